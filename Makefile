@@ -1,0 +1,50 @@
+# Everything a developer runs. `make test` is what continuous integration runs;
+# `make test-full` runs the long forms with the full numbers.
+
+export CGO_ENABLED = 0
+
+# What the tests start, by the Debian package that holds it.
+TOOLS    = openssl:openssl ssh-keygen:openssh-client curl:curl nmap:nmap
+RACE     = ./attest/... ./policy ./identity ./internal/... ./unit ./client
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
+
+.PHONY: build test test-full race lint tools bench fuzz clean
+
+build:
+	go build -trimpath -o bin/ ./cmd/cohort ./examples/...
+
+test: tools lint
+	go test -timeout 10m ./...
+	$(MAKE) race
+
+test-full: tools lint
+	COHORT_FULL=1 go test -timeout 60m -count=1 ./...
+	$(MAKE) race
+
+# The race detector needs cgo and a C compiler; the product does not.
+race:
+	CGO_ENABLED=1 go test -race -short -timeout 10m $(RACE)
+
+lint:
+	@test -z "$$(gofmt -l .)" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+
+# Installs what is missing; says so and goes on where it may not install.
+tools:
+	@missing=""; for t in $(TOOLS); do command -v $${t%%:*} >/dev/null || missing="$$missing $${t##*:}"; done; \
+	test -z "$$missing" && exit 0; echo "installing$$missing"; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+
+bench:
+	go test -run '^$$' -bench . -benchtime 1s ./...
+
+# Each fuzz target for a short while.
+FUZZTIME ?= 10s
+fuzz:
+	@go list ./... | while read -r p; do \
+	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+	    go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
+
+clean:
+	rm -rf bin dist

@@ -1,0 +1,110 @@
+// Package attest turns Evidence into an Attestation Result, in the words of
+// RFC 9334.
+//
+// An [Attester] makes [Evidence] about the program it runs beside; evidence is
+// always bound to its use by [Bind]. A [Verifier] appraises evidence with the
+// [Appraiser] of its platform, against the [Rules] that policy gives for that
+// platform, and is the only maker of a [Result]. The zero Result is accepted
+// nowhere. What code a result may stand for is not decided here but by package
+// policy, which compares the result's measurement with a task's reference
+// values.
+//
+// Appraisal is pure: evidence, endorsements, rules and time go in, a result or
+// a [Refusal] comes out. It reads no clock and no network and keeps nothing.
+// The package trusts the vendors whose roots the rules name, and nobody else;
+// an unknown platform, a missing rule and every malformed byte are refused.
+//
+// The platforms live in the packages below this one.
+package attest
+
+import (
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/veraison/cmw"
+)
+
+// Names of the wire package that appear in this package's API.
+type (
+	// Digest is a SHA-256 digest; its text form is "sha256:" and 64 digits.
+	Digest = wire.Digest
+	// Refusal is the error of every refused check.
+	Refusal = wire.Refusal
+	// Reason is the closed list of why something is refused.
+	Reason = wire.Reason
+)
+
+// Platform names one kind of TEE, as policy files write it.
+type Platform string
+
+// The platforms.
+const (
+	Soft  Platform = "soft"  // the development TEE: a daemon that launches what it measures
+	TPM   Platform = "tpm"   // any TPM 2.0
+	SNP   Platform = "snp"   // AMD SEV-SNP
+	TDX   Platform = "tdx"   // Intel TDX
+	SGX   Platform = "sgx"   // Intel SGX
+	Nitro Platform = "nitro" // AWS Nitro enclaves
+)
+
+// mediaTypes are the types of evidence inside a conceptual message wrapper.
+var mediaTypes = map[Platform]string{
+	Soft:  "application/vnd.cohort.soft-evidence",
+	TPM:   "application/vnd.cohort.tpm-evidence",
+	SNP:   "application/vnd.cohort.snp-evidence",
+	TDX:   "application/vnd.cohort.tdx-evidence",
+	SGX:   "application/vnd.cohort.sgx-evidence",
+	Nitro: "application/vnd.cohort.nitro-evidence",
+}
+
+// Evidence is what a TEE says about the program inside it, in the encoding of
+// its platform. Nothing in it is checked yet.
+type Evidence struct {
+	Platform Platform
+	Raw      []byte
+}
+
+// MarshalJSON writes the evidence as a conceptual message wrapper (RFC 9999),
+// a JSON record of media type and value.
+func (e Evidence) MarshalJSON() ([]byte, error) {
+	mediaType, ok := mediaTypes[e.Platform]
+	if !ok {
+		return nil, wire.Refuse(wire.NoPlatform, "evidence: platform", e.Platform, "a known platform")
+	}
+	record, err := cmw.NewMonad(mediaType, e.Raw)
+	if err != nil {
+		return nil, err
+	}
+	return record.MarshalJSON()
+}
+
+// UnmarshalJSON reads a conceptual message wrapper of at most 256 KiB. An
+// unknown media type is refused with reason "platform", anything else that is
+// not a record with "malformed".
+func (e *Evidence) UnmarshalJSON(b []byte) error {
+	if len(b) > 2*wire.MaxEvidence {
+		return wire.Refuse(wire.TooLarge, "evidence: size in bytes", len(b), 2*wire.MaxEvidence)
+	}
+	var record cmw.CMW
+	if err := record.UnmarshalJSON(b); err != nil || record.GetKind() != cmw.KindMonad {
+		return wire.Refuse(wire.Malformed, "evidence: wrapper", "", "a JSON record of RFC 9999")
+	}
+	mediaType, err := record.GetMonadType()
+	if err != nil {
+		return wire.Refuse(wire.Malformed, "evidence: wrapper", "", "a media type")
+	}
+	raw, err := record.GetMonadValue()
+	if err != nil || len(raw) == 0 || len(raw) > wire.MaxEvidence {
+		return wire.Refuse(wire.Malformed, "evidence: size in bytes", len(raw), "1 to 262144")
+	}
+	for platform, known := range mediaTypes {
+		if mediaType == known {
+			*e = Evidence{Platform: platform, Raw: raw}
+			return nil
+		}
+	}
+	return wire.Refuse(wire.NoPlatform, "evidence: media type", mediaType, "the type of a known platform")
+}
+
+// Endorsements are the vendor's statements that an appraiser needs beside the
+// evidence (certificates, revocation lists, TCB information), by role. They
+// are as unchecked as the evidence.
+type Endorsements map[string][]byte

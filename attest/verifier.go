@@ -1,0 +1,154 @@
+package attest
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// ReportData is what evidence is bound to: 64 bytes that name the use, the
+// verifier's nonce and the keys that will carry secrets.
+type ReportData [64]byte
+
+// Bind is the report data of one use: SHA-512 over the framing of the fields
+// under the label of that use.
+func Bind(label wire.Label, fields ...[]byte) ReportData {
+	return ReportData(wire.Hash512(label, fields...))
+}
+
+// carried reports whether evidence carries the report data: all 64 bytes, or
+// their SHA-256 on platforms with room for 32.
+func (d ReportData) carried(in []byte) bool {
+	short := sha256.Sum256(d[:])
+	return subtle.ConstantTimeCompare(in, d[:]) == 1 || subtle.ConstantTimeCompare(in, short[:]) == 1
+}
+
+// Attester makes evidence about the program it runs in. It is implemented by
+// the device of each platform.
+type Attester interface {
+	// Attest asks the TEE for evidence that carries the report data. It
+	// blocks until the TEE answers or ctx is done.
+	Attest(ctx context.Context, data ReportData) (Evidence, error)
+}
+
+// Sealer keeps secrets for programs by their measurement. The TEE, not the
+// caller, decides whether the caller's measurement is among them.
+type Sealer interface {
+	// Seal encrypts a secret of at most 64 KiB so that only programs that
+	// match one of the reference values can unseal it. With none it is
+	// sealed to the caller's own measurement.
+	Seal(ctx context.Context, secret []byte, to []ReferenceValue) ([]byte, error)
+	// Unseal gives the secret back, or refuses with reason "measurement"
+	// when it was not sealed to the caller.
+	Unseal(ctx context.Context, sealed []byte) ([]byte, error)
+}
+
+// Rules are what policy says about one platform: who may vouch for it, and the
+// floors below which evidence is refused. The zero Rules accept nothing.
+type Rules struct {
+	// Roots are SHA-256 digests of the SubjectPublicKeyInfo of accepted
+	// platform roots.
+	Roots []Digest
+	// Debug accepts TEEs whose memory their host can read. It is set by a
+	// flag of its own name in policy and shown wherever a result is shown.
+	Debug bool
+}
+
+// Claims are what an [Appraiser] read out of evidence whose signatures it
+// checked. They are not yet a [Result]: neither the binding nor the debug state
+// was judged.
+type Claims struct {
+	Measurement Measurement
+	ReportData  []byte // 64 bytes, or 32 on platforms with room for no more
+	Debug       bool   // the host can read the TEE
+	Dynamic     bool   // the program loads code that is not in its measurement
+	Chip        string // what names this one device, for people and for cut-offs
+}
+
+// Appraiser judges the evidence of one platform, as its vendor defines it:
+// encoding, signatures, chains, revocation, versions.
+type Appraiser interface {
+	Platform() Platform
+	// Appraise is pure. It refuses with a reason of the closed list.
+	Appraise(raw []byte, endorsed Endorsements, rules Rules, at time.Time) (Claims, error)
+}
+
+// Result is an Attestation Result: claims that hold. Only [Verifier.Appraise]
+// makes one that is accepted anywhere.
+type Result struct {
+	claims Claims
+	at     time.Time
+	ok     bool
+}
+
+// OK reports whether the result came from a successful appraisal.
+func (r Result) OK() bool { return r.ok }
+
+// Measurement is the measurement of the attested program.
+func (r Result) Measurement() Measurement { return r.claims.Measurement }
+
+// Debug reports whether the host can read the TEE; policy allowed it.
+func (r Result) Debug() bool { return r.claims.Debug }
+
+// Dynamic reports whether the program loads code outside its measurement.
+func (r Result) Dynamic() bool { return r.claims.Dynamic }
+
+// Chip names the device that vouched.
+func (r Result) Chip() string { return r.claims.Chip }
+
+// At is the time the evidence was appraised for.
+func (r Result) At() time.Time { return r.at }
+
+// Verifier appraises evidence of the platforms it was given appraisers for. It
+// is immutable and safe for concurrent use.
+type Verifier struct {
+	appraisers map[Platform]Appraiser
+}
+
+// NewVerifier makes a verifier of the given platforms. With none it refuses
+// everything.
+func NewVerifier(appraisers ...Appraiser) *Verifier {
+	v := &Verifier{appraisers: make(map[Platform]Appraiser, len(appraisers))}
+	for _, a := range appraisers {
+		v.appraisers[a.Platform()] = a
+	}
+	return v
+}
+
+// Question is everything an appraisal depends on.
+type Question struct {
+	Evidence     Evidence
+	Endorsements Endorsements
+	ReportData   ReportData         // what the evidence must be bound to
+	Rules        map[Platform]Rules // from policy; a platform without rules is refused
+	At           time.Time          // the time to judge for
+}
+
+// Appraise judges evidence. It refuses with reason "platform" when no appraiser
+// or no rule knows the platform, with "nonce" when the evidence was made for
+// another use, with "debug" when the host can read the TEE and the rules do not
+// allow it, and with the appraiser's reason otherwise.
+func (v *Verifier) Appraise(q Question) (Result, error) {
+	appraiser, known := v.appraisers[q.Evidence.Platform]
+	rules, ruled := q.Rules[q.Evidence.Platform]
+	if !known || !ruled {
+		return Result{}, wire.Refuse(wire.NoPlatform, "appraisal: platform", q.Evidence.Platform, "a platform that policy names")
+	}
+	claims, err := appraiser.Appraise(q.Evidence.Raw, q.Endorsements, rules, q.At)
+	if err != nil {
+		return Result{}, err
+	}
+	if claims.Measurement.Platform != q.Evidence.Platform {
+		return Result{}, wire.Refuse(wire.NoPlatform, "appraisal: platform of the measurement", claims.Measurement.Platform, q.Evidence.Platform)
+	}
+	if !q.ReportData.carried(claims.ReportData) {
+		return Result{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "evidence made for another use", "this request's")
+	}
+	if claims.Debug && !rules.Debug {
+		return Result{}, wire.Refuse(wire.Debug, "appraisal: debug", "a TEE its host can read", "debug off")
+	}
+	return Result{claims: claims, at: q.At, ok: true}, nil
+}

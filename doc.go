@@ -1,0 +1,67 @@
+// Package cohort gives one attested identity, and one encrypted session, to a
+// whole cluster of trusted execution environments (TEEs). This file is the map.
+//
+// # Who is who
+//
+// A task is a program, known by its reference values (its code hash on each
+// platform). A unit is one running replica of a task inside a TEE. The authority
+// is the trusted certificate generator, itself in a TEE: it appraises a unit's
+// evidence, matches it with the policy that owners signed k-of-n, and answers
+// with a certificate report. A client pins one value, the genesis digest of the
+// policy history, and can check everything from there.
+//
+// # Trust boundary
+//
+// Trusted are the TEEs of the platforms that policy names, the code whose
+// measurements policy names, and k of the n owners together. Not trusted are
+// the network, hosts, the authority's operator and database, and any proxy
+// between. The long form is docs/threat-model.md.
+//
+// # The flows
+//
+// A unit obtains its certificate report:
+//
+//	unit.Start → (*Unit).renew → api.Authority.Challenge ⇒ authority.challenge
+//	  → attest.Bind → Attester.Attest → api.Authority.Certify ⇒ authority.certify
+//	      → attest.Verifier.Appraise → policy.Approved.Admit → identity.Issuer
+//	      → store.Record → sign, seal
+//	  → identity.Check → serve
+//
+// A client trusts a task, and talks TLS to any replica:
+//
+//	client.FetchTrust → policy.Replay → api.Authority.Trust ⇒ authority.trust
+//	  → attest.Verifier.Appraise → policy.Approved.AdmitAuthority
+//	client.Client → tls.Config.VerifyConnection → identity.Check
+//
+// Owners change policy:
+//
+//	cohort policy sign → policy.Parse → ⇒ authority.propose → policy.Propose
+//	  → policy.Approved.Next → store (compare and swap) → snapshot
+//
+// Trust is a type on each of these ways: Evidence → Appraise → attest.Result;
+// file and signatures → policy.Approved; chain → identity.Peer. Only the
+// function on the arrow makes the right-hand type, its zero value refuses, and
+// code that acts on trust takes only that type.
+//
+// # Floors
+//
+// Imports go down only. floors_test.go holds this table against the tree, with
+// the third-party modules each package may reach.
+//
+//	0  internal/wire             framing, labels, digests, limits, reasons
+//	1  attest                    Evidence in, Attestation Result out
+//	   internal/api              the authority's API: bodies, problems, client
+//	2  attest/soft …             one platform each
+//	   policy                    what owners approve, and when it is approved
+//	3  identity                  keys and chains from the root secret; Check
+//	   attest/attesttest         plays TEE vendors; tests only
+//	   attest/vectortest         judges folders of captured evidence; tests only
+//	4  internal/authority/store  what the authority keeps
+//	5  internal/authority        challenge, issue, trust, policy
+//	   unit                      SDK for units, and the agent
+//	   client                    the verifying client
+//	6  internal/cli              one file per subcommand; picks platforms
+//	   internal/systest          a cluster in one process; tests only
+//	   examples/…                services to run under Cohort
+//	7  cmd/cohort                main
+package cohort

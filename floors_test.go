@@ -1,0 +1,190 @@
+package cohort
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/cohort-tee/cohort"
+
+// room is one package, or with a trailing "/" all packages below a folder.
+type room struct {
+	path  string
+	floor int
+	// third lists the module paths outside the standard library that the
+	// room may import in code that ships.
+	third []string
+	// below, where set, are the only rooms of the project it may import.
+	below []string
+	// testsOnly rooms are imported by tests and by other testsOnly rooms.
+	testsOnly bool
+}
+
+// house is the table of DESIGN: an import goes to a lower floor only.
+var house = []room{
+	{path: "internal/wire", floor: 0},
+	{path: "attest", floor: 1, third: []string{"github.com/veraison/cmw"}},
+	{path: "internal/api", floor: 1},
+	{path: "attest/attesttest", floor: 3, testsOnly: true},
+	{path: "attest/vectortest", floor: 3, testsOnly: true},
+	{path: "attest/soft", floor: 2, third: []string{"golang.org/x/sys"}},
+	{path: "attest/snp", floor: 2, third: []string{"github.com/google/go-sev-guest", "github.com/google/go-configfs-tsm"}},
+	{path: "attest/dcap", floor: 2, third: []string{"github.com/google/go-configfs-tsm"}},
+	{path: "attest/nitro", floor: 2, third: []string{"github.com/veraison/go-cose", "github.com/fxamacker/cbor/v2", "github.com/hf/nsm"}},
+	{path: "policy", floor: 2, third: []string{"github.com/pelletier/go-toml/v2", "golang.org/x/crypto", "github.com/spiffe/go-spiffe/v2"}},
+	{path: "identity", floor: 3, third: []string{"github.com/spiffe/go-spiffe/v2"}},
+	{path: "internal/authority/store", floor: 4, third: []string{"modernc.org/sqlite"}},
+	{path: "internal/authority", floor: 5, third: []string{"github.com/prometheus/client_golang", "golang.org/x/time", "golang.org/x/sync"}},
+	{path: "unit", floor: 5, third: []string{"golang.org/x/sys", "golang.org/x/sync"}},
+	{path: "client", floor: 5, third: []string{"golang.org/x/sync"}},
+	{path: "internal/cli", floor: 6, third: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/pelletier/go-toml/v2", "golang.org/x/crypto", "golang.org/x/term", "golang.org/x/sys"}},
+	{path: "internal/systest", floor: 6, testsOnly: true},
+	{path: "examples/", floor: 6, below: []string{"unit", "client"}},
+	{path: "cmd/cohort", floor: 7, below: []string{"internal/cli"}},
+}
+
+// never lists what a room must not reach, however indirectly.
+var never = map[string][]string{
+	"unit":       {"github.com/nats-io/nats-server", "github.com/prometheus/client_golang", "modernc.org/sqlite"},
+	"client":     {"github.com/nats-io/nats-server", "github.com/prometheus/client_golang", "modernc.org/sqlite"},
+	"cmd/cohort": {module + "/attest/attesttest", module + "/attest/vectortest", module + "/internal/systest", "github.com/rogpeppe/go-internal", "testing"},
+}
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+}
+
+func list(t *testing.T) []pkg {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Deps", "./...").Output()
+	if err != nil {
+		t.Fatalf("listing packages: %v", err)
+	}
+	var pkgs []pkg
+	dec := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p pkg
+		err := dec.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return pkgs
+		}
+		if err != nil {
+			t.Fatalf("reading the package list: %v", err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
+
+func find(importPath string) (room, bool) {
+	path := strings.TrimPrefix(importPath, module+"/")
+	for _, r := range house {
+		if r.path == path || strings.HasSuffix(r.path, "/") && strings.HasPrefix(path, r.path) {
+			return r, true
+		}
+	}
+	return room{}, false
+}
+
+// within reports whether an import path is path or lies below it.
+func within(imported, path string) bool {
+	return imported == path || strings.HasPrefix(imported, path+"/")
+}
+
+func TestFloors(t *testing.T) {
+	for _, p := range list(t) {
+		if p.ImportPath == module {
+			continue
+		}
+		for _, fault := range faults(p) {
+			t.Error(fault)
+		}
+	}
+}
+
+// faults lists what is wrong with the imports of one package.
+func faults(p pkg) []string {
+	from, ok := find(p.ImportPath)
+	if !ok {
+		return []string{p.ImportPath + " has no room: a new package is a design change, say it in doc.go and here"}
+	}
+	var out []string
+	for _, imported := range p.Imports {
+		if fault := judge(from, imported); fault != "" {
+			out = append(out, p.ImportPath+" imports "+imported+": "+fault)
+		}
+	}
+	name := strings.TrimPrefix(p.ImportPath, module+"/")
+	for _, bad := range never[name] {
+		for _, dep := range p.Deps {
+			if within(dep, bad) {
+				out = append(out, p.ImportPath+" reaches "+dep+", which it never may")
+			}
+		}
+	}
+	return out
+}
+
+func judge(from room, imported string) string {
+	first, _, _ := strings.Cut(imported, "/")
+	switch {
+	case within(imported, module):
+		return judgeOwn(from, imported)
+	case !strings.Contains(first, "."):
+		return "" // standard library
+	case slices.ContainsFunc(from.third, func(m string) bool { return within(imported, m) }):
+		return ""
+	}
+	return "third-party code outside its package"
+}
+
+func judgeOwn(from room, imported string) string {
+	to, ok := find(imported)
+	switch {
+	case !ok:
+		return "a package without a room"
+	case to.floor >= from.floor:
+		return "imports go down only"
+	case to.testsOnly && !from.testsOnly:
+		return "for tests only"
+	case from.below != nil && !slices.Contains(from.below, to.path):
+		return "not one of the rooms it may import"
+	}
+	return ""
+}
+
+// TestFloorsRefuse shows that the rules above can fail.
+func TestFloorsRefuse(t *testing.T) {
+	tests := []struct {
+		name     string
+		from, to string
+		refused  bool
+	}{
+		{"down", "identity", module + "/attest", false},
+		{"up", "attest", module + "/identity", true},
+		{"sideways", "unit", module + "/client", true},
+		{"one platform to another", "attest/soft", module + "/attest/snp", true},
+		{"test support in code that ships", "internal/authority", module + "/attest/attesttest", true},
+		{"no room", "internal/cli", module + "/internal/drawer", true},
+		{"a library in its room", "policy", "github.com/pelletier/go-toml/v2", false},
+		{"a library outside its room", "identity", "github.com/pelletier/go-toml/v2", true},
+		{"a library with a longer name", "policy", "github.com/pelletier/go-toml/v22", true},
+		{"standard library", "internal/wire", "crypto/sha256", false},
+		{"an example below the SDK", "examples/scoring", module + "/attest", true},
+		{"main around the command line", "cmd/cohort", module + "/client", true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := len(faults(pkg{ImportPath: module + "/" + tt.from, Imports: []string{tt.to}})) > 0
+			if got != tt.refused {
+				t.Errorf("refused = %v, want %v", got, tt.refused)
+			}
+		})
+	}
+}

@@ -1,0 +1,225 @@
+// Package api is the authority's HTTP API as both sides see it: paths, bodies,
+// problems (RFC 9457), and a thin client. docs/api/openapi.yaml describes the
+// same.
+//
+// It checks form and size only. Whether an answer may be believed is decided by
+// whoever asked: reports are signed and sealed, policy is signed by its owners,
+// and a trust answer carries evidence.
+package api
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Paths of the authority, version 1.
+const (
+	PathChallenge    = "/v1/challenge"
+	PathCertificates = "/v1/certificates"
+	PathTrust        = "/v1/trust"
+	PathPolicy       = "/v1/policy"
+	PathHistory      = "/v1/policy/history"
+	PathProposals    = "/v1/policy/proposals"
+	PathLog          = "/v1/log"
+	PathLive         = "/livez"
+	PathReady        = "/readyz"
+	PathMetrics      = "/metrics"
+)
+
+// ChallengeRequest asks for a nonce.
+type ChallengeRequest struct{}
+
+// Challenge is a nonce: expiry, 16 random bytes and a MAC, opaque to the unit.
+type Challenge struct {
+	Nonce   []byte    `json:"nonce"`
+	Expires time.Time `json:"expires"`
+}
+
+// CertificateRequest asks for a certificate report. The evidence is bound, by
+// the label "cohort issue v1", to every other field ([CertificateRequest.Bound]).
+type CertificateRequest struct {
+	Task       string          `json:"task"`
+	Nonce      []byte          `json:"nonce"`
+	HPKEKey    []byte          `json:"hpke_key"`      // MLKEM768-X25519, 1216 bytes
+	SigningKey []byte          `json:"signing_key"`   // P-256 SubjectPublicKeyInfo, DER
+	CSR        []byte          `json:"csr,omitempty"` // PKCS #10, DER; in key mode unit only
+	Root       wire.Digest     `json:"authority_root"`
+	Head       wire.Digest     `json:"policy_head"` // highest head the unit has seen
+	Evidence   json.RawMessage `json:"evidence"`    // conceptual message wrapper, RFC 9999
+}
+
+// Bound lists the fields that the request's evidence is bound to, in order.
+func (r CertificateRequest) Bound() [][]byte {
+	return [][]byte{r.Nonce, r.HPKEKey, r.SigningKey, r.CSR, []byte(wire.TaskPath(r.Task)), r.Root[:], r.Head[:]}
+}
+
+// Digest names the request, evidence included: the sealed report is bound to it.
+func (r CertificateRequest) Digest() wire.Digest {
+	return wire.Hash(wire.LabelRequest, append(r.Bound(), r.Evidence)...)
+}
+
+// SealedReport is the answer: an HPKE ciphertext that only the requesting unit
+// opens. Its HPKE info is [SealInfo].
+type SealedReport struct {
+	Encapsulated []byte `json:"enc"`
+	Ciphertext   []byte `json:"ciphertext"` // a [SignedReport], JSON
+}
+
+// SealInfo is the HPKE info of the report that answers r.
+func SealInfo(r CertificateRequest) []byte {
+	digest := r.Digest()
+	return wire.Frame(wire.LabelSealedReport, r.Nonce, digest[:], r.Root[:])
+}
+
+// SignedReport is a certificate report under the signature of the authority's
+// kind-authority key (ECDSA P-256, ASN.1, over [ReportMessage]).
+type SignedReport struct {
+	Report    []byte   `json:"report"` // a [Report], JSON
+	Signature []byte   `json:"signature"`
+	Chain     [][]byte `json:"chain"` // DER: the kind-authority leaf, then the authority root
+}
+
+// ReportMessage is what the signature of a report covers.
+func ReportMessage(report []byte, request wire.Digest) []byte {
+	return wire.Frame(wire.LabelReport, report, request[:])
+}
+
+// Report is the certificate report: what an attested unit receives. All
+// certificates are DER.
+type Report struct {
+	Schema      string              `json:"schema"` // "cohort/report/v1"
+	Task        string              `json:"task"`
+	Release     string              `json:"release"`
+	Identity    wire.Digest         `json:"identity"`
+	KeyMode     string              `json:"key_mode"`
+	Unit        []byte              `json:"unit"`            // certificate of the signing key
+	Leaf        []byte              `json:"leaf"`            // certificate TLS serves
+	LeafKey     []byte              `json:"leaf_key"`        // PKCS #8; in key mode shared only
+	IdentityCA  []byte              `json:"identity_root"`   // self-signed
+	Cross       []byte              `json:"cross"`           // the same key under the authority root
+	Authority   []byte              `json:"authority"`       // authority root certificate
+	Calls       map[string][][]byte `json:"calls,omitempty"` // task → identity roots of its releases
+	Env         map[string]string   `json:"env,omitempty"`   // environment policy gives the program
+	Head        wire.Digest         `json:"policy_head"`
+	RenewAfter  time.Time           `json:"renew_after"`
+	RenewBefore time.Time           `json:"renew_before"` // end of the jitter
+	NotAfter    time.Time           `json:"not_after"`    // of leaf and unit certificate
+}
+
+// ReportSchema is the schema of [Report].
+const ReportSchema = "cohort/report/v1"
+
+// HistoryEntry is one step of the history chain: a policy file and the owners'
+// signatures over it. Adopted is the authority's own mark that the step took
+// effect; only an authority of the same root can check it, and it makes a step
+// that was lost from a store take effect again without a second delay.
+type HistoryEntry struct {
+	Policy     []byte   `json:"policy"`
+	Signatures []string `json:"signatures"` // armored SSH signatures
+	Adopted    []byte   `json:"adopted,omitempty"`
+}
+
+// History is a run of steps, oldest first. The step at index 0 of the whole
+// history is the genesis.
+type History struct {
+	From    int            `json:"from"` // index of the first entry
+	Entries []HistoryEntry `json:"entries"`
+	Head    wire.Digest    `json:"head"` // after the last step of the whole history
+}
+
+// TrustAnswer is what a client needs to trust a task or one identity. The
+// evidence is the authority's own, bound by the label "cohort trust v1" to
+// (nonce, authority root, head).
+type TrustAnswer struct {
+	Authority  []byte          `json:"authority"` // authority root certificate, DER
+	Identities []TrustIdentity `json:"identities"`
+	History    History         `json:"history"`
+	Evidence   json.RawMessage `json:"evidence"`
+}
+
+// TrustIdentity is one identity root.
+type TrustIdentity struct {
+	Task    string      `json:"task"`
+	Release string      `json:"release"`
+	ID      wire.Digest `json:"identity"`
+	Root    []byte      `json:"root"`  // self-signed, DER
+	Cross   []byte      `json:"cross"` // under the authority root, DER
+}
+
+// Policy is the policy in force.
+type Policy struct {
+	Sequence uint64      `json:"sequence"`
+	Digest   wire.Digest `json:"digest"`
+	Head     wire.Digest `json:"head"`
+	Policy   []byte      `json:"policy"`
+}
+
+// Proposal is a policy that waits: for signatures, then for the delay.
+type Proposal struct {
+	Digest     wire.Digest `json:"digest"`
+	Sequence   uint64      `json:"sequence"`
+	State      string      `json:"state"` // "pending", "waiting", "adopted", "cancelled", "expired"
+	Proposer   string      `json:"proposer"`
+	Signed     []string    `json:"signed"`  // owners
+	Missing    []string    `json:"missing"` // owners who have not signed
+	Quorum     int         `json:"quorum"`
+	Created    time.Time   `json:"created"`
+	Expires    time.Time   `json:"expires"`
+	Effective  *time.Time  `json:"effective,omitempty"` // when the delay ends
+	Policy     []byte      `json:"policy"`
+	Signatures []string    `json:"signatures"`
+}
+
+// ProposeRequest proposes a policy; the first signature is the proposer's.
+type ProposeRequest struct {
+	Policy     []byte   `json:"policy"`
+	Signatures []string `json:"signatures"`
+}
+
+// SignatureRequest adds an owner's signature to a proposal.
+type SignatureRequest struct {
+	Signature string `json:"signature"`
+}
+
+// CancelRequest carries a cancel statement and its signature by the proposer.
+type CancelRequest struct {
+	Statement []byte `json:"statement"`
+	Signature string `json:"signature"`
+}
+
+// LogEntry is one recorded issuance or refusal.
+type LogEntry struct {
+	Sequence int64       `json:"sequence"`
+	Time     time.Time   `json:"time"`
+	Kind     string      `json:"kind"` // "issued", "refused"
+	Task     string      `json:"task"`
+	Release  string      `json:"release,omitempty"`
+	Identity wire.Digest `json:"identity,omitzero"`
+	Unit     string      `json:"unit,omitempty"` // unit id
+	Platform string      `json:"platform,omitempty"`
+	Chip     string      `json:"chip,omitempty"`
+	Serial   string      `json:"serial,omitempty"` // of the unit certificate
+	Head     wire.Digest `json:"policy_head,omitzero"`
+	Reason   wire.Reason `json:"reason,omitempty"`
+	Detail   string      `json:"detail,omitempty"`
+}
+
+// Log is a page of the log, newest first.
+type Log struct {
+	Entries []LogEntry `json:"entries"`
+	Next    int64      `json:"next,omitempty"` // pass as before= for the next page
+}
+
+// Problem is an error answer, RFC 9457, content type application/problem+json.
+// Detail says rule, got and want of the refusal; it holds no secret.
+type Problem struct {
+	Type   string      `json:"type"` // "urn:cohort:problem:" and the reason
+	Title  string      `json:"title"`
+	Status int         `json:"status"`
+	Reason wire.Reason `json:"reason"`
+	Rule   string      `json:"rule,omitempty"`
+	Got    string      `json:"got,omitempty"`
+	Want   string      `json:"want,omitempty"`
+}

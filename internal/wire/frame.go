@@ -1,0 +1,84 @@
+// Package wire holds what every other package must agree on to the byte: the
+// framing that goes into digests, signatures and tags, the one table of labels,
+// digests and identifiers, the SPIFFE path forms, size limits, and the closed
+// list of reasons for which something is refused.
+//
+// It trusts nothing and decides nothing. It refuses encodings that are not the
+// one canonical encoding: a length beyond its limit, a label that is not the
+// expected one, trailing bytes.
+package wire
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/binary"
+)
+
+// Frame encodes fields under a label: one byte of label length, the label, and
+// for each field four bytes of big-endian length and the field. The label says
+// the use and its version, so no two uses share an encoding and no two field
+// lists of one use do.
+//
+// Frame panics when a field is 4 GiB or longer; sizes are bounded where bytes
+// come in.
+func Frame(label Label, fields ...[]byte) []byte {
+	size := 1 + len(label)
+	for _, f := range fields {
+		size += 4 + len(f)
+	}
+	b := make([]byte, 0, size)
+	b = append(b, byte(len(label)))
+	b = append(b, label...)
+	for _, f := range fields {
+		if uint64(len(f)) > 1<<32-1 {
+			panic("wire: field of 4 GiB or more")
+		}
+		b = binary.BigEndian.AppendUint32(b, uint32(len(f)))
+		b = append(b, f...)
+	}
+	return b
+}
+
+// Unframe is the inverse of [Frame] for a known label and exactly n fields, or
+// any number of fields when n is negative. The fields are slices of b. Its
+// error has the reason [Malformed].
+func Unframe(label Label, b []byte, n int) ([][]byte, error) {
+	head := 1 + len(label)
+	if len(b) < head || int(b[0]) != len(label) || string(b[1:head]) != string(label) {
+		return nil, Refuse(Malformed, "framing: label", "another label", string(label))
+	}
+	var fields [][]byte
+	for rest := b[head:]; len(rest) > 0; {
+		if len(rest) < 4 {
+			return nil, Refuse(Malformed, "framing: "+string(label), "a cut length", "4 bytes")
+		}
+		size := uint64(binary.BigEndian.Uint32(rest))
+		rest = rest[4:]
+		if uint64(len(rest)) < size {
+			return nil, Refuse(Malformed, "framing: "+string(label), "a cut field", "its whole length")
+		}
+		fields = append(fields, rest[:size:size])
+		rest = rest[size:]
+	}
+	if n >= 0 && len(fields) != n {
+		return nil, Refuse(Malformed, "framing: "+string(label)+": number of fields", len(fields), n)
+	}
+	return fields, nil
+}
+
+// Hash is SHA-256 over the framing of fields under label.
+func Hash(label Label, fields ...[]byte) Digest {
+	return sha256.Sum256(Frame(label, fields...))
+}
+
+// Hash512 is SHA-512 over the framing of fields under label: the size of the
+// report data of every TEE.
+func Hash512(label Label, fields ...[]byte) [64]byte {
+	return sha512.Sum512(Frame(label, fields...))
+}
+
+// Uint64 is the eight big-endian bytes of v, the form of every number inside a
+// framing.
+func Uint64(v uint64) []byte {
+	return binary.BigEndian.AppendUint64(nil, v)
+}

@@ -1,0 +1,52 @@
+package wire
+
+// Label names one use of a key, a digest or a tag, with its version. Every use
+// in the project has its own row in this table; two uses never share one.
+type Label string
+
+const (
+	// Report data of evidence (SHA-512 of the framing).
+	LabelInit  Label = "cohort init v1"  // authority init: nonce, authority root
+	LabelIssue Label = "cohort issue v1" // enrolment of a unit
+	LabelTrust Label = "cohort trust v1" // the authority's own evidence in a trust answer
+
+	// Digests.
+	LabelMeasurement Label = "cohort measurement v1" // platform, registers
+	LabelRegister    Label = "cohort register v1"    // one register inside a measurement
+	LabelArguments   Label = "cohort arguments v1"   // argument list of a measured program
+	LabelIdentity    Label = "cohort identity v1"    // identity id
+	LabelRequest     Label = "cohort request v1"     // a certificate request as received
+	LabelSerial      Label = "cohort serial v1"      // certificate serial numbers
+	LabelHistory     Label = "cohort history v1"     // one step of the history chain
+
+	// Keys derived from the root secret (HKDF-SHA256 info).
+	LabelRootKey     Label = "cohort authority root v1" // authority root key
+	LabelIdentityKey Label = "cohort identity ca v1"    // identity root key
+	LabelLeafKey     Label = "cohort leaf v1"           // shared leaf key of a window
+	LabelSignerKey   Label = "cohort authority leaf v1" // the kind-authority key of a window
+	LabelNonceKey    Label = "cohort nonce key v1"      // MAC key of challenges
+	LabelStoreKey    Label = "cohort store key v1"      // MAC key of stored rows
+
+	// Tags, signatures, encryption contexts.
+	LabelNonce        Label = "cohort nonce v1"         // MAC of a challenge
+	LabelRow          Label = "cohort store row v1"     // MAC of a stored row
+	LabelAdopted      Label = "cohort adopted v1"       // MAC of an adopted history step
+	LabelSealedReport Label = "cohort sealed report v1" // HPKE info of a certificate report
+	LabelReport       Label = "cohort report v1"        // signature over a certificate report
+	LabelSealedRoot   Label = "cohort sealed root v1"   // what a TEE seals: the root secret
+
+	// Formats.
+	LabelExtension    Label = "cohort certificate v1"   // private certificate extension
+	LabelSoftEvidence Label = "cohort soft evidence v1" // evidence of the development TEE
+	LabelSoftSeal     Label = "cohort soft seal v1"     // secret sealed by the development TEE
+)
+
+// Labels is the whole table, for the test that no two rows are equal and none
+// is a prefix of another's framing.
+var Labels = []Label{
+	LabelInit, LabelIssue, LabelTrust,
+	LabelMeasurement, LabelRegister, LabelArguments, LabelIdentity, LabelRequest, LabelSerial, LabelHistory,
+	LabelRootKey, LabelIdentityKey, LabelLeafKey, LabelSignerKey, LabelNonceKey, LabelStoreKey,
+	LabelNonce, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelSealedRoot,
+	LabelExtension, LabelSoftEvidence, LabelSoftSeal,
+}

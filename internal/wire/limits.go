@@ -1,0 +1,27 @@
+package wire
+
+import "time"
+
+// Sizes in bytes of what comes from outside. Each is checked before memory is
+// taken for it.
+const (
+	MaxPolicy    = 256 << 10 // one policy file
+	MaxStatement = 4 << 10   // a cancel, approve or withdraw statement
+	MaxSignature = 8 << 10   // one armored SSH signature
+	MaxEvidence  = 256 << 10 // evidence with event logs
+	MaxRequest   = 1 << 20   // body of any API request
+	MaxAnswer    = 16 << 20  // body of any API answer: a whole policy history fits
+	MaxHistory   = 10_000    // steps of one history
+	MaxSealed    = 64 << 10  // secret or blob of a TEE's sealing
+)
+
+// Times of the enrolment protocol.
+const (
+	NonceLife    = 2 * time.Minute  // a challenge is answered within this
+	WindowLead   = 60 * time.Second // a leaf is valid this long before its window begins
+	MaxClockSkew = 5 * time.Minute  // a unit refuses a certificate window further off than this
+	MaxClockJump = 2 * time.Minute  // wall clock against monotonic clock, at the authority
+	MinLife      = 3 * time.Second  // shortest certificate life a policy may state
+	MaxLife      = 24 * time.Hour   // longest certificate life a policy may state
+	RootLife     = 10 * 365 * 24 * time.Hour
+)

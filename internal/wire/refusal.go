@@ -1,0 +1,116 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Reason says in one stable word why something was refused. The list is
+// closed: it is the `reason` of API problems and the code that `cohort explain`
+// takes. A Reason is an error, so that errors.Is(err, ReasonX) works on any
+// error that wraps a [Refusal].
+type Reason string
+
+// Error makes a Reason usable as a target of errors.Is.
+func (r Reason) Error() string { return string(r) }
+
+// Reasons of appraisal.
+const (
+	Malformed     Reason = "malformed"       // bytes that are not the one encoding
+	UnknownRoot   Reason = "unknown-root"    // no accepted root vouches
+	BadChain      Reason = "chain"           // a certificate chain that does not hold
+	Revoked       Reason = "revoked"         // revoked by its issuer
+	WrongChip     Reason = "wrong-chip"      // another chip's certificate
+	BadSignature  Reason = "signature"       // a signature that does not verify
+	BadDigest     Reason = "digest"          // bytes that do not hash to what was signed
+	BadNonce      Reason = "nonce"           // evidence made for another use
+	Expired       Reason = "expired"         // outside its time, at either end
+	CRLMissing    Reason = "crl-missing"     // no revocation list though one is required
+	BadTCB        Reason = "tcb-status"      // platform version or status not allowed
+	Debug         Reason = "debug"           // a TEE that its host can read
+	NoPlatform    Reason = "platform"        // platform that policy does not name
+	NotMeasured   Reason = "measurement"     // code that no reference value names
+	NotThisDevice Reason = "not-this-device" // this machine has no such TEE, or it does not answer
+)
+
+// Reasons of policy.
+const (
+	BadPolicy     Reason = "policy"         // a policy file that breaks a rule
+	NoQuorum      Reason = "quorum"         // too few owners signed
+	NotOwner      Reason = "not-owner"      // a signature by a key that is nobody's here
+	WrongSequence Reason = "sequence"       // not the next policy
+	WrongGenesis  Reason = "genesis"        // another history than the pinned one
+	WrongDomain   Reason = "trust-domain"   // another trust domain
+	WrongRoot     Reason = "authority-root" // a root that the signed policy does not name
+	Behind        Reason = "behind"         // somebody has seen newer policy
+	NotFound      Reason = "not-found"      // no such task, proposal, release
+	Withdrawn     Reason = "proposal-over"  // a proposal that was cancelled or has run out
+)
+
+// Reasons of identity and issuance.
+const (
+	BadRequest     Reason = "request"             // a request that breaks the API's form
+	TooLarge       Reason = "too-large"           // over a size limit
+	TooMany        Reason = "rate"                // over a rate limit, or too many at once
+	NonceUsed      Reason = "nonce-used"          // a challenge answered before, or not ours
+	BadCSR         Reason = "csr"                 // a CSR with more than a key
+	WrongKind      Reason = "kind"                // certificate of another kind
+	WrongIdentity  Reason = "identity"            // certificate of another identity
+	WrongName      Reason = "name"                // a name that policy does not give
+	NoExtension    Reason = "extension"           // without, or with a broken, extension of ours
+	ClockSkew      Reason = "clock"               // clocks too far apart, or one that jumped
+	StoreFailed    Reason = "store"               // nothing was recorded, so nothing was issued
+	StoreForeign   Reason = "store-foreign"       // an empty, damaged or foreign store
+	Unavailable    Reason = "unavailable"         // not ready, or shutting down
+	CertExpired    Reason = "certificate-expired" // a unit past its certificate's end
+	NotEnrolled    Reason = "not-enrolled"        // a unit without a certificate yet
+	NotAllowed     Reason = "not-allowed"         // a call that policy does not allow
+	OutcomeUnknown Reason = "outcome-unknown"     // cut off: may have been executed
+	Internal       Reason = "internal"            // a fault of ours
+)
+
+// Refusal is the error of every check: a reason of the closed list, the rule
+// that was broken, what was got and what was wanted. It holds no secret.
+type Refusal struct {
+	Reason Reason
+	Rule   string
+	Got    string
+	Want   string
+}
+
+// Refuse makes a [Refusal]; got and want are printed with %v.
+func Refuse(reason Reason, rule string, got, want any) error {
+	return &Refusal{Reason: reason, Rule: rule, Got: fmt.Sprint(got), Want: fmt.Sprint(want)}
+}
+
+// Error is "REASON: RULE: got GOT, want WANT", without what is empty.
+func (r *Refusal) Error() string {
+	var b strings.Builder
+	b.WriteString(string(r.Reason))
+	b.WriteString(": ")
+	b.WriteString(r.Rule)
+	if r.Got != "" {
+		fmt.Fprintf(&b, ": got %q", r.Got)
+	}
+	if r.Want != "" {
+		fmt.Fprintf(&b, ", want %q", r.Want)
+	}
+	return b.String()
+}
+
+// Is makes errors.Is(err, reason) true for the refusal's own reason.
+func (r *Refusal) Is(target error) bool {
+	reason, ok := target.(Reason)
+	return ok && reason == r.Reason
+}
+
+// ReasonOf is the reason of the first Refusal that err wraps, and [Internal]
+// for any other error.
+func ReasonOf(err error) Reason {
+	var r *Refusal
+	if errors.As(err, &r) {
+		return r.Reason
+	}
+	return Internal
+}
