@@ -43,7 +43,7 @@ var house = []room{
 	{path: "unit", floor: 5, third: []string{"golang.org/x/sys", "golang.org/x/sync"}},
 	{path: "client", floor: 5, third: []string{"golang.org/x/sync"}},
 	{path: "internal/cli", floor: 6, third: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/pelletier/go-toml/v2", "golang.org/x/crypto", "golang.org/x/term", "golang.org/x/sys"}},
-	{path: "internal/systest", floor: 6, testsOnly: true},
+	{path: "internal/systest", floor: 6, third: []string{"golang.org/x/crypto"}, testsOnly: true},
 	{path: "examples/", floor: 6, below: []string{"unit", "client"}},
 	{path: "cmd/cohort", floor: 7, below: []string{"internal/cli"}},
 }

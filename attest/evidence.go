@@ -18,6 +18,9 @@
 package attest
 
 import (
+	"bytes"
+	"encoding/json"
+
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/veraison/cmw"
 )
@@ -76,32 +79,56 @@ func (e Evidence) MarshalJSON() ([]byte, error) {
 	return record.MarshalJSON()
 }
 
-// UnmarshalJSON reads a conceptual message wrapper of at most 256 KiB. An
-// unknown media type is refused with reason "platform", anything else that is
-// not a record with "malformed".
+// UnmarshalJSON reads a conceptual message wrapper around at most 256 KiB. Only
+// the encoding that MarshalJSON writes is read. An unknown media type is refused
+// with reason "platform", anything else that is not such a record with
+// "malformed".
 func (e *Evidence) UnmarshalJSON(b []byte) error {
 	if len(b) > 2*wire.MaxEvidence {
 		return wire.Refuse(wire.TooLarge, "evidence: size in bytes", len(b), 2*wire.MaxEvidence)
 	}
-	var record cmw.CMW
-	if err := record.UnmarshalJSON(b); err != nil || record.GetKind() != cmw.KindMonad {
-		return wire.Refuse(wire.Malformed, "evidence: wrapper", "", "a JSON record of RFC 9999")
-	}
-	mediaType, err := record.GetMonadType()
+	mediaType, raw, err := unwrap(b)
 	if err != nil {
-		return wire.Refuse(wire.Malformed, "evidence: wrapper", "", "a media type")
+		return err
 	}
-	raw, err := record.GetMonadValue()
+	read := Evidence{Platform: platformOf(mediaType), Raw: raw}
+	again, err := read.MarshalJSON()
+	if err != nil {
+		return wire.Refuse(wire.NoPlatform, "evidence: media type", mediaType, "the type of a known platform")
+	}
+	if !bytes.Equal(again, b) {
+		return wire.Refuse(wire.Malformed, "evidence: wrapper", "another encoding", "the one encoding")
+	}
+	*e = read
+	return nil
+}
+
+// unwrap takes a record of two strings apart. That it is one is looked at first,
+// because the wrapper's library reads a value that is no string out of bounds.
+func unwrap(b []byte) (mediaType string, raw []byte, err error) {
+	var parts []string
+	if err := json.Unmarshal(b, &parts); err != nil || len(parts) != 2 {
+		return "", nil, wire.Refuse(wire.Malformed, "evidence: wrapper", "another value", "a JSON record of RFC 9999")
+	}
+	var record cmw.CMW
+	if err := record.UnmarshalJSON(b); err != nil {
+		return "", nil, wire.Refuse(wire.Malformed, "evidence: wrapper", err, "a JSON record of RFC 9999")
+	}
+	raw, err = record.GetMonadValue()
 	if err != nil || len(raw) == 0 || len(raw) > wire.MaxEvidence {
-		return wire.Refuse(wire.Malformed, "evidence: size in bytes", len(raw), "1 to 262144")
+		return "", nil, wire.Refuse(wire.Malformed, "evidence: size in bytes", len(raw), "1 to 262144")
 	}
+	return parts[0], raw, nil
+}
+
+// platformOf is the platform with a media type, or none.
+func platformOf(mediaType string) Platform {
 	for platform, known := range mediaTypes {
 		if mediaType == known {
-			*e = Evidence{Platform: platform, Raw: raw}
-			return nil
+			return platform
 		}
 	}
-	return wire.Refuse(wire.NoPlatform, "evidence: media type", mediaType, "the type of a known platform")
+	return ""
 }
 
 // Endorsements are the vendor's statements that an appraiser needs beside the

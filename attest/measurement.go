@@ -22,7 +22,9 @@ type Register struct {
 // Registers lists, for each platform, every register that a measurement of it
 // holds, in order. A reference value names each of them or says Any for it.
 var Registers = map[Platform][]string{
-	Soft: {"agent", "program", "args"},
+	Soft:  {"agent", "program", "args"},
+	SNP:   {"measurement", "host-data"},
+	Nitro: {"pcr0", "pcr1", "pcr2", "pcr8"},
 }
 
 // Measurement is the tuple of all registers of one platform, in the order of

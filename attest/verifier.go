@@ -55,6 +55,11 @@ type Rules struct {
 	// Debug accepts TEEs whose memory their host can read. It is set by a
 	// flag of its own name in policy and shown wherever a result is shown.
 	Debug bool
+	// CRL says what a missing revocation list means (policy key "crl").
+	CRL CRLRule
+	// SNP and Nitro are the rules of one platform only.
+	SNP   SNPRules
+	Nitro NitroRules
 }
 
 // Claims are what an [Appraiser] read out of evidence whose signatures it
@@ -66,6 +71,10 @@ type Claims struct {
 	Debug       bool   // the host can read the TEE
 	Dynamic     bool   // the program loads code that is not in its measurement
 	Chip        string // what names this one device, for people and for cut-offs
+	// Details is everything else that was read, by the names of
+	// docs/spec/evidence-*.md, as JSON would hold it (byte strings in hex).
+	// It is for people: nothing decides on it.
+	Details map[string]any
 }
 
 // Appraiser judges the evidence of one platform, as its vendor defines it:
@@ -136,6 +145,9 @@ func (v *Verifier) Appraise(q Question) (Result, error) {
 	rules, ruled := q.Rules[q.Evidence.Platform]
 	if !known || !ruled {
 		return Result{}, wire.Refuse(wire.NoPlatform, "appraisal: platform", q.Evidence.Platform, "a platform that policy names")
+	}
+	if q.ReportData == (ReportData{}) {
+		return Result{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "none", "what the evidence must be bound to")
 	}
 	claims, err := appraiser.Appraise(q.Evidence.Raw, q.Endorsements, rules, q.At)
 	if err != nil {

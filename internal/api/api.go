@@ -172,6 +172,11 @@ type Proposal struct {
 	Signatures []string    `json:"signatures"`
 }
 
+// Proposals are all proposals the authority keeps, newest first.
+type Proposals struct {
+	Proposals []Proposal `json:"proposals"`
+}
+
 // ProposeRequest proposes a policy; the first signature is the proposer's.
 type ProposeRequest struct {
 	Policy     []byte   `json:"policy"`

@@ -14,13 +14,13 @@ type Digest [32]byte
 // Sum is the plain SHA-256 of b, for files and keys that other tools digest too.
 func Sum(b []byte) Digest { return sha256.Sum256(b) }
 
-// ParseDigest reads 64 lower-case hexadecimal digits, with or without the
-// prefix "sha256:". Its error has the reason [Malformed].
+// ParseDigest reads 64 lower-case hexadecimal digits, not all zero, with or
+// without the prefix "sha256:". Its error has the reason [Malformed].
 func ParseDigest(s string) (Digest, error) {
 	var d Digest
 	digits := strings.TrimPrefix(s, "sha256:")
 	b, err := hex.DecodeString(digits)
-	if err != nil || len(b) != len(d) || strings.ToLower(digits) != digits {
+	if err != nil || len(b) != len(d) || strings.ToLower(digits) != digits || Digest(b).IsZero() {
 		return d, Refuse(Malformed, "digest", s, `"sha256:" and 64 lower-case hexadecimal digits`)
 	}
 	return Digest(b), nil

@@ -30,13 +30,19 @@ func Frame(label Label, fields ...[]byte) []byte {
 	b = append(b, byte(len(label)))
 	b = append(b, label...)
 	for _, f := range fields {
-		if uint64(len(f)) > 1<<32-1 {
-			panic("wire: field of 4 GiB or more")
-		}
-		b = binary.BigEndian.AppendUint32(b, uint32(len(f)))
-		b = append(b, f...)
+		b = AppendField(b, f)
 	}
 	return b
+}
+
+// AppendField adds one more field to a framing: what signs a framing appends
+// its signature to it.
+func AppendField(framing, field []byte) []byte {
+	if uint64(len(field)) > 1<<32-1 {
+		panic("wire: field of 4 GiB or more")
+	}
+	framing = binary.BigEndian.AppendUint32(framing, uint32(len(field)))
+	return append(framing, field...)
 }
 
 // Unframe is the inverse of [Frame] for a known label and exactly n fields, or

@@ -39,6 +39,7 @@ const (
 	LabelExtension    Label = "cohort certificate v1"   // private certificate extension
 	LabelSoftEvidence Label = "cohort soft evidence v1" // evidence of the development TEE
 	LabelSoftSeal     Label = "cohort soft seal v1"     // secret sealed by the development TEE
+	LabelSoftSecret   Label = "cohort soft secret v1"   // what stands inside: secret, reference values
 )
 
 // Labels is the whole table, for the test that no two rows are equal and none
@@ -48,5 +49,5 @@ var Labels = []Label{
 	LabelMeasurement, LabelRegister, LabelArguments, LabelIdentity, LabelRequest, LabelSerial, LabelHistory,
 	LabelRootKey, LabelIdentityKey, LabelLeafKey, LabelSignerKey, LabelNonceKey, LabelStoreKey,
 	LabelNonce, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelSealedRoot,
-	LabelExtension, LabelSoftEvidence, LabelSoftSeal,
+	LabelExtension, LabelSoftEvidence, LabelSoftSeal, LabelSoftSecret,
 }

@@ -12,7 +12,9 @@ const (
 	MaxRequest   = 1 << 20   // body of any API request
 	MaxAnswer    = 16 << 20  // body of any API answer: a whole policy history fits
 	MaxHistory   = 10_000    // steps of one history
-	MaxSealed    = 64 << 10  // secret or blob of a TEE's sealing
+	MaxSealed    = 64 << 10  // secret that a TEE seals
+
+	MaxSealedBlob = 2 * MaxSealed // what a TEE made of it, with the reference values
 )
 
 // Times of the enrolment protocol.

@@ -1,0 +1,58 @@
+package snp
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/google/go-configfs-tsm/configfs/configfsi"
+	"github.com/google/go-configfs-tsm/configfs/linuxtsm"
+	tsm "github.com/google/go-configfs-tsm/report"
+	"github.com/google/go-sev-guest/abi"
+)
+
+// provider is what Linux calls the SNP guest driver in configfs-tsm.
+const provider = "sev_guest"
+
+// Attester asks the SNP guest driver for reports through configfs-tsm
+// (/sys/kernel/config/tsm/report, Linux 6.7 and later, root only). It is safe
+// for concurrent use: each report has a folder of its own.
+type Attester struct {
+	device configfsi.Client
+}
+
+// NewAttester finds the device. It refuses with "not-this-device" on a machine
+// that is no SNP guest, or whose kernel has no configfs-tsm.
+func NewAttester() (*Attester, error) {
+	device, err := linuxtsm.MakeClient()
+	if err != nil {
+		return nil, absent(err)
+	}
+	return &Attester{device: device}, nil
+}
+
+// Attest makes a report at the guest's own privilege level. The driver answers
+// within seconds; ctx is looked at before it is asked. It refuses with
+// "not-this-device" when the driver fails.
+func (a *Attester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
+	if err := ctx.Err(); err != nil {
+		return attest.Evidence{}, err
+	}
+	answer, err := tsm.Get(a.device, &tsm.Request{InBlob: data[:]})
+	if err != nil {
+		return attest.Evidence{}, absent(err)
+	}
+	if got := strings.TrimSpace(answer.Provider); got != provider {
+		return attest.Evidence{}, absent(fmt.Errorf("the TSM is %q", got))
+	}
+	if len(answer.OutBlob) != abi.ReportSize {
+		return attest.Evidence{}, wire.Refuse(wire.Malformed, "snp: size of the driver's report", len(answer.OutBlob), abi.ReportSize)
+	}
+	return attest.Evidence{Platform: attest.SNP, Raw: answer.OutBlob}, nil
+}
+
+func absent(err error) error {
+	return wire.Refuse(wire.NotThisDevice, "snp: not this machine", err, "an SNP guest with configfs-tsm")
+}

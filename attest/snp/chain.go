@@ -1,0 +1,291 @@
+package snp
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/hex"
+	"strings"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/google/go-sev-guest/abi"
+	"github.com/google/go-sev-guest/kds"
+)
+
+// bundle is the endorsements of one report, unchecked.
+type bundle struct {
+	kind   abi.ReportSigner
+	leaf   []byte // VCEK or VLEK
+	askARK []byte
+	crl    []byte // nil when there is none
+}
+
+func bundleOf(r report, endorsed attest.Endorsements) bundle {
+	b := bundle{kind: r.signer.SigningKey, askARK: endorsed["ask_ark"], crl: endorsed["crl"]}
+	b.leaf = endorsed[strings.ToLower(b.kind.String())]
+	return b
+}
+
+// chain is what a certificate chain vouches for, once it holds and nothing in
+// it is revoked. Its time is not judged yet. It is immutable.
+type chain struct {
+	kind    abi.ReportSigner
+	root    attest.Digest // of the ARK's SubjectPublicKeyInfo
+	key     *ecdsa.PublicKey
+	product string
+	chip    []byte // 64 bytes, 8 on Turin; nil under a VLEK, which names none
+	csp     string // cloud provider, under a VLEK only
+	tcb     attest.SNPTCB
+	listed  bool // there was a revocation list
+	spans   []span
+}
+
+// span is the time of one certificate or list, both ends included.
+type span struct {
+	of          string
+	from, until time.Time
+}
+
+// certificates are ARK, ASK (or ASVK) and VCEK (or VLEK).
+type certificates struct{ ark, ask, leaf *x509.Certificate }
+
+// check checks everything about a bundle that does not depend on time or rules.
+func (b bundle) check() (*chain, error) {
+	certs, err := b.parse()
+	if err != nil {
+		return nil, err
+	}
+	if err := certs.hold(); err != nil {
+		return nil, err
+	}
+	c := &chain{kind: b.kind, root: wire.Sum(certs.ark.RawSubjectPublicKeyInfo), spans: certs.spans()}
+	if err := c.subjects(certs); err != nil {
+		return nil, err
+	}
+	if err := c.extensions(certs.leaf); err != nil {
+		return nil, err
+	}
+	if b.crl == nil {
+		return c, nil
+	}
+	return c, c.revocations(b.crl, certs)
+}
+
+func (b bundle) parse() (c certificates, err error) {
+	if len(b.leaf) == 0 || len(b.askARK) == 0 {
+		return c, wire.Refuse(wire.BadChain, "snp: certificates", "missing", "ask_ark and "+strings.ToLower(b.kind.String()))
+	}
+	ask, ark, err := kds.ParseProductCertChain(b.askARK)
+	if err != nil {
+		return c, wire.Refuse(wire.Malformed, "snp: ask_ark", err, "ASK and ARK in PEM")
+	}
+	for _, p := range []struct {
+		name string
+		der  []byte
+		to   **x509.Certificate
+	}{{"ARK", ark, &c.ark}, {"ASK", ask, &c.ask}, {b.kind.String(), b.leaf, &c.leaf}} {
+		if *p.to, err = x509.ParseCertificate(p.der); err != nil {
+			return c, wire.Refuse(wire.Malformed, "snp: certificate "+p.name, err, "DER")
+		}
+	}
+	return c, nil
+}
+
+// hold checks the three signatures and what makes them count.
+func (c certificates) hold() error {
+	for _, link := range []struct{ child, parent *x509.Certificate }{{c.ark, c.ark}, {c.ask, c.ark}, {c.leaf, c.ask}} {
+		name := link.child.Subject.CommonName
+		if link.child.SignatureAlgorithm != x509.SHA384WithRSAPSS {
+			return wire.Refuse(wire.BadChain, "snp: signature algorithm of "+name, link.child.SignatureAlgorithm, x509.SHA384WithRSAPSS)
+		}
+		if !bytes.Equal(link.child.RawIssuer, link.parent.RawSubject) {
+			return wire.Refuse(wire.BadChain, "snp: issuer of "+name, link.child.Issuer, link.parent.Subject)
+		}
+		if len(link.child.UnhandledCriticalExtensions) > 0 {
+			return wire.Refuse(wire.BadChain, "snp: critical extension of "+name, link.child.UnhandledCriticalExtensions[0], "none that is unknown")
+		}
+		if err := link.child.CheckSignatureFrom(link.parent); err != nil {
+			return wire.Refuse(wire.BadChain, "snp: signature of "+name, err, "one by "+link.parent.Subject.CommonName)
+		}
+	}
+	return nil
+}
+
+func (c certificates) spans() []span {
+	var spans []span
+	for _, cert := range []*x509.Certificate{c.leaf, c.ask, c.ark} {
+		spans = append(spans, span{cert.Subject.CommonName, cert.NotBefore, cert.NotAfter})
+	}
+	return spans
+}
+
+// subjects checks that the three names belong together: AMD has an ARK for each
+// generation, below it one ASK for chips and one ASVK for providers.
+func (c *chain) subjects(certs certificates) error {
+	product, ok := strings.CutPrefix(certs.ark.Subject.CommonName, "ARK-")
+	if !ok || product != milan && product != genoa && product != turin {
+		return wire.Refuse(wire.BadChain, "snp: name of the root", certs.ark.Subject.CommonName, "ARK-Milan, ARK-Genoa or ARK-Turin")
+	}
+	c.product = product
+	issuer := "SEV-" + product
+	if c.kind == abi.VlekReportSigner {
+		issuer = "SEV-VLEK-" + product
+	}
+	if got := certs.ask.Subject.CommonName; got != issuer {
+		return wire.Refuse(wire.BadChain, "snp: name of the intermediate certificate", got, issuer)
+	}
+	if got, want := certs.leaf.Subject.CommonName, "SEV-"+c.kind.String(); got != want {
+		return wire.Refuse(wire.BadChain, "snp: name of the signing certificate", got, want)
+	}
+	key, ok := certs.leaf.PublicKey.(*ecdsa.PublicKey)
+	if !ok || key.Curve != elliptic.P384() {
+		return wire.Refuse(wire.BadChain, "snp: key of the signing certificate", certs.leaf.PublicKeyAlgorithm, "ECDSA P-384")
+	}
+	c.key = key
+	return nil
+}
+
+// revocations checks the list by the ARK and looks each certificate up in it.
+func (c *chain) revocations(der []byte, certs certificates) error {
+	list, err := x509.ParseRevocationList(der)
+	if err != nil {
+		return wire.Refuse(wire.Malformed, "snp: revocation list", err, "DER")
+	}
+	if !bytes.Equal(list.RawIssuer, certs.ark.RawSubject) || list.SignatureAlgorithm != x509.SHA384WithRSAPSS {
+		return wire.Refuse(wire.BadSignature, "snp: issuer of the revocation list", list.Issuer, certs.ark.Subject)
+	}
+	if err := list.CheckSignatureFrom(certs.ark); err != nil {
+		return wire.Refuse(wire.BadSignature, "snp: signature of the revocation list", err, "one by "+certs.ark.Subject.CommonName)
+	}
+	for _, e := range list.Extensions {
+		if e.Critical {
+			return wire.Refuse(wire.Malformed, "snp: critical extension of the revocation list", e.Id, "none")
+		}
+	}
+	for _, entry := range list.RevokedCertificateEntries {
+		for _, cert := range []*x509.Certificate{certs.ark, certs.ask, certs.leaf} {
+			if entry.SerialNumber.Cmp(cert.SerialNumber) == 0 {
+				return wire.Refuse(wire.Revoked, "snp: serial of "+cert.Subject.CommonName, "revoked "+entry.RevocationTime.Format(time.RFC3339), "not revoked")
+			}
+		}
+	}
+	c.listed = true
+	c.spans = append(c.spans, span{"the revocation list", list.ThisUpdate, list.NextUpdate})
+	return nil
+}
+
+// inTime checks every span.
+func (c *chain) inTime(at time.Time) error {
+	for _, s := range c.spans {
+		if at.Before(s.from) || at.After(s.until) {
+			return wire.Refuse(wire.Expired, "snp: time of "+s.of, at.UTC().Format(time.RFC3339),
+				s.from.UTC().Format(time.RFC3339)+" to "+s.until.UTC().Format(time.RFC3339))
+		}
+	}
+	return nil
+}
+
+// names reports whether the chain vouches for the chip of a report: the chip id
+// is the certificate's, followed by zeros where that is shorter. Under a VLEK
+// any chip of the provider may have signed.
+func (c *chain) names(chipID []byte) bool {
+	if c.kind == abi.VlekReportSigner {
+		return true
+	}
+	padded := make([]byte, abi.ChipIDSize)
+	copy(padded, c.chip)
+	return bytes.Equal(padded, chipID)
+}
+
+// name is what stands for the device: its chip id, or the provider that holds
+// the VLEK.
+func (c *chain) name() string {
+	if c.kind == abi.VlekReportSigner {
+		return "vlek:" + c.csp
+	}
+	return hex.EncodeToString(c.chip)
+}
+
+// oidFMC is the level of Turin's first mutable code.
+var oidFMC = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 9}
+
+// extensions reads what AMD certifies of the signing key: generation, chip or
+// provider, and firmware levels. (The library's reader knows no Turin.)
+func (c *chain) extensions(leaf *x509.Certificate) error {
+	var product string
+	if err := c.extension(leaf, kds.OidProductName1, &product); err != nil {
+		return err
+	}
+	if line, _, _ := strings.Cut(product, "-"); line != c.product {
+		return wire.Refuse(wire.BadChain, "snp: product of the signing certificate", product, c.product)
+	}
+	levels := []struct {
+		oid asn1.ObjectIdentifier
+		to  *uint8
+	}{{kds.OidBlSpl, &c.tcb.Bootloader}, {kds.OidTeeSpl, &c.tcb.TEE}, {kds.OidSnpSpl, &c.tcb.SNP}, {kds.OidUcodeSpl, &c.tcb.Microcode}}
+	if c.product == turin {
+		levels = append(levels, struct {
+			oid asn1.ObjectIdentifier
+			to  *uint8
+		}{oidFMC, &c.tcb.FMC})
+	}
+	for _, l := range levels {
+		var level int
+		if err := c.extension(leaf, l.oid, &level); err != nil {
+			return err
+		}
+		if level < 0 || level > 255 {
+			return wire.Refuse(wire.BadChain, "snp: extension "+l.oid.String(), level, "0 to 255")
+		}
+		*l.to = uint8(level)
+	}
+	return c.holder(leaf)
+}
+
+// holder reads which chip, or under a VLEK which provider, holds the key.
+func (c *chain) holder(leaf *x509.Certificate) error {
+	if c.kind == abi.VlekReportSigner {
+		return c.extension(leaf, kds.OidCspID, &c.csp)
+	}
+	size := abi.ChipIDSize
+	if c.product == turin {
+		size = 8
+	}
+	value := find(leaf, kds.OidHwid)
+	if len(value) != size { // KDS writes the bytes as they are; tolerate the OCTET STRING they should be
+		if rest, err := asn1.Unmarshal(value, &c.chip); err != nil || len(rest) > 0 || len(c.chip) != size {
+			return wire.Refuse(wire.BadChain, "snp: size of the certificate's chip id", len(value), size)
+		}
+		return nil
+	}
+	c.chip = value
+	return nil
+}
+
+// extension reads one extension of the leaf, strictly.
+func (c *chain) extension(leaf *x509.Certificate, oid asn1.ObjectIdentifier, to any) error {
+	params := ""
+	if _, text := to.(*string); text {
+		params = "ia5"
+	}
+	rest, err := asn1.UnmarshalWithParams(find(leaf, oid), to, params)
+	if err != nil || len(rest) > 0 {
+		return wire.Refuse(wire.BadChain, "snp: extension "+oid.String()+" of "+leaf.Subject.CommonName, err, "one value")
+	}
+	return nil
+}
+
+// find is the value of an extension, nil when there is none. The parser has
+// refused duplicates.
+func find(cert *x509.Certificate, oid asn1.ObjectIdentifier) []byte {
+	for _, e := range cert.Extensions {
+		if e.Id.Equal(oid) {
+			return e.Value
+		}
+	}
+	return nil
+}

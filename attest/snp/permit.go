@@ -1,0 +1,85 @@
+package snp
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"slices"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// permit asks the rules about a report that is genuine. Debug is asked by the
+// verifier, for every platform alike.
+func permit(r report, c *chain, rules attest.SNPRules) error {
+	floor, ok := rules.Generations[c.product]
+	if !ok {
+		return wire.Refuse(wire.NoPlatform, "snp: CPU generation", c.product, "one that policy names")
+	}
+	for _, f := range []struct {
+		name    string
+		version uint64
+		least   attest.SNPTCB
+	}{
+		{"committed", r.CommittedTcb, floor.Committed},
+		{"reported", r.ReportedTcb, floor.Reported},
+		{"launch", r.LaunchTcb, floor.Launch},
+	} {
+		if err := above(f.name, tcbOf(c.product, f.version), f.least); err != nil {
+			return err
+		}
+	}
+	if err := permitHolder(r, rules); err != nil {
+		return err
+	}
+	return permitGuest(r, rules)
+}
+
+// above compares a TCB with its floor, component by component.
+func above(which string, got, least attest.SNPTCB) error {
+	for _, component := range []struct {
+		name       string
+		got, least uint8
+	}{
+		{"fmc", got.FMC, least.FMC},
+		{"bootloader", got.Bootloader, least.Bootloader},
+		{"tee", got.TEE, least.TEE},
+		{"snp", got.SNP, least.SNP},
+		{"microcode", got.Microcode, least.Microcode},
+	} {
+		if component.got < component.least {
+			return wire.Refuse(wire.BadTCB, "snp: "+which+" "+component.name, component.got, fmt.Sprintf("at least %d", component.least))
+		}
+	}
+	return nil
+}
+
+// permitHolder asks about the chip and about who signed the launch.
+func permitHolder(r report, rules attest.SNPRules) error {
+	cut := slices.ContainsFunc(rules.CutChips, func(chip []byte) bool { return bytes.Equal(chip, r.ChipId) })
+	if cut || !rules.Chips.Accepts(r.ChipId) {
+		return wire.Refuse(wire.NoPlatform, "snp: chip", hex.EncodeToString(r.ChipId), "one that policy accepts")
+	}
+	if !rules.IDKeys.Accepts(r.IdKeyDigest) {
+		return wire.Refuse(wire.NotMeasured, "snp: id key digest", hex.EncodeToString(r.IdKeyDigest), "one that policy names")
+	}
+	return nil
+}
+
+// permitGuest asks how the guest runs.
+func permitGuest(r report, rules attest.SNPRules) error {
+	provisional := r.CurrentTcb != r.CommittedTcb ||
+		r.CurrentMajor != r.CommittedMajor || r.CurrentMinor != r.CommittedMinor || r.CurrentBuild != r.CommittedBuild
+	switch {
+	case r.Vmpl > rules.VMPL:
+		return wire.Refuse(wire.BadTCB, "snp: privilege level", r.Vmpl, fmt.Sprintf("at most %d", rules.VMPL))
+	case r.policy.SMT && !rules.SMT:
+		return wire.Refuse(wire.BadTCB, "snp: guest policy", "shared cores (SMT) allowed", "not allowed")
+	case r.policy.MigrateMA && !rules.Migration:
+		return wire.Refuse(wire.BadTCB, "snp: guest policy", "migration allowed", "not allowed")
+	case provisional && !rules.Provisional:
+		return wire.Refuse(wire.BadTCB, "snp: firmware", "current above committed: it can be rolled back", "committed")
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+// Package snp appraises AMD SEV-SNP attestation reports, and asks the TEE it
+// runs in for one.
+//
+// [Appraiser] trusts the AMD root keys (ARK) whose digests the rules name, and
+// nothing else. Evidence is the report alone, 1184 bytes of version 2 to 5. The
+// endorsements, by role, are
+//
+//	vcek or vlek  the certificate of the key that signed the report, DER
+//	ask_ark       the ASK or ASVK, then the ARK, PEM, as AMD's KDS serves them
+//	crl           the revocation list by the ARK, DER
+//
+// It refuses a chain that does not hold or is revoked or out of its time, a
+// missing or outdated revocation list, a certificate of another chip, firmware
+// or CPU generation than the report's, a signature that does not verify, a byte
+// that is neither signed nor zero where it must be, and then whatever the rules
+// do not accept: firmware below its floor, chips, launch keys, guest policy
+// bits, privilege levels. docs/spec/evidence-snp.md has every byte and check.
+//
+// Forgery is told before policy: rules are asked about signed fields only.
+package snp
+
+import (
+	"crypto/ecdsa"
+	"crypto/sha512"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/google/go-sev-guest/abi"
+)
+
+// Appraiser judges SEV-SNP reports. It is safe for concurrent use; the zero
+// Appraiser is ready. It remembers the chains it has checked, by their bytes, so
+// that a chip seen before costs one signature; times and rules are judged anew
+// each time, so memory changes no answer.
+type Appraiser struct {
+	known memory
+}
+
+// Platform is [attest.SNP].
+func (*Appraiser) Platform() attest.Platform { return attest.SNP }
+
+// Appraise judges a report; see the package comment for what it needs.
+func (a *Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
+	r, err := parse(raw)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	c, err := a.known.chain(bundleOf(r, endorsed), rules.Roots)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	if err := c.inTime(at); err != nil {
+		return attest.Claims{}, err
+	}
+	if err := r.signedBy(c); err != nil {
+		return attest.Claims{}, err
+	}
+	if !c.listed && rules.CRL != attest.CRLIfPresent {
+		return attest.Claims{}, wire.Refuse(wire.CRLMissing, "snp: revocation list of "+c.product, "none", "one by its ARK")
+	}
+	if err := permit(r, c, rules.SNP); err != nil {
+		return attest.Claims{}, err
+	}
+	return claims(r, c), nil
+}
+
+// signedBy checks that the report is of the chip, firmware and generation that
+// the chain vouches for, and the signature.
+func (r report) signedBy(c *chain) error {
+	if r.product != "" && r.product != c.product {
+		return wire.Refuse(wire.WrongChip, "snp: CPU generation of the certificate", c.product, r.product)
+	}
+	if !c.names(r.ChipId) {
+		return wire.Refuse(wire.WrongChip, "snp: chip id of the certificate", hex.EncodeToString(c.chip), hex.EncodeToString(r.ChipId))
+	}
+	if got := tcbOf(c.product, r.ReportedTcb); got != c.tcb {
+		return wire.Refuse(wire.WrongChip, "snp: firmware of the certificate", fmt.Sprintf("%+v", c.tcb), fmt.Sprintf("%+v", got))
+	}
+	signature, err := abi.ReportToSignatureDER(r.raw)
+	if err != nil {
+		return wire.Refuse(wire.BadSignature, "snp: signature encoding", err, "ECDSA P-384")
+	}
+	digest := sha512.Sum384(abi.SignedComponent(r.raw))
+	if !ecdsa.VerifyASN1(c.key, digest[:], signature) {
+		return wire.Refuse(wire.BadSignature, "snp: signature of the report", "one that does not verify", "one by the "+c.kind.String())
+	}
+	return nil
+}
+
+// claims are what the report says, once it is believed.
+func claims(r report, c *chain) attest.Claims {
+	return attest.Claims{
+		Measurement: attest.Measurement{Platform: attest.SNP, Registers: []attest.Register{
+			{Name: "measurement", Value: r.Measurement},
+			{Name: "host-data", Value: r.HostData},
+		}},
+		ReportData: r.ReportData,
+		Debug:      r.policy.Debug,
+		Chip:       c.name(),
+		Details:    details(r, c),
+	}
+}

@@ -1,0 +1,46 @@
+package soft
+
+import (
+	"slices"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// chipDigits of a daemon's root name it for people: 64 bits.
+const chipDigits = 16
+
+// Appraiser appraises evidence of the development TEE. It needs no
+// endorsements and no time: a daemon's key vouches for itself where policy
+// names its digest, until policy names it no longer.
+type Appraiser struct{}
+
+var _ attest.Appraiser = Appraiser{}
+
+// Platform is [attest.Soft].
+func (Appraiser) Platform() attest.Platform { return attest.Soft }
+
+// Appraise refuses with "malformed" what is not the one encoding, with
+// "unknown-root" a daemon that the rules do not name, and with "signature"
+// evidence the daemon did not sign.
+func (Appraiser) Appraise(raw []byte, _ attest.Endorsements, rules attest.Rules, _ time.Time) (attest.Claims, error) {
+	e, err := parse(raw)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	root := wire.Sum(e.spki)
+	if !slices.Contains(rules.Roots, root) {
+		return attest.Claims{}, wire.Refuse(wire.UnknownRoot, "soft evidence: root", root, "a root that policy names")
+	}
+	if !e.signatureHolds() {
+		return attest.Claims{}, wire.Refuse(wire.BadSignature, "soft evidence: signature", "one that does not verify", "the daemon's")
+	}
+	return attest.Claims{
+		Measurement: e.statement.Measurement(),
+		ReportData:  e.statement.ReportData[:],
+		Debug:       e.statement.Debug,
+		Dynamic:     e.statement.Dynamic,
+		Chip:        root.Hex()[:chipDigits],
+	}, nil
+}

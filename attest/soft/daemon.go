@@ -1,0 +1,165 @@
+package soft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+const (
+	maxChildren   = 256              // alive at once; each takes about ten descriptors
+	requestTime   = 10 * time.Second // a launcher that connected asks within this
+	standardFiles = 4                // descriptors of a launch without an agent
+)
+
+// Config is what a daemon needs.
+type Config struct {
+	// Dir keeps the daemon's keys, and with them its root. It is made when
+	// it does not exist and belongs to one daemon at a time.
+	Dir string
+}
+
+// Daemon is the development TEE. It is safe for concurrent use.
+type Daemon struct {
+	keys  keys
+	root  attest.Digest
+	lock  *os.File
+	slots chan struct{} // one for each child
+}
+
+// NewDaemon opens a daemon's directory. It refuses with "unavailable" a
+// directory where another daemon works, and with "store-foreign" damaged keys.
+func NewDaemon(config Config) (*Daemon, error) {
+	if config.Dir == "" {
+		return nil, wire.Refuse(wire.BadRequest, "soft daemon: directory", "none", "a directory for its keys")
+	}
+	lock, err := lockDir(config.Dir)
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{lock: lock, slots: make(chan struct{}, maxChildren)}
+	if d.keys, err = openKeys(filepath.Join(config.Dir, "keys.pem")); err == nil {
+		d.root, err = Root(&d.keys.attestation.PublicKey)
+	}
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// Root is the digest that names this daemon in policy, under [platform.soft].
+func (d *Daemon) Root() attest.Digest { return d.root }
+
+// Close gives the directory free. It is called when Serve has returned.
+func (d *Daemon) Close() error { return d.lock.Close() }
+
+// Serve launches programs for whoever connects to ln, which [Listen] made, until
+// ctx is done. Then it ends all children, with SIGKILL those that are still
+// there after five seconds, and returns nil.
+func (d *Daemon) Serve(ctx context.Context, ln net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var launchers sync.WaitGroup
+	defer launchers.Wait()
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { ln.Close() })()
+	for {
+		conn, err := ln.Accept()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accepting a launcher: %w", err)
+		}
+		launcher, ok := conn.(*net.UnixConn)
+		if !ok {
+			conn.Close()
+			return errors.New("soft daemon: listener is not a Unix socket")
+		}
+		launchers.Go(func() { d.attend(ctx, launcher) })
+	}
+}
+
+// attend launches one program and stays until it is gone. When the launcher
+// goes first, the program is ended.
+func (d *Daemon) attend(ctx context.Context, launcher *net.UnixConn) {
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	defer launcher.Close()
+	select {
+	case d.slots <- struct{}{}:
+		defer func() { <-d.slots }()
+	default:
+		send(launcher, launchReply{Refusal: refusalOf(wire.Refuse(wire.TooMany, "soft daemon: children", maxChildren, "fewer"))})
+		return
+	}
+	c, err := d.launch(ctx, launcher)
+	if err != nil {
+		send(launcher, launchReply{Refusal: refusalOf(err)})
+		return
+	}
+	defer c.image.file.Close()
+	helpers.Go(func() { c.serveDevice(d.keys) })
+	gone := make(chan struct{})
+	helpers.Go(func() { defer close(gone); c.forward(launcher) })
+	send(launcher, launchReply{PID: c.cmd.Process.Pid})
+	select {
+	case <-c.exited:
+	case <-gone:
+		c.stop()
+	case <-ctx.Done():
+		c.stop()
+	}
+	send(launcher, launchReply{Exit: &c.exit})
+}
+
+// forward sends the launcher's signals to the child until the launcher goes or
+// says something else.
+func (c *child) forward(launcher *net.UnixConn) {
+	for {
+		var m signalMessage
+		if err := receiveNoFiles(launcher, &m); err != nil || !slices.Contains(forwardedSignals, m.Signal) {
+			return
+		}
+		c.cmd.Process.Signal(m.Signal)
+	}
+}
+
+// launch reads a launcher's request and starts what it asks for.
+func (d *Daemon) launch(ctx context.Context, launcher *net.UnixConn) (*child, error) {
+	m, files, err := readRequest(ctx, launcher)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(files)
+	if len(files) != standardFiles && len(files) != standardFiles+1 {
+		return nil, refuseCall("descriptors", len(files), "program, stdin, stdout, stderr and perhaps an agent")
+	}
+	if err := m.check(); err != nil {
+		return nil, err
+	}
+	return m.start(files)
+}
+
+func readRequest(ctx context.Context, launcher *net.UnixConn) (launchMessage, []*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	defer launcher.SetDeadline(time.Time{})
+	defer boundBy(ctx, launcher)()
+	var m launchMessage
+	files, err := receive(launcher, &m)
+	return m, files, err
+}
+
+func refuseCall(rule string, got, want any) error {
+	return wire.Refuse(wire.BadRequest, "soft daemon: "+rule, got, want)
+}

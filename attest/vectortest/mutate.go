@@ -1,0 +1,104 @@
+package vectortest
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/cohort-tee/cohort/attest"
+)
+
+// samples is how many flips and how many truncations of each file are tried
+// without COHORT_FULL=1, which tries every one.
+const samples = 150
+
+func reasonOf(err error) attest.Reason {
+	var r *attest.Refusal
+	if errors.As(err, &r) {
+		return r.Reason
+	}
+	return "not a refusal"
+}
+
+// Mutate flips bits of, and cuts, every file of every vector under the policy
+// that accepts it. Altered evidence is refused but where Subject.Unsigned says
+// that nobody signs the byte. An altered endorsement is refused or changes
+// nothing that was read.
+// Every refusal has a reason of the closed list, and nothing panics.
+func Mutate(t *testing.T, s Subject) {
+	for _, v := range load(t, s.Platform) {
+		for _, suffix := range v.evidence() {
+			t.Run(strings.TrimSuffix(filepath.Base(v.dir)+"/"+suffix, "/"), func(t *testing.T) {
+				t.Parallel()
+				c := &judge{Subject: s, vector: v, suffix: suffix}
+				c.mutate(t)
+			})
+		}
+	}
+}
+
+func (c *judge) mutate(t *testing.T) {
+	good, err := c.appraise(c.good(t), nil, c.VerifyAt)
+	if err != nil {
+		t.Fatalf("the vector itself: %v", err)
+	}
+	for role, content := range c.content {
+		if _, own, suffixed := strings.Cut(role, "."); suffixed && own != c.suffix {
+			continue
+		}
+		m := mutant{judge: c, role: role, content: content, good: good}
+		m.evidence = role == "evidence" || strings.HasPrefix(role, "evidence.")
+		for bit := 0; bit < 8*len(content); bit += stride(8 * len(content)) {
+			m.flip(t, bit)
+		}
+		for size := 0; size < len(content); size += stride(len(content)) {
+			m.try(t, content[:size], size)
+		}
+		m.try(t, append(bytes.Clone(content), 0), len(content)-1)
+	}
+}
+
+// stride goes through n places in samples odd steps, or in every step.
+func stride(n int) int {
+	if os.Getenv("COHORT_FULL") == "1" {
+		return 1
+	}
+	return n/samples | 1
+}
+
+// mutant is one file of a vector that is being altered.
+type mutant struct {
+	*judge
+	role     string
+	evidence bool
+	content  []byte
+	good     attest.Claims
+}
+
+func (m mutant) flip(t *testing.T, bit int) {
+	t.Helper()
+	flipped := bytes.Clone(m.content)
+	flipped[bit/8] ^= 1 << (bit % 8)
+	m.try(t, flipped, bit/8)
+}
+
+// try appraises the altered file; offset is that of the flipped byte, the first
+// that was cut off, or the last before one that was added.
+func (m mutant) try(t *testing.T, altered []byte, offset int) {
+	t.Helper()
+	claims, err := m.appraise(m.vector.good(t), map[string][]byte{m.role: altered}, m.VerifyAt)
+	free := m.Unsigned != nil && m.Unsigned(m.content, offset)
+	switch {
+	case err != nil && reasonOf(err) == "not a refusal":
+		t.Errorf("%s altered at %d, %d bytes: refused without a reason: %v", m.role, offset, len(altered), err)
+	case err != nil:
+	case m.evidence && !free:
+		t.Errorf("%s altered at %d, %d bytes: accepted", m.role, offset, len(altered))
+	case !m.evidence && !reflect.DeepEqual(claims, m.good):
+		t.Errorf("%s altered at %d, %d bytes: accepted with other claims", m.role, offset, len(altered))
+	}
+}

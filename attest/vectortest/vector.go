@@ -1,0 +1,222 @@
+// Package vectortest judges an appraiser with folders of evidence captured on
+// real hardware, in the schema "cohort/vector/v1". It is for tests only.
+//
+// A test of a platform says in a [Subject] which folders are its, what a
+// vector's policy means in its rules, and calls [Run] and [Mutate]. No folder
+// is special: which time, policy, verdict, reason and claims hold is read from
+// its vector.json.
+//
+//	COHORT_VECTORS=DIR go test ./attest/... -run Vector
+//
+// judges every vector.json at or below DIR; a relative DIR counts from the root
+// of the repository. Without the variable the folder is ../shared/vectors, and
+// tests skip loudly when it is not there.
+package vectortest
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Policy is what a vector's policy permits. The appraiser ignores what it has
+// no rule for.
+type Policy struct {
+	TCBStatus           []string `json:"tcb_status"`
+	Advisories          []string `json:"advisories"`
+	Debug               bool     `json:"debug"`
+	VMPL                uint32   `json:"vmpl"`
+	ProvisionalFirmware bool     `json:"provisional_firmware"`
+	MaxAge              int64    `json:"max_age_s"` // seconds
+	// CRLIfPresent permits that a revocation list is absent.
+	CRLIfPresent bool `json:"-"`
+}
+
+// vector is one vector.json, with the folder's files.
+type vector struct {
+	Schema   string            `json:"schema"`
+	Platform string            `json:"platform"`
+	VerifyAt time.Time         `json:"verify_at"`
+	Window   *window           `json:"window"`
+	Files    map[string]string `json:"files"`
+	Claims   map[string]any    `json:"claims"`
+	Expected expected          `json:"expected"`
+	Neg      map[string]neg    `json:"neg"`
+
+	dir     string
+	content map[string][]byte // by role
+}
+
+type window struct {
+	From  time.Time `json:"from"`
+	Until time.Time `json:"until"`
+}
+
+// outcome is a verdict with the reasons that count as met.
+type outcome struct {
+	Verdict   string   `json:"verdict"`
+	Reason    string   `json:"reason"`
+	Also      []string `json:"also"`
+	ReasonAny bool     `json:"reason_any"`
+}
+
+type expected struct {
+	outcome
+	Policy        json.RawMessage `json:"policy"`
+	PolicyAccepts json.RawMessage `json:"policy_accepts"`
+	CRL           string          `json:"crl"`
+	UnderDefault  *outcome        `json:"under_default"`
+}
+
+type neg struct {
+	outcome
+	Replaces string `json:"replaces"`
+}
+
+// policy is the default policy and what the object says otherwise.
+func (v *vector) policy(t *testing.T, differs json.RawMessage) Policy {
+	t.Helper()
+	p := defaultPolicy()
+	p.CRLIfPresent = v.Expected.CRL == "absent-allowed"
+	if len(differs) > 0 {
+		if err := json.Unmarshal(differs, &p); err != nil {
+			t.Fatalf("%s: reading policy: %v", v.dir, err)
+		}
+	}
+	return p
+}
+
+func defaultPolicy() Policy { return Policy{TCBStatus: []string{"UpToDate"}} }
+
+// good is the policy under which only forgery refuses: the one that accepts
+// what the expected policy refuses, where there is one.
+func (v *vector) good(t *testing.T) Policy {
+	t.Helper()
+	if accepts := v.Expected.PolicyAccepts; len(accepts) > 0 && string(accepts) != "null" {
+		return v.policy(t, accepts)
+	}
+	return v.policy(t, v.Expected.Policy)
+}
+
+// evidence lists the suffixes of the roles "evidence" and "evidence.SUFFIX".
+func (v *vector) evidence() []string {
+	var suffixes []string
+	for role := range v.content {
+		if role == "evidence" {
+			suffixes = append(suffixes, "")
+		} else if suffix, ok := strings.CutPrefix(role, "evidence."); ok {
+			suffixes = append(suffixes, suffix)
+		}
+	}
+	return suffixes
+}
+
+// claims are those of one piece of evidence.
+func (v *vector) claims(suffix string) map[string]any {
+	if suffix == "" {
+		return v.Claims
+	}
+	claims, _ := v.Claims[suffix].(map[string]any)
+	return claims
+}
+
+// roles are the files that go with the evidence of a suffix, by role without
+// it. A replacement stands in the place of its role.
+func (v *vector) roles(suffix string, replace map[string][]byte) map[string][]byte {
+	roles := make(map[string][]byte, len(v.content))
+	for role, content := range v.content {
+		if other, ok := replace[role]; ok {
+			content = other
+		}
+		name, own, suffixed := strings.Cut(role, ".")
+		if !suffixed || own == suffix {
+			roles[name] = content
+		}
+	}
+	return roles
+}
+
+// load reads every vector of a platform, or skips the test.
+func load(t *testing.T, platform string) []*vector {
+	t.Helper()
+	root, named := vectorsDir(t)
+	if _, err := os.Stat(root); errors.Is(err, fs.ErrNotExist) && !named {
+		t.Skipf("NO VECTORS: %s is not there, so NO CAPTURED EVIDENCE IS JUDGED; set COHORT_VECTORS", root)
+	}
+	var vectors []*vector
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.Name() != "vector.json" {
+			return err
+		}
+		if v := read(t, path); v.Platform == platform {
+			vectors = append(vectors, v)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("reading vectors: %v", err)
+	}
+	if len(vectors) == 0 {
+		t.Skipf("NO VECTORS of platform %s below %s", platform, root)
+	}
+	return vectors
+}
+
+// vectorsDir is where the vectors are, and whether the environment named it.
+func vectorsDir(t *testing.T) (dir string, named bool) {
+	t.Helper()
+	root, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(root, "go.mod")); err == nil {
+			break
+		}
+		if root == filepath.Dir(root) {
+			t.Fatal("no go.mod above the working directory")
+		}
+		root = filepath.Dir(root)
+	}
+	dir, named = os.LookupEnv("COHORT_VECTORS")
+	switch {
+	case !named:
+		return filepath.Join(root, "..", "shared", "vectors"), false
+	case filepath.IsAbs(dir):
+		return dir, true
+	}
+	return filepath.Join(root, dir), true
+}
+
+func read(t *testing.T, path string) *vector {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &vector{dir: filepath.Dir(path), content: make(map[string][]byte)}
+	if err := json.Unmarshal(text, v); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	if v.Schema != "cohort/vector/v1" {
+		t.Fatalf("%s: schema %q, want cohort/vector/v1", path, v.Schema)
+	}
+	for role, name := range v.Files {
+		v.content[role] = v.file(t, name)
+	}
+	return v
+}
+
+func (v *vector) file(t *testing.T, name string) []byte {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(v.dir, filepath.Base(name)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}

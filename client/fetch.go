@@ -1,0 +1,242 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// fetch asks one replica of the authority. It is used once.
+type fetch struct {
+	config *TrustConfig
+	state  State // the newest history, replayed
+	// unverified speaks TLS with whoever answers. It fetches the policy
+	// history, which authenticates itself, and nothing else.
+	unverified *api.Authority
+	// authority speaks only with a holder of a kind-authority certificate
+	// under the root that the newest policy names.
+	authority *api.Authority
+}
+
+// fetchTrust asks the replicas of the authority in order, until one gives trust
+// that is not older than state.
+func fetchTrust(ctx context.Context, config *TrustConfig, state State) (*Trust, error) {
+	var faults []error
+	for _, address := range config.Authorities {
+		t, err := fetchFrom(ctx, config, state, address)
+		if err == nil {
+			return t, nil
+		}
+		faults = append(faults, fmt.Errorf("authority %s: %w", address, err))
+	}
+	return nil, errors.Join(faults...)
+}
+
+// fetchFrom asks one replica. One that is behind is given the history that was
+// seen already, and asked once more.
+func fetchFrom(ctx context.Context, config *TrustConfig, state State, address string) (*Trust, error) {
+	f := &fetch{config: config, state: state}
+	if err := f.dial(address); err != nil {
+		return nil, err
+	}
+	defer f.unverified.Close()
+	defer f.authority.Close()
+	t, err := f.trust(ctx)
+	if !errors.Is(err, wire.Behind) {
+		return t, err
+	}
+	if err := f.teach(ctx, err); err != nil {
+		return nil, err
+	}
+	return f.trust(ctx)
+}
+
+func (f *fetch) dial(address string) (err error) {
+	anyone := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}
+	if f.unverified, err = api.NewAuthority(address, anyone); err != nil {
+		return err
+	}
+	f.authority, err = api.NewAuthority(address, &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		InsecureSkipVerify: true, // replaced by the stricter check below
+		VerifyConnection:   f.demandAuthority,
+	})
+	return err
+}
+
+// demandAuthority completes a handshake only with the authority of the newest
+// policy. The authority presents its leaf and its root.
+func (f *fetch) demandAuthority(state tls.ConnectionState) error {
+	chain := state.PeerCertificates
+	if len(chain) != 2 {
+		return wire.Refuse(wire.BadChain, "authority: certificates presented", len(chain), 2)
+	}
+	_, err := identity.Check(chain, chain[1], identity.Expect{
+		Policy: f.state.policy,
+		Kinds:  []identity.Kind{identity.KindAuthority},
+		Use:    identity.UseTLS,
+		At:     f.config.Clock(),
+	})
+	return err
+}
+
+// trust fetches the history, then what it makes checkable.
+func (f *fetch) trust(ctx context.Context) (*Trust, error) {
+	if err := f.follow(ctx); err != nil {
+		return nil, err
+	}
+	if got := f.state.policy.Document().Sequence; got < f.config.MinSequence {
+		return nil, wire.Refuse(wire.Behind, "policy: sequence", got, fmt.Sprint("at least ", f.config.MinSequence))
+	}
+	pinned, err := f.config.pinned(f.state.policy)
+	if err != nil {
+		return nil, err
+	}
+	query := api.TrustQuery{Task: f.config.Task}
+	if query.Task == "" {
+		query.ID = pinned[0].ID
+	}
+	rand.Read(query.Nonce[:])
+	unverified, err := f.authority.Trust(ctx, query)
+	if err != nil {
+		return nil, fmt.Errorf("asking for trust: %w", err)
+	}
+	return f.check(query, unverified, pinned)
+}
+
+// follow fetches and approves what comes after the history that is known. One
+// that does not contain it is refused with "behind".
+func (f *fetch) follow(ctx context.Context) error {
+	for {
+		have := len(f.state.entries)
+		unverified, err := f.unverified.History(ctx, have)
+		if err != nil {
+			return fmt.Errorf("fetching the policy history: %w", err)
+		}
+		if unverified.From != have {
+			return wire.Refuse(wire.Malformed, "policy history: first step", unverified.From, have)
+		}
+		if len(unverified.Entries) == 0 {
+			return f.caughtUp(unverified.Head)
+		}
+		if f.state, err = f.state.extended(f.config.Genesis, unverified.Entries); err != nil {
+			return fmt.Errorf("replaying the policy history: %w", err)
+		}
+		if f.state.policy.Head() == unverified.Head {
+			return nil
+		}
+	}
+}
+
+func (f *fetch) caughtUp(head attest.Digest) error {
+	if want := f.state.policy.Head(); head != want || !f.state.policy.OK() {
+		return wire.Refuse(wire.Behind, "policy history: head", head, want)
+	}
+	return nil
+}
+
+// teach gives an authority that is behind the history that is known here.
+func (f *fetch) teach(ctx context.Context, cause error) error {
+	if !f.state.policy.OK() {
+		return cause
+	}
+	history := api.History{Entries: f.state.entries, Head: f.state.policy.Head()}
+	if _, err := f.authority.Push(ctx, history); err != nil {
+		return errors.Join(cause, fmt.Errorf("pushing the newer policy history: %w", err))
+	}
+	return nil
+}
+
+// check makes trust of an answer.
+func (f *fetch) check(query api.TrustQuery, unverified api.TrustAnswer, pinned []Identity) (*Trust, error) {
+	t := &Trust{config: f.config, state: f.state, at: f.config.Clock()}
+	var err error
+	if t.root, err = f.checkRoot(unverified.Authority); err != nil {
+		return nil, err
+	}
+	// Policy may have moved on since the history was fetched.
+	if got, want := unverified.History.Head, f.state.policy.Head(); got != want {
+		return nil, wire.Refuse(wire.Behind, "trust: policy head", got, want)
+	}
+	if t.evidence, err = f.appraise(query, unverified.Evidence); err != nil {
+		return nil, fmt.Errorf("appraising the authority: %w", err)
+	}
+	for _, want := range pinned {
+		found, err := f.findIdentity(unverified.Identities, want, t.root)
+		if err != nil {
+			return nil, fmt.Errorf("checking identity of task %s release %s: %w", want.Task, want.Release, err)
+		}
+		t.identities = append(t.identities, found)
+	}
+	return t, nil
+}
+
+// checkRoot refuses an authority root other than the one policy names.
+func (f *fetch) checkRoot(der []byte) (*x509.Certificate, error) {
+	root, err := parseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("reading the authority root: %w", err)
+	}
+	if got, want := wire.Sum(root.RawSubjectPublicKeyInfo), f.state.policy.Document().Authority.Root; got != want {
+		return nil, wire.Refuse(wire.WrongRoot, "trust: authority root", got, want)
+	}
+	return root, nil
+}
+
+// appraise demands that the authority is code which policy names, inside a TEE
+// which policy accepts, and that it answered just now.
+func (f *fetch) appraise(query api.TrustQuery, raw json.RawMessage) (attest.Result, error) {
+	var evidence attest.Evidence
+	if err := json.Unmarshal(raw, &evidence); err != nil {
+		if refused(err) {
+			return attest.Result{}, err
+		}
+		return attest.Result{}, wire.Refuse(wire.Malformed, "evidence: wrapper", "not JSON", "RFC 9999")
+	}
+	root, head := f.state.policy.Document().Authority.Root, f.state.policy.Head()
+	result, err := f.config.Verifier.Appraise(attest.Question{
+		Evidence:   evidence,
+		ReportData: attest.Bind(wire.LabelTrust, query.Nonce[:], root[:], head[:]),
+		Rules:      f.state.policy.Rules(),
+		At:         f.config.Clock(),
+	})
+	if err != nil {
+		return attest.Result{}, err
+	}
+	return result, f.state.policy.AdmitAuthority(result)
+}
+
+// findIdentity takes the roots of one identity out of an answer.
+func (f *fetch) findIdentity(unverified []api.TrustIdentity, want Identity, authority *x509.Certificate) (Identity, error) {
+	for _, u := range unverified {
+		if u.ID != want.ID {
+			continue
+		}
+		var err error
+		if want.Root, err = parseCertificate(u.Root); err != nil {
+			return Identity{}, fmt.Errorf("reading identity root: %w", err)
+		}
+		if want.Cross, err = parseCertificate(u.Cross); err != nil {
+			return Identity{}, fmt.Errorf("reading cross-certificate: %w", err)
+		}
+		return want, want.check(authority)
+	}
+	return Identity{}, wire.Refuse(wire.WrongIdentity, "trust: identity", "not in the answer", want.ID)
+}
+
+func parseCertificate(der []byte) (*x509.Certificate, error) {
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, wire.Refuse(wire.Malformed, "certificate", err, "X.509 DER")
+	}
+	return c, nil
+}

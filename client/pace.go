@@ -1,0 +1,129 @@
+package client
+
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+// Times and sizes of fail-over. None of them bears on trust.
+const (
+	backoffLeast = 50 * time.Millisecond // first pause after a failure
+	backoffMost  = 10 * time.Second      // longest pause
+	stagger      = 50 * time.Millisecond // a connection that takes longer is raced by one to another replica
+	dialTime     = 5 * time.Second       // a connection and its handshake take at most this
+	hedgeLeast   = 10 * time.Millisecond // no answer is called late before
+	hedgeUnknown = 50 * time.Millisecond // when an answer is late while few latencies are known
+	hedgeSamples = 32                    // latencies that make a quantile
+	hedgeWindow  = 512                   // latencies that are remembered
+	hedgeRenew   = 32                    // new latencies after which the quantile is worked out again
+)
+
+// Shares of requests that may be sent a second time without a broken
+// connection, and the bursts above that.
+const (
+	hedgeShare = 0.03
+	hedgeBurst = 20
+	retryShare = 0.15
+	retryBurst = 10
+)
+
+// backoff says when a replica that failed is tried again. The zero backoff is
+// ready.
+type backoff struct {
+	fails int       // in a row
+	last  time.Time // the newest failure
+	until time.Time // not to be tried before, unless all others are worse
+}
+
+// failed notes a failure of something that began at began. Failures of what ran
+// at the same time count once.
+func (b *backoff) failed(began, at time.Time, jitter float64) {
+	if b.fails > 0 && began.Before(b.last) {
+		return
+	}
+	b.fails++
+	b.last = at
+	b.until = at.Add(b.pause(jitter))
+}
+
+// pause doubles with each failure; jitter in [0, 1) spreads it over its upper
+// half, so that clients do not come back together.
+func (b *backoff) pause(jitter float64) time.Duration {
+	pause := backoffMost
+	if shift := max(b.fails-1, 0); shift < 10 {
+		pause = min(backoffLeast<<shift, backoffMost)
+	}
+	return pause/2 + time.Duration(jitter*float64(pause/2))
+}
+
+func (b *backoff) ready(at time.Time) bool { return b.fails == 0 || !at.Before(b.until) }
+
+// probe lets one request through to a replica whose pause is over and keeps the
+// others away for another pause.
+func (b *backoff) probe(at time.Time, jitter float64) {
+	if b.fails > 0 {
+		b.until = at.Add(b.pause(jitter))
+	}
+}
+
+// budget bounds extra requests to a share of all requests and a burst. It is
+// safe for concurrent use.
+type budget struct {
+	share, burst float64
+
+	mu     sync.Mutex // guards tokens
+	tokens float64
+}
+
+func newBudget(share, burst float64) *budget {
+	return &budget{share: share, burst: burst, tokens: burst}
+}
+
+func (b *budget) earn() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tokens = min(b.tokens+b.share, b.burst)
+}
+
+func (b *budget) spend() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
+// latencies remembers how long recent answers took, and says after what time an
+// answer is late: a little above their 99th percentile. It is safe for
+// concurrent use.
+type latencies struct {
+	mu    sync.Mutex // guards all below
+	ring  [hedgeWindow]time.Duration
+	count int // since the beginning
+	late  time.Duration
+}
+
+func (l *latencies) add(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ring[l.count%hedgeWindow] = d
+	l.count++
+	if l.count >= hedgeSamples && l.count%hedgeRenew == 0 {
+		known := slices.Clone(l.ring[:min(l.count, hedgeWindow)])
+		slices.Sort(known)
+		p99 := known[len(known)*99/100]
+		l.late = max(p99+p99/4, hedgeLeast)
+	}
+}
+
+func (l *latencies) lateAfter() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.late == 0 {
+		return hedgeUnknown
+	}
+	return l.late
+}

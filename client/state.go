@@ -1,0 +1,99 @@
+package client
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// StateSchema is the schema of a state file.
+const StateSchema = "cohort/client-state/v1"
+
+// State is the policy history a client has seen. A client that starts with it
+// never accepts an older one. It was replayed, so it is as good as the genesis
+// digest it begins with; the zero State has seen nothing. It is immutable.
+type State struct {
+	policy  policy.Approved
+	entries []api.HistoryEntry
+}
+
+// stateFile is the one encoding of a State: JSON without spaces.
+type stateFile struct {
+	Schema   string             `json:"schema"`
+	Genesis  attest.Digest      `json:"genesis"`
+	Head     attest.Digest      `json:"head"`
+	Sequence uint64             `json:"sequence"`
+	Steps    []api.HistoryEntry `json:"steps"`
+}
+
+// ParseState reads a state file of at most 16 MiB and replays the history in
+// it. It refuses with "malformed" what is not the one encoding, and with the
+// reason of [policy.Replay] a history that does not hold.
+func ParseState(b []byte) (State, error) {
+	if len(b) > wire.MaxAnswer {
+		return State{}, wire.Refuse(wire.TooLarge, "client state: size in bytes", len(b), wire.MaxAnswer)
+	}
+	var unverified stateFile
+	if err := json.Unmarshal(b, &unverified); err != nil {
+		return State{}, wire.Refuse(wire.Malformed, "client state: JSON", err, StateSchema)
+	}
+	if unverified.Schema != StateSchema {
+		return State{}, wire.Refuse(wire.Malformed, "client state: schema", unverified.Schema, StateSchema)
+	}
+	s, err := State{}.extended(unverified.Genesis, unverified.Steps)
+	if err != nil {
+		return State{}, fmt.Errorf("replaying client state: %w", err)
+	}
+	// Head and sequence follow from the steps, so this compares them too.
+	if !bytes.Equal(s.Bytes(), b) {
+		return State{}, wire.Refuse(wire.Malformed, "client state: encoding", "another", "what its steps encode to")
+	}
+	return s, nil
+}
+
+// Bytes is the state as [ParseState] reads it; nil for the zero State.
+func (s State) Bytes() []byte {
+	if !s.policy.OK() {
+		return nil
+	}
+	b, err := json.Marshal(stateFile{
+		Schema:   StateSchema,
+		Genesis:  s.policy.Genesis(),
+		Head:     s.policy.Head(),
+		Sequence: s.policy.Document().Sequence,
+		Steps:    s.entries,
+	})
+	if err != nil {
+		panic(err) // digests, numbers and bytes always have an encoding
+	}
+	return b
+}
+
+// Policy is the newest policy seen; the zero Approved in the zero State.
+func (s State) Policy() policy.Approved { return s.policy }
+
+// extended approves further steps. The first of all must have the digest pin.
+func (s State) extended(pin attest.Digest, entries []api.HistoryEntry) (State, error) {
+	next := State{s.policy, append(s.entries[:len(s.entries):len(s.entries)], entries...)}
+	if len(next.entries) == 0 || len(next.entries) > wire.MaxHistory {
+		return State{}, wire.Refuse(wire.TooLarge, "policy history: steps", len(next.entries), fmt.Sprint("1 to ", wire.MaxHistory))
+	}
+	for _, e := range entries {
+		step := policy.Step{Policy: e.Policy, Signatures: e.Signatures}
+		var err error
+		if next.policy.OK() {
+			next.policy, err = next.policy.Next(step)
+		} else {
+			next.policy, err = policy.Genesis(pin, step)
+		}
+		if err != nil {
+			return State{}, err
+		}
+	}
+	return next, nil
+}

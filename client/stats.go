@@ -1,0 +1,68 @@
+package client
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+)
+
+// counters count since the client was made.
+type counters struct {
+	requests, sends, retries, hedges, dials, refreshFailed atomic.Int64
+}
+
+// Stats tell what a client did and knows. They are for people and metrics.
+type Stats struct {
+	Requests      int64 // calls of RoundTrip that went out
+	Sends         int64 // times a request was put on a connection
+	Retries       int64 // sends after a broken connection or a refusing status
+	Hedges        int64 // sends beside one whose answer was late
+	Dials         int64 // connections asked for
+	RefreshFailed int64 // times trust was due and could not be had
+
+	LateAfter  time.Duration // when an answer is late now
+	TrustAt    time.Time
+	PolicyHead attest.Digest
+	Replicas   []ReplicaStats
+}
+
+// ReplicaStats tell of one address.
+type ReplicaStats struct {
+	Address  string
+	InFlight int
+	Late     int // of these, without an answer though one was due
+	Idle     int // connections
+	Failures int // in a row
+	Until    time.Time
+}
+
+// Stats gives a snapshot.
+func (c *Client) Stats() Stats {
+	trust := c.trust.Load()
+	return Stats{
+		Requests:      c.counters.requests.Load(),
+		Sends:         c.counters.sends.Load(),
+		Retries:       c.counters.retries.Load(),
+		Hedges:        c.counters.hedges.Load(),
+		Dials:         c.counters.dials.Load(),
+		RefreshFailed: c.counters.refreshFailed.Load(),
+		LateAfter:     c.latencies.lateAfter(),
+		TrustAt:       trust.at,
+		PolicyHead:    trust.Policy().Head(),
+		Replicas:      c.pool.stats(),
+	}
+}
+
+func (p *pool) stats() []ReplicaStats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []ReplicaStats
+	for _, r := range p.replicas {
+		all = append(all, ReplicaStats{
+			Address: r.address, InFlight: r.busy, Late: r.late,
+			Idle: len(r.idle), Failures: r.backoff.fails, Until: r.backoff.until,
+		})
+	}
+	return all
+}

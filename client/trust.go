@@ -1,0 +1,240 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// TrustConfig says whom a client believes. Every field but State, MinSequence
+// and Clock is required; of Task, ID and Measurements exactly one.
+type TrustConfig struct {
+	// Authorities are https URLs of the authority's replicas, tried in
+	// order. They are trusted with nothing.
+	Authorities []string
+	// Genesis is the digest of the first policy. The owners follow from it,
+	// and from what they signed everything else.
+	Genesis attest.Digest
+
+	// Task follows a task by name through the releases its owners approve.
+	Task string
+	// ID pins one release by its identity id.
+	ID attest.Digest
+	// Measurements pin one release by all of its reference values.
+	Measurements []attest.Measurement
+
+	// MinSequence refuses a policy before this one.
+	MinSequence uint64
+	// State is what was seen before; nothing older is accepted.
+	State State
+	// Verifier knows the platforms whose evidence is believed.
+	Verifier *attest.Verifier
+	// Clock tells the time. Nil is time.Now.
+	Clock func() time.Time
+}
+
+// Identity is the identity of one release, with its root.
+type Identity struct {
+	ID      attest.Digest
+	Task    string
+	Release string
+	Root    *x509.Certificate // self-signed
+	Cross   *x509.Certificate // the same key under the authority root
+}
+
+// Trust is everything a client needs to know a task's units: policy that the
+// pinned owners signed, the authority root it names, and the identity roots
+// below. Only [FetchTrust] makes one. It is immutable.
+type Trust struct {
+	config     *TrustConfig
+	state      State
+	root       *x509.Certificate
+	evidence   attest.Result
+	identities []Identity
+	at         time.Time
+}
+
+// FetchTrust asks the authority for trust and checks all of it. The policy
+// history must lead from the pinned genesis to one that is not older than any
+// seen before; the authority must hold the root which that policy names and
+// prove, by fresh evidence, to be code which that policy names; and the identity
+// roots must be those of the pinned releases.
+//
+// An authority that is behind State is given the newer history and asked once
+// more. A check that does not hold is an [attest.Refusal].
+func FetchTrust(ctx context.Context, config TrustConfig) (*Trust, error) {
+	if err := config.check(); err != nil {
+		return nil, err
+	}
+	if config.Clock == nil {
+		config.Clock = time.Now
+	}
+	return fetchTrust(ctx, &config, config.State)
+}
+
+// check tells every fault of the configuration.
+func (c *TrustConfig) check() error {
+	var faults []error
+	fault := func(field string, got, want any) {
+		faults = append(faults, wire.Refuse(wire.BadRequest, "trust: "+field, got, want))
+	}
+	if len(c.Authorities) == 0 {
+		fault("authorities", "none", "at least one URL")
+	}
+	for _, address := range c.Authorities {
+		if u, err := url.Parse(address); err != nil || u.Scheme != "https" || u.Host == "" {
+			fault("authority", address, "an https URL")
+		}
+	}
+	if c.Genesis.IsZero() {
+		fault("genesis", "none", "the digest of the first policy")
+	}
+	if seen := c.State.policy; seen.OK() && seen.Genesis() != c.Genesis {
+		faults = append(faults, wire.Refuse(wire.WrongGenesis, "trust: genesis of the client state", seen.Genesis(), c.Genesis))
+	}
+	if pins := c.pins(); pins != 1 {
+		fault("pins", pins, "exactly one of task, identity, measurements")
+	}
+	if c.Verifier == nil {
+		fault("verifier", "none", "one that knows the authority's platform")
+	}
+	return errors.Join(faults...)
+}
+
+func (c *TrustConfig) pins() (n int) {
+	for _, given := range []bool{c.Task != "", !c.ID.IsZero(), len(c.Measurements) > 0} {
+		if given {
+			n++
+		}
+	}
+	return n
+}
+
+// pinned are the releases that the pin stands for under a policy. It refuses a
+// pin that stands for none.
+func (c *TrustConfig) pinned(p policy.Approved) ([]Identity, error) {
+	var found []Identity
+	doc := p.Document()
+	for _, task := range doc.TaskNames() {
+		for _, release := range doc.Tasks[task].ReleaseNames() {
+			id, err := identity.ReleaseID(p, task, release)
+			if err != nil {
+				return nil, err
+			}
+			if task == c.Task || id == c.ID || c.measured(doc.Tasks[task].Releases[release].References) {
+				found = append(found, Identity{ID: id, Task: task, Release: release})
+			}
+		}
+	}
+	switch {
+	case len(found) > 0:
+		return found, nil
+	case c.Task != "":
+		return nil, wire.Refuse(wire.NotFound, "trust: task", c.Task, doc.TaskNames())
+	case !c.ID.IsZero():
+		return nil, wire.Refuse(wire.WrongIdentity, "trust: identity", c.ID, "a release of the policy")
+	}
+	return nil, wire.Refuse(wire.NotMeasured, "trust: measurements", c.Measurements, "those of a release of the policy")
+}
+
+// measured reports whether the pinned measurements are all of a release's.
+func (c *TrustConfig) measured(references []attest.ReferenceValue) bool {
+	if len(c.Measurements) == 0 {
+		return false
+	}
+	want := slices.SortedFunc(slices.Values(c.Measurements), attest.Measurement.Compare)
+	got := slices.SortedFunc(slices.Values(references), attest.Measurement.Compare)
+	return slices.EqualFunc(got, want, func(a, b attest.Measurement) bool { return a.Compare(b) == 0 })
+}
+
+// Policy is the policy in force.
+func (t *Trust) Policy() policy.Approved { return t.state.policy }
+
+// State is the history seen so far, to be kept for the next start.
+func (t *Trust) State() State { return t.state }
+
+// AuthorityRoot is the certificate of the root that policy names.
+func (t *Trust) AuthorityRoot() *x509.Certificate { return t.root }
+
+// Evidence is the result of appraising the authority's own evidence.
+func (t *Trust) Evidence() attest.Result { return t.evidence }
+
+// Identities are the live releases of the task, or exactly the pinned one.
+func (t *Trust) Identities() []Identity { return slices.Clone(t.identities) }
+
+// At is when trust was fetched.
+func (t *Trust) At() time.Time { return t.at }
+
+// PEM is the identity roots, for any TLS client that takes a file of roots.
+func (t *Trust) PEM() []byte {
+	var b bytes.Buffer
+	for _, i := range t.identities {
+		// Writing to a Buffer does not fail.
+		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: i.Root.Raw})
+	}
+	return b.Bytes()
+}
+
+// task is the task that the pinned releases are of.
+func (t *Trust) task() *policy.Task {
+	return t.state.policy.Document().Tasks[t.identities[0].Task]
+}
+
+// expect is what a unit must be.
+func (t *Trust) expect(at time.Time) identity.Expect {
+	e := identity.Expect{
+		Policy:       t.state.policy,
+		Kinds:        []identity.Kind{identity.KindShared, identity.KindUnit},
+		Use:          identity.UseTLS,
+		Measurements: t.config.Measurements,
+		At:           at,
+	}
+	for _, i := range t.identities {
+		e.IDs = append(e.IDs, i.ID)
+	}
+	return e
+}
+
+// again fetches trust anew, from where this one is.
+func (t *Trust) again(ctx context.Context) (*Trust, error) {
+	return fetchTrust(ctx, t.config, t.state)
+}
+
+// retireBefore is how long before its certificate's end a connection takes no
+// further request: an eighth of the certificate's life, at most a minute. A
+// unit's newest certificate always lives for at least a quarter.
+func retireBefore(leaf *x509.Certificate) time.Duration {
+	life := leaf.NotAfter.Sub(leaf.NotBefore) - wire.WindowLead
+	return min(max(life/8, 0), time.Minute)
+}
+
+// check refuses roots that do not belong together: the identity root is signed
+// by itself, its key is cross-signed by the authority root.
+func (i Identity) check(authority *x509.Certificate) error {
+	if !bytes.Equal(i.Root.RawSubjectPublicKeyInfo, i.Cross.RawSubjectPublicKeyInfo) {
+		return wire.Refuse(wire.BadChain, "identity root: key", "another", "that of the cross-certificate")
+	}
+	if err := i.Root.CheckSignatureFrom(i.Root); err != nil {
+		return wire.Refuse(wire.BadSignature, "identity root: signature", err, "its own")
+	}
+	if err := i.Cross.CheckSignatureFrom(authority); err != nil {
+		return wire.Refuse(wire.BadSignature, "cross-certificate: signature", err, "the authority root's")
+	}
+	for _, c := range []*x509.Certificate{i.Root, i.Cross} {
+		if !slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return bytes.Contains(e.Value, i.ID[:]) }) {
+			return wire.Refuse(wire.WrongIdentity, "identity root: extension", c.Subject, i.ID)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,177 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// ReportSchema is the schema of [Report].
+const ReportSchema = "cohort/verify/v1"
+
+// Report tells what was checked about a cluster. That there is one says that
+// every check held.
+type Report struct {
+	Schema   string         `json:"schema"`
+	Hardware HardwareReport `json:"hardware"`
+	Code     CodeReport     `json:"code"`
+	Policy   PolicyReport   `json:"policy"`
+	Key      KeyReport      `json:"key"`
+	Cluster  ClusterReport  `json:"cluster"`
+}
+
+// HardwareReport tells which TEEs vouch. The authority's own evidence was
+// appraised just now; of units the authority did so when it gave them their
+// certificates, on the platforms that policy accepts.
+type HardwareReport struct {
+	Authority   attest.Platform   `json:"authority"`
+	Chip        string            `json:"authority_chip"`
+	Debug       bool              `json:"authority_debug"`
+	Units       []attest.Platform `json:"units"`
+	Development bool              `json:"development"` // protects nothing from the host
+}
+
+// CodeReport tells which program holds the certificate.
+type CodeReport struct {
+	Task         string        `json:"task"`
+	Release      string        `json:"release"`
+	Identity     attest.Digest `json:"identity"`
+	Measurements []string      `json:"measurements"`
+	Authority    string        `json:"authority_measurement"`
+}
+
+// PolicyReport tells what the owners signed.
+type PolicyReport struct {
+	TrustDomain string        `json:"trust_domain"`
+	Genesis     attest.Digest `json:"genesis"`
+	Sequence    uint64        `json:"sequence"`
+	Digest      attest.Digest `json:"digest"`
+	Head        attest.Digest `json:"head"`
+	Created     time.Time     `json:"created"`
+	Owners      []string      `json:"owners"`
+	Quorum      int           `json:"quorum"`
+}
+
+// KeyReport tells of the certificate that serves TLS.
+type KeyReport struct {
+	Kind      identity.Kind `json:"kind"`
+	Mode      string        `json:"mode"`
+	Serial    string        `json:"serial"`
+	NotBefore time.Time     `json:"not_before"`
+	NotAfter  time.Time     `json:"not_after"`
+	Authority attest.Digest `json:"authority_root"`
+}
+
+// ClusterReport tells of each address.
+type ClusterReport struct {
+	ServerName  string          `json:"server_name"`
+	OneIdentity bool            `json:"one_identity"`
+	Addresses   []AddressReport `json:"addresses"`
+}
+
+// AddressReport tells what answered at one address; Error says why nothing did.
+type AddressReport struct {
+	Address  string        `json:"address"`
+	Identity attest.Digest `json:"identity,omitzero"`
+	Serial   string        `json:"serial,omitempty"`
+	Error    string        `json:"error,omitempty"`
+}
+
+// Verify does a handshake with every replica at an address, "host:port", and
+// tells what it found. It refuses when any of them is not what Trust names, and
+// fails with [ErrUnreachable] when none answers. It sends no request.
+func Verify(ctx context.Context, address string, config Config) (*Report, error) {
+	config.Addresses = []string{address}
+	c, err := New(config)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	if err := c.locate(ctx); err != nil {
+		return nil, err
+	}
+	cluster := ClusterReport{ServerName: c.config.ServerName, OneIdentity: true}
+	var first *conn
+	var cause error
+	for _, r := range c.pool.all() {
+		opened, err := c.dialUnder(ctx, config.Trust, r)
+		if refused(err) {
+			return nil, fmt.Errorf("verifying %s: %w", r.address, err)
+		}
+		if err != nil {
+			cause = errors.Join(cause, err)
+			cluster.Addresses = append(cluster.Addresses, AddressReport{Address: r.address, Error: err.Error()})
+			continue
+		}
+		if first == nil {
+			first = opened
+		}
+		one := c.describe(opened)
+		cluster.OneIdentity = cluster.OneIdentity && one.Identity == c.describe(first).Identity
+		cluster.Addresses = append(cluster.Addresses, one)
+	}
+	if first == nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnreachable, cause)
+	}
+	return c.report(first, cluster)
+}
+
+// describe reads a peer that was checked.
+func (c *Client) describe(opened *conn) AddressReport {
+	peer, err := c.peer(opened)
+	if err != nil { // only if its certificate has ended since
+		return AddressReport{Address: opened.replica.address, Error: err.Error()}
+	}
+	serial := opened.state.PeerCertificates[0].SerialNumber.Text(16)
+	return AddressReport{Address: opened.replica.address, Identity: peer.ID(), Serial: serial}
+}
+
+func (c *Client) peer(opened *conn) (identity.Peer, error) {
+	trust := c.config.Trust
+	return identity.Check(opened.state.PeerCertificates, trust.root, trust.expect(c.now()))
+}
+
+// report fills the report from the first replica that answered.
+func (c *Client) report(opened *conn, cluster ClusterReport) (*Report, error) {
+	peer, err := c.peer(opened)
+	if err != nil {
+		return nil, err
+	}
+	trust := c.config.Trust
+	i := slices.IndexFunc(trust.identities, func(i Identity) bool { return i.ID == peer.ID() })
+	held, leaf := trust.identities[i], opened.state.PeerCertificates[0]
+	doc, p := trust.Policy().Document(), trust.Policy()
+	r := &Report{
+		Schema: ReportSchema,
+		Hardware: HardwareReport{
+			Authority: trust.evidence.Measurement().Platform, Chip: trust.evidence.Chip(), Debug: trust.evidence.Debug(),
+			Development: doc.Development,
+		},
+		Code: CodeReport{Task: held.Task, Release: held.Release, Identity: held.ID, Authority: trust.evidence.Measurement().String()},
+		Policy: PolicyReport{
+			TrustDomain: doc.TrustDomain, Genesis: p.Genesis(), Sequence: doc.Sequence, Digest: doc.Digest(), Head: p.Head(),
+			Created: doc.Created, Quorum: doc.Owners.Quorum,
+		},
+		Key: KeyReport{
+			Kind: peer.Kind(), Mode: string(peer.KeyMode()), Serial: leaf.SerialNumber.Text(16),
+			NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, Authority: wire.Sum(trust.root.RawSubjectPublicKeyInfo),
+		},
+		Cluster: cluster,
+	}
+	for _, o := range doc.Owners.Keys {
+		r.Policy.Owners = append(r.Policy.Owners, o.Name)
+	}
+	for _, m := range peer.Measurements() {
+		r.Code.Measurements = append(r.Code.Measurements, m.String())
+		if !slices.Contains(r.Hardware.Units, m.Platform) {
+			r.Hardware.Units = append(r.Hardware.Units, m.Platform)
+		}
+	}
+	return r, nil
+}

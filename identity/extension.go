@@ -1,0 +1,187 @@
+package identity
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/asn1"
+	"slices"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// extensionOID names the private extension. It hangs under 2.25, where whoever
+// draws a random number may use it without registration. The number has 31 bits
+// and not the 128 of a UUID because encoding/asn1 holds an arc in an int.
+var extensionOID = asn1.ObjectIdentifier{2, 25, 1940041084}
+
+// maxExtension and maxChip bound the extension, in bytes.
+const (
+	maxExtension = 32 << 10
+	maxChip      = 256
+)
+
+// developmentMark stands in the certificates of a policy with development set.
+const developmentMark = "development"
+
+// extension is the content of the private extension: what a certificate says
+// in our own words. It is never critical, because OpenSSL refuses critical
+// extensions it does not know; [Check] demands it.
+type extension struct {
+	kind         Kind
+	id           attest.Digest
+	task         string
+	keyMode      policy.KeyMode
+	policy       attest.Digest // in CA certificates that of the genesis, so that they outlive policies
+	development  bool
+	unit         wire.UnitID
+	platform     attest.Platform
+	chip         string
+	measurements []attest.Measurement // sorted
+}
+
+// Number of fields before the measurements.
+const extensionFields = 9
+
+// encode gives the extension's value: a DER OCTET STRING that holds the framing
+// of the fields. It refuses with "extension" what [parseExtension] would.
+func (e extension) encode() ([]byte, error) {
+	if err := e.check(); err != nil {
+		return nil, err
+	}
+	return asn1.Marshal(wire.Frame(wire.LabelExtension, e.fields()...))
+}
+
+// fields are the nine fields, absent ones empty, then the measurements.
+func (e extension) fields() [][]byte {
+	fields := [][]byte{
+		[]byte(e.kind), present(e.id[:]), []byte(e.task), []byte(e.keyMode), e.policy[:],
+		nil, present(e.unit[:]), []byte(e.platform), []byte(e.chip),
+	}
+	if e.development {
+		fields[5] = []byte(developmentMark)
+	}
+	for _, m := range e.measurements {
+		fields = append(fields, m.Bytes())
+	}
+	return fields
+}
+
+// present is b, or nothing when all of b is zero.
+func present(b []byte) []byte {
+	if len(bytes.Trim(b, "\x00")) == 0 {
+		return nil
+	}
+	return b
+}
+
+// parseExtension is the inverse of encode. It refuses everything that encode
+// does not produce, with "extension".
+func parseExtension(der []byte) (extension, error) {
+	e, ok := decodeExtension(der)
+	if !ok {
+		return extension{}, wire.Refuse(wire.NoExtension, "extension: encoding", "another", "the one of docs/spec/identity.md")
+	}
+	again, err := e.encode()
+	if err != nil {
+		return extension{}, err
+	}
+	if !bytes.Equal(again, der) {
+		return extension{}, wire.Refuse(wire.NoExtension, "extension: encoding", "a second encoding", "the only one")
+	}
+	return e, nil
+}
+
+// decodeExtension reads the fields where they stand. What it makes of wrong
+// sizes and marks does not encode to the same bytes again.
+func decodeExtension(der []byte) (extension, bool) {
+	var framed []byte
+	if len(der) > maxExtension {
+		return extension{}, false
+	}
+	if rest, err := asn1.Unmarshal(der, &framed); err != nil || len(rest) > 0 {
+		return extension{}, false
+	}
+	f, err := wire.Unframe(wire.LabelExtension, framed, -1)
+	if err != nil || len(f) < extensionFields {
+		return extension{}, false
+	}
+	e := extension{
+		kind: Kind(f[0]), task: string(f[2]), keyMode: policy.KeyMode(f[3]),
+		development: len(f[5]) > 0, platform: attest.Platform(f[7]), chip: string(f[8]),
+	}
+	copy(e.id[:], f[1])
+	copy(e.policy[:], f[4])
+	copy(e.unit[:], f[6])
+	for _, b := range f[extensionFields:] {
+		m, err := attest.ParseMeasurement(b)
+		if err != nil {
+			return extension{}, false
+		}
+		e.measurements = append(e.measurements, m)
+	}
+	return e, true
+}
+
+// shape says which fields the extension of a kind holds; all others are absent.
+type shape struct {
+	identity     bool             // id and task
+	keyModes     []policy.KeyMode // one of these, or none
+	unit         bool             // unit and platform; a chip may stand beside them
+	measurements bool
+}
+
+var shapes = map[Kind]shape{
+	kindAuthorityRoot: {},
+	KindAuthority:     {},
+	kindIdentityRoot:  {identity: true, measurements: true},
+	kindCross:         {identity: true, measurements: true},
+	KindShared:        {identity: true, keyModes: []policy.KeyMode{policy.Shared}},
+	KindUnit:          {identity: true, keyModes: []policy.KeyMode{policy.Shared, policy.PerUnit}, unit: true},
+}
+
+// check refuses, with "extension", fields that do not go with the kind.
+func (e extension) check() error {
+	want, known := shapes[e.kind]
+	rules := []struct {
+		name string
+		ok   bool
+	}{
+		{"kind", known},
+		{"identity", e.id.IsZero() != want.identity},
+		{"task", wire.NameOK(e.task) == want.identity && (e.task != "") == want.identity},
+		{"key mode", slices.Contains(want.keyModes, e.keyMode) || want.keyModes == nil && e.keyMode == ""},
+		{"policy", !e.policy.IsZero()},
+		{"unit", (e.unit != wire.UnitID{}) == want.unit},
+		{"platform", (e.platform != "") == want.unit},
+		{"chip", e.chip == "" || want.unit && len(e.chip) <= maxChip},
+		{"measurements", (len(e.measurements) > 0) == want.measurements && ascending(e.measurements)},
+	}
+	for _, r := range rules {
+		if !r.ok {
+			return wire.Refuse(wire.NoExtension, "extension: "+r.name, "what kind "+string(e.kind)+" does not have", "the shape of its kind")
+		}
+	}
+	return nil
+}
+
+// ascending reports whether the measurements stand in their one order, each once.
+func ascending(list []attest.Measurement) bool {
+	for i := 1; i < len(list); i++ {
+		if list[i-1].Compare(list[i]) >= 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// extensionOf finds and reads the private extension of a certificate.
+func extensionOf(c *x509.Certificate) (extension, error) {
+	for _, x := range c.Extensions {
+		if x.Id.Equal(extensionOID) && !x.Critical {
+			return parseExtension(x.Value)
+		}
+	}
+	return extension{}, wire.Refuse(wire.NoExtension, "extension", "none", extensionOID)
+}

@@ -1,0 +1,241 @@
+package identity
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// AuthorityLife is the life of kind-authority leaves.
+const AuthorityLife = time.Hour
+
+// Issuer issues certificates under one policy. It is a pure function of root
+// secret, policy and time: two authorities with the same three issue the same
+// bytes. It is immutable and safe for concurrent use.
+type Issuer struct {
+	keys   *Keys
+	policy policy.Approved
+	doc    *policy.Document
+	signer signer // the authority root
+	root   []byte
+}
+
+// Leaf is a leaf certificate and when it is renewed.
+type Leaf struct {
+	DER         []byte
+	Key         *ecdsa.PrivateKey // nil where the unit holds it
+	RenewAfter  time.Time         // the next window's begin
+	RenewBefore time.Time         // end of the jitter
+	NotAfter    time.Time
+}
+
+// Identity is the identity of one release.
+type Identity struct {
+	ID      attest.Digest
+	Task    string
+	Release string
+	Root    []byte // self-signed, DER
+	Cross   []byte // the same key under the authority root, pathLen 0, DER
+}
+
+// Issuer makes the issuer of a policy. It refuses with "authority-root" when
+// the policy names another root.
+func (k *Keys) Issuer(p policy.Approved) (*Issuer, error) {
+	if !p.OK() {
+		return nil, wire.Refuse(wire.BadPolicy, "issuer: policy", "none", "an approved policy")
+	}
+	doc := p.Document()
+	if doc.Authority.Root != k.Root() {
+		return nil, wire.Refuse(wire.WrongRoot, "issuer: root that policy names", doc.Authority.Root, k.Root())
+	}
+	name := subject("authority root", k.Root(), doc.TrustDomain)
+	i := &Issuer{keys: k, policy: p, doc: doc, signer: signer{key: k.root, name: name}}
+	var err error
+	if i.root, err = i.signer.sign(i.ca(i.signer, extension{kind: kindAuthorityRoot})); err != nil {
+		return nil, err
+	}
+	return i, nil
+}
+
+// AuthorityRoot is the self-signed authority root certificate, DER.
+func (i *Issuer) AuthorityRoot() []byte { return i.root }
+
+// Authority is the kind-authority leaf of the window that holds at: it signs
+// reports and serves the authority's TLS. Its only name is
+// "authority.<trust domain>" and spiffe://<trust domain>/authority.
+func (i *Issuer) Authority(at time.Time) (Leaf, error) {
+	w, err := windowAt(AuthorityLife, at)
+	if err != nil {
+		return Leaf{}, err
+	}
+	key, err := i.keys.signingKey(wire.LabelSignerKey, wire.Uint64(w.index))
+	if err != nil {
+		return Leaf{}, err
+	}
+	return i.leaf(i.signer, w, content{
+		name: subject("authority", i.keys.Root(), i.doc.TrustDomain), private: key, key: &key.PublicKey,
+		names: []string{i.doc.AuthorityName()}, path: wire.AuthorityPath, usage: tlsUsage,
+		extension: extension{kind: KindAuthority},
+	})
+}
+
+// Identity gives the identity of a release; "not-found" when policy has none.
+func (i *Issuer) Identity(task, release string) (Identity, error) {
+	r, err := findRelease(i.policy, task, release)
+	if err != nil {
+		return Identity{}, err
+	}
+	id := identityID(i.policy, task, r.References)
+	ca, err := i.identityCA(task, id)
+	if err != nil {
+		return Identity{}, err
+	}
+	e := extension{kind: kindIdentityRoot, id: id, task: task, measurements: sorted(r.References)}
+	root, err := ca.sign(i.ca(ca, e))
+	if err != nil {
+		return Identity{}, err
+	}
+	e.kind = kindCross
+	cross, err := i.signer.sign(i.ca(ca, e))
+	if err != nil {
+		return Identity{}, err
+	}
+	return Identity{ID: id, Task: task, Release: release, Root: root, Cross: cross}, nil
+}
+
+// Shared is the shared leaf, with its key, of the window that holds at. It
+// refuses with "not-allowed" a grant of another policy and a task in another
+// key mode than shared.
+func (i *Issuer) Shared(grant policy.Grant, at time.Time) (Leaf, error) {
+	g, err := i.open(grant, at)
+	if err != nil {
+		return Leaf{}, err
+	}
+	if err := g.demand(policy.Shared); err != nil {
+		return Leaf{}, err
+	}
+	// The role between identity and window is empty outside groups.
+	key, err := i.keys.signingKey(wire.LabelLeafKey, g.id[:], nil, wire.Uint64(g.window.index))
+	if err != nil {
+		return Leaf{}, err
+	}
+	return g.leaf(content{private: key, key: &key.PublicKey, names: g.task.Names, usage: tlsUsage, extension: extension{kind: KindShared}})
+}
+
+// Unit is the certificate of a unit's signing key for the window that holds at:
+// kind unit, no extended key usage, so it serves no TLS. It names platform and
+// chip, and its URI is spiffe://<trust domain>/task/<name>. It refuses with
+// "not-allowed" a grant of another policy and with "request" a key that is not
+// on P-256.
+func (i *Issuer) Unit(grant policy.Grant, signing crypto.PublicKey, at time.Time) (Leaf, error) {
+	g, err := i.open(grant, at)
+	if err != nil {
+		return Leaf{}, err
+	}
+	key, err := p256(signing)
+	if err != nil {
+		return Leaf{}, err
+	}
+	return g.leaf(content{key: key, extension: g.unit(wire.UnitIDOf(publicKeyInfo(key)))})
+}
+
+// UnitTLS is the TLS leaf of a unit in key mode unit. It refuses as Unit does,
+// and with "not-allowed" a task in another key mode.
+func (i *Issuer) UnitTLS(grant policy.Grant, key crypto.PublicKey, unit wire.UnitID, at time.Time) (Leaf, error) {
+	g, err := i.open(grant, at)
+	if err != nil {
+		return Leaf{}, err
+	}
+	if err := g.demand(policy.PerUnit); err != nil {
+		return Leaf{}, err
+	}
+	public, err := p256(key)
+	if err != nil {
+		return Leaf{}, err
+	}
+	return g.leaf(content{key: public, names: g.task.Names, usage: tlsUsage, extension: g.unit(unit)})
+}
+
+// granted is a grant of the issuer's own policy, ready to be signed for.
+type granted struct {
+	issuer *Issuer
+	task   *policy.Task
+	result attest.Result
+	id     attest.Digest
+	ca     signer
+	window window
+}
+
+// open refuses, with "not-allowed", a grant that this issuer's policy did not
+// give, and finds the identity's CA and the window.
+func (i *Issuer) open(grant policy.Grant, at time.Time) (granted, error) {
+	if !grant.Result.OK() || grant.Task == nil || grant.Release == nil ||
+		i.doc.Tasks[grant.Task.Name] != grant.Task || grant.Task.Releases[grant.Release.Name] != grant.Release {
+		return granted{}, wire.Refuse(wire.NotAllowed, "issuing: grant", "none of this policy", "one of the policy in force")
+	}
+	w, err := windowAt(grant.Task.Life, at)
+	if err != nil {
+		return granted{}, err
+	}
+	id := identityID(i.policy, grant.Task.Name, grant.Release.References)
+	ca, err := i.identityCA(grant.Task.Name, id)
+	if err != nil {
+		return granted{}, err
+	}
+	return granted{issuer: i, task: grant.Task, result: grant.Result, id: id, ca: ca, window: w}, nil
+}
+
+// demand refuses, with "not-allowed", a task in another key mode.
+func (g granted) demand(mode policy.KeyMode) error {
+	if g.task.KeyMode != mode {
+		return wire.Refuse(wire.NotAllowed, "issuing: key mode of task "+g.task.Name, g.task.KeyMode, mode)
+	}
+	return nil
+}
+
+// unit is what the certificates of one unit say beside its identity.
+func (g granted) unit(id wire.UnitID) extension {
+	return extension{kind: KindUnit, unit: id, platform: g.result.Measurement().Platform, chip: g.result.Chip()}
+}
+
+// leaf signs a leaf of the identity.
+func (g granted) leaf(c content) (Leaf, error) {
+	c.name = subject(g.task.Name, g.id, g.issuer.doc.TrustDomain)
+	c.path = wire.TaskPath(g.task.Name)
+	c.extension.id, c.extension.task, c.extension.keyMode = g.id, g.task.Name, g.task.KeyMode
+	return g.issuer.leaf(g.ca, g.window, c)
+}
+
+// leaf signs a leaf of a window under the policy in force.
+func (i *Issuer) leaf(by signer, w window, c content) (Leaf, error) {
+	c.domain, c.notBefore, c.notAfter = i.doc.TrustDomain, w.notBefore(), w.notAfter()
+	c.extension.policy, c.extension.development = i.doc.Digest(), i.doc.Development
+	der, err := by.sign(c)
+	if err != nil {
+		return Leaf{}, err
+	}
+	return Leaf{DER: der, Key: c.private, RenewAfter: w.next, RenewBefore: w.renewBefore(), NotAfter: c.notAfter}, nil
+}
+
+// identityCA is the CA of an identity: the key of its root and of its
+// cross-certificate.
+func (i *Issuer) identityCA(task string, id attest.Digest) (signer, error) {
+	key, err := i.keys.signingKey(wire.LabelIdentityKey, id[:])
+	if err != nil {
+		return signer{}, err
+	}
+	return signer{key: key, name: subject("root of "+task, id, i.doc.TrustDomain)}, nil
+}
+
+// ca is the content of a CA certificate. All run from the genesis on and hold
+// nothing that a later policy changes, so that a pinned root stays the same
+// bytes.
+func (i *Issuer) ca(s signer, e extension) content {
+	begin := i.policy.Founded().UTC().Truncate(time.Second)
+	e.policy, e.development = i.policy.Genesis(), i.doc.Development
+	return content{name: s.name, key: &s.key.PublicKey, notBefore: begin, notAfter: begin.Add(wire.RootLife), extension: e}
+}

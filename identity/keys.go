@@ -1,0 +1,130 @@
+package identity
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Keys are the keys derived from one root secret that do not depend on policy.
+// They are immutable and safe for concurrent use, and print as "keys".
+type Keys struct {
+	secret Secret
+	root   *ecdsa.PrivateKey
+	digest attest.Digest // of the root's SubjectPublicKeyInfo
+	nonce  macFunc
+	store  macFunc
+}
+
+// macFunc is HMAC-SHA256 over the framing of fields under label. It holds its
+// key as a function so that fmt cannot print it.
+type macFunc func(label wire.Label, fields [][]byte) []byte
+
+// Derive derives the keys of a root secret. It refuses the zero Secret with
+// "store-foreign".
+func Derive(s Secret) (*Keys, error) {
+	if s.reveal == nil {
+		return nil, wire.Refuse(wire.StoreForeign, "root secret", "none", "32 bytes")
+	}
+	k := &Keys{secret: s}
+	var err error
+	if k.root, err = k.signingKey(wire.LabelRootKey); err != nil {
+		return nil, err
+	}
+	if k.nonce, err = k.mac(wire.LabelNonceKey); err != nil {
+		return nil, err
+	}
+	if k.store, err = k.mac(wire.LabelStoreKey); err != nil {
+		return nil, err
+	}
+	k.digest = wire.Sum(publicKeyInfo(&k.root.PublicKey))
+	return k, nil
+}
+
+// Root is the authority root: the SHA-256 of its SubjectPublicKeyInfo. It is
+// what policy names.
+func (k *Keys) Root() attest.Digest { return k.digest }
+
+// NonceMAC is the MAC over a challenge, 32 bytes (HMAC-SHA256).
+func (k *Keys) NonceMAC(fields ...[]byte) []byte {
+	return k.nonce(wire.LabelNonce, fields)
+}
+
+// RowMAC is the MAC over a stored row, 32 bytes; label is LabelRow or LabelAdopted.
+func (k *Keys) RowMAC(label wire.Label, fields ...[]byte) []byte {
+	return k.store(label, fields)
+}
+
+// Format prints "keys", whatever the verb.
+func (k Keys) Format(f fmt.State, _ rune) { io.WriteString(f, "keys") }
+
+// mac derives a MAC key.
+func (k *Keys) mac(use wire.Label) (macFunc, error) {
+	key, err := k.bytes(use)
+	if err != nil {
+		return nil, err
+	}
+	return func(label wire.Label, fields [][]byte) []byte {
+		h := hmac.New(sha256.New, key)
+		h.Write(wire.Frame(label, fields...))
+		return h.Sum(nil)
+	}, nil
+}
+
+// bytes derives 32 bytes for one use: HKDF-SHA256 (RFC 5869) without salt, the
+// framing of label and fields as info.
+func (k *Keys) bytes(label wire.Label, fields ...[]byte) ([]byte, error) {
+	b, err := hkdf.Key(sha256.New, k.secret.Expose(), nil, string(wire.Frame(label, fields...)), 32)
+	if err != nil {
+		return nil, fmt.Errorf("deriving %s: %w", label, err)
+	}
+	return b, nil
+}
+
+// signingKey derives a P-256 key: the first of the 32-byte strings derived with
+// a counter byte 0, 1, … as last field that is a scalar of the curve, which is
+// nearly always that of 0. Rejecting is exact and needs no arithmetic on
+// secrets.
+func (k *Keys) signingKey(label wire.Label, fields ...[]byte) (*ecdsa.PrivateKey, error) {
+	for counter := range 256 {
+		scalar, err := k.bytes(label, append(slices.Clip(fields), []byte{byte(counter)})...)
+		if err != nil {
+			return nil, err
+		}
+		if key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), scalar); err == nil {
+			return key, nil
+		}
+	}
+	return nil, fmt.Errorf("deriving %s: no scalar in 256 tries", label)
+}
+
+// p256 refuses, with "request", public keys that are no points of P-256.
+func p256(public crypto.PublicKey) (*ecdsa.PublicKey, error) {
+	key, ok := public.(*ecdsa.PublicKey)
+	if ok && key != nil && key.Curve == elliptic.P256() {
+		if _, err := key.Bytes(); err == nil {
+			return key, nil
+		}
+	}
+	return nil, wire.Refuse(wire.BadRequest, "public key", fmt.Sprintf("another %T", public), "ECDSA on P-256")
+}
+
+// publicKeyInfo is the SubjectPublicKeyInfo, DER, of a derived key or one that
+// p256 accepted.
+func publicKeyInfo(key *ecdsa.PublicKey) []byte {
+	spki, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		panic("identity: encoding a key that is not on its curve: " + err.Error())
+	}
+	return spki
+}

@@ -1,0 +1,61 @@
+package identity
+
+import (
+	"crypto/ecdsa"
+	"slices"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// Peer is a checked certificate chain. Only [Check] makes one that is OK; the
+// zero Peer is nobody.
+type Peer struct {
+	ok           bool
+	leaf         extension
+	measurements []attest.Measurement // of the cross-certificate
+	key          *ecdsa.PublicKey
+	notAfter     time.Time
+}
+
+// OK reports whether p came from a successful Check.
+func (p Peer) OK() bool { return p.ok }
+
+// Kind is the kind of the leaf.
+func (p Peer) Kind() Kind { return p.leaf.kind }
+
+// ID is the identity, zero for kind authority.
+func (p Peer) ID() attest.Digest { return p.leaf.id }
+
+// Task is the name of the task, empty for kind authority.
+func (p Peer) Task() string { return p.leaf.task }
+
+// KeyMode says who holds the key that serves TLS; empty for kind authority.
+func (p Peer) KeyMode() policy.KeyMode { return p.leaf.keyMode }
+
+// PolicyDigest is the policy under which the leaf was issued.
+func (p Peer) PolicyDigest() attest.Digest { return p.leaf.policy }
+
+// Development reports whether the leaf was issued for development.
+func (p Peer) Development() bool { return p.leaf.development }
+
+// UnitID is the unit, for kind unit only.
+func (p Peer) UnitID() wire.UnitID { return p.leaf.unit }
+
+// Platform is the TEE that vouched for the unit, for kind unit only.
+func (p Peer) Platform() attest.Platform { return p.leaf.platform }
+
+// Chip is the device that vouched for the unit, for kind unit only.
+func (p Peer) Chip() string { return p.leaf.chip }
+
+// Measurements are all the code that has this identity; none for kind
+// authority. The caller may keep the slice.
+func (p Peer) Measurements() []attest.Measurement { return slices.Clone(p.measurements) }
+
+// PublicKey is the leaf's key, nil in the zero Peer.
+func (p Peer) PublicKey() *ecdsa.PublicKey { return p.key }
+
+// NotAfter is the last second of the leaf.
+func (p Peer) NotAfter() time.Time { return p.notAfter }

@@ -1,0 +1,50 @@
+package identity
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"slices"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// ServerTLS is a TLS 1.3 server configuration without session tickets that
+// serves what certificate returns at each handshake: the leaf, then its
+// cross-certificate.
+func ServerTLS(certificate func() (*tls.Certificate, error)) *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		MaxVersion:             tls.VersionTLS13,
+		SessionTicketsDisabled: true,
+		NextProtos:             []string{"h2", "http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return certificate()
+		},
+	}
+}
+
+// ClientTLS is a TLS 1.3 client configuration without session cache that
+// completes a handshake only when [Check] accepts the server and its leaf
+// carries serverName. An empty serverName sends none and leaves the naming to
+// the leaf's URI, which Check demands. authorityRoot and expect are called at
+// every handshake, for the newest policy.
+func ClientTLS(serverName string, authorityRoot func() *x509.Certificate, expect func() Expect) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		MaxVersion: tls.VersionTLS13,
+		ServerName: serverName,
+		// This turns off only the chain building and host name rules of
+		// crypto/tls. VerifyConnection takes their place, runs in every
+		// handshake, and is stricter.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(state tls.ConnectionState) error {
+			if _, err := Check(state.PeerCertificates, authorityRoot(), expect()); err != nil {
+				return err
+			}
+			if leaf := state.PeerCertificates[0]; serverName != "" && !slices.Contains(leaf.DNSNames, serverName) {
+				return wire.Refuse(wire.WrongName, "server name", leaf.DNSNames, serverName)
+			}
+			return nil
+		},
+	}
+}

@@ -1,0 +1,263 @@
+package authority
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hpke"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// enrolment is one certificate request on its way, and what each step found.
+type enrolment struct {
+	request  api.CertificateRequest
+	at       time.Time
+	snap     *snapshot
+	evidence attest.Evidence
+	hpkeKey  hpke.PublicKey
+	signing  *ecdsa.PublicKey
+	tlsKey   crypto.PublicKey // in key mode unit
+	grant    policy.Grant
+	identity identity.Identity
+	report   api.Report
+}
+
+// certify answers a certificate request. No report leaves before its record is
+// on disk. When the policy changed between decision and record, the request is
+// decided once more, under the new policy.
+func (a *Authority) certify(ctx context.Context, r api.CertificateRequest) (api.SealedReport, error) {
+	answer, err := a.certifyOnce(ctx, r)
+	if errors.Is(err, errMoved) {
+		if err := a.refresh(ctx); err != nil {
+			return api.SealedReport{}, err
+		}
+		answer, err = a.certifyOnce(ctx, r)
+	}
+	return answer, err
+}
+
+// errMoved says that the store's policy is not the one a request was decided
+// under.
+var errMoved = errors.New("policy changed while issuing")
+
+func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest) (api.SealedReport, error) {
+	now, err := a.guard.now()
+	if err != nil {
+		return api.SealedReport{}, err
+	}
+	e := &enrolment{request: r, at: now, snap: a.current.Load()}
+	for _, step := range []func(*enrolment) error{a.checkRequest, e.parseKeys, a.appraise, e.issue} {
+		if err := step(e); err != nil {
+			return api.SealedReport{}, err
+		}
+	}
+	if err := a.record(ctx, e); err != nil {
+		return api.SealedReport{}, err
+	}
+	return e.seal()
+}
+
+// checkRequest does the cheap checks: that we may issue, that the challenge is
+// ours, that the task exists, and that unit and authority speak of the same root
+// and of policy this authority has seen.
+func (a *Authority) checkRequest(e *enrolment) error {
+	r := e.request
+	if e.snap.unnamed != nil {
+		return wire.Refuse(wire.Unavailable, "authority", e.snap.unnamed, "an authority that policy names")
+	}
+	if err := a.checkNonce(r.Nonce, e.at); err != nil {
+		return err
+	}
+	if e.snap.doc().Tasks[r.Task] == nil {
+		return wire.Refuse(wire.NotFound, "request: task", r.Task, "a task of the policy in force")
+	}
+	if r.Root != a.root {
+		return wire.Refuse(wire.WrongRoot, "request: authority root", r.Root, a.root)
+	}
+	if !e.snap.approved.Knows(r.Head) {
+		return wire.Refuse(wire.Behind, "request: policy head", r.Head, e.snap.approved.Head())
+	}
+	return e.evidence.UnmarshalJSON(r.Evidence)
+}
+
+// parseKeys reads the keys of the request. A CSR belongs to key mode unit and to
+// no other.
+func (*enrolment) parseKeys(e *enrolment) error {
+	r := e.request
+	var err error
+	if e.hpkeKey, err = hpke.MLKEM768X25519().NewPublicKey(r.HPKEKey); err != nil {
+		return wire.Refuse(wire.BadRequest, "request: HPKE key", err, "MLKEM768-X25519, 1216 bytes")
+	}
+	if e.signing, err = parseSigningKey(r.SigningKey); err != nil {
+		return err
+	}
+	mode := e.snap.doc().Tasks[r.Task].KeyMode
+	if (mode == policy.PerUnit) != (len(r.CSR) > 0) {
+		return wire.Refuse(wire.BadCSR, "request: CSR", fmt.Sprint(len(r.CSR), " bytes"), "one in key mode unit only; the mode is "+string(mode))
+	}
+	if mode == policy.PerUnit {
+		e.tlsKey, err = identity.CSRKey(r.CSR)
+	}
+	return err
+}
+
+func parseSigningKey(spki []byte) (*ecdsa.PublicKey, error) {
+	refused := wire.Refuse(wire.BadRequest, "request: signing key", "another", "a P-256 SubjectPublicKeyInfo")
+	parsed, err := x509.ParsePKIXPublicKey(spki)
+	if err != nil {
+		return nil, refused
+	}
+	key, ok := parsed.(*ecdsa.PublicKey)
+	if !ok || key.Curve != elliptic.P256() {
+		return nil, refused
+	}
+	// One encoding only: the unit id is a digest of it.
+	if again, err := x509.MarshalPKIXPublicKey(key); err != nil || string(again) != string(spki) {
+		return nil, refused
+	}
+	return key, nil
+}
+
+// appraise judges the evidence, bound to every other field of the request, and
+// matches it with the task's releases.
+func (a *Authority) appraise(e *enrolment) error {
+	result, err := a.verifier.Appraise(attest.Question{
+		Evidence:   e.evidence,
+		ReportData: attest.Bind(wire.LabelIssue, e.request.Bound()...),
+		Rules:      e.snap.approved.Rules(),
+		At:         e.at,
+	})
+	if err != nil {
+		return err
+	}
+	e.grant, err = e.snap.approved.Admit(e.request.Task, result)
+	return err
+}
+
+// issue makes the certificates and the report. Nothing is told to anybody yet.
+func (*enrolment) issue(e *enrolment) error {
+	unit, err := e.snap.issuer.Unit(e.grant, e.signing, e.at)
+	if err != nil {
+		return err
+	}
+	if e.identity, err = e.snap.identity(e.grant.Task.Name, e.grant.Release.Name); err != nil {
+		return err
+	}
+	e.report = api.Report{
+		Schema: api.ReportSchema,
+		Task:   e.grant.Task.Name, Release: e.grant.Release.Name, Identity: e.identity.ID, KeyMode: string(e.grant.Task.KeyMode),
+		Unit: unit.DER, IdentityCA: e.identity.Root, Cross: e.identity.Cross, Authority: e.snap.issuer.AuthorityRoot(),
+		Env: e.grant.Release.Env, Head: e.snap.approved.Head(),
+		RenewAfter: unit.RenewAfter, RenewBefore: unit.RenewBefore, NotAfter: unit.NotAfter,
+	}
+	if err := e.addLeaf(); err != nil {
+		return err
+	}
+	return e.addCalls()
+}
+
+// addLeaf adds the certificate that TLS serves: the pair all units hold, or one
+// for the unit's own key.
+func (e *enrolment) addLeaf() error {
+	if e.tlsKey != nil {
+		leaf, err := e.snap.issuer.UnitTLS(e.grant, e.tlsKey, wire.UnitIDOf(e.request.SigningKey), e.at)
+		e.report.Leaf = leaf.DER
+		return err
+	}
+	leaf, err := e.snap.sharedLeaf(e.grant, e.at)
+	if err != nil {
+		return err
+	}
+	e.report.Leaf = leaf.DER
+	e.report.LeafKey, err = x509.MarshalPKCS8PrivateKey(leaf.Key)
+	return err
+}
+
+// addCalls adds the identity roots of the tasks that this one may call.
+func (e *enrolment) addCalls() error {
+	e.report.Calls = make(map[string][][]byte, len(e.grant.Task.Calls))
+	for _, task := range e.grant.Task.Calls {
+		for _, release := range e.snap.doc().Tasks[task].ReleaseNames() {
+			id, err := e.snap.identity(task, release)
+			if err != nil {
+				return err
+			}
+			e.report.Calls[task] = append(e.report.Calls[task], id.Root)
+		}
+	}
+	return nil
+}
+
+// record makes the issuance durable. The store refuses a nonce that was used
+// and a policy that is no longer in force in the same transaction.
+func (a *Authority) record(ctx context.Context, e *enrolment) error {
+	unit, err := x509.ParseCertificate(e.report.Unit)
+	if err != nil {
+		return fmt.Errorf("reading the unit certificate: %w", err)
+	}
+	entry := api.LogEntry{
+		Time: e.at.UTC(), Kind: kindIssued, Task: e.report.Task, Release: e.report.Release, Identity: e.report.Identity,
+		Unit: wire.UnitIDOf(e.request.SigningKey).String(), Platform: string(e.grant.Result.Measurement().Platform),
+		Chip: e.grant.Result.Chip(), Serial: unit.SerialNumber.Text(16), Head: e.report.Head,
+	}
+	row, err := a.seal(tableLog, e.request.Nonce, entry)
+	if err != nil {
+		return err
+	}
+	err = a.store.Record(ctx, store.Issuance{
+		Entry:  store.Entry{Row: row, Task: entry.Task, Unit: entry.Unit},
+		Serial: entry.Serial, Certificate: wire.Sum(e.report.Unit), Head: entry.Head,
+	})
+	if errors.Is(err, wire.Behind) {
+		return fmt.Errorf("%w: %w", errMoved, err)
+	}
+	return err
+}
+
+// seal signs the report with the kind-authority key and encrypts it to the key
+// that the evidence names.
+func (e *enrolment) seal() (api.SealedReport, error) {
+	signer, err := e.snap.authorityLeaf(e.at)
+	if err != nil {
+		return api.SealedReport{}, err
+	}
+	report, err := json.Marshal(e.report)
+	if err != nil {
+		return api.SealedReport{}, fmt.Errorf("encoding report: %w", err)
+	}
+	digest := sha256.Sum256(api.ReportMessage(report, e.request.Digest()))
+	signature, err := ecdsa.SignASN1(rand.Reader, signer.Key, digest[:])
+	if err != nil {
+		return api.SealedReport{}, fmt.Errorf("signing report: %w", err)
+	}
+	plain, err := json.Marshal(api.SignedReport{
+		Report: report, Signature: signature, Chain: [][]byte{signer.DER, e.snap.issuer.AuthorityRoot()},
+	})
+	if err != nil {
+		return api.SealedReport{}, fmt.Errorf("encoding signed report: %w", err)
+	}
+	defer clear(plain)
+	enc, sender, err := hpke.NewSender(e.hpkeKey, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(e.request))
+	if err != nil {
+		return api.SealedReport{}, fmt.Errorf("sealing report: %w", err)
+	}
+	sealed, err := sender.Seal(nil, plain)
+	if err != nil {
+		return api.SealedReport{}, fmt.Errorf("sealing report: %w", err)
+	}
+	return api.SealedReport{Encapsulated: enc, Ciphertext: sealed}, nil
+}

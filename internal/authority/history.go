@@ -1,0 +1,82 @@
+package authority
+
+import (
+	"context"
+	"crypto/hmac"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// maxHistoryBytes bounds the policy files in one answer, so that it stays below
+// [wire.MaxAnswer] in its JSON form. The rest is asked for from where it ends.
+const maxHistoryBytes = 8 << 20
+
+// history is the run of steps from an index on.
+func (s *snapshot) history(from int) api.History {
+	h := api.History{From: from, Head: s.approved.Head(), Entries: []api.HistoryEntry{}}
+	size := 0
+	for _, entry := range s.entries[min(from, len(s.entries)):] {
+		if size += len(entry.Policy) + len(entry.Signatures)*wire.MaxSignature; size > maxHistoryBytes && len(h.Entries) > 0 {
+			break
+		}
+		h.Entries = append(h.Entries, entry)
+	}
+	return h
+}
+
+// policy is the policy in force.
+func (s *snapshot) policy() api.Policy {
+	doc := s.doc()
+	return api.Policy{Sequence: doc.Sequence, Digest: doc.Digest(), Head: s.approved.Head(), Policy: doc.Raw()}
+}
+
+// push takes a history that somebody shows us. Steps we have must be the same;
+// newer ones that carry the mark of this root took effect once and do so again
+// at once; others become proposals and wait like any other.
+func (a *Authority) push(ctx context.Context, h api.History) (api.Policy, error) {
+	if h.From < 0 {
+		return api.Policy{}, wire.Refuse(wire.BadRequest, "history: from", h.From, "0 or more")
+	}
+	for i, entry := range h.Entries {
+		if err := a.pushOne(ctx, h.From+i, entry); err != nil {
+			return api.Policy{}, err
+		}
+	}
+	return a.current.Load().policy(), nil
+}
+
+func (a *Authority) pushOne(ctx context.Context, index int, entry api.HistoryEntry) error {
+	snap := a.current.Load()
+	if index > len(snap.entries) {
+		return wire.Refuse(wire.WrongSequence, "history: index", index, len(snap.entries))
+	}
+	if index < len(snap.entries) {
+		return snap.sameStep(index, entry)
+	}
+	if len(entry.Adopted) == 0 {
+		_, err := a.propose(ctx, api.ProposeRequest{Policy: entry.Policy, Signatures: entry.Signatures})
+		return err
+	}
+	next, err := snap.approved.Next(stepOf(entry))
+	if err != nil {
+		return err
+	}
+	if !hmac.Equal(entry.Adopted, a.mark(next.Head())) {
+		return wire.Refuse(wire.BadSignature, "history: mark of adoption", "another", "one made under this root")
+	}
+	return a.adopt(ctx, stepOf(entry))
+}
+
+// sameStep refuses another step than ours in a place that is taken: a history
+// of another genesis, or a fork.
+func (s *snapshot) sameStep(index int, entry api.HistoryEntry) error {
+	got, want := wire.Sum(entry.Policy), wire.Sum(s.entries[index].Policy)
+	switch {
+	case got == want:
+		return nil
+	case index == 0:
+		return wire.Refuse(wire.WrongGenesis, "history: genesis", got, want)
+	}
+	return wire.Refuse(wire.WrongSequence, "history: another policy in this place", got, want)
+}

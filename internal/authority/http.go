@@ -1,0 +1,247 @@
+package authority
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// smallBody bounds bodies that hold next to nothing.
+const smallBody = 1 << 10
+
+// answerer makes the answer to one request: a body to be written as JSON, or an
+// error to be told as a problem.
+type answerer func(w http.ResponseWriter, r *http.Request) (any, error)
+
+// route is one resource and what answers its methods.
+type route struct {
+	path    string // a pattern of http.ServeMux without method
+	methods map[string]answerer
+}
+
+func (a *Authority) routes() []route {
+	get, post := http.MethodGet, http.MethodPost
+	return []route{
+		{api.PathChallenge, map[string]answerer{post: a.postChallenge}},
+		{api.PathCertificates, map[string]answerer{post: a.postCertificates}},
+		{api.PathTrust, map[string]answerer{get: a.getTrust}},
+		{api.PathPolicy, map[string]answerer{get: a.getPolicy}},
+		{api.PathHistory, map[string]answerer{get: a.getHistory, post: a.postHistory}},
+		{api.PathProposals, map[string]answerer{get: a.getProposals, post: a.postProposals}},
+		{api.PathProposals + "/{digest}", map[string]answerer{get: a.getProposal}},
+		{api.PathProposals + "/{digest}/signatures", map[string]answerer{post: a.postSignatures}},
+		{api.PathProposals + "/{digest}/cancel", map[string]answerer{post: a.postCancel}},
+		{api.PathLog, map[string]answerer{get: a.getLog}},
+		{api.PathReady, map[string]answerer{get: a.getReady}},
+		{api.PathLive, map[string]answerer{get: func(http.ResponseWriter, *http.Request) (any, error) { return health{"live"}, nil }}},
+		{"/", nil},
+	}
+}
+
+// Handler is the authority's HTTP API. It is for a server that speaks TLS with
+// the authority's own certificate, as [Authority.Serve] does.
+func (a *Authority) Handler() http.Handler {
+	mux := http.NewServeMux()
+	for _, r := range a.routes() {
+		mux.Handle(r.path, a.serve(r))
+	}
+	mux.Handle("GET "+api.PathMetrics, a.metrics.handler())
+	return mux
+}
+
+// serve is the one place where answers are written, problems told, and requests
+// counted and logged.
+func (a *Authority) serve(route route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		answer, err := a.answer(route, w, r)
+		var body []byte
+		if err == nil {
+			if body, err = json.Marshal(answer); err != nil {
+				err = fmt.Errorf("encoding answer: %w", err)
+			}
+		}
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		status, reason := http.StatusOK, wire.Reason("")
+		if err != nil {
+			problem := problemOf(route, r, err)
+			status, reason = problem.Status, problem.Reason
+			a.log.Log(r.Context(), levelOf(status), "request refused", "route", route.path, "remote", r.RemoteAddr, "reason", reason, "error", err)
+			problem.Write(w)
+		} else {
+			w.Header().Set("Content-Type", "application/json")
+			// The peer may be gone, and there is nobody else to tell.
+			_, _ = w.Write(body)
+		}
+		a.metrics.answered(route.path, strconv.Itoa(status), reason, time.Since(start))
+	})
+}
+
+func (a *Authority) answer(route route, w http.ResponseWriter, r *http.Request) (any, error) {
+	if !a.limiter.allow(r.RemoteAddr) {
+		return nil, wire.Refuse(wire.TooMany, "requests a second", "more", a.limits.PerAddress)
+	}
+	if route.methods == nil {
+		return nil, wire.Refuse(wire.NotFound, "request: path", r.URL.Path, "one of the API")
+	}
+	answer := route.methods[r.Method]
+	if answer == nil {
+		return nil, wire.Refuse(wire.BadRequest, "request: method", r.Method, allowed(route))
+	}
+	return answer(w, r)
+}
+
+// problemOf is the problem of an error, with the status that HTTP has for a
+// method that a resource does not know.
+func problemOf(route route, r *http.Request, err error) api.Problem {
+	p := api.ProblemOf(err)
+	if p.Reason == wire.BadRequest && route.methods[r.Method] == nil {
+		p.Status = http.StatusMethodNotAllowed
+	}
+	return p
+}
+
+func (a *Authority) postChallenge(w http.ResponseWriter, r *http.Request) (any, error) {
+	if err := api.ReadBody(w, r, smallBody, new(api.ChallengeRequest)); err != nil {
+		return nil, err
+	}
+	return a.challenge()
+}
+
+func (a *Authority) postCertificates(w http.ResponseWriter, r *http.Request) (any, error) {
+	var request api.CertificateRequest
+	err := api.ReadBody(w, r, wire.MaxRequest, &request)
+	var answer api.SealedReport
+	if err == nil {
+		answer, err = a.certify(r.Context(), request)
+	}
+	if err == nil {
+		a.metrics.issued.WithLabelValues(request.Task).Inc()
+		a.log.Info("issued", "task", request.Task, "unit", wire.UnitIDOf(request.SigningKey), "remote", r.RemoteAddr)
+		return answer, nil
+	}
+	// The refusal is told though it cannot be written down, and outlives a
+	// peer that hangs up.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 5*time.Second)
+	defer cancel()
+	if failed := a.refused(ctx, request, err); failed != nil {
+		a.log.Warn("recording a refusal", "error", failed)
+	}
+	return nil, err
+}
+
+func (a *Authority) getTrust(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.trust(r.Context(), r.URL.Query())
+}
+
+func (a *Authority) getPolicy(http.ResponseWriter, *http.Request) (any, error) {
+	return a.current.Load().policy(), nil
+}
+
+func (a *Authority) getHistory(_ http.ResponseWriter, r *http.Request) (any, error) {
+	from, err := number(r.URL.Query(), "from", 0)
+	if err != nil {
+		return nil, err
+	}
+	return a.current.Load().history(int(min(from, wire.MaxHistory))), nil
+}
+
+func (a *Authority) postHistory(w http.ResponseWriter, r *http.Request) (any, error) {
+	var h api.History
+	if err := api.ReadBody(w, r, wire.MaxRequest, &h); err != nil {
+		return nil, err
+	}
+	return a.push(r.Context(), h)
+}
+
+func (a *Authority) getProposals(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.showProposals(r.Context())
+}
+
+func (a *Authority) getProposal(_ http.ResponseWriter, r *http.Request) (any, error) {
+	digest, err := wire.ParseDigest(r.PathValue("digest"))
+	if err != nil {
+		return nil, err
+	}
+	return a.showProposal(r.Context(), digest)
+}
+
+func (a *Authority) postProposals(w http.ResponseWriter, r *http.Request) (any, error) {
+	var p api.ProposeRequest
+	if err := api.ReadBody(w, r, wire.MaxRequest, &p); err != nil {
+		return nil, err
+	}
+	return a.propose(r.Context(), p)
+}
+
+func (a *Authority) postSignatures(w http.ResponseWriter, r *http.Request) (any, error) {
+	var s api.SignatureRequest
+	digest, err := onProposal(w, r, &s)
+	if err != nil {
+		return nil, err
+	}
+	return a.sign(r.Context(), digest, s)
+}
+
+func (a *Authority) postCancel(w http.ResponseWriter, r *http.Request) (any, error) {
+	var c api.CancelRequest
+	digest, err := onProposal(w, r, &c)
+	if err != nil {
+		return nil, err
+	}
+	return a.cancel(r.Context(), digest, c)
+}
+
+// onProposal reads the proposal's digest out of the path, and the body.
+func onProposal(w http.ResponseWriter, r *http.Request, body any) (wire.Digest, error) {
+	digest, err := wire.ParseDigest(r.PathValue("digest"))
+	if err != nil {
+		return digest, err
+	}
+	return digest, api.ReadBody(w, r, 4*(wire.MaxStatement+wire.MaxSignature), body)
+}
+
+func (a *Authority) getLog(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.logPage(r.Context(), r.URL.Query())
+}
+
+// health is the answer of the probes.
+type health struct {
+	Status string `json:"status"`
+}
+
+// getReady says whether certificates can be issued now.
+func (a *Authority) getReady(_ http.ResponseWriter, r *http.Request) (any, error) {
+	if _, err := a.guard.now(); err != nil {
+		return nil, err
+	}
+	if cause := a.current.Load().unnamed; cause != nil {
+		return nil, wire.Refuse(wire.Unavailable, "authority", cause, "an authority that policy names")
+	}
+	return health{"ready"}, a.store.Ping(r.Context())
+}
+
+// levelOf is the level at which a refusal is logged: our own troubles louder
+// than those of strangers.
+func levelOf(status int) slog.Level {
+	if status >= http.StatusInternalServerError {
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
+}
+
+// allowed lists the methods of a route.
+func allowed(route route) string {
+	return strings.Join(slices.Sorted(maps.Keys(route.methods)), ", ")
+}

@@ -1,0 +1,107 @@
+package authority
+
+import (
+	"context"
+	"crypto/rand"
+	"net/url"
+	"strconv"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Kinds of log entries.
+const (
+	kindIssued  = "issued"
+	kindRefused = "refused"
+)
+
+// Length of a page of the log.
+const (
+	logLimit    = 100
+	logMaxLimit = 1000
+)
+
+// refused puts a refused certificate request into the log. What the request
+// claims of itself is written down only in its one form, and a flood only in
+// part: the metric counts all.
+func (a *Authority) refused(ctx context.Context, r api.CertificateRequest, cause error) error {
+	problem := api.ProblemOf(cause)
+	if !a.limiter.refusals.Allow() {
+		return nil
+	}
+	now, err := a.guard.now()
+	if err != nil {
+		return err
+	}
+	entry := api.LogEntry{
+		Time: now.UTC(), Kind: kindRefused, Reason: problem.Reason,
+		Detail: (&wire.Refusal{Reason: problem.Reason, Rule: problem.Rule, Got: problem.Got, Want: problem.Want}).Error(),
+	}
+	if wire.NameOK(r.Task) {
+		entry.Task = r.Task
+	}
+	if _, err := parseSigningKey(r.SigningKey); err == nil {
+		entry.Unit = wire.UnitIDOf(r.SigningKey).String()
+	}
+	id := make([]byte, 16)
+	rand.Read(id)
+	row, err := a.seal(tableLog, id, entry)
+	if err != nil {
+		return err
+	}
+	return a.store.Refused(ctx, store.Entry{Row: row, Task: entry.Task, Unit: entry.Unit})
+}
+
+// logPage answers a page of the log.
+func (a *Authority) logPage(ctx context.Context, values url.Values) (api.Log, error) {
+	before, err := number(values, "before", 0)
+	if err != nil {
+		return api.Log{}, err
+	}
+	limit, err := number(values, "limit", logLimit)
+	if err != nil {
+		return api.Log{}, err
+	}
+	return a.page(ctx, store.Query{
+		Before: before, Limit: int(min(max(limit, 1), logMaxLimit)), Task: values.Get("task"), Unit: values.Get("unit"),
+	})
+}
+
+// page reads a page and checks each row. A row whose content is not what it was
+// found by is refused like one that was changed.
+func (a *Authority) page(ctx context.Context, q store.Query) (api.Log, error) {
+	rows, err := a.store.Log(ctx, q)
+	if err != nil {
+		return api.Log{}, err
+	}
+	page := api.Log{Entries: make([]api.LogEntry, len(rows))}
+	for i, r := range rows {
+		entry := &page.Entries[i]
+		if err := a.open(tableLog, r.Row, entry); err != nil {
+			return api.Log{}, err
+		}
+		if (q.Task != "" && entry.Task != q.Task) || (q.Unit != "" && entry.Unit != q.Unit) {
+			return api.Log{}, wire.Refuse(wire.StoreForeign, "store: row of log", "found under another task or unit", "its own")
+		}
+		entry.Sequence = r.Sequence
+	}
+	if len(rows) == q.Limit {
+		page.Next = rows[len(rows)-1].Sequence
+	}
+	return page, nil
+}
+
+// number reads a parameter that is a decimal number, 0 or more.
+func number(values url.Values, name string, otherwise int64) (int64, error) {
+	text := values.Get(name)
+	if text == "" {
+		return otherwise, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 63)
+	if err != nil {
+		return 0, wire.Refuse(wire.BadRequest, "request: "+name, text, "a number, 0 or more")
+	}
+	return int64(n), nil
+}

@@ -1,0 +1,127 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// maxRefusals is how many refusals are kept; older ones make room, so that a
+// flood of bad requests cannot fill the disk.
+const maxRefusals = 10_000
+
+// Entry is one row of the log and what it is found by. The key of an issuance
+// is its nonce; the key of a refusal is 16 random bytes.
+type Entry struct {
+	Row
+	Task, Unit string
+}
+
+// Issuance is an [Entry] that a certificate goes out on.
+type Issuance struct {
+	Entry
+	Serial      string      // of the unit certificate
+	Certificate wire.Digest // of the unit certificate
+	Head        wire.Digest // the policy head it was decided under
+}
+
+// Logged is a row of the log in its place.
+type Logged struct {
+	Row
+	Sequence int64
+}
+
+// Query selects a page of the log. Zero fields select everything.
+type Query struct {
+	Before     int64 // only rows before this place
+	Task, Unit string
+	Limit      int // at most this many rows; required
+}
+
+const recordStatement = `INSERT INTO log (id, kind, task, unit, serial, certificate, content, mac)
+	SELECT ?1, 'issued', ?2, ?3, ?4, ?5, ?6, ?7
+	WHERE (SELECT head FROM history ORDER BY step DESC LIMIT 1) = ?8
+	AND NOT EXISTS (SELECT 1 FROM log WHERE kind = 'issued' AND serial = ?4 AND certificate <> ?5)
+	ON CONFLICT (id) DO NOTHING`
+
+// Record writes an issuance and returns when it is on disk. In the same
+// transaction it refuses a nonce that was used before ("nonce-used"), a policy
+// head that has moved ("behind"), and a second certificate under a known serial
+// number ("store").
+func (s *Store) Record(ctx context.Context, i Issuance) error {
+	return s.write(ctx, func(ctx context.Context, c *sql.Conn) error {
+		ok, err := changed(ctx, c, recordStatement,
+			i.Key, i.Task, i.Unit, i.Serial, i.Certificate[:], i.Content, i.MAC, i.Head[:])
+		if err != nil || ok {
+			return err
+		}
+		return whyNot(ctx, c, i)
+	})
+}
+
+// whyNot finds which condition of an issuance did not hold.
+func whyNot(ctx context.Context, c *sql.Conn, i Issuance) error {
+	var used, current bool
+	err := c.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM log WHERE id = ?),
+		coalesce((SELECT head FROM history ORDER BY step DESC LIMIT 1) = ?, 0)`, i.Key, i.Head[:]).Scan(&used, &current)
+	switch {
+	case err != nil:
+		return err
+	case used:
+		return wire.Refuse(wire.NonceUsed, "issuance: nonce", "a challenge answered before", "a fresh one")
+	case !current:
+		return moved("history")
+	}
+	return wire.Refuse(wire.StoreFailed, "issuance: serial", i.Serial, "one certificate for each serial number")
+}
+
+// Refused writes a refusal and forgets the oldest beyond the newest 10,000.
+func (s *Store) Refused(ctx context.Context, e Entry) error {
+	return s.write(ctx, func(ctx context.Context, c *sql.Conn) error {
+		_, err := c.ExecContext(ctx, `INSERT INTO log (id, kind, task, unit, serial, certificate, content, mac)
+			VALUES (?, 'refused', ?, ?, '', x'', ?, ?)`, e.Key, e.Task, e.Unit, e.Content, e.MAC)
+		if err != nil {
+			return err
+		}
+		_, err = c.ExecContext(ctx, `DELETE FROM log WHERE kind = 'refused' AND sequence <=
+			(SELECT sequence FROM log WHERE kind = 'refused' ORDER BY sequence DESC LIMIT 1 OFFSET ?)`, maxRefusals)
+		return err
+	})
+}
+
+// Log is a page of the log, newest first.
+func (s *Store) Log(ctx context.Context, q Query) ([]Logged, error) {
+	where, args := []string{"1"}, []any{}
+	only := func(condition string, arg any) {
+		where, args = append(where, condition), append(args, arg)
+	}
+	if q.Before > 0 {
+		only("sequence < ?", q.Before)
+	}
+	if q.Task != "" {
+		only("task = ?", q.Task)
+	}
+	if q.Unit != "" {
+		only("unit = ?", q.Unit)
+	}
+	rows, err := s.reader.QueryContext(ctx, `SELECT sequence, id, content, mac FROM log WHERE `+
+		strings.Join(where, " AND ")+` ORDER BY sequence DESC LIMIT ?`, append(args, q.Limit)...)
+	if err != nil {
+		return nil, failed("reading the log", err)
+	}
+	defer rows.Close()
+	var page []Logged
+	for rows.Next() {
+		var l Logged
+		if err := rows.Scan(&l.Sequence, &l.Key, &l.Content, &l.MAC); err != nil {
+			return nil, failed("reading the log", err)
+		}
+		page = append(page, l)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, failed("reading the log", err)
+	}
+	return page, nil
+}

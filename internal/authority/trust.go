@@ -1,0 +1,108 @@
+package authority
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/url"
+
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// maxTrusts bounds how many trust answers wait for the TEE at once; it answers
+// one after the other anyway.
+const maxTrusts = 8
+
+// trustNonce is the size of a client's nonce in bytes.
+const trustNonce = 32
+
+// trust answers what a client needs to trust a task or one identity, with fresh
+// evidence of our own bound to the client's nonce.
+func (a *Authority) trust(ctx context.Context, q url.Values) (api.TrustAnswer, error) {
+	nonce, err := hex.DecodeString(q.Get("nonce"))
+	if err != nil || len(nonce) != trustNonce {
+		return api.TrustAnswer{}, wire.Refuse(wire.BadRequest, "trust: nonce", q.Get("nonce"), "64 hexadecimal digits")
+	}
+	if q.Has("task") == q.Has("id") {
+		return api.TrustAnswer{}, wire.Refuse(wire.BadRequest, "trust: task or id", "both or none", "one of them")
+	}
+	snap := a.current.Load()
+	if snap.unnamed != nil {
+		return api.TrustAnswer{}, wire.Refuse(wire.Unavailable, "authority", snap.unnamed, "an authority that policy names")
+	}
+	var found []identity.Identity
+	if q.Has("task") {
+		found, err = snap.identitiesOf(q.Get("task"))
+	} else {
+		found, err = snap.identityOf(q.Get("id"))
+	}
+	if err != nil {
+		return api.TrustAnswer{}, err
+	}
+	evidence, err := a.evidence(ctx, nonce, snap)
+	if err != nil {
+		return api.TrustAnswer{}, err
+	}
+	answer := api.TrustAnswer{Authority: snap.issuer.AuthorityRoot(), History: snap.history(0), Evidence: evidence}
+	for _, id := range found {
+		answer.Identities = append(answer.Identities, api.TrustIdentity{
+			Task: id.Task, Release: id.Release, ID: id.ID, Root: id.Root, Cross: id.Cross,
+		})
+	}
+	return answer, nil
+}
+
+// identitiesOf are the identities of all releases of a task.
+func (s *snapshot) identitiesOf(task string) ([]identity.Identity, error) {
+	t := s.doc().Tasks[task]
+	if t == nil {
+		return nil, wire.Refuse(wire.NotFound, "trust: task", task, "a task of the policy in force")
+	}
+	var all []identity.Identity
+	for _, release := range t.ReleaseNames() {
+		id, err := s.identity(task, release)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, id)
+	}
+	return all, nil
+}
+
+// identityOf is the one identity with an id.
+func (s *snapshot) identityOf(text string) ([]identity.Identity, error) {
+	want, err := wire.ParseDigest(text)
+	if err != nil {
+		return nil, err
+	}
+	for _, task := range s.doc().TaskNames() {
+		all, err := s.identitiesOf(task)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range all {
+			if id.ID == want {
+				return []identity.Identity{id}, nil
+			}
+		}
+	}
+	return nil, wire.Refuse(wire.NotFound, "trust: identity", want, "an identity of the policy in force")
+}
+
+// evidence is our own, fresh, over the client's nonce.
+func (a *Authority) evidence(ctx context.Context, nonce []byte, snap *snapshot) (json.RawMessage, error) {
+	select {
+	case a.trusts <- struct{}{}:
+		defer func() { <-a.trusts }()
+	case <-ctx.Done():
+		return nil, wire.Refuse(wire.TooMany, "trust: answers under way", maxTrusts, "fewer")
+	}
+	evidence, err := a.attester.Attest(ctx, a.trustData(nonce, snap.approved))
+	if err != nil {
+		return nil, fmt.Errorf("attesting ourselves: %w", err)
+	}
+	return json.Marshal(evidence)
+}

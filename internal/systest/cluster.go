@@ -1,0 +1,318 @@
+// Package systest runs whole clusters for tests: owners with SSH keys, a TEE
+// vendor that [attesttest] plays, a real authority on a real store behind
+// real TLS on loopback, units and clients, all in one process. Nothing in it
+// plays a verifier.
+//
+// It is for tests only: no package of the product imports it.
+package systest
+
+import (
+	"context"
+	"crypto/ed25519"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/unit"
+	"golang.org/x/crypto/ssh"
+)
+
+// Domain is the trust domain of every cluster.
+const Domain = "test.example"
+
+// Task is a task of a cluster's genesis policy. It has one release for each
+// program, named "1", "2" and so on.
+type Task struct {
+	Name     string
+	KeyMode  policy.KeyMode
+	Life     time.Duration
+	Calls    []string
+	Programs []string
+}
+
+// Cluster is one authority with its owners. Its fields are set by [New].
+type Cluster struct {
+	Chip    *attesttest.Chip
+	Genesis attest.Digest
+	Root    attest.Digest // authority root
+	Steps   []policy.Step // history as the owners signed it
+	Log     *slog.Logger
+
+	t     testing.TB
+	owner ssh.Signer
+	dsn   string
+	addr  string // of the authority, the same after a restart
+	build string // the authority's program
+
+	stop func() // of the running authority; nil when it is down
+}
+
+// Build is the program of every cluster's first authority.
+const Build = "authority build 1"
+
+// New starts a cluster of the given tasks, which ends with the test.
+func New(t testing.TB, tasks ...Task) *Cluster {
+	t.Helper()
+	return On(t, attesttest.NewVendor(), tasks...)
+}
+
+// On is New with TEEs of the given vendor.
+func On(t testing.TB, vendor *attesttest.Vendor, tasks ...Task) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t, Chip: vendor.Chip(), owner: newOwner(t), build: Build, Log: slog.New(slog.DiscardHandler)}
+	c.dsn = "sqlite:" + filepath.Join(t.TempDir(), "authority.db")
+	c.Root = c.initialise()
+	text := c.genesis(vendor, tasks)
+	c.Steps = []policy.Step{c.Sign(text)}
+	c.Genesis = wire.Sum([]byte(text))
+	c.addr = freeAddress(t)
+	c.StartAuthority()
+	t.Cleanup(c.StopAuthority)
+	return c
+}
+
+func newOwner(t testing.TB) ssh.Signer {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signer
+}
+
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// device is the cluster's chip as the authority's program sees it.
+func (c *Cluster) device() *attesttest.Device { return c.Chip.Attester(attesttest.Measure(c.build)) }
+
+func (c *Cluster) initialise() attest.Digest {
+	c.t.Helper()
+	s, err := store.Create(c.t.Context(), c.dsn)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer s.Close()
+	result, err := authority.Init(c.t.Context(), authority.InitConfig{Store: s, Attester: c.device(), Sealer: c.device()})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return result.Root
+}
+
+// genesis writes the first policy.
+func (c *Cluster) genesis(vendor *attesttest.Vendor, tasks []Task) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "schema = %q\ntrust_domain = %q\nsequence = 1\nprevious = \"\"\n", policy.Schema, Domain)
+	fmt.Fprintf(&b, "created = %s\ndevelopment = true\n", time.Now().Add(-time.Minute).UTC().Format(time.RFC3339))
+	fmt.Fprintf(&b, "[owners]\nquorum = 1\napprove_within = \"1h\"\ndelay = \"0s\"\nkeys = [ { name = \"ana\", ssh = %q } ]\n",
+		strings.TrimSpace(string(ssh.MarshalAuthorizedKey(c.owner.PublicKey()))))
+	fmt.Fprintf(&b, "[platform.soft]\nroots = [%q]\n", vendor.Root())
+	fmt.Fprintf(&b, "[authority]\nroot = %q\nreference = [ %s ]\n", c.Root, Reference(c.build))
+	for _, task := range tasks {
+		fmt.Fprintf(&b, "[task.%s]\nkey_mode = %q\nlife = %q\nnames = [%q]\ncalls = [%s]\n",
+			task.Name, task.KeyMode, task.Life, ServerName(task.Name), quoted(task.Calls))
+		for i, program := range task.Programs {
+			fmt.Fprintf(&b, "[task.%s.release.\"%d\"]\nreference = [ %s ]\n", task.Name, i+1, Reference(program))
+		}
+	}
+	return b.String()
+}
+
+// Reference is the reference value of a program that exists only as a name, as
+// a policy writes it.
+func Reference(program string) string {
+	return fmt.Sprintf("{ platform = \"soft\", program = %q }", wire.Sum([]byte(program)))
+}
+
+// ServerName is the DNS name of a task.
+func ServerName(task string) string { return task + "." + Domain }
+
+func quoted(names []string) string {
+	out := make([]string, len(names))
+	for i, n := range names {
+		out[i] = fmt.Sprintf("%q", n)
+	}
+	return strings.Join(out, ", ")
+}
+
+// Sign is a policy text with the owner's signature.
+func (c *Cluster) Sign(text string) policy.Step {
+	c.t.Helper()
+	sig, err := policy.Sign(c.owner, policy.ForPolicy, []byte(text))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return policy.Step{Policy: []byte(text), Signatures: []string{sig}}
+}
+
+// Next writes and signs the policy that follows the newest, after edits "old",
+// "new"; it is part of Steps from then on, but nobody has told the authority.
+func (c *Cluster) Next(edits ...string) policy.Step {
+	c.t.Helper()
+	approved, err := policy.Replay(c.Genesis, c.Steps)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	doc := approved.Document()
+	previous := ""
+	if !doc.Previous.IsZero() {
+		previous = doc.Previous.String()
+	}
+	edits = append(edits,
+		fmt.Sprintf("sequence = %d\n", doc.Sequence), fmt.Sprintf("sequence = %d\n", doc.Sequence+1),
+		fmt.Sprintf("previous = %q\n", previous), fmt.Sprintf("previous = %q\n", doc.Digest()))
+	text := string(doc.Raw())
+	for i := 0; i < len(edits); i += 2 {
+		if !strings.Contains(text, edits[i]) {
+			c.t.Fatalf("the policy has no %q", edits[i])
+		}
+		text = strings.Replace(text, edits[i], edits[i+1], 1)
+	}
+	step := c.Sign(text)
+	c.Steps = append(c.Steps, step)
+	return step
+}
+
+// URL is where the authority listens.
+func (c *Cluster) URL() string { return "https://" + c.addr }
+
+// StartAuthority starts the authority on its store and address, and fails the
+// test when it refuses.
+func (c *Cluster) StartAuthority() {
+	c.t.Helper()
+	if err := c.TryAuthority(); err != nil {
+		c.t.Fatalf("starting the authority: %v", err)
+	}
+}
+
+// TryAuthority starts the authority, or says why it refuses to start.
+func (c *Cluster) TryAuthority() error {
+	s, err := store.Open(c.t.Context(), c.dsn)
+	if err != nil {
+		return err
+	}
+	a, err := authority.Open(c.t.Context(), authority.Config{
+		Store: s, Attester: c.device(), Sealer: c.device(), Verifier: attesttest.Verifier(),
+		Clock: authority.SystemClock(), Log: c.Log, Genesis: &c.Steps[0],
+		Limits: authority.Limits{PerAddress: 10_000, Total: 10_000},
+	})
+	if err != nil {
+		s.Close()
+		return err
+	}
+	l, err := net.Listen("tcp", c.addr)
+	if err != nil {
+		s.Close()
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Serve(ctx, l) }()
+	c.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			c.t.Errorf("authority ended: %v", err)
+		}
+		s.Close()
+	})
+	return nil
+}
+
+// StopAuthority stops the authority, if it runs.
+func (c *Cluster) StopAuthority() {
+	if c.stop != nil {
+		c.stop()
+		c.stop = nil
+	}
+}
+
+// Rebuild makes the authority another program from its next start on.
+func (c *Cluster) Rebuild(program string) { c.build = program }
+
+// UnitConfig is the configuration of a unit that runs a program.
+func (c *Cluster) UnitConfig(task, program string) unit.Config {
+	return unit.Config{
+		Authorities: []string{c.URL()}, Genesis: c.Genesis, Task: task, Log: c.Log,
+		Attester: c.Chip.Attester(attesttest.Measure(program)),
+	}
+}
+
+// Replica is a unit that serves.
+type Replica struct {
+	Unit    *unit.Unit
+	Address string
+	Stop    func() // ends it; the test's end does too
+}
+
+// Start starts a unit that runs a program and serves the handler.
+func (c *Cluster) Start(task, program string, h http.Handler) *Replica {
+	c.t.Helper()
+	u, err := unit.Start(c.t.Context(), c.UnitConfig(task, program))
+	if err != nil {
+		c.t.Fatalf("starting a unit of %s: %v", task, err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- u.Serve(ctx, l, h) }()
+	r := &Replica{Unit: u, Address: l.Addr().String()}
+	r.Stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			c.t.Errorf("unit ended: %v", err)
+		}
+		u.Close()
+	})
+	c.t.Cleanup(r.Stop)
+	return r
+}
+
+// TrustConfig is what a client of a task believes.
+func (c *Cluster) TrustConfig(task string) client.TrustConfig {
+	return client.TrustConfig{
+		Authorities: []string{c.URL()}, Genesis: c.Genesis, Task: task, Verifier: attesttest.Verifier(),
+	}
+}
+
+// Client is a client of a task's replicas, closed with the test.
+func (c *Cluster) Client(task string, addresses ...string) *client.Client {
+	c.t.Helper()
+	trust, err := client.FetchTrust(c.t.Context(), c.TrustConfig(task))
+	if err != nil {
+		c.t.Fatalf("trusting %s: %v", task, err)
+	}
+	cl, err := client.New(client.Config{Trust: trust, Addresses: addresses})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(cl.Close)
+	return cl
+}

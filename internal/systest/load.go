@@ -1,0 +1,144 @@
+package systest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cohort-tee/cohort/client"
+)
+
+// Load is an open-loop load on one client: requests leave at their rate
+// whether answers come or not, in turn a GET and a POST with an
+// Idempotency-Key, and beside them now and then a POST without one.
+type Load struct {
+	Client *client.Client
+	URL    string // of the answering handler
+	Body   string // of POST requests
+	Post   string // path of POST requests
+	Rate   int    // GET and marked POST requests a second, together
+	Bare   int    // POST requests without a key a second, counted apart
+	For    time.Duration
+}
+
+// Outcome is what a load saw.
+type Outcome struct {
+	Sent      int
+	Failed    []error // of what may be retried
+	Bare      int
+	Maybe     int             // bare ones that ended in ErrMaybeExecuted
+	BareOther []error         // bare ones that ended in any other error
+	Stale     int             // answers on a certificate past its end
+	Latency   []time.Duration // of answers to what may be retried, sorted
+}
+
+// Quantile is the latency that the share q of requests did not exceed.
+func (o *Outcome) Quantile(q float64) time.Duration {
+	if len(o.Latency) == 0 {
+		return 0
+	}
+	return o.Latency[min(int(q*float64(len(o.Latency))), len(o.Latency)-1)]
+}
+
+// String is one line of figures.
+func (o *Outcome) String() string {
+	return fmt.Sprintf("sent %d, failed %d, p50 %v, p99 %v, p99.9 %v, max %v; without a key %d, cut off %d, other errors %d; on an expired certificate %d",
+		o.Sent, len(o.Failed), o.Quantile(.5), o.Quantile(.99), o.Quantile(.999), o.Quantile(1), o.Bare, o.Maybe, len(o.BareOther), o.Stale)
+}
+
+// requestTimeout bounds one request: what takes longer counts as failed.
+const requestTimeout = 10 * time.Second
+
+// Run sends the load and waits for every answer.
+func (l Load) Run(ctx context.Context) *Outcome {
+	var (
+		out Outcome
+		mu  sync.Mutex // guards out
+		wg  sync.WaitGroup
+	)
+	tick := time.NewTicker(time.Second / time.Duration(l.Rate+l.Bare))
+	defer tick.Stop()
+	end := time.After(l.For)
+	for n := 0; ; n++ {
+		select {
+		case <-end:
+			wg.Wait()
+			slices.Sort(out.Latency)
+			return &out
+		case <-tick.C:
+		}
+		bare := l.Bare > 0 && n%((l.Rate+l.Bare)/l.Bare) == 0
+		wg.Go(func() {
+			took, stale, err := l.one(ctx, n, bare)
+			mu.Lock()
+			defer mu.Unlock()
+			out.count(bare, took, stale, err)
+		})
+	}
+}
+
+func (o *Outcome) count(bare bool, took time.Duration, stale bool, err error) {
+	if stale {
+		o.Stale++
+	}
+	switch {
+	case bare:
+		o.Bare++
+		if errors.Is(err, client.ErrMaybeExecuted) {
+			o.Maybe++
+		} else if err != nil {
+			o.BareOther = append(o.BareOther, err)
+		}
+	case err != nil:
+		o.Sent++
+		o.Failed = append(o.Failed, err)
+	default:
+		o.Sent++
+		o.Latency = append(o.Latency, took)
+	}
+}
+
+// one sends the n-th request and reads its answer.
+func (l Load) one(ctx context.Context, n int, bare bool) (took time.Duration, stale bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	req, err := l.request(ctx, n, bare)
+	if err != nil {
+		return 0, false, err
+	}
+	begin := time.Now()
+	resp, err := l.Client.RoundTrip(req)
+	if err != nil {
+		return 0, false, err
+	}
+	defer resp.Body.Close()
+	stale = resp.TLS == nil || time.Now().After(resp.TLS.PeerCertificates[0].NotAfter)
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return 0, stale, fmt.Errorf("reading the answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return 0, stale, fmt.Errorf("status %d", resp.StatusCode)
+	}
+	return time.Since(begin), stale, nil
+}
+
+func (l Load) request(ctx context.Context, n int, bare bool) (*http.Request, error) {
+	if !bare && n%2 == 0 {
+		return http.NewRequestWithContext(ctx, http.MethodGet, l.URL, nil)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, l.URL+l.Post, strings.NewReader(l.Body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if !bare {
+		req.Header.Set("Idempotency-Key", fmt.Sprintf("load-%d", n))
+	}
+	return req, nil
+}

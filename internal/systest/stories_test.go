@@ -1,0 +1,318 @@
+package systest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/unit"
+)
+
+// full reports whether the long forms were asked for.
+func full() bool { return os.Getenv("COHORT_FULL") != "" }
+
+// hello answers every request with its name.
+func hello(name string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, name) })
+}
+
+func scoring(life time.Duration) Task {
+	return Task{Name: "scoring", KeyMode: policy.Shared, Life: life, Programs: []string{"scoring 1"}}
+}
+
+// get asks one replica over a task's client TLS, and gives its answer.
+func get(t *testing.T, rt http.RoundTripper, url string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := rt.RoundTrip(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return string(body), err
+}
+
+func wantReason(t *testing.T, got error, want wire.Reason) {
+	t.Helper()
+	if !errors.Is(got, want) {
+		t.Errorf("got %v, want a refusal with reason %q", got, want)
+	}
+}
+
+// TestShortLife: certificates of five seconds under 500 requests a second. No
+// request fails, and none is answered on a certificate past its end.
+func TestShortLife(t *testing.T) {
+	c := New(t, scoring(5*time.Second))
+	var addresses []string
+	for range 3 {
+		addresses = append(addresses, c.Start("scoring", "scoring 1", hello("ok")).Address)
+	}
+	load := Load{Client: c.Client("scoring", addresses...), URL: "https://" + ServerName("scoring"), Post: "/", Body: "{}", Rate: 500, For: 12 * time.Second}
+	if full() {
+		load.For = time.Minute
+	}
+	out := load.Run(t.Context())
+	t.Log(out)
+	if len(out.Failed) > 0 || out.Stale > 0 {
+		t.Errorf("%d failed (first: %v), %d on an expired certificate, want none", len(out.Failed), first(out.Failed), out.Stale)
+	}
+	if out.Sent < load.Rate*int(load.For.Seconds())/2 {
+		t.Errorf("only %d requests went out", out.Sent)
+	}
+}
+
+func first(errs []error) error {
+	if len(errs) == 0 {
+		return nil
+	}
+	return errs[0]
+}
+
+// TestAuthorityDown: an outage of a quarter of a certificate's life, begun
+// anywhere, is not noticed; a longer one ends readiness with the reason
+// certificate-expired, and the authority's return mends it within 10 seconds.
+func TestAuthorityDown(t *testing.T) {
+	life := 8 * time.Second
+	if full() {
+		life = time.Minute
+	}
+	c := New(t, scoring(life))
+	r := c.Start("scoring", "scoring 1", hello("ok"))
+	cl := c.Client("scoring", r.Address)
+
+	c.StopAuthority()
+	load := Load{Client: cl, URL: "https://" + ServerName("scoring"), Post: "/", Body: "{}", Rate: 100, For: life / 4}
+	out := load.Run(t.Context())
+	if len(out.Failed) > 0 || r.Unit.Ready() != nil {
+		t.Errorf("outage of L/4: %v; first error %v; ready: %v", out, first(out.Failed), r.Unit.Ready())
+	}
+	wait(t, life+2*time.Second, "the end of the certificate", func() bool { return r.Unit.Ready() != nil })
+	wantReason(t, r.Unit.Ready(), wire.CertExpired)
+	if _, err := get(t, cl, "https://"+ServerName("scoring")); err == nil {
+		t.Error("a unit past its certificate's end answered")
+	}
+	c.StartAuthority()
+	begin := time.Now()
+	wait(t, 10*time.Second, "readiness after the authority's return", func() bool { return r.Unit.Ready() == nil })
+	t.Logf("ready %v after the authority's return", time.Since(begin))
+}
+
+// wait polls until a condition holds.
+func wait(t *testing.T, limit time.Duration, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if holds() {
+			return
+		}
+	}
+	t.Fatalf("waited %v in vain for %s", limit, what)
+}
+
+// TestChangedProgram: a program that policy does not name is refused with what
+// was measured and what is wanted, and the others go on.
+func TestChangedProgram(t *testing.T) {
+	c := New(t, scoring(time.Hour))
+	r := c.Start("scoring", "scoring 1", hello("ok"))
+	_, err := unit.Start(t.Context(), c.UnitConfig("scoring", "scoring 1 and one byte"))
+	wantReason(t, err, wire.NotMeasured)
+	for _, digest := range []string{"scoring 1", "scoring 1 and one byte"} {
+		if err == nil || !strings.Contains(err.Error(), wire.Sum([]byte(digest)).String()) {
+			t.Errorf("got %v, want both digests named", err)
+		}
+	}
+	if got, err := get(t, c.Client("scoring", r.Address), "https://"+ServerName("scoring")); got != "ok" {
+		t.Errorf("the good unit: got %q, %v", got, err)
+	}
+}
+
+// TestRebuiltAuthority: another build is refused until policy names it, and has
+// the same root then; the old build is refused once policy drops it.
+func TestRebuiltAuthority(t *testing.T) {
+	const next = "authority build 2"
+	c := New(t, scoring(time.Hour))
+	root := trust(t, c).AuthorityRoot().Raw
+	c.StopAuthority()
+	c.Rebuild(next)
+	wantReason(t, c.TryAuthority(), wire.NotMeasured)
+
+	c.Rebuild(Build)
+	c.StartAuthority()
+	push(t, c, c.Next("reference = [ "+Reference(Build)+" ]", "reference = [ "+Reference(Build)+", "+Reference(next)+" ]"))
+	c.StopAuthority()
+	c.Rebuild(next)
+	c.StartAuthority()
+	if got := trust(t, c).AuthorityRoot().Raw; string(got) != string(root) {
+		t.Error("the rebuilt authority has another root certificate")
+	}
+	push(t, c, c.Next("reference = [ "+Reference(Build)+", "+Reference(next)+" ]", "reference = [ "+Reference(next)+" ]"))
+	c.StopAuthority()
+	c.Rebuild(Build)
+	wantReason(t, c.TryAuthority(), wire.NotMeasured)
+}
+
+func trust(t *testing.T, c *Cluster) *client.Trust {
+	t.Helper()
+	tr, err := client.FetchTrust(t.Context(), c.TrustConfig("scoring"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tr
+}
+
+// push proposes a signed policy, and waits until it is in force.
+func push(t *testing.T, c *Cluster, step policy.Step) {
+	t.Helper()
+	a := authorityOf(t, c)
+	if _, err := a.Propose(t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures}); err != nil {
+		t.Fatalf("proposing: %v", err)
+	}
+	wait(t, 5*time.Second, "the proposal to be adopted", func() bool {
+		p, err := a.Policy(t.Context())
+		return err == nil && p.Digest == wire.Sum(step.Policy)
+	})
+}
+
+// TestOtherRoot: the same program, genesis and policy files under another root
+// secret. The authority refuses to start, and one that is made to serve its own
+// clients is refused by units and clients of the first.
+func TestOtherRoot(t *testing.T) {
+	vendor := attesttest.NewVendor()
+	mine, theirs := On(t, vendor, scoring(time.Hour)), On(t, vendor, scoring(time.Hour))
+
+	config := mine.UnitConfig("scoring", "scoring 1")
+	config.Authorities = []string{theirs.URL()}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	_, err := unit.Start(ctx, config)
+	wantReason(t, err, wire.WrongGenesis)
+	pins := mine.TrustConfig("scoring")
+	pins.Authorities = config.Authorities
+	_, err = client.FetchTrust(t.Context(), pins)
+	wantReason(t, err, wire.WrongGenesis)
+
+	theirs.Reinitialise()
+	theirs.Steps = mine.Steps
+	wantReason(t, theirs.TryAuthority(), wire.WrongRoot)
+}
+
+// TestCalls: a unit calls the task that policy names and is answered. It
+// refuses a server of another task, one of the right code under another
+// authority, and a task that policy does not let it call.
+func TestCalls(t *testing.T) {
+	tasks := []Task{
+		{Name: "a", KeyMode: policy.PerUnit, Life: time.Hour, Calls: []string{"b"}, Programs: []string{"program a"}},
+		{Name: "b", KeyMode: policy.Shared, Life: time.Hour, Programs: []string{"program b"}},
+		{Name: "c", KeyMode: policy.Shared, Life: time.Hour, Programs: []string{"program c"}},
+	}
+	vendor := attesttest.NewVendor()
+	mine, theirs := On(t, vendor, tasks...), On(t, vendor, tasks...)
+	a := mine.Start("a", "program a", hello("a"))
+	tests := []struct {
+		name, address string
+		refused       wire.Reason
+	}{
+		{"task b", mine.Start("b", "program b", hello("b")).Address, ""},
+		{"task c", mine.Start("c", "program c", hello("c")).Address, wire.WrongIdentity},
+		{"b's code under another authority", theirs.Start("b", "program b", hello("b")).Address, wire.WrongGenesis},
+	}
+	config, err := a.Unit.ClientTLS("b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			rt := &http.Transport{TLSClientConfig: config}
+			defer rt.CloseIdleConnections()
+			got, err := get(t, rt, "https://"+tt.address)
+			if tt.refused == "" {
+				if got != "b" {
+					t.Errorf("got %q, %v", got, err)
+				}
+				return
+			}
+			wantReason(t, err, tt.refused)
+		})
+	}
+	_, err = a.Unit.ClientTLS("c")
+	wantReason(t, err, wire.NotAllowed)
+}
+
+// TestHistoryCut: an authority whose database was restored to an older policy
+// is refused by who has seen newer, issues nothing to them, and adopts what they
+// show it.
+func TestHistoryCut(t *testing.T) {
+	c := New(t, scoring(time.Hour))
+	old := c.copyStore()
+	push(t, c, c.Next("life = \"1h0m0s\"", "life = \"59m0s\""))
+	seen := trust(t, c).State()
+
+	c.StopAuthority()
+	c.restoreStore(old)
+	c.StartAuthority()
+	a := authorityOf(t, c)
+	p, err := a.Policy(t.Context())
+	if err != nil || p.Sequence != 1 {
+		t.Fatalf("the restored authority: sequence %d, %v, want 1", p.Sequence, err)
+	}
+	pins := c.TrustConfig("scoring")
+	pins.State = seen
+	tr, err := client.FetchTrust(t.Context(), pins)
+	if err != nil {
+		t.Fatalf("trust after showing the newer history: %v", err)
+	}
+	if got := tr.Policy().Document().Sequence; got != 2 {
+		t.Errorf("sequence after healing: got %d, want 2", got)
+	}
+}
+
+// TestKeyModes: units of a shared task serve one leaf; units of a task in key
+// mode unit serve a leaf each, under one root.
+func TestKeyModes(t *testing.T) {
+	for _, mode := range []policy.KeyMode{policy.Shared, policy.PerUnit} {
+		t.Run(string(mode), func(t *testing.T) {
+			c := New(t, Task{Name: "scoring", KeyMode: mode, Life: time.Hour, Programs: []string{"scoring 1"}})
+			leaves := map[string]bool{}
+			for range 3 {
+				r := c.Start("scoring", "scoring 1", hello("ok"))
+				cl := c.Client("scoring", r.Address)
+				req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+ServerName("scoring"), nil)
+				resp, err := cl.RoundTrip(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				leaves[string(resp.TLS.PeerCertificates[0].Raw)] = true
+			}
+			want := map[policy.KeyMode]int{policy.Shared: 1, policy.PerUnit: 3}[mode]
+			if len(leaves) != want {
+				t.Errorf("got %d different leaves on three units, want %d", len(leaves), want)
+			}
+		})
+	}
+}
+
+// TestDebugRefused: evidence of a TEE that its host can read is refused.
+func TestDebugRefused(t *testing.T) {
+	c := New(t, scoring(time.Hour))
+	config := c.UnitConfig("scoring", "scoring 1")
+	config.Attester.(*attesttest.Device).Faults.Debug = true
+	_, err := unit.Start(t.Context(), config)
+	wantReason(t, err, attest.Reason(wire.Debug))
+}

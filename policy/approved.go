@@ -1,0 +1,244 @@
+package policy
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Step is one step of the history: a policy file and the armored SSH signatures
+// of owners over it.
+type Step struct {
+	Policy     []byte
+	Signatures []string
+}
+
+// Approved is policy in force: a document that a quorum of the owners of the
+// document before it signed, back to the pinned genesis. Only [Genesis],
+// [Approved.Next] and [Replay] make one; the zero Approved refuses everything.
+// It is immutable and cheap to copy.
+type Approved struct {
+	doc     *Document
+	genesis attest.Digest
+	founded time.Time
+	steps   []Step
+	heads   []attest.Digest // heads[i] is the head after step i
+}
+
+// Genesis approves the first policy: its digest is the pin, and a quorum of its
+// own owners signed it. It refuses with "genesis", "quorum" or the reason of
+// [Parse].
+func Genesis(pin attest.Digest, step Step) (Approved, error) {
+	if got := wire.Sum(step.Policy); got != pin {
+		return Approved{}, wire.Refuse(wire.WrongGenesis, "genesis: digest of the first policy", got, pin)
+	}
+	doc, err := Parse(step.Policy)
+	if err != nil {
+		return Approved{}, fmt.Errorf("reading the genesis policy: %w", err)
+	}
+	if doc.Sequence != 1 {
+		return Approved{}, wire.Refuse(wire.WrongSequence, "genesis: sequence", doc.Sequence, 1)
+	}
+	signed, err := signers(doc.Owners, step)
+	if err != nil {
+		return Approved{}, err
+	}
+	if err := doc.Owners.quorum(signed); err != nil {
+		return Approved{}, err
+	}
+	return Approved{genesis: pin, founded: doc.Created}.extended(doc, step), nil
+}
+
+// Next approves the policy that follows: same trust domain, next sequence,
+// previous digest, and a quorum of the owners of a. When a document was in
+// force, and whether its delay has passed, is the authority's to know.
+func (a Approved) Next(step Step) (Approved, error) {
+	if !a.OK() {
+		return Approved{}, errNothing
+	}
+	signed, err := signers(a.doc.Owners, step)
+	if err != nil {
+		return Approved{}, err
+	}
+	if err := a.doc.Owners.quorum(signed); err != nil {
+		return Approved{}, err
+	}
+	doc, err := a.successor(step.Policy)
+	if err != nil {
+		return Approved{}, err
+	}
+	// Clipped, so that two successors of one policy never share memory.
+	a.steps, a.heads = slices.Clip(a.steps), slices.Clip(a.heads)
+	return a.extended(doc, step), nil
+}
+
+// Replay approves a whole history from its genesis on.
+func Replay(pin attest.Digest, steps []Step) (Approved, error) {
+	if len(steps) == 0 || len(steps) > wire.MaxHistory {
+		return Approved{}, wire.Refuse(wire.TooLarge, "history: number of steps", len(steps), fmt.Sprint("1 to ", wire.MaxHistory))
+	}
+	a, err := Genesis(pin, steps[0])
+	for i := 1; i < len(steps) && err == nil; i++ {
+		if a, err = a.Next(steps[i]); err != nil {
+			err = fmt.Errorf("replaying step %d: %w", i+1, err)
+		}
+	}
+	if err != nil {
+		return Approved{}, err
+	}
+	return a, nil
+}
+
+// errNothing is the refusal of the zero Approved.
+var errNothing = wire.Refuse(wire.BadPolicy, "approved policy", "none", "a history from the pinned genesis")
+
+// extended is a with one more step, which was checked.
+func (a Approved) extended(doc *Document, step Step) Approved {
+	digest, head := doc.Digest(), a.Head()
+	a.doc = doc
+	a.steps = append(a.steps, Step{doc.raw, slices.Clone(step.Signatures)})
+	a.heads = append(a.heads, wire.Hash(wire.LabelHistory, head[:], digest[:]))
+	return a
+}
+
+// successor parses a policy and demands that it may follow a, whoever signed
+// it.
+func (a Approved) successor(raw []byte) (*Document, error) {
+	next, err := Parse(raw)
+	if err != nil {
+		return nil, fmt.Errorf("reading the next policy: %w", err)
+	}
+	now := a.doc
+	switch {
+	case next.TrustDomain != now.TrustDomain:
+		return nil, wire.Refuse(wire.WrongDomain, "next policy: trust domain", next.TrustDomain, now.TrustDomain)
+	case next.Sequence != now.Sequence+1:
+		return nil, wire.Refuse(wire.WrongSequence, "next policy: sequence", next.Sequence, now.Sequence+1)
+	case next.Previous != now.Digest():
+		return nil, wire.Refuse(wire.WrongSequence, "next policy: previous", next.Previous, now.Digest())
+	case next.Created.Before(now.Created):
+		return nil, wire.Refuse(wire.BadPolicy, "next policy: created", next.Created, "not before "+now.Created.String())
+	case next.Development != now.Development:
+		// A root that once lived in a development TEE stays one.
+		return nil, wire.Refuse(wire.BadPolicy, "next policy: development", next.Development, now.Development)
+	}
+	return next, nil
+}
+
+// until is the history as it stood after n steps. Only its policy in force,
+// steps and heads are those of that time.
+func (a Approved) until(n uint64) (Approved, error) {
+	if n < 1 || n > uint64(len(a.steps)) {
+		return Approved{}, wire.Refuse(wire.WrongSequence, "proposal: sequence", n+1, fmt.Sprint("2 to ", len(a.steps)+1))
+	}
+	doc, err := Parse(a.steps[n-1].Policy)
+	if err != nil {
+		return Approved{}, err
+	}
+	a.doc, a.steps, a.heads = doc, a.steps[:n:n], a.heads[:n:n]
+	return a, nil
+}
+
+// signers are the owners who signed a step, each once, in the order of the
+// signatures. A signature by anybody else is refused.
+func signers(owners Owners, step Step) ([]string, error) {
+	if len(step.Policy) > wire.MaxPolicy {
+		return nil, wire.Refuse(wire.TooLarge, "policy: size in bytes", len(step.Policy), wire.MaxPolicy)
+	}
+	if len(step.Signatures) > len(owners.Keys) {
+		return nil, wire.Refuse(wire.TooLarge, "policy: number of signatures", len(step.Signatures), fmt.Sprint("one for each of ", len(owners.Keys), " owners"))
+	}
+	var names []string
+	for _, sig := range step.Signatures {
+		name, err := owners.signer(sig, ForPolicy, step.Policy)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// signer is the owner whose signature over a message this is.
+func (o Owners) signer(armored string, ns Namespace, message []byte) (string, error) {
+	key, err := Verify(armored, ns, message)
+	if err != nil {
+		return "", err
+	}
+	for _, owner := range o.Keys {
+		if bytes.Equal(owner.Key.Marshal(), key.Marshal()) {
+			return owner.Name, nil
+		}
+	}
+	return "", wire.Refuse(wire.NotOwner, "signature: key", key.Type(), "a key of "+strings.Join(o.missing(nil), ", "))
+}
+
+// quorum refuses too few distinct owners and says who is missing.
+func (o Owners) quorum(signed []string) error {
+	if o.Quorum > 0 && len(signed) >= o.Quorum {
+		return nil
+	}
+	got := fmt.Sprintf("%d of %d (%s)", len(signed), o.Quorum, strings.Join(signed, ", "))
+	want := fmt.Sprintf("%d more of %s", o.Quorum-len(signed), strings.Join(o.missing(signed), ", "))
+	return wire.Refuse(wire.NoQuorum, "policy: owners who signed", got, want)
+}
+
+// missing are the owners who are not among signed, in the order of the file.
+func (o Owners) missing(signed []string) []string {
+	var names []string
+	for _, owner := range o.Keys {
+		if !slices.Contains(signed, owner.Name) {
+			names = append(names, owner.Name)
+		}
+	}
+	return names
+}
+
+// OK reports whether a was approved.
+func (a Approved) OK() bool { return a.doc != nil }
+
+// Document is the policy in force, nil in the zero Approved.
+func (a Approved) Document() *Document { return a.doc }
+
+// Genesis is the pinned digest of the first policy.
+func (a Approved) Genesis() attest.Digest { return a.genesis }
+
+// Founded is when the genesis policy says it was created; root certificates
+// count their time from here.
+func (a Approved) Founded() time.Time { return a.founded }
+
+// Steps are the approved steps, oldest first. The caller does not change them.
+func (a Approved) Steps() []Step { return slices.Clip(a.steps) }
+
+// Head is the head of the hash chain: head(0) = H("cohort history v1", zero,
+// genesis), head(i) = H("cohort history v1", head(i-1), digest of policy i). In
+// the zero Approved it is the zero digest.
+func (a Approved) Head() attest.Digest {
+	if len(a.heads) == 0 {
+		return attest.Digest{}
+	}
+	return a.heads[len(a.heads)-1]
+}
+
+// Knows reports whether head is the zero digest or the head after any step so
+// far. An authority that does not know a head is behind.
+func (a Approved) Knows(head attest.Digest) bool {
+	return a.OK() && (head.IsZero() || slices.Contains(a.heads, head))
+}
+
+// Rules are what the policy says about each platform, for appraisal. In the
+// zero Approved there are none, so every platform is refused.
+func (a Approved) Rules() map[attest.Platform]attest.Rules {
+	if !a.OK() {
+		return nil
+	}
+	return maps.Clone(a.doc.Platforms)
+}

@@ -1,0 +1,323 @@
+package policy
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+func TestZeroApproved(t *testing.T) {
+	var a Approved
+	h := newHouse()
+	if a.OK() || a.Document() != nil || !a.Head().IsZero() || a.Knows(attest.Digest{}) || a.Rules() != nil || len(a.Steps()) > 0 {
+		t.Error("the zero Approved says something")
+	}
+	raw := h.text(t)
+	_, err := a.Next(h.step(t, raw, "ana", "ben"))
+	refused(t, err, wire.BadPolicy)
+	_, err = a.Admit("scoring", result(t, attest.Measurement{Platform: attest.Soft}))
+	refused(t, err, wire.BadPolicy)
+	refused(t, a.AdmitAuthority(result(t, attest.Measurement{Platform: attest.Soft})), wire.BadPolicy)
+	_, err = Propose(a, h.step(t, raw, "ana"), start)
+	refused(t, err, wire.BadPolicy)
+}
+
+func TestGenesisRefusals(t *testing.T) {
+	h, other := newHouse(), newHouse()
+	other.owners["ana"] = fixed("mallory")
+	raw := h.text(t)
+	pin := wire.Sum(raw)
+	second := h.text(t, "sequence     = 1", "sequence     = 2", `previous     = ""`, `previous = "`+pin.String()+`"`)
+	broken := h.text(t, "quorum = 2", "quorum = 0")
+	for _, row := range []struct {
+		name string
+		pin  attest.Digest
+		step Step
+		want attest.Reason
+	}{
+		{"another pin", digest("a"), h.step(t, raw, "ana", "ben"), wire.WrongGenesis},
+		{"no pin", attest.Digest{}, h.step(t, raw, "ana", "ben"), wire.WrongGenesis},
+		{"sequence 2", wire.Sum(second), h.step(t, second, "ana", "ben"), wire.WrongSequence},
+		{"quorum 0", wire.Sum(broken), h.step(t, broken, "ana", "ben"), wire.BadPolicy},
+		{"no signature", pin, h.step(t, raw), wire.NoQuorum},
+		{"one signature", pin, h.step(t, raw, "ana"), wire.NoQuorum},
+		{"one signature twice", pin, h.step(t, raw, "ana", "ana"), wire.NoQuorum},
+		{"a stranger among the owners", pin, Step{raw, append(h.sign(t, ForPolicy, raw, "ben", "eva"), other.sign(t, ForPolicy, raw, "ana")...)}, wire.NotOwner},
+		{"signed as a cancel statement", pin, Step{raw, h.sign(t, ForCancel, raw, "ana", "ben")}, wire.BadSignature},
+		{"more signatures than owners", pin, h.step(t, raw, "ana", "ben", "eva", "ana"), wire.TooLarge},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			a, err := Genesis(row.pin, row.step)
+			refused(t, err, row.want)
+			if a.OK() {
+				t.Error("got an approved policy beside the error")
+			}
+		})
+	}
+}
+
+// TestOwnerActions is case 23 of the threat model but for the expired window,
+// which proposals have.
+func TestOwnerActions(t *testing.T) {
+	h := newHouse()
+	a := h.found(t)
+	raw := h.next(t, a)
+	comment := append(bytes.Clone(raw), "# reformatted\n"...)
+
+	_, err := a.Next(h.step(t, raw, "eva"))
+	refused(t, err, wire.NoQuorum)
+	var r *attest.Refusal
+	if !errors.As(err, &r) || r.Got != "1 of 2 (eva)" || r.Want != "1 more of ana, ben" {
+		t.Errorf("got %v, want who signed and who is missing", err)
+	}
+	_, err = a.Next(h.step(t, raw, "eva", "eva"))
+	refused(t, err, wire.NoQuorum)
+	_, err = a.Next(Step{comment, h.sign(t, ForPolicy, raw, "ana", "ben")})
+	refused(t, err, wire.BadSignature)
+	if _, err = a.Next(h.step(t, raw, "eva", "eva", "ben")); err != nil {
+		t.Errorf("a quorum and one of it twice: %v", err)
+	}
+}
+
+func TestNextRefusals(t *testing.T) {
+	h := newHouse()
+	a := h.found(t)
+	previous := `previous     = "` + a.Document().Digest().String() + `"`
+	for _, row := range []struct {
+		name  string
+		edits []string
+		want  attest.Reason
+	}{
+		{"another trust domain", []string{`trust_domain = "clinic.example"`, `trust_domain = "bank.example"`}, wire.WrongDomain},
+		{"a sequence left out", []string{"sequence     = 2", "sequence     = 3"}, wire.WrongSequence},
+		{"the genesis again", []string{"sequence     = 2", "sequence     = 1", previous, `previous = ""`}, wire.WrongSequence},
+		{"another previous", []string{previous, `previous = "` + digest("a").String() + `"`}, wire.WrongSequence},
+		{"created before", []string{"2026-11-22T09:00:00Z", "2026-11-22T08:59:59Z"}, wire.BadPolicy},
+		{"no policy", []string{"quorum = 2", "quorum = 4"}, wire.BadPolicy},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			raw := h.next(t, a)
+			for i := 0; i < len(row.edits); i += 2 {
+				if !bytes.Contains(raw, []byte(row.edits[i])) {
+					t.Fatalf("the next policy has no %q", row.edits[i])
+				}
+				raw = bytes.Replace(raw, []byte(row.edits[i]), []byte(row.edits[i+1]), 1)
+			}
+			_, err := a.Next(h.step(t, raw, "ana", "ben"))
+			refused(t, err, row.want)
+		})
+	}
+}
+
+func TestDevelopmentStays(t *testing.T) {
+	a := newHouse().found(t)
+	a.doc.Development = false // no other platform can be written yet
+	h := newHouse()
+	raw := h.next(t, a)
+	_, err := a.successor(raw)
+	refused(t, err, wire.BadPolicy)
+}
+
+// TestQuorumOfTheOwnersBefore lets the owners of the new policy sign, and then
+// those of the old one.
+func TestQuorumOfTheOwnersBefore(t *testing.T) {
+	h := newHouse()
+	a := h.found(t)
+	h.owners["new"] = fixed("new")
+	newKey := keyLine(h.owners["new"].PublicKey())
+	raw := h.next(t, a, `name = "ana", ssh = "ANA"`, `name = "new", ssh = "`+newKey+`"`)
+
+	_, err := a.Next(h.step(t, raw, "new", "ben"))
+	refused(t, err, wire.NotOwner)
+	b, err := a.Next(h.step(t, raw, "ana", "ben"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw = bytes.Replace(raw, []byte("sequence     = 2"), []byte("sequence = 3"), 1)
+	raw = bytes.Replace(raw, []byte(a.Document().Digest().String()), []byte(b.Document().Digest().String()), 1)
+	_, err = b.Next(h.step(t, raw, "ana", "ben"))
+	refused(t, err, wire.NotOwner)
+	if _, err = b.Next(h.step(t, raw, "new", "ben")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestHistory(t *testing.T) {
+	h := newHouse()
+	a := h.found(t)
+	raw := h.next(t, a)
+	b, err := a.Next(h.step(t, raw, "ana", "eva"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fork, err := a.Next(h.step(t, append(bytes.Clone(raw), "# fork\n"...), "ana", "eva"))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	zero, genesis, second := attest.Digest{}, a.Genesis(), wire.Sum(raw)
+	first := wire.Hash(wire.LabelHistory, zero[:], genesis[:])
+	if got := a.Head(); got != first {
+		t.Errorf("got head %v after the genesis, want %v", got, first)
+	}
+	if got, want := b.Head(), wire.Hash(wire.LabelHistory, first[:], second[:]); got != want {
+		t.Errorf("got head %v after step 2, want %v", got, want)
+	}
+	for _, row := range []struct {
+		name string
+		a    Approved
+		head attest.Digest
+		want bool
+	}{
+		{"nothing seen", a, zero, true},
+		{"own head", b, b.Head(), true},
+		{"older head", b, a.Head(), true},
+		{"newer head", a, b.Head(), false},
+		{"fork", b, fork.Head(), false},
+		{"fork, asked there", fork, b.Head(), false},
+	} {
+		if got := row.a.Knows(row.head); got != row.want {
+			t.Errorf("%s: got %v, want %v", row.name, got, row.want)
+		}
+	}
+	if !b.Founded().Equal(start) || b.Genesis() != a.Genesis() {
+		t.Error("a later policy has another genesis")
+	}
+
+	again, err := Replay(a.Genesis(), b.Steps())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.Head() != b.Head() || !bytes.Equal(again.Document().Raw(), raw) {
+		t.Error("replaying the steps gives another history")
+	}
+	_, err = Replay(a.Genesis(), b.Steps()[1:])
+	refused(t, err, wire.WrongGenesis)
+	_, err = Replay(a.Genesis(), append(b.Steps(), fork.Steps()[1]))
+	refused(t, err, wire.WrongSequence)
+	_, err = Replay(a.Genesis(), nil)
+	refused(t, err, wire.TooLarge)
+	_, err = Replay(a.Genesis(), make([]Step, wire.MaxHistory+1))
+	refused(t, err, wire.TooLarge)
+}
+
+// appraiser gives evidence back as claims, so that tests get results.
+type appraiser struct{ claims attest.Claims }
+
+func (appraiser) Platform() attest.Platform { return attest.Soft }
+
+func (a appraiser) Appraise(_ []byte, _ attest.Endorsements, _ attest.Rules, _ time.Time) (attest.Claims, error) {
+	return a.claims, nil
+}
+
+func result(t testing.TB, m attest.Measurement) attest.Result {
+	return appraised(t, attest.Claims{Measurement: m})
+}
+
+func appraised(t testing.TB, c attest.Claims) attest.Result {
+	t.Helper()
+	data := attest.Bind(wire.LabelIssue)
+	c.ReportData = data[:]
+	r, err := attest.NewVerifier(appraiser{c}).Appraise(attest.Question{
+		Evidence: attest.Evidence{Platform: attest.Soft}, ReportData: data, Rules: map[attest.Platform]attest.Rules{attest.Soft: {}}, At: start,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// measured is a soft measurement.
+func measured(agent, program attest.Digest, args ...string) attest.Measurement {
+	var fields [][]byte
+	for _, a := range args {
+		fields = append(fields, []byte(a))
+	}
+	list := wire.Hash(wire.LabelArguments, fields...)
+	m := attest.Measurement{Platform: attest.Soft, Registers: []attest.Register{{Name: "agent"}, {Name: "program", Value: program[:]}, {Name: "args", Value: list[:]}}}
+	if !agent.IsZero() {
+		m.Registers[0].Value = agent[:]
+	}
+	return m
+}
+
+func TestAdmit(t *testing.T) {
+	a := newHouse().found(t)
+	agent, none := digest("2"), attest.Digest{}
+	for _, row := range []struct {
+		name    string
+		task    string
+		claims  attest.Claims
+		release string
+		want    attest.Reason
+		say     string // part of the refusal
+	}{
+		{name: "first release", task: "scoring", claims: attest.Claims{Measurement: measured(agent, digest("5"))}, release: "2026.10"},
+		{name: "second release", task: "scoring", claims: attest.Claims{Measurement: measured(agent, digest("6"), "--model", "m.json")}, release: "2026.11"},
+		{name: "second reference value", task: "scoring", claims: attest.Claims{Measurement: measured(agent, digest("7"))}, release: "2026.11"},
+		{name: "open registers", task: "keys", claims: attest.Claims{Measurement: measured(digest("9"), digest("4"), "-v")}, release: "1.4"},
+		{name: "dynamic where policy says so", task: "scoring", claims: attest.Claims{Measurement: measured(agent, digest("7")), Dynamic: true}, release: "2026.11"},
+		{name: "dynamic elsewhere", task: "scoring", claims: attest.Claims{Measurement: measured(agent, digest("5")), Dynamic: true}, want: wire.NotMeasured, say: "dynamic = true in release 2026.10"},
+		{name: "unknown task", task: "score", claims: attest.Claims{Measurement: measured(agent, digest("5"))}, want: wire.NotFound},
+		{name: "code of another task", task: "keys", claims: attest.Claims{Measurement: measured(agent, digest("5"))}, want: wire.NotMeasured, say: "program"},
+		{name: "other arguments", task: "scoring", claims: attest.Claims{Measurement: measured(agent, digest("6"), "--model", "n.json")}, want: wire.NotMeasured, say: "args"},
+		{name: "arguments joined", task: "scoring", claims: attest.Claims{Measurement: measured(agent, digest("6"), "--model m.json")}, want: wire.NotMeasured, say: "args"},
+		{name: "no agent", task: "scoring", claims: attest.Claims{Measurement: measured(none, digest("7"))}, want: wire.NotMeasured, say: `agent: got "none"`},
+		{name: "code of the authority", task: "scoring", claims: attest.Claims{Measurement: measured(none, agent)}, want: wire.NotMeasured},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := appraised(t, row.claims)
+			grant, err := a.Admit(row.task, r)
+			if row.want != "" {
+				refused(t, err, row.want)
+				if !strings.Contains(err.Error(), row.say) || grant.Task != nil {
+					t.Errorf("got %v with grant %v, want %q and none", err, grant, row.say)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if grant.Task.Name != row.task || grant.Release.Name != row.release || !grant.Result.OK() {
+				t.Errorf("got %s release %s, want %s release %s", grant.Task.Name, grant.Release.Name, row.task, row.release)
+			}
+		})
+	}
+	_, err := a.Admit("scoring", attest.Result{})
+	refused(t, err, wire.NotMeasured)
+}
+
+func TestAdmitAuthority(t *testing.T) {
+	a := newHouse().found(t)
+	own := measured(attest.Digest{}, digest("2"))
+	if err := a.AdmitAuthority(result(t, own)); err != nil {
+		t.Error(err)
+	}
+	refused(t, a.AdmitAuthority(result(t, measured(digest("2"), digest("5")))), wire.NotMeasured)
+	refused(t, a.AdmitAuthority(result(t, measured(attest.Digest{}, digest("2"), "-v"))), wire.NotMeasured)
+	refused(t, a.AdmitAuthority(appraised(t, attest.Claims{Measurement: own, Dynamic: true})), wire.NotMeasured)
+	refused(t, a.AdmitAuthority(attest.Result{}), wire.NotMeasured)
+}
+
+// TestNearestReference has the difference that a person would look for.
+func TestNearestReference(t *testing.T) {
+	a := newHouse().found(t)
+	_, err := a.Admit("scoring", result(t, measured(digest("2"), digest("8"), "--model", "m.json")))
+	var r *attest.Refusal
+	if !errors.As(err, &r) || r.Rule != "measurement: program" || r.Got != digest("8").String() || r.Want != digest("6").String() {
+		t.Errorf("got %v, want the program of the reference value with the same arguments", err)
+	}
+}
+
+func TestRulesAreACopy(t *testing.T) {
+	a := newHouse().found(t)
+	delete(a.Rules(), attest.Soft)
+	if rules, ok := a.Rules()[attest.Soft]; !ok || len(rules.Roots) != 1 || !rules.Debug {
+		t.Errorf("got rules %+v, want the policy's", rules)
+	}
+}

@@ -1,0 +1,183 @@
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// Change is one difference between what two policy files say.
+type Change struct {
+	Path    string
+	Old     string // empty when it was added
+	New     string // empty when it was removed
+	Loosens bool   // whether the policy waits for the delay because of it
+}
+
+// String is one line for people: "+" added, "-" removed, "~" changed.
+func (c Change) String() string {
+	effect := "tightens"
+	if c.Loosens {
+		effect = "loosens"
+	}
+	switch {
+	case c.Old == "":
+		return fmt.Sprintf("+ %s = %s (%s)", c.Path, c.New, effect)
+	case c.New == "":
+		return fmt.Sprintf("- %s = %s (%s)", c.Path, c.Old, effect)
+	}
+	return fmt.Sprintf("~ %s = %s, was %s (%s)", c.Path, c.New, c.Old, effect)
+}
+
+// Loosens reports whether anything in next gives more than old did. Only what
+// is known to take away tightens: see [Diff].
+func Loosens(old, next *Document) bool {
+	return slices.ContainsFunc(Diff(old, next), func(c Change) bool { return c.Loosens })
+}
+
+// Diff lists every difference between two documents, in the order of their
+// paths, but for sequence, previous and created, which always differ. The order
+// inside a list is no difference but where it is part of an argument list. A nil
+// document is an empty one.
+//
+// It compares the files key by key and not the fields of a Document, so that no
+// key can be forgotten: a change loosens unless a row of the tables below says
+// that it tightens.
+func Diff(old, next *Document) []Change {
+	before, after := old.tree(), next.tree()
+	for _, key := range []string{"sequence", "previous", "created"} {
+		delete(before, key)
+		delete(after, key)
+	}
+	return diffTables("", "", before, after)
+}
+
+// tree is the file as TOML tables.
+func (d *Document) tree() map[string]any {
+	values := map[string]any{}
+	if d != nil {
+		_ = toml.Unmarshal(d.raw, &values) // parsed before
+	}
+	return values
+}
+
+// removable are the kinds of values whose removal takes something away. In a
+// kind "*" stands for every name that the file chooses.
+var removable = []string{
+	"authority.reference",
+	"measured.*",
+	"platform.*", "platform.*.roots", "platform.*.debug",
+	"task.*", "task.*.names", "task.*.calls",
+	"task.*.release.*", "task.*.release.*.reference", "task.*.release.*.continues", "task.*.release.*.dynamic", "task.*.release.*.oneoff",
+}
+
+// revocable are the flags that give something while they are true.
+var revocable = []string{"platform.*.debug", "task.*.release.*.dynamic", "task.*.release.*.oneoff"}
+
+// choosing are the tables whose keys the file chooses.
+var choosing = []string{"measured", "platform", "task", "task.*.release"}
+
+func kindOf(parent, key string) string {
+	if slices.Contains(choosing, parent) {
+		key = "*"
+	}
+	return strings.TrimPrefix(parent+"."+key, ".")
+}
+
+// diffTables compares two tables. A table that went is one change, a table that
+// came is as many as it holds.
+func diffTables(path, kind string, old, next map[string]any) []Change {
+	keys := slices.AppendSeq(slices.Collect(maps.Keys(old)), maps.Keys(next))
+	slices.Sort(keys)
+	var out []Change
+	for _, key := range slices.Compact(keys) {
+		path, kind := join(path, key), kindOf(kind, key)
+		was, is := old[key], next[key]
+		oldTable, oldIs := was.(map[string]any)
+		nextTable, nextIs := is.(map[string]any)
+		if nextIs && (oldIs || was == nil) {
+			out = append(out, diffTables(path, kind, oldTable, nextTable)...)
+			continue
+		}
+		out = append(out, diffValues(path, kind, was, is)...)
+	}
+	return out
+}
+
+// diffValues compares two values, lists by their elements.
+func diffValues(path, kind string, was, is any) []Change {
+	oldList, oldIs := was.([]any)
+	nextList, nextIs := is.([]any)
+	if !oldIs && !nextIs {
+		if literal(was) == literal(is) {
+			return nil
+		}
+		return []Change{{path, literal(was), literal(is), !tightens(kind, literal(was), literal(is))}}
+	}
+	var out []Change
+	before, after := literals(oldList), literals(nextList)
+	for _, v := range before {
+		if !slices.Contains(after, v) {
+			out = append(out, Change{path, v, "", !tightens(kind, v, "")})
+		}
+	}
+	for _, v := range after {
+		if !slices.Contains(before, v) {
+			out = append(out, Change{path, "", v, true})
+		}
+	}
+	return out
+}
+
+// tightens reports whether a value that went or changed takes away.
+func tightens(kind, was, is string) bool {
+	switch {
+	case was == "":
+		return false
+	case is == "":
+		return slices.Contains(removable, kind)
+	case slices.Contains(revocable, kind):
+		return is == "false"
+	case kind == "task.*.life":
+		return span(is) < span(was)
+	}
+	return false
+}
+
+// span is a duration as a policy file writes it, in quotes.
+func span(text string) time.Duration {
+	d, _ := time.ParseDuration(strings.Trim(text, `"`))
+	return d
+}
+
+// literal is a value as TOML writes it, with sorted keys; nothing is empty.
+func literal(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return ""
+	case string:
+		return strconv.Quote(v)
+	case []any:
+		return "[" + strings.Join(literals(v), ", ") + "]"
+	case map[string]any:
+		var fields []string
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			fields = append(fields, join("", key)+" = "+literal(v[key]))
+		}
+		return "{ " + strings.Join(fields, ", ") + " }"
+	}
+	return fmt.Sprint(v)
+}
+
+func literals(list []any) []string {
+	out := make([]string, len(list))
+	for i, v := range list {
+		out[i] = literal(v)
+	}
+	return out
+}

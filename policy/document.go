@@ -1,0 +1,82 @@
+package policy
+
+import (
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"golang.org/x/crypto/ssh"
+)
+
+// Document is one parsed policy file. That it parsed says nothing about who
+// signed it; code that acts on policy takes [Approved]. A Document is immutable
+// once parsed.
+type Document struct {
+	TrustDomain string
+	Sequence    uint64        // 1 in the genesis
+	Previous    attest.Digest // digest of the policy before; zero in the genesis
+	Created     time.Time
+	Development bool
+	Owners      Owners
+	Platforms   map[attest.Platform]attest.Rules
+	Authority   Authority
+	Tasks       map[string]*Task
+
+	raw []byte
+}
+
+// Owners are the people who sign policy, k of n.
+type Owners struct {
+	Quorum        int
+	ApproveWithin time.Duration // how long a proposal may wait for its quorum
+	Delay         time.Duration // how long loosening waits after the quorum
+	Keys          []Owner       // in the order of the file
+}
+
+// Owner is one owner and his SSH key.
+type Owner struct {
+	Name string
+	Key  ssh.PublicKey
+}
+
+// Authority is what policy says of the authority itself.
+type Authority struct {
+	Root       attest.Digest // SHA-256 of the authority root's SubjectPublicKeyInfo
+	References []attest.ReferenceValue
+}
+
+// KeyMode says who holds the private key that serves TLS.
+type KeyMode string
+
+// The key modes.
+const (
+	Shared  KeyMode = "shared" // every unit of the identity holds the same pair
+	PerUnit KeyMode = "unit"   // each unit makes its own key
+)
+
+// Task is a computing task.
+type Task struct {
+	Name     string
+	KeyMode  KeyMode
+	Names    []string      // DNS names its certificates carry
+	Life     time.Duration // of leaf certificates
+	Units    int           // most units alive at once that are expected; 0 is unbounded
+	Calls    []string      // tasks it may call
+	Releases map[string]*Release
+}
+
+// Release is one build of a task. A release is an identity.
+type Release struct {
+	Name       string
+	References []attest.ReferenceValue
+	Continues  string            // the release whose follow-sessions move here
+	Dynamic    bool              // accepts programs that load unmeasured libraries
+	Env        map[string]string // environment the agent gives the program
+	OneOff     bool              // accepts one-off requests
+}
+
+// Raw is the file as it was signed. The caller does not change it.
+func (d *Document) Raw() []byte { return d.raw }
+
+// Digest is the SHA-256 of the file.
+func (d *Document) Digest() attest.Digest { return wire.Sum(d.raw) }

@@ -1,0 +1,206 @@
+package policy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/pelletier/go-toml/v2"
+)
+
+// Schema is the first key of every policy file.
+const Schema = "cohort/policy/v1"
+
+// DefaultLife is the life of leaf certificates where a task states none.
+const DefaultLife = time.Hour
+
+// longestWait bounds approve_within and delay: a policy that waits longer than
+// a year for its owners has lost them.
+const longestWait = 365 * 24 * time.Hour
+
+// Parse reads a policy file. Its error is [Faults], with every broken rule of
+// the file. Parsing checks no signature.
+func Parse(raw []byte) (*Document, error) {
+	values, err := decode(raw)
+	if err != nil {
+		return nil, err
+	}
+	var faults Faults
+	d := &Document{raw: bytes.Clone(raw)}
+	d.read(newTable("", values, &faults))
+	d.check(&faults)
+	if len(faults) > 0 {
+		return nil, faults
+	}
+	return d, nil
+}
+
+// decode checks the form of the file: size, character encoding, TOML.
+func decode(raw []byte) (map[string]any, error) {
+	switch {
+	case len(raw) > wire.MaxPolicy:
+		return nil, Faults{{Rule: "size in bytes", Got: fmt.Sprint(len(raw)), Want: fmt.Sprint("at most ", wire.MaxPolicy)}}
+	case !utf8.Valid(raw):
+		return nil, Faults{{Rule: "encoding", Got: "bytes that are not UTF-8", Want: "UTF-8"}}
+	case bytes.HasPrefix(raw, []byte("\ufeff")):
+		return nil, Faults{{Rule: "encoding", Got: "a byte order mark", Want: "none"}}
+	case bytes.ContainsRune(raw, '\r'):
+		return nil, Faults{{Rule: "line ends", Got: "CR", Want: "LF alone"}}
+	}
+	var values map[string]any
+	if err := toml.Unmarshal(raw, &values); err != nil {
+		return nil, Faults{{Path: place(err), Rule: "TOML", Got: err.Error(), Want: "TOML 1.0"}}
+	}
+	return values, nil
+}
+
+func place(err error) string {
+	var at *toml.DecodeError
+	if !errors.As(err, &at) {
+		return ""
+	}
+	line, column := at.Position()
+	return fmt.Sprintf("line %d, column %d", line, column)
+}
+
+// read reads the whole file, table by table.
+func (d *Document) read(t table) {
+	t.need("schema", "trust_domain", "sequence", "previous", "created", "owners", "platform", "authority")
+	t.text("schema", Schema, func(s string) bool { return s == Schema })
+	d.TrustDomain = t.text("trust_domain", "a domain name in lower case, at most 243 bytes", trustDomainOK)
+	d.readPlace(t)
+	d.Created = t.moment("created")
+	d.Development = t.flag("development")
+	d.readOwners(t)
+	d.readPlatforms(t)
+	measured := readMeasured(t)
+	d.readAuthority(t, measured)
+	d.readTasks(t, measured)
+	t.done()
+}
+
+// readPlace reads where in its history the policy stands: the first has
+// sequence 1 and no previous, every other has both.
+func (d *Document) readPlace(t table) {
+	d.Sequence = uint64(t.number("sequence", 1, wire.MaxHistory))
+	t.text("previous", wantDigest+`, or "" in the genesis`, func(s string) bool {
+		return s == "" || digestInto(&d.Previous, s)
+	})
+	if d.Sequence == 1 && !d.Previous.IsZero() {
+		t.fault("previous", "genesis", d.Previous, `""`)
+	}
+	if d.Sequence > 1 && t.values["previous"] == "" {
+		t.fault("previous", "chain", "", "the digest of the policy before")
+	}
+}
+
+func (d *Document) readOwners(root table) {
+	t, ok := root.table("owners")
+	if !ok {
+		return
+	}
+	t.need("quorum", "approve_within", "delay", "keys")
+	d.Owners = Owners{
+		ApproveWithin: t.duration("approve_within", time.Second, longestWait),
+		Delay:         t.duration("delay", 0, longestWait),
+	}
+	for _, k := range t.tables("keys") {
+		d.Owners.Keys = append(d.Owners.Keys, readOwner(k))
+	}
+	d.Owners.Quorum = int(t.number("quorum", 1, int64(len(d.Owners.Keys))))
+	t.done()
+}
+
+func readOwner(t table) Owner {
+	t.need("name", "ssh")
+	o := Owner{Name: t.text("name", wantName, wire.NameOK)}
+	t.text("ssh", "an ssh-ed25519, ecdsa-sha2-nistp256, -384, -521 key or its sk- form, as in a .pub file", func(s string) bool {
+		var err error
+		o.Key, err = parseKey(s)
+		return err == nil
+	})
+	t.done()
+	return o
+}
+
+func (d *Document) readPlatforms(root table) {
+	d.Platforms = map[attest.Platform]attest.Rules{}
+	for _, t := range root.named("platform", wantPlatform(), platformOK) {
+		t.need("roots")
+		rules := attest.Rules{Debug: t.flag("debug")}
+		for _, s := range t.set("roots", wantDigest, func(s string) bool { return digestInto(new(attest.Digest), s) }) {
+			var root attest.Digest
+			digestInto(&root, s)
+			rules.Roots = append(rules.Roots, root)
+		}
+		if t.has("roots") && len(rules.Roots) == 0 {
+			t.fault("roots", "number of roots", 0, "at least 1")
+		}
+		t.done()
+		d.Platforms[attest.Platform(t.name)] = rules
+	}
+}
+
+func (d *Document) readAuthority(root table, measured measuredNames) {
+	t, ok := root.table("authority")
+	if !ok {
+		return
+	}
+	t.need("root", "reference")
+	d.Authority = Authority{Root: t.digest("root"), References: measured.references(t)}
+	t.done()
+}
+
+func (d *Document) readTasks(root table, measured measuredNames) {
+	d.Tasks = map[string]*Task{}
+	for _, t := range root.named("task", wantName, wire.NameOK) {
+		d.Tasks[t.name] = readTask(t, measured)
+	}
+}
+
+func readTask(t namedTable, measured measuredNames) *Task {
+	t.need("key_mode", "release")
+	task := &Task{
+		Name:     t.name,
+		KeyMode:  KeyMode(t.text("key_mode", "shared or unit", keyModeOK)),
+		Names:    t.set("names", "a DNS name in lower case, without wildcard", dnsNameOK),
+		Life:     DefaultLife,
+		Units:    int(t.number("units", 1, 1_000_000)),
+		Calls:    t.set("calls", "the name of a task", wire.NameOK),
+		Releases: map[string]*Release{},
+	}
+	if t.has("life") {
+		task.Life = t.duration("life", wire.MinLife, wire.MaxLife)
+	}
+	for _, r := range t.named("release", "1 to 63 of a-z, 0-9, - and .", wire.ReleaseNameOK) {
+		task.Releases[r.name] = readRelease(r, measured)
+	}
+	if t.has("release") && len(task.Releases) == 0 {
+		t.fault("release", "number of releases", 0, "at least 1")
+	}
+	t.done()
+	return task
+}
+
+func keyModeOK(s string) bool {
+	return slices.Contains([]KeyMode{Shared, PerUnit}, KeyMode(s))
+}
+
+func readRelease(t namedTable, measured measuredNames) *Release {
+	t.need("reference")
+	r := &Release{
+		Name:       t.name,
+		References: measured.references(t.table),
+		Continues:  t.text("continues", "the name of a release", wire.ReleaseNameOK),
+		Dynamic:    t.flag("dynamic"),
+		Env:        readEnv(t.table),
+		OneOff:     t.flag("oneoff"),
+	}
+	t.done()
+	return r
+}

@@ -1,0 +1,247 @@
+package policy
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// State says how far a proposal has come.
+type State string
+
+// The states. A proposal is over in the last three.
+const (
+	Pending   State = "pending"   // waits for its quorum
+	Waiting   State = "waiting"   // has its quorum, loosens, waits for the delay
+	Ready     State = "ready"     // may be adopted with [Approved.Next]
+	Adopted   State = "adopted"   // is a step of the history
+	Cancelled State = "cancelled" // by its proposer
+	Expired   State = "expired"   // found no quorum in time, or another policy came first
+)
+
+// Record is a proposal as a store keeps it. Nothing in it is checked but by
+// [Reopen].
+type Record struct {
+	Policy     []byte
+	Signatures []string // armored, the proposer's first
+	Created    time.Time
+	Quorate    time.Time // when the quorum was reached, zero before
+	Cancel     string    // armored signature over [CancelStatement], or empty
+}
+
+// Proposal is a policy that waits, with the signatures so far, all checked. Only
+// [Propose] and [Reopen] make one. It is immutable.
+type Proposal struct {
+	record  Record
+	owners  Owners        // of the policy it follows
+	base    attest.Digest // head of the history it follows
+	head    attest.Digest // head once it is adopted
+	signed  []string
+	loosens bool
+}
+
+// Propose proposes the policy that follows a. At least one owner signed it; the
+// first signature is the proposer's. It refuses what [Approved.Next] refuses but
+// for a quorum, and with "clock" a policy created later than at.
+func Propose(a Approved, step Step, at time.Time) (Proposal, error) {
+	p, err := open(a, Record{Policy: step.Policy, Signatures: step.Signatures, Created: at})
+	if err != nil {
+		return Proposal{}, err
+	}
+	return p.counted(at), nil
+}
+
+// Reopen checks a stored proposal again, against the policy that it was made
+// to follow, which a must know.
+func Reopen(a Approved, r Record) (Proposal, error) {
+	doc, err := Parse(r.Policy)
+	if err != nil {
+		return Proposal{}, fmt.Errorf("reading the proposed policy: %w", err)
+	}
+	base, err := a.until(doc.Sequence - 1)
+	if err != nil {
+		return Proposal{}, err
+	}
+	p, err := open(base, r)
+	if err != nil {
+		return Proposal{}, err
+	}
+	if !p.timely() {
+		return Proposal{}, wire.Refuse(wire.StoreForeign, "stored proposal: time of the quorum", r.Quorate, "the time of the last signature needed")
+	}
+	if r.Cancel == "" {
+		return p, nil
+	}
+	if err := p.checkCancel(base, r.Cancel); err != nil {
+		return Proposal{}, err
+	}
+	return p, nil
+}
+
+// open checks a proposal but for its times and its cancellation.
+func open(a Approved, r Record) (Proposal, error) {
+	if !a.OK() {
+		return Proposal{}, errNothing
+	}
+	owners := a.doc.Owners
+	signed, err := signers(owners, Step{r.Policy, r.Signatures})
+	if err != nil {
+		return Proposal{}, err
+	}
+	if len(signed) == 0 || len(signed) < len(r.Signatures) {
+		return Proposal{}, wire.Refuse(wire.NoQuorum, "proposal: signatures", len(r.Signatures), "at least one, of distinct owners")
+	}
+	doc, err := a.successor(r.Policy)
+	if err != nil {
+		return Proposal{}, err
+	}
+	if latest := r.Created.Add(wire.MaxClockSkew); doc.Created.After(latest) {
+		return Proposal{}, wire.Refuse(wire.ClockSkew, "proposal: created", doc.Created, "not after "+latest.String())
+	}
+	r.Policy, r.Signatures = doc.raw, slices.Clone(r.Signatures)
+	head := a.extended(doc, Step{}).Head()
+	return Proposal{record: r, owners: owners, base: a.Head(), head: head, signed: signed, loosens: Loosens(a.doc, doc)}, nil
+}
+
+// timely reports whether the time of the quorum is one that Propose or Sign
+// could have noted.
+func (p Proposal) timely() bool {
+	at := p.record.Quorate
+	if p.owners.quorum(p.signed) != nil {
+		return at.IsZero()
+	}
+	return !at.Before(p.record.Created) && at.Before(p.Expires())
+}
+
+// counted is p with the time of its quorum, if it has one now and had none.
+func (p Proposal) counted(at time.Time) Proposal {
+	if p.record.Quorate.IsZero() && p.owners.quorum(p.signed) == nil {
+		p.record.Quorate = at
+	}
+	return p
+}
+
+// Sign adds an owner's signature. It refuses with "proposal-over" when the
+// proposal no longer waits, and a second signature of one owner with "quorum".
+func (p Proposal) Sign(a Approved, signature string, at time.Time) (Proposal, error) {
+	if err := p.alive(a, at); err != nil {
+		return Proposal{}, err
+	}
+	name, err := p.owners.signer(signature, ForPolicy, p.record.Policy)
+	if err != nil {
+		return Proposal{}, err
+	}
+	if slices.Contains(p.signed, name) {
+		return Proposal{}, wire.Refuse(wire.NoQuorum, "proposal: owner", name+", who has signed", p.Missing())
+	}
+	p.signed = append(slices.Clip(p.signed), name)
+	p.record.Signatures = append(slices.Clip(p.record.Signatures), signature)
+	return p.counted(at), nil
+}
+
+// Cancel ends a proposal. The statement is [CancelStatement] byte for byte,
+// signed by the proposer in the namespace "cohort-cancel".
+func (p Proposal) Cancel(a Approved, statement []byte, signature string, at time.Time) (Proposal, error) {
+	if err := p.alive(a, at); err != nil {
+		return Proposal{}, err
+	}
+	if want := CancelStatement(a, p.Digest()); !bytes.Equal(statement, want) {
+		return Proposal{}, wire.Refuse(wire.Malformed, "cancel: statement", string(statement), string(want))
+	}
+	if err := p.checkCancel(a, signature); err != nil {
+		return Proposal{}, err
+	}
+	p.record.Cancel = signature
+	return p, nil
+}
+
+// checkCancel demands the proposer's signature over the cancel statement.
+func (p Proposal) checkCancel(a Approved, signature string) error {
+	name, err := p.owners.signer(signature, ForCancel, CancelStatement(a, p.Digest()))
+	if err != nil {
+		return err
+	}
+	if name != p.Proposer() {
+		return wire.Refuse(wire.NotOwner, "cancel: signed by", name, p.Proposer()+", who proposed it")
+	}
+	return nil
+}
+
+// CancelStatement is the text that cancels the proposal of a policy with this
+// digest. a is any policy of the history.
+func CancelStatement(a Approved, proposal attest.Digest) []byte {
+	domain := ""
+	if a.OK() {
+		domain = a.doc.TrustDomain
+	}
+	return fmt.Appendf(nil, "schema = \"cohort/cancel/v1\"\ntrust_domain = %q\ngenesis = %q\nproposal = %q\n", domain, a.genesis, proposal)
+}
+
+// alive refuses a proposal that is over.
+func (p Proposal) alive(a Approved, at time.Time) error {
+	switch state := p.State(a, at); state {
+	case Pending, Waiting, Ready:
+		return nil
+	default:
+		return wire.Refuse(wire.Withdrawn, "proposal: state", state, "one that waits")
+	}
+}
+
+// State says how far the proposal has come at a time, under the policy in force
+// then. The zero Proposal is expired.
+func (p Proposal) State(a Approved, at time.Time) State {
+	switch {
+	case slices.Contains(a.heads, p.head):
+		return Adopted
+	case p.record.Cancel != "":
+		return Cancelled
+	case a.Head() != p.base:
+		return Expired
+	case p.record.Quorate.IsZero() && !at.Before(p.Expires()):
+		return Expired
+	case p.record.Quorate.IsZero():
+		return Pending
+	case at.Before(p.Effective()):
+		return Waiting
+	}
+	return Ready
+}
+
+// Record is what a store keeps. The caller does not change it.
+func (p Proposal) Record() Record { return p.record }
+
+// Step is the proposal as a step of the history, for [Approved.Next].
+func (p Proposal) Step() Step { return Step{p.record.Policy, p.record.Signatures} }
+
+// Digest is the SHA-256 of the proposed file, which names the proposal.
+func (p Proposal) Digest() attest.Digest { return wire.Sum(p.record.Policy) }
+
+// Proposer is the owner who proposed it.
+func (p Proposal) Proposer() string { return p.signed[0] }
+
+// Signed are the owners who have signed, in the order of their signatures.
+func (p Proposal) Signed() []string { return slices.Clone(p.signed) }
+
+// Missing are the owners who have not.
+func (p Proposal) Missing() []string { return p.owners.missing(p.signed) }
+
+// Quorum is how many owners it needs.
+func (p Proposal) Quorum() int { return p.owners.Quorum }
+
+// Loosens reports whether it waits for the delay.
+func (p Proposal) Loosens() bool { return p.loosens }
+
+// Expires is when a proposal without quorum is over.
+func (p Proposal) Expires() time.Time { return p.record.Created.Add(p.owners.ApproveWithin) }
+
+// Effective is from when it may be adopted, the zero time before its quorum.
+func (p Proposal) Effective() time.Time {
+	if p.record.Quorate.IsZero() || !p.loosens {
+		return p.record.Quorate
+	}
+	return p.record.Quorate.Add(p.owners.Delay)
+}

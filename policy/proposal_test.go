@@ -1,0 +1,273 @@
+package policy
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// tighter and looser are what a next policy changes.
+var (
+	tighter = []string{`life = "30m"`, `life = "20m"`}
+	looser  = []string{`life = "30m"`, `life = "40m"`}
+)
+
+func (h *house) propose(t testing.TB, a Approved, edits []string, names ...string) Proposal {
+	t.Helper()
+	p, err := Propose(a, h.step(t, h.next(t, a, edits...), names...), start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// with adds an owner's signature.
+func (h *house) with(t testing.TB, p Proposal, a Approved, name string, at time.Time) Proposal {
+	t.Helper()
+	p, err := p.Sign(a, h.sign(t, ForPolicy, p.Record().Policy, name)[0], at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func wantState(t testing.TB, p Proposal, a Approved, at time.Time, want State) {
+	t.Helper()
+	if got := p.State(a, at); got != want {
+		t.Errorf("%v: got state %q, want %q", at.Sub(start), got, want)
+	}
+}
+
+func TestProposalOfTighteningActsAtOnce(t *testing.T) {
+	h := newHouse()
+	a := h.found(t)
+	p := h.propose(t, a, tighter, "eva")
+	wantState(t, p, a, start, Pending)
+	if p.Proposer() != "eva" || !slices.Equal(p.Missing(), []string{"ana", "ben"}) || p.Loosens() || p.Quorum() != 2 || !p.Effective().IsZero() {
+		t.Errorf("got proposer %s, missing %q, loosens %v", p.Proposer(), p.Missing(), p.Loosens())
+	}
+	_, err := a.Next(p.Step())
+	refused(t, err, wire.NoQuorum)
+
+	at := start.Add(time.Minute)
+	p = h.with(t, p, a, "ana", at)
+	wantState(t, p, a, at, Ready)
+	if !slices.Equal(p.Signed(), []string{"eva", "ana"}) || !p.Effective().Equal(at) {
+		t.Errorf("got signed %q, effective %v", p.Signed(), p.Effective())
+	}
+	b, err := a.Next(p.Step())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantState(t, p, b, at, Adopted)
+}
+
+func TestProposalOfLooseningWaits(t *testing.T) {
+	h := newHouse()
+	a := h.found(t)
+	p := h.propose(t, a, looser, "ana")
+	quorum := start.Add(10 * time.Minute)
+	p = h.with(t, p, a, "ben", quorum)
+	wantState(t, p, a, quorum, Waiting)
+	wantState(t, p, a, quorum.Add(time.Hour-1), Waiting)
+	wantState(t, p, a, quorum.Add(time.Hour), Ready)
+	wantState(t, p, a, start.Add(1000*time.Hour), Ready)
+
+	// Who signs later changes nothing about when it takes effect.
+	p = h.with(t, p, a, "eva", quorum.Add(30*time.Minute))
+	if want := quorum.Add(time.Hour); !p.Effective().Equal(want) {
+		t.Errorf("got effective %v, want %v", p.Effective(), want)
+	}
+}
+
+func TestProposalWithQuorumFromTheBeginning(t *testing.T) {
+	h := newHouse()
+	a := h.found(t)
+	wantState(t, h.propose(t, a, tighter, "ana", "eva"), a, start, Ready)
+	wantState(t, h.propose(t, a, looser, "ana", "eva"), a, start, Waiting)
+}
+
+func TestProposalExpires(t *testing.T) {
+	h := newHouse()
+	a := h.found(t)
+	p := h.propose(t, a, tighter, "ana")
+	end := start.Add(168 * time.Hour)
+	if !p.Expires().Equal(end) {
+		t.Errorf("got expiry %v, want %v", p.Expires(), end)
+	}
+	wantState(t, p, a, end.Add(-1), Pending)
+	wantState(t, p, a, end, Expired)
+	_, err := p.Sign(a, h.sign(t, ForPolicy, p.Record().Policy, "ben")[0], end)
+	refused(t, err, wire.Withdrawn)
+	wantState(t, Proposal{}, a, start, Expired)
+	wantState(t, Proposal{}, Approved{}, start, Expired)
+}
+
+func TestProposalOvertaken(t *testing.T) {
+	h := newHouse()
+	a := h.found(t)
+	slow, quick := h.propose(t, a, looser, "ana"), h.propose(t, a, tighter, "ben", "eva")
+	b, err := a.Next(quick.Step())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantState(t, slow, b, start, Expired)
+	_, err = slow.Sign(b, h.sign(t, ForPolicy, slow.Record().Policy, "ben")[0], start)
+	refused(t, err, wire.Withdrawn)
+}
+
+func TestProposeRefusals(t *testing.T) {
+	h := newHouse()
+	a := h.found(t)
+	raw := h.next(t, a, looser...)
+	stranger := newHouse()
+	stranger.owners["ana"] = fixed("mallory")
+	future := h.next(t, a, "2026-11-22T09:00:00Z", "2026-11-22T09:05:01Z")
+	for _, row := range []struct {
+		name string
+		step Step
+		want attest.Reason
+	}{
+		{"no signature", Step{Policy: raw}, wire.NoQuorum},
+		{"one owner twice", h.step(t, raw, "ana", "ana"), wire.NoQuorum},
+		{"a stranger", stranger.step(t, raw, "ana"), wire.NotOwner},
+		{"signature over another version", Step{raw, h.sign(t, ForPolicy, h.next(t, a, tighter...), "ana")}, wire.BadSignature},
+		{"not the next", h.step(t, h.text(t), "ana"), wire.WrongSequence},
+		{"created in the future", h.step(t, future, "ana"), wire.ClockSkew},
+		{"too large", Step{make([]byte, wire.MaxPolicy+1), []string{"x"}}, wire.TooLarge},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			_, err := Propose(a, row.step, start)
+			refused(t, err, row.want)
+		})
+	}
+	p := h.propose(t, a, looser, "ana")
+	_, err := p.Sign(a, h.sign(t, ForPolicy, raw, "ana")[0], start)
+	refused(t, err, wire.NoQuorum)
+	_, err = p.Sign(a, stranger.sign(t, ForPolicy, raw, "ana")[0], start)
+	refused(t, err, wire.NotOwner)
+	_, err = p.Sign(a, h.sign(t, ForCancel, raw, "ben")[0], start)
+	refused(t, err, wire.BadSignature)
+}
+
+// TestProposalsShareNothing signs one proposal twice from the same state.
+func TestProposalsShareNothing(t *testing.T) {
+	h := newHouse()
+	a := h.found(t)
+	p := h.propose(t, a, looser, "ana")
+	x, y := h.with(t, p, a, "ben", start), h.with(t, p, a, "eva", start)
+	if !slices.Equal(x.Signed(), []string{"ana", "ben"}) || !slices.Equal(y.Signed(), []string{"ana", "eva"}) || len(p.Signed()) != 1 {
+		t.Errorf("got %q, %q and %q", x.Signed(), y.Signed(), p.Signed())
+	}
+}
+
+func TestCancel(t *testing.T) {
+	h := newHouse()
+	a := h.found(t)
+	p := h.propose(t, a, looser, "ana", "ben")
+	statement := CancelStatement(a, p.Digest())
+	want := "schema = \"cohort/cancel/v1\"\ntrust_domain = \"clinic.example\"\ngenesis = \"" + a.Genesis().String() + "\"\nproposal = \"" + p.Digest().String() + "\"\n"
+	if string(statement) != want || len(statement) > wire.MaxStatement {
+		t.Errorf("got statement %q, want %q", statement, want)
+	}
+	sign := func(statement []byte, name string, ns Namespace) string { return h.sign(t, ns, statement, name)[0] }
+	other := CancelStatement(a, digest("a"))
+	for _, row := range []struct {
+		name      string
+		statement []byte
+		signature string
+		want      attest.Reason
+	}{
+		{"another owner", statement, sign(statement, "ben", ForCancel), wire.NotOwner},
+		{"signed as a policy", statement, sign(statement, "ana", ForPolicy), wire.BadSignature},
+		{"another proposal", other, sign(other, "ana", ForCancel), wire.Malformed},
+		{"one byte more", append(bytes.Clone(statement), '\n'), sign(append(bytes.Clone(statement), '\n'), "ana", ForCancel), wire.Malformed},
+		{"signature over another statement", statement, sign(other, "ana", ForCancel), wire.BadSignature},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			_, err := p.Cancel(a, row.statement, row.signature, start)
+			refused(t, err, row.want)
+		})
+	}
+
+	cancelled, err := p.Cancel(a, statement, sign(statement, "ana", ForCancel), start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantState(t, cancelled, a, start.Add(2*time.Hour), Cancelled)
+	_, err = cancelled.Sign(a, sign(p.Record().Policy, "eva", ForPolicy), start)
+	refused(t, err, wire.Withdrawn)
+	_, err = cancelled.Cancel(a, statement, sign(statement, "ana", ForCancel), start)
+	refused(t, err, wire.Withdrawn)
+
+	b, err := a.Next(p.Step())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = p.Cancel(b, statement, sign(statement, "ana", ForCancel), start)
+	refused(t, err, wire.Withdrawn)
+}
+
+func TestReopen(t *testing.T) {
+	h := newHouse()
+	a := h.found(t)
+	pending := h.propose(t, a, looser, "ana")
+	waiting := h.with(t, pending, a, "ben", start.Add(time.Minute))
+	statement := CancelStatement(a, pending.Digest())
+	cancelled, err := pending.Cancel(a, statement, h.sign(t, ForCancel, statement, "ana")[0], start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := a.Next(waiting.Step())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []Proposal{pending, waiting, cancelled} {
+		for _, now := range []Approved{a, b} {
+			again, err := Reopen(now, p.Record())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := again.State(now, start), p.State(now, start); got != want {
+				t.Errorf("got state %q after reopening, want %q", got, want)
+			}
+			if again.Proposer() != "ana" || again.Digest() != p.Digest() || !again.Effective().Equal(p.Effective()) || !again.Loosens() {
+				t.Errorf("got another proposal after reopening: %+v", again.Record())
+			}
+		}
+	}
+
+	edit := func(change func(*Record)) Record {
+		r := waiting.Record()
+		r.Signatures = slices.Clone(r.Signatures)
+		change(&r)
+		return r
+	}
+	for _, row := range []struct {
+		name   string
+		record Record
+		want   attest.Reason
+	}{
+		{"no policy", Record{}, wire.BadPolicy},
+		{"the genesis", edit(func(r *Record) { r.Policy = h.text(t) }), wire.WrongSequence},
+		{"a signature gone, the quorum's time left", edit(func(r *Record) { r.Signatures = r.Signatures[:1] }), wire.StoreForeign},
+		{"the quorum's time gone", edit(func(r *Record) { r.Quorate = time.Time{} }), wire.StoreForeign},
+		{"quorum before the proposal", edit(func(r *Record) { r.Quorate = start.Add(-1) }), wire.StoreForeign},
+		{"quorum after the end", edit(func(r *Record) { r.Quorate = waiting.Expires() }), wire.StoreForeign},
+		{"signature of another proposal", edit(func(r *Record) { r.Signatures[1] = h.sign(t, ForPolicy, []byte("x"), "ben")[0] }), wire.BadSignature},
+		{"cancelled by another owner", edit(func(r *Record) { r.Cancel = h.sign(t, ForCancel, statement, "ben")[0] }), wire.NotOwner},
+		{"another policy", edit(func(r *Record) { r.Policy = append(bytes.Clone(r.Policy), '\n') }), wire.BadSignature},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			p, err := Reopen(a, row.record)
+			refused(t, err, row.want)
+			if p.State(a, start) != Expired {
+				t.Error("got a live proposal beside the error")
+			}
+		})
+	}
+}

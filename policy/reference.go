@@ -1,0 +1,162 @@
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// registerReader reads the key of one register of a reference value.
+type registerReader func(m measuredNames, t table, key string) []byte
+
+// registerReaders holds, for each platform that policy may name, a reader for
+// each of its registers. An agent and arguments may be left out and are then
+// none; every other register is given or stands in any.
+var registerReaders = map[attest.Platform]map[string]registerReader{
+	attest.Soft: {"agent": measuredNames.digest, "program": measuredNames.needed, "args": measuredNames.arguments},
+}
+
+func platformOK(name string) bool { return registerReaders[attest.Platform(name)] != nil }
+
+func wantPlatform() string {
+	var names []string
+	for p := range registerReaders {
+		names = append(names, string(p))
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
+// measuredNames are the digests of [measured.X], by X.
+type measuredNames map[string]attest.Digest
+
+func readMeasured(root table) measuredNames {
+	names := measuredNames{}
+	for _, t := range root.named("measured", wantName, wire.NameOK) {
+		t.need("sha256")
+		t.text("sha256", "64 lower-case hexadecimal digits", func(s string) bool {
+			d, err := wire.ParseDigest(s)
+			names[t.name] = d
+			return err == nil && s == d.Hex()
+		})
+		t.done()
+	}
+	return names
+}
+
+// references reads the key "reference": at least one reference value. Those
+// with a fault are left out.
+func (m measuredNames) references(t table) []attest.ReferenceValue {
+	var out []attest.ReferenceValue
+	inner := t.tables("reference")
+	for _, r := range inner {
+		if ref, ok := m.reference(r); ok {
+			out = append(out, ref)
+		}
+	}
+	if t.has("reference") && len(inner) == 0 {
+		t.fault("reference", "number of reference values", 0, "at least 1")
+	}
+	return out
+}
+
+// reference reads one reference value: the platform, each of its registers, and
+// any, the registers that are left open.
+func (m measuredNames) reference(t table) (attest.ReferenceValue, bool) {
+	before := len(*t.faults)
+	t.need("platform")
+	ref := attest.ReferenceValue{Platform: attest.Platform(t.text("platform", wantPlatform(), platformOK))}
+	registers := attest.Registers[ref.Platform]
+	if registers == nil {
+		return ref, false // without its platform no other key can be judged
+	}
+	open := t.set("any", "one of "+strings.Join(registers, ", "), func(s string) bool { return slices.Contains(registers, s) })
+	for _, name := range registers {
+		register := attest.Register{Name: name, Any: slices.Contains(open, name)}
+		if register.Any {
+			t.absent(name, "any")
+		} else {
+			register.Value = registerReaders[ref.Platform][name](m, t, name)
+		}
+		ref.Registers = append(ref.Registers, register)
+	}
+	t.done()
+	return ref, len(*t.faults) == before
+}
+
+// arguments reads an argument list into the value of its register.
+func (m measuredNames) arguments(t table, key string) []byte {
+	var fields [][]byte
+	for _, a := range t.list(key, "text without NUL", noNUL) {
+		fields = append(fields, []byte(a))
+	}
+	digest := wire.Hash(wire.LabelArguments, fields...)
+	return digest[:]
+}
+
+func noNUL(s string) bool { return !strings.ContainsRune(s, 0) }
+
+// needed reads a digest that may not be left out.
+func (m measuredNames) needed(t table, key string) []byte {
+	t.need(key)
+	return m.digest(t, key)
+}
+
+// digest reads a digest or "@" and the name of one; an absent key is empty.
+func (m measuredNames) digest(t table, key string) []byte {
+	var d attest.Digest
+	want := wantDigest + ", or @ and one of: " + strings.Join(slices.Sorted(maps.Keys(m)), ", ")
+	t.text(key, want, func(s string) bool {
+		if name, is := strings.CutPrefix(s, "@"); is {
+			var ok bool
+			d, ok = m[name]
+			return ok
+		}
+		return digestInto(&d, s)
+	})
+	if d.IsZero() {
+		return nil
+	}
+	return d[:]
+}
+
+// placedReference is a reference value and where it stands.
+type placedReference struct {
+	path string
+	attest.ReferenceValue
+}
+
+// references lists every reference value of the document, in a stable order.
+func (d *Document) references() []placedReference {
+	var out []placedReference
+	add := func(path string, refs []attest.ReferenceValue) {
+		for i, ref := range refs {
+			out = append(out, placedReference{fmt.Sprintf("%s[%d]", join(path, "reference"), i), ref})
+		}
+	}
+	add("authority", d.Authority.References)
+	for _, task := range d.TaskNames() {
+		for _, release := range d.Tasks[task].ReleaseNames() {
+			add(join(join("task."+task, "release"), release), d.Tasks[task].Releases[release].References)
+		}
+	}
+	return out
+}
+
+// overlap reports whether one measurement could match both reference values.
+func overlap(a, b attest.ReferenceValue) bool {
+	if a.Platform != b.Platform {
+		return false
+	}
+	for i, x := range a.Registers {
+		y := b.Registers[i]
+		if !x.Any && !y.Any && string(x.Value) != string(y.Value) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,182 @@
+package unit
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+	"golang.org/x/sys/unix"
+)
+
+// certDir keeps a directory with the unit's certificate and key for programs
+// that read files. Its files are links through one directory link, "current",
+// which is renamed over: whoever opens the files by way of "current" resolved
+// once sees one pair. The zero certDir keeps nothing.
+type certDir struct {
+	path   string
+	unit   *Unit
+	reload syscall.Signal
+	held   *enrolment // what the files are of
+}
+
+// Names in a certificate directory.
+const (
+	currentName = "current"
+	nextName    = ".next"
+	freshPrefix = ".pair-"
+)
+
+var certFiles = []string{"tls.crt", "tls.key", "ca.crt"}
+
+// openCertDir prepares the directory and writes the first pair.
+func openCertDir(c AgentConfig) (*certDir, error) {
+	d := &certDir{path: c.CertDir, unit: c.Unit, reload: c.Reload}
+	if d.path == "" {
+		return d, nil
+	}
+	if err := os.MkdirAll(d.path, 0o700); err != nil {
+		return nil, err
+	}
+	if err := c.checkMedium(); err != nil {
+		return nil, err
+	}
+	if err := d.clean(""); err != nil {
+		return nil, err
+	}
+	e, err := c.Unit.current()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range certFiles {
+		if err := replaceLink(filepath.Join(currentName, name), filepath.Join(d.path, name)); err != nil {
+			return nil, err
+		}
+	}
+	return d, d.write(e)
+}
+
+// checkMedium refuses, with "not-allowed", a directory whose files may outlive
+// the TEE's memory.
+func (c AgentConfig) checkMedium() error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(c.CertDir, &fs); err != nil {
+		return fmt.Errorf("reading the file system's type: %w", err)
+	}
+	if fs.Type != unix.TMPFS_MAGIC && fs.Type != unix.RAMFS_MAGIC && !c.Disk {
+		return wire.Refuse(wire.NotAllowed, "certificate directory: file system", fmt.Sprintf("%#x", fs.Type), "tmpfs")
+	}
+	return nil
+}
+
+// keep writes each new pair and tells the program, until ctx is done. It then
+// removes the pair and sends how that went.
+func (d *certDir) keep(ctx context.Context, p *program) <-chan error {
+	done := make(chan error, 1)
+	if d.path == "" {
+		done <- nil
+		return done
+	}
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				done <- d.clean("")
+				return
+			case <-d.held.replaced:
+				if err := d.update(p); err != nil {
+					d.unit.config.Log.Warn("certificate directory not renewed", "cause", err)
+				}
+			}
+		}
+	}()
+	return done
+}
+
+// update writes the newest pair and sends the reload signal.
+func (d *certDir) update(p *program) error {
+	e := d.unit.held.Load()
+	if e == nil {
+		d.held = &enrolment{} // closed: nothing replaces it
+		return nil
+	}
+	if err := d.write(e); err != nil {
+		return err
+	}
+	if d.reload == 0 {
+		return nil
+	}
+	return p.cmd.Process.Signal(d.reload)
+}
+
+// write puts the pair into a fresh directory and renames the link to it.
+func (d *certDir) write(e *enrolment) error {
+	d.held = e
+	fresh, err := os.MkdirTemp(d.path, freshPrefix)
+	if err != nil {
+		return err
+	}
+	pair, err := e.files()
+	if err != nil {
+		return err
+	}
+	for name, content := range pair {
+		if err := os.WriteFile(filepath.Join(fresh, name), content, 0o600); err != nil {
+			return err
+		}
+	}
+	if err := replaceLink(filepath.Base(fresh), filepath.Join(d.path, currentName)); err != nil {
+		return err
+	}
+	return d.clean(filepath.Base(fresh))
+}
+
+// replaceLink makes link point to target in one step.
+func replaceLink(target, link string) error {
+	next := filepath.Join(filepath.Dir(link), nextName)
+	if err := os.Symlink(target, next); err != nil {
+		return err
+	}
+	return os.Rename(next, link)
+}
+
+// clean removes all pairs but one, and what an agent that was killed left.
+func (d *certDir) clean(kept string) error {
+	stale, err := filepath.Glob(filepath.Join(d.path, freshPrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range append(stale, filepath.Join(d.path, nextName)) {
+		if filepath.Base(path) != kept {
+			err = errors.Join(err, os.RemoveAll(path))
+		}
+	}
+	return err
+}
+
+// files are the contents by name: the chain TLS serves, its key, and the root
+// that trusts this identity and no other.
+func (e *enrolment) files() (map[string][]byte, error) {
+	key, err := x509.MarshalPKCS8PrivateKey(e.leaf.PrivateKey)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the key: %w", err)
+	}
+	var chain []byte
+	for _, der := range e.leaf.Certificate {
+		chain = append(chain, pemOf("CERTIFICATE", der)...)
+	}
+	return map[string][]byte{
+		"tls.crt": chain,
+		"tls.key": pemOf("PRIVATE KEY", key),
+		"ca.crt":  pemOf("CERTIFICATE", e.identity.Root),
+	}, nil
+}
+
+func pemOf(kind string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+}

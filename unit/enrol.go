@@ -1,0 +1,294 @@
+package unit
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hpke"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// enrolment is what one certificate report gave: an immutable snapshot.
+type enrolment struct {
+	policy      policy.Approved
+	root        *x509.Certificate // authority root
+	identity    identity.Identity
+	leaf        *tls.Certificate // leaf and cross-certificate, with the key
+	env         map[string]string
+	renewAfter  time.Time
+	renewBefore time.Time
+	notAfter    time.Time
+	replaced    chan struct{} // closed when a newer enrolment is held
+}
+
+// secrets are the private keys of one request.
+type secrets struct {
+	hpke hpke.PrivateKey
+	tls  *ecdsa.PrivateKey // nil in key mode shared
+}
+
+// enrol obtains one certificate report from one authority.
+func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
+	if err := u.refresh(ctx, p); err != nil {
+		return nil, err
+	}
+	challenge, err := p.authority.Challenge(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("asking for a challenge: %w", err)
+	}
+	request, keys, err := u.request(ctx, challenge.Nonce)
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := p.authority.Certify(ctx, request)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("asking for certificates: %w", err), u.teach(ctx, p, err))
+	}
+	signed, err := keys.open(request, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("opening the report: %w", err)
+	}
+	e, err := u.accept(request, signed, keys)
+	if err != nil {
+		return nil, fmt.Errorf("checking the report: %w", err)
+	}
+	return e, nil
+}
+
+// request makes the keys of one request, and evidence that is bound to them.
+func (u *Unit) request(ctx context.Context, nonce []byte) (api.CertificateRequest, secrets, error) {
+	k := u.known.Load()
+	request := api.CertificateRequest{
+		Task: u.config.Task, Nonce: nonce, SigningKey: u.spki,
+		Root: k.policy.Document().Authority.Root, Head: k.policy.Head(),
+	}
+	keys, err := newSecrets(k.policy, u.config.Task, &request)
+	if err != nil {
+		return request, keys, err
+	}
+	evidence, err := u.config.Attester.Attest(ctx, attest.Bind(wire.LabelIssue, request.Bound()...))
+	if err != nil {
+		return request, keys, fmt.Errorf("asking the TEE for evidence: %w", err)
+	}
+	if request.Evidence, err = json.Marshal(evidence); err != nil {
+		return request, keys, fmt.Errorf("encoding the evidence: %w", err)
+	}
+	return request, keys, nil
+}
+
+// newSecrets draws the keys that the task's key mode asks for, and puts their
+// public halves into the request.
+func newSecrets(p policy.Approved, name string, request *api.CertificateRequest) (secrets, error) {
+	task, err := taskOf(p, name)
+	if err != nil {
+		return secrets{}, err
+	}
+	var keys secrets
+	if keys.hpke, err = hpke.MLKEM768X25519().GenerateKey(); err != nil {
+		return keys, fmt.Errorf("making the HPKE key: %w", err)
+	}
+	request.HPKEKey = keys.hpke.PublicKey().Bytes()
+	if task.KeyMode == policy.Shared {
+		return keys, nil
+	}
+	if keys.tls, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return keys, fmt.Errorf("making the TLS key: %w", err)
+	}
+	if request.CSR, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, keys.tls); err != nil {
+		return keys, fmt.Errorf("making the CSR: %w", err)
+	}
+	return keys, nil
+}
+
+func taskOf(p policy.Approved, name string) (*policy.Task, error) {
+	task, ok := p.Document().Tasks[name]
+	if !ok {
+		return nil, wire.Refuse(wire.NotFound, "policy: task", name, "a task of the policy")
+	}
+	return task, nil
+}
+
+// open decrypts the answer. That it opens says that it was made for this
+// request, not yet by whom.
+func (s secrets) open(request api.CertificateRequest, sealed api.SealedReport) (api.SignedReport, error) {
+	var unverified api.SignedReport
+	recipient, err := hpke.NewRecipient(sealed.Encapsulated, s.hpke, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(request))
+	if err != nil {
+		return unverified, wire.Refuse(wire.BadSignature, "sealed report: encapsulated key", "one that does not open", "sealed to this request")
+	}
+	plain, err := recipient.Open(nil, sealed.Ciphertext)
+	if err != nil {
+		return unverified, wire.Refuse(wire.BadSignature, "sealed report: ciphertext", "one that does not open", "sealed to this request")
+	}
+	defer clear(plain)
+	if err := json.Unmarshal(plain, &unverified); err != nil {
+		return unverified, wire.Refuse(wire.Malformed, "signed report", "", "JSON")
+	}
+	return unverified, nil
+}
+
+// accept checks, in this order, who signed the report, that it is about this
+// unit under the newest policy, and that its certificates are good.
+func (u *Unit) accept(request api.CertificateRequest, signed api.SignedReport, keys secrets) (*enrolment, error) {
+	defer clear(signed.Report)
+	root, err := u.checkSignature(request, signed)
+	if err != nil {
+		return nil, err
+	}
+	var report api.Report
+	if err := json.Unmarshal(signed.Report, &report); err != nil {
+		return nil, wire.Refuse(wire.Malformed, "report", "", "JSON")
+	}
+	defer clear(report.LeafKey)
+	e, err := u.snapshot(report, root)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.checkUnit(e, report); err != nil {
+		return nil, fmt.Errorf("unit certificate: %w", err)
+	}
+	if err := u.checkLeaf(e, report, keys); err != nil {
+		return nil, fmt.Errorf("leaf certificate: %w", err)
+	}
+	return e, e.setTimes(report, u.config.Clock())
+}
+
+// checkSignature demands the signature of the authority that the newest policy
+// names over this report and this request, and returns its root.
+func (u *Unit) checkSignature(request api.CertificateRequest, signed api.SignedReport) (*x509.Certificate, error) {
+	chain, err := parseAll(signed.Chain...)
+	if err != nil {
+		return nil, err
+	}
+	if len(chain) != 2 {
+		return nil, wire.Refuse(wire.BadChain, "report: certificates of the signer", len(chain), 2)
+	}
+	if err := u.checkAuthority(chain[0], chain[1], identity.UseSigning); err != nil {
+		return nil, fmt.Errorf("signer of the report: %w", err)
+	}
+	message := api.ReportMessage(signed.Report, request.Digest())
+	if chain[0].CheckSignature(x509.ECDSAWithSHA256, message, signed.Signature) != nil {
+		return nil, wire.Refuse(wire.BadSignature, "report: signature", "one that does not verify", "the authority's, over this request")
+	}
+	return chain[1], nil
+}
+
+// snapshot checks what the report says against what the unit knows.
+func (u *Unit) snapshot(report api.Report, root *x509.Certificate) (*enrolment, error) {
+	k := u.known.Load()
+	task, err := taskOf(k.policy, u.config.Task)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case report.Schema != api.ReportSchema:
+		return nil, wire.Refuse(wire.Malformed, "report: schema", report.Schema, api.ReportSchema)
+	case report.Head != k.policy.Head():
+		return nil, wire.Refuse(wire.Behind, "report: policy head", report.Head, k.policy.Head())
+	case report.Task != task.Name:
+		return nil, wire.Refuse(wire.WrongIdentity, "report: task", report.Task, task.Name)
+	case report.KeyMode != string(task.KeyMode):
+		return nil, wire.Refuse(wire.WrongKind, "report: key mode", report.KeyMode, task.KeyMode)
+	case !bytes.Equal(report.Authority, root.Raw):
+		return nil, wire.Refuse(wire.WrongRoot, "report: authority root", "another", "the signer's")
+	}
+	id, err := identity.ReleaseID(k.policy, report.Task, report.Release)
+	if err != nil {
+		return nil, err
+	}
+	if report.Identity != id {
+		return nil, wire.Refuse(wire.WrongIdentity, "report: identity", report.Identity, id)
+	}
+	return &enrolment{
+		policy: k.policy, root: root, env: report.Env, replaced: make(chan struct{}),
+		identity: identity.Identity{ID: id, Task: report.Task, Release: report.Release, Root: report.IdentityCA, Cross: report.Cross},
+	}, nil
+}
+
+// checkUnit checks the certificate of the unit's signing key.
+func (u *Unit) checkUnit(e *enrolment, report api.Report) error {
+	return u.checkOwn(e, [][]byte{report.Unit, report.Cross}, u.signing.Public(), identity.Expect{
+		Kinds: []identity.Kind{identity.KindUnit}, Use: identity.UseSigning,
+	})
+}
+
+// checkLeaf checks the pair that TLS serves, and takes it over.
+func (u *Unit) checkLeaf(e *enrolment, report api.Report, keys secrets) error {
+	kind, key := identity.KindUnit, keys.tls
+	if report.KeyMode == string(policy.Shared) {
+		parsed, err := x509.ParsePKCS8PrivateKey(report.LeafKey)
+		shared, ok := parsed.(*ecdsa.PrivateKey)
+		if err != nil || !ok {
+			return wire.Refuse(wire.Malformed, "shared key", "", "an ECDSA key, PKCS #8")
+		}
+		kind, key = identity.KindShared, shared
+	}
+	raw := [][]byte{report.Leaf, report.Cross}
+	err := u.checkOwn(e, raw, key.Public(), identity.Expect{Kinds: []identity.Kind{kind}, Use: identity.UseTLS})
+	if err != nil {
+		return err
+	}
+	leaf, err := x509.ParseCertificate(report.Leaf)
+	if err != nil {
+		return err
+	}
+	e.leaf = &tls.Certificate{Certificate: raw, PrivateKey: key, Leaf: leaf}
+	return nil
+}
+
+// checkOwn checks a chain of the unit's own identity: it certifies key and is
+// what expect says of kind and use.
+func (u *Unit) checkOwn(e *enrolment, raw [][]byte, key crypto.PublicKey, expect identity.Expect) error {
+	chain, err := parseAll(raw...)
+	if err != nil {
+		return err
+	}
+	if !key.(*ecdsa.PublicKey).Equal(chain[0].PublicKey) {
+		return wire.Refuse(wire.BadChain, "certified key", "another key", "the unit's own")
+	}
+	if expect.At, err = judgedAt(chain[0], u.config.Clock()); err != nil {
+		return err
+	}
+	expect.Policy, expect.IDs = e.policy, []attest.Digest{e.identity.ID}
+	_, err = identity.Check(chain, e.root, expect)
+	return err
+}
+
+// setTimes takes over when to renew, and refuses with "clock" a window whose
+// successor began longer ago than clocks may differ.
+func (e *enrolment) setTimes(report api.Report, now time.Time) error {
+	e.renewAfter, e.renewBefore, e.notAfter = report.RenewAfter, report.RenewBefore, e.leaf.Leaf.NotAfter
+	if !e.renewAfter.Before(e.notAfter) || e.renewBefore.Before(e.renewAfter) {
+		return wire.Refuse(wire.Malformed, "report: renewal", e.renewAfter, "before the certificate's end")
+	}
+	if latest := e.renewAfter.Add(wire.MaxClockSkew); now.After(latest) {
+		return wire.Refuse(wire.ClockSkew, "certificate window: time here", now.UTC().Format(time.RFC3339), "before "+latest.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+func parseAll(raw ...[]byte) ([]*x509.Certificate, error) {
+	chain := make([]*x509.Certificate, len(raw))
+	for i, der := range raw {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, wire.Refuse(wire.Malformed, "report: certificate", "", "X.509, DER")
+		}
+		chain[i] = c
+	}
+	return chain, nil
+}

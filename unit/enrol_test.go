@@ -1,0 +1,361 @@
+package unit
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// TestReportRefused changes one thing in what a good authority answers.
+func TestReportRefused(t *testing.T) {
+	otherKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	check(t, err)
+	otherPKCS8, err := x509.MarshalPKCS8PrivateKey(otherKey)
+	check(t, err)
+	otherSPKI, err := x509.MarshalPKIXPublicKey(otherKey.Public())
+	check(t, err)
+	evil := newWorld(t, "1h")
+	evilAuthority := evil.authority(evil.keys)
+	otherIssuer, _ := evilAuthority.issuer()
+
+	for _, row := range []struct {
+		name string
+		with func(*fake)
+		want wire.Reason
+	}{
+		{"ciphertext changed", func(f *fake) {
+			f.faults.sealed = func(s *api.SealedReport) { s.Ciphertext[10] ^= 1 }
+		}, wire.BadSignature},
+		{"encapsulated key cut", func(f *fake) {
+			f.faults.sealed = func(s *api.SealedReport) { s.Encapsulated = s.Encapsulated[1:] }
+		}, wire.BadSignature},
+		{"signature changed", func(f *fake) {
+			f.faults.signed = func(s *api.SignedReport) { s.Signature[len(s.Signature)-1] ^= 1 }
+		}, wire.BadSignature},
+		{"signature over another report", func(f *fake) {
+			f.faults.signed = func(s *api.SignedReport) {
+				s.Report = bytes.Replace(s.Report, []byte(`"LANG":"C"`), []byte(`"LANG":"D"`), 1)
+			}
+		}, wire.BadSignature},
+		{"signed by an authority of another root", func(f *fake) {
+			f.faults.signed = func(s *api.SignedReport) { *s = forged(t, evilAuthority, s.Report) }
+		}, wire.WrongRoot},
+		{"signed by another key", func(f *fake) {
+			f.faults.signed = func(s *api.SignedReport) {
+				digest := sha256.Sum256(s.Report)
+				s.Signature, _ = ecdsa.SignASN1(rand.Reader, otherKey, digest[:])
+			}
+		}, wire.BadSignature},
+		{"signer's root left out", func(f *fake) {
+			f.faults.signed = func(s *api.SignedReport) { s.Chain = s.Chain[:1] }
+		}, wire.BadChain},
+		{"signed with a unit's certificate", func(f *fake) {
+			f.faults.signed = func(s *api.SignedReport) {
+				var r api.Report
+				check(t, json.Unmarshal(s.Report, &r))
+				s.Chain[0] = r.Unit
+			}
+		}, wire.WrongKind},
+		{"certificate that is none", func(f *fake) {
+			f.faults.signed = func(s *api.SignedReport) { s.Chain[0] = []byte("x") }
+		}, wire.Malformed},
+		{"another schema", func(f *fake) {
+			f.faults.report = func(r *api.Report) { r.Schema = "cohort/report/v2" }
+		}, wire.Malformed},
+		{"another task", func(f *fake) {
+			f.faults.report = func(r *api.Report) { r.Task = "other" }
+		}, wire.WrongIdentity},
+		{"another key mode", func(f *fake) {
+			f.faults.report = func(r *api.Report) { r.KeyMode = "unit" }
+		}, wire.WrongKind},
+		{"a release that policy does not name", func(f *fake) {
+			f.faults.report = func(r *api.Report) { r.Release = "2" }
+		}, wire.NotFound},
+		{"another identity", func(f *fake) {
+			f.faults.report = func(r *api.Report) { r.Identity[0] ^= 1 }
+		}, wire.WrongIdentity},
+		{"another authority root", func(f *fake) {
+			f.faults.report = func(r *api.Report) { r.Authority = otherIssuer.AuthorityRoot() }
+		}, wire.WrongRoot},
+		{"another identity's cross-certificate", func(f *fake) {
+			f.faults.report = func(r *api.Report) {
+				i, _ := f.issuer()
+				id, err := i.Identity("other", "1")
+				check(t, err)
+				r.Cross = id.Cross
+			}
+		}, wire.BadChain},
+		{"another's leaf", func(f *fake) {
+			f.faults.report = func(r *api.Report) { r.Leaf = r.Unit }
+		}, wire.BadChain},
+		{"signing key swapped on the way", func(f *fake) {
+			f.faults.request = func(r *api.CertificateRequest) { r.SigningKey = otherSPKI }
+		}, wire.BadNonce},
+		{"the leaf as unit certificate", func(f *fake) {
+			f.faults.report = func(r *api.Report) { r.Unit = r.Leaf }
+		}, wire.BadChain},
+		{"another's key", func(f *fake) {
+			f.faults.report = func(r *api.Report) { r.LeafKey = otherPKCS8 }
+		}, wire.BadChain},
+		{"a key that is none", func(f *fake) {
+			f.faults.report = func(r *api.Report) { r.LeafKey = nil }
+		}, wire.Malformed},
+		{"renewal after the end", func(f *fake) {
+			f.faults.report = func(r *api.Report) { r.RenewAfter = r.NotAfter }
+		}, wire.Malformed},
+		{"renewal that ends before it begins", func(f *fake) {
+			f.faults.report = func(r *api.Report) { r.RenewBefore = r.RenewAfter.Add(-1) }
+		}, wire.Malformed},
+		{"HPKE key swapped on the way", func(f *fake) {
+			f.faults.request = func(r *api.CertificateRequest) { r.HPKEKey[0] ^= 1 }
+		}, wire.BadNonce},
+		{"history of another genesis", func(f *fake) {
+			f.faults.history = func(h *api.History) { h.Entries = evil.steps }
+		}, wire.WrongGenesis},
+		{"history from elsewhere", func(f *fake) {
+			f.faults.history = func(h *api.History) { h.From = 1 }
+		}, wire.Malformed},
+		{"history with a signature cut off", func(f *fake) {
+			f.faults.history = func(h *api.History) { h.Entries = []api.HistoryEntry{{Policy: h.Entries[0].Policy}} }
+		}, wire.NoQuorum},
+		{"measurement refused", func(f *fake) {
+			f.faults.refusal = wire.Refuse(wire.NotMeasured, "measurement", "a", "b")
+		}, wire.NotMeasured},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w := newWorld(t, "1h")
+			f := w.authority(w.keys)
+			row.with(f)
+			u, err := Start(soon(t), w.config("scoring", f))
+			wantReason(t, err, row.want)
+			if u != nil {
+				t.Error("got a unit beside the error")
+			}
+		})
+	}
+}
+
+// forged is a report under the signature of another authority.
+func forged(t *testing.T, by *fake, report []byte) api.SignedReport {
+	t.Helper()
+	i, _ := by.issuer()
+	leaf, err := i.Authority(time.Now())
+	check(t, err)
+	digest := sha256.Sum256(report)
+	signature, err := ecdsa.SignASN1(rand.Reader, leaf.Key, digest[:])
+	check(t, err)
+	return api.SignedReport{Report: report, Signature: signature, Chain: [][]byte{leaf.DER, i.AuthorityRoot()}}
+}
+
+// TestReportOfAnotherRequest: an authority that signs the answer to another
+// request, sealed to this one.
+func TestReportOfAnotherRequest(t *testing.T) {
+	w := newWorld(t, "1h")
+	f := w.authority(w.keys)
+	f.faults.signed = func(s *api.SignedReport) {
+		i, _ := f.issuer()
+		leaf, err := i.Authority(time.Now())
+		check(t, err)
+		other := f.requests[0]
+		other.Nonce = []byte("another")
+		digest := sha256.Sum256(api.ReportMessage(s.Report, other.Digest()))
+		s.Signature, err = ecdsa.SignASN1(rand.Reader, leaf.Key, digest[:])
+		check(t, err)
+	}
+	_, err := Start(soon(t), w.config("scoring", f))
+	wantReason(t, err, wire.BadSignature)
+}
+
+// TestAnotherUnitsCertificate: the certificate of one unit is given to the next.
+func TestAnotherUnitsCertificate(t *testing.T) {
+	w := newWorld(t, "1h")
+	f := w.authority(w.keys)
+	var first []byte
+	f.faults.report = func(r *api.Report) {
+		if first == nil {
+			first = r.Unit
+		}
+		r.Unit = first
+	}
+	w.start("scoring", f)
+	_, err := Start(soon(t), w.config("scoring", f))
+	wantReason(t, err, wire.BadChain)
+}
+
+// TestFakeAuthority: the same code, genesis and policy under another root
+// secret. The unit is given the right history and sends its host nothing more.
+func TestFakeAuthority(t *testing.T) {
+	w, evil := newWorld(t, "1h"), newWorld(t, "1h")
+	f := evil.authority(evil.keys)
+	f.faults.history = func(h *api.History) { h.Entries, h.Head = w.steps, w.approved().Head() }
+	_, err := Start(soon(t), w.config("scoring", f))
+	wantReason(t, err, wire.WrongRoot)
+	if len(f.requests) != 0 {
+		t.Errorf("got %d requests, want none: evidence went to a stranger", len(f.requests))
+	}
+}
+
+func TestAuthorityWithoutItsRoot(t *testing.T) {
+	w := newWorld(t, "1h")
+	u, err := prepare(w.config("scoring", w.authority(w.keys)))
+	check(t, err)
+	wantReason(t, u.demandAuthority(tls.ConnectionState{}), wire.BadChain)
+}
+
+func TestKeyModeUnitRefusesAnotherKey(t *testing.T) {
+	w := newWorld(t, "1h")
+	f := w.authority(w.keys)
+	u := w.start("keys", f)
+	first := f.requests[0].CSR
+	f.set(func(f *fake) { f.faults.request = func(r *api.CertificateRequest) { r.CSR = first } })
+	wantReason(t, u.attempt(soon(t)), wire.BadNonce)
+}
+
+func TestFreshKeysEachTime(t *testing.T) {
+	w := newWorld(t, "1h")
+	f := w.authority(w.keys)
+	u := w.start("keys", f)
+	check(t, u.attempt(soon(t)))
+	a, b := f.requests[0], f.requests[1]
+	if bytes.Equal(a.HPKEKey, b.HPKEKey) || bytes.Equal(a.CSR, b.CSR) || bytes.Equal(a.Evidence, b.Evidence) {
+		t.Error("a renewal reuses keys or evidence of the one before")
+	}
+	if !bytes.Equal(a.SigningKey, b.SigningKey) || wire.UnitIDOf(a.SigningKey) != u.ID() {
+		t.Error("a renewal changes the unit")
+	}
+}
+
+func TestUnitRefused(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		change func(*world, *Config)
+		want   wire.Reason
+	}{
+		{"another program", func(w *world, c *Config) {
+			c.Attester = w.vendor.Chip().Attester(attesttest.Measure("scoring", "an argument"))
+		}, wire.NotMeasured},
+		{"another genesis", func(_ *world, c *Config) { c.Genesis[0] ^= 1 }, wire.WrongGenesis},
+		{"unknown task", func(_ *world, c *Config) { c.Task = "unheard-of" }, wire.NotFound},
+		{"no such TEE", func(w *world, c *Config) {
+			device := w.vendor.Chip().Attester(attesttest.Measure("scoring"))
+			device.Faults.Error = wire.Refuse(wire.NotThisDevice, "soft", "", "")
+			c.Attester = device
+		}, wire.NotThisDevice},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w := newWorld(t, "1h")
+			c := w.config("scoring", w.authority(w.keys))
+			row.change(w, &c)
+			_, err := Start(soon(t), c)
+			wantReason(t, err, row.want)
+		})
+	}
+}
+
+func TestClockSkew(t *testing.T) {
+	// The middle of a window of either end: 20 minutes into one of 40.
+	middle := time.Now().Truncate(40 * time.Minute).Add(20 * time.Minute)
+	shifted := func(d time.Duration) func() time.Time { return ahead(time.Until(middle) + d) }
+	for _, row := range []struct {
+		name  string
+		apart time.Duration
+		want  wire.Reason // empty: accepted
+	}{
+		{"none", 0, ""},
+		{"unit a little behind", -4 * time.Minute, ""},
+		{"unit a little ahead", 4 * time.Minute, ""},
+		{"unit behind", -26 * time.Minute, wire.ClockSkew},
+		{"unit ahead", 26 * time.Minute, wire.ClockSkew},
+		{"unit days behind", -48 * time.Hour, wire.ClockSkew},
+		{"unit days ahead", 48 * time.Hour, wire.ClockSkew},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w := newWorld(t, "1h")
+			f := w.authority(w.keys)
+			f.clock = shifted(0)
+			c := w.config("scoring", f)
+			c.Clock = shifted(row.apart)
+			u, err := Start(soon(t), c)
+			if row.want != "" {
+				wantReason(t, err, row.want)
+				return
+			}
+			check(t, err)
+			u.Close()
+		})
+	}
+}
+
+// TestHistory: a unit that has seen the second policy follows no authority
+// that has not, and teaches it.
+func TestHistory(t *testing.T) {
+	old := newWorld(t, "1h")
+	w := old.edited(`env = { LANG = "C" }`, `env = { LANG = "D" }`)
+	fork := old.edited(`env = { LANG = "C" }`, `env = { LANG = "E" }`)
+	f := w.authority(w.keys)
+	u := w.start("scoring", f)
+	if got := u.Env()["LANG"]; got != "D" {
+		t.Fatalf("got LANG=%q, want that of the second policy", got)
+	}
+	attempt := func() error { return u.attempt(soon(t)) }
+
+	f.set(func(f *fake) { f.steps, f.faults.deaf = old.steps, true })
+	wantReason(t, attempt(), wire.Behind)
+	wantReason(t, attempt(), wire.Behind)
+
+	f.set(func(f *fake) { f.faults.deaf = false })
+	wantReason(t, attempt(), wire.Behind)
+	check(t, attempt()) // it was taught
+
+	f.set(func(f *fake) { f.steps = fork.steps })
+	wantReason(t, attempt(), wire.Behind)
+	f.set(func(f *fake) { f.steps = fork.edited("LANG", "LANGUAGE").steps })
+	wantReason(t, attempt(), wire.Behind)
+	check(t, u.Ready())
+
+	f.set(func(f *fake) { f.steps = w.edited(`LANG = "D"`, `LANG = "F"`).steps })
+	check(t, attempt())
+	if got := u.Env()["LANG"]; got != "F" {
+		t.Errorf("got LANG=%q, want that of the third policy", got)
+	}
+}
+
+// TestPolicyChangesUnderWay: a report under another policy than the unit has
+// checked is not taken.
+func TestPolicyChangesUnderWay(t *testing.T) {
+	w := newWorld(t, "1h")
+	f := w.authority(w.keys)
+	f.faults.report = func(r *api.Report) { r.Head[0] ^= 1 }
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, err := Start(ctx, w.config("scoring", f))
+	wantReason(t, err, wire.Behind)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want the deadline beside it: behind is retried", err)
+	}
+}
+
+func TestFailOver(t *testing.T) {
+	w := newWorld(t, "1h")
+	dead, evil, good := w.authority(w.keys), newWorld(t, "1h"), w.authority(w.keys)
+	dead.Close()
+	stranger := evil.authority(evil.keys)
+	u := w.start("scoring", dead, stranger, good)
+	check(t, u.Ready())
+	if got := u.Stats(); got.Failures != 2 || got.LastFailure != wire.WrongGenesis {
+		t.Errorf("got %+v, want 2 failures, the last by genesis", got)
+	}
+}

@@ -1,0 +1,46 @@
+package unit
+
+import (
+	"encoding/json"
+	"net/http"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// readiness is the body of /readyz.
+type readiness struct {
+	Ready  bool        `json:"ready"`
+	Reason wire.Reason `json:"reason,omitempty"`
+	Detail string      `json:"detail,omitempty"`
+}
+
+// Health answers /livez with 200, /readyz with 200 or 503 and the reason of
+// [Unit.Ready], and /stats with [Stats], all JSON. Nothing in it is secret. It
+// belongs on a listener without the unit's certificate, which is just what a
+// unit that is not ready cannot serve with.
+func (u *Unit) Health() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, struct {
+			Live bool `json:"live"`
+		}{true})
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := u.Ready(); err != nil {
+			answer(w, http.StatusServiceUnavailable, readiness{Reason: wire.ReasonOf(err), Detail: err.Error()})
+			return
+		}
+		answer(w, http.StatusOK, readiness{Ready: true})
+	})
+	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, u.Stats())
+	})
+	return mux
+}
+
+func answer(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	// The caller may be gone, and there is nobody else to tell.
+	_ = json.NewEncoder(w).Encode(body)
+}

@@ -1,0 +1,169 @@
+package unit
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"regexp"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// TestBackOff: an authority that does not answer costs one warning for each
+// step, and steps double from 50 ms to 5 s.
+func TestBackOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		u, err := prepare(Config{
+			Authorities: []string{"https://127.0.0.1:1"}, Genesis: attest.Digest{1}, Task: "scoring",
+			Attester: attesttest.NewVendor().Chip().Attester(attesttest.Measure("scoring")),
+			Log:      slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		check(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		err = u.obtain(ctx, final)
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("got %v, want the deadline", err)
+		}
+		waits := regexp.MustCompile(`level=WARN .*retry_in=(\S+)`).FindAllStringSubmatch(log.String(), -1)
+		if uint64(len(waits)) != u.Stats().Failures {
+			t.Errorf("got %d warnings of %d failures", len(waits), u.Stats().Failures)
+		}
+		step := 50 * time.Millisecond
+		for _, match := range waits {
+			wait, err := time.ParseDuration(match[1])
+			check(t, err)
+			if wait < step/2 || wait > step {
+				t.Errorf("got a wait of %v, want %v to %v", wait, step/2, step)
+			}
+			step = min(2*step, 5*time.Second)
+		}
+	})
+}
+
+func TestFinal(t *testing.T) {
+	for reason, want := range map[wire.Reason]bool{
+		wire.Behind: false, wire.Unavailable: false, wire.TooMany: false, wire.StoreFailed: false, wire.Internal: false,
+		wire.NotMeasured: true, wire.WrongRoot: true, wire.WrongGenesis: true, wire.ClockSkew: true, wire.NotFound: true,
+	} {
+		if got := final(wire.Refuse(reason, "a rule", "", "")); got != want {
+			t.Errorf("%s: got final %v, want %v", reason, got, want)
+		}
+	}
+	if final(errors.New("connection refused")) {
+		t.Error("an error of the network is final")
+	}
+}
+
+// TestStartWaits: an authority that is busy is asked again.
+func TestStartWaits(t *testing.T) {
+	w := newWorld(t, "1h")
+	f := w.authority(w.keys)
+	f.faults.refusal = wire.Refuse(wire.TooMany, "requests", "", "")
+	timer := time.AfterFunc(100*time.Millisecond, func() { f.set(func(f *fake) { f.faults.refusal = nil }) })
+	defer timer.Stop()
+	u := w.start("scoring", f)
+	if got := u.Stats(); got.Failures == 0 || got.LastFailure != wire.TooMany {
+		t.Errorf("got %+v, want failures by %q", got, wire.TooMany)
+	}
+}
+
+// TestAwaitRenewal: a renewal falls at a random point between renewAfter and
+// renewBefore, and never at once, however late the clock says it is.
+func TestAwaitRenewal(t *testing.T) {
+	for _, row := range []struct {
+		name     string
+		due      time.Duration // renewAfter, from now
+		min, max time.Duration
+	}{
+		{"due later", 40 * time.Minute, 40 * time.Minute, 45 * time.Minute},
+		{"long overdue", -time.Hour, 150 * time.Second, 150 * time.Second},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				u := &Unit{config: Config{Clock: time.Now}}
+				after := time.Now().Add(row.due)
+				u.held.Store(&enrolment{renewAfter: after, renewBefore: after.Add(5 * time.Minute)})
+				begin := time.Now()
+				check(t, u.awaitRenewal(t.Context()))
+				if got := time.Since(begin); got < row.min || got > row.max {
+					t.Errorf("got %v, want %v to %v", got, row.min, row.max)
+				}
+			})
+		})
+	}
+}
+
+// TestAwaitRenewalAfterSleep: a clock that went on while timers stood still is
+// noticed within a minute.
+func TestAwaitRenewalAfterSleep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var slept atomic.Int64
+		u := &Unit{config: Config{Clock: func() time.Time { return time.Now().Add(time.Duration(slept.Load())) }}}
+		after := time.Now().Add(10 * time.Hour)
+		u.held.Store(&enrolment{renewAfter: after, renewBefore: after})
+		time.AfterFunc(10*time.Minute, func() { slept.Store(int64(10 * time.Hour)) })
+		begin := time.Now()
+		check(t, u.awaitRenewal(t.Context()))
+		if got := time.Since(begin); got > 11*time.Minute {
+			t.Errorf("got %v, want at most a minute more than 10", got)
+		}
+	})
+}
+
+// TestAuthorityAway: with an authority that is down the unit stays ready until
+// its certificate's end, is expired after it, and comes back.
+func TestAuthorityAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "3s")
+	f := w.authority(w.keys)
+	u := w.start("scoring", f)
+	f.set(func(f *fake) { f.faults.serve = unavailable{} })
+	end := u.Stats().NotAfter
+	for time.Now().Before(end.Add(-50 * time.Millisecond)) {
+		if err := u.Ready(); err != nil && time.Now().Before(end) {
+			t.Fatalf("%v before the certificate's end: %v", time.Until(end), err)
+		}
+		time.Sleep(20 * time.Millisecond)
+		if now := u.Stats().NotAfter; now != end {
+			end = now // a renewal that was under way
+		}
+	}
+	time.Sleep(time.Until(end) + 20*time.Millisecond)
+	wantReason(t, u.Ready(), wire.CertExpired)
+	if _, err := u.ClientTLS("keys"); wire.ReasonOf(err) != wire.CertExpired {
+		t.Errorf("got %v, want no calls with an expired certificate", err)
+	}
+	f.set(func(f *fake) { f.faults.serve = nil })
+	eventually(t, 10*time.Second, "the unit is ready again", func() bool { return u.Ready() == nil })
+	if got := u.Stats(); got.LastFailure != wire.Unavailable {
+		t.Errorf("got last failure %q, want %q", got.LastFailure, wire.Unavailable)
+	}
+}
+
+func TestPortion(t *testing.T) {
+	large := api.HistoryEntry{Policy: make([]byte, wire.MaxPolicy)}
+	small := api.HistoryEntry{Policy: make([]byte, 100)}
+	for _, row := range []struct {
+		name  string
+		steps []api.HistoryEntry
+		want  int
+	}{
+		{"one that is large", []api.HistoryEntry{large}, 1},
+		{"large ones", []api.HistoryEntry{large, large, large, large}, 2},
+		{"small ones", []api.HistoryEntry{small, small, small}, 3},
+	} {
+		if got := len(portion(row.steps)); got != row.want {
+			t.Errorf("%s: got %d steps, want %d", row.name, got, row.want)
+		}
+	}
+}

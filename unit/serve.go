@@ -1,0 +1,120 @@
+package unit
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Times of a server.
+const (
+	headerTime = 10 * time.Second // handshake and request header
+	idleTime   = 2 * time.Minute  // kept-alive connection without a request
+	drainTime  = 10 * time.Second // requests in flight at shutdown
+)
+
+// Serve answers HTTP/1.1 and HTTP/2 over TLS on a listener, which it closes,
+// until ctx is done; it then lets requests in flight finish for at most 10
+// seconds and returns nil.
+//
+// A connection never outlives the certificate of its handshake. Once the unit
+// holds a newer one, answers on older connections ask the client to make
+// another (Connection: close, GOAWAY), and at the certificate's end whatever is
+// left is cut.
+func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	server := &http.Server{
+		Handler:           u.whileCertified(h),
+		TLSConfig:         u.ServerTLS(),
+		ConnContext:       withConn,
+		ReadHeaderTimeout: headerTime,
+		IdleTimeout:       idleTime,
+		ErrorLog:          slog.NewLogLogger(u.config.Log.Handler(), slog.LevelDebug),
+	}
+	stopped := make(chan error, 1)
+	cancel := context.AfterFunc(ctx, func() { stopped <- drain(server) })
+	err := server.ServeTLS(listener{l}, "", "")
+	if cancel() {
+		return errors.Join(fmt.Errorf("serving: %w", err), server.Close())
+	}
+	return <-stopped
+}
+
+// drain lets requests in flight finish, and cuts those that do not.
+func drain(server *http.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if server.Shutdown(ctx) != nil {
+		return server.Close()
+	}
+	return nil
+}
+
+// whileCertified serves a request only before the end of its connection's
+// certificate, and tells the client to reconnect when there is a newer one.
+func (u *Unit) whileCertified(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		e := r.Context().Value(connKey{}).(*conn).enrolment()
+		if !u.config.Clock().Before(e.notAfter) {
+			panic(http.ErrAbortHandler)
+		}
+		if e != u.held.Load() && r.Header.Get("Upgrade") == "" {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// listener makes each connection a [conn].
+type listener struct{ net.Listener }
+
+func (l listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &conn{Conn: c}, nil
+}
+
+// conn is a connection below TLS that ends with its certificate.
+type conn struct {
+	net.Conn
+
+	mu   sync.Mutex  // guards the fields below
+	held *enrolment  // what the handshake was served from
+	end  *time.Timer // cuts the connection at the certificate's end
+}
+
+// bind says which enrolment the connection ends with, and how long that is away.
+func (c *conn) bind(e *enrolment, left time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held, c.end = e, time.AfterFunc(left, func() { c.Conn.Close() })
+}
+
+func (c *conn) enrolment() *enrolment {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.held
+}
+
+func (c *conn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.end != nil {
+		c.end.Stop()
+	}
+	return c.Conn.Close()
+}
+
+// connKey is the context key of a request's [conn].
+type connKey struct{}
+
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c.(*tls.Conn).NetConn())
+}

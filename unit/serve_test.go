@@ -1,0 +1,316 @@
+package unit
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// serve serves h on a loopback port until the test ends, and gives its address.
+func serve(t *testing.T, u *Unit, h http.Handler) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- u.Serve(ctx, l, h) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("serving: %v", err)
+		}
+	})
+	return l.Addr().String()
+}
+
+// user is an HTTP client that demands the unit's identity.
+func (w *world) user(u *Unit, protocol string) *http.Client {
+	w.t.Helper()
+	root, err := x509.ParseCertificate(u.held.Load().root.Raw)
+	check(w.t, err)
+	id, p := u.Identity().ID, w.approved()
+	config := identity.ClientTLS("", func() *x509.Certificate { return root }, func() identity.Expect {
+		return identity.Expect{
+			Policy: p, Kinds: []identity.Kind{identity.KindShared, identity.KindUnit},
+			Use: identity.UseTLS, IDs: []attest.Digest{id}, At: u.config.Clock(),
+		}
+	})
+	transport := &http.Transport{TLSClientConfig: config, Protocols: new(http.Protocols)}
+	transport.Protocols.SetHTTP1(protocol == "HTTP/1.1")
+	transport.Protocols.SetHTTP2(protocol == "HTTP/2.0")
+	w.t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
+}
+
+var hello = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	io.Copy(io.Discard, r.Body)
+	io.WriteString(w, "hello")
+})
+
+// get asks once, and gives the answer and the certificate it came under.
+func get(t *testing.T, c *http.Client, address string) (*http.Response, *x509.Certificate) {
+	t.Helper()
+	answer, err := c.Get("https://" + address + "/")
+	check(t, err)
+	defer answer.Body.Close()
+	if body, err := io.ReadAll(answer.Body); err != nil || string(body) != "hello" {
+		t.Fatalf("got %q, %v", body, err)
+	}
+	return answer, answer.TLS.PeerCertificates[0]
+}
+
+// TestServeReconnects: once there is a newer certificate, the answer on an older
+// connection asks for another, and nothing is lost.
+func TestServeReconnects(t *testing.T) {
+	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		t.Run(protocol, func(t *testing.T) {
+			var skip atomic.Int64
+			clock := func() time.Time { return time.Now().Add(time.Duration(skip.Load())) }
+			w := newWorld(t, "1h")
+			f := w.authority(w.keys)
+			f.clock = clock
+			c := w.config("scoring", f)
+			c.Clock = clock
+			u, err := Start(t.Context(), c)
+			check(t, err)
+			defer u.Close()
+			user := w.user(u, protocol)
+			address := serve(t, u, hello)
+
+			answer, first := get(t, user, address)
+			if answer.Proto != protocol || answer.Close {
+				t.Errorf("got %s, close %v, want %s kept alive", answer.Proto, answer.Close, protocol)
+			}
+			handshakes := u.Stats().Handshakes
+			get(t, user, address)
+			if got := u.Stats().Handshakes; got != handshakes {
+				t.Errorf("got %d handshakes, want %d: the connection is kept", got, handshakes)
+			}
+			skip.Store(int64(time.Until(u.Stats().NotAfter) - 10*time.Minute)) // into the next window
+			check(t, u.attempt(soon(t)))
+			get(t, user, address) // on the older connection, which this ends
+			eventually(t, 5*time.Second, "an answer under the newer certificate", func() bool {
+				_, leaf := get(t, user, address)
+				return !leaf.Equal(first)
+			})
+		})
+	}
+}
+
+// TestNothingServedAfterTheEnd: requests on a connection whose certificate is
+// over are not served, and new handshakes fail.
+func TestNothingServedAfterTheEnd(t *testing.T) {
+	var skip atomic.Int64
+	w := newWorld(t, "1h")
+	c := w.config("scoring", w.authority(w.keys))
+	c.Clock = func() time.Time { return time.Now().Add(time.Duration(skip.Load())) }
+	u, err := Start(t.Context(), c)
+	check(t, err)
+	defer u.Close()
+	user := w.user(u, "HTTP/1.1")
+	address := serve(t, u, hello)
+	get(t, user, address)
+	skip.Store(int64(time.Until(u.Stats().NotAfter)))
+	if answer, err := user.Get("https://" + address + "/"); err == nil {
+		t.Errorf("got status %d, want no answer", answer.StatusCode)
+	}
+	_, err = u.ServerTLS().GetCertificate(&tls.ClientHelloInfo{})
+	wantReason(t, err, wire.CertExpired)
+}
+
+// TestConnectionCutAtTheEnd: an idle connection ends with its certificate.
+func TestConnectionCutAtTheEnd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "3s")
+	u := w.start("scoring", w.authority(w.keys))
+	address := serve(t, u, hello)
+	c, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
+	check(t, err)
+	defer c.Close()
+	end := c.ConnectionState().PeerCertificates[0].NotAfter
+	c.SetDeadline(end.Add(2 * time.Second))
+	_, err = c.Read(make([]byte, 1))
+	if late := time.Since(end); errors.Is(err, context.DeadlineExceeded) || late < -50*time.Millisecond || late > time.Second {
+		t.Errorf("got %v at %v after the certificate's end, want the connection cut at it", err, late)
+	}
+}
+
+// TestLoadOverRenewals: under load, with certificates of 3 s, no request fails
+// and none is served under a certificate past its end.
+func TestLoadOverRenewals(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "3s")
+	u := w.start("scoring", w.authority(w.keys))
+	var late, served atomic.Int64
+	address := serve(t, u, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !time.Now().Before(r.Context().Value(connKey{}).(*conn).enrolment().notAfter) {
+			late.Add(1)
+		}
+		served.Add(1)
+		hello(w, r)
+	}))
+	ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
+	defer cancel()
+	var users sync.WaitGroup
+	leaves := sync.Map{}
+	for i := range 8 {
+		user := w.user(u, []string{"HTTP/1.1", "HTTP/2.0"}[i%2])
+		users.Go(func() {
+			for ctx.Err() == nil {
+				answer, err := user.Post("https://"+address+"/", "text/plain", strings.NewReader("a body"))
+				if err != nil {
+					t.Errorf("request failed: %v", err)
+					return
+				}
+				io.Copy(io.Discard, answer.Body)
+				answer.Body.Close()
+				leaves.Store(answer.TLS.PeerCertificates[0].SerialNumber.String(), true)
+				_ = pause(ctx, 5*time.Millisecond)
+			}
+		})
+	}
+	users.Wait()
+	seen := 0
+	leaves.Range(func(any, any) bool { seen++; return true })
+	if late.Load() != 0 || seen < 3 || served.Load() < 1000 {
+		t.Errorf("got %d requests, %d served late, %d certificates; want over 1000, 0, at least 3", served.Load(), late.Load(), seen)
+	}
+}
+
+// TestServeFinishesRequests: a request in flight at shutdown is answered.
+func TestServeFinishesRequests(t *testing.T) {
+	w := newWorld(t, "1h")
+	u := w.start("scoring", w.authority(w.keys))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- u.Serve(ctx, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			cancel()
+			time.Sleep(50 * time.Millisecond) // longer than Serve takes to notice
+			hello(w, r)
+		}))
+	}()
+	get(t, w.user(u, "HTTP/1.1"), l.Addr().String())
+	check(t, <-done)
+}
+
+// TestServeTellsBrokenListener: the end of the listener is an error.
+func TestServeTellsBrokenListener(t *testing.T) {
+	w := newWorld(t, "1h")
+	u := w.start("scoring", w.authority(w.keys))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	l.Close()
+	if err := u.Serve(t.Context(), l, hello); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v, want %v", err, net.ErrClosed)
+	}
+}
+
+func TestServerTLSProfile(t *testing.T) {
+	w := newWorld(t, "1h")
+	u := w.start("scoring", w.authority(w.keys))
+	address := serve(t, u, hello)
+	if c, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}); err == nil {
+		c.Close()
+		t.Error("a TLS 1.2 handshake succeeded")
+	}
+	u.Close()
+	if c, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true}); err == nil {
+		c.Close()
+		t.Error("a handshake succeeded after Close")
+	}
+}
+
+// TestClientTLS: a unit of a task calls the tasks that policy lets it call, and
+// nobody who is not one of those.
+func TestClientTLS(t *testing.T) {
+	w, evil := newWorld(t, "1h"), newWorld(t, "1h")
+	f := w.authority(w.keys)
+	caller := w.start("scoring", f)
+	config, err := caller.ClientTLS("keys")
+	check(t, err)
+	call := func(address string) error {
+		c, err := tls.Dial("tcp", address, config)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}
+	check(t, call(serve(t, w.start("keys", f), hello)))
+
+	wantReason(t, call(serve(t, w.start("other", f), hello)), wire.WrongIdentity)
+	stranger := evil.start("keys", evil.authority(evil.keys))
+	wantReason(t, call(serve(t, stranger, hello)), wire.WrongGenesis)
+	for _, task := range []string{"other", "scoring", "unheard-of"} {
+		_, err := caller.ClientTLS(task)
+		wantReason(t, err, wire.NotAllowed)
+	}
+
+	callee := serve(t, w.start("keys", f), hello)
+	check(t, call(callee))
+	f.set(func(f *fake) { f.steps = w.edited(`calls = ["keys"]`, ``).steps })
+	check(t, caller.attempt(soon(t)))
+	wantReason(t, call(callee), wire.BadPolicy)
+}
+
+// TestClientTLSWithoutNames: a task that policy gives no DNS name is known by
+// its URI.
+func TestClientTLSWithoutNames(t *testing.T) {
+	w := newWorld(t, "1h").edited(`calls = ["keys"]`, `calls = ["other"]`)
+	f := w.authority(w.keys)
+	config, err := w.start("scoring", f).ClientTLS("other")
+	check(t, err)
+	c, err := tls.Dial("tcp", serve(t, w.start("other", f), hello), config)
+	check(t, err)
+	c.Close()
+}
+
+// TestClientCertificate: the caller presents its own leaf.
+func TestClientCertificate(t *testing.T) {
+	w := newWorld(t, "1h")
+	f := w.authority(w.keys)
+	caller, callee := w.start("scoring", f), w.start("keys", f)
+	config, err := caller.ClientTLS("keys")
+	check(t, err)
+	server := callee.ServerTLS()
+	server.ClientAuth = tls.RequireAnyClientCert
+	l, err := tls.Listen("tcp", "127.0.0.1:0", server)
+	check(t, err)
+	defer l.Close()
+	presented := make(chan string, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		err = c.(*tls.Conn).Handshake()
+		if err != nil {
+			presented <- err.Error()
+			return
+		}
+		presented <- fmt.Sprint(c.(*tls.Conn).ConnectionState().PeerCertificates[0].URIs)
+	}()
+	c, err := tls.Dial("tcp", l.Addr().String(), config)
+	check(t, err)
+	defer c.Close()
+	if got, want := <-presented, "[spiffe://clinic.example/task/scoring]"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

@@ -1,0 +1,100 @@
+package unit
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// serveTCP forwards what TLS connections carry to address, until ctx is done;
+// it then lets open connections finish for at most 10 seconds. A connection
+// ends with its certificate. It closes l.
+func (u *Unit) serveTCP(ctx context.Context, l net.Listener, address string) error {
+	cut, cutAll := context.WithCancel(context.WithoutCancel(ctx))
+	defer cutAll()
+	closing := context.AfterFunc(ctx, func() { l.Close() })
+	defer closing()
+
+	config := u.ServerTLS()
+	config.NextProtos = nil // the program's protocol has no name here
+	var open sync.WaitGroup
+	for {
+		c, err := listener{l}.Accept()
+		if err == nil {
+			open.Go(func() { forward(cut, tls.Server(c, config), address) })
+			continue
+		}
+		if ctx.Err() != nil {
+			if endedBy(ctx) != nil {
+				cutAll() // nobody is left to drain
+			}
+			cutting := time.AfterFunc(drainTime, cutAll)
+			defer cutting.Stop()
+			open.Wait()
+			return nil
+		}
+		if !errors.Is(err, syscall.EMFILE) && !errors.Is(err, syscall.ENFILE) && !errors.Is(err, syscall.ECONNABORTED) {
+			cutAll()
+			open.Wait()
+			return fmt.Errorf("accepting: %w", err)
+		}
+		_ = pause(ctx, firstStep) // until somebody closes a file
+	}
+}
+
+// forward completes the handshake and carries both directions of one
+// connection until both have ended.
+func forward(cut context.Context, c *tls.Conn, address string) {
+	defer c.Close()
+	stop := context.AfterFunc(cut, func() { c.NetConn().Close() })
+	defer stop()
+	if shake(cut, c) != nil {
+		return
+	}
+	program, err := new(net.Dialer).DialContext(cut, "tcp", address)
+	if err != nil {
+		return
+	}
+	defer program.Close()
+	stopProgram := context.AfterFunc(cut, func() { program.Close() })
+	defer stopProgram()
+
+	var back sync.WaitGroup
+	back.Go(func() { splice(c, program.(*net.TCPConn)) })
+	splice(program.(*net.TCPConn), c)
+	back.Wait()
+}
+
+func shake(ctx context.Context, c *tls.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, headerTime)
+	defer cancel()
+	return c.HandshakeContext(ctx)
+}
+
+// halfConn is a connection whose two directions end apart.
+type halfConn interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// splice copies one direction and passes its end on. A direction that breaks
+// breaks the other too: its end was not the peer's word.
+func splice(to, from halfConn) {
+	buffer := buffers{}.Get()
+	defer buffers{}.Put(buffer)
+	// The wrappers hide methods that would copy with a buffer of their own.
+	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, buffer)
+	if err == nil {
+		err = to.CloseWrite()
+	}
+	if err != nil {
+		to.Close()
+		from.Close()
+	}
+}

@@ -1,0 +1,104 @@
+package unit
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"slices"
+
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// ServerTLS is a live TLS 1.3 configuration that serves the newest certificate.
+// Handshakes fail once that is past its end. It does not end connections that
+// outlive their certificate; [Unit.Serve] does.
+func (u *Unit) ServerTLS() *tls.Config {
+	config := identity.ServerTLS(nil)
+	config.GetCertificate = u.certificate
+	return config
+}
+
+// certificate is what a handshake is served with. A [conn] is bound to it.
+func (u *Unit) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	e, err := u.current()
+	if err != nil {
+		return nil, err
+	}
+	u.counters.handshakes.Add(1)
+	if c, ok := hello.Conn.(*conn); ok {
+		c.bind(e, e.notAfter.Sub(u.config.Clock()))
+	}
+	return e.leaf, nil
+}
+
+// ClientTLS is a live TLS 1.3 configuration for calling units of a task. It
+// presents the unit's own certificate, and completes a handshake only with an
+// identity that the newest policy names for the task. It refuses with
+// "not-allowed" a task that policy does not let this one call, and, when policy
+// stops doing so, every handshake from then on.
+func (u *Unit) ClientTLS(task string) (*tls.Config, error) {
+	e, err := u.current()
+	if err != nil {
+		return nil, err
+	}
+	callee, err := callee(e.policy, u.config.Task, task)
+	if err != nil {
+		return nil, err
+	}
+	name := "" // a task without names is known by the URI in its leaf
+	if len(callee.Names) > 0 {
+		name = callee.Names[0]
+	}
+	config := identity.ClientTLS(name, u.authorityRoot, func() identity.Expect { return u.expectCallee(task) })
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		e, err := u.current()
+		if err != nil {
+			return nil, err
+		}
+		return e.leaf, nil
+	}
+	return config, nil
+}
+
+// callee is the task that caller asks to call, if policy lets it.
+func callee(p policy.Approved, caller, task string) (*policy.Task, error) {
+	own, err := taskOf(p, caller)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(own.Calls, task) {
+		return nil, wire.Refuse(wire.NotAllowed, "call: task", task, own.Calls)
+	}
+	return taskOf(p, task)
+}
+
+// expectCallee is what a server of the task must be now; the zero Expect, which
+// refuses everything, when there is nothing it may be.
+func (u *Unit) expectCallee(task string) identity.Expect {
+	e, err := u.current()
+	if err != nil {
+		return identity.Expect{}
+	}
+	if _, err := callee(e.policy, u.config.Task, task); err != nil {
+		return identity.Expect{}
+	}
+	ids, err := identity.LiveIDs(e.policy, task)
+	if err != nil {
+		return identity.Expect{}
+	}
+	return identity.Expect{
+		Policy: e.policy,
+		Kinds:  []identity.Kind{identity.KindShared, identity.KindUnit},
+		Use:    identity.UseTLS,
+		IDs:    ids,
+		At:     u.config.Clock(),
+	}
+}
+
+func (u *Unit) authorityRoot() *x509.Certificate {
+	if e := u.held.Load(); e != nil {
+		return e.root
+	}
+	return nil
+}

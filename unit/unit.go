@@ -1,0 +1,242 @@
+// Package unit is the SDK for computing units: programs that run inside a TEE
+// and hold their task's attested identity.
+//
+// [Start] proves the program to an authority and returns a [Unit] that holds a
+// certificate, serves TLS with it, and renews it by itself, with fresh evidence
+// each time, until [Unit.Close]. There is no half-ready Unit.
+//
+// It trusts the TEE it runs in and one digest, that of the genesis policy. The
+// policy history authenticates itself by its owners' signatures back to that
+// digest; the authority must hold the root which the newest policy names; the
+// certificate report must be signed by that authority and be the answer to this
+// unit's own request. It refuses everything else, a history older than one it
+// has seen, and certificates of a time that is not its own. Nothing the host
+// gives it, addresses included, is trusted with more than availability.
+//
+// [RunAgent] does the same for a program that knows nothing of Cohort.
+//
+// Private keys live in memory only. Go copies memory freely, so erasing them is
+// best effort unless the program is built with GOEXPERIMENT=runtimesecret.
+package unit
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Config says who the unit is and whom it believes.
+type Config struct {
+	// Authorities are the https URLs of the authority's replicas. They are
+	// tried in order and trusted with nothing.
+	Authorities []string
+	// Genesis is the digest of the first policy, the one value that all
+	// trust follows from.
+	Genesis attest.Digest
+	// Task is the task whose code this program is.
+	Task string
+	// Attester is the TEE the program runs in. It is called from one
+	// goroutine at a time.
+	Attester attest.Attester
+	// Log receives one warning for each step of back-off. Nil discards them.
+	Log *slog.Logger
+	// Clock tells the time. Nil is time.Now.
+	Clock func() time.Time
+}
+
+// Unit is one start of one program with its certificate. It is safe for
+// concurrent use. Everything it hands out (TLS configurations, handlers) is
+// live: it uses the newest certificate and the newest policy at each handshake.
+type Unit struct {
+	config  Config
+	id      wire.UnitID
+	signing *ecdsa.PrivateKey
+	spki    []byte // of signing
+	peers   []*peer
+
+	known    atomic.Pointer[known]     // written by the goroutine that enrols
+	held     atomic.Pointer[enrolment] // nil before the first and after Close
+	counters counters
+
+	stop context.CancelFunc
+	done chan struct{} // closed when the renewal goroutine has ended
+}
+
+// Start makes the unit's signing key, enrols, and begins to renew. It blocks
+// until the unit holds a certificate, retrying an authority that is unreachable,
+// busy or behind until ctx is done; any other refusal ends it, with an error
+// that wraps the refusal. The caller closes the unit.
+func Start(ctx context.Context, c Config) (*Unit, error) {
+	u, err := prepare(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.obtain(ctx, final); err != nil {
+		u.Close()
+		return nil, fmt.Errorf("enrolling: %w", err)
+	}
+	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	u.stop = stop
+	go u.renew(renewing)
+	return u, nil
+}
+
+// prepare makes a unit that has not enrolled.
+func prepare(c Config) (*Unit, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Clock == nil {
+		c.Clock = time.Now
+	}
+	signing, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("making the signing key: %w", err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(signing.Public())
+	if err != nil {
+		return nil, fmt.Errorf("encoding the signing key: %w", err)
+	}
+	u := &Unit{config: c, id: wire.UnitIDOf(spki), signing: signing, spki: spki, stop: func() {}, done: make(chan struct{})}
+	u.known.Store(&known{})
+	for _, address := range c.Authorities {
+		p, err := u.dial(address)
+		if err != nil {
+			return nil, err
+		}
+		u.peers = append(u.peers, p)
+	}
+	return u, nil
+}
+
+// check tells every fault of a configuration.
+func (c Config) check() error {
+	var faults []error
+	fault := func(rule string, got, want any) {
+		faults = append(faults, wire.Refuse(wire.BadRequest, "unit configuration: "+rule, got, want))
+	}
+	if len(c.Authorities) == 0 {
+		fault("authorities", "none", "at least one URL")
+	}
+	for _, address := range c.Authorities {
+		if u, err := url.Parse(address); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
+			fault("authority", address, "an https URL")
+		}
+	}
+	if c.Genesis.IsZero() {
+		fault("genesis", "none", "the digest of the first policy")
+	}
+	if !wire.NameOK(c.Task) {
+		fault("task", c.Task, "the name of a task")
+	}
+	if c.Attester == nil {
+		fault("attester", "none", "the TEE the program runs in")
+	}
+	return errors.Join(faults...)
+}
+
+// Close ends renewal, waits for it, and drops the unit's certificate: handshakes
+// fail from then on. It is called once.
+func (u *Unit) Close() {
+	started := u.held.Load() != nil
+	u.stop()
+	if started {
+		<-u.done
+	}
+	u.held.Store(nil)
+	for _, p := range u.peers {
+		p.close()
+	}
+}
+
+// ID names this start of this unit.
+func (u *Unit) ID() wire.UnitID { return u.id }
+
+// Identity is the identity the unit holds, zero after Close.
+func (u *Unit) Identity() identity.Identity {
+	if e := u.held.Load(); e != nil {
+		return e.identity
+	}
+	return identity.Identity{}
+}
+
+// Env is the environment that policy gives the program.
+func (u *Unit) Env() map[string]string {
+	if e := u.held.Load(); e != nil {
+		return maps.Clone(e.env)
+	}
+	return nil
+}
+
+// Ready says whether the unit can serve: nil, or a refusal with the reason
+// "certificate-expired" when no authority renewed in time, or "not-enrolled"
+// after Close.
+func (u *Unit) Ready() error {
+	_, err := u.current()
+	return err
+}
+
+// current is the enrolment handshakes are served from.
+func (u *Unit) current() (*enrolment, error) {
+	e := u.held.Load()
+	if e == nil {
+		return nil, wire.Refuse(wire.NotEnrolled, "unit: certificate", "none", "an enrolled unit")
+	}
+	if now := u.config.Clock(); !now.Before(e.notAfter) {
+		return nil, wire.Refuse(wire.CertExpired, "unit: time", now.UTC().Format(time.RFC3339), "before "+e.notAfter.UTC().Format(time.RFC3339))
+	}
+	return e, nil
+}
+
+// Stats are counters since Start, and the state of the certificate.
+type Stats struct {
+	Renewals    uint64      `json:"renewals"`               // certificates obtained, the first included
+	Failures    uint64      `json:"failures"`               // attempts that brought none
+	Handshakes  uint64      `json:"handshakes"`             // TLS handshakes a certificate was served to
+	LastFailure wire.Reason `json:"last_failure,omitempty"` // of the newest failed attempt
+	NotAfter    time.Time   `json:"not_after,omitzero"`     // end of the certificate held
+}
+
+type counters struct {
+	renewals, failures, handshakes atomic.Uint64
+	lastFailure                    atomic.Pointer[wire.Reason]
+}
+
+// failed counts an attempt that brought no certificate.
+func (c *counters) failed(err error) {
+	reason := wire.ReasonOf(err)
+	c.lastFailure.Store(&reason)
+	c.failures.Add(1)
+}
+
+// Stats is a copy of the unit's counters.
+func (u *Unit) Stats() Stats {
+	s := Stats{
+		Renewals:   u.counters.renewals.Load(),
+		Failures:   u.counters.failures.Load(),
+		Handshakes: u.counters.handshakes.Load(),
+	}
+	if reason := u.counters.lastFailure.Load(); reason != nil {
+		s.LastFailure = *reason
+	}
+	if e := u.held.Load(); e != nil {
+		s.NotAfter = e.notAfter
+	}
+	return s
+}

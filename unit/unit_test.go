@@ -1,0 +1,75 @@
+package unit
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+func TestStart(t *testing.T) {
+	for _, task := range []string{"scoring", "keys"} {
+		t.Run(task, func(t *testing.T) {
+			w := newWorld(t, "1h")
+			u := w.start(task, w.authority(w.keys))
+			check(t, u.Ready())
+			if got := u.Identity(); got.Task != task || got.Release != "1" || got.ID.IsZero() {
+				t.Errorf("got identity of task %q release %q id %v", got.Task, got.Release, got.ID)
+			}
+			if got := u.Stats(); got.Renewals != 1 || got.Failures != 0 || got.NotAfter.Before(time.Now()) {
+				t.Errorf("got %+v, want one renewal", got)
+			}
+		})
+	}
+}
+
+func TestEnv(t *testing.T) {
+	w := newWorld(t, "1h")
+	u := w.start("scoring", w.authority(w.keys))
+	if got := u.Env(); len(got) != 1 || got["LANG"] != "C" {
+		t.Errorf("got environment %v, want LANG=C", got)
+	}
+}
+
+func TestConfigTellsAllFaults(t *testing.T) {
+	_, err := Start(t.Context(), Config{Authorities: []string{"http://plain.example"}, Task: "Not A Name"})
+	wantReason(t, err, wire.BadRequest)
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || len(joined.Unwrap()) != 4 {
+		t.Errorf("got %v, want 4 faults: authority, genesis, task, attester", err)
+	}
+	_, err = Start(t.Context(), Config{})
+	wantReason(t, err, wire.BadRequest)
+}
+
+func TestHealth(t *testing.T) {
+	w := newWorld(t, "1h")
+	u := w.start("scoring", w.authority(w.keys))
+	h := u.Health()
+	get := func(path string, status int) map[string]any {
+		t.Helper()
+		r := httptest.NewRecorder()
+		h.ServeHTTP(r, httptest.NewRequest(http.MethodGet, path, nil))
+		if r.Code != status {
+			t.Errorf("%s: got status %d, want %d", path, r.Code, status)
+		}
+		var body map[string]any
+		check(t, json.Unmarshal(r.Body.Bytes(), &body))
+		return body
+	}
+	get("/livez", http.StatusOK)
+	if got := get("/readyz", http.StatusOK); got["ready"] != true {
+		t.Errorf("got %v, want ready", got)
+	}
+	if got := get("/stats", http.StatusOK); got["renewals"] != 1.0 {
+		t.Errorf("got %v, want one renewal", got)
+	}
+	u.Close()
+	get("/livez", http.StatusOK)
+	if got := get("/readyz", http.StatusServiceUnavailable); got["reason"] != string(wire.NotEnrolled) {
+		t.Errorf("got %v, want reason %q", got, wire.NotEnrolled)
+	}
+}
