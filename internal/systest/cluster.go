@@ -60,8 +60,8 @@ type Cluster struct {
 	stop func() // of the running authority; nil when it is down
 }
 
-// Build is the program of every cluster's first authority.
-const Build = "authority build 1"
+// FirstBuild is the program of every cluster's first authority.
+const FirstBuild = "authority build 1"
 
 // New starts a cluster of the given tasks, which ends with the test.
 func New(t testing.TB, tasks ...Task) *Cluster {
@@ -72,7 +72,7 @@ func New(t testing.TB, tasks ...Task) *Cluster {
 // On is New with TEEs of the given vendor.
 func On(t testing.TB, vendor *attesttest.Vendor, tasks ...Task) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, Chip: vendor.Chip(), owner: newOwner(t), build: Build, Log: slog.New(slog.DiscardHandler)}
+	c := &Cluster{t: t, Chip: vendor.Chip(), owner: newOwner(t), build: FirstBuild, Log: slog.New(slog.DiscardHandler)}
 	c.dsn = "sqlite:" + filepath.Join(t.TempDir(), "authority.db")
 	c.Root = c.initialise()
 	text := c.genesis(vendor, tasks)

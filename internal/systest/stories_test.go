@@ -152,18 +152,18 @@ func TestRebuiltAuthority(t *testing.T) {
 	c.Rebuild(next)
 	wantReason(t, c.TryAuthority(), wire.NotMeasured)
 
-	c.Rebuild(Build)
+	c.Rebuild(FirstBuild)
 	c.StartAuthority()
-	push(t, c, c.Next("reference = [ "+Reference(Build)+" ]", "reference = [ "+Reference(Build)+", "+Reference(next)+" ]"))
+	push(t, c, c.Next("reference = [ "+Reference(FirstBuild)+" ]", "reference = [ "+Reference(FirstBuild)+", "+Reference(next)+" ]"))
 	c.StopAuthority()
 	c.Rebuild(next)
 	c.StartAuthority()
 	if got := trust(t, c).AuthorityRoot().Raw; string(got) != string(root) {
 		t.Error("the rebuilt authority has another root certificate")
 	}
-	push(t, c, c.Next("reference = [ "+Reference(Build)+", "+Reference(next)+" ]", "reference = [ "+Reference(next)+" ]"))
+	push(t, c, c.Next("reference = [ "+Reference(FirstBuild)+", "+Reference(next)+" ]", "reference = [ "+Reference(next)+" ]"))
 	c.StopAuthority()
-	c.Rebuild(Build)
+	c.Rebuild(FirstBuild)
 	wantReason(t, c.TryAuthority(), wire.NotMeasured)
 }
 

@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+	"github.com/spf13/cobra"
+)
+
+// authorityFlags are the flags of `cohort authority`.
+type authorityFlags struct {
+	tee        teeFlags
+	store      string
+	listen     string
+	genesis    string
+	signatures []string
+}
+
+func (a *app) authorityCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "authority", Short: "Run the trusted certificate generator"}
+	cmd.AddCommand(a.authorityInitCommand(), a.authorityRunCommand())
+	return cmd
+}
+
+func (a *app) authorityInitCommand() *cobra.Command {
+	var f authorityFlags
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Make the authority's root secret inside the TEE and print its root",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !a.tee.inside() {
+				return a.enter(cmd.Context(), f.tee)
+			}
+			return a.initAuthority(cmd.Context(), f)
+		},
+	}
+	f.tee.register(cmd)
+	cmd.Flags().StringVar(&f.store, "store", "sqlite:authority.db", "database to make")
+	return cmd
+}
+
+// rootView is what `authority init` prints.
+type rootView struct {
+	Root     string          `json:"root"`
+	Nonce    []byte          `json:"nonce"`
+	Evidence json.RawMessage `json:"evidence"`
+}
+
+func (a *app) initAuthority(ctx context.Context, f authorityFlags) (err error) {
+	db, err := store.Create(ctx, f.store)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	made, err := authority.Init(ctx, authority.InitConfig{Store: db, Attester: a.tee, Sealer: a.tee})
+	if err != nil {
+		return err
+	}
+	evidence, err := json.Marshal(made.Evidence)
+	if err != nil {
+		return fmt.Errorf("encoding evidence: %w", err)
+	}
+	return a.emit("authority-init", rootView{made.Root.String(), made.Nonce, evidence}, fmt.Sprintf("root %s\n", made.Root))
+}
+
+func (a *app) authorityRunCommand() *cobra.Command {
+	var f authorityFlags
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Serve the authority's API",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !a.tee.inside() {
+				return a.enter(cmd.Context(), f.tee)
+			}
+			return a.runAuthority(cmd.Context(), f)
+		},
+	}
+	f.tee.register(cmd)
+	flags := cmd.Flags()
+	flags.StringVar(&f.store, "store", "sqlite:authority.db", "database")
+	flags.StringVar(&f.listen, "listen", "127.0.0.1:7440", "address to serve on")
+	flags.StringVar(&f.genesis, "genesis-policy", "", "file of the first policy; needed once, for a new store")
+	flags.StringArrayVar(&f.signatures, "signature", nil, "file of an owner's signature over it; repeat")
+	return cmd
+}
+
+// runAuthority is an authority's life inside a TEE.
+func (a *app) runAuthority(ctx context.Context, f authorityFlags) (err error) {
+	genesis, err := readGenesis(f)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", f.listen)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	db, err := store.Open(ctx, f.store)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	served, err := authority.Open(ctx, authority.Config{
+		Store: db, Attester: a.tee, Sealer: a.tee, Verifier: verifier(),
+		Clock: authority.SystemClock(), Log: a.log, Genesis: genesis,
+	})
+	if err != nil {
+		return err
+	}
+	a.log.Info("serving", "address", listener.Addr(), "root", served.Root(), "genesis", served.Genesis().Hex(), "trust_domain", served.TrustDomain())
+	return served.Serve(ctx, listener)
+}
+
+// readGenesis reads the first policy and its signatures, if they are given.
+func readGenesis(f authorityFlags) (*policy.Step, error) {
+	if f.genesis == "" {
+		if len(f.signatures) > 0 {
+			return nil, usage("--signature needs --genesis-policy")
+		}
+		return nil, nil
+	}
+	file, err := readFile(f.genesis, wire.MaxPolicy)
+	if err != nil {
+		return nil, err
+	}
+	step := &policy.Step{Policy: file}
+	for _, path := range f.signatures {
+		sig, err := readFile(path, wire.MaxSignature)
+		if err != nil {
+			return nil, err
+		}
+		step.Signatures = append(step.Signatures, string(sig))
+	}
+	return step, nil
+}

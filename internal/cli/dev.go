@@ -1,0 +1,149 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cohort-tee/cohort/policy"
+	"github.com/spf13/cobra"
+)
+
+const developmentNotice = "DEVELOPMENT: the soft TEE protects nothing from this machine."
+
+// devFlags are the flags of `cohort dev`.
+type devFlags struct {
+	dir      string
+	basePort int
+	check    bool
+	cluster  string
+	example  string
+	keyMode  string
+	task     string // the example, or "app" for the user's own program
+}
+
+func (a *app) devCommand() *cobra.Command {
+	var f devFlags
+	cmd := &cobra.Command{
+		Use:   "dev [-- PROGRAM ARGS]",
+		Short: "Run a whole cluster on this machine, for development",
+		Long: "Run an authority and three units of an example, or of your own program, in the\n" +
+			"development TEE. No root, no network, and no protection from this machine.\n" +
+			"With --check, judge a fresh cluster from outside and end.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.keyMode != string(policy.Shared) && f.keyMode != string(policy.PerUnit) {
+				return usage("--key-mode: got %q, want shared or unit", f.keyMode)
+			}
+			if f.task = f.example; len(args) > 0 {
+				f.task = "app"
+			}
+			switch {
+			case f.cluster != "" && !f.check:
+				return usage("--cluster needs --check")
+			case f.cluster != "":
+				return a.checkCluster(cmd.Context(), f.cluster)
+			case f.check:
+				return a.checkFresh(cmd.Context(), f, args)
+			}
+			return a.runDev(cmd.Context(), f, args)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.dir, "dir", "", "where dev.json and the cluster's state are (default in the state directory)")
+	flags.IntVar(&f.basePort, "base-port", 7440, "first of 8 ports; 0 takes any free ones")
+	flags.BoolVar(&f.check, "check", false, "judge a fresh cluster from outside, one line for each story")
+	flags.StringVar(&f.cluster, "cluster", "", "with --check: judge the running cluster that this dev.json describes")
+	flags.StringVar(&f.example, "example", "scoring", "example to run: scoring")
+	flags.StringVar(&f.keyMode, "key-mode", string(policy.Shared), "shared: one certificate for all units; unit: one each")
+	return cmd
+}
+
+// runDev runs a cluster until ctx is done.
+func (a *app) runDev(ctx context.Context, f devFlags, program []string) error {
+	if f.dir == "" {
+		var err error
+		if f.dir, err = a.stateDir("dev"); err != nil {
+			return err
+		}
+	}
+	return a.withCluster(ctx, f, program, func(d *dev) error {
+		if err := a.emit("dev", d.described(), d.banner()); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		a.say("stopping the cluster")
+		return nil
+	})
+}
+
+// checkCluster judges a running cluster.
+func (a *app) checkCluster(ctx context.Context, path string) error {
+	c, err := readCluster(path)
+	if err != nil {
+		return err
+	}
+	return checker{a, c}.check(ctx)
+}
+
+// checkFresh judges a new cluster in a folder of its own.
+func (a *app) checkFresh(ctx context.Context, f devFlags, program []string) (err error) {
+	if f.dir, err = os.MkdirTemp("", "cohort-check-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(f.dir)) }()
+	f.basePort = 0
+	return a.withCluster(ctx, f, program, func(d *dev) error {
+		return checker{a, d.described()}.check(ctx)
+	})
+}
+
+// withCluster starts a cluster in f.dir, runs use, and stops it.
+func (a *app) withCluster(ctx context.Context, f devFlags, program []string, use func(*dev) error) (err error) {
+	dir, err := filepath.Abs(f.dir)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	a.say(developmentNotice)
+	lock, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	b, err := f.findBinaries(ctx, dir, program)
+	if err != nil {
+		return err
+	}
+	d, err := a.newDev(f, dir, b)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.stop()) }()
+	if err := d.start(ctx); err != nil {
+		return err
+	}
+	return use(d)
+}
+
+// banner says what runs and what to try.
+func (d *dev) banner() string {
+	c := d.described()
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line(developmentNotice + "\n")
+	line("authority  %s\ngenesis    %s\ntask       %s, key mode %s", c.Authority, c.Genesis, c.Task, c.KeyMode)
+	for i, u := range c.Units {
+		line("unit %d     https://%s  (pid %d, health %s)", i+1, u.Address, u.PID, u.Health)
+	}
+	first := c.Units[0]
+	line("\ntry:\n  curl --cacert %s --connect-to ::%s https://%s/", c.Root, first.Address, c.ServerName)
+	line("  kill -9 %d    # it comes back on the same address", first.PID)
+	line("  %s verify %s --authority %s --genesis %s --task %s", d.bin.cohort, first.Address, c.Authority, c.Genesis, c.Task)
+	line("\nCtrl-C stops everything. State: %s", d.dir)
+	return b.String()
+}

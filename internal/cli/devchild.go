@@ -1,0 +1,223 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest/soft"
+)
+
+// Back-off of restarts. A child that lived for settled has it forgotten.
+const (
+	firstPause = 100 * time.Millisecond
+	mostPause  = 5 * time.Second
+	settled    = 10 * time.Second
+)
+
+// longestSocket is the length of a socket's path that the kernel takes.
+const longestSocket = 100
+
+// daemon is the soft daemon as a child process.
+type daemon struct {
+	root   string
+	socket string
+	temp   string // folder of the socket, where the state's own path is too long
+	cmd    *exec.Cmd
+	exited chan error
+}
+
+// startDaemon runs `cohort soft` and waits until it listens.
+func startDaemon(ctx context.Context, cohort, state string) (*daemon, error) {
+	d := &daemon{socket: filepath.Join(state, "tee"), exited: make(chan error, 1)}
+	if len(d.socket) > longestSocket {
+		var err error
+		if d.temp, err = os.MkdirTemp("", "cohort-"); err != nil {
+			return nil, err
+		}
+		d.socket = filepath.Join(d.temp, "tee")
+	}
+	log, err := os.Create(filepath.Join(state, "soft.log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	d.cmd = exec.Command(cohort, "soft", "--socket", d.socket, "--dir", filepath.Join(state, "soft"), "-o", "json")
+	d.cmd.Env, d.cmd.Stderr = []string{}, log
+	// A group of its own keeps the terminal's Ctrl-C from it; should this
+	// process be killed, the kernel ends it.
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	out, err := d.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.run(ctx, out); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w\n%s", err, tail(log.Name())), d.stop())
+	}
+	return d, nil
+}
+
+// run starts the process on a thread that lives as long as it, because the
+// parent-death signal is the thread's, and reads the root it prints.
+func (d *daemon) run(ctx context.Context, out io.Reader) error {
+	started := make(chan error)
+	read := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := d.cmd.Start()
+		started <- err
+		if err != nil {
+			d.exited <- err
+			return
+		}
+		var said struct{ Root string }
+		err = json.NewDecoder(bufio.NewReader(out)).Decode(&said)
+		d.root = said.Root
+		read <- err
+		d.exited <- d.cmd.Wait()
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	select {
+	case err := <-read:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// stop ends the daemon, and with it whatever it launched.
+func (d *daemon) stop() error {
+	if d.cmd.Process != nil {
+		_ = d.cmd.Process.Signal(syscall.SIGTERM)
+	}
+	err := <-d.exited
+	if d.temp != "" {
+		err = errors.Join(err, os.RemoveAll(d.temp))
+	}
+	return err
+}
+
+// output runs a cohort command measured and gives what it printed.
+func (d *daemon) output(ctx context.Context, cohort string, args ...string) ([]byte, error) {
+	settings, err := commandSettings(args)
+	if err != nil {
+		return nil, err
+	}
+	out, err := os.CreateTemp("", "cohort-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(out.Name())
+	defer out.Close()
+	l := launch{program: []string{cohort}, settings: settings, stdout: out, stderr: os.Stderr}
+	p, err := l.start(ctx, d.socket)
+	if err != nil {
+		return nil, err
+	}
+	exit, err := p.Wait()
+	if err == nil && exit != (soft.Exit{}) {
+		err = fmt.Errorf("cohort %s: %v", args[0], exit)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(out.Name())
+}
+
+// child is one supervised process.
+type child struct {
+	name    string
+	launch  launch
+	log     string
+	started func(pid int)
+	failed  chan error // the first end, for who waits until it is ready
+}
+
+// newChild prepares a measured cohort with a command line and a log file.
+func (d *dev) newChild(name string, l launch, args []string) (*child, error) {
+	settings, err := commandSettings(args)
+	l.settings = settings
+	return &child{name: name, launch: l, log: filepath.Join(d.state, name+".log"), started: func(int) {}, failed: make(chan error, 1)}, err
+}
+
+// supervise keeps a child running until ctx is done.
+func (d *dev) supervise(ctx context.Context, c *child) {
+	d.children.Go(func() {
+		pause := firstPause
+		for ctx.Err() == nil {
+			began := time.Now()
+			err := c.runOnce(ctx, d.tee.socket)
+			if ctx.Err() != nil {
+				return
+			}
+			select {
+			case c.failed <- err:
+			default:
+			}
+			if time.Since(began) > settled {
+				pause = firstPause
+			}
+			d.app.say("%s ended (%v); starting it again in %v", c.name, err, pause)
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+			pause = min(2*pause, mostPause)
+		}
+	})
+}
+
+// runOnce runs the child until it ends, which it is asked to when ctx is done.
+// Its error is never nil.
+func (c *child) runOnce(ctx context.Context, socket string) error {
+	log, err := os.OpenFile(c.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	c.launch.stdout, c.launch.stderr = log, log
+	p, err := c.launch.start(ctx, socket)
+	if err != nil {
+		return err
+	}
+	c.started(p.PID)
+	stop := context.AfterFunc(ctx, func() { _ = p.Signal(syscall.SIGTERM) })
+	defer stop()
+	exit, err := p.Wait()
+	if err != nil {
+		return err
+	}
+	return errors.New(exit.String())
+}
+
+// await tries ready until it holds. A child that ends before is an error, with
+// the end of its log.
+func (c *child) await(ctx context.Context, ready func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	for {
+		err := ready(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case end := <-c.failed:
+			return fmt.Errorf("%s: %w:\n%s", c.name, end, tail(c.log))
+		case <-ctx.Done():
+			return fmt.Errorf("%s: not ready within %v: %w:\n%s", c.name, startTime, err, tail(c.log))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}

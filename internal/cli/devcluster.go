@@ -1,0 +1,297 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+const (
+	devDomain = "dev.test"
+	devUnits  = 3
+	devPorts  = 2 + 2*devUnits // authority, gateway (kept free), units, health pages
+	startTime = 30 * time.Second
+)
+
+// dev is a development cluster: the soft daemon, an authority and three units,
+// all children of this process.
+type dev struct {
+	app       *app
+	dir       string // of dev.json
+	state     string // of this build, below dir
+	bin       binaries
+	reference measurement
+	tee       *daemon
+	children  sync.WaitGroup
+	cancel    context.CancelFunc
+
+	mu      sync.Mutex // guards cluster
+	cluster cluster
+}
+
+// newDev chooses names, addresses and the state of this build.
+func (a *app) newDev(f devFlags, dir string, b binaries) (*dev, error) {
+	key, err := b.key(f.keyMode)
+	if err != nil {
+		return nil, err
+	}
+	d := &dev{app: a, dir: dir, state: filepath.Join(dir, "cluster-"+key), bin: b}
+	if d.reference, err = measure(b.cohort, b.program); err != nil {
+		return nil, err
+	}
+	if others, _ := filepath.Glob(filepath.Join(dir, "cluster-*")); len(others) > 0 && !slices.Contains(others, d.state) {
+		a.say("%s holds the state of another build; starting a fresh cluster beside it", dir)
+	}
+	list, err := addresses(f.basePort, devPorts)
+	if err != nil {
+		return nil, err
+	}
+	d.cluster = cluster{
+		Schema: devSchema, Authority: "https://" + list[0], KeyMode: f.keyMode, Agent: b.cohort, Program: b.program,
+		service: service{Task: f.task, ServerName: f.task + "." + devDomain, Root: filepath.Join(dir, f.task+"-root.pem")},
+	}
+	for i := range devUnits {
+		d.cluster.Units = append(d.cluster.Units, clusterUnit{Address: list[2+i], Health: "http://" + list[2+devUnits+i]})
+	}
+	return d, nil
+}
+
+// described is what dev.json says now.
+func (d *dev) described() cluster {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.cluster
+	c.Units = slices.Clone(c.Units)
+	c.Tasks = []service{c.service}
+	return c
+}
+
+// start brings everything up, in the order in which one needs the other.
+func (d *dev) start(ctx context.Context) error {
+	ctx, d.cancel = context.WithCancel(ctx)
+	if err := d.prepareState(); err != nil {
+		return err
+	}
+	steps := []struct {
+		saying string
+		do     func(context.Context) error
+	}{
+		{"starting the development TEE", d.startTEE},
+		{"making the authority's root", d.initAuthority},
+		{"signing the genesis policy", d.signGenesis},
+		{"starting the authority", d.startAuthority},
+		{fmt.Sprintf("starting %d units of %s", devUnits, d.cluster.Task), d.startUnits},
+	}
+	for _, s := range steps {
+		d.app.say("%s", s.saying)
+		if err := s.do(ctx); err != nil {
+			return fmt.Errorf("%s: %w", s.saying, err)
+		}
+	}
+	return writeCluster(d.dir, d.described())
+}
+
+// Files of a cluster's state.
+func (d *dev) genesisFile() string { return filepath.Join(d.state, "genesis.toml") }
+func (d *dev) storeFile() string   { return filepath.Join(d.state, "authority.db") }
+
+// prepareState keeps a state that was finished once, and begins anew otherwise.
+func (d *dev) prepareState() error {
+	if _, err := os.Stat(d.genesisFile()); err == nil {
+		return nil
+	}
+	if err := os.RemoveAll(d.state); err != nil {
+		return err
+	}
+	return os.MkdirAll(d.state, 0o700)
+}
+
+func (d *dev) startTEE(ctx context.Context) error {
+	var err error
+	d.tee, err = startDaemon(ctx, d.bin.cohort, d.state)
+	if err == nil {
+		d.cluster.TEE = d.tee.socket
+	}
+	return err
+}
+
+// initAuthority makes the root, once in the life of a state.
+func (d *dev) initAuthority(ctx context.Context) error {
+	if _, err := os.Stat(d.genesisFile()); err == nil {
+		return nil
+	}
+	out, err := d.tee.output(ctx, d.bin.cohort, "authority", "init", "--store", "sqlite:"+d.storeFile(), "-o", "json")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(d.state, "authority-init.json"), out, 0o600)
+}
+
+// signGenesis writes the first policy and signs it with two of three owners.
+func (d *dev) signGenesis(context.Context) error {
+	owners, err := devOwners(filepath.Join(d.state, "owners"))
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(d.genesisFile())
+	if errors.Is(err, os.ErrNotExist) {
+		text, err = d.writeGenesis(owners)
+	}
+	d.cluster.Genesis = wire.Sum(text).Hex()
+	return err
+}
+
+func (d *dev) writeGenesis(owners []owner) ([]byte, error) {
+	draft, err := d.draft(owners)
+	if err != nil {
+		return nil, err
+	}
+	text := []byte(draft.text())
+	if _, err := policy.Parse(text); err != nil {
+		return nil, fmt.Errorf("checking the policy: %w", err)
+	}
+	for _, o := range owners[:draft.quorum] {
+		sig, err := d.app.sshSign(o.path, policy.ForPolicy, text)
+		if err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(d.genesisFile()+"."+o.name+".sig", []byte(sig), 0o644); err != nil {
+			return nil, err
+		}
+	}
+	return text, replaceFile(d.genesisFile(), text)
+}
+
+// draft is the first policy: this cohort as authority, the program as task.
+func (d *dev) draft(owners []owner) (draft, error) {
+	var made rootView
+	b, err := os.ReadFile(filepath.Join(d.state, "authority-init.json"))
+	if err == nil {
+		err = json.Unmarshal(b, &made)
+	}
+	if err != nil {
+		return draft{}, fmt.Errorf("reading the authority's root: %w", err)
+	}
+	self, err := measure("", []string{d.bin.cohort})
+	if err != nil {
+		return draft{}, err
+	}
+	out := draft{
+		trustDomain: devDomain, created: d.app.now(), quorum: 2, softRoots: []string{d.tee.root}, root: made.Root,
+		authority: []string{self.Reference},
+		task: draftTask{
+			name: d.cluster.Task, keyMode: d.cluster.KeyMode, release: "1", names: []string{d.cluster.ServerName},
+			references: []string{d.reference.Reference}, dynamic: d.reference.Dynamic, units: 50,
+		},
+	}
+	var pairs []string
+	for _, o := range owners {
+		pairs = append(pairs, o.name+"="+o.path+".pub")
+	}
+	out.owners, err = ownerLines(pairs)
+	return out, err
+}
+
+func (d *dev) startAuthority(ctx context.Context) error {
+	args := []string{"authority", "run", "--store", "sqlite:" + d.storeFile(), "--listen", strings.TrimPrefix(d.cluster.Authority, "https://"), "--genesis-policy", d.genesisFile()}
+	sigs, err := filepath.Glob(d.genesisFile() + ".*.sig")
+	if err != nil {
+		return err
+	}
+	for _, path := range sigs {
+		args = append(args, "--signature", path)
+	}
+	c, err := d.newChild("authority", launch{program: []string{d.bin.cohort}}, args)
+	if err != nil {
+		return err
+	}
+	d.supervise(ctx, c)
+	return c.await(ctx, func(ctx context.Context) error {
+		return d.app.writeRoots(ctx, d.pins(), d.cluster.Root)
+	})
+}
+
+// pins are what a client of this cluster is given.
+func (d *dev) pins() pinFlags {
+	return pinFlags{authorities: []string{d.cluster.Authority}, genesis: d.cluster.Genesis, task: d.cluster.Task, state: filepath.Join(d.state, "seen.json")}
+}
+
+func (d *dev) startUnits(ctx context.Context) error {
+	units := make([]*child, devUnits)
+	for i, u := range d.cluster.Units {
+		args := []string{"unit", "--task", d.cluster.Task, "--authority", d.cluster.Authority, "--genesis", d.cluster.Genesis,
+			"--listen", u.Address, "--health", strings.TrimPrefix(u.Health, "http://")}
+		c, err := d.newChild(fmt.Sprintf("unit-%d", i+1), launch{agent: d.bin.cohort, program: d.bin.program}, args)
+		if err != nil {
+			return err
+		}
+		c.started = func(pid int) { d.setPID(i, pid) }
+		units[i] = c
+		d.supervise(ctx, c)
+	}
+	for i, c := range units {
+		judge := checker{d.app, d.described()}
+		err := c.await(ctx, func(ctx context.Context) error {
+			config, err := judge.plain()
+			if err == nil {
+				_, err = handshake(ctx, d.cluster.Units[i].Address, config)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setPID notes a unit's new process, in dev.json too once there is one.
+func (d *dev) setPID(i, pid int) {
+	d.mu.Lock()
+	d.cluster.Units[i].PID = pid
+	d.mu.Unlock()
+	if _, err := os.Stat(filepath.Join(d.dir, devFile)); err != nil {
+		return
+	}
+	if err := writeCluster(d.dir, d.described()); err != nil {
+		d.app.log.Error("writing dev.json", "error", err)
+	}
+}
+
+// stop ends everything and waits for it. dev.json goes, since what it says is
+// no longer true.
+func (d *dev) stop() error {
+	if d.cancel != nil {
+		d.cancel()
+	}
+	d.children.Wait()
+	err := os.Remove(filepath.Join(d.dir, devFile))
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	if d.tee != nil && d.tee.cmd != nil {
+		err = errors.Join(err, d.tee.stop())
+	}
+	return err
+}
+
+// tail is the end of a log file, for an error.
+func tail(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	lines := bytes.Split(bytes.TrimSpace(b), []byte("\n"))
+	return string(bytes.Join(lines[max(0, len(lines)-6):], []byte("\n")))
+}

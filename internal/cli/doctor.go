@@ -1,0 +1,124 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// finding is the outcome of one check of this machine.
+type finding struct {
+	Group  string `json:"group"`
+	Check  string `json:"check"`
+	State  string `json:"state"` // "ok", "failed" or "skipped"
+	Detail string `json:"detail"`
+	Hint   string `json:"hint,omitempty"`
+}
+
+// examination is one check: what is looked at, and what to do when it fails.
+type examination struct {
+	group, check, hint string
+	look               func(context.Context) (string, error)
+}
+
+// errSkipped is the error of a check that was asked nothing.
+var errSkipped = errors.New("not asked for")
+
+func (a *app) doctorCommand() *cobra.Command {
+	var p pinFlags
+	var socket string
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check this machine and what it can reach",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.examine(cmd.Context(), []examination{
+				{"kernel", "memory files that can be sealed", "a Linux kernel of 3.17 or newer is needed", lookMemfd},
+				{"tee", "soft daemon", "start `cohort soft`, and give its --tee-socket", func(ctx context.Context) (string, error) { return lookSocket(ctx, socket) }},
+				{"authority", "reachable and named by policy", "check --authority and --genesis", func(ctx context.Context) (string, error) { return a.lookAuthority(ctx, p) }},
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&socket, "tee-socket", "", "socket of the soft daemon")
+	flags.StringArrayVar(&p.authorities, "authority", nil, "https URL of the authority")
+	flags.StringVar(&p.genesis, "genesis", "", "digest of the first policy")
+	return cmd
+}
+
+// examine runs the checks and refuses when one failed.
+func (a *app) examine(ctx context.Context, all []examination) error {
+	findings := make([]finding, 0, len(all))
+	var b strings.Builder
+	failed := 0
+	for _, e := range all {
+		f := finding{Group: e.group, Check: e.check, State: "ok"}
+		detail, err := e.look(ctx)
+		switch {
+		case errors.Is(err, errSkipped):
+			f.State, f.Detail = "skipped", err.Error()
+		case err != nil:
+			f.State, f.Detail, f.Hint = "failed", oneLine(err.Error()), e.hint
+			failed++
+		default:
+			f.Detail = detail
+		}
+		findings = append(findings, f)
+		fmt.Fprintf(&b, "%-10s %-8s %s: %s\n", f.Group, f.State, f.Check, f.Detail)
+		if f.Hint != "" {
+			fmt.Fprintf(&b, "%-19s hint: %s\n", "", f.Hint)
+		}
+	}
+	if err := a.emit("doctor", map[string]any{"findings": findings}, b.String()); err != nil {
+		return err
+	}
+	if failed > 0 {
+		return &fault{codeCheckFailed, fmt.Errorf("%d of %d checks failed", failed, len(all)), "see the hints above"}
+	}
+	return nil
+}
+
+// lookMemfd makes a memory file and seals it, as the soft daemon does.
+func lookMemfd(context.Context) (string, error) {
+	fd, err := unix.MemfdCreate("cohort-doctor", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_WRITE); err != nil {
+		return "", err
+	}
+	return "made and sealed one", nil
+}
+
+func lookSocket(ctx context.Context, socket string) (string, error) {
+	if socket == "" {
+		return "", errSkipped
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unixpacket", socket)
+	if err != nil {
+		return "", err
+	}
+	return "listens on " + socket, conn.Close()
+}
+
+func (a *app) lookAuthority(ctx context.Context, p pinFlags) (string, error) {
+	if len(p.authorities) == 0 || p.genesis == "" {
+		return "", errSkipped
+	}
+	c, err := a.authority(ctx, p)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	in, err := c.Policy(ctx)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("policy %d of %s in force", in.Sequence, c.policy.Document().TrustDomain), nil
+}

@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// draft is what a first policy is written from.
+type draft struct {
+	trustDomain string
+	created     time.Time
+	quorum      int
+	owners      []ownerLine
+	softRoots   []string // with one, the policy is for development
+	root        string   // authority root
+	authority   []string // reference values as `cohort measure` prints them
+	task        draftTask
+}
+
+type ownerLine struct{ name, ssh string }
+
+type draftTask struct {
+	name, keyMode, release string
+	names                  []string
+	references             []string
+	dynamic                bool
+	units                  int
+}
+
+// text is the policy file.
+func (d draft) text() string {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line("# Signed as it stands: reformatting this file, comments included, voids its signatures.")
+	line("schema       = %q", policy.Schema)
+	line("trust_domain = %q", d.trustDomain)
+	line("sequence     = 1")
+	line(`previous     = ""`)
+	line("created      = %s", d.created.UTC().Format(time.RFC3339))
+	if len(d.softRoots) > 0 {
+		line("development  = true # soft roots stand below: nothing here is protected from its host")
+	}
+	line("\n[owners]\nquorum = %d\napprove_within = \"168h\"\ndelay = \"0s\"\nkeys = [", d.quorum)
+	for _, o := range d.owners {
+		line("  { name = %q, ssh = %q },", o.name, o.ssh)
+	}
+	line("]")
+	if len(d.softRoots) > 0 {
+		line("\n[platform.soft]\nroots = %s", quoted(d.softRoots))
+	}
+	line("\n[authority]\nroot = %q # printed by `cohort authority init`\nreference = [", d.root)
+	line("%s]", indented(d.authority))
+	d.task.write(line)
+	return b.String()
+}
+
+func (t draftTask) write(line func(string, ...any)) {
+	if t.name == "" {
+		return
+	}
+	line("\n[task.%s]\nkey_mode = %q # shared: one certificate for all replicas; unit: one each, under one root", t.name, t.keyMode)
+	line("names = %s\nlife = \"1h\"\nunits = %d", quoted(t.names), t.units)
+	line("\n[task.%s.release.%q]\nreference = [\n%s]", t.name, t.release, indented(t.references))
+	if t.dynamic {
+		line("dynamic = true # the program loads shared libraries, which are not measured")
+	}
+}
+
+func indented(lines []string) string {
+	var b strings.Builder
+	for _, l := range lines {
+		fmt.Fprintf(&b, "  %s,\n", l)
+	}
+	return b.String()
+}
+
+// quoted is a TOML list of strings.
+func quoted(list []string) string {
+	out := make([]string, len(list))
+	for i, s := range list {
+		out[i] = tomlString(s)
+	}
+	return "[" + strings.Join(out, ", ") + "]"
+}
+
+// tomlString is a TOML basic string. Go's quoting is the same but for escapes
+// of bytes and control characters that TOML spells otherwise.
+func tomlString(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, c := range s {
+		switch {
+		case c == '"' || c == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(c)
+		case c < ' ' || c == 0x7f:
+			fmt.Fprintf(&b, "\\u%04x", c)
+		default:
+			b.WriteRune(c)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+// softReference is the reference value of a program on the development TEE, as
+// policy files write it. The zero digest is no agent.
+func softReference(agent, program wire.Digest, args []string) string {
+	var b strings.Builder
+	b.WriteString(`{ platform = "soft"`)
+	if !agent.IsZero() {
+		fmt.Fprintf(&b, ", agent = %q", agent)
+	}
+	fmt.Fprintf(&b, ", program = %q", program)
+	if len(args) > 0 {
+		b.WriteString(", args = " + quoted(args))
+	}
+	b.WriteString(" }")
+	return b.String()
+}
+
+// The lines of a policy that say where it stands in its history.
+var (
+	sequenceLine = regexp.MustCompile(`(?m)^sequence[ \t]*=[ \t]*[0-9]+`)
+	previousLine = regexp.MustCompile(`(?m)^previous[ \t]*=[ \t]*"[^"]*"`)
+	createdLine  = regexp.MustCompile(`(?m)^created[ \t]*=[ \t]*[0-9TZ:+-]+`)
+)
+
+// successor is a policy file with its place moved one step on, everything else
+// as it stands.
+func successor(doc *policy.Document, created time.Time) ([]byte, error) {
+	text := string(doc.Raw())
+	steps := []struct {
+		at   *regexp.Regexp
+		line string
+	}{
+		{sequenceLine, "sequence     = " + strconv.FormatUint(doc.Sequence+1, 10)},
+		{previousLine, fmt.Sprintf("previous     = %q", doc.Digest())},
+		{createdLine, "created      = " + created.UTC().Format(time.RFC3339)},
+	}
+	for _, s := range steps {
+		found := s.at.FindAllStringIndex(text, -1)
+		if len(found) != 1 {
+			return nil, usage("the policy has %d lines that begin with %q, want one", len(found), strings.Fields(s.line)[0])
+		}
+		text = text[:found[0][0]] + s.line + text[found[0][1]:]
+	}
+	next, err := policy.Parse([]byte(text))
+	if err != nil {
+		return nil, fmt.Errorf("checking the next policy: %w", err)
+	}
+	return next.Raw(), nil
+}

@@ -1,0 +1,151 @@
+package cli
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/spf13/cobra"
+)
+
+// explanation is what a code means and what to do about it.
+type explanation struct {
+	exit    int
+	meaning string
+	hint    string
+}
+
+// explanations has every reason of package wire and every code of this one.
+var explanations = map[string]explanation{
+	string(wire.Malformed):     {exitRefused, "Bytes are not in the one encoding their format allows.", "compare the versions of both sides with `cohort version`"},
+	string(wire.UnknownRoot):   {exitRefused, "The evidence is vouched for by a platform root that policy does not accept.", "list the platform's root under [platform.…] roots in the next policy, or use the machine that policy means"},
+	string(wire.BadChain):      {exitRefused, "A certificate chain does not hold.", "run `cohort verify ADDRESS` to see which certificate breaks it"},
+	string(wire.Revoked):       {exitRefused, "The vendor revoked a certificate of this platform.", "replace the machine; policy cannot override a revocation"},
+	string(wire.WrongChip):     {exitRefused, "The certificates belong to another chip than the evidence.", "fetch the endorsements of this very chip"},
+	string(wire.BadSignature):  {exitRefused, "A signature does not verify.", "fetch the bytes again; if it stays, somebody changed them"},
+	string(wire.BadDigest):     {exitRefused, "Bytes do not hash to the digest that was signed.", "fetch the bytes again; if it stays, somebody changed them"},
+	string(wire.BadNonce):      {exitRefused, "Evidence was made for another request, or for another use.", "repeat the command; if it stays, somebody replays old evidence"},
+	string(wire.Expired):       {exitRefused, "Something is used outside its time.", "check both clocks; renew what has ended"},
+	string(wire.CRLMissing):    {exitRefused, "No revocation list was there though one is required.", "let the authority reach its collateral source"},
+	string(wire.BadTCB):        {exitRefused, "The platform's version or status is below what policy allows.", "update the machine's firmware"},
+	string(wire.Debug):         {exitRefused, "The TEE is one that its host can read.", "start it without debugging; only policy can allow it"},
+	string(wire.NoPlatform):    {exitRefused, "Policy does not name this platform.", "add a [platform.…] table in the next policy, or run on a platform that policy names"},
+	string(wire.NotMeasured):   {exitRefused, "The program that runs is not one that policy names: its file, agent or arguments differ.", "compare `cohort measure -- PROGRAM ARGS` with the policy's reference values (`cohort policy show`)"},
+	string(wire.NotThisDevice): {exitRefused, "This machine has no such TEE, or it does not answer.", "run `cohort doctor`; for development start `cohort soft`"},
+
+	string(wire.BadPolicy):     {exitRefused, "A policy file breaks a rule.", "run `cohort policy check FILE`"},
+	string(wire.NoQuorum):      {exitRefused, "Too few owners signed.", "see who is missing with `cohort policy status`, then `cohort policy sign` and `cohort policy approve`"},
+	string(wire.NotOwner):      {exitRefused, "A signature was made by a key that is no owner's in the policy in force.", "sign with a key listed under [owners]"},
+	string(wire.WrongSequence): {exitRefused, "The policy is not the next one.", "start from `cohort policy next`"},
+	string(wire.WrongGenesis):  {exitRefused, "The history begins with another policy than the pinned one.", "check --genesis; if it is right, you are talking to somebody else's authority"},
+	string(wire.WrongDomain):   {exitRefused, "It belongs to another trust domain.", "check --genesis and --authority"},
+	string(wire.WrongRoot):     {exitRefused, "The authority's root is not the one that the signed policy names.", "this is another authority; use the one your owners named"},
+	string(wire.Behind):        {exitRefused, "Somebody has seen newer policy than this authority knows.", "propose the newer signed policies to it; its store may have been rolled back"},
+	string(wire.NotFound):      {exitRefused, "There is no such task, release, proposal or page.", "list what there is with `cohort status` or `cohort policy show`"},
+	string(wire.Withdrawn):     {exitRefused, "The proposal was cancelled or its time has run out.", "propose it again"},
+
+	string(wire.BadRequest):     {exitRefused, "A request breaks the form of the API.", "compare the versions of both sides with `cohort version`"},
+	string(wire.TooLarge):       {exitRefused, "Something is over its size limit.", "make it smaller; the limits are in docs/reference"},
+	string(wire.TooMany):        {exitUnreachable, "Too many requests, or too many at once.", "wait a moment and repeat"},
+	string(wire.NonceUsed):      {exitRefused, "The challenge was answered before, or is not this authority's.", "repeat the command: it takes a new challenge"},
+	string(wire.BadCSR):         {exitRefused, "A certificate request carries more than a key.", "names come from policy, never from the request"},
+	string(wire.WrongKind):      {exitRefused, "A certificate is of another kind than this use demands.", "check that the address is the service's, not the authority's"},
+	string(wire.WrongIdentity):  {exitRefused, "A certificate is of another identity: other code, or another task.", "check --task or --id; `cohort verify` shows what is there"},
+	string(wire.WrongName):      {exitRefused, "A name is not one that policy gives.", "use a name from the task's `names`"},
+	string(wire.NoExtension):    {exitRefused, "A certificate lacks Cohort's extension, or it is broken.", "check that the address is a Cohort unit's"},
+	string(wire.ClockSkew):      {exitRefused, "Two clocks are too far apart, or one jumped.", "set the clocks (NTP) and restart"},
+	string(wire.StoreFailed):    {exitUnreachable, "Nothing could be recorded, so nothing was issued.", "make room on, or repair, the authority's disk"},
+	string(wire.StoreForeign):   {exitRefused, "The store is empty, damaged or another authority's.", "give the right --store; a new one is made by `cohort authority init` only"},
+	string(wire.Unavailable):    {exitUnreachable, "The other side is not ready, or is shutting down.", "wait, or look at its /readyz"},
+	string(wire.CertExpired):    {exitRefused, "A unit's certificate has ended and was not renewed.", "see why it cannot renew: `cohort log`, and the unit's own log"},
+	string(wire.NotEnrolled):    {exitUnreachable, "A unit has no certificate yet.", "wait, or see why with `cohort log`"},
+	string(wire.NotAllowed):     {exitRefused, "Policy does not allow this call.", "add the task to `calls` in the next policy"},
+	string(wire.OutcomeUnknown): {exitUnreachable, "The connection ended after the request was sent: it may have been executed.", "ask the service what happened, or mark such requests with an Idempotency-Key it honours"},
+	string(wire.Internal):       {exitInternal, "A fault of Cohort's own.", "please report it with the output of `cohort version` and the log"},
+
+	codeUsage:       {exitUsage, "The command line, a variable or the configuration file is not understood.", "add --help to the command"},
+	codeFile:        {exitUsage, "A file cannot be read or written.", "check the path and its permissions"},
+	codeUnreachable: {exitUnreachable, "Nobody answers at the address.", "check that it runs and that the address is right"},
+	codePortTaken:   {exitUsage, "Another program listens on the address.", "choose another port, for `cohort dev` with --base-port"},
+	codeInUse:       {exitUsage, "Another process uses the directory.", "stop the other process, or give another --dir"},
+	codeNoTEE:       {exitUsage, "The command runs inside a TEE only, and no platform was given to launch it in.", "give --platform soft --tee-socket SOCKET, with `cohort soft` running"},
+	codeNotTrusted:  {exitRefused, "TLS found the other side not to be who it should be.", "fetch the root again with `cohort trust`; if it stays, this is another server"},
+	codeHTTP:        {exitHTTP, "`cohort request --fail` was answered with a status of 400 or more.", "read the answer without --fail"},
+	codeProgram:     {exitInternal, "The program that an agent runs ended by itself.", "see the program's own output above"},
+	codeCheckFailed: {exitRefused, "A story of `cohort dev --check` did not hold.", "see the lines that begin with FAIL"},
+}
+
+// exitWords says what an exit code means.
+var exitWords = map[int]string{
+	exitDone:        "done",
+	exitRefused:     "refused",
+	exitUsage:       "not understood",
+	exitUnreachable: "not reachable",
+	exitInternal:    "internal fault",
+	exitHTTP:        "answered with an error status",
+}
+
+// explain is the explanation of a code, and of an unknown one that it is a
+// fault of ours.
+func explain(code string) explanation {
+	if e, ok := explanations[code]; ok {
+		return e
+	}
+	return explanations[codeInternal]
+}
+
+func (a *app) explainCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "explain [CODE]",
+		Short: "Say what an error code, a reason or an exit code means",
+		Args:  cobra.MaximumNArgs(1),
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return slices.Sorted(maps.Keys(explanations)), cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return a.explainAll()
+			}
+			return a.explainOne(args[0])
+		},
+	}
+}
+
+type explained struct {
+	Code    string `json:"code"`
+	Exit    int    `json:"exit"`
+	Meaning string `json:"meaning"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+func (a *app) explainOne(code string) error {
+	if n, err := strconv.Atoi(code); err == nil {
+		words, ok := exitWords[n]
+		if !ok {
+			return usage("exit code %d: want 0 to %d", n, exitHTTP)
+		}
+		return a.emit("explain", explained{Code: code, Exit: n, Meaning: words}, fmt.Sprintf("exit code %d: %s\n", n, words))
+	}
+	e, ok := explanations[code]
+	if !ok {
+		return &fault{codeUsage, fmt.Errorf("unknown code %q", code), "list all codes with `cohort explain`"}
+	}
+	text := fmt.Sprintf("%s\n  %s\n  hint: %s\n  exit code %d: %s\n", code, e.meaning, e.hint, e.exit, exitWords[e.exit])
+	return a.emit("explain", explained{code, e.exit, e.meaning, e.hint}, text)
+}
+
+func (a *app) explainAll() error {
+	var text strings.Builder
+	var all struct {
+		Codes []explained `json:"codes"`
+	}
+	for _, code := range slices.Sorted(maps.Keys(explanations)) {
+		e := explanations[code]
+		all.Codes = append(all.Codes, explained{code, e.exit, e.meaning, e.hint})
+		fmt.Fprintf(&text, "%-20s %d  %s\n", code, e.exit, e.meaning)
+	}
+	return a.emit("explain", all, text.String())
+}

@@ -1,0 +1,181 @@
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+	"github.com/spf13/cobra"
+)
+
+// pinFlags are what a client is given: where the authority is, which is trusted
+// with nothing, and the values that it pins.
+type pinFlags struct {
+	authorities []string
+	genesis     string
+	task        string
+	id          string
+	minSequence uint64
+	state       string
+}
+
+// registerAuthority adds what names an authority.
+func (p *pinFlags) registerAuthority(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&p.authorities, "authority", nil, "https URL of the authority; repeat for its replicas")
+	cmd.Flags().StringVar(&p.genesis, "genesis", "", "digest of the first policy, 64 hexadecimal digits")
+	_ = cmd.MarkFlagRequired("authority")
+	_ = cmd.MarkFlagRequired("genesis")
+}
+
+// register adds what names a service as well.
+func (p *pinFlags) register(cmd *cobra.Command) {
+	p.registerAuthority(cmd)
+	flags := cmd.Flags()
+	flags.StringVar(&p.task, "task", "", "task to follow through the releases its owners approve")
+	flags.StringVar(&p.id, "id", "", "identity to pin: exactly this code")
+	flags.Uint64Var(&p.minSequence, "min-sequence", 0, "refuse policy before this one")
+	flags.StringVar(&p.state, "state", "", "file that remembers the newest policy seen (default in the state directory)")
+}
+
+// trust fetches trust for the pins, and remembers the newest policy seen.
+func (a *app) trust(ctx context.Context, p pinFlags) (*client.Trust, error) {
+	config := client.TrustConfig{
+		Authorities: p.authorities, Task: p.task, MinSequence: p.minSequence, Verifier: verifier(), Clock: a.now,
+	}
+	var err error
+	if config.Genesis, err = wire.ParseDigest(p.genesis); err != nil {
+		return nil, usage("--genesis: %w", err)
+	}
+	if (p.task == "") == (p.id == "") {
+		return nil, usage("give one of --task and --id")
+	}
+	if p.id != "" {
+		if config.ID, err = wire.ParseDigest(p.id); err != nil {
+			return nil, usage("--id: %w", err)
+		}
+	}
+	path, err := a.seenFile(p)
+	if err != nil {
+		return nil, err
+	}
+	if config.State, err = readState(path); err != nil {
+		return nil, err
+	}
+	t, err := client.FetchTrust(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	return t, writeState(path, t.State())
+}
+
+// seenFile is where the newest policy of a genesis is remembered.
+func (a *app) seenFile(p pinFlags) (string, error) {
+	if p.state != "" {
+		return p.state, nil
+	}
+	dir, err := a.stateDir("seen")
+	if err != nil {
+		return "", fmt.Errorf("remembering the newest policy seen: %w", err)
+	}
+	return filepath.Join(dir, p.genesis+".json"), nil
+}
+
+func readState(path string) (client.State, error) {
+	b, err := readFile(path, wire.MaxAnswer)
+	if errors.Is(err, os.ErrNotExist) {
+		return client.State{}, nil
+	}
+	if err != nil {
+		return client.State{}, err
+	}
+	s, err := client.ParseState(b)
+	if err != nil {
+		return s, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func writeState(path string, s client.State) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return replaceFile(path, s.Bytes())
+}
+
+// writeRoots fetches trust and writes the identity roots to a file.
+func (a *app) writeRoots(ctx context.Context, p pinFlags, out string) error {
+	t, err := a.trust(ctx, p)
+	if err != nil {
+		return err
+	}
+	return replaceFile(out, t.PEM())
+}
+
+// authority is an authority that was checked: it holds the root that the newest
+// policy of the pinned genesis names.
+type authorityClient struct {
+	*api.Authority
+	policy policy.Approved
+}
+
+// authority replays the policy history of the first authority that answers, and
+// connects to it as its policy says.
+func (a *app) authority(ctx context.Context, p pinFlags) (authorityClient, error) {
+	genesis, err := wire.ParseDigest(p.genesis)
+	if err != nil {
+		return authorityClient{}, usage("--genesis: %w", err)
+	}
+	var faults []error
+	for _, address := range p.authorities {
+		c, err := a.authorityAt(ctx, address, genesis)
+		if err == nil {
+			return c, nil
+		}
+		faults = append(faults, fmt.Errorf("authority %s: %w", address, err))
+	}
+	return authorityClient{}, errors.Join(faults...)
+}
+
+func (a *app) authorityAt(ctx context.Context, address string, genesis wire.Digest) (authorityClient, error) {
+	// The history authenticates itself, so whoever answers may give it.
+	unverified, err := api.NewAuthority(address, &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true})
+	if err != nil {
+		return authorityClient{}, err
+	}
+	defer unverified.Close()
+	history, err := unverified.History(ctx, 0)
+	if err != nil {
+		return authorityClient{}, err
+	}
+	steps := make([]policy.Step, len(history.Entries))
+	for i, e := range history.Entries {
+		steps[i] = policy.Step{Policy: e.Policy, Signatures: e.Signatures}
+	}
+	c := authorityClient{}
+	if c.policy, err = policy.Replay(genesis, steps); err != nil {
+		return authorityClient{}, fmt.Errorf("replaying the policy history: %w", err)
+	}
+	c.Authority, err = api.NewAuthority(address, &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		InsecureSkipVerify: true, // replaced by the stricter check below
+		VerifyConnection: func(state tls.ConnectionState) error {
+			chain := state.PeerCertificates
+			if len(chain) != 2 {
+				return wire.Refuse(wire.BadChain, "authority: certificates presented", len(chain), 2)
+			}
+			_, err := identity.Check(chain, chain[1], identity.Expect{
+				Policy: c.policy, Kinds: []identity.Kind{identity.KindAuthority}, Use: identity.UseTLS, At: a.now(),
+			})
+			return err
+		},
+	})
+	return c, err
+}

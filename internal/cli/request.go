@@ -1,0 +1,169 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/cohort-tee/cohort/client"
+	"github.com/spf13/cobra"
+)
+
+// requestFlags are the flags of `cohort request`.
+type requestFlags struct {
+	pins      pinFlags
+	addresses []string
+	method    string
+	data      string
+	headers   []string
+	fail      bool
+	include   bool
+	timeout   time.Duration
+}
+
+func (a *app) requestCommand() *cobra.Command {
+	var f requestFlags
+	cmd := &cobra.Command{
+		Use:   "request URL",
+		Short: "Send one HTTP request to a checked unit and print the answer",
+		Long: "Send a request to any replica whose identity was checked. The URL's host is a\n" +
+			"name of the task; the addresses are --address, or the host's own.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.request(cmd.Context(), f, args[0]) },
+	}
+	f.pins.register(cmd)
+	flags := cmd.Flags()
+	flags.StringArrayVar(&f.addresses, "address", nil, "HOST:PORT of a replica; repeat")
+	flags.StringVarP(&f.method, "method", "X", "", "method (default GET, with -d POST)")
+	flags.StringVarP(&f.data, "data", "d", "", "body; @FILE reads a file, @- stdin")
+	flags.StringArrayVarP(&f.headers, "header", "H", nil, "header field, NAME: VALUE; repeat")
+	flags.BoolVar(&f.fail, "fail", false, "exit 5 when the status is 400 or more")
+	flags.BoolVarP(&f.include, "include", "i", false, "print status and header before the body")
+	flags.DurationVar(&f.timeout, "timeout", time.Minute, "how long all attempts together may take")
+	return cmd
+}
+
+// answered is what a request says in JSON.
+type answered struct {
+	Status int         `json:"status"`
+	Header http.Header `json:"header"`
+	Body   string      `json:"body"`
+}
+
+func (a *app) request(ctx context.Context, f requestFlags, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	r, err := a.newRequest(ctx, f, address)
+	if err != nil {
+		return err
+	}
+	t, err := a.trust(ctx, f.pins)
+	if err != nil {
+		return err
+	}
+	addresses := f.addresses
+	if len(addresses) == 0 {
+		addresses = []string{net.JoinHostPort(r.URL.Hostname(), portOf(r.URL))}
+	}
+	c, err := client.New(client.Config{Trust: t, ServerName: r.URL.Hostname(), Addresses: addresses})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	answer, err := c.RoundTrip(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if err := a.printAnswer(answer, f.include); err != nil {
+		return err
+	}
+	if f.fail && answer.StatusCode >= http.StatusBadRequest {
+		return &fault{code: codeHTTP, cause: errors.New(answer.Status)}
+	}
+	return nil
+}
+
+func portOf(u *url.URL) string {
+	if port := u.Port(); port != "" {
+		return port
+	}
+	return "443"
+}
+
+func (a *app) newRequest(ctx context.Context, f requestFlags, address string) (*http.Request, error) {
+	body, err := a.requestBody(f.data)
+	if err != nil {
+		return nil, err
+	}
+	method := f.method
+	if method == "" {
+		method = http.MethodGet
+		if f.data != "" {
+			method = http.MethodPost
+		}
+	}
+	r, err := http.NewRequestWithContext(ctx, method, address, body)
+	if err != nil {
+		return nil, usage("%w", err)
+	}
+	if r.URL.Scheme != "https" || r.URL.Host == "" {
+		return nil, usage("URL: got %q, want https://NAME/…", address)
+	}
+	for _, field := range f.headers {
+		name, value, ok := strings.Cut(field, ":")
+		if !ok {
+			return nil, usage("--header: got %q, want NAME: VALUE", field)
+		}
+		r.Header.Add(strings.TrimSpace(name), strings.TrimSpace(value))
+	}
+	return r, nil
+}
+
+// requestBody is the text of -d, or the file it names.
+func (a *app) requestBody(data string) (io.Reader, error) {
+	path, isFile := strings.CutPrefix(data, "@")
+	switch {
+	case data == "":
+		return nil, nil
+	case !isFile:
+		return strings.NewReader(data), nil
+	case path == "-":
+		b, err := io.ReadAll(a.in)
+		return strings.NewReader(string(b)), err
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading body: %w", err)
+	}
+	return strings.NewReader(string(b)), nil
+}
+
+// printAnswer streams the body to stdout.
+func (a *app) printAnswer(answer *http.Response, include bool) error {
+	if a.output == "json" {
+		body, err := io.ReadAll(answer.Body)
+		if err != nil {
+			return fmt.Errorf("reading the answer: %w", err)
+		}
+		return a.emit("request", answered{answer.StatusCode, answer.Header, string(body)}, "")
+	}
+	if include {
+		fmt.Fprintf(a.out, "%s %s\n", answer.Proto, answer.Status)
+		if err := answer.Header.Write(a.out); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.out)
+	}
+	if _, err := io.Copy(a.out, answer.Body); err != nil {
+		return fmt.Errorf("reading the answer: %w", err)
+	}
+	return nil
+}

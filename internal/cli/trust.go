@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/cohort-tee/cohort/client"
+	"github.com/spf13/cobra"
+)
+
+// trustView is what trust says.
+type trustView struct {
+	TrustDomain string         `json:"trust_domain"`
+	Development bool           `json:"development"`
+	Sequence    uint64         `json:"policy_sequence"`
+	Head        string         `json:"policy_head"`
+	Root        string         `json:"authority_root"`
+	Platform    string         `json:"authority_platform"`
+	Measured    string         `json:"authority_measurement"`
+	Identities  []identityView `json:"identities"`
+	File        string         `json:"file,omitempty"`
+	PEM         string         `json:"pem,omitempty"`
+}
+
+type identityView struct {
+	Task    string `json:"task"`
+	Release string `json:"release"`
+	ID      string `json:"identity"`
+}
+
+func viewTrust(t *client.Trust) trustView {
+	doc := t.Policy().Document()
+	v := trustView{
+		TrustDomain: doc.TrustDomain, Development: doc.Development, Sequence: doc.Sequence, Head: t.Policy().Head().String(),
+		Root: doc.Authority.Root.String(), Platform: string(t.Evidence().Measurement().Platform), Measured: t.Evidence().Measurement().String(),
+	}
+	for _, i := range t.Identities() {
+		v.Identities = append(v.Identities, identityView{i.Task, i.Release, i.ID.String()})
+	}
+	return v
+}
+
+// String is the view as lines, as verify and status print them too.
+func (v trustView) String() string {
+	var b strings.Builder
+	if v.Development {
+		b.WriteString("DEVELOPMENT: soft roots may vouch; nothing is protected from its host\n")
+	}
+	fmt.Fprintf(&b, "trust domain  %s\npolicy        %d, head %s\n", v.TrustDomain, v.Sequence, v.Head)
+	fmt.Fprintf(&b, "authority     root %s\n              %s, appraised just now\n", v.Root, v.Measured)
+	for _, i := range v.Identities {
+		fmt.Fprintf(&b, "task          %s release %s, identity %s\n", i.Task, i.Release, i.ID)
+	}
+	return b.String()
+}
+
+func (a *app) trustCommand() *cobra.Command {
+	var p pinFlags
+	var out string
+	cmd := &cobra.Command{
+		Use:   "trust --authority URL --genesis H (--task T | --id ID)",
+		Short: "Check an authority and write the roots of a task, for any TLS client",
+		Long: "Replay the owners' signatures from the genesis, appraise the authority's own\n" +
+			"evidence, and write the identity roots as PEM: for a task those of all live\n" +
+			"releases, for an identity exactly one.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			t, err := a.trust(cmd.Context(), p)
+			if err != nil {
+				return err
+			}
+			v := viewTrust(t)
+			if out == "" && p.task != "" {
+				out = p.task + "-root.pem"
+			}
+			if out == "-" || out == "" {
+				v.PEM = string(t.PEM())
+				return a.emit("trust", v, v.PEM)
+			}
+			if err := replaceFile(out, t.PEM()); err != nil {
+				return err
+			}
+			v.File = out
+			return a.emit("trust", v, v.String()+fmt.Sprintf("wrote         %s\n", out))
+		},
+	}
+	p.register(cmd)
+	cmd.Flags().StringVar(&out, "out", "", `file for the roots, "-" for stdout (default TASK-root.pem)`)
+	return cmd
+}
+
+// rfc3339 writes times for people and programs.
+func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -1,0 +1,176 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/unit"
+	"github.com/spf13/cobra"
+)
+
+// unitFlags are the flags of `cohort unit`.
+type unitFlags struct {
+	tee         teeFlags
+	task        string
+	authorities []string
+	genesis     string
+	listen      string
+	health      string
+	forward     string
+	certDir     string
+	disk        bool
+	reload      string
+}
+
+func (a *app) unitCommand() *cobra.Command {
+	var f unitFlags
+	cmd := &cobra.Command{
+		Use:   "unit --task T --authority URL --genesis H --listen A -- PROGRAM ARGS",
+		Short: "Run a program as a unit: behind its task's attested certificate",
+		Long: "Run PROGRAM, which knows nothing of Cohort, behind its task's certificate. The\n" +
+			"agent gives it a loopback port as PORT and in place of {port} in ARGS. Outside a\n" +
+			"TEE it launches itself in one, as PROGRAM's agent.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if a.tee.inside() {
+				return a.runUnit(cmd.Context(), f)
+			}
+			if len(args) == 0 {
+				return usage("unit: no program after --")
+			}
+			path, err := programPath(args[0])
+			if err != nil {
+				return err
+			}
+			return a.enter(cmd.Context(), f.tee, append([]string{path}, args[1:]...)...)
+		},
+	}
+	flags := cmd.Flags()
+	f.tee.register(cmd)
+	flags.StringVar(&f.task, "task", "", "task whose unit the program is")
+	flags.StringArrayVar(&f.authorities, "authority", nil, "https URL of the authority; repeat for its replicas")
+	flags.StringVar(&f.genesis, "genesis", "", "digest of the first policy, 64 hexadecimal digits")
+	flags.StringVar(&f.listen, "listen", "", "address to serve TLS on; may be left out with --cert-dir")
+	flags.StringVar(&f.health, "health", "", "address of plain HTTP /livez, /readyz and /stats (default off)")
+	flags.StringVar(&f.forward, "forward", "http", "http, or tcp for other protocols")
+	flags.StringVar(&f.certDir, "cert-dir", "", "directory on a tmpfs to keep tls.crt, tls.key and ca.crt in")
+	flags.BoolVar(&f.disk, "cert-dir-on-disk", false, "accept a --cert-dir that is not on a tmpfs")
+	flags.StringVar(&f.reload, "reload", "", "signal for the program after each renewal, such as HUP")
+	for _, name := range []string{"task", "authority", "genesis"} {
+		_ = cmd.MarkFlagRequired(name)
+	}
+	return cmd
+}
+
+// reloadSignals are the signals that programs reload their certificates on.
+var reloadSignals = map[string]syscall.Signal{
+	"": 0, "HUP": syscall.SIGHUP, "USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2, "WINCH": syscall.SIGWINCH,
+}
+
+// runUnit is an agent's life inside a TEE. It takes its addresses first, so
+// that a taken port is told before anything else happens.
+func (a *app) runUnit(ctx context.Context, f unitFlags) error {
+	genesis, err := wire.ParseDigest(f.genesis)
+	if err != nil {
+		return usage("--genesis: %w", err)
+	}
+	reload, ok := reloadSignals[f.reload]
+	if !ok {
+		return usage("--reload: got %q, want HUP, USR1, USR2 or WINCH", f.reload)
+	}
+	program, err := a.tee.Program()
+	if err != nil {
+		return err
+	}
+	var listener net.Listener
+	if f.listen != "" {
+		if listener, err = net.Listen("tcp", f.listen); err != nil {
+			return err
+		}
+		defer listener.Close()
+	}
+	health, err := serveHealth(f.health)
+	if err != nil {
+		return err
+	}
+	defer health.close()
+	u, err := unit.Start(ctx, unit.Config{
+		Authorities: f.authorities, Genesis: genesis, Task: f.task, Attester: a.tee, Log: a.log, Clock: a.now,
+	})
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	health.set(u.Health())
+	a.log.Info("enrolled", "unit", u.ID(), "task", f.task, "identity", u.Identity().ID, "listen", f.listen)
+	return agentEnd(unit.RunAgent(ctx, unit.AgentConfig{
+		Unit: u, Program: program, Args: a.tee.Args(), Listen: listener, Forward: unit.Forward(f.forward),
+		Stdout: a.out, Stderr: a.talk, CertDir: f.certDir, Disk: f.disk, Reload: reload,
+	}))
+}
+
+// agentEnd passes a program's own exit on: it is no fault of the agent.
+func agentEnd(err error) error {
+	if ended := (*unit.Exit)(nil); errors.As(err, &ended) {
+		return &fault{codeProgram, fmt.Errorf("running the program: %w", err), ""}
+	}
+	return err
+}
+
+// health serves a unit's health pages, which begin before it is enrolled.
+type health struct {
+	handler atomic.Pointer[http.Handler]
+	server  *http.Server
+	done    chan struct{}
+}
+
+// serveHealth listens on an address, or nowhere when it is empty.
+func serveHealth(address string) (*health, error) {
+	h := &health{done: make(chan struct{})}
+	h.set(http.HandlerFunc(notEnrolled))
+	if address == "" {
+		close(h.done)
+		return h, nil
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("health pages: %w", err)
+	}
+	h.server = &http.Server{
+		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*h.handler.Load()).ServeHTTP(w, r) }),
+		ReadHeaderTimeout: 5 * time.Second,
+		WriteTimeout:      5 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+	}
+	go func() {
+		defer close(h.done)
+		_ = h.server.Serve(l) // ends by close
+	}()
+	return h, nil
+}
+
+func (h *health) set(handler http.Handler) { h.handler.Store(&handler) }
+
+func (h *health) close() {
+	if h.server != nil {
+		_ = h.server.Close()
+	}
+	<-h.done
+}
+
+// notEnrolled answers for a unit that has no certificate yet.
+func notEnrolled(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	if r.URL.Path == "/livez" {
+		fmt.Fprintln(w, `{"live":true}`)
+		return
+	}
+	w.WriteHeader(http.StatusServiceUnavailable)
+	fmt.Fprintf(w, "{\"ready\":false,\"reason\":%q}\n", wire.NotEnrolled)
+}

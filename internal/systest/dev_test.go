@@ -1,0 +1,53 @@
+package systest
+
+import (
+	"testing"
+	"time"
+)
+
+const applicants = `{"applicants":[{"id":"a-1","features":{"income":31,"debt_ratio":0.52,"utilisation":0.9,"late_payments":3,"history":20,"inquiries":4}}]}`
+
+// TestKillUnderLoad: a real cluster of processes under 500 requests a second,
+// one of three units killed with SIGKILL every few seconds. Nothing that may be
+// retried fails. A control run without faults goes before, in the same test.
+func TestKillUnderLoad(t *testing.T) {
+	length, every := 6*time.Second, 2*time.Second
+	if full() {
+		length, every = time.Minute, 5*time.Second
+	}
+	d := StartDev(t)
+	load := Load{Client: d.Client(), URL: d.Info().URL(), Post: "/score", Body: applicants, Rate: 500, Bare: 10, For: length}
+	control := load.Run(t.Context())
+	t.Logf("control: %v", control)
+	if len(control.Failed) > 0 || len(control.BareOther) > 0 {
+		t.Fatalf("the control run failed: %v, %v", first(control.Failed), first(control.BareOther))
+	}
+
+	stop := make(chan struct{})
+	kills := make(chan int)
+	go func() { kills <- d.killInTurn(every, stop) }()
+	out := load.Run(t.Context())
+	close(stop)
+	t.Logf("%d kills: %v", <-kills, out)
+	t.Logf("p99.9 is %.2f times the control's; stats %+v", float64(out.Quantile(.999))/float64(control.Quantile(.999)), load.Client.Stats())
+	if len(out.Failed) > 0 {
+		t.Errorf("%d of %d requests failed, want 0; the first: %v", len(out.Failed), out.Sent, first(out.Failed))
+	}
+	if len(out.BareOther) > 0 {
+		t.Errorf("%d requests without a key ended in another error than ErrMaybeExecuted; the first: %v", len(out.BareOther), first(out.BareOther))
+	}
+}
+
+// killInTurn kills one unit after another until told to stop, and counts.
+func (d *Dev) killInTurn(every time.Duration, stop <-chan struct{}) int {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-stop:
+			return n
+		case <-tick.C:
+			d.Kill(n % 3)
+		}
+	}
+}
