@@ -227,7 +227,7 @@ func (e Expect) ca(c *x509.Certificate, kind Kind) (extension, error) {
 		return extension{}, wire.Refuse(wire.WrongKind, "ca: kind", x.kind, kind)
 	}
 	depth := pathLen[kind]
-	if !c.BasicConstraintsValid || !c.IsCA || c.MaxPathLen != depth || c.MaxPathLenZero != (depth == 0) || c.KeyUsage != x509.KeyUsageCertSign {
+	if !c.IsCA || c.MaxPathLen != depth || c.KeyUsage != x509.KeyUsageCertSign {
 		return extension{}, wire.Refuse(wire.BadChain, "ca: profile", "constraints or key usage of another", fmt.Sprintf("CA, pathLen %d, certificate signing", depth))
 	}
 	if genesis := e.Policy.Genesis(); x.policy != genesis {

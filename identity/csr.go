@@ -27,15 +27,15 @@ func CSRKey(der []byte) (crypto.PublicKey, error) {
 		return nil, wire.Refuse(wire.BadCSR, "csr: encoding", "another", "PKCS #10, DER")
 	}
 	key, err := p256(request.PublicKey)
-	if err != nil || request.SignatureAlgorithm != x509.ECDSAWithSHA256 {
-		return nil, wire.Refuse(wire.BadCSR, "csr: algorithm", request.PublicKeyAlgorithm.String()+", "+request.SignatureAlgorithm.String(), "ECDSA on P-256 with SHA-256")
+	if err != nil {
+		return nil, wire.Refuse(wire.BadCSR, "csr: key", request.PublicKeyAlgorithm, "ECDSA on P-256")
 	}
 	plain, err := plainRequest(publicKeyInfo(key), request.Signature)
 	if err != nil {
 		return nil, err
 	}
 	if !bytes.Equal(plain, der) {
-		return nil, wire.Refuse(wire.BadCSR, "csr: content", "a name, an attribute, an extension or another encoding", "a key and nothing else")
+		return nil, wire.Refuse(wire.BadCSR, "csr: content", "a name, an attribute, an extension, another algorithm or encoding", "a key, ecdsa-with-SHA256 and nothing else")
 	}
 	if err := request.CheckSignature(); err != nil {
 		return nil, wire.Refuse(wire.BadCSR, "csr: signature", "one that does not verify", "the key's own")

@@ -50,7 +50,11 @@ func (e extension) encode() ([]byte, error) {
 	if err := e.check(); err != nil {
 		return nil, err
 	}
-	return asn1.Marshal(wire.Frame(wire.LabelExtension, e.fields()...))
+	der, err := asn1.Marshal(wire.Frame(wire.LabelExtension, e.fields()...))
+	if err == nil && len(der) > maxExtension {
+		return nil, wire.Refuse(wire.NoExtension, "extension: size in bytes", len(der), maxExtension)
+	}
+	return der, err
 }
 
 // fields are the nine fields, absent ones empty, then the measurements.
@@ -79,33 +83,31 @@ func present(b []byte) []byte {
 // parseExtension is the inverse of encode. It refuses everything that encode
 // does not produce, with "extension".
 func parseExtension(der []byte) (extension, error) {
-	e, ok := decodeExtension(der)
-	if !ok {
-		return extension{}, wire.Refuse(wire.NoExtension, "extension: encoding", "another", "the one of docs/spec/identity.md")
-	}
+	e := decodeExtension(der)
 	again, err := e.encode()
 	if err != nil {
 		return extension{}, err
 	}
 	if !bytes.Equal(again, der) {
-		return extension{}, wire.Refuse(wire.NoExtension, "extension: encoding", "a second encoding", "the only one")
+		return extension{}, wire.Refuse(wire.NoExtension, "extension: encoding", "another", "the one of docs/spec/identity.md")
 	}
 	return e, nil
 }
 
 // decodeExtension reads the fields where they stand. What it makes of wrong
-// sizes and marks does not encode to the same bytes again.
-func decodeExtension(der []byte) (extension, bool) {
+// sizes and marks does not encode to the same bytes again; what it cannot read
+// is the zero extension, which does not encode at all.
+func decodeExtension(der []byte) extension {
 	var framed []byte
 	if len(der) > maxExtension {
-		return extension{}, false
+		return extension{}
 	}
-	if rest, err := asn1.Unmarshal(der, &framed); err != nil || len(rest) > 0 {
-		return extension{}, false
+	if _, err := asn1.Unmarshal(der, &framed); err != nil {
+		return extension{}
 	}
 	f, err := wire.Unframe(wire.LabelExtension, framed, -1)
 	if err != nil || len(f) < extensionFields {
-		return extension{}, false
+		return extension{}
 	}
 	e := extension{
 		kind: Kind(f[0]), task: string(f[2]), keyMode: policy.KeyMode(f[3]),
@@ -117,11 +119,11 @@ func decodeExtension(der []byte) (extension, bool) {
 	for _, b := range f[extensionFields:] {
 		m, err := attest.ParseMeasurement(b)
 		if err != nil {
-			return extension{}, false
+			return extension{}
 		}
 		e.measurements = append(e.measurements, m)
 	}
-	return e, true
+	return e
 }
 
 // shape says which fields the extension of a kind holds; all others are absent.
@@ -160,7 +162,7 @@ func (e extension) check() error {
 	}
 	for _, r := range rules {
 		if !r.ok {
-			return wire.Refuse(wire.NoExtension, "extension: "+r.name, "what kind "+string(e.kind)+" does not have", "the shape of its kind")
+			return wire.Refuse(wire.NoExtension, "extension: "+r.name, "none or a wrong one for kind "+string(e.kind), "what the kind holds")
 		}
 	}
 	return nil

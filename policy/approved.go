@@ -59,6 +59,13 @@ func Genesis(pin attest.Digest, step Step) (Approved, error) {
 // previous digest, and a quorum of the owners of a. When a document was in
 // force, and whether its delay has passed, is the authority's to know.
 func (a Approved) Next(step Step) (Approved, error) {
+	// Clipped, so that two successors of one policy never share memory.
+	a.steps, a.heads = slices.Clip(a.steps), slices.Clip(a.heads)
+	return a.next(step)
+}
+
+// next is Next in the memory of a, which has no other successor.
+func (a Approved) next(step Step) (Approved, error) {
 	if !a.OK() {
 		return Approved{}, errNothing
 	}
@@ -73,8 +80,6 @@ func (a Approved) Next(step Step) (Approved, error) {
 	if err != nil {
 		return Approved{}, err
 	}
-	// Clipped, so that two successors of one policy never share memory.
-	a.steps, a.heads = slices.Clip(a.steps), slices.Clip(a.heads)
 	return a.extended(doc, step), nil
 }
 
@@ -85,7 +90,7 @@ func Replay(pin attest.Digest, steps []Step) (Approved, error) {
 	}
 	a, err := Genesis(pin, steps[0])
 	for i := 1; i < len(steps) && err == nil; i++ {
-		if a, err = a.Next(steps[i]); err != nil {
+		if a, err = a.next(steps[i]); err != nil {
 			err = fmt.Errorf("replaying step %d: %w", i+1, err)
 		}
 	}

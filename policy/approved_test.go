@@ -3,6 +3,7 @@ package policy
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -206,6 +207,30 @@ func TestHistory(t *testing.T) {
 	refused(t, err, wire.TooLarge)
 }
 
+// TestSuccessorsShareNothing makes two successors where a slice has room for
+// one more.
+func TestSuccessorsShareNothing(t *testing.T) {
+	h := newHouse()
+	a := h.found(t)
+	grow := func(comment string) Approved {
+		raw := h.text(t, "# Policy of a clinic.", comment, "sequence     = 1", fmt.Sprintf("sequence = %d", a.Document().Sequence+1),
+			`previous     = ""`, fmt.Sprintf("previous = %q", a.Document().Digest()))
+		b, err := a.Next(h.step(t, raw, "ana", "ben"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for range 6 {
+		x := grow("# one")
+		head := x.Head()
+		if y := grow("# two"); y.Head() == head || x.Head() != head || !bytes.Contains(x.Steps()[len(x.Steps())-1].Policy, []byte("# one")) {
+			t.Fatalf("step %d: two successors share memory", x.Document().Sequence)
+		}
+		a = x
+	}
+}
+
 // appraiser gives evidence back as claims, so that tests get results.
 type appraiser struct{ claims attest.Claims }
 
@@ -289,7 +314,10 @@ func TestAdmit(t *testing.T) {
 		})
 	}
 	_, err := a.Admit("scoring", attest.Result{})
-	refused(t, err, wire.NotMeasured)
+	var r *attest.Refusal
+	if !errors.As(err, &r) || r.Rule != "admission: attestation result" {
+		t.Errorf("got %v, want the zero result refused as such", err)
+	}
 }
 
 func TestAdmitAuthority(t *testing.T) {

@@ -138,8 +138,8 @@ func (p Proposal) Sign(a Approved, signature string, at time.Time) (Proposal, er
 	if slices.Contains(p.signed, name) {
 		return Proposal{}, wire.Refuse(wire.NoQuorum, "proposal: owner", name+", who has signed", p.Missing())
 	}
-	p.signed = append(slices.Clip(p.signed), name)
-	p.record.Signatures = append(slices.Clip(p.record.Signatures), signature)
+	p.signed = slices.Concat(p.signed, []string{name})
+	p.record.Signatures = slices.Concat(p.record.Signatures, []string{signature})
 	return p.counted(at), nil
 }
 

@@ -244,6 +244,7 @@ func TestVerifyRefusals(t *testing.T) {
 		{"certificate", forge(t, ana, func(e *envelope) { e.PublicKey = certificate(t).Marshal() }), wire.BadSignature},
 		{"format of another key", inner(ana, func(s *ssh.Signature) { s.Format = ssh.KeyAlgoSKED25519 }), wire.Malformed},
 		{"bytes after the value", inner(ana, func(s *ssh.Signature) { s.Rest = []byte{1, 0, 0, 0, 9} }), wire.Malformed},
+		{"one byte after the value", inner(ana, func(s *ssh.Signature) { s.Rest = []byte{1} }), wire.Malformed},
 		{"hardware without counter", inner(newToken(ssh.KeyAlgoSKED25519), func(s *ssh.Signature) { s.Rest = s.Rest[:1] }), wire.Malformed},
 		{"hardware with more than a counter", inner(newToken(ssh.KeyAlgoSKECDSA256), func(s *ssh.Signature) { s.Rest = append(s.Rest, 0) }), wire.Malformed},
 		{"short value", inner(ana, func(s *ssh.Signature) { s.Blob = s.Blob[:63] }), wire.BadSignature},
@@ -260,7 +261,7 @@ func TestVerifyRefusals(t *testing.T) {
 	refused(t, err, wire.BadSignature)
 	_, err = Verify(good, ForCancel, []byte("m"))
 	refused(t, err, wire.BadSignature)
-	_, err = Verify(forge(t, ana, func(e *envelope) { e.Namespace = "" }), "", []byte("m"))
+	_, err = Sign(ana, "", []byte("m"))
 	refused(t, err, wire.BadSignature)
 	_, err = Sign(rsaKey(t), ForPolicy, []byte("m"))
 	refused(t, err, wire.BadSignature)

@@ -1,0 +1,58 @@
+package identity_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// A client of the task "scoring" takes whom it accepts from the policy that its
+// owners approved, anew at every handshake. Without policy it accepts nobody.
+func Example() {
+	var approved policy.Approved // from policy.Replay, back to the pinned genesis
+	var root *x509.Certificate   // the authority root, as the trust answer gave it
+
+	expect := func() identity.Expect {
+		ids, err := identity.LiveIDs(approved, "scoring")
+		if err != nil {
+			fmt.Println(err)
+			return identity.Expect{} // refuses everything
+		}
+		return identity.Expect{
+			Policy: approved,
+			Kinds:  []identity.Kind{identity.KindShared, identity.KindUnit},
+			Use:    identity.UseTLS,
+			IDs:    ids,
+			At:     time.Now(),
+		}
+	}
+	config := identity.ClientTLS("scoring.clinic.example", func() *x509.Certificate { return root }, expect)
+	fmt.Println(config.VerifyConnection(tls.ConnectionState{}))
+	// Output:
+	// policy: identity: policy: got "none", want "an approved policy"
+	// policy: expect: policy: got "nothing", want "said by the caller"
+}
+
+// The root secret exists only inside the authority's TEE. What it derives, the
+// owners name in their policy.
+func ExampleDerive() {
+	secret := identity.NewSecret()
+	keys, err := identity.Derive(secret)
+	if err != nil {
+		log.Fatal(err)
+	}
+	again, err := identity.Derive(secret)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(keys.Root() == again.Root())
+	fmt.Println(secret, keys)
+	// Output:
+	// true
+	// secret keys
+}
