@@ -405,7 +405,7 @@ func TestSealingInTheDaemon(t *testing.T) {
 	}
 }
 
-func TestAnotherProcessesWaitIsTold(t *testing.T) {
+func TestSignalsAreForwarded(t *testing.T) {
 	e := startDaemon(t, t.TempDir())
 	for _, s := range forwardedSignals {
 		p := e.mustLaunch(t, LaunchRequest{Program: self(t), Settings: map[string]string{roleSetting: "sleep"}})
@@ -467,6 +467,15 @@ func TestLaunchersDeathEndsTheProgram(t *testing.T) {
 	expectLine(t, out, "ready")
 	cmd.Process.Kill()
 	expectEnd(t, out)
+}
+
+func TestProgramsEndEndsWhatItStarted(t *testing.T) {
+	e := startDaemon(t, t.TempDir())
+	p := e.mustLaunch(t, LaunchRequest{Program: self(t), Settings: map[string]string{roleSetting: "parent"}})
+	if exit, err := p.Wait(); err != nil || exit != (Exit{}) {
+		t.Fatalf("got %v, %v, want exit code 0", exit, err)
+	}
+	expectEnd(t, p.out)
 }
 
 func TestDaemonsDeathEndsTheProgram(t *testing.T) {

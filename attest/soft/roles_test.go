@@ -57,6 +57,7 @@ var roles = map[string]func() heard{
 	"daemon":   daemon,
 	"public":   public,
 	"tracer":   tracer,
+	"parent":   parent,
 }
 
 func TestMain(m *testing.M) {
@@ -65,6 +66,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	json.NewEncoder(os.Stdout).Encode(roles[role]())
+	syscall.Exit(0) // at once: os.Exit waits a second for the race detector
 }
 
 func (h heard) or(err error) heard {
@@ -200,6 +202,14 @@ func replace() heard {
 func sleep() heard {
 	fmt.Println("ready")
 	select {}
+}
+
+// parent leaves a process behind.
+func parent() heard {
+	left := exec.Command("/proc/self/exe")
+	left.Env = []string{roleSetting + "=stubborn"}
+	left.Stdout = os.Stdout
+	return heard{}.or(left.Start())
 }
 
 func stubborn() heard {
