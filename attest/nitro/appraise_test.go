@@ -131,12 +131,18 @@ func TestRefuse(t *testing.T) {
 		{"a longer head than needed", mangle(func(raw []byte) []byte {
 			return bytes.Replace(raw, []byte("\x84\x44\xa1"), []byte("\x84\x58\x04\xa1"), 1)
 		}), wire.Malformed},
+		{"a longer head of the payload than needed", mangle(func(raw []byte) []byte {
+			return bytes.Replace(raw, []byte("\x22\xa0\x59"), []byte("\x22\xa0\x5a\x00\x00"), 1)
+		}), wire.Malformed},
 		{"payload with trailing bytes", payload(func(p []byte) []byte { return append(bytes.Clone(p), 0) }), wire.Malformed},
 		{"payload with an unknown field", payload(func(p []byte) []byte {
 			return append(append([]byte{0xaa}, p[1:]...), "\x61x\xf6"...)
 		}), wire.Malformed},
 		{"payload with a field twice", payload(func(p []byte) []byte {
 			return append(append([]byte{0xaa}, p[1:]...), "\x65nonce\xf6"...)
+		}), wire.Malformed},
+		{"payload with a tagged field", payload(func(p []byte) []byte {
+			return bytes.Replace(p, []byte("\x69user_data"), []byte("\x69user_data\xd8\x40"), 1)
 		}), wire.Malformed},
 		{"payload that is no map", payload(func([]byte) []byte { return []byte{0x80} }), wire.Malformed},
 
@@ -167,6 +173,7 @@ func TestRefuse(t *testing.T) {
 		{"self-signed below the right root", edit(func(d *attesttest.NitroDocument) { d.Certificate = selfSigned(t) }), wire.BadChain},
 		{"no intermediate", edit(func(d *attesttest.NitroDocument) { d.Bundle = d.Bundle[:1] }), wire.BadChain},
 		{"intermediate that is no CA", certificate("instance", func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, 0 }), wire.BadChain},
+		{"weaker digest in a certificate", certificate("enclave", func(c *x509.Certificate) { c.SignatureAlgorithm = x509.ECDSAWithSHA256 }), wire.BadChain},
 		{"enclave of another instance", func(_ *testing.T, s *scene) {
 			other := s.vendor.Attester(attesttest.MeasureNitro("image"))
 			var bundle [][]byte

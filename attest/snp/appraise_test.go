@@ -152,6 +152,10 @@ func TestRefuse(t *testing.T) {
 		{"guest policy with an unknown bit", edit(0x0b, 0x80), wire.Malformed},
 		{"unsigned report", edit(0x48, 7<<2), wire.Malformed},
 		{"unknown signing key", edit(0x48, 3<<2), wire.Malformed},
+		{"report that the host asked for", func(_ *testing.T, s *scene) {
+			s.rules.SNP.VMPL = 0xffffffff
+			s.device.Edit = put(0x30, 0xff, 0xff, 0xff, 0xff)
+		}, wire.Malformed},
 		{"unknown platform info", edit(0x41, 1), wire.Malformed},
 		{"reserved bytes after the signer", edit(0x4c, 1), wire.Malformed},
 		{"reserved bytes after the CPUID", edit(0x18b, 1), wire.Malformed},
@@ -162,6 +166,7 @@ func TestRefuse(t *testing.T) {
 		{"reserved bytes before the signature", edit(0x29f, 1), wire.Malformed},
 		{"reserved bytes after the signature", flip(0x330), wire.Malformed},
 		{"last byte", flip(0x49f), wire.Malformed},
+		{"CPU stepping beyond its four bits", edit(0x18a, 0x11), wire.Malformed},
 		{"CPU of another family", edit(0x188, 0x17), wire.NoPlatform},
 
 		// Chain.
@@ -183,6 +188,10 @@ func TestRefuse(t *testing.T) {
 		{"VCEK in the name of a VLEK", certificate("SEV-VCEK", func(c *x509.Certificate) { c.Subject.CommonName = "SEV-VLEK" }), wire.BadChain},
 		{"ASK of another name", certificate("SEV-Milan", func(c *x509.Certificate) { c.Subject.CommonName = "SEV-Genoa" }), wire.BadChain},
 		{"ASK that is no CA", certificate("SEV-Milan", func(c *x509.Certificate) { c.IsCA, c.KeyUsage, c.MaxPathLenZero = false, 0, false }), wire.BadChain},
+		{"ASK of the right key under another name", func(_ *testing.T, s *scene) {
+			s.vendor.Edit = func(c *x509.Certificate) { c.Subject.Organization = []string{"another"} }
+			s.use(s.chip)
+		}, wire.BadChain},
 		{"unknown critical extension", certificate("SEV-VCEK", func(c *x509.Certificate) {
 			c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}})
 		}), wire.BadChain},
@@ -217,11 +226,14 @@ func TestRefuse(t *testing.T) {
 		{"signature with an oversized R", flip(0x2e7), wire.BadSignature},
 
 		// Time and revocation.
-		{"VCEK one second past its end", at(now.AddDate(7, 0, 0).Add(time.Second)), wire.Expired},
-		{"VCEK one second before its time", func(t *testing.T, s *scene) {
-			s.vendor.ListFrom = now.AddDate(-2, 0, 0)
-			s.use(s.chip)
-			s.question.At = now.AddDate(-1, 0, 0).Add(-time.Second)
+		{"VCEK one second past its end", certificate("SEV-VCEK", func(c *x509.Certificate) { c.NotAfter = now.Add(-time.Second) }), wire.Expired},
+		{"VCEK one second before its time", certificate("SEV-VCEK", func(c *x509.Certificate) { c.NotBefore = now.Add(time.Second) }), wire.Expired},
+		{"ARK one second past its end", func(_ *testing.T, s *scene) {
+			end := now.AddDate(7, 0, 0)
+			s.vendor.Edit = func(c *x509.Certificate) { c.NotAfter = end.AddDate(1, 0, 0) }
+			s.vendor.ListUntil = end.Add(time.Hour)
+			s.use(s.vendor.Chip(firmware))
+			s.question.At = end.Add(time.Second)
 		}, wire.Expired},
 		{"ASK past its end", certificate("SEV-Milan", func(c *x509.Certificate) { c.NotAfter = now.Add(-time.Second) }), wire.Expired},
 		{"list one second past its end", func(t *testing.T, s *scene) { s.question.At = s.vendor.ListUntil.Add(time.Second) }, wire.Expired},
@@ -237,6 +249,10 @@ func TestRefuse(t *testing.T) {
 		}, wire.BadSignature},
 		{"list of another generation", func(t *testing.T, s *scene) {
 			s.question.Endorsements["crl"] = attesttest.NewSNPVendor("Genoa", now).Chip(firmware).Endorsements()["crl"]
+		}, wire.BadSignature},
+		{"list with another signature algorithm", func(_ *testing.T, s *scene) {
+			s.vendor.ListEdit = func(l *x509.RevocationList) { l.SignatureAlgorithm = x509.SHA384WithRSA }
+			s.use(s.chip)
 		}, wire.BadSignature},
 		{"list with a critical extension", func(t *testing.T, s *scene) {
 			s.vendor.ListEdit = func(l *x509.RevocationList) {
@@ -365,11 +381,19 @@ func TestMemory(t *testing.T) {
 	if _, err := appraiser.Appraise(raw, endorsed, s.rules, now); err != nil {
 		t.Fatal(err)
 	}
+	other := s.vendor.Chip(firmware)
 	stranger := s.rules
 	stranger.Roots = []attest.Digest{{1}}
 	s.vendor.Revoke(s.chip.Serial())
+	with := func(role string, content []byte) attest.Endorsements {
+		changed := maps.Clone(endorsed)
+		changed[role] = content
+		return changed
+	}
 	unlisted := maps.Clone(endorsed)
 	delete(unlisted, "crl")
+	lax := s.rules
+	lax.CRL = attest.CRLIfPresent
 	tests := []struct {
 		name     string
 		endorsed attest.Endorsements
@@ -379,8 +403,11 @@ func TestMemory(t *testing.T) {
 	}{
 		{"later", endorsed, s.rules, s.vendor.ListUntil.Add(time.Second), wire.Expired},
 		{"other roots", endorsed, stranger, now, wire.UnknownRoot},
-		{"newer list", s.chip.Endorsements(), s.rules, now, wire.Revoked},
+		{"newer list", with("crl", s.chip.Endorsements()["crl"]), s.rules, now, wire.Revoked},
 		{"no list", unlisted, s.rules, now, wire.CRLMissing},
+		{"empty list after none", with("crl", []byte{}), lax, now, wire.Malformed},
+		{"another chip's VCEK", with("vcek", other.Endorsements()["vcek"]), s.rules, now, wire.WrongChip},
+		{"another ASK and ARK", with("ask_ark", []byte("x")), s.rules, now, wire.Malformed},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

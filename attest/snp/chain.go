@@ -155,8 +155,8 @@ func (c *chain) revocations(der []byte, certs certificates) error {
 	if err != nil {
 		return wire.Refuse(wire.Malformed, "snp: revocation list", err, "DER")
 	}
-	if !bytes.Equal(list.RawIssuer, certs.ark.RawSubject) || list.SignatureAlgorithm != x509.SHA384WithRSAPSS {
-		return wire.Refuse(wire.BadSignature, "snp: issuer of the revocation list", list.Issuer, certs.ark.Subject)
+	if list.SignatureAlgorithm != x509.SHA384WithRSAPSS {
+		return wire.Refuse(wire.BadSignature, "snp: signature algorithm of the revocation list", list.SignatureAlgorithm, x509.SHA384WithRSAPSS)
 	}
 	if err := list.CheckSignatureFrom(certs.ark); err != nil {
 		return wire.Refuse(wire.BadSignature, "snp: signature of the revocation list", err, "one by "+certs.ark.Subject.CommonName)

@@ -27,6 +27,10 @@ const (
 	versionMitigations = abi.ReportVersion5 // 0x1f8: two mitigation vectors
 )
 
+// maxVMPL is the least privileged level of a guest. A report that the host asked
+// for, with report data of the host's choice, has all bits set.
+const maxVMPL = 3
+
 // report is an attestation report whose form is right. None of it is signed yet.
 type report struct {
 	*spb.Report
@@ -69,6 +73,9 @@ func (r *report) interpret() (err error) {
 	}
 	if _, err = abi.ParseSnpPlatformInfo(r.PlatformInfo); err != nil {
 		return wire.Refuse(wire.Malformed, "snp: platform info", err, "known bits")
+	}
+	if r.Vmpl > maxVMPL {
+		return wire.Refuse(wire.Malformed, "snp: privilege level", fmt.Sprintf("%#x: asked for by the host", r.Vmpl), "0 to 3")
 	}
 	if r.Version < versionMitigations && r.LaunchMitVector|r.CurrentMitVector != 0 {
 		return wire.Refuse(wire.Malformed, "snp: mitigation vectors before version 5", "bits", "zeros")

@@ -7,7 +7,6 @@ import (
 	"math/big"
 	"slices"
 	"testing"
-	"time"
 )
 
 var two = big.NewInt(2) // the serial number of the vendor's ASK
@@ -36,14 +35,6 @@ func without(role string) change {
 
 func replace(role string, content []byte) change {
 	return func(_ *testing.T, s *scene) { s.question.Endorsements[role] = content }
-}
-
-func at(when time.Time) change {
-	return func(_ *testing.T, s *scene) {
-		s.vendor.ListUntil = when.Add(time.Hour)
-		s.use(s.chip)
-		s.question.At = when
-	}
 }
 
 // certificate changes the certificate of a common name before it is signed.

@@ -77,12 +77,6 @@ func (c *child) start() error {
 	if err := <-started; err != nil {
 		return fmt.Errorf("executing the program: %w", err)
 	}
-	limit := unix.Rlimit{Cur: noCore, Max: noCore}
-	if err := unix.Prlimit(c.cmd.Process.Pid, unix.RLIMIT_CORE, &limit, nil); err != nil {
-		c.cmd.Process.Kill()
-		<-c.exited
-		return fmt.Errorf("turning core files off: %w", err)
-	}
 	return nil
 }
 

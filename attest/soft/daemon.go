@@ -13,6 +13,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -38,9 +39,14 @@ type Daemon struct {
 
 // NewDaemon opens a daemon's directory. It refuses with "unavailable" a
 // directory where another daemon works, and with "store-foreign" damaged keys.
+// It turns core files off for the calling process, whose children inherit that
+// before their first instruction.
 func NewDaemon(config Config) (*Daemon, error) {
 	if config.Dir == "" {
 		return nil, wire.Refuse(wire.BadRequest, "soft daemon: directory", "none", "a directory for its keys")
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: noCore, Max: noCore}); err != nil {
+		return nil, fmt.Errorf("turning core files off: %w", err)
 	}
 	lock, err := lockDir(config.Dir)
 	if err != nil {

@@ -36,13 +36,17 @@ func Run(t *testing.T, s Subject) {
 	for _, v := range load(t, s.Platform) {
 		for _, suffix := range v.evidence() {
 			t.Run(strings.TrimSuffix(filepath.Base(v.dir)+"/"+suffix, "/"), func(t *testing.T) {
-				c := &judge{Subject: s, vector: v, suffix: suffix}
-				c.verdicts(t)
-				c.window(t)
-				c.negatives(t)
+				judge{Subject: s, vector: v, suffix: suffix}.all(t)
 			})
 		}
 	}
+}
+
+// reporter is told what is wrong: a test, or what tests this package.
+type reporter interface {
+	Helper()
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
 }
 
 // judge judges one piece of evidence.
@@ -52,10 +56,16 @@ type judge struct {
 	suffix string
 }
 
+func (c judge) all(t reporter) {
+	c.verdicts(t)
+	c.window(t)
+	c.negatives(t)
+}
+
 // appraise asks a verifier that knows nothing but the subject's platform.
 // Captured evidence was bound to other uses than ours, so the report data is
 // taken out and judged as a claim.
-func (c *judge) appraise(p Policy, replace map[string][]byte, at time.Time) (attest.Claims, error) {
+func (c judge) appraise(p Policy, replace map[string][]byte, at time.Time) (attest.Claims, error) {
 	files := c.roles(c.suffix, replace)
 	raw := files["evidence"]
 	delete(files, "evidence")
@@ -85,7 +95,7 @@ func (u *unbound) Appraise(raw []byte, endorsed attest.Endorsements, rules attes
 	return claims, err
 }
 
-func (c *judge) verdicts(t *testing.T) {
+func (c judge) verdicts(t reporter) {
 	claims, err := c.appraise(c.policy(t, c.Expected.Policy), nil, c.VerifyAt)
 	c.Expected.check(t, "expected policy", err)
 	if accepts := c.Expected.PolicyAccepts; len(accepts) > 0 && string(accepts) != "null" {
@@ -103,7 +113,7 @@ func (c *judge) verdicts(t *testing.T) {
 
 // window judges one second outside each end, and each end, where the age of
 // the evidence itself is permitted.
-func (c *judge) window(t *testing.T) {
+func (c judge) window(t reporter) {
 	if c.Window == nil {
 		return
 	}
@@ -121,7 +131,7 @@ func (c *judge) window(t *testing.T) {
 	outcome{Verdict: "accept"}.check(t, "last second of the window", err)
 }
 
-func (c *judge) negatives(t *testing.T) {
+func (c judge) negatives(t reporter) {
 	for name, n := range c.Neg {
 		if _, own, suffixed := strings.Cut(n.Replaces, "."); suffixed && own != c.suffix {
 			continue
@@ -136,7 +146,7 @@ func (c *judge) negatives(t *testing.T) {
 }
 
 // check compares what appraisal said with what it must say.
-func (o outcome) check(t *testing.T, what string, err error) {
+func (o outcome) check(t reporter, what string, err error) {
 	t.Helper()
 	if o.Verdict == "accept" {
 		if err != nil {
@@ -155,7 +165,7 @@ func (o outcome) check(t *testing.T, what string, err error) {
 }
 
 // compare demands every claim of the vector, by name.
-func (c *judge) compare(t *testing.T, claims attest.Claims) {
+func (c judge) compare(t reporter, claims attest.Claims) {
 	t.Helper()
 	got := flatten(t, claims)
 	for name, want := range c.claims(c.suffix) {
@@ -170,7 +180,7 @@ func (c *judge) compare(t *testing.T, claims attest.Claims) {
 
 // flatten gives claims as JSON would hold them: the details, each register by
 // its name, the first one as the measurement, report data and debug.
-func flatten(t *testing.T, claims attest.Claims) map[string]any {
+func flatten(t reporter, claims attest.Claims) map[string]any {
 	t.Helper()
 	flat := make(map[string]any)
 	for name, value := range claims.Details {
@@ -190,7 +200,7 @@ func flatten(t *testing.T, claims attest.Claims) map[string]any {
 	}
 	var plain map[string]any
 	if err := json.Unmarshal(text, &plain); err != nil {
-		t.Fatal(err)
+		t.Fatalf("reading claims again: %v", err)
 	}
 	return plain
 }

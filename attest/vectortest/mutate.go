@@ -12,9 +12,12 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 )
 
-// samples is how many flips and how many truncations of each file are tried
-// without COHORT_FULL=1, which tries every one.
-const samples = 150
+// How many flips and how many truncations of each file are tried, by default and
+// with -short. COHORT_FULL=1 tries every one.
+const (
+	samples      = 150
+	samplesShort = 20
+)
 
 func reasonOf(err error) attest.Reason {
 	var r *attest.Refusal
@@ -34,14 +37,13 @@ func Mutate(t *testing.T, s Subject) {
 		for _, suffix := range v.evidence() {
 			t.Run(strings.TrimSuffix(filepath.Base(v.dir)+"/"+suffix, "/"), func(t *testing.T) {
 				t.Parallel()
-				c := &judge{Subject: s, vector: v, suffix: suffix}
-				c.mutate(t)
+				judge{Subject: s, vector: v, suffix: suffix}.mutate(t)
 			})
 		}
 	}
 }
 
-func (c *judge) mutate(t *testing.T) {
+func (c judge) mutate(t reporter) {
 	good, err := c.appraise(c.good(t), nil, c.VerifyAt)
 	if err != nil {
 		t.Fatalf("the vector itself: %v", err)
@@ -62,24 +64,28 @@ func (c *judge) mutate(t *testing.T) {
 	}
 }
 
-// stride goes through n places in samples odd steps, or in every step.
+// stride goes through n places in as many steps; it is odd, so that flips meet
+// every bit of a byte.
 func stride(n int) int {
-	if os.Getenv("COHORT_FULL") == "1" {
+	switch {
+	case os.Getenv("COHORT_FULL") == "1":
 		return 1
+	case testing.Short():
+		return n/samplesShort | 1
 	}
 	return n/samples | 1
 }
 
 // mutant is one file of a vector that is being altered.
 type mutant struct {
-	*judge
+	judge
 	role     string
 	evidence bool
 	content  []byte
 	good     attest.Claims
 }
 
-func (m mutant) flip(t *testing.T, bit int) {
+func (m mutant) flip(t reporter, bit int) {
 	t.Helper()
 	flipped := bytes.Clone(m.content)
 	flipped[bit/8] ^= 1 << (bit % 8)
@@ -88,7 +94,7 @@ func (m mutant) flip(t *testing.T, bit int) {
 
 // try appraises the altered file; offset is that of the flipped byte, the first
 // that was cut off, or the last before one that was added.
-func (m mutant) try(t *testing.T, altered []byte, offset int) {
+func (m mutant) try(t reporter, altered []byte, offset int) {
 	t.Helper()
 	claims, err := m.appraise(m.vector.good(t), map[string][]byte{m.role: altered}, m.VerifyAt)
 	free := m.Unsigned != nil && m.Unsigned(m.content, offset)

@@ -79,7 +79,7 @@ type neg struct {
 }
 
 // policy is the default policy and what the object says otherwise.
-func (v *vector) policy(t *testing.T, differs json.RawMessage) Policy {
+func (v *vector) policy(t reporter, differs json.RawMessage) Policy {
 	t.Helper()
 	p := defaultPolicy()
 	p.CRLIfPresent = v.Expected.CRL == "absent-allowed"
@@ -95,7 +95,7 @@ func defaultPolicy() Policy { return Policy{TCBStatus: []string{"UpToDate"}} }
 
 // good is the policy under which only forgery refuses: the one that accepts
 // what the expected policy refuses, where there is one.
-func (v *vector) good(t *testing.T) Policy {
+func (v *vector) good(t reporter) Policy {
 	t.Helper()
 	if accepts := v.Expected.PolicyAccepts; len(accepts) > 0 && string(accepts) != "null" {
 		return v.policy(t, accepts)
@@ -212,11 +212,11 @@ func read(t *testing.T, path string) *vector {
 	return v
 }
 
-func (v *vector) file(t *testing.T, name string) []byte {
+func (v *vector) file(t reporter, name string) []byte {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(v.dir, filepath.Base(name)))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("reading a vector's file: %v", err)
 	}
 	return content
 }
