@@ -160,7 +160,7 @@ type Policy struct {
 type Proposal struct {
 	Digest     wire.Digest `json:"digest"`
 	Sequence   uint64      `json:"sequence"`
-	State      string      `json:"state"` // "pending", "waiting", "adopted", "cancelled", "expired"
+	State      string      `json:"state"` // "pending", "waiting", "ready", "adopted", "cancelled", "expired"
 	Proposer   string      `json:"proposer"`
 	Signed     []string    `json:"signed"`  // owners
 	Missing    []string    `json:"missing"` // owners who have not signed

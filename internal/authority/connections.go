@@ -14,9 +14,8 @@ type connections struct {
 	most int
 
 	mu      sync.Mutex
-	open    int                        // guarded by mu
+	places  map[net.Conn]*list.Element // guarded by mu: all that are open, and where each waits; nil at work
 	waiting *list.List                 // guarded by mu: of net.Conn, longest first
-	places  map[net.Conn]*list.Element // guarded by mu: where each stands in waiting
 }
 
 func newConnections(most int) *connections {
@@ -30,30 +29,34 @@ func (c *connections) track(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// moved notes the new state and gives the connection to be closed, or nil.
+// moved notes the new state and gives the connection to be closed, or nil. One
+// that was given counts as closed at once: its own goroutine says so later.
 func (c *connections) moved(conn net.Conn, state http.ConnState) net.Conn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if place := c.places[conn]; place != nil {
+	place, open := c.places[conn]
+	if !open && state != http.StateNew {
+		return nil
+	}
+	if place != nil {
 		c.waiting.Remove(place)
-		delete(c.places, conn)
 	}
 	switch state {
-	case http.StateNew:
-		c.open++
-		c.places[conn] = c.waiting.PushBack(conn)
-	case http.StateIdle:
-		c.places[conn] = c.waiting.PushBack(conn)
 	case http.StateClosed, http.StateHijacked:
-		c.open--
+		delete(c.places, conn)
+	case http.StateActive:
+		c.places[conn] = nil
+	default:
+		c.places[conn] = c.waiting.PushBack(conn)
 	}
-	if longest := c.waiting.Front(); c.open > c.most && longest != nil {
-		// Removed now, so that the next one too many finds another.
-		c.waiting.Remove(longest)
-		delete(c.places, longest.Value.(net.Conn))
-		return longest.Value.(net.Conn)
+	longest := c.waiting.Front()
+	if len(c.places) <= c.most || longest == nil {
+		return nil
 	}
-	return nil
+	crowded := longest.Value.(net.Conn)
+	c.waiting.Remove(longest)
+	delete(c.places, crowded)
+	return crowded
 }
 
 // rawConn is the connection below TLS: closing it never waits for the peer.

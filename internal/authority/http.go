@@ -131,6 +131,9 @@ func (a *Authority) postCertificates(w http.ResponseWriter, r *http.Request) (an
 		a.log.Info("issued", "task", request.Task, "unit", wire.UnitIDOf(request.SigningKey), "remote", r.RemoteAddr)
 		return answer, nil
 	}
+	if api.ProblemOf(err).Status >= http.StatusInternalServerError {
+		return nil, err // our own trouble is no refusal of the unit
+	}
 	// The refusal is told though it cannot be written down, and outlives a
 	// peer that hangs up.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 5*time.Second)

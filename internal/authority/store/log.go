@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"strings"
 
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -51,8 +50,8 @@ const recordStatement = `INSERT INTO log (id, kind, task, unit, serial, certific
 // head that has moved ("behind"), and a second certificate under a known serial
 // number ("store").
 func (s *Store) Record(ctx context.Context, i Issuance) error {
-	return s.write(ctx, func(ctx context.Context, c *sql.Conn) error {
-		ok, err := changed(ctx, c, recordStatement,
+	return s.write(ctx, func(ctx context.Context, c *session) error {
+		ok, err := c.changed(ctx, recordStatement,
 			i.Key, i.Task, i.Unit, i.Serial, i.Certificate[:], i.Content, i.MAC, i.Head[:])
 		if err != nil || ok {
 			return err
@@ -62,7 +61,7 @@ func (s *Store) Record(ctx context.Context, i Issuance) error {
 }
 
 // whyNot finds which condition of an issuance did not hold.
-func whyNot(ctx context.Context, c *sql.Conn, i Issuance) error {
+func whyNot(ctx context.Context, c *session, i Issuance) error {
 	var used, current bool
 	err := c.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM log WHERE id = ?),
 		coalesce((SELECT head FROM history ORDER BY step DESC LIMIT 1) = ?, 0)`, i.Key, i.Head[:]).Scan(&used, &current)
@@ -79,13 +78,13 @@ func whyNot(ctx context.Context, c *sql.Conn, i Issuance) error {
 
 // Refused writes a refusal and forgets the oldest beyond the newest 10,000.
 func (s *Store) Refused(ctx context.Context, e Entry) error {
-	return s.write(ctx, func(ctx context.Context, c *sql.Conn) error {
-		_, err := c.ExecContext(ctx, `INSERT INTO log (id, kind, task, unit, serial, certificate, content, mac)
+	return s.write(ctx, func(ctx context.Context, c *session) error {
+		_, err := c.changed(ctx, `INSERT INTO log (id, kind, task, unit, serial, certificate, content, mac)
 			VALUES (?, 'refused', ?, ?, '', x'', ?, ?)`, e.Key, e.Task, e.Unit, e.Content, e.MAC)
 		if err != nil {
 			return err
 		}
-		_, err = c.ExecContext(ctx, `DELETE FROM log WHERE kind = 'refused' AND sequence <=
+		_, err = c.changed(ctx, `DELETE FROM log WHERE kind = 'refused' AND sequence <=
 			(SELECT sequence FROM log WHERE kind = 'refused' ORDER BY sequence DESC LIMIT 1 OFFSET ?)`, maxRefusals)
 		return err
 	})

@@ -25,8 +25,8 @@ func (s *Store) Root(ctx context.Context) (Row, error) {
 // CreateRoot puts the sealed root into a store that has none; a second one is
 // refused with reason "store-foreign".
 func (s *Store) CreateRoot(ctx context.Context, r Row) error {
-	return s.write(ctx, func(ctx context.Context, c *sql.Conn) error {
-		ok, err := changed(ctx, c, `INSERT INTO root VALUES (1, ?, ?, ?) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
+	return s.write(ctx, func(ctx context.Context, c *session) error {
+		ok, err := c.changed(ctx, `INSERT INTO root VALUES (1, ?, ?, ?) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
 		if err == nil && !ok {
 			return wire.Refuse(wire.StoreForeign, "store: root", "a root exists", "none")
 		}
@@ -37,8 +37,8 @@ func (s *Store) CreateRoot(ctx context.Context, r Row) error {
 // SwapRoot replaces the sealed root if it is still the row old; otherwise it
 // refuses with reason "behind".
 func (s *Store) SwapRoot(ctx context.Context, old, next Row) error {
-	return s.write(ctx, func(ctx context.Context, c *sql.Conn) error {
-		ok, err := changed(ctx, c, `UPDATE root SET key = ?, content = ?, mac = ? WHERE mac = ?`, next.Key, next.Content, next.MAC, old.MAC)
+	return s.write(ctx, func(ctx context.Context, c *session) error {
+		ok, err := c.changed(ctx, `UPDATE root SET key = ?, content = ?, mac = ? WHERE mac = ?`, next.Key, next.Content, next.MAC, old.MAC)
 		if err == nil && !ok {
 			return moved("root")
 		}
@@ -74,8 +74,8 @@ func (s *Store) Append(ctx context.Context, from wire.Digest, step Row) error {
 	const statement = `INSERT INTO history (head, content, mac) SELECT ?, ?, ?
 		WHERE coalesce((SELECT head FROM history ORDER BY step DESC LIMIT 1), zeroblob(32)) = ?
 		ON CONFLICT DO NOTHING`
-	return s.write(ctx, func(ctx context.Context, c *sql.Conn) error {
-		ok, err := changed(ctx, c, statement, step.Key, step.Content, step.MAC, from[:])
+	return s.write(ctx, func(ctx context.Context, c *session) error {
+		ok, err := c.changed(ctx, statement, step.Key, step.Content, step.MAC, from[:])
 		if err == nil && !ok {
 			return moved("history")
 		}
@@ -95,8 +95,8 @@ func (s *Store) Proposals(ctx context.Context) ([]Row, error) {
 // AddProposal adds a proposal; one with the same key is refused with reason
 // "behind".
 func (s *Store) AddProposal(ctx context.Context, r Row) error {
-	return s.write(ctx, func(ctx context.Context, c *sql.Conn) error {
-		ok, err := changed(ctx, c, `INSERT INTO proposals VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
+	return s.write(ctx, func(ctx context.Context, c *session) error {
+		ok, err := c.changed(ctx, `INSERT INTO proposals VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
 		if err == nil && !ok {
 			return moved("proposals")
 		}
@@ -107,8 +107,8 @@ func (s *Store) AddProposal(ctx context.Context, r Row) error {
 // SwapProposal replaces a proposal if it is still the row old; otherwise it
 // refuses with reason "behind".
 func (s *Store) SwapProposal(ctx context.Context, old, next Row) error {
-	return s.write(ctx, func(ctx context.Context, c *sql.Conn) error {
-		ok, err := changed(ctx, c, `UPDATE proposals SET content = ?, mac = ? WHERE digest = ? AND mac = ?`,
+	return s.write(ctx, func(ctx context.Context, c *session) error {
+		ok, err := c.changed(ctx, `UPDATE proposals SET content = ?, mac = ? WHERE digest = ? AND mac = ?`,
 			next.Content, next.MAC, old.Key, old.MAC)
 		if err == nil && !ok {
 			return moved("proposals")
@@ -119,8 +119,8 @@ func (s *Store) SwapProposal(ctx context.Context, old, next Row) error {
 
 // RemoveProposal forgets a proposal if it is still the row old.
 func (s *Store) RemoveProposal(ctx context.Context, old Row) error {
-	return s.write(ctx, func(ctx context.Context, c *sql.Conn) error {
-		_, err := changed(ctx, c, `DELETE FROM proposals WHERE digest = ? AND mac = ?`, old.Key, old.MAC)
+	return s.write(ctx, func(ctx context.Context, c *session) error {
+		_, err := c.changed(ctx, `DELETE FROM proposals WHERE digest = ? AND mac = ?`, old.Key, old.MAC)
 		return err
 	})
 }

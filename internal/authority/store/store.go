@@ -78,10 +78,12 @@ type Row struct {
 // processes.
 type Store struct {
 	reader *sql.DB
-	writer *sql.DB // one connection, used by the goroutine of run alone
+	writer *sql.DB // one connection
 	writes chan write
 	quit   chan struct{} // closed by Close
 	done   chan struct{} // closed when run has ended
+
+	session *session // of the goroutine of run alone; nil until it is needed
 }
 
 // Create opens the store at dsn for `authority init` and makes its tables when
@@ -118,7 +120,7 @@ func Open(ctx context.Context, dsn string) (*Store, error) {
 		return nil, err
 	}
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
-		return nil, wire.Refuse(wire.StoreForeign, "store", "no file "+file, "a store made by `cohort authority init`")
+		return nil, notOurs("no file " + file)
 	}
 	s, err := connect(file)
 	if err != nil {
@@ -168,7 +170,7 @@ func path(dsn string) (string, error) {
 // their begin, so that none fails half way for another process's.
 func connect(file string) (*Store, error) {
 	uri := (&url.URL{Scheme: "file", Opaque: url.PathEscape(file)}).String() +
-		"?mode=rw&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)"
+		"?mode=rw&_pragma=busy_timeout(2000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)"
 	reader, err := sql.Open("sqlite", uri+"&_pragma=query_only(1)")
 	if err != nil {
 		return nil, failed("opening", err)
@@ -186,7 +188,7 @@ func connect(file string) (*Store, error) {
 
 // prepare makes the tables in an empty database and checks any other.
 func (s *Store) prepare(ctx context.Context) error {
-	return s.write(ctx, func(ctx context.Context, c *sql.Conn) error {
+	return s.write(ctx, func(ctx context.Context, c *session) error {
 		var tables int
 		if err := c.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_schema`).Scan(&tables); err != nil {
 			return foreign(err)
@@ -214,20 +216,35 @@ func checkVersion(row *sql.Row) error {
 	return nil
 }
 
-// foreign judges an error of the first read: a file that is no database or has
-// other tables is not ours, anything else may heal.
+// foreign judges an error of the first read: other tables, or none, are not
+// ours.
 func foreign(err error) error {
-	var answer *sqlite.Error
-	if errors.As(err, &answer) && answer.Code() != sqliteError && answer.Code() != sqliteNotADB && answer.Code() != sqliteCorrupt {
-		return failed("reading the version", err)
+	if code(err) == sqliteError || errors.Is(err, sql.ErrNoRows) {
+		return notOurs(err)
 	}
-	return wire.Refuse(wire.StoreForeign, "store", err, "a store made by `cohort authority init`")
+	return failed("reading the version", err)
+}
+
+func notOurs(got any) error {
+	return wire.Refuse(wire.StoreForeign, "store", got, "a store made by `cohort authority init`")
 }
 
 // failed is the error of anything that is not an answer of the database.
 func failed(step string, err error) error {
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("store: %s: %w", step, err)
+	case code(err) == sqliteNotADB, code(err) == sqliteCorrupt:
+		return notOurs(err)
 	}
 	return wire.Refuse(wire.StoreFailed, "store: "+step, err, "")
+}
+
+// code is the result code of SQLite, 0 for other errors.
+func code(err error) int {
+	var answer *sqlite.Error
+	if errors.As(err, &answer) {
+		return answer.Code() & 0xff // without the extension
+	}
+	return 0
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"runtime"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -15,7 +16,13 @@ const maxBatch = 256
 
 // apply is one write inside a transaction. A refusal is its own outcome and
 // must have written nothing; any other error takes the whole transaction back.
-type apply func(context.Context, *sql.Conn) error
+type apply func(context.Context, *session) error
+
+// session is the writer's connection with the statements it has prepared.
+type session struct {
+	*sql.Conn
+	prepared map[string]*sql.Stmt
+}
 
 type write struct {
 	apply apply
@@ -44,6 +51,7 @@ func (s *Store) write(ctx context.Context, a apply) error {
 // run is the one writer. [Store.Close] ends it and waits for it.
 func (s *Store) run() {
 	defer close(s.done)
+	defer s.hangUp()
 	for {
 		select {
 		case <-s.quit:
@@ -56,6 +64,9 @@ func (s *Store) run() {
 
 // gather takes along all writers that wait already, and waits for none.
 func (s *Store) gather(first write) []write {
+	// Writers that the last commit woke run first: they are about to write
+	// again, and would otherwise wait for a whole fsync of a batch of one.
+	runtime.Gosched()
 	batch := []write{first}
 	for len(batch) < maxBatch {
 		select {
@@ -84,26 +95,28 @@ func (s *Store) commit(batch []write) {
 // busy_timeout bounds it.
 func (s *Store) transact(batch []write) ([]error, error) {
 	ctx := context.Background()
-	c, err := s.writer.Conn(ctx)
-	if err != nil {
+	if s.session == nil {
+		c, err := s.writer.Conn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s.session = &session{c, make(map[string]*sql.Stmt)}
+	}
+	if _, err := s.session.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return nil, err
 	}
-	defer c.Close()
-	if _, err := c.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
-		return nil, err
-	}
-	outcomes, err := applyAll(ctx, c, batch)
+	outcomes, err := applyAll(ctx, s.session, batch)
 	if err == nil {
-		_, err = c.ExecContext(ctx, "COMMIT")
+		_, err = s.session.ExecContext(ctx, "COMMIT")
 	}
 	if err != nil {
-		takeBack(ctx, c)
+		s.takeBack(ctx)
 		return nil, err
 	}
 	return outcomes, nil
 }
 
-func applyAll(ctx context.Context, c *sql.Conn, batch []write) ([]error, error) {
+func applyAll(ctx context.Context, c *session, batch []write) ([]error, error) {
 	outcomes := make([]error, len(batch))
 	for i, w := range batch {
 		var refusal *wire.Refusal
@@ -116,17 +129,38 @@ func applyAll(ctx context.Context, c *sql.Conn, batch []write) ([]error, error) 
 }
 
 // takeBack rolls back. When even that fails, because SQLite did so already or
-// the connection is broken, the connection is given up and a new one opened.
-func takeBack(ctx context.Context, c *sql.Conn) {
-	if _, err := c.ExecContext(ctx, "ROLLBACK"); err != nil {
-		// Raw closes the connection for this error, and only returns it.
-		_ = c.Raw(func(any) error { return driver.ErrBadConn })
+// the connection is broken, the connection is given up; the next transaction
+// opens another.
+func (s *Store) takeBack(ctx context.Context) {
+	if _, err := s.session.ExecContext(ctx, "ROLLBACK"); err != nil {
+		s.hangUp()
 	}
 }
 
+// hangUp ends the session and closes its connection, statements first: the
+// driver touches the connection for each. Nothing is left to be lost by it, so
+// the errors say nothing.
+func (s *Store) hangUp() {
+	if s.session == nil {
+		return
+	}
+	for _, statement := range s.session.prepared {
+		_ = statement.Close()
+	}
+	_ = s.session.Raw(func(any) error { return driver.ErrBadConn })
+	s.session = nil
+}
+
 // changed runs a conditional statement and reports whether its condition held.
-func changed(ctx context.Context, c *sql.Conn, statement string, args ...any) (bool, error) {
-	result, err := c.ExecContext(ctx, statement, args...)
+func (c *session) changed(ctx context.Context, statement string, args ...any) (bool, error) {
+	if c.prepared[statement] == nil {
+		p, err := c.PrepareContext(ctx, statement)
+		if err != nil {
+			return false, err
+		}
+		c.prepared[statement] = p
+	}
+	result, err := c.prepared[statement].ExecContext(ctx, args...)
 	if err != nil {
 		return false, err
 	}

@@ -1,0 +1,272 @@
+package authority
+
+import (
+	"bytes"
+	"context"
+	"crypto/hpke"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// TestRefusals takes a good request, changes the least thing, and wants exactly
+// one reason, nothing recorded as issued, and the refusal in the log.
+func TestRefusals(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	client, _ := w.serve(a)
+	type change = func(*api.CertificateRequest)
+	rows := []struct {
+		name   string
+		want   wire.Reason
+		who    func() *applicant
+		before change // the evidence is made over the change
+		after  change // the evidence is not
+	}{
+		{"another task", wire.NotFound, w.scoring, func(r *api.CertificateRequest) { r.Task = "nothing" }, nil},
+		{"a task of other code", wire.NotMeasured, w.scoring, func(r *api.CertificateRequest) {
+			r.Task = "keys"
+			r.CSR = must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, newKey(t)))
+		}, nil},
+		{"other code", wire.NotMeasured, func() *applicant { return w.applicant("scoring") }, nil, nil},
+		{"another root", wire.WrongRoot, w.scoring, func(r *api.CertificateRequest) { r.Root[0] ^= 1 }, nil},
+		{"a newer head", wire.Behind, w.scoring, func(r *api.CertificateRequest) { r.Head[0] = 1 }, nil},
+		{"no nonce", wire.NonceUsed, w.scoring, func(r *api.CertificateRequest) { r.Nonce = nil }, nil},
+		{"a nonce of somebody else", wire.NonceUsed, w.scoring, func(r *api.CertificateRequest) { r.Nonce[20] ^= 1 }, nil},
+		{"a longer nonce", wire.NonceUsed, w.scoring, func(r *api.CertificateRequest) { r.Nonce = append(r.Nonce, 0) }, nil},
+		{"a short HPKE key", wire.BadRequest, w.scoring, func(r *api.CertificateRequest) { r.HPKEKey = r.HPKEKey[1:] }, nil},
+		{"a broken signing key", wire.BadRequest, w.scoring, func(r *api.CertificateRequest) { r.SigningKey = r.SigningKey[1:] }, nil},
+		{"a signing key with more behind", wire.BadRequest, w.scoring, func(r *api.CertificateRequest) { r.SigningKey = append(r.SigningKey, 0) }, nil},
+		{"a CSR in key mode shared", wire.BadCSR, w.scoring, func(r *api.CertificateRequest) { r.CSR = []byte{1} }, nil},
+		{"no CSR in key mode unit", wire.BadCSR, func() *applicant { return w.applicant("keys") }, func(r *api.CertificateRequest) { r.CSR = nil }, nil},
+		{"a CSR with a name", wire.BadCSR, func() *applicant { return w.applicant("keys") }, csr(t, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "keys"}}), nil},
+		{"a CSR with a DNS name", wire.BadCSR, func() *applicant { return w.applicant("keys") }, csr(t, &x509.CertificateRequest{DNSNames: []string{"keys.clinic.example"}}), nil},
+		{"HPKE key swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) {
+			r.HPKEKey = must(hpke.MLKEM768X25519().GenerateKey()).PublicKey().Bytes()
+		}},
+		{"signing key swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) {
+			r.SigningKey = must(x509.MarshalPKIXPublicKey(&newKey(t).PublicKey))
+		}},
+		{"CSR swapped", wire.BadNonce, func() *applicant { return w.applicant("keys") }, nil, csr(t, &x509.CertificateRequest{})},
+		{"nonce swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) { r.Nonce = must(a.challenge()).Nonce }},
+		{"head swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) { r.Head = a.current.Load().approved.Head() }},
+		{"evidence that is no wrapper", wire.Malformed, w.scoring, nil, func(r *api.CertificateRequest) { r.Evidence = json.RawMessage(`{}`) }},
+		{"no evidence", wire.Malformed, w.scoring, nil, func(r *api.CertificateRequest) { r.Evidence = nil }},
+		{"an unknown platform", wire.NoPlatform, w.scoring, nil, func(r *api.CertificateRequest) {
+			r.Evidence = bytes.Replace(r.Evidence, []byte("soft"), []byte("hard"), 1)
+		}},
+		{"a platform without rules", wire.NoPlatform, w.scoring, nil, func(r *api.CertificateRequest) {
+			r.Evidence = bytes.Replace(r.Evidence, []byte("soft"), []byte("snp"), 1)
+		}},
+		{"truncated evidence", wire.Malformed, truncated(w), nil, nil},
+		{"debug", wire.Debug, debugged(w), nil, nil},
+		{"a vendor nobody knows", wire.UnknownRoot, stranger(w), nil, nil},
+	}
+	for _, row := range rows {
+		t.Run(row.name, func(t *testing.T) {
+			challenge := must(client.Challenge(t.Context()))
+			r := row.who().request(challenge.Nonce, row.before)
+			if row.after != nil {
+				row.after(&r)
+			}
+			answer, err := client.Certify(t.Context(), r)
+			wantReason(t, err, row.want)
+			if len(answer.Ciphertext) > 0 {
+				t.Error("got a ciphertext with a refusal")
+			}
+			page := must(a.page(t.Context(), store.Query{Limit: 1}))
+			if got := page.Entries[0]; got.Kind != kindRefused || got.Reason != row.want {
+				t.Errorf("got log entry %+v, want a refusal with reason %q", got, row.want)
+			}
+		})
+	}
+	if got := issued(t, a); got != 0 {
+		t.Errorf("got %d issuances, want 0", got)
+	}
+	if _, err := w.scoring().enrol(client); err != nil {
+		t.Errorf("a good request after all these: %v", err)
+	}
+}
+
+func csr(t *testing.T, template *x509.CertificateRequest) func(*api.CertificateRequest) {
+	return func(r *api.CertificateRequest) {
+		r.CSR = must(x509.CreateCertificateRequest(rand.Reader, template, newKey(t)))
+	}
+}
+
+func truncated(w *world) func() *applicant {
+	return func() *applicant { p := w.scoring(); p.device.Faults.Truncated = true; return p }
+}
+
+func debugged(w *world) func() *applicant {
+	return func() *applicant { p := w.scoring(); p.device.Faults.Debug = true; return p }
+}
+
+func stranger(w *world) func() *applicant {
+	return func() *applicant { p := w.scoring(); p.device.Faults.OtherRoot = true; return p }
+}
+
+// TestReplay sends one request again: to the same authority, to another over
+// the same store, and to one that started later.
+func TestReplay(t *testing.T) {
+	w := newWorld(t)
+	first, second := w.open(), w.open()
+	p := w.scoring()
+	r := p.request(must(first.challenge()).Nonce, nil)
+	if _, err := first.certify(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	for name, a := range map[string]*Authority{"same": first, "another": second, "restarted": w.open()} {
+		_, err := a.certify(t.Context(), r)
+		t.Run(name, func(t *testing.T) { wantReason(t, err, wire.NonceUsed) })
+	}
+	if got := issued(t, first); got != 1 {
+		t.Errorf("got %d issuances, want 1", got)
+	}
+	late := p.request(must(first.challenge()).Nonce, nil)
+	w.clock.pass(wire.NonceLife + time.Second)
+	_, err := first.certify(t.Context(), late)
+	wantReason(t, err, wire.NonceUsed)
+}
+
+// TestSecondAuthority answers a challenge that another authority of the same
+// root made.
+func TestSecondAuthority(t *testing.T) {
+	w := newWorld(t)
+	first, second := w.open(), w.open()
+	r := w.scoring().request(must(first.challenge()).Nonce, nil)
+	if _, err := second.certify(t.Context(), r); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRepeatedCertificate asks twice within one window with one signing key:
+// the certificate is the same, and so may its serial number be.
+func TestRepeatedCertificate(t *testing.T) {
+	w := newWorld(t)
+	a, p := w.open(), w.scoring()
+	one, err := p.enrol(direct{a})
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := p.enrol(direct{a})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(one.Unit, two.Unit) {
+		t.Error("one key, window and policy gave two certificates")
+	}
+}
+
+// TestWindows looks at the shared leaf across a window's end.
+func TestWindows(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	one := must(w.scoring().enrol(direct{a}))
+	w.clock.pass(one.RenewAfter.Sub(noon) - time.Second)
+	same := must(w.scoring().enrol(direct{a}))
+	w.clock.pass(time.Second)
+	next := must(w.scoring().enrol(direct{a}))
+	if !bytes.Equal(one.Leaf, same.Leaf) {
+		t.Error("the leaf changed inside its window")
+	}
+	if bytes.Equal(one.Leaf, next.Leaf) {
+		t.Error("the leaf did not change with the window")
+	}
+}
+
+// TestDevelopment shows evidence of the soft TEE to a policy that is not for
+// development: it cannot even be written.
+func TestDevelopment(t *testing.T) {
+	w := newWorld(t)
+	w.genesis = w.signed(w.text("development  = true\n", ""), "ana", "ben")
+	_, err := Open(t.Context(), w.config("authority"))
+	wantReason(t, err, wire.BadPolicy)
+}
+
+// TestNothingWithoutRecord takes the store away: no report leaves, and all goes
+// on when it is back.
+func TestNothingWithoutRecord(t *testing.T) {
+	w := newWorld(t)
+	config := w.config("authority")
+	a, err := Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, _ := w.serve(a)
+	p := w.scoring()
+	r := p.request(must(client.Challenge(t.Context())).Nonce, nil)
+	restore := lockStore(t, w.dsn)
+	answer, err := client.Certify(t.Context(), r)
+	wantReason(t, err, wire.StoreFailed)
+	if len(answer.Ciphertext) > 0 {
+		t.Error("got a report without a record")
+	}
+	if strings.Contains(err.Error(), "locked") {
+		t.Errorf("got %q, which tells strangers about the disk", err)
+	}
+	restore()
+	if _, err := client.Certify(t.Context(), r); err != nil {
+		t.Errorf("the same request once the store is back: %v", err)
+	}
+	if got := issued(t, a); got != 1 {
+		t.Errorf("got %d issuances, want 1", got)
+	}
+}
+
+// TestGoneClient hangs up while the store is slow.
+func TestGoneClient(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	r := w.scoring().request(must(a.challenge()).Nonce, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := a.certify(ctx, r); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+}
+
+// TestAttesterGone lets the authority's own TEE fall silent: trust cannot be
+// answered, units still can.
+func TestAttesterGone(t *testing.T) {
+	w := newWorld(t)
+	config := w.config("authority")
+	a, err := Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Attester.(*attesttest.Device).Faults.Error = wire.Refuse(wire.NotThisDevice, "TEE", "silence", "an answer")
+	client, _ := w.serve(a)
+	_, err = client.Trust(t.Context(), api.TrustQuery{Task: "scoring"})
+	wantReason(t, err, wire.NotThisDevice)
+	if _, err := w.scoring().enrol(client); err != nil {
+		t.Error(err)
+	}
+}
+
+// BenchmarkCertify issues to replica 2..N of a known identity, without HTTP.
+func BenchmarkCertify(b *testing.B) {
+	w := newWorld(b)
+	a := w.open()
+	p := w.scoring()
+	requests := make([]api.CertificateRequest, b.N)
+	for i := range requests {
+		requests[i] = p.request(must(a.challenge()).Nonce, nil)
+	}
+	b.ResetTimer()
+	for _, r := range requests {
+		if _, err := a.certify(b.Context(), r); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,252 @@
+package authority
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// ask sends one request to a handler and gives status and body.
+func ask(h http.Handler, method, path, kind, body string) (*http.Response, string) {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	if kind != "" {
+		r.Header.Set("Content-Type", kind)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	answer := w.Result()
+	text, _ := io.ReadAll(answer.Body)
+	return answer, string(text)
+}
+
+// TestBadForm sends what breaks the API's form; each is a problem of RFC 9457.
+func TestBadForm(t *testing.T) {
+	w := newWorld(t)
+	h := w.open().Handler()
+	const post, get, plain = http.MethodPost, http.MethodGet, "application/json"
+	big := `{"task":"` + strings.Repeat("x", wire.MaxRequest) + `"}`
+	rows := []struct {
+		name, method, path, kind, body string
+		status                         int
+		reason                         wire.Reason
+	}{
+		{"no content type", post, api.PathChallenge, "", `{}`, 400, wire.BadRequest},
+		{"another content type", post, api.PathCertificates, "text/plain", `{}`, 400, wire.BadRequest},
+		{"no body", post, api.PathChallenge, plain, ``, 400, wire.BadRequest},
+		{"not JSON", post, api.PathCertificates, plain, `x`, 400, wire.BadRequest},
+		{"an unknown field", post, api.PathChallenge, plain, `{"a":1}`, 400, wire.BadRequest},
+		{"two values", post, api.PathChallenge, plain, `{}{}`, 400, wire.BadRequest},
+		{"an array", post, api.PathChallenge, plain, `[]`, 400, wire.BadRequest},
+		{"a long challenge", post, api.PathChallenge, plain, strings.Repeat(" ", smallBody) + `{}`, 413, wire.TooLarge},
+		{"a long request", post, api.PathCertificates, plain, big, 413, wire.TooLarge},
+		{"a long proposal", post, api.PathProposals, plain, big, 413, wire.TooLarge},
+		{"a long history", post, api.PathHistory, plain, big, 413, wire.TooLarge},
+		{"a broken digest", post, api.PathCertificates, plain, `{"authority_root":"x"}`, 400, wire.Malformed},
+		{"an empty request", post, api.PathCertificates, plain, `{}`, 409, wire.NonceUsed},
+		{"another method", get, api.PathChallenge, "", ``, 405, wire.BadRequest},
+		{"a deletion", http.MethodDelete, api.PathHistory, "", ``, 405, wire.BadRequest},
+		{"another path", get, "/v2/challenge", "", ``, 404, wire.NotFound},
+		{"a path below", get, api.PathPolicy + "/x", "", ``, 404, wire.NotFound},
+		{"a broken proposal", get, api.PathProposals + "/x", "", ``, 400, wire.Malformed},
+		{"a signature for nothing", post, api.PathProposals + "/" + strings.Repeat("1", 64) + "/signatures", plain, `{"signature":""}`, 404, wire.NotFound},
+		{"from before the start", get, api.PathHistory + "?from=-1", "", ``, 400, wire.BadRequest},
+		{"a log of words", get, api.PathLog + "?limit=x", "", ``, 400, wire.BadRequest},
+		{"trust without nonce", get, api.PathTrust + "?task=scoring", "", ``, 400, wire.BadRequest},
+		{"trust in nothing", get, api.PathTrust + "?nonce=" + strings.Repeat("0", 64), "", ``, 400, wire.BadRequest},
+		{"trust in two", get, api.PathTrust + "?task=scoring&id=x&nonce=" + strings.Repeat("0", 64), "", ``, 400, wire.BadRequest},
+		{"trust in an unknown task", get, api.PathTrust + "?task=x&nonce=" + strings.Repeat("0", 64), "", ``, 404, wire.NotFound},
+		{"trust in an unknown identity", get, api.PathTrust + "?id=" + strings.Repeat("1", 64) + "&nonce=" + strings.Repeat("0", 64), "", ``, 404, wire.NotFound},
+	}
+	for _, row := range rows {
+		t.Run(row.name, func(t *testing.T) {
+			answer, body := ask(h, row.method, row.path, row.kind, row.body)
+			var p api.Problem
+			if err := json.Unmarshal([]byte(body), &p); err != nil {
+				t.Fatalf("got body %q: %v", body, err)
+			}
+			if answer.StatusCode != row.status || p.Status != row.status || p.Reason != row.reason {
+				t.Errorf("got status %d, problem %+v, want %d %q", answer.StatusCode, p, row.status, row.reason)
+			}
+			if got, want := answer.Header.Get("Content-Type"), "application/problem+json"; got != want {
+				t.Errorf("got content type %q, want %q", got, want)
+			}
+		})
+	}
+	if answer, body := ask(h, post, api.PathChallenge, "application/json; charset=utf-8", `{}`); answer.StatusCode != 200 {
+		t.Errorf("a good challenge after all these: %d %s", answer.StatusCode, body)
+	}
+}
+
+func TestHealth(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	h := a.Handler()
+	must(w.scoring().enrol(direct{a}))
+	for path, want := range map[string]string{
+		api.PathLive: `"live"`, api.PathReady: `"ready"`, api.PathMetrics: "cohort_authority_policy_sequence 1",
+	} {
+		if answer, body := ask(h, http.MethodGet, path, "", ""); answer.StatusCode != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: got %d %q, want 200 with %q", path, answer.StatusCode, body, want)
+		}
+	}
+	w.clock.jump(wire.MaxClockJump * 2)
+	if answer, _ := ask(h, http.MethodGet, api.PathReady, "", ""); answer.StatusCode != 503 {
+		t.Errorf("got ready %d after a jump of the clock, want 503", answer.StatusCode)
+	}
+	if answer, _ := ask(h, http.MethodGet, api.PathLive, "", ""); answer.StatusCode != 200 {
+		t.Errorf("got live %d after a jump of the clock, want 200", answer.StatusCode)
+	}
+}
+
+// TestTrust asks for a task and for its identity, and appraises the evidence as
+// a client does.
+func TestTrust(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	client, _ := w.serve(a)
+	q := api.TrustQuery{Task: "scoring", Nonce: [32]byte{1, 2, 3}}
+	byTask := must(client.Trust(t.Context(), q))
+	if len(byTask.Identities) != 1 || byTask.Identities[0].Release != "2026.11" {
+		t.Fatalf("got identities %+v, want that of release 2026.11", byTask.Identities)
+	}
+	q = api.TrustQuery{ID: byTask.Identities[0].ID, Nonce: q.Nonce}
+	byID := must(client.Trust(t.Context(), q))
+	if !bytes.Equal(byID.Identities[0].Root, byTask.Identities[0].Root) {
+		t.Error("task and identity gave two roots")
+	}
+	approved, err := policy.Replay(a.Genesis(), []policy.Step{stepOf(byTask.History.Entries[0])})
+	if err != nil {
+		t.Fatal(err)
+	}
+	appraiseTrust(t, w, byTask, approved, q.Nonce[:])
+}
+
+// TestLog pages and filters.
+func TestLog(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	client, _ := w.serve(a)
+	unit := w.scoring()
+	for range 3 {
+		must(unit.enrol(client))
+	}
+	must(w.applicant("keys").enrol(client))
+	_, err := w.applicant("scoring").enrol(client)
+	wantReason(t, err, wire.NotMeasured)
+
+	all := must(client.Log(t.Context(), api.LogQuery{}))
+	if len(all.Entries) != 5 || all.Entries[0].Reason != wire.NotMeasured || all.Next != 0 {
+		t.Errorf("got %d entries, newest %+v, next %d, want 5, the refusal, 0", len(all.Entries), all.Entries[0], all.Next)
+	}
+	if got := all.Entries[4]; got.Kind != kindIssued || got.Task != "scoring" || got.Platform != "soft" || got.Serial == "" || got.Head.IsZero() {
+		t.Errorf("got %+v, want the first issuance whole", got)
+	}
+	page := must(client.Log(t.Context(), api.LogQuery{Limit: 2}))
+	rest := must(client.Log(t.Context(), api.LogQuery{Before: page.Next}))
+	if len(page.Entries) != 2 || len(rest.Entries) != 3 {
+		t.Errorf("got pages of %d and %d, want 2 and 3", len(page.Entries), len(rest.Entries))
+	}
+	if got := must(client.Log(t.Context(), api.LogQuery{Task: "keys"})); len(got.Entries) != 1 {
+		t.Errorf("got %d entries of task keys, want 1", len(got.Entries))
+	}
+	if got := must(client.Log(t.Context(), api.LogQuery{Unit: rest.Entries[0].Unit})); len(got.Entries) != 3 {
+		t.Errorf("got %d entries of one unit, want 3", len(got.Entries))
+	}
+	exec(t, raw(t, w.dsn), `UPDATE log SET task = 'keys' WHERE sequence = 1`)
+	_, err = client.Log(t.Context(), api.LogQuery{Task: "keys"})
+	wantReason(t, err, wire.StoreForeign)
+}
+
+// TestRates sends more than one address may.
+func TestRates(t *testing.T) {
+	w := newWorld(t)
+	c := w.config("authority")
+	c.Limits = Limits{PerAddress: 1, Total: 1}
+	h := must(Open(t.Context(), c)).Handler()
+	var last *http.Response
+	for range 3 {
+		last, _ = ask(h, http.MethodGet, api.PathPolicy, "", "")
+	}
+	if last.StatusCode != http.StatusTooManyRequests || last.Header.Get("Retry-After") == "" {
+		t.Errorf("got %d, want 429 with Retry-After", last.StatusCode)
+	}
+}
+
+// TestSecrets looks for the root secret and the shared key in the log and in
+// the answers of every resource.
+func TestSecrets(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	client, _ := w.serve(a)
+	report := must(w.scoring().enrol(client))
+	seen := w.log.String()
+	for _, path := range []string{api.PathLog, api.PathPolicy, api.PathHistory, api.PathMetrics, api.PathTrust + "?task=scoring&nonce=" + strings.Repeat("0", 64)} {
+		_, body := ask(a.Handler(), http.MethodGet, path, "", "")
+		seen += body
+	}
+	for name, secret := range map[string][]byte{"root secret": a.secret.Expose(), "leaf key": report.LeafKey} {
+		for form, text := range map[string]string{"raw": string(secret), "base64": must2(json.Marshal(secret)), "hex": wire.Digest(secret[:32]).Hex()} {
+			if strings.Contains(seen, strings.Trim(text, `"`)) {
+				t.Errorf("found the %s, %s", name, form)
+			}
+		}
+	}
+}
+
+func must2(b []byte, err error) string { return string(must(b, err)) }
+
+// TestTLS speaks with the listener as strangers do.
+func TestTLS(t *testing.T) {
+	w := newWorld(t)
+	_, address := w.serve(w.open())
+	host := strings.TrimPrefix(address, "https://")
+	if _, err := tls.Dial("tcp", host, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}); err == nil {
+		t.Error("TLS 1.2 was accepted")
+	}
+	c, err := tls.Dial("tcp", host, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil || answer.StatusCode != 200 {
+		t.Errorf("got %v, %v, want 200", answer, err)
+	}
+	if n := len(c.ConnectionState().PeerCertificates); n != 2 {
+		t.Errorf("got %d certificates, want leaf and root", n)
+	}
+}
+
+// FuzzCertificates throws bodies at the one resource that appraises. What is
+// issued for means the one good request, and nothing is a fault of ours.
+func FuzzCertificates(f *testing.F) {
+	w := newWorld(f)
+	a := w.open()
+	h := a.Handler()
+	request := w.scoring().request(must(a.challenge()).Nonce, nil)
+	good := must(json.Marshal(request))
+	f.Add(good[:len(good)-1])
+	f.Add([]byte(`{"task":"scoring","evidence":["application/vnd.cohort.soft-evidence","AA"]}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		answer, text := ask(h, http.MethodPost, api.PathCertificates, "application/json", string(body))
+		var r api.CertificateRequest
+		if answer.StatusCode == http.StatusOK && (api.Decode(body, &r) != nil || !slices.EqualFunc(r.Bound(), request.Bound(), bytes.Equal)) {
+			t.Errorf("issued for %q", body)
+		}
+		if answer.StatusCode == http.StatusInternalServerError {
+			t.Errorf("got %s for %q", text, body)
+		}
+	})
+}

@@ -1,0 +1,220 @@
+package authority
+
+import (
+	"context"
+	"database/sql"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// raw opens the world's database behind the authority's back.
+func raw(t testing.TB, dsn string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("sqlite", strings.TrimPrefix(dsn, "sqlite:"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+func exec(t testing.TB, db *sql.DB, statement string, args ...any) {
+	t.Helper()
+	if _, err := db.Exec(statement, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// lockStore holds the write lock until the function it gives is called.
+func lockStore(t testing.TB, dsn string) func() {
+	t.Helper()
+	c, err := raw(t, dsn).Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if _, err := c.ExecContext(context.WithoutCancel(t.Context()), "ROLLBACK"); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+}
+
+func TestInit(t *testing.T) {
+	w := newWorld(t)
+	db := must(store.Create(t.Context(), w.dsn))
+	defer db.Close()
+	tee := w.chip.Attester(attesttest.Measure("authority"))
+	_, err := Init(t.Context(), InitConfig{Store: db, Attester: tee, Sealer: tee})
+	wantReason(t, err, wire.StoreForeign)
+
+	made := w.init("sqlite:"+filepath.Join(t.TempDir(), "another.db"), "authority")
+	if made.Root == w.root {
+		t.Error("two inits made one root")
+	}
+	_, err = attesttest.Verifier().Appraise(attest.Question{
+		Evidence: made.Evidence, ReportData: attest.Bind(wire.LabelInit, made.Nonce, made.Root[:]), Rules: w.vendor.Rules(), At: noon,
+	})
+	if err != nil {
+		t.Errorf("appraising the evidence of init: %v", err)
+	}
+}
+
+// TestOpenRefusals changes the least thing about a good store, policy or
+// machine, and wants exactly one reason.
+func TestOpenRefusals(t *testing.T) {
+	rows := []struct {
+		name   string
+		want   wire.Reason
+		change func(*world, *Config)
+	}{
+		{"no configuration", wire.BadRequest, func(_ *world, c *Config) { *c = Config{} }},
+		{"no genesis on the first run", wire.WrongGenesis, func(_ *world, c *Config) { c.Genesis = nil }},
+		{"one owner only", wire.NoQuorum, func(w *world, c *Config) { g := w.signed(w.text(), "ana"); c.Genesis = &g }},
+		{"one owner twice", wire.NoQuorum, func(w *world, c *Config) { g := w.signed(w.text(), "ana", "ana"); c.Genesis = &g }},
+		{"signed over another text", wire.BadSignature, func(w *world, c *Config) {
+			g := w.signed(w.text(), "ana", "ben")
+			g.Policy = append(g.Policy, '\n')
+			c.Genesis = &g
+		}},
+		{"a policy that names another root", wire.WrongRoot, func(w *world, c *Config) {
+			g := w.signed(edit(w.t, w.text(), w.root.String(), wire.Sum([]byte("other")).String()), "ana", "ben")
+			c.Genesis = &g
+		}},
+		{"a build that policy does not name", wire.NotMeasured, func(w *world, c *Config) {
+			g := w.signed(edit(w.t, w.text(), wire.Sum([]byte("authority")).String(), wire.Sum([]byte("rebuilt")).String()), "ana", "ben")
+			c.Genesis = &g
+		}},
+		{"another build", wire.NotMeasured, func(w *world, c *Config) {
+			c.Sealer = w.chip.Attester(attesttest.Measure("rebuilt"))
+		}},
+		{"a platform root that policy does not name", wire.UnknownRoot, func(w *world, c *Config) {
+			c.Attester.(*attesttest.Device).Faults.OtherRoot = true
+		}},
+		{"a policy of the day after", wire.ClockSkew, func(w *world, c *Config) { w.clock.jump(-24 * time.Hour) }},
+		{"the sealed root changed", wire.StoreForeign, func(w *world, c *Config) {
+			exec(w.t, raw(w.t, w.dsn), `UPDATE root SET key = zeroblob(32)`)
+		}},
+	}
+	for _, row := range rows {
+		t.Run(row.name, func(t *testing.T) {
+			w := newWorld(t)
+			c := w.config("authority")
+			row.change(w, &c)
+			_, err := Open(t.Context(), c)
+			wantReason(t, err, row.want)
+		})
+	}
+}
+
+// TestChangedRows changes one row of each table behind the authority's back.
+func TestChangedRows(t *testing.T) {
+	rows := []struct{ name, statement, names string }{
+		{"history content", `UPDATE history SET content = CAST(replace(CAST(content AS TEXT), '"policy"', '"policY"') AS BLOB)`, "history"},
+		{"history tag", `UPDATE history SET mac = zeroblob(32)`, "history"},
+		{"history head", `UPDATE history SET head = zeroblob(32)`, "history"},
+		{"log content", `UPDATE log SET content = CAST(replace(CAST(content AS TEXT), 'scoring', 'scorinG') AS BLOB)`, "log"},
+		{"proposal content", `UPDATE proposals SET content = CAST('{}' AS BLOB)`, "proposals"},
+		{"proposal in another's place", `UPDATE proposals SET digest = zeroblob(32)`, "proposals"},
+	}
+	for _, row := range rows {
+		t.Run(row.name, func(t *testing.T) {
+			w := newWorld(t)
+			a := w.open()
+			must(w.scoring().enrol(direct{a}))
+			must(a.propose(t.Context(), proposal(w.signed(w.after(a.current.Load().approved, tighter...), "ana"))))
+			exec(t, raw(t, w.dsn), row.statement)
+			_, err := Open(t.Context(), w.config("authority"))
+			if row.names == "proposals" {
+				_, err = a.showProposals(t.Context())
+			}
+			wantReason(t, err, wire.StoreForeign)
+			if err != nil && !strings.Contains(err.Error(), "of "+row.names) {
+				t.Errorf("got %q, want the table %q named", err, row.names)
+			}
+		})
+	}
+}
+
+// TestReopen restarts: root, policy and log are as before, and the genesis need
+// not be given again.
+func TestReopen(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	one := must(w.scoring().enrol(direct{a}))
+	c := w.config("authority")
+	c.Genesis = nil
+	b, err := Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.Root() != w.root || b.Genesis() != wire.Sum(w.genesis.Policy) {
+		t.Error("another root or genesis after a restart")
+	}
+	two := must(w.scoring().enrol(direct{b}))
+	if string(one.Leaf) != string(two.Leaf) {
+		t.Error("another shared leaf after a restart")
+	}
+	other := w.signed(w.text("life = \"30m\"", "life = \"31m\""), "ana", "ben")
+	c = w.config("authority")
+	c.Genesis = &other
+	_, err = Open(t.Context(), c)
+	wantReason(t, err, wire.WrongGenesis)
+}
+
+// TestOtherRoot gives the same binary, genesis and policy to an authority with
+// another root secret.
+func TestOtherRoot(t *testing.T) {
+	w := newWorld(t)
+	w.open()
+	w.dsn = "sqlite:" + filepath.Join(t.TempDir(), "fake.db")
+	w.init(w.dsn, "authority")
+	_, err := Open(t.Context(), w.config("authority"))
+	wantReason(t, err, wire.WrongRoot)
+}
+
+// TestClockJump moves the wall clock against the monotonic one.
+func TestClockJump(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	client, _ := w.serve(a)
+	w.clock.jump(wire.MaxClockJump)
+	if _, err := w.scoring().enrol(client); err != nil {
+		t.Errorf("after a jump of %v: %v", wire.MaxClockJump, err)
+	}
+	w.clock.jump(time.Second)
+	_, err := client.Challenge(t.Context())
+	wantReason(t, err, wire.ClockSkew)
+	w.clock.jump(-time.Second)
+	w.clock.pass(time.Hour)
+	if _, err := w.scoring().enrol(client); err != nil {
+		t.Errorf("an hour by both clocks later: %v", err)
+	}
+	w.clock.jump(-4 * time.Minute)
+	_, err = client.Challenge(t.Context())
+	wantReason(t, err, wire.ClockSkew)
+}
+
+// TestClockFloor restarts the authority on a machine whose clock went back.
+func TestClockFloor(t *testing.T) {
+	w := newWorld(t)
+	must(w.scoring().enrol(direct{w.open()}))
+	w.clock.jump(-time.Minute)
+	a := w.open()
+	if now := must(a.guard.now()); now.Before(noon) {
+		t.Errorf("got time %v, want not before the newest record, %v", now, noon)
+	}
+	w.clock.jump(-2 * time.Minute)
+	_, err := Open(t.Context(), w.config("authority"))
+	wantReason(t, err, wire.ClockSkew)
+}

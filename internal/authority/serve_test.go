@@ -1,0 +1,199 @@
+package authority
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// appraiseTrust judges a trust answer's evidence as a client does.
+func appraiseTrust(t *testing.T, w *world, answer api.TrustAnswer, approved policy.Approved, nonce []byte) {
+	t.Helper()
+	var evidence attest.Evidence
+	if err := json.Unmarshal(answer.Evidence, &evidence); err != nil {
+		t.Fatal(err)
+	}
+	head := approved.Head()
+	result, err := attesttest.Verifier().Appraise(attest.Question{
+		Evidence: evidence, ReportData: attest.Bind(wire.LabelTrust, nonce, w.root[:], head[:]), Rules: approved.Rules(), At: noon,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := approved.AdmitAuthority(result); err != nil {
+		t.Error(err)
+	}
+}
+
+// slow lets an attester answer only when told, so that a request is under way.
+type slow struct {
+	attest.Attester
+	asked, answer chan struct{}
+}
+
+func (s *slow) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
+	s.asked <- struct{}{}
+	<-s.answer
+	return s.Attester.Attest(ctx, data)
+}
+
+// TestShutdown ends the service with a request under way: it is answered, the
+// listener is closed, and no goroutine is left.
+func TestShutdown(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	before := runtime.NumGoroutine()
+	listener := must(net.Listen("tcp", "127.0.0.1:0"))
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- a.Serve(ctx, listener) }()
+	client := must(api.NewAuthority("https://"+listener.Addr().String(), w.clientTLS(a)))
+	must(client.Policy(t.Context()))
+
+	s := &slow{a.attester, make(chan struct{}), make(chan struct{})}
+	a.attester = s
+	answered := make(chan error, 1)
+	go func() {
+		_, err := client.Trust(t.Context(), api.TrustQuery{Task: "scoring"})
+		answered <- err
+	}()
+	<-s.asked
+	stop()
+	for { // until the listener is closed
+		c, err := net.Dial("tcp", listener.Addr().String())
+		if err != nil {
+			break
+		}
+		c.Close()
+	}
+	select {
+	case err := <-served:
+		t.Fatalf("Serve returned %v with a request under way", err)
+	default:
+	}
+	close(s.answer)
+	if err := <-answered; err != nil {
+		t.Errorf("the request under way: %v", err)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	client.Close()
+	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			buf := make([]byte, 1<<16)
+			t.Fatalf("got %d goroutines, want %d:\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
+		}
+	}
+}
+
+// TestServeBadListener serves on a listener that is closed.
+func TestServeBadListener(t *testing.T) {
+	w := newWorld(t)
+	listener := must(net.Listen("tcp", "127.0.0.1:0"))
+	listener.Close()
+	if err := w.open().Serve(t.Context(), listener); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v, want %v", err, net.ErrClosed)
+	}
+}
+
+// TestHalfOpen opens more connections than fit and says nothing on them; an
+// honest client is served nevertheless.
+func TestHalfOpen(t *testing.T) {
+	w := newWorld(t)
+	c := w.config("authority")
+	c.Limits.Connections = 8
+	a := must(Open(t.Context(), c))
+	client, address := w.serve(a)
+	first := must(net.Dial("tcp", strings.TrimPrefix(address, "https://")))
+	defer first.Close()
+	for range 40 {
+		silent := must(net.Dial("tcp", strings.TrimPrefix(address, "https://")))
+		defer silent.Close()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // less than headerWait
+	defer cancel()
+	if _, err := client.Policy(ctx); err != nil {
+		t.Errorf("an honest client: %v", err)
+	}
+	first.SetReadDeadline(time.Now().Add(4 * time.Second))
+	if _, err := first.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !strings.Contains(fmt.Sprint(err), "reset") {
+		t.Errorf("the connection that waited longest: %v, want it closed", err)
+	}
+}
+
+// TestCrowd follows the bookkeeping of connections.
+func TestCrowd(t *testing.T) {
+	c := newConnections(2)
+	conns := make([]net.Conn, 4)
+	for i := range conns {
+		conns[i], _ = net.Pipe()
+	}
+	steps := []struct {
+		conn  int
+		state http.ConnState
+		shut  int // which is closed, or -1
+	}{
+		{0, http.StateNew, -1},
+		{0, http.StateActive, -1},
+		{1, http.StateNew, -1},
+		{2, http.StateNew, 1}, // 0 is at work, 1 waits longest
+		{1, http.StateClosed, -1},
+		{0, http.StateIdle, -1},
+		{3, http.StateNew, 2},
+		{2, http.StateClosed, -1},
+	}
+	for i, step := range steps {
+		want := net.Conn(nil)
+		if step.shut >= 0 {
+			want = conns[step.shut]
+		}
+		if got := c.moved(conns[step.conn], step.state); got != want {
+			t.Errorf("step %d: closed %v, want %v", i, got, want)
+		}
+	}
+	if rawConn(tls.Client(conns[0], &tls.Config{InsecureSkipVerify: true})) != conns[0] {
+		t.Error("rawConn did not find the connection below TLS")
+	}
+}
+
+// TestSources counts addresses, and IPv6 networks, apart.
+func TestSources(t *testing.T) {
+	l := newLimiter(Limits{}.orDefault())
+	rows := []struct {
+		x, y string
+		same bool
+	}{
+		{"192.0.2.1:1", "192.0.2.1:2", true},
+		{"192.0.2.1:1", "192.0.2.2:1", false},
+		{"[2001:db8::1]:1", "[2001:db8::2]:1", true},
+		{"[2001:db8::1]:1", "[2001:db8:0:1::1]:1", false},
+		{"[::ffff:192.0.2.1]:1", "192.0.2.1:1", true},
+	}
+	for _, row := range rows {
+		if got := l.source(row.x) == l.source(row.y); got != row.same {
+			t.Errorf("%s and %s: got same %v, want %v", row.x, row.y, got, row.same)
+		}
+	}
+	for i := range 2 * maxAddresses {
+		l.source(fmt.Sprintf("10.0.%d.%d:1", i/256, i%256))
+	}
+	if len(l.sources) > maxAddresses {
+		t.Errorf("got %d addresses kept, want at most %d", len(l.sources), maxAddresses)
+	}
+}
