@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -62,25 +63,23 @@ func (l Load) Run(ctx context.Context) *Outcome {
 		mu  sync.Mutex // guards out
 		wg  sync.WaitGroup
 	)
-	tick := time.NewTicker(time.Second / time.Duration(l.Rate+l.Bare))
-	defer tick.Stop()
-	end := time.After(l.For)
-	for n := 0; ; n++ {
-		select {
-		case <-end:
-			wg.Wait()
-			slices.Sort(out.Latency)
-			return &out
-		case <-tick.C:
-		}
+	interval := time.Second / time.Duration(l.Rate+l.Bare)
+	begin := time.Now()
+	for n := range int(l.For / interval) {
+		due := begin.Add(time.Duration(n) * interval)
+		time.Sleep(time.Until(due))
 		bare := l.Bare > 0 && n%((l.Rate+l.Bare)/l.Bare) == 0
 		wg.Go(func() {
-			took, stale, err := l.one(ctx, n, bare)
+			stale, err := l.one(ctx, n, bare)
+			took := time.Since(due)
 			mu.Lock()
 			defer mu.Unlock()
 			out.count(bare, took, stale, err)
 		})
 	}
+	wg.Wait()
+	slices.Sort(out.Latency)
+	return &out
 }
 
 func (o *Outcome) count(bare bool, took time.Duration, stale bool, err error) {
@@ -105,27 +104,39 @@ func (o *Outcome) count(bare bool, took time.Duration, stale bool, err error) {
 }
 
 // one sends the n-th request and reads its answer.
-func (l Load) one(ctx context.Context, n int, bare bool) (took time.Duration, stale bool, err error) {
+func (l Load) one(ctx context.Context, n int, bare bool) (stale bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	req, err := l.request(ctx, n, bare)
 	if err != nil {
-		return 0, false, err
+		return false, err
 	}
-	begin := time.Now()
 	resp, err := l.Client.RoundTrip(req)
 	if err != nil {
-		return 0, false, err
+		return false, err
 	}
 	defer resp.Body.Close()
-	stale = resp.TLS == nil || time.Now().After(resp.TLS.PeerCertificates[0].NotAfter)
+	stale = servedAt(resp).After(resp.TLS.PeerCertificates[0].NotAfter)
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-		return 0, stale, fmt.Errorf("reading the answer: %w", err)
+		return stale, fmt.Errorf("reading the answer: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return 0, stale, fmt.Errorf("status %d", resp.StatusCode)
+		return stale, fmt.Errorf("status %d", resp.StatusCode)
 	}
-	return time.Since(begin), stale, nil
+	return stale, nil
+}
+
+// servedAtHeader is when a handler was called, in nanoseconds since 1970: an
+// answer may reach a client that was not scheduled for a while after its
+// certificate's end, though it was given before.
+const servedAtHeader = "X-Served-At"
+
+func servedAt(resp *http.Response) time.Time {
+	nanos, err := strconv.ParseInt(resp.Header.Get(servedAtHeader), 10, 64)
+	if err != nil {
+		return time.Now()
+	}
+	return time.Unix(0, nanos)
 }
 
 func (l Load) request(ctx context.Context, n int, bare bool) (*http.Request, error) {

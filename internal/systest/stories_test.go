@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,9 +23,12 @@ import (
 // full reports whether the long forms were asked for.
 func full() bool { return os.Getenv("COHORT_FULL") != "" }
 
-// hello answers every request with its name.
+// hello answers every request with its name, and says when.
 func hello(name string) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, name) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(servedAtHeader, strconv.FormatInt(time.Now().UnixNano(), 10))
+		io.WriteString(w, name)
+	})
 }
 
 func scoring(life time.Duration) Task {
