@@ -305,9 +305,12 @@ func (k *call) overdue() {
 	if !k.repeatable || !k.client.pool.fresh(k.client.now(), k.tried) || !k.client.hedges.spend() {
 		return
 	}
-	k.client.counters.hedges.Add(1)
 	k.wanted++
-	k.open()
+	if !k.open() {
+		k.wanted--
+		return
+	}
+	k.client.counters.hedges.Add(1)
 }
 
 // settle ends the lateness of a send.
@@ -325,7 +328,7 @@ func (k *call) end() {
 	for _, s := range k.active {
 		k.settle(s)
 		if s.late {
-			k.client.latencies.add(at.Sub(s.began))
+			k.client.latencies.addLate()
 			k.client.pool.failed(s.conn.replica, s.began, at)
 		}
 		s.cancel()

@@ -79,9 +79,9 @@ type Client struct {
 	latencies latencies
 	counters  counters
 
-	renewing sync.Mutex // one fetch of trust at a time; guards asked
-	asked    time.Time  // when trust was last asked for
-	locating sync.Mutex // one look-up at a time
+	renewing chan struct{} // holds a value during a fetch of trust; guards asked
+	asked    time.Time     // when trust was last asked for
+	locating sync.Mutex    // one look-up at a time
 
 	life    context.Context // ends with Close
 	stop    context.CancelFunc
@@ -101,6 +101,8 @@ func New(config Config) (*Client, error) {
 		pool:    newPool(config.Trust.Policy().Head()),
 		hedges:  newBudget(hedgeShare, hedgeBurst),
 		retries: newBudget(retryShare, retryBurst),
+
+		renewing: make(chan struct{}, 1),
 	}
 	c.life, c.stop = context.WithCancel(context.Background())
 	c.trust.Store(config.Trust)
@@ -193,8 +195,12 @@ func (c *Client) maintain() {
 // authority does not answer, refuses, or was asked a moment ago; certificates
 // end soon enough that the cluster need not stop for that.
 func (c *Client) renewAfter(ctx context.Context, old *Trust) *Trust {
-	c.renewing.Lock()
-	defer c.renewing.Unlock()
+	select {
+	case c.renewing <- struct{}{}:
+		defer func() { <-c.renewing }()
+	case <-ctx.Done():
+		return c.trust.Load()
+	}
 	held := c.trust.Load()
 	if held != old || c.now().Sub(c.asked) < min(refreshLeast, c.config.Refresh) {
 		return held

@@ -70,6 +70,12 @@ type conn struct {
 func (c *Client) dial(r *replica) (*conn, error) {
 	ctx, cancel := context.WithTimeout(c.life, dialTime)
 	defer cancel()
+	overdue := time.AfterFunc(stagger, func() { c.pool.late(r, 1) })
+	defer func() {
+		if !overdue.Stop() {
+			c.pool.late(r, -1)
+		}
+	}()
 	began := c.now()
 	trust := c.trust.Load()
 	opened, err := c.dialUnder(ctx, trust, r)

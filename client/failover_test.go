@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"runtime"
 	"strings"
@@ -29,6 +28,13 @@ var kinds = map[string]func() *http.Request{
 	"plain": func() *http.Request {
 		return must(http.NewRequest("POST", "https://"+serverName+"/", strings.NewReader("one")))
 	},
+}
+
+// soon ends a request that hangs.
+func soon(t testing.TB, r *http.Request) *http.Request {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	t.Cleanup(cancel)
+	return r.WithContext(ctx)
 }
 
 // TestFaults breaks the first answer of the cluster, whoever gives it.
@@ -117,11 +123,11 @@ func inFlight(c *client.Client) (n int) {
 
 // TestDeadAddresses has one replica that works among those that do not.
 func TestDeadAddresses(t *testing.T) {
-	mute := must(net.Listen("tcp", "127.0.0.1:0")) // accepts and says nothing
+	mute := listen(t) // accepts and says nothing
 	t.Cleanup(func() { mute.Close() })
-	closed := must(net.Listen("tcp", "127.0.0.1:0"))
+	closed := listen(t)
 	closed.Close()
-	cutter := must(net.Listen("tcp", "127.0.0.1:0")) // ends every connection
+	cutter := listen(t) // ends every connection
 	t.Cleanup(func() { cutter.Close() })
 	go func() {
 		for c, err := cutter.Accept(); err == nil; c, err = cutter.Accept() {
@@ -303,7 +309,7 @@ func TestOutage(t *testing.T) {
 		const calls = 200
 		before := c.Stats().Dials
 		for range calls {
-			_, err := do(c, kinds["safe"]())
+			_, err := do(c, soon(t, kinds["safe"]()))
 			if !errors.Is(err, client.ErrUnreachable) {
 				t.Fatalf("got error %v, want %v", err, client.ErrUnreachable)
 			}

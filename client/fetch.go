@@ -8,12 +8,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
+
+// askTime bounds asking one replica of the authority, so that one that hangs
+// does not keep the client from the next.
+const askTime = 10 * time.Second
 
 // fetch asks one replica of the authority. It is used once.
 type fetch struct {
@@ -44,6 +49,8 @@ func fetchTrust(ctx context.Context, config *TrustConfig, state State) (*Trust, 
 // fetchFrom asks one replica. One that is behind is given the history that was
 // seen already, and asked once more.
 func fetchFrom(ctx context.Context, config *TrustConfig, state State, address string) (*Trust, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
 	f := &fetch{config: config, state: state}
 	if err := f.dial(address); err != nil {
 		return nil, err

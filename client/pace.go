@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -102,28 +103,40 @@ func (b *budget) spend() bool {
 type latencies struct {
 	mu    sync.Mutex // guards all below
 	ring  [hedgeWindow]time.Duration
-	count int // since the beginning
-	late  time.Duration
+	count int           // since the beginning
+	p99   time.Duration // 0 while too few are known
 }
 
 func (l *latencies) add(d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.note(d)
+}
+
+// addLate notes an answer that was given up because it was late. It counts as
+// the quantile itself: left out, the quantile would sink with every hedge, and
+// counted as long as it was waited for, a replica that hangs would raise it.
+func (l *latencies) addLate() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.note(cmp.Or(l.p99, hedgeUnknown))
+}
+
+func (l *latencies) note(d time.Duration) {
 	l.ring[l.count%hedgeWindow] = d
 	l.count++
 	if l.count >= hedgeSamples && l.count%hedgeRenew == 0 {
 		known := slices.Clone(l.ring[:min(l.count, hedgeWindow)])
 		slices.Sort(known)
-		p99 := known[len(known)*99/100]
-		l.late = max(p99+p99/4, hedgeLeast)
+		l.p99 = known[len(known)*99/100]
 	}
 }
 
 func (l *latencies) lateAfter() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.late == 0 {
+	if l.p99 == 0 {
 		return hedgeUnknown
 	}
-	return l.late
+	return max(l.p99+l.p99/4, hedgeLeast)
 }

@@ -22,7 +22,7 @@ type replica struct {
 	address string
 	backoff backoff
 	busy    int // requests under way
-	late    int // of these, without an answer though one was due
+	late    int // requests and connections that are overdue
 	idle    []*conn
 }
 
@@ -248,7 +248,7 @@ func (p *pool) succeeded(r *replica) {
 	r.backoff = backoff{}
 }
 
-// late adds n to the answers of a replica that are outstanding though due.
+// late adds n to what is overdue at a replica.
 func (p *pool) late(r *replica, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

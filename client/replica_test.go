@@ -5,10 +5,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -43,10 +46,7 @@ func newReplica(t testing.TB, certificate func() *tls.Certificate) *replica {
 	t.Helper()
 	r := &replica{certificate: certificate, notAfter: make(map[net.Conn]time.Time)}
 	r.answer(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listen(t)
 	r.address = l.Addr().String()
 	r.serve(l)
 	t.Cleanup(func() {
@@ -54,6 +54,43 @@ func newReplica(t testing.TB, certificate func() *tls.Certificate) *replica {
 		r.kill()
 	})
 	return r
+}
+
+// listen gives a port on a loopback address that no other process is likely to
+// use, so that it stays ours when it is closed.
+func listen(t testing.TB) net.Listener {
+	t.Helper()
+	host := fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+	l, err := net.Listen("tcp", host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// host is an address of its own that only byHost can reach.
+func (r *replica) host() string {
+	_, port, _ := net.SplitHostPort(r.address)
+	n := must(strconv.Atoi(port))
+	return fmt.Sprintf("192.0.%d.%d", n/256, n%256)
+}
+
+// byHost dials the address that stands for a host.
+type byHost map[string]string
+
+func (b byHost) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	host, _, _ := net.SplitHostPort(address)
+	return new(net.Dialer).DialContext(ctx, network, b[host])
+}
+
+// fixed resolves names from a table.
+type fixed map[string][]string
+
+func (f fixed) LookupHost(_ context.Context, host string) ([]string, error) {
+	if found := f[host]; found != nil {
+		return found, nil
+	}
+	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
 func (r *replica) answer(h http.HandlerFunc) { r.handler.Store(&h) }

@@ -31,7 +31,7 @@ type Stats struct {
 type ReplicaStats struct {
 	Address  string
 	InFlight int
-	Late     int // of these, without an answer though one was due
+	Late     int // requests and connections that are overdue
 	Idle     int // connections
 	Failures int // in a row
 	Until    time.Time

@@ -39,6 +39,7 @@ type world struct {
 	mode    policy.KeyMode
 	genesis attest.Digest
 	url     string
+	stop    func()
 
 	mu       sync.Mutex // guards all below
 	device   *attesttest.Device
@@ -48,7 +49,9 @@ type world struct {
 	limit    int // steps it still has; a rolled-back database
 	tamper   func(*api.TrustAnswer)
 	pushed   int
-	asked    int // trust answers given
+	stubborn bool // takes no history that is pushed
+	hollow   bool // gives no history
+	asked    int  // trust answers given
 }
 
 func must[T any](v T, err error) T {
@@ -82,7 +85,8 @@ func newWorldOf(t testing.TB, life time.Duration, releases ...string) *world {
 	w.url = "https://" + l.Addr().String()
 	server := &http.Server{Handler: w.handler(), TLSConfig: identity.ServerTLS(w.certificate), ErrorLog: quiet}
 	go server.ServeTLS(l, "", "")
-	t.Cleanup(func() { server.Close() })
+	w.stop = func() { server.Close() }
+	t.Cleanup(w.stop)
 	return w
 }
 
@@ -90,7 +94,7 @@ func (w *world) text(releases []string) string {
 	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(w.owner.PublicKey())))
 	previous := ""
 	if w.approved.OK() {
-		previous = w.approved.Document().Digest().Hex()
+		previous = w.approved.Document().Digest().String()
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `schema = "cohort/policy/v1"
@@ -188,6 +192,10 @@ func (w *world) history(rw http.ResponseWriter, r *http.Request) {
 	defer w.mu.Unlock()
 	approved, entries := w.visible()
 	answer := api.History{From: from, Head: approved.Head()}
+	if w.hollow {
+		writeJSON(rw, answer)
+		return
+	}
 	if from < len(entries) {
 		answer.Entries = entries[from:]
 	}
@@ -204,12 +212,23 @@ func (w *world) visible() (policy.Approved, []api.HistoryEntry) {
 	return must(policy.Replay(w.genesis, steps)), entries
 }
 
+func (w *world) visibleHead() attest.Digest {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	approved, _ := w.visible()
+	return approved.Head()
+}
+
 func (w *world) push(rw http.ResponseWriter, r *http.Request) {
 	var h api.History
 	must(0, json.NewDecoder(r.Body).Decode(&h))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.pushed++
+	if w.stubborn {
+		writeJSON(rw, api.Policy{})
+		return
+	}
 	w.limit = max(w.limit, len(h.Entries))
 	writeJSON(rw, api.Policy{})
 }

@@ -1,0 +1,183 @@
+package client
+
+import (
+	"testing"
+	"time"
+)
+
+var origin = time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
+
+func TestBackoffPauses(t *testing.T) {
+	var b backoff
+	at := origin
+	for i, want := range []time.Duration{50, 100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000, 10000, 10000} {
+		b.failed(at, at, 1)
+		if got := b.until.Sub(at); got != want*time.Millisecond {
+			t.Errorf("failure %d: got a pause of %v, want %v", i+1, got, want*time.Millisecond)
+		}
+		if b.ready(b.until.Add(-1)) || !b.ready(b.until) {
+			t.Errorf("failure %d: want ready exactly after the pause", i+1)
+		}
+		at = b.until
+	}
+	for range 1000 {
+		b.failed(at, at, 1)
+	}
+	if got := b.pause(1); got != backoffMost {
+		t.Errorf("after many failures: got a pause of %v, want %v", got, backoffMost)
+	}
+	if low, high := b.pause(0), b.pause(0.999); low != backoffMost/2 || high >= backoffMost {
+		t.Errorf("got pauses from %v to %v, want the upper half", low, high)
+	}
+}
+
+func TestBackoffCountsOnceWhatRanTogether(t *testing.T) {
+	var b backoff
+	for i := range 10 {
+		b.failed(origin, origin.Add(time.Duration(i+1)), 0)
+	}
+	if b.fails != 1 {
+		t.Errorf("got %d failures, want 1", b.fails)
+	}
+	b.failed(b.last, b.last.Add(1), 0)
+	if b.fails != 2 {
+		t.Errorf("got %d failures, want 2", b.fails)
+	}
+}
+
+func TestBudget(t *testing.T) {
+	b := newBudget(0.1, 5)
+	spent := 0
+	for range 1000 {
+		b.earn()
+		for b.spend() {
+			spent++
+		}
+	}
+	if spent < 100 || spent > 105 {
+		t.Errorf("spent %d for 1000 requests, want 100 to 105", spent)
+	}
+}
+
+func TestLateAfter(t *testing.T) {
+	var l latencies
+	if got := l.lateAfter(); got != hedgeUnknown {
+		t.Errorf("at first: got %v, want %v", got, hedgeUnknown)
+	}
+	for range hedgeWindow {
+		l.add(time.Millisecond)
+	}
+	if got := l.lateAfter(); got != hedgeLeast {
+		t.Errorf("fast answers: got %v, want %v", got, hedgeLeast)
+	}
+	for i := range hedgeWindow {
+		l.add(time.Duration(i) * time.Millisecond)
+	}
+	p99 := time.Duration(hedgeWindow*99/100) * time.Millisecond
+	if got, want := l.lateAfter(), p99+p99/4; got != want {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestLateDoesNotFeedItself: answers that are given up move the quantile
+// neither up nor down.
+func TestLateDoesNotFeedItself(t *testing.T) {
+	var l latencies
+	for i := range hedgeWindow {
+		l.add(time.Duration(i%100) * time.Millisecond)
+	}
+	want := l.lateAfter()
+	for i := range 20 * hedgeWindow {
+		if d := time.Duration(i%100) * time.Millisecond; d > want || i%3 == 0 {
+			l.addLate()
+		} else {
+			l.add(d)
+		}
+	}
+	if got := l.lateAfter(); got != want {
+		t.Errorf("got %v, want %v as before", got, want)
+	}
+}
+
+// someReplicas are n replicas without connections.
+func someReplicas(n int) (*pool, []*replica) {
+	p := newPool([32]byte{1})
+	var addresses []string
+	for i := range n {
+		addresses = append(addresses, string(rune('a'+i)))
+	}
+	p.set(addresses)
+	return p, p.all()
+}
+
+func TestPick(t *testing.T) {
+	paused := func(r *replica, ago time.Duration) {
+		r.backoff = backoff{fails: 1, last: origin.Add(-ago), until: origin.Add(time.Second)}
+	}
+	tests := []struct {
+		name  string
+		set   func(r []*replica)
+		tried []int
+		want  []int // any of these; none is nil
+		rank  int
+	}{
+		{"any", func([]*replica) {}, nil, []int{0, 1, 2}, rankFresh},
+		{"not tried", func([]*replica) {}, []int{0, 1}, []int{2}, rankFresh},
+		{"not paused", func(r []*replica) { paused(r[0], 0); paused(r[1], 0) }, nil, []int{2}, rankFresh},
+		{"not late", func(r []*replica) { r[0].late, r[2].late = 1, 1 }, nil, []int{1}, rankFresh},
+		{"late before tried", func(r []*replica) { r[2].late = 1 }, []int{0, 1}, []int{2}, rankLate},
+		{"tried before paused", func(r []*replica) { paused(r[1], 0); paused(r[2], 0) }, []int{0}, []int{0}, rankAgain},
+		{"less busy", func(r []*replica) { r[0].busy, r[1].busy, r[2].busy = 9, 9, 0 }, []int{1}, []int{2}, rankFresh},
+		{"all paused, the oldest failure", func(r []*replica) { paused(r[0], 1); paused(r[1], 3); paused(r[2], 2) }, nil, []int{1}, rankPaused},
+		{"all tried and late", func(r []*replica) { r[0].late, r[1].late, r[2].late = 1, 1, 1 }, []int{0, 1, 2}, nil, rankNone},
+		{"pause over", func(r []*replica) {
+			for _, r := range r {
+				paused(r, 0)
+			}
+			r[1].backoff.until = origin
+		}, nil, []int{1}, rankFresh},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for range 20 {
+				p, all := someReplicas(3)
+				tt.set(all)
+				var tried []*replica
+				for _, i := range tt.tried {
+					tried = append(tried, all[i])
+				}
+				got, rank := p.pick(origin, tried)
+				ok := got == nil && tt.want == nil
+				for _, i := range tt.want {
+					ok = ok || got == all[i]
+				}
+				if !ok || rank != tt.rank {
+					t.Fatalf("got %+v with rank %d, want one of %v with rank %d", got, rank, tt.want, tt.rank)
+				}
+			}
+		})
+	}
+}
+
+// TestProbe: when a pause is over one call tries the replica, and the others
+// keep away for another pause.
+func TestProbe(t *testing.T) {
+	p, all := someReplicas(2)
+	all[0].backoff = backoff{fails: 3, last: origin, until: origin}
+	all[1].busy = 1
+	if got, _ := p.pick(origin, nil); got != all[0] {
+		t.Fatalf("got %v, want the replica whose pause is over", got.address)
+	}
+	if got, _ := p.pick(origin, nil); got != all[1] {
+		t.Errorf("got %v, want the other while the first is tried", got.address)
+	}
+}
+
+func TestSetKeepsWhatIsKnown(t *testing.T) {
+	p, all := someReplicas(2)
+	all[1].busy = 7
+	p.set([]string{"b", "c"})
+	if got := p.all(); len(got) != 2 || got[0] != all[1] || got[1].address != "c" {
+		t.Errorf("got %+v, want b as it was and a new c", got)
+	}
+}
