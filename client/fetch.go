@@ -235,7 +235,13 @@ func (f *fetch) findIdentity(unverified []api.TrustIdentity, want Identity, auth
 		if want.Cross, err = parseCertificate(u.Cross); err != nil {
 			return Identity{}, fmt.Errorf("reading cross-certificate: %w", err)
 		}
-		return want, want.check(authority)
+		return want, identity.CheckRoot(want.Root, want.Cross, authority, identity.Expect{
+			Policy: f.state.policy,
+			Kinds:  []identity.Kind{identity.KindShared, identity.KindUnit},
+			Use:    identity.UseTLS,
+			IDs:    []attest.Digest{want.ID},
+			At:     f.config.Clock(),
+		})
 	}
 	return Identity{}, wire.Refuse(wire.WrongIdentity, "trust: identity", "not in the answer", want.ID)
 }

@@ -81,7 +81,7 @@ func TestRefusesPeers(t *testing.T) {
 		}, good, wire.WrongIdentity},
 		{"the same code under another authority", w, nil, stranger.shared("scoring", "scoring 1", now), wire.WrongGenesis},
 		{"another authority's leaf under our cross-certificate", w, nil, reroot(stranger.shared("scoring", "scoring 1", now), good.Certificate[1]), wire.BadChain},
-		{"a leaf under another identity's cross-certificate", w, nil, reroot(good, w.shared("other", "other", now).Certificate[1]), wire.BadChain},
+		{"a leaf under another identity's cross-certificate", w, nil, reroot(good, w.shared("other", "other", now).Certificate[1]), wire.WrongIdentity},
 		{"the authority itself", w, nil, must(w.certificate()), wire.WrongKind},
 		{"a certificate that is over", old, nil, old.shared("scoring", "scoring 1", now.Add(-10*time.Second)), wire.Expired},
 		{"a certificate of the future", old, nil, old.shared("scoring", "scoring 1", now.Add(70*time.Second)), wire.Expired},

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"net/url"
@@ -217,24 +216,4 @@ func (t *Trust) again(ctx context.Context) (*Trust, error) {
 func retireBefore(leaf *x509.Certificate) time.Duration {
 	life := leaf.NotAfter.Sub(leaf.NotBefore) - wire.WindowLead
 	return min(max(life/8, 0), time.Minute)
-}
-
-// check refuses roots that do not belong together: the identity root is signed
-// by itself, its key is cross-signed by the authority root.
-func (i Identity) check(authority *x509.Certificate) error {
-	if !bytes.Equal(i.Root.RawSubjectPublicKeyInfo, i.Cross.RawSubjectPublicKeyInfo) {
-		return wire.Refuse(wire.BadChain, "identity root: key", "another", "that of the cross-certificate")
-	}
-	if err := i.Root.CheckSignatureFrom(i.Root); err != nil {
-		return wire.Refuse(wire.BadSignature, "identity root: signature", err, "its own")
-	}
-	if err := i.Cross.CheckSignatureFrom(authority); err != nil {
-		return wire.Refuse(wire.BadSignature, "cross-certificate: signature", err, "the authority root's")
-	}
-	for _, c := range []*x509.Certificate{i.Root, i.Cross} {
-		if !slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return bytes.Contains(e.Value, i.ID[:]) }) {
-			return wire.Refuse(wire.WrongIdentity, "identity root: extension", c.Subject, i.ID)
-		}
-	}
-	return nil
 }

@@ -114,11 +114,11 @@ func TestFetchTrustRefuses(t *testing.T) {
 				a.Identities[0].Root, a.Identities[0].Cross = other.Root, other.Cross
 			}
 		}, nil},
-		{"root of another key", wire.BadChain, func(w *world) {
+		{"root of another key", wire.WrongIdentity, func(w *world) {
 			w.tamper = func(a *api.TrustAnswer) { a.Identities[0].Root = must(w.issuer.Identity("other", "1")).Root }
 		}, nil},
-		{"root that signed nothing", wire.BadSignature, answer(func(a *api.TrustAnswer) { a.Identities[0].Root = a.Identities[0].Cross }), nil},
-		{"cross-certificate that is the root", wire.BadSignature, answer(func(a *api.TrustAnswer) { a.Identities[0].Cross = a.Identities[0].Root }), nil},
+		{"root that signed nothing", wire.WrongKind, answer(func(a *api.TrustAnswer) { a.Identities[0].Root = a.Identities[0].Cross }), nil},
+		{"cross-certificate that is the root", wire.WrongKind, answer(func(a *api.TrustAnswer) { a.Identities[0].Cross = a.Identities[0].Root }), nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

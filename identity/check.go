@@ -179,26 +179,60 @@ func (e Expect) identity(chain []*x509.Certificate, root *x509.Certificate, leaf
 	if len(chain) != 2 {
 		return nil, wire.Refuse(wire.BadChain, "chain: certificates of a unit", len(chain), "leaf and cross-certificate")
 	}
-	cross, err := e.ca(chain[1], kindCross)
-	if err == nil {
-		err = signedBy(chain[1], root)
-	}
+	cross, err := e.cross(chain[1], root)
 	if err != nil {
-		return nil, fmt.Errorf("checking cross-certificate: %w", err)
+		return nil, err
 	}
 	if err := signedBy(chain[0], chain[1]); err != nil {
 		return nil, fmt.Errorf("checking leaf: %w", err)
 	}
-	if id := identityID(e.Policy, cross.task, cross.measurements); id != cross.id {
-		return nil, wire.Refuse(wire.WrongIdentity, "cross-certificate: identity of its measurements", cross.id, id)
-	}
 	if leaf.id != cross.id || leaf.task != cross.task {
 		return nil, wire.Refuse(wire.WrongIdentity, "leaf: identity", leaf.id, cross.id)
 	}
-	if err := e.pinned(cross); err != nil {
-		return nil, err
-	}
 	return cross.measurements, nil
+}
+
+// cross checks a cross-certificate: that the authority root signed it, that its
+// id is that of its measurements, and that the caller's pins hold.
+func (e Expect) cross(c, authorityRoot *x509.Certificate) (extension, error) {
+	x, err := e.ca(c, kindCross)
+	if err == nil {
+		err = signedBy(c, authorityRoot)
+	}
+	if err != nil {
+		return extension{}, fmt.Errorf("checking cross-certificate: %w", err)
+	}
+	if id := identityID(e.Policy, x.task, x.measurements); id != x.id {
+		return extension{}, wire.Refuse(wire.WrongIdentity, "cross-certificate: identity of its measurements", x.id, id)
+	}
+	return x, e.pinned(x)
+}
+
+// CheckRoot judges the root of an identity: self-signed, with the key and the
+// identity of its cross-certificate, which [Check] would accept in a chain. It
+// refuses as Check does.
+func CheckRoot(root, cross, authorityRoot *x509.Certificate, e Expect) error {
+	if err := e.complete(); err != nil {
+		return err
+	}
+	if err := e.root(authorityRoot); err != nil {
+		return fmt.Errorf("checking authority root: %w", err)
+	}
+	under, err := e.cross(cross, authorityRoot)
+	if err != nil {
+		return err
+	}
+	own, err := e.ca(root, kindIdentityRoot)
+	if err == nil {
+		err = signedBy(root, root)
+	}
+	if err != nil {
+		return fmt.Errorf("checking identity root: %w", err)
+	}
+	if own.id != under.id || !bytes.Equal(root.RawSubjectPublicKeyInfo, cross.RawSubjectPublicKeyInfo) {
+		return wire.Refuse(wire.WrongIdentity, "identity root: identity and key", own.id, under.id)
+	}
+	return nil
 }
 
 // pinned refuses an identity outside the caller's pins.

@@ -401,3 +401,39 @@ func TestCheckRefusesExpectations(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckRoot: an identity root stands beside its own cross-certificate only.
+func TestCheckRoot(t *testing.T) {
+	w := newWorld(t, 1)
+	expect := func(task, release string) Expect {
+		id := must(ReleaseID(w.policy, task, release))
+		return Expect{Policy: w.policy, Kinds: []Kind{KindShared}, Use: UseTLS, IDs: []attest.Digest{id}, At: noon}
+	}
+	mine, sibling, theirs := must(w.issuer.Identity("scoring", "2026.11")), must(w.issuer.Identity("scoring", "2026.10")), must(newWorld(t, 2).issuer.Identity("scoring", "2026.11"))
+	tests := []struct {
+		name        string
+		root, cross []byte
+		expect      Expect
+		want        wire.Reason
+	}{
+		{"its own", mine.Root, mine.Cross, expect("scoring", "2026.11"), ""},
+		{"another release's cross-certificate", mine.Root, sibling.Cross, expect("scoring", "2026.10"), wire.WrongIdentity},
+		{"another release's root", sibling.Root, mine.Cross, expect("scoring", "2026.11"), wire.WrongIdentity},
+		{"another authority's root", theirs.Root, mine.Cross, expect("scoring", "2026.11"), wire.WrongGenesis},
+		{"another authority's cross-certificate", mine.Root, theirs.Cross, expect("scoring", "2026.11"), wire.WrongGenesis},
+		{"cross-certificate in the root's place", mine.Cross, mine.Cross, expect("scoring", "2026.11"), wire.WrongKind},
+		{"root in the cross-certificate's place", mine.Root, mine.Root, expect("scoring", "2026.11"), wire.WrongKind},
+		{"not the pinned identity", mine.Root, mine.Cross, expect("scoring", "2026.10"), wire.WrongIdentity},
+		{"zero expectation", mine.Root, mine.Cross, Expect{}, wire.BadPolicy},
+	}
+	authority := parse(t, w.issuer.AuthorityRoot())[0]
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			certs := parse(t, tt.root, tt.cross)
+			err := CheckRoot(certs[0], certs[1], authority, tt.expect)
+			if tt.want == "" && err != nil || tt.want != "" && wire.ReasonOf(err) != tt.want {
+				t.Errorf("got %v, want reason %q", err, tt.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,197 @@
+package identity
+
+import (
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// MaxRingLife is the longest time for which one ring key is current.
+const MaxRingLife = time.Hour
+
+// RingLife is how long a ring key is current, and how long it still opens
+// sessions after that, for a certificate life.
+func RingLife(leafLife time.Duration) time.Duration { return min(MaxRingLife, 2*leafLife) }
+
+// RingID names a ring key: the first 16 bytes of H("cohort ring id v1", key).
+type RingID [16]byte
+
+// String is 32 lower-case hexadecimal digits.
+func (r RingID) String() string { return hex.EncodeToString(r[:]) }
+
+// RingKey is a cluster key: 32 random bytes under which the units of one
+// identity seal sessions for one another. It is never derived from the root
+// secret and never stored. It prints as "secret" in every format and cannot be
+// marshalled. It is safe for concurrent use.
+type RingKey struct {
+	id  RingID
+	end time.Time
+
+	mu     sync.RWMutex    // guards reveal against Erase
+	reveal func() [32]byte // nil once erased
+	erase  func()
+}
+
+// NewRingKey draws a ring key that opens sessions until end. Only an authority
+// calls it.
+func NewRingKey(end time.Time) *RingKey {
+	var b [32]byte
+	wire.Secretly(func() { rand.Read(b[:]) }) // never returns an error: it ends the program instead
+	defer clear(b[:])
+	return newRingKey(b[:], end)
+}
+
+// OpenRingKey takes a ring key out of a certificate report: 32 bytes that are
+// not all zero, of which it keeps a copy. It refuses with "malformed".
+func OpenRingKey(b []byte, end time.Time) (*RingKey, error) {
+	if len(b) != 32 || [32]byte(b) == [32]byte{} || end.IsZero() {
+		return nil, wire.Refuse(wire.Malformed, "ring key: size in bytes", len(b), "32, not all zero, with an end")
+	}
+	return newRingKey(b, end), nil
+}
+
+func newRingKey(b []byte, end time.Time) *RingKey {
+	k := &RingKey{end: end}
+	wire.Secretly(func() {
+		key := new([32]byte)
+		copy(key[:], b)
+		k.reveal, k.erase = func() [32]byte { return *key }, func() { clear(key[:]) }
+		digest := wire.Hash(wire.LabelRingID, key[:])
+		k.id = RingID(digest[:16])
+	})
+	return k
+}
+
+// ID names the key.
+func (k *RingKey) ID() RingID { return k.id }
+
+// End is when the last session under the key has ended.
+func (k *RingKey) End() time.Time { return k.end }
+
+// Until is the same key with another end.
+func (k *RingKey) Until(end time.Time) *RingKey { return newRingKey(k.Expose(), end) }
+
+// Expose gives a copy of the 32 bytes, for a certificate report; zeros once the
+// key is erased.
+func (k *RingKey) Expose() []byte {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	b := make([]byte, 32)
+	if k.reveal != nil {
+		*(*[32]byte)(b) = k.reveal()
+	}
+	return b
+}
+
+// Derive is HKDF-SHA256 of the key without salt, its info the framing of the
+// fields under label. It refuses with "ring" once the key is erased.
+func (k *RingKey) Derive(size int, label wire.Label, fields ...[]byte) (key []byte, err error) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if k.reveal == nil {
+		return nil, wire.Refuse(wire.UnknownRing, "ring key "+k.id.String(), "erased", "a key that is held")
+	}
+	wire.Secretly(func() {
+		secret := k.reveal()
+		defer clear(secret[:])
+		key, err = hkdf.Key(sha256.New, secret[:], nil, string(wire.Frame(label, fields...)), size)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("deriving %s: %w", label, err)
+	}
+	return key, nil
+}
+
+// Erase overwrites the key, which opens nothing from then on.
+func (k *RingKey) Erase() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.reveal != nil {
+		k.erase()
+		k.reveal, k.erase = nil, nil
+	}
+}
+
+// Format prints "secret", whatever the verb.
+func (k *RingKey) Format(f fmt.State, _ rune) { io.WriteString(f, "secret") }
+
+// LogValue logs "secret".
+func (k *RingKey) LogValue() slog.Value { return slog.StringValue("secret") }
+
+// MarshalText refuses, and with it JSON and every other textual encoding.
+func (k *RingKey) MarshalText() ([]byte, error) {
+	return nil, errors.New("marshalling a ring key: it stands in certificate reports only")
+}
+
+// RingKeys are the keys of one kind of session. A unit seals under Current and
+// opens with every one. Previous is nil when no session under it can be alive;
+// without a Current nothing is sealed.
+type RingKeys struct {
+	Previous, Current, Next *RingKey
+}
+
+// NewRingKeys are fresh keys of which the first is current from now on.
+func NewRingKeys(now time.Time, life time.Duration) RingKeys {
+	return RingKeys{Current: NewRingKey(now.Add(2 * life)), Next: NewRingKey(now.Add(3 * life))}
+}
+
+// Roll makes Next current and draws another Next. What was current opens
+// sessions for one more life.
+func (k RingKeys) Roll(now time.Time, life time.Duration) RingKeys {
+	return RingKeys{
+		Previous: k.Current.Until(now.Add(life)),
+		Current:  k.Next.Until(now.Add(2 * life)),
+		Next:     NewRingKey(now.Add(3 * life)),
+	}
+}
+
+// Cut draws an unscheduled Current and drops Next, which somebody who is cut
+// off may hold.
+func (k RingKeys) Cut(now time.Time, life time.Duration) RingKeys {
+	fresh := NewRingKeys(now, life)
+	fresh.Previous = k.Current.Until(now.Add(life))
+	return fresh
+}
+
+// Trim is k without a Previous that has ended.
+func (k RingKeys) Trim(now time.Time) RingKeys {
+	if k.Previous != nil && !now.Before(k.Previous.end) {
+		k.Previous = nil
+	}
+	return k
+}
+
+// Keys lists the keys that are there, Current first.
+func (k RingKeys) Keys() []*RingKey {
+	var list []*RingKey
+	for _, key := range []*RingKey{k.Current, k.Previous, k.Next} {
+		if key != nil {
+			list = append(list, key)
+		}
+	}
+	return list
+}
+
+// Ring is what a unit of one identity holds.
+type Ring struct {
+	Strict    RingKeys // for sessions pinned to code
+	Follow    RingKeys // for sessions opened by task name
+	Inherited Inherited
+}
+
+// Inherited are the follow keys of the release that a release continues. They
+// only open. The zero Inherited is none.
+type Inherited struct {
+	Identity attest.Digest // of the predecessor
+	Keys     RingKeys
+}
