@@ -31,7 +31,7 @@
 //
 //	client.FetchTrust → policy.Replay → api.Authority.Trust ⇒ authority.trust
 //	  → attest.Verifier.Appraise → policy.Approved.AdmitAuthority
-//	client.Client → tls.Config.VerifyConnection → identity.Check
+//	client.New → (*Client).RoundTrip → tls.Config.VerifyConnection → identity.Check
 //
 // Owners change policy:
 //
@@ -57,6 +57,7 @@
 //	   attest/attesttest         plays TEE vendors; tests only
 //	   attest/vectortest         judges folders of captured evidence; tests only
 //	4  internal/authority/store  what the authority keeps
+//	   internal/history          following the policy history from its genesis
 //	5  internal/authority        challenge, issue, trust, policy
 //	   unit                      SDK for units, and the agent
 //	   client                    the verifying client

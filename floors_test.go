@@ -38,6 +38,7 @@ var house = []room{
 	{path: "attest/nitro", floor: 2, third: []string{"github.com/veraison/go-cose", "github.com/fxamacker/cbor/v2", "github.com/hf/nsm"}},
 	{path: "policy", floor: 2, third: []string{"github.com/pelletier/go-toml/v2", "golang.org/x/crypto", "github.com/spiffe/go-spiffe/v2"}},
 	{path: "identity", floor: 3, third: []string{"github.com/spiffe/go-spiffe/v2"}},
+	{path: "internal/history", floor: 4},
 	{path: "internal/authority/store", floor: 4, third: []string{"modernc.org/sqlite"}},
 	{path: "internal/authority", floor: 5, third: []string{"github.com/prometheus/client_golang", "golang.org/x/time", "golang.org/x/sync"}},
 	{path: "unit", floor: 5, third: []string{"golang.org/x/sys", "golang.org/x/sync"}},

@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -13,7 +12,9 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/history"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
 )
 
 // askTime bounds asking one replica of the authority, so that one that hangs
@@ -24,12 +25,7 @@ const askTime = 10 * time.Second
 type fetch struct {
 	config *TrustConfig
 	state  State // the newest history, replayed
-	// unverified speaks TLS with whoever answers. It fetches the policy
-	// history, which authenticates itself, and nothing else.
-	unverified *api.Authority
-	// authority speaks only with a holder of a kind-authority certificate
-	// under the root that the newest policy names.
-	authority *api.Authority
+	peer   *history.Peer
 }
 
 // fetchTrust asks the replicas of the authority in order, until one gives trust
@@ -52,11 +48,11 @@ func fetchFrom(ctx context.Context, config *TrustConfig, state State, address st
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	f := &fetch{config: config, state: state}
-	if err := f.dial(address); err != nil {
+	var err error
+	if f.peer, err = history.Dial(address, f.judge); err != nil {
 		return nil, err
 	}
-	defer f.unverified.Close()
-	defer f.authority.Close()
+	defer f.peer.Close()
 	t, err := f.trust(ctx)
 	if !errors.Is(err, wire.Behind) {
 		return t, err
@@ -67,33 +63,9 @@ func fetchFrom(ctx context.Context, config *TrustConfig, state State, address st
 	return f.trust(ctx)
 }
 
-func (f *fetch) dial(address string) (err error) {
-	anyone := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}
-	if f.unverified, err = api.NewAuthority(address, anyone); err != nil {
-		return err
-	}
-	f.authority, err = api.NewAuthority(address, &tls.Config{
-		MinVersion:         tls.VersionTLS13,
-		InsecureSkipVerify: true, // replaced by the stricter check below
-		VerifyConnection:   f.demandAuthority,
-	})
-	return err
-}
-
-// demandAuthority completes a handshake only with the authority of the newest
-// policy. The authority presents its leaf and its root.
-func (f *fetch) demandAuthority(state tls.ConnectionState) error {
-	chain := state.PeerCertificates
-	if len(chain) != 2 {
-		return wire.Refuse(wire.BadChain, "authority: certificates presented", len(chain), 2)
-	}
-	_, err := identity.Check(chain, chain[1], identity.Expect{
-		Policy: f.state.policy,
-		Kinds:  []identity.Kind{identity.KindAuthority},
-		Use:    identity.UseTLS,
-		At:     f.config.Clock(),
-	})
-	return err
+// judge is how the authority's own certificate is checked.
+func (f *fetch) judge(*x509.Certificate) (policy.Approved, time.Time, error) {
+	return f.state.Policy(), f.config.Clock(), nil
 }
 
 // trust fetches the history, then what it makes checkable.
@@ -101,10 +73,10 @@ func (f *fetch) trust(ctx context.Context) (*Trust, error) {
 	if err := f.follow(ctx); err != nil {
 		return nil, err
 	}
-	if got := f.state.policy.Document().Sequence; got < f.config.MinSequence {
+	if got := f.state.Policy().Document().Sequence; got < f.config.MinSequence {
 		return nil, wire.Refuse(wire.Behind, "policy: sequence", got, fmt.Sprint("at least ", f.config.MinSequence))
 	}
-	pinned, err := f.config.pinned(f.state.policy)
+	pinned, err := f.config.pinned(f.state.Policy())
 	if err != nil {
 		return nil, err
 	}
@@ -113,52 +85,29 @@ func (f *fetch) trust(ctx context.Context) (*Trust, error) {
 		query.ID = pinned[0].ID
 	}
 	rand.Read(query.Nonce[:])
-	unverified, err := f.authority.Trust(ctx, query)
+	unverified, err := f.peer.Authority.Trust(ctx, query)
 	if err != nil {
 		return nil, fmt.Errorf("asking for trust: %w", err)
 	}
 	return f.check(query, unverified, pinned)
 }
 
-// follow fetches and approves what comes after the history that is known. One
-// that does not contain it is refused with "behind".
+// follow brings the state to the authority's policy.
 func (f *fetch) follow(ctx context.Context) error {
-	for {
-		have := len(f.state.entries)
-		unverified, err := f.unverified.History(ctx, have)
-		if err != nil {
-			return fmt.Errorf("fetching the policy history: %w", err)
-		}
-		if unverified.From != have {
-			return wire.Refuse(wire.Malformed, "policy history: first step", unverified.From, have)
-		}
-		if len(unverified.Entries) == 0 {
-			return f.caughtUp(unverified.Head)
-		}
-		if f.state, err = f.state.extended(f.config.Genesis, unverified.Entries); err != nil {
-			return fmt.Errorf("replaying the policy history: %w", err)
-		}
-		if f.state.policy.Head() == unverified.Head {
-			return nil
-		}
+	newer, err := f.peer.Follow(ctx, f.state.history, f.config.Genesis)
+	if err == nil {
+		f.state = State{newer}
 	}
-}
-
-func (f *fetch) caughtUp(head attest.Digest) error {
-	if want := f.state.policy.Head(); head != want || !f.state.policy.OK() {
-		return wire.Refuse(wire.Behind, "policy history: head", head, want)
-	}
-	return nil
+	return err
 }
 
 // teach gives an authority that is behind the history that is known here.
 func (f *fetch) teach(ctx context.Context, cause error) error {
-	if !f.state.policy.OK() {
+	if !f.state.Policy().OK() {
 		return cause
 	}
-	history := api.History{Entries: f.state.entries, Head: f.state.policy.Head()}
-	if _, err := f.authority.Push(ctx, history); err != nil {
-		return errors.Join(cause, fmt.Errorf("pushing the newer policy history: %w", err))
+	if err := f.peer.Teach(ctx, f.state.history); err != nil {
+		return errors.Join(cause, err)
 	}
 	return nil
 }
@@ -171,7 +120,7 @@ func (f *fetch) check(query api.TrustQuery, unverified api.TrustAnswer, pinned [
 		return nil, err
 	}
 	// Policy may have moved on since the history was fetched.
-	if got, want := unverified.History.Head, f.state.policy.Head(); got != want {
+	if got, want := unverified.History.Head, f.state.Policy().Head(); got != want {
 		return nil, wire.Refuse(wire.Behind, "trust: policy head", got, want)
 	}
 	if t.evidence, err = f.appraise(query, unverified.Evidence); err != nil {
@@ -193,7 +142,7 @@ func (f *fetch) checkRoot(der []byte) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the authority root: %w", err)
 	}
-	if got, want := wire.Sum(root.RawSubjectPublicKeyInfo), f.state.policy.Document().Authority.Root; got != want {
+	if got, want := wire.Sum(root.RawSubjectPublicKeyInfo), f.state.Policy().Document().Authority.Root; got != want {
 		return nil, wire.Refuse(wire.WrongRoot, "trust: authority root", got, want)
 	}
 	return root, nil
@@ -209,17 +158,17 @@ func (f *fetch) appraise(query api.TrustQuery, raw json.RawMessage) (attest.Resu
 		}
 		return attest.Result{}, wire.Refuse(wire.Malformed, "evidence: wrapper", "not JSON", "RFC 9999")
 	}
-	root, head := f.state.policy.Document().Authority.Root, f.state.policy.Head()
+	root, head := f.state.Policy().Document().Authority.Root, f.state.Policy().Head()
 	result, err := f.config.Verifier.Appraise(attest.Question{
 		Evidence:   evidence,
 		ReportData: attest.Bind(wire.LabelTrust, query.Nonce[:], root[:], head[:]),
-		Rules:      f.state.policy.Rules(),
+		Rules:      f.state.Policy().Rules(),
 		At:         f.config.Clock(),
 	})
 	if err != nil {
 		return attest.Result{}, err
 	}
-	return result, f.state.policy.AdmitAuthority(result)
+	return result, f.state.Policy().AdmitAuthority(result)
 }
 
 // findIdentity takes the roots of one identity out of an answer.
@@ -236,7 +185,7 @@ func (f *fetch) findIdentity(unverified []api.TrustIdentity, want Identity, auth
 			return Identity{}, fmt.Errorf("reading cross-certificate: %w", err)
 		}
 		return want, identity.CheckRoot(want.Root, want.Cross, authority, identity.Expect{
-			Policy: f.state.policy,
+			Policy: f.state.Policy(),
 			Kinds:  []identity.Kind{identity.KindShared, identity.KindUnit},
 			Use:    identity.UseTLS,
 			IDs:    []attest.Digest{want.ID},

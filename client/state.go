@@ -7,6 +7,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/history"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -18,8 +19,7 @@ const StateSchema = "cohort/client-state/v1"
 // never accepts an older one. It was replayed, so it is as good as the genesis
 // digest it begins with; the zero State has seen nothing. It is immutable.
 type State struct {
-	policy  policy.Approved
-	entries []api.HistoryEntry
+	history history.History
 }
 
 // stateFile is the one encoding of a State: JSON without spaces.
@@ -45,10 +45,11 @@ func ParseState(b []byte) (State, error) {
 	if unverified.Schema != StateSchema {
 		return State{}, wire.Refuse(wire.Malformed, "client state: schema", unverified.Schema, StateSchema)
 	}
-	s, err := State{}.extended(unverified.Genesis, unverified.Steps)
+	seen, err := history.History{}.Extend(unverified.Genesis, unverified.Steps)
 	if err != nil {
 		return State{}, fmt.Errorf("replaying client state: %w", err)
 	}
+	s := State{seen}
 	// Head and sequence follow from the steps, so this compares them too.
 	if !bytes.Equal(s.Bytes(), b) {
 		return State{}, wire.Refuse(wire.Malformed, "client state: encoding", "another", "what its steps encode to")
@@ -58,15 +59,16 @@ func ParseState(b []byte) (State, error) {
 
 // Bytes is the state as [ParseState] reads it; nil for the zero State.
 func (s State) Bytes() []byte {
-	if !s.policy.OK() {
+	newest := s.history.Policy()
+	if !newest.OK() {
 		return nil
 	}
 	b, err := json.Marshal(stateFile{
 		Schema:   StateSchema,
-		Genesis:  s.policy.Genesis(),
-		Head:     s.policy.Head(),
-		Sequence: s.policy.Document().Sequence,
-		Steps:    s.entries,
+		Genesis:  newest.Genesis(),
+		Head:     newest.Head(),
+		Sequence: newest.Document().Sequence,
+		Steps:    s.history.Entries(),
 	})
 	if err != nil {
 		panic(err) // digests, numbers and bytes always have an encoding
@@ -75,25 +77,4 @@ func (s State) Bytes() []byte {
 }
 
 // Policy is the newest policy seen; the zero Approved in the zero State.
-func (s State) Policy() policy.Approved { return s.policy }
-
-// extended approves further steps. The first of all must have the digest pin.
-func (s State) extended(pin attest.Digest, entries []api.HistoryEntry) (State, error) {
-	next := State{s.policy, append(s.entries[:len(s.entries):len(s.entries)], entries...)}
-	if len(next.entries) == 0 || len(next.entries) > wire.MaxHistory {
-		return State{}, wire.Refuse(wire.TooLarge, "policy history: steps", len(next.entries), fmt.Sprint("1 to ", wire.MaxHistory))
-	}
-	for _, e := range entries {
-		step := policy.Step{Policy: e.Policy, Signatures: e.Signatures}
-		var err error
-		if next.policy.OK() {
-			next.policy, err = next.policy.Next(step)
-		} else {
-			next.policy, err = policy.Genesis(pin, step)
-		}
-		if err != nil {
-			return State{}, err
-		}
-	}
-	return next, nil
-}
+func (s State) Policy() policy.Approved { return s.history.Policy() }

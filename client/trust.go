@@ -99,7 +99,7 @@ func (c *TrustConfig) check() error {
 	if c.Genesis.IsZero() {
 		fault("genesis", "none", "the digest of the first policy")
 	}
-	if seen := c.State.policy; seen.OK() && seen.Genesis() != c.Genesis {
+	if seen := c.State.Policy(); seen.OK() && seen.Genesis() != c.Genesis {
 		faults = append(faults, wire.Refuse(wire.WrongGenesis, "trust: genesis of the client state", seen.Genesis(), c.Genesis))
 	}
 	if pins := c.pins(); pins != 1 {
@@ -158,7 +158,7 @@ func (c *TrustConfig) measured(references []attest.ReferenceValue) bool {
 }
 
 // Policy is the policy in force.
-func (t *Trust) Policy() policy.Approved { return t.state.policy }
+func (t *Trust) Policy() policy.Approved { return t.state.Policy() }
 
 // State is the history seen so far, to be kept for the next start.
 func (t *Trust) State() State { return t.state }
@@ -187,13 +187,13 @@ func (t *Trust) PEM() []byte {
 
 // task is the task that the pinned releases are of.
 func (t *Trust) task() *policy.Task {
-	return t.state.policy.Document().Tasks[t.identities[0].Task]
+	return t.state.Policy().Document().Tasks[t.identities[0].Task]
 }
 
 // expect is what a unit must be.
 func (t *Trust) expect(at time.Time) identity.Expect {
 	e := identity.Expect{
-		Policy:       t.state.policy,
+		Policy:       t.state.Policy(),
 		Kinds:        []identity.Kind{identity.KindShared, identity.KindUnit},
 		Use:          identity.UseTLS,
 		Measurements: t.config.Measurements,

@@ -1,0 +1,126 @@
+package history_test
+
+import (
+	"crypto/x509"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/history"
+	"github.com/cohort-tee/cohort/internal/systest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+func cluster(t *testing.T) *systest.Cluster {
+	return systest.New(t, systest.Task{Name: "scoring", KeyMode: policy.Shared, Life: time.Hour, Programs: []string{"p"}})
+}
+
+func entries(steps []policy.Step) []api.HistoryEntry {
+	var list []api.HistoryEntry
+	for _, s := range steps {
+		list = append(list, api.HistoryEntry{Policy: s.Policy, Signatures: s.Signatures})
+	}
+	return list
+}
+
+// extend is the history of the steps.
+func extend(t *testing.T, pin attest.Digest, steps []policy.Step) history.History {
+	t.Helper()
+	h, err := history.History{}.Extend(pin, entries(steps))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func dial(t *testing.T, c *systest.Cluster, p policy.Approved) *history.Peer {
+	t.Helper()
+	peer, err := history.Dial(c.URL(), func(*x509.Certificate) (policy.Approved, time.Time, error) { return p, time.Now(), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(peer.Close)
+	return peer
+}
+
+func wantReason(t *testing.T, got error, want wire.Reason) {
+	t.Helper()
+	if wire.ReasonOf(got) != want {
+		t.Errorf("got %v, want reason %q", got, want)
+	}
+}
+
+func TestFollow(t *testing.T) {
+	c := cluster(t)
+	genesis := extend(t, c.Genesis, c.Steps)
+	peer := dial(t, c, genesis.Policy())
+	h, err := peer.Follow(t.Context(), history.History{}, c.Genesis)
+	if err != nil || h.Policy().Head() != genesis.Policy().Head() {
+		t.Fatalf("from nothing: got head %v, %v", h.Policy().Head(), err)
+	}
+	_, err = peer.Follow(t.Context(), history.History{}, wire.Sum([]byte("another genesis")))
+	wantReason(t, err, wire.WrongGenesis)
+
+	c.Next("life = \"1h0m0s\"", "life = \"59m0s\"")
+	newer := extend(t, c.Genesis, c.Steps)
+	_, err = peer.Follow(t.Context(), newer, c.Genesis)
+	wantReason(t, err, wire.Behind)
+	if err := peer.Teach(t.Context(), newer); err != nil {
+		t.Fatalf("teaching: %v", err)
+	}
+	if h, err = peer.Follow(t.Context(), h, c.Genesis); err != nil || h.Policy().Head() != newer.Policy().Head() {
+		t.Errorf("after teaching: got head %v, %v, want %v", h.Policy().Head(), err, newer.Policy().Head())
+	}
+}
+
+// TestFork: two histories that the owners signed. Who has seen one never
+// follows the other.
+func TestFork(t *testing.T) {
+	c := cluster(t)
+	genesis := c.Steps
+	c.Next("life = \"1h0m0s\"", "life = \"58m0s\"")
+	seen := extend(t, c.Genesis, c.Steps)
+	c.Steps = genesis
+	c.Next("life = \"1h0m0s\"", "life = \"59m0s\"")
+	c.Next("life = \"59m0s\"", "life = \"57m0s\"")
+	fork := extend(t, c.Genesis, c.Steps)
+	peer := dial(t, c, fork.Policy())
+	if err := peer.Teach(t.Context(), fork); err != nil {
+		t.Fatal(err)
+	}
+	_, err := peer.Follow(t.Context(), seen, c.Genesis)
+	wantReason(t, err, wire.Behind)
+}
+
+// TestOtherAuthority: nothing but the history is asked of an authority without
+// the root that policy names.
+func TestOtherAuthority(t *testing.T) {
+	mine, theirs := cluster(t), cluster(t)
+	peer := dial(t, theirs, extend(t, mine.Genesis, mine.Steps).Policy())
+	_, err := peer.Authority.Policy(t.Context())
+	wantReason(t, err, wire.WrongRoot)
+}
+
+func TestExtendRefuses(t *testing.T) {
+	c := cluster(t)
+	h := extend(t, c.Genesis, c.Steps)
+	tests := []struct {
+		name    string
+		from    history.History
+		entries []api.HistoryEntry
+		want    wire.Reason
+	}{
+		{"nothing", history.History{}, nil, wire.TooLarge},
+		{"too many", history.History{}, make([]api.HistoryEntry, wire.MaxHistory+1), wire.TooLarge},
+		{"the genesis twice", h, entries(c.Steps), wire.WrongSequence},
+		{"unsigned", h, []api.HistoryEntry{{Policy: c.Steps[0].Policy}}, wire.NoQuorum},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := tt.from.Extend(c.Genesis, tt.entries)
+			wantReason(t, err, tt.want)
+		})
+	}
+}
