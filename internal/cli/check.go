@@ -44,7 +44,7 @@ var stories = []story{
 	{"identity/kill-and-restart", checker.killAndRestart},
 }
 
-// told is one story's outcome.
+// outcome is how one story went.
 type outcome struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`

@@ -60,12 +60,12 @@ func (c checker) killOne(ctx context.Context) (string, error) {
 	if err := syscall.Kill(victim.PID, syscall.SIGKILL); err != nil {
 		return "", fmt.Errorf("killing unit %s: %w", victim.Address, err)
 	}
-	killed := time.Now()
+	killed := c.app.now()
 	id, err := c.comesBack(ctx, victim.Address, before)
 	if err != nil {
 		return "", fmt.Errorf("unit %s was killed: %w", victim.Address, err)
 	}
-	back := time.Since(killed)
+	back := c.app.now().Sub(killed)
 	pause(ctx, settleTime)
 	return fmt.Sprintf("%s back after %v as unit %s", victim.Address, back.Round(time.Millisecond), id), nil
 }

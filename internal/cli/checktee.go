@@ -52,9 +52,13 @@ func newRoot(now time.Time) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// pins are what the description gives a client.
+// pins are what the description gives a client. What it has seen would lie
+// beside the root.
 func (c checker) pins() pinFlags {
-	return pinFlags{authorities: []string{c.cluster.Authority}, genesis: c.cluster.Genesis, task: c.cluster.Task}
+	return pinFlags{
+		authorities: []string{c.cluster.Authority}, genesis: c.cluster.Genesis, task: c.cluster.Task,
+		state: filepath.Join(filepath.Dir(c.cluster.Root), "seen.json"),
+	}
 }
 
 // trust is what a client of the SDK makes of the description. It remembers
@@ -156,6 +160,7 @@ func (c checker) refusalLogged(ctx context.Context, got string) error {
 // newcomer is a unit that must be refused.
 type newcomer struct {
 	launch launch
+	listen string
 	health string
 	log    *os.File
 }
@@ -177,7 +182,7 @@ func (c checker) newUnit(dir, authority string, program []string) (newcomer, err
 		return newcomer{}, err
 	}
 	l := launch{agent: c.cluster.Agent, program: append(program, c.cluster.Program[1:]...), settings: settings, stdout: log, stderr: log}
-	return newcomer{l, "http://" + list[1], log}, nil
+	return newcomer{l, list[0], "http://" + list[1], log}, nil
 }
 
 // mustBeRefused launches the unit, and demands that it ends as refused for this

@@ -18,7 +18,7 @@ const developmentNotice = "DEVELOPMENT: the soft TEE protects nothing from this 
 type devFlags struct {
 	dir      string
 	basePort int
-	check    bool
+	checking bool
 	cluster  string
 	example  string
 	keyMode  string
@@ -34,18 +34,16 @@ func (a *app) devCommand() *cobra.Command {
 			"development TEE. No root, no network, and no protection from this machine.\n" +
 			"With --check, judge a fresh cluster from outside and end.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if f.keyMode != string(policy.Shared) && f.keyMode != string(policy.PerUnit) {
-				return usage("--key-mode: got %q, want shared or unit", f.keyMode)
+			if err := f.check(); err != nil {
+				return err
 			}
 			if f.task = f.example; len(args) > 0 {
 				f.task = "app"
 			}
 			switch {
-			case f.cluster != "" && !f.check:
-				return usage("--cluster needs --check")
 			case f.cluster != "":
 				return a.checkCluster(cmd.Context(), f.cluster)
-			case f.check:
+			case f.checking:
 				return a.checkFresh(cmd.Context(), f, args)
 			}
 			return a.runDev(cmd.Context(), f, args)
@@ -54,11 +52,24 @@ func (a *app) devCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&f.dir, "dir", "", "where dev.json and the cluster's state are (default in the state directory)")
 	flags.IntVar(&f.basePort, "base-port", 7440, "first of 8 ports; 0 takes any free ones")
-	flags.BoolVar(&f.check, "check", false, "judge a fresh cluster from outside, one line for each story")
+	flags.BoolVar(&f.checking, "check", false, "judge a fresh cluster from outside, one line for each story")
 	flags.StringVar(&f.cluster, "cluster", "", "with --check: judge the running cluster that this dev.json describes")
 	flags.StringVar(&f.example, "example", "scoring", "example to run: scoring")
 	flags.StringVar(&f.keyMode, "key-mode", string(policy.Shared), "shared: one certificate for all units; unit: one each")
 	return cmd
+}
+
+// check tells the first flag that is wrong.
+func (f devFlags) check() error {
+	switch {
+	case f.keyMode != string(policy.Shared) && f.keyMode != string(policy.PerUnit):
+		return usage("--key-mode: got %q, want shared or unit", f.keyMode)
+	case f.example != "scoring":
+		return usage("--example: got %q, want scoring", f.example)
+	case f.cluster != "" && !f.checking:
+		return usage("--cluster needs --check")
+	}
+	return nil
 }
 
 // runDev runs a cluster until ctx is done.
@@ -73,9 +84,13 @@ func (a *app) runDev(ctx context.Context, f devFlags, program []string) error {
 		if err := a.emit("dev", d.described(), d.banner()); err != nil {
 			return err
 		}
-		<-ctx.Done()
-		a.say("stopping the cluster")
-		return nil
+		select {
+		case <-ctx.Done():
+			a.say("stopping the cluster")
+			return nil
+		case <-d.tee.exited:
+			return &fault{codeProgram, errors.New("the development TEE ended, and the cluster with it"), "its log is " + filepath.Join(d.state, "soft.log")}
+		}
 	})
 }
 

@@ -33,12 +33,13 @@ type daemon struct {
 	socket string
 	temp   string // folder of the socket, where the state's own path is too long
 	cmd    *exec.Cmd
-	exited chan error
+	exited chan struct{} // closed when err is set
+	err    error         // how the process ended
 }
 
 // startDaemon runs `cohort soft` and waits until it listens.
 func startDaemon(ctx context.Context, cohort, state string) (*daemon, error) {
-	d := &daemon{socket: filepath.Join(state, "tee"), exited: make(chan error, 1)}
+	d := &daemon{socket: filepath.Join(state, "tee"), exited: make(chan struct{})}
 	if len(d.socket) > longestSocket {
 		var err error
 		if d.temp, err = os.MkdirTemp("", "cohort-"); err != nil {
@@ -74,17 +75,17 @@ func (d *daemon) run(ctx context.Context, out io.Reader) error {
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
+		defer close(d.exited)
 		err := d.cmd.Start()
 		started <- err
 		if err != nil {
-			d.exited <- err
 			return
 		}
 		var said struct{ Root string }
 		err = json.NewDecoder(bufio.NewReader(out)).Decode(&said)
 		d.root = said.Root
 		read <- err
-		d.exited <- d.cmd.Wait()
+		d.err = d.cmd.Wait()
 	}()
 	if err := <-started; err != nil {
 		return err
@@ -102,7 +103,8 @@ func (d *daemon) stop() error {
 	if d.cmd.Process != nil {
 		_ = d.cmd.Process.Signal(syscall.SIGTERM)
 	}
-	err := <-d.exited
+	<-d.exited
+	err := d.err
 	if d.temp != "" {
 		err = errors.Join(err, os.RemoveAll(d.temp))
 	}
@@ -157,7 +159,7 @@ func (d *dev) supervise(ctx context.Context, c *child) {
 	d.children.Go(func() {
 		pause := firstPause
 		for ctx.Err() == nil {
-			began := time.Now()
+			began := d.app.now()
 			err := c.runOnce(ctx, d.tee.socket)
 			if ctx.Err() != nil {
 				return
@@ -166,7 +168,7 @@ func (d *dev) supervise(ctx context.Context, c *child) {
 			case c.failed <- err:
 			default:
 			}
-			if time.Since(began) > settled {
+			if d.app.now().Sub(began) > settled {
 				pause = firstPause
 			}
 			d.app.say("%s ended (%v); starting it again in %v", c.name, err, pause)
@@ -214,7 +216,7 @@ func (c *child) await(ctx context.Context, ready func(context.Context) error) er
 		}
 		select {
 		case end := <-c.failed:
-			return fmt.Errorf("%s: %w:\n%s", c.name, end, tail(c.log))
+			return &fault{codeProgram, fmt.Errorf("%s: %w:\n%s", c.name, end, tail(c.log)), "its whole log is " + c.log}
 		case <-ctx.Done():
 			return fmt.Errorf("%s: not ready within %v: %w:\n%s", c.name, startTime, err, tail(c.log))
 		case <-time.After(50 * time.Millisecond):

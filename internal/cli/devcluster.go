@@ -42,7 +42,7 @@ type dev struct {
 
 // newDev chooses names, addresses and the state of this build.
 func (a *app) newDev(f devFlags, dir string, b binaries) (*dev, error) {
-	key, err := b.key(f.keyMode)
+	key, err := b.key(f.task, f.keyMode)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func (d *dev) described() cluster {
 // start brings everything up, in the order in which one needs the other.
 func (d *dev) start(ctx context.Context) error {
 	ctx, d.cancel = context.WithCancel(ctx)
-	if err := d.prepareState(); err != nil {
+	if err := errors.Join(d.removeDescription(), d.prepareState()); err != nil {
 		return err
 	}
 	steps := []struct {
@@ -276,14 +276,19 @@ func (d *dev) stop() error {
 		d.cancel()
 	}
 	d.children.Wait()
-	err := os.Remove(filepath.Join(d.dir, devFile))
-	if errors.Is(err, os.ErrNotExist) {
-		err = nil
-	}
+	err := d.removeDescription()
 	if d.tee != nil && d.tee.cmd != nil {
 		err = errors.Join(err, d.tee.stop())
 	}
 	return err
+}
+
+// removeDescription removes dev.json, if it is there.
+func (d *dev) removeDescription() error {
+	if err := os.Remove(filepath.Join(d.dir, devFile)); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // tail is the end of a log file, for an error.

@@ -36,6 +36,7 @@ const (
 	codeHTTP        = "http-status"
 	codeCheckFailed = "check-failed"
 	codeProgram     = "program-ended"
+	codeInterrupted = "interrupted"
 	codeInternal    = string(wire.Internal)
 )
 
@@ -70,6 +71,8 @@ func classify(err error) *fault {
 		return &fault{code: f.code, cause: err, hint: f.hint}
 	case errors.As(err, &refusal):
 		return &fault{code: string(refusal.Reason), cause: err}
+	case errors.Is(err, context.Canceled):
+		return &fault{code: codeInterrupted, cause: err}
 	case errors.Is(err, syscall.EADDRINUSE):
 		return &fault{code: codePortTaken, cause: err}
 	case notTrusted(err):

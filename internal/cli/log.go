@@ -10,16 +10,10 @@ import (
 )
 
 func (a *app) logCommand() *cobra.Command {
-	var q api.LogQuery
-	var since time.Duration
-	var limit int
+	var l logFlags
 	cmd, _ := a.remote("log", "Print what the authority issued and refused, newest first", cobra.NoArgs,
 		func(ctx context.Context, c authorityClient, _ *remoteFlags, _ []string) error {
-			var begin time.Time
-			if since > 0 {
-				begin = a.now().Add(-since)
-			}
-			entries, err := readLog(ctx, c, q, begin, limit)
+			entries, err := l.read(ctx, c, a.now())
 			if err != nil {
 				return err
 			}
@@ -30,24 +24,30 @@ func (a *app) logCommand() *cobra.Command {
 			return a.emit("log", map[string]any{"entries": entries}, b.String())
 		})
 	flags := cmd.Flags()
-	flags.StringVar(&q.Unit, "unit", "", "only of this unit id")
-	flags.StringVar(&q.Task, "task", "", "only of this task")
-	flags.DurationVar(&since, "since", 0, "only of this long ago and newer")
-	flags.IntVar(&limit, "limit", 100, "at most this many")
+	flags.StringVar(&l.query.Unit, "unit", "", "only of this unit id")
+	flags.StringVar(&l.query.Task, "task", "", "only of this task")
+	flags.DurationVar(&l.since, "since", 0, "only of this long ago and newer")
+	flags.IntVar(&l.limit, "limit", 100, "at most this many")
 	return cmd
 }
 
-// readLog reads pages until limit entries are there, or they are older than
-// since.
-func readLog(ctx context.Context, c authorityClient, q api.LogQuery, since time.Time, limit int) ([]api.LogEntry, error) {
+// logFlags say which entries are wanted.
+type logFlags struct {
+	query api.LogQuery
+	since time.Duration // 0 is for ever
+	limit int
+}
+
+// read reads pages until enough entries are there, or they are too old.
+func (l logFlags) read(ctx context.Context, c authorityClient, now time.Time) ([]api.LogEntry, error) {
 	entries := []api.LogEntry{}
-	for {
+	for q := l.query; ; {
 		page, err := c.Log(ctx, q)
 		if err != nil {
 			return nil, err
 		}
 		for _, e := range page.Entries {
-			if len(entries) == limit || e.Time.Before(since) {
+			if len(entries) == l.limit || l.since > 0 && e.Time.Before(now.Add(-l.since)) {
 				return entries, nil
 			}
 			entries = append(entries, e)

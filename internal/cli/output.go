@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -21,7 +22,8 @@ func (a *app) emit(what string, v any, text string) error {
 	return err
 }
 
-// withSchema is v as an indented JSON object whose first member is the schema.
+// withSchema is v as an indented JSON object whose first member is the schema,
+// which v may bring itself.
 func withSchema(what string, v any) ([]byte, error) {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
@@ -31,6 +33,9 @@ func withSchema(what string, v any) ([]byte, error) {
 		return nil, fmt.Errorf("writing %s: not an object", what)
 	}
 	head := fmt.Sprintf("{\n  %q: %q", "schema", "cohort/"+what+"/v1")
+	if bytes.HasPrefix(b, []byte(head)) {
+		return append(b, '\n'), nil
+	}
 	if string(b) == "{}" {
 		return []byte(head + "\n}\n"), nil
 	}

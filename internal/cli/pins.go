@@ -1,16 +1,18 @@
 package cli
 
 import (
+	"bytes"
 	"context"
-	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/cohort-tee/cohort/client"
-	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/history"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/spf13/cobra"
@@ -31,6 +33,7 @@ type pinFlags struct {
 func (p *pinFlags) registerAuthority(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&p.authorities, "authority", nil, "https URL of the authority; repeat for its replicas")
 	cmd.Flags().StringVar(&p.genesis, "genesis", "", "digest of the first policy, 64 hexadecimal digits")
+	cmd.Flags().StringVar(&p.state, "state", "", "file that remembers the newest policy seen (default in the state directory)")
 	_ = cmd.MarkFlagRequired("authority")
 	_ = cmd.MarkFlagRequired("genesis")
 }
@@ -42,7 +45,6 @@ func (p *pinFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&p.task, "task", "", "task to follow through the releases its owners approve")
 	flags.StringVar(&p.id, "id", "", "identity to pin: exactly this code")
 	flags.Uint64Var(&p.minSequence, "min-sequence", 0, "refuse policy before this one")
-	flags.StringVar(&p.state, "state", "", "file that remembers the newest policy seen (default in the state directory)")
 }
 
 // trust fetches trust for the pins, and remembers the newest policy seen.
@@ -70,8 +72,8 @@ func (a *app) trust(ctx context.Context, p pinFlags) (*client.Trust, error) {
 		return nil, err
 	}
 	t, err := client.FetchTrust(ctx, config)
-	if err != nil {
-		return nil, err
+	if err != nil || bytes.Equal(t.State().Bytes(), config.State.Bytes()) {
+		return t, err
 	}
 	return t, writeState(path, t.State())
 }
@@ -119,23 +121,34 @@ func (a *app) writeRoots(ctx context.Context, p pinFlags, out string) error {
 	return replaceFile(out, t.PEM())
 }
 
-// authority is an authority that was checked: it holds the root that the newest
-// policy of the pinned genesis names.
+// authorityClient is an authority that was checked: it holds the root that the
+// newest policy of the pinned genesis names.
 type authorityClient struct {
 	*api.Authority
 	policy policy.Approved
 }
 
-// authority replays the policy history of the first authority that answers, and
-// connects to it as its policy says.
+// authority follows the policy history of the first authority that answers,
+// and speaks with it as its policy says.
 func (a *app) authority(ctx context.Context, p pinFlags) (authorityClient, error) {
 	genesis, err := wire.ParseDigest(p.genesis)
 	if err != nil {
 		return authorityClient{}, usage("--genesis: %w", err)
 	}
+	path, err := a.seenFile(p)
+	if err != nil {
+		return authorityClient{}, err
+	}
+	seen, err := readState(path)
+	if err != nil {
+		return authorityClient{}, err
+	}
 	var faults []error
 	for _, address := range p.authorities {
 		c, err := a.authorityAt(ctx, address, genesis)
+		if err == nil {
+			err = c.knows(seen.Policy())
+		}
 		if err == nil {
 			return c, nil
 		}
@@ -145,37 +158,21 @@ func (a *app) authority(ctx context.Context, p pinFlags) (authorityClient, error
 }
 
 func (a *app) authorityAt(ctx context.Context, address string, genesis wire.Digest) (authorityClient, error) {
-	// The history authenticates itself, so whoever answers may give it.
-	unverified, err := api.NewAuthority(address, &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true})
-	if err != nil {
-		return authorityClient{}, err
-	}
-	defer unverified.Close()
-	history, err := unverified.History(ctx, 0)
-	if err != nil {
-		return authorityClient{}, err
-	}
-	steps := make([]policy.Step, len(history.Entries))
-	for i, e := range history.Entries {
-		steps[i] = policy.Step{Policy: e.Policy, Signatures: e.Signatures}
-	}
-	c := authorityClient{}
-	if c.policy, err = policy.Replay(genesis, steps); err != nil {
-		return authorityClient{}, fmt.Errorf("replaying the policy history: %w", err)
-	}
-	c.Authority, err = api.NewAuthority(address, &tls.Config{
-		MinVersion:         tls.VersionTLS13,
-		InsecureSkipVerify: true, // replaced by the stricter check below
-		VerifyConnection: func(state tls.ConnectionState) error {
-			chain := state.PeerCertificates
-			if len(chain) != 2 {
-				return wire.Refuse(wire.BadChain, "authority: certificates presented", len(chain), 2)
-			}
-			_, err := identity.Check(chain, chain[1], identity.Expect{
-				Policy: c.policy, Kinds: []identity.Kind{identity.KindAuthority}, Use: identity.UseTLS, At: a.now(),
-			})
-			return err
-		},
+	var newest history.History
+	peer, err := history.Dial(address, func(*x509.Certificate) (policy.Approved, time.Time, error) {
+		return newest.Policy(), a.now(), nil
 	})
-	return c, err
+	if err != nil {
+		return authorityClient{}, err
+	}
+	newest, err = peer.Follow(ctx, newest, genesis)
+	return authorityClient{peer.Authority, newest.Policy()}, err
+}
+
+// knows refuses an authority that is behind the newest policy seen before.
+func (c authorityClient) knows(seen policy.Approved) error {
+	if seen.OK() && !c.policy.Knows(seen.Head()) {
+		return wire.Refuse(wire.Behind, "policy history: head", c.policy.Head(), seen.Head())
+	}
+	return nil
 }

@@ -82,7 +82,7 @@ func (a *app) request(ctx context.Context, f requestFlags, address string) error
 		return err
 	}
 	defer answer.Body.Close()
-	if err := a.printAnswer(answer, f.include); err != nil {
+	if err := a.printAnswer(answer, f); err != nil {
 		return err
 	}
 	if f.fail && answer.StatusCode >= http.StatusBadRequest {
@@ -147,7 +147,7 @@ func (a *app) requestBody(data string) (io.Reader, error) {
 }
 
 // printAnswer streams the body to stdout.
-func (a *app) printAnswer(answer *http.Response, include bool) error {
+func (a *app) printAnswer(answer *http.Response, f requestFlags) error {
 	if a.output == "json" {
 		body, err := io.ReadAll(answer.Body)
 		if err != nil {
@@ -155,7 +155,7 @@ func (a *app) printAnswer(answer *http.Response, include bool) error {
 		}
 		return a.emit("request", answered{answer.StatusCode, answer.Header, string(body)}, "")
 	}
-	if include {
+	if f.include {
 		fmt.Fprintf(a.out, "%s %s\n", answer.Proto, answer.Status)
 		if err := answer.Header.Write(a.out); err != nil {
 			return err

@@ -1,0 +1,255 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// TestCheckFindsBrokenClusters judges one good cluster and three that are
+// broken on purpose. Each of them must fail in just the story that is about it.
+func TestCheckFindsBrokenClusters(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs four clusters for half a minute")
+	}
+	d := startDev(t)
+	tests := []struct {
+		name    string
+		cluster func(*testing.T, cluster) cluster
+		want    string
+		cause   string
+	}{
+		{"good", func(_ *testing.T, c cluster) cluster { return c }, "", ""},
+		{"a unit with another leaf", oneOtherLeaf, "identity/one-certificate", "got 2 leaves"},
+		{"TLS 1.2 enabled", d.withTLS12, "identity/tls13-only", "got TLS 1.2"},
+		{"no restart of killed units", d.withoutRestart, "identity/kill-and-restart", "not back within"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var out bytes.Buffer
+			judge := checker{judgingApp(&out), tt.cluster(t, d.described())}
+			err := judge.check(t.Context())
+			var failed []string
+			for line := range strings.Lines(out.String()) {
+				if name, ok := strings.CutPrefix(line, "FAIL "); ok {
+					failed = append(failed, name)
+				}
+			}
+			if tt.want == "" {
+				if err != nil || len(failed) > 0 {
+					t.Errorf("got %v\n%s, want all ok", err, out.String())
+				}
+				return
+			}
+			if len(failed) != 1 || !strings.HasPrefix(failed[0], tt.want+" ") || !strings.Contains(failed[0], tt.cause) {
+				t.Errorf("got %q, want one FAIL %s … %s", failed, tt.want, tt.cause)
+			}
+			if exit := judge.app.tell("cohort dev", err); exit != exitRefused {
+				t.Errorf("got exit %d (%v), want 1", exit, err)
+			}
+		})
+	}
+}
+
+func judgingApp(out io.Writer) *app {
+	return &app{
+		out: out, talk: io.Discard, now: time.Now, output: "text",
+		env: func(string) (string, bool) { return "", false }, environ: func() []string { return nil },
+	}
+}
+
+// runningDev is a real cluster in key mode unit.
+type runningDev struct{ *dev }
+
+func startDev(t *testing.T) runningDev {
+	t.Helper()
+	bin := t.TempDir()
+	for _, pkg := range []string{"cmd/cohort", "examples/scoring"} {
+		if _, err := goBuild(t.Context(), "./"+pkg, filepath.Join(bin, filepath.Base(pkg))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := judgingApp(io.Discard)
+	d, err := a.newDev(devFlags{task: "scoring", keyMode: string(policy.PerUnit)}, t.TempDir(),
+		binaries{filepath.Join(bin, "cohort"), []string{filepath.Join(bin, "scoring")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Not t.Context(), which ends before the cleanup that stops the cluster.
+	if err := d.start(context.Background()); err != nil {
+		t.Fatal(errors.Join(err, d.stop()))
+	}
+	t.Cleanup(func() {
+		if err := d.stop(); err != nil {
+			t.Errorf("stopping: %v", err)
+		}
+	})
+	return runningDev{d}
+}
+
+// oneOtherLeaf describes units in key mode shared of which one serves another
+// leaf under the same root.
+func oneOtherLeaf(_ *testing.T, c cluster) cluster {
+	c.KeyMode = string(policy.Shared)
+	c.Units = []clusterUnit{c.Units[0], c.Units[0], c.Units[1]}
+	return c
+}
+
+// withoutRestart puts a unit last that nobody supervises.
+func (d runningDev) withoutRestart(t *testing.T, c cluster) cluster {
+	t.Helper()
+	u, err := checker{d.app, c}.newUnit(t.TempDir(), c.Authority, c.Program[:1:1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { u.log.Close() })
+	p, err := u.launch.start(t.Context(), c.TEE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	extra := clusterUnit{Address: u.listen, PID: p.PID}
+	config, err := checker{d.app, c}.plain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 200 {
+		if _, err = handshake(t.Context(), extra.Address, config); err == nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err != nil {
+		t.Fatalf("extra unit: %v", err)
+	}
+	c.Units = append(slices.Clone(c.Units[:2]), extra)
+	return c
+}
+
+// withTLS12 puts a relay before the last unit. It answers clients that speak
+// TLS 1.2 at most itself, and passes all others on.
+func (d runningDev) withTLS12(t *testing.T, c cluster) cluster {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	config := oldTLS(t)
+	behind := c.Units[2].Address
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go relay(conn, behind, config)
+		}
+	}()
+	c.Units = slices.Clone(c.Units)
+	c.Units[2].Address = l.Addr().String()
+	return c
+}
+
+var errModern = errors.New("the client speaks TLS 1.3")
+
+// oldTLS serves TLS 1.2 with a certificate of its own, and gives up on clients
+// that speak TLS 1.3.
+func oldTLS(t *testing.T) *tls.Config {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+		MinVersion:   tls.VersionTLS12, MaxVersion: tls.VersionTLS12,
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			if slices.Contains(hello.SupportedVersions, tls.VersionTLS13) {
+				return nil, errModern
+			}
+			return nil, nil
+		},
+	}
+}
+
+// recorder keeps what was read, and lets nothing be written while mute.
+type recorder struct {
+	net.Conn
+	read bytes.Buffer
+	mute bool
+}
+
+func (r *recorder) Read(b []byte) (int, error) {
+	n, err := r.Conn.Read(b)
+	r.read.Write(b[:n])
+	return n, err
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	if r.mute {
+		return len(b), nil
+	}
+	return r.Conn.Write(b)
+}
+
+// relay ends a TLS 1.2 handshake itself, and replays any other to the unit.
+func relay(conn net.Conn, behind string, config *tls.Config) {
+	defer conn.Close()
+	r := &recorder{Conn: conn, mute: true}
+	config = config.Clone()
+	decide := config.GetConfigForClient
+	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		c, err := decide(hello)
+		r.mute = err != nil
+		return c, err
+	}
+	server := tls.Server(r, config)
+	if err := server.Handshake(); !errors.Is(err, errModern) {
+		_, _ = io.Copy(io.Discard, server)
+		return
+	}
+	unit, err := net.Dial("tcp", behind)
+	if err != nil {
+		return
+	}
+	defer unit.Close()
+	go func() {
+		_, _ = io.Copy(unit, io.MultiReader(bytes.NewReader(r.read.Bytes()), conn))
+		unit.Close()
+	}()
+	_, _ = io.Copy(conn, unit)
+}
+
+func TestNewRootTrustsNobodyElse(t *testing.T) {
+	a, err := newRoot(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := newRoot(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Equal(b) {
+		t.Error("two roots are equal, want different keys")
+	}
+}
