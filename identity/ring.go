@@ -79,7 +79,11 @@ func (k *RingKey) ID() RingID { return k.id }
 func (k *RingKey) End() time.Time { return k.end }
 
 // Until is the same key with another end.
-func (k *RingKey) Until(end time.Time) *RingKey { return newRingKey(k.Expose(), end) }
+func (k *RingKey) Until(end time.Time) *RingKey {
+	b := k.Expose()
+	defer clear(b)
+	return newRingKey(b, end)
+}
 
 // Expose gives a copy of the 32 bytes, for a certificate report; zeros once the
 // key is erased.

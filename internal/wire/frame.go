@@ -72,6 +72,27 @@ func Unframe(label Label, b []byte, n int) ([][]byte, error) {
 	return fields, nil
 }
 
+// UnframeInto is [Unframe] for exactly len(fields) fields, without memory of
+// its own.
+func UnframeInto(fields [][]byte, label Label, b []byte) error {
+	head := 1 + len(label)
+	if len(b) < head || int(b[0]) != len(label) || string(b[1:head]) != string(label) {
+		return Refuse(Malformed, "framing: label", "another label", string(label))
+	}
+	rest := b[head:]
+	for i := range fields {
+		if len(rest) < 4 || uint64(len(rest)-4) < uint64(binary.BigEndian.Uint32(rest)) {
+			return Refuse(Malformed, "framing: "+string(label), "a cut field", "its whole length")
+		}
+		end := 4 + int(binary.BigEndian.Uint32(rest))
+		fields[i], rest = rest[4:end:end], rest[end:]
+	}
+	if len(rest) > 0 {
+		return Refuse(Malformed, "framing: "+string(label)+": bytes left over", len(rest), 0)
+	}
+	return nil
+}
+
 // Hash is SHA-256 over the framing of fields under label.
 func Hash(label Label, fields ...[]byte) Digest {
 	return sha256.Sum256(Frame(label, fields...))

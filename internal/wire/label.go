@@ -35,6 +35,33 @@ const (
 	LabelReport       Label = "cohort report v1"        // signature over a certificate report
 	LabelSealedRoot   Label = "cohort sealed root v1"   // what a TEE seals: the root secret
 
+	// Rings and sealed sessions (docs/spec/channel.md).
+	LabelRingID         Label = "cohort ring id v1"               // name of a ring key
+	LabelSealKey        Label = "cohort seal v1"                  // HKDF info: what one unit seals under a ring key
+	LabelCookieKey      Label = "cohort cookie key v1"            // HKDF info: MAC key of cookies
+	LabelCookie         Label = "cohort cookie v1"                // MAC of a cookie
+	LabelSealed         Label = "cohort sealed session header v1" // associated data of a sealed session
+	LabelSealedBody     Label = "cohort sealed session body v1"   // plaintext of a sealed session
+	LabelSealedSession  Label = "cohort sealed session v1"        // a sealed session, which is also the ticket
+	LabelTombstone      Label = "cohort tombstone v1"             // a sealed tombstone
+	LabelTombstoneBound Label = "cohort tombstone header v1"      // associated data of a tombstone
+
+	// The trusted channel (docs/spec/channel.md).
+	LabelPin              Label = "cohort pin v1"                // what a session is pinned to
+	LabelSessionOpen      Label = "cohort session open v1"       // open request
+	LabelSessionAnswer    Label = "cohort session answer v1"     // answer to it
+	LabelSessionKEM       Label = "cohort session kem v1"        // HPKE info and exporter context
+	LabelTranscript       Label = "cohort session transcript v1" // digest of everything both sides said
+	LabelSessionID        Label = "cohort session id v1"         // second part of a session id
+	LabelSessionSecret    Label = "cohort session secret v1"     // HKDF info: session secret
+	LabelConfirm          Label = "cohort session confirm v1"    // HKDF info: confirmation key
+	LabelSessionSignature Label = "cohort session signature v1"  // what the unit signs
+	LabelSessionEvidence  Label = "cohort session v1"            // report data of fresh evidence
+	LabelChain            Label = "cohort chain v1"              // unit certificate and cross-certificate
+	LabelRequestKey       Label = "cohort request key v1"        // HKDF info: key of one request
+	LabelAnswerKey        Label = "cohort answer key v1"         // HKDF info: key of one answer
+	LabelReceipt          Label = "cohort receipt v1"            // receipt of one answer
+
 	// Formats.
 	LabelExtension    Label = "cohort certificate v1"   // private certificate extension
 	LabelSoftEvidence Label = "cohort soft evidence v1" // evidence of the development TEE
@@ -49,5 +76,10 @@ var Labels = []Label{
 	LabelMeasurement, LabelRegister, LabelArguments, LabelIdentity, LabelRequest, LabelSerial, LabelHistory,
 	LabelRootKey, LabelIdentityKey, LabelLeafKey, LabelSignerKey, LabelNonceKey, LabelStoreKey,
 	LabelNonce, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelSealedRoot,
+	LabelRingID, LabelSealKey, LabelCookieKey, LabelCookie,
+	LabelSealed, LabelSealedBody, LabelSealedSession, LabelTombstone, LabelTombstoneBound,
+	LabelPin, LabelSessionOpen, LabelSessionAnswer, LabelSessionKEM, LabelTranscript, LabelSessionID,
+	LabelSessionSecret, LabelConfirm, LabelSessionSignature, LabelSessionEvidence, LabelChain,
+	LabelRequestKey, LabelAnswerKey, LabelReceipt,
 	LabelExtension, LabelSoftEvidence, LabelSoftSeal, LabelSoftSecret,
 }

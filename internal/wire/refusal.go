@@ -70,6 +70,21 @@ const (
 	Internal       Reason = "internal"            // a fault of ours
 )
 
+// Reasons of the trusted channel.
+const (
+	Misdirected     Reason = "misdirected"      // bound to another unit than it came to
+	Rekey           Reason = "rekey"            // the unit cannot open the session: open another
+	TicketWanted    Reason = "ticket-wanted"    // the unit does not hold the session: send the ticket
+	CookieWanted    Reason = "cookie-wanted"    // open again with the cookie that came along
+	NotExecuted     Reason = "not-executed"     // authenticated: the unit has not executed it and will not
+	Replayed        Reason = "replayed"         // a request number seen before, or too old to tell
+	Overload        Reason = "overload"         // no room for another session
+	UnknownRing     Reason = "ring"             // sealed under a ring key that the unit does not hold
+	SessionOver     Reason = "session-over"     // a session past its expiry, or closed
+	Truncated       Reason = "truncated"        // a stream that ends before its final chunk
+	EvidenceMissing Reason = "evidence-missing" // fresh evidence, or a receipt, was wanted and is not there
+)
+
 // Refusal is the error of every check: a reason of the closed list, the rule
 // that was broken, what was got and what was wanted. It holds no secret.
 type Refusal struct {

@@ -1,0 +1,104 @@
+package wire
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"math"
+	"strings"
+	"time"
+)
+
+// Where the trusted channel is served, and the types of its bodies.
+const (
+	PathSession = "/.well-known/cohort/session"
+	PathRequest = "/.well-known/cohort/request"
+
+	TypeSession = "application/cohort-session" // open request and its answer
+	TypeRequest = "application/cohort-request"
+	TypeAnswer  = "application/cohort-answer"
+)
+
+// Header fields of the trusted channel. Nothing in them is authenticated but
+// what is inside a ticket.
+const (
+	FieldTicket = "Cohort-Ticket" // a sealed session, base64url without padding
+	FieldCookie = "Cohort-Cookie" // proof of an address, base64url without padding
+	FieldUnits  = "Cohort-Units"  // unit ids, separated by commas: the gateway's hint
+)
+
+// SessionID names a session: 8 bytes of the range that the manager allocated to
+// the opening unit, and 16 bytes of a digest of the transcript.
+type SessionID [24]byte
+
+// Range is the number from the manager's range.
+func (s SessionID) Range() uint64 { return binary.BigEndian.Uint64(s[:]) }
+
+// String is 48 lower-case hexadecimal digits.
+func (s SessionID) String() string { return hex.EncodeToString(s[:]) }
+
+// ParseSessionID reads 48 lower-case hexadecimal digits. Its error has the
+// reason [Malformed].
+func ParseSessionID(s string) (SessionID, error) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(SessionID{}) || strings.ToLower(s) != s {
+		return SessionID{}, Refuse(Malformed, "session id", s, "48 lower-case hexadecimal digits")
+	}
+	return SessionID(b), nil
+}
+
+// Flags are what a request asks for beside its content.
+type Flags byte
+
+// The flags; all other bits are zero.
+const (
+	FlagReceipt Flags = 1 << iota // the answer ends in a receipt
+	FlagClose                     // the session is to end; the request has no content
+)
+
+// Header is the outer header of a request: all that is not encrypted. Units
+// authenticate it; a gateway routes by it and believes nothing in it.
+type Header struct {
+	Session  SessionID
+	Number   uint64    // from 1, never twice in a session
+	Target   UnitID    // the unit it is bound to; zero: none
+	NotAfter time.Time // in milliseconds; no unit begins to execute it later
+	Flags    Flags
+}
+
+// HeaderSize is the size of an encoded [Header] in bytes.
+const HeaderSize = 1 + 24 + 8 + 16 + 8 + 1
+
+const headerVersion = 1
+
+// Encode is version, session, number, target, not after in Unix milliseconds,
+// and flags.
+func (h Header) Encode() [HeaderSize]byte {
+	var b [HeaderSize]byte
+	b[0] = headerVersion
+	copy(b[1:], h.Session[:])
+	binary.BigEndian.PutUint64(b[25:], h.Number)
+	copy(b[33:], h.Target[:])
+	binary.BigEndian.PutUint64(b[49:], uint64(h.NotAfter.UnixMilli()))
+	b[57] = byte(h.Flags)
+	return b
+}
+
+// ParseHeader is the inverse of Encode, from the first bytes of b. Its error
+// has the reason [Malformed].
+func ParseHeader(b []byte) (Header, error) {
+	if len(b) < HeaderSize || b[0] != headerVersion {
+		return Header{}, Refuse(Malformed, "request header", "another size or version", "58 bytes of version 1")
+	}
+	number, notAfter := binary.BigEndian.Uint64(b[25:]), binary.BigEndian.Uint64(b[49:])
+	if number == 0 || notAfter > math.MaxInt64 {
+		return Header{}, Refuse(Malformed, "request header: number and time", "out of range", "a number from 1, a time of 63 bits")
+	}
+	flags := Flags(b[57])
+	if flags&^(FlagReceipt|FlagClose) != 0 {
+		return Header{}, Refuse(Malformed, "request header: flags", flags, "known ones")
+	}
+	return Header{
+		Session: SessionID(b[1:25]), Number: number, Target: UnitID(b[33:49]),
+		NotAfter: time.UnixMilli(int64(notAfter)), Flags: flags,
+	}, nil
+}
