@@ -65,7 +65,7 @@ type DevUnit struct {
 func StartDev(t testing.TB, args ...string) *Dev {
 	t.Helper()
 	d := &Dev{t: t, Bin: Build(t, "./cmd/cohort", "./examples/scoring"), Dir: t.TempDir()}
-	cmd := exec.Command(filepath.Join(d.Bin, "cohort"), append([]string{"dev", "--dir", d.Dir}, args...)...)
+	cmd := exec.Command(filepath.Join(d.Bin, "cohort"), append([]string{"dev", "--dir", d.Dir, "--base-port", "0"}, args...)...)
 	log, err := os.Create(filepath.Join(t.TempDir(), "dev.log"))
 	if err != nil {
 		t.Fatal(err)
