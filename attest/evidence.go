@@ -20,6 +20,8 @@ package attest
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
+	"strings"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/veraison/cmw"
@@ -63,44 +65,121 @@ var mediaTypes = map[Platform]string{
 type Evidence struct {
 	Platform Platform
 	Raw      []byte
+	// Endorsed are endorsements that the TEE's host gave along with it, or
+	// nil. Only their vendor's signatures make them count.
+	Endorsed Endorsements
 }
 
-// MarshalJSON writes the evidence as a conceptual message wrapper (RFC 9999),
-// a JSON record of media type and value.
+// With is e with more endorsements, which stand in place of those of the same
+// role that came along.
+func (e Evidence) With(more Endorsements) Evidence {
+	if len(more) > 0 {
+		all := Endorsements{}
+		maps.Copy(all, e.Endorsed)
+		maps.Copy(all, more)
+		e.Endorsed = all
+	}
+	return e
+}
+
+// A collection of evidence and endorsements has these members, and one for each
+// role.
+const (
+	collectionType  = "urn:cohort:endorsed-evidence"
+	memberEvidence  = "evidence"
+	endorsementType = "application/vnd.cohort.endorsement"
+)
+
+// maxRole bounds the name of a role, in bytes.
+const maxRole = 32
+
+// MarshalJSON writes the evidence as a conceptual message wrapper (RFC 9999), a
+// JSON record of media type and value. With endorsements it is a collection of
+// such records.
 func (e Evidence) MarshalJSON() ([]byte, error) {
 	mediaType, ok := mediaTypes[e.Platform]
 	if !ok {
 		return nil, wire.Refuse(wire.NoPlatform, "evidence: platform", e.Platform, "a known platform")
 	}
-	record, err := cmw.NewMonad(mediaType, e.Raw)
+	record, err := wrap(mediaType, e.Raw)
+	if err != nil || len(e.Endorsed) == 0 {
+		return record, err
+	}
+	members := map[string]json.RawMessage{cmw.CmwCType: json.RawMessage(`"` + collectionType + `"`), memberEvidence: record}
+	for role, content := range e.Endorsed {
+		if !roleOK(role) || members[role] != nil {
+			return nil, wire.Refuse(wire.Malformed, "evidence: role of an endorsement", role, "1 to 32 of a-z and _, another one")
+		}
+		if members[role], err = wrap(endorsementType, content); err != nil {
+			return nil, err
+		}
+	}
+	return json.Marshal(members)
+}
+
+func roleOK(role string) bool {
+	return role != "" && len(role) <= maxRole && strings.Trim(role, "abcdefghijklmnopqrstuvwxyz_") == ""
+}
+
+func wrap(mediaType string, value []byte) ([]byte, error) {
+	record, err := cmw.NewMonad(mediaType, value)
 	if err != nil {
 		return nil, err
 	}
 	return record.MarshalJSON()
 }
 
-// UnmarshalJSON reads a conceptual message wrapper around at most 256 KiB. Only
-// the encoding that MarshalJSON writes is read. An unknown media type is refused
-// with reason "platform", anything else that is not such a record with
-// "malformed".
+// UnmarshalJSON reads a conceptual message wrapper of at most 512 KiB around
+// values of at most 256 KiB. Only the encoding that MarshalJSON writes is read.
+// An unknown media type is refused with reason "platform", anything else that is
+// not such a wrapper with "malformed".
 func (e *Evidence) UnmarshalJSON(b []byte) error {
 	if len(b) > 2*wire.MaxEvidence {
 		return wire.Refuse(wire.TooLarge, "evidence: size in bytes", len(b), 2*wire.MaxEvidence)
 	}
-	mediaType, raw, err := unwrap(b)
+	record, endorsed, err := split(b)
 	if err != nil {
 		return err
 	}
-	read := Evidence{Platform: platformOf(mediaType), Raw: raw}
-	again, err := read.MarshalJSON()
+	mediaType, raw, err := unwrap(record)
 	if err != nil {
+		return err
+	}
+	read := Evidence{Platform: platformOf(mediaType), Raw: raw, Endorsed: endorsed}
+	if read.Platform == "" {
 		return wire.Refuse(wire.NoPlatform, "evidence: media type", mediaType, "the type of a known platform")
 	}
-	if !bytes.Equal(again, b) {
+	if again, err := read.MarshalJSON(); err != nil || !bytes.Equal(again, b) {
 		return wire.Refuse(wire.Malformed, "evidence: wrapper", "another encoding", "the one encoding")
 	}
 	*e = read
 	return nil
+}
+
+// split takes a collection apart. A record is a collection of itself alone.
+func split(b []byte) (record []byte, endorsed Endorsements, err error) {
+	if !bytes.HasPrefix(b, []byte("{")) {
+		return b, nil, nil
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(b, &members); err != nil {
+		return nil, nil, wire.Refuse(wire.Malformed, "evidence: collection", err, "a JSON collection of RFC 9999")
+	}
+	record = members[memberEvidence]
+	delete(members, memberEvidence)
+	delete(members, cmw.CmwCType) // encoding it again shows whether it was ours
+	endorsed = Endorsements{}
+	for role, member := range members {
+		mediaType, content, err := unwrap(member)
+		if err != nil {
+			return nil, nil, err
+		}
+		if mediaType != endorsementType {
+			return nil, nil, wire.Refuse(wire.Malformed, "evidence: media type of "+role, mediaType, endorsementType)
+		}
+		endorsed[role] = content
+	}
+	return record, endorsed, nil
 }
 
 // unwrap takes a record of two strings apart. That it is one is looked at first,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -79,6 +80,77 @@ var wrapperRefusals = []struct {
 	{"type: parameter", `["application/vnd.cohort.soft-evidence; v=1","AA"]`, wire.NoPlatform},
 }
 
+// collection is a wrapper of evidence and one endorsement, spelled as it must be.
+const (
+	collected   = `{"__cmwc_t":"urn:cohort:endorsed-evidence","evidence":[` + mediaType + `,"AA"],"vcek":[` + endorsement + `,"AQ"]}`
+	endorsement = `"application/vnd.cohort.endorsement"`
+)
+
+func TestCollectionText(t *testing.T) {
+	want := attest.Evidence{Platform: attest.Soft, Raw: []byte{0}, Endorsed: attest.Endorsements{"vcek": {1}}}
+	text, err := json.Marshal(want)
+	if err != nil || string(text) != collected {
+		t.Errorf("got %s, %v, want %s", text, err, collected)
+	}
+	var got attest.Evidence
+	if err := json.Unmarshal([]byte(collected), &got); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, %v, want %v", got, err, want)
+	}
+}
+
+func TestCollectionRoles(t *testing.T) {
+	for _, role := range []string{"", "evidence", "__cmwc_t", "VCEK", "a b", "<", strings.Repeat("a", 33)} {
+		_, err := json.Marshal(attest.Evidence{Platform: attest.Soft, Raw: []byte{0}, Endorsed: attest.Endorsements{role: {1}}})
+		if !errors.Is(err, wire.Malformed) {
+			t.Errorf("role %q: got %v, want %v", role, err, wire.Malformed)
+		}
+	}
+}
+
+// TestCollectionRefusals changes one thing of a good collection.
+func TestCollectionRefusals(t *testing.T) {
+	for _, c := range []struct {
+		name, old, new string
+		want           attest.Reason
+	}{
+		{"no endorsement", `,"vcek":[` + endorsement + `,"AQ"]`, "", wire.Malformed},
+		{"no evidence", `"evidence":[` + mediaType + `,"AA"],`, "", wire.Malformed},
+		{"no type", `"__cmwc_t":"urn:cohort:endorsed-evidence",`, "", wire.Malformed},
+		{"another type", "endorsed-evidence", "evidence", wire.Malformed},
+		{"type that is no text", `"urn:cohort:endorsed-evidence"`, "4", wire.Malformed},
+		{"evidence that is an endorsement", mediaType, endorsement, wire.NoPlatform},
+		{"endorsement that is evidence", endorsement, mediaType, wire.Malformed},
+		{"endorsement that is a collection", `[` + endorsement + `,"AQ"]`, "{}", wire.Malformed},
+		{"empty endorsement", `"AQ"`, `""`, wire.Malformed},
+		{"role in capitals", `"vcek"`, `"VCEK"`, wire.Malformed},
+		{"role twice", `"vcek"`, `"vcek":[` + endorsement + `,"AQ"],"vcek"`, wire.Malformed},
+		{"another order", `"__cmwc_t":"urn:cohort:endorsed-evidence","evidence"`, `"evidence":[` + mediaType + `,"AA"],"__cmwc_t":"urn:cohort:endorsed-evidence","evidence"`, wire.Malformed},
+		{"space", `,"vcek"`, `, "vcek"`, wire.Malformed},
+		{"an end", `}`, ``, wire.Malformed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var e attest.Evidence
+			if err := e.UnmarshalJSON([]byte(strings.Replace(collected, c.old, c.new, 1))); !errors.Is(err, c.want) {
+				t.Errorf("got %v, want %v", err, c.want)
+			}
+		})
+	}
+}
+
+func TestWith(t *testing.T) {
+	e := attest.Evidence{Platform: attest.SNP, Endorsed: attest.Endorsements{"vlek": {1}, "crl": {2}}}
+	got := e.With(attest.Endorsements{"crl": {3}, "ask_ark": {4}}).Endorsed
+	if want := (attest.Endorsements{"vlek": {1}, "crl": {3}, "ask_ark": {4}}); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if e.Endorsed["crl"][0] != 2 || len(e.Endorsed) != 2 {
+		t.Errorf("the evidence itself was changed: %v", e.Endorsed)
+	}
+	if got := e.With(nil).Endorsed; !reflect.DeepEqual(got, e.Endorsed) {
+		t.Errorf("got %v, want what came along", got)
+	}
+}
+
 func TestWrapperRefusals(t *testing.T) {
 	for _, c := range wrapperRefusals {
 		t.Run(c.name, func(t *testing.T) {
@@ -115,6 +187,7 @@ func TestWrapperSize(t *testing.T) {
 
 func FuzzEvidence(f *testing.F) {
 	f.Add([]byte(`[` + mediaType + `,"APv_"]`))
+	f.Add([]byte(collected))
 	for _, c := range wrapperRefusals {
 		f.Add([]byte(c.text))
 	}

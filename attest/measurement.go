@@ -24,6 +24,8 @@ type Register struct {
 var Registers = map[Platform][]string{
 	Soft:  {"agent", "program", "args"},
 	SNP:   {"measurement", "host-data"},
+	TDX:   {"mrtd", "mrconfigid", "rtmr0", "rtmr1", "rtmr2", "rtmr3"},
+	SGX:   {"mrenclave", "mrsigner", "isvprodid", "configid"},
 	Nitro: {"pcr0", "pcr1", "pcr2", "pcr8"},
 }
 

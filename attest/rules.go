@@ -76,3 +76,30 @@ type NitroRules struct {
 	// for.
 	MaxAge time.Duration
 }
+
+// DCAPRules are the rules of [TDX] and [SGX] (policy tables "platform.tdx" and
+// "platform.sgx"). The zero DCAPRules accept no chip.
+type DCAPRules struct {
+	// Statuses are Intel's TCB statuses that are accepted beside "UpToDate"
+	// (key "statuses"). "Revoked" never is.
+	Statuses []string
+	// Advisories are the ids of Intel's security advisories whose presence
+	// is accepted (key "advisories"). All that stand beside the platform's
+	// TCB levels must be among them.
+	Advisories []string
+	// MinEvaluation is the least tcbEvaluationDataNumber of TCB info and QE
+	// identity (key "min_evaluation").
+	MinEvaluation uint32
+	// Chips are the accepted platforms, by the PPID of 16 bytes in their PCK
+	// certificate (key "chips").
+	Chips List
+	// CutChips are PPIDs that are refused whatever Chips says (key
+	// "cut_chips").
+	CutChips [][]byte
+	// MinISVSVN is the least security version of an enclave (key
+	// "min_isvsvn", SGX only).
+	MinISVSVN uint16
+	// Migration accepts trust domains that a migration TD may move (key
+	// "migration", TDX only).
+	Migration bool
+}

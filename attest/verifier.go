@@ -57,8 +57,10 @@ type Rules struct {
 	Debug bool
 	// CRL says what a missing revocation list means (policy key "crl").
 	CRL CRLRule
-	// SNP and Nitro are the rules of one platform only.
+	// SNP and Nitro are the rules of one platform only, DCAP those of Intel's
+	// two.
 	SNP   SNPRules
+	DCAP  DCAPRules
 	Nitro NitroRules
 }
 
@@ -130,7 +132,7 @@ func NewVerifier(appraisers ...Appraiser) *Verifier {
 // Question is everything an appraisal depends on.
 type Question struct {
 	Evidence     Evidence
-	Endorsements Endorsements
+	Endorsements Endorsements       // beside those that came with the evidence
 	ReportData   ReportData         // what the evidence must be bound to
 	Rules        map[Platform]Rules // from policy; a platform without rules is refused
 	At           time.Time          // the time to judge for
@@ -149,7 +151,7 @@ func (v *Verifier) Appraise(q Question) (Result, error) {
 	if q.ReportData == (ReportData{}) {
 		return Result{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "none", "what the evidence must be bound to")
 	}
-	claims, err := appraiser.Appraise(q.Evidence.Raw, q.Endorsements, rules, q.At)
+	claims, err := appraiser.Appraise(q.Evidence.Raw, q.Evidence.With(q.Endorsements).Endorsed, rules, q.At)
 	if err != nil {
 		return Result{}, err
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"reflect"
 	"testing"
 	"time"
 
@@ -162,6 +163,30 @@ func TestVerifierDoesNotBelieveAppraisers(t *testing.T) {
 				t.Errorf("got OK %v, %v, want %v", result.OK(), err, c.want)
 			}
 		})
+	}
+}
+
+// reader is an appraiser that keeps the endorsements it was asked with.
+type reader struct{ seen attest.Endorsements }
+
+func (*reader) Platform() attest.Platform { return attest.Soft }
+
+func (r *reader) Appraise(_ []byte, endorsed attest.Endorsements, _ attest.Rules, _ time.Time) (attest.Claims, error) {
+	r.seen = endorsed
+	return attest.Claims{}, wire.Malformed
+}
+
+// TestAppraiseEndorsements: those of the question stand in place of those that
+// came with the evidence.
+func TestAppraiseEndorsements(t *testing.T) {
+	r := new(reader)
+	attest.NewVerifier(r).Appraise(attest.Question{
+		Evidence:     attest.Evidence{Platform: attest.Soft, Raw: []byte{1}, Endorsed: attest.Endorsements{"vlek": {1}, "crl": {2}}},
+		Endorsements: attest.Endorsements{"crl": {3}},
+		ReportData:   someData, Rules: map[attest.Platform]attest.Rules{attest.Soft: {}}, At: someTime,
+	})
+	if want := (attest.Endorsements{"vlek": {1}, "crl": {3}}); !reflect.DeepEqual(r.seen, want) {
+		t.Errorf("got %v, want %v", r.seen, want)
 	}
 }
 

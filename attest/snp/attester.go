@@ -2,6 +2,7 @@ package snp
 
 import (
 	"context"
+	"encoding/pem"
 	"fmt"
 	"strings"
 
@@ -33,14 +34,15 @@ func NewAttester() (*Attester, error) {
 	return &Attester{device: device}, nil
 }
 
-// Attest makes a report at the guest's own privilege level. The driver answers
-// within seconds; ctx is looked at before it is asked. It refuses with
-// "not-this-device" when the driver fails.
+// Attest makes a report at the guest's own privilege level, with the
+// certificates that the host keeps for it; a VLEK can be had from nobody else.
+// The driver answers within seconds; ctx is looked at before it is asked. It
+// refuses with "not-this-device" when the driver fails.
 func (a *Attester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	if err := ctx.Err(); err != nil {
 		return attest.Evidence{}, err
 	}
-	answer, err := tsm.Get(a.device, &tsm.Request{InBlob: data[:]})
+	answer, err := tsm.Get(a.device, &tsm.Request{InBlob: data[:], GetAuxBlob: true})
 	if err != nil {
 		return attest.Evidence{}, absent(err)
 	}
@@ -50,7 +52,37 @@ func (a *Attester) Attest(ctx context.Context, data attest.ReportData) (attest.E
 	if len(answer.OutBlob) != abi.ReportSize {
 		return attest.Evidence{}, wire.Refuse(wire.Malformed, "snp: size of the driver's report", len(answer.OutBlob), abi.ReportSize)
 	}
-	return attest.Evidence{Platform: attest.SNP, Raw: answer.OutBlob}, nil
+	endorsed, err := hostCertificates(answer.AuxBlob)
+	if err != nil {
+		return attest.Evidence{}, err
+	}
+	return attest.Evidence{Platform: attest.SNP, Raw: answer.OutBlob, Endorsed: endorsed}, nil
+}
+
+// hostCertificates reads the host's certificate table (AMD document 56421, section
+// 4.1.8.1), which may be empty.
+func hostCertificates(table []byte) (attest.Endorsements, error) {
+	if len(table) == 0 {
+		return nil, nil
+	}
+	var certs abi.CertTable
+	if err := certs.Unmarshal(table); err != nil {
+		return nil, wire.Refuse(wire.Malformed, "snp: the host's certificate table", err, "GUIDs with offsets and lengths")
+	}
+	endorsed := attest.Endorsements{}
+	for role, guid := range map[string]string{"vcek": abi.VcekGUID, "vlek": abi.VlekGUID} {
+		if der, err := certs.GetByGUIDString(guid); err == nil {
+			endorsed[role] = der
+		}
+	}
+	ask, askErr := certs.GetByGUIDString(abi.AskGUID)
+	ark, arkErr := certs.GetByGUIDString(abi.ArkGUID)
+	if askErr == nil && arkErr == nil {
+		for _, der := range [][]byte{ask, ark} {
+			endorsed["ask_ark"] = append(endorsed["ask_ark"], pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+		}
+	}
+	return endorsed, nil
 }
 
 func absent(err error) error {

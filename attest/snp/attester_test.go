@@ -14,12 +14,16 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/google/go-configfs-tsm/configfs/configfsi"
 	"github.com/google/go-configfs-tsm/configfs/faketsm"
+	"github.com/google/go-sev-guest/abi"
+	"github.com/google/go-sev-guest/kds"
+	spb "github.com/google/go-sev-guest/proto/sevsnp"
 )
 
 var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-// driver is a kernel's configfs-tsm whose SNP driver answers with out.
-func driver(provider string, out func(in []byte) ([]byte, error)) configfsi.Client {
+// driver is a kernel's configfs-tsm whose SNP driver answers with out, and whose
+// host keeps a certificate table.
+func driver(provider string, table []byte, out func(in []byte) ([]byte, error)) configfsi.Client {
 	reports := faketsm.ReportV7(0)
 	reports.Random = rand.Reader
 	read := reports.ReadAttr
@@ -29,6 +33,8 @@ func driver(provider string, out func(in []byte) ([]byte, error)) configfsi.Clie
 			return []byte(provider + "\n"), nil
 		case "outblob":
 			return out(e.InAttrs["inblob"].Value)
+		case "auxblob":
+			return table, nil
 		}
 		return read(e, attr)
 	}
@@ -39,7 +45,7 @@ func TestAttester(t *testing.T) {
 	vendor := attesttest.NewSNPVendor("Genoa", now)
 	chip := vendor.Chip(attest.SNPTCB{SNP: 1})
 	guest := chip.Attester(attesttest.MeasureSNP("guest"))
-	device := driver(provider, func(in []byte) ([]byte, error) {
+	device := driver(provider, nil, func(in []byte) ([]byte, error) {
 		evidence, err := guest.Attest(context.Background(), attest.ReportData(in))
 		return evidence.Raw, err
 	})
@@ -57,6 +63,40 @@ func TestAttester(t *testing.T) {
 	}
 }
 
+// TestHostCertificates appraises a report with nothing but what the host's table
+// held, and the revocation list.
+func TestHostCertificates(t *testing.T) {
+	vendor := attesttest.NewSNPVendor("Milan", now)
+	for name, chip := range map[string]*attesttest.SNPChip{
+		"vcek": vendor.Chip(attest.SNPTCB{SNP: 1}), "vlek": vendor.CloudChip(attest.SNPTCB{SNP: 1}, "cloud"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			endorsed := chip.Endorsements()
+			ask, ark, err := kds.ParseProductCertChain(endorsed["ask_ark"])
+			if err != nil {
+				t.Fatal(err)
+			}
+			table := abi.CertsFromProto(&spb.CertificateChain{VcekCert: endorsed["vcek"], VlekCert: endorsed["vlek"], AskCert: ask, ArkCert: ark}).Marshal()
+			guest := chip.Attester(attesttest.MeasureSNP("guest"))
+			device := driver(provider, table, func(in []byte) ([]byte, error) {
+				evidence, err := guest.Attest(context.Background(), attest.ReportData(in))
+				return evidence.Raw, err
+			})
+			evidence, err := (&Attester{device: device}).Attest(context.Background(), attest.ReportData{1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(evidence.Endorsed) != 2 {
+				t.Errorf("got %d endorsements, want %s and ask_ark", len(evidence.Endorsed), name)
+			}
+			all := evidence.With(attest.Endorsements{"crl": endorsed["crl"]}).Endorsed
+			if _, err := new(Appraiser).Appraise(evidence.Raw, all, vendor.Rules(), now); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestAttesterFaults(t *testing.T) {
 	full := func([]byte) ([]byte, error) { return make([]byte, 1184), nil }
 	cancelled, cancel := context.WithCancel(context.Background())
@@ -67,10 +107,11 @@ func TestAttesterFaults(t *testing.T) {
 		device configfsi.Client
 		want   error
 	}{
-		{"another TEE", context.Background(), driver("tdx_guest", full), wire.NotThisDevice},
-		{"a driver that fails", context.Background(), driver(provider, func([]byte) ([]byte, error) { return nil, fs.ErrNotExist }), wire.NotThisDevice},
-		{"short report", context.Background(), driver(provider, func([]byte) ([]byte, error) { return make([]byte, 1183), nil }), wire.Malformed},
-		{"cancelled", cancelled, driver(provider, full), context.Canceled},
+		{"another TEE", context.Background(), driver("tdx_guest", nil, full), wire.NotThisDevice},
+		{"a driver that fails", context.Background(), driver(provider, nil, func([]byte) ([]byte, error) { return nil, fs.ErrNotExist }), wire.NotThisDevice},
+		{"short report", context.Background(), driver(provider, nil, func([]byte) ([]byte, error) { return make([]byte, 1183), nil }), wire.Malformed},
+		{"broken certificate table", context.Background(), driver(provider, []byte("table"), full), wire.Malformed},
+		{"cancelled", cancelled, driver(provider, nil, full), context.Canceled},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,0 +1,88 @@
+package dcap
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+)
+
+// floor is the least that any verifier does for a quote of a platform it knows:
+// the PCK's signature over the QE report, the digest that ties the attestation
+// key to it, and that key's signature over the quote.
+func floor(q quote, pck *ecdsa.PublicKey) bool {
+	if !verify(pck, q.qe, q.qeSigned) {
+		return false
+	}
+	digest := sha256.Sum256(append(append([]byte{}, q.key...), q.qeAuth...))
+	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append([]byte{4}, q.key...))
+	return err == nil && [32]byte(q.qe.reportData()[:32]) == digest && verify(key, q.signed, q.signature)
+}
+
+// BenchmarkAppraise puts an appraisal with full TCB policy (goal G2: at most 1.35
+// times the floor for a platform and collateral seen before) beside its floor.
+// "seen" reports the ratio of the two in one run.
+func BenchmarkAppraise(b *testing.B) {
+	for _, of := range []attest.Platform{attest.TDX, attest.SGX} {
+		b.Run(string(of), func(b *testing.B) { benchmark(b, of) })
+	}
+}
+
+func benchmark(b *testing.B, of attest.Platform) {
+	vendor := attesttest.NewDCAPVendor(now)
+	measurement, fresh := attesttest.MeasureTDX("guest"), TDX
+	if of == attest.SGX {
+		measurement, fresh = attesttest.MeasureSGX("guest"), SGX
+	}
+	evidence, err := vendor.Chip(vendor.TCB).Attester(measurement).Attest(b.Context(), attest.ReportData{1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	endorsed, rules := vendor.Endorsements(of), vendor.Rules()
+	appraise := func(b *testing.B, a *Appraiser) {
+		if _, err := a.Appraise(evidence.Raw, endorsed, rules, now); err != nil {
+			b.Fatal(err)
+		}
+	}
+	q, err := parse(evidence.Raw, of)
+	if err != nil {
+		b.Fatal(err)
+	}
+	p, err := bundle{of, q.chain, endorsed}.check()
+	if err != nil {
+		b.Fatal(err)
+	}
+	least := func(b *testing.B) {
+		if !floor(q, p.key) {
+			b.Fatal("a signature does not verify")
+		}
+	}
+	b.Run("floor", func(b *testing.B) {
+		for b.Loop() {
+			least(b)
+		}
+	})
+	b.Run("seen", func(b *testing.B) {
+		b.ReportAllocs()
+		a := fresh()
+		var ours, theirs time.Duration
+		for b.Loop() {
+			start := time.Now()
+			appraise(b, a)
+			middle := time.Now()
+			least(b)
+			ours, theirs = ours+middle.Sub(start), theirs+time.Since(middle)
+		}
+		b.ReportMetric(float64(ours)/float64(theirs), "x-floor")
+		b.ReportMetric(float64(ours.Nanoseconds())/float64(b.N), "ns/appraisal")
+	})
+	b.Run("new", func(b *testing.B) {
+		for b.Loop() {
+			appraise(b, fresh())
+		}
+	})
+}

@@ -1,0 +1,87 @@
+package dcap
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"maps"
+
+	"github.com/cohort-tee/cohort/attest"
+)
+
+// claims are what the quote says, once it is believed.
+func claims(q quote, of attest.Platform, p *platform, v verdict) attest.Claims {
+	c := attest.Claims{Chip: hex.EncodeToString(p.pck.ppid), Details: details(q, p, v)}
+	c.Measurement.Platform = of
+	body := bytes.Clone(q.body) // claims outlive the evidence they were read from
+	if of == attest.TDX {
+		guestClaims(&c, guest(body))
+	} else {
+		enclaveClaims(&c, enclave(body))
+	}
+	return c
+}
+
+func guestClaims(c *attest.Claims, g guest) {
+	c.ReportData, c.Debug = g.reportData(), g.debug()
+	c.Measurement.Registers = []attest.Register{
+		{Name: "mrtd", Value: g.mrTD()},
+		{Name: "mrconfigid", Value: g.mrConfigID()},
+		{Name: "rtmr0", Value: g.rtmr(0)},
+		{Name: "rtmr1", Value: g.rtmr(1)},
+		{Name: "rtmr2", Value: g.rtmr(2)},
+		{Name: "rtmr3", Value: g.rtmr(3)},
+	}
+	maps.Copy(c.Details, map[string]any{
+		"td_attributes":   hex.EncodeToString(g.attributes()),
+		"xfam":            hex.EncodeToString(g.xfam()),
+		"mrseam":          hex.EncodeToString(g.mrSEAM()),
+		"mrsignerseam":    hex.EncodeToString(g.mrSignerSEAM()),
+		"seam_attributes": hex.EncodeToString(g.seamAttributes()),
+		"mrowner":         hex.EncodeToString(g.mrOwner()),
+		"mrownerconfig":   hex.EncodeToString(g.mrOwnerConfig()),
+		"mrservicetd":     hex.EncodeToString(g.mrServiceTD()),
+		"tee_tcb_svn":     hex.EncodeToString(g.tcbSVN()),
+		"tee_tcb_svn_2":   hex.EncodeToString(g.tcbSVN2()),
+	})
+}
+
+func enclaveClaims(c *attest.Claims, e enclave) {
+	c.ReportData, c.Debug = e.reportData(), e.debug()
+	c.Measurement.Registers = []attest.Register{
+		{Name: "mrenclave", Value: e.mrEnclave()},
+		{Name: "mrsigner", Value: e.mrSigner()},
+		{Name: "isvprodid", Value: binary.BigEndian.AppendUint16(nil, e.productID())},
+		{Name: "configid", Value: e.configID()},
+	}
+	maps.Copy(c.Details, map[string]any{
+		"attributes":      hex.EncodeToString(e.attributes()),
+		"misc_select":     hex.EncodeToString(e.miscSelect()),
+		"cpu_svn":         hex.EncodeToString(e.cpuSVN()),
+		"isv_prod_id":     e.productID(),
+		"isv_svn":         e.svn(),
+		"isv_ext_prod_id": hex.EncodeToString(e.extProductID()),
+		"isv_family_id":   hex.EncodeToString(e.familyID()),
+		"config_svn":      e.configSVN(),
+	})
+}
+
+// details are the fields that both platforms have.
+func details(q quote, p *platform, v verdict) map[string]any {
+	statuses := map[string]any{
+		"overall": v.overall.String(), "platform": v.platform.String(), "qe": v.qe.String(), "qe_id": p.qe.ID,
+	}
+	if v.module != 0 {
+		statuses["module"] = v.module.String()
+	}
+	return map[string]any{
+		"quote_version":              q.version,
+		"qe_svn":                     q.qe.svn(),
+		"fmspc":                      hex.EncodeToString(p.pck.fmspc),
+		"pce_id":                     hex.EncodeToString(p.pck.pceID),
+		"pce_svn":                    p.pck.pceSVN,
+		"tcb_evaluation_data_number": p.tcb.Evaluation,
+		"tcb_status":                 statuses,
+		"advisories":                 append([]string{}, v.advisories...),
+	}
+}

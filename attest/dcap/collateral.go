@@ -1,0 +1,176 @@
+package dcap
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/hex"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Roles of endorsements.
+const (
+	roleTCBInfo         = "tcb_info"
+	roleTCBInfoChain    = "tcb_info_chain"
+	roleQEIdentity      = "qe_identity"
+	roleQEIdentityChain = "qe_identity_chain"
+	rolePCKCRL          = "pck_crl"
+	roleRootCRL         = "root_crl"
+)
+
+// bundle is a platform's certificates and Intel's collateral, unchecked.
+type bundle struct {
+	of       attest.Platform
+	chain    []byte // PCK certificate chain, as the quote carries it
+	endorsed attest.Endorsements
+}
+
+// platform is what certificates and collateral vouch for, once they hold and
+// nothing is revoked. Their time is not judged yet. It is immutable.
+type platform struct {
+	root   attest.Digest // of the root's SubjectPublicKeyInfo
+	key    *ecdsa.PublicKey
+	pck    pck
+	tcb    *tcbInfo
+	qe     *qeIdentity
+	listed bool // both revocation lists were there
+	spans  []span
+}
+
+// check checks everything about a bundle that does not depend on time or rules.
+func (b bundle) check() (*platform, error) {
+	text, _ := bytes.CutSuffix(b.chain, []byte{0}) // C's end of a string, mostly there
+	certs, err := parseChain("the PCK certificate chain", text)
+	if err != nil {
+		return nil, err
+	}
+	if err := hold("the PCK certificate chain", certs, []string{namePCK}, []string{namePlatformCA, nameCPUCA}, []string{nameRoot}); err != nil {
+		return nil, err
+	}
+	p := &platform{root: wire.Sum(certs[2].RawSubjectPublicKeyInfo), spans: spansOf(certs...)}
+	p.key, _ = certs[0].PublicKey.(*ecdsa.PublicKey) // hold looked
+	if p.pck, err = readPCK(extension(certs[0])); err != nil {
+		return nil, err
+	}
+	signers, err := p.documents(b)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.lists(b, certs, signers)
+}
+
+// documents checks TCB info and QE identity, and gives the certificates of
+// their signers.
+func (p *platform) documents(b bundle) (signers []*x509.Certificate, err error) {
+	tcbID, qeID := idSGX, idQE
+	if b.of == attest.TDX {
+		tcbID, qeID = idTDX, idTDQE
+	}
+	info, signer, err := p.signed(b, roleTCBInfo, roleTCBInfoChain, `{"tcbInfo":`)
+	if err != nil {
+		return nil, err
+	}
+	identity, other, err := p.signed(b, roleQEIdentity, roleQEIdentityChain, `{"enclaveIdentity":`)
+	if err != nil {
+		return nil, err
+	}
+	if p.tcb, err = readTCBInfo(info, tcbID); err != nil {
+		return nil, err
+	}
+	if p.qe, err = readQEIdentity(identity, qeID); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(p.tcb.FMSPC, p.pck.fmspc) || !bytes.Equal(p.tcb.PCEID, p.pck.pceID) {
+		return nil, wire.Refuse(wire.WrongChip, "dcap: FMSPC and PCE id of TCB info", hex.EncodeToString(p.tcb.FMSPC)+" "+hex.EncodeToString(p.tcb.PCEID),
+			hex.EncodeToString(p.pck.fmspc)+" "+hex.EncodeToString(p.pck.pceID))
+	}
+	p.spans = append(p.spans, span{"TCB info", p.tcb.Issued, p.tcb.Next}, span{"QE identity", p.qe.Issued, p.qe.Next})
+	return []*x509.Certificate{signer, other}, nil
+}
+
+// signed checks a document of Intel's and gives the bytes that are signed,
+// exactly as they stand: {"tcbInfo":…,"signature":"…"}.
+func (p *platform) signed(b bundle, role, chainRole, before string) ([]byte, *x509.Certificate, error) {
+	if len(b.endorsed[role]) == 0 {
+		return nil, nil, wire.Refuse(wire.BadTCB, "dcap: "+role, "none", "what Intel says of this platform")
+	}
+	if len(b.endorsed[chainRole]) == 0 {
+		return nil, nil, wire.Refuse(wire.BadChain, "dcap: "+chainRole, "none", "the certificate of the signer")
+	}
+	certs, err := parseChain(chainRole, b.endorsed[chainRole])
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := hold(chainRole, certs, []string{nameSigning}, []string{nameRoot}); err != nil {
+		return nil, nil, err
+	}
+	if got := wire.Sum(certs[1].RawSubjectPublicKeyInfo); got != p.root {
+		return nil, nil, wire.Refuse(wire.UnknownRoot, "dcap: root of "+chainRole, got, p.root)
+	}
+	p.spans = append(p.spans, spansOf(certs...)...)
+	text, signature, err := splitSigned(b.endorsed[role], role, before)
+	if err != nil {
+		return nil, nil, err
+	}
+	if key, ok := certs[0].PublicKey.(*ecdsa.PublicKey); !ok || !verify(key, text, signature) {
+		return nil, nil, wire.Refuse(wire.BadSignature, "dcap: signature of "+role, "one that does not verify", "one by "+nameSigning)
+	}
+	return text, certs[0], nil
+}
+
+// splitSigned takes the frame away without reading what is in it. A line end
+// may follow it.
+func splitSigned(document []byte, role, before string) (text, signature []byte, err error) {
+	const between, after = `,"signature":"`, `"}`
+	rest, found := bytes.CutPrefix(bytes.TrimSuffix(document, []byte("\n")), []byte(before))
+	rest, ended := bytes.CutSuffix(rest, []byte(after))
+	at := len(rest) - 2*signatureSize
+	if found && ended && at >= 0 {
+		text, found = bytes.CutSuffix(rest[:at], []byte(between))
+		signature, err = hex.DecodeString(string(rest[at:]))
+		if found && err == nil {
+			return text, signature, nil
+		}
+	}
+	return nil, nil, wire.Refuse(wire.Malformed, "dcap: "+role, "another form", before+`…`+between+`…`+after)
+}
+
+// lists checks the revocation lists that are there: the root's over the
+// authorities, the PCK authority's over the platform.
+func (p *platform) lists(b bundle, certs, signers []*x509.Certificate) error {
+	p.listed = true
+	for _, l := range []struct {
+		role   string
+		issuer *x509.Certificate
+		over   []*x509.Certificate
+	}{
+		{rolePCKCRL, certs[1], certs[:1]},
+		{roleRootCRL, certs[2], append(signers, certs[1:]...)},
+	} {
+		der := b.endorsed[l.role]
+		if len(der) == 0 {
+			p.listed = false
+			continue
+		}
+		s, err := revocations(der, l.issuer, l.over...)
+		if err != nil {
+			return err
+		}
+		p.spans = append(p.spans, s)
+	}
+	return nil
+}
+
+// inTime checks every span.
+func (p *platform) inTime(at time.Time) error {
+	for _, s := range p.spans {
+		if at.Before(s.from) || at.After(s.until) {
+			return wire.Refuse(wire.Expired, "dcap: time of "+s.of, at.UTC().Format(time.RFC3339),
+				s.from.UTC().Format(time.RFC3339)+" to "+s.until.UTC().Format(time.RFC3339))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,83 @@
+// Package dcap appraises Intel's quotes, of TDX trust domains and SGX enclaves,
+// and asks the TEE it runs in for one.
+//
+// An [Appraiser] trusts the Intel roots whose digests the rules name, and
+// nothing else. Evidence is the quote alone, of version 3 (SGX), 4 or 5, with
+// its PCK certificate chain. The endorsements, by role, are
+//
+//	tcb_info, tcb_info_chain        Intel's statement on the platform's TCB
+//	qe_identity, qe_identity_chain  and on the quoting enclave, each as Intel's
+//	                                PCS serves it, with its signer's chain
+//	pck_crl, root_crl               the revocation lists, DER
+//
+// It refuses a chain that does not hold, is revoked or out of its time, a
+// missing or outdated list or statement, statements on another platform, a
+// signature that does not verify, a quoting enclave or TDX module that is not
+// Intel's, and then whatever the rules do not accept: TCB statuses, advisories,
+// chips, migration, old enclaves. The TCB status is Intel's: the worse of
+// platform, TDX module and quoting enclave. docs/spec/evidence-dcap.md has every
+// byte and check.
+//
+// Forgery is told before policy: rules are asked about signed fields only.
+package dcap
+
+import (
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Appraiser judges quotes of one platform. It is safe for concurrent use; the
+// zero Appraiser is of no platform and refuses everything. It remembers the
+// certificates and collateral it has checked, by their bytes, so that a platform
+// seen before costs two signatures; times and rules are judged anew each time,
+// so memory changes no answer.
+type Appraiser struct {
+	of    attest.Platform
+	known memory
+}
+
+// TDX makes an appraiser of trust domains.
+func TDX() *Appraiser { return &Appraiser{of: attest.TDX} }
+
+// SGX makes an appraiser of enclaves.
+func SGX() *Appraiser { return &Appraiser{of: attest.SGX} }
+
+// Platform is [attest.TDX] or [attest.SGX].
+func (a *Appraiser) Platform() attest.Platform { return a.of }
+
+// Appraise judges a quote; see the package comment for what it needs.
+func (a *Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
+	q, err := parse(raw, a.of)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	p, err := a.known.platform(bundle{a.of, q.chain, endorsed}, rules.Roots)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	if err := p.inTime(at); err != nil {
+		return attest.Claims{}, err
+	}
+	if err := q.signedBy(p.key); err != nil {
+		return attest.Claims{}, err
+	}
+	if err := p.qe.vouches(q.qe); err != nil {
+		return attest.Claims{}, err
+	}
+	v, err := p.assess(q)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	if !p.listed && rules.CRL != attest.CRLIfPresent {
+		return attest.Claims{}, wire.Refuse(wire.CRLMissing, "dcap: revocation lists", "not both", "of the root and of the PCK authority")
+	}
+	if err := permit(p, v, rules.DCAP); err != nil {
+		return attest.Claims{}, err
+	}
+	if err := permitBody(q, a.of, rules.DCAP); err != nil {
+		return attest.Claims{}, err
+	}
+	return claims(q, a.of, p, v), nil
+}

@@ -1,0 +1,89 @@
+package dcap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// gramine is where Gramine shows an enclave its attestation.
+const gramine = "/dev/attestation"
+
+// SGXAttester asks Gramine for quotes through /dev/attestation, inside an
+// enclave whose manifest says sgx.remote_attestation = "dcap". It is safe for
+// concurrent use; the pseudo-files hold one request at a time, so nothing else
+// in the process may use them.
+type SGXAttester struct {
+	dir string
+	mu  sync.Mutex // guards the pseudo-files, from request to quote
+}
+
+// NewSGXAttester finds the device. It refuses with "not-this-device" outside
+// such an enclave.
+func NewSGXAttester() (*SGXAttester, error) {
+	a := &SGXAttester{dir: gramine}
+	if err := a.there(); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *SGXAttester) there() error {
+	kind, err := a.read("attestation_type")
+	if err != nil {
+		return noEnclave(err)
+	}
+	if got := strings.TrimSpace(string(kind)); got != "dcap" {
+		return noEnclave(fmt.Errorf("attestation is %q", got))
+	}
+	return nil
+}
+
+// Attest makes a quote. Gramine answers within seconds; ctx is looked at before
+// it is asked. It refuses with "not-this-device" when Gramine fails.
+func (a *SGXAttester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
+	if err := ctx.Err(); err != nil {
+		return attest.Evidence{}, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.ask(data); err != nil {
+		return attest.Evidence{}, noEnclave(err)
+	}
+	quote, err := a.read("quote")
+	if err != nil {
+		return attest.Evidence{}, noEnclave(err)
+	}
+	return evidence(attest.SGX, quote)
+}
+
+// ask writes the report data in one piece; it makes no file where there is none.
+func (a *SGXAttester) ask(data attest.ReportData) error {
+	f, err := os.OpenFile(filepath.Join(a.dir, "user_report_data"), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data[:])
+	return errors.Join(err, f.Close())
+}
+
+func (a *SGXAttester) read(name string) ([]byte, error) {
+	f, err := os.Open(filepath.Join(a.dir, name))
+	if err != nil {
+		return nil, err
+	}
+	content, err := io.ReadAll(io.LimitReader(f, wire.MaxEvidence+1))
+	return content, errors.Join(err, f.Close())
+}
+
+func noEnclave(err error) error {
+	return wire.Refuse(wire.NotThisDevice, "dcap: not this machine", err, "an SGX enclave of Gramine with DCAP")
+}
