@@ -167,17 +167,12 @@ func split(b []byte) (record []byte, endorsed Endorsements, err error) {
 	}
 	record = members[memberEvidence]
 	delete(members, memberEvidence)
-	delete(members, cmw.CmwCType) // encoding it again shows whether it was ours
+	delete(members, cmw.CmwCType) // encoding it again shows whether types were ours
 	endorsed = Endorsements{}
 	for role, member := range members {
-		mediaType, content, err := unwrap(member)
-		if err != nil {
+		if _, endorsed[role], err = unwrap(member); err != nil {
 			return nil, nil, err
 		}
-		if mediaType != endorsementType {
-			return nil, nil, wire.Refuse(wire.Malformed, "evidence: media type of "+role, mediaType, endorsementType)
-		}
-		endorsed[role] = content
 	}
 	return record, endorsed, nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/pelletier/go-toml/v2"
 )
 
@@ -71,16 +72,34 @@ func (d *Document) tree() map[string]any {
 var removable = []string{
 	"authority.reference",
 	"measured.*",
-	"platform.*", "platform.*.roots", "platform.*.debug",
+	"platform.*", "platform.*.roots", "platform.*.generation.*", "platform.*.chips", "platform.*.id_keys", "platform.*.statuses", "platform.*.advisories",
 	"task.*", "task.*.names", "task.*.calls",
-	"task.*.release.*", "task.*.release.*.reference", "task.*.release.*.continues", "task.*.release.*.dynamic", "task.*.release.*.oneoff",
+	"task.*.release.*", "task.*.release.*.reference", "task.*.release.*.continues",
 }
 
 // revocable are the flags that give something while they are true.
-var revocable = []string{"platform.*.debug", "task.*.release.*.dynamic", "task.*.release.*.oneoff"}
+var revocable = []string{
+	"platform.*.debug", "platform.*.smt", "platform.*.migration", "platform.*.provisional_firmware",
+	"task.*.release.*.dynamic", "task.*.release.*.oneoff",
+}
 
-// choosing are the tables whose keys the file chooses.
-var choosing = []string{"measured", "platform", "task", "task.*.release"}
+// cutting are the kinds that take something away by being there.
+var cutting = []string{
+	"platform.*.cut_chips",
+	"platform.*.generation.*.committed", "platform.*.generation.*.reported", "platform.*.generation.*.launch",
+}
+
+// floors and ceilings are numbers, zero where they are left out.
+var (
+	floors = []string{
+		"platform.*.generation.*.committed.*", "platform.*.generation.*.reported.*", "platform.*.generation.*.launch.*",
+		"platform.*.min_evaluation", "platform.*.min_isvsvn",
+	}
+	ceilings = []string{"platform.*.vmpl"}
+)
+
+// choosing are the tables whose keys the file chooses, or whose keys are alike.
+var choosing = append([]string{"measured", "platform", "platform.*.generation", "task", "task.*.release"}, cutting[1:]...)
 
 func kindOf(parent, key string) string {
 	if slices.Contains(choosing, parent) {
@@ -100,27 +119,39 @@ func diffTables(path, kind string, old, next map[string]any) []Change {
 		was, is := old[key], next[key]
 		oldTable, oldIs := was.(map[string]any)
 		nextTable, nextIs := is.(map[string]any)
-		if nextIs && (oldIs || was == nil) {
+		switch {
+		case oldIs && nextIs:
 			out = append(out, diffTables(path, kind, oldTable, nextTable)...)
-			continue
+		case was == nil && len(nextTable) > 0:
+			out = append(out, came(kind, diffTables(path, kind, nil, nextTable))...)
+		default:
+			out = append(out, diffValues(path, kind, was, is)...)
 		}
-		out = append(out, diffValues(path, kind, was, is)...)
 	}
 	return out
 }
 
+// came is what a table holds that was not there before. All of it loosens, the
+// limits of what came included, unless the table itself is a limit.
+func came(kind string, changes []Change) []Change {
+	for i := range changes {
+		changes[i].Loosens = !slices.Contains(cutting, kind)
+	}
+	return changes
+}
+
 // diffValues compares two values, lists by their elements.
 func diffValues(path, kind string, was, is any) []Change {
-	oldList, oldIs := was.([]any)
-	nextList, nextIs := is.([]any)
-	if !oldIs && !nextIs {
-		if literal(was) == literal(is) {
+	before, oldIs := elements(was)
+	after, nextIs := elements(is)
+	if !oldIs || !nextIs {
+		before, after := literal(was), literal(is)
+		if before == after {
 			return nil
 		}
-		return []Change{{path, literal(was), literal(is), !tightens(kind, literal(was), literal(is))}}
+		return []Change{{path, before, after, !tightens(kind, before, after)}}
 	}
 	var out []Change
-	before, after := literals(oldList), literals(nextList)
 	for _, v := range before {
 		if !slices.Contains(after, v) {
 			out = append(out, Change{path, v, "", !tightens(kind, v, "")})
@@ -128,25 +159,39 @@ func diffValues(path, kind string, was, is any) []Change {
 	}
 	for _, v := range after {
 		if !slices.Contains(before, v) {
-			out = append(out, Change{path, "", v, true})
+			out = append(out, Change{path, "", v, !tightens(kind, "", v)})
 		}
 	}
 	return out
 }
 
-// tightens reports whether a value that went or changed takes away.
+// tightens reports whether a value that came, went or changed takes away.
 func tightens(kind, was, is string) bool {
 	switch {
+	case slices.Contains(revocable, kind):
+		return is != "true"
+	case kind == "platform.*.crl":
+		return is != strconv.Quote(string(attest.CRLIfPresent))
+	case slices.Contains(floors, kind):
+		return number(is) >= number(was)
+	case slices.Contains(ceilings, kind):
+		return number(is) <= number(was)
 	case was == "":
-		return false
+		return slices.Contains(cutting, kind)
 	case is == "":
 		return slices.Contains(removable, kind)
-	case slices.Contains(revocable, kind):
-		return is == "false"
-	case kind == "task.*.life":
+	case kind == "platform.*.chips", kind == "platform.*.id_keys":
+		return was == strconv.Quote(anyWord)
+	case kind == "task.*.life", kind == "platform.*.max_age":
 		return span(is) < span(was)
 	}
 	return false
+}
+
+// number is a number as a policy file writes it; an absent one is zero.
+func number(text string) int64 {
+	n, _ := strconv.ParseInt(text, 10, 64)
+	return n
 }
 
 // span is a duration as a policy file writes it, in quotes.
@@ -172,6 +217,12 @@ func literal(v any) string {
 		return "{ " + strings.Join(fields, ", ") + " }"
 	}
 	return fmt.Sprint(v)
+}
+
+// elements are the literals of a list; an absent one has none.
+func elements(v any) (out []string, ok bool) {
+	list, ok := v.([]any)
+	return literals(list), ok || v == nil
 }
 
 func literals(list []any) []string {

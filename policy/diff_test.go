@@ -66,19 +66,101 @@ func TestDiff(t *testing.T) {
 	eva := keyLine(h.owners["eva"].PublicKey())
 	for _, row := range diffRows {
 		t.Run(row.name, func(t *testing.T) {
-			old, next := mustParse(t, h.text(t, row.from...)), mustParse(t, h.text(t, row.to...))
-			var got []string
-			for _, c := range Diff(old, next) {
-				got = append(got, strings.ReplaceAll(c.String(), eva, "EVA"))
-			}
-			if !slices.Equal(got, row.want) {
-				t.Errorf("got changes\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(row.want, "\n"))
-			}
-			if got, want := Loosens(old, next), strings.Contains(fmt.Sprint(row.want), "(loosens)"); got != want {
-				t.Errorf("got loosens %v, want %v", got, want)
-			}
+			wantDiff(t, mustParse(t, h.text(t, row.from...)), mustParse(t, h.text(t, row.to...)), row.want, eva)
 		})
 	}
+}
+
+// wantDiff demands exactly these changes; EVA stands for the key eva.
+func wantDiff(t *testing.T, old, next *Document, want []string, eva string) {
+	t.Helper()
+	var got []string
+	for _, c := range Diff(old, next) {
+		got = append(got, strings.ReplaceAll(c.String(), eva, "EVA"))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got changes\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if got, want := Loosens(old, next), strings.Contains(fmt.Sprint(want), "(loosens)"); got != want {
+		t.Errorf("got loosens %v, want %v", got, want)
+	}
+}
+
+// hardwareDiffRows are the owners' switches. Each is one edit of the hardware
+// policy, with what it changes and what undoing it changes.
+var hardwareDiffRows = []struct {
+	name       string
+	edit       []string
+	want, back []string
+}{
+	{"platform cut off", []string{"[platform.nitro]\nroots = [\"sha256:R3\"]\nmax_age = \"5m\"\n", "", "  { platform = \"nitro\", pcr0 = \"sha384:M1\", pcr1 = \"sha384:M2\", pcr2 = \"sha384:M3\", pcr8 = \"sha384:M0\" },\n", ""},
+		[]string{`- platform.nitro = { max_age = "5m", roots = ["sha256:R3"] } (tightens)`,
+			`- task.keys.release.1.reference = { pcr0 = "sha384:M1", pcr1 = "sha384:M2", pcr2 = "sha384:M3", pcr8 = "sha384:M0", platform = "nitro" } (tightens)`},
+		[]string{`+ platform.nitro.max_age = "5m" (loosens)`, `+ platform.nitro.roots = "sha256:R3" (loosens)`,
+			`+ task.keys.release.1.reference = { pcr0 = "sha384:M1", pcr1 = "sha384:M2", pcr2 = "sha384:M3", pcr8 = "sha384:M0", platform = "nitro" } (loosens)`}},
+	{"generation cut off", []string{"[platform.snp.generation.Milan]\n" + milan + "\n", ""},
+		[]string{`- platform.snp.generation.Milan = { committed = { bootloader = 3, microcode = 115, snp = 8, tee = 0 } } (tightens)`},
+		// The floors of what comes do not make its coming a cut.
+		[]string{`+ platform.snp.generation.Milan.committed.bootloader = 3 (loosens)`, `+ platform.snp.generation.Milan.committed.microcode = 115 (loosens)`,
+			`+ platform.snp.generation.Milan.committed.snp = 8 (loosens)`, `+ platform.snp.generation.Milan.committed.tee = 0 (loosens)`}},
+	{"chip cut off", []string{`cut_chips = ["C2"]`, `cut_chips = ["C2", "C3"]`},
+		[]string{`+ platform.snp.cut_chips = "C3" (tightens)`}, []string{`- platform.snp.cut_chips = "C3" (loosens)`}},
+	{"first chip cut off", []string{"max_age", "max_age", `chips = ["00000000000000000000000000000001"]`, "chips = [\"00000000000000000000000000000001\"]\ncut_chips = [\"00000000000000000000000000000002\"]"},
+		[]string{`+ platform.sgx.cut_chips = "00000000000000000000000000000002" (tightens)`}, []string{`- platform.sgx.cut_chips = "00000000000000000000000000000002" (loosens)`}},
+	{"accepted chip removed", []string{`, "c3c3c3c3c3c3c3c3"`, ""}, []string{`- platform.snp.chips = "c3c3c3c3c3c3c3c3" (tightens)`}, []string{`+ platform.snp.chips = "c3c3c3c3c3c3c3c3" (loosens)`}},
+	{"chips named", []string{`chips = "any"`, `chips = ["00000000000000000000000000000002"]`},
+		[]string{`~ platform.tdx.chips = ["00000000000000000000000000000002"], was "any" (tightens)`},
+		[]string{`~ platform.tdx.chips = "any", was ["00000000000000000000000000000002"] (loosens)`}},
+	{"id key removed", []string{`["sha384:K1"]`, "[]"}, []string{`- platform.snp.id_keys = "sha384:K1" (tightens)`}, []string{`+ platform.snp.id_keys = "sha384:K1" (loosens)`}},
+	{"any id key", []string{`["sha384:K1"]`, `"any"`}, []string{`~ platform.snp.id_keys = "any", was ["sha384:K1"] (loosens)`}, []string{`~ platform.snp.id_keys = ["sha384:K1"], was "any" (tightens)`}},
+	{"higher floor", []string{"snp = 8,", "snp = 22,"}, []string{`~ platform.snp.generation.Milan.committed.snp = 22, was 8 (tightens)`}, []string{`~ platform.snp.generation.Milan.committed.snp = 8, was 22 (loosens)`}},
+	{"higher reported floor", []string{"snp = 9,", "snp = 10,"}, []string{`~ platform.snp.generation.Turin.reported.snp = 10, was 9 (tightens)`}, []string{`~ platform.snp.generation.Turin.reported.snp = 9, was 10 (loosens)`}},
+	{"one floor up, one down", []string{"tee = 0, snp = 8,", "tee = 1, snp = 7,"},
+		[]string{`~ platform.snp.generation.Milan.committed.snp = 7, was 8 (loosens)`, `~ platform.snp.generation.Milan.committed.tee = 1, was 0 (tightens)`},
+		[]string{`~ platform.snp.generation.Milan.committed.snp = 8, was 7 (tightens)`, `~ platform.snp.generation.Milan.committed.tee = 0, was 1 (loosens)`}},
+	{"launch floor removed", []string{"launch = { fmc = 11, bootloader = 12, tee = 13, snp = 14, microcode = 255 }\n", ""},
+		[]string{`- platform.snp.generation.Turin.launch = { bootloader = 12, fmc = 11, microcode = 255, snp = 14, tee = 13 } (loosens)`},
+		[]string{`+ platform.snp.generation.Turin.launch.bootloader = 12 (tightens)`, `+ platform.snp.generation.Turin.launch.fmc = 11 (tightens)`,
+			`+ platform.snp.generation.Turin.launch.microcode = 255 (tightens)`, `+ platform.snp.generation.Turin.launch.snp = 14 (tightens)`, `+ platform.snp.generation.Turin.launch.tee = 13 (tightens)`}},
+	{"reported floor added", []string{milan, milan + "\nreported = { bootloader = 3, tee = 0, snp = 8, microcode = 115 }"},
+		[]string{`+ platform.snp.generation.Milan.reported.bootloader = 3 (tightens)`, `+ platform.snp.generation.Milan.reported.microcode = 115 (tightens)`,
+			`+ platform.snp.generation.Milan.reported.snp = 8 (tightens)`, `+ platform.snp.generation.Milan.reported.tee = 0 (tightens)`},
+		[]string{`- platform.snp.generation.Milan.reported = { bootloader = 3, microcode = 115, snp = 8, tee = 0 } (loosens)`}},
+	{"smt off", []string{"smt = true", "smt = false"}, []string{`~ platform.snp.smt = false, was true (tightens)`}, []string{`~ platform.snp.smt = true, was false (loosens)`}},
+	{"smt left out", []string{"smt = true\n", ""}, []string{`- platform.snp.smt = true (tightens)`}, []string{`+ platform.snp.smt = true (loosens)`}},
+	{"migration off", []string{"migration = true\nprov", "migration = false\nprov"}, []string{`~ platform.snp.migration = false, was true (tightens)`}, []string{`~ platform.snp.migration = true, was false (loosens)`}},
+	{"provisional firmware off", []string{"provisional_firmware = true\n", ""}, []string{`- platform.snp.provisional_firmware = true (tightens)`}, []string{`+ platform.snp.provisional_firmware = true (loosens)`}},
+	{"lower vmpl", []string{"vmpl = 2", "vmpl = 1"}, []string{`~ platform.snp.vmpl = 1, was 2 (tightens)`}, []string{`~ platform.snp.vmpl = 2, was 1 (loosens)`}},
+	{"vmpl left out", []string{"vmpl = 2\n", ""}, []string{`- platform.snp.vmpl = 2 (tightens)`}, []string{`+ platform.snp.vmpl = 2 (loosens)`}},
+	{"crl required", []string{`"if-present"`, `"required"`}, []string{`~ platform.snp.crl = "required", was "if-present" (tightens)`}, []string{`~ platform.snp.crl = "if-present", was "required" (loosens)`}},
+	{"crl left out", []string{"crl = \"if-present\"\n", ""}, []string{`- platform.snp.crl = "if-present" (tightens)`}, []string{`+ platform.snp.crl = "if-present" (loosens)`}},
+	{"status removed", []string{`, "OutOfDate"`, ""}, []string{`- platform.tdx.statuses = "OutOfDate" (tightens)`}, []string{`+ platform.tdx.statuses = "OutOfDate" (loosens)`}},
+	{"advisory removed", []string{"advisories = [\"INTEL-SA-00615\"]\n", ""}, []string{`- platform.tdx.advisories = "INTEL-SA-00615" (tightens)`}, []string{`+ platform.tdx.advisories = "INTEL-SA-00615" (loosens)`}},
+	{"later evaluation", []string{"min_evaluation = 17", "min_evaluation = 18"}, []string{`~ platform.tdx.min_evaluation = 18, was 17 (tightens)`}, []string{`~ platform.tdx.min_evaluation = 17, was 18 (loosens)`}},
+	{"evaluation left out", []string{"min_evaluation = 17\n", ""}, []string{`- platform.tdx.min_evaluation = 17 (loosens)`}, []string{`+ platform.tdx.min_evaluation = 17 (tightens)`}},
+	{"higher isvsvn", []string{"min_isvsvn = 4", "min_isvsvn = 10"}, []string{`~ platform.sgx.min_isvsvn = 10, was 4 (tightens)`}, []string{`~ platform.sgx.min_isvsvn = 4, was 10 (loosens)`}},
+	{"younger documents", []string{`"5m"`, `"90s"`}, []string{`~ platform.nitro.max_age = "90s", was "5m" (tightens)`}, []string{`~ platform.nitro.max_age = "5m", was "90s" (loosens)`}},
+	{"an environment that is empty", []string{"key_mode = \"unit\"\n[task.keys.release.\"1\"]\n", "key_mode = \"unit\"\n[task.keys.release.\"1\"]\nenv = {}\n"},
+		[]string{`+ task.keys.release.1.env = {  } (loosens)`}, []string{`- task.keys.release.1.env = {  } (loosens)`}},
+}
+
+func TestDiffOfHardware(t *testing.T) {
+	for _, row := range hardwareDiffRows {
+		t.Run(row.name, func(t *testing.T) {
+			old, next := mustParse(t, ironText(t)), mustParse(t, ironText(t, row.edit...))
+			wantDiff(t, old, next, spelled(row.want), "\x00")
+			wantDiff(t, next, old, spelled(row.back), "\x00")
+		})
+	}
+}
+
+// spelled are lines whose short digests are written out.
+func spelled(lines []string) []string {
+	out := make([]string, len(lines))
+	for i, l := range lines {
+		out[i] = spell(l)
+	}
+	return out
 }
 
 func TestDiffOfWholeTables(t *testing.T) {

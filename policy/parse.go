@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 	"unicode/utf8"
 
-	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/pelletier/go-toml/v2"
 )
@@ -128,24 +126,6 @@ func readOwner(t table) Owner {
 	return o
 }
 
-func (d *Document) readPlatforms(root table) {
-	d.Platforms = map[attest.Platform]attest.Rules{}
-	for _, t := range root.named("platform", wantPlatform(), platformOK) {
-		t.need("roots")
-		rules := attest.Rules{Debug: t.flag("debug")}
-		for _, s := range t.set("roots", wantDigest, func(s string) bool { return digestInto(new(attest.Digest), s) }) {
-			var root attest.Digest
-			digestInto(&root, s)
-			rules.Roots = append(rules.Roots, root)
-		}
-		if t.has("roots") && len(rules.Roots) == 0 {
-			t.fault("roots", "number of roots", 0, "at least 1")
-		}
-		t.done()
-		d.Platforms[attest.Platform(t.name)] = rules
-	}
-}
-
 func (d *Document) readAuthority(root table, measured measuredNames) {
 	t, ok := root.table("authority")
 	if !ok {
@@ -167,7 +147,7 @@ func readTask(t namedTable, measured measuredNames) *Task {
 	t.need("key_mode", "release")
 	task := &Task{
 		Name:     t.name,
-		KeyMode:  KeyMode(t.text("key_mode", "shared or unit", keyModeOK)),
+		KeyMode:  KeyMode(t.text("key_mode", "shared or unit", oneOf([]string{string(Shared), string(PerUnit)}))),
 		Names:    t.set("names", "a DNS name in lower case, without wildcard", dnsNameOK),
 		Life:     DefaultLife,
 		Units:    int(t.number("units", 1, 1_000_000)),
@@ -185,10 +165,6 @@ func readTask(t namedTable, measured measuredNames) *Task {
 	}
 	t.done()
 	return task
-}
-
-func keyModeOK(s string) bool {
-	return slices.Contains([]KeyMode{Shared, PerUnit}, KeyMode(s))
 }
 
 func readRelease(t namedTable, measured measuredNames) *Release {

@@ -1,8 +1,11 @@
 package policy
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -14,10 +17,16 @@ import (
 type registerReader func(m measuredNames, t table, key string) []byte
 
 // registerReaders holds, for each platform that policy may name, a reader for
-// each of its registers. An agent and arguments may be left out and are then
-// none; every other register is given or stands in any.
+// each of its registers. A soft agent and arguments may be left out and are then
+// none; every other register is given or stands in any. What can be zero in good
+// code (nothing was signed, nothing configured, nothing extended) is configured;
+// what cannot is code.
 var registerReaders = map[attest.Platform]map[string]registerReader{
-	attest.Soft: {"agent": measuredNames.digest, "program": measuredNames.needed, "args": measuredNames.arguments},
+	attest.Soft:  {"agent": measuredNames.digest, "program": measuredNames.needed, "args": measuredNames.arguments},
+	attest.SNP:   {"measurement": code384, "host-data": configured(32)},
+	attest.TDX:   {"mrtd": code384, "mrconfigid": configured(48), "rtmr0": extended, "rtmr1": extended, "rtmr2": extended, "rtmr3": extended},
+	attest.SGX:   {"mrenclave": measuredNames.needed, "mrsigner": measuredNames.needed, "isvprodid": product, "configid": configured(64)},
+	attest.Nitro: {"pcr0": code384, "pcr1": code384, "pcr2": code384, "pcr8": extended},
 }
 
 func platformOK(name string) bool { return registerReaders[attest.Platform(name)] != nil }
@@ -123,6 +132,43 @@ func (m measuredNames) digest(t table, key string) []byte {
 	}
 	return d[:]
 }
+
+// code384 reads a SHA-384 digest of code, which is never zero.
+func code384(_ measuredNames, t table, key string) []byte {
+	return bytesOf(t, key, wantSHA384+", not all zero", func(s string) []byte {
+		if b := sha384(s); !zero(b) {
+			return b
+		}
+		return nil
+	})
+}
+
+// extended reads a SHA-384 digest that is zero while nothing was extended.
+func extended(_ measuredNames, t table, key string) []byte {
+	return bytesOf(t, key, wantSHA384, sha384)
+}
+
+// configured reads bytes that whoever launches the TEE chooses.
+func configured(size int) registerReader {
+	want := fmt.Sprintf("%d lower-case hexadecimal digits", 2*size)
+	return func(_ measuredNames, t table, key string) []byte {
+		return bytesOf(t, key, want, func(s string) []byte { return digits(s, size) })
+	}
+}
+
+// product reads a product id into its two bytes.
+func product(_ measuredNames, t table, key string) []byte {
+	t.need(key)
+	return binary.BigEndian.AppendUint16(nil, uint16(t.number(key, 0, math.MaxUint16)))
+}
+
+// bytesOf reads a byte string that may not be left out.
+func bytesOf(t table, key, want string, read func(string) []byte) []byte {
+	t.need(key)
+	return read(t.text(key, want, func(s string) bool { return read(s) != nil }))
+}
+
+func zero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
 
 // placedReference is a reference value and where it stands.
 type placedReference struct {

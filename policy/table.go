@@ -88,6 +88,10 @@ func read[T any](t table, key, want string, ok func(T) bool) T {
 
 func anything[T any](T) bool { return true }
 
+func oneOf(words []string) func(string) bool {
+	return func(s string) bool { return slices.Contains(words, s) }
+}
+
 func show(v any) string {
 	switch v := v.(type) {
 	case string:

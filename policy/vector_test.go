@@ -162,6 +162,13 @@ func writePolicyVectors(t *testing.T) {
 			write(r.name, h.text(t, r.old, r.new))
 		}
 	}
+	write("hardware", ironText(t))
+	for _, r := range ironRefusals {
+		switch r.name {
+		case "soft beside hardware", "floor without a component", "Revoked accepted", "pcr0 of zeros, as in debug", "chip id in capitals":
+			write(strings.ReplaceAll(r.name, ",", ""), ironText(t, r.old, r.new))
+		}
+	}
 }
 
 // TestHistoryVectors reads vectors that name the files of each step.

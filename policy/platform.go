@@ -1,0 +1,184 @@
+package policy
+
+import (
+	"encoding/hex"
+	"fmt"
+	"math"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+)
+
+// ruleReaders read the keys that one platform alone has. Policy may name
+// exactly these platforms.
+var ruleReaders = map[attest.Platform]func(t table, rules *attest.Rules){
+	attest.Soft:  func(table, *attest.Rules) {},
+	attest.SNP:   readSNP,
+	attest.TDX:   readTDX,
+	attest.SGX:   readSGX,
+	attest.Nitro: readNitro,
+}
+
+func (d *Document) readPlatforms(root table) {
+	d.Platforms = map[attest.Platform]attest.Rules{}
+	for _, t := range root.named("platform", wantPlatform(), platformOK) {
+		platform := attest.Platform(t.name)
+		t.need("roots")
+		rules := attest.Rules{Debug: t.flag("debug")}
+		for _, s := range t.set("roots", wantDigest, func(s string) bool { return digestInto(new(attest.Digest), s) }) {
+			var root attest.Digest
+			digestInto(&root, s)
+			rules.Roots = append(rules.Roots, root)
+		}
+		if t.has("roots") && len(rules.Roots) == 0 {
+			t.fault("roots", "number of roots", 0, "at least 1")
+		}
+		ruleReaders[platform](t.table, &rules)
+		t.done()
+		d.Platforms[platform] = rules
+	}
+}
+
+func readSNP(t table, rules *attest.Rules) {
+	t.need("generation", "chips", "id_keys")
+	rules.CRL = t.crl()
+	rules.SNP = attest.SNPRules{
+		Generations: map[string]attest.SNPFloor{},
+		Chips:       t.accepted("chips", wantSNPChip, snpChip),
+		CutChips:    t.byteStrings("cut_chips", wantSNPChip, snpChip),
+		IDKeys:      t.accepted("id_keys", wantSHA384, sha384),
+		SMT:         t.flag("smt"),
+		Migration:   t.flag("migration"),
+		Provisional: t.flag("provisional_firmware"),
+		VMPL:        uint32(t.number("vmpl", 0, 3)),
+	}
+	for _, g := range t.named("generation", "Milan, Genoa or Turin", snpGenerationOK) {
+		g.need("committed")
+		rules.SNP.Generations[g.name] = attest.SNPFloor{Committed: g.floor("committed"), Reported: g.floor("reported"), Launch: g.floor("launch")}
+		g.done()
+	}
+	if t.has("generation") && len(rules.SNP.Generations) == 0 {
+		t.fault("generation", "number of generations", 0, "at least 1")
+	}
+}
+
+func snpGenerationOK(name string) bool {
+	return name == "Milan" || name == "Genoa" || name == turin
+}
+
+// turin is the generation whose firmware has an FMC.
+const turin = "Turin"
+
+// floor reads a TCB. It names every component, so that none is forgotten.
+func (t namedTable) floor(key string) (floor attest.SNPTCB) {
+	inner, ok := t.table.table(key)
+	if !ok {
+		return floor
+	}
+	read := func(key string) uint8 {
+		inner.need(key)
+		return uint8(inner.number(key, 0, math.MaxUint8))
+	}
+	floor = attest.SNPTCB{Bootloader: read("bootloader"), TEE: read("tee"), SNP: read("snp"), Microcode: read("microcode")}
+	if t.name == turin {
+		floor.FMC = read("fmc")
+	}
+	inner.done()
+	return floor
+}
+
+func readTDX(t table, rules *attest.Rules) {
+	readDCAP(t, rules)
+	rules.DCAP.Migration = t.flag("migration")
+}
+
+func readSGX(t table, rules *attest.Rules) {
+	readDCAP(t, rules)
+	rules.DCAP.MinISVSVN = uint16(t.number("min_isvsvn", 0, math.MaxUint16))
+}
+
+func readDCAP(t table, rules *attest.Rules) {
+	t.need("chips")
+	rules.CRL = t.crl()
+	rules.DCAP = attest.DCAPRules{
+		Statuses:      t.set("statuses", strings.Join(dcapStatuses, ", "), oneOf(dcapStatuses)),
+		Advisories:    t.set("advisories", `an id such as "INTEL-SA-00615"`, advisory.MatchString),
+		MinEvaluation: uint32(t.number("min_evaluation", 0, math.MaxUint32)),
+		Chips:         t.accepted("chips", wantPPID, ppid),
+		CutChips:      t.byteStrings("cut_chips", wantPPID, ppid),
+	}
+}
+
+// dcapStatuses are the words of Intel's that policy may accept. UpToDate needs
+// no permission, Revoked gets none.
+var dcapStatuses = []string{
+	"SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded", "OutOfDate", "OutOfDateConfigurationNeeded",
+}
+
+var advisory = regexp.MustCompile(`^INTEL-[A-Z]{2}-[0-9]{5}$`)
+
+func readNitro(t table, rules *attest.Rules) {
+	t.need("max_age")
+	rules.Nitro.MaxAge = t.duration("max_age", time.Second, 3*time.Hour) // no certificate of an enclave lives longer
+}
+
+// crl reads what a missing revocation list means.
+func (t table) crl() attest.CRLRule {
+	rules := []string{string(attest.CRLRequired), string(attest.CRLIfPresent)}
+	return attest.CRLRule(t.text("crl", strings.Join(rules, " or "), oneOf(rules)))
+}
+
+// anyWord accepts every value of a field.
+const anyWord = "any"
+
+// accepted reads "any" or a list of values.
+func (t table) accepted(key, want string, read func(string) []byte) attest.List {
+	if _, word := t.values[key].(string); word {
+		return attest.List{Any: t.text(key, `"any", or a list`, oneOf([]string{anyWord})) == anyWord}
+	}
+	return attest.List{Values: t.byteStrings(key, want, read)}
+}
+
+// byteStrings reads a list of byte strings, each once.
+func (t table) byteStrings(key, want string, read func(string) []byte) [][]byte {
+	var out [][]byte
+	for _, s := range t.set(key, want, func(s string) bool { return read(s) != nil }) {
+		out = append(out, read(s))
+	}
+	return out
+}
+
+const wantSNPChip = "128 lower-case hexadecimal digits, or the 16 of a Turin"
+
+// snpChip reads a chip id. The 8 bytes of a Turin stand before zeros in reports.
+func snpChip(s string) []byte {
+	if b := digits(s, 8); b != nil {
+		return append(b, make([]byte, 56)...)
+	}
+	return digits(s, 64)
+}
+
+const wantPPID = "32 lower-case hexadecimal digits"
+
+func ppid(s string) []byte { return digits(s, 16) }
+
+const wantSHA384 = `"sha384:" and 96 lower-case hexadecimal digits`
+
+func sha384(s string) []byte {
+	s, ok := strings.CutPrefix(s, "sha384:")
+	if !ok {
+		return nil
+	}
+	return digits(s, 48)
+}
+
+// digits reads so many bytes in hexadecimal, and nil from anything else.
+func digits(s string, size int) []byte {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != size || fmt.Sprintf("%x", b) != s {
+		return nil
+	}
+	return b
+}

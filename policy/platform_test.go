@@ -1,0 +1,313 @@
+package policy
+
+import (
+	"errors"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// iron is a policy of hardware alone that uses every key of its platforms.
+const iron = `schema = "cohort/policy/v1"
+trust_domain = "clinic.example"
+sequence = 1
+previous = ""
+created = 2026-11-22T09:00:00Z
+
+[owners]
+quorum = 1
+approve_within = "168h"
+delay = "1h"
+keys = [ { name = "ana", ssh = "ANA" } ]
+
+[platform.snp]
+roots = ["sha256:R1"]
+crl = "if-present"
+chips = ["C1", "c3c3c3c3c3c3c3c3"]
+cut_chips = ["C2"]
+id_keys = ["sha384:K1"]
+smt = true
+migration = true
+provisional_firmware = true
+vmpl = 2
+` + generations + `
+[platform.tdx]
+roots = ["sha256:R2"]
+debug = true
+crl = "required"
+chips = "any"
+cut_chips = ["0123456789abcdef0123456789abcdef"]
+statuses = ["SWHardeningNeeded", "OutOfDate"]
+advisories = ["INTEL-SA-00615"]
+min_evaluation = 17
+migration = true
+
+[platform.sgx]
+roots = ["sha256:R2"]
+chips = ["00000000000000000000000000000001"]
+min_isvsvn = 4
+
+[platform.nitro]
+roots = ["sha256:R3"]
+max_age = "5m"
+
+[measured.signer]
+sha256 = "S1"
+
+[authority]
+root = "sha256:R4"
+reference = [ { platform = "snp", measurement = "sha384:M1", host-data = "H1" } ]
+
+[task.keys]
+key_mode = "unit"
+[task.keys.release."1"]
+reference = [
+  { platform = "snp", measurement = "sha384:M2", any = ["host-data"] },
+  { platform = "tdx", mrtd = "sha384:M1", mrconfigid = "M3", rtmr0 = "sha384:M2", rtmr1 = "sha384:M3", any = ["rtmr2", "rtmr3"] },
+  { platform = "sgx", any = ["mrenclave"], mrsigner = "@signer", isvprodid = 258, configid = "G1" },
+  { platform = "nitro", pcr0 = "sha384:M1", pcr1 = "sha384:M2", pcr2 = "sha384:M3", pcr8 = "sha384:M0" },
+]
+`
+
+// generations is the CPU generations of iron.
+const generations = `[platform.snp.generation.Milan]
+committed = { bootloader = 3, tee = 0, snp = 8, microcode = 115 }
+[platform.snp.generation.Turin]
+committed = { fmc = 1, bootloader = 2, tee = 3, snp = 4, microcode = 5 }
+reported = { fmc = 6, bootloader = 7, tee = 8, snp = 9, microcode = 10 }
+launch = { fmc = 11, bootloader = 12, tee = 13, snp = 14, microcode = 255 }
+`
+
+// ironText is the hardware policy after edits "old", "new". In it R1, C1 and so
+// on stand for bytes that all are that digit.
+func ironText(t testing.TB, edits ...string) []byte {
+	t.Helper()
+	text := iron
+	for i := 0; i < len(edits); i += 2 {
+		if !strings.Contains(text, edits[i]) {
+			t.Fatalf("the policy has no %q", edits[i])
+		}
+		text = strings.Replace(text, edits[i], edits[i+1], 1)
+	}
+	return []byte(spell(text))
+}
+
+// spell writes out the key of ana and the digests R1, C1 and so on.
+func spell(text string) string {
+	pairs := []string{"ANA", keyLine(fixed("ana").PublicKey())}
+	for letter, size := range map[string]int{"R": 32, "S": 32, "H": 32, "C": 64, "G": 64, "K": 48, "M": 48} {
+		for _, digit := range []string{"0", "1", "2", "3", "4"} {
+			pairs = append(pairs, `:`+letter+digit+`"`, `:`+strings.Repeat(digit, 2*size)+`"`, `"`+letter+digit+`"`, `"`+strings.Repeat(digit, 2*size)+`"`)
+		}
+	}
+	return strings.NewReplacer(pairs...).Replace(text)
+}
+
+// alike are so many bytes that all are 16 times the digit and the digit.
+func alike(digit byte, size int) []byte { return slices.Repeat([]byte{digit<<4 | digit}, size) }
+
+func TestParseReadsRules(t *testing.T) {
+	got := mustParse(t, ironText(t)).Platforms
+	turinChip := append(slices.Repeat([]byte{0xc3}, 8), make([]byte, 56)...)
+	want := map[attest.Platform]attest.Rules{
+		attest.SNP: {Roots: []attest.Digest{digest("1")}, CRL: attest.CRLIfPresent, SNP: attest.SNPRules{
+			Generations: map[string]attest.SNPFloor{
+				"Milan": {Committed: attest.SNPTCB{Bootloader: 3, SNP: 8, Microcode: 115}},
+				"Turin": {
+					Committed: attest.SNPTCB{FMC: 1, Bootloader: 2, TEE: 3, SNP: 4, Microcode: 5},
+					Reported:  attest.SNPTCB{FMC: 6, Bootloader: 7, TEE: 8, SNP: 9, Microcode: 10},
+					Launch:    attest.SNPTCB{FMC: 11, Bootloader: 12, TEE: 13, SNP: 14, Microcode: 255},
+				},
+			},
+			Chips:    attest.List{Values: [][]byte{alike(1, 64), turinChip}},
+			CutChips: [][]byte{alike(2, 64)},
+			IDKeys:   attest.List{Values: [][]byte{alike(1, 48)}},
+			SMT:      true, Migration: true, Provisional: true, VMPL: 2,
+		}},
+		attest.TDX: {Roots: []attest.Digest{digest("2")}, Debug: true, CRL: attest.CRLRequired, DCAP: attest.DCAPRules{
+			Statuses: []string{"SWHardeningNeeded", "OutOfDate"}, Advisories: []string{"INTEL-SA-00615"}, MinEvaluation: 17,
+			Chips:     attest.List{Any: true},
+			CutChips:  [][]byte{{0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef}},
+			Migration: true,
+		}},
+		attest.SGX: {Roots: []attest.Digest{digest("2")}, DCAP: attest.DCAPRules{
+			Chips: attest.List{Values: [][]byte{append(make([]byte, 15), 1)}}, MinISVSVN: 4,
+		}},
+		attest.Nitro: {Roots: []attest.Digest{digest("3")}, Nitro: attest.NitroRules{MaxAge: 5 * time.Minute}},
+	}
+	for platform := range want {
+		if !reflect.DeepEqual(got[platform], want[platform]) {
+			t.Errorf("%s: got rules %+v, want %+v", platform, got[platform], want[platform])
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("got %d platforms, want %d", len(got), len(want))
+	}
+}
+
+func TestParseReadsHardwareReferences(t *testing.T) {
+	d := mustParse(t, ironText(t))
+	is := func(name string, value []byte) attest.Register { return attest.Register{Name: name, Value: value} }
+	open := func(name string) attest.Register { return attest.Register{Name: name, Any: true} }
+	want := []attest.ReferenceValue{
+		{Platform: attest.SNP, Registers: []attest.Register{is("measurement", alike(1, 48)), is("host-data", alike(1, 32))}},
+		{Platform: attest.SNP, Registers: []attest.Register{is("measurement", alike(2, 48)), open("host-data")}},
+		{Platform: attest.TDX, Registers: []attest.Register{
+			is("mrtd", alike(1, 48)), is("mrconfigid", alike(3, 48)), is("rtmr0", alike(2, 48)), is("rtmr1", alike(3, 48)), open("rtmr2"), open("rtmr3"),
+		}},
+		{Platform: attest.SGX, Registers: []attest.Register{
+			open("mrenclave"), is("mrsigner", alike(1, 32)), is("isvprodid", []byte{1, 2}), is("configid", alike(1, 64)),
+		}},
+		{Platform: attest.Nitro, Registers: []attest.Register{
+			is("pcr0", alike(1, 48)), is("pcr1", alike(2, 48)), is("pcr2", alike(3, 48)), is("pcr8", make([]byte, 48)),
+		}},
+	}
+	var got []attest.ReferenceValue
+	for _, ref := range d.references() {
+		got = append(got, ref.ReferenceValue)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got reference values %v, want %v", got, want)
+	}
+}
+
+const (
+	snpRef   = `task.keys.release.1.reference[0]`
+	tdxRef   = `task.keys.release.1.reference[1]`
+	sgxRef   = `task.keys.release.1.reference[2]`
+	nitroRef = `task.keys.release.1.reference[3]`
+	milan    = "committed = { bootloader = 3, tee = 0, snp = 8, microcode = 115 }"
+)
+
+var ironRefusals = []refusal{
+	{"soft beside hardware", "[platform.nitro]", "[platform.soft]\nroots = [\"sha256:R1\"]\n[platform.nitro]", "platform.soft", "development", "hardware alone"},
+	{"snp without roots", "roots = [\"sha256:R1\"]\n", "", "platform.snp.roots", "required key", ""},
+	{"unknown crl", `"if-present"`, `"optional"`, "platform.snp.crl", "value", "required or if-present"},
+	{"crl as a flag", `crl = "if-present"`, "crl = false", "platform.snp.crl", "value", "required"},
+	{"snp without chips", "chips = [\"C1\", \"c3c3c3c3c3c3c3c3\"]\n", "", "platform.snp.chips", "required key", ""},
+	{"chips of another word", `chips = ["C1", "c3c3c3c3c3c3c3c3"]`, `chips = "all"`, "platform.snp.chips", "value", `"any"`},
+	{"any inside a list", `chips = ["C1",`, `chips = ["any",`, "platform.snp.chips[0]", "value", "128"},
+	{"chip id too short", `"c3c3c3c3c3c3c3c3"`, `"c3c3c3c3c3c3c3"`, "platform.snp.chips[1]", "value", "128"},
+	{"chip id in capitals", `"c3c3c3c3c3c3c3c3"`, `"C3C3C3C3C3C3C3C3"`, "platform.snp.chips[1]", "value", "lower-case"},
+	{"chip id twice", `"c3c3c3c3c3c3c3c3"`, `"C1"`, "platform.snp.chips", "element twice", ""},
+	{"cut off chip of another size", `cut_chips = ["C2"]`, `cut_chips = ["K2"]`, "platform.snp.cut_chips[0]", "value", "128"},
+	{"cut off every chip", `cut_chips = ["C2"]`, `cut_chips = "any"`, "platform.snp.cut_chips", "value", "a list"},
+	{"snp without id keys", "id_keys = [\"sha384:K1\"]\n", "", "platform.snp.id_keys", "required key", ""},
+	{"id key without prefix", `["sha384:K1"]`, `["K1"]`, "platform.snp.id_keys[0]", "value", "sha384:"},
+	{"id key of SHA-256", `["sha384:K1"]`, `["sha256:R1"]`, "platform.snp.id_keys[0]", "value", "sha384:"},
+	{"smt as text", "smt = true", `smt = "on"`, "platform.snp.smt", "value", "true or false"},
+	{"snp migration as text", "migration = true\nprov", "migration = \"on\"\nprov", "platform.snp.migration", "value", "true or false"},
+	{"provisional firmware as text", "provisional_firmware = true", `provisional_firmware = "on"`, "platform.snp.provisional_firmware", "value", "true or false"},
+	{"vmpl 4", "vmpl = 2", "vmpl = 4", "platform.snp.vmpl", "value", "0 to 3"},
+	{"vmpl below 0", "vmpl = 2", "vmpl = -1", "platform.snp.vmpl", "value", "0 to 3"},
+	{"snp without generations", generations, "", "platform.snp.generation", "required key", ""},
+	{"no generation", generations, "generation = {}\n", "platform.snp.generation", "number of generations", "at least 1"},
+	{"unknown generation", "generation.Milan", "generation.Rome", "platform.snp.generation.Rome", "name", "Milan"},
+	{"generation without floor", milan + "\n", "", "platform.snp.generation.Milan.committed", "required key", ""},
+	{"unknown floor", milan, milan + "\ncurrent = { snp = 8 }", "platform.snp.generation.Milan.current", "unknown key", "committed"},
+	{"floor without a component", "snp = 8, ", "", "platform.snp.generation.Milan.committed.snp", "required key", ""},
+	{"floor without microcode", ", microcode = 115", "", "platform.snp.generation.Milan.committed.microcode", "required key", ""},
+	{"floor over a byte", "microcode = 115", "microcode = 256", "platform.snp.generation.Milan.committed.microcode", "value", "255"},
+	{"floor below 0", "tee = 0", "tee = -1", "platform.snp.generation.Milan.committed.tee", "value", "0 to"},
+	{"fmc before Turin", "{ bootloader = 3", "{ fmc = 1, bootloader = 3", "platform.snp.generation.Milan.committed.fmc", "unknown key", ""},
+	{"Turin without fmc", "{ fmc = 6, ", "{ ", "platform.snp.generation.Turin.reported.fmc", "required key", ""},
+	{"unknown component", "{ bootloader = 3", "{ boot = 3, bootloader = 3", "platform.snp.generation.Milan.committed.boot", "unknown key", ""},
+	{"unknown key of snp", "vmpl = 2", "vmpl = 2\nvmpls = 2", "platform.snp.vmpls", "unknown key", "vmpl"},
+	{"snp with a key of Intel's", "vmpl = 2", "vmpl = 2\nmin_evaluation = 2", "platform.snp.min_evaluation", "unknown key", ""},
+
+	{"tdx without chips", "chips = \"any\"\n", "", "platform.tdx.chips", "required key", ""},
+	{"ppid too long", `["00000000000000000000000000000001"]`, `["0000000000000000000000000000000001"]`, "platform.sgx.chips[0]", "value", "32"},
+	{"cut off ppid too short", `["0123456789abcdef0123456789abcdef"]`, `["0123456789abcdef"]`, "platform.tdx.cut_chips[0]", "value", "32"},
+	{"Revoked accepted", `"OutOfDate"]`, `"Revoked"]`, "platform.tdx.statuses[1]", "value", "OutOfDate"},
+	{"UpToDate named", `"OutOfDate"]`, `"UpToDate"]`, "platform.tdx.statuses[1]", "value", "SWHardeningNeeded"},
+	{"status twice", `"OutOfDate"]`, `"SWHardeningNeeded"]`, "platform.tdx.statuses", "element twice", ""},
+	{"advisory of another form", `"INTEL-SA-00615"`, `"INTEL-SA-615"`, "platform.tdx.advisories[0]", "value", "INTEL-SA-00615"},
+	{"advisory with more", `"INTEL-SA-00615"`, `"INTEL-SA-00615 "`, "platform.tdx.advisories[0]", "value", ""},
+	{"evaluation below 0", "min_evaluation = 17", "min_evaluation = -1", "platform.tdx.min_evaluation", "value", "0 to"},
+	{"evaluation over 32 bits", "min_evaluation = 17", "min_evaluation = 4294967296", "platform.tdx.min_evaluation", "value", "4294967295"},
+	{"tdx migration as text", "migration = true\n\n", "migration = \"yes\"\n\n", "platform.tdx.migration", "value", "true or false"},
+	{"tdx with isvsvn", "min_evaluation = 17", "min_isvsvn = 17", "platform.tdx.min_isvsvn", "unknown key", ""},
+	{"sgx with migration", "min_isvsvn = 4", "migration = true", "platform.sgx.migration", "unknown key", ""},
+	{"isvsvn over 16 bits", "min_isvsvn = 4", "min_isvsvn = 65536", "platform.sgx.min_isvsvn", "value", "65535"},
+	{"nitro without max_age", "max_age = \"5m\"\n", "", "platform.nitro.max_age", "required key", ""},
+	{"max_age 0", `"5m"`, `"0s"`, "platform.nitro.max_age", "value", "1s"},
+	{"max_age over the certificate's life", `"5m"`, `"3h1s"`, "platform.nitro.max_age", "value", "3h"},
+	{"nitro with crl", `max_age = "5m"`, "max_age = \"5m\"\ncrl = \"required\"", "platform.nitro.crl", "unknown key", ""},
+	{"nitro with chips", `max_age = "5m"`, "max_age = \"5m\"\nchips = \"any\"", "platform.nitro.chips", "unknown key", ""},
+
+	{"measurement left out", `measurement = "sha384:M2", `, "", snpRef + ".measurement", "required key", ""},
+	{"measurement of SHA-256", `"sha384:M2", any = ["host-data"]`, `"sha256:R2", any = ["host-data"]`, snpRef + ".measurement", "value", "sha384:"},
+	{"measurement of zeros", `"sha384:M2", any = ["host-data"]`, `"sha384:M0", any = ["host-data"]`, snpRef + ".measurement", "value", "not all zero"},
+	{"host data left out", `, any = ["host-data"]`, "", snpRef + ".host-data", "required key", ""},
+	{"host data too short", `host-data = "H1"`, `host-data = "00"`, "authority.reference[0].host-data", "value", "64"},
+	{"register of another platform", `measurement = "sha384:M2"`, `measurement = "sha384:M2", pcr0 = "sha384:M2"`, snpRef + ".pcr0", "unknown key", ""},
+	{"mrtd of zeros", `mrtd = "sha384:M1"`, `mrtd = "sha384:M0"`, tdxRef + ".mrtd", "value", "not all zero"},
+	{"rtmr left out", `rtmr0 = "sha384:M2", `, "", tdxRef + ".rtmr0", "required key", ""},
+	{"rtmr with value and any", `rtmr1 = "sha384:M3"`, `rtmr1 = "sha384:M3", rtmr2 = "sha384:M3"`, tdxRef + ".rtmr2", "key", "any"},
+	{"mrconfigid with prefix", `mrconfigid = "M3"`, `mrconfigid = "sha384:M3"`, tdxRef + ".mrconfigid", "value", "96"},
+	{"any of an SNP register", `["rtmr2", "rtmr3"]`, `["rtmr2", "host-data"]`, tdxRef + ".any[1]", "value", "mrtd"},
+	{"mrsigner left out", `mrsigner = "@signer", `, "", sgxRef + ".mrsigner", "required key", ""},
+	{"mrsigner of zeros", `"@signer"`, `"sha256:R0"`, sgxRef + ".mrsigner", "value", "sha256:"},
+	{"product id left out", "isvprodid = 258, ", "", sgxRef + ".isvprodid", "required key", ""},
+	{"product id over 16 bits", "258", "65536", sgxRef + ".isvprodid", "value", "65535"},
+	{"configid too short", `configid = "G1"`, `configid = "H1"`, sgxRef + ".configid", "value", "128"},
+	{"pcr0 of zeros, as in debug", `pcr0 = "sha384:M1"`, `pcr0 = "sha384:M0"`, nitroRef + ".pcr0", "value", "not all zero"},
+	{"pcr1 of zeros, as in debug", `pcr1 = "sha384:M2"`, `pcr1 = "sha384:M0"`, nitroRef + ".pcr1", "value", "not all zero"},
+	{"pcr2 of zeros, as in debug", `pcr2 = "sha384:M3"`, `pcr2 = "sha384:M0"`, nitroRef + ".pcr2", "value", "not all zero"},
+	{"pcr8 left out", `, pcr8 = "sha384:M0"`, "", nitroRef + ".pcr8", "required key", ""},
+	{"measurement of the authority in a task", `"sha384:M2", any = ["host-data"]`, `"sha384:M1", any = ["host-data"]`, snpRef, "measurement twice", "authority"},
+	{"reference value of a platform without table", "[platform.nitro]\nroots = [\"sha256:R3\"]\nmax_age = \"5m\"\n", "", nitroRef, "platform", "[platform.nitro]"},
+}
+
+func TestParseHardwareRefusals(t *testing.T) {
+	for _, r := range ironRefusals {
+		t.Run(r.name, func(t *testing.T) {
+			_, err := Parse(ironText(t, r.old, r.new))
+			refused(t, err, wire.BadPolicy)
+			var faults Faults
+			if !errors.As(err, &faults) {
+				t.Fatalf("got error %v, want Faults", err)
+			}
+			if !slices.ContainsFunc(faults, r.is) {
+				t.Errorf("got faults %q, want one at %q, rule %q, want %q", faults, r.path, r.rule, r.want)
+			}
+		})
+	}
+}
+
+// TestParseHardwareInDevelopment: each kind of hardware is refused beside
+// development, and soft without it.
+func TestParseHardwareInDevelopment(t *testing.T) {
+	_, err := Parse(ironText(t, "\n[owners]", "development = true\n\n[owners]"))
+	var faults Faults
+	errors.As(err, &faults)
+	var got []string
+	for _, f := range faults {
+		if f.Rule == "development" {
+			got = append(got, f.Path)
+		}
+	}
+	if want := []string{"platform.nitro", "platform.sgx", "platform.snp", "platform.tdx"}; !slices.Equal(got, want) {
+		t.Errorf("got faults at %q, want at %q", got, want)
+	}
+	mustParse(t, ironText(t, "\n[owners]", "development = false\n\n[owners]"))
+}
+
+// TestReadersAreComplete: what policy may name it reads to the last register.
+func TestReadersAreComplete(t *testing.T) {
+	if got, want := slices.Sorted(maps.Keys(ruleReaders)), slices.Sorted(maps.Keys(registerReaders)); !slices.Equal(got, want) {
+		t.Errorf("got rules of %q, want of %q", got, want)
+	}
+	for platform, readers := range registerReaders {
+		got, want := slices.Sorted(maps.Keys(readers)), slices.Sorted(slices.Values(attest.Registers[platform]))
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: got readers for %q, want for %q", platform, got, want)
+		}
+	}
+}
