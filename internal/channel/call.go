@@ -1,0 +1,372 @@
+package channel
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// recordKey is the context key of a wanted [Record].
+type recordKey struct{}
+
+// WithRecord makes a request want a receipt. The record is filled in when the
+// answer's body was read to its end; a body without the receipt of the unit that
+// answered ends in an error.
+func WithRecord(ctx context.Context, r *Record) context.Context {
+	return context.WithValue(ctx, recordKey{}, r)
+}
+
+// call is one request on its way, through all its attempts.
+type call struct {
+	t       *Transport
+	request *http.Request
+	record  *Record // nil: no receipt wanted
+	small   []byte  // the content, where it was read whole
+	begun   bool    // the body was handed on, to whoever closes it
+	tries   tries
+	tried   []wire.UnitID
+}
+
+// RoundTrip sends a request through the channel and gives its answer, which is
+// a unit's of this cluster, unchanged and for this request. A request whose
+// method is not safe is bound to one unit, which executes it at most once.
+//
+// A request that is safe, or carries an Idempotency-Key, is sent again when an
+// attempt brings no answer; any other only when it surely was not executed, and
+// else the error is [ErrOutcomeUnknown]. An answer that ends early is an
+// [ErrTruncated] of its body. RoundTrip blocks until there is an answer, nothing
+// is left to try, or the request's context is done.
+func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	c := &call{t: t, request: r, tries: newTries()}
+	c.record, _ = r.Context().Value(recordKey{}).(*Record)
+	if err := c.read(); err != nil {
+		return nil, err
+	}
+	for {
+		response, failed := c.attempt()
+		if response != nil {
+			return response, nil
+		}
+		if err := c.next(failed); err != nil {
+			if c.small == nil && !c.begun {
+				r.Body.Close()
+			}
+			return nil, fmt.Errorf("calling %s %s: %w", r.Method, r.URL.Redacted(), err)
+		}
+	}
+}
+
+// read takes the content of a small request, so that it can be sent again.
+func (c *call) read() error {
+	r := c.request
+	if r.Body == nil || r.Body == http.NoBody {
+		c.small = []byte{}
+		return nil
+	}
+	if r.ContentLength <= 0 || r.ContentLength > maxSmall {
+		return nil
+	}
+	defer r.Body.Close()
+	c.small = make([]byte, r.ContentLength)
+	if _, err := io.ReadFull(r.Body, c.small); err != nil {
+		return fmt.Errorf("reading the request's body: %w", err)
+	}
+	return nil
+}
+
+// failure is an attempt that brought no answer.
+type failure struct {
+	err     error
+	hint    Hint
+	attempt Attempt
+	session *held // nil when there was none
+}
+
+// next decides how the call goes on: nil for another attempt.
+func (c *call) next(f failure) error {
+	if ctx := c.request.Context(); ctx.Err() != nil {
+		f.attempt.Whole = false
+		f.err = errors.Join(f.err, context.Cause(ctx))
+	}
+	switch Decide(f.attempt) {
+	case OutcomeUnknown:
+		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, f.err)
+	case GiveUp:
+		return f.err
+	}
+	if f.session == nil || errors.Is(f.err, ErrClosed) {
+		return f.err
+	}
+	return c.again(f)
+}
+
+// again prepares another attempt as the hint says, while the call may.
+func (c *call) again(f failure) error {
+	reason := f.hint.Reason
+	if f.attempt.NotExecuted {
+		reason = wire.NotExecuted
+	}
+	allowed := c.tries.spend(reason)
+	switch reason {
+	case wire.Misdirected:
+		if !allowed {
+			return fmt.Errorf("%w: %w", ErrMisdirected, f.err)
+		}
+	case wire.Rekey, wire.TicketWanted:
+		c.t.forget(f.session)
+		if !allowed {
+			return fmt.Errorf("%w: %w", ErrRekey, f.err)
+		}
+	case wire.NotExecuted:
+		if !allowed {
+			return fmt.Errorf("%w: %w", ErrNotExecuted, f.err)
+		}
+	default:
+		if !allowed {
+			return fmt.Errorf("%w: %w", ErrUnreachable, f.err)
+		}
+		pause(c.request.Context(), againPause)
+	}
+	return nil
+}
+
+// attempt sends the request once; the same bytes once more with the ticket, if
+// the unit says that it needs it.
+func (c *call) attempt() (*http.Response, failure) {
+	f := failure{attempt: c.knows()}
+	h, err := c.t.acquire(c.request.Context())
+	if err != nil {
+		f.err = err
+		return nil, f
+	}
+	defer c.t.release(h)
+	f.session = h
+	x, out, err := c.prepare(h)
+	if err != nil {
+		f.err, f.attempt.Whole = err, false
+		return nil, f
+	}
+	ticket := ""
+	if out.stream != nil {
+		ticket = encodeTicket(h.Session) // a stream cannot be sent again with it
+	}
+	answer, err := c.send(out, ticket, &f)
+	if err == nil && f.hint.Reason == wire.TicketWanted && out.stream == nil && c.tries.spend(wire.TicketWanted) {
+		answer, err = c.send(out, encodeTicket(h.Session), &f)
+	}
+	f.attempt.Left, f.attempt.Whole = out.read.Load(), c.knows().Whole
+	if err != nil || answer == nil {
+		f.err = errors.Join(f.err, err)
+		return nil, f
+	}
+	response, err := c.accept(x, answer, &f)
+	if err != nil {
+		answer.Body.Close()
+		f.err = err
+	}
+	return response, f
+}
+
+// knows is what is known of an attempt before it is made.
+func (c *call) knows() Attempt {
+	return Attempt{
+		Safe:   safeMethods[c.request.Method],
+		Marked: len(c.request.Header["Idempotency-Key"]) > 0,
+		Whole:  c.small != nil || !c.begun || c.request.GetBody != nil,
+	}
+}
+
+// prepare seals the request for a session: whole, or as a stream.
+func (c *call) prepare(h *held) (*exchange, *outgoing, error) {
+	var target wire.UnitID
+	if !safeMethods[c.request.Method] {
+		target = c.t.choose(h, c.tried)
+		c.tried = append(c.tried, target)
+	}
+	flags := wire.Flags(0)
+	if c.record != nil {
+		flags = wire.FlagReceipt
+	}
+	x, err := h.begin(target, c.t.notAfter(h), flags)
+	if err != nil {
+		return nil, nil, err
+	}
+	request := c.head()
+	if c.small != nil && len(c.request.Trailer) == 0 {
+		raw, err := x.whole(request, c.small)
+		return x, &outgoing{raw: raw}, err
+	}
+	body, err := c.body()
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := x.stream(request, body, c.request.Trailer)
+	return x, &outgoing{stream: s}, err
+}
+
+// body is the content to stream.
+func (c *call) body() (io.ReadCloser, error) {
+	switch {
+	case c.small != nil:
+		return io.NopCloser(bytes.NewReader(c.small)), nil
+	case c.begun:
+		return c.request.GetBody()
+	}
+	c.begun = true
+	return c.request.Body, nil
+}
+
+// head is the request as binary HTTP says it.
+func (c *call) head() head {
+	r := c.request
+	h := head{method: r.Method, scheme: r.URL.Scheme, authority: r.Host, path: r.URL.RequestURI(), fields: r.Header, length: r.ContentLength}
+	if h.method == "" {
+		h.method = http.MethodGet
+	}
+	if h.authority == "" {
+		h.authority = r.URL.Host
+	}
+	if r.Header["Content-Length"] != nil { // the framing says it
+		h.fields = r.Header.Clone()
+		h.fields.Del("Content-Length")
+	}
+	if c.small != nil {
+		h.length = int64(len(c.small))
+	} else if r.ContentLength <= 0 {
+		h.length = indeterminate
+	}
+	return h
+}
+
+// outgoing is the sealed request of one attempt.
+type outgoing struct {
+	raw    []byte // all of it, or nil where it is
+	stream *stream
+	read   atomic.Bool // a part of it was read, and may have left
+}
+
+// body gives the bytes from the beginning.
+func (o *outgoing) body() io.ReadCloser {
+	if o.stream != nil {
+		return &outgoingBody{Reader: o.stream, o: o}
+	}
+	return &outgoingBody{Reader: bytes.NewReader(o.raw), o: o}
+}
+
+type outgoingBody struct {
+	io.Reader
+	o *outgoing
+}
+
+func (b *outgoingBody) Read(p []byte) (int, error) {
+	b.o.read.Store(true)
+	return b.Reader.Read(p)
+}
+
+func (b *outgoingBody) Close() error {
+	if b.o.stream != nil {
+		return b.o.stream.Close()
+	}
+	return nil
+}
+
+// outer is the request that carries a sealed one. The same sealed bytes may be
+// sent twice, since no unit executes them twice: the inner transport may do so
+// when a kept-alive connection turns out to be gone.
+func (t *Transport) outer(ctx context.Context, o *outgoing, ticket string) *http.Request {
+	r := &http.Request{
+		Method: http.MethodPost, URL: t.requestURL, Host: t.requestURL.Host,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header:        http.Header{"Content-Type": {wire.TypeRequest}, "User-Agent": nil},
+		Body:          o.body(),
+		ContentLength: -1,
+	}
+	if o.stream == nil {
+		r.ContentLength = int64(len(o.raw))
+		r.GetBody = func() (io.ReadCloser, error) { return o.body(), nil }
+		r.Header["X-Idempotency-Key"] = []string{} // says so to net/http and is not sent
+	}
+	if ticket != "" {
+		r.Header[wire.FieldTicket] = []string{ticket}
+	}
+	return r.WithContext(ctx)
+}
+
+// send makes one outer request. It gives an outer answer that holds an inner
+// one, or fills in what is hinted instead.
+func (c *call) send(o *outgoing, ticket string, f *failure) (*http.Response, error) {
+	answer, err := c.t.config.Inner.RoundTrip(c.t.outer(c.request.Context(), o, ticket))
+	if err != nil {
+		f.hint = Hint{Reason: wire.Unavailable}
+		return nil, err
+	}
+	f.hint = hintOf(answer)
+	c.t.heard(f.hint)
+	if answer.StatusCode == http.StatusOK && answer.Header.Get("Content-Type") == wire.TypeAnswer {
+		return answer, nil
+	}
+	_, _ = io.CopyN(io.Discard, answer.Body, maxOpen) // so that the connection is used again
+	answer.Body.Close()
+	f.err = wire.Refuse(f.hint.Reason, "outer answer: status", answer.StatusCode, http.StatusOK)
+	return nil, nil
+}
+
+// encodeTicket is the value of the ticket's header field.
+func encodeTicket(s *Session) string { return base64.RawURLEncoding.EncodeToString(s.ticket) }
+
+// accept opens the inner answer.
+func (c *call) accept(x *exchange, outer *http.Response, f *failure) (*http.Response, error) {
+	a, err := x.open(outer.Body)
+	if err != nil {
+		return nil, err
+	}
+	if a.kind != kindResponse {
+		// Of a request that is bound to no unit, another may execute a copy.
+		f.attempt.NotExecuted = a.kind == kindNotExecuted && x.header.Target != (wire.UnitID{})
+		return nil, wire.Refuse(wire.NotExecuted, "answer: reason", a.reason, "a response")
+	}
+	r := &http.Response{
+		Status: strconv.Itoa(a.head.status) + " " + http.StatusText(a.head.status), StatusCode: a.head.status,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: a.head.fields, Body: a.content, ContentLength: a.head.length, Trailer: a.content.trailer,
+		Request: c.request,
+	}
+	if said, err := strconv.ParseInt(a.head.fields.Get("Content-Length"), 10, 62); err == nil && said >= 0 {
+		r.ContentLength = said
+	}
+	a.content.closer = outer.Body
+	if x.record != nil {
+		session, at := x.session, c.t.config.Clock()
+		a.content.after = func(err error) error { return c.prove(x, a, session, at, err) }
+	}
+	return r, nil
+}
+
+// prove judges the receipt at an answer's end.
+func (c *call) prove(x *exchange, a reply, s *Session, at time.Time, end error) error {
+	if end != io.EOF {
+		return end
+	}
+	x.record.Receipt = a.content.source.proof
+	if x.record.Receipt == nil {
+		return wire.Refuse(wire.EvidenceMissing, "answer: receipt", "none", "the unit's")
+	}
+	receipt, err := VerifyReceipt(*x.record, c.t.config.Trust.Trust(), ReceiptExpect{Pin: c.t.config.Pin, At: at})
+	if err != nil {
+		return fmt.Errorf("judging the receipt: %w", err)
+	}
+	if receipt.Session != s.id || receipt.Number != x.header.Number || receipt.Unit.UnitID() != a.unit {
+		return wire.Refuse(wire.WrongIdentity, "receipt: session, number and unit", "others", "those of this answer")
+	}
+	*c.record = *x.record
+	return io.EOF
+}

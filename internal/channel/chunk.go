@@ -1,0 +1,115 @@
+package channel
+
+import (
+	"crypto/cipher"
+	"encoding/binary"
+	"errors"
+	"io"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// A message is cut into chunks: 4 bytes of length, big-endian, and that many
+// bytes of AES-256-GCM ciphertext. The highest bit of the length marks the final
+// chunk. The nonce is 4 zero bytes and the chunk's number from 0; the length is
+// the associated data. So a chunk that is missing, changed, repeated or in
+// another place does not open.
+const (
+	maxPlaintext = 64 << 10 // in one chunk, in bytes
+	lengthSize   = 4
+	tagSize      = 16
+	finalBit     = 1 << 31
+)
+
+// place says where in its message a chunk stands.
+type place uint32
+
+const (
+	inner place = 0
+	final place = finalBit
+)
+
+// counter is the nonce of the next chunk.
+type counter struct{ nonce [12]byte }
+
+// step gives the nonce and moves on. A message of 2^64 chunks does not exist.
+func (c *counter) step() {
+	binary.BigEndian.PutUint64(c.nonce[4:], binary.BigEndian.Uint64(c.nonce[4:])+1)
+}
+
+// sealer encrypts the chunks of one message. Its key encrypts no other.
+type sealer struct {
+	aead cipher.AEAD
+	counter
+}
+
+// seal encrypts b in place: its first 4 bytes are room for the length, the rest
+// is the plaintext. It gives the whole chunk, for which b should have room.
+func (s *sealer) seal(b []byte, at place) []byte {
+	binary.BigEndian.PutUint32(b, uint32(len(b)-lengthSize+tagSize)|uint32(at))
+	b = s.aead.Seal(b[:lengthSize], s.nonce[:], b[lengthSize:], b[:lengthSize])
+	s.step()
+	return b
+}
+
+// opener decrypts the chunks of one message. It reads no further than the chunk
+// it gives.
+type opener struct {
+	r    io.Reader
+	aead cipher.AEAD
+	counter
+	length [lengthSize]byte
+	buf    []byte
+	ended  bool // the final chunk was given
+}
+
+// next is the plaintext of the next chunk, valid until the call after, and where
+// it stands. After the final one it is io.EOF, if nothing follows. It refuses
+// with "truncated" an end before the final chunk and with "signature" a chunk
+// that does not open; read errors are the reader's, with "truncated".
+func (o *opener) next() ([]byte, place, error) {
+	if o.ended {
+		return nil, final, o.end()
+	}
+	if _, err := io.ReadFull(o.r, o.length[:]); err != nil {
+		return nil, inner, cutOff(err)
+	}
+	length := binary.BigEndian.Uint32(o.length[:])
+	at, size := place(length&finalBit), int(length&^finalBit)
+	if size > maxPlaintext+tagSize || size < tagSize || at == inner && size == tagSize {
+		return nil, inner, wire.Refuse(wire.BadSignature, "chunk: size in bytes", size, "16 to 65552, more than 16 if not final")
+	}
+	if cap(o.buf) < size {
+		o.buf = make([]byte, size)
+	}
+	b := o.buf[:size]
+	if _, err := io.ReadFull(o.r, b); err != nil {
+		return nil, inner, cutOff(err)
+	}
+	plaintext, err := o.aead.Open(b[:0], o.nonce[:], b, o.length[:])
+	if err != nil {
+		return nil, inner, wire.Refuse(wire.BadSignature, "chunk", "bytes that were changed", "what the other side sent")
+	}
+	o.step()
+	o.ended = at == final
+	return plaintext, at, nil
+}
+
+// end is io.EOF unless something follows the final chunk.
+func (o *opener) end() error {
+	switch n, err := io.ReadFull(o.r, o.length[:1]); {
+	case n > 0:
+		return wire.Refuse(wire.Malformed, "stream: after the final chunk", "more bytes", "its end")
+	case err != io.EOF:
+		return cutOff(err)
+	}
+	return io.EOF
+}
+
+// cutOff is the error of a stream that ended too soon.
+func cutOff(err error) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return ErrTruncated
+	}
+	return errors.Join(ErrTruncated, err)
+}

@@ -1,0 +1,122 @@
+package channel
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"slices"
+	"testing"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// sealed are the chunks of a message, one for each part.
+func sealed(parts ...string) [][]byte {
+	s := &sealer{aead: must(newAEAD(make([]byte, 32)))}
+	var chunks [][]byte
+	for i, part := range parts {
+		at := inner
+		if i == len(parts)-1 {
+			at = final
+		}
+		chunks = append(chunks, s.seal(append(make([]byte, lengthSize), part...), at))
+	}
+	return chunks
+}
+
+// unsealed reads a message of chunks to its end.
+func unsealed(b []byte) (parts []string, err error) {
+	o := &opener{r: bytes.NewReader(b), aead: must(newAEAD(make([]byte, 32)))}
+	for {
+		part, _, err := o.next()
+		if err == io.EOF {
+			return parts, nil
+		}
+		if err != nil {
+			return parts, err
+		}
+		parts = append(parts, string(part))
+	}
+}
+
+func TestChunks(t *testing.T) {
+	want := []string{"one", "two", string(make([]byte, maxPlaintext)), ""}
+	got, err := unsealed(slices.Concat(sealed(want...)...))
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %d parts, %v, want %d", len(got), err, len(want))
+	}
+}
+
+func TestChunkRefusals(t *testing.T) {
+	c := sealed("one", "two", "three")
+	elsewhere := &sealer{aead: must(newAEAD(bytes.Repeat([]byte{1}, 32)))}
+	elsewhere.step()
+	other := elsewhere.seal(append(make([]byte, lengthSize), "two"...), final)
+	long := append(make([]byte, lengthSize), make([]byte, maxPlaintext+1)...)
+	long = (&sealer{aead: must(newAEAD(make([]byte, 32)))}).seal(long, final)
+	for _, tt := range []struct {
+		name   string
+		chunks [][]byte
+		want   wire.Reason
+	}{
+		{"nothing", nil, wire.Truncated},
+		{"without the final chunk", c[:2], wire.Truncated},
+		{"cut in a chunk", [][]byte{c[0], c[1], c[2][:9]}, wire.Truncated},
+		{"cut in a length", [][]byte{c[0], c[1], c[2][:3]}, wire.Truncated},
+		{"in another order", [][]byte{c[1], c[0], c[2]}, wire.BadSignature},
+		{"one left out", [][]byte{c[0], c[2]}, wire.BadSignature},
+		{"one twice", [][]byte{c[0], c[0], c[1], c[2]}, wire.BadSignature},
+		{"the final one of a message with another key", [][]byte{c[0], other}, wire.BadSignature},
+		{"more after the final one", append(slices.Clone(c), []byte{0}), wire.Malformed},
+		{"an empty inner one", sealed("", "x"), wire.BadSignature},
+		{"one of more than 64 KiB", [][]byte{long}, wire.BadSignature},
+		{"one without room for its tag", [][]byte{{0x80, 0, 0, 15}, make([]byte, 15)}, wire.BadSignature},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := unsealed(slices.Concat(tt.chunks...))
+			refused(t, err, tt.want)
+		})
+	}
+}
+
+// TestEveryByteOfAMessage flips every bit of every byte of a message.
+func TestEveryByteOfAMessage(t *testing.T) {
+	b := slices.Concat(sealed("first part", "second part")...)
+	for i := range b {
+		for bit := range 8 {
+			bad := bytes.Clone(b)
+			bad[i] ^= 1 << bit
+			if parts, err := unsealed(bad); err == nil {
+				t.Fatalf("byte %d, bit %d: read as %q", i, bit, parts)
+			}
+		}
+	}
+}
+
+// TestReadErrorsAreTruncations keeps the cause of a stream that breaks.
+func TestReadErrorsAreTruncations(t *testing.T) {
+	cause := errors.New("connection reset")
+	o := &opener{r: io.MultiReader(bytes.NewReader(sealed("a", "b")[0]), errorReader{cause}), aead: must(newAEAD(make([]byte, 32)))}
+	if _, _, err := o.next(); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := o.next()
+	if !errors.Is(err, cause) || !errors.Is(err, ErrTruncated) || wire.ReasonOf(err) != wire.Truncated {
+		t.Errorf("got %v, want %v because of %v", err, ErrTruncated, cause)
+	}
+}
+
+type errorReader struct{ err error }
+
+func (r errorReader) Read([]byte) (int, error) { return 0, r.err }
+
+func FuzzChunks(f *testing.F) {
+	f.Add(slices.Concat(sealed("one", "two")...))
+	f.Add([]byte{0x80, 0, 0, 16})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		parts, err := unsealed(b)
+		if err == nil && !bytes.Equal(slices.Concat(sealed(parts...)...), b) {
+			t.Errorf("another encoding was read: %x", b)
+		}
+	})
+}

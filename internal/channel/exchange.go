@@ -1,0 +1,291 @@
+package channel
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// buckets are the sizes in bytes to which a message in one chunk is padded: 256
+// bytes, 1, 4 and 16 KiB of content, with 256 bytes for the head.
+var buckets = []int{512, 1280, 4352, 16640}
+
+// maxSmall is the largest content in bytes that is read whole before it is sent.
+const maxSmall = 16 << 10
+
+// pad fills up to the next bucket with zeros what begins at from in b. What is
+// larger than all buckets stays as it is.
+func pad(b []byte, from int) []byte {
+	n := len(b) - from
+	i, _ := slices.BinarySearch(buckets, n)
+	if i == len(buckets) {
+		return b
+	}
+	b = slices.Grow(b, buckets[i]-n+tagSize)
+	full := b[:from+buckets[i]]
+	clear(full[len(b):])
+	return full
+}
+
+// What an answer is, by the first byte of its plaintext.
+const (
+	kindResponse    = 0 // binary HTTP follows
+	kindNotExecuted = 1 // a reason follows
+	kindClosed      = 2 // nothing follows
+)
+
+// answerPrefix is the size in bytes of what stands before the chunks of an
+// answer: unit id and response nonce.
+const answerPrefix = 16 + 16
+
+// exchange is one request of a client and its answer.
+type exchange struct {
+	session *Session
+	header  wire.Header
+	raw     [wire.HeaderSize]byte
+	record  *Record // what a receipt is about; nil: none wanted
+}
+
+// begin takes the next request number of the session.
+func (s *Session) begin(target wire.UnitID, notAfter time.Time, flags wire.Flags) (*exchange, error) {
+	header, err := s.take(target, notAfter, flags)
+	if err != nil {
+		return nil, err
+	}
+	x := &exchange{session: s, header: header, raw: header.Encode()}
+	if flags&wire.FlagReceipt != 0 {
+		x.record = &Record{}
+	}
+	return x, nil
+}
+
+func (x *exchange) sealer() (*sealer, error) {
+	aead, err := x.session.key(wire.LabelRequestKey, x.raw[:])
+	return &sealer{aead: aead}, err
+}
+
+// said keeps plaintext of the request for the receipt.
+func (x *exchange) said(plaintext []byte) {
+	if x.record != nil {
+		x.record.Request = append(x.record.Request, plaintext...)
+	}
+}
+
+// whole is a request in one chunk, its content given.
+func (x *exchange) whole(h head, body []byte) ([]byte, error) {
+	s, err := x.sealer()
+	if err != nil {
+		return nil, err
+	}
+	const start = wire.HeaderSize + lengthSize
+	b := make([]byte, start, start+512+len(body))
+	copy(b, x.raw[:])
+	if h.method != "" {
+		if b, err = appendRequest(b, h); err != nil {
+			return nil, err
+		}
+		b = pad(append(b, body...), start)
+	}
+	if len(b)-start > maxPlaintext {
+		return nil, wire.Refuse(wire.TooLarge, "request: head: size in bytes", len(b)-start, maxPlaintext)
+	}
+	x.said(b[start:])
+	return append(b[:wire.HeaderSize], s.seal(b[wire.HeaderSize:], final)...), nil
+}
+
+// stream is a request of many chunks, sealed as it is read: first the head alone,
+// so that the unit begins before there is content.
+type stream struct {
+	x       *exchange
+	sealer  *sealer
+	head    head
+	body    io.ReadCloser
+	trailer http.Header // filled in by the time body has ended
+	left    int64       // of content of known length
+	begun   bool
+	ended   bool
+	out     []byte // sealed, to be read
+	buf     []byte
+}
+
+func (x *exchange) stream(h head, body io.ReadCloser, trailer http.Header) (*stream, error) {
+	s, err := x.sealer()
+	return &stream{x: x, sealer: s, head: h, body: body, trailer: trailer, left: h.length}, err
+}
+
+// Read gives the request's bytes.
+func (s *stream) Read(p []byte) (int, error) {
+	for len(s.out) == 0 {
+		if s.ended {
+			return 0, io.EOF
+		}
+		if err := s.fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, s.out)
+	s.out = s.out[n:]
+	return n, nil
+}
+
+// Close closes the request's body.
+func (s *stream) Close() error { return s.body.Close() }
+
+// fill seals the next chunk.
+func (s *stream) fill() error {
+	if !s.begun {
+		s.begun = true
+		return s.first()
+	}
+	if s.buf == nil {
+		s.buf = make([]byte, partRoom+maxPart+tagSize)
+	}
+	room := s.buf[partRoom : partRoom+maxPart]
+	if s.head.length != indeterminate {
+		room = room[:min(int64(len(room)), s.left)]
+	}
+	n, err := s.body.Read(room)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	switch {
+	case s.head.length == indeterminate && n > 0:
+		s.out = s.chunk(indeterminatePart(s.buf, n), inner)
+	case s.head.length == indeterminate && err == io.EOF:
+		return s.last([]byte{0})
+	case n > 0 && int64(n) == s.left && len(s.trailer) == 0:
+		s.ended = true
+		s.out = s.chunk(s.buf[partRoom-lengthSize:partRoom+n], final)
+	case n > 0:
+		s.left -= int64(n)
+		s.out = s.chunk(s.buf[partRoom-lengthSize:partRoom+n], inner)
+	case s.left == 0:
+		return s.last(nil)
+	case err == io.EOF:
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+
+// chunk seals a buffer that begins with room for the length.
+func (s *stream) chunk(b []byte, at place) []byte {
+	s.x.said(b[lengthSize:])
+	return s.sealer.seal(b, at)
+}
+
+// first is header and head.
+func (s *stream) first() error {
+	b := make([]byte, wire.HeaderSize+lengthSize, 1024)
+	copy(b, s.x.raw[:])
+	b, err := appendRequest(b, s.head)
+	if err != nil {
+		return err
+	}
+	if len(b) > wire.HeaderSize+lengthSize+maxPlaintext {
+		return wire.Refuse(wire.TooLarge, "request: head: size in bytes", len(b), maxPlaintext)
+	}
+	s.out = append(b[:wire.HeaderSize], s.chunk(b[wire.HeaderSize:], inner)...)
+	return nil
+}
+
+// last is the chunk of the trailers.
+func (s *stream) last(terminator []byte) error {
+	b, err := appendEnd(append(make([]byte, lengthSize), terminator...), s.trailer, s.head.length)
+	if err != nil {
+		return err
+	}
+	s.ended = true
+	s.out = s.chunk(b, final)
+	return nil
+}
+
+// A part of content is read behind room for the chunk's length and, where the
+// content is of indeterminate length, the part's.
+const (
+	partRoom = lengthSize + 4
+	maxPart  = maxPlaintext - 4
+)
+
+// indeterminatePart puts the part's length before its n bytes at partRoom and
+// gives the buffer from the chunk's length on.
+func indeterminatePart(buf []byte, n int) []byte {
+	start := partRoom - lengthSize - varintSize(uint64(n))
+	appendVarint(buf[:start+lengthSize], uint64(n))
+	return buf[start : partRoom+n]
+}
+
+// appendEnd appends the trailer section of a message whose content has this
+// length; an empty one is left out.
+func appendEnd(b []byte, trailer http.Header, length int64) ([]byte, error) {
+	if len(trailer) == 0 {
+		return b, nil
+	}
+	b, err := appendSection(b, trailer, length)
+	if err == nil && len(b) > maxTrailers {
+		err = wire.Refuse(wire.TooLarge, "trailers: size in bytes", len(b), maxTrailers)
+	}
+	return b, err
+}
+
+// reply is what a unit answered, authenticated.
+type reply struct {
+	unit    wire.UnitID
+	kind    byte
+	reason  wire.Reason // of what was not executed
+	head    head
+	content *content
+}
+
+// open reads an answer up to the end of its head. It refuses with "identity" an
+// answer of another unit than the bound one, and as [opener.next] does.
+func (x *exchange) open(r io.Reader) (reply, error) {
+	var prefix [answerPrefix]byte
+	if _, err := io.ReadFull(r, prefix[:]); err != nil {
+		return reply{}, cutOff(err)
+	}
+	a := reply{unit: wire.UnitID(prefix[:16])}
+	if x.header.Target != (wire.UnitID{}) && a.unit != x.header.Target {
+		return reply{}, wire.Refuse(wire.WrongIdentity, "answer: unit", a.unit, x.header.Target)
+	}
+	aead, err := x.session.key(wire.LabelAnswerKey, x.raw[:], prefix[:16], prefix[16:])
+	if err != nil {
+		return reply{}, err
+	}
+	s := &source{opener: &opener{r: r, aead: aead}}
+	if x.record != nil {
+		s.receipt, s.copy = true, (*answerRecorder)(x.record)
+	}
+	first, err := s.next()
+	if err != nil {
+		return reply{}, err
+	}
+	if len(first) == 0 {
+		return reply{}, wire.Refuse(wire.Malformed, "answer", "nothing", "its kind")
+	}
+	a.kind = first[0]
+	switch rest := first[1:]; a.kind {
+	case kindResponse:
+		if a.head, rest, err = parseResponse(rest); err != nil {
+			return reply{}, err
+		}
+		a.content = newContent(s, a.head, rest)
+	case kindNotExecuted:
+		a.reason = wire.Reason(bytes.TrimRight(rest, "\x00"))
+	case kindClosed:
+	default:
+		return reply{}, wire.Refuse(wire.Malformed, "answer: kind", a.kind, "0 to 2")
+	}
+	return a, nil
+}
+
+// answerRecorder adds plaintext of the answer to a record.
+type answerRecorder Record
+
+func (r *answerRecorder) Write(b []byte) (int, error) {
+	r.Answer = append(r.Answer, b...)
+	return len(b), nil
+}

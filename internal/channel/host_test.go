@@ -1,0 +1,341 @@
+package channel
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// relabel frames a sealed session anew after a change of its parts: AD, nonce,
+// ciphertext.
+func relabel(sealed []byte, field int, change func([]byte) []byte) []byte {
+	f := must(wire.Unframe(wire.LabelSealedSession, sealed, 3))
+	f[field] = change(bytes.Clone(f[field]))
+	return wire.Frame(wire.LabelSealedSession, f...)
+}
+
+// inAD changes one field of the associated data.
+func inAD(sealed []byte, field int, change func([]byte) []byte) []byte {
+	return relabel(sealed, 0, func(ad []byte) []byte {
+		f := must(wire.Unframe(wire.LabelSealed, ad, 6))
+		f[field] = change(bytes.Clone(f[field]))
+		return wire.Frame(wire.LabelSealed, f...)
+	})
+}
+
+// sealAs is a sealed session as a unit that holds the ring could make one.
+func sealAs(w *world, h *Host, edit func(*session, *bound, *ring)) []byte {
+	w.t.Helper()
+	r := h.standing.follow
+	s := &session{id: wire.SessionID{9}, expiry: uint64(noon.Add(time.Minute).Unix()), head: w.policy.Head(), opener: h.id, secret: [32]byte{5}}
+	b := bound{identity: h.standing.Identity, ring: r.key.ID(), session: s.id, expiry: s.expiry, sealer: h.id}
+	other := &ring{key: r.key, identity: r.identity, pin: r.pin, seals: map[wire.UnitID]*sealKey{}}
+	edit(s, &b, other)
+	return must(other.seal(sealedSession, b, sealedBody(s, other.pin)))
+}
+
+func TestJoinRefusals(t *testing.T) {
+	w := newWorld(t)
+	a := w.host(Limits{})
+	_, sealed := w.opened(a, w.byTask())
+	_, strict := w.opened(a, w.byID())
+	in := func(d time.Duration) uint64 { return uint64(noon.Add(d).Unix()) }
+	for _, c := range []struct {
+		name   string
+		sealed []byte
+		at     time.Duration
+		want   wire.Reason
+	}{
+		{"nothing", nil, 0, wire.Malformed},
+		{"too large", make([]byte, maxTicket+1), 0, wire.TooLarge},
+		{"a tombstone", wire.Frame(wire.LabelTombstone, nil, nil, nil), 0, wire.Malformed},
+		{"another suite", inAD(sealed, 0, flip), 0, wire.Malformed},
+		{"another identity", inAD(sealed, 1, flip), 0, wire.WrongIdentity},
+		{"an unknown ring", inAD(sealed, 2, flip), 0, wire.UnknownRing},
+		{"the ring of sessions pinned otherwise", inAD(sealed, 2, func([]byte) []byte { id := a.standing.strict.key.ID(); return id[:] }), 0, wire.BadSignature},
+		{"another session id", inAD(sealed, 3, flip), 0, wire.BadSignature},
+		{"another expiry", inAD(sealed, 4, flip), 0, wire.BadSignature},
+		{"a nearer expiry", inAD(sealed, 4, func([]byte) []byte { return wire.Uint64(in(time.Minute)) }), 0, wire.BadSignature},
+		{"another sealing unit", inAD(sealed, 5, flip), 0, wire.BadSignature},
+		{"another nonce", relabel(sealed, 1, flip), 0, wire.BadSignature},
+		{"a short nonce", relabel(sealed, 1, func(b []byte) []byte { return b[1:] }), 0, wire.Malformed},
+		{"another ciphertext", relabel(sealed, 2, flip), 0, wire.BadSignature},
+		{"the ciphertext of another", relabel(sealed, 2, func([]byte) []byte { return must(wire.Unframe(wire.LabelSealedSession, strict, 3))[2] }), 0, wire.BadSignature},
+		{"past its expiry", sealAs(w, a, func(s *session, b *bound, _ *ring) { b.expiry = in(0) }), 0, wire.SessionOver},
+		{"beyond an hour", sealAs(w, a, func(s *session, b *bound, _ *ring) { b.expiry = in(66 * time.Minute) }), 0, wire.Expired},
+		{"of another pin", sealAs(w, a, func(_ *session, _ *bound, r *ring) { r.pin = w.byID().bytes() }), 0, wire.WrongIdentity},
+		{"past the certificate", sealed, 2 * time.Hour, wire.CertExpired},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := w.host(Limits{})
+			_, err := h.Join(c.sealed, noon.Add(c.at))
+			refused(t, err, c.want)
+			if n := h.Stats(noon).Sessions; n != 0 {
+				t.Errorf("got %d sessions, want 0", n)
+			}
+		})
+	}
+	h := w.host(Limits{})
+	for _, good := range [][]byte{sealed, strict, sealed, sealAs(w, a, func(*session, *bound, *ring) {})} {
+		if _, err := h.Join(good, noon); err != nil {
+			t.Errorf("unchanged: %v", err)
+		}
+	}
+	if got := h.Stats(noon); got.Sessions != 3 || got.Opened != 0 {
+		t.Errorf("got %+v, want 3 sessions of others", got)
+	}
+	_, err := h.Join(sealAs(w, a, func(s *session, _ *bound, _ *ring) { s.secret[0]++ }), noon)
+	refused(t, err, wire.Replayed)
+	_, err = h.Join(sealAs(w, a, func(_ *session, b *bound, _ *ring) { b.expiry++ }), noon)
+	refused(t, err, wire.Replayed)
+}
+
+// TestEveryByteOfASealedSession flips every bit of a sealed session.
+func TestEveryByteOfASealedSession(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.host(Limits{}), w.host(Limits{})
+	_, sealed := w.opened(a, w.byTask())
+	for i := range sealed {
+		for bit := range 8 {
+			bad := bytes.Clone(sealed)
+			bad[i] ^= 1 << bit
+			if _, err := b.Join(bad, noon); err == nil {
+				t.Fatalf("byte %d, bit %d: joined", i, bit)
+			}
+		}
+	}
+	if _, err := b.Join(sealed, noon); err != nil {
+		t.Errorf("unchanged: %v", err)
+	}
+}
+
+// TestSealingIsDeterministic holds that the same session is sealed to the same
+// bytes, and another under another nonce.
+func TestSealingIsDeterministic(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	nonce := func(b []byte) string { return string(must(wire.Unframe(wire.LabelSealedSession, b, 3))[1]) }
+	one, two := sealAs(w, h, func(*session, *bound, *ring) {}), sealAs(w, h, func(*session, *bound, *ring) {})
+	if !bytes.Equal(one, two) {
+		t.Error("the same session was sealed to other bytes")
+	}
+	for name, edit := range map[string]func(*session, *bound, *ring){
+		"secret":  func(s *session, _ *bound, _ *ring) { s.secret[0]++ },
+		"session": func(_ *session, b *bound, _ *ring) { b.session[0]++ },
+	} {
+		if nonce(sealAs(w, h, edit)) == nonce(one) {
+			t.Errorf("another %s was sealed under the same nonce", name)
+		}
+	}
+}
+
+// TestTable is a full table: new sessions are refused, known ones stay.
+func TestTable(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.host(Limits{}), w.host(Limits{Sessions: 2, Opened: 2})
+	var all [][]byte
+	for range 3 {
+		_, sealed := w.opened(a, w.byTask())
+		all = append(all, sealed)
+	}
+	for i, sealed := range all {
+		_, err := b.Join(sealed, noon)
+		if i == 2 {
+			refused(t, err, wire.Overload)
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := b.Join(all[0], noon); err != nil {
+		t.Errorf("a known one: %v", err)
+	}
+	if got := b.Stats(noon.Add(time.Hour)).Sessions; got != 0 {
+		t.Errorf("after their expiry: got %d sessions, want 0", got)
+	}
+}
+
+// TestClocksThatGoBack shows that a host which turns its clock back revives no
+// session.
+func TestClocksThatGoBack(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	sealed := sealAs(w, h, func(*session, *bound, *ring) {}) // for a minute
+	if _, err := h.Join(sealed, noon); err != nil {
+		t.Fatal(err)
+	}
+	h.Stats(noon.Add(2 * time.Minute))
+	_, err := h.Join(sealed, noon)
+	refused(t, err, wire.SessionOver)
+}
+
+func TestTombstones(t *testing.T) {
+	c := newCluster(t, 3, echo)
+	rt := c.client(c.byTask(), 0)
+	if _, err := say(t, rt, "GET", "/", ""); err != nil {
+		t.Fatal(err)
+	}
+	s := must(rt.Session(t.Context()))
+	ticket := s.Ticket()
+	closed := rt.Close(t.Context())
+	if len(closed.Confirmed) == 0 || !closed.Others.Equal(s.Expires()) {
+		t.Errorf("got %+v", closed)
+	}
+	if _, err := say(t, rt, "GET", "/", ""); wire.ReasonOf(err) != wire.SessionOver {
+		t.Errorf("after Close: got %v, want %v", err, wire.SessionOver)
+	}
+	for _, u := range c.units {
+		_, err := u.Join(ticket, noon)
+		refused(t, err, wire.SessionOver)
+	}
+	late := c.start()
+	if _, err := late.Bury(c.stored[s.ID()], noon); err != nil {
+		t.Fatal(err)
+	}
+	_, err := late.Join(ticket, noon)
+	refused(t, err, wire.SessionOver)
+	_, err = late.Bury(ticket, noon)
+	refused(t, err, wire.Malformed)
+	_, err = late.Bury(flip(bytes.Clone(c.stored[s.ID()])), noon)
+	refused(t, err, wire.BadSignature)
+}
+
+// TestRingRolls rolls the ring again and again under one session, whose unit is
+// gone: it lives until its expiry and no longer, and every erased key opens
+// nothing.
+func TestRingRolls(t *testing.T) {
+	w := newWorld(t)
+	key := newKey()
+	h := must(NewHost(key, Limits{}))
+	now := noon
+	update := func() {
+		t.Helper()
+		if err := h.Update(w.standing(key, "1")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	update()
+	gone := w.host(Limits{})
+	_, first := w.opened(gone, w.byTask())
+	if _, err := h.Join(first, now); err != nil {
+		t.Fatal(err)
+	}
+	if sealed, left, err := h.Reseal(10, now); len(sealed)+left > 0 || err != nil {
+		t.Fatalf("sealed anew under the same ring: %d, %d, %v", len(sealed), left, err)
+	}
+	newest := first
+	for range 3 {
+		before := h.standing.follow
+		w.ring.Follow = w.ring.Follow.Roll(now, time.Hour)
+		update()
+		sealed, left, err := h.Reseal(10, now)
+		if err != nil || len(sealed) != 1 || left != 0 {
+			t.Fatalf("got %d sealed anew, %d left, %v, want 1", len(sealed), left, err)
+		}
+		if before.key.ID() == h.standing.follow.key.ID() {
+			t.Fatal("the ring did not roll")
+		}
+		newest = sealed[0]
+		if got, want := must(unverifiedSealed(sealedSession, newest)).expiry, must(unverifiedSealed(sealedSession, first)).expiry; got != want {
+			t.Errorf("sealing anew moved the expiry: got %d, want %d", got, want)
+		}
+	}
+	late := w.host(Limits{})
+	_, err := late.Join(first, now)
+	refused(t, err, wire.UnknownRing)
+	if _, err := late.Join(newest, now); err != nil {
+		t.Errorf("a unit that came late: %v", err)
+	}
+}
+
+// TestErasedRings shows that a session under an erased ring loses its secret and
+// not its window.
+func TestErasedRings(t *testing.T) {
+	w := newWorld(t)
+	key := newKey()
+	h := must(NewHost(key, Limits{}))
+	if err := h.Update(w.standing(key, "1")); err != nil {
+		t.Fatal(err)
+	}
+	s, sealed := w.opened(h, w.byTask())
+	raw := must(s.begin(wire.UnitID{}, noon.Add(time.Minute), 0)).raw
+	held := h.standing.rings
+	kept := w.ring
+	w.ring.Follow = identity.NewRingKeys(noon, time.Hour)
+	if err := h.Update(w.standing(key, "1")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := h.begin(raw, noon)
+	refused(t, err, wire.TicketWanted)
+	_, err = h.Join(sealed, noon)
+	refused(t, err, wire.UnknownRing)
+	erased := 0
+	for id, r := range held {
+		if h.standing.rings[id] != nil {
+			continue
+		}
+		erased++
+		if b := r.key.Expose(); !slices.Equal(b, make([]byte, 32)) || len(r.seals) > 0 {
+			t.Error("an erased ring key is still there")
+		}
+	}
+	if erased != 2 {
+		t.Errorf("got %d erased ring keys, want 2", erased)
+	}
+	w.ring = kept
+	if err := h.Update(w.standing(key, "1")); err != nil {
+		t.Fatal(err)
+	}
+	_, err = h.Join(sealAs(w, h, func(s *session, b *bound, _ *ring) { *b = must(unverifiedSealed(sealedSession, sealed)).bound }), noon)
+	refused(t, err, wire.Replayed)
+	if _, err = h.Join(sealed, noon); err != nil {
+		t.Errorf("the same secret: %v", err)
+	}
+	if _, err = h.begin(raw, noon); err != nil {
+		t.Errorf("after it came back: %v", err)
+	}
+}
+
+func TestStandingRefusals(t *testing.T) {
+	w := newWorld(t)
+	key := newKey()
+	h := must(NewHost(key, Limits{}))
+	for _, c := range []struct {
+		name string
+		edit func(*Standing)
+		want wire.Reason
+	}{
+		{"no certificate", func(s *Standing) { s.Unit = nil }, wire.BadChain},
+		{"another unit's certificate", func(s *Standing) { s.Unit = w.standing(newKey(), "1").Unit }, wire.WrongIdentity},
+		{"no ring", func(s *Standing) { s.Ring = identity.Ring{} }, wire.UnknownRing},
+		{"no ring of one kind", func(s *Standing) { s.Ring.Strict.Current = nil }, wire.UnknownRing},
+	} {
+		s := w.standing(key, "1")
+		c.edit(&s)
+		if err := h.Update(s); wire.ReasonOf(err) != c.want {
+			t.Errorf("%s: got %v, want %v", c.name, err, c.want)
+		}
+	}
+	if err := h.Update(w.standing(key, "1")); err != nil {
+		t.Errorf("unchanged: %v", err)
+	}
+}
+
+func FuzzJoin(f *testing.F) {
+	w := newWorld(f)
+	h := w.host(Limits{})
+	s, sealed := w.opened(w.host(Limits{}), w.byTask())
+	f.Add(sealed)
+	f.Add(wire.Frame(wire.LabelTombstone, nil, nil, nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if id, err := h.Join(b, noon); err == nil && (id != s.ID() || !bytes.Equal(b, sealed)) {
+			t.Error("another encoding was joined")
+		}
+		if _, err := h.Bury(b, noon); err == nil {
+			t.Error("a tombstone nobody made")
+		}
+	})
+}

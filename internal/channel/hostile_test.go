@@ -1,0 +1,410 @@
+package channel
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// counted counts what it executes, by body.
+type counted struct {
+	mu   sync.Mutex
+	runs map[string]int
+}
+
+func (c *counted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.runs == nil {
+		c.runs = map[string]int{}
+	}
+	c.runs[string(b)]++
+	fmt.Fprintf(w, "ran %s", b)
+}
+
+func (c *counted) of(body string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.runs[body]
+}
+
+// replayed answers every outer request twice, and gives what choose says.
+func twice(c *cluster, choose int) func(*http.Request) (*http.Response, error) {
+	return func(r *http.Request) (*http.Response, error) {
+		if r.URL.Path != wire.PathRequest {
+			return nil, nil
+		}
+		raw := must(io.ReadAll(r.Body))
+		var answers [2]*http.Response
+		for i := range answers {
+			again := r.Clone(r.Context())
+			again.Body = io.NopCloser(bytes.NewReader(raw))
+			answers[i], _ = c.route(again)
+			b, _ := io.ReadAll(answers[i].Body)
+			answers[i].Body = io.NopCloser(bytes.NewReader(b))
+		}
+		return answers[choose], nil
+	}
+}
+
+// TestReplays sends every attempt twice: a bound one runs once, whichever answer
+// comes back, and an unbound one once at each unit.
+func TestReplays(t *testing.T) {
+	app := &counted{}
+	c := newCluster(t, 1, app)
+	rt := c.client(c.byTask(), 0)
+	c.tampers = twice(c, 0)
+	if got, err := say(t, rt, "POST", "/", "first"); err != nil || got != "ran first" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	c.tampers = twice(c, 1)
+	if got, err := say(t, rt, "POST", "/", "second"); !errors.Is(err, ErrOutcomeUnknown) {
+		t.Errorf("got %q, %v, want %v", got, err, ErrOutcomeUnknown)
+	}
+	for _, body := range []string{"first", "second"} {
+		if n := app.of(body); n != 1 {
+			t.Errorf("%s ran %d times, want 1", body, n)
+		}
+	}
+}
+
+// TestBoundToOneUnit gives a bound attempt to all units at once.
+func TestBoundToOneUnit(t *testing.T) {
+	app := &counted{}
+	c := newCluster(t, 3, app)
+	rt := c.client(c.byTask(), 0)
+	c.tampers = func(r *http.Request) (*http.Response, error) {
+		if r.URL.Path != wire.PathRequest {
+			return nil, nil
+		}
+		raw := must(io.ReadAll(r.Body))
+		var last *http.Response
+		for _, u := range c.units {
+			again := r.Clone(r.Context())
+			again.Body = io.NopCloser(bytes.NewReader(raw))
+			answer := serve(u.server, again)
+			if answer.StatusCode != http.StatusOK {
+				io.Copy(io.Discard, answer.Body)
+				continue
+			}
+			last = answer
+		}
+		return last, nil
+	}
+	for i := range 10 {
+		body := fmt.Sprint(i)
+		if got, err := say(t, rt, "POST", "/", body); err != nil || got != "ran "+body {
+			t.Errorf("got %q, %v", got, err)
+		}
+		if n := app.of(body); n != 1 {
+			t.Errorf("%s ran %d times, want 1", body, n)
+		}
+	}
+}
+
+// TestUnitsComeAndGo kills the unit that opened the session, and starts others.
+func TestUnitsComeAndGo(t *testing.T) {
+	c := newCluster(t, 2, echo)
+	rt := c.client(c.byTask(), 0)
+	must(say(t, rt, "GET", "/", ""))
+	opener := must(rt.Session(t.Context())).Peer().UnitID()
+	for _, u := range c.units {
+		u.dead = u.ID() == opener
+	}
+	if _, err := say(t, rt, "GET", "/", ""); err != nil {
+		t.Errorf("safe: %v", err)
+	}
+	marked := must(http.NewRequest("POST", base+"/", strings.NewReader("x")))
+	marked.Header.Set("Idempotency-Key", "1")
+	c.start() // holds no session: it pulls the stored copy
+	for range 10 {
+		answer, err := rt.RoundTrip(marked.Clone(t.Context()))
+		if err != nil {
+			t.Fatalf("marked: %v", err)
+		}
+		answer.Body.Close()
+		marked.Body = io.NopCloser(strings.NewReader("x"))
+	}
+	c.stored = map[wire.SessionID][]byte{}
+	c.start() // there is nothing to pull: the ticket opens it
+	for range 10 {
+		if _, err := say(t, rt, "POST", "/", "x"); err != nil {
+			t.Errorf("with a ticket: %v", err)
+		}
+		if _, err := say(t, rt, "POST", "/", strings.Repeat("x", maxSmall+1)); err != nil {
+			t.Errorf("a stream with a ticket: %v", err)
+		}
+	}
+	if got := rt.Opens(); got != 1 {
+		t.Errorf("got %d sessions, want 1", got)
+	}
+}
+
+// TestMisdirected is what a call does when its unit is not there.
+func TestMisdirected(t *testing.T) {
+	app := &counted{}
+	c := newCluster(t, 2, app)
+	c.mute = true
+	rt := c.client(c.byTask(), 0)
+	must(say(t, rt, "GET", "/", ""))
+	for _, u := range c.units {
+		u.dead = true
+	}
+	c.start()
+	rt.heard(Hint{Units: []wire.UnitID{c.units[0].ID()}})
+	if _, err := say(t, rt, "POST", "/", "unmarked"); !errors.Is(err, ErrOutcomeUnknown) {
+		t.Errorf("got %v, want %v", err, ErrOutcomeUnknown)
+	}
+	if _, err := say(t, rt, "POST", "/", "the next"); err != nil {
+		t.Errorf("the next knows the unit: %v", err)
+	}
+	if app.of("unmarked") != 0 || app.of("the next") != 1 {
+		t.Errorf("got %v", app.runs)
+	}
+}
+
+// TestForgedHints gives the client's calls answers that nobody authenticated. It
+// counts what leaves: 3 misdirected and 1 rekey a call, no more.
+func TestForgedHints(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		status int
+		method string
+		want   error
+		sent   int // requests of the call at most
+		opens  uint64
+	}{
+		{"misdirected, safe", 421, "GET", ErrMisdirected, 4, 1},
+		{"misdirected", 421, "POST", ErrOutcomeUnknown, 1, 1},
+		{"rekey, safe", 410, "GET", ErrRekey, 2, 2},
+		{"rekey", 410, "POST", ErrOutcomeUnknown, 1, 1},
+		{"ticket wanted, safe", 428, "GET", ErrRekey, 3, 2},
+		{"ticket wanted", 428, "POST", ErrOutcomeUnknown, 2, 1},
+		{"replayed, safe", 409, "GET", ErrUnreachable, 4, 1},
+		{"overload, safe", 503, "GET", ErrUnreachable, 4, 1},
+		{"overload", 503, "POST", ErrOutcomeUnknown, 1, 1},
+		{"an answer in the clear", 200, "POST", ErrOutcomeUnknown, 1, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCluster(t, 2, echo)
+			rt := c.client(c.byTask(), 0)
+			sent := 0
+			c.tampers = func(r *http.Request) (*http.Response, error) {
+				if r.URL.Path != wire.PathRequest {
+					return nil, nil
+				}
+				io.Copy(io.Discard, r.Body)
+				sent++
+				answer := status(tt.status)
+				answer.Header.Set(wire.FieldUnits, strings.Repeat("0123456789abcdef0123456789abcdef,", 3)+"nonsense")
+				return answer, nil
+			}
+			got, err := say(t, rt, tt.method, "/", "x")
+			if !errors.Is(err, tt.want) {
+				t.Errorf("got %q, %v, want %v", got, err, tt.want)
+			}
+			if sent > tt.sent || rt.Opens() > tt.opens {
+				t.Errorf("got %d requests and %d sessions, want at most %d and %d", sent, rt.Opens(), tt.sent, tt.opens)
+			}
+			c.tampers = nil
+			if _, err := say(t, rt, "GET", "/", "x"); err != nil {
+				t.Errorf("the next request: %v", err)
+			}
+		})
+	}
+}
+
+// TestEveryByteOfAnExchange alters one byte at every offset of request and
+// answer of 1 KiB: nothing runs, or no answer is accepted; the session survives.
+func TestEveryByteOfAnExchange(t *testing.T) {
+	app := &counted{}
+	c := newCluster(t, 1, app)
+	rt := c.client(c.byTask(), 0)
+	must(say(t, rt, "POST", "/", ""))
+	var offset atomic.Int64
+	var answered bool
+	c.tampers = func(r *http.Request) (*http.Response, error) {
+		raw := must(io.ReadAll(r.Body))
+		at := int(offset.Load())
+		answered = at >= len(raw)
+		if !answered {
+			raw[at] ^= 0x10
+		}
+		r.Body = io.NopCloser(bytes.NewReader(raw))
+		answer, err := c.route(r)
+		if err != nil || !answered {
+			return answer, err
+		}
+		b, _ := io.ReadAll(answer.Body)
+		if at -= len(raw); at < len(b) {
+			b[at] ^= 0x10
+		} else {
+			offset.Store(-1)
+		}
+		answer.Body = io.NopCloser(bytes.NewReader(b))
+		return answer, err
+	}
+	for i := 0; ; i++ {
+		offset.Store(int64(i))
+		body := fmt.Sprintf("%01000d", i)
+		got, err := say(t, rt, "POST", "/", body)
+		if offset.Load() < 0 {
+			if err != nil || got != "ran "+body || i < 2*1024 {
+				t.Errorf("unchanged, after %d offsets: got %q, %v", i, got, err)
+			}
+			break
+		}
+		if err == nil {
+			t.Fatalf("offset %d: got %q", i, got)
+		}
+		if n := app.of(body); !answered && n != 0 || n > 1 {
+			t.Fatalf("offset %d: ran %d times", i, n)
+		}
+	}
+	if got := rt.Opens(); got != 1 {
+		t.Errorf("got %d sessions, want 1", got)
+	}
+}
+
+// TestAnswersOfOthers gives a client the answer to another request, of another
+// session, and of another unit.
+func TestAnswersOfOthers(t *testing.T) {
+	c := newCluster(t, 2, echo)
+	one, two := c.client(c.byTask(), 0), c.client(c.byTask(), 0)
+	must(say(t, one, "GET", "/", ""))
+	must(say(t, two, "GET", "/", ""))
+	var kept [][]byte
+	c.tampers = func(r *http.Request) (*http.Response, error) {
+		answer, err := c.route(r)
+		b, _ := io.ReadAll(answer.Body)
+		kept = append(kept, b)
+		answer.Body = io.NopCloser(bytes.NewReader(b))
+		return answer, err
+	}
+	must(say(t, one, "POST", "/", "secret of one"))
+	for name, rt := range map[string]*Transport{"the same session": one, "another session": two} {
+		c.tampers = func(r *http.Request) (*http.Response, error) {
+			io.Copy(io.Discard, r.Body)
+			answer := status(http.StatusOK)
+			answer.Header.Set("Content-Type", wire.TypeAnswer)
+			answer.Body = io.NopCloser(bytes.NewReader(kept[0]))
+			return answer, nil
+		}
+		if got, err := say(t, rt, "POST", "/", "x"); !errors.Is(err, ErrOutcomeUnknown) {
+			t.Errorf("%s: got %q, %v, want %v", name, got, err, ErrOutcomeUnknown)
+		}
+	}
+}
+
+// TestNotAfter delays a request: the unit says, authenticated, that it has not
+// executed it, and the client sends another at once.
+func TestNotAfter(t *testing.T) {
+	app := &counted{}
+	c := newCluster(t, 1, app)
+	rt := c.client(c.byTask(), 0)
+	must(say(t, rt, "GET", "/", ""))
+	delayed := 0
+	c.tampers = func(r *http.Request) (*http.Response, error) {
+		if delayed++; delayed == 1 {
+			c.pass(31 * time.Second)
+		}
+		return nil, nil
+	}
+	if got, err := say(t, rt, "POST", "/", "x"); err != nil || got != "ran x" || delayed != 2 {
+		t.Errorf("got %q, %v after %d attempts, want 2", got, err, delayed)
+	}
+	if n := app.of("x"); n != 1 {
+		t.Errorf("ran %d times, want 1", n)
+	}
+}
+
+// TestNotExecutedByAnother is an answer of a unit that a request is not bound to,
+// under its own key: the client does not take it for the bound one's.
+func TestNotExecutedByAnother(t *testing.T) {
+	c := newCluster(t, 2, echo)
+	rt := c.client(c.byTask(), 0)
+	must(say(t, rt, "GET", "/", ""))
+	c.tampers = func(r *http.Request) (*http.Response, error) {
+		raw := must(io.ReadAll(r.Body))
+		h := must(wire.ParseHeader(raw))
+		for _, u := range c.units {
+			if u.ID() == h.Target {
+				continue
+			}
+			x := &inbound{host: u.Host, raw: [wire.HeaderSize]byte(raw), secret: u.table.byID[h.Session].secret}
+			answer := status(http.StatusOK)
+			answer.Header.Set("Content-Type", wire.TypeAnswer)
+			answer.Body = io.NopCloser(bytes.NewReader(must(x.plain(kindNotExecuted, wire.Expired))))
+			return answer, nil
+		}
+		return nil, nil
+	}
+	if got, err := say(t, rt, "POST", "/", "x"); !errors.Is(err, ErrOutcomeUnknown) {
+		t.Errorf("got %q, %v, want %v", got, err, ErrOutcomeUnknown)
+	}
+}
+
+// TestRequestRefusals holds what a unit refuses before anything runs.
+func TestRequestRefusals(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.host(Limits{}), w.host(Limits{})
+	s, _ := w.opened(a, w.byTask())
+	send := func(h *Host, edit func(*exchange)) error {
+		x := must(s.begin(a.ID(), noon.Add(time.Minute), 0))
+		edit(x)
+		body := must(x.whole(head{method: "GET", scheme: "https", path: "/"}, nil))
+		in, err := h.begin([wire.HeaderSize]byte(body), noon)
+		if err == nil {
+			err = in.open(bytes.NewReader(body[wire.HeaderSize:]))
+		}
+		return err
+	}
+	set := func(at int, v byte) func(*exchange) { return func(x *exchange) { x.raw[at] = v } }
+	same := func(*exchange) {}
+	for _, c := range []struct {
+		name string
+		err  error
+		want wire.Reason
+	}{
+		{"another version", send(a, set(0, 2)), wire.Malformed},
+		{"number 0", send(a, func(x *exchange) { clear(x.raw[25:33]) }), wire.Malformed},
+		{"unknown flags", send(a, set(57, 4)), wire.Malformed},
+		{"a time beyond all", send(a, set(49, 0x80)), wire.Malformed},
+		{"bound to another unit", send(b, same), wire.Misdirected},
+		{"an unknown session", send(a, set(1, 9)), wire.TicketWanted},
+		{"a session that did not come", send(b, func(x *exchange) { clear(x.raw[33:49]) }), wire.TicketWanted},
+	} {
+		if wire.ReasonOf(c.err) != c.want {
+			t.Errorf("%s: got %v, want %v", c.name, c.err, c.want)
+		}
+	}
+	if err := send(a, same); err != nil {
+		t.Errorf("unchanged: %v", err)
+	}
+	x := must(s.begin(a.ID(), noon.Add(time.Minute), 0))
+	body := must(x.whole(head{method: "GET", scheme: "https", path: "/"}, nil))
+	for i, at := range []int{25 + 7, 33, 49 + 7, 57} { // number, target, not after, flags
+		bad := bytes.Clone(body)
+		bad[at] ^= 1
+		in, err := a.begin([wire.HeaderSize]byte(bad), noon)
+		if err == nil {
+			err = in.open(bytes.NewReader(bad[wire.HeaderSize:]))
+		}
+		if want := []wire.Reason{wire.BadSignature, wire.Misdirected, wire.BadSignature, wire.BadSignature}[i]; wire.ReasonOf(err) != want {
+			t.Errorf("header byte %d: got %v, want %v", at, err, want)
+		}
+	}
+}

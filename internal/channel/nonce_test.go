@@ -1,0 +1,148 @@
+package channel
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"testing"
+	"testing/cryptotest"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// pairs collects the (subkey, nonce) pairs under which messages were encrypted,
+// from the bytes that were sent. Subkeys are named by what they are derived
+// from: nothing else enters them.
+type pairs struct {
+	mu    sync.Mutex
+	seen  map[string]int
+	count int
+	twice int
+}
+
+func (p *pairs) message(subkey string, chunks []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.seen == nil {
+		p.seen = map[string]int{}
+	}
+	for n := 0; len(chunks) >= lengthSize; n++ {
+		size := lengthSize + int(binary.BigEndian.Uint32(chunks)&^finalBit)
+		pair := fmt.Sprint(subkey, " ", n)
+		p.seen[pair]++
+		p.count++
+		if p.seen[pair] > 1 {
+			p.twice++
+		}
+		chunks = chunks[size:]
+	}
+}
+
+// watch collects what goes through the gateway.
+func (p *pairs) watch(c *cluster) {
+	c.tampers = func(r *http.Request) (*http.Response, error) {
+		if r.URL.Path != wire.PathRequest {
+			return nil, nil
+		}
+		raw := must(io.ReadAll(r.Body))
+		header := raw[:wire.HeaderSize]
+		p.message(fmt.Sprintf("request %x", header), raw[wire.HeaderSize:])
+		r.Body = io.NopCloser(bytes.NewReader(raw))
+		answer, err := c.route(r)
+		b, _ := io.ReadAll(answer.Body)
+		if answer.StatusCode == http.StatusOK {
+			p.message(fmt.Sprintf("answer %x %x", header, b[:answerPrefix]), b[answerPrefix:])
+		}
+		answer.Body = io.NopCloser(bytes.NewReader(b))
+		return answer, err
+	}
+}
+
+// TestPairsAreDistinct collects all pairs of two units with one ring under
+// parallel load.
+func TestPairsAreDistinct(t *testing.T) {
+	c := newCluster(t, 2, echo)
+	var p pairs
+	p.watch(c)
+	var all sync.WaitGroup
+	for range 2 {
+		rt := c.client(c.byTask(), 0)
+		for range 4 {
+			all.Go(func() {
+				for range 100 {
+					_, _ = say(t, rt, "GET", "/", "x")
+					_, _ = say(t, rt, "POST", "/", "x")
+				}
+			})
+		}
+	}
+	all.Wait()
+	if p.twice > 0 || p.count < 3200 {
+		t.Errorf("got %d pairs twice of %d", p.twice, p.count)
+	}
+}
+
+// TestPairsWithASeededSource shows that the test above can fail: with the same
+// random numbers again, two answers to one header have one key.
+func TestPairsWithASeededSource(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	s, _ := w.opened(h, w.byTask())
+	x := must(s.begin(wire.UnitID{}, noon.Add(time.Minute), 0))
+	var p pairs
+	for range 2 {
+		cryptotest.SetGlobalRandom(t, 1)
+		in := &inbound{host: h, raw: x.raw, secret: s.secret}
+		b := must(in.plain(kindNotExecuted, wire.Expired))
+		p.message(fmt.Sprintf("answer %x %x", x.raw, b[:answerPrefix]), b[answerPrefix:])
+	}
+	if p.twice != 1 {
+		t.Errorf("got %d pairs twice, want 1", p.twice)
+	}
+}
+
+// TestSeededUnits gives two clients and a unit the same random numbers twice: the
+// second session has the id of the first, and the unit refuses it.
+func TestSeededUnits(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	for i := range 2 {
+		cryptotest.SetGlobalRandom(t, 7)
+		o := must(NewOpening(w.byTask(), 0))
+		a := must(h.Accept(OpenRequest{Body: o.Request(), Number: 1}, noon))
+		_, _, err := a.Finish(noEvidence)
+		if i == 0 && err != nil {
+			t.Fatal(err)
+		}
+		if i == 1 {
+			refused(t, err, wire.Replayed)
+		}
+	}
+}
+
+// TestNumbersAreNeverReused takes request numbers from many goroutines.
+func TestNumbersAreNeverReused(t *testing.T) {
+	w := newWorld(t)
+	s, _ := w.opened(w.host(Limits{}), w.byTask())
+	var mu sync.Mutex
+	seen := map[uint64]bool{}
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 500 {
+				n := must(s.begin(wire.UnitID{}, noon, 0)).header.Number
+				mu.Lock()
+				if n == 0 || seen[n] {
+					t.Errorf("number %d again", n)
+				}
+				seen[n] = true
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+}

@@ -1,0 +1,304 @@
+package channel
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// exchanged is an open request and its answer, taken apart.
+type exchanged struct {
+	*world
+	host    *Host
+	opening *Opening
+	answer  []byte
+	trust   Trust
+	at      time.Time
+}
+
+// accepted opens a session up to the answer; evidence comes from the device
+// where it is wanted.
+func (w *world) accepted(h *Host, pin Pin, wants Wants, device *attesttest.Device) *exchanged {
+	w.t.Helper()
+	o := must(NewOpening(pin, wants))
+	r := OpenRequest{Body: o.Request(), Number: 7}
+	if wants&WantEvidence != 0 {
+		r.Cookie = must(h.Cookie(o.Request(), w.clock()))
+	}
+	a := must(h.Accept(r, w.clock()))
+	var evidence attest.Evidence
+	if data, wanted, err := a.Evidence(); err != nil {
+		w.t.Fatal(err)
+	} else if wanted {
+		evidence = must(device.Attest(context.Background(), data))
+	}
+	answer, _, err := a.Finish(evidence)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return &exchanged{w, h, o, answer, w.trust(), w.clock()}
+}
+
+func (x *exchanged) finish() (*Session, error) { return x.opening.Finish(x.answer, x.trust, x.at) }
+
+// edit changes one field of the answer and frames it anew.
+func (x *exchanged) edit(field int, change func([]byte) []byte) {
+	f := must(wire.Unframe(wire.LabelSessionAnswer, x.answer, 11))
+	f[field] = change(bytes.Clone(f[field]))
+	x.answer = wire.Frame(wire.LabelSessionAnswer, f...)
+}
+
+func flip(b []byte) []byte { b[len(b)-1] ^= 1; return b }
+
+func empty([]byte) []byte { return nil }
+
+func TestOpen(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	x := w.accepted(h, w.byID(), WantEvidence|WantReceipts, w.device("scoring 1"))
+	s, err := x.finish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.ID().Range() != 7 || s.Peer().UnitID() != h.ID() || !s.Evidence().OK() || s.Head() != w.policy.Head() || !s.Expires().After(noon) {
+		t.Errorf("got %+v", s)
+	}
+	if got := h.Stats(noon); got.Sessions != 1 || got.Opened != 1 || got.Rings != 4 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// TestAnswerRefusals holds the smallest change of a good answer that must give
+// exactly this reason.
+func TestAnswerRefusals(t *testing.T) {
+	good := func(t *testing.T) *exchanged {
+		w := newWorld(t)
+		return w.accepted(w.host(Limits{}), w.byTask(), WantEvidence, w.device("scoring 1"))
+	}
+	field := func(i int, change func([]byte) []byte) func(*exchanged) {
+		return func(x *exchanged) { x.edit(i, change) }
+	}
+	evidence := func(program string, fault attesttest.Faults) func(*exchanged) {
+		return func(x *exchanged) {
+			d := x.device(program)
+			d.Faults = fault
+			*x = *x.world.accepted(x.host, x.byTask(), WantEvidence, d)
+		}
+	}
+	for _, c := range []struct {
+		name string
+		edit func(*exchanged)
+		want wire.Reason
+	}{
+		{"nothing", func(x *exchanged) { x.answer = nil }, wire.Malformed},
+		{"a field more", func(x *exchanged) { x.answer = wire.AppendField(x.answer, nil) }, wire.Malformed},
+		{"too large", func(x *exchanged) { x.answer = make([]byte, maxAnswer+1) }, wire.TooLarge},
+		{"another KEM ciphertext", field(0, flip), wire.BadDigest},
+		{"a short KEM ciphertext", field(0, func(b []byte) []byte { return b[1:] }), wire.Malformed},
+		{"another session id", field(1, flip), wire.BadDigest},
+		{"another range", field(1, func(b []byte) []byte { b[0] ^= 1; return b }), wire.BadSignature},
+		{"another unit", field(2, flip), wire.WrongIdentity},
+		{"another identity", field(3, flip), wire.WrongIdentity},
+		{"another ring", field(4, flip), wire.BadDigest},
+		{"an unknown head", field(5, flip), wire.Behind},
+		{"no head", field(5, func(b []byte) []byte { return make([]byte, 32) }), wire.Malformed},
+		{"another expiry", field(6, func([]byte) []byte { return wire.Uint64(uint64(noon.Add(time.Minute).Unix())) }), wire.BadDigest},
+		{"an expiry in the past", field(6, func([]byte) []byte { return wire.Uint64(uint64(noon.Unix())) }), wire.Expired},
+		{"an expiry beyond the certificate", field(6, func([]byte) []byte { return wire.Uint64(uint64(noon.Add(61 * time.Minute).Unix())) }), wire.Expired},
+		{"no chain", field(7, empty), wire.Malformed},
+		{"a chain of one", field(7, func([]byte) []byte { return wire.Frame(wire.LabelChain, nil) }), wire.Malformed},
+		{"a chain that is no certificates", field(7, func([]byte) []byte { return wire.Frame(wire.LabelChain, nil, nil) }), wire.BadChain},
+		{"a chain too large", field(7, func([]byte) []byte { return make([]byte, maxChain+1) }), wire.TooLarge},
+		{"another signature", field(8, flip), wire.BadSignature},
+		{"no signature", field(8, empty), wire.BadSignature},
+		{"wanted evidence left out", field(9, empty), wire.BadSignature},
+		{"another ticket", field(10, flip), wire.BadSignature},
+		{"for another request", func(x *exchanged) { x.opening = must(NewOpening(x.byTask(), WantEvidence)) }, wire.BadDigest},
+		{"for other wants", func(x *exchanged) { x.opening.wants = 0 }, wire.BadDigest},
+		{"for another pin", func(x *exchanged) { x.opening.pin = x.byID() }, wire.BadDigest},
+		{"a pin of another release", func(x *exchanged) { x.opening.pin = Pin{Genesis: x.policy.Genesis(), ID: x.id("2")} }, wire.WrongIdentity},
+		{"a pin of another task", func(x *exchanged) { x.opening.pin.Task = "other" }, wire.WrongIdentity},
+		{"a pin of no task", func(x *exchanged) { x.opening.pin.Task = "none" }, wire.NotFound},
+		{"a pin of another history", func(x *exchanged) { x.opening.pin.Genesis = wire.Sum(nil) }, wire.WrongGenesis},
+		{"under another history", func(x *exchanged) { x.trust.Policy = newWorld(x.t).policy }, wire.Behind},
+		{"under another root", func(x *exchanged) { x.trust.Root = newWorld(x.t).root() }, wire.WrongRoot},
+		{"past the certificate", func(x *exchanged) { x.at = noon.Add(2 * time.Hour) }, wire.Expired},
+		{"without a verifier", func(x *exchanged) { x.trust.Verifier = nil }, wire.EvidenceMissing},
+		{"evidence for another secret", evidence("scoring 1", attesttest.Faults{OtherReportData: true}), wire.BadNonce},
+		{"evidence of an unknown vendor", evidence("scoring 1", attesttest.Faults{OtherRoot: true}), wire.UnknownRoot},
+		{"evidence with debug on", evidence("scoring 1", attesttest.Faults{Debug: true}), wire.Debug},
+		{"evidence of unknown code", evidence("mallory", attesttest.Faults{}), wire.NotMeasured},
+		{"evidence of another release", evidence("scoring 2", attesttest.Faults{}), wire.WrongIdentity},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			x := good(t)
+			c.edit(x)
+			_, err := x.finish()
+			refused(t, err, c.want)
+		})
+	}
+	if _, err := good(t).finish(); err != nil {
+		t.Errorf("unchanged: %v", err)
+	}
+}
+
+// TestEveryByteOfAnAnswer flips a bit of every byte of an answer.
+func TestEveryByteOfAnAnswer(t *testing.T) {
+	w := newWorld(t)
+	x := w.accepted(w.host(Limits{}), w.byTask(), WantEvidence, w.device("scoring 1"))
+	answer := x.answer
+	for i := range answer {
+		x.answer = bytes.Clone(answer)
+		x.answer[i] ^= 1 << (i % 8)
+		if _, err := x.finish(); err == nil {
+			t.Fatalf("byte %d: accepted", i)
+		}
+	}
+}
+
+// TestKeysOfNewerReleases shows that a release which continues another opens
+// sessions that follow, and none that are pinned to code.
+func TestKeysOfNewerReleases(t *testing.T) {
+	w := newWorld(t)
+	old := w.host(Limits{})
+	key := newKey()
+	s := w.standing(key, "2")
+	s.Ring = identity.Ring{Strict: identity.NewRingKeys(noon, time.Hour), Follow: identity.NewRingKeys(noon, time.Hour),
+		Inherited: identity.Inherited{Identity: w.id("1"), Keys: copyRing(w.ring).Follow}}
+	newer := must(NewHost(key, Limits{}))
+	if err := newer.Update(s); err != nil {
+		t.Fatal(err)
+	}
+	_, follows := w.opened(old, w.byTask())
+	_, pinned := w.opened(old, w.byID())
+	if _, err := newer.Join(follows, noon); err != nil {
+		t.Errorf("a session that follows: %v", err)
+	}
+	_, err := newer.Join(pinned, noon)
+	refused(t, err, wire.UnknownRing)
+
+	again, left, err := newer.Reseal(10, noon)
+	if err != nil || len(again) != 1 || left != 0 {
+		t.Fatalf("got %d sealed anew, %d left, %v, want 1", len(again), left, err)
+	}
+	if _, err := old.Join(again[0], noon); wire.ReasonOf(err) != wire.UnknownRing {
+		t.Errorf("the predecessor opens what its successor sealed: %v", err)
+	}
+}
+
+func TestAcceptRefusals(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{Sessions: 4, Opened: 2, Cookies: 1})
+	open := func(pin Pin, wants Wants) OpenRequest {
+		return OpenRequest{Body: must(NewOpening(pin, wants)).Request(), Number: 1}
+	}
+	edit := func(field int, change func([]byte) []byte) OpenRequest {
+		f := must(wire.Unframe(wire.LabelSessionOpen, open(w.byTask(), 0).Body, 5))
+		f[field] = change(bytes.Clone(f[field]))
+		return OpenRequest{Body: wire.Frame(wire.LabelSessionOpen, f...)}
+	}
+	cookie := func(change func([]byte) []byte, of *Host) OpenRequest {
+		r := open(w.byTask(), WantEvidence)
+		r.Cookie = change(must(of.Cookie(r.Body, noon)))
+		return r
+	}
+	busy := open(w.byTask(), 0)
+	busy.Pending = 2
+	strange := newWorld(t)
+	for _, c := range []struct {
+		name string
+		r    OpenRequest
+		want wire.Reason
+	}{
+		{"nothing", OpenRequest{}, wire.Malformed},
+		{"too large", OpenRequest{Body: make([]byte, maxOpen+1)}, wire.TooLarge},
+		{"another suite", edit(0, func([]byte) []byte { return []byte{2} }), wire.Malformed},
+		{"a short KEM key", edit(1, func(b []byte) []byte { return b[1:] }), wire.Malformed},
+		{"a KEM key that is none", edit(1, func(b []byte) []byte { return bytes.Repeat([]byte{0xff}, len(b)) }), wire.Malformed},
+		{"a short nonce", edit(2, func(b []byte) []byte { return b[1:] }), wire.Malformed},
+		{"a pin cut short", edit(3, func(b []byte) []byte { return b[1:] }), wire.WrongIdentity},
+		{"unknown wants", edit(4, func([]byte) []byte { return []byte{4} }), wire.Malformed},
+		{"a pin of another release", open(Pin{Genesis: w.policy.Genesis(), ID: w.id("2")}, 0), wire.WrongIdentity},
+		{"a pin of another task", open(Pin{Genesis: w.policy.Genesis(), Task: "other"}, 0), wire.WrongIdentity},
+		{"a pin of another history", open(strange.byTask(), 0), wire.WrongIdentity},
+		{"evidence without a cookie", open(w.byTask(), WantEvidence), wire.CookieWanted},
+		{"a busy unit without a cookie", busy, wire.CookieWanted},
+		{"a changed cookie", cookie(flip, h), wire.CookieWanted},
+		{"a cookie of another minute", cookie(func(b []byte) []byte { b[7]++; return b }, h), wire.CookieWanted},
+		{"a cookie of another cluster", cookie(slices.Clone[[]byte], strange.host(Limits{})), wire.CookieWanted},
+		{"a cookie cut short", cookie(func(b []byte) []byte { return b[1:] }, h), wire.CookieWanted},
+		{"a cookie of another client", OpenRequest{Body: open(w.byTask(), WantEvidence).Body, Cookie: must(h.Cookie(busy.Body, noon))}, wire.CookieWanted},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := h.Accept(c.r, noon)
+			refused(t, err, c.want)
+		})
+	}
+	for range 2 {
+		w.opened(h, w.byTask())
+	}
+	_, err := h.Accept(open(w.byTask(), 0), noon)
+	refused(t, err, wire.Overload)
+	_, err = h.Accept(open(w.byTask(), 0), noon.Add(2*time.Hour))
+	refused(t, err, wire.CertExpired)
+	fresh := must(NewHost(newKey(), Limits{}))
+	_, err = fresh.Accept(open(w.byTask(), 0), noon)
+	refused(t, err, wire.NotEnrolled)
+}
+
+// TestCookieOfAnotherUnit takes a cookie to another unit of the cluster, a minute
+// later and two.
+func TestCookieOfAnotherUnit(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.host(Limits{}), w.host(Limits{})
+	r := OpenRequest{Body: must(NewOpening(w.byTask(), WantEvidence)).Request()}
+	r.Cookie = must(a.Cookie(r.Body, noon))
+	if _, err := b.Accept(r, noon.Add(time.Minute)); err != nil {
+		t.Errorf("a minute later: %v", err)
+	}
+	_, err := b.Accept(r, noon.Add(2*time.Minute))
+	refused(t, err, wire.CookieWanted)
+}
+
+func TestPinRefusals(t *testing.T) {
+	d := wire.Sum(nil)
+	for name, pin := range map[string]Pin{
+		"nothing": {}, "no genesis": {Task: "scoring"}, "neither": {Genesis: d}, "both": {Genesis: d, ID: d, Task: "scoring"}, "no name": {Genesis: d, Task: "A"},
+	} {
+		if _, err := NewOpening(pin, 0); wire.ReasonOf(err) != wire.BadRequest {
+			t.Errorf("%s: got %v, want %v", name, err, wire.BadRequest)
+		}
+	}
+}
+
+func FuzzAnswer(f *testing.F) {
+	w := newWorld(f)
+	x := w.accepted(w.host(Limits{}), w.byTask(), 0, nil)
+	f.Add(x.answer)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if a, err := unverifiedAnswer(b); err == nil && binary.BigEndian.Uint64(a.expiry) > 0 && !bytes.Equal(b, x.answer) {
+			if _, err := x.opening.Finish(b, x.trust, noon); err == nil {
+				t.Error("another answer was accepted")
+			}
+		}
+	})
+}
+
+func FuzzOpenRequest(f *testing.F) {
+	w := newWorld(f)
+	h := w.host(Limits{})
+	f.Add(must(NewOpening(w.byTask(), 0)).Request())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, err := h.Accept(OpenRequest{Body: b}, noon); err != nil && wire.ReasonOf(err) == wire.Internal {
+			t.Errorf("got %v", err)
+		}
+	})
+}

@@ -1,0 +1,98 @@
+package channel
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Attempt is what a client knows about an attempt that brought no answer: by
+// itself, or authenticated by a unit. What a [Hint] says has no place here.
+type Attempt struct {
+	Safe        bool // its method is safe, RFC 9110, section 9.2.1
+	Marked      bool // the caller gave it an Idempotency-Key
+	Left        bool // a part of it may have left this machine
+	NotExecuted bool // the unit it is bound to says so, authenticated
+	Whole       bool // its content can be sent again
+}
+
+// Verdict is what may follow an attempt.
+type Verdict int
+
+// The verdicts.
+const (
+	OutcomeUnknown Verdict = iota // it may have been executed, and may not be repeated
+	Repeat                        // another attempt may follow
+	GiveUp                        // it could be repeated, had its content not been read
+)
+
+// Decide says what may follow an attempt that brought no answer. An attempt that
+// is neither safe nor marked is repeated only when it surely was not executed.
+// That its time is over does not say so, and is not asked.
+func Decide(a Attempt) Verdict {
+	switch {
+	case a.Left && !a.NotExecuted && !a.Safe && !a.Marked:
+		return OutcomeUnknown
+	case !a.Whole:
+		return GiveUp
+	}
+	return Repeat
+}
+
+// safeMethods are those that change nothing.
+var safeMethods = map[string]bool{
+	"": true, http.MethodGet: true, http.MethodHead: true, http.MethodOptions: true, http.MethodTrace: true,
+}
+
+// Hint is what whoever carries the bytes says: unauthenticated, and never an
+// argument of what decides. It selects how a call goes on that may go on.
+type Hint struct {
+	Reason wire.Reason   // empty: none
+	Units  []wire.UnitID // that are said to be there; nil: nothing said
+}
+
+// maxUnits bounds the units of a hint.
+const maxUnits = 1024
+
+// hintOf reads the hint in an outer answer.
+func hintOf(answer *http.Response) Hint {
+	var h Hint
+	for s := range strings.SplitSeq(answer.Header.Get(wire.FieldUnits), ",") {
+		var id wire.UnitID
+		if id.UnmarshalText([]byte(strings.TrimSpace(s))) == nil && len(h.Units) < maxUnits {
+			h.Units = append(h.Units, id)
+		}
+	}
+	switch answer.StatusCode {
+	case http.StatusMisdirectedRequest:
+		h.Reason = wire.Misdirected
+	case http.StatusGone:
+		h.Reason = wire.Rekey
+	case http.StatusPreconditionRequired:
+		h.Reason = wire.TicketWanted
+	case http.StatusConflict:
+		h.Reason = wire.Replayed
+	default:
+		h.Reason = wire.Unavailable
+	}
+	return h
+}
+
+// tries bounds what a call does again, by the hint or fault that made it.
+type tries map[wire.Reason]int
+
+// newTries are what one call may do again.
+func newTries() tries {
+	return tries{wire.Misdirected: 3, wire.Rekey: 1, wire.TicketWanted: 1, wire.NotExecuted: 2, wire.Unavailable: 3}
+}
+
+// spend reports whether one more is allowed; other reasons count as
+// unavailable.
+func (t tries) spend(reason wire.Reason) bool {
+	if _, ok := t[reason]; !ok {
+		reason = wire.Unavailable
+	}
+	t[reason]--
+	return t[reason] >= 0
+}

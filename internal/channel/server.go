@@ -1,0 +1,313 @@
+package channel
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Relay carries sealed bytes between the units of a cluster. It is trusted with
+// nothing: what it loses the client's ticket replaces.
+type Relay interface {
+	// Number is the next session number of the range that the manager gave
+	// this unit, or a random one without a manager. It does not block.
+	Number() uint64
+	// Push brings a sealed session or a tombstone to all other units. It does
+	// not block.
+	Push(kind Pushed, sealed []byte)
+	// Pull asks for the stored copy of a session; nil when there is none in
+	// time.
+	Pull(ctx context.Context, id wire.SessionID) []byte
+}
+
+// Pushed says what is pushed.
+type Pushed int
+
+// What is pushed, and which method of [Host] takes it.
+const (
+	PushSession   Pushed = iota // Host.Join
+	PushTombstone               // Host.Bury
+)
+
+// ServerConfig says what a server serves. Every field is required but Attester.
+type ServerConfig struct {
+	Host  *Host
+	App   http.Handler // answers the requests of sessions, and all other paths
+	Relay Relay
+	// Attester gives fresh evidence; without one no session that wants any is
+	// opened. It is called from one goroutine at a time.
+	Attester attest.Attester
+	// RingUnknown is called when a session comes under a ring key that the
+	// host does not hold: a reason to renew soon. It does not block.
+	RingUnknown func()
+	Clock       func() time.Time
+}
+
+// Server serves the trusted channel for a unit and passes other paths on. It is
+// an [http.Handler] for the unit's own listener.
+type Server struct {
+	config   ServerConfig
+	pending  atomic.Int64 // opens under way
+	attester sync.Mutex   // one call at a time
+}
+
+// NewServer makes a server. It refuses, with "request", a configuration that
+// leaves something out.
+func NewServer(c ServerConfig) (*Server, error) {
+	if c.Host == nil || c.App == nil || c.Relay == nil || c.RingUnknown == nil || c.Clock == nil {
+		return nil, wire.Refuse(wire.BadRequest, "channel server: configuration", "one with gaps", "host, app, relay, ring unknown, clock")
+	}
+	return &Server{config: c}, nil
+}
+
+// ServeHTTP serves the two paths of the channel; the app serves all others.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case wire.PathSession:
+		s.post(w, r, wire.TypeSession, s.open)
+	case wire.PathRequest:
+		s.post(w, r, wire.TypeRequest, s.request)
+	default:
+		s.config.App.ServeHTTP(w, r)
+	}
+}
+
+// post demands method and type, and tells what a handler refuses.
+func (s *Server) post(w http.ResponseWriter, r *http.Request, kind string, h func(http.ResponseWriter, *http.Request) error) {
+	if r.Method != http.MethodPost || r.Header.Get("Content-Type") != kind {
+		problem(w, wire.Refuse(wire.BadRequest, "channel: method and content type", r.Method, kind))
+		return
+	}
+	if err := h(w, r); err != nil {
+		problem(w, err)
+	}
+}
+
+// statuses are the HTTP statuses of what a unit tells without authentication.
+// Other reasons are 400.
+var statuses = map[wire.Reason]int{
+	wire.Misdirected:  http.StatusMisdirectedRequest,
+	wire.Rekey:        http.StatusGone,
+	wire.TicketWanted: http.StatusPreconditionRequired,
+	wire.CookieWanted: http.StatusPreconditionRequired,
+	wire.Replayed:     http.StatusConflict,
+	wire.TooLarge:     http.StatusRequestEntityTooLarge,
+	wire.Overload:     http.StatusServiceUnavailable,
+	wire.Unavailable:  http.StatusServiceUnavailable,
+	wire.CertExpired:  http.StatusServiceUnavailable,
+	wire.NotEnrolled:  http.StatusServiceUnavailable,
+	wire.Internal:     http.StatusInternalServerError,
+}
+
+// problem answers with the reason alone: nobody can check what it says.
+func problem(w http.ResponseWriter, err error) {
+	reason := wire.ReasonOf(err)
+	status := http.StatusBadRequest
+	if s, ok := statuses[reason]; ok {
+		status = s
+	}
+	api.Problem{Type: "urn:cohort:problem:" + string(reason), Title: "refused: " + string(reason), Status: status, Reason: reason}.Write(w)
+}
+
+// open answers an open request.
+func (s *Server) open(w http.ResponseWriter, r *http.Request) error {
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxOpen+1))
+	if err != nil {
+		return wire.Refuse(wire.Malformed, "open request: body", "cut off", "a whole one")
+	}
+	cookie, _ := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldCookie))
+	request := OpenRequest{Body: body, Cookie: cookie, Number: s.config.Relay.Number(), Pending: int(s.pending.Add(1))}
+	defer s.pending.Add(-1)
+	at := s.config.Clock()
+	a, err := s.config.Host.Accept(request, at)
+	if errors.Is(err, wire.CookieWanted) {
+		return errors.Join(err, s.giveCookie(w, body, at))
+	}
+	if err != nil {
+		return err
+	}
+	evidence, err := s.evidence(r.Context(), a)
+	if err != nil {
+		return err
+	}
+	answer, sealed, err := a.Finish(evidence)
+	if err != nil {
+		return err
+	}
+	s.config.Relay.Push(PushSession, sealed)
+	w.Header().Set("Content-Type", wire.TypeSession)
+	_, _ = w.Write(answer) // the client may be gone, and there is nobody else to tell
+	return nil
+}
+
+func (s *Server) giveCookie(w http.ResponseWriter, body []byte, at time.Time) error {
+	cookie, err := s.config.Host.Cookie(body, at)
+	if err == nil {
+		w.Header().Set(wire.FieldCookie, base64.RawURLEncoding.EncodeToString(cookie))
+	}
+	return err
+}
+
+// evidence is the fresh evidence that the client wants, if it wants any.
+func (s *Server) evidence(ctx context.Context, a *Acceptance) (attest.Evidence, error) {
+	data, wanted, err := a.Evidence()
+	if err != nil || !wanted {
+		return attest.Evidence{}, err
+	}
+	if s.config.Attester == nil {
+		return attest.Evidence{}, wire.Refuse(wire.EvidenceMissing, "unit: TEE", "none", "one that gives evidence")
+	}
+	s.attester.Lock()
+	defer s.attester.Unlock()
+	return s.config.Attester.Attest(ctx, data)
+}
+
+// request answers a request of a session.
+func (s *Server) request(w http.ResponseWriter, r *http.Request) error {
+	var raw [wire.HeaderSize]byte
+	if _, err := io.ReadFull(r.Body, raw[:]); err != nil {
+		return wire.Refuse(wire.Malformed, "request: header", "cut off", "58 bytes")
+	}
+	x, err := s.find(r, raw)
+	if err != nil {
+		return err
+	}
+	defer clear(x.secret[:])
+	if err := x.open(r.Body); err != nil {
+		return err
+	}
+	switch {
+	case x.late(s.config.Clock()):
+		return s.plain(w, x, kindNotExecuted, wire.Expired)
+	case x.header.Flags&wire.FlagClose != 0:
+		return s.close(w, x)
+	}
+	return s.serve(w, r, x)
+}
+
+// find finds the session of a request: in the table, in the ticket that came
+// along, in the manager's stored copy.
+func (s *Server) find(r *http.Request, raw [wire.HeaderSize]byte) (*inbound, error) {
+	x, err := s.config.Host.begin(raw, s.config.Clock())
+	if !errors.Is(err, wire.TicketWanted) {
+		return x, err
+	}
+	ticket, _ := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldTicket))
+	if len(ticket) > 0 && s.join(raw, ticket) {
+		return s.config.Host.begin(raw, s.config.Clock())
+	}
+	header, parseErr := wire.ParseHeader(raw[:])
+	if parseErr != nil {
+		return nil, parseErr
+	}
+	if s.join(raw, s.config.Relay.Pull(r.Context(), header.Session)) {
+		return s.config.Host.begin(raw, s.config.Clock())
+	}
+	if len(ticket) > 0 {
+		return nil, wire.Refuse(wire.Rekey, "request: ticket", "one that does not open", "a session of this cluster")
+	}
+	return nil, err
+}
+
+// join takes a sealed session over and reports whether that may have helped.
+func (s *Server) join(raw [wire.HeaderSize]byte, sealed []byte) bool {
+	if sealed == nil {
+		return false
+	}
+	_, err := s.config.Host.Join(sealed, s.config.Clock())
+	if errors.Is(err, wire.UnknownRing) {
+		s.config.RingUnknown()
+	}
+	return err == nil
+}
+
+// close ends the session of a request and confirms it.
+func (s *Server) close(w http.ResponseWriter, x *inbound) error {
+	tombstone, err := x.close()
+	if err != nil {
+		return err
+	}
+	s.config.Relay.Push(PushTombstone, tombstone)
+	return s.plain(w, x, kindClosed, "")
+}
+
+func (s *Server) plain(w http.ResponseWriter, x *inbound, kind byte, reason wire.Reason) error {
+	b, err := x.plain(kind, reason)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", wire.TypeAnswer)
+	_, _ = w.Write(b) // as above
+	return nil
+}
+
+// serve lets the app answer. From here on the request may have been executed,
+// and every answer is authenticated or cut off.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, x *inbound) error {
+	inner, err := x.request(r)
+	if err != nil {
+		return s.plain(w, x, kindNotExecuted, wire.ReasonOf(err))
+	}
+	a, err := newAnswerWriter(w, x)
+	if err != nil {
+		return err
+	}
+	if !x.whole() {
+		// Both directions stream: the answer may begin before the request has
+		// ended. Protocols that always can refuse to be told so.
+		_ = http.NewResponseController(w).EnableFullDuplex()
+	}
+	a.noContent = inner.Method == http.MethodHead
+	s.config.App.ServeHTTP(a, inner)
+	if err := a.finish(); err != nil {
+
+		panic(http.ErrAbortHandler) // cuts the answer off, which the client notices
+	}
+	return nil
+}
+
+// request is the request in the session, for the app.
+func (x *inbound) request(outer *http.Request) (*http.Request, error) {
+	h, rest, err := parseRequest(x.first)
+	if err != nil {
+		return nil, err
+	}
+	u, err := url.ParseRequestURI(h.path)
+	if err != nil || h.method == http.MethodConnect || !strings.HasPrefix(h.path, "/") && h.path != "*" {
+		return nil, wire.Refuse(wire.Malformed, "request: path", h.path, "an absolute path")
+	}
+	u.Scheme, u.Host = h.scheme, h.authority
+	host := h.authority
+	if host == "" {
+		host = h.fields.Get("Host")
+	}
+	delete(h.fields, "Host")
+	if said := h.fields.Values("Content-Length"); len(said) > 0 && (len(said) > 1 || said[0] != strconv.FormatInt(h.length, 10)) {
+		return nil, wire.Refuse(wire.Malformed, "request: content length", said, h.length)
+	}
+	delete(h.fields, "Content-Length")
+	body := newContent(x.source, h, rest)
+	r := &http.Request{
+		Method: h.method, URL: u, Host: host, RequestURI: h.path,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: h.fields, Body: body, ContentLength: h.length, Trailer: body.trailer,
+		RemoteAddr: outer.RemoteAddr,
+	}
+	if h.length == 0 && x.whole() && len(rest) == 0 {
+		r.Body = http.NoBody
+	}
+	caller := Caller{Unit: x.host.id, session: x.header.Session}
+	return r.WithContext(context.WithValue(outer.Context(), callerKey{}, caller)), nil
+}

@@ -1,0 +1,372 @@
+package channel
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Times of a client.
+const (
+	defaultNotAfter = 30 * time.Second
+	openTime        = 30 * time.Second       // for opening one session
+	openPause       = 100 * time.Millisecond // after a failed try, growing
+	openTries       = 4
+	againPause      = 20 * time.Millisecond // before an attempt after one that found nobody
+	renewPause      = 5 * time.Second       // after opening ahead of expiry failed
+)
+
+// Truster gives what answers are judged by.
+type Truster interface {
+	// Trust is the newest trust there is. It does not block.
+	Trust() Trust
+	// Renew fetches trust anew, after an answer that the newest does not
+	// accept, and gives the newest there is then.
+	Renew(ctx context.Context) Trust
+}
+
+// TransportConfig says which cluster a transport speaks to. Every field is
+// required but Wants and NotAfter.
+type TransportConfig struct {
+	Gateway *url.URL          // whatever reaches the units; trusted with nothing
+	Inner   http.RoundTripper // sends outer requests to the gateway
+	Pin     Pin
+	Wants   Wants
+	Trust   Truster
+	Clock   func() time.Time
+	// NotAfter is how long after its sending a unit may begin to execute a
+	// request. 0 is 30 seconds.
+	NotAfter time.Duration
+}
+
+// Transport is an [http.RoundTripper] that sends requests through the trusted
+// channel. It opens a session when it needs one, and the next ahead of the
+// expiry. It is safe for concurrent use and is closed by its owner.
+type Transport struct {
+	config     TransportConfig
+	sessionURL *url.URL
+	requestURL *url.URL
+
+	life  context.Context // ends with Close
+	stop  context.CancelFunc
+	tasks sync.WaitGroup // every goroutine started
+
+	mu      sync.Mutex // guards all below
+	held    *held
+	opening *flight       // under way; nil: none
+	units   []wire.UnitID // of the newest hint
+	opens   uint64
+	closed  bool
+}
+
+// held is a session in use.
+type held struct {
+	*Session
+	renew time.Time // when the next is opened
+	last  time.Time // when it takes no further request
+	users int       // calls that still derive keys of it
+}
+
+// flight is one opening for all who wait for it.
+type flight struct {
+	done chan struct{} // closed when err is set
+	err  error
+}
+
+// NewTransport makes a transport. It opens no session. It refuses, with
+// "request", a configuration that leaves something out.
+func NewTransport(c TransportConfig) (*Transport, error) {
+	if c.Gateway == nil || c.Inner == nil || c.Trust == nil || c.Clock == nil {
+		return nil, wire.Refuse(wire.BadRequest, "channel transport: configuration", "one with gaps", "gateway, inner, trust, clock")
+	}
+	if err := c.Pin.check(); err != nil {
+		return nil, err
+	}
+	if c.NotAfter == 0 {
+		c.NotAfter = defaultNotAfter
+	}
+	gateway := c.Gateway.JoinPath("/") // JoinPath of an empty path is relative
+	t := &Transport{config: c, sessionURL: gateway.JoinPath(wire.PathSession), requestURL: gateway.JoinPath(wire.PathRequest)}
+	t.life, t.stop = context.WithCancel(context.Background())
+	return t, nil
+}
+
+// Session gives the open session, and opens one if there is none. It blocks
+// until then, or until ctx is done.
+func (t *Transport) Session(ctx context.Context) (*Session, error) {
+	h, err := t.acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer t.release(h)
+	return h.Session, nil
+}
+
+// Opens is the number of sessions opened so far.
+func (t *Transport) Opens() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.opens
+}
+
+// acquire gives the session to use; the caller releases it.
+func (t *Transport) acquire(ctx context.Context) (*held, error) {
+	for {
+		h, wait, err := t.current()
+		if h != nil || err != nil {
+			return h, err
+		}
+		select {
+		case <-wait.done:
+			if wait.err != nil {
+				return nil, wait.err
+			}
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// current is the session that may be used now, or the opening of one to wait
+// for. It begins an opening when it is time to.
+func (t *Transport) current() (*held, *flight, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil, nil, ErrClosed
+	}
+	now := t.config.Clock()
+	if t.held != nil && !now.Before(t.held.last) {
+		t.replace(nil)
+	}
+	if t.opening == nil && (t.held == nil || !now.Before(t.held.renew)) {
+		f := &flight{done: make(chan struct{})}
+		t.opening = f
+		t.tasks.Go(func() { t.open(f) })
+	}
+	if t.held != nil {
+		t.held.users++
+		return t.held, nil, nil
+	}
+	return nil, t.opening, nil
+}
+
+// replace makes h the session for calls from now on, and erases the one before
+// as soon as no call uses it. The caller holds the mutex.
+func (t *Transport) replace(h *held) {
+	old := t.held
+	t.held = h
+	if old != nil && old.users == 0 {
+		old.Close()
+	}
+}
+
+// release ends a call's use of a session.
+func (t *Transport) release(h *held) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h.users--
+	if h.users == 0 && t.held != h {
+		h.Close()
+	}
+}
+
+// forget drops a session that the cluster does not open any more.
+func (t *Transport) forget(h *held) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.held == h {
+		t.replace(nil)
+	}
+}
+
+// open is one flight.
+func (t *Transport) open(f *flight) {
+	ctx, cancel := context.WithTimeout(t.life, openTime)
+	defer cancel()
+	s, err := t.negotiate(ctx)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	defer close(f.done)
+	t.opening, f.err = nil, err
+	now := t.config.Clock()
+	if err != nil {
+		if t.held != nil {
+			t.held.renew = now.Add(renewPause)
+		}
+		return
+	}
+	life := s.expires.Sub(now)
+	t.replace(&held{Session: s, renew: now.Add(life * 3 / 4), last: s.expires.Add(-min(life/10, 5*time.Second))})
+	t.opens++
+}
+
+// negotiate opens a session, with patience for what may pass.
+func (t *Transport) negotiate(ctx context.Context) (*Session, error) {
+	o, err := NewOpening(t.config.Pin, t.config.Wants)
+	if err != nil {
+		return nil, err
+	}
+	var cookie string
+	for try := 1; ; try++ {
+		answer, next, err := t.ask(ctx, o, cookie)
+		if err == nil {
+			return t.finish(ctx, o, answer)
+		}
+		cookie = next
+		if try == openTries || ctx.Err() != nil {
+			return nil, fmt.Errorf("opening a session: %w: %w", ErrUnreachable, err)
+		}
+		if cookie == "" {
+			pause(ctx, time.Duration(try*try)*openPause)
+		}
+	}
+}
+
+// finish judges an answer, once more with newer trust if it does not hold.
+func (t *Transport) finish(ctx context.Context, o *Opening, answer []byte) (*Session, error) {
+	s, err := o.Finish(answer, t.config.Trust.Trust(), t.config.Clock())
+	if err != nil {
+		s, err = o.Finish(answer, t.config.Trust.Renew(ctx), t.config.Clock())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening a session: %w", err)
+	}
+	return s, nil
+}
+
+// ask sends the open request once. With an error it may give the cookie to come
+// again with.
+func (t *Transport) ask(ctx context.Context, o *Opening, cookie string) (body []byte, next string, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, t.sessionURL.String(), bytes.NewReader(o.Request()))
+	if err != nil {
+		return nil, "", err
+	}
+	request.Header.Set("Content-Type", wire.TypeSession)
+	if cookie != "" {
+		request.Header.Set(wire.FieldCookie, cookie)
+	}
+	answer, err := t.config.Inner.RoundTrip(request)
+	if err != nil {
+		return nil, "", err
+	}
+	defer answer.Body.Close()
+	t.heard(hintOf(answer))
+	if answer.StatusCode != http.StatusOK {
+		err := wire.Refuse(wire.Unavailable, "open request: status", answer.StatusCode, http.StatusOK)
+		return nil, answer.Header.Get(wire.FieldCookie), err
+	}
+	body, err = io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
+	return body, "", err
+}
+
+// heard keeps the units that a hint names.
+func (t *Transport) heard(h Hint) {
+	if h.Units == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.units = h.Units
+}
+
+// choose picks the unit that a request is bound to: any of those that are said
+// to be there and were not tried, else the one that opened the session.
+func (t *Transport) choose(h *held, tried []wire.UnitID) wire.UnitID {
+	t.mu.Lock()
+	units := t.units
+	t.mu.Unlock()
+	for _, i := range rand.Perm(len(units)) {
+		if !slices.Contains(tried, units[i]) {
+			return units[i]
+		}
+	}
+	return h.peer.UnitID()
+}
+
+// pause waits, but not for longer than ctx.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// Closed says how far a session was closed.
+type Closed struct {
+	Confirmed []wire.UnitID // units that erased it, each authenticated
+	Others    time.Time     // until then, units that did not confirm may hold it
+}
+
+// Close closes the session at the units that are known, as far as ctx lets it,
+// erases its secret, and waits for what the transport started. Answers under way
+// go on; later calls fail with [ErrClosed].
+func (t *Transport) Close(ctx context.Context) Closed {
+	t.mu.Lock()
+	h, units := t.held, t.units
+	t.closed, t.held = true, nil
+	t.mu.Unlock()
+	t.stop()
+	t.tasks.Wait()
+	if h == nil {
+		return Closed{}
+	}
+	defer h.Close()
+	if opener := h.peer.UnitID(); !slices.Contains(units, opener) {
+		units = append(slices.Clone(units), opener)
+	}
+	confirmed := make([]error, len(units))
+	var all sync.WaitGroup
+	for i, unit := range units {
+		all.Go(func() { confirmed[i] = t.closeAt(ctx, h, unit) })
+	}
+	all.Wait()
+	c := Closed{Others: h.expires}
+	for i, unit := range units {
+		if confirmed[i] == nil {
+			c.Confirmed = append(c.Confirmed, unit)
+		}
+	}
+	return c
+}
+
+// closeAt asks one unit to close the session.
+func (t *Transport) closeAt(ctx context.Context, h *held, unit wire.UnitID) error {
+	x, err := h.begin(unit, t.notAfter(h), wire.FlagClose)
+	if err != nil {
+		return err
+	}
+	body, err := x.whole(head{}, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := t.config.Inner.RoundTrip(t.outer(ctx, &outgoing{raw: body}, ""))
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	a, err := x.open(answer.Body)
+	if err == nil && a.kind != kindClosed {
+		err = ErrNotExecuted
+	}
+	return err
+}
+
+func (t *Transport) notAfter(h *held) time.Time {
+	end := t.config.Clock().Add(t.config.NotAfter)
+	if end.After(h.expires) {
+		return h.expires
+	}
+	return end
+}

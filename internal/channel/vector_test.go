@@ -1,0 +1,236 @@
+package channel
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hpke"
+	"encoding/hex"
+	"encoding/json"
+	"flag"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"testing/cryptotest"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+var noEvidence attest.Evidence
+
+var update = flag.Bool("update", false, "write testdata/vectors anew")
+
+// vector is one file of testdata/vectors: what goes in and what must come out,
+// byte strings in hexadecimal. A second implementation derives every value of
+// "out" from those of "in", but for signatures and KEM ciphertexts, which it
+// checks and opens.
+type vector struct {
+	Description string            `json:"description"`
+	In          map[string]string `json:"in"`
+	Out         map[string]string `json:"out"`
+}
+
+func in(pairs ...any) map[string]string {
+	m := map[string]string{}
+	for i := 0; i < len(pairs); i += 2 {
+		m[pairs[i].(string)] = hex.EncodeToString(pairs[i+1].([]byte))
+	}
+	return m
+}
+
+// openVector is a session from the client's key to the sealed session.
+func openVector(t *testing.T) (vector, *Host, *Session) {
+	t.Helper()
+	fixed := func(name string) []byte { d := wire.Sum([]byte(name)); return d[:] }
+	key := must(ecdsa.ParseRawPrivateKey(elliptic.P256(), fixed("unit")))
+	h := must(NewHost(key, Limits{}))
+	ringKey := func(name string) *identity.RingKey {
+		return must(identity.OpenRingKey(fixed(name), noon.Add(2*time.Hour)))
+	}
+	st := &standing{Standing: Standing{Task: "scoring", Identity: wire.Sum([]byte("identity")), Genesis: wire.Sum([]byte("genesis")),
+		Root: wire.Sum([]byte("root")), Head: wire.Sum([]byte("head")), NotAfter: noon.Add(time.Hour)},
+		chain: wire.Frame(wire.LabelChain, []byte("unit certificate"), []byte("cross-certificate")), rings: map[identity.RingID]*ring{}}
+	add := func(k *identity.RingKey, pin Pin) *ring {
+		r := &ring{key: k, identity: st.Identity, pin: pin.bytes(), seals: map[wire.UnitID]*sealKey{}}
+		st.rings[k.ID()] = r
+		return r
+	}
+	st.strict = add(ringKey("strict"), Pin{Genesis: st.Genesis, ID: st.Identity})
+	st.follow = add(ringKey("follow"), Pin{Genesis: st.Genesis, Task: st.Task})
+	h.standing = st
+
+	cryptotest.SetGlobalRandom(t, 1)
+	private := must(hpke.MLKEM768X25519().DeriveKeyPair(fixed("client")))
+	pin := Pin{Genesis: st.Genesis, Task: st.Task}
+	o := &Opening{key: private, pin: pin, nonce: fixed("nonce")}
+	o.request = wire.Frame(wire.LabelSessionOpen, []byte{suite}, o.kemKey(), o.nonce, pin.bytes(), []byte{0})
+	cookie := must(h.Cookie(o.request, noon))
+	a := must(h.Accept(OpenRequest{Body: o.request, Number: 7}, noon))
+	answer, sealed, err := a.Finish(noEvidence)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared := must(decapsulate(private, a.enc))
+	sharedHex := bytes.Clone(shared)
+	secret := must(sessionSecret(shared, a.transcript))
+	if secret != a.session.secret {
+		t.Fatal("both sides have other secrets")
+	}
+	data := must(evidenceData(secret[:], a.transcript))
+	s := &Session{id: a.session.id, expires: time.Unix(int64(a.session.expiry), 0), ticket: sealed, secret: secret}
+	ringID := st.follow.key.ID()
+	v := vector{
+		Description: "a session opened by task name without evidence; certificates are placeholders; the client's key is DeriveKeyPair(client_seed)",
+		In: in("client_seed", fixed("client"), "unit_key", fixed("unit"), "follow_ring_key", fixed("follow"), "strict_ring_key", fixed("strict"),
+			"identity", st.Identity[:], "genesis", st.Genesis[:], "authority_root", st.Root[:], "policy_head", st.Head[:],
+			"open_request", o.request, "answer", answer),
+		Out: in("pin", pin.bytes(), "kem_secret", sharedHex, "unit_id", h.id[:], "ring_id", ringID[:], "session_id", s.id[:],
+			"transcript", a.transcript[:], "session_secret", secret[:], "evidence_report_data", data[:], "sealed_session", sealed,
+			"cookie_at_noon", cookie),
+	}
+	return v, h, s
+}
+
+// requestVector is a small request with a receipt, and its answer.
+func requestVector(t *testing.T, h *Host, s *Session) vector {
+	t.Helper()
+	x := must(s.begin(h.ID(), noon.Add(30*time.Second), wire.FlagReceipt))
+	body := []byte("what is it?")
+	request := must(x.whole(head{method: "POST", scheme: "https", authority: "scoring.clinic.example", path: "/score", fields: http.Header{"Accept": {"text/plain"}}, length: int64(len(body))}, body))
+	in1 := must(h.begin([wire.HeaderSize]byte(request), noon))
+	if err := in1.open(bytes.NewReader(request[wire.HeaderSize:])); err != nil {
+		t.Fatal(err)
+	}
+	prefix, seal, err := in1.answerSealer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := append(make([]byte, lengthSize), kindResponse)
+	plain = must(appendResponse(plain, head{status: 200, fields: http.Header{"Content-Type": {"text/plain"}}, length: 2}))
+	plain = pad(append(plain, "it"...), lengthSize)
+	said, answered := wire.Sum(in1.first), wire.Sum(plain[lengthSize:])
+	receipt := must(makeReceipt(h.key, h.standing.chain, receiptFields(in1.header, said, answered, h.id)))
+	answer := append(prefix[:], seal.seal(bytes.Clone(plain), inner)...)
+	answer = append(answer, seal.seal(append(make([]byte, lengthSize), receipt...), final)...)
+	return vector{
+		Description: "a request in one chunk, bound to the unit, with a receipt wanted, and its answer",
+		In:          in("session_secret", s.secret[:], "request", request, "answer", answer),
+		Out: in("header", x.raw[:], "request_content", in1.first, "unit_id", prefix[:16], "response_nonce", prefix[16:],
+			"answer_content", plain[lengthSize:], "receipt", receipt),
+	}
+}
+
+// plainVector are the answers without content, and a tombstone.
+func plainVector(t *testing.T, h *Host, s *Session) vector {
+	t.Helper()
+	x := must(s.begin(h.ID(), noon.Add(30*time.Second), wire.FlagClose))
+	request := must(x.whole(head{}, nil))
+	in1 := must(h.begin([wire.HeaderSize]byte(request), noon))
+	late := must(in1.plain(kindNotExecuted, wire.Expired))
+	closed := must(in1.plain(kindClosed, ""))
+	tombstone := must(in1.close())
+	return vector{
+		Description: "a request that closes the session; the answer to it, and the one that says it was not executed; the tombstone",
+		In:          in("session_secret", s.secret[:], "request", request, "closed", closed, "not_executed", late),
+		Out:         in("header", x.raw[:], "closed_content", []byte{kindClosed}, "not_executed_content", append([]byte{kindNotExecuted}, wire.Expired...), "tombstone", tombstone),
+	}
+}
+
+// TestVectors holds every message to testdata/vectors: derived values to the
+// byte, and what is random or signed by opening it.
+func TestVectors(t *testing.T) {
+	open, h, s := openVector(t)
+	now := map[string]vector{"open": open, "request": requestVector(t, h, s), "close": plainVector(t, h, s)}
+	if *update {
+		for name, v := range now {
+			text := must(json.MarshalIndent(v, "", "  "))
+			if err := os.WriteFile(filepath.Join("testdata", "vectors", name+".json"), append(text, '\n'), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	kept := map[string]vector{}
+	for _, name := range slices.Sorted(maps.Keys(now)) {
+		var v vector
+		if err := json.Unmarshal(must(os.ReadFile(filepath.Join("testdata", "vectors", name+".json"))), &v); err != nil {
+			t.Fatal(err)
+		}
+		kept[name] = v
+	}
+	checkOpen(t, kept["open"])
+	checkRequest(t, kept["request"])
+	for _, name := range []string{"unit_id", "ring_id", "pin", "cookie_at_noon"} {
+		if got, want := now["open"].Out[name], kept["open"].Out[name]; got != want {
+			t.Errorf("%s: got %s, want %s", name, got, want)
+		}
+	}
+}
+
+// checkOpen derives a session from a vector alone.
+func checkOpen(t *testing.T, v vector) {
+	t.Helper()
+	bytesOf := func(name string) []byte { return must(hex.DecodeString(v.In[name] + v.Out[name])) }
+	same := func(name string, got []byte) {
+		t.Helper()
+		if want := bytesOf(name); !bytes.Equal(got, want) {
+			t.Errorf("%s: got %x, want %x", name, got, want)
+		}
+	}
+	private := must(hpke.MLKEM768X25519().DeriveKeyPair(bytesOf("client_seed")))
+	o, kemKey, err := parseOpen(bytesOf("open_request"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	same("pin", o.pin)
+	a := must(unverifiedAnswer(bytesOf("answer")))
+	tr := &transcript{kemKey: kemKey, nonce: o.nonce, pin: o.pin, wants: o.wants, enc: a.enc, unit: wire.UnitID(a.unit), identity: attest.Digest(a.identity),
+		root: attest.Digest(bytesOf("authority_root")), chain: wire.Sum(a.chain), ring: identity.RingID(a.ring), head: attest.Digest(a.head), expiry: uint64(noon.Add(time.Hour).Unix())}
+	id := tr.sessionID(7)
+	same("session_id", id[:])
+	digest := tr.digest(id)
+	same("transcript", digest[:])
+	shared := must(decapsulate(private, a.enc))
+	same("kem_secret", shared)
+	secret := must(sessionSecret(shared, digest))
+	same("session_secret", secret[:])
+	data := must(evidenceData(secret[:], digest))
+	same("evidence_report_data", data[:])
+	unit := must(ecdsa.ParseRawPrivateKey(elliptic.P256(), bytesOf("unit_key")))
+	none, ticket := wire.Sum(nil), wire.Sum(a.ticket)
+	if err := verify(&unit.PublicKey, a.signature, wire.LabelSessionSignature, digest[:], none[:], ticket[:]); err != nil {
+		t.Error(err)
+	}
+	key := must(identity.OpenRingKey(bytesOf("follow_ring_key"), noon.Add(2*time.Hour)))
+	r := &ring{key: key, identity: tr.identity, pin: o.pin, seals: map[wire.UnitID]*sealKey{}}
+	session := &session{id: id, expiry: tr.expiry, head: tr.head, opener: tr.unit, secret: secret}
+	same("sealed_session", must(r.seal(sealedSession, bound{tr.identity, key.ID(), id, tr.expiry, tr.unit}, sealedBody(session, o.pin))))
+	same("sealed_session", a.ticket)
+}
+
+// checkRequest opens request and answer of a vector.
+func checkRequest(t *testing.T, v vector) {
+	t.Helper()
+	bytesOf := func(name string) []byte { return must(hex.DecodeString(v.In[name] + v.Out[name])) }
+	secret := [secretSize]byte(bytesOf("session_secret"))
+	request, answer := bytesOf("request"), bytesOf("answer")
+	if !bytes.Equal(request[:wire.HeaderSize], bytesOf("header")) {
+		t.Error("another header")
+	}
+	up := &opener{r: bytes.NewReader(request[wire.HeaderSize:]), aead: must(messageKey(&secret, wire.LabelRequestKey, request[:wire.HeaderSize]))}
+	got, at, err := up.next()
+	if err != nil || at != final || !bytes.Equal(got, bytesOf("request_content")) {
+		t.Errorf("request: got %x, %v", got, err)
+	}
+	down := &opener{r: bytes.NewReader(answer[answerPrefix:]), aead: must(messageKey(&secret, wire.LabelAnswerKey, request[:wire.HeaderSize], answer[:16], answer[16:answerPrefix]))}
+	for i, want := range [][]byte{bytesOf("answer_content"), bytesOf("receipt")} {
+		if got, _, err := down.next(); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("answer, chunk %d: got %x, %v", i, got, err)
+		}
+	}
+}

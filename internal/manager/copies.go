@@ -1,0 +1,181 @@
+package manager
+
+import (
+	"bytes"
+	"container/heap"
+	"sync"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// copies are the sealed sessions of the clusters, kept in memory until they
+// expire, the newest of each session. A tombstone takes the place of its
+// session for good. When a cluster has more than its share, what expires first
+// makes room: its clients still hold their tickets.
+type copies struct {
+	most int // bytes of one cluster
+
+	mu       sync.RWMutex
+	clusters map[bus.Cluster]*shelf // guarded by mu
+}
+
+// shelf holds what is kept of one cluster.
+type shelf struct {
+	sessions map[wire.SessionID]*kept
+	ends     ends
+	bytes    int
+}
+
+// kept is one item on a shelf.
+type kept struct {
+	bus.Item
+	place int // in ends
+}
+
+func newCopies(most int) *copies {
+	return &copies{most: most, clusters: make(map[bus.Cluster]*shelf)}
+}
+
+// put keeps an item, whose bytes it copies, and says whether it did.
+func (c *copies) put(cluster bus.Cluster, item bus.Item, now time.Time) bool {
+	unix := uint64(now.Unix())
+	if item.Expiry <= unix || item.Expiry > unix+uint64(copyLife/time.Second) {
+		return false
+	}
+	item.Bytes = bytes.Clone(item.Bytes)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.clusters[cluster]
+	if s == nil {
+		if len(c.clusters) >= maxClusters {
+			return false
+		}
+		s = &shelf{sessions: make(map[wire.SessionID]*kept)}
+		c.clusters[cluster] = s
+	}
+	if old := s.sessions[item.Session]; old != nil {
+		if old.Kind == bus.Tombstone {
+			return false
+		}
+		s.remove(old)
+	}
+	for len(s.ends) > 0 && s.bytes+item.Size() > c.most {
+		s.remove(s.ends[0])
+	}
+	s.add(item)
+	return true
+}
+
+// get gives the kept item of a session. Its bytes are never written to.
+func (c *copies) get(cluster bus.Cluster, session wire.SessionID, now time.Time) (bus.Item, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	s := c.clusters[cluster]
+	if s == nil {
+		return bus.Item{}, false
+	}
+	k := s.sessions[session]
+	if k == nil || k.Expiry <= uint64(now.Unix()) {
+		return bus.Item{}, false
+	}
+	return k.Item, true
+}
+
+// holders are the clusters that hold a session; more than one when somebody
+// made up an id.
+func (c *copies) holders(session wire.SessionID) []bus.Cluster {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var found []bus.Cluster
+	for cluster, s := range c.clusters {
+		if s.sessions[session] != nil {
+			found = append(found, cluster)
+		}
+	}
+	return found
+}
+
+// prune forgets what has expired.
+func (c *copies) prune(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for cluster, s := range c.clusters {
+		for len(s.ends) > 0 && s.ends[0].Expiry <= uint64(now.Unix()) {
+			s.remove(s.ends[0])
+		}
+		if len(s.ends) == 0 {
+			delete(c.clusters, cluster)
+		}
+	}
+}
+
+// size is how many items, and how many bytes of them, are kept.
+func (c *copies) size() (items, bytes int) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, s := range c.clusters {
+		items += len(s.sessions)
+		bytes += s.bytes
+	}
+	return items, bytes
+}
+
+// all calls f with every kept item, without holding the lock meanwhile.
+func (c *copies) all(f func(bus.Cluster, bus.Item) error) error {
+	c.mu.RLock()
+	shelves := make(map[bus.Cluster][]bus.Item, len(c.clusters))
+	for cluster, s := range c.clusters {
+		for _, k := range s.ends {
+			shelves[cluster] = append(shelves[cluster], k.Item)
+		}
+	}
+	c.mu.RUnlock()
+	for cluster, items := range shelves {
+		for _, item := range items {
+			if err := f(cluster, item); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *shelf) add(item bus.Item) {
+	k := &kept{Item: item}
+	heap.Push(&s.ends, k)
+	s.sessions[item.Session] = k
+	s.bytes += item.Size()
+}
+
+func (s *shelf) remove(k *kept) {
+	heap.Remove(&s.ends, k.place)
+	delete(s.sessions, k.Session)
+	s.bytes -= k.Size()
+}
+
+// ends is a heap of items, the earliest expiry first.
+type ends []*kept
+
+func (e ends) Len() int           { return len(e) }
+func (e ends) Less(i, j int) bool { return e[i].Expiry < e[j].Expiry }
+func (e ends) Swap(i, j int) {
+	e[i], e[j] = e[j], e[i]
+	e[i].place, e[j].place = i, j
+}
+
+// Push and Pop are for container/heap alone.
+func (e *ends) Push(x any) {
+	k := x.(*kept)
+	k.place = len(*e)
+	*e = append(*e, k)
+}
+
+func (e *ends) Pop() any {
+	last := len(*e) - 1
+	k := (*e)[last]
+	(*e)[last] = nil
+	*e = (*e)[:last]
+	return k
+}

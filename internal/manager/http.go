@@ -1,0 +1,54 @@
+package manager
+
+import (
+	"encoding/json"
+	"net/http"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Handler is the manager's HTTP side: the gateway, the probes and the metrics.
+// It answers while [Manager.Serve] runs.
+func (m *Manager) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc(wire.PathSession, m.whileServing(m.gateway.session))
+	mux.HandleFunc(wire.PathRequest, m.whileServing(m.gateway.request))
+	mux.Handle("GET "+api.PathMetrics, m.metrics.handler())
+	mux.HandleFunc("GET "+api.PathLive, func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, health{Status: "live"}) })
+	mux.HandleFunc("GET "+api.PathReady, m.whileServing(m.ready))
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		problem(wire.Refuse(wire.NotFound, "request: path", r.URL.Path, "one of the gateway")).Write(w)
+	})
+	return mux
+}
+
+func (m *Manager) whileServing(f http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		if !m.serving.Load() {
+			problem(wire.Refuse(wire.Unavailable, "manager", "not serving", "a running bus")).Write(w)
+			return
+		}
+		f(w, r)
+	}
+}
+
+// health is the answer of the probes.
+type health struct {
+	Status string `json:"status"`
+	Units  int    `json:"units,omitempty"`
+}
+
+// ready says that the manager relays. It is ready without units: they come when
+// it is.
+func (m *Manager) ready(w http.ResponseWriter, _ *http.Request) {
+	_, units := m.registry.size()
+	writeHealth(w, health{Status: "ready", Units: units})
+}
+
+func writeHealth(w http.ResponseWriter, h health) {
+	w.Header().Set("Content-Type", "application/json")
+	// The peer may be gone, and there is nobody else to tell.
+	_ = json.NewEncoder(w).Encode(h)
+}

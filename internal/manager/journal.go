@@ -1,0 +1,134 @@
+package manager
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/bus"
+)
+
+// journalFile holds the stored copies as records, oldest first:
+//
+//	cluster 16 ‖ item ‖ CRC-32C 4 (of both)
+//
+// It is a cache. It is not flushed to the disk, is read up to the first record
+// that is not whole, and is written anew when most of it is out of date.
+const journalFile = "sessions"
+
+// journalSlack is how many bytes may be out of date beside as many as are kept.
+const journalSlack = 1 << 20
+
+// maxJournal bounds what is read back, in bytes.
+const maxJournal = 1 << 30
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// journal keeps copies across restarts. One goroutine owns it.
+type journal struct {
+	path string
+	file *os.File
+	out  *bufio.Writer
+	size int
+}
+
+// openJournal reads what a former manager kept into c.
+func openJournal(dir string, c *copies, now time.Time) (*journal, error) {
+	j := &journal{path: filepath.Join(dir, journalFile)}
+	if err := j.read(c, now); err != nil {
+		return nil, err
+	}
+	return j, j.rewrite(c)
+}
+
+func (j *journal) read(c *copies, now time.Time) error {
+	f, err := os.Open(j.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxJournal))
+	if err != nil {
+		return err
+	}
+	for ok := true; ok && len(b) > 0; {
+		var cluster bus.Cluster
+		var item bus.Item
+		if cluster, item, b, ok = nextRecord(b); ok {
+			c.put(cluster, item, now)
+		}
+	}
+	return nil
+}
+
+// nextRecord reads the first record of b; it is not ok when that is not whole.
+func nextRecord(b []byte) (cluster bus.Cluster, item bus.Item, rest []byte, ok bool) {
+	if len(b) < len(cluster) {
+		return cluster, item, nil, false
+	}
+	cluster = bus.Cluster(b)
+	item, rest, err := bus.NextItem(b[len(cluster):])
+	if err != nil || len(rest) < 4 {
+		return cluster, item, nil, false
+	}
+	body := b[:len(b)-len(rest)]
+	return cluster, item, rest[4:], crc32.Checksum(body, castagnoli) == binary.BigEndian.Uint32(rest)
+}
+
+func appendRecord(b []byte, cluster bus.Cluster, item bus.Item) []byte {
+	begin := len(b)
+	b = item.Append(append(b, cluster[:]...))
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b[begin:], castagnoli))
+}
+
+// add writes an item; flush gives it to the operating system.
+func (j *journal) add(cluster bus.Cluster, item bus.Item) error {
+	n, err := j.out.Write(appendRecord(j.out.AvailableBuffer(), cluster, item))
+	j.size += n
+	return err
+}
+
+// flush also writes the file anew when it is mostly out of date.
+func (j *journal) flush(c *copies) error {
+	if _, live := c.size(); j.size > 2*live+journalSlack {
+		return j.rewrite(c)
+	}
+	return j.out.Flush()
+}
+
+// rewrite replaces the file by one that holds what is kept now.
+func (j *journal) rewrite(c *copies) error {
+	f, err := os.OpenFile(j.path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	fresh := &journal{path: j.path, file: f, out: bufio.NewWriterSize(f, batchSize)}
+	err = errors.Join(c.all(fresh.add), fresh.out.Flush())
+	if err == nil {
+		err = os.Rename(f.Name(), j.path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("writing the copies anew: %w", err), f.Close())
+	}
+	j.close()
+	*j = *fresh
+	return nil
+}
+
+// close loses at most what a crash would.
+func (j *journal) close() {
+	if j.file != nil {
+		_ = j.out.Flush()
+		_ = j.file.Close()
+	}
+}

@@ -1,0 +1,58 @@
+package manager
+
+import "time"
+
+// Limits bound what strangers and units can ask of a manager. A zero field is
+// its default; none can be switched off.
+type Limits struct {
+	InFlight    int // requests at once through the gateway; default 10,000
+	PerUnit     int // of these to one unit; default 2,000
+	Units       int // that the registry knows; default 10,000
+	Connections int // of units on the bus; default 20,000
+	Copies      int // bytes of sealed sessions kept for one cluster; default 256 MiB
+}
+
+func (l Limits) orDefault() Limits {
+	for _, field := range []struct {
+		value     *int
+		otherwise int
+	}{{&l.InFlight, 10_000}, {&l.PerUnit, 2_000}, {&l.Units, 10_000}, {&l.Connections, 20_000}, {&l.Copies, 256 << 20}} {
+		if *field.value <= 0 {
+			*field.value = field.otherwise
+		}
+	}
+	return l
+}
+
+// Sizes in bytes and counts.
+const (
+	maxOpen      = 8 << 10  // an open request is below 2 KiB
+	maxReplay    = 16 << 10 // of a request, kept until a unit answers
+	chunkSize    = 32 << 10 // read from a unit before it is passed on
+	batchSize    = 64 << 10 // pushed without waiting for more
+	maxClusters  = 1_024    // with units, or with copies
+	maxNames     = 64       // DNS names of one unit
+	maxName      = 253      // characters of a DNS name or an address
+	maxAttempts  = 3        // units tried for one request
+	unitsHinted  = 8        // ids in one Cohort-Units field
+	rangeSize    = 1 << 16  // numbers given to a unit at a time
+	rangeReserve = 1 << 32  // numbers reserved by one write to disk
+)
+
+// Times.
+const (
+	batchWait   = time.Millisecond       // a sealed session waits this long for company
+	silence     = 4 * time.Second        // a unit that has not beaten for so long is gone
+	tidyEvery   = time.Second            // silent units and expired copies are looked for
+	warmUp      = 5 * time.Second        // units find a restarted manager within this
+	copyLife    = 2 * time.Hour          // no session lives longer
+	connectWait = 3 * time.Second        // TCP and TLS to a unit
+	idleUnit    = 30 * time.Second       // a kept-alive connection to a unit; the unit's own limit is longer
+	backOffMin  = 100 * time.Millisecond // a unit that cannot be reached rests this long, then twice that
+	backOffMax  = 5 * time.Second
+	headerWait  = 5 * time.Second  // TLS handshake and request header of a client
+	readWait    = time.Minute      // the next bytes of a request
+	writeWait   = 30 * time.Second // a client takes the next bytes of an answer
+	idleWait    = 90 * time.Second // a kept-alive connection of a client
+	endWait     = 10 * time.Second // requests under way at shutdown
+)

@@ -1,0 +1,235 @@
+// Package manager is the cluster manager: it relays sealed sessions between the
+// units of an identity and keeps copies for late joiners, allocates ranges of
+// session numbers, knows which units are there, and runs the gateway that users
+// reach them through.
+//
+// It is trusted with nothing. It knows no key and reaches no package that
+// appraises, issues or decrypts; what it stores is a cache and may be lost.
+// What it says is a hint to units and clients alike. A manager that drops,
+// repeats, reorders or invents can delay people, and no more than that.
+//
+// It believes only certificates under the authority root: units reach the bus
+// with their own, and the gateway speaks to a unit only over TLS whose chain is
+// of the cluster that the unit came from. Both guard availability: that a
+// stranger cannot feed the relay or draw requests away.
+//
+// [New] makes a [Manager] and [Manager.Serve] runs it. Limits are in limits.go.
+package manager
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/bus/natsd"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Config is what a manager is made of.
+type Config struct {
+	DataDir    string              // required; made when it is not there
+	Roots      []*x509.Certificate // required: authority roots that units' certificates must chain to
+	BusAddress string              // required: host:port where units meet it
+
+	// Certificate is the operator's, asked for at every handshake of gateway
+	// and bus. Without one the gateway serves plain HTTP on loopback only, and
+	// the bus serves a self-made certificate that is kept in DataDir
+	// ([SelfMadeCA]).
+	Certificate func() (*tls.Certificate, error)
+
+	Log    *slog.Logger     // default: slog.Default
+	Clock  func() time.Time // default: time.Now
+	Limits Limits
+}
+
+// Manager is a cluster manager. It is safe for concurrent use.
+type Manager struct {
+	config   Config
+	pool     *x509.CertPool // of Config.Roots
+	ranges   *ranges
+	copies   *copies
+	journal  *journal
+	registry *registry
+	gateway  *gateway
+	metrics  *metrics
+	serving  atomic.Bool
+}
+
+// New reads what a former manager left in the data directory. All faults of the
+// configuration are told together.
+func New(c Config) (*Manager, error) {
+	if err := c.complete(); err != nil {
+		return nil, fmt.Errorf("configuring the manager: %w", err)
+	}
+	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the data directory: %w", err)
+	}
+	m := &Manager{config: c, pool: x509.NewCertPool(), copies: newCopies(c.Limits.Copies)}
+	for _, root := range c.Roots {
+		m.pool.AddCert(root)
+	}
+	var err error
+	if m.ranges, err = openRanges(c.DataDir); err != nil {
+		return nil, fmt.Errorf("reserving session numbers: %w", err)
+	}
+	if m.journal, err = openJournal(c.DataDir, m.copies, c.Clock()); err != nil {
+		return nil, fmt.Errorf("opening the stored copies: %w", err)
+	}
+	m.registry = newRegistry(c.Limits, dialer{roots: m.pool, clock: c.Clock})
+	m.gateway = &gateway{registry: m.registry, copies: m.copies, clock: c.Clock, log: c.Log, slots: make(chan struct{}, c.Limits.InFlight)}
+	m.metrics = newMetrics(m)
+	m.gateway.metrics = m.metrics
+	return m, nil
+}
+
+// complete fills in defaults and lists what is missing.
+func (c *Config) complete() error {
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.Clock == nil {
+		c.Clock = time.Now
+	}
+	c.Limits = c.Limits.orDefault()
+	var faults []error
+	for _, field := range []struct {
+		name    string
+		missing bool
+	}{{"data directory", c.DataDir == ""}, {"authority roots", len(c.Roots) == 0}, {"bus address", c.BusAddress == ""}} {
+		if field.missing {
+			faults = append(faults, wire.Refuse(wire.BadRequest, field.name, "none", "one"))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// Serve serves the bus, and the gateway on a listener, until ctx ends. It lets
+// requests under way finish for at most 10 seconds, and returns when nothing of
+// it runs any more. It closes the listener. A manager serves once.
+func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
+	defer m.journal.close()
+	defer m.registry.close()
+	certificate, err := m.certificate(l)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	server, err := natsd.Start(natsd.Config{
+		Address: m.config.BusAddress, Certificate: certificate, Roots: m.pool,
+		Clock: m.config.Clock, Log: m.config.Log, Connections: m.config.Limits.Connections,
+	})
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	defer server.Stop()
+	r := newRelay(m.copies, m.journal, m.config)
+	hub, err := bus.Attach(server, bus.Duties{Beat: m.beat, Item: r.take, Pull: m.pull, Range: m.take})
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	defer hub.Close()
+
+	work, stop := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	running.Go(func() { r.run(work, hub.Push) })
+	running.Go(func() { m.tidy(work) })
+	m.gateway.warm(m.config.Clock())
+	m.serving.Store(true)
+	defer m.serving.Store(false)
+	return m.serveGateway(work, l)
+}
+
+// certificate is what the bus serves; it also refuses a gateway in plain text
+// that strangers could reach.
+func (m *Manager) certificate(l net.Listener) (func() (*tls.Certificate, error), error) {
+	if m.config.Certificate != nil {
+		return m.config.Certificate, nil
+	}
+	if address, ok := l.Addr().(*net.TCPAddr); ok && !address.IP.IsLoopback() {
+		return nil, wire.Refuse(wire.NotAllowed, "gateway without a certificate", address, "a loopback address, or --tls-cert")
+	}
+	return selfMade(m.config)
+}
+
+func (m *Manager) serveGateway(ctx context.Context, l net.Listener) error {
+	server := &http.Server{
+		Handler:           m.Handler(),
+		ReadHeaderTimeout: headerWait, IdleTimeout: idleWait, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(m.config.Log.Handler(), slog.LevelDebug), // broken handshakes of strangers
+	}
+	ended := make(chan struct{})
+	cancel := context.AfterFunc(ctx, func() { defer close(ended); m.shutDown(server) })
+	err := m.accept(server, l)
+	if cancel() {
+		return errors.Join(fmt.Errorf("serving the gateway: %w", err), server.Close())
+	}
+	<-ended
+	return nil
+}
+
+func (m *Manager) accept(server *http.Server, l net.Listener) error {
+	if m.config.Certificate == nil {
+		return server.Serve(l)
+	}
+	server.TLSConfig = &tls.Config{
+		MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return m.config.Certificate() },
+	}
+	return server.ServeTLS(l, "", "")
+}
+
+// shutDown lets requests under way finish, and cuts off those that do not.
+func (m *Manager) shutDown(server *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), endWait)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		m.config.Log.Warn("requests cut off at shutdown", "error", errors.Join(err, server.Close()))
+	}
+}
+
+// tidy forgets silent units and expired copies.
+func (m *Manager) tidy(ctx context.Context) {
+	ticker := time.NewTicker(tidyEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			now := m.config.Clock()
+			m.registry.forget(now)
+			m.copies.prune(now)
+		}
+	}
+}
+
+func (m *Manager) beat(c bus.Cluster, unit wire.UnitID, b bus.Beat) {
+	if m.registry.heard(c, unit, b, m.config.Clock()) {
+		m.config.Log.Info("unit found", "unit", unit, "task", b.Task, "address", b.Address)
+	}
+}
+
+func (m *Manager) pull(c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
+	item, found := m.copies.get(c, s, m.config.Clock())
+	m.metrics.pulls.WithLabelValues(foundLabel[found]).Inc()
+	return item, found
+}
+
+func (m *Manager) take() (bus.Range, error) {
+	r, err := m.ranges.take()
+	if err != nil {
+		m.config.Log.Warn("no session numbers given", "error", err)
+	}
+	return r, err
+}

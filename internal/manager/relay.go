@@ -1,0 +1,100 @@
+package manager
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/bus"
+)
+
+// relay passes what units seal to all units of their cluster, in batches, and
+// keeps a copy. One goroutine, in run, owns the batches and the journal.
+type relay struct {
+	copies  *copies
+	journal *journal
+	clock   func() time.Time
+	log     *slog.Logger
+	arrived chan arrival
+	ended   chan struct{}
+
+	batches map[bus.Cluster][]byte // what waits to be pushed
+	damaged bool                   // the journal could not be written, and that was told
+}
+
+// arrival is an item as it came in.
+type arrival struct {
+	cluster bus.Cluster
+	item    bus.Item
+}
+
+func newRelay(c *copies, j *journal, config Config) *relay {
+	return &relay{
+		copies: c, journal: j, clock: config.Clock, log: config.Log,
+		arrived: make(chan arrival, 1024), ended: make(chan struct{}), batches: make(map[bus.Cluster][]byte),
+	}
+}
+
+// take hands an item over; while the relay is behind it waits.
+func (r *relay) take(c bus.Cluster, item bus.Item) {
+	select {
+	case r.arrived <- arrival{c, item}:
+	case <-r.ended:
+	}
+}
+
+// run relays until ctx ends, and then pushes what still waits.
+func (r *relay) run(ctx context.Context, push func(bus.Cluster, []byte) error) {
+	defer close(r.ended)
+	timer := time.NewTimer(batchWait)
+	timer.Stop()
+	for {
+		select {
+		case a := <-r.arrived:
+			if len(r.batches) == 0 {
+				timer.Reset(batchWait)
+			}
+			r.add(a, push)
+		case <-timer.C:
+			r.pushAll(push)
+		case <-ctx.Done():
+			r.pushAll(push)
+			return
+		}
+	}
+}
+
+// add keeps an item, and pushes its batch when that is full.
+func (r *relay) add(a arrival, push func(bus.Cluster, []byte) error) {
+	if r.copies.put(a.cluster, a.item, r.clock()) {
+		r.tell(r.journal.add(a.cluster, a.item))
+	}
+	batch := r.batches[a.cluster]
+	if len(batch)+a.item.Size() > batchSize {
+		r.push(a.cluster, batch, push)
+		batch = batch[:0]
+	}
+	r.batches[a.cluster] = a.item.Append(batch)
+}
+
+func (r *relay) pushAll(push func(bus.Cluster, []byte) error) {
+	for cluster, batch := range r.batches {
+		r.push(cluster, batch, push)
+	}
+	clear(r.batches)
+	r.tell(r.journal.flush(r.copies))
+}
+
+func (r *relay) push(c bus.Cluster, batch []byte, push func(bus.Cluster, []byte) error) {
+	if err := push(c, batch); err != nil {
+		r.log.Debug("pushing sealed sessions", "error", err) // units pull them
+	}
+}
+
+// tell logs that copies do not reach the disk, once: the relay goes on without.
+func (r *relay) tell(err error) {
+	if err != nil && !r.damaged {
+		r.log.Warn("stored copies will not survive a restart", "error", err)
+	}
+	r.damaged = err != nil
+}

@@ -1,0 +1,467 @@
+package manager
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/bus/bustest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// heard collects what the manager pushes to a unit.
+type heard struct {
+	mu    sync.Mutex
+	items []bus.Item
+}
+
+func listen(t *testing.T, c *bus.Conn) *heard {
+	t.Helper()
+	h := &heard{}
+	if err := c.Subscribe(func(i bus.Item) {
+		i.Bytes = bytes.Clone(i.Bytes)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.items = append(h.items, i)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	// An answer to a later request says that the subscription has arrived.
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := c.Range(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func (h *heard) count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.items)
+}
+
+func item(n int) bus.Item {
+	return bus.Item{Kind: bus.Sealed, Session: wire.SessionID{byte(n >> 8), byte(n)}, Expiry: uint64(time.Now().Add(time.Hour).Unix()), Bytes: fmt.Appendf(nil, "sealed %d", n)}
+}
+
+func TestRelayReachesTheWholeClusterAndNobodyElse(t *testing.T) {
+	w := newWorld(t)
+	var units []*heard
+	sealer := w.connect(w.authority.Unit(bustest.Scoring))
+	units = append(units, listen(t, sealer))
+	for range 2 {
+		units = append(units, listen(t, w.connect(w.authority.Unit(bustest.Scoring))))
+	}
+	stranger := listen(t, w.connect(w.authority.Unit(bustest.Keys)))
+	const n = 500
+	for i := range n {
+		if err := sealer.Publish(item(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, u := range units {
+		eventually(t, "all were pushed", func() bool { return u.count() == n })
+		for i, got := range u.items {
+			if string(got.Bytes) != fmt.Sprintf("sealed %d", i) {
+				t.Fatalf("item %d: got %q", i, got.Bytes)
+			}
+		}
+	}
+	if stranger.count() != 0 {
+		t.Errorf("another cluster got %d items", stranger.count())
+	}
+}
+
+func TestLateJoinerPulls(t *testing.T) {
+	w := newWorld(t)
+	sealer := w.connect(w.authority.Unit(bustest.Scoring))
+	if err := sealer.Publish(item(7)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the copy is kept", func() bool { return len(w.manager.copies.holders(item(7).Session)) == 1 })
+	unit, other := w.authority.Unit(bustest.Scoring), w.authority.Unit(bustest.Keys)
+	pull := func(u bustest.Unit, n int) (bus.Item, error) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		return w.connect(u).Pull(ctx, item(n).Session)
+	}
+	expect := func(when string) {
+		t.Helper()
+		if got, err := pull(unit, 7); err != nil || string(got.Bytes) != "sealed 7" {
+			t.Errorf("%s: got %q, %v", when, got.Bytes, err)
+		}
+	}
+	expect("at once")
+	_, err := pull(unit, 8)
+	wantReason(t, err, wire.NotFound)
+	_, err = pull(other, 7)
+	wantReason(t, err, wire.NotFound)
+
+	w.restart()
+	expect("after a restart")
+
+	tomb := item(7)
+	tomb.Kind, tomb.Bytes = bus.Tombstone, []byte("tomb")
+	again := w.connect(w.authority.Unit(bustest.Scoring))
+	again.Publish(tomb)
+	again.Publish(item(7)) // a late re-sealing brings nothing back
+	again.Publish(item(9))
+	eventually(t, "the last is kept", func() bool { return len(w.manager.copies.holders(item(9).Session)) == 1 })
+	if got, err := pull(unit, 7); err != nil || got.Kind != bus.Tombstone {
+		t.Errorf("closed: got kind %v, %v, want a tombstone", got.Kind, err)
+	}
+
+	w.stop()
+	if err := os.Remove(filepath.Join(w.config.DataDir, journalFile)); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	_, err = pull(unit, 7)
+	wantReason(t, err, wire.NotFound)
+}
+
+// TestBatches is about the relay's clock, so it has a made one.
+func TestBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCopies(1 << 30)
+		j, err := openJournal(t.TempDir(), c, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer j.close()
+		r := newRelay(c, j, Config{Clock: time.Now, Log: slog.New(slog.DiscardHandler)})
+		type pushed struct {
+			at   time.Time
+			size int
+		}
+		pushes := make(chan pushed, 8)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			r.run(ctx, func(_ bus.Cluster, b []byte) error { pushes <- pushed{time.Now(), len(b)}; return nil })
+		}()
+		begin := time.Now()
+		one := item(1)
+		for range 3 {
+			r.take(bus.Cluster{1}, one)
+		}
+		if got, want := <-pushes, (pushed{begin.Add(batchWait), 3 * one.Size()}); got != want {
+			t.Errorf("a few: got %v, want %v", got, want)
+		}
+		begin = time.Now()
+		big := item(2)
+		big.Bytes = make([]byte, bus.MaxSealed)
+		for range 16 {
+			r.take(bus.Cluster{1}, big)
+		}
+		synctest.Wait()
+		if got, want := <-pushes, (pushed{begin, batchSize / big.Size() * big.Size()}); got != want {
+			t.Errorf("many: got %v, want %v", got, want)
+		}
+		cancel()
+		<-done
+		if len(pushes) != 1 {
+			t.Errorf("what waited at the end: got %d pushes, want 1", len(pushes))
+		}
+		r.take(bus.Cluster{1}, one) // waits for nobody
+	})
+}
+
+func TestRangesAreDisjoint(t *testing.T) {
+	dir := t.TempDir()
+	taken := map[uint64]bool{}
+	take := func(when string, r *ranges, n int) {
+		t.Helper()
+		for range n {
+			got, err := r.take()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Count != rangeSize || got.First == 0 || got.First+got.Count < got.First {
+				t.Fatalf("%s: got %v", when, got)
+			}
+			for _, edge := range []uint64{got.First, got.First + got.Count - 1} {
+				for first := range taken {
+					if edge >= first && edge-first < rangeSize {
+						t.Fatalf("%s: number %d was given twice", when, edge)
+					}
+				}
+			}
+			taken[got.First] = true
+		}
+	}
+	open := func() *ranges {
+		t.Helper()
+		r, err := openRanges(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	r := open()
+	take("first", r, 20)
+	for range 5 {
+		take("after a restart", open(), 20)
+	}
+	r = open()
+	r.next = r.reserved // all given
+	take("past the mark", r, 3)
+	take("after a restart past the mark", open(), 3)
+	for _, content := range []string{"", "short", "longer than 8 bytes", "\x00\x00\x00\x00\x00\x00\x00\x00", "\xff\xff\xff\xff\xff\xff\xff\xff"} {
+		if err := os.WriteFile(r.path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		take(fmt.Sprintf("over %q", content), open(), 3)
+	}
+	os.Remove(r.path)
+	take("after a wipe", open(), 20)
+}
+
+// TestRangesAreOnDiskFirst: nothing is given that a restart could give again.
+func TestRangesAreOnDiskFirst(t *testing.T) {
+	r, err := openRanges(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.next = r.reserved
+	if err := os.RemoveAll(filepath.Dir(r.path)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.take(); err == nil {
+		t.Errorf("without a disk: got %v", got)
+	}
+	if err := os.Mkdir(filepath.Dir(r.path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.take(); err != nil {
+		t.Errorf("with the disk back: %v", err)
+	}
+}
+
+func TestCopies(t *testing.T) {
+	now := time.Now()
+	one := item(1)
+	c := newCopies(3 * one.Size())
+	cluster := bus.Cluster{1}
+	at := func(n int, left time.Duration) bus.Item {
+		i := one
+		i.Session, i.Expiry = wire.SessionID{byte(n)}, uint64(now.Add(left).Unix())
+		return i
+	}
+	for _, bad := range []bus.Item{at(0, 0), at(0, -time.Second), at(0, copyLife+time.Minute)} {
+		if c.put(cluster, bad, now) {
+			t.Errorf("kept one that expires at %d", bad.Expiry)
+		}
+	}
+	for n, left := range []time.Duration{40 * time.Minute, 10 * time.Minute, 30 * time.Minute, 20 * time.Minute} {
+		if !c.put(cluster, at(n, left), now) {
+			t.Errorf("item %d was not kept", n)
+		}
+	}
+	kept := func(n int, at time.Time) bool { _, ok := c.get(cluster, wire.SessionID{byte(n)}, at); return ok }
+	if !kept(0, now) || kept(1, now) || !kept(2, now) || !kept(3, now) {
+		t.Error("when full, the first to expire makes room, and only that")
+	}
+	if !c.put(bus.Cluster{2}, at(1, time.Minute), now) || !kept(0, now) {
+		t.Error("a cluster takes another's room")
+	}
+	later := now.Add(25 * time.Minute)
+	if kept(3, later) {
+		t.Error("an expired copy is given")
+	}
+	c.prune(later)
+	if n, size := c.size(); n != 2 || size != 2*one.Size() {
+		t.Errorf("after pruning: got %d items of %d bytes, want 2 of %d", n, size, 2*one.Size())
+	}
+	c.prune(now.Add(time.Hour))
+	if n, size := c.size(); n != 0 || size != 0 || len(c.clusters) != 0 {
+		t.Errorf("at the end: got %d items of %d bytes in %d clusters", n, size, len(c.clusters))
+	}
+}
+
+// TestJournalDamage: whatever happens to the file, what is whole before the
+// damage is read, and the manager starts.
+func TestJournalDamage(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Now()
+	c := newCopies(1 << 20)
+	j, err := openJournal(dir, c, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 5
+	for i := range n {
+		c.put(bus.Cluster{1}, item(i), now)
+		j.add(bus.Cluster{1}, item(i))
+	}
+	j.flush(c)
+	j.close()
+	whole, err := os.ReadFile(j.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := len(whole) / n
+	for at := range whole {
+		for _, damaged := range [][]byte{whole[:at], flipped(whole, at)} {
+			os.WriteFile(j.path, damaged, 0o600)
+			c := newCopies(1 << 20)
+			j, err := openJournal(dir, c, now)
+			if err != nil {
+				t.Fatalf("byte %d: %v", at, err)
+			}
+			j.close()
+			if got, _ := c.size(); got != at/size {
+				t.Fatalf("byte %d: got %d copies, want %d", at, got, at/size)
+			}
+		}
+	}
+}
+
+func flipped(b []byte, at int) []byte {
+	b = bytes.Clone(b)
+	b[at] ^= 1
+	return b
+}
+
+func TestJournalIsWrittenAnew(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Now()
+	c := newCopies(1 << 30)
+	j, err := openJournal(dir, c, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	big := item(1)
+	big.Bytes = make([]byte, bus.MaxSealed)
+	for range 2 * journalSlack / big.Size() { // the same one, again and again
+		c.put(bus.Cluster{1}, big, now)
+		j.add(bus.Cluster{1}, big)
+		if err := j.flush(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j.close()
+	info, err := os.Stat(j.path)
+	if err != nil || info.Size() > journalSlack+4*int64(big.Size()) {
+		t.Errorf("got %d bytes, %v, want at most %d", info.Size(), err, journalSlack)
+	}
+	again := newCopies(1 << 30)
+	if j, err = openJournal(dir, again, now); err != nil {
+		t.Fatal(err)
+	}
+	j.close()
+	if n, _ := again.size(); n != 1 {
+		t.Errorf("got %d copies, want 1", n)
+	}
+}
+
+func FuzzNextRecord(f *testing.F) {
+	f.Add(appendRecord(nil, bus.Cluster{1}, bus.Item{Kind: bus.Sealed, Bytes: []byte("x")}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		cluster, item, rest, ok := nextRecord(b)
+		if again := append(appendRecord(nil, cluster, item), rest...); ok && !bytes.Equal(again, b) {
+			t.Errorf("another encoding was read: got %x, want %x", b, again)
+		}
+	})
+}
+
+// TestRegistryBounds: units cannot fill a manager's memory.
+func TestRegistryBounds(t *testing.T) {
+	now := time.Now()
+	r := newRegistry(Limits{Units: 3}.orDefault(), dialer{})
+	good := bus.Beat{Address: "127.0.0.1:1", Ready: true}
+	for name, b := range map[string]bus.Beat{
+		"no address":     {},
+		"no port":        {Address: "127.0.0.1"},
+		"a long address": {Address: strings.Repeat("a", maxName) + ":1"},
+		"many names":     {Address: "a:1", Names: make([]string, maxNames+1)},
+		"a long name":    {Address: "a:1", Names: []string{strings.Repeat("a", maxName+1)}},
+	} {
+		if r.heard(bus.Cluster{}, wire.UnitID{9}, b, now) {
+			t.Errorf("%s: known", name)
+		}
+	}
+	for n := range 5 {
+		if got := r.heard(bus.Cluster{}, wire.UnitID{byte(n)}, good, now); got != (n < 3) {
+			t.Errorf("unit %d: known %v, want %v", n, got, n < 3)
+		}
+	}
+	if r.heard(bus.Cluster{}, wire.UnitID{0}, good, now.Add(silence)) {
+		t.Error("a known unit is new again")
+	}
+	r.forget(now.Add(silence + 1))
+	if n, _ := r.size(); n != 1 {
+		t.Errorf("got %d units, want the one that beat again", n)
+	}
+	crowd := newRegistry(Limits{}.orDefault(), dialer{})
+	for n := range maxClusters + 1 {
+		if got := crowd.heard(bus.Cluster{byte(n >> 8), byte(n)}, wire.UnitID{byte(n >> 8), byte(n)}, good, now); got != (n < maxClusters) {
+			t.Errorf("cluster %d: known %v", n, got)
+		}
+	}
+}
+
+func TestProbesAndMetrics(t *testing.T) {
+	w := newWorld(t)
+	w.named(bustest.Scoring)
+	c := w.client(bustest.Name(bustest.Scoring))
+	c.request(t, wire.Header{}, "x")
+	w.cool()
+	c.request(t, wire.Header{Target: wire.UnitID{1}}, "x")
+	for path, want := range map[string]string{
+		api.PathLive:    `"live"`,
+		api.PathReady:   `"ready"`,
+		api.PathMetrics: `cohort_gateway_request_seconds_count{path="/.well-known/cohort/request",reason="misdirected"} 1`,
+	} {
+		answer, err := http.Get("http://" + w.gateway + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(answer.Body)
+		answer.Body.Close()
+		if !strings.Contains(string(b), want) {
+			t.Errorf("%s: got %s, want %s", path, b, want)
+		}
+	}
+}
+
+func TestConfigTellsAllFaults(t *testing.T) {
+	_, err := New(Config{})
+	for _, want := range []string{"data directory", "authority roots", "bus address"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q in it", err, want)
+		}
+	}
+}
+
+func TestNothingRunsOn(t *testing.T) {
+	before := runtime.NumGoroutine()
+	w := newWorld(t)
+	unit := w.named(bustest.Scoring)
+	c := w.client(bustest.Name(bustest.Scoring))
+	for range 10 {
+		c.request(t, wire.Header{}, "x")
+	}
+	w.restart()
+	c.request(t, wire.Header{}, "x")
+	unit.kill()
+	c.http.CloseIdleConnections()
+	w.stop()
+	eventually(t, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before })
+}

@@ -1,0 +1,285 @@
+package manager
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/bus/bustest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// world is an authority and one manager on fixed addresses and a data directory.
+type world struct {
+	t         testing.TB
+	authority *bustest.Authority
+	config    Config
+	gateway   string // host:port
+	manager   *Manager
+	idle      time.Duration // that units keep connections; zero: for ever
+	stop      func()
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	a := bustest.New(t)
+	w := &world{t: t, authority: a, gateway: freeAddress(t), config: Config{
+		DataDir: t.TempDir(), Roots: []*x509.Certificate{a.Root}, BusAddress: freeAddress(t), Log: slog.New(slog.DiscardHandler),
+	}}
+	w.start()
+	t.Cleanup(func() { w.stop() })
+	return w
+}
+
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// start runs the manager on what its directory holds.
+func (w *world) start() {
+	w.t.Helper()
+	m, err := New(w.config)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", w.gateway)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.Serve(ctx, l) }()
+	w.manager = m
+	w.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			w.t.Errorf("manager ended: %v", err)
+		}
+	})
+	eventually(w.t, "the manager serves", m.serving.Load)
+}
+
+// cool ends the time in which the gateway waits for units.
+func (w *world) cool() {
+	past := time.Now().Add(-time.Minute)
+	w.manager.gateway.warmUntil.Store(&past)
+}
+
+func (w *world) restart() {
+	w.t.Helper()
+	w.stop()
+	w.start()
+}
+
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for range 1000 {
+		if holds() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("not within 10 s: %s", what)
+}
+
+// connect takes a unit to the bus.
+func (w *world) connect(u bustest.Unit) *bus.Conn {
+	w.t.Helper()
+	pem, err := os.ReadFile(SelfMadeCA(w.config.DataDir))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	c, err := bus.Connect(bus.Config{
+		URL: "tls://" + w.config.BusAddress, Cluster: u.Cluster, Unit: u.ID,
+		TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{u.Signing}},
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(c.Close)
+	eventually(w.t, "the unit is on the bus", c.Connected)
+	return c
+}
+
+// replica is a unit that serves and beats.
+type replica struct {
+	bustest.Unit
+	conn   *bus.Conn
+	server *http.Server
+	calls  atomic.Int64
+	claims atomic.Pointer[bus.Beat] // what it says of itself
+	kill   func()                   // cuts all its connections and ends its beats
+}
+
+// replica starts a unit of a task. Every request is counted, then handled.
+func (w *world) replica(task string, h http.HandlerFunc) *replica {
+	w.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r := &replica{Unit: w.authority.Unit(task)}
+	r.claims.Store(&bus.Beat{Address: l.Addr().String(), Names: []string{bustest.Name(task)}, Task: task, Identity: r.Identity, Ready: true})
+	r.server = &http.Server{
+		IdleTimeout: w.idle,
+		ErrorLog:    slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+		TLSConfig:   &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{r.Serving}},
+		Handler: http.HandlerFunc(func(rw http.ResponseWriter, rq *http.Request) {
+			r.calls.Add(1)
+			h(rw, rq)
+		}),
+	}
+	go r.server.ServeTLS(l, "", "")
+	r.conn = w.connect(r.Unit)
+	ctx, cancel := context.WithCancel(context.Background())
+	r.kill = sync.OnceFunc(func() {
+		cancel()
+		r.conn.Close()
+		r.server.Close()
+	})
+	w.t.Cleanup(r.kill)
+	go r.beat(ctx)
+	w.known(r)
+	return r
+}
+
+func (r *replica) beat(ctx context.Context) {
+	for {
+		_ = r.conn.Beat(*r.claims.Load())
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// claim changes what the unit says of itself, and waits until it was heard.
+func (w *world) claim(r *replica, edit func(*bus.Beat)) {
+	w.t.Helper()
+	b := *r.claims.Load()
+	edit(&b)
+	r.claims.Store(&b)
+	w.known(r)
+}
+
+// known waits until the manager knows the unit as it describes itself.
+func (w *world) known(r *replica) {
+	w.t.Helper()
+	want, _ := json.Marshal(r.claims.Load())
+	eventually(w.t, "the unit is known", func() bool {
+		w.manager.registry.mu.RLock()
+		defer w.manager.registry.mu.RUnlock()
+		m := w.manager.registry.units[r.ID]
+		if m == nil {
+			return false
+		}
+		got, _ := json.Marshal(m.beat)
+		return bytes.Equal(got, want)
+	})
+}
+
+// names answers with the unit's own id.
+func (r *replica) names(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, r.ID.String()) }
+
+// named starts a unit that answers with its id.
+func (w *world) named(task string) *replica {
+	w.t.Helper()
+	var r *replica
+	var ready sync.WaitGroup
+	ready.Add(1)
+	r = w.replica(task, func(rw http.ResponseWriter, rq *http.Request) { ready.Wait(); r.names(rw, rq) })
+	ready.Done()
+	return r
+}
+
+// client speaks to the gateway under a task's name.
+type client struct {
+	http *http.Client
+	url  string
+	host string
+}
+
+func (w *world) client(host string) client {
+	transport := &http.Transport{}
+	w.t.Cleanup(transport.CloseIdleConnections)
+	return client{http: &http.Client{Transport: transport, Timeout: 30 * time.Second}, url: "http://" + w.gateway, host: host}
+}
+
+// post sends a body to a path of the gateway.
+func (c client) post(t testing.TB, path string, body io.Reader) (*http.Response, error) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.url+path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Host = c.host
+	r.Header.Set("Content-Type", wire.TypeRequest)
+	return c.http.Do(r)
+}
+
+// request sends a request of a session, and gives status, body and problem.
+func (c client) request(t testing.TB, h wire.Header, content string) (int, string, api.Problem) {
+	t.Helper()
+	h.Number, h.NotAfter = 1, time.Now().Add(time.Minute)
+	first := h.Encode()
+	answer, err := c.post(t, wire.PathRequest, bytes.NewReader(append(first[:], content...)))
+	if err != nil {
+		t.Fatalf("request: %v", err)
+	}
+	return read(t, answer)
+}
+
+func read(t testing.TB, answer *http.Response) (int, string, api.Problem) {
+	t.Helper()
+	defer answer.Body.Close()
+	b, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatalf("answer: %v", err)
+	}
+	var p api.Problem
+	_ = json.Unmarshal(b, &p)
+	return answer.StatusCode, string(b), p
+}
+
+// header is the outer header of a request to a unit, or to any.
+func header(target wire.UnitID) []byte {
+	b := wire.Header{Number: 1, NotAfter: time.Now().Add(time.Minute), Target: target}.Encode()
+	return b[:]
+}
+
+// openBody is an open request with a pin, and nothing else a gateway would read.
+func openBody(kind, name string) []byte {
+	pin := wire.Frame(wire.LabelPin, []byte(kind), []byte(name), make([]byte, 32))
+	return wire.Frame(wire.LabelSessionOpen, []byte{1}, make([]byte, 1216), make([]byte, 32), pin, []byte{0})
+}
+
+// wantReason checks that err is a refusal with a reason.
+func wantReason(t testing.TB, err error, want wire.Reason) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("got %v, want %v", err, want)
+	}
+}
