@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -23,6 +24,7 @@ type certDir struct {
 	unit   *Unit
 	reload syscall.Signal
 	held   *enrolment // what the files are of
+	last   string     // name of the newest pair
 }
 
 // Names in a certificate directory.
@@ -46,7 +48,7 @@ func openCertDir(c AgentConfig) (*certDir, error) {
 	if err := c.checkMedium(); err != nil {
 		return nil, err
 	}
-	if err := d.clean(""); err != nil {
+	if err := d.clean(); err != nil {
 		return nil, err
 	}
 	e, err := c.Unit.current()
@@ -86,7 +88,7 @@ func (d *certDir) keep(ctx context.Context, p *program) <-chan error {
 		for {
 			select {
 			case <-ctx.Done():
-				done <- d.clean("")
+				done <- d.clean()
 				return
 			case <-d.held.replaced:
 				if err := d.update(p); err != nil {
@@ -133,7 +135,9 @@ func (d *certDir) write(e *enrolment) error {
 	if err := replaceLink(filepath.Base(fresh), filepath.Join(d.path, currentName)); err != nil {
 		return err
 	}
-	return d.clean(filepath.Base(fresh))
+	older := d.last
+	d.last = filepath.Base(fresh)
+	return d.clean(older, d.last)
 }
 
 // replaceLink makes link point to target in one step.
@@ -145,14 +149,15 @@ func replaceLink(target, link string) error {
 	return os.Rename(next, link)
 }
 
-// clean removes all pairs but one, and what an agent that was killed left.
-func (d *certDir) clean(kept string) error {
+// clean removes what an agent that was killed left, and all pairs but those
+// kept: the newest, and the one before, which somebody may be reading.
+func (d *certDir) clean(kept ...string) error {
 	stale, err := filepath.Glob(filepath.Join(d.path, freshPrefix+"*"))
 	if err != nil {
 		return err
 	}
 	for _, path := range append(stale, filepath.Join(d.path, nextName)) {
-		if filepath.Base(path) != kept {
+		if !slices.Contains(kept, filepath.Base(path)) {
 			err = errors.Join(err, os.RemoveAll(path))
 		}
 	}

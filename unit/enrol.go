@@ -27,7 +27,9 @@ type enrolment struct {
 	policy      policy.Approved
 	root        *x509.Certificate // authority root
 	identity    identity.Identity
+	unit        []byte           // certificate of the signing key, DER
 	leaf        *tls.Certificate // leaf and cross-certificate, with the key
+	ring        identity.Ring    // keys under which units seal sessions
 	env         map[string]string
 	renewAfter  time.Time
 	renewBefore time.Time
@@ -46,7 +48,7 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 	if err := u.refresh(ctx, p); err != nil {
 		return nil, err
 	}
-	challenge, err := p.authority.Challenge(ctx)
+	challenge, err := p.Authority.Challenge(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("asking for a challenge: %w", err)
 	}
@@ -54,7 +56,7 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 	if err != nil {
 		return nil, err
 	}
-	sealed, err := p.authority.Certify(ctx, request)
+	sealed, err := p.Authority.Certify(ctx, request)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("asking for certificates: %w", err), u.teach(ctx, p, err))
 	}
@@ -71,12 +73,12 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 
 // request makes the keys of one request, and evidence that is bound to them.
 func (u *Unit) request(ctx context.Context, nonce []byte) (api.CertificateRequest, secrets, error) {
-	k := u.known.Load()
+	approved := u.seen.Load().Policy()
 	request := api.CertificateRequest{
 		Task: u.config.Task, Nonce: nonce, SigningKey: u.spki,
-		Root: k.policy.Document().Authority.Root, Head: k.policy.Head(),
+		Root: approved.Document().Authority.Root, Head: approved.Head(),
 	}
-	keys, err := newSecrets(k.policy, u.config.Task, &request)
+	keys, err := newSecrets(approved, u.config.Task, &request)
 	if err != nil {
 		return request, keys, err
 	}
@@ -142,7 +144,7 @@ func (s secrets) open(request api.CertificateRequest, sealed api.SealedReport) (
 }
 
 // accept checks, in this order, who signed the report, that it is about this
-// unit under the newest policy, and that its certificates are good.
+// unit under the newest policy, and that its certificates and keys are good.
 func (u *Unit) accept(request api.CertificateRequest, signed api.SignedReport, keys secrets) (*enrolment, error) {
 	defer clear(signed.Report)
 	root, err := u.checkSignature(request, signed)
@@ -154,6 +156,7 @@ func (u *Unit) accept(request api.CertificateRequest, signed api.SignedReport, k
 		return nil, wire.Refuse(wire.Malformed, "report", "", "JSON")
 	}
 	defer clear(report.LeafKey)
+	defer report.Rings.Clear()
 	e, err := u.snapshot(report, root)
 	if err != nil {
 		return nil, err
@@ -163,6 +166,9 @@ func (u *Unit) accept(request api.CertificateRequest, signed api.SignedReport, k
 	}
 	if err := u.checkLeaf(e, report, keys); err != nil {
 		return nil, fmt.Errorf("leaf certificate: %w", err)
+	}
+	if err := e.takeRing(report.Rings); err != nil {
+		return nil, fmt.Errorf("ring keys: %w", err)
 	}
 	return e, e.setTimes(report, u.config.Clock())
 }
@@ -177,7 +183,7 @@ func (u *Unit) checkSignature(request api.CertificateRequest, signed api.SignedR
 	if len(chain) != 2 {
 		return nil, wire.Refuse(wire.BadChain, "report: certificates of the signer", len(chain), 2)
 	}
-	if err := u.checkAuthority(chain[0], chain[1], identity.UseSigning); err != nil {
+	if err := u.checkSigner(chain[0], chain[1]); err != nil {
 		return nil, fmt.Errorf("signer of the report: %w", err)
 	}
 	message := api.ReportMessage(signed.Report, request.Digest())
@@ -189,16 +195,16 @@ func (u *Unit) checkSignature(request api.CertificateRequest, signed api.SignedR
 
 // snapshot checks what the report says against what the unit knows.
 func (u *Unit) snapshot(report api.Report, root *x509.Certificate) (*enrolment, error) {
-	k := u.known.Load()
-	task, err := taskOf(k.policy, u.config.Task)
+	approved := u.seen.Load().Policy()
+	task, err := taskOf(approved, u.config.Task)
 	if err != nil {
 		return nil, err
 	}
 	switch {
 	case report.Schema != api.ReportSchema:
 		return nil, wire.Refuse(wire.Malformed, "report: schema", report.Schema, api.ReportSchema)
-	case report.Head != k.policy.Head():
-		return nil, wire.Refuse(wire.Behind, "report: policy head", report.Head, k.policy.Head())
+	case report.Head != approved.Head():
+		return nil, wire.Refuse(wire.Behind, "report: policy head", report.Head, approved.Head())
 	case report.Task != task.Name:
 		return nil, wire.Refuse(wire.WrongIdentity, "report: task", report.Task, task.Name)
 	case report.KeyMode != string(task.KeyMode):
@@ -206,7 +212,7 @@ func (u *Unit) snapshot(report api.Report, root *x509.Certificate) (*enrolment, 
 	case !bytes.Equal(report.Authority, root.Raw):
 		return nil, wire.Refuse(wire.WrongRoot, "report: authority root", "another", "the signer's")
 	}
-	id, err := identity.ReleaseID(k.policy, report.Task, report.Release)
+	id, err := identity.ReleaseID(approved, report.Task, report.Release)
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +220,7 @@ func (u *Unit) snapshot(report api.Report, root *x509.Certificate) (*enrolment, 
 		return nil, wire.Refuse(wire.WrongIdentity, "report: identity", report.Identity, id)
 	}
 	return &enrolment{
-		policy: k.policy, root: root, env: report.Env, replaced: make(chan struct{}),
+		policy: approved, root: root, unit: report.Unit, env: report.Env, replaced: make(chan struct{}),
 		identity: identity.Identity{ID: id, Task: report.Task, Release: report.Release, Root: report.IdentityCA, Cross: report.Cross},
 	}, nil
 }
@@ -275,7 +281,9 @@ func (e *enrolment) setTimes(report api.Report, now time.Time) error {
 	if !e.renewAfter.Before(e.notAfter) || e.renewBefore.Before(e.renewAfter) {
 		return wire.Refuse(wire.Malformed, "report: renewal", e.renewAfter, "before the certificate's end")
 	}
-	if latest := e.renewAfter.Add(wire.MaxClockSkew); now.After(latest) {
+	begin := e.leaf.Leaf.NotBefore.Add(wire.WindowLead)
+	next := begin.Add(e.notAfter.Sub(begin) * 2 / 3)
+	if latest := next.Add(wire.MaxClockSkew); now.After(latest) {
 		return wire.Refuse(wire.ClockSkew, "certificate window: time here", now.UTC().Format(time.RFC3339), "before "+latest.UTC().Format(time.RFC3339))
 	}
 	return nil

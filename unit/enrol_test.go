@@ -7,7 +7,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -97,7 +96,7 @@ func TestReportRefused(t *testing.T) {
 				check(t, err)
 				r.Cross = id.Cross
 			}
-		}, wire.BadChain},
+		}, wire.WrongIdentity},
 		{"another's leaf", func(f *fake) {
 			f.faults.report = func(r *api.Report) { r.Leaf = r.Unit }
 		}, wire.BadChain},
@@ -114,7 +113,7 @@ func TestReportRefused(t *testing.T) {
 			f.faults.report = func(r *api.Report) { r.LeafKey = nil }
 		}, wire.Malformed},
 		{"renewal after the end", func(f *fake) {
-			f.faults.report = func(r *api.Report) { r.RenewAfter = r.NotAfter }
+			f.faults.report = func(r *api.Report) { r.RenewAfter, r.RenewBefore = r.NotAfter, r.NotAfter }
 		}, wire.Malformed},
 		{"renewal that ends before it begins", func(f *fake) {
 			f.faults.report = func(r *api.Report) { r.RenewBefore = r.RenewAfter.Add(-1) }
@@ -208,13 +207,6 @@ func TestFakeAuthority(t *testing.T) {
 	}
 }
 
-func TestAuthorityWithoutItsRoot(t *testing.T) {
-	w := newWorld(t, "1h")
-	u, err := prepare(w.config("scoring", w.authority(w.keys)))
-	check(t, err)
-	wantReason(t, u.demandAuthority(tls.ConnectionState{}), wire.BadChain)
-}
-
 func TestKeyModeUnitRefusesAnotherKey(t *testing.T) {
 	w := newWorld(t, "1h")
 	f := w.authority(w.keys)
@@ -266,28 +258,28 @@ func TestUnitRefused(t *testing.T) {
 }
 
 func TestClockSkew(t *testing.T) {
-	// The middle of a window of either end: 20 minutes into one of 40.
-	middle := time.Now().Truncate(40 * time.Minute).Add(20 * time.Minute)
-	shifted := func(d time.Duration) func() time.Time { return ahead(time.Until(middle) + d) }
+	// Windows of certificates of 1 h begin every 40 minutes.
+	begin := time.Now().Truncate(40 * time.Minute)
 	for _, row := range []struct {
-		name  string
-		apart time.Duration
-		want  wire.Reason // empty: accepted
+		name      string
+		authority time.Duration // its time, after a window's begin
+		apart     time.Duration // the unit's, after the authority's
+		want      wire.Reason   // empty: accepted
 	}{
-		{"none", 0, ""},
-		{"unit a little behind", -4 * time.Minute, ""},
-		{"unit a little ahead", 4 * time.Minute, ""},
-		{"unit behind", -26 * time.Minute, wire.ClockSkew},
-		{"unit ahead", 26 * time.Minute, wire.ClockSkew},
-		{"unit days behind", -48 * time.Hour, wire.ClockSkew},
-		{"unit days ahead", 48 * time.Hour, wire.ClockSkew},
+		{"none", 20 * time.Minute, 0, ""},
+		{"unit a little behind a new window", time.Second, -4 * time.Minute, ""},
+		{"unit a little ahead of an old window", 40*time.Minute - time.Second, 4 * time.Minute, ""},
+		{"unit behind", time.Second, -6 * time.Minute, wire.ClockSkew},
+		{"unit ahead", 40*time.Minute - time.Second, 6 * time.Minute, wire.ClockSkew},
+		{"unit days behind", 20 * time.Minute, -48 * time.Hour, wire.ClockSkew},
+		{"unit days ahead", 20 * time.Minute, 48 * time.Hour, wire.ClockSkew},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			w := newWorld(t, "1h")
 			f := w.authority(w.keys)
-			f.clock = shifted(0)
+			f.clock = ahead(time.Until(begin.Add(row.authority)))
 			c := w.config("scoring", f)
-			c.Clock = shifted(row.apart)
+			c.Clock = ahead(time.Until(begin.Add(row.authority + row.apart)))
 			u, err := Start(soon(t), c)
 			if row.want != "" {
 				wantReason(t, err, row.want)
@@ -313,8 +305,12 @@ func TestHistory(t *testing.T) {
 	attempt := func() error { return u.attempt(soon(t)) }
 
 	f.set(func(f *fake) { f.steps, f.faults.deaf = old.steps, true })
+	asked := len(f.requests)
 	wantReason(t, attempt(), wire.Behind)
 	wantReason(t, attempt(), wire.Behind)
+	if got := len(f.requests); got != asked {
+		t.Errorf("got %d requests to an authority that is behind, want none", got-asked)
+	}
 
 	f.set(func(f *fake) { f.faults.deaf = false })
 	wantReason(t, attempt(), wire.Behind)

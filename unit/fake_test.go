@@ -25,6 +25,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/history"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"golang.org/x/crypto/ssh"
@@ -36,6 +37,7 @@ type world struct {
 	owner  ssh.Signer
 	vendor *attesttest.Vendor
 	keys   *identity.Keys
+	root   wire.Digest // of keys, or of a real authority
 	steps  []api.HistoryEntry
 }
 
@@ -47,6 +49,7 @@ func newWorld(t *testing.T, life string) *world {
 	owner, err := ssh.NewSignerFromKey(key)
 	check(t, err)
 	w := &world{t: t, owner: owner, vendor: attesttest.NewVendor(), keys: newKeys(t)}
+	w.root = w.keys.Root()
 	w.found(life)
 	return w
 }
@@ -83,7 +86,7 @@ func newKeys(t *testing.T) *identity.Keys {
 // found writes the genesis policy.
 func (w *world) found(life string) {
 	w.sign(fmt.Sprintf(policyText, ssh.MarshalAuthorizedKey(w.owner.PublicKey())[:80],
-		w.vendor.Root(), w.keys.Root(), sumOf("authority"), life, sumOf("scoring"), life, sumOf("keys"), life, sumOf("other")))
+		w.vendor.Root(), w.root, sumOf("authority"), life, sumOf("scoring"), life, sumOf("keys"), life, sumOf("other")))
 }
 
 // sign appends a policy, with the owner's signature, to the history.
@@ -144,9 +147,9 @@ func (w *world) genesis() attest.Digest { return wire.Sum(w.steps[0].Policy) }
 
 func (w *world) approved() policy.Approved {
 	w.t.Helper()
-	k, err := new(known).extend(w.genesis(), w.steps)
+	h, err := history.History{}.Extend(w.genesis(), w.steps)
 	check(w.t, err)
-	return k.policy
+	return h.Policy()
 }
 
 // config is that of a unit that runs the program of a task.
@@ -219,15 +222,15 @@ func (f *fake) set(change func(*fake)) {
 
 // issuer issues under the newest policy, whatever root that names.
 func (f *fake) issuer() (*identity.Issuer, policy.Approved) {
-	k, err := new(known).extend(f.world.genesis(), f.steps)
+	h, err := history.History{}.Extend(f.world.genesis(), f.steps)
 	if err != nil {
 		panic(err)
 	}
-	i, err := f.keys.Issuer(k.policy)
+	i, err := f.keys.Issuer(h.Policy())
 	if err != nil {
 		panic(err)
 	}
-	return i, k.policy
+	return i, h.Policy()
 }
 
 func (f *fake) certificate() (*tls.Certificate, error) {
@@ -346,7 +349,7 @@ func (f *fake) report(request api.CertificateRequest) (api.Report, error) {
 	}
 	report := api.Report{
 		Schema: api.ReportSchema, Task: id.Task, Release: id.Release, Identity: id.ID, KeyMode: string(grant.Task.KeyMode),
-		IdentityCA: id.Root, Cross: id.Cross, Authority: i.AuthorityRoot(), Env: grant.Release.Env, Head: p.Head(),
+		IdentityCA: id.Root, Cross: id.Cross, Authority: i.AuthorityRoot(), Env: grant.Release.Env, Head: p.Head(), Rings: testRings(f.clock()),
 	}
 	return report, f.leaves(i, grant, request, &report)
 }

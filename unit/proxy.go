@@ -43,7 +43,13 @@ func newProxy(address string, log *slog.Logger) (http.Handler, func()) {
 			w.WriteHeader(http.StatusBadGateway)
 		},
 	}
-	return proxy, transport.CloseIdleConnections
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Otherwise HTTP/1.1 holds the answer until the request has ended.
+		// It fails only for writers that are not the server's own.
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		proxy.ServeHTTP(w, r)
+	})
+	return handler, transport.CloseIdleConnections
 }
 
 // rewrite sends a request to the program, with a Forwarded header (RFC 7239) of

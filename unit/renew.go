@@ -33,17 +33,18 @@ func (u *Unit) renew(ctx context.Context) {
 }
 
 // awaitRenewal blocks until the certificate held is to be renewed, at a random
-// point of the time for it, or ctx is done. However clocks differ it lets half
-// of that time pass, so that a unit never asks in a tight loop.
+// point of the time for it, or ahead of that when a ring key is missed, or ctx is
+// done. However clocks differ it else lets half of that time pass, so that a unit
+// never asks in a tight loop.
 func (u *Unit) awaitRenewal(ctx context.Context) error {
 	e := u.held.Load()
 	spread := e.renewBefore.Sub(e.renewAfter)
-	if err := pause(ctx, spread/2); err != nil {
+	if soon, err := u.await(ctx, spread/2); soon || err != nil {
 		return err
 	}
 	due := e.renewAfter.Add(rand.N(spread + 1))
 	for wait := due.Sub(u.config.Clock()); wait > 0; wait = due.Sub(u.config.Clock()) {
-		if err := pause(ctx, min(wait, longestPause)); err != nil {
+		if soon, err := u.await(ctx, min(wait, longestPause)); soon || err != nil {
 			return err
 		}
 	}
@@ -93,6 +94,9 @@ func (u *Unit) attemptAt(ctx context.Context, p *peer) error {
 	e, err := u.enrol(ctx, p)
 	if err != nil {
 		return err
+	}
+	if err := u.stand(e); err != nil {
+		u.config.Log.Warn("channel stays with the former certificate", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
 	}
 	if old := u.held.Swap(e); old != nil {
 		close(old.replaced)

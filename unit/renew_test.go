@@ -13,7 +13,6 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
-	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -147,23 +146,5 @@ func TestAuthorityAway(t *testing.T) {
 	eventually(t, 10*time.Second, "the unit is ready again", func() bool { return u.Ready() == nil })
 	if got := u.Stats(); got.LastFailure != wire.Unavailable {
 		t.Errorf("got last failure %q, want %q", got.LastFailure, wire.Unavailable)
-	}
-}
-
-func TestPortion(t *testing.T) {
-	large := api.HistoryEntry{Policy: make([]byte, wire.MaxPolicy)}
-	small := api.HistoryEntry{Policy: make([]byte, 100)}
-	for _, row := range []struct {
-		name  string
-		steps []api.HistoryEntry
-		want  int
-	}{
-		{"one that is large", []api.HistoryEntry{large}, 1},
-		{"large ones", []api.HistoryEntry{large, large, large, large}, 2},
-		{"small ones", []api.HistoryEntry{small, small, small}, 3},
-	} {
-		if got := len(portion(row.steps)); got != row.want {
-			t.Errorf("%s: got %d steps, want %d", row.name, got, row.want)
-		}
 	}
 }

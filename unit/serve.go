@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -27,9 +28,18 @@ const (
 // holds a newer one, answers on older connections ask the client to make
 // another (Connection: close, GOAWAY), and at the certificate's end whatever is
 // left is cut.
+//
+// It also serves the trusted channel: requests of sessions reach the handler
+// like any others, and [CallerOf] tells them apart.
 func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	served, err := u.withChannel(h)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	leave := u.announce(l.Addr())
+	defer leave()
 	server := &http.Server{
-		Handler:           u.whileCertified(h),
+		Handler:           u.whileCertified(served),
 		TLSConfig:         u.ServerTLS(),
 		ConnContext:       withConn,
 		ReadHeaderTimeout: headerTime,
@@ -37,8 +47,8 @@ func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error 
 		ErrorLog:          slog.NewLogLogger(u.config.Log.Handler(), slog.LevelDebug),
 	}
 	stopped := make(chan error, 1)
-	cancel := context.AfterFunc(ctx, func() { stopped <- drain(server) })
-	err := server.ServeTLS(listener{l}, "", "")
+	cancel := context.AfterFunc(ctx, func() { leave(); stopped <- drain(server) })
+	err = server.ServeTLS(listener{l}, "", "")
 	if cancel() {
 		return errors.Join(fmt.Errorf("serving: %w", err), server.Close())
 	}
@@ -103,6 +113,20 @@ func (c *conn) enrolment() *enrolment {
 	return c.held
 }
 
+// errTruncated is the end of a connection that TLS did not announce.
+var errTruncated = errors.New("connection ended without the closing alert of TLS")
+
+// Read makes an end that comes from below TLS an error. crypto/tls takes it for
+// a good end, so anybody on the way could cut a message short.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err == io.EOF {
+		err = &net.OpError{Op: "read", Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: errTruncated}
+	}
+	return n, err
+}
+
+// Close ends the connection and its timer.
 func (c *conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

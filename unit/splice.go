@@ -52,22 +52,22 @@ func (u *Unit) serveTCP(ctx context.Context, l net.Listener, address string) err
 // connection until both have ended.
 func forward(cut context.Context, c *tls.Conn, address string) {
 	defer c.Close()
-	stop := context.AfterFunc(cut, func() { c.NetConn().Close() })
-	defer stop()
+	defer context.AfterFunc(cut, func() { abort(c) })()
 	if shake(cut, c) != nil {
 		return
 	}
-	program, err := new(net.Dialer).DialContext(cut, "tcp", address)
+	dialled, err := new(net.Dialer).DialContext(cut, "tcp", address)
 	if err != nil {
+		abort(c)
 		return
 	}
+	program := dialled.(*net.TCPConn)
 	defer program.Close()
-	stopProgram := context.AfterFunc(cut, func() { program.Close() })
-	defer stopProgram()
+	defer context.AfterFunc(cut, func() { abort(program) })()
 
 	var back sync.WaitGroup
-	back.Go(func() { splice(c, program.(*net.TCPConn)) })
-	splice(program.(*net.TCPConn), c)
+	back.Go(func() { splice(c, program) })
+	splice(program, c)
 	back.Wait()
 }
 
@@ -84,7 +84,7 @@ type halfConn interface {
 }
 
 // splice copies one direction and passes its end on. A direction that breaks
-// breaks the other too: its end was not the peer's word.
+// breaks both connections: a cut-off message is never taken for a whole one.
 func splice(to, from halfConn) {
 	buffer := buffers{}.Get()
 	defer buffers{}.Put(buffer)
@@ -94,7 +94,20 @@ func splice(to, from halfConn) {
 		err = to.CloseWrite()
 	}
 	if err != nil {
-		to.Close()
-		from.Close()
+		abort(to)
+		abort(from)
 	}
+}
+
+// abort ends a connection so that its peer sees it broken, by a reset: most TLS
+// stacks take a mere end for a good one.
+func abort(c halfConn) {
+	raw := net.Conn(c)
+	if t, ok := c.(*tls.Conn); ok {
+		raw = t.NetConn().(*conn).Conn
+	}
+	if tcp, ok := raw.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	raw.Close()
 }

@@ -35,6 +35,8 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/history"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -51,6 +53,12 @@ type Config struct {
 	// Attester is the TEE the program runs in. It is called from one
 	// goroutine at a time.
 	Attester attest.Attester
+	// Manager is the cluster manager that relays sessions between the units
+	// and whose gateway users come through. It is optional.
+	Manager Manager
+	// Address is the host:port at which the manager's gateway reaches
+	// [Unit.Serve]. Empty is the address of its listener.
+	Address string
 	// Log receives one warning for each step of back-off. Nil discards them.
 	Log *slog.Logger
 	// Clock tells the time. Nil is time.Now.
@@ -66,9 +74,10 @@ type Unit struct {
 	signing *ecdsa.PrivateKey
 	spki    []byte // of signing
 	peers   []*peer
+	cluster membership
 
-	known    atomic.Pointer[known]     // written by the goroutine that enrols
-	held     atomic.Pointer[enrolment] // nil before the first and after Close
+	seen     atomic.Pointer[history.History] // the newest; written by the goroutine that enrols
+	held     atomic.Pointer[enrolment]       // nil before the first and after Close
 	counters counters
 
 	stop context.CancelFunc
@@ -91,6 +100,7 @@ func Start(ctx context.Context, c Config) (*Unit, error) {
 	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	u.stop = stop
 	go u.renew(renewing)
+	u.join(renewing)
 	return u, nil
 }
 
@@ -113,8 +123,14 @@ func prepare(c Config) (*Unit, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding the signing key: %w", err)
 	}
+	host, err := channel.NewHost(signing, channel.Limits{})
+	if err != nil {
+		return nil, err
+	}
+	c.Attester = oneAtATime{make(chan struct{}, 1), c.Attester}
 	u := &Unit{config: c, id: wire.UnitIDOf(spki), signing: signing, spki: spki, stop: func() {}, done: make(chan struct{})}
-	u.known.Store(&known{})
+	u.cluster.host, u.cluster.relay, u.cluster.soon = host, newRelay(host, c.Clock), make(chan struct{}, 1)
+	u.seen.Store(&history.History{})
 	for _, address := range c.Authorities {
 		p, err := u.dial(address)
 		if err != nil {
@@ -145,6 +161,12 @@ func (c Config) check() error {
 	if !wire.NameOK(c.Task) {
 		fault("task", c.Task, "the name of a task")
 	}
+	if !c.Manager.check() {
+		fault("manager", c.Manager.URL, "tls://host:port")
+	}
+	if !addressOK(c.Address) {
+		fault("address", c.Address, "host:port")
+	}
 	if c.Attester == nil {
 		fault("attester", "none", "the TEE the program runs in")
 	}
@@ -152,16 +174,17 @@ func (c Config) check() error {
 }
 
 // Close ends renewal, waits for it, and drops the unit's certificate: handshakes
-// fail from then on. It is called once.
+// fail from then on. Closing again does nothing.
 func (u *Unit) Close() {
 	started := u.held.Load() != nil
 	u.stop()
 	if started {
 		<-u.done
 	}
+	u.cluster.tasks.Wait()
 	u.held.Store(nil)
 	for _, p := range u.peers {
-		p.close()
+		p.Close()
 	}
 }
 
@@ -211,6 +234,8 @@ type Stats struct {
 	Handshakes  uint64      `json:"handshakes"`             // TLS handshakes a certificate was served to
 	LastFailure wire.Reason `json:"last_failure,omitempty"` // of the newest failed attempt
 	NotAfter    time.Time   `json:"not_after,omitzero"`     // end of the certificate held
+	Sessions    int         `json:"sessions"`               // of the trusted channel, known here
+	Manager     bool        `json:"manager"`                // connected to it
 }
 
 type counters struct {
@@ -231,6 +256,8 @@ func (u *Unit) Stats() Stats {
 		Renewals:   u.counters.renewals.Load(),
 		Failures:   u.counters.failures.Load(),
 		Handshakes: u.counters.handshakes.Load(),
+		Sessions:   u.cluster.host.Stats(u.config.Clock()).Sessions,
+		Manager:    u.cluster.relay.connected(),
 	}
 	if reason := u.counters.lastFailure.Load(); reason != nil {
 		s.LastFailure = *reason

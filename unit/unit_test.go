@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"testing"
 	"time"
 
@@ -72,4 +73,17 @@ func TestHealth(t *testing.T) {
 	if got := get("/readyz", http.StatusServiceUnavailable); got["reason"] != string(wire.NotEnrolled) {
 		t.Errorf("got %v, want reason %q", got, wire.NotEnrolled)
 	}
+}
+
+// TestNothingLeft: Close ends everything that Start and Serve began.
+func TestNothingLeft(t *testing.T) {
+	before := runtime.NumGoroutine()
+	t.Run("lives", func(t *testing.T) {
+		w := newWorld(t, "1h")
+		u := w.start("keys", w.authority(w.keys))
+		get(t, w.user(u, "HTTP/2.0"), serve(t, u, hello))
+		_, err := Start(soon(t), Config{Authorities: w.config("keys", w.authority(w.keys)).Authorities, Genesis: wire.Digest{1}, Task: "keys", Attester: w.config("keys").Attester})
+		wantReason(t, err, wire.WrongGenesis)
+	})
+	eventually(t, 5*time.Second, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before })
 }

@@ -102,6 +102,7 @@ type Report struct {
 	Authority   []byte              `json:"authority"`       // authority root certificate
 	Calls       map[string][][]byte `json:"calls,omitempty"` // task → identity roots of its releases
 	Env         map[string]string   `json:"env,omitempty"`   // environment policy gives the program
+	Rings       Rings               `json:"rings"`           // keys under which sessions are sealed
 	Head        wire.Digest         `json:"policy_head"`
 	RenewAfter  time.Time           `json:"renew_after"`
 	RenewBefore time.Time           `json:"renew_before"` // end of the jitter

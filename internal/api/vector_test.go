@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
+	"reflect"
 	"testing"
 
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -38,6 +39,7 @@ type vector struct {
 	Plaintext      string             `json:"plaintext"`
 	Message        hexBytes           `json:"report_message"` // what the signature covers
 	SignerKey      hexBytes           `json:"signer_key"`     // SubjectPublicKeyInfo
+	Rings          Rings              `json:"rings"`          // of the report
 }
 
 func readVector(t *testing.T) vector {
@@ -89,6 +91,13 @@ func TestVector(t *testing.T) {
 	sum := sha256.Sum256(message)
 	if !ecdsa.VerifyASN1(key.(*ecdsa.PublicKey), sum[:], signed.Signature) {
 		t.Error("the signature of the report does not hold")
+	}
+	var report Report
+	if err := Decode(signed.Report, &report); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := report.Rings, v.Rings; !reflect.DeepEqual(got, want) {
+		t.Errorf("got rings %+v, want %+v", got, want)
 	}
 }
 

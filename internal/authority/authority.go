@@ -38,6 +38,15 @@ type Config struct {
 	Log      *slog.Logger
 	Genesis  *policy.Step // the first policy; optional once the store has it
 	Limits   Limits       // optional
+	Endorser Endorser     // optional; without one only endorsements that came with evidence count
+}
+
+// Endorser gives what vendors say beside evidence, as far as it knows it. The
+// evidence is unchecked, and what is given is checked by appraisal. It may ask
+// the vendor and so blocks until ctx ends at the latest; it is called
+// concurrently.
+type Endorser interface {
+	Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsements, error)
 }
 
 func (c Config) check() error {
@@ -63,6 +72,7 @@ type Authority struct {
 	attester attest.Attester
 	sealer   attest.Sealer
 	verifier *attest.Verifier
+	endorser Endorser // nil when there is none
 	log      *slog.Logger
 	guard    *guard
 	keys     *identity.Keys
@@ -71,6 +81,7 @@ type Authority struct {
 	metrics  *metrics
 	limiter  *limiter
 	trusts   chan struct{} // one place for each own evidence under way
+	rings    rings
 
 	secret  identity.Secret
 	current atomic.Pointer[snapshot]
@@ -86,7 +97,7 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 	}
 	limits := c.Limits.orDefault()
 	a := &Authority{
-		store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier, log: c.Log, guard: newGuard(c.Clock),
+		store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier, endorser: c.Endorser, log: c.Log, guard: newGuard(c.Clock),
 		limits: limits, metrics: newMetrics(), limiter: newLimiter(limits), trusts: make(chan struct{}, maxTrusts),
 	}
 	if err := a.unseal(ctx); err != nil {

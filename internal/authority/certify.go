@@ -60,7 +60,12 @@ func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest) (
 		return api.SealedReport{}, err
 	}
 	e := &enrolment{request: r, at: now, snap: a.current.Load()}
-	for _, step := range []func(*enrolment) error{a.checkRequest, e.parseKeys, a.appraise, e.issue} {
+	defer e.clear()
+	endorse := func(e *enrolment) (err error) {
+		e.evidence, err = a.endorse(ctx, e.evidence, e.snap.approved)
+		return err
+	}
+	for _, step := range []func(*enrolment) error{a.checkRequest, e.parseKeys, endorse, a.appraise, e.issue, a.addRings} {
 		if err := step(e); err != nil {
 			return api.SealedReport{}, err
 		}
@@ -130,6 +135,18 @@ func parseSigningKey(spki []byte) (*ecdsa.PublicKey, error) {
 		return nil, refused
 	}
 	return key, nil
+}
+
+// endorse adds what vendors say to evidence, of platforms that policy names.
+func (a *Authority) endorse(ctx context.Context, e attest.Evidence, approved policy.Approved) (attest.Evidence, error) {
+	if _, ruled := approved.Rules()[e.Platform]; a.endorser == nil || !ruled {
+		return e, nil
+	}
+	endorsed, err := a.endorser.Endorse(ctx, e)
+	if err != nil {
+		return e, fmt.Errorf("finding endorsements: %w", err)
+	}
+	return e.With(endorsed), nil
 }
 
 // appraise judges the evidence, bound to every other field of the request, and
@@ -228,6 +245,12 @@ func (a *Authority) record(ctx context.Context, e *enrolment) error {
 	return err
 }
 
+// clear overwrites the secrets of the report.
+func (e *enrolment) clear() {
+	clear(e.report.LeafKey)
+	e.report.Rings.Clear()
+}
+
 // seal signs the report with the kind-authority key and encrypts it to the key
 // that the evidence names.
 func (e *enrolment) seal() (api.SealedReport, error) {
@@ -239,6 +262,7 @@ func (e *enrolment) seal() (api.SealedReport, error) {
 	if err != nil {
 		return api.SealedReport{}, fmt.Errorf("encoding report: %w", err)
 	}
+	defer clear(report)
 	digest := sha256.Sum256(api.ReportMessage(report, e.request.Digest()))
 	signature, err := ecdsa.SignASN1(rand.Reader, signer.Key, digest[:])
 	if err != nil {

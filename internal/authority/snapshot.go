@@ -60,6 +60,9 @@ func (a *Authority) named(ctx context.Context, approved policy.Approved) error {
 	if err != nil {
 		return fmt.Errorf("attesting ourselves: %w", err)
 	}
+	if evidence, err = a.endorse(ctx, evidence, approved); err != nil {
+		return err
+	}
 	result, err := a.verifier.Appraise(attest.Question{Evidence: evidence, ReportData: data, Rules: approved.Rules(), At: now})
 	if err != nil {
 		return fmt.Errorf("appraising our own evidence: %w", err)

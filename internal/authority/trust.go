@@ -92,7 +92,8 @@ func (s *snapshot) identityOf(text string) ([]identity.Identity, error) {
 	return nil, wire.Refuse(wire.NotFound, "trust: identity", want, "an identity of the policy in force")
 }
 
-// evidence is our own, fresh, over the client's nonce.
+// evidence is our own, fresh, over the client's nonce, with the endorsements that
+// a client needs to appraise it.
 func (a *Authority) evidence(ctx context.Context, nonce []byte, snap *snapshot) (json.RawMessage, error) {
 	select {
 	case a.trusts <- struct{}{}:
@@ -103,6 +104,9 @@ func (a *Authority) evidence(ctx context.Context, nonce []byte, snap *snapshot) 
 	evidence, err := a.attester.Attest(ctx, a.trustData(nonce, snap.approved))
 	if err != nil {
 		return nil, fmt.Errorf("attesting ourselves: %w", err)
+	}
+	if evidence, err = a.endorse(ctx, evidence, snap.approved); err != nil {
+		return nil, err
 	}
 	return json.Marshal(evidence)
 }

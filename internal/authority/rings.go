@@ -1,0 +1,146 @@
+package authority
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// rings are the ring keys of all identities. They are random and in this memory
+// only: an authority that starts again draws others, and the root secret tells
+// nothing about them. The zero rings are none.
+type rings struct {
+	mu   sync.Mutex
+	held map[attest.Digest]*ring // guarded by mu, by identity id
+}
+
+// ring is what the units of one identity seal sessions with.
+type ring struct {
+	identity       attest.Digest
+	task, release  string
+	strict, follow identity.RingKeys
+}
+
+// addRings adds the ring keys to the report: those of the unit's own identity,
+// and of the release that its release continues the follow keys. Nobody is given
+// a successor's.
+func (a *Authority) addRings(e *enrolment) error {
+	a.rings.mu.Lock()
+	defer a.rings.mu.Unlock()
+	own, err := a.rings.of(e, e.grant.Release.Name)
+	if err != nil {
+		return err
+	}
+	e.report.Rings = api.Rings{Strict: exposed(own.strict), Follow: exposed(own.follow)}
+	e.renewWithin(own.strict.Current.End())
+	if e.grant.Release.Continues == "" {
+		return nil
+	}
+	before, err := a.rings.of(e, e.grant.Release.Continues)
+	if err != nil {
+		return err
+	}
+	e.report.Rings.Inherited = &api.InheritedRing{Identity: before.identity, RingKeys: exposed(before.follow)}
+	return nil
+}
+
+// renewWithin lets the unit renew while the current key is good, where its
+// certificate lives longer than that: as with a certificate, from a third of the
+// life before the end on, over a twelfth.
+func (e *enrolment) renewWithin(end time.Time) {
+	life := identity.RingLife(e.grant.Task.Life)
+	due := end.Add(-life / 3)
+	if latest := due.Add(life / 12); e.report.RenewBefore.After(latest) {
+		e.report.RenewBefore = latest
+	}
+	if e.report.RenewAfter.After(due) {
+		e.report.RenewAfter = due
+	}
+}
+
+// keepRings rolls and drops ring keys that nobody asks for.
+func (a *Authority) keepRings() {
+	if now, err := a.guard.now(); err == nil { // without a time nobody is given any
+		a.rings.keep(a.current.Load().approved, now)
+	}
+}
+
+// of is the ring of a release of the enrolment's task, at the enrolment's time.
+// The caller holds the mutex.
+func (r *rings) of(e *enrolment, release string) (*ring, error) {
+	id, err := identity.ReleaseID(e.snap.approved, e.grant.Task.Name, release)
+	if err != nil {
+		return nil, err
+	}
+	if r.held == nil {
+		r.held = make(map[attest.Digest]*ring)
+	}
+	if r.held[id] == nil {
+		r.held[id] = &ring{identity: id, task: e.grant.Task.Name, release: release}
+	}
+	r.held[id].roll(e.at, identity.RingLife(e.grant.Task.Life))
+	return r.held[id], nil
+}
+
+// keep rolls the rings of identities that policy names, and drops each other
+// ring once no session under it can be alive.
+func (r *rings) keep(p policy.Approved, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, ring := range r.held {
+		if named, err := identity.ReleaseID(p, ring.task, ring.release); err == nil && named == id {
+			ring.roll(now, identity.RingLife(p.Document().Tasks[ring.task].Life))
+		} else if !now.Before(ring.strict.Current.End()) {
+			ring.drop()
+			delete(r.held, id)
+		}
+	}
+}
+
+func (r *ring) roll(now time.Time, life time.Duration) {
+	r.strict, r.follow = rolled(r.strict, now, life), rolled(r.follow, now, life)
+}
+
+func (r *ring) drop() {
+	replace(r.strict, identity.RingKeys{})
+	replace(r.follow, identity.RingKeys{})
+}
+
+// rolled is what keys are at a time: rolled whenever the current one had a life
+// left, so that its end stays as units know it, and drawn afresh when all have
+// ended. It erases what it drops.
+func rolled(keys identity.RingKeys, now time.Time, life time.Duration) identity.RingKeys {
+	if keys.Current == nil || !now.Before(keys.Next.End()) {
+		return replace(keys, identity.NewRingKeys(now, life))
+	}
+	for due := keys.Current.End().Add(-life); !now.Before(due); due = due.Add(life) {
+		keys = replace(keys, keys.Roll(due, life))
+	}
+	return replace(keys, keys.Trim(now))
+}
+
+// replace erases the keys that are not among the next, and gives the next.
+func replace(old, next identity.RingKeys) identity.RingKeys {
+	for _, key := range old.Keys() {
+		if !slices.Contains(next.Keys(), key) {
+			key.Erase()
+		}
+	}
+	return next
+}
+
+// exposed are keys as a report carries them.
+func exposed(keys identity.RingKeys) api.RingKeys {
+	one := func(k *identity.RingKey) *api.RingKey {
+		if k == nil {
+			return nil
+		}
+		return &api.RingKey{Key: k.Expose(), End: k.End().UTC()}
+	}
+	return api.RingKeys{Previous: one(keys.Previous), Current: one(keys.Current), Next: one(keys.Next)}
+}

@@ -1,0 +1,350 @@
+package authority
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// keysOf are all keys of a report's ring keys that are there.
+func keysOf(all ...api.RingKeys) [][]byte {
+	var list [][]byte
+	for _, keys := range all {
+		for _, key := range []*api.RingKey{keys.Previous, keys.Current, keys.Next} {
+			if key != nil {
+				list = append(list, key.Key)
+			}
+		}
+	}
+	return list
+}
+
+// shared counts the keys that stand in both lists.
+func shared(a, b [][]byte) int {
+	n := 0
+	for _, key := range a {
+		if slices.ContainsFunc(b, func(k []byte) bool { return bytes.Equal(k, key) }) {
+			n++
+		}
+	}
+	return n
+}
+
+func wantKey(t *testing.T, what string, got *api.RingKey, want *api.RingKey) {
+	t.Helper()
+	if (got == nil) != (want == nil) || got != nil && (!bytes.Equal(got.Key, want.Key) || !got.End.Equal(want.End)) {
+		t.Errorf("%s: got %+v, want %+v", what, got, want)
+	}
+}
+
+// older is an applicant of release 2026.10, which withReleases adds.
+func (w *world) older() *applicant {
+	p := w.scoring()
+	p.device = w.chip.Attester(attesttest.Measure("older"))
+	return p
+}
+
+// newest is an applicant of release 2026.12.
+func (w *world) newest() *applicant {
+	p := w.scoring()
+	p.device = w.chip.Attester(attesttest.Measure("newest"))
+	return p
+}
+
+// withReleases adds a release that 2026.11 continues, and one that continues it.
+func withReleases() []string {
+	program := func(name string) string { return wire.Sum([]byte(name)).String() }
+	return []string{"[task.scoring.release.\"2026.11\"]\n", `[task.scoring.release."2026.10"]
+reference = [ { platform = "soft", program = "` + program("older") + `" } ]
+[task.scoring.release."2026.12"]
+continues = "2026.11"
+reference = [ { platform = "soft", program = "` + program("newest") + `" } ]
+[task.scoring.release."2026.11"]
+continues = "2026.10"
+`}
+}
+
+// TestRings looks at the keys of first reports.
+func TestRings(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	one, two := must(w.scoring().enrol(direct{a})).Rings, must(w.scoring().enrol(direct{a})).Rings
+	other := must(w.applicant("keys").enrol(direct{a})).Rings
+	if got := shared(keysOf(one.Strict, one.Follow), keysOf(two.Strict, two.Follow)); got != 4 {
+		t.Errorf("two units of one identity share %d keys, want 4", got)
+	}
+	if got := shared(keysOf(one.Strict, one.Follow), keysOf(other.Strict, other.Follow)); got != 0 {
+		t.Errorf("two identities share %d keys, want none", got)
+	}
+	if got := shared(keysOf(one.Strict), keysOf(one.Follow)); got != 0 {
+		t.Errorf("strict and follow share %d keys, want none", got)
+	}
+	if one.Strict.Previous != nil || one.Inherited != nil {
+		t.Error("got a previous or an inherited key in the first report, want none")
+	}
+	// The life of scoring is 1 h, so that of its ring is 1 h too.
+	if got, want := one.Follow.Current.End, noon.Add(2*time.Hour); !got.Equal(want) {
+		t.Errorf("got the current key's end %v, want %v", got, want)
+	}
+	if got, want := one.Follow.Next.End, noon.Add(3*time.Hour); !got.Equal(want) {
+		t.Errorf("got the next key's end %v, want %v", got, want)
+	}
+}
+
+// TestRingsAreNotKept starts a second authority on the same store and root, and
+// searches store and log for the keys of the first.
+func TestRingsAreNotKept(t *testing.T) {
+	w := newWorld(t)
+	first := must(w.scoring().enrol(direct{w.open()})).Rings
+	second := must(w.scoring().enrol(direct{w.open()})).Rings
+	if got := shared(keysOf(first.Strict, first.Follow), keysOf(second.Strict, second.Follow)); got != 0 {
+		t.Errorf("an authority that started again gave %d keys of before, want none", got)
+	}
+	files, err := filepath.Glob(strings.TrimPrefix(w.dsn, "sqlite:") + "*")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no store to search", err)
+	}
+	places := map[string][]byte{"log": w.log.Bytes()}
+	for _, file := range files {
+		places[filepath.Base(file)] = must(os.ReadFile(file))
+	}
+	for _, key := range keysOf(first.Strict, first.Follow) {
+		for place, content := range places {
+			for _, form := range []string{string(key), hex.EncodeToString(key), base64.StdEncoding.EncodeToString(key)} {
+				if bytes.Contains(content, []byte(form)) {
+					t.Errorf("%s holds a ring key", place)
+				}
+			}
+		}
+	}
+}
+
+// TestRingsRoll follows the keys of one identity over four hours, with and
+// without anybody asking meanwhile.
+func TestRingsRoll(t *testing.T) {
+	for _, asked := range []time.Duration{time.Minute, 20 * time.Minute, time.Hour} {
+		t.Run(asked.String(), func(t *testing.T) {
+			w := newWorld(t)
+			a := w.open()
+			last := must(w.scoring().enrol(direct{a})).Rings
+			for at := asked; at <= 4*time.Hour; at += asked {
+				w.clock.pass(asked)
+				now := must(w.scoring().enrol(direct{a})).Rings
+				for kind, pair := range map[string][2]api.RingKeys{"strict": {last.Strict, now.Strict}, "follow": {last.Follow, now.Follow}} {
+					before, after := pair[0], pair[1]
+					if at%time.Hour != 0 {
+						wantKey(t, kind+": current inside its life", after.Current, before.Current)
+						wantKey(t, kind+": previous inside its life", after.Previous, before.Previous)
+						continue
+					}
+					wantKey(t, kind+": previous after a roll", after.Previous, before.Current)
+					wantKey(t, kind+": current after a roll", after.Current, before.Next)
+				}
+				last = now
+			}
+		})
+	}
+}
+
+// TestRolled moves keys of a life of one hour to a time, under a life that policy
+// may have changed. Times are in minutes since they were drawn.
+func TestRolled(t *testing.T) {
+	minutes := func(n int) time.Time { return noon.Add(time.Duration(n) * time.Minute) }
+	for _, row := range []struct {
+		name          string
+		at            int
+		life          time.Duration
+		current, next string    // what they were before: "current", "next", or "" for new
+		ends          [3]int    // previous (0 for none), current, next
+		alive         [2]string // of the first current and next key, those that still open sessions
+	}{
+		{"before the end of its life", 59, time.Hour, "current", "next", [3]int{0, 120, 180}, [2]string{"current", "next"}},
+		{"at the end of its life", 60, time.Hour, "next", "", [3]int{120, 180, 240}, [2]string{"current", "next"}},
+		{"before the previous ended", 119, time.Hour, "next", "", [3]int{120, 180, 240}, [2]string{"current", "next"}},
+		{"two lives later", 120, time.Hour, "", "", [3]int{180, 240, 300}, [2]string{"", "next"}},
+		{"when all have ended", 180, time.Hour, "", "", [3]int{0, 300, 360}, [2]string{"", ""}},
+		{"a year later", 525600, time.Hour, "", "", [3]int{0, 525720, 525780}, [2]string{"", ""}},
+		{"at once when life grew", 1, 2 * time.Hour, "next", "", [3]int{120, 240, 360}, [2]string{"current", "next"}},
+		{"kept when life shrank", 99, 20 * time.Minute, "current", "next", [3]int{0, 120, 180}, [2]string{"current", "next"}},
+		{"sessions outlive a shorter life", 100, 20 * time.Minute, "next", "", [3]int{120, 140, 160}, [2]string{"current", "next"}},
+		{"a clock that went back", -30, time.Hour, "current", "next", [3]int{0, 120, 180}, [2]string{"current", "next"}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			old := identity.NewRingKeys(noon, time.Hour)
+			names := map[identity.RingID]string{old.Current.ID(): "current", old.Next.ID(): "next"}
+			got := rolled(old, minutes(row.at), row.life)
+			if a, b := names[got.Current.ID()], names[got.Next.ID()]; a != row.current || b != row.next {
+				t.Errorf("got current %q and next %q, want %q and %q", a, b, row.current, row.next)
+			}
+			for i, key := range []*identity.RingKey{got.Previous, got.Current, got.Next} {
+				switch {
+				case (key == nil) != (row.ends[i] == 0):
+					t.Errorf("key %d: got %v, want one that ends at minute %d", i, key, row.ends[i])
+				case key != nil && !key.End().Equal(minutes(row.ends[i])):
+					t.Errorf("key %d: got the end %v, want minute %d", i, key.End(), row.ends[i])
+				}
+			}
+			var alive [2]string
+			for _, key := range got.Keys() {
+				if i := slices.Index([]string{"current", "next"}, names[key.ID()]); i >= 0 {
+					alive[i] = names[key.ID()]
+				}
+			}
+			if alive != row.alive {
+				t.Errorf("got alive %q, want %q", alive, row.alive)
+			}
+			for _, key := range got.Keys() {
+				if bytes.Equal(key.Expose(), make([]byte, 32)) {
+					t.Error("a key that is given out is erased")
+				}
+			}
+			for _, key := range old.Keys() {
+				held := slices.Contains(got.Keys(), key)
+				if erased := bytes.Equal(key.Expose(), make([]byte, 32)); erased == held {
+					t.Errorf("old key: held %v, erased %v; want one of them", held, erased)
+				}
+			}
+		})
+	}
+}
+
+// TestInherited looks at what a chain of releases hands down.
+func TestInherited(t *testing.T) {
+	w := newWorld(t, withReleases()...)
+	a := w.open()
+	middle := must(w.scoring().enrol(direct{a})) // before any unit of the release it continues
+	old, last := must(w.older().enrol(direct{a})), must(w.newest().enrol(direct{a}))
+
+	if old.Rings.Inherited != nil {
+		t.Error("a release that continues none inherits keys")
+	}
+	for _, row := range []struct {
+		name     string
+		from, to api.Report
+	}{{"2026.11", old, middle}, {"2026.12", middle, last}} {
+		got := row.to.Rings.Inherited
+		if got == nil {
+			t.Fatalf("%s inherits nothing", row.name)
+		}
+		if got.Identity != row.from.Identity {
+			t.Errorf("%s inherits from %v, want %v", row.name, got.Identity, row.from.Identity)
+		}
+		wantKey(t, row.name+": current", got.Current, row.from.Rings.Follow.Current)
+		wantKey(t, row.name+": next", got.Next, row.from.Rings.Follow.Next)
+	}
+	held := func(r api.Report) [][]byte {
+		list := keysOf(r.Rings.Strict, r.Rings.Follow)
+		if r.Rings.Inherited != nil {
+			list = append(list, keysOf(r.Rings.Inherited.RingKeys)...)
+		}
+		return list
+	}
+	for name, pair := range map[string][2][][]byte{
+		"keys of its successor at 2026.10":             {held(old), keysOf(middle.Rings.Strict, middle.Rings.Follow)},
+		"keys of its successor's successor at 2026.10": {held(old), keysOf(last.Rings.Strict, last.Rings.Follow)},
+		"keys of its successor at 2026.11":             {held(middle), keysOf(last.Rings.Strict, last.Rings.Follow)},
+		"strict keys of its predecessor at 2026.11":    {held(middle), keysOf(old.Rings.Strict)},
+		"strict keys of its predecessor at 2026.12":    {held(last), keysOf(middle.Rings.Strict)},
+		"keys of the first release at 2026.12":         {held(last), held(old)},
+	} {
+		if got := shared(pair[0], pair[1]); got != 0 {
+			t.Errorf("%s: got %d, want none", name, got)
+		}
+	}
+}
+
+// erased reports whether every one of the keys is.
+func erased(keys ...*identity.RingKey) bool {
+	return !slices.ContainsFunc(keys, func(k *identity.RingKey) bool { return !bytes.Equal(k.Expose(), make([]byte, 32)) })
+}
+
+// TestRingsNobodyAsksFor lets the authority's own work pass over rings: of a
+// release that policy names, and of one that it names no more.
+func TestRingsNobodyAsksFor(t *testing.T) {
+	w := newWorld(t, withReleases()...)
+	a := w.open()
+	named, removed := must(w.scoring().enrol(direct{a})).Identity, must(w.newest().enrol(direct{a})).Identity
+	next := w.signed(w.after(a.current.Load().approved, "[task.scoring.release.\"2026.12\"]\ncontinues = \"2026.11\"\nreference = [ { platform = \"soft\", program = \""+
+		wire.Sum([]byte("newest")).String()+"\" } ]\n", ""), "ana", "ben")
+	if err := a.adopt(t.Context(), next); err != nil {
+		t.Fatal(err)
+	}
+	keys := func(r *ring) []*identity.RingKey { return append(r.strict.Keys(), r.follow.Keys()...) }
+	kept, dropped := keys(a.rings.held[named]), keys(a.rings.held[removed])
+
+	w.clock.pass(2*time.Hour - time.Second)
+	a.keepRings()
+	if _, err := w.newest().enrol(direct{a}); wire.ReasonOf(err) != wire.NotMeasured {
+		t.Errorf("enrolling a removed release: got %v, want reason %q", err, wire.NotMeasured)
+	}
+	if slices.ContainsFunc(dropped, func(k *identity.RingKey) bool { return erased(k) }) {
+		t.Error("keys of a removed release are gone while sessions under them may be alive")
+	}
+	w.clock.pass(time.Second)
+	a.keepRings()
+	if a.rings.held[removed] != nil || !erased(dropped...) {
+		t.Error("keys of a removed release are still there after their end")
+	}
+	if a.rings.held[named] == nil || !erased(kept...) {
+		t.Error("keys of a release that policy names were not rolled, or what was dropped is not erased")
+	}
+	if erased(keys(a.rings.held[named])...) {
+		t.Error("the keys that are given out are erased")
+	}
+}
+
+// TestRingsRollAlone serves an authority that nobody asks for anything.
+func TestRingsRollAlone(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	id := must(w.scoring().enrol(direct{a})).Identity
+	first := a.rings.held[id].strict.Next.ID()
+	w.clock.pass(time.Hour)
+	w.serve(a)
+	current := func() identity.RingID {
+		a.rings.mu.Lock()
+		defer a.rings.mu.Unlock()
+		return a.rings.held[id].strict.Current.ID()
+	}
+	for deadline := time.Now().Add(10 * tick); current() != first; time.Sleep(tick / 20) {
+		if time.Now().After(deadline) {
+			t.Fatal("the ring did not roll")
+		}
+	}
+}
+
+// TestRenewalBeforeTheRingEnds looks at when a unit renews whose certificate
+// lives longer than its ring keys, and one whose does not.
+func TestRenewalBeforeTheRingEnds(t *testing.T) {
+	for text, want := range map[string]bool{"24h": true, "2h": true, "1h": false, "10m": false} {
+		w := newWorld(t, `life = "1h"`, `life = "`+text+`"`)
+		a, life, early := w.open(), must(time.ParseDuration(text)), false
+		for range 50 {
+			r := must(w.scoring().enrol(direct{a}))
+			now, _ := w.clock.read()
+			if latest := r.Rings.Strict.Current.End.Add(-identity.RingLife(life) / 4); r.RenewBefore.After(latest) {
+				t.Errorf("life %s, at %v: got renewal until %v, want %v at the latest", text, now, r.RenewBefore, latest)
+			}
+			if r.RenewAfter.After(r.RenewBefore) || !r.RenewAfter.After(now) {
+				t.Errorf("life %s, at %v: got renewal from %v to %v", text, now, r.RenewAfter, r.RenewBefore)
+			}
+			// A certificate is renewed two thirds into its life, which ends in whole seconds.
+			early = early || r.NotAfter.Add(-life/3).Sub(r.RenewAfter) > time.Second
+			w.clock.pass(7 * time.Minute)
+		}
+		if early != want {
+			t.Errorf("life %s: renewal ahead of the certificate's: got %v, want %v", text, early, want)
+		}
+	}
+}

@@ -1,0 +1,156 @@
+package unit
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// real is an authority as the product runs it, with its store in a directory.
+type real struct {
+	world   *world
+	device  *attesttest.Device
+	dir     string
+	address string
+	stop    func()
+}
+
+// newReal makes a root and a genesis policy that names it, and serves.
+func newReal(t *testing.T, life string) *real {
+	t.Helper()
+	w := newWorld(t, life)
+	r := &real{world: w, device: w.vendor.Chip().Attester(attesttest.Measure("authority")), dir: t.TempDir(), address: "127.0.0.1:0"}
+	s, err := store.Create(t.Context(), r.dsn())
+	check(t, err)
+	made, err := authority.Init(t.Context(), authority.InitConfig{Store: s, Attester: r.device, Sealer: r.device})
+	check(t, err)
+	check(t, s.Close())
+	w.root, w.steps = made.Root, nil
+	w.found(life)
+	r.serve()
+	t.Cleanup(func() { r.stop() })
+	return r
+}
+
+func (r *real) dsn() string { return "sqlite:" + filepath.Join(r.dir, "store") }
+
+// serve runs the authority, on the same address each time, until stop.
+func (r *real) serve() {
+	t := r.world.t
+	t.Helper()
+	s, err := store.Open(t.Context(), r.dsn())
+	check(t, err)
+	a, err := authority.Open(t.Context(), authority.Config{
+		Store: s, Attester: r.device, Sealer: r.device, Verifier: attesttest.Verifier(),
+		Clock: authority.SystemClock(), Log: slog.New(slog.DiscardHandler),
+		Genesis: &policy.Step{Policy: r.world.steps[0].Policy, Signatures: r.world.steps[0].Signatures},
+	})
+	check(t, err)
+	l, err := net.Listen("tcp", r.address)
+	check(t, err)
+	r.address = l.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Serve(ctx, l) }()
+	r.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("authority: %v", err)
+		}
+		s.Close()
+		r.stop = func() {}
+	}
+}
+
+func (r *real) start(task string) *Unit {
+	r.world.t.Helper()
+	c := r.world.config(task)
+	c.Authorities = []string{"https://" + r.address}
+	u, err := Start(r.world.t.Context(), c)
+	check(r.world.t, err)
+	r.world.t.Cleanup(u.Close)
+	return u
+}
+
+// TestOneIdentity: replicas of a task hold the same leaf, or in key mode unit
+// each its own under one root, and a unit calls another task.
+func TestOneIdentity(t *testing.T) {
+	r := newReal(t, "1h")
+	leaf := func(u *Unit) string { return string(u.held.Load().leaf.Certificate[0]) }
+	one, two := r.start("scoring"), r.start("scoring")
+	if leaf(one) != leaf(two) {
+		t.Error("two units in key mode shared hold two leaves")
+	}
+	if one.ID() == two.ID() {
+		t.Error("two units have one id")
+	}
+	three, four := r.start("keys"), r.start("keys")
+	if leaf(three) == leaf(four) || string(three.Identity().Root) != string(four.Identity().Root) {
+		t.Error("two units in key mode unit do not hold two leaves under one root")
+	}
+	config, err := one.ClientTLS("keys")
+	check(t, err)
+	caller := &http.Client{Transport: &http.Transport{TLSClientConfig: config}}
+	defer caller.CloseIdleConnections()
+	answer, err := caller.Get("https://" + serve(t, four, hello))
+	check(t, err)
+	defer answer.Body.Close()
+	if body, err := io.ReadAll(answer.Body); err != nil || string(body) != "hello" {
+		t.Errorf("got %q, %v, want hello", body, err)
+	}
+}
+
+// TestAuthorityReturns: an authority that was away for more than a certificate's
+// life finds the unit ready within 10 s.
+func TestAuthorityReturns(t *testing.T) {
+	t.Parallel()
+	r := newReal(t, "3s")
+	u := r.start("scoring")
+	r.stop()
+	eventually(t, 6*time.Second, "the certificate is over", func() bool { return wire.ReasonOf(u.Ready()) == wire.CertExpired })
+	r.serve()
+	eventually(t, 10*time.Second, "the unit is ready again", func() bool { return u.Ready() == nil })
+}
+
+// TestRollback: an authority whose store was put back to an older policy is not
+// followed, and learns the newer one from the unit.
+func TestRollback(t *testing.T) {
+	r := newReal(t, "1h")
+	r.stop()
+	old, err := os.ReadFile(filepath.Join(r.dir, "store"))
+	check(t, err)
+	r.serve()
+	next := r.world.edited(`LANG = "C"`, `LANG = "D"`).steps[1]
+	client, err := api.NewAuthority("https://"+r.address, &tls.Config{InsecureSkipVerify: true})
+	check(t, err)
+	defer client.Close()
+	_, err = client.Propose(t.Context(), api.ProposeRequest{Policy: next.Policy, Signatures: next.Signatures})
+	check(t, err)
+	u := r.start("scoring")
+	if got := u.Env()["LANG"]; got != "D" {
+		t.Fatalf("got LANG=%q, want that of the second policy", got)
+	}
+
+	r.stop()
+	check(t, os.WriteFile(filepath.Join(r.dir, "store"), old, 0o600))
+	r.serve()
+	wantReason(t, u.attempt(soon(t)), wire.Behind)
+	check(t, u.attempt(soon(t)))
+	if got := u.Env()["LANG"]; got != "D" {
+		t.Errorf("got LANG=%q, want that of the second policy", got)
+	}
+}

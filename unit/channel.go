@@ -1,0 +1,200 @@
+package unit
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Times of a unit's part in its cluster.
+const (
+	soonEvery  = 30 * time.Second // renewals ahead of time, at most one
+	soonSpread = time.Second      // so that units do not all renew at once
+	resealWait = 5 * time.Second  // after a renewal, at most
+	resealEach = 20 * time.Millisecond
+)
+
+// resealMost bounds the sessions that are sealed again at a time.
+const resealMost = 256
+
+// membership is the unit's part in its cluster: the sessions it shares with the
+// other units, and what it says of itself to the manager. Nothing in it makes a
+// unit unready.
+type membership struct {
+	host     *channel.Host
+	relay    *relay
+	soon     chan struct{} // a value in it asks for a renewal ahead of time
+	hastened atomic.Int64  // when that was last asked for, Unix nanoseconds
+	inFlight atomic.Int64  // requests being answered
+	serving  atomic.Int64  // calls of Serve that do not end yet
+	address  atomic.Pointer[string]
+	tasks    sync.WaitGroup // the goroutines below
+}
+
+// join begins the unit's part in its cluster, until ctx is done.
+func (u *Unit) join(ctx context.Context) {
+	u.cluster.tasks.Go(func() { u.reseal(ctx) })
+	if u.config.Manager.URL != "" {
+		u.cluster.tasks.Go(func() { u.meet(ctx) })
+	}
+}
+
+// stand makes an enrolment what the channel stands on. It is called by the
+// goroutine that enrols, before the enrolment is held.
+func (u *Unit) stand(e *enrolment) error {
+	unit, err := x509.ParseCertificate(e.unit)
+	if err != nil {
+		return fmt.Errorf("reading the unit certificate: %w", err)
+	}
+	if before := u.held.Load(); before != nil && before.identity.ID == e.identity.ID {
+		now := u.config.Clock()
+		e.ring.Strict = keep(before.ring.Strict, e.ring.Strict, now)
+		e.ring.Follow = keep(before.ring.Follow, e.ring.Follow, now)
+	}
+	return u.cluster.host.Update(channel.Standing{
+		Task: e.identity.Task, Identity: e.identity.ID, Genesis: u.config.Genesis,
+		Root: wire.Sum(e.root.RawSubjectPublicKeyInfo), Head: e.policy.Head(),
+		Unit: e.unit, Cross: e.identity.Cross, NotAfter: unit.NotAfter, Ring: e.ring,
+	})
+}
+
+// keep is next with the key that was current before, where an authority that
+// started again knows nothing of it: sessions under it go on until its end.
+func keep(before, next identity.RingKeys, now time.Time) identity.RingKeys {
+	old := before.Current
+	if old == nil || next.Previous != nil || old.ID() == next.Current.ID() || !now.Before(old.End()) {
+		return next
+	}
+	next.Previous = old.Until(old.End()) // a copy, because the host erases what it held
+	return next
+}
+
+// reseal seals sessions again after each renewal, because the ring may have
+// rolled. Units wait for a random while first, so that mostly one does it.
+func (u *Unit) reseal(ctx context.Context) {
+	for {
+		e := u.held.Load()
+		wait := min(resealWait, e.renewBefore.Sub(e.renewAfter))
+		if pause(ctx, rand.N(wait+1)) != nil {
+			return
+		}
+		u.resealAll(ctx)
+		select {
+		case <-e.replaced:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// resealAll seals again what is not under a current ring key, a part at a time.
+func (u *Unit) resealAll(ctx context.Context) {
+	for left := 1; left > 0; {
+		var sealed [][]byte
+		var err error
+		if sealed, left, err = u.cluster.host.Reseal(resealMost, u.config.Clock()); err != nil {
+			u.config.Log.Warn("sessions are not sealed again", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
+			return
+		}
+		for _, s := range sealed {
+			u.cluster.relay.Push(channel.PushSession, s)
+		}
+		if pause(ctx, resealEach) != nil {
+			return
+		}
+	}
+}
+
+// renewSoon asks for a renewal ahead of time, because a session came under a ring
+// key that the unit does not hold. Anybody can make up such a session, so it
+// does so only once in a while.
+func (u *Unit) renewSoon() {
+	now, last := u.config.Clock().UnixNano(), u.cluster.hastened.Load()
+	if now-last < int64(soonEvery) || !u.cluster.hastened.CompareAndSwap(last, now) {
+		return
+	}
+	select {
+	case u.cluster.soon <- struct{}{}:
+	default:
+	}
+}
+
+// await blocks for d, or until a renewal is asked for ahead of time, and says
+// whether it is.
+func (u *Unit) await(ctx context.Context, d time.Duration) (soon bool, err error) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-u.cluster.soon:
+		return true, pause(ctx, rand.N(soonSpread))
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	return false, ctx.Err()
+}
+
+// withChannel is h with the trusted channel before it: requests of sessions
+// reach h like any others.
+func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
+	server, err := channel.NewServer(channel.ServerConfig{
+		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: u.config.Attester,
+		RingUnknown: u.renewSoon, Clock: u.config.Clock,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("serving the channel: %w", err)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		u.cluster.inFlight.Add(1)
+		defer u.cluster.inFlight.Add(-1)
+		server.ServeHTTP(w, r)
+	}), nil
+}
+
+// announce lets the manager know where the unit serves, until leave is called.
+func (u *Unit) announce(listening net.Addr) (leave func()) {
+	address := u.config.Address
+	if address == "" {
+		address = listening.String()
+	}
+	u.cluster.address.Store(&address)
+	u.cluster.serving.Add(1)
+	return sync.OnceFunc(func() { u.cluster.serving.Add(-1) })
+}
+
+// oneAtATime is an attester that one goroutine at a time calls: a renewal and a
+// session may want evidence together.
+type oneAtATime struct {
+	turn chan struct{} // holds a value during a call
+	attest.Attester
+}
+
+// Attest waits for its turn, but not for longer than ctx.
+func (o oneAtATime) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
+	select {
+	case o.turn <- struct{}{}:
+		defer func() { <-o.turn }()
+		return o.Attester.Attest(ctx, data)
+	case <-ctx.Done():
+		return attest.Evidence{}, errors.Join(wire.Refuse(wire.Unavailable, "unit: TEE", "busy", "free"), context.Cause(ctx))
+	}
+}
+
+// Caller is who sent a request through the trusted channel, as a handler may
+// know it: a tag that is the same for all requests of one session.
+type Caller = channel.Caller
+
+// CallerOf gives the caller of a request; ok is false when it did not come
+// through the trusted channel.
+func CallerOf(ctx context.Context) (c Caller, ok bool) { return channel.CallerOf(ctx) }

@@ -1,0 +1,63 @@
+package unit_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/unit"
+)
+
+// A service that holds its task's identity and serves HTTPS with it.
+func ExampleStart() {
+	// device is the TEE the program runs in, genesis what the owners say.
+	run := func(device attest.Attester, genesis attest.Digest) error {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		u, err := unit.Start(ctx, unit.Config{
+			Authorities: []string{"https://authority-1.clinic.example:7443", "https://authority-2.clinic.example:7443"},
+			Genesis:     genesis,
+			Task:        "scoring",
+			Attester:    device,
+			Log:         slog.Default(),
+		})
+		if err != nil {
+			return err
+		}
+		defer u.Close()
+		l, err := net.Listen("tcp", ":8443")
+		if err != nil {
+			return err
+		}
+		return u.Serve(ctx, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "scored by "+u.ID().String())
+		}))
+	}
+	_ = run
+}
+
+// A unit calls a task that policy lets it call.
+func ExampleUnit_ClientTLS() {
+	call := func(u *unit.Unit) error {
+		config, err := u.ClientTLS("keys")
+		if err != nil {
+			return err
+		}
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: config}}
+		answer, err := client.Get("https://10.0.0.7:8443/")
+		if err != nil {
+			return err // with reason "identity" when that is no unit of "keys"
+		}
+		defer answer.Body.Close()
+		fmt.Println(answer.Status)
+		return nil
+	}
+	_ = call
+}

@@ -1,0 +1,140 @@
+package unit
+
+import (
+	"bytes"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// testKeys are ring keys of which every byte is the given one or follows it.
+func testKeys(first byte, now time.Time) api.RingKeys {
+	key := func(n byte) *api.RingKey {
+		return &api.RingKey{Key: bytes.Repeat([]byte{first + n}, 32), End: now.Add(time.Duration(n+1) * time.Hour).UTC()}
+	}
+	return api.RingKeys{Previous: key(0), Current: key(1), Next: key(2)}
+}
+
+func testRings(now time.Time) api.Rings {
+	return api.Rings{Strict: testKeys(0x10, now), Follow: testKeys(0x20, now)}
+}
+
+// continued is a world where the scoring release continues another, and what it
+// inherits from that.
+func continued(t *testing.T) (*world, *api.InheritedRing) {
+	t.Helper()
+	w := newWorld(t, "1h").edited("[task.scoring.release.\"1\"]\n", "[task.scoring.release.\"0\"]\n"+
+		"reference = [ { platform = \"soft\", program = \""+sumOf("zero").String()+"\" } ]\n[task.scoring.release.\"1\"]\ncontinues = \"0\"\n")
+	id, err := identity.ReleaseID(w.approved(), "scoring", "0")
+	check(t, err)
+	return w, &api.InheritedRing{Identity: id, RingKeys: testKeys(0x30, time.Now())}
+}
+
+// TestRings compares the keys that a unit holds with those of its report.
+func TestRings(t *testing.T) {
+	w, inherited := continued(t)
+	f := w.authority(w.keys)
+	want := testRings(time.Now())
+	want.Inherited = inherited
+	f.faults.report = func(r *api.Report) { r.Rings = want }
+	u := w.start("scoring", f)
+	e := u.held.Load()
+	same := func(kind string, got identity.RingKeys, want api.RingKeys) {
+		t.Helper()
+		for _, pair := range []struct {
+			got  *identity.RingKey
+			want *api.RingKey
+		}{{got.Previous, want.Previous}, {got.Current, want.Current}, {got.Next, want.Next}} {
+			if !bytes.Equal(pair.got.Expose(), pair.want.Key) || !pair.got.End().Equal(pair.want.End) {
+				t.Errorf("%s: got %x until %v, want %x until %v", kind, pair.got.Expose(), pair.got.End(), pair.want.Key, pair.want.End)
+			}
+		}
+	}
+	same("strict", e.ring.Strict, want.Strict)
+	same("follow", e.ring.Follow, want.Follow)
+	same("inherited", e.ring.Inherited.Keys, want.Inherited.RingKeys)
+	if got, want := e.ring.Inherited.Identity, want.Inherited.Identity; got != want {
+		t.Errorf("got keys inherited from %v, want %v", got, want)
+	}
+	if len(e.unit) == 0 {
+		t.Error("got no unit certificate")
+	}
+}
+
+// TestRingsRefused changes one thing in the keys of a good report.
+func TestRingsRefused(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		change func(*api.Rings)
+		want   wire.Reason
+	}{
+		{"no strict key", func(r *api.Rings) { r.Strict.Current = nil }, wire.Malformed},
+		{"no follow key", func(r *api.Rings) { r.Follow.Current = nil }, wire.Malformed},
+		{"key too short", func(r *api.Rings) { r.Strict.Next.Key = r.Strict.Next.Key[1:] }, wire.Malformed},
+		{"key of zeros", func(r *api.Rings) { clear(r.Follow.Previous.Key) }, wire.Malformed},
+		{"key without an end", func(r *api.Rings) { r.Follow.Current.End = time.Time{} }, wire.Malformed},
+		{"inherited from nobody", func(r *api.Rings) { r.Inherited.Identity = wire.Digest{} }, wire.WrongIdentity},
+		{"inherited from another", func(r *api.Rings) { r.Inherited.Identity[0] ^= 1 }, wire.WrongIdentity},
+		{"inherited without keys", func(r *api.Rings) { r.Inherited.RingKeys = api.RingKeys{} }, wire.Malformed},
+		{"inherited key too long", func(r *api.Rings) { r.Inherited.Previous.Key = append(r.Inherited.Previous.Key, 1) }, wire.Malformed},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w, inherited := continued(t)
+			f := w.authority(w.keys)
+			f.faults.report = func(r *api.Report) {
+				r.Rings.Inherited = inherited
+				row.change(&r.Rings)
+			}
+			_, err := Start(soon(t), w.config("scoring", f))
+			wantReason(t, err, row.want)
+		})
+	}
+}
+
+// TestInheritedWithoutContinues offers another release's keys to one that
+// continues none.
+func TestInheritedWithoutContinues(t *testing.T) {
+	w := newWorld(t, "1h")
+	f := w.authority(w.keys)
+	f.faults.report = func(r *api.Report) {
+		r.Rings.Inherited = &api.InheritedRing{Identity: r.Identity, RingKeys: testKeys(0x30, time.Now())}
+	}
+	_, err := Start(soon(t), w.config("scoring", f))
+	wantReason(t, err, wire.WrongIdentity)
+}
+
+// FuzzRings reads ring keys as a report carries them: what is accepted is what
+// stood there.
+func FuzzRings(f *testing.F) {
+	seed, err := json.Marshal(testKeys(0x10, time.Unix(1e9, 0)))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	f.Add([]byte(`{"current":{"key":"AQ==","end":"2026-01-01T00:00:00Z"}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var from api.RingKeys
+		if json.Unmarshal(b, &from) != nil {
+			return
+		}
+		keys, err := openRing(from)
+		if err != nil {
+			return
+		}
+		for _, pair := range []struct {
+			got  *identity.RingKey
+			want *api.RingKey
+		}{{keys.Previous, from.Previous}, {keys.Current, from.Current}, {keys.Next, from.Next}} {
+			if (pair.got == nil) != (pair.want == nil) {
+				t.Fatalf("got key %v, want %v", pair.got, pair.want)
+			}
+			if pair.got != nil && (!bytes.Equal(pair.got.Expose(), pair.want.Key) || !pair.got.End().Equal(pair.want.End)) {
+				t.Errorf("got another key or end than %v", pair.want)
+			}
+		}
+	})
+}
