@@ -2,6 +2,8 @@ package history_test
 
 import (
 	"crypto/x509"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -101,6 +103,22 @@ func TestOtherAuthority(t *testing.T) {
 	peer := dial(t, theirs, extend(t, mine.Genesis, mine.Steps).Policy())
 	_, err := peer.Authority.Policy(t.Context())
 	wantReason(t, err, wire.WrongRoot)
+}
+
+// TestChainPresented: an authority presents its leaf and its root.
+func TestChainPresented(t *testing.T) {
+	c := cluster(t)
+	server := httptest.NewTLSServer(http.NotFoundHandler()) // presents one certificate
+	defer server.Close()
+	peer, err := history.Dial(server.URL, func(*x509.Certificate) (policy.Approved, time.Time, error) {
+		return extend(t, c.Genesis, c.Steps).Policy(), time.Now(), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	_, err = peer.Authority.Policy(t.Context())
+	wantReason(t, err, wire.BadChain)
 }
 
 func TestExtendRefuses(t *testing.T) {

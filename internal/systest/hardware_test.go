@@ -1,0 +1,428 @@
+package systest
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/attest/dcap"
+	"github.com/cohort-tee/cohort/attest/nitro"
+	"github.com/cohort-tee/cohort/attest/snp"
+	"github.com/cohort-tee/cohort/attest/soft"
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/collateral"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/unit"
+	"golang.org/x/crypto/ssh"
+)
+
+// vendors plays the makers of all hardware, with their services on the local
+// network, and a clock that tests move.
+type vendors struct {
+	amd   *attesttest.SNPVendor
+	intel *attesttest.DCAPVendor
+	aws   *attesttest.NitroVendor
+	dev   *attesttest.Vendor
+	chip  *attesttest.SNPChip
+
+	service string // URL of AMD's and Intel's
+
+	mu     sync.Mutex
+	now    time.Time
+	passed time.Duration
+	down   bool
+}
+
+const milanRow = "[platform.snp.generation.Milan]\ncommitted = { bootloader = 3, tee = 0, snp = 22, microcode = 115 }\n"
+
+var platformRules = map[attest.Platform]string{
+	attest.Soft: "[platform.soft]\nroots = [%q]\n",
+	attest.SNP: "[platform.snp]\nroots = [%q]\nchips = \"any\"\nid_keys = [\"sha384:" + zeros(96) + "\"]\n" +
+		"[platform.snp.generation.Genoa]\ncommitted = { bootloader = 9, tee = 0, snp = 21, microcode = 72 }\n" + milanRow,
+	attest.TDX:   "[platform.tdx]\nroots = [%q]\nchips = \"any\"\n",
+	attest.SGX:   "[platform.sgx]\nroots = [%q]\nchips = \"any\"\n",
+	attest.Nitro: "[platform.nitro]\nroots = [%q]\nmax_age = \"5m\"\n",
+}
+
+func zeros(n int) string { return strings.Repeat("0", n) }
+
+func newVendors(t *testing.T) *vendors {
+	t.Helper()
+	now := time.Now().Truncate(time.Second)
+	v := &vendors{
+		amd: attesttest.NewSNPVendor("Milan", now), intel: attesttest.NewDCAPVendor(now), aws: attesttest.NewNitroVendor(now),
+		dev: attesttest.NewVendor(), now: now,
+	}
+	v.chip = v.amd.Chip(attest.SNPTCB{Bootloader: 3, SNP: 22, Microcode: 115})
+	mux := http.NewServeMux()
+	mux.Handle("/vcek/", v.chip.Service())
+	mux.Handle("/", v.intel.Service())
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if v.down {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	v.service = server.URL
+	return v
+}
+
+func (v *vendors) read() (time.Time, time.Duration) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.now, v.passed
+}
+
+func (v *vendors) wall() time.Time { now, _ := v.read(); return now }
+
+func (v *vendors) pass(d time.Duration) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.now, v.passed = v.now.Add(d), v.passed+d
+}
+
+func (v *vendors) root(p attest.Platform) attest.Digest {
+	switch p {
+	case attest.SNP:
+		return v.amd.Root()
+	case attest.Nitro:
+		return v.aws.Root()
+	case attest.Soft:
+		return v.dev.Root()
+	}
+	return v.intel.Root()
+}
+
+// device is a TEE of a platform that runs a program, and the reference value of
+// that program.
+func (v *vendors) device(p attest.Platform, program string) (attest.Attester, attest.Measurement) {
+	var m attest.Measurement
+	switch p {
+	case attest.SNP:
+		m = attesttest.MeasureSNP(program)
+		return v.chip.Attester(m), m
+	case attest.TDX:
+		m = attesttest.MeasureTDX(program)
+		return v.intel.Chip(v.intel.TCB).Attester(m), m
+	case attest.SGX:
+		m = attesttest.MeasureSGX(program)
+		return v.intel.Chip(v.intel.TCB).Attester(m), m
+	case attest.Nitro:
+		m = attesttest.MeasureNitro(program)
+		d := v.aws.Attester(m)
+		d.Now = v.wall
+		return d, m
+	}
+	m = attesttest.Measure(program)
+	return v.dev.Chip().Attester(m), m
+}
+
+// verifier knows every platform: what is refused, policy refuses.
+func verifier() *attest.Verifier {
+	return attest.NewVerifier(soft.Appraiser{}, new(snp.Appraiser), dcap.TDX(), dcap.SGX(), nitro.Appraiser{})
+}
+
+// reference is a measurement as policy writes it.
+func reference(m attest.Measurement) string {
+	fields := []string{fmt.Sprintf("platform = %q", m.Platform)}
+	for _, r := range m.Registers {
+		text := hex.EncodeToString(r.Value)
+		switch r.Name {
+		case "agent", "args":
+			continue
+		case "program", "mrenclave", "mrsigner":
+			text = "sha256:" + text
+		case "host-data", "mrconfigid", "configid":
+		case "isvprodid":
+			fields = append(fields, fmt.Sprintf("isvprodid = %d", int(r.Value[0])<<8|int(r.Value[1])))
+			continue
+		default:
+			text = "sha384:" + text
+		}
+		fields = append(fields, fmt.Sprintf("%s = %q", r.Name, text))
+	}
+	return "{ " + strings.Join(fields, ", ") + " }"
+}
+
+// estate is an authority on one platform for a task of others. Its Cluster has
+// no authority of its own, but owners, history and an address.
+type estate struct {
+	*Cluster
+	*vendors
+	collateral *collateral.Collateral
+}
+
+// settle starts an estate. Its authority runs on the first platform, its task
+// "scoring" on all of them.
+func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
+	t.Helper()
+	c := &Cluster{t: t, owner: newOwner(t), Log: slog.New(slog.DiscardHandler), dsn: "sqlite:" + filepath.Join(t.TempDir(), "a.db"), addr: freeAddress(t)}
+	e := &estate{Cluster: c, vendors: v, collateral: collateral.New(collateral.Config{
+		AMD: v.service, Intel: v.service, IntelRoot: v.service, Clock: v.wall,
+	})}
+	tee, own := v.device(platforms[0], "authority")
+	sealer := v.dev.Chip().Attester(own) // seals for the measurement; hardware's sealing is not played
+	db, err := store.Create(t.Context(), c.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	made, err := authority.Init(t.Context(), authority.InitConfig{Store: db, Attester: tee, Sealer: sealer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("schema = %q\ntrust_domain = %q\nsequence = 1\nprevious = \"\"\ncreated = %s\ndevelopment = %t\n",
+		policy.Schema, Domain, v.wall().UTC().Format(time.RFC3339), platforms[0] == attest.Soft)
+	text += fmt.Sprintf("[owners]\nquorum = 1\napprove_within = \"1h\"\ndelay = \"1h\"\nkeys = [ { name = \"ana\", ssh = %q } ]\n",
+		strings.TrimSpace(string(ssh.MarshalAuthorizedKey(c.owner.PublicKey()))))
+	var references []string
+	for _, p := range platforms {
+		text += fmt.Sprintf(platformRules[p], v.root(p))
+		_, m := v.device(p, "scoring 1")
+		references = append(references, reference(m))
+	}
+	text += fmt.Sprintf("[authority]\nroot = %q\nreference = [ %s ]\n", made.Root, reference(own))
+	text += fmt.Sprintf("[task.scoring]\nkey_mode = \"shared\"\nlife = \"1h\"\nnames = [%q]\n[task.scoring.release.\"1\"]\nreference = [ %s ]\n",
+		ServerName("scoring"), strings.Join(references, ", "))
+	c.Root, c.Steps, c.Genesis = made.Root, []policy.Step{c.Sign(text)}, wire.Sum([]byte(text))
+	a, err := authority.Open(t.Context(), authority.Config{
+		Store: db, Attester: tee, Sealer: sealer, Verifier: verifier(), Clock: v.read, Log: c.Log, Genesis: &c.Steps[0],
+		Endorser: e.collateral, Limits: authority.Limits{PerAddress: 10_000, Total: 10_000},
+	})
+	if err != nil {
+		t.Fatalf("opening the authority: %v", err)
+	}
+	l, err := net.Listen("tcp", c.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("authority ended: %v", err)
+		}
+	})
+	return e
+}
+
+// enrol starts a unit that runs a program on a platform, or says why it was
+// refused.
+func (e *estate) enrol(p attest.Platform, program string) (*unit.Unit, error) {
+	device, _ := e.vendors.device(p, program)
+	config := e.UnitConfig("scoring", program)
+	config.Attester, config.Clock = device, e.wall
+	return start(e.t, config)
+}
+
+// start starts a unit, which ends with the test.
+func start(t testing.TB, config unit.Config) (*unit.Unit, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	u, err := unit.Start(ctx, config)
+	if err == nil {
+		t.Cleanup(u.Close)
+	}
+	return u, err
+}
+
+// serve serves a unit and gives its address.
+func serve(t *testing.T, u *unit.Unit, body string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- u.Serve(ctx, l, hello(body)) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return l.Addr().String()
+}
+
+// trust is what a client trusts of the estate's task.
+func (e *estate) trust() *client.Trust {
+	e.t.Helper()
+	pins := e.TrustConfig("scoring")
+	pins.Verifier, pins.Clock = verifier(), e.wall
+	trust, err := client.FetchTrust(e.t.Context(), pins)
+	if err != nil {
+		e.t.Fatalf("trusting: %v", err)
+	}
+	return trust
+}
+
+// dial is a client that trusts the estate's task, at one address.
+func (e *estate) dial(address string) *client.Client {
+	e.t.Helper()
+	c, err := client.New(client.Config{Trust: e.trust(), Addresses: []string{address}})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	e.t.Cleanup(c.Close)
+	return c
+}
+
+var hardware = []attest.Platform{attest.SNP, attest.TDX, attest.SGX, attest.Nitro}
+
+// TestHardware: an authority on each platform that issues to units on all of
+// them, with nothing but what the vendors' services and the devices say. Another
+// program on the same hardware is refused.
+func TestHardware(t *testing.T) {
+	for i, first := range hardware {
+		t.Run(string(first), func(t *testing.T) {
+			platforms := append([]attest.Platform{first}, append(hardware[:i:i], hardware[i+1:]...)...)
+			e := settle(t, newVendors(t), platforms...)
+			for _, p := range platforms {
+				u, err := e.enrol(p, "scoring 1")
+				if err != nil {
+					t.Fatalf("unit on %s: %v", p, err)
+				}
+				got, err := get(t, e.dial(serve(t, u, string(p))), "https://"+ServerName("scoring")+"/")
+				if err != nil || got != string(p) {
+					t.Errorf("got %q, %v, want %q", got, err, p)
+				}
+				_, err = e.enrol(p, "scoring 2")
+				wantReason(t, err, wire.NotMeasured)
+			}
+		})
+	}
+}
+
+// TestDevelopmentApart: soft evidence at an authority on hardware, and hardware
+// at a development one, are refused both ways; and what the one root certifies a
+// client of the other does not believe, though program, task and names agree.
+func TestDevelopmentApart(t *testing.T) {
+	v := newVendors(t)
+	iron, dev := settle(t, v, attest.SNP, attest.Nitro), settle(t, v, attest.Soft)
+	_, err := iron.enrol(attest.Soft, "scoring 1")
+	wantReason(t, err, wire.NoPlatform)
+	for _, p := range hardware {
+		_, err = dev.enrol(p, "scoring 1")
+		wantReason(t, err, wire.NoPlatform)
+	}
+	ironUnit, err := iron.enrol(attest.SNP, "scoring 1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	devUnit, err := dev.enrol(attest.Soft, "scoring 1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addresses := map[*estate]string{iron: serve(t, ironUnit, "iron"), dev: serve(t, devUnit, "dev")}
+	for _, mine := range []*estate{iron, dev} {
+		for theirs, address := range addresses {
+			_, err := get(t, mine.dial(address), "https://"+ServerName("scoring")+"/")
+			plain := mine.handshake(address)
+			if mine == theirs {
+				if err != nil || plain != nil {
+					t.Errorf("its own unit: %v, %v", err, plain)
+				}
+				continue
+			}
+			wantReason(t, err, wire.NoPlatform)
+			var unknown x509.UnknownAuthorityError
+			if !errors.As(plain, &unknown) {
+				t.Errorf("a TLS client with the roots of one and a leaf of the other: got %v, want an unknown authority", plain)
+			}
+		}
+	}
+}
+
+// handshake is what any TLS client makes of an address with the roots of the
+// estate's task.
+func (e *estate) handshake(address string) error {
+	e.t.Helper()
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(e.trust().PEM()) {
+		e.t.Fatal("no roots")
+	}
+	conn, err := tls.Dial("tcp", address, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: ServerName("scoring"), Time: e.wall})
+	if err == nil {
+		conn.Close()
+	}
+	return err
+}
+
+// TestOwnersSwitches: each cut that owners make is in force at once, though what
+// loosens would wait an hour. It refuses the next enrolment with its reason, and
+// touches nobody else.
+func TestOwnersSwitches(t *testing.T) {
+	v := newVendors(t)
+	_, guest := v.device(attest.SNP, "scoring 1")
+	for _, row := range []struct {
+		name  string
+		edits []string
+		want  wire.Reason
+	}{
+		{"chip", []string{"chips = \"any\"\n", fmt.Sprintf("chips = \"any\"\ncut_chips = [\"%x\"]\n", v.chip.ID())}, wire.NoPlatform},
+		{"firmware", []string{"snp = 22", "snp = 23"}, wire.BadTCB},
+		{"generation", []string{milanRow, ""}, wire.NoPlatform},
+		{"platform", []string{fmt.Sprintf(platformRules[attest.SNP], v.amd.Root()), "", ", " + reference(guest), ""}, wire.NoPlatform},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			e := settle(t, v, attest.Nitro, attest.SNP)
+			if _, err := e.enrol(attest.SNP, "scoring 1"); err != nil {
+				t.Fatal(err)
+			}
+			push(t, e.Cluster, e.Next(row.edits...))
+			_, err := e.enrol(attest.SNP, "scoring 1")
+			wantReason(t, err, row.want)
+			if _, err := e.enrol(attest.Nitro, "scoring 1"); err != nil {
+				t.Errorf("another platform: %v", err)
+			}
+		})
+	}
+}
+
+// TestVendorDownForADay: issuing goes on while the collateral at hand is valid,
+// then stops with its reason, and goes on when the vendor is back.
+func TestVendorDownForADay(t *testing.T) {
+	v := newVendors(t)
+	v.amd.ListUntil = v.now.Add(30 * time.Hour)
+	e := settle(t, v, attest.SNP)
+	enrol := func(after time.Duration, want wire.Reason) {
+		t.Helper()
+		v.pass(after)
+		_, err := e.enrol(attest.SNP, "scoring 1")
+		if want != "" {
+			wantReason(t, err, want)
+		} else if err != nil {
+			t.Error(err)
+		}
+	}
+	enrol(0, "")
+	v.mu.Lock()
+	v.down = true
+	v.mu.Unlock()
+	enrol(24*time.Hour, "")
+	enrol(6*time.Hour+time.Second, wire.Expired)
+	v.mu.Lock()
+	v.down, v.amd.ListUntil = false, v.now.Add(30*time.Hour)
+	v.mu.Unlock()
+	enrol(10*time.Minute, "")
+}

@@ -1,0 +1,165 @@
+package systest
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/pem"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+	"golang.org/x/crypto/ssh"
+)
+
+// mallory is everything an attacker can make by herself of a cluster: a root
+// secret, an owner, and a policy that differs from the genuine one in these two
+// only. The code, the names and even the TEE vendor are the same.
+type mallory struct {
+	c        *Cluster
+	approved policy.Approved
+	issuer   *identity.Issuer
+}
+
+func newMallory(t *testing.T, c *Cluster) *mallory {
+	t.Helper()
+	keys := must(identity.Derive(identity.NewSecret()))
+	owner := newOwner(t)
+	line := func(s ssh.Signer) string { return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.PublicKey()))) }
+	text := strings.NewReplacer(c.Root.String(), keys.Root().String(), line(c.owner), line(owner)).Replace(string(c.Steps[0].Policy))
+	step := policy.Step{Policy: []byte(text), Signatures: []string{must(policy.Sign(owner, policy.ForPolicy, []byte(text)))}}
+	approved := must(policy.Genesis(wire.Sum(step.Policy), step))
+	return &mallory{c: c, approved: approved, issuer: must(keys.Issuer(approved))}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// authority is a certificate of kind authority under her root.
+func (m *mallory) authority() *tls.Certificate {
+	leaf := must(m.issuer.Authority(time.Now()))
+	return &tls.Certificate{Certificate: [][]byte{leaf.DER, m.issuer.AuthorityRoot()}, PrivateKey: leaf.Key}
+}
+
+// shared is the certificate of a task's units under her root.
+func (m *mallory) shared(t *testing.T, task, program string) *tls.Certificate {
+	t.Helper()
+	data := attest.Bind(wire.LabelIssue, []byte("mallory"))
+	evidence := must(m.c.Chip.Attester(attesttest.Measure(program)).Attest(t.Context(), data))
+	result := must(attesttest.Verifier().Appraise(attest.Question{Evidence: evidence, ReportData: data, Rules: m.approved.Rules(), At: time.Now()}))
+	grant := must(m.approved.Admit(task, result))
+	leaf := must(m.issuer.Shared(grant, time.Now()))
+	cross := must(m.issuer.Identity(task, grant.Release.Name)).Cross
+	return &tls.Certificate{Certificate: [][]byte{leaf.DER, cross}, PrivateKey: leaf.Key}
+}
+
+// pem is her authority root, for whoever can be made to trust a file.
+func (m *mallory) pem() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: m.issuer.AuthorityRoot()})
+}
+
+// relay is a man in the middle: it ends TLS with a certificate, and passes what
+// it then reads on to the genuine server.
+type relay struct {
+	address string
+	close   func()
+
+	mu      sync.Mutex // guards what follows
+	asked   []string   // method and path of each request
+	answers bytes.Buffer
+	edit    func(path string, body []byte) []byte // what it makes of a request, nil for nothing
+}
+
+func newRelay(t *testing.T, listen string, certificate *tls.Certificate, target string) *relay {
+	t.Helper()
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &relay{address: l.Addr().String()}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	config := identity.ServerTLS(func() (*tls.Certificate, error) { return certificate, nil })
+	config.NextProtos = []string{"http/1.1"}
+	quiet := log.New(io.Discard, "", 0)
+	server := &http.Server{TLSConfig: config, ErrorLog: quiet, Handler: &httputil.ReverseProxy{
+		Transport: transport, ErrorLog: quiet, Rewrite: func(p *httputil.ProxyRequest) { r.pass(p.Out, target) }, ModifyResponse: r.keep,
+	}}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.ServeTLS(l, "", "") // ends by close
+	}()
+	r.close = sync.OnceFunc(func() {
+		server.Close()
+		transport.CloseIdleConnections()
+		<-done
+	})
+	t.Cleanup(r.close)
+	return r
+}
+
+func (r *relay) pass(out *http.Request, target string) {
+	out.URL.Scheme, out.URL.Host = "https", target
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked = append(r.asked, out.Method+" "+out.URL.Path)
+	if out.Body == nil {
+		return
+	}
+	body, _ := io.ReadAll(out.Body)
+	if r.edit != nil {
+		body = r.edit(out.URL.Path, body)
+	}
+	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+}
+
+// keep remembers what the genuine server answered.
+func (r *relay) keep(answer *http.Response) error {
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answers.Write(body)
+	answer.Body = io.NopCloser(bytes.NewReader(body))
+	return nil
+}
+
+// set says what it makes of requests from now on.
+func (r *relay) set(edit func(path string, body []byte) []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.edit = edit
+}
+
+// carried is all that the genuine server has answered.
+func (r *relay) carried() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.answers.String()
+}
+
+func (r *relay) url() string { return "https://" + r.address }
+
+// saw lists the requests that were other than these.
+func (r *relay) saw(but ...string) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(r.asked), func(asked string) bool { return slices.Contains(but, asked) })
+}

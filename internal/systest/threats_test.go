@@ -1,0 +1,291 @@
+package systest
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hpke"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/unit"
+	"golang.org/x/crypto/ssh"
+)
+
+// The acceptance cases of docs/threat-cases.md that need a whole cluster. What
+// one package shows by itself is tested there.
+
+// draft is a request of the program "scoring 1" that lacks its evidence, and
+// the key that opens its answer.
+func draft(t *testing.T, c *Cluster, a *api.Authority) (api.CertificateRequest, hpke.PrivateKey) {
+	t.Helper()
+	challenge, err := a.Challenge(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := must(hpke.MLKEM768X25519().GenerateKey())
+	return api.CertificateRequest{
+		Task: "scoring", Nonce: challenge.Nonce, HPKEKey: key.PublicKey().Bytes(),
+		SigningKey: must(x509.MarshalPKIXPublicKey(newKey(t).Public())), Root: c.Root,
+	}, key
+}
+
+func newKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+}
+
+// attested is a request with the evidence of a device over all of it.
+func attested(t *testing.T, r api.CertificateRequest, device attest.Attester) api.CertificateRequest {
+	t.Helper()
+	evidence := must(device.Attest(t.Context(), attest.Bind(wire.LabelIssue, r.Bound()...)))
+	r.Evidence = must(json.Marshal(evidence))
+	return r
+}
+
+// apply makes a good request, and the key that opens its answer.
+func apply(t *testing.T, c *Cluster, a *api.Authority, device attest.Attester) (api.CertificateRequest, hpke.PrivateKey) {
+	t.Helper()
+	r, key := draft(t, c, a)
+	return attested(t, r, device), key
+}
+
+// scorer is a good device of the program "scoring 1".
+func scorer(c *Cluster) *attesttest.Device { return c.Chip.Attester(attesttest.Measure("scoring 1")) }
+
+// logged counts the log's entries of a kind.
+func logged(t *testing.T, a *api.Authority, kind string) (n int) {
+	t.Helper()
+	page, err := a.Log(t.Context(), api.LogQuery{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range page.Entries {
+		if entry.Kind == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// TestRequestTwice is case 5: one request to the same authority, to another one
+// on the same store, and to one that was restarted.
+func TestRequestTwice(t *testing.T) {
+	c := New(t, scoring(time.Hour))
+	other := *c
+	other.addr = freeAddress(t)
+	other.StartAuthority()
+	t.Cleanup(other.StopAuthority)
+
+	a := authorityOf(t, c)
+	r, _ := apply(t, c, a, scorer(c))
+	if _, err := a.Certify(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	_, err := a.Certify(t.Context(), r)
+	wantReason(t, err, wire.NonceUsed)
+	_, err = authorityOf(t, &other).Certify(t.Context(), r)
+	wantReason(t, err, wire.NonceUsed)
+	c.StopAuthority()
+	c.StartAuthority()
+	a = authorityOf(t, c)
+	_, err = a.Certify(t.Context(), r)
+	wantReason(t, err, wire.NonceUsed)
+
+	if issued, refused := logged(t, a, "issued"), logged(t, a, "refused"); issued != 1 || refused != 3 {
+		t.Errorf("got %d issued and %d refused in the log, want 1 and 3", issued, refused)
+	}
+	again, _ := apply(t, c, a, scorer(c))
+	if _, err := a.Certify(t.Context(), again); err != nil {
+		t.Errorf("a new request after all these: %v", err)
+	}
+}
+
+// TestHPKEKeySwapped is case 6 where TLS protects nothing: she reads all that
+// goes between a unit and the authority, and puts her own key in.
+func TestHPKEKeySwapped(t *testing.T) {
+	c := New(t, scoring(time.Hour))
+	hers := must(hpke.MLKEM768X25519().GenerateKey())
+	between := newRelay(t, "127.0.0.1:0", newMallory(t, c).authority(), c.addr)
+	between.set(func(path string, body []byte) []byte {
+		var r api.CertificateRequest
+		if path != api.PathCertificates || json.Unmarshal(body, &r) != nil {
+			return body
+		}
+		r.HPKEKey = hers.PublicKey().Bytes()
+		return must(json.Marshal(r))
+	})
+	a := must(api.NewAuthority(between.url(), insecure()))
+	r, key := apply(t, c, a, scorer(c))
+	_, err := a.Certify(t.Context(), r)
+	wantReason(t, err, wire.BadNonce)
+	if strings.Contains(between.carried(), "ciphertext") {
+		t.Error("a ciphertext went to her")
+	}
+	if n := logged(t, a, "issued"); n != 0 {
+		t.Errorf("got %d issued in the log, want none", n)
+	}
+
+	// The same request as it was made is answered, to its own key and as the
+	// answer to itself alone.
+	between.set(nil)
+	sealed, err := a.Certify(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := r
+	other.Nonce = slices.Clone(r.Nonce)
+	other.Nonce[0] ^= 1
+	for _, opening := range []struct {
+		name string
+		key  hpke.PrivateKey
+		as   api.CertificateRequest
+		want bool
+	}{{"its own key", key, r, true}, {"her key", hers, r, false}, {"its own key, as the answer to another", key, other, false}} {
+		if got := opens(sealed, opening.key, opening.as); got != opening.want {
+			t.Errorf("%s: opens is %v, want %v", opening.name, got, opening.want)
+		}
+	}
+}
+
+// opens reports whether a key opens a report as the answer to a request.
+func opens(sealed api.SealedReport, key hpke.PrivateKey, as api.CertificateRequest) bool {
+	recipient, err := hpke.NewRecipient(sealed.Encapsulated, key, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(as))
+	if err != nil {
+		return false
+	}
+	_, err = recipient.Open(nil, sealed.Ciphertext)
+	return err == nil
+}
+
+// TestFakeAuthority is case 9: an authority with a root of its own, which shows
+// the genuine history. A new unit is never enrolled and sends it nothing; an
+// enrolled one keeps its certificate to the end, and then serves nobody and says
+// why.
+func TestFakeAuthority(t *testing.T) {
+	c := New(t, scoring(4*time.Second))
+	enrolled := c.Start("scoring", "scoring 1", hello("ok"))
+	cl := c.Client("scoring", enrolled.Address)
+	other := *c // the genuine one moves; at its address stands hers
+	c.StopAuthority()
+	other.addr = freeAddress(t)
+	other.StartAuthority()
+	t.Cleanup(other.StopAuthority)
+	fake := newRelay(t, c.addr, newMallory(t, c).authority(), other.addr)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	u, err := unit.Start(ctx, c.UnitConfig("scoring", "scoring 1"))
+	wantReason(t, err, wire.WrongRoot)
+	if u != nil {
+		t.Error("got a unit beside the error")
+	}
+	wait(t, 10*time.Second, "the end of the certificate", func() bool { return enrolled.Unit.Ready() != nil })
+	wantReason(t, enrolled.Unit.Ready(), wire.CertExpired)
+	if got := enrolled.Unit.Stats().LastFailure; got != wire.WrongRoot {
+		t.Errorf("got last failure %q, want %q", got, wire.WrongRoot)
+	}
+	page := httptest.NewRecorder()
+	enrolled.Unit.Health().ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/readyz", nil))
+	if body := page.Body.String(); page.Code != http.StatusServiceUnavailable || !strings.Contains(body, string(wire.CertExpired)) {
+		t.Errorf("got readiness %d %s, want 503 with the reason", page.Code, body)
+	}
+	if answer, err := get(t, cl, "https://"+ServerName("scoring")); err == nil {
+		t.Errorf("got %q of a unit that is not ready", answer)
+	}
+	if saw := fake.saw("GET " + api.PathHistory); len(saw) > 0 {
+		t.Errorf("the fake was sent %q, want nothing but questions for the history", saw)
+	}
+}
+
+// TestOwnersTogether is case 23 over the HTTP API, with two of three owners.
+func TestOwnersTogether(t *testing.T) {
+	c := New(t, scoring(time.Hour))
+	a := authorityOf(t, c)
+	owners := map[string]owner{"ana": {c.owner}, "ben": {newOwner(t)}, "eva": {newOwner(t)}}
+	keys := fmt.Sprintf("{ name = \"ben\", ssh = %q }, { name = \"eva\", ssh = %q } ]", owners["ben"].line(), owners["eva"].line())
+	push(t, c, c.Next("quorum = 1", "quorum = 2", "approve_within = \"1h\"", "approve_within = \"2s\"", "} ]\n[platform", "}, "+keys+"\n[platform"))
+	sign := func(digest wire.Digest, name string, text []byte) (api.Proposal, error) {
+		return a.Sign(t.Context(), digest, api.SignatureRequest{Signature: owners[name].sign(text)})
+	}
+	propose := func(edit string) (wire.Digest, []byte) {
+		t.Helper()
+		step := c.Next("life = \"1h0m0s\"", edit)
+		c.Steps = c.Steps[:len(c.Steps)-1] // it is not in force
+		p, err := a.Propose(t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.State != string(policy.Pending) || p.Quorum != 2 || !slices.Equal(p.Missing, []string{"ben", "eva"}) {
+			t.Errorf("got %s, %v of %d missing, want pending without ben and eva", p.State, p.Missing, p.Quorum)
+		}
+		return p.Digest, step.Policy
+	}
+
+	digest, text := propose("life = \"59m0s\"")
+	_, err := sign(digest, "ana", text)
+	wantReason(t, err, wire.NoQuorum)
+	_, err = sign(digest, "ben", append(text, '\n'))
+	wantReason(t, err, wire.BadSignature)
+	if p := must(a.Policy(t.Context())); p.Sequence != 2 {
+		t.Errorf("got policy %d in force with one signature, want 2", p.Sequence)
+	}
+	time.Sleep(2 * time.Second) // approve_within is the authority's own clock
+	_, err = sign(digest, "ben", text)
+	wantReason(t, err, wire.Withdrawn)
+
+	digest, text = propose("life = \"58m0s\"")
+	if p, err := sign(digest, "eva", text); err != nil || p.State != string(policy.Adopted) {
+		t.Errorf("two of three: got %v, %v, want it adopted", p.State, err)
+	}
+	if p := must(a.Policy(t.Context())); p.Sequence != 3 || p.Digest != digest {
+		t.Errorf("got policy %d in force, want 3", p.Sequence)
+	}
+}
+
+// TestPeersNobodyNamed is case 10 for what a unit calls: a server that policy
+// does not name is left before a byte of the request.
+func TestPeersNobodyNamed(t *testing.T) {
+	tasks := []Task{
+		{Name: "a", KeyMode: policy.Shared, Life: time.Hour, Calls: []string{"b"}, Programs: []string{"program a"}},
+		{Name: "b", KeyMode: policy.Shared, Life: time.Hour, Programs: []string{"program b"}},
+	}
+	c := New(t, tasks...)
+	a, b := c.Start("a", "program a", hello("a")), c.Start("b", "program b", hello("b"))
+	between := newRelay(t, "127.0.0.1:0", newMallory(t, c).shared(t, "b", "program b"), b.Address)
+	rt := &http.Transport{TLSClientConfig: must(a.Unit.ClientTLS("b"))}
+	defer rt.CloseIdleConnections()
+	_, err := get(t, rt, between.url())
+	wantReason(t, err, wire.WrongGenesis)
+	if saw := between.saw(); len(saw) > 0 {
+		t.Errorf("she read %q, want nothing", saw)
+	}
+}
+
+// owner signs policies.
+type owner struct{ ssh.Signer }
+
+func (o owner) line() string {
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(o.PublicKey())))
+}
+
+func (o owner) sign(text []byte) string { return must(policy.Sign(o, policy.ForPolicy, text)) }
+
+// insecure is for who believes nothing he reads.
+func insecure() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}
+}
