@@ -23,7 +23,7 @@
 //
 //	unit.Start → (*Unit).renew → api.Authority.Challenge ⇒ authority.challenge
 //	  → attest.Bind → Attester.Attest → api.Authority.Certify ⇒ authority.certify
-//	      → attest.Verifier.Appraise → policy.Approved.Admit → identity.Issuer
+//	      → collateral.Endorse → attest.Verifier.Appraise → policy.Approved.Admit → identity.Issuer
 //	      → store.Record → sign, seal
 //	  → identity.Check → serve
 //
@@ -51,14 +51,21 @@
 //	0  internal/wire             framing, labels, digests, limits, reasons
 //	1  attest                    Evidence in, Attestation Result out
 //	   internal/api              the authority's API: bodies, problems, client
+//	   internal/bus              units and the manager over NATS: hints and sealed bytes
 //	2  attest/soft …             one platform each
 //	   policy                    what owners approve, and when it is approved
+//	   internal/bus/natsd        the embedded NATS server
+//	   internal/collateral       what vendors say beside evidence: fetched and kept,
+//	                             never inside appraisal
 //	3  identity                  keys and chains from the root secret; Check
 //	   attest/attesttest         plays TEE vendors; tests only
 //	   attest/vectortest         judges folders of captured evidence; tests only
 //	4  internal/authority/store  what the authority keeps
 //	   internal/history          following the policy history from its genesis
+//	   internal/channel          the trusted channel: sessions, requests, answers
+//	   internal/bus/bustest      units' certificates for tests of bus and manager; tests only
 //	5  internal/authority        challenge, issue, trust, policy
+//	   internal/manager          relay, registry, gateway; knows no key
 //	   unit                      SDK for units, and the agent
 //	   client                    the verifying client
 //	6  internal/cli              one file per subcommand; picks platforms

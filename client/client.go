@@ -26,7 +26,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -72,16 +71,14 @@ type Client struct {
 	config Config
 	http   *http.Transport
 	pool   *pool
-	trust  atomic.Pointer[Trust]
+	trust  fresh
 
 	hedges    *budget
 	retries   *budget
 	latencies latencies
 	counters  counters
 
-	renewing chan struct{} // holds a value during a fetch of trust; guards asked
-	asked    time.Time     // when trust was last asked for
-	locating sync.Mutex    // one look-up at a time
+	locating sync.Mutex // one look-up at a time
 
 	life    context.Context // ends with Close
 	stop    context.CancelFunc
@@ -101,12 +98,9 @@ func New(config Config) (*Client, error) {
 		pool:    newPool(config.Trust.Policy().Head()),
 		hedges:  newBudget(hedgeShare, hedgeBurst),
 		retries: newBudget(retryShare, retryBurst),
-
-		renewing: make(chan struct{}, 1),
 	}
 	c.life, c.stop = context.WithCancel(context.Background())
-	c.trust.Store(config.Trust)
-	c.asked = config.Trust.at
+	c.trust.begin(config.Trust, min(refreshLeast, config.Refresh))
 	c.tasks.Go(c.maintain)
 	return c, nil
 }
@@ -190,29 +184,16 @@ func (c *Client) maintain() {
 	}
 }
 
-// renewAfter gives trust newer than old: what another goroutine fetched
-// meanwhile, or what the authority gives. It gives the newest there is when the
-// authority does not answer, refuses, or was asked a moment ago; certificates
-// end soon enough that the cluster need not stop for that.
+// renewAfter gives trust newer than old, if there is any, and puts connections
+// under it.
 func (c *Client) renewAfter(ctx context.Context, old *Trust) *Trust {
-	select {
-	case c.renewing <- struct{}{}:
-		defer func() { <-c.renewing }()
-	case <-ctx.Done():
-		return c.trust.Load()
-	}
-	held := c.trust.Load()
-	if held != old || c.now().Sub(c.asked) < min(refreshLeast, c.config.Refresh) {
-		return held
-	}
-	c.asked = c.now()
-	newer, err := held.again(ctx)
+	newer, err := c.trust.after(ctx, old)
 	if err != nil {
 		c.counters.refreshFailed.Add(1)
-		return held
 	}
-	c.trust.Store(newer)
-	c.pool.enforce(newer.Policy().Head(), c.now())
+	if newer != old {
+		c.pool.enforce(newer.Policy().Head(), c.now())
+	}
 	return newer
 }
 

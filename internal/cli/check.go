@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
@@ -23,6 +22,18 @@ const stepTime = 10 * time.Second
 type checker struct {
 	app     *app
 	cluster cluster
+	// live is the description now: processes change when they start again.
+	live func() cluster
+}
+
+// pid is the process of a unit now.
+func (c checker) pid(u clusterUnit) int {
+	for _, now := range c.live().Units {
+		if now.Health == u.Health {
+			return now.PID
+		}
+	}
+	return u.PID
 }
 
 // story is one thing that must hold. Its detail is what was observed.
@@ -41,6 +52,12 @@ var stories = []story{
 	{"identity/verify", checker.verify},
 	{"identity/changed-program-refused", checker.changedProgramRefused},
 	{"identity/other-authority-refused", checker.otherAuthorityRefused},
+	{"channel/receipt", checker.receipt},
+	{"channel/altered-bytes-refused", checker.alteredBytes},
+	{"channel/stream-cut-is-an-error", checker.streamCut},
+	{"channel/one-session-any-unit", checker.oneSessionAnyUnit},
+	{"channel/manager-restart", checker.managerRestart},
+	{"channel/manager-wiped", checker.managerWiped},
 	{"identity/kill-and-restart", checker.killAndRestart},
 }
 
@@ -93,22 +110,9 @@ func (o outcome) line() string {
 // oneLine puts an error of several lines on one.
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// roots are the identity roots of the cluster's root file.
-func (c checker) roots() (*x509.CertPool, error) {
-	b, err := os.ReadFile(c.cluster.Root)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(b) {
-		return nil, fmt.Errorf("reading %s: no certificate", c.cluster.Root)
-	}
-	return pool, nil
-}
-
 // plain is what a Go program knows that was given one root file and one name.
 func (c checker) plain() (*tls.Config, error) {
-	roots, err := c.roots()
+	roots, err := readPool(c.cluster.Root)
 	if err != nil {
 		return nil, err
 	}

@@ -42,7 +42,7 @@ func TestCheckFindsBrokenClusters(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var out bytes.Buffer
-			judge := checker{judgingApp(&out), tt.cluster(t, d.described())}
+			judge := checker{judgingApp(&out), tt.cluster(t, d.described()), d.described}
 			err := judge.check(t.Context())
 			var failed []string
 			for line := range strings.Lines(out.String()) {
@@ -113,7 +113,7 @@ func oneOtherLeaf(_ *testing.T, c cluster) cluster {
 // withoutRestart puts a unit last that nobody supervises.
 func (d runningDev) withoutRestart(t *testing.T, c cluster) cluster {
 	t.Helper()
-	u, err := checker{d.app, c}.newUnit(t.TempDir(), c.Authority, c.Program[:1:1])
+	u, err := checker{app: d.app, cluster: c}.newUnit(t.TempDir(), c.Authority, c.Program[:1:1])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func (d runningDev) withoutRestart(t *testing.T, c cluster) cluster {
 		t.Fatal(err)
 	}
 	extra := clusterUnit{Address: u.listen, PID: p.PID}
-	config, err := checker{d.app, c}.plain()
+	config, err := checker{app: d.app, cluster: c}.plain()
 	if err != nil {
 		t.Fatal(err)
 	}

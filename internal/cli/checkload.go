@@ -49,7 +49,8 @@ func (c checker) killAndRestart(ctx context.Context) (string, error) {
 // killOne kills the last unit and waits until it is back.
 func (c checker) killOne(ctx context.Context) (string, error) {
 	victim := c.cluster.Units[len(c.cluster.Units)-1]
-	if victim.PID <= 1 {
+	pid := c.pid(victim)
+	if pid <= 1 {
 		return "", fmt.Errorf("unit %s: no process id", victim.Address)
 	}
 	before, err := c.issued(ctx)
@@ -57,7 +58,7 @@ func (c checker) killOne(ctx context.Context) (string, error) {
 		return "", err
 	}
 	pause(ctx, settleTime)
-	if err := syscall.Kill(victim.PID, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		return "", fmt.Errorf("killing unit %s: %w", victim.Address, err)
 	}
 	killed := c.app.now()

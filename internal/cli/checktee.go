@@ -268,7 +268,7 @@ func (c checker) otherAuthorityRefused(ctx context.Context) (_ string, err error
 	if err := other.startAuthority(ctx); err != nil {
 		return "", err
 	}
-	fooled := checker{c.app, c.cluster}
+	fooled := c
 	fooled.cluster.Authority = other.cluster.Authority
 	if _, err := fooled.trust(ctx); !errors.Is(err, wire.WrongGenesis) {
 		return "", fmt.Errorf("client at another authority: got %v, want a refusal [%s]", err, wire.WrongGenesis)

@@ -104,7 +104,7 @@ func (a *app) root() *cobra.Command {
 	flags.StringVar(&a.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&a.logFormat, "log-format", "text", "text or json")
 	root.AddCommand(
-		a.devCommand(), a.authorityCommand(), a.softCommand(), a.unitCommand(),
+		a.devCommand(), a.authorityCommand(), a.managerCommand(), a.softCommand(), a.unitCommand(),
 		a.trustCommand(), a.verifyCommand(), a.requestCommand(),
 		a.policyCommand(), a.measureCommand(), a.statusCommand(), a.doctorCommand(),
 		a.explainCommand(), a.logCommand(), a.versionCommand(), a.configCommand(root),

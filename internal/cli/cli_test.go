@@ -127,7 +127,7 @@ func TestUsageIsExitTwo(t *testing.T) {
 		{"missing file", []string{"policy", "check", "/nonexistent"}, "[file]"},
 		{"key mode", []string{"dev", "--key-mode", "both"}, "both"},
 		{"cluster without check", []string{"dev", "--cluster", "x"}, "--check"},
-		{"example", []string{"dev", "--dir", t.TempDir(), "--example", "chat"}, "chat"},
+		{"example", []string{"dev", "--dir", t.TempDir(), "--example", "poems"}, "poems"},
 		{"outside a TEE", []string{"authority", "init"}, "[no-tee]"},
 		{"unit without program", []string{"unit", "--task", "t", "--authority", "https://a", "--genesis", "00"}, "no program"},
 		{"platform", []string{"authority", "run", "--platform", "sgx"}, "sgx"},

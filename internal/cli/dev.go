@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/cohort-tee/cohort/policy"
@@ -13,6 +14,12 @@ import (
 )
 
 const developmentNotice = "DEVELOPMENT: the soft TEE protects nothing from this machine."
+
+// devExamples are the folders below examples that `cohort dev` runs.
+var devExamples = []string{"scoring", devChat}
+
+// devChat is the example that streams.
+const devChat = "chat"
 
 // devFlags are the flags of `cohort dev`.
 type devFlags struct {
@@ -30,8 +37,9 @@ func (a *app) devCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dev [-- PROGRAM ARGS]",
 		Short: "Run a whole cluster on this machine, for development",
-		Long: "Run an authority and three units of an example, or of your own program, in the\n" +
-			"development TEE. No root, no network, and no protection from this machine.\n" +
+		Long: "Run an authority, a manager with its gateway, and three units of an example or\n" +
+			"of your own program, in the development TEE. No root, no network, and no\n" +
+			"protection from this machine.\n" +
 			"With --check, judge a fresh cluster from outside and end.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
@@ -51,10 +59,10 @@ func (a *app) devCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.dir, "dir", "", "where dev.json and the cluster's state are (default in the state directory)")
-	flags.IntVar(&f.basePort, "base-port", 7440, "first of 8 ports; 0 takes any free ones")
+	flags.IntVar(&f.basePort, "base-port", 7440, "first of 9 ports; 0 takes any free ones")
 	flags.BoolVar(&f.checking, "check", false, "judge a fresh cluster from outside, one line for each story")
 	flags.StringVar(&f.cluster, "cluster", "", "with --check: judge the running cluster that this dev.json describes")
-	flags.StringVar(&f.example, "example", "scoring", "example to run: scoring")
+	flags.StringVar(&f.example, "example", devExamples[0], "example to run: "+strings.Join(devExamples, ", "))
 	flags.StringVar(&f.keyMode, "key-mode", string(policy.Shared), "shared: one certificate for all units; unit: one each")
 	return cmd
 }
@@ -64,8 +72,8 @@ func (f devFlags) check() error {
 	switch {
 	case f.keyMode != string(policy.Shared) && f.keyMode != string(policy.PerUnit):
 		return usage("--key-mode: got %q, want shared or unit", f.keyMode)
-	case f.example != "scoring":
-		return usage("--example: got %q, want scoring", f.example)
+	case !slices.Contains(devExamples, f.example):
+		return usage("--example: got %q, want one of %s", f.example, strings.Join(devExamples, ", "))
 	case f.cluster != "" && !f.checking:
 		return usage("--cluster needs --check")
 	}
@@ -100,7 +108,13 @@ func (a *app) checkCluster(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	return checker{a, c}.check(ctx)
+	live := func() cluster {
+		if now, err := readCluster(path); err == nil {
+			return now
+		}
+		return c
+	}
+	return checker{a, c, live}.check(ctx)
 }
 
 // checkFresh judges a new cluster in a folder of its own.
@@ -111,7 +125,7 @@ func (a *app) checkFresh(ctx context.Context, f devFlags, program []string) (err
 	defer func() { err = errors.Join(err, os.RemoveAll(f.dir)) }()
 	f.basePort = 0
 	return a.withCluster(ctx, f, program, func(d *dev) error {
-		return checker{a, d.described()}.check(ctx)
+		return d.checker().check(ctx)
 	})
 }
 
@@ -151,14 +165,16 @@ func (d *dev) banner() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line(developmentNotice + "\n")
-	line("authority  %s\ngenesis    %s\ntask       %s, key mode %s", c.Authority, c.Genesis, c.Task, c.KeyMode)
+	line("authority  %s\ngenesis    %s\ngateway    %s\ntask       %s, key mode %s", c.Authority, c.Genesis, c.Gateway, c.Task, c.KeyMode)
 	for i, u := range c.Units {
 		line("unit %d     https://%s  (pid %d, health %s)", i+1, u.Address, u.PID, u.Health)
 	}
 	first := c.Units[0]
 	line("\ntry:\n  curl --cacert %s --connect-to ::%s https://%s/", c.Root, first.Address, c.ServerName)
 	line("  kill -9 %d    # it comes back on the same address", first.PID)
-	line("  %s verify %s --authority %s --genesis %s --task %s", d.bin.cohort, first.Address, c.Authority, c.Genesis, c.Task)
+	pins := fmt.Sprintf("--authority %s --genesis %s --task %s", c.Authority, c.Genesis, c.Task)
+	line("  %s verify %s %s", d.bin.cohort, first.Address, pins)
+	line("  %s request https://%s/ --session --receipt --gateway %s %s", d.bin.cohort, c.ServerName, c.Gateway, pins)
 	line("\nCtrl-C stops everything. State: %s", d.dir)
 	return b.String()
 }

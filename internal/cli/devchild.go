@@ -141,17 +141,61 @@ func (d *daemon) output(ctx context.Context, cohort string, args ...string) ([]b
 // child is one supervised process.
 type child struct {
 	name    string
-	launch  launch
 	log     string
+	run     runner
 	started func(pid int)
 	failed  chan error // the first end, for who waits until it is ready
 }
 
-// newChild prepares a measured cohort with a command line and a log file.
-func (d *dev) newChild(name string, l launch, args []string) (*child, error) {
-	settings, err := commandSettings(args)
-	l.settings = settings
-	return &child{name: name, launch: l, log: filepath.Join(d.state, name+".log"), started: func(int) {}, failed: make(chan error, 1)}, err
+// runner runs a process until it ends, which it is asked to when ctx is done.
+// Its error is never nil.
+type runner func(ctx context.Context, log *os.File, started func(pid int)) error
+
+func (d *dev) newChild(name string, run runner) *child {
+	return &child{name: name, log: filepath.Join(d.state, name+".log"), run: run, started: func(int) {}, failed: make(chan error, 1)}
+}
+
+// measured runs a cohort with a command line in the TEE.
+func (d *dev) measured(l launch, args []string) runner {
+	return func(ctx context.Context, log *os.File, started func(int)) (err error) {
+		l.stdout, l.stderr = log, log
+		if l.settings, err = commandSettings(args); err != nil {
+			return err
+		}
+		p, err := l.start(ctx, d.tee.socket)
+		if err != nil {
+			return err
+		}
+		started(p.PID)
+		stop := context.AfterFunc(ctx, func() { _ = p.Signal(syscall.SIGTERM) })
+		defer stop()
+		exit, err := p.Wait()
+		if err != nil {
+			return err
+		}
+		return errors.New(exit.String())
+	}
+}
+
+// plain runs a cohort with a command line outside the TEE. Should this process
+// be killed, the kernel ends it.
+func (d *dev) plain(args []string) runner {
+	return func(ctx context.Context, log *os.File, started func(int)) error {
+		runtime.LockOSThread() // the parent-death signal is the thread's
+		defer runtime.UnlockOSThread()
+		cmd := exec.CommandContext(ctx, d.bin.cohort, args...)
+		cmd.Env, cmd.Stdout, cmd.Stderr = []string{}, log, log
+		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		started(cmd.Process.Pid)
+		if err := cmd.Wait(); err != nil {
+			return err
+		}
+		return errors.New("exit status 0")
+	}
 }
 
 // supervise keeps a child running until ctx is done.
@@ -160,7 +204,7 @@ func (d *dev) supervise(ctx context.Context, c *child) {
 		pause := firstPause
 		for ctx.Err() == nil {
 			began := d.app.now()
-			err := c.runOnce(ctx, d.tee.socket)
+			err := c.runOnce(ctx)
 			if ctx.Err() != nil {
 				return
 			}
@@ -181,27 +225,14 @@ func (d *dev) supervise(ctx context.Context, c *child) {
 	})
 }
 
-// runOnce runs the child until it ends, which it is asked to when ctx is done.
-// Its error is never nil.
-func (c *child) runOnce(ctx context.Context, socket string) error {
+// runOnce runs the child until it ends, with its log.
+func (c *child) runOnce(ctx context.Context) error {
 	log, err := os.OpenFile(c.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	c.launch.stdout, c.launch.stderr = log, log
-	p, err := c.launch.start(ctx, socket)
-	if err != nil {
-		return err
-	}
-	c.started(p.PID)
-	stop := context.AfterFunc(ctx, func() { _ = p.Signal(syscall.SIGTERM) })
-	defer stop()
-	exit, err := p.Wait()
-	if err != nil {
-		return err
-	}
-	return errors.New(exit.String())
+	return c.run(ctx, log, c.started)
 }
 
 // await tries ready until it holds. A child that ends before is an error, with

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/manager"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -20,17 +21,18 @@ import (
 const (
 	devDomain = "dev.test"
 	devUnits  = 3
-	devPorts  = 2 + 2*devUnits // authority, gateway (kept free), units, health pages
+	devPorts  = 3 + 2*devUnits // authority, gateway, units, health pages, bus
 	startTime = 30 * time.Second
 )
 
-// dev is a development cluster: the soft daemon, an authority and three units,
-// all children of this process.
+// dev is a development cluster: the soft daemon, an authority, a manager and
+// three units, all children of this process.
 type dev struct {
 	app       *app
 	dir       string // of dev.json
 	state     string // of this build, below dir
 	bin       binaries
+	bus       string // address where units meet the manager
 	reference measurement
 	tee       *daemon
 	children  sync.WaitGroup
@@ -57,8 +59,9 @@ func (a *app) newDev(f devFlags, dir string, b binaries) (*dev, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.bus = list[devPorts-1]
 	d.cluster = cluster{
-		Schema: devSchema, Authority: "https://" + list[0], KeyMode: f.keyMode, Agent: b.cohort, Program: b.program,
+		Schema: devSchema, Authority: "https://" + list[0], Gateway: "http://" + list[1], KeyMode: f.keyMode, Agent: b.cohort, Program: b.program,
 		service: service{Task: f.task, ServerName: f.task + "." + devDomain, Root: filepath.Join(dir, f.task+"-root.pem")},
 	}
 	for i := range devUnits {
@@ -77,6 +80,9 @@ func (d *dev) described() cluster {
 	return c
 }
 
+// checker judges this cluster.
+func (d *dev) checker() checker { return checker{d.app, d.described(), d.described} }
+
 // start brings everything up, in the order in which one needs the other.
 func (d *dev) start(ctx context.Context) error {
 	ctx, d.cancel = context.WithCancel(ctx)
@@ -91,6 +97,7 @@ func (d *dev) start(ctx context.Context) error {
 		{"making the authority's root", d.initAuthority},
 		{"signing the genesis policy", d.signGenesis},
 		{"starting the authority", d.startAuthority},
+		{"starting the manager", d.startManager},
 		{fmt.Sprintf("starting %d units of %s", devUnits, d.cluster.Task), d.startUnits},
 	}
 	for _, s := range steps {
@@ -103,8 +110,9 @@ func (d *dev) start(ctx context.Context) error {
 }
 
 // Files of a cluster's state.
-func (d *dev) genesisFile() string { return filepath.Join(d.state, "genesis.toml") }
-func (d *dev) storeFile() string   { return filepath.Join(d.state, "authority.db") }
+func (d *dev) genesisFile() string   { return filepath.Join(d.state, "genesis.toml") }
+func (d *dev) storeFile() string     { return filepath.Join(d.state, "authority.db") }
+func (d *dev) authorityRoot() string { return filepath.Join(d.state, "authority-root.pem") }
 
 // prepareState keeps a state that was finished once, and begins anew otherwise.
 func (d *dev) prepareState() error {
@@ -212,13 +220,28 @@ func (d *dev) startAuthority(ctx context.Context) error {
 	for _, path := range sigs {
 		args = append(args, "--signature", path)
 	}
-	c, err := d.newChild("authority", launch{program: []string{d.bin.cohort}}, args)
-	if err != nil {
-		return err
-	}
+	c := d.newChild("authority", d.measured(launch{program: []string{d.bin.cohort}}, args))
 	d.supervise(ctx, c)
 	return c.await(ctx, func(ctx context.Context) error {
-		return d.app.writeRoots(ctx, d.pins(), d.cluster.Root)
+		t, err := d.app.trust(ctx, d.pins())
+		if err != nil {
+			return err
+		}
+		return errors.Join(replaceFile(d.cluster.Root, t.PEM()), replaceFile(d.authorityRoot(), certificatePEM(t.AuthorityRoot())))
+	})
+}
+
+// startManager starts the manager with its gateway. It is trusted with nothing,
+// and so runs outside the TEE.
+func (d *dev) startManager(ctx context.Context) error {
+	d.cluster.Manager.Data = filepath.Join(d.state, "manager")
+	c := d.newChild("manager", d.plain([]string{"manager", "--listen", strings.TrimPrefix(d.cluster.Gateway, "http://"),
+		"--bus", d.bus, "--authority-root", d.authorityRoot(), "--data", d.cluster.Manager.Data}))
+	c.started = func(pid int) { d.note(func(c *cluster) { c.Manager.PID = pid }) }
+	d.supervise(ctx, c)
+	return c.await(ctx, func(ctx context.Context) error {
+		_, err := gatewayFlags{url: d.cluster.Gateway}.ready(ctx)
+		return err
 	})
 }
 
@@ -231,17 +254,15 @@ func (d *dev) startUnits(ctx context.Context) error {
 	units := make([]*child, devUnits)
 	for i, u := range d.cluster.Units {
 		args := []string{"unit", "--task", d.cluster.Task, "--authority", d.cluster.Authority, "--genesis", d.cluster.Genesis,
+			"--manager", "tls://" + d.bus, "--manager-ca", manager.SelfMadeCA(d.cluster.Manager.Data),
 			"--listen", u.Address, "--health", strings.TrimPrefix(u.Health, "http://")}
-		c, err := d.newChild(fmt.Sprintf("unit-%d", i+1), launch{agent: d.bin.cohort, program: d.bin.program}, args)
-		if err != nil {
-			return err
-		}
-		c.started = func(pid int) { d.setPID(i, pid) }
+		c := d.newChild(fmt.Sprintf("unit-%d", i+1), d.measured(launch{agent: d.bin.cohort, program: d.bin.program}, args))
+		c.started = func(pid int) { d.note(func(c *cluster) { c.Units[i].PID = pid }) }
 		units[i] = c
 		d.supervise(ctx, c)
 	}
 	for i, c := range units {
-		judge := checker{d.app, d.described()}
+		judge := d.checker()
 		err := c.await(ctx, func(ctx context.Context) error {
 			config, err := judge.plain()
 			if err == nil {
@@ -256,10 +277,10 @@ func (d *dev) startUnits(ctx context.Context) error {
 	return nil
 }
 
-// setPID notes a unit's new process, in dev.json too once there is one.
-func (d *dev) setPID(i, pid int) {
+// note changes the description, in dev.json too once there is one.
+func (d *dev) note(change func(*cluster)) {
 	d.mu.Lock()
-	d.cluster.Units[i].PID = pid
+	change(&d.cluster)
 	d.mu.Unlock()
 	if _, err := os.Stat(filepath.Join(d.dir, devFile)); err != nil {
 		return

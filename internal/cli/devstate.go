@@ -24,6 +24,10 @@ type cluster struct {
 	Genesis   string `json:"genesis"`
 	Authority string `json:"authority"`
 	Gateway   string `json:"gateway"`
+	Manager   struct {
+		PID  int    `json:"pid"`
+		Data string `json:"data"` // its data directory
+	} `json:"manager"`
 	service
 	Tasks   []service `json:"tasks"`
 	KeyMode string    `json:"key_mode"`

@@ -31,6 +31,7 @@ var errSkipped = errors.New("not asked for")
 
 func (a *app) doctorCommand() *cobra.Command {
 	var p pinFlags
+	var g gatewayFlags
 	var socket string
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -41,6 +42,7 @@ func (a *app) doctorCommand() *cobra.Command {
 				{"kernel", "memory files that can be sealed", "a Linux kernel of 3.17 or newer is needed", lookMemfd},
 				{"tee", "soft daemon", "start `cohort soft`, and give its --tee-socket", func(ctx context.Context) (string, error) { return lookSocket(ctx, socket) }},
 				{"authority", "reachable and named by policy", "check --authority and --genesis", func(ctx context.Context) (string, error) { return a.lookAuthority(ctx, p) }},
+				{"manager", "relays, and has units", "start `cohort manager`, and give units --manager and --manager-ca", g.look},
 			})
 		},
 	}
@@ -48,6 +50,7 @@ func (a *app) doctorCommand() *cobra.Command {
 	flags.StringVar(&socket, "tee-socket", "", "socket of the soft daemon")
 	flags.StringArrayVar(&p.authorities, "authority", nil, "https URL of the authority")
 	flags.StringVar(&p.genesis, "genesis", "", "digest of the first policy")
+	g.register(cmd, "URL of a manager's gateway")
 	return cmd
 }
 

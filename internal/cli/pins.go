@@ -12,6 +12,7 @@ import (
 
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/history"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -34,7 +35,6 @@ func (p *pinFlags) registerAuthority(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&p.authorities, "authority", nil, "https URL of the authority; repeat for its replicas")
 	cmd.Flags().StringVar(&p.genesis, "genesis", "", "digest of the first policy, 64 hexadecimal digits")
 	cmd.Flags().StringVar(&p.state, "state", "", "file that remembers the newest policy seen (default in the state directory)")
-	_ = cmd.MarkFlagRequired("authority")
 	_ = cmd.MarkFlagRequired("genesis")
 }
 
@@ -47,22 +47,43 @@ func (p *pinFlags) register(cmd *cobra.Command) {
 	flags.Uint64Var(&p.minSequence, "min-sequence", 0, "refuse policy before this one")
 }
 
-// trust fetches trust for the pins, and remembers the newest policy seen.
-func (a *app) trust(ctx context.Context, p pinFlags) (*client.Trust, error) {
-	config := client.TrustConfig{
-		Authorities: p.authorities, Task: p.task, MinSequence: p.minSequence, Verifier: verifier(), Clock: a.now,
-	}
-	var err error
-	if config.Genesis, err = wire.ParseDigest(p.genesis); err != nil {
-		return nil, usage("--genesis: %w", err)
+// pin is what a client of one service pins.
+func (p pinFlags) pin() (pin channel.Pin, err error) {
+	pin.Task = p.task
+	if pin.Genesis, err = wire.ParseDigest(p.genesis); err != nil {
+		return pin, usage("--genesis: %w", err)
 	}
 	if (p.task == "") == (p.id == "") {
-		return nil, usage("give one of --task and --id")
+		return pin, usage("give one of --task and --id")
 	}
 	if p.id != "" {
-		if config.ID, err = wire.ParseDigest(p.id); err != nil {
-			return nil, usage("--id: %w", err)
+		if pin.ID, err = wire.ParseDigest(p.id); err != nil {
+			return pin, usage("--id: %w", err)
 		}
+	}
+	return pin, nil
+}
+
+// named refuses pins without an authority to ask.
+func (p pinFlags) named() error {
+	if len(p.authorities) == 0 {
+		return usage("give --authority")
+	}
+	return nil
+}
+
+// trust fetches trust for the pins, and remembers the newest policy seen.
+func (a *app) trust(ctx context.Context, p pinFlags) (*client.Trust, error) {
+	pin, err := p.pin()
+	if err == nil {
+		err = p.named()
+	}
+	if err != nil {
+		return nil, err
+	}
+	config := client.TrustConfig{
+		Authorities: p.authorities, Genesis: pin.Genesis, Task: pin.Task, ID: pin.ID,
+		MinSequence: p.minSequence, Verifier: verifier(), Clock: a.now,
 	}
 	path, err := a.seenFile(p)
 	if err != nil {
@@ -112,15 +133,6 @@ func writeState(path string, s client.State) error {
 	return replaceFile(path, s.Bytes())
 }
 
-// writeRoots fetches trust and writes the identity roots to a file.
-func (a *app) writeRoots(ctx context.Context, p pinFlags, out string) error {
-	t, err := a.trust(ctx, p)
-	if err != nil {
-		return err
-	}
-	return replaceFile(out, t.PEM())
-}
-
 // authorityClient is an authority that was checked: it holds the root that the
 // newest policy of the pinned genesis names.
 type authorityClient struct {
@@ -134,6 +146,9 @@ func (a *app) authority(ctx context.Context, p pinFlags) (authorityClient, error
 	genesis, err := wire.ParseDigest(p.genesis)
 	if err != nil {
 		return authorityClient{}, usage("--genesis: %w", err)
+	}
+	if err := p.named(); err != nil {
+		return authorityClient{}, err
 	}
 	path, err := a.seenFile(p)
 	if err != nil {

@@ -26,6 +26,10 @@ type requestFlags struct {
 	fail      bool
 	include   bool
 	timeout   time.Duration
+
+	session    sessionFlags
+	receipt    bool
+	receiptOut string
 }
 
 func (a *app) requestCommand() *cobra.Command {
@@ -34,7 +38,9 @@ func (a *app) requestCommand() *cobra.Command {
 		Use:   "request URL",
 		Short: "Send one HTTP request to a checked unit and print the answer",
 		Long: "Send a request to any replica whose identity was checked. The URL's host is a\n" +
-			"name of the task; the addresses are --address, or the host's own.",
+			"name of the task; the addresses are --address, or the host's own. With --session\n" +
+			"it goes through a gateway (default the URL's host), which reads nothing of it,\n" +
+			"to any unit of the cluster.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.request(cmd.Context(), f, args[0]) },
 	}
@@ -47,7 +53,23 @@ func (a *app) requestCommand() *cobra.Command {
 	flags.BoolVar(&f.fail, "fail", false, "exit 5 when the status is 400 or more")
 	flags.BoolVarP(&f.include, "include", "i", false, "print status and header before the body")
 	flags.DurationVar(&f.timeout, "timeout", time.Minute, "how long all attempts together may take")
+	f.session.register(cmd)
+	f.session.gateway.register(cmd, "with --session: URL of the gateway (default the URL's host)")
+	flags.BoolVar(&f.receipt, "receipt", false, "with --session: have the unit sign which request it answered how")
+	flags.StringVar(&f.receiptOut, "receipt-out", "", "with --session: file for the receipt (see cohort verify --receipt)")
 	return cmd
+}
+
+// check tells the first flag that is wrong.
+func (f *requestFlags) check() error {
+	f.receipt = f.receipt || f.receiptOut != ""
+	switch {
+	case f.session.wanted && len(f.addresses) > 0:
+		return usage("--address does not go with --session: give --gateway")
+	case !f.session.wanted && (f.receipt || f.session != sessionFlags{}):
+		return usage("--gateway, --manager-ca, --fresh-evidence, --receipt and --receipt-out need --session")
+	}
+	return nil
 }
 
 // answered is what a request says in JSON.
@@ -60,6 +82,9 @@ type answered struct {
 func (a *app) request(ctx context.Context, f requestFlags, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
+	if err := f.check(); err != nil {
+		return err
+	}
 	r, err := a.newRequest(ctx, f, address)
 	if err != nil {
 		return err
@@ -67,6 +92,9 @@ func (a *app) request(ctx context.Context, f requestFlags, address string) error
 	t, err := a.trust(ctx, f.pins)
 	if err != nil {
 		return err
+	}
+	if f.session.wanted {
+		return a.requestInSession(r, f, t)
 	}
 	addresses := f.addresses
 	if len(addresses) == 0 {
@@ -77,7 +105,49 @@ func (a *app) request(ctx context.Context, f requestFlags, address string) error
 		return err
 	}
 	defer c.Close()
-	answer, err := c.RoundTrip(r)
+	return a.roundTrip(c, r, f)
+}
+
+// requestInSession sends the request through the trusted channel.
+func (a *app) requestInSession(r *http.Request, f requestFlags, t *client.Trust) error {
+	ctx := r.Context()
+	if f.session.gateway.url == "" {
+		f.session.gateway.url = "https://" + r.URL.Host
+	}
+	c, err := f.session.open(ctx, client.OpenConfig{Trust: t, Receipts: f.receipt})
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	s, err := c.Session(ctx)
+	if err != nil {
+		return err
+	}
+	v := viewSession(s)
+	a.say("session %s opened by unit %s, until %s", v.ID, v.Unit, v.Expires)
+	if !f.receipt {
+		return a.roundTrip(c, r, f)
+	}
+	var record client.Record
+	answered := a.roundTrip(c, r.WithContext(client.WithRecord(ctx, &record)), f)
+	if answered != nil && record.Receipt == nil {
+		return answered
+	}
+	at := a.now()
+	receipt, err := client.VerifyReceipt(record, c.Trust(), at)
+	if err != nil {
+		return errors.Join(err, answered)
+	}
+	a.say("answered by unit %s, as its receipt proves", receipt.Unit.UnitID())
+	if f.receiptOut != "" {
+		return errors.Join(answered, writeReceipt(f.receiptOut, record, c.Trust(), at))
+	}
+	return answered
+}
+
+// roundTrip sends the request and prints the answer.
+func (a *app) roundTrip(through http.RoundTripper, r *http.Request, f requestFlags) error {
+	answer, err := through.RoundTrip(r)
 	if err != nil {
 		return err
 	}

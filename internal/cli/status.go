@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -16,9 +17,11 @@ type statusView struct {
 	Head      string         `json:"head"`
 	Proposals []api.Proposal `json:"proposals"`
 	Recent    []api.LogEntry `json:"recent"`
+	Manager   string         `json:"manager,omitempty"`
 }
 
 func (a *app) statusCommand() *cobra.Command {
+	var g gatewayFlags
 	cmd, _ := a.remote("status", "Show the policy in force, what waits, and recent issuances", cobra.NoArgs,
 		func(ctx context.Context, c authorityClient, _ *remoteFlags, _ []string) error {
 			all, err := c.Proposals(ctx)
@@ -29,9 +32,13 @@ func (a *app) statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			v := statusView{describe(c.policy.Document()), c.policy.Head().String(), all.Proposals, log.Entries}
+			v := statusView{Policy: describe(c.policy.Document()), Head: c.policy.Head().String(), Proposals: all.Proposals, Recent: log.Entries}
+			if v.Manager, err = g.look(ctx); err != nil && !errors.Is(err, errSkipped) {
+				v.Manager = "does not answer: " + oneLine(err.Error())
+			}
 			return a.emit("status", v, v.String())
 		})
+	g.register(cmd, "URL of a manager's gateway, to show it too")
 	return cmd
 }
 
@@ -40,6 +47,9 @@ func (v statusView) String() string {
 	b.WriteString(v.Policy.String())
 	for _, p := range v.Proposals {
 		b.WriteString(proposalText(p))
+	}
+	if v.Manager != "" {
+		fmt.Fprintf(&b, "manager   %s\n", v.Manager)
 	}
 	if len(v.Recent) > 0 {
 		b.WriteString("recent\n")

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"strings"
 	"time"
@@ -57,7 +59,7 @@ func (v trustView) String() string {
 
 func (a *app) trustCommand() *cobra.Command {
 	var p pinFlags
-	var out string
+	var out, authority string
 	cmd := &cobra.Command{
 		Use:   "trust --authority URL --genesis H (--task T | --id ID)",
 		Short: "Check an authority and write the roots of a task, for any TLS client",
@@ -69,6 +71,11 @@ func (a *app) trustCommand() *cobra.Command {
 			t, err := a.trust(cmd.Context(), p)
 			if err != nil {
 				return err
+			}
+			if authority != "" {
+				if err := replaceFile(authority, certificatePEM(t.AuthorityRoot())); err != nil {
+					return err
+				}
 			}
 			v := viewTrust(t)
 			if out == "" && p.task != "" {
@@ -87,7 +94,13 @@ func (a *app) trustCommand() *cobra.Command {
 	}
 	p.register(cmd)
 	cmd.Flags().StringVar(&out, "out", "", `file for the roots, "-" for stdout (default TASK-root.pem)`)
+	cmd.Flags().StringVar(&authority, "authority-out", "", "file for the authority's root, which `cohort manager` is given")
 	return cmd
+}
+
+// certificatePEM is a certificate as a file has it.
+func certificatePEM(c *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 }
 
 // rfc3339 writes times for people and programs.

@@ -23,6 +23,9 @@ type unitFlags struct {
 	genesis     string
 	listen      string
 	health      string
+	manager     string
+	managerCA   string
+	advertise   string
 	forward     string
 	certDir     string
 	disk        bool
@@ -58,6 +61,9 @@ func (a *app) unitCommand() *cobra.Command {
 	flags.StringVar(&f.genesis, "genesis", "", "digest of the first policy, 64 hexadecimal digits")
 	flags.StringVar(&f.listen, "listen", "", "address to serve TLS on; may be left out with --cert-dir")
 	flags.StringVar(&f.health, "health", "", "address of plain HTTP /livez, /readyz and /stats (default off)")
+	flags.StringVar(&f.manager, "manager", "", "tls://HOST:PORT of the cluster manager; sessions then move between units")
+	flags.StringVar(&f.managerCA, "manager-ca", "", "certificates that the manager's stands under (PEM; default the system's)")
+	flags.StringVar(&f.advertise, "advertise", "", "HOST:PORT at which the gateway reaches this unit (default --listen)")
 	flags.StringVar(&f.forward, "forward", "http", "http, or tcp for other protocols")
 	flags.StringVar(&f.certDir, "cert-dir", "", "directory on a tmpfs to keep tls.crt, tls.key and ca.crt in")
 	flags.BoolVar(&f.disk, "cert-dir-on-disk", false, "accept a --cert-dir that is not on a tmpfs")
@@ -84,6 +90,10 @@ func (a *app) runUnit(ctx context.Context, f unitFlags) error {
 	if !ok {
 		return usage("--reload: got %q, want HUP, USR1, USR2 or WINCH", f.reload)
 	}
+	met, err := f.met()
+	if err != nil {
+		return err
+	}
 	program, err := a.tee.Program()
 	if err != nil {
 		return err
@@ -102,17 +112,32 @@ func (a *app) runUnit(ctx context.Context, f unitFlags) error {
 	defer health.close()
 	u, err := unit.Start(ctx, unit.Config{
 		Authorities: f.authorities, Genesis: genesis, Task: f.task, Attester: a.tee, Log: a.log, Clock: a.now,
+		Manager: met, Address: f.advertise,
 	})
 	if err != nil {
 		return err
 	}
 	defer u.Close()
-	health.set(u.Health())
+	health.set(named(u.ID(), u.Health()))
 	a.log.Info("enrolled", "unit", u.ID(), "task", f.task, "identity", u.Identity().ID, "listen", f.listen)
 	return agentEnd(unit.RunAgent(ctx, unit.AgentConfig{
 		Unit: u, Program: program, Args: a.tee.Args(), Listen: listener, Forward: unit.Forward(f.forward),
 		Stdout: a.out, Stderr: a.talk, CertDir: f.certDir, Disk: f.disk, Reload: reload,
 	}))
+}
+
+// met is the manager that the flags name.
+func (f unitFlags) met() (unit.Manager, error) {
+	m := unit.Manager{URL: f.manager}
+	switch {
+	case f.managerCA == "":
+		return m, nil
+	case f.manager == "":
+		return m, usage("--manager-ca needs --manager")
+	}
+	var err error
+	m.CA, err = readPool(f.managerCA)
+	return m, err
 }
 
 // agentEnd passes a program's own exit on: it is no fault of the agent.
@@ -153,6 +178,17 @@ func serveHealth(address string) (*health, error) {
 		_ = h.server.Serve(l) // ends by close
 	}()
 	return h, nil
+}
+
+// unitField is the field of health pages that names the unit.
+const unitField = "Cohort-Unit"
+
+// named adds the unit's id to its health pages.
+func named(id wire.UnitID, pages http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(unitField, id.String())
+		pages.ServeHTTP(w, r)
+	})
 }
 
 func (h *health) set(handler http.Handler) { h.handler.Store(&handler) }

@@ -44,8 +44,11 @@ func (a *app) versionCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			b := thisBuild()
-			text := fmt.Sprintf("cohort %s\nrevision %s\n%s %s\n", b.Version, b.Revision, b.Go, b.Platform)
-			return a.emit("version", b, text)
+			text := fmt.Sprintf("cohort %s\n", b.Version)
+			if b.Revision != "" {
+				text += fmt.Sprintf("revision %s\n", b.Revision)
+			}
+			return a.emit("version", b, text+fmt.Sprintf("%s %s\n", b.Go, b.Platform))
 		},
 	}
 }

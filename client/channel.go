@@ -1,0 +1,261 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Errors of requests through a [Channel], and of the bodies of their answers.
+var (
+	// ErrOutcomeUnknown is in the error of a request that may not be repeated
+	// and was cut off: it was executed once or not at all.
+	ErrOutcomeUnknown = channel.ErrOutcomeUnknown
+	// ErrNotExecuted is in the error of a request that units have, each
+	// authenticated, not executed and will not.
+	ErrNotExecuted = channel.ErrNotExecuted
+	// ErrTruncated is in the error of an answer's body that ends before its
+	// end.
+	ErrTruncated = channel.ErrTruncated
+)
+
+// gatewayIdle is how many connections to the gateway wait for requests.
+const gatewayIdle = 256
+
+// OpenConfig says which cluster a channel speaks to. Trust and Gateway are
+// required.
+type OpenConfig struct {
+	// Trust is what [FetchTrust] gave, and with it the pin: a task that is
+	// followed, or one release. The channel fetches it anew by itself.
+	Trust *Trust
+	// Gateway is the URL of whatever reaches the units, http or https. It is
+	// trusted with nothing.
+	Gateway string
+	// CA is what the gateway's certificate chains to, for availability's sake
+	// only. Nil is the system's.
+	CA *x509.CertPool
+	// FreshEvidence makes the unit that opens a session prove, by evidence of
+	// that moment, that it holds the session's secret.
+	FreshEvidence bool
+	// Receipts are wanted for requests: see [WithRecord].
+	Receipts bool
+	// NotAfter is how long after its sending a unit may begin to execute a
+	// request. 0 is 30 seconds.
+	NotAfter time.Duration
+}
+
+// Channel is a trusted channel to a whole cluster: an [http.RoundTripper] whose
+// requests any unit of the pinned identity answers, encrypted end to end. It
+// renews its session by itself. It is safe for concurrent use and is closed by
+// its owner.
+type Channel struct {
+	transport *channel.Transport
+	gateway   *http.Transport
+	trust     fresh
+	evidence  bool
+
+	stop  context.CancelFunc
+	tasks sync.WaitGroup
+}
+
+// Open opens a session with one unit, which it checks. It blocks until then, or
+// until ctx is done. The error is an [attest.Refusal] when a check does not hold,
+// and [ErrUnreachable] when no unit answers.
+func Open(ctx context.Context, config OpenConfig) (*Channel, error) {
+	gateway, err := config.check()
+	if err != nil {
+		return nil, err
+	}
+	c := &Channel{gateway: newGateway(config.CA), evidence: config.FreshEvidence}
+	c.trust.begin(config.Trust, refreshLeast)
+	c.transport, err = channel.NewTransport(channel.TransportConfig{
+		Gateway: gateway, Inner: c.gateway, Pin: config.Trust.pin(), Wants: config.wants(), Trust: truster{c},
+		Clock: config.Trust.config.Clock, NotAfter: config.NotAfter,
+	})
+	if err != nil {
+		return nil, err
+	}
+	life, stop := context.WithCancel(context.WithoutCancel(ctx))
+	c.stop = stop
+	c.tasks.Go(func() { c.maintain(life) })
+	if _, err := c.Session(ctx); err != nil {
+		c.Close(ctx)
+		return nil, err
+	}
+	return c, nil
+}
+
+// check tells every fault of the configuration, and reads the gateway's URL.
+func (o OpenConfig) check() (*url.URL, error) {
+	var faults []error
+	if o.Trust == nil {
+		faults = append(faults, wire.Refuse(wire.BadRequest, "channel: trust", "none", "that of FetchTrust"))
+	}
+	u, err := url.Parse(o.Gateway)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil {
+		faults = append(faults, wire.Refuse(wire.BadRequest, "channel: gateway", o.Gateway, "an http or https URL"))
+	}
+	return u, errors.Join(faults...)
+}
+
+func (o OpenConfig) wants() (w channel.Wants) {
+	if o.FreshEvidence {
+		w |= channel.WantEvidence
+	}
+	if o.Receipts {
+		w |= channel.WantReceipts
+	}
+	return w
+}
+
+// pin is what sessions stay with.
+func (t *Trust) pin() channel.Pin {
+	p := channel.Pin{Genesis: t.config.Genesis, Task: t.config.Task}
+	if p.Task == "" {
+		p.ID = t.identities[0].ID
+	}
+	return p
+}
+
+// newGateway makes the connections to the gateway. HTTP/1.1 keeps a stream from
+// holding up others.
+func newGateway(ca *x509.CertPool) *http.Transport {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	return &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: dialTime}).DialContext,
+		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: ca},
+		TLSHandshakeTimeout: dialTime, MaxIdleConnsPerHost: gatewayIdle, IdleConnTimeout: idleTime,
+		DisableCompression: true, Protocols: &protocols,
+	}
+}
+
+// maintain keeps trust fresh until ctx is done. What is known stays when the
+// authority does not answer.
+func (c *Channel) maintain(ctx context.Context) {
+	ticker := time.NewTicker(refreshUsual)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			_, _ = c.trust.after(ctx, c.trust.Load())
+		}
+	}
+}
+
+// truster gives a channel's newest trust to its sessions.
+type truster struct{ c *Channel }
+
+// Trust is the newest trust.
+func (t truster) Trust() channel.Trust { return t.c.judged(t.c.trust.Load()) }
+
+// Renew fetches trust anew, at most once a second.
+func (t truster) Renew(ctx context.Context) channel.Trust {
+	newer, _ := t.c.trust.after(ctx, t.c.trust.Load())
+	return t.c.judged(newer)
+}
+
+// judged is trust as answers are judged by it.
+func (c *Channel) judged(t *Trust) channel.Trust {
+	judged := channel.Trust{Policy: t.Policy(), Root: t.root}
+	if c.evidence {
+		judged.Verifier = t.config.Verifier
+	}
+	return judged
+}
+
+// RoundTrip sends a request through the channel and gives its answer, which is a
+// unit's of this cluster, unchanged and for this request. The host in its URL is
+// for the unit's handler only.
+//
+// A request that is safe or carries an Idempotency-Key is sent again when an
+// attempt brings no answer; units do not tell one another of keys, so their
+// handler has to. Any other is executed at most once, and when it is cut off the
+// error is [ErrOutcomeUnknown]. An answer that ends early is an [ErrTruncated] of
+// its body.
+func (c *Channel) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := c.transport.RoundTrip(r)
+	return answer, known(err)
+}
+
+// known puts the errors of this package to those of the channel.
+func known(err error) error {
+	switch {
+	case errors.Is(err, channel.ErrClosed):
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	case errors.Is(err, channel.ErrUnreachable):
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	return err
+}
+
+// Session tells of a channel's session.
+type Session struct {
+	ID       wire.SessionID
+	Unit     identity.Peer // that opened it
+	Expires  time.Time
+	Evidence attest.Result // appraised, where fresh evidence was wanted
+}
+
+// Session is the session that requests use now. It opens one if there is none,
+// and blocks until then, or until ctx is done.
+func (c *Channel) Session(ctx context.Context) (Session, error) {
+	s, err := c.transport.Session(ctx)
+	if err != nil {
+		return Session{}, known(err)
+	}
+	return Session{ID: s.ID(), Unit: s.Peer(), Expires: s.Expires(), Evidence: s.Evidence()}, nil
+}
+
+// Opens is how many sessions were opened so far.
+func (c *Channel) Opens() uint64 { return c.transport.Opens() }
+
+// Trust is the newest trust. Its [Trust.State] is worth keeping.
+func (c *Channel) Trust() *Trust { return c.trust.Load() }
+
+// Closed says how far a session was closed: at which units, each
+// authenticated, and until when others may hold it.
+type Closed = channel.Closed
+
+// Close ends the session at all units that are known, as far as ctx lets it,
+// erases its secret, and waits for what the channel started. Later requests fail
+// with [ErrClosed].
+func (c *Channel) Close(ctx context.Context) Closed {
+	closed := c.transport.Close(ctx)
+	c.stop()
+	c.tasks.Wait()
+	c.gateway.CloseIdleConnections()
+	return closed
+}
+
+// Record is what proves offline which unit gave an answer.
+type Record = channel.Record
+
+// Receipt is what a receipt says. Only [VerifyReceipt] makes one.
+type Receipt = channel.Receipt
+
+// WithRecord makes a request through a [Channel] want a receipt. The record is
+// filled in once the answer's body was read to its end; a body without the
+// receipt of the unit that answered ends in an error.
+func WithRecord(ctx context.Context, r *Record) context.Context { return channel.WithRecord(ctx, r) }
+
+// VerifyReceipt judges a record, without a network, for the time of the answer.
+// It refuses a changed request, answer or unit, and a unit that is not what t
+// is pinned to.
+func VerifyReceipt(r Record, t *Trust, at time.Time) (Receipt, error) {
+	return channel.VerifyReceipt(r, channel.Trust{Policy: t.Policy(), Root: t.root}, channel.ReceiptExpect{Pin: t.pin(), At: at})
+}

@@ -1,0 +1,155 @@
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/spf13/cobra"
+)
+
+// maxPEM bounds a file of certificates, in bytes.
+const maxPEM = 1 << 20
+
+// managerFlags are the flags of `cohort manager`.
+type managerFlags struct {
+	listen string
+	bus    string
+	cert   string
+	key    string
+	roots  string
+	data   string
+}
+
+func (a *app) managerCommand() *cobra.Command {
+	var f managerFlags
+	cmd := &cobra.Command{
+		Use:   "manager --authority-root F",
+		Short: "Run the cluster manager and its gateway, which are trusted with nothing",
+		Long: "Relay sealed sessions between units and bring the requests of users to them. A\n" +
+			"manager holds no key: it can delay people and no more. Without a certificate its\n" +
+			"gateway serves plain HTTP on loopback, and units are given DATA/manager.pem.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runManager(cmd.Context(), f) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.listen, "listen", "127.0.0.1:7441", "address of the gateway")
+	flags.StringVar(&f.bus, "bus", "127.0.0.1:7448", "address where units meet the manager")
+	flags.StringVar(&f.cert, "tls-cert", "", "the operator's certificate chain (PEM), read again when it changes")
+	flags.StringVar(&f.key, "tls-key", "", "its private key (PEM)")
+	flags.StringVar(&f.roots, "authority-root", "", "authority root that units stand under (cohort trust --authority-out)")
+	flags.StringVar(&f.data, "data", "", "where copies of sealed sessions are kept (default in the state directory)")
+	_ = cmd.MarkFlagRequired("authority-root")
+	return cmd
+}
+
+// runManager is a manager's life. It says where it is once it can be met.
+func (a *app) runManager(ctx context.Context, f managerFlags) (err error) {
+	if f.data == "" {
+		if f.data, err = a.stateDir("manager"); err != nil {
+			return err
+		}
+	}
+	config := manager.Config{DataDir: f.data, BusAddress: f.bus, Log: a.log, Clock: a.now}
+	if config.Roots, err = readCertificates(f.roots); err != nil {
+		return err
+	}
+	ca, scheme := manager.SelfMadeCA(f.data), "http"
+	switch {
+	case (f.cert == "") != (f.key == ""):
+		return usage("give both --tls-cert and --tls-key, or neither")
+	case f.cert != "":
+		pair := &pairFile{cert: f.cert, key: f.key}
+		if _, err := pair.get(); err != nil { // told now, not at the first handshake
+			return err
+		}
+		config.Certificate, ca, scheme = pair.get, f.cert, "https"
+	}
+	listener, err := net.Listen("tcp", f.listen)
+	if err != nil {
+		return err
+	}
+	m, err := manager.New(config)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	at := map[string]string{"gateway": scheme + "://" + listener.Addr().String(), "bus": "tls://" + f.bus, "ca": ca}
+	if err := a.emit("manager", at, fmt.Sprintf("gateway %s\nbus     %s\nca      %s\n", at["gateway"], at["bus"], ca)); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	return m.Serve(ctx, listener)
+}
+
+// readCertificates reads a PEM file that holds nothing but certificates.
+func readCertificates(path string) ([]*x509.Certificate, error) {
+	rest, err := readFile(path, maxPEM)
+	if err != nil {
+		return nil, err
+	}
+	var list []*x509.Certificate
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if block.Type != "CERTIFICATE" || err != nil {
+			return nil, usage("%s: got a block of %s, want certificates", path, block.Type)
+		}
+		list = append(list, c)
+	}
+	if len(list) == 0 {
+		return nil, usage("%s: no certificate", path)
+	}
+	return list, nil
+}
+
+// readPool is a file of certificates as roots.
+func readPool(path string) (*x509.CertPool, error) {
+	list, err := readCertificates(path)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	for _, c := range list {
+		pool.AddCert(c)
+	}
+	return pool, nil
+}
+
+// pairFile is a certificate with its key in two files, which their owner may
+// replace while they are used.
+type pairFile struct {
+	cert, key string
+
+	mu      sync.Mutex // guards pair and written
+	pair    *tls.Certificate
+	written time.Time // of the certificate's file
+}
+
+// get is the newest pair. One that cannot be read, as while it is being
+// replaced, leaves the one before in use.
+func (p *pairFile) get() (*tls.Certificate, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	info, err := os.Stat(p.cert)
+	if err == nil && !info.ModTime().Equal(p.written) {
+		var pair tls.Certificate
+		if pair, err = tls.LoadX509KeyPair(p.cert, p.key); err == nil {
+			p.pair, p.written = &pair, info.ModTime()
+		}
+	}
+	if p.pair == nil {
+		return nil, &fault{codeFile, fmt.Errorf("reading %s: %w", filepath.Base(p.cert), err), ""}
+	}
+	return p.pair, nil
+}

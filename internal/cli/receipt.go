@@ -1,0 +1,93 @@
+package cli
+
+import (
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+const receiptSchema = "cohort/receipt/v1"
+
+// maxReceipt bounds a receipt's file, in bytes: it holds request and answer.
+const maxReceipt = 1 << 30
+
+// receiptFile proves to whoever pins the genesis, without a network, which unit
+// gave an answer. Nothing in it is believed: the owners' signatures lead from
+// the genesis to the root, and the root to the unit's signature.
+type receiptFile struct {
+	Schema string    `json:"schema"`
+	At     time.Time `json:"at"` // of the answer
+	client.Record
+	Root    []byte          `json:"authority_root"` // certificate, DER
+	History json.RawMessage `json:"policy_history"` // a client's state
+}
+
+// writeReceipt writes the receipt for an answer that a client with this trust
+// was given.
+func writeReceipt(path string, r client.Record, t *client.Trust, at time.Time) error {
+	b, err := json.Marshal(receiptFile{receiptSchema, at.UTC(), r, t.AuthorityRoot().Raw, t.State().Bytes()})
+	if err != nil {
+		return fmt.Errorf("writing the receipt: %w", err)
+	}
+	return replaceFile(path, append(b, '\n'))
+}
+
+// receiptView is what a receipt says that holds.
+type receiptView struct {
+	Unit     string `json:"unit"`
+	Identity string `json:"identity"`
+	Task     string `json:"task"`
+	Session  string `json:"session"`
+	Number   uint64 `json:"number"`
+	At       string `json:"at"`
+	Request  string `json:"request_digest"`
+	Answer   string `json:"answer_digest"`
+	Sequence uint64 `json:"policy_sequence"`
+}
+
+// verifyReceipt judges a receipt by what its file brings and the pins.
+func (a *app) verifyReceipt(p pinFlags, path string) error {
+	pin, err := p.pin()
+	if err != nil {
+		return err
+	}
+	b, err := readFile(path, maxReceipt)
+	if err != nil {
+		return err
+	}
+	var f receiptFile
+	if err := json.Unmarshal(b, &f); err != nil || f.Schema != receiptSchema {
+		return usage("%s: want a receipt of schema %s", path, receiptSchema)
+	}
+	state, err := client.ParseState(f.History)
+	if err != nil {
+		return fmt.Errorf("reading the receipt's policy history: %w", err)
+	}
+	root, err := x509.ParseCertificate(f.Root)
+	if err != nil {
+		return wire.Refuse(wire.Malformed, "receipt: authority root", err, "a certificate")
+	}
+	sequence := state.Policy().Document().Sequence
+	if sequence < p.minSequence {
+		return wire.Refuse(wire.WrongSequence, "receipt: policy sequence", sequence, p.minSequence)
+	}
+	r, err := channel.VerifyReceipt(f.Record, channel.Trust{Policy: state.Policy(), Root: root}, channel.ReceiptExpect{Pin: pin, At: f.At})
+	if err != nil {
+		return err
+	}
+	v := receiptView{
+		Unit: r.Unit.UnitID().String(), Identity: r.Unit.ID().String(), Task: r.Unit.Task(), Session: r.Session.String(), Number: r.Number,
+		At: rfc3339(f.At), Request: wire.Sum(f.Request).String(), Answer: wire.Sum(f.Answer).String(), Sequence: sequence,
+	}
+	return a.emit("verify-receipt", v, v.String())
+}
+
+func (v receiptView) String() string {
+	return fmt.Sprintf("answered by  unit %s\n             of %s, identity %s\nrequest      %s\n             number %d of session %s\nanswer       %s\nat           %s, under policy %d\n",
+		v.Unit, v.Task, v.Identity, v.Request, v.Number, v.Session, v.Answer, v.At, v.Sequence)
+}
