@@ -18,7 +18,7 @@ test: tools lint
 	$(MAKE) race
 
 test-full: tools lint
-	COHORT_FULL=1 go test -timeout 60m -count=1 ./...
+	COHORT_FULL=1 go test -timeout 90m -count=1 -p 1 ./...
 	$(MAKE) race
 
 # The race detector needs cgo and a C compiler; the product does not.

@@ -117,6 +117,9 @@ func open(v vector, r CertificateRequest) ([]byte, error) {
 // opens, for it answers another.
 func TestSealedToRequest(t *testing.T) {
 	v := readVector(t)
+	if _, err := open(v, v.Request); err != nil {
+		t.Fatalf("the report does not open for its own request: %v", err)
+	}
 	for name, change := range map[string]func(*CertificateRequest){
 		"task":        func(r *CertificateRequest) { r.Task += "x" },
 		"nonce":       func(r *CertificateRequest) { r.Nonce[0] ^= 1 },
