@@ -26,7 +26,7 @@ func TestRingIDsNameKeys(t *testing.T) {
 	if !k.End().Equal(noon) || !k.Until(noon.Add(1)).End().Equal(noon.Add(1)) || k.Until(noon.Add(1)).ID() != k.ID() {
 		t.Error("another end, or another key")
 	}
-	if NewRingKey(noon).ID() == NewRingKey(noon).ID() {
+	if a, b := NewRingKey(noon), NewRingKey(noon); a.ID() == b.ID() {
 		t.Error("two fresh keys are one")
 	}
 }
