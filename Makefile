@@ -10,8 +10,9 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .PHONY: build test test-full race lint tools bench fuzz clean
 
+# What is released erases keys from memory: docs/explanation/memory.md.
 build:
-	go build -trimpath -o bin/ ./cmd/cohort ./examples/...
+	GOEXPERIMENT=runtimesecret go build -trimpath -o bin/ ./cmd/cohort ./examples/...
 
 test: tools lint
 	go test -timeout 10m ./...
@@ -36,8 +37,14 @@ tools:
 	test -z "$$missing" && exit 0; echo "installing$$missing"; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 
+# What things cost beside their limits, in rounds whose medians are printed; the
+# goals are in docs/performance.md. BENCH_PROFILE=F keeps the CPU profile of the
+# process that serves.
+ROUNDS ?= 15
 bench:
-	go test -run '^$$' -bench . -benchtime 1s ./...
+	@{ go test -run '^$$' -bench 'Appraise|Proxy' -benchtime $(ROUNDS)x ./attest/snp ./attest/dcap ./unit; \
+	  go test -run '^$$' -bench . -benchtime $(ROUNDS)x ./bench; \
+	  go test -run '^$$' -bench SessionMemory -benchtime 1x ./internal/channel; } | awk -f bench/ratios.awk
 
 # Each fuzz target for a short while.
 FUZZTIME ?= 10s

@@ -33,6 +33,12 @@
 //	  → attest.Verifier.Appraise → policy.Approved.AdmitAuthority
 //	client.New → (*Client).RoundTrip → tls.Config.VerifyConnection → identity.Check
 //
+// A user opens a session with one unit, and talks to the whole cluster:
+//
+//	client.Open → channel.Transport ⇒ manager's gateway ⇒ channel.Host.Accept (unit A)
+//	  → channel.Relay.Push → bus ⇒ manager's relay ⇒ channel.Host.Join (unit B)
+//	(*client.Channel).RoundTrip ⇒ manager's gateway ⇒ channel.Server (unit B) → http.Handler
+//
 // Owners change policy:
 //
 //	cohort policy sign → policy.Parse → ⇒ authority.propose → policy.Propose
@@ -70,6 +76,7 @@
 //	   client                    the verifying client
 //	6  internal/cli              one file per subcommand; picks platforms
 //	   internal/systest          a cluster in one process; tests only
+//	   bench                     what things cost beside their limits; tests only
 //	   examples/…                services to run under Cohort
 //	7  cmd/cohort                main
 package cohort

@@ -51,6 +51,7 @@ var house = []room{
 	{path: "client", floor: 5, third: []string{"golang.org/x/sync"}},
 	{path: "internal/cli", floor: 6, third: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/pelletier/go-toml/v2", "golang.org/x/crypto", "golang.org/x/term", "golang.org/x/sys"}},
 	{path: "internal/systest", floor: 6, third: []string{"golang.org/x/crypto"}, testsOnly: true},
+	{path: "bench", floor: 6, testsOnly: true},
 	{path: "examples/", floor: 6, below: []string{"unit", "client"}},
 	{path: "cmd/cohort", floor: 7, below: []string{"internal/cli"}},
 }

@@ -129,11 +129,13 @@ func (t *Trust) pin() channel.Pin {
 	return p
 }
 
-// newGateway makes the connections to the gateway. HTTP/1.1 keeps a stream from
-// holding up others.
+// newGateway makes the connections to the gateway. Over HTTP/2 all requests of a
+// channel share one: when answers are late, they do not each begin a handshake
+// and make everything later.
 func newGateway(ca *x509.CertPool) *http.Transport {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
 	return &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: dialTime}).DialContext,
 		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: ca},

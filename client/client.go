@@ -8,7 +8,8 @@
 // addresses. It is an [http.RoundTripper]: it spreads requests over the
 // replicas, races connections, backs off from what fails, sends again what may
 // be sent again, and hedges late answers within a budget. [Verify] tells what
-// stands at an address.
+// stands at an address. [Open] makes a [Channel]: a session with the whole
+// cluster, encrypted end to end, through any gateway.
 //
 // Every handshake ends in [identity.Check] against the newest policy, before a
 // byte of a request leaves. Addresses, resolvers, proxies and the authority's

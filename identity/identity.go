@@ -17,6 +17,9 @@
 // that the caller names; the zero [Expect] refuses everything. [ServerTLS] and
 // [ClientTLS] are TLS 1.3 configurations that do the same in a handshake.
 //
+// Ring keys are the exception: random, held in memory only, handed over inside
+// certificate reports, and erased ([RingKey], [Ring]).
+//
 // The package trusts policy that was approved, and a certificate no further
 // than Check does. It refuses unknown algorithms, unknown critical extensions
 // and certificates without its own extension. docs/spec/identity.md has every

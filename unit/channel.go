@@ -70,14 +70,14 @@ func (u *Unit) stand(e *enrolment) error {
 	})
 }
 
-// keep is next with the key that was current before, where an authority that
-// started again knows nothing of it: sessions under it go on until its end.
+// keep is next with the newest key of before, where an authority that started
+// again knows nothing of it: sessions under that go on until its end.
 func keep(before, next identity.RingKeys, now time.Time) identity.RingKeys {
-	old := before.Current
-	if old == nil || next.Previous != nil || old.ID() == next.Current.ID() || !now.Before(old.End()) {
-		return next
+	for _, old := range []*identity.RingKey{before.Current, before.Previous} {
+		if next.Previous == nil && old != nil && old.ID() != next.Current.ID() && now.Before(old.End()) {
+			next.Previous = old.Until(old.End()) // a copy, because the host erases what it held
+		}
 	}
-	next.Previous = old.Until(old.End()) // a copy, because the host erases what it held
 	return next
 }
 

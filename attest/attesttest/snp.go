@@ -79,7 +79,11 @@ func (v *SNPVendor) template(name string, serial int64) *x509.Certificate {
 
 // sign makes a certificate, or panics: templates of this package are right.
 func sign(template, parent *x509.Certificate, key, signer any) *x509.Certificate {
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key, signer)
+	random := rand.Reader
+	if _, curve := signer.(*ecdsa.PrivateKey); curve {
+		random = nil // deterministic (RFC 6979): a chip's chain is the same bytes each time
+	}
+	der, err := x509.CreateCertificate(random, template, parent, key, signer)
 	if err != nil {
 		panic(err)
 	}

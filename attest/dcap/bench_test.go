@@ -5,10 +5,10 @@ import (
 	"crypto/elliptic"
 	"crypto/sha256"
 	"testing"
-	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/bench"
 )
 
 // floor is the least that any verifier does for a quote of a platform it knows:
@@ -25,7 +25,6 @@ func floor(q quote, pck *ecdsa.PublicKey) bool {
 
 // BenchmarkAppraise puts an appraisal with full TCB policy (goal G2: at most 1.35
 // times the floor for a platform and collateral seen before) beside its floor.
-// "seen" reports the ratio of the two in one run.
 func BenchmarkAppraise(b *testing.B) {
 	for _, of := range []attest.Platform{attest.TDX, attest.SGX} {
 		b.Run(string(of), func(b *testing.B) { benchmark(b, of) })
@@ -56,33 +55,13 @@ func benchmark(b *testing.B, of attest.Platform) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	least := func(b *testing.B) {
-		if !floor(q, p.key) {
-			b.Fatal("a signature does not verify")
-		}
-	}
-	b.Run("floor", func(b *testing.B) {
-		for b.Loop() {
-			least(b)
-		}
-	})
-	b.Run("seen", func(b *testing.B) {
-		b.ReportAllocs()
-		a := fresh()
-		var ours, theirs time.Duration
-		for b.Loop() {
-			start := time.Now()
-			appraise(b, a)
-			middle := time.Now()
-			least(b)
-			ours, theirs = ours+middle.Sub(start), theirs+time.Since(middle)
-		}
-		b.ReportMetric(float64(ours)/float64(theirs), "x-floor")
-		b.ReportMetric(float64(ours.Nanoseconds())/float64(b.N), "ns/appraisal")
-	})
-	b.Run("new", func(b *testing.B) {
-		for b.Loop() {
-			appraise(b, fresh())
-		}
-	})
+	seen := fresh()
+	bench.Compare(b,
+		bench.Contender{Name: "floor", Cost: bench.Repeat(100, func() {
+			if !floor(q, p.key) {
+				b.Fatal("a signature does not verify")
+			}
+		})},
+		bench.Contender{Name: "seen", Cost: bench.Repeat(100, func() { appraise(b, seen) })},
+		bench.Contender{Name: "new", Cost: bench.Repeat(20, func() { appraise(b, fresh()) })})
 }

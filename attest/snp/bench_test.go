@@ -7,6 +7,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/bench"
 	"github.com/google/go-sev-guest/abi"
 )
 
@@ -25,32 +26,22 @@ func BenchmarkAppraise(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	b.Run("floor", func(b *testing.B) {
-		c, err := bundleOf(report{signer: abi.SignerInfo{}}, endorsed).check()
-		if err != nil {
-			b.Fatal(err)
-		}
-		signature, err := abi.ReportToSignatureDER(evidence.Raw)
-		if err != nil {
-			b.Fatal(err)
-		}
-		for b.Loop() {
+	c, err := bundleOf(report{signer: abi.SignerInfo{}}, endorsed).check()
+	if err != nil {
+		b.Fatal(err)
+	}
+	signature, err := abi.ReportToSignatureDER(evidence.Raw)
+	if err != nil {
+		b.Fatal(err)
+	}
+	seen := new(Appraiser)
+	bench.Compare(b,
+		bench.Contender{Name: "floor", Cost: bench.Repeat(50, func() {
 			digest := sha512.Sum384(evidence.Raw[:0x2a0])
 			if !ecdsa.VerifyASN1(c.key, digest[:], signature) {
 				b.Fatal("the signature does not verify")
 			}
-		}
-	})
-	b.Run("seen", func(b *testing.B) {
-		b.ReportAllocs()
-		a := new(Appraiser)
-		for b.Loop() {
-			appraise(b, a)
-		}
-	})
-	b.Run("new", func(b *testing.B) {
-		for b.Loop() {
-			appraise(b, new(Appraiser))
-		}
-	})
+		})},
+		bench.Contender{Name: "seen", Cost: bench.Repeat(50, func() { appraise(b, seen) })},
+		bench.Contender{Name: "new", Cost: bench.Repeat(50, func() { appraise(b, new(Appraiser)) })})
 }

@@ -38,7 +38,7 @@ func withPrograms(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(bin)
-	build := exec.Command("go", "build", "-o", bin+"/", ".", "../../examples/scoring")
+	build := exec.Command("go", "build", "-o", bin+"/", ".", "../../examples/scoring", "../../examples/chat")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building: %v\n%s", err, out)
@@ -91,9 +91,10 @@ func describe(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: describe FILE [ADDRESS]")
 	}
 	var d struct {
-		Schema, Genesis, Authority, Task, Root string
-		ServerName                             string `json:"server_name"`
-		Units                                  []struct {
+		Schema, Genesis, Authority, Gateway, Task, Root string
+
+		ServerName string `json:"server_name"`
+		Units      []struct {
 			Address, Health string
 			PID             int
 		}
@@ -108,7 +109,7 @@ func describe(ts *testscript.TestScript, neg bool, args []string) {
 	if d.Schema != "cohort/dev/v1" || len(d.Units) != 3 {
 		ts.Fatalf("got %+v, want three units", d)
 	}
-	for name, value := range map[string]string{"GENESIS": d.Genesis, "AUTHORITY": d.Authority, "TASK": d.Task, "ROOT": d.Root, "NAME": d.ServerName} {
+	for name, value := range map[string]string{"GENESIS": d.Genesis, "AUTHORITY": d.Authority, "GATEWAY": d.Gateway, "TASK": d.Task, "ROOT": d.Root, "NAME": d.ServerName} {
 		ts.Setenv(name, value)
 	}
 	for i, u := range d.Units {

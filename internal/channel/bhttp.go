@@ -133,8 +133,9 @@ var hopByHop = map[string]bool{
 
 // parser takes a message apart; after its first error it gives zero values.
 type parser struct {
-	rest []byte
-	err  error
+	rest  []byte
+	known bool // the message's lengths stand before what they measure
+	err   error
 }
 
 func (p *parser) fail(rule string, got, want any) {
@@ -186,7 +187,8 @@ func parseRequest(b []byte) (head, []byte, error) {
 	if p.err == nil && !token(h.method) {
 		p.fail("method", h.method, "a token")
 	}
-	p.head(&h, framing == knownRequest)
+	p.known = framing == knownRequest
+	p.head(&h)
 	return h, p.rest, p.err
 }
 
@@ -198,23 +200,24 @@ func parseResponse(b []byte) (head, []byte, error) {
 	if framing != knownResponse && framing != indeterminateResponse {
 		p.fail("framing indicator", framing, "a response's")
 	}
+	p.known = framing == knownResponse
 	h := head{status: int(p.integer())}
 	for p.err == nil && 100 <= h.status && h.status < 200 {
-		p.section(framing == knownResponse)
+		p.section()
 		h.status = int(p.integer())
 	}
 	if p.err == nil && (h.status < 200 || h.status > 599) {
 		p.fail("status", h.status, "200 to 599")
 	}
-	p.head(&h, framing == knownResponse)
+	p.head(&h)
 	return h, p.rest, p.err
 }
 
 // head takes the field section and, if it is known, the length of the content.
 // A message may end where nothing but zeros would follow.
-func (p *parser) head(h *head, known bool) {
-	h.fields, h.length = p.section(known), indeterminate
-	if known {
+func (p *parser) head(h *head) {
+	h.fields, h.length = p.section(), indeterminate
+	if p.known {
 		h.length = 0
 		if len(p.rest) > 0 {
 			h.length = int64(p.integer())
@@ -223,27 +226,27 @@ func (p *parser) head(h *head, known bool) {
 }
 
 // section takes a field section.
-func (p *parser) section(known bool) http.Header {
+func (p *parser) section() http.Header {
 	if p.err != nil || len(p.rest) == 0 {
 		return http.Header{}
 	}
-	if known {
-		inner := &parser{rest: p.bytes()}
-		fields := inner.fields(known)
+	if p.known {
+		inner := &parser{rest: p.bytes(), known: true}
+		fields := inner.fields()
 		if p.err == nil {
 			p.err = inner.err
 		}
 		return fields
 	}
-	return p.fields(known)
+	return p.fields()
 }
 
 // fields takes field lines up to the end of a known section, or the terminator.
-func (p *parser) fields(known bool) http.Header {
+func (p *parser) fields() http.Header {
 	fields := make(http.Header, 4)
 	for p.err == nil && len(p.rest) > 0 {
 		name := p.bytes()
-		if len(name) == 0 && !known {
+		if len(name) == 0 && !p.known {
 			return fields
 		}
 		key, value := fieldName(name), string(p.bytes())
@@ -252,7 +255,7 @@ func (p *parser) fields(known bool) http.Header {
 		}
 		fields[key] = append(fields[key], value)
 	}
-	if !known && p.err == nil {
+	if !p.known && p.err == nil {
 		p.fail("field section", "no end", "a terminator")
 	}
 	return fields

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"sync/atomic"
@@ -30,7 +31,8 @@ type call struct {
 	t       *Transport
 	request *http.Request
 	record  *Record // nil: no receipt wanted
-	small   []byte  // the content, where it was read whole
+	small   bool    // it goes into one chunk
+	content []byte  // where it was read whole
 	begun   bool    // the body was handed on, to whoever closes it
 	tries   tries
 	tried   []wire.UnitID
@@ -57,7 +59,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			return response, nil
 		}
 		if err := c.next(failed); err != nil {
-			if c.small == nil && !c.begun {
+			if c.content == nil && !c.begun {
 				r.Body.Close()
 			}
 			return nil, fmt.Errorf("calling %s %s: %w", r.Method, r.URL.Redacted(), err)
@@ -65,19 +67,20 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// read takes the content of a small request, so that it can be sent again.
+// read takes the content of a small request that cannot be had again.
 func (c *call) read() error {
 	r := c.request
 	if r.Body == nil || r.Body == http.NoBody {
-		c.small = []byte{}
+		c.small, c.content = true, []byte{}
 		return nil
 	}
-	if r.ContentLength <= 0 || r.ContentLength > maxSmall {
+	c.small = 0 < r.ContentLength && r.ContentLength <= maxSmall && len(r.Trailer) == 0
+	if !c.small || r.GetBody != nil {
 		return nil
 	}
 	defer r.Body.Close()
-	c.small = make([]byte, r.ContentLength)
-	if _, err := io.ReadFull(r.Body, c.small); err != nil {
+	c.content = make([]byte, r.ContentLength)
+	if _, err := io.ReadFull(r.Body, c.content); err != nil {
 		return fmt.Errorf("reading the request's body: %w", err)
 	}
 	return nil
@@ -152,7 +155,7 @@ func (c *call) attempt() (*http.Response, failure) {
 	f.session = h
 	x, out, err := c.prepare(h)
 	if err != nil {
-		f.err, f.attempt.Whole = err, false
+		f.err, f.attempt.Whole = err, false // another attempt would end alike
 		return nil, f
 	}
 	ticket := ""
@@ -161,9 +164,10 @@ func (c *call) attempt() (*http.Response, failure) {
 	}
 	answer, err := c.send(out, ticket, &f)
 	if err == nil && f.hint.Reason == wire.TicketWanted && out.stream == nil && c.tries.spend(wire.TicketWanted) {
+		out.again.Store(true)
 		answer, err = c.send(out, encodeTicket(h.Session), &f)
 	}
-	f.attempt.Left, f.attempt.Whole = out.read.Load(), c.knows().Whole
+	f.attempt.Left, f.attempt.Whole = out.left(err), c.knows().Whole
 	if err != nil || answer == nil {
 		f.err = errors.Join(f.err, err)
 		return nil, f
@@ -181,7 +185,7 @@ func (c *call) knows() Attempt {
 	return Attempt{
 		Safe:   safeMethods[c.request.Method],
 		Marked: len(c.request.Header["Idempotency-Key"]) > 0,
-		Whole:  c.small != nil || !c.begun || c.request.GetBody != nil,
+		Whole:  c.content != nil || !c.begun || c.request.GetBody != nil,
 	}
 }
 
@@ -192,6 +196,9 @@ func (c *call) prepare(h *held) (*exchange, *outgoing, error) {
 		target = c.t.choose(h, c.tried)
 		c.tried = append(c.tried, target)
 	}
+	if c.tries.rekey == 0 { // the unit that opened a session surely holds it
+		target = h.peer.UnitID()
+	}
 	flags := wire.Flags(0)
 	if c.record != nil {
 		flags = wire.FlagReceipt
@@ -200,24 +207,26 @@ func (c *call) prepare(h *held) (*exchange, *outgoing, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	x.pool = &c.t.chunks
 	request := c.head()
-	if c.small != nil && len(c.request.Trailer) == 0 {
-		raw, err := x.whole(request, c.small)
-		return x, &outgoing{raw: raw}, err
-	}
 	body, err := c.body()
 	if err != nil {
 		return nil, nil, err
+	}
+	if c.small {
+		defer body.Close()
+		raw, err := x.whole(request, body)
+		return x, &outgoing{raw: raw}, err
 	}
 	s, err := x.stream(request, body, c.request.Trailer)
 	return x, &outgoing{stream: s}, err
 }
 
-// body is the content to stream.
+// body is the content to send.
 func (c *call) body() (io.ReadCloser, error) {
 	switch {
-	case c.small != nil:
-		return io.NopCloser(bytes.NewReader(c.small)), nil
+	case c.content != nil:
+		return io.NopCloser(bytes.NewReader(c.content)), nil
 	case c.begun:
 		return c.request.GetBody()
 	}
@@ -239,9 +248,7 @@ func (c *call) head() head {
 		h.fields = r.Header.Clone()
 		h.fields.Del("Content-Length")
 	}
-	if c.small != nil {
-		h.length = int64(len(c.small))
-	} else if r.ContentLength <= 0 {
+	if !c.small && r.ContentLength <= 0 {
 		h.length = indeterminate
 	}
 	return h
@@ -251,60 +258,49 @@ func (c *call) head() head {
 type outgoing struct {
 	raw    []byte // all of it, or nil where it is
 	stream *stream
-	read   atomic.Bool // a part of it was read, and may have left
+	again  atomic.Bool // raw was sent, or was to be, more than once
 }
 
-// body gives the bytes from the beginning.
-func (o *outgoing) body() io.ReadCloser {
+// left reports whether a part of the request may have left, when sending it
+// ended in err: always, but for a stream that was not read and a first
+// connection that could not be made.
+func (o *outgoing) left(err error) bool {
+	var e *net.OpError
 	if o.stream != nil {
-		return &outgoingBody{Reader: o.stream, o: o}
+		return o.stream.read.Load()
 	}
-	return &outgoingBody{Reader: bytes.NewReader(o.raw), o: o}
+	return o.again.Load() || !errors.As(err, &e) || e.Op != "dial"
 }
 
-type outgoingBody struct {
-	io.Reader
-	o *outgoing
-}
-
-func (b *outgoingBody) Read(p []byte) (int, error) {
-	b.o.read.Store(true)
-	return b.Reader.Read(p)
-}
-
-func (b *outgoingBody) Close() error {
-	if b.o.stream != nil {
-		return b.o.stream.Close()
-	}
-	return nil
-}
-
-// outer is the request that carries a sealed one. The same sealed bytes may be
-// sent twice, since no unit executes them twice: the inner transport may do so
-// when a kept-alive connection turns out to be gone.
-func (t *Transport) outer(ctx context.Context, o *outgoing, ticket string) *http.Request {
-	r := &http.Request{
-		Method: http.MethodPost, URL: t.requestURL, Host: t.requestURL.Host,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header:        http.Header{"Content-Type": {wire.TypeRequest}, "User-Agent": nil},
-		Body:          o.body(),
-		ContentLength: -1,
-	}
+// outer makes a request one that carries a sealed one. The same sealed bytes may
+// be sent twice, since no unit executes them twice: the inner transport may do
+// so when a kept-alive connection turns out to be gone.
+func (t *Transport) outer(r *http.Request, o *outgoing, ticket string) *http.Request {
+	r.Method, r.URL, r.Host = http.MethodPost, t.requestURL, t.requestURL.Host
+	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.1", 1, 1
+	r.TransferEncoding, r.Trailer, r.Close, r.Form, r.PostForm, r.MultipartForm = nil, nil, false, nil, nil, nil
+	r.Header = http.Header{"Content-Type": {wire.TypeRequest}, "User-Agent": nil}
+	r.Body, r.ContentLength, r.GetBody = o.stream, indeterminate, nil
 	if o.stream == nil {
-		r.ContentLength = int64(len(o.raw))
-		r.GetBody = func() (io.ReadCloser, error) { return o.body(), nil }
+		// Of a reader of this type net/http knows that it does not block.
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(o.raw)), int64(len(o.raw))
+		r.GetBody = func() (io.ReadCloser, error) {
+			o.again.Store(true)
+			return io.NopCloser(bytes.NewReader(o.raw)), nil
+		}
 		r.Header["X-Idempotency-Key"] = []string{} // says so to net/http and is not sent
 	}
 	if ticket != "" {
 		r.Header[wire.FieldTicket] = []string{ticket}
 	}
-	return r.WithContext(ctx)
+	return r
 }
 
 // send makes one outer request. It gives an outer answer that holds an inner
 // one, or fills in what is hinted instead.
 func (c *call) send(o *outgoing, ticket string, f *failure) (*http.Response, error) {
-	answer, err := c.t.config.Inner.RoundTrip(c.t.outer(c.request.Context(), o, ticket))
+	outer := *c.request // for its context
+	answer, err := c.t.config.Inner.RoundTrip(c.t.outer(&outer, o, ticket))
 	if err != nil {
 		f.hint = Hint{Reason: wire.Unavailable}
 		return nil, err
@@ -330,8 +326,9 @@ func (c *call) accept(x *exchange, outer *http.Response, f *failure) (*http.Resp
 		return nil, err
 	}
 	if a.kind != kindResponse {
-		// Of a request that is bound to no unit, another may execute a copy.
-		f.attempt.NotExecuted = a.kind == kindNotExecuted && x.header.Target != (wire.UnitID{})
+		// What is not safe is bound, and then open saw to it that the bound
+		// unit says so.
+		f.attempt.NotExecuted = a.kind == kindNotExecuted
 		return nil, wire.Refuse(wire.NotExecuted, "answer: reason", a.reason, "a response")
 	}
 	r := &http.Response{
@@ -345,17 +342,19 @@ func (c *call) accept(x *exchange, outer *http.Response, f *failure) (*http.Resp
 	}
 	a.content.closer = outer.Body
 	if x.record != nil {
-		session, at := x.session, c.t.config.Clock()
-		a.content.after = func(err error) error { return c.prove(x, a, session, at, err) }
+		at := c.t.config.Clock()
+		a.content.after = func(end error) error {
+			if end == io.EOF {
+				return c.prove(x, a, at)
+			}
+			return end
+		}
 	}
 	return r, nil
 }
 
-// prove judges the receipt at an answer's end.
-func (c *call) prove(x *exchange, a reply, s *Session, at time.Time, end error) error {
-	if end != io.EOF {
-		return end
-	}
+// prove judges the receipt at an answer's end, and is io.EOF if it holds.
+func (c *call) prove(x *exchange, a reply, at time.Time) error {
 	x.record.Receipt = a.content.source.proof
 	if x.record.Receipt == nil {
 		return wire.Refuse(wire.EvidenceMissing, "answer: receipt", "none", "the unit's")
@@ -364,7 +363,7 @@ func (c *call) prove(x *exchange, a reply, s *Session, at time.Time, end error) 
 	if err != nil {
 		return fmt.Errorf("judging the receipt: %w", err)
 	}
-	if receipt.Session != s.id || receipt.Number != x.header.Number || receipt.Unit.UnitID() != a.unit {
+	if receipt.Session != x.session.id || receipt.Number != x.header.Number || receipt.Unit.UnitID() != a.unit {
 		return wire.Refuse(wire.WrongIdentity, "receipt: session, number and unit", "others", "those of this answer")
 	}
 	*c.record = *x.record

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"sync"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -59,8 +60,31 @@ type opener struct {
 	aead cipher.AEAD
 	counter
 	length [lengthSize]byte
+	pool   *sync.Pool // of *[]byte that buf is taken from; nil: none
 	buf    []byte
 	ended  bool // the final chunk was given
+}
+
+// grow makes buf hold size bytes. What one message needed the next does.
+func (o *opener) grow(size int) []byte {
+	if o.buf == nil && o.pool != nil {
+		if b, ok := o.pool.Get().(*[]byte); ok {
+			o.buf = *b
+		}
+	}
+	if cap(o.buf) < size {
+		o.buf = make([]byte, size)
+	}
+	return o.buf[:size]
+}
+
+// release gives the buffer back; no plaintext is in use any more.
+func (o *opener) release() {
+	if b := o.buf; b != nil && o.pool != nil {
+		clear(b[:cap(b)])
+		o.pool.Put(&b)
+	}
+	o.buf = nil
 }
 
 // next is the plaintext of the next chunk, valid until the call after, and where
@@ -79,10 +103,7 @@ func (o *opener) next() ([]byte, place, error) {
 	if size > maxPlaintext+tagSize || size < tagSize || at == inner && size == tagSize {
 		return nil, inner, wire.Refuse(wire.BadSignature, "chunk: size in bytes", size, "16 to 65552, more than 16 if not final")
 	}
-	if cap(o.buf) < size {
-		o.buf = make([]byte, size)
-	}
-	b := o.buf[:size]
+	b := o.grow(size)
 	if _, err := io.ReadFull(o.r, b); err != nil {
 		return nil, inner, cutOff(err)
 	}

@@ -52,6 +52,8 @@ func TestChunkRefusals(t *testing.T) {
 	elsewhere := &sealer{aead: must(newAEAD(bytes.Repeat([]byte{1}, 32)))}
 	elsewhere.step()
 	other := elsewhere.seal(append(make([]byte, lengthSize), "two"...), final)
+	early := bytes.Clone(c[1])
+	early[0] |= 0x80
 	long := append(make([]byte, lengthSize), make([]byte, maxPlaintext+1)...)
 	long = (&sealer{aead: must(newAEAD(make([]byte, 32)))}).seal(long, final)
 	for _, tt := range []struct {
@@ -67,6 +69,7 @@ func TestChunkRefusals(t *testing.T) {
 		{"one left out", [][]byte{c[0], c[2]}, wire.BadSignature},
 		{"one twice", [][]byte{c[0], c[0], c[1], c[2]}, wire.BadSignature},
 		{"the final one of a message with another key", [][]byte{c[0], other}, wire.BadSignature},
+		{"an inner one said to be the final one", [][]byte{c[0], early}, wire.BadSignature},
 		{"more after the final one", append(slices.Clone(c), []byte{0}), wire.Malformed},
 		{"an empty inner one", sealed("", "x"), wire.BadSignature},
 		{"one of more than 64 KiB", [][]byte{long}, wire.BadSignature},

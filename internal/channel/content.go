@@ -117,6 +117,10 @@ func (c *content) finish() error {
 func (c *content) end(err error) error {
 	if c.err == nil {
 		c.err = err
+		if err == io.EOF {
+			c.buf = nil
+			c.source.opener.release()
+		}
 		if c.after != nil {
 			c.err = c.after(err)
 		}
@@ -165,8 +169,8 @@ func (c *content) trailers() error {
 		if err != nil {
 			return err
 		}
-		p := &parser{rest: b}
-		c.add(p.fields(true))
+		p := &parser{rest: b, known: true}
+		c.add(p.fields())
 		return p.err
 	}
 	section, err := c.lines()
@@ -174,7 +178,7 @@ func (c *content) trailers() error {
 		return err
 	}
 	p := &parser{rest: append(section, 0)}
-	c.add(p.fields(false))
+	c.add(p.fields())
 	return p.err
 }
 

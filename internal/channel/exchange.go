@@ -2,9 +2,12 @@ package channel
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -47,7 +50,8 @@ type exchange struct {
 	session *Session
 	header  wire.Header
 	raw     [wire.HeaderSize]byte
-	record  *Record // what a receipt is about; nil: none wanted
+	record  *Record    // what a receipt is about; nil: none wanted
+	pool    *sync.Pool // of *[]byte, for chunks of the answer; nil: none
 }
 
 // begin takes the next request number of the session.
@@ -75,20 +79,25 @@ func (x *exchange) said(plaintext []byte) {
 	}
 }
 
-// whole is a request in one chunk, its content given.
-func (x *exchange) whole(h head, body []byte) ([]byte, error) {
+// whole is a request in one chunk, whose content of the head's length is read
+// from body. Without a method it is the empty one that closes a session.
+func (x *exchange) whole(h head, body io.Reader) ([]byte, error) {
 	s, err := x.sealer()
 	if err != nil {
 		return nil, err
 	}
 	const start = wire.HeaderSize + lengthSize
-	b := make([]byte, start, start+512+len(body))
+	b := make([]byte, start, start+512+int(h.length))
 	copy(b, x.raw[:])
 	if h.method != "" {
 		if b, err = appendRequest(b, h); err != nil {
 			return nil, err
 		}
-		b = pad(append(b, body...), start)
+		b = slices.Grow(b, int(h.length))
+		if _, err := io.ReadFull(body, b[len(b):len(b)+int(h.length)]); err != nil {
+			return nil, fmt.Errorf("reading the request's body: %w", err)
+		}
+		b = pad(b[:len(b)+int(h.length)], start)
 	}
 	if len(b)-start > maxPlaintext {
 		return nil, wire.Refuse(wire.TooLarge, "request: head: size in bytes", len(b)-start, maxPlaintext)
@@ -106,6 +115,7 @@ type stream struct {
 	body    io.ReadCloser
 	trailer http.Header // filled in by the time body has ended
 	left    int64       // of content of known length
+	read    atomic.Bool // something was, or was to be, read
 	begun   bool
 	ended   bool
 	out     []byte // sealed, to be read
@@ -119,6 +129,7 @@ func (x *exchange) stream(h head, body io.ReadCloser, trailer http.Header) (*str
 
 // Read gives the request's bytes.
 func (s *stream) Read(p []byte) (int, error) {
+	s.read.Store(true)
 	for len(s.out) == 0 {
 		if s.ended {
 			return 0, io.EOF
@@ -255,7 +266,7 @@ func (x *exchange) open(r io.Reader) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	s := &source{opener: &opener{r: r, aead: aead}}
+	s := &source{opener: &opener{r: r, aead: aead, pool: x.pool}}
 	if x.record != nil {
 		s.receipt, s.copy = true, (*answerRecorder)(x.record)
 	}

@@ -42,10 +42,12 @@ type Standing struct {
 // never goes back, because a clock that does would bring back sessions whose
 // replay windows are gone.
 type Host struct {
-	id     wire.UnitID
-	key    *ecdsa.PrivateKey
-	limits Limits
-	bodies sync.Pool // of *[]byte, for plaintext of sealed sessions
+	id      wire.UnitID
+	key     *ecdsa.PrivateKey
+	limits  Limits
+	bodies  sync.Pool // of *[]byte, for plaintext of sealed sessions
+	chunks  sync.Pool // of *[]byte, for chunks of requests
+	answers sync.Pool // of *[]byte, for chunks of answers
 
 	mu       sync.Mutex // guards all below
 	newest   time.Time

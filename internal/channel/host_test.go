@@ -190,6 +190,9 @@ func TestTombstones(t *testing.T) {
 	for _, u := range c.units {
 		_, err := u.Join(ticket, noon)
 		refused(t, err, wire.SessionOver)
+		if u.table.byID[s.ID()].secret != [secretSize]byte{} {
+			t.Error("a closed session has its secret still")
+		}
 	}
 	late := c.start()
 	if _, err := late.Bury(c.stored[s.ID()], noon); err != nil {

@@ -344,7 +344,7 @@ func TestNotExecutedByAnother(t *testing.T) {
 			if u.ID() == h.Target {
 				continue
 			}
-			x := &inbound{host: u.Host, raw: [wire.HeaderSize]byte(raw), secret: u.table.byID[h.Session].secret}
+			x := &inbound{host: u.Host, raw: [wire.HeaderSize]byte(raw), keys: newKeys(&u.table.byID[h.Session].secret)}
 			answer := status(http.StatusOK)
 			answer.Header.Set("Content-Type", wire.TypeAnswer)
 			answer.Body = io.NopCloser(bytes.NewReader(must(x.plain(kindNotExecuted, wire.Expired))))

@@ -16,7 +16,7 @@ type inbound struct {
 	standing *standing
 	header   wire.Header
 	raw      [wire.HeaderSize]byte
-	secret   [secretSize]byte
+	keys     keys
 	source   *source
 	first    []byte    // plaintext of the first chunk
 	said     hash.Hash // of the request's plaintext; nil when no receipt is wanted
@@ -49,18 +49,18 @@ func (h *Host) begin(raw [wire.HeaderSize]byte, at time.Time) (*inbound, error) 
 	case s.state == closed:
 		return nil, wire.Refuse(wire.Rekey, "request: session", header.Session, "one that is open")
 	}
-	return &inbound{host: h, standing: st, header: header, raw: raw, secret: s.secret}, nil
+	return &inbound{host: h, standing: st, header: header, raw: raw, keys: newKeys(&s.secret)}, nil
 }
 
 // open authenticates the request by its first chunk and takes its number. It
 // refuses with "replayed" a number seen before, or too old to tell; nothing
 // authenticated is answered to that, since the first copy may be executed.
 func (x *inbound) open(r io.Reader) error {
-	aead, err := messageKey(&x.secret, wire.LabelRequestKey, x.raw[:])
+	aead, err := x.keys.message(wire.LabelRequestKey, x.raw[:])
 	if err != nil {
 		return err
 	}
-	x.source = &source{opener: &opener{r: r, aead: aead}}
+	x.source = &source{opener: &opener{r: r, aead: aead, pool: &x.host.chunks}}
 	if x.header.Flags&wire.FlagReceipt != 0 {
 		x.said = sha256.New()
 		x.source.copy = x.said
@@ -83,7 +83,7 @@ func (x *inbound) open(r io.Reader) error {
 	return nil
 }
 
-// whole reports whether the request lies in its first chunk.
+// whole reports whether the final chunk of the request was read.
 func (x *inbound) whole() bool { return x.source.opener.ended }
 
 // late reports whether the request must not be executed any more.
@@ -113,7 +113,7 @@ func (x *inbound) close() ([]byte, error) {
 func (x *inbound) answerSealer() (prefix [answerPrefix]byte, s *sealer, err error) {
 	copy(prefix[:], x.host.id[:])
 	rand.Read(prefix[16:]) // never returns an error: it ends the program instead
-	aead, err := messageKey(&x.secret, wire.LabelAnswerKey, x.raw[:], prefix[:16], prefix[16:])
+	aead, err := x.keys.message(wire.LabelAnswerKey, x.raw[:], prefix[:16], prefix[16:])
 	return prefix, &sealer{aead: aead}, err
 }
 

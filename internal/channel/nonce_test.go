@@ -94,9 +94,14 @@ func TestPairsWithASeededSource(t *testing.T) {
 	s, _ := w.opened(h, w.byTask())
 	x := must(s.begin(wire.UnitID{}, noon.Add(time.Minute), 0))
 	var p pairs
-	for range 2 {
-		cryptotest.SetGlobalRandom(t, 1)
-		in := &inbound{host: h, raw: x.raw, secret: s.secret}
+	for i := range 4 {
+		if i >= 2 { // the first two draw their own
+			if i == 2 && p.twice != 0 {
+				t.Errorf("without a seed: got %d pairs twice, want 0", p.twice)
+			}
+			cryptotest.SetGlobalRandom(t, 1)
+		}
+		in := &inbound{host: h, raw: x.raw, keys: newKeys(&s.secret)}
 		b := must(in.plain(kindNotExecuted, wire.Expired))
 		p.message(fmt.Sprintf("answer %x %x", x.raw, b[:answerPrefix]), b[answerPrefix:])
 	}

@@ -135,7 +135,11 @@ func (o *Opening) Finish(b []byte, trust Trust, at time.Time) (*Session, error) 
 		return nil, err
 	}
 	if o.wants&WantEvidence != 0 {
-		if s.evidence, err = o.appraise(a.evidence, s, digest, trust, at); err != nil {
+		data, err := evidenceData(s.secret[:], digest)
+		if err == nil {
+			s.evidence, err = trust.appraise(a.evidence, data, peer, at)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("judging fresh evidence: %w", err)
 		}
 	}
@@ -197,30 +201,26 @@ func (o *Opening) transcript(a answer, trust Trust, peer identity.Peer) *transcr
 
 // appraise judges fresh evidence: it must be bound to this session's secret, and
 // of code that policy admits as the identity in the certificate.
-func (o *Opening) appraise(raw []byte, s *Session, transcript attest.Digest, trust Trust, at time.Time) (attest.Result, error) {
-	if len(raw) == 0 || trust.Verifier == nil {
+func (t Trust) appraise(raw []byte, data attest.ReportData, peer identity.Peer, at time.Time) (attest.Result, error) {
+	if len(raw) == 0 || t.Verifier == nil {
 		return attest.Result{}, wire.Refuse(wire.EvidenceMissing, "session answer: evidence", "none that can be judged", "fresh evidence")
 	}
 	var evidence attest.Evidence
 	if err := json.Unmarshal(raw, &evidence); err != nil {
 		return attest.Result{}, err
 	}
-	data, err := evidenceData(s.secret[:], transcript)
-	if err != nil {
-		return attest.Result{}, err
-	}
-	result, err := trust.Verifier.Appraise(attest.Question{
-		Evidence: evidence, Endorsements: trust.Endorsements, ReportData: data, Rules: trust.Policy.Rules(), At: at,
+	result, err := t.Verifier.Appraise(attest.Question{
+		Evidence: evidence, Endorsements: t.Endorsements, ReportData: data, Rules: t.Policy.Rules(), At: at,
 	})
 	if err != nil {
 		return attest.Result{}, err
 	}
-	grant, err := trust.Policy.Admit(s.peer.Task(), result)
+	grant, err := t.Policy.Admit(peer.Task(), result)
 	if err != nil {
 		return attest.Result{}, err
 	}
-	if id, err := identity.ReleaseID(trust.Policy, s.peer.Task(), grant.Release.Name); err != nil || id != s.peer.ID() {
-		return attest.Result{}, wire.Refuse(wire.WrongIdentity, "fresh evidence: identity", id, s.peer.ID())
+	if id, err := identity.ReleaseID(t.Policy, peer.Task(), grant.Release.Name); err != nil || id != peer.ID() {
+		return attest.Result{}, wire.Refuse(wire.WrongIdentity, "fresh evidence: identity", id, peer.ID())
 	}
 	return result, nil
 }

@@ -302,3 +302,24 @@ func FuzzOpenRequest(f *testing.F) {
 		}
 	})
 }
+
+// TestBehind opens at a unit that has seen newer policy than the client, which
+// accepts the same answer once it has fetched that.
+func TestBehind(t *testing.T) {
+	w := newWorld(t)
+	newer := w.next()
+	key := newKey()
+	h := must(NewHost(key, Limits{}))
+	s := w.standing(key, "1")
+	s.Head = newer.Head()
+	if err := h.Update(s); err != nil {
+		t.Fatal(err)
+	}
+	x := w.accepted(h, w.byTask(), 0, nil)
+	_, err := x.finish()
+	refused(t, err, wire.Behind)
+	x.trust.Policy = newer
+	if _, err := x.finish(); err != nil {
+		t.Errorf("with newer policy: %v", err)
+	}
+}

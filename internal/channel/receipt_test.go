@@ -2,7 +2,9 @@ package channel
 
 import (
 	"bytes"
+	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,7 +83,7 @@ func TestReceiptLeftOut(t *testing.T) {
 	h := w.host(Limits{})
 	s, _ := w.opened(h, w.byTask())
 	x := must(s.begin(wire.UnitID{}, noon.Add(time.Minute), wire.FlagReceipt))
-	in := &inbound{host: h, raw: x.raw, secret: s.secret}
+	in := &inbound{host: h, raw: x.raw, keys: newKeys(&s.secret)}
 	prefix, seal, err := in.answerSealer()
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +95,62 @@ func TestReceiptLeftOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &call{t: must(NewTransport(TransportConfig{Gateway: noGateway, Inner: http.DefaultTransport, Pin: w.byTask(), Trust: w, Clock: w.clock}))}
-	a.content.after = func(err error) error { return c.prove(x, a, s, noon, err) }
+	a.content.after = func(error) error { return c.prove(x, a, noon) }
 	_, err = a.content.Read(make([]byte, 1))
 	refused(t, err, wire.EvidenceMissing)
 }
+
+// shut is the body of an outer request as net/http gives it: no more to be read
+// once it was closed.
+type shut struct {
+	io.ReadCloser
+	closed bool
+}
+
+func (s *shut) Read(p []byte) (int, error) {
+	if s.closed {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	return s.ReadCloser.Read(p)
+}
+
+func (s *shut) Close() error {
+	s.closed = true
+	return s.ReadCloser.Close()
+}
+
+// TestReceiptOfUnreadRequest: an app that closes a request without reading it, as
+// a reverse proxy does with one that has no content, still gives a receipt.
+func TestReceiptOfUnreadRequest(t *testing.T) {
+	c := newCluster(t, 1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body.Close()
+		io.WriteString(w, "fine")
+	}))
+	inner := roundTrip(func(r *http.Request) (*http.Response, error) {
+		if r.Body != nil {
+			r.Body = &shut{ReadCloser: r.Body}
+		}
+		return c.RoundTrip(r)
+	})
+	rt := must(NewTransport(TransportConfig{Gateway: noGateway, Inner: inner, Pin: c.byTask(), Wants: WantReceipts, Trust: c.world, Clock: c.clock}))
+	defer rt.Close(t.Context())
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		var record Record
+		r := must(http.NewRequest(method, base+"/", strings.NewReader("a few words")))
+		answer, err := rt.RoundTrip(r.WithContext(WithRecord(t.Context(), &record)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(answer.Body); err != nil {
+			t.Errorf("%s: %v", method, err)
+		}
+		answer.Body.Close()
+		if _, err := VerifyReceipt(record, c.trust(), ReceiptExpect{Pin: c.byTask(), At: noon}); err != nil {
+			t.Errorf("%s: verifying the receipt: %v", method, err)
+		}
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

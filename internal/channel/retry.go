@@ -80,19 +80,24 @@ func hintOf(answer *http.Response) Hint {
 }
 
 // tries bounds what a call does again, by the hint or fault that made it.
-type tries map[wire.Reason]int
+type tries struct{ misdirected, rekey, ticket, notExecuted, others int }
 
 // newTries are what one call may do again.
-func newTries() tries {
-	return tries{wire.Misdirected: 3, wire.Rekey: 1, wire.TicketWanted: 1, wire.NotExecuted: 2, wire.Unavailable: 3}
-}
+func newTries() tries { return tries{misdirected: 3, rekey: 1, ticket: 1, notExecuted: 2, others: 3} }
 
-// spend reports whether one more is allowed; other reasons count as
-// unavailable.
-func (t tries) spend(reason wire.Reason) bool {
-	if _, ok := t[reason]; !ok {
-		reason = wire.Unavailable
+// spend reports whether one more is allowed.
+func (t *tries) spend(reason wire.Reason) bool {
+	left := &t.others
+	switch reason {
+	case wire.Misdirected:
+		left = &t.misdirected
+	case wire.Rekey:
+		left = &t.rekey
+	case wire.TicketWanted:
+		left = &t.ticket
+	case wire.NotExecuted:
+		left = &t.notExecuted
 	}
-	t[reason]--
-	return t[reason] >= 0
+	*left--
+	return *left >= 0
 }

@@ -29,6 +29,7 @@ type ring struct {
 type sealKey struct {
 	aead  cipher.AEAD
 	nonce []byte // HMAC key of nonces
+	fresh bool   // not kept yet
 }
 
 // derive is the seal key of a unit. It is kept once something was opened or
@@ -45,16 +46,18 @@ func (r *ring) derive(unit wire.UnitID) (*sealKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	k = &sealKey{nonce: b[32:]}
+	k = &sealKey{nonce: b[32:], fresh: true}
 	wire.Secretly(func() { k.aead, err = newAEAD(b[:32]) })
 	clear(b[:32])
 	return k, err
 }
 
 func (r *ring) keep(unit wire.UnitID, k *sealKey) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.seals[unit] = k
+	if k.fresh {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.seals[unit] = &sealKey{aead: k.aead, nonce: k.nonce}
+	}
 }
 
 // erase forgets the ring key and all that was derived from it.
@@ -154,12 +157,7 @@ func (r *ring) open(u unverified, dst []byte) ([]byte, error) {
 	if err != nil {
 		return nil, wire.Refuse(wire.BadSignature, "sealed session", "bytes that were changed", "what a unit of the cluster sealed")
 	}
-	r.mu.RLock()
-	kept := r.seals[u.sealer] == k
-	r.mu.RUnlock()
-	if !kept {
-		r.keep(u.sealer, k)
-	}
+	r.keep(u.sealer, k)
 	return plaintext, nil
 }
 

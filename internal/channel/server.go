@@ -184,7 +184,6 @@ func (s *Server) request(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	defer clear(x.secret[:])
 	if err := x.open(r.Body); err != nil {
 		return err
 	}
@@ -299,15 +298,12 @@ func (x *inbound) request(outer *http.Request) (*http.Request, error) {
 	}
 	delete(h.fields, "Content-Length")
 	body := newContent(x.source, h, rest)
-	r := &http.Request{
-		Method: h.method, URL: u, Host: host, RequestURI: h.path,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: h.fields, Body: body, ContentLength: h.length, Trailer: body.trailer,
-		RemoteAddr: outer.RemoteAddr,
-	}
+	r := outer.WithContext(context.WithValue(outer.Context(), callerKey{}, Caller{Unit: x.host.id, session: x.header.Session}))
+	r.Method, r.URL, r.Host, r.RequestURI, r.Pattern = h.method, u, host, h.path, ""
+	r.Proto, r.ProtoMajor, r.ProtoMinor, r.TransferEncoding = "HTTP/1.1", 1, 1, nil
+	r.Header, r.Body, r.ContentLength, r.Trailer = h.fields, body, h.length, body.trailer
 	if h.length == 0 && x.whole() && len(rest) == 0 {
 		r.Body = http.NoBody
 	}
-	caller := Caller{Unit: x.host.id, session: x.header.Session}
-	return r.WithContext(context.WithValue(outer.Context(), callerKey{}, caller)), nil
+	return r, nil
 }

@@ -3,9 +3,9 @@ package channel
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/sha256"
-	"fmt"
+	"hash"
 	"sync"
 	"time"
 
@@ -28,6 +28,7 @@ type Session struct {
 	mu     sync.Mutex       // guards all below
 	secret [secretSize]byte // zeros once closed
 	number uint64           // of the newest request
+	keys   keys             // of secret, once needed
 	closed bool
 }
 
@@ -56,7 +57,7 @@ func (s *Session) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.secret[:])
-	s.closed = true
+	s.keys, s.closed = keys{}, true
 }
 
 // take gives the header of the next request: its number is never given again.
@@ -77,22 +78,32 @@ func (s *Session) key(label wire.Label, fields ...[]byte) (cipher.AEAD, error) {
 	if s.closed {
 		return nil, ErrClosed
 	}
-	return messageKey(&s.secret, label, fields...)
+	if s.keys.mac == nil {
+		s.keys = newKeys(&s.secret)
+	}
+	return s.keys.message(label, fields...)
 }
 
-// messageKey is the AES-256-GCM key of one message in one direction.
-func messageKey(secret *[secretSize]byte, label wire.Label, fields ...[]byte) (aead cipher.AEAD, err error) {
+// keys derives the keys of messages from a session secret.
+type keys struct{ mac hash.Hash }
+
+func newKeys(secret *[secretSize]byte) (k keys) {
+	wire.Secretly(func() { k.mac = hmac.New(sha256.New, secret[:]) })
+	return k
+}
+
+// message is the AES-256-GCM key of one message in one direction: HKDF-Expand of
+// 32 bytes, which is one block, HMAC(secret, info ‖ 1).
+func (k keys) message(label wire.Label, fields ...[]byte) (aead cipher.AEAD, err error) {
+	info := append(wire.Frame(label, fields...), 1)
 	wire.Secretly(func() {
-		var key []byte
-		if key, err = hkdf.Expand(sha256.New, secret[:], string(wire.Frame(label, fields...)), secretSize); err == nil {
-			aead, err = newAEAD(key)
-			clear(key)
-		}
+		k.mac.Reset()
+		k.mac.Write(info)
+		key := k.mac.Sum(nil)
+		aead, err = newAEAD(key)
+		clear(key)
 	})
-	if err != nil {
-		return nil, fmt.Errorf("deriving %s: %w", label, err)
-	}
-	return aead, nil
+	return aead, err
 }
 
 // newAEAD is AES-256-GCM.

@@ -56,6 +56,8 @@ type Transport struct {
 	sessionURL *url.URL
 	requestURL *url.URL
 
+	chunks sync.Pool // of *[]byte, for chunks of answers
+
 	life  context.Context // ends with Close
 	stop  context.CancelFunc
 	tasks sync.WaitGroup // every goroutine started
@@ -198,6 +200,11 @@ func (t *Transport) open(f *flight) {
 	defer t.mu.Unlock()
 	defer close(f.done)
 	t.opening, f.err = nil, err
+	if t.closed && err == nil {
+		s.Close()
+		f.err = ErrClosed
+		return
+	}
 	now := t.config.Clock()
 	if err != nil {
 		if t.held != nil {
@@ -351,7 +358,7 @@ func (t *Transport) closeAt(ctx context.Context, h *held, unit wire.UnitID) erro
 	if err != nil {
 		return err
 	}
-	answer, err := t.config.Inner.RoundTrip(t.outer(ctx, &outgoing{raw: body}, ""))
+	answer, err := t.config.Inner.RoundTrip(t.outer(new(http.Request).WithContext(ctx), &outgoing{raw: body}, ""))
 	if err != nil {
 		return err
 	}

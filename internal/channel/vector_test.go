@@ -102,7 +102,7 @@ func requestVector(t *testing.T, h *Host, s *Session) vector {
 	t.Helper()
 	x := must(s.begin(h.ID(), noon.Add(30*time.Second), wire.FlagReceipt))
 	body := []byte("what is it?")
-	request := must(x.whole(head{method: "POST", scheme: "https", authority: "scoring.clinic.example", path: "/score", fields: http.Header{"Accept": {"text/plain"}}, length: int64(len(body))}, body))
+	request := must(x.whole(head{method: "POST", scheme: "https", authority: "scoring.clinic.example", path: "/score", fields: http.Header{"Accept": {"text/plain"}}, length: int64(len(body))}, bytes.NewReader(body)))
 	in1 := must(h.begin([wire.HeaderSize]byte(request), noon))
 	if err := in1.open(bytes.NewReader(request[wire.HeaderSize:])); err != nil {
 		t.Fatal(err)
@@ -165,6 +165,7 @@ func TestVectors(t *testing.T) {
 	}
 	checkOpen(t, kept["open"])
 	checkRequest(t, kept["request"])
+	checkClose(t, kept["close"], kept["open"])
 	for _, name := range []string{"unit_id", "ring_id", "pin", "cookie_at_noon"} {
 		if got, want := now["open"].Out[name], kept["open"].Out[name]; got != want {
 			t.Errorf("%s: got %s, want %s", name, got, want)
@@ -222,15 +223,37 @@ func checkRequest(t *testing.T, v vector) {
 	if !bytes.Equal(request[:wire.HeaderSize], bytesOf("header")) {
 		t.Error("another header")
 	}
-	up := &opener{r: bytes.NewReader(request[wire.HeaderSize:]), aead: must(messageKey(&secret, wire.LabelRequestKey, request[:wire.HeaderSize]))}
+	up := &opener{r: bytes.NewReader(request[wire.HeaderSize:]), aead: must(newKeys(&secret).message(wire.LabelRequestKey, request[:wire.HeaderSize]))}
 	got, at, err := up.next()
 	if err != nil || at != final || !bytes.Equal(got, bytesOf("request_content")) {
 		t.Errorf("request: got %x, %v", got, err)
 	}
-	down := &opener{r: bytes.NewReader(answer[answerPrefix:]), aead: must(messageKey(&secret, wire.LabelAnswerKey, request[:wire.HeaderSize], answer[:16], answer[16:answerPrefix]))}
+	down := &opener{r: bytes.NewReader(answer[answerPrefix:]), aead: must(newKeys(&secret).message(wire.LabelAnswerKey, request[:wire.HeaderSize], answer[:16], answer[16:answerPrefix]))}
 	for i, want := range [][]byte{bytesOf("answer_content"), bytesOf("receipt")} {
 		if got, _, err := down.next(); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("answer, chunk %d: got %x, %v", i, got, err)
 		}
+	}
+}
+
+// checkClose opens the plain answers and the tombstone of a vector.
+func checkClose(t *testing.T, v, opened vector) {
+	t.Helper()
+	bytesOf := func(name string) []byte { return must(hex.DecodeString(v.In[name] + v.Out[name])) }
+	secret := [secretSize]byte(bytesOf("session_secret"))
+	header := bytesOf("header")
+	for name, want := range map[string][]byte{"closed": bytesOf("closed_content"), "not_executed": bytesOf("not_executed_content")} {
+		answer := bytesOf(name)
+		o := &opener{r: bytes.NewReader(answer[answerPrefix:]), aead: must(newKeys(&secret).message(wire.LabelAnswerKey, header, answer[:16], answer[16:answerPrefix]))}
+		got, at, err := o.next()
+		if err != nil || at != final || !bytes.Equal(bytes.TrimRight(got, "\x00"), want) {
+			t.Errorf("%s: got %x, %v, want %x", name, got, err, want)
+		}
+	}
+	key := must(identity.OpenRingKey(must(hex.DecodeString(opened.In["follow_ring_key"])), noon.Add(2*time.Hour)))
+	r := &ring{key: key, seals: map[wire.UnitID]*sealKey{}}
+	u := must(unverifiedSealed(sealedTombstone, bytesOf("tombstone")))
+	if _, err := r.open(u, nil); err != nil || u.session.String() != opened.Out["session_id"] {
+		t.Errorf("tombstone of %v: %v", u.session, err)
 	}
 }

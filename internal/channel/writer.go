@@ -28,11 +28,23 @@ type answerWriter struct {
 	written   int64 // content
 	noContent bool  // the answer to a HEAD
 	streaming bool
-	buf       []byte // content while not streaming, then the chunk that is filled
+	start     int    // where in buf the chunk's length goes
+	buf       []byte // the chunk that is filled
+}
+
+// headRoom is kept free before the content, in bytes, until the head is known.
+const headRoom = 2 << 10
+
+// buffer takes a buffer for whole chunks.
+func (h *Host) buffer() []byte {
+	if b, ok := h.answers.Get().(*[]byte); ok {
+		return *b
+	}
+	return make([]byte, 0, lengthSize+maxPlaintext+tagSize)
 }
 
 func newAnswerWriter(w http.ResponseWriter, x *inbound) (*answerWriter, error) {
-	a := &answerWriter{w: w, x: x, header: make(http.Header, 4), length: indeterminate}
+	a := &answerWriter{w: w, x: x, header: make(http.Header, 4), length: indeterminate, start: headRoom, buf: x.host.buffer()[:headRoom]}
 	if x.said != nil {
 		a.sum = sha256.New()
 	}
@@ -75,7 +87,7 @@ func (a *answerWriter) Write(p []byte) (int, error) {
 	if a.length >= 0 && a.written > a.length {
 		return 0, http.ErrContentLength
 	}
-	if !a.streaming && len(a.buf)+len(p) <= maxSmall {
+	if !a.streaming && len(a.buf)-headRoom+len(p) <= maxSmall {
 		a.buf = append(a.buf, p...)
 		return len(p), nil
 	}
@@ -105,16 +117,34 @@ func (a *answerWriter) FlushError() error {
 	return http.NewResponseController(a.w).Flush()
 }
 
-// encode appends kind and head, its content of a length, to b.
-func (a *answerWriter) encode(b []byte, length int64, sample []byte) ([]byte, error) {
+// encode puts kind and head before the content in buf, which is of this length,
+// and so begins the first chunk.
+func (a *answerWriter) encode(length int64, sample []byte) error {
 	if _, ok := a.header["Content-Type"]; !ok && len(sample) > 0 && a.header.Get("Content-Encoding") == "" {
 		a.header.Set("Content-Type", http.DetectContentType(sample))
 	}
-	b = append(b, kindResponse)
-	return appendResponse(b, head{status: a.status, fields: a.header, length: length})
+	b := make([]byte, lengthSize+1, 256)
+	b[lengthSize] = kindResponse
+	b, err := appendResponse(b, head{status: a.status, fields: a.header, length: length})
+	if err != nil {
+		return err
+	}
+	if len(b) > maxPlaintext/2 {
+		return wire.Refuse(wire.TooLarge, "answer: head: size in bytes", len(b), maxPlaintext/2)
+	}
+	content := a.buf[headRoom:]
+	if length == indeterminate && len(content) > 0 {
+		b = appendVarint(b, uint64(len(content)))
+	}
+	if a.start = headRoom - len(b); a.start < 0 { // a large head: the content moves
+		a.start, a.buf = 0, append(append(make([]byte, 0, cap(a.buf)), b...), content...)
+		return nil
+	}
+	copy(a.buf[a.start:], b)
+	return nil
 }
 
-// stream begins to stream: the head, and the content so far, go into the first
+// stream begins to stream: the head, and the content so far, are in the first
 // chunk. Next is what is written next.
 func (a *answerWriter) stream(next []byte) error {
 	if a.streaming {
@@ -122,31 +152,23 @@ func (a *answerWriter) stream(next []byte) error {
 	}
 	a.w.Header().Set("X-Accel-Buffering", "no") // nginx holds streamed answers without it
 	a.streaming = true
-	content, sample := a.buf, a.buf
+	sample := a.buf[headRoom:]
 	if len(sample) == 0 {
 		sample = next
 	}
-	length := a.length
 	if a.noContent {
-		length = 0
+		a.length = 0
 	}
 	early := a.trailers()
-	defer func() { maps.Copy(a.header, early) }()
-	var err error
-	a.buf, err = a.encode(make([]byte, lengthSize, lengthSize+maxPlaintext+tagSize), length, sample)
-	if err == nil && len(a.buf) > lengthSize+maxPlaintext/2 {
-		err = wire.Refuse(wire.TooLarge, "answer: head: size in bytes", len(a.buf), maxPlaintext/2)
-	}
-	if err != nil {
-		return err
-	}
-	return a.add(content)
+	defer maps.Copy(a.header, early)
+	return a.encode(a.length, sample)
 }
 
 // add puts content into chunks and sends those that are full.
 func (a *answerWriter) add(p []byte) error {
 	for len(p) > 0 {
-		room := lengthSize + maxPlaintext - len(a.buf)
+		room := a.start + lengthSize + maxPlaintext - len(a.buf)
+		room = min(room, cap(a.buf)-tagSize-len(a.buf))
 		if a.length == indeterminate {
 			room -= 4 // of the part's length
 		}
@@ -168,15 +190,16 @@ func (a *answerWriter) add(p []byte) error {
 // send seals the chunk that was filled and sends it. Only a final chunk may be
 // empty.
 func (a *answerWriter) send(at place) error {
-	if len(a.buf) == lengthSize && at == inner {
+	plaintext := a.buf[a.start+lengthSize:]
+	if len(plaintext) == 0 && at == inner {
 		return nil
 	}
 	if a.sum != nil {
-		a.sum.Write(a.buf[lengthSize:])
+		a.sum.Write(plaintext)
 	}
 	a.begin()
-	_, err := a.w.Write(a.sealer.seal(a.buf, at))
-	a.buf = a.buf[:lengthSize]
+	_, err := a.w.Write(a.sealer.seal(a.buf[a.start:], at))
+	a.start, a.buf = 0, a.buf[:lengthSize]
 	return err
 }
 
@@ -220,6 +243,7 @@ func (a *answerWriter) trailers() http.Header {
 // finish ends the answer after the app has returned, with a receipt where one is
 // wanted; the request's body is read to its end for that.
 func (a *answerWriter) finish() error {
+	defer a.release()
 	if a.status == 0 {
 		a.WriteHeader(http.StatusOK)
 	}
@@ -230,41 +254,42 @@ func (a *answerWriter) finish() error {
 	if !a.streaming {
 		return a.whole(trailer)
 	}
-	var err error
-	if a.length == indeterminate && !a.noContent {
+	if a.length == indeterminate {
 		a.buf = append(a.buf, 0)
 	}
-	length := a.length
-	if a.noContent {
-		length = 0
-	}
-	if len(a.buf) > lengthSize+maxPlaintext-maxTrailers {
+	if len(a.buf)-a.start > lengthSize+maxPlaintext-maxTrailers {
 		if err := a.send(inner); err != nil {
 			return err
 		}
 	}
-	if a.buf, err = appendEnd(a.buf, trailer, length); err != nil {
+	var err error
+	if a.buf, err = appendEnd(a.buf, trailer, a.length); err != nil {
 		return err
 	}
 	return a.end()
 }
 
+// release gives the buffer back. It holds ciphertext, and of plaintext no more
+// than the app's memory does.
+func (a *answerWriter) release() {
+	b := a.buf[:0]
+	a.buf = nil
+	a.x.host.answers.Put(&b)
+}
+
 // whole is a small answer: one chunk, padded.
 func (a *answerWriter) whole(trailer http.Header) error {
-	content := a.buf
-	b, err := a.encode(make([]byte, lengthSize, 512+len(content)), int64(len(content)), content)
+	length := int64(len(a.buf) - headRoom)
+	err := a.encode(length, a.buf[headRoom:])
 	if err != nil {
 		return err
 	}
-	if b, err = appendEnd(append(b, content...), trailer, int64(len(content))); err != nil {
+	if a.buf, err = appendEnd(a.buf, trailer, length); err != nil {
 		return err
 	}
-	if len(b) > lengthSize+maxPlaintext {
-		return wire.Refuse(wire.TooLarge, "answer: head: size in bytes", len(b), maxPlaintext)
-	}
-	a.buf = pad(b, lengthSize)
+	a.buf = pad(a.buf, a.start+lengthSize)
 	if a.sum == nil {
-		a.w.Header().Set("Content-Length", strconv.Itoa(answerPrefix+len(a.buf)+tagSize))
+		a.w.Header().Set("Content-Length", strconv.Itoa(answerPrefix+len(a.buf)-a.start+tagSize))
 	}
 	return a.end()
 }
@@ -277,8 +302,8 @@ func (a *answerWriter) end() error {
 	if err := a.send(inner); err != nil {
 		return err
 	}
-	for _, err := a.x.source.next(); err != io.EOF; _, err = a.x.source.next() {
-		if err != nil {
+	for !a.x.whole() { // an app need not read, and may close, the request
+		if _, err := a.x.source.next(); err != nil {
 			return fmt.Errorf("reading the request for its receipt: %w", err)
 		}
 	}

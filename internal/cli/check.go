@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/manager"
 	"github.com/cohort-tee/cohort/policy"
 )
 
@@ -250,9 +251,10 @@ func get(ctx context.Context, address string, config *tls.Config) (int, error) {
 	return resp.StatusCode, resp.Body.Close()
 }
 
-// wrongRootRefused: a client that trusts another root completes no handshake.
+// wrongRootRefused: a client that trusts another root, the manager's own,
+// completes no handshake.
 func (c checker) wrongRootRefused(ctx context.Context) (string, error) {
-	other, err := newRoot(c.app.now())
+	other, err := readPool(manager.SelfMadeCA(c.cluster.Manager.Data))
 	if err != nil {
 		return "", err
 	}

@@ -10,8 +10,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"log"
 	"math/big"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,11 +26,11 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// TestCheckFindsBrokenClusters judges one good cluster and three that are
+// TestCheckFindsBrokenClusters judges one good cluster and four that are
 // broken on purpose. Each of them must fail in just the story that is about it.
 func TestCheckFindsBrokenClusters(t *testing.T) {
 	if testing.Short() {
-		t.Skip("runs four clusters for half a minute")
+		t.Skip("judges five clusters for half a minute")
 	}
 	d := startDev(t)
 	tests := []struct {
@@ -35,8 +40,9 @@ func TestCheckFindsBrokenClusters(t *testing.T) {
 		cause   string
 	}{
 		{"good", func(_ *testing.T, c cluster) cluster { return c }, "", ""},
-		{"a unit with another leaf", oneOtherLeaf, "identity/one-certificate", "got 2 leaves"},
+		{"units with other leaves", otherLeaves, "identity/one-certificate", "got 3 leaves"},
 		{"TLS 1.2 enabled", d.withTLS12, "identity/tls13-only", "got TLS 1.2"},
+		{"a gateway that knows one unit", oneUnitGateway, "channel/one-session-any-unit", "after unit"},
 		{"no restart of killed units", d.withoutRestart, "identity/kill-and-restart", "not back within"},
 	}
 	for _, tt := range tests {
@@ -102,11 +108,36 @@ func startDev(t *testing.T) runningDev {
 	return runningDev{d}
 }
 
-// oneOtherLeaf describes units in key mode shared of which one serves another
-// leaf under the same root.
-func oneOtherLeaf(_ *testing.T, c cluster) cluster {
+// otherLeaves describes units in key mode shared of which two serve other leaves
+// under the same root.
+func otherLeaves(_ *testing.T, c cluster) cluster {
 	c.KeyMode = string(policy.Shared)
-	c.Units = []clusterUnit{c.Units[0], c.Units[0], c.Units[1]}
+	c.Units = append([]clusterUnit{c.Units[0]}, c.Units...)
+	return c
+}
+
+// oneUnitGateway puts a gateway before the real one that brings all sessions to
+// the first unit.
+func oneUnitGateway(t *testing.T, c cluster) cluster {
+	t.Helper()
+	real, err := url.Parse(c.Gateway)
+	if err != nil {
+		t.Fatal(err)
+	}
+	only := &url.URL{Scheme: "https", Host: c.Units[0].Address}
+	proxy := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			if r.SetURL(real); strings.HasPrefix(r.In.URL.Path, "/.well-known/") {
+				r.SetURL(only)
+				b, _ := io.ReadAll(r.Out.Body) // see middleman.request
+				r.Out.Body = io.NopCloser(bytes.NewReader(b))
+			}
+		},
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: c.ServerName}},
+		ErrorLog:  log.New(io.Discard, "", 0),
+	})
+	t.Cleanup(proxy.Close)
+	c.Gateway = proxy.URL
 	return c
 }
 
@@ -136,7 +167,7 @@ func (d runningDev) withoutRestart(t *testing.T, c cluster) cluster {
 	if err != nil {
 		t.Fatalf("extra unit: %v", err)
 	}
-	c.Units = append(slices.Clone(c.Units[:2]), extra)
+	c.Units = append(slices.Clone(c.Units), extra)
 	return c
 }
 
@@ -238,18 +269,4 @@ func relay(conn net.Conn, behind string, config *tls.Config) {
 		unit.Close()
 	}()
 	_, _ = io.Copy(conn, unit)
-}
-
-func TestNewRootTrustsNobodyElse(t *testing.T) {
-	a, err := newRoot(time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := newRoot(time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a.Equal(b) {
-		t.Error("two roots are equal, want different keys")
-	}
 }

@@ -15,51 +15,56 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/client"
-	"github.com/cohort-tee/cohort/internal/manager"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // asks is how many requests tell what a cluster does.
 const asks = 12
 
-// session is a channel of a story, opened on fresh evidence.
+// session is a channel of a story, with the session that it began with.
 type session struct {
 	*client.Channel
-	client.Session // the first one
-	url            string
+	client.Session
+	url string
 }
 
-func (c checker) open(ctx context.Context, gateway string) (*session, error) {
+// inSession tells a story in a session that was opened on fresh evidence.
+func (c checker) inSession(ctx context.Context, gateway string, tell func(*session) (string, error)) (string, error) {
 	t, err := c.trust(ctx)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	within, cancel := context.WithTimeout(ctx, stepTime)
+	opening, cancel := context.WithTimeout(ctx, stepTime)
 	defer cancel()
-	ch, err := client.Open(within, client.OpenConfig{Trust: t, Gateway: gateway, FreshEvidence: true, Receipts: true})
+	ch, err := client.Open(opening, client.OpenConfig{Trust: t, Gateway: gateway, FreshEvidence: true, Receipts: true})
 	if err != nil {
-		return nil, err
+		return "", err
 	}
+	defer func() {
+		ending, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		ch.Close(ending)
+	}()
 	s := &session{Channel: ch, url: "https://" + c.cluster.ServerName + "/"}
-	if s.Session, err = ch.Session(within); err == nil && !s.Evidence.OK() {
-		err = errors.New("the session has no fresh evidence, and was accepted")
+	if s.Session, err = ch.Session(opening); err != nil {
+		return "", err
 	}
+	return tell(s)
+}
+
+// overMiddleman is inSession through a middleman.
+func (c checker) overMiddleman(ctx context.Context, tell func(*middleman, *session) (string, error)) (string, error) {
+	m, err := newMiddleman(c.cluster.Gateway)
 	if err != nil {
-		s.close()
+		return "", err
 	}
-	return s, err
+	defer m.close()
+	return c.inSession(ctx, m.url, func(s *session) (string, error) { return tell(m, s) })
 }
 
-// close ends the session at the units that answer in time.
-func (s *session) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	s.Channel.Close(ctx)
-}
-
-// ask asks for "/" with a receipt and gives it.
+// ask asks for "/" with a receipt, and gives that and the unit it names.
 func (s *session) ask(ctx context.Context) (r client.Record, unit wire.UnitID, err error) {
-	if _, err = s.get(client.WithRecord(ctx, &r)); err != nil {
+	if err = call(client.WithRecord(ctx, &r), s, s.url); err != nil {
 		return r, unit, err
 	}
 	receipt, err := client.VerifyReceipt(r, s.Channel.Trust(), time.Now())
@@ -67,22 +72,6 @@ func (s *session) ask(ctx context.Context) (r client.Record, unit wire.UnitID, e
 		return r, unit, fmt.Errorf("judging the receipt: %w", err)
 	}
 	return r, receipt.Unit.UnitID(), nil
-}
-
-// get asks for "/" and gives the whole answer.
-func (s *session) get(ctx context.Context) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, stepTime)
-	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := s.RoundTrip(r)
-	if err != nil {
-		return nil, err
-	}
-	defer answer.Body.Close()
-	return io.ReadAll(answer.Body)
 }
 
 // goesOn asks several times and tells who answered. It refuses when another
@@ -103,161 +92,84 @@ func (s *session) goesOn(ctx context.Context) (units []string, err error) {
 	return units, nil
 }
 
-// unitNamed is the described unit with an id, which its health pages tell.
-func (c checker) unitNamed(ctx context.Context, id wire.UnitID) (clusterUnit, bool) {
+// killNamed kills the unit with an id, which its health pages tell.
+func (c checker) killNamed(ctx context.Context, id wire.UnitID) (back func() (string, error), err error) {
 	for _, u := range c.cluster.Units {
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.Health+"/livez", nil)
+		answer, err := http.Get(u.Health + "/livez")
 		if err != nil {
-			continue // it has no health pages
-		}
-		answer, err := http.DefaultClient.Do(r)
-		if err != nil {
-			continue
+			continue // another may be it
 		}
 		answer.Body.Close()
 		if answer.Header.Get(unitField) == id.String() {
-			return u, true
+			return c.kill(ctx, u)
 		}
 	}
-	return clusterUnit{}, false
+	return nil, fmt.Errorf("unit %s is none of those described", id)
 }
 
-// oneSessionAnyUnit: a session is opened on one unit, which is killed; another
-// one answers the next request of that session.
-func (c checker) oneSessionAnyUnit(ctx context.Context) (string, error) {
-	s, err := c.open(ctx, c.cluster.Gateway)
-	if err != nil {
-		return "", err
-	}
-	defer s.close()
-	opener := s.Unit.UnitID()
-	before, err := s.goesOn(ctx)
-	if err != nil {
-		return "", err
-	}
-	victim, ok := c.unitNamed(ctx, opener)
-	if !ok {
-		return "", fmt.Errorf("unit %s opened the session and is none of those described", opener)
-	}
-	issued, err := c.issued(ctx)
-	if err != nil {
-		return "", err
-	}
-	if err := syscall.Kill(c.pid(victim), syscall.SIGKILL); err != nil {
-		return "", fmt.Errorf("killing unit %s: %w", victim.Address, err)
-	}
-	killed := c.app.now()
-	_, next, err := s.ask(ctx)
-	answered := c.app.now().Sub(killed)
-	if err == nil && next == opener {
-		err = fmt.Errorf("unit %s answered after it was killed", opener)
-	}
-	if err != nil {
-		return "", err
-	}
-	if _, err := s.goesOn(ctx); err != nil {
-		return "", fmt.Errorf("without the unit that opened it: %w", err)
-	}
-	_, err = c.comesBack(ctx, victim.Address, issued)
-	return fmt.Sprintf("opened on %s, answered by %s; killed, after %v answered by %s, 1 session opened",
-		opener.String()[:8], strings.Join(before, " "), answered.Round(time.Millisecond), next.String()[:8]), err
-}
-
-// managerRestart: a killed manager costs no open session.
-func (c checker) managerRestart(ctx context.Context) (string, error) {
-	return c.managerDies(ctx, func() error { return nil })
-}
-
-// managerWiped: nor does one that loses all it stored.
-func (c checker) managerWiped(ctx context.Context) (string, error) {
-	return c.managerDies(ctx, func() error {
-		files, err := filepath.Glob(filepath.Join(c.cluster.Manager.Data, "*"))
-		for _, f := range files {
-			// The self-made certificate is what units were told to expect.
-			if own := filepath.Base(manager.SelfMadeCA("")); !strings.HasPrefix(filepath.Base(f), strings.TrimSuffix(own, ".pem")) {
-				err = errors.Join(err, os.RemoveAll(f))
+// receipt: a receipt names the unit that answered, and nothing in it can be
+// changed.
+func (c checker) receipt(ctx context.Context) (string, error) {
+	return c.inSession(ctx, c.cluster.Gateway, func(s *session) (string, error) {
+		r, unit, err := s.ask(ctx)
+		if err != nil {
+			return "", err
+		}
+		if issued, err := c.issued(ctx); err != nil || !issued[unit.String()] {
+			return "", fmt.Errorf("the receipt names unit %s, which holds no certificate: %w", unit, err)
+		}
+		for name, part := range map[string][]byte{"request": r.Request, "answer": r.Answer, "receipt": r.Receipt} {
+			part[len(part)-1] ^= 1
+			_, err := client.VerifyReceipt(r, s.Channel.Trust(), c.app.now())
+			part[len(part)-1] ^= 1
+			if !errors.Is(err, wire.BadDigest) && !errors.Is(err, wire.BadSignature) {
+				return "", fmt.Errorf("changed %s: got %v, want a refusal", name, err)
 			}
 		}
-		return err
+		return fmt.Sprintf("unit %s signed; changed request, answer and receipt refused; session on fresh %s evidence",
+			unit.String()[:8], s.Evidence.Measurement().Platform), nil
 	})
 }
 
-// managerDies kills the manager after something was done to it, and demands that
-// a session goes on and another can be opened.
-func (c checker) managerDies(ctx context.Context, first func() error) (string, error) {
-	s, err := c.open(ctx, c.cluster.Gateway)
-	if err != nil {
-		return "", err
-	}
-	defer s.close()
-	pid := c.live().Manager.PID
-	if pid <= 1 {
-		return "", errors.New("the manager has no process id")
-	}
-	if err := errors.Join(first(), syscall.Kill(pid, syscall.SIGKILL)); err != nil {
-		return "", fmt.Errorf("killing the manager: %w", err)
-	}
-	killed := c.app.now()
-	if err := c.managerBack(ctx); err != nil {
-		return "", err
-	}
-	back := c.app.now().Sub(killed)
-	if _, err := s.goesOn(ctx); err != nil {
-		return "", fmt.Errorf("the open session: %w", err)
-	}
-	another, err := c.open(ctx, c.cluster.Gateway)
-	if err != nil {
-		return "", fmt.Errorf("another session: %w", err)
-	}
-	defer another.close()
-	_, err = another.goesOn(ctx)
-	return fmt.Sprintf("back after %v; the open session went on, another opened", back.Round(time.Millisecond)), err
-}
-
-func (c checker) managerBack(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, restartTime)
-	defer cancel()
-	for {
-		units, err := gatewayFlags{url: c.cluster.Gateway}.ready(ctx)
-		if err == nil && units > 0 {
-			return nil
+// alteredBytes: one changed bit of an answer or of a request is refused,
+// wherever it is.
+func (c checker) alteredBytes(ctx context.Context) (string, error) {
+	return c.overMiddleman(ctx, func(m *middleman, s *session) (string, error) {
+		for i := range asks {
+			for _, way := range []*change{{answer: flip(i, asks)}, {request: flip(i, asks)}} {
+				m.way.Store(way)
+				if call(ctx, s, s.url) == nil {
+					return "", fmt.Errorf("a bit changed after %d/%d was accepted", i, asks)
+				}
+			}
 		}
-		if !pause(ctx, 20*time.Millisecond) {
-			return fmt.Errorf("the manager is not back within %v with its units: %w", restartTime, err)
-		}
-	}
+		m.way.Store(&change{})
+		return fmt.Sprintf("%d requests and answers with one changed bit refused; the next, unchanged, answered", 2*asks), call(ctx, s, s.url)
+	})
 }
 
 // streamCut: an answer that is cut off is an error, never a short answer. A
 // chat's stream is cut by killing its unit; any other answer on its way.
 func (c checker) streamCut(ctx context.Context) (string, error) {
-	m, s, done, err := c.between(ctx)
-	if err != nil {
-		return "", err
-	}
-	defer done()
-	if c.cluster.Task == devChat {
-		return c.chatCut(ctx, m, s)
-	}
-	m.change.Store(&change{answer: half})
-	b, err := s.get(ctx)
-	if err == nil {
-		return "", fmt.Errorf("half an answer was accepted, with %d bytes", len(b))
-	}
-	if !wantReason(err, wire.Truncated, wire.Unavailable) {
-		return "", fmt.Errorf("half an answer: %w, want [%s]", err, wire.Truncated)
-	}
-	m.change.Store(&change{})
-	_, err = s.goesOn(ctx)
-	return fmt.Sprintf("half an answer is refused [%s]; the session goes on", wire.ReasonOf(err)), err
+	return c.overMiddleman(ctx, func(m *middleman, s *session) (string, error) {
+		if c.cluster.Task == devChat {
+			return c.chatCut(ctx, m, s)
+		}
+		m.way.Store(&change{answer: half})
+		if err := call(ctx, s, s.url); !errors.Is(err, wire.Truncated) {
+			return "", fmt.Errorf("half an answer: got %v, want a refusal [%s]", err, wire.Truncated)
+		}
+		m.way.Store(&change{})
+		_, err := s.goesOn(ctx)
+		return fmt.Sprintf("half an answer is refused [%s]; the session goes on", wire.Truncated), err
+	})
 }
 
 // chatCut kills the unit that streams.
 func (c checker) chatCut(ctx context.Context, m *middleman, s *session) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, restartTime)
 	defer cancel()
-	question := strings.NewReader(`{"prompt":"The keeper","max_tokens":2000,"delay_ms":10}`)
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+"chat", question)
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+"chat", strings.NewReader(`{"prompt":"The keeper","max_tokens":2000,"delay_ms":10}`))
 	if err != nil {
 		return "", err
 	}
@@ -271,92 +183,103 @@ func (c checker) chatCut(ctx context.Context, m *middleman, s *session) (string,
 	if _, err := io.ReadFull(answer.Body, first); err != nil {
 		return "", fmt.Errorf("reading the first tokens: %w", err)
 	}
-	bound := m.target.Load()
-	victim, ok := c.unitNamed(ctx, *bound)
-	if !ok {
-		return "", fmt.Errorf("unit %s streams and is none of those described", bound)
-	}
-	issued, err := c.issued(ctx)
+	back, err := c.killNamed(ctx, *m.target.Load())
 	if err != nil {
 		return "", err
 	}
-	if err := syscall.Kill(c.pid(victim), syscall.SIGKILL); err != nil {
-		return "", fmt.Errorf("killing unit %s: %w", victim.Address, err)
-	}
 	killed := c.app.now()
 	rest, err := io.ReadAll(answer.Body)
-	told := c.app.now().Sub(killed)
+	told := c.app.now().Sub(killed).Round(time.Millisecond)
 	if !errors.Is(err, client.ErrTruncated) || told > time.Second {
 		return "", fmt.Errorf("stream of a killed unit: got %v after %v, want [%s] within 1s", err, told, wire.Truncated)
 	}
 	_, goesOn := s.goesOn(ctx)
-	_, back := c.comesBack(ctx, victim.Address, issued)
-	tokens := bytes.Count(first, []byte("event: token")) + bytes.Count(rest, []byte("event: token"))
-	return fmt.Sprintf("unit killed after %d of 2000 tokens: [%s] after %v; the session goes on", tokens, wire.Truncated, told.Round(time.Millisecond)),
-		errors.Join(goesOn, back)
+	_, err = back()
+	tokens := bytes.Count(append(first, rest...), []byte("event: token"))
+	return fmt.Sprintf("unit killed after %d of 2000 tokens: [%s] after %v; the session goes on", tokens, wire.Truncated, told), errors.Join(goesOn, err)
 }
 
-// alteredBytes: one changed bit of an answer or of a request is refused,
-// wherever it is.
-func (c checker) alteredBytes(ctx context.Context) (string, error) {
-	m, s, done, err := c.between(ctx)
-	if err != nil {
-		return "", err
-	}
-	defer done()
-	refused := 0
-	for i := range asks {
-		for _, way := range []*change{{answer: flip(i, asks)}, {request: flip(i, asks)}} {
-			m.change.Store(way)
-			if b, err := s.get(ctx); err == nil {
-				return "", fmt.Errorf("a changed bit at %d of %d was accepted, with an answer of %d bytes", i, asks, len(b))
+// oneSessionAnyUnit: a session is opened on one unit, which is killed; another
+// one answers the next request of that session.
+func (c checker) oneSessionAnyUnit(ctx context.Context) (string, error) {
+	return c.inSession(ctx, c.cluster.Gateway, func(s *session) (string, error) {
+		opener := s.Unit.UnitID()
+		before, err := s.goesOn(ctx)
+		if err != nil {
+			return "", err
+		}
+		back, err := c.killNamed(ctx, opener)
+		if err != nil {
+			return "", err
+		}
+		killed := c.app.now()
+		_, next, err := s.ask(ctx)
+		if err != nil || next == opener {
+			return "", fmt.Errorf("after unit %s was killed: answered by %s: %w", opener, next, err)
+		}
+		answered := c.app.now().Sub(killed).Round(time.Millisecond)
+		_, goesOn := s.goesOn(ctx)
+		_, err = back()
+		return fmt.Sprintf("opened on %s, answered by %s; killed, after %v answered by %s; 1 session opened",
+			opener.String()[:8], strings.Join(before, " "), answered, next.String()[:8]), errors.Join(goesOn, err)
+	})
+}
+
+// managerRestart: a killed manager costs no open session.
+func (c checker) managerRestart(ctx context.Context) (string, error) {
+	return c.managerDies(ctx, func() error { return nil })
+}
+
+// managerWiped: nor does one that loses what it stored. Its certificates stay,
+// which units were told to expect.
+func (c checker) managerWiped(ctx context.Context) (string, error) {
+	return c.managerDies(ctx, func() error {
+		files, err := filepath.Glob(filepath.Join(c.cluster.Manager.Data, "*"))
+		for _, f := range files {
+			if filepath.Ext(f) != ".pem" {
+				err = errors.Join(err, os.Remove(f))
 			}
-			refused++
 		}
-	}
-	m.change.Store(&change{})
-	if _, err := s.get(ctx); err != nil {
-		return "", fmt.Errorf("after the changes: %w", err)
-	}
-	return fmt.Sprintf("%d of %d requests and answers with one changed bit refused; the next, unchanged, answered", refused, refused), nil
+		return err
+	})
 }
 
-// receipt: a receipt names the unit that answered, and nothing in it can be
-// changed.
-func (c checker) receipt(ctx context.Context) (string, error) {
-	s, err := c.open(ctx, c.cluster.Gateway)
-	if err != nil {
-		return "", err
-	}
-	defer s.close()
-	r, unit, err := s.ask(ctx)
-	if err != nil {
-		return "", err
-	}
-	issued, err := c.issued(ctx)
-	if err != nil {
-		return "", err
-	}
-	if !issued[unit.String()] {
-		return "", fmt.Errorf("the receipt names unit %s, which holds no certificate", unit)
-	}
-	for _, part := range []struct {
-		name  string
-		bytes []byte
-	}{{"request", r.Request}, {"answer", r.Answer}, {"receipt", r.Receipt}} {
-		last := len(part.bytes) - 1
-		part.bytes[last] ^= 1
-		_, err := client.VerifyReceipt(r, s.Channel.Trust(), c.app.now())
-		part.bytes[last] ^= 1
-		if !wantReason(err, wire.BadDigest, wire.BadSignature) {
-			return "", fmt.Errorf("changed %s: got %v, want a refusal", part.name, err)
+// managerDies kills the manager after something was done to it, and demands that
+// a session goes on and another can be opened.
+func (c checker) managerDies(ctx context.Context, first func() error) (string, error) {
+	return c.inSession(ctx, c.cluster.Gateway, func(s *session) (string, error) {
+		pid := c.live().Manager.PID
+		if pid <= 1 {
+			return "", errors.New("the manager has no process id")
 		}
-	}
-	evidence := s.Evidence.Measurement().Platform
-	return fmt.Sprintf("unit %s signed; changed request, answer and receipt refused; session on fresh %s evidence", unit.String()[:8], evidence), nil
+		if err := errors.Join(first(), syscall.Kill(pid, syscall.SIGKILL)); err != nil {
+			return "", fmt.Errorf("killing the manager: %w", err)
+		}
+		killed := c.app.now()
+		if err := c.managerBack(ctx); err != nil {
+			return "", err
+		}
+		back := c.app.now().Sub(killed).Round(time.Millisecond)
+		if _, err := s.goesOn(ctx); err != nil {
+			return "", fmt.Errorf("the open session: %w", err)
+		}
+		return c.inSession(ctx, c.cluster.Gateway, func(another *session) (string, error) {
+			_, err := another.goesOn(ctx)
+			return fmt.Sprintf("back after %v; the open session went on, another opened", back), err
+		})
+	})
 }
 
-// wantReason reports whether an error has one of these reasons.
-func wantReason(err error, reasons ...wire.Reason) bool {
-	return err != nil && slices.ContainsFunc(reasons, func(r wire.Reason) bool { return errors.Is(err, r) })
+func (c checker) managerBack(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, restartTime)
+	defer cancel()
+	for {
+		units, err := gatewayFlags{url: c.cluster.Gateway}.ready(ctx)
+		if err == nil && units > 0 {
+			return nil
+		}
+		if !pause(ctx, 20*time.Millisecond) {
+			return fmt.Errorf("manager not back within %v with its units: %w", restartTime, err)
+		}
+	}
 }

@@ -49,26 +49,34 @@ func (c checker) killAndRestart(ctx context.Context) (string, error) {
 // killOne kills the last unit and waits until it is back.
 func (c checker) killOne(ctx context.Context) (string, error) {
 	victim := c.cluster.Units[len(c.cluster.Units)-1]
-	pid := c.pid(victim)
-	if pid <= 1 {
-		return "", fmt.Errorf("unit %s: no process id", victim.Address)
-	}
-	before, err := c.issued(ctx)
+	pause(ctx, settleTime)
+	killed := c.app.now()
+	back, err := c.kill(ctx, victim)
 	if err != nil {
 		return "", err
 	}
+	id, err := back()
+	took := c.app.now().Sub(killed).Round(time.Millisecond)
 	pause(ctx, settleTime)
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		return "", fmt.Errorf("killing unit %s: %w", victim.Address, err)
-	}
-	killed := c.app.now()
-	id, err := c.comesBack(ctx, victim.Address, before)
+	return fmt.Sprintf("%s back after %v as unit %s", victim.Address, took, id), err
+}
+
+// kill ends a unit; back waits until another one is at its address and gives its
+// id.
+func (c checker) kill(ctx context.Context, u clusterUnit) (back func() (string, error), err error) {
+	before, err := c.issued(ctx)
 	if err != nil {
-		return "", fmt.Errorf("unit %s was killed: %w", victim.Address, err)
+		return nil, err
 	}
-	back := c.app.now().Sub(killed)
-	pause(ctx, settleTime)
-	return fmt.Sprintf("%s back after %v as unit %s", victim.Address, back.Round(time.Millisecond), id), nil
+	if pid := c.pid(u); pid <= 1 {
+		err = errors.New("no process id")
+	} else {
+		err = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("killing unit %s: %w", u.Address, err)
+	}
+	return func() (string, error) { return c.comesBack(ctx, u.Address, before) }, nil
 }
 
 // comesBack waits until a unit that was not among before holds a certificate,
@@ -88,7 +96,7 @@ func (c checker) comesBack(ctx context.Context, address string, before map[strin
 			}
 		}
 		if !pause(ctx, 50*time.Millisecond) {
-			return "", fmt.Errorf("not back within %v: %w", restartTime, err)
+			return "", fmt.Errorf("unit %s was killed and is not back within %v: %w", address, restartTime, err)
 		}
 	}
 }

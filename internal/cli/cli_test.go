@@ -9,6 +9,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -19,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -133,6 +135,13 @@ func TestUsageIsExitTwo(t *testing.T) {
 		{"platform", []string{"authority", "run", "--platform", "sgx"}, "sgx"},
 		{"socket", []string{"authority", "run", "--platform", "soft"}, "--tee-socket"},
 		{"address", []string{"verify", "nowhere", "--authority", "https://a", "--genesis", "00"}, "HOST:PORT"},
+		{"no authority", []string{"trust", "--genesis", strings.Repeat("1", 64), "--task", "t"}, "--authority"},
+		{"verify nothing", []string{"verify", "--genesis", "00"}, "--receipt"},
+		{"verify both", []string{"verify", "a:1", "--receipt", "r", "--genesis", "00"}, "--receipt"},
+		{"fresh evidence without session", []string{"verify", "a:1", "--fresh-evidence", "--genesis", "00"}, "--session"},
+		{"receipt without session", []string{"request", "https://a/", "--receipt-out", "r", "--genesis", "00"}, "--session"},
+		{"gateway without session", []string{"request", "https://a/", "--gateway", "https://g", "--genesis", "00"}, "--session"},
+		{"address with session", []string{"request", "https://a/", "--session", "--address", "a:1", "--genesis", "00"}, "--gateway"},
 		{"request URL", []string{"request", "http://a/", "--authority", "https://a", "--genesis", "00"}, "https://NAME"},
 		{"request header", []string{"request", "https://a/", "-H", "nocolon", "--authority", "https://a", "--genesis", "00"}, "nocolon"},
 	}
@@ -170,6 +179,9 @@ func TestClassify(t *testing.T) {
 		{"refusal", fmt.Errorf("doing: %w", refusal), string(wire.WrongRoot), exitRefused},
 		{"busy", wire.Refuse(wire.TooMany, "r", "", ""), string(wire.TooMany), exitUnreachable},
 		{"our fault", wire.Refuse(wire.Internal, "r", "", ""), codeInternal, exitInternal},
+		{"outcome unknown", fmt.Errorf("calling: %w: %w", client.ErrOutcomeUnknown, io.EOF), string(wire.OutcomeUnknown), exitUnreachable},
+		{"stream cut off", fmt.Errorf("reading: %w", client.ErrTruncated), string(wire.Truncated), exitUnreachable},
+		{"no unit", fmt.Errorf("opening: %w: %w", client.ErrUnreachable, syscall.ECONNREFUSED), string(wire.Unavailable), exitUnreachable},
 		{"unknown error", errors.New("boom"), codeInternal, exitInternal},
 		{"connection refused", &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, codeUnreachable, exitUnreachable},
 		{"interrupted", fmt.Errorf("x: %w", context.Canceled), codeInterrupted, exitRefused},

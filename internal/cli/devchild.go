@@ -52,11 +52,7 @@ func startDaemon(ctx context.Context, cohort, state string) (*daemon, error) {
 		return nil, err
 	}
 	defer log.Close()
-	d.cmd = exec.Command(cohort, "soft", "--socket", d.socket, "--dir", filepath.Join(state, "soft"), "-o", "json")
-	d.cmd.Env, d.cmd.Stderr = []string{}, log
-	// A group of its own keeps the terminal's Ctrl-C from it; should this
-	// process be killed, the kernel ends it.
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	d.cmd = plainCommand(context.Background(), log, cohort, "soft", "--socket", d.socket, "--dir", filepath.Join(state, "soft"), "-o", "json")
 	out, err := d.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -65,6 +61,17 @@ func startDaemon(ctx context.Context, cohort, state string) (*daemon, error) {
 		return nil, errors.Join(fmt.Errorf("%w\n%s", err, tail(log.Name())), d.stop())
 	}
 	return d, nil
+}
+
+// plainCommand is a cohort outside the TEE, which is asked to end when ctx is
+// done. A group of its own keeps the terminal's Ctrl-C from it; should the thread
+// that starts it end, as when this process is killed, the kernel ends it.
+func plainCommand(ctx context.Context, log *os.File, cohort string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, cohort, args...)
+	cmd.Env, cmd.Stderr = []string{}, log
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	return cmd
 }
 
 // run starts the process on a thread that lives as long as it, because the
@@ -177,16 +184,12 @@ func (d *dev) measured(l launch, args []string) runner {
 	}
 }
 
-// plain runs a cohort with a command line outside the TEE. Should this process
-// be killed, the kernel ends it.
-func (d *dev) plain(args []string) runner {
+// plain runs a cohort with a command line outside the TEE.
+func (d *dev) plain(args ...string) runner {
 	return func(ctx context.Context, log *os.File, started func(int)) error {
-		runtime.LockOSThread() // the parent-death signal is the thread's
+		runtime.LockOSThread() // see plainCommand
 		defer runtime.UnlockOSThread()
-		cmd := exec.CommandContext(ctx, d.bin.cohort, args...)
-		cmd.Env, cmd.Stdout, cmd.Stderr = []string{}, log, log
-		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+		cmd := plainCommand(ctx, log, d.bin.cohort, args...)
 		if err := cmd.Start(); err != nil {
 			return err
 		}

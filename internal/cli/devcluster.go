@@ -235,8 +235,8 @@ func (d *dev) startAuthority(ctx context.Context) error {
 // and so runs outside the TEE.
 func (d *dev) startManager(ctx context.Context) error {
 	d.cluster.Manager.Data = filepath.Join(d.state, "manager")
-	c := d.newChild("manager", d.plain([]string{"manager", "--listen", strings.TrimPrefix(d.cluster.Gateway, "http://"),
-		"--bus", d.bus, "--authority-root", d.authorityRoot(), "--data", d.cluster.Manager.Data}))
+	c := d.newChild("manager", d.plain("manager", "--listen", strings.TrimPrefix(d.cluster.Gateway, "http://"),
+		"--bus", d.bus, "--authority-root", d.authorityRoot(), "--data", d.cluster.Manager.Data))
 	c.started = func(pid int) { d.note(func(c *cluster) { c.Manager.PID = pid }) }
 	d.supervise(ctx, c)
 	return c.await(ctx, func(ctx context.Context) error {

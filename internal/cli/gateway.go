@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/api"
@@ -93,7 +94,7 @@ type sessionView struct {
 	Unit     string   `json:"unit"`               // that opened it
 	Identity string   `json:"identity"`           // of that unit, and so of all
 	Evidence string   `json:"evidence,omitempty"` // fresh, as appraised
-	Holding  []string `json:"holding,omitempty"`  // units that had the session when it was closed
+	Closed   []string `json:"closed,omitempty"`   // units that held it, as each proved when it closed it
 }
 
 func viewSession(s client.Session) sessionView {
@@ -110,14 +111,6 @@ func (v sessionView) String() string {
 	if v.Evidence != "" {
 		evidence = v.Evidence + ", appraised just now"
 	}
-	text := fmt.Sprintf("session       %s\n├─ expires    %s\n├─ opened by  unit %s\n│             identity %s\n├─ evidence   %s\n└─ cluster    %d units held it\n",
-		v.ID, v.Expires, v.Unit, v.Identity, evidence, len(v.Holding))
-	for i, unit := range v.Holding {
-		branch := "├─"
-		if i == len(v.Holding)-1 {
-			branch = "└─"
-		}
-		text += fmt.Sprintf("   %s unit %s, which proved it by closing it\n", branch, unit)
-	}
-	return text
+	return fmt.Sprintf("session       %s, until %s\n├─ opened by  unit %s\n├─ evidence   %s\n└─ closed by  unit %s\n",
+		v.ID, v.Expires, v.Unit, evidence, strings.Join(v.Closed, "\n              unit "))
 }

@@ -8,10 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
-	"sync"
-	"time"
 
 	"github.com/cohort-tee/cohort/internal/manager"
 	"github.com/spf13/cobra"
@@ -44,7 +40,7 @@ func (a *app) managerCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:7441", "address of the gateway")
 	flags.StringVar(&f.bus, "bus", "127.0.0.1:7448", "address where units meet the manager")
-	flags.StringVar(&f.cert, "tls-cert", "", "the operator's certificate chain (PEM), read again when it changes")
+	flags.StringVar(&f.cert, "tls-cert", "", "the operator's certificate chain (PEM); it may be replaced")
 	flags.StringVar(&f.key, "tls-key", "", "its private key (PEM)")
 	flags.StringVar(&f.roots, "authority-root", "", "authority root that units stand under (cohort trust --authority-out)")
 	flags.StringVar(&f.data, "data", "", "where copies of sealed sessions are kept (default in the state directory)")
@@ -68,11 +64,10 @@ func (a *app) runManager(ctx context.Context, f managerFlags) (err error) {
 	case (f.cert == "") != (f.key == ""):
 		return usage("give both --tls-cert and --tls-key, or neither")
 	case f.cert != "":
-		pair := &pairFile{cert: f.cert, key: f.key}
-		if _, err := pair.get(); err != nil { // told now, not at the first handshake
+		if _, err := f.certificate(); err != nil { // told now, not at the first handshake
 			return err
 		}
-		config.Certificate, ca, scheme = pair.get, f.cert, "https"
+		config.Certificate, ca, scheme = f.certificate, f.cert, "https"
 	}
 	listener, err := net.Listen("tcp", f.listen)
 	if err != nil {
@@ -87,6 +82,16 @@ func (a *app) runManager(ctx context.Context, f managerFlags) (err error) {
 		return errors.Join(err, listener.Close())
 	}
 	return m.Serve(ctx, listener)
+}
+
+// certificate reads the operator's files at each handshake, so that they may be
+// replaced.
+func (f managerFlags) certificate() (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(f.cert, f.key)
+	if err != nil {
+		return nil, &fault{codeFile, fmt.Errorf("reading --tls-cert and --tls-key: %w", err), ""}
+	}
+	return &pair, nil
 }
 
 // readCertificates reads a PEM file that holds nothing but certificates.
@@ -115,41 +120,10 @@ func readCertificates(path string) ([]*x509.Certificate, error) {
 
 // readPool is a file of certificates as roots.
 func readPool(path string) (*x509.CertPool, error) {
-	list, err := readCertificates(path)
-	if err != nil {
-		return nil, err
-	}
 	pool := x509.NewCertPool()
+	list, err := readCertificates(path)
 	for _, c := range list {
 		pool.AddCert(c)
 	}
-	return pool, nil
-}
-
-// pairFile is a certificate with its key in two files, which their owner may
-// replace while they are used.
-type pairFile struct {
-	cert, key string
-
-	mu      sync.Mutex // guards pair and written
-	pair    *tls.Certificate
-	written time.Time // of the certificate's file
-}
-
-// get is the newest pair. One that cannot be read, as while it is being
-// replaced, leaves the one before in use.
-func (p *pairFile) get() (*tls.Certificate, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	info, err := os.Stat(p.cert)
-	if err == nil && !info.ModTime().Equal(p.written) {
-		var pair tls.Certificate
-		if pair, err = tls.LoadX509KeyPair(p.cert, p.key); err == nil {
-			p.pair, p.written = &pair, info.ModTime()
-		}
-	}
-	if p.pair == nil {
-		return nil, &fault{codeFile, fmt.Errorf("reading %s: %w", filepath.Base(p.cert), err), ""}
-	}
-	return p.pair, nil
+	return pool, err
 }

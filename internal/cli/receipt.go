@@ -45,8 +45,6 @@ type receiptView struct {
 	Session  string `json:"session"`
 	Number   uint64 `json:"number"`
 	At       string `json:"at"`
-	Request  string `json:"request_digest"`
-	Answer   string `json:"answer_digest"`
 	Sequence uint64 `json:"policy_sequence"`
 }
 
@@ -60,34 +58,40 @@ func (a *app) verifyReceipt(p pinFlags, path string) error {
 	if err != nil {
 		return err
 	}
-	var f receiptFile
-	if err := json.Unmarshal(b, &f); err != nil || f.Schema != receiptSchema {
-		return usage("%s: want a receipt of schema %s", path, receiptSchema)
-	}
-	state, err := client.ParseState(f.History)
+	f, trust, err := readReceipt(b)
 	if err != nil {
-		return fmt.Errorf("reading the receipt's policy history: %w", err)
+		return fmt.Errorf("reading %s: %w", path, err)
 	}
-	root, err := x509.ParseCertificate(f.Root)
-	if err != nil {
-		return wire.Refuse(wire.Malformed, "receipt: authority root", err, "a certificate")
-	}
-	sequence := state.Policy().Document().Sequence
+	sequence := trust.Policy.Document().Sequence
 	if sequence < p.minSequence {
 		return wire.Refuse(wire.WrongSequence, "receipt: policy sequence", sequence, p.minSequence)
 	}
-	r, err := channel.VerifyReceipt(f.Record, channel.Trust{Policy: state.Policy(), Root: root}, channel.ReceiptExpect{Pin: pin, At: f.At})
+	r, err := channel.VerifyReceipt(f.Record, trust, channel.ReceiptExpect{Pin: pin, At: f.At})
 	if err != nil {
 		return err
 	}
 	v := receiptView{
 		Unit: r.Unit.UnitID().String(), Identity: r.Unit.ID().String(), Task: r.Unit.Task(), Session: r.Session.String(), Number: r.Number,
-		At: rfc3339(f.At), Request: wire.Sum(f.Request).String(), Answer: wire.Sum(f.Answer).String(), Sequence: sequence,
+		At: rfc3339(f.At), Sequence: sequence,
 	}
-	return a.emit("verify-receipt", v, v.String())
+	return a.emit("verify-receipt", v, fmt.Sprintf("answered by  unit %s of %s\nidentity     %s\nrequest      %d of session %s\nat           %s, under policy %d\n",
+		v.Unit, v.Task, v.Identity, v.Number, v.Session, v.At, v.Sequence))
 }
 
-func (v receiptView) String() string {
-	return fmt.Sprintf("answered by  unit %s\n             of %s, identity %s\nrequest      %s\n             number %d of session %s\nanswer       %s\nat           %s, under policy %d\n",
-		v.Unit, v.Task, v.Identity, v.Request, v.Number, v.Session, v.Answer, v.At, v.Sequence)
+// readReceipt reads a receipt's file, with the history that it brings replayed.
+// Whose history that is, the pin decides.
+func readReceipt(b []byte) (receiptFile, channel.Trust, error) {
+	var f receiptFile
+	if err := json.Unmarshal(b, &f); err != nil || f.Schema != receiptSchema {
+		return f, channel.Trust{}, usage("want a receipt of schema %s", receiptSchema)
+	}
+	state, err := client.ParseState(f.History)
+	if err != nil {
+		return f, channel.Trust{}, fmt.Errorf("policy history: %w", err)
+	}
+	root, err := x509.ParseCertificate(f.Root)
+	if err != nil {
+		return f, channel.Trust{}, wire.Refuse(wire.Malformed, "receipt: authority root", err, "a certificate")
+	}
+	return f, channel.Trust{Policy: state.Policy(), Root: root}, nil
 }

@@ -46,7 +46,7 @@ func (a *app) verifyCommand() *cobra.Command {
 	f.session.register(cmd)
 	f.session.gateway.registerCA(cmd)
 	cmd.Flags().StringVar(&f.name, "server-name", "", "name of the task to ask for (default its first)")
-	cmd.Flags().StringVar(&f.receipt, "receipt", "", "receipt to check, as `cohort request --receipt` wrote it")
+	cmd.Flags().StringVar(&f.receipt, "receipt", "", "receipt to check, as `cohort request --receipt-out` wrote it")
 	return cmd
 }
 
@@ -90,7 +90,7 @@ func (a *app) verifySession(ctx context.Context, f verifyFlags) error {
 		Session sessionView `json:"session"`
 	}{viewTrust(t), viewSession(s)}
 	for _, unit := range closed.Confirmed {
-		v.Session.Holding = append(v.Session.Holding, unit.String())
+		v.Session.Closed = append(v.Session.Closed, unit.String())
 	}
 	return a.emit("verify-session", v, v.trustView.String()+v.Session.String())
 }

@@ -201,7 +201,7 @@ func (r *registry) hint(w wanted) string {
 	defer r.mu.RUnlock()
 	var ids []string
 	for _, m := range r.candidates(w) { // a map's order begins at random
-		if m.beat.Ready && len(ids) < unitsHinted {
+		if m.beat.Ready && m.rest(r.dialer.clock()) == 0 && len(ids) < unitsHinted {
 			ids = append(ids, m.id.String())
 		}
 	}

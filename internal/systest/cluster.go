@@ -57,7 +57,8 @@ type Cluster struct {
 	addr  string // of the authority, the same after a restart
 	build string // the authority's program
 
-	stop func() // of the running authority; nil when it is down
+	stop    func()   // of the running authority; nil when it is down
+	manager *gateway // nil: none
 }
 
 // FirstBuild is the program of every cluster's first authority.
@@ -257,7 +258,7 @@ func (c *Cluster) Rebuild(program string) { c.build = program }
 // UnitConfig is the configuration of a unit that runs a program.
 func (c *Cluster) UnitConfig(task, program string) unit.Config {
 	return unit.Config{
-		Authorities: []string{c.URL()}, Genesis: c.Genesis, Task: task, Log: c.Log,
+		Authorities: []string{c.URL()}, Genesis: c.Genesis, Task: task, Log: c.Log, Manager: c.meets(),
 		Attester: c.Chip.Attester(attesttest.Measure(program)),
 	}
 }
@@ -267,6 +268,7 @@ type Replica struct {
 	Unit    *unit.Unit
 	Address string
 	Stop    func() // ends it; the test's end does too
+	Kill    func() // ends it in the midst of everything, as far as that goes in one process
 }
 
 // Start starts a unit that runs a program and serves the handler.
@@ -276,21 +278,23 @@ func (c *Cluster) Start(task, program string, h http.Handler) *Replica {
 	if err != nil {
 		c.t.Fatalf("starting a unit of %s: %v", task, err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	l := &cutter{Listener: inner}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- u.Serve(ctx, l, h) }()
 	r := &Replica{Unit: u, Address: l.Addr().String()}
 	r.Stop = sync.OnceFunc(func() {
 		cancel()
-		if err := <-done; err != nil {
+		if err := <-done; err != nil && !l.isCut() {
 			c.t.Errorf("unit ended: %v", err)
 		}
 		u.Close()
 	})
+	r.Kill = func() { l.cut(); r.Stop() }
 	c.t.Cleanup(r.Stop)
 	return r
 }

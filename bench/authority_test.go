@@ -1,0 +1,166 @@
+package bench
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/attest/dcap"
+	"github.com/cohort-tee/cohort/attest/snp"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/collateral"
+	"github.com/cohort-tee/cohort/policy"
+	"golang.org/x/crypto/ssh"
+)
+
+const policyText = `schema = "cohort/policy/v1"
+trust_domain = "bench.example"
+sequence = 1
+previous = ""
+created = CREATED
+[owners]
+quorum = 1
+approve_within = "24h"
+delay = "0s"
+keys = [ { name = "ana", ssh = "OWNER" } ]
+[platform.snp]
+roots = ["AMD"]
+chips = "any"
+id_keys = ["sha384:NOKEY"]
+[platform.snp.generation.Milan]
+committed = { bootloader = 3, tee = 0, snp = 22, microcode = 115 }
+[platform.tdx]
+roots = ["INTEL"]
+chips = "any"
+[authority]
+root = "ROOT"
+reference = [ REFERENCE-AUTHORITY ]
+[task.own]
+key_mode = "unit"
+life = "1h"
+names = ["own.bench.example"]
+[task.own.release."1"]
+reference = [ REFERENCE-OWN ]
+[task.scoring]
+key_mode = "shared"
+life = "1h"
+names = ["scoring.bench.example"]
+[task.scoring.release."1"]
+reference = [ REFERENCE-SCORING ]
+`
+
+// verifier knows the platforms of the policy.
+func verifier() *attest.Verifier { return attest.NewVerifier(new(snp.Appraiser), dcap.TDX()) }
+
+// vendors plays the makers of the hardware. Every unit runs on one chip of each.
+type vendors struct {
+	amd   *attesttest.SNPVendor
+	chip  *attesttest.SNPChip
+	intel *attesttest.DCAPVendor
+	tdx   *attesttest.DCAPChip
+}
+
+func newVendors(now time.Time) *vendors {
+	v := &vendors{amd: attesttest.NewSNPVendor("Milan", now), intel: attesttest.NewDCAPVendor(now)}
+	v.chip = v.amd.Chip(attest.SNPTCB{Bootloader: 3, SNP: 22, Microcode: 115})
+	v.tdx = v.intel.Chip(v.intel.TCB)
+	return v
+}
+
+func (v *vendors) device(p attest.Platform, program string) attest.Attester {
+	if p == attest.TDX {
+		return v.tdx.Attester(attesttest.MeasureTDX(program))
+	}
+	return v.chip.Attester(attesttest.MeasureSNP(program))
+}
+
+// collateral is the real cache, in front of the vendors' services.
+func (v *vendors) collateral(t testing.TB) *collateral.Collateral {
+	mux := http.NewServeMux()
+	mux.Handle("/vcek/", v.chip.Service())
+	mux.Handle("/", v.intel.Service())
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	return collateral.New(collateral.Config{AMD: server.URL, Intel: server.URL, IntelRoot: server.URL})
+}
+
+// reference is a measurement as policy writes it.
+func reference(m attest.Measurement) string {
+	fields := []string{fmt.Sprintf("platform = %q", m.Platform)}
+	for _, r := range m.Registers {
+		value := hex.EncodeToString(r.Value)
+		if r.Name != "host-data" && r.Name != "mrconfigid" {
+			value = "sha384:" + value
+		}
+		fields = append(fields, fmt.Sprintf("%s = %q", r.Name, value))
+	}
+	return "{ " + strings.Join(fields, ", ") + " }"
+}
+
+// references are those of a program on both platforms.
+func references(program string) string {
+	return reference(attesttest.MeasureSNP(program)) + ", " + reference(attesttest.MeasureTDX(program))
+}
+
+// found starts an authority on SNP, with a real store on this disk and real TLS
+// on loopback.
+func found(t testing.TB, v *vendors) estate {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner := must(ssh.NewSignerFromKey(key))
+	db := must(store.Create(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "a.db")))
+	t.Cleanup(func() { db.Close() })
+	tee := v.device(attest.SNP, "authority")
+	// It seals for the measurement; hardware's sealing is not played.
+	sealer := attesttest.NewVendor().Chip().Attester(attesttest.MeasureSNP("authority"))
+	made := must(authority.Init(t.Context(), authority.InitConfig{Store: db, Attester: tee, Sealer: sealer}))
+	text := []byte(strings.NewReplacer("CREATED", time.Now().Add(-time.Minute).UTC().Format(time.RFC3339),
+		"OWNER", strings.TrimSpace(string(ssh.MarshalAuthorizedKey(owner.PublicKey()))),
+		"AMD", v.amd.Root().String(), "INTEL", v.intel.Root().String(), "NOKEY", strings.Repeat("0", 96), "ROOT", made.Root.String(),
+		"REFERENCE-AUTHORITY", reference(attesttest.MeasureSNP("authority")),
+		"REFERENCE-OWN", references("own"), "REFERENCE-SCORING", references("scoring")).Replace(policyText))
+	a := must(authority.Open(t.Context(), authority.Config{
+		Store: db, Attester: tee, Sealer: sealer, Verifier: verifier(), Clock: authority.SystemClock(), Endorser: v.collateral(t),
+		Log:     slog.New(slog.DiscardHandler),
+		Genesis: &policy.Step{Policy: text, Signatures: []string{must(policy.Sign(owner, policy.ForPolicy, text))}},
+		Limits:  authority.Limits{PerAddress: 1 << 20, Total: 1 << 20},
+	}))
+	l := must(net.Listen("tcp", "127.0.0.1:0"))
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- a.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error("authority ended:", err)
+		}
+	})
+	url := "https://" + l.Addr().String()
+	return estate{url, newAuthority(t, url), a.Genesis(), a.Root(), v.device}
+}
+
+// newAuthority is a client whose TLS checks nobody: what it costs the authority
+// is the same, and nothing that it is told is believed.
+func newAuthority(t testing.TB, url string) *api.Authority {
+	t.Helper()
+	c := must(api.NewAuthority(url, &tls.Config{InsecureSkipVerify: true}))
+	t.Cleanup(c.Close)
+	return c
+}

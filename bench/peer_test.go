@@ -1,0 +1,98 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/client"
+)
+
+// peer is the serving process as the measuring one sees it.
+type peer struct {
+	info
+	estate estate
+	ca     *x509.CertPool // for the listeners with TLS of their own
+}
+
+// profileEnv names a file for the serving process's CPU profile.
+const profileEnv = "BENCH_PROFILE"
+
+// start starts the serving process, which ends with the benchmark.
+func start(b *testing.B) *peer {
+	b.Helper()
+	command := exec.Command(os.Args[0], "-test.run=^TestServer$")
+	command.Env = append(os.Environ(), serverEnv+"=1")
+	if file := os.Getenv(profileEnv); file != "" {
+		command.Args = append(command.Args, "-test.cpuprofile="+file)
+	}
+	command.Stderr = os.Stderr
+	in, out := must(command.StdinPipe()), must(command.StdoutPipe())
+	if err := command.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { in.Close(); command.Wait() })
+	p := &peer{ca: x509.NewCertPool()}
+	if err := json.NewDecoder(out).Decode(&p.info); err != nil {
+		b.Fatal("reading what the server tells:", err)
+	}
+	p.ca.AddCert(must(x509.ParseCertificate(p.CA)))
+	p.estate = estate{p.Authority, newAuthority(b, p.Authority), p.Genesis, p.Root, p.attester}
+	return p
+}
+
+// stats are those of the serving process.
+func (p *peer) stats() (s stats) {
+	answer := must(http.Get(p.Control))
+	defer answer.Body.Close()
+	if err := json.NewDecoder(answer.Body).Decode(&s); err != nil {
+		panic(err)
+	}
+	return s
+}
+
+// serving is what f costs the serving process.
+func (p *peer) serving(f func()) time.Duration {
+	before := p.stats()
+	f()
+	return p.stats().CPU - before.CPU
+}
+
+// pair is what f costs both processes together.
+func (p *peer) pair(f func()) time.Duration {
+	before := CPU()
+	served := p.serving(f)
+	return served + CPU() - before
+}
+
+// remote is a device in the serving process.
+type remote string
+
+func (p *peer) attester(of attest.Platform, task string) attest.Attester {
+	return remote(fmt.Sprintf("%s/?platform=%s&task=%s", p.Control, of, task))
+}
+
+func (r remote) Attest(_ context.Context, data attest.ReportData) (e attest.Evidence, err error) {
+	answer, err := http.Post(string(r), "application/octet-stream", bytes.NewReader(data[:]))
+	if err != nil {
+		return e, err
+	}
+	defer answer.Body.Close()
+	return e, json.NewDecoder(answer.Body).Decode(&e)
+}
+
+// trust is what a user trusts of task scoring.
+func (p *peer) trust(b *testing.B) *client.Trust {
+	b.Helper()
+	return must(client.FetchTrust(b.Context(), client.TrustConfig{
+		Authorities: []string{p.Authority}, Genesis: p.Genesis, Task: "scoring", Verifier: verifier(),
+	}))
+}

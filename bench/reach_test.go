@@ -1,0 +1,158 @@
+package bench
+
+import (
+	"context"
+	"crypto/sha512"
+	"crypto/tls"
+	"errors"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/client"
+)
+
+// opens is how many sessions one round opens.
+const opens = 20
+
+// reaching is a user who reaches a cluster, one way or the other.
+type reaching struct {
+	*peer
+	trust *client.Trust
+	ra    *http.Transport // RA-TLS, a connection for each request
+}
+
+func newReaching(b *testing.B) *reaching {
+	r := &reaching{peer: start(b)}
+	r.trust = r.peer.trust(b)
+	r.ra = &http.Transport{DisableKeepAlives: true, TLSClientConfig: r.raTLS(verifier())}
+	return r
+}
+
+// raTLS appraises the evidence in the server's certificate, of a chip that the
+// verifier has seen.
+func (r *reaching) raTLS(v *attest.Verifier) *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		InsecureSkipVerify: true, // evidence takes the place of a chain
+		VerifyConnection: func(state tls.ConnectionState) error {
+			leaf := state.PeerCertificates[0]
+			for _, e := range leaf.Extensions {
+				if e.Id.Equal(evidenceID) {
+					evidence := r.Evidence
+					evidence.Raw = e.Value
+					_, err := v.Appraise(attest.Question{
+						Evidence: evidence, ReportData: sha512.Sum512(leaf.RawSubjectPublicKeyInfo), Rules: r.trust.Policy().Rules(), At: time.Now(),
+					})
+					return err
+				}
+			}
+			return errors.New("no evidence")
+		},
+	}
+}
+
+// open opens a session with fresh evidence.
+func (r *reaching) open(ctx context.Context, gateway string) *client.Channel {
+	return must(client.Open(ctx, client.OpenConfig{Trust: r.trust, Gateway: gateway, FreshEvidence: true}))
+}
+
+// openAll opens sessions and closes them, which costs outside of it.
+func (r *reaching) openAll(ctx context.Context, gateway string, cost func(func()) time.Duration) time.Duration {
+	var open []*client.Channel
+	took := cost(func() {
+		for range opens {
+			open = append(open, r.open(ctx, gateway))
+		}
+	})
+	for _, c := range open {
+		c.Close(ctx)
+	}
+	return took / opens
+}
+
+// get makes a request and reads nothing but the head of its answer.
+func get(rt http.RoundTripper, url string) {
+	answer := must(rt.RoundTrip(must(http.NewRequest(http.MethodGet, url, nil))))
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		panic(answer.Status)
+	}
+}
+
+// alone is what f costs the user.
+func alone(f func()) time.Duration {
+	before := CPU()
+	f()
+	return CPU() - before
+}
+
+// BenchmarkReach is G13: a user reaches 100 units. "client" compares his CPU
+// time, bytes and requests with those for one unit, "system" all CPU time with
+// that of RA-TLS to each. The bus between the units is left out.
+func BenchmarkReach(b *testing.B) {
+	r := newReaching(b)
+	ctx := b.Context()
+	b.Run("client", func(b *testing.B) {
+		Compare(b,
+			Contender{"1-unit", func() time.Duration { return r.openAll(ctx, r.One, alone) }},
+			Contender{"100-units", func() time.Duration { return r.openAll(ctx, r.All, alone) }})
+		one, all := r.traffic(ctx, r.One), r.traffic(ctx, r.All)
+		b.ReportMetric(float64(all.Bytes)/float64(one.Bytes), "bytes-100/1")
+		b.ReportMetric(float64(all.Bytes), "bytes")
+		b.ReportMetric(float64(all.Requests)/float64(one.Requests), "requests-100/1")
+		b.ReportMetric(float64(all.Requests), "requests")
+	})
+	b.Run("system", func(b *testing.B) {
+		Compare(b,
+			Contender{"ra-tls-to-each", func() time.Duration {
+				return r.pair(func() {
+					for range replicas {
+						get(r.ra, r.RATLS)
+					}
+				})
+			}},
+			Contender{"session", func() time.Duration { return r.openAll(ctx, r.All, r.pair) }})
+	})
+}
+
+// traffic is what openings send and receive.
+func (r *reaching) traffic(ctx context.Context, gateway string) (s stats) {
+	before := r.stats()
+	r.openAll(ctx, gateway, func(open func()) time.Duration {
+		open()
+		s = r.stats()
+		return 0
+	})
+	return stats{Bytes: (s.Bytes - before.Bytes) / opens, Requests: (s.Requests - before.Requests) / opens}
+}
+
+// BenchmarkFirst is G17: the first request to a replica never used, in the
+// session that it has joined, beside RA-TLS to it; the CPU time of both ends.
+// Once it goes over the connection that the user has to the gateway, once over
+// a new one, with a new connection in plain HTTP beside it.
+func BenchmarkFirst(b *testing.B) {
+	r := newReaching(b)
+	plain := &http.Transport{DisableKeepAlives: true}
+	const others = replicas - 1
+	cost := func(f func()) time.Duration {
+		return r.pair(func() {
+			for range others {
+				f()
+			}
+		}) / others
+	}
+	session := func(gateway string) func() time.Duration {
+		return func() time.Duration {
+			c := r.open(b.Context(), gateway)
+			defer c.Close(b.Context())
+			return cost(func() { get(c, "https://scoring.bench.example/") })
+		}
+	}
+	Compare(b,
+		Contender{"ra-tls", func() time.Duration { return cost(func() { get(r.ra, r.RATLS) }) }},
+		Contender{"session", session(r.All)},
+		Contender{"session-new-connection", session(r.AllCold)},
+		Contender{"plain-new-connection", func() time.Duration { return cost(func() { get(plain, r.Plain) }) }})
+}

@@ -1,0 +1,100 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/client"
+)
+
+// inFlight is how many requests are under way at a time.
+const inFlight = 16
+
+// BenchmarkRequest is G7: a request in a session and the same in plain HTTP/1.1
+// to the same handler, the CPU time of both ends; client and unit direct, in
+// cleartext on loopback. Beside it an AEAD around the plain request and nothing
+// else, and both over TLS.
+func BenchmarkRequest(b *testing.B) {
+	p := start(b)
+	trust := p.trust(b)
+	plain := &http.Transport{MaxIdleConnsPerHost: inFlight, DisableCompression: true, TLSClientConfig: &tls.Config{RootCAs: p.ca}}
+	b.Cleanup(plain.CloseIdleConnections)
+	open := func(gateway string) http.RoundTripper {
+		c := must(client.Open(b.Context(), client.OpenConfig{Trust: trust, Gateway: gateway, CA: p.ca}))
+		b.Cleanup(func() { c.Close(context.Background()) })
+		return c
+	}
+	inClear, inTLS := open(p.Channel), open(p.ChannelTLS)
+	for _, size := range []struct {
+		name     string
+		bytes, n int
+	}{{"64B", 64, 1600}, {"1KiB", 1 << 10, 1600}, {"16KiB", 16 << 10, 800}, {"1MiB", 1 << 20, 48}} {
+		b.Run(size.name, func(b *testing.B) {
+			body := make([]byte, size.bytes)
+			cost := func(f func()) func() time.Duration {
+				return func() time.Duration { return p.pair(func() { all(size.n, f) }) / time.Duration(size.n) }
+			}
+			through := func(rt http.RoundTripper, url string) func() time.Duration {
+				return cost(func() { post(rt, url, body) })
+			}
+			const named = "https://scoring.bench.example"
+			Compare(b, Contender{"plain", through(plain, p.Plain)}, Contender{"channel", through(inClear, named)},
+				Contender{"bare-aead", cost(sealedPost(plain, p.Sealed, body))},
+				Contender{"tls", through(plain, p.PlainTLS)}, Contender{"channel-tls", through(inTLS, named)})
+		})
+	}
+}
+
+// all calls f n times, with some calls in flight.
+func all(n int, f func()) {
+	var group sync.WaitGroup
+	for range inFlight {
+		group.Go(func() {
+			for range n / inFlight {
+				f()
+			}
+		})
+	}
+	group.Wait()
+}
+
+// post sends a body and demands as much.
+func post(rt http.RoundTripper, url string, body []byte) {
+	r := must(http.NewRequest(http.MethodPost, url+"/echo", bytes.NewReader(body)))
+	answer := must(rt.RoundTrip(r))
+	defer answer.Body.Close()
+	n := must(io.Copy(io.Discard, answer.Body))
+	if answer.StatusCode != http.StatusOK || n != int64(len(body)) {
+		panic(fmt.Sprint(answer.Status, " with ", n, " bytes"))
+	}
+}
+
+// sealedPost is post with nothing but an AEAD around it.
+func sealedPost(rt http.RoundTripper, url string, body []byte) func() {
+	aead := newAEAD()
+	var number atomic.Uint64
+	var lent buffers
+	return func() {
+		p, q := lent.get(12+len(body)+aead.Overhead()), lent.get(12+len(body)+aead.Overhead())
+		defer lent.pool.Put(p)
+		defer lent.pool.Put(q)
+		sealed, got := *p, *q
+		clear(sealed[:12])
+		binary.BigEndian.PutUint64(sealed[4:], number.Add(1))
+		aead.Seal(sealed[:12], sealed[:12], body, nil)
+		answer := must(rt.RoundTrip(must(http.NewRequest(http.MethodPost, url, bytes.NewReader(sealed)))))
+		defer answer.Body.Close()
+		must(io.ReadFull(answer.Body, got))
+		must(io.Copy(io.Discard, answer.Body)) // the end, so that the connection is used again
+		must(aead.Open(got[12:12], got[:12], got[12:], nil))
+	}
+}

@@ -1,0 +1,330 @@
+package bench
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha512"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/json"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/unit"
+)
+
+// serverEnv is set in the process that serves.
+const serverEnv = "BENCH_SERVER"
+
+// replicas is the size of the large cluster.
+const replicas = 100
+
+// info is what the serving process tells the measuring one.
+type info struct {
+	Authority     string // URL
+	Genesis, Root wire.Digest
+	Control       string // of [server.control]
+
+	Plain, PlainTLS     string // the handler
+	Sealed              string // the handler with nothing but an AEAD before it
+	Channel, ChannelTLS string // a unit with the same handler
+	CA                  []byte // that the two with TLS chain to
+
+	One, All string // gateways of clusters of one unit and of 100
+	AllCold  string // as All, but each request needs a new connection
+	RATLS    string // serves its evidence in its certificate
+	Evidence attest.Evidence
+
+	Unit, Bare string // host:port of TLS with the same chain
+}
+
+// server is the state of the serving process.
+type server struct {
+	t        *testing.T
+	vendors  *vendors
+	estate   estate
+	bytes    atomic.Int64 // through listeners that count
+	requests atomic.Int64
+}
+
+// TestServer is the other process of the benchmarks: all that serves runs in it,
+// so that its CPU time is the servers' alone. By itself it tests nothing.
+func TestServer(t *testing.T) {
+	if os.Getenv(serverEnv) == "" {
+		t.Skip("the benchmarks start it")
+	}
+	s := &server{t: t, vendors: newVendors(time.Now())}
+	var i info
+	s.estate = found(t, s.vendors)
+	i.Authority, i.Genesis, i.Root = s.estate.url, s.estate.genesis, s.estate.root
+	i.Control = s.listen(loopback(), http.HandlerFunc(s.control), nil)
+
+	chain := s.selfSigned(nil)
+	i.CA = chain.Certificate[0]
+	withTLS := &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, Certificates: []tls.Certificate{chain}}
+	direct := s.cluster(1)[0]
+	i.Plain, i.PlainTLS = s.listen(loopback(), http.HandlerFunc(echo), nil), s.listen(loopback(), http.HandlerFunc(echo), withTLS)
+	i.Sealed = s.listen(loopback(), sealedEcho(newAEAD()), nil)
+	i.Channel, i.ChannelTLS = s.listen(loopback(), direct, nil), s.listen(loopback(), direct, withTLS)
+
+	all := gateway(s.cluster(replicas))
+	i.One, i.All = s.listenCounted(gateway(s.cluster(1)), nil), s.listenCounted(all, nil)
+	i.AllCold = s.listen(loopback(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "close")
+		all.ServeHTTP(w, r)
+	}), nil)
+	i.RATLS, i.Evidence = s.raTLS()
+	i.Unit, i.Bare = s.unit()
+	if err := json.NewEncoder(os.Stdout).Encode(i); err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, os.Stdin) // ends with the parent
+}
+
+// counted counts what goes through a connection.
+type counted struct {
+	net.Conn
+	n *atomic.Int64
+}
+
+func (c counted) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+func (c counted) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+type countingListener struct {
+	net.Listener
+	n *atomic.Int64
+}
+
+func (l countingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return counted{c, l.n}, nil
+}
+
+func loopback() net.Listener { return must(net.Listen("tcp", "127.0.0.1:0")) }
+
+// listen serves a handler until the test ends and gives its URL.
+func (s *server) listen(l net.Listener, h http.Handler, config *tls.Config) string {
+	server := &http.Server{Handler: h, TLSConfig: config}
+	s.t.Cleanup(func() { server.Close() })
+	if config != nil {
+		go server.ServeTLS(l, "", "")
+		return "https://" + l.Addr().String()
+	}
+	go server.Serve(l)
+	return "http://" + l.Addr().String()
+}
+
+// listenCounted is listen for what [stats] counts.
+func (s *server) listenCounted(h http.Handler, config *tls.Config) string {
+	return s.listen(countingListener{loopback(), &s.bytes}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.requests.Add(1)
+		h.ServeHTTP(w, r)
+	}), config)
+}
+
+// stats are counters of the serving process.
+type stats struct {
+	CPU      time.Duration
+	Bytes    int64 // both directions, without TCP and IP
+	Requests int64
+}
+
+// control gives the stats, and evidence over a body of 64 bytes.
+func (s *server) control(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet {
+		json.NewEncoder(w).Encode(stats{CPU(), s.bytes.Load(), s.requests.Load()})
+		return
+	}
+	var data attest.ReportData
+	must(io.ReadFull(r.Body, data[:]))
+	device := s.vendors.device(attest.Platform(r.FormValue("platform")), r.FormValue("task"))
+	json.NewEncoder(w).Encode(must(device.Attest(r.Context(), data)))
+}
+
+// echo answers with the body of the request.
+func echo(w http.ResponseWriter, r *http.Request) {
+	body := make([]byte, r.ContentLength)
+	if _, err := io.ReadFull(r.Body, body); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Write(body)
+}
+
+// newAEAD is AES-256-GCM under a key that both processes know.
+func newAEAD() cipher.AEAD { return must(cipher.NewGCM(must(aes.NewCipher(make([]byte, 32))))) }
+
+// buffers lends byte slices.
+type buffers struct{ pool sync.Pool }
+
+func (b *buffers) get(n int) *[]byte {
+	p, ok := b.pool.Get().(*[]byte)
+	if !ok {
+		p = new([]byte)
+	}
+	*p = slices.Grow((*p)[:0], n)[:n]
+	return p
+}
+
+// sealedEcho is the floor of any channel: one open, one seal. The nonce is the
+// body's first 12 bytes, with another first bit in the answer.
+func sealedEcho(aead cipher.AEAD) http.HandlerFunc {
+	var lent buffers
+	return func(w http.ResponseWriter, r *http.Request) {
+		p := lent.get(int(r.ContentLength))
+		defer lent.pool.Put(p)
+		body := *p
+		must(io.ReadFull(r.Body, body))
+		plaintext := must(aead.Open(body[12:12], body[:12], body[12:], nil))
+		body[0] ^= 0x80
+		aead.Seal(plaintext[:0], body[:12], plaintext, nil)
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Write(body)
+	}
+}
+
+// stapled gives a chip's certificates along with its evidence.
+type stapled struct {
+	attest.Attester
+	more attest.Endorsements
+}
+
+func (s stapled) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
+	e, err := s.Attester.Attest(ctx, data)
+	return e.With(s.more), err
+}
+
+// cluster enrols n units that share their sessions.
+func (s *server) cluster(n int) []http.Handler {
+	r := &relay{units: make([]*channel.Host, n)}
+	device := stapled{s.vendors.device(attest.SNP, "scoring"), s.vendors.chip.Endorsements()}
+	var units []http.Handler
+	for i := range n {
+		r.units[i] = s.estate.host(s.t)
+		units = append(units, must(channel.NewServer(channel.ServerConfig{
+			Host: r.units[i], App: http.HandlerFunc(echo), Relay: r, Attester: device, RingUnknown: func() {}, Clock: time.Now,
+		})))
+	}
+	return units
+}
+
+// relay is a manager that brings what it gets to every unit at once.
+type relay struct {
+	number atomic.Uint64
+	units  []*channel.Host
+}
+
+func (r *relay) Number() uint64                              { return r.number.Add(1) }
+func (r *relay) Pull(context.Context, wire.SessionID) []byte { return nil }
+
+func (r *relay) Push(kind channel.Pushed, sealed []byte) {
+	for _, u := range r.units {
+		take := u.Join
+		if kind == channel.PushTombstone {
+			take = u.Bury
+		}
+		must(take(sealed, time.Now()))
+	}
+}
+
+// gateway opens sessions with the first unit and brings requests to the others
+// in turn.
+func gateway(units []http.Handler) http.Handler {
+	var turn atomic.Int64
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		unit := units[0]
+		if r.URL.Path == wire.PathRequest && len(units) > 1 {
+			unit = units[1+turn.Add(1)%int64(len(units)-1)]
+		}
+		unit.ServeHTTP(w, r)
+	})
+}
+
+// evidenceID is the extension that RA-TLS carries evidence in.
+var evidenceID = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 1}
+
+// selfSigned is a certificate for the loopback address.
+func (s *server) selfSigned(more func(spki []byte) pkix.Extension) tls.Certificate {
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	if more != nil {
+		template.ExtraExtensions = []pkix.Extension{more(must(x509.MarshalPKIXPublicKey(&key.PublicKey)))}
+	}
+	der := must(x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key))
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// raTLS serves with a certificate that carries SNP evidence over its key, and
+// gives the endorsements of that evidence too.
+func (s *server) raTLS() (string, attest.Evidence) {
+	var evidence attest.Evidence
+	config := &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true}
+	config.Certificates = []tls.Certificate{s.selfSigned(func(spki []byte) pkix.Extension {
+		evidence = must(s.vendors.device(attest.SNP, "scoring").Attest(s.t.Context(), attest.ReportData(sha512.Sum512(spki))))
+		return pkix.Extension{Id: evidenceID, Value: evidence.Raw}
+	})}
+	return s.listenCounted(http.HandlerFunc(echo), config), evidence.With(s.vendors.chip.Endorsements())
+}
+
+// unit serves a real unit, and beside it crypto/tls alone with the same chain.
+func (s *server) unit() (withUnit, bare string) {
+	u := must(unit.Start(s.t.Context(), unit.Config{
+		Authorities: []string{s.estate.url}, Genesis: s.estate.genesis, Task: "scoring", Attester: s.vendors.device(attest.SNP, "scoring"),
+	}))
+	l := loopback()
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- u.Serve(ctx, l, http.HandlerFunc(echo)) }()
+	s.t.Cleanup(func() { stop(); <-done; u.Close() })
+
+	chain := must(u.ServerTLS().GetCertificate(&tls.ClientHelloInfo{}))
+	config := &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, Certificates: []tls.Certificate{*chain}}
+	beside := loopback()
+	go func() {
+		for {
+			c, err := beside.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				io.Copy(io.Discard, tls.Server(c, config)) // until the client leaves
+			}()
+		}
+	}()
+	s.t.Cleanup(func() { beside.Close() })
+	return l.Addr().String(), beside.Addr().String()
+}

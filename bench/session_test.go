@@ -1,0 +1,52 @@
+package bench
+
+import (
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// BenchmarkJoin is G10: a unit joins a session that another one sealed, beside
+// the bare opening of as many bytes by AES-256-GCM. What a session takes in
+// memory is BenchmarkSessionMemory of internal/channel.
+func BenchmarkJoin(b *testing.B) {
+	p := start(b)
+	sealed := p.sealed(b, 4096)
+	var f [3][]byte // associated data, nonce, ciphertext
+	if err := wire.UnframeInto(f[:], wire.LabelSealedSession, sealed[0]); err != nil {
+		b.Fatal(err)
+	}
+	aead := newAEAD()
+	ciphertext := aead.Seal(nil, f[1], make([]byte, len(f[2])-aead.Overhead()), f[0])
+	plaintext := make([]byte, 0, len(ciphertext))
+	const units = 4 // one by one, so that a round is long enough
+	Compare(b,
+		Contender{"aead", Repeat(units*len(sealed), func() { must(aead.Open(plaintext, f[1], ciphertext, f[0])) })},
+		Contender{"join", func() (cost time.Duration) {
+			for range units {
+				h, i := p.estate.host(b), 0
+				cost += Repeat(len(sealed), func() { must(h.Join(sealed[i], time.Now())); i++ })()
+			}
+			return cost / units
+		}})
+}
+
+// sealed are sessions that a unit of the cluster has opened and sealed.
+func (p *peer) sealed(b *testing.B, n int) [][]byte {
+	b.Helper()
+	h := p.estate.host(b)
+	o := must(channel.NewOpening(channel.Pin{Genesis: p.Genesis, Task: "scoring"}, 0))
+	var all [][]byte
+	for i := range n {
+		a := must(h.Accept(channel.OpenRequest{Body: o.Request(), Number: uint64(i)}, time.Now()))
+		_, sealed, err := a.Finish(attest.Evidence{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		all = append(all, sealed)
+	}
+	return all
+}

@@ -1,0 +1,403 @@
+package channel
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// hostile is a manager that owns everything between clients and units: gateway,
+// relay, stored copies and numbers. Left alone it does its work; a behaviour
+// takes over what it names. It is never a verifier: clients and units are real.
+type hostile struct {
+	*world
+	app    *ledger
+	does   behaviour
+	honest atomic.Bool  // the behaviour is over
+	acts   atomic.Int64 // how often it did what it is named for
+
+	mu        sync.Mutex // guards all below
+	units     []*unit
+	turn      int
+	number    uint64
+	store     map[wire.SessionID][]byte
+	pushes    []pushed              // all, in order
+	asked     []carried             // all requests, in order
+	last      map[string]said       // the newest answer each user was given to a request
+	opened    map[string][]said     // the answers to open requests of each user
+	users     map[string]*Transport // by name
+	lied      map[string]bool       // what was done once
+	elsewhere *hostile              // another cluster, once it was needed
+}
+
+// behaviour is what a hostile manager does. Where a function is nil it is honest.
+type behaviour struct {
+	name    string
+	request func(*hostile, carried) said // a request of a session
+	open    func(*hostile, carried) said
+	push    func(*hostile, pushed)
+	pull    func(*hostile, wire.SessionID) []byte
+	number  func(*hostile) uint64
+	after   func(*hostile) // at the end, between calls
+	wants   Wants
+	fails   calls  // that may end in an error; all others must succeed
+	opens   uint64 // sessions a user needs, or many; 0 is 1: the session survives
+}
+
+// many sessions are as many as there are calls, at most.
+const many = 1000
+
+// calls are kinds of calls; the zero calls are none.
+type calls int
+
+const (
+	unmarked calls = iota + 1 // not safe and without Idempotency-Key
+	all
+)
+
+// pushed is what a unit gave to the relay.
+type pushed struct {
+	from   *unit
+	kind   Pushed
+	sealed []byte
+}
+
+// carried is an outer request, read whole.
+type carried struct {
+	from   string // the user whose connection it came by
+	path   string
+	kind   string
+	ticket string
+	cookie string
+	raw    []byte
+	try    int // of its call, from 1; 0 where nobody counts
+}
+
+func (q carried) header() wire.Header { return must(wire.ParseHeader(q.raw)) }
+
+// with is the same with one part of its bytes changed.
+func (q carried) with(change func([]byte)) carried {
+	q.raw = bytes.Clone(q.raw)
+	change(q.raw)
+	return q
+}
+
+// said is an outer answer; nobody is one that never comes.
+type said struct {
+	status int
+	fields http.Header
+	body   []byte
+	cut    bool
+}
+
+var nobody = said{}
+
+func (a said) ok() bool { return a.status == http.StatusOK && !a.cut }
+
+func (a said) with(change func([]byte) []byte) said {
+	a.body = change(bytes.Clone(a.body))
+	return a
+}
+
+// problemOf is an answer that the manager makes up.
+func problemOf(status int) said { return said{status: status, fields: http.Header{}} }
+
+// first reports whether a thing is done for the first time.
+func (m *hostile) first(thing string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	done := m.lied[thing]
+	m.lied[thing] = true
+	return !done
+}
+
+// act counts that the behaviour did what it is named for.
+func (m *hostile) act() { m.acts.Add(1) }
+
+func newHostile(t testing.TB, does behaviour, units int) *hostile {
+	t.Helper()
+	m := &hostile{world: newWorld(t), app: &ledger{}, does: does, store: map[wire.SessionID][]byte{},
+		last: map[string]said{}, opened: map[string][]said{}, users: map[string]*Transport{}, lied: map[string]bool{}}
+	for range units {
+		m.start()
+	}
+	return m
+}
+
+// start starts a unit that is new to the manager.
+func (m *hostile) start() *unit {
+	u := &unit{Host: m.host(Limits{})}
+	u.server = must(NewServer(ServerConfig{Host: u.Host, App: m.app, Relay: &bus{m, u}, Attester: m.device("scoring 1"), RingUnknown: func() {}, Clock: m.clock}))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.units = append(m.units, u)
+	return u
+}
+
+func (m *hostile) all() []*unit {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.units)
+}
+
+// bus is the manager as one unit sees it.
+type bus struct {
+	m *hostile
+	u *unit
+}
+
+func (b *bus) Number() uint64 {
+	if b.m.does.number != nil && !b.m.honest.Load() {
+		return b.m.does.number(b.m)
+	}
+	b.m.mu.Lock()
+	defer b.m.mu.Unlock()
+	b.m.number++
+	return b.m.number
+}
+
+func (b *bus) Push(kind Pushed, sealed []byte) {
+	p := pushed{b.u, kind, sealed}
+	b.m.mu.Lock()
+	b.m.pushes = append(b.m.pushes, p)
+	b.m.mu.Unlock()
+	if b.m.does.push != nil && !b.m.honest.Load() {
+		b.m.does.push(b.m, p)
+		return
+	}
+	b.m.relay(p)
+}
+
+func (b *bus) Pull(_ context.Context, id wire.SessionID) []byte {
+	if b.m.does.pull != nil && !b.m.honest.Load() {
+		return b.m.does.pull(b.m, id)
+	}
+	b.m.mu.Lock()
+	defer b.m.mu.Unlock()
+	return b.m.store[id]
+}
+
+// relay brings what was pushed to all other units and keeps a copy.
+func (m *hostile) relay(p pushed) {
+	for _, u := range m.all() {
+		if u != p.from {
+			_ = u.take(p, m)
+		}
+	}
+	label := sealedSession
+	if p.kind == PushTombstone {
+		label = sealedTombstone
+	}
+	if u, err := unverifiedSealed(label, p.sealed); err == nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.store[u.session] = p.sealed
+	}
+}
+
+// take gives a unit what was pushed; the error is what the unit says to it.
+func (u *unit) take(p pushed, m *hostile) error {
+	join := u.Join
+	if p.kind == PushTombstone {
+		join = u.Bury
+	}
+	_, err := join(p.sealed, m.clock())
+	return err
+}
+
+// deliver brings a request to a unit.
+func (m *hostile) deliver(u *unit, q carried) (a said) {
+	r := httptest.NewRequest(http.MethodPost, "http://unit"+q.path, bytes.NewReader(q.raw))
+	r.Header.Set("Content-Type", q.kind)
+	for field, value := range map[string]string{wire.FieldTicket: q.ticket, wire.FieldCookie: q.cookie} {
+		if value != "" {
+			r.Header.Set(field, value)
+		}
+	}
+	w := httptest.NewRecorder()
+	defer func() {
+		if e := recover(); e != nil && e != http.ErrAbortHandler {
+			panic(e)
+		} else {
+			a = said{status: w.Code, fields: w.Header(), body: w.Body.Bytes(), cut: e != nil}
+		}
+	}()
+	u.server.ServeHTTP(w, r)
+	return a
+}
+
+// route delivers a request to whom it belongs.
+func (m *hostile) route(q carried) said {
+	units := m.all()
+	m.mu.Lock()
+	m.turn++
+	u := units[m.turn%len(units)]
+	m.mu.Unlock()
+	if q.path == wire.PathRequest {
+		if h, err := wire.ParseHeader(q.raw); err == nil && h.Target != (wire.UnitID{}) {
+			i := slices.IndexFunc(units, func(u *unit) bool { return u.ID() == h.Target })
+			if i < 0 {
+				return problemOf(http.StatusMisdirectedRequest).naming(units)
+			}
+			u = units[i]
+		}
+	}
+	return m.deliver(u, q).naming(units)
+}
+
+// naming adds a list of units to an answer.
+func (a said) naming(units []*unit) said {
+	a.fields.Set(wire.FieldUnits, ids(units))
+	return a
+}
+
+// door is the way of one user to the manager.
+type door struct {
+	m    *hostile
+	user string
+}
+
+// tryKey is the context key of a call's counter of attempts.
+type tryKey struct{}
+
+func (d *door) RoundTrip(r *http.Request) (*http.Response, error) {
+	raw, err := io.ReadAll(r.Body)
+	r.Body.Close()
+	if err != nil {
+		return nil, err
+	}
+	q := carried{from: d.user, path: r.URL.Path, kind: r.Header.Get("Content-Type"), ticket: r.Header.Get(wire.FieldTicket), cookie: r.Header.Get(wire.FieldCookie), raw: raw}
+	if n, ok := r.Context().Value(tryKey{}).(*atomic.Int64); ok {
+		q.try = int(n.Add(1))
+	}
+	answer := d.m.answer(q)
+	if answer.status == 0 {
+		return nil, io.ErrUnexpectedEOF
+	}
+	body := io.Reader(bytes.NewReader(answer.body))
+	if answer.cut {
+		body = io.MultiReader(body, cutReader{})
+	}
+	return &http.Response{StatusCode: answer.status, Header: answer.fields.Clone(), Body: io.NopCloser(body)}, nil
+}
+
+type cutReader struct{}
+
+func (cutReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+// answer is what a user gets, from the manager as it is.
+func (m *hostile) answer(q carried) said {
+	act := m.does.open
+	if q.path == wire.PathRequest {
+		act = m.does.request
+		m.mu.Lock()
+		m.asked = append(m.asked, q)
+		m.mu.Unlock()
+	}
+	if act == nil || m.honest.Load() {
+		act = (*hostile).route
+	}
+	a := act(m, q)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if q.path == wire.PathRequest {
+		m.last[q.from] = a
+	} else if a.ok() {
+		m.opened[q.from] = append(m.opened[q.from], a)
+	}
+	return a
+}
+
+// user is a client that is one of the manager's customers.
+func (m *hostile) user(name string, wants Wants) *Transport {
+	t := must(NewTransport(TransportConfig{Gateway: must(url.Parse("http://gateway.example")), Inner: &door{m, name}, Pin: m.byTask(), Wants: wants, Trust: m.world, Clock: m.clock}))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.users[name] = t
+	return t
+}
+
+// ticketOf is the value of the header field that carries a user's ticket.
+func (m *hostile) ticketOf(user string) string {
+	return base64.RawURLEncoding.EncodeToString(must(m.users[user].Session(m.t.Context())).Ticket())
+}
+
+// other is the other user.
+func other(user string) string {
+	if user == "alice" {
+		return "bob"
+	}
+	return "alice"
+}
+
+// another is a unit of the cluster that a request is not bound to.
+func (m *hostile) another(q carried) *unit {
+	for _, u := range m.all() {
+		if u.ID() != q.header().Target {
+			return u
+		}
+	}
+	return nil
+}
+
+// refusal delivers what no unit may take for a request, and gives what the unit
+// says to it.
+func (m *hostile) refusal(u *unit, q carried) said {
+	m.act()
+	a := m.deliver(u, q)
+	if a.ok() {
+		m.t.Errorf("%s: a unit answered to it", m.does.name)
+	}
+	return a
+}
+
+// refuse gives a unit what it may not take over.
+func (m *hostile) refuse(u *unit, kind Pushed, sealed []byte, want wire.Reason) {
+	m.act()
+	if err := u.take(pushed{kind: kind, sealed: sealed}, m); wire.ReasonOf(err) != want {
+		m.t.Errorf("%s: got %v, want %q", m.does.name, err, want)
+	}
+}
+
+// history is everything that was pushed and asked so far.
+func (m *hostile) history() ([]pushed, []carried) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.pushes), slices.Clone(m.asked)
+}
+
+// replay gives every request so far to every unit, once more.
+func (m *hostile) replay() {
+	_, asked := m.history()
+	for _, q := range asked {
+		for _, u := range m.all() {
+			m.act()
+			m.deliver(u, q)
+		}
+	}
+}
+
+// chunksOf cuts what stands behind a prefix into its chunks.
+func chunksOf(b []byte, prefix int) (chunks [][]byte) {
+	for b = b[prefix:]; len(b) >= lengthSize; {
+		n := lengthSize + int(binary.BigEndian.Uint32(b)&^finalBit)
+		chunks, b = append(chunks, b[:n:n]), b[n:]
+	}
+	return chunks
+}
+
+// rechunked puts a prefix and chunks together again.
+func rechunked(b []byte, prefix int, chunks ...[]byte) []byte {
+	return append(bytes.Clone(b[:prefix]), bytes.Join(chunks, nil)...)
+}

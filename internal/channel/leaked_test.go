@@ -1,0 +1,169 @@
+package channel
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// thief has a unit's signing key and certificates, a gateway, and ring keys of
+// its own; it has no TEE that runs the unit's code.
+type thief struct {
+	*world
+	host *Host
+	// proof is what it shows where evidence is wanted; false is nothing at all.
+	proof    func(attest.ReportData) (attest.Evidence, bool)
+	requests atomic.Int64 // that came to it
+}
+
+func newThief(w *world, victim *Host) *thief {
+	s := victim.standing.Standing
+	s.Ring = identity.Ring{Strict: identity.NewRingKeys(w.clock(), time.Hour), Follow: identity.NewRingKeys(w.clock(), time.Hour)}
+	h := must(NewHost(victim.key, Limits{}))
+	must(0, h.Update(s))
+	return &thief{world: w, host: h}
+}
+
+func (f *thief) RoundTrip(r *http.Request) (*http.Response, error) {
+	body := must(io.ReadAll(r.Body))
+	r.Body.Close()
+	if r.URL.Path == wire.PathRequest {
+		f.requests.Add(1)
+		return status(http.StatusServiceUnavailable), nil
+	}
+	a := must(f.host.Accept(OpenRequest{Body: body, Cookie: must(f.host.Cookie(body, f.clock())), Number: 1}, f.clock()))
+	var evidence attest.Evidence
+	if data, wanted, err := a.Evidence(); err != nil {
+		return nil, err
+	} else if wanted {
+		shown := false
+		if evidence, shown = f.proof(data); !shown {
+			a.wants = 0 // signs that there is none
+		}
+	}
+	answer, _, err := a.Finish(evidence)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(answer))}, nil
+}
+
+func (f *thief) client(wants Wants) *Transport {
+	return must(NewTransport(TransportConfig{Gateway: must(url.Parse("http://gateway.example")), Inner: f, Pin: f.byTask(), Wants: wants, Trust: f.world, Clock: f.clock}))
+}
+
+// TestLeakedSigningKey lets a thief with a unit's signing key meet new clients
+// that want fresh evidence: none sends a request. One that wants none does, which
+// shows that the count counts, and what fresh evidence is for.
+func TestLeakedSigningKey(t *testing.T) {
+	w := newWorld(t)
+	victim := w.host(Limits{})
+	f := newThief(w, victim)
+	attested := func(program string) func(attest.ReportData) (attest.Evidence, bool) {
+		device := w.device(program)
+		return func(data attest.ReportData) (attest.Evidence, bool) {
+			return must(device.Attest(t.Context(), data)), true
+		}
+	}
+	genuine := w.device("scoring 1")
+	ways := []struct {
+		name string
+		show func(attest.ReportData) (attest.Evidence, bool)
+		want wire.Reason
+	}{
+		{"none", func(attest.ReportData) (attest.Evidence, bool) { return attest.Evidence{}, false }, wire.EvidenceMissing},
+		{"the unit's, for the thief's own session", func(attest.ReportData) (attest.Evidence, bool) {
+			o := must(NewOpening(w.byTask(), WantEvidence))
+			a := must(victim.Accept(OpenRequest{Body: o.Request(), Cookie: must(victim.Cookie(o.Request(), noon))}, noon))
+			data, _, err := a.Evidence()
+			return must(genuine.Attest(t.Context(), must(data, err))), true
+		}, wire.BadNonce},
+		{"of code of its own", attested("theft"), wire.NotMeasured},
+		{"of another task", attested("other"), wire.NotMeasured},
+		{"of another release", attested("scoring 2"), wire.WrongIdentity},
+	}
+	clients := 1000
+	if testing.Short() {
+		clients = 50
+	}
+	for i := range clients {
+		way := ways[i%len(ways)]
+		f.proof = way.show
+		rt := f.client(WantEvidence)
+		got, err := say(t, rt, "POST", "/", "secret")
+		if wire.ReasonOf(err) != way.want || got != "" {
+			t.Fatalf("evidence: %s: got %q, %v, want %q", way.name, got, err, way.want)
+		}
+		rt.Close(t.Context())
+	}
+	if n := f.requests.Load(); n != 0 {
+		t.Errorf("%d requests of %d clients came to the thief, want 0", n, clients)
+	}
+	if _, err := say(t, f.client(0), "POST", "/", "secret"); err == nil || f.requests.Load() != 1 {
+		t.Errorf("without evidence: got %v and %d requests, want 1", err, f.requests.Load())
+	}
+}
+
+// TestEveryByteOfAnOpenRequest alters one byte at every offset: the unit refuses
+// it, or its answer is none to the request that the client made.
+func TestEveryByteOfAnOpenRequest(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	o := must(NewOpening(w.byTask(), 0))
+	answered := 0
+	for i := range o.Request() {
+		b := bytes.Clone(o.Request())
+		b[i] ^= 0x10
+		a, err := h.Accept(OpenRequest{Body: b, Number: uint64(i)}, noon)
+		if err != nil {
+			continue
+		}
+		answer, _, err := a.Finish(noEvidence)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answered++
+		if _, err := o.Finish(answer, w.trust(), noon); err == nil {
+			t.Fatalf("byte %d: accepted", i)
+		}
+	}
+	if answered < 32 {
+		t.Errorf("got %d answers, want one for each byte of the nonce at least", answered)
+	}
+}
+
+// TestEveryByteOfATombstone alters one byte at every offset.
+func TestEveryByteOfATombstone(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.host(Limits{}), w.host(Limits{})
+	s, sealed := w.opened(a, w.byTask())
+	must(b.Join(sealed, noon))
+	x := must(s.begin(wire.UnitID{}, noon, wire.FlagClose))
+	body := must(x.whole(head{}, nil))
+	in := must(a.begin([wire.HeaderSize]byte(body), noon))
+	must(0, in.open(bytes.NewReader(body[wire.HeaderSize:])))
+	tombstone := must(in.close())
+	for i := range tombstone {
+		bad := bytes.Clone(tombstone)
+		bad[i] ^= 1 << (i % 8)
+		if _, err := b.Bury(bad, noon); err == nil {
+			t.Fatalf("byte %d: accepted", i)
+		}
+	}
+	if _, err := b.begin(x.raw, noon); err != nil {
+		t.Errorf("the session after all of them: %v", err)
+	}
+	if _, err := b.Bury(tombstone, noon); err != nil {
+		t.Errorf("unchanged: %v", err)
+	}
+	_, err := b.begin(x.raw, noon)
+	refused(t, err, wire.Rekey)
+}

@@ -1,0 +1,124 @@
+package channel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// ledger is the app: it counts what it executes by token, and notes which
+// tokens it was shown in which session.
+type ledger struct {
+	mu   sync.Mutex
+	runs map[string]int
+	tags map[string]map[string]bool // users by session's tag
+}
+
+func (l *ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	token, _, _ := strings.Cut(string(b)+r.URL.Query().Get("token"), ".")
+	caller, ok := CallerOf(r.Context())
+	if !ok {
+		panic("a request that came by no session")
+	}
+	l.note(token, caller.Tag())
+	fmt.Fprintf(w, "ran %s", token)
+	if r.URL.Path == "/long" {
+		for range 3 {
+			w.(http.Flusher).Flush()
+			fmt.Fprint(w, strings.Repeat(".", 1000))
+		}
+	}
+}
+
+func (l *ledger) note(token, tag string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.runs == nil {
+		l.runs, l.tags = map[string]int{}, map[string]map[string]bool{}
+	}
+	l.runs[token]++
+	if l.tags[tag] == nil {
+		l.tags[tag] = map[string]bool{}
+	}
+	user, _, _ := strings.Cut(token, " ")
+	l.tags[tag][user] = true
+}
+
+func (l *ledger) of(token string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.runs[token]
+}
+
+// call is one call of a user and what must be true of it whatever the manager
+// does: an answer is the right one, an error is typed, and what is bound ran at
+// most once, and not at all unless the answer or the error allows for it.
+func (m *hostile) call(user, kind, token string) error {
+	m.t.Helper()
+	method, path, body := "POST", "/", token
+	switch kind {
+	case "safe", "long":
+		method, body, path = "GET", "", "/?token="+url.QueryEscape(token)
+		if kind == "long" {
+			path = "/long" + path[1:]
+		}
+	case "stream":
+		body += strings.Repeat(".", maxSmall+1)
+	}
+	r := must(http.NewRequestWithContext(context.WithValue(m.t.Context(), tryKey{}, new(atomic.Int64)), method, base+path, strings.NewReader(body)))
+	if kind == "marked" {
+		r.Header.Set("Idempotency-Key", token)
+	}
+	got, answered, err := exchangeOf(m.users[user], r)
+	want := "ran " + token
+	if kind == "long" {
+		want += strings.Repeat(".", 3000)
+	}
+	if err == nil && got != want {
+		m.t.Errorf("%s: wrong answer %q accepted", token, got)
+	}
+	if err != nil && wire.ReasonOf(err) == wire.Internal {
+		m.t.Errorf("%s: error %v has no reason", token, err)
+	}
+	bound := kind == "bound" || kind == "stream"
+	runs := m.app.of(token)
+	if bound && runs > 1 {
+		m.t.Errorf("%s: executed %d times", token, runs)
+	}
+	if bound && runs > 0 && err != nil && !answered && !errors.Is(err, ErrOutcomeUnknown) {
+		m.t.Errorf("%s: executed, and the error says otherwise: %v", token, err)
+	}
+	if err == nil && runs == 0 {
+		m.t.Errorf("%s: answered, and never executed", token)
+	}
+	return err
+}
+
+// exchangeOf sends a request and reads its answer; answered says that one began.
+func exchangeOf(rt http.RoundTripper, r *http.Request) (body string, answered bool, err error) {
+	answer, err := rt.RoundTrip(r)
+	if err != nil {
+		return "", false, err
+	}
+	defer answer.Body.Close()
+	b, err := io.ReadAll(answer.Body)
+	return string(b), true, err
+}
+
+// isBound reports whether a token is of a call that is bound to one unit and may
+// not be repeated.
+func isBound(token string) bool {
+	return strings.Contains(token, "bound") || strings.Contains(token, "stream")
+}

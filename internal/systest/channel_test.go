@@ -1,0 +1,500 @@
+package systest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/unit"
+)
+
+const scoringURL = "https://scoring." + Domain
+
+// service is a handler that counts what it executes, for all units together.
+type service struct {
+	mu   sync.Mutex
+	seen map[string]int // guarded by mu: executions, by the request's mark
+}
+
+// ServeHTTP answers with the mark of the request and the unit's id.
+func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	mark := r.Header.Get("Mark")
+	s.mu.Lock()
+	if key := r.Header.Get("Idempotency-Key"); key == "" || s.seen[mark] == 0 {
+		s.seen[mark]++
+	}
+	s.mu.Unlock()
+	caller, ok := unit.CallerOf(r.Context())
+	if !ok {
+		http.Error(w, "not through the channel", http.StatusForbidden)
+		return
+	}
+	fmt.Fprintf(w, "%s %s", caller.Unit, mark)
+}
+
+// tokens streams tokens until they are told or the client is gone.
+func tokens(w http.ResponseWriter, r *http.Request) {
+	caller, _ := unit.CallerOf(r.Context())
+	w.Header().Set("Unit", caller.Unit.String())
+	for i := range 2000 {
+		fmt.Fprintf(w, "token-%d ", i)
+		_ = http.NewResponseController(w).Flush()
+		select {
+		case <-r.Context().Done():
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// shared is a cluster of n units with a manager.
+func shared(t *testing.T, n int, life time.Duration, h http.Handler) (*Cluster, []*Replica) {
+	t.Helper()
+	c := New(t, scoring(life))
+	c.StartManager()
+	var units []*Replica
+	for range n {
+		units = append(units, c.Start("scoring", "scoring 1", h))
+	}
+	attended(t, units...)
+	return c, units
+}
+
+// attended waits until units met the manager, and a beat more.
+func attended(t *testing.T, units ...*Replica) {
+	t.Helper()
+	for _, u := range units {
+		wait(t, 10*time.Second, "the unit to meet the manager", func() bool { return u.Unit.Stats().Manager })
+	}
+	time.Sleep(300 * time.Millisecond)
+}
+
+// call sends a request with a mark, and gives the unit that answered it.
+func call(ctx context.Context, ch *client.Channel, method, mark, key string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, scoringURL+"/", nil)
+	if err != nil {
+		return "", err
+	}
+	r.Header.Set("Mark", mark)
+	if key != "" {
+		r.Header.Set("Idempotency-Key", key)
+	}
+	answer, err := ch.RoundTrip(r)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	b, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return "", err
+	}
+	id, got, _ := strings.Cut(string(b), " ")
+	if answer.StatusCode != http.StatusOK || got != mark {
+		return "", fmt.Errorf("status %d, answer %q, want %q", answer.StatusCode, b, mark)
+	}
+	return id, nil
+}
+
+// opener is the unit that opened the channel's session.
+func opener(t *testing.T, ch *client.Channel, units []*Replica) *Replica {
+	t.Helper()
+	s, err := ch.Session(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(units, func(r *Replica) bool { return r.Unit.ID() == s.Unit.UnitID() })
+	if i < 0 {
+		t.Fatalf("session opened by %v, which is none of the units", s.Unit.UnitID())
+	}
+	return units[i]
+}
+
+// TestSessionOutlivesItsUnit: a session that A opened goes on at B when A is
+// killed, without a handshake more.
+func TestSessionOutlivesItsUnit(t *testing.T) {
+	c, units := shared(t, 2, time.Hour, &service{seen: map[string]int{}})
+	ch := c.Open(c.OpenConfig("scoring"))
+	a := opener(t, ch, units)
+	a.Kill()
+	id, err := call(t.Context(), ch, http.MethodGet, "after the kill", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id == a.Unit.ID().String() {
+		t.Error("the killed unit answered")
+	}
+	if got := ch.Opens(); got != 1 {
+		t.Errorf("got %d handshakes, want 1", got)
+	}
+}
+
+// TestTicketsAlone: units whose manager cannot be reached share sessions by
+// the clients' tickets.
+func TestTicketsAlone(t *testing.T) {
+	c, units := shared(t, 2, time.Hour, &service{seen: map[string]int{}})
+	ch := c.Open(c.OpenConfig("scoring"))
+	opener(t, ch, units).Kill()
+	c.StopManager()
+	c.WipeManager()
+	late := c.Start("scoring", "scoring 1", &service{seen: map[string]int{}})
+	c.StartManager()
+	attended(t, late)
+	for _, r := range units {
+		r.Stop()
+	}
+	id, err := call(t.Context(), ch, http.MethodGet, "mark", "")
+	if err != nil || id != late.Unit.ID().String() {
+		t.Fatalf("got %s, %v, want an answer of the unit that came late", id, err)
+	}
+	if got := ch.Opens(); got != 1 {
+		t.Errorf("got %d handshakes, want 1", got)
+	}
+}
+
+// TestManagerLost: a manager is stopped, started again, and wiped. Open sessions
+// go on, new ones open, and units share them again.
+func TestManagerLost(t *testing.T) {
+	c, units := shared(t, 2, time.Hour, &service{seen: map[string]int{}})
+	ch := c.Open(c.OpenConfig("scoring"))
+	for _, step := range []func(){func() {}, c.WipeManager} {
+		c.StopManager()
+		if err := units[0].Unit.Ready(); err != nil {
+			t.Errorf("without a manager: %v", err)
+		}
+		step()
+		c.StartManager()
+		for i := range 10 {
+			if _, err := call(t.Context(), ch, http.MethodPost, fmt.Sprint(i), ""); err != nil {
+				t.Errorf("open session: %v", err)
+			}
+		}
+		attended(t, units...)
+		second := c.Open(c.OpenConfig("scoring"))
+		for i := range 10 {
+			if _, err := call(t.Context(), second, http.MethodPost, fmt.Sprint(i), ""); err != nil {
+				t.Errorf("new session: %v", err)
+			}
+		}
+		if got := second.Opens(); got != 1 {
+			t.Errorf("got %d handshakes of the new channel, want 1", got)
+		}
+	}
+	if got := ch.Opens(); got != 1 {
+		t.Errorf("got %d handshakes, want 1", got)
+	}
+}
+
+// TestStreamCut: the unit of a stream dies. The client sees a typed error within
+// a second, and the next request succeeds.
+func TestStreamCut(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/tokens", tokens)
+	mux.Handle("/", &service{seen: map[string]int{}})
+	c, units := shared(t, 2, time.Hour, mux)
+	ch := c.Open(c.OpenConfig("scoring"))
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, scoringURL+"/tokens", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := ch.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if _, err := io.ReadFull(answer.Body, make([]byte, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(units, func(u *Replica) bool { return u.Unit.ID().String() == answer.Header.Get("Unit") })
+	if i < 0 {
+		t.Fatalf("answered by unit %q", answer.Header.Get("Unit"))
+	}
+	begin := time.Now()
+	units[i].Kill()
+	_, err = io.Copy(io.Discard, answer.Body)
+	if !errors.Is(err, client.ErrTruncated) {
+		t.Errorf("got %v, want ErrTruncated", err)
+	}
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("noticed after %v, want within a second", took)
+	}
+	if _, err := call(t.Context(), ch, http.MethodGet, "next", ""); err != nil {
+		t.Errorf("next request: %v", err)
+	}
+}
+
+// TestReceipt: a receipt verifies offline and names the unit that answered; a
+// changed answer, request or unit fails it, and so does another pin.
+func TestReceipt(t *testing.T) {
+	c, units := shared(t, 2, time.Hour, &service{seen: map[string]int{}})
+	config := c.OpenConfig("scoring")
+	config.Receipts, config.FreshEvidence = true, true
+	ch := c.Open(config)
+	if s, err := ch.Session(t.Context()); err != nil || !s.Evidence.OK() {
+		t.Errorf("fresh evidence: %v, %v", s.Evidence, err)
+	}
+	var record client.Record
+	id, err := call(client.WithRecord(t.Context(), &record), ch, http.MethodPost, "receipt", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Now()
+	c.StopAuthority() // offline
+	for _, u := range units {
+		u.Stop()
+	}
+	receipt, err := client.VerifyReceipt(record, config.Trust, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := receipt.Unit.UnitID().String(); got != id {
+		t.Errorf("receipt of unit %s, want %s", got, id)
+	}
+	changed := func(b []byte, at int) []byte {
+		b = slices.Clone(b)
+		b[(at+len(b))%len(b)] ^= 1
+		return b
+	}
+	for _, row := range []struct {
+		name   string
+		change func(*client.Record)
+		want   wire.Reason
+	}{
+		{"request", func(r *client.Record) { r.Request = changed(r.Request, 3) }, wire.BadDigest},
+		{"answer", func(r *client.Record) { r.Answer = changed(r.Answer, 3) }, wire.BadDigest},
+		{"signature", func(r *client.Record) { r.Receipt = changed(r.Receipt, -1) }, wire.BadSignature},
+	} {
+		r := record
+		row.change(&r)
+		_, err := client.VerifyReceipt(r, config.Trust, at)
+		if !errors.Is(err, row.want) {
+			t.Errorf("changed %s: got %v, want reason %q", row.name, err, row.want)
+		}
+	}
+}
+
+// TestCloseSession: both units confirm that a session ended, and no ticket
+// brings it back.
+func TestCloseSession(t *testing.T) {
+	c, units := shared(t, 2, time.Hour, &service{seen: map[string]int{}})
+	ch := c.Open(c.OpenConfig("scoring"))
+	for i := range 4 {
+		if _, err := call(t.Context(), ch, http.MethodGet, fmt.Sprint(i), ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closed := ch.Close(t.Context())
+	if got := len(closed.Confirmed); got != len(units) {
+		t.Errorf("got %d confirmations, want %d", got, len(units))
+	}
+	if left := time.Until(closed.Others); left <= 0 || left > time.Hour {
+		t.Errorf("others may hold it for %v", left)
+	}
+	if _, err := call(t.Context(), ch, http.MethodGet, "late", ""); !errors.Is(err, client.ErrClosed) {
+		t.Errorf("got %v, want ErrClosed", err)
+	}
+}
+
+// TestPins: a channel that is pinned to code, and ones that are pinned to what
+// no unit of the cluster is.
+func TestPins(t *testing.T) {
+	c, _ := shared(t, 2, time.Hour, &service{seen: map[string]int{}})
+	pins := c.TrustConfig("")
+	pins.ID = trust(t, c).Identities()[0].ID
+	config := c.OpenConfig("scoring")
+	var err error
+	if config.Trust, err = client.FetchTrust(t.Context(), pins); err != nil {
+		t.Fatal(err)
+	}
+	ch := c.Open(config)
+	for i := range 4 {
+		if _, err := call(t.Context(), ch, http.MethodPost, fmt.Sprint(i), ""); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := ch.Opens(); got != 1 {
+		t.Errorf("got %d handshakes, want 1", got)
+	}
+
+	theirs := New(t, scoring(time.Hour)) // the same code under another authority
+	config.Trust = trust(t, theirs)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if ch, err := client.Open(ctx, config); err == nil {
+		ch.Close(ctx)
+		t.Error("a unit of another authority was accepted")
+	}
+}
+
+// TestPolicyMovesOn: a client that knows an older policy than the unit fetches
+// the newer one before it accepts a session, and refuses it if it cannot.
+func TestPolicyMovesOn(t *testing.T) {
+	c, units := shared(t, 1, 3*time.Second, &service{seen: map[string]int{}})
+	old := c.OpenConfig("scoring")
+	push(t, c, c.Next("life = \"3s\"", "life = \"4s\""))
+	before := units[0].Unit.Stats().Renewals
+	wait(t, 10*time.Second, "two renewals", func() bool { return units[0].Unit.Stats().Renewals >= before+2 })
+	if got := c.Open(old).Trust().Policy().Document().Sequence; got != 2 {
+		t.Errorf("got sequence %d, want 2", got)
+	}
+	c.StopAuthority()
+	_, err := client.Open(t.Context(), old)
+	wantReason(t, err, wire.Behind)
+}
+
+// storm is a load on many channels: in turn GET, POST with an Idempotency-Key,
+// and POST without one, each with a mark of its own.
+type storm struct {
+	service  *service
+	channels []*client.Channel
+	rate     int // requests a second
+	length   time.Duration
+}
+
+// tally is what a storm saw.
+type tally struct {
+	mu      sync.Mutex // guards the fields below
+	sent    int
+	failed  []error // of what may be retried, and of what may not in other ways than it may
+	unknown int     // bare ones whose outcome is unknown
+	done    []string
+	bare    []string
+}
+
+func (s *storm) run(t *testing.T) *tally {
+	var (
+		out tally
+		all sync.WaitGroup
+	)
+	begin := time.Now()
+	for n := range s.rate * int(s.length.Seconds()) {
+		time.Sleep(time.Until(begin.Add(time.Duration(n) * time.Second / time.Duration(s.rate))))
+		all.Go(func() {
+			mark, key, method := fmt.Sprintf("%s-%d", t.Name(), n), "", http.MethodPost
+			switch n % 3 {
+			case 0:
+				method = http.MethodGet
+			case 1:
+				key = mark
+			}
+			_, err := call(t.Context(), s.channels[n%len(s.channels)], method, mark, key)
+			out.count(mark, n%3 == 2, err)
+		})
+	}
+	all.Wait()
+	return &out
+}
+
+func (y *tally) count(mark string, bare bool, err error) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	y.sent++
+	switch {
+	case err == nil:
+		y.done = append(y.done, mark)
+	case bare && errors.Is(err, client.ErrOutcomeUnknown):
+		y.unknown++
+	default:
+		y.failed = append(y.failed, err)
+	}
+	if bare {
+		y.bare = append(y.bare, mark)
+	}
+}
+
+// judge demands that nothing is lost, and no bound attempt executed twice.
+func (s *storm) judge(t *testing.T, y *tally) {
+	t.Helper()
+	t.Logf("%d sent, %d done, %d of unknown outcome, %d failed", y.sent, len(y.done), y.unknown, len(y.failed))
+	if len(y.failed) > 0 {
+		t.Errorf("%d of %d failed, want 0; the first: %v", len(y.failed), y.sent, y.failed[0])
+	}
+	s.service.mu.Lock()
+	defer s.service.mu.Unlock()
+	for _, mark := range y.done {
+		if s.service.seen[mark] == 0 {
+			t.Errorf("%s was answered and never executed", mark)
+		}
+	}
+	for _, mark := range y.bare {
+		if got := s.service.seen[mark]; got > 1 {
+			t.Errorf("%s was executed %d times, want at most once", mark, got)
+		}
+	}
+}
+
+// channels opens n channels to the scoring task.
+func channels(c *Cluster, n int) []*client.Channel {
+	config := c.OpenConfig("scoring")
+	var list []*client.Channel
+	for range n {
+		list = append(list, c.Open(config))
+	}
+	return list
+}
+
+// TestUnitsKilledUnderLoad: units of three are killed in turn under load.
+func TestUnitsKilledUnderLoad(t *testing.T) {
+	s := &storm{service: &service{seen: map[string]int{}}, rate: 100, length: 6 * time.Second}
+	sessions, every := 40, 2*time.Second
+	if full() {
+		s.rate, s.length, sessions, every = 1000, time.Minute, 200, 5*time.Second
+	}
+	c, units := shared(t, 3, time.Hour, s.service)
+	s.channels = channels(c, sessions)
+	stop := make(chan struct{})
+	var killer sync.WaitGroup
+	killer.Go(func() {
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(every):
+			}
+			units[n%3].Kill()
+			units[n%3] = c.Start("scoring", "scoring 1", s.service)
+		}
+	})
+	out := s.run(t)
+	close(stop)
+	killer.Wait()
+	s.judge(t, out)
+}
+
+// TestAuthorityLostUnderLoad: the authority is stopped under load and comes back
+// with new rings, a unit joins, and the rings roll twice.
+func TestAuthorityLostUnderLoad(t *testing.T) {
+	s := &storm{service: &service{seen: map[string]int{}}, rate: 100, length: 28 * time.Second}
+	life := 5 * time.Second // a ring rolls every ten
+	if full() {
+		s.length, life = 150*time.Second, 30*time.Second
+	}
+	c, _ := shared(t, 2, life, s.service)
+	s.channels = channels(c, 20)
+	var story sync.WaitGroup
+	story.Go(func() {
+		time.Sleep(life / 2)
+		c.StopAuthority()
+		time.Sleep(life / 5)
+		c.StartAuthority()
+		c.Start("scoring", "scoring 1", s.service)
+	})
+	out := s.run(t)
+	story.Wait()
+	s.judge(t, out)
+	var opens uint64
+	for _, ch := range s.channels {
+		opens += ch.Opens()
+	}
+	t.Logf("%d handshakes of %d channels", opens, len(s.channels))
+}

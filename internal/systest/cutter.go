@@ -1,0 +1,48 @@
+package systest
+
+import (
+	"net"
+	"sync"
+)
+
+// cutter is a listener whose connections can all be cut at once.
+type cutter struct {
+	net.Listener
+
+	mu    sync.Mutex // guards the fields below
+	conns []net.Conn
+	isOff bool
+}
+
+// Accept keeps the connection in mind.
+func (c *cutter) Accept() (net.Conn, error) {
+	conn, err := c.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.conns = append(c.conns, conn)
+	if c.isOff {
+		conn.Close()
+	}
+	return conn, nil
+}
+
+// cut resets all connections and takes no further one.
+func (c *cutter) cut() {
+	c.Listener.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.isOff = true
+	for _, conn := range c.conns {
+		_ = conn.(*net.TCPConn).SetLinger(0) // fails when it is closed already
+		conn.Close()
+	}
+}
+
+func (c *cutter) isCut() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.isOff
+}

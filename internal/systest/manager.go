@@ -1,0 +1,132 @@
+package systest
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/http/httptest"
+	"os"
+	"sync"
+
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/unit"
+)
+
+// gateway is the cluster's manager: its addresses, data and certificate stay the
+// same when it is started again.
+type gateway struct {
+	listen, bus string
+	dir         string
+	certificate tls.Certificate
+	ca          *x509.CertPool
+	roots       []*x509.Certificate
+
+	stop func() // of the running manager; nil when it is down
+}
+
+// StartManager starts the cluster's manager. Units that start later meet it.
+func (c *Cluster) StartManager() {
+	c.t.Helper()
+	if c.manager == nil {
+		c.manager = c.newGateway()
+		c.t.Cleanup(c.StopManager)
+	}
+	g := c.manager
+	m, err := manager.New(manager.Config{
+		DataDir: g.dir, Roots: g.roots, BusAddress: g.bus, Log: c.Log,
+		Certificate: func() (*tls.Certificate, error) { return &g.certificate, nil },
+	})
+	if err != nil {
+		c.t.Fatalf("making the manager: %v", err)
+	}
+	l, err := net.Listen("tcp", g.listen)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.Serve(ctx, l) }()
+	g.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			c.t.Errorf("manager ended: %v", err)
+		}
+	})
+}
+
+// newGateway gives a manager addresses and an operator's certificate, and the
+// root of the authority, which must run.
+func (c *Cluster) newGateway() *gateway {
+	c.t.Helper()
+	trust, err := client.FetchTrust(c.t.Context(), c.TrustConfig(c.anyTask()))
+	if err != nil {
+		c.t.Fatalf("fetching the authority root: %v", err)
+	}
+	operator := httptest.NewUnstartedServer(nil)
+	operator.StartTLS()
+	defer operator.Close()
+	g := &gateway{
+		listen: freeAddress(c.t), bus: freeAddress(c.t), dir: c.t.TempDir(), ca: x509.NewCertPool(),
+		certificate: operator.TLS.Certificates[0], roots: []*x509.Certificate{trust.AuthorityRoot()},
+	}
+	g.ca.AddCert(operator.Certificate())
+	return g
+}
+
+// anyTask is a task of the genesis policy.
+func (c *Cluster) anyTask() string {
+	c.t.Helper()
+	approved, err := policy.Replay(c.Genesis, c.Steps)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return approved.Document().TaskNames()[0]
+}
+
+// StopManager stops the manager, if it runs.
+func (c *Cluster) StopManager() {
+	if c.manager != nil && c.manager.stop != nil {
+		c.manager.stop()
+		c.manager.stop = nil
+	}
+}
+
+// WipeManager takes all data from a manager that is down.
+func (c *Cluster) WipeManager() {
+	c.t.Helper()
+	if err := os.RemoveAll(c.manager.dir); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// meets is how units find the manager, if there is one.
+func (c *Cluster) meets() unit.Manager {
+	if c.manager == nil {
+		return unit.Manager{}
+	}
+	return unit.Manager{URL: "tls://" + c.manager.bus, CA: c.manager.ca}
+}
+
+// OpenConfig is that of a channel to a task through the manager's gateway.
+func (c *Cluster) OpenConfig(task string) client.OpenConfig {
+	c.t.Helper()
+	trust, err := client.FetchTrust(c.t.Context(), c.TrustConfig(task))
+	if err != nil {
+		c.t.Fatalf("trusting %s: %v", task, err)
+	}
+	return client.OpenConfig{Trust: trust, Gateway: "https://" + c.manager.listen, CA: c.manager.ca}
+}
+
+// Open opens a channel, which ends with the test.
+func (c *Cluster) Open(config client.OpenConfig) *client.Channel {
+	c.t.Helper()
+	ch, err := client.Open(c.t.Context(), config)
+	if err != nil {
+		c.t.Fatalf("opening a channel: %v", err)
+	}
+	c.t.Cleanup(func() { ch.Close(context.Background()) })
+	return ch
+}

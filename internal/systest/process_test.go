@@ -1,0 +1,293 @@
+package systest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Clusters of processes: the authority and the manager are this test binary in
+// another role, units are the program in testdata/unit. The test itself is the
+// client.
+
+// roleVariable says, in a process's environment, what the test binary is.
+const roleVariable = "SYSTEST_ROLE"
+
+// TestProcess is the other roles. In a run of tests it has none.
+func TestProcess(t *testing.T) {
+	role := map[string]func(*testing.T) any{"authority": beAuthority, "manager": beManager}[os.Getenv(roleVariable)]
+	if role == nil {
+		return
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(role(t)); err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, os.Stdin)
+}
+
+// asked is what a process was told to be like.
+func asked[T any](t *testing.T) (config T) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(os.Getenv("SYSTEST_CONFIG")), &config); err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
+
+// toStderr logs everything.
+func toStderr() *slog.Logger {
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// authorityPlace is where an authority is, and the TEEs of its vendor.
+type authorityPlace struct {
+	URL     string        `json:"url"`
+	Genesis attest.Digest `json:"genesis"`
+	Root    attest.Digest `json:"root"`
+	Device  string        `json:"device"` // of the program "scoring 1"
+}
+
+// authorityWish is the policy of an authority.
+type authorityWish struct{ Life time.Duration }
+
+func beAuthority(t *testing.T) any {
+	c := New(t, scoring(asked[authorityWish](t).Life))
+	c.StopAuthority()
+	c.Log = toStderr()
+	c.StartAuthority()
+	device := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var data attest.ReportData
+		if _, err := io.ReadFull(r.Body, data[:]); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		evidence, err := c.Chip.Attester(attesttest.Measure("scoring 1")).Attest(r.Context(), data)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		json.NewEncoder(w).Encode(evidence)
+	}))
+	t.Cleanup(device.Close)
+	return authorityPlace{c.URL(), c.Genesis, c.Root, device.URL}
+}
+
+// managerPlace is where a manager is.
+type managerPlace struct {
+	Gateway string `json:"gateway"` // host:port
+	Bus     string `json:"bus"`
+	CA      string `json:"ca"` // file
+}
+
+// managerWish is what a manager is given.
+type managerWish struct {
+	Root []byte // of the authority, DER
+	Dir  string
+}
+
+func beManager(t *testing.T) any {
+	wish := asked[managerWish](t)
+	root, err := x509.ParseCertificate(wish.Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	place := managerPlace{Bus: freeAddress(t), CA: manager.SelfMadeCA(wish.Dir)}
+	m, err := manager.New(manager.Config{DataDir: wish.Dir, Roots: []*x509.Certificate{root}, BusAddress: place.Bus, Log: toStderr()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	place.Gateway = l.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := m.Serve(ctx, l); err != nil {
+			t.Errorf("manager ended: %v", err)
+		}
+	})
+	t.Cleanup(serving.Wait)
+	t.Cleanup(cancel)
+	return place
+}
+
+// process is a running process. All it writes is below its directory, what it
+// logs in the file "log".
+type process struct {
+	pid int
+	dir string
+	end func(os.Signal) // it, and waits; nil closes its standard input
+}
+
+// startProcess runs a command until the test ends, and reads from its standard
+// output where it is.
+func startProcess(t *testing.T, cmd *exec.Cmd, place any) *process {
+	t.Helper()
+	p := &process{dir: t.TempDir()}
+	log, err := os.Create(filepath.Join(p.dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd.Env, cmd.Dir, cmd.Stderr = append(cmd.Environ(), "TMPDIR="+p.dir), p.dir, log
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p.pid = cmd.Process.Pid
+	var once sync.Once
+	p.end = func(s os.Signal) {
+		once.Do(func() {
+			in.Close()
+			if s != nil {
+				cmd.Process.Signal(s)
+			}
+			io.Copy(io.Discard, out)
+			if err := cmd.Wait(); s == nil && err != nil || t.Failed() {
+				b, _ := os.ReadFile(log.Name())
+				t.Logf("%s ended with %v:\n%s", filepath.Base(cmd.Path), err, b[max(0, len(b)-1024):])
+			}
+		})
+	}
+	t.Cleanup(func() { p.end(nil) })
+	line, err := bufio.NewReader(out).ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(line, place)
+	}
+	if err != nil {
+		t.Fatalf("process of %s: %v", t.Name(), err)
+	}
+	return p
+}
+
+// startRole runs this test binary as something else.
+func startRole(t *testing.T, role string, config, place any) *process {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestProcess$", "-test.timeout=1h")
+	cmd.Env = append(os.Environ(), roleVariable+"="+role, "SYSTEST_CONFIG="+string(must(json.Marshal(config))))
+	return startProcess(t, cmd, place)
+}
+
+// apart is a cluster of processes.
+type apart struct {
+	t         *testing.T
+	authority *process
+	place     authorityPlace
+	manager   *process
+	gateway   managerPlace
+	trust     *client.Trust
+}
+
+// newApart starts an authority with a task of a certificate life, and a manager.
+func newApart(t *testing.T, life time.Duration) *apart {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("SKIPPED: no memory was searched, that of a race build is too large; run without -short")
+	}
+	a := &apart{t: t}
+	a.authority = startRole(t, "authority", authorityWish{life}, &a.place)
+	trust, err := client.FetchTrust(t.Context(), client.TrustConfig{
+		Authorities: []string{a.place.URL}, Genesis: a.place.Genesis, Task: "scoring", Verifier: attesttest.Verifier(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.trust = trust
+	a.manager = startRole(t, "manager", managerWish{trust.AuthorityRoot().Raw, t.TempDir()}, &a.gateway)
+	for end := time.Now().Add(10 * time.Second); a.managerCA() == nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the manager has no certificate after 10 s")
+		}
+	}
+	return a
+}
+
+// managerCA is what the manager's certificate chains to; nil while there is none.
+func (a *apart) managerCA() *x509.CertPool {
+	pool := x509.NewCertPool()
+	if b, err := os.ReadFile(a.gateway.CA); err != nil || !pool.AppendCertsFromPEM(b) {
+		return nil
+	}
+	return pool
+}
+
+// busTLS is for a connection to the bus with a unit's certificate.
+func (a *apart) busTLS(certificate tls.Certificate) *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: a.managerCA(), ServerName: "127.0.0.1", Certificates: []tls.Certificate{certificate}}
+}
+
+// buildUnit builds the unit program with a Go experiment, or with none.
+func buildUnit(t *testing.T, experiment string) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "unit")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", bin, "./testdata/unit")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOEXPERIMENT="+experiment)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building a unit with GOEXPERIMENT=%q: %v\n%s", experiment, err, out)
+	}
+	return bin
+}
+
+// unitProcess is a unit in a process.
+type unitProcess struct {
+	*process
+	Unit    wire.UnitID `json:"unit"`
+	Collect string      `json:"collect"` // URL that lets its garbage collector run
+}
+
+// start starts a unit, and waits until the manager knows it.
+func (a *apart) start(bin string) *unitProcess {
+	a.t.Helper()
+	u := &unitProcess{}
+	config := must(json.Marshal(map[string]any{
+		"authority": a.place.URL, "genesis": a.place.Genesis, "task": "scoring", "device": a.place.Device,
+		"manager": "tls://" + a.gateway.Bus, "manager_ca": a.gateway.CA,
+	}))
+	u.process = startProcess(a.t, exec.Command(bin, string(config)), u)
+	line := []byte("\"unit found\" unit=" + u.Unit.String())
+	for end := time.Now().Add(10 * time.Second); !bytes.Contains(must(os.ReadFile(filepath.Join(a.manager.dir, "log"))), line); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			a.t.Fatal("the manager does not know the unit after 10 s")
+		}
+	}
+	return u
+}
+
+// collect lets the unit's garbage collector run.
+func (u *unitProcess) collect(t *testing.T) {
+	t.Helper()
+	answer, err := http.Get(u.Collect)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+}

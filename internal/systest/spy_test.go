@@ -1,0 +1,193 @@
+package systest
+
+import (
+	"bytes"
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ecdsa"
+	"crypto/hmac"
+	"crypto/hpke"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// distant is a TEE in another process.
+type distant string
+
+func (d distant) Attest(ctx context.Context, data attest.ReportData) (e attest.Evidence, err error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, string(d), bytes.NewReader(data[:]))
+	if err != nil {
+		return e, err
+	}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return e, err
+	}
+	defer answer.Body.Close()
+	return e, json.NewDecoder(answer.Body).Decode(&e)
+}
+
+// spy is a genuine unit that tells the test all it is given: ring keys, the
+// shared key, and what goes over the bus.
+type spy struct {
+	t   *testing.T
+	a   *apart
+	key *ecdsa.PrivateKey
+
+	mu       sync.Mutex
+	pushed   []bus.Item // guarded by mu
+	messages []byte     // guarded by mu: the same as it travelled
+}
+
+func newSpy(t *testing.T, a *apart) *spy { return &spy{t: t, a: a, key: newKey(t)} }
+
+// report enrols, and gives the certificate report.
+func (s *spy) report() api.Report {
+	s.t.Helper()
+	authority := must(api.NewAuthority(s.a.place.URL, insecure()))
+	defer authority.Close()
+	challenge, err := authority.Challenge(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	key := must(hpke.MLKEM768X25519().GenerateKey())
+	request := attested(s.t, api.CertificateRequest{
+		Task: "scoring", Nonce: challenge.Nonce, HPKEKey: key.PublicKey().Bytes(),
+		SigningKey: must(x509.MarshalPKIXPublicKey(s.key.Public())), Root: s.a.place.Root,
+	}, distant(s.a.place.Device))
+	sealed, err := authority.Certify(s.t.Context(), request)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	recipient := must(hpke.NewRecipient(sealed.Encapsulated, key, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(request)))
+	var signed api.SignedReport
+	var report api.Report
+	if err := json.Unmarshal(must(recipient.Open(nil, sealed.Ciphertext)), &signed); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := json.Unmarshal(signed.Report, &report); err != nil {
+		s.t.Fatal(err)
+	}
+	return report
+}
+
+// listen begins to record the bus.
+func (s *spy) listen(report api.Report) *bus.Conn {
+	s.t.Helper()
+	cross := must(x509.ParseCertificate(report.Cross))
+	conn := must(bus.Connect(bus.Config{
+		URL: "tls://" + s.a.gateway.Bus, Cluster: bus.ClusterOf(cross.RawSubjectPublicKeyInfo),
+		Unit: wire.UnitIDOf(must(x509.MarshalPKIXPublicKey(s.key.Public()))),
+		TLS:  s.a.busTLS(tls.Certificate{Certificate: [][]byte{report.Unit, report.Cross}, PrivateKey: s.key}),
+	}))
+	s.t.Cleanup(conn.Close)
+	err := conn.Subscribe(func(i bus.Item) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		i.Bytes = bytes.Clone(i.Bytes)
+		s.pushed = append(s.pushed, i)
+		s.messages = i.Append(s.messages)
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); !conn.Connected(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			s.t.Fatal("no bus after 10 s")
+		}
+	}
+	return conn
+}
+
+// items are what was pushed so far, and the same as it travelled.
+func (s *spy) items() ([]bus.Item, []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pushed, s.messages
+}
+
+// ringKeys are the keys of a report, by name.
+func ringKeys(r api.Rings) map[string]*api.RingKey {
+	named := map[string]*api.RingKey{}
+	for kind, keys := range map[string]api.RingKeys{"strict": r.Strict, "follow": r.Follow} {
+		for name, key := range map[string]*api.RingKey{"previous": keys.Previous, "current": keys.Current, "next": keys.Next} {
+			if key != nil {
+				named[kind+" "+name] = key
+			}
+		}
+	}
+	return named
+}
+
+// sealKeys are the AES-256 key and the nonce key that a unit seals with under a
+// ring key.
+func sealKeys(key *api.RingKey, unit wire.UnitID) (aesKey, nonceKey []byte) {
+	ring := must(identity.OpenRingKey(key.Key, key.End))
+	id := ring.ID()
+	b := must(ring.Derive(64, wire.LabelSealKey, id[:], unit[:]))
+	return b[:32], b[32:]
+}
+
+// openSealed is the secret of a sealed session, for whoever holds its ring key.
+func openSealed(item bus.Item, keys map[string]*api.RingKey) (secret []byte, ok bool) {
+	var whole [3][]byte // associated data, nonce, ciphertext
+	var bound [6][]byte // suite, identity, ring, session, expiry, sealing unit
+	if wire.UnframeInto(whole[:], wire.LabelSealedSession, item.Bytes) != nil || wire.UnframeInto(bound[:], wire.LabelSealed, whole[0]) != nil {
+		return nil, false
+	}
+	for _, key := range keys {
+		aesKey, _ := sealKeys(key, wire.UnitID(bound[5]))
+		plain, err := must(cipher.NewGCM(must(aes.NewCipher(aesKey)))).Open(nil, whole[1], whole[2], whole[0])
+		if err != nil {
+			continue
+		}
+		var body [4][]byte // secret, pin, policy head, opening unit
+		if wire.UnframeInto(body[:], wire.LabelSealedBody, plain) == nil {
+			return body[0], true
+		}
+	}
+	return nil, false
+}
+
+// seal publishes a session that some unit, which only the spy knows, sealed under
+// the follow key of a report, and gives that unit's id and the session's secret.
+func (s *spy) seal(conn *bus.Conn, report api.Report) (sealer wire.UnitID, secret []byte) {
+	s.t.Helper()
+	var session wire.SessionID
+	secret = make([]byte, 32)
+	for _, b := range [][]byte{sealer[:], session[:], secret} {
+		rand.Read(b)
+	}
+	key := report.Rings.Follow.Current
+	ring := must(identity.OpenRingKey(key.Key, key.End)).ID()
+	genesis := s.a.place.Genesis
+	pin := wire.Frame(wire.LabelPin, []byte("task"), []byte("scoring"), genesis[:])
+	expiry := uint64(key.End.Unix())
+	ad := wire.Frame(wire.LabelSealed, []byte{1}, report.Identity[:], ring[:], session[:], wire.Uint64(expiry), sealer[:])
+	plain := wire.Frame(wire.LabelSealedBody, secret, pin, report.Head[:], sealer[:])
+	aesKey, nonceKey := sealKeys(key, sealer)
+	mac := hmac.New(sha256.New, nonceKey)
+	mac.Write(ad)
+	mac.Write(plain)
+	nonce := mac.Sum(nil)[:12]
+	ciphertext := must(cipher.NewGCM(must(aes.NewCipher(aesKey)))).Seal(nil, nonce, plain, ad)
+	sealed := wire.Frame(wire.LabelSealedSession, ad, nonce, ciphertext)
+	if err := conn.Publish(bus.Item{Kind: bus.Sealed, Session: session, Expiry: expiry, Bytes: sealed}); err != nil {
+		s.t.Fatal(err)
+	}
+	return sealer, secret
+}

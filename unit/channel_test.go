@@ -1,0 +1,233 @@
+package unit
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// trusting is a client of the world that trusts the unit's authority.
+type trusting struct{ trust channel.Trust }
+
+func (t trusting) Trust() channel.Trust                { return t.trust }
+func (t trusting) Renew(context.Context) channel.Trust { return t.trust }
+
+// open opens a session at the unit and gives its sealed copy.
+func (w *world) open(u *Unit) (*channel.Session, []byte) {
+	w.t.Helper()
+	o, err := channel.NewOpening(channel.Pin{Genesis: w.genesis(), Task: u.config.Task}, 0)
+	check(w.t, err)
+	a, err := u.cluster.host.Accept(channel.OpenRequest{Body: o.Request(), Number: u.cluster.relay.Number()}, time.Now())
+	check(w.t, err)
+	answer, sealed, err := a.Finish(attest.Evidence{})
+	check(w.t, err)
+	s, err := o.Finish(answer, channel.Trust{Policy: w.approved(), Root: u.authorityRoot()}, time.Now())
+	check(w.t, err)
+	return s, sealed
+}
+
+// TestAgentServesChannel: a program that knows nothing of Cohort answers the
+// requests of sessions, streams included.
+func TestAgentServesChannel(t *testing.T) {
+	a := runAgent(t, "http", nil)
+	a.text("/hups") // accepts
+	gateway, err := url.Parse("https://" + a.address)
+	check(t, err)
+	inner := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // the channel checks, not TLS
+	defer inner.CloseIdleConnections()
+	rt, err := channel.NewTransport(channel.TransportConfig{
+		Gateway: gateway, Inner: inner, Clock: time.Now,
+		Pin:   channel.Pin{Genesis: a.world.genesis(), Task: "scoring"},
+		Trust: trusting{channel.Trust{Policy: a.world.approved(), Root: a.authorityRoot()}},
+	})
+	check(t, err)
+	defer rt.Close(t.Context())
+	for _, path := range []string{"/echo", "/stream"} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://scoring.clinic.example"+path, strings.NewReader("hello"))
+		check(t, err)
+		answer, err := rt.RoundTrip(r)
+		check(t, err)
+		b, err := io.ReadAll(answer.Body)
+		check(t, errors.Join(err, answer.Body.Close()))
+		if !strings.HasSuffix(string(b), "hello") {
+			t.Errorf("%s: got %q", path, b)
+		}
+	}
+	if got := a.Stats().Sessions; got != 1 {
+		t.Errorf("got %d sessions, want 1", got)
+	}
+}
+
+// TestOldRingKept: an authority that started again gives other ring keys; the
+// unit goes on opening sessions under the one before, and seals them anew.
+func TestOldRingKept(t *testing.T) {
+	w := newWorld(t, "1h")
+	f := w.authority(w.keys)
+	u := w.start("scoring", f)
+	_, sealed := w.open(u)
+	f.set(func(f *fake) {
+		f.faults.report = func(r *api.Report) {
+			r.Rings = api.Rings{Strict: testKeys(0x40, time.Now()), Follow: testKeys(0x50, time.Now())}
+			r.Rings.Strict.Previous, r.Rings.Follow.Previous = nil, nil
+		}
+	})
+	for range 2 { // and through the renewal after that
+		check(t, u.attempt(soon(t)))
+		if _, err := u.cluster.host.Join(sealed, time.Now()); err != nil {
+			t.Errorf("a session under the ring key before: %v", err)
+		}
+	}
+	eventually(t, 5*time.Second, "sessions sealed again", func() bool {
+		_, left, err := u.cluster.host.Reseal(0, time.Now())
+		return err == nil && left == 0
+	})
+}
+
+func TestKeep(t *testing.T) {
+	now := time.Now()
+	a, b, c := identity.NewRingKey(now.Add(time.Hour)), identity.NewRingKey(now.Add(time.Hour)), identity.NewRingKey(now.Add(time.Hour))
+	ended := identity.NewRingKey(now)
+	for _, row := range []struct {
+		name         string
+		before, next identity.RingKeys
+		want         *identity.RingKey // as previous
+	}{
+		{"other keys", identity.RingKeys{Current: a, Previous: b}, identity.RingKeys{Current: c}, a},
+		{"the same again, one kept", identity.RingKeys{Current: c, Previous: a}, identity.RingKeys{Current: c}, a},
+		{"rolled", identity.RingKeys{Current: a}, identity.RingKeys{Current: b, Previous: c}, c},
+		{"the same", identity.RingKeys{Current: a}, identity.RingKeys{Current: a}, nil},
+		{"ended", identity.RingKeys{Current: ended, Previous: ended}, identity.RingKeys{Current: a}, nil},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			got := keep(row.before, row.next, now).Previous
+			if (got == nil) != (row.want == nil) || got != nil && got.ID() != row.want.ID() {
+				t.Errorf("got %v, want %v", got != nil, row.want != nil)
+			}
+		})
+	}
+}
+
+// TestRenewSoon: a missed ring key makes a unit renew within a second, and no
+// second one does for the next half minute.
+func TestRenewSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := &Unit{config: Config{Clock: time.Now}}
+		u.cluster.soon = make(chan struct{}, 1)
+		after := time.Now().Add(time.Hour)
+		u.held.Store(&enrolment{renewAfter: after, renewBefore: after.Add(5 * time.Minute)})
+		waited := func() time.Duration {
+			begin := time.Now()
+			check(t, u.awaitRenewal(t.Context()))
+			return time.Since(begin)
+		}
+		u.renewSoon()
+		if got := waited(); got >= soonSpread {
+			t.Errorf("renewed after %v, want within %v", got, soonSpread)
+		}
+		u.renewSoon()
+		if got := waited(); got < 10*time.Minute {
+			t.Errorf("renewed after %v, want at its time", got)
+		}
+		u.renewSoon()
+		if got := waited(); got >= soonSpread {
+			t.Errorf("much later: renewed after %v, want within %v", got, soonSpread)
+		}
+	})
+}
+
+func TestNumbers(t *testing.T) {
+	r := newRelay(nil, time.Now)
+	if got := r.Number(); got < 1<<63 {
+		t.Errorf("without a range: got %d, want one above 2^63", got)
+	}
+	r.take(bus.Range{First: 7, Count: 2})
+	if a, b := r.Number(), r.Number(); a != 7 || b != 8 {
+		t.Errorf("got %d and %d, want 7 and 8", a, b)
+	}
+	if got := r.Number(); got < 1<<63 {
+		t.Errorf("after the range: got %d, want one above 2^63", got)
+	}
+}
+
+// TestItemOf reads session and expiry off what a host sealed.
+func TestItemOf(t *testing.T) {
+	w := newWorld(t, "1h")
+	s, sealed := w.open(w.start("scoring", w.authority(w.keys)))
+	got, err := itemOf(channel.PushSession, sealed)
+	check(t, err)
+	if got.Kind != bus.Sealed || got.Session != s.ID() || int64(got.Expiry) != s.Expires().Unix() {
+		t.Errorf("got %v %v %v, want that of %v until %v", got.Kind, got.Session, got.Expiry, s.ID(), s.Expires().Unix())
+	}
+	_, err = itemOf(channel.PushTombstone, sealed)
+	wantReason(t, err, wire.Malformed)
+	_, err = itemOf(channel.PushSession, sealed[1:])
+	wantReason(t, err, wire.Malformed)
+}
+
+func FuzzItemOf(f *testing.F) {
+	frame := func(session []byte) []byte {
+		bound := wire.Frame(wire.LabelSealed, []byte{1}, make([]byte, 32), make([]byte, 16), session, wire.Uint64(9), make([]byte, 16))
+		return wire.Frame(wire.LabelSealedSession, bound, make([]byte, 12), make([]byte, 100))
+	}
+	f.Add(frame(make([]byte, 24)))
+	f.Add(frame(make([]byte, 23)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		item, err := itemOf(channel.PushSession, b)
+		if err == nil && (string(item.Bytes) != string(b) || !strings.Contains(string(b), string(item.Session[:])) ||
+			!strings.Contains(string(b), string(binary.BigEndian.AppendUint64(nil, item.Expiry)))) {
+			t.Errorf("got %v of %x", item, b)
+		}
+	})
+}
+
+// TestManagerConfig: what does not name a manager, or an address, is refused.
+func TestManagerConfig(t *testing.T) {
+	w := newWorld(t, "1h")
+	for _, row := range []struct {
+		name   string
+		change func(*Config)
+	}{
+		{"plain text", func(c *Config) { c.Manager.URL = "nats://manager.example:4222" }},
+		{"no port", func(c *Config) { c.Manager.URL = "tls://manager.example" }},
+		{"address without a port", func(c *Config) { c.Address = "unit.example" }},
+		{"address without a host", func(c *Config) { c.Address = ":8443" }},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			c := w.config("scoring", w.authority(w.keys))
+			row.change(&c)
+			_, err := Start(soon(t), c)
+			wantReason(t, err, wire.BadRequest)
+		})
+	}
+}
+
+// TestNoManager: a manager that is not there does not hold a unit up.
+func TestNoManager(t *testing.T) {
+	w := newWorld(t, "1h")
+	c := w.config("scoring", w.authority(w.keys))
+	c.Manager = Manager{URL: "tls://127.0.0.1:1", CA: x509.NewCertPool()}
+	u, err := Start(soon(t), c)
+	check(t, err)
+	defer u.Close()
+	check(t, u.Ready())
+	w.open(u)
+	if u.Stats().Manager {
+		t.Error("connected to nobody")
+	}
+}
