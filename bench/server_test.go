@@ -25,7 +25,6 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
-	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/unit"
 )
@@ -211,63 +210,6 @@ func sealedEcho(aead cipher.AEAD) http.HandlerFunc {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		w.Write(body)
 	}
-}
-
-// stapled gives a chip's certificates along with its evidence.
-type stapled struct {
-	attest.Attester
-	more attest.Endorsements
-}
-
-func (s stapled) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
-	e, err := s.Attester.Attest(ctx, data)
-	return e.With(s.more), err
-}
-
-// cluster enrols n units that share their sessions.
-func (s *server) cluster(n int) []http.Handler {
-	r := &relay{units: make([]*channel.Host, n)}
-	device := stapled{s.vendors.device(attest.SNP, "scoring"), s.vendors.chip.Endorsements()}
-	var units []http.Handler
-	for i := range n {
-		r.units[i] = s.estate.host(s.t)
-		units = append(units, must(channel.NewServer(channel.ServerConfig{
-			Host: r.units[i], App: http.HandlerFunc(echo), Relay: r, Attester: device, RingUnknown: func() {}, Clock: time.Now,
-		})))
-	}
-	return units
-}
-
-// relay is a manager that brings what it gets to every unit at once.
-type relay struct {
-	number atomic.Uint64
-	units  []*channel.Host
-}
-
-func (r *relay) Number() uint64                              { return r.number.Add(1) }
-func (r *relay) Pull(context.Context, wire.SessionID) []byte { return nil }
-
-func (r *relay) Push(kind channel.Pushed, sealed []byte) {
-	for _, u := range r.units {
-		take := u.Join
-		if kind == channel.PushTombstone {
-			take = u.Bury
-		}
-		must(take(sealed, time.Now()))
-	}
-}
-
-// gateway opens sessions with the first unit and brings requests to the others
-// in turn.
-func gateway(units []http.Handler) http.Handler {
-	var turn atomic.Int64
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		unit := units[0]
-		if r.URL.Path == wire.PathRequest && len(units) > 1 {
-			unit = units[1+turn.Add(1)%int64(len(units)-1)]
-		}
-		unit.ServeHTTP(w, r)
-	})
 }
 
 // evidenceID is the extension that RA-TLS carries evidence in.

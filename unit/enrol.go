@@ -187,6 +187,7 @@ func (u *Unit) checkSignature(request api.CertificateRequest, signed api.SignedR
 		return nil, fmt.Errorf("signer of the report: %w", err)
 	}
 	message := api.ReportMessage(signed.Report, request.Digest())
+	defer clear(message)
 	if chain[0].CheckSignature(x509.ECDSAWithSHA256, message, signed.Signature) != nil {
 		return nil, wire.Refuse(wire.BadSignature, "report: signature", "one that does not verify", "the authority's, over this request")
 	}

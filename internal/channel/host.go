@@ -257,6 +257,7 @@ func (h *Host) install(s *session, at time.Time) error {
 	if known == nil {
 		return h.add(s)
 	}
+	defer clear(s.secret[:]) // a second copy of what is held, or refused
 	switch {
 	case known.state == closed:
 		return wire.Refuse(wire.SessionOver, "session "+s.id.String(), "closed", "an open one")

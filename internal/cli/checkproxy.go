@@ -9,6 +9,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strconv"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -19,6 +20,7 @@ import (
 type middleman struct {
 	url    string
 	server *http.Server
+	served sync.WaitGroup
 	way    atomic.Pointer[change]
 	target atomic.Pointer[wire.UnitID] // that the newest request is bound to
 }
@@ -41,11 +43,14 @@ func newMiddleman(gateway string) (*middleman, error) {
 		Rewrite:        func(r *httputil.ProxyRequest) { r.SetURL(to); m.request(r.Out) },
 		ModifyResponse: m.answer, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
 	}}
-	go m.server.Serve(listener) // ends by close
+	m.served.Go(func() { _ = m.server.Serve(listener) }) // ends by close
 	return m, nil
 }
 
-func (m *middleman) close() { _ = m.server.Close() }
+func (m *middleman) close() {
+	_ = m.server.Close()
+	m.served.Wait()
+}
 
 // request changes what the gateway gets. It reads all of it first: a server stops
 // reading a request that is answered, which would break one on its way.

@@ -76,6 +76,10 @@ func (m *member) answered() {
 	m.failures, m.resting = 0, time.Time{}
 }
 
+// maxDials bounds the handshakes with one unit at a time: when answers are late,
+// requests wait for connections that become free instead of making all later.
+const maxDials = 4
+
 // dialer makes connections to units.
 type dialer struct {
 	roots *x509.CertPool
@@ -90,18 +94,36 @@ func (d dialer) transport(c bus.Cluster, b bus.Beat) *http.Transport {
 	address, names := b.Address, slices.Clone(b.Names)
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
+	config := &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		// This turns off only the rules of crypto/tls about host names:
+		// VerifyConnection runs in every handshake and is about clusters.
+		InsecureSkipVerify: true,
+		VerifyConnection:   func(s tls.ConnectionState) error { return d.check(s.PeerCertificates, c, names) },
+	}
+	slots := make(chan struct{}, maxDials)
 	return &http.Transport{
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return dial.DialContext(ctx, network, address)
+		DialTLSContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, connectWait)
+			defer cancel()
+			select {
+			case slots <- struct{}{}:
+				defer func() { <-slots }()
+			case <-ctx.Done():
+				return nil, &net.OpError{Op: "dial", Net: network, Err: ctx.Err()}
+			}
+			conn, err := dial.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			secured := tls.Client(conn, config)
+			if err := secured.HandshakeContext(ctx); err != nil {
+				conn.Close()
+				return nil, &net.OpError{Op: "dial", Net: network, Err: err}
+			}
+			return secured, nil
 		},
-		TLSClientConfig: &tls.Config{
-			MinVersion: tls.VersionTLS13,
-			// This turns off only the rules of crypto/tls about host names:
-			// VerifyConnection runs in every handshake and is about clusters.
-			InsecureSkipVerify: true,
-			VerifyConnection:   func(s tls.ConnectionState) error { return d.check(s.PeerCertificates, c, names) },
-		},
-		TLSHandshakeTimeout: connectWait, IdleConnTimeout: idleUnit, MaxIdleConnsPerHost: 256,
+		IdleConnTimeout: idleUnit, MaxIdleConnsPerHost: 256,
 		DisableCompression: true, Protocols: &protocols, MaxResponseHeaderBytes: 64 << 10,
 		ReadBufferSize: chunkSize, WriteBufferSize: chunkSize,
 	}
