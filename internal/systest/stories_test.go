@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strconv"
 	"strings"
@@ -104,11 +105,13 @@ func TestAuthorityDown(t *testing.T) {
 	c.StopAuthority()
 	load := Load{Client: cl, URL: "https://" + ServerName("scoring"), Post: "/", Body: "{}", Rate: 100, For: life / 4}
 	out := load.Run(t.Context())
-	if len(out.Failed) > 0 || r.Unit.Ready() != nil {
-		t.Errorf("outage of L/4: %v; first error %v; ready: %v", out, first(out.Failed), r.Unit.Ready())
+	t.Log(out)
+	if len(out.Failed) > 0 {
+		t.Errorf("outage of L/4: %d failed, the first: %v", len(out.Failed), first(out.Failed))
 	}
+	wantProbe(t, r, http.StatusOK, "")
 	wait(t, life+2*time.Second, "the end of the certificate", func() bool { return r.Unit.Ready() != nil })
-	wantReason(t, r.Unit.Ready(), wire.CertExpired)
+	wantProbe(t, r, http.StatusServiceUnavailable, wire.CertExpired)
 	if _, err := get(t, cl, "https://"+ServerName("scoring")); err == nil {
 		t.Error("a unit past its certificate's end answered")
 	}
@@ -116,6 +119,16 @@ func TestAuthorityDown(t *testing.T) {
 	begin := time.Now()
 	wait(t, 10*time.Second, "readiness after the authority's return", func() bool { return r.Unit.Ready() == nil })
 	t.Logf("ready %v after the authority's return", time.Since(begin))
+}
+
+// wantProbe asks a unit's /readyz.
+func wantProbe(t *testing.T, r *Replica, status int, reason wire.Reason) {
+	t.Helper()
+	rec := httptest.NewRecorder()
+	r.Unit.Health().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/readyz", nil))
+	if rec.Code != status || !strings.Contains(rec.Body.String(), string(reason)) {
+		t.Errorf("/readyz: got %d %s, want %d with %q", rec.Code, rec.Body, status, reason)
+	}
 }
 
 // wait polls until a condition holds.
