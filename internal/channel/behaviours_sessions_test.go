@@ -70,10 +70,10 @@ func (m *hostile) sessionOf(user string) wire.SessionID {
 // ofSessions is what is done to sealed sessions, tombstones and numbers.
 var ofSessions = []behaviour{
 	{name: "pushes nothing to one unit", push: func(m *hostile, p pushed) {
-		for _, u := range m.all()[1:] {
-			if u != p.from {
-				_ = u.take(p, m)
-			}
+		m.act()
+		others := slices.DeleteFunc(slices.Clone(m.all()), func(u *unit) bool { return u == p.from })
+		for _, u := range others[1:] {
+			_ = u.take(p, m)
 		}
 	}, pull: noCopy},
 	{name: "pushes nothing and keeps copies", push: drop, pull: func(m *hostile, id wire.SessionID) []byte {
