@@ -4,7 +4,12 @@
 export CGO_ENABLED = 0
 
 # What the tests start, by the Debian package that holds it.
-TOOLS    = openssl:openssl ssh-keygen:openssh-client curl:curl nmap:nmap
+TOOLS    = openssl:openssl ssh-keygen:openssh-client curl:curl nmap:nmap \
+           swtpm:swtpm swtpm_setup:swtpm-tools \
+           pg_lsclusters:postgresql \
+           nginx:nginx \
+           spin:spin \
+           ip:iproute2
 RACE     = ./attest/... ./policy ./identity ./internal/... ./unit ./client
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
