@@ -154,17 +154,34 @@ func (a *app) policyStatusCommand() *cobra.Command {
 func (a *app) policyShowCommand() *cobra.Command {
 	cmd, _ := a.remote("show [DIGEST]", "Print the policy in force, or a proposed one, as it was signed", cobra.MaximumNArgs(1),
 		func(ctx context.Context, c authorityClient, _ *remoteFlags, args []string) error {
-			raw := c.policy.Document().Raw()
 			if len(args) == 1 {
 				p, err := proposalOf(ctx, c, args[0])
 				if err != nil {
 					return err
 				}
-				raw = p.Policy
+				return a.write("policy", "", p.Policy)
+			}
+			raw, err := inForce(ctx, c)
+			if err != nil {
+				return err
 			}
 			return a.write("policy", "", raw)
 		})
 	return cmd
+}
+
+// inForce is the newest policy of the history, where the authority that it names
+// says that it is the one in force. The owners' signatures alone would not say that
+// there is nothing newer.
+func inForce(ctx context.Context, c authorityClient) ([]byte, error) {
+	now, err := c.Policy(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if head := c.policy.Head(); now.Head != head {
+		return nil, wire.Refuse(wire.Behind, "policy in force: head", now.Head, head)
+	}
+	return c.policy.Document().Raw(), nil
 }
 
 // proposalText is a proposal for people: how far it is and who is missing.

@@ -130,6 +130,7 @@ func TestCommandsThroughAManInTheMiddle(t *testing.T) {
 		{"status", nil, "authority-root"},
 		{"log", nil, "authority-root"},
 		{"policy status", nil, "authority-root"},
+		{"policy show", nil, "authority-root"},
 		{"policy show " + digest, nil, "authority-root"},
 		{"policy propose next.toml --signature next.sig", nil, "authority-root"},
 		{"policy approve " + digest + " --signature next.sig", nil, "authority-root"},
