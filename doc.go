@@ -74,6 +74,7 @@
 //	   internal/manager          relay, registry, gateway; knows no key
 //	   unit                      SDK for units, and the agent
 //	   client                    the verifying client
+//	   examples/jointrisk/risk   what the three programs of that example agree on
 //	6  internal/cli              one file per subcommand; picks platforms
 //	   internal/systest          a cluster in one process; tests only
 //	   bench                     what things cost beside their limits; tests only

@@ -52,7 +52,8 @@ var house = []room{
 	{path: "internal/cli", floor: 6, third: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/pelletier/go-toml/v2", "golang.org/x/crypto", "golang.org/x/term", "golang.org/x/sys"}},
 	{path: "internal/systest", floor: 6, third: []string{"golang.org/x/crypto"}, testsOnly: true},
 	{path: "bench", floor: 6, testsOnly: true},
-	{path: "examples/", floor: 6, below: []string{"unit", "client"}},
+	{path: "examples/jointrisk/risk", floor: 5, below: []string{}},
+	{path: "examples/", floor: 6, below: []string{"unit", "client", "examples/jointrisk/risk"}},
 	{path: "cmd/cohort", floor: 7, below: []string{"internal/cli"}},
 }
 
