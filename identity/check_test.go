@@ -40,7 +40,7 @@ func (p part) sign(t testing.TB, like *x509.Certificate) *x509.Certificate {
 	template.SerialNumber = big.NewInt(7)
 	template.SignatureAlgorithm = 0 // that of the key
 	template.ExtraExtensions = []pkix.Extension{{Id: extensionOID, Value: p.extension.unchecked()}}
-	parent := &x509.Certificate{Subject: p.by.name}
+	parent := &x509.Certificate{RawSubject: p.by.name}
 	if p.edit != nil {
 		p.edit(&template)
 	}
@@ -72,7 +72,7 @@ func (m mint) forge(t testing.TB, edits ...func(*forgery)) (Peer, error) {
 		task, m.release = "keys", "1.4"
 	}
 	good := parse(t, like[names[0]], like[names[1]], like[names[2]])
-	ca := must(m.issuer.identityCA(task, must(ReleaseID(m.policy, task, m.release))))
+	ca := m.issuer.known[m.policy.Document().Tasks[task].Releases[m.release]].ca
 	f := &forgery{
 		root:   part{key: good[0].PublicKey, by: m.issuer.signer},
 		cross:  part{key: good[1].PublicKey, by: m.issuer.signer},
@@ -201,7 +201,7 @@ func onEach(name string, want wire.Reason, edit func(*part)) []refusal {
 func template(edit func(*x509.Certificate)) func(*part) { return func(p *part) { p.edit = edit } }
 
 func stranger() signer {
-	return signer{key: unitKey("stranger"), name: pkix.Name{CommonName: "stranger"}}
+	return newSigner(unitKey("stranger"), subject("stranger", attest.Digest{}, ""))
 }
 
 func TestCheckRefusesCertificates(t *testing.T) {
@@ -353,7 +353,7 @@ func TestCheckRefusesLeaves(t *testing.T) {
 		}},
 		{"another unit id", "signing", wire.WrongIdentity, func(f *forgery) { f.leaf.extension.unit[0] ^= 1 }},
 		{"authority's leaf signed by an identity", "authority", wire.BadSignature, func(f *forgery) {
-			f.leaf.by.key = must(w.issuer.identityCA("scoring", f.cross.extension.id)).key
+			f.leaf.by.key = w.issuer.known[w.policy.Document().Tasks["scoring"].Releases["2026.11"]].ca.key
 		}},
 		{"leaf signed by the authority root", "shared", wire.BadChain, func(f *forgery) { f.leaf.by = w.issuer.signer }},
 	}

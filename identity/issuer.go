@@ -3,6 +3,7 @@ package identity
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"math/big"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -22,11 +23,19 @@ type Issuer struct {
 	doc    *policy.Document
 	signer signer // the authority root
 	root   []byte
+	known  map[*policy.Release]known
+}
+
+// known is what follows from a release alone.
+type known struct {
+	Identity
+	ca signer // of its root and of its cross-certificate
 }
 
 // Leaf is a leaf certificate and when it is renewed.
 type Leaf struct {
 	DER         []byte
+	Serial      *big.Int
 	Key         *ecdsa.PrivateKey // nil where the unit holds it
 	RenewAfter  time.Time         // the next window's begin
 	RenewBefore time.Time         // end of the jitter
@@ -53,10 +62,17 @@ func (k *Keys) Issuer(p policy.Approved) (*Issuer, error) {
 		return nil, wire.Refuse(wire.WrongRoot, "issuer: root that policy names", doc.Authority.Root, k.Root())
 	}
 	name := subject("authority root", k.Root(), doc.TrustDomain)
-	i := &Issuer{keys: k, policy: p, doc: doc, signer: signer{key: k.root, name: name}}
+	i := &Issuer{keys: k, policy: p, doc: doc, signer: newSigner(k.root, name), known: make(map[*policy.Release]known)}
 	var err error
-	if i.root, err = i.signer.sign(i.ca(i.signer, extension{kind: kindAuthorityRoot})); err != nil {
+	if i.root, _, err = i.signer.sign(i.ca(i.signer, extension{kind: kindAuthorityRoot})); err != nil {
 		return nil, err
+	}
+	for _, task := range doc.Tasks {
+		for _, release := range task.Releases {
+			if i.known[release], err = i.know(task.Name, release); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return i, nil
 }
@@ -77,8 +93,8 @@ func (i *Issuer) Authority(at time.Time) (Leaf, error) {
 		return Leaf{}, err
 	}
 	return i.leaf(i.signer, w, content{
-		name: subject("authority", i.keys.Root(), i.doc.TrustDomain), private: key, key: &key.PublicKey,
-		names: []string{i.doc.AuthorityName()}, path: wire.AuthorityPath, usage: tlsUsage,
+		name: subject("authority", i.keys.Root(), i.doc.TrustDomain), private: key, spki: publicKeyInfo(&key.PublicKey),
+		names: []string{i.doc.AuthorityName()}, path: wire.AuthorityPath, tls: true,
 		extension: extension{kind: KindAuthority},
 	})
 }
@@ -89,22 +105,28 @@ func (i *Issuer) Identity(task, release string) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
+	return i.known[r].Identity, nil
+}
+
+// know derives the keys of a release's identity and makes its CA certificates.
+func (i *Issuer) know(task string, r *policy.Release) (known, error) {
 	id := identityID(i.policy, task, r.References)
-	ca, err := i.identityCA(task, id)
+	key, err := i.keys.signingKey(wire.LabelIdentityKey, id[:])
 	if err != nil {
-		return Identity{}, err
+		return known{}, err
 	}
+	ca := newSigner(key, subject("root of "+task, id, i.doc.TrustDomain))
 	e := extension{kind: kindIdentityRoot, id: id, task: task, measurements: sorted(r.References)}
-	root, err := ca.sign(i.ca(ca, e))
+	root, _, err := ca.sign(i.ca(ca, e))
 	if err != nil {
-		return Identity{}, err
+		return known{}, err
 	}
 	e.kind = kindCross
-	cross, err := i.signer.sign(i.ca(ca, e))
+	cross, _, err := i.signer.sign(i.ca(ca, e))
 	if err != nil {
-		return Identity{}, err
+		return known{}, err
 	}
-	return Identity{ID: id, Task: task, Release: release, Root: root, Cross: cross}, nil
+	return known{Identity{ID: id, Task: task, Release: r.Name, Root: root, Cross: cross}, ca}, nil
 }
 
 // Shared is the shared leaf, with its key, of the window that holds at. It
@@ -119,11 +141,11 @@ func (i *Issuer) Shared(grant policy.Grant, at time.Time) (Leaf, error) {
 		return Leaf{}, err
 	}
 	// The role between identity and window is empty outside groups.
-	key, err := i.keys.signingKey(wire.LabelLeafKey, g.id[:], nil, wire.Uint64(g.window.index))
+	key, err := i.keys.signingKey(wire.LabelLeafKey, g.ID[:], nil, wire.Uint64(g.window.index))
 	if err != nil {
 		return Leaf{}, err
 	}
-	return g.leaf(content{private: key, key: &key.PublicKey, names: g.task.Names, usage: tlsUsage, extension: extension{kind: KindShared}})
+	return g.leaf(content{private: key, spki: publicKeyInfo(&key.PublicKey), names: g.task.Names, tls: true, extension: extension{kind: KindShared}})
 }
 
 // Unit is the certificate of a unit's signing key for the window that holds at:
@@ -140,7 +162,8 @@ func (i *Issuer) Unit(grant policy.Grant, signing crypto.PublicKey, at time.Time
 	if err != nil {
 		return Leaf{}, err
 	}
-	return g.leaf(content{key: key, extension: g.unit(wire.UnitIDOf(publicKeyInfo(key)))})
+	spki := publicKeyInfo(key)
+	return g.leaf(content{spki: spki, extension: g.unit(wire.UnitIDOf(spki))})
 }
 
 // UnitTLS is the TLS leaf of a unit in key mode unit. It refuses as Unit does,
@@ -157,21 +180,20 @@ func (i *Issuer) UnitTLS(grant policy.Grant, key crypto.PublicKey, unit wire.Uni
 	if err != nil {
 		return Leaf{}, err
 	}
-	return g.leaf(content{key: public, names: g.task.Names, usage: tlsUsage, extension: g.unit(unit)})
+	return g.leaf(content{spki: publicKeyInfo(public), names: g.task.Names, tls: true, extension: g.unit(unit)})
 }
 
 // granted is a grant of the issuer's own policy, ready to be signed for.
 type granted struct {
+	known
 	issuer *Issuer
 	task   *policy.Task
 	result attest.Result
-	id     attest.Digest
-	ca     signer
 	window window
 }
 
 // open refuses, with "not-allowed", a grant that this issuer's policy did not
-// give, and finds the identity's CA and the window.
+// give, and finds the identity and the window.
 func (i *Issuer) open(grant policy.Grant, at time.Time) (granted, error) {
 	if !grant.Result.OK() || grant.Task == nil || grant.Release == nil ||
 		i.doc.Tasks[grant.Task.Name] != grant.Task || grant.Task.Releases[grant.Release.Name] != grant.Release {
@@ -181,12 +203,7 @@ func (i *Issuer) open(grant policy.Grant, at time.Time) (granted, error) {
 	if err != nil {
 		return granted{}, err
 	}
-	id := identityID(i.policy, grant.Task.Name, grant.Release.References)
-	ca, err := i.identityCA(grant.Task.Name, id)
-	if err != nil {
-		return granted{}, err
-	}
-	return granted{issuer: i, task: grant.Task, result: grant.Result, id: id, ca: ca, window: w}, nil
+	return granted{known: i.known[grant.Release], issuer: i, task: grant.Task, result: grant.Result, window: w}, nil
 }
 
 // demand refuses, with "not-allowed", a task in another key mode.
@@ -204,9 +221,9 @@ func (g granted) unit(id wire.UnitID) extension {
 
 // leaf signs a leaf of the identity.
 func (g granted) leaf(c content) (Leaf, error) {
-	c.name = subject(g.task.Name, g.id, g.issuer.doc.TrustDomain)
+	c.name = subject(g.task.Name, g.ID, g.issuer.doc.TrustDomain)
 	c.path = wire.TaskPath(g.task.Name)
-	c.extension.id, c.extension.task, c.extension.keyMode = g.id, g.task.Name, g.task.KeyMode
+	c.extension.id, c.extension.task, c.extension.keyMode = g.ID, g.task.Name, g.task.KeyMode
 	return g.issuer.leaf(g.ca, g.window, c)
 }
 
@@ -214,21 +231,11 @@ func (g granted) leaf(c content) (Leaf, error) {
 func (i *Issuer) leaf(by signer, w window, c content) (Leaf, error) {
 	c.domain, c.notBefore, c.notAfter = i.doc.TrustDomain, w.notBefore(), w.notAfter()
 	c.extension.policy, c.extension.development = i.doc.Digest(), i.doc.Development
-	der, err := by.sign(c)
+	der, number, err := by.sign(c)
 	if err != nil {
 		return Leaf{}, err
 	}
-	return Leaf{DER: der, Key: c.private, RenewAfter: w.next, RenewBefore: w.renewBefore(), NotAfter: c.notAfter}, nil
-}
-
-// identityCA is the CA of an identity: the key of its root and of its
-// cross-certificate.
-func (i *Issuer) identityCA(task string, id attest.Digest) (signer, error) {
-	key, err := i.keys.signingKey(wire.LabelIdentityKey, id[:])
-	if err != nil {
-		return signer{}, err
-	}
-	return signer{key: key, name: subject("root of "+task, id, i.doc.TrustDomain)}, nil
+	return Leaf{DER: der, Serial: number, Key: c.private, RenewAfter: w.next, RenewBefore: w.renewBefore(), NotAfter: c.notAfter}, nil
 }
 
 // ca is the content of a CA certificate. All run from the genesis on and hold
@@ -237,5 +244,5 @@ func (i *Issuer) identityCA(task string, id attest.Digest) (signer, error) {
 func (i *Issuer) ca(s signer, e extension) content {
 	begin := i.policy.Founded().UTC().Truncate(time.Second)
 	e.policy, e.development = i.policy.Genesis(), i.doc.Development
-	return content{name: s.name, key: &s.key.PublicKey, notBefore: begin, notAfter: begin.Add(wire.RootLife), extension: e}
+	return content{name: s.name, spki: s.spki, notBefore: begin, notAfter: begin.Add(wire.RootLife), extension: e}
 }

@@ -1,6 +1,8 @@
 package identity
 
 import (
+	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -24,67 +26,63 @@ const serialSize = 19
 // tlsUsage is the extended key usage of leaves that serve and dial TLS.
 var tlsUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 
-// signer is a CA: a key and the name it signs under.
+// signer is a CA: a key, and what the certificates below say of it.
 type signer struct {
 	key  *ecdsa.PrivateKey
-	name pkix.Name
+	name []byte // its subject, DER
+	spki []byte // SubjectPublicKeyInfo, DER
+}
+
+func newSigner(key *ecdsa.PrivateKey, name []byte) signer {
+	return signer{key: key, name: name, spki: publicKeyInfo(&key.PublicKey)}
 }
 
 // content is what differs between the certificates of the profile. The kind in
 // the extension says whether it is a CA or a leaf.
 type content struct {
-	name      pkix.Name
-	key       *ecdsa.PublicKey
+	name      []byte // DER
+	spki      []byte // DER
 	notBefore time.Time
 	notAfter  time.Time
 	extension extension
 
 	// Leaves only.
-	private *ecdsa.PrivateKey // of key, where it is derived
+	private *ecdsa.PrivateKey // of spki, where it is derived
 	names   []string          // DNS names
 	domain  string            // of the SPIFFE URI
 	path    string            // of the SPIFFE URI
-	usage   []x509.ExtKeyUsage
+	tls     bool              // serves and dials TLS
 }
 
 // subject is a name that people can tell from others: what it is, the first 4
 // bytes of the digest that names it, and the trust domain. OpenSSL takes a CA
 // without a common name, or with that of its leaf, for self-signed.
-func subject(what string, id attest.Digest, domain string) pkix.Name {
+func subject(what string, id attest.Digest, domain string) []byte {
 	common := fmt.Sprintf("%.*s %s", maxAttribute-9, what, id.Hex()[:8])
-	return pkix.Name{CommonName: common, Organization: []string{fmt.Sprintf("%.*s", maxAttribute, domain)}}
+	name := pkix.Name{CommonName: common, Organization: []string{fmt.Sprintf("%.*s", maxAttribute, domain)}}
+	return encoded(name.ToRDNSequence())
 }
 
 // sign makes the certificate, DER. It is deterministic: signatures follow RFC
 // 6979, and the serial number is a digest of everything else.
-func (s signer) sign(c content) ([]byte, error) {
-	template, err := c.template()
+//
+// It writes what x509.CreateCertificate would, and so builds twice what is
+// signed once. That function can only sign too, and verifies what it signed, in
+// case a crypto.Signer of unknown make does not sign well; this one is
+// crypto/ecdsa, and a unit checks its chain before it serves.
+func (s signer) sign(c content) (der []byte, number *big.Int, err error) {
+	rest, err := c.signed(s)
 	if err != nil {
-		return nil, fmt.Errorf("issuing %s certificate: %w", c.extension.kind, err)
+		return nil, nil, fmt.Errorf("issuing %s certificate: %w", c.extension.kind, err)
 	}
-	spki := publicKeyInfo(&s.key.PublicKey)
-	parent := &x509.Certificate{Subject: s.name, SubjectKeyId: keyID(spki)}
-	template.SerialNumber = big.NewInt(1)
-	draft, err := s.create(template, parent, c.key)
+	number = serial(s.spki, tlv(tagSequence, version3, integer(big.NewInt(1)), rest))
+	signed := tlv(tagSequence, version3, integer(number), rest)
+	digest := wire.Sum(signed)
+	signature, err := s.key.Sign(nil, digest[:], crypto.SHA256) // no randomness: RFC 6979
 	if err != nil {
-		return nil, err
+		return nil, nil, fmt.Errorf("signing certificate: %w", err)
 	}
-	template.SerialNumber = serial(spki, draft.RawTBSCertificate)
-	signed, err := s.create(template, parent, c.key)
-	if err != nil {
-		return nil, err
-	}
-	return signed.Raw, nil
-}
-
-// create signs a template. Without a source of randomness ECDSA signatures are
-// those of RFC 6979.
-func (s signer) create(template, parent *x509.Certificate, key *ecdsa.PublicKey) (*x509.Certificate, error) {
-	der, err := x509.CreateCertificate(nil, template, parent, key, s.key)
-	if err != nil {
-		return nil, fmt.Errorf("signing certificate: %w", err)
-	}
-	return x509.ParseCertificate(der)
+	return tlv(tagSequence, signed, ecdsaWithSHA256, tlv(tagBitString, []byte{0}, signature)), number, nil
 }
 
 // serial is the serial number of a certificate: the first 19 bytes of the
@@ -102,32 +100,68 @@ func keyID(spki []byte) []byte {
 	return d[:20]
 }
 
-// template is the content in the words of crypto/x509.
-func (c content) template() (*x509.Certificate, error) {
+// signed is the part of a certificate that is signed (RFC 5280, section 4.1),
+// from behind the serial number on.
+func (c content) signed(by signer) ([]byte, error) {
 	value, err := c.extension.encode()
 	if err != nil {
 		return nil, err
 	}
-	t := &x509.Certificate{
-		SignatureAlgorithm:    x509.ECDSAWithSHA256,
-		Subject:               c.name,
-		SubjectKeyId:          keyID(publicKeyInfo(c.key)),
-		NotBefore:             c.notBefore,
-		NotAfter:              c.notAfter,
-		BasicConstraintsValid: true,
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           c.usage,
-		DNSNames:              c.names,
-		ExtraExtensions:       []pkix.Extension{{Id: extensionOID, Value: value}},
-	}
+	times := encoded(struct{ NotBefore, NotAfter time.Time }{c.notBefore, c.notAfter})
+	usage, constraints := digitalSignature, endOfChain
 	if depth, isCA := pathLen[c.extension.kind]; isCA {
-		t.IsCA, t.KeyUsage = true, x509.KeyUsageCertSign
-		t.MaxPathLen, t.MaxPathLenZero = depth, depth == 0
-		return t, nil
+		usage, constraints = certSign, tlv(tagSequence, isTrue, integer(big.NewInt(int64(depth))))
 	}
-	t.URIs = []*url.URL{spiffe(c.domain, c.path)}
-	return t, nil
+	list := [][]byte{critical(idKeyUsage, usage)}
+	if c.tls {
+		list = append(list, plain(idExtKeyUsage, tlsUsageDER))
+	}
+	list = append(list, critical(idBasicConstraints, constraints), plain(idSubjectKey, tlv(tagOctetString, keyID(c.spki))))
+	if !bytes.Equal(by.name, c.name) {
+		list = append(list, plain(idAuthorityKey, tlv(tagSequence, tlv(tagContext, keyID(by.spki)))))
+	}
+	if c.path != "" {
+		list = append(list, plain(idAltName, c.altNames()))
+	}
+	list = append(list, plain(idExtension, value))
+	extensions := tlv(tagContextCons|3, tlv(tagSequence, list...))
+	return bytes.Join([][]byte{ecdsaWithSHA256, by.name, times, c.name, c.spki, extensions}, nil), nil
 }
+
+// altNames are the DNS names and the SPIFFE URI.
+func (c content) altNames() []byte {
+	var list [][]byte
+	for _, name := range c.names {
+		list = append(list, tlv(tagContext|2, []byte(name)))
+	}
+	list = append(list, tlv(tagContext|6, []byte(spiffe(c.domain, c.path).String())))
+	return tlv(tagSequence, list...)
+}
+
+func critical(id, value []byte) []byte {
+	return tlv(tagSequence, id, isTrue, tlv(tagOctetString, value))
+}
+
+func plain(id, value []byte) []byte { return tlv(tagSequence, id, tlv(tagOctetString, value)) }
+
+// What does not change in certificates, DER.
+var (
+	version3         = tlv(tagContextCons, integer(big.NewInt(2)))
+	isTrue           = tlv(tagBoolean, []byte{0xff})
+	digitalSignature = tlv(tagBitString, []byte{7, 1 << 7})
+	certSign         = tlv(tagBitString, []byte{2, 1 << 2})
+	endOfChain       = tlv(tagSequence)
+	ecdsaWithSHA256  = tlv(tagSequence, object(1, 2, 840, 10045, 4, 3, 2))
+	tlsUsageDER      = tlv(tagSequence, object(1, 3, 6, 1, 5, 5, 7, 3, 1), object(1, 3, 6, 1, 5, 5, 7, 3, 2)) // server, client
+
+	idSubjectKey       = object(2, 5, 29, 14)
+	idKeyUsage         = object(2, 5, 29, 15)
+	idAltName          = object(2, 5, 29, 17)
+	idBasicConstraints = object(2, 5, 29, 19)
+	idAuthorityKey     = object(2, 5, 29, 35)
+	idExtKeyUsage      = object(2, 5, 29, 37)
+	idExtension        = object(extensionOID...)
+)
 
 // pathLen is how many CAs may stand between a CA of a kind and a leaf. A kind
 // without a row is a leaf's.

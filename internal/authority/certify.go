@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/big"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -33,6 +34,7 @@ type enrolment struct {
 	tlsKey   crypto.PublicKey // in key mode unit
 	grant    policy.Grant
 	identity identity.Identity
+	serial   *big.Int // of the unit certificate
 	report   api.Report
 }
 
@@ -171,7 +173,8 @@ func (*enrolment) issue(e *enrolment) error {
 	if err != nil {
 		return err
 	}
-	if e.identity, err = e.snap.identity(e.grant.Task.Name, e.grant.Release.Name); err != nil {
+	e.serial = unit.Serial
+	if e.identity, err = e.snap.issuer.Identity(e.grant.Task.Name, e.grant.Release.Name); err != nil {
 		return err
 	}
 	e.report = api.Report{
@@ -209,7 +212,7 @@ func (e *enrolment) addCalls() error {
 	e.report.Calls = make(map[string][][]byte, len(e.grant.Task.Calls))
 	for _, task := range e.grant.Task.Calls {
 		for _, release := range e.snap.doc().Tasks[task].ReleaseNames() {
-			id, err := e.snap.identity(task, release)
+			id, err := e.snap.issuer.Identity(task, release)
 			if err != nil {
 				return err
 			}
@@ -222,14 +225,10 @@ func (e *enrolment) addCalls() error {
 // record makes the issuance durable. The store refuses a nonce that was used
 // and a policy that is no longer in force in the same transaction.
 func (a *Authority) record(ctx context.Context, e *enrolment) error {
-	unit, err := x509.ParseCertificate(e.report.Unit)
-	if err != nil {
-		return fmt.Errorf("reading the unit certificate: %w", err)
-	}
 	entry := api.LogEntry{
 		Time: e.at.UTC(), Kind: kindIssued, Task: e.report.Task, Release: e.report.Release, Identity: e.report.Identity,
 		Unit: wire.UnitIDOf(e.request.SigningKey).String(), Platform: string(e.grant.Result.Measurement().Platform),
-		Chip: e.grant.Result.Chip(), Serial: unit.SerialNumber.Text(16), Head: e.report.Head,
+		Chip: e.grant.Result.Chip(), Serial: e.serial.Text(16), Head: e.report.Head,
 	}
 	row, err := a.seal(tableLog, e.request.Nonce, entry)
 	if err != nil {

@@ -24,10 +24,9 @@ type snapshot struct {
 	entries  []api.HistoryEntry // the whole history, genesis first
 	unnamed  error              // why this authority may not issue; nil when policy names it
 
-	mu         sync.Mutex
-	signer     identity.Leaf                // guarded by mu: the kind-authority leaf
-	identities map[string]identity.Identity // guarded by mu, by task and release
-	shared     map[string]identity.Leaf     // guarded by mu, by task and release
+	mu     sync.Mutex
+	signer identity.Leaf            // guarded by mu: the kind-authority leaf
+	shared map[string]identity.Leaf // guarded by mu, by task and release
 }
 
 // snapshot makes the snapshot of an approved history. It refuses a policy that
@@ -40,9 +39,8 @@ func (a *Authority) snapshot(ctx context.Context, approved policy.Approved, entr
 	}
 	return &snapshot{
 		approved: approved, issuer: issuer, entries: entries,
-		unnamed:    a.named(ctx, approved),
-		identities: make(map[string]identity.Identity),
-		shared:     make(map[string]identity.Leaf),
+		unnamed: a.named(ctx, approved),
+		shared:  make(map[string]identity.Leaf),
 	}, nil
 }
 
@@ -80,21 +78,6 @@ func (a *Authority) trustData(nonce []byte, approved policy.Approved) attest.Rep
 }
 
 func (s *snapshot) doc() *policy.Document { return s.approved.Document() }
-
-// identity gives the identity of a release.
-func (s *snapshot) identity(task, release string) (identity.Identity, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	name := task + "/" + release
-	if id, ok := s.identities[name]; ok {
-		return id, nil
-	}
-	id, err := s.issuer.Identity(task, release)
-	if err == nil {
-		s.identities[name] = id
-	}
-	return id, err
-}
 
 // sharedLeaf gives the shared leaf of the window that holds at.
 func (s *snapshot) sharedLeaf(g policy.Grant, at time.Time) (identity.Leaf, error) {

@@ -63,7 +63,7 @@ func (s *snapshot) identitiesOf(task string) ([]identity.Identity, error) {
 	}
 	var all []identity.Identity
 	for _, release := range t.ReleaseNames() {
-		id, err := s.identity(task, release)
+		id, err := s.issuer.Identity(task, release)
 		if err != nil {
 			return nil, err
 		}

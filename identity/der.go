@@ -1,0 +1,60 @@
+package identity
+
+import (
+	"bytes"
+	"encoding/asn1"
+	"encoding/binary"
+	"math/big"
+)
+
+// Tags of DER, with the bit of constructed ones.
+const (
+	tagBoolean     = 0x01
+	tagInteger     = 0x02
+	tagBitString   = 0x03
+	tagOctetString = 0x04
+	tagSequence    = 0x30
+	tagContext     = 0x80 // [0] of context-specific ones
+	tagContextCons = 0xa0 // the same, constructed
+)
+
+// tlv is an element of DER: a tag, a length, and the parts in a row as content.
+func tlv(tag byte, parts ...[]byte) []byte {
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	out := append(make([]byte, 0, n+6), tag)
+	if n < 0x80 {
+		out = append(out, byte(n))
+	} else {
+		long := bytes.TrimLeft(binary.BigEndian.AppendUint32(nil, uint32(n)), "\x00")
+		out = append(append(out, 0x80|byte(len(long))), long...)
+	}
+	for _, p := range parts {
+		out = append(out, p...)
+	}
+	return out
+}
+
+// integer is a number that is not negative.
+func integer(n *big.Int) []byte {
+	b := n.Bytes()
+	if len(b) == 0 || b[0]&0x80 != 0 {
+		b = append([]byte{0}, b...)
+	}
+	return tlv(tagInteger, b)
+}
+
+// object is an object identifier.
+func object(arcs ...int) []byte { return encoded(asn1.ObjectIdentifier(arcs)) }
+
+// encoded is DER of a name, times or an object identifier, which were made here
+// or checked before.
+func encoded(v any) []byte {
+	der, err := asn1.Marshal(v)
+	if err != nil {
+		panic("identity: encoding " + err.Error())
+	}
+	return der
+}
