@@ -19,12 +19,12 @@ package attest
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"maps"
 	"strings"
 
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/veraison/cmw"
 )
 
 // Names of the wire package that appear in this package's API.
@@ -85,6 +85,7 @@ func (e Evidence) With(more Endorsements) Evidence {
 // A collection of evidence and endorsements has these members, and one for each
 // role.
 const (
+	memberType      = "__cmwc_t"
 	collectionType  = "urn:cohort:endorsed-evidence"
 	memberEvidence  = "evidence"
 	endorsementType = "application/vnd.cohort.endorsement"
@@ -105,7 +106,7 @@ func (e Evidence) MarshalJSON() ([]byte, error) {
 	if err != nil || len(e.Endorsed) == 0 {
 		return record, err
 	}
-	members := map[string]json.RawMessage{cmw.CmwCType: json.RawMessage(`"` + collectionType + `"`), memberEvidence: record}
+	members := map[string]json.RawMessage{memberType: json.RawMessage(`"` + collectionType + `"`), memberEvidence: record}
 	for role, content := range e.Endorsed {
 		if !roleOK(role) || members[role] != nil {
 			return nil, wire.Refuse(wire.Malformed, "evidence: role of an endorsement", role, "1 to 32 of a-z and _, another one")
@@ -121,12 +122,14 @@ func roleOK(role string) bool {
 	return role != "" && len(role) <= maxRole && strings.Trim(role, "abcdefghijklmnopqrstuvwxyz_") == ""
 }
 
+// wrap makes a record in JSON.
 func wrap(mediaType string, value []byte) ([]byte, error) {
-	record, err := cmw.NewMonad(mediaType, value)
-	if err != nil {
-		return nil, err
+	if len(value) == 0 {
+		return nil, wire.Refuse(wire.Malformed, "evidence: size in bytes", 0, "at least 1")
 	}
-	return record.MarshalJSON()
+	record := append([]byte(`["`), mediaType...)
+	record = base64.RawURLEncoding.AppendEncode(append(record, `","`...), value)
+	return append(record, `"]`...), nil
 }
 
 // UnmarshalJSON reads a conceptual message wrapper of at most 512 KiB around
@@ -167,7 +170,7 @@ func split(b []byte) (record []byte, endorsed Endorsements, err error) {
 	}
 	record = members[memberEvidence]
 	delete(members, memberEvidence)
-	delete(members, cmw.CmwCType) // encoding it again shows whether types were ours
+	delete(members, memberType) // encoding it again shows whether types were ours
 	endorsed = Endorsements{}
 	for role, member := range members {
 		if _, endorsed[role], err = unwrap(member); err != nil {
@@ -177,22 +180,23 @@ func split(b []byte) (record []byte, endorsed Endorsements, err error) {
 	return record, endorsed, nil
 }
 
-// unwrap takes a record of two strings apart. That it is one is looked at first,
-// because the wrapper's library reads a value that is no string out of bounds.
+// unwrap takes a record apart. The caller makes sure that it is spelled as wrap
+// does.
 func unwrap(b []byte) (mediaType string, raw []byte, err error) {
-	var parts []string
-	if err := json.Unmarshal(b, &parts); err != nil || len(parts) != 2 {
+	inside, began := bytes.CutPrefix(b, []byte(`["`))
+	inside, ended := bytes.CutSuffix(inside, []byte(`"]`))
+	name, value, both := bytes.Cut(inside, []byte(`","`))
+	if !began || !ended || !both {
 		return "", nil, wire.Refuse(wire.Malformed, "evidence: wrapper", "another value", "a JSON record of RFC 9999")
 	}
-	var record cmw.CMW
-	if err := record.UnmarshalJSON(b); err != nil {
-		return "", nil, wire.Refuse(wire.Malformed, "evidence: wrapper", err, "a JSON record of RFC 9999")
+	raw, err = base64.RawURLEncoding.Strict().AppendDecode(nil, value)
+	if err != nil {
+		return "", nil, wire.Refuse(wire.Malformed, "evidence: wrapper", err, "base64url without padding")
 	}
-	raw, err = record.GetMonadValue()
-	if err != nil || len(raw) == 0 || len(raw) > wire.MaxEvidence {
+	if len(raw) == 0 || len(raw) > wire.MaxEvidence {
 		return "", nil, wire.Refuse(wire.Malformed, "evidence: size in bytes", len(raw), "1 to 262144")
 	}
-	return parts[0], raw, nil
+	return string(name), raw, nil
 }
 
 // platformOf is the platform with a media type, or none.
