@@ -162,19 +162,60 @@ func (k *call) open() bool {
 		return true
 	}
 	k.opening++
-	k.client.tasks.Go(func() { k.dial(r) })
+	k.client.tasks.Go(func() { k.connect(r) })
 	return true
 }
 
-// dial runs beside the call. A connection for which the call no longer waits is
-// kept for others.
-func (k *call) dial(r *replica) {
-	opened, err := k.client.dial(r)
+// connect runs beside the call. It takes a new connection, or one that becomes
+// free before that. Few new ones to a replica are under way at a time: a
+// handshake is what a busy machine can spare least, and while it makes those of
+// everybody, nobody is served. Who has waited for long does not heed that, so
+// that connections in vain do not hold up each other.
+func (k *call) connect(r *replica) {
+	pool := k.client.pool
+	free := pool.await(r)
+	defer pool.forgo(r, free)
+	release := func() { <-r.dialing }
 	select {
-	case k.events <- event{conn: opened, err: err}:
+	case c := <-free:
+		k.tell(event{conn: c})
+		return
 	case <-k.over:
-		if opened != nil {
-			k.client.pool.put(opened)
+		return
+	case r.dialing <- struct{}{}:
+	case <-time.After(dialWait):
+		release = func() {}
+	}
+	dialed, over := make(chan event), make(chan struct{})
+	defer close(over)
+	k.client.tasks.Go(func() {
+		opened, err := k.client.dial(r)
+		release()
+		select {
+		case dialed <- event{conn: opened, err: err}:
+		case <-over:
+			if opened != nil {
+				pool.put(opened)
+			}
+		}
+	})
+	select {
+	case c := <-free:
+		k.tell(event{conn: c})
+	case e := <-dialed:
+		k.tell(e)
+	case <-k.over:
+	}
+}
+
+// tell gives the call a connection, or why there is none. One for which it no
+// longer waits is kept for others.
+func (k *call) tell(e event) {
+	select {
+	case k.events <- e:
+	case <-k.over:
+		if e.conn != nil {
+			k.client.pool.put(e.conn)
 		}
 	}
 }

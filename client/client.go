@@ -96,7 +96,7 @@ func New(config Config) (*Client, error) {
 	c := &Client{
 		config:  config,
 		http:    newTransport(),
-		pool:    newPool(config.Trust.Policy().Head()),
+		pool:    newPool(config.Trust.Policy().Head(), config.Trust.config.Clock),
 		hedges:  newBudget(hedgeShare, hedgeBurst),
 		retries: newBudget(retryShare, retryBurst),
 	}

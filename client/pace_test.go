@@ -101,7 +101,7 @@ func TestLateDoesNotFeedItself(t *testing.T) {
 
 // someReplicas are n replicas without connections.
 func someReplicas(n int) (*pool, []*replica) {
-	p := newPool([32]byte{1})
+	p := newPool([32]byte{1}, time.Now)
 	var addresses []string
 	for i := range n {
 		addresses = append(addresses, string(rune('a'+i)))

@@ -24,11 +24,15 @@ type replica struct {
 	busy    int // requests under way
 	late    int // requests and connections that are overdue
 	idle    []*conn
+	waiting []chan *conn  // for a connection that becomes free, longest first
+	dialing chan struct{} // holds one for each that is under way; guards itself
 }
 
 // pool holds the replicas of a cluster with their connections. It is safe for
 // concurrent use.
 type pool struct {
+	now func() time.Time
+
 	mu       sync.Mutex // guards all below
 	replicas []*replica
 	open     map[*conn]bool // every connection that has not ended
@@ -36,7 +40,9 @@ type pool struct {
 	closed   bool
 }
 
-func newPool(head attest.Digest) *pool { return &pool{open: make(map[*conn]bool), head: head} }
+func newPool(head attest.Digest, now func() time.Time) *pool {
+	return &pool{now: now, open: make(map[*conn]bool), head: head}
+}
 
 // set makes addresses the replicas, keeps what is known of those that stay, and
 // closes the idle connections of those that go.
@@ -46,7 +52,7 @@ func (p *pool) set(addresses []string) {
 	for _, address := range addresses {
 		i := slices.IndexFunc(p.replicas, func(r *replica) bool { return r.address == address })
 		if i < 0 {
-			kept = append(kept, &replica{address: address})
+			kept = append(kept, &replica{address: address, dialing: make(chan struct{}, dialMost)})
 			continue
 		}
 		kept = append(kept, p.replicas[i])
@@ -212,17 +218,45 @@ func (p *pool) changed(c *conn) {
 	}
 }
 
-// put keeps a connection that nobody uses, or closes it when it is not to be
-// used again.
+// put gives a connection that nobody uses to whoever waits longest for one to
+// its replica, keeps it, or closes it when it is not to be used again.
 func (p *pool) put(c *conn) {
 	p.mu.Lock()
-	keep := p.current(c) && len(c.replica.idle) < idleMost && slices.Contains(p.replicas, c.replica)
-	if keep {
-		c.replica.idle = append(c.replica.idle, c)
+	r := c.replica
+	keep := p.current(c) && slices.Contains(p.replicas, r)
+	switch {
+	case keep && len(r.waiting) > 0 && p.now().Before(c.retire):
+		r.waiting[0] <- c // has room for one
+		r.waiting = r.waiting[1:]
+	case keep && len(r.idle) < idleMost:
+		r.idle = append(r.idle, c)
+	default:
+		keep = false
 	}
 	p.mu.Unlock()
 	if !keep {
 		c.http.Close()
+	}
+}
+
+// await gives a channel for one connection to the replica that becomes free.
+func (p *pool) await(r *replica) chan *conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	free := make(chan *conn, 1)
+	r.waiting = append(r.waiting, free)
+	return free
+}
+
+// forgo ends waiting. What came meanwhile goes to others.
+func (p *pool) forgo(r *replica, free chan *conn) {
+	p.mu.Lock()
+	r.waiting = slices.DeleteFunc(r.waiting, func(w chan *conn) bool { return w == free })
+	p.mu.Unlock()
+	select {
+	case c := <-free:
+		p.put(c)
+	default:
 	}
 }
 
