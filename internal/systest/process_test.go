@@ -75,6 +75,11 @@ func beAuthority(t *testing.T) any {
 	c.StopAuthority()
 	c.Log = toStderr()
 	c.StartAuthority()
+	return c.place()
+}
+
+// place is where the cluster's authority is, with a server for the TEEs.
+func (c *Cluster) place() authorityPlace {
 	device := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var data attest.ReportData
 		if _, err := io.ReadFull(r.Body, data[:]); err != nil {
@@ -88,7 +93,7 @@ func beAuthority(t *testing.T) any {
 		}
 		json.NewEncoder(w).Encode(evidence)
 	}))
-	t.Cleanup(device.Close)
+	c.t.Cleanup(device.Close)
 	return authorityPlace{c.URL(), c.Genesis, c.Root, device.URL}
 }
 
