@@ -66,7 +66,7 @@
 //	3  identity                  keys and chains from the root secret; Check
 //	   attest/attesttest         plays TEE vendors; tests only
 //	   attest/vectortest         judges folders of captured evidence; tests only
-//	4  internal/authority/store  what the authority keeps
+//	4  internal/authority/store  what the authority keeps; testdb/ starts a server, tests only
 //	   internal/history          following the policy history from its genesis
 //	   internal/channel          the trusted channel: sessions, requests, answers
 //	   internal/bus/bustest      units' certificates for tests of bus and manager; tests only

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -40,9 +41,9 @@ type Query struct {
 }
 
 const recordStatement = `INSERT INTO log (id, kind, task, unit, serial, certificate, content, mac)
-	SELECT ?1, 'issued', ?2, ?3, ?4, ?5, ?6, ?7
-	WHERE (SELECT head FROM history ORDER BY step DESC LIMIT 1) = ?8
-	AND NOT EXISTS (SELECT 1 FROM log WHERE kind = 'issued' AND serial = ?4 AND certificate <> ?5)
+	SELECT $1, 'issued', $2, $3, $4, $5, $6, $7
+	WHERE (SELECT head FROM history ORDER BY step DESC LIMIT 1) = $8
+	AND NOT EXISTS (SELECT 1 FROM log WHERE kind = 'issued' AND serial = $4 AND certificate <> $5)
 	ON CONFLICT (id) DO NOTHING`
 
 // Record writes an issuance and returns when it is on disk. In the same
@@ -63,8 +64,8 @@ func (s *Store) Record(ctx context.Context, i Issuance) error {
 // whyNot finds which condition of an issuance did not hold.
 func whyNot(ctx context.Context, c *session, i Issuance) error {
 	var used, current bool
-	err := c.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM log WHERE id = ?),
-		coalesce((SELECT head FROM history ORDER BY step DESC LIMIT 1) = ?, 0)`, i.Key, i.Head[:]).Scan(&used, &current)
+	err := c.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM log WHERE id = $1),
+		coalesce((SELECT head FROM history ORDER BY step DESC LIMIT 1) = $2, false)`, i.Key, i.Head[:]).Scan(&used, &current)
 	switch {
 	case err != nil:
 		return err
@@ -80,33 +81,34 @@ func whyNot(ctx context.Context, c *session, i Issuance) error {
 func (s *Store) Refused(ctx context.Context, e Entry) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		_, err := c.changed(ctx, `INSERT INTO log (id, kind, task, unit, serial, certificate, content, mac)
-			VALUES (?, 'refused', ?, ?, '', x'', ?, ?)`, e.Key, e.Task, e.Unit, e.Content, e.MAC)
+			VALUES ($1, 'refused', $2, $3, '', $4, $5, $6)`, e.Key, e.Task, e.Unit, []byte{}, e.Content, e.MAC)
 		if err != nil {
 			return err
 		}
 		_, err = c.changed(ctx, `DELETE FROM log WHERE kind = 'refused' AND sequence <=
-			(SELECT sequence FROM log WHERE kind = 'refused' ORDER BY sequence DESC LIMIT 1 OFFSET ?)`, maxRefusals)
+			(SELECT sequence FROM log WHERE kind = 'refused' ORDER BY sequence DESC LIMIT 1 OFFSET $1)`, maxRefusals)
 		return err
 	})
 }
 
 // Log is a page of the log, newest first.
 func (s *Store) Log(ctx context.Context, q Query) ([]Logged, error) {
-	where, args := []string{"1"}, []any{}
+	where, args := []string{"true"}, []any{q.Limit}
 	only := func(condition string, arg any) {
-		where, args = append(where, condition), append(args, arg)
+		args = append(args, arg)
+		where = append(where, fmt.Sprint(condition, " $", len(args)))
 	}
 	if q.Before > 0 {
-		only("sequence < ?", q.Before)
+		only("sequence <", q.Before)
 	}
 	if q.Task != "" {
-		only("task = ?", q.Task)
+		only("task =", q.Task)
 	}
 	if q.Unit != "" {
-		only("unit = ?", q.Unit)
+		only("unit =", q.Unit)
 	}
 	rows, err := s.reader.QueryContext(ctx, `SELECT sequence, id, content, mac FROM log WHERE `+
-		strings.Join(where, " AND ")+` ORDER BY sequence DESC LIMIT ?`, append(args, q.Limit)...)
+		strings.Join(where, " AND ")+` ORDER BY sequence DESC LIMIT $1`, args...)
 	if err != nil {
 		return nil, failed("reading the log", err)
 	}

@@ -26,7 +26,7 @@ func (s *Store) Root(ctx context.Context) (Row, error) {
 // refused with reason "store-foreign".
 func (s *Store) CreateRoot(ctx context.Context, r Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		ok, err := c.changed(ctx, `INSERT INTO root VALUES (1, ?, ?, ?) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
+		ok, err := c.changed(ctx, `INSERT INTO root VALUES (1, $1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
 		if err == nil && !ok {
 			return wire.Refuse(wire.StoreForeign, "store: root", "a root exists", "none")
 		}
@@ -38,7 +38,7 @@ func (s *Store) CreateRoot(ctx context.Context, r Row) error {
 // refuses with reason "behind".
 func (s *Store) SwapRoot(ctx context.Context, old, next Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		ok, err := c.changed(ctx, `UPDATE root SET key = ?, content = ?, mac = ? WHERE mac = ?`, next.Key, next.Content, next.MAC, old.MAC)
+		ok, err := c.changed(ctx, `UPDATE root SET key = $1, content = $2, mac = $3 WHERE mac = $4`, next.Key, next.Content, next.MAC, old.MAC)
 		if err == nil && !ok {
 			return moved("root")
 		}
@@ -48,7 +48,7 @@ func (s *Store) SwapRoot(ctx context.Context, old, next Row) error {
 
 // Steps are the rows of the whole history, oldest first.
 func (s *Store) Steps(ctx context.Context) ([]Row, error) {
-	rows, err := s.reader.QueryContext(ctx, `SELECT head, content, mac FROM history ORDER BY step LIMIT ?`, wire.MaxHistory)
+	rows, err := s.reader.QueryContext(ctx, `SELECT head, content, mac FROM history ORDER BY step LIMIT $1`, wire.MaxHistory)
 	if err != nil {
 		return nil, failed("reading the history", err)
 	}
@@ -71,11 +71,12 @@ func (s *Store) Head(ctx context.Context) (wire.Digest, error) {
 // from (the zero digest in an empty history); otherwise it refuses with reason
 // "behind".
 func (s *Store) Append(ctx context.Context, from wire.Digest, step Row) error {
-	const statement = `INSERT INTO history (head, content, mac) SELECT ?, ?, ?
-		WHERE coalesce((SELECT head FROM history ORDER BY step DESC LIMIT 1), zeroblob(32)) = ?
+	const statement = `INSERT INTO history (head, content, mac) SELECT $1, $2, $3
+		WHERE coalesce((SELECT head FROM history ORDER BY step DESC LIMIT 1), $4) = $5
 		ON CONFLICT DO NOTHING`
+	var none wire.Digest
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		ok, err := c.changed(ctx, statement, step.Key, step.Content, step.MAC, from[:])
+		ok, err := c.changed(ctx, statement, step.Key, step.Content, step.MAC, none[:], from[:])
 		if err == nil && !ok {
 			return moved("history")
 		}
@@ -96,7 +97,7 @@ func (s *Store) Proposals(ctx context.Context) ([]Row, error) {
 // "behind".
 func (s *Store) AddProposal(ctx context.Context, r Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		ok, err := c.changed(ctx, `INSERT INTO proposals VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
+		ok, err := c.changed(ctx, `INSERT INTO proposals VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
 		if err == nil && !ok {
 			return moved("proposals")
 		}
@@ -108,7 +109,7 @@ func (s *Store) AddProposal(ctx context.Context, r Row) error {
 // refuses with reason "behind".
 func (s *Store) SwapProposal(ctx context.Context, old, next Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		ok, err := c.changed(ctx, `UPDATE proposals SET content = ?, mac = ? WHERE digest = ? AND mac = ?`,
+		ok, err := c.changed(ctx, `UPDATE proposals SET content = $1, mac = $2 WHERE digest = $3 AND mac = $4`,
 			next.Content, next.MAC, old.Key, old.MAC)
 		if err == nil && !ok {
 			return moved("proposals")
@@ -120,7 +121,7 @@ func (s *Store) SwapProposal(ctx context.Context, old, next Row) error {
 // RemoveProposal forgets a proposal if it is still the row old.
 func (s *Store) RemoveProposal(ctx context.Context, old Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		_, err := c.changed(ctx, `DELETE FROM proposals WHERE digest = ? AND mac = ?`, old.Key, old.MAC)
+		_, err := c.changed(ctx, `DELETE FROM proposals WHERE digest = $1 AND mac = $2`, old.Key, old.MAC)
 		return err
 	})
 }

@@ -12,7 +12,8 @@
 // next one together, so that many issuances share one fsync.
 //
 // Use [Create] to make a store for `authority init` and [Open] for everything
-// after. SQLite files serve now ("sqlite:FILE").
+// after: "sqlite:FILE" for one machine, "postgres://…" for authorities on
+// several. Both do the same.
 package store
 
 import (
@@ -20,47 +21,20 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net/url"
-	"os"
 	"strings"
 
 	"github.com/cohort-tee/cohort/internal/wire"
-	"modernc.org/sqlite"
 )
 
-// version is the layout of the tables; a store of a newer one is refused.
-const version = 1
+// engine is what one kind of database does in its own way.
+type engine struct {
+	begin      string   // of a transaction that no other writer's overlaps
+	tables     string   // counts the tables that are there, and among them that of the version
+	migrations []string // the n-th makes version n of the one before; each but the first only adds
+}
 
-const schema = `
-CREATE TABLE cohort_schema (version INTEGER NOT NULL) STRICT;
-CREATE TABLE root (only INTEGER PRIMARY KEY CHECK (only = 1), key BLOB NOT NULL, content BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
-CREATE TABLE history (step INTEGER PRIMARY KEY, head BLOB NOT NULL UNIQUE, content BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
-CREATE TABLE proposals (digest BLOB PRIMARY KEY, content BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
-CREATE TABLE log (
-	sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-	id BLOB NOT NULL UNIQUE,
-	kind TEXT NOT NULL CHECK (kind IN ('issued', 'refused')),
-	task TEXT NOT NULL,
-	unit TEXT NOT NULL,
-	serial TEXT NOT NULL,
-	certificate BLOB NOT NULL,
-	content BLOB NOT NULL,
-	mac BLOB NOT NULL
-) STRICT;
-CREATE INDEX log_serial ON log (serial) WHERE kind = 'issued';
-CREATE INDEX log_task ON log (task, sequence);
-CREATE INDEX log_unit ON log (unit, sequence);
-CREATE INDEX log_refused ON log (sequence) WHERE kind = 'refused';
-INSERT INTO cohort_schema VALUES (1);
-`
-
-// Result codes of SQLite.
-const (
-	sqliteError   = 1  // such as: no such table
-	sqliteCorrupt = 11 // damaged
-	sqliteNotADB  = 26 // not a database
-)
+// version is the layout of the tables this program was written for.
+func (e engine) version() int { return len(e.migrations) }
 
 // readers is how many reads run beside the one writer.
 const readers = 4
@@ -77,6 +51,7 @@ type Row struct {
 // Store is one database. It is safe for concurrent use, also by several
 // processes.
 type Store struct {
+	engine engine
 	reader *sql.DB
 	writer *sql.DB // one connection
 	writes chan write
@@ -87,21 +62,15 @@ type Store struct {
 }
 
 // Create opens the store at dsn for `authority init` and makes its tables when
-// the file is missing or empty. A database of something else is refused with
-// reason "store-foreign".
+// the database is empty, an SQLite file also where there is none. A database of
+// something else is refused with reason "store-foreign".
 func Create(ctx context.Context, dsn string) (*Store, error) {
-	file, err := path(dsn)
-	if err != nil {
-		return nil, err
+	if file, ok := strings.CutPrefix(dsn, "sqlite:"); ok && file != "" {
+		if err := createFile(file); err != nil {
+			return nil, err
+		}
 	}
-	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, failed("creating "+file, err)
-	}
-	if err := f.Close(); err != nil {
-		return nil, failed("creating "+file, err)
-	}
-	s, err := connect(file)
+	s, err := connect(dsn)
 	if err != nil {
 		return nil, err
 	}
@@ -113,16 +82,10 @@ func Create(ctx context.Context, dsn string) (*Store, error) {
 
 // Open opens a store that [Create] made and `authority init` gave a root. An
 // empty store, and one of something else, is refused with reason
-// "store-foreign": nothing but init makes a root.
+// "store-foreign": nothing but init makes a root. Tables of an older version are
+// brought to ours; those of the next are used as they are.
 func Open(ctx context.Context, dsn string) (*Store, error) {
-	file, err := path(dsn)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
-		return nil, notOurs("no file " + file)
-	}
-	s, err := connect(file)
+	s, err := connect(dsn)
 	if err != nil {
 		return nil, err
 	}
@@ -153,98 +116,113 @@ func (s *Store) Ping(ctx context.Context) error {
 	return nil
 }
 
-// path takes the file out of a dsn. The dsn is not repeated in the error: one
-// of PostgreSQL may hold a password.
-func path(dsn string) (string, error) {
+// connect opens what dsn names. The dsn is not repeated in errors: one of
+// PostgreSQL may hold a password.
+func connect(dsn string) (*Store, error) {
 	file, ok := strings.CutPrefix(dsn, "sqlite:")
 	switch {
-	case strings.HasPrefix(dsn, "postgres://"):
-		return "", wire.Refuse(wire.BadRequest, "store: address", "postgres://…", "sqlite:FILE; PostgreSQL is not supported yet")
-	case !ok || file == "":
-		return "", wire.Refuse(wire.BadRequest, "store: address", "another form", "sqlite:FILE")
+	case strings.HasPrefix(dsn, "postgres://"), strings.HasPrefix(dsn, "postgresql://"):
+		return openServer(dsn)
+	case ok && file != "":
+		return openFile(file)
 	}
-	return file, nil
+	return nil, wire.Refuse(wire.BadRequest, "store: address", "another form", "sqlite:FILE or postgres://USER@HOST/DATABASE")
 }
 
-// connect opens both pools. Transactions of the writer take the write lock at
-// their begin, so that none fails half way for another process's.
-func connect(file string) (*Store, error) {
-	uri := (&url.URL{Scheme: "file", Opaque: url.PathEscape(file)}).String() +
-		"?mode=rw&_pragma=busy_timeout(2000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)"
-	reader, err := sql.Open("sqlite", uri+"&_pragma=query_only(1)")
-	if err != nil {
-		return nil, failed("opening", err)
-	}
-	writer, err := sql.Open("sqlite", uri)
-	if err != nil {
-		return nil, failed("opening", errors.Join(err, reader.Close()))
-	}
+// start makes a store of two pools and starts its writer.
+func start(e engine, reader, writer *sql.DB) *Store {
 	reader.SetMaxOpenConns(readers)
+	reader.SetMaxIdleConns(readers)
 	writer.SetMaxOpenConns(1)
-	s := &Store{reader: reader, writer: writer, writes: make(chan write), quit: make(chan struct{}), done: make(chan struct{})}
+	s := &Store{engine: e, reader: reader, writer: writer, writes: make(chan write), quit: make(chan struct{}), done: make(chan struct{})}
 	go s.run()
-	return s, nil
+	return s
 }
 
 // prepare makes the tables in an empty database and checks any other.
 func (s *Store) prepare(ctx context.Context) error {
+	var tables, ours int
+	if err := s.reader.QueryRowContext(ctx, s.engine.tables).Scan(&tables, &ours); err != nil {
+		return failed("reading the tables", err)
+	}
+	if tables > 0 {
+		return s.check(ctx)
+	}
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		var tables int
-		if err := c.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_schema`).Scan(&tables); err != nil {
-			return foreign(err)
+		if err := c.QueryRowContext(ctx, s.engine.tables).Scan(&tables, &ours); err != nil || tables > 0 {
+			return err // another process was faster
 		}
-		if tables > 0 {
-			return checkVersion(c.QueryRowContext(ctx, `SELECT version FROM cohort_schema`))
-		}
-		_, err := c.ExecContext(ctx, schema)
-		return err
+		return s.migrate(ctx, c, 0)
 	})
 }
 
+// check demands tables of a version that this program knows how to use, and
+// migrates older ones. Migrations only add, so that a process of version N goes
+// on while one of N+1 has migrated under it.
 func (s *Store) check(ctx context.Context) error {
-	return checkVersion(s.reader.QueryRowContext(ctx, `SELECT version FROM cohort_schema`))
+	var tables, ours, found int
+	if err := s.reader.QueryRowContext(ctx, s.engine.tables).Scan(&tables, &ours); err != nil {
+		return failed("reading the tables", err)
+	}
+	if ours == 0 {
+		return notOurs(fmt.Sprint(tables, " tables, and no cohort_schema"))
+	}
+	if err := s.reader.QueryRowContext(ctx, `SELECT version FROM cohort_schema`).Scan(&found); err != nil {
+		return failed("reading the version of the tables", err)
+	}
+	switch known := s.engine.version(); {
+	case found < 1 || found > known+1:
+		return wire.Refuse(wire.StoreForeign, "store: version of the tables", found, fmt.Sprint("1 to ", known+1))
+	case found >= known:
+		return nil
+	}
+	return s.write(ctx, func(ctx context.Context, c *session) error {
+		if err := c.QueryRowContext(ctx, `SELECT version FROM cohort_schema`).Scan(&found); err != nil {
+			return err
+		}
+		return s.migrate(ctx, c, found)
+	})
 }
 
-func checkVersion(row *sql.Row) error {
-	var found int
-	if err := row.Scan(&found); err != nil {
-		return foreign(err)
+// migrate brings tables from one version to ours.
+func (s *Store) migrate(ctx context.Context, c *session, from int) error {
+	if from >= s.engine.version() {
+		return nil // another process was faster
 	}
-	if found != version {
-		return wire.Refuse(wire.StoreForeign, "store: version of the tables", found, version)
+	for _, statements := range s.engine.migrations[from:] {
+		if _, err := c.ExecContext(ctx, statements); err != nil {
+			return err
+		}
 	}
-	return nil
-}
-
-// foreign judges an error of the first read: other tables, or none, are not
-// ours.
-func foreign(err error) error {
-	if code(err) == sqliteError || errors.Is(err, sql.ErrNoRows) {
-		return notOurs(err)
-	}
-	return failed("reading the version", err)
+	_, err := c.ExecContext(ctx, `UPDATE cohort_schema SET version = $1`, s.engine.version())
+	return err
 }
 
 func notOurs(got any) error {
 	return wire.Refuse(wire.StoreForeign, "store", got, "a store made by `cohort authority init`")
 }
 
-// failed is the error of anything that is not an answer of the database.
+// failed is the error of anything that is not an answer of the database. A
+// damaged one is "store-foreign", other tables than ours too.
 func failed(step string, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("store: %s: %w", step, err)
-	case code(err) == sqliteNotADB, code(err) == sqliteCorrupt:
-		return notOurs(err)
+	case errors.Is(err, sql.ErrNoRows), foreign(err):
+		return wire.Refuse(wire.StoreForeign, "store: "+step, err, "a store made by `cohort authority init`")
 	}
 	return wire.Refuse(wire.StoreFailed, "store: "+step, err, "")
 }
 
-// code is the result code of SQLite, 0 for other errors.
-func code(err error) int {
-	var answer *sqlite.Error
-	if errors.As(err, &answer) {
-		return answer.Code() & 0xff // without the extension
+// foreign reports whether a database said that it is damaged, or no database.
+func foreign(err error) bool {
+	switch code(err) {
+	case sqliteNotADB, sqliteCorrupt:
+		return true
 	}
-	return 0
+	switch state(err) {
+	case "XX001", "XX002": // data, index corrupted
+		return true
+	}
+	return false
 }

@@ -11,17 +11,25 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 
+	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
+// onBoth runs a test on an empty database of each kind.
+func onBoth(t *testing.T, test func(t *testing.T, dsn string)) {
+	t.Run("sqlite", func(t *testing.T) { test(t, inFile(t)) })
+	t.Run("postgres", func(t *testing.T) { test(t, testdb.Database(t)) })
+}
+
+func inFile(t testing.TB) string { return "sqlite:" + filepath.Join(t.TempDir(), "a.db") }
+
 // fresh makes a store with a root and one step of history.
-func fresh(t testing.TB, file string) *Store {
+func fresh(t testing.TB, dsn string) *Store {
 	t.Helper()
-	s, err := Create(t.Context(), "sqlite:"+file)
+	s, err := Create(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,9 +43,9 @@ func fresh(t testing.TB, file string) *Store {
 	return s
 }
 
-func reopen(t testing.TB, file string) *Store {
+func reopen(t testing.TB, dsn string) *Store {
 	t.Helper()
-	s, err := Open(t.Context(), "sqlite:"+file)
+	s, err := Open(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,16 +90,17 @@ func count(t testing.TB, s *Store) int {
 	return len(page)
 }
 
-func TestRoundTrip(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "odd name?%20#.db")
-	s := fresh(t, file)
+func TestRoundTrip(t *testing.T) { onBoth(t, testRoundTrip) }
+
+func testRoundTrip(t *testing.T, dsn string) {
+	s := fresh(t, dsn)
 	if err := s.Record(t.Context(), issuance(1)); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.AddProposal(t.Context(), row("p")); err != nil {
 		t.Fatal(err)
 	}
-	s = reopen(t, file)
+	s = reopen(t, dsn)
 	root, err := s.Root(t.Context())
 	check(t, "root", err, root, row("root"))
 	steps, err := s.Steps(t.Context())
@@ -103,10 +112,6 @@ func TestRoundTrip(t *testing.T) {
 	if got, err := s.Head(t.Context()); err != nil || got != head(1) {
 		t.Errorf("got head %v, %v, want %v", got, err, head(1))
 	}
-	info, err := os.Stat(file)
-	if err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("got mode %v, %v, want 0600", info.Mode(), err)
-	}
 }
 
 func check(t *testing.T, what string, err error, got, want Row) {
@@ -117,8 +122,10 @@ func check(t *testing.T, what string, err error, got, want Row) {
 }
 
 // TestConditions are the writes that must not be made.
-func TestConditions(t *testing.T) {
-	s := fresh(t, filepath.Join(t.TempDir(), "a.db"))
+func TestConditions(t *testing.T) { onBoth(t, testConditions) }
+
+func testConditions(t *testing.T, dsn string) {
+	s := fresh(t, dsn)
 	ctx := t.Context()
 	for _, err := range []error{s.Record(ctx, issuance(1)), s.AddProposal(ctx, row("p")), s.SwapProposal(ctx, row("p"), Row{[]byte("p"), []byte("c"), []byte("2")})} {
 		if err != nil {
@@ -171,15 +178,16 @@ func TestOpenRefusals(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	edit(t, at("foreign"), `CREATE TABLE something (x)`)
+	edit(t, "sqlite:"+at("foreign"), `CREATE TABLE something (x)`)
 	rootless, err := Create(t.Context(), "sqlite:"+at("rootless"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	rootless.Close()
-	fresh(t, at("newer"))
-	edit(t, at("newer"), `UPDATE cohort_schema SET version = 2`)
+	fresh(t, "sqlite:"+at("newer"))
+	edit(t, "sqlite:"+at("newer"), `UPDATE cohort_schema SET version = 4`)
 
+	inServer := foreignServers(t)
 	rows := []struct {
 		name, dsn string
 		open      func(context.Context, string) (*Store, error)
@@ -195,7 +203,13 @@ func TestOpenRefusals(t *testing.T) {
 		{"make in foreign", "sqlite:" + at("foreign"), Create, wire.StoreForeign},
 		{"make in newer", "sqlite:" + at("newer"), Create, wire.StoreForeign},
 		{"make nowhere", "sqlite:" + at("no/where"), Create, wire.StoreFailed},
-		{"PostgreSQL", "postgres://user:hunter2@host/db", Open, wire.BadRequest},
+		{"no such port", "postgres://user:hunter2@host:port/db", Open, wire.BadRequest},
+		{"nobody's server", "postgres://user:hunter2@127.0.0.1:1/db", Open, wire.StoreFailed},
+		{"empty server", inServer["empty"], Open, wire.StoreForeign},
+		{"foreign server", inServer["foreign"], Open, wire.StoreForeign},
+		{"make in a foreign server", inServer["foreign"], Create, wire.StoreForeign},
+		{"server without root", inServer["rootless"], Open, wire.StoreForeign},
+		{"newer server", inServer["newer"], Open, wire.StoreForeign},
 		{"no kind", "file", Open, wire.BadRequest},
 		{"no file", "sqlite:", Create, wire.BadRequest},
 	}
@@ -221,9 +235,31 @@ func TestOpenRefusals(t *testing.T) {
 	}
 }
 
+// foreignServers are databases of PostgreSQL that are no store of ours.
+func foreignServers(t *testing.T) map[string]string {
+	all := map[string]string{}
+	for _, name := range []string{"empty", "foreign", "rootless", "newer"} {
+		all[name] = testdb.Database(t)
+	}
+	edit(t, all["foreign"], `CREATE TABLE something (x int)`)
+	rootless, err := Create(t.Context(), all["rootless"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	rootless.Close()
+	fresh(t, all["newer"])
+	edit(t, all["newer"], `UPDATE cohort_schema SET version = 4`)
+	return all
+}
+
 // edit changes a database behind the store's back.
-func edit(t testing.TB, file, statement string) {
+func edit(t testing.TB, dsn, statement string) {
 	t.Helper()
+	file, ok := strings.CutPrefix(dsn, "sqlite:")
+	if !ok {
+		testdb.Exec(t, dsn, statement)
+		return
+	}
 	db, err := sql.Open("sqlite", file)
 	if err != nil {
 		t.Fatal(err)
@@ -235,9 +271,10 @@ func edit(t testing.TB, file, statement string) {
 }
 
 // TestGroupCommit records 64 issuances at once; all are there after reopening.
-func TestGroupCommit(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "a.db")
-	s := fresh(t, file)
+func TestGroupCommit(t *testing.T) { onBoth(t, testGroupCommit) }
+
+func testGroupCommit(t *testing.T, dsn string) {
+	s := fresh(t, dsn)
 	var all sync.WaitGroup
 	for n := range 64 {
 		all.Go(func() {
@@ -247,7 +284,7 @@ func TestGroupCommit(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if got := count(t, reopen(t, file)); got != 64 {
+	if got := count(t, reopen(t, dsn)); got != 64 {
 		t.Errorf("got %d rows, want 64", got)
 	}
 }
@@ -266,26 +303,16 @@ func TestGather(t *testing.T) {
 	})
 }
 
-// TestDurable looks at how the writer's connection writes: a commit waits for
-// the disk.
-func TestDurable(t *testing.T) {
-	s := fresh(t, filepath.Join(t.TempDir(), "a.db"))
-	for pragma, want := range map[string]string{"synchronous": "2", "journal_mode": "wal"} {
-		var got string
-		if err := s.session.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(&got); err != nil || got != want {
-			t.Errorf("got %s %q, %v, want %q", pragma, got, err, want)
-		}
-	}
-}
-
 // TestBatch puts a good write, a refused one and another good one into one
 // transaction: the refusal is its own writer's alone. A broken write takes all
 // back.
-func TestBatch(t *testing.T) {
-	s := fresh(t, filepath.Join(t.TempDir(), "a.db"))
+func TestBatch(t *testing.T) { onBoth(t, testBatch) }
+
+func testBatch(t *testing.T, dsn string) {
+	s := fresh(t, dsn)
 	ours := func(n int) apply {
 		return func(ctx context.Context, c *session) error {
-			_, err := c.ExecContext(ctx, `INSERT INTO proposals VALUES (?, x'', x'')`, fmt.Append(nil, n))
+			_, err := c.ExecContext(ctx, `INSERT INTO proposals VALUES ($1, $1, $1)`, fmt.Append(nil, n))
 			return err
 		}
 	}
@@ -310,133 +337,11 @@ func TestBatch(t *testing.T) {
 	}
 }
 
-// TestFaults breaks the disk, expects an error and no row, heals it, and
-// expects the same write to be done.
-func TestFaults(t *testing.T) {
-	faults := []struct {
-		name        string
-		break_, fix string // run on the writer's connection
-	}{
-		{"full", `PRAGMA max_page_count = 1`, `PRAGMA max_page_count = 1000000`},
-		{"read-only", `PRAGMA query_only = 1`, `PRAGMA query_only = 0`},
-	}
-	for _, fault := range faults {
-		t.Run(fault.name, func(t *testing.T) {
-			s := fresh(t, filepath.Join(t.TempDir(), "a.db"))
-			big := issuance(1)
-			big.Content = make([]byte, 1<<20)
-			s.pragma(t, fault.break_)
-			wantReason(t, s.Record(t.Context(), big), wire.StoreFailed)
-			if got := count(t, s); got != 0 {
-				t.Errorf("got %d rows after a failed write, want 0", got)
-			}
-			s.pragma(t, fault.fix)
-			if err := s.Record(t.Context(), big); err != nil {
-				t.Errorf("after the fault: %v", err)
-			}
-		})
-	}
-}
+func TestClosed(t *testing.T) { onBoth(t, testClosed) }
 
-// pragma sets what the connection of the writer may do. It runs between
-// transactions, since the writer is at rest then.
-func (s *Store) pragma(t *testing.T, statement string) {
-	t.Helper()
-	if s.session == nil {
-		return // the broken connection was given up, and its pragma with it
-	}
-	if _, err := s.session.ExecContext(t.Context(), statement); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// TestFullDisk fills a small disk of its own, and empties it again.
-func TestFullDisk(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
-		t.Skipf("mounting a small disk: %v", err)
-	}
-	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
-	file := filepath.Join(dir, "a.db")
-	s := fresh(t, file)
-	if err := s.Record(t.Context(), issuance(0)); err != nil {
-		t.Fatal(err)
-	}
-	filler := filepath.Join(dir, "filler")
-	// It is expected to end for want of room.
-	_ = os.WriteFile(filler, make([]byte, 4<<20), 0o600)
-	n := 1
-	var err error
-	for ; err == nil && n < 10_000; n++ {
-		err = s.Record(t.Context(), issuance(n))
-	}
-	wantReason(t, err, wire.StoreFailed)
-	if got := count(t, s); got != n-1 {
-		t.Errorf("got %d rows on the full disk, want the %d acknowledged", got, n-1)
-	}
-	if err := os.Remove(filler); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Record(t.Context(), issuance(n)); err != nil {
-		t.Errorf("with room again: %v", err)
-	}
-}
-
-// TestReadOnlyDisk takes the right to write away and gives it back.
-func TestReadOnlyDisk(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=8m"); err != nil {
-		t.Skipf("mounting a small disk: %v", err)
-	}
-	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
-	made, err := Create(t.Context(), "sqlite:"+filepath.Join(dir, "a.db"))
-	if err == nil {
-		err = errors.Join(made.CreateRoot(t.Context(), row("root")), made.Append(t.Context(), wire.Digest{}, step(1)), made.Close())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	remount := func(flags uintptr) {
-		if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|flags, "size=8m"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	remount(syscall.MS_RDONLY)
-	_, err = Open(t.Context(), "sqlite:"+filepath.Join(dir, "a.db"))
-	wantReason(t, err, wire.StoreFailed)
-	remount(0)
-	s := reopen(t, filepath.Join(dir, "a.db"))
-	if err := s.Record(t.Context(), issuance(1)); err != nil {
-		t.Error(err)
-	}
-}
-
-// TestLocked lets another process hold the write lock.
-func TestLocked(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "a.db")
-	s := fresh(t, file)
-	db, err := sql.Open("sqlite", file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	db.SetMaxOpenConns(1)
-	if _, err := db.Exec("BEGIN IMMEDIATE"); err != nil {
-		t.Fatal(err)
-	}
-	wantReason(t, s.Record(t.Context(), issuance(1)), wire.StoreFailed)
-	if _, err := db.Exec("ROLLBACK"); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Record(t.Context(), issuance(1)); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestClosed(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "a.db")
-	fresh(t, file)
-	s, err := Open(t.Context(), "sqlite:"+file)
+func testClosed(t *testing.T, dsn string) {
+	fresh(t, dsn)
+	s, err := Open(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -446,20 +351,23 @@ func TestClosed(t *testing.T) {
 	wantReason(t, s.Record(t.Context(), issuance(1)), wire.Unavailable)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := reopen(t, file).Log(ctx, Query{Limit: 1}); !errors.Is(err, context.Canceled) {
+	if _, err := reopen(t, dsn).Log(ctx, Query{Limit: 1}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
 }
 
 // TestRefusalsAreBounded writes more refusals than are kept.
-func TestRefusalsAreBounded(t *testing.T) {
-	s := fresh(t, filepath.Join(t.TempDir(), "a.db"))
+func TestRefusalsAreBounded(t *testing.T) { onBoth(t, testRefusalsAreBounded) }
+
+func testRefusalsAreBounded(t *testing.T, dsn string) {
+	s := fresh(t, dsn)
 	if err := s.Record(t.Context(), issuance(1)); err != nil {
 		t.Fatal(err)
 	}
-	edit(t, s.file(t), fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
+	blob := map[bool][2]string{true: {"CAST('r' || i AS BLOB)", "x''"}, false: {"('r' || i)::bytea", "''"}}[strings.HasPrefix(dsn, "sqlite:")]
+	edit(t, dsn, fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
 		INSERT INTO log (id, kind, task, unit, serial, certificate, content, mac)
-		SELECT CAST('r' || i AS BLOB), 'refused', '', '', '', x'', x'', x'' FROM n`, maxRefusals))
+		SELECT %s, 'refused', '', '', '', %[3]s, %[3]s, %[3]s FROM n`, maxRefusals, blob[0], blob[1]))
 	for n := range 3 {
 		if err := s.Refused(t.Context(), Entry{Row: row(fmt.Sprint("refusal ", n))}); err != nil {
 			t.Fatal(err)
@@ -470,30 +378,24 @@ func TestRefusalsAreBounded(t *testing.T) {
 	}
 }
 
-// file is where the store's database lies.
-func (s *Store) file(t testing.TB) string {
-	t.Helper()
-	var number int
-	var name, file string
-	if err := s.reader.QueryRow(`PRAGMA database_list`).Scan(&number, &name, &file); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
 // TestKill kills a process again and again while it records and says what was
 // acknowledged: every acknowledged row is there.
 func TestKill(t *testing.T) {
-	const variable = "STORE_TEST_FILE"
-	if file := os.Getenv(variable); file != "" {
-		recordForEver(t, file)
+	if dsn := os.Getenv(toRecord); dsn != "" {
+		recordForEver(t, dsn)
 	}
-	file := filepath.Join(t.TempDir(), "a.db")
-	fresh(t, file)
+	onBoth(t, testKill)
+}
+
+// toRecord tells a child where to record.
+const toRecord = "STORE_TEST_DSN"
+
+func testKill(t *testing.T, dsn string) {
+	fresh(t, dsn)
 	acknowledged := map[string]bool{}
 	for range 10 {
 		child := exec.Command(os.Args[0], "-test.run=^TestKill$")
-		child.Env = append(os.Environ(), variable+"="+file)
+		child.Env = append(os.Environ(), toRecord+"="+dsn)
 		out, err := child.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -518,7 +420,7 @@ func TestKill(t *testing.T) {
 			acknowledged[line] = true
 		}
 	}
-	page, err := reopen(t, file).Log(t.Context(), Query{Limit: 1 << 20})
+	page, err := reopen(t, dsn).Log(t.Context(), Query{Limit: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -532,8 +434,8 @@ func TestKill(t *testing.T) {
 
 // recordForEver records from many goroutines and prints each nonce once it is
 // acknowledged.
-func recordForEver(t *testing.T, file string) {
-	s := reopen(t, file)
+func recordForEver(t *testing.T, dsn string) {
+	s := reopen(t, dsn)
 	for worker := range 8 {
 		go func() {
 			for n := 0; ; n++ {
@@ -554,7 +456,7 @@ func recordForEver(t *testing.T, file string) {
 func BenchmarkRecord(b *testing.B) {
 	for _, writers := range []int{1, 16} {
 		b.Run(fmt.Sprint(writers), func(b *testing.B) {
-			s := fresh(b, filepath.Join(b.TempDir(), "a.db"))
+			s := fresh(b, inFile(b))
 			var all sync.WaitGroup
 			todo := make(chan int)
 			for range writers {

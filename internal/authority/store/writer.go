@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"runtime"
+	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -91,10 +92,13 @@ func (s *Store) commit(batch []write) {
 	}
 }
 
-// transact uses no caller's context: the transaction belongs to several, and
-// busy_timeout bounds it.
+// patience bounds a transaction, where the database does not.
+const patience = 10 * time.Second
+
+// transact uses no caller's context: the transaction belongs to several.
 func (s *Store) transact(batch []write) ([]error, error) {
-	ctx := context.Background()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
 	if s.session == nil {
 		c, err := s.writer.Conn(ctx)
 		if err != nil {
@@ -102,7 +106,7 @@ func (s *Store) transact(batch []write) ([]error, error) {
 		}
 		s.session = &session{c, make(map[string]*sql.Stmt)}
 	}
-	if _, err := s.session.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+	if _, err := s.session.ExecContext(ctx, s.engine.begin); err != nil {
 		return nil, err
 	}
 	outcomes, err := applyAll(ctx, s.session, batch)

@@ -1,0 +1,80 @@
+package store
+
+import (
+	"errors"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+// inPostgres is a database of a PostgreSQL server, in the schema that is first
+// in its search path. Every writing transaction takes one lock at its begin, as
+// in SQLite: what it read stays so until it is committed, whichever process of
+// whichever machine asks.
+var inPostgres = engine{
+	begin:  `BEGIN; SELECT pg_advisory_xact_lock(hashtext('cohort'), hashtext(current_schema()))`,
+	tables: `SELECT count(*), count(*) FILTER (WHERE table_name = 'cohort_schema') FROM information_schema.tables WHERE table_schema = current_schema()`,
+	migrations: []string{`
+CREATE TABLE cohort_schema (version INTEGER NOT NULL);
+CREATE TABLE root ("only" INTEGER PRIMARY KEY CHECK ("only" = 1), key BYTEA NOT NULL, content BYTEA NOT NULL, mac BYTEA NOT NULL);
+CREATE TABLE history (step BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, head BYTEA NOT NULL UNIQUE, content BYTEA NOT NULL, mac BYTEA NOT NULL);
+CREATE TABLE proposals (digest BYTEA PRIMARY KEY, content BYTEA NOT NULL, mac BYTEA NOT NULL);
+CREATE TABLE log (
+	sequence BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	id BYTEA NOT NULL UNIQUE,
+	kind TEXT NOT NULL CHECK (kind IN ('issued', 'refused')),
+	task TEXT NOT NULL,
+	unit TEXT NOT NULL,
+	serial TEXT NOT NULL,
+	certificate BYTEA NOT NULL,
+	content BYTEA NOT NULL,
+	mac BYTEA NOT NULL
+);
+CREATE INDEX log_serial ON log (serial) WHERE kind = 'issued';
+CREATE INDEX log_task ON log (task, sequence);
+CREATE INDEX log_unit ON log (unit, sequence);
+CREATE INDEX log_refused ON log (sequence) WHERE kind = 'refused';
+INSERT INTO cohort_schema VALUES (1);
+`, `
+CREATE TABLE lease (name BYTEA PRIMARY KEY, content BYTEA NOT NULL, mac BYTEA NOT NULL);
+CREATE TABLE collateral (name TEXT PRIMARY KEY, content BYTEA NOT NULL, expires BIGINT NOT NULL);
+CREATE INDEX collateral_expires ON collateral (expires);
+`},
+}
+
+// connectWait bounds the wait for a server, where the address says nothing of
+// it.
+const connectWait = 5 * time.Second
+
+// openServer opens a database of a server. What keeps our promises is asked for
+// on each connection, whatever the server's own settings: a commit waits for
+// the disk, and a process that died or hangs holds the lock for seconds only.
+func openServer(dsn string) (*Store, error) {
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil { // it repeats the address, and that may hold a password
+		return nil, wire.Refuse(wire.BadRequest, "store: address", "another form", "postgres://USER@HOST/DATABASE")
+	}
+	if config.ConnectTimeout == 0 || config.ConnectTimeout > connectWait {
+		config.ConnectTimeout = connectWait
+	}
+	for name, value := range map[string]string{
+		"application_name": "cohort", "synchronous_commit": "on", "lock_timeout": "2s", "idle_in_transaction_session_timeout": "5s",
+	} {
+		config.RuntimeParams[name] = value
+	}
+	reading := config.Copy()
+	reading.RuntimeParams["default_transaction_read_only"] = "on"
+	return start(inPostgres, stdlib.OpenDB(*reading), stdlib.OpenDB(*config)), nil
+}
+
+// state is the SQLSTATE of an answer of PostgreSQL, empty for other errors.
+func state(err error) string {
+	var answer *pgconn.PgError
+	if errors.As(err, &answer) {
+		return answer.Code
+	}
+	return ""
+}

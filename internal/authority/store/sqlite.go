@@ -1,0 +1,89 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"io/fs"
+	"net/url"
+	"os"
+
+	"modernc.org/sqlite"
+)
+
+// inSQLite is a file. Transactions of the writer take the write lock at their
+// begin, so that none fails half way for another process's.
+var inSQLite = engine{
+	begin:  `BEGIN IMMEDIATE`,
+	tables: `SELECT count(*), count(*) FILTER (WHERE name = 'cohort_schema') FROM sqlite_schema`,
+	migrations: []string{`
+CREATE TABLE cohort_schema (version INTEGER NOT NULL) STRICT;
+CREATE TABLE root (only INTEGER PRIMARY KEY CHECK (only = 1), key BLOB NOT NULL, content BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
+CREATE TABLE history (step INTEGER PRIMARY KEY, head BLOB NOT NULL UNIQUE, content BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
+CREATE TABLE proposals (digest BLOB PRIMARY KEY, content BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
+CREATE TABLE log (
+	sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+	id BLOB NOT NULL UNIQUE,
+	kind TEXT NOT NULL CHECK (kind IN ('issued', 'refused')),
+	task TEXT NOT NULL,
+	unit TEXT NOT NULL,
+	serial TEXT NOT NULL,
+	certificate BLOB NOT NULL,
+	content BLOB NOT NULL,
+	mac BLOB NOT NULL
+) STRICT;
+CREATE INDEX log_serial ON log (serial) WHERE kind = 'issued';
+CREATE INDEX log_task ON log (task, sequence);
+CREATE INDEX log_unit ON log (unit, sequence);
+CREATE INDEX log_refused ON log (sequence) WHERE kind = 'refused';
+INSERT INTO cohort_schema VALUES (1);
+`, `
+CREATE TABLE lease (name BLOB PRIMARY KEY, content BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
+CREATE TABLE collateral (name TEXT PRIMARY KEY, content BLOB NOT NULL, expires INTEGER NOT NULL) STRICT;
+CREATE INDEX collateral_expires ON collateral (expires);
+`},
+}
+
+// Result codes of SQLite.
+const (
+	sqliteError   = 1  // such as: no such table
+	sqliteCorrupt = 11 // damaged
+	sqliteNotADB  = 26 // not a database
+)
+
+// createFile makes an empty database where there is none.
+func createFile(file string) error {
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		return failed("creating "+file, err)
+	}
+	return nil
+}
+
+func openFile(file string) (*Store, error) {
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		return nil, notOurs("no file " + file)
+	}
+	uri := (&url.URL{Scheme: "file", Opaque: url.PathEscape(file)}).String() +
+		"?mode=rw&_pragma=busy_timeout(2000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)"
+	reader, err := sql.Open("sqlite", uri+"&_pragma=query_only(1)")
+	if err != nil {
+		return nil, failed("opening", err)
+	}
+	writer, err := sql.Open("sqlite", uri)
+	if err != nil {
+		return nil, failed("opening", errors.Join(err, reader.Close()))
+	}
+	return start(inSQLite, reader, writer), nil
+}
+
+// code is the result code of SQLite, 0 for other errors.
+func code(err error) int {
+	var answer *sqlite.Error
+	if errors.As(err, &answer) {
+		return answer.Code() & 0xff // without the extension
+	}
+	return 0
+}

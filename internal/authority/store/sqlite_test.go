@@ -1,0 +1,157 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// TestFile makes a store in a file of an odd name, for its owner alone.
+func TestFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "odd name?%20#.db")
+	fresh(t, "sqlite:"+file)
+	reopen(t, "sqlite:"+file)
+	info, err := os.Stat(file)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("got mode %v, %v, want 0600", info.Mode(), err)
+	}
+}
+
+// TestDurable looks at how the writer's connection writes: a commit waits for
+// the disk.
+func TestDurable(t *testing.T) {
+	s := fresh(t, inFile(t))
+	for pragma, want := range map[string]string{"synchronous": "2", "journal_mode": "wal"} {
+		var got string
+		if err := s.session.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(&got); err != nil || got != want {
+			t.Errorf("got %s %q, %v, want %q", pragma, got, err, want)
+		}
+	}
+}
+
+// TestFaults breaks the disk, expects an error and no row, heals it, and
+// expects the same write to be done.
+func TestFaults(t *testing.T) {
+	faults := []struct {
+		name        string
+		break_, fix string // run on the writer's connection
+	}{
+		{"full", `PRAGMA max_page_count = 1`, `PRAGMA max_page_count = 1000000`},
+		{"read-only", `PRAGMA query_only = 1`, `PRAGMA query_only = 0`},
+	}
+	for _, fault := range faults {
+		t.Run(fault.name, func(t *testing.T) {
+			s := fresh(t, inFile(t))
+			big := issuance(1)
+			big.Content = make([]byte, 1<<20)
+			s.pragma(t, fault.break_)
+			wantReason(t, s.Record(t.Context(), big), wire.StoreFailed)
+			if got := count(t, s); got != 0 {
+				t.Errorf("got %d rows after a failed write, want 0", got)
+			}
+			s.pragma(t, fault.fix)
+			if err := s.Record(t.Context(), big); err != nil {
+				t.Errorf("after the fault: %v", err)
+			}
+		})
+	}
+}
+
+// pragma sets what the connection of the writer may do. It runs between
+// transactions, since the writer is at rest then.
+func (s *Store) pragma(t *testing.T, statement string) {
+	t.Helper()
+	if s.session == nil {
+		return // the broken connection was given up, and its pragma with it
+	}
+	if _, err := s.session.ExecContext(t.Context(), statement); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFullDisk fills a small disk of its own, and empties it again.
+func TestFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
+		t.Skipf("mounting a small disk: %v", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	s := fresh(t, "sqlite:"+filepath.Join(dir, "a.db"))
+	if err := s.Record(t.Context(), issuance(0)); err != nil {
+		t.Fatal(err)
+	}
+	filler := filepath.Join(dir, "filler")
+	// It is expected to end for want of room.
+	_ = os.WriteFile(filler, make([]byte, 4<<20), 0o600)
+	n := 1
+	var err error
+	for ; err == nil && n < 10_000; n++ {
+		err = s.Record(t.Context(), issuance(n))
+	}
+	wantReason(t, err, wire.StoreFailed)
+	if got := count(t, s); got != n-1 {
+		t.Errorf("got %d rows on the full disk, want the %d acknowledged", got, n-1)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Record(t.Context(), issuance(n)); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+}
+
+// TestReadOnlyDisk takes the right to write away and gives it back.
+func TestReadOnlyDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=8m"); err != nil {
+		t.Skipf("mounting a small disk: %v", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	made, err := Create(t.Context(), "sqlite:"+filepath.Join(dir, "a.db"))
+	if err == nil {
+		err = errors.Join(made.CreateRoot(t.Context(), row("root")), made.Append(t.Context(), wire.Digest{}, step(1)), made.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	remount := func(flags uintptr) {
+		if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|flags, "size=8m"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remount(syscall.MS_RDONLY)
+	_, err = Open(t.Context(), "sqlite:"+filepath.Join(dir, "a.db"))
+	wantReason(t, err, wire.StoreFailed)
+	remount(0)
+	s := reopen(t, "sqlite:"+filepath.Join(dir, "a.db"))
+	if err := s.Record(t.Context(), issuance(1)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLocked lets another process hold the write lock.
+func TestLocked(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.db")
+	s := fresh(t, "sqlite:"+file)
+	db, err := sql.Open("sqlite", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	if _, err := db.Exec("BEGIN IMMEDIATE"); err != nil {
+		t.Fatal(err)
+	}
+	wantReason(t, s.Record(t.Context(), issuance(1)), wire.StoreFailed)
+	if _, err := db.Exec("ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Record(t.Context(), issuance(1)); err != nil {
+		t.Error(err)
+	}
+}

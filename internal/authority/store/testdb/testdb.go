@@ -1,0 +1,239 @@
+// Package testdb starts Debian's PostgreSQL for tests: under an unprivileged
+// user, on a socket of its own directory, ended when the test binary ends in
+// whatever way.
+//
+// [Database] gives an empty database on the one server of the test binary;
+// [New] starts a server that a test may kill. Where PostgreSQL is not installed
+// the test is skipped, and says so.
+//
+// It is for tests only: no package of the product imports it.
+package testdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// startWait is how long a server may take to answer, recovery included.
+const startWait = 30 * time.Second
+
+// Server is one PostgreSQL with a directory of its own.
+type Server struct {
+	dir, bin string
+	settings []string
+	user     *syscall.Credential // nil: our own
+	guard    io.Closer           // the server ends when this is closed
+	ended    chan struct{}       // closed when it has
+	numbers  atomic.Int64        // of databases
+}
+
+var shared = sync.OnceValues(func() (*Server, error) { return start("fsync=off", "full_page_writes=off") })
+
+// Database is the address of a new database on the shared server.
+func Database(t testing.TB) string {
+	t.Helper()
+	s, err := shared()
+	skip(t, err)
+	return s.Database(t)
+}
+
+// New starts a server for one test, with settings such as "fsync=off".
+func New(t testing.TB, settings ...string) *Server {
+	t.Helper()
+	s, err := start(settings...)
+	skip(t, err)
+	t.Cleanup(s.Stop)
+	return s
+}
+
+var errMissing = errors.New("PostgreSQL is NOT INSTALLED: nothing of it is tested (Debian: postgresql)")
+
+func skip(t testing.TB, err error) {
+	t.Helper()
+	if errors.Is(err, errMissing) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func start(settings ...string) (*Server, error) {
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	if path, err := exec.LookPath("initdb"); err == nil {
+		found = append(found, path)
+	}
+	if len(found) == 0 {
+		return nil, errMissing
+	}
+	s := &Server{bin: filepath.Dir(found[0]), settings: settings}
+	if err := s.settle(); err != nil {
+		return nil, err
+	}
+	initdb := exec.Command(filepath.Join(s.bin, "initdb"), "--no-sync", "--no-instructions", "--auth=trust", "--username=cohort",
+		"--encoding=UTF8", "--locale=C", "--pgdata="+s.data())
+	initdb.SysProcAttr, initdb.Dir = &syscall.SysProcAttr{Credential: s.user}, s.dir
+	if out, err := initdb.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("initdb: %w: %s", err, out)
+	}
+	return s, s.Start()
+}
+
+// settle makes the directory, and finds the user: PostgreSQL refuses root.
+func (s *Server) settle() (err error) {
+	if s.dir, err = os.MkdirTemp("", "pg"); err != nil || os.Getuid() != 0 {
+		return err
+	}
+	nobody, err := user.Lookup("nobody")
+	if err != nil {
+		return err
+	}
+	uid, err := strconv.Atoi(nobody.Uid)
+	if err != nil {
+		return err
+	}
+	s.user = &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}
+	return os.Chown(s.dir, uid, uid)
+}
+
+func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+
+// Start starts the server and waits until it answers. A shell ends it, and takes
+// its directory away, when our end of the pipe is closed, by us or by our death.
+func (s *Server) Start() error {
+	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	const script = `dir=$1; shift; "$@" </dev/null & read -r keep; kill -QUIT $!; wait; [ "$keep" ] || rm -rf "$dir"`
+	args := []string{"-c", script, "sh", s.dir, filepath.Join(s.bin, "postgres"), "-D", s.data(), "-k", s.dir,
+		"-c", "listen_addresses=", "-c", "max_connections=300", "-c", "shared_buffers=16MB"}
+	for _, setting := range s.settings {
+		args = append(args, "-c", setting)
+	}
+	cmd := exec.Command("/bin/sh", args...)
+	cmd.SysProcAttr, cmd.Dir, cmd.Stderr = &syscall.SysProcAttr{Credential: s.user, Setpgid: true}, s.dir, log
+	if s.guard, err = cmd.StdinPipe(); err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	s.ended = make(chan struct{})
+	go func() { cmd.Wait(); close(s.ended) }()
+	return s.await()
+}
+
+func (s *Server) await() error {
+	ctx, cancel := context.WithTimeout(context.Background(), startWait)
+	defer cancel()
+	for {
+		c, err := pgx.Connect(ctx, s.dsn("postgres"))
+		if err == nil {
+			return c.Close(ctx)
+		}
+		select {
+		case <-s.ended:
+			return fmt.Errorf("the server ended: %w", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// Stop ends the server for good.
+func (s *Server) Stop() {
+	s.guard.Close()
+	<-s.ended
+}
+
+// Kill kills the postmaster, as a crash does: what it holds in memory only is
+// lost, and [Server.Start] recovers the rest.
+func (s *Server) Kill() error {
+	pid, err := s.pid()
+	if err != nil {
+		return err
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		return err
+	}
+	io.WriteString(s.guard.(io.Writer), "keep\n")
+	<-s.ended
+	return s.orphans()
+}
+
+// pid is the postmaster's.
+func (s *Server) pid() (int, error) {
+	b, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
+	if err != nil {
+		return 0, err
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	return strconv.Atoi(line)
+}
+
+// orphans waits until the children of a killed postmaster have seen that it is
+// gone: until then no other can start.
+func (s *Server) orphans() error {
+	for range 1000 {
+		all, err := filepath.Glob("/proc/[0-9]*/cwd")
+		if err != nil {
+			return err
+		}
+		left := false
+		for _, cwd := range all {
+			if at, err := os.Readlink(cwd); err == nil && at == s.data() {
+				left = true
+			}
+		}
+		if !left {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return errors.New("children of the killed postmaster live on")
+}
+
+// Database is the address of a new database.
+func (s *Server) Database(t testing.TB) string {
+	t.Helper()
+	name := fmt.Sprint("d", s.numbers.Add(1))
+	Exec(t, s.dsn("postgres"), "CREATE DATABASE "+name)
+	return s.dsn(name)
+}
+
+func (s *Server) dsn(name string) string {
+	return (&url.URL{Scheme: "postgres", User: url.User("cohort"), Path: "/" + name, RawQuery: url.Values{"host": {s.dir}}.Encode()}).String()
+}
+
+// Exec runs a statement behind the store's back.
+func Exec(t testing.TB, dsn, statement string) {
+	t.Helper()
+	c, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(context.WithoutCancel(t.Context()))
+	if _, err := c.Exec(t.Context(), statement); err != nil {
+		t.Fatal(err)
+	}
+}
