@@ -22,7 +22,9 @@ type Register struct {
 // Registers lists, for each platform, every register that a measurement of it
 // holds, in order. A reference value names each of them or says Any for it.
 var Registers = map[Platform][]string{
-	Soft:  {"agent", "program", "args"},
+	Soft: {"agent", "program", "args"},
+	TPM: {"pcr0", "pcr1", "pcr2", "pcr3", "pcr4", "pcr5", "pcr6", "pcr7", "pcr8", "pcr9", "pcr11", "pcr12", "pcr13", "pcr14",
+		"agent", "program", "args"},
 	SNP:   {"measurement", "host-data"},
 	TDX:   {"mrtd", "mrconfigid", "rtmr0", "rtmr1", "rtmr2", "rtmr3"},
 	SGX:   {"mrenclave", "mrsigner", "isvprodid", "configid"},

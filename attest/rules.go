@@ -69,6 +69,17 @@ type SNPTCB struct {
 	FMC, Bootloader, TEE, SNP, Microcode uint8
 }
 
+// TPMRules are the rules of [TPM] (policy table "platform.tpm"). The zero
+// TPMRules accept no launch.
+type TPMRules struct {
+	// Launches are the reference values whose programs may have been launched
+	// on a machine since it booted: all of the policy.
+	Launches []ReferenceValue
+	// CutChips are devices that are refused, by the SHA-256 of their
+	// endorsement key (key "cut_chips").
+	CutChips [][]byte
+}
+
 // NitroRules are the rules of [Nitro] (policy table "platform.nitro").
 type NitroRules struct {
 	// MaxAge is how long ago a document may have been made (key "max_age").

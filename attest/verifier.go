@@ -57,11 +57,12 @@ type Rules struct {
 	Debug bool
 	// CRL says what a missing revocation list means (policy key "crl").
 	CRL CRLRule
-	// SNP and Nitro are the rules of one platform only, DCAP those of Intel's
-	// two.
+	// SNP, Nitro and TPM are the rules of one platform only, DCAP those of
+	// Intel's two.
 	SNP   SNPRules
 	DCAP  DCAPRules
 	Nitro NitroRules
+	TPM   TPMRules
 }
 
 // Claims are what an [Appraiser] read out of evidence whose signatures it
@@ -73,6 +74,9 @@ type Claims struct {
 	Debug       bool   // the host can read the TEE
 	Dynamic     bool   // the program loads code that is not in its measurement
 	Chip        string // what names this one device, for people and for cut-offs
+	// Activation is what binds the signing key to the chip, on platforms
+	// where a credential does; nil on all others.
+	Activation *Activation
 	// Details is everything else that was read, by the names of
 	// docs/spec/evidence-*.md, as JSON would hold it (byte strings in hex).
 	// It is for people: nothing decides on it.
@@ -136,11 +140,15 @@ type Question struct {
 	ReportData   ReportData         // what the evidence must be bound to
 	Rules        map[Platform]Rules // from policy; a platform without rules is refused
 	At           time.Time          // the time to judge for
+	// Secret is what the verifier hid in the credential for a device and
+	// key. Without it, evidence that needs one is refused.
+	Secret func(Introduction) []byte
 }
 
 // Appraise judges evidence. It refuses with reason "platform" when no appraiser
 // or no rule knows the platform, with "nonce" when the evidence was made for
-// another use, with "debug" when the host can read the TEE and the rules do not
+// another use, with "wrong-chip" when its key is not bound to the device it names,
+// with "debug" when the host can read the TEE and the rules do not
 // allow it, and with the appraiser's reason otherwise.
 func (v *Verifier) Appraise(q Question) (Result, error) {
 	appraiser, known := v.appraisers[q.Evidence.Platform]
@@ -160,6 +168,9 @@ func (v *Verifier) Appraise(q Question) (Result, error) {
 	}
 	if !q.ReportData.carried(claims.ReportData) {
 		return Result{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "evidence made for another use", "this request's")
+	}
+	if err := claims.Activation.check(q.Secret); err != nil {
+		return Result{}, err
 	}
 	if claims.Debug && !rules.Debug {
 		return Result{}, wire.Refuse(wire.Debug, "appraisal: debug", "a TEE its host can read", "debug off")

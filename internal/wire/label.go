@@ -26,9 +26,11 @@ const (
 	LabelSignerKey   Label = "cohort authority leaf v1" // the kind-authority key of a window
 	LabelNonceKey    Label = "cohort nonce key v1"      // MAC key of challenges
 	LabelStoreKey    Label = "cohort store key v1"      // MAC key of stored rows
+	LabelActivateKey Label = "cohort activate key v1"   // MAC key of credentials
 
 	// Tags, signatures, encryption contexts.
 	LabelNonce        Label = "cohort nonce v1"         // MAC of a challenge
+	LabelActivate     Label = "cohort activate v1"      // secret of a credential: nonce, EK certificate, AK name
 	LabelRow          Label = "cohort store row v1"     // MAC of a stored row
 	LabelAdopted      Label = "cohort adopted v1"       // MAC of an adopted history step
 	LabelSealedReport Label = "cohort sealed report v1" // HPKE info of a certificate report
@@ -67,6 +69,11 @@ const (
 	LabelSoftEvidence Label = "cohort soft evidence v1" // evidence of the development TEE
 	LabelSoftSeal     Label = "cohort soft seal v1"     // secret sealed by the development TEE
 	LabelSoftSecret   Label = "cohort soft secret v1"   // what stands inside: secret, reference values
+	LabelTPMEvidence  Label = "cohort tpm evidence v1"  // evidence of a TPM
+	LabelTPMLaunch    Label = "cohort tpm launch v1"    // one launch: what extends PCR 14
+	LabelTPMLaunches  Label = "cohort tpm launches v1"  // launch log: PCR 14 before the first, launches
+	LabelTPMSeal      Label = "cohort tpm seal v1"      // secret sealed by a TPM
+	LabelTPMSealed    Label = "cohort tpm sealed v1"    // reference values it is sealed to
 )
 
 // Labels is the whole table, for the test that no two rows are equal and none
@@ -74,12 +81,13 @@ const (
 var Labels = []Label{
 	LabelInit, LabelIssue, LabelTrust,
 	LabelMeasurement, LabelRegister, LabelArguments, LabelIdentity, LabelRequest, LabelSerial, LabelHistory,
-	LabelRootKey, LabelIdentityKey, LabelLeafKey, LabelSignerKey, LabelNonceKey, LabelStoreKey,
-	LabelNonce, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelSealedRoot,
+	LabelRootKey, LabelIdentityKey, LabelLeafKey, LabelSignerKey, LabelNonceKey, LabelStoreKey, LabelActivateKey,
+	LabelNonce, LabelActivate, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelSealedRoot,
 	LabelRingID, LabelSealKey, LabelCookieKey, LabelCookie,
 	LabelSealed, LabelSealedBody, LabelSealedSession, LabelTombstone, LabelTombstoneBound,
 	LabelPin, LabelSessionOpen, LabelSessionAnswer, LabelSessionKEM, LabelTranscript, LabelSessionID,
 	LabelSessionSecret, LabelConfirm, LabelSessionSignature, LabelSessionEvidence, LabelChain,
 	LabelRequestKey, LabelAnswerKey, LabelReceipt,
 	LabelExtension, LabelSoftEvidence, LabelSoftSeal, LabelSoftSecret,
+	LabelTPMEvidence, LabelTPMLaunch, LabelTPMLaunches, LabelTPMSeal, LabelTPMSealed,
 }

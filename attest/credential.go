@@ -1,0 +1,88 @@
+package attest
+
+import (
+	"context"
+	"crypto/subtle"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Introduction is what a device says of itself before it is challenged, on
+// platforms whose signing key nobody certifies: a credential made for both, which
+// only the device opens, binds the key to the device.
+type Introduction struct {
+	Device []byte // what the maker says of the device (TPM: EK certificate, DER)
+	Key    []byte // the key that signs evidence (TPM: TPMT_PUBLIC)
+}
+
+// Challenged is an [Attester] whose evidence must show the secret of a
+// credential.
+type Challenged interface {
+	Attester
+	// Introduce says who the device is.
+	Introduce() Introduction
+	// AttestFor is Attest, with the secret of the credential in the
+	// evidence. It refuses with reason "wrong-chip" a credential that was
+	// not made for this device and key.
+	AttestFor(ctx context.Context, data ReportData, credential []byte) (Evidence, error)
+}
+
+// SecretSize is the size in bytes of a secret that a credential hides.
+const SecretSize = 32
+
+// challenger is an [Appraiser] of such a platform.
+type challenger interface {
+	// Credential hides a secret so that only the device gets it, and only
+	// while it holds the key.
+	Credential(in Introduction, secret []byte) ([]byte, error)
+	// Introduced are the device and key that evidence, of which nothing is
+	// checked yet, speaks of.
+	Introduced(raw []byte) (Introduction, error)
+}
+
+// challenger is the appraiser of a platform that challenges.
+func (v *Verifier) challenger(p Platform) (challenger, error) {
+	if c, ok := v.appraisers[p].(challenger); ok {
+		return c, nil
+	}
+	return nil, wire.Refuse(wire.NoPlatform, "credential: platform", p, "one whose key is bound by a credential")
+}
+
+// Credential makes a credential for a device of a platform.
+func (v *Verifier) Credential(p Platform, in Introduction, secret []byte) ([]byte, error) {
+	c, err := v.challenger(p)
+	if err != nil {
+		return nil, err
+	}
+	return c.Credential(in, secret)
+}
+
+// Introduced reports whom evidence introduces; ok is false on platforms that need
+// no credential.
+func (v *Verifier) Introduced(e Evidence) (in Introduction, ok bool, err error) {
+	c, err := v.challenger(e.Platform)
+	if err != nil {
+		return in, false, nil
+	}
+	in, err = c.Introduced(e.Raw)
+	return in, true, err
+}
+
+// Activation is what evidence shows of a credential.
+type Activation struct {
+	Introduction
+	Secret []byte
+}
+
+// check demands the secret that this verifier hid for this device and key.
+func (a *Activation) check(hidden func(Introduction) []byte) error {
+	switch {
+	case a == nil:
+		return nil
+	case hidden == nil:
+		return wire.Refuse(wire.WrongChip, "appraisal: credential", "none was asked for", "a key that is bound to its device")
+	case subtle.ConstantTimeCompare(a.Secret, hidden(a.Introduction)) != 1:
+		return wire.Refuse(wire.WrongChip, "appraisal: credential", "not opened", "a key that lives in the device of its certificate")
+	}
+	return nil
+}

@@ -1,0 +1,155 @@
+// Package tpm appraises what a TPM 2.0 says about the machine it is part of and
+// the programs that were launched there, and asks a TPM for it.
+//
+// [Appraiser] trusts the manufacturers' certificate authorities whose digests
+// the rules name, and nothing else. Evidence is a framing of the endorsement key's
+// certificate, an attestation key, a quote over the boot PCRs and PCR 14 with
+// their values, the log of launches that PCR 14 stands for, the firmware's event
+// log, and the secret of the credential that binds the attestation key to the
+// device. The endorsement, by role, is
+//
+//	ek_ca  the certificates that the endorsement key's stands under, PEM
+//
+// It refuses an endorsement key that no named authority vouches for, a key that
+// could sign anything but the TPM's own words, a signature that does not verify, a
+// quote over other PCRs or none, a log that does not replay to what was quoted,
+// and a machine on which anything was launched since it booted that policy does
+// not name. docs/spec/evidence-tpm.md has every byte and check.
+//
+// A TPM proves what was started. It keeps nothing from root: who rules the
+// machine after it booted reads the program's memory. Package tpm says so
+// wherever it says that evidence holds.
+//
+// [VerifyQuote], [ParseKey] and [ParseSignature] stand by themselves, for TEEs
+// that have a TPM inside.
+package tpm
+
+import (
+	"encoding/hex"
+	"slices"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// ProgramPCR holds the launches; before the first it holds what the firmware or
+// loader put there.
+const ProgramPCR = 14
+
+// BootPCRs are the PCRs that a measurement names with [ProgramPCR], in its order:
+// firmware (0 to 3), loader (4, 5), platform state (6, 7), kernel, command line
+// and initial files (8, 9, 11 to 13).
+var BootPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13}
+
+// quotedPCRs are what evidence quotes.
+var quotedPCRs = append(slices.Clone(BootPCRs), ProgramPCR)
+
+// pcrSize is the size of a PCR of the SHA-256 bank.
+const pcrSize = 32
+
+// Appraiser judges TPM evidence. It is safe for concurrent use; the zero
+// Appraiser is ready. It remembers the devices and keys it has checked, by their
+// bytes, so that a key seen before costs one signature; times, rules and the
+// credential are judged anew each time, so memory changes no answer.
+type Appraiser struct {
+	known memory
+}
+
+// Platform is [attest.TPM].
+func (*Appraiser) Platform() attest.Platform { return attest.TPM }
+
+// Introduced reads whom evidence speaks of.
+func (*Appraiser) Introduced(raw []byte) (attest.Introduction, error) {
+	e, err := parse(raw)
+	return e.Introduction, err
+}
+
+// Appraise judges evidence; see the package comment for what it needs.
+func (a *Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
+	e, err := parse(raw)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	device, err := a.known.device(e.Device, endorsed[RoleCA], rules.Roots, at)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	quote, err := a.quote(e)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	if err := e.replay(); err != nil {
+		return attest.Claims{}, err
+	}
+	launch, err := permit(e, device, rules.TPM)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	return claims(e, quote, launch, device), nil
+}
+
+// quote checks the signature by the key of the evidence, and what it covers.
+func (a *Appraiser) quote(e evidence) (Quote, error) {
+	key, err := a.known.key(e.Key)
+	if err != nil {
+		return Quote{}, err
+	}
+	signature, err := ParseSignature(e.signature)
+	if err != nil {
+		return Quote{}, err
+	}
+	quote, err := VerifyQuote(key, e.quote, signature)
+	if err != nil {
+		return Quote{}, err
+	}
+	return quote, quote.Covers(algSHA256, quotedPCRs, e.values)
+}
+
+// permit asks the rules about evidence that is genuine: the device, every launch
+// since boot, and that the last one of this key is there.
+func permit(e evidence, device *device, rules attest.TPMRules) (Launch, error) {
+	if slices.ContainsFunc(rules.CutChips, func(chip []byte) bool { return string(chip) == string(device.chip[:]) }) {
+		return Launch{}, wire.Refuse(wire.NoPlatform, "tpm: device", device.chip, "one that policy accepts")
+	}
+	var own Launch
+	found := false
+	for i, l := range e.log.Launches {
+		if err := l.permitted(i, rules.Launches); err != nil {
+			return Launch{}, err
+		}
+		if l.Key == nameOf(e.Key) {
+			own, found = l, true
+		}
+	}
+	if !found {
+		return Launch{}, wire.Refuse(wire.NotMeasured, "tpm: launch of this key", "none in the log", "the one that it was made for")
+	}
+	return own, nil
+}
+
+// claims are what the evidence says, once it is believed.
+func claims(e evidence, q Quote, own Launch, device *device) attest.Claims {
+	return attest.Claims{
+		Measurement: measurement(e.values, e.log.Base[:], own),
+		ReportData:  q.ExtraData,
+		Dynamic:     own.Dynamic,
+		Chip:        hex.EncodeToString(device.chip[:]),
+		Activation:  &attest.Activation{Introduction: e.Introduction, Secret: e.secret},
+		Details: map[string]any{
+			"launches": len(e.log.Launches), "events": e.events, "firmware": q.Firmware,
+			"resets": q.Resets, "restarts": q.Restarts, "clock": q.Clock,
+		},
+	}
+}
+
+// measurement is the tuple of boot PCRs, what PCR 14 was before the first launch,
+// and one launch.
+func measurement(values, base []byte, l Launch) attest.Measurement {
+	m := attest.Measurement{Platform: attest.TPM}
+	for i, name := range attest.Registers[attest.TPM][:len(BootPCRs)] {
+		m.Registers = append(m.Registers, attest.Register{Name: name, Value: values[i*pcrSize : (i+1)*pcrSize]})
+	}
+	m.Registers = append(m.Registers, attest.Register{Name: "pcr14", Value: base})
+	return attest.Measurement{Platform: m.Platform, Registers: append(m.Registers, l.registers()...)}
+}
