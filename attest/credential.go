@@ -1,7 +1,9 @@
 package attest
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/subtle"
 
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -68,6 +70,58 @@ func (v *Verifier) Introduced(e Evidence) (in Introduction, ok bool, err error) 
 	return in, true, err
 }
 
+// Challenge is one credential with a random secret.
+type Challenge struct {
+	Credential []byte
+	in         Introduction
+	secret     []byte
+}
+
+// Challenge makes one for a device of a platform.
+func (v *Verifier) Challenge(p Platform, in Introduction) (Challenge, error) {
+	c := Challenge{in: in, secret: make([]byte, SecretSize)}
+	rand.Read(c.secret)
+	var err error
+	c.Credential, err = v.Credential(p, in, c.secret)
+	return c, err
+}
+
+// Hidden is [Question.Secret] of evidence that answers the challenge.
+func (c Challenge) Hidden(in Introduction) []byte {
+	if !bytes.Equal(in.Device, c.in.Device) || !bytes.Equal(in.Key, c.in.Key) {
+		return nil
+	}
+	return c.secret
+}
+
+// Ask asks an attester for evidence, and challenges it where its platform needs
+// that. hidden is the [Question.Secret] of what it answers.
+func (v *Verifier) Ask(ctx context.Context, a Attester, data ReportData) (e Evidence, hidden func(Introduction) []byte, err error) {
+	challenged, ok := a.(Challenged)
+	if !ok {
+		e, err = a.Attest(ctx, data)
+		return e, nil, err
+	}
+	c, err := v.Challenge(TPM, challenged.Introduce())
+	if err != nil {
+		return e, nil, err
+	}
+	e, err = challenged.AttestFor(ctx, data, c.Credential)
+	return e, c.Hidden, err
+}
+
+// Answer asks an attester for evidence that shows the secret of a credential; an
+// empty one asks for none.
+func Answer(ctx context.Context, a Attester, data ReportData, credential []byte) (Evidence, error) {
+	if len(credential) == 0 {
+		return a.Attest(ctx, data)
+	}
+	if challenged, ok := a.(Challenged); ok {
+		return challenged.AttestFor(ctx, data, credential)
+	}
+	return Evidence{}, wire.Refuse(wire.BadRequest, "credential", "one", "none: this platform's keys are bound otherwise")
+}
+
 // Activation is what evidence shows of a credential.
 type Activation struct {
 	Introduction
@@ -81,7 +135,7 @@ func (a *Activation) check(hidden func(Introduction) []byte) error {
 		return nil
 	case hidden == nil:
 		return wire.Refuse(wire.WrongChip, "appraisal: credential", "none was asked for", "a key that is bound to its device")
-	case subtle.ConstantTimeCompare(a.Secret, hidden(a.Introduction)) != 1:
+	case len(a.Secret) != SecretSize || subtle.ConstantTimeCompare(a.Secret, hidden(a.Introduction)) != 1:
 		return wire.Refuse(wire.WrongChip, "appraisal: credential", "not opened", "a key that lives in the device of its certificate")
 	}
 	return nil

@@ -26,6 +26,8 @@ type fetch struct {
 	config *TrustConfig
 	state  State // the newest history, replayed
 	peer   *history.Peer
+	// challenge is for an authority on a TPM.
+	challenge attest.Challenge
 }
 
 // fetchTrust asks the replicas of the authority in order, until one gives trust
@@ -84,12 +86,42 @@ func (f *fetch) trust(ctx context.Context) (*Trust, error) {
 	if query.Task == "" {
 		query.ID = pinned[0].ID
 	}
-	rand.Read(query.Nonce[:])
-	unverified, err := f.peer.Authority.Trust(ctx, query)
+	unverified, err := f.ask(ctx, &query)
 	if err != nil {
-		return nil, fmt.Errorf("asking for trust: %w", err)
+		return nil, err
+	}
+	in, introduced, err := f.config.Verifier.Introduced(unverified.Evidence)
+	if err != nil {
+		return nil, fmt.Errorf("reading the authority's evidence: %w", err)
+	}
+	if introduced {
+		if f.challenge, err = f.config.Verifier.Challenge(unverified.Evidence.Platform, in); err != nil {
+			return nil, fmt.Errorf("challenging the authority: %w", err)
+		}
+		query.Credential = f.challenge.Credential
+		if unverified, err = f.ask(ctx, &query); err != nil {
+			return nil, err
+		}
 	}
 	return f.check(query, unverified, pinned)
+}
+
+// ask asks once, with a nonce of its own.
+func (f *fetch) ask(ctx context.Context, query *api.TrustQuery) (unverified trustAnswer, err error) {
+	rand.Read(query.Nonce[:])
+	if unverified.TrustAnswer, err = f.peer.Authority.Trust(ctx, *query); err != nil {
+		return unverified, fmt.Errorf("asking for trust: %w", err)
+	}
+	if err = json.Unmarshal(unverified.TrustAnswer.Evidence, &unverified.Evidence); err != nil && !refused(err) {
+		err = wire.Refuse(wire.Malformed, "evidence: wrapper", "not JSON", "RFC 9999")
+	}
+	return unverified, err
+}
+
+// trustAnswer is an answer with its evidence taken out of its wrapper.
+type trustAnswer struct {
+	api.TrustAnswer
+	Evidence attest.Evidence
 }
 
 // follow brings the state to the authority's policy.
@@ -113,7 +145,7 @@ func (f *fetch) teach(ctx context.Context, cause error) error {
 }
 
 // check makes trust of an answer.
-func (f *fetch) check(query api.TrustQuery, unverified api.TrustAnswer, pinned []Identity) (*Trust, error) {
+func (f *fetch) check(query api.TrustQuery, unverified trustAnswer, pinned []Identity) (*Trust, error) {
 	t := &Trust{config: f.config, state: f.state, at: f.config.Clock()}
 	var err error
 	if t.root, err = parseCertificate(unverified.Authority); err != nil {
@@ -138,20 +170,14 @@ func (f *fetch) check(query api.TrustQuery, unverified api.TrustAnswer, pinned [
 
 // appraise demands that the authority is code which policy names, inside a TEE
 // which policy accepts, and that it answered just now.
-func (f *fetch) appraise(query api.TrustQuery, raw json.RawMessage) (attest.Result, error) {
-	var evidence attest.Evidence
-	if err := json.Unmarshal(raw, &evidence); err != nil {
-		if refused(err) {
-			return attest.Result{}, err
-		}
-		return attest.Result{}, wire.Refuse(wire.Malformed, "evidence: wrapper", "not JSON", "RFC 9999")
-	}
+func (f *fetch) appraise(query api.TrustQuery, evidence attest.Evidence) (attest.Result, error) {
 	root, head := f.state.Policy().Document().Authority.Root, f.state.Policy().Head()
 	result, err := f.config.Verifier.Appraise(attest.Question{
 		Evidence:   evidence,
 		ReportData: attest.Bind(wire.LabelTrust, query.Nonce[:], root[:], head[:]),
 		Rules:      f.state.Policy().Rules(),
 		At:         f.config.Clock(),
+		Secret:     f.challenge.Hidden,
 	})
 	if err != nil {
 		return attest.Result{}, err

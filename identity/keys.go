@@ -24,6 +24,7 @@ type Keys struct {
 	digest attest.Digest // of the root's SubjectPublicKeyInfo
 	nonce  macFunc
 	store  macFunc
+	hidden macFunc
 }
 
 // macFunc is HMAC-SHA256 over the framing of fields under label. It holds its
@@ -47,6 +48,9 @@ func Derive(s Secret) (*Keys, error) {
 	if k.store, err = k.mac(wire.LabelStoreKey); err != nil {
 		return nil, err
 	}
+	if k.hidden, err = k.mac(wire.LabelActivateKey); err != nil {
+		return nil, err
+	}
 	k.digest = wire.Sum(publicKeyInfo(&k.root.PublicKey))
 	return k, nil
 }
@@ -63,6 +67,14 @@ func (k *Keys) NonceMAC(fields ...[]byte) []byte {
 // RowMAC is the MAC over a stored row, 32 bytes; label is LabelRow or LabelAdopted.
 func (k *Keys) RowMAC(label wire.Label, fields ...[]byte) []byte {
 	return k.store(label, fields)
+}
+
+// Hidden is the secret of the credential that goes with a challenge, 32 bytes: it
+// follows from the challenge's nonce, the device and the name of its key, so that
+// no authority keeps it.
+func (k *Keys) Hidden(nonce []byte, in attest.Introduction) []byte {
+	name := wire.Sum(in.Key)
+	return k.hidden(wire.LabelActivate, [][]byte{nonce, in.Device, name[:]})
 }
 
 // Format prints "keys", whatever the verb.

@@ -79,6 +79,7 @@ func (d *Document) read(t table) {
 	measured := readMeasured(t)
 	d.readAuthority(t, measured)
 	d.readTasks(t, measured)
+	d.nameLaunches()
 	t.done()
 }
 

@@ -19,6 +19,7 @@ var ruleReaders = map[attest.Platform]func(t table, rules *attest.Rules){
 	attest.TDX:   readTDX,
 	attest.SGX:   readSGX,
 	attest.Nitro: readNitro,
+	attest.TPM:   readTPM,
 }
 
 func (d *Document) readPlatforms(root table) {
@@ -39,6 +40,21 @@ func (d *Document) readPlatforms(root table) {
 		t.done()
 		d.Platforms[platform] = rules
 	}
+}
+
+// nameLaunches tells the rules of the TPM which programs may have run on a
+// machine: all that the policy names.
+func (d *Document) nameLaunches() {
+	rules, ok := d.Platforms[attest.TPM]
+	if !ok {
+		return
+	}
+	for _, r := range d.references() {
+		if r.Platform == attest.TPM {
+			rules.TPM.Launches = append(rules.TPM.Launches, r.ReferenceValue)
+		}
+	}
+	d.Platforms[attest.TPM] = rules
 }
 
 func readSNP(t table, rules *attest.Rules) {
@@ -124,6 +140,10 @@ func readNitro(t table, rules *attest.Rules) {
 	rules.Nitro.MaxAge = t.duration("max_age", time.Second, 3*time.Hour) // no certificate of an enclave lives longer
 }
 
+func readTPM(t table, rules *attest.Rules) {
+	rules.TPM.CutChips = t.byteStrings("cut_chips", wantDigest, sha256Digest)
+}
+
 // crl reads what a missing revocation list means.
 func (t table) crl() attest.CRLRule {
 	rules := []string{string(attest.CRLRequired), string(attest.CRLIfPresent)}
@@ -166,12 +186,16 @@ func ppid(s string) []byte { return digits(s, 16) }
 
 const wantSHA384 = `"sha384:" and 96 lower-case hexadecimal digits`
 
-func sha384(s string) []byte {
-	s, ok := strings.CutPrefix(s, "sha384:")
+func sha384(s string) []byte { return prefixed(s, "sha384:", 48) }
+
+func sha256Digest(s string) []byte { return prefixed(s, "sha256:", 32) }
+
+func prefixed(s, prefix string, size int) []byte {
+	s, ok := strings.CutPrefix(s, prefix)
 	if !ok {
 		return nil
 	}
-	return digits(s, 48)
+	return digits(s, size)
 }
 
 // digits reads so many bytes in hexadecimal, and nil from anything else.

@@ -23,11 +23,27 @@ type registerReader func(m measuredNames, t table, key string) []byte
 // what cannot is code.
 var registerReaders = map[attest.Platform]map[string]registerReader{
 	attest.Soft:  {"agent": measuredNames.digest, "program": measuredNames.needed, "args": measuredNames.arguments},
+	attest.TPM:   tpmReaders(),
 	attest.SNP:   {"measurement": code384, "host-data": configured(32)},
 	attest.TDX:   {"mrtd": code384, "mrconfigid": configured(48), "rtmr0": extended, "rtmr1": extended, "rtmr2": extended, "rtmr3": extended},
 	attest.SGX:   {"mrenclave": measuredNames.needed, "mrsigner": measuredNames.needed, "isvprodid": product, "configid": configured(64)},
 	attest.Nitro: {"pcr0": code384, "pcr1": code384, "pcr2": code384, "pcr8": extended},
 }
+
+// tpmReaders reads PCRs, which may be zero: what none has extended.
+func tpmReaders() map[string]registerReader {
+	readers := map[string]registerReader{"agent": measuredNames.digest, "program": measuredNames.needed, "args": measuredNames.arguments}
+	for _, name := range attest.Registers[attest.TPM] {
+		if strings.HasPrefix(name, pcrPrefix) {
+			readers[name] = func(_ measuredNames, t table, key string) []byte { return bytesOf(t, key, wantDigest, sha256Digest) }
+		}
+	}
+	return readers
+}
+
+// pcrPrefix begins the names of TPM registers, which stand in the table "boot" by
+// their numbers.
+const pcrPrefix = "pcr"
 
 func platformOK(name string) bool { return registerReaders[attest.Platform(name)] != nil }
 
@@ -84,16 +100,27 @@ func (m measuredNames) reference(t table) (attest.ReferenceValue, bool) {
 		return ref, false // without its platform no other key can be judged
 	}
 	open := t.set("any", "one of "+strings.Join(registers, ", "), func(s string) bool { return slices.Contains(registers, s) })
+	boot, isTPM := t, ref.Platform == attest.TPM
+	if isTPM {
+		boot, _ = t.table("boot")
+	}
 	for _, name := range registers {
+		in, key := t, name
+		if number, is := strings.CutPrefix(name, pcrPrefix); is && isTPM {
+			in, key = boot, number
+		}
 		register := attest.Register{Name: name, Any: slices.Contains(open, name)}
 		if register.Any {
-			t.absent(name, "any")
+			in.absent(key, "any")
 		} else {
-			register.Value = registerReaders[ref.Platform][name](m, t, name)
+			register.Value = registerReaders[ref.Platform][name](m, in, key)
 		}
 		ref.Registers = append(ref.Registers, register)
 	}
 	t.done()
+	if isTPM {
+		boot.done()
+	}
 	return ref, len(*t.faults) == before
 }
 

@@ -149,7 +149,7 @@ func (u *Unit) await(ctx context.Context, d time.Duration) (soon bool, err error
 // reach h like any others.
 func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	server, err := channel.NewServer(channel.ServerConfig{
-		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: u.config.Attester,
+		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: u.tee,
 		RingUnknown: u.renewSoon, Clock: u.config.Clock,
 	})
 	if err != nil {
@@ -182,10 +182,15 @@ type oneAtATime struct {
 
 // Attest waits for its turn, but not for longer than ctx.
 func (o oneAtATime) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
+	return o.answer(ctx, data, nil)
+}
+
+// answer is Attest, with the secret of a credential if there is one.
+func (o oneAtATime) answer(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
 	select {
 	case o.turn <- struct{}{}:
 		defer func() { <-o.turn }()
-		return o.Attester.Attest(ctx, data)
+		return attest.Answer(ctx, o.Attester, data, credential)
 	case <-ctx.Done():
 		return attest.Evidence{}, errors.Join(wire.Refuse(wire.Unavailable, "unit: TEE", "busy", "free"), context.Cause(ctx))
 	}

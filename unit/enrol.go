@@ -48,11 +48,11 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 	if err := u.refresh(ctx, p); err != nil {
 		return nil, err
 	}
-	challenge, err := p.Authority.Challenge(ctx)
+	challenge, err := p.Authority.ChallengeFor(ctx, u.introduction())
 	if err != nil {
 		return nil, fmt.Errorf("asking for a challenge: %w", err)
 	}
-	request, keys, err := u.request(ctx, challenge.Nonce)
+	request, keys, err := u.request(ctx, challenge)
 	if err != nil {
 		return nil, err
 	}
@@ -71,18 +71,27 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 	return e, nil
 }
 
+// introduction is what a TPM says of itself; all others need no credential.
+func (u *Unit) introduction() api.ChallengeRequest {
+	if tee, ok := u.tee.Attester.(attest.Challenged); ok {
+		in := tee.Introduce()
+		return api.ChallengeRequest{EK: in.Device, AK: in.Key}
+	}
+	return api.ChallengeRequest{}
+}
+
 // request makes the keys of one request, and evidence that is bound to them.
-func (u *Unit) request(ctx context.Context, nonce []byte) (api.CertificateRequest, secrets, error) {
+func (u *Unit) request(ctx context.Context, challenge api.Challenge) (api.CertificateRequest, secrets, error) {
 	approved := u.seen.Load().Policy()
 	request := api.CertificateRequest{
-		Task: u.config.Task, Nonce: nonce, SigningKey: u.spki,
+		Task: u.config.Task, Nonce: challenge.Nonce, SigningKey: u.spki,
 		Root: approved.Document().Authority.Root, Head: approved.Head(),
 	}
 	keys, err := newSecrets(approved, u.config.Task, &request)
 	if err != nil {
 		return request, keys, err
 	}
-	evidence, err := u.config.Attester.Attest(ctx, attest.Bind(wire.LabelIssue, request.Bound()...))
+	evidence, err := u.tee.answer(ctx, attest.Bind(wire.LabelIssue, request.Bound()...), challenge.Credential)
 	if err != nil {
 		return request, keys, fmt.Errorf("asking the TEE for evidence: %w", err)
 	}

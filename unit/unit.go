@@ -70,6 +70,7 @@ type Config struct {
 // live: it uses the newest certificate and the newest policy at each handshake.
 type Unit struct {
 	config  Config
+	tee     oneAtATime
 	id      wire.UnitID
 	signing *ecdsa.PrivateKey
 	spki    []byte // of signing
@@ -127,8 +128,7 @@ func prepare(c Config) (*Unit, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Attester = oneAtATime{make(chan struct{}, 1), c.Attester}
-	u := &Unit{config: c, id: wire.UnitIDOf(spki), signing: signing, spki: spki, stop: func() {}, done: make(chan struct{})}
+	u := &Unit{config: c, tee: oneAtATime{make(chan struct{}, 1), c.Attester}, id: wire.UnitIDOf(spki), signing: signing, spki: spki, stop: func() {}, done: make(chan struct{})}
 	u.cluster.host, u.cluster.relay, u.cluster.soon = host, newRelay(host, c.Clock), make(chan struct{}, 1)
 	u.seen.Store(&history.History{})
 	for _, address := range c.Authorities {

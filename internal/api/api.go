@@ -28,13 +28,19 @@ const (
 	PathMetrics      = "/metrics"
 )
 
-// ChallengeRequest asks for a nonce.
-type ChallengeRequest struct{}
+// ChallengeRequest asks for a nonce. A TPM says who it is: the credential in the
+// answer is for it alone.
+type ChallengeRequest struct {
+	EK []byte `json:"ek,omitempty"` // certificate of its endorsement key, DER
+	AK []byte `json:"ak,omitempty"` // public area of its attestation key, TPMT_PUBLIC
+}
 
-// Challenge is a nonce: expiry, 16 random bytes and a MAC, opaque to the unit.
+// Challenge is a nonce: expiry, 16 random bytes and a MAC, opaque to the unit. The
+// credential hides a secret that the evidence must show.
 type Challenge struct {
-	Nonce   []byte    `json:"nonce"`
-	Expires time.Time `json:"expires"`
+	Nonce      []byte    `json:"nonce"`
+	Expires    time.Time `json:"expires"`
+	Credential []byte    `json:"credential,omitempty"` // TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET
 }
 
 // CertificateRequest asks for a certificate report. The evidence is bound, by

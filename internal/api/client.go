@@ -56,7 +56,12 @@ func (a *Authority) Close() { a.http.CloseIdleConnections() }
 
 // Challenge asks for a nonce.
 func (a *Authority) Challenge(ctx context.Context) (Challenge, error) {
-	return post[Challenge](ctx, a, PathChallenge, ChallengeRequest{})
+	return a.ChallengeFor(ctx, ChallengeRequest{})
+}
+
+// ChallengeFor asks for a nonce and, for a TPM, a credential.
+func (a *Authority) ChallengeFor(ctx context.Context, r ChallengeRequest) (Challenge, error) {
+	return post[Challenge](ctx, a, PathChallenge, r)
 }
 
 // Certify asks for a certificate report.
@@ -70,6 +75,8 @@ type TrustQuery struct {
 	Task  string
 	ID    wire.Digest // where Task is empty
 	Nonce [32]byte
+	// Credential is for an authority whose TPM has introduced itself.
+	Credential []byte
 }
 
 // Trust asks for what is needed to trust a task or one identity.
@@ -79,6 +86,9 @@ func (a *Authority) Trust(ctx context.Context, q TrustQuery) (TrustAnswer, error
 		values.Set("task", q.Task)
 	} else {
 		values.Set("id", q.ID.String())
+	}
+	if len(q.Credential) > 0 {
+		values.Set("credential", hex.EncodeToString(q.Credential))
 	}
 	return get[TrustAnswer](ctx, a, PathTrust+"?"+values.Encode())
 }

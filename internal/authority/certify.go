@@ -159,6 +159,7 @@ func (a *Authority) appraise(e *enrolment) error {
 		ReportData: attest.Bind(wire.LabelIssue, e.request.Bound()...),
 		Rules:      e.snap.approved.Rules(),
 		At:         e.at,
+		Secret:     func(in attest.Introduction) []byte { return a.keys.Hidden(e.request.Nonce, in) },
 	})
 	if err != nil {
 		return err

@@ -58,7 +58,7 @@ func TestRefusals(t *testing.T) {
 			r.SigningKey = must(x509.MarshalPKIXPublicKey(&newKey(t).PublicKey))
 		}},
 		{"CSR swapped", wire.BadNonce, func() *applicant { return w.applicant("keys") }, nil, csr(t, &x509.CertificateRequest{})},
-		{"nonce swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) { r.Nonce = must(a.challenge()).Nonce }},
+		{"nonce swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) { r.Nonce = must(a.challenge(api.ChallengeRequest{})).Nonce }},
 		{"head swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) { r.Head = a.current.Load().approved.Head() }},
 		{"evidence that is no wrapper", wire.Malformed, w.scoring, nil, func(r *api.CertificateRequest) { r.Evidence = json.RawMessage(`{}`) }},
 		{"no evidence", wire.Malformed, w.scoring, nil, func(r *api.CertificateRequest) { r.Evidence = nil }},
@@ -122,7 +122,7 @@ func TestReplay(t *testing.T) {
 	w := newWorld(t)
 	first, second := w.open(), w.open()
 	p := w.scoring()
-	r := p.request(must(first.challenge()).Nonce, nil)
+	r := p.request(must(first.challenge(api.ChallengeRequest{})).Nonce, nil)
 	if _, err := first.certify(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestReplay(t *testing.T) {
 	if got := issued(t, first); got != 1 {
 		t.Errorf("got %d issuances, want 1", got)
 	}
-	late := p.request(must(first.challenge()).Nonce, nil)
+	late := p.request(must(first.challenge(api.ChallengeRequest{})).Nonce, nil)
 	w.clock.pass(wire.NonceLife + time.Second)
 	_, err := first.certify(t.Context(), late)
 	wantReason(t, err, wire.NonceUsed)
@@ -144,7 +144,7 @@ func TestReplay(t *testing.T) {
 func TestSecondAuthority(t *testing.T) {
 	w := newWorld(t)
 	first, second := w.open(), w.open()
-	r := w.scoring().request(must(first.challenge()).Nonce, nil)
+	r := w.scoring().request(must(first.challenge(api.ChallengeRequest{})).Nonce, nil)
 	if _, err := second.certify(t.Context(), r); err != nil {
 		t.Error(err)
 	}
@@ -228,7 +228,7 @@ func TestNothingWithoutRecord(t *testing.T) {
 func TestGoneClient(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	r := w.scoring().request(must(a.challenge()).Nonce, nil)
+	r := w.scoring().request(must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := a.certify(ctx, r); !errors.Is(err, context.Canceled) {
@@ -261,7 +261,7 @@ func BenchmarkCertify(b *testing.B) {
 	p := w.scoring()
 	requests := make([]api.CertificateRequest, b.N)
 	for i := range requests {
-		requests[i] = p.request(must(a.challenge()).Nonce, nil)
+		requests[i] = p.request(must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
 	}
 	b.ResetTimer()
 	for _, r := range requests {

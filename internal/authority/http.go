@@ -113,10 +113,11 @@ func problemOf(route route, r *http.Request, err error) api.Problem {
 }
 
 func (a *Authority) postChallenge(w http.ResponseWriter, r *http.Request) (any, error) {
-	if err := api.ReadBody(w, r, smallBody, new(api.ChallengeRequest)); err != nil {
+	var request api.ChallengeRequest
+	if err := api.ReadBody(w, r, maxChallenge, &request); err != nil {
 		return nil, err
 	}
-	return a.challenge()
+	return a.challenge(request)
 }
 
 func (a *Authority) postCertificates(w http.ResponseWriter, r *http.Request) (any, error) {

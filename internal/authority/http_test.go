@@ -235,7 +235,7 @@ func FuzzCertificates(f *testing.F) {
 	w := newWorld(f)
 	a := w.open()
 	h := a.Handler()
-	request := w.scoring().request(must(a.challenge()).Nonce, nil)
+	request := w.scoring().request(must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
 	good := must(json.Marshal(request))
 	f.Add(good[:len(good)-1])
 	f.Add([]byte(`{"task":"scoring","evidence":["application/vnd.cohort.soft-evidence","AA"]}`))

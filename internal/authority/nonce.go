@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -18,8 +19,12 @@ const (
 	nonceSize = nonceBody + 32
 )
 
-// challenge makes a nonce that is good for [wire.NonceLife].
-func (a *Authority) challenge() (api.Challenge, error) {
+// maxChallenge bounds the body that asks for a challenge: a certificate and a key.
+const maxChallenge = 8 << 10
+
+// challenge makes a nonce that is good for [wire.NonceLife], and for a TPM a
+// credential whose secret follows from it.
+func (a *Authority) challenge(r api.ChallengeRequest) (api.Challenge, error) {
 	now, err := a.guard.now()
 	if err != nil {
 		return api.Challenge{}, err
@@ -28,7 +33,12 @@ func (a *Authority) challenge() (api.Challenge, error) {
 	body := make([]byte, nonceBody)
 	binary.BigEndian.PutUint64(body, uint64(expires.Unix()))
 	rand.Read(body[8:])
-	return api.Challenge{Nonce: slices.Concat(body, a.keys.NonceMAC(body)), Expires: expires.UTC()}, nil
+	c := api.Challenge{Nonce: slices.Concat(body, a.keys.NonceMAC(body)), Expires: expires.UTC()}
+	if len(r.EK)+len(r.AK) > 0 {
+		in := attest.Introduction{Device: r.EK, Key: r.AK}
+		c.Credential, err = a.verifier.Credential(attest.TPM, in, a.keys.Hidden(c.Nonce, in))
+	}
+	return c, err
 }
 
 // checkNonce refuses, with "nonce-used", a nonce that no authority of this root

@@ -54,14 +54,14 @@ func (a *Authority) named(ctx context.Context, approved policy.Approved) error {
 	nonce := make([]byte, 32)
 	rand.Read(nonce)
 	data := a.trustData(nonce, approved)
-	evidence, err := a.attester.Attest(ctx, data)
+	evidence, hidden, err := a.verifier.Ask(ctx, a.attester, data)
 	if err != nil {
 		return fmt.Errorf("attesting ourselves: %w", err)
 	}
 	if evidence, err = a.endorse(ctx, evidence, approved); err != nil {
 		return err
 	}
-	result, err := a.verifier.Appraise(attest.Question{Evidence: evidence, ReportData: data, Rules: approved.Rules(), At: now})
+	result, err := a.verifier.Appraise(attest.Question{Evidence: evidence, ReportData: data, Rules: approved.Rules(), At: now, Secret: hidden})
 	if err != nil {
 		return fmt.Errorf("appraising our own evidence: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -42,7 +43,11 @@ func (a *Authority) trust(ctx context.Context, q url.Values) (api.TrustAnswer, e
 	if err != nil {
 		return api.TrustAnswer{}, err
 	}
-	evidence, err := a.evidence(ctx, nonce, snap)
+	credential, err := hex.DecodeString(q.Get("credential"))
+	if err != nil || len(credential) > maxCredential {
+		return api.TrustAnswer{}, wire.Refuse(wire.BadRequest, "trust: credential", len(q.Get("credential")), "at most 2048 hexadecimal digits")
+	}
+	evidence, err := a.evidence(ctx, a.trustData(nonce, snap.approved), credential)
 	if err != nil {
 		return api.TrustAnswer{}, err
 	}
@@ -92,20 +97,25 @@ func (s *snapshot) identityOf(text string) ([]identity.Identity, error) {
 	return nil, wire.Refuse(wire.NotFound, "trust: identity", want, "an identity of the policy in force")
 }
 
-// evidence is our own, fresh, over the client's nonce, with the endorsements that
+// maxCredential bounds a credential in bytes: one for an RSA key of 3072 bits has
+// less than half of it.
+const maxCredential = 1024
+
+// evidence is our own, fresh, with the secret of the client's credential if there
+// is one, and with the endorsements that
 // a client needs to appraise it.
-func (a *Authority) evidence(ctx context.Context, nonce []byte, snap *snapshot) (json.RawMessage, error) {
+func (a *Authority) evidence(ctx context.Context, data attest.ReportData, credential []byte) (json.RawMessage, error) {
 	select {
 	case a.trusts <- struct{}{}:
 		defer func() { <-a.trusts }()
 	case <-ctx.Done():
 		return nil, wire.Refuse(wire.TooMany, "trust: answers under way", maxTrusts, "fewer")
 	}
-	evidence, err := a.attester.Attest(ctx, a.trustData(nonce, snap.approved))
+	evidence, err := attest.Answer(ctx, a.attester, data, credential)
 	if err != nil {
 		return nil, fmt.Errorf("attesting ourselves: %w", err)
 	}
-	if evidence, err = a.endorse(ctx, evidence, snap.approved); err != nil {
+	if evidence, err = a.endorse(ctx, evidence, a.current.Load().approved); err != nil {
 		return nil, err
 	}
 	return json.Marshal(evidence)

@@ -285,7 +285,7 @@ type asker interface {
 // direct asks an authority without HTTP.
 type direct struct{ a *Authority }
 
-func (d direct) Challenge(context.Context) (api.Challenge, error) { return d.a.challenge() }
+func (d direct) Challenge(context.Context) (api.Challenge, error) { return d.a.challenge(api.ChallengeRequest{}) }
 
 func (d direct) Certify(ctx context.Context, r api.CertificateRequest) (api.SealedReport, error) {
 	return d.a.certify(ctx, r)
