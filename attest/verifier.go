@@ -147,9 +147,8 @@ type Question struct {
 
 // Appraise judges evidence. It refuses with reason "platform" when no appraiser
 // or no rule knows the platform, with "nonce" when the evidence was made for
-// another use, with "wrong-chip" when its key is not bound to the device it names,
-// with "debug" when the host can read the TEE and the rules do not
-// allow it, and with the appraiser's reason otherwise.
+// another use, with "debug" when the host can read the TEE and the rules do not
+// allow it, with "wrong-chip" when its key is not bound to the device it names, and with the appraiser's reason otherwise.
 func (v *Verifier) Appraise(q Question) (Result, error) {
 	appraiser, known := v.appraisers[q.Evidence.Platform]
 	rules, ruled := q.Rules[q.Evidence.Platform]
@@ -169,11 +168,11 @@ func (v *Verifier) Appraise(q Question) (Result, error) {
 	if !q.ReportData.carried(claims.ReportData) {
 		return Result{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "evidence made for another use", "this request's")
 	}
-	if err := claims.Activation.check(q.Secret); err != nil {
-		return Result{}, err
-	}
 	if claims.Debug && !rules.Debug {
 		return Result{}, wire.Refuse(wire.Debug, "appraisal: debug", "a TEE its host can read", "debug off")
+	}
+	if err := claims.Activation.check(q.Secret); err != nil {
+		return Result{}, err
 	}
 	return Result{claims: claims, at: q.At, ok: true}, nil
 }

@@ -175,9 +175,9 @@ func (f *fetch) appraise(query api.TrustQuery, evidence attest.Evidence) (attest
 	result, err := f.config.Verifier.Appraise(attest.Question{
 		Evidence:   evidence,
 		ReportData: attest.Bind(wire.LabelTrust, query.Nonce[:], root[:], head[:]),
+		Secret:     f.challenge.Hidden,
 		Rules:      f.state.Policy().Rules(),
 		At:         f.config.Clock(),
-		Secret:     f.challenge.Hidden,
 	})
 	if err != nil {
 		return attest.Result{}, err

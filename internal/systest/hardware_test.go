@@ -23,6 +23,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/nitro"
 	"github.com/cohort-tee/cohort/attest/snp"
 	"github.com/cohort-tee/cohort/attest/soft"
+	"github.com/cohort-tee/cohort/attest/tpm"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/authority"
 	"github.com/cohort-tee/cohort/internal/authority/store"
@@ -41,6 +42,9 @@ type vendors struct {
 	aws   *attesttest.NitroVendor
 	dev   *attesttest.Vendor
 	chip  *attesttest.SNPChip
+	host  *testing.T // with what follows, where a test asks for a TPM
+	maker *attesttest.TPMMaker
+	tpm   *attesttest.TPM
 
 	service string // URL of AMD's and Intel's
 
@@ -58,6 +62,7 @@ var platformRules = map[attest.Platform]string{
 		"[platform.snp.generation.Genoa]\ncommitted = { bootloader = 9, tee = 0, snp = 21, microcode = 72 }\n" + milanRow,
 	attest.TDX:   "[platform.tdx]\nroots = [%q]\nchips = \"any\"\n",
 	attest.SGX:   "[platform.sgx]\nroots = [%q]\nchips = \"any\"\n",
+	attest.TPM:   "[platform.tpm]\nroots = [%q]\n",
 	attest.Nitro: "[platform.nitro]\nroots = [%q]\nmax_age = \"5m\"\n",
 }
 
@@ -104,6 +109,8 @@ func (v *vendors) pass(d time.Duration) {
 
 func (v *vendors) root(p attest.Platform) attest.Digest {
 	switch p {
+	case attest.TPM:
+		return v.maker.Root(v.host)
 	case attest.SNP:
 		return v.amd.Root()
 	case attest.Nitro:
@@ -119,6 +126,8 @@ func (v *vendors) root(p attest.Platform) attest.Digest {
 func (v *vendors) device(p attest.Platform, program string) (attest.Attester, attest.Measurement) {
 	var m attest.Measurement
 	switch p {
+	case attest.TPM:
+		return v.launch(program)
 	case attest.SNP:
 		m = attesttest.MeasureSNP(program)
 		return v.chip.Attester(m), m
@@ -140,12 +149,15 @@ func (v *vendors) device(p attest.Platform, program string) (attest.Attester, at
 
 // verifier knows every platform: what is refused, policy refuses.
 func verifier() *attest.Verifier {
-	return attest.NewVerifier(soft.Appraiser{}, new(snp.Appraiser), dcap.TDX(), dcap.SGX(), nitro.Appraiser{})
+	return attest.NewVerifier(soft.Appraiser{}, new(snp.Appraiser), dcap.TDX(), dcap.SGX(), nitro.Appraiser{}, new(tpm.Appraiser))
 }
 
 // reference is a measurement as policy writes it.
 func reference(m attest.Measurement) string {
 	fields := []string{fmt.Sprintf("platform = %q", m.Platform)}
+	if m.Platform == attest.TPM {
+		return tpmReference(m)
+	}
 	for _, r := range m.Registers {
 		text := hex.EncodeToString(r.Value)
 		switch r.Name {
@@ -171,6 +183,7 @@ type estate struct {
 	*Cluster
 	*vendors
 	collateral *collateral.Collateral
+	db         *store.Store
 }
 
 // settle starts an estate. Its authority runs on the first platform, its task
@@ -182,12 +195,16 @@ func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
 		AMD: v.service, Intel: v.service, IntelRoot: v.service, Clock: v.wall,
 	})}
 	tee, own := v.device(platforms[0], "authority")
-	sealer := v.dev.Chip().Attester(own) // seals for the measurement; hardware's sealing is not played
+	sealer, ok := tee.(attest.Sealer)
+	if !ok {
+		sealer = v.dev.Chip().Attester(own) // seals for the measurement; that hardware's sealing is not played
+	}
 	db, err := store.Create(t.Context(), c.dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
+	e.db = db
 	made, err := authority.Init(t.Context(), authority.InitConfig{Store: db, Attester: tee, Sealer: sealer})
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,127 @@
+package systest
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/attest/tpm"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/unit"
+)
+
+// newMachine has a software TPM, on a machine that has booted.
+func newMachine(t *testing.T) *vendors {
+	t.Helper()
+	v := newVendors(t)
+	v.host, v.maker = t, attesttest.NewTPMMaker(t)
+	v.tpm = v.maker.TPM(t)
+	v.pass(time.Minute) // its certificates begin after the clock did
+	v.boot("quiet")
+	return v
+}
+
+// boot boots the machine with a kernel command line.
+func (v *vendors) boot(commandLine string) {
+	v.tpm.Boot(v.host)
+	v.tpm.Extend(v.host, 4, "loader")
+	v.tpm.Extend(v.host, 8, commandLine)
+}
+
+func (v *vendors) machine() tpm.Machine { return tpm.Machine{Path: v.tpm.Path, Log: v.tpm.Log} }
+
+// launch launches a program beside the TPM, and gives what policy has to name.
+func (v *vendors) launch(program string) (*tpm.Device, attest.Measurement) {
+	v.host.Helper()
+	l := tpm.Launch{Program: wire.Sum([]byte(program)), Arguments: tpm.Arguments(nil)}
+	m, err := v.machine().Boot(l)
+	if err != nil {
+		v.host.Fatal(err)
+	}
+	d, err := tpm.NewDevice(tpm.Config{Machine: v.machine(), CA: v.maker.CA(v.host), Launch: l})
+	if err != nil {
+		v.host.Fatal(err)
+	}
+	return d, m
+}
+
+// tpmReference is a measurement as policy writes it.
+func tpmReference(m attest.Measurement) string {
+	var boot []string
+	for _, r := range m.Registers {
+		if number, is := strings.CutPrefix(r.Name, "pcr"); is {
+			boot = append(boot, fmt.Sprintf("%s = \"sha256:%x\"", number, r.Value))
+		}
+	}
+	program := m.Registers[len(m.Registers)-2]
+	return fmt.Sprintf("{ platform = \"tpm\", boot = { %s }, program = \"sha256:%x\" }", strings.Join(boot, ", "), program.Value)
+}
+
+// TestTPM: authority and units on one TPM. Restarts, a second task of the machine
+// and a client are served; each way to be something else is refused for its own
+// reason, and so is the root secret to a machine that booted otherwise.
+func TestTPM(t *testing.T) {
+	v := newMachine(t)
+	e := settle(t, v, attest.TPM)
+	var u *unit.Unit
+	for range 4 { // and three restarts
+		var err error
+		if u, err = e.enrol(attest.TPM, "scoring 1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := get(t, e.dial(serve(t, u, "tpm")), "https://"+ServerName("scoring")+"/")
+	if err != nil || got != "tpm" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	t.Run("a second task, then one that policy does not name", func(t *testing.T) {
+		if _, err := e.enrol(attest.TPM, "authority"); wire.ReasonOf(err) != wire.NotMeasured || !strings.Contains(err.Error(), "measurement: program") {
+			t.Errorf("the authority's program as a unit: %v", err)
+		}
+		if _, err := e.enrol(attest.TPM, "scoring 1"); err != nil {
+			t.Errorf("after another program of the policy: %v", err)
+		}
+		v.launch("a stranger")
+		_, err := e.enrol(attest.TPM, "scoring 1")
+		wantRule(t, err, wire.NotMeasured, "since boot")
+	})
+	t.Run("another kernel command line", func(t *testing.T) {
+		v.boot("quiet init=/bin/sh")
+		_, err := e.enrol(attest.TPM, "scoring 1")
+		wantRule(t, err, wire.NotMeasured, "measurement: pcr8")
+		_, err = e.unseal("authority")
+		wantRule(t, err, wire.NotMeasured, "measurement: pcr8")
+	})
+	t.Run("the machine as it was", func(t *testing.T) {
+		v.boot("quiet")
+		if _, err := e.enrol(attest.TPM, "scoring 1"); err != nil {
+			t.Error(err)
+		}
+		if _, err := e.unseal("authority"); err != nil {
+			t.Error(err)
+		}
+		_, err := e.unseal("scoring 1")
+		wantRule(t, err, wire.NotMeasured, "measurement: program")
+	})
+}
+
+// unseal asks for the root secret as another start of a program.
+func (e *estate) unseal(program string) ([]byte, error) {
+	e.t.Helper()
+	row, err := e.db.Root(e.t.Context())
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	tee, _ := e.launch(program)
+	return tee.Unseal(e.t.Context(), row.Content)
+}
+
+func wantRule(t *testing.T, err error, reason wire.Reason, rule string) {
+	t.Helper()
+	if wire.ReasonOf(err) != reason || !strings.Contains(fmt.Sprint(err), rule) {
+		t.Errorf("got %v, want %s: … %s", err, reason, rule)
+	}
+}
