@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -23,6 +22,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/authority"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/collateral"
+	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"golang.org/x/crypto/ssh"
 )
@@ -116,51 +116,69 @@ func references(program string) string {
 	return reference(attesttest.MeasureSNP(program)) + ", " + reference(attesttest.MeasureTDX(program))
 }
 
-// found starts an authority on SNP, with a real store on this disk and real TLS
-// on loopback.
-func found(t testing.TB, v *vendors) estate {
+// founded is an authority with a real store on this disk, that has not started.
+type founded struct {
+	vendors *vendors
+	dsn     string
+	config  authority.Config
+	genesis wire.Digest
+	root    wire.Digest
+}
+
+// found founds an authority on SNP.
+func found(t testing.TB, v *vendors) founded {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	owner := must(ssh.NewSignerFromKey(key))
-	db := must(store.Create(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "a.db")))
-	t.Cleanup(func() { db.Close() })
+	f := founded{vendors: v, dsn: "sqlite:" + filepath.Join(t.TempDir(), "a.db")}
+	db := must(store.Create(t.Context(), f.dsn))
+	defer db.Close()
 	tee := v.device(attest.SNP, "authority")
 	// It seals for the measurement; hardware's sealing is not played.
 	sealer := attesttest.NewVendor().Chip().Attester(attesttest.MeasureSNP("authority"))
-	made := must(authority.Init(t.Context(), authority.InitConfig{Store: db, Attester: tee, Sealer: sealer}))
+	f.root = must(authority.Init(t.Context(), authority.InitConfig{Store: db, Attester: tee, Sealer: sealer})).Root
 	text := []byte(strings.NewReplacer("CREATED", time.Now().Add(-time.Minute).UTC().Format(time.RFC3339),
 		"OWNER", strings.TrimSpace(string(ssh.MarshalAuthorizedKey(owner.PublicKey()))),
-		"AMD", v.amd.Root().String(), "INTEL", v.intel.Root().String(), "NOKEY", strings.Repeat("0", 96), "ROOT", made.Root.String(),
+		"AMD", v.amd.Root().String(), "INTEL", v.intel.Root().String(), "NOKEY", strings.Repeat("0", 96), "ROOT", f.root.String(),
 		"REFERENCE-AUTHORITY", reference(attesttest.MeasureSNP("authority")),
 		"REFERENCE-OWN", references("own"), "REFERENCE-SCORING", references("scoring")).Replace(policyText))
-	a := must(authority.Open(t.Context(), authority.Config{
-		Store: db, Attester: tee, Sealer: sealer, Verifier: verifier(), Clock: authority.SystemClock(), Endorser: v.collateral(t),
+	f.genesis = wire.Sum(text)
+	f.config = authority.Config{
+		Attester: tee, Sealer: sealer, Verifier: verifier(), Clock: authority.SystemClock(), Endorser: v.collateral(t),
 		Log:     slog.New(slog.DiscardHandler),
 		Genesis: &policy.Step{Policy: text, Signatures: []string{must(policy.Sign(owner, policy.ForPolicy, text))}},
 		Limits:  authority.Limits{PerAddress: 1 << 20, Total: 1 << 20},
-	}))
-	l := must(net.Listen("tcp", "127.0.0.1:0"))
-	ctx, stop := context.WithCancel(context.Background())
+	}
+	return f
+}
+
+// start starts the authority, with real TLS on loopback.
+func (f founded) start(t testing.TB) (e estate, stop func()) {
+	t.Helper()
+	db := must(store.Open(t.Context(), f.dsn))
+	config := f.config
+	config.Store = db
+	a := must(authority.Open(t.Context(), config))
+	l := loopback()
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- a.Serve(ctx, l) }()
-	t.Cleanup(func() {
-		stop()
+	client := newAuthority("https://" + l.Addr().String())
+	return estate{"https://" + l.Addr().String(), client, f.genesis, f.root, f.vendors.device}, func() {
+		client.Close()
+		cancel()
 		if err := <-done; err != nil {
 			t.Error("authority ended:", err)
 		}
-	})
-	url := "https://" + l.Addr().String()
-	return estate{url, newAuthority(t, url), a.Genesis(), a.Root(), v.device}
+		db.Close()
+	}
 }
 
 // newAuthority is a client whose TLS checks nobody: what it costs the authority
 // is the same, and nothing that it is told is believed.
-func newAuthority(t testing.TB, url string) *api.Authority {
-	t.Helper()
-	c := must(api.NewAuthority(url, &tls.Config{InsecureSkipVerify: true}))
-	t.Cleanup(c.Close)
-	return c
+func newAuthority(url string) *api.Authority {
+	return must(api.NewAuthority(url, &tls.Config{InsecureSkipVerify: true}))
 }

@@ -45,7 +45,8 @@ func start(b *testing.B) *peer {
 		b.Fatal("reading what the server tells:", err)
 	}
 	p.ca.AddCert(must(x509.ParseCertificate(p.CA)))
-	p.estate = estate{p.Authority, newAuthority(b, p.Authority), p.Genesis, p.Root, p.attester}
+	p.estate = estate{p.Authority, newAuthority(p.Authority), p.Genesis, p.Root, p.attester}
+	b.Cleanup(p.estate.authority.Close)
 	return p
 }
 

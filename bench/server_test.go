@@ -71,7 +71,9 @@ func TestServer(t *testing.T) {
 	}
 	s := &server{t: t, vendors: newVendors(time.Now())}
 	var i info
-	s.estate = found(t, s.vendors)
+	var stop func()
+	s.estate, stop = found(t, s.vendors).start(t)
+	t.Cleanup(stop)
 	i.Authority, i.Genesis, i.Root = s.estate.url, s.estate.genesis, s.estate.root
 	i.Control = s.listen(loopback(), http.HandlerFunc(s.control), nil)
 

@@ -1,0 +1,58 @@
+package bench
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+)
+
+// BenchmarkRestart is G18: the wall time from the start of an authority to its
+// first issuance, over a new TLS connection, beside the start of a process,
+// opening the sealed root, and the evidence of the authority and of the unit.
+// The start is that of this program, and the same on both sides.
+func BenchmarkRestart(b *testing.B) {
+	f := found(b, newVendors(time.Now()))
+	first := func() time.Duration {
+		begin := time.Now()
+		e, stop := f.start(b)
+		nonce := e.challenges(b.Context(), 1)[0]
+		took := time.Since(begin)
+		a := e.applicant(b.Context(), attest.SNP, "own", nonce) // the unit's time
+		begin = time.Now()
+		a.report(b.Context(), e)
+		took += time.Since(begin)
+		stop()
+		return took
+	}
+	first() // collateral is fetched, the genesis adopted
+	floor := newFloors().evidence(attest.SNP)
+	db := must(store.Open(b.Context(), f.dsn))
+	sealed := must(db.Root(b.Context())).Content
+	db.Close()
+	Compare(b,
+		Contender{"floor", func() time.Duration {
+			begin := time.Now()
+			must(f.config.Sealer.Unseal(b.Context(), sealed))
+			floor()
+			floor()
+			return time.Since(begin) + processStart()
+		}},
+		Contender{"restart", func() time.Duration { return first() + processStart() }},
+		Contender{"process", processStart})
+}
+
+// processStart is the wall time of a process that does nothing.
+func processStart() time.Duration {
+	const n = 4
+	begin := time.Now()
+	for range n {
+		if err := exec.Command(os.Args[0], "-test.run=^$").Run(); err != nil {
+			panic(err)
+		}
+	}
+	return time.Since(begin) / n
+}
