@@ -12,11 +12,12 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 )
 
-// How many flips and how many truncations of each file are tried, by default and
-// with -short. COHORT_FULL=1 tries every one.
+// How many flips and how many truncations are tried of evidence, and of each
+// endorsement, whose change makes an appraiser check all of them anew. With
+// -short it is an eighth of them; COHORT_FULL=1 tries every one.
 const (
-	samples      = 150
-	samplesShort = 20
+	samplesOfEvidence    = 160
+	samplesOfEndorsement = 40
 )
 
 func reasonOf(err error) attest.Reason {
@@ -54,26 +55,14 @@ func (c judge) mutate(t reporter) {
 		}
 		m := mutant{judge: c, role: role, content: content, good: good}
 		m.evidence = role == "evidence" || strings.HasPrefix(role, "evidence.")
-		for bit := 0; bit < 8*len(content); bit += stride(8 * len(content)) {
+		for bit := 0; bit < 8*len(content); bit += m.stride(8 * len(content)) {
 			m.flip(t, bit)
 		}
-		for size := 0; size < len(content); size += stride(len(content)) {
+		for size := 0; size < len(content); size += m.stride(len(content)) {
 			m.try(t, content[:size], size)
 		}
 		m.try(t, append(bytes.Clone(content), 0), len(content)-1)
 	}
-}
-
-// stride goes through n places in as many steps; it is odd, so that flips meet
-// every bit of a byte.
-func stride(n int) int {
-	switch {
-	case os.Getenv("COHORT_FULL") == "1":
-		return 1
-	case testing.Short():
-		return n/samplesShort | 1
-	}
-	return n/samples | 1
 }
 
 // mutant is one file of a vector that is being altered.
@@ -83,6 +72,22 @@ type mutant struct {
 	evidence bool
 	content  []byte
 	good     attest.Claims
+}
+
+// stride goes through n places in as many steps; it is odd, so that flips meet
+// every bit of a byte.
+func (m mutant) stride(n int) int {
+	samples := samplesOfEndorsement
+	if m.evidence {
+		samples = samplesOfEvidence
+	}
+	switch {
+	case os.Getenv("COHORT_FULL") == "1":
+		return 1
+	case testing.Short():
+		samples /= 8
+	}
+	return n/samples | 1
 }
 
 func (m mutant) flip(t reporter, bit int) {
