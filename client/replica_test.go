@@ -141,12 +141,13 @@ func (r *replica) handle(w http.ResponseWriter, req *http.Request) {
 // kill ends the replica with all its connections, as SIGKILL does.
 func (r *replica) kill() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	for _, c := range r.conns {
 		c.Close() // below TLS, so without its notice
 	}
 	r.conns = nil
-	r.server.Close()
+	server := r.server
+	r.mu.Unlock()
+	server.Close() // waits for whoever accepts, who waits for mu
 }
 
 // restart serves again on the same address.
