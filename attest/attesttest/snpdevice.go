@@ -3,7 +3,9 @@ package attesttest
 import (
 	"context"
 	"crypto/ecdsa"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/binary"
 	"math/big"
@@ -59,6 +61,22 @@ func (d *SNPDevice) Attest(ctx context.Context, data attest.ReportData) (attest.
 		slices.Reverse(field)
 	}
 	return attest.Evidence{Platform: attest.SNP, Raw: report}, nil
+}
+
+// DeriveSNP plays the firmware's key derivation for the guest of a report: the
+// fields that bits 0 and 3 of the selection name, guest policy and launch digest,
+// and the privilege level.
+func DeriveSNP(report []byte, selected, vmpl uint64) []byte {
+	mac := hmac.New(sha256.New, []byte("root key of the chip"))
+	mac.Write(report[0x1a0:0x1e0])
+	if selected&(1<<0) != 0 {
+		mac.Write(report[0x08:0x10])
+	}
+	if selected&(1<<3) != 0 {
+		mac.Write(report[0x90:0xc0])
+	}
+	mac.Write(binary.LittleEndian.AppendUint64(nil, vmpl))
+	return mac.Sum(nil)
 }
 
 // report fills the fields in AMD's layout (SEV-SNP firmware ABI, table

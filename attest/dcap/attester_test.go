@@ -177,6 +177,45 @@ func TestSGXAttesterFaults(t *testing.T) {
 	}
 }
 
+// TestSGXSeal: an enclave unseals what it sealed; one with another configuration
+// and so the same key of Gramine's, one with another key, and one without do not.
+func TestSGXSeal(t *testing.T) {
+	vendor := attesttest.NewDCAPVendor(now)
+	chip := vendor.Chip(vendor.TCB)
+	enclave := func(m attest.Measurement, key string) *SGXAttester {
+		dir := pseudo(t, "dcap", answers(chip.Attester(m)))
+		if err := os.Mkdir(filepath.Join(dir, "keys"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "keys", "_sgx_mrenclave"), []byte(key), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return &SGXAttester{dir: dir}
+	}
+	own, configured := attesttest.MeasureSGX("authority"), attesttest.MeasureSGX("authority")
+	configured.Registers[3].Value = make([]byte, 64)
+	sealed, err := enclave(own, "sixteen byte key").Seal(t.Context(), []byte("root"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := enclave(own, "sixteen byte key").Unseal(t.Context(), sealed); err != nil || string(got) != "root" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	for name, other := range map[string]struct {
+		enclave *SGXAttester
+		want    wire.Reason
+	}{
+		"another key":           {enclave(own, "another 16 bytes"), wire.BadSignature},
+		"another configuration": {enclave(configured, "sixteen byte key"), wire.BadSignature},
+		"an empty key":          {enclave(own, ""), wire.NotThisDevice},
+		"no keys":               {&SGXAttester{dir: pseudo(t, "dcap", answers(chip.Attester(own)))}, wire.NotThisDevice},
+	} {
+		if _, err := other.enclave.Unseal(t.Context(), sealed); !errors.Is(err, other.want) {
+			t.Errorf("%s: err = %v, want reason %q", name, err, other.want)
+		}
+	}
+}
+
 func TestAttestersElsewhere(t *testing.T) {
 	if _, err := NewTDXAttester(); err != nil && !errors.Is(err, wire.NotThisDevice) {
 		t.Errorf("TDX: err = %v, want an attester or reason %q", err, wire.NotThisDevice)

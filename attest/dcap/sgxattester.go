@@ -21,10 +21,19 @@ const gramine = "/dev/attestation"
 // enclave whose manifest says sgx.remote_attestation = "dcap". It is safe for
 // concurrent use; the pseudo-files hold one request at a time, so nothing else
 // in the process may use them.
+//
+// It seals with the enclave's own key ([attest.OwnKey]), which Gramine shows as
+// keys/_sgx_mrenclave. The CPU derives it from the enclave's measurement, its
+// debug state and the microcode's version.
 type SGXAttester struct {
 	dir string
 	mu  sync.Mutex // guards the pseudo-files, from request to quote
 }
+
+var (
+	_ attest.Attester = (*SGXAttester)(nil)
+	_ attest.Sealer   = (*SGXAttester)(nil)
+)
 
 // NewSGXAttester finds the device. It refuses with "not-this-device" outside
 // such an enclave.
@@ -73,6 +82,47 @@ func (a *SGXAttester) ask(data attest.ReportData) error {
 	}
 	_, err = f.Write(data[:])
 	return errors.Join(err, f.Close())
+}
+
+// Seal seals to this enclave on this CPU.
+func (a *SGXAttester) Seal(ctx context.Context, secret []byte, to []attest.ReferenceValue) ([]byte, error) {
+	key, err := a.key(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key.Key)
+	return key.Seal(secret, to)
+}
+
+// Unseal gives back what this enclave sealed on this CPU.
+func (a *SGXAttester) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
+	key, err := a.key(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key.Key)
+	return key.Unseal(sealed)
+}
+
+// key is the enclave's own key. Of the measurement it depends on MRENCLAVE alone,
+// so the rest is read from a quote of the enclave itself.
+func (a *SGXAttester) key(ctx context.Context) (attest.OwnKey, error) {
+	own, err := a.Attest(ctx, attest.ReportData{})
+	if err != nil {
+		return attest.OwnKey{}, err
+	}
+	q, err := parse(own.Raw, attest.SGX)
+	if err != nil {
+		return attest.OwnKey{}, err
+	}
+	var c attest.Claims
+	c.Measurement.Platform, c.Details = attest.SGX, map[string]any{}
+	enclaveClaims(&c, enclave(q.body))
+	key, err := a.read("keys/_sgx_mrenclave")
+	if err != nil {
+		return attest.OwnKey{}, noEnclave(err)
+	}
+	return attest.OwnKey{Key: key, Measurement: c.Measurement}, nil
 }
 
 func (a *SGXAttester) read(name string) ([]byte, error) {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-configfs-tsm/configfs/linuxtsm"
 	tsm "github.com/google/go-configfs-tsm/report"
 	"github.com/google/go-sev-guest/abi"
+	labi "github.com/google/go-sev-guest/client/linuxabi"
 )
 
 // provider is what Linux calls the SNP guest driver in configfs-tsm.
@@ -20,9 +21,18 @@ const provider = "sev_guest"
 // Attester asks the SNP guest driver for reports through configfs-tsm
 // (/sys/kernel/config/tsm/report, Linux 6.7 and later, root only). It is safe
 // for concurrent use: each report has a folder of its own.
+//
+// It seals with a key that the firmware derives ([attest.OwnKey]), through
+// /dev/sev-guest.
 type Attester struct {
 	device configfsi.Client
+	derive func(labi.SnpDerivedKeyReqABI) ([]byte, error)
 }
+
+var (
+	_ attest.Attester = (*Attester)(nil)
+	_ attest.Sealer   = (*Attester)(nil)
+)
 
 // NewAttester finds the device. It refuses with "not-this-device" on a machine
 // that is no SNP guest, or whose kernel has no configfs-tsm.
@@ -31,7 +41,7 @@ func NewAttester() (*Attester, error) {
 	if err != nil {
 		return nil, absent(err)
 	}
-	return &Attester{device: device}, nil
+	return &Attester{device: device, derive: derive}, nil
 }
 
 // Attest makes a report at the guest's own privilege level, with the

@@ -93,13 +93,17 @@ func (r report) signedBy(c *chain) error {
 // claims are what the report says, once it is believed.
 func claims(r report, c *chain) attest.Claims {
 	return attest.Claims{
-		Measurement: attest.Measurement{Platform: attest.SNP, Registers: []attest.Register{
-			{Name: "measurement", Value: r.Measurement},
-			{Name: "host-data", Value: r.HostData},
-		}},
-		ReportData: r.ReportData,
-		Debug:      r.policy.Debug,
-		Chip:       c.name(),
-		Details:    details(r, c),
+		Measurement: r.measurement(),
+		ReportData:  r.ReportData,
+		Debug:       r.policy.Debug,
+		Chip:        c.name(),
+		Details:     details(r, c),
 	}
+}
+
+func (r report) measurement() attest.Measurement {
+	return attest.Measurement{Platform: attest.SNP, Registers: []attest.Register{
+		{Name: "measurement", Value: r.Measurement},
+		{Name: "host-data", Value: r.HostData},
+	}}
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -47,6 +48,8 @@ type Config struct {
 // concurrently.
 type Endorser interface {
 	Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsements, error)
+	// Stats is the state of each document at hand, for metrics.
+	Stats() []collateral.Status
 }
 
 func (c Config) check() error {
@@ -99,6 +102,9 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 	a := &Authority{
 		store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier, endorser: c.Endorser, log: c.Log, guard: newGuard(c.Clock),
 		limits: limits, metrics: newMetrics(), limiter: newLimiter(limits), trusts: make(chan struct{}, maxTrusts),
+	}
+	if c.Endorser != nil {
+		a.metrics.registry.MustRegister(documents{c.Endorser, c.Clock})
 	}
 	if err := a.unseal(ctx); err != nil {
 		return nil, err

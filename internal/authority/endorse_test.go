@@ -2,13 +2,17 @@ package authority
 
 import (
 	"context"
+	"math"
 	"net/url"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // vendorDesk is an endorser that says what it was asked about.
@@ -23,6 +27,40 @@ func (d *vendorDesk) Endorse(_ context.Context, e attest.Evidence) (attest.Endor
 	defer d.mu.Unlock()
 	d.asked = append(d.asked, e.Platform)
 	return attest.Endorsements{"note": []byte("of the vendor")}, d.err
+}
+
+func (d *vendorDesk) Stats() []collateral.Status {
+	now := time.Now()
+	return []collateral.Status{
+		{Name: "a", Role: "crl", Fetched: now.Add(-time.Hour), Expires: now.Add(time.Hour)},
+		{Name: "b", Role: "crl", Fetched: now.Add(-2 * time.Hour), Expires: now.Add(3 * time.Hour), Fault: wire.Unavailable},
+		{Name: "c", Role: "vcek", Fault: wire.Unavailable},
+	}
+}
+
+// TestDocuments: metrics tell the oldest and the first to end of each role, and
+// say nothing of what there is none of but that it is missing.
+func TestDocuments(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(documents{new(vendorDesk), SystemClock()})
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			got[strings.TrimPrefix(f.GetName(), "cohort_authority_collateral_")+" "+m.GetLabel()[0].GetValue()] = m.GetGauge().GetValue()
+		}
+	}
+	for name, want := range map[string]float64{"age_seconds crl": 7200, "left_seconds crl": 3600, "faults crl": 1, "faults vcek": 1} {
+		if math.Abs(got[name]-want) > 60 {
+			t.Errorf("%s: got %v, want %v", name, got[name], want)
+		}
+	}
+	if len(got) != 4 {
+		t.Errorf("got %v, want 4 numbers", got)
+	}
 }
 
 // TestEndorser: the vendor is asked about evidence of platforms that policy names,

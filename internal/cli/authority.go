@@ -21,6 +21,7 @@ type authorityFlags struct {
 	listen     string
 	genesis    string
 	signatures []string
+	collateral collateralFlags
 }
 
 func (a *app) authorityCommand() *cobra.Command {
@@ -36,10 +37,7 @@ func (a *app) authorityInitCommand() *cobra.Command {
 		Short: "Make the authority's root secret inside the TEE and print its root",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !a.tee.inside() {
-				return a.enter(cmd.Context(), f.tee)
-			}
-			return a.initAuthority(cmd.Context(), f)
+			return a.within(cmd.Context(), f.tee, func(ctx context.Context) error { return a.initAuthority(ctx, f) })
 		},
 	}
 	f.tee.register(cmd)
@@ -78,10 +76,7 @@ func (a *app) authorityRunCommand() *cobra.Command {
 		Short: "Serve the authority's API",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !a.tee.inside() {
-				return a.enter(cmd.Context(), f.tee)
-			}
-			return a.runAuthority(cmd.Context(), f)
+			return a.within(cmd.Context(), f.tee, func(ctx context.Context) error { return a.runAuthority(ctx, f) })
 		},
 	}
 	f.tee.register(cmd)
@@ -90,6 +85,7 @@ func (a *app) authorityRunCommand() *cobra.Command {
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:7440", "address to serve on")
 	flags.StringVar(&f.genesis, "genesis-policy", "", "file of the first policy; needed once, for a new store")
 	flags.StringArrayVar(&f.signatures, "signature", nil, "file of an owner's signature over it; repeat")
+	f.collateral.register(cmd)
 	return cmd
 }
 
@@ -109,14 +105,19 @@ func (a *app) runAuthority(ctx context.Context, f authorityFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	found := f.collateral.open(a.now)
 	served, err := authority.Open(ctx, authority.Config{
 		Store: db, Attester: a.tee, Sealer: a.tee, Verifier: verifier(),
-		Clock: authority.SystemClock(), Log: a.log, Genesis: genesis,
+		Clock: authority.SystemClock(), Log: a.log, Genesis: genesis, Endorser: found,
 	})
 	if err != nil {
 		return err
 	}
 	a.log.Info("serving", "address", listener.Addr(), "root", served.Root(), "genesis", served.Genesis().Hex(), "trust_domain", served.TrustDomain())
+	ctx, stop := context.WithCancel(ctx)
+	renewing := make(chan struct{})
+	go func() { defer close(renewing); found.Run(ctx) }()
+	defer func() { stop(); <-renewing }()
 	return served.Serve(ctx, listener)
 }
 

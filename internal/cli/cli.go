@@ -165,7 +165,7 @@ func (a *app) settle(cmd *cobra.Command) error {
 	default:
 		return usage("--log-format: got %q, want text or json", a.logFormat)
 	}
-	if a.tee.development {
+	if a.tee.development() {
 		a.log = a.log.With("development", true)
 	}
 	return nil

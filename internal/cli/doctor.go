@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 )
@@ -26,28 +29,75 @@ type examination struct {
 	look               func(context.Context) (string, error)
 }
 
-// errSkipped is the error of a check that was asked nothing.
-var errSkipped = errors.New("not asked for")
+// lookPlatforms asks each TEE that a machine can be. One that is absent is no
+// fault, unless it is the wanted one.
+func lookPlatforms(wanted string) []examination {
+	var all []examination
+	for _, name := range platformNames() {
+		p := platforms[attest.Platform(name)]
+		if p.open == nil {
+			continue
+		}
+		all = append(all, examination{"tee", p.name, "see docs/how-to/" + name + ".md for what the machine needs", func(ctx context.Context) (string, error) {
+			detail, err := p.look(ctx)
+			if errors.Is(err, wire.NotThisDevice) && name != wanted {
+				err = fmt.Errorf("%w: %w", errAbsent, err)
+			}
+			return detail, err
+		}})
+	}
+	return all
+}
+
+// look asks a TEE for evidence, bound to nothing, and to keep something.
+func (p platform) look(ctx context.Context) (string, error) {
+	d, err := p.open()
+	if err != nil {
+		return "", err
+	}
+	evidence, err := d.Attest(ctx, attest.ReportData{})
+	if err != nil {
+		return "", err
+	}
+	detail := fmt.Sprintf("gave evidence of %d bytes, with %d endorsements", len(evidence.Raw), len(evidence.Endorsed))
+	if _, err := d.Seal(ctx, []byte("cohort doctor"), nil); err != nil {
+		return detail + "; units only, no authority: " + oneLine(err.Error()), nil
+	}
+	return detail + "; keeps an authority's root", nil
+}
+
+// errSkipped is the error of a check that was asked nothing, errAbsent of one
+// whose subject this machine need not have.
+var (
+	errSkipped = errors.New("not asked for")
+	errAbsent  = errors.New("absent")
+)
 
 func (a *app) doctorCommand() *cobra.Command {
 	var p pinFlags
 	var g gatewayFlags
-	var socket string
+	var socket, platform string
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check this machine and what it can reach",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.examine(cmd.Context(), []examination{
+			if platform != "" && !slices.Contains(platformNames(), platform) {
+				return usage("--platform: got %q, want one of %s", platform, strings.Join(platformNames(), ", "))
+			}
+			all := []examination{
 				{"kernel", "memory files that can be sealed", "a Linux kernel of 3.17 or newer is needed", lookMemfd},
 				{"tee", "soft daemon", "start `cohort soft`, and give its --tee-socket", func(ctx context.Context) (string, error) { return lookSocket(ctx, socket) }},
+			}
+			return a.examine(cmd.Context(), slices.Concat(all, lookPlatforms(platform), []examination{
 				{"authority", "reachable and named by policy", "check --authority and --genesis", func(ctx context.Context) (string, error) { return a.lookAuthority(ctx, p) }},
 				{"manager", "relays, and has units", "start `cohort manager`, and give units --manager and --manager-ca", g.look},
-			})
+			}))
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&socket, "tee-socket", "", "socket of the soft daemon")
+	flags.StringVar(&platform, "platform", "", "platform that this machine must be; others may be absent")
 	flags.StringArrayVar(&p.authorities, "authority", nil, "https URL of the authority")
 	flags.StringVar(&p.genesis, "genesis", "", "digest of the first policy")
 	g.register(cmd, "URL of a manager's gateway")
@@ -63,8 +113,8 @@ func (a *app) examine(ctx context.Context, all []examination) error {
 		f := finding{Group: e.group, Check: e.check, State: "ok"}
 		detail, err := e.look(ctx)
 		switch {
-		case errors.Is(err, errSkipped):
-			f.State, f.Detail = "skipped", err.Error()
+		case errors.Is(err, errSkipped), errors.Is(err, errAbsent):
+			f.State, f.Detail = "skipped", oneLine(err.Error())
 		case err != nil:
 			f.State, f.Detail, f.Hint = "failed", oneLine(err.Error()), e.hint
 			failed++

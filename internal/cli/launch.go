@@ -18,7 +18,7 @@ import (
 type teeFlags struct{ platform, socket string }
 
 func (t *teeFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&t.platform, "platform", "", "TEE to run in: soft (default: the one that started this process)")
+	cmd.Flags().StringVar(&t.platform, "platform", "", "TEE to run in: soft, snp, tdx, sgx, nitro (default: the one that started this process)")
 	cmd.Flags().StringVar(&t.socket, "tee-socket", "", "socket of the soft daemon, with --platform soft")
 }
 
@@ -64,6 +64,26 @@ func commandSettings(args []string) (map[string]string, error) {
 	return map[string]string{commandSetting: string(b)}, nil
 }
 
+// within runs a command in its TEE: here, when a TEE started this process or
+// --platform names the one that this machine is, else launched in one. With a
+// program, this cohort is its agent.
+func (a *app) within(ctx context.Context, t teeFlags, run func(context.Context) error, program ...string) error {
+	switch named := attest.Platform(t.platform); {
+	case a.tee.inside() && named != "" && named != a.tee.platform:
+		return usage("--platform: got %q, and %q started this process", named, a.tee.platform)
+	case a.tee.inside():
+		return run(ctx)
+	case platforms[named].open != nil:
+		d, err := platforms[named].open()
+		if err != nil {
+			return err
+		}
+		a.tee = tee{machine{d, program}, named}
+		return run(ctx)
+	}
+	return a.enter(ctx, t, program...)
+}
+
 // enter runs this very command line inside a TEE, through the soft daemon, with
 // this process's streams, and waits for its end. With a program, this cohort is
 // its agent.
@@ -94,7 +114,7 @@ func (t teeFlags) check() error {
 	case t.platform == "":
 		return &fault{codeNoTEE, errors.New("this process was not started inside a TEE"), ""}
 	case t.platform != string(attest.Soft):
-		return usage("--platform: got %q, want soft", t.platform)
+		return usage("--platform: got %q, want one of %s", t.platform, strings.Join(platformNames(), ", "))
 	case t.socket == "":
 		return usage("--platform soft needs --tee-socket")
 	}

@@ -2,11 +2,13 @@ package cli
 
 import (
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/dcap"
+	"github.com/cohort-tee/cohort/attest/nitro"
+	"github.com/cohort-tee/cohort/attest/snp"
 	"github.com/cohort-tee/cohort/attest/soft"
 )
 
@@ -22,27 +24,85 @@ type device interface {
 
 // platform is what the command line knows of one kind of TEE.
 type platform struct {
-	appraiser attest.Appraiser
-	inherited func() (device, error) // the TEE this process was started in
+	name      string // for people
+	appraiser func() attest.Appraiser
+	// inherited is the TEE that started this process, where such a TEE starts
+	// processes.
+	inherited func() (device, error)
+	// open is the TEE that this machine or enclave is; nil where it is none.
+	// It is opened only when --platform names it.
+	open func() (attester, error)
 	// development marks a platform that protects nothing from its host.
 	development bool
+}
+
+// attester is a TEE without a program of its own.
+type attester interface {
+	attest.Attester
+	attest.Sealer
 }
 
 // platforms are the kinds of TEEs of this build.
 var platforms = map[attest.Platform]platform{
 	attest.Soft: {
-		appraiser:   soft.Appraiser{},
+		name:        "development TEE",
+		appraiser:   func() attest.Appraiser { return soft.Appraiser{} },
 		inherited:   func() (device, error) { return soft.Inherited() },
 		development: true,
 	},
+	attest.SNP: {
+		name:      "AMD SEV-SNP",
+		appraiser: func() attest.Appraiser { return new(snp.Appraiser) },
+		open:      func() (attester, error) { return snp.NewAttester() },
+	},
+	attest.TDX: {
+		name:      "Intel TDX",
+		appraiser: func() attest.Appraiser { return dcap.TDX() },
+		open: func() (attester, error) {
+			a, err := dcap.NewTDXAttester()
+			return unsealing{a, attest.NoSealer{Platform: attest.TDX}}, err
+		},
+	},
+	attest.SGX: {
+		name:      "Intel SGX with Gramine",
+		appraiser: func() attest.Appraiser { return dcap.SGX() },
+		open:      func() (attester, error) { return dcap.NewSGXAttester() },
+	},
+	attest.Nitro: {
+		name:      "AWS Nitro enclave",
+		appraiser: func() attest.Appraiser { return nitro.Appraiser{} },
+		open: func() (attester, error) {
+			a, err := nitro.NewAttester()
+			return unsealing{a, attest.NoSealer{Platform: attest.Nitro}}, err
+		},
+	},
+}
+
+// unsealing is a TEE that keeps no secrets.
+type unsealing struct {
+	attest.Attester
+	attest.NoSealer
+}
+
+// platformNames are the platforms of this build.
+func platformNames() []string {
+	var names []string
+	for name := range platforms {
+		names = append(names, string(name))
+	}
+	slices.Sort(names)
+	return names
 }
 
 // inheritedTEE is the TEE that started this process; its device is nil when
 // none did.
 func inheritedTEE() tee {
-	for _, name := range slices.Sorted(maps.Keys(platforms)) {
-		if d, err := platforms[name].inherited(); err == nil {
-			return tee{d, platforms[name].development}
+	for name, p := range platforms {
+		if p.inherited == nil {
+			continue
+		}
+		if d, err := p.inherited(); err == nil {
+			return tee{d, name}
 		}
 	}
 	return tee{}
@@ -51,17 +111,31 @@ func inheritedTEE() tee {
 // tee is the TEE a process runs in.
 type tee struct {
 	device
-	development bool
+	platform attest.Platform
 }
 
 // inside reports whether there is one.
 func (t tee) inside() bool { return t.device != nil }
 
+// development reports whether it protects nothing from its host.
+func (t tee) development() bool { return platforms[t.platform].development }
+
+// machine is the TEE that this machine or enclave is. What it measures is the
+// machine's image; the program is a file in it.
+type machine struct {
+	attester
+	program []string // with its arguments; empty for this cohort itself
+}
+
+func (m machine) Program() (*os.File, error) { return os.Open(m.program[0]) }
+
+func (m machine) Args() []string { return m.program[1:] }
+
 // verifier appraises the evidence of every platform of this build.
 func verifier() *attest.Verifier {
 	var appraisers []attest.Appraiser
 	for _, p := range platforms {
-		appraisers = append(appraisers, p.appraiser)
+		appraisers = append(appraisers, p.appraiser())
 	}
 	return attest.NewVerifier(appraisers...)
 }

@@ -38,11 +38,13 @@ func (a *app) unitCommand() *cobra.Command {
 		Use:   "unit --task T --authority URL --genesis H --listen A -- PROGRAM ARGS",
 		Short: "Run a program as a unit: behind its task's attested certificate",
 		Long: "Run PROGRAM, which knows nothing of Cohort, behind its task's certificate. The\n" +
-			"agent gives it a loopback port as PORT and in place of {port} in ARGS. Outside a\n" +
-			"TEE it launches itself in one, as PROGRAM's agent.",
+			"agent gives it a loopback port as PORT and in place of {port} in ARGS. With\n" +
+			"--platform soft it launches itself in the development TEE, as PROGRAM's agent; with\n" +
+			"another platform this machine or enclave is the TEE, and PROGRAM a file of its image.",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			run := func(ctx context.Context) error { return a.runUnit(ctx, f) }
 			if a.tee.inside() {
-				return a.runUnit(cmd.Context(), f)
+				return a.within(cmd.Context(), f.tee, run)
 			}
 			if len(args) == 0 {
 				return usage("unit: no program after --")
@@ -51,7 +53,7 @@ func (a *app) unitCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.enter(cmd.Context(), f.tee, append([]string{path}, args[1:]...)...)
+			return a.within(cmd.Context(), f.tee, run, append([]string{path}, args[1:]...)...)
 		},
 	}
 	flags := cmd.Flags()

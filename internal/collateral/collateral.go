@@ -158,6 +158,7 @@ func (c *Collateral) Run(ctx context.Context) {
 // Status is the state of one document.
 type Status struct {
 	Name    string    // as in a mirror directory
+	Role    string    // in endorsements
 	Fetched time.Time // its age counts from here; zero while there is none
 	Expires time.Time
 	Fault   error // why it could not be renewed; nil when it could
@@ -170,7 +171,7 @@ func (c *Collateral) Stats() []Status {
 	var out []Status
 	for _, name := range slices.Sorted(maps.Keys(c.entries)) {
 		e := c.entries[name]
-		out = append(out, Status{Name: name, Fetched: e.doc.Fetched, Expires: e.doc.Expires, Fault: e.fault})
+		out = append(out, Status{Name: name, Role: e.item.role, Fetched: e.doc.Fetched, Expires: e.doc.Expires, Fault: e.fault})
 	}
 	return out
 }

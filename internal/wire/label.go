@@ -36,6 +36,7 @@ const (
 	LabelSealedReport Label = "cohort sealed report v1" // HPKE info of a certificate report
 	LabelReport       Label = "cohort report v1"        // signature over a certificate report
 	LabelSealedRoot   Label = "cohort sealed root v1"   // what a TEE seals: the root secret
+	LabelOwnSealKey   Label = "cohort own seal key v1"  // HKDF info: what a TEE seals to one program alone
 
 	// Rings and sealed sessions (docs/spec/channel.md).
 	LabelRingID         Label = "cohort ring id v1"               // name of a ring key
@@ -74,6 +75,7 @@ const (
 	LabelTPMLaunches  Label = "cohort tpm launches v1"  // launch log: PCR 14 before the first, launches
 	LabelTPMSeal      Label = "cohort tpm seal v1"      // secret sealed by a TPM
 	LabelTPMSealed    Label = "cohort tpm sealed v1"    // reference values it is sealed to
+	LabelOwnSeal      Label = "cohort own seal v1"      // secret sealed by a TEE to one program alone
 )
 
 // Labels is the whole table, for the test that no two rows are equal and none
@@ -82,12 +84,12 @@ var Labels = []Label{
 	LabelInit, LabelIssue, LabelTrust,
 	LabelMeasurement, LabelRegister, LabelArguments, LabelIdentity, LabelRequest, LabelSerial, LabelHistory,
 	LabelRootKey, LabelIdentityKey, LabelLeafKey, LabelSignerKey, LabelNonceKey, LabelStoreKey, LabelActivateKey,
-	LabelNonce, LabelActivate, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelSealedRoot,
+	LabelNonce, LabelActivate, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelSealedRoot, LabelOwnSealKey,
 	LabelRingID, LabelSealKey, LabelCookieKey, LabelCookie,
 	LabelSealed, LabelSealedBody, LabelSealedSession, LabelTombstone, LabelTombstoneBound,
 	LabelPin, LabelSessionOpen, LabelSessionAnswer, LabelSessionKEM, LabelTranscript, LabelSessionID,
 	LabelSessionSecret, LabelConfirm, LabelSessionSignature, LabelSessionEvidence, LabelChain,
 	LabelRequestKey, LabelAnswerKey, LabelReceipt,
-	LabelExtension, LabelSoftEvidence, LabelSoftSeal, LabelSoftSecret,
+	LabelExtension, LabelSoftEvidence, LabelSoftSeal, LabelSoftSecret, LabelOwnSeal,
 	LabelTPMEvidence, LabelTPMLaunch, LabelTPMLaunches, LabelTPMSeal, LabelTPMSealed,
 }

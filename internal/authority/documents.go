@@ -1,0 +1,57 @@
+package authority
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// documents are the numbers of what vendors said, by role: the oldest, the one
+// that ends first, and how many could not be renewed at the last try.
+type documents struct {
+	endorser Endorser
+	clock    Clock
+}
+
+var (
+	collateralAge    = prometheus.NewDesc("cohort_authority_collateral_age_seconds", "Age of the vendor's oldest document of a role.", []string{"role"}, nil)
+	collateralLeft   = prometheus.NewDesc("cohort_authority_collateral_left_seconds", "Time until the first document of a role ends; negative when one has.", []string{"role"}, nil)
+	collateralFaults = prometheus.NewDesc("cohort_authority_collateral_faults", "Documents of a role that could not be renewed at the last try.", []string{"role"}, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (documents) Describe(out chan<- *prometheus.Desc) {
+	out <- collateralAge
+	out <- collateralLeft
+	out <- collateralFaults
+}
+
+// Collect implements [prometheus.Collector].
+func (d documents) Collect(out chan<- prometheus.Metric) {
+	type extremes struct {
+		oldest, first time.Time
+		faults        int
+	}
+	roles := map[string]extremes{}
+	for _, s := range d.endorser.Stats() {
+		e := roles[s.Role]
+		if s.Fault != nil {
+			e.faults++
+		}
+		if there := !s.Fetched.IsZero(); there && (e.oldest.IsZero() || s.Fetched.Before(e.oldest)) {
+			e.oldest = s.Fetched
+		}
+		if there := !s.Fetched.IsZero(); there && (e.first.IsZero() || s.Expires.Before(e.first)) {
+			e.first = s.Expires
+		}
+		roles[s.Role] = e
+	}
+	now, _ := d.clock()
+	for role, e := range roles {
+		out <- prometheus.MustNewConstMetric(collateralFaults, prometheus.GaugeValue, float64(e.faults), role)
+		if !e.oldest.IsZero() {
+			out <- prometheus.MustNewConstMetric(collateralAge, prometheus.GaugeValue, now.Sub(e.oldest).Seconds(), role)
+			out <- prometheus.MustNewConstMetric(collateralLeft, prometheus.GaugeValue, e.first.Sub(now).Seconds(), role)
+		}
+	}
+}
