@@ -34,16 +34,24 @@ var (
 // gatewayIdle is how many connections to the gateway wait for requests.
 const gatewayIdle = 256
 
+// A gateway that is silent for so long is asked whether it is there, and given up
+// when it does not answer: else requests would wait for one that is cut off.
+const (
+	gatewayPing = 2 * time.Second
+	gatewayPong = 3 * time.Second
+)
+
 // OpenConfig says which cluster a channel speaks to. Trust and Gateway are
 // required.
 type OpenConfig struct {
 	// Trust is what [FetchTrust] gave, and with it the pin: a task that is
 	// followed, or one release. The channel fetches it anew by itself.
 	Trust *Trust
-	// Gateway is the URL of whatever reaches the units, http or https. It is
-	// trusted with nothing.
+	// Gateway is the URL of whatever reaches the units, http or https, or several
+	// such with commas between, of which one is used as long as it answers. It
+	// is trusted with nothing.
 	Gateway string
-	// CA is what the gateway's certificate chains to, for availability's sake
+	// CA is what the gateways' certificates chain to, for availability's sake
 	// only. Nil is the system's.
 	CA *x509.CertPool
 	// FreshEvidence makes the unit that opens a session prove, by evidence of
@@ -62,7 +70,7 @@ type OpenConfig struct {
 // its owner.
 type Channel struct {
 	transport *channel.Transport
-	gateway   *http.Transport
+	gateways  gateways
 	trust     fresh
 	evidence  bool
 
@@ -74,14 +82,15 @@ type Channel struct {
 // until ctx is done. The error is an [attest.Refusal] when a check does not hold,
 // and [ErrUnreachable] when no unit answers.
 func Open(ctx context.Context, config OpenConfig) (*Channel, error) {
-	gateway, err := config.check()
+	all, err := config.check()
 	if err != nil {
 		return nil, err
 	}
-	c := &Channel{gateway: newGateway(config.CA), evidence: config.FreshEvidence}
+	c := &Channel{gateways: gateways{inner: newGateway(config.CA), all: all}, evidence: config.FreshEvidence}
+	c.gateways.spread()
 	c.trust.begin(config.Trust, refreshLeast)
 	c.transport, err = channel.NewTransport(channel.TransportConfig{
-		Gateway: gateway, Inner: c.gateway, Pin: config.Trust.pin(), Wants: config.wants(), Trust: truster{c},
+		Gateway: all[0], Inner: &c.gateways, Pin: config.Trust.pin(), Wants: config.wants(), Trust: truster{c},
 		Clock: config.Trust.config.Clock, NotAfter: config.NotAfter,
 	})
 	if err != nil {
@@ -97,17 +106,14 @@ func Open(ctx context.Context, config OpenConfig) (*Channel, error) {
 	return c, nil
 }
 
-// check tells every fault of the configuration, and reads the gateway's URL.
-func (o OpenConfig) check() (*url.URL, error) {
+// check tells every fault of the configuration, and reads the gateways' URLs.
+func (o OpenConfig) check() ([]*url.URL, error) {
 	var faults []error
 	if o.Trust == nil {
 		faults = append(faults, wire.Refuse(wire.BadRequest, "channel: trust", "none", "that of FetchTrust"))
 	}
-	u, err := url.Parse(o.Gateway)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil {
-		faults = append(faults, wire.Refuse(wire.BadRequest, "channel: gateway", o.Gateway, "an http or https URL"))
-	}
-	return u, errors.Join(faults...)
+	all, err := parseGateways(o.Gateway)
+	return all, errors.Join(append(faults, err)...)
 }
 
 func (o OpenConfig) wants() (w channel.Wants) {
@@ -141,6 +147,7 @@ func newGateway(ca *x509.CertPool) *http.Transport {
 		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: ca},
 		TLSHandshakeTimeout: dialTime, MaxIdleConnsPerHost: gatewayIdle, IdleConnTimeout: idleTime,
 		DisableCompression: true, Protocols: &protocols,
+		HTTP2: &http.HTTP2Config{SendPingTimeout: gatewayPing, PingTimeout: gatewayPong},
 	}
 }
 
@@ -240,7 +247,7 @@ func (c *Channel) Close(ctx context.Context) Closed {
 	closed := c.transport.Close(ctx)
 	c.stop()
 	c.tasks.Wait()
-	c.gateway.CloseIdleConnections()
+	c.gateways.inner.CloseIdleConnections()
 	return closed
 }
 

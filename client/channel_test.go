@@ -25,6 +25,8 @@ func TestOpenConfig(t *testing.T) {
 		{"no host", trust, "https:///path"},
 		{"another scheme", trust, "tls://gateway.example"},
 		{"with a password", trust, "https://user:password@gateway.example"},
+		{"an empty second one", trust, "https://gateway.example,"},
+		{"a second one with another path", trust, "https://gateway.example,https://other.example/path"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			_, err := client.Open(t.Context(), client.OpenConfig{Trust: row.trust, Gateway: row.gateway})

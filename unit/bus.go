@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,9 +24,10 @@ import (
 // without it, or with a bad one, the sessions of a unit are shared with the
 // others by the clients' tickets alone.
 type Manager struct {
-	// URL is tls://host:port of the bus. Empty is no manager.
+	// URL is tls://host:port of the bus, or those of several managers, with
+	// commas between: the unit meets one of them. Empty is no manager.
 	URL string
-	// CA is what the manager's certificate chains to. Nil is the system's.
+	// CA is what the managers' certificates chain to. Nil is the system's.
 	CA *x509.CertPool
 }
 
@@ -165,12 +167,8 @@ func (u *Unit) attend(ctx context.Context, e *enrolment) error {
 	if err != nil {
 		return fmt.Errorf("reading the cross-certificate: %w", err)
 	}
-	config, err := u.busTLS()
-	if err != nil {
-		return err
-	}
 	conn, err := bus.Connect(bus.Config{
-		URL: u.config.Manager.URL, Cluster: bus.ClusterOf(cross.RawSubjectPublicKeyInfo), Unit: u.id, TLS: config,
+		URL: u.config.Manager.URL, Cluster: bus.ClusterOf(cross.RawSubjectPublicKeyInfo), Unit: u.id, TLS: u.busTLS(),
 	})
 	if err != nil {
 		return err
@@ -185,14 +183,11 @@ func (u *Unit) attend(ctx context.Context, e *enrolment) error {
 	return nil
 }
 
-// busTLS presents the newest certificate of the signing key.
-func (u *Unit) busTLS() (*tls.Config, error) {
-	manager, err := url.Parse(u.config.Manager.URL)
-	if err != nil {
-		return nil, fmt.Errorf("reading the manager's URL: %w", err)
-	}
+// busTLS presents the newest certificate of the signing key. The name that the
+// manager's certificate must bear is that of the URL in use.
+func (u *Unit) busTLS() *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13, RootCAs: u.config.Manager.CA, ServerName: manager.Hostname(),
+		MinVersion: tls.VersionTLS13, RootCAs: u.config.Manager.CA,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			e, err := u.current()
 			if err != nil {
@@ -200,7 +195,7 @@ func (u *Unit) busTLS() (*tls.Config, error) {
 			}
 			return &tls.Certificate{Certificate: [][]byte{e.unit, e.identity.Cross}, PrivateKey: u.signing}, nil
 		},
-	}, nil
+	}
 }
 
 // pushed takes over what another unit sealed.
@@ -272,13 +267,18 @@ func (u *Unit) fillRange(ctx context.Context, conn *bus.Conn) {
 	}
 }
 
-// check tells whether the manager's URL is one.
+// check tells whether the managers' URLs are such.
 func (m Manager) check() bool {
 	if m.URL == "" {
 		return true
 	}
-	u, err := url.Parse(m.URL)
-	return err == nil && u.Scheme == "tls" && u.Hostname() != "" && u.Port() != "" && u.User == nil
+	for text := range strings.SplitSeq(m.URL, ",") {
+		u, err := url.Parse(text)
+		if err != nil || u.Scheme != "tls" || u.Hostname() == "" || u.Port() == "" || u.User != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // addressOK reports whether an advertised address is host:port, or none.

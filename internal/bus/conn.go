@@ -23,7 +23,7 @@ const (
 
 // Config is what a unit connects with.
 type Config struct {
-	URL     string // tls://host:port of the manager
+	URL     string // tls://host:port of the manager, or of several with commas between
 	Cluster Cluster
 	Unit    wire.UnitID
 

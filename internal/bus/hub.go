@@ -24,6 +24,7 @@ type Duties struct {
 	Item  func(Cluster, Item)
 	Pull  func(Cluster, wire.SessionID) (Item, bool)
 	Range func() (Range, error)
+	Peers *Peers // nil: the manager meets no other
 }
 
 // Hub is the manager's end of the bus. It is safe for concurrent use.
@@ -37,19 +38,14 @@ const managerName = "manager"
 // Attach connects a manager to its server and begins its duties. The caller
 // ends it with [Hub.Close].
 func Attach(s Server, d Duties) (*Hub, error) {
-	nc, err := nats.Connect("nats://embedded", nats.InProcessServer(s), nats.UserInfo(managerName, s.Password()),
+	nc, err := nats.Connect("nats://embedded", nats.InProcessServer(s), nats.UserInfo(managerName, s.Password()), nats.NoEcho(),
 		nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(), nats.IgnoreDiscoveredServers(),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	if err != nil {
 		return nil, fmt.Errorf("attaching to the bus: %w", err)
 	}
 	h := &Hub{nc: nc}
-	for subject, f := range map[string]nats.MsgHandler{
-		subjectBeat + "*.*": d.beat,
-		subjectSeal + "*":   d.item,
-		subjectPull + "*":   d.pull,
-		subjectRange + "*":  d.numbers,
-	} {
+	for subject, f := range d.handlers(h) {
 		if _, err := nc.Subscribe(subject, f); err != nil {
 			nc.Close()
 			return nil, fmt.Errorf("subscribing to %s: %w", subject, err)
@@ -60,6 +56,19 @@ func Attach(s Server, d Duties) (*Hub, error) {
 		return nil, fmt.Errorf("attaching to the bus: %w", err)
 	}
 	return h, nil
+}
+
+func (d Duties) handlers(h *Hub) map[string]nats.MsgHandler {
+	all := map[string]nats.MsgHandler{
+		subjectBeat + "*.*": d.beat,
+		subjectSeal + "*":   d.item,
+		subjectPull + "*":   func(m *nats.Msg) { d.pull(h, m) },
+		subjectRange + "*":  d.numbers,
+	}
+	if d.Peers != nil {
+		all[subjectPush+"*"], all[subjectAsk+"*"], all[subjectClaim] = d.pushed, d.asked, d.claim
+	}
+	return all
 }
 
 // Close ends the duties.
@@ -91,14 +100,16 @@ func (d Duties) item(m *nats.Msg) {
 	}
 }
 
-func (d Duties) pull(m *nats.Msg) {
-	c, ok := asker(m, subjectPull)
-	if !ok || len(m.Data) != len(wire.SessionID{}) {
+func (d Duties) pull(h *Hub, m *nats.Msg) {
+	c, id, ok := pullOf(m, subjectPull)
+	if !ok {
 		return
 	}
 	var answer []byte
-	if item, found := d.Pull(c, wire.SessionID(m.Data)); found {
+	if item, found := d.Pull(c, id); found {
 		answer = item.Append(nil)
+	} else if d.passOn(h, m, c) {
+		return
 	}
 	// The unit asks again when this is lost.
 	_ = m.Respond(answer)
@@ -113,6 +124,15 @@ func (d Duties) numbers(m *nats.Msg) {
 		answer = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, r.First), r.Count)
 	}
 	_ = m.Respond(answer)
+}
+
+// pullOf is the session that is asked for, and of which cluster.
+func pullOf(m *nats.Msg, prefix string) (c Cluster, id wire.SessionID, ok bool) {
+	c, ok = asker(m, prefix)
+	if !ok || len(m.Data) != len(id) {
+		return c, id, false
+	}
+	return c, wire.SessionID(m.Data), true
 }
 
 // asker is the cluster of a request. The manager may publish anywhere, so it

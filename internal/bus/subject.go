@@ -15,6 +15,8 @@ const (
 	subjectPull  = "cohort.pull."  // request: session id, answer: item or nothing
 	subjectRange = "cohort.range." // request: nothing, answer: first ‖ count
 	subjectInbox = "cohort.inbox." // .unit.*; answers
+	subjectAsk   = "cohort.ask."   // pull, passed on to other managers
+	subjectClaim = "cohort.claim"  // first ‖ count; manager → other managers
 )
 
 // Rights are the subjects that a unit may use; all others are denied to it.

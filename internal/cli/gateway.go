@@ -27,8 +27,18 @@ func (g *gatewayFlags) registerCA(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&g.ca, "manager-ca", "", "certificates that the gateway's stands under (PEM; default the system's)")
 }
 
-// ready asks whether the manager relays, and how many units it has ready.
+// ready asks whether a manager relays, the first that does, and how many units
+// it has ready.
 func (g gatewayFlags) ready(ctx context.Context) (units int, err error) {
+	for url := range strings.SplitSeq(g.url, ",") {
+		if units, err = (gatewayFlags{url, g.ca}).readyOne(ctx); err == nil {
+			break
+		}
+	}
+	return units, err
+}
+
+func (g gatewayFlags) readyOne(ctx context.Context) (units int, err error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS13}
 	if g.ca != "" {
 		if config.RootCAs, err = readPool(g.ca); err != nil {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/cohort-tee/cohort/internal/bus/natsd"
 	"github.com/cohort-tee/cohort/internal/manager"
 	"github.com/spf13/cobra"
 )
@@ -24,6 +25,8 @@ type managerFlags struct {
 	key    string
 	roots  string
 	data   string
+	nats   []string
+	natsCA string
 }
 
 func (a *app) managerCommand() *cobra.Command {
@@ -44,6 +47,8 @@ func (a *app) managerCommand() *cobra.Command {
 	flags.StringVar(&f.key, "tls-key", "", "its private key (PEM)")
 	flags.StringVar(&f.roots, "authority-root", "", "authority root that units stand under (cohort trust --authority-out)")
 	flags.StringVar(&f.data, "data", "", "where copies of sealed sessions are kept (default in the state directory)")
+	flags.StringSliceVar(&f.nats, "nats", nil, "leaf node URLs of a NATS cluster over which managers meet (tls://[USER:PASSWORD@]HOST:PORT)")
+	flags.StringVar(&f.natsCA, "nats-ca", "", "certificates that the NATS cluster's stand under (PEM; default the system's)")
 	_ = cmd.MarkFlagRequired("authority-root")
 	return cmd
 }
@@ -55,7 +60,12 @@ func (a *app) runManager(ctx context.Context, f managerFlags) (err error) {
 			return err
 		}
 	}
-	config := manager.Config{DataDir: f.data, BusAddress: f.bus, Log: a.log, Clock: a.now}
+	config := manager.Config{DataDir: f.data, BusAddress: f.bus, Log: a.log, Clock: a.now, NATS: natsd.Join{URLs: f.nats}}
+	if f.natsCA != "" {
+		if config.NATS.CA, err = readPool(f.natsCA); err != nil {
+			return err
+		}
+	}
 	if config.Roots, err = readCertificates(f.roots); err != nil {
 		return err
 	}

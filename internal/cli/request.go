@@ -54,7 +54,7 @@ func (a *app) requestCommand() *cobra.Command {
 	flags.BoolVarP(&f.include, "include", "i", false, "print status and header before the body")
 	flags.DurationVar(&f.timeout, "timeout", time.Minute, "how long all attempts together may take")
 	f.session.register(cmd)
-	f.session.gateway.register(cmd, "with --session: URL of the gateway (default the URL's host)")
+	f.session.gateway.register(cmd, "with --session: URL of the gateway, or of several with commas between (default the URL's host)")
 	flags.BoolVar(&f.receipt, "receipt", false, "with --session: have the unit sign which request it answered how")
 	flags.StringVar(&f.receiptOut, "receipt-out", "", "with --session: file for the receipt (see cohort verify --receipt)")
 	return cmd

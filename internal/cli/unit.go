@@ -63,7 +63,7 @@ func (a *app) unitCommand() *cobra.Command {
 	flags.StringVar(&f.genesis, "genesis", "", "digest of the first policy, 64 hexadecimal digits")
 	flags.StringVar(&f.listen, "listen", "", "address to serve TLS on; may be left out with --cert-dir")
 	flags.StringVar(&f.health, "health", "", "address of plain HTTP /livez, /readyz and /stats (default off)")
-	flags.StringVar(&f.manager, "manager", "", "tls://HOST:PORT of the cluster manager; sessions then move between units")
+	flags.StringVar(&f.manager, "manager", "", "tls://HOST:PORT of the cluster manager, or of several with commas between; sessions then move between units")
 	flags.StringVar(&f.managerCA, "manager-ca", "", "certificates that the manager's stands under (PEM; default the system's)")
 	flags.StringVar(&f.advertise, "advertise", "", "HOST:PORT at which the gateway reaches this unit (default --listen)")
 	flags.StringVar(&f.forward, "forward", "http", "http, or tcp for other protocols")

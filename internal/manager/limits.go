@@ -44,9 +44,11 @@ const (
 	batchWait   = time.Millisecond       // a sealed session waits this long for company
 	silence     = 4 * time.Second        // a unit that has not beaten for so long is gone
 	tidyEvery   = time.Second            // silent units and expired copies are looked for
+	moveEvery   = 3 * time.Second        // other numbers, because another manager claims the same
 	warmUp      = 5 * time.Second        // units find a restarted manager within this
 	copyLife    = 2 * time.Hour          // no session lives longer
 	connectWait = 3 * time.Second        // TCP and TLS to a unit
+	lostUnit    = 4 * time.Second        // a connection on which nothing arrives is given up
 	idleUnit    = 30 * time.Second       // a kept-alive connection to a unit; the unit's own limit is longer
 	backOffMin  = 100 * time.Millisecond // a unit that cannot be reached rests this long, then twice that
 	backOffMax  = 5 * time.Second

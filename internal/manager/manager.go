@@ -47,6 +47,10 @@ type Config struct {
 	// ([SelfMadeCA]).
 	Certificate func() (*tls.Certificate, error)
 
+	// NATS is the cluster over which the manager meets others; the zero Join is
+	// none. It is trusted with nothing.
+	NATS natsd.Join
+
 	Log    *slog.Logger     // default: slog.Default
 	Clock  func() time.Time // default: time.Now
 	Limits Limits
@@ -63,6 +67,7 @@ type Manager struct {
 	gateway  *gateway
 	metrics  *metrics
 	serving  atomic.Bool
+	server   atomic.Pointer[natsd.Server] // nil before Serve
 }
 
 // New reads what a former manager left in the data directory. All faults of the
@@ -101,7 +106,7 @@ func (c *Config) complete() error {
 		c.Clock = time.Now
 	}
 	c.Limits = c.Limits.orDefault()
-	var faults []error
+	faults := []error{c.NATS.Check()}
 	for _, field := range []struct {
 		name    string
 		missing bool
@@ -125,14 +130,15 @@ func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
 	}
 	server, err := natsd.Start(natsd.Config{
 		Address: m.config.BusAddress, Certificate: certificate, Roots: m.pool,
-		Clock: m.config.Clock, Log: m.config.Log, Connections: m.config.Limits.Connections,
+		Clock: m.config.Clock, Log: m.config.Log, Connections: m.config.Limits.Connections, Join: m.config.NATS,
 	})
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
 	defer server.Stop()
+	m.server.Store(server)
 	r := newRelay(m.copies, m.journal, m.config)
-	hub, err := bus.Attach(server, bus.Duties{Beat: m.beat, Item: r.take, Pull: m.pull, Range: m.take})
+	hub, err := bus.Attach(server, m.duties(r))
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
@@ -143,11 +149,26 @@ func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
 	defer running.Wait()
 	defer stop()
 	running.Go(func() { r.run(work, hub.Push) })
-	running.Go(func() { m.tidy(work) })
+	running.Go(func() { m.tidy(work, hub) })
 	m.gateway.warm(m.config.Clock())
 	m.serving.Store(true)
 	defer m.serving.Store(false)
 	return m.serveGateway(work, l)
+}
+
+// duties are what the manager does for its units and beside other managers.
+func (m *Manager) duties(r *relay) bus.Duties {
+	d := bus.Duties{Beat: m.beat, Item: r.take, Pull: m.pull, Range: m.take}
+	if len(m.config.NATS.URLs) > 0 {
+		d.Peers = &bus.Peers{Item: r.keep, Claim: m.claimed, There: m.joined}
+	}
+	return d
+}
+
+// joined reports whether the link to the external cluster is there.
+func (m *Manager) joined() bool {
+	server := m.server.Load()
+	return server != nil && server.Joined()
 }
 
 // certificate is what the bus serves; it also refuses a gateway in plain text
@@ -198,8 +219,9 @@ func (m *Manager) shutDown(server *http.Server) {
 	}
 }
 
-// tidy forgets silent units and expired copies.
-func (m *Manager) tidy(ctx context.Context) {
+// tidy forgets silent units and expired copies, and tells other managers which
+// numbers are taken.
+func (m *Manager) tidy(ctx context.Context, hub *bus.Hub) {
 	ticker := time.NewTicker(tidyEvery)
 	defer ticker.Stop()
 	for {
@@ -210,6 +232,7 @@ func (m *Manager) tidy(ctx context.Context) {
 			now := m.config.Clock()
 			m.registry.forget(now)
 			m.copies.prune(now)
+			_ = hub.Claim(m.ranges.claim()) // again in a second
 		}
 	}
 }
@@ -232,4 +255,10 @@ func (m *Manager) take() (bus.Range, error) {
 		m.config.Log.Warn("no session numbers given", "error", err)
 	}
 	return r, err
+}
+
+func (m *Manager) claimed(other bus.Range) {
+	if err := m.ranges.heard(other, m.config.Clock()); err != nil {
+		m.config.Log.Warn("session numbers that another manager gives as well", "error", err)
+	}
 }

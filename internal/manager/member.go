@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bus"
@@ -90,7 +91,7 @@ type dialer struct {
 // address whatever the request says, and to nobody whose chain is not of the
 // unit's cluster and bears the names that the unit claims.
 func (d dialer) transport(c bus.Cluster, b bus.Beat) *http.Transport {
-	dial := net.Dialer{Timeout: connectWait}
+	dial := net.Dialer{Timeout: connectWait, KeepAliveConfig: aliveCheck, Control: limitUnacked}
 	address, names := b.Address, slices.Clone(b.Names)
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -127,6 +128,20 @@ func (d dialer) transport(c bus.Cluster, b bus.Beat) *http.Transport {
 		DisableCompression: true, Protocols: &protocols, MaxResponseHeaderBytes: 64 << 10,
 		ReadBufferSize: chunkSize, WriteBufferSize: chunkSize,
 	}
+}
+
+// aliveCheck finds a unit behind a cut network while nothing is sent to it, and
+// limitUnacked while something is: else requests would wait there for minutes.
+var aliveCheck = net.KeepAliveConfig{Enable: true, Idle: lostUnit / 2, Interval: lostUnit / 4, Count: 2}
+
+// tcpUserTimeout is TCP_USER_TIMEOUT of Linux, in milliseconds (RFC 5482).
+const tcpUserTimeout = 18
+
+func limitUnacked(_, _ string, conn syscall.RawConn) error {
+	return conn.Control(func(fd uintptr) {
+		// Without it, requests wait longer.
+		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(lostUnit/time.Millisecond))
+	})
 }
 
 func (d dialer) check(chain []*x509.Certificate, want bus.Cluster, names []string) error {

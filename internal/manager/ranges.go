@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/cohort-tee/cohort/internal/bus"
 )
@@ -26,8 +27,9 @@ type ranges struct {
 	path string
 
 	mu       sync.Mutex
-	next     uint64 // guarded by mu: given next
-	reserved uint64 // guarded by mu: first number that is not reserved on disk
+	next     uint64    // guarded by mu: given next
+	reserved uint64    // guarded by mu: first number that is not reserved on disk
+	moved    time.Time // guarded by mu: when another manager's claim made it begin elsewhere
 }
 
 func openRanges(dir string) (*ranges, error) {
@@ -65,6 +67,29 @@ func (r *ranges) take() (bus.Range, error) {
 	given := bus.Range{First: r.next, Count: rangeSize}
 	r.next += rangeSize
 	return given, nil
+}
+
+// claim is what is reserved and not given yet.
+func (r *ranges) claim() bus.Range {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return bus.Range{First: r.next, Count: r.reserved - r.next}
+}
+
+// heard begins elsewhere when another manager claims the same numbers, by chance
+// or because its directory is a copy. Claims are hints: whoever makes them up
+// costs a write every few seconds.
+func (r *ranges) heard(other bus.Range, now time.Time) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	apart := other.First >= r.reserved || r.next >= other.First+other.Count
+	if apart || now.Sub(r.moved) < moveEvery {
+		return nil
+	}
+	r.moved = now
+	r.next = randomPoint()
+	r.reserved = r.next
+	return r.reserve()
 }
 
 // reserve writes a higher mark; the caller holds mu, or is the only one.

@@ -26,6 +26,7 @@ type relay struct {
 type arrival struct {
 	cluster bus.Cluster
 	item    bus.Item
+	pushed  bool // by another manager, to all units: it is only kept
 }
 
 func newRelay(c *copies, j *journal, config Config) *relay {
@@ -36,9 +37,16 @@ func newRelay(c *copies, j *journal, config Config) *relay {
 }
 
 // take hands an item over; while the relay is behind it waits.
-func (r *relay) take(c bus.Cluster, item bus.Item) {
+func (r *relay) take(c bus.Cluster, item bus.Item) { r.hand(arrival{cluster: c, item: item}) }
+
+// keep hands over an item that another manager has pushed.
+func (r *relay) keep(c bus.Cluster, item bus.Item) {
+	r.hand(arrival{cluster: c, item: item, pushed: true})
+}
+
+func (r *relay) hand(a arrival) {
 	select {
-	case r.arrived <- arrival{c, item}:
+	case r.arrived <- a:
 	case <-r.ended:
 	}
 }
@@ -70,6 +78,10 @@ func (r *relay) add(a arrival, push func(bus.Cluster, []byte) error) {
 		r.tell(r.journal.add(a.cluster, a.item))
 	}
 	batch := r.batches[a.cluster]
+	if a.pushed {
+		r.batches[a.cluster] = batch // so that the journal is flushed
+		return
+	}
 	if len(batch)+a.item.Size() > batchSize {
 		r.push(a.cluster, batch, push)
 		batch = batch[:0]
@@ -86,6 +98,9 @@ func (r *relay) pushAll(push func(bus.Cluster, []byte) error) {
 }
 
 func (r *relay) push(c bus.Cluster, batch []byte, push func(bus.Cluster, []byte) error) {
+	if len(batch) == 0 {
+		return
+	}
 	if err := push(c, batch); err != nil {
 		r.log.Debug("pushing sealed sessions", "error", err) // units pull them
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/bus/bustest"
+	"github.com/cohort-tee/cohort/internal/bus/natsd"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -36,9 +37,14 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	a := bustest.New(t)
+	return newWorldOf(t, bustest.New(t), natsd.Join{})
+}
+
+// newWorldOf is one more manager of an authority.
+func newWorldOf(t testing.TB, a *bustest.Authority, join natsd.Join) *world {
+	t.Helper()
 	w := &world{t: t, authority: a, gateway: freeAddress(t), config: Config{
-		DataDir: t.TempDir(), Roots: []*x509.Certificate{a.Root}, BusAddress: freeAddress(t), Log: slog.New(slog.DiscardHandler),
+		DataDir: t.TempDir(), Roots: []*x509.Certificate{a.Root}, BusAddress: freeAddress(t), Log: slog.New(slog.DiscardHandler), NATS: join,
 	}}
 	w.start()
 	t.Cleanup(func() { w.stop() })

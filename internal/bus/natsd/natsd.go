@@ -7,7 +7,7 @@
 // serve TLS (all replicas may share those), and certificates without an
 // identity between them and the root. It has no store, no monitoring port, no
 // system account and no cluster; units always meet this server, and an external
-// cluster would be joined behind it as a leaf node.
+// cluster is joined behind it as a leaf node ([Join]).
 package natsd
 
 import (
@@ -38,7 +38,7 @@ const (
 	pingEvery      = 5 * time.Second
 )
 
-// Config is what a server is made of. All fields are required.
+// Config is what a server is made of. All fields but Join are required.
 type Config struct {
 	Address     string // host:port; port 0 takes a free one
 	Certificate func() (*tls.Certificate, error)
@@ -46,6 +46,7 @@ type Config struct {
 	Clock       func() time.Time
 	Log         *slog.Logger
 	Connections int // open at once
+	Join        Join
 }
 
 // Server is a running server. It is safe for concurrent use.
@@ -89,7 +90,7 @@ func options(c Config, g *guard) (*server.Options, error) {
 		return nil, fmt.Errorf("reading the bus address: %w", err)
 	}
 	o := &server.Options{
-		ServerName: "cohort", Host: host, Port: int(number),
+		ServerName: "cohort-" + rand.Text(), Host: host, Port: int(number),
 		NoSigs: true, NoSystemAccount: true, DisableShortFirstPing: true,
 		MaxConn: c.Connections, MaxPayload: bus.MaxMessage, MaxPending: maxPending, MaxSubs: maxSubjects, MaxControlLine: maxControlLine,
 		WriteDeadline: writeTime, PingInterval: pingEvery, MaxPingsOut: 2,
@@ -100,7 +101,7 @@ func options(c Config, g *guard) (*server.Options, error) {
 	if number == 0 {
 		o.Port = server.RANDOM_PORT
 	}
-	return o, nil
+	return o, c.Join.apply(o)
 }
 
 // Address is where the server listens.

@@ -1,0 +1,78 @@
+package natsd
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// Join says which NATS cluster a server joins as a leaf node. The zero Join is
+// none. The cluster is trusted with nothing, its certificate is for
+// availability's sake.
+type Join struct {
+	URLs []string       // of leaf node ports; a user and password may stand in them
+	CA   *x509.CertPool // nil is the system's
+}
+
+// Times of the link to an external cluster.
+const (
+	joinAgain = 500 * time.Millisecond // between attempts to connect, with as much jitter again
+	joinDial  = time.Second
+)
+
+// joinedSubjects is MaxSubs of a server that is a leaf node: it holds for the
+// link as well, and over that come those of all units elsewhere.
+const joinedSubjects = 1 << 16
+
+// Check tells what is wrong with the URLs: tls://host:port, or nats://IP:port on
+// loopback.
+func (j Join) Check() error {
+	_, err := j.remotes()
+	return err
+}
+
+func (j Join) remotes() (list []*url.URL, err error) {
+	for _, text := range j.URLs {
+		u, err := url.Parse(text)
+		if err != nil || u.Hostname() == "" || u.Port() == "" || u.Path != "" || u.Scheme != "tls" && !plainOK(u) {
+			// The text may hold a password.
+			return nil, wire.Refuse(wire.BadRequest, "nats: URL", "another", "tls://host:port, or nats://IP:port on loopback")
+		}
+		list = append(list, u)
+	}
+	return list, nil
+}
+
+func plainOK(u *url.URL) bool {
+	ip, err := netip.ParseAddr(u.Hostname())
+	return err == nil && ip.IsLoopback() && u.Scheme == "nats"
+}
+
+// apply makes the server a leaf node. What units say to their own manager, and
+// only to it, stays on its side of the link.
+func (j Join) apply(o *server.Options) error {
+	urls, err := j.remotes()
+	if err != nil || len(urls) == 0 {
+		return err
+	}
+	own := bus.OwnSubjects()
+	remote := &server.RemoteLeafOpts{URLs: urls, DenyImports: own, DenyExports: own, DialTimeout: joinDial}
+	for _, u := range urls {
+		remote.TLS = remote.TLS || u.Scheme == "tls"
+	}
+	if remote.TLS {
+		remote.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: j.CA}
+	}
+	o.LeafNode = server.LeafNodeOpts{Remotes: []*server.RemoteLeafOpts{remote}, ReconnectInterval: joinAgain}
+	o.MaxSubs = joinedSubjects
+	return nil
+}
+
+// Joined reports whether the link to the external cluster is there now.
+func (s *Server) Joined() bool { return s.nats.NumLeafNodes() > 0 }

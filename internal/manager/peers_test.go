@@ -1,0 +1,246 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/bus/bustest"
+	"github.com/cohort-tee/cohort/internal/bus/natsd"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// outside is a NATS server of somebody else's, with a port for leaf nodes.
+func outside(t *testing.T) (*server.Server, natsd.Join) {
+	t.Helper()
+	address := freeAddress(t)
+	_, text, _ := net.SplitHostPort(address)
+	port, _ := strconv.Atoi(text)
+	s, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, LeafNode: server.LeafNodeOpts{Host: "127.0.0.1", Port: port},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(5 * time.Second) {
+		t.Fatal("the NATS server does not listen")
+	}
+	return s, natsd.Join{URLs: []string{"nats://" + address}}
+}
+
+// pair is two managers that meet over NATS.
+func pair(t *testing.T) (one, two *world, nats *server.Server) {
+	t.Helper()
+	nats, join := outside(t)
+	a := bustest.New(t)
+	one, two = newWorldOf(t, a, join), newWorldOf(t, a, join)
+	eventually(t, "both managers are joined", func() bool { return one.manager.joined() && two.manager.joined() })
+	return one, two, nats
+}
+
+// holds reports whether a manager has a copy.
+func (w *world) holds(c bus.Cluster, i bus.Item) bool {
+	_, found := w.manager.copies.get(c, i.Session, time.Now())
+	return found
+}
+
+// times is how often an item was heard.
+func (h *heard) times(i bus.Item) (n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, got := range h.items {
+		if got.Session == i.Session {
+			n++
+		}
+	}
+	return n
+}
+
+// TestManagersMeet: what a unit of one manager seals reaches the units of both,
+// once, both keep it, and a request through either gateway reaches it.
+func TestManagersMeet(t *testing.T) {
+	one, two, _ := pair(t)
+	x, y := one.named(bustest.Scoring), two.named(bustest.Scoring)
+	atX, atY := listen(t, x.conn), listen(t, y.conn)
+	eventually(t, "each manager knows both units", func() bool {
+		n, _ := one.manager.registry.size()
+		m, _ := two.manager.registry.size()
+		return n == 2 && m == 2
+	})
+	probe := item(1000) // until the interest of the other side has arrived
+	eventually(t, "a probe is heard", func() bool { _ = x.conn.Publish(probe); return atY.times(probe) > 0 })
+	var last bus.Item
+	for n := range 200 {
+		last = item(n)
+		if err := x.conn.Publish(last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "all items are heard", func() bool { return atX.times(last) > 0 && atY.times(last) > 0 })
+	eventually(t, "both managers keep them", func() bool { return one.holds(x.Cluster, last) && two.holds(x.Cluster, last) })
+	time.Sleep(20 * batchWait) // for what would come a second time
+	for n := range 200 {
+		if at, elsewhere := atX.times(item(n)), atY.times(item(n)); at != 1 || elsewhere != 1 {
+			t.Errorf("item %d: heard %d and %d times, want once each", n, at, elsewhere)
+		}
+	}
+	for _, w := range []*world{one, two} {
+		for _, r := range []*replica{x, y} {
+			status, body, _ := w.client(bustest.Name(bustest.Scoring)).request(t, wire.Header{Target: r.ID}, "")
+			if status != 200 || body != r.ID.String() {
+				t.Errorf("bound to %s: got %d from %q", r.ID, status, body)
+			}
+		}
+	}
+}
+
+// TestPeersAnswerPulls: a manager that lost a copy lets another answer, and says
+// at once that there is none when no other can be reached.
+func TestPeersAnswerPulls(t *testing.T) {
+	one, two, nats := pair(t)
+	y := two.named(bustest.Scoring)
+	kept := item(1)
+	one.manager.copies.put(y.Cluster, kept, time.Now())
+	eventually(t, "the copy comes from the other manager", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		got, err := y.conn.Pull(ctx, kept.Session)
+		return err == nil && got.Session == kept.Session && string(got.Bytes) == string(kept.Bytes)
+	})
+	nats.Shutdown()
+	eventually(t, "the link is gone", func() bool { return !two.manager.joined() })
+	_, err := y.conn.Pull(t.Context(), kept.Session)
+	wantReason(t, err, wire.NotFound)
+}
+
+// TestCopiedDirectory: two managers on copies of one directory give different
+// numbers as soon as they meet.
+func TestCopiedDirectory(t *testing.T) {
+	_, join := outside(t)
+	a := bustest.New(t)
+	one := newWorldOf(t, a, natsd.Join{})
+	one.stop()
+	file, err := os.ReadFile(filepath.Join(one.config.DataDir, rangesFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	two := newWorldOf(t, a, natsd.Join{})
+	two.stop()
+	if err := os.WriteFile(filepath.Join(two.config.DataDir, rangesFile), file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range []*world{one, two} {
+		w.config.NATS = join
+		w.start()
+		t.Cleanup(w.stop)
+	}
+	apart := func() bool {
+		p, q := one.manager.ranges.claim(), two.manager.ranges.claim()
+		return p.First >= q.First+q.Count || q.First >= p.First+p.Count
+	}
+	eventually(t, "the numbers are apart", apart)
+}
+
+// TestRangesMove: a claim elsewhere changes nothing, one of the same numbers
+// begins elsewhere, durably, and not again at once.
+func TestRangesMove(t *testing.T) {
+	r, err := openRanges(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, before := time.Now(), r.claim()
+	for _, c := range []struct {
+		name  string
+		other bus.Range
+		at    time.Time
+		moves bool
+	}{
+		{"just below", bus.Range{First: before.First - 1, Count: 1}, now, false},
+		{"just above", bus.Range{First: before.First + before.Count, Count: 1}, now, false},
+		{"the first number", bus.Range{First: before.First - 1, Count: 2}, now, true},
+		{"everything, too soon", bus.Range{First: 1, Count: 1<<64 - 2}, now.Add(moveEvery - 1), false},
+		{"everything", bus.Range{First: 1, Count: 1<<64 - 2}, now.Add(moveEvery), true},
+	} {
+		was := r.claim()
+		if err := r.heard(c.other, c.at); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.claim() != was; got != c.moves {
+			t.Errorf("%s: moved: got %v, want %v", c.name, got, c.moves)
+		}
+	}
+	if again, err := openRanges(filepath.Dir(r.path)); err != nil || again.next != r.reserved {
+		t.Errorf("after a restart: got %d (%v), want %d", again.next, err, r.reserved)
+	}
+}
+
+// TestForeignMessages: whoever runs the NATS cluster says what he likes. Nothing
+// of it ends a manager, makes it answer where it should not, or reaches what is
+// between a unit and its own manager.
+func TestForeignMessages(t *testing.T) {
+	one, _, server := pair(t)
+	x := one.named(bustest.Scoring)
+	nc, err := nats.Connect(server.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	kept := item(1)
+	one.manager.copies.put(x.Cluster, kept, time.Now())
+	cluster := x.Cluster.String()
+	for _, subject := range []string{"cohort.beat." + cluster + "." + x.ID.String(), "cohort.push." + cluster, "cohort.ask." + cluster, "cohort.claim", "cohort.beat.x", "cohort.push.x"} {
+		for _, text := range []string{"", "{", strings.Repeat("x", 16), strings.Repeat("\xff", 16), strings.Repeat("y", 100_000)} {
+			if err := nc.Publish(subject, []byte(text)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	ask := func(subject string) error {
+		_, err := nc.Request(subject+cluster, kept.Session[:], 300*time.Millisecond)
+		return err
+	}
+	for _, subject := range []string{"cohort.ask.", "cohort.pull.", "cohort.range."} {
+		if err := ask(subject); !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, nats.ErrNoResponders) {
+			t.Errorf("%s with a foreign inbox: got %v, want no answer", subject, err)
+		}
+	}
+	forged := item(2)
+	if err := nc.Publish("cohort.seal."+cluster, forged.Append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := x.conn.Pull(t.Context(), kept.Session); err != nil || got.Session != kept.Session {
+		t.Errorf("afterwards: got %v, %v", got, err)
+	}
+	if one.holds(x.Cluster, forged) {
+		t.Error("what was sealed by a unit of nobody came over the link")
+	}
+}
+
+func TestJoinRefusals(t *testing.T) {
+	for _, url := range []string{"", "nats://10.0.0.1:7422", "nats://localhost:7422", "tls://host", "http://127.0.0.1:7422", "tls://host:1/path", "://"} {
+		if err := (natsd.Join{URLs: []string{"tls://fine:7422", url}}).Check(); !errors.Is(err, wire.BadRequest) {
+			t.Errorf("%q: got %v, want %v", url, err, wire.BadRequest)
+		}
+	}
+	secret := natsd.Join{URLs: []string{"nats://user:hunter2@10.0.0.1:7422"}}
+	if err := secret.Check(); err == nil || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("a password: got %v", err)
+	}
+	if err := (natsd.Join{URLs: []string{"tls://u:p@host:7422", "nats://127.0.0.1:7422", "nats://[::1]:7422"}}).Check(); err != nil {
+		t.Errorf("good ones: got %v", err)
+	}
+}
