@@ -219,9 +219,11 @@ func TestForeignMessages(t *testing.T) {
 	if err := nc.Publish("cohort.seal."+cluster, forged.Append(nil)); err != nil {
 		t.Fatal(err)
 	}
-	if err := nc.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	later := item(3)
+	eventually(t, "what another manager pushes is kept", func() bool {
+		_ = nc.Publish("cohort.push."+cluster, later.Append(nil))
+		return one.holds(x.Cluster, later)
+	})
 	if got, err := x.conn.Pull(t.Context(), kept.Session); err != nil || got.Session != kept.Session {
 		t.Errorf("afterwards: got %v, %v", got, err)
 	}

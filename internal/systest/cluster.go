@@ -50,6 +50,7 @@ type Cluster struct {
 	Root    attest.Digest // authority root
 	Steps   []policy.Step // history as the owners signed it
 	Log     *slog.Logger
+	Host    string // that units listen on; 127.0.0.1
 
 	t     testing.TB
 	owner ssh.Signer
@@ -73,7 +74,7 @@ func New(t testing.TB, tasks ...Task) *Cluster {
 // On is New with TEEs of the given vendor.
 func On(t testing.TB, vendor *attesttest.Vendor, tasks ...Task) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, Chip: vendor.Chip(), owner: newOwner(t), build: FirstBuild, Log: slog.New(slog.DiscardHandler)}
+	c := &Cluster{t: t, Chip: vendor.Chip(), owner: newOwner(t), build: FirstBuild, Log: slog.New(slog.DiscardHandler), Host: "127.0.0.1"}
 	c.dsn = "sqlite:" + filepath.Join(t.TempDir(), "authority.db")
 	c.Root = c.initialise()
 	text := c.genesis(vendor, tasks)
@@ -278,7 +279,7 @@ func (c *Cluster) Start(task, program string, h http.Handler) *Replica {
 	if err != nil {
 		c.t.Fatalf("starting a unit of %s: %v", task, err)
 	}
-	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	inner, err := net.Listen("tcp", net.JoinHostPort(c.Host, "0"))
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ const roleVariable = "SYSTEST_ROLE"
 
 // TestProcess is the other roles. In a run of tests it has none.
 func TestProcess(t *testing.T) {
-	role := map[string]func(*testing.T) any{"authority": beAuthority, "manager": beManager}[os.Getenv(roleVariable)]
+	role := map[string]func(*testing.T) any{"authority": beAuthority, "manager": beManager, "nats": beNATS, "joined-manager": beJoinedManager}[os.Getenv(roleVariable)]
 	if role == nil {
 		return
 	}
