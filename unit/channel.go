@@ -24,6 +24,7 @@ const (
 	soonSpread = time.Second      // so that units do not all renew at once
 	resealWait = 5 * time.Second  // after a renewal, at most
 	resealEach = 20 * time.Millisecond
+	resealLate = time.Second // sessions that came under older keys, about so often
 )
 
 // resealMost bounds the sessions that are sealed again at a time.
@@ -82,7 +83,9 @@ func keep(before, next identity.RingKeys, now time.Time) identity.RingKeys {
 }
 
 // reseal seals sessions again after each renewal, because the ring may have
-// rolled. Units wait for a random while first, so that mostly one does it.
+// rolled. Units wait for a random while first, so that mostly one does it. From
+// then on it seals those again that come under older keys, such as those of the
+// release that this one continues: a successor opens only what is sealed here.
 func (u *Unit) reseal(ctx context.Context) {
 	for {
 		e := u.held.Load()
@@ -90,13 +93,24 @@ func (u *Unit) reseal(ctx context.Context) {
 		if pause(ctx, rand.N(wait+1)) != nil {
 			return
 		}
-		u.resealAll(ctx)
-		select {
-		case <-e.replaced:
-		case <-ctx.Done():
-			return
+		for u.resealAll(ctx); !u.replacedWithin(ctx, e, resealLate/2+rand.N(resealLate)); {
+			u.resealAll(ctx)
 		}
 	}
+}
+
+// replacedWithin waits for d, and reports whether e was replaced, or ctx ended,
+// before that.
+func (u *Unit) replacedWithin(ctx context.Context, e *enrolment, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return false
+	case <-e.replaced:
+	case <-ctx.Done():
+	}
+	return true
 }
 
 // resealAll seals again what is not under a current ring key, a part at a time.

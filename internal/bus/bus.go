@@ -79,6 +79,7 @@ type Beat struct {
 	Names    []string    `json:"names,omitempty"` // DNS names of its TLS leaf
 	Task     string      `json:"task"`
 	Identity wire.Digest `json:"identity"`
+	Inherits wire.Digest `json:"inherits,omitzero"` // identity whose sessions the unit opens as well
 	InFlight int         `json:"in_flight"`
 	Sessions int         `json:"sessions"`
 	Ready    bool        `json:"ready"`

@@ -53,7 +53,8 @@ type Host struct {
 	newest   time.Time
 	standing *standing // nil before the first Update
 	table    table
-	opened   int // sessions in the table that this unit opened
+	opened   int  // sessions in the table that this unit opened
+	stale    bool // a session in the table may want to be sealed anew
 }
 
 // standing is a Standing ready for use. It is immutable.
@@ -120,7 +121,7 @@ func (h *Host) Update(s Standing) error {
 	if next.strict == nil || next.follow == nil {
 		return wire.Refuse(wire.UnknownRing, "unit: ring", "none", "a current key of each kind")
 	}
-	h.standing = next
+	h.standing, h.stale = next, true
 	h.forget(held)
 	return nil
 }
@@ -268,6 +269,7 @@ func (h *Host) install(s *session, at time.Time) error {
 	if h.standing.current(s.ring) || h.standing.rings[known.ring] == nil {
 		known.ring = s.ring
 	}
+	h.stale = h.stale || !h.standing.current(known.ring)
 	return nil
 }
 
@@ -284,6 +286,7 @@ func (h *Host) add(s *session) error {
 		h.opened++
 	}
 	h.table.add(s)
+	h.stale = h.stale || !h.standing.current(s.ring)
 	return nil
 }
 
@@ -320,14 +323,14 @@ func (h *Host) Bury(tombstone []byte, at time.Time) (wire.SessionID, error) {
 // Reseal seals sessions anew whose newest sealed copy is under a ring key that
 // is no longer current, at most limit of them, and says how many are left. It
 // moves no expiry. A session that another unit has sealed anew, and that came
-// by [Host.Join], is not sealed again.
+// by [Host.Join], is not sealed again. Without any it costs nothing.
 func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	at = h.at(at)
 	h.expire(at)
 	st, err := h.serving(at)
-	if err != nil {
+	if err != nil || !h.stale {
 		return nil, 0, err
 	}
 	for _, s := range h.table.byID {
@@ -344,6 +347,7 @@ func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err e
 		}
 		sealed = append(sealed, b)
 	}
+	h.stale = left > 0
 	return sealed, left, nil
 }
 

@@ -3,6 +3,8 @@ package manager
 import (
 	"bytes"
 	"container/heap"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -83,6 +85,21 @@ func (c *copies) get(cluster bus.Cluster, session wire.SessionID, now time.Time)
 	return k.Item, true
 }
 
+// of lists what is kept of a cluster.
+func (c *copies) of(cluster bus.Cluster) []bus.Item {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	s := c.clusters[cluster]
+	if s == nil {
+		return nil
+	}
+	items := make([]bus.Item, len(s.ends))
+	for i, k := range s.ends {
+		items[i] = k.Item
+	}
+	return items
+}
+
 // holders are the clusters that hold a session; more than one when somebody
 // made up an id.
 func (c *copies) holders(session wire.SessionID) []bus.Cluster {
@@ -125,15 +142,10 @@ func (c *copies) size() (items, bytes int) {
 // all calls f with every kept item, without holding the lock meanwhile.
 func (c *copies) all(f func(bus.Cluster, bus.Item) error) error {
 	c.mu.RLock()
-	shelves := make(map[bus.Cluster][]bus.Item, len(c.clusters))
-	for cluster, s := range c.clusters {
-		for _, k := range s.ends {
-			shelves[cluster] = append(shelves[cluster], k.Item)
-		}
-	}
+	clusters := slices.Collect(maps.Keys(c.clusters))
 	c.mu.RUnlock()
-	for cluster, items := range shelves {
-		for _, item := range items {
+	for _, cluster := range clusters {
+		for _, item := range c.of(cluster) {
 			if err := f(cluster, item); err != nil {
 				return err
 			}

@@ -137,11 +137,12 @@ func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
 	}
 	defer server.Stop()
 	m.server.Store(server)
-	r := newRelay(m.copies, m.journal, m.config)
+	r := newRelay(m.copies, m.registry.lineage, m.journal, m.config)
 	hub, err := bus.Attach(server, m.duties(r))
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
+	defer r.tasks.Wait()
 	defer hub.Close()
 
 	work, stop := context.WithCancel(ctx)
@@ -158,7 +159,8 @@ func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
 
 // duties are what the manager does for its units and beside other managers.
 func (m *Manager) duties(r *relay) bus.Duties {
-	d := bus.Duties{Beat: m.beat, Item: r.take, Pull: m.pull, Range: m.take}
+	beat := func(c bus.Cluster, unit wire.UnitID, b bus.Beat) { m.beat(r, c, unit, b) }
+	d := bus.Duties{Beat: beat, Item: r.take, Pull: m.pull, Range: m.take}
 	if len(m.config.NATS.URLs) > 0 {
 		d.Peers = &bus.Peers{Item: r.keep, Claim: m.claimed, There: m.joined}
 	}
@@ -237,7 +239,10 @@ func (m *Manager) tidy(ctx context.Context, hub *bus.Hub) {
 	}
 }
 
-func (m *Manager) beat(c bus.Cluster, unit wire.UnitID, b bus.Beat) {
+func (m *Manager) beat(r *relay, c bus.Cluster, unit wire.UnitID, b bus.Beat) {
+	if from, begins := m.registry.lineage.heard(c, b); begins {
+		r.tasks.Go(func() { r.bequeath(from, c) })
+	}
 	if m.registry.heard(c, unit, b, m.config.Clock()) {
 		m.config.Log.Info("unit found", "unit", unit, "task", b.Task, "address", b.Address)
 	}
@@ -245,6 +250,11 @@ func (m *Manager) beat(c bus.Cluster, unit wire.UnitID, b bus.Beat) {
 
 func (m *Manager) pull(c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
 	item, found := m.copies.get(c, s, m.config.Clock())
+	for _, before := range m.registry.lineage.parents(c) {
+		if !found {
+			item, found = m.copies.get(before, s, m.config.Clock())
+		}
+	}
 	m.metrics.pulls.WithLabelValues(foundLabel[found]).Inc()
 	return item, found
 }

@@ -17,8 +17,9 @@ import (
 // from the bus; everything in a beat is the unit's own word, and the names in
 // it are held against its TLS leaf when the gateway connects.
 type registry struct {
-	limits Limits
-	dialer dialer
+	limits  Limits
+	dialer  dialer
+	lineage *lineage
 
 	mu      sync.RWMutex
 	units   map[wire.UnitID]*member // guarded by mu
@@ -26,7 +27,7 @@ type registry struct {
 }
 
 func newRegistry(l Limits, d dialer) *registry {
-	return &registry{limits: l, dialer: d, units: make(map[wire.UnitID]*member), changed: make(chan struct{})}
+	return &registry{limits: l, dialer: d, lineage: newLineage(), units: make(map[wire.UnitID]*member), changed: make(chan struct{})}
 }
 
 // heard takes a beat in, and says whether the unit is new.
@@ -112,7 +113,7 @@ func (r *registry) size() (units, ready int) {
 // wanted says which units can serve a request.
 type wanted struct {
 	target   wire.UnitID   // exactly this one; zero: any
-	clusters []bus.Cluster // where given, of one of these
+	clusters []bus.Cluster // where given, of one of these, or else of their tasks
 	identity wire.Digest   // where given, of this one
 	task     string        // where given, of this one
 	host     string        // and of this name, when any unit has it
@@ -147,8 +148,20 @@ func (r *registry) find(w wanted, now time.Time) *member {
 }
 
 // candidates are the units of the wanted identity, task or clusters; of these
-// the ones that have the host's name, or all when none has. The caller holds mu.
+// the ones that have the host's name, or all when none has. Where no unit of the
+// clusters is ready, another release may have inherited their sessions. The
+// caller holds mu.
 func (r *registry) candidates(w wanted) []*member {
+	found := r.among(w)
+	if w.clusters == nil || slices.ContainsFunc(found, func(m *member) bool { return m.beat.Ready }) {
+		return found
+	}
+	w.task = r.lineage.task(w.clusters)
+	w.clusters = nil
+	return r.among(w)
+}
+
+func (r *registry) among(w wanted) []*member {
 	var all, named []*member
 	for _, m := range r.units {
 		switch {

@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bus"
@@ -12,11 +13,13 @@ import (
 // keeps a copy. One goroutine, in run, owns the batches and the journal.
 type relay struct {
 	copies  *copies
+	lineage *lineage
 	journal *journal
 	clock   func() time.Time
 	log     *slog.Logger
 	arrived chan arrival
 	ended   chan struct{}
+	tasks   sync.WaitGroup // calls of bequeath
 
 	batches map[bus.Cluster][]byte // what waits to be pushed
 	damaged bool                   // the journal could not be written, and that was told
@@ -27,11 +30,12 @@ type arrival struct {
 	cluster bus.Cluster
 	item    bus.Item
 	pushed  bool // by another manager, to all units: it is only kept
+	kept    bool // of a release before: it is only pushed
 }
 
-func newRelay(c *copies, j *journal, config Config) *relay {
+func newRelay(c *copies, l *lineage, j *journal, config Config) *relay {
 	return &relay{
-		copies: c, journal: j, clock: config.Clock, log: config.Log,
+		copies: c, lineage: l, journal: j, clock: config.Clock, log: config.Log,
 		arrived: make(chan arrival, 1024), ended: make(chan struct{}), batches: make(map[bus.Cluster][]byte),
 	}
 }
@@ -74,19 +78,29 @@ func (r *relay) run(ctx context.Context, push func(bus.Cluster, []byte) error) {
 
 // add keeps an item, and pushes its batch when that is full.
 func (r *relay) add(a arrival, push func(bus.Cluster, []byte) error) {
-	if r.copies.put(a.cluster, a.item, r.clock()) {
+	if !a.kept && r.copies.put(a.cluster, a.item, r.clock()) {
 		r.tell(r.journal.add(a.cluster, a.item))
 	}
-	batch := r.batches[a.cluster]
 	if a.pushed {
-		r.batches[a.cluster] = batch // so that the journal is flushed
+		r.batches[a.cluster] = append(r.batches[a.cluster], nil...) // so that the journal is flushed
 		return
 	}
-	if len(batch)+a.item.Size() > batchSize {
-		r.push(a.cluster, batch, push)
-		batch = batch[:0]
+	for _, cluster := range append(r.lineage.heirs(a.cluster), a.cluster) {
+		batch := r.batches[cluster]
+		if len(batch)+a.item.Size() > batchSize {
+			r.push(cluster, batch, push)
+			batch = batch[:0]
+		}
+		r.batches[cluster] = a.item.Append(batch)
 	}
-	r.batches[a.cluster] = a.item.Append(batch)
+}
+
+// bequeath pushes what is kept of a cluster to the units of another that says it
+// inherits it.
+func (r *relay) bequeath(from, to bus.Cluster) {
+	for _, item := range r.copies.of(from) {
+		r.hand(arrival{cluster: to, item: item, kept: true})
+	}
 }
 
 func (r *relay) pushAll(push func(bus.Cluster, []byte) error) {

@@ -144,7 +144,7 @@ func TestBatches(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer j.close()
-		r := newRelay(c, j, Config{Clock: time.Now, Log: slog.New(slog.DiscardHandler)})
+		r := newRelay(c, newLineage(), j, Config{Clock: time.Now, Log: slog.New(slog.DiscardHandler)})
 		type pushed struct {
 			at   time.Time
 			size int

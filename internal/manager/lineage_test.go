@@ -1,0 +1,99 @@
+package manager
+
+import (
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/bus/bustest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// TestHeirs: a cluster that says it inherits from another is pushed what is kept
+// of that one, and what comes later, finds it by pull, and answers its requests
+// when that one has no ready unit.
+func TestHeirs(t *testing.T) {
+	w := newWorld(t)
+	before := w.named(bustest.Keys)
+	kept, later := item(1), item(2)
+	if err := before.conn.Publish(kept); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the item is kept", func() bool { return w.holds(before.Cluster, kept) })
+
+	after := w.named(bustest.Scoring)
+	heard := listen(t, after.conn)
+	w.claim(after, func(b *bus.Beat) { b.Task, b.Inherits = bustest.Keys, before.Identity })
+	eventually(t, "what is kept is pushed to the heir", func() bool { return heard.times(kept) == 1 })
+	if err := before.conn.Publish(later); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "what comes later is, too", func() bool { return heard.times(later) == 1 })
+	if got, err := after.conn.Pull(t.Context(), later.Session); err != nil || got.Session != later.Session {
+		t.Errorf("pulled by the heir: got %v, %v", got.Session, err)
+	}
+	if w.holds(after.Cluster, kept) {
+		t.Error("what was only passed on is kept twice")
+	}
+
+	w.named(bustest.Short) // of another task, ready all the time
+	w.cool()
+	gateway := w.client("gateway.example")
+	if status, body, _ := gateway.request(t, wire.Header{Session: kept.Session}, ""); status != 200 || body != before.ID.String() {
+		t.Errorf("while the former release serves: got %d by %q", status, body)
+	}
+	w.claim(before, func(b *bus.Beat) { b.Ready = false })
+	for range 10 {
+		if status, body, _ := gateway.request(t, wire.Header{Session: kept.Session}, ""); status != 200 || body != after.ID.String() {
+			t.Errorf("afterwards: got %d by %q, want the heir", status, body)
+		}
+	}
+}
+
+func TestLineage(t *testing.T) {
+	one, two, three := bus.Cluster{1}, bus.Cluster{2}, bus.Cluster{3}
+	id := func(n byte) wire.Digest { return wire.Digest{n} }
+	l := newLineage()
+	for _, c := range []struct {
+		name    string
+		cluster bus.Cluster
+		beat    bus.Beat
+		from    bus.Cluster
+		begins  bool
+	}{
+		{"the heir of a stranger", two, bus.Beat{Identity: id(2), Inherits: id(1)}, bus.Cluster{}, false},
+		{"the first", one, bus.Beat{Identity: id(1), Task: "t"}, bus.Cluster{}, false},
+		{"the heir", two, bus.Beat{Identity: id(2), Inherits: id(1)}, one, true},
+		{"the heir again", two, bus.Beat{Identity: id(2), Inherits: id(1)}, bus.Cluster{}, false},
+		{"another heir", three, bus.Beat{Identity: id(3), Inherits: id(1)}, one, true},
+		{"its own heir", one, bus.Beat{Identity: id(1), Inherits: id(1), Task: "t"}, bus.Cluster{}, false},
+	} {
+		from, begins := l.heard(c.cluster, c.beat)
+		if from != c.from || begins != c.begins {
+			t.Errorf("%s: got %v, %v, want %v, %v", c.name, from, begins, c.from, c.begins)
+		}
+	}
+	if got := len(l.heirs(one)); got != 2 {
+		t.Errorf("heirs: got %d, want 2", got)
+	}
+	if got := l.task([]bus.Cluster{{9}, one}); got != "t" {
+		t.Errorf("task: got %q, want %q", got, "t")
+	}
+	for n := range 3 * maxClusters {
+		l.heard(bus.Cluster{byte(n), byte(n >> 8), 1}, bus.Beat{Identity: wire.Digest{byte(n), byte(n >> 8), 1}})
+	}
+	if got := len(l.clusters); got > 2*maxClusters {
+		t.Errorf("identities known: got %d, want at most %d", got, 2*maxClusters)
+	}
+}
+
+// TestBequeathEnds: a relay that has ended is no wall.
+func TestBequeathEnds(t *testing.T) {
+	c := newCopies(1 << 20)
+	r := newRelay(c, newLineage(), nil, Config{})
+	c.put(bus.Cluster{1}, item(1), time.Now())
+	close(r.ended)
+	for range cap(r.arrived) + 1 {
+		r.bequeath(bus.Cluster{1}, bus.Cluster{2})
+	}
+}
