@@ -71,13 +71,15 @@ func (u *Unit) obtain(ctx context.Context, ends func(error) bool) error {
 	}
 }
 
-// attempt asks each authority once. When none gives a certificate the error is
-// that of the first final refusal, or of the first address.
+// attempt asks each authority once, beginning with the one that gave the last
+// certificate: of several, one gives ring keys. When none gives a certificate the
+// error is that of the first final refusal, or of the first address.
 func (u *Unit) attempt(ctx context.Context) error {
 	var told error
-	for _, p := range u.peers {
+	for i, p := range u.peers {
 		err := u.attemptAt(ctx, p)
 		if err == nil {
+			u.peers[0], u.peers[i] = p, u.peers[0]
 			return nil
 		}
 		u.counters.failed(err)
@@ -109,7 +111,7 @@ func (u *Unit) attemptAt(ctx context.Context, p *peer) error {
 // is the network's or a fault of the authority.
 func final(err error) bool {
 	switch wire.ReasonOf(err) {
-	case wire.Behind, wire.Unavailable, wire.TooMany, wire.StoreFailed, wire.Internal:
+	case wire.Behind, wire.RingElsewhere, wire.Unavailable, wire.TooMany, wire.StoreFailed, wire.Internal:
 		return false
 	}
 	return true

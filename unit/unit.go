@@ -43,7 +43,8 @@ import (
 // Config says who the unit is and whom it believes.
 type Config struct {
 	// Authorities are the https URLs of the authority's replicas. They are
-	// tried in order and trusted with nothing.
+	// tried in order, the one that answered last first, and trusted with
+	// nothing.
 	Authorities []string
 	// Genesis is the digest of the first policy, the one value that all
 	// trust follows from.
@@ -73,8 +74,8 @@ type Unit struct {
 	tee     oneAtATime
 	id      wire.UnitID
 	signing *ecdsa.PrivateKey
-	spki    []byte // of signing
-	peers   []*peer
+	spki    []byte  // of signing
+	peers   []*peer // ordered by the goroutine that enrols
 	cluster membership
 
 	seen     atomic.Pointer[history.History] // the newest; written by the goroutine that enrols

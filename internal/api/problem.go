@@ -63,6 +63,7 @@ var statuses = map[wire.Reason]int{
 	wire.ClockSkew:     http.StatusServiceUnavailable,
 	wire.StoreFailed:   http.StatusServiceUnavailable,
 	wire.StoreForeign:  http.StatusServiceUnavailable,
+	wire.RingElsewhere: http.StatusServiceUnavailable,
 	wire.Unavailable:   http.StatusServiceUnavailable,
 	wire.Internal:      http.StatusInternalServerError,
 }

@@ -145,7 +145,7 @@ func (a *Authority) keepUp(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-every.C:
-			a.keepRings()
+			a.keepRings(ctx)
 			if err := a.catchUp(ctx); err != nil && ctx.Err() == nil {
 				a.log.Warn("keeping up with the store", "error", err)
 			}

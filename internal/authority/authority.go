@@ -85,6 +85,7 @@ type Authority struct {
 	limiter  *limiter
 	trusts   chan struct{} // one place for each own evidence under way
 	rings    rings
+	lease    lease
 
 	secret  identity.Secret
 	current atomic.Pointer[snapshot]
@@ -101,7 +102,7 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 	limits := c.Limits.orDefault()
 	a := &Authority{
 		store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier, endorser: c.Endorser, log: c.Log, guard: newGuard(c.Clock),
-		limits: limits, metrics: newMetrics(), limiter: newLimiter(limits), trusts: make(chan struct{}, maxTrusts),
+		limits: limits, metrics: newMetrics(), limiter: newLimiter(limits), trusts: make(chan struct{}, maxTrusts), lease: newLease(),
 	}
 	if c.Endorser != nil {
 		a.metrics.registry.MustRegister(documents{c.Endorser, c.Clock})
@@ -117,6 +118,9 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 		return nil, snap.unnamed
 	}
 	if err := a.reseal(ctx, snap.approved); err != nil {
+		return nil, err
+	}
+	if _, err := a.seeLease(ctx, a.guard.sinceStart()); err != nil {
 		return nil, err
 	}
 	return a, nil

@@ -67,7 +67,8 @@ func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest) (
 		e.evidence, err = a.endorse(ctx, e.evidence, e.snap.approved)
 		return err
 	}
-	for _, step := range []func(*enrolment) error{a.checkRequest, e.parseKeys, endorse, a.appraise, e.issue, a.addRings} {
+	hold := func(*enrolment) error { return a.holdRings(ctx) }
+	for _, step := range []func(*enrolment) error{a.checkRequest, e.parseKeys, hold, endorse, a.appraise, e.issue, a.addRings} {
 		if err := step(e); err != nil {
 			return api.SealedReport{}, err
 		}

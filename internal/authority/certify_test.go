@@ -127,7 +127,7 @@ func TestReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, a := range map[string]*Authority{"same": first, "another": second, "restarted": w.open()} {
-		_, err := a.certify(t.Context(), r)
+		_, err := direct{a}.Certify(t.Context(), r)
 		t.Run(name, func(t *testing.T) { wantReason(t, err, wire.NonceUsed) })
 	}
 	if got := issued(t, first); got != 1 {
@@ -135,7 +135,7 @@ func TestReplay(t *testing.T) {
 	}
 	late := p.request(must(first.challenge(api.ChallengeRequest{})).Nonce, nil)
 	w.clock.pass(wire.NonceLife + time.Second)
-	_, err := first.certify(t.Context(), late)
+	_, err := direct{first}.Certify(t.Context(), late)
 	wantReason(t, err, wire.NonceUsed)
 }
 

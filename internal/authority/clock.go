@@ -65,6 +65,12 @@ func (g *guard) now() (time.Time, error) {
 	return g.floor, nil
 }
 
+// sinceStart is the time since the authority began, by the monotonic clock.
+func (g *guard) sinceStart() time.Duration {
+	_, elapsed := g.read()
+	return elapsed - g.elapsed
+}
+
 // last is the newest time that was believed.
 func (g *guard) last() time.Time {
 	g.mu.Lock()

@@ -163,7 +163,7 @@ func TestLog(t *testing.T) {
 	if got := must(client.Log(t.Context(), api.LogQuery{Unit: rest.Entries[0].Unit})); len(got.Entries) != 3 {
 		t.Errorf("got %d entries of one unit, want 3", len(got.Entries))
 	}
-	exec(t, raw(t, w.dsn), `UPDATE log SET task = 'keys' WHERE sequence = 1`)
+	exec(t, w.dsn, `UPDATE log SET task = 'keys' WHERE sequence = 1`)
 	_, err = client.Log(t.Context(), api.LogQuery{Task: "keys"})
 	wantReason(t, err, wire.StoreForeign)
 }

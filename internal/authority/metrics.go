@@ -18,6 +18,7 @@ type metrics struct {
 	issued   *prometheus.CounterVec   // by task
 	refused  *prometheus.CounterVec   // by reason
 	sequence prometheus.Gauge
+	lease    prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -36,8 +37,11 @@ func newMetrics() *metrics {
 		sequence: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "cohort_authority_policy_sequence", Help: "Sequence of the policy in force.",
 		}),
+		lease: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "cohort_authority_ring_lease", Help: "1 while this authority gives ring keys, 0 while another of its store does.",
+		}),
 	}
-	m.registry.MustRegister(m.requests, m.issued, m.refused, m.sequence,
+	m.registry.MustRegister(m.requests, m.issued, m.refused, m.sequence, m.lease,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

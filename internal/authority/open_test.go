@@ -11,13 +11,18 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // raw opens the world's database behind the authority's back.
 func raw(t testing.TB, dsn string) *sql.DB {
 	t.Helper()
-	db, err := sql.Open("sqlite", strings.TrimPrefix(dsn, "sqlite:"))
+	driver, address := "pgx", dsn
+	if file, ok := strings.CutPrefix(dsn, "sqlite:"); ok {
+		driver, address = "sqlite", file
+	}
+	db, err := sql.Open(driver, address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,11 +30,36 @@ func raw(t testing.TB, dsn string) *sql.DB {
 	return db
 }
 
-func exec(t testing.TB, db *sql.DB, statement string, args ...any) {
+// toPostgres puts what tests do behind the authority's back into the words of
+// PostgreSQL.
+var toPostgres = strings.NewReplacer("zeroblob(32)", "decode(repeat('00', 32), 'hex')",
+	"CAST(content AS TEXT)", "convert_from(content, 'UTF8')", "CAST(", "convert_to(", " AS BLOB)", ", 'UTF8')",
+	"BEGIN IMMEDIATE", "BEGIN; SELECT pg_advisory_xact_lock(hashtext('cohort'), hashtext(current_schema()))")
+
+// dialect is a statement for the database at dsn.
+func dialect(dsn, statement string) string {
+	if strings.HasPrefix(dsn, "sqlite:") {
+		return statement
+	}
+	return toPostgres.Replace(statement)
+}
+
+func exec(t testing.TB, dsn string, statement string, args ...any) {
 	t.Helper()
-	if _, err := db.Exec(statement, args...); err != nil {
+	if _, err := raw(t, dsn).Exec(dialect(dsn, statement), args...); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// copyStore is a copy of a store that may be in use.
+func copyStore(t testing.TB, dsn string) string {
+	t.Helper()
+	if !strings.HasPrefix(dsn, "sqlite:") {
+		return testdb.Copy(t, dsn)
+	}
+	file := filepath.Join(t.TempDir(), "copy.db")
+	exec(t, dsn, `VACUUM INTO ?`, file)
+	return "sqlite:" + file
 }
 
 // lockStore holds the write lock until the function it gives is called.
@@ -39,7 +69,7 @@ func lockStore(t testing.TB, dsn string) func() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err != nil {
+	if _, err := c.ExecContext(t.Context(), dialect(dsn, "BEGIN IMMEDIATE")); err != nil {
 		t.Fatal(err)
 	}
 	return func() {
@@ -58,7 +88,7 @@ func TestInit(t *testing.T) {
 	_, err := Init(t.Context(), InitConfig{Store: db, Attester: tee, Sealer: tee})
 	wantReason(t, err, wire.StoreForeign)
 
-	made := w.init("sqlite:"+filepath.Join(t.TempDir(), "another.db"), "authority")
+	made := w.init(newDSN(t), "authority")
 	if made.Root == w.root {
 		t.Error("two inits made one root")
 	}
@@ -103,7 +133,7 @@ func TestOpenRefusals(t *testing.T) {
 		}},
 		{"a policy of the day after", wire.ClockSkew, func(w *world, c *Config) { w.clock.jump(-24 * time.Hour) }},
 		{"the sealed root changed", wire.StoreForeign, func(w *world, c *Config) {
-			exec(w.t, raw(w.t, w.dsn), `UPDATE root SET key = zeroblob(32)`)
+			exec(w.t, w.dsn, `UPDATE root SET key = zeroblob(32)`)
 		}},
 	}
 	for _, row := range rows {
@@ -133,7 +163,7 @@ func TestChangedRows(t *testing.T) {
 			a := w.open()
 			must(w.scoring().enrol(direct{a}))
 			must(a.propose(t.Context(), proposal(w.signed(w.after(a.current.Load().approved, tighter...), "ana"))))
-			exec(t, raw(t, w.dsn), row.statement)
+			exec(t, w.dsn, row.statement)
 			_, err := Open(t.Context(), w.config("authority"))
 			if row.names == "proposals" {
 				_, err = a.showProposals(t.Context())
@@ -177,7 +207,7 @@ func TestReopen(t *testing.T) {
 func TestOtherRoot(t *testing.T) {
 	w := newWorld(t)
 	w.open()
-	w.dsn = "sqlite:" + filepath.Join(t.TempDir(), "fake.db")
+	w.dsn = newDSN(t)
 	w.init(w.dsn, "authority")
 	_, err := Open(t.Context(), w.config("authority"))
 	wantReason(t, err, wire.WrongRoot)

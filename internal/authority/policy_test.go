@@ -1,7 +1,6 @@
 package authority
 
 import (
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -189,8 +188,8 @@ func TestCutHistory(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := a.current.Load().history(0)
-	exec(t, raw(t, w.dsn), `DELETE FROM history WHERE step = 2`)
-	exec(t, raw(t, w.dsn), `DELETE FROM proposals`)
+	exec(t, w.dsn, `DELETE FROM history WHERE step = 2`)
+	exec(t, w.dsn, `DELETE FROM proposals`)
 
 	b := w.open()
 	client, _ := w.serve(b)
@@ -251,7 +250,7 @@ func TestRolledBackBeneath(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	must(a.propose(t.Context(), proposal(w.signed(w.after(a.current.Load().approved, tighter...), "ana", "ben"))))
-	exec(t, raw(t, w.dsn), `DELETE FROM history WHERE step = 2`)
+	exec(t, w.dsn, `DELETE FROM history WHERE step = 2`)
 	if _, err := w.scoring().enrol(direct{a}); err != nil {
 		t.Error(err)
 	}
@@ -313,8 +312,7 @@ func TestUpgrade(t *testing.T) {
 func TestPushMoves(t *testing.T) {
 	w := newWorld(t)
 	w.open()
-	copied := "sqlite:" + filepath.Join(t.TempDir(), "copy.db")
-	exec(t, raw(t, w.dsn), `VACUUM INTO ?`, strings.TrimPrefix(copied, "sqlite:"))
+	copied := copyStore(t, w.dsn)
 	a := w.open()
 	must(a.propose(t.Context(), proposal(w.signed(w.after(a.current.Load().approved, tighter...), "ana", "ben"))))
 	w.dsn = copied

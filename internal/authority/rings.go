@@ -1,6 +1,8 @@
 package authority
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -8,12 +10,13 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
 
 // rings are the ring keys of all identities. They are random and in this memory
-// only: an authority that starts again draws others, and the root secret tells
-// nothing about them. The zero rings are none.
+// only: an authority that starts again, or takes the lease over, draws others, and
+// the root secret tells nothing about them. The zero rings are none.
 type rings struct {
 	mu   sync.Mutex
 	held map[attest.Digest]*ring // guarded by mu, by identity id
@@ -63,10 +66,18 @@ func (e *enrolment) renewWithin(end time.Time) {
 	}
 }
 
-// keepRings rolls and drops ring keys that nobody asks for.
-func (a *Authority) keepRings() {
-	if now, err := a.guard.now(); err == nil { // without a time nobody is given any
-		a.rings.keep(a.current.Load().approved, now)
+// keepRings keeps the lease of the rings, and rolls and drops keys that nobody
+// asks for. Where nothing may be issued, the lease is left to another.
+func (a *Authority) keepRings(ctx context.Context) {
+	snap := a.current.Load()
+	now, err := a.guard.now()
+	if err != nil || snap.unnamed != nil {
+		err = a.yieldRings(ctx)
+	} else if err = a.holdRings(ctx); err == nil {
+		a.rings.keep(snap.approved, now)
+	}
+	if err != nil && !errors.Is(err, wire.RingElsewhere) && ctx.Err() == nil {
+		a.log.Warn("keeping the ring lease", "error", err)
 	}
 }
 
@@ -100,6 +111,16 @@ func (r *rings) keep(p policy.Approved, now time.Time) {
 			delete(r.held, id)
 		}
 	}
+}
+
+// clear drops all rings.
+func (r *rings) clear() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, ring := range r.held {
+		ring.drop()
+	}
+	clear(r.held)
 }
 
 func (r *ring) roll(now time.Time, life time.Duration) {

@@ -18,6 +18,7 @@ const (
 	tableHistory   = "history"
 	tableProposals = "proposals"
 	tableLog       = "log"
+	tableLease     = "lease"
 )
 
 // tag is the MAC of a row: nobody but an authority of this root writes a row

@@ -61,4 +61,7 @@ func (a *Authority) shutDown(server *http.Server) {
 	if err := server.Shutdown(ctx); err != nil {
 		a.log.Warn("requests cut off at shutdown", "error", errors.Join(err, server.Close()))
 	}
+	if err := a.yieldRings(ctx); err != nil {
+		a.log.Warn("giving the ring lease back", "error", err)
+	}
 }

@@ -59,6 +59,7 @@ var explanations = map[string]explanation{
 	string(wire.ClockSkew):      {exitRefused, "Two clocks are too far apart, or one jumped.", "set the clocks (NTP) and restart"},
 	string(wire.StoreFailed):    {exitUnreachable, "Nothing could be recorded, so nothing was issued.", "make room on, or repair, the authority's disk"},
 	string(wire.StoreForeign):   {exitRefused, "The store is empty, damaged or another authority's.", "give the right --store; a new one is made by `cohort authority init` only"},
+	string(wire.RingElsewhere):  {exitUnreachable, "Another authority of the same store gives ring keys at present.", "give units every authority: repeat --authority; they go to the next by themselves"},
 	string(wire.Unavailable):    {exitUnreachable, "The other side is not ready, or is shutting down.", "wait, or look at its /readyz"},
 	string(wire.CertExpired):    {exitRefused, "A unit's certificate has ended and was not renewed.", "see why it cannot renew: `cohort log`, and the unit's own log"},
 	string(wire.NotEnrolled):    {exitUnreachable, "A unit has no certificate yet.", "wait, or see why with `cohort log`"},

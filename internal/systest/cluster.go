@@ -213,10 +213,28 @@ func (c *Cluster) StartAuthority() {
 }
 
 // TryAuthority starts the authority, or says why it refuses to start.
-func (c *Cluster) TryAuthority() error {
+func (c *Cluster) TryAuthority() (err error) {
+	c.stop, err = c.serve(c.addr)
+	return err
+}
+
+// Beside starts another authority on the same store, until the test ends or it
+// is stopped.
+func (c *Cluster) Beside() (url string, stop func()) {
+	c.t.Helper()
+	addr := freeAddress(c.t)
+	stop, err := c.serve(addr)
+	if err != nil {
+		c.t.Fatalf("starting another authority: %v", err)
+	}
+	c.t.Cleanup(stop)
+	return "https://" + addr, stop
+}
+
+func (c *Cluster) serve(addr string) (stop func(), err error) {
 	s, err := store.Open(c.t.Context(), c.dsn)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	a, err := authority.Open(c.t.Context(), authority.Config{
 		Store: s, Attester: c.device(), Sealer: c.device(), Verifier: attesttest.Verifier(),
@@ -225,24 +243,23 @@ func (c *Cluster) TryAuthority() error {
 	})
 	if err != nil {
 		s.Close()
-		return err
+		return nil, err
 	}
-	l, err := net.Listen("tcp", c.addr)
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		s.Close()
-		return err
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Serve(ctx, l) }()
-	c.stop = sync.OnceFunc(func() {
+	return sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			c.t.Errorf("authority ended: %v", err)
 		}
 		s.Close()
-	})
-	return nil
+	}), nil
 }
 
 // StopAuthority stops the authority, if it runs.

@@ -62,6 +62,7 @@ const (
 	ClockSkew      Reason = "clock"               // clocks too far apart, or one that jumped
 	StoreFailed    Reason = "store"               // nothing was recorded, so nothing was issued
 	StoreForeign   Reason = "store-foreign"       // an empty, damaged or foreign store
+	RingElsewhere  Reason = "ring-elsewhere"      // another authority of the store gives ring keys
 	Unavailable    Reason = "unavailable"         // not ready, or shutting down
 	CertExpired    Reason = "certificate-expired" // a unit past its certificate's end
 	NotEnrolled    Reason = "not-enrolled"        // a unit without a certificate yet

@@ -178,3 +178,20 @@ func TestServerSettings(t *testing.T) {
 		t.Errorf("readers may write: got %q, want %q", got, "on")
 	}
 }
+
+// TestServerLocked writes while another process's transaction is under way.
+func TestServerLocked(t *testing.T) {
+	dsn := testdb.Database(t)
+	s, other := fresh(t, dsn), reopen(t, dsn)
+	_, err := s.transact([]write{{apply: func(ctx context.Context, _ *session) error {
+		wantReason(t, other.Append(ctx, head(1), step(2)), wire.StoreFailed)
+		return nil
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Append(t.Context(), head(1), step(2)); err != nil {
+		t.Errorf("after it: %v", err)
+	}
+	wantReason(t, s.Record(t.Context(), issuance(1)), wire.Behind)
+}

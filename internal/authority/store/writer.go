@@ -106,10 +106,11 @@ func (s *Store) transact(batch []write) ([]error, error) {
 		}
 		s.session = &session{c, make(map[string]*sql.Stmt)}
 	}
-	if _, err := s.session.ExecContext(ctx, s.engine.begin); err != nil {
-		return nil, err
+	var outcomes []error
+	_, err := s.session.ExecContext(ctx, s.engine.begin)
+	if err == nil {
+		outcomes, err = applyAll(ctx, s.session, batch)
 	}
-	outcomes, err := applyAll(ctx, s.session, batch)
 	if err == nil {
 		_, err = s.session.ExecContext(ctx, "COMMIT")
 	}

@@ -2,7 +2,7 @@
 // user, on a socket of its own directory, ended when the test binary ends in
 // whatever way.
 //
-// [Database] gives an empty database on the one server of the test binary;
+// [Database] gives an empty database (a schema) on the one server of the test binary;
 // [New] starts a server that a test may kill. Where PostgreSQL is not installed
 // the test is skipped, and says so.
 //
@@ -145,7 +145,7 @@ func (s *Server) await() error {
 	ctx, cancel := context.WithTimeout(context.Background(), startWait)
 	defer cancel()
 	for {
-		c, err := pgx.Connect(ctx, s.dsn("postgres"))
+		c, err := pgx.Connect(ctx, s.dsn(""))
 		if err == nil {
 			return c.Close(ctx)
 		}
@@ -213,16 +213,43 @@ func (s *Server) orphans() error {
 	return errors.New("children of the killed postmaster live on")
 }
 
-// Database is the address of a new database.
+// Database is the address of a new database: a schema of its own, which takes
+// far less time to make.
 func (s *Server) Database(t testing.TB) string {
 	t.Helper()
 	name := fmt.Sprint("d", s.numbers.Add(1))
-	Exec(t, s.dsn("postgres"), "CREATE DATABASE "+name)
+	Exec(t, s.dsn(""), "CREATE SCHEMA "+name)
 	return s.dsn(name)
 }
 
-func (s *Server) dsn(name string) string {
-	return (&url.URL{Scheme: "postgres", User: url.User("cohort"), Path: "/" + name, RawQuery: url.Values{"host": {s.dir}}.Encode()}).String()
+func (s *Server) dsn(schema string) string {
+	return (&url.URL{Scheme: "postgres", User: url.User("cohort"), Path: "/postgres",
+		RawQuery: url.Values{"host": {s.dir}, "search_path": {schema}}.Encode()}).String()
+}
+
+// Copy is the address of a copy of a database as it is at one moment.
+func Copy(t testing.TB, dsn string) string {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := u.Query()
+	from := query.Get("search_path")
+	to := fmt.Sprint(from, "c", time.Now().UnixNano())
+	Exec(t, dsn, strings.NewReplacer("FROM_", from, "TO_", to).Replace(`DO $$ DECLARE x record; BEGIN
+		CREATE SCHEMA TO_;
+		FOR x IN SELECT tablename AS name FROM pg_tables WHERE schemaname = 'FROM_' LOOP
+			EXECUTE format('CREATE TABLE TO_.%I (LIKE FROM_.%I INCLUDING ALL)', x.name, x.name);
+			EXECUTE format('INSERT INTO TO_.%I OVERRIDING SYSTEM VALUE SELECT * FROM FROM_.%I', x.name, x.name);
+		END LOOP;
+		FOR x IN SELECT table_name AS name, column_name AS col FROM information_schema.columns WHERE table_schema = 'TO_' AND is_identity = 'YES' LOOP
+			EXECUTE format('SELECT setval(pg_get_serial_sequence(''TO_.%I'', %L), coalesce(max(%I), 0) + 1, false) FROM TO_.%I', x.name, x.col, x.col, x.name);
+		END LOOP;
+	END $$`))
+	query.Set("search_path", to)
+	u.RawQuery = query.Encode()
+	return u.String()
 }
 
 // Exec runs a statement behind the store's back.

@@ -1,0 +1,115 @@
+package authority
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// asks enrols a unit with an authority and gives its ring keys.
+func (w *world) asks(a *Authority) ([][]byte, error) {
+	p := w.scoring()
+	r := p.request(must(a.challenge()).Nonce, nil)
+	sealed, err := a.certify(w.t.Context(), r)
+	if err != nil {
+		return nil, err
+	}
+	report := must(p.openReport(r, sealed))
+	return keysOf(report.Rings.Strict, report.Rings.Follow), nil
+}
+
+// TestLease passes the lease from one authority to another and back.
+func TestLease(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.open(), w.open()
+	elsewhere := func(a *Authority) {
+		t.Helper()
+		_, err := w.asks(a)
+		wantReason(t, err, wire.RingElsewhere)
+	}
+	first := must(w.asks(a))
+	for range 3 { // longer than the term
+		elsewhere(b)
+		w.clock.pass(leaseTerm - time.Second)
+		a.keepRings(t.Context())
+	}
+	elsewhere(b)
+	if got := shared(first, must(w.asks(a))); got != 4 {
+		t.Errorf("got %d keys of before from the holder, want 4", got)
+	}
+	w.clock.pass(leaseTerm) // a is not heard of
+	second := must(w.asks(b))
+	if got := shared(first, second); got != 0 {
+		t.Errorf("got %d keys of the former holder from the next, want none", got)
+	}
+	elsewhere(a)
+	if len(a.rings.held) > 0 {
+		t.Error("the former holder kept its keys")
+	}
+	if err := b.yieldRings(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := shared(append(first, second...), must(w.asks(a))); got != 0 {
+		t.Errorf("got %d keys of before from who took the lease again, want none", got)
+	}
+	if got := issued(t, a); got != 4 {
+		t.Errorf("got %d issuances, want 4: none was recorded where the lease was not held", got)
+	}
+}
+
+// TestLeaseThroughOutage takes the store away for longer than the term: nobody
+// gave other keys meanwhile, so they stay.
+func TestLeaseThroughOutage(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	first := must(w.asks(a))
+	restore := lockStore(t, w.dsn)
+	w.clock.pass(leaseTerm + time.Second)
+	_, err := w.asks(a)
+	wantReason(t, err, wire.StoreFailed)
+	restore()
+	if got := shared(first, must(w.asks(a))); got != 4 {
+		t.Errorf("got %d keys of before the outage, want 4", got)
+	}
+}
+
+// TestLeaseGivenBack ends an authority: another need not wait for the term.
+func TestLeaseGivenBack(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.open(), w.open()
+	must(w.asks(a))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := a.Serve(ctx, listener); err != nil {
+		t.Fatal(err)
+	}
+	must(w.asks(b))
+}
+
+// TestLeaseOfTheUnnamed lets policy drop the build that holds the lease: it
+// leaves it to the build that may issue.
+func TestLeaseOfTheUnnamed(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.open(), w.open()
+	must(w.asks(a))
+	snap := a.current.Load()
+	a.current.Store(&snapshot{approved: snap.approved, unnamed: wire.Refuse(wire.NotMeasured, "test", "", "")})
+	a.keepRings(t.Context())
+	must(w.asks(b))
+}
+
+// TestLeaseChanged writes the lease behind the authority's back.
+func TestLeaseChanged(t *testing.T) {
+	w := newWorld(t)
+	must(w.asks(w.open()))
+	exec(t, w.dsn, `UPDATE lease SET mac = zeroblob(32)`)
+	_, err := Open(t.Context(), w.config("authority"))
+	wantReason(t, err, wire.StoreForeign)
+}

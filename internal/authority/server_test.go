@@ -1,0 +1,28 @@
+package authority
+
+import (
+	"os"
+	osexec "os/exec"
+	"testing"
+)
+
+// stories are the tests that are run on a server too. With COHORT_FULL=1 they
+// are all.
+const stories = "^Test(OpenRefusals|ChangedRows|Reopen|Replay|SecondAuthority|NothingWithoutRecord|GoneClient|Approval|SignaturesAtOnce|" +
+	"CutHistory|Followed|Upgrade|PushMoves|Lease.*|Restored.*|StoreLost|StoreGone)$"
+
+// TestOnServer runs the stories once more, on PostgreSQL.
+func TestOnServer(t *testing.T) {
+	if os.Getenv(onServer) != "" {
+		return
+	}
+	run := stories
+	if os.Getenv("COHORT_FULL") != "" {
+		run = "."
+	}
+	cmd := osexec.Command(os.Args[0], "-test.run="+run, "-test.v")
+	cmd.Env = append(os.Environ(), onServer+"=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
