@@ -67,6 +67,7 @@
 //	   attest/attesttest         plays TEE vendors; tests only
 //	   attest/vectortest         judges folders of captured evidence; tests only
 //	4  internal/authority/store  what the authority keeps; testdb/ starts a server, tests only
+//	   internal/failpoint        kills a process at one point of its work; tests only
 //	   internal/history          following the policy history from its genesis
 //	   internal/channel          the trusted channel: sessions, requests, answers
 //	   internal/bus/bustest      units' certificates for tests of bus and manager; tests only

@@ -47,6 +47,7 @@ var house = []room{
 	{path: "internal/channel", floor: 4},
 	{path: "internal/authority/store", floor: 4, third: []string{"modernc.org/sqlite", "github.com/jackc/pgx/v5"}},
 	{path: "internal/authority/store/testdb", floor: 4, third: []string{"github.com/jackc/pgx/v5"}, testsOnly: true},
+	{path: "internal/failpoint", floor: 4, third: []string{"modernc.org/sqlite", "modernc.org/libc"}, testsOnly: true},
 	{path: "internal/authority", floor: 5, third: []string{"github.com/prometheus/client_golang", "golang.org/x/time", "golang.org/x/sync"}},
 	{path: "internal/manager", floor: 5, third: []string{"github.com/prometheus/client_golang"}, below: []string{"internal/api", "internal/bus", "internal/bus/natsd", "internal/wire"}},
 	{path: "unit", floor: 5, third: []string{"golang.org/x/sys", "golang.org/x/sync"}},
@@ -64,7 +65,7 @@ var never = map[string][]string{
 	"unit":             {"github.com/nats-io/nats-server", "github.com/prometheus/client_golang", "modernc.org/sqlite", "github.com/jackc/pgx"},
 	"client":           {"github.com/nats-io/nats-server", "github.com/nats-io/nats.go", "github.com/prometheus/client_golang", "modernc.org/sqlite", "github.com/jackc/pgx"},
 	"internal/manager": {module + "/attest", module + "/identity", module + "/policy", module + "/internal/channel"},
-	"cmd/cohort":       {module + "/attest/attesttest", module + "/attest/vectortest", module + "/internal/systest", module + "/internal/bus/bustest", module + "/internal/authority/store/testdb", "github.com/rogpeppe/go-internal", "testing"},
+	"cmd/cohort":       {module + "/attest/attesttest", module + "/attest/vectortest", module + "/internal/systest", module + "/internal/bus/bustest", module + "/internal/authority/store/testdb", module + "/internal/failpoint", "github.com/rogpeppe/go-internal", "testing"},
 }
 
 type pkg struct {

@@ -9,7 +9,7 @@ import (
 // stories are the tests that are run on a server too. With COHORT_FULL=1 they
 // are all.
 const stories = "^Test(OpenRefusals|ChangedRows|Reopen|Replay|SecondAuthority|NothingWithoutRecord|GoneClient|Approval|SignaturesAtOnce|" +
-	"CutHistory|Followed|Upgrade|PushMoves|Lease.*|Restored.*|StoreLost|StoreGone)$"
+	"CutHistory|Followed|Upgrade|PushMoves|Lease.*|Restored.*|KilledAnywhere)$"
 
 // TestOnServer runs the stories once more, on PostgreSQL.
 func TestOnServer(t *testing.T) {

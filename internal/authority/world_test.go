@@ -116,7 +116,13 @@ func (w *world) Write(b []byte) (int, error) {
 func newWorld(t testing.TB, edits ...string) *world {
 	t.Helper()
 	vendor := attesttest.NewVendor()
-	w := &world{t: t, vendor: vendor, chip: vendor.Chip(), owners: map[string]ssh.Signer{}, log: new(bytes.Buffer),
+	return newWorldOf(t, vendor, vendor.Chip(), edits...)
+}
+
+// newWorldOf is newWorld of a given vendor and chip.
+func newWorldOf(t testing.TB, vendor *attesttest.Vendor, chip *attesttest.Chip, edits ...string) *world {
+	t.Helper()
+	w := &world{t: t, vendor: vendor, chip: chip, owners: map[string]ssh.Signer{}, log: new(bytes.Buffer),
 		dsn: newDSN(t), clock: &handClock{wall: noon}}
 	for _, name := range owners {
 		w.owners[name] = newOwner(t)
@@ -229,6 +235,10 @@ func (w *world) config(program string) Config {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { db.Close() })
+	return w.configOn(db, program)
+}
+
+func (w *world) configOn(db *store.Store, program string) Config {
 	tee := w.chip.Attester(attesttest.Measure(program))
 	return Config{
 		Store: db, Attester: tee, Sealer: tee, Verifier: attesttest.Verifier(), Clock: w.clock.read,

@@ -1,0 +1,122 @@
+package authority
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	osexec "os/exec"
+	"strings"
+	"testing"
+	"testing/cryptotest"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/failpoint"
+)
+
+// childVariable holds, in a child's environment, a [childWish].
+const childVariable = "AUTHORITY_TEST_CHILD"
+
+// childWish is what a child, a process that serves an authority, is given. Its
+// chip is that of sameChip.
+type childWish struct {
+	DSN  string
+	Wall time.Time
+}
+
+// sameChip is the same vendor and chip in every process.
+func sameChip(t *testing.T) (vendor *attesttest.Vendor, chip *attesttest.Chip) {
+	t.Run("chip", func(t *testing.T) {
+		cryptotest.SetGlobalRandom(t, 1)
+		vendor = attesttest.NewVendor()
+		chip = vendor.Chip()
+	})
+	return vendor, chip
+}
+
+// TestChild is the child. In a run of tests it does nothing.
+func TestChild(t *testing.T) {
+	var wish childWish
+	if text := os.Getenv(childVariable); text == "" {
+		return
+	} else if err := json.Unmarshal([]byte(text), &wish); err != nil {
+		t.Fatal(err)
+	}
+	points := failpoint.FromEnv()
+	_, chip := sameChip(t)
+	dsn := wish.DSN
+	if strings.HasPrefix(dsn, "sqlite:") {
+		points.SQLite()
+	} else {
+		dsn = points.Server(dsn)
+	}
+	listener := must(net.Listen("tcp", "127.0.0.1:0"))
+	db := must(store.Open(t.Context(), dsn))
+	tee := chip.Attester(attesttest.Measure("authority"))
+	start := time.Now()
+	a := must(Open(t.Context(), Config{
+		Store: db, Attester: tee, Sealer: points.Sealer(tee), Verifier: attesttest.Verifier(),
+		Clock:  func() (time.Time, time.Duration) { d := time.Since(start); return wish.Wall.Add(d), d },
+		Log:    slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Limits: Limits{PerAddress: 10_000, Total: 10_000},
+	}))
+	fmt.Println("https://" + listener.Addr().String())
+	ctx, stop := context.WithCancel(t.Context())
+	go func() { io.Copy(io.Discard, os.Stdin); stop() }()
+	if err := a.Serve(ctx, points.Listener(listener)); err != nil {
+		t.Error(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// child is a running child.
+type child struct {
+	*api.Authority
+	points string // file of the points it passed
+	stop   func() error
+}
+
+// startChild starts a child that dies at its n-th point, or at none, and speaks
+// to it with config. It may be dead already, and is without a client then.
+func (w *world) startChild(n int, config *tls.Config) *child {
+	w.t.Helper()
+	dir := must(os.MkdirTemp("", "a"))
+	w.t.Cleanup(func() { os.RemoveAll(dir) })
+	wall, _ := w.clock.read()
+	c := &child{points: dir + "/points"}
+	cmd := osexec.Command(os.Args[0], "-test.run=^TestChild$")
+	cmd.Env = append(os.Environ(), failpoint.Kill(n, c.points)...)
+	cmd.Env = append(cmd.Env, "TMPDIR="+dir, childVariable+"="+string(must(json.Marshal(childWish{w.dsn, wall}))))
+	cmd.Stderr = w
+	in, out := must(cmd.StdinPipe()), must(cmd.StdoutPipe())
+	if err := cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	lines := bufio.NewReader(out)
+	c.stop = func() error {
+		in.Close()
+		io.Copy(io.Discard, lines)
+		return cmd.Wait()
+	}
+	if line, err := lines.ReadString('\n'); err == nil && strings.HasPrefix(line, "https://") {
+		c.Authority = must(api.NewAuthority(strings.TrimSpace(line), config))
+		w.t.Cleanup(c.Close)
+	}
+	return c
+}
+
+// killed ends it, and reports whether it was killed before.
+func (c *child) killed() bool {
+	err := c.stop()
+	return err != nil && strings.Contains(err.Error(), "signal: killed")
+}

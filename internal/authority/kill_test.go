@@ -1,0 +1,190 @@
+package authority
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/failpoint"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// seen is what the world outside was told by authorities that then died.
+type seen struct {
+	reports   []api.Report
+	heads     []wire.Digest // of policies that were said to be in force
+	proposals []wire.Digest // of files that were taken in
+}
+
+// TestKilledAnywhere kills an authority at one point after the other while it
+// issues and changes policy, and looks at what is left on the one store of all
+// of them: no answer without its record, nothing that was acknowledged lost, no
+// two certificates of one serial, and the next authority goes on.
+func TestKilledAnywhere(t *testing.T) {
+	vendor, chip := sameChip(t)
+	w := newWorldOf(t, vendor, chip, "quorum = 2", "quorum = 1", "life = \"30m\"", "life = \"30m0s\"", "program = \"AUTHORITY\" } ]", builds(40))
+	found := must(store.Open(t.Context(), w.dsn))
+	must(Open(t.Context(), w.configOn(found, "authority")))
+	found.Close()
+	var told seen
+	all := w.lifeOf(0, &told)
+	names := failpoint.Passed(all.points)
+	step := max(1, len(names)/10)
+	if os.Getenv("COHORT_FULL") != "" {
+		step = 1
+	}
+	if kinds := distinct(names); len(names) < 20 || len(kinds) < 3 {
+		t.Errorf("got %d points of the kinds %v, want at least 20 of at least 3", len(names), kinds)
+	}
+	killed := 0
+	for n := 1; n <= len(names); n += step {
+		if c := w.lifeOf(n, &told); c.killed() {
+			killed++
+		}
+		w.check(told)
+	}
+	if want := (len(names)/step + 1) / 2; killed < want {
+		t.Errorf("killed %d authorities, want at least %d", killed, want)
+	}
+	t.Logf("killed %d authorities at %d points (%v); %d reports, %d policies told", killed, len(names), distinct(names), len(told.reports), len(told.heads))
+}
+
+// builds are reference values of the authority and of so many other builds, as
+// they end in a policy.
+func builds(n int) string {
+	text := "program = \"AUTHORITY\" }"
+	for i := range n {
+		text += fmt.Sprintf(", { platform = \"soft\", program = %q }", wire.Sum(fmt.Append(nil, "build ", i)))
+	}
+	return text + " ]"
+}
+
+// lastBuild is the last of them.
+var lastBuild = regexp.MustCompile(`, \{ platform = "soft", program = "[^"]*" \} \]\n`)
+
+// narrower is what makes the policy after this one, which takes effect at once:
+// without the last build, so that the root is sealed anew, as long as there is
+// one.
+func narrower(doc *policy.Document) []string {
+	if build := lastBuild.FindString(string(doc.Raw())); build != "" {
+		return []string{build, " ]\n"}
+	}
+	life := doc.Tasks["keys"].Life
+	return []string{fmt.Sprintf("life = %q", life), fmt.Sprintf("life = %q", life-time.Second)}
+}
+
+func distinct(names []string) map[string]int {
+	kinds := map[string]int{}
+	for _, name := range names {
+		kinds[name]++
+	}
+	return kinds
+}
+
+// lifeOf runs an authority that dies at its n-th point, asks it for all there is
+// to ask for, and notes what it says.
+func (w *world) lifeOf(n int, told *seen) *child {
+	w.t.Helper()
+	db := must(store.Open(w.t.Context(), w.dsn))
+	before := must(Open(w.t.Context(), w.configOn(db, "authority")))
+	if err := db.Close(); err != nil { // the child is to close the file last
+		w.t.Fatal(err)
+	}
+	exec(w.t, w.dsn, `DELETE FROM lease`) // that of the one before has run out
+	c := w.startChild(n, w.clientTLS(before))
+	if c.Authority == nil {
+		if n == 0 {
+			w.t.Fatalf("an authority that is not killed: %v\n%s", c.stop(), w.log)
+		}
+		return c
+	}
+	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
+	defer cancel()
+	p := w.scoring()
+	for range 2 {
+		if report, err := p.enrol(c); err == nil {
+			told.reports = append(told.reports, report)
+		}
+	}
+	next := w.signed(w.after(before.current.Load().approved, narrower(before.current.Load().doc())...), "ana")
+	if _, err := c.Propose(ctx, proposal(next)); err == nil {
+		told.proposals = append(told.proposals, wire.Sum(next.Policy))
+	}
+	if in, err := c.Policy(ctx); err == nil {
+		told.heads = append(told.heads, in.Head)
+	}
+	if report, err := w.scoring().enrol(c); err == nil {
+		told.reports = append(told.reports, report)
+	}
+	if n == 0 {
+		if err := c.stop(); err != nil {
+			w.t.Errorf("an authority that is not killed: %v\n%s", err, w.log)
+		}
+	}
+	return c
+}
+
+// check holds what was told against the store, and goes on with another
+// authority.
+func (w *world) check(told seen) {
+	w.t.Helper()
+	db := must(store.Open(w.t.Context(), w.dsn))
+	defer db.Close()
+	a, err := Open(w.t.Context(), w.configOn(db, "authority"))
+	if err != nil {
+		w.t.Fatalf("the next authority: %v", err)
+	}
+	if a.Root() != w.root {
+		w.t.Error("another root")
+	}
+	serials := map[string][]byte{}
+	records := map[string]bool{}
+	for before := int64(0); ; {
+		page := must(a.page(w.t.Context(), store.Query{Limit: logMaxLimit, Before: before}))
+		for _, e := range page.Entries {
+			records[e.Serial] = true
+		}
+		if before = page.Next; before == 0 {
+			break
+		}
+	}
+	for _, r := range told.reports {
+		serial := serialOf(w.t, r.Unit)
+		if !records[serial] {
+			w.t.Errorf("a report left without the record of %s", serial)
+		}
+		if other, ok := serials[serial]; ok && !bytes.Equal(other, r.Unit) {
+			w.t.Errorf("two certificates of serial %s", serial)
+		}
+		serials[serial] = r.Unit
+	}
+	for _, head := range told.heads {
+		if !a.current.Load().approved.Knows(head) {
+			w.t.Errorf("policy %v was in force and is lost", head)
+		}
+	}
+	for _, digest := range told.proposals {
+		if _, err := a.showProposal(w.t.Context(), digest); err != nil {
+			w.t.Errorf("proposal %v was taken in and is lost: %v", digest, err)
+		}
+	}
+	if err := errors.Join(a.catchUp(w.t.Context()), errOf(w.scoring().enrol(direct{a}))); err != nil {
+		w.t.Errorf("the next authority does not go on: %v", err)
+	}
+}
+
+func serialOf(t testing.TB, der []byte) string {
+	t.Helper()
+	return must(x509.ParseCertificate(der)).SerialNumber.Text(16)
+}
+
+func errOf(_ api.Report, err error) error { return err }

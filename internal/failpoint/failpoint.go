@@ -1,0 +1,141 @@
+// Package failpoint kills the process it is in, as a power failure would, at
+// one of the points that its work passes: a write or sync of a database file, a
+// message to or from a database server, sealing and unsealing, the writing of an
+// answer. The points are where they are by nature; no code of the product knows
+// of them.
+//
+// A test runs its own binary as a child, which makes [Points] from [FromEnv],
+// wraps what it gives its authority, and does the work; the test kills it at one
+// point after the other with [Kill] in the child's environment, and looks at what
+// is left.
+//
+// It is for tests only: no package of the product imports it.
+package failpoint
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/cohort-tee/cohort/attest"
+)
+
+// Variables of a child's environment.
+const (
+	killVariable = "FAILPOINT_KILL"
+	logVariable  = "FAILPOINT_LOG"
+)
+
+// Kill is the environment that kills a child at its n-th point, counted from 1,
+// or at none when n is 0. The points that it passed are in a file, as [Passed]
+// reads it.
+func Kill(n int, log string) []string {
+	return []string{fmt.Sprint(killVariable, "=", n), logVariable + "=" + log}
+}
+
+// Passed are the names of the points that a child passed; at the last of them it
+// was killed, if it was.
+func Passed(log string) []string {
+	b, err := os.ReadFile(log)
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(b))
+}
+
+// Points are the points that this process passes.
+type Points struct {
+	kill   int64
+	passed atomic.Int64
+	log    *os.File
+
+	mu   sync.Mutex
+	keep []any // guarded by mu: what SQLite points to, unseen by the garbage collector
+}
+
+// FromEnv are the points as [Kill] says. It panics on anything else.
+func FromEnv() *Points {
+	n, err := strconv.ParseInt(os.Getenv(killVariable), 10, 64)
+	if err != nil {
+		panic(err)
+	}
+	log, err := os.Create(os.Getenv(logVariable))
+	if err != nil {
+		panic(err)
+	}
+	return &Points{kill: n, log: log}
+}
+
+// Pass passes a point, and ends the process when it is the one to do so.
+func (p *Points) Pass(name string) { p.passAfter(name, func() {}) }
+
+// passAfter does what is only half done before the process ends.
+func (p *Points) passAfter(name string, half func()) {
+	n := p.passed.Add(1)
+	if p.kill != 0 && n > p.kill {
+		select {} // the end is near
+	}
+	fmt.Fprintln(p.log, name)
+	if n == p.kill {
+		half()
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	}
+}
+
+// Sealer has a point before and after sealing and unsealing.
+func (p *Points) Sealer(s attest.Sealer) attest.Sealer { return sealer{p, s} }
+
+type sealer struct {
+	points *Points
+	attest.Sealer
+}
+
+func (s sealer) Seal(ctx context.Context, secret []byte, to []attest.ReferenceValue) ([]byte, error) {
+	s.points.Pass("seal")
+	defer s.points.Pass("sealed")
+	return s.Sealer.Seal(ctx, secret, to)
+}
+
+func (s sealer) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
+	s.points.Pass("unseal")
+	defer s.points.Pass("unsealed")
+	return s.Sealer.Unseal(ctx, sealed)
+}
+
+// Listener has a point before each write to a connection that it accepts, after
+// half of it and after it. Connections to it carry nothing else than answers and
+// what TLS adds.
+func (p *Points) Listener(l net.Listener) net.Listener { return listener{l, p} }
+
+type listener struct {
+	net.Listener
+	points *Points
+}
+
+func (l listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return conn{c, l.points}, nil
+}
+
+type conn struct {
+	net.Conn
+	points *Points
+}
+
+func (c conn) Write(b []byte) (int, error) {
+	c.points.Pass("answer")
+	c.points.passAfter("half-answer", func() { c.Conn.Write(b[:len(b)/2]) })
+	n, err := c.Conn.Write(b)
+	c.points.Pass("answered")
+	return n, err
+}

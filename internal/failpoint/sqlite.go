@@ -1,0 +1,81 @@
+package failpoint
+
+import (
+	"unsafe"
+
+	"modernc.org/libc"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// SQLite puts a point before each write, sync and truncation of a file by
+// SQLite, for databases that are opened from then on. A process that ends at a
+// write has written half of it.
+func (p *Points) SQLite() {
+	tls := libc.NewTLS()
+	if rc := sqlite3.Xsqlite3_initialize(tls); rc != sqlite3.SQLITE_OK {
+		panic(rc)
+	}
+	vfs := at[sqlite3.Tsqlite3_vfs](sqlite3.Xsqlite3_vfs_find(tls, 0))
+	open := function[func(*libc.TLS, uintptr, uintptr, uintptr, int32, uintptr) int32](vfs.FxOpen)
+	vfs.FxOpen = p.pointer(func(tls *libc.TLS, vfs, name, file uintptr, flags int32, out uintptr) int32 {
+		rc := open(tls, vfs, name, file, flags, out)
+		if f := at[sqlite3.Tsqlite3_file](file); rc == sqlite3.SQLITE_OK && f.FpMethods != 0 {
+			f.FpMethods = p.methods(at[sqlite3.Tsqlite3_io_methods](f.FpMethods), kind(flags))
+		}
+		return rc
+	})
+}
+
+func kind(flags int32) string {
+	switch {
+	case flags&sqlite3.SQLITE_OPEN_MAIN_DB != 0:
+		return "database"
+	case flags&sqlite3.SQLITE_OPEN_WAL != 0:
+		return "wal"
+	}
+	return "other"
+}
+
+// methods are those of an open file, with points.
+func (p *Points) methods(of *sqlite3.Tsqlite3_io_methods, kind string) uintptr {
+	write := function[func(*libc.TLS, uintptr, uintptr, int32, int64) int32](of.FxWrite)
+	sync := function[func(*libc.TLS, uintptr, int32) int32](of.FxSync)
+	truncate := function[func(*libc.TLS, uintptr, int64) int32](of.FxTruncate)
+	wrapped := *of
+	wrapped.FxWrite = p.pointer(func(tls *libc.TLS, file, from uintptr, size int32, offset int64) int32 {
+		p.passAfter(kind+"-write", func() { write(tls, file, from, size/2, offset) })
+		return write(tls, file, from, size, offset)
+	})
+	wrapped.FxSync = p.pointer(func(tls *libc.TLS, file uintptr, flags int32) int32 {
+		p.Pass(kind + "-sync")
+		return sync(tls, file, flags)
+	})
+	wrapped.FxTruncate = p.pointer(func(tls *libc.TLS, file uintptr, size int64) int32 {
+		p.Pass(kind + "-truncate")
+		return truncate(tls, file, size)
+	})
+	p.hold(&wrapped)
+	return uintptr(unsafe.Pointer(&wrapped))
+}
+
+// at is what lies at an address of SQLite's.
+func at[T any](address uintptr) *T { return *(**T)(unsafe.Pointer(&address)) }
+
+// function is the function behind a pointer of SQLite's.
+func function[F any](pointer uintptr) F {
+	held := struct{ uintptr }{pointer}
+	return *(*F)(unsafe.Pointer(&held))
+}
+
+// pointer is a function as SQLite takes it.
+func (p *Points) pointer(f any) uintptr {
+	p.hold(f)
+	return (*[2]uintptr)(unsafe.Pointer(&f))[1]
+}
+
+// hold keeps what only SQLite points to.
+func (p *Points) hold(v any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.keep = append(p.keep, v)
+}
