@@ -122,8 +122,14 @@ func newWorld(t testing.TB, edits ...string) *world {
 // newWorldOf is newWorld of a given vendor and chip.
 func newWorldOf(t testing.TB, vendor *attesttest.Vendor, chip *attesttest.Chip, edits ...string) *world {
 	t.Helper()
+	return newWorldAt(t, newDSN(t), vendor, chip, edits...)
+}
+
+// newWorldAt is newWorldOf on a given store, an empty one.
+func newWorldAt(t testing.TB, dsn string, vendor *attesttest.Vendor, chip *attesttest.Chip, edits ...string) *world {
+	t.Helper()
 	w := &world{t: t, vendor: vendor, chip: chip, owners: map[string]ssh.Signer{}, log: new(bytes.Buffer),
-		dsn: newDSN(t), clock: &handClock{wall: noon}}
+		dsn: dsn, clock: &handClock{wall: noon}}
 	for _, name := range owners {
 		w.owners[name] = newOwner(t)
 	}

@@ -1,0 +1,244 @@
+package authority
+
+import (
+	"context"
+	"errors"
+	"math"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// outcome is what came of asking for an issuance, or of looking for its record.
+type outcome string
+
+const (
+	issuedNow outcome = "issued"  // the answer is here
+	used      outcome = "used"    // its nonce was used before
+	unknown   outcome = "unknown" // neither; it may take effect at any later time
+	present   outcome = "present" // a look found the record
+	absent    outcome = "absent"  // a look found none
+)
+
+// issuances is what may be seen of issuances, each known by its nonce: none is
+// recorded twice, and a record that is there stays. The state of one is whether
+// it is recorded.
+var issuances = porcupine.Model{
+	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
+		of := map[any][]porcupine.Operation{}
+		for _, o := range history {
+			of[o.Input] = append(of[o.Input], o)
+		}
+		var all [][]porcupine.Operation
+		for _, one := range of {
+			all = append(all, one)
+		}
+		return all
+	},
+	Init: func() any { return false },
+	Step: func(recorded, _, output any) (bool, any) {
+		switch output {
+		case issuedNow:
+			return recorded == false, true
+		case used, present:
+			return recorded == true, true
+		case absent:
+			return recorded == false, false
+		}
+		return true, true // one that never took effect comes after all others
+	},
+}
+
+// history is what all who ask have seen.
+type history struct {
+	start time.Time
+
+	mu         sync.Mutex
+	operations []porcupine.Operation // guarded by mu
+	reports    []api.Report          // guarded by mu
+}
+
+func (h *history) now() int64 { return time.Since(h.start).Nanoseconds() }
+
+func (h *history) add(nonce []byte, call int64, result outcome) {
+	end := h.now()
+	if result == unknown {
+		end = math.MaxInt64
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.operations = append(h.operations, porcupine.Operation{Input: string(nonce), Call: call, Output: result, Return: end})
+}
+
+func (h *history) issued() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.reports)
+}
+
+// ask asks one authority after the other, as a unit does.
+func (h *history) ask(ctx context.Context, p *applicant, r api.CertificateRequest, authorities []*child) {
+	for _, a := range authorities {
+		call := h.now()
+		sealed, err := a.Certify(ctx, r)
+		switch {
+		case err == nil:
+			h.add(r.Nonce, call, issuedNow)
+			report, err := p.openReport(r, sealed)
+			if err != nil {
+				p.w.t.Error(err)
+			}
+			h.mu.Lock()
+			h.reports = append(h.reports, report)
+			h.mu.Unlock()
+			return
+		case errors.Is(err, wire.RingElsewhere), errors.Is(err, wire.Behind):
+			continue // nothing was asked of the store
+		case errors.Is(err, wire.NonceUsed):
+			h.add(r.Nonce, call, used)
+			return
+		}
+		h.add(r.Nonce, call, unknown)
+	}
+}
+
+// enrolUntil has units enrol until ctx ends, each request sent twice at once and
+// once more later.
+func (h *history) enrolUntil(ctx context.Context, w *world, authorities []*child) {
+	for n := 0; ctx.Err() == nil; n++ {
+		mine := append(append([]*child(nil), authorities[n%len(authorities):]...), authorities[:n%len(authorities)]...)
+		challenge, err := mine[0].Challenge(ctx)
+		if err != nil {
+			continue
+		}
+		p := w.scoring()
+		r := p.request(challenge.Nonce, nil)
+		var twice sync.WaitGroup
+		for range 2 {
+			twice.Go(func() { h.ask(ctx, p, r, mine) })
+		}
+		twice.Wait()
+		h.ask(ctx, p, r, mine)
+	}
+}
+
+// TestServerKilled kills PostgreSQL again and again while units enrol with three
+// authorities, each in a process of its own: each issuance is durable and was
+// answered, or is absent, or its outcome was told to be unknown, and no nonce
+// serves twice. They go on by themselves.
+func TestServerKilled(t *testing.T) {
+	if os.Getenv(onServer) != "" {
+		t.Skip("it has a server of its own")
+	}
+	kills, between := 3, 25
+	if os.Getenv("COHORT_FULL") != "" {
+		kills = 100
+	}
+	server := testdb.New(t, "fsync=off")
+	vendor, chip := sameChip(t)
+	w := newWorldAt(t, server.Database(t), vendor, chip)
+	first := w.open()
+	authorities := make([]*child, 3)
+	for i := range authorities {
+		authorities[i] = w.startChild(0, w.clientTLS(first))
+		if authorities[i].Authority == nil {
+			t.Fatalf("starting an authority: %v\n%s", authorities[i].stop(), w.log)
+		}
+	}
+	h := &history{start: time.Now()}
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer stop()
+	var asking sync.WaitGroup
+	for range 4 {
+		asking.Go(func() { h.enrolUntil(ctx, w, authorities) })
+	}
+	for n := range kills {
+		h.await(ctx, (n+1)*between)
+		if err := errors.Join(server.Kill(), server.Start()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.await(ctx, (kills+1)*between)
+	stop()
+	asking.Wait()
+	for _, a := range authorities {
+		if err := a.stop(); err != nil {
+			t.Errorf("an authority: %v\n%s", err, w.log)
+		}
+	}
+	w.judge(h)
+	t.Logf("%d kills, %d certificates, %d operations", kills, h.issued(), len(h.operations))
+}
+
+// await blocks until so many certificates were issued.
+func (h *history) await(ctx context.Context, n int) {
+	for h.issued() < n && ctx.Err() == nil {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// judge looks for the record of each nonce, and holds all that was seen against
+// what may be.
+func (w *world) judge(h *history) {
+	w.t.Helper()
+	found := map[string]bool{}
+	rows := must(must(store.Open(w.t.Context(), w.dsn)).Log(w.t.Context(), store.Query{Limit: 1 << 20}))
+	for _, r := range rows {
+		found[string(r.Key)] = true
+	}
+	nonces := map[string]bool{}
+	for _, o := range h.operations {
+		nonces[o.Input.(string)] = true
+	}
+	for nonce := range nonces {
+		result := absent
+		if found[nonce] {
+			result = present
+		}
+		h.add([]byte(nonce), h.now(), result)
+	}
+	if !porcupine.CheckOperations(issuances, h.operations) {
+		w.t.Error("what was seen is not what one store of issuances does")
+	}
+	serials := map[string]string{}
+	for _, r := range h.reports {
+		serial := serialOf(w.t, r.Unit)
+		if other, ok := serials[serial]; ok && other != string(r.Unit) {
+			w.t.Errorf("two certificates of serial %s", serial)
+		}
+		serials[serial] = string(r.Unit)
+	}
+}
+
+// TestImpossibleHistories shows that the judge above refuses.
+func TestImpossibleHistories(t *testing.T) {
+	for name, results := range map[string][]outcome{
+		"a nonce that served twice":   {issuedNow, issuedNow},
+		"an answer without a record":  {issuedNow, absent},
+		"a record that was lost":      {present, absent},
+		"used, though nobody used it": {used, issuedNow},
+	} {
+		h := &history{start: time.Now()}
+		for _, result := range results {
+			h.add([]byte("nonce"), h.now(), result)
+			time.Sleep(time.Microsecond)
+		}
+		if porcupine.CheckOperations(issuances, h.operations) {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	h := &history{start: time.Now()}
+	for _, result := range []outcome{unknown, absent, unknown, used, present} {
+		h.add([]byte("nonce"), h.now(), result)
+	}
+	if !porcupine.CheckOperations(issuances, h.operations) {
+		t.Error("an outage that lost nothing: refused")
+	}
+}
