@@ -206,6 +206,9 @@ func TestNothingWithoutRecord(t *testing.T) {
 	client, _ := w.serve(a)
 	p := w.scoring()
 	r := p.request(must(client.Challenge(t.Context())).Nonce, nil)
+	if err := a.holdRings(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	restore := lockStore(t, w.dsn)
 	answer, err := client.Certify(t.Context(), r)
 	wantReason(t, err, wire.StoreFailed)

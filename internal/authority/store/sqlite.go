@@ -45,7 +45,6 @@ CREATE INDEX collateral_expires ON collateral (expires);
 
 // Result codes of SQLite.
 const (
-	sqliteError   = 1  // such as: no such table
 	sqliteCorrupt = 11 // damaged
 	sqliteNotADB  = 26 // not a database
 )

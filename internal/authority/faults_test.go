@@ -1,0 +1,112 @@
+package authority
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// storeFault makes a store that can be broken and healed.
+type storeFault struct {
+	name string
+	make func(t *testing.T) (dsn string, broke, heal func() error)
+}
+
+// storeFaults are what may happen to stores. A disk that may only be read, and
+// one that is full, are in the tests of the store too.
+var storeFaults = []storeFault{
+	{"a file that is locked", func(t *testing.T) (string, func() error, func() error) { return locked(t, newDSN(t)) }},
+	{"a full disk", fullDisk},
+	{"a server's tables that are locked", func(t *testing.T) (string, func() error, func() error) { return locked(t, testdb.Database(t)) }},
+	{"a server that may only be read", func(t *testing.T) (string, func() error, func() error) {
+		server := testdb.New(t, "fsync=off")
+		dsn := server.Database(t)
+		set := func(value string) func() error {
+			return func() error {
+				testdb.Exec(t, dsn, "ALTER SYSTEM SET default_transaction_read_only = "+value)
+				testdb.Exec(t, dsn, "SELECT pg_reload_conf()")
+				return nil
+			}
+		}
+		return dsn, set("on"), set("off")
+	}},
+	{"a server that is gone", func(t *testing.T) (string, func() error, func() error) {
+		server := testdb.New(t, "fsync=off")
+		return server.Database(t), server.Kill, server.Start
+	}},
+}
+
+func locked(t *testing.T, dsn string) (string, func() error, func() error) {
+	var unlock func()
+	return dsn, func() error { unlock = lockStore(t, dsn); return nil }, func() error { unlock(); return nil }
+}
+
+func fullDisk(t *testing.T) (string, func() error, func() error) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+		t.Skipf("mounting a small disk: %v", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	filler := filepath.Join(dir, "filler")
+	full := func() error {
+		if err := os.WriteFile(filler, make([]byte, 8<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+			return err
+		}
+		return nil
+	}
+	return "sqlite:" + filepath.Join(dir, "a.db"), full, func() error { return os.Remove(filler) }
+}
+
+// TestStoreFaults breaks the store for a minute: nothing is issued without a
+// durable record, and the authority goes on by itself once it is healed.
+func TestStoreFaults(t *testing.T) {
+	if os.Getenv(onServer) != "" {
+		t.Skip("it has stores of its own")
+	}
+	for _, fault := range storeFaults {
+		t.Run(fault.name, func(t *testing.T) {
+			t.Parallel() // they wait more than they work
+			dsn, broke, heal := fault.make(t)
+			vendor := attesttest.NewVendor()
+			w := newWorldAt(t, dsn, vendor, vendor.Chip())
+			a, p := w.open(), w.scoring()
+			must(w.asks(a))
+			if err := broke(); err != nil {
+				t.Fatal(err)
+			}
+			answered := 1
+			var err error
+			var r api.CertificateRequest
+			for ; err == nil && answered < 500; answered++ { // a full disk may have room for some
+				r = p.request(must(a.challenge()).Nonce, nil)
+				_, err = a.certify(t.Context(), r)
+			}
+			wantReason(t, err, wire.StoreFailed)
+			w.clock.pass(time.Minute)
+			_, err = a.certify(t.Context(), r)
+			wantReason(t, err, wire.StoreFailed)
+			if err := heal(); err != nil {
+				t.Fatal(err)
+			}
+			for range 5 { // connections of before break one by one
+				if _, err = a.certify(t.Context(), r); err == nil {
+					break
+				}
+			}
+			if err != nil {
+				t.Errorf("the request again, once the store is healed: %v", err)
+			}
+			if got := issued(t, a); got != answered {
+				t.Errorf("got %d records of %d answers", got, answered)
+			}
+		})
+	}
+}
