@@ -3,8 +3,11 @@ package client
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/cohort-tee/cohort/attest"
 )
 
 // branch is one part of the printed tree: a name and lines of key and value.
@@ -46,10 +49,11 @@ func mark(set bool, text string) string {
 func (r *Report) hardware() branch {
 	h := r.Hardware
 	authority := fmt.Sprintf("%s, chip %s%s", h.Authority, h.Chip, mark(h.Debug, ", DEBUG: its host can read it"))
-	return branch{"hardware", [][2]string{
-		{"authority", authority},
-		{"units", fmt.Sprintf("%v, as policy accepts them", h.Units)},
-	}}
+	lines := [][2]string{{"authority", authority}, {"units", fmt.Sprintf("%v, as policy accepts them", h.Units)}}
+	if h.Authority == attest.TPM || slices.Contains(h.Units, attest.TPM) {
+		lines = append(lines, [2]string{"tpm", "proves what was started, and keeps nothing from root on its machine; it has no debug state"})
+	}
+	return branch{"hardware", lines}
 }
 
 func (r *Report) code() branch {

@@ -314,7 +314,9 @@ type asker interface {
 // direct asks an authority without HTTP.
 type direct struct{ a *Authority }
 
-func (d direct) Challenge(context.Context) (api.Challenge, error) { return d.a.challenge(api.ChallengeRequest{}) }
+func (d direct) Challenge(context.Context) (api.Challenge, error) {
+	return d.a.challenge(api.ChallengeRequest{})
+}
 
 // Certify asks as soon as the lease of another authority has ended.
 func (d direct) Certify(ctx context.Context, r api.CertificateRequest) (api.SealedReport, error) {

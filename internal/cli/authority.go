@@ -58,7 +58,7 @@ func (a *app) initAuthority(ctx context.Context, f authorityFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	made, err := authority.Init(ctx, authority.InitConfig{Store: db, Attester: a.tee, Sealer: a.tee})
+	made, err := authority.Init(ctx, authority.InitConfig{Store: db, Attester: a.tee.device, Sealer: a.tee.device})
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (a *app) runAuthority(ctx context.Context, f authorityFlags) (err error) {
 	defer func() { err = errors.Join(err, db.Close()) }()
 	found := f.collateral.open(a.now)
 	served, err := authority.Open(ctx, authority.Config{
-		Store: db, Attester: a.tee, Sealer: a.tee, Verifier: verifier(),
+		Store: db, Attester: a.tee.device, Sealer: a.tee.device, Verifier: verifier(),
 		Clock: authority.SystemClock(), Log: a.log, Genesis: genesis, Endorser: found,
 	})
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -305,9 +306,9 @@ func testDraft(t *testing.T) draft {
 	return draft{
 		trustDomain: "dev.test", created: time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC), quorum: 2, owners: lines,
 		softRoots: []string{wire.Sum([]byte("tee")).String()}, root: wire.Sum([]byte("root")).String(),
-		authority: []string{softReference(wire.Digest{}, program, nil)},
+		authority: []string{reference(attest.Soft, measurement{Program: program.String()}, nil)},
 		task: draftTask{name: "scoring", keyMode: "shared", release: "1", names: []string{"scoring.dev.test"}, units: 3, dynamic: true,
-			references: []string{softReference(program, wire.Sum([]byte("x")), []string{`a"b\c`, "tab\t", "ä"})}},
+			references: []string{reference(attest.Soft, measurement{Agent: program.String(), Program: wire.Sum([]byte("x")).String()}, []string{`a"b\c`, "tab\t", "ä"})}},
 	}
 }
 

@@ -77,6 +77,7 @@ func (a *app) doctorCommand() *cobra.Command {
 	var p pinFlags
 	var g gatewayFlags
 	var socket, platform string
+	var beside tpmFlags
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check this machine and what it can reach",
@@ -85,11 +86,14 @@ func (a *app) doctorCommand() *cobra.Command {
 			if platform != "" && !slices.Contains(platformNames(), platform) {
 				return usage("--platform: got %q, want one of %s", platform, strings.Join(platformNames(), ", "))
 			}
+			if platform == string(attest.TPM) && beside.machine.Path == "" {
+				beside.machine.Path = tpmPath
+			}
 			all := []examination{
 				{"kernel", "memory files that can be sealed", "a Linux kernel of 3.17 or newer is needed", lookMemfd},
 				{"tee", "soft daemon", "start `cohort soft`, and give its --tee-socket", func(ctx context.Context) (string, error) { return lookSocket(ctx, socket) }},
 			}
-			return a.examine(cmd.Context(), slices.Concat(all, lookPlatforms(platform), []examination{
+			return a.examine(cmd.Context(), slices.Concat(all, lookPlatforms(platform), tpmExaminations(&beside.machine), []examination{
 				{"authority", "reachable and named by policy", "check --authority and --genesis", func(ctx context.Context) (string, error) { return a.lookAuthority(ctx, p) }},
 				{"manager", "relays, and has units", "start `cohort manager`, and give units --manager and --manager-ca", g.look},
 			}))
@@ -100,6 +104,7 @@ func (a *app) doctorCommand() *cobra.Command {
 	flags.StringVar(&platform, "platform", "", "platform that this machine must be; others may be absent")
 	flags.StringArrayVar(&p.authorities, "authority", nil, "https URL of the authority")
 	flags.StringVar(&p.genesis, "genesis", "", "digest of the first policy")
+	beside.registerMachine(cmd, "")
 	g.register(cmd, "URL of a manager's gateway")
 	return cmd
 }

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/policy"
 )
 
@@ -18,6 +18,7 @@ type draft struct {
 	quorum      int
 	owners      []ownerLine
 	softRoots   []string // with one, the policy is for development
+	tpmRoots    []string
 	root        string   // authority root
 	authority   []string // reference values as `cohort measure` prints them
 	task        draftTask
@@ -53,6 +54,9 @@ func (d draft) text() string {
 	line("]")
 	if len(d.softRoots) > 0 {
 		line("\n[platform.soft]\nroots = %s", quoted(d.softRoots))
+	}
+	if len(d.tpmRoots) > 0 {
+		line("\n[platform.tpm]\nroots = %s", quoted(d.tpmRoots))
 	}
 	line("\n[authority]\nroot = %q # printed by `cohort authority init`\nreference = [", d.root)
 	line("%s]", indented(d.authority))
@@ -109,15 +113,15 @@ func tomlString(s string) string {
 	return b.String()
 }
 
-// softReference is the reference value of a program on the development TEE, as
-// policy files write it. The zero digest is no agent.
-func softReference(agent, program wire.Digest, args []string) string {
+// reference is the reference value of a measured program and its arguments, as
+// policy files write it.
+func reference(p attest.Platform, m measurement, args []string) string {
 	var b strings.Builder
-	b.WriteString(`{ platform = "soft"`)
-	if !agent.IsZero() {
-		fmt.Fprintf(&b, ", agent = %q", agent)
+	fmt.Fprintf(&b, "{ platform = %q", p)
+	if m.Agent != "" {
+		fmt.Fprintf(&b, ", agent = %q", m.Agent)
 	}
-	fmt.Fprintf(&b, ", program = %q", program)
+	fmt.Fprintf(&b, ", program = %q", m.Program)
 	if len(args) > 0 {
 		b.WriteString(", args = " + quoted(args))
 	}

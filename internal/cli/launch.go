@@ -15,11 +15,15 @@ import (
 )
 
 // teeFlags say in which TEE a command is to run that was started outside one.
-type teeFlags struct{ platform, socket string }
+type teeFlags struct {
+	platform, socket string
+	tpm              tpmFlags
+}
 
 func (t *teeFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&t.platform, "platform", "", "TEE to run in: soft, snp, tdx, sgx, nitro (default: the one that started this process)")
+	cmd.Flags().StringVar(&t.platform, "platform", "", "TEE to run in: soft, tpm, snp, tdx, sgx, nitro (default: the one that started this process)")
 	cmd.Flags().StringVar(&t.socket, "tee-socket", "", "socket of the soft daemon, with --platform soft")
+	t.tpm.register(cmd)
 }
 
 // launch is one program to start in the development TEE.
@@ -72,6 +76,13 @@ func (a *app) within(ctx context.Context, t teeFlags, run func(context.Context) 
 	case a.tee.inside() && named != "" && named != a.tee.platform:
 		return usage("--platform: got %q, and %q started this process", named, a.tee.platform)
 	case a.tee.inside():
+		return run(ctx)
+	case named == attest.TPM:
+		d, err := a.launchTPM(t.tpm, program)
+		if err != nil {
+			return err
+		}
+		a.tee = tee{d, named}
 		return run(ctx)
 	case platforms[named].open != nil:
 		d, err := platforms[named].open()

@@ -6,11 +6,14 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/tpm"
 	"github.com/spf13/cobra"
 )
 
 func (a *app) measureCommand() *cobra.Command {
-	var agent string
+	var agent, platform string
+	var machine tpmFlags
 	cmd := &cobra.Command{
 		Use:   "measure [-- PROGRAM ARGS]",
 		Short: "Print the reference value of a program, as policy files write it",
@@ -39,6 +42,9 @@ func (a *app) measureCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := onPlatform(&m, platform, machine.machine, args[1:]); err != nil {
+				return err
+			}
 			text := m.Reference + "\n"
 			if m.Dynamic {
 				a.say("note: it loads shared libraries, which are not measured: the release needs `dynamic = true`")
@@ -47,7 +53,22 @@ func (a *app) measureCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&agent, "agent", "", "file of the agent, or none (default this program)")
+	cmd.Flags().StringVar(&platform, "platform", string(attest.Soft), "TEE it will run in: soft or tpm")
+	machine.registerMachine(cmd, tpmPath)
 	return cmd
+}
+
+// onPlatform makes a measurement one of another platform.
+func onPlatform(m *measurement, platform string, machine tpm.Machine, args []string) (err error) {
+	switch attest.Platform(platform) {
+	case attest.Soft:
+	case attest.TPM:
+		m.Platform = platform
+		m.Reference, err = tpmReference(machine, *m, args)
+	default:
+		return usage("--platform: got %q, want soft or tpm", platform)
+	}
+	return err
 }
 
 // programPath finds a program as a shell would.

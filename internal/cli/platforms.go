@@ -10,6 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/nitro"
 	"github.com/cohort-tee/cohort/attest/snp"
 	"github.com/cohort-tee/cohort/attest/soft"
+	"github.com/cohort-tee/cohort/attest/tpm"
 )
 
 // device is the TEE that a process runs in.
@@ -67,6 +68,10 @@ var platforms = map[attest.Platform]platform{
 		name:      "Intel SGX with Gramine",
 		appraiser: func() attest.Appraiser { return dcap.SGX() },
 		open:      func() (attester, error) { return dcap.NewSGXAttester() },
+	},
+	attest.TPM: { // opened by launchTPM, which needs its flags
+		name:      "TPM 2.0",
+		appraiser: func() attest.Appraiser { return new(tpm.Appraiser) },
 	},
 	attest.Nitro: {
 		name:      "AWS Nitro enclave",
@@ -178,6 +183,6 @@ func measure(agent string, program []string) (measurement, error) {
 		m.Agent = digests[0].String()
 	}
 	m.Program = digests[1].String()
-	m.Reference = softReference(digests[0], digests[1], program[1:])
+	m.Reference = reference(attest.Soft, m, program[1:])
 	return m, nil
 }

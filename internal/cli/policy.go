@@ -87,6 +87,7 @@ func (a *app) policyInitCommand() *cobra.Command {
 	f.StringArrayVar(&owners, "owner", nil, "owner, NAME=FILE with FILE an SSH public key; repeat")
 	f.IntVar(&d.quorum, "quorum", 1, "how many owners must sign")
 	f.StringArrayVar(&d.softRoots, "soft-root", nil, "root of a development TEE (cohort soft prints it); makes the policy one for development")
+	f.StringArrayVar(&d.tpmRoots, "tpm-root", nil, "SHA-256 of the public key of an authority over TPMs' endorsement keys; repeat")
 	f.StringVar(&d.root, "root", "", "authority root (cohort authority init prints it)")
 	f.StringArrayVar(&d.authority, "authority-reference", nil, "reference value of the authority; repeat")
 	f.StringVar(&d.task.name, "task", "", "name of a task")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/spf13/cobra"
 )
@@ -71,6 +72,9 @@ func logLine(e api.LogEntry) string {
 	}
 	if e.Platform != "" {
 		line += " on " + e.Platform + " " + e.Chip
+		if e.Platform == string(attest.TPM) {
+			line += " (a TPM: no debug state)"
+		}
 	}
 	if e.Reason != "" {
 		line += fmt.Sprintf(" [%s] %s", e.Reason, e.Detail)

@@ -113,7 +113,7 @@ func (a *app) runUnit(ctx context.Context, f unitFlags) error {
 	}
 	defer health.close()
 	u, err := unit.Start(ctx, unit.Config{
-		Authorities: f.authorities, Genesis: genesis, Task: f.task, Attester: a.tee, Log: a.log, Clock: a.now,
+		Authorities: f.authorities, Genesis: genesis, Task: f.task, Attester: a.tee.device, Log: a.log, Clock: a.now,
 		Manager: met, Address: f.advertise,
 	})
 	if err != nil {
