@@ -106,26 +106,31 @@ func (a *Appraiser) quote(e evidence) (Quote, error) {
 	return quote, quote.Covers(algSHA256, quotedPCRs, e.values)
 }
 
-// permit asks the rules about evidence that is genuine: the device, every launch
-// since boot, and that the last one of this key is there.
+// permit asks the rules about evidence that is genuine: the device, and every
+// launch since boot but the last one of this key, which is the measurement. What
+// that may stand for is for policy to say, as on every platform.
 func permit(e evidence, device *device, rules attest.TPMRules) (Launch, error) {
 	if slices.ContainsFunc(rules.CutChips, func(chip []byte) bool { return string(chip) == string(device.chip[:]) }) {
 		return Launch{}, wire.Refuse(wire.NoPlatform, "tpm: device", device.chip, "one that policy accepts")
 	}
-	var own Launch
-	found := false
+	own := -1
 	for i, l := range e.log.Launches {
+		if l.Key == nameOf(e.Key) {
+			own = i
+		}
+	}
+	if own < 0 {
+		return Launch{}, wire.Refuse(wire.NotMeasured, "tpm: launch of this key", "none in the log", "the one that it was made for")
+	}
+	for i, l := range e.log.Launches {
+		if i == own {
+			continue
+		}
 		if err := l.permitted(i, rules.Launches); err != nil {
 			return Launch{}, err
 		}
-		if l.Key == nameOf(e.Key) {
-			own, found = l, true
-		}
 	}
-	if !found {
-		return Launch{}, wire.Refuse(wire.NotMeasured, "tpm: launch of this key", "none in the log", "the one that it was made for")
-	}
-	return own, nil
+	return e.log.Launches[own], nil
 }
 
 // claims are what the evidence says, once it is believed.

@@ -1,0 +1,43 @@
+package tpm
+
+import (
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"testing"
+
+	"github.com/cohort-tee/cohort/bench"
+)
+
+// BenchmarkAppraise puts an appraisal (goal G3: at most 1.2 times the floor for a
+// key seen before) beside its floor, one P-256 signature.
+func BenchmarkAppraise(b *testing.B) {
+	s := newScene(b)
+	evidence := s.evidence(s.launch("agent", "one"))
+	parts, err := parse(evidence.Raw)
+	if err != nil {
+		b.Fatal(err)
+	}
+	key, err := ParseKey(parts.Key)
+	if err != nil {
+		b.Fatal(err)
+	}
+	signature, err := ParseSignature(parts.signature)
+	if err != nil {
+		b.Fatal(err)
+	}
+	appraise := func(a *Appraiser) {
+		if _, err := a.Appraise(evidence.Raw, evidence.Endorsed, s.rules, s.at); err != nil {
+			b.Fatal(err)
+		}
+	}
+	seen := new(Appraiser)
+	bench.Compare(b,
+		bench.Contender{Name: "floor", Cost: bench.Repeat(200, func() {
+			digest := sha256.Sum256(parts.quote)
+			if !ecdsa.VerifyASN1(key.(*ecdsa.PublicKey), digest[:], signature) {
+				b.Fatal("the signature does not verify")
+			}
+		})},
+		bench.Contender{Name: "seen", Cost: bench.Repeat(200, func() { appraise(seen) })},
+		bench.Contender{Name: "new", Cost: bench.Repeat(200, func() { appraise(new(Appraiser)) })})
+}

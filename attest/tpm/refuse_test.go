@@ -1,0 +1,304 @@
+package tpm
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// altered is evidence with one part changed.
+func altered(t testing.TB, e attest.Evidence, change func(*evidence)) attest.Evidence {
+	t.Helper()
+	parts, err := parse(e.Raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(&parts)
+	e.Raw = parts.bytes()
+	return e
+}
+
+func wantRefusal(t *testing.T, err error, reason wire.Reason, rule string) {
+	t.Helper()
+	if !errors.Is(err, reason) || !strings.Contains(err.Error(), rule) {
+		t.Errorf("got %v, want %s: … %s", err, reason, rule)
+	}
+}
+
+// quoteOver is a device's genuine quote over other PCRs.
+func (s *scene) quoteOver(d *Device, pcrs ...int) (quote, signature []byte) {
+	s.t.Helper()
+	defer func(all []int) { quotedPCRs = all }(quotedPCRs)
+	quotedPCRs = pcrs
+	var e evidence
+	if err := d.machine.use(func(t transport.TPM) error { return d.quote(t, data, &e) }); err != nil {
+		s.t.Fatal(err)
+	}
+	return e.quote, e.signature
+}
+
+// TestRefusals: each smallest change of good evidence, and its reason.
+func TestRefusals(t *testing.T) {
+	s := newScene(t)
+	d := s.launch("agent", "one")
+	good := s.evidence(d)
+	if _, err := s.appraise(good); err != nil {
+		t.Fatal(err)
+	}
+	stranger := newScene(t)
+	theirs := s.maker.TPM(t)
+	other := &scene{TPM: theirs, t: t, maker: s.maker, rules: s.rules, at: s.at}
+	other.boot("quiet")
+	twin := other.evidence(other.launch("agent", "one"))
+	twinParts, err := parse(twin.Raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	noQuote, noSignature := s.quoteOver(d)
+	fewQuote, fewSignature := s.quoteOver(d, 0, 14)
+	for _, row := range []struct {
+		name   string
+		change func(*evidence)
+		reason wire.Reason
+		rule   string
+	}{
+		{"a quote over no PCR", func(e *evidence) { e.quote, e.signature = noQuote, noSignature }, wire.BadDigest, "PCRs of the quote"},
+		{"a quote over few PCRs", func(e *evidence) { e.quote, e.signature = fewQuote, fewSignature }, wire.BadDigest, "PCRs of the quote"},
+		{"another TPM's quote", func(e *evidence) { e.quote, e.signature = twinParts.quote, twinParts.signature }, wire.BadSignature, "signature of the quote"},
+		{"another TPM's key", func(e *evidence) { device := e.Introduction; *e = twinParts; e.Device = device.Device }, wire.WrongChip, "credential"},
+		{"no secret", func(e *evidence) { e.secret = nil }, wire.WrongChip, "credential"},
+		{"another secret", func(e *evidence) { e.secret = bytes.Repeat([]byte{1}, attest.SecretSize) }, wire.WrongChip, "credential"},
+		{"other PCR values", func(e *evidence) { e.values = bytes.Clone(e.values); e.values[0] ^= 1 }, wire.BadDigest, "PCR values"},
+		{"a launch left out", func(e *evidence) { e.log.Launches = nil }, wire.BadDigest, "launch log"},
+		{"another base", func(e *evidence) { e.log.Base[0] ^= 1 }, wire.BadDigest, "launch log"},
+		{"another program", func(e *evidence) { e.log.Launches[0].Program[0] ^= 1 }, wire.BadDigest, "launch log"},
+		{"the last launch told as the base", func(e *evidence) { e.log = LaunchLog{Base: e.log.replay()} }, wire.NotMeasured, "launch of this key"},
+		{"an event log that is none", func(e *evidence) { e.eventLog = []byte("log") }, wire.Malformed, "event log"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			_, err := s.appraise(altered(t, good, row.change))
+			wantRefusal(t, err, row.reason, row.rule)
+		})
+	}
+	t.Run("a replayed quote", func(t *testing.T) {
+		_, err := attest.NewVerifier(new(Appraiser)).Appraise(attest.Question{
+			Evidence: good, ReportData: attest.Bind(wire.LabelIssue, []byte("another use")),
+			Rules: map[attest.Platform]attest.Rules{attest.TPM: s.rules}, At: s.at, Secret: secret,
+		})
+		wantRefusal(t, err, wire.BadNonce, "report data")
+	})
+	t.Run("a credential nobody asked for", func(t *testing.T) {
+		_, err := attest.NewVerifier(new(Appraiser)).Appraise(attest.Question{
+			Evidence: good, ReportData: data, Rules: map[attest.Platform]attest.Rules{attest.TPM: s.rules}, At: s.at,
+		})
+		wantRefusal(t, err, wire.WrongChip, "credential")
+	})
+	t.Run("a stranger's TPM", func(t *testing.T) {
+		_, err := s.appraise(stranger.evidence(stranger.launch("agent", "one")))
+		wantRefusal(t, err, wire.UnknownRoot, "authority")
+	})
+	t.Run("another maker's certificates", func(t *testing.T) {
+		e := good
+		e.Endorsed = attest.Endorsements{RoleCA: append(stranger.maker.CA(t), s.rootOnly()...)}
+		_, err := s.appraise(e)
+		wantRefusal(t, err, wire.BadChain, "certificate")
+	})
+	t.Run("a year before", func(t *testing.T) {
+		early := *s
+		early.at = s.at.Add(-365 * 24 * time.Hour)
+		_, err := early.appraise(good)
+		wantRefusal(t, err, wire.Expired, "time")
+	})
+	t.Run("a cut device", func(t *testing.T) {
+		cut := *s
+		leaf, err := x509.ParseCertificate(d.in.Device)
+		if err != nil {
+			t.Fatal(err)
+		}
+		chip := wire.Sum(leaf.RawSubjectPublicKeyInfo)
+		cut.rules.TPM.CutChips = [][]byte{chip[:]}
+		_, err = cut.appraise(good)
+		wantRefusal(t, err, wire.NoPlatform, "device")
+	})
+	t.Run("a credential for another key", func(t *testing.T) {
+		in := attest.Introduction{Device: d.in.Device, Key: twinParts.Key}
+		credential, err := new(Appraiser).Credential(in, secret(in))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = d.AttestFor(t.Context(), data, credential)
+		wantRefusal(t, err, wire.WrongChip, "credential")
+	})
+}
+
+// rootOnly is the maker's root without what stands between.
+func (s *scene) rootOnly() []byte {
+	_, rest := pem.Decode(s.maker.CA(s.t))
+	return rest
+}
+
+// TestLaunches: restarts and a second task are admitted; a program that policy
+// does not name, wherever it stands in the log, is not, until the machine boots.
+func TestLaunches(t *testing.T) {
+	s := newScene(t)
+	admitted := func(d *Device) error { _, err := s.appraise(s.evidence(d)); return err }
+	first := s.launch("agent", "one")
+	for _, name := range []string{"one", "one", "one", "two"} {
+		if err := admitted(s.launch("agent", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := s.appraise(s.evidence(first))
+	if err != nil || attest.Match(s.reference("agent", "one"), r.Measurement()) != nil {
+		t.Errorf("the first launch, after others: %v, %v", r.Measurement(), err)
+	}
+	changed := s.launch("agent", "changed bytes")
+	r, err = s.appraise(s.evidence(changed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRefusal(t, attest.Match(s.reference("agent", "one"), r.Measurement()), wire.NotMeasured, "measurement: program")
+	wantRefusal(t, admitted(s.launch("agent", "one")), wire.NotMeasured, "launch 6 since boot")
+	wantRefusal(t, admitted(first), wire.NotMeasured, "launch 6 since boot")
+
+	s.boot("quiet init=/bin/sh")
+	r, err = s.appraise(s.evidence(s.launch("agent", "one")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRefusal(t, attest.Match(s.rules.TPM.Launches[0], r.Measurement()), wire.NotMeasured, "measurement: pcr8")
+
+	s.boot("quiet")
+	s.Extend(t, ProgramPCR, "an agent that keeps no log")
+	r, err = s.appraise(s.evidence(s.launch("agent", "one")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRefusal(t, attest.Match(s.rules.TPM.Launches[0], r.Measurement()), wire.NotMeasured, "measurement: pcr14")
+}
+
+// TestCutShort: an agent that ends between the log and the TPM leaves no trace.
+func TestCutShort(t *testing.T) {
+	s := newScene(t)
+	s.launch("agent", "one")
+	raw, err := os.ReadFile(s.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := ParseLaunchLog(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Launches = append(log.Launches, program("agent", "never started"))
+	if err := os.WriteFile(s.Log, log.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.appraise(s.evidence(s.launch("agent", "one"))); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSeal: the secret comes back to the programs it was sealed to, and the TPM
+// itself keeps it from a machine that booted otherwise.
+func TestSeal(t *testing.T) {
+	s := newScene(t)
+	here := []attest.ReferenceValue{s.reference("agent", "one"), s.reference("agent", "two")}
+	s.boot("quiet mitigations=auto")
+	to := append([]attest.ReferenceValue{s.reference("agent", "one")}, here...)
+	s.boot("quiet")
+	sealed, err := s.launch("agent", "one").Seal(t.Context(), []byte("root secret"), to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unseal := func(name string, sealed []byte) error {
+		got, err := s.launch("agent", name).Unseal(t.Context(), sealed)
+		if err == nil && string(got) != "root secret" {
+			t.Errorf("got %q", got)
+		}
+		return err
+	}
+	for _, name := range []string{"one", "two"} {
+		if err := unseal(name, sealed); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	wantRefusal(t, unseal("three", sealed), wire.NotMeasured, "measurement: program")
+	s.boot("quiet mitigations=auto")
+	if err := unseal("one", sealed); err != nil {
+		t.Errorf("the other boot: %v", err)
+	}
+	own, err := s.launch("agent", "one").Seal(t.Context(), []byte("root secret"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unseal("one", own); err != nil {
+		t.Errorf("sealed to its own measurement: %v", err)
+	}
+	for at := range sealed {
+		if at%211 == 0 {
+			broken := bytes.Clone(sealed)
+			broken[at] ^= 1
+			if err := unseal("one", broken); err == nil || errors.Is(err, wire.Internal) {
+				t.Errorf("byte %d changed: %v", at, err)
+			}
+		}
+	}
+
+	s.boot("quiet init=/bin/sh")
+	wantRefusal(t, unseal("one", sealed), wire.NotMeasured, "measurement: pcr8")
+	// An agent that does not check asks the TPM itself.
+	var f [4][]byte
+	if err := wire.UnframeInto(f[:], wire.LabelTPMSeal, sealed); err != nil {
+		t.Fatal(err)
+	}
+	d := s.launch("agent", "one")
+	err = d.machine.use(func(tpm transport.TPM) error {
+		_, err := d.unsealKey(tpm, f[0], f[1], to, here[0])
+		return err
+	})
+	wantRefusal(t, err, wire.BadSignature, "unsealing")
+}
+
+// TestSealTooMany: a TPM takes eight branches, told before anything is made.
+func TestSealTooMany(t *testing.T) {
+	var to []attest.ReferenceValue
+	for i := range 9 {
+		to = append(to, measurement(bytes.Repeat([]byte{byte(i)}, len(quotedPCRs)*pcrSize), make([]byte, pcrSize), program("a", "b")))
+	}
+	_, err := new(Device).Seal(t.Context(), nil, to)
+	wantRefusal(t, err, wire.TooLarge, "boot PCRs")
+}
+
+// TestKeys: what is no attestation key is none here, whatever it signs.
+func TestKeys(t *testing.T) {
+	good := keyTemplate
+	good.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, point(t))
+	if _, err := ParseKey(tpm2.Marshal(good)); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*tpm2.TPMAObject){
+		"not restricted":            func(a *tpm2.TPMAObject) { a.Restricted = false },
+		"not fixedTPM":              func(a *tpm2.TPMAObject) { a.FixedTPM = false },
+		"not fixedParent":           func(a *tpm2.TPMAObject) { a.FixedParent = false },
+		"not sensitiveDataOrigin":   func(a *tpm2.TPMAObject) { a.SensitiveDataOrigin = false },
+		"not sign":                  func(a *tpm2.TPMAObject) { a.SignEncrypt = false },
+		"decrypt":                   func(a *tpm2.TPMAObject) { a.Decrypt = true },
+		"with encryptedDuplication": func(a *tpm2.TPMAObject) { a.EncryptedDuplication = true },
+	} {
+		bad := good
+		change(&bad.ObjectAttributes)
+		if _, err := ParseKey(tpm2.Marshal(bad)); !errors.Is(err, wire.BadChain) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,263 @@
+package tpm
+
+import (
+	"bytes"
+	"crypto"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/vectortest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/google/go-eventlog/register"
+	"github.com/google/go-eventlog/tcg"
+)
+
+// Captured evidence has other wrappers than ours, and no launch log. These
+// appraisers take the wrappers apart; what they judge with is the product's.
+
+// captured is an appraiser of one wrapper.
+type captured func(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error)
+
+func (captured) Platform() attest.Platform { return attest.TPM }
+
+func (c captured) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
+	claims, err := c(raw, endorsed, rules, at)
+	claims.Measurement.Platform = attest.TPM
+	return claims, err
+}
+
+// banks are the banks that vectors have, by TPM_ALG_ID.
+var banks = []struct {
+	alg  uint16
+	hash crypto.Hash
+	name string
+}{{0x0004, crypto.SHA1, "sha1"}, {algSHA256, crypto.SHA256, "sha256"}, {0x000c, crypto.SHA384, "sha384"}}
+
+// pcrClaims are values as vector.json writes them.
+func pcrClaims(pcrs []int, values []byte) map[string]any {
+	out, size := map[string]any{}, len(values)/len(pcrs)
+	for i, pcr := range pcrs {
+		out[fmt.Sprint(pcr)] = hex.EncodeToString(values[i*size : (i+1)*size])
+	}
+	return out
+}
+
+// selectionText is a selection as vector.json writes it.
+func selectionText(bank string, pcrs []int) string {
+	var parts []string
+	for i := 0; i < len(pcrs); {
+		j := i
+		for j+1 < len(pcrs) && pcrs[j+1] == pcrs[j]+1 {
+			j++
+		}
+		part := fmt.Sprint(pcrs[i])
+		if j > i {
+			part += fmt.Sprint("-", pcrs[j])
+		}
+		parts, i = append(parts, part), j+1
+	}
+	return bank + ":" + strings.Join(parts, ",")
+}
+
+// replayed judges an event log against values of one bank.
+func replayed(log []byte, hash crypto.Hash, pcrs []int, values []byte) (map[string]any, error) {
+	if len(log) == 0 {
+		return nil, wire.Refuse(wire.Malformed, "captured: event log", "none", "one")
+	}
+	var mrs []register.MR
+	size := len(values) / len(pcrs)
+	for i, pcr := range pcrs {
+		mrs = append(mrs, register.PCR{Index: pcr, Digest: values[i*size : (i+1)*size], DigestAlg: hash})
+	}
+	events, err := replayEvents(log, mrs)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"events": len(events), "banks": bankNames(log)}, nil
+}
+
+func bankNames(log []byte) (names []any) {
+	parsed, err := tcg.ParseEventLog(log, tcg.ParseOpts{})
+	if err != nil {
+		return nil
+	}
+	for _, b := range banks {
+		for _, alg := range parsed.Algs {
+			if alg.CryptoHash() == b.hash {
+				names = append(names, b.name)
+			}
+		}
+	}
+	return names
+}
+
+// swtpmCaptured judges the parts of a quote beside one another. The key is pinned,
+// because who activated it is not captured.
+func swtpmCaptured(raw []byte, e attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
+	if _, err := checkDevice(e["ek_cert"], append(bytes.Clone(e["ek_issuer"]), e["root"]...), rules.Roots, at); err != nil {
+		return attest.Claims{}, err
+	}
+	key, err := ParseKey(e["ak"])
+	if err == nil && wire.Sum(e["ak"]) != rules.Roots[1] {
+		err = wire.Refuse(wire.BadChain, "captured: key", "another", "the pinned one")
+	}
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	signature, err := ParseSignature(e["quote_signature"])
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	q, err := VerifyQuote(key, raw, signature)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	pcrs := append([]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, ProgramPCR)
+	if err := q.Covers(algSHA256, pcrs, e["pcrs"]); err != nil {
+		return attest.Claims{}, err
+	}
+	if !bytes.Equal(q.ExtraData, e["nonce"]) {
+		return attest.Claims{}, wire.Refuse(wire.BadNonce, "captured: nonce", hex.EncodeToString(q.ExtraData), hex.EncodeToString(e["nonce"]))
+	}
+	log, err := replayed(e["event_log"], crypto.SHA256, pcrs, e["pcrs"])
+	return attest.Claims{Details: map[string]any{
+		"nonce": hex.EncodeToString(q.ExtraData), "ak_public": hex.EncodeToString(e["ak"]),
+		"pcr_selection": selectionText("sha256", pcrs), "pcr_digest": hex.EncodeToString(q.Digest),
+		"pcrs": map[string]any{"sha256": pcrClaims(pcrs, e["pcrs"])}, "event_log": log,
+	}}, err
+}
+
+func swtpmSubject(t *testing.T) vectortest.Subject {
+	return vectortest.Subject{
+		Platform: "tpm-swtpm", Appraiser: captured(swtpmCaptured),
+		Rules: func(_ vectortest.Policy, files map[string][]byte) attest.Rules {
+			root, err := parseBundle(files["root"])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return attest.Rules{Roots: []attest.Digest{wire.Sum(root[0].RawSubjectPublicKeyInfo), wire.Sum(files["ak"])}}
+		},
+	}
+}
+
+// originals remembers unaltered evidence by its digest, which goes to appraisal as
+// a root: the PCRs that a log alone must lead to are those of the unaltered log.
+var originals sync.Map
+
+func eventLogCaptured(raw []byte, _ attest.Endorsements, rules attest.Rules, _ time.Time) (attest.Claims, error) {
+	original, _ := originals.Load(rules.Roots[0])
+	want := trusted(original.([]byte))
+	all := map[string]any{}
+	events := 0
+	for _, b := range banks {
+		values, ok := want[b.hash]
+		if !ok {
+			continue
+		}
+		log, err := replayed(raw, b.hash, allPCRs, values)
+		if err != nil {
+			return attest.Claims{}, err
+		}
+		extended := map[string]any{}
+		for pcr, value := range pcrClaims(allPCRs, values) {
+			if strings.Trim(value.(string), "0") != "" {
+				extended[pcr] = value
+			}
+		}
+		all[b.name], events = extended, log["events"].(int)
+	}
+	return attest.Claims{Details: map[string]any{"pcrs": all, "events": events, "banks": bankNames(raw)}}, nil
+}
+
+var allPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23}
+
+// trusted is what a TPM would hold after the events of a log, computed apart from
+// the library's replay.
+func trusted(log []byte) map[crypto.Hash][]byte {
+	parsed, err := tcg.ParseEventLog(log, tcg.ParseOpts{})
+	if err != nil {
+		return nil
+	}
+	out := map[crypto.Hash][]byte{}
+	for _, alg := range parsed.Algs {
+		h, size := alg.CryptoHash(), alg.CryptoHash().Size()
+		values := make([]byte, len(allPCRs)*size)
+		for _, e := range parsed.Events(alg) {
+			if e.Type == 0x03 { // EV_NO_ACTION extends nothing
+				continue
+			}
+			pcr := values[e.Index*size : (e.Index+1)*size]
+			d := h.New()
+			d.Write(pcr)
+			d.Write(e.Digest)
+			copy(pcr, d.Sum(nil))
+		}
+		out[h] = values
+	}
+	return out
+}
+
+func eventLogSubject() vectortest.Subject {
+	return vectortest.Subject{
+		Platform: "tpm-eventlog", Appraiser: captured(eventLogCaptured),
+		Rules: func(_ vectortest.Policy, files map[string][]byte) attest.Rules {
+			log := files["evidence"]
+			originals.Store(wire.Sum(log), log)
+			return attest.Rules{Roots: []attest.Digest{wire.Sum(log)}}
+		},
+		Unsigned: unsignedLog,
+	}
+}
+
+// unsignedLog is the table of docs/spec/evidence-tpm.md: types and data of events.
+func unsignedLog(log []byte, offset int) bool {
+	u32 := func(at int) int { return int(binary.LittleEndian.Uint32(log[at:])) }
+	sizes := map[uint16]int{}
+	agile := false
+	for at := 0; at < len(log); {
+		typ, next := at+4, at+8
+		if !agile {
+			next += 20 // the one digest, SHA-1
+		} else {
+			count := u32(next)
+			for next += 4; count > 0; count-- {
+				next += 2 + sizes[binary.LittleEndian.Uint16(log[next:])]
+			}
+		}
+		end := next + 4 + u32(next)
+		action := u32(typ) == 3
+		switch {
+		case at <= offset && offset < end && action:
+			return true // extends nothing: the whole event
+		case typ <= offset && offset < typ+4, next+4 <= offset && offset < end:
+			return true
+		}
+		if at == 0 && action && bytes.HasPrefix(log[next+4:], []byte("Spec ID Event03\x00")) {
+			agile = true
+			spec := log[next+4:]
+			for i := range int(binary.LittleEndian.Uint32(spec[24:])) {
+				sizes[binary.LittleEndian.Uint16(spec[28+4*i:])] = int(binary.LittleEndian.Uint16(spec[30+4*i:]))
+			}
+		}
+		at = end
+	}
+	return false
+}
+
+func TestVectors(t *testing.T) {
+	for _, s := range []vectortest.Subject{swtpmSubject(t), eventLogSubject(), gceSubject()} {
+		t.Run(s.Platform, func(t *testing.T) { vectortest.Run(t, s) })
+	}
+}
+
+func TestVectorMutations(t *testing.T) {
+	for _, s := range []vectortest.Subject{swtpmSubject(t), eventLogSubject(), gceSubject()} {
+		t.Run(s.Platform, func(t *testing.T) { vectortest.Mutate(t, s) })
+	}
+}
