@@ -27,6 +27,7 @@ var (
 // device is a TPM whose endorsement key an authority vouches for.
 type device struct {
 	chip        attest.Digest // of the endorsement key's SubjectPublicKeyInfo
+	name        string        // the same, for people
 	root        attest.Digest // of the authority's
 	from, until time.Time     // when all certificates are valid
 }
@@ -78,6 +79,7 @@ func refuseChain(err error) error {
 func deviceOf(chain []*x509.Certificate) *device {
 	leaf, root := chain[0], chain[len(chain)-1]
 	d := &device{chip: wire.Sum(leaf.RawSubjectPublicKeyInfo), root: wire.Sum(root.RawSubjectPublicKeyInfo), from: leaf.NotBefore, until: leaf.NotAfter}
+	d.name = d.chip.Hex()
 	for _, c := range chain[1:] {
 		if c.NotBefore.After(d.from) {
 			d.from = c.NotBefore

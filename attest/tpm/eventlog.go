@@ -11,11 +11,8 @@ import (
 // replayEvents demands that the firmware's event log leads to the values of PCRs,
 // each in the bank of its digest. It gives the events that extended them. Only of
 // those whose DigestVerified holds are the data what was measured; the log is for
-// people, and nothing decides on it. An empty log has no events.
+// people, and nothing decides on it.
 func replayEvents(log []byte, pcrs []register.MR) ([]tcg.Event, error) {
-	if len(log) == 0 {
-		return nil, nil
-	}
 	parsed, err := tcg.ParseEventLog(log, tcg.ParseOpts{})
 	if err != nil {
 		return nil, wire.Refuse(wire.Malformed, "tpm: event log", err, "binary_bios_measurements")

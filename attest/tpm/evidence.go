@@ -55,6 +55,9 @@ func (e *evidence) replay() error {
 	if got := e.log.replay(); !bytes.Equal(got[:], last) {
 		return wire.Refuse(wire.BadDigest, "tpm: launch log, replayed", got, attest.Digest(last))
 	}
+	if len(e.eventLog) == 0 {
+		return nil
+	}
 	before := append(bytes.Clone(e.values[:len(BootPCRs)*pcrSize]), e.log.Base[:]...)
 	events, err := replayEvents(e.eventLog, sha256PCRs(before))
 	e.events = len(events)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"math/bits"
+	"slices"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 	"golang.org/x/crypto/cryptobyte"
@@ -120,7 +121,7 @@ func (q Quote) Covers(bank uint16, pcrs []int, values []byte) error {
 }
 
 func (s Selection) equal(other Selection) bool {
-	return s.Bank == other.Bank && fmt.Sprint(s.PCRs) == fmt.Sprint(other.PCRs)
+	return s.Bank == other.Bank && slices.Equal(s.PCRs, other.PCRs)
 }
 
 // ParseSignature reads a TPMT_SIGNATURE (ECDSA on P-256 or RSASSA, with SHA-256)

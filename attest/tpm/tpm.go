@@ -25,7 +25,6 @@
 package tpm
 
 import (
-	"encoding/hex"
 	"slices"
 	"time"
 
@@ -139,7 +138,7 @@ func claims(e evidence, q Quote, own Launch, device *device) attest.Claims {
 		Measurement: measurement(e.values, e.log.Base[:], own),
 		ReportData:  q.ExtraData,
 		Dynamic:     own.Dynamic,
-		Chip:        hex.EncodeToString(device.chip[:]),
+		Chip:        device.name,
 		Activation:  &attest.Activation{Introduction: e.Introduction, Secret: e.secret},
 		Details: map[string]any{
 			"launches": len(e.log.Launches), "events": e.events, "firmware": q.Firmware,
@@ -151,10 +150,11 @@ func claims(e evidence, q Quote, own Launch, device *device) attest.Claims {
 // measurement is the tuple of boot PCRs, what PCR 14 was before the first launch,
 // and one launch.
 func measurement(values, base []byte, l Launch) attest.Measurement {
-	m := attest.Measurement{Platform: attest.TPM}
+	m := attest.Measurement{Platform: attest.TPM, Registers: make([]attest.Register, 0, len(attest.Registers[attest.TPM]))}
 	for i, name := range attest.Registers[attest.TPM][:len(BootPCRs)] {
 		m.Registers = append(m.Registers, attest.Register{Name: name, Value: values[i*pcrSize : (i+1)*pcrSize]})
 	}
 	m.Registers = append(m.Registers, attest.Register{Name: "pcr14", Value: base})
-	return attest.Measurement{Platform: m.Platform, Registers: append(m.Registers, l.registers()...)}
+	m.Registers = append(m.Registers, l.registers()...)
+	return m
 }
