@@ -147,8 +147,9 @@ type Question struct {
 
 // Appraise judges evidence. It refuses with reason "platform" when no appraiser
 // or no rule knows the platform, with "nonce" when the evidence was made for
-// another use, with "debug" when the host can read the TEE and the rules do not
-// allow it, with "wrong-chip" when its key is not bound to the device it names, and with the appraiser's reason otherwise.
+// another use, with "wrong-chip" when a credential does not bind its key to the
+// device it names, with "debug" when the host can read the TEE and the rules do not
+// allow it, and with the appraiser's reason otherwise.
 func (v *Verifier) Appraise(q Question) (Result, error) {
 	appraiser, known := v.appraisers[q.Evidence.Platform]
 	rules, ruled := q.Rules[q.Evidence.Platform]

@@ -16,9 +16,6 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// smallBody bounds bodies that hold next to nothing.
-const smallBody = 1 << 10
-
 // answerer makes the answer to one request: a body to be written as JSON, or an
 // error to be told as a problem.
 type answerer func(w http.ResponseWriter, r *http.Request) (any, error)

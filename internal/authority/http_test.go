@@ -48,7 +48,7 @@ func TestBadForm(t *testing.T) {
 		{"an unknown field", post, api.PathChallenge, plain, `{"a":1}`, 400, wire.BadRequest},
 		{"two values", post, api.PathChallenge, plain, `{}{}`, 400, wire.BadRequest},
 		{"an array", post, api.PathChallenge, plain, `[]`, 400, wire.BadRequest},
-		{"a long challenge", post, api.PathChallenge, plain, strings.Repeat(" ", smallBody) + `{}`, 413, wire.TooLarge},
+		{"a long challenge", post, api.PathChallenge, plain, strings.Repeat(" ", maxChallenge) + `{}`, 413, wire.TooLarge},
 		{"a long request", post, api.PathCertificates, plain, big, 413, wire.TooLarge},
 		{"a long proposal", post, api.PathProposals, plain, big, 413, wire.TooLarge},
 		{"a long history", post, api.PathHistory, plain, big, 413, wire.TooLarge},

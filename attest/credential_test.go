@@ -1,0 +1,80 @@
+package attest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// open is an appraiser whose credentials hide nothing, and a device that opens
+// them: what is shown here is what the verifier makes of the answers.
+type open struct{ in Introduction }
+
+func (open) Platform() Platform                                  { return TPM }
+func (open) Credential(_ Introduction, s []byte) ([]byte, error) { return s, nil }
+func (o open) Introduced([]byte) (Introduction, error)           { return o.in, nil }
+func (o open) Introduce() Introduction                           { return o.in }
+func (open) Attest(context.Context, ReportData) (Evidence, error) {
+	return Evidence{Platform: TPM}, nil
+}
+func (open) AttestFor(_ context.Context, _ ReportData, credential []byte) (Evidence, error) {
+	return Evidence{Platform: TPM, Raw: credential}, nil
+}
+func (o open) Appraise(raw []byte, _ Endorsements, _ Rules, _ time.Time) (Claims, error) {
+	use := ReportData{1}
+	return Claims{Measurement: Measurement{Platform: TPM}, ReportData: use[:], Activation: &Activation{o.in, raw}}, nil
+}
+
+// TestChallenge: a secret counts for the device and key that it was hidden for.
+func TestChallenge(t *testing.T) {
+	device := open{Introduction{[]byte("device"), []byte("key")}}
+	v := NewVerifier(device)
+	e, hidden, err := v.Ask(t.Context(), device, ReportData{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	question := Question{Evidence: e, ReportData: ReportData{1}, Rules: map[Platform]Rules{TPM: {}}, Secret: hidden}
+	if _, err := v.Appraise(question); err != nil {
+		t.Errorf("its own answer: %v", err)
+	}
+	for name, other := range map[string]open{
+		"another key": {Introduction{[]byte("device"), []byte("KEY")}}, "another device": {Introduction{[]byte("DEVICE"), []byte("key")}},
+	} {
+		if _, err := NewVerifier(other).Appraise(question); !errors.Is(err, wire.WrongChip) {
+			t.Errorf("%s with that secret: %v", name, err)
+		}
+	}
+	question.Secret = Challenge{}.Hidden
+	if _, err := v.Appraise(question); !errors.Is(err, wire.WrongChip) {
+		t.Errorf("a challenge that was never made: %v", err)
+	}
+	question.Evidence.Raw = nil
+	if _, err := v.Appraise(question); !errors.Is(err, wire.WrongChip) {
+		t.Errorf("no secret, and none asked for: %v", err)
+	}
+	if answer, err := Answer(t.Context(), device, ReportData{1}, []byte("credential")); err != nil || !bytes.Equal(answer.Raw, []byte("credential")) {
+		t.Errorf("got %+v, %v", answer, err)
+	}
+}
+
+// plain is an attester of a platform that needs no credential.
+type plain struct{ Attester }
+
+// TestChallengeElsewhere: where no platform needs a credential none is made, and one
+// that comes is refused.
+func TestChallengeElsewhere(t *testing.T) {
+	v := NewVerifier()
+	if _, introduced, err := v.Introduced(Evidence{Platform: Soft}); introduced || err != nil {
+		t.Errorf("got %v, %v, want none", introduced, err)
+	}
+	if _, err := v.Challenge(Soft, Introduction{}); !errors.Is(err, wire.NoPlatform) {
+		t.Errorf("a credential for soft: %v", err)
+	}
+	if _, err := Answer(t.Context(), plain{}, ReportData{1}, []byte("credential")); !errors.Is(err, wire.BadRequest) {
+		t.Errorf("a credential to soft: %v", err)
+	}
+}
