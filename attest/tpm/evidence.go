@@ -22,7 +22,8 @@ type evidence struct {
 	log       LaunchLog
 	eventLog  []byte // of the firmware; empty on machines that keep none
 	secret    []byte // of the credential; empty when there was none
-	events    int    // in the event log, set by replay
+	events    int    // that extended a PCR, set by replay
+	verified  int    // of those, with the data that were measured
 }
 
 // bytes is the one encoding.
@@ -61,5 +62,10 @@ func (e *evidence) replay() error {
 	before := append(bytes.Clone(e.values[:len(BootPCRs)*pcrSize]), e.log.Base[:]...)
 	events, err := replayEvents(e.eventLog, sha256PCRs(before))
 	e.events = len(events)
+	for _, event := range events {
+		if event.DigestVerified() {
+			e.verified++
+		}
+	}
 	return err
 }

@@ -141,7 +141,7 @@ func claims(e evidence, q Quote, own Launch, device *device) attest.Claims {
 		Chip:        device.name,
 		Activation:  &attest.Activation{Introduction: e.Introduction, Secret: e.secret},
 		Details: map[string]any{
-			"launches": len(e.log.Launches), "events": e.events, "firmware": q.Firmware,
+			"launches": len(e.log.Launches), "events": e.events, "verified_events": e.verified, "firmware": q.Firmware,
 			"resets": q.Resets, "restarts": q.Restarts, "clock": q.Clock,
 		},
 	}
