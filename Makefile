@@ -47,7 +47,7 @@ tools:
 # process that serves.
 ROUNDS ?= 15
 bench:
-	@{ go test -run '^$$' -bench 'Appraise|Proxy' -benchtime $(ROUNDS)x ./attest/snp ./attest/dcap ./attest/tpm ./unit; \
+	@{ go test -run '^$$' -bench 'Appraise|Proxy' -benchtime $(ROUNDS)x ./attest/... ./unit; \
 	  go test -run '^$$' -bench . -benchtime $(ROUNDS)x ./bench; \
 	  go test -run '^$$' -bench SessionMemory -benchtime 1x ./internal/channel; } | awk -f bench/ratios.awk
 

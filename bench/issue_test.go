@@ -20,6 +20,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -129,31 +130,19 @@ const records = 64
 // BenchmarkRecord is G6: the wall time of a durable issuance record, one in
 // flight and 16, beside a bare append and fsync of as many bytes.
 func BenchmarkRecord(b *testing.B) {
-	dir := b.TempDir()
-	file := must(os.Create(filepath.Join(dir, "bare")))
+	b.Run("sqlite", func(b *testing.B) { benchmarkRecord(b, "sqlite:"+filepath.Join(b.TempDir(), "a.db")) })
+	b.Run("postgres", func(b *testing.B) { benchmarkRecord(b, testdb.New(b).Database(b)) })
+}
+
+func benchmarkRecord(b *testing.B, address string) {
+	file := must(os.Create(filepath.Join(b.TempDir(), "bare")))
 	defer file.Close()
-	db := must(store.Create(b.Context(), "sqlite:"+filepath.Join(dir, "a.db")))
+	db := must(store.Create(b.Context(), address))
 	defer db.Close()
-	head := wire.Sum([]byte("head"))
-	step := store.Row{Key: head[:], Content: []byte("step"), MAC: []byte("tag")}
-	if err := db.Append(b.Context(), wire.Digest{}, step); err != nil {
-		b.Fatal(err)
-	}
-	var number atomic.Int64
-	content := make([]byte, 600) // about that of a log entry
-	record := func() {
-		n := number.Add(1)
-		digest := wire.Sum(wire.Uint64(uint64(n)))
-		row := store.Row{Key: digest[:], Content: content, MAC: digest[:]}
-		if err := db.Record(b.Context(), store.Issuance{
-			Entry: store.Entry{Row: row, Task: "scoring", Unit: digest.String()}, Serial: digest.String(), Certificate: digest, Head: head,
-		}); err != nil {
-			panic(err)
-		}
-	}
+	record := recording(b, db)
 	Compare(b,
 		Contender{"fsync", elapsed(1, func() {
-			must(file.Write(content))
+			must(file.Write(make([]byte, contentSize)))
 			if err := file.Sync(); err != nil {
 				panic(err)
 			}
@@ -162,6 +151,30 @@ func BenchmarkRecord(b *testing.B) {
 		Contender{"16-in-flight", elapsed(inFlight, record)})
 	cpu := alone(func() { elapsed(inFlight, record)() }) / records
 	b.ReportMetric(float64(cpu)/float64(time.Microsecond), "cpu-µs/record")
+}
+
+// contentSize is about that of a log entry, in bytes.
+const contentSize = 600
+
+// recording writes another record each time.
+func recording(b *testing.B, db *store.Store) func() {
+	b.Helper()
+	head := wire.Sum([]byte("head"))
+	step := store.Row{Key: head[:], Content: []byte("step"), MAC: []byte("tag")}
+	if err := db.Append(b.Context(), wire.Digest{}, step); err != nil {
+		b.Fatal(err)
+	}
+	var number atomic.Int64
+	content := make([]byte, contentSize)
+	return func() {
+		digest := wire.Sum(wire.Uint64(uint64(number.Add(1))))
+		row := store.Row{Key: digest[:], Content: content, MAC: digest[:]}
+		if err := db.Record(context.Background(), store.Issuance{
+			Entry: store.Entry{Row: row, Task: "scoring", Unit: digest.String()}, Serial: digest.String(), Certificate: digest, Head: head,
+		}); err != nil {
+			panic(err)
+		}
+	}
 }
 
 // elapsed is a cost in wall time: that of one of many calls, some in flight.
