@@ -64,6 +64,9 @@ type DevUnit struct {
 // the test ends. It returns when dev.json says that the cluster is up.
 func StartDev(t testing.TB, args ...string) *Dev {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("SKIPPED: the processes of a cluster are not built like the test; run without -short")
+	}
 	d := &Dev{t: t, Bin: Build(t, "./cmd/cohort", "./examples/scoring"), Dir: t.TempDir()}
 	cmd := exec.Command(filepath.Join(d.Bin, "cohort"), append([]string{"dev", "--dir", d.Dir, "--base-port", "0"}, args...)...)
 	log, err := os.Create(filepath.Join(t.TempDir(), "dev.log"))

@@ -94,6 +94,7 @@ func first(errs []error) error {
 // anywhere, is not noticed; a longer one ends readiness with the reason
 // certificate-expired, and the authority's return mends it within 10 seconds.
 func TestAuthorityDown(t *testing.T) {
+	t.Parallel()
 	life := 8 * time.Second
 	if full() {
 		life = time.Minute
