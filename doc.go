@@ -44,6 +44,12 @@
 //	cohort policy sign → policy.Parse → ⇒ authority.propose → policy.Propose
 //	  → policy.Approved.Next → store (compare and swap) → snapshot
 //
+// Owners keep a backup of the root, and bring it back on another machine:
+//
+//	cohort authority backup ⇒ authority.backup → backup.Split → shares, sealed to owners
+//	cohort authority restore → (each owner: backup.Unlock, for the TEE that asks)
+//	  → authority.Restore → backup.Combine → store
+//
 // Trust is a type on each of these ways: Evidence → Appraise → attest.Result;
 // file and signatures → policy.Approved; chain → identity.Peer. Only the
 // function on the arrow makes the right-hand type, its zero value refuses, and
@@ -68,6 +74,7 @@
 //	   attest/vectortest         judges folders of captured evidence; tests only
 //	4  internal/authority/store  what the authority keeps; testdb/ starts a server, tests only
 //	   internal/failpoint        kills a process at one point of its work; tests only
+//	   internal/backup           the root secret as shares sealed to its owners
 //	   internal/history          following the policy history from its genesis
 //	   internal/channel          the trusted channel: sessions, requests, answers
 //	   internal/bus/bustest      units' certificates for tests of bus and manager; tests only

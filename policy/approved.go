@@ -233,6 +233,10 @@ func (a Approved) Head() attest.Digest {
 	return a.heads[len(a.heads)-1]
 }
 
+// Heads are the heads after each step, oldest first. The caller does not change
+// them.
+func (a Approved) Heads() []attest.Digest { return slices.Clip(a.heads) }
+
 // Knows reports whether head is the zero digest or the head after any step so
 // far. An authority that does not know a head is behind.
 func (a Approved) Knows(head attest.Digest) bool {

@@ -58,6 +58,16 @@ func Diff(old, next *Document) []Change {
 	return diffTables("", "", before, after)
 }
 
+// CutsOff reports whether next takes units of a task away that old accepted: a
+// platform or what it accepts, a release or its code, or a unit by its id. Whoever
+// is cut off may hold the task's ring keys.
+func CutsOff(old, next *Document, task string) bool {
+	return slices.ContainsFunc(Diff(old, next), func(c Change) bool {
+		of := func(key string) bool { return strings.HasPrefix(c.Path+".", join(join("task", task), key)+".") }
+		return !c.Loosens && (strings.HasPrefix(c.Path, "platform.") || strings.HasPrefix(c.Path, "measured.") || of("release") || of("cut_units"))
+	})
+}
+
 // tree is the file as TOML tables.
 func (d *Document) tree() map[string]any {
 	values := map[string]any{}
@@ -85,7 +95,7 @@ var revocable = []string{
 
 // cutting are the kinds that take something away by being there.
 var cutting = []string{
-	"platform.*.cut_chips",
+	"platform.*.cut_chips", "task.*.cut_units",
 	"platform.*.generation.*.committed", "platform.*.generation.*.reported", "platform.*.generation.*.launch",
 }
 
@@ -99,7 +109,7 @@ var (
 )
 
 // choosing are the tables whose keys the file chooses, or whose keys are alike.
-var choosing = append([]string{"measured", "platform", "platform.*.generation", "task", "task.*.release"}, cutting[1:]...)
+var choosing = append([]string{"measured", "platform", "platform.*.generation", "task", "task.*.release"}, cutting[2:]...)
 
 func kindOf(parent, key string) string {
 	if slices.Contains(choosing, parent) {

@@ -37,6 +37,7 @@ type Owners struct {
 type Owner struct {
 	Name string
 	Key  ssh.PublicKey
+	Age  string // age recipient of his backup shares; empty where the SSH key itself is one
 }
 
 // Authority is what policy says of the authority itself.
@@ -62,6 +63,7 @@ type Task struct {
 	Life     time.Duration // of leaf certificates
 	Units    int           // most units alive at once that are expected; 0 is unbounded
 	Calls    []string      // tasks it may call
+	CutUnits []string      // ids of units that get no further certificate
 	Releases map[string]*Release
 }
 

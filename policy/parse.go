@@ -7,6 +7,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"filippo.io/age"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/pelletier/go-toml/v2"
 )
@@ -123,8 +124,14 @@ func readOwner(t table) Owner {
 		o.Key, err = parseKey(s)
 		return err == nil
 	})
+	o.Age = t.text("age", "an age recipient: age1 and 58 characters, as age-keygen prints it", ageOK)
 	t.done()
 	return o
+}
+
+func ageOK(s string) bool {
+	_, err := age.ParseX25519Recipient(s)
+	return err == nil
 }
 
 func (d *Document) readAuthority(root table, measured measuredNames) {
@@ -153,6 +160,7 @@ func readTask(t namedTable, measured measuredNames) *Task {
 		Life:     DefaultLife,
 		Units:    int(t.number("units", 1, 1_000_000)),
 		Calls:    t.set("calls", "the name of a task", wire.NameOK),
+		CutUnits: t.set("cut_units", "the id of a unit, 32 lower-case hexadecimal digits", func(s string) bool { return digits(s, 16) != nil }),
 		Releases: map[string]*Release{},
 	}
 	if t.has("life") {

@@ -36,7 +36,7 @@ func TestParseReadsEverything(t *testing.T) {
 	want := &Document{
 		TrustDomain: "clinic.example", Sequence: 1, Created: start, Development: true,
 		Owners: Owners{Quorum: 2, ApproveWithin: 168 * time.Hour, Delay: time.Hour, Keys: []Owner{
-			{"ana", h.owners["ana"].PublicKey()}, {"ben", h.owners["ben"].PublicKey()}, {"eva", h.owners["eva"].PublicKey()},
+			{Name: "ana", Key: h.owners["ana"].PublicKey()}, {Name: "ben", Key: h.owners["ben"].PublicKey()}, {Name: "eva", Key: h.owners["eva"].PublicKey()},
 		}},
 		Platforms: map[attest.Platform]attest.Rules{attest.Soft: {Roots: []attest.Digest{digest("1")}, Debug: true}},
 		Authority: Authority{Root: digest("3"), References: []attest.ReferenceValue{soft(none, is(digest("2")), noArgs)}},

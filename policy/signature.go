@@ -23,6 +23,7 @@ type Namespace string
 const (
 	ForPolicy Namespace = "cohort-policy" // a policy file
 	ForCancel Namespace = "cohort-cancel" // a cancel statement
+	ForBackup Namespace = "cohort-backup" // a backup statement
 )
 
 // keyTypes are the SSH keys owners may have.

@@ -22,6 +22,8 @@ const (
 	PathPolicy       = "/v1/policy"
 	PathHistory      = "/v1/policy/history"
 	PathProposals    = "/v1/policy/proposals"
+	PathBackup       = "/v1/backup"
+	PathBackupKept   = "/v1/backup/kept"
 	PathLog          = "/v1/log"
 	PathLive         = "/livez"
 	PathReady        = "/readyz"
@@ -201,6 +203,39 @@ type CancelRequest struct {
 	Signature string `json:"signature"`
 }
 
+// BackupRequest asks for shares of the root secret: a backup statement and an
+// owner's signature over it.
+type BackupRequest struct {
+	Statement []byte `json:"statement"`
+	Signature string `json:"signature"`
+}
+
+// BackupShares are the files of a backup, one for each owner and sealed to him.
+// They are a backup once they were written down and one of them is shown again.
+type BackupShares struct {
+	Shares [][]byte `json:"shares"`
+}
+
+// BackupKept shows a share of a backup that was written down.
+type BackupKept struct {
+	Share []byte `json:"share"`
+}
+
+// States of a [Backup].
+const (
+	BackupNone    = "none"    // nobody ever kept one
+	BackupStale   = "stale"   // for owners, keys or a quorum that have changed since
+	BackupCurrent = "current" // a quorum of today's owners restores it
+)
+
+// Backup is what the authority recorded of the newest backup that was kept.
+type Backup struct {
+	State   string      `json:"state"`
+	ID      string      `json:"backup,omitempty"`
+	Created *time.Time  `json:"created,omitempty"`
+	Head    wire.Digest `json:"policy_head,omitzero"`
+}
+
 // LogEntry is one recorded issuance or refusal.
 type LogEntry struct {
 	Sequence int64       `json:"sequence"`
@@ -212,7 +247,8 @@ type LogEntry struct {
 	Unit     string      `json:"unit,omitempty"` // unit id
 	Platform string      `json:"platform,omitempty"`
 	Chip     string      `json:"chip,omitempty"`
-	Serial   string      `json:"serial,omitempty"` // of the unit certificate
+	Serial   string      `json:"serial,omitempty"`   // of the unit certificate
+	NotAfter time.Time   `json:"not_after,omitzero"` // of the unit certificate
 	Head     wire.Digest `json:"policy_head,omitzero"`
 	Reason   wire.Reason `json:"reason,omitempty"`
 	Detail   string      `json:"detail,omitempty"`

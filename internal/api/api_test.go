@@ -275,7 +275,7 @@ func TestOpenAPI(t *testing.T) {
 	}
 	text := string(b)
 	for _, path := range []string{
-		PathChallenge, PathCertificates, PathTrust, PathPolicy, PathHistory, PathLog, PathLive, PathReady, PathMetrics,
+		PathChallenge, PathCertificates, PathTrust, PathPolicy, PathHistory, PathBackup, PathBackupKept, PathLog, PathLive, PathReady, PathMetrics,
 		PathProposals, PathProposals + "/{digest}", PathProposals + "/{digest}/signatures", PathProposals + "/{digest}/cancel",
 	} {
 		if !strings.Contains(text, "\n  "+path+":\n") {

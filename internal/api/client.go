@@ -161,6 +161,21 @@ func (a *Authority) Cancel(ctx context.Context, digest wire.Digest, r CancelRequ
 	return post[Proposal](ctx, a, PathProposals+"/"+digest.Hex()+"/cancel", r)
 }
 
+// Backup asks what backup of the root secret there is.
+func (a *Authority) Backup(ctx context.Context) (Backup, error) {
+	return get[Backup](ctx, a, PathBackup)
+}
+
+// MakeBackup asks for new shares of the root secret.
+func (a *Authority) MakeBackup(ctx context.Context, r BackupRequest) (BackupShares, error) {
+	return post[BackupShares](ctx, a, PathBackup, r)
+}
+
+// BackupKept tells that the shares of a backup were written down.
+func (a *Authority) BackupKept(ctx context.Context, r BackupKept) (Backup, error) {
+	return post[Backup](ctx, a, PathBackupKept, r)
+}
+
 // LogQuery selects a page of the log. Zero fields select everything, and the
 // authority's own page length.
 type LogQuery struct {

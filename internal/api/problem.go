@@ -50,6 +50,10 @@ var statuses = map[wire.Reason]int{
 	wire.NoExtension:   http.StatusForbidden,
 	wire.CertExpired:   http.StatusForbidden,
 	wire.NotAllowed:    http.StatusForbidden,
+	wire.CutOff:        http.StatusForbidden,
+	wire.BadShare:      http.StatusForbidden,
+	wire.NoRecipient:   http.StatusConflict,
+	wire.StaleShare:    http.StatusConflict,
 
 	wire.NotFound:      http.StatusNotFound,
 	wire.Behind:        http.StatusConflict,

@@ -79,6 +79,7 @@ func (a *Authority) enter(ctx context.Context, old, fresh *snapshot) error {
 		return a.refresh(ctx)
 	}
 	doc := fresh.doc()
+	a.cutRings(old.approved, fresh.approved)
 	a.guard.raise(doc.Created)
 	a.metrics.sequence.Set(float64(doc.Sequence))
 	a.log.Info("policy in force", "sequence", doc.Sequence, "digest", doc.Digest(), "head", fresh.approved.Head())

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -92,6 +93,9 @@ func (a *Authority) checkRequest(e *enrolment) error {
 	}
 	if e.snap.doc().Tasks[r.Task] == nil {
 		return wire.Refuse(wire.NotFound, "request: task", r.Task, "a task of the policy in force")
+	}
+	if unit := wire.UnitIDOf(r.SigningKey).String(); slices.Contains(e.snap.doc().Tasks[r.Task].CutUnits, unit) {
+		return wire.Refuse(wire.CutOff, "request: unit", unit, "one that is not among the task's cut_units")
 	}
 	if r.Root != a.root {
 		return wire.Refuse(wire.WrongRoot, "request: authority root", r.Root, a.root)
@@ -230,7 +234,7 @@ func (a *Authority) record(ctx context.Context, e *enrolment) error {
 	entry := api.LogEntry{
 		Time: e.at.UTC(), Kind: kindIssued, Task: e.report.Task, Release: e.report.Release, Identity: e.report.Identity,
 		Unit: wire.UnitIDOf(e.request.SigningKey).String(), Platform: string(e.grant.Result.Measurement().Platform),
-		Chip: e.grant.Result.Chip(), Serial: e.serial.Text(16), Head: e.report.Head,
+		Chip: e.grant.Result.Chip(), Serial: e.serial.Text(16), NotAfter: e.report.NotAfter, Head: e.report.Head,
 	}
 	row, err := a.seal(tableLog, e.request.Nonce, entry)
 	if err != nil {

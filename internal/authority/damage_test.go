@@ -105,7 +105,7 @@ func (w *world) survives(t *testing.T, database, wal, key []byte) bool {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	p := w.scoring()
-	r := p.request(must(a.challenge()).Nonce, nil)
+	r := p.request(must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
 	sealed, err := direct{a}.Certify(ctx, r)
 	if err != nil {
 		return true // it serves, and says so of what it cannot do
@@ -142,7 +142,7 @@ func TestRestored(t *testing.T) {
 			before := issued(t, b)
 			for range 2 {
 				p := w.scoring()
-				r := p.request(must(b.challenge()).Nonce, func(r *api.CertificateRequest) { r.Head = newest.Head })
+				r := p.request(must(b.challenge(api.ChallengeRequest{})).Nonce, func(r *api.CertificateRequest) { r.Head = newest.Head })
 				_, err := direct{b}.Certify(t.Context(), r)
 				wantReason(t, err, wire.Behind)
 			}
@@ -151,7 +151,7 @@ func TestRestored(t *testing.T) {
 			}
 			must(b.push(t.Context(), newest))
 			p := w.scoring()
-			r := p.request(must(b.challenge()).Nonce, func(r *api.CertificateRequest) { r.Head = newest.Head })
+			r := p.request(must(b.challenge(api.ChallengeRequest{})).Nonce, func(r *api.CertificateRequest) { r.Head = newest.Head })
 			report := must(p.openReport(r, must(direct{b}.Certify(t.Context(), r))))
 			if report.Head != newest.Head {
 				t.Errorf("got head %v after healing, want %v", report.Head, newest.Head)

@@ -86,7 +86,7 @@ func TestStoreFaults(t *testing.T) {
 			var err error
 			var r api.CertificateRequest
 			for ; err == nil && answered < 500; answered++ { // a full disk may have room for some
-				r = p.request(must(a.challenge()).Nonce, nil)
+				r = p.request(must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
 				_, err = a.certify(t.Context(), r)
 			}
 			wantReason(t, err, wire.StoreFailed)

@@ -38,6 +38,8 @@ func (a *Authority) routes() []route {
 		{api.PathProposals + "/{digest}", map[string]answerer{get: a.getProposal}},
 		{api.PathProposals + "/{digest}/signatures", map[string]answerer{post: a.postSignatures}},
 		{api.PathProposals + "/{digest}/cancel", map[string]answerer{post: a.postCancel}},
+		{api.PathBackup, map[string]answerer{get: a.getBackup, post: a.postBackup}},
+		{api.PathBackupKept, map[string]answerer{post: a.postBackupKept}},
 		{api.PathLog, map[string]answerer{get: a.getLog}},
 		{api.PathReady, map[string]answerer{get: a.getReady}},
 		{api.PathLive, map[string]answerer{get: func(http.ResponseWriter, *http.Request) (any, error) { return health{"live"}, nil }}},
@@ -211,6 +213,26 @@ func onProposal(w http.ResponseWriter, r *http.Request, body any) (wire.Digest, 
 		return digest, err
 	}
 	return digest, api.ReadBody(w, r, 4*(wire.MaxStatement+wire.MaxSignature), body)
+}
+
+func (a *Authority) getBackup(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.backupState(r.Context())
+}
+
+func (a *Authority) postBackup(w http.ResponseWriter, r *http.Request) (any, error) {
+	var b api.BackupRequest
+	if err := api.ReadBody(w, r, 4*(wire.MaxStatement+wire.MaxSignature), &b); err != nil {
+		return nil, err
+	}
+	return a.backup(b)
+}
+
+func (a *Authority) postBackupKept(w http.ResponseWriter, r *http.Request) (any, error) {
+	var k api.BackupKept
+	if err := api.ReadBody(w, r, 2*wire.MaxShare, &k); err != nil {
+		return nil, err
+	}
+	return a.backupKept(r.Context(), k)
 }
 
 func (a *Authority) getLog(_ http.ResponseWriter, r *http.Request) (any, error) {

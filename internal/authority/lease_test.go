@@ -6,13 +6,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // asks enrols a unit with an authority and gives its ring keys.
 func (w *world) asks(a *Authority) ([][]byte, error) {
 	p := w.scoring()
-	r := p.request(must(a.challenge()).Nonce, nil)
+	r := p.request(must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
 	sealed, err := a.certify(w.t.Context(), r)
 	if err != nil {
 		return nil, err

@@ -81,6 +81,22 @@ func (a *Authority) keepRings(ctx context.Context) {
 	}
 }
 
+// cutRings draws unscheduled keys for the tasks from which a new policy takes
+// units away: who is cut off holds the current keys and the next.
+func (a *Authority) cutRings(old, next policy.Approved) {
+	now, err := a.guard.now()
+	if err != nil {
+		now = a.guard.last()
+	}
+	a.rings.mu.Lock()
+	defer a.rings.mu.Unlock()
+	for _, ring := range a.rings.held {
+		if task := next.Document().Tasks[ring.task]; task != nil && policy.CutsOff(old.Document(), next.Document(), ring.task) {
+			ring.cut(now, identity.RingLife(task.Life))
+		}
+	}
+}
+
 // of is the ring of a release of the enrolment's task, at the enrolment's time.
 // The caller holds the mutex.
 func (r *rings) of(e *enrolment, release string) (*ring, error) {
@@ -125,6 +141,10 @@ func (r *rings) clear() {
 
 func (r *ring) roll(now time.Time, life time.Duration) {
 	r.strict, r.follow = rolled(r.strict, now, life), rolled(r.follow, now, life)
+}
+
+func (r *ring) cut(now time.Time, life time.Duration) {
+	r.strict, r.follow = replace(r.strict, r.strict.Cut(now, life)), replace(r.follow, r.follow.Cut(now, life))
 }
 
 func (r *ring) drop() {

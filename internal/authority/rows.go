@@ -19,6 +19,7 @@ const (
 	tableProposals = "proposals"
 	tableLog       = "log"
 	tableLease     = "lease"
+	tableBackup    = "backup"
 )
 
 // tag is the MAC of a row: nobody but an authority of this root writes a row

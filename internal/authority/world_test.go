@@ -149,6 +149,12 @@ func newDSN(t testing.TB) string {
 	return "sqlite:" + filepath.Join(t.TempDir(), "authority.db")
 }
 
+// owner is an owner's key, which signs and opens shares.
+type owner struct {
+	ssh.Signer
+	key ed25519.PrivateKey
+}
+
 func newOwner(t testing.TB) ssh.Signer {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
@@ -159,7 +165,7 @@ func newOwner(t testing.TB) ssh.Signer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return signer
+	return owner{signer, key}
 }
 
 func (w *world) init(dsn, program string) InitResult {

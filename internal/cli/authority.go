@@ -26,7 +26,7 @@ type authorityFlags struct {
 
 func (a *app) authorityCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "authority", Short: "Run the trusted certificate generator"}
-	cmd.AddCommand(a.authorityInitCommand(), a.authorityRunCommand())
+	cmd.AddCommand(a.authorityInitCommand(), a.authorityRunCommand(), a.authorityBackupCommand(), a.authorityRestoreCommand(), a.authorityUnlockCommand())
 	return cmd
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -95,6 +96,7 @@ func (a *app) doctorCommand() *cobra.Command {
 			}
 			return a.examine(cmd.Context(), slices.Concat(all, lookPlatforms(platform), tpmExaminations(&beside.machine), []examination{
 				{"authority", "reachable and named by policy", "check --authority and --genesis", func(ctx context.Context) (string, error) { return a.lookAuthority(ctx, p) }},
+				{"authority", "backup of the root", "an owner makes one with `cohort authority backup`", func(ctx context.Context) (string, error) { return a.lookBackup(ctx, p) }},
 				{"manager", "relays, and has units", "start `cohort manager`, and give units --manager and --manager-ca", g.look},
 			}))
 		},
@@ -179,4 +181,20 @@ func (a *app) lookAuthority(ctx context.Context, p pinFlags) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("policy %d of %s in force", in.Sequence, c.policy.Document().TrustDomain), nil
+}
+
+func (a *app) lookBackup(ctx context.Context, p pinFlags) (string, error) {
+	if len(p.authorities) == 0 || p.genesis == "" {
+		return "", errSkipped
+	}
+	c, err := a.authority(ctx, p)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	kept, err := c.Backup(ctx)
+	if err == nil && kept.State != api.BackupCurrent {
+		err = errors.New(backupText(kept))
+	}
+	return backupText(kept), err
 }

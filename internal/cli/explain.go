@@ -66,6 +66,11 @@ var explanations = map[string]explanation{
 	string(wire.NotAllowed):     {exitRefused, "Policy does not allow this call.", "add the task to `calls` in the next policy"},
 	string(wire.OutcomeUnknown): {exitUnreachable, "The connection ended after the request was sent: it may have been executed.", "ask the service what happened, or mark such requests with an Idempotency-Key it honours"},
 
+	string(wire.CutOff):      {exitRefused, "The unit's id is among the cut_units of its task: owners cut it off.", "start the program again, on a machine you trust: a restarted unit is another unit"},
+	string(wire.NoRecipient): {exitRefused, "An owner's SSH key cannot be encrypted to: ECDSA and hardware keys only sign. Nothing was written.", "put `age = \"age1…\"` (from `age-keygen`) beside the owner's key in the next policy"},
+	string(wire.BadShare):    {exitRefused, "A share of a backup is forged, changed, repeated, or of another backup or request.", "ask the owner it names for his share again; all shares are of one backup and unlocked for one request"},
+	string(wire.StaleShare):  {exitRefused, "A share was made for other owners, keys or another quorum than the policy's.", "use shares of the newest backup; `cohort status` shows which that is"},
+
 	string(wire.Misdirected):     {exitUnreachable, "A request was bound to a unit that it did not reach.", "repeat it; ask the service what happened if it may not run twice"},
 	string(wire.Rekey):           {exitUnreachable, "The unit cannot open the session.", "repeat the command: it opens another session"},
 	string(wire.TicketWanted):    {exitUnreachable, "The unit does not hold the session and was given no ticket.", "repeat the command"},

@@ -165,11 +165,12 @@ func (a *app) policyCheckCommand() *cobra.Command {
 }
 
 func (a *app) policyDiffCommand() *cobra.Command {
-	return &cobra.Command{
+	var p pinFlags
+	cmd := &cobra.Command{
 		Use:   "diff OLD NEW",
-		Short: "Show what a policy changes, and whether the change waits for the delay",
+		Short: "Show what a policy changes, whether the change waits for the delay, and with --authority whom it cuts off",
 		Args:  cobra.ExactArgs(2),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			before, err := readPolicy(args[0])
 			if err != nil {
 				return err
@@ -178,9 +179,24 @@ func (a *app) policyDiffCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.emitDiff(before, after)
+			if len(p.authorities) == 0 {
+				return a.emitDiff(before, after, nil)
+			}
+			c, err := a.authority(cmd.Context(), p)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			units, err := a.live(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			return a.emitDiff(before, after, affected(units, before, after))
 		},
 	}
+	cmd.Flags().StringArrayVar(&p.authorities, "authority", nil, "https URL of the authority, to show live units that are cut off")
+	cmd.Flags().StringVar(&p.genesis, "genesis", "", "digest of the first policy, with --authority")
+	return cmd
 }
 
 func (a *app) policySignCommand() *cobra.Command {

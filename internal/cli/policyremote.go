@@ -43,6 +43,11 @@ func (a *app) policyProposeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			cut, err := a.foretell(ctx, c, doc)
+			if err != nil {
+				return err
+			}
+			a.say("%s%s", diffText(c.policy.Document(), doc), affectedText(cut))
 			sigs, err := a.signatures(f.signatures, f.key, doc.Raw())
 			if err != nil {
 				return err
@@ -51,7 +56,11 @@ func (a *app) policyProposeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.emit("proposal", p, proposalText(p))
+			v := struct {
+				api.Proposal
+				Affected []affectedUnit `json:"affected"`
+			}{p, cut}
+			return a.emit("proposal", v, proposalText(p))
 		})
 	f.registerSigning(cmd)
 	return cmd
@@ -70,7 +79,11 @@ func (a *app) policyApproveCommand() *cobra.Command {
 				return err
 			}
 			if doc, err := policy.Parse(p.Policy); err == nil {
-				a.say("%s", diffText(c.policy.Document(), doc))
+				cut, err := a.foretell(ctx, c, doc)
+				if err != nil {
+					return err
+				}
+				a.say("%s%s", diffText(c.policy.Document(), doc), affectedText(cut))
 			}
 			sigs, err := a.signatures(f.signatures, f.key, p.Policy)
 			if err != nil {
@@ -215,8 +228,9 @@ func diffText(before, after *policy.Document) string {
 	return b.String()
 }
 
-// emitDiff is the result of `policy diff`.
-func (a *app) emitDiff(before, after *policy.Document) error {
+// emitDiff is the result of `policy diff`; cut is nil where no authority was
+// asked whom the change cuts off.
+func (a *app) emitDiff(before, after *policy.Document, cut []affectedUnit) error {
 	type change struct {
 		Path    string `json:"path"`
 		Old     string `json:"old,omitempty"`
@@ -227,9 +241,15 @@ func (a *app) emitDiff(before, after *policy.Document) error {
 		Changes []change `json:"changes"`
 		Loosens bool     `json:"loosens"`
 		Delay   string   `json:"delay"`
-	}{Changes: []change{}, Loosens: policy.Loosens(before, after), Delay: before.Owners.Delay.String()}
+
+		Affected []affectedUnit `json:"affected,omitempty"`
+	}{Changes: []change{}, Loosens: policy.Loosens(before, after), Delay: before.Owners.Delay.String(), Affected: cut}
 	for _, c := range policy.Diff(before, after) {
 		v.Changes = append(v.Changes, change{c.Path, c.Old, c.New, c.Loosens})
 	}
-	return a.emit("policy-diff", v, diffText(before, after))
+	text := diffText(before, after)
+	if cut != nil {
+		text += affectedText(cut)
+	}
+	return a.emit("policy-diff", v, text)
 }

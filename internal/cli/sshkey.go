@@ -68,6 +68,16 @@ func (a *app) agentSigner(public ssh.PublicKey) (ssh.Signer, func(), error) {
 
 // unlock asks for the passphrase of a private key on the terminal.
 func unlock(path string, key []byte) (ssh.Signer, error) {
+	passphrase, err := askPassphrase(path)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(passphrase)
+	return ssh.ParsePrivateKeyWithPassphrase(key, passphrase)
+}
+
+// askPassphrase asks on the terminal.
+func askPassphrase(path string) ([]byte, error) {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
 		return nil, errors.New("the key has a passphrase and there is no terminal to ask for it: use ssh-agent")
@@ -78,8 +88,7 @@ func unlock(path string, key []byte) (ssh.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the passphrase: %w", err)
 	}
-	defer clear(passphrase)
-	return ssh.ParsePrivateKeyWithPassphrase(key, passphrase)
+	return passphrase, nil
 }
 
 // readSilently reads a line from a terminal that does not show it.

@@ -18,6 +18,8 @@ type statusView struct {
 	Head      string         `json:"head"`
 	Proposals []api.Proposal `json:"proposals"`
 	Recent    []api.LogEntry `json:"recent"`
+	Renewals  renewalView    `json:"renewals"`
+	Backup    api.Backup     `json:"backup"`
 	Manager   string         `json:"manager,omitempty"`
 }
 
@@ -33,7 +35,15 @@ func (a *app) statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			v := statusView{Policy: describe(c.policy.Document()), Head: c.policy.Head().String(), Proposals: all.Proposals, Recent: log.Entries}
+			units, err := a.live(ctx, c)
+			if err != nil {
+				return err
+			}
+			kept, err := c.Backup(ctx)
+			if err != nil {
+				return err
+			}
+			v := statusView{Renewals: renewals(units, c.policy.Head()), Backup: kept, Policy: describe(c.policy.Document()), Head: c.policy.Head().String(), Proposals: all.Proposals, Recent: log.Entries}
 			if v.Manager, err = g.look(ctx); err != nil && !errors.Is(err, errSkipped) {
 				v.Manager = "does not answer: " + oneLine(err.Error())
 			}
@@ -46,6 +56,8 @@ func (a *app) statusCommand() *cobra.Command {
 func (v statusView) String() string {
 	var b strings.Builder
 	b.WriteString(v.Policy.String())
+	fmt.Fprintf(&b, "units     %s\n", v.Renewals)
+	fmt.Fprintf(&b, "backup    %s\n", backupText(v.Backup))
 	for _, p := range v.Proposals {
 		b.WriteString(proposalText(p))
 	}
@@ -59,6 +71,17 @@ func (v statusView) String() string {
 		fmt.Fprintf(&b, "  %s\n", logLine(e))
 	}
 	return b.String()
+}
+
+// backupText says what backup of the root there is.
+func backupText(b api.Backup) string {
+	switch {
+	case b.State == api.BackupCurrent && b.Created != nil:
+		return b.ID + " of " + rfc3339(*b.Created)
+	case b.State == api.BackupStale && b.Created != nil:
+		return "WARNING: " + b.ID + " of " + rfc3339(*b.Created) + " is for other owners than today's; make a new one with `cohort authority backup`"
+	}
+	return "WARNING: none; if this authority's machine is lost, so is its root. Make one with `cohort authority backup`"
 }
 
 // logLine is one entry of the authority's log for people.

@@ -6,9 +6,10 @@ type Label string
 
 const (
 	// Report data of evidence (SHA-512 of the framing).
-	LabelInit  Label = "cohort init v1"  // authority init: nonce, authority root
-	LabelIssue Label = "cohort issue v1" // enrolment of a unit
-	LabelTrust Label = "cohort trust v1" // the authority's own evidence in a trust answer
+	LabelInit    Label = "cohort init v1"    // authority init: nonce, authority root
+	LabelIssue   Label = "cohort issue v1"   // enrolment of a unit
+	LabelTrust   Label = "cohort trust v1"   // the authority's own evidence in a trust answer
+	LabelRestore Label = "cohort restore v1" // a restore request: the key that shares are sealed to
 
 	// Digests.
 	LabelMeasurement Label = "cohort measurement v1" // platform, registers
@@ -18,6 +19,9 @@ const (
 	LabelRequest     Label = "cohort request v1"     // a certificate request as received
 	LabelSerial      Label = "cohort serial v1"      // certificate serial numbers
 	LabelHistory     Label = "cohort history v1"     // one step of the history chain
+
+	LabelOwners Label = "cohort owners v1" // quorum, owners and their keys
+	LabelBackup Label = "cohort backup v1" // header of a backup; also the MAC over its digest
 
 	// Keys derived from the root secret (HKDF-SHA256 info).
 	LabelRootKey     Label = "cohort authority root v1" // authority root key
@@ -37,6 +41,9 @@ const (
 	LabelReport       Label = "cohort report v1"        // signature over a certificate report
 	LabelSealedRoot   Label = "cohort sealed root v1"   // what a TEE seals: the root secret
 	LabelOwnSealKey   Label = "cohort own seal key v1"  // HKDF info: what a TEE seals to one program alone
+
+	LabelShare       Label = "cohort share v1"        // what is sealed to one owner
+	LabelSealedShare Label = "cohort sealed share v1" // HPKE info of a share for the TEE that restores
 
 	// Rings and sealed sessions (docs/spec/channel.md).
 	LabelRingID         Label = "cohort ring id v1"               // name of a ring key
@@ -81,10 +88,10 @@ const (
 // Labels is the whole table, for the test that no two rows are equal and none
 // is a prefix of another's framing.
 var Labels = []Label{
-	LabelInit, LabelIssue, LabelTrust,
-	LabelMeasurement, LabelRegister, LabelArguments, LabelIdentity, LabelRequest, LabelSerial, LabelHistory,
+	LabelInit, LabelIssue, LabelTrust, LabelRestore,
+	LabelMeasurement, LabelRegister, LabelArguments, LabelIdentity, LabelRequest, LabelSerial, LabelHistory, LabelOwners, LabelBackup,
 	LabelRootKey, LabelIdentityKey, LabelLeafKey, LabelSignerKey, LabelNonceKey, LabelStoreKey, LabelActivateKey,
-	LabelNonce, LabelActivate, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelSealedRoot, LabelOwnSealKey,
+	LabelNonce, LabelActivate, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelSealedRoot, LabelOwnSealKey, LabelShare, LabelSealedShare,
 	LabelRingID, LabelSealKey, LabelCookieKey, LabelCookie,
 	LabelSealed, LabelSealedBody, LabelSealedSession, LabelTombstone, LabelTombstoneBound,
 	LabelPin, LabelSessionOpen, LabelSessionAnswer, LabelSessionKEM, LabelTranscript, LabelSessionID,

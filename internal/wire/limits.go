@@ -12,6 +12,7 @@ const (
 	MaxRequest   = 1 << 20   // body of any API request
 	MaxAnswer    = 16 << 20  // body of any API answer: a whole policy history fits
 	MaxHistory   = 10_000    // steps of one history
+	MaxShare     = 64 << 10  // one share of a backup
 	MaxSealed    = 64 << 10  // secret that a TEE seals
 
 	MaxSealedBlob = 2 * MaxSealed // what a TEE made of it, with the reference values

@@ -68,6 +68,10 @@ const (
 	NotEnrolled    Reason = "not-enrolled"        // a unit without a certificate yet
 	NotAllowed     Reason = "not-allowed"         // a call that policy does not allow
 	OutcomeUnknown Reason = "outcome-unknown"     // cut off: may have been executed
+	CutOff         Reason = "cut-off"             // a unit that owners cut off
+	NoRecipient    Reason = "recipient"           // an owner to whom no share can be sealed
+	BadShare       Reason = "share"               // a share that is forged, repeated or of another backup
+	StaleShare     Reason = "share-stale"         // a share for owners of an older policy
 	Internal       Reason = "internal"            // a fault of ours
 )
 

@@ -39,6 +39,7 @@ CREATE INDEX log_unit ON log (unit, sequence);
 CREATE INDEX log_refused ON log (sequence) WHERE kind = 'refused';
 INSERT INTO cohort_schema VALUES (1);
 `, `
+CREATE TABLE backup ("only" INTEGER PRIMARY KEY CHECK ("only" = 1), key BYTEA NOT NULL, content BYTEA NOT NULL, mac BYTEA NOT NULL);
 CREATE TABLE lease (name BYTEA PRIMARY KEY, content BYTEA NOT NULL, mac BYTEA NOT NULL);
 CREATE TABLE collateral (name TEXT PRIMARY KEY, content BYTEA NOT NULL, expires BIGINT NOT NULL);
 CREATE INDEX collateral_expires ON collateral (expires);

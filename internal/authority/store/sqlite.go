@@ -37,6 +37,7 @@ CREATE INDEX log_unit ON log (unit, sequence);
 CREATE INDEX log_refused ON log (sequence) WHERE kind = 'refused';
 INSERT INTO cohort_schema VALUES (1);
 `, `
+CREATE TABLE backup (only INTEGER PRIMARY KEY CHECK (only = 1), key BLOB NOT NULL, content BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
 CREATE TABLE lease (name BLOB PRIMARY KEY, content BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
 CREATE TABLE collateral (name TEXT PRIMARY KEY, content BLOB NOT NULL, expires INTEGER NOT NULL) STRICT;
 CREATE INDEX collateral_expires ON collateral (expires);

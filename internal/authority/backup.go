@@ -1,0 +1,97 @@
+package authority
+
+import (
+	"context"
+	"crypto/hmac"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/backup"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// backupRecord is what the store keeps of the newest backup.
+type backupRecord struct {
+	ID      string
+	Created time.Time
+	Head    wire.Digest
+	Owners  wire.Digest
+}
+
+// backup makes shares for the owners of the policy in force, at the signed word
+// of one of them. Nothing is recorded: shares that nobody wrote down are none.
+func (a *Authority) backup(r api.BackupRequest) (api.BackupShares, error) {
+	snap := a.current.Load()
+	if snap.unnamed != nil {
+		return api.BackupShares{}, wire.Refuse(wire.Unavailable, "authority", snap.unnamed, "an authority that policy names")
+	}
+	owner, err := snap.approved.AdmitBackup(r.Statement, r.Signature)
+	if err != nil {
+		return api.BackupShares{}, err
+	}
+	now, err := a.guard.now()
+	if err != nil {
+		return api.BackupShares{}, err
+	}
+	shares, err := backup.Split(a.secret, snap.approved, now)
+	if err != nil {
+		return api.BackupShares{}, err
+	}
+	var answer api.BackupShares
+	for _, s := range shares {
+		answer.Shares = append(answer.Shares, s.Bytes())
+	}
+	a.log.Info("shares of the root made", "owner", owner, "backup", shares[0].ID, "shares", len(shares))
+	return answer, nil
+}
+
+// backupKept records a backup, one of whose shares is shown: its mark says that
+// it was made here. An older one than the record changes nothing.
+func (a *Authority) backupKept(ctx context.Context, k api.BackupKept) (api.Backup, error) {
+	share, err := backup.Parse(k.Share)
+	if err != nil {
+		return api.Backup{}, err
+	}
+	if !hmac.Equal(share.Mark, backup.Mark(a.keys, share.Header)) {
+		return api.Backup{}, wire.Refuse(wire.BadShare, "backup: mark", "another", "one made under this root")
+	}
+	if err := a.recordBackup(ctx, share.Header); err != nil {
+		return api.Backup{}, err
+	}
+	a.log.Info("backup recorded", "backup", share.ID)
+	return a.backupState(ctx)
+}
+
+func (a *Authority) recordBackup(ctx context.Context, h backup.Header) error {
+	old, known, err := a.backupRecord(ctx)
+	if err != nil || old.MAC != nil && !h.Created.After(known.Created) {
+		return err
+	}
+	row, err := a.seal(tableBackup, []byte(h.ID), backupRecord{ID: h.ID, Created: h.Created, Head: h.Head, Owners: h.Owners})
+	if err != nil {
+		return err
+	}
+	return a.store.SwapBackup(ctx, old, row)
+}
+
+// backupRecord reads the record, the zero Row where there is none.
+func (a *Authority) backupRecord(ctx context.Context) (row store.Row, known backupRecord, err error) {
+	if row, err = a.store.Backup(ctx); err == nil && row.MAC != nil {
+		err = a.open(tableBackup, row, &known)
+	}
+	return row, known, err
+}
+
+// backupState is the record as the API shows it, held against today's owners.
+func (a *Authority) backupState(ctx context.Context) (api.Backup, error) {
+	row, known, err := a.backupRecord(ctx)
+	if err != nil || row.MAC == nil {
+		return api.Backup{State: api.BackupNone}, err
+	}
+	state := api.BackupCurrent
+	if known.Owners != a.current.Load().doc().Owners.Digest() {
+		state = api.BackupStale
+	}
+	return api.Backup{State: state, ID: known.ID, Created: &known.Created, Head: known.Head}, nil
+}

@@ -1,0 +1,261 @@
+package authority
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+	"filippo.io/age/agessh"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/backup"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// ask is an owner's request for a backup under the policy in force.
+func (w *world) ask(a *Authority, owner string) api.BackupRequest {
+	w.t.Helper()
+	statement := policy.BackupStatement(a.current.Load().approved)
+	return api.BackupRequest{Statement: statement, Signature: w.signature(owner, policy.ForBackup, string(statement))}
+}
+
+// split makes a backup, without telling that it was kept.
+func (w *world) split(a *Authority) []backup.Share {
+	w.t.Helper()
+	made := must(a.backup(w.ask(a, "ana")))
+	shares := make([]backup.Share, len(made.Shares))
+	for i, b := range made.Shares {
+		shares[i] = must(backup.Parse(b))
+	}
+	return shares
+}
+
+// identity opens an owner's shares.
+func (w *world) identity(name string) age.Identity {
+	w.t.Helper()
+	return must(agessh.NewEd25519Identity(w.owners[name].(owner).key))
+}
+
+// restoration is a TEE that asks for shares, and the store it restores into.
+type restoration struct {
+	w      *world
+	config RestoreConfig
+}
+
+func (w *world) restoration(a *Authority, program string) *restoration {
+	w.t.Helper()
+	dsn := "sqlite:" + filepath.Join(w.t.TempDir(), "restored.db")
+	db := must(store.Create(w.t.Context(), dsn))
+	w.t.Cleanup(func() { db.Close() })
+	tee := w.vendor.Chip().Attester(attesttest.Measure(program))
+	request := must(AskRestore(w.t.Context(), tee, tee))
+	w.dsn = dsn
+	return &restoration{w, RestoreConfig{
+		Store: db, Attester: tee, Sealer: tee, Verifier: attesttest.Verifier(), Clock: w.clock.read,
+		Genesis: a.Genesis(), History: a.current.Load().history(0).Entries, Request: request,
+	}}
+}
+
+// unlock is what an owner makes of his share.
+func (r *restoration) unlock(a *Authority, s backup.Share) (backup.Share, error) {
+	at, _ := r.w.clock.read()
+	return backup.Unlock(s, r.w.identity(s.Owner), backup.Asker{
+		Request: r.config.Request, Approved: a.current.Load().approved, Verifier: attesttest.Verifier(), At: at,
+	})
+}
+
+// TestRestore loses an authority's machine and brings it back on another, with
+// every pair of owners.
+func TestRestore(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	shares := w.split(a)
+	before, err := w.scoring().enrol(direct{a})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := must(a.backupState(t.Context())); got.State != api.BackupNone {
+		t.Errorf("got state %q before a share was shown, want none", got.State)
+	}
+	if got := must(a.backupKept(t.Context(), api.BackupKept{Share: shares[1].Bytes()})); got.State != api.BackupCurrent || got.ID != shares[0].ID {
+		t.Errorf("got %+v, want the backup %s, current", got, shares[0].ID)
+	}
+	for _, pair := range [][2]int{{0, 1}, {2, 0}, {1, 2}} {
+		r := w.restoration(a, "authority")
+		for _, i := range pair {
+			r.config.Shares = append(r.config.Shares, must(r.unlock(a, shares[i])))
+		}
+		root, err := Restore(t.Context(), r.config)
+		if err != nil || root != w.root {
+			t.Fatalf("owners %v: got root %v, %v, want %v", pair, root, err, w.root)
+		}
+		w.chip = w.vendor.Chip()
+		tee := r.config.Attester.(*attesttest.Device)
+		config := w.config("authority")
+		config.Attester, config.Sealer, config.Genesis = tee, tee, nil
+		restored := must(Open(t.Context(), config))
+		if got := must(restored.backupState(t.Context())); got.State != api.BackupCurrent {
+			t.Errorf("got state %q in the restored store, want current", got.State)
+		}
+		after, err := w.scoring().enrol(direct{restored})
+		if err != nil || string(after.Leaf) != string(before.Leaf) || string(after.Authority) != string(before.Authority) {
+			t.Errorf("got another report, %v, want the same shared leaf under the same root", err)
+		}
+		if _, err := Restore(t.Context(), r.config); err == nil {
+			t.Error("got no error of a second root in one store")
+		}
+	}
+}
+
+// TestBackupRefusals asks for backups that must not be made.
+func TestBackupRefusals(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	w.owners["mallory"] = newOwner(t)
+	good := w.ask(a, "ana")
+	stranger, another, other := w.ask(a, "mallory"), good, good
+	another.Signature = w.signature("ana", policy.ForPolicy, string(good.Statement))
+	other.Statement = []byte(strings.Replace(string(good.Statement), "clinic", "klinik", 1))
+	rows := []struct {
+		name string
+		r    api.BackupRequest
+		want wire.Reason
+	}{
+		{"nobody", api.BackupRequest{}, wire.Malformed},
+		{"a stranger", stranger, wire.NotOwner},
+		{"a signature of another kind", another, wire.BadSignature},
+		{"another statement", other, wire.Malformed},
+	}
+	for _, r := range rows {
+		t.Run(r.name, func(t *testing.T) {
+			made, err := a.backup(r.r)
+			wantReason(t, err, r.want)
+			if len(made.Shares) > 0 {
+				t.Error("got shares with an error")
+			}
+		})
+	}
+	if _, err := a.backup(good); err != nil {
+		t.Errorf("the good request: %v", err)
+	}
+	forged := w.split(a)[0]
+	forged.ID = strings.Repeat("0", 32)
+	_, err := a.backupKept(t.Context(), api.BackupKept{Share: forged.Bytes()})
+	wantReason(t, err, wire.BadShare)
+	if got := must(a.backupState(t.Context())); got.State != api.BackupNone {
+		t.Errorf("got state %q, want none", got.State)
+	}
+}
+
+// TestRestoreRefusals spoils one thing of a good restoration each.
+func TestRestoreRefusals(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	shares, second := w.split(a), w.split(a)
+	good := func(r *restoration, i int) backup.Share { return must(r.unlock(a, shares[i])) }
+	rows := []struct {
+		name  string
+		spoil func(r *restoration)
+		want  wire.Reason
+		named string
+	}{
+		{"one share", func(r *restoration) { r.config.Shares = r.config.Shares[:1] }, wire.NoQuorum, ""},
+		{"one share twice", func(r *restoration) { r.config.Shares[1] = r.config.Shares[0] }, wire.BadShare, "ana"},
+		{"a share of another backup", func(r *restoration) { r.config.Shares[1] = must(r.unlock(a, second[1])) }, wire.BadShare, "ben"},
+		{"a share that is still sealed", func(r *restoration) { r.config.Shares[1] = shares[1] }, wire.BadShare, "ben"},
+		{"a share under another's name", func(r *restoration) { r.config.Shares[1].Owner = "eva" }, wire.BadShare, "eva"},
+		{"a share changed by one bit", func(r *restoration) { r.config.Shares[1].Sealed[9] ^= 1 }, wire.BadShare, "ben"},
+		{"a share of another root", func(r *restoration) { r.config.Shares[1].Root[0] ^= 1 }, wire.WrongRoot, "ben"},
+		{"a share of another history", func(r *restoration) { r.config.Shares[1].Genesis[0] ^= 1 }, wire.WrongGenesis, "ben"},
+		{"a share of newer policy", func(r *restoration) { r.config.Shares[1].Head[0] ^= 1 }, wire.Behind, "ben"},
+		{"a share for other owners", func(r *restoration) { r.config.Shares[1].Owners[0] ^= 1 }, wire.StaleShare, "ben"},
+		{"shares unlocked for another request", func(r *restoration) { r.config.Request = w.restoration(a, "authority").config.Request }, "", ""},
+		{"another genesis", func(r *restoration) { r.config.Genesis[0] ^= 1 }, wire.WrongGenesis, ""},
+		{"a history without its mark", func(r *restoration) { r.config.History[0].Adopted = nil }, wire.BadSignature, ""},
+		{"marks that were forged in all", func(r *restoration) {
+			for i := range r.config.Shares {
+				r.config.Shares[i].Mark = make([]byte, 32)
+			}
+		}, wire.BadShare, ""},
+	}
+	for _, row := range rows {
+		t.Run(row.name, func(t *testing.T) {
+			r := w.restoration(a, "authority")
+			r.config.Shares = []backup.Share{good(r, 0), good(r, 1)}
+			row.spoil(r)
+			_, err := Restore(t.Context(), r.config)
+			if row.want != "" {
+				wantReason(t, err, row.want)
+			}
+			if err == nil || !strings.Contains(err.Error(), row.named) {
+				t.Errorf("got %v, want an error that names %q", err, row.named)
+			}
+			if _, err := r.config.Store.Root(t.Context()); err == nil {
+				t.Error("a refused restore left a root")
+			}
+		})
+	}
+}
+
+// TestUnlockRefusals are TEEs and keys that an owner gives nothing to.
+func TestUnlockRefusals(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	shares := w.split(a)
+	other := w.restoration(a, "mallory")
+	_, err := other.unlock(a, shares[0])
+	wantReason(t, err, wire.NotMeasured)
+
+	r := w.restoration(a, "authority")
+	r.config.Request.Key = other.config.Request.Key
+	_, err = r.unlock(a, shares[0])
+	wantReason(t, err, wire.BadNonce)
+
+	r = w.restoration(a, "authority")
+	w.owners["ana"] = newOwner(t)
+	_, err = r.unlock(a, shares[0])
+	wantReason(t, err, wire.BadShare)
+}
+
+// TestStaleBackup changes the owners: the shares of before restore nothing, and
+// the record says so.
+func TestStaleBackup(t *testing.T) {
+	w := newWorld(t, `delay = "1h"`, `delay = "0s"`)
+	a := w.open()
+	shares := w.split(a)
+	must(a.backupKept(t.Context(), api.BackupKept{Share: shares[0].Bytes()}))
+	text := w.after(a.current.Load().approved, "quorum = 2", "quorum = 1")
+	step := w.signed(text, "ana", "ben")
+	must(a.propose(t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures}))
+	if got := must(a.backupState(t.Context())); got.State != api.BackupStale {
+		t.Errorf("got state %q, want stale", got.State)
+	}
+	_, err := w.restoration(a, "authority").unlock(a, shares[0])
+	wantReason(t, err, wire.StaleShare)
+	w.clock.pass(2 * time.Second)
+	fresh := w.split(a)
+	if got := must(a.backupKept(t.Context(), api.BackupKept{Share: fresh[0].Bytes()})); got.State != api.BackupCurrent {
+		t.Errorf("got state %q after a new backup, want current", got.State)
+	}
+	if got := must(a.backupKept(t.Context(), api.BackupKept{Share: shares[0].Bytes()})); got.ID != fresh[0].ID {
+		t.Errorf("got backup %s after an older one was shown, want %s", got.ID, fresh[0].ID)
+	}
+}
+
+// TestRequestForm reads what is no restore request.
+func TestRequestForm(t *testing.T) {
+	w := newWorld(t)
+	good := must(json.Marshal(w.restoration(w.open(), "authority").config.Request))
+	if _, err := backup.ParseRequest(good); err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"", "{}", string(good) + "{}", strings.Replace(string(good), "restore-request", "share", 1)} {
+		_, err := backup.ParseRequest([]byte(bad))
+		wantReason(t, err, wire.Malformed)
+	}
+}

@@ -1,0 +1,140 @@
+package authority
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/hpke"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/backup"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// AskRestore makes the request that owners answer with their shares. Its key is
+// sealed to our own measurement, so that the process may end meanwhile.
+func AskRestore(ctx context.Context, attester attest.Attester, sealer attest.Sealer) (backup.Request, error) {
+	r := backup.Request{Schema: backup.SchemaRequest}
+	key, err := hpke.MLKEM768X25519().GenerateKey()
+	if err != nil {
+		return r, fmt.Errorf("making the request's key: %w", err)
+	}
+	private, err := key.Bytes()
+	if err != nil {
+		return r, fmt.Errorf("making the request's key: %w", err)
+	}
+	defer clear(private)
+	r.Key = key.PublicKey().Bytes()
+	if r.SealedKey, err = sealer.Seal(ctx, private, nil); err != nil {
+		return r, fmt.Errorf("sealing the request's key: %w", err)
+	}
+	evidence, err := attester.Attest(ctx, r.ReportData())
+	if err != nil {
+		return r, fmt.Errorf("attesting the request's key: %w", err)
+	}
+	r.Evidence, err = json.Marshal(evidence)
+	return r, err
+}
+
+// RestoreConfig is what [Restore] needs.
+type RestoreConfig struct {
+	Store    *store.Store // made by store.Create
+	Attester attest.Attester
+	Sealer   attest.Sealer
+	Verifier *attest.Verifier
+	Clock    Clock
+	Endorser Endorser // optional, as in [Config]
+	Genesis  wire.Digest
+	History  []api.HistoryEntry // whole, as an authority of this root gave it
+	Request  backup.Request
+	Shares   []backup.Share // unlocked for the request
+}
+
+// Restore brings the root back from a quorum of shares into a store without one,
+// with the policy history and the record of the backup, and gives the root. The
+// root is written last: until then the store is refused by everybody but
+// Restore, which may be run again.
+func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
+	steps := make([]policy.Step, len(c.History))
+	for i, e := range c.History {
+		steps[i] = stepOf(e)
+	}
+	approved, err := policy.Replay(c.Genesis, steps)
+	if err != nil {
+		return wire.Digest{}, fmt.Errorf("replaying the history: %w", err)
+	}
+	a := &Authority{store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier, endorser: c.Endorser,
+		guard: newGuard(c.Clock), log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	if a.secret, err = a.combine(ctx, c, approved); err != nil {
+		return wire.Digest{}, err
+	}
+	if a.keys, err = identity.Derive(a.secret); err != nil {
+		return wire.Digest{}, fmt.Errorf("deriving keys: %w", err)
+	}
+	a.root = a.keys.Root()
+	if err := a.adopted(c.History, approved); err != nil {
+		return wire.Digest{}, err
+	}
+	if err := a.named(ctx, approved); err != nil {
+		return wire.Digest{}, err
+	}
+	return a.root, a.writeBack(ctx, c, approved)
+}
+
+// combine opens the shares with the key that only we can unseal.
+func (a *Authority) combine(ctx context.Context, c RestoreConfig, approved policy.Approved) (identity.Secret, error) {
+	private, err := a.sealer.Unseal(ctx, c.Request.SealedKey)
+	defer clear(private)
+	if err != nil {
+		return identity.Secret{}, fmt.Errorf("unsealing the request's key: %w", err)
+	}
+	key, err := hpke.MLKEM768X25519().NewPrivateKey(private)
+	if err != nil {
+		return identity.Secret{}, fmt.Errorf("reading the request's key: %w", err)
+	}
+	return backup.Combine(c.Shares, key, approved)
+}
+
+// adopted demands the mark of this root on every step: a policy that was signed
+// and has not taken effect is no history.
+func (a *Authority) adopted(history []api.HistoryEntry, approved policy.Approved) error {
+	for i, head := range approved.Heads() {
+		if !hmac.Equal(history[i].Adopted, a.mark(head)) {
+			return wire.Refuse(wire.BadSignature, fmt.Sprint("history: mark of adoption of policy ", i+1), "another", "one made under this root")
+		}
+	}
+	return nil
+}
+
+// writeBack writes history, backup record and root, in this order. What an
+// earlier try wrote stays.
+func (a *Authority) writeBack(ctx context.Context, c RestoreConfig, approved policy.Approved) error {
+	if _, err := c.Store.Root(ctx); err == nil {
+		return wire.Refuse(wire.StoreForeign, "store: root", "a root exists", "a new store")
+	}
+	stored, _, err := a.load(ctx)
+	if err != nil {
+		return err
+	}
+	if !approved.Knows(stored.Head()) {
+		return wire.Refuse(wire.StoreForeign, "store: history", stored.Head(), "none, or a part of the one to restore")
+	}
+	if err := a.restore(ctx, stored, c.History[len(stored.Steps()):]); err != nil {
+		return err
+	}
+	if err := a.recordBackup(ctx, c.Shares[0].Header); err != nil {
+		return err
+	}
+	row, err := a.sealRoot(ctx, approved.Document().Authority.References)
+	if err != nil {
+		return err
+	}
+	return a.store.CreateRoot(ctx, row)
+}

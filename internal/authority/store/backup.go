@@ -1,0 +1,34 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+)
+
+// Backup is the record of the newest backup, or the zero Row where none was ever
+// made.
+func (s *Store) Backup(ctx context.Context) (Row, error) {
+	var r Row
+	err := s.reader.QueryRowContext(ctx, `SELECT key, content, mac FROM backup`).Scan(&r.Key, &r.Content, &r.MAC)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Row{}, nil
+	}
+	if err != nil {
+		return Row{}, failed("reading the backup record", err)
+	}
+	return r, nil
+}
+
+// SwapBackup replaces the record if it is still the row old, the zero Row for
+// none; otherwise it refuses with reason "behind".
+func (s *Store) SwapBackup(ctx context.Context, old, next Row) error {
+	return s.write(ctx, func(ctx context.Context, c *session) error {
+		ok, err := c.changed(ctx, `INSERT INTO backup VALUES (1, $1, $2, $3) ON CONFLICT (only) DO UPDATE SET key = $1, content = $2, mac = $3 WHERE backup.mac = $4`,
+			next.Key, next.Content, next.MAC, old.MAC)
+		if err == nil && !ok {
+			return moved("backup")
+		}
+		return err
+	})
+}

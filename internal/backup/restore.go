@@ -1,0 +1,237 @@
+package backup
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/hpke"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"filippo.io/age"
+	"github.com/cloudflare/circl/secretsharing"
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// SchemaRequest is the schema of a [Request].
+const SchemaRequest = "cohort/restore-request/v1"
+
+// Request asks owners for their shares: a key that only the TEE which made it
+// can use, and evidence over it (label "cohort restore v1").
+type Request struct {
+	Schema    string          `json:"schema"`
+	Key       []byte          `json:"hpke_key"`   // MLKEM768-X25519, 1216 bytes
+	SealedKey []byte          `json:"sealed_key"` // its private half, sealed to the TEE's own measurement
+	Evidence  json.RawMessage `json:"evidence"`
+}
+
+// ReportData is what the evidence of a request is bound to.
+func (r Request) ReportData() attest.ReportData { return attest.Bind(wire.LabelRestore, r.Key) }
+
+// ParseRequest reads a request; nothing in it is checked but its form.
+func ParseRequest(b []byte) (Request, error) {
+	var r Request
+	if len(b) > wire.MaxRequest {
+		return r, wire.Refuse(wire.TooLarge, "restore request: size in bytes", len(b), wire.MaxRequest)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil || d.More() || r.Schema != SchemaRequest {
+		return Request{}, wire.Refuse(wire.Malformed, "restore request", "another form", "what `cohort authority restore` printed")
+	}
+	return r, nil
+}
+
+// Asker is who asks an owner for his share, and by what he is judged.
+type Asker struct {
+	Request  Request
+	Approved policy.Approved // the newest policy the owner knows
+	Verifier *attest.Verifier
+	At       time.Time
+}
+
+// admit appraises the TEE that asks: an authority by the owners' newest policy.
+func (a Asker) admit() error {
+	var evidence attest.Evidence
+	if err := evidence.UnmarshalJSON(a.Request.Evidence); err != nil {
+		return err
+	}
+	result, err := a.Verifier.Appraise(attest.Question{Evidence: evidence, ReportData: a.Request.ReportData(), Rules: a.Approved.Rules(), At: a.At})
+	if err != nil {
+		return err
+	}
+	return a.Approved.AdmitAuthority(result)
+}
+
+// Unlock opens an owner's share and seals it to the TEE that asks. It refuses,
+// before it opens anything, a TEE that the policy does not name as authority and
+// a share for another root or other owners than the policy's.
+func Unlock(s Share, id age.Identity, asker Asker) (Share, error) {
+	if s.Schema != SchemaShare {
+		return Share{}, malformed("schema", s.Schema, SchemaShare)
+	}
+	if err := s.For(asker.Approved); err != nil {
+		return Share{}, err
+	}
+	if err := asker.admit(); err != nil {
+		return Share{}, fmt.Errorf("judging the TEE that asks: %w", err)
+	}
+	r, err := age.Decrypt(bytes.NewReader(s.Sealed), id)
+	if err != nil {
+		return Share{}, wire.Refuse(wire.BadShare, s.name(), err, "one sealed to this key")
+	}
+	plain, err := io.ReadAll(io.LimitReader(r, wire.MaxShare))
+	defer clear(plain)
+	if err != nil {
+		return Share{}, wire.Refuse(wire.BadShare, s.name(), err, "an age file, whole")
+	}
+	if err := s.verify(plain); err != nil {
+		return Share{}, err
+	}
+	key, err := hpke.MLKEM768X25519().NewPublicKey(asker.Request.Key)
+	if err != nil {
+		return Share{}, wire.Refuse(wire.Malformed, "restore request: key", err, "MLKEM768-X25519, 1216 bytes")
+	}
+	enc, sender, err := hpke.NewSender(key, hpke.HKDFSHA256(), hpke.AES256GCM(), s.info())
+	if err == nil {
+		s.Sealed, err = sender.Seal(nil, plain)
+	}
+	if err != nil {
+		return Share{}, fmt.Errorf("sealing the %s: %w", s.name(), err)
+	}
+	s.Schema, s.Encapsulated = SchemaUnlocked, enc
+	return s, nil
+}
+
+// info is the HPKE info of an unlocked share.
+func (s Share) info() []byte {
+	digest := s.Digest()
+	return wire.Frame(wire.LabelSealedShare, digest[:], []byte{byte(s.Number)})
+}
+
+// For refuses a share of another root and one for owners that are not those of
+// the policy any more.
+func (s Share) For(approved policy.Approved) error {
+	if !approved.OK() {
+		return wire.Refuse(wire.BadPolicy, "restore: policy", "none", "a history from the pinned genesis")
+	}
+	doc := approved.Document()
+	switch {
+	case s.Genesis != approved.Genesis():
+		return wire.Refuse(wire.WrongGenesis, s.name()+": genesis", s.Genesis, approved.Genesis())
+	case s.Root != doc.Authority.Root:
+		return wire.Refuse(wire.WrongRoot, s.name()+": authority root", s.Root, doc.Authority.Root)
+	case !approved.Knows(s.Head) || s.Head.IsZero():
+		return wire.Refuse(wire.Behind, s.name()+": policy head", s.Head, "a history that has come as far")
+	case s.Owners != doc.Owners.Digest():
+		return wire.Refuse(wire.StaleShare, s.name()+": owners", s.Owners, doc.Owners.Digest())
+	case len(s.Commitments) != doc.Owners.Quorum || s.Count != len(doc.Owners.Keys) || doc.Owners.Keys[s.Number-1].Name != s.Owner:
+		return wire.Refuse(wire.BadShare, s.name(), "another owner, number or quorum", "those of the policy it names")
+	}
+	return nil
+}
+
+// verify holds the opened value against the commitments.
+func (s Share) verify(plain []byte) error {
+	value, err := s.open(plain)
+	if err != nil {
+		return err
+	}
+	points, err := s.commitments()
+	if err != nil {
+		return err
+	}
+	if !secretsharing.Verify(uint(len(points)-1), s.raw(value), points) {
+		return wire.Refuse(wire.BadShare, s.name(), "a value that its commitments do not hold", "the one that was sealed")
+	}
+	return nil
+}
+
+// Combine opens shares with the TEE's key and restores the secret. It refuses
+// fewer than a quorum, repeated shares, shares of several backups, and whatever
+// does not give the root that the policy names.
+func Combine(shares []Share, key hpke.PrivateKey, approved policy.Approved) (identity.Secret, error) {
+	raw := make([]secretsharing.Share, 0, len(shares))
+	seen := map[int]bool{}
+	for _, s := range shares {
+		if err := s.For(approved); err != nil {
+			return identity.Secret{}, err
+		}
+		switch {
+		case s.Schema != SchemaUnlocked:
+			return identity.Secret{}, wire.Refuse(wire.BadShare, s.name(), "sealed to its owner", "what `cohort authority unlock` made of it")
+		case seen[s.Number]:
+			return identity.Secret{}, wire.Refuse(wire.BadShare, s.name(), "given twice", "each share once")
+		case s.Digest() != shares[0].Digest():
+			return identity.Secret{}, wire.Refuse(wire.BadShare, s.name()+": backup", s.ID+" of "+s.Created.Format(time.RFC3339), shares[0].ID+" of "+shares[0].Created.Format(time.RFC3339)+", as the "+shares[0].name())
+		}
+		seen[s.Number] = true
+		value, err := s.unseal(key)
+		if err != nil {
+			return identity.Secret{}, err
+		}
+		raw = append(raw, value)
+	}
+	if quorum := approved.Document().Owners.Quorum; len(raw) < quorum {
+		return identity.Secret{}, wire.Refuse(wire.NoQuorum, "restore: shares", len(raw), quorum)
+	}
+	return recovered(shares[0], raw)
+}
+
+// unseal opens an unlocked share.
+func (s Share) unseal(key hpke.PrivateKey) (secretsharing.Share, error) {
+	var none secretsharing.Share
+	recipient, err := hpke.NewRecipient(s.Encapsulated, key, hpke.HKDFSHA256(), hpke.AES256GCM(), s.info())
+	var plain []byte
+	if err == nil {
+		plain, err = recipient.Open(nil, s.Sealed)
+	}
+	defer clear(plain)
+	if err != nil {
+		return none, wire.Refuse(wire.BadShare, s.name(), err, "one unlocked for this very request")
+	}
+	if err := s.verify(plain); err != nil {
+		return none, err
+	}
+	value, err := s.open(plain)
+	if err != nil {
+		return none, err
+	}
+	return s.raw(value), nil
+}
+
+// recovered puts the secret together and demands the root and the mark that
+// the shares carry: commitments alone could all be forged together.
+func recovered(first Share, raw []secretsharing.Share) (identity.Secret, error) {
+	scalar, err := secretsharing.Recover(uint(len(first.Commitments)-1), raw)
+	if err != nil {
+		return identity.Secret{}, fmt.Errorf("combining the shares: %w", err)
+	}
+	b, err := scalar.MarshalBinary()
+	if err != nil {
+		return identity.Secret{}, fmt.Errorf("combining the shares: %w", err)
+	}
+	defer clear(b)
+	if top := b[:len(b)-secretSize]; !bytes.Equal(top, make([]byte, len(top))) {
+		return identity.Secret{}, wire.Refuse(wire.WrongRoot, "restore", "no root secret", first.Root)
+	}
+	secret, err := identity.OpenSecret(b[len(b)-secretSize:])
+	if err != nil {
+		return identity.Secret{}, err
+	}
+	keys, err := identity.Derive(secret)
+	if err != nil {
+		return identity.Secret{}, err
+	}
+	if keys.Root() != first.Root {
+		return identity.Secret{}, wire.Refuse(wire.WrongRoot, "restore: root of the shares together", keys.Root(), first.Root)
+	}
+	if !hmac.Equal(first.Mark, Mark(keys, first.Header)) {
+		return identity.Secret{}, wire.Refuse(wire.BadShare, "restore: mark of the backup", "another", "one made under this root")
+	}
+	return secret, nil
+}

@@ -1,0 +1,182 @@
+// Package backup keeps the authority's root secret for its owners: as Shamir
+// shares of which a quorum of owners restores it, each sealed to one owner.
+//
+// [Split] and [Combine] run inside the authority's TEE, the only place where the
+// secret and k opened shares are ever together. [Unlock] runs at an owner: it
+// opens his share and seals it to the TEE that asks, after appraising that TEE
+// under the policy the owners signed. A share says for whom and of which backup
+// it is; a bad one is named whenever the commitments or the other shares tell
+// it. The bytes are those of docs/spec/backup.md.
+package backup
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/cloudflare/circl/group"
+	"github.com/cloudflare/circl/secretsharing"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Schemas of a [Share]: sealed to its owner, and to the TEE that restores.
+const (
+	SchemaShare    = "cohort/share/v1"
+	SchemaUnlocked = "cohort/unlocked/v1"
+)
+
+// curve is the group of shares and commitments. Its order is over 2^256, so that
+// every root secret is a scalar as it stands.
+var curve = group.P384
+
+// Sizes in bytes.
+const (
+	secretSize     = 32
+	idSize         = 16
+	valueSize      = 48 // a scalar
+	commitmentSize = 49 // a compressed point
+)
+
+// maxOwners bounds the shares of a backup.
+const maxOwners = 255
+
+// Header is what all shares of one backup say alike.
+type Header struct {
+	TrustDomain string      `json:"trust_domain"`
+	Genesis     wire.Digest `json:"genesis"`
+	Root        wire.Digest `json:"authority_root"`
+	ID          string      `json:"backup"`  // 32 hexadecimal digits, random
+	Created     time.Time   `json:"created"` // whole seconds, UTC
+	Head        wire.Digest `json:"policy_head"`
+	Owners      wire.Digest `json:"owners"`      // policy.Owners.Digest
+	Count       int         `json:"count"`       // of owners, and so of shares
+	Commitments [][]byte    `json:"commitments"` // to the polynomial, constant first; their number is the quorum
+}
+
+// Digest names the header.
+func (h Header) Digest() wire.Digest {
+	id, _ := hex.DecodeString(h.ID)
+	fields := [][]byte{
+		[]byte(h.TrustDomain), h.Genesis[:], h.Root[:], id, binary.BigEndian.AppendUint64(nil, uint64(h.Created.Unix())),
+		h.Head[:], h.Owners[:], {byte(h.Count)},
+	}
+	return wire.Hash(wire.LabelBackup, append(fields, h.Commitments...)...)
+}
+
+// Share is one owner's share. Nothing in it is checked but its form; what Mark
+// says only an authority of the same root can tell.
+type Share struct {
+	Schema string `json:"schema"`
+	Header
+	Mark         []byte `json:"mark"`          // MAC of the header's digest under the root
+	Owner        string `json:"owner"`         // his name in the policy
+	Number       int    `json:"number"`        // 1 to Count
+	Encapsulated []byte `json:"enc,omitempty"` // HPKE, in an unlocked share alone
+	Sealed       []byte `json:"sealed"`        // an age file, or an HPKE ciphertext
+}
+
+// Bytes is the one encoding: indented JSON and a line feed.
+func (s Share) Bytes() []byte {
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		panic("backup: encoding a share: " + err.Error()) // its fields always encode
+	}
+	return append(b, '\n')
+}
+
+// Parse reads a share of either schema, or refuses with "malformed" and
+// "too-large". It checks form alone.
+func Parse(b []byte) (Share, error) {
+	var s Share
+	if len(b) > wire.MaxShare {
+		return s, wire.Refuse(wire.TooLarge, "share: size in bytes", len(b), wire.MaxShare)
+	}
+	if err := json.Unmarshal(b, &s); err != nil || !bytes.Equal(s.Bytes(), b) {
+		return Share{}, malformed("encoding", "another", "a file of `cohort authority backup`, unchanged")
+	}
+	if err := s.check(); err != nil {
+		return Share{}, err
+	}
+	return s, nil
+}
+
+func malformed(rule string, got, want any) error {
+	return wire.Refuse(wire.Malformed, "share: "+rule, got, want)
+}
+
+func (s Share) check() error {
+	id, err := hex.DecodeString(s.ID)
+	quorum := len(s.Commitments)
+	switch {
+	case s.Schema != SchemaShare && s.Schema != SchemaUnlocked:
+		return malformed("schema", s.Schema, SchemaShare+" or "+SchemaUnlocked)
+	case (s.Schema == SchemaUnlocked) != (len(s.Encapsulated) > 0):
+		return malformed("enc", len(s.Encapsulated), "one in "+SchemaUnlocked+" alone")
+	case err != nil || len(id) != idSize || hex.EncodeToString(id) != s.ID:
+		return malformed("backup", s.ID, "32 lower-case hexadecimal digits")
+	case !s.Created.Equal(s.Created.Truncate(time.Second)) || s.Created.Location() != time.UTC || s.Created.Unix() < 0:
+		return malformed("created", s.Created, "whole seconds of UTC")
+	case s.Count < 1 || s.Count > maxOwners:
+		return malformed("count", s.Count, "1 to 255")
+	case quorum < 1 || quorum > s.Count:
+		return malformed("number of commitments", quorum, "1 to the number of owners")
+	case s.Number < 1 || s.Number > s.Count:
+		return malformed("number", s.Number, "1 to the number of owners")
+	case !wire.NameOK(s.Owner):
+		return malformed("owner", s.Owner, "a name")
+	}
+	return nil
+}
+
+// commitments reads the points, each of the one encoding and none the identity.
+func (h Header) commitments() (secretsharing.SecretCommitment, error) {
+	points := make(secretsharing.SecretCommitment, len(h.Commitments))
+	for i, b := range h.Commitments {
+		points[i] = curve.NewElement()
+		if len(b) != commitmentSize || points[i].UnmarshalBinary(b) != nil || points[i].IsIdentity() {
+			return nil, malformed("commitment", hex.EncodeToString(b), "a compressed point of P-384")
+		}
+		if again, err := points[i].MarshalBinaryCompress(); err != nil || !slices.Equal(again, b) {
+			return nil, malformed("commitment", hex.EncodeToString(b), "its one encoding")
+		}
+	}
+	return points, nil
+}
+
+// name is the share in errors.
+func (s Share) name() string { return "share of " + s.Owner }
+
+// plain is what is sealed: the header's digest, the number and the value, so
+// that no share stands under another header or number.
+func (s Share) plain(value []byte) []byte {
+	digest := s.Digest()
+	return wire.Frame(wire.LabelShare, digest[:], []byte{byte(s.Number)}, value)
+}
+
+// open reads what was sealed.
+func (s Share) open(plain []byte) (value group.Scalar, err error) {
+	fields, err := wire.Unframe(wire.LabelShare, plain, 3)
+	if err != nil {
+		return nil, err
+	}
+	digest := s.Digest()
+	if !bytes.Equal(fields[0], digest[:]) || !bytes.Equal(fields[1], []byte{byte(s.Number)}) {
+		return nil, wire.Refuse(wire.BadShare, s.name(), "sealed for another header or number", "its own")
+	}
+	value = curve.NewScalar()
+	if len(fields[2]) != valueSize || value.UnmarshalBinary(fields[2]) != nil {
+		return nil, malformed("value", len(fields[2]), "a scalar of P-384")
+	}
+	if again, err := value.MarshalBinary(); err != nil || !bytes.Equal(again, fields[2]) {
+		return nil, malformed("value", "another encoding", "a scalar of P-384")
+	}
+	return value, nil
+}
+
+// raw is the share as the library takes it.
+func (s Share) raw(value group.Scalar) secretsharing.Share {
+	return secretsharing.Share{ID: curve.NewScalar().SetUint64(uint64(s.Number)), Value: value}
+}

@@ -1,0 +1,309 @@
+package backup
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/hpke"
+	"crypto/rand"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+	"filippo.io/age/agessh"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+	"golang.org/x/crypto/ssh"
+)
+
+// update writes the vectors anew, with new keys. Do it only when the format
+// changes.
+var update = flag.Bool("update", false, "write testdata/vectors")
+
+var at = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+const policyText = `schema = "cohort/policy/v1"
+trust_domain = "clinic.example"
+sequence = 1
+previous = ""
+created = 2026-11-22T09:00:00Z
+development = true
+[owners]
+quorum = 2
+approve_within = "168h"
+delay = "0s"
+keys = [ KEYS ]
+[platform.soft]
+roots = ["sha256:1111111111111111111111111111111111111111111111111111111111111111"]
+[authority]
+root = "ROOT"
+reference = [ { platform = "soft", program = "sha256:2222222222222222222222222222222222222222222222222222222222222222" } ]
+`
+
+// house is a root secret and a policy of three owners: two with ed25519 keys,
+// one with an ECDSA key and an age recipient.
+type house struct {
+	secret   identity.Secret
+	approved policy.Approved
+	ids      map[string]age.Identity
+}
+
+func newHouse(t testing.TB) *house {
+	t.Helper()
+	h := &house{secret: identity.NewSecret(), ids: map[string]age.Identity{}}
+	ben := must(age.GenerateX25519Identity())
+	ana, anaKey := must2(ed25519.GenerateKey(rand.Reader))
+	eva, evaKey := must2(ed25519.GenerateKey(rand.Reader))
+	ecdsaKey := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	h.ids["ana"], h.ids["ben"], h.ids["eva"] = must(agessh.NewEd25519Identity(anaKey)), ben, must(agessh.NewEd25519Identity(evaKey))
+	keys := fmt.Sprintf("{ name = \"ana\", ssh = %q }, { name = \"ben\", ssh = %q, age = %q }, { name = \"eva\", ssh = %q }",
+		line(ana), line(&ecdsaKey.PublicKey), ben.Recipient().String(), line(eva))
+	text := strings.NewReplacer("KEYS", keys, "ROOT", must(identity.Derive(h.secret)).Root().String()).Replace(policyText)
+	step := policy.Step{Policy: []byte(text)}
+	for _, key := range []any{anaKey, ecdsaKey} {
+		step.Signatures = append(step.Signatures, must(policy.Sign(must(ssh.NewSignerFromKey(key)), policy.ForPolicy, step.Policy)))
+	}
+	var err error
+	if h.approved, err = policy.Genesis(wire.Sum(step.Policy), step); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func (h *house) split() ([]Share, error) { return Split(h.secret, h.approved, at) }
+
+func line(key any) string {
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(must(ssh.NewPublicKey(key)))))
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func must2[T, U any](v T, u U, err error) (T, U) {
+	if err != nil {
+		panic(err)
+	}
+	return v, u
+}
+
+func wantReason(t testing.TB, err error, want wire.Reason) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("got error %v, want reason %q", err, want)
+	}
+}
+
+// opened is what an owner's key opens.
+func (h *house) opened(t testing.TB, s Share) []byte {
+	t.Helper()
+	return must(io.ReadAll(must(age.Decrypt(bytes.NewReader(s.Sealed), h.ids[s.Owner]))))
+}
+
+// unlocked is a share for a TEE's key, sealed as [Unlock] does it.
+func (h *house) unlocked(t testing.TB, s Share, plain []byte, key hpke.PublicKey) Share {
+	t.Helper()
+	enc, sender := must2(hpke.NewSender(key, hpke.HKDFSHA256(), hpke.AES256GCM(), s.info()))
+	s.Schema, s.Encapsulated, s.Sealed = SchemaUnlocked, enc, must(sender.Seal(nil, plain))
+	return s
+}
+
+// TestSplitCombine restores the secret from every two shares, and not from
+// shares that were changed before they were sealed.
+func TestSplitCombine(t *testing.T) {
+	h := newHouse(t)
+	shares := must(Split(h.secret, h.approved, at))
+	key := must(hpke.MLKEM768X25519().GenerateKey())
+	var open []Share
+	for _, s := range shares {
+		open = append(open, h.unlocked(t, s, h.opened(t, s), key.PublicKey()))
+	}
+	for _, some := range [][]Share{{open[0], open[1]}, {open[2], open[0]}, {open[1], open[2]}, open} {
+		got, err := Combine(some, key, h.approved)
+		if err != nil || !bytes.Equal(got.Expose(), h.secret.Expose()) {
+			t.Errorf("got another secret, %v", err)
+		}
+	}
+	other := h.opened(t, shares[1])
+	other[len(other)-1] ^= 1
+	_, err := Combine([]Share{open[0], h.unlocked(t, shares[1], other, key.PublicKey())}, key, h.approved)
+	wantReason(t, err, wire.BadShare)
+	if err == nil || !strings.Contains(err.Error(), "share of ben") {
+		t.Errorf("got %v, want an error that names ben", err)
+	}
+}
+
+// TestForgedTogether is a backup of another secret whose shares, commitments and
+// header all agree: only the root tells.
+func TestForgedTogether(t *testing.T) {
+	h := newHouse(t)
+	key := must(hpke.MLKEM768X25519().GenerateKey())
+	var open []Share
+	for _, s := range must(Split(identity.NewSecret(), h.approved, at)) {
+		plain := h.opened(t, s)
+		fields := must(wire.Unframe(wire.LabelShare, plain, 3))
+		s.Root = h.approved.Document().Authority.Root
+		open = append(open, h.unlocked(t, s, s.plain(fields[2]), key.PublicKey()))
+	}
+	_, err := Combine(open, key, h.approved)
+	wantReason(t, err, wire.WrongRoot)
+}
+
+// TestNoRecipient names the owner to whom nothing can be sealed, and makes no
+// share.
+func TestNoRecipient(t *testing.T) {
+	h := newHouse(t)
+	doc := *h.approved.Document()
+	for i := range doc.Owners.Keys {
+		doc.Owners.Keys[i].Age = ""
+	}
+	shares, err := Split(h.secret, h.approved, at)
+	wantReason(t, err, wire.NoRecipient)
+	if err == nil || !strings.Contains(err.Error(), "ben (ecdsa-sha2-nistp256)") || len(shares) > 0 {
+		t.Errorf("got %d shares, %v, want none and ben named", len(shares), err)
+	}
+}
+
+// TestParseRefusals changes one thing of a good share each.
+func TestParseRefusals(t *testing.T) {
+	good := must(newHouse(t).split())[0]
+	if _, err := Parse(good.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	rows := []struct {
+		name  string
+		spoil func(*Share)
+	}{
+		{"another schema", func(s *Share) { s.Schema = "cohort/share/v2" }},
+		{"unlocked without enc", func(s *Share) { s.Schema = SchemaUnlocked }},
+		{"a short id", func(s *Share) { s.ID = s.ID[2:] }},
+		{"an id in upper case", func(s *Share) { s.ID = strings.ToUpper("ab" + s.ID[2:]) }},
+		{"half seconds", func(s *Share) { s.Created = s.Created.Add(time.Second / 2) }},
+		{"no owners", func(s *Share) { s.Count = 0 }},
+		{"too many owners", func(s *Share) { s.Count = 256 }},
+		{"no commitments", func(s *Share) { s.Commitments = nil }},
+		{"more commitments than owners", func(s *Share) { s.Commitments = make([][]byte, 4) }},
+		{"number 0", func(s *Share) { s.Number = 0 }},
+		{"a number beyond", func(s *Share) { s.Number = 4 }},
+		{"no owner", func(s *Share) { s.Owner = "" }},
+	}
+	for _, r := range rows {
+		t.Run(r.name, func(t *testing.T) {
+			s := good
+			r.spoil(&s)
+			_, err := Parse(s.Bytes())
+			wantReason(t, err, wire.Malformed)
+		})
+	}
+	for _, b := range [][]byte{nil, []byte("{}"), bytes.ReplaceAll(good.Bytes(), []byte("  "), []byte(" ")), append(good.Bytes(), '\n')} {
+		_, err := Parse(b)
+		wantReason(t, err, wire.Malformed)
+	}
+	_, err := Parse(make([]byte, wire.MaxShare+1))
+	wantReason(t, err, wire.TooLarge)
+}
+
+// TestCommitmentRefusals are points of another encoding.
+func TestCommitmentRefusals(t *testing.T) {
+	good := must(newHouse(t).split())[0]
+	identityPoint := make([]byte, commitmentSize)
+	long := must(must(good.commitments())[0].MarshalBinary())
+	for _, bad := range [][]byte{nil, {0}, identityPoint, long, good.Commitments[0][:48]} {
+		s := good
+		s.Commitments = [][]byte{bad, good.Commitments[1]}
+		_, err := s.commitments()
+		wantReason(t, err, wire.Malformed)
+	}
+}
+
+const vector = "testdata/vectors/share.json"
+
+// TestVector reads a share that must stay readable: its header's digest stands
+// beside it.
+func TestVector(t *testing.T) {
+	if *update {
+		writeVector(t)
+	}
+	b := must(os.ReadFile(vector))
+	s, err := Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := must(age.ParseX25519Identity(strings.TrimSpace(string(must(os.ReadFile("testdata/vectors/ben.key"))))))
+	plain := must(io.ReadAll(must(age.Decrypt(bytes.NewReader(s.Sealed), id))))
+	got := fmt.Sprintf("digest %s\nplain %x\n", s.Digest(), plain)
+	if want := string(must(os.ReadFile("testdata/vectors/share.expect"))); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	if err := s.verify(plain); err != nil {
+		t.Errorf("verifying the vector: %v", err)
+	}
+}
+
+func writeVector(t *testing.T) {
+	h := newHouse(t)
+	s := must(Split(h.secret, h.approved, at))[1]
+	for name, content := range map[string]string{
+		"share.json": string(s.Bytes()), "ben.key": h.ids["ben"].(*age.X25519Identity).String() + "\n",
+		"share.expect": fmt.Sprintf("digest %s\nplain %x\n", s.Digest(), h.opened(t, s)),
+	} {
+		if err := errors.Join(os.MkdirAll("testdata/vectors", 0o755), os.WriteFile("testdata/vectors/"+name, []byte(content), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// FuzzParse holds that whatever is read is written back as the same bytes, and
+// that what was read can be judged without a panic.
+func FuzzParse(f *testing.F) {
+	f.Add(must(os.ReadFile(vector)))
+	f.Add([]byte("{}"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := Parse(b)
+		if err != nil {
+			if wire.ReasonOf(err) == wire.Internal {
+				t.Errorf("got %v, want a typed refusal", err)
+			}
+			return
+		}
+		if !bytes.Equal(s.Bytes(), b) {
+			t.Error("got other bytes back")
+		}
+		if _, err := s.commitments(); err == nil {
+			_ = s.verify(b)
+		}
+		_ = s.Digest()
+	})
+}
+
+// FuzzOpen reads what an owner's key opened: anybody can seal anything to him.
+func FuzzOpen(f *testing.F) {
+	s := must(Parse(must(os.ReadFile(vector))))
+	f.Add(s.plain(make([]byte, valueSize)))
+	f.Fuzz(func(t *testing.T, plain []byte) {
+		if value, err := s.open(plain); err == nil && !bytes.Equal(s.plain(must(value.MarshalBinary())), plain) {
+			t.Error("got other bytes back")
+		}
+	})
+}
+
+// FuzzParseRequest reads requests of anybody.
+func FuzzParseRequest(f *testing.F) {
+	f.Add([]byte(`{"schema":"cohort/restore-request/v1","hpke_key":"","sealed_key":"","evidence":[]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, err := ParseRequest(b); err != nil && wire.ReasonOf(err) == wire.Internal {
+			t.Errorf("got %v, want a typed refusal", err)
+		}
+	})
+}

@@ -1,0 +1,167 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// logPageSize is how many entries of the log are asked for at once.
+const logPageSize = 1000
+
+// live are the newest issuances of units whose certificates have not ended, as
+// the authority's log has them, newest first.
+func (a *app) live(ctx context.Context, c authorityClient) ([]api.LogEntry, error) {
+	now, seen := a.now(), map[string]bool{}
+	var out []api.LogEntry
+	for q := (api.LogQuery{Limit: logPageSize}); ; {
+		page, err := c.Log(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range page.Entries {
+			if e.Kind != "issued" {
+				continue
+			}
+			if e.Time.Before(now.Add(-wire.MaxLife)) {
+				return out, nil // no certificate lives longer
+			}
+			if !seen[e.Unit] && now.Before(e.NotAfter) {
+				out = append(out, e)
+			}
+			seen[e.Unit] = true
+		}
+		if q.Before = page.Next; q.Before == 0 {
+			return out, nil
+		}
+	}
+}
+
+// renewalView says how far units have come under the policy in force: a change
+// of policy is complete when none is left under an older one.
+type renewalView struct {
+	Renewed int        `json:"renewed"`
+	Of      int        `json:"of"`
+	Until   *time.Time `json:"until,omitempty"` // when the last certificate of an older policy ends
+}
+
+func renewals(units []api.LogEntry, head wire.Digest) renewalView {
+	v := renewalView{Of: len(units)}
+	for _, e := range units {
+		if e.Head == head {
+			v.Renewed++
+		} else if v.Until == nil || e.NotAfter.After(*v.Until) {
+			v.Until = &e.NotAfter
+		}
+	}
+	return v
+}
+
+func (v renewalView) String() string {
+	line := fmt.Sprintf("%d of %d units renewed under this policy", v.Renewed, v.Of)
+	if v.Until != nil {
+		line += "; the last certificate of an older one ends " + rfc3339(*v.Until)
+	}
+	return line
+}
+
+// affectedUnit is a live unit that a policy cuts off, and why.
+type affectedUnit struct {
+	Unit  string    `json:"unit"`
+	Task  string    `json:"task"`
+	Chip  string    `json:"chip,omitempty"`
+	Cause string    `json:"cause"`
+	Until time.Time `json:"until"` // end of its certificate
+}
+
+// affected are the units that get no further certificate once next is in
+// force, as far as the log tells: it knows release, platform and chip, not the
+// versions that floors speak of.
+func affected(units []api.LogEntry, old, next *policy.Document) []affectedUnit {
+	out := []affectedUnit{}
+	for _, e := range units {
+		if cause := cutCause(e, old, next); cause != "" {
+			out = append(out, affectedUnit{e.Unit, e.Task, e.Chip, cause, e.NotAfter})
+		}
+	}
+	return out
+}
+
+func cutCause(e api.LogEntry, old, next *policy.Document) string {
+	task, platform := next.Tasks[e.Task], attest.Platform(e.Platform)
+	switch {
+	case task == nil:
+		return "task " + e.Task + " is removed"
+	case slices.Contains(task.CutUnits, e.Unit):
+		return "cut_units"
+	case task.Releases[e.Release] == nil:
+		return "release " + e.Release + " is removed"
+	case lessCode(old.Tasks[e.Task], task, e.Release):
+		return "release " + e.Release + " has other code"
+	}
+	rules, named := next.Platforms[platform]
+	if !named {
+		return "platform " + e.Platform + " is removed"
+	}
+	return chipCause(e.Chip, rules)
+}
+
+// lessCode reports whether a release lost a reference value.
+func lessCode(old, next *policy.Task, release string) bool {
+	if old == nil || old.Releases[release] == nil {
+		return false
+	}
+	return slices.ContainsFunc(old.Releases[release].References, func(r attest.ReferenceValue) bool {
+		return !slices.ContainsFunc(next.Releases[release].References, func(kept attest.ReferenceValue) bool { return kept.String() == r.String() })
+	})
+}
+
+// chipCause says whether the rules of a platform cut a chip off.
+func chipCause(chip string, rules attest.Rules) string {
+	trim := func(s string) string { return strings.TrimRight(s, "0") } // a Turin's id stands before zeros
+	is := func(id []byte) bool { return chip != "" && trim(fmt.Sprintf("%x", id)) == trim(chip) }
+	if slices.ContainsFunc(slices.Concat(rules.SNP.CutChips, rules.DCAP.CutChips), is) {
+		return "cut_chips"
+	}
+	for _, accepted := range []attest.List{rules.SNP.Chips, rules.DCAP.Chips} {
+		if len(accepted.Values) > 0 && !slices.ContainsFunc(accepted.Values, is) {
+			return "chip is not among chips"
+		}
+	}
+	return ""
+}
+
+// affectedText says for people who is affected.
+func affectedText(units []affectedUnit) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "cuts off %d live units", len(units))
+	tasks := map[string]int{}
+	for _, u := range units {
+		tasks[u.Task]++
+	}
+	for _, task := range slices.Sorted(maps.Keys(tasks)) {
+		fmt.Fprintf(&b, ", %d of task %s", tasks[task], task)
+	}
+	b.WriteString("\n")
+	for _, u := range units {
+		fmt.Fprintf(&b, "  unit %s of %s: %s; its certificate ends %s\n", u.Unit, u.Task, u.Cause, rfc3339(u.Until))
+	}
+	return b.String()
+}
+
+// foretell says whom a policy cuts off, before it is signed or proposed.
+func (a *app) foretell(ctx context.Context, c authorityClient, next *policy.Document) ([]affectedUnit, error) {
+	units, err := a.live(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return affected(units, c.policy.Document(), next), nil
+}

@@ -1,0 +1,138 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/backup"
+	"github.com/cohort-tee/cohort/policy"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) authorityRestoreCommand() *cobra.Command {
+	var f restoreFlags
+	cmd := &cobra.Command{
+		Use:   "restore [SHARE…]",
+		Short: "Bring the root back inside the TEE: without shares, print the request that owners answer",
+		RunE: func(cmd *cobra.Command, shares []string) error {
+			if (len(shares) == 0) != (f.request == "") {
+				return usage("give no share to print a request, and --request with the shares that owners unlocked for it")
+			}
+			if !a.tee.inside() {
+				return a.enter(cmd.Context(), f.tee)
+			}
+			if len(shares) == 0 {
+				return a.askRestore(cmd.Context())
+			}
+			return a.restoreAuthority(cmd.Context(), f, shares)
+		},
+	}
+	f.tee.register(cmd)
+	f.register(cmd)
+	cmd.Flags().StringVar(&f.store, "store", "sqlite:authority.db", "database to make")
+	return cmd
+}
+
+// askRestore prints a request, which is a file for owners whatever --output is.
+func (a *app) askRestore(ctx context.Context) error {
+	r, err := authority.AskRestore(ctx, a.tee, a.tee)
+	if err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encoding the request: %w", err)
+	}
+	_, err = a.out.Write(append(b, '\n'))
+	a.say("give this request to the owners, for `cohort authority unlock`")
+	return err
+}
+
+func (a *app) restoreAuthority(ctx context.Context, f restoreFlags, paths []string) (err error) {
+	request, entries, genesis, err := f.read()
+	if err != nil {
+		return err
+	}
+	var shares []backup.Share
+	for _, path := range paths {
+		s, err := readShare(path)
+		if err != nil {
+			return err
+		}
+		a.say("read the share of %s, backup %s", s.Owner, s.ID)
+		shares = append(shares, s)
+	}
+	db, err := store.Create(ctx, f.store)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	root, err := authority.Restore(ctx, authority.RestoreConfig{
+		Store: db, Attester: a.tee, Sealer: a.tee, Verifier: verifier(), Clock: authority.SystemClock(),
+		Genesis: genesis, History: entries, Request: request, Shares: shares,
+	})
+	if err != nil {
+		return err
+	}
+	v := struct {
+		Root   string `json:"root"`
+		Backup string `json:"backup"`
+		Steps  int    `json:"policies"`
+	}{root.String(), shares[0].ID, len(entries)}
+	return a.emit("authority-restore", v, fmt.Sprintf("root %s, as policy names it\n%d policies restored; start `cohort authority run`\n", root, len(entries)))
+}
+
+func (a *app) authorityUnlockCommand() *cobra.Command {
+	var f restoreFlags
+	cmd := &cobra.Command{
+		Use:   "unlock SHARE",
+		Short: "As an owner: open a share and seal it to the TEE whose restore request it is",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return a.unlockShare(f, args[0])
+		},
+	}
+	f.register(cmd)
+	cmd.Flags().StringVar(&f.key, "ssh-key", "", "private key that the share is sealed to: ssh-ed25519, or a file of age-keygen")
+	cmd.Flags().StringVar(&f.out, "out", "", "file to write (default SHARE with .unlocked behind)")
+	for _, name := range []string{"request", "genesis", "ssh-key"} {
+		_ = cmd.MarkFlagRequired(name)
+	}
+	return cmd
+}
+
+func (a *app) unlockShare(f restoreFlags, path string) error {
+	request, entries, genesis, err := f.read()
+	if err != nil {
+		return err
+	}
+	steps := make([]policy.Step, len(entries))
+	for i, e := range entries {
+		steps[i] = policy.Step{Policy: e.Policy, Signatures: e.Signatures}
+	}
+	approved, err := policy.Replay(genesis, steps)
+	if err != nil {
+		return fmt.Errorf("replaying --history: %w", err)
+	}
+	share, err := readShare(path)
+	if err != nil {
+		return err
+	}
+	id, err := ageIdentity(f.key)
+	if err != nil {
+		return err
+	}
+	unlocked, err := backup.Unlock(share, id, backup.Asker{Request: request, Approved: approved, Verifier: verifier(), At: a.now()})
+	if err != nil {
+		return err
+	}
+	if f.out == "" {
+		f.out = path + ".unlocked"
+	}
+	a.say("the request is of an authority that policy %d names", approved.Document().Sequence)
+	return a.write("unlocked", f.out, unlocked.Bytes())
+}

@@ -1,0 +1,42 @@
+package policy
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// BackupStatement is the text by which an owner asks for a backup of the root
+// secret. It names the policy head, so that it is good for the owners of one
+// policy alone.
+func BackupStatement(a Approved) []byte {
+	domain := ""
+	if a.OK() {
+		domain = a.doc.TrustDomain
+	}
+	return fmt.Appendf(nil, "schema = \"cohort/backup/v1\"\ntrust_domain = %q\ngenesis = %q\nhead = %q\n", domain, a.genesis, a.Head())
+}
+
+// AdmitBackup demands that an owner of the policy in force asks for a backup
+// under it, and gives his name. The statement is [BackupStatement] byte for
+// byte, signed in the namespace "cohort-backup".
+func (a Approved) AdmitBackup(statement []byte, signature string) (string, error) {
+	if !a.OK() {
+		return "", errNothing
+	}
+	if want := BackupStatement(a); !bytes.Equal(statement, want) {
+		return "", wire.Refuse(wire.Malformed, "backup: statement", string(statement), string(want))
+	}
+	return a.doc.Owners.signer(signature, ForBackup, statement)
+}
+
+// Digest names the owners, their keys and their quorum: whom a backup is for.
+func (o Owners) Digest() attest.Digest {
+	fields := [][]byte{{byte(o.Quorum >> 8), byte(o.Quorum)}}
+	for _, owner := range o.Keys {
+		fields = append(fields, []byte(owner.Name), owner.Key.Marshal(), []byte(owner.Age))
+	}
+	return wire.Hash(wire.LabelOwners, fields...)
+}
