@@ -43,7 +43,7 @@ func (a *app) askRestore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b, err := json.MarshalIndent(r, "", "  ")
+	b, err := json.Marshal(r) // in one line: evidence has one encoding
 	if err != nil {
 		return fmt.Errorf("encoding the request: %w", err)
 	}

@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+const cutPolicy = `schema = "cohort/policy/v1"
+trust_domain = "clinic.example"
+sequence = 1
+previous = ""
+created = 2026-11-22T09:00:00Z
+[owners]
+quorum = 1
+approve_within = "168h"
+delay = "0s"
+keys = [ { name = "ana", ssh = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBK0z9HK0HpCq0HnJ7rPAxQ7mOQeWf0BCKxV0GmWwv7a" } ]
+[platform.tdx]
+roots = ["sha256:1111111111111111111111111111111111111111111111111111111111111111"]
+chips = "any"
+[authority]
+root = "sha256:3333333333333333333333333333333333333333333333333333333333333333"
+reference = [ { platform = "tdx", mrtd = "any", mrconfigid = "any", rtmr0 = "any", rtmr1 = "any", rtmr2 = "any", rtmr3 = "A" } ]
+[task.scoring]
+key_mode = "shared"
+[task.scoring.release.1]
+reference = [ { platform = "tdx", mrtd = "any", mrconfigid = "any", rtmr0 = "any", rtmr1 = "any", rtmr2 = "any", rtmr3 = "B" } ]
+[task.scoring.release.2]
+reference = [ { platform = "tdx", mrtd = "any", mrconfigid = "any", rtmr0 = "any", rtmr1 = "any", rtmr2 = "any", rtmr3 = "C" } ]
+`
+
+// parsed is the policy above, edited.
+func parsed(t *testing.T, edits ...string) *policy.Document {
+	t.Helper()
+	text := cutPolicy
+	for i := 0; i < len(edits); i += 2 {
+		if !strings.Contains(text, edits[i]) {
+			t.Fatalf("the policy has no %q", edits[i])
+		}
+		text = strings.Replace(text, edits[i], edits[i+1], 1)
+	}
+	register := func(digit string) string { return "sha384:" + strings.Repeat(digit, 96) }
+	text = strings.NewReplacer(`"A"`, `"`+register("a")+`"`, `"B"`, `"`+register("b")+`"`, `"C"`, `"`+register("c")+`"`, `"D"`, `"`+register("d")+`"`).Replace(text)
+	doc, err := policy.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+// TestAffected says of two units, of one release and chip each, whom a policy
+// cuts off.
+func TestAffected(t *testing.T) {
+	chips := []string{strings.Repeat("1", 32), strings.Repeat("2", 32)}
+	ids := []string{strings.Repeat("a", 32), strings.Repeat("b", 32)}
+	units := []api.LogEntry{
+		{Unit: ids[0], Task: "scoring", Release: "1", Platform: "tdx", Chip: chips[0]},
+		{Unit: ids[1], Task: "scoring", Release: "2", Platform: "tdx", Chip: chips[1]},
+	}
+	release := cutPolicy[strings.Index(cutPolicy, "[task.scoring.release.2]"):]
+	rows := []struct {
+		name  string
+		edits []string
+		want  []string
+	}{
+		{"nothing", nil, nil},
+		{"a unit", []string{`key_mode = "shared"`, "key_mode = \"shared\"\ncut_units = [\"" + ids[1] + "\"]"}, []string{ids[1] + " cut_units"}},
+		{"a chip", []string{`chips = "any"`, "chips = \"any\"\ncut_chips = [\"" + chips[0] + "\"]"}, []string{ids[0] + " cut_chips"}},
+		{"all chips but one", []string{`chips = "any"`, `chips = ["` + chips[0] + `"]`}, []string{ids[1] + " chip is not among chips"}},
+		{"a release", []string{release, ""}, []string{ids[1] + " release 2 is removed"}},
+		{"the code of a release", []string{`rtmr3 = "B"`, `rtmr3 = "D"`}, []string{ids[0] + " release 1 has other code"}},
+		{"the task", []string{cutPolicy[strings.Index(cutPolicy, "[task.scoring]"):], ""}, []string{ids[0] + " task scoring is removed", ids[1] + " task scoring is removed"}},
+	}
+	for _, r := range rows {
+		t.Run(r.name, func(t *testing.T) {
+			var got []string
+			for _, u := range affected(units, parsed(t), parsed(t, r.edits...)) {
+				got = append(got, u.Unit+" "+u.Cause)
+			}
+			if !slices.Equal(got, r.want) {
+				t.Errorf("got %q, want %q", got, r.want)
+			}
+		})
+	}
+}
+
+// TestRenewals counts who has come under the policy in force, and until when the
+// others last.
+func TestRenewals(t *testing.T) {
+	at := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	old, head := wire.Sum([]byte("old")), wire.Sum([]byte("head"))
+	units := []api.LogEntry{{Head: head, NotAfter: at.Add(time.Hour)}, {Head: old, NotAfter: at.Add(time.Minute)}, {Head: old, NotAfter: at.Add(2 * time.Minute)}}
+	got := renewals(units, head)
+	if got.Renewed != 1 || got.Of != 3 || got.Until == nil || !got.Until.Equal(at.Add(2*time.Minute)) {
+		t.Errorf("got %+v, want 1 of 3 until 2 minutes later", got)
+	}
+	if got := renewals(units[:1], head); got.Renewed != 1 || got.Of != 1 || got.Until != nil {
+		t.Errorf("got %+v, want 1 of 1 and no time", got)
+	}
+}
