@@ -291,6 +291,9 @@ func (e Expect) certificate(c *x509.Certificate) (extension, error) {
 	if want := e.Policy.Document().Development; x.development != want {
 		return extension{}, wire.Refuse(wire.NoPlatform, "certificate: development mark", x.development, want)
 	}
+	if x.debug && !e.Policy.Document().Debug() {
+		return extension{}, wire.Refuse(wire.Debug, "certificate: debug mark", "one of a policy that accepts TEEs their host can read", "none")
+	}
 	return x, nil
 }
 

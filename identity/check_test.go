@@ -223,6 +223,7 @@ func TestCheckRefusesCertificates(t *testing.T) {
 	add("trailing byte in the extension", wire.NoExtension, template(func(c *x509.Certificate) {
 		c.ExtraExtensions[0].Value = append(c.ExtraExtensions[0].Value, 0)
 	}))
+	add("a debug mark that policy does not allow", wire.Debug, func(p *part) { p.extension.debug = true })
 	add("no development mark", wire.NoPlatform, func(p *part) { p.extension.development = false })
 	add("no basic constraints", wire.BadChain, template(func(c *x509.Certificate) { c.BasicConstraintsValid, c.IsCA = false, false }))
 	add("another key usage", wire.BadChain, template(func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCRLSign }))

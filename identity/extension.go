@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"slices"
+	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -22,8 +23,13 @@ const (
 	maxChip      = 256
 )
 
-// developmentMark stands in the certificates of a policy with development set.
-const developmentMark = "development"
+// The marks: developmentMark stands in the certificates of a policy with
+// development set, debugMark in the leaves of one that accepts TEEs which their
+// host can read.
+const (
+	developmentMark = "development"
+	debugMark       = "debug"
+)
 
 // extension is the content of the private extension: what a certificate says
 // in our own words. It is never critical, because OpenSSL refuses critical
@@ -35,6 +41,7 @@ type extension struct {
 	keyMode      policy.KeyMode
 	policy       attest.Digest // in CA certificates that of the genesis, so that they outlive policies
 	development  bool
+	debug        bool // in leaves alone: roots outlive policies
 	unit         wire.UnitID
 	platform     attest.Platform
 	chip         string
@@ -61,15 +68,24 @@ func (e extension) encode() ([]byte, error) {
 func (e extension) fields() [][]byte {
 	fields := [][]byte{
 		[]byte(e.kind), present(e.id[:]), []byte(e.task), []byte(e.keyMode), e.policy[:],
-		nil, present(e.unit[:]), []byte(e.platform), []byte(e.chip),
-	}
-	if e.development {
-		fields[5] = []byte(developmentMark)
+		[]byte(e.marks()), present(e.unit[:]), []byte(e.platform), []byte(e.chip),
 	}
 	for _, m := range e.measurements {
 		fields = append(fields, m.Bytes())
 	}
 	return fields
+}
+
+// marks are the marks that are set, with a space between.
+func (e extension) marks() string {
+	var set []string
+	if e.development {
+		set = append(set, developmentMark)
+	}
+	if e.debug {
+		set = append(set, debugMark)
+	}
+	return strings.Join(set, " ")
 }
 
 // present is b, or nothing when all of b is zero.
@@ -111,7 +127,7 @@ func decodeExtension(der []byte) extension {
 	}
 	e := extension{
 		kind: Kind(f[0]), task: string(f[2]), keyMode: policy.KeyMode(f[3]),
-		development: len(f[5]) > 0, platform: attest.Platform(f[7]), chip: string(f[8]),
+		development: bytes.HasPrefix(f[5], []byte(developmentMark)), debug: bytes.HasSuffix(f[5], []byte(debugMark)), platform: attest.Platform(f[7]), chip: string(f[8]),
 	}
 	copy(e.id[:], f[1])
 	copy(e.policy[:], f[4])

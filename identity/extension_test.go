@@ -29,8 +29,8 @@ func goodExtensions() map[Kind]extension {
 		KindAuthority:     {kind: KindAuthority, policy: digest, development: true},
 		kindIdentityRoot:  {kind: kindIdentityRoot, policy: digest, id: id, task: "scoring", measurements: list},
 		kindCross:         {kind: kindCross, policy: digest, id: id, task: "scoring", measurements: list[:1]},
-		KindShared:        {kind: KindShared, policy: digest, id: id, task: "scoring", keyMode: policy.Shared},
-		KindUnit:          {kind: KindUnit, policy: digest, id: id, task: "scoring", keyMode: policy.PerUnit, unit: wire.UnitID{1}, platform: attest.Soft, chip: "chip-7"},
+		KindShared:        {kind: KindShared, policy: digest, id: id, task: "scoring", keyMode: policy.Shared, development: true, debug: true},
+		KindUnit:          {kind: KindUnit, policy: digest, id: id, task: "scoring", keyMode: policy.PerUnit, unit: wire.UnitID{1}, platform: attest.Soft, chip: "chip-7", debug: true},
 	}
 }
 

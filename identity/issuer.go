@@ -230,7 +230,7 @@ func (g granted) leaf(c content) (Leaf, error) {
 // leaf signs a leaf of a window under the policy in force.
 func (i *Issuer) leaf(by signer, w window, c content) (Leaf, error) {
 	c.domain, c.notBefore, c.notAfter = i.doc.TrustDomain, w.notBefore(), w.notAfter()
-	c.extension.policy, c.extension.development = i.doc.Digest(), i.doc.Development
+	c.extension.policy, c.extension.development, c.extension.debug = i.doc.Digest(), i.doc.Development, i.doc.Debug()
 	der, number, err := by.sign(c)
 	if err != nil {
 		return Leaf{}, err

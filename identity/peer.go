@@ -41,6 +41,10 @@ func (p Peer) PolicyDigest() attest.Digest { return p.leaf.policy }
 // Development reports whether the leaf was issued for development.
 func (p Peer) Development() bool { return p.leaf.development }
 
+// Debug reports whether the leaf was issued under a policy that accepts TEEs
+// which their host can read.
+func (p Peer) Debug() bool { return p.leaf.debug }
+
 // UnitID is the unit, for kind unit only.
 func (p Peer) UnitID() wire.UnitID { return p.leaf.unit }
 

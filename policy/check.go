@@ -16,6 +16,17 @@ const wantName = "1 to 63 of a-z, 0-9 and -"
 // TaskNames lists the tasks in the order of their names.
 func (d *Document) TaskNames() []string { return slices.Sorted(maps.Keys(d.Tasks)) }
 
+// Debug reports whether the policy accepts TEEs that their host can read, on any
+// platform.
+func (d *Document) Debug() bool {
+	for _, rules := range d.Platforms {
+		if rules.Debug {
+			return true
+		}
+	}
+	return false
+}
+
 // ReleaseNames lists the releases of a task in the order of their names.
 func (t *Task) ReleaseNames() []string { return slices.Sorted(maps.Keys(t.Releases)) }
 

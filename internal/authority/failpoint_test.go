@@ -168,7 +168,7 @@ func TestRestoreAgain(t *testing.T) {
 			broken.Attester, broken.Sealer = tee, tee
 			table, rows := strings.CutPrefix(at, "row of ")
 			if rows {
-				exec(t, db, `CREATE TRIGGER broken BEFORE INSERT ON ` + table + ` BEGIN SELECT RAISE(ABORT, 'broken'); END`)
+				exec(t, db, `CREATE TRIGGER broken BEFORE INSERT ON `+table+` BEGIN SELECT RAISE(ABORT, 'broken'); END`)
 			}
 			if _, err := Restore(t.Context(), broken); err == nil {
 				t.Fatal("got no error of a broken restore")

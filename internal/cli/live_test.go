@@ -26,13 +26,13 @@ roots = ["sha256:111111111111111111111111111111111111111111111111111111111111111
 chips = "any"
 [authority]
 root = "sha256:3333333333333333333333333333333333333333333333333333333333333333"
-reference = [ { platform = "tdx", mrtd = "any", mrconfigid = "any", rtmr0 = "any", rtmr1 = "any", rtmr2 = "any", rtmr3 = "A" } ]
+reference = [ { platform = "tdx", any = ["mrtd", "mrconfigid", "rtmr0", "rtmr1", "rtmr2"], rtmr3 = "A" } ]
 [task.scoring]
 key_mode = "shared"
 [task.scoring.release.1]
-reference = [ { platform = "tdx", mrtd = "any", mrconfigid = "any", rtmr0 = "any", rtmr1 = "any", rtmr2 = "any", rtmr3 = "B" } ]
+reference = [ { platform = "tdx", any = ["mrtd", "mrconfigid", "rtmr0", "rtmr1", "rtmr2"], rtmr3 = "B" } ]
 [task.scoring.release.2]
-reference = [ { platform = "tdx", mrtd = "any", mrconfigid = "any", rtmr0 = "any", rtmr1 = "any", rtmr2 = "any", rtmr3 = "C" } ]
+reference = [ { platform = "tdx", any = ["mrtd", "mrconfigid", "rtmr0", "rtmr1", "rtmr2"], rtmr3 = "C" } ]
 `
 
 // parsed is the policy above, edited.

@@ -2,6 +2,8 @@ package systest
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/asn1"
 	"errors"
 	"io"
 	"net/http"
@@ -329,11 +331,47 @@ func TestKeyModes(t *testing.T) {
 	}
 }
 
-// TestDebugRefused: evidence of a TEE that its host can read is refused.
+// TestDebugRefused: evidence of a TEE that its host can read is refused; where
+// policy allows it by its own flag, every certificate says so.
 func TestDebugRefused(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	config := c.UnitConfig("scoring", "scoring 1")
 	config.Attester.(*attesttest.Device).Faults.Debug = true
 	_, err := unit.Start(t.Context(), config)
 	wantReason(t, err, attest.Reason(wire.Debug))
+
+	push(t, c, c.Next("[platform.soft]\n", "[platform.soft]\ndebug = true\n"))
+	allowed, err := unit.Start(t.Context(), config)
+	if err != nil {
+		t.Fatalf("debug that policy allows: %v", err)
+	}
+	allowed.Close()
+	r := c.Start("scoring", "scoring 1", hello("ok"))
+	for name, address := range map[string]string{"unit": r.Address, "authority": c.addr} {
+		if mark := markOf(t, address); mark != "development debug" {
+			t.Errorf("%s: got mark %q in its certificate, want development debug", name, mark)
+		}
+	}
+}
+
+// markOf reads the marks of whoever serves at an address, out of the extension as
+// docs/spec/identity.md has it.
+func markOf(t *testing.T, address string) string {
+	t.Helper()
+	conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, x := range conn.ConnectionState().PeerCertificates[0].Extensions {
+		if x.Id.String() == "2.25.1940041084" {
+			var framed []byte
+			if _, err := asn1.Unmarshal(x.Value, &framed); err != nil {
+				t.Fatal(err)
+			}
+			return string(must(wire.Unframe(wire.LabelExtension, framed, -1))[5])
+		}
+	}
+	t.Fatal("no extension of ours")
+	return ""
 }
