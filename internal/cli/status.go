@@ -25,7 +25,7 @@ type statusView struct {
 
 func (a *app) statusCommand() *cobra.Command {
 	var g gatewayFlags
-	cmd, _ := a.remote("status", "Show the policy in force, what waits, and recent issuances", cobra.NoArgs,
+	cmd, _ := a.remote("status", "Show the policy in force, how far units have come under it, the backup of the root, what waits, and recent issuances", cobra.NoArgs,
 		func(ctx context.Context, c authorityClient, _ *remoteFlags, _ []string) error {
 			all, err := c.Proposals(ctx)
 			if err != nil {
