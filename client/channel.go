@@ -37,8 +37,8 @@ const gatewayIdle = 256
 // A gateway that is silent for so long is asked whether it is there, and given up
 // when it does not answer: else requests would wait for one that is cut off.
 const (
-	gatewayPing = 2 * time.Second
-	gatewayPong = 3 * time.Second
+	gatewayPing = time.Second
+	gatewayPong = 2 * time.Second
 )
 
 // OpenConfig says which cluster a channel speaks to. Trust and Gateway are

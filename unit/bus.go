@@ -220,6 +220,8 @@ func (u *Unit) converse(ctx context.Context, conn *bus.Conn, e *enrolment) {
 	for {
 		select {
 		case <-ctx.Done():
+			said.Ready = false
+			_ = conn.Beat(said) // else the gateway tries in vain, for a while
 			return
 		case item := <-u.cluster.relay.queue:
 			_ = conn.Publish(item) // a unit that misses it asks for it

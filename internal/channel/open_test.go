@@ -192,6 +192,16 @@ func TestKeysOfNewerReleases(t *testing.T) {
 	if _, err := old.Join(again[0], noon); wire.ReasonOf(err) != wire.UnknownRing {
 		t.Errorf("the predecessor opens what its successor sealed: %v", err)
 	}
+
+	_, late := w.opened(old, w.byTask())
+	if _, err := newer.Join(late, noon); err != nil {
+		t.Errorf("one that comes late: %v", err)
+	}
+	for i, want := range []int{1, 0} {
+		if again, left, err := newer.Reseal(10, noon); err != nil || len(again) != want || left != 0 {
+			t.Errorf("round %d after it: got %d sealed anew, %d left, %v, want %d", i, len(again), left, err, want)
+		}
+	}
 }
 
 func TestAcceptRefusals(t *testing.T) {

@@ -36,7 +36,9 @@ func TestHeirs(t *testing.T) {
 		t.Error("what was only passed on is kept twice")
 	}
 
-	w.named(bustest.Short) // of another task, ready all the time
+	stranger := w.named(bustest.Short) // of another task, ready all the time
+	_, err := stranger.conn.Pull(t.Context(), later.Session)
+	wantReason(t, err, wire.NotFound)
 	w.cool()
 	gateway := w.client("gateway.example")
 	if status, body, _ := gateway.request(t, wire.Header{Session: kept.Session}, ""); status != 200 || body != before.ID.String() {

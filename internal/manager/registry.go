@@ -131,7 +131,7 @@ func (r *registry) find(w wanted, now time.Time) *member {
 	}
 	var best *member
 	var ties int
-	for _, m := range r.candidates(w) {
+	for _, m := range r.candidates(w, now) {
 		if !m.beat.Ready || slices.Contains(w.tried, m) || int(m.inFlight.Load()) >= r.limits.PerUnit {
 			continue
 		}
@@ -149,16 +149,17 @@ func (r *registry) find(w wanted, now time.Time) *member {
 
 // candidates are the units of the wanted identity, task or clusters; of these
 // the ones that have the host's name, or all when none has. Where no unit of the
-// clusters is ready, another release may have inherited their sessions. The
-// caller holds mu.
-func (r *registry) candidates(w wanted) []*member {
+// clusters is left that may well answer, another release may have inherited
+// their sessions. The caller holds mu.
+func (r *registry) candidates(w wanted, now time.Time) []*member {
 	found := r.among(w)
-	if w.clusters == nil || slices.ContainsFunc(found, func(m *member) bool { return m.beat.Ready }) {
+	left := func(m *member) bool { return m.beat.Ready && m.rest(now) == 0 && !slices.Contains(w.tried, m) }
+	if w.clusters == nil || slices.ContainsFunc(found, left) {
 		return found
 	}
 	w.task = r.lineage.task(w.clusters)
 	w.clusters = nil
-	return r.among(w)
+	return append(found, slices.DeleteFunc(r.among(w), func(m *member) bool { return slices.Contains(found, m) })...)
 }
 
 func (r *registry) among(w wanted) []*member {
@@ -213,8 +214,9 @@ func (r *registry) hint(w wanted) string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	var ids []string
-	for _, m := range r.candidates(w) { // a map's order begins at random
-		if m.beat.Ready && m.rest(r.dialer.clock()) == 0 && len(ids) < unitsHinted {
+	now := r.dialer.clock()
+	for _, m := range r.candidates(w, now) { // a map's order begins at random
+		if m.beat.Ready && m.rest(now) == 0 && len(ids) < unitsHinted {
 			ids = append(ids, m.id.String())
 		}
 	}

@@ -1,0 +1,120 @@
+package systest
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/client"
+)
+
+// upgrades is a task that goes from release to release, each continuing the one
+// before, by rolling: a unit starts, one of the former release stops.
+type upgrades struct {
+	*Cluster
+	t       *testing.T
+	service *service
+	release int
+	units   []*Replica
+}
+
+func (u *upgrades) program(release int) string { return fmt.Sprint("scoring ", release) }
+
+// approve puts the next release beside the one that runs, and takes away the one
+// before that, in one policy.
+func (u *upgrades) approve() {
+	u.t.Helper()
+	now, next := u.release, u.release+1
+	table := func(release int) string { return fmt.Sprintf("[task.scoring.release.\"%d\"]\n", release) }
+	values := func(release int) string { return fmt.Sprintf("reference = [ %s ]\n", Reference(u.program(release))) }
+	edits := []string{table(now), table(next) + values(next) + fmt.Sprintf("continues = \"%d\"\n", now) + table(now)}
+	if now > 1 {
+		edits = append(edits, fmt.Sprintf("continues = \"%d\"\n", now-1), "", table(now-1)+values(now-1), "")
+	}
+	push(u.t, u.Cluster, u.Next(edits...))
+	u.release = next
+}
+
+// roll replaces every unit by one of the approved release.
+func (u *upgrades) roll() {
+	u.t.Helper()
+	for i, old := range u.units {
+		u.units[i] = u.Start("scoring", u.program(u.release), u.service)
+		attended(u.t, u.units[i])
+		old.Stop()
+	}
+}
+
+// pinned opens a channel to exactly the release that runs.
+func (u *upgrades) pinned() *client.Channel {
+	u.t.Helper()
+	pins := u.TrustConfig("")
+	for _, id := range trust(u.t, u.Cluster).Identities() {
+		if id.Release == fmt.Sprint(u.release) {
+			pins.ID = id.ID
+		}
+	}
+	config := u.OpenConfig("scoring")
+	var err error
+	if config.Trust, err = client.FetchTrust(u.t.Context(), pins); err != nil {
+		u.t.Fatal(err)
+	}
+	return u.Open(config)
+}
+
+// gone demands that a channel to a former release is served by nobody.
+func (u *upgrades) gone(ch *client.Channel) {
+	u.t.Helper()
+	mark := fmt.Sprint("pinned before ", u.release)
+	ctx, cancel := context.WithTimeout(u.t.Context(), 10*time.Second)
+	defer cancel()
+	_, err := call(ctx, ch, http.MethodGet, mark, "")
+	u.service.mu.Lock()
+	defer u.service.mu.Unlock()
+	if err == nil || u.service.seen[mark] > 0 {
+		u.t.Errorf("%s: got %v, executed %d times, want nobody to serve it", mark, err, u.service.seen[mark])
+	}
+}
+
+// TestRollingUpgrades: under load, release after release replaces the one
+// before. Sessions that were opened by the task's name move without being opened
+// again, one of them although nothing is asked in it all the time; a session that
+// was pinned to code never moves.
+func TestRollingUpgrades(t *testing.T) {
+	s := &storm{service: &service{seen: map[string]int{}}, rate: 60, length: 10 * time.Second}
+	count, sessions := 2, 10
+	if full() {
+		s.rate, s.length, count, sessions = 500, 140*time.Second, 20, 50
+	}
+	c, units := shared(t, 3, time.Hour, s.service)
+	u := &upgrades{Cluster: c, t: t, service: s.service, release: 1, units: units}
+	s.channels = channels(c, sessions)
+	idle := c.Open(c.OpenConfig("scoring"))
+	var load sync.WaitGroup
+	var out *tally
+	load.Go(func() { out = s.run(t) })
+	begin, done := time.Now(), 0
+	for range count {
+		strict := u.pinned()
+		u.approve()
+		u.roll()
+		u.gone(strict)
+		if time.Since(begin) < s.length {
+			done++
+		}
+	}
+	load.Wait()
+	t.Logf("%d of %d upgrades under load, in %v", done, count, time.Since(begin).Round(time.Second))
+	s.judge(t, out)
+	if _, err := call(t.Context(), idle, http.MethodGet, "idle", ""); err != nil {
+		t.Errorf("the session that was idle: %v", err)
+	}
+	for i, ch := range append(s.channels, idle) {
+		if got := ch.Opens(); got != 1 {
+			t.Errorf("channel %d opened %d sessions, want one that moves along", i, got)
+		}
+	}
+}
