@@ -118,6 +118,9 @@ func (c *DCAPChip) Attester(m attest.Measurement) *DCAPDevice {
 	return d
 }
 
+// Measurement is the measurement of the trust domain or enclave.
+func (d *DCAPDevice) Measurement() attest.Measurement { return d.measurement }
+
 // MeasureTDX is the measurement of a trust domain that exists only as a name.
 func MeasureTDX(name string) attest.Measurement {
 	m := attest.Measurement{Platform: attest.TDX}

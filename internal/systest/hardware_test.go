@@ -209,19 +209,7 @@ func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := fmt.Sprintf("schema = %q\ntrust_domain = %q\nsequence = 1\nprevious = \"\"\ncreated = %s\ndevelopment = %t\n",
-		policy.Schema, Domain, v.wall().UTC().Format(time.RFC3339), platforms[0] == attest.Soft)
-	text += fmt.Sprintf("[owners]\nquorum = 1\napprove_within = \"1h\"\ndelay = \"1h\"\nkeys = [ { name = \"ana\", ssh = %q } ]\n",
-		strings.TrimSpace(string(ssh.MarshalAuthorizedKey(c.owner.PublicKey()))))
-	var references []string
-	for _, p := range platforms {
-		text += fmt.Sprintf(platformRules[p], v.root(p))
-		_, m := v.device(p, "scoring 1")
-		references = append(references, reference(m))
-	}
-	text += fmt.Sprintf("[authority]\nroot = %q\nreference = [ %s ]\n", made.Root, reference(own))
-	text += fmt.Sprintf("[task.scoring]\nkey_mode = \"shared\"\nlife = \"1h\"\nnames = [%q]\n[task.scoring.release.\"1\"]\nreference = [ %s ]\n",
-		ServerName("scoring"), strings.Join(references, ", "))
+	text := e.policy(made.Root, own, platforms...)
 	c.Root, c.Steps, c.Genesis = made.Root, []policy.Step{c.Sign(text)}, wire.Sum([]byte(text))
 	a, err := authority.Open(t.Context(), authority.Config{
 		Store: db, Attester: tee, Sealer: sealer, Verifier: verifier(), Clock: v.read, Log: c.Log, Genesis: &c.Steps[0],
@@ -244,6 +232,24 @@ func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
 		}
 	})
 	return e
+}
+
+// policy is the first policy of an authority, with its root and measurement.
+func (e *estate) policy(root attest.Digest, own attest.Measurement, platforms ...attest.Platform) string {
+	v := e.vendors
+	text := fmt.Sprintf("schema = %q\ntrust_domain = %q\nsequence = 1\nprevious = \"\"\ncreated = %s\ndevelopment = %t\n",
+		policy.Schema, Domain, v.wall().UTC().Format(time.RFC3339), platforms[0] == attest.Soft)
+	text += fmt.Sprintf("[owners]\nquorum = 1\napprove_within = \"1h\"\ndelay = \"1h\"\nkeys = [ { name = \"ana\", ssh = %q } ]\n",
+		strings.TrimSpace(string(ssh.MarshalAuthorizedKey(e.owner.PublicKey()))))
+	var references []string
+	for _, p := range platforms {
+		text += fmt.Sprintf(platformRules[p], v.root(p))
+		_, m := v.device(p, "scoring 1")
+		references = append(references, reference(m))
+	}
+	text += fmt.Sprintf("[authority]\nroot = %q\nreference = [ %s ]\n", root, reference(own))
+	return text + fmt.Sprintf("[task.scoring]\nkey_mode = \"shared\"\nlife = \"1h\"\nnames = [%q]\n[task.scoring.release.\"1\"]\nreference = [ %s ]\n",
+		ServerName("scoring"), strings.Join(references, ", "))
 }
 
 // enrol starts a unit that runs a program on a platform, or says why it was

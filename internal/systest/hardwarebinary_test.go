@@ -1,0 +1,164 @@
+package systest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/collateral"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// TestHardwareByTheBinaries: cohort as it is shipped, on machines that have the
+// devices of the four platforms, with synthetic vendors behind them. The
+// authority's root is sealed by SNP and by SGX; it issues to units on all four;
+// restarted it has its root again, and on a machine that measures another program
+// it has not. TDX and Nitro run units, and say that they keep no root.
+func TestHardwareByTheBinaries(t *testing.T) {
+	bin := Build(t, "./cmd/cohort", "./examples/scoring")
+	for _, first := range []attest.Platform{attest.SNP, attest.SGX} {
+		t.Run(string(first), func(t *testing.T) {
+			b := settleBinaries(t, bin, newVendors(t), first)
+			stop := b.run(b.authority, b.authorityArgs("--genesis-policy", "genesis.toml", "--signature", "genesis.sig"), b.URL()+"/readyz")
+			for _, p := range hardware {
+				b.serveUnit(t, p)
+			}
+			if metrics := b.fetch(b.URL() + "/metrics"); !strings.Contains(metrics, `cohort_authority_collateral_age_seconds{role="pck_crl"}`) {
+				t.Error("no age of the collateral among the metrics")
+			}
+			stop()
+			b.run(b.authority, b.authorityArgs(), b.URL()+"/readyz")()
+			out := b.refused(b.vendors.newMachine(t, first, "another program"), b.authorityArgs()...)
+			if !strings.Contains(out, "[signature]") {
+				t.Errorf("another program on the same chip: got %q, want signature", out)
+			}
+		})
+	}
+	for _, p := range []attest.Platform{attest.TDX, attest.Nitro} {
+		b := &binaries{estate: &estate{Cluster: &Cluster{t: t}, vendors: newVendors(t)}, cohort: filepath.Join(bin, "cohort"), dir: t.TempDir()}
+		out := b.refused(b.vendors.newMachine(t, p, "authority"), "authority", "init", "--platform", string(p))
+		if !strings.Contains(out, "[not-this-device]") || !strings.Contains(out, "keeps no secret") {
+			t.Errorf("%s: got %q, want not-this-device", p, out)
+		}
+	}
+}
+
+// binaries is an estate of processes.
+type binaries struct {
+	*estate
+	cohort, dir string
+	platform    attest.Platform
+	authority   *teeMachine
+}
+
+// settleBinaries makes a root with `cohort authority init`, and a policy that names
+// it, as owners would.
+func settleBinaries(t *testing.T, bin string, v *vendors, first attest.Platform) *binaries {
+	t.Helper()
+	c := &Cluster{t: t, owner: newOwner(t), Log: slog.New(slog.DiscardHandler), addr: freeAddress(t)}
+	b := &binaries{&estate{c, v, collateral.New(collateral.Config{})}, filepath.Join(bin, "cohort"), t.TempDir(), first, v.newMachine(t, first, "authority")}
+	cmd := b.authority.command(b.cohort, "authority", "init", "--platform", string(first), "-o", "json")
+	cmd.Dir, cmd.Stderr = b.dir, os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("authority init: %v", err)
+	}
+	var made struct{ Root wire.Digest }
+	if err := json.Unmarshal(out, &made); err != nil {
+		t.Fatal(err)
+	}
+	_, own := v.device(first, "authority")
+	rest := slices.DeleteFunc(slices.Clone(hardware), func(p attest.Platform) bool { return p == first })
+	step := c.Sign(b.policy(made.Root, own, append([]attest.Platform{first}, rest...)...))
+	c.Root, c.Steps, c.Genesis = made.Root, []policy.Step{step}, wire.Sum(step.Policy)
+	for name, content := range map[string]string{"genesis.toml": string(step.Policy), "genesis.sig": step.Signatures[0]} {
+		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b
+}
+
+func (b *binaries) authorityArgs(more ...string) []string {
+	return append([]string{"authority", "run", "--platform", string(b.platform), "--listen", b.addr,
+		"--collateral-amd", b.service, "--collateral-intel", b.service, "--collateral-intel-root", b.service}, more...)
+}
+
+// serveUnit runs the scoring service as a unit, and asks it something as a client
+// that trusts the task.
+func (b *binaries) serveUnit(t *testing.T, p attest.Platform) {
+	t.Helper()
+	address, health := freeAddress(t), freeAddress(t)
+	defer b.run(b.vendors.newMachine(t, p, "scoring 1"), []string{"unit", "--platform", string(p), "--task", "scoring", "--authority", b.URL(),
+		"--genesis", b.Genesis.Hex(), "--listen", address, "--health", health, "--", filepath.Join(filepath.Dir(b.cohort), "scoring")}, "http://"+health+"/readyz")()
+	got, err := get(t, b.dial(address), "https://"+ServerName("scoring")+"/")
+	if err != nil || !strings.Contains(got, `"service":"scoring"`) {
+		t.Errorf("unit on %s: got %q, %v", p, got, err)
+	}
+}
+
+// run runs cohort on a machine until stop, and waits until a page answers.
+func (b *binaries) run(m *teeMachine, args []string, page string) (stop func()) {
+	b.t.Helper()
+	cmd := m.command(b.cohort, args...)
+	var log bytes.Buffer
+	cmd.Dir, cmd.Stdout, cmd.Stderr = b.dir, &log, &log
+	if err := cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for end := time.Now().Add(20 * time.Second); b.fetch(page) == ""; time.Sleep(20 * time.Millisecond) {
+		select {
+		case err := <-ended:
+			b.t.Fatalf("cohort %s ended with %v:\n%s", args[0], err, log.String())
+		default:
+		}
+		if time.Now().After(end) {
+			cmd.Process.Kill()
+			<-ended
+			b.t.Fatalf("cohort %s is not up:\n%s", args[0], log.String())
+		}
+	}
+	return func() {
+		cmd.Process.Signal(os.Interrupt)
+		if err := <-ended; err != nil {
+			b.t.Errorf("cohort %s ended with %v:\n%s", args[0], err, log.String())
+		}
+	}
+}
+
+// fetch is the body of a page, or empty. Trust is not asked for: it is about
+// being up.
+func (b *binaries) fetch(page string) string {
+	ctx, cancel := context.WithTimeout(b.t.Context(), time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "curl", "-ksSf", page).Output()
+	if err != nil {
+		return ""
+	}
+	return string(out)
+}
+
+// refused runs cohort on a machine, where it must be refused, and gives what it
+// said.
+func (b *binaries) refused(m *teeMachine, args ...string) string {
+	b.t.Helper()
+	cmd := m.command(b.cohort, args...)
+	cmd.Dir = b.dir
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != 1 {
+		b.t.Errorf("cohort %v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
