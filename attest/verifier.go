@@ -91,6 +91,20 @@ type Appraiser interface {
 	Appraise(raw []byte, endorsed Endorsements, rules Rules, at time.Time) (Claims, error)
 }
 
+// UnverifiedClaims are what evidence says of itself, with no signature checked.
+// They are for people who want to know why evidence is refused. It refuses what
+// cannot be read, and platforms that the verifier does not know or that have no
+// reader.
+func (v *Verifier) UnverifiedClaims(e Evidence) (Claims, error) {
+	reader, ok := v.appraisers[e.Platform].(interface {
+		UnverifiedClaims(raw []byte) (Claims, error)
+	})
+	if !ok {
+		return Claims{}, wire.Refuse(wire.NoPlatform, "evidence: platform", e.Platform, "one whose evidence can be read")
+	}
+	return reader.UnverifiedClaims(e.Raw)
+}
+
 // Result is an Attestation Result: claims that hold. Only [Verifier.Appraise]
 // makes one that is accepted anywhere.
 type Result struct {

@@ -9,9 +9,18 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 )
 
-// claims are what the quote says, once it is believed.
+// claims are what the quote, its certificate and the collateral say, once they are
+// believed.
 func claims(q quote, of attest.Platform, p *platform, v verdict) attest.Claims {
-	c := attest.Claims{Chip: hex.EncodeToString(p.pck.ppid), Details: details(q, p, v)}
+	c := q.claims(of)
+	c.Chip = hex.EncodeToString(p.pck.ppid)
+	maps.Copy(c.Details, details(p, v))
+	return c
+}
+
+// claims are what the quote alone says.
+func (q quote) claims(of attest.Platform) attest.Claims {
+	c := attest.Claims{Details: map[string]any{"quote_version": q.version, "qe_svn": q.qe.svn()}}
 	c.Measurement.Platform = of
 	body := bytes.Clone(q.body) // claims outlive the evidence they were read from
 	if of == attest.TDX {
@@ -66,8 +75,8 @@ func enclaveClaims(c *attest.Claims, e enclave) {
 	})
 }
 
-// details are the fields that both platforms have.
-func details(q quote, p *platform, v verdict) map[string]any {
+// details are what certificate and collateral say of the platform.
+func details(p *platform, v verdict) map[string]any {
 	statuses := map[string]any{
 		"overall": v.overall.String(), "platform": v.platform.String(), "qe": v.qe.String(), "qe_id": p.qe.ID,
 	}
@@ -75,8 +84,6 @@ func details(q quote, p *platform, v verdict) map[string]any {
 		statuses["module"] = v.module.String()
 	}
 	return map[string]any{
-		"quote_version":              q.version,
-		"qe_svn":                     q.qe.svn(),
 		"fmspc":                      hex.EncodeToString(p.pck.fmspc),
 		"pce_id":                     hex.EncodeToString(p.pck.pceID),
 		"pce_svn":                    p.pck.pceSVN,

@@ -81,3 +81,13 @@ func (a *Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules att
 	}
 	return claims(q, a.of, p, v), nil
 }
+
+// UnverifiedClaims are what a quote says of itself. What its certificate and the
+// vendor's collateral say is not among them.
+func (a *Appraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
+	q, err := parse(raw, a.of)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	return q.claims(a.of), nil
+}

@@ -115,14 +115,11 @@ func (a *SGXAttester) key(ctx context.Context) (attest.OwnKey, error) {
 	if err != nil {
 		return attest.OwnKey{}, err
 	}
-	var c attest.Claims
-	c.Measurement.Platform, c.Details = attest.SGX, map[string]any{}
-	enclaveClaims(&c, enclave(q.body))
 	key, err := a.read("keys/_sgx_mrenclave")
 	if err != nil {
 		return attest.OwnKey{}, noEnclave(err)
 	}
-	return attest.OwnKey{Key: key, Measurement: c.Measurement}, nil
+	return attest.OwnKey{Key: key, Measurement: q.claims(attest.SGX).Measurement}, nil
 }
 
 func (a *SGXAttester) read(name string) ([]byte, error) {

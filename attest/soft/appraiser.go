@@ -36,11 +36,24 @@ func (Appraiser) Appraise(raw []byte, _ attest.Endorsements, rules attest.Rules,
 	if !e.signatureHolds() {
 		return attest.Claims{}, wire.Refuse(wire.BadSignature, "soft evidence: signature", "one that does not verify", "the daemon's")
 	}
+	return e.claims(), nil
+}
+
+// UnverifiedClaims are what evidence says of itself.
+func (Appraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
+	e, err := parse(raw)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	return e.claims(), nil
+}
+
+func (e unverifiedEvidence) claims() attest.Claims {
 	return attest.Claims{
 		Measurement: e.statement.Measurement(),
 		ReportData:  e.statement.ReportData[:],
 		Debug:       e.statement.Debug,
 		Dynamic:     e.statement.Dynamic,
-		Chip:        root.Hex()[:chipDigits],
-	}, nil
+		Chip:        wire.Sum(e.spki).Hex()[:chipDigits],
+	}
 }

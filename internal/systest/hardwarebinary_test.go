@@ -3,6 +3,7 @@ package systest
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"log/slog"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -44,6 +46,7 @@ func TestHardwareByTheBinaries(t *testing.T) {
 			}
 		})
 	}
+	t.Run("evidence", func(t *testing.T) { judgeByTheBinary(t, filepath.Join(bin, "cohort")) })
 	for _, p := range []attest.Platform{attest.TDX, attest.Nitro} {
 		b := &binaries{estate: &estate{Cluster: &Cluster{t: t}, vendors: newVendors(t)}, cohort: filepath.Join(bin, "cohort"), dir: t.TempDir()}
 		out := b.refused(b.vendors.newMachine(t, p, "authority"), "authority", "init", "--platform", string(p))
@@ -161,4 +164,79 @@ func (b *binaries) refused(m *teeMachine, args ...string) string {
 		b.t.Errorf("cohort %v: %v\n%s", args, err, out)
 	}
 	return string(out)
+}
+
+// judgeByTheBinary: what `cohort evidence` says of evidence of each platform, with
+// the vendor's documents in one collection, and by which exit code.
+func judgeByTheBinary(t *testing.T, cohort string) {
+	v := newVendors(t)
+	e := &estate{&Cluster{t: t, owner: newOwner(t)}, v, collateral.New(collateral.Config{
+		AMD: v.service, Intel: v.service, IntelRoot: v.service, Clock: v.wall,
+	})}
+	file := filepath.Join(t.TempDir(), "policy.toml")
+	if err := os.WriteFile(file, []byte(e.policy(attest.Digest{1}, attesttest.MeasureSNP("authority"), hardware...)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	now, data := v.wall().UTC(), attest.Bind(wire.LabelTrust, []byte("nonce"))
+	for _, p := range hardware {
+		good, bad := e.evidenceFile(t, p, "scoring 1", data), e.evidenceFile(t, p, "scoring 2", data)
+		for _, row := range []struct {
+			file string
+			at   time.Time
+			data string
+			exit int
+			says string
+		}{
+			{good, now, hex.EncodeToString(data[:]), 0, "task scoring, release 1"},
+			{good, now, strings.Repeat("01", 64), 1, "[nonce]"},
+			{good, now.AddDate(1, 0, 0), "", 1, "[expired]"},
+			{bad, now, "", 1, "[measurement]"},
+		} {
+			args := []string{"evidence", "appraise", row.file, "--policy", file, "--at", row.at.Format(time.RFC3339)}
+			if row.data != "" {
+				args = append(args, "--report-data", row.data)
+			}
+			cmd := exec.CommandContext(t.Context(), cohort, args...)
+			out, _ := cmd.CombinedOutput()
+			if got := cmd.ProcessState.ExitCode(); got != row.exit || !strings.Contains(string(out), row.says) {
+				t.Errorf("%s, want %s: exit %d\n%s", p, row.says, got, out)
+			}
+			out, err := exec.CommandContext(t.Context(), cohort, append([]string{"evidence", "inspect", "-o", "json"}, args[2:]...)...).Output()
+			var view struct {
+				Platform    attest.Platform
+				Measurement map[string]string
+				Verdict     struct{ Verdict, Reason string }
+			}
+			if err == nil {
+				err = json.Unmarshal(out, &view)
+			}
+			if err != nil || view.Platform != p || len(view.Measurement) != len(attest.Registers[p]) || (view.Verdict.Verdict == "holds") != (row.exit == 0) ||
+				row.exit == 1 && row.says != "["+view.Verdict.Reason+"]" {
+				t.Errorf("%s, want %s: inspect says %+v, %v", p, row.says, view, err)
+			}
+		}
+	}
+}
+
+// evidenceFile is a file of evidence of a program with what its vendor says.
+func (e *estate) evidenceFile(t *testing.T, p attest.Platform, program string, data attest.ReportData) string {
+	t.Helper()
+	device, _ := e.vendors.device(p, program)
+	evidence, err := device.Attest(t.Context(), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	endorsed, err := e.collateral.Endorse(t.Context(), evidence)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(evidence.With(endorsed))
+	path := filepath.Join(t.TempDir(), "evidence.json")
+	if err == nil {
+		err = os.WriteFile(path, text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
