@@ -55,6 +55,7 @@ func (a *app) measureCommand() *cobra.Command {
 	cmd.Flags().StringVar(&agent, "agent", "", "file of the agent, or none (default this program)")
 	cmd.Flags().StringVar(&platform, "platform", string(attest.Soft), "TEE it will run in: soft or tpm")
 	machine.registerMachine(cmd, tpmPath)
+	cmd.AddCommand(a.measureSNPCommand(), a.measureSGXCommand(), a.measureNitroCommand())
 	return cmd
 }
 
