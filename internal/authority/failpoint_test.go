@@ -162,20 +162,19 @@ func TestRestoreAgain(t *testing.T) {
 			w := newWorld(t)
 			dsn := "sqlite:" + filepath.Join(t.TempDir(), "restored.db")
 			c := w.restorable(dsn)
-			db := raw(t, dsn)
 			broken := c
 			tee := fatal{c.Attester, c.Sealer, at, func() error { return os.ErrClosed }}
 			broken.Attester, broken.Sealer = tee, tee
 			table, rows := strings.CutPrefix(at, "row of ")
 			if rows {
-				exec(t, db, `CREATE TRIGGER broken BEFORE INSERT ON `+table+` BEGIN SELECT RAISE(ABORT, 'broken'); END`)
+				exec(t, dsn, `CREATE TRIGGER broken BEFORE INSERT ON `+table+` BEGIN SELECT RAISE(ABORT, 'broken'); END`)
 			}
 			if _, err := Restore(t.Context(), broken); err == nil {
 				t.Fatal("got no error of a broken restore")
 			}
 			wantAllOrNothing(t, dsn, false)
 			if rows {
-				exec(t, db, `DROP TRIGGER broken`)
+				exec(t, dsn, `DROP TRIGGER broken`)
 			}
 			if root, err := Restore(t.Context(), c); err != nil || root != w.root {
 				t.Errorf("got root %v, %v the second time, want %v", root, err, w.root)
@@ -191,14 +190,13 @@ func TestBackupRecordFails(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	share := w.split(a)[0]
-	db := raw(t, w.dsn)
-	exec(t, db, `CREATE TRIGGER broken BEFORE INSERT ON backup BEGIN SELECT RAISE(ABORT, 'broken'); END`)
+	exec(t, w.dsn, `CREATE TRIGGER broken BEFORE INSERT ON backup BEGIN SELECT RAISE(ABORT, 'broken'); END`)
 	_, err := a.backupKept(t.Context(), api.BackupKept{Share: share.Bytes()})
 	wantReason(t, err, wire.StoreFailed)
 	if got := must(a.backupState(t.Context())); got.State != api.BackupNone {
 		t.Errorf("got state %q, want none", got.State)
 	}
-	exec(t, db, `DROP TRIGGER broken`)
+	exec(t, w.dsn, `DROP TRIGGER broken`)
 	if got := must(a.backupKept(t.Context(), api.BackupKept{Share: share.Bytes()})); got.State != api.BackupCurrent {
 		t.Errorf("got state %q, want current", got.State)
 	}
