@@ -41,7 +41,7 @@ func (a *app) authorityInitCommand() *cobra.Command {
 		},
 	}
 	f.tee.register(cmd)
-	cmd.Flags().StringVar(&f.store, "store", "sqlite:authority.db", "database to make")
+	cmd.Flags().StringVar(&f.store, "store", "sqlite:authority.db", "database to make: sqlite:FILE, or an empty one of a server, postgres://USER@HOST/DATABASE")
 	return cmd
 }
 
@@ -81,7 +81,7 @@ func (a *app) authorityRunCommand() *cobra.Command {
 	}
 	f.tee.register(cmd)
 	flags := cmd.Flags()
-	flags.StringVar(&f.store, "store", "sqlite:authority.db", "database")
+	flags.StringVar(&f.store, "store", "sqlite:authority.db", "database: sqlite:FILE or postgres://USER@HOST/DATABASE")
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:7440", "address to serve on")
 	flags.StringVar(&f.genesis, "genesis-policy", "", "file of the first policy; needed once, for a new store")
 	flags.StringArrayVar(&f.signatures, "signature", nil, "file of an owner's signature over it; repeat")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -77,7 +78,7 @@ var (
 func (a *app) doctorCommand() *cobra.Command {
 	var p pinFlags
 	var g gatewayFlags
-	var socket, platform string
+	var socket, platform, database string
 	var beside tpmFlags
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -95,6 +96,7 @@ func (a *app) doctorCommand() *cobra.Command {
 				{"tee", "soft daemon", "start `cohort soft`, and give its --tee-socket", func(ctx context.Context) (string, error) { return lookSocket(ctx, socket) }},
 			}
 			return a.examine(cmd.Context(), slices.Concat(all, lookPlatforms(platform), tpmExaminations(&beside.machine), []examination{
+				{"store", "an authority's, and keeps what it acknowledges", "give --store as `cohort authority run` has it; docs/how-to/postgresql.md", func(ctx context.Context) (string, error) { return lookStore(ctx, database) }},
 				{"authority", "reachable and named by policy", "check --authority and --genesis", func(ctx context.Context) (string, error) { return a.lookAuthority(ctx, p) }},
 				{"authority", "backup of the root", "an owner makes one with `cohort authority backup`", func(ctx context.Context) (string, error) { return a.lookBackup(ctx, p) }},
 				{"manager", "relays, and has units", "start `cohort manager`, and give units --manager and --manager-ca", g.look},
@@ -104,6 +106,7 @@ func (a *app) doctorCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&socket, "tee-socket", "", "socket of the soft daemon")
 	flags.StringVar(&platform, "platform", "", "platform that this machine must be; others may be absent")
+	flags.StringVar(&database, "store", "", "an authority's database, sqlite:FILE or postgres://USER@HOST/DATABASE")
 	flags.StringArrayVar(&p.authorities, "authority", nil, "https URL of the authority")
 	flags.StringVar(&p.genesis, "genesis", "", "digest of the first policy")
 	beside.registerMachine(cmd, "")
@@ -165,6 +168,13 @@ func lookSocket(ctx context.Context, socket string) (string, error) {
 		return "", err
 	}
 	return "listens on " + socket, conn.Close()
+}
+
+func lookStore(ctx context.Context, dsn string) (string, error) {
+	if dsn == "" {
+		return "", errSkipped
+	}
+	return store.Examine(ctx, dsn)
 }
 
 func (a *app) lookAuthority(ctx context.Context, p pinFlags) (string, error) {

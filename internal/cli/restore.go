@@ -33,7 +33,7 @@ func (a *app) authorityRestoreCommand() *cobra.Command {
 	}
 	f.tee.register(cmd)
 	f.register(cmd)
-	cmd.Flags().StringVar(&f.store, "store", "sqlite:authority.db", "database to make")
+	cmd.Flags().StringVar(&f.store, "store", "sqlite:authority.db", "database to make, as for `authority init`")
 	return cmd
 }
 

@@ -15,8 +15,10 @@ import (
 // in SQLite: what it read stays so until it is committed, whichever process of
 // whichever machine asks.
 var inPostgres = engine{
-	begin:  `BEGIN; SELECT pg_advisory_xact_lock(hashtext('cohort'), hashtext(current_schema()))`,
-	tables: `SELECT count(*), count(*) FILTER (WHERE table_name = 'cohort_schema') FROM information_schema.tables WHERE table_schema = current_schema()`,
+	name:    "PostgreSQL",
+	begin:   `BEGIN; SELECT pg_advisory_xact_lock(hashtext('cohort'), hashtext(current_schema()))`,
+	tables:  `SELECT count(*), count(*) FILTER (WHERE table_name = 'cohort_schema') FROM information_schema.tables WHERE table_schema = current_schema()`,
+	durable: []string{"fsync", "full_page_writes"},
 	migrations: []string{`
 CREATE TABLE cohort_schema (version INTEGER NOT NULL);
 CREATE TABLE root ("only" INTEGER PRIMARY KEY CHECK ("only" = 1), key BYTEA NOT NULL, content BYTEA NOT NULL, mac BYTEA NOT NULL);

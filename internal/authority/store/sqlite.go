@@ -13,6 +13,7 @@ import (
 // inSQLite is a file. Transactions of the writer take the write lock at their
 // begin, so that none fails half way for another process's.
 var inSQLite = engine{
+	name:   "SQLite",
 	begin:  `BEGIN IMMEDIATE`,
 	tables: `SELECT count(*), count(*) FILTER (WHERE name = 'cohort_schema') FROM sqlite_schema`,
 	migrations: []string{`

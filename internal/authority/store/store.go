@@ -28,8 +28,10 @@ import (
 
 // engine is what one kind of database does in its own way.
 type engine struct {
+	name       string
 	begin      string   // of a transaction that no other writer's overlaps
 	tables     string   // counts the tables that are there, and among them that of the version
+	durable    []string // settings of a server without which a commit is not on disk
 	migrations []string // the n-th makes version n of the one before; each but the first only adds
 }
 
@@ -99,6 +101,30 @@ func Open(ctx context.Context, dsn string) (*Store, error) {
 	return s, nil
 }
 
+// Examine looks at a store for whoever operates it, and changes nothing: what it
+// is, or why it cannot be used, or why what it acknowledges may be lost.
+func Examine(ctx context.Context, dsn string) (string, error) {
+	s, err := connect(dsn)
+	if err != nil {
+		return "", err
+	}
+	defer s.Close()
+	found, err := s.version(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range s.engine.durable {
+		var value string
+		if err := s.reader.QueryRowContext(ctx, "SHOW "+name).Scan(&value); err != nil {
+			return "", failed("reading settings", err)
+		}
+		if value != "on" {
+			return "", wire.Refuse(wire.StoreFailed, "store: setting "+name+" of the server", value, "on")
+		}
+	}
+	return fmt.Sprintf("%s, tables of version %d", s.engine.name, found), nil
+}
+
 // Close waits for writes under way and closes the database. Writes that come
 // later are refused with reason "unavailable".
 func (s *Store) Close() error {
@@ -160,21 +186,9 @@ func (s *Store) prepare(ctx context.Context) error {
 // migrates older ones. Migrations only add, so that a process of version N goes
 // on while one of N+1 has migrated under it.
 func (s *Store) check(ctx context.Context) error {
-	var tables, ours, found int
-	if err := s.reader.QueryRowContext(ctx, s.engine.tables).Scan(&tables, &ours); err != nil {
-		return failed("reading the tables", err)
-	}
-	if ours == 0 {
-		return notOurs(fmt.Sprint(tables, " tables, and no cohort_schema"))
-	}
-	if err := s.reader.QueryRowContext(ctx, `SELECT version FROM cohort_schema`).Scan(&found); err != nil {
-		return failed("reading the version of the tables", err)
-	}
-	switch known := s.engine.version(); {
-	case found < 1 || found > known+1:
-		return wire.Refuse(wire.StoreForeign, "store: version of the tables", found, fmt.Sprint("1 to ", known+1))
-	case found >= known:
-		return nil
+	found, err := s.version(ctx)
+	if err != nil || found >= s.engine.version() {
+		return err
 	}
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		if err := c.QueryRowContext(ctx, `SELECT version FROM cohort_schema`).Scan(&found); err != nil {
@@ -182,6 +196,25 @@ func (s *Store) check(ctx context.Context) error {
 		}
 		return s.migrate(ctx, c, found)
 	})
+}
+
+// version is that of the tables, one that this program can use.
+func (s *Store) version(ctx context.Context) (found int, err error) {
+	var tables, ours int
+	if err := s.reader.QueryRowContext(ctx, s.engine.tables).Scan(&tables, &ours); err != nil {
+		return 0, failed("reading the tables", err)
+	}
+	if ours == 0 {
+		return 0, notOurs(fmt.Sprint(tables, " tables, and no cohort_schema"))
+	}
+	if err := s.reader.QueryRowContext(ctx, `SELECT version FROM cohort_schema`).Scan(&found); err != nil {
+		return 0, failed("reading the version of the tables", err)
+	}
+	newest := s.engine.version() + 1
+	if found < 1 || found > newest {
+		return 0, wire.Refuse(wire.StoreForeign, "store: version of the tables", found, fmt.Sprint("1 to ", newest))
+	}
+	return found, nil
 }
 
 // migrate brings tables from one version to ours.

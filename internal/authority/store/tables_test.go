@@ -195,3 +195,31 @@ func TestServerLocked(t *testing.T) {
 	}
 	wantReason(t, s.Record(t.Context(), issuance(1)), wire.Behind)
 }
+
+// TestExamine looks at stores of both kinds, and at a server that forgets.
+func TestExamine(t *testing.T) {
+	server := testdb.New(t)
+	want := func(dsn, want string) {
+		t.Helper()
+		if got, err := Examine(t.Context(), dsn); err != nil || got != want {
+			t.Errorf("got %q, %v, want %q", got, err, want)
+		}
+	}
+	file, dsn := inFile(t), server.Database(t)
+	fresh(t, file)
+	fresh(t, dsn)
+	want(file, "SQLite, tables of version 2")
+	want(dsn, "PostgreSQL, tables of version 2")
+	edit(t, dsn, `UPDATE cohort_schema SET version = 1`)
+	want(dsn, "PostgreSQL, tables of version 1")
+	_, err := Examine(t.Context(), server.Database(t))
+	wantReason(t, err, wire.StoreForeign)
+	edit(t, dsn, `ALTER SYSTEM SET full_page_writes = off`)
+	edit(t, dsn, `SELECT pg_reload_conf()`)
+	for range 1000 { // the server takes its time
+		if _, err = Examine(t.Context(), dsn); err != nil {
+			break
+		}
+	}
+	wantReason(t, err, wire.StoreFailed)
+}
