@@ -13,7 +13,10 @@ import (
 // as there are no more than maxReplay; never the whole of a large one.
 type body struct {
 	source   io.Reader
-	deadline func(time.Time) error // of reading from the client's connection
+	deadline func(time.Time) error // of reading from the client's connection, while the handler runs
+
+	ending sync.Mutex
+	over   bool // guarded by ending: nobody sets the deadline any more
 
 	mu    sync.Mutex
 	begin []byte // guarded by mu: the first bytes read
@@ -55,7 +58,9 @@ func (r *bodyReader) Read(p []byte) (int, error) {
 	case b.end != nil:
 		return 0, b.end
 	}
-	_ = b.deadline(time.Now().Add(readWait))
+	if b.end = b.extend(); b.end != nil {
+		return 0, b.end
+	}
 	n, err := b.source.Read(p)
 	b.end = err
 	if len(b.begin) == b.read && b.read+n <= maxReplay {
@@ -72,12 +77,27 @@ func (r *bodyReader) Close() error {
 	return nil
 }
 
-// release lets nobody read from now on. A read of a transport that is still
-// under way would keep the client's connection from ending, so it is cut short.
+// extend gives the client time for one more read.
+func (b *body) extend() error {
+	b.ending.Lock()
+	defer b.ending.Unlock()
+	if b.over {
+		return http.ErrBodyReadAfterClose
+	}
+	_ = b.deadline(time.Now().Add(readWait)) // the server may have none
+	return nil
+}
+
+// release lets nobody read from now on: net/http breaks when the connection is
+// touched after its handler. A read of a transport that is still under way would
+// keep the client's connection from ending, so it is cut short.
 func (b *body) release() {
 	if !b.mu.TryLock() {
+		b.ending.Lock()
+		b.over = true
 		_ = b.deadline(time.Unix(1, 0))
-		return
+		b.ending.Unlock()
+		b.mu.Lock()
 	}
 	defer b.mu.Unlock()
 	b.end = http.ErrBodyReadAfterClose
