@@ -479,7 +479,6 @@ func TestAuthorityLostUnderLoad(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: half a minute; rings roll under load in ./internal/channel too; run without -short")
 	}
-	t.Parallel()
 	s := &storm{service: &service{seen: map[string]int{}}, rate: 100, length: 28 * time.Second}
 	life := 5 * time.Second // a ring rolls every ten
 	if full() {
