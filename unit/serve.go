@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/cohort-tee/cohort/internal/api"
 )
 
 // Times of a server.
@@ -19,6 +21,9 @@ const (
 	idleTime   = 2 * time.Minute  // kept-alive connection without a request
 	drainTime  = 10 * time.Second // requests in flight at shutdown
 )
+
+// maxConns bounds open connections; beyond, the one that waits longest is closed.
+const maxConns = 10_000
 
 // Serve answers HTTP/1.1 and HTTP/2 over TLS on a listener, which it closes,
 // until ctx is done; it then lets requests in flight finish for at most 10
@@ -42,6 +47,7 @@ func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error 
 		Handler:           u.whileCertified(served),
 		TLSConfig:         u.ServerTLS(),
 		ConnContext:       withConn,
+		ConnState:         api.NewConnections(maxConns).Track,
 		ReadHeaderTimeout: headerTime,
 		IdleTimeout:       idleTime,
 		ErrorLog:          slog.NewLogLogger(u.config.Log.Handler(), slog.LevelDebug),

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/identity"
+
+	"github.com/cohort-tee/cohort/internal/api"
 )
 
 // Times of one connection, and of the end.
@@ -35,7 +37,7 @@ func (a *Authority) Serve(ctx context.Context, listener net.Listener) error {
 		Handler: a.Handler(), TLSConfig: config, Protocols: &protocols,
 		ReadHeaderTimeout: headerWait, ReadTimeout: bodyWait, WriteTimeout: answerWait, IdleTimeout: idleWait,
 		MaxHeaderBytes: 16 << 10,
-		ConnState:      newConnections(a.limits.Connections).track,
+		ConnState:      api.NewConnections(a.limits.Connections).Track,
 		ErrorLog:       slog.NewLogLogger(a.log.Handler(), slog.LevelDebug), // broken handshakes of strangers
 	}
 	work, stop := context.WithCancel(ctx)

@@ -5,6 +5,7 @@ import "time"
 // Limits bound what strangers and units can ask of a manager. A zero field is
 // its default; none can be switched off.
 type Limits struct {
+	Clients     int // connections of users; beyond, the one that waits longest is closed; default 10,000
 	InFlight    int // requests at once through the gateway; default 10,000
 	PerUnit     int // of these to one unit; default 2,000
 	Units       int // that the registry knows; default 10,000
@@ -16,7 +17,7 @@ func (l Limits) orDefault() Limits {
 	for _, field := range []struct {
 		value     *int
 		otherwise int
-	}{{&l.InFlight, 10_000}, {&l.PerUnit, 2_000}, {&l.Units, 10_000}, {&l.Connections, 20_000}, {&l.Copies, 256 << 20}} {
+	}{{&l.Clients, 10_000}, {&l.InFlight, 10_000}, {&l.PerUnit, 2_000}, {&l.Units, 10_000}, {&l.Connections, 20_000}, {&l.Copies, 256 << 20}} {
 		if *field.value <= 0 {
 			*field.value = field.otherwise
 		}

@@ -30,6 +30,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/bus/natsd"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -189,7 +190,8 @@ func (m *Manager) serveGateway(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
 		Handler:           m.Handler(),
 		ReadHeaderTimeout: headerWait, IdleTimeout: idleWait, MaxHeaderBytes: 16 << 10,
-		ErrorLog: slog.NewLogLogger(m.config.Log.Handler(), slog.LevelDebug), // broken handshakes of strangers
+		ConnState: api.NewConnections(m.config.Limits.Clients).Track,
+		ErrorLog:  slog.NewLogLogger(m.config.Log.Handler(), slog.LevelDebug), // broken handshakes of strangers
 	}
 	ended := make(chan struct{})
 	cancel := context.AfterFunc(ctx, func() { defer close(ended); m.shutDown(server) })

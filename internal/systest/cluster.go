@@ -292,9 +292,15 @@ type Replica struct {
 // Start starts a unit that runs a program and serves the handler.
 func (c *Cluster) Start(task, program string, h http.Handler) *Replica {
 	c.t.Helper()
-	u, err := unit.Start(c.t.Context(), c.UnitConfig(task, program))
+	return c.StartWith(c.UnitConfig(task, program), h)
+}
+
+// StartWith is Start with a configuration.
+func (c *Cluster) StartWith(config unit.Config, h http.Handler) *Replica {
+	c.t.Helper()
+	u, err := unit.Start(c.t.Context(), config)
 	if err != nil {
-		c.t.Fatalf("starting a unit of %s: %v", task, err)
+		c.t.Fatalf("starting a unit of %s: %v", config.Task, err)
 	}
 	inner, err := net.Listen("tcp", net.JoinHostPort(c.Host, "0"))
 	if err != nil {

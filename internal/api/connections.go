@@ -1,4 +1,4 @@
-package authority
+package api
 
 import (
 	"container/list"
@@ -7,10 +7,11 @@ import (
 	"sync"
 )
 
-// connections bounds how many are open at once. When there is one too many, the
-// one that has waited longest without a request under way is closed, so that
-// half-open connections cannot keep honest ones out.
-type connections struct {
+// Connections bounds how many a server has open at once. When there is one too
+// many, the one that has waited longest without a request under way is closed, so
+// that half-open connections cannot keep honest ones out, nor fill the memory. It
+// is safe for concurrent use.
+type Connections struct {
 	most int
 
 	mu      sync.Mutex
@@ -18,12 +19,13 @@ type connections struct {
 	waiting *list.List                 // guarded by mu: of net.Conn, longest first
 }
 
-func newConnections(most int) *connections {
-	return &connections{most: most, waiting: list.New(), places: make(map[net.Conn]*list.Element)}
+// NewConnections bounds them to most, which is at least 1.
+func NewConnections(most int) *Connections {
+	return &Connections{most: most, waiting: list.New(), places: make(map[net.Conn]*list.Element)}
 }
 
-// track is the ConnState of an http.Server.
-func (c *connections) track(conn net.Conn, state http.ConnState) {
+// Track is the ConnState of an http.Server.
+func (c *Connections) Track(conn net.Conn, state http.ConnState) {
 	if crowded := c.moved(conn, state); crowded != nil {
 		rawConn(crowded).Close()
 	}
@@ -31,7 +33,7 @@ func (c *connections) track(conn net.Conn, state http.ConnState) {
 
 // moved notes the new state and gives the connection to be closed, or nil. One
 // that was given counts as closed at once: its own goroutine says so later.
-func (c *connections) moved(conn net.Conn, state http.ConnState) net.Conn {
+func (c *Connections) moved(conn net.Conn, state http.ConnState) net.Conn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	place, open := c.places[conn]

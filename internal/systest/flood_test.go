@@ -1,0 +1,216 @@
+package systest
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// flood is what strangers on several addresses do to listeners.
+type flood struct {
+	targets []string
+	half    int // handshakes that begin and go no further, at once
+	garbage int // connections a second that send noise
+
+	tried atomic.Int64
+}
+
+// dial connects from one of the addresses 127.0.0.2 to 127.0.0.61.
+func (f *flood) dial(ctx context.Context, n int) (net.Conn, error) {
+	f.tried.Add(1)
+	d := net.Dialer{Timeout: time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+n%60))}}
+	return d.DialContext(ctx, "tcp", f.targets[n%len(f.targets)])
+}
+
+// run floods until ctx ends.
+func (f *flood) run(ctx context.Context) {
+	var all sync.WaitGroup
+	for n := range f.half {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				f.hold(ctx, n)
+			}
+		})
+	}
+	ticker := time.NewTicker(time.Second / time.Duration(f.garbage))
+	defer ticker.Stop()
+	for n := 0; ctx.Err() == nil; n++ {
+		select {
+		case <-ticker.C:
+			all.Go(func() { f.noise(ctx, n) })
+		case <-ctx.Done():
+		}
+	}
+	all.Wait()
+}
+
+// hold begins a handshake and waits until the other side has enough of it.
+func (f *flood) hold(ctx context.Context, n int) {
+	c, err := f.dial(ctx, n)
+	if err != nil {
+		time.Sleep(100 * time.Millisecond)
+		return
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	_, _ = c.Write([]byte{22, 3, 1, 2, 0}) // the head of a record that does not come
+	_, _ = c.Read(make([]byte, 1))
+}
+
+func (f *flood) noise(ctx context.Context, n int) {
+	c, err := f.dial(ctx, n)
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	var b [256]byte
+	rand.Read(b[:])
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_, _ = c.Write(b[:])
+	_, _ = io.Copy(io.Discard, c)
+}
+
+// measured is how an honest client fared for a while: one call after the other.
+func measured(t *testing.T, ch *client.Channel, length time.Duration) (p99 time.Duration, calls int) {
+	t.Helper()
+	var took []time.Duration
+	for begin := time.Now(); time.Since(begin) < length; time.Sleep(5 * time.Millisecond) {
+		at := time.Now()
+		r := must(http.NewRequestWithContext(t.Context(), http.MethodPost, scoringURL+"/", strings.NewReader("honest")))
+		answer, err := ch.RoundTrip(r)
+		if err != nil {
+			t.Errorf("an honest request: %v", err)
+			continue
+		}
+		answer.Body.Close()
+		took = append(took, time.Since(at))
+	}
+	slices.Sort(took)
+	if len(took) == 0 {
+		t.Fatal("no honest request was answered")
+	}
+	return took[len(took)*99/100], len(took)
+}
+
+// memory is what a process holds, in MiB, and descriptors how many files.
+func (p *process) memory(t *testing.T) (mib int) {
+	t.Helper()
+	m := regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(must(os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))))
+	fmt.Sscan(string(m[1]), &mib)
+	return mib / 1024
+}
+
+func (p *process) descriptors() int { return len(must(os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.pid)))) }
+
+// TestFlood: half-open handshakes and noise from many addresses, at a unit, the
+// authority and the gateway. Honest requests are answered all the while, memory
+// stays within the bound on connections, and what was opened is closed again.
+func TestFlood(t *testing.T) {
+	f := &flood{half: 300, garbage: 100}
+	length, bound := 3*time.Second, 64 // MiB above what it was
+	if full() {
+		f.half, f.garbage, length, bound = 10_000, 1_000, time.Minute, 400
+	}
+	a := newApart(t, time.Hour)
+	u := a.start(buildUnit(t, ""))
+	found := regexp.MustCompile(`"unit found" unit=\S+ task=scoring address=(\S+)`).FindSubmatch(must(os.ReadFile(filepath.Join(a.manager.dir, "log"))))
+	f.targets = []string{string(found[1]), strings.TrimPrefix(a.place.URL, "https://"), a.gateway.Gateway}
+	ch, err := client.Open(t.Context(), client.OpenConfig{Trust: a.trust, Gateway: "http://" + a.gateway.Gateway})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ch.Close(context.Background())
+	processes := map[string]*process{"unit": u.process, "authority": a.authority, "manager": a.manager}
+	before, files := map[string]int{}, map[string]int{}
+	for name, p := range processes {
+		before[name], files[name] = p.memory(t), p.descriptors()
+	}
+	quiet, _ := measured(t, ch, length/2)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var flooding sync.WaitGroup
+	flooding.Go(func() { f.run(ctx) })
+	loud, calls := measured(t, ch, length)
+	for name, p := range processes {
+		got := p.memory(t)
+		t.Logf("%s: %d MiB before, %d MiB in the flood", name, before[name], got)
+		if got > before[name]+bound {
+			t.Errorf("%s: got %d MiB, want at most %d more than %d", name, got, bound, before[name])
+		}
+	}
+	cancel()
+	flooding.Wait()
+	t.Logf("%d connections of strangers; p99 of %d honest requests %v, %v before", f.tried.Load(), calls, loud, quiet)
+	for name, p := range processes {
+		wait(t, 20*time.Second, name+" to close what strangers opened", func() bool { return p.descriptors() < files[name]+50 })
+	}
+}
+
+// counting is a TEE that counts what it is asked for.
+type counting struct {
+	attest.Attester
+	calls atomic.Int64
+}
+
+func (c *counting) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
+	c.calls.Add(1)
+	return c.Attester.Attest(ctx, data)
+}
+
+// TestCookieBeforeEvidence: however many ask for fresh evidence, a unit's TEE
+// makes none for who has not come back with the cookie.
+func TestCookieBeforeEvidence(t *testing.T) {
+	c := New(t, scoring(time.Hour))
+	c.StartManager()
+	config := c.UnitConfig("scoring", "scoring 1")
+	tee := &counting{Attester: config.Attester}
+	config.Attester = tee
+	r := c.StartWith(config, hello("unit"))
+	attended(t, r)
+	enrolled := tee.calls.Load()
+	gateway := &http.Client{Transport: &http.Transport{TLSClientConfig: insecure()}}
+	defer gateway.CloseIdleConnections()
+	pin := channel.Pin{Genesis: c.Genesis, Task: "scoring"}
+	ask := func(body []byte, cookie string) int {
+		rq := must(http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+c.manager.listen+wire.PathSession, bytes.NewReader(body)))
+		rq.Header.Set("Content-Type", wire.TypeSession)
+		rq.Header.Set(wire.FieldCookie, cookie)
+		answer := must(gateway.Do(rq))
+		defer answer.Body.Close()
+		return answer.StatusCode
+	}
+	for n := range 300 {
+		body := must(channel.NewOpening(pin, channel.WantEvidence)).Request()
+		cookie := strings.Repeat("A", n%60)
+		if status := ask(body, cookie); status != http.StatusPreconditionRequired {
+			t.Fatalf("without a cookie that holds: got %d, want %d", status, http.StatusPreconditionRequired)
+		}
+	}
+	if got := tee.calls.Load(); got != enrolled {
+		t.Errorf("evidence for strangers: got %d times, want 0", got-enrolled)
+	}
+	open := c.OpenConfig("scoring")
+	open.FreshEvidence = true
+	c.Open(open)
+	if got := tee.calls.Load(); got != enrolled+1 {
+		t.Errorf("evidence for a client with a cookie: got %d times, want 1", got-enrolled)
+	}
+}
