@@ -170,7 +170,7 @@ func (b *binaries) refused(m *teeMachine, args ...string) string {
 // the vendor's documents in one collection, and by which exit code.
 func judgeByTheBinary(t *testing.T, cohort string) {
 	v := newVendors(t)
-	e := &estate{&Cluster{t: t, owner: newOwner(t)}, v, collateral.New(collateral.Config{
+	e := &estate{Cluster: &Cluster{t: t, owner: newOwner(t)}, vendors: v, collateral: collateral.New(collateral.Config{
 		AMD: v.service, Intel: v.service, IntelRoot: v.service, Clock: v.wall,
 	})}
 	file := filepath.Join(t.TempDir(), "policy.toml")
