@@ -112,14 +112,9 @@ func permit(e evidence, device *device, rules attest.TPMRules) (Launch, error) {
 	if slices.ContainsFunc(rules.CutChips, func(chip []byte) bool { return string(chip) == string(device.chip[:]) }) {
 		return Launch{}, wire.Refuse(wire.NoPlatform, "tpm: device", device.chip, "one that policy accepts")
 	}
-	own := -1
-	for i, l := range e.log.Launches {
-		if l.Key == nameOf(e.Key) {
-			own = i
-		}
-	}
-	if own < 0 {
-		return Launch{}, wire.Refuse(wire.NotMeasured, "tpm: launch of this key", "none in the log", "the one that it was made for")
+	own, err := e.own()
+	if err != nil {
+		return Launch{}, err
 	}
 	for i, l := range e.log.Launches {
 		if i == own {
@@ -130,6 +125,30 @@ func permit(e evidence, device *device, rules attest.TPMRules) (Launch, error) {
 		}
 	}
 	return e.log.Launches[own], nil
+}
+
+// own is the last launch of the key in the log.
+func (e evidence) own() (int, error) {
+	for i, l := range slices.Backward(e.log.Launches) {
+		if l.Key == nameOf(e.Key) {
+			return i, nil
+		}
+	}
+	return 0, wire.Refuse(wire.NotMeasured, "tpm: launch of this key", "none in the log", "the one that it was made for")
+}
+
+// UnverifiedClaims are what evidence says of itself.
+func (*Appraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
+	e, err := parse(raw)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	own, err := e.own()
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	quote, err := parseQuote(e.quote)
+	return claims(e, quote, e.log.Launches[own], new(device)), err
 }
 
 // claims are what the evidence says, once it is believed.

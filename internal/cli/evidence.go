@@ -58,7 +58,7 @@ func (a *app) evidenceCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.emit("appraisal", v.Verdict, v.Verdict.text())
+			return a.emit("appraisal", v.Verdict, v.Verdict.text(v.Platform))
 		},
 	}
 	appraise.register(judge)
@@ -221,8 +221,9 @@ func (f evidenceFlags) judge(e attest.Evidence, now time.Time) (proven attest.Cl
 }
 
 // witness is an appraiser whose claims are seen. Evidence in a file was bound to a
-// nonce that is gone, so without a wish its binding is not judged; the result goes
-// to people only.
+// nonce that is gone, so without a wish its binding is not judged, and a TPM's
+// credential, which only its verifier can judge, never; the result goes to people
+// only.
 type witness struct {
 	attest.Appraiser
 	bound  bool
@@ -231,7 +232,7 @@ type witness struct {
 
 func (w *witness) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	claims, err := w.Appraiser.Appraise(raw, endorsed, rules, at)
-	w.claims = claims
+	w.claims, claims.Activation = claims, nil
 	if !w.bound {
 		stand := attest.ReportData{1}
 		claims.ReportData = stand[:]
@@ -262,7 +263,7 @@ func programs(doc *policy.Document, m attest.Measurement) ([]string, error) {
 	return names, nil
 }
 
-func (v verdictView) text() string {
+func (v verdictView) text(of attest.Platform) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "verdict      %s", v.Verdict)
 	if v.At != "" {
@@ -277,6 +278,9 @@ func (v verdictView) text() string {
 	}
 	if v.At != "" && !v.Bound {
 		b.WriteString("  note       whether it was made for this use is not judged: no --report-data\n")
+	}
+	if v.At != "" && of == attest.TPM {
+		b.WriteString("  note       whether the key lives in that TPM is not judged: only the authority that asked for the evidence can\n")
 	}
 	return b.String()
 }
@@ -305,6 +309,6 @@ func (v evidenceView) tree() string {
 	if v.Verdict.Verdict != "holds" {
 		b.WriteString("note         nothing above is proven\n")
 	}
-	b.WriteString(v.Verdict.text())
+	b.WriteString(v.Verdict.text(v.Platform))
 	return b.String()
 }

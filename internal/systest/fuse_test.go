@@ -16,8 +16,8 @@ import (
 // A file system in user space, as small as devices need it: the kernel's FUSE
 // protocol 7.31 over /dev/fuse, one request at a time, nothing cached.
 
-// fuseNode is one file or folder.
-type fuseNode struct {
+// fsNode is one file or folder.
+type fsNode struct {
 	dir   bool
 	read  func() ([]byte, error)
 	write func([]byte) error
@@ -25,35 +25,35 @@ type fuseNode struct {
 	// argument; pid is the thread that asks.
 	ioctl func(pid uint32, command uint32, argument []byte) ([]byte, error)
 	// mkdir fills a folder that the other side makes in this one.
-	mkdir func() map[string]*fuseNode
+	mkdir func() map[string]*fsNode
 
 	id       uint64
-	children map[string]*fuseNode
+	children map[string]*fsNode
 }
 
 // userFS serves a tree.
 type userFS struct {
 	device int
-	nodes  map[uint64]*fuseNode
+	nodes  map[uint64]*fsNode
 	opened map[uint64][]byte // what an open file reads
 	handle uint64
 }
 
 // serveFS serves a tree on a new FUSE connection, from its first mount to the end
 // of its last. The file is for mounting.
-func serveFS(t *testing.T, tree map[string]*fuseNode) *os.File {
+func serveFS(t *testing.T, tree map[string]*fsNode) *os.File {
 	t.Helper()
 	device, err := syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		t.Skipf("SKIPPED: no device is faked by the kernel's means: %v", err)
 	}
-	s := &userFS{device: device, nodes: map[uint64]*fuseNode{}, opened: map[uint64][]byte{}}
-	root := s.add(&fuseNode{dir: true})
+	s := &userFS{device: device, nodes: map[uint64]*fsNode{}, opened: map[uint64][]byte{}}
+	root := s.add(&fsNode{dir: true})
 	for name, n := range tree {
 		at := root
 		for _, folder := range strings.Split(path.Dir(name), "/") {
 			if at.children[folder] == nil {
-				at.children[folder] = s.add(&fuseNode{dir: true})
+				at.children[folder] = s.add(&fsNode{dir: true})
 			}
 			at = at.children[folder]
 		}
@@ -67,14 +67,14 @@ func serveFS(t *testing.T, tree map[string]*fuseNode) *os.File {
 	return file
 }
 
-func (s *userFS) add(n *fuseNode) *fuseNode {
+func (s *userFS) add(n *fsNode) *fsNode {
 	n.id = uint64(len(s.nodes) + 1)
 	for s.nodes[n.id] != nil {
 		n.id++
 	}
 	s.nodes[n.id] = n
 	if n.dir && n.children == nil {
-		n.children = map[string]*fuseNode{}
+		n.children = map[string]*fsNode{}
 	}
 	for _, child := range n.children {
 		s.add(child)
@@ -132,7 +132,7 @@ func (s *userFS) answer(b []byte) ([]byte, error) {
 }
 
 // entry does what is about names.
-func (s *userFS) entry(n *fuseNode, code uint32, body []byte) ([]byte, error) {
+func (s *userFS) entry(n *fsNode, code uint32, body []byte) ([]byte, error) {
 	name, _, _ := strings.Cut(string(body), "\x00")
 	switch code {
 	case 1: // LOOKUP
@@ -147,7 +147,7 @@ func (s *userFS) entry(n *fuseNode, code uint32, body []byte) ([]byte, error) {
 			return nil, syscall.EPERM
 		}
 		name, _, _ = strings.Cut(string(body[8:]), "\x00")
-		n.children[name] = s.add(&fuseNode{dir: true, children: n.mkdir()})
+		n.children[name] = s.add(&fsNode{dir: true, children: n.mkdir()})
 		return n.children[name].found(), nil
 	case 11: // RMDIR
 		delete(n.children, name)
@@ -159,7 +159,7 @@ func (s *userFS) entry(n *fuseNode, code uint32, body []byte) ([]byte, error) {
 }
 
 // file does what is about content. A file is read once, when it is opened.
-func (s *userFS) file(n *fuseNode, code, pid uint32, body []byte) ([]byte, error) {
+func (s *userFS) file(n *fsNode, code, pid uint32, body []byte) ([]byte, error) {
 	le := binary.LittleEndian
 	switch code {
 	case 14, 27: // OPEN, OPENDIR
@@ -202,11 +202,11 @@ func words(values ...uint32) []byte {
 }
 
 // found is the answer to a look-up, valid for no time.
-func (n *fuseNode) found() []byte {
+func (n *fsNode) found() []byte {
 	return append(append(binary.LittleEndian.AppendUint64(nil, n.id), make([]byte, 32)...), n.attributes()...)
 }
 
-func (n *fuseNode) attributes() []byte {
+func (n *fsNode) attributes() []byte {
 	mode := uint32(syscall.S_IFREG | 0o600)
 	if n.dir {
 		mode = syscall.S_IFDIR | 0o700

@@ -69,7 +69,7 @@ type binaries struct {
 func settleBinaries(t *testing.T, bin string, v *vendors, first attest.Platform) *binaries {
 	t.Helper()
 	c := &Cluster{t: t, owner: newOwner(t), Log: slog.New(slog.DiscardHandler), addr: freeAddress(t)}
-	b := &binaries{&estate{Cluster: c, vendors: v, collateral: collateral.New(collateral.Config{})}, filepath.Join(bin, "cohort"), t.TempDir(), first, v.newMachine(t, first, "authority")}
+	b := &binaries{&estate{Cluster: c, vendors: v}, filepath.Join(bin, "cohort"), t.TempDir(), first, v.newMachine(t, first, "authority")}
 	cmd := b.authority.command(b.cohort, "authority", "init", "--platform", string(first), "-o", "json")
 	cmd.Dir, cmd.Stderr = b.dir, os.Stderr
 	out, err := cmd.Output()

@@ -23,7 +23,7 @@ type teeMachine struct {
 	t        *testing.T
 	platform attest.Platform
 	tee      attest.Attester
-	devices  func() map[string]*fuseNode
+	devices  func() map[string]*fsNode
 }
 
 // newMachine makes a machine of a platform, or skips the test where the kernel
@@ -35,7 +35,7 @@ func (v *vendors) newMachine(t *testing.T, p attest.Platform, program string) *t
 	}
 	m := &teeMachine{t: t, platform: p}
 	m.tee, _ = v.device(p, program)
-	m.devices = map[attest.Platform]func() map[string]*fuseNode{
+	m.devices = map[attest.Platform]func() map[string]*fsNode{
 		attest.SNP: m.snp, attest.TDX: m.tdx, attest.SGX: m.sgx, attest.Nitro: m.nitro,
 	}[p]
 	return m
@@ -50,20 +50,20 @@ func (m *teeMachine) evidence(data []byte) ([]byte, error) {
 	return e.Raw, err
 }
 
-func (m *teeMachine) snp() map[string]*fuseNode {
+func (m *teeMachine) snp() map[string]*fsNode {
 	tree := m.tsm("sev_guest")
-	tree["dev/sev-guest"] = &fuseNode{ioctl: m.deriveKey}
+	tree["dev/sev-guest"] = &fsNode{ioctl: m.deriveKey}
 	return tree
 }
 
-func (m *teeMachine) tdx() map[string]*fuseNode { return m.tsm("tdx_guest") }
+func (m *teeMachine) tdx() map[string]*fsNode { return m.tsm("tdx_guest") }
 
 // tsm is configfs-tsm: each folder is one request, whose generation counts what
 // was written.
-func (m *teeMachine) tsm(provider string) map[string]*fuseNode {
-	return map[string]*fuseNode{"kernel/config/tsm/report": {dir: true, mkdir: func() map[string]*fuseNode {
+func (m *teeMachine) tsm(provider string) map[string]*fsNode {
+	return map[string]*fsNode{"kernel/config/tsm/report": {dir: true, mkdir: func() map[string]*fsNode {
 		generation, in := 0, []byte(nil)
-		return map[string]*fuseNode{
+		return map[string]*fsNode{
 			"generation": {read: func() ([]byte, error) { return []byte(strconv.Itoa(generation) + "\n"), nil }},
 			"provider":   {read: func() ([]byte, error) { return []byte(provider + "\n"), nil }},
 			"inblob":     {write: func(b []byte) error { generation++; in = b; return nil }},
@@ -100,10 +100,10 @@ func (m *teeMachine) deriveKey(pid, command uint32, argument []byte) ([]byte, er
 }
 
 // sgx is Gramine's /dev/attestation.
-func (m *teeMachine) sgx() map[string]*fuseNode {
+func (m *teeMachine) sgx() map[string]*fsNode {
 	var in []byte
 	measured := m.tee.(*attesttest.DCAPDevice).Measurement()
-	return map[string]*fuseNode{
+	return map[string]*fsNode{
 		"dev/attestation/attestation_type":    {read: func() ([]byte, error) { return []byte("dcap"), nil }},
 		"dev/attestation/user_report_data":    {write: func(b []byte) error { in = b; return nil }},
 		"dev/attestation/quote":               {read: func() ([]byte, error) { return m.evidence(in) }},
@@ -113,8 +113,8 @@ func (m *teeMachine) sgx() map[string]*fuseNode {
 
 // nitro is the Nitro security module: the argument is the addresses and sizes of
 // request and response, both CBOR.
-func (m *teeMachine) nitro() map[string]*fuseNode {
-	return map[string]*fuseNode{"dev/nsm": {ioctl: func(pid, _ uint32, argument []byte) ([]byte, error) {
+func (m *teeMachine) nitro() map[string]*fsNode {
+	return map[string]*fsNode{"dev/nsm": {ioctl: func(pid, _ uint32, argument []byte) ([]byte, error) {
 		le := binary.LittleEndian
 		asker, err := os.OpenFile("/proc/"+strconv.Itoa(int(pid))+"/mem", os.O_RDWR, 0)
 		if err != nil {
