@@ -104,8 +104,8 @@ func beJoinedManager(t *testing.T) any {
 	return struct{}{}
 }
 
-// node is a process of an estate at a place in the network.
-type node struct {
+// member is a process of an estate at a place in the network.
+type member struct {
 	place   string // network namespace; empty: none, and no network can be cut
 	host    string
 	role    string
@@ -113,7 +113,7 @@ type node struct {
 	process *process // nil while it is down
 }
 
-func (n *node) start(t *testing.T) {
+func (n *member) start(t *testing.T) {
 	t.Helper()
 	var none struct{}
 	env := []string{roleVariable + "=" + n.role, "SYSTEST_CONFIG=" + string(must(json.Marshal(n.wish)))}
@@ -126,7 +126,7 @@ func (n *node) start(t *testing.T) {
 	n.process = startProcess(t, cmd, &none)
 }
 
-func (n *node) kill() { n.process.end(syscall.SIGKILL) }
+func (n *member) kill() { n.process.end(syscall.SIGKILL) }
 
 // ip runs ip(8).
 func ip(args ...string) error {
@@ -149,7 +149,7 @@ type scaled struct {
 	*Cluster
 	t *testing.T
 
-	nats, managers []*node
+	nats, managers []*member
 	pool           *x509.CertPool
 	web            *http.Client // of the managers' probes
 }
@@ -165,7 +165,7 @@ const (
 func newScaled(t *testing.T, apart bool) *scaled {
 	t.Helper()
 	s := &scaled{Cluster: New(t, scoring(time.Hour)), t: t, pool: x509.NewCertPool()}
-	places := make([]node, 5)
+	places := make([]member, 5)
 	if apart {
 		s.Host = bridgeHost
 		mustIP(t, "link", "add", bridge, "type", "bridge")
@@ -174,9 +174,9 @@ func newScaled(t *testing.T, apart bool) *scaled {
 		mustIP(t, "link", "set", bridge, "up")
 	}
 	for i := range places {
-		places[i] = node{host: "127.0.0.1"}
+		places[i] = member{host: "127.0.0.1"}
 		if apart {
-			places[i] = node{place: fmt.Sprint("cohort-test", i), host: fmt.Sprint("10.203.88.", 11+i)}
+			places[i] = member{place: fmt.Sprint("cohort-test", i), host: fmt.Sprint("10.203.88.", 11+i)}
 			s.plug(places[i])
 		}
 	}
@@ -210,7 +210,7 @@ func newScaled(t *testing.T, apart bool) *scaled {
 }
 
 // plug makes a namespace and connects it to the bridge.
-func (s *scaled) plug(n node) {
+func (s *scaled) plug(n member) {
 	s.t.Helper()
 	mustIP(s.t, "netns", "add", n.place)
 	s.t.Cleanup(func() { _ = ip("netns", "del", n.place) })
@@ -257,7 +257,7 @@ func number(address string) (n int) {
 }
 
 // units is how many a manager says are ready; -1 when it does not answer.
-func (s *scaled) units(m *node) int {
+func (s *scaled) units(m *member) int {
 	answer, err := s.web.Get("https://" + m.wish.(joinedWish).Gateway + "/readyz")
 	if err != nil {
 		return -1
@@ -338,7 +338,7 @@ func TestManyManagers(t *testing.T) {
 func (s *scaled) lose(step time.Duration) {
 	for _, victim := range []struct {
 		name string
-		*node
+		*member
 	}{{"one NATS server killed", s.nats[0]}, {"two NATS servers killed", s.nats[1]}, {"a manager killed too", s.managers[0]}} {
 		time.Sleep(step)
 		victim.kill()
@@ -347,7 +347,7 @@ func (s *scaled) lose(step time.Duration) {
 	if s.units(s.managers[0]) >= 0 {
 		s.t.Error("the killed manager answers")
 	}
-	for _, n := range []*node{s.nats[0], s.nats[1], s.managers[0]} {
+	for _, n := range []*member{s.nats[0], s.nats[1], s.managers[0]} {
 		n.start(s.t)
 	}
 	s.opens("all started again")
@@ -359,7 +359,7 @@ func (s *scaled) cutAll(length time.Duration) {
 	if first.place == "" {
 		return
 	}
-	link := func(n *node, state string) func() error {
+	link := func(n *member, state string) func() error {
 		return func() error { return ip("link", "set", n.place, state) }
 	}
 	away := func(verb string) func() error {
