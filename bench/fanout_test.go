@@ -1,0 +1,176 @@
+package bench
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/bus/bustest"
+	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/wire"
+	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// fanout is something that brings bytes to many subscribers: publish gives them
+// to it, and each subscriber calls heard.
+type fanout struct {
+	publish func()
+	heard   sync.WaitGroup
+}
+
+// last is the time until the last of n subscribers has heard a message, at the
+// 50th and 99th percentile of some rounds, and the CPU of this process, which
+// holds server and subscribers, for one delivery.
+func (f *fanout) last(b *testing.B, n, rounds int) {
+	b.Helper()
+	for b.Loop() {
+		took := make([]time.Duration, rounds)
+		cpu := CPU()
+		for i := range took {
+			f.heard.Add(n)
+			begin := time.Now()
+			f.publish()
+			f.heard.Wait()
+			took[i] = time.Since(begin)
+		}
+		cpu = CPU() - cpu
+		slices.Sort(took)
+		b.ReportMetric(float64(took[rounds/2].Microseconds()), "last-p50-µs")
+		b.ReportMetric(float64(took[rounds*99/100].Microseconds()), "last-p99-µs")
+		b.ReportMetric(float64(cpu.Microseconds())/float64(n*rounds), "cpu-µs/delivery")
+		b.ReportMetric(0, "ns/op")
+	}
+}
+
+// sealedItem is a sealed session's worth of bytes, as it travels.
+func sealedItem(n uint64) bus.Item {
+	return bus.Item{Kind: bus.Sealed, Session: wire.SessionID{byte(n >> 8), byte(n), 1}, Expiry: uint64(time.Now().Add(time.Hour).Unix()), Bytes: make([]byte, 480)}
+}
+
+// BenchmarkFanout is G11 and G12: the same bytes to N subscribers over a bare NATS
+// server without TLS, and as a sealed session from one unit to all units of its
+// cluster, over TLS and the manager's relay, which keeps a copy and waits 1 ms for
+// company. All connections are in this one process.
+func BenchmarkFanout(b *testing.B) {
+	for _, n := range []int{3, 30, 100, 300, 1000} {
+		b.Run(fmt.Sprint("nats/", n), func(b *testing.B) { bareFanout(b, n).last(b, n, 200) })
+		b.Run(fmt.Sprint("cohort/", n), func(b *testing.B) { clusterFanout(b, n).last(b, n, 200) })
+	}
+}
+
+func bareFanout(b *testing.B, n int) *fanout {
+	b.Helper()
+	s, err := natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, NoSigs: true, NoLog: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	s.Start()
+	b.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(10 * time.Second) {
+		b.Fatal("the NATS server does not listen")
+	}
+	f := &fanout{}
+	connect := func() *nats.Conn {
+		nc, err := nats.Connect(s.ClientURL())
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(nc.Close)
+		return nc
+	}
+	for range n {
+		nc := connect()
+		if _, err := nc.Subscribe("cohort.push", func(*nats.Msg) { f.heard.Done() }); err != nil {
+			b.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	speaker, bytes := connect(), sealedItem(0).Append(nil)
+	f.publish = func() { _ = speaker.Publish("cohort.push", bytes) }
+	return f
+}
+
+func clusterFanout(b *testing.B, n int) *fanout {
+	b.Helper()
+	a := bustest.New(b)
+	config := manager.Config{DataDir: b.TempDir(), Roots: []*x509.Certificate{a.Root}, BusAddress: freeBus(b), Log: slog.New(slog.DiscardHandler)}
+	m, err := manager.New(config)
+	if err != nil {
+		b.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.Serve(ctx, l) }()
+	b.Cleanup(func() { cancel(); <-done })
+	roots := x509.NewCertPool()
+	for !roots.AppendCertsFromPEM(readOrNil(manager.SelfMadeCA(config.DataDir))) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	f := &fanout{}
+	var speaker *bus.Conn
+	for range n {
+		u := a.Unit(bustest.Scoring)
+		c, err := bus.Connect(bus.Config{
+			URL: "tls://" + config.BusAddress, Cluster: u.Cluster, Unit: u.ID,
+			TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{u.Signing}},
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(c.Close)
+		if err := c.Subscribe(func(bus.Item) { f.heard.Done() }); err != nil {
+			b.Fatal(err)
+		}
+		joined(b, c)
+		speaker = c
+	}
+	var number uint64
+	f.publish = func() { number++; _ = speaker.Publish(sealedItem(number)) }
+	return f
+}
+
+// joined waits until a unit's subscription is there: an answer to a later request
+// says so.
+func joined(b *testing.B, c *bus.Conn) {
+	b.Helper()
+	for range 100 {
+		ctx, cancel := context.WithTimeout(b.Context(), time.Second)
+		_, err := c.Range(ctx)
+		cancel()
+		if err == nil {
+			return
+		}
+	}
+	b.Fatal("a unit does not reach the bus")
+}
+
+func freeBus(b *testing.B) string {
+	b.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func readOrNil(path string) []byte {
+	text, _ := os.ReadFile(path)
+	return text
+}
