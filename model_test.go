@@ -89,7 +89,7 @@ func searchModel(t *testing.T, macros ...string) string {
 		}
 	}
 	run("spin", append(args, "-a", path)...)
-	run("gcc", "-O1", "-w", "-DSAFETY", "-DCOLLAPSE", "-DNOREDUCE", "-o", "pan", "pan.c")
+	run("gcc", "-O2", "-w", "-DSAFETY", "-DCOLLAPSE", "-DNOREDUCE", "-o", "pan", "pan.c")
 	out := run("./pan", "-m1000000")
 	for name, text := range modelProperties {
 		if strings.Contains(out, "assertion violated "+text) || strings.Contains(out, "assertion violated  "+text) {

@@ -104,45 +104,90 @@ func bareFanout(b *testing.B, n int) *fanout {
 
 func clusterFanout(b *testing.B, n int) *fanout {
 	b.Helper()
-	a := bustest.New(b)
-	config := manager.Config{DataDir: b.TempDir(), Roots: []*x509.Certificate{a.Root}, BusAddress: freeBus(b), Log: slog.New(slog.DiscardHandler)}
-	m, err := manager.New(config)
-	if err != nil {
-		b.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- m.Serve(ctx, l) }()
-	b.Cleanup(func() { cancel(); <-done })
-	roots := x509.NewCertPool()
-	for !roots.AppendCertsFromPEM(readOrNil(manager.SelfMadeCA(config.DataDir))) {
-		time.Sleep(10 * time.Millisecond)
-	}
+	w := newBusWorld(b)
 	f := &fanout{}
 	var speaker *bus.Conn
 	for range n {
-		u := a.Unit(bustest.Scoring)
-		c, err := bus.Connect(bus.Config{
-			URL: "tls://" + config.BusAddress, Cluster: u.Cluster, Unit: u.ID,
-			TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{u.Signing}},
-		})
-		if err != nil {
+		speaker = w.connect(b)
+		if err := speaker.Subscribe(func(bus.Item) { f.heard.Done() }); err != nil {
 			b.Fatal(err)
 		}
-		b.Cleanup(c.Close)
-		if err := c.Subscribe(func(bus.Item) { f.heard.Done() }); err != nil {
-			b.Fatal(err)
-		}
-		joined(b, c)
-		speaker = c
+		joined(b, speaker)
 	}
 	var number uint64
 	f.publish = func() { number++; _ = speaker.Publish(sealedItem(number)) }
 	return f
+}
+
+// BenchmarkColdOpen is the time from a request whose session a unit does not hold
+// until it does: the manager's stored copy is pulled over the bus, opened and
+// installed. The manager knows ten thousand sessions.
+func BenchmarkColdOpen(b *testing.B) {
+	const known, rounds = 10_000, 5_000
+	p := start(b)
+	w := newBusWorld(b)
+	opener, puller := w.connect(b), w.connect(b)
+	joined(b, opener)
+	joined(b, puller)
+	lookup, h := p.estate.host(b), p.estate.host(b)
+	var ids []wire.SessionID
+	for _, sealed := range p.sealed(b, known) {
+		id := must(lookup.Join(sealed, time.Now()))
+		ids = append(ids, id)
+		_ = opener.Publish(bus.Item{Kind: bus.Sealed, Session: id, Expiry: uint64(time.Now().Add(time.Hour).Unix()), Bytes: sealed})
+	}
+	for { // until the last has arrived
+		if _, err := puller.Pull(b.Context(), ids[known-1]); err == nil {
+			break
+		}
+	}
+	for b.Loop() {
+		took := make([]time.Duration, rounds)
+		for i := range took {
+			begin := time.Now()
+			must(h.Join(must(puller.Pull(b.Context(), ids[i])).Bytes, time.Now()))
+			took[i] = time.Since(begin)
+		}
+		slices.Sort(took)
+		b.ReportMetric(float64(took[rounds/2].Microseconds()), "p50-µs")
+		b.ReportMetric(float64(took[rounds*99/100].Microseconds()), "p99-µs")
+		b.ReportMetric(0, "ns/op")
+	}
+}
+
+// busWorld is a manager, and an authority whose units may connect to it.
+type busWorld struct {
+	authority *bustest.Authority
+	address   string
+	roots     *x509.CertPool
+}
+
+func newBusWorld(b *testing.B) *busWorld {
+	b.Helper()
+	w := &busWorld{authority: bustest.New(b), address: freeBus(b), roots: x509.NewCertPool()}
+	config := manager.Config{DataDir: b.TempDir(), Roots: []*x509.Certificate{w.authority.Root}, BusAddress: w.address, Log: slog.New(slog.DiscardHandler)}
+	m := must(manager.New(config))
+	l := must(net.Listen("tcp", "127.0.0.1:0"))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.Serve(ctx, l) }()
+	b.Cleanup(func() { cancel(); <-done })
+	for !w.roots.AppendCertsFromPEM(readOrNil(manager.SelfMadeCA(config.DataDir))) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	return w
+}
+
+// connect takes one more unit of one task to the bus.
+func (w *busWorld) connect(b *testing.B) *bus.Conn {
+	b.Helper()
+	u := w.authority.Unit(bustest.Scoring)
+	c := must(bus.Connect(bus.Config{
+		URL: "tls://" + w.address, Cluster: u.Cluster, Unit: u.ID,
+		TLS: &tls.Config{RootCAs: w.roots, Certificates: []tls.Certificate{u.Signing}},
+	}))
+	b.Cleanup(c.Close)
+	return c
 }
 
 // joined waits until a unit's subscription is there: an answer to a later request
@@ -156,6 +201,7 @@ func joined(b *testing.B, c *bus.Conn) {
 		if err == nil {
 			return
 		}
+		time.Sleep(50 * time.Millisecond)
 	}
 	b.Fatal("a unit does not reach the bus")
 }
