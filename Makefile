@@ -27,6 +27,7 @@ test: tools lint
 
 test-full: tools lint
 	COHORT_FULL=1 go test -timeout 90m -count=1 -p 1 ./...
+	cd interop/evidence && COHORT_FULL=1 COHORT_VECTORS="$${COHORT_VECTORS:-$(CURDIR)/../shared/vectors}" go test -timeout 60m -count=1 ./...
 	$(MAKE) race
 
 # The race detector needs cgo and a C compiler; the product does not.
