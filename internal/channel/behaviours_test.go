@@ -315,7 +315,7 @@ var ofAnswers = []behaviour{
 func forged(status int) func(*hostile, carried) said {
 	return func(m *hostile, q carried) said {
 		m.act()
-		if q.try > 6 {
+		if q.try > 1+maxOthers {
 			m.t.Errorf("attempt %d of one call", q.try)
 		}
 		return problemOf(status)

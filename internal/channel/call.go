@@ -137,7 +137,7 @@ func (c *call) again(f failure) error {
 		if !allowed {
 			return fmt.Errorf("%w: %w", ErrUnreachable, f.err)
 		}
-		pause(c.request.Context(), againPause)
+		pause(c.request.Context(), againPause<<(maxOthers-1-c.tries.others))
 	}
 	return nil
 }

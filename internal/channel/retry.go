@@ -82,8 +82,14 @@ func hintOf(answer *http.Response) Hint {
 // tries bounds what a call does again, by the hint or fault that made it.
 type tries struct{ misdirected, rekey, ticket, notExecuted, others int }
 
+// maxOthers is how often a call looks for somebody who answers, with pauses that
+// double: 5 seconds in all, within which a gateway starts again.
+const maxOthers = 8
+
 // newTries are what one call may do again.
-func newTries() tries { return tries{misdirected: 3, rekey: 1, ticket: 1, notExecuted: 2, others: 3} }
+func newTries() tries {
+	return tries{misdirected: 3, rekey: 1, ticket: 1, notExecuted: 2, others: maxOthers}
+}
 
 // spend reports whether one more is allowed.
 func (t *tries) spend(reason wire.Reason) bool {

@@ -20,8 +20,8 @@ const (
 	defaultNotAfter = 30 * time.Second
 	openTime        = 30 * time.Second       // for opening one session
 	openPause       = 100 * time.Millisecond // after a failed try, growing
-	openTries       = 4
-	againPause      = 20 * time.Millisecond // before an attempt after one that found nobody
+	openTries       = 6
+	againPause      = 20 * time.Millisecond // before an attempt after one that found nobody, doubling
 	renewPause      = 5 * time.Second       // after opening ahead of expiry failed
 )
 

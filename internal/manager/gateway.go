@@ -2,6 +2,7 @@ package manager
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -178,7 +179,9 @@ func nobody(w wanted) error {
 func (g *gateway) try(x *exchange, m *member) (again bool, err error) {
 	m.inFlight.Add(1)
 	defer m.inFlight.Add(-1)
-	answer, err := x.send(m)
+	ctx, done := m.during(x.r.Context())
+	defer done()
+	answer, err := x.send(ctx, m)
 	if err != nil {
 		if x.r.Context().Err() != nil {
 			panic(http.ErrAbortHandler) // nobody waits for an answer
@@ -199,19 +202,19 @@ func (g *gateway) try(x *exchange, m *member) (again bool, err error) {
 // send sends the request to one unit. A kept-alive connection may turn out to
 // be dead, so what failed on one is sent once more on a fresh one: the same
 // unit executes the same request at most once.
-func (x *exchange) send(m *member) (*http.Response, error) {
-	answer, reused, err := x.sendOnce(m)
-	if err == nil || !reused || x.r.Context().Err() != nil || !x.body.whole() {
+func (x *exchange) send(ctx context.Context, m *member) (*http.Response, error) {
+	answer, reused, err := x.sendOnce(ctx, m)
+	if err == nil || !reused || ctx.Err() != nil || !x.body.whole() {
 		return answer, err
 	}
 	m.close()
-	answer, _, err = x.sendOnce(m)
+	answer, _, err = x.sendOnce(ctx, m)
 	return answer, err
 }
 
-func (x *exchange) sendOnce(m *member) (answer *http.Response, reused bool, err error) {
+func (x *exchange) sendOnce(ctx context.Context, m *member) (answer *http.Response, reused bool, err error) {
 	trace := &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused }}
-	out, err := http.NewRequestWithContext(httptrace.WithClientTrace(x.r.Context(), trace), http.MethodPost, "https://unit"+x.r.URL.Path, x.body.reader())
+	out, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), http.MethodPost, "https://unit"+x.r.URL.Path, x.body.reader())
 	if err != nil {
 		return nil, false, wire.Refuse(wire.BadRequest, "request", err, "one that can be sent on")
 	}

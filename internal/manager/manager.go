@@ -234,7 +234,7 @@ func (m *Manager) tidy(ctx context.Context, hub *bus.Hub) {
 			return
 		case <-ticker.C:
 			now := m.config.Clock()
-			m.registry.forget(now)
+			m.registry.forget(ctx, now)
 			m.copies.prune(now)
 			_ = hub.Claim(m.ranges.claim()) // again in a second
 		}

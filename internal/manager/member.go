@@ -24,7 +24,9 @@ type member struct {
 	id        wire.UnitID
 	cluster   bus.Cluster
 	transport *http.Transport
-	inFlight  atomic.Int64 // requests of this gateway
+	inFlight  atomic.Int64    // requests of this gateway
+	lost      context.Context // done when nothing can be heard of the unit
+	lose      context.CancelCauseFunc
 
 	beat bus.Beat  // guarded by registry.mu
 	last time.Time // guarded by registry.mu: when it beat
@@ -35,11 +37,31 @@ type member struct {
 }
 
 func newMember(id wire.UnitID, c bus.Cluster, t *http.Transport) *member {
-	return &member{id: id, cluster: c, transport: t}
+	m := &member{id: id, cluster: c, transport: t}
+	m.lost, m.lose = context.WithCancelCause(context.Background())
+	return m
 }
 
 // close drops connections that wait; those in use end with their requests.
 func (m *member) close() { m.transport.CloseIdleConnections() }
+
+// probe ends the requests under way at a silent unit when no connection to it
+// can be made either.
+func (m *member) probe(ctx context.Context) {
+	conn, err := m.transport.DialTLSContext(ctx, "tcp", "")
+	if err != nil {
+		m.lose(err)
+		return
+	}
+	conn.Close()
+}
+
+// during is the context of a request to the unit.
+func (m *member) during(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(m.lost, func() { cancel(context.Cause(m.lost)) })
+	return ctx, func() { stop(); cancel(nil) }
+}
 
 // compare orders two units, the one to be preferred first: not resting, fewer
 // requests under way here, fewer by its own word. Any is better than none.

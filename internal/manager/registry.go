@@ -76,14 +76,19 @@ func (r *registry) room(c bus.Cluster) bool {
 	return len(clusters) <= maxClusters
 }
 
-// forget drops units that are silent. Their requests under way go on.
-func (r *registry) forget(now time.Time) {
+// forget drops units that are silent. Requests under way at one go on while it
+// can be reached; without that nobody would ever end them, when a network
+// swallows what is sent. It blocks until that is known.
+func (r *registry) forget(ctx context.Context, now time.Time) {
+	var probes sync.WaitGroup
+	defer probes.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, m := range r.units {
 		if now.Sub(m.last) > silence {
 			delete(r.units, id)
 			m.close()
+			probes.Go(func() { m.probe(ctx) })
 		}
 	}
 }

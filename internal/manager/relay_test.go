@@ -405,7 +405,7 @@ func TestRegistryBounds(t *testing.T) {
 	if r.heard(bus.Cluster{}, wire.UnitID{0}, good, now.Add(silence)) {
 		t.Error("a known unit is new again")
 	}
-	r.forget(now.Add(silence + 1))
+	r.forget(t.Context(), now.Add(silence+1))
 	if n, _ := r.size(); n != 1 {
 		t.Errorf("got %d units, want the one that beat again", n)
 	}

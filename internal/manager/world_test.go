@@ -136,7 +136,9 @@ type replica struct {
 	server *http.Server
 	calls  atomic.Int64
 	claims atomic.Pointer[bus.Beat] // what it says of itself
-	kill   func()                   // cuts all its connections and ends its beats
+	hush   func()                   // ends its beats
+	vanish func()                   // and takes no further connection; those there are stay
+	kill   func()                   // and cuts them
 }
 
 // replica starts a unit of a task. Every request is counted, then handled.
@@ -160,11 +162,9 @@ func (w *world) replica(task string, h http.HandlerFunc) *replica {
 	go r.server.ServeTLS(l, "", "")
 	r.conn = w.connect(r.Unit)
 	ctx, cancel := context.WithCancel(context.Background())
-	r.kill = sync.OnceFunc(func() {
-		cancel()
-		r.conn.Close()
-		r.server.Close()
-	})
+	r.hush = sync.OnceFunc(func() { cancel(); r.conn.Close() })
+	r.vanish = func() { r.hush(); l.Close() }
+	r.kill = func() { r.vanish(); r.server.Close() }
 	w.t.Cleanup(r.kill)
 	go r.beat(ctx)
 	w.known(r)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -41,19 +42,11 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "%s %s", caller.Unit, mark)
 }
 
-// tokens streams tokens until they are told or the client is gone.
-func tokens(w http.ResponseWriter, r *http.Request) {
-	caller, _ := unit.CallerOf(r.Context())
-	w.Header().Set("Unit", caller.Unit.String())
-	for i := range 2000 {
-		fmt.Fprintf(w, "token-%d ", i)
-		_ = http.NewResponseController(w).Flush()
-		select {
-		case <-r.Context().Done():
-			return
-		case <-time.After(time.Millisecond):
-		}
-	}
+// executed is how often each request was executed, by its mark.
+func (s *service) executed() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.seen)
 }
 
 // shared is a cluster of n units with a manager.
@@ -82,7 +75,7 @@ func attended(t *testing.T, units ...*Replica) {
 func call(ctx context.Context, ch *client.Channel, method, mark, key string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, method, scoringURL+"/", nil)
+	r, err := http.NewRequestWithContext(ctx, method, scoringURL+"/count", nil)
 	if err != nil {
 		return "", err
 	}
@@ -118,25 +111,6 @@ func opener(t *testing.T, ch *client.Channel, units []*Replica) *Replica {
 		t.Fatalf("session opened by %v, which is none of the units", s.Unit.UnitID())
 	}
 	return units[i]
-}
-
-// TestSessionOutlivesItsUnit: a session that A opened goes on at B when A is
-// killed, without a handshake more.
-func TestSessionOutlivesItsUnit(t *testing.T) {
-	c, units := shared(t, 2, time.Hour, &service{seen: map[string]int{}})
-	ch := c.Open(c.OpenConfig("scoring"))
-	a := opener(t, ch, units)
-	a.Kill()
-	id, err := call(t.Context(), ch, http.MethodGet, "after the kill", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if id == a.Unit.ID().String() {
-		t.Error("the killed unit answered")
-	}
-	if got := ch.Opens(); got != 1 {
-		t.Errorf("got %d handshakes, want 1", got)
-	}
 }
 
 // TestTicketsAlone: units whose manager cannot be reached share sessions by
@@ -193,44 +167,6 @@ func TestManagerLost(t *testing.T) {
 	}
 	if got := ch.Opens(); got != 1 {
 		t.Errorf("got %d handshakes, want 1", got)
-	}
-}
-
-// TestStreamCut: the unit of a stream dies. The client sees a typed error within
-// a second, and the next request succeeds.
-func TestStreamCut(t *testing.T) {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/tokens", tokens)
-	mux.Handle("/", &service{seen: map[string]int{}})
-	c, units := shared(t, 2, time.Hour, mux)
-	ch := c.Open(c.OpenConfig("scoring"))
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, scoringURL+"/tokens", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	answer, err := ch.RoundTrip(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer answer.Body.Close()
-	if _, err := io.ReadFull(answer.Body, make([]byte, 1000)); err != nil {
-		t.Fatal(err)
-	}
-	i := slices.IndexFunc(units, func(u *Replica) bool { return u.Unit.ID().String() == answer.Header.Get("Unit") })
-	if i < 0 {
-		t.Fatalf("answered by unit %q", answer.Header.Get("Unit"))
-	}
-	begin := time.Now()
-	units[i].Kill()
-	_, err = io.Copy(io.Discard, answer.Body)
-	if !errors.Is(err, client.ErrTruncated) {
-		t.Errorf("got %v, want ErrTruncated", err)
-	}
-	if took := time.Since(begin); took > time.Second {
-		t.Errorf("noticed after %v, want within a second", took)
-	}
-	if _, err := call(t.Context(), ch, http.MethodGet, "next", ""); err != nil {
-		t.Errorf("next request: %v", err)
 	}
 }
 
@@ -352,154 +288,4 @@ func TestPolicyMovesOn(t *testing.T) {
 	c.StopAuthority()
 	_, err := client.Open(t.Context(), old)
 	wantReason(t, err, wire.Behind)
-}
-
-// storm is a load on many channels: in turn GET, POST with an Idempotency-Key,
-// and POST without one, each with a mark of its own.
-type storm struct {
-	service  *service
-	channels []*client.Channel
-	rate     int // requests a second
-	length   time.Duration
-}
-
-// tally is what a storm saw.
-type tally struct {
-	mu      sync.Mutex // guards the fields below
-	sent    int
-	failed  []error // of what may be retried, and of what may not in other ways than it may
-	unknown int     // bare ones whose outcome is unknown
-	done    []string
-	bare    []string
-}
-
-func (s *storm) run(t *testing.T) *tally {
-	var (
-		out tally
-		all sync.WaitGroup
-	)
-	begin := time.Now()
-	for n := range s.rate * int(s.length.Seconds()) {
-		time.Sleep(time.Until(begin.Add(time.Duration(n) * time.Second / time.Duration(s.rate))))
-		all.Go(func() {
-			mark, key, method := fmt.Sprintf("%s-%d", t.Name(), n), "", http.MethodPost
-			switch n % 3 {
-			case 0:
-				method = http.MethodGet
-			case 1:
-				key = mark
-			}
-			_, err := call(t.Context(), s.channels[n%len(s.channels)], method, mark, key)
-			out.count(mark, n%3 == 2, err)
-		})
-	}
-	all.Wait()
-	return &out
-}
-
-func (y *tally) count(mark string, bare bool, err error) {
-	y.mu.Lock()
-	defer y.mu.Unlock()
-	y.sent++
-	switch {
-	case err == nil:
-		y.done = append(y.done, mark)
-	case bare && errors.Is(err, client.ErrOutcomeUnknown):
-		y.unknown++
-	default:
-		y.failed = append(y.failed, err)
-	}
-	if bare {
-		y.bare = append(y.bare, mark)
-	}
-}
-
-// judge demands that nothing is lost, and no bound attempt executed twice.
-func (s *storm) judge(t *testing.T, y *tally) {
-	t.Helper()
-	t.Logf("%d sent, %d done, %d of unknown outcome, %d failed", y.sent, len(y.done), y.unknown, len(y.failed))
-	if len(y.failed) > 0 {
-		t.Errorf("%d of %d failed, want 0; the first: %v", len(y.failed), y.sent, y.failed[0])
-	}
-	s.service.mu.Lock()
-	defer s.service.mu.Unlock()
-	for _, mark := range y.done {
-		if s.service.seen[mark] == 0 {
-			t.Errorf("%s was answered and never executed", mark)
-		}
-	}
-	for _, mark := range y.bare {
-		if got := s.service.seen[mark]; got > 1 {
-			t.Errorf("%s was executed %d times, want at most once", mark, got)
-		}
-	}
-}
-
-// channels opens n channels to the scoring task.
-func channels(c *Cluster, n int) []*client.Channel {
-	config := c.OpenConfig("scoring")
-	var list []*client.Channel
-	for range n {
-		list = append(list, c.Open(config))
-	}
-	return list
-}
-
-// TestUnitsKilledUnderLoad: units of three are killed in turn under load.
-func TestUnitsKilledUnderLoad(t *testing.T) {
-	s := &storm{service: &service{seen: map[string]int{}}, rate: 100, length: 6 * time.Second}
-	sessions, every := 40, 2*time.Second
-	if full() {
-		s.rate, s.length, sessions, every = 1000, time.Minute, 200, 5*time.Second
-	}
-	c, units := shared(t, 3, time.Hour, s.service)
-	s.channels = channels(c, sessions)
-	stop := make(chan struct{})
-	var killer sync.WaitGroup
-	killer.Go(func() {
-		for n := 0; ; n++ {
-			select {
-			case <-stop:
-				return
-			case <-time.After(every):
-			}
-			units[n%3].Kill()
-			units[n%3] = c.Start("scoring", "scoring 1", s.service)
-		}
-	})
-	out := s.run(t)
-	close(stop)
-	killer.Wait()
-	s.judge(t, out)
-}
-
-// TestAuthorityLostUnderLoad: the authority is stopped under load and comes back
-// with new rings, a unit joins, and the rings roll twice.
-func TestAuthorityLostUnderLoad(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIPPED: half a minute; rings roll under load in ./internal/channel too; run without -short")
-	}
-	s := &storm{service: &service{seen: map[string]int{}}, rate: 100, length: 28 * time.Second}
-	life := 5 * time.Second // a ring rolls every ten
-	if full() {
-		s.length, life = 150*time.Second, 30*time.Second
-	}
-	c, _ := shared(t, 2, life, s.service)
-	s.channels = channels(c, 20)
-	var story sync.WaitGroup
-	story.Go(func() {
-		time.Sleep(life / 2)
-		c.StopAuthority()
-		time.Sleep(life / 5)
-		c.StartAuthority()
-		c.Start("scoring", "scoring 1", s.service)
-	})
-	out := s.run(t)
-	story.Wait()
-	s.judge(t, out)
-	var opens uint64
-	for _, ch := range s.channels {
-		opens += ch.Opens()
-	}
-	t.Logf("%d handshakes of %d channels", opens, len(s.channels))
 }

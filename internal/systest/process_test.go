@@ -106,8 +106,9 @@ type managerPlace struct {
 
 // managerWish is what a manager is given.
 type managerWish struct {
-	Root []byte // of the authority, DER
-	Dir  string
+	Root         []byte // of the authority, DER
+	Dir          string
+	Gateway, Bus string // host:port
 }
 
 func beManager(t *testing.T) any {
@@ -116,16 +117,15 @@ func beManager(t *testing.T) any {
 	if err != nil {
 		t.Fatal(err)
 	}
-	place := managerPlace{Bus: freeAddress(t), CA: manager.SelfMadeCA(wish.Dir)}
+	place := managerPlace{Gateway: wish.Gateway, Bus: wish.Bus, CA: manager.SelfMadeCA(wish.Dir)}
 	m, err := manager.New(manager.Config{DataDir: wish.Dir, Roots: []*x509.Certificate{root}, BusAddress: place.Bus, Log: toStderr()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", place.Gateway)
 	if err != nil {
 		t.Fatal(err)
 	}
-	place.Gateway = l.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
 	serving.Go(func() {
@@ -208,6 +208,7 @@ type apart struct {
 	authority *process
 	place     authorityPlace
 	manager   *process
+	wish      managerWish
 	gateway   managerPlace
 	trust     *client.Trust
 }
@@ -216,7 +217,7 @@ type apart struct {
 func newApart(t *testing.T, life time.Duration) *apart {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("SKIPPED: no memory was searched, that of a race build is too large; run without -short")
+		t.Skip("SKIPPED: processes of a race build are too large and too slow; run without -short")
 	}
 	a := &apart{t: t}
 	a.authority = startRole(t, "authority", authorityWish{life}, &a.place)
@@ -227,13 +228,31 @@ func newApart(t *testing.T, life time.Duration) *apart {
 		t.Fatal(err)
 	}
 	a.trust = trust
-	a.manager = startRole(t, "manager", managerWish{trust.AuthorityRoot().Raw, t.TempDir()}, &a.gateway)
+	a.wish = managerWish{trust.AuthorityRoot().Raw, t.TempDir(), freeAddress(t), freeAddress(t)}
+	a.startManager()
+	return a
+}
+
+// startManager starts the manager, where it was before.
+func (a *apart) startManager() {
+	a.t.Helper()
+	a.manager = startRole(a.t, "manager", a.wish, &a.gateway)
 	for end := time.Now().Add(10 * time.Second); a.managerCA() == nil; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("the manager has no certificate after 10 s")
+			a.t.Fatal("the manager has no certificate after 10 s")
 		}
 	}
-	return a
+}
+
+// open opens a channel through the gateway, which ends with the test.
+func (a *apart) open() *client.Channel {
+	a.t.Helper()
+	ch, err := client.Open(a.t.Context(), client.OpenConfig{Trust: a.trust, Gateway: "http://" + a.gateway.Gateway})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.t.Cleanup(func() { ch.Close(context.Background()) })
+	return ch
 }
 
 // managerCA is what the manager's certificate chains to; nil while there is none.

@@ -19,6 +19,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/unit"
@@ -69,7 +70,11 @@ func run() error {
 	}
 	go http.Serve(collected, http.HandlerFunc(collect))
 	done := make(chan error, 1)
-	go func() { done <- u.Serve(ctx, served, &service{}) }()
+	h, err := app()
+	if err != nil {
+		return err
+	}
+	go func() { done <- u.Serve(ctx, served, h) }()
 	fmt.Printf("{\"unit\":%q,\"collect\":%q}\n", u.ID().String(), "http://"+collected.Addr().String())
 	io.Copy(io.Discard, os.Stdin)
 	cancel()
@@ -87,6 +92,41 @@ func listen() (served, collected net.Listener, err error) {
 func collect(http.ResponseWriter, *http.Request) {
 	for range 3 {
 		runtime.GC()
+	}
+}
+
+// app is what the unit serves.
+func app() (http.Handler, error) {
+	executed, err := os.OpenFile("executed", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	mux := http.NewServeMux()
+	mux.Handle("/", &service{})
+	mux.HandleFunc("/count", func(w http.ResponseWriter, r *http.Request) { count(w, r, executed) })
+	mux.HandleFunc("/tokens", tokens)
+	return mux, err
+}
+
+// count writes the request's mark into a file, which outlives the process, and
+// answers with it and the unit's id.
+func count(w http.ResponseWriter, r *http.Request, executed io.Writer) {
+	caller, _ := unit.CallerOf(r.Context())
+	mark := r.Header.Get("Mark")
+	if _, err := io.WriteString(executed, mark+"\n"); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	fmt.Fprintf(w, "%s %s", caller.Unit, mark)
+}
+
+// tokens streams 2,000 tokens, one a millisecond.
+func tokens(w http.ResponseWriter, r *http.Request) {
+	caller, _ := unit.CallerOf(r.Context())
+	w.Header().Set("Unit", caller.Unit.String())
+	for i := range 2000 {
+		fmt.Fprintf(w, "token-%d ", i)
+		if http.NewResponseController(w).Flush() != nil {
+			return
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -1,0 +1,182 @@
+package systest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/client"
+)
+
+// fleet are units in processes of their own.
+type fleet struct {
+	*apart
+	bin   string
+	units []*unitProcess
+	dirs  []string // of all units that ever ran
+}
+
+func newFleet(t *testing.T, n int) *fleet {
+	t.Helper()
+	f := &fleet{apart: newApart(t, time.Hour), units: make([]*unitProcess, n)}
+	f.bin = buildUnit(t, "")
+	for i := range f.units {
+		f.fill(i)
+	}
+	return f
+}
+
+// fill starts a unit in the i-th place.
+func (f *fleet) fill(i int) {
+	f.t.Helper()
+	f.units[i] = f.start(f.bin)
+	f.dirs = append(f.dirs, f.units[i].dir)
+}
+
+// kill ends the unit of an id with SIGKILL.
+func (f *fleet) kill(id string) {
+	f.t.Helper()
+	i := slices.IndexFunc(f.units, func(u *unitProcess) bool { return u.Unit.String() == id })
+	if i < 0 {
+		f.t.Fatalf("unit %q is none of the %d", id, len(f.units))
+	}
+	f.units[i].end(syscall.SIGKILL)
+}
+
+// executed is how often each request was executed, as the units wrote down.
+func (f *fleet) executed() map[string]int {
+	f.t.Helper()
+	seen := map[string]int{}
+	for _, dir := range f.dirs {
+		for mark := range strings.Lines(string(must(os.ReadFile(filepath.Join(dir, "executed"))))) {
+			seen[strings.TrimSuffix(mark, "\n")]++
+		}
+	}
+	return seen
+}
+
+// channels opens n channels.
+func (f *fleet) channels(n int) []*client.Channel {
+	f.t.Helper()
+	list := make([]*client.Channel, n)
+	for i := range list {
+		list[i] = f.open()
+	}
+	return list
+}
+
+// TestUnitProcessesKilled: a unit is killed with SIGKILL. The session that it
+// opened goes on at another, without a handshake more; a stream of its ends in a
+// typed error within a second, and the next request succeeds.
+func TestUnitProcessesKilled(t *testing.T) {
+	f := newFleet(t, 3)
+	ch := f.open()
+	session, err := ch.Session(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	opener := session.Unit.UnitID().String()
+	f.kill(opener)
+	id, err := call(t.Context(), ch, http.MethodGet, "after the kill", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id == opener {
+		t.Error("the killed unit answered")
+	}
+	f.cutStream(ch)
+	if _, err := call(t.Context(), ch, http.MethodGet, "after the stream", ""); err != nil {
+		t.Errorf("next request: %v", err)
+	}
+	if got := ch.Opens(); got != 1 {
+		t.Errorf("got %d handshakes, want 1", got)
+	}
+}
+
+// cutStream kills the unit that streams 2,000 tokens.
+func (f *fleet) cutStream(ch *client.Channel) {
+	f.t.Helper()
+	r := must(http.NewRequestWithContext(f.t.Context(), http.MethodPost, scoringURL+"/tokens", nil))
+	answer, err := ch.RoundTrip(r)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if _, err := io.ReadFull(answer.Body, make([]byte, 1000)); err != nil {
+		f.t.Fatal(err)
+	}
+	begin := time.Now()
+	f.kill(answer.Header.Get("Unit"))
+	_, err = io.Copy(io.Discard, answer.Body)
+	if !errors.Is(err, client.ErrTruncated) {
+		f.t.Errorf("got %v, want ErrTruncated", err)
+	}
+	took := time.Since(begin)
+	f.t.Logf("the client noticed after %v", took)
+	if took > time.Second {
+		f.t.Errorf("noticed after %v, want within a second", took)
+	}
+}
+
+// TestUnitProcessesKilledUnderLoad: one of three units after the other is killed
+// with SIGKILL under load. A run without faults goes before, in the same test.
+func TestUnitProcessesKilledUnderLoad(t *testing.T) {
+	rate, sessions, length, pause := 100, 40, 5*time.Second, 1500*time.Millisecond
+	if full() {
+		rate, sessions, length, pause = 1000, 200, time.Minute, 5*time.Second
+	}
+	f := newFleet(t, 3)
+	s := &storm{executed: f.executed, channels: f.channels(sessions), rate: rate, length: length}
+	t.Log("control:")
+	s.judge(t, s.run(t))
+	kills := 0
+	stop := every(pause, func(n int) {
+		kills++
+		f.units[n%3].end(syscall.SIGKILL)
+		f.fill(n % 3)
+	})
+	out := s.run(t)
+	stop()
+	t.Logf("%d kills, %d handshakes of %d channels:", kills, handshakes(s.channels), sessions)
+	s.judge(t, out)
+}
+
+// TestManagerProcessKilledUnderLoad: the manager is killed with SIGKILL under
+// load and started again, then once more with its data gone. Open sessions go on,
+// without a handshake more, and new ones open.
+func TestManagerProcessKilledUnderLoad(t *testing.T) {
+	f := newFleet(t, 2)
+	s := &storm{executed: f.executed, channels: f.channels(20), rate: 50, length: 8 * time.Second}
+	if full() {
+		s.rate, s.length = 200, time.Minute
+	}
+	stop := every(s.length/3, func(n int) {
+		if n > 1 {
+			return
+		}
+		f.manager.end(syscall.SIGKILL)
+		if n == 1 {
+			for _, name := range []string{"ranges", "sessions"} {
+				must(0, os.Remove(filepath.Join(f.wish.Dir, name)))
+			}
+		}
+		f.startManager()
+		if _, err := call(t.Context(), f.open(), http.MethodPost, fmt.Sprint("new session ", n), ""); err != nil {
+			t.Errorf("new session: %v", err)
+		}
+	})
+	out := s.run(t)
+	stop()
+	s.judge(t, out)
+	if got, want := handshakes(s.channels), uint64(len(s.channels)); got != want {
+		t.Errorf("got %d handshakes of %d channels, want one each", got, want)
+	}
+}
