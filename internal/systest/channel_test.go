@@ -73,7 +73,7 @@ func attended(t *testing.T, units ...*Replica) {
 
 // call sends a request with a mark, and gives the unit that answered it.
 func call(ctx context.Context, ch *client.Channel, method, mark, key string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout) // a gateway may take 8 s to see that a unit is gone
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, method, scoringURL+"/count", nil)
 	if err != nil {

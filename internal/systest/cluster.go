@@ -298,13 +298,19 @@ func (c *Cluster) Start(task, program string, h http.Handler) *Replica {
 // StartWith is Start with a configuration.
 func (c *Cluster) StartWith(config unit.Config, h http.Handler) *Replica {
 	c.t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(c.Host, "0"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return c.serve(config, l, h)
+}
+
+// serve is Start with a configuration and a listener.
+func (c *Cluster) serve(config unit.Config, inner net.Listener, h http.Handler) *Replica {
+	c.t.Helper()
 	u, err := unit.Start(c.t.Context(), config)
 	if err != nil {
 		c.t.Fatalf("starting a unit of %s: %v", config.Task, err)
-	}
-	inner, err := net.Listen("tcp", net.JoinHostPort(c.Host, "0"))
-	if err != nil {
-		c.t.Fatal(err)
 	}
 	l := &cutter{Listener: inner}
 	ctx, cancel := context.WithCancel(context.Background())

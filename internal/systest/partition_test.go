@@ -1,0 +1,103 @@
+package systest
+
+import (
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+)
+
+// link is a TCP proxy that can swallow what is sent, as a parted network does:
+// nothing is refused and nothing ends.
+type link struct {
+	net.Listener
+	parted sync.RWMutex // held for writing while it swallows
+}
+
+// newLink makes a link to an address, which is dialled for each connection.
+func newLink(t *testing.T, to string) *link {
+	t.Helper()
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { inner.Close() })
+	l := &link{Listener: inner}
+	go func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", to)
+			if err != nil {
+				near.Close()
+				continue
+			}
+			go l.pass(near, far)
+			go l.pass(far, near)
+		}
+	}()
+	return l
+}
+
+func (l *link) pass(to, from net.Conn) {
+	defer to.Close()
+	b := make([]byte, 16<<10)
+	for {
+		n, err := from.Read(b)
+		l.parted.RLock()
+		if n > 0 {
+			_, _ = to.Write(b[:n])
+		}
+		l.parted.RUnlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// TestManagerPartedFromAUnit: nothing goes between the manager and one of three
+// units for a while. What may be retried succeeds at the others, sessions open,
+// and when the network is whole again the unit serves by itself.
+func TestManagerPartedFromAUnit(t *testing.T) {
+	app := &service{seen: map[string]int{}}
+	s := &storm{executed: app.executed, rate: 30, length: 8 * time.Second}
+	parted := 5 * time.Second
+	if full() {
+		s.rate, s.length, parted = 200, 75*time.Second, time.Minute
+	}
+	c, units := shared(t, 2, time.Hour, app)
+	l := must(net.Listen("tcp", "127.0.0.1:0"))
+	toBus, toUnit := newLink(t, c.manager.bus), newLink(t, l.Addr().String())
+	config := c.UnitConfig("scoring", "scoring 1")
+	config.Manager.URL, config.Address = "tls://"+toBus.Addr().String(), toUnit.Addr().String()
+	far := c.serve(config, l, app)
+	attended(t, append(units, far)...)
+	s.channels = channels(c, 20)
+	var story sync.WaitGroup
+	story.Go(func() {
+		time.Sleep(time.Second)
+		toBus.parted.Lock()
+		toUnit.parted.Lock()
+		time.Sleep(parted / 2)
+		_, err := call(t.Context(), c.Open(c.OpenConfig("scoring")), http.MethodPost, "while it is parted", "marked")
+		if err != nil {
+			t.Errorf("new session: %v", err)
+		}
+		time.Sleep(parted / 2)
+		toBus.parted.Unlock()
+		toUnit.parted.Unlock()
+	})
+	out := s.run(t)
+	story.Wait()
+	s.judge(t, out)
+	wait(t, 30*time.Second, "the unit to serve again", func() bool {
+		id, err := call(t.Context(), s.channels[0], http.MethodGet, "whole again", "")
+		return err == nil && id == far.Unit.ID().String()
+	})
+	if got, want := handshakes(s.channels), uint64(len(s.channels)); got != want {
+		t.Errorf("got %d handshakes of %d channels, want one each", got, want)
+	}
+}
