@@ -221,7 +221,7 @@ var ofSessions = []behaviour{
 		for _, u := range m.all() {
 			m.refuse(u, PushSession, sealed, wire.SessionOver)
 			for _, q := range asked {
-				if q.header().Session == id {
+				if q.header().Session == id && q.header().Flags&wire.FlagClose == 0 {
 					m.refusal(u, q)
 				}
 			}

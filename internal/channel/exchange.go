@@ -262,7 +262,7 @@ func (x *exchange) open(r io.Reader) (reply, error) {
 	if x.header.Target != (wire.UnitID{}) && a.unit != x.header.Target {
 		return reply{}, wire.Refuse(wire.WrongIdentity, "answer: unit", a.unit, x.header.Target)
 	}
-	aead, err := x.session.key(wire.LabelAnswerKey, x.raw[:], prefix[:16], prefix[16:])
+	aead, err := x.session.answerKey(x.header, x.raw[:], prefix[:16], prefix[16:])
 	if err != nil {
 		return reply{}, err
 	}

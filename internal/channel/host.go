@@ -311,7 +311,7 @@ func (h *Host) Bury(tombstone []byte, at time.Time) (wire.SessionID, error) {
 	h.expire(h.at(at))
 	s := h.table.byID[u.session]
 	if s == nil {
-		s = &session{id: u.session, expiry: u.expiry, ring: u.ring}
+		s = &session{id: u.session, expiry: u.expiry, ring: u.ring, state: dropped}
 		if err := h.add(s); err != nil {
 			return u.session, err
 		}

@@ -19,13 +19,14 @@ type inbound struct {
 	keys     keys
 	source   *source
 	first    []byte    // plaintext of the first chunk
+	closed   bool      // the session was, and that is all there is to say
 	said     hash.Hash // of the request's plaintext; nil when no receipt is wanted
 }
 
 // begin finds the session of a request. Nothing of the request is authenticated
 // yet. It refuses with "misdirected" a request bound to another unit, with
 // "ticket-wanted" a session that the unit does not hold, and with "rekey" one
-// that was closed.
+// that was closed. Whoever asks to close that may be told that it is.
 func (h *Host) begin(raw [wire.HeaderSize]byte, at time.Time) (*inbound, error) {
 	header, err := wire.ParseHeader(raw[:])
 	if err != nil {
@@ -46,6 +47,8 @@ func (h *Host) begin(raw [wire.HeaderSize]byte, at time.Time) (*inbound, error) 
 	switch {
 	case s == nil, s.state == dropped:
 		return nil, wire.Refuse(wire.TicketWanted, "request: session", header.Session, "one that the unit holds")
+	case s.state == closed && header.Flags&wire.FlagClose != 0 && s.secret != [secretSize]byte{}:
+		return &inbound{host: h, standing: st, header: header, raw: raw, keys: newKeys(&s.secret), closed: true}, nil
 	case s.state == closed:
 		return nil, wire.Refuse(wire.Rekey, "request: session", header.Session, "one that is open")
 	}
@@ -105,6 +108,7 @@ func (x *inbound) close() ([]byte, error) {
 	r := h.standing.newer(s.ring)
 	b := bound{identity: h.standing.Identity, ring: r.key.ID(), session: s.id, expiry: s.expiry, sealer: h.id}
 	s.close()
+	x.keys = newKeys(&s.secret)
 	return r.seal(sealedTombstone, b, nil)
 }
 

@@ -164,6 +164,10 @@ func TestEveryByteOfATombstone(t *testing.T) {
 	if _, err := b.Bury(tombstone, noon); err != nil {
 		t.Errorf("unchanged: %v", err)
 	}
+	if in := must(b.begin(x.raw, noon)); !in.closed {
+		t.Error("asked to close, the unit does not say that it is done")
+	}
+	x = must(s.begin(wire.UnitID{}, noon, 0))
 	_, err := b.begin(x.raw, noon)
 	refused(t, err, wire.Rekey)
 }

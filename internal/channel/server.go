@@ -184,6 +184,9 @@ func (s *Server) request(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if x.closed {
+		return s.plain(w, x, kindClosed, "")
+	}
 	if err := x.open(r.Body); err != nil {
 		return err
 	}

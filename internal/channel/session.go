@@ -3,6 +3,7 @@ package channel
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
 	"hash"
@@ -71,6 +72,21 @@ func (s *Session) take(target wire.UnitID, notAfter time.Time, flags wire.Flags)
 	return wire.Header{Session: s.id, Number: s.number, Target: target, NotAfter: notAfter, Flags: flags}, nil
 }
 
+// answerKey is the key of an answer to a request with this header. Closing is
+// confirmed with what a unit keeps of a closed session.
+func (s *Session) answerKey(header wire.Header, fields ...[]byte) (cipher.AEAD, error) {
+	if header.Flags&wire.FlagClose == 0 {
+		return s.key(wire.LabelAnswerKey, fields...)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	closing := closeKey(&s.secret)
+	return newKeys(&closing).message(wire.LabelAnswerKey, fields...)
+}
+
 // key is the key of one request or answer.
 func (s *Session) key(label wire.Label, fields ...[]byte) (cipher.AEAD, error) {
 	s.mu.Lock()
@@ -90,6 +106,20 @@ type keys struct{ mac hash.Hash }
 func newKeys(secret *[secretSize]byte) (k keys) {
 	wire.Secretly(func() { k.mac = hmac.New(sha256.New, secret[:]) })
 	return k
+}
+
+// closeKey is what a unit keeps of a secret when the session is closed: it opens
+// nothing that was said, and confirms that the secret is gone.
+func closeKey(secret *[secretSize]byte) (key [secretSize]byte) {
+	wire.Secretly(func() {
+		b, err := hkdf.Expand(sha256.New, secret[:], string(wire.Frame(wire.LabelCloseKey)), secretSize)
+		if err != nil {
+			panic("channel: " + err.Error()) // of sizes that HKDF has not
+		}
+		copy(key[:], b)
+		clear(b)
+	})
+	return key
 }
 
 // message is the AES-256-GCM key of one message in one direction: HKDF-Expand of

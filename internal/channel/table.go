@@ -18,7 +18,7 @@ type session struct {
 	head   attest.Digest
 	opener wire.UnitID
 	ring   identity.RingID  // under which its newest sealed copy is
-	secret [secretSize]byte // while dropped, its digest
+	secret [secretSize]byte // while dropped, its digest; once closed, its close key, or zeros
 	state  state
 	window window
 }
@@ -38,10 +38,15 @@ func (s *session) drop() {
 	s.state, s.secret = dropped, wire.Sum(s.secret[:])
 }
 
-// close erases the secret for good.
+// close erases the secret for good. Of an open session it keeps the close key.
 func (s *session) close() {
+	switch s.state {
+	case open:
+		s.secret = closeKey(&s.secret)
+	case dropped:
+		clear(s.secret[:])
+	}
 	s.state = closed
-	clear(s.secret[:])
 }
 
 // has reports whether a secret is that of the session.
@@ -105,7 +110,8 @@ func (t *table) expire(at time.Time) (ended []*session) {
 	now := uint64(at.Unix())
 	for len(t.byExpiry) > 0 && t.byExpiry[0].expiry <= now {
 		s := heap.Pop(&t.byExpiry).(*session)
-		s.close()
+		clear(s.secret[:])
+		s.state = closed
 		delete(t.byID, s.id)
 		ended = append(ended, s)
 	}

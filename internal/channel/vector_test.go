@@ -133,12 +133,13 @@ func plainVector(t *testing.T, h *Host, s *Session) vector {
 	request := must(x.whole(head{}, nil))
 	in1 := must(h.begin([wire.HeaderSize]byte(request), noon))
 	late := must(in1.plain(kindNotExecuted, wire.Expired))
-	closed := must(in1.plain(kindClosed, ""))
 	tombstone := must(in1.close())
+	closed := must(in1.plain(kindClosed, ""))
+	closing := closeKey(&s.secret)
 	return vector{
 		Description: "a request that closes the session; the answer to it, and the one that says it was not executed; the tombstone",
 		In:          in("session_secret", s.secret[:], "request", request, "closed", closed, "not_executed", late),
-		Out:         in("header", x.raw[:], "closed_content", []byte{kindClosed}, "not_executed_content", append([]byte{kindNotExecuted}, wire.Expired...), "tombstone", tombstone),
+		Out:         in("header", x.raw[:], "close_key", closing[:], "closed_content", []byte{kindClosed}, "not_executed_content", append([]byte{kindNotExecuted}, wire.Expired...), "tombstone", tombstone),
 	}
 }
 
@@ -241,10 +242,14 @@ func checkClose(t *testing.T, v, opened vector) {
 	t.Helper()
 	bytesOf := func(name string) []byte { return must(hex.DecodeString(v.In[name] + v.Out[name])) }
 	secret := [secretSize]byte(bytesOf("session_secret"))
-	header := bytesOf("header")
+	header, closing := bytesOf("header"), closeKey(&secret)
+	if !bytes.Equal(closing[:], bytesOf("close_key")) {
+		t.Errorf("close key: got %x, want %x", closing, bytesOf("close_key"))
+	}
+	keys := map[string]keys{"closed": newKeys(&closing), "not_executed": newKeys(&secret)}
 	for name, want := range map[string][]byte{"closed": bytesOf("closed_content"), "not_executed": bytesOf("not_executed_content")} {
 		answer := bytesOf(name)
-		o := &opener{r: bytes.NewReader(answer[answerPrefix:]), aead: must(newKeys(&secret).message(wire.LabelAnswerKey, header, answer[:16], answer[16:answerPrefix]))}
+		o := &opener{r: bytes.NewReader(answer[answerPrefix:]), aead: must(keys[name].message(wire.LabelAnswerKey, header, answer[:16], answer[16:answerPrefix]))}
 		got, at, err := o.next()
 		if err != nil || at != final || !bytes.Equal(bytes.TrimRight(got, "\x00"), want) {
 			t.Errorf("%s: got %x, %v, want %x", name, got, err, want)

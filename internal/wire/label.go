@@ -70,6 +70,7 @@ const (
 	LabelChain            Label = "cohort chain v1"              // unit certificate and cross-certificate
 	LabelRequestKey       Label = "cohort request key v1"        // HKDF info: key of one request
 	LabelAnswerKey        Label = "cohort answer key v1"         // HKDF info: key of one answer
+	LabelCloseKey         Label = "cohort close key v1"          // HKDF info: what a unit keeps of a closed session
 	LabelReceipt          Label = "cohort receipt v1"            // receipt of one answer
 
 	// Formats.
@@ -96,7 +97,7 @@ var Labels = []Label{
 	LabelSealed, LabelSealedBody, LabelSealedSession, LabelTombstone, LabelTombstoneBound,
 	LabelPin, LabelSessionOpen, LabelSessionAnswer, LabelSessionKEM, LabelTranscript, LabelSessionID,
 	LabelSessionSecret, LabelConfirm, LabelSessionSignature, LabelSessionEvidence, LabelChain,
-	LabelRequestKey, LabelAnswerKey, LabelReceipt,
+	LabelRequestKey, LabelAnswerKey, LabelCloseKey, LabelReceipt,
 	LabelExtension, LabelSoftEvidence, LabelSoftSeal, LabelSoftSecret, LabelOwnSeal,
 	LabelTPMEvidence, LabelTPMLaunch, LabelTPMLaunches, LabelTPMSeal, LabelTPMSealed,
 }
