@@ -20,16 +20,24 @@ var buckets = []int{512, 1280, 4352, 16640}
 // maxSmall is the largest content in bytes that is read whole before it is sent.
 const maxSmall = 16 << 10
 
+// headSize is what the head of a small message takes mostly, in bytes.
+const headSize = 256
+
+// bucket is the size to which n bytes are padded.
+func bucket(n int) int {
+	i, _ := slices.BinarySearch(buckets, n)
+	if i == len(buckets) {
+		return n
+	}
+	return buckets[i]
+}
+
 // pad fills up to the next bucket with zeros what begins at from in b. What is
 // larger than all buckets stays as it is.
 func pad(b []byte, from int) []byte {
-	n := len(b) - from
-	i, _ := slices.BinarySearch(buckets, n)
-	if i == len(buckets) {
-		return b
-	}
-	b = slices.Grow(b, buckets[i]-n+tagSize)
-	full := b[:from+buckets[i]]
+	n := bucket(len(b) - from)
+	b = slices.Grow(b, from+n-len(b)+tagSize)
+	full := b[:from+n]
 	clear(full[len(b):])
 	return full
 }
@@ -87,7 +95,7 @@ func (x *exchange) whole(h head, body io.Reader) ([]byte, error) {
 		return nil, err
 	}
 	const start = wire.HeaderSize + lengthSize
-	b := make([]byte, start, start+512+int(h.length))
+	b := make([]byte, start, start+bucket(int(h.length)+headSize)+tagSize)
 	copy(b, x.raw[:])
 	if h.method != "" {
 		if b, err = appendRequest(b, h); err != nil {

@@ -16,7 +16,7 @@ type inbound struct {
 	standing *standing
 	header   wire.Header
 	raw      [wire.HeaderSize]byte
-	keys     keys
+	keys     *keys
 	source   *source
 	first    []byte    // plaintext of the first chunk
 	closed   bool      // the session was, and that is all there is to say

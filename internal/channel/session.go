@@ -29,7 +29,7 @@ type Session struct {
 	mu     sync.Mutex       // guards all below
 	secret [secretSize]byte // zeros once closed
 	number uint64           // of the newest request
-	keys   keys             // of secret, once needed
+	keys   *keys            // of secret, once needed
 	closed bool
 }
 
@@ -58,7 +58,7 @@ func (s *Session) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.secret[:])
-	s.keys, s.closed = keys{}, true
+	s.keys, s.closed = nil, true
 }
 
 // take gives the header of the next request: its number is never given again.
@@ -94,19 +94,26 @@ func (s *Session) key(label wire.Label, fields ...[]byte) (cipher.AEAD, error) {
 	if s.closed {
 		return nil, ErrClosed
 	}
-	if s.keys.mac == nil {
+	if s.keys == nil {
 		s.keys = newKeys(&s.secret)
 	}
 	return s.keys.message(label, fields...)
 }
 
 // keys derives the keys of messages from a session secret.
-type keys struct{ mac hash.Hash }
+type keys struct {
+	mac hash.Hash
+	key [secretSize]byte // zeros but while one is derived
+}
 
-func newKeys(secret *[secretSize]byte) (k keys) {
+func newKeys(secret *[secretSize]byte) *keys {
+	k := &keys{}
 	wire.Secretly(func() { k.mac = hmac.New(sha256.New, secret[:]) })
 	return k
 }
+
+// block is the number of HKDF-Expand's only block.
+var block = []byte{1}
 
 // closeKey is what a unit keeps of a secret when the session is closed: it opens
 // nothing that was said, and confirms that the secret is gone.
@@ -124,14 +131,14 @@ func closeKey(secret *[secretSize]byte) (key [secretSize]byte) {
 
 // message is the AES-256-GCM key of one message in one direction: HKDF-Expand of
 // 32 bytes, which is one block, HMAC(secret, info ‖ 1).
-func (k keys) message(label wire.Label, fields ...[]byte) (aead cipher.AEAD, err error) {
-	info := append(wire.Frame(label, fields...), 1)
+func (k *keys) message(label wire.Label, fields ...[]byte) (aead cipher.AEAD, err error) {
+	info := wire.Frame(label, fields...)
 	wire.Secretly(func() {
 		k.mac.Reset()
 		k.mac.Write(info)
-		key := k.mac.Sum(nil)
-		aead, err = newAEAD(key)
-		clear(key)
+		k.mac.Write(block)
+		aead, err = newAEAD(k.mac.Sum(k.key[:0]))
+		clear(k.key[:])
 	})
 	return aead, err
 }

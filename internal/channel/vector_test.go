@@ -246,7 +246,7 @@ func checkClose(t *testing.T, v, opened vector) {
 	if !bytes.Equal(closing[:], bytesOf("close_key")) {
 		t.Errorf("close key: got %x, want %x", closing, bytesOf("close_key"))
 	}
-	keys := map[string]keys{"closed": newKeys(&closing), "not_executed": newKeys(&secret)}
+	keys := map[string]*keys{"closed": newKeys(&closing), "not_executed": newKeys(&secret)}
 	for name, want := range map[string][]byte{"closed": bytesOf("closed_content"), "not_executed": bytesOf("not_executed_content")} {
 		answer := bytesOf(name)
 		o := &opener{r: bytes.NewReader(answer[answerPrefix:]), aead: must(keys[name].message(wire.LabelAnswerKey, header, answer[:16], answer[16:answerPrefix]))}
