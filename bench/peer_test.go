@@ -29,7 +29,17 @@ const profileEnv = "BENCH_PROFILE"
 // start starts the serving process, which ends with the benchmark.
 func start(b *testing.B) *peer {
 	b.Helper()
-	command := exec.Command(os.Args[0], "-test.run=^TestServer$")
+	p := &peer{ca: x509.NewCertPool()}
+	serving(b, "TestServer", &p.info)
+	p.found(b)
+	return p
+}
+
+// serving runs a test of this binary as the process that serves, until the
+// benchmark ends, and reads what it tells.
+func serving(b *testing.B, test string, told any) {
+	b.Helper()
+	command := exec.Command(os.Args[0], "-test.run=^"+test+"$")
 	command.Env = append(os.Environ(), serverEnv+"=1")
 	if file := os.Getenv(profileEnv); file != "" {
 		command.Args = append(command.Args, "-test.cpuprofile="+file)
@@ -40,14 +50,17 @@ func start(b *testing.B) *peer {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { in.Close(); command.Wait() })
-	p := &peer{ca: x509.NewCertPool()}
-	if err := json.NewDecoder(out).Decode(&p.info); err != nil {
+	if err := json.NewDecoder(out).Decode(told); err != nil {
 		b.Fatal("reading what the server tells:", err)
 	}
+}
+
+// found is whom the serving process speaks for.
+func (p *peer) found(b *testing.B) {
+	b.Helper()
 	p.ca.AddCert(must(x509.ParseCertificate(p.CA)))
 	p.estate = estate{p.Authority, newAuthority(p.Authority), p.Genesis, p.Root, p.attester}
 	b.Cleanup(p.estate.authority.Close)
-	return p
 }
 
 // stats are those of the serving process.

@@ -22,12 +22,14 @@ const inFlight = 16
 // BenchmarkRequest is G7: a request in a session and the same in plain HTTP/1.1
 // to the same handler, the CPU time of both ends; client and unit direct, in
 // cleartext on loopback. Beside it an AEAD around the plain request and nothing
-// else, and both over TLS.
+// else, both over TLS, and RA-TLS over connections that are kept.
 func BenchmarkRequest(b *testing.B) {
 	p := start(b)
 	trust := p.trust(b)
 	plain := &http.Transport{MaxIdleConnsPerHost: inFlight, DisableCompression: true, TLSClientConfig: &tls.Config{RootCAs: p.ca}}
 	b.Cleanup(plain.CloseIdleConnections)
+	attested := &http.Transport{MaxIdleConnsPerHost: inFlight, DisableCompression: true, TLSClientConfig: (&reaching{peer: p, trust: trust}).raTLS(verifier())}
+	b.Cleanup(attested.CloseIdleConnections)
 	open := func(gateway string) http.RoundTripper {
 		c := must(client.Open(b.Context(), client.OpenConfig{Trust: trust, Gateway: gateway, CA: p.ca}))
 		b.Cleanup(func() { c.Close(context.Background()) })
@@ -46,10 +48,9 @@ func BenchmarkRequest(b *testing.B) {
 			through := func(rt http.RoundTripper, url string) func() time.Duration {
 				return cost(func() { post(rt, url, body) })
 			}
-			const named = "https://scoring.bench.example"
 			Compare(b, Contender{"plain", through(plain, p.Plain)}, Contender{"channel", through(inClear, named)},
 				Contender{"bare-aead", cost(sealedPost(plain, p.Sealed, body))},
-				Contender{"tls", through(plain, p.PlainTLS)}, Contender{"channel-tls", through(inTLS, named)})
+				Contender{"tls", through(plain, p.PlainTLS)}, Contender{"ra-tls", through(attested, p.RATLS)}, Contender{"channel-tls", through(inTLS, named)})
 		})
 	}
 }
