@@ -38,8 +38,10 @@ func TestGatewayServer(t *testing.T) {
 		t.Skip("the benchmarks start it")
 	}
 	s := &server{t: t, vendors: newVendors(time.Now())}
-	s.estate = found(t, s.vendors)
 	var i gatewayInfo
+	var stop func()
+	s.estate, stop = found(t, s.vendors).start(t)
+	t.Cleanup(stop)
 	i.Authority, i.Genesis, i.Root = s.estate.url, s.estate.genesis, s.estate.root
 	i.Control = s.listen(loopback(), http.HandlerFunc(s.control), nil)
 	chain := s.selfSigned(nil)

@@ -302,11 +302,11 @@ func (c *Cluster) StartWith(config unit.Config, h http.Handler) *Replica {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return c.serve(config, l, h)
+	return c.replica(config, l, h)
 }
 
-// serve is Start with a configuration and a listener.
-func (c *Cluster) serve(config unit.Config, inner net.Listener, h http.Handler) *Replica {
+// replica is Start with a configuration and a listener.
+func (c *Cluster) replica(config unit.Config, inner net.Listener, h http.Handler) *Replica {
 	c.t.Helper()
 	u, err := unit.Start(c.t.Context(), config)
 	if err != nil {

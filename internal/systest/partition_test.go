@@ -73,7 +73,7 @@ func TestManagerPartedFromAUnit(t *testing.T) {
 	toBus, toUnit := newLink(t, c.manager.bus), newLink(t, l.Addr().String())
 	config := c.UnitConfig("scoring", "scoring 1")
 	config.Manager.URL, config.Address = "tls://"+toBus.Addr().String(), toUnit.Addr().String()
-	far := c.serve(config, l, app)
+	far := c.replica(config, l, app)
 	attended(t, append(units, far)...)
 	s.channels = channels(c, 20)
 	var story sync.WaitGroup
