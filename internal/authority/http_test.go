@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -249,4 +250,16 @@ func FuzzCertificates(f *testing.F) {
 			t.Errorf("got %s for %q", text, body)
 		}
 	})
+}
+
+// TestLogOfNobody asks for the log of what is no text.
+func TestLogOfNobody(t *testing.T) {
+	a := newWorld(t).open()
+	for _, text := range []string{"a\x00b", "\xff"} {
+		_, err := a.logPage(t.Context(), url.Values{"task": {text}})
+		wantReason(t, err, wire.BadRequest)
+	}
+	if _, err := a.logPage(t.Context(), url.Values{"unit": {"nobody"}}); err != nil {
+		t.Error(err)
+	}
 }

@@ -38,7 +38,7 @@ func TestKilledAnywhere(t *testing.T) {
 	var told seen
 	all := w.lifeOf(0, &told)
 	names := failpoint.Passed(all.points)
-	step := max(1, len(names)/10)
+	step := max(1, len(names)/8)
 	if os.Getenv("COHORT_FULL") != "" {
 		step = 1
 	}

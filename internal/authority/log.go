@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"net/url"
 	"strconv"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
@@ -63,6 +65,11 @@ func (a *Authority) logPage(ctx context.Context, values url.Values) (api.Log, er
 	limit, err := number(values, "limit", logLimit)
 	if err != nil {
 		return api.Log{}, err
+	}
+	for _, name := range []string{"task", "unit"} {
+		if text := values.Get(name); strings.ContainsRune(text, 0) || !utf8.ValidString(text) { // PostgreSQL has no such text
+			return api.Log{}, wire.Refuse(wire.BadRequest, "request: "+name, text, "UTF-8 without NUL")
+		}
 	}
 	return a.page(ctx, store.Query{
 		Before: before, Limit: int(min(max(limit, 1), logMaxLimit)), Task: values.Get("task"), Unit: values.Get("unit"),

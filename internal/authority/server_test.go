@@ -8,8 +8,8 @@ import (
 
 // stories are the tests that are run on a server too. With COHORT_FULL=1 they
 // are all.
-const stories = "^Test(OpenRefusals|ChangedRows|Reopen|Replay|SecondAuthority|NothingWithoutRecord|GoneClient|Approval|SignaturesAtOnce|" +
-	"CutHistory|Followed|Upgrade|PushMoves|Lease.*|Restored.*|KilledAnywhere)$"
+const stories = "^Test(ChangedRows|Reopen|Replay|NothingWithoutRecord|Approval|SignaturesAtOnce|" +
+	"CutHistory|Followed|Upgrade|PushMoves|Lease.*|LogOfNobody|Restored.*|KilledAnywhere)$"
 
 // TestOnServer runs the stories once more, on PostgreSQL.
 func TestOnServer(t *testing.T) {
