@@ -8,7 +8,7 @@ import (
 
 // stories are the tests that are run on a server too. With COHORT_FULL=1 they
 // are all.
-const stories = "^Test(ChangedRows|Reopen|Replay|NothingWithoutRecord|Approval|SignaturesAtOnce|" +
+const stories = "^Test(Reopen|Replay|NothingWithoutRecord|Approval|SignaturesAtOnce|" +
 	"CutHistory|Followed|Upgrade|PushMoves|Lease.*|LogOfNobody|Restored.*|KilledAnywhere)$"
 
 // TestOnServer runs the stories once more, on PostgreSQL.

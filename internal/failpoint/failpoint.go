@@ -56,7 +56,7 @@ type Points struct {
 	log    *os.File
 
 	mu   sync.Mutex
-	keep []any // guarded by mu: what SQLite points to, unseen by the garbage collector
+	keep []any // guarded by mu: functions that only SQLite points to
 }
 
 // FromEnv are the points as [Kill] says. It panics on anything else.

@@ -20,7 +20,10 @@ func (p *Points) SQLite() {
 	vfs.FxOpen = p.pointer(func(tls *libc.TLS, vfs, name, file uintptr, flags int32, out uintptr) int32 {
 		rc := open(tls, vfs, name, file, flags, out)
 		if f := at[sqlite3.Tsqlite3_file](file); rc == sqlite3.SQLITE_OK && f.FpMethods != 0 {
-			f.FpMethods = p.methods(at[sqlite3.Tsqlite3_io_methods](f.FpMethods), kind(flags))
+			methods := p.methods(at[sqlite3.Tsqlite3_io_methods](f.FpMethods), kind(flags))
+			// SQLite's memory: the race detector lets it have no pointer into ours.
+			f.FpMethods = libc.Xmalloc(tls, libc.Tsize_t(unsafe.Sizeof(methods)))
+			*at[sqlite3.Tsqlite3_io_methods](f.FpMethods) = methods
 		}
 		return rc
 	})
@@ -37,7 +40,7 @@ func kind(flags int32) string {
 }
 
 // methods are those of an open file, with points.
-func (p *Points) methods(of *sqlite3.Tsqlite3_io_methods, kind string) uintptr {
+func (p *Points) methods(of *sqlite3.Tsqlite3_io_methods, kind string) sqlite3.Tsqlite3_io_methods {
 	write := function[func(*libc.TLS, uintptr, uintptr, int32, int64) int32](of.FxWrite)
 	sync := function[func(*libc.TLS, uintptr, int32) int32](of.FxSync)
 	truncate := function[func(*libc.TLS, uintptr, int64) int32](of.FxTruncate)
@@ -54,8 +57,7 @@ func (p *Points) methods(of *sqlite3.Tsqlite3_io_methods, kind string) uintptr {
 		p.Pass(kind + "-truncate")
 		return truncate(tls, file, size)
 	})
-	p.hold(&wrapped)
-	return uintptr(unsafe.Pointer(&wrapped))
+	return wrapped
 }
 
 // at is what lies at an address of SQLite's.
@@ -67,15 +69,10 @@ func function[F any](pointer uintptr) F {
 	return *(*F)(unsafe.Pointer(&held))
 }
 
-// pointer is a function as SQLite takes it.
+// pointer is a function as SQLite takes it; only SQLite points to it then.
 func (p *Points) pointer(f any) uintptr {
-	p.hold(f)
-	return (*[2]uintptr)(unsafe.Pointer(&f))[1]
-}
-
-// hold keeps what only SQLite points to.
-func (p *Points) hold(v any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.keep = append(p.keep, v)
+	p.keep = append(p.keep, f)
+	return (*[2]uintptr)(unsafe.Pointer(&f))[1]
 }
