@@ -41,14 +41,15 @@ func (f *fleet) fill(i int) {
 	f.dirs = append(f.dirs, f.units[i].dir)
 }
 
-// kill ends the unit of an id with SIGKILL.
-func (f *fleet) kill(id string) {
+// kill ends the unit of an id with SIGKILL and gives its place.
+func (f *fleet) kill(id string) (i int) {
 	f.t.Helper()
-	i := slices.IndexFunc(f.units, func(u *unitProcess) bool { return u.Unit.String() == id })
+	i = slices.IndexFunc(f.units, func(u *unitProcess) bool { return u.Unit.String() == id })
 	if i < 0 {
 		f.t.Fatalf("unit %q is none of the %d", id, len(f.units))
 	}
 	f.units[i].end(syscall.SIGKILL)
+	return i
 }
 
 // executed is how often each request was executed, as the units wrote down.
@@ -73,18 +74,28 @@ func (f *fleet) channels(n int) []*client.Channel {
 	return list
 }
 
-// TestUnitProcessesKilled: a unit is killed with SIGKILL. The session that it
-// opened goes on at another, without a handshake more; a stream of its ends in a
-// typed error within a second, and the next request succeeds.
-func TestUnitProcessesKilled(t *testing.T) {
+// TestKilledProcesses is what SIGKILL does to a cluster of processes: to units,
+// without load and with it, and to the manager.
+func TestKilledProcesses(t *testing.T) {
 	f := newFleet(t, 3)
+	f.killUnits()
+	f.outlive()
+	f.killManager()
+}
+
+// outlive kills the unit that opened a session, which goes on at another without
+// a handshake more, and then one that streams: that ends in a typed error within
+// a second, and the next request succeeds.
+func (f *fleet) outlive() {
+	t := f.t
+	t.Helper()
 	ch := f.open()
 	session, err := ch.Session(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	opener := session.Unit.UnitID().String()
-	f.kill(opener)
+	defer f.fill(f.kill(opener))
 	id, err := call(t.Context(), ch, http.MethodGet, "after the kill", "")
 	if err != nil {
 		t.Fatal(err)
@@ -92,7 +103,7 @@ func TestUnitProcessesKilled(t *testing.T) {
 	if id == opener {
 		t.Error("the killed unit answered")
 	}
-	f.cutStream(ch)
+	defer f.fill(f.cutStream(ch))
 	if _, err := call(t.Context(), ch, http.MethodGet, "after the stream", ""); err != nil {
 		t.Errorf("next request: %v", err)
 	}
@@ -101,10 +112,10 @@ func TestUnitProcessesKilled(t *testing.T) {
 	}
 }
 
-// cutStream kills the unit that streams 2,000 tokens.
-func (f *fleet) cutStream(ch *client.Channel) {
+// cutStream kills the unit that streams 2,000 tokens and gives its place.
+func (f *fleet) cutStream(ch *client.Channel) (i int) {
 	f.t.Helper()
-	r := must(http.NewRequestWithContext(f.t.Context(), http.MethodPost, scoringURL+"/tokens", nil))
+	r := must(http.NewRequestWithContext(f.t.Context(), http.MethodGet, scoringURL+"/tokens", nil))
 	answer, err := ch.RoundTrip(r)
 	if err != nil {
 		f.t.Fatal(err)
@@ -114,7 +125,7 @@ func (f *fleet) cutStream(ch *client.Channel) {
 		f.t.Fatal(err)
 	}
 	begin := time.Now()
-	f.kill(answer.Header.Get("Unit"))
+	i = f.kill(answer.Header.Get("Unit"))
 	_, err = io.Copy(io.Discard, answer.Body)
 	if !errors.Is(err, client.ErrTruncated) {
 		f.t.Errorf("got %v, want ErrTruncated", err)
@@ -124,16 +135,18 @@ func (f *fleet) cutStream(ch *client.Channel) {
 	if took > time.Second {
 		f.t.Errorf("noticed after %v, want within a second", took)
 	}
+	return i
 }
 
-// TestUnitProcessesKilledUnderLoad: one of three units after the other is killed
-// with SIGKILL under load. A run without faults goes before, in the same test.
-func TestUnitProcessesKilledUnderLoad(t *testing.T) {
-	rate, sessions, length, pause := 100, 40, 5*time.Second, 1500*time.Millisecond
+// killUnits kills one of three units after the other under load. A run without
+// faults goes before it.
+func (f *fleet) killUnits() {
+	t := f.t
+	t.Helper()
+	rate, sessions, length, pause := 100, 40, 4*time.Second, 1200*time.Millisecond
 	if full() {
 		rate, sessions, length, pause = 1000, 200, time.Minute, 5*time.Second
 	}
-	f := newFleet(t, 3)
 	s := &storm{executed: f.executed, channels: f.channels(sessions), rate: rate, length: length}
 	t.Log("control:")
 	s.judge(t, s.run(t))
@@ -149,12 +162,13 @@ func TestUnitProcessesKilledUnderLoad(t *testing.T) {
 	s.judge(t, out)
 }
 
-// TestManagerProcessKilledUnderLoad: the manager is killed with SIGKILL under
-// load and started again, then once more with its data gone. Open sessions go on,
-// without a handshake more, and new ones open.
-func TestManagerProcessKilledUnderLoad(t *testing.T) {
-	f := newFleet(t, 2)
-	s := &storm{executed: f.executed, channels: f.channels(20), rate: 50, length: 8 * time.Second}
+// killManager kills the manager under load and starts it again, then once more
+// with its data gone. Open sessions go on, without a handshake more, and new ones
+// open.
+func (f *fleet) killManager() {
+	t := f.t
+	t.Helper()
+	s := &storm{executed: f.executed, channels: f.channels(20), rate: 50, length: 6 * time.Second}
 	if full() {
 		s.rate, s.length = 200, time.Minute
 	}
