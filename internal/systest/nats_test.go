@@ -306,7 +306,8 @@ func (s *scaled) opens(when string) {
 // NATS alone, a NATS server. Open sessions go on, new ones open, it heals alone.
 func TestManyManagers(t *testing.T) {
 	apart, step := false, time.Second
-	st := &storm{service: &service{seen: map[string]int{}}, rate: 60, length: 8 * step}
+	app := &service{seen: map[string]int{}}
+	st := &storm{executed: app.executed, rate: 60, length: 8 * step}
 	if full() {
 		if err := ip("netns", "add", "cohort-test-try"); err != nil {
 			t.Skipf("SKIPPED: nothing was cut, no network namespaces here: %v", err)
@@ -317,7 +318,7 @@ func TestManyManagers(t *testing.T) {
 	}
 	s := newScaled(t, apart)
 	for range 6 {
-		s.Start("scoring", "scoring 1", st.service)
+		s.Start("scoring", "scoring 1", app)
 	}
 	s.whole("at the start")
 	st.channels = channels(s.Cluster, 20)

@@ -84,13 +84,14 @@ func (u *upgrades) gone(ch *client.Channel) {
 // again, one of them although nothing is asked in it all the time; a session that
 // was pinned to code never moves.
 func TestRollingUpgrades(t *testing.T) {
-	s := &storm{service: &service{seen: map[string]int{}}, rate: 60, length: 10 * time.Second}
+	app := &service{seen: map[string]int{}}
+	s := &storm{executed: app.executed, rate: 60, length: 10 * time.Second}
 	count, sessions := 2, 10
 	if full() {
 		s.rate, s.length, count, sessions = 500, 140*time.Second, 20, 50
 	}
-	c, units := shared(t, 3, time.Hour, s.service)
-	u := &upgrades{Cluster: c, t: t, service: s.service, release: 1, units: units}
+	c, units := shared(t, 3, time.Hour, app)
+	u := &upgrades{Cluster: c, t: t, service: app, release: 1, units: units}
 	s.channels = channels(c, sessions)
 	idle := c.Open(c.OpenConfig("scoring"))
 	var load sync.WaitGroup
