@@ -105,7 +105,7 @@ func (a *app) runAuthority(ctx context.Context, f authorityFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	found := f.collateral.open(a.now)
+	found := f.collateral.open(db, a.log, a.now)
 	served, err := authority.Open(ctx, authority.Config{
 		Store: db, Attester: a.tee.device, Sealer: a.tee.device, Verifier: verifier(),
 		Clock: authority.SystemClock(), Log: a.log, Genesis: genesis, Endorser: found,

@@ -1,9 +1,13 @@
 package cli
 
 import (
+	"context"
+	"encoding/json"
+	"log/slog"
 	"os"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/spf13/cobra"
 )
@@ -19,10 +23,41 @@ func (f *collateralFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.intelRoot, "collateral-intel-root", collateral.IntelRoot, "where Intel's root list is, or a mirror; empty asks nobody")
 }
 
-func (f collateralFlags) open(now func() time.Time) *collateral.Collateral {
-	c := collateral.Config{AMD: f.amd, Intel: f.intel, IntelRoot: f.intelRoot, Clock: now}
+// open finds documents there, and keeps them in the authority's store.
+func (f collateralFlags) open(db *store.Store, log *slog.Logger, now func() time.Time) *collateral.Collateral {
+	c := collateral.Config{AMD: f.amd, Intel: f.intel, IntelRoot: f.intelRoot, Cache: kept{db, log}, Clock: now}
 	if f.dir != "" {
 		c.Mirror = os.DirFS(f.dir)
 	}
 	return collateral.New(c)
+}
+
+// kept keeps documents in the store, as well as that can: what fails is fetched.
+type kept struct {
+	db  *store.Store
+	log *slog.Logger
+}
+
+// Load implements [collateral.Cache].
+func (k kept) Load(ctx context.Context, name string) (d collateral.Document) {
+	content, err := k.db.Collateral(ctx, name)
+	if err == nil && content != nil {
+		err = json.Unmarshal(content, &d)
+	}
+	if err != nil {
+		k.log.Warn("loading collateral", "name", name, "error", err)
+		return collateral.Document{}
+	}
+	return d
+}
+
+// Store implements [collateral.Cache].
+func (k kept) Store(ctx context.Context, name string, d collateral.Document) {
+	content, err := json.Marshal(d)
+	if err == nil {
+		err = k.db.KeepCollateral(ctx, name, content, d.Expires)
+	}
+	if err != nil {
+		k.log.Warn("keeping collateral", "name", name, "error", err)
+	}
 }

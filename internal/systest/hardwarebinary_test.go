@@ -39,7 +39,12 @@ func TestHardwareByTheBinaries(t *testing.T) {
 				t.Error("no age of the collateral among the metrics")
 			}
 			stop()
-			b.run(b.authority, b.authorityArgs(), b.URL()+"/readyz")()
+			b.mu.Lock()
+			b.down = true // the vendors: what they said is in the store
+			b.mu.Unlock()
+			stop = b.run(b.authority, b.authorityArgs(), b.URL()+"/readyz")
+			b.serveUnit(t, first)
+			stop()
 			out := b.refused(b.vendors.newMachine(t, first, "another program"), b.authorityArgs()...)
 			if !strings.Contains(out, "[signature]") {
 				t.Errorf("another program on the same chip: got %q, want signature", out)
