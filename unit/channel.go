@@ -87,15 +87,13 @@ func keep(before, next identity.RingKeys, now time.Time) identity.RingKeys {
 // then on it seals those again that come under older keys, such as those of the
 // release that this one continues: a successor opens only what is sealed here.
 func (u *Unit) reseal(ctx context.Context) {
-	for {
+	for ctx.Err() == nil {
 		e := u.held.Load()
-		wait := min(resealWait, e.renewBefore.Sub(e.renewAfter))
-		if pause(ctx, rand.N(wait+1)) != nil {
-			return
-		}
 		for u.resealAll(ctx); !u.replacedWithin(ctx, e, resealLate/2+rand.N(resealLate)); {
 			u.resealAll(ctx)
 		}
+		wait := min(resealWait, e.renewBefore.Sub(e.renewAfter))
+		_ = pause(ctx, rand.N(wait+1)) // the loop sees ctx
 	}
 }
 

@@ -359,7 +359,11 @@ func (c *call) prove(x *exchange, a reply, at time.Time) error {
 	if x.record.Receipt == nil {
 		return wire.Refuse(wire.EvidenceMissing, "answer: receipt", "none", "the unit's")
 	}
-	receipt, err := VerifyReceipt(*x.record, c.t.config.Trust.Trust(), ReceiptExpect{Pin: c.t.config.Pin, At: at})
+	expect := ReceiptExpect{Pin: c.t.config.Pin, At: at}
+	receipt, err := VerifyReceipt(*x.record, c.t.config.Trust.Trust(), expect)
+	if err != nil { // perhaps of a release that is newer than what is known
+		receipt, err = VerifyReceipt(*x.record, c.t.config.Trust.Renew(c.request.Context()), expect)
+	}
 	if err != nil {
 		return fmt.Errorf("judging the receipt: %w", err)
 	}

@@ -29,6 +29,7 @@ type devFlags struct {
 	cluster  string
 	example  string
 	keyMode  string
+	upgrades int
 	task     string // the example, or "app" for the user's own program
 }
 
@@ -63,6 +64,7 @@ func (a *app) devCommand() *cobra.Command {
 	flags.BoolVar(&f.checking, "check", false, "judge a fresh cluster from outside, one line for each story")
 	flags.StringVar(&f.cluster, "cluster", "", "with --check: judge the running cluster that this dev.json describes")
 	flags.StringVar(&f.example, "example", devExamples[0], "example to run: "+strings.Join(devExamples, ", "))
+	flags.IntVar(&f.upgrades, "upgrades", 0, "with --check: then replace the program by so many releases, one after the other, while a session goes on")
 	flags.StringVar(&f.keyMode, "key-mode", string(policy.Shared), "shared: one certificate for all units; unit: one each")
 	return cmd
 }
@@ -74,6 +76,8 @@ func (f devFlags) check() error {
 		return usage("--key-mode: got %q, want shared or unit", f.keyMode)
 	case !slices.Contains(devExamples, f.example):
 		return usage("--example: got %q, want one of %s", f.example, strings.Join(devExamples, ", "))
+	case f.upgrades < 0 || f.upgrades > 0 && (!f.checking || f.cluster != ""):
+		return usage("--upgrades needs --check, and a fresh cluster")
 	case f.cluster != "" && !f.checking:
 		return usage("--cluster needs --check")
 	}
@@ -125,7 +129,7 @@ func (a *app) checkFresh(ctx context.Context, f devFlags, program []string) (err
 	defer func() { err = errors.Join(err, os.RemoveAll(f.dir)) }()
 	f.basePort = 0
 	return a.withCluster(ctx, f, program, func(d *dev) error {
-		return d.checker().check(ctx)
+		return errors.Join(d.checker().check(ctx), d.drill(ctx, f.upgrades))
 	})
 }
 

@@ -256,7 +256,7 @@ func (d *dev) startUnits(ctx context.Context) error {
 		args := []string{"unit", "--task", d.cluster.Task, "--authority", d.cluster.Authority, "--genesis", d.cluster.Genesis,
 			"--manager", "tls://" + d.bus, "--manager-ca", manager.SelfMadeCA(d.cluster.Manager.Data),
 			"--listen", u.Address, "--health", strings.TrimPrefix(u.Health, "http://")}
-		c := d.newChild(fmt.Sprintf("unit-%d", i+1), d.measured(launch{agent: d.bin.cohort, program: d.bin.program}, args))
+		c := d.newChild(fmt.Sprintf("unit-%d", i+1), d.unit(args))
 		c.started = func(pid int) { d.note(func(c *cluster) { c.Units[i].PID = pid }) }
 		units[i] = c
 		d.supervise(ctx, c)
@@ -275,6 +275,13 @@ func (d *dev) startUnits(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// unit runs the agent with the program of the release in use.
+func (d *dev) unit(args []string) runner {
+	return func(ctx context.Context, log *os.File, started func(int)) error {
+		return d.measured(launch{agent: d.bin.cohort, program: d.program()}, args)(ctx, log, started)
+	}
 }
 
 // note changes the description, in dev.json too once there is one.

@@ -70,10 +70,23 @@ func (t draftTask) write(line func(string, ...any)) {
 	}
 	line("\n[task.%s]\nkey_mode = %q # shared: one certificate for all replicas; unit: one each, under one root", t.name, t.keyMode)
 	line("names = %s\nlife = \"1h\"\nunits = %d", quoted(t.names), t.units)
+	t.writeRelease(line)
+}
+
+func (t draftTask) writeRelease(line func(string, ...any)) {
 	line("\n[task.%s.release.%q]\nreference = [\n%s]", t.name, t.release, indented(t.references))
 	if t.dynamic {
 		line("dynamic = true # the program loads shared libraries, which are not measured")
 	}
+}
+
+// continuing is the text of a release that continues another of its task.
+func (t draftTask) continuing(before string) string {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	t.writeRelease(line)
+	line("continues = %q", before)
+	return b.String()
 }
 
 func indented(lines []string) string {
