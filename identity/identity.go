@@ -27,8 +27,6 @@
 package identity
 
 import (
-	"slices"
-
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -104,19 +102,9 @@ func findRelease(p policy.Approved, task, release string) (*policy.Release, erro
 // identityID is the id of the code that list names, as a task of this policy's
 // trust domain. The order of the list does not matter.
 func identityID(p policy.Approved, task string, list []attest.Measurement) attest.Digest {
-	doc, genesis := p.Document(), p.Genesis()
-	root := doc.Authority.Root
-	fields := [][]byte{[]byte(doc.TrustDomain), root[:], genesis[:], []byte(task)}
-	for _, m := range sorted(list) {
-		fields = append(fields, m.Bytes())
-	}
-	return wire.Hash(wire.LabelIdentity, fields...)
+	return p.Document().ReleaseID(p.Genesis(), task, list)
 }
 
 // sorted is a copy of list in the one order in which it is encoded, each
 // measurement once.
-func sorted(list []attest.Measurement) []attest.Measurement {
-	list = slices.Clone(list)
-	slices.SortFunc(list, attest.Measurement.Compare)
-	return slices.CompactFunc(list, func(a, b attest.Measurement) bool { return a.Compare(b) == 0 })
-}
+func sorted(list []attest.Measurement) []attest.Measurement { return policy.SortedMeasurements(list) }

@@ -13,9 +13,9 @@ import (
 )
 
 // Step is one step of the history: a policy file and the armored SSH signatures
-// of owners over it.
+// of owners over it, or a [Statement] and the one signature of its party.
 type Step struct {
-	Policy     []byte
+	Policy     []byte // or a statement
 	Signatures []string
 }
 
@@ -28,7 +28,9 @@ type Approved struct {
 	genesis attest.Digest
 	founded time.Time
 	steps   []Step
-	heads   []attest.Digest // heads[i] is the head after step i
+	heads   []attest.Digest  // heads[i] is the head after step i
+	digests []attest.Digest  // of the policies, genesis first
+	pacts   map[string]*Pact // the groups of doc, by name
 }
 
 // Genesis approves the first policy: its digest is the pin, and a quorum of its
@@ -52,15 +54,21 @@ func Genesis(pin attest.Digest, step Step) (Approved, error) {
 	if err := doc.Owners.quorum(signed); err != nil {
 		return Approved{}, err
 	}
-	return Approved{genesis: pin, founded: doc.Created}.extended(doc, step), nil
+	a := Approved{genesis: pin, founded: doc.Created}
+	pacts, err := a.succeed(doc)
+	if err != nil {
+		return Approved{}, err
+	}
+	return a.extended(doc, step, pacts), nil
 }
 
-// Next approves the policy that follows: same trust domain, next sequence,
-// previous digest, and a quorum of the owners of a. When a document was in
-// force, and whether its delay has passed, is the authority's to know.
+// Next approves the step that follows. A policy has the same trust domain, the
+// next sequence, the previous digest, and a quorum of the owners of a; when a
+// document was in force, and whether its delay has passed, is the authority's to
+// know. A party's statement is about a group of a, and newer than its last.
 func (a Approved) Next(step Step) (Approved, error) {
 	// Clipped, so that two successors of one policy never share memory.
-	a.steps, a.heads = slices.Clip(a.steps), slices.Clip(a.heads)
+	a.steps, a.heads, a.digests = slices.Clip(a.steps), slices.Clip(a.heads), slices.Clip(a.digests)
 	return a.next(step)
 }
 
@@ -68,6 +76,9 @@ func (a Approved) Next(step Step) (Approved, error) {
 func (a Approved) next(step Step) (Approved, error) {
 	if !a.OK() {
 		return Approved{}, errNothing
+	}
+	if isStatement(step.Policy) {
+		return a.hear(step)
 	}
 	signed, err := signers(a.doc.Owners, step)
 	if err != nil {
@@ -80,7 +91,11 @@ func (a Approved) next(step Step) (Approved, error) {
 	if err != nil {
 		return Approved{}, err
 	}
-	return a.extended(doc, step), nil
+	pacts, err := a.succeed(doc)
+	if err != nil {
+		return Approved{}, err
+	}
+	return a.extended(doc, step, pacts), nil
 }
 
 // Replay approves a whole history from its genesis on.
@@ -103,11 +118,15 @@ func Replay(pin attest.Digest, steps []Step) (Approved, error) {
 // errNothing is the refusal of the zero Approved.
 var errNothing = wire.Refuse(wire.BadPolicy, "approved policy", "none", "a history from the pinned genesis")
 
-// extended is a with one more step, which was checked.
-func (a Approved) extended(doc *Document, step Step) Approved {
-	digest, head := doc.Digest(), a.Head()
-	a.doc = doc
-	a.steps = append(a.steps, Step{doc.raw, slices.Clone(step.Signatures)})
+// extended is a with one more step, which was checked, and what is in force by
+// it.
+func (a Approved) extended(doc *Document, step Step, pacts map[string]*Pact) Approved {
+	digest, head := wire.Sum(step.Policy), a.Head()
+	if a.doc != doc {
+		a.digests = append(a.digests, digest)
+	}
+	a.doc, a.pacts = doc, pacts
+	a.steps = append(a.steps, Step{bytes.Clone(step.Policy), slices.Clone(step.Signatures)})
 	a.heads = append(a.heads, wire.Hash(wire.LabelHistory, head[:], digest[:]))
 	return a
 }
@@ -136,18 +155,17 @@ func (a Approved) successor(raw []byte) (*Document, error) {
 	return next, nil
 }
 
-// until is the history as it stood after n steps. Only its policy in force,
-// steps and heads are those of that time.
-func (a Approved) until(n uint64) (Approved, error) {
-	if n < 1 || n > uint64(len(a.steps)) {
-		return Approved{}, wire.Refuse(wire.WrongSequence, "proposal: sequence", n+1, fmt.Sprint("2 to ", len(a.steps)+1))
+// under is the history with the policy of a sequence in force again. Of the
+// rest it says what is in force now.
+func (a Approved) under(sequence uint64) (Approved, error) {
+	if sequence < 1 || sequence > uint64(len(a.digests)) {
+		return Approved{}, wire.Refuse(wire.WrongSequence, "proposal: sequence", sequence+1, fmt.Sprint("2 to ", len(a.digests)+1))
 	}
-	doc, err := Parse(a.steps[n-1].Policy)
-	if err != nil {
-		return Approved{}, err
-	}
-	a.doc, a.steps, a.heads = doc, a.steps[:n:n], a.heads[:n:n]
-	return a, nil
+	digest := a.digests[sequence-1]
+	i := slices.IndexFunc(a.steps, func(s Step) bool { return wire.Sum(s.Policy) == digest })
+	var err error
+	a.doc, err = Parse(a.steps[i].Policy)
+	return a, err
 }
 
 // signers are the owners who signed a step, each once, in the order of the

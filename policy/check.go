@@ -38,6 +38,7 @@ func (d *Document) check(faults *Faults) {
 	d.checkCalls(faults)
 	d.checkContinues(faults)
 	d.checkReferences(faults)
+	d.checkGroups(faults)
 }
 
 // checkOwners refuses one name or one key twice. A key and its sk- form are one
@@ -83,16 +84,22 @@ func (d *Document) checkDevelopment(faults *Faults) {
 	}
 }
 
-// checkNames refuses a DNS name of two tasks, and the authority's.
+// checkNames refuses a DNS name of two tasks or groups, and the authority's.
 func (d *Document) checkNames(faults *Faults) {
 	holder := map[string]string{d.AuthorityName(): "the authority"}
-	for _, name := range d.TaskNames() {
-		for _, dns := range d.Tasks[name].Names {
+	check := func(kind, name string, names []string) {
+		for _, dns := range names {
 			if other, taken := holder[dns]; taken {
-				faults.add(join("task", name)+".names", "name twice", dns, "a name that is not "+other+"'s")
+				faults.add(join(kind, name)+".names", "name twice", dns, "a name that is not "+other+"'s")
 			}
-			holder[dns] = "task " + name
+			holder[dns] = kind + " " + name
 		}
+	}
+	for _, name := range d.TaskNames() {
+		check("task", name, d.Tasks[name].Names)
+	}
+	for _, name := range d.GroupNames() {
+		check("group", name, d.Groups[name].Names)
 	}
 }
 

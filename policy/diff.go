@@ -85,6 +85,7 @@ var removable = []string{
 	"platform.*", "platform.*.roots", "platform.*.generation.*", "platform.*.chips", "platform.*.id_keys", "platform.*.statuses", "platform.*.advisories",
 	"task.*", "task.*.names", "task.*.calls",
 	"task.*.release.*", "task.*.release.*.reference", "task.*.release.*.continues",
+	"group.*", "group.*.names", "group.*.continues", "group.*.role.*", "group.*.role.*.members", "group.*.role.*.calls",
 }
 
 // revocable are the flags that give something while they are true.
@@ -109,7 +110,7 @@ var (
 )
 
 // choosing are the tables whose keys the file chooses, or whose keys are alike.
-var choosing = append([]string{"measured", "platform", "platform.*.generation", "task", "task.*.release"}, cutting[2:]...)
+var choosing = append([]string{"measured", "platform", "platform.*.generation", "task", "task.*.release", "group", "group.*.role"}, cutting[2:]...)
 
 func kindOf(parent, key string) string {
 	if slices.Contains(choosing, parent) {

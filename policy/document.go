@@ -21,6 +21,7 @@ type Document struct {
 	Platforms   map[attest.Platform]attest.Rules
 	Authority   Authority
 	Tasks       map[string]*Task
+	Groups      map[string]*Group
 
 	raw []byte
 }

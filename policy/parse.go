@@ -81,6 +81,7 @@ func (d *Document) read(t table) {
 	d.readAuthority(t, measured)
 	d.readTasks(t, measured)
 	d.nameLaunches()
+	d.readGroups(t)
 	t.done()
 }
 

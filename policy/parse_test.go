@@ -41,6 +41,7 @@ func TestParseReadsEverything(t *testing.T) {
 		Platforms: map[attest.Platform]attest.Rules{attest.Soft: {Roots: []attest.Digest{digest("1")}, Debug: true}},
 		Authority: Authority{Root: digest("3"), References: []attest.ReferenceValue{soft(none, is(digest("2")), noArgs)}},
 		Tasks:     map[string]*Task{"keys": keys, "scoring": scoring},
+		Groups:    map[string]*Group{},
 		raw:       raw,
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -201,7 +202,6 @@ var parseRefusals = []refusal{
 
 	{"unknown key", "development  = true", "development = true\ndevelopement = true", "developement", "unknown key", "development"},
 	{"key in capitals", "development  = true", "development = true\nDevelopment = true", "Development", "unknown key", "development"},
-	{"groups, which come later", "[task.keys]", "[group.trial]\nquorum = 2\n[task.keys]", "group", "unknown key", ""},
 	{"key twice in TOML", "quorum = 2", "quorum = 2\nquorum = 2", "line 11, column 1", "TOML", ""},
 	{"no TOML", "[owners]", "[owners", "line 9, column 8", "TOML", ""},
 	{"CR LF", "[owners]\n", "[owners]\r\n", "", "line ends", "LF"},

@@ -38,8 +38,7 @@ type Record struct {
 type Proposal struct {
 	record  Record
 	owners  Owners        // of the policy it follows
-	base    attest.Digest // head of the history it follows
-	head    attest.Digest // head once it is adopted
+	base    attest.Digest // of the policy it follows
 	signed  []string
 	loosens bool
 }
@@ -52,6 +51,11 @@ func Propose(a Approved, step Step, at time.Time) (Proposal, error) {
 	if err != nil {
 		return Proposal{}, err
 	}
+	if doc, err := Parse(step.Policy); err != nil {
+		return Proposal{}, err
+	} else if _, err := a.succeed(doc); err != nil {
+		return Proposal{}, err
+	}
 	return p.counted(at), nil
 }
 
@@ -62,7 +66,7 @@ func Reopen(a Approved, r Record) (Proposal, error) {
 	if err != nil {
 		return Proposal{}, fmt.Errorf("reading the proposed policy: %w", err)
 	}
-	base, err := a.until(doc.Sequence - 1)
+	base, err := a.under(doc.Sequence - 1)
 	if err != nil {
 		return Proposal{}, err
 	}
@@ -103,8 +107,7 @@ func open(a Approved, r Record) (Proposal, error) {
 		return Proposal{}, wire.Refuse(wire.ClockSkew, "proposal: created", doc.Created, "not after "+latest.String())
 	}
 	r.Policy, r.Signatures = doc.raw, slices.Clone(r.Signatures)
-	head := a.extended(doc, Step{}).Head()
-	return Proposal{record: r, owners: owners, base: a.Head(), head: head, signed: signed, loosens: Loosens(a.doc, doc)}, nil
+	return Proposal{record: r, owners: owners, base: a.doc.Digest(), signed: signed, loosens: Loosens(a.doc, doc)}, nil
 }
 
 // timely reports whether the time of the quorum is one that Propose or Sign
@@ -195,11 +198,11 @@ func (p Proposal) alive(a Approved, at time.Time) error {
 // then. The zero Proposal is expired.
 func (p Proposal) State(a Approved, at time.Time) State {
 	switch {
-	case slices.Contains(a.heads, p.head):
+	case slices.Contains(a.digests, p.Digest()):
 		return Adopted
 	case p.record.Cancel != "":
 		return Cancelled
-	case a.Head() != p.base:
+	case !a.OK() || a.doc.Digest() != p.base:
 		return Expired
 	case p.record.Quorate.IsZero() && !at.Before(p.Expires()):
 		return Expired

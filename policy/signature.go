@@ -21,9 +21,11 @@ type Namespace string
 
 // The namespaces.
 const (
-	ForPolicy Namespace = "cohort-policy" // a policy file
-	ForCancel Namespace = "cohort-cancel" // a cancel statement
-	ForBackup Namespace = "cohort-backup" // a backup statement
+	ForPolicy   Namespace = "cohort-policy"   // a policy file
+	ForCancel   Namespace = "cohort-cancel"   // a cancel statement
+	ForApprove  Namespace = "cohort-approve"  // a party's approval of a group
+	ForWithdraw Namespace = "cohort-withdraw" // a party's withdrawal from a group
+	ForBackup   Namespace = "cohort-backup"   // a backup statement
 )
 
 // keyTypes are the SSH keys owners may have.

@@ -23,6 +23,13 @@ const (
 	LabelOwners Label = "cohort owners v1" // quorum, owners and their keys
 	LabelBackup Label = "cohort backup v1" // header of a backup; also the MAC over its digest
 
+	// Groups (docs/spec/group.md).
+	LabelGroup      Label = "cohort group v1"       // roster; its digest is the group's identity
+	LabelGroupParty Label = "cohort group party v1" // one party inside a roster
+	LabelGroupRole  Label = "cohort group role v1"  // one role inside a roster
+	LabelRing       Label = "cohort group ring v1"  // names the units of one role: group identity, role
+	LabelHeard      Label = "cohort heard v1"       // signature over the head that a party's statement led to
+
 	// Keys derived from the root secret (HKDF-SHA256 info).
 	LabelRootKey     Label = "cohort authority root v1" // authority root key
 	LabelIdentityKey Label = "cohort identity ca v1"    // identity root key
@@ -91,6 +98,7 @@ const (
 var Labels = []Label{
 	LabelInit, LabelIssue, LabelTrust, LabelRestore,
 	LabelMeasurement, LabelRegister, LabelArguments, LabelIdentity, LabelRequest, LabelSerial, LabelHistory, LabelOwners, LabelBackup,
+	LabelGroup, LabelGroupParty, LabelGroupRole, LabelRing, LabelHeard,
 	LabelRootKey, LabelIdentityKey, LabelLeafKey, LabelSignerKey, LabelNonceKey, LabelStoreKey, LabelActivateKey,
 	LabelNonce, LabelActivate, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelSealedRoot, LabelOwnSealKey, LabelShare, LabelSealedShare,
 	LabelRingID, LabelSealKey, LabelCookieKey, LabelCookie,

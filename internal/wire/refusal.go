@@ -58,6 +58,9 @@ const (
 	WrongKind      Reason = "kind"                // certificate of another kind
 	WrongIdentity  Reason = "identity"            // certificate of another identity
 	WrongName      Reason = "name"                // a name that policy does not give
+	WrongGroup     Reason = "group"               // of another group
+	WrongRole      Reason = "role"                // of another role of the group, or none
+	StaleRoster    Reason = "roster"              // a group's identity that is no longer the one in force
 	NoExtension    Reason = "extension"           // without, or with a broken, extension of ours
 	ClockSkew      Reason = "clock"               // clocks too far apart, or one that jumped
 	StoreFailed    Reason = "store"               // nothing was recorded, so nothing was issued

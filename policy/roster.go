@@ -1,0 +1,195 @@
+package policy
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"golang.org/x/crypto/ssh"
+)
+
+// Roster is what the parties of a group approve, all of it. Its digest is the
+// group's identity. Whoever holds it beside the approvals can check a group
+// without asking anybody. That a Roster parsed says nothing about who approved
+// it.
+type Roster struct {
+	TrustDomain string
+	Root        attest.Digest // authority root
+	Genesis     attest.Digest
+	Group       string
+	Quorum      int
+	KeyMode     KeyMode
+	Until       time.Time
+	Floors      string // what policy demanded of platforms and members when the group came to be, as TOML
+	Parties     []RosterParty
+	Roles       []RosterRole
+}
+
+// RosterParty is a party and the SHA-256 of its SSH public key.
+type RosterParty struct {
+	Name string
+	Key  attest.Digest
+}
+
+// RosterRole is a role with its members and the roles it may call.
+type RosterRole struct {
+	Name    string
+	Calls   []string
+	Members []RosterMember
+}
+
+// RosterMember is a member and the identity of its release.
+type RosterMember struct {
+	Member
+	Identity attest.Digest
+}
+
+// KeyDigest is the SHA-256 of an SSH public key in its wire form: the
+// fingerprint that ssh-keygen -l prints, as a digest.
+func KeyDigest(key ssh.PublicKey) attest.Digest { return wire.Sum(key.Marshal()) }
+
+// ID is the group's identity.
+func (r Roster) ID() attest.Digest { return wire.Sum(r.Bytes()) }
+
+// Number of fields before parties and roles.
+const rosterFields = 8
+
+// Bytes is the one encoding, which [ParseRoster] reads: the framing under
+// "cohort group v1" of trust domain, authority root, genesis, name, quorum, key
+// mode, end, floors, then one field for each party and each role.
+func (r Roster) Bytes() []byte {
+	fields := [][]byte{
+		[]byte(r.TrustDomain), r.Root[:], r.Genesis[:], []byte(r.Group), wire.Uint64(uint64(r.Quorum)),
+		[]byte(r.KeyMode), wire.Uint64(uint64(r.Until.Unix())), []byte(r.Floors),
+	}
+	for _, p := range r.Parties {
+		fields = append(fields, wire.Frame(wire.LabelGroupParty, []byte(p.Name), p.Key[:]))
+	}
+	for _, role := range r.Roles {
+		inner := [][]byte{[]byte(role.Name), []byte(strings.Join(role.Calls, " "))}
+		for _, m := range role.Members {
+			inner = append(inner, []byte(strings.Join([]string{m.Party, m.Task, m.Release, m.Identity.Hex()}, " ")))
+		}
+		fields = append(fields, wire.Frame(wire.LabelGroupRole, inner...))
+	}
+	return wire.Frame(wire.LabelGroup, fields...)
+}
+
+// ParseRoster reads a roster of at most 256 KiB. It refuses with "malformed"
+// what is not the one encoding of a group that policy could hold: names out of
+// order, twice or unknown, a quorum nobody or too many make.
+func ParseRoster(b []byte) (Roster, error) {
+	if len(b) > wire.MaxPolicy {
+		return Roster{}, wire.Refuse(wire.TooLarge, "roster: size in bytes", len(b), wire.MaxPolicy)
+	}
+	f, err := wire.Unframe(wire.LabelGroup, b, -1)
+	if err != nil {
+		return Roster{}, err
+	}
+	if len(f) < rosterFields {
+		return Roster{}, badRoster("number of fields", len(f), rosterFields)
+	}
+	r := Roster{TrustDomain: string(f[0]), Group: string(f[3]), KeyMode: KeyMode(f[5]), Floors: string(f[7])}
+	copy(r.Root[:], f[1])
+	copy(r.Genesis[:], f[2])
+	r.Quorum, r.Until = int(number64(f[4])&0xffff), time.Unix(int64(number64(f[6])), 0).UTC()
+	for _, entry := range f[rosterFields:] {
+		if p, err := wire.Unframe(wire.LabelGroupParty, entry, 2); err == nil {
+			party := RosterParty{Name: string(p[0])}
+			copy(party.Key[:], p[1])
+			r.Parties = append(r.Parties, party)
+		} else if role, err := wire.Unframe(wire.LabelGroupRole, entry, -1); err == nil && len(role) > 1 {
+			r.Roles = append(r.Roles, parseRole(role))
+		}
+	}
+	// Whatever was passed over above does not encode to the same bytes.
+	if !bytes.Equal(r.Bytes(), b) {
+		return Roster{}, badRoster("encoding", "another", "the one of docs/spec/group.md")
+	}
+	return r, r.check()
+}
+
+func parseRole(f [][]byte) RosterRole {
+	role := RosterRole{Name: string(f[0]), Calls: strings.Fields(string(f[1]))}
+	for _, text := range f[2:] {
+		words := append(strings.Split(string(text), " "), "", "", "", "")
+		m := RosterMember{Member: Member{words[0], words[1], words[2]}}
+		m.Identity, _ = wire.ParseDigest(words[3])
+		role.Members = append(role.Members, m)
+	}
+	return role
+}
+
+func number64(b []byte) uint64 {
+	if len(b) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(b)
+}
+
+func badRoster(rule string, got, want any) error {
+	return wire.Refuse(wire.Malformed, "roster: "+rule, got, want)
+}
+
+// check holds a roster against the rules of policy files.
+func (r Roster) check() error {
+	var parties, roles []string
+	keys := map[attest.Digest]bool{}
+	for _, p := range r.Parties {
+		parties, keys[p.Key] = append(parties, p.Name), true
+	}
+	for _, role := range r.Roles {
+		roles = append(roles, role.Name)
+	}
+	switch {
+	case !trustDomainOK(r.TrustDomain) || !wire.NameOK(r.Group) || r.Root.IsZero() || r.Genesis.IsZero():
+		return badRoster("place", r.TrustDomain+" "+r.Group, "a group of a trust domain")
+	case r.KeyMode != Shared && r.KeyMode != PerUnit:
+		return badRoster("key mode", r.KeyMode, "shared or unit")
+	case r.Quorum < 1 || r.Quorum > len(r.Parties):
+		return badRoster("quorum", r.Quorum, "1 to the number of parties")
+	case len(keys) < len(parties):
+		return badRoster("keys", len(keys), "one for each party")
+	case !ascendingNames(parties) || !ascendingNames(roles) || len(roles) == 0:
+		return badRoster("parties and roles", append(parties, roles...), "names in order, each once, none like another")
+	}
+	for _, role := range r.Roles {
+		if err := role.check(parties, roles); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r RosterRole) check(parties, roles []string) error {
+	if len(r.Members) == 0 {
+		return badRoster("role "+r.Name, "no member", "at least 1")
+	}
+	for i, m := range r.Members {
+		named := slices.Contains(parties, m.Party) && wire.NameOK(m.Task) && wire.ReleaseNameOK(m.Release) && !m.Identity.IsZero()
+		if !named || i > 0 && compareMembers(r.Members[i-1].Member, m.Member) >= 0 {
+			return badRoster("member of role "+r.Name, m.Member, "known parties, in order, each once")
+		}
+	}
+	for i, call := range r.Calls {
+		if !slices.Contains(roles, call) || i > 0 && r.Calls[i-1] >= call {
+			return badRoster("call of role "+r.Name, call, "known roles, in order, each once")
+		}
+	}
+	return nil
+}
+
+func ascendingNames(names []string) bool {
+	var faults Faults
+	checkConfusable(&faults, "", names)
+	for i, name := range names {
+		if !wire.NameOK(name) || i > 0 && names[i-1] >= name {
+			return false
+		}
+	}
+	return len(faults) == 0
+}
