@@ -30,10 +30,15 @@ type Expect struct {
 	Use    Use             // required
 	At     time.Time       // required
 
-	// IDs and Measurements pin the identity. For every kind but authority at
-	// least one of them is required; those that are given must hold.
+	// IDs and Measurements pin the identity. For kinds shared and unit at least
+	// one of them is required; those that are given must hold.
 	IDs          []attest.Digest      // the leaf's identity is one of these
 	Measurements []attest.Measurement // all code of the leaf's identity is among these
+
+	// Group and Roles are required for kind group: the leaf is of this group,
+	// as the policy has it and its parties approve it, and of one of the roles.
+	Group string
+	Roles []string
 }
 
 // Check judges a presented chain: leaf, then the cross-certificate of its
@@ -49,6 +54,12 @@ type Expect struct {
 // or broken extension with "extension", another development mark with
 // "platform", what breaks the certificate profile with "chain", and a signature
 // that does not verify with "signature".
+//
+// Of kind group the identity is the digest of a roster, and Check demands that
+// it is the group's in the policy, or the one it continues, and that the parties
+// approve it now. Another trust domain is refused with "trust-domain", another
+// group with "group", another role with "role", another roster with "roster",
+// and a group that is not agreed on with "quorum" or "expired".
 func Check(chain []*x509.Certificate, authorityRoot *x509.Certificate, e Expect) (Peer, error) {
 	if err := e.complete(); err != nil {
 		return Peer{}, err
@@ -80,7 +91,7 @@ func (e Expect) complete() error {
 	missing := func(reason wire.Reason, field string) error {
 		return wire.Refuse(reason, "expect: "+field, "nothing", "said by the caller")
 	}
-	beyondAuthority := slices.ContainsFunc(e.Kinds, func(k Kind) bool { return k != KindAuthority })
+	ofTask := slices.ContainsFunc(e.Kinds, func(k Kind) bool { return k != KindAuthority && k != KindGroup })
 	switch {
 	case !e.Policy.OK():
 		return missing(wire.BadPolicy, "policy")
@@ -90,8 +101,12 @@ func (e Expect) complete() error {
 		return missing(wire.WrongKind, "use")
 	case e.At.IsZero():
 		return missing(wire.ClockSkew, "time")
-	case beyondAuthority && len(e.IDs) == 0 && len(e.Measurements) == 0:
+	case ofTask && len(e.IDs) == 0 && len(e.Measurements) == 0:
 		return missing(wire.WrongIdentity, "identities")
+	case slices.Contains(e.Kinds, KindGroup) && e.Group == "":
+		return missing(wire.WrongGroup, "group")
+	case slices.Contains(e.Kinds, KindGroup) && len(e.Roles) == 0:
+		return missing(wire.WrongRole, "roles")
 	}
 	return nil
 }
@@ -125,9 +140,15 @@ func (e Expect) leaf(c *x509.Certificate) (extension, error) {
 	if err := e.usage(c, x); err != nil {
 		return extension{}, err
 	}
-	path := wire.AuthorityPath
-	if x.kind != KindAuthority {
-		path = wire.TaskPath(x.task)
+	path := wire.TaskPath(x.task)
+	switch x.kind {
+	case KindAuthority:
+		path = wire.AuthorityPath
+	case KindGroup:
+		if err := e.member(c, x); err != nil {
+			return extension{}, err
+		}
+		path = wire.RolePath(x.task, x.role)
 	}
 	want := spiffe(e.Policy.Document().TrustDomain, path).String()
 	if len(c.URIs) != 1 || c.URIs[0].String() != want {
@@ -141,7 +162,8 @@ func (e Expect) leaf(c *x509.Certificate) (extension, error) {
 // leaf does both.
 func (e Expect) usage(c *x509.Certificate, x extension) error {
 	want := tlsUsage
-	if x.kind == KindUnit && e.Use == UseSigning {
+	ofUnit := x.kind == KindUnit || x.kind == KindGroup
+	if ofUnit && e.Use == UseSigning {
 		want = nil
 	}
 	if !slices.Equal(c.ExtKeyUsage, want) || len(c.UnknownExtKeyUsage) > 0 {
@@ -150,10 +172,10 @@ func (e Expect) usage(c *x509.Certificate, x extension) error {
 	if x.kind == KindShared && e.Use == UseSigning {
 		return wire.Refuse(wire.WrongKind, "leaf: use of kind shared", "signing", "TLS")
 	}
-	if x.kind != KindUnit {
+	if !ofUnit {
 		return nil
 	}
-	if e.Use == UseTLS && x.keyMode != policy.PerUnit {
+	if e.Use == UseTLS && x.kind == KindUnit && x.keyMode != policy.PerUnit {
 		return wire.Refuse(wire.WrongKind, "leaf: key mode of a unit's TLS leaf", x.keyMode, policy.PerUnit)
 	}
 	if got := wire.UnitIDOf(c.RawSubjectPublicKeyInfo); e.Use == UseSigning && got != x.unit {
@@ -179,7 +201,7 @@ func (e Expect) identity(chain []*x509.Certificate, root *x509.Certificate, leaf
 	if len(chain) != 2 {
 		return nil, wire.Refuse(wire.BadChain, "chain: certificates of a unit", len(chain), "leaf and cross-certificate")
 	}
-	cross, err := e.cross(chain[1], root)
+	cross, err := e.cross(chain[1], root, crossOf(leaf.kind))
 	if err != nil {
 		return nil, err
 	}
@@ -194,13 +216,16 @@ func (e Expect) identity(chain []*x509.Certificate, root *x509.Certificate, leaf
 
 // cross checks a cross-certificate: that the authority root signed it, that its
 // id is that of its measurements, and that the caller's pins hold.
-func (e Expect) cross(c, authorityRoot *x509.Certificate) (extension, error) {
-	x, err := e.ca(c, kindCross)
+func (e Expect) cross(c, authorityRoot *x509.Certificate, kind Kind) (extension, error) {
+	x, err := e.ca(c, kind)
 	if err == nil {
 		err = signedBy(c, authorityRoot)
 	}
 	if err != nil {
 		return extension{}, fmt.Errorf("checking cross-certificate: %w", err)
+	}
+	if kind == kindGroupCross {
+		return x, e.agreed(x)
 	}
 	if id := identityID(e.Policy, x.task, x.measurements); id != x.id {
 		return extension{}, wire.Refuse(wire.WrongIdentity, "cross-certificate: identity of its measurements", x.id, id)
@@ -218,11 +243,15 @@ func CheckRoot(root, cross, authorityRoot *x509.Certificate, e Expect) error {
 	if err := e.root(authorityRoot); err != nil {
 		return fmt.Errorf("checking authority root: %w", err)
 	}
-	under, err := e.cross(cross, authorityRoot)
+	kind, crossed := kindIdentityRoot, kindCross
+	if e.Group != "" {
+		kind, crossed = kindGroupRoot, kindGroupCross
+	}
+	under, err := e.cross(cross, authorityRoot, crossed)
 	if err != nil {
 		return err
 	}
-	own, err := e.ca(root, kindIdentityRoot)
+	own, err := e.ca(root, kind)
 	if err == nil {
 		err = signedBy(root, root)
 	}
@@ -242,6 +271,9 @@ func (e Expect) pinned(cross extension) error {
 	}
 	if len(e.Measurements) == 0 {
 		return nil
+	}
+	if len(cross.measurements) == 0 { // of a group
+		return wire.Refuse(wire.WrongIdentity, "identity: measurements", "none", e.Measurements)
 	}
 	for _, m := range cross.measurements {
 		if !slices.ContainsFunc(e.Measurements, func(pin attest.Measurement) bool { return pin.Compare(m) == 0 }) {

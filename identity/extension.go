@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/binary"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -46,9 +48,14 @@ type extension struct {
 	platform     attest.Platform
 	chip         string
 	measurements []attest.Measurement // sorted
+
+	// Kind group only; task is then the name of the group, and id its
+	// roster's digest.
+	role string
+	ends time.Time // of the parties' approval, in whole seconds
 }
 
-// Number of fields before the measurements.
+// Number of fields before the measurements, or before role and end.
 const extensionFields = 9
 
 // encode gives the extension's value: a DER OCTET STRING that holds the framing
@@ -64,7 +71,8 @@ func (e extension) encode() ([]byte, error) {
 	return der, err
 }
 
-// fields are the nine fields, absent ones empty, then the measurements.
+// fields are the nine fields, absent ones empty, then the measurements; of kind
+// group role and end.
 func (e extension) fields() [][]byte {
 	fields := [][]byte{
 		[]byte(e.kind), present(e.id[:]), []byte(e.task), []byte(e.keyMode), e.policy[:],
@@ -72,6 +80,9 @@ func (e extension) fields() [][]byte {
 	}
 	for _, m := range e.measurements {
 		fields = append(fields, m.Bytes())
+	}
+	if e.kind == KindGroup {
+		fields = append(fields, []byte(e.role), wire.Uint64(uint64(e.ends.Unix())))
 	}
 	return fields
 }
@@ -132,6 +143,9 @@ func decodeExtension(der []byte) extension {
 	copy(e.id[:], f[1])
 	copy(e.policy[:], f[4])
 	copy(e.unit[:], f[6])
+	if e.kind == KindGroup {
+		return e.decodeRole(f[extensionFields:])
+	}
 	for _, b := range f[extensionFields:] {
 		m, err := attest.ParseMeasurement(b)
 		if err != nil {
@@ -142,12 +156,22 @@ func decodeExtension(der []byte) extension {
 	return e
 }
 
+// decodeRole reads what kind group holds behind the nine fields.
+func (e extension) decodeRole(f [][]byte) extension {
+	if len(f) != 2 || len(f[1]) != 8 {
+		return extension{}
+	}
+	e.role, e.ends = string(f[0]), time.Unix(int64(binary.BigEndian.Uint64(f[1])), 0).UTC()
+	return e
+}
+
 // shape says which fields the extension of a kind holds; all others are absent.
 type shape struct {
 	identity     bool             // id and task
 	keyModes     []policy.KeyMode // one of these, or none
 	unit         bool             // unit and platform; a chip may stand beside them
 	measurements bool
+	role         bool // role and end; unit and platform may stand beside them
 }
 
 var shapes = map[Kind]shape{
@@ -157,11 +181,16 @@ var shapes = map[Kind]shape{
 	kindCross:         {identity: true, measurements: true},
 	KindShared:        {identity: true, keyModes: []policy.KeyMode{policy.Shared}},
 	KindUnit:          {identity: true, keyModes: []policy.KeyMode{policy.Shared, policy.PerUnit}, unit: true},
+	kindGroupRoot:     {identity: true},
+	kindGroupCross:    {identity: true},
+	KindGroup:         {identity: true, keyModes: []policy.KeyMode{policy.Shared, policy.PerUnit}, role: true},
 }
 
 // check refuses, with "extension", fields that do not go with the kind.
 func (e extension) check() error {
 	want, known := shapes[e.kind]
+	unit := e.unit != wire.UnitID{}
+	want.unit = want.unit || want.role && unit
 	rules := []struct {
 		name string
 		ok   bool
@@ -171,10 +200,12 @@ func (e extension) check() error {
 		{"task", wire.NameOK(e.task) == want.identity && (e.task != "") == want.identity},
 		{"key mode", slices.Contains(want.keyModes, e.keyMode) || want.keyModes == nil && e.keyMode == ""},
 		{"policy", !e.policy.IsZero()},
-		{"unit", (e.unit != wire.UnitID{}) == want.unit},
+		{"unit", unit == want.unit},
 		{"platform", (e.platform != "") == want.unit},
 		{"chip", e.chip == "" || want.unit && len(e.chip) <= maxChip},
 		{"measurements", (len(e.measurements) > 0) == want.measurements && ascending(e.measurements)},
+		{"role", wire.NameOK(e.role) == want.role && (e.role != "") == want.role},
+		{"end", e.ends.IsZero() != want.role},
 	}
 	for _, r := range rules {
 		if !r.ok {

@@ -9,7 +9,7 @@
 // [Issuer] of one policy.
 //
 // An identity is one release of a task, named by [ReleaseID], a digest of its
-// measurements. It has a root of its own, whose key is cross-signed under the
+// measurements, or one group, named by the digest of its roster. It has a root of its own, whose key is cross-signed under the
 // authority root. [Check] is the only maker of a [Peer] that is OK. It walks a
 // presented chain by explicit steps up to the authority root that the owners'
 // policy names, recomputes the identity from the measurements in the
@@ -40,6 +40,7 @@ const (
 	KindAuthority Kind = "authority" // signs reports, serves the authority's API
 	KindShared    Kind = "shared"    // TLS leaf that all units of an identity hold
 	KindUnit      Kind = "unit"      // of one unit: its signing key, or in key mode unit its TLS key
+	KindGroup     Kind = "group"     // of one role in a group: what shared and unit are to a task
 )
 
 // The kinds of CA certificates. They are never asked for: they keep a CA's
@@ -48,6 +49,8 @@ const (
 	kindAuthorityRoot Kind = "authority-root"
 	kindIdentityRoot  Kind = "identity-root"
 	kindCross         Kind = "cross"
+	kindGroupRoot     Kind = "group-root"
+	kindGroupCross    Kind = "group-cross"
 )
 
 // ReleaseID is the identity id of a release: H("cohort identity v1", trust

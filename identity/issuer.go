@@ -24,9 +24,10 @@ type Issuer struct {
 	signer signer // the authority root
 	root   []byte
 	known  map[*policy.Release]known
+	groups map[*policy.Pact]known
 }
 
-// known is what follows from a release alone.
+// known is what follows from a release, or a group, alone.
 type known struct {
 	Identity
 	ca signer // of its root and of its cross-certificate
@@ -42,11 +43,13 @@ type Leaf struct {
 	NotAfter    time.Time
 }
 
-// Identity is the identity of one release.
+// Identity is the identity of one release, or of one group.
 type Identity struct {
 	ID      attest.Digest
-	Task    string
+	Task    string // of a unit in a group, the task of its program
 	Release string
+	Group   string // empty outside groups
+	Role    string // of a unit in a group
 	Root    []byte // self-signed, DER
 	Cross   []byte // the same key under the authority root, pathLen 0, DER
 }
@@ -62,7 +65,7 @@ func (k *Keys) Issuer(p policy.Approved) (*Issuer, error) {
 		return nil, wire.Refuse(wire.WrongRoot, "issuer: root that policy names", doc.Authority.Root, k.Root())
 	}
 	name := subject("authority root", k.Root(), doc.TrustDomain)
-	i := &Issuer{keys: k, policy: p, doc: doc, signer: newSigner(k.root, name), known: make(map[*policy.Release]known)}
+	i := &Issuer{keys: k, policy: p, doc: doc, signer: newSigner(k.root, name), known: make(map[*policy.Release]known), groups: make(map[*policy.Pact]known)}
 	var err error
 	if i.root, _, err = i.signer.sign(i.ca(i.signer, extension{kind: kindAuthorityRoot})); err != nil {
 		return nil, err
@@ -73,6 +76,9 @@ func (k *Keys) Issuer(p policy.Approved) (*Issuer, error) {
 				return nil, err
 			}
 		}
+	}
+	if err := i.knowGroups(); err != nil {
+		return nil, err
 	}
 	return i, nil
 }
@@ -110,23 +116,56 @@ func (i *Issuer) Identity(task, release string) (Identity, error) {
 
 // know derives the keys of a release's identity and makes its CA certificates.
 func (i *Issuer) know(task string, r *policy.Release) (known, error) {
-	id := identityID(i.policy, task, r.References)
-	key, err := i.keys.signingKey(wire.LabelIdentityKey, id[:])
+	e := extension{kind: kindIdentityRoot, id: identityID(i.policy, task, r.References), task: task, measurements: sorted(r.References)}
+	k, err := i.roots(e, kindCross)
+	k.Task, k.Release = task, r.Name
+	return k, err
+}
+
+// Group gives the identity of a group. It refuses with "not-found" one that is
+// not of this policy.
+func (i *Issuer) Group(p *policy.Pact) (Identity, error) {
+	k, ok := i.groups[p]
+	if !ok {
+		return Identity{}, wire.Refuse(wire.NotFound, "identity: group", "none of this policy", "one of the policy in force")
+	}
+	return k.Identity, nil
+}
+
+// knowGroups does for groups, and those they continue, what know does for
+// releases.
+func (i *Issuer) knowGroups() error {
+	for _, name := range i.doc.GroupNames() {
+		for p := i.policy.Pact(name); p != nil; p = p.Before {
+			k, err := i.roots(extension{kind: kindGroupRoot, id: p.ID(), task: name}, kindGroupCross)
+			if err != nil {
+				return err
+			}
+			k.Group = name
+			i.groups[p] = k
+		}
+	}
+	return nil
+}
+
+// roots are the root of an identity and its key's certificate under the
+// authority root.
+func (i *Issuer) roots(e extension, crossed Kind) (known, error) {
+	key, err := i.keys.signingKey(wire.LabelIdentityKey, e.id[:])
 	if err != nil {
 		return known{}, err
 	}
-	ca := newSigner(key, subject("root of "+task, id, i.doc.TrustDomain))
-	e := extension{kind: kindIdentityRoot, id: id, task: task, measurements: sorted(r.References)}
+	ca := newSigner(key, subject("root of "+e.task, e.id, i.doc.TrustDomain))
 	root, _, err := ca.sign(i.ca(ca, e))
 	if err != nil {
 		return known{}, err
 	}
-	e.kind = kindCross
+	e.kind = crossed
 	cross, _, err := i.signer.sign(i.ca(ca, e))
 	if err != nil {
 		return known{}, err
 	}
-	return known{Identity{ID: id, Task: task, Release: r.Name, Root: root, Cross: cross}, ca}, nil
+	return known{Identity{ID: e.id, Root: root, Cross: cross}, ca}, nil
 }
 
 // Shared is the shared leaf, with its key, of the window that holds at. It
@@ -141,11 +180,11 @@ func (i *Issuer) Shared(grant policy.Grant, at time.Time) (Leaf, error) {
 		return Leaf{}, err
 	}
 	// The role between identity and window is empty outside groups.
-	key, err := i.keys.signingKey(wire.LabelLeafKey, g.ID[:], nil, wire.Uint64(g.window.index))
+	key, err := i.keys.signingKey(wire.LabelLeafKey, g.ID[:], []byte(g.role), wire.Uint64(g.window.index))
 	if err != nil {
 		return Leaf{}, err
 	}
-	return g.leaf(content{private: key, spki: publicKeyInfo(&key.PublicKey), names: g.task.Names, tls: true, extension: extension{kind: KindShared}})
+	return g.leaf(content{private: key, spki: publicKeyInfo(&key.PublicKey), names: g.names, tls: true, extension: extension{kind: KindShared}})
 }
 
 // Unit is the certificate of a unit's signing key for the window that holds at:
@@ -180,36 +219,58 @@ func (i *Issuer) UnitTLS(grant policy.Grant, key crypto.PublicKey, unit wire.Uni
 	if err != nil {
 		return Leaf{}, err
 	}
-	return g.leaf(content{spki: publicKeyInfo(public), names: g.task.Names, tls: true, extension: g.unit(unit)})
+	return g.leaf(content{spki: publicKeyInfo(public), names: g.names, tls: true, extension: g.unit(unit)})
 }
 
 // granted is a grant of the issuer's own policy, ready to be signed for.
 type granted struct {
 	known
-	issuer *Issuer
-	task   *policy.Task
-	result attest.Result
-	window window
+	issuer  *Issuer
+	holder  string // task, or group
+	role    string // in a group
+	path    string // of the SPIFFE URI
+	names   []string
+	keyMode policy.KeyMode
+	ends    time.Time // of the parties' approval; zero outside groups
+	result  attest.Result
+	window  window
 }
 
 // open refuses, with "not-allowed", a grant that this issuer's policy did not
 // give, and finds the identity and the window.
 func (i *Issuer) open(grant policy.Grant, at time.Time) (granted, error) {
+	refused := wire.Refuse(wire.NotAllowed, "issuing: grant", "none of this policy", "one of the policy in force")
 	if !grant.Result.OK() || grant.Task == nil || grant.Release == nil ||
 		i.doc.Tasks[grant.Task.Name] != grant.Task || grant.Task.Releases[grant.Release.Name] != grant.Release {
-		return granted{}, wire.Refuse(wire.NotAllowed, "issuing: grant", "none of this policy", "one of the policy in force")
+		return granted{}, refused
 	}
-	w, err := windowAt(grant.Task.Life, at)
-	if err != nil {
+	g := granted{
+		known: i.known[grant.Release], issuer: i, result: grant.Result,
+		holder: grant.Task.Name, path: wire.TaskPath(grant.Task.Name), names: grant.Task.Names, keyMode: grant.Task.KeyMode,
+	}
+	if p := grant.Pact; p != nil {
+		var ours bool
+		if g.known, ours = i.groups[p]; !ours {
+			return granted{}, refused
+		}
+		var err error
+		if g.ends, err = p.Agreed(at); err != nil {
+			return granted{}, err
+		}
+		g.holder, g.role, g.path = p.Group.Name, grant.Role, wire.RolePath(p.Group.Name, grant.Role)
+		g.names, g.keyMode = p.Group.Names, p.Group.KeyMode
+	}
+	var err error
+	if g.window, err = windowAt(grant.Life(), at); err != nil {
 		return granted{}, err
 	}
-	return granted{known: i.known[grant.Release], issuer: i, task: grant.Task, result: grant.Result, window: w}, nil
+	return g, nil
 }
 
-// demand refuses, with "not-allowed", a task in another key mode.
+// demand refuses, with "not-allowed", another key mode.
 func (g granted) demand(mode policy.KeyMode) error {
-	if g.task.KeyMode != mode {
-		return wire.Refuse(wire.NotAllowed, "issuing: key mode of task "+g.task.Name, g.task.KeyMode, mode)
+	if g.keyMode != mode {
+		return wire.Refuse(wire.NotAllowed, "issuing: key mode of "+g.holder, g.keyMode, mode)
 	}
 	return nil
 }
@@ -219,12 +280,22 @@ func (g granted) unit(id wire.UnitID) extension {
 	return extension{kind: KindUnit, unit: id, platform: g.result.Measurement().Platform, chip: g.result.Chip()}
 }
 
-// leaf signs a leaf of the identity.
+// leaf signs a leaf of the identity. Of a group it ends with the parties'
+// approval at the latest, and is renewed at the same parts of what is left.
 func (g granted) leaf(c content) (Leaf, error) {
-	c.name = subject(g.task.Name, g.ID, g.issuer.doc.TrustDomain)
-	c.path = wire.TaskPath(g.task.Name)
-	c.extension.id, c.extension.task, c.extension.keyMode = g.ID, g.task.Name, g.task.KeyMode
-	return g.issuer.leaf(g.ca, g.window, c)
+	c.name = subject(g.holder, g.ID, g.issuer.doc.TrustDomain)
+	c.path = g.path
+	c.extension.id, c.extension.task, c.extension.keyMode = g.ID, g.holder, g.keyMode
+	if g.role == "" {
+		return g.issuer.leaf(g.ca, g.window, c)
+	}
+	c.extension.kind, c.extension.role, c.extension.ends = KindGroup, g.role, g.ends
+	w := g.window
+	if w.notAfter().After(g.ends) {
+		w.life = g.ends.Sub(w.begin)
+		w.next = w.begin.Add(w.life * 2 / 3)
+	}
+	return g.issuer.leaf(g.ca, w, c)
 }
 
 // leaf signs a leaf of a window under the policy in force.

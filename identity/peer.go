@@ -29,8 +29,28 @@ func (p Peer) Kind() Kind { return p.leaf.kind }
 // ID is the identity, zero for kind authority.
 func (p Peer) ID() attest.Digest { return p.leaf.id }
 
-// Task is the name of the task, empty for kind authority.
-func (p Peer) Task() string { return p.leaf.task }
+// Task is the name of the task, empty for kinds authority and group.
+func (p Peer) Task() string {
+	if p.leaf.kind == KindGroup {
+		return ""
+	}
+	return p.leaf.task
+}
+
+// Group is the name of the group, for kind group only.
+func (p Peer) Group() string {
+	if p.leaf.kind != KindGroup {
+		return ""
+	}
+	return p.leaf.task
+}
+
+// Role is the one role of the leaf in its group, for kind group only.
+func (p Peer) Role() string { return p.leaf.role }
+
+// ApprovedUntil is when the approval of the group's parties ends, for kind group
+// only.
+func (p Peer) ApprovedUntil() time.Time { return p.leaf.ends }
 
 // KeyMode says who holds the key that serves TLS; empty for kind authority.
 func (p Peer) KeyMode() policy.KeyMode { return p.leaf.keyMode }
@@ -45,17 +65,17 @@ func (p Peer) Development() bool { return p.leaf.development }
 // which their host can read.
 func (p Peer) Debug() bool { return p.leaf.debug }
 
-// UnitID is the unit, for kind unit only.
+// UnitID is the unit; zero where a leaf is shared.
 func (p Peer) UnitID() wire.UnitID { return p.leaf.unit }
 
-// Platform is the TEE that vouched for the unit, for kind unit only.
+// Platform is the TEE that vouched for the unit; empty where a leaf is shared.
 func (p Peer) Platform() attest.Platform { return p.leaf.platform }
 
-// Chip is the device that vouched for the unit, for kind unit only.
+// Chip is the device that vouched for the unit; empty where a leaf is shared.
 func (p Peer) Chip() string { return p.leaf.chip }
 
-// Measurements are all the code that has this identity; none for kind
-// authority. The caller may keep the slice.
+// Measurements are all the code that has this identity; none for kinds
+// authority and group. The caller may keep the slice.
 func (p Peer) Measurements() []attest.Measurement { return slices.Clone(p.measurements) }
 
 // PublicKey is the leaf's key, nil in the zero Peer.

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"time"
+
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -10,6 +12,16 @@ type Grant struct {
 	Task    *Task
 	Release *Release
 	Result  attest.Result
+	Pact    *Pact  // in a group; nil outside
+	Role    string // in a group
+}
+
+// Life is that of the unit's leaf certificates.
+func (g Grant) Life() time.Duration {
+	if g.Pact != nil {
+		return g.Pact.Group.Life
+	}
+	return g.Task.Life
 }
 
 // Admit matches an attestation result with the releases of a task. It refuses
@@ -27,14 +39,67 @@ func (a Approved) Admit(task string, result attest.Result) (Grant, error) {
 	var all []attest.ReferenceValue
 	for _, name := range t.ReleaseNames() {
 		release := t.Releases[name]
-		if match(release.References, result) != nil {
-			all = append(all, release.References...)
-			continue
+		if match(release.References, result) == nil {
+			return t.grant(release, result)
 		}
-		if result.Dynamic() && !release.Dynamic {
-			return Grant{}, wire.Refuse(wire.NotMeasured, "admission: libraries", "a program that loads unmeasured libraries", "a static one, or dynamic = true in release "+name)
+		all = append(all, release.References...)
+	}
+	return Grant{}, match(all, result)
+}
+
+// grant is what a program that is a release gets. It refuses one that loads
+// unmeasured libraries, unless the release says dynamic.
+func (t *Task) grant(r *Release, result attest.Result) (Grant, error) {
+	if result.Dynamic() && !r.Dynamic {
+		return Grant{}, wire.Refuse(wire.NotMeasured, "admission: libraries", "a program that loads unmeasured libraries", "a static one, or dynamic = true in release "+r.Name)
+	}
+	return Grant{Task: t, Release: r, Result: result}, nil
+}
+
+// AdmitMember matches an attestation result with the members of a role at a
+// time. It refuses as Admit does; with "role" a program that is a member of
+// another role; and with "quorum" or "expired" a group that its parties have not
+// agreed on. While they have not, a group that is continued admits those that
+// are members of both.
+func (a Approved) AdmitMember(group, role string, result attest.Result, at time.Time) (Grant, error) {
+	if err := a.admissible(result); err != nil {
+		return Grant{}, err
+	}
+	p := a.pacts[group]
+	if p == nil || p.Group.Roles[role] == nil {
+		return Grant{}, wire.Refuse(wire.NotFound, "admission: role of group "+group, role, "one of the policy")
+	}
+	grant, err := a.doc.memberOf(p.Group.Roles[role], result)
+	if err != nil {
+		for _, other := range p.Group.RoleNames() {
+			if _, no := a.doc.memberOf(p.Group.Roles[other], result); no == nil {
+				return Grant{}, wire.Refuse(wire.WrongRole, "admission: role", role, other)
+			}
 		}
-		return Grant{Task: t, Release: release, Result: result}, nil
+		return Grant{}, err
+	}
+	inForce, err := p.InForce(at)
+	if err != nil {
+		return Grant{}, err
+	}
+	if !inForce.Roster.has(role, p.Roster.identity(role, grant)) {
+		_, err = p.Agreed(at) // it waits for the parties
+		return Grant{}, err
+	}
+	grant.Pact, grant.Role = inForce, role
+	return grant, nil
+}
+
+// memberOf finds the member of a role that a result is.
+func (d *Document) memberOf(r *Role, result attest.Result) (Grant, error) {
+	var all []attest.ReferenceValue
+	for _, m := range r.Members {
+		task := d.Tasks[m.Task]
+		release := task.Releases[m.Release]
+		if match(release.References, result) == nil {
+			return task.grant(release, result)
+		}
+		all = append(all, release.References...)
 	}
 	return Grant{}, match(all, result)
 }

@@ -52,6 +52,21 @@ func (p *Pact) Agreed(at time.Time) (ends time.Time, err error) {
 	return a.Ends, p.Roster.err(a, at)
 }
 
+// InForce is p while its parties agree on it, and else the pact it continues
+// while they agree on that. It refuses as Agreed does for p.
+func (p *Pact) InForce(at time.Time) (*Pact, error) {
+	_, err := p.Agreed(at)
+	if err == nil {
+		return p, nil
+	}
+	if p.Before != nil {
+		if _, gone := p.Before.Agreed(at); gone == nil {
+			return p.Before, nil
+		}
+	}
+	return nil, err
+}
+
 // Said are the newest statements of the parties, in the order of the parties.
 func (p *Pact) Said() []Said {
 	var all []Said
@@ -183,6 +198,9 @@ func (p *Pact) continued(old *Pact, doc *Document) (*Pact, error) {
 	for ; old != nil; old = old.Before {
 		if old.id != want || want == p.id {
 			continue
+		}
+		if old.Group.KeyMode != p.Group.KeyMode {
+			return nil, wire.Refuse(wire.BadPolicy, "group "+p.Group.Name+": key mode", p.Group.KeyMode, "that of the group it continues")
 		}
 		if loosened(old.floors, doc.floorsOf(old.Group)) {
 			return nil, wire.Refuse(wire.BadPolicy, "group "+p.Group.Name+": continues", want, "a group whose floors have not fallen")

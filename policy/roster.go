@@ -55,6 +55,30 @@ func KeyDigest(key ssh.PublicKey) attest.Digest { return wire.Sum(key.Marshal())
 // ID is the group's identity.
 func (r Roster) ID() attest.Digest { return wire.Sum(r.Bytes()) }
 
+// identity is that of the program that a grant is for, as a member of a role.
+func (r Roster) identity(role string, g Grant) attest.Digest {
+	for _, m := range r.members(role) {
+		if m.Task == g.Task.Name && m.Release == g.Release.Name {
+			return m.Identity
+		}
+	}
+	return attest.Digest{}
+}
+
+// has reports whether the code with an identity is a member of a role.
+func (r Roster) has(role string, id attest.Digest) bool {
+	return slices.ContainsFunc(r.members(role), func(m RosterMember) bool { return m.Identity == id && !id.IsZero() })
+}
+
+func (r Roster) members(role string) []RosterMember {
+	for _, x := range r.Roles {
+		if x.Name == role {
+			return x.Members
+		}
+	}
+	return nil
+}
+
 // Number of fields before parties and roles.
 const rosterFields = 8
 

@@ -51,9 +51,9 @@ func (s Statement) Bytes() []byte {
 		first, s.TrustDomain, s.Genesis, s.Group, s.Party, s.Number, s.NotAfter.UTC().Format(time.RFC3339))
 }
 
-// isStatement reports whether a step of a history is a party's word and no
+// IsStatement reports whether a step of a history is a party's word and no
 // policy.
-func isStatement(raw []byte) bool {
+func IsStatement(raw []byte) bool {
 	return bytes.HasPrefix(raw, []byte(approveLine)) || bytes.HasPrefix(raw, []byte(withdrawLine))
 }
 
@@ -61,7 +61,7 @@ func isStatement(raw []byte) bool {
 // text with "malformed". It checks no signature.
 func ParseStatement(b []byte) (Statement, error) {
 	malformed := wire.Refuse(wire.Malformed, "statement", "another text", "what `cohort group approve` or `withdraw` writes")
-	if len(b) > wire.MaxStatement || !isStatement(b) {
+	if len(b) > wire.MaxStatement || !IsStatement(b) {
 		return Statement{}, malformed
 	}
 	s := Statement{Withdraws: bytes.HasPrefix(b, []byte(withdrawLine))}

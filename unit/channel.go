@@ -65,7 +65,7 @@ func (u *Unit) stand(e *enrolment) error {
 		e.ring.Follow = keep(before.ring.Follow, e.ring.Follow, now)
 	}
 	return u.cluster.host.Update(channel.Standing{
-		Task: e.identity.Task, Identity: e.identity.ID, Genesis: u.config.Genesis,
+		Task: e.identity.Task, Group: e.identity.Group, Role: e.identity.Role, Identity: e.identity.ID, Genesis: u.config.Genesis,
 		Root: wire.Sum(e.root.RawSubjectPublicKeyInfo), Head: e.policy.Head(),
 		Unit: e.unit, Cross: e.identity.Cross, NotAfter: unit.NotAfter, Ring: e.ring,
 	})

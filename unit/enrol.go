@@ -25,6 +25,7 @@ import (
 // enrolment is what one certificate report gave: an immutable snapshot.
 type enrolment struct {
 	policy      policy.Approved
+	life        time.Duration     // of certificates, as policy has it
 	root        *x509.Certificate // authority root
 	identity    identity.Identity
 	unit        []byte           // certificate of the signing key, DER
@@ -84,10 +85,14 @@ func (u *Unit) introduction() api.ChallengeRequest {
 func (u *Unit) request(ctx context.Context, challenge api.Challenge) (api.CertificateRequest, secrets, error) {
 	approved := u.seen.Load().Policy()
 	request := api.CertificateRequest{
-		Task: u.config.Task, Nonce: challenge.Nonce, SigningKey: u.spki,
+		Task: u.config.Task, Group: u.config.Group, Role: u.config.Role, Nonce: challenge.Nonce, SigningKey: u.spki,
 		Root: approved.Document().Authority.Root, Head: approved.Head(),
 	}
-	keys, err := newSecrets(approved, u.config.Task, &request)
+	terms, err := u.config.terms(approved)
+	if err != nil {
+		return request, secrets{}, err
+	}
+	keys, err := newSecrets(terms.keyMode, &request)
 	if err != nil {
 		return request, keys, err
 	}
@@ -101,19 +106,14 @@ func (u *Unit) request(ctx context.Context, challenge api.Challenge) (api.Certif
 	return request, keys, nil
 }
 
-// newSecrets draws the keys that the task's key mode asks for, and puts their
-// public halves into the request.
-func newSecrets(p policy.Approved, name string, request *api.CertificateRequest) (secrets, error) {
-	task, err := taskOf(p, name)
-	if err != nil {
-		return secrets{}, err
-	}
-	var keys secrets
+// newSecrets draws the keys that the key mode asks for, and puts their public
+// halves into the request.
+func newSecrets(mode policy.KeyMode, request *api.CertificateRequest) (keys secrets, err error) {
 	if keys.hpke, err = hpke.MLKEM768X25519().GenerateKey(); err != nil {
 		return keys, fmt.Errorf("making the HPKE key: %w", err)
 	}
 	request.HPKEKey = keys.hpke.PublicKey().Bytes()
-	if task.KeyMode == policy.Shared {
+	if mode == policy.Shared {
 		return keys, nil
 	}
 	if keys.tls, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
@@ -206,7 +206,7 @@ func (u *Unit) checkSignature(request api.CertificateRequest, signed api.SignedR
 // snapshot checks what the report says against what the unit knows.
 func (u *Unit) snapshot(report api.Report, root *x509.Certificate) (*enrolment, error) {
 	approved := u.seen.Load().Policy()
-	task, err := taskOf(approved, u.config.Task)
+	terms, err := u.config.terms(approved)
 	if err != nil {
 		return nil, err
 	}
@@ -215,14 +215,12 @@ func (u *Unit) snapshot(report api.Report, root *x509.Certificate) (*enrolment, 
 		return nil, wire.Refuse(wire.Malformed, "report: schema", report.Schema, api.ReportSchema)
 	case report.Head != approved.Head():
 		return nil, wire.Refuse(wire.Behind, "report: policy head", report.Head, approved.Head())
-	case report.Task != task.Name:
-		return nil, wire.Refuse(wire.WrongIdentity, "report: task", report.Task, task.Name)
-	case report.KeyMode != string(task.KeyMode):
-		return nil, wire.Refuse(wire.WrongKind, "report: key mode", report.KeyMode, task.KeyMode)
+	case report.KeyMode != string(terms.keyMode):
+		return nil, wire.Refuse(wire.WrongKind, "report: key mode", report.KeyMode, terms.keyMode)
 	case !bytes.Equal(report.Authority, root.Raw):
 		return nil, wire.Refuse(wire.WrongRoot, "report: authority root", "another", "the signer's")
 	}
-	id, err := identity.ReleaseID(approved, report.Task, report.Release)
+	id, err := u.config.identity(approved, report)
 	if err != nil {
 		return nil, err
 	}
@@ -230,8 +228,11 @@ func (u *Unit) snapshot(report api.Report, root *x509.Certificate) (*enrolment, 
 		return nil, wire.Refuse(wire.WrongIdentity, "report: identity", report.Identity, id)
 	}
 	return &enrolment{
-		policy: approved, root: root, unit: report.Unit, env: report.Env, replaced: make(chan struct{}),
-		identity: identity.Identity{ID: id, Task: report.Task, Release: report.Release, Root: report.IdentityCA, Cross: report.Cross},
+		policy: approved, root: root, unit: report.Unit, env: report.Env, replaced: make(chan struct{}), life: terms.life,
+		identity: identity.Identity{
+			ID: id, Task: report.Task, Release: report.Release, Group: report.Group, Role: report.Role,
+			Root: report.IdentityCA, Cross: report.Cross,
+		},
 	}, nil
 }
 
@@ -280,6 +281,9 @@ func (u *Unit) checkOwn(e *enrolment, raw [][]byte, key crypto.PublicKey, expect
 		return err
 	}
 	expect.Policy, expect.IDs = e.policy, []attest.Digest{e.identity.ID}
+	if e.identity.Group != "" {
+		expect.Kinds, expect.Group, expect.Roles = []identity.Kind{identity.KindGroup}, e.identity.Group, []string{e.identity.Role}
+	}
 	_, err = identity.Check(chain, e.root, expect)
 	return err
 }
@@ -292,7 +296,7 @@ func (e *enrolment) setTimes(report api.Report, now time.Time) error {
 		return wire.Refuse(wire.Malformed, "report: renewal", e.renewAfter, "before the certificate's end")
 	}
 	begin := e.leaf.Leaf.NotBefore.Add(wire.WindowLead)
-	next := begin.Add(e.notAfter.Sub(begin) * 2 / 3)
+	next := begin.Add(e.life * 2 / 3)
 	if latest := next.Add(wire.MaxClockSkew); now.After(latest) {
 		return wire.Refuse(wire.ClockSkew, "certificate window: time here", now.UTC().Format(time.RFC3339), "before "+latest.UTC().Format(time.RFC3339))
 	}

@@ -64,7 +64,7 @@ func (u *Unit) obtain(ctx context.Context, ends func(error) bool) error {
 			return errors.Join(context.Cause(ctx), err)
 		}
 		wait := step/2 + rand.N(step/2)
-		u.config.Log.Warn("no certificate yet", "unit", u.id, "task", u.config.Task, "reason", wire.ReasonOf(err), "cause", err, "retry_in", wait)
+		u.config.Log.Warn("no certificate yet", "unit", u.id, "task", u.config.Task, "group", u.config.Group, "role", u.config.Role, "reason", wire.ReasonOf(err), "cause", err, "retry_in", wait)
 		if pause(ctx, wait) != nil {
 			return errors.Join(context.Cause(ctx), err)
 		}
@@ -111,6 +111,8 @@ func (u *Unit) attemptAt(ctx context.Context, p *peer) error {
 // is the network's or a fault of the authority.
 func final(err error) bool {
 	switch wire.ReasonOf(err) {
+	case wire.NoQuorum: // parties may still approve
+		return false
 	case wire.Behind, wire.RingElsewhere, wire.Unavailable, wire.TooMany, wire.StoreFailed, wire.Internal:
 		return false
 	}

@@ -16,6 +16,9 @@ func (e *enrolment) takeRing(r api.Rings) (err error) {
 	if e.ring.Follow, err = openRing(r.Follow); err != nil || r.Inherited == nil {
 		return err
 	}
+	if e.identity.Group != "" {
+		return wire.Refuse(wire.WrongIdentity, "report: keys inherited in a group", r.Inherited.Identity, "none")
+	}
 	task, release := e.identity.Task, e.identity.Release
 	before, err := identity.ReleaseID(e.policy, task, e.policy.Document().Tasks[task].Releases[release].Continues)
 	if err != nil || r.Inherited.Identity != before {

@@ -36,8 +36,11 @@ const maxConns = 10_000
 //
 // It also serves the trusted channel: requests of sessions reach the handler
 // like any others, and [CallerOf] tells them apart.
+//
+// Of a unit in a group the handler gets requests of units whose role may call
+// this one, which [PeerOf] names, and of sessions. All others are answered 403.
 func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	served, err := u.withChannel(h)
+	served, err := u.withChannel(u.membersOnly(h))
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
@@ -104,6 +107,7 @@ type conn struct {
 	mu   sync.Mutex  // guards the fields below
 	held *enrolment  // what the handshake was served from
 	end  *time.Timer // cuts the connection at the certificate's end
+	peer Peer        // who presented a certificate; OK only in a group
 }
 
 // bind says which enrolment the connection ends with, and how long that is away.
@@ -111,6 +115,17 @@ func (c *conn) bind(e *enrolment, left time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.held, c.end = e, time.AfterFunc(left, func() { c.Conn.Close() })
+}
+
+// meet says who is on the other side, and how long his certificate lives.
+func (c *conn) meet(p Peer, left time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.peer = p
+	if c.end != nil && c.end.Stop() {
+		mine := time.Until(c.held.notAfter)
+		c.end = time.AfterFunc(min(left, mine), func() { c.Conn.Close() })
+	}
 }
 
 func (c *conn) enrolment() *enrolment {

@@ -12,10 +12,14 @@ import (
 
 // ServerTLS is a live TLS 1.3 configuration that serves the newest certificate.
 // Handshakes fail once that is past its end. It does not end connections that
-// outlive their certificate; [Unit.Serve] does.
+// outlive their certificate; [Unit.Serve] does. Of a unit in a group it asks for
+// a client certificate: who presents one is a unit whose role may call this one.
 func (u *Unit) ServerTLS() *tls.Config {
 	config := identity.ServerTLS(nil)
 	config.GetCertificate = u.certificate
+	if u.config.Group != "" {
+		config.GetConfigForClient = u.admitPeers(config.Clone())
+	}
 	return config
 }
 
@@ -42,7 +46,7 @@ func (u *Unit) ClientTLS(task string) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	callee, err := callee(e.policy, u.config.Task, task)
+	callee, err := callee(e.policy, e.identity.Task, task)
 	if err != nil {
 		return nil, err
 	}
@@ -51,14 +55,17 @@ func (u *Unit) ClientTLS(task string) (*tls.Config, error) {
 		name = callee.Names[0]
 	}
 	config := identity.ClientTLS(name, u.authorityRoot, func() identity.Expect { return u.expectCallee(task) })
-	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		e, err := u.current()
-		if err != nil {
-			return nil, err
-		}
-		return e.leaf, nil
-	}
+	config.GetClientCertificate = u.clientCertificate
 	return config, nil
+}
+
+// clientCertificate is the newest certificate.
+func (u *Unit) clientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	e, err := u.current()
+	if err != nil {
+		return nil, err
+	}
+	return e.leaf, nil
 }
 
 // callee is the task that caller asks to call, if policy lets it.
@@ -80,7 +87,7 @@ func (u *Unit) expectCallee(task string) identity.Expect {
 	if err != nil {
 		return identity.Expect{}
 	}
-	if _, err := callee(e.policy, u.config.Task, task); err != nil {
+	if _, err := callee(e.policy, e.identity.Task, task); err != nil {
 		return identity.Expect{}
 	}
 	ids, err := identity.LiveIDs(e.policy, task)

@@ -49,8 +49,12 @@ type Config struct {
 	// Genesis is the digest of the first policy, the one value that all
 	// trust follows from.
 	Genesis attest.Digest
-	// Task is the task whose code this program is.
+	// Task is the task whose code this program is. Either it is given, or
+	// Group and Role.
 	Task string
+	// Group and Role are the group that the unit works in, and as what. Its
+	// program is then a member of that role.
+	Group, Role string
 	// Attester is the TEE the program runs in. It is called from one
 	// goroutine at a time.
 	Attester attest.Attester
@@ -159,8 +163,11 @@ func (c Config) check() error {
 	if c.Genesis.IsZero() {
 		fault("genesis", "none", "the digest of the first policy")
 	}
-	if !wire.NameOK(c.Task) {
+	if c.Group == "" && c.Role == "" && !wire.NameOK(c.Task) {
 		fault("task", c.Task, "the name of a task")
+	}
+	if c.Group+c.Role != "" && (c.Task != "" || !wire.NameOK(c.Group) || !wire.NameOK(c.Role)) {
+		fault("group and role", c.Group+" "+c.Role, "both, and no task")
 	}
 	if !c.Manager.check() {
 		fault("manager", c.Manager.URL, "tls://host:port")

@@ -24,6 +24,7 @@ const (
 	PathProposals    = "/v1/policy/proposals"
 	PathBackup       = "/v1/backup"
 	PathBackupKept   = "/v1/backup/kept"
+	PathGroups       = "/v1/groups"
 	PathLog          = "/v1/log"
 	PathLive         = "/livez"
 	PathReady        = "/readyz"
@@ -47,8 +48,12 @@ type Challenge struct {
 
 // CertificateRequest asks for a certificate report. The evidence is bound, by
 // the label "cohort issue v1", to every other field ([CertificateRequest.Bound]).
+//
+// It is for a task, or for a role in a group.
 type CertificateRequest struct {
-	Task       string          `json:"task"`
+	Task       string          `json:"task,omitempty"`
+	Group      string          `json:"group,omitempty"`
+	Role       string          `json:"role,omitempty"` // with group
 	Nonce      []byte          `json:"nonce"`
 	HPKEKey    []byte          `json:"hpke_key"`      // MLKEM768-X25519, 1216 bytes
 	SigningKey []byte          `json:"signing_key"`   // P-256 SubjectPublicKeyInfo, DER
@@ -60,7 +65,16 @@ type CertificateRequest struct {
 
 // Bound lists the fields that the request's evidence is bound to, in order.
 func (r CertificateRequest) Bound() [][]byte {
-	return [][]byte{r.Nonce, r.HPKEKey, r.SigningKey, r.CSR, []byte(wire.TaskPath(r.Task)), r.Root[:], r.Head[:]}
+	return [][]byte{r.Nonce, r.HPKEKey, r.SigningKey, r.CSR, []byte(r.path()), r.Root[:], r.Head[:]}
+}
+
+// path is the SPIFFE path that is asked for. Names hold no "/", so that no two
+// requests have one.
+func (r CertificateRequest) path() string {
+	if r.Group != "" {
+		return wire.RolePath(r.Group, r.Role)
+	}
+	return wire.TaskPath(r.Task)
 }
 
 // Digest names the request, evidence included: the sealed report is bound to it.
@@ -100,17 +114,21 @@ type Report struct {
 	Schema      string              `json:"schema"` // "cohort/report/v1"
 	Task        string              `json:"task"`
 	Release     string              `json:"release"`
-	Identity    wire.Digest         `json:"identity"`
+	Identity    wire.Digest         `json:"identity"` // of the release, or of the group
 	KeyMode     string              `json:"key_mode"`
-	Unit        []byte              `json:"unit"`            // certificate of the signing key
-	Leaf        []byte              `json:"leaf"`            // certificate TLS serves
-	LeafKey     []byte              `json:"leaf_key"`        // PKCS #8; in key mode shared only
-	IdentityCA  []byte              `json:"identity_root"`   // self-signed
-	Cross       []byte              `json:"cross"`           // the same key under the authority root
-	Authority   []byte              `json:"authority"`       // authority root certificate
-	Calls       map[string][][]byte `json:"calls,omitempty"` // task → identity roots of its releases
-	Env         map[string]string   `json:"env,omitempty"`   // environment policy gives the program
-	Rings       Rings               `json:"rings"`           // keys under which sessions are sealed
+	Group       string              `json:"group,omitempty"`
+	Role        string              `json:"role,omitempty"`
+	Roster      []byte              `json:"roster,omitempty"`    // what the group's parties approve
+	Approvals   []Said              `json:"approvals,omitempty"` // what they say of it
+	Unit        []byte              `json:"unit"`                // certificate of the signing key
+	Leaf        []byte              `json:"leaf"`                // certificate TLS serves
+	LeafKey     []byte              `json:"leaf_key"`            // PKCS #8; in key mode shared only
+	IdentityCA  []byte              `json:"identity_root"`       // self-signed
+	Cross       []byte              `json:"cross"`               // the same key under the authority root
+	Authority   []byte              `json:"authority"`           // authority root certificate
+	Calls       map[string][][]byte `json:"calls,omitempty"`     // task → identity roots of its releases
+	Env         map[string]string   `json:"env,omitempty"`       // environment policy gives the program
+	Rings       Rings               `json:"rings"`               // keys under which sessions are sealed; in a group strict are its role's, follow the whole group's
 	Head        wire.Digest         `json:"policy_head"`
 	RenewAfter  time.Time           `json:"renew_after"`
 	RenewBefore time.Time           `json:"renew_before"` // end of the jitter
@@ -121,13 +139,47 @@ type Report struct {
 const ReportSchema = "cohort/report/v1"
 
 // HistoryEntry is one step of the history chain: a policy file and the owners'
-// signatures over it. Adopted is the authority's own mark that the step took
+// signatures over it, or a party's statement and its signature. Adopted is the authority's own mark that the step took
 // effect; only an authority of the same root can check it, and it makes a step
 // that was lost from a store take effect again without a second delay.
 type HistoryEntry struct {
 	Policy     []byte   `json:"policy"`
 	Signatures []string `json:"signatures"` // armored SSH signatures
 	Adopted    []byte   `json:"adopted,omitempty"`
+}
+
+// Said is what a party says of a group, as it signed it.
+type Said struct {
+	Statement []byte `json:"statement"`
+	Signature string `json:"signature"` // armored SSH signature
+}
+
+// Heard acknowledges a party's statement: it is in the history, whose head was
+// then Head. The authority signs it with its kind-authority key (ECDSA P-256,
+// ASN.1, over [HeardMessage]).
+type Heard struct {
+	Statement wire.Digest `json:"statement"` // SHA-256
+	Head      wire.Digest `json:"policy_head"`
+	Signature []byte      `json:"signature"`
+	Chain     [][]byte    `json:"chain"` // DER: the kind-authority leaf, then the authority root
+}
+
+// HeardMessage is what the signature of an acknowledgement covers.
+func HeardMessage(h Heard) []byte {
+	return wire.Frame(wire.LabelHeard, h.Statement[:], h.Head[:])
+}
+
+// Group is a group of the policy in force, and of the group it continues.
+type Group struct {
+	Name      string      `json:"name"`
+	Identity  wire.Digest `json:"identity"`
+	Roster    []byte      `json:"roster"`
+	Said      []Said      `json:"said"` // newest statement of each party
+	Approved  []string    `json:"approved"`
+	Missing   []string    `json:"missing"`
+	Quorum    int         `json:"quorum"`
+	Ends      *time.Time  `json:"ends,omitempty"` // of the approval; absent without a quorum
+	Continues *Group      `json:"continues,omitempty"`
 }
 
 // History is a run of steps, oldest first. The step at index 0 of the whole
@@ -242,6 +294,8 @@ type LogEntry struct {
 	Time     time.Time   `json:"time"`
 	Kind     string      `json:"kind"` // "issued", "refused"
 	Task     string      `json:"task"`
+	Group    string      `json:"group,omitempty"`
+	Role     string      `json:"role,omitempty"`
 	Release  string      `json:"release,omitempty"`
 	Identity wire.Digest `json:"identity,omitzero"`
 	Unit     string      `json:"unit,omitempty"` // unit id

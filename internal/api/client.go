@@ -69,11 +69,12 @@ func (a *Authority) Certify(ctx context.Context, r CertificateRequest) (SealedRe
 	return post[SealedReport](ctx, a, PathCertificates, r)
 }
 
-// TrustQuery names a task, or one identity, and the nonce that the authority's
-// evidence is to carry.
+// TrustQuery names a task, a group or one identity, and the nonce that the
+// authority's evidence is to carry.
 type TrustQuery struct {
 	Task  string
-	ID    wire.Digest // where Task is empty
+	Group string      // where Task is empty
+	ID    wire.Digest // where both are empty
 	Nonce [32]byte
 	// Credential is for an authority whose TPM has introduced itself.
 	Credential []byte
@@ -82,9 +83,12 @@ type TrustQuery struct {
 // Trust asks for what is needed to trust a task or one identity.
 func (a *Authority) Trust(ctx context.Context, q TrustQuery) (TrustAnswer, error) {
 	values := url.Values{"nonce": {hex.EncodeToString(q.Nonce[:])}}
-	if q.Task != "" {
+	switch {
+	case q.Task != "":
 		values.Set("task", q.Task)
-	} else {
+	case q.Group != "":
+		values.Set("group", q.Group)
+	default:
 		values.Set("id", q.ID.String())
 	}
 	if len(q.Credential) > 0 {
@@ -174,6 +178,17 @@ func (a *Authority) MakeBackup(ctx context.Context, r BackupRequest) (BackupShar
 // BackupKept tells that the shares of a backup were written down.
 func (a *Authority) BackupKept(ctx context.Context, r BackupKept) (Backup, error) {
 	return post[Backup](ctx, a, PathBackupKept, r)
+}
+
+// Group asks for a group of the policy in force.
+func (a *Authority) Group(ctx context.Context, name string) (Group, error) {
+	return get[Group](ctx, a, PathGroups+"/"+url.PathEscape(name))
+}
+
+// Say tells the authority what a party says of a group. When it answers, the
+// statement is in the history.
+func (a *Authority) Say(ctx context.Context, group string, s Said) (Heard, error) {
+	return post[Heard](ctx, a, PathGroups+"/"+url.PathEscape(group)+"/approvals", s)
 }
 
 // LogQuery selects a page of the log. Zero fields select everything, and the

@@ -91,8 +91,8 @@ func (a *Authority) checkRequest(e *enrolment) error {
 	if err := a.checkNonce(r.Nonce, e.at); err != nil {
 		return err
 	}
-	if e.snap.doc().Tasks[r.Task] == nil {
-		return wire.Refuse(wire.NotFound, "request: task", r.Task, "a task of the policy in force")
+	if err := e.snap.asked(r); err != nil {
+		return err
 	}
 	if unit := wire.UnitIDOf(r.SigningKey).String(); slices.Contains(e.snap.doc().Tasks[r.Task].CutUnits, unit) {
 		return wire.Refuse(wire.CutOff, "request: unit", unit, "one that is not among the task's cut_units")
@@ -117,7 +117,7 @@ func (*enrolment) parseKeys(e *enrolment) error {
 	if e.signing, err = parseSigningKey(r.SigningKey); err != nil {
 		return err
 	}
-	mode := e.snap.doc().Tasks[r.Task].KeyMode
+	mode := e.snap.keyMode(r)
 	if (mode == policy.PerUnit) != (len(r.CSR) > 0) {
 		return wire.Refuse(wire.BadCSR, "request: CSR", fmt.Sprint(len(r.CSR), " bytes"), "one in key mode unit only; the mode is "+string(mode))
 	}
@@ -169,7 +169,11 @@ func (a *Authority) appraise(e *enrolment) error {
 	if err != nil {
 		return err
 	}
-	e.grant, err = e.snap.approved.Admit(e.request.Task, result)
+	if r := e.request; r.Group != "" {
+		e.grant, err = e.snap.approved.AdmitMember(r.Group, r.Role, result, e.at)
+	} else {
+		e.grant, err = e.snap.approved.Admit(r.Task, result)
+	}
 	return err
 }
 
@@ -180,16 +184,17 @@ func (*enrolment) issue(e *enrolment) error {
 		return err
 	}
 	e.serial = unit.Serial
-	if e.identity, err = e.snap.issuer.Identity(e.grant.Task.Name, e.grant.Release.Name); err != nil {
+	if e.identity, err = e.snap.identityFor(e.grant); err != nil {
 		return err
 	}
 	e.report = api.Report{
 		Schema: api.ReportSchema,
-		Task:   e.grant.Task.Name, Release: e.grant.Release.Name, Identity: e.identity.ID, KeyMode: string(e.grant.Task.KeyMode),
+		Task:   e.grant.Task.Name, Release: e.grant.Release.Name, Identity: e.identity.ID, KeyMode: string(e.snap.keyMode(e.request)),
 		Unit: unit.DER, IdentityCA: e.identity.Root, Cross: e.identity.Cross, Authority: e.snap.issuer.AuthorityRoot(),
 		Env: e.grant.Release.Env, Head: e.snap.approved.Head(),
 		RenewAfter: unit.RenewAfter, RenewBefore: unit.RenewBefore, NotAfter: unit.NotAfter,
 	}
+	e.addGroup()
 	if err := e.addLeaf(); err != nil {
 		return err
 	}
@@ -233,6 +238,7 @@ func (e *enrolment) addCalls() error {
 func (a *Authority) record(ctx context.Context, e *enrolment) error {
 	entry := api.LogEntry{
 		Time: e.at.UTC(), Kind: kindIssued, Task: e.report.Task, Release: e.report.Release, Identity: e.report.Identity,
+		Group: e.report.Group, Role: e.report.Role,
 		Unit: wire.UnitIDOf(e.request.SigningKey).String(), Platform: string(e.grant.Result.Measurement().Platform),
 		Chip: e.grant.Result.Chip(), Serial: e.serial.Text(16), NotAfter: e.report.NotAfter, Head: e.report.Head,
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
 )
 
 // maxHistoryBytes bounds the policy files in one answer, so that it stays below
@@ -53,6 +54,9 @@ func (a *Authority) pushOne(ctx context.Context, index int, entry api.HistoryEnt
 	}
 	if index < len(snap.entries) {
 		return snap.sameStep(index, entry)
+	}
+	if policy.IsStatement(entry.Policy) {
+		return a.adopt(ctx, stepOf(entry)) // needs no mark: it takes effect whenever it is shown
 	}
 	if len(entry.Adopted) == 0 {
 		_, err := a.propose(ctx, api.ProposeRequest{Policy: entry.Policy, Signatures: entry.Signatures})

@@ -40,6 +40,8 @@ func (a *Authority) routes() []route {
 		{api.PathProposals + "/{digest}/cancel", map[string]answerer{post: a.postCancel}},
 		{api.PathBackup, map[string]answerer{get: a.getBackup, post: a.postBackup}},
 		{api.PathBackupKept, map[string]answerer{post: a.postBackupKept}},
+		{api.PathGroups + "/{group}", map[string]answerer{get: a.getGroup}},
+		{api.PathGroups + "/{group}/approvals", map[string]answerer{post: a.postApprovals}},
 		{api.PathLog, map[string]answerer{get: a.getLog}},
 		{api.PathReady, map[string]answerer{get: a.getReady}},
 		{api.PathLive, map[string]answerer{get: func(http.ResponseWriter, *http.Request) (any, error) { return health{"live"}, nil }}},
@@ -127,8 +129,8 @@ func (a *Authority) postCertificates(w http.ResponseWriter, r *http.Request) (an
 		answer, err = a.certify(r.Context(), request)
 	}
 	if err == nil {
-		a.metrics.issued.WithLabelValues(request.Task).Inc()
-		a.log.Info("issued", "task", request.Task, "unit", wire.UnitIDOf(request.SigningKey), "remote", r.RemoteAddr)
+		a.metrics.issued.WithLabelValues(request.Task + request.Group).Inc()
+		a.log.Info("issued", "task", request.Task, "group", request.Group, "role", request.Role, "unit", wire.UnitIDOf(request.SigningKey), "remote", r.RemoteAddr)
 		return answer, nil
 	}
 	if api.ProblemOf(err).Status >= http.StatusInternalServerError {

@@ -25,7 +25,8 @@ type rings struct {
 // ring is what the units of one identity seal sessions with.
 type ring struct {
 	identity       attest.Digest
-	task, release  string
+	task, release  string        // outside groups
+	group          attest.Digest // the group's identity; identity is then that, or of one role
 	strict, follow identity.RingKeys
 }
 
@@ -35,6 +36,10 @@ type ring struct {
 func (a *Authority) addRings(e *enrolment) error {
 	a.rings.mu.Lock()
 	defer a.rings.mu.Unlock()
+	if e.grant.Pact != nil {
+		a.rings.addGroup(e)
+		return nil
+	}
 	own, err := a.rings.of(e, e.grant.Release.Name)
 	if err != nil {
 		return err
@@ -56,7 +61,7 @@ func (a *Authority) addRings(e *enrolment) error {
 // certificate lives longer than that: as with a certificate, from a third of the
 // life before the end on, over a twelfth.
 func (e *enrolment) renewWithin(end time.Time) {
-	life := identity.RingLife(e.grant.Task.Life)
+	life := identity.RingLife(e.grant.Life())
 	due := end.Add(-life / 3)
 	if latest := due.Add(life / 12); e.report.RenewBefore.After(latest) {
 		e.report.RenewBefore = latest
@@ -104,14 +109,47 @@ func (r *rings) of(e *enrolment, release string) (*ring, error) {
 	if err != nil {
 		return nil, err
 	}
+	return r.hold(ring{identity: id, task: e.grant.Task.Name, release: release}, e), nil
+}
+
+// hold is the ring that is held, or the one given from now on, rolled. The
+// caller holds the mutex.
+func (r *rings) hold(is ring, e *enrolment) *ring {
 	if r.held == nil {
 		r.held = make(map[attest.Digest]*ring)
 	}
-	if r.held[id] == nil {
-		r.held[id] = &ring{identity: id, task: e.grant.Task.Name, release: release}
+	if r.held[is.identity] == nil {
+		r.held[is.identity] = &is
 	}
-	r.held[id].roll(e.at, identity.RingLife(e.grant.Task.Life))
-	return r.held[id], nil
+	r.held[is.identity].roll(e.at, identity.RingLife(e.grant.Life()))
+	return r.held[is.identity]
+}
+
+// addGroup adds the keys of the unit's role, and those of the whole group. The
+// caller holds the mutex.
+func (r *rings) addGroup(e *enrolment) {
+	id := e.grant.Pact.ID()
+	role := r.hold(ring{identity: identity.RoleID(id, e.grant.Role), group: id}, e)
+	whole := r.hold(ring{identity: id, group: id}, e)
+	e.report.Rings = api.Rings{Strict: exposed(role.strict), Follow: exposed(whole.follow)}
+	e.renewWithin(role.strict.Current.End())
+}
+
+// life is that of the certificates of a ring's units, and whether the policy
+// names them.
+func (r *ring) life(p policy.Approved) (time.Duration, bool) {
+	if !r.group.IsZero() {
+		pact := p.PactOf(r.group)
+		if pact == nil {
+			return 0, false
+		}
+		return pact.Group.Life, true
+	}
+	id, err := identity.ReleaseID(p, r.task, r.release)
+	if err != nil || id != r.identity {
+		return 0, false
+	}
+	return p.Document().Tasks[r.task].Life, true
 }
 
 // keep rolls the rings of identities that policy names, and drops each other
@@ -120,8 +158,8 @@ func (r *rings) keep(p policy.Approved, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, ring := range r.held {
-		if named, err := identity.ReleaseID(p, ring.task, ring.release); err == nil && named == id {
-			ring.roll(now, identity.RingLife(p.Document().Tasks[ring.task].Life))
+		if life, named := ring.life(p); named {
+			ring.roll(now, identity.RingLife(life))
 		} else if !now.Before(ring.strict.Current.End()) {
 			ring.drop()
 			delete(r.held, id)

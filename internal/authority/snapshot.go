@@ -26,7 +26,7 @@ type snapshot struct {
 
 	mu     sync.Mutex
 	signer identity.Leaf            // guarded by mu: the kind-authority leaf
-	shared map[string]identity.Leaf // guarded by mu, by task and release
+	shared map[string]identity.Leaf // guarded by mu, by task and release, or by group identity and role
 }
 
 // snapshot makes the snapshot of an approved history. It refuses a policy that
@@ -84,6 +84,9 @@ func (s *snapshot) sharedLeaf(g policy.Grant, at time.Time) (identity.Leaf, erro
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	name := g.Task.Name + "/" + g.Release.Name
+	if g.Pact != nil {
+		name = g.Pact.ID().Hex() + "/" + g.Role
+	}
 	if leaf, ok := s.shared[name]; ok && at.Before(leaf.RenewAfter) {
 		return leaf, nil
 	}

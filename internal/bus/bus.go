@@ -80,6 +80,8 @@ type Beat struct {
 	Task     string      `json:"task"`
 	Identity wire.Digest `json:"identity"`
 	Inherits wire.Digest `json:"inherits,omitzero"` // identity whose sessions the unit opens as well
+	Group    string      `json:"group,omitempty"` // that it works in, and then not for its task
+	Role     string      `json:"role,omitempty"`
 	InFlight int         `json:"in_flight"`
 	Sessions int         `json:"sessions"`
 	Ready    bool        `json:"ready"`

@@ -25,6 +25,8 @@ type Limits struct {
 // the ring keys in it: it erases those that a later standing does not hold.
 type Standing struct {
 	Task     string
+	Group    string // and Role, where the unit works in a group: then strict ring
+	Role     string // keys are its role's, and follow ring keys the whole group's
 	Identity attest.Digest
 	Genesis  attest.Digest
 	Root     attest.Digest // of the authority
@@ -114,10 +116,14 @@ func (h *Host) Update(s Standing) error {
 		}
 		return next.rings[keys.Current.ID()]
 	}
-	byTask := Pin{Genesis: s.Genesis, Task: s.Task}
-	own(s.Ring.Inherited.Keys, s.Ring.Inherited.Identity, byTask)
-	next.strict = own(s.Ring.Strict, s.Identity, Pin{Genesis: s.Genesis, ID: s.Identity})
-	next.follow = own(s.Ring.Follow, s.Identity, byTask)
+	strict, follow, of := Pin{Genesis: s.Genesis, ID: s.Identity}, Pin{Genesis: s.Genesis, Task: s.Task}, s.Identity
+	if s.Group != "" {
+		strict, follow = Pin{Genesis: s.Genesis, Group: s.Group, Role: s.Role}, Pin{Genesis: s.Genesis, Group: s.Group}
+		of = identity.RoleID(s.Identity, s.Role)
+	}
+	own(s.Ring.Inherited.Keys, s.Ring.Inherited.Identity, follow)
+	next.strict = own(s.Ring.Strict, of, strict)
+	next.follow = own(s.Ring.Follow, s.Identity, follow)
 	if next.strict == nil || next.follow == nil {
 		return wire.Refuse(wire.UnknownRing, "unit: ring", "none", "a current key of each kind")
 	}
@@ -238,6 +244,9 @@ func (h *Host) unverified(kind kindOfSealed, sealed []byte, at time.Time) (unver
 	st, err := h.serving(at)
 	if err != nil {
 		return unverified{}, nil, err
+	}
+	if st.Group != "" && u.identity != st.strict.identity && u.identity != st.Identity {
+		return unverified{}, nil, wire.Refuse(wire.WrongRole, "sealed session: role", u.identity, st.Role)
 	}
 	r := st.rings[u.ring]
 	if r == nil {
@@ -368,7 +377,7 @@ func (h *Host) seal(st *standing, r *ring, s *session) ([]byte, error) {
 	}
 	body := sealedBody(s, r.pin)
 	defer clear(body)
-	b := bound{identity: st.Identity, ring: r.key.ID(), session: s.id, expiry: s.expiry, sealer: h.id}
+	b := bound{identity: r.identity, ring: r.key.ID(), session: s.id, expiry: s.expiry, sealer: h.id}
 	sealed, err := r.seal(sealedSession, b, body)
 	if err != nil {
 		return nil, fmt.Errorf("sealing session %s: %w", s.id, err)

@@ -172,7 +172,7 @@ func (o *Opening) peer(a answer, trust Trust, at time.Time) (identity.Peer, erro
 
 // unit checks a unit's chain against a pin.
 func (t Trust) unit(b []byte, pin Pin, at time.Time) (identity.Peer, error) {
-	ids, err := pin.ids(t.Policy)
+	expect, err := pin.expect(t.Policy, at)
 	if err != nil {
 		return identity.Peer{}, err
 	}
@@ -180,9 +180,7 @@ func (t Trust) unit(b []byte, pin Pin, at time.Time) (identity.Peer, error) {
 	if err != nil {
 		return identity.Peer{}, err
 	}
-	peer, err := identity.Check(chain, t.Root, identity.Expect{
-		Policy: t.Policy, Kinds: []identity.Kind{identity.KindUnit}, Use: identity.UseSigning, IDs: ids, At: at,
-	})
+	peer, err := identity.Check(chain, t.Root, expect)
 	if err != nil {
 		return identity.Peer{}, fmt.Errorf("checking the unit: %w", err)
 	}
@@ -214,6 +212,13 @@ func (t Trust) appraise(raw []byte, data attest.ReportData, peer identity.Peer, 
 	})
 	if err != nil {
 		return attest.Result{}, err
+	}
+	if peer.Group() != "" {
+		grant, err := t.Policy.AdmitMember(peer.Group(), peer.Role(), result, at)
+		if err == nil && grant.Pact.ID() != peer.ID() {
+			err = wire.Refuse(wire.StaleRoster, "fresh evidence: group", peer.ID(), grant.Pact.ID())
+		}
+		return result, err
 	}
 	grant, err := t.Policy.Admit(peer.Task(), result)
 	if err != nil {

@@ -298,11 +298,7 @@ func (c *Cluster) Start(task, program string, h http.Handler) *Replica {
 // StartWith is Start with a configuration.
 func (c *Cluster) StartWith(config unit.Config, h http.Handler) *Replica {
 	c.t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(c.Host, "0"))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return c.replica(config, l, h)
+	return c.replica(config, c.listen(), h)
 }
 
 // replica is Start with a configuration and a listener.
@@ -312,6 +308,22 @@ func (c *Cluster) replica(config unit.Config, inner net.Listener, h http.Handler
 	if err != nil {
 		c.t.Fatalf("starting a unit of %s: %v", config.Task, err)
 	}
+	return c.serveUnit(u, inner, h)
+}
+
+// listen is a listener for a unit.
+func (c *Cluster) listen() net.Listener {
+	c.t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(c.Host, "0"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return l
+}
+
+// serveUnit lets a unit serve until the test's end.
+func (c *Cluster) serveUnit(u *unit.Unit, inner net.Listener, h http.Handler) *Replica {
+	c.t.Helper()
 	l := &cutter{Listener: inner}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -1,0 +1,146 @@
+package authority
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// asked refuses a request that names neither a task nor a role in a group of the
+// policy, or both.
+func (s *snapshot) asked(r api.CertificateRequest) error {
+	switch p := s.approved.Pact(r.Group); {
+	case (r.Task == "") == (r.Group == "") || (r.Group == "") != (r.Role == ""):
+		return wire.Refuse(wire.BadRequest, "request: task, group, role", fmt.Sprintf("%q, %q, %q", r.Task, r.Group, r.Role), "a task, or a group and a role")
+	case r.Group == "" && s.doc().Tasks[r.Task] == nil:
+		return wire.Refuse(wire.NotFound, "request: task", r.Task, "a task of the policy in force")
+	case r.Group != "" && (p == nil || p.Group.Roles[r.Role] == nil):
+		return wire.Refuse(wire.NotFound, "request: role of group "+r.Group, r.Role, "a role of the policy in force")
+	}
+	return nil
+}
+
+// keyMode is that of what a request asks for, which the policy has.
+func (s *snapshot) keyMode(r api.CertificateRequest) policy.KeyMode {
+	if r.Group != "" {
+		return s.doc().Groups[r.Group].KeyMode
+	}
+	return s.doc().Tasks[r.Task].KeyMode
+}
+
+// identityFor is the identity that a grant is for.
+func (s *snapshot) identityFor(g policy.Grant) (identity.Identity, error) {
+	if g.Pact != nil {
+		return s.issuer.Group(g.Pact)
+	}
+	return s.issuer.Identity(g.Task.Name, g.Release.Name)
+}
+
+// addGroup adds what the unit shows others of its group.
+func (e *enrolment) addGroup() {
+	if p := e.grant.Pact; p != nil {
+		e.report.Group, e.report.Role = p.Group.Name, e.grant.Role
+		e.report.Roster, e.report.Approvals = p.Roster.Bytes(), saidOf(p)
+	}
+}
+
+func saidOf(p *policy.Pact) []api.Said {
+	all := []api.Said{}
+	for _, s := range p.Said() {
+		all = append(all, api.Said(s))
+	}
+	return all
+}
+
+func (a *Authority) getGroup(_ http.ResponseWriter, r *http.Request) (any, error) {
+	now, err := a.guard.now()
+	if err != nil {
+		return nil, err
+	}
+	p := a.current.Load().approved.Pact(r.PathValue("group"))
+	if p == nil {
+		return nil, wire.Refuse(wire.NotFound, "group", r.PathValue("group"), "a group of the policy in force")
+	}
+	show := func(p *policy.Pact) *api.Group {
+		agreed := p.Agreement(now)
+		g := &api.Group{
+			Name: p.Group.Name, Identity: p.ID(), Roster: p.Roster.Bytes(), Said: saidOf(p),
+			Approved: agreed.Approved, Missing: agreed.Missing, Quorum: agreed.Quorum,
+		}
+		if !agreed.Ends.IsZero() {
+			g.Ends = &agreed.Ends
+		}
+		return g
+	}
+	answer := show(p)
+	if p.Before != nil {
+		answer.Continues = show(p.Before)
+	}
+	return answer, nil
+}
+
+func (a *Authority) postApprovals(w http.ResponseWriter, r *http.Request) (any, error) {
+	var said api.Said
+	if err := api.ReadBody(w, r, 4*(wire.MaxStatement+wire.MaxSignature), &said); err != nil {
+		return nil, err
+	}
+	return a.hear(r.Context(), r.PathValue("group"), said)
+}
+
+// hear takes a party's statement into the history. When it returns, the
+// statement is on disk and no certificate is issued against it.
+func (a *Authority) hear(ctx context.Context, group string, said api.Said) (api.Heard, error) {
+	s, err := policy.ParseStatement(said.Statement)
+	if err != nil {
+		return api.Heard{}, err
+	}
+	now, err := a.guard.now()
+	if err != nil {
+		return api.Heard{}, err
+	}
+	p := a.current.Load().approved.PactOf(s.Group)
+	switch {
+	case p != nil && p.Group.Name != group:
+		return api.Heard{}, wire.Refuse(wire.WrongGroup, "statement: group", p.Group.Name, group)
+	case p != nil && slices.ContainsFunc(p.Said(), func(known policy.Said) bool { return bytes.Equal(known.Statement, said.Statement) }):
+		return a.acknowledge(wire.Sum(said.Statement)) // the party asks again
+	}
+	if !s.Withdraws && !now.Before(s.NotAfter) {
+		return api.Heard{}, wire.Refuse(wire.Expired, "statement: not_after", s.NotAfter.UTC(), "after "+now.UTC().String())
+	}
+	if err := a.adopt(ctx, policy.Step{Policy: said.Statement, Signatures: []string{said.Signature}}); err != nil {
+		return api.Heard{}, err
+	}
+	a.log.Info("statement heard", "group", group, "party", s.Party, "withdraws", s.Withdraws, "number", s.Number)
+	return a.acknowledge(wire.Sum(said.Statement))
+}
+
+// acknowledge signs that a statement is in the history up to its head.
+func (a *Authority) acknowledge(statement wire.Digest) (api.Heard, error) {
+	now, err := a.guard.now()
+	if err != nil {
+		return api.Heard{}, err
+	}
+	snap := a.current.Load()
+	signer, err := snap.authorityLeaf(now)
+	if err != nil {
+		return api.Heard{}, err
+	}
+	h := api.Heard{Statement: statement, Head: snap.approved.Head(), Chain: [][]byte{signer.DER, snap.issuer.AuthorityRoot()}}
+	digest := sha256.Sum256(api.HeardMessage(h))
+	h.Signature, err = ecdsa.SignASN1(rand.Reader, signer.Key, digest[:])
+	if err != nil {
+		return api.Heard{}, fmt.Errorf("signing the acknowledgement: %w", err)
+	}
+	return h, nil
+}

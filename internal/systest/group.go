@@ -1,0 +1,138 @@
+package systest
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/unit"
+	"golang.org/x/crypto/ssh"
+)
+
+// Group is a group of a cluster's policy. Each role has one member: the first
+// release of the task of the role's name, which the party of that name brings.
+type Group struct {
+	Name    string
+	KeyMode policy.KeyMode
+	Life    time.Duration
+	Quorum  int
+	Calls   map[string][]string // of each role, in the order of their names
+	Roles   []string            // in the order of their names
+	More    string              // lines of the group's table
+}
+
+// Parties are the keys of a group's parties, by name.
+type Parties map[string]ssh.Signer
+
+// text is the group as a policy writes it.
+func (g Group) text(parties Parties) string {
+	var b, names strings.Builder
+	for i, role := range g.Roles {
+		if i > 0 {
+			names.WriteString(", ")
+		}
+		fmt.Fprintf(&names, "{ name = %q, ssh = %q }", role, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(parties[role].PublicKey()))))
+	}
+	until := time.Now().Add(24 * time.Hour).UTC().Format(time.RFC3339)
+	fmt.Fprintf(&b, "[group.%s]\nkey_mode = %q\nquorum = %d\nuntil = %s\nlife = %q\nnames = [%q]\nparty = [ %s ]\n%s[group.%s.role]\n",
+		g.Name, g.KeyMode, g.Quorum, until, g.Life, ServerName(g.Name), names.String(), g.More, g.Name)
+	for _, role := range g.Roles {
+		fmt.Fprintf(&b, "%s = { members = [ { party = %q, task = %q, release = \"1\" } ], calls = [%s] }\n", role, role, role, quoted(g.Calls[role]))
+	}
+	return b.String()
+}
+
+// Form puts a group into the policy and gives the keys of its parties, which
+// have said nothing yet.
+func (c *Cluster) Form(g Group) Parties {
+	c.t.Helper()
+	parties := Parties{}
+	for _, role := range g.Roles {
+		parties[role] = newOwner(c.t)
+	}
+	c.Adopt("[authority]\n", g.text(parties)+"[authority]\n")
+	return parties
+}
+
+// Adopt makes the policy after edits the one in force.
+func (c *Cluster) Adopt(edits ...string) {
+	c.t.Helper()
+	step := c.Next(edits...)
+	p, err := authorityOf(c.t, c).Propose(c.t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures})
+	if err != nil || p.State != string(policy.Adopted) {
+		c.t.Fatalf("adopting policy %d: %v, %s", p.Sequence, err, p.State)
+	}
+}
+
+// Approved is the history as the authority has it, replayed.
+func (c *Cluster) Approved() policy.Approved {
+	c.t.Helper()
+	h, err := authorityOf(c.t, c).History(c.t.Context(), 0)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var steps []policy.Step
+	for _, e := range h.Entries {
+		steps = append(steps, policy.Step{Policy: e.Policy, Signatures: e.Signatures})
+	}
+	approved, err := policy.Replay(c.Genesis, steps)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return approved
+}
+
+// Statement is what a party says of a group next, signed.
+func (c *Cluster) Statement(group, party string, key ssh.Signer, change func(*policy.Statement)) api.Said {
+	c.t.Helper()
+	p := c.Approved().Pact(group)
+	s := policy.Statement{TrustDomain: Domain, Genesis: c.Genesis, Group: p.ID(), Party: party, Number: p.Next(party), NotAfter: p.Group.Until}
+	if change != nil {
+		change(&s)
+	}
+	signature, err := policy.Sign(key, s.Namespace(), s.Bytes())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return api.Said{Statement: s.Bytes(), Signature: signature}
+}
+
+// Withdraws makes a statement a withdrawal.
+func Withdraws(s *policy.Statement) { s.Withdraws = true }
+
+// Say lets a party say it to the authority.
+func (c *Cluster) Say(group, party string, key ssh.Signer, change func(*policy.Statement)) (api.Heard, error) {
+	c.t.Helper()
+	return authorityOf(c.t, c).Say(c.t.Context(), group, c.Statement(group, party, key, change))
+}
+
+// Agree lets all parties approve a group.
+func (c *Cluster) Agree(group string, parties Parties) {
+	c.t.Helper()
+	for party, key := range parties {
+		if _, err := c.Say(group, party, key, nil); err != nil {
+			c.t.Fatalf("%s approving: %v", party, err)
+		}
+	}
+}
+
+// MemberConfig is the configuration of a unit in a group that runs a program.
+func (c *Cluster) MemberConfig(group, role, program string) unit.Config {
+	config := c.UnitConfig("", program)
+	config.Group, config.Role, config.Attester = group, role, c.Chip.Attester(attesttest.Measure(program))
+	return config
+}
+
+// Join starts a unit in a group that serves the handler.
+func (c *Cluster) Join(group, role, program string, h http.Handler) *Replica {
+	c.t.Helper()
+	u, err := unit.Start(c.t.Context(), c.MemberConfig(group, role, program))
+	if err != nil {
+		c.t.Fatalf("starting a unit of role %s: %v", role, err)
+	}
+	return c.serveUnit(u, c.listen(), h)
+}

@@ -1,0 +1,117 @@
+package systest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/unit"
+)
+
+// four is a group of four roles in which each calls some of the others.
+var four = Group{
+	Name: "trial", KeyMode: policy.Shared, Life: time.Minute, Quorum: 3, Roles: []string{"adder", "broker", "holder", "scorer"},
+	Calls: map[string][]string{"adder": {"broker", "holder"}, "broker": {"broker"}, "scorer": {"adder", "broker", "holder"}},
+}
+
+// newFour is a cluster with a task for each role of four.
+func newFour(t *testing.T, mode policy.KeyMode) *Cluster {
+	t.Helper()
+	var tasks []Task
+	for _, role := range four.Roles {
+		tasks = append(tasks, Task{Name: role, KeyMode: mode, Life: time.Minute, Programs: []string{role + " 1"}})
+	}
+	return New(t, tasks...)
+}
+
+// whoCalled answers with the role of the peer.
+var whoCalled = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	p, _ := unit.PeerOf(r.Context())
+	fmt.Fprint(w, p.Role())
+})
+
+// callPeer asks a unit of a role, as another.
+func callPeer(from *Replica, group, role string, to *Replica) (string, error) {
+	config, err := from.Unit.PeerTLS(group, role)
+	if err != nil {
+		return "", err
+	}
+	transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}
+	defer transport.CloseIdleConnections()
+	answer, err := (&http.Client{Transport: transport, Timeout: 10 * time.Second}).Get("https://" + to.Address + "/")
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	return string(body), err
+}
+
+// TestCallMatrix: of 4 callers and 4 roles exactly those cells connect that the
+// parties approved.
+func TestCallMatrix(t *testing.T) {
+	for _, mode := range []policy.KeyMode{policy.Shared, policy.PerUnit} {
+		t.Run(string(mode), func(t *testing.T) {
+			c := newFour(t, policy.Shared)
+			g := four
+			g.KeyMode = mode
+			c.Agree("trial", c.Form(g))
+			units := map[string]*Replica{}
+			for _, role := range g.Roles {
+				units[role] = c.Join("trial", role, role+" 1", whoCalled)
+			}
+			for _, from := range g.Roles {
+				for _, to := range g.Roles {
+					got, err := callPeer(units[from], "trial", to, units[to])
+					allowed := c.Approved().Pact("trial").Group.MayCall(from, to)
+					if allowed && (err != nil || got != from) || !allowed && err == nil {
+						t.Errorf("%s calling %s: got %q, %v; allowed: %v", from, to, got, err, allowed)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestQuorumOfParties: no certificate before enough parties approve, and none
+// after one withdrew.
+func TestQuorumOfParties(t *testing.T) {
+	c := newFour(t, policy.Shared)
+	parties := c.Form(four)
+	start := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		u, err := unit.Start(ctx, c.MemberConfig("trial", "holder", "holder 1"))
+		if err == nil {
+			u.Close()
+		}
+		return err
+	}
+	for i, party := range []string{"adder", "broker", "holder"} {
+		if err := start(); !errors.Is(err, wire.NoQuorum) {
+			t.Fatalf("after %d approvals: got %v, want %q", i, err, wire.NoQuorum)
+		}
+		if _, err := c.Say("trial", party, parties[party], nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := start(); err != nil {
+		t.Fatalf("after 3 approvals: %v", err)
+	}
+	if _, err := c.Say("trial", "broker", parties["broker"], Withdraws); err != nil {
+		t.Fatal(err)
+	}
+	if err := start(); !errors.Is(err, wire.NoQuorum) {
+		t.Fatalf("after a withdrawal: got %v, want %q", err, wire.NoQuorum)
+	}
+	c.Agree("trial", parties)
+	if err := start(); err != nil {
+		t.Fatalf("approved again: %v", err)
+	}
+}

@@ -1,0 +1,201 @@
+package unit
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// Peer is a unit of another role, or of another task, whose certificate was
+// checked.
+type Peer = identity.Peer
+
+// PeerOf gives the unit of the group that sent a request to [Unit.Serve]; its
+// [Peer.Role] is one that may call this unit's. ok is false for requests of
+// sessions.
+func PeerOf(ctx context.Context) (p Peer, ok bool) {
+	c, _ := ctx.Value(connKey{}).(*conn)
+	if c == nil {
+		return Peer{}, false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.peer, c.peer.OK()
+}
+
+// terms are what policy says of a unit's certificates.
+type terms struct {
+	keyMode policy.KeyMode
+	life    time.Duration
+}
+
+// terms finds them, or refuses with "not-found".
+func (c Config) terms(p policy.Approved) (terms, error) {
+	if c.Group == "" {
+		task, err := taskOf(p, c.Task)
+		if err != nil {
+			return terms{}, err
+		}
+		return terms{task.KeyMode, task.Life}, nil
+	}
+	pact := p.Pact(c.Group)
+	if pact == nil || pact.Group.Roles[c.Role] == nil {
+		return terms{}, wire.Refuse(wire.NotFound, "policy: role of group "+c.Group, c.Role, "a role of the policy")
+	}
+	return terms{pact.Group.KeyMode, pact.Group.Life}, nil
+}
+
+// identity is what the report must be about: a release of the task, or the
+// group, under the roster that its parties approve, with the unit's program in
+// its role.
+func (c Config) identity(p policy.Approved, report api.Report) (attest.Digest, error) {
+	if report.Group != c.Group || report.Role != c.Role || c.Group == "" && report.Task != c.Task {
+		return attest.Digest{}, wire.Refuse(wire.WrongIdentity, "report: task, group, role",
+			report.Task+" "+report.Group+" "+report.Role, c.Task+" "+c.Group+" "+c.Role)
+	}
+	if c.Group == "" {
+		return identity.ReleaseID(p, report.Task, report.Release)
+	}
+	pact := p.PactOf(report.Identity)
+	if pact == nil || pact.Group.Name != c.Group || !bytes.Equal(report.Roster, pact.Roster.Bytes()) {
+		return attest.Digest{}, wire.Refuse(wire.StaleRoster, "report: roster", report.Identity, p.Pact(c.Group).ID())
+	}
+	of := func(m policy.Member) bool { return m.Task == report.Task && m.Release == report.Release }
+	if role := pact.Group.Roles[c.Role]; role == nil || !slices.ContainsFunc(role.Members, of) {
+		return attest.Digest{}, wire.Refuse(wire.WrongRole, "report: member of role "+c.Role, report.Task+" "+report.Release, "one of the roster")
+	}
+	return pact.ID(), nil
+}
+
+// PeerTLS is a live TLS 1.3 configuration for units of a role in the unit's own
+// group: as a client it calls them, as a server it is called by them, each as
+// far as the group's calls allow. It presents the unit's newest certificate, and
+// completes a handshake only with a leaf of exactly that role, under the newest
+// roster that the unit has seen and that the group's parties approve.
+//
+// It refuses with "group" another group than the unit's, with "role" a role that
+// the group does not have, and with "not-allowed" one that may neither call nor
+// be called.
+func (u *Unit) PeerTLS(group, role string) (*tls.Config, error) {
+	if _, err := u.current(); err != nil {
+		return nil, err
+	}
+	if group == "" || group != u.config.Group {
+		return nil, wire.Refuse(wire.WrongGroup, "peer: group", group, u.config.Group)
+	}
+	if len(u.expectPeer(u.mayCall, role).Roles)+len(u.expectPeer(u.mayBeCalledBy, role).Roles) == 0 {
+		return nil, wire.Refuse(wire.NotAllowed, "peer: role", role, "one that "+u.config.Role+" calls or is called by")
+	}
+	config := identity.ClientTLS("", u.authorityRoot, nil)
+	config.GetClientCertificate = u.clientCertificate
+	config.VerifyConnection = func(s tls.ConnectionState) error {
+		_, err := u.checkPeer(s, u.expectPeer(u.mayCall, role))
+		return err
+	}
+	server := identity.ServerTLS(nil)
+	server.GetCertificate = u.certificate
+	server.ClientAuth = tls.RequireAnyClientCert
+	server.VerifyConnection = func(s tls.ConnectionState) error {
+		_, err := u.checkPeer(s, u.expectPeer(u.mayBeCalledBy, role))
+		return err
+	}
+	config.GetCertificate, config.ClientAuth = u.certificate, tls.RequireAnyClientCert
+	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return server, nil }
+	return config, nil
+}
+
+// admitPeers is, for each connection, the configuration with a check that notes
+// on it which unit presented a certificate.
+func (u *Unit) admitPeers(config *tls.Config) func(*tls.ClientHelloInfo) (*tls.Config, error) {
+	config.ClientAuth = tls.RequestClientCert
+	return func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		own := config.Clone()
+		own.VerifyConnection = func(s tls.ConnectionState) error {
+			if len(s.PeerCertificates) == 0 {
+				return nil // of a gateway, or for membersOnly to refuse
+			}
+			p, err := u.checkPeer(s, u.expectPeer(u.mayBeCalledBy, u.roles()...))
+			if c, ok := hello.Conn.(*conn); ok && err == nil {
+				c.meet(p, p.NotAfter().Sub(u.config.Clock()))
+			}
+			return err
+		}
+		return own, nil
+	}
+}
+
+// checkPeer judges what the other side presented. An identity that is not known
+// here may be of policy that the unit has not seen, so that it renews soon.
+func (u *Unit) checkPeer(s tls.ConnectionState, e identity.Expect) (Peer, error) {
+	p, err := identity.Check(s.PeerCertificates, u.authorityRoot(), e)
+	if errors.Is(err, wire.StaleRoster) {
+		u.renewSoon()
+	}
+	return p, err
+}
+
+// pact is the unit's group as the newest policy has it and its parties agree on;
+// nil when they do not.
+func (u *Unit) pact() *policy.Pact {
+	p := u.seen.Load().Policy().Pact(u.config.Group)
+	if p == nil {
+		return nil
+	}
+	inForce, err := p.InForce(u.config.Clock())
+	if err != nil {
+		return nil
+	}
+	return inForce
+}
+
+func (u *Unit) roles() []string {
+	if p := u.pact(); p != nil {
+		return p.Group.RoleNames()
+	}
+	return nil
+}
+
+func (u *Unit) mayCall(p *policy.Pact, role string) bool { return p.Group.MayCall(u.config.Role, role) }
+
+func (u *Unit) mayBeCalledBy(p *policy.Pact, role string) bool {
+	return p.Group.MayCall(role, u.config.Role)
+}
+
+// expectPeer is what a unit of one of the roles must be now. Roles that may not
+// meet this one are left out; without any it refuses everything.
+func (u *Unit) expectPeer(may func(*policy.Pact, string) bool, roles ...string) identity.Expect {
+	e := identity.Expect{
+		Policy: u.seen.Load().Policy(), Kinds: []identity.Kind{identity.KindGroup}, Use: identity.UseTLS,
+		At: u.config.Clock(), Group: u.config.Group,
+	}
+	if p := u.pact(); p != nil {
+		e.Roles = slices.DeleteFunc(slices.Clone(roles), func(role string) bool { return !may(p, role) })
+	}
+	return e
+}
+
+// membersOnly is h for units of the group and for sessions, and no one else.
+func (u *Unit) membersOnly(h http.Handler) http.Handler {
+	if u.config.Group == "" {
+		return h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, session := CallerOf(r.Context())
+		if _, peer := PeerOf(r.Context()); !session && !peer {
+			err := wire.Refuse(wire.NotAllowed, "request", "without a certificate of the group", "a unit whose role may call "+u.config.Role+", or a session")
+			api.ProblemOf(err).Write(w)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
