@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -31,6 +32,9 @@ func goodExtensions() map[Kind]extension {
 		kindCross:         {kind: kindCross, policy: digest, id: id, task: "scoring", measurements: list[:1]},
 		KindShared:        {kind: KindShared, policy: digest, id: id, task: "scoring", keyMode: policy.Shared, development: true, debug: true},
 		KindUnit:          {kind: KindUnit, policy: digest, id: id, task: "scoring", keyMode: policy.PerUnit, unit: wire.UnitID{1}, platform: attest.Soft, chip: "chip-7", debug: true},
+		kindGroupRoot:     {kind: kindGroupRoot, policy: digest, id: id, task: "trial"},
+		kindGroupCross:    {kind: kindGroupCross, policy: digest, id: id, task: "trial"},
+		KindGroup:         {kind: KindGroup, policy: digest, id: id, task: "trial", keyMode: policy.Shared, role: "scorer", ends: noon},
 	}
 }
 
@@ -63,7 +67,7 @@ func TestExtensionShapes(t *testing.T) {
 		edit func(*extension)
 	}{
 		{"no kind", KindUnit, func(e *extension) { e.kind = "" }},
-		{"unknown kind", KindUnit, func(e *extension) { e.kind = "group" }},
+		{"unknown kind", KindUnit, func(e *extension) { e.kind = "groups" }},
 		{"no identity", KindShared, func(e *extension) { e.id = attest.Digest{} }},
 		{"identity of an authority", KindAuthority, func(e *extension) { e.id = attest.Digest{1} }},
 		{"no task", KindShared, func(e *extension) { e.task = "" }},
@@ -82,6 +86,11 @@ func TestExtensionShapes(t *testing.T) {
 		{"long chip", KindUnit, func(e *extension) { e.chip = strings.Repeat("c", maxChip+1) }},
 		{"no measurements", kindCross, func(e *extension) { e.measurements = nil }},
 		{"measurements of a unit", KindUnit, func(e *extension) { e.measurements = []attest.Measurement{softMeasurement(1)} }},
+		{"no role", KindGroup, func(e *extension) { e.role = "" }},
+		{"role that is no name", KindGroup, func(e *extension) { e.role = "a b" }},
+		{"no end", KindGroup, func(e *extension) { e.ends = time.Time{} }},
+		{"measurements of a group", kindGroupCross, func(e *extension) { e.measurements = []attest.Measurement{softMeasurement(1)} }},
+		{"unit without a platform in a group", KindGroup, func(e *extension) { e.unit = wire.UnitID{1} }},
 		{"unsorted measurements", kindIdentityRoot, func(e *extension) {
 			e.measurements = []attest.Measurement{softMeasurement(2), softMeasurement(1)}
 		}},

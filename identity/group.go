@@ -5,15 +5,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
-
-// RoleID names the units of one role of a group, where they share keys: H("cohort
-// group ring v1", group identity, role).
-func RoleID(group attest.Digest, role string) attest.Digest {
-	return wire.Hash(wire.LabelRing, group[:], []byte(role))
-}
 
 // crossOf is the kind of the cross-certificate above a leaf.
 func crossOf(leaf Kind) Kind {

@@ -247,9 +247,12 @@ func (u *Unit) converse(ctx context.Context, conn *bus.Conn, e *enrolment) {
 // beat is how the unit is now.
 func (u *Unit) beat(e *enrolment) bus.Beat {
 	b := bus.Beat{
-		Names: e.leaf.Leaf.DNSNames, Task: e.identity.Task, Identity: e.identity.ID, Inherits: e.ring.Inherited.Identity, Group: e.identity.Group, Role: e.identity.Role,
+		Names: e.leaf.Leaf.DNSNames, Task: e.identity.Task, Identity: e.identity.ID, Inherits: e.ring.Inherited.Identity,
 		InFlight: int(u.cluster.inFlight.Load()), Sessions: u.cluster.host.Stats(u.config.Clock()).Sessions,
 		Ready: u.cluster.serving.Load() > 0 && u.Ready() == nil,
+	}
+	if e.identity.Group != "" {
+		b.Task = e.identity.Group + "/" + e.identity.Role
 	}
 	if address := u.cluster.address.Load(); address != nil {
 		b.Address = *address

@@ -129,7 +129,7 @@ func (r *rings) hold(is ring, e *enrolment) *ring {
 // caller holds the mutex.
 func (r *rings) addGroup(e *enrolment) {
 	id := e.grant.Pact.ID()
-	role := r.hold(ring{identity: identity.RoleID(id, e.grant.Role), group: id}, e)
+	role := r.hold(ring{identity: wire.RoleID(id, e.grant.Role), group: id}, e)
 	whole := r.hold(ring{identity: id, group: id}, e)
 	e.report.Rings = api.Rings{Strict: exposed(role.strict), Follow: exposed(whole.follow)}
 	e.renewWithin(role.strict.Current.End())

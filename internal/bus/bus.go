@@ -77,11 +77,9 @@ func CheckChain(chain []*x509.Certificate, roots *x509.CertPool, at time.Time) (
 type Beat struct {
 	Address  string      `json:"address"`         // host:port of its listener
 	Names    []string    `json:"names,omitempty"` // DNS names of its TLS leaf
-	Task     string      `json:"task"`
+	Task     string      `json:"task"`            // or GROUP/ROLE
 	Identity wire.Digest `json:"identity"`
 	Inherits wire.Digest `json:"inherits,omitzero"` // identity whose sessions the unit opens as well
-	Group    string      `json:"group,omitempty"` // that it works in, and then not for its task
-	Role     string      `json:"role,omitempty"`
 	InFlight int         `json:"in_flight"`
 	Sessions int         `json:"sessions"`
 	Ready    bool        `json:"ready"`

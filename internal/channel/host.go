@@ -119,7 +119,7 @@ func (h *Host) Update(s Standing) error {
 	strict, follow, of := Pin{Genesis: s.Genesis, ID: s.Identity}, Pin{Genesis: s.Genesis, Task: s.Task}, s.Identity
 	if s.Group != "" {
 		strict, follow = Pin{Genesis: s.Genesis, Group: s.Group, Role: s.Role}, Pin{Genesis: s.Genesis, Group: s.Group}
-		of = identity.RoleID(s.Identity, s.Role)
+		of = wire.RoleID(s.Identity, s.Role)
 	}
 	own(s.Ring.Inherited.Keys, s.Ring.Inherited.Identity, follow)
 	next.strict = own(s.Ring.Strict, of, strict)

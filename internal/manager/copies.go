@@ -114,6 +114,30 @@ func (c *copies) holders(session wire.SessionID) []bus.Cluster {
 	return found
 }
 
+// sealedFor are the identities or roles that a session is sealed for, as its
+// items say without proof.
+func (c *copies) sealedFor(session wire.SessionID) (found []wire.Digest) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, s := range c.clusters {
+		if k := s.sessions[session]; k != nil {
+			found = append(found, sealedForOf(k.Item))
+		}
+	}
+	return found
+}
+
+// sealedForOf reads whom an item is sealed for.
+func sealedForOf(i bus.Item) (d wire.Digest) {
+	var whole [3][]byte // associated data, nonce, ciphertext
+	var bound [6][]byte // suite, identity, ring, session, expiry, sealing unit
+	if wire.UnframeInto(whole[:], wire.LabelSealedSession, i.Bytes) == nil &&
+		wire.UnframeInto(bound[:], wire.LabelSealed, whole[0]) == nil {
+		copy(d[:], bound[1])
+	}
+	return d
+}
+
 // prune forgets what has expired.
 func (c *copies) prune(now time.Time) {
 	c.mu.Lock()

@@ -81,15 +81,15 @@ func (g *gateway) request(w http.ResponseWriter, r *http.Request) {
 			return err
 		}
 		x.body.begin, x.body.read = first, len(first)
-		x.wanted.clusters = g.copies.holders(header.Session)
+		x.wanted.clusters, x.wanted.sealedFor = g.copies.holders(header.Session), g.copies.sealedFor(header.Session)
 		x.wanted.target = header.Target
 		x.again = header.Target == wire.UnitID{}
 		return g.forward(x)
 	})
 }
 
-// pinOf reads what an open request is pinned to: an identity or a task, or
-// nothing when it cannot be read.
+// pinOf reads what an open request is pinned to: an identity, or a task, a role
+// (GROUP/ROLE) or a group (GROUP/), or nothing when it cannot be read.
 func pinOf(open []byte) (identity wire.Digest, task string) {
 	var request [5][]byte // suite, KEM key, nonce, pin, wants
 	var pin [3][]byte     // kind, name, genesis
@@ -100,6 +100,10 @@ func pinOf(open []byte) (identity wire.Digest, task string) {
 	case string(pin[0]) == "id" && len(name) == len(identity):
 		return wire.Digest(name), ""
 	case string(pin[0]) == "task" && wire.NameOK(string(name)):
+		return identity, string(name)
+	case string(pin[0]) == "group" && wire.NameOK(string(name)):
+		return identity, string(name) + "/"
+	case string(pin[0]) == "role" && len(name) <= 2*63+1:
 		return identity, string(name)
 	}
 	return identity, ""

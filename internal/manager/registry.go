@@ -120,9 +120,12 @@ type wanted struct {
 	target   wire.UnitID   // exactly this one; zero: any
 	clusters []bus.Cluster // where given, of one of these, or else of their tasks
 	identity wire.Digest   // where given, of this one
-	task     string        // where given, of this one
-	host     string        // and of this name, when any unit has it
-	tried    []*member     // not again
+	task     string        // where given, of this one; GROUP/ for all roles of a group
+	// sealedFor are the identities or roles that hold the session, where that
+	// is known; units of other roles in their groups do not.
+	sealedFor []wire.Digest
+	host      string    // and of this name, when any unit has it
+	tried     []*member // not again
 }
 
 // find gives the ready unit that has the fewest requests under way and is not
@@ -173,7 +176,8 @@ func (r *registry) among(w wanted) []*member {
 		switch {
 		case w.clusters != nil && !slices.Contains(w.clusters, m.cluster),
 			!w.identity.IsZero() && m.beat.Identity != w.identity,
-			w.task != "" && m.beat.Task != w.task:
+			w.task != "" && !serves(m.beat.Task, w.task),
+			w.sealedFor != nil && !holds(m.beat, w.sealedFor):
 			continue
 		}
 		all = append(all, m)
@@ -185,6 +189,18 @@ func (r *registry) among(w wanted) []*member {
 		return named
 	}
 	return all
+}
+
+// serves reports whether what a unit beats for is what is wanted.
+func serves(beat, wanted string) bool {
+	return beat == wanted || strings.HasSuffix(wanted, "/") && strings.HasPrefix(beat, wanted)
+}
+
+// holds reports whether a unit can hold a session: outside groups, all units of
+// a cluster do.
+func holds(b bus.Beat, sealedFor []wire.Digest) bool {
+	_, role, inGroup := strings.Cut(b.Task, "/")
+	return !inGroup || slices.Contains(sealedFor, b.Identity) || slices.Contains(sealedFor, wire.RoleID(b.Identity, role))
 }
 
 // wait is find, but as long as a manager is warming up it waits for a unit that

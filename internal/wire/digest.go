@@ -82,3 +82,7 @@ func (u *UnitID) UnmarshalText(text []byte) error {
 	*u = UnitID(b)
 	return nil
 }
+
+// RoleID names the units of one role of a group, where they share keys: H("cohort
+// group ring v1", group identity, role).
+func RoleID(group Digest, role string) Digest { return Hash(LabelRing, group[:], []byte(role)) }
