@@ -47,6 +47,10 @@ type OpenConfig struct {
 	// Trust is what [FetchTrust] gave, and with it the pin: a task that is
 	// followed, or one release. The channel fetches it anew by itself.
 	Trust *Trust
+	// Role is the role of the group that the session is with, where Trust is
+	// of a group: only units of that role can read it. [Whole] is a session
+	// with the whole group.
+	Role string
 	// Gateway is the URL of whatever reaches the units, http or https, or several
 	// such with commas between, of which one is used as long as it answers. It
 	// is trusted with nothing.
@@ -82,6 +86,13 @@ type Channel struct {
 // until ctx is done. The error is an [attest.Refusal] when a check does not hold,
 // and [ErrUnreachable] when no unit answers.
 func Open(ctx context.Context, config OpenConfig) (*Channel, error) {
+	if config.Role != "" || config.Trust != nil && config.Trust.config.Group != "" {
+		return nil, wire.Refuse(wire.WrongGroup, "channel: trust", "of a group", "OpenGroup")
+	}
+	return open(ctx, config)
+}
+
+func open(ctx context.Context, config OpenConfig) (*Channel, error) {
 	all, err := config.check()
 	if err != nil {
 		return nil, err
@@ -90,7 +101,7 @@ func Open(ctx context.Context, config OpenConfig) (*Channel, error) {
 	c.gateways.spread()
 	c.trust.begin(config.Trust, refreshLeast)
 	c.transport, err = channel.NewTransport(channel.TransportConfig{
-		Gateway: all[0], Inner: &c.gateways, Pin: config.Trust.pin(), Wants: config.wants(), Trust: truster{c},
+		Gateway: all[0], Inner: &c.gateways, Pin: config.pin(), Wants: config.wants(), Trust: truster{c},
 		Clock: config.Trust.config.Clock, NotAfter: config.NotAfter,
 	})
 	if err != nil {
@@ -128,8 +139,8 @@ func (o OpenConfig) wants() (w channel.Wants) {
 
 // pin is what sessions stay with.
 func (t *Trust) pin() channel.Pin {
-	p := channel.Pin{Genesis: t.config.Genesis, Task: t.config.Task}
-	if p.Task == "" {
+	p := channel.Pin{Genesis: t.config.Genesis, Task: t.config.Task, Group: t.config.Group}
+	if p.Task+p.Group == "" {
 		p.ID = t.identities[0].ID
 	}
 	return p

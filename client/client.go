@@ -112,7 +112,7 @@ func (c *Config) complete() error {
 		return wire.Refuse(wire.BadRequest, "client: trust", "none", "that of FetchTrust")
 	}
 	var faults []error
-	names := c.Trust.task().Names
+	names := c.Trust.names()
 	if c.ServerName == "" && len(names) > 0 {
 		c.ServerName = names[0]
 	}

@@ -82,8 +82,8 @@ func (f *fetch) trust(ctx context.Context) (*Trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	query := api.TrustQuery{Task: f.config.Task}
-	if query.Task == "" {
+	query := api.TrustQuery{Task: f.config.Task, Group: f.config.Group}
+	if query.Task+query.Group == "" {
 		query.ID = pinned[0].ID
 	}
 	unverified, err := f.ask(ctx, &query)
@@ -161,7 +161,7 @@ func (f *fetch) check(query api.TrustQuery, unverified trustAnswer, pinned []Ide
 	for _, want := range pinned {
 		found, err := f.findIdentity(unverified.Identities, want, t.root)
 		if err != nil {
-			return nil, fmt.Errorf("checking identity of task %s release %s: %w", want.Task, want.Release, err)
+			return nil, fmt.Errorf("checking identity of %s: %w", want, err)
 		}
 		t.identities = append(t.identities, found)
 	}
@@ -198,13 +198,18 @@ func (f *fetch) findIdentity(unverified []api.TrustIdentity, want Identity, auth
 		if want.Cross, err = parseCertificate(u.Cross); err != nil {
 			return Identity{}, fmt.Errorf("reading cross-certificate: %w", err)
 		}
-		return want, identity.CheckRoot(want.Root, want.Cross, authority, identity.Expect{
+		expect := identity.Expect{
 			Policy: f.state.Policy(),
 			Kinds:  []identity.Kind{identity.KindShared, identity.KindUnit},
 			Use:    identity.UseTLS,
 			IDs:    []attest.Digest{want.ID},
 			At:     f.config.Clock(),
-		})
+		}
+		if want.Group != "" {
+			expect.Kinds, expect.Group = []identity.Kind{identity.KindGroup}, want.Group
+			expect.Roles = f.state.Policy().Pact(want.Group).Group.RoleNames()
+		}
+		return want, identity.CheckRoot(want.Root, want.Cross, authority, expect)
 	}
 	return Identity{}, wire.Refuse(wire.WrongIdentity, "trust: identity", "not in the answer", want.ID)
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // TrustConfig says whom a client believes. Every field but State, MinSequence
-// and Clock is required; of Task, ID and Measurements exactly one.
+// and Clock is required; of Task, Group, ID and Measurements exactly one.
 type TrustConfig struct {
 	// Authorities are https URLs of the authority's replicas, tried in
 	// order. They are trusted with nothing.
@@ -28,7 +28,9 @@ type TrustConfig struct {
 
 	// Task follows a task by name through the releases its owners approve.
 	Task string
-	// ID pins one release by its identity id.
+	// Group follows a group by name through the rosters its parties approve.
+	Group string
+	// ID pins one release, or with Group one roster, by its identity id.
 	ID attest.Digest
 	// Measurements pin one release by all of its reference values.
 	Measurements []attest.Measurement
@@ -43,11 +45,12 @@ type TrustConfig struct {
 	Clock func() time.Time
 }
 
-// Identity is the identity of one release, with its root.
+// Identity is the identity of one release, or of a group, with its root.
 type Identity struct {
 	ID      attest.Digest
 	Task    string
 	Release string
+	Group   string            // Task and Release are then empty
 	Root    *x509.Certificate // self-signed
 	Cross   *x509.Certificate // the same key under the authority root
 }
@@ -103,7 +106,7 @@ func (c *TrustConfig) check() error {
 		faults = append(faults, wire.Refuse(wire.WrongGenesis, "trust: genesis of the client state", seen.Genesis(), c.Genesis))
 	}
 	if pins := c.pins(); pins != 1 {
-		fault("pins", pins, "exactly one of task, identity, measurements")
+		fault("pins", pins, "exactly one of task, group, identity, measurements")
 	}
 	if c.Verifier == nil {
 		fault("verifier", "none", "one that knows the authority's platform")
@@ -112,7 +115,7 @@ func (c *TrustConfig) check() error {
 }
 
 func (c *TrustConfig) pins() (n int) {
-	for _, given := range []bool{c.Task != "", !c.ID.IsZero(), len(c.Measurements) > 0} {
+	for _, given := range []bool{c.Task != "", c.Group != "", !c.ID.IsZero() && c.Group == "", len(c.Measurements) > 0} {
 		if given {
 			n++
 		}
@@ -123,6 +126,9 @@ func (c *TrustConfig) pins() (n int) {
 // pinned are the releases that the pin stands for under a policy. It refuses a
 // pin that stands for none.
 func (c *TrustConfig) pinned(p policy.Approved) ([]Identity, error) {
+	if c.Group != "" {
+		return c.pinnedGroup(p)
+	}
 	var found []Identity
 	doc := p.Document()
 	for _, task := range doc.TaskNames() {
@@ -185,9 +191,12 @@ func (t *Trust) PEM() []byte {
 	return b.Bytes()
 }
 
-// task is the task that the pinned releases are of.
-func (t *Trust) task() *policy.Task {
-	return t.state.Policy().Document().Tasks[t.identities[0].Task]
+// names are the DNS names of the pinned releases' task.
+func (t *Trust) names() []string {
+	if task := t.state.Policy().Document().Tasks[t.identities[0].Task]; task != nil {
+		return task.Names
+	}
+	return nil // of a group, whose units answer members and sessions only
 }
 
 // expect is what a unit must be.

@@ -202,8 +202,9 @@ type TrustAnswer struct {
 
 // TrustIdentity is one identity root.
 type TrustIdentity struct {
-	Task    string      `json:"task"`
-	Release string      `json:"release"`
+	Task    string      `json:"task,omitempty"`
+	Release string      `json:"release,omitempty"`
+	Group   string      `json:"group,omitempty"` // instead of both
 	ID      wire.Digest `json:"identity"`
 	Root    []byte      `json:"root"`  // self-signed, DER
 	Cross   []byte      `json:"cross"` // under the authority root, DER

@@ -46,6 +46,24 @@ func (s *snapshot) identityFor(g policy.Grant) (identity.Identity, error) {
 	return s.issuer.Identity(g.Task.Name, g.Release.Name)
 }
 
+// identitiesOfGroup are the identity of a group and of the one it continues,
+// agreed on or not.
+func (s *snapshot) identitiesOfGroup(name string) ([]identity.Identity, error) {
+	p := s.approved.Pact(name)
+	if p == nil {
+		return nil, wire.Refuse(wire.NotFound, "trust: group", name, "a group of the policy in force")
+	}
+	var all []identity.Identity
+	for ; p != nil; p = p.Before {
+		id, err := s.issuer.Group(p)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, id)
+	}
+	return all, nil
+}
+
 // addGroup adds what the unit shows others of its group.
 func (e *enrolment) addGroup() {
 	if p := e.grant.Pact; p != nil {

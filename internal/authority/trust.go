@@ -27,17 +27,20 @@ func (a *Authority) trust(ctx context.Context, q url.Values) (api.TrustAnswer, e
 	if err != nil || len(nonce) != trustNonce {
 		return api.TrustAnswer{}, wire.Refuse(wire.BadRequest, "trust: nonce", q.Get("nonce"), "64 hexadecimal digits")
 	}
-	if q.Has("task") == q.Has("id") {
-		return api.TrustAnswer{}, wire.Refuse(wire.BadRequest, "trust: task or id", "both or none", "one of them")
+	if len(q) != 2 {
+		return api.TrustAnswer{}, wire.Refuse(wire.BadRequest, "trust: task, group or id", "several or none", "one of them")
 	}
 	snap := a.current.Load()
 	if snap.unnamed != nil {
 		return api.TrustAnswer{}, wire.Refuse(wire.Unavailable, "authority", snap.unnamed, "an authority that policy names")
 	}
 	var found []identity.Identity
-	if q.Has("task") {
+	switch {
+	case q.Has("task"):
 		found, err = snap.identitiesOf(q.Get("task"))
-	} else {
+	case q.Has("group"):
+		found, err = snap.identitiesOfGroup(q.Get("group"))
+	default:
 		found, err = snap.identityOf(q.Get("id"))
 	}
 	if err != nil {
@@ -54,7 +57,7 @@ func (a *Authority) trust(ctx context.Context, q url.Values) (api.TrustAnswer, e
 	answer := api.TrustAnswer{Authority: snap.issuer.AuthorityRoot(), History: snap.history(0), Evidence: evidence}
 	for _, id := range found {
 		answer.Identities = append(answer.Identities, api.TrustIdentity{
-			Task: id.Task, Release: id.Release, ID: id.ID, Root: id.Root, Cross: id.Cross,
+			Task: id.Task, Release: id.Release, Group: id.Group, ID: id.ID, Root: id.Root, Cross: id.Cross,
 		})
 	}
 	return answer, nil

@@ -1,0 +1,82 @@
+package client
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// Whole is the Role of [OpenConfig] for a session that every unit of the group
+// can read.
+const Whole = "*"
+
+// OpenGroup opens a session with one role of a group, or with the whole group
+// ([Whole]). Trust is that of a group. It blocks and fails as [Open] does, and
+// refuses with "role" a role that the group does not have.
+func OpenGroup(ctx context.Context, config OpenConfig) (*Channel, error) {
+	if config.Trust == nil || config.Trust.config.Group == "" {
+		return nil, wire.Refuse(wire.WrongGroup, "channel: trust", "not of a group", "that of FetchTrust for a group")
+	}
+	g := config.Trust.Policy().Pact(config.Trust.config.Group).Group
+	if config.Role != Whole && g.Roles[config.Role] == nil {
+		return nil, wire.Refuse(wire.WrongRole, "channel: role", config.Role, fmt.Sprint(g.RoleNames(), ", or * for the whole group"))
+	}
+	return open(ctx, config)
+}
+
+// pin is what sessions stay with.
+func (o OpenConfig) pin() channel.Pin {
+	p := o.Trust.pin()
+	if o.Role != Whole {
+		p.Role = o.Role
+	}
+	return p
+}
+
+// String names what has the identity.
+func (i Identity) String() string {
+	if i.Group != "" {
+		return "group " + i.Group
+	}
+	return "task " + i.Task + " release " + i.Release
+}
+
+// pinnedGroup is the group's identity that its parties agree on, and the one it
+// continues while they agree on that. With an ID it is exactly that one.
+func (c *TrustConfig) pinnedGroup(p policy.Approved) ([]Identity, error) {
+	pact := p.Pact(c.Group)
+	if pact == nil {
+		return nil, wire.Refuse(wire.NotFound, "trust: group", c.Group, p.Document().GroupNames())
+	}
+	inForce, err := pact.InForce(c.Clock())
+	if err != nil {
+		return nil, err
+	}
+	if !c.ID.IsZero() && c.ID != inForce.ID() {
+		return nil, wire.Refuse(wire.StaleRoster, "trust: identity of group "+c.Group, inForce.ID(), c.ID)
+	}
+	var found []Identity
+	for ; inForce != nil; inForce = inForce.Before {
+		if _, err := inForce.Agreed(c.Clock()); err == nil && (c.ID.IsZero() || c.ID == inForce.ID()) {
+			found = append(found, Identity{ID: inForce.ID(), Group: c.Group})
+		}
+	}
+	return found, nil
+}
+
+// Group is the group that the trust is for, as its parties agree on it; nil
+// outside groups.
+func (t *Trust) Group() *policy.Pact {
+	return t.Policy().PactOf(t.groupID())
+}
+
+func (t *Trust) groupID() attest.Digest {
+	if t.config.Group == "" {
+		return attest.Digest{}
+	}
+	return t.identities[0].ID
+}
