@@ -30,6 +30,7 @@ type AgentConfig struct {
 	Args    []string     // after argv[0]; {port} stands for the program's port
 	Listen  net.Listener // closed by the agent; nil only with CertDir, for a program that serves TLS itself
 	Forward Forward      // required with Listen
+	Peers   []AgentPeer  // roles of the unit's group that the program calls
 	Stdout  io.Writer    // of the program; nil discards
 	Stderr  io.Writer
 
@@ -73,7 +74,12 @@ func RunAgent(ctx context.Context, c AgentConfig) (err error) {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	p, err := launch(c, address, cancel)
+	peers, err := c.openPeers()
+	if err != nil {
+		return err
+	}
+	defer peers.close()
+	p, err := launch(c, address, peers, cancel)
 	if err != nil {
 		return fmt.Errorf("starting the program: %w", err)
 	}

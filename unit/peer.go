@@ -103,8 +103,7 @@ func (u *Unit) PeerTLS(group, role string) (*tls.Config, error) {
 		return err
 	}
 	server := identity.ServerTLS(nil)
-	server.GetCertificate = u.certificate
-	server.ClientAuth = tls.RequireAnyClientCert
+	server.GetCertificate, server.ClientAuth = u.certificate, tls.RequireAnyClientCert
 	server.VerifyConnection = func(s tls.ConnectionState) error {
 		_, err := u.checkPeer(s, u.expectPeer(u.mayBeCalledBy, role))
 		return err
@@ -114,15 +113,14 @@ func (u *Unit) PeerTLS(group, role string) (*tls.Config, error) {
 	return config, nil
 }
 
-// admitPeers is, for each connection, the configuration with a check that notes
-// on it which unit presented a certificate.
+// admitPeers is, for each connection, the configuration with a check of the unit
+// that presents a certificate, which is noted on the connection.
 func (u *Unit) admitPeers(config *tls.Config) func(*tls.ClientHelloInfo) (*tls.Config, error) {
-	config.ClientAuth = tls.RequestClientCert
 	return func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		own := config.Clone()
 		own.VerifyConnection = func(s tls.ConnectionState) error {
 			if len(s.PeerCertificates) == 0 {
-				return nil // of a gateway, or for membersOnly to refuse
+				return nil // was only asked for: a gateway, or for membersOnly to refuse
 			}
 			p, err := u.checkPeer(s, u.expectPeer(u.mayBeCalledBy, u.roles()...))
 			if c, ok := hello.Conn.(*conn); ok && err == nil {

@@ -42,7 +42,7 @@ type program struct {
 }
 
 // launch starts the program from its open file.
-func launch(c AgentConfig, address string, died context.CancelCauseFunc) (*program, error) {
+func launch(c AgentConfig, address string, peers peers, died context.CancelCauseFunc) (*program, error) {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
@@ -50,7 +50,7 @@ func launch(c AgentConfig, address string, died context.CancelCauseFunc) (*progr
 	cmd := &exec.Cmd{
 		Path:      fmt.Sprintf("/proc/self/fd/%d", c.Program.Fd()),
 		Args:      []string{programName},
-		Env:       environment(c.Unit.Env(), port),
+		Env:       append(environment(c.Unit.Env(), port), peers.environment()...),
 		Stdout:    c.Stdout,
 		Stderr:    c.Stderr,
 		WaitDelay: time.Second,
@@ -60,7 +60,7 @@ func launch(c AgentConfig, address string, died context.CancelCauseFunc) (*progr
 		},
 	}
 	for _, arg := range c.Args {
-		cmd.Args = append(cmd.Args, strings.ReplaceAll(arg, "{port}", port))
+		cmd.Args = append(cmd.Args, peers.fill(strings.ReplaceAll(arg, "{port}", port)))
 	}
 	p := &program{cmd: cmd, address: address, died: died, ended: make(chan struct{})}
 	started := make(chan error)

@@ -56,11 +56,14 @@ func newProxy(address string, log *slog.Logger) (http.Handler, func()) {
 // the agent's own and none of what the client says about earlier hops.
 func rewrite(r *httputil.ProxyRequest, address string) {
 	for name := range r.Out.Header {
-		if name == "Forwarded" || name == "X-Real-Ip" || strings.HasPrefix(name, "X-Forwarded-") {
+		if name == "Forwarded" || name == RoleField || name == "X-Real-Ip" || strings.HasPrefix(name, "X-Forwarded-") {
 			delete(r.Out.Header, name)
 		}
 	}
 	r.Out.URL.Scheme, r.Out.URL.Host = "http", address
+	if p, ok := PeerOf(r.In.Context()); ok {
+		r.Out.Header[RoleField] = []string{p.Role()}
+	}
 	r.Out.Header["Forwarded"] = []string{forwarded(r.In.RemoteAddr, r.In.Host)}
 }
 

@@ -48,7 +48,7 @@ func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error 
 	defer leave()
 	server := &http.Server{
 		Handler:           u.whileCertified(served),
-		TLSConfig:         u.ServerTLS(),
+		TLSConfig:         u.serverTLS(tls.RequestClientCert),
 		ConnContext:       withConn,
 		ConnState:         api.NewConnections(maxConns).Track,
 		ReadHeaderTimeout: headerTime,

@@ -12,13 +12,18 @@ import (
 
 // ServerTLS is a live TLS 1.3 configuration that serves the newest certificate.
 // Handshakes fail once that is past its end. It does not end connections that
-// outlive their certificate; [Unit.Serve] does. Of a unit in a group it asks for
-// a client certificate: who presents one is a unit whose role may call this one.
-func (u *Unit) ServerTLS() *tls.Config {
+// outlive their certificate; [Unit.Serve] does. Of a unit in a group it completes
+// a handshake only with a unit whose role may call this one.
+func (u *Unit) ServerTLS() *tls.Config { return u.serverTLS(tls.RequireAnyClientCert) }
+
+// serverTLS is ServerTLS with a client certificate demanded, or asked for, of
+// whoever calls a unit in a group.
+func (u *Unit) serverTLS(peers tls.ClientAuthType) *tls.Config {
 	config := identity.ServerTLS(nil)
 	config.GetCertificate = u.certificate
 	if u.config.Group != "" {
-		config.GetConfigForClient = u.admitPeers(config.Clone())
+		config.ClientAuth = peers
+		config.GetConfigForClient = u.admitPeers(config)
 	}
 	return config
 }

@@ -106,7 +106,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.devCommand(), a.authorityCommand(), a.managerCommand(), a.softCommand(), a.unitCommand(),
 		a.trustCommand(), a.verifyCommand(), a.requestCommand(),
-		a.policyCommand(), a.measureCommand(), a.evidenceCommand(), a.statusCommand(), a.doctorCommand(),
+		a.policyCommand(), a.groupCommand(), a.measureCommand(), a.evidenceCommand(), a.statusCommand(), a.doctorCommand(),
 		a.explainCommand(), a.logCommand(), a.versionCommand(), a.configCommand(root),
 	)
 	root.InitDefaultCompletionCmd()

@@ -25,6 +25,7 @@ type pinFlags struct {
 	authorities []string
 	genesis     string
 	task        string
+	group       string
 	id          string
 	minSequence uint64
 	state       string
@@ -49,11 +50,11 @@ func (p *pinFlags) register(cmd *cobra.Command) {
 
 // pin is what a client of one service pins.
 func (p pinFlags) pin() (pin channel.Pin, err error) {
-	pin.Task = p.task
+	pin.Task, pin.Group = p.task, p.group
 	if pin.Genesis, err = wire.ParseDigest(p.genesis); err != nil {
 		return pin, usage("--genesis: %w", err)
 	}
-	if (p.task == "") == (p.id == "") {
+	if p.group == "" && (p.task == "") == (p.id == "") {
 		return pin, usage("give one of --task and --id")
 	}
 	if p.id != "" {
@@ -82,7 +83,7 @@ func (a *app) trust(ctx context.Context, p pinFlags) (*client.Trust, error) {
 		return nil, err
 	}
 	config := client.TrustConfig{
-		Authorities: p.authorities, Genesis: pin.Genesis, Task: pin.Task, ID: pin.ID,
+		Authorities: p.authorities, Genesis: pin.Genesis, Task: pin.Task, Group: pin.Group, ID: pin.ID,
 		MinSequence: p.minSequence, Verifier: verifier(), Clock: a.now,
 	}
 	path, err := a.seenFile(p)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -19,6 +21,9 @@ import (
 type unitFlags struct {
 	tee         teeFlags
 	task        string
+	group       string
+	role        string
+	peers       []string
 	authorities []string
 	genesis     string
 	listen      string
@@ -35,7 +40,7 @@ type unitFlags struct {
 func (a *app) unitCommand() *cobra.Command {
 	var f unitFlags
 	cmd := &cobra.Command{
-		Use:   "unit --task T --authority URL --genesis H --listen A -- PROGRAM ARGS",
+		Use:   "unit (--task T | --group G --role R) --authority URL --genesis H --listen A -- PROGRAM ARGS",
 		Short: "Run a program as a unit: behind its task's attested certificate",
 		Long: "Run PROGRAM, which knows nothing of Cohort, behind its task's certificate. The\n" +
 			"agent gives it a loopback port as PORT and in place of {port} in ARGS. With\n" +
@@ -59,6 +64,9 @@ func (a *app) unitCommand() *cobra.Command {
 	flags := cmd.Flags()
 	f.tee.register(cmd)
 	flags.StringVar(&f.task, "task", "", "task whose unit the program is")
+	flags.StringVar(&f.group, "group", "", "group that the program works in; it waits until the parties approve")
+	flags.StringVar(&f.role, "role", "", "role of the program in the group")
+	flags.StringArrayVar(&f.peers, "peer", nil, "ROLE=HOST:PORT of a unit that the program calls, at the URL in PEER_ROLE; repeat")
 	flags.StringArrayVar(&f.authorities, "authority", nil, "https URL of the authority; repeat for its replicas")
 	flags.StringVar(&f.genesis, "genesis", "", "digest of the first policy, 64 hexadecimal digits")
 	flags.StringVar(&f.listen, "listen", "", "address to serve TLS on; may be left out with --cert-dir")
@@ -70,7 +78,7 @@ func (a *app) unitCommand() *cobra.Command {
 	flags.StringVar(&f.certDir, "cert-dir", "", "directory on a tmpfs to keep tls.crt, tls.key and ca.crt in")
 	flags.BoolVar(&f.disk, "cert-dir-on-disk", false, "accept a --cert-dir that is not on a tmpfs")
 	flags.StringVar(&f.reload, "reload", "", "signal for the program after each renewal, such as HUP")
-	for _, name := range []string{"task", "authority", "genesis"} {
+	for _, name := range []string{"authority", "genesis"} {
 		_ = cmd.MarkFlagRequired(name)
 	}
 	return cmd
@@ -91,6 +99,13 @@ func (a *app) runUnit(ctx context.Context, f unitFlags) error {
 	reload, ok := reloadSignals[f.reload]
 	if !ok {
 		return usage("--reload: got %q, want HUP, USR1, USR2 or WINCH", f.reload)
+	}
+	if (f.task == "") == (f.group == "") || (f.group == "") != (f.role == "") {
+		return usage("give --task, or --group and --role")
+	}
+	peers, err := f.called()
+	if err != nil {
+		return err
 	}
 	met, err := f.met()
 	if err != nil {
@@ -113,7 +128,7 @@ func (a *app) runUnit(ctx context.Context, f unitFlags) error {
 	}
 	defer health.close()
 	u, err := unit.Start(ctx, unit.Config{
-		Authorities: f.authorities, Genesis: genesis, Task: f.task, Attester: a.tee.device, Log: a.log, Clock: a.now,
+		Authorities: f.authorities, Genesis: genesis, Task: f.task, Group: f.group, Role: f.role, Attester: a.tee.device, Log: a.log, Clock: a.now,
 		Manager: met, Address: f.advertise,
 	})
 	if err != nil {
@@ -121,11 +136,27 @@ func (a *app) runUnit(ctx context.Context, f unitFlags) error {
 	}
 	defer u.Close()
 	health.set(named(u.ID(), u.Health()))
-	a.log.Info("enrolled", "unit", u.ID(), "task", f.task, "identity", u.Identity().ID, "listen", f.listen)
+	a.log.Info("enrolled", "unit", u.ID(), "task", f.task, "group", f.group, "role", f.role, "identity", u.Identity().ID, "listen", f.listen)
 	return agentEnd(unit.RunAgent(ctx, unit.AgentConfig{
-		Unit: u, Program: program, Args: a.tee.Args(), Listen: listener, Forward: unit.Forward(f.forward),
+		Unit: u, Program: program, Args: a.tee.Args(), Listen: listener, Forward: unit.Forward(f.forward), Peers: peers,
 		Stdout: a.out, Stderr: a.talk, CertDir: f.certDir, Disk: f.disk, Reload: reload,
 	}))
+}
+
+// called are the peers that the flags name, each role once.
+func (f unitFlags) called() (peers []unit.AgentPeer, err error) {
+	for _, pair := range f.peers {
+		role, address, ok := strings.Cut(pair, "=")
+		if _, _, err := net.SplitHostPort(address); !ok || err != nil {
+			return nil, usage("--peer: got %q, want ROLE=HOST:PORT", pair)
+		}
+		i := slices.IndexFunc(peers, func(p unit.AgentPeer) bool { return p.Role == role })
+		if i < 0 {
+			i, peers = len(peers), append(peers, unit.AgentPeer{Role: role})
+		}
+		peers[i].Addresses = append(peers[i].Addresses, address)
+	}
+	return peers, nil
 }
 
 // met is the manager that the flags name.

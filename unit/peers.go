@@ -1,0 +1,135 @@
+package unit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// RoleField is the header field in which an agent tells its program the role of
+// the unit that sent a request. It is never the sender's word.
+const RoleField = "Cohort-Role"
+
+// AgentPeer is a role that an agent's program calls: in plain HTTP at a loopback
+// address, from where the agent brings requests to units of the role over mutual
+// TLS. The program finds the URL in the variable PEER_ROLE, with the role in
+// capitals and "_" for "-", and in place of {peer.role} in its arguments.
+type AgentPeer struct {
+	Role string
+	// Addresses are "host:port" of units of the role, which are trusted with
+	// nothing. One that cannot be reached is passed over.
+	Addresses []string
+}
+
+// peers are the open loopback addresses of an agent, by role.
+type peers map[string]*peerProxy
+
+// peerProxy brings requests to the units of one role.
+type peerProxy struct {
+	url       string
+	addresses []string
+	turn      atomic.Uint64
+	server    *http.Server
+	transport *http.Transport
+	done      sync.WaitGroup
+}
+
+// openPeers opens one loopback address for each peer.
+func (c AgentConfig) openPeers() (peers, error) {
+	all := peers{}
+	for _, peer := range c.Peers {
+		if all[peer.Role] != nil || len(peer.Addresses) == 0 {
+			all.close()
+			return nil, wire.Refuse(wire.BadRequest, "agent configuration: peer", peer.Role, "each role once, with an address")
+		}
+		p, err := c.Unit.openPeer(peer)
+		if err != nil {
+			all.close()
+			return nil, fmt.Errorf("peer %s: %w", peer.Role, err)
+		}
+		all[peer.Role] = p
+	}
+	return all, nil
+}
+
+func (u *Unit) openPeer(peer AgentPeer) (*peerProxy, error) {
+	config, err := u.PeerTLS(u.config.Group, peer.Role)
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	p := &peerProxy{url: "http://" + l.Addr().String(), addresses: peer.Addresses}
+	p.transport = &http.Transport{
+		DialContext: p.dial, TLSClientConfig: config, TLSHandshakeTimeout: headerTime, ForceAttemptHTTP2: true,
+		IdleConnTimeout: idleTime, DisableCompression: true,
+	}
+	target := &url.URL{Scheme: "https", Host: peer.Role + "." + u.config.Group}
+	proxy := &httputil.ReverseProxy{
+		Transport:     p.transport,
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(target) },
+		FlushInterval: -1,
+		BufferPool:    buffers{},
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+			u.config.Log.Warn("peer did not answer", "role", peer.Role, "reason", wire.ReasonOf(err), "cause", err)
+			w.WriteHeader(http.StatusBadGateway)
+		},
+	}
+	p.server = &http.Server{
+		Handler: proxy, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime,
+		ErrorLog: slog.NewLogLogger(u.config.Log.Handler(), slog.LevelDebug),
+	}
+	p.done.Go(func() { _ = p.server.Serve(l) }) // ends by close
+	return p, nil
+}
+
+// dial connects to the next address that can be reached.
+func (p *peerProxy) dial(ctx context.Context, network, _ string) (net.Conn, error) {
+	var faults []error
+	first := p.turn.Add(1)
+	for i := range p.addresses {
+		conn, err := new(net.Dialer).DialContext(ctx, network, p.addresses[(first+uint64(i))%uint64(len(p.addresses))])
+		if err == nil {
+			return conn, nil
+		}
+		faults = append(faults, err)
+	}
+	return nil, errors.Join(faults...)
+}
+
+func (all peers) close() {
+	for _, p := range all {
+		_ = p.server.Close()
+		p.done.Wait()
+		p.transport.CloseIdleConnections()
+	}
+}
+
+// environment is what tells the program where its peers are.
+func (all peers) environment() []string {
+	var env []string
+	for role, p := range all {
+		env = append(env, "PEER_"+strings.ToUpper(strings.ReplaceAll(role, "-", "_"))+"="+p.url)
+	}
+	return env
+}
+
+// fill puts the peers' URLs into an argument.
+func (all peers) fill(arg string) string {
+	for role, p := range all {
+		arg = strings.ReplaceAll(arg, "{peer."+role+"}", p.url)
+	}
+	return arg
+}
