@@ -78,6 +78,7 @@ type sessionFlags struct {
 	gateway  gatewayFlags
 	wanted   bool
 	evidence bool
+	role     string // of a group; empty outside
 }
 
 func (s *sessionFlags) register(cmd *cobra.Command) {
@@ -93,6 +94,9 @@ func (s sessionFlags) open(ctx context.Context, config client.OpenConfig) (*clie
 		if config.CA, err = readPool(s.gateway.ca); err != nil {
 			return nil, err
 		}
+	}
+	if config.Role = s.role; s.role != "" {
+		return client.OpenGroup(ctx, config)
 	}
 	return client.Open(ctx, config)
 }

@@ -54,7 +54,7 @@ func (p pinFlags) pin() (pin channel.Pin, err error) {
 	if pin.Genesis, err = wire.ParseDigest(p.genesis); err != nil {
 		return pin, usage("--genesis: %w", err)
 	}
-	if p.group == "" && (p.task == "") == (p.id == "") {
+	if p.group == "" && (p.task == "") == (p.id == "") || p.group != "" && p.task != "" {
 		return pin, usage("give one of --task and --id")
 	}
 	if p.id != "" {

@@ -1,0 +1,261 @@
+package policy
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"golang.org/x/crypto/ssh"
+)
+
+func TestRosterRoundTrip(t *testing.T) {
+	r := newGroupHouse().found(t, grouped()...).Pact("trial").Roster
+	got, err := ParseRoster(r.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.ID() != r.ID() || !bytes.Equal(got.Bytes(), r.Bytes()) {
+		t.Errorf("got %+v, want %+v", got, r)
+	}
+}
+
+func TestRosterRefusals(t *testing.T) {
+	good := newGroupHouse().found(t, grouped()...).Pact("trial").Roster
+	for name, edit := range map[string]func(*Roster){
+		"quorum of 0":               func(r *Roster) { r.Quorum = 0 },
+		"quorum over the parties":   func(r *Roster) { r.Quorum = 4 },
+		"no key mode":               func(r *Roster) { r.KeyMode = "" },
+		"no genesis":                func(r *Roster) { r.Genesis = attest.Digest{} },
+		"a party twice":             func(r *Roster) { r.Parties[1].Name = "east" },
+		"one key of two parties":    func(r *Roster) { r.Parties[1].Key = r.Parties[0].Key },
+		"parties reordered":         func(r *Roster) { slices.Reverse(r.Parties) },
+		"parties alike":             func(r *Roster) { r.Parties[1].Name = "ea5t-" },
+		"roles reordered":           func(r *Roster) { slices.Reverse(r.Roles) },
+		"no role":                   func(r *Roster) { r.Roles = nil },
+		"members reordered":         func(r *Roster) { slices.Reverse(r.Roles[1].Members) },
+		"a member twice":            func(r *Roster) { r.Roles[1].Members[1] = r.Roles[1].Members[0] },
+		"a member of nobody":        func(r *Roster) { r.Roles[0].Members[0].Party = "west" },
+		"a member without identity": func(r *Roster) { r.Roles[0].Members[0].Identity = attest.Digest{} },
+		"no member":                 func(r *Roster) { r.Roles[0].Members = nil },
+		"a call to nobody":          func(r *Roster) { r.Roles[1].Calls = []string{"west"} },
+		"a call twice":              func(r *Roster) { r.Roles[1].Calls = []string{"holder", "holder"} },
+		"a name with a space":       func(r *Roster) { r.Roles[0].Members[0].Task = "a b" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, err := ParseRoster(good.Bytes())
+			if err != nil {
+				t.Fatal(err)
+			}
+			edit(&r)
+			_, err = ParseRoster(r.Bytes())
+			refused(t, err, wire.Malformed)
+		})
+	}
+	_, err := ParseRoster(append(good.Bytes(), 0))
+	refused(t, err, wire.Malformed)
+	_, err = ParseRoster(make([]byte, wire.MaxPolicy+1))
+	refused(t, err, wire.TooLarge)
+}
+
+// TestRosterOffline: whoever holds roster and statements, and trusts a party's
+// key, needs nothing else.
+func TestRosterOffline(t *testing.T) {
+	h := newGroupHouse()
+	a := h.heard(t, h.found(t, grouped()...), "north", "south")
+	p := a.Pact("trial")
+	key := func(name string) ssh.PublicKey { return h.owners[name].PublicKey() }
+	other, _ := ParseRoster(p.Roster.Bytes())
+	other.Quorum = 1
+	withdrawn, err := a.Next(h.say(t, a, "north", withdraws))
+	if err != nil {
+		t.Fatal(err)
+	}
+	newest := withdrawn.Pact("trial").Said()
+	for _, tt := range []struct {
+		name   string
+		roster Roster
+		said   []Said
+		keys   []ssh.PublicKey
+		at     time.Time
+		want   attest.Reason
+	}{
+		{"approved", p.Roster, p.Said(), []ssh.PublicKey{key("north"), key("south")}, start, ""},
+		{"no key", p.Roster, p.Said(), nil, start, wire.NotOwner},
+		{"a party that said nothing", p.Roster, p.Said(), []ssh.PublicKey{key("east")}, start, wire.NotOwner},
+		{"an owner", p.Roster, p.Said(), []ssh.PublicKey{key("ana")}, start, wire.NotOwner},
+		{"one approval", p.Roster, p.Said()[:1], []ssh.PublicKey{key("north")}, start, wire.NoQuorum},
+		{"one approval twice", p.Roster, []Said{p.Said()[0], p.Said()[0]}, []ssh.PublicKey{key("north")}, start, wire.NoQuorum},
+		{"a withdrawal beside the approval", p.Roster, append(p.Said(), newest...), []ssh.PublicKey{key("south")}, start, wire.NoQuorum},
+		{"another roster", other, p.Said(), []ssh.PublicKey{key("north")}, start, wire.StaleRoster},
+		{"after the end", p.Roster, p.Said(), []ssh.PublicKey{key("north")}, p.Group.Until, wire.Expired},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := tt.roster.Check(tt.said, tt.keys, tt.at)
+			if tt.want == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			refused(t, err, tt.want)
+		})
+	}
+}
+
+// TestGroupIdentity: what parties approve is another group when anything of it
+// changes, and the same when nothing does.
+func TestGroupIdentity(t *testing.T) {
+	h := newGroupHouse()
+	for _, tt := range []struct {
+		name string
+		edit []string
+		same bool
+	}{
+		{"a comment", []string{"# Policy of a clinic.", "# Policy."}, true},
+		{"a task outside", []string{"[task.scoring]\n", "[task.other]\nkey_mode = \"unit\"\n[task.other.release.\"1\"]\nreference = [ { platform = \"soft\", program = \"sha256:" + strings.Repeat("8", 64) + "\" } ]\n[task.scoring]\n"}, true},
+		{"quorum", []string{"quorum = 2\nuntil", "quorum = 3\nuntil"}, false},
+		{"call matrix", []string{`, calls = ["holder"]`, ""}, false},
+		{"end", []string{"2026-12-20", "2026-12-19"}, false},
+		{"a party's key", []string{`"NORTH"`, `"BEN"`}, false},
+		{"a party", []string{`name = "east", ssh`, `name = "each", ssh`, `party = "east"`, `party = "each"`}, false},
+		{"key mode", []string{"key_mode = \"shared\"\nquorum", "key_mode = \"unit\"\nquorum"}, false},
+		{"a member's code", []string{"4444444444444444", "4444444444444445"}, false},
+		{"a floor that rises", []string{"debug = true\n", ""}, true},
+		{"a floor that falls", []string{`roots = ["sha256:1111`, `roots = ["sha256:` + strings.Repeat("8", 64) + `", "sha256:1111`}, false},
+		{"a member that may load libraries", []string{`reference = [ { platform = "soft", agent = "@agent-1", program = "sha256:5555`, `dynamic = true` + "\n" + `reference = [ { platform = "soft", agent = "@agent-1", program = "sha256:5555`}, false},
+		{"a member's environment", []string{`LANG = "C"`, `LANG = "C", TRACE = "x"`}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := h.heard(t, h.found(t, grouped()...), "north", "south")
+			raw := h.next(t, a, grouped(tt.edit...)...)
+			next, err := a.Next(h.step(t, raw, "ana", "ben"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = next.Pact("trial").Agreed(start)
+			if same := next.Pact("trial").ID() == a.Pact("trial").ID(); same != tt.same || (err == nil) != tt.same {
+				t.Errorf("same identity: %v, agreed: %v, want %v", same, err, tt.same)
+			}
+		})
+	}
+}
+
+// TestFloorsDoNotWalkDown: what was tightened may be loosened again as far as the
+// parties approved, and no further.
+func TestFloorsDoNotWalkDown(t *testing.T) {
+	h := newGroupHouse()
+	a := h.found(t, grouped()...)
+	id := a.Pact("trial").ID()
+	step := func(edit ...string) {
+		t.Helper()
+		d := a.Document()
+		raw := h.text(t, append([]string{"sequence     = 1\n", "sequence     = " + string(rune('1'+d.Sequence)) + "\n", `previous     = ""`, `previous     = "` + d.Digest().String() + `"`}, grouped(edit...)...)...)
+		var err error
+		if a, err = a.Next(h.step(t, raw, "ana", "ben")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step("debug = true\n", "")
+	step()
+	if a.Pact("trial").ID() != id {
+		t.Error("back at what was approved the group is another")
+	}
+	step("debug = true\n", "")
+	step("debug = true\n", "", `roots = ["sha256:1111`, `roots = ["sha256:`+strings.Repeat("8", 64)+`", "sha256:1111`)
+	if a.Pact("trial").ID() == id {
+		t.Error("another root may vouch, and the group is the same")
+	}
+}
+
+func TestGroupContinues(t *testing.T) {
+	h := newGroupHouse()
+	a := h.heard(t, h.found(t, grouped()...), "north", "south")
+	old := a.Pact("trial").ID()
+	smaller := []string{`{ party = "east", task = "scoring", release = "2026.10" }, `, ""}
+	continuing := func(id attest.Digest, more ...string) []byte {
+		return h.next(t, a, grouped(append(append(smaller, more...), "[group.trial]\n", "[group.trial]\ncontinues = \""+id.String()+"\"\n")...)...)
+	}
+	raw := continuing(old)
+	b, err := a.Next(h.step(t, raw, "ana", "ben"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := b.Pact("trial")
+	if p.ID() == old || p.Before.ID() != old {
+		t.Fatalf("got group %v before %v", p.ID(), p.Before)
+	}
+	if inForce, err := p.InForce(start); err != nil || inForce.ID() != old {
+		t.Errorf("while nobody approved the new one: got %v, %v", inForce, err)
+	}
+	b = h.heard(t, b, "north", "south")
+	if inForce, err := b.Pact("trial").InForce(start); err != nil || inForce != b.Pact("trial") {
+		t.Errorf("once it is approved: got %v, %v", inForce, err)
+	}
+	for name, raw := range map[string][]byte{
+		"a group that never was": continuing(digest("9")),
+		"another key mode":       continuing(old, "key_mode = \"shared\"\nquorum", "key_mode = \"unit\"\nquorum"),
+		"a floor that fell":      continuing(old, `roots = ["sha256:1111`, `roots = ["sha256:`+strings.Repeat("8", 64)+`", "sha256:1111`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := a.Next(h.step(t, raw, "ana", "ben"))
+			refused(t, err, wire.BadPolicy)
+			_, err = Propose(a, h.step(t, raw, "ana"), start)
+			refused(t, err, wire.BadPolicy)
+		})
+	}
+}
+
+// TestProposalsSurviveStatements: a party's word does not end what owners wait
+// for.
+func TestProposalsSurviveStatements(t *testing.T) {
+	h := newGroupHouse()
+	a := h.found(t, grouped()...)
+	p, err := Propose(a, h.step(t, h.next(t, a, grouped("debug = true\n", "")...), "ana"), start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a = h.heard(t, a, "north")
+	if got := p.State(a, start); got != Pending {
+		t.Fatalf("got state %q, want %q", got, Pending)
+	}
+	if p, err = p.Sign(a, h.sign(t, ForPolicy, p.record.Policy, "ben")[0], start); err != nil {
+		t.Fatal(err)
+	}
+	next, err := a.Next(p.Step())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.State(next, start); got != Adopted {
+		t.Errorf("got state %q, want %q", got, Adopted)
+	}
+	if _, err := Reopen(next, p.Record()); err != nil {
+		t.Errorf("reopening: %v", err)
+	}
+}
+
+func FuzzParseRoster(f *testing.F) {
+	f.Add(newGroupHouse().found(f, grouped()...).Pact("trial").Roster.Bytes())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := ParseRoster(b)
+		if err == nil && !bytes.Equal(r.Bytes(), b) {
+			t.Errorf("another encoding of %+v", r)
+		}
+	})
+}
+
+func FuzzParseStatement(f *testing.F) {
+	s := Statement{TrustDomain: "clinic.example", Genesis: digest("1"), Group: digest("2"), Party: "north", Number: 1, NotAfter: start}
+	f.Add(s.Bytes())
+	s.Withdraws = true
+	f.Add(s.Bytes())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := ParseStatement(b)
+		if err == nil && !bytes.Equal(s.Bytes(), b) {
+			t.Errorf("another encoding of %+v", s)
+		}
+	})
+}
