@@ -339,6 +339,8 @@ type applicant struct {
 	w       *world
 	device  *attesttest.Device
 	task    string
+	group   string // and role, instead of task
+	role    string
 	signing *ecdsa.PrivateKey
 	hpke    hpke.PrivateKey
 	tls     *ecdsa.PrivateKey // where the request has a CSR
@@ -370,7 +372,7 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 func (p *applicant) request(nonce []byte, before func(*api.CertificateRequest)) api.CertificateRequest {
 	p.w.t.Helper()
 	r := api.CertificateRequest{
-		Task: p.task, Nonce: nonce, Root: p.w.root, HPKEKey: p.hpke.PublicKey().Bytes(),
+		Task: p.task, Group: p.group, Role: p.role, Nonce: nonce, Root: p.w.root, HPKEKey: p.hpke.PublicKey().Bytes(),
 		SigningKey: must(x509.MarshalPKIXPublicKey(&p.signing.PublicKey)),
 	}
 	if p.tls != nil {
