@@ -339,6 +339,9 @@ func (f *fake) report(request api.CertificateRequest) (api.Report, error) {
 	if err != nil {
 		return api.Report{}, err
 	}
+	if request.Group != "" {
+		return f.groupReport(i, p, request, result)
+	}
 	grant, err := p.Admit(request.Task, result)
 	if err != nil {
 		return api.Report{}, err
@@ -365,7 +368,7 @@ func (f *fake) leaves(i *identity.Issuer, grant policy.Grant, request api.Certif
 		return err
 	}
 	var leaf identity.Leaf
-	if grant.Task.KeyMode == policy.Shared {
+	if report.KeyMode == string(policy.Shared) {
 		leaf, err = i.Shared(grant, f.clock())
 		if err == nil {
 			report.LeafKey, err = x509.MarshalPKCS8PrivateKey(leaf.Key)
