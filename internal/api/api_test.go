@@ -277,6 +277,7 @@ func TestOpenAPI(t *testing.T) {
 	for _, path := range []string{
 		PathChallenge, PathCertificates, PathTrust, PathPolicy, PathHistory, PathBackup, PathBackupKept, PathLog, PathLive, PathReady, PathMetrics,
 		PathProposals, PathProposals + "/{digest}", PathProposals + "/{digest}/signatures", PathProposals + "/{digest}/cancel",
+		PathGroups + "/{group}", PathGroups + "/{group}/approvals",
 	} {
 		if !strings.Contains(text, "\n  "+path+":\n") {
 			t.Errorf("openapi.yaml has no path %s", path)

@@ -26,8 +26,9 @@ type trustView struct {
 }
 
 type identityView struct {
-	Task    string `json:"task"`
-	Release string `json:"release"`
+	Task    string `json:"task,omitempty"`
+	Release string `json:"release,omitempty"`
+	Group   string `json:"group,omitempty"`
 	ID      string `json:"identity"`
 }
 
@@ -38,7 +39,7 @@ func viewTrust(t *client.Trust) trustView {
 		Root: doc.Authority.Root.String(), Platform: string(t.Evidence().Measurement().Platform), Measured: t.Evidence().Measurement().String(),
 	}
 	for _, i := range t.Identities() {
-		v.Identities = append(v.Identities, identityView{i.Task, i.Release, i.ID.String()})
+		v.Identities = append(v.Identities, identityView{i.Task, i.Release, i.Group, i.ID.String()})
 	}
 	return v
 }
@@ -52,6 +53,10 @@ func (v trustView) String() string {
 	fmt.Fprintf(&b, "trust domain  %s\npolicy        %d, head %s\n", v.TrustDomain, v.Sequence, v.Head)
 	fmt.Fprintf(&b, "authority     root %s\n              %s, appraised just now\n", v.Root, v.Measured)
 	for _, i := range v.Identities {
+		if i.Group != "" {
+			fmt.Fprintf(&b, "group         %s, identity %s\n", i.Group, i.ID)
+			continue
+		}
 		fmt.Fprintf(&b, "task          %s release %s, identity %s\n", i.Task, i.Release, i.ID)
 	}
 	return b.String()
@@ -61,8 +66,8 @@ func (a *app) trustCommand() *cobra.Command {
 	var p pinFlags
 	var out, authority string
 	cmd := &cobra.Command{
-		Use:   "trust --authority URL --genesis H (--task T | --id ID)",
-		Short: "Check an authority and write the roots of a task, for any TLS client",
+		Use:   "trust --authority URL --genesis H (--task T | --group G | --id ID)",
+		Short: "Check an authority and write the roots of a task or group, for any TLS client",
 		Long: "Replay the owners' signatures from the genesis, appraise the authority's own\n" +
 			"evidence, and write the identity roots as PEM: for a task those of all live\n" +
 			"releases, for an identity exactly one.",
@@ -78,8 +83,8 @@ func (a *app) trustCommand() *cobra.Command {
 				}
 			}
 			v := viewTrust(t)
-			if out == "" && p.task != "" {
-				out = p.task + "-root.pem"
+			if name := p.task + p.group; out == "" && name != "" {
+				out = name + "-root.pem"
 			}
 			if out == "-" || out == "" {
 				v.PEM = string(t.PEM())
@@ -93,6 +98,7 @@ func (a *app) trustCommand() *cobra.Command {
 		},
 	}
 	p.register(cmd)
+	cmd.Flags().StringVar(&p.group, "group", "", "group to follow through the rosters its parties approve")
 	cmd.Flags().StringVar(&out, "out", "", `file for the roots, "-" for stdout (default TASK-root.pem)`)
 	cmd.Flags().StringVar(&authority, "authority-out", "", "file for the authority's root, which `cohort manager` is given")
 	return cmd
