@@ -90,8 +90,7 @@ func readGroup(t namedTable, created time.Time) *Group {
 	}
 	t.text("continues", wantDigest, func(s string) bool { return digestInto(&g.Continues, s) })
 	for _, p := range t.tables("party") {
-		o := readOwner(p)
-		g.Parties = append(g.Parties, Party(o))
+		g.Parties = append(g.Parties, readParty(p))
 	}
 	g.Quorum = int(t.number("quorum", 1, int64(len(g.Parties))))
 	for _, r := range t.named("role", wantName, wire.NameOK) {
@@ -100,6 +99,13 @@ func readGroup(t namedTable, created time.Time) *Group {
 	g.checkTerm(t, created)
 	t.done()
 	return g
+}
+
+func readParty(t table) Party {
+	t.need("name", "ssh")
+	p := Party{Name: t.text("name", wantName, wire.NameOK), Key: readKey(t)}
+	t.done()
+	return p
 }
 
 // checkTerm keeps the end within the term: parties that say nothing more let

@@ -10,6 +10,7 @@ import (
 	"filippo.io/age"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/pelletier/go-toml/v2"
+	"golang.org/x/crypto/ssh"
 )
 
 // Schema is the first key of every policy file.
@@ -119,15 +120,19 @@ func (d *Document) readOwners(root table) {
 
 func readOwner(t table) Owner {
 	t.need("name", "ssh")
-	o := Owner{Name: t.text("name", wantName, wire.NameOK)}
-	t.text("ssh", "an ssh-ed25519, ecdsa-sha2-nistp256, -384, -521 key or its sk- form, as in a .pub file", func(s string) bool {
-		var err error
-		o.Key, err = parseKey(s)
-		return err == nil
-	})
+	o := Owner{Name: t.text("name", wantName, wire.NameOK), Key: readKey(t)}
 	o.Age = t.text("age", "an age recipient: age1 and 58 characters, as age-keygen prints it", ageOK)
 	t.done()
 	return o
+}
+
+func readKey(t table) (key ssh.PublicKey) {
+	t.text("ssh", "an ssh-ed25519, ecdsa-sha2-nistp256, -384, -521 key or its sk- form, as in a .pub file", func(s string) bool {
+		var err error
+		key, err = parseKey(s)
+		return err == nil
+	})
+	return key
 }
 
 func ageOK(s string) bool {

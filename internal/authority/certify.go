@@ -94,8 +94,8 @@ func (a *Authority) checkRequest(e *enrolment) error {
 	if err := e.snap.asked(r); err != nil {
 		return err
 	}
-	if unit := wire.UnitIDOf(r.SigningKey).String(); slices.Contains(e.snap.doc().Tasks[r.Task].CutUnits, unit) {
-		return wire.Refuse(wire.CutOff, "request: unit", unit, "one that is not among the task's cut_units")
+	if err := e.notCut(e.snap.doc().Tasks[r.Task]); err != nil {
+		return err
 	}
 	if r.Root != a.root {
 		return wire.Refuse(wire.WrongRoot, "request: authority root", r.Root, a.root)
@@ -104,6 +104,15 @@ func (a *Authority) checkRequest(e *enrolment) error {
 		return wire.Refuse(wire.Behind, "request: policy head", r.Head, e.snap.approved.Head())
 	}
 	return e.evidence.UnmarshalJSON(r.Evidence)
+}
+
+// notCut refuses a unit that its task's policy cuts off. Of a unit in a group the
+// task is known once its program is.
+func (e *enrolment) notCut(task *policy.Task) error {
+	if unit := wire.UnitIDOf(e.request.SigningKey).String(); task != nil && slices.Contains(task.CutUnits, unit) {
+		return wire.Refuse(wire.CutOff, "request: unit", unit, "one that is not among the task's cut_units")
+	}
+	return nil
 }
 
 // parseKeys reads the keys of the request. A CSR belongs to key mode unit and to
@@ -170,7 +179,9 @@ func (a *Authority) appraise(e *enrolment) error {
 		return err
 	}
 	if r := e.request; r.Group != "" {
-		e.grant, err = e.snap.approved.AdmitMember(r.Group, r.Role, result, e.at)
+		if e.grant, err = e.snap.approved.AdmitMember(r.Group, r.Role, result, e.at); err == nil {
+			err = e.notCut(e.grant.Task)
+		}
 	} else {
 		e.grant, err = e.snap.approved.Admit(r.Task, result)
 	}

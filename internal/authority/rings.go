@@ -96,10 +96,30 @@ func (a *Authority) cutRings(old, next policy.Approved) {
 	a.rings.mu.Lock()
 	defer a.rings.mu.Unlock()
 	for _, ring := range a.rings.held {
-		if task := next.Document().Tasks[ring.task]; task != nil && policy.CutsOff(old.Document(), next.Document(), ring.task) {
-			ring.cut(now, identity.RingLife(task.Life))
+		life, named := ring.life(next)
+		if task := next.Document().Tasks[ring.task]; task != nil { // its release may be gone
+			life, named = task.Life, true
+		}
+		if named && ring.loses(old, next) {
+			ring.cut(now, identity.RingLife(life))
 		}
 	}
+}
+
+// loses reports whether a new policy cuts off units that hold the ring.
+func (r *ring) loses(old, next policy.Approved) bool {
+	cuts := func(task string) bool { return policy.CutsOff(old.Document(), next.Document(), task) }
+	if r.group.IsZero() {
+		return cuts(r.task)
+	}
+	for _, role := range next.PactOf(r.group).Group.Roles {
+		for _, m := range role.Members {
+			if cuts(m.Task) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // of is the ring of a release of the enrolment's task, at the enrolment's time.
