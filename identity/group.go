@@ -33,7 +33,7 @@ func (e Expect) member(c *x509.Certificate, x extension) error {
 }
 
 // agreed demands that a group's identity is one that the policy has in force,
-// that its parties approve it as far as the policy's history tells, and that the
+// that the policy's history does not show its parties disagree, and that the
 // caller's pins hold.
 func (e Expect) agreed(cross extension) error {
 	p := e.Policy.Pact(e.Group)
@@ -47,7 +47,7 @@ func (e Expect) agreed(cross extension) error {
 	if p.ID() != cross.id {
 		return wire.Refuse(wire.StaleRoster, "group "+e.Group+": identity", cross.id, want)
 	}
-	if _, err := p.Agreed(e.At); err != nil {
+	if err := p.Refuted(e.At); err != nil {
 		return err
 	}
 	return e.pinned(cross)

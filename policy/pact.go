@@ -52,6 +52,18 @@ func (p *Pact) Agreed(at time.Time) (ends time.Time, err error) {
 	return a.Ends, p.Roster.err(a, at)
 }
 
+// Refuted refuses as Agreed does, but only where this history shows that the
+// parties do not agree: those that have said nothing in it may have done so since.
+// It is for whoever holds a certificate, which no authority issues before they
+// agreed.
+func (p *Pact) Refuted(at time.Time) error {
+	if a := p.Agreement(at); at.Before(p.Roster.Until) && len(a.Approved)+a.Silent >= p.Roster.Quorum {
+		return nil
+	}
+	_, err := p.Agreed(at)
+	return err
+}
+
 // InForce is p while its parties agree on it, and else the pact it continues
 // while they agree on that. It refuses as Agreed does for p.
 func (p *Pact) InForce(at time.Time) (*Pact, error) {

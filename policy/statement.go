@@ -137,6 +137,7 @@ func (r Roster) hear(said Said) (heard, error) {
 type Agreement struct {
 	Approved []string  // parties
 	Missing  []string  // parties that have not approved, withdrew, or whose approval ended
+	Silent   int       // of those, parties that have said nothing yet
 	Quorum   int       // parties needed
 	Ends     time.Time // when the quorum is lost if nobody says more; zero without a quorum
 }
@@ -149,6 +150,9 @@ func (r Roster) agree(newest map[string]heard, at time.Time) Agreement {
 		s, said := newest[p.Name]
 		if !said || s.Withdraws || !at.Before(s.NotAfter) {
 			a.Missing = append(a.Missing, p.Name)
+			if !said {
+				a.Silent++
+			}
 			continue
 		}
 		a.Approved, ends = append(a.Approved, p.Name), append(ends, s.NotAfter)

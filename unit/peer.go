@@ -136,7 +136,7 @@ func (u *Unit) admitPeers(config *tls.Config) func(*tls.ClientHelloInfo) (*tls.C
 // here may be of policy that the unit has not seen, so that it renews soon.
 func (u *Unit) checkPeer(s tls.ConnectionState, e identity.Expect) (Peer, error) {
 	p, err := identity.Check(s.PeerCertificates, u.authorityRoot(), e)
-	if errors.Is(err, wire.StaleRoster) {
+	if errors.Is(err, wire.StaleRoster) || errors.Is(err, wire.NoQuorum) {
 		u.renewSoon()
 	}
 	return p, err
