@@ -17,6 +17,7 @@ import (
 // Times of a unit's connection.
 const (
 	dialTime      = 5 * time.Second
+	closeTime     = 200 * time.Millisecond
 	pingEvery     = 5 * time.Second // two unanswered pings end a connection
 	reconnectMost = 2 * time.Second // between two attempts
 )
@@ -66,8 +67,14 @@ func reconnectDelay(attempts int) time.Duration {
 	return d/2 + rand.N(d/2)
 }
 
-// Close ends the connection.
-func (c *Conn) Close() { c.nc.Close() }
+// Close ends the connection. What was published before reaches a manager that
+// is there.
+func (c *Conn) Close() {
+	if c.nc.IsConnected() {
+		_ = c.nc.FlushTimeout(closeTime) // all of it were hints
+	}
+	c.nc.Close()
+}
 
 // Connected reports whether the manager is there now.
 func (c *Conn) Connected() bool { return c.nc.IsConnected() }
