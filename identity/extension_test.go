@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/hex"
 	"reflect"
 	"strings"
 	"testing"
@@ -189,4 +190,12 @@ func FuzzExtension(f *testing.F) {
 			t.Fatalf("got %x, want %x", again, der)
 		}
 	})
+}
+
+// TestGroupExtensionVector: the bytes of a group's extension never change.
+func TestGroupExtensionVector(t *testing.T) {
+	const want = "0481a015636f686f72742063657274696669636174652076310000000567726f757000000020a56145270ce6b3bebd1dd012b73948677dd618d496488bc608a3cb43ce3547dd00000005747269616c0000000673686172656400000020823412d1eacb67956220e532959f0104603057c88704863ca38e7cd188fda812000000000000000000000000000000000000000673636f72657200000008000000006b02d940"
+	if got := hex.EncodeToString(must(goodExtensions()[KindGroup].encode())); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
 }
