@@ -252,4 +252,9 @@ func TestAgentPeers(t *testing.T) {
 	if got := seen.Header.Values(RoleField); len(got) != 1 || got[0] != "scorer" {
 		t.Errorf("the program is told role %q, want scorer", got)
 	}
+	var plain struct{ Header http.Header }
+	runAgentIn(t, w, w.start("scoring", a), "http", nil).json("/request", &plain, RoleField, "owner")
+	if got := plain.Header.Values(RoleField); len(got) != 0 {
+		t.Errorf("without a peer the program is told role %q", got)
+	}
 }
