@@ -27,7 +27,11 @@ func (a *Authority) trust(ctx context.Context, q url.Values) (api.TrustAnswer, e
 	if err != nil || len(nonce) != trustNonce {
 		return api.TrustAnswer{}, wire.Refuse(wire.BadRequest, "trust: nonce", q.Get("nonce"), "64 hexadecimal digits")
 	}
-	if len(q) != 2 {
+	asked := len(q) - 1 // beside the nonce
+	if q.Has("credential") {
+		asked--
+	}
+	if asked != 1 {
 		return api.TrustAnswer{}, wire.Refuse(wire.BadRequest, "trust: task, group or id", "several or none", "one of them")
 	}
 	snap := a.current.Load()

@@ -20,7 +20,7 @@ import (
 type finding struct {
 	Group  string `json:"group"`
 	Check  string `json:"check"`
-	State  string `json:"state"` // "ok", "failed" or "skipped"
+	State  string `json:"state"` // "ok", "warning", "failed" or "skipped"
 	Detail string `json:"detail"`
 	Hint   string `json:"hint,omitempty"`
 }
@@ -69,10 +69,12 @@ func (p platform) look(ctx context.Context) (string, error) {
 }
 
 // errSkipped is the error of a check that was asked nothing, errAbsent of one
-// whose subject this machine need not have.
+// whose subject this machine need not have, errWarned of one that found something
+// to do while all works.
 var (
 	errSkipped = errors.New("not asked for")
 	errAbsent  = errors.New("absent")
+	errWarned  = errors.New("works without it")
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -125,6 +127,8 @@ func (a *app) examine(ctx context.Context, all []examination) error {
 		switch {
 		case errors.Is(err, errSkipped), errors.Is(err, errAbsent):
 			f.State, f.Detail = "skipped", oneLine(err.Error())
+		case errors.Is(err, errWarned):
+			f.State, f.Detail, f.Hint = "warning", detail, e.hint
 		case err != nil:
 			f.State, f.Detail, f.Hint = "failed", oneLine(err.Error()), e.hint
 			failed++
@@ -204,7 +208,7 @@ func (a *app) lookBackup(ctx context.Context, p pinFlags) (string, error) {
 	defer c.Close()
 	kept, err := c.Backup(ctx)
 	if err == nil && kept.State != api.BackupCurrent {
-		err = errors.New(backupText(kept))
+		err = errWarned
 	}
 	return backupText(kept), err
 }

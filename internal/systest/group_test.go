@@ -84,12 +84,22 @@ func TestCallMatrix(t *testing.T) {
 func TestQuorumOfParties(t *testing.T) {
 	c := newFour(t, policy.Shared)
 	parties := c.Form(four)
-	start := func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	try := func(patience time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		u, err := unit.Start(ctx, c.MemberConfig("trial", "holder", "holder 1"))
 		if err == nil {
 			u.Close()
+		}
+		return err
+	}
+	// A unit waits for its parties, so it is given little time, and more where
+	// that was over before it heard anything.
+	start := func() (err error) {
+		for patience := 300 * time.Millisecond; patience < 20*time.Second; patience *= 2 {
+			if err = try(patience); err == nil || errors.Is(err, wire.NoQuorum) {
+				break
+			}
 		}
 		return err
 	}
