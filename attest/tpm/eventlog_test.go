@@ -63,9 +63,10 @@ func TestEventLog(t *testing.T) {
 		t.Errorf("got %v events with their data, want 3", got)
 	}
 	for name, other := range map[string][]byte{
-		"another command line": logOf(0, "firmware", 4, "loader", 8, "loud", 9, "kernel"),
-		"an event left out":    logOf(0, "firmware", 4, "loader", 8, "quiet", 9, "kernel", 9, "initrd"),
-		"another PCR":          logOf(0, "firmware", 4, "loader", 7, "quiet", 9, "kernel"),
+		"another command line":     logOf(0, "firmware", 4, "loader", 8, "loud", 9, "kernel"),
+		"an event left out":        logOf(0, "firmware", 4, "loader", 8, "quiet", 9, "kernel", 9, "initrd"),
+		"another PCR":              logOf(0, "firmware", 4, "loader", 7, "quiet", 9, "kernel"),
+		"a PCR that is not quoted": logOf(0, "firmware", 4, "loader", 10, "quiet", 9, "kernel"),
 		"a launch told as the loader's": logOf(0, "firmware", 4, "loader", 8, "quiet", 9, "kernel", ProgramPCR,
 			string(program("agent", "one").Bytes())),
 	} {
@@ -73,5 +74,9 @@ func TestEventLog(t *testing.T) {
 		if !errors.Is(err, wire.BadDigest) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	_, err = s.appraise(altered(t, good, func(e *evidence) { e.eventLog = logOf(24, "quiet") }))
+	if !errors.Is(err, wire.Malformed) {
+		t.Errorf("a PCR that no PC has: %v", err)
 	}
 }
