@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"maps"
 	"net/url"
 	"os"
@@ -86,21 +87,29 @@ func load(t *testing.T, platform string) []captured {
 }
 
 // variants are the evidence itself, what must be refused, and changes of one bit:
-// of every so many bytes, or with COHORT_FULL=1 of each.
-func (c captured) variants(signed int) map[string][]byte {
+// of one in every so many bytes, or with COHORT_FULL=1 of every one.
+func (c captured) variants(signed int) iter.Seq2[string, []byte] {
 	raw := c.files["evidence"]
-	out := map[string][]byte{"as captured": raw, "cut": raw[:len(raw)-1]}
-	maps.Copy(out, c.neg)
-	step := 61
+	step := 61*8 + 1 // odd, so that it meets every bit of a byte
 	if os.Getenv("COHORT_FULL") != "" {
 		step = 1
 	}
-	for at := 0; at < min(signed, len(raw)); at += step {
-		b := bytes.Clone(raw)
-		b[at] ^= 1 << (at % 8)
-		out[fmt.Sprintf("bit of byte %d", at)] = b
+	return func(yield func(string, []byte) bool) {
+		whole := map[string][]byte{"as captured": raw, "cut": raw[:len(raw)-1]}
+		maps.Copy(whole, c.neg)
+		for name, b := range whole {
+			if !yield(name, b) {
+				return
+			}
+		}
+		for bit := 0; bit < 8*min(signed, len(raw)); bit += step {
+			b := bytes.Clone(raw)
+			b[bit/8] ^= 1 << (bit % 8)
+			if !yield(fmt.Sprintf("bit %d of byte %d", bit%8, bit/8), b) {
+				return
+			}
+		}
 	}
-	return out
 }
 
 // compare asks both about every variant. allowed says why we refuse what they
