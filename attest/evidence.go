@@ -42,22 +42,24 @@ type Platform string
 
 // The platforms.
 const (
-	Soft  Platform = "soft"  // the development TEE: a daemon that launches what it measures
-	TPM   Platform = "tpm"   // any TPM 2.0
-	SNP   Platform = "snp"   // AMD SEV-SNP
-	TDX   Platform = "tdx"   // Intel TDX
-	SGX   Platform = "sgx"   // Intel SGX
-	Nitro Platform = "nitro" // AWS Nitro enclaves
+	Soft     Platform = "soft"      // the development TEE: a daemon that launches what it measures
+	TPM      Platform = "tpm"       // any TPM 2.0
+	SNP      Platform = "snp"       // AMD SEV-SNP
+	AzureSNP Platform = "azure-snp" // AMD SEV-SNP on Azure: a report that binds the key of a TPM
+	TDX      Platform = "tdx"       // Intel TDX
+	SGX      Platform = "sgx"       // Intel SGX
+	Nitro    Platform = "nitro"     // AWS Nitro enclaves
 )
 
 // mediaTypes are the types of evidence inside a conceptual message wrapper.
 var mediaTypes = map[Platform]string{
-	Soft:  "application/vnd.cohort.soft-evidence",
-	TPM:   "application/vnd.cohort.tpm-evidence",
-	SNP:   "application/vnd.cohort.snp-evidence",
-	TDX:   "application/vnd.cohort.tdx-evidence",
-	SGX:   "application/vnd.cohort.sgx-evidence",
-	Nitro: "application/vnd.cohort.nitro-evidence",
+	Soft:     "application/vnd.cohort.soft-evidence",
+	TPM:      "application/vnd.cohort.tpm-evidence",
+	SNP:      "application/vnd.cohort.snp-evidence",
+	AzureSNP: "application/vnd.cohort.azure-snp-evidence",
+	TDX:      "application/vnd.cohort.tdx-evidence",
+	SGX:      "application/vnd.cohort.sgx-evidence",
+	Nitro:    "application/vnd.cohort.nitro-evidence",
 }
 
 // Evidence is what a TEE says about the program inside it, in the encoding of

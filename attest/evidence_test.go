@@ -13,7 +13,7 @@ import (
 	"github.com/veraison/cmw"
 )
 
-var platforms = []attest.Platform{attest.Soft, attest.TPM, attest.SNP, attest.TDX, attest.SGX, attest.Nitro}
+var platforms = []attest.Platform{attest.Soft, attest.TPM, attest.SNP, attest.AzureSNP, attest.TDX, attest.SGX, attest.Nitro}
 
 func TestEvidenceWrapperRoundTrip(t *testing.T) {
 	seen := map[string]attest.Platform{}

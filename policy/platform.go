@@ -14,12 +14,13 @@ import (
 // ruleReaders read the keys that one platform alone has. Policy may name
 // exactly these platforms.
 var ruleReaders = map[attest.Platform]func(t table, rules *attest.Rules){
-	attest.Soft:  func(table, *attest.Rules) {},
-	attest.SNP:   readSNP,
-	attest.TDX:   readTDX,
-	attest.SGX:   readSGX,
-	attest.Nitro: readNitro,
-	attest.TPM:   readTPM,
+	attest.Soft:     func(table, *attest.Rules) {},
+	attest.SNP:      readSNP,
+	attest.AzureSNP: readSNP,
+	attest.TDX:      readTDX,
+	attest.SGX:      readSGX,
+	attest.Nitro:    readNitro,
+	attest.TPM:      readTPM,
 }
 
 func (d *Document) readPlatforms(root table) {

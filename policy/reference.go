@@ -22,18 +22,20 @@ type registerReader func(m measuredNames, t table, key string) []byte
 // code (nothing was signed, nothing configured, nothing extended) is configured;
 // what cannot is code.
 var registerReaders = map[attest.Platform]map[string]registerReader{
-	attest.Soft:  {"agent": measuredNames.digest, "program": measuredNames.needed, "args": measuredNames.arguments},
-	attest.TPM:   tpmReaders(),
-	attest.SNP:   {"measurement": code384, "host-data": configured(32)},
-	attest.TDX:   {"mrtd": code384, "mrconfigid": configured(48), "rtmr0": extended, "rtmr1": extended, "rtmr2": extended, "rtmr3": extended},
-	attest.SGX:   {"mrenclave": measuredNames.needed, "mrsigner": measuredNames.needed, "isvprodid": product, "configid": configured(64)},
-	attest.Nitro: {"pcr0": code384, "pcr1": code384, "pcr2": code384, "pcr8": extended},
+	attest.Soft: {"agent": measuredNames.digest, "program": measuredNames.needed, "args": measuredNames.arguments},
+	attest.TPM: withPCRs(attest.TPM, map[string]registerReader{
+		"agent": measuredNames.digest, "program": measuredNames.needed, "args": measuredNames.arguments,
+	}),
+	attest.SNP:      {"measurement": code384, "host-data": configured(32)},
+	attest.AzureSNP: withPCRs(attest.AzureSNP, map[string]registerReader{"measurement": code384, "host-data": configured(32)}),
+	attest.TDX:      {"mrtd": code384, "mrconfigid": configured(48), "rtmr0": extended, "rtmr1": extended, "rtmr2": extended, "rtmr3": extended},
+	attest.SGX:      {"mrenclave": measuredNames.needed, "mrsigner": measuredNames.needed, "isvprodid": product, "configid": configured(64)},
+	attest.Nitro:    {"pcr0": code384, "pcr1": code384, "pcr2": code384, "pcr8": extended},
 }
 
-// tpmReaders reads PCRs, which may be zero: what none has extended.
-func tpmReaders() map[string]registerReader {
-	readers := map[string]registerReader{"agent": measuredNames.digest, "program": measuredNames.needed, "args": measuredNames.arguments}
-	for _, name := range attest.Registers[attest.TPM] {
+// withPCRs adds readers of a TPM's PCRs, which may be zero: what none has extended.
+func withPCRs(platform attest.Platform, readers map[string]registerReader) map[string]registerReader {
+	for _, name := range attest.Registers[platform] {
 		if strings.HasPrefix(name, pcrPrefix) {
 			readers[name] = func(_ measuredNames, t table, key string) []byte { return bytesOf(t, key, wantDigest, sha256Digest) }
 		}
@@ -41,7 +43,7 @@ func tpmReaders() map[string]registerReader {
 	return readers
 }
 
-// pcrPrefix begins the names of TPM registers, which stand in the table "boot" by
+// pcrPrefix begins the names of a TPM's registers, which stand in the table "boot" by
 // their numbers.
 const pcrPrefix = "pcr"
 
@@ -100,13 +102,13 @@ func (m measuredNames) reference(t table) (attest.ReferenceValue, bool) {
 		return ref, false // without its platform no other key can be judged
 	}
 	open := t.set("any", "one of "+strings.Join(registers, ", "), func(s string) bool { return slices.Contains(registers, s) })
-	boot, isTPM := t, ref.Platform == attest.TPM
-	if isTPM {
+	boot, hasTPM := t, ref.Platform == attest.TPM || ref.Platform == attest.AzureSNP
+	if hasTPM {
 		boot, _ = t.table("boot")
 	}
 	for _, name := range registers {
 		in, key := t, name
-		if number, is := strings.CutPrefix(name, pcrPrefix); is && isTPM {
+		if number, is := strings.CutPrefix(name, pcrPrefix); is && hasTPM {
 			in, key = boot, number
 		}
 		register := attest.Register{Name: name, Any: slices.Contains(open, name)}
@@ -118,7 +120,7 @@ func (m measuredNames) reference(t table) (attest.ReferenceValue, bool) {
 		ref.Registers = append(ref.Registers, register)
 	}
 	t.done()
-	if isTPM {
+	if hasTPM {
 		boot.done()
 	}
 	return ref, len(*t.faults) == before

@@ -17,6 +17,9 @@
 // bits, privilege levels. docs/spec/evidence-snp.md has every byte and check.
 //
 // Forgery is told before policy: rules are asked about signed fields only.
+//
+// [Azure] judges the form of Azure's confidential virtual machines, where the
+// report binds a TPM's key and that key quotes the PCRs.
 package snp
 
 import (
@@ -44,27 +47,39 @@ func (*Appraiser) Platform() attest.Platform { return attest.SNP }
 
 // Appraise judges a report; see the package comment for what it needs.
 func (a *Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
-	r, err := parse(raw)
+	r, c, err := a.genuine(raw, endorsed, rules, at)
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	c, err := a.known.chain(bundleOf(r, endorsed), rules.Roots)
-	if err != nil {
-		return attest.Claims{}, err
-	}
-	if err := c.inTime(at); err != nil {
-		return attest.Claims{}, err
-	}
-	if err := r.signedBy(c); err != nil {
-		return attest.Claims{}, err
-	}
-	if !c.listed && rules.CRL != attest.CRLIfPresent {
-		return attest.Claims{}, wire.Refuse(wire.CRLMissing, "snp: revocation list of "+c.product, "none", "one by its ARK")
-	}
-	if err := permit(r, c, rules.SNP); err != nil {
+	if err := permitted(r, c, rules); err != nil {
 		return attest.Claims{}, err
 	}
 	return claims(r, c), nil
+}
+
+// genuine reads a report that a chip of AMD's signed. Rules are asked for roots
+// only.
+func (a *Appraiser) genuine(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (report, *chain, error) {
+	r, err := parse(raw)
+	if err != nil {
+		return report{}, nil, err
+	}
+	c, err := a.known.chain(bundleOf(r, endorsed), rules.Roots)
+	if err != nil {
+		return report{}, nil, err
+	}
+	if err := c.inTime(at); err != nil {
+		return report{}, nil, err
+	}
+	return r, c, r.signedBy(c)
+}
+
+// permitted asks the rules about a genuine report and its chain.
+func permitted(r report, c *chain, rules attest.Rules) error {
+	if !c.listed && rules.CRL != attest.CRLIfPresent {
+		return wire.Refuse(wire.CRLMissing, "snp: revocation list of "+c.product, "none", "one by its ARK")
+	}
+	return permit(r, c, rules.SNP)
 }
 
 // UnverifiedClaims are what a report says of itself. A report of version 2 does not
@@ -74,7 +89,12 @@ func (*Appraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	return claims(r, &chain{kind: r.signer.SigningKey, product: r.product, chip: r.ChipId}), nil
+	return claims(r, unverifiedChain(r)), nil
+}
+
+// unverifiedChain is what a report says of its chain.
+func unverifiedChain(r report) *chain {
+	return &chain{kind: r.signer.SigningKey, product: r.product, chip: r.ChipId}
 }
 
 // signedBy checks that the report is of the chip, firmware and generation that

@@ -68,7 +68,7 @@ func FuzzQuote(f *testing.F) {
 		Attested: tpm2.NewTPMUAttest(tpm2.TPMSTAttestQuote, &tpm2.TPMSQuoteInfo{PCRSelect: selectPCRs(quotedPCRs), PCRDigest: tpm2.TPM2BDigest{Buffer: make([]byte, 32)}}),
 	}))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		q, err := parseQuote(raw)
+		q, err := UnverifiedQuote(raw)
 		if !reasoned(t, err) {
 			return
 		}

@@ -38,7 +38,7 @@ type Selection struct {
 }
 
 // Quote is what a TPM signed about its PCRs (TPMS_ATTEST with TPMS_QUOTE_INFO).
-// Only [VerifyQuote] makes one.
+// It is signed only when [VerifyQuote] made it.
 type Quote struct {
 	ExtraData  []byte // what the asker gave
 	Clock      uint64 // milliseconds the TPM was on
@@ -65,11 +65,12 @@ func VerifyQuote(key crypto.PublicKey, quote, signature []byte) (Quote, error) {
 	if !holds {
 		return Quote{}, wire.Refuse(wire.BadSignature, "tpm: signature of the quote", "one that does not verify", "one by the attestation key")
 	}
-	return parseQuote(quote)
+	return UnverifiedQuote(quote)
 }
 
-// parseQuote reads the one encoding of a quote.
-func parseQuote(raw []byte) (Quote, error) {
+// UnverifiedQuote reads the one encoding of a quote, signed by nobody yet. It
+// refuses with "malformed".
+func UnverifiedQuote(raw []byte) (Quote, error) {
 	var q Quote
 	var magic, count uint32
 	var kind uint16

@@ -147,7 +147,7 @@ func (*Appraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	quote, err := parseQuote(e.quote)
+	quote, err := UnverifiedQuote(e.quote)
 	return claims(e, quote, e.log.Launches[own], new(device)), err
 }
 

@@ -56,6 +56,10 @@ var platforms = map[attest.Platform]platform{
 		appraiser: func() attest.Appraiser { return new(snp.Appraiser) },
 		open:      func() (attester, error) { return snp.NewAttester() },
 	},
+	attest.AzureSNP: { // judged only: nothing here asks an Azure machine for it
+		name:      "AMD SEV-SNP on Azure",
+		appraiser: func() attest.Appraiser { return new(snp.Azure) },
+	},
 	attest.TDX: {
 		name:      "Intel TDX",
 		appraiser: func() attest.Appraiser { return dcap.TDX() },

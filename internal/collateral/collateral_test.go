@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -430,11 +431,22 @@ func TestOtherEvidence(t *testing.T) {
 	for _, e := range []attest.Evidence{
 		{Platform: attest.SGX, Raw: noPCK},
 		{}, {Platform: attest.Soft, Raw: []byte{1}}, {Platform: attest.Nitro, Raw: []byte{1}},
-		{Platform: attest.SNP, Raw: make([]byte, 1183)}, {Platform: attest.SGX, Raw: []byte("quote")},
+		{Platform: attest.SNP, Raw: make([]byte, 1183)}, {Platform: attest.AzureSNP, Raw: make([]byte, 1184)}, {Platform: attest.SGX, Raw: []byte("quote")},
 	} {
 		if got, err := c.Endorse(t.Context(), e); len(got) > 0 || err != nil {
 			t.Errorf("%s: got %v, %v, want nothing", e.Platform, got, err)
 		}
+	}
+}
+
+// TestAzure: the report inside Azure's evidence says what it needs.
+func TestAzure(t *testing.T) {
+	report := evidence(t, attesttest.NewSNPVendor("Milan", noon).Chip(firmware).Attester(attesttest.MeasureSNP("paravisor")))
+	c := New(Config{AMD: "https://amd.example"})
+	want := c.items(report)
+	got := c.items(attest.Evidence{Platform: attest.AzureSNP, Raw: wire.Frame(wire.LabelAzureEvidence, report.Raw, nil, nil, nil, nil)})
+	if len(want) == 0 || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 
@@ -446,7 +458,7 @@ func FuzzItems(f *testing.F) {
 	f.Add(evidence(f, intel.Chip(intel.TCB).Attester(attesttest.MeasureTDX("td"))).Raw)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		c := New(Config{AMD: "https://amd.example", Intel: "https://intel.example", IntelRoot: "https://root.example"})
-		for _, platform := range []attest.Platform{attest.SNP, attest.TDX, attest.SGX} {
+		for _, platform := range []attest.Platform{attest.SNP, attest.AzureSNP, attest.TDX, attest.SGX} {
 			for _, it := range c.items(attest.Evidence{Platform: platform, Raw: raw}) {
 				request, err := http.NewRequest(http.MethodGet, it.url, nil)
 				if err != nil || !strings.HasSuffix(request.URL.Host, ".example") {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // kind says how a document lives.
@@ -40,6 +41,10 @@ func (c *Collateral) items(e attest.Evidence) []item {
 	switch e.Platform {
 	case attest.SNP:
 		return snpItems(e.Raw, at(c.config.AMD))
+	case attest.AzureSNP:
+		if fields, err := wire.Unframe(wire.LabelAzureEvidence, e.Raw, 5); err == nil {
+			return snpItems(fields[0], at(c.config.AMD))
+		}
 	case attest.TDX, attest.SGX:
 		return intelItems(e, at(c.config.Intel), at(c.config.IntelRoot))
 	}

@@ -81,16 +81,17 @@ const (
 	LabelReceipt          Label = "cohort receipt v1"            // receipt of one answer
 
 	// Formats.
-	LabelExtension    Label = "cohort certificate v1"   // private certificate extension
-	LabelSoftEvidence Label = "cohort soft evidence v1" // evidence of the development TEE
-	LabelSoftSeal     Label = "cohort soft seal v1"     // secret sealed by the development TEE
-	LabelSoftSecret   Label = "cohort soft secret v1"   // what stands inside: secret, reference values
-	LabelTPMEvidence  Label = "cohort tpm evidence v1"  // evidence of a TPM
-	LabelTPMLaunch    Label = "cohort tpm launch v1"    // one launch: what extends PCR 14
-	LabelTPMLaunches  Label = "cohort tpm launches v1"  // launch log: PCR 14 before the first, launches
-	LabelTPMSeal      Label = "cohort tpm seal v1"      // secret sealed by a TPM
-	LabelTPMSealed    Label = "cohort tpm sealed v1"    // reference values it is sealed to
-	LabelOwnSeal      Label = "cohort own seal v1"      // secret sealed by a TEE to one program alone
+	LabelExtension     Label = "cohort certificate v1"        // private certificate extension
+	LabelSoftEvidence  Label = "cohort soft evidence v1"      // evidence of the development TEE
+	LabelSoftSeal      Label = "cohort soft seal v1"          // secret sealed by the development TEE
+	LabelSoftSecret    Label = "cohort soft secret v1"        // what stands inside: secret, reference values
+	LabelTPMEvidence   Label = "cohort tpm evidence v1"       // evidence of a TPM
+	LabelTPMLaunch     Label = "cohort tpm launch v1"         // one launch: what extends PCR 14
+	LabelTPMLaunches   Label = "cohort tpm launches v1"       // launch log: PCR 14 before the first, launches
+	LabelTPMSeal       Label = "cohort tpm seal v1"           // secret sealed by a TPM
+	LabelTPMSealed     Label = "cohort tpm sealed v1"         // reference values it is sealed to
+	LabelAzureEvidence Label = "cohort azure snp evidence v1" // evidence of SEV-SNP on Azure
+	LabelOwnSeal       Label = "cohort own seal v1"           // secret sealed by a TEE to one program alone
 )
 
 // Labels is the whole table, for the test that no two rows are equal and none
@@ -108,4 +109,5 @@ var Labels = []Label{
 	LabelRequestKey, LabelAnswerKey, LabelCloseKey, LabelReceipt,
 	LabelExtension, LabelSoftEvidence, LabelSoftSeal, LabelSoftSecret, LabelOwnSeal,
 	LabelTPMEvidence, LabelTPMLaunch, LabelTPMLaunches, LabelTPMSeal, LabelTPMSealed,
+	LabelAzureEvidence,
 }
