@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"golang.org/x/crypto/ssh"
@@ -65,6 +66,13 @@ func TestGroupReport(t *testing.T) {
 	a := w.open()
 	_, err := w.holder().enrol(direct{a})
 	wantReason(t, err, wire.NoQuorum)
+	if err := a.refused(t.Context(), api.CertificateRequest{Group: "trial", Role: "holder"}, err); err != nil {
+		t.Fatal(err)
+	}
+	page, err := a.page(t.Context(), store.Query{Limit: 1})
+	if err != nil || len(page.Entries) != 1 || page.Entries[0].Group != "trial" || page.Entries[0].Role != "holder" {
+		t.Errorf("log: got %+v, %v, want the refusal of group trial, role holder", page.Entries, err)
+	}
 	for _, party := range []string{"north", "south"} {
 		if _, err := w.say(a, party, nil); err != nil {
 			t.Fatal(err)

@@ -44,6 +44,9 @@ func (a *Authority) refused(ctx context.Context, r api.CertificateRequest, cause
 	if wire.NameOK(r.Task) {
 		entry.Task = r.Task
 	}
+	if wire.NameOK(r.Group) && wire.NameOK(r.Role) {
+		entry.Group, entry.Role = r.Group, r.Role
+	}
 	if _, err := parseSigningKey(r.SigningKey); err == nil {
 		entry.Unit = wire.UnitIDOf(r.SigningKey).String()
 	}
