@@ -38,11 +38,16 @@ func withPrograms(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(bin)
-	build := exec.Command("go", "build", "-o", bin+"/", ".", "../../examples/scoring", "../../examples/chat")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "building: %v\n%s", err, out)
-		return 1
+	for dir, pkgs := range map[string][]string{
+		"":          {".", "../../examples/scoring", "../../examples/chat"},
+		"jointrisk": {"../../examples/jointrisk/..."},
+	} {
+		build := exec.Command("go", append([]string{"build", "-o", filepath.Join(bin, dir) + "/"}, pkgs...)...)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "building: %v\n%s", err, out)
+			return 1
+		}
 	}
 	self, err := os.Executable()
 	if err == nil {
@@ -59,6 +64,12 @@ func withPrograms(m *testing.M) int {
 func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
+		Condition: func(name string) (bool, error) {
+			if name != "full" {
+				return false, fmt.Errorf("got condition %q, want full", name)
+			}
+			return os.Getenv("COHORT_FULL") != "", nil
+		},
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))

@@ -69,8 +69,11 @@ type outcome struct {
 	Detail string `json:"detail"`
 }
 
-// check tells every story, one line each, and refuses unless all hold.
-func (c checker) check(ctx context.Context) error {
+// check tells every story of a task.
+func (c checker) check(ctx context.Context) error { return c.tell(ctx, stories) }
+
+// tell tells stories, one line each, and refuses unless all hold.
+func (c checker) tell(ctx context.Context, stories []story) error {
 	var all struct {
 		Stories []outcome `json:"stories"`
 	}

@@ -86,7 +86,7 @@ func startDev(t *testing.T) runningDev {
 	}
 	a := judgingApp(io.Discard)
 	d, err := a.newDev(devFlags{task: "scoring", keyMode: string(policy.PerUnit)}, t.TempDir(),
-		binaries{filepath.Join(bin, "cohort"), []string{filepath.Join(bin, "scoring")}})
+		binaries{cohort: filepath.Join(bin, "cohort"), program: []string{filepath.Join(bin, "scoring")}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 const developmentNotice = "DEVELOPMENT: the soft TEE protects nothing from this machine."
 
 // devExamples are the folders below examples that `cohort dev` runs.
-var devExamples = []string{"scoring", devChat}
+var devExamples = []string{"scoring", devChat, devJoint}
 
 // devChat is the example that streams.
 const devChat = "chat"
@@ -30,7 +30,8 @@ type devFlags struct {
 	example  string
 	keyMode  string
 	upgrades int
-	task     string // the example, or "app" for the user's own program
+	rows     int    // of each table of jointrisk; 0 is the default
+	task     string // the example, its main task, or "app" for the user's own program
 }
 
 func (a *app) devCommand() *cobra.Command {
@@ -46,8 +47,15 @@ func (a *app) devCommand() *cobra.Command {
 			if err := f.check(); err != nil {
 				return err
 			}
-			if f.task = f.example; len(args) > 0 {
+			switch {
+			case f.example == devJoint && len(args) > 0:
+				return usage("--example %s runs programs of its own", devJoint)
+			case f.example == devJoint:
+				f.task = jointMembers[joiner].role
+			case len(args) > 0:
 				f.task = "app"
+			default:
+				f.task = f.example
 			}
 			switch {
 			case f.cluster != "":
@@ -65,6 +73,7 @@ func (a *app) devCommand() *cobra.Command {
 	flags.StringVar(&f.cluster, "cluster", "", "with --check: judge the running cluster that this dev.json describes")
 	flags.StringVar(&f.example, "example", devExamples[0], "example to run: "+strings.Join(devExamples, ", "))
 	flags.IntVar(&f.upgrades, "upgrades", 0, "with --check: then replace the program by so many releases, one after the other, while a session goes on")
+	flags.IntVar(&f.rows, "rows", 0, "with --example jointrisk: rows of each table (default 1000000, with --check 20000)")
 	flags.StringVar(&f.keyMode, "key-mode", string(policy.Shared), "shared: one certificate for all units; unit: one each")
 	return cmd
 }
@@ -78,6 +87,10 @@ func (f devFlags) check() error {
 		return usage("--example: got %q, want one of %s", f.example, strings.Join(devExamples, ", "))
 	case f.upgrades < 0 || f.upgrades > 0 && (!f.checking || f.cluster != ""):
 		return usage("--upgrades needs --check, and a fresh cluster")
+	case f.upgrades > 0 && f.example == devJoint:
+		return usage("--upgrades does not go with --example %s", devJoint)
+	case f.rows < 0 || f.rows > 0 && f.example != devJoint:
+		return usage("--rows needs --example %s, and 1 or more", devJoint)
 	case f.cluster != "" && !f.checking:
 		return usage("--cluster needs --check")
 	}
@@ -112,6 +125,9 @@ func (a *app) checkCluster(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
+	if c.Group != "" {
+		return usage("--cluster: the stories of a group need a fresh cluster: cohort dev --example %s --check", devJoint)
+	}
 	live := func() cluster {
 		if now, err := readCluster(path); err == nil {
 			return now
@@ -129,6 +145,9 @@ func (a *app) checkFresh(ctx context.Context, f devFlags, program []string) (err
 	defer func() { err = errors.Join(err, os.RemoveAll(f.dir)) }()
 	f.basePort = 0
 	return a.withCluster(ctx, f, program, func(d *dev) error {
+		if f.example == devJoint {
+			return d.checkGroup(ctx)
+		}
 		return errors.Join(d.checker().check(ctx), d.drill(ctx, f.upgrades))
 	})
 }
@@ -170,6 +189,9 @@ func (d *dev) banner() string {
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line(developmentNotice + "\n")
 	line("authority  %s\ngenesis    %s\ngateway    %s\ntask       %s, key mode %s", c.Authority, c.Genesis, c.Gateway, c.Task, c.KeyMode)
+	if c.Group != "" {
+		return b.String() + d.jointBanner(c)
+	}
 	for i, u := range c.Units {
 		line("unit %d     https://%s  (pid %d, health %s)", i+1, u.Address, u.PID, u.Health)
 	}

@@ -19,6 +19,10 @@ const modulePath = "github.com/cohort-tee/cohort"
 type binaries struct {
 	cohort  string   // authority and agent; static
 	program []string // path and arguments
+
+	members  [][]string // of a group: what its roles run, in their order
+	generate string     // program that makes what they compute on
+	tables   string     // folder of that
 }
 
 // findBinaries finds what a cluster runs: this cohort, and the user's program or
@@ -31,6 +35,10 @@ func (f devFlags) findBinaries(ctx context.Context, dir string, program []string
 	var b binaries
 	if b.cohort, err = staticCohort(ctx, self, dir); err != nil {
 		return b, err
+	}
+	if f.example == devJoint {
+		b.tables = f.tables(dir)
+		return b.joint(ctx, self, dir)
 	}
 	if len(program) == 0 {
 		path, err := exampleProgram(ctx, f.example, self, dir)
@@ -100,9 +108,13 @@ func goBuild(ctx context.Context, pkg, out string) (string, error) {
 
 // key names a state: what is measured, as which task, in which key mode.
 func (b binaries) key(task, keyMode string) (string, error) {
-	m, err := measure(b.cohort, b.program)
-	if err != nil {
-		return "", err
+	var measured string
+	for _, program := range append([][]string{b.program}, b.members...) {
+		m, err := measure(b.cohort, program)
+		if err != nil {
+			return "", err
+		}
+		measured += m.Reference
 	}
-	return wire.Sum([]byte(m.Reference + task + keyMode)).Hex()[:12], nil
+	return wire.Sum([]byte(measured + task + keyMode)).Hex()[:12], nil
 }

@@ -37,6 +37,8 @@ type dev struct {
 	tee       *daemon
 	children  sync.WaitGroup
 	cancel    context.CancelFunc
+	members   []*child // units of a group, by role
+	checking  bool     // the first story has the last party of a group approve
 
 	mu      sync.Mutex // guards cluster
 	cluster cluster
@@ -48,7 +50,7 @@ func (a *app) newDev(f devFlags, dir string, b binaries) (*dev, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &dev{app: a, dir: dir, state: filepath.Join(dir, "cluster-"+key), bin: b}
+	d := &dev{app: a, dir: dir, state: filepath.Join(dir, "cluster-"+key), bin: b, checking: f.checking}
 	if d.reference, err = measure(b.cohort, b.program); err != nil {
 		return nil, err
 	}
@@ -64,6 +66,10 @@ func (a *app) newDev(f devFlags, dir string, b binaries) (*dev, error) {
 		Schema: devSchema, Authority: "https://" + list[0], Gateway: "http://" + list[1], KeyMode: f.keyMode, Agent: b.cohort, Program: b.program,
 		service: service{Task: f.task, ServerName: f.task + "." + devDomain, Root: filepath.Join(dir, f.task+"-root.pem")},
 	}
+	if len(b.members) > 0 {
+		d.cluster.Group = devJoint
+		d.cluster.ServerName, d.cluster.Root = devJoint+"."+devDomain, filepath.Join(dir, devJoint+"-root.pem")
+	}
 	for i := range devUnits {
 		d.cluster.Units = append(d.cluster.Units, clusterUnit{Address: list[2+i], Health: "http://" + list[2+devUnits+i]})
 	}
@@ -77,6 +83,9 @@ func (d *dev) described() cluster {
 	c := d.cluster
 	c.Units = slices.Clone(c.Units)
 	c.Tasks = []service{c.service}
+	if c.Group != "" {
+		c.Tasks = c.roles()
+	}
 	return c
 }
 
@@ -166,6 +175,11 @@ func (d *dev) writeGenesis(owners []owner) ([]byte, error) {
 		return nil, err
 	}
 	text := []byte(draft.text())
+	if d.cluster.Group != "" {
+		if text, err = d.withGroup(draft); err != nil {
+			return nil, err
+		}
+	}
 	if _, err := policy.Parse(text); err != nil {
 		return nil, fmt.Errorf("checking the policy: %w", err)
 	}
@@ -250,13 +264,20 @@ func (d *dev) pins() pinFlags {
 	return pinFlags{authorities: []string{d.cluster.Authority}, genesis: d.cluster.Genesis, task: d.cluster.Task, state: filepath.Join(d.state, "seen.json")}
 }
 
+// unitArgs is the command line of a unit.
+func (d *dev) unitArgs(u clusterUnit, as ...string) []string {
+	return append(append([]string{"unit"}, as...), "--authority", d.cluster.Authority, "--genesis", d.cluster.Genesis,
+		"--manager", "tls://"+d.bus, "--manager-ca", manager.SelfMadeCA(d.cluster.Manager.Data),
+		"--listen", u.Address, "--health", strings.TrimPrefix(u.Health, "http://"))
+}
+
 func (d *dev) startUnits(ctx context.Context) error {
+	if d.cluster.Group != "" {
+		return d.startMembers(ctx)
+	}
 	units := make([]*child, devUnits)
 	for i, u := range d.cluster.Units {
-		args := []string{"unit", "--task", d.cluster.Task, "--authority", d.cluster.Authority, "--genesis", d.cluster.Genesis,
-			"--manager", "tls://" + d.bus, "--manager-ca", manager.SelfMadeCA(d.cluster.Manager.Data),
-			"--listen", u.Address, "--health", strings.TrimPrefix(u.Health, "http://")}
-		c := d.newChild(fmt.Sprintf("unit-%d", i+1), d.unit(args))
+		c := d.newChild(fmt.Sprintf("unit-%d", i+1), d.unit(d.unitArgs(u, "--task", d.cluster.Task)))
 		c.started = func(pid int) { d.note(func(c *cluster) { c.Units[i].PID = pid }) }
 		units[i] = c
 		d.supervise(ctx, c)

@@ -30,6 +30,7 @@ type cluster struct {
 	} `json:"manager"`
 	service
 	Tasks   []service `json:"tasks"`
+	Group   string    `json:"group,omitempty"` // that the units are in, one of each role
 	KeyMode string    `json:"key_mode"`
 	TEE     string    `json:"tee"`   // socket of the soft daemon
 	Agent   string    `json:"agent"` // the measured cohort
@@ -117,15 +118,17 @@ func lockDir(dir string) (*os.File, error) {
 // private SSH key; the public key stands beside it in ".pub".
 type owner struct{ name, path string }
 
-// devOwners makes, or finds again, the SSH key pairs of three owners.
-func devOwners(dir string) ([]owner, error) {
+// devOwners are the three owners of a development policy.
+func devOwners(dir string) ([]owner, error) { return sshKeys(dir, "owner-1", "owner-2", "owner-3") }
+
+// sshKeys makes, or finds again, an SSH key pair for each name.
+func sshKeys(dir string, names ...string) ([]owner, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	owners := make([]owner, 3)
-	for i := range owners {
-		o := owner{name: fmt.Sprintf("owner-%d", i+1)}
-		o.path = filepath.Join(dir, o.name)
+	owners := make([]owner, len(names))
+	for i, name := range names {
+		o := owner{name, filepath.Join(dir, name)}
 		if _, err := os.Stat(o.path); errors.Is(err, os.ErrNotExist) {
 			if err := writeSSHKey(o); err != nil {
 				return nil, fmt.Errorf("making the key of %s: %w", o.name, err)

@@ -64,45 +64,53 @@ func (s *sayFlags) register(cmd *cobra.Command) {
 	_ = cmd.MarkFlagRequired("ssh-key")
 }
 
-// tellGroup signs what a party says of a group and brings it to the authority,
-// whose acknowledgement it checks. The history that the authority proved tells
-// which group has the digest; the authority's own word is not asked for.
+// tellGroup lets a party say something of a group and tells that it was heard.
 func (a *app) tellGroup(ctx context.Context, c authorityClient, group string, s sayFlags, ns policy.Namespace) error {
-	pact, err := pactOf(c.policy, group, s.digest)
+	statement, heard, err := a.sayOfGroup(ctx, c, group, s, ns)
 	if err != nil {
 		return err
+	}
+	return a.emit("group-statement", heard, fmt.Sprintf("heard: statement %d of party %s, in the history up to head %s\n", statement.Number, statement.Party, heard.Head))
+}
+
+// sayOfGroup signs what a party says of a group and brings it to the authority,
+// whose acknowledgement it checks. The history that the authority proved tells
+// which group has the digest; the authority's own word is not asked for.
+func (a *app) sayOfGroup(ctx context.Context, c authorityClient, group string, s sayFlags, ns policy.Namespace) (statement policy.Statement, heard api.Heard, err error) {
+	pact, err := pactOf(c.policy, group, s.digest)
+	if err != nil {
+		return statement, heard, err
 	}
 	signer, closeAgent, err := a.signer(s.key)
 	if err != nil {
-		return err
+		return statement, heard, err
 	}
 	defer closeAgent()
-	statement := policy.Statement{
+	statement = policy.Statement{
 		TrustDomain: pact.Roster.TrustDomain, Genesis: pact.Roster.Genesis, Group: pact.ID(), NotAfter: pact.Roster.Until,
 		Withdraws: ns == policy.ForWithdraw,
 	}
 	if statement.Party, err = partyOf(pact, s.party, signer.PublicKey()); err != nil {
-		return err
+		return statement, heard, err
 	}
 	statement.Number = pact.Next(statement.Party)
 	if s.notAfter != "" {
 		if statement.NotAfter, err = time.Parse(time.RFC3339, s.notAfter); err != nil {
-			return usage("--not-after: got %q, want a time such as 2026-12-01T00:00:00Z", s.notAfter)
+			return statement, heard, usage("--not-after: got %q, want a time such as 2026-12-01T00:00:00Z", s.notAfter)
 		}
 	}
 	a.say("%s", statement.Bytes())
 	said := api.Said{Statement: statement.Bytes()}
 	if said.Signature, err = policy.Sign(signer, ns, said.Statement); err != nil {
-		return err
+		return statement, heard, err
 	}
-	heard, err := c.Say(ctx, group, said)
-	if err != nil {
-		return err
+	if heard, err = c.Say(ctx, group, said); err != nil {
+		return statement, heard, err
 	}
 	if err := a.acknowledged(c.policy, said, heard); err != nil {
-		return fmt.Errorf("checking the acknowledgement: %w", err)
+		return statement, heard, fmt.Errorf("checking the acknowledgement: %w", err)
 	}
-	return a.emit("group-statement", heard, fmt.Sprintf("heard: statement %d of party %s, in the history up to head %s\n", statement.Number, statement.Party, heard.Head))
+	return statement, heard, nil
 }
 
 // pactOf finds a group of the policy, with exactly the digest that was given.
