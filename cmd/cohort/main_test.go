@@ -63,7 +63,7 @@ func withPrograms(m *testing.M) int {
 
 func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+		Dir: "testdata",
 		Condition: func(name string) (bool, error) {
 			if name != "full" {
 				return false, fmt.Errorf("got condition %q, want full", name)

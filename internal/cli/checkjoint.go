@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest/soft"
@@ -79,27 +80,19 @@ func (d *dev) waits(ctx context.Context, after int64, roles ...string) (int, err
 		if err != nil {
 			return 0, err
 		}
-		refused := map[string]int{}
+		refused := map[string]bool{}
 		for _, e := range entries {
 			if e.Kind == "issued" {
 				return 0, fmt.Errorf("unit %s got a certificate of role %s without the quorum", e.Unit, e.Role)
 			}
-			if e.Reason == wire.NoQuorum {
-				refused[e.Role]++
-				refused[""]++
-			}
+			refused[e.Role] = refused[e.Role] || e.Reason == wire.NoQuorum
 		}
-		missing := ""
-		for _, role := range roles {
-			if refused[role] == 0 {
-				missing = role
-			}
-		}
-		if missing == "" {
-			return refused[""], nil
+		missing := slices.IndexFunc(roles, func(role string) bool { return !refused[role] })
+		if missing < 0 {
+			return len(entries), nil
 		}
 		if !pause(ctx, 50*time.Millisecond) {
-			return 0, fmt.Errorf("no unit of role %s was refused [%s]", missing, wire.NoQuorum)
+			return 0, fmt.Errorf("no unit of role %s was refused [%s]", roles[missing], wire.NoQuorum)
 		}
 	}
 }
@@ -185,21 +178,26 @@ func (d *dev) strangerStory(ctx context.Context) (_ string, err error) {
 	if err := stranger.mustBeRefused(ctx, d.cluster.TEE, wire.NotMeasured); err != nil {
 		return "", err
 	}
+	return fmt.Sprintf("not enrolled [%s]; the bank answers %d without a certificate and an alert to one made at home",
+		wire.NotMeasured, http.StatusForbidden), d.bankIsClosed(ctx)
+}
+
+// bankIsClosed demands that the bank gives nothing to who is not in the group.
+func (d *dev) bankIsClosed(ctx context.Context) error {
 	holder := d.cluster.Units[bank].Address
 	made, err := selfMade()
 	if err != nil {
-		return "", err
+		return err
 	}
 	config := &tls.Config{InsecureSkipVerify: true, ServerName: d.cluster.ServerName, MinVersion: tls.VersionTLS13}
 	if status, err := get(ctx, holder, config); err != nil || status != http.StatusForbidden {
-		return "", fmt.Errorf("bank, asked without a certificate: got %d, %v, want %d", status, err, http.StatusForbidden)
+		return fmt.Errorf("bank, asked without a certificate: got %d, %v, want %d", status, err, http.StatusForbidden)
 	}
 	config.Certificates = []tls.Certificate{made}
 	if _, err := get(ctx, holder, config); !isAlert(err) {
-		return "", fmt.Errorf("bank, asked with a certificate made at home: got %v, want a TLS alert", err)
+		return fmt.Errorf("bank, asked with a certificate made at home: got %v, want a TLS alert", err)
 	}
-	return fmt.Sprintf("not enrolled [%s]; the bank answers %d without a certificate and an alert to one made at home",
-		wire.NotMeasured, http.StatusForbidden), nil
+	return nil
 }
 
 // selfMade is a certificate that nobody vouches for.
@@ -271,15 +269,9 @@ func (d *dev) withdrawStory(ctx context.Context) (_ string, err error) {
 		return "", err
 	}
 	party := parties[len(parties)-1]
-	if err := d.tell(ctx, party, policy.ForWithdraw); err != nil {
-		return "", err
-	}
-	before, err := d.groupLog(ctx, 0)
+	before, err := d.withdraw(ctx, party)
 	if err != nil {
 		return "", err
-	}
-	if len(before) == 0 {
-		return "", errors.New("the log names no unit of the group")
 	}
 	late, err := d.newMember(dir, insurer, d.bin.members[insurer])
 	if err != nil {
@@ -291,7 +283,7 @@ func (d *dev) withdrawStory(ctx context.Context) (_ string, err error) {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, ended(p)) }()
-	if _, err := d.waits(ctx, before[0].Sequence, jointMembers[insurer].role); err != nil {
+	if _, err := d.waits(ctx, before, jointMembers[insurer].role); err != nil {
 		return "", err
 	}
 	began := d.app.now()
@@ -305,6 +297,21 @@ func (d *dev) withdrawStory(ctx context.Context) (_ string, err error) {
 	_, err = d.statisticStory(ctx)
 	return fmt.Sprintf("%s withdraws: no certificate, no trust [%s]; it approves again: a unit that waited is up after %v, the statistic is equal",
 		party.name, wire.NoQuorum, took), err
+}
+
+// withdraw has a party withdraw, and gives the place of the log after that.
+func (d *dev) withdraw(ctx context.Context, party owner) (int64, error) {
+	if err := d.tell(ctx, party, policy.ForWithdraw); err != nil {
+		return 0, err
+	}
+	before, err := d.groupLog(ctx, 0)
+	if err == nil && len(before) == 0 {
+		err = errors.New("the log names no unit of the group")
+	}
+	if err != nil {
+		return 0, err
+	}
+	return before[0].Sequence, nil
 }
 
 // comesUp waits until a unit is ready.

@@ -42,20 +42,19 @@ func (a *app) devCommand() *cobra.Command {
 		Long: "Run an authority, a manager with its gateway, and three units of an example or\n" +
 			"of your own program, in the development TEE. No root, no network, and no\n" +
 			"protection from this machine.\n" +
-			"With --check, judge a fresh cluster from outside and end.",
+			"With --check, judge a fresh cluster from outside and end. The example jointrisk is\n" +
+			"a group: one unit of each of three companies' programs.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err
 			}
-			switch {
+			switch f.task = f.example; {
 			case f.example == devJoint && len(args) > 0:
 				return usage("--example %s runs programs of its own", devJoint)
 			case f.example == devJoint:
 				f.task = jointMembers[joiner].role
 			case len(args) > 0:
 				f.task = "app"
-			default:
-				f.task = f.example
 			}
 			switch {
 			case f.cluster != "":

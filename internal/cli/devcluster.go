@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -107,7 +108,7 @@ func (d *dev) start(ctx context.Context) error {
 		{"signing the genesis policy", d.signGenesis},
 		{"starting the authority", d.startAuthority},
 		{"starting the manager", d.startManager},
-		{fmt.Sprintf("starting %d units of %s", devUnits, d.cluster.Task), d.startUnits},
+		{fmt.Sprintf("starting %d units of %s", devUnits, cmp.Or(d.cluster.Group, d.cluster.Task)), d.startUnits},
 	}
 	for _, s := range steps {
 		d.app.say("%s", s.saying)

@@ -129,15 +129,8 @@ func (d *dev) withGroup(first draft) ([]byte, error) {
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	first.task.names = []string{first.task.name + "." + devDomain}
 	b.WriteString(first.text())
-	for i, m := range jointMembers[:joiner] { // the joiner is the task of the draft
-		measured, err := measure(d.bin.cohort, d.bin.members[i])
-		if err != nil {
-			return nil, err
-		}
-		t := first.task
-		t.name, t.names = m.role, []string{m.role + "." + devDomain}
-		t.references, t.dynamic = []string{measured.Reference}, measured.Dynamic
-		t.write(line)
+	if err := d.writeTasks(line, first.task); err != nil {
+		return nil, err
 	}
 	line("\n[group.%s]\nkey_mode = %q\nquorum = %d # of the parties, not of the owners", devJoint, d.cluster.KeyMode, len(parties))
 	line("until = %s\nlife = \"1h\"\nnames = %s\nparty = [", rfc3339(first.created.Add(30*24*time.Hour)), quoted([]string{d.cluster.ServerName}))
@@ -153,6 +146,21 @@ func (d *dev) withGroup(first draft) ([]byte, error) {
 		line("%s = { members = [ { party = %q, task = %q, release = \"1\" } ], calls = %s }", m.role, m.party, m.role, quoted(m.calls))
 	}
 	return []byte(b.String()), nil
+}
+
+// writeTasks writes the tasks that are not the draft's own, the joiner's.
+func (d *dev) writeTasks(line func(string, ...any), like draftTask) error {
+	for i, m := range jointMembers[:joiner] {
+		measured, err := measure(d.bin.cohort, d.bin.members[i])
+		if err != nil {
+			return err
+		}
+		t := like
+		t.name, t.names = m.role, []string{m.role + "." + devDomain}
+		t.references, t.dynamic = []string{measured.Reference}, measured.Dynamic
+		t.write(line)
+	}
+	return nil
 }
 
 // roles describes the units of a group, each as its role's.
