@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// TestGroupChecksFail: what judges a group fails where it does not hold.
+func TestGroupChecksFail(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs a cluster")
+	}
+	d := startJoint(t)
+	open := httptest.NewTLSServer(http.NotFoundHandler())
+	defer open.Close()
+	tests := []struct {
+		name, want string
+		judge      func(context.Context) error
+	}{
+		{"all parties approved already", "want a refusal [quorum]", func(ctx context.Context) error {
+			_, err := d.quorumStory(ctx)
+			return err
+		}},
+		{"other tables", "as on the pooled tables", func(ctx context.Context) error {
+			defer func(tables string) { d.bin.tables = tables }(d.bin.tables)
+			d.bin.tables = filepath.Join(d.dir, "tables-300")
+			if err := d.bin.makeTables(ctx); err != nil {
+				return err
+			}
+			_, err := d.statisticStory(ctx)
+			return err
+		}},
+		{"a bank that answers anybody", "asked without a certificate: got 404", func(ctx context.Context) error {
+			defer func(address string) { d.cluster.Units[bank].Address = address }(d.cluster.Units[bank].Address)
+			d.cluster.Units[bank].Address = open.Listener.Addr().String()
+			return d.bankIsClosed(ctx)
+		}},
+		{"a certificate after the withdrawal", "without the quorum", func(ctx context.Context) error {
+			parties, err := d.parties()
+			if err != nil {
+				return err
+			}
+			if _, err := d.withdraw(ctx, parties[0]); err != nil {
+				return err
+			}
+			_, err = d.waits(ctx, 0, "bank") // from before it
+			return err
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if err := tt.judge(t.Context()); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// startJoint is a cluster of the example of three companies, which all approve.
+func startJoint(t *testing.T) *dev {
+	t.Helper()
+	dir := t.TempDir()
+	cohort, err := goBuild(t.Context(), "./cmd/cohort", filepath.Join(dir, "cohort"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := devFlags{example: devJoint, task: jointMembers[joiner].role, keyMode: string(policy.Shared), rows: 2000}
+	b, err := binaries{cohort: cohort, tables: f.tables(dir)}.joint(t.Context(), cohort, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := judgingApp(io.Discard).newDev(f, dir, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Not t.Context(), which ends before the cleanup that stops the cluster.
+	if err := d.start(context.Background()); err != nil {
+		t.Fatal(errors.Join(err, d.stop()))
+	}
+	t.Cleanup(func() {
+		if err := d.stop(); err != nil {
+			t.Errorf("stopping: %v", err)
+		}
+	})
+	return d
+}
