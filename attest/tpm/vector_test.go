@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -215,9 +214,11 @@ func eventLogSubject() vectortest.Subject {
 }
 
 // unsignedLog is the table of docs/spec/evidence-tpm.md: types and data of events,
-// and the PCR of one that is alone in a PCR of the system's.
+// and the PCR where an event is alone in one of the system's, or all from here on
+// are the first of theirs or tell that the loader left.
 func unsignedLog(log []byte, offset int) bool {
-	alone := map[int]int{} // offsets of the PCR, by PCR; -1 where there are more
+	index := false          // the offset is in the PCR of an event
+	var before, after []int // PCRs of events, by where they stand to the offset's
 	u32 := func(at int) int { return int(binary.LittleEndian.Uint32(log[at:])) }
 	sizes := map[uint16]int{}
 	agile := false
@@ -239,10 +240,12 @@ func unsignedLog(log []byte, offset int) bool {
 		case typ <= offset && offset < typ+4, next+4 <= offset && offset < end:
 			return true
 		}
-		if _, more := alone[u32(at)]; more {
-			alone[u32(at)] = -1
-		} else if !action && u32(at) > lastLogged {
-			alone[u32(at)] = at
+		index = index || at <= offset && offset < typ
+		exit := bytes.HasPrefix(log[next+4:end], []byte("Exit Boot Services ")) // go-eventlog adds what is missing of these
+		if !action && !exit && typ <= offset {
+			before = append(before, u32(at))
+		} else if !action && !exit {
+			after = append(after, u32(at))
 		}
 		if at == 0 && action && bytes.HasPrefix(log[next+4:], []byte("Spec ID Event03\x00")) {
 			agile = true
@@ -253,7 +256,9 @@ func unsignedLog(log []byte, offset int) bool {
 		}
 		at = end
 	}
-	return slices.ContainsFunc(slices.Collect(maps.Values(alone)), func(at int) bool { return at >= 0 && at <= offset && offset < at+4 })
+	others := func(pcr int) bool { return pcr <= lastLogged || slices.Contains(before, pcr) }
+	alone := len(after) > 0 && !others(after[0]) && !slices.Contains(after[1:], after[0])
+	return index && (alone || !slices.ContainsFunc(after, others))
 }
 
 func TestVectors(t *testing.T) {
