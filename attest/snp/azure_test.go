@@ -244,7 +244,7 @@ func TestAzureEvidenceIsSigned(t *testing.T) {
 // FuzzAzure demands that what parses encodes to the same bytes, and that a key is
 // only ever read out of JSON.
 func FuzzAzure(f *testing.F) {
-	f.Add(newAzureScene().evidence(f).bytes())
+	f.Add(azureEvidence{runtime: []byte(azureRuntime(bytes.Repeat([]byte{0xff}, 256))), values: make([]byte, azurePCRs*pcrSize)}.bytes())
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var refusal *attest.Refusal
 		e, err := parseAzure(raw)
