@@ -57,7 +57,7 @@ func TestCheckFindsBrokenClusters(t *testing.T) {
 				return
 			}
 			if len(failed) != 1 || !strings.HasPrefix(failed[0], tt.want+" ") || !strings.Contains(failed[0], tt.cause) {
-				t.Errorf("got %q, want one FAIL %s … %s", failed, tt.want, tt.cause)
+				t.Fatalf("got %q, %v, want one FAIL %s … %s", failed, err, tt.want, tt.cause)
 			}
 			if exit := judge.app.tell("cohort dev", err); exit != exitRefused {
 				t.Errorf("got exit %d (%v), want 1", exit, err)
