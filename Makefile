@@ -11,7 +11,7 @@ TOOLS    = openssl:openssl ssh-keygen:openssh-client curl:curl nmap:nmap \
            pg_lsclusters:postgresql \
            nginx:nginx \
            spin:spin \
-           ip:iproute2
+           ip:iproute2 gcc:build-essential
 RACE     = ./attest/... ./internal/... ./unit ./client
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
