@@ -3,6 +3,7 @@ package channel
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -227,10 +228,14 @@ func (t *Transport) negotiate(ctx context.Context) (*Session, error) {
 	for try := 1; ; try++ {
 		answer, next, err := t.ask(ctx, o, cookie)
 		if err == nil {
-			return t.finish(ctx, o, answer)
+			// A certificate that ended on the answer's way is renewed by now.
+			s, err := t.finish(ctx, o, answer)
+			if !errors.Is(err, wire.Expired) || try == openTries || ctx.Err() != nil {
+				return s, err
+			}
 		}
 		cookie = next
-		if try == openTries || ctx.Err() != nil {
+		if err != nil && (try == openTries || ctx.Err() != nil) {
 			return nil, fmt.Errorf("opening a session: %w: %w", ErrUnreachable, err)
 		}
 		if cookie == "" {
