@@ -4,8 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
+	"net/http"
+	"net/url"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -331,5 +336,31 @@ func TestBehind(t *testing.T) {
 	x.trust.Policy = newer
 	if _, err := x.finish(); err != nil {
 		t.Errorf("with newer policy: %v", err)
+	}
+}
+
+// TestOpeningThatExpired: an answer whose unit's certificate ended before the
+// client saw it opens nothing; the next one does. One that is never in time is
+// refused.
+func TestOpeningThatExpired(t *testing.T) {
+	for _, late := range []int64{2, 1 << 30} { // looks at the clock: an answer takes two
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, 1, echo)
+			var looks atomic.Int64
+			rt := must(NewTransport(TransportConfig{
+				Gateway: must(url.Parse("http://gateway.example")), Inner: c, Pin: c.byTask(), Trust: c.world,
+				Clock: func() time.Time {
+					if looks.Add(1) <= late {
+						return c.clock().Add(2 * time.Hour)
+					}
+					return c.clock()
+				},
+			}))
+			defer rt.Close(t.Context())
+			_, err := say(t, rt, http.MethodGet, "/", "")
+			if late == 2 && err != nil || late > 2 && !errors.Is(err, wire.Expired) {
+				t.Errorf("late %d times: got %v", late, err)
+			}
+		})
 	}
 }
