@@ -61,6 +61,7 @@
 // the third-party modules each package may reach.
 //
 //	0  internal/wire             framing, labels, digests, limits, reasons
+//	   internal/loopback         addresses for the servers that tests start; tests only
 //	1  attest                    Evidence in, Attestation Result out
 //	   internal/api              the authority's API: bodies, problems, client
 //	   internal/bus              units and the manager over NATS: hints and sealed bytes

@@ -31,6 +31,7 @@ type room struct {
 // where it says so.
 var house = []room{
 	{path: "internal/wire", floor: 0},
+	{path: "internal/loopback", floor: 0, testsOnly: true},
 	{path: "attest", floor: 1},
 	{path: "internal/api", floor: 1},
 	{path: "internal/bus", floor: 1, third: []string{"github.com/nats-io/nats.go"}},

@@ -162,7 +162,7 @@ func (f founded) start(t testing.TB) (e estate, stop func()) {
 	config := f.config
 	config.Store = db
 	a := must(authority.Open(t.Context(), config))
-	l := loopback()
+	l := listener()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- a.Serve(ctx, l) }()

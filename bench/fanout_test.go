@@ -15,6 +15,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/bus/bustest"
+	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/manager"
 	"github.com/cohort-tee/cohort/internal/wire"
 	natsserver "github.com/nats-io/nats-server/v2/server"
@@ -164,7 +165,7 @@ type busWorld struct {
 
 func newBusWorld(b *testing.B) *busWorld {
 	b.Helper()
-	w := &busWorld{authority: bustest.New(b), address: freeBus(b), roots: x509.NewCertPool()}
+	w := &busWorld{authority: bustest.New(b), address: loopback.FreeAddress(b), roots: x509.NewCertPool()}
 	config := manager.Config{DataDir: b.TempDir(), Roots: []*x509.Certificate{w.authority.Root}, BusAddress: w.address, Log: slog.New(slog.DiscardHandler)}
 	m := must(manager.New(config))
 	l := must(net.Listen("tcp", "127.0.0.1:0"))
@@ -204,16 +205,6 @@ func joined(b *testing.B, c *bus.Conn) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	b.Fatal("a unit does not reach the bus")
-}
-
-func freeBus(b *testing.B) string {
-	b.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func readOrNil(path string) []byte {

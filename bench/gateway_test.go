@@ -43,15 +43,15 @@ func TestGatewayServer(t *testing.T) {
 	s.estate, stop = found(t, s.vendors).start(t)
 	t.Cleanup(stop)
 	i.Authority, i.Genesis, i.Root = s.estate.url, s.estate.genesis, s.estate.root
-	i.Control = s.listen(loopback(), http.HandlerFunc(s.control), nil)
+	i.Control = s.listen(listener(), http.HandlerFunc(s.control), nil)
 	chain := s.selfSigned(nil)
 	i.CA = chain.Certificate[0]
 	withTLS := &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, Certificates: []tls.Certificate{chain}}
-	i.Plain = s.listen(loopback(), app(), nil)
-	i.Proxy = s.listen(loopback(), s.proxy(s.listen(loopback(), app(), withTLS), i.CA), nil)
+	i.Plain = s.listen(listener(), app(), nil)
+	i.Proxy = s.listen(listener(), s.proxy(s.listen(listener(), app(), withTLS), i.CA), nil)
 	i.RATLS, i.Evidence = s.raTLS()
 	h := s.manager()
-	i.Gateway, i.GatewayTLS = s.listen(loopback(), h, nil), s.listen(loopback(), h, withTLS)
+	i.Gateway, i.GatewayTLS = s.listen(listener(), h, nil), s.listen(listener(), h, withTLS)
 	i.Nginx = s.nginx(i.Gateway)
 	if err := json.NewEncoder(os.Stdout).Encode(i); err != nil {
 		t.Fatal(err)
@@ -88,14 +88,14 @@ func (s *server) manager() http.Handler {
 	trust := must(client.FetchTrust(s.t.Context(), client.TrustConfig{
 		Authorities: []string{s.estate.url}, Genesis: s.estate.genesis, Task: "scoring", Verifier: verifier(),
 	}))
-	l := loopback()
+	l := listener()
 	bus := l.Addr().String()
 	l.Close()
 	dir := s.t.TempDir()
 	m := must(manager.New(manager.Config{
 		DataDir: dir, Roots: []*x509.Certificate{trust.AuthorityRoot()}, BusAddress: bus, Log: slog.New(slog.DiscardHandler),
 	}))
-	s.run(func(ctx context.Context) error { return m.Serve(ctx, loopback()) })
+	s.run(func(ctx context.Context) error { return m.Serve(ctx, listener()) })
 	pool := x509.NewCertPool()
 	until(func() bool {
 		b, err := os.ReadFile(manager.SelfMadeCA(dir))
@@ -106,7 +106,7 @@ func (s *server) manager() http.Handler {
 		Attester: s.vendors.device(attest.SNP, "scoring"), Manager: unit.Manager{URL: "tls://" + bus, CA: pool},
 	}))
 	s.t.Cleanup(u.Close)
-	s.run(func(ctx context.Context) error { return u.Serve(ctx, loopback(), app()) })
+	s.run(func(ctx context.Context) error { return u.Serve(ctx, listener(), app()) })
 	until(func() bool { return u.Stats().Manager })
 	return m.Handler()
 }
@@ -130,7 +130,7 @@ func until(holds func() bool) {
 
 // nginx runs nginx before a gateway, as docs/how-to/manager.md has it.
 func (s *server) nginx(to string) string {
-	l := loopback()
+	l := listener()
 	address := l.Addr().String()
 	l.Close()
 	dir := s.t.TempDir()

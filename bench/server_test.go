@@ -75,19 +75,19 @@ func TestServer(t *testing.T) {
 	s.estate, stop = found(t, s.vendors).start(t)
 	t.Cleanup(stop)
 	i.Authority, i.Genesis, i.Root = s.estate.url, s.estate.genesis, s.estate.root
-	i.Control = s.listen(loopback(), http.HandlerFunc(s.control), nil)
+	i.Control = s.listen(listener(), http.HandlerFunc(s.control), nil)
 
 	chain := s.selfSigned(nil)
 	i.CA = chain.Certificate[0]
 	withTLS := &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, Certificates: []tls.Certificate{chain}}
 	direct := s.cluster(1)[0]
-	i.Plain, i.PlainTLS = s.listen(loopback(), http.HandlerFunc(echo), nil), s.listen(loopback(), http.HandlerFunc(echo), withTLS)
-	i.Sealed = s.listen(loopback(), sealedEcho(newAEAD()), nil)
-	i.Channel, i.ChannelTLS = s.listen(loopback(), direct, nil), s.listen(loopback(), direct, withTLS)
+	i.Plain, i.PlainTLS = s.listen(listener(), http.HandlerFunc(echo), nil), s.listen(listener(), http.HandlerFunc(echo), withTLS)
+	i.Sealed = s.listen(listener(), sealedEcho(newAEAD()), nil)
+	i.Channel, i.ChannelTLS = s.listen(listener(), direct, nil), s.listen(listener(), direct, withTLS)
 
 	all := gateway(s.cluster(replicas))
 	i.One, i.All = s.listenCounted(gateway(s.cluster(1)), nil), s.listenCounted(all, nil)
-	i.AllCold = s.listen(loopback(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	i.AllCold = s.listen(listener(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 		all.ServeHTTP(w, r)
 	}), nil)
@@ -130,7 +130,7 @@ func (l countingListener) Accept() (net.Conn, error) {
 	return counted{c, l.n}, nil
 }
 
-func loopback() net.Listener { return must(net.Listen("tcp", "127.0.0.1:0")) }
+func listener() net.Listener { return must(net.Listen("tcp", "127.0.0.1:0")) }
 
 // listen serves a handler until the test ends and gives its URL.
 func (s *server) listen(l net.Listener, h http.Handler, config *tls.Config) string {
@@ -146,7 +146,7 @@ func (s *server) listen(l net.Listener, h http.Handler, config *tls.Config) stri
 
 // listenCounted is listen for what [stats] counts.
 func (s *server) listenCounted(h http.Handler, config *tls.Config) string {
-	return s.listen(countingListener{loopback(), &s.bytes}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return s.listen(countingListener{listener(), &s.bytes}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.requests.Add(1)
 		h.ServeHTTP(w, r)
 	}), config)
@@ -248,7 +248,7 @@ func (s *server) unit() (withUnit, bare string) {
 	u := must(unit.Start(s.t.Context(), unit.Config{
 		Authorities: []string{s.estate.url}, Genesis: s.estate.genesis, Task: "scoring", Attester: s.vendors.device(attest.SNP, "scoring"),
 	}))
-	l := loopback()
+	l := listener()
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- u.Serve(ctx, l, http.HandlerFunc(echo)) }()
@@ -256,7 +256,7 @@ func (s *server) unit() (withUnit, bare string) {
 
 	chain := must(u.ServerTLS().GetCertificate(&tls.ClientHelloInfo{}))
 	config := &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, Certificates: []tls.Certificate{*chain}}
-	beside := loopback()
+	beside := listener()
 	go func() {
 		for {
 			c, err := beside.Accept()

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/cohort-tee/cohort/internal/loopback"
 )
 
 const good = `{"prompt":"The keeper","max_tokens":12,"seed":7}`
@@ -213,7 +214,7 @@ func prompt(size int) string { return `{"prompt":"` + strings.Repeat("a", size) 
 
 // TestRunFinishesStreams tells the program to stop while it streams.
 func TestRunFinishesStreams(t *testing.T) {
-	port := freePort(t)
+	_, port, _ := net.SplitHostPort(loopback.FreeAddress(t))
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	done := make(chan error, 1)
@@ -239,16 +240,6 @@ func TestRunFinishesStreams(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("got %v, want a clean end", err)
 	}
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
 }
 
 func FuzzReadQuestion(f *testing.F) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"math"
 	"net"
 	"net/http"
@@ -14,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cohort-tee/cohort/internal/loopback"
 )
 
 const good = `{"applicants":[{"id":"a-1","features":{"income":48,"debt_ratio":0.31,"utilisation":0.38,"late_payments":0.7,"history":96,"inquiries":1.1}}]}`
@@ -118,7 +119,7 @@ func TestParseModelRefuses(t *testing.T) {
 }
 
 func TestRunServesUntilToldToStop(t *testing.T) {
-	port := freePort(t)
+	_, port, _ := net.SplitHostPort(loopback.FreeAddress(t))
 	path := filepath.Join(t.TempDir(), "model.json")
 	if err := os.WriteFile(path, embedded, 0o600); err != nil {
 		t.Fatal(err)
@@ -145,16 +146,6 @@ func TestRunServesUntilToldToStop(t *testing.T) {
 	if want := "sha256:" + testModel(t).digest; body.Digest != want {
 		t.Errorf("got digest %s, want %s", body.Digest, want)
 	}
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
 }
 
 func FuzzReadApplicants(f *testing.F) {

@@ -34,11 +34,13 @@ type Acceptance struct {
 
 // Cookie is what a client must send back with its open request: it shows that
 // answers reach the client, before the unit does what is dear. Its MAC is under
-// a ring key, so that any unit of the cluster takes it.
+// the ring key that the session would be sealed under, so that any unit that can
+// open the session takes it. It refuses, with "identity", a pin that is not this
+// unit's.
 //
 // It is minute (8 bytes) ‖ ring id (16) ‖ MAC (16).
 func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
-	_, kemKey, err := parseOpen(open)
+	o, kemKey, err := parseOpen(open)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +51,22 @@ func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cookie(st.strict, kemKey, uint64(at.Unix())/60)
+	sealing, err := st.sealing(o.pin)
+	if err != nil {
+		return nil, err
+	}
+	return cookie(sealing, kemKey, uint64(at.Unix())/60)
+}
+
+// sealing is the ring key that sessions opened for the pin are sealed under.
+func (st *standing) sealing(pin []byte) (*ring, error) {
+	switch string(pin) {
+	case string(st.strict.pin):
+		return st.strict, nil
+	case string(st.follow.pin):
+		return st.follow, nil
+	}
+	return nil, wire.Refuse(wire.WrongIdentity, "open request: pin", "another", "this unit's identity or task")
 }
 
 func cookie(r *ring, kemKey []byte, minute uint64) ([]byte, error) {
@@ -120,11 +137,9 @@ func (h *Host) Accept(r OpenRequest, at time.Time) (*Acceptance, error) {
 	if err != nil {
 		return nil, err
 	}
-	sealing := st.follow
-	if string(o.pin) == string(st.strict.pin) {
-		sealing = st.strict
-	} else if string(o.pin) != string(st.follow.pin) {
-		return nil, wire.Refuse(wire.WrongIdentity, "open request: pin", "another", "this unit's identity or task")
+	sealing, err := st.sealing(o.pin)
+	if err != nil {
+		return nil, err
 	}
 	dear := o.wants&WantEvidence != 0 || r.Pending > h.limits.Cookies
 	if dear && !st.cookieHolds(r.Cookie, kemKey, at) {

@@ -228,6 +228,12 @@ func TestAcceptRefusals(t *testing.T) {
 	busy := open(w.byTask(), 0)
 	busy.Pending = 2
 	strange := newWorld(t)
+	restarted := must(NewHost(newKey(), Limits{}))
+	standing := w.standing(restarted.key, "1")
+	standing.Ring = strange.ring
+	if err := restarted.Update(standing); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name string
 		r    OpenRequest
@@ -248,7 +254,7 @@ func TestAcceptRefusals(t *testing.T) {
 		{"a busy unit without a cookie", busy, wire.CookieWanted},
 		{"a changed cookie", cookie(flip, h), wire.CookieWanted},
 		{"a cookie of another minute", cookie(func(b []byte) []byte { b[7]++; return b }, h), wire.CookieWanted},
-		{"a cookie of another cluster", cookie(slices.Clone[[]byte], strange.host(Limits{})), wire.CookieWanted},
+		{"a cookie under another ring key", cookie(slices.Clone[[]byte], restarted), wire.CookieWanted},
 		{"a cookie cut short", cookie(func(b []byte) []byte { return b[1:] }, h), wire.CookieWanted},
 		{"a cookie of another client", OpenRequest{Body: open(w.byTask(), WantEvidence).Body, Cookie: must(h.Cookie(busy.Body, noon))}, wire.CookieWanted},
 	} {
@@ -281,6 +287,34 @@ func TestCookieOfAnotherUnit(t *testing.T) {
 	}
 	_, err := b.Accept(r, noon.Add(2*time.Minute))
 	refused(t, err, wire.CookieWanted)
+}
+
+// TestCookieOfAnotherRole: a session with the whole group is opened by units of
+// any role, so any takes the cookie of another; one with a role is not.
+func TestCookieOfAnotherRole(t *testing.T) {
+	w := newWorld(t)
+	member := func(role string) *Host {
+		key := newKey()
+		s := w.standing(key, "1")
+		s.Group, s.Role, s.Ring.Strict = "trial", role, identity.NewRingKeys(noon, time.Hour)
+		h := must(NewHost(key, Limits{}))
+		if err := h.Update(s); err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	bank, insurer := member("bank"), member("insurer")
+	for _, c := range []struct {
+		role string
+		of   *Host
+		want error
+	}{{"", bank, nil}, {"", insurer, nil}, {"bank", bank, nil}, {"bank", insurer, wire.WrongIdentity}} {
+		r := OpenRequest{Body: must(NewOpening(Pin{Genesis: w.policy.Genesis(), Group: "trial", Role: c.role}, WantEvidence)).Request()}
+		r.Cookie = must(bank.Cookie(r.Body, noon))
+		if _, err := c.of.Accept(r, noon); !errors.Is(err, c.want) {
+			t.Errorf("pin to role %q: got %v, want %v", c.role, err, c.want)
+		}
+	}
 }
 
 func TestPinRefusals(t *testing.T) {

@@ -87,7 +87,7 @@ func openVector(t *testing.T) (vector, *Host, *Session) {
 	ringID := st.follow.key.ID()
 	v := vector{
 		Description: "a session opened by task name without evidence; certificates are placeholders; the client's key is DeriveKeyPair(client_seed)",
-		In: in("client_seed", fixed("client"), "unit_key", fixed("unit"), "follow_ring_key", fixed("follow"), "strict_ring_key", fixed("strict"),
+		In: in("client_seed", fixed("client"), "unit_key", fixed("unit"), "follow_ring_key", fixed("follow"),
 			"identity", st.Identity[:], "genesis", st.Genesis[:], "authority_root", st.Root[:], "policy_head", st.Head[:],
 			"open_request", o.request, "answer", answer),
 		Out: in("pin", pin.bytes(), "kem_secret", sharedHex, "unit_id", h.id[:], "ring_id", ringID[:], "session_id", s.id[:],

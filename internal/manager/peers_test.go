@@ -14,6 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/bus/bustest"
 	"github.com/cohort-tee/cohort/internal/bus/natsd"
+	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -22,7 +23,7 @@ import (
 // outside is a NATS server of somebody else's, with a port for leaf nodes.
 func outside(t *testing.T) (*server.Server, natsd.Join) {
 	t.Helper()
-	address := freeAddress(t)
+	address := loopback.FreeAddress(t)
 	_, text, _ := net.SplitHostPort(address)
 	port, _ := strconv.Atoi(text)
 	s, err := server.NewServer(&server.Options{

@@ -21,6 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/bus/bustest"
 	"github.com/cohort-tee/cohort/internal/bus/natsd"
+	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -43,22 +44,12 @@ func newWorld(t testing.TB) *world {
 // newWorldOf is one more manager of an authority.
 func newWorldOf(t testing.TB, a *bustest.Authority, join natsd.Join) *world {
 	t.Helper()
-	w := &world{t: t, authority: a, gateway: freeAddress(t), config: Config{
-		DataDir: t.TempDir(), Roots: []*x509.Certificate{a.Root}, BusAddress: freeAddress(t), Log: slog.New(slog.DiscardHandler), NATS: join,
+	w := &world{t: t, authority: a, gateway: loopback.FreeAddress(t), config: Config{
+		DataDir: t.TempDir(), Roots: []*x509.Certificate{a.Root}, BusAddress: loopback.FreeAddress(t), Log: slog.New(slog.DiscardHandler), NATS: join,
 	}}
 	w.start()
 	t.Cleanup(func() { w.stop() })
 	return w
-}
-
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // start runs the manager on what its directory holds.

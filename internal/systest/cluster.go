@@ -24,6 +24,7 @@ import (
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/authority"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/unit"
@@ -80,7 +81,7 @@ func On(t testing.TB, vendor *attesttest.Vendor, tasks ...Task) *Cluster {
 	text := c.genesis(vendor, tasks)
 	c.Steps = []policy.Step{c.Sign(text)}
 	c.Genesis = wire.Sum([]byte(text))
-	c.addr = freeAddress(t)
+	c.addr = loopback.FreeAddress(t)
 	c.StartAuthority()
 	t.Cleanup(c.StopAuthority)
 	return c
@@ -97,16 +98,6 @@ func newOwner(t testing.TB) ssh.Signer {
 		t.Fatal(err)
 	}
 	return signer
-}
-
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // device is the cluster's chip as the authority's program sees it.
@@ -222,7 +213,7 @@ func (c *Cluster) TryAuthority() (err error) {
 // is stopped.
 func (c *Cluster) Beside() (url string, stop func()) {
 	c.t.Helper()
-	addr := freeAddress(c.t)
+	addr := loopback.FreeAddress(c.t)
 	stop, err := c.serve(addr)
 	if err != nil {
 		c.t.Fatalf("starting another authority: %v", err)

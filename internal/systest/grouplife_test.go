@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/unit"
@@ -319,7 +320,7 @@ func TestGroupByOtherTools(t *testing.T) {
 		name, chain, key string
 		want             bool
 	}{{"openssl serves as a member", mine, key, true}, {"openssl serves as a member of another group", theirs, strangeKey, false}} {
-		address := freeAddress(t)
+		address := loopback.FreeAddress(t)
 		ctx, stop := context.WithCancel(t.Context())
 		server := exec.CommandContext(ctx, "openssl", "s_server", "-accept", address, "-cert", tt.chain, "-cert_chain", tt.chain+".chain", "-key", tt.key, "-CAfile", trial, "-Verify", "2", "-www")
 		if err := server.Start(); err != nil {

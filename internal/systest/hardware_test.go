@@ -28,6 +28,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/authority"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/collateral"
+	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/unit"
@@ -190,7 +191,7 @@ type estate struct {
 // "scoring" on all of them.
 func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
 	t.Helper()
-	c := &Cluster{t: t, owner: newOwner(t), Log: slog.New(slog.DiscardHandler), dsn: "sqlite:" + filepath.Join(t.TempDir(), "a.db"), addr: freeAddress(t)}
+	c := &Cluster{t: t, owner: newOwner(t), Log: slog.New(slog.DiscardHandler), dsn: "sqlite:" + filepath.Join(t.TempDir(), "a.db"), addr: loopback.FreeAddress(t)}
 	e := &estate{Cluster: c, vendors: v, collateral: collateral.New(collateral.Config{
 		AMD: v.service, Intel: v.service, IntelRoot: v.service, Clock: v.wall,
 	})}

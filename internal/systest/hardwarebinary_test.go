@@ -17,6 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/collateral"
+	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -73,7 +74,7 @@ type binaries struct {
 // it, as owners would.
 func settleBinaries(t *testing.T, bin string, v *vendors, first attest.Platform) *binaries {
 	t.Helper()
-	c := &Cluster{t: t, owner: newOwner(t), Log: slog.New(slog.DiscardHandler), addr: freeAddress(t)}
+	c := &Cluster{t: t, owner: newOwner(t), Log: slog.New(slog.DiscardHandler), addr: loopback.FreeAddress(t)}
 	b := &binaries{&estate{Cluster: c, vendors: v}, filepath.Join(bin, "cohort"), t.TempDir(), first, v.newMachine(t, first, "authority")}
 	cmd := b.authority.command(b.cohort, "authority", "init", "--platform", string(first), "-o", "json")
 	cmd.Dir, cmd.Stderr = b.dir, os.Stderr
@@ -106,7 +107,7 @@ func (b *binaries) authorityArgs(more ...string) []string {
 // that trusts the task.
 func (b *binaries) serveUnit(t *testing.T, p attest.Platform) {
 	t.Helper()
-	address, health := freeAddress(t), freeAddress(t)
+	address, health := loopback.FreeAddress(t), loopback.FreeAddress(t)
 	defer b.run(b.vendors.newMachine(t, p, "scoring 1"), []string{"unit", "--platform", string(p), "--task", "scoring", "--authority", b.URL(),
 		"--genesis", b.Genesis.Hex(), "--listen", address, "--health", health, "--", filepath.Join(filepath.Dir(b.cohort), "scoring")}, "http://"+health+"/readyz")()
 	got, err := get(t, b.dial(address), "https://"+ServerName("scoring")+"/")

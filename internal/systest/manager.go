@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/manager"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/unit"
@@ -69,7 +70,7 @@ func (c *Cluster) newGateway() *gateway {
 	operator.StartTLS()
 	defer operator.Close()
 	g := &gateway{
-		listen: freeAddress(c.t), bus: freeAddress(c.t), dir: c.t.TempDir(), ca: x509.NewCertPool(),
+		listen: loopback.FreeAddress(c.t), bus: loopback.FreeAddress(c.t), dir: c.t.TempDir(), ca: x509.NewCertPool(),
 		certificate: operator.TLS.Certificates[0], roots: []*x509.Certificate{trust.AuthorityRoot()},
 	}
 	g.ca.AddCert(operator.Certificate())

@@ -26,6 +26,7 @@ import (
 
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/bus/natsd"
+	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/manager"
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -246,7 +247,7 @@ func (s *scaled) certificate(dir string) string {
 // port is one that is free on loopback, and in a fresh namespace as well.
 func port(t *testing.T) string {
 	t.Helper()
-	_, p, _ := net.SplitHostPort(freeAddress(t))
+	_, p, _ := net.SplitHostPort(loopback.FreeAddress(t))
 	return p
 }
 

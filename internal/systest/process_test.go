@@ -22,6 +22,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/manager"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -228,7 +229,7 @@ func newApart(t *testing.T, life time.Duration) *apart {
 		t.Fatal(err)
 	}
 	a.trust = trust
-	a.wish = managerWish{trust.AuthorityRoot().Raw, t.TempDir(), freeAddress(t), freeAddress(t)}
+	a.wish = managerWish{trust.AuthorityRoot().Raw, t.TempDir(), loopback.FreeAddress(t), loopback.FreeAddress(t)}
 	a.startManager()
 	return a
 }

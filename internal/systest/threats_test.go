@@ -20,6 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/unit"
@@ -87,7 +88,7 @@ func logged(t *testing.T, a *api.Authority, kind string) (n int) {
 func TestRequestTwice(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	other := *c
-	other.addr = freeAddress(t)
+	other.addr = loopback.FreeAddress(t)
 	other.StartAuthority()
 	t.Cleanup(other.StopAuthority)
 
@@ -185,7 +186,7 @@ func TestFakeAuthority(t *testing.T) {
 	cl := c.Client("scoring", enrolled.Address)
 	other := *c // the genuine one moves; at its address stands hers
 	c.StopAuthority()
-	other.addr = freeAddress(t)
+	other.addr = loopback.FreeAddress(t)
 	other.StartAuthority()
 	t.Cleanup(other.StopAuthority)
 	fake := newRelay(t, c.addr, newMallory(t, c).authority(), other.addr)
