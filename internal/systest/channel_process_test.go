@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,9 +25,10 @@ type fleet struct {
 	dirs  []string // of all units that ever ran
 }
 
-func newFleet(t *testing.T, n int) *fleet {
+// newFleet starts a cluster whose certificates live so long, with n units.
+func newFleet(t *testing.T, life time.Duration, n int) *fleet {
 	t.Helper()
-	f := &fleet{apart: newApart(t, time.Hour), units: make([]*unitProcess, n)}
+	f := &fleet{apart: newApart(t, life), units: make([]*unitProcess, n)}
 	f.bin = buildUnit(t, "")
 	for i := range f.units {
 		f.fill(i)
@@ -77,7 +79,7 @@ func (f *fleet) channels(n int) []*client.Channel {
 // TestKilledProcesses is what SIGKILL does to a cluster of processes: to units,
 // without load and with it, and to the manager.
 func TestKilledProcesses(t *testing.T) {
-	f := newFleet(t, 3)
+	f := newFleet(t, time.Hour, 3)
 	f.killUnits()
 	f.outlive()
 	f.killManager()
@@ -193,4 +195,31 @@ func (f *fleet) killManager() {
 	if got, want := handshakes(s.channels), uint64(len(s.channels)); got != want {
 		t.Errorf("got %d handshakes of %d channels, want one each", got, want)
 	}
+}
+
+// TestAuthorityKilledUnderLoad: the authority is killed with SIGKILL under load
+// and comes back with new rings, a unit joins, and the rings roll twice.
+func TestAuthorityKilledUnderLoad(t *testing.T) {
+	rate, length, life := 100, 28*time.Second, 5*time.Second // a ring rolls every ten
+	if full() {
+		length, life = 150*time.Second, 30*time.Second
+	}
+	f := newFleet(t, life, 2)
+	s := &storm{executed: f.executed, channels: f.channels(20), rate: rate, length: length}
+	var story sync.WaitGroup
+	story.Go(func() {
+		time.Sleep(life / 2)
+		f.authority.end(syscall.SIGKILL)
+		time.Sleep(life / 5)
+		f.startAuthority()
+		f.units = append(f.units, nil)
+		f.fill(len(f.units) - 1)
+		if _, err := call(t.Context(), f.open(), http.MethodPost, "new session", ""); err != nil {
+			t.Errorf("new session: %v", err)
+		}
+	})
+	out := s.run(t)
+	story.Wait()
+	s.judge(t, out)
+	t.Logf("%d handshakes of %d channels", handshakes(s.channels), len(s.channels))
 }

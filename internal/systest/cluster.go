@@ -58,6 +58,7 @@ type Cluster struct {
 	dsn   string
 	addr  string // of the authority, the same after a restart
 	build string // the authority's program
+	tee   tee    // of the authority; nil: the chip's
 
 	stop    func()   // of the running authority; nil when it is down
 	manager *gateway // nil: none
@@ -100,8 +101,18 @@ func newOwner(t testing.TB) ssh.Signer {
 	return signer
 }
 
-// device is the cluster's chip as the authority's program sees it.
-func (c *Cluster) device() *attesttest.Device { return c.Chip.Attester(attesttest.Measure(c.build)) }
+type tee interface {
+	attest.Attester
+	attest.Sealer
+}
+
+// device is the TEE as the authority's program sees it.
+func (c *Cluster) device() tee {
+	if c.tee != nil {
+		return c.tee
+	}
+	return c.Chip.Attester(attesttest.Measure(c.build))
+}
 
 func (c *Cluster) initialise() attest.Digest {
 	c.t.Helper()

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +24,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/manager"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
 )
 
 // Clusters of processes: the authority and the manager are this test binary in
@@ -60,42 +60,28 @@ func toStderr() *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// authorityPlace is where an authority is, and the TEEs of its vendor.
+// authorityPlace is where an authority is, and what units need to know of it.
 type authorityPlace struct {
-	URL     string        `json:"url"`
-	Genesis attest.Digest `json:"genesis"`
-	Root    attest.Digest `json:"root"`
-	Device  string        `json:"device"` // of the program "scoring 1"
+	URL     string
+	Genesis attest.Digest
+	Root    attest.Digest
+	Device  distant // of the program "scoring 1"
 }
 
-// authorityWish is the policy of an authority.
-type authorityWish struct{ Life time.Duration }
+// authorityWish is what an authority is given. Its store, address and TEE
+// outlive it.
+type authorityWish struct {
+	Store, Address string
+	Genesis        policy.Step
+	Device         distant
+}
 
 func beAuthority(t *testing.T) any {
-	c := New(t, scoring(asked[authorityWish](t).Life))
-	c.StopAuthority()
-	c.Log = toStderr()
+	wish := asked[authorityWish](t)
+	c := &Cluster{t: t, Log: toStderr(), Steps: []policy.Step{wish.Genesis}, dsn: wish.Store, addr: wish.Address, tee: wish.Device}
 	c.StartAuthority()
-	return c.place()
-}
-
-// place is where the cluster's authority is, with a server for the TEEs.
-func (c *Cluster) place() authorityPlace {
-	device := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var data attest.ReportData
-		if _, err := io.ReadFull(r.Body, data[:]); err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		evidence, err := c.Chip.Attester(attesttest.Measure("scoring 1")).Attest(r.Context(), data)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		json.NewEncoder(w).Encode(evidence)
-	}))
-	c.t.Cleanup(device.Close)
-	return authorityPlace{c.URL(), c.Genesis, c.Root, device.URL}
+	t.Cleanup(c.StopAuthority)
+	return "serving"
 }
 
 // managerPlace is where a manager is.
@@ -207,6 +193,7 @@ func startRole(t *testing.T, role string, config, place any) *process {
 type apart struct {
 	t         *testing.T
 	authority *process
+	asked     authorityWish
 	place     authorityPlace
 	manager   *process
 	wish      managerWish
@@ -220,8 +207,10 @@ func newApart(t *testing.T, life time.Duration) *apart {
 	if testing.Short() {
 		t.Skip("SKIPPED: processes of a race build are too large and too slow; run without -short")
 	}
-	a := &apart{t: t}
-	a.authority = startRole(t, "authority", authorityWish{life}, &a.place)
+	c := New(t, scoring(life))
+	c.StopAuthority()
+	a := &apart{t: t, asked: authorityWish{c.dsn, c.addr, c.Steps[0], c.lend()(FirstBuild)}, place: c.place()}
+	a.startAuthority()
 	trust, err := client.FetchTrust(t.Context(), client.TrustConfig{
 		Authorities: []string{a.place.URL}, Genesis: a.place.Genesis, Task: "scoring", Verifier: attesttest.Verifier(),
 	})
@@ -232,6 +221,13 @@ func newApart(t *testing.T, life time.Duration) *apart {
 	a.wish = managerWish{trust.AuthorityRoot().Raw, t.TempDir(), loopback.FreeAddress(t), loopback.FreeAddress(t)}
 	a.startManager()
 	return a
+}
+
+// startAuthority starts the authority, where it was before.
+func (a *apart) startAuthority() {
+	a.t.Helper()
+	var serving string
+	a.authority = startRole(a.t, "authority", a.asked, &serving)
 }
 
 // startManager starts the manager, where it was before.

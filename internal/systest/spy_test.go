@@ -2,7 +2,6 @@ package systest
 
 import (
 	"bytes"
-	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/ecdsa"
@@ -13,33 +12,15 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"net/http"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
-
-// distant is a TEE in another process.
-type distant string
-
-func (d distant) Attest(ctx context.Context, data attest.ReportData) (e attest.Evidence, err error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, string(d), bytes.NewReader(data[:]))
-	if err != nil {
-		return e, err
-	}
-	answer, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return e, err
-	}
-	defer answer.Body.Close()
-	return e, json.NewDecoder(answer.Body).Decode(&e)
-}
 
 // spy is a genuine unit that tells the test all it is given: ring keys, the
 // shared key, and what goes over the bus.
@@ -68,7 +49,7 @@ func (s *spy) report() api.Report {
 	request := attested(s.t, api.CertificateRequest{
 		Task: "scoring", Nonce: challenge.Nonce, HPKEKey: key.PublicKey().Bytes(),
 		SigningKey: must(x509.MarshalPKIXPublicKey(s.key.Public())), Root: s.a.place.Root,
-	}, distant(s.a.place.Device))
+	}, s.a.place.Device)
 	sealed, err := authority.Certify(s.t.Context(), request)
 	if err != nil {
 		s.t.Fatal(err)

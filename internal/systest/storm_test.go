@@ -153,31 +153,3 @@ func every(d time.Duration, f func(int)) (stop func()) {
 	})
 	return func() { close(end); calls.Wait() }
 }
-
-// TestAuthorityLostUnderLoad: the authority is stopped under load and comes back
-// with new rings, a unit joins, and the rings roll twice.
-func TestAuthorityLostUnderLoad(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIPPED: half a minute; rings roll under load in ./internal/channel too; run without -short")
-	}
-	app := &service{seen: map[string]int{}}
-	s := &storm{executed: app.executed, rate: 100, length: 28 * time.Second}
-	life := 5 * time.Second // a ring rolls every ten
-	if full() {
-		s.length, life = 150*time.Second, 30*time.Second
-	}
-	c, _ := shared(t, 2, life, app)
-	s.channels = channels(c, 20)
-	var story sync.WaitGroup
-	story.Go(func() {
-		time.Sleep(life / 2)
-		c.StopAuthority()
-		time.Sleep(life / 5)
-		c.StartAuthority()
-		c.Start("scoring", "scoring 1", app)
-	})
-	out := s.run(t)
-	story.Wait()
-	s.judge(t, out)
-	t.Logf("%d handshakes of %d channels", handshakes(s.channels), len(s.channels))
-}

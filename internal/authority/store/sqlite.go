@@ -1,11 +1,13 @@
 package store
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"io/fs"
 	"net/url"
 	"os"
+	"syscall"
 
 	"modernc.org/sqlite"
 )
@@ -67,17 +69,52 @@ func openFile(file string) (*Store, error) {
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		return nil, notOurs("no file " + file)
 	}
+	users, err := os.OpenFile(file+"-users", os.O_RDWR|os.O_CREATE, 0o600)
+	if err == nil {
+		err = flock(users, syscall.LOCK_SH)
+	}
+	if err != nil {
+		return nil, failed("opening "+file+"-users", err)
+	}
 	uri := (&url.URL{Scheme: "file", Opaque: url.PathEscape(file)}).String() +
 		"?mode=rw&_pragma=busy_timeout(2000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)"
 	reader, err := sql.Open("sqlite", uri+"&_pragma=query_only(1)")
 	if err != nil {
-		return nil, failed("opening", err)
+		return nil, failed("opening", errors.Join(err, users.Close()))
 	}
 	writer, err := sql.Open("sqlite", uri)
 	if err != nil {
-		return nil, failed("opening", errors.Join(err, reader.Close()))
+		return nil, failed("opening", errors.Join(err, reader.Close(), users.Close()))
 	}
-	return start(inSQLite, reader, writer), nil
+	s := start(inSQLite, reader, writer)
+	s.users = users
+	return s, nil
+}
+
+// flock locks a whole file until it is closed, also by the end of the process.
+func flock(f *os.File, how int) error {
+	for {
+		if err := syscall.Flock(int(f.Fd()), how); err != syscall.EINTR {
+			return err
+		}
+	}
+}
+
+// endLeases drops the leases when no other process uses the database: whoever
+// held them has ended without giving them back, and need not be waited for. On a
+// disk that takes no writes they end by their term.
+func (s *Store) endLeases(ctx context.Context) error {
+	if flock(s.users, syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+		_ = s.write(ctx, func(ctx context.Context, c *session) error {
+			_, err := c.ExecContext(ctx, `DELETE FROM lease`)
+			return err
+		})
+	}
+	// A change of locks lets go of the first, so it is taken again either way.
+	if err := flock(s.users, syscall.LOCK_SH); err != nil {
+		return failed("locking", err)
+	}
+	return nil
 }
 
 // code is the result code of SQLite, 0 for other errors.

@@ -155,3 +155,22 @@ func TestLocked(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestLeaseOfTheDead: a lease that was not given back ends with the last process
+// that used the database, and not before.
+func TestLeaseOfTheDead(t *testing.T) {
+	dsn := "sqlite:" + filepath.Join(t.TempDir(), "store.db")
+	lease := Row{Key: []byte("rings"), Content: []byte("holder"), MAC: []byte("tag")}
+	t.Run("held", func(t *testing.T) {
+		holder := fresh(t, dsn)
+		if err := holder.SwapLease(t.Context(), Row{}, lease); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			got, err := reopen(t, dsn).Lease(t.Context(), "rings")
+			check(t, "lease while others use the database", err, got, lease)
+		}
+	})
+	got, err := reopen(t, dsn).Lease(t.Context(), "rings")
+	check(t, "lease when nobody did", err, got, Row{})
+}

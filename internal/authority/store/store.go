@@ -21,6 +21,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -54,6 +55,7 @@ type Row struct {
 // processes.
 type Store struct {
 	engine engine
+	users  *os.File // of SQLite: locked by all processes that use the database
 	reader *sql.DB
 	writer *sql.DB // one connection
 	writes chan write
@@ -95,6 +97,9 @@ func Open(ctx context.Context, dsn string) (*Store, error) {
 	if err == nil {
 		_, err = s.Root(ctx)
 	}
+	if err == nil && s.users != nil {
+		err = s.endLeases(ctx)
+	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -130,7 +135,11 @@ func Examine(ctx context.Context, dsn string) (string, error) {
 func (s *Store) Close() error {
 	close(s.quit)
 	<-s.done
-	return errors.Join(s.reader.Close(), s.writer.Close())
+	err := errors.Join(s.reader.Close(), s.writer.Close())
+	if s.users != nil {
+		err = errors.Join(err, s.users.Close())
+	}
+	return err
 }
 
 // Ping reports whether the database answers.

@@ -153,7 +153,7 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 type device string
 
 func (d device) Attest(ctx context.Context, data attest.ReportData) (e attest.Evidence, err error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, string(d), bytes.NewReader(data[:]))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, string(d)+"/attest", bytes.NewReader(data[:]))
 	if err != nil {
 		return e, err
 	}
