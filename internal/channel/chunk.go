@@ -63,6 +63,7 @@ type opener struct {
 	pool   *sync.Pool // of *[]byte that buf is taken from; nil: none
 	buf    []byte
 	ended  bool // the final chunk was given
+	over   bool // and nothing follows it
 }
 
 // grow makes buf hold size bytes. What one message needed the next does.
@@ -118,12 +119,16 @@ func (o *opener) next() ([]byte, place, error) {
 
 // end is io.EOF unless something follows the final chunk.
 func (o *opener) end() error {
+	if o.over {
+		return io.EOF
+	}
 	switch n, err := io.ReadFull(o.r, o.length[:1]); {
 	case n > 0:
 		return wire.Refuse(wire.Malformed, "stream: after the final chunk", "more bytes", "its end")
 	case err != io.EOF:
 		return cutOff(err)
 	}
+	o.over = true
 	return io.EOF
 }
 

@@ -8,6 +8,8 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -358,5 +360,34 @@ func TestParallelCallers(t *testing.T) {
 	all.Wait()
 	if n := wrong.Load(); n > 0 {
 		t.Errorf("%d wrong answers", n)
+	}
+}
+
+// TestAnswerBeforeTheBody: over HTTP/1.1, an app begins its answer before it
+// reads the request's content, and gets all of it, of small requests and of
+// streamed ones.
+func TestAnswerBeforeTheBody(t *testing.T) {
+	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).Flush()
+		if _, err := io.Copy(w, r.Body); err != nil {
+			t.Errorf("reading the content: %v", err)
+		}
+	})
+	c := newCluster(t, 1, echo)
+	unit := httptest.NewServer(c.units[0].server)
+	defer unit.Close()
+	inner := &http.Transport{}
+	defer inner.CloseIdleConnections()
+	rt := must(NewTransport(TransportConfig{Gateway: must(url.Parse(unit.URL)), Inner: inner, Pin: c.byTask(), Trust: c.world, Clock: c.clock}))
+	small := "content"
+	for _, body := range []io.Reader{strings.NewReader(small), io.MultiReader(strings.NewReader(small))} { // of a length known and not
+		answer, err := rt.RoundTrip(must(http.NewRequest(http.MethodPost, "https://scoring.example/", body)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(answer.Body); err != nil || string(got) != small {
+			t.Errorf("got %q, %v, want %q", got, err, small)
+		}
+		answer.Body.Close()
 	}
 }

@@ -72,6 +72,13 @@ func (x *inbound) open(r io.Reader) error {
 	if err != nil {
 		return err
 	}
+	if x.whole() {
+		// HTTP/1.1 closes a request's body when its answer begins, so what
+		// follows the final chunk is looked for before the app can begin one.
+		if err := x.source.opener.end(); err != io.EOF {
+			return err
+		}
+	}
 	x.first = first
 	h := x.host
 	h.mu.Lock()
