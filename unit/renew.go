@@ -53,20 +53,25 @@ func (u *Unit) awaitRenewal(ctx context.Context) error {
 
 // obtain tries all authorities until one gives a certificate, with back-off and
 // one warning for each step of it. It ends early with an error for which ends
-// is true, or when ctx is done.
+// is true, or when ctx is done, with that of the last attempt that ctx did not cut
+// off.
 func (u *Unit) obtain(ctx context.Context, ends func(error) bool) error {
+	var told error
 	for step := firstStep; ; step = min(2*step, lastStep) {
 		err := u.attempt(ctx)
 		if err == nil || ends(err) {
 			return err
 		}
+		if told == nil || ctx.Err() == nil {
+			told = err
+		}
 		if ctx.Err() != nil {
-			return errors.Join(context.Cause(ctx), err)
+			return errors.Join(context.Cause(ctx), told)
 		}
 		wait := step/2 + rand.N(step/2)
 		u.config.Log.Warn("no certificate yet", "unit", u.id, "task", u.config.Task, "group", u.config.Group, "role", u.config.Role, "reason", wire.ReasonOf(err), "cause", err, "retry_in", wait)
 		if pause(ctx, wait) != nil {
-			return errors.Join(context.Cause(ctx), err)
+			return errors.Join(context.Cause(ctx), told)
 		}
 	}
 }

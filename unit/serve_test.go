@@ -153,7 +153,7 @@ func TestConnectionCutAtTheEnd(t *testing.T) {
 // and none is served under a certificate past its end.
 func TestLoadOverRenewals(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "3s")
+	w := newWorld(t, "5s")
 	u := w.start("scoring", w.authority(w.keys))
 	var late, served atomic.Int64
 	address := serve(t, u, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -163,7 +163,7 @@ func TestLoadOverRenewals(t *testing.T) {
 		served.Add(1)
 		hello(w, r)
 	}))
-	ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 11*time.Second)
 	defer cancel()
 	var users sync.WaitGroup
 	leaves := sync.Map{}
@@ -179,7 +179,7 @@ func TestLoadOverRenewals(t *testing.T) {
 				io.Copy(io.Discard, answer.Body)
 				answer.Body.Close()
 				leaves.Store(answer.TLS.PeerCertificates[0].SerialNumber.String(), true)
-				_ = pause(ctx, 5*time.Millisecond)
+				_ = pause(ctx, 10*time.Millisecond)
 			}
 		})
 	}
