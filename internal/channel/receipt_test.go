@@ -12,7 +12,7 @@ import (
 )
 
 // recorded is a request with a receipt, and the trust to judge it by.
-func recorded(t *testing.T, c *cluster) Record {
+func recorded(t testing.TB, c *cluster) Record {
 	t.Helper()
 	rt := c.client(c.byTask(), WantReceipts)
 	var record Record
@@ -154,3 +154,17 @@ func TestReceiptOfUnreadRequest(t *testing.T) {
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func FuzzReceipt(f *testing.F) {
+	c := newCluster(f, 1, echo)
+	good := recorded(f, c)
+	expect := ReceiptExpect{Pin: c.byTask(), At: noon}
+	want := must(VerifyReceipt(good, c.trust(), expect))
+	f.Add(good.Receipt)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := VerifyReceipt(Record{good.Request, good.Answer, b}, c.trust(), expect)
+		if err == nil && (got.Session != want.Session || got.Number != want.Number || got.Unit.UnitID() != want.Unit.UnitID()) {
+			t.Errorf("another receipt was accepted: %x", b)
+		}
+	})
+}

@@ -1,6 +1,7 @@
 package channel
 
 import (
+	"net/http"
 	"testing"
 
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -51,4 +52,15 @@ func TestTries(t *testing.T) {
 			t.Errorf("%s: got %d, want %d", reason, n, want)
 		}
 	}
+}
+
+func FuzzHint(f *testing.F) {
+	f.Add(421, "00112233445566778899aabbccddeeff, 00112233445566778899aabbccddeefe")
+	f.Add(428, ",,x")
+	f.Fuzz(func(t *testing.T, status int, units string) {
+		h := hintOf(&http.Response{StatusCode: status, Header: http.Header{wire.FieldUnits: {units}}})
+		if len(h.Units) > maxUnits || len(h.Units) > len(units)/32 {
+			t.Errorf("got %d units of %d bytes", len(h.Units), len(units))
+		}
+	})
 }

@@ -5,16 +5,21 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/hpke"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"flag"
+	"io"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/cryptotest"
+	"testing/iotest"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -45,7 +50,7 @@ func in(pairs ...any) map[string]string {
 }
 
 // openVector is a session from the client's key to the sealed session.
-func openVector(t *testing.T) (vector, *Host, *Session) {
+func openVector(t *testing.T, wants Wants, evidence attest.Evidence) (vector, *Host, *Session) {
 	t.Helper()
 	fixed := func(name string) []byte { d := wire.Sum([]byte(name)); return d[:] }
 	key := must(ecdsa.ParseRawPrivateKey(elliptic.P256(), fixed("unit")))
@@ -68,11 +73,11 @@ func openVector(t *testing.T) (vector, *Host, *Session) {
 	cryptotest.SetGlobalRandom(t, 1)
 	private := must(hpke.MLKEM768X25519().DeriveKeyPair(fixed("client")))
 	pin := Pin{Genesis: st.Genesis, Task: st.Task}
-	o := &Opening{key: private, pin: pin, nonce: fixed("nonce")}
-	o.request = wire.Frame(wire.LabelSessionOpen, []byte{suite}, o.kemKey(), o.nonce, pin.bytes(), []byte{0})
+	o := &Opening{key: private, pin: pin, nonce: fixed("nonce"), wants: wants}
+	o.request = wire.Frame(wire.LabelSessionOpen, []byte{suite}, o.kemKey(), o.nonce, pin.bytes(), []byte{byte(wants)})
 	cookie := must(h.Cookie(o.request, noon))
-	a := must(h.Accept(OpenRequest{Body: o.request, Number: 7}, noon))
-	answer, sealed, err := a.Finish(noEvidence)
+	a := must(h.Accept(OpenRequest{Body: o.request, Cookie: cookie, Number: 7}, noon))
+	answer, sealed, err := a.Finish(evidence)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +91,7 @@ func openVector(t *testing.T) (vector, *Host, *Session) {
 	s := &Session{id: a.session.id, expires: time.Unix(int64(a.session.expiry), 0), ticket: sealed, secret: secret}
 	ringID := st.follow.key.ID()
 	v := vector{
-		Description: "a session opened by task name without evidence; certificates are placeholders; the client's key is DeriveKeyPair(client_seed)",
+		Description: "a session opened by task name; certificates and evidence, where it is wanted, are placeholders; the client's key is DeriveKeyPair(client_seed)",
 		In: in("client_seed", fixed("client"), "unit_key", fixed("unit"), "follow_ring_key", fixed("follow"),
 			"identity", st.Identity[:], "genesis", st.Genesis[:], "authority_root", st.Root[:], "policy_head", st.Head[:],
 			"open_request", o.request, "answer", answer),
@@ -126,6 +131,60 @@ func requestVector(t *testing.T, h *Host, s *Session) vector {
 	}
 }
 
+// streamVector is a request of unknown length in parts, with a trailer and a
+// ticket, and an answer likewise.
+func streamVector(t *testing.T, h *Host, s *Session) vector {
+	t.Helper()
+	x := must(s.begin(wire.UnitID{}, noon.Add(30*time.Second), 0))
+	parts := io.NopCloser(iotest.OneByteReader(strings.NewReader("ab")))
+	up := must(x.stream(head{method: "POST", scheme: "https", authority: "scoring.clinic.example", path: "/score", fields: http.Header{"Accept": {"text/plain"}}, length: indeterminate}, parts, http.Header{"Sum": {"2"}}))
+	request := must(io.ReadAll(up))
+	in1 := must(h.begin([wire.HeaderSize]byte(request), noon))
+	if err := in1.open(bytes.NewReader(request[wire.HeaderSize:])); err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	a := must(newAnswerWriter(w, in1))
+	a.Header().Set("Content-Type", "text/plain")
+	for _, part := range []string{"c", "d"} {
+		io.WriteString(a, part)
+		a.Flush()
+	}
+	a.Header().Set(http.TrailerPrefix+"Sum", "4")
+	if err := a.finish(); err != nil {
+		t.Fatal(err)
+	}
+	return vector{
+		Description: "a request of unknown length in parts, bound to no unit, with a trailer and the field of its ticket, and an answer in parts with a trailer; contents are those of the chunks, one after the other",
+		In:          in("session_secret", s.secret[:], "request", request, "answer", w.Body.Bytes(), "ticket_field", []byte(encodeTicket(s))),
+		Out: in("header", x.raw[:], "sealed_session", s.ticket, "request_content", contentOf(t, s.secret, wire.LabelRequestKey, request[wire.HeaderSize:], request[:wire.HeaderSize]),
+			"answer_content", answerContent(t, s.secret, request, w.Body.Bytes())),
+	}
+}
+
+// contentOf is the plaintext of all chunks of a message, whose key the label and
+// the fields make.
+func contentOf(t *testing.T, secret [secretSize]byte, label wire.Label, message []byte, fields ...[]byte) (all []byte) {
+	t.Helper()
+	o := &opener{r: bytes.NewReader(message), aead: must(newKeys(&secret).message(label, fields...))}
+	for {
+		b, _, err := o.next()
+		if err == io.EOF {
+			return all
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b...)
+	}
+}
+
+// answerContent is the plaintext of all chunks of an answer.
+func answerContent(t *testing.T, secret [secretSize]byte, request, answer []byte) []byte {
+	t.Helper()
+	return contentOf(t, secret, wire.LabelAnswerKey, answer[answerPrefix:], request[:wire.HeaderSize], answer[:16], answer[16:answerPrefix])
+}
+
 // plainVector are the answers without content, and a tombstone.
 func plainVector(t *testing.T, h *Host, s *Session) vector {
 	t.Helper()
@@ -146,8 +205,10 @@ func plainVector(t *testing.T, h *Host, s *Session) vector {
 // TestVectors holds every message to testdata/vectors: derived values to the
 // byte, and what is random or signed by opening it.
 func TestVectors(t *testing.T) {
-	open, h, s := openVector(t)
-	now := map[string]vector{"open": open, "request": requestVector(t, h, s), "close": plainVector(t, h, s)}
+	evidence := attest.Evidence{Platform: attest.Soft, Raw: []byte("evidence")}
+	attested, _, _ := openVector(t, WantEvidence, evidence)
+	open, h, s := openVector(t, 0, noEvidence)
+	now := map[string]vector{"open": open, "open-evidence": attested, "request": requestVector(t, h, s), "stream": streamVector(t, h, s), "close": plainVector(t, h, s)}
 	if *update {
 		for name, v := range now {
 			text := must(json.MarshalIndent(v, "", "  "))
@@ -165,7 +226,9 @@ func TestVectors(t *testing.T) {
 		kept[name] = v
 	}
 	checkOpen(t, kept["open"])
+	checkOpen(t, kept["open-evidence"])
 	checkRequest(t, kept["request"])
+	checkStream(t, kept["stream"])
 	checkClose(t, kept["close"], kept["open"])
 	for _, name := range []string{"unit_id", "ring_id", "pin", "cookie_at_noon"} {
 		if got, want := now["open"].Out[name], kept["open"].Out[name]; got != want {
@@ -204,8 +267,8 @@ func checkOpen(t *testing.T, v vector) {
 	data := must(evidenceData(secret[:], digest))
 	same("evidence_report_data", data[:])
 	unit := must(ecdsa.ParseRawPrivateKey(elliptic.P256(), bytesOf("unit_key")))
-	none, ticket := wire.Sum(nil), wire.Sum(a.ticket)
-	if err := verify(&unit.PublicKey, a.signature, wire.LabelSessionSignature, digest[:], none[:], ticket[:]); err != nil {
+	evidence, ticket := wire.Sum(a.evidence), wire.Sum(a.ticket)
+	if err := verify(&unit.PublicKey, a.signature, wire.LabelSessionSignature, digest[:], evidence[:], ticket[:]); err != nil {
 		t.Error(err)
 	}
 	key := must(identity.OpenRingKey(bytesOf("follow_ring_key"), noon.Add(2*time.Hour)))
@@ -233,6 +296,24 @@ func checkRequest(t *testing.T, v vector) {
 	for i, want := range [][]byte{bytesOf("answer_content"), bytesOf("receipt")} {
 		if got, _, err := down.next(); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("answer, chunk %d: got %x, %v", i, got, err)
+		}
+	}
+}
+
+// checkStream opens request and answer of a vector of many chunks.
+func checkStream(t *testing.T, v vector) {
+	t.Helper()
+	bytesOf := func(name string) []byte { return must(hex.DecodeString(v.In[name] + v.Out[name])) }
+	secret := [secretSize]byte(bytesOf("session_secret"))
+	request := bytesOf("request")
+	for name, got := range map[string][]byte{
+		"header":          request[:wire.HeaderSize],
+		"request_content": contentOf(t, secret, wire.LabelRequestKey, request[wire.HeaderSize:], request[:wire.HeaderSize]),
+		"answer_content":  answerContent(t, secret, request, bytesOf("answer")),
+		"sealed_session":  must(base64.RawURLEncoding.DecodeString(string(bytesOf("ticket_field")))),
+	} {
+		if want := bytesOf(name); !bytes.Equal(got, want) {
+			t.Errorf("%s: got %x, want %x", name, got, want)
 		}
 	}
 }
