@@ -1,0 +1,139 @@
+package systest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/channel"
+)
+
+// fixedTrust is trust that does not change during a test.
+type fixedTrust struct{ of *client.Trust }
+
+func (f fixedTrust) Trust() channel.Trust {
+	return channel.Trust{Policy: f.of.Policy(), Root: f.of.AuthorityRoot(), Verifier: attesttest.Verifier()}
+}
+
+func (f fixedTrust) Renew(context.Context) channel.Trust { return f.Trust() }
+
+// crowd are sessions that share their connections to the gateway, as those of
+// one client would not.
+type crowd struct {
+	*fleet
+	inner    *http.Transport
+	sessions []*channel.Transport
+}
+
+// grow opens sessions until there are n.
+func (c *crowd) grow(n int) {
+	c.t.Helper()
+	from := len(c.sessions)
+	c.sessions = append(c.sessions, make([]*channel.Transport, n-from)...)
+	config := channel.TransportConfig{
+		Gateway: must(url.Parse("http://" + c.gateway.Gateway)), Inner: c.inner, Trust: fixedTrust{c.trust}, Clock: time.Now,
+		Pin: channel.Pin{Genesis: c.place.Genesis, Task: "scoring"},
+	}
+	c.each(from, n, func(i int) error {
+		c.sessions[i] = must(channel.NewTransport(config))
+		_, err := c.sessions[i].Session(c.t.Context())
+		return err
+	})
+}
+
+// each does something with all sessions from one to another, a few at a time.
+func (c *crowd) each(from, to int, f func(i int) error) {
+	c.t.Helper()
+	next := make(chan int)
+	var workers sync.WaitGroup
+	for range 8 {
+		workers.Go(func() {
+			for i := range next {
+				if err := f(i); err != nil {
+					c.t.Errorf("session %d: %v", i, err)
+				}
+			}
+		})
+	}
+	for i := from; i < to && !c.t.Failed(); i++ {
+		next <- i
+	}
+	close(next)
+	workers.Wait()
+}
+
+// resident is the resident memory of a process in bytes.
+func resident(t *testing.T, pid int) int {
+	t.Helper()
+	var pages, held int
+	if _, err := fmt.Sscan(string(must(os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid)))), &pages, &held); err != nil {
+		t.Fatal(err)
+	}
+	return held * os.Getpagesize()
+}
+
+// TestManySessions opens very many sessions with units in processes. What one
+// more takes, in a unit and in the manager, is the slope between two counts. Then
+// all units are replaced by one that comes late: it answers for sessions that it
+// knows from the manager's copies alone, without a handshake more.
+func TestManySessions(t *testing.T) {
+	counts, asked := []int{500, 1000}, 50
+	if full() {
+		counts, asked = []int{20_000, 60_000, 100_000}, 5000
+	}
+	c := &crowd{fleet: newFleet(t, time.Hour, 4), inner: &http.Transport{MaxIdleConnsPerHost: 64}}
+	defer c.inner.CloseIdleConnections()
+	var before [2]int
+	for i, n := range counts {
+		begin := time.Now()
+		c.grow(n)
+		if t.Failed() {
+			return
+		}
+		took := time.Since(begin)
+		for _, u := range c.units {
+			u.collect(t)
+		}
+		now := [2]int{resident(t, c.units[0].pid), resident(t, c.manager.pid)}
+		t.Logf("%d sessions: a unit %d MiB, the manager %d MiB", n, now[0]>>20, now[1]>>20)
+		if i > 0 {
+			more := n - counts[i-1]
+			t.Logf("each more: %d bytes in a unit, %d in the manager; opened %.0f a second", (now[0]-before[0])/more, (now[1]-before[1])/more, float64(more)/took.Seconds())
+		}
+		before = now
+	}
+	late := c.start(c.bin)
+	c.dirs = append(c.dirs, late.dir)
+	for _, u := range c.units {
+		u.end(syscall.SIGKILL)
+	}
+	latency := make([]time.Duration, asked)
+	c.each(0, asked, func(i int) error {
+		rt := c.sessions[i*len(c.sessions)/asked]
+		begin := time.Now()
+		answer, err := rt.RoundTrip(must(http.NewRequestWithContext(t.Context(), http.MethodGet, scoringURL+"/count", nil)))
+		if err != nil {
+			return err
+		}
+		defer answer.Body.Close()
+		b, err := io.ReadAll(answer.Body)
+		latency[i] = time.Since(begin)
+		if id, _, _ := strings.Cut(string(b), " "); id != late.Unit.String() || rt.Opens() != 1 {
+			return fmt.Errorf("got an answer of %q after %d handshakes, want one of the late unit after one: %v", id, rt.Opens(), err)
+		}
+		return err
+	})
+	slices.Sort(latency)
+	t.Logf("%d first requests at a unit that came late, by way of units that are gone: p50 %v, p99 %v", asked, latency[asked/2], latency[asked*99/100])
+}
