@@ -10,7 +10,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -33,33 +32,9 @@ type wiretap struct {
 
 func newWiretap(t *testing.T, to string) *wiretap {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	w := &wiretap{address: l.Addr().String()}
-	go func() {
-		for {
-			near, err := l.Accept()
-			if err != nil {
-				return
-			}
-			far, err := net.Dial("tcp", to)
-			if err != nil {
-				near.Close()
-				continue
-			}
-			go w.pass(near, far)
-			go w.pass(far, near)
-		}
-	}()
+	w := &wiretap{}
+	w.address = forwarded(t, to, func(to io.Writer, from io.Reader) { io.Copy(to, io.TeeReader(from, w)) })
 	return w
-}
-
-func (w *wiretap) pass(to, from net.Conn) {
-	defer to.Close()
-	io.Copy(to, io.TeeReader(from, w))
 }
 
 // Write keeps what is read.

@@ -1,6 +1,7 @@
 package systest
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -8,22 +9,15 @@ import (
 	"time"
 )
 
-// link is a TCP proxy that can swallow what is sent, as a parted network does:
-// nothing is refused and nothing ends.
-type link struct {
-	net.Listener
-	parted sync.RWMutex // held for writing while it swallows
-}
-
-// newLink makes a link to an address, which is dialled for each connection.
-func newLink(t *testing.T, to string) *link {
+// forwarded is the address of a TCP proxy to an address, which is dialled for
+// each connection. It copies each direction by pass until the test ends.
+func forwarded(t *testing.T, to string, pass func(to io.Writer, from io.Reader)) (address string) {
 	t.Helper()
-	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { inner.Close() })
-	l := &link{Listener: inner}
+	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
 			near, err := l.Accept()
@@ -35,15 +29,28 @@ func newLink(t *testing.T, to string) *link {
 				near.Close()
 				continue
 			}
-			go l.pass(near, far)
-			go l.pass(far, near)
+			go func() { defer near.Close(); pass(near, far) }()
+			go func() { defer far.Close(); pass(far, near) }()
 		}
 	}()
+	return l.Addr().String()
+}
+
+// link is a TCP proxy that can swallow what is sent, as a parted network does:
+// nothing is refused and nothing ends.
+type link struct {
+	address string
+	parted  sync.RWMutex // held for writing while it swallows
+}
+
+func newLink(t *testing.T, to string) *link {
+	t.Helper()
+	l := &link{}
+	l.address = forwarded(t, to, l.pass)
 	return l
 }
 
-func (l *link) pass(to, from net.Conn) {
-	defer to.Close()
+func (l *link) pass(to io.Writer, from io.Reader) {
 	b := make([]byte, 16<<10)
 	for {
 		n, err := from.Read(b)
@@ -72,7 +79,7 @@ func TestManagerPartedFromAUnit(t *testing.T) {
 	l := must(net.Listen("tcp", "127.0.0.1:0"))
 	toBus, toUnit := newLink(t, c.manager.bus), newLink(t, l.Addr().String())
 	config := c.UnitConfig("scoring", "scoring 1")
-	config.Manager.URL, config.Address = "tls://"+toBus.Addr().String(), toUnit.Addr().String()
+	config.Manager.URL, config.Address = "tls://"+toBus.address, toUnit.address
 	far := c.replica(config, l, app)
 	attended(t, append(units, far)...)
 	s.channels = channels(c, 20)
