@@ -226,39 +226,24 @@ func (t *Transport) negotiate(ctx context.Context) (*Session, error) {
 	}
 	var cookie string
 	for try := 1; ; try++ {
-		answer, next, err := t.ask(ctx, o, cookie)
+		s, next, err := t.ask(ctx, o, cookie)
 		if err == nil {
-			// A certificate that ended on the answer's way is renewed by now.
-			s, err := t.finish(ctx, o, answer)
-			if !errors.Is(err, wire.Expired) || try == openTries || ctx.Err() != nil {
-				return s, err
-			}
+			return s, nil
 		}
-		cookie = next
-		if err != nil && (try == openTries || ctx.Err() != nil) {
-			return nil, fmt.Errorf("opening a session: %w: %w", ErrUnreachable, err)
+		// A certificate that ended on the answer's way is renewed by now.
+		again := errors.Is(err, ErrUnreachable) || errors.Is(err, wire.Expired)
+		if !again || try == openTries || ctx.Err() != nil {
+			return nil, fmt.Errorf("opening a session: %w", err)
 		}
-		if cookie == "" {
+		if cookie = next; cookie == "" {
 			pause(ctx, time.Duration(try*try)*openPause)
 		}
 	}
 }
 
-// finish judges an answer, once more with newer trust if it does not hold.
-func (t *Transport) finish(ctx context.Context, o *Opening, answer []byte) (*Session, error) {
-	s, err := o.Finish(answer, t.config.Trust.Trust(), t.config.Clock())
-	if err != nil {
-		s, err = o.Finish(answer, t.config.Trust.Renew(ctx), t.config.Clock())
-	}
-	if err != nil {
-		return nil, fmt.Errorf("opening a session: %w", err)
-	}
-	return s, nil
-}
-
-// ask sends the open request once. With an error it may give the cookie to come
-// again with.
-func (t *Transport) ask(ctx context.Context, o *Opening, cookie string) (body []byte, next string, err error) {
+// ask sends the open request once and judges the answer. With an error it may
+// give the cookie to come again with.
+func (t *Transport) ask(ctx context.Context, o *Opening, cookie string) (s *Session, next string, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, t.sessionURL.String(), bytes.NewReader(o.Request()))
 	if err != nil {
 		return nil, "", err
@@ -269,16 +254,22 @@ func (t *Transport) ask(ctx context.Context, o *Opening, cookie string) (body []
 	}
 	answer, err := t.config.Inner.RoundTrip(request)
 	if err != nil {
-		return nil, "", err
+		return nil, "", fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	defer answer.Body.Close()
 	t.heard(hintOf(answer))
 	if answer.StatusCode != http.StatusOK {
 		err := wire.Refuse(wire.Unavailable, "open request: status", answer.StatusCode, http.StatusOK)
-		return nil, answer.Header.Get(wire.FieldCookie), err
+		return nil, answer.Header.Get(wire.FieldCookie), fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
-	body, err = io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
-	return body, "", err
+	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	if s, err = o.Finish(body, t.config.Trust.Trust(), t.config.Clock()); err != nil {
+		s, err = o.Finish(body, t.config.Trust.Renew(ctx), t.config.Clock()) // with newer trust
+	}
+	return s, "", err
 }
 
 // heard keeps the units that a hint names.
