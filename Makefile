@@ -12,7 +12,9 @@ TOOLS    = openssl:openssl ssh-keygen:openssh-client curl:curl nmap:nmap \
            nginx:nginx \
            spin:spin \
            ip:iproute2 gcc:build-essential
-RACE     = ./attest/... ./internal/... ./unit ./client
+# What takes longest goes first, so that it does not run alone at the end.
+ALL      = ./internal/systest ./cmd/... ./internal/cli ./...
+RACE     = ./internal/systest ./internal/... ./attest/... ./identity ./policy ./unit ./client
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .PHONY: build test test-full race lint tools bench fuzz clean
@@ -22,7 +24,7 @@ build:
 	GOEXPERIMENT=runtimesecret go build -trimpath -o bin/ ./cmd/cohort ./examples/...
 
 test: tools lint
-	go test -timeout 10m ./...
+	go test -timeout 10m $(ALL)
 	$(MAKE) race
 
 test-full: tools lint

@@ -21,11 +21,12 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// TestCheckFindsBrokenClusters judges one good cluster and three that are
-// broken on purpose. Each of them must fail in just the story that is about it.
+// TestCheckFindsBrokenClusters judges three clusters that are broken on purpose.
+// Each of them must fail in just the story that is about it; that a good one
+// fails in none is seen by the command itself, in ./cmd/cohort.
 func TestCheckFindsBrokenClusters(t *testing.T) {
 	if testing.Short() {
-		t.Skip("judges four clusters for half a minute")
+		t.Skip("judges three clusters for half a minute")
 	}
 	d := startDev(t)
 	tests := []struct {
@@ -34,7 +35,6 @@ func TestCheckFindsBrokenClusters(t *testing.T) {
 		want    string
 		cause   string
 	}{
-		{"good", func(_ *testing.T, c cluster) cluster { return c }, "", ""},
 		{"units with other leaves", otherLeaves, "identity/one-certificate", "got 3 leaves"},
 		{"TLS 1.2 enabled", d.withTLS12, "identity/tls13-only", "got TLS 1.2"},
 		{"no restart of killed units", d.withoutRestart, "identity/kill-and-restart", "not back within"},
@@ -49,12 +49,6 @@ func TestCheckFindsBrokenClusters(t *testing.T) {
 				if name, ok := strings.CutPrefix(line, "FAIL "); ok {
 					failed = append(failed, name)
 				}
-			}
-			if tt.want == "" {
-				if err != nil || len(failed) > 0 {
-					t.Errorf("got %v\n%s, want all ok", err, out.String())
-				}
-				return
 			}
 			if len(failed) != 1 || !strings.HasPrefix(failed[0], tt.want+" ") || !strings.Contains(failed[0], tt.cause) {
 				t.Fatalf("got %q, %v, want one FAIL %s … %s", failed, err, tt.want, tt.cause)

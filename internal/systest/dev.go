@@ -21,6 +21,9 @@ import (
 // that ends with the test, and returns the directory.
 func Build(t testing.TB, packages ...string) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("SKIPPED: a race build of the test tells nothing about programs that are not built so; run without -short")
+	}
 	mod, err := exec.Command("go", "env", "GOMOD").Output()
 	if err != nil {
 		t.Fatalf("finding the module: %v", err)
@@ -64,9 +67,6 @@ type DevUnit struct {
 // the test ends. It returns when dev.json says that the cluster is up.
 func StartDev(t testing.TB, args ...string) *Dev {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("SKIPPED: the processes of a cluster are not built like the test; run without -short")
-	}
 	d := &Dev{t: t, Bin: Build(t, "./cmd/cohort", "./examples/scoring"), Dir: t.TempDir()}
 	cmd := exec.Command(filepath.Join(d.Bin, "cohort"), append([]string{"dev", "--dir", d.Dir, "--base-port", "0"}, args...)...)
 	log, err := os.Create(filepath.Join(t.TempDir(), "dev.log"))
