@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -30,7 +31,7 @@ func (s *server) cluster(n int) []http.Handler {
 	for i := range n {
 		r.units[i] = s.estate.host(s.t)
 		units = append(units, must(channel.NewServer(channel.ServerConfig{
-			Host: r.units[i], App: http.HandlerFunc(echo), Relay: r, Attester: device, RingUnknown: func() {}, Clock: time.Now,
+			Host: r.units[i], App: http.HandlerFunc(echo), Relay: r, Attester: device, RingUnknown: func() {}, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
 		})))
 	}
 	return units
@@ -42,8 +43,9 @@ type relay struct {
 	units  []*channel.Host
 }
 
-func (r *relay) Number() uint64                              { return r.number.Add(1) }
-func (r *relay) Pull(context.Context, wire.SessionID) []byte { return nil }
+func (r *relay) Number() uint64 { return r.number.Add(1) }
+
+func (r *relay) Pull(context.Context, wire.SessionID) ([]byte, error) { return nil, nil }
 
 func (r *relay) Push(kind channel.Pushed, sealed []byte) {
 	for _, u := range r.units {

@@ -132,22 +132,22 @@ func itemOf(kind channel.Pushed, sealed []byte) (bus.Item, error) {
 
 // Pull asks the manager for its copy of a session. A tombstone ends the session
 // here, and no ticket opens it again.
-func (r *relay) Pull(ctx context.Context, id wire.SessionID) []byte {
+func (r *relay) Pull(ctx context.Context, id wire.SessionID) ([]byte, error) {
 	conn := r.conn.Load()
 	if conn == nil || !conn.Connected() {
-		return nil
+		return nil, wire.Refuse(wire.NotFound, "unit: manager", "none", "one that keeps copies")
 	}
 	ctx, cancel := context.WithTimeout(ctx, pullTime)
 	defer cancel()
 	item, err := conn.Pull(ctx, id)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	if item.Kind == bus.Tombstone {
-		_, _ = r.host.Bury(item.Bytes, r.clock()) // one that does not hold buries nothing
-		return nil
+		_, err := r.host.Bury(item.Bytes, r.clock()) // one that does not hold buries nothing
+		return nil, errors.Join(wire.Refuse(wire.SessionOver, "session "+id.String(), "a tombstone", "a sealed session"), err)
 	}
-	return item.Bytes
+	return item.Bytes, nil
 }
 
 // meet keeps the unit connected to its manager until ctx is done.
@@ -222,6 +222,7 @@ func (u *Unit) converse(ctx context.Context, conn *bus.Conn, e *enrolment) {
 		case <-ctx.Done():
 			said.Ready = false
 			_ = conn.Beat(said) // else the gateway tries in vain, for a while
+			u.handOver(conn)
 			return
 		case item := <-u.cluster.relay.queue:
 			_ = conn.Publish(item) // a unit that misses it asks for it
@@ -240,6 +241,18 @@ func (u *Unit) converse(ctx context.Context, conn *bus.Conn, e *enrolment) {
 			_ = conn.Beat(beat) // the next one says the same
 			said, quiet = beat, 0
 			u.fillRange(ctx, conn)
+		}
+	}
+}
+
+// handOver leaves to the others what this unit may be the last to hold: sessions
+// under the keys of the release before are sealed again, since the release after
+// opens none of those, and what is queued is published.
+func (u *Unit) handOver(conn *bus.Conn) {
+	for left := 1; left > 0; {
+		left = u.resealPart()
+		for len(u.cluster.relay.queue) > 0 {
+			_ = conn.Publish(<-u.cluster.relay.queue) // as above
 		}
 	}
 }

@@ -24,7 +24,7 @@ const (
 	soonSpread = time.Second      // so that units do not all renew at once
 	resealWait = 5 * time.Second  // after a renewal, at most
 	resealEach = 20 * time.Millisecond
-	resealLate = time.Second // sessions that came under older keys, about so often
+	resealLate = 200 * time.Millisecond // sessions that came under older keys, about so often
 )
 
 // resealMost bounds the sessions that are sealed again at a time.
@@ -63,6 +63,9 @@ func (u *Unit) stand(e *enrolment) error {
 		now := u.config.Clock()
 		e.ring.Strict = keep(before.ring.Strict, e.ring.Strict, now)
 		e.ring.Follow = keep(before.ring.Follow, e.ring.Follow, now)
+		if from := &e.ring.Inherited; !from.Identity.IsZero() && from.Identity == before.ring.Inherited.Identity {
+			from.Keys = keep(before.ring.Inherited.Keys, from.Keys, now)
+		}
 	}
 	return u.cluster.host.Update(channel.Standing{
 		Task: e.identity.Task, Group: e.identity.Group, Role: e.identity.Role, Identity: e.identity.ID, Genesis: u.config.Genesis,
@@ -113,20 +116,20 @@ func (u *Unit) replacedWithin(ctx context.Context, e *enrolment, d time.Duration
 
 // resealAll seals again what is not under a current ring key, a part at a time.
 func (u *Unit) resealAll(ctx context.Context) {
-	for left := 1; left > 0; {
-		var sealed [][]byte
-		var err error
-		if sealed, left, err = u.cluster.host.Reseal(resealMost, u.config.Clock()); err != nil {
-			u.config.Log.Warn("sessions are not sealed again", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
-			return
-		}
-		for _, s := range sealed {
-			u.cluster.relay.Push(channel.PushSession, s)
-		}
-		if pause(ctx, resealEach) != nil {
-			return
-		}
+	for u.resealPart() > 0 && pause(ctx, resealEach) == nil {
 	}
+}
+
+// resealPart seals some sessions again, pushes them, and says how many are left.
+func (u *Unit) resealPart() (left int) {
+	sealed, left, err := u.cluster.host.Reseal(resealMost, u.config.Clock())
+	if err != nil {
+		u.config.Log.Warn("sessions are not sealed again", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
+	}
+	for _, s := range sealed {
+		u.cluster.relay.Push(channel.PushSession, s)
+	}
+	return left
 }
 
 // renewSoon asks for a renewal ahead of time, because a session came under a ring
@@ -162,7 +165,7 @@ func (u *Unit) await(ctx context.Context, d time.Duration) (soon bool, err error
 func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	server, err := channel.NewServer(channel.ServerConfig{
 		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: u.tee,
-		RingUnknown: u.renewSoon, Clock: u.config.Clock,
+		RingUnknown: u.renewSoon, Clock: u.config.Clock, Log: u.config.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("serving the channel: %w", err)

@@ -99,6 +99,21 @@ func TestOldRingKept(t *testing.T) {
 	})
 }
 
+// TestOldInheritedRingKept: the same for the keys of the release before.
+func TestOldInheritedRingKept(t *testing.T) {
+	w, inherited := continued(t)
+	f := w.authority(w.keys)
+	f.faults.report = func(r *api.Report) { r.Rings.Inherited = inherited }
+	u := w.start("scoring", f)
+	old := u.held.Load().ring.Inherited.Keys.Current.ID()
+	inherited.RingKeys = testKeys(0x60, time.Now())
+	inherited.Previous = nil
+	check(t, u.attempt(soon(t)))
+	if got := u.held.Load().ring.Inherited.Keys.Previous; got == nil || got.ID() != old {
+		t.Errorf("got %v as the former inherited key, want %v", got != nil, old)
+	}
+}
+
 func TestKeep(t *testing.T) {
 	now := time.Now()
 	a, b, c := identity.NewRingKey(now.Add(time.Hour)), identity.NewRingKey(now.Add(time.Hour)), identity.NewRingKey(now.Add(time.Hour))

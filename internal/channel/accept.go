@@ -1,6 +1,7 @@
 package channel
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
@@ -33,12 +34,13 @@ type Acceptance struct {
 }
 
 // Cookie is what a client must send back with its open request: it shows that
-// answers reach the client, before the unit does what is dear. Its MAC is under
-// the ring key that the session would be sealed under, so that any unit that can
-// open the session takes it. It refuses, with "identity", a pin that is not this
-// unit's.
+// answers reach the client, before the unit does what is dear. It refuses, with
+// "identity", a pin that is not this unit's.
 //
-// It is minute (8 bytes) ‖ ring id (16) ‖ MAC (16).
+// It is minute (8 bytes), and for each ring key that opens sessions of the pin,
+// inherited ones included, ring id (16) ‖ MAC (16). So any unit that shares one of
+// these takes it: those of the release before during an upgrade, and those whose
+// certificates are not renewed yet when a ring has been cut.
 func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
 	o, kemKey, err := parseOpen(open)
 	if err != nil {
@@ -51,11 +53,22 @@ func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	sealing, err := st.sealing(o.pin)
-	if err != nil {
+	if _, err := st.sealing(o.pin); err != nil {
 		return nil, err
 	}
-	return cookie(sealing, kemKey, uint64(at.Unix())/60)
+	minute := uint64(at.Unix()) / 60
+	cookie := wire.Uint64(minute)
+	for id, r := range st.rings {
+		if !bytes.Equal(r.pin, o.pin) {
+			continue
+		}
+		mac, err := cookieMAC(r, kemKey, minute)
+		if err != nil {
+			return nil, err
+		}
+		cookie = append(append(cookie, id[:]...), mac...)
+	}
+	return cookie, nil
 }
 
 // sealing is the ring key that sessions opened for the pin are sealed under.
@@ -69,7 +82,7 @@ func (st *standing) sealing(pin []byte) (*ring, error) {
 	return nil, wire.Refuse(wire.WrongIdentity, "open request: pin", "another", "this unit's identity or task")
 }
 
-func cookie(r *ring, kemKey []byte, minute uint64) ([]byte, error) {
+func cookieMAC(r *ring, kemKey []byte, minute uint64) ([]byte, error) {
 	id := r.key.ID()
 	key, err := r.key.Derive(32, wire.LabelCookieKey, id[:])
 	if err != nil {
@@ -78,22 +91,32 @@ func cookie(r *ring, kemKey []byte, minute uint64) ([]byte, error) {
 	digest := wire.Sum(kemKey)
 	mac := hmac.New(sha256.New, key)
 	mac.Write(wire.Frame(wire.LabelCookie, digest[:], wire.Uint64(minute)))
-	return append(append(wire.Uint64(minute), id[:]...), mac.Sum(nil)[:16]...), nil
+	return mac.Sum(nil)[:16], nil
 }
 
 // cookieHolds reports whether a cookie was given for the KEM key in this minute
-// or the one before.
-func (st *standing) cookieHolds(got, kemKey []byte, at time.Time) bool {
-	if len(got) != cookieSize {
+// or the one before: there is a MAC under a ring key that is held, and each of
+// those is right.
+func (st *standing) cookieHolds(got, kemKey []byte, at time.Time) (holds bool) {
+	if len(got) < 8 || len(got) > maxCookie || len(got)%32 != 8 {
 		return false
 	}
 	minute, now := binary.BigEndian.Uint64(got), uint64(at.Unix())/60
-	r := st.rings[identity.RingID(got[8:24])]
-	if r == nil || minute != now && minute+1 != now {
+	if minute != now && minute+1 != now {
 		return false
 	}
-	want, err := cookie(r, kemKey, minute)
-	return err == nil && hmac.Equal(got, want)
+	for rest := got[8:]; len(rest) > 0; rest = rest[32:] {
+		r := st.rings[identity.RingID(rest[:16])]
+		if r == nil {
+			continue
+		}
+		want, err := cookieMAC(r, kemKey, minute)
+		if err != nil || !hmac.Equal(rest[16:32], want) {
+			return false
+		}
+		holds = true
+	}
+	return holds
 }
 
 // opening is an open request taken apart.

@@ -159,8 +159,8 @@ func (c *call) attempt() (*http.Response, failure) {
 		return nil, f
 	}
 	ticket := ""
-	if out.stream != nil {
-		ticket = encodeTicket(h.Session) // a stream cannot be sent again with it
+	if out.stream != nil || c.tries.ticket < 1 {
+		ticket = encodeTicket(h.Session) // a stream cannot be sent again with it, and once wanted it is again
 	}
 	answer, err := c.send(out, ticket, &f)
 	if err == nil && f.hint.Reason == wire.TicketWanted && out.stream == nil && c.tries.spend(wire.TicketWanted) {

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -138,7 +139,7 @@ func newHostile(t testing.TB, does behaviour, units int) *hostile {
 // start starts a unit that is new to the manager.
 func (m *hostile) start() *unit {
 	u := &unit{Host: m.host(Limits{})}
-	u.server = must(NewServer(ServerConfig{Host: u.Host, App: m.app, Relay: &bus{m, u}, Attester: m.device("scoring 1"), RingUnknown: func() {}, Clock: m.clock}))
+	u.server = must(NewServer(ServerConfig{Host: u.Host, App: m.app, Relay: &bus{m, u}, Attester: m.device("scoring 1"), RingUnknown: func() {}, Clock: m.clock, Log: slog.New(slog.DiscardHandler)}))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.units = append(m.units, u)
@@ -179,13 +180,13 @@ func (b *bus) Push(kind Pushed, sealed []byte) {
 	b.m.relay(p)
 }
 
-func (b *bus) Pull(_ context.Context, id wire.SessionID) []byte {
+func (b *bus) Pull(_ context.Context, id wire.SessionID) ([]byte, error) {
 	if b.m.does.pull != nil && !b.m.honest.Load() {
-		return b.m.does.pull(b.m, id)
+		return b.m.does.pull(b.m, id), nil
 	}
 	b.m.mu.Lock()
 	defer b.m.mu.Unlock()
-	return b.m.store[id]
+	return b.m.store[id], nil
 }
 
 // relay brings what was pushed to all other units and keeps a copy.

@@ -3,6 +3,7 @@ package channel
 import (
 	"crypto/ecdsa"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -333,6 +334,9 @@ func (h *Host) Bury(tombstone []byte, at time.Time) (wire.SessionID, error) {
 // is no longer current, at most limit of them, and says how many are left. It
 // moves no expiry. A session that another unit has sealed anew, and that came
 // by [Host.Join], is not sealed again. Without any it costs nothing.
+//
+// A session that cannot be sealed holds up no other and is not among those
+// left: what is sealed is given beside the error, which joins at most limit.
 func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -342,6 +346,7 @@ func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err e
 	if err != nil || !h.stale {
 		return nil, 0, err
 	}
+	var faults []error
 	for _, s := range h.table.byID {
 		if s.state != open || st.current(s.ring) {
 			continue
@@ -351,13 +356,15 @@ func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err e
 			continue
 		}
 		b, err := h.seal(st, st.newer(s.ring), s)
-		if err != nil {
-			return nil, 0, err
+		switch {
+		case err == nil:
+			sealed = append(sealed, b)
+		case len(faults) < limit:
+			faults = append(faults, err)
 		}
-		sealed = append(sealed, b)
 	}
 	h.stale = left > 0
-	return sealed, left, nil
+	return sealed, left, errors.Join(faults...)
 }
 
 // newer is the current ring for sessions under a ring that is not: strict stays

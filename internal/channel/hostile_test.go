@@ -154,6 +154,36 @@ func TestUnitsComeAndGo(t *testing.T) {
 	}
 }
 
+// TestLateCopy: while the manager does not answer, nobody knows whether it has a
+// copy of a session whose ticket opens nothing any more, and the session stays.
+func TestLateCopy(t *testing.T) {
+	c := newCluster(t, 2, &counted{})
+	rt := c.client(c.byTask(), 0)
+	must(say(t, rt, "GET", "/", ""))
+	for range 3 { // until the key that the ticket is under is gone
+		c.ring.Strict, c.ring.Follow = c.ring.Strict.Roll(noon, time.Hour), c.ring.Follow.Roll(noon, time.Hour)
+		for _, u := range c.units {
+			must(0, u.Update(c.standing(u.key, "1")))
+			sealed, _, err := u.Reseal(1, noon)
+			must(sealed, err)
+			for _, s := range sealed {
+				(&relay{c, u}).Push(PushSession, s)
+			}
+		}
+	}
+	for _, u := range c.units {
+		u.dead = true
+	}
+	c.start()
+	c.late = 4 // twice without the ticket, twice with it
+	if _, err := say(t, rt, "GET", "/", ""); err != nil {
+		t.Error(err)
+	}
+	if got := rt.Opens(); got != 1 || c.late != 0 {
+		t.Errorf("got %d sessions, and %d pulls that were not made, want 1 and 0", got, c.late)
+	}
+}
+
 // TestMisdirected is what a call does when its unit is not there.
 func TestMisdirected(t *testing.T) {
 	app := &counted{}

@@ -169,19 +169,28 @@ func TestEveryByteOfAnAnswer(t *testing.T) {
 	}
 }
 
+// successor is a unit of a release that continues the one with a ring, and its
+// own ring.
+func (w *world) successor(of identity.Ring) (*Host, identity.Ring) {
+	w.t.Helper()
+	own := identity.Ring{Strict: identity.NewRingKeys(noon, time.Hour), Follow: identity.NewRingKeys(noon, time.Hour),
+		Inherited: identity.Inherited{Identity: w.id("1"), Keys: of.Follow}}
+	key := newKey()
+	s := w.standing(key, "2")
+	s.Ring = copyRing(own)
+	h := must(NewHost(key, Limits{}))
+	if err := h.Update(s); err != nil {
+		w.t.Fatal(err)
+	}
+	return h, own
+}
+
 // TestKeysOfNewerReleases shows that a release which continues another opens
 // sessions that follow, and none that are pinned to code.
 func TestKeysOfNewerReleases(t *testing.T) {
 	w := newWorld(t)
 	old := w.host(Limits{})
-	key := newKey()
-	s := w.standing(key, "2")
-	s.Ring = identity.Ring{Strict: identity.NewRingKeys(noon, time.Hour), Follow: identity.NewRingKeys(noon, time.Hour),
-		Inherited: identity.Inherited{Identity: w.id("1"), Keys: copyRing(w.ring).Follow}}
-	newer := must(NewHost(key, Limits{}))
-	if err := newer.Update(s); err != nil {
-		t.Fatal(err)
-	}
+	newer, _ := w.successor(w.ring)
 	_, follows := w.opened(old, w.byTask())
 	_, pinned := w.opened(old, w.byID())
 	if _, err := newer.Join(follows, noon); err != nil {
@@ -206,6 +215,27 @@ func TestKeysOfNewerReleases(t *testing.T) {
 		if again, left, err := newer.Reseal(10, noon); err != nil || len(again) != want || left != 0 {
 			t.Errorf("round %d after it: got %d sealed anew, %d left, %v, want %d", i, len(again), left, err, want)
 		}
+	}
+}
+
+// TestResealGoesOn: a session that cannot be sealed anew, because it would outlive
+// the newest ring key, holds up no other.
+func TestResealGoesOn(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	const others = 20
+	for range others {
+		w.opened(h, w.byTask())
+	}
+	w.opened(h, w.byID())
+	w.ring.Strict = w.ring.Strict.Cut(noon, time.Minute) // a policy has made lives short
+	w.ring.Follow = w.ring.Follow.Cut(noon, time.Hour)
+	w.ring.Strict.Previous = w.ring.Strict.Previous.Until(noon.Add(time.Hour))
+	must(0, h.Update(w.standing(h.key, "1")))
+	sealed, left, err := h.Reseal(others, noon)
+	refused(t, err, wire.Expired)
+	if len(sealed) != others || left != 0 {
+		t.Errorf("got %d sealed anew, %d left, want %d and 0", len(sealed), left, others)
 	}
 }
 
@@ -255,6 +285,8 @@ func TestAcceptRefusals(t *testing.T) {
 		{"a changed cookie", cookie(flip, h), wire.CookieWanted},
 		{"a cookie of another minute", cookie(func(b []byte) []byte { b[7]++; return b }, h), wire.CookieWanted},
 		{"a cookie under another ring key", cookie(slices.Clone[[]byte], restarted), wire.CookieWanted},
+		{"a cookie under no ring key", cookie(func(b []byte) []byte { return b[:8] }, h), wire.CookieWanted},
+		{"a cookie with a key too many", cookie(func(b []byte) []byte { return append(b, bytes.Repeat(b[8:40], 6)...) }, h), wire.CookieWanted},
 		{"a cookie cut short", cookie(func(b []byte) []byte { return b[1:] }, h), wire.CookieWanted},
 		{"a cookie of another client", OpenRequest{Body: open(w.byTask(), WantEvidence).Body, Cookie: must(h.Cookie(busy.Body, noon))}, wire.CookieWanted},
 	} {
@@ -287,6 +319,38 @@ func TestCookieOfAnotherUnit(t *testing.T) {
 	}
 	_, err := b.Accept(r, noon.Add(2*time.Minute))
 	refused(t, err, wire.CookieWanted)
+}
+
+// TestCookieOfAnotherRelease takes cookies to and fro between releases of which
+// one continues the other, and between units before and after a ring is cut.
+func TestCookieOfAnotherRelease(t *testing.T) {
+	w := newWorld(t)
+	first := w.host(Limits{})
+	second, ring := w.successor(w.ring)
+	third, _ := w.successor(ring)
+	w.ring.Strict, w.ring.Follow = w.ring.Strict.Cut(noon, time.Hour), w.ring.Follow.Cut(noon, time.Hour)
+	cut := w.host(Limits{})
+	for _, c := range []struct {
+		name     string
+		from, to *Host
+		pin      Pin
+		want     wire.Reason
+	}{
+		{"the release after's", second, first, w.byTask(), ""},
+		{"the release before's", first, second, w.byTask(), ""},
+		{"the next release after's", third, second, w.byTask(), ""},
+		{"the next release before's", second, third, w.byTask(), ""},
+		{"that of two releases on", third, first, w.byTask(), wire.CookieWanted},
+		{"after a cut", cut, first, w.byTask(), ""},
+		{"before a cut", first, cut, w.byTask(), ""},
+		{"after a cut, pinned to code", cut, first, w.byID(), ""},
+	} {
+		r := OpenRequest{Body: must(NewOpening(c.pin, WantEvidence)).Request()}
+		r.Cookie = must(c.from.Cookie(r.Body, noon))
+		if _, err := c.to.Accept(r, noon); c.want == "" && err != nil || c.want != "" && wire.ReasonOf(err) != c.want {
+			t.Errorf("%s: got %v, want reason %q", c.name, err, c.want)
+		}
+	}
 }
 
 // TestCookieOfAnotherRole: a session with the whole group is opened by units of

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -27,9 +28,10 @@ type Relay interface {
 	// Push brings a sealed session or a tombstone to all other units. It does
 	// not block.
 	Push(kind Pushed, sealed []byte)
-	// Pull asks for the stored copy of a session; nil when there is none in
-	// time.
-	Pull(ctx context.Context, id wire.SessionID) []byte
+	// Pull asks for the stored copy of a session. Its error has the reason
+	// [wire.NotFound] where there is none, and [wire.Unavailable] where nobody
+	// answers in time.
+	Pull(ctx context.Context, id wire.SessionID) ([]byte, error)
 }
 
 // Pushed says what is pushed.
@@ -53,6 +55,7 @@ type ServerConfig struct {
 	// host does not hold: a reason to renew soon. It does not block.
 	RingUnknown func()
 	Clock       func() time.Time
+	Log         *slog.Logger // at debug, why a session does not open
 }
 
 // Server serves the trusted channel for a unit and passes other paths on. It is
@@ -66,8 +69,8 @@ type Server struct {
 // NewServer makes a server. It refuses, with "request", a configuration that
 // leaves something out.
 func NewServer(c ServerConfig) (*Server, error) {
-	if c.Host == nil || c.App == nil || c.Relay == nil || c.RingUnknown == nil || c.Clock == nil {
-		return nil, wire.Refuse(wire.BadRequest, "channel server: configuration", "one with gaps", "host, app, relay, ring unknown, clock")
+	if c.Host == nil || c.App == nil || c.Relay == nil || c.RingUnknown == nil || c.Clock == nil || c.Log == nil {
+		return nil, wire.Refuse(wire.BadRequest, "channel server: configuration", "one with gaps", "host, app, relay, ring unknown, clock, log")
 	}
 	return &Server{config: c}, nil
 }
@@ -207,32 +210,41 @@ func (s *Server) find(r *http.Request, raw [wire.HeaderSize]byte) (*inbound, err
 		return x, err
 	}
 	ticket, _ := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldTicket))
-	if len(ticket) > 0 && s.join(raw, ticket) {
+	byTicket := s.join(ticket)
+	if byTicket == nil {
 		return s.config.Host.begin(raw, s.config.Clock())
 	}
 	header, parseErr := wire.ParseHeader(raw[:])
 	if parseErr != nil {
 		return nil, parseErr
 	}
-	if s.join(raw, s.config.Relay.Pull(r.Context(), header.Session)) {
+	stored, byCopy := s.config.Relay.Pull(r.Context(), header.Session)
+	if byCopy == nil {
+		byCopy = s.join(stored)
+	}
+	if byCopy == nil {
 		return s.config.Host.begin(raw, s.config.Clock())
 	}
-	if len(ticket) > 0 {
-		return nil, wire.Refuse(wire.Rekey, "request: ticket", "one that does not open", "a session of this cluster")
+	switch {
+	case len(ticket) > 0 && errors.Is(byCopy, wire.Unavailable): // there may be one
+		err = wire.Refuse(wire.Unavailable, "request: stored copy", "no answer", "one, or that there is none")
+	case len(ticket) > 0:
+		err = wire.Refuse(wire.Rekey, "request: ticket", "one that does not open", "a session of this cluster")
 	}
+	s.config.Log.Debug("session does not open", "unit", s.config.Host.ID(), "session", header.Session, "answer", wire.ReasonOf(err), "ticket", byTicket, "copy", byCopy)
 	return nil, err
 }
 
-// join takes a sealed session over and reports whether that may have helped.
-func (s *Server) join(raw [wire.HeaderSize]byte, sealed []byte) bool {
-	if sealed == nil {
-		return false
+// join takes a sealed session over, if there is one.
+func (s *Server) join(sealed []byte) error {
+	if len(sealed) == 0 {
+		return wire.Refuse(wire.NotFound, "sealed session", "none", "one")
 	}
 	_, err := s.config.Host.Join(sealed, s.config.Clock())
 	if errors.Is(err, wire.UnknownRing) {
 		s.config.RingUnknown()
 	}
-	return err == nil
+	return err
 }
 
 // close ends the session of a request and confirms it.

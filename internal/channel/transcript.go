@@ -28,9 +28,9 @@ const (
 	maxAnswer   = 32<<10 + wire.MaxEvidence*2 // answer to it
 	maxChain    = 16 << 10
 	maxTicket   = 1 << 10
-	cookieSize  = 8 + 16 + 16
-	maxSession  = 3600 // seconds from opening to expiry
-	clockMargin = 300  // seconds by which the clocks of two honest machines may differ
+	maxCookie   = 8 + 6*(16+16) // previous, current and next key of two releases
+	maxSession  = 3600          // seconds from opening to expiry
+	clockMargin = 300           // seconds by which the clocks of two honest machines may differ
 )
 
 // transcript is everything that both sides said. Both compute its digest; the

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
@@ -235,6 +236,7 @@ type cluster struct {
 	number  uint64
 	stored  map[wire.SessionID][]byte
 	mute    bool // pushes and stores nothing
+	late    int  // pulls that are not answered in time
 	outer   int  // outer requests
 	rings   int  // calls of RingUnknown
 	tampers func(*http.Request) (*http.Response, error)
@@ -253,7 +255,7 @@ func (c *cluster) start() *unit {
 	c.t.Helper()
 	u := &unit{Host: c.host(c.limit)}
 	u.server = must(NewServer(ServerConfig{Host: u.Host, App: c.app, Relay: &relay{c, u}, Attester: c.device("scoring 1"),
-		RingUnknown: func() { c.mu.Lock(); defer c.mu.Unlock(); c.rings++ }, Clock: c.clock}))
+		RingUnknown: func() { c.mu.Lock(); defer c.mu.Unlock(); c.rings++ }, Clock: c.clock, Log: slog.New(slog.DiscardHandler)}))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.units = append(c.units, u)
@@ -298,13 +300,17 @@ func (r *relay) Push(kind Pushed, sealed []byte) {
 	}
 }
 
-func (r *relay) Pull(_ context.Context, id wire.SessionID) []byte {
+func (r *relay) Pull(_ context.Context, id wire.SessionID) ([]byte, error) {
 	r.c.mu.Lock()
 	defer r.c.mu.Unlock()
-	if r.c.mute {
-		return nil
+	if r.c.late > 0 {
+		r.c.late--
+		return nil, wire.Refuse(wire.Unavailable, "session", "no answer", "a copy")
 	}
-	return r.c.stored[id]
+	if sealed := r.c.stored[id]; sealed != nil && !r.c.mute {
+		return sealed, nil
+	}
+	return nil, wire.Refuse(wire.NotFound, "session", "none", "a copy")
 }
 
 // RoundTrip is the gateway.

@@ -29,9 +29,9 @@ func (l *lineage) reset() {
 	l.clusters, l.tasks, l.children = map[wire.Digest]bus.Cluster{}, map[bus.Cluster]string{}, map[bus.Cluster]map[bus.Cluster]bool{}
 }
 
-// heard takes a beat in. When it is the first to say that its cluster inherits
-// from a known one, that one is given.
-func (l *lineage) heard(c bus.Cluster, b bus.Beat) (from bus.Cluster, begins bool) {
+// heard takes a beat in, and reports whether it is the first to say that its
+// cluster inherits from a known one.
+func (l *lineage) heard(c bus.Cluster, b bus.Beat) (begins bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.clusters) >= 2*maxClusters {
@@ -41,13 +41,13 @@ func (l *lineage) heard(c bus.Cluster, b bus.Beat) (from bus.Cluster, begins boo
 	l.tasks[c] = b.Task
 	from, known := l.clusters[b.Inherits]
 	if b.Inherits.IsZero() || !known || from == c || l.children[from][c] {
-		return bus.Cluster{}, false
+		return false
 	}
 	if l.children[from] == nil {
 		l.children[from] = map[bus.Cluster]bool{}
 	}
 	l.children[from][c] = true
-	return from, true
+	return true
 }
 
 // heirs are the clusters that inherit from one.

@@ -11,7 +11,8 @@ import (
 
 // TestHeirs: a cluster that says it inherits from another is pushed what is kept
 // of that one, and what comes later, finds it by pull, and answers its requests
-// when that one has no ready unit.
+// when that one has no ready unit. A further unit of it is pushed the same again,
+// but for what its cluster has sealed for itself.
 func TestHeirs(t *testing.T) {
 	w := newWorld(t)
 	before := w.named(bustest.Keys)
@@ -50,6 +51,19 @@ func TestHeirs(t *testing.T) {
 			t.Errorf("afterwards: got %d by %q, want the heir", status, body)
 		}
 	}
+
+	resealed := kept
+	resealed.Bytes = []byte("under the heir's key")
+	if err := after.conn.Publish(resealed); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the heir's own item is kept", func() bool { return w.holds(after.Cluster, resealed) })
+	second := w.named(bustest.Scoring)
+	w.claim(second, func(b *bus.Beat) { b.Task, b.Inherits = bustest.Keys, before.Identity })
+	eventually(t, "a new heir is pushed what its cluster has not sealed", func() bool { return heard.times(later) == 2 })
+	if got := heard.times(kept); got != 2 {
+		t.Errorf("what the heirs have sealed for themselves: pushed %d times, want once and once as they sealed it", got)
+	}
 }
 
 func TestLineage(t *testing.T) {
@@ -60,19 +74,17 @@ func TestLineage(t *testing.T) {
 		name    string
 		cluster bus.Cluster
 		beat    bus.Beat
-		from    bus.Cluster
 		begins  bool
 	}{
-		{"the heir of a stranger", two, bus.Beat{Identity: id(2), Inherits: id(1)}, bus.Cluster{}, false},
-		{"the first", one, bus.Beat{Identity: id(1), Task: "t"}, bus.Cluster{}, false},
-		{"the heir", two, bus.Beat{Identity: id(2), Inherits: id(1)}, one, true},
-		{"the heir again", two, bus.Beat{Identity: id(2), Inherits: id(1)}, bus.Cluster{}, false},
-		{"another heir", three, bus.Beat{Identity: id(3), Inherits: id(1)}, one, true},
-		{"its own heir", one, bus.Beat{Identity: id(1), Inherits: id(1), Task: "t"}, bus.Cluster{}, false},
+		{"the heir of a stranger", two, bus.Beat{Identity: id(2), Inherits: id(1)}, false},
+		{"the first", one, bus.Beat{Identity: id(1), Task: "t"}, false},
+		{"the heir", two, bus.Beat{Identity: id(2), Inherits: id(1)}, true},
+		{"the heir again", two, bus.Beat{Identity: id(2), Inherits: id(1)}, false},
+		{"another heir", three, bus.Beat{Identity: id(3), Inherits: id(1)}, true},
+		{"its own heir", one, bus.Beat{Identity: id(1), Inherits: id(1), Task: "t"}, false},
 	} {
-		from, begins := l.heard(c.cluster, c.beat)
-		if from != c.from || begins != c.begins {
-			t.Errorf("%s: got %v, %v, want %v, %v", c.name, from, begins, c.from, c.begins)
+		if got := l.heard(c.cluster, c.beat); got != c.begins {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.begins)
 		}
 	}
 	if got := len(l.heirs(one)); got != 2 {
@@ -92,7 +104,7 @@ func TestLineage(t *testing.T) {
 // TestBequeathEnds: a relay that has ended is no wall.
 func TestBequeathEnds(t *testing.T) {
 	c := newCopies(1 << 20)
-	r := newRelay(c, newLineage(), nil, Config{})
+	r := newRelay(c, newLineage(), nil, Config{Clock: time.Now})
 	c.put(bus.Cluster{1}, item(1), time.Now())
 	close(r.ended)
 	for range cap(r.arrived) + 1 {

@@ -241,12 +241,20 @@ func (m *Manager) tidy(ctx context.Context, hub *bus.Hub) {
 	}
 }
 
+// beat takes a beat in. Each new unit of a cluster that inherits is pushed what
+// its cluster has not sealed for itself yet, because those that were pushed it
+// before may be gone.
 func (m *Manager) beat(r *relay, c bus.Cluster, unit wire.UnitID, b bus.Beat) {
-	if from, begins := m.registry.lineage.heard(c, b); begins {
-		r.tasks.Go(func() { r.bequeath(from, c) })
-	}
-	if m.registry.heard(c, unit, b, m.config.Clock()) {
+	begins := m.registry.lineage.heard(c, b)
+	found := m.registry.heard(c, unit, b, m.config.Clock())
+	if found {
 		m.config.Log.Info("unit found", "unit", unit, "task", b.Task, "address", b.Address)
+	}
+	if !begins && !found {
+		return
+	}
+	for _, from := range m.registry.lineage.parents(c) {
+		r.tasks.Go(func() { r.bequeath(from, c) })
 	}
 }
 

@@ -95,11 +95,13 @@ func (r *relay) add(a arrival, push func(bus.Cluster, []byte) error) {
 	}
 }
 
-// bequeath pushes what is kept of a cluster to the units of another that says it
-// inherits it.
+// bequeath pushes what is kept of a cluster, and not of another that says it
+// inherits it, to the units of that.
 func (r *relay) bequeath(from, to bus.Cluster) {
 	for _, item := range r.copies.of(from) {
-		r.hand(arrival{cluster: to, item: item, kept: true})
+		if _, has := r.copies.get(to, item.Session, r.clock()); !has {
+			r.hand(arrival{cluster: to, item: item, kept: true})
+		}
 	}
 }
 

@@ -119,3 +119,26 @@ func TestRollingUpgrades(t *testing.T) {
 		}
 	}
 }
+
+// TestUpgradeInHaste: units end as soon as they hold the sessions of the release
+// before. They seal these again as they end: else the release after theirs could
+// open none.
+func TestUpgradeInHaste(t *testing.T) {
+	t.Parallel()
+	app := &service{seen: map[string]int{}}
+	c, units := shared(t, 1, time.Hour, app)
+	u := &upgrades{Cluster: c, t: t, service: app, release: 1}
+	list := channels(c, 20)
+	for range 3 {
+		units[0].Stop()
+		u.approve()
+		units[0] = c.Start("scoring", u.program(u.release), app)
+		wait(t, 10*time.Second, "the sessions to arrive", func() bool { return units[0].Unit.Stats().Sessions == len(list) })
+	}
+	attended(t, units...)
+	for i, ch := range list {
+		if _, err := call(t.Context(), ch, http.MethodGet, fmt.Sprint("channel ", i), ""); err != nil || ch.Opens() != 1 {
+			t.Errorf("channel %d: got %v, %d sessions, want one that moves along", i, err, ch.Opens())
+		}
+	}
+}
