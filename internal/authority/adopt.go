@@ -45,10 +45,14 @@ func (a *Authority) found(ctx context.Context, genesis *policy.Step) (policy.App
 
 // adopt makes a step the policy in force: durable first, then the snapshot,
 // then the sealing of the root. Whether the step's delay has passed was decided
-// before.
+// before. What the tick, or another authority of this store, has adopted meanwhile
+// is in force, as it should be.
 func (a *Authority) adopt(ctx context.Context, step policy.Step) error {
 	for range adoptTries {
 		snap := a.current.Load()
+		if snap.doc().Digest() == wire.Sum(step.Policy) {
+			return nil
+		}
 		next, err := snap.approved.Next(step)
 		if err != nil {
 			return err

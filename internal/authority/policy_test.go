@@ -259,6 +259,22 @@ func TestRolledBackBeneath(t *testing.T) {
 	}
 }
 
+// TestAdoptedMeanwhile: a proposal that the authority's tick, or another authority
+// of the store, adopts between two steps of its proposer's request is adopted.
+func TestAdoptedMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	a, other := w.open(), w.open()
+	next := w.signed(w.after(a.current.Load().approved), "ana", "ben")
+	for _, by := range []*Authority{a, a, other} {
+		if err := by.adopt(t.Context(), next); err != nil {
+			t.Error(err)
+		}
+		if got, want := by.current.Load().doc().Digest(), wire.Sum(next.Policy); got != want {
+			t.Errorf("got policy %v in force, want %v", got, want)
+		}
+	}
+}
+
 // TestFollowed lets one authority adopt and another of the same store issue: it
 // notices in the transaction and decides anew.
 func TestFollowed(t *testing.T) {
