@@ -36,26 +36,34 @@ func TestKilledAnywhere(t *testing.T) {
 	must(Open(t.Context(), w.configOn(found, "authority")))
 	found.Close()
 	var told seen
-	all := w.lifeOf(0, &told)
-	names := failpoint.Passed(all.points)
-	step := max(1, len(names)/8)
+	w.killAnywhere(8, func(n int) *child { return w.lifeOf(n, &told) }, func() { w.check(told) })
+	t.Logf("%d reports, %d policies told", len(told.reports), len(told.heads))
+}
+
+// killAnywhere lives once to the end, then again up to one point after the other,
+// about so many lives or, with COHORT_FULL=1, as many as there are points, and
+// checks what is left each time.
+func (w *world) killAnywhere(lives int, live func(n int) *child, check func()) {
+	w.t.Helper()
+	names := failpoint.Passed(live(0).points)
+	step := max(1, len(names)/lives)
 	if os.Getenv("COHORT_FULL") != "" {
 		step = 1
 	}
 	if kinds := distinct(names); len(names) < 20 || len(kinds) < 3 {
-		t.Errorf("got %d points of the kinds %v, want at least 20 of at least 3", len(names), kinds)
+		w.t.Errorf("got %d points of the kinds %v, want at least 20 of at least 3", len(names), kinds)
 	}
 	killed := 0
 	for n := 1; n <= len(names); n += step {
-		if c := w.lifeOf(n, &told); c.killed() {
+		if live(n).killed() {
 			killed++
 		}
-		w.check(told)
+		check()
 	}
 	if want := (len(names)/step + 1) / 2; killed < want {
-		t.Errorf("killed %d authorities, want at least %d", killed, want)
+		w.t.Errorf("killed %d authorities, want at least %d", killed, want)
 	}
-	t.Logf("killed %d authorities at %d points (%v); %d reports, %d policies told", killed, len(names), distinct(names), len(told.reports), len(told.heads))
+	w.t.Logf("killed %d authorities at %d points (%v)", killed, len(names), distinct(names))
 }
 
 // builds are reference values of the authority and of so many other builds, as
@@ -90,21 +98,28 @@ func distinct(names []string) map[string]int {
 	return kinds
 }
 
-// lifeOf runs an authority that dies at its n-th point, asks it for all there is
-// to ask for, and notes what it says.
-func (w *world) lifeOf(n int, told *seen) *child {
+// startOf starts the authority that dies at its n-th point. It gives what the
+// one before it left, too.
+func (w *world) startOf(n int) (c *child, before *Authority) {
 	w.t.Helper()
 	db := must(store.Open(w.t.Context(), w.dsn))
-	before := must(Open(w.t.Context(), w.configOn(db, "authority")))
+	before = must(Open(w.t.Context(), w.configOn(db, "authority")))
 	if err := db.Close(); err != nil { // the child is to close the file last
 		w.t.Fatal(err)
 	}
 	exec(w.t, w.dsn, `DELETE FROM lease`) // that of the one before has run out
-	c := w.startChild(n, w.clientTLS(before))
+	if c = w.startChild(n, w.clientTLS(before)); c.Authority == nil && n == 0 {
+		w.t.Fatalf("an authority that is not killed: %v\n%s", c.stop(), w.log)
+	}
+	return c, before
+}
+
+// lifeOf runs an authority that dies at its n-th point, asks it for all there is
+// to ask for, and notes what it says.
+func (w *world) lifeOf(n int, told *seen) *child {
+	w.t.Helper()
+	c, before := w.startOf(n)
 	if c.Authority == nil {
-		if n == 0 {
-			w.t.Fatalf("an authority that is not killed: %v\n%s", c.stop(), w.log)
-		}
 		return c
 	}
 	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)

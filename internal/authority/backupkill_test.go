@@ -1,0 +1,145 @@
+package authority
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/backup"
+)
+
+// owned are the backups of one root, as whoever asked for them has them.
+type owned struct {
+	w      *world
+	shares map[string][]backup.Share // by id of the backup
+	record string                    // id of the backup on record before a life, or nothing
+	made   string                    // in that life
+	kept   bool                      // that was acknowledged
+	lives  int
+}
+
+// TestBackupKilledAnywhere kills an authority at one point after the other while
+// it makes a backup and records it. What is left is the record of before or that
+// of the new backup, whole; one that was acknowledged is on record; and the
+// backup on record restores the root.
+func TestBackupKilledAnywhere(t *testing.T) {
+	vendor, chip := sameChip(t)
+	w := newWorldOf(t, vendor, chip)
+	o := &owned{w: w, shares: map[string][]backup.Share{}}
+	o.on(func(*Authority) {})
+	w.killAnywhere(32, o.live, o.check)
+	o.on(o.restores)
+}
+
+// on does something with an authority in this process.
+func (o *owned) on(do func(*Authority)) {
+	o.w.t.Helper()
+	db := must(store.Open(o.w.t.Context(), o.w.dsn))
+	defer db.Close()
+	do(must(Open(o.w.t.Context(), o.w.configOn(db, "authority"))))
+}
+
+// live runs an authority that dies at its n-th point, and asks it for a backup:
+// its first one in every other life.
+func (o *owned) live(n int) *child {
+	o.w.t.Helper()
+	if o.made, o.kept = "", false; o.lives%2 == 0 {
+		exec(o.w.t, o.w.dsn, `DELETE FROM backup`)
+		o.record = ""
+	}
+	o.lives++
+	c, before := o.w.startOf(n)
+	if c.Authority != nil {
+		ctx, cancel := context.WithTimeout(o.w.t.Context(), 20*time.Second)
+		defer cancel()
+		o.ask(ctx, c, before)
+	}
+	if n == 0 {
+		if err := c.stop(); err != nil || !o.kept {
+			o.w.t.Fatalf("an authority that is not killed: %v, kept %v\n%s", err, o.kept, o.w.log)
+		}
+		o.check()
+	}
+	return c
+}
+
+// ask asks for shares, and shows one of them.
+func (o *owned) ask(ctx context.Context, c *child, before *Authority) {
+	o.w.t.Helper()
+	answer, err := c.MakeBackup(ctx, o.w.ask(before, "ana"))
+	if err != nil {
+		return
+	}
+	o.made = o.note(before, answer)
+	if known, err := c.BackupKept(ctx, api.BackupKept{Share: answer.Shares[0]}); err == nil {
+		o.kept = true
+		o.same(known, o.made)
+	}
+	if known, err := c.Backup(ctx); err == nil && o.kept {
+		o.same(known, o.made)
+	}
+}
+
+// note demands a whole backup, and keeps it.
+func (o *owned) note(a *Authority, answer api.BackupShares) (id string) {
+	o.w.t.Helper()
+	if len(answer.Shares) != len(owners) {
+		o.w.t.Fatalf("got %d shares, want %d", len(answer.Shares), len(owners))
+	}
+	for _, b := range answer.Shares {
+		s := must(backup.Parse(b))
+		if err := s.For(a.current.Load().approved); err != nil {
+			o.w.t.Error(err)
+		}
+		id = s.ID
+		o.shares[id] = append(o.shares[id], s)
+	}
+	return id
+}
+
+// same demands that what is told is the record of a backup, and all of it; of
+// none where id is empty.
+func (o *owned) same(told api.Backup, id string) {
+	o.w.t.Helper()
+	want := api.Backup{State: api.BackupNone}
+	if id != "" {
+		of := o.shares[id][0]
+		want = api.Backup{State: api.BackupCurrent, ID: id, Created: &of.Created, Head: of.Head}
+	}
+	if told.State != want.State || told.ID != want.ID || told.Head != want.Head ||
+		(told.Created == nil) != (want.Created == nil) || told.Created != nil && !told.Created.Equal(*want.Created) {
+		o.w.t.Errorf("got %+v on record, want %+v", told, want)
+	}
+}
+
+// check holds what is told of the backup after a life against what was told in
+// it, and goes on with a new backup.
+func (o *owned) check() {
+	o.w.t.Helper()
+	o.on(func(a *Authority) {
+		told := must(a.backupState(o.w.t.Context()))
+		if o.kept || o.made != "" && told.ID == o.made {
+			o.record = o.made
+		}
+		o.same(told, o.record)
+		o.w.clock.pass(time.Minute) // a backup of the same second is no newer one
+		next := must(a.backup(o.w.ask(a, "ben")))
+		o.record = o.note(a, next)
+		o.same(must(a.backupKept(o.w.t.Context(), api.BackupKept{Share: next.Shares[2]})), o.record)
+		o.w.clock.pass(time.Minute)
+	})
+}
+
+// restores brings the root back from the backup on record.
+func (o *owned) restores(a *Authority) {
+	o.w.t.Helper()
+	r := o.w.restoration(a, "authority")
+	for _, s := range o.shares[must(a.backupState(o.w.t.Context())).ID][:2] {
+		r.config.Shares = append(r.config.Shares, must(r.unlock(a, s)))
+	}
+	if root, err := Restore(o.w.t.Context(), r.config); err != nil || root != o.w.root {
+		o.w.t.Errorf("got root %v, %v, want %v", root, err, o.w.root)
+	}
+}
