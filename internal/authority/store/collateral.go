@@ -26,7 +26,7 @@ func (s *Store) Collateral(ctx context.Context, name string) ([]byte, error) {
 // is given past its end too, until others need the room.
 func (s *Store) KeepCollateral(ctx context.Context, name string, content []byte, expires time.Time) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		_, err := c.changed(ctx, `INSERT INTO collateral VALUES ($1, $2, $3)
+		_, err := c.changed(ctx, `INSERT INTO collateral (name, content, expires) VALUES ($1, $2, $3)
 			ON CONFLICT (name) DO UPDATE SET content = excluded.content, expires = excluded.expires`, name, content, expires.Unix())
 		if err != nil {
 			return err

@@ -23,7 +23,7 @@ func (s *Store) Lease(ctx context.Context, name string) (Row, error) {
 // otherwise it refuses with reason "behind".
 func (s *Store) SwapLease(ctx context.Context, old, next Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		statement, args := `INSERT INTO lease VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, []any{next.Key, next.Content, next.MAC}
+		statement, args := `INSERT INTO lease (name, content, mac) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, []any{next.Key, next.Content, next.MAC}
 		if old.Key != nil {
 			statement, args = `UPDATE lease SET content = $2, mac = $3 WHERE name = $1 AND mac = $4`, append(args, old.MAC)
 		}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -15,8 +16,11 @@ import (
 // in SQLite: what it read stays so until it is committed, whichever process of
 // whichever machine asks.
 var inPostgres = engine{
-	name:    "PostgreSQL",
-	begin:   `BEGIN; SELECT pg_advisory_xact_lock(hashtext('cohort'), hashtext(current_schema()))`,
+	name: "PostgreSQL",
+	begin: func(ctx context.Context, c *session) error { // in one message, which cannot be prepared
+		_, err := c.ExecContext(ctx, `BEGIN; SELECT pg_advisory_xact_lock(hashtext('cohort'), hashtext(current_schema()))`)
+		return err
+	},
 	tables:  `SELECT count(*), count(*) FILTER (WHERE table_name = 'cohort_schema') FROM information_schema.tables WHERE table_schema = current_schema()`,
 	durable: []string{"fsync", "full_page_writes"},
 	migrations: []string{`

@@ -26,7 +26,7 @@ func (s *Store) Root(ctx context.Context) (Row, error) {
 // refused with reason "store-foreign".
 func (s *Store) CreateRoot(ctx context.Context, r Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		ok, err := c.changed(ctx, `INSERT INTO root VALUES (1, $1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
+		ok, err := c.changed(ctx, `INSERT INTO root ("only", key, content, mac) VALUES (1, $1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
 		if err == nil && !ok {
 			return wire.Refuse(wire.StoreForeign, "store: root", "a root exists", "none")
 		}
@@ -97,7 +97,7 @@ func (s *Store) Proposals(ctx context.Context) ([]Row, error) {
 // "behind".
 func (s *Store) AddProposal(ctx context.Context, r Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		ok, err := c.changed(ctx, `INSERT INTO proposals VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
+		ok, err := c.changed(ctx, `INSERT INTO proposals (digest, content, mac) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
 		if err == nil && !ok {
 			return moved("proposals")
 		}

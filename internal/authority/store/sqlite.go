@@ -14,9 +14,18 @@ import (
 
 // inSQLite is a file. Transactions of the writer take the write lock at their
 // begin, so that none fails half way for another process's.
+//
+// The places of the log are one more than the greatest, which is that of a row
+// that stays: [Store.Refused] keeps the newest. Stores of earlier programs have
+// AUTOINCREMENT there, which counts the same and costs each commit a page more;
+// they are left so, because making the log anew would stop whoever writes for as
+// long as the log is.
 var inSQLite = engine{
-	name:   "SQLite",
-	begin:  `BEGIN IMMEDIATE`,
+	name: "SQLite",
+	begin: func(ctx context.Context, c *session) error {
+		_, err := c.exec(ctx, `BEGIN IMMEDIATE`)
+		return err
+	},
 	tables: `SELECT count(*), count(*) FILTER (WHERE name = 'cohort_schema') FROM sqlite_schema`,
 	migrations: []string{`
 CREATE TABLE cohort_schema (version INTEGER NOT NULL) STRICT;
@@ -24,7 +33,7 @@ CREATE TABLE root (only INTEGER PRIMARY KEY CHECK (only = 1), key BLOB NOT NULL,
 CREATE TABLE history (step INTEGER PRIMARY KEY, head BLOB NOT NULL UNIQUE, content BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
 CREATE TABLE proposals (digest BLOB PRIMARY KEY, content BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
 CREATE TABLE log (
-	sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+	sequence INTEGER PRIMARY KEY,
 	id BLOB NOT NULL UNIQUE,
 	kind TEXT NOT NULL CHECK (kind IN ('issued', 'refused')),
 	task TEXT NOT NULL,

@@ -30,7 +30,7 @@ import (
 // engine is what one kind of database does in its own way.
 type engine struct {
 	name       string
-	begin      string   // of a transaction that no other writer's overlaps
+	begin      apply    // begins a transaction that no other writer's overlaps
 	tables     string   // counts the tables that are there, and among them that of the version
 	durable    []string // settings of a server without which a commit is not on disk
 	migrations []string // the n-th makes version n of the one before; each but the first only adds
@@ -192,8 +192,9 @@ func (s *Store) prepare(ctx context.Context) error {
 }
 
 // check demands tables of a version that this program knows how to use, and
-// migrates older ones. Migrations only add, so that a process of version N goes
-// on while one of N+1 has migrated under it.
+// migrates older ones. Migrations only add, and statements name the columns they
+// use, so that a process of version N goes on while one of N+1 has migrated under
+// it.
 func (s *Store) check(ctx context.Context) error {
 	found, err := s.version(ctx)
 	if err != nil || found >= s.engine.version() {

@@ -376,6 +376,9 @@ func testRefusalsAreBounded(t *testing.T, dsn string) {
 	if got, want := count(t, s), maxRefusals+1; got != want {
 		t.Errorf("got %d rows, want %d: the newest refusals and the issuance", got, want)
 	}
+	if newest, err := s.Log(t.Context(), Query{Limit: 1}); err != nil || newest[0].Sequence != maxRefusals+4 {
+		t.Errorf("got the newest in place %v, %v, want %d: no place is given twice", newest, err, maxRefusals+4)
+	}
 }
 
 // TestKill kills a process again and again while it records and says what was

@@ -3,9 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -13,94 +11,6 @@ import (
 	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
-
-// older opens a store as a program of an older version of the tables does.
-func older(t *testing.T, dsn string, version int) *Store {
-	t.Helper()
-	s, err := connect(dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	s.engine.migrations = s.engine.migrations[:version]
-	return s
-}
-
-// TestVersions makes a store of the first version and opens it with this
-// program while the first one works on.
-func TestVersions(t *testing.T) { onBoth(t, testVersions) }
-
-func testVersions(t *testing.T, dsn string) {
-	if strings.HasPrefix(dsn, "sqlite:") {
-		if err := createFile(strings.TrimPrefix(dsn, "sqlite:")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	first := older(t, dsn, 1)
-	if err := errors.Join(first.prepare(t.Context()), first.CreateRoot(t.Context(), row("root")), first.Append(t.Context(), wire.Digest{}, step(1)),
-		first.Record(t.Context(), issuance(1))); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := first.Lease(t.Context(), "rings"); err == nil {
-		t.Fatal("got a lease from tables of version 1")
-	}
-	now := reopen(t, dsn)
-	if _, err := now.Lease(t.Context(), "rings"); err != nil {
-		t.Errorf("after the migration: %v", err)
-	}
-	root, err := now.Root(t.Context())
-	check(t, "root", err, root, row("root"))
-	if err := errors.Join(first.check(t.Context()), first.Record(t.Context(), issuance(2)), now.Record(t.Context(), issuance(3)),
-		older(t, dsn, 1).check(t.Context())); err != nil {
-		t.Errorf("version 1 beside the next: %v", err)
-	}
-	wantReason(t, first.Record(t.Context(), issuance(3)), wire.NonceUsed)
-	if got := count(t, first); got != 3 {
-		t.Errorf("got %d rows, want 3", got)
-	}
-}
-
-// TestVersionsAhead is what this program does with tables of programs to come.
-func TestVersionsAhead(t *testing.T) { onBoth(t, testVersionsAhead) }
-
-func testVersionsAhead(t *testing.T, dsn string) {
-	known := fresh(t, dsn).engine.version()
-	for version, want := range map[int]wire.Reason{0: wire.StoreForeign, known + 1: "", known + 2: wire.StoreForeign} {
-		edit(t, dsn, fmt.Sprint(`UPDATE cohort_schema SET version = `, version))
-		s, err := Open(t.Context(), dsn)
-		if want != "" {
-			wantReason(t, err, want)
-			continue
-		}
-		if err != nil {
-			t.Errorf("version %d: %v", version, err)
-			continue
-		}
-		var left int
-		err = s.reader.QueryRowContext(t.Context(), `SELECT version FROM cohort_schema`).Scan(&left)
-		if err := errors.Join(err, s.Record(t.Context(), issuance(version)), s.Close()); err != nil || left != version {
-			t.Errorf("version %d: got version %d, %v", version, left, err)
-		}
-	}
-}
-
-// TestMigrationsOnlyAdd holds the promise that a process of version N works on
-// tables of N+1: what it knows stays as it is.
-func TestMigrationsOnlyAdd(t *testing.T) {
-	adds := regexp.MustCompile(`(?s)^CREATE (TABLE|INDEX) \w+ |^ALTER TABLE \w+ ADD COLUMN \w+ \w+ NOT NULL DEFAULT `)
-	for _, e := range []engine{inSQLite, inPostgres} {
-		if len(e.migrations) != inSQLite.version() {
-			t.Error("the databases have different versions")
-		}
-		for _, migration := range e.migrations[1:] {
-			for statement := range strings.SplitSeq(migration, ";") {
-				if statement = strings.TrimSpace(statement); statement != "" && !adds.MatchString(statement) {
-					t.Errorf("%q does more than add", statement)
-				}
-			}
-		}
-	}
-}
 
 // TestLease swaps a lease from nobody to one and another.
 func TestLease(t *testing.T) { onBoth(t, testLease) }

@@ -107,12 +107,12 @@ func (s *Store) transact(batch []write) ([]error, error) {
 		s.session = &session{c, make(map[string]*sql.Stmt)}
 	}
 	var outcomes []error
-	_, err := s.session.ExecContext(ctx, s.engine.begin)
+	err := s.engine.begin(ctx, s.session)
 	if err == nil {
 		outcomes, err = applyAll(ctx, s.session, batch)
 	}
 	if err == nil {
-		_, err = s.session.ExecContext(ctx, "COMMIT")
+		_, err = s.session.exec(ctx, `COMMIT`)
 	}
 	if err != nil {
 		s.takeBack(ctx)
@@ -156,16 +156,21 @@ func (s *Store) hangUp() {
 	s.session = nil
 }
 
-// changed runs a conditional statement and reports whether its condition held.
-func (c *session) changed(ctx context.Context, statement string, args ...any) (bool, error) {
+// exec runs one statement, which it prepares the first time.
+func (c *session) exec(ctx context.Context, statement string, args ...any) (sql.Result, error) {
 	if c.prepared[statement] == nil {
 		p, err := c.PrepareContext(ctx, statement)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
 		c.prepared[statement] = p
 	}
-	result, err := c.prepared[statement].ExecContext(ctx, args...)
+	return c.prepared[statement].ExecContext(ctx, args...)
+}
+
+// changed runs a conditional statement and reports whether its condition held.
+func (c *session) changed(ctx context.Context, statement string, args ...any) (bool, error) {
+	result, err := c.exec(ctx, statement, args...)
 	if err != nil {
 		return false, err
 	}
