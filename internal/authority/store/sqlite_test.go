@@ -74,44 +74,9 @@ func (s *Store) pragma(t *testing.T, statement string) {
 	}
 }
 
-// TestFullDisk fills a small disk of its own, and empties it again.
-func TestFullDisk(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
-		t.Skipf("mounting a small disk: %v", err)
-	}
-	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
-	s := fresh(t, "sqlite:"+filepath.Join(dir, "a.db"))
-	if err := s.Record(t.Context(), issuance(0)); err != nil {
-		t.Fatal(err)
-	}
-	filler := filepath.Join(dir, "filler")
-	// It is expected to end for want of room.
-	_ = os.WriteFile(filler, make([]byte, 4<<20), 0o600)
-	n := 1
-	var err error
-	for ; err == nil && n < 10_000; n++ {
-		err = s.Record(t.Context(), issuance(n))
-	}
-	wantReason(t, err, wire.StoreFailed)
-	if got := count(t, s); got != n-1 {
-		t.Errorf("got %d rows on the full disk, want the %d acknowledged", got, n-1)
-	}
-	if err := os.Remove(filler); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Record(t.Context(), issuance(n)); err != nil {
-		t.Errorf("with room again: %v", err)
-	}
-}
-
 // TestReadOnlyDisk takes the right to write away and gives it back.
 func TestReadOnlyDisk(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=8m"); err != nil {
-		t.Skipf("mounting a small disk: %v", err)
-	}
-	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	dir := newDisk(t, 8).dir
 	made, err := Create(t.Context(), "sqlite:"+filepath.Join(dir, "a.db"))
 	if err == nil {
 		err = errors.Join(made.CreateRoot(t.Context(), row("root")), made.Append(t.Context(), wire.Digest{}, step(1)), made.Close())

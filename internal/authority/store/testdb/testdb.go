@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"os/exec"
@@ -167,13 +168,13 @@ func (s *Server) Stop() {
 }
 
 // Kill kills the postmaster, as a crash does: what it holds in memory only is
-// lost, and [Server.Start] recovers the rest.
+// lost, and [Server.Start] recovers the rest. It may have ended by itself before.
 func (s *Server) Kill() error {
 	pid, err := s.pid()
-	if err != nil {
-		return err
+	if err == nil {
+		err = syscall.Kill(pid, syscall.SIGKILL)
 	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ESRCH) {
 		return err
 	}
 	io.WriteString(s.guard.(io.Writer), "keep\n")
