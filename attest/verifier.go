@@ -57,6 +57,10 @@ type Rules struct {
 	Debug bool
 	// CRL says what a missing revocation list means (policy key "crl").
 	CRL CRLRule
+	// CheckedWithin is how long ago lists and statements of the vendor may have
+	// been had from him (policy key "checked_within"). Zero leaves it to their
+	// own end.
+	CheckedWithin time.Duration
 	// SNP, Nitro and TPM are the rules of one platform only, DCAP those of
 	// Intel's two.
 	SNP   SNPRules
@@ -108,9 +112,10 @@ func (v *Verifier) UnverifiedClaims(e Evidence) (Claims, error) {
 // Result is an Attestation Result: claims that hold. Only [Verifier.Appraise]
 // makes one that is accepted anywhere.
 type Result struct {
-	claims Claims
-	at     time.Time
-	ok     bool
+	claims  Claims
+	checked []Checked
+	at      time.Time
+	ok      bool
 }
 
 // OK reports whether the result came from a successful appraisal.
@@ -127,6 +132,10 @@ func (r Result) Dynamic() bool { return r.claims.Dynamic }
 
 // Chip names the device that vouched.
 func (r Result) Chip() string { return r.claims.Chip }
+
+// Checked says when the vendor's documents were had from him, as whoever passed
+// them on says it; the caller does not change it.
+func (r Result) Checked() []Checked { return r.checked }
 
 // At is the time the evidence was appraised for.
 func (r Result) At() time.Time { return r.at }
@@ -161,9 +170,10 @@ type Question struct {
 
 // Appraise judges evidence. It refuses with reason "platform" when no appraiser
 // or no rule knows the platform, with "nonce" when the evidence was made for
-// another use, with "wrong-chip" when a credential does not bind its key to the
-// device it names, with "debug" when the host can read the TEE and the rules do not
-// allow it, and with the appraiser's reason otherwise.
+// another use, with "expired" when the vendor's documents were had from him longer
+// ago than the rules say, with "wrong-chip" when a credential does not bind its key
+// to the device it names, with "debug" when the host can read the TEE and the rules
+// do not allow it, and with the appraiser's reason otherwise.
 func (v *Verifier) Appraise(q Question) (Result, error) {
 	appraiser, known := v.appraisers[q.Evidence.Platform]
 	rules, ruled := q.Rules[q.Evidence.Platform]
@@ -173,8 +183,16 @@ func (v *Verifier) Appraise(q Question) (Result, error) {
 	if q.ReportData == (ReportData{}) {
 		return Result{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "none", "what the evidence must be bound to")
 	}
-	claims, err := appraiser.Appraise(q.Evidence.Raw, q.Evidence.With(q.Endorsements).Endorsed, rules, q.At)
+	endorsed := q.Evidence.With(q.Endorsements).Endorsed
+	claims, err := appraiser.Appraise(q.Evidence.Raw, endorsed, rules, q.At)
 	if err != nil {
+		return Result{}, err
+	}
+	checked, err := endorsed.Checked()
+	if err != nil {
+		return Result{}, err
+	}
+	if err := rules.recent(endorsed, checked, q.At); err != nil {
 		return Result{}, err
 	}
 	if claims.Measurement.Platform != q.Evidence.Platform {
@@ -189,5 +207,5 @@ func (v *Verifier) Appraise(q Question) (Result, error) {
 	if err := claims.Activation.check(q.Secret); err != nil {
 		return Result{}, err
 	}
-	return Result{claims: claims, at: q.At, ok: true}, nil
+	return Result{claims: claims, checked: checked, at: q.At, ok: true}, nil
 }

@@ -50,6 +50,9 @@ func (r *Report) hardware() branch {
 	h := r.Hardware
 	authority := fmt.Sprintf("%s, chip %s%s", h.Authority, h.Chip, mark(h.Debug, ", DEBUG: its host can read it"))
 	lines := [][2]string{{"authority", authority}, {"units", fmt.Sprintf("%v, as policy accepts them", h.Units)}}
+	for _, c := range h.Collateral {
+		lines = append(lines, [2]string{"collateral", fmt.Sprintf("%s, checked %s, valid until %s", c.Role, c.At.UTC().Format(time.RFC3339), c.Until.UTC().Format(time.RFC3339))})
+	}
 	if h.Authority == attest.TPM || slices.Contains(h.Units, attest.TPM) {
 		lines = append(lines, [2]string{"tpm", "proves what was started, and keeps nothing from root on its machine; it has no debug state"})
 	}

@@ -35,6 +35,8 @@ type HardwareReport struct {
 	Debug       bool              `json:"authority_debug"`
 	Units       []attest.Platform `json:"units"`
 	Development bool              `json:"development"` // protects nothing from the host
+	// Collateral says when the authority had its vendor's lists and statements.
+	Collateral []attest.Checked `json:"authority_collateral,omitempty"`
 }
 
 // CodeReport tells which program holds the certificate.
@@ -151,7 +153,7 @@ func (c *Client) report(opened *conn, cluster ClusterReport) (*Report, error) {
 		Schema: ReportSchema,
 		Hardware: HardwareReport{
 			Authority: trust.evidence.Measurement().Platform, Chip: trust.evidence.Chip(), Debug: trust.evidence.Debug(),
-			Development: doc.Development,
+			Development: doc.Development, Collateral: trust.evidence.Checked(),
 		},
 		Code: CodeReport{Task: held.Task, Release: held.Release, Identity: held.ID, Authority: trust.evidence.Measurement().String()},
 		Policy: PolicyReport{

@@ -183,6 +183,8 @@ func tightens(kind, was, is string) bool {
 		return is != "true"
 	case kind == "platform.*.crl":
 		return is != strconv.Quote(string(attest.CRLIfPresent))
+	case kind == "platform.*.checked_within":
+		return is != "" && (was == "" || span(is) < span(was))
 	case slices.Contains(floors, kind):
 		return number(is) >= number(was)
 	case slices.Contains(ceilings, kind):

@@ -134,6 +134,8 @@ var hardwareDiffRows = []struct {
 	{"vmpl left out", []string{"vmpl = 2\n", ""}, []string{`- platform.snp.vmpl = 2 (tightens)`}, []string{`+ platform.snp.vmpl = 2 (loosens)`}},
 	{"crl required", []string{`"if-present"`, `"required"`}, []string{`~ platform.snp.crl = "required", was "if-present" (tightens)`}, []string{`~ platform.snp.crl = "if-present", was "required" (loosens)`}},
 	{"crl left out", []string{"crl = \"if-present\"\n", ""}, []string{`- platform.snp.crl = "if-present" (tightens)`}, []string{`+ platform.snp.crl = "if-present" (loosens)`}},
+	{"collateral checked later", []string{`"72h"`, `"48h"`}, []string{`~ platform.snp.checked_within = "48h", was "72h" (tightens)`}, []string{`~ platform.snp.checked_within = "72h", was "48h" (loosens)`}},
+	{"collateral checked whenever", []string{"checked_within = \"72h\"\n", ""}, []string{`- platform.snp.checked_within = "72h" (loosens)`}, []string{`+ platform.snp.checked_within = "72h" (tightens)`}},
 	{"status removed", []string{`, "OutOfDate"`, ""}, []string{`- platform.tdx.statuses = "OutOfDate" (tightens)`}, []string{`+ platform.tdx.statuses = "OutOfDate" (loosens)`}},
 	{"advisory removed", []string{"advisories = [\"INTEL-SA-00615\"]\n", ""}, []string{`- platform.tdx.advisories = "INTEL-SA-00615" (tightens)`}, []string{`+ platform.tdx.advisories = "INTEL-SA-00615" (loosens)`}},
 	{"later evaluation", []string{"min_evaluation = 17", "min_evaluation = 18"}, []string{`~ platform.tdx.min_evaluation = 18, was 17 (tightens)`}, []string{`~ platform.tdx.min_evaluation = 17, was 18 (loosens)`}},

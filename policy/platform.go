@@ -60,7 +60,7 @@ func (d *Document) nameLaunches() {
 
 func readSNP(t table, rules *attest.Rules) {
 	t.need("generation", "chips", "id_keys")
-	rules.CRL = t.crl()
+	t.revocation(rules)
 	rules.SNP = attest.SNPRules{
 		Generations: map[string]attest.SNPFloor{},
 		Chips:       t.accepted("chips", wantSNPChip, snpChip),
@@ -118,7 +118,7 @@ func readSGX(t table, rules *attest.Rules) {
 
 func readDCAP(t table, rules *attest.Rules) {
 	t.need("chips")
-	rules.CRL = t.crl()
+	t.revocation(rules)
 	rules.DCAP = attest.DCAPRules{
 		Statuses:      t.set("statuses", strings.Join(dcapStatuses, ", "), oneOf(dcapStatuses)),
 		Advisories:    t.set("advisories", `an id such as "INTEL-SA-00615"`, advisory.MatchString),
@@ -145,10 +145,13 @@ func readTPM(t table, rules *attest.Rules) {
 	rules.TPM.CutChips = t.byteStrings("cut_chips", wantDigest, sha256Digest)
 }
 
-// crl reads what a missing revocation list means.
-func (t table) crl() attest.CRLRule {
-	rules := []string{string(attest.CRLRequired), string(attest.CRLIfPresent)}
-	return attest.CRLRule(t.text("crl", strings.Join(rules, " or "), oneOf(rules)))
+// revocation reads what a missing revocation list means, and how long ago lists
+// and statements may have been had: at least the day after which the authority
+// asks again.
+func (t table) revocation(rules *attest.Rules) {
+	words := []string{string(attest.CRLRequired), string(attest.CRLIfPresent)}
+	rules.CRL = attest.CRLRule(t.text("crl", strings.Join(words, " or "), oneOf(words)))
+	rules.CheckedWithin = t.duration("checked_within", 25*time.Hour, 8760*time.Hour)
 }
 
 // anyWord accepts every value of a field.

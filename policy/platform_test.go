@@ -29,6 +29,7 @@ keys = [ { name = "ana", ssh = "ANA" } ]
 [platform.snp]
 roots = ["sha256:R1"]
 crl = "if-present"
+checked_within = "72h"
 chips = ["C1", "c3c3c3c3c3c3c3c3"]
 cut_chips = ["C2"]
 id_keys = ["sha384:K1"]
@@ -116,7 +117,7 @@ func TestParseReadsRules(t *testing.T) {
 	got := mustParse(t, ironText(t)).Platforms
 	turinChip := append(slices.Repeat([]byte{0xc3}, 8), make([]byte, 56)...)
 	want := map[attest.Platform]attest.Rules{
-		attest.SNP: {Roots: []attest.Digest{digest("1")}, CRL: attest.CRLIfPresent, SNP: attest.SNPRules{
+		attest.SNP: {Roots: []attest.Digest{digest("1")}, CRL: attest.CRLIfPresent, CheckedWithin: 72 * time.Hour, SNP: attest.SNPRules{
 			Generations: map[string]attest.SNPFloor{
 				"Milan": {Committed: attest.SNPTCB{Bootloader: 3, SNP: 8, Microcode: 115}},
 				"Turin": {
@@ -190,6 +191,9 @@ var ironRefusals = []refusal{
 	{"snp without roots", "roots = [\"sha256:R1\"]\n", "", "platform.snp.roots", "required key", ""},
 	{"unknown crl", `"if-present"`, `"optional"`, "platform.snp.crl", "value", "required or if-present"},
 	{"crl as a flag", `crl = "if-present"`, "crl = false", "platform.snp.crl", "value", "required"},
+	{"checked within a day", `"72h"`, `"24h"`, "platform.snp.checked_within", "value", "25h"},
+	{"checked within a century", `"72h"`, `"8761h"`, "platform.snp.checked_within", "value", "8760h"},
+	{"nitro with checked_within", `max_age = "5m"`, "max_age = \"5m\"\nchecked_within = \"72h\"", "platform.nitro.checked_within", "unknown key", ""},
 	{"snp without chips", "chips = [\"C1\", \"c3c3c3c3c3c3c3c3\"]\n", "", "platform.snp.chips", "required key", ""},
 	{"chips of another word", `chips = ["C1", "c3c3c3c3c3c3c3c3"]`, `chips = "all"`, "platform.snp.chips", "value", `"any"`},
 	{"any inside a list", `chips = ["C1",`, `chips = ["any",`, "platform.snp.chips[0]", "value", "128"},

@@ -164,7 +164,7 @@ func (u *Unit) await(ctx context.Context, d time.Duration) (soon bool, err error
 // reach h like any others.
 func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	server, err := channel.NewServer(channel.ServerConfig{
-		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: u.tee,
+		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: stapling{u},
 		RingUnknown: u.renewSoon, Clock: u.config.Clock, Log: u.config.Log,
 	})
 	if err != nil {
@@ -209,6 +209,19 @@ func (o oneAtATime) answer(ctx context.Context, data attest.ReportData, credenti
 	case <-ctx.Done():
 		return attest.Evidence{}, errors.Join(wire.Refuse(wire.Unavailable, "unit: TEE", "busy", "free"), context.Cause(ctx))
 	}
+}
+
+// stapling is the unit's attester for clients: beside the evidence it puts what
+// the newest report says of it.
+type stapling struct{ u *Unit }
+
+// Attest implements [attest.Attester].
+func (s stapling) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
+	evidence, err := s.u.tee.Attest(ctx, data)
+	if e := s.u.held.Load(); err == nil && e != nil {
+		evidence = evidence.With(e.endorsed)
+	}
+	return evidence, err
 }
 
 // Caller is who sent a request through the trusted channel, as a handler may

@@ -1,6 +1,7 @@
 package unit
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -71,6 +72,36 @@ func TestAgentServesChannel(t *testing.T) {
 	}
 	if got := a.Stats().Sessions; got != 1 {
 		t.Errorf("got %d sessions, want 1", got)
+	}
+}
+
+// TestStapled: evidence for clients has the vendor's documents beside it, and when
+// the authority had them, as the authority signed it. Of that nobody on the way
+// says anything.
+func TestStapled(t *testing.T) {
+	said := attest.FrameChecked([]attest.Checked{{Role: "crl", Digest: wire.Sum(nil), At: time.Unix(1, 0), Until: time.Unix(2, 0)}})
+	forged := attest.FrameChecked(nil)
+	for name, row := range map[string]struct{ report, beside, want []byte }{
+		"as signed":       {said, nil, said},
+		"another beside":  {said, forged, said},
+		"only one beside": {nil, forged, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "1h")
+			f := w.authority(w.keys)
+			f.faults.report = func(r *api.Report) { r.Checked = row.report }
+			f.faults.sealed = func(s *api.SealedReport) {
+				s.Endorsements = map[string][]byte{"crl": []byte("of the vendor")}
+				if row.beside != nil {
+					s.Endorsements[attest.RoleChecked] = row.beside
+				}
+			}
+			got, err := stapling{w.start("scoring", f)}.Attest(t.Context(), attest.ReportData{1})
+			check(t, err)
+			if !bytes.Equal(got.Endorsed[attest.RoleChecked], row.want) || string(got.Endorsed["crl"]) != "of the vendor" {
+				t.Errorf("got %q, want %q and the vendor's document", got.Endorsed, row.want)
+			}
+		})
 	}
 }
 

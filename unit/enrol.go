@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -32,6 +33,7 @@ type enrolment struct {
 	leaf        *tls.Certificate // leaf and cross-certificate, with the key
 	ring        identity.Ring    // keys under which units seal sessions
 	env         map[string]string
+	endorsed    attest.Endorsements // of our evidence: the vendor's words, and when the authority had them
 	renewAfter  time.Time
 	renewBefore time.Time
 	notAfter    time.Time
@@ -69,7 +71,7 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("checking the report: %w", err)
 	}
-	return e, nil
+	return e, e.staple(sealed.Endorsements)
 }
 
 // introduction is what a TPM says of itself; all others need no credential.
@@ -233,7 +235,22 @@ func (u *Unit) snapshot(report api.Report, root *x509.Certificate) (*enrolment, 
 			ID: id, Task: report.Task, Release: report.Release, Group: report.Group, Role: report.Role,
 			Root: report.IdentityCA, Cross: report.Cross,
 		},
+		endorsed: attest.Endorsements{attest.RoleChecked: report.Checked},
 	}, nil
+}
+
+// staple keeps what a client needs to judge our evidence without its vendor: his
+// documents, unchecked, beside the authority's word on when it had them.
+func (e *enrolment) staple(unverified attest.Endorsements) error {
+	checked := e.endorsed[attest.RoleChecked]
+	e.endorsed = attest.Endorsements{}
+	maps.Copy(e.endorsed, unverified)
+	delete(e.endorsed, attest.RoleChecked)
+	if len(checked) > 0 {
+		e.endorsed[attest.RoleChecked] = checked
+	}
+	_, err := e.endorsed.Checked()
+	return err
 }
 
 // checkUnit checks the certificate of the unit's signing key.

@@ -41,6 +41,9 @@ func TestReportRefused(t *testing.T) {
 		{"encapsulated key cut", func(f *fake) {
 			f.faults.sealed = func(s *api.SealedReport) { s.Encapsulated = s.Encapsulated[1:] }
 		}, wire.BadSignature},
+		{"times of the collateral changed", func(f *fake) {
+			f.faults.report = func(r *api.Report) { r.Checked = []byte("not framed") }
+		}, wire.Malformed},
 		{"signature changed", func(f *fake) {
 			f.faults.signed = func(s *api.SignedReport) { s.Signature[len(s.Signature)-1] ^= 1 }
 		}, wire.BadSignature},

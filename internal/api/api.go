@@ -87,6 +87,10 @@ func (r CertificateRequest) Digest() wire.Digest {
 type SealedReport struct {
 	Encapsulated []byte `json:"enc"`
 	Ciphertext   []byte `json:"ciphertext"` // a [SignedReport], JSON
+	// Endorsements are what vendors say beside the unit's evidence, by role:
+	// for whoever appraises it next. Each counts by its own signature, and
+	// [Report.Checked] names its digest.
+	Endorsements map[string][]byte `json:"endorsements,omitempty"`
 }
 
 // SealInfo is the HPKE info of the report that answers r.
@@ -131,8 +135,9 @@ type Report struct {
 	Rings       Rings               `json:"rings"`               // keys under which sessions are sealed; in a group strict are its role's, follow the whole group's
 	Head        wire.Digest         `json:"policy_head"`
 	RenewAfter  time.Time           `json:"renew_after"`
-	RenewBefore time.Time           `json:"renew_before"` // end of the jitter
-	NotAfter    time.Time           `json:"not_after"`    // of leaf and unit certificate
+	RenewBefore time.Time           `json:"renew_before"`      // end of the jitter
+	NotAfter    time.Time           `json:"not_after"`         // of leaf and unit certificate
+	Checked     []byte              `json:"checked,omitempty"` // when the authority had lists and statements of the vendor
 }
 
 // ReportSchema is the schema of [Report].

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
 	"slices"
 	"time"
@@ -30,6 +31,7 @@ type enrolment struct {
 	at       time.Time
 	snap     *snapshot
 	evidence attest.Evidence
+	endorsed attest.Endorsements // what we added to it
 	hpkeKey  hpke.PublicKey
 	signing  *ecdsa.PublicKey
 	tlsKey   crypto.PublicKey // in key mode unit
@@ -65,7 +67,8 @@ func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest) (
 	e := &enrolment{request: r, at: now, snap: a.current.Load()}
 	defer e.clear()
 	endorse := func(e *enrolment) (err error) {
-		e.evidence, err = a.endorse(ctx, e.evidence, e.snap.approved)
+		e.endorsed, err = a.endorse(ctx, e.evidence, e.snap.approved)
+		e.evidence = e.evidence.With(e.endorsed)
 		return err
 	}
 	hold := func(*enrolment) error { return a.holdRings(ctx) }
@@ -103,7 +106,9 @@ func (a *Authority) checkRequest(e *enrolment) error {
 	if !e.snap.approved.Knows(r.Head) {
 		return wire.Refuse(wire.Behind, "request: policy head", r.Head, e.snap.approved.Head())
 	}
-	return e.evidence.UnmarshalJSON(r.Evidence)
+	err := e.evidence.UnmarshalJSON(r.Evidence)
+	delete(e.evidence.Endorsed, attest.RoleChecked) // nobody says that but us
+	return err
 }
 
 // notCut refuses a unit that its task's policy cuts off. Of a unit in a group the
@@ -153,16 +158,16 @@ func parseSigningKey(spki []byte) (*ecdsa.PublicKey, error) {
 	return key, nil
 }
 
-// endorse adds what vendors say to evidence, of platforms that policy names.
-func (a *Authority) endorse(ctx context.Context, e attest.Evidence, approved policy.Approved) (attest.Evidence, error) {
+// endorse is what vendors say beside evidence, of platforms that policy names.
+func (a *Authority) endorse(ctx context.Context, e attest.Evidence, approved policy.Approved) (attest.Endorsements, error) {
 	if _, ruled := approved.Rules()[e.Platform]; a.endorser == nil || !ruled {
-		return e, nil
+		return nil, nil
 	}
 	endorsed, err := a.endorser.Endorse(ctx, e)
 	if err != nil {
-		return e, fmt.Errorf("finding endorsements: %w", err)
+		return nil, fmt.Errorf("finding endorsements: %w", err)
 	}
-	return e.With(endorsed), nil
+	return endorsed, nil
 }
 
 // appraise judges the evidence, bound to every other field of the request, and
@@ -204,6 +209,7 @@ func (*enrolment) issue(e *enrolment) error {
 		Unit: unit.DER, IdentityCA: e.identity.Root, Cross: e.identity.Cross, Authority: e.snap.issuer.AuthorityRoot(),
 		Env: e.grant.Release.Env, Head: e.snap.approved.Head(),
 		RenewAfter: unit.RenewAfter, RenewBefore: unit.RenewBefore, NotAfter: unit.NotAfter,
+		Checked: e.endorsed[attest.RoleChecked],
 	}
 	e.addGroup()
 	if err := e.addLeaf(); err != nil {
@@ -305,5 +311,13 @@ func (e *enrolment) seal() (api.SealedReport, error) {
 	if err != nil {
 		return api.SealedReport{}, fmt.Errorf("sealing report: %w", err)
 	}
-	return api.SealedReport{Encapsulated: enc, Ciphertext: sealed}, nil
+	return api.SealedReport{Encapsulated: enc, Ciphertext: sealed, Endorsements: e.documents()}, nil
+}
+
+// documents are those that stand beside the sealed report: the vendors' own
+// words, which are no secret and need no signature of ours.
+func (e *enrolment) documents() attest.Endorsements {
+	documents := maps.Clone(e.endorsed)
+	delete(documents, attest.RoleChecked)
+	return documents
 }

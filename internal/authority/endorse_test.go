@@ -1,9 +1,12 @@
 package authority
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"math"
 	"net/url"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +22,7 @@ import (
 type vendorDesk struct {
 	mu    sync.Mutex
 	asked []attest.Platform
+	said  []byte // in role checked
 	err   error
 }
 
@@ -26,7 +30,11 @@ func (d *vendorDesk) Endorse(_ context.Context, e attest.Evidence) (attest.Endor
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.asked = append(d.asked, e.Platform)
-	return attest.Endorsements{"note": []byte("of the vendor")}, d.err
+	endorsed := attest.Endorsements{"note": []byte("of the vendor")}
+	if d.said != nil {
+		endorsed[attest.RoleChecked] = d.said
+	}
+	return endorsed, d.err
 }
 
 func (d *vendorDesk) Stats() []collateral.Status {
@@ -99,7 +107,53 @@ func TestEndorser(t *testing.T) {
 	}
 	desk.asked = nil
 	stranger := attest.Evidence{Platform: attest.SNP, Raw: []byte{1}}
-	if got, err := a.endorse(t.Context(), stranger, a.current.Load().approved); err != nil || got.Endorsed != nil || desk.asked != nil {
-		t.Errorf("evidence that policy does not name: got %v, %v, asked %v", got.Endorsed, err, desk.asked)
+	if got, err := a.endorse(t.Context(), stranger, a.current.Load().approved); err != nil || got != nil || desk.asked != nil {
+		t.Errorf("evidence that policy does not name: got %v, %v, asked %v", got, err, desk.asked)
+	}
+}
+
+// TestReportSaysWhenChecked: a report says, signed, when the authority had the
+// vendor's documents, and these stand beside it. What a unit says of that itself
+// counts nowhere.
+func TestReportSaysWhenChecked(t *testing.T) {
+	w := newWorld(t)
+	said := attest.FrameChecked([]attest.Checked{{Role: "crl", Digest: wire.Sum(nil), At: time.Unix(1, 0), Until: time.Unix(2, 0)}})
+	for name, row := range map[string]struct{ unit, endorser, want []byte }{
+		"the authority": {nil, said, said},
+		"both":          {[]byte("not even framed"), said, said},
+		"the unit":      {[]byte("not even framed"), nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := w.config("authority")
+			config.Endorser = &vendorDesk{said: row.endorser}
+			a, err := Open(t.Context(), config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := w.scoring()
+			challenge, err := direct{a}.Challenge(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := p.request(challenge.Nonce, nil)
+			if row.unit != nil {
+				var e attest.Evidence
+				if err := e.UnmarshalJSON(r.Evidence); err != nil {
+					t.Fatal(err)
+				}
+				r.Evidence = must(json.Marshal(e.With(attest.Endorsements{attest.RoleChecked: row.unit})))
+			}
+			sealed, err := direct{a}.Certify(t.Context(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			report, err := p.openReport(r, sealed)
+			if err != nil || !bytes.Equal(report.Checked, row.want) {
+				t.Errorf("got %x, %v, want %x", report.Checked, err, row.want)
+			}
+			if want := (map[string][]byte{"note": []byte("of the vendor")}); !reflect.DeepEqual(sealed.Endorsements, want) {
+				t.Errorf("beside the report: got %q, want %q", sealed.Endorsements, want)
+			}
+		})
 	}
 }

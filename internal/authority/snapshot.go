@@ -58,10 +58,13 @@ func (a *Authority) named(ctx context.Context, approved policy.Approved) error {
 	if err != nil {
 		return fmt.Errorf("attesting ourselves: %w", err)
 	}
-	if evidence, err = a.endorse(ctx, evidence, approved); err != nil {
+	endorsed, err := a.endorse(ctx, evidence, approved)
+	if err != nil {
 		return err
 	}
-	result, err := a.verifier.Appraise(attest.Question{Evidence: evidence, ReportData: data, Rules: approved.Rules(), At: now, Secret: hidden})
+	result, err := a.verifier.Appraise(attest.Question{
+		Evidence: evidence, Endorsements: endorsed, ReportData: data, Rules: approved.Rules(), At: now, Secret: hidden,
+	})
 	if err != nil {
 		return fmt.Errorf("appraising our own evidence: %w", err)
 	}

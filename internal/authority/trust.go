@@ -122,8 +122,9 @@ func (a *Authority) evidence(ctx context.Context, data attest.ReportData, creden
 	if err != nil {
 		return nil, fmt.Errorf("attesting ourselves: %w", err)
 	}
-	if evidence, err = a.endorse(ctx, evidence, a.current.Load().approved); err != nil {
+	endorsed, err := a.endorse(ctx, evidence, a.current.Load().approved)
+	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(evidence)
+	return json.Marshal(evidence.With(endorsed))
 }

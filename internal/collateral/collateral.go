@@ -61,6 +61,7 @@ type Document struct {
 	Chain   []byte // certificates of the signer, where they come apart; PEM
 	Fetched time.Time
 	Expires time.Time
+	digest  attest.Digest // of Content, once it is at hand
 }
 
 // Cache keeps documents by their names, as well as it can: it is trusted with
@@ -115,16 +116,18 @@ func New(c Config) *Collateral {
 
 // Endorse gives what belongs to evidence and did not come with it. It asks
 // vendors only for what is not at hand. A revocation list that cannot be had is
-// left out, because policy says what that means; without any other document it
-// refuses with "unavailable".
+// left out, because policy says what that means, and so is a statement that came
+// with the evidence; without any other document it refuses with "unavailable". In
+// role [attest.RoleChecked] it says when it had the lists and statements.
 func (c *Collateral) Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsements, error) {
-	endorsed := attest.Endorsements{}
+	endorsed, checked := attest.Endorsements{}, []attest.Checked(nil)
 	for _, it := range c.items(e) {
-		if it.kind != list && e.Endorsed[it.role] != nil {
+		brought := e.Endorsed[it.role] != nil
+		if it.kind == certificate && brought {
 			continue
 		}
 		d, err := c.get(ctx, it)
-		if err != nil && it.kind == list {
+		if err != nil && (it.kind == list || brought) {
 			continue
 		}
 		if err != nil {
@@ -134,6 +137,12 @@ func (c *Collateral) Endorse(ctx context.Context, e attest.Evidence) (attest.End
 		if it.chain != "" {
 			endorsed[it.role+"_chain"] = d.Chain
 		}
+		if it.kind != certificate {
+			checked = append(checked, attest.Checked{Role: it.role, Digest: d.digest, At: d.Fetched, Until: d.Expires})
+		}
+	}
+	if len(checked) > 0 {
+		endorsed[attest.RoleChecked] = attest.FrameChecked(checked)
 	}
 	return endorsed, nil
 }
@@ -199,6 +208,7 @@ func (c *Collateral) held(ctx context.Context, it item) Document {
 		e = &entry{item: it}
 		if c.config.Cache != nil {
 			e.doc = c.config.Cache.Load(ctx, it.name)
+			e.doc.digest = wire.Sum(e.doc.Content)
 		}
 	}
 	c.mu.Lock()

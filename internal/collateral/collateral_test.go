@@ -71,6 +71,52 @@ func TestEndorse(t *testing.T) {
 	}
 }
 
+// TestChecked: endorsements say of each list and statement when it was had, and
+// of certificates nothing. A statement that came with the evidence gives way to
+// the vendor's, and stands in, unchecked, while he is down.
+func TestChecked(t *testing.T) {
+	intel, s := attesttest.NewDCAPVendor(noon), serve(t)
+	s.knows = intel.Service()
+	at := noon
+	c := New(s.config(&at))
+	brought := func() attest.Endorsements {
+		t.Helper()
+		e := evidence(t, intel.Chip(intel.TCB).Attester(attesttest.MeasureTDX("td")))
+		e.Endorsed = attest.Endorsements{"tcb_info": []byte("older")}
+		endorsed, err := c.Endorse(t.Context(), e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.With(endorsed).Endorsed
+	}
+	got := brought()
+	at = noon.Add(time.Hour) // nothing is had anew
+	for range 2 {
+		all, err := got.Checked()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var roles []string
+		for _, one := range all {
+			roles = append(roles, one.Role)
+			if !one.At.Equal(noon) || !one.Until.After(noon) || one.Digest != wire.Sum(got[one.Role]) {
+				t.Errorf("got %+v, want what was had at noon", one)
+			}
+		}
+		if want := []string{"pck_crl", "qe_identity", "root_crl", "tcb_info"}; !slices.Equal(roles, want) {
+			t.Errorf("got roles %q, want %q", roles, want)
+		}
+		got = brought()
+	}
+	s.answer(status(http.StatusServiceUnavailable))
+	c = New(s.config(&at))
+	e := evidence(t, intel.Chip(intel.TCB).Attester(attesttest.MeasureTDX("td")))
+	e.Endorsed = attest.Endorsements{"tcb_info": []byte("older"), "qe_identity": []byte("older")}
+	if endorsed, err := c.Endorse(t.Context(), e); err != nil || len(endorsed) > 0 {
+		t.Errorf("while the vendor is down: got %v, %v, want nothing in place of what came", endorsed, err)
+	}
+}
+
 // TestDownForADay: renewal is tried before the list ends, in vain; issuing goes
 // on for as long as the list is valid, then stops with its reason, and goes on
 // soon after the vendor is back. No time passes but virtual time.
@@ -370,6 +416,10 @@ func TestMirror(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if all, err := got.Checked(); err != nil || len(all) != 4 || !all[0].At.Equal(noon) {
+		t.Errorf("checked: got %v, %v, want four at the files' time", all, err)
+	}
+	delete(got, attest.RoleChecked)
 	if !maps.EqualFunc(got, endorsed, bytes.Equal) {
 		t.Errorf("got roles %v, want the files", slices.Sorted(maps.Keys(got)))
 	}

@@ -43,6 +43,7 @@ func (c *Collateral) fetch(ctx context.Context, it item) (Document, error) {
 	if d.Expires, err = it.end(d); err != nil {
 		c.lacks(it)
 	}
+	d.digest = wire.Sum(d.Content)
 	return d, err
 }
 

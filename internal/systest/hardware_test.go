@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -449,4 +451,80 @@ func TestVendorDownForADay(t *testing.T) {
 	v.down, v.amd.ListUntil = false, v.now.Add(30*time.Hour)
 	v.mu.Unlock()
 	enrol(10*time.Minute, "")
+}
+
+// TestCollateralStapled: the vendors' documents, and when the authority had them,
+// come to clients along with evidence: the authority's own and that of units. They
+// ask no vendor, see how old it all is, and refuse what policy calls too old, as
+// the authority does.
+func TestCollateralStapled(t *testing.T) {
+	for _, p := range []attest.Platform{attest.SNP, attest.TDX, attest.SGX} {
+		t.Run(string(p), func(t *testing.T) {
+			e := settle(t, newVendors(t), p)
+			table := fmt.Sprintf("[platform.%s]\n", p)
+			push(t, e.Cluster, e.Next(table, table+"checked_within = \"48h\"\n"))
+			u, err := e.enrol(p, "scoring 1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			address := serve(t, u, "fresh")
+			e.vendors.mu.Lock()
+			e.vendors.down = true
+			e.vendors.mu.Unlock()
+			trust := e.trust()
+			had := e.wall()
+			session := func() (client.Session, error) {
+				ch, err := client.Open(t.Context(), client.OpenConfig{Trust: trust, Gateway: gatewayTo(t, address), FreshEvidence: true})
+				if err != nil {
+					return client.Session{}, err
+				}
+				defer ch.Close(context.WithoutCancel(t.Context()))
+				return ch.Session(t.Context())
+			}
+			opened, err := session()
+			if err != nil {
+				t.Fatalf("a session with fresh evidence: %v", err)
+			}
+			for whose, result := range map[string]attest.Result{"authority": trust.Evidence(), "unit": opened.Evidence} {
+				if len(result.Checked()) == 0 {
+					t.Errorf("%s: nothing says when its vendor's documents were had", whose)
+				}
+				for _, c := range result.Checked() {
+					if !c.At.Equal(had) || !c.Until.After(had) {
+						t.Errorf("%s: got %+v, want %v", whose, c, had)
+					}
+				}
+			}
+			report, err := client.Verify(t.Context(), address, client.Config{Trust: trust})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var tree strings.Builder
+			if err := report.WriteTree(&tree); err != nil || !strings.Contains(tree.String(), "checked "+had.UTC().Format(time.RFC3339)+", valid until ") {
+				t.Errorf("got %v and\n%s", err, tree.String())
+			}
+			e.pass(48 * time.Hour)
+			if _, err = e.enrol(p, "scoring 1"); err != nil {
+				t.Errorf("as old as it may be: %v", err)
+			}
+			e.pass(time.Second)
+			_, err = e.enrol(p, "scoring 1")
+			wantReason(t, err, wire.Expired)
+			pins := e.TrustConfig("scoring")
+			pins.Verifier, pins.Clock = verifier(), e.wall
+			_, err = client.FetchTrust(t.Context(), pins)
+			wantReason(t, err, wire.Expired)
+		})
+	}
+}
+
+// gatewayTo passes requests on to one unit, as the manager's gateway would, and
+// looks at nothing.
+func gatewayTo(t *testing.T, address string) string {
+	t.Helper()
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "https", Host: address})
+	proxy.Transport = &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}}
+	server := httptest.NewServer(proxy)
+	t.Cleanup(server.Close)
+	return server.URL
 }

@@ -19,6 +19,7 @@ const (
 	LabelRequest     Label = "cohort request v1"     // a certificate request as received
 	LabelSerial      Label = "cohort serial v1"      // certificate serial numbers
 	LabelHistory     Label = "cohort history v1"     // one step of the history chain
+	LabelChecked     Label = "cohort checked v1"     // when documents of vendors were had from them
 
 	LabelOwners Label = "cohort owners v1" // quorum, owners and their keys
 	LabelBackup Label = "cohort backup v1" // header of a backup; also the MAC over its digest
@@ -98,7 +99,7 @@ const (
 // is a prefix of another's framing.
 var Labels = []Label{
 	LabelInit, LabelIssue, LabelTrust, LabelRestore,
-	LabelMeasurement, LabelRegister, LabelArguments, LabelIdentity, LabelRequest, LabelSerial, LabelHistory, LabelOwners, LabelBackup,
+	LabelMeasurement, LabelRegister, LabelArguments, LabelIdentity, LabelRequest, LabelSerial, LabelHistory, LabelChecked, LabelOwners, LabelBackup,
 	LabelGroup, LabelGroupParty, LabelGroupRole, LabelRing, LabelHeard,
 	LabelRootKey, LabelIdentityKey, LabelLeafKey, LabelSignerKey, LabelNonceKey, LabelStoreKey, LabelActivateKey,
 	LabelNonce, LabelActivate, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelSealedRoot, LabelOwnSealKey, LabelShare, LabelSealedShare,
