@@ -54,6 +54,7 @@ func TestAzureRefusals(t *testing.T) {
 	}{
 		{"a PCR left out", `"pcr10", `, "", ref + "boot.10", "required key"},
 		{"a PCR and any", `"pcr0", `, `"pcr0", "pcr4", `, ref + "boot.4", "key"},
+		{"any paravisor", `any = [`, `any = ["measurement", `, ref + "any[0]", "value"},
 		{"a PCR that no PC has", "{ 4 =", "{ 24 = 1, 4 =", ref + "boot.24", "unknown key"},
 		{"a program of a TPM", "host-data", "program = 1, host-data", ref + "program", "unknown key"},
 		{"no generation", "[platform.azure-snp.generation.Milan]\n", "[platform.azure-snp.generation.Rome]\n", "platform.azure-snp.generation.Rome", ""},

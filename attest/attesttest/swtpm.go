@@ -3,6 +3,8 @@ package attesttest
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/pem"
 	"fmt"
 	"net"
@@ -16,6 +18,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 )
 
@@ -150,5 +153,97 @@ func (m *TPM) Extend(t testing.TB, pcr int, what string) {
 	}.Execute(c)
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Paravisor makes the software TPM what Azure's paravisor gives a guest: it has an
+// attestation key at its handle, and in NV memory a report of the guest's chip that
+// binds the key.
+func (m *TPM) Paravisor(t testing.TB, guest *SNPDevice) {
+	t.Helper()
+	c, err := linuxudstpm.Open(m.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	runtime := fmt.Appendf(nil, `{"keys":[{"kid":"HCLAkPub","kty":"RSA","e":"AQAB","n":%q}]}`, base64.RawURLEncoding.EncodeToString(standingKey(t, c)))
+	var bound attest.ReportData
+	digest := wire.Sum(runtime)
+	copy(bound[:], digest[:])
+	report, err := guest.Attest(t.Context(), bound)
+	if err != nil {
+		t.Fatal(err)
+	}
+	le := binary.LittleEndian
+	raw := append([]byte("HCLA"), make([]byte, 28)...)
+	le.PutUint32(raw[12:], 2) // SEV-SNP
+	raw = append(raw, report.Raw...)
+	for _, n := range []int{20 + len(runtime), 1, 2, 1, len(runtime)} { // size, version, SEV-SNP, SHA-256, size
+		raw = le.AppendUint32(raw, uint32(n))
+	}
+	writeNV(t, c, 0x01400001, append(append(raw, runtime...), make([]byte, 64)...))
+}
+
+// standingKey makes a restricted RSA key at 0x81000003 and gives its modulus.
+func standingKey(t testing.TB, c transport.TPM) []byte {
+	t.Helper()
+	made, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.TPMTPublic{
+		Type: tpm2.TPMAlgRSA, NameAlg: tpm2.TPMAlgSHA256,
+		ObjectAttributes: tpm2.TPMAObject{
+			FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, NoDA: true, Restricted: true, SignEncrypt: true,
+		},
+		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &tpm2.TPMSRSAParms{
+			Scheme: tpm2.TPMTRSAScheme{
+				Scheme:  tpm2.TPMAlgRSASSA,
+				Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgRSASSA, &tpm2.TPMSSigSchemeRSASSA{HashAlg: tpm2.TPMAlgSHA256}),
+			},
+			KeyBits: 2048,
+		}),
+	})}.Execute(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = tpm2.EvictControl{
+		Auth:             tpm2.TPMRHOwner,
+		ObjectHandle:     &tpm2.NamedHandle{Handle: made.ObjectHandle, Name: made.Name},
+		PersistentHandle: 0x81000003,
+	}.Execute(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = tpm2.FlushContext{FlushHandle: made.ObjectHandle}.Execute(c)
+	public, err := made.OutPublic.Contents()
+	if err != nil {
+		t.Fatal(err)
+	}
+	modulus, err := public.Unique.RSA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return modulus.Buffer
+}
+
+// writeNV makes an index of NV memory that the owner reads.
+func writeNV(t testing.TB, c transport.TPM, index tpm2.TPMHandle, content []byte) {
+	t.Helper()
+	public := tpm2.TPMSNVPublic{
+		NVIndex: index, NameAlg: tpm2.TPMAlgSHA256, DataSize: uint16(len(content)),
+		Attributes: tpm2.TPMANV{OwnerWrite: true, OwnerRead: true, NT: tpm2.TPMNTOrdinary, NoDA: true},
+	}
+	if _, err := (tpm2.NVDefineSpace{AuthHandle: tpm2.TPMRHOwner, PublicInfo: tpm2.New2B(public)}).Execute(c); err != nil {
+		t.Fatal(err)
+	}
+	read, err := tpm2.NVReadPublic{NVIndex: index}.Execute(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := 0; at < len(content); at += 512 {
+		_, err := tpm2.NVWrite{
+			AuthHandle: tpm2.TPMRHOwner, NVIndex: tpm2.NamedHandle{Handle: index, Name: read.NVName},
+			Data: tpm2.TPM2BMaxNVBuffer{Buffer: content[at:min(at+512, len(content))]}, Offset: uint16(at),
+		}.Execute(c)
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }

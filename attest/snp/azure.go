@@ -126,11 +126,16 @@ func (e azureEvidence) quoted(r report) (tpm.Quote, error) {
 	if err != nil {
 		return tpm.Quote{}, err
 	}
+	return quote, quote.Covers(azureBank, everyPCR(), e.values)
+}
+
+// everyPCR is the numbers of the PCRs that are quoted.
+func everyPCR() []int {
 	pcrs := make([]int, azurePCRs)
 	for i := range pcrs {
 		pcrs[i] = i
 	}
-	return quote, quote.Covers(azureBank, pcrs, e.values)
+	return pcrs
 }
 
 // runtimeKey is the one attestation key in runtime data, RSA with the exponent

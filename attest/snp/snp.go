@@ -19,7 +19,7 @@
 // Forgery is told before policy: rules are asked about signed fields only.
 //
 // [Azure] judges the form of Azure's confidential virtual machines, where the
-// report binds a TPM's key and that key quotes the PCRs.
+// report binds a TPM's key and that key quotes the PCRs; [AzureAttester] asks for it.
 package snp
 
 import (

@@ -220,7 +220,7 @@ func (d *Device) evidence(ctx context.Context, data attest.ReportData, secret fu
 		if e.secret, err = secret(t); err != nil {
 			return err
 		}
-		if e.values, err = readPCRs(t); err != nil {
+		if e.values, err = readPCRs(t, quotedPCRs); err != nil {
 			return err
 		}
 		e.log = d.machine.readLog(e.values)

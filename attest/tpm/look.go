@@ -48,7 +48,7 @@ func (m Machine) Certificate() (text string, err error) {
 // Bank says that the SHA-256 bank holds every PCR that is quoted.
 func (m Machine) Bank() (string, error) {
 	return fmt.Sprintf("PCRs %v", quotedPCRs), m.use(func(t transport.TPM) error {
-		_, err := readPCRs(t)
+		_, err := readPCRs(t, quotedPCRs)
 		return err
 	})
 }

@@ -78,7 +78,7 @@ func absent(err error) error {
 // program that need not run: what policy has to name.
 func (m Machine) Boot(l Launch) (got attest.Measurement, err error) {
 	err = m.use(func(t transport.TPM) error {
-		values, err := readPCRs(t)
+		values, err := readPCRs(t, quotedPCRs)
 		if err == nil {
 			log := m.readLog(values)
 			got = measurement(values, log.Base[:], l)
@@ -88,10 +88,10 @@ func (m Machine) Boot(l Launch) (got attest.Measurement, err error) {
 	return got, err
 }
 
-// readPCRs reads quotedPCRs of the SHA-256 bank, in their order.
-func readPCRs(t transport.TPM) ([]byte, error) {
+// readPCRs reads PCRs of the SHA-256 bank, in their order.
+func readPCRs(t transport.TPM, pcrs []int) ([]byte, error) {
 	var values []byte
-	for left := quotedPCRs; len(left) > 0; {
+	for left := pcrs; len(left) > 0; {
 		n := min(len(left), 8) // a TPM reads no more at once
 		answer, err := tpm2.PCRRead{PCRSelectionIn: selectPCRs(left[:n])}.Execute(t)
 		if err != nil {
@@ -145,7 +145,7 @@ func (m Machine) readLog(values []byte) LaunchLog {
 
 // enter puts a launch into the log and into PCR 14.
 func (m Machine) enter(t transport.TPM, l Launch) error {
-	values, err := readPCRs(t)
+	values, err := readPCRs(t, quotedPCRs)
 	if err != nil {
 		return err
 	}
@@ -191,10 +191,14 @@ func readNV(t transport.TPM, index tpm2.TPMHandle) ([]byte, error) {
 	if err != nil {
 		return nil, absent(err)
 	}
+	reader := tpm2.AuthHandle{Handle: index, Name: public.NVName, Auth: tpm2.PasswordAuth(nil)}
+	if !about.Attributes.AuthRead {
+		reader = tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}
+	}
 	var out []byte
 	for len(out) < int(about.DataSize) {
 		piece, err := tpm2.NVRead{
-			AuthHandle: tpm2.AuthHandle{Handle: index, Name: public.NVName, Auth: tpm2.PasswordAuth(nil)},
+			AuthHandle: reader,
 			NVIndex:    tpm2.NamedHandle{Handle: index, Name: public.NVName},
 			Size:       uint16(min(int(about.DataSize)-len(out), 512)), Offset: uint16(len(out)),
 		}.Execute(t)

@@ -134,7 +134,6 @@ func TestUsageIsExitTwo(t *testing.T) {
 		{"outside a TEE", []string{"authority", "init"}, "[no-tee]"},
 		{"unit without program", []string{"unit", "--task", "t", "--authority", "https://a", "--genesis", "00"}, "no program"},
 		{"platform", []string{"authority", "run", "--platform", "xen"}, "xen"},
-		{"platform that is judged only", []string{"authority", "run", "--platform", "azure-snp"}, "judged only"},
 		{"socket", []string{"authority", "run", "--platform", "soft"}, "--tee-socket"},
 		{"address", []string{"verify", "nowhere", "--authority", "https://a", "--genesis", "00"}, "HOST:PORT"},
 		{"no authority", []string{"trust", "--genesis", strings.Repeat("1", 64), "--task", "t"}, "--authority"},

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/tpm"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -33,7 +34,7 @@ type examination struct {
 
 // lookPlatforms asks each TEE that a machine can be. One that is absent is no
 // fault, unless it is the wanted one.
-func lookPlatforms(wanted string) []examination {
+func lookPlatforms(wanted string, beside *tpm.Machine) []examination {
 	var all []examination
 	for _, name := range platformNames() {
 		p := platforms[attest.Platform(name)]
@@ -41,7 +42,7 @@ func lookPlatforms(wanted string) []examination {
 			continue
 		}
 		all = append(all, examination{"tee", p.name, "see docs/how-to/" + name + ".md for what the machine needs", func(ctx context.Context) (string, error) {
-			detail, err := p.look(ctx)
+			detail, err := p.look(ctx, *beside)
 			if errors.Is(err, wire.NotThisDevice) && name != wanted {
 				err = fmt.Errorf("%w: %w", errAbsent, err)
 			}
@@ -52,8 +53,11 @@ func lookPlatforms(wanted string) []examination {
 }
 
 // look asks a TEE for evidence, bound to nothing, and to keep something.
-func (p platform) look(ctx context.Context) (string, error) {
-	d, err := p.open()
+func (p platform) look(ctx context.Context, beside tpm.Machine) (string, error) {
+	if beside.Path == "" {
+		beside.Path = tpmPath
+	}
+	d, err := p.open(beside)
 	if err != nil {
 		return "", err
 	}
@@ -97,7 +101,7 @@ func (a *app) doctorCommand() *cobra.Command {
 				{"kernel", "memory files that can be sealed", "a Linux kernel of 3.17 or newer is needed", lookMemfd},
 				{"tee", "soft daemon", "start `cohort soft`, and give its --tee-socket", func(ctx context.Context) (string, error) { return lookSocket(ctx, socket) }},
 			}
-			return a.examine(cmd.Context(), slices.Concat(all, lookPlatforms(platform), tpmExaminations(&beside.machine), []examination{
+			return a.examine(cmd.Context(), slices.Concat(all, lookPlatforms(platform, &beside.machine), tpmExaminations(&beside.machine), []examination{
 				{"store", "an authority's, and keeps what it acknowledges", "give --store as `cohort authority run` has it; docs/how-to/postgresql.md", func(ctx context.Context) (string, error) { return lookStore(ctx, database) }},
 				{"authority", "reachable and named by policy", "check --authority and --genesis", func(ctx context.Context) (string, error) { return a.lookAuthority(ctx, p) }},
 				{"authority", "backup of the root", "an owner makes one with `cohort authority backup`", func(ctx context.Context) (string, error) { return a.lookBackup(ctx, p) }},

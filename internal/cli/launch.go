@@ -21,7 +21,7 @@ type teeFlags struct {
 }
 
 func (t *teeFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&t.platform, "platform", "", "TEE to run in: soft, tpm, snp, tdx, sgx, nitro (default: the one that started this process)")
+	cmd.Flags().StringVar(&t.platform, "platform", "", "TEE to run in: soft, tpm, snp, azure-snp, tdx, sgx, nitro (default: the one that started this process)")
 	cmd.Flags().StringVar(&t.socket, "tee-socket", "", "socket of the soft daemon, with --platform soft")
 	t.tpm.register(cmd)
 }
@@ -85,7 +85,7 @@ func (a *app) within(ctx context.Context, t teeFlags, run func(context.Context) 
 		a.tee = tee{d, named}
 		return run(ctx)
 	case platforms[named].open != nil:
-		d, err := platforms[named].open()
+		d, err := platforms[named].open(t.tpm.machine)
 		if err != nil {
 			return err
 		}
@@ -124,8 +124,6 @@ func (t teeFlags) check() error {
 	switch {
 	case t.platform == "":
 		return &fault{codeNoTEE, errors.New("this process was not started inside a TEE"), ""}
-	case t.platform == string(attest.AzureSNP):
-		return usage("--platform: %s is judged only; nothing here makes its evidence yet", t.platform)
 	case t.platform != string(attest.Soft):
 		return usage("--platform: got %q, want one of %s", t.platform, strings.Join(platformNames(), ", "))
 	case t.socket == "":

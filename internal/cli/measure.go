@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/tpm"
@@ -19,8 +21,13 @@ func (a *app) measureCommand() *cobra.Command {
 		Short: "Print the reference value of a program, as policy files write it",
 		Long: "Print the reference value of PROGRAM with ARGS, run by this cohort as its agent.\n" +
 			"With --agent none it is that of a program which uses the SDK. Without a program\n" +
-			"it is that of this cohort itself, as an authority.",
-		RunE: func(_ *cobra.Command, args []string) error {
+			"it is that of this cohort itself, as an authority. On hardware that measures an\n" +
+			"image instead of a program it is that of the image that runs here, in this\n" +
+			"machine's own words: compute it from your files to know what it ought to be.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if open := platforms[attest.Platform(platform)].open; open != nil {
+				return a.measureSelf(cmd.Context(), open, machine.machine, args)
+			}
 			self, err := os.Executable()
 			if err != nil {
 				return err
@@ -53,7 +60,7 @@ func (a *app) measureCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&agent, "agent", "", "file of the agent, or none (default this program)")
-	cmd.Flags().StringVar(&platform, "platform", string(attest.Soft), "TEE it will run in: soft or tpm")
+	cmd.Flags().StringVar(&platform, "platform", string(attest.Soft), "TEE it will run in")
 	machine.registerMachine(cmd, tpmPath)
 	cmd.AddCommand(a.measureSNPCommand(), a.measureSGXCommand(), a.measureNitroCommand())
 	return cmd
@@ -67,9 +74,31 @@ func onPlatform(m *measurement, platform string, machine tpm.Machine, args []str
 		m.Platform = platform
 		m.Reference, err = tpmReference(machine, *m, args)
 	default:
-		return usage("--platform: got %q, want soft or tpm", platform)
+		return usage("--platform: got %q, want one of %s", platform, strings.Join(platformNames(), ", "))
 	}
 	return err
+}
+
+// measureSelf prints what the TEE that this machine is says of itself. Nobody has
+// checked it.
+func (a *app) measureSelf(ctx context.Context, open func(tpm.Machine) (attester, error), beside tpm.Machine, program []string) error {
+	if len(program) > 0 {
+		return usage("this platform measures an image and no program: give none")
+	}
+	d, err := open(beside)
+	if err != nil {
+		return err
+	}
+	evidence, err := d.Attest(ctx, attest.ReportData{})
+	if err != nil {
+		return err
+	}
+	claims, err := verifier().UnverifiedClaims(evidence)
+	if err != nil {
+		return err
+	}
+	a.say("note: this is what runs here now, whoever started it; owners name what they computed from their own image")
+	return a.emitReference(claims.Measurement)
 }
 
 // programPath finds a program as a shell would.

@@ -157,17 +157,25 @@ func (a *app) emitReference(m attest.Measurement) error {
 // referenceLine is a hardware platform's measurement as policy writes it.
 func referenceLine(m attest.Measurement) string {
 	fields := []string{fmt.Sprintf("platform = %q", m.Platform)}
+	var boot []string // PCRs of a TPM
 	for _, r := range m.Registers {
 		text := strconv.Quote(hex.EncodeToString(r.Value))
-		switch r.Name {
-		case "mrenclave", "mrsigner":
+		number, isPCR := strings.CutPrefix(r.Name, "pcr")
+		switch {
+		case isPCR && m.Platform == attest.AzureSNP:
+			boot = append(boot, fmt.Sprintf("%s = \"sha256:%x\"", number, r.Value))
+			continue
+		case r.Name == "mrenclave", r.Name == "mrsigner":
 			text = fmt.Sprintf("\"sha256:%x\"", r.Value)
-		case "measurement", "pcr0", "pcr1", "pcr2", "pcr8":
+		case isPCR, r.Name == "measurement", r.Name == "mrtd", strings.HasPrefix(r.Name, "rtmr"):
 			text = fmt.Sprintf("\"sha384:%x\"", r.Value)
-		case "isvprodid":
+		case r.Name == "isvprodid":
 			text = strconv.Itoa(int(r.Value[0])<<8 | int(r.Value[1]))
 		}
 		fields = append(fields, r.Name+" = "+text)
+	}
+	if len(boot) > 0 {
+		fields = append(fields, "boot = { "+strings.Join(boot, ", ")+" }")
 	}
 	return "{ " + strings.Join(fields, ", ") + " }"
 }

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
 
@@ -18,8 +20,18 @@ const testKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIcJxutnUOY/2q1fSE+oEHWrpn2
 func TestReferenceLines(t *testing.T) {
 	platforms := "[platform.snp]\nroots = [%[1]q]\nchips = \"any\"\nid_keys = [\"sha384:" + strings.Repeat("0", 96) + "\"]\n" +
 		"[platform.snp.generation.Milan]\ncommitted = { bootloader = 3, tee = 0, snp = 22, microcode = 115 }\n" +
-		"[platform.sgx]\nroots = [%[1]q]\nchips = \"any\"\n[platform.nitro]\nroots = [%[1]q]\nmax_age = \"5m\"\n"
-	for _, m := range []attest.Measurement{attesttest.MeasureSNP("a"), attesttest.MeasureSGX("a"), attesttest.MeasureNitro("a")} {
+		"[platform.azure-snp]\nroots = [%[1]q]\nchips = \"any\"\nid_keys = \"any\"\n" +
+		"[platform.azure-snp.generation.Milan]\ncommitted = { bootloader = 3, tee = 0, snp = 22, microcode = 115 }\n" +
+		"[platform.tdx]\nroots = [%[1]q]\nchips = \"any\"\n[platform.sgx]\nroots = [%[1]q]\nchips = \"any\"\n[platform.nitro]\nroots = [%[1]q]\nmax_age = \"5m\"\n"
+	azure := attesttest.MeasureSNP("a")
+	azure.Platform = attest.AzureSNP
+	for i := range 24 {
+		digest := wire.Sum([]byte{byte(i)})
+		azure.Registers = append(azure.Registers, attest.Register{Name: fmt.Sprint("pcr", i), Value: digest[:]})
+	}
+	for _, m := range []attest.Measurement{
+		attesttest.MeasureSNP("a"), azure, attesttest.MeasureTDX("a"), attesttest.MeasureSGX("a"), attesttest.MeasureNitro("a"),
+	} {
 		text := fmt.Sprintf("schema = %q\ntrust_domain = \"a.example\"\nsequence = 1\nprevious = \"\"\ncreated = 2026-11-22T09:00:00Z\n", policy.Schema) +
 			"[owners]\nquorum = 1\napprove_within = \"1h\"\ndelay = \"1h\"\nkeys = [ { name = \"ana\", ssh = \"" + testKey + "\" } ]\n" +
 			fmt.Sprintf(platforms, "sha256:"+strings.Repeat("1", 64)) +
@@ -55,5 +67,35 @@ func TestMeasureRefusesImages(t *testing.T) {
 		if r.exit != tt.exit || !strings.Contains(r.talk, tt.code) {
 			t.Errorf("%s: exit %d, %s, want %d and %s", tt.args, r.exit, r.talk, tt.exit, tt.code)
 		}
+	}
+}
+
+// TestMeasureSelf: on hardware that measures an image, `measure` prints what runs
+// there; elsewhere it says that this is not the machine, and of a program it prints
+// nothing.
+func TestMeasureSelf(t *testing.T) {
+	device := attesttest.NewTPMMaker(t).TPM(t)
+	settings := map[string]string{"COHORT_PLATFORM": "azure-snp", "COHORT_TPM": device.Path, "COHORT_TPM_LOG": device.Log}
+	if r := run(t, settings, "measure"); r.exit != 1 || !strings.Contains(r.talk, "not this machine") {
+		t.Errorf("a TPM without a report: exit %d, %s", r.exit, r.talk)
+	}
+	if r := run(t, settings, "unit", "--task", "scoring", "--authority", "https://a.example", "--genesis", strings.Repeat("1", 64), "--", "/bin/true"); r.exit != 1 || !strings.Contains(r.talk, "not this machine") {
+		t.Errorf("a unit there: exit %d, %s", r.exit, r.talk)
+	}
+	vendor := attesttest.NewSNPVendor("Milan", time.Now())
+	guest := attesttest.MeasureSNP("paravisor")
+	device.Paravisor(t, vendor.Chip(attest.SNPTCB{SNP: 1}).Attester(guest))
+	r := run(t, settings, "measure")
+	if want := fmt.Sprintf("{ platform = \"azure-snp\", measurement = \"sha384:%x\", ", guest.Registers[0].Value); r.exit != 0 || !strings.HasPrefix(r.out, want) {
+		t.Errorf("exit %d, %s, got %s, want %s", r.exit, r.talk, r.out, want)
+	}
+	if r := run(t, settings, "measure", "--", "/bin/true"); r.exit != 2 || !strings.Contains(r.talk, "measures an image") {
+		t.Errorf("of a program: exit %d, %s", r.exit, r.talk)
+	}
+	if r := run(t, map[string]string{"COHORT_PLATFORM": "tdx"}, "measure"); r.exit != 1 || !strings.Contains(r.talk, "not this machine") {
+		t.Errorf("on no TDX: exit %d, %s", r.exit, r.talk)
+	}
+	if r := run(t, nil, "measure", "--platform", "vax"); r.exit != 2 || !strings.Contains(r.talk, "one of azure-snp") {
+		t.Errorf("unknown: exit %d, %s", r.exit, r.talk)
 	}
 }

@@ -30,9 +30,9 @@ type platform struct {
 	// inherited is the TEE that started this process, where such a TEE starts
 	// processes.
 	inherited func() (device, error)
-	// open is the TEE that this machine or enclave is; nil where it is none.
-	// It is opened only when --platform names it.
-	open func() (attester, error)
+	// open is the TEE that this machine or enclave is, or that its TPM speaks
+	// for; nil where it is none. It is opened only when --platform names it.
+	open func(tpm.Machine) (attester, error)
 	// development marks a platform that protects nothing from its host.
 	development bool
 }
@@ -54,16 +54,20 @@ var platforms = map[attest.Platform]platform{
 	attest.SNP: {
 		name:      "AMD SEV-SNP",
 		appraiser: func() attest.Appraiser { return new(snp.Appraiser) },
-		open:      func() (attester, error) { return snp.NewAttester() },
+		open:      func(tpm.Machine) (attester, error) { return snp.NewAttester() },
 	},
-	attest.AzureSNP: { // judged only: nothing here asks an Azure machine for it
+	attest.AzureSNP: {
 		name:      "AMD SEV-SNP on Azure",
 		appraiser: func() attest.Appraiser { return new(snp.Azure) },
+		open: func(m tpm.Machine) (attester, error) {
+			a, err := snp.NewAzureAttester(m)
+			return unsealing{a, attest.NoSealer{Platform: attest.AzureSNP}}, err
+		},
 	},
 	attest.TDX: {
 		name:      "Intel TDX",
 		appraiser: func() attest.Appraiser { return dcap.TDX() },
-		open: func() (attester, error) {
+		open: func(tpm.Machine) (attester, error) {
 			a, err := dcap.NewTDXAttester()
 			return unsealing{a, attest.NoSealer{Platform: attest.TDX}}, err
 		},
@@ -71,7 +75,7 @@ var platforms = map[attest.Platform]platform{
 	attest.SGX: {
 		name:      "Intel SGX with Gramine",
 		appraiser: func() attest.Appraiser { return dcap.SGX() },
-		open:      func() (attester, error) { return dcap.NewSGXAttester() },
+		open:      func(tpm.Machine) (attester, error) { return dcap.NewSGXAttester() },
 	},
 	attest.TPM: { // opened by launchTPM, which needs its flags
 		name:      "TPM 2.0",
@@ -80,7 +84,7 @@ var platforms = map[attest.Platform]platform{
 	attest.Nitro: {
 		name:      "AWS Nitro enclave",
 		appraiser: func() attest.Appraiser { return nitro.Appraiser{} },
-		open: func() (attester, error) {
+		open: func(tpm.Machine) (attester, error) {
 			a, err := nitro.NewAttester()
 			return unsealing{a, attest.NoSealer{Platform: attest.Nitro}}, err
 		},

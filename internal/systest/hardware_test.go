@@ -49,6 +49,8 @@ type vendors struct {
 	maker *attesttest.TPMMaker
 	tpm   *attesttest.TPM
 
+	paravisor *snp.AzureAttester // of its machine, where a test asks for one
+
 	service string // URL of AMD's and Intel's
 
 	mu     sync.Mutex
@@ -59,10 +61,14 @@ type vendors struct {
 
 const milanRow = "[platform.snp.generation.Milan]\ncommitted = { bootloader = 3, tee = 0, snp = 22, microcode = 115 }\n"
 
+const azureMilanRow = "[platform.azure-snp.generation.Milan]\ncommitted = { bootloader = 3, tee = 0, snp = 22, microcode = 115 }\n"
+
 var platformRules = map[attest.Platform]string{
 	attest.Soft: "[platform.soft]\nroots = [%q]\n",
 	attest.SNP: "[platform.snp]\nroots = [%q]\nchips = \"any\"\nid_keys = [\"sha384:" + zeros(96) + "\"]\n" +
 		"[platform.snp.generation.Genoa]\ncommitted = { bootloader = 9, tee = 0, snp = 21, microcode = 72 }\n" + milanRow,
+	attest.AzureSNP: "[platform.azure-snp]\nroots = [%q]\nchips = \"any\"\nid_keys = [\"sha384:" + zeros(96) + "\"]\n" +
+		"[platform.azure-snp.generation.Genoa]\ncommitted = { bootloader = 9, tee = 0, snp = 21, microcode = 72 }\n" + azureMilanRow,
 	attest.TDX:   "[platform.tdx]\nroots = [%q]\nchips = \"any\"\n",
 	attest.SGX:   "[platform.sgx]\nroots = [%q]\nchips = \"any\"\n",
 	attest.TPM:   "[platform.tpm]\nroots = [%q]\n",
@@ -114,7 +120,7 @@ func (v *vendors) root(p attest.Platform) attest.Digest {
 	switch p {
 	case attest.TPM:
 		return v.maker.Root(v.host)
-	case attest.SNP:
+	case attest.SNP, attest.AzureSNP:
 		return v.amd.Root()
 	case attest.Nitro:
 		return v.aws.Root()
@@ -131,6 +137,8 @@ func (v *vendors) device(p attest.Platform, program string) (attest.Attester, at
 	switch p {
 	case attest.TPM:
 		return v.launch(program)
+	case attest.AzureSNP:
+		return v.onAzure()
 	case attest.SNP:
 		m = attesttest.MeasureSNP(program)
 		return v.chip.Attester(m), m
@@ -152,7 +160,7 @@ func (v *vendors) device(p attest.Platform, program string) (attest.Attester, at
 
 // verifier knows every platform: what is refused, policy refuses.
 func verifier() *attest.Verifier {
-	return attest.NewVerifier(soft.Appraiser{}, new(snp.Appraiser), dcap.TDX(), dcap.SGX(), nitro.Appraiser{}, new(tpm.Appraiser))
+	return attest.NewVerifier(soft.Appraiser{}, new(snp.Appraiser), new(snp.Azure), dcap.TDX(), dcap.SGX(), nitro.Appraiser{}, new(tpm.Appraiser))
 }
 
 // reference is a measurement as policy writes it.
@@ -161,8 +169,13 @@ func reference(m attest.Measurement) string {
 	if m.Platform == attest.TPM {
 		return tpmReference(m)
 	}
+	var boot []string
 	for _, r := range m.Registers {
 		text := hex.EncodeToString(r.Value)
+		if number, is := strings.CutPrefix(r.Name, "pcr"); is && m.Platform == attest.AzureSNP {
+			boot = append(boot, fmt.Sprintf("%s = \"sha256:%s\"", number, text))
+			continue
+		}
 		switch r.Name {
 		case "agent", "args":
 			continue
@@ -176,6 +189,9 @@ func reference(m attest.Measurement) string {
 			text = "sha384:" + text
 		}
 		fields = append(fields, fmt.Sprintf("%s = %q", r.Name, text))
+	}
+	if boot != nil {
+		fields = append(fields, "boot = { "+strings.Join(boot, ", ")+" }")
 	}
 	return "{ " + strings.Join(fields, ", ") + " }"
 }

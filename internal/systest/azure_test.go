@@ -1,0 +1,54 @@
+package systest
+
+import (
+	"testing"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/attest/snp"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// onAzure makes the machine of a TPM one of Azure's, and gives its attester and
+// what its own evidence says of it, unchecked.
+func (v *vendors) onAzure() (attest.Attester, attest.Measurement) {
+	v.host.Helper()
+	if v.paravisor == nil {
+		v.tpm.Paravisor(v.host, v.chip.Attester(attesttest.MeasureSNP("paravisor")))
+		var err error
+		if v.paravisor, err = snp.NewAzureAttester(v.machine()); err != nil {
+			v.host.Fatal(err)
+		}
+	}
+	e, err := v.paravisor.Attest(v.host.Context(), attest.ReportData{1})
+	if err != nil {
+		v.host.Fatal(err)
+	}
+	claims, err := new(snp.Azure).UnverifiedClaims(e.Raw)
+	if err != nil {
+		v.host.Fatal(err)
+	}
+	return v.paravisor, claims.Measurement
+}
+
+// TestAzure: a unit on a machine of Azure's, played by a software TPM and a chip of
+// AMD's, gets a certificate, with the chip's certificate and list out of the
+// authority's collateral. The next kernel gets none.
+func TestAzure(t *testing.T) {
+	v := newMachine(t)
+	e := settle(t, v, attest.Nitro, attest.AzureSNP)
+	u, err := e.enrol(attest.AzureSNP, "scoring 1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := get(t, e.dial(serve(t, u, "azure")), "https://"+ServerName("scoring")+"/")
+	if err != nil || got != "azure" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	v.tpm.Extend(t, 4, "another kernel")
+	_, err = e.enrol(attest.AzureSNP, "scoring 1")
+	wantRule(t, err, wire.NotMeasured, "measurement: pcr4")
+	push(t, e.Cluster, e.Next(azureMilanRow, ""))
+	_, err = e.enrol(attest.AzureSNP, "scoring 1")
+	wantReason(t, err, wire.NoPlatform)
+}
