@@ -135,7 +135,15 @@ var hopByHop = map[string]bool{
 type parser struct {
 	rest  []byte
 	known bool // the message's lengths stand before what they measure
+	more  bool // rest is the beginning of a message, of which nothing is left out
+	short bool // the error is that rest ends too soon
 	err   error
+}
+
+// cut is fail where the message ends too soon.
+func (p *parser) cut(rule string, got, want any) {
+	p.short = p.short || p.more && p.err == nil
+	p.fail(rule, got, want)
 }
 
 func (p *parser) fail(rule string, got, want any) {
@@ -146,6 +154,10 @@ func (p *parser) fail(rule string, got, want any) {
 }
 
 func (p *parser) integer() uint64 {
+	if len(p.rest) == 0 || len(p.rest) < 1<<(p.rest[0]>>6) {
+		p.cut("integer", "a cut one", "all its bytes")
+		return 0
+	}
 	v, rest, err := parseVarint(p.rest)
 	if err != nil && p.err == nil {
 		p.err = err
@@ -158,7 +170,7 @@ func (p *parser) integer() uint64 {
 func (p *parser) bytes() []byte {
 	n := p.integer()
 	if n > uint64(len(p.rest)) {
-		p.fail("length", n, "within the message")
+		p.cut("length", n, "within the message")
 		return nil
 	}
 	b := p.rest[:n]
@@ -179,6 +191,11 @@ func (p *parser) text(what string) string {
 // chunk.
 func parseRequest(b []byte) (head, []byte, error) {
 	p := &parser{rest: b}
+	h := p.request()
+	return h, p.rest, p.err
+}
+
+func (p *parser) request() head {
 	framing := p.integer()
 	if framing != knownRequest && framing != indeterminateRequest {
 		p.fail("framing indicator", framing, "a request's")
@@ -189,13 +206,18 @@ func parseRequest(b []byte) (head, []byte, error) {
 	}
 	p.known = framing == knownRequest
 	p.head(&h)
-	return h, p.rest, p.err
+	return h
 }
 
 // parseResponse is parseRequest for a response. Informational responses before
 // it are checked and left out.
 func parseResponse(b []byte) (head, []byte, error) {
 	p := &parser{rest: b}
+	h := p.response()
+	return h, p.rest, p.err
+}
+
+func (p *parser) response() head {
 	framing := p.integer()
 	if framing != knownResponse && framing != indeterminateResponse {
 		p.fail("framing indicator", framing, "a response's")
@@ -210,7 +232,7 @@ func parseResponse(b []byte) (head, []byte, error) {
 		p.fail("status", h.status, "200 to 599")
 	}
 	p.head(&h)
-	return h, p.rest, p.err
+	return h
 }
 
 // head takes the field section and, if it is known, the length of the content.
@@ -219,7 +241,7 @@ func (p *parser) head(h *head) {
 	h.fields, h.length = p.section(), indeterminate
 	if p.known {
 		h.length = 0
-		if len(p.rest) > 0 {
+		if len(p.rest) > 0 || p.more {
 			h.length = int64(p.integer())
 		}
 	}
@@ -227,7 +249,7 @@ func (p *parser) head(h *head) {
 
 // section takes a field section.
 func (p *parser) section() http.Header {
-	if p.err != nil || len(p.rest) == 0 {
+	if p.err != nil || len(p.rest) == 0 && !p.more {
 		return http.Header{}
 	}
 	if p.known {
@@ -256,7 +278,7 @@ func (p *parser) fields() http.Header {
 		fields[key] = append(fields[key], value)
 	}
 	if !p.known && p.err == nil {
-		p.fail("field section", "no end", "a terminator")
+		p.cut("field section", "no end", "a terminator")
 	}
 	return fields
 }

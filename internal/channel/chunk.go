@@ -79,6 +79,9 @@ func (o *opener) grow(size int) []byte {
 	return o.buf[:size]
 }
 
+// done reports whether next gave the final chunk.
+func (o *opener) done() bool { return o.ended }
+
 // release gives the buffer back; no plaintext is in use any more.
 func (o *opener) release() {
 	if b := o.buf; b != nil && o.pool != nil {

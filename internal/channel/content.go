@@ -11,9 +11,20 @@ import (
 // maxTrailers bounds a trailer section in bytes.
 const maxTrailers = 16 << 10
 
+// chunks are the chunks of one message, decrypted.
+type chunks interface {
+	// next is the plaintext of the next chunk, valid until the call after, and
+	// where it stands; after the final one io.EOF.
+	next() ([]byte, place, error)
+	// done reports whether next gave the final chunk.
+	done() bool
+	// release ends the use of plaintext.
+	release()
+}
+
 // source gives the plaintext of a message chunk by chunk.
 type source struct {
-	opener  *opener
+	opener  chunks
 	copy    io.Writer // takes all plaintext that a receipt is about; nil: none
 	receipt bool      // the final chunk, if not the only one, is a receipt
 	begun   bool
@@ -79,7 +90,7 @@ func (c *content) Read(p []byte) (int, error) {
 	}
 	n := copy(p, c.buf[:min(uint64(len(c.buf)), c.left)])
 	c.buf, c.left = c.buf[n:], c.left-uint64(n)
-	if c.known && c.left == 0 && c.source.opener.ended {
+	if c.known && c.left == 0 && c.source.opener.done() {
 		return n, c.finish() // spares the caller another call
 	}
 	return n, nil

@@ -94,7 +94,7 @@ func (x *inbound) open(r io.Reader) error {
 }
 
 // whole reports whether the final chunk of the request was read.
-func (x *inbound) whole() bool { return x.source.opener.ended }
+func (x *inbound) whole() bool { return x.source.opener.done() }
 
 // late reports whether the request must not be executed any more.
 func (x *inbound) late(at time.Time) bool {

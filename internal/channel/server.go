@@ -286,7 +286,6 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, x *inbound) error
 	a.noContent = inner.Method == http.MethodHead
 	s.config.App.ServeHTTP(a, inner)
 	if err := a.finish(); err != nil {
-
 		panic(http.ErrAbortHandler) // cuts the answer off, which the client notices
 	}
 	return nil
@@ -298,6 +297,13 @@ func (x *inbound) request(outer *http.Request) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
+	caller := Caller{Unit: x.host.id, session: x.header.Session}
+	return h.inner(outer.WithContext(context.WithValue(outer.Context(), callerKey{}, caller)), x.source, rest)
+}
+
+// inner makes r, a copy of the outer request, the one whose head was read; rest
+// is what followed that in its chunk.
+func (h head) inner(r *http.Request, s *source, rest []byte) (*http.Request, error) {
 	u, err := url.ParseRequestURI(h.path)
 	if err != nil || h.method == http.MethodConnect || !strings.HasPrefix(h.path, "/") && h.path != "*" {
 		return nil, wire.Refuse(wire.Malformed, "request: path", h.path, "an absolute path")
@@ -312,12 +318,11 @@ func (x *inbound) request(outer *http.Request) (*http.Request, error) {
 		return nil, wire.Refuse(wire.Malformed, "request: content length", said, h.length)
 	}
 	delete(h.fields, "Content-Length")
-	body := newContent(x.source, h, rest)
-	r := outer.WithContext(context.WithValue(outer.Context(), callerKey{}, Caller{Unit: x.host.id, session: x.header.Session}))
+	body := newContent(s, h, rest)
 	r.Method, r.URL, r.Host, r.RequestURI, r.Pattern = h.method, u, host, h.path, ""
 	r.Proto, r.ProtoMajor, r.ProtoMinor, r.TransferEncoding = "HTTP/1.1", 1, 1, nil
 	r.Header, r.Body, r.ContentLength, r.Trailer = h.fields, body, h.length, body.trailer
-	if h.length == 0 && x.whole() && len(rest) == 0 {
+	if h.length == 0 && s.opener.done() && len(rest) == 0 {
 		r.Body = http.NoBody
 	}
 	return r, nil

@@ -13,14 +13,28 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// answerWriter is the [http.ResponseWriter] of a request in a session. What an
-// app writes is kept until it is more than 16 KiB, or flushed, or all: a small
+// outlet encrypts the chunks of an answer.
+type outlet interface {
+	// put encrypts b, whose first 4 bytes are room for a length, and gives what
+	// is to be sent of the message: nothing as long as it is kept back.
+	put(b []byte, at place) ([]byte, error)
+}
+
+// put is seal, as an [outlet].
+func (s *sealer) put(b []byte, at place) ([]byte, error) { return s.seal(b, at), nil }
+
+// answerWriter is the [http.ResponseWriter] of a request in a session, or of a
+// one-off. What an app writes is kept until it is more than 16 KiB, or flushed, or all: a small
 // answer is one chunk of known length. It is used by one goroutine at a time.
 type answerWriter struct {
 	w         http.ResponseWriter
-	x         *inbound
-	prefix    [answerPrefix]byte
-	sealer    *sealer
+	host      *Host
+	x         *inbound // in a session
+	kind      string   // the content type outside
+	prefix    []byte   // before the chunks
+	first     []byte   // before the head, encrypted
+	outlet    outlet
+	begun     bool      // something was sent
 	sum       hash.Hash // of the answer's plaintext; nil when no receipt is wanted
 	header    http.Header
 	status    int   // 0 before WriteHeader
@@ -44,13 +58,23 @@ func (h *Host) buffer() []byte {
 }
 
 func newAnswerWriter(w http.ResponseWriter, x *inbound) (*answerWriter, error) {
-	a := &answerWriter{w: w, x: x, header: make(http.Header, 4), length: indeterminate, start: headRoom, buf: x.host.buffer()[:headRoom]}
+	prefix, s, err := x.answerSealer()
+	if err != nil {
+		return nil, err
+	}
+	a := newWriter(w, x.host, s)
+	a.x, a.kind, a.prefix, a.first = x, wire.TypeAnswer, prefix[:], responseFirst
 	if x.said != nil {
 		a.sum = sha256.New()
 	}
-	var err error
-	a.prefix, a.sealer, err = x.answerSealer()
-	return a, err
+	return a, nil
+}
+
+// responseFirst is what a response of a session begins with.
+var responseFirst = []byte{kindResponse}
+
+func newWriter(w http.ResponseWriter, h *Host, out outlet) *answerWriter {
+	return &answerWriter{w: w, host: h, outlet: out, header: make(http.Header, 4), length: indeterminate, start: headRoom, buf: h.buffer()[:headRoom]}
 }
 
 // Header is the header of the answer.
@@ -111,7 +135,7 @@ func (a *answerWriter) FlushError() error {
 	if err := a.stream(nil); err != nil {
 		return err
 	}
-	if err := a.send(inner); err != nil {
+	if err := a.send(inner); err != nil || !a.begun {
 		return err
 	}
 	return http.NewResponseController(a.w).Flush()
@@ -123,8 +147,7 @@ func (a *answerWriter) encode(length int64, sample []byte) error {
 	if _, ok := a.header["Content-Type"]; !ok && len(sample) > 0 && a.header.Get("Content-Encoding") == "" {
 		a.header.Set("Content-Type", http.DetectContentType(sample))
 	}
-	b := make([]byte, lengthSize+1, 256)
-	b[lengthSize] = kindResponse
+	b := append(make([]byte, lengthSize, 256), a.first...)
 	b, err := appendResponse(b, head{status: a.status, fields: a.header, length: length})
 	if err != nil {
 		return err
@@ -197,17 +220,22 @@ func (a *answerWriter) send(at place) error {
 	if a.sum != nil {
 		a.sum.Write(plaintext)
 	}
-	a.begin()
-	_, err := a.w.Write(a.sealer.seal(a.buf[a.start:], at))
+	sealed, err := a.outlet.put(a.buf[a.start:], at)
 	a.start, a.buf = 0, a.buf[:lengthSize]
+	if err != nil || len(sealed) == 0 {
+		return err
+	}
+	a.begin()
+	_, err = a.w.Write(sealed)
 	return err
 }
 
 // begin sends what stands before the chunks, once.
 func (a *answerWriter) begin() {
-	if a.sealer.counter == (counter{}) {
-		a.w.Header().Set("Content-Type", wire.TypeAnswer)
-		_, _ = a.w.Write(a.prefix[:]) // the next write fails too
+	if !a.begun {
+		a.begun = true
+		a.w.Header().Set("Content-Type", a.kind)
+		_, _ = a.w.Write(a.prefix) // the next write fails too
 	}
 }
 
@@ -274,7 +302,7 @@ func (a *answerWriter) finish() error {
 func (a *answerWriter) release() {
 	b := a.buf[:0]
 	a.buf = nil
-	a.x.host.answers.Put(&b)
+	a.host.answers.Put(&b)
 }
 
 // whole is a small answer: one chunk, padded.
@@ -288,7 +316,7 @@ func (a *answerWriter) whole(trailer http.Header) error {
 		return err
 	}
 	a.buf = pad(a.buf, a.start+lengthSize)
-	if a.sum == nil {
+	if a.x != nil && a.sum == nil {
 		a.w.Header().Set("Content-Length", strconv.Itoa(answerPrefix+len(a.buf)-a.start+tagSize))
 	}
 	return a.end()
@@ -308,8 +336,7 @@ func (a *answerWriter) end() error {
 		}
 	}
 	said, answered := wire.Digest(a.x.said.Sum(nil)), wire.Digest(a.sum.Sum(nil))
-	h := a.x.host
-	receipt, err := makeReceipt(h.key, a.x.standing.chain, receiptFields(a.x.header, said, answered, h.id))
+	receipt, err := makeReceipt(a.host.key, a.x.standing.chain, receiptFields(a.x.header, said, answered, a.host.id))
 	if err != nil {
 		return err
 	}

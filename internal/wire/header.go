@@ -12,10 +12,21 @@ import (
 const (
 	PathSession = "/.well-known/cohort/session"
 	PathRequest = "/.well-known/cohort/request"
+	PathOneOff  = "/.well-known/cohort/oneoff" // GET: key configuration; POST: a one-off request
 
 	TypeSession = "application/cohort-session" // open request and its answer
 	TypeRequest = "application/cohort-request"
 	TypeAnswer  = "application/cohort-answer"
+
+	TypeKeys       = "application/ohttp-keys" // RFC 9458, section 3
+	TypeSignedKeys = "application/cohort-ohttp-keys"
+
+	// Of one-off requests: RFC 9458, section 4, and
+	// draft-ietf-ohai-chunked-ohttp.
+	TypeOneOff              = "message/ohttp-req"
+	TypeOneOffAnswer        = "message/ohttp-res"
+	TypeChunkedOneOff       = "message/ohttp-chunked-req"
+	TypeChunkedOneOffAnswer = "message/ohttp-chunked-res"
 )
 
 // Header fields of the trusted channel. Nothing in them is authenticated but

@@ -81,6 +81,10 @@ const (
 	LabelCloseKey         Label = "cohort close key v1"          // HKDF info: what a unit keeps of a closed session
 	LabelReceipt          Label = "cohort receipt v1"            // receipt of one answer
 
+	// One-off requests (docs/spec/ohttp.md).
+	LabelOneOffKey  Label = "cohort ohttp key v1"  // HKDF info: seed of a KEM key pair
+	LabelOneOffKeys Label = "cohort ohttp keys v1" // signed key configuration
+
 	// Formats.
 	LabelExtension     Label = "cohort certificate v1"        // private certificate extension
 	LabelSoftEvidence  Label = "cohort soft evidence v1"      // evidence of the development TEE
@@ -107,7 +111,7 @@ var Labels = []Label{
 	LabelSealed, LabelSealedBody, LabelSealedSession, LabelTombstone, LabelTombstoneBound,
 	LabelPin, LabelSessionOpen, LabelSessionAnswer, LabelSessionKEM, LabelTranscript, LabelSessionID,
 	LabelSessionSecret, LabelConfirm, LabelSessionSignature, LabelSessionEvidence, LabelChain,
-	LabelRequestKey, LabelAnswerKey, LabelCloseKey, LabelReceipt,
+	LabelRequestKey, LabelAnswerKey, LabelCloseKey, LabelReceipt, LabelOneOffKey, LabelOneOffKeys,
 	LabelExtension, LabelSoftEvidence, LabelSoftSeal, LabelSoftSecret, LabelOwnSeal,
 	LabelTPMEvidence, LabelTPMLaunch, LabelTPMLaunches, LabelTPMSeal, LabelTPMSealed,
 	LabelAzureEvidence,

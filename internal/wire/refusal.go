@@ -91,6 +91,7 @@ const (
 	SessionOver     Reason = "session-over"     // a session past its expiry, or closed
 	Truncated       Reason = "truncated"        // a stream that ends before its final chunk
 	EvidenceMissing Reason = "evidence-missing" // fresh evidence, or a receipt, was wanted and is not there
+	OneOffKey       Reason = "ohttp-key"        // a one-off request under a key that the unit does not hold
 )
 
 // Refusal is the error of every check: a reason of the closed list, the rule
