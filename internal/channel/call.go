@@ -236,7 +236,14 @@ func (c *call) body() (io.ReadCloser, error) {
 
 // head is the request as binary HTTP says it.
 func (c *call) head() head {
-	r := c.request
+	h := headOf(c.request)
+	if !c.small && c.request.ContentLength <= 0 {
+		h.length = indeterminate
+	}
+	return h
+}
+
+func headOf(r *http.Request) head {
 	h := head{method: r.Method, scheme: r.URL.Scheme, authority: r.Host, path: r.URL.RequestURI(), fields: r.Header, length: r.ContentLength}
 	if h.method == "" {
 		h.method = http.MethodGet
@@ -247,9 +254,6 @@ func (c *call) head() head {
 	if r.Header["Content-Length"] != nil { // the framing says it
 		h.fields = r.Header.Clone()
 		h.fields.Del("Content-Length")
-	}
-	if !c.small && r.ContentLength <= 0 {
-		h.length = indeterminate
 	}
 	return h
 }
@@ -331,15 +335,7 @@ func (c *call) accept(x *exchange, outer *http.Response, f *failure) (*http.Resp
 		f.attempt.NotExecuted = a.kind == kindNotExecuted
 		return nil, wire.Refuse(wire.NotExecuted, "answer: reason", a.reason, "a response")
 	}
-	r := &http.Response{
-		Status: strconv.Itoa(a.head.status) + " " + http.StatusText(a.head.status), StatusCode: a.head.status,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: a.head.fields, Body: a.content, ContentLength: a.head.length, Trailer: a.content.trailer,
-		Request: c.request,
-	}
-	if said, err := strconv.ParseInt(a.head.fields.Get("Content-Length"), 10, 62); err == nil && said >= 0 {
-		r.ContentLength = said
-	}
+	r := a.head.response(c.request, a.content)
 	a.content.closer = outer.Body
 	if x.record != nil {
 		at := c.t.config.Clock()
@@ -351,6 +347,20 @@ func (c *call) accept(x *exchange, outer *http.Response, f *failure) (*http.Resp
 		}
 	}
 	return r, nil
+}
+
+// response is the answer to r that a head and its content are.
+func (h head) response(r *http.Request, c *content) *http.Response {
+	answer := &http.Response{
+		Status: strconv.Itoa(h.status) + " " + http.StatusText(h.status), StatusCode: h.status,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: h.fields, Body: c, ContentLength: h.length, Trailer: c.trailer,
+		Request: r,
+	}
+	if said, err := strconv.ParseInt(h.fields.Get("Content-Length"), 10, 62); err == nil && said >= 0 {
+		answer.ContentLength = said
+	}
+	return answer
 }
 
 // prove judges the receipt at an answer's end, and is io.EOF if it holds.

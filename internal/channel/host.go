@@ -20,6 +20,7 @@ type Limits struct {
 	Sessions int // in the table, of all units; 131,072
 	Opened   int // of those, opened by this unit; a quarter
 	Cookies  int // opens under way above which a cookie is demanded; 8
+	OneOffs  int // one-off requests under way; 256
 }
 
 // Standing is what a unit is by its newest certificate report. The host owns
@@ -35,6 +36,7 @@ type Standing struct {
 	Unit     []byte        // certificate of the signing key, DER
 	Cross    []byte        // cross-certificate, DER
 	NotAfter time.Time     // of the unit certificate
+	OneOff   bool          // policy lets one-off requests be marked instead of safe
 	Ring     identity.Ring
 }
 
@@ -84,6 +86,9 @@ func NewHost(key *ecdsa.PrivateKey, limits Limits) (*Host, error) {
 	}
 	if limits.Cookies == 0 {
 		limits.Cookies = 8
+	}
+	if limits.OneOffs == 0 {
+		limits.OneOffs = 256
 	}
 	h := &Host{id: wire.UnitIDOf(spki), key: key, limits: limits, table: table{byID: map[wire.SessionID]*session{}}}
 	h.bodies.New = func() any { b := make([]byte, 0, maxTicket); return &b }
@@ -151,7 +156,7 @@ func take(held *ring, key *identity.RingKey, of attest.Digest, pin []byte) *ring
 	r := &ring{key: key, identity: of, pin: pin, seals: map[wire.UnitID]*sealKey{}}
 	if held != nil {
 		held.mu.RLock()
-		r.seals = maps.Clone(held.seals)
+		r.seals, r.oneOffs = maps.Clone(held.seals), held.oneOffs
 		held.mu.RUnlock()
 	}
 	return r

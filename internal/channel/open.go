@@ -148,24 +148,39 @@ func (o *Opening) Finish(b []byte, trust Trust, at time.Time) (*Session, error) 
 
 // peer is the unit that answered, as far as its certificates go.
 func (o *Opening) peer(a answer, trust Trust, at time.Time) (identity.Peer, error) {
-	head := attest.Digest(a.head)
-	if head.IsZero() {
-		return identity.Peer{}, wire.Refuse(wire.Malformed, "session answer: policy head", "none", "a head")
-	}
-	if !trust.Policy.Knows(head) {
-		return identity.Peer{}, wire.Refuse(wire.Behind, "session answer: policy head", head, "one of the history that is known")
-	}
-	peer, err := trust.unit(a.chain, o.pin, at)
+	peer, err := trust.signer(a.chain, o.pin, signer{head: a.head, identity: a.identity, expiry: a.expiry}, at)
 	if err != nil {
 		return identity.Peer{}, err
 	}
-	if id := peer.UnitID(); wire.UnitID(a.unit) != id || attest.Digest(a.identity) != peer.ID() {
-		return identity.Peer{}, wire.Refuse(wire.WrongIdentity, "session answer: unit and identity", "others", "those of the certificate of "+id.String())
+	if id := peer.UnitID(); wire.UnitID(a.unit) != id {
+		return identity.Peer{}, wire.Refuse(wire.WrongIdentity, "session answer: unit", wire.UnitID(a.unit), id)
 	}
-	expires := binary.BigEndian.Uint64(a.expiry)
-	now := uint64(at.Unix())
+	return peer, nil
+}
+
+// signer is what a unit says of itself beside its chain; nothing is checked yet.
+type signer struct{ head, identity, expiry []byte }
+
+// signer is the unit of a pin, as far as its certificates go, whose chain stands
+// beside what it says.
+func (t Trust) signer(chain []byte, pin Pin, said signer, at time.Time) (identity.Peer, error) {
+	head := attest.Digest(said.head)
+	if head.IsZero() {
+		return identity.Peer{}, wire.Refuse(wire.Malformed, "unit: policy head", "none", "a head")
+	}
+	if !t.Policy.Knows(head) {
+		return identity.Peer{}, wire.Refuse(wire.Behind, "unit: policy head", head, "one of the history that is known")
+	}
+	peer, err := t.unit(chain, pin, at)
+	if err != nil {
+		return identity.Peer{}, err
+	}
+	if attest.Digest(said.identity) != peer.ID() {
+		return identity.Peer{}, wire.Refuse(wire.WrongIdentity, "unit: identity", "another", "that of the certificate of "+peer.UnitID().String())
+	}
+	expires, now := binary.BigEndian.Uint64(said.expiry), uint64(at.Unix())
 	if expires <= now || expires > now+maxSession+clockMargin || expires > uint64(peer.NotAfter().Unix()) {
-		return identity.Peer{}, wire.Refuse(wire.Expired, "session answer: expiry", expires, fmt.Sprint("after ", now, ", within an hour and the unit's certificate"))
+		return identity.Peer{}, wire.Refuse(wire.Expired, "unit: expiry", expires, fmt.Sprint("after ", now, ", within an hour and the unit's certificate"))
 	}
 	return peer, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/cipher"
 	"crypto/hmac"
+	"crypto/hpke"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -21,8 +22,9 @@ type ring struct {
 	identity attest.Digest // whose units seal under it
 	pin      []byte        // of the sessions under it
 
-	mu    sync.RWMutex // guards seals
-	seals map[wire.UnitID]*sealKey
+	mu      sync.RWMutex // guards all below
+	seals   map[wire.UnitID]*sealKey
+	oneOffs [len(kems)]hpke.PrivateKey // of the table of KEMs; nil until needed
 }
 
 // sealKey is what one unit seals with under one ring key.
@@ -68,7 +70,7 @@ func (r *ring) erase() {
 	for _, k := range r.seals {
 		clear(k.nonce)
 	}
-	r.seals = map[wire.UnitID]*sealKey{}
+	r.seals, r.oneOffs = map[wire.UnitID]*sealKey{}, [len(kems)]hpke.PrivateKey{}
 }
 
 // bound is what a sealed session or tombstone says in the clear, authenticated

@@ -63,6 +63,7 @@ type ServerConfig struct {
 type Server struct {
 	config   ServerConfig
 	pending  atomic.Int64 // opens under way
+	oneOffs  atomic.Int64 // one-off requests under way
 	attester sync.Mutex   // one call at a time
 }
 
@@ -75,13 +76,17 @@ func NewServer(c ServerConfig) (*Server, error) {
 	return &Server{config: c}, nil
 }
 
-// ServeHTTP serves the two paths of the channel; the app serves all others.
+// ServeHTTP serves the paths of the channel; the app serves all others.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case wire.PathSession:
 		s.post(w, r, wire.TypeSession, s.open)
 	case wire.PathRequest:
 		s.post(w, r, wire.TypeRequest, s.request)
+	case wire.PathOneOff:
+		if err := s.oneOff(w, r); err != nil {
+			problem(w, err)
+		}
 	default:
 		s.config.App.ServeHTTP(w, r)
 	}
@@ -112,16 +117,28 @@ var statuses = map[wire.Reason]int{
 	wire.CertExpired:  http.StatusServiceUnavailable,
 	wire.NotEnrolled:  http.StatusServiceUnavailable,
 	wire.Internal:     http.StatusInternalServerError,
+	wire.NotFound:     http.StatusNotFound,
+	wire.NotAllowed:   http.StatusForbidden,
 }
 
+// typeOneOffKey is the type of the problem that a key is not known, RFC 9458,
+// section 5.3.
+const typeOneOffKey = "https://iana.org/assignments/http-problem-types#ohttp-key"
+
 // problem answers with the reason alone: nobody can check what it says.
-func problem(w http.ResponseWriter, err error) {
+func problem(w http.ResponseWriter, err error) { problemFor(err).Write(w) }
+
+func problemFor(err error) api.Problem {
 	reason := wire.ReasonOf(err)
 	status := http.StatusBadRequest
 	if s, ok := statuses[reason]; ok {
 		status = s
 	}
-	api.Problem{Type: "urn:cohort:problem:" + string(reason), Title: "refused: " + string(reason), Status: status, Reason: reason}.Write(w)
+	kind := "urn:cohort:problem:" + string(reason)
+	if reason == wire.OneOffKey {
+		kind = typeOneOffKey
+	}
+	return api.Problem{Type: kind, Title: "refused: " + string(reason), Status: status, Reason: reason}
 }
 
 // open answers an open request.
