@@ -243,9 +243,10 @@ func appendEnd(b []byte, trailer http.Header, length int64) ([]byte, error) {
 	if len(trailer) == 0 {
 		return b, nil
 	}
+	before := len(b)
 	b, err := appendSection(b, trailer, length)
-	if err == nil && len(b) > maxTrailers {
-		err = wire.Refuse(wire.TooLarge, "trailers: size in bytes", len(b), maxTrailers)
+	if size := len(b) - before; err == nil && size > maxTrailers {
+		err = wire.Refuse(wire.TooLarge, "trailers: size in bytes", size, maxTrailers)
 	}
 	return b, err
 }

@@ -99,6 +99,10 @@ func TestAnswersOfEveryKind(t *testing.T) {
 			io.WriteString(w, "one")
 			w.Header().Set(http.TrailerPrefix+"Late", "3")
 		}, status: 200, want: "one", length: 3, trailer: http.Header{"Late": {"3"}}},
+		{name: "trailers behind as much as is kept whole", app: func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, big[:maxSmall])
+			w.Header().Set(http.TrailerPrefix+"Late", "3")
+		}, status: 200, want: big[:maxSmall], length: maxSmall, trailer: http.Header{"Late": {"3"}}},
 		{name: "a large request", method: "POST", body: strings.NewReader(big), app: echo, status: 200, want: "POST scoring.clinic.example / " + big, length: -1},
 		{name: "a request of unknown length", method: "POST", body: io.MultiReader(strings.NewReader("one "), strings.NewReader("two")), app: echo, status: 200, want: "POST scoring.clinic.example / one two", length: 37},
 		{name: "a request that nobody reads", method: "POST", body: strings.NewReader(big), app: func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "no") }, status: 200, want: "no", length: 2},

@@ -208,7 +208,7 @@ func TestVectors(t *testing.T) {
 	evidence := attest.Evidence{Platform: attest.Soft, Raw: []byte("evidence")}
 	attested, _, _ := openVector(t, WantEvidence, evidence)
 	open, h, s := openVector(t, 0, noEvidence)
-	now := map[string]vector{"open": open, "open-evidence": attested, "request": requestVector(t, h, s), "stream": streamVector(t, h, s), "close": plainVector(t, h, s)}
+	now := map[string]vector{"open": open, "open-evidence": attested, "request": requestVector(t, h, s), "stream": streamVector(t, h, s), "ohttp": oneOffVector(t, h), "close": plainVector(t, h, s)}
 	if *update {
 		for name, v := range now {
 			text := must(json.MarshalIndent(v, "", "  "))
@@ -230,10 +230,93 @@ func TestVectors(t *testing.T) {
 	checkRequest(t, kept["request"])
 	checkStream(t, kept["stream"])
 	checkClose(t, kept["close"], kept["open"])
+	checkOneOff(t, kept["ohttp"])
 	for _, name := range []string{"unit_id", "ring_id", "pin", "cookie_at_noon"} {
 		if got, want := now["open"].Out[name], kept["open"].Out[name]; got != want {
 			t.Errorf("%s: got %s, want %s", name, got, want)
 		}
+	}
+}
+
+// oneOffVector is a signed key configuration, and a one-off request in chunks
+// under its first key with its answer.
+func oneOffVector(t *testing.T, h *Host) vector {
+	t.Helper()
+	pin := Pin{Genesis: h.standing.Genesis, Task: h.standing.Task}
+	signed, plain, err := h.OneOffKeys(pin, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := must(UnverifiedOneOffKeys(plain))
+	request := oneOffBody(keys, false, must(http.NewRequest(http.MethodGet, base+"/score", nil)))
+	x := must(h.beginOneOff(chunkForm, bytes.NewReader(request), noon))
+	content, _, err := x.body.next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answer recordedAnswer
+	w := must(x.writer(&answer))
+	w.Header().Set("Content-Type", "text/plain")
+	w.Write([]byte("it"))
+	if err := w.finish(); err != nil {
+		t.Fatal(err)
+	}
+	follow := h.standing.follow.key
+	seed := must(follow.Derive(32, wire.LabelOneOffKey, []byte{0x64, 0x7a}, ringBytes(follow.ID())))
+	return vector{
+		Description: "a signed key configuration of a follow ring; a one-off request in chunks under its first key, and its answer; certificates are placeholders",
+		In: in("follow_ring_key", follow.Expose(), "unit_key", must(h.key.Bytes()), "identity", h.standing.Identity[:], "genesis", h.standing.Genesis[:],
+			"authority_root", h.standing.Root[:], "policy_head", h.standing.Head[:], "signed", signed, "request", request, "answer", answer.Bytes()),
+		Out: in("pin", pin.bytes(), "seed", seed, "key_configuration", plain, "request_content", content,
+			"answer_content", pad(must(hex.DecodeString("0140c8180c636f6e74656e742d747970650a746578742f706c61696e026974")), 0)),
+	}
+}
+
+func ringBytes(id identity.RingID) []byte { return id[:] }
+
+// recordedAnswer keeps what is written to it.
+type recordedAnswer struct{ bytes.Buffer }
+
+func (*recordedAnswer) Header() http.Header { return http.Header{} }
+func (*recordedAnswer) WriteHeader(int)     {}
+
+// checkOneOff derives keys and opens messages of a vector alone.
+func checkOneOff(t *testing.T, v vector) {
+	t.Helper()
+	bytesOf := func(name string) []byte { return must(hex.DecodeString(v.In[name] + v.Out[name])) }
+	r := &ring{key: must(identity.OpenRingKey(bytesOf("follow_ring_key"), noon.Add(2*time.Hour)))}
+	private := must(r.oneOffKey(0))
+	if same := must(kems[0].DeriveKeyPair(bytesOf("seed"))); !bytes.Equal(same.PublicKey().Bytes(), private.PublicKey().Bytes()) {
+		t.Error("another seed")
+	}
+	if got := must(r.oneOffKeys()); !bytes.Equal(got, bytesOf("key_configuration")) {
+		t.Errorf("got key configuration %x", got)
+	}
+	f := must(wire.Unframe(wire.LabelOneOffKeys, bytesOf("signed"), 8))
+	unit := must(ecdsa.ParseRawPrivateKey(elliptic.P256(), bytesOf("unit_key")))
+	chain := wire.Sum(f[6])
+	if err := verify(&unit.PublicKey, f[7], wire.LabelOneOffKeys, append(slices.Clone(f[:6]), bytesOf("authority_root"), chain[:])...); err != nil {
+		t.Error(err)
+	}
+	for i, name := range []string{"pin", "identity", "", "policy_head", "", "key_configuration"} {
+		if name != "" && !bytes.Equal(f[i], bytesOf(name)) {
+			t.Errorf("field %d is not %s", i+1, name)
+		}
+	}
+	request, answer := bytesOf("request"), bytesOf("answer")
+	c, enc := parseCapsule([7]byte(request)), request[7:7+kems[0].encSize]
+	if c != (capsule{r.key.ID()[0] &^ 1, 0x647a, 1, 2}) {
+		t.Errorf("got header %v", c)
+	}
+	recipient := must(hpke.NewRecipient(enc, private, hpke.HKDFSHA256(), hpke.AES256GCM(), chunkForm.info(c)))
+	parts, err := readAll(&uncutter{r: bytes.NewReader(request[7+len(enc):]), form: chunkForm, open: recipient.Open})
+	if err != nil || len(parts) != 1 || !bytes.Equal(parts[0], bytesOf("request_content")) {
+		t.Errorf("request: got %x, %v", parts, err)
+	}
+	key := must(chunkForm.answerCipher(recipient.Export, c, enc, answer[:32]))
+	parts, err = readAll(&uncutter{r: bytes.NewReader(answer[32:]), form: chunkForm, open: key.open})
+	if err != nil || len(parts) != 1 || !bytes.Equal(parts[0], bytesOf("answer_content")) {
+		t.Errorf("answer: got %x, %v", parts, err)
 	}
 }
 
