@@ -67,10 +67,14 @@ func (u *Unit) stand(e *enrolment) error {
 			from.Keys = keep(before.ring.Inherited.Keys, from.Keys, now)
 		}
 	}
+	oneOff := false
+	if task := e.policy.Document().Tasks[e.identity.Task]; task != nil && e.identity.Group == "" {
+		oneOff = task.Releases[e.identity.Release].OneOff
+	}
 	return u.cluster.host.Update(channel.Standing{
 		Task: e.identity.Task, Group: e.identity.Group, Role: e.identity.Role, Identity: e.identity.ID, Genesis: u.config.Genesis,
 		Root: wire.Sum(e.root.RawSubjectPublicKeyInfo), Head: e.policy.Head(),
-		Unit: e.unit, Cross: e.identity.Cross, NotAfter: unit.NotAfter, Ring: e.ring,
+		Unit: e.unit, Cross: e.identity.Cross, NotAfter: unit.NotAfter, OneOff: oneOff, Ring: e.ring,
 	})
 }
 

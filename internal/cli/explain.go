@@ -84,6 +84,7 @@ var explanations = map[string]explanation{
 	string(wire.UnknownRing):     {exitRefused, "A session is sealed under a ring key that the unit does not hold.", "open another session"},
 	string(wire.SessionOver):     {exitRefused, "The session has ended or was closed.", "open another session"},
 	string(wire.Truncated):       {exitUnreachable, "A stream ended before its end: the unit died, or somebody between cut it.", "repeat what may be repeated"},
+	string(wire.OneOffKey):       {exitRefused, "A one-off request was made for a key that the units do not hold, or hold no longer.", "fetch the key configuration again with `cohort trust --ohttp`"},
 	string(wire.EvidenceMissing): {exitRefused, "Fresh evidence, or a receipt, was asked for and did not come.", "somebody between, or a unit without its TEE, stands in for a real one: trust nothing it says"},
 	string(wire.Internal):        {exitInternal, "A fault of Cohort's own.", "please report it with the output of `cohort version` and the log"},
 

@@ -45,7 +45,8 @@ type exchange struct {
 	body    *body
 	size    int64 // of the body; -1 when it streams
 	wanted  wanted
-	again   bool // may go to another unit after one may have seen it
+	again   bool   // may go to another unit after one may have seen it
+	query   string // that goes on to the unit
 }
 
 // session takes an open request to a unit of the identity or task that it is
@@ -84,6 +85,30 @@ func (g *gateway) request(w http.ResponseWriter, r *http.Request) {
 		x.wanted.clusters, x.wanted.sealedFor = g.copies.holders(header.Session), g.copies.sealedFor(header.Session)
 		x.wanted.target = header.Target
 		x.again = header.Target == wire.UnitID{}
+		return g.forward(x)
+	})
+}
+
+// oneOff takes a one-off request, or a question for its keys, to any unit of the
+// identity that its query names; where none is ready, of the task. They are safe
+// or marked by the rules of the channel, and may go to another unit when one
+// fails.
+func (g *gateway) oneOff(w http.ResponseWriter, r *http.Request) {
+	g.limited(w, r, func(x *exchange) error {
+		query := r.URL.Query()
+		x.again = true
+		if r.Method == http.MethodGet {
+			x.query = query.Encode()
+		}
+		if id := query.Get("id"); id != "" {
+			var err error
+			if x.wanted.identity, err = wire.ParseDigest(id); err != nil {
+				return err
+			}
+		}
+		if task := query.Get("task"); task != "" && (x.wanted.identity.IsZero() || g.registry.find(x.wanted, g.clock()) == nil) {
+			x.wanted.identity, x.wanted.task = wire.Digest{}, task
+		}
 		return g.forward(x)
 	})
 }
@@ -132,7 +157,7 @@ func (g *gateway) slotted(x *exchange, f func(*exchange) error) error {
 	default:
 		return wire.Refuse(wire.Overload, "gateway: requests under way", "more", cap(g.slots))
 	}
-	if x.r.Method != http.MethodPost {
+	if asks := x.r.Method == http.MethodGet && x.r.URL.Path == wire.PathOneOff; x.r.Method != http.MethodPost && !asks {
 		return wire.Refuse(wire.BadRequest, "request: method", x.r.Method, http.MethodPost)
 	}
 	// An answer may begin before its request has ended. HTTP/2 always can.
@@ -218,11 +243,14 @@ func (x *exchange) send(ctx context.Context, m *member) (*http.Response, error) 
 
 func (x *exchange) sendOnce(ctx context.Context, m *member) (answer *http.Response, reused bool, err error) {
 	trace := &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused }}
-	out, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), http.MethodPost, "https://unit"+x.r.URL.Path, x.body.reader())
+	out, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), x.r.Method, "https://unit"+x.r.URL.Path, x.body.reader())
 	if err != nil {
 		return nil, false, wire.Refuse(wire.BadRequest, "request", err, "one that can be sent on")
 	}
-	out.Host, out.ContentLength = x.r.Host, x.size
+	out.Host, out.ContentLength, out.URL.RawQuery = x.r.Host, x.size, x.query
+	if x.size == 0 {
+		out.Body = http.NoBody
+	}
 	copyFields(out.Header, x.r.Header)
 	out.Header["User-Agent"] = nil
 	answer, err = m.transport.RoundTrip(out)
@@ -234,7 +262,7 @@ func (x *exchange) sendOnce(ctx context.Context, m *member) (answer *http.Respon
 func copyFields(to, from http.Header) {
 	for name, values := range from {
 		switch name {
-		case "Content-Type", "Content-Length", "Cache-Control", "Retry-After":
+		case "Accept", "Content-Type", "Content-Length", "Cache-Control", "Retry-After":
 		default:
 			if !strings.HasPrefix(name, "Cohort-") {
 				continue

@@ -106,6 +106,61 @@ func TestGatewayFindsTheClusterOfASession(t *testing.T) {
 	}
 }
 
+// TestGatewayRoutesOneOffs: by identity, where none of that is ready by task, else
+// by name. The query of a question for keys goes on, that of a request does not.
+func TestGatewayRoutesOneOffs(t *testing.T) {
+	w := newWorld(t)
+	w.cool()
+	var query atomic.Value
+	ask := func(task string) *replica {
+		var r *replica
+		var ready sync.WaitGroup
+		ready.Add(1)
+		r = w.replica(task, func(rw http.ResponseWriter, rq *http.Request) {
+			ready.Wait()
+			query.Store(rq.Method + " " + rq.URL.RequestURI() + " " + rq.Header.Get("Accept"))
+			r.names(rw, rq)
+		})
+		ready.Done()
+		return r
+	}
+	scoring, keys := ask(bustest.Scoring), ask(bustest.Keys)
+	id := scoring.Identity.Hex()
+	for _, c := range []struct {
+		name, host, query string
+		want              *replica
+	}{
+		{"a task", "gateway.example", "?task=" + bustest.Keys, keys},
+		{"an identity", "gateway.example", "?id=" + id, scoring},
+		{"an identity before a task", "gateway.example", "?id=" + id + "&task=" + bustest.Keys, scoring},
+		{"an identity that is gone", "gateway.example", "?id=" + strings.Repeat("ab", 32) + "&task=" + bustest.Keys, keys},
+		{"a name", bustest.Name(bustest.Keys), "", keys},
+	} {
+		for method, passed := range map[string]string{http.MethodGet: c.query, http.MethodPost: ""} {
+			r, _ := http.NewRequest(method, "http://"+w.gateway+wire.PathOneOff+c.query, strings.NewReader("x"[:len(method)-3]))
+			r.Host = c.host
+			r.Header.Set("Accept", wire.TypeKeys)
+			answer, err := w.client("").http.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			status, got, _ := read(t, answer)
+			if want := method + " " + wire.PathOneOff + passed + " " + wire.TypeKeys; status != http.StatusOK || got != c.want.ID.String() || query.Load() != want {
+				t.Errorf("%s, %s: got %d %q, which saw %q, want %v and %q", method, c.name, status, got, query.Load(), c.want.ID, want)
+			}
+		}
+	}
+	for query, want := range map[string]int{"?id=green": http.StatusBadRequest, "?task=nobody": http.StatusServiceUnavailable, "?id=" + strings.Repeat("ab", 32): http.StatusServiceUnavailable} {
+		answer, err := w.client("").post(t, wire.PathOneOff+query, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status, _, _ := read(t, answer); status != want {
+			t.Errorf("%s: got %d, want %d", query, status, want)
+		}
+	}
+}
+
 func TestGatewayRefusals(t *testing.T) {
 	w := newWorld(t)
 	unit := w.named(bustest.Scoring)

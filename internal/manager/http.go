@@ -14,6 +14,7 @@ func (m *Manager) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc(wire.PathSession, m.whileServing(m.gateway.session))
 	mux.HandleFunc(wire.PathRequest, m.whileServing(m.gateway.request))
+	mux.HandleFunc(wire.PathOneOff, m.whileServing(m.gateway.oneOff))
 	mux.Handle("GET "+api.PathMetrics, m.metrics.handler())
 	mux.HandleFunc("GET "+api.PathLive, func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, health{Status: "live"}) })
 	mux.HandleFunc("GET "+api.PathReady, m.whileServing(m.ready))
