@@ -56,6 +56,7 @@ var stories = []story{
 	{"channel/receipt", checker.receipt},
 	{"channel/altered-bytes-refused", checker.alteredBytes},
 	{"channel/stream-cut-is-an-error", checker.streamCut},
+	{"channel/one-off", checker.oneOff},
 	{"channel/one-session-any-unit", checker.oneSessionAnyUnit},
 	{"channel/manager-restart", checker.managerRestart},
 	{"channel/manager-wiped", checker.managerWiped},

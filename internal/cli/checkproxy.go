@@ -16,7 +16,7 @@ import (
 )
 
 // middleman stands between a client and the gateway, as anybody can. It changes
-// the requests and answers of sessions, and reads of them what everybody can.
+// the requests and answers of sessions and one-off requests, and reads of them what everybody can.
 type middleman struct {
 	url    string
 	server *http.Server
@@ -59,11 +59,13 @@ func (m *middleman) request(r *http.Request) {
 		return
 	}
 	b, _ := io.ReadAll(r.Body) // a client that is gone is nobody to tell
+	sealed := r.URL.Path == wire.PathOneOff
 	if h, err := wire.ParseHeader(b); err == nil && r.URL.Path == wire.PathRequest {
 		m.target.Store(&h.Target)
-		if f := m.way.Load().request; f != nil {
-			b = f(b)
-		}
+		sealed = true
+	}
+	if f := m.way.Load().request; f != nil && sealed {
+		b = f(b)
 	}
 	r.Body = io.NopCloser(bytes.NewReader(b))
 }

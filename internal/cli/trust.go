@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -23,6 +24,24 @@ type trustView struct {
 	Identities  []identityView `json:"identities"`
 	File        string         `json:"file,omitempty"`
 	PEM         string         `json:"pem,omitempty"`
+	OneOff      *oneOffView    `json:"ohttp,omitempty"`
+}
+
+// oneOffView tells of a key configuration for one-off requests.
+type oneOffView struct {
+	File    string `json:"file"`
+	URL     string `json:"url"` // where requests are posted
+	Unit    string `json:"unit"`
+	ID      string `json:"identity"`
+	Expires string `json:"expires"`
+}
+
+// String is the view as lines.
+func (v *oneOffView) String() string {
+	if v == nil {
+		return ""
+	}
+	return fmt.Sprintf("one-off keys  signed by unit %s of identity %s, until %s\n              for requests to %s\nwrote         %s\n", v.Unit, v.ID, v.Expires, v.URL, v.File)
 }
 
 type identityView struct {
@@ -65,14 +84,19 @@ func (v trustView) String() string {
 func (a *app) trustCommand() *cobra.Command {
 	var p pinFlags
 	var out, authority string
+	var oneOff oneOffFlags
 	cmd := &cobra.Command{
 		Use:   "trust --authority URL --genesis H (--task T | --group G | --id ID)",
 		Short: "Check an authority and write the roots of a task or group, for any TLS client",
 		Long: "Replay the owners' signatures from the genesis, appraise the authority's own\n" +
 			"evidence, and write the identity roots as PEM: for a task those of all live\n" +
-			"releases, for an identity exactly one.",
+			"releases, for an identity exactly one. With --ohttp, write the keys for one-off\n" +
+			"requests of plain Oblivious HTTP clients, which a unit signed, as well.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := oneOff.check(); err != nil {
+				return err
+			}
 			t, err := a.trust(cmd.Context(), p)
 			if err != nil {
 				return err
@@ -83,6 +107,9 @@ func (a *app) trustCommand() *cobra.Command {
 				}
 			}
 			v := viewTrust(t)
+			if v.OneOff, err = oneOff.write(cmd.Context(), t); err != nil {
+				return err
+			}
 			if name := p.task + p.group; out == "" && name != "" {
 				out = name + "-root.pem"
 			}
@@ -94,14 +121,51 @@ func (a *app) trustCommand() *cobra.Command {
 				return err
 			}
 			v.File = out
-			return a.emit("trust", v, v.String()+fmt.Sprintf("wrote         %s\n", out))
+			return a.emit("trust", v, v.String()+fmt.Sprintf("wrote         %s\n", out)+v.OneOff.String())
 		},
 	}
 	p.register(cmd)
 	cmd.Flags().StringVar(&p.group, "group", "", "group to follow through the rosters its parties approve")
 	cmd.Flags().StringVar(&out, "out", "", `file for the roots, "-" for stdout (default TASK-root.pem)`)
 	cmd.Flags().StringVar(&authority, "authority-out", "", "file for the authority's root, which `cohort manager` is given")
+	cmd.Flags().StringVar(&oneOff.file, "ohttp", "", "file for the keys of one-off requests (application/ohttp-keys)")
+	oneOff.gateway.register(cmd, "with --ohttp: URL of the gateway that reaches the units")
 	return cmd
+}
+
+// oneOffFlags say where keys for one-off requests come from and go to.
+type oneOffFlags struct {
+	file    string
+	gateway gatewayFlags
+}
+
+func (f oneOffFlags) check() error {
+	if (f.file == "") != (f.gateway.url == "") || f.file == "" && f.gateway.ca != "" {
+		return usage("--ohttp and --gateway go together, --manager-ca with them")
+	}
+	return nil
+}
+
+// write fetches the keys, checks them by what is trusted, and writes them.
+func (f oneOffFlags) write(ctx context.Context, t *client.Trust) (*oneOffView, error) {
+	if f.file == "" {
+		return nil, nil
+	}
+	config := client.OneOffConfig{Trust: t, Gateway: f.gateway.url}
+	if f.gateway.ca != "" {
+		var err error
+		if config.CA, err = readPool(f.gateway.ca); err != nil {
+			return nil, err
+		}
+	}
+	o, err := client.NewOneOff(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	defer o.Close()
+	keys, unit, expires := o.Keys()
+	v := &oneOffView{File: f.file, URL: o.URL().String(), Unit: unit.UnitID().String(), ID: unit.ID().String(), Expires: rfc3339(expires)}
+	return v, replaceFile(f.file, keys)
 }
 
 // certificatePEM is a certificate as a file has it.
