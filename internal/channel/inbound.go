@@ -75,7 +75,7 @@ func (x *inbound) open(r io.Reader) error {
 	if x.whole() {
 		// HTTP/1.1 closes a request's body when its answer begins, so what
 		// follows the final chunk is looked for before the app can begin one.
-		if err := x.source.opener.end(); err != io.EOF {
+		if _, _, err := x.source.opener.next(); err != io.EOF {
 			return err
 		}
 	}
