@@ -17,9 +17,10 @@ import (
 
 // Times of a server.
 const (
-	headerTime = 10 * time.Second // handshake and request header
-	idleTime   = 2 * time.Minute  // kept-alive connection without a request
-	drainTime  = 10 * time.Second // requests in flight at shutdown
+	headerTime = 10 * time.Second       // handshake and request header
+	idleTime   = 2 * time.Minute        // kept-alive connection without a request
+	drainTime  = 10 * time.Second       // requests in flight at shutdown
+	lingerTime = 100 * time.Millisecond // between the last beat and the end of the listener
 )
 
 // maxConns bounds open connections; beyond, the one that waits longest is closed.
@@ -56,12 +57,21 @@ func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error 
 		ErrorLog:          slog.NewLogLogger(u.config.Log.Handler(), slog.LevelDebug),
 	}
 	stopped := make(chan error, 1)
-	cancel := context.AfterFunc(ctx, func() { leave(); stopped <- drain(server) })
+	cancel := context.AfterFunc(ctx, func() { leave(); u.linger(); stopped <- drain(server) })
 	err = server.ServeTLS(listener{l}, "", "")
 	if cancel() {
 		return errors.Join(fmt.Errorf("serving: %w", err), server.Close())
 	}
 	return <-stopped
+}
+
+// linger goes on serving for as long as it takes to say that the unit leaves, and
+// once more for users to hear it: what they bind to a unit that is gone has an
+// unknown outcome.
+func (u *Unit) linger() {
+	if u.cluster.relay.connected() {
+		time.Sleep(2 * lookEvery)
+	}
 }
 
 // drain lets requests in flight finish, and cuts those that do not.

@@ -518,6 +518,19 @@ func TestUnitThatIsNotReady(t *testing.T) {
 	}
 }
 
+// TestUnitThatLeaves: the gateway drops what it keeps alive with a unit that says
+// that it is not ready any more, so that the unit need not wait for that.
+func TestUnitThatLeaves(t *testing.T) {
+	w := newWorld(t)
+	r := w.named(bustest.Scoring)
+	w.client(bustest.Name(bustest.Scoring)).request(t, wire.Header{}, "x")
+	if r.conns.Load() == 0 {
+		t.Fatal("no connection is kept alive")
+	}
+	w.claim(r, func(b *bus.Beat) { b.Ready = false })
+	eventually(t, "no connection is left", func() bool { return r.conns.Load() == 0 })
+}
+
 // TestUnitsThatLie: a genuine unit of one cluster draws nobody else's requests.
 func TestUnitsThatLie(t *testing.T) {
 	w := newWorld(t)

@@ -48,6 +48,9 @@ func (r *registry) heard(c bus.Cluster, id wire.UnitID, b bus.Beat, now time.Tim
 		}
 		r.units[id] = newMember(id, c, r.dialer.transport(c, b))
 	}
+	if same && m.beat.Ready && !b.Ready {
+		m.close() // a unit that ends waits for connections on which nothing was sent yet
+	}
 	if !same || b.Ready && !m.beat.Ready {
 		close(r.changed)
 		r.changed = make(chan struct{})

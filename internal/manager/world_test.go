@@ -126,6 +126,7 @@ type replica struct {
 	conn   *bus.Conn
 	server *http.Server
 	calls  atomic.Int64
+	conns  atomic.Int64             // of the gateway
 	claims atomic.Pointer[bus.Beat] // what it says of itself
 	hush   func()                   // ends its beats
 	vanish func()                   // and takes no further connection; those there are stay
@@ -144,6 +145,7 @@ func (w *world) replica(task string, h http.HandlerFunc) *replica {
 	r.server = &http.Server{
 		IdleTimeout: w.idle,
 		ErrorLog:    slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+		ConnState:   r.count,
 		TLSConfig:   &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{r.Serving}},
 		Handler: http.HandlerFunc(func(rw http.ResponseWriter, rq *http.Request) {
 			r.calls.Add(1)
@@ -160,6 +162,16 @@ func (w *world) replica(task string, h http.HandlerFunc) *replica {
 	go r.beat(ctx)
 	w.known(r)
 	return r
+}
+
+// count keeps conns.
+func (r *replica) count(_ net.Conn, s http.ConnState) {
+	switch s {
+	case http.StateNew:
+		r.conns.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		r.conns.Add(-1)
+	}
 }
 
 func (r *replica) beat(ctx context.Context) {

@@ -3,6 +3,7 @@ package systest
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"sync"
 	"testing"
@@ -88,7 +89,7 @@ func TestRollingUpgrades(t *testing.T) {
 	s := &storm{executed: app.executed, rate: 60, length: 10 * time.Second}
 	count, sessions := 2, 10
 	if full() {
-		s.rate, s.length, count, sessions = 500, 140*time.Second, 20, 50
+		s.rate, s.length, count, sessions = 500, 200*time.Second, 20, 50
 	}
 	c, units := shared(t, 3, time.Hour, app)
 	u := &upgrades{Cluster: c, t: t, service: app, release: 1, units: units}
@@ -140,5 +141,33 @@ func TestUpgradeInHaste(t *testing.T) {
 		if _, err := call(t.Context(), ch, http.MethodGet, fmt.Sprint("channel ", i), ""); err != nil || ch.Opens() != 1 {
 			t.Errorf("channel %d: got %v, %d sessions, want one that moves along", i, err, ch.Opens())
 		}
+	}
+}
+
+// lastDoor is a listener that knows when it was closed.
+type lastDoor struct {
+	net.Listener
+	once   sync.Once
+	closed time.Time
+}
+
+func (l *lastDoor) Close() error {
+	l.once.Do(func() { l.closed = time.Now() })
+	return l.Listener.Close()
+}
+
+// TestUnitLingers: a unit that ends goes on accepting until the manager surely
+// could hear of it and tell users.
+func TestUnitLingers(t *testing.T) {
+	t.Parallel()
+	c := New(t, scoring(time.Hour))
+	c.StartManager()
+	door := &lastDoor{Listener: c.listen()}
+	r := c.replica(c.UnitConfig("scoring", "scoring 1"), door, hello("unit"))
+	attended(t, r)
+	begin := time.Now()
+	r.Stop()
+	if got := door.closed.Sub(begin); got < 200*time.Millisecond {
+		t.Errorf("closed its door after %v, want at least 200ms", got)
 	}
 }
