@@ -168,7 +168,7 @@ func (u *Unit) await(ctx context.Context, d time.Duration) (soon bool, err error
 // reach h like any others.
 func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	server, err := channel.NewServer(channel.ServerConfig{
-		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: stapling{u},
+		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: u.forClients(),
 		RingUnknown: u.renewSoon, Clock: u.config.Clock, Log: u.config.Log,
 	})
 	if err != nil {
@@ -215,17 +215,42 @@ func (o oneAtATime) answer(ctx context.Context, data attest.ReportData, credenti
 	}
 }
 
-// stapling is the unit's attester for clients: beside the evidence it puts what
-// the newest report says of it.
+// forClients is the unit's attester for clients, which challenge it where its
+// platform is one that they can challenge.
+func (u *Unit) forClients() attest.Attester {
+	if tee, ok := u.tee.Attester.(attest.Challenged); ok {
+		return challenged{stapling{u}, tee}
+	}
+	return stapling{u}
+}
+
+// stapling is the unit's attester that puts beside the evidence what the newest
+// report says of it.
 type stapling struct{ u *Unit }
 
 // Attest implements [attest.Attester].
 func (s stapling) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
-	evidence, err := s.u.tee.Attest(ctx, data)
+	return s.answer(ctx, data, nil)
+}
+
+func (s stapling) answer(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
+	evidence, err := s.u.tee.answer(ctx, data, credential)
 	if e := s.u.held.Load(); err == nil && e != nil {
 		evidence = evidence.With(e.endorsed)
 	}
 	return evidence, err
+}
+
+// challenged is a stapling attester that introduces itself.
+type challenged struct {
+	stapling
+	tee attest.Challenged
+}
+
+func (c challenged) Introduce() attest.Introduction { return c.tee.Introduce() }
+
+func (c challenged) AttestFor(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
+	return c.answer(ctx, data, credential)
 }
 
 // Caller is who sent a request through the trusted channel, as a handler may

@@ -61,9 +61,9 @@ func TestForeignProblems(t *testing.T) {
 	}{
 		{"a proxy's page", "text/html", "<html>", wire.Unavailable},
 		{"no content type", "", "", wire.Unavailable},
-		{"not JSON", problemType, "x", wire.Malformed},
-		{"cut off by its size", problemType, `{"rule":"` + strings.Repeat("x", maxProblem) + `"}`, wire.Malformed},
-		{"an unknown reason", problemType, `{"reason":"trust-me"}`, wire.Internal},
+		{"not JSON", TypeProblem, "x", wire.Malformed},
+		{"cut off by its size", TypeProblem, `{"rule":"` + strings.Repeat("x", maxProblem) + `"}`, wire.Malformed},
+		{"an unknown reason", TypeProblem, `{"reason":"trust-me"}`, wire.Internal},
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
@@ -80,7 +80,7 @@ func FuzzProblem(f *testing.F) {
 	ProblemOf(wire.Refuse(wire.NotFound, "task", "x", "y")).Write(w)
 	f.Add(w.Body.String())
 	f.Fuzz(func(t *testing.T, body string) {
-		answer := &http.Response{Header: http.Header{"Content-Type": {problemType}}, Body: io.NopCloser(strings.NewReader(body))}
+		answer := &http.Response{Header: http.Header{"Content-Type": {TypeProblem}}, Body: io.NopCloser(strings.NewReader(body))}
 		var r *wire.Refusal
 		if err := refusal(answer); !errors.As(err, &r) {
 			t.Fatalf("got %v, want a refusal", err)

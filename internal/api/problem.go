@@ -12,8 +12,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// problemType is the content type of RFC 9457.
-const problemType = "application/problem+json"
+// TypeProblem is the content type of a [Problem].
+const TypeProblem = "application/problem+json"
 
 // maxProblem bounds a problem in bytes; ours are below 4 KiB.
 const maxProblem = 16 << 10
@@ -103,7 +103,7 @@ func ProblemOf(err error) Problem {
 
 // Write sends the problem as the whole answer.
 func (p Problem) Write(w http.ResponseWriter) {
-	w.Header().Set("Content-Type", problemType)
+	w.Header().Set("Content-Type", TypeProblem)
 	if p.Status == http.StatusTooManyRequests || p.Status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "1")
 	}
@@ -116,7 +116,7 @@ func (p Problem) Write(w http.ResponseWriter) {
 // is cut and cleaned, since it ends up on terminals.
 func refusal(answer *http.Response) error {
 	kind, _, err := mime.ParseMediaType(answer.Header.Get("Content-Type"))
-	if err != nil || kind != problemType {
+	if err != nil || kind != TypeProblem {
 		return wire.Refuse(wire.Unavailable, "answer: status", answer.Status, "an answer of a Cohort authority")
 	}
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxProblem))

@@ -33,6 +33,7 @@ type Opening struct {
 	wants   Wants
 	nonce   []byte
 	request []byte
+	hidden  func(attest.Introduction) []byte // from the unit that was challenged; nil: none was
 }
 
 // NewOpening makes an open request with a KEM key of its own. It refuses, with
@@ -137,7 +138,7 @@ func (o *Opening) Finish(b []byte, trust Trust, at time.Time) (*Session, error) 
 	if o.wants&WantEvidence != 0 {
 		data, err := evidenceData(s.secret[:], digest)
 		if err == nil {
-			s.evidence, err = trust.appraise(a.evidence, data, peer, at)
+			s.evidence, err = trust.appraise(a.evidence, attest.Question{ReportData: data, Secret: o.hidden, At: at}, peer)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("judging fresh evidence: %w", err)
@@ -214,22 +215,20 @@ func (o *Opening) transcript(a answer, trust Trust, peer identity.Peer) *transcr
 
 // appraise judges fresh evidence: it must be bound to this session's secret, and
 // of code that policy admits as the identity in the certificate.
-func (t Trust) appraise(raw []byte, data attest.ReportData, peer identity.Peer, at time.Time) (attest.Result, error) {
+func (t Trust) appraise(raw []byte, q attest.Question, peer identity.Peer) (attest.Result, error) {
 	if len(raw) == 0 || t.Verifier == nil {
 		return attest.Result{}, wire.Refuse(wire.EvidenceMissing, "session answer: evidence", "none that can be judged", "fresh evidence")
 	}
-	var evidence attest.Evidence
-	if err := json.Unmarshal(raw, &evidence); err != nil {
+	if err := json.Unmarshal(raw, &q.Evidence); err != nil {
 		return attest.Result{}, err
 	}
-	result, err := t.Verifier.Appraise(attest.Question{
-		Evidence: evidence, Endorsements: t.Endorsements, ReportData: data, Rules: t.Policy.Rules(), At: at,
-	})
+	q.Endorsements, q.Rules = t.Endorsements, t.Policy.Rules()
+	result, err := t.Verifier.Appraise(q)
 	if err != nil {
 		return attest.Result{}, err
 	}
 	if peer.Group() != "" {
-		grant, err := t.Policy.AdmitMember(peer.Group(), peer.Role(), result, at)
+		grant, err := t.Policy.AdmitMember(peer.Group(), peer.Role(), result, q.At)
 		if err == nil && grant.Pact.ID() != peer.ID() {
 			err = wire.Refuse(wire.StaleRoster, "fresh evidence: group", peer.ID(), grant.Pact.ID())
 		}

@@ -49,7 +49,8 @@ type ServerConfig struct {
 	App   http.Handler // answers the requests of sessions, and all other paths
 	Relay Relay
 	// Attester gives fresh evidence; without one no session that wants any is
-	// opened. It is called from one goroutine at a time.
+	// opened. It is asked for evidence from one goroutine at a time. One that is
+	// [attest.Challenged] introduces itself to the client before.
 	Attester attest.Attester
 	// RingUnknown is called when a session comes under a ring key that the
 	// host does not hold: a reason to renew soon. It does not block.
@@ -125,9 +126,9 @@ var statuses = map[wire.Reason]int{
 // section 5.3.
 const typeOneOffKey = "https://iana.org/assignments/http-problem-types#ohttp-key"
 
-// problem answers with the reason alone: nobody can check what it says.
 func problem(w http.ResponseWriter, err error) { problemFor(err).Write(w) }
 
+// problemFor is the reason alone: nobody can check what it says.
 func problemFor(err error) api.Problem {
 	reason := wire.ReasonOf(err)
 	status := http.StatusBadRequest
@@ -153,12 +154,12 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request) error {
 	at := s.config.Clock()
 	a, err := s.config.Host.Accept(request, at)
 	if errors.Is(err, wire.CookieWanted) {
-		return errors.Join(err, s.giveCookie(w, body, at))
+		return s.wantAgain(w, body, at, err)
 	}
 	if err != nil {
 		return err
 	}
-	evidence, err := s.evidence(r.Context(), a)
+	evidence, err := s.evidence(r, a)
 	if err != nil {
 		return err
 	}
@@ -172,16 +173,8 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) giveCookie(w http.ResponseWriter, body []byte, at time.Time) error {
-	cookie, err := s.config.Host.Cookie(body, at)
-	if err == nil {
-		w.Header().Set(wire.FieldCookie, base64.RawURLEncoding.EncodeToString(cookie))
-	}
-	return err
-}
-
 // evidence is the fresh evidence that the client wants, if it wants any.
-func (s *Server) evidence(ctx context.Context, a *Acceptance) (attest.Evidence, error) {
+func (s *Server) evidence(r *http.Request, a *Acceptance) (attest.Evidence, error) {
 	data, wanted, err := a.Evidence()
 	if err != nil || !wanted {
 		return attest.Evidence{}, err
@@ -189,9 +182,13 @@ func (s *Server) evidence(ctx context.Context, a *Acceptance) (attest.Evidence, 
 	if s.config.Attester == nil {
 		return attest.Evidence{}, wire.Refuse(wire.EvidenceMissing, "unit: TEE", "none", "one that gives evidence")
 	}
+	credential, err := credentialOf(r)
+	if err != nil {
+		return attest.Evidence{}, err
+	}
 	s.attester.Lock()
 	defer s.attester.Unlock()
-	return s.config.Attester.Attest(ctx, data)
+	return attest.Answer(r.Context(), s.config.Attester, data, credential)
 }
 
 // request answers a request of a session.

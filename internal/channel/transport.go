@@ -224,52 +224,51 @@ func (t *Transport) negotiate(ctx context.Context) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	var cookie string
+	var with again
 	for try := 1; ; try++ {
-		s, next, err := t.ask(ctx, o, cookie)
+		s, next, err := t.ask(ctx, o, with)
 		if err == nil {
 			return s, nil
 		}
 		// A certificate that ended on the answer's way is renewed by now.
-		again := errors.Is(err, ErrUnreachable) || errors.Is(err, wire.Expired)
-		if !again || try == openTries || ctx.Err() != nil {
+		repeat := errors.Is(err, ErrUnreachable) || errors.Is(err, wire.Expired)
+		if !repeat || try == openTries || ctx.Err() != nil {
 			return nil, fmt.Errorf("opening a session: %w", err)
 		}
-		if cookie = next; cookie == "" {
+		if with = next; with.cookie == "" {
 			pause(ctx, time.Duration(try*try)*openPause)
 		}
 	}
 }
 
 // ask sends the open request once and judges the answer. With an error it may
-// give the cookie to come again with.
-func (t *Transport) ask(ctx context.Context, o *Opening, cookie string) (s *Session, next string, err error) {
+// give what to come again with.
+func (t *Transport) ask(ctx context.Context, o *Opening, with again) (s *Session, next again, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, t.sessionURL.String(), bytes.NewReader(o.Request()))
 	if err != nil {
-		return nil, "", err
+		return nil, again{}, err
 	}
 	request.Header.Set("Content-Type", wire.TypeSession)
-	if cookie != "" {
-		request.Header.Set(wire.FieldCookie, cookie)
-	}
+	with.set(request.Header)
 	answer, err := t.config.Inner.RoundTrip(request)
 	if err != nil {
-		return nil, "", fmt.Errorf("%w: %w", ErrUnreachable, err)
+		return nil, again{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	defer answer.Body.Close()
 	t.heard(hintOf(answer))
 	if answer.StatusCode != http.StatusOK {
 		err := wire.Refuse(wire.Unavailable, "open request: status", answer.StatusCode, http.StatusOK)
-		return nil, answer.Header.Get(wire.FieldCookie), fmt.Errorf("%w: %w", ErrUnreachable, err)
+		next, unread := o.again(answer, t.config.Trust.Trust().Verifier)
+		return nil, next, fmt.Errorf("%w: %w", ErrUnreachable, errors.Join(err, unread))
 	}
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
 	if err != nil {
-		return nil, "", fmt.Errorf("%w: %w", ErrUnreachable, err)
+		return nil, again{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	if s, err = o.Finish(body, t.config.Trust.Trust(), t.config.Clock()); err != nil {
 		s, err = o.Finish(body, t.config.Trust.Renew(ctx), t.config.Clock()) // with newer trust
 	}
-	return s, "", err
+	return s, again{}, err
 }
 
 // heard keeps the units that a hint names.

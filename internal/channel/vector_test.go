@@ -94,10 +94,10 @@ func openVector(t *testing.T, wants Wants, evidence attest.Evidence) (vector, *H
 		Description: "a session opened by task name; certificates and evidence, where it is wanted, are placeholders; the client's key is DeriveKeyPair(client_seed)",
 		In: in("client_seed", fixed("client"), "unit_key", fixed("unit"), "follow_ring_key", fixed("follow"),
 			"identity", st.Identity[:], "genesis", st.Genesis[:], "authority_root", st.Root[:], "policy_head", st.Head[:],
-			"open_request", o.request, "answer", answer),
+			"open_request", o.request, "answer", answer, "ek_certificate", fixed("ek"), "attestation_key", fixed("ak")),
 		Out: in("pin", pin.bytes(), "kem_secret", sharedHex, "unit_id", h.id[:], "ring_id", ringID[:], "session_id", s.id[:],
 			"transcript", a.transcript[:], "session_secret", secret[:], "evidence_report_data", data[:], "sealed_session", sealed,
-			"cookie_at_noon", cookie),
+			"cookie_at_noon", cookie, "introduction", introduction{h.id, attest.Introduction{Device: fixed("ek"), Key: fixed("ak")}}.bytes()),
 	}
 	return v, h, s
 }

@@ -62,6 +62,12 @@ func (g *gateway) session(w http.ResponseWriter, r *http.Request) {
 			return wire.Refuse(wire.BadRequest, "open request", err, "a whole body")
 		}
 		x.wanted.identity, x.wanted.task = pinOf(open)
+		// A unit that introduced itself is asked again, or none.
+		if name := r.Header.Get(wire.FieldUnit); name != "" {
+			if err := x.wanted.target.UnmarshalText([]byte(name)); err != nil {
+				return err
+			}
+		}
 		x.body.source, x.size, x.again = bytes.NewReader(open), int64(len(open)), true
 		return g.forward(x)
 	})

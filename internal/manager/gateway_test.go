@@ -91,6 +91,37 @@ func TestGatewayOpensByPinThenName(t *testing.T) {
 	}
 }
 
+// TestGatewayOpensAtTheUnitThatIntroducedItself: only that opens the credential
+// that the request comes with.
+func TestGatewayOpensAtTheUnitThatIntroducedItself(t *testing.T) {
+	w := newWorld(t)
+	w.named(bustest.Scoring)
+	second := w.named(bustest.Scoring)
+	ask := func(unit string) (*http.Response, error) {
+		c := w.client("gateway.example")
+		c.more = http.Header{wire.FieldUnit: {unit}, wire.FieldCredential: {"c"}}
+		return c.post(t, wire.PathSession, bytes.NewReader(openBody("task", bustest.Scoring)))
+	}
+	for range 8 {
+		answer, err := ask(second.ID.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, got, _ := read(t, answer); got != second.ID.String() {
+			t.Errorf("got %q, want %v", got, second.ID)
+		}
+	}
+	for unit, want := range map[string]int{wire.UnitID{1}.String(): http.StatusMisdirectedRequest, "x": http.StatusBadRequest} {
+		answer, err := ask(unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answer.Body.Close(); answer.StatusCode != want {
+			t.Errorf("unit %s: got status %d, want %d", unit, answer.StatusCode, want)
+		}
+	}
+}
+
 func TestGatewayFindsTheClusterOfASession(t *testing.T) {
 	w := newWorld(t)
 	scoring, keys := w.named(bustest.Scoring), w.named(bustest.Keys)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -229,6 +230,7 @@ type client struct {
 	http *http.Client
 	url  string
 	host string
+	more http.Header // of each request
 }
 
 func (w *world) client(host string) client {
@@ -245,6 +247,7 @@ func (c client) post(t testing.TB, path string, body io.Reader) (*http.Response,
 		t.Fatal(err)
 	}
 	r.Host = c.host
+	maps.Copy(r.Header, c.more)
 	r.Header.Set("Content-Type", wire.TypeRequest)
 	return c.http.Do(r)
 }

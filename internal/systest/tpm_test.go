@@ -73,10 +73,12 @@ func TestTPM(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := get(t, e.dial(serve(t, u, "tpm")), "https://"+ServerName("scoring")+"/")
+	address := serve(t, u, "tpm")
+	got, err := get(t, e.dial(address), "https://"+ServerName("scoring")+"/")
 	if err != nil || got != "tpm" {
 		t.Errorf("got %q, %v", got, err)
 	}
+	t.Run("fresh evidence in a session", func(t *testing.T) { testTPMSession(t, e.trust(), address) })
 	t.Run("a second task, then one that policy does not name", func(t *testing.T) {
 		if _, err := e.enrol(attest.TPM, "authority"); wire.ReasonOf(err) != wire.NotMeasured || !strings.Contains(err.Error(), "measurement: program") {
 			t.Errorf("the authority's program as a unit: %v", err)

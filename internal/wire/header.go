@@ -35,6 +35,9 @@ const (
 	FieldTicket = "Cohort-Ticket" // a sealed session, base64url without padding
 	FieldCookie = "Cohort-Cookie" // proof of an address, base64url without padding
 	FieldUnits  = "Cohort-Units"  // unit ids, separated by commas: the gateway's hint
+
+	FieldCredential = "Cohort-Credential" // for the unit that introduced itself, base64url without padding
+	FieldUnit       = "Cohort-Unit"       // id of that unit, which alone opens it
 )
 
 // SessionID names a session: 8 bytes of the range that the manager allocated to

@@ -58,6 +58,7 @@ const (
 	LabelSealKey        Label = "cohort seal v1"                  // HKDF info: what one unit seals under a ring key
 	LabelCookieKey      Label = "cohort cookie key v1"            // HKDF info: MAC key of cookies
 	LabelCookie         Label = "cohort cookie v1"                // MAC of a cookie
+	LabelIntroduction   Label = "cohort introduction v1"          // device and key of a unit that a client challenges
 	LabelSealed         Label = "cohort sealed session header v1" // associated data of a sealed session
 	LabelSealedBody     Label = "cohort sealed session body v1"   // plaintext of a sealed session
 	LabelSealedSession  Label = "cohort sealed session v1"        // a sealed session, which is also the ticket
@@ -107,7 +108,7 @@ var Labels = []Label{
 	LabelGroup, LabelGroupParty, LabelGroupRole, LabelRing, LabelHeard,
 	LabelRootKey, LabelIdentityKey, LabelLeafKey, LabelSignerKey, LabelNonceKey, LabelStoreKey, LabelActivateKey,
 	LabelNonce, LabelActivate, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelSealedRoot, LabelOwnSealKey, LabelShare, LabelSealedShare,
-	LabelRingID, LabelSealKey, LabelCookieKey, LabelCookie,
+	LabelRingID, LabelSealKey, LabelCookieKey, LabelCookie, LabelIntroduction,
 	LabelSealed, LabelSealedBody, LabelSealedSession, LabelTombstone, LabelTombstoneBound,
 	LabelPin, LabelSessionOpen, LabelSessionAnswer, LabelSessionKEM, LabelTranscript, LabelSessionID,
 	LabelSessionSecret, LabelConfirm, LabelSessionSignature, LabelSessionEvidence, LabelChain,

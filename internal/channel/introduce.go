@@ -1,0 +1,127 @@
+package channel
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Sizes in bytes of what comes before fresh evidence.
+const (
+	maxIntroduction = 8 << 10
+	maxAgain        = 16 << 10 // a problem with an introduction in base64
+	maxCredential   = 1 << 10
+)
+
+// introduction is a unit on a platform whose keys nobody certifies, and what a
+// client challenges it by. Nothing in it is checked: evidence of another device
+// or key is refused.
+type introduction struct {
+	unit wire.UnitID
+	attest.Introduction
+}
+
+// bytes is Frame("cohort introduction v1", unit id, device, key).
+func (i introduction) bytes() []byte {
+	return wire.Frame(wire.LabelIntroduction, i.unit[:], i.Device, i.Key)
+}
+
+func unverifiedIntroduction(b []byte) (introduction, error) {
+	if len(b) > maxIntroduction {
+		return introduction{}, wire.Refuse(wire.TooLarge, "introduction: size in bytes", len(b), maxIntroduction)
+	}
+	f, err := wire.Unframe(wire.LabelIntroduction, b, 3)
+	if err != nil {
+		return introduction{}, err
+	}
+	if len(f[0]) != len(wire.UnitID{}) {
+		return introduction{}, wire.Refuse(wire.Malformed, "introduction: size of the unit id", len(f[0]), len(wire.UnitID{}))
+	}
+	return introduction{wire.UnitID(f[0]), attest.Introduction{Device: f[1], Key: f[2]}}, nil
+}
+
+// askAgain is the problem (RFC 9457) that wants an open request once more.
+type askAgain struct {
+	api.Problem
+	Introduction []byte `json:"introduction,omitempty"`
+}
+
+// wantAgain answers an open request that must come again: with its cookie, and
+// where the client is to challenge the unit, with a credential for it.
+func (s *Server) wantAgain(w http.ResponseWriter, body []byte, at time.Time, cause error) error {
+	cookie, err := s.config.Host.Cookie(body, at)
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	p := askAgain{problemFor(cause), nil}
+	if o, _, err := parseOpen(body); err == nil && o.wants&WantEvidence != 0 {
+		if tee, ok := s.config.Attester.(attest.Challenged); ok {
+			p.Introduction = introduction{s.config.Host.ID(), tee.Introduce()}.bytes()
+		}
+	}
+	w.Header().Set(wire.FieldCookie, base64.RawURLEncoding.EncodeToString(cookie))
+	w.Header().Set("Content-Type", api.TypeProblem)
+	w.WriteHeader(p.Status)
+	_ = json.NewEncoder(w).Encode(p) // the client may be gone
+	return nil
+}
+
+// credentialOf is the credential that came along, nil where none did.
+func credentialOf(r *http.Request) ([]byte, error) {
+	credential, err := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldCredential))
+	if err != nil || len(credential) > maxCredential {
+		return nil, wire.Refuse(wire.BadRequest, "open request: credential", len(credential), "at most 1024 bytes in base64url")
+	}
+	return credential, nil
+}
+
+// again is what an open request comes with once more; zero: nothing.
+type again struct {
+	cookie     string
+	unit       wire.UnitID // that introduced itself
+	credential []byte      // for it; nil: it did not
+}
+
+// again reads what a unit wants the request to come with. A unit that introduces
+// itself is challenged: from then on only evidence of its device and key holds.
+func (o *Opening) again(answer *http.Response, verifier *attest.Verifier) (again, error) {
+	o.hidden = nil
+	next := again{cookie: answer.Header.Get(wire.FieldCookie)}
+	if next.cookie == "" || o.wants&WantEvidence == 0 || verifier == nil {
+		return next, nil
+	}
+	var p askAgain
+	b, err := io.ReadAll(io.LimitReader(answer.Body, maxAgain))
+	if err != nil || json.Unmarshal(b, &p) != nil || len(p.Introduction) == 0 {
+		return next, err
+	}
+	in, err := unverifiedIntroduction(p.Introduction)
+	if err != nil {
+		return again{}, err
+	}
+	challenge, err := verifier.Challenge(attest.TPM, in.Introduction)
+	if err != nil {
+		return again{}, err
+	}
+	o.hidden = challenge.Hidden
+	next.unit, next.credential = in.unit, challenge.Credential
+	return next, nil
+}
+
+// set puts it into the header of a request.
+func (a again) set(h http.Header) {
+	if a.cookie != "" {
+		h.Set(wire.FieldCookie, a.cookie)
+	}
+	if a.credential != nil {
+		h.Set(wire.FieldCredential, base64.RawURLEncoding.EncodeToString(a.credential))
+		h.Set(wire.FieldUnit, a.unit.String())
+	}
+}

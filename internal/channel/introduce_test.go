@@ -1,0 +1,34 @@
+package channel
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// TestIntroduction reads what is no introduction.
+func TestIntroduction(t *testing.T) {
+	for name, b := range map[string][]byte{
+		"nothing":        nil,
+		"another label":  wire.Frame(wire.LabelCookie, make([]byte, 16), []byte("device"), []byte("key")),
+		"a field less":   wire.Frame(wire.LabelIntroduction, make([]byte, 16), []byte("device")),
+		"a short id":     wire.Frame(wire.LabelIntroduction, make([]byte, 15), []byte("device"), []byte("key")),
+		"bytes left":     append(introduction{}.bytes(), 0),
+		"more than 8KiB": introduction{Introduction: attest.Introduction{Key: make([]byte, maxIntroduction)}}.bytes(),
+	} {
+		if got, err := unverifiedIntroduction(b); wire.ReasonOf(err) != wire.Malformed && wire.ReasonOf(err) != wire.TooLarge {
+			t.Errorf("%s: got %v, %v", name, got, err)
+		}
+	}
+}
+
+func FuzzIntroduction(f *testing.F) {
+	f.Add(introduction{wire.UnitID{1}, attest.Introduction{Device: []byte("device"), Key: []byte("key")}}.bytes())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if in, err := unverifiedIntroduction(b); err == nil && !bytes.Equal(in.bytes(), b) {
+			t.Errorf("got %x, want %x", in.bytes(), b)
+		}
+	})
+}
