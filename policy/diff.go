@@ -64,7 +64,10 @@ func Diff(old, next *Document) []Change {
 func CutsOff(old, next *Document, task string) bool {
 	return slices.ContainsFunc(Diff(old, next), func(c Change) bool {
 		of := func(key string) bool { return strings.HasPrefix(c.Path+".", join(join("task", task), key)+".") }
-		return !c.Loosens && (strings.HasPrefix(c.Path, "platform.") || strings.HasPrefix(c.Path, "measured.") || of("release") || of("cut_units"))
+		if strings.HasPrefix(c.Path, "measured.") {
+			return c.Old != "" // also where other code takes its place
+		}
+		return !c.Loosens && (strings.HasPrefix(c.Path, "platform.") || of("release") || of("cut_units"))
 	})
 }
 

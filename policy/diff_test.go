@@ -200,3 +200,36 @@ func TestDiffLeavesPlaceOut(t *testing.T) {
 		t.Errorf("got %v, want no change", got)
 	}
 }
+
+// TestCutsOff says of one task whether a change takes units of it away.
+func TestCutsOff(t *testing.T) {
+	cut := `cut_units = ["` + strings.Repeat("a", 32) + `"]`
+	for _, row := range []struct {
+		name          string
+		edits         []string
+		next, reverse bool // from the good policy to the edited one, and back
+	}{
+		{"nothing", nil, false, false},
+		{"a unit", []string{"units = 50", "units = 50\n" + cut}, true, false},
+		{"a unit of another task", []string{"[task.keys]\n", "[task.keys]\n" + cut + "\n"}, false, false},
+		{"a chip's roots", []string{`roots = ["sha256:1`, `roots = ["sha256:` + strings.Repeat("8", 64) + `", "sha256:1`}, false, true},
+		{"debug", []string{"debug = true\n", ""}, true, false},
+		{"code", []string{strings.Repeat("6", 64), strings.Repeat("8", 64)}, true, true},
+		{"code by its name", []string{strings.Repeat("2", 64), strings.Repeat("8", 64)}, true, true},
+		{"code of another task", []string{strings.Repeat("4", 64), strings.Repeat("8", 64)}, false, false},
+		{"what a release gives", []string{"dynamic = true\n", ""}, true, false},
+		{"its names, life and calls", []string{`, "score.clinic.example"`, "", `life = "30m"`, `life = "20m"`, `calls = ["keys"]`, ""}, false, false},
+		{"the quorum", []string{"quorum = 2", "quorum = 3"}, false, false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			h := newHouse()
+			old, next := mustParse(t, h.text(t)), mustParse(t, h.text(t, row.edits...))
+			if got := CutsOff(old, next, "scoring"); got != row.next {
+				t.Errorf("got %v, want %v", got, row.next)
+			}
+			if got := CutsOff(next, old, "scoring"); got != row.reverse {
+				t.Errorf("back: got %v, want %v", got, row.reverse)
+			}
+		})
+	}
+}

@@ -200,6 +200,20 @@ func (a Approved) succeed(doc *Document) (map[string]*Pact, error) {
 	return pacts, nil
 }
 
+// GroupsAfter are the identities whose units go on as units of a group once next is
+// in force: the group's own then, and the one it continues; none when there is no
+// such group. Whether the parties agree on it is another question.
+func (a Approved) GroupsAfter(next *Document, name string) (ids []attest.Digest) {
+	pacts, err := a.succeed(next)
+	if err != nil {
+		return nil // no policy that can follow
+	}
+	for p := pacts[name]; p != nil; p = p.Before {
+		ids = append(ids, p.id)
+	}
+	return ids
+}
+
 // continued is the pact that one names with "continues": the one in force before
 // it, or the one that was continued already.
 func (p *Pact) continued(old *Pact, doc *Document) (*Pact, error) {

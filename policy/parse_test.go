@@ -74,6 +74,9 @@ func TestParseReadsEverything(t *testing.T) {
 	}
 }
 
+// ageRecipient is an owner's, as age-keygen prints it.
+const ageRecipient = "age1u0wkk094v9av0rv6rhj5vrzxvnhldvh4uz9uxk34lj6zpq7ra3kswev88c"
+
 // refusal is one smallest change of the good policy and the one fault it must
 // give.
 type refusal struct {
@@ -127,6 +130,11 @@ var parseRefusals = []refusal{
 	{"unknown key of an owner", `name = "ana"`, `nom = "ana", name = "ana"`, "owners.keys[0].nom", "unknown key", "name"},
 	{"owner twice", `"ben", ssh`, `"ana", ssh`, "owners.keys", "owner twice", ""},
 	{"key twice", `"BEN"`, `"ANA"`, "owners.keys", "key twice", ""},
+	{"recipient of an owner cut short", `ssh = "ANA"`, `ssh = "ANA", age = "` + ageRecipient[:40] + `"`, "owners.keys[0].age", "value", "age1"},
+	{"recipient of an owner that is a secret key", `ssh = "ANA"`, `ssh = "ANA", age = "AGE-SECRET-KEY-1QQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQ"`, "owners.keys[0].age", "value", "age1"},
+	{"recipient of an owner that is an SSH key", `ssh = "ANA"`, `ssh = "ANA", age = "ANA"`, "owners.keys[0].age", "value", "age1"},
+	{"recipient of an owner that is empty", `ssh = "ANA"`, `ssh = "ANA", age = ""`, "owners.keys[0].age", "value", "age1"},
+	{"recipient of an owner that is a list", `ssh = "ANA"`, `ssh = "ANA", age = ["` + ageRecipient + `"]`, "owners.keys[0].age", "value", "age1"},
 	{"unknown key of the owners", "quorum = 2", "quorun = 2\nquorum = 2", "owners.quorun", "unknown key", "quorum"},
 
 	{"no platforms", "[platform.soft]", "[platforms.soft]", "platform", "required key", ""},
@@ -176,6 +184,13 @@ var parseRefusals = []refusal{
 	{"life too short", `"30m"`, `"2s"`, "task.scoring.life", "value", "3s"},
 	{"life too long", `"30m"`, `"24h1s"`, "task.scoring.life", "value", "24h"},
 	{"units 0", "units = 50", "units = 0", "task.scoring.units", "value", ""},
+	{"cut unit in capitals", "units = 50", `cut_units = ["` + strings.Repeat("A", 32) + `"]`, "task.scoring.cut_units[0]", "value", "32 lower-case"},
+	{"cut unit cut short", "units = 50", `cut_units = ["` + strings.Repeat("a", 31) + `"]`, "task.scoring.cut_units[0]", "value", "32 lower-case"},
+	{"cut unit too long", "units = 50", `cut_units = ["` + strings.Repeat("a", 64) + `"]`, "task.scoring.cut_units[0]", "value", "32 lower-case"},
+	{"cut unit that is a number", "units = 50", `cut_units = [7]`, "task.scoring.cut_units[0]", "value", "32 lower-case"},
+	{"cut unit twice", "units = 50", `cut_units = ["` + strings.Repeat("a", 32) + `", "` + strings.Repeat("a", 32) + `"]`, "task.scoring.cut_units", "element twice", ""},
+	{"cut units that are no list", "units = 50", `cut_units = "` + strings.Repeat("a", 32) + `"`, "task.scoring.cut_units", "value", ""},
+	{"cut units of a release", "oneoff = true", `cut_units = ["` + strings.Repeat("a", 32) + `"]`, `task.scoring.release."2026.11".cut_units`, "unknown key", ""},
 	{"name with wildcard", `"score.clinic.example"`, `"*.clinic.example"`, "task.scoring.names[1]", "value", "wildcard"},
 	{"name that is an address", `"score.clinic.example"`, `"10.0.0.1"`, "task.scoring.names[1]", "value", ""},
 	{"name with an empty label", `"score.clinic.example"`, `"score..example"`, "task.scoring.names[1]", "value", ""},

@@ -77,26 +77,35 @@ func (v renewalView) String() string {
 type affectedUnit struct {
 	Unit  string    `json:"unit"`
 	Task  string    `json:"task"`
+	Group string    `json:"group,omitempty"`
+	Role  string    `json:"role,omitempty"`
 	Chip  string    `json:"chip,omitempty"`
 	Cause string    `json:"cause"`
 	Until time.Time `json:"until"` // end of its certificate
 }
 
+// policyChange is one policy after another. inForce is the policy that groups are known
+// by: what their parties approved is no part of a file.
+type policyChange struct {
+	old, next *policy.Document
+	inForce   policy.Approved
+}
+
 // affected are the units that get no further certificate once next is in
 // force, as far as the log tells: it knows release, platform and chip, not the
 // versions that floors speak of.
-func affected(units []api.LogEntry, old, next *policy.Document) []affectedUnit {
+func (c policyChange) affected(units []api.LogEntry) []affectedUnit {
 	out := []affectedUnit{}
 	for _, e := range units {
-		if cause := cutCause(e, old, next); cause != "" {
-			out = append(out, affectedUnit{e.Unit, e.Task, e.Chip, cause, e.NotAfter})
+		if cause := c.cutCause(e); cause != "" {
+			out = append(out, affectedUnit{e.Unit, e.Task, e.Group, e.Role, e.Chip, cause, e.NotAfter})
 		}
 	}
 	return out
 }
 
-func cutCause(e api.LogEntry, old, next *policy.Document) string {
-	task, platform := next.Tasks[e.Task], attest.Platform(e.Platform)
+func (c policyChange) cutCause(e api.LogEntry) string {
+	task, platform := c.next.Tasks[e.Task], attest.Platform(e.Platform)
 	switch {
 	case task == nil:
 		return "task " + e.Task + " is removed"
@@ -104,14 +113,38 @@ func cutCause(e api.LogEntry, old, next *policy.Document) string {
 		return "cut_units"
 	case task.Releases[e.Release] == nil:
 		return "release " + e.Release + " is removed"
-	case lessCode(old.Tasks[e.Task], task, e.Release):
+	case lessCode(c.old.Tasks[e.Task], task, e.Release):
 		return "release " + e.Release + " has other code"
 	}
-	rules, named := next.Platforms[platform]
+	rules, named := c.next.Platforms[platform]
 	if !named {
 		return "platform " + e.Platform + " is removed"
 	}
+	if cause := c.groupCause(e); cause != "" {
+		return cause
+	}
 	return chipCause(e.Chip, rules)
+}
+
+// groupCause says why a unit of a group gets no further certificate as such.
+func (c policyChange) groupCause(e api.LogEntry) string {
+	if e.Group == "" {
+		return ""
+	}
+	group := c.next.Groups[e.Group]
+	if group == nil {
+		return "group " + e.Group + " is removed"
+	}
+	role, is := group.Roles[e.Role], func(m policy.Member) bool { return m.Task == e.Task && m.Release == e.Release }
+	switch {
+	case role == nil:
+		return "role " + e.Role + " of group " + e.Group + " is removed"
+	case !slices.ContainsFunc(role.Members, is):
+		return "release " + e.Release + " is no member of role " + e.Role
+	case !slices.Contains(c.inForce.GroupsAfter(c.next, e.Group), e.Identity):
+		return "group " + e.Group + " becomes another, until its parties approve"
+	}
+	return ""
 }
 
 // lessCode reports whether a release lost a reference value.
@@ -152,7 +185,11 @@ func affectedText(units []affectedUnit) string {
 	}
 	b.WriteString("\n")
 	for _, u := range units {
-		fmt.Fprintf(&b, "  unit %s of %s: %s; its certificate ends %s\n", u.Unit, u.Task, u.Cause, rfc3339(u.Until))
+		of := u.Task
+		if u.Group != "" {
+			of += ", " + u.Role + " in group " + u.Group
+		}
+		fmt.Fprintf(&b, "  unit %s of %s: %s; its certificate ends %s\n", u.Unit, of, u.Cause, rfc3339(u.Until))
 	}
 	return b.String()
 }
@@ -163,5 +200,5 @@ func (a *app) foretell(ctx context.Context, c authorityClient, next *policy.Docu
 	if err != nil {
 		return nil, err
 	}
-	return affected(units, c.policy.Document(), next), nil
+	return policyChange{c.policy.Document(), next, c.policy}.affected(units), nil
 }

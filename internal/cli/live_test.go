@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"golang.org/x/crypto/ssh"
 )
 
 const cutPolicy = `schema = "cohort/policy/v1"
@@ -80,7 +83,7 @@ func TestAffected(t *testing.T) {
 	for _, r := range rows {
 		t.Run(r.name, func(t *testing.T) {
 			var got []string
-			for _, u := range affected(units, parsed(t), parsed(t, r.edits...)) {
+			for _, u := range (policyChange{old: parsed(t), next: parsed(t, r.edits...)}).affected(units) {
 				got = append(got, u.Unit+" "+u.Cause)
 			}
 			if !slices.Equal(got, r.want) {
@@ -88,6 +91,104 @@ func TestAffected(t *testing.T) {
 			}
 		})
 	}
+}
+
+// cutGroup is a group of the policy above.
+const cutGroup = `[group.trial]
+key_mode = "shared"
+quorum = 1
+until = 2026-12-01T00:00:00Z
+party = [ { name = "east", ssh = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBK0z9HK0HpCq0HnJ7rPAxQ7mOQeWf0BCKxV0GmWwv7a" } ]
+[group.trial.role]
+asker = { members = [ { party = "east", task = "scoring", release = "1" } ], calls = ["scorer"] }
+scorer = { members = [ { party = "east", task = "scoring", release = "2" } ] }
+`
+
+// TestAffectedGroup says of two units of a group, one of each role, whom a policy
+// cuts off.
+func TestAffectedGroup(t *testing.T) {
+	owner := newSigner(t)
+	keyed := func(edits ...string) []string {
+		return append([]string{cutOwner, signerLine(owner), "[task.scoring]\n", cutGroup + "[task.scoring]\n"}, edits...)
+	}
+	doc := parsed(t, keyed()...)
+	inForce := founded(t, owner, doc)
+	trial := inForce.Pact("trial").ID()
+	ids := []string{strings.Repeat("a", 32), strings.Repeat("b", 32)}
+	units := []api.LogEntry{
+		{Unit: ids[0], Task: "scoring", Release: "1", Platform: "tdx", Group: "trial", Role: "asker", Identity: trial},
+		{Unit: ids[1], Task: "scoring", Release: "2", Platform: "tdx", Group: "trial", Role: "scorer", Identity: trial},
+	}
+	both := func(cause string) []string { return []string{ids[0] + " " + cause, ids[1] + " " + cause} }
+	const another = "group trial becomes another, until its parties approve"
+	rows := []struct {
+		name  string
+		edits []string
+		want  []string
+	}{
+		{"nothing", nil, nil},
+		{"more life", []string{`key_mode = "shared"` + "\nquorum", `key_mode = "shared"` + "\nlife = \"2h\"\nquorum"}, nil},
+		{"the group", []string{cutGroup, ""}, both("group trial is removed")},
+		{"a role", []string{", calls = [\"scorer\"]", "", "scorer = { members = [ { party = \"east\", task = \"scoring\", release = \"2\" } ] }\n", ""},
+			[]string{ids[0] + " " + another, ids[1] + " role scorer of group trial is removed"}},
+		{"a member", []string{`release = "2" } ] }`, `release = "1" } ] }`}, []string{ids[0] + " " + another, ids[1] + " release 2 is no member of role scorer"}},
+		{"a call", []string{", calls = [\"scorer\"]", ""}, both(another)},
+		{"the end", []string{"2026-12-01", "2026-12-02"}, both(another)},
+		{"the end, continued", []string{"2026-12-01T00:00:00Z", "2026-12-02T00:00:00Z\ncontinues = \"" + trial.String() + `"`}, nil},
+		{"a floor that falls", []string{`chips = "any"`, "chips = \"any\"\nstatuses = [\"OutOfDate\"]"}, both(another)},
+		{"a floor that rises", []string{`chips = "any"`, "chips = \"any\"\nmin_evaluation = 17"}, nil},
+		{"code of a member", []string{`rtmr3 = "B"`, `rtmr3 = "D"`}, []string{ids[0] + " release 1 has other code", ids[1] + " " + another}},
+		{"a unit", []string{"[task.scoring]\n", "[task.scoring]\ncut_units = [\"" + ids[1] + "\"]\n"}, []string{ids[1] + " cut_units"}},
+	}
+	for _, r := range rows {
+		t.Run(r.name, func(t *testing.T) {
+			var got []string
+			cut := policyChange{doc, parsed(t, keyed(r.edits...)...), inForce}.affected(units)
+			for _, u := range cut {
+				got = append(got, u.Unit+" "+u.Cause)
+			}
+			if !slices.Equal(got, r.want) {
+				t.Errorf("got %q, want %q", got, r.want)
+			}
+			if text := affectedText(cut); len(cut) > 0 && !strings.Contains(text, " in group trial: "+cut[0].Cause) {
+				t.Errorf("got %q, want group and role in it", text)
+			}
+		})
+	}
+}
+
+// cutOwner is the owner of the policy above, whose private key nobody has.
+const cutOwner = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBK0z9HK0HpCq0HnJ7rPAxQ7mOQeWf0BCKxV0GmWwv7a"
+
+func newSigner(t *testing.T) ssh.Signer {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signer
+}
+
+func signerLine(s ssh.Signer) string {
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.PublicKey())))
+}
+
+// founded is a first policy, signed.
+func founded(t *testing.T, owner ssh.Signer, doc *policy.Document) policy.Approved {
+	t.Helper()
+	signature, err := policy.Sign(owner, policy.ForPolicy, doc.Raw())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := policy.Genesis(doc.Digest(), policy.Step{Policy: doc.Raw(), Signatures: []string{signature}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
 }
 
 // TestRenewals counts who has come under the policy in force, and until when the

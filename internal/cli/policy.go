@@ -191,7 +191,7 @@ func (a *app) policyDiffCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.emitDiff(before, after, affected(units, before, after))
+			return a.emitDiff(before, after, policyChange{before, after, c.policy}.affected(units))
 		},
 	}
 	cmd.Flags().StringArrayVar(&p.authorities, "authority", nil, "https URL of the authority, to show live units that are cut off")

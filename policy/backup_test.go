@@ -1,0 +1,83 @@
+package policy
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// TestAdmitBackup lets an owner ask for a backup under the policy in force, and
+// nobody for anything else.
+func TestAdmitBackup(t *testing.T) {
+	h := newHouse()
+	h.owners["mallory"] = fixed("mallory")
+	a := h.found(t)
+	good := BackupStatement(a)
+	for _, owner := range []string{"ana", "ben", "eva"} {
+		if got, err := a.AdmitBackup(good, h.sign(t, ForBackup, good, owner)[0]); err != nil || got != owner {
+			t.Errorf("%s: got %q, %v", owner, got, err)
+		}
+	}
+	next, err := a.Next(h.step(t, h.next(t, a, `life = "30m"`, `life = "29m"`), "ana", "ben"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := append(bytes.Clone(good), '\n')
+	for _, row := range []struct {
+		name      string
+		in        Approved
+		statement []byte
+		namespace Namespace
+		signer    string
+		want      attest.Reason
+	}{
+		{"a stranger", a, good, ForBackup, "mallory", wire.NotOwner},
+		{"a signature for another use", a, good, ForPolicy, "ana", wire.BadSignature},
+		{"a line more", a, more, ForBackup, "ana", wire.Malformed},
+		{"nothing", a, nil, ForBackup, "ana", wire.Malformed},
+		{"under the policy before", next, good, ForBackup, "ana", wire.Malformed},
+		{"under nothing", Approved{}, BackupStatement(Approved{}), ForBackup, "ana", wire.ReasonOf(errNothing)},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			got, err := row.in.AdmitBackup(row.statement, h.sign(t, row.namespace, row.statement, row.signer)[0])
+			refused(t, err, row.want)
+			if got != "" {
+				t.Errorf("got owner %q with an error", got)
+			}
+		})
+	}
+	_, err = a.AdmitBackup(good, h.sign(t, ForBackup, more, "ana")[0])
+	refused(t, err, wire.BadSignature)
+}
+
+// TestOwnersDigest differs with each thing that decides who restores a backup,
+// and with nothing else.
+func TestOwnersDigest(t *testing.T) {
+	h := newHouse()
+	h.owners["another"] = fixed("another")
+	of := func(edits ...string) attest.Digest { return mustParse(t, h.text(t, edits...)).Owners.Digest() }
+	good := of()
+	for name, edits := range map[string][]string{
+		"quorum":   {"quorum = 2", "quorum = 3"},
+		"name":     {`"ana"`, `"anna"`},
+		"key":      {`ssh = "ANA"`, `ssh = "ANOTHER"`},
+		"age":      {`ssh = "ANA"`, `ssh = "ANA", age = "` + ageRecipient + `"`},
+		"one more": {`ssh = "EVA" },`, `ssh = "EVA" }, { name = "una", ssh = "ANOTHER" },`},
+		"one less": {`  { name = "eva", ssh = "EVA" },` + "\n", ""},
+	} {
+		if of(edits...) == good {
+			t.Errorf("%s: got the same digest", name)
+		}
+	}
+	for name, edits := range map[string][]string{
+		"delay":          {`delay = "1h"`, `delay = "2h"`},
+		"approve_within": {`"168h"`, `"24h"`},
+		"a task":         {`life = "30m"`, `life = "29m"`},
+	} {
+		if of(edits...) != good {
+			t.Errorf("%s: got another digest", name)
+		}
+	}
+}
