@@ -52,6 +52,8 @@ type Asker struct {
 	Approved policy.Approved // the newest policy the owner knows
 	Verifier *attest.Verifier
 	At       time.Time
+	// Endorsements of the request's evidence, beside those that came along.
+	Endorsements attest.Endorsements
 }
 
 // admit appraises the TEE that asks: an authority by the owners' newest policy.
@@ -60,7 +62,9 @@ func (a Asker) admit() error {
 	if err := evidence.UnmarshalJSON(a.Request.Evidence); err != nil {
 		return err
 	}
-	result, err := a.Verifier.Appraise(attest.Question{Evidence: evidence, ReportData: a.Request.ReportData(), Rules: a.Approved.Rules(), At: a.At})
+	result, err := a.Verifier.Appraise(attest.Question{
+		Evidence: evidence, Endorsements: a.Endorsements, ReportData: a.Request.ReportData(), Rules: a.Approved.Rules(), At: a.At,
+	})
 	if err != nil {
 		return err
 	}

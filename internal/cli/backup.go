@@ -158,19 +158,21 @@ func syncDir(path string) error {
 
 // restoreFlags are the flags of `authority restore` and `authority unlock`.
 type restoreFlags struct {
-	tee     teeFlags
-	store   string
-	request string
-	history string
-	genesis string
-	key     string
-	out     string
+	tee        teeFlags
+	collateral collateralFlags
+	store      string
+	request    string
+	history    string
+	genesis    string
+	key        string
+	out        string
 }
 
 func (f *restoreFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.request, "request", "", "file of the restore request")
 	cmd.Flags().StringVar(&f.history, "history", historyFile, "file of the policy history, as the backup wrote it or newer")
 	cmd.Flags().StringVar(&f.genesis, "genesis", "", "digest of the first policy, 64 hexadecimal digits")
+	f.collateral.register(cmd)
 }
 
 // read reads request and history, and approves the history.

@@ -12,7 +12,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// collateralFlags say where an authority finds what vendors say beside evidence.
+// collateralFlags say where an authority, or the owner who judges one, finds what
+// vendors say beside evidence.
 type collateralFlags struct{ dir, amd, intel, intelRoot string }
 
 func (f *collateralFlags) register(cmd *cobra.Command) {
@@ -23,9 +24,13 @@ func (f *collateralFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.intelRoot, "collateral-intel-root", collateral.IntelRoot, "where Intel's root list is, or a mirror; empty asks nobody")
 }
 
-// open finds documents there, and keeps them in the authority's store.
+// open finds documents there, and keeps them in an authority's store, where there
+// is one.
 func (f collateralFlags) open(db *store.Store, log *slog.Logger, now func() time.Time) *collateral.Collateral {
-	c := collateral.Config{AMD: f.amd, Intel: f.intel, IntelRoot: f.intelRoot, Cache: kept{db, log}, Clock: now}
+	c := collateral.Config{AMD: f.amd, Intel: f.intel, IntelRoot: f.intelRoot, Clock: now}
+	if db != nil {
+		c.Cache = kept{db, log}
+	}
 	if f.dir != "" {
 		c.Mirror = os.DirFS(f.dir)
 	}

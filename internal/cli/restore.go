@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/authority"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/backup"
@@ -22,13 +23,12 @@ func (a *app) authorityRestoreCommand() *cobra.Command {
 			if (len(shares) == 0) != (f.request == "") {
 				return usage("give no share to print a request, and --request with the shares that owners unlocked for it")
 			}
-			if !a.tee.inside() {
-				return a.enter(cmd.Context(), f.tee)
-			}
-			if len(shares) == 0 {
-				return a.askRestore(cmd.Context())
-			}
-			return a.restoreAuthority(cmd.Context(), f, shares)
+			return a.within(cmd.Context(), f.tee, func(ctx context.Context) error {
+				if len(shares) == 0 {
+					return a.askRestore(ctx)
+				}
+				return a.restoreAuthority(ctx, f, shares)
+			})
 		},
 	}
 	f.tee.register(cmd)
@@ -39,7 +39,7 @@ func (a *app) authorityRestoreCommand() *cobra.Command {
 
 // askRestore prints a request, which is a file for owners whatever --output is.
 func (a *app) askRestore(ctx context.Context) error {
-	r, err := authority.AskRestore(ctx, a.tee, a.tee)
+	r, err := authority.AskRestore(ctx, a.tee.device, a.tee.device)
 	if err != nil {
 		return err
 	}
@@ -72,8 +72,9 @@ func (a *app) restoreAuthority(ctx context.Context, f restoreFlags, paths []stri
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	root, err := authority.Restore(ctx, authority.RestoreConfig{
-		Store: db, Attester: a.tee, Sealer: a.tee, Verifier: verifier(), Clock: authority.SystemClock(),
-		Genesis: genesis, History: entries, Request: request, Shares: shares,
+		Store: db, Attester: a.tee.device, Sealer: a.tee.device, Verifier: verifier(), Clock: authority.SystemClock(),
+		Endorser: f.collateral.open(db, a.log, a.now),
+		Genesis:  genesis, History: entries, Request: request, Shares: shares,
 	})
 	if err != nil {
 		return err
@@ -92,8 +93,8 @@ func (a *app) authorityUnlockCommand() *cobra.Command {
 		Use:   "unlock SHARE",
 		Short: "As an owner: open a share and seal it to the TEE whose restore request it is",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			return a.unlockShare(f, args[0])
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.unlockShare(cmd.Context(), f, args[0])
 		},
 	}
 	f.register(cmd)
@@ -105,7 +106,7 @@ func (a *app) authorityUnlockCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) unlockShare(f restoreFlags, path string) error {
+func (a *app) unlockShare(ctx context.Context, f restoreFlags, path string) error {
 	request, entries, genesis, err := f.read()
 	if err != nil {
 		return err
@@ -126,7 +127,11 @@ func (a *app) unlockShare(f restoreFlags, path string) error {
 	if err != nil {
 		return err
 	}
-	unlocked, err := backup.Unlock(share, id, backup.Asker{Request: request, Approved: approved, Verifier: verifier(), At: a.now()})
+	asker := backup.Asker{Request: request, Approved: approved, Verifier: verifier(), At: a.now()}
+	if asker.Endorsements, err = f.endorse(ctx, a, request); err != nil {
+		return err
+	}
+	unlocked, err := backup.Unlock(share, id, asker)
 	if err != nil {
 		return err
 	}
@@ -135,4 +140,17 @@ func (a *app) unlockShare(f restoreFlags, path string) error {
 	}
 	a.say("the request is of an authority that policy %d names", approved.Document().Sequence)
 	return a.write("unlocked", f.out, unlocked.Bytes())
+}
+
+// endorse is what vendors say of the TEE that asks.
+func (f restoreFlags) endorse(ctx context.Context, a *app, r backup.Request) (attest.Endorsements, error) {
+	var evidence attest.Evidence
+	if err := evidence.UnmarshalJSON(r.Evidence); err != nil {
+		return nil, err
+	}
+	found, err := f.collateral.open(nil, a.log, a.now).Endorse(ctx, evidence)
+	if err != nil {
+		return nil, fmt.Errorf("finding endorsements: %w", err)
+	}
+	return found, nil
 }
