@@ -59,3 +59,29 @@ func ReadSigstruct(b []byte) (Enclave, error) {
 		Debug: b[928]&b[944]&2 != 0 || b[944]&2 == 0,
 	}, nil
 }
+
+// FindSigstruct finds the signature structure in the file of a signed enclave,
+// wherever the tool that signed it puts it: alone (Gramine), in a note (Intel's
+// SDK), in a section (Open Enclave). It refuses a file with none, or with several
+// that are not the same.
+func FindSigstruct(file []byte) (found Enclave, err error) {
+	err = wire.Refuse(wire.Malformed, "sgx: signature structure", "none", "a file that holds a SIGSTRUCT of 1808 bytes")
+	var raw []byte
+	for rest := file; ; rest = rest[1:] {
+		at := bytes.Index(rest, sigstructHead)
+		if at < 0 || len(rest)-at < sigstructSize {
+			return found, err
+		}
+		rest = rest[at:]
+		candidate := rest[:sigstructSize]
+		enclave, fault := ReadSigstruct(candidate)
+		switch {
+		case fault == nil && raw != nil && !bytes.Equal(raw, candidate):
+			return Enclave{}, wire.Refuse(wire.Malformed, "sgx: signature structures", "several", "one, or all the same")
+		case fault == nil:
+			found, raw, err = enclave, candidate, nil
+		case raw == nil:
+			err = fault
+		}
+	}
+}

@@ -108,15 +108,21 @@ func cpuSignature(text string) (uint32, error) {
 
 func (a *app) measureSGXCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "sgx SIGSTRUCT",
-		Short: "Print the reference value of an SGX enclave, from its signature file",
-		Args:  cobra.ExactArgs(1),
+		Use:   "sgx FILE",
+		Short: "Print the reference value of an SGX enclave, from its signature or its pages",
+		Long: "Print the reference value of an SGX enclave. FILE is a signature structure (of\n" +
+			"Gramine: NAME.sig), a signed enclave that holds one, or an SGXS stream, of which\n" +
+			"the measurement is computed.",
+		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			content, err := readFile(args[0], maxImage)
 			if err != nil {
 				return err
 			}
-			enclave, err := dcap.ReadSigstruct(content)
+			if dcap.IsSGXS(content) {
+				return a.measureSGXS(content)
+			}
+			enclave, err := dcap.FindSigstruct(content)
 			if err != nil {
 				return err
 			}
@@ -127,6 +133,17 @@ func (a *app) measureSGXCommand() *cobra.Command {
 			return a.emitReference(enclave.Measurement)
 		},
 	}
+}
+
+func (a *app) measureSGXS(stream []byte) error {
+	m, unmeasured, err := dcap.MeasureSGXS(stream)
+	if err != nil {
+		return err
+	}
+	if unmeasured > 0 {
+		a.say("note: %d bytes are loaded that nobody measures; the host may change them", unmeasured)
+	}
+	return a.emitReference(m)
 }
 
 func (a *app) measureNitroCommand() *cobra.Command {
@@ -157,11 +174,14 @@ func (a *app) emitReference(m attest.Measurement) error {
 // referenceLine is a hardware platform's measurement as policy writes it.
 func referenceLine(m attest.Measurement) string {
 	fields := []string{fmt.Sprintf("platform = %q", m.Platform)}
-	var boot []string // PCRs of a TPM
+	var boot, open []string // PCRs of a TPM, and what any value matches
 	for _, r := range m.Registers {
 		text := strconv.Quote(hex.EncodeToString(r.Value))
 		number, isPCR := strings.CutPrefix(r.Name, "pcr")
 		switch {
+		case r.Any:
+			open = append(open, strconv.Quote(r.Name))
+			continue
 		case isPCR && m.Platform == attest.AzureSNP:
 			boot = append(boot, fmt.Sprintf("%s = \"sha256:%x\"", number, r.Value))
 			continue
@@ -173,6 +193,9 @@ func referenceLine(m attest.Measurement) string {
 			text = strconv.Itoa(int(r.Value[0])<<8 | int(r.Value[1]))
 		}
 		fields = append(fields, r.Name+" = "+text)
+	}
+	if len(open) > 0 {
+		fields = append(fields, "any = ["+strings.Join(open, ", ")+"]")
 	}
 	if len(boot) > 0 {
 		fields = append(fields, "boot = { "+strings.Join(boot, ", ")+" }")

@@ -70,6 +70,22 @@ func TestMeasureRefusesImages(t *testing.T) {
 	}
 }
 
+// TestMeasureStream: an SGXS stream names the code and leaves its signer open.
+func TestMeasureStream(t *testing.T) {
+	record := func(tag string, rest ...byte) string {
+		return tag + string(rest) + strings.Repeat("\x00", 64-len(tag)-len(rest))
+	}
+	stream := record("ECREATE\x00", 1, 0, 0, 0, 0, 0x10) + record("EADD\x00\x00\x00\x00", 0, 0, 0, 0, 0, 0, 0, 0, 5, 2)
+	more := record("UNMEASRD") + strings.Repeat("x", 256)
+	want := fmt.Sprintf(`{ platform = "sgx", mrenclave = %q, configid = "%s", any = ["mrsigner", "isvprodid"] }`, wire.Sum([]byte(stream)), strings.Repeat("0", 128))
+	for text, note := range map[string]string{stream: "", stream + more: "256 bytes are loaded"} {
+		r := run(t, nil, "measure", "sgx", write(t, "enclave.sgxs", text))
+		if r.exit != 0 || strings.TrimSpace(r.out) != want || !strings.Contains(r.talk, note) {
+			t.Errorf("exit %d, %s, got %s, want %s", r.exit, r.talk, r.out, want)
+		}
+	}
+}
+
 // TestMeasureSelf: on hardware that measures an image, `measure` prints what runs
 // there; elsewhere it says that this is not the machine, and of a program it prints
 // nothing.
