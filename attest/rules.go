@@ -107,6 +107,9 @@ type DCAPRules struct {
 	// CutChips are PPIDs that are refused whatever Chips says (key
 	// "cut_chips").
 	CutChips [][]byte
+	// CutModels are models of platforms that are refused, by the FMSPC of 6
+	// bytes in their PCK certificate (key "cut_models").
+	CutModels [][]byte
 	// MinISVSVN is the least security version of an enclave (key
 	// "min_isvsvn", SGX only).
 	MinISVSVN uint16

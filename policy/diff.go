@@ -99,7 +99,7 @@ var revocable = []string{
 
 // cutting are the kinds that take something away by being there.
 var cutting = []string{
-	"platform.*.cut_chips", "task.*.cut_units",
+	"platform.*.cut_chips", "platform.*.cut_models", "task.*.cut_units",
 	"platform.*.generation.*.committed", "platform.*.generation.*.reported", "platform.*.generation.*.launch",
 }
 

@@ -107,6 +107,8 @@ var hardwareDiffRows = []struct {
 		[]string{`+ platform.snp.cut_chips = "C3" (tightens)`}, []string{`- platform.snp.cut_chips = "C3" (loosens)`}},
 	{"first chip cut off", []string{"max_age", "max_age", `chips = ["00000000000000000000000000000001"]`, "chips = [\"00000000000000000000000000000001\"]\ncut_chips = [\"00000000000000000000000000000002\"]"},
 		[]string{`+ platform.sgx.cut_chips = "00000000000000000000000000000002" (tightens)`}, []string{`- platform.sgx.cut_chips = "00000000000000000000000000000002" (loosens)`}},
+	{"model cut off", []string{`["90c06f000000"]`, `["90c06f000000", "00906ed50000"]`},
+		[]string{`+ platform.tdx.cut_models = "00906ed50000" (tightens)`}, []string{`- platform.tdx.cut_models = "00906ed50000" (loosens)`}},
 	{"accepted chip removed", []string{`, "c3c3c3c3c3c3c3c3"`, ""}, []string{`- platform.snp.chips = "c3c3c3c3c3c3c3c3" (tightens)`}, []string{`+ platform.snp.chips = "c3c3c3c3c3c3c3c3" (loosens)`}},
 	{"chips named", []string{`chips = "any"`, `chips = ["00000000000000000000000000000002"]`},
 		[]string{`~ platform.tdx.chips = ["00000000000000000000000000000002"], was "any" (tightens)`},

@@ -125,6 +125,7 @@ func readDCAP(t table, rules *attest.Rules) {
 		MinEvaluation: uint32(t.number("min_evaluation", 0, math.MaxUint32)),
 		Chips:         t.accepted("chips", wantPPID, ppid),
 		CutChips:      t.byteStrings("cut_chips", wantPPID, ppid),
+		CutModels:     t.byteStrings("cut_models", wantFMSPC, fmspc),
 	}
 }
 
@@ -187,6 +188,10 @@ func snpChip(s string) []byte {
 const wantPPID = "32 lower-case hexadecimal digits"
 
 func ppid(s string) []byte { return digits(s, 16) }
+
+const wantFMSPC = "12 lower-case hexadecimal digits, an FMSPC"
+
+func fmspc(s string) []byte { return digits(s, 6) }
 
 const wantSHA384 = `"sha384:" and 96 lower-case hexadecimal digits`
 

@@ -44,6 +44,7 @@ debug = true
 crl = "required"
 chips = "any"
 cut_chips = ["0123456789abcdef0123456789abcdef"]
+cut_models = ["90c06f000000"]
 statuses = ["SWHardeningNeeded", "OutOfDate"]
 advisories = ["INTEL-SA-00615"]
 min_evaluation = 17
@@ -135,6 +136,7 @@ func TestParseReadsRules(t *testing.T) {
 			Statuses: []string{"SWHardeningNeeded", "OutOfDate"}, Advisories: []string{"INTEL-SA-00615"}, MinEvaluation: 17,
 			Chips:     attest.List{Any: true},
 			CutChips:  [][]byte{{0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef}},
+			CutModels: [][]byte{{0x90, 0xc0, 0x6f, 0, 0, 0}},
 			Migration: true,
 		}},
 		attest.SGX: {Roots: []attest.Digest{digest("2")}, DCAP: attest.DCAPRules{
@@ -228,6 +230,8 @@ var ironRefusals = []refusal{
 	{"tdx without chips", "chips = \"any\"\n", "", "platform.tdx.chips", "required key", ""},
 	{"ppid too long", `["00000000000000000000000000000001"]`, `["0000000000000000000000000000000001"]`, "platform.sgx.chips[0]", "value", "32"},
 	{"cut off ppid too short", `["0123456789abcdef0123456789abcdef"]`, `["0123456789abcdef"]`, "platform.tdx.cut_chips[0]", "value", "32"},
+	{"cut off model too short", `"90c06f000000"`, `"90c06f"`, "platform.tdx.cut_models[0]", "value", "12"},
+	{"snp with cut_models", "vmpl = 2", "vmpl = 2\ncut_models = []", "platform.snp.cut_models", "unknown key", ""},
 	{"Revoked accepted", `"OutOfDate"]`, `"Revoked"]`, "platform.tdx.statuses[1]", "value", "OutOfDate"},
 	{"UpToDate named", `"OutOfDate"]`, `"UpToDate"]`, "platform.tdx.statuses[1]", "value", "SWHardeningNeeded"},
 	{"status twice", `"OutOfDate"]`, `"SWHardeningNeeded"]`, "platform.tdx.statuses", "element twice", ""},

@@ -49,6 +49,9 @@ func (c *DCAPChip) Serial() *big.Int { return c.serial }
 // ID is the chip's PPID, as rules name it.
 func (c *DCAPChip) ID() []byte { return slices.Clone(c.ppid[:]) }
 
+// Model is the chip's FMSPC, as rules name it: the same for all.
+func (c *DCAPChip) Model() []byte { return slices.Clone(dcapFMSPC[:]) }
+
 // pckChain is the chip's certificate with those above it.
 func (c *DCAPChip) pckChain() []byte {
 	template := named(dcapPCK, 0, x509.KeyUsageDigitalSignature)

@@ -14,9 +14,14 @@ import (
 // permit asks the rules about a quote that is genuine. Debug is asked by the
 // verifier, for every platform alike.
 func permit(p *platform, v verdict, rules attest.DCAPRules) error {
-	cut := slices.ContainsFunc(rules.CutChips, func(chip []byte) bool { return bytes.Equal(chip, p.pck.ppid) })
-	if cut || !rules.Chips.Accepts(p.pck.ppid) {
+	among := func(cut [][]byte, id []byte) bool {
+		return slices.ContainsFunc(cut, func(c []byte) bool { return bytes.Equal(c, id) })
+	}
+	if among(rules.CutChips, p.pck.ppid) || !rules.Chips.Accepts(p.pck.ppid) {
 		return wire.Refuse(wire.NoPlatform, "dcap: chip", hex.EncodeToString(p.pck.ppid), "one that policy accepts")
+	}
+	if among(rules.CutModels, p.pck.fmspc) {
+		return wire.Refuse(wire.NoPlatform, "dcap: model (FMSPC)", hex.EncodeToString(p.pck.fmspc), "one that policy does not cut off")
 	}
 	for _, document := range []issued{p.tcb.issued, p.qe.issued} {
 		if document.Evaluation < rules.MinEvaluation {

@@ -280,6 +280,7 @@ func TestRefusePolicy(t *testing.T) {
 			s.rules.DCAP.Chips = attest.List{Values: [][]byte{make([]byte, 16)}}
 		}, wire.NoPlatform},
 		{"chip that is cut off", func(_ *testing.T, s *scene) { s.rules.DCAP.CutChips = [][]byte{s.chip.ID()} }, wire.NoPlatform},
+		{"model that is cut off", func(_ *testing.T, s *scene) { s.rules.DCAP.CutModels = [][]byte{{1}, s.chip.Model()} }, wire.NoPlatform},
 		{"old TCB info", func(t *testing.T, s *scene) {
 			s.rules.DCAP.MinEvaluation = 19
 			set("TD_QE", "tcbEvaluationDataNumber", 19)(t, s)

@@ -38,6 +38,7 @@ var azureTPMKey = sync.OnceValue(func() *rsa.PrivateKey {
 // azureScene is a machine on Azure, played by a chip of AMD's and a key of ours. A
 // row of the refusal table changes the smallest part of a good one.
 type azureScene struct {
+	chip    *attesttest.SNPChip
 	device  *attesttest.SNPDevice
 	rules   attest.Rules
 	endorse attest.Endorsements
@@ -53,7 +54,7 @@ func newAzureScene() *azureScene {
 	chip := vendor.Chip(attest.SNPTCB{SNP: 1})
 	bound := sha256.Sum256(azureUse[:])
 	s := &azureScene{
-		device: chip.Attester(attesttest.MeasureSNP("paravisor")), rules: vendor.Rules(), endorse: chip.Endorsements(),
+		chip: chip, device: chip.Attester(attesttest.MeasureSNP("paravisor")), rules: vendor.Rules(), endorse: chip.Endorsements(),
 		runtime: azureRuntime(azureTPMKey().N.Bytes()), extra: bound[:], pcrs: []byte{0xff, 0xff, 0xff},
 		values: make([]byte, azurePCRs*pcrSize), after: func(*azureEvidence) {},
 	}
@@ -167,6 +168,11 @@ func TestAzureRefuse(t *testing.T) {
 		{"no revocation list", func(s *azureScene) { delete(s.endorse, "crl") }, wire.CRLMissing},
 		{"a generation that policy does not name", func(s *azureScene) { s.rules.SNP.Generations = nil }, wire.NoPlatform},
 		{"another use", func(s *azureScene) { s.extra = make([]byte, 32) }, wire.BadNonce},
+		{"chip that is cut off", func(s *azureScene) { s.rules.SNP.CutChips = [][]byte{s.chip.ID()} }, wire.NoPlatform},
+		{"generation without a row", func(s *azureScene) { delete(s.rules.SNP.Generations, "Milan") }, wire.NoPlatform},
+		{"firmware below its floor", func(s *azureScene) {
+			s.rules.SNP.Generations["Milan"] = attest.SNPFloor{Committed: attest.SNPTCB{SNP: 2}}
+		}, wire.BadTCB},
 		{"the use in full", func(s *azureScene) { s.extra = azureUse[:63] }, wire.BadNonce},
 		{"debug", func(s *azureScene) { s.device.Edit = func(r []byte) { r[0x0a] |= 1 << 3 } }, wire.Debug},
 	} {

@@ -161,7 +161,7 @@ func lessCode(old, next *policy.Task, release string) bool {
 func chipCause(chip string, rules attest.Rules) string {
 	trim := func(s string) string { return strings.TrimRight(s, "0") } // a Turin's id stands before zeros
 	is := func(id []byte) bool { return chip != "" && trim(fmt.Sprintf("%x", id)) == trim(chip) }
-	if slices.ContainsFunc(slices.Concat(rules.SNP.CutChips, rules.DCAP.CutChips), is) {
+	if slices.ContainsFunc(slices.Concat(rules.SNP.CutChips, rules.DCAP.CutChips, rules.TPM.CutChips), is) {
 		return "cut_chips"
 	}
 	for _, accepted := range []attest.List{rules.SNP.Chips, rules.DCAP.Chips} {

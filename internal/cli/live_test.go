@@ -1,13 +1,16 @@
 package cli
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/hex"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -189,6 +192,28 @@ func founded(t *testing.T, owner ssh.Signer, doc *policy.Document) policy.Approv
 		t.Fatal(err)
 	}
 	return a
+}
+
+// TestChipCause: a chip is cut off by its id, on each platform that has ids.
+func TestChipCause(t *testing.T) {
+	id := bytes.Repeat([]byte{0xab}, 32)
+	turin := append(bytes.Repeat([]byte{0xcd}, 8), make([]byte, 56)...)
+	for name, row := range map[string]struct {
+		chip  string
+		rules attest.Rules
+		want  string
+	}{
+		"snp":         {"cdcdcdcdcdcdcdcd", attest.Rules{SNP: attest.SNPRules{CutChips: [][]byte{turin}}}, "cut_chips"},
+		"dcap":        {hex.EncodeToString(id), attest.Rules{DCAP: attest.DCAPRules{CutChips: [][]byte{id}}}, "cut_chips"},
+		"tpm":         {hex.EncodeToString(id), attest.Rules{TPM: attest.TPMRules{CutChips: [][]byte{id}}}, "cut_chips"},
+		"another":     {hex.EncodeToString(id[1:]), attest.Rules{TPM: attest.TPMRules{CutChips: [][]byte{id}}}, ""},
+		"not known":   {"", attest.Rules{DCAP: attest.DCAPRules{CutChips: [][]byte{id}}}, ""},
+		"not allowed": {hex.EncodeToString(id[1:]), attest.Rules{SNP: attest.SNPRules{Chips: attest.List{Values: [][]byte{id}}}}, "chip is not among chips"},
+	} {
+		if got := chipCause(row.chip, row.rules); got != row.want {
+			t.Errorf("%s: got %q, want %q", name, got, row.want)
+		}
+	}
 }
 
 // TestRenewals counts who has come under the policy in force, and until when the

@@ -45,6 +45,7 @@ type vendors struct {
 	aws   *attesttest.NitroVendor
 	dev   *attesttest.Vendor
 	chip  *attesttest.SNPChip
+	cpu   *attesttest.DCAPChip
 	host  *testing.T // with what follows, where a test asks for a TPM
 	maker *attesttest.TPMMaker
 	tpm   *attesttest.TPM
@@ -85,6 +86,7 @@ func newVendors(t *testing.T) *vendors {
 		dev: attesttest.NewVendor(), now: now,
 	}
 	v.chip = v.amd.Chip(attest.SNPTCB{Bootloader: 3, SNP: 22, Microcode: 115})
+	v.cpu = v.intel.Chip(v.intel.TCB)
 	mux := http.NewServeMux()
 	mux.Handle("/vcek/", v.chip.Service())
 	mux.Handle("/", v.intel.Service())
@@ -144,10 +146,10 @@ func (v *vendors) device(p attest.Platform, program string) (attest.Attester, at
 		return v.chip.Attester(m), m
 	case attest.TDX:
 		m = attesttest.MeasureTDX(program)
-		return v.intel.Chip(v.intel.TCB).Attester(m), m
+		return v.cpu.Attester(m), m
 	case attest.SGX:
 		m = attesttest.MeasureSGX(program)
-		return v.intel.Chip(v.intel.TCB).Attester(m), m
+		return v.cpu.Attester(m), m
 	case attest.Nitro:
 		m = attesttest.MeasureNitro(program)
 		d := v.aws.Attester(m)
@@ -415,29 +417,78 @@ func (e *estate) handshake(address string) error {
 // touches nobody else.
 func TestOwnersSwitches(t *testing.T) {
 	v := newVendors(t)
-	_, guest := v.device(attest.SNP, "scoring 1")
+	guests := map[attest.Platform]string{}
+	for _, p := range hardware {
+		_, m := v.device(p, "scoring 1")
+		guests[p] = reference(m)
+	}
+	without := func(p attest.Platform) []string {
+		return []string{fmt.Sprintf(platformRules[p], v.root(p)), "", ", " + guests[p], ""}
+	}
+	// in writes a line into the table of a platform.
+	in := func(p attest.Platform, line string) []string {
+		table := fmt.Sprintf("[platform.%s]\n", p)
+		return []string{table, table + line + "\n"}
+	}
+	list := func(key string, id []byte) string { return fmt.Sprintf("%s = [\"%x\"]", key, id) }
 	for _, row := range []struct {
-		name  string
-		edits []string
-		want  wire.Reason
+		platform attest.Platform
+		name     string
+		edits    []string
+		want     wire.Reason
 	}{
-		{"chip", []string{"chips = \"any\"\n", fmt.Sprintf("chips = \"any\"\ncut_chips = [\"%x\"]\n", v.chip.ID())}, wire.NoPlatform},
-		{"firmware", []string{"snp = 22", "snp = 23"}, wire.BadTCB},
-		{"generation", []string{milanRow, ""}, wire.NoPlatform},
-		{"platform", []string{fmt.Sprintf(platformRules[attest.SNP], v.amd.Root()), "", ", " + reference(guest), ""}, wire.NoPlatform},
+		{attest.SNP, "chip", in(attest.SNP, list("cut_chips", v.chip.ID())), wire.NoPlatform},
+		{attest.SNP, "firmware", []string{"snp = 22", "snp = 23"}, wire.BadTCB},
+		{attest.SNP, "generation", []string{milanRow, ""}, wire.NoPlatform},
+		{attest.SNP, "platform", without(attest.SNP), wire.NoPlatform},
+		{attest.TDX, "chip", in(attest.TDX, list("cut_chips", v.cpu.ID())), wire.NoPlatform},
+		{attest.TDX, "levels", in(attest.TDX, "min_evaluation = 19"), wire.BadTCB},
+		{attest.TDX, "model", in(attest.TDX, list("cut_models", v.cpu.Model())), wire.NoPlatform},
+		{attest.TDX, "platform", without(attest.TDX), wire.NoPlatform},
+		{attest.SGX, "chip", in(attest.SGX, list("cut_chips", v.cpu.ID())), wire.NoPlatform},
+		{attest.SGX, "levels", in(attest.SGX, "min_evaluation = 19"), wire.BadTCB},
+		{attest.SGX, "version", in(attest.SGX, "min_isvsvn = 9"), wire.BadTCB},
+		{attest.SGX, "model", in(attest.SGX, list("cut_models", v.cpu.Model())), wire.NoPlatform},
+		{attest.SGX, "platform", without(attest.SGX), wire.NoPlatform},
+		{attest.Nitro, "platform", without(attest.Nitro), wire.NoPlatform},
 	} {
-		t.Run(row.name, func(t *testing.T) {
-			e := settle(t, v, attest.Nitro, attest.SNP)
-			if _, err := e.enrol(attest.SNP, "scoring 1"); err != nil {
+		t.Run(fmt.Sprint(row.platform, " ", row.name), func(t *testing.T) {
+			first, other := attest.Nitro, attest.SNP
+			if row.platform == attest.Nitro {
+				first = attest.TDX
+			}
+			if row.platform == attest.SNP {
+				other = attest.TDX
+			}
+			e := settle(t, v, first, other, row.platform)
+			if _, err := e.enrol(row.platform, "scoring 1"); err != nil {
 				t.Fatal(err)
 			}
-			push(t, e.Cluster, e.Next(row.edits...))
-			_, err := e.enrol(attest.SNP, "scoring 1")
+			old, next := e.Steps[0], e.Next(row.edits...)
+			wantCut(t, old, next)
+			push(t, e.Cluster, next)
+			_, err := e.enrol(row.platform, "scoring 1")
 			wantReason(t, err, row.want)
-			if _, err := e.enrol(attest.Nitro, "scoring 1"); err != nil {
+			if _, err := e.enrol(other, "scoring 1"); err != nil {
 				t.Errorf("another platform: %v", err)
 			}
 		})
+	}
+}
+
+// wantCut demands that `policy diff` shows something, all of it as a cut.
+func wantCut(t *testing.T, old, next policy.Step) {
+	t.Helper()
+	var docs [2]*policy.Document
+	for i, step := range []policy.Step{old, next} {
+		var err error
+		if docs[i], err = policy.Parse(step.Policy); err != nil {
+			t.Fatal(err)
+		}
+	}
+	changes := policy.Diff(docs[0], docs[1])
+	if len(changes) == 0 || policy.Loosens(docs[0], docs[1]) {
+		t.Errorf("the diff says %v, want cuts", changes)
 	}
 }
 

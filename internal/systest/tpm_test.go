@@ -1,6 +1,7 @@
 package systest
 
 import (
+	"crypto/x509"
 	"fmt"
 	"strings"
 	"testing"
@@ -58,6 +59,26 @@ func tpmReference(m attest.Measurement) string {
 	}
 	program := m.Registers[len(m.Registers)-2]
 	return fmt.Sprintf("{ platform = \"tpm\", boot = { %s }, program = \"sha256:%x\" }", strings.Join(boot, ", "), program.Value)
+}
+
+// TestTPMCutOff: a device that owners cut off gets no further certificate.
+func TestTPMCutOff(t *testing.T) {
+	v := newMachine(t)
+	e := settle(t, v, attest.Nitro, attest.TPM)
+	if _, err := e.enrol(attest.TPM, "scoring 1"); err != nil {
+		t.Fatal(err)
+	}
+	device, _ := v.launch("scoring 1")
+	endorsement, err := x509.ParseCertificate(device.Introduce().Device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const table = "[platform.tpm]\n"
+	next := e.Next(table, fmt.Sprintf("%scut_chips = [%q]\n", table, wire.Sum(endorsement.RawSubjectPublicKeyInfo)))
+	wantCut(t, e.Steps[0], next)
+	push(t, e.Cluster, next)
+	_, err = e.enrol(attest.TPM, "scoring 1")
+	wantReason(t, err, wire.NoPlatform)
 }
 
 // TestTPM: authority and units on one TPM. Restarts, a second task of the machine
