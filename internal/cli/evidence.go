@@ -75,6 +75,7 @@ type evidenceView struct {
 	Platform     attest.Platform   `json:"platform"`
 	Size         int               `json:"size"`
 	Endorsements map[string]int    `json:"endorsements"` // sizes by role
+	Checked      []attest.Checked  `json:"checked,omitempty"`
 	Registers    map[string]string `json:"measurement"`
 	ReportData   string            `json:"report_data"`
 	Debug        bool              `json:"debug"`
@@ -112,6 +113,9 @@ func (a *app) viewEvidence(path string, f evidenceFlags) (evidenceView, error) {
 	v := evidenceView{Platform: e.Platform, Size: len(e.Raw), Endorsements: map[string]int{}, Verdict: verdictView{Verdict: "not judged", Detail: "no --policy"}}
 	for role, content := range e.Endorsed {
 		v.Endorsements[role] = len(content)
+	}
+	if v.Checked, err = e.Endorsed.Checked(); err != nil {
+		return evidenceView{}, fmt.Errorf("reading %s: %w", path, err)
 	}
 	if f.policy != "" {
 		var proven attest.Claims
@@ -291,6 +295,9 @@ func (v evidenceView) tree() string {
 	fmt.Fprintf(&b, "evidence     %s, %d bytes\n", platforms[v.Platform].name, v.Size)
 	for _, role := range slices.Sorted(maps.Keys(v.Endorsements)) {
 		fmt.Fprintf(&b, "  beside     %s, %d bytes\n", role, v.Endorsements[role])
+	}
+	for _, c := range v.Checked {
+		fmt.Fprintf(&b, "  checked    %s at %s, valid until %s\n", c.Role, rfc3339(c.At), rfc3339(c.Until))
 	}
 	b.WriteString("measurement\n")
 	for _, name := range attest.Registers[v.Platform] {

@@ -211,6 +211,7 @@ func judgeByTheBinary(t *testing.T, cohort string) {
 			var view struct {
 				Platform    attest.Platform
 				Measurement map[string]string
+				Checked     []attest.Checked
 				Verdict     struct{ Verdict, Reason string }
 			}
 			if err == nil {
@@ -219,6 +220,9 @@ func judgeByTheBinary(t *testing.T, cohort string) {
 			if err != nil || view.Platform != p || len(view.Measurement) != len(attest.Registers[p]) || (view.Verdict.Verdict == "holds") != (row.exit == 0) ||
 				row.exit == 1 && row.says != "["+view.Verdict.Reason+"]" {
 				t.Errorf("%s, want %s: inspect says %+v, %v", p, row.says, view, err)
+			}
+			if (len(view.Checked) == 0) != (p == attest.Nitro) {
+				t.Errorf("%s: inspect says of the vendor's documents %v", p, view.Checked)
 			}
 		}
 	}
