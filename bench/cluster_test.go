@@ -23,10 +23,14 @@ func (s stapled) Attest(ctx context.Context, data attest.ReportData) (attest.Evi
 	return e.With(s.more), err
 }
 
-// cluster enrols n units that share their sessions.
+// cluster enrols n units on SNP that share their sessions.
 func (s *server) cluster(n int) []http.Handler {
+	return s.clusterOn(stapled{s.vendors.device(attest.SNP, "scoring"), s.vendors.chip.Endorsements()}, n)
+}
+
+// clusterOn is a cluster that gives its clients evidence of a device.
+func (s *server) clusterOn(device attest.Attester, n int) []http.Handler {
 	r := &relay{units: make([]*channel.Host, n)}
-	device := stapled{s.vendors.device(attest.SNP, "scoring"), s.vendors.chip.Endorsements()}
 	var units []http.Handler
 	for i := range n {
 		r.units[i] = s.estate.host(s.t)

@@ -46,6 +46,8 @@ type info struct {
 	Channel, ChannelTLS string // a unit with the same handler
 	CA                  []byte // that the two with TLS chain to
 
+	OneTDX   string // gateway of a unit on TDX
+	Counted  string // TLS with the chain of RATLS, counted as gateways are
 	One, All string // gateways of clusters of one unit and of 100
 	AllCold  string // as All, but each request needs a new connection
 	RATLS    string // serves its evidence in its certificate
@@ -87,6 +89,8 @@ func TestServer(t *testing.T) {
 
 	all := gateway(s.cluster(replicas))
 	i.One, i.All = s.listenCounted(gateway(s.cluster(1)), nil), s.listenCounted(all, nil)
+	tdx := stapled{s.vendors.device(attest.TDX, "scoring"), s.vendors.intel.Endorsements(attest.TDX)}
+	i.OneTDX, i.Counted = s.listenCounted(gateway(s.clusterOn(tdx, 1)), nil), s.listenCounted(http.HandlerFunc(echo), withTLS)
 	i.AllCold = s.listen(listener(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 		all.ServeHTTP(w, r)

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -219,7 +218,7 @@ func (t Trust) appraise(raw []byte, q attest.Question, peer identity.Peer) (atte
 	if len(raw) == 0 || t.Verifier == nil {
 		return attest.Result{}, wire.Refuse(wire.EvidenceMissing, "session answer: evidence", "none that can be judged", "fresh evidence")
 	}
-	if err := json.Unmarshal(raw, &q.Evidence); err != nil {
+	if err := q.Evidence.UnmarshalJSON(raw); err != nil { // directly: it scans what it reads itself
 		return attest.Result{}, err
 	}
 	q.Endorsements, q.Rules = t.Endorsements, t.Policy.Rules()

@@ -1,0 +1,42 @@
+package bench
+
+import (
+	"crypto/tls"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+)
+
+// BenchmarkContact is G14: the first contact with a unit, a session with fresh
+// evidence of a chip that the client has seen, beside one hybrid TLS handshake, over
+// new connections each; the CPU time of both ends, without that of the played chip,
+// and bytes.
+func BenchmarkContact(b *testing.B) {
+	r := newReaching(b)
+	hybrid := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: r.ca, CurvePreferences: []tls.CurveID{tls.X25519MLKEM768}}
+	handshakes := func() {
+		for range opens {
+			must(tls.Dial("tcp", r.Counted[len("https://"):], hybrid)).Close()
+		}
+	}
+	played := newVendors(time.Now())
+	contact := func(gateway string, of attest.Platform) func() time.Duration {
+		chip := played.device(of, "scoring")
+		alone := Repeat(opens, func() { must(chip.Attest(b.Context(), attest.ReportData{1})) })
+		return func() time.Duration { return r.openAll(b.Context(), gateway, r.pair) - alone() }
+	}
+	Compare(b,
+		Contender{"tls", func() time.Duration { return r.pair(handshakes) / opens }},
+		Contender{"snp", contact(r.One, attest.SNP)},
+		Contender{"tdx", contact(r.OneTDX, attest.TDX)})
+	before := r.stats().Bytes
+	handshakes()
+	bare := float64(r.stats().Bytes-before) / opens
+	for name, gateway := range map[string]string{"snp": r.One, "tdx": r.OneTDX} {
+		bytes := float64(r.traffic(b.Context(), gateway).Bytes)
+		b.ReportMetric(bytes/bare, "bytes-"+name+"/tls")
+		b.ReportMetric(bytes, "bytes-"+name)
+	}
+	b.ReportMetric(bare, "bytes-tls")
+}
