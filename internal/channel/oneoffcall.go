@@ -91,7 +91,6 @@ func (o *OneOffs) roundTrip(r *http.Request) (*http.Response, error) {
 
 // sentOneOff is a request on its way: an io.ReadCloser of what is sent.
 type sentOneOff struct {
-	form    form
 	capsule capsule
 	enc     []byte
 	sender  *hpke.Sender
@@ -106,7 +105,7 @@ type sentOneOff struct {
 // encapsulate begins a request: a small one is whole then.
 func (o *OneOffs) encapsulate(r *http.Request) (*sentOneOff, error) {
 	key := o.config.Keys.key
-	s := &sentOneOff{form: o.form, capsule: key.capsule, body: r.Body, trailer: r.Trailer}
+	s := &sentOneOff{capsule: key.capsule, body: r.Body, trailer: r.Trailer}
 	if s.body == nil {
 		s.body = http.NoBody
 	}
@@ -201,10 +200,11 @@ func (s *sentOneOff) fill() error {
 	return err
 }
 
-// answer opens the answer in an outer one.
+// answer opens the answer in an outer one. Other gateways than ours may give it in
+// the other form than the request has.
 func (s *sentOneOff) answer(r *http.Request, outer *http.Response) (*http.Response, error) {
 	f, err := formOf(outer.Header.Get("Content-Type"), form.answerType)
-	if outer.StatusCode != http.StatusOK || err != nil || f != s.form {
+	if outer.StatusCode != http.StatusOK || err != nil {
 		return nil, gatewaySaid(outer)
 	}
 	_, size := aead(s.capsule.aead)
@@ -212,11 +212,11 @@ func (s *sentOneOff) answer(r *http.Request, outer *http.Response) (*http.Respon
 	if _, err := io.ReadFull(outer.Body, nonce); err != nil {
 		return nil, cutOff(err)
 	}
-	key, err := s.form.answerCipher(s.sender.Export, s.capsule, s.enc, nonce)
+	key, err := f.answerCipher(s.sender.Export, s.capsule, s.enc, nonce)
 	if err != nil {
 		return nil, err
 	}
-	u := &uncutter{r: outer.Body, form: s.form, open: key.open}
+	u := &uncutter{r: outer.Body, form: f, open: key.open}
 	h, rest, err := u.head((*parser).response)
 	if err != nil {
 		return nil, err
