@@ -365,6 +365,10 @@ func TestOneOffKeysEnd(t *testing.T) {
 	refused(t, begins(), wire.OneOffKey)
 	roll()
 	refused(t, begins(), wire.OneOffKey)
+	first = oneOffBody(keys(), true, must(http.NewRequest(http.MethodGet, base, nil)))
+	if err := begins(); err != nil {
+		t.Errorf("under the current key: %v", err)
+	}
 	for id, r := range h.standing.rings {
 		r.erase()
 		if r.oneOffs != [len(kems)]hpke.PrivateKey{} {
@@ -561,6 +565,24 @@ func TestOneOffAnswers(t *testing.T) {
 		if b, err := say(t, rt, "GET", "/", ""); err != nil || len(b) != 40_000 {
 			t.Errorf("unchanged: got %d bytes, %v", len(b), err)
 		}
+	}
+}
+
+// TestOneOffAnswersHaveNonces: the same request, delivered again, is answered
+// under another nonce, since the answer may be another.
+func TestOneOffAnswersHaveNonces(t *testing.T) {
+	c := newCluster(t, 1, repeat)
+	body := oneOffBody(c.keysOf(c.units[0], c.byTask()), true, must(http.NewRequest(http.MethodGet, base, nil)))
+	seen := map[string]bool{}
+	for range 8 {
+		r := httptest.NewRequest(http.MethodPost, wire.PathOneOff, bytes.NewReader(body))
+		r.Header.Set("Content-Type", wire.TypeOneOff)
+		w := httptest.NewRecorder()
+		c.units[0].server.ServeHTTP(w, r)
+		seen[string(w.Body.Bytes()[:32])] = true
+	}
+	if len(seen) != 8 {
+		t.Errorf("got %d nonces of 8 answers", len(seen))
 	}
 }
 
