@@ -39,6 +39,11 @@
 //	  → channel.Relay.Push → bus ⇒ manager's relay ⇒ channel.Host.Join (unit B)
 //	(*client.Channel).RoundTrip ⇒ manager's gateway ⇒ channel.Server (unit B) → http.Handler
 //
+// A client that knows nothing of us sends one-off requests (Oblivious HTTP):
+//
+//	cohort trust --ohttp → client.NewOneOff → channel.VerifyOneOffKeys (signed by a unit)
+//	any OHTTP client ⇒ manager's gateway ⇒ channel.Server (any unit) → http.Handler
+//
 // Owners change policy:
 //
 //	cohort policy sign → policy.Parse → ⇒ authority.propose → policy.Propose
