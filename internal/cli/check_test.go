@@ -12,12 +12,14 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/policy"
 )
 
@@ -29,6 +31,7 @@ func TestCheckFindsBrokenClusters(t *testing.T) {
 		t.Skip("judges three clusters for half a minute")
 	}
 	d := startDev(t)
+	t.Run("keys for plain OHTTP clients", d.writesOneOffKeys)
 	tests := []struct {
 		name    string
 		cluster func(*testing.T, cluster) cluster
@@ -94,6 +97,39 @@ func startDev(t *testing.T) runningDev {
 		}
 	})
 	return runningDev{d}
+}
+
+// writesOneOffKeys: `cohort trust --ohttp` writes what a unit signed, and from a
+// gateway with keys of its own nothing.
+func (d runningDev) writesOneOffKeys(t *testing.T) {
+	c, dir := d.described(), t.TempDir()
+	trust := func(gateway, file string) result {
+		var out, talk bytes.Buffer
+		a := judgingApp(&out)
+		a.talk, a.args = &talk, []string{"trust", "--authority", c.Authority, "--genesis", c.Genesis, "--task", c.Task, "--out", filepath.Join(dir, "root"),
+			"--state", filepath.Join(dir, "seen"), "--ohttp", filepath.Join(dir, file), "--gateway", gateway}
+		return result{a.run(t.Context()), out.String(), talk.String()}
+	}
+	r := trust(c.Gateway, "keys")
+	keys, err := os.ReadFile(filepath.Join(dir, "keys"))
+	if err != nil || r.exit != 0 || !strings.Contains(r.out, "oneoff?id=") {
+		t.Fatalf("got exit %d %s %s, %v", r.exit, r.out, r.talk, err)
+	}
+	if got, err := channel.UnverifiedOneOffKeys(keys); err != nil || len(got.Plain) != len(keys) {
+		t.Errorf("reading the keys: %v", err)
+	}
+	m, err := newMiddleman(c.Gateway)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	m.way.Store(&change{answer: flip(1, 8)}) // in the public key of the first
+	if r := trust(m.url, "other"); r.exit != exitRefused || !strings.Contains(r.talk, "[signature]") {
+		t.Errorf("changed keys: got exit %d %s", r.exit, r.talk)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "other")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("changed keys were written: %v", err)
+	}
 }
 
 // otherLeaves describes units in key mode shared of which two serve other leaves

@@ -73,7 +73,7 @@ func (m *middleman) request(r *http.Request) {
 // answer changes what the client gets.
 func (m *middleman) answer(r *http.Response) error {
 	f := m.way.Load().answer
-	if f == nil || r.Request.URL.Path != wire.PathRequest {
+	if path := r.Request.URL.Path; f == nil || path != wire.PathRequest && path != wire.PathOneOff {
 		return nil
 	}
 	b, err := io.ReadAll(r.Body)

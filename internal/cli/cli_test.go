@@ -143,6 +143,8 @@ func TestUsageIsExitTwo(t *testing.T) {
 		{"receipt without session", []string{"request", "https://a/", "--receipt-out", "r", "--genesis", "00"}, "--session"},
 		{"gateway without session", []string{"request", "https://a/", "--gateway", "https://g", "--genesis", "00"}, "--session"},
 		{"address with session", []string{"request", "https://a/", "--session", "--address", "a:1", "--genesis", "00"}, "--gateway"},
+		{"keys without a gateway", []string{"trust", "--ohttp", "keys", "--authority", "https://a", "--genesis", "00", "--task", "t"}, "--gateway"},
+		{"a gateway without keys", []string{"trust", "--gateway", "https://g", "--authority", "https://a", "--genesis", "00", "--task", "t"}, "--ohttp"},
 		{"request URL", []string{"request", "http://a/", "--authority", "https://a", "--genesis", "00"}, "https://NAME"},
 		{"request header", []string{"request", "https://a/", "-H", "nocolon", "--authority", "https://a", "--genesis", "00"}, "nocolon"},
 	}
