@@ -79,6 +79,19 @@ func (p *Pact) InForce(at time.Time) (*Pact, error) {
 	return nil, err
 }
 
+// Keeps reports whether all members of another roster of the group are members
+// of this one, in the same roles.
+func (p *Pact) Keeps(other *Pact) bool {
+	for _, role := range other.Roster.Roles {
+		for _, m := range role.Members {
+			if !p.Roster.has(role.Name, m.Identity) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // Said are the newest statements of the parties, in the order of the parties.
 func (p *Pact) Said() []Said {
 	var all []Said

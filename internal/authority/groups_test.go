@@ -16,15 +16,15 @@ import (
 )
 
 // grouped is a world with a group of keys and scoring, which both of its parties
-// must approve.
-func grouped(t testing.TB) *world {
+// must approve; edits are those of newWorld.
+func grouped(t testing.TB, edits ...string) *world {
 	t.Helper()
 	w := &world{}
 	parties := map[string]ssh.Signer{"north": newOwner(t), "south": newOwner(t)}
 	line := func(name string) string {
 		return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(parties[name].PublicKey())))
 	}
-	w = newWorld(t, "[task.keys]\n", fmt.Sprintf(`[group.trial]
+	w = newWorld(t, append(edits, "[task.keys]\n", fmt.Sprintf(`[group.trial]
 key_mode = "shared"
 quorum = 2
 until = 2026-12-20T00:00:00Z
@@ -33,7 +33,7 @@ party = [ { name = "north", ssh = %q }, { name = "south", ssh = %q } ]
 holder = { members = [ { party = "north", task = "keys", release = "1.4" } ], calls = ["scorer"] }
 scorer = { members = [ { party = "south", task = "scoring", release = "2026.11" } ] }
 [task.keys]
-`, line("north"), line("south")))
+`, line("north"), line("south")))...)
 	for name, key := range parties {
 		w.owners[name] = key
 	}
@@ -73,11 +73,7 @@ func TestGroupReport(t *testing.T) {
 	if err != nil || len(page.Entries) != 1 || page.Entries[0].Group != "trial" || page.Entries[0].Role != "holder" {
 		t.Errorf("log: got %+v, %v, want the refusal of group trial, role holder", page.Entries, err)
 	}
-	for _, party := range []string{"north", "south"} {
-		if _, err := w.say(a, party, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
+	w.agree(a)
 	one, err := w.holder().enrol(direct{a})
 	if err != nil {
 		t.Fatal(err)
@@ -86,9 +82,7 @@ func TestGroupReport(t *testing.T) {
 	if one.Group != "trial" || one.Role != "holder" || one.Task != "keys" || one.Identity != p.ID() || string(one.Roster) != string(p.Roster.Bytes()) || len(one.Approvals) != 2 {
 		t.Errorf("got report for %q %q %q, identity %v, %d approvals", one.Group, one.Role, one.Task, one.Identity, len(one.Approvals))
 	}
-	other := w.scoring()
-	other.task, other.group, other.role = "", "trial", "scorer"
-	two, err := other.enrol(direct{a})
+	two, err := w.scorer().enrol(direct{a})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,6 +126,92 @@ func TestGroupRequestRefusals(t *testing.T) {
 	}
 	_, err = a.hear(t.Context(), "tribe", api.Said(said))
 	wantReason(t, err, wire.WrongGroup)
+}
+
+// scorer plays a unit that enrols as a scorer.
+func (w *world) scorer() *applicant {
+	p := w.scoring()
+	p.task, p.group, p.role = "", "trial", "scorer"
+	return p
+}
+
+// agreed is an authority of a group whose parties approve it.
+func (w *world) agreed() *Authority {
+	w.t.Helper()
+	a := w.open()
+	w.agree(a)
+	return a
+}
+
+// agree lets both parties approve the group.
+func (w *world) agree(a *Authority) {
+	w.t.Helper()
+	for _, party := range []string{"north", "south"} {
+		if _, err := w.say(a, party, nil); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// TestMemberLeaves: the next roster has no scorer. From then on that gets nothing,
+// and none of the keys it holds seals another session: not in the group that goes
+// on meanwhile, nor in the one that its parties approve then.
+func TestMemberLeaves(t *testing.T) {
+	w := grouped(t, `delay = "1h"`, `delay = "0s"`)
+	a := w.agreed()
+	held := must(w.scorer().enrol(direct{a})).Rings
+	whole := must(w.holder().enrol(direct{a})).Rings.Follow
+	former := a.current.Load().approved.Pact("trial").ID()
+	w.change(a, "[group.trial.role]\n", "continues = \""+former.String()+"\"\n[group.trial.role]\n", `, calls = ["scorer"]`, "",
+		`scorer = { members = [ { party = "south", task = "scoring", release = "2026.11" } ] }`+"\n", "")
+
+	_, err := w.scorer().enrol(direct{a})
+	wantReason(t, err, wire.NotFound)
+	meanwhile := must(w.holder().enrol(direct{a}))
+	if meanwhile.Identity != former {
+		t.Errorf("got identity %v while nobody approved the next, want %v", meanwhile.Identity, former)
+	}
+	wantCut(t, "the whole group's", whole, meanwhile.Rings.Follow)
+	w.agree(a)
+	next := must(w.holder().enrol(direct{a}))
+	if n := shared(keysOf(held.Strict, held.Follow), keysOf(next.Rings.Strict, next.Rings.Follow)); next.Identity == former || n != 0 {
+		t.Errorf("got identity %v after %v, with %d keys of the member that left", next.Identity, former, n)
+	}
+}
+
+// TestGroupGrows: a roster that leaves nobody out cuts no ring.
+func TestGroupGrows(t *testing.T) {
+	w := grouped(t, `delay = "1h"`, `delay = "0s"`)
+	a := w.agreed()
+	before := must(w.holder().enrol(direct{a})).Rings
+	w.change(a, "[group.trial.role]\n", "continues = \""+a.current.Load().approved.Pact("trial").ID().String()+"\"\n[group.trial.role]\n", `, calls = ["scorer"]`, "")
+	after := must(w.holder().enrol(direct{a})).Rings
+	wantKey(t, "the role's next", after.Strict.Next, before.Strict.Next)
+	wantKey(t, "the whole group's next", after.Follow.Next, before.Follow.Next)
+}
+
+// TestCutMember cuts one unit of a group off by its id: it gets no further
+// certificate though the group's identity stays, and no key it holds seals
+// another session of its role or of the whole group.
+func TestCutMember(t *testing.T) {
+	w := grouped(t)
+	a := w.agreed()
+	bad, good, holder := w.scorer(), w.scorer(), w.holder()
+	before := must(bad.enrol(direct{a}))
+	id := wire.UnitIDOf(must(x509.MarshalPKIXPublicKey(&bad.signing.PublicKey)))
+	w.change(a, "calls = [\"keys\"]\n", fmt.Sprintf("calls = [\"keys\"]\ncut_units = [%q]\n", id))
+
+	for _, again := range []*Authority{a, w.open()} {
+		_, err := bad.enrol(direct{again})
+		wantReason(t, err, wire.CutOff)
+	}
+	after := must(good.enrol(direct{a}))
+	if after.Identity != before.Identity {
+		t.Errorf("got group %v, want %v as before", after.Identity, before.Identity)
+	}
+	wantCut(t, "the role's", before.Rings.Strict, after.Rings.Strict)
+	wantCut(t, "the whole group's", before.Rings.Follow, after.Rings.Follow)
+	wantCut(t, "the whole group's, as another role has it", before.Rings.Follow, must(holder.enrol(direct{a})).Rings.Follow)
 }
 
 // TestHeardIsSigned: the acknowledgement is the authority's, for this statement

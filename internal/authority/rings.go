@@ -106,13 +106,19 @@ func (a *Authority) cutRings(old, next policy.Approved) {
 	}
 }
 
-// loses reports whether a new policy cuts off units that hold the ring.
+// loses reports whether a new policy cuts off units that hold the ring. In a
+// group it does as well when its next roster leaves a member out.
 func (r *ring) loses(old, next policy.Approved) bool {
 	cuts := func(task string) bool { return policy.CutsOff(old.Document(), next.Document(), task) }
 	if r.group.IsZero() {
 		return cuts(r.task)
 	}
-	for _, role := range next.PactOf(r.group).Group.Roles {
+	p := next.PactOf(r.group)
+	newest, before := next.Pact(p.Group.Name), old.Pact(p.Group.Name)
+	if (before == nil || before.ID() != newest.ID()) && !newest.Keeps(p) {
+		return true
+	}
+	for _, role := range p.Group.Roles {
 		for _, m := range role.Members {
 			if cuts(m.Task) {
 				return true

@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -77,7 +76,7 @@ func New(t testing.TB, tasks ...Task) *Cluster {
 func On(t testing.TB, vendor *attesttest.Vendor, tasks ...Task) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, Chip: vendor.Chip(), owner: newOwner(t), build: FirstBuild, Log: slog.New(slog.DiscardHandler), Host: "127.0.0.1"}
-	c.dsn = "sqlite:" + filepath.Join(t.TempDir(), "authority.db")
+	c.dsn = newDSN(t)
 	c.Root = c.initialise()
 	text := c.genesis(vendor, tasks)
 	c.Steps = []policy.Step{c.Sign(text)}

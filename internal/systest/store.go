@@ -8,54 +8,77 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
 )
 
-// files is the store's database with what SQLite keeps beside it.
+// onServer says, in the environment, that clusters have their stores in
+// PostgreSQL.
+const onServer = "SYSTEST_ON_SERVER"
+
+// newDSN is the address of an empty store.
+func newDSN(t testing.TB) string {
+	t.Helper()
+	if os.Getenv(onServer) != "" {
+		return testdb.Database(t)
+	}
+	return "sqlite:" + filepath.Join(t.TempDir(), "authority.db")
+}
+
+// files is the store's SQLite database with what is kept beside it.
 func (c *Cluster) files() []string {
 	c.t.Helper()
-	list, err := filepath.Glob(strings.TrimPrefix(c.dsn, "sqlite:") + "*")
+	return filesOf(c.t, c.dsn)
+}
+
+func filesOf(t testing.TB, dsn string) []string {
+	t.Helper()
+	list, err := filepath.Glob(strings.TrimPrefix(dsn, "sqlite:") + "*")
 	if err != nil {
-		c.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return list
 }
 
-// copyStore is the store as it is; the authority must be down or idle.
-func (c *Cluster) copyStore() map[string][]byte {
+// copyStore is the address of a copy of the store as it is, for which the
+// authority is started again.
+func (c *Cluster) copyStore() (dsn string) {
 	c.t.Helper()
 	c.StopAuthority()
 	defer c.StartAuthority()
-	copied := map[string][]byte{}
-	for _, name := range c.files() {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		copied[name] = b
-	}
-	return copied
+	return copyOf(c.t, c.dsn)
 }
 
-// restoreStore puts an old copy in the store's place; the authority is down.
-func (c *Cluster) restoreStore(copied map[string][]byte) {
+// restoreStore puts an old copy in the store's place; the authority is down. The
+// copy stays as it is.
+func (c *Cluster) restoreStore(old string) {
 	c.t.Helper()
-	for _, name := range c.files() {
-		if err := os.Remove(name); err != nil {
-			c.t.Fatal(err)
+	c.dsn = copyOf(c.t, old)
+}
+
+// copyOf is the address of a copy of a store that nobody uses.
+func copyOf(t testing.TB, dsn string) string {
+	t.Helper()
+	if !strings.HasPrefix(dsn, "sqlite:") {
+		return testdb.Copy(t, dsn)
+	}
+	dir := t.TempDir()
+	for _, name := range filesOf(t, dsn) {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(name)), b, 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
-	for name, b := range copied {
-		if err := os.WriteFile(name, b, 0o600); err != nil {
-			c.t.Fatal(err)
-		}
-	}
+	return "sqlite:" + filepath.Join(dir, filepath.Base(dsn))
 }
 
 // Reinitialise stops the authority and gives it an empty store with a new root.
 func (c *Cluster) Reinitialise() {
 	c.t.Helper()
 	c.StopAuthority()
-	c.dsn = "sqlite:" + filepath.Join(c.t.TempDir(), "authority.db")
+	c.dsn = newDSN(c.t)
 	c.Root = c.initialise()
 }
 
