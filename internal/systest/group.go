@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/unit"
@@ -135,4 +136,16 @@ func (c *Cluster) Join(group, role, program string, h http.Handler) *Replica {
 		c.t.Fatalf("starting a unit of role %s: %v", role, err)
 	}
 	return c.serveUnit(u, c.listen(), h)
+}
+
+// GroupTrust is what a client of a group trusts.
+func (c *Cluster) GroupTrust(group string) *client.Trust {
+	c.t.Helper()
+	trust, err := client.FetchTrust(c.t.Context(), client.TrustConfig{
+		Authorities: []string{c.URL()}, Genesis: c.Genesis, Group: group, Verifier: attesttest.Verifier(),
+	})
+	if err != nil {
+		c.t.Fatalf("trusting group %s: %v", group, err)
+	}
+	return trust
 }

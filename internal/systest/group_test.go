@@ -2,9 +2,11 @@ package systest
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"testing"
 	"time"
@@ -53,8 +55,27 @@ func callPeer(from *Replica, group, role string, to *Replica) (string, error) {
 	return string(body), err
 }
 
+// isAlert reports whether the other side ended a handshake.
+func isAlert(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
+}
+
+// callBlindly asks a unit with the certificate of another, as a program does that
+// checks nothing itself.
+func callBlindly(t *testing.T, from, to *Replica) (string, error) {
+	t.Helper()
+	var config *tls.Config
+	for _, role := range four.Roles { // whichever it may meet, for the certificate
+		if may, err := from.Unit.PeerTLS("trial", role); err == nil {
+			config = &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, GetClientCertificate: may.GetClientCertificate}
+		}
+	}
+	return get(t, &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}, "https://"+to.Address)
+}
+
 // TestCallMatrix: of 4 callers and 4 roles exactly those cells connect that the
-// parties approved.
+// parties approved, and the one who is called sees to it as well as the caller.
 func TestCallMatrix(t *testing.T) {
 	for _, mode := range []policy.KeyMode{policy.Shared, policy.PerUnit} {
 		t.Run(string(mode), func(t *testing.T) {
@@ -72,6 +93,10 @@ func TestCallMatrix(t *testing.T) {
 					allowed := c.Approved().Pact("trial").Group.MayCall(from, to)
 					if allowed && (err != nil || got != from) || !allowed && err == nil {
 						t.Errorf("%s calling %s: got %q, %v; allowed: %v", from, to, got, err, allowed)
+					}
+					got, err = callBlindly(t, units[from], units[to])
+					if allowed && got != from || !allowed && !isAlert(err) {
+						t.Errorf("%s calling %s, checking nothing: got %q, %v; allowed: %v", from, to, got, err, allowed)
 					}
 				}
 			}

@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -196,21 +195,13 @@ func TestRoleSessions(t *testing.T) {
 	c.Agree("trial", c.Form(four))
 	c.StartManager()
 	var units []*Replica
-	who := func(role string) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, role) })
-	}
 	for _, role := range four.Roles {
 		for range 2 {
-			units = append(units, c.Join("trial", role, role+" 1", who(role)))
+			units = append(units, c.Join("trial", role, role+" 1", hello(role)))
 		}
 	}
 	attended(t, units...)
-	trust, err := client.FetchTrust(t.Context(), client.TrustConfig{
-		Authorities: []string{c.URL()}, Genesis: c.Genesis, Group: "trial", Verifier: c.TrustConfig("").Verifier,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	trust := c.GroupTrust("trial")
 	answers := func(role string) map[string]int {
 		config := client.OpenConfig{Trust: trust, Role: role, Gateway: "https://" + c.manager.listen, CA: c.manager.ca, FreshEvidence: true}
 		ch, err := client.OpenGroup(t.Context(), config)
@@ -264,15 +255,7 @@ func TestGroupByOtherTools(t *testing.T) {
 	dir := t.TempDir()
 	holder, adder := c.Join("trial", "holder", "holder 1", whoCalled), c.Join("trial", "adder", "adder 1", whoCalled)
 	stranger := c.Join("audit", "adder", "adder 1", whoCalled)
-	root := func(group string) string {
-		trust, err := client.FetchTrust(t.Context(), client.TrustConfig{
-			Authorities: []string{c.URL()}, Genesis: c.Genesis, Group: group, Verifier: c.TrustConfig("").Verifier,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return file(t, dir, group+".pem", trust.PEM())
-	}
+	root := func(group string) string { return file(t, dir, group+".pem", c.GroupTrust(group).PEM()) }
 	trial, audit := root("trial"), root("audit")
 	pair := func(r *Replica, name string) (leaf, key string) {
 		config, err := r.Unit.PeerTLS(r.Unit.Identity().Group, "holder")

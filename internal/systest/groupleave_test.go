@@ -1,0 +1,195 @@
+package systest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// trialURL is where sessions with the group send requests.
+const trialURL = "https://trial." + Domain
+
+// astray is a gateway that brings openings to one unit and all else to another.
+func astray(t *testing.T, opens, requests *Replica) (gateway string) {
+	t.Helper()
+	bring := func(to *Replica) http.Handler {
+		return &httputil.ReverseProxy{
+			Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "https", Host: to.Address}) },
+			Transport: anyone(), ErrorLog: log.New(io.Discard, "", 0),
+		}
+	}
+	mux := http.NewServeMux()
+	mux.Handle(wire.PathSession, bring(opens))
+	mux.Handle("/", bring(requests))
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// whole is a channel to the whole group, which ends with the test.
+func whole(t *testing.T, config client.OpenConfig) *client.Channel {
+	t.Helper()
+	config.Role = client.Whole
+	ch, err := client.OpenGroup(t.Context(), config)
+	if err != nil {
+		t.Fatalf("opening a session with the whole group: %v", err)
+	}
+	t.Cleanup(func() { ch.Close(context.Background()) })
+	return ch
+}
+
+// answerer is who answered a request, "" when nobody did.
+func answerer(t *testing.T, ch *client.Channel) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	answer, err := send(ctx, ch, http.MethodGet, "")
+	if err != nil {
+		return ""
+	}
+	return answer
+}
+
+// send sends a request and gives the body of the answer.
+func send(ctx context.Context, ch *client.Channel, method, key string) (string, error) {
+	r, err := http.NewRequestWithContext(ctx, method, trialURL, nil)
+	if err != nil {
+		return "", err
+	}
+	if key != "" {
+		r.Header.Set("Idempotency-Key", key)
+	}
+	answer, err := ch.RoundTrip(r)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	return string(body), err
+}
+
+// sending sends requests that may be repeated until the function it gives is
+// called, which tells how many were sent and what failed of them.
+func sending(t *testing.T, ch *client.Channel) (end func() (int, []error)) {
+	var done sync.WaitGroup
+	var mu sync.Mutex // guards the two below
+	var sent int
+	var failed []error
+	over := make(chan struct{})
+	for worker, method := range []string{http.MethodGet, http.MethodPost} {
+		done.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-over:
+					return
+				case <-time.After(10 * time.Millisecond):
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 2*requestTimeout)
+				_, err := send(ctx, ch, method, fmt.Sprint(worker, "-", n))
+				cancel()
+				mu.Lock()
+				if sent++; err != nil {
+					failed = append(failed, err)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	return func() (int, []error) { close(over); done.Wait(); return sent, failed }
+}
+
+// TestMemberLeaves: the roster changes and the scorer leaves, while sessions with
+// the whole group are open. A client goes on by itself and no request fails.
+// Units of the new roster answer nothing in sessions that the scorer opened, the
+// scorer nothing in those that they open, and at its certificate's end nothing at
+// all.
+func TestMemberLeaves(t *testing.T) {
+	t.Parallel()
+	c := newFour(t, policy.Shared)
+	g := four
+	g.Life = 6 * time.Second
+	parties := c.Form(g)
+	c.Agree("trial", parties)
+	c.StartManager()
+	units := map[string]*Replica{}
+	for _, role := range g.Roles {
+		units[role] = c.Join("trial", role, role+" 1", hello(role))
+	}
+	holder, scorer := units["holder"], units["scorer"]
+	attended(t, holder, scorer, units["adder"], units["broker"])
+	managed := client.OpenConfig{Trust: c.GroupTrust("trial"), Gateway: "https://" + c.manager.listen, CA: c.manager.ca}
+	at := func(opens, requests *Replica) client.OpenConfig {
+		return client.OpenConfig{Trust: c.GroupTrust("trial"), Gateway: astray(t, opens, requests)}
+	}
+	ch, byScorer, byHolder := whole(t, managed), whole(t, at(scorer, holder)), whole(t, at(holder, scorer))
+	if one, two := answerer(t, byScorer), answerer(t, byHolder); one != "holder" || two != "scorer" {
+		t.Fatalf("members in sessions of each other: got answers of %q and %q", one, two)
+	}
+	end := sending(t, ch)
+	former := c.Approved().Pact("trial").ID()
+	c.Adopt("[group.trial.role]\n", "continues = \""+former.String()+"\"\n[group.trial.role]\n",
+		`scorer = { members = [ { party = "scorer", task = "scorer", release = "1" } ], calls = ["adder", "broker", "holder"] }`+"\n", "")
+	delete(parties, "scorer")
+	c.Agree("trial", parties)
+	next := c.Approved().Pact("trial").ID()
+	wait(t, 4*g.Life, "the holder to hold the new identity", func() bool { return holder.Unit.Identity().ID == next })
+
+	for range 3 {
+		if got := answerer(t, byScorer); got != "" {
+			t.Errorf("in a session that the member opened that left: got an answer of %q", got)
+		}
+		if got := answerer(t, whole(t, at(holder, scorer))); got != "" {
+			t.Errorf("in a session of the new roster: got an answer of %q", got)
+		}
+	}
+	wait(t, 4*g.Life, "the end of the member that left", func() bool { return scorer.Unit.Ready() != nil })
+	wantReason(t, scorer.Unit.Ready(), wire.CertExpired)
+	for name, ch := range map[string]*client.Channel{"it opened": byScorer, "others opened": byHolder} {
+		if got := answerer(t, ch); got != "" {
+			t.Errorf("after the certificate's end, in a session that %s: got an answer of %q", name, got)
+		}
+	}
+	sent, failed := end()
+	if len(failed) > 0 || ch.Opens() < 2 {
+		t.Errorf("%d of %d requests failed, the first: %v; %d sessions, want another one at least", len(failed), sent, first(failed), ch.Opens())
+	}
+	t.Logf("%d requests over the change, %d sessions", sent, ch.Opens())
+}
+
+// TestCutMember: owners cut one unit of a role off by its id. Its group, that
+// role's other unit and who calls it go on, and it serves nobody after its
+// certificate's end.
+func TestCutMember(t *testing.T) {
+	t.Parallel()
+	c := newFour(t, policy.Shared)
+	g := four
+	g.Life = 4 * time.Second
+	c.Agree("trial", c.Form(g))
+	bad, good := c.Join("trial", "holder", "holder 1", whoCalled), c.Join("trial", "holder", "holder 1", whoCalled)
+	adder := c.Join("trial", "adder", "adder 1", whoCalled)
+	id := c.Approved().Pact("trial").ID()
+	c.Adopt("[task.holder]\n", fmt.Sprintf("[task.holder]\ncut_units = [%q]\n", bad.Unit.ID()))
+	wait(t, 4*g.Life, "the end of the unit that was cut off", func() bool { return bad.Unit.Ready() != nil })
+	wantReason(t, bad.Unit.Ready(), wire.CertExpired)
+	if got := bad.Unit.Stats().LastFailure; got != wire.CutOff {
+		t.Errorf("got last failure %q, want %q", got, wire.CutOff)
+	}
+	if _, err := callPeer(adder, "trial", "holder", bad); err == nil {
+		t.Error("the unit that was cut off still serves")
+	}
+	if got, err := callPeer(adder, "trial", "holder", good); got != "adder" || good.Unit.Identity().ID != id {
+		t.Errorf("the other unit of the role: got %q, %v in group %v, want group %v as before", got, err, good.Unit.Identity().ID, id)
+	}
+}
