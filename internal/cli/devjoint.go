@@ -114,7 +114,8 @@ func (b binaries) pooled(ctx context.Context) ([]byte, error) {
 }
 
 // parties are the SSH keys of the three companies, in the order of their names.
-// They stand beside the clusters' states, so that one can bring keys of his own.
+// They stand beside the clusters' states, so that one can bring keys of his own,
+// or public keys only: then the party approves by itself.
 func (d *dev) parties() ([]owner, error) {
 	return sshKeys(filepath.Join(d.dir, "parties"), "east", "north", "south")
 }
@@ -191,14 +192,18 @@ func (d *dev) tell(ctx context.Context, party owner, ns policy.Namespace) error 
 	return err
 }
 
-// startMembers starts a unit of each role, and has all parties approve but the
-// last, without whom the units wait.
+// startMembers starts a unit of each role, and has those parties approve whose
+// keys are here; with --check all but the last. Until all did the units wait.
 func (d *dev) startMembers(ctx context.Context) error {
 	parties, err := d.parties()
 	if err != nil {
 		return err
 	}
-	for _, p := range parties[:len(parties)-1] {
+	approve := slices.DeleteFunc(slices.Clone(parties), func(p owner) bool { return !p.here() })
+	if d.checking {
+		approve = parties[:len(parties)-1]
+	}
+	for _, p := range approve {
 		if err := d.tell(ctx, p, policy.ForApprove); err != nil {
 			return fmt.Errorf("party %s: %w", p.name, err)
 		}
@@ -209,10 +214,10 @@ func (d *dev) startMembers(ctx context.Context) error {
 		d.members = append(d.members, c)
 		d.supervise(ctx, c)
 	}
-	if d.checking {
+	if len(approve) < len(parties) {
 		return nil
 	}
-	return d.agree(ctx)
+	return d.agreed(ctx)
 }
 
 // memberArgs is the command line of a unit in a role.
@@ -226,7 +231,7 @@ func (d *dev) memberArgs(role int, u clusterUnit, calls ...string) []string {
 	return d.unitArgs(u, as...)
 }
 
-// agree has the last party approve, and waits until all units serve.
+// agree has the last party approve, and waits as agreed does.
 func (d *dev) agree(ctx context.Context) error {
 	parties, err := d.parties()
 	if err != nil {
@@ -236,6 +241,11 @@ func (d *dev) agree(ctx context.Context) error {
 	if err := d.tell(ctx, last, policy.ForApprove); err != nil {
 		return fmt.Errorf("party %s: %w", last.name, err)
 	}
+	return d.agreed(ctx)
+}
+
+// agreed waits until all units serve a group that its parties approve.
+func (d *dev) agreed(ctx context.Context) error {
 	for i, c := range d.members {
 		u := d.cluster.Units[i]
 		if err := c.await(ctx, func(ctx context.Context) error { return ready(ctx, u.Health) }); err != nil {
@@ -277,6 +287,12 @@ func (d *dev) groupTrust(ctx context.Context) (*client.Trust, error) {
 	})
 }
 
+// away reports whether there is a party that approves by itself.
+func (d *dev) away() bool {
+	parties, err := d.parties()
+	return err == nil && slices.ContainsFunc(parties, func(p owner) bool { return !p.here() })
+}
+
 // jointBanner says what runs of a group and what to try.
 func (d *dev) jointBanner(c cluster) string {
 	var b strings.Builder
@@ -285,6 +301,9 @@ func (d *dev) jointBanner(c cluster) string {
 		line("%-10s https://%s  (party %s, pid %d, health %s)", jointMembers[i].role, u.Address, jointMembers[i].party, u.PID, u.Health)
 	}
 	pins := fmt.Sprintf("--authority %s --genesis %s", c.Authority, c.Genesis)
+	if d.away() {
+		line("\nthe units wait for the parties whose keys are not here; each says:\n  %s group approve %s --digest IDENTITY --ssh-key KEY %s", d.bin.cohort, devJoint, pins)
+	}
 	line("\ntry:\n  %s request https://%s/statistic --session --group %s --role joiner --gateway %s %s", d.bin.cohort, c.ServerName, devJoint, c.Gateway, pins)
 	line("  %s -pooled -dir %s    # the same, from both tables at once", d.bin.generate, d.bin.tables)
 	for _, verb := range []string{"status", "verify", "withdraw"} {

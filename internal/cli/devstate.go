@@ -121,7 +121,8 @@ type owner struct{ name, path string }
 // devOwners are the three owners of a development policy.
 func devOwners(dir string) ([]owner, error) { return sshKeys(dir, "owner-1", "owner-2", "owner-3") }
 
-// sshKeys makes, or finds again, an SSH key pair for each name.
+// sshKeys makes, or finds again, an SSH key pair for each name. Where there is
+// only a public key the other is somebody else's.
 func sshKeys(dir string, names ...string) ([]owner, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -129,7 +130,7 @@ func sshKeys(dir string, names ...string) ([]owner, error) {
 	owners := make([]owner, len(names))
 	for i, name := range names {
 		o := owner{name, filepath.Join(dir, name)}
-		if _, err := os.Stat(o.path); errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(o.path + ".pub"); errors.Is(err, os.ErrNotExist) && !o.here() {
 			if err := writeSSHKey(o); err != nil {
 				return nil, fmt.Errorf("making the key of %s: %w", o.name, err)
 			}
@@ -137,6 +138,12 @@ func sshKeys(dir string, names ...string) ([]owner, error) {
 		owners[i] = o
 	}
 	return owners, nil
+}
+
+// here reports whether the private key is at hand.
+func (o owner) here() bool {
+	_, err := os.Stat(o.path)
+	return err == nil
 }
 
 // writeSSHKey makes a key pair in the form of ssh-keygen.
