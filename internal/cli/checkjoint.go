@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -38,6 +39,7 @@ func (d *dev) checkGroup(ctx context.Context) error {
 		{"group/statistic", as((*dev).statisticStory)},
 		{"group/stranger", as((*dev).strangerStory)},
 		{"group/role", as((*dev).roleStory)},
+		{"group/listener", as((*dev).listenerStory)},
 		{"group/withdraw", as((*dev).withdrawStory)},
 	})
 }
@@ -216,15 +218,14 @@ func selfMade() (c tls.Certificate, err error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
-// newMember prepares one more unit of a role, with a program and what else it is
-// to call.
-func (d *dev) newMember(dir string, role int, program []string, calls ...string) (newcomer, error) {
+// newMember prepares one more unit of a role, with a program and more flags.
+func (d *dev) newMember(dir string, role int, program []string, flags ...string) (newcomer, error) {
 	list, err := addresses(0, 2)
 	if err != nil {
 		return newcomer{}, err
 	}
 	u := clusterUnit{Address: list[0], Health: "http://" + list[1]}
-	settings, err := commandSettings(d.memberArgs(role, u, calls...))
+	settings, err := commandSettings(append(d.memberArgs(role, u), flags...))
 	if err != nil {
 		return newcomer{}, err
 	}
@@ -250,7 +251,7 @@ func (d *dev) roleStory(ctx context.Context) (string, error) {
 	if err := other.mustBeRefused(ctx, d.cluster.TEE, wire.WrongRole); err != nil {
 		return "", fmt.Errorf("the bank's program as insurer: %w", err)
 	}
-	calling, err := d.newMember(dir, bank, d.bin.members[bank], jointMembers[insurer].role)
+	calling, err := d.newMember(dir, bank, d.bin.members[bank], "--peer", jointMembers[insurer].role+"="+d.cluster.Units[insurer].Address)
 	if err != nil {
 		return "", err
 	}
@@ -259,6 +260,47 @@ func (d *dev) roleStory(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("a bank that calls the insurer: %w", err)
 	}
 	return fmt.Sprintf("the bank's program as insurer is refused [%s]; a bank that would call the insurer [%s]", wire.WrongRole, wire.NotAllowed), nil
+}
+
+// listenerStory: the insurer's own listener turns a bank away, whose agent would
+// not have called it, and serves a joiner.
+func (d *dev) listenerStory(ctx context.Context) (string, error) {
+	called := d.cluster.Units[insurer].Address
+	if _, err := d.callAs(ctx, bank, called); !isAlert(err) {
+		return "", fmt.Errorf("insurer, called by a bank: got %w, want a TLS alert", cmp.Or(err, errors.New("an answer")))
+	}
+	status, err := d.callAs(ctx, joiner, called)
+	return fmt.Sprintf("the insurer ends the handshake of a bank by an alert, and answers a joiner: %d", status), err
+}
+
+// callAs asks a unit with the certificate and key of one more unit of a role,
+// which checks nothing.
+func (d *dev) callAs(ctx context.Context, role int, address string) (status int, err error) {
+	dir, err := os.MkdirTemp("", "cohort-caller-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	caller, err := d.newMember(dir, role, d.bin.members[role], "--cert-dir", dir, "--cert-dir-on-disk")
+	if err != nil {
+		return 0, err
+	}
+	defer caller.log.Close()
+	p, err := caller.launch.start(ctx, d.cluster.TEE)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, ended(p)) }()
+	if err := comesUp(ctx, caller); err != nil {
+		return 0, err
+	}
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
+	if err != nil {
+		return 0, err
+	}
+	return get(ctx, address, &tls.Config{
+		InsecureSkipVerify: true, ServerName: d.cluster.ServerName, MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair},
+	})
 }
 
 // withdrawStory: after a party's withdrawal was heard, no unit gets a certificate

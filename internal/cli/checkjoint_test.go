@@ -43,6 +43,12 @@ func TestGroupChecksFail(t *testing.T) {
 			d.cluster.Units[bank].Address = open.Listener.Addr().String()
 			return d.bankIsClosed(ctx)
 		}},
+		{"an insurer that answers anybody", "got an answer, want a TLS alert", func(ctx context.Context) error {
+			defer func(address string) { d.cluster.Units[insurer].Address = address }(d.cluster.Units[insurer].Address)
+			d.cluster.Units[insurer].Address = open.Listener.Addr().String()
+			_, err := d.listenerStory(ctx)
+			return err
+		}},
 		{"a certificate after the withdrawal", "without the quorum", func(ctx context.Context) error {
 			parties, err := d.parties()
 			if err != nil {

@@ -3,7 +3,6 @@ package cli
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -215,16 +214,16 @@ func (d *dev) startMembers(ctx context.Context) error {
 		d.supervise(ctx, c)
 	}
 	if len(approve) < len(parties) {
-		return nil
+		return d.await(ctx, func(ctx context.Context, u clusterUnit) error { _, err := healthStatus(ctx, u.Health); return err })
 	}
 	return d.agreed(ctx)
 }
 
 // memberArgs is the command line of a unit in a role.
-func (d *dev) memberArgs(role int, u clusterUnit, calls ...string) []string {
+func (d *dev) memberArgs(role int, u clusterUnit) []string {
 	m := jointMembers[role]
 	as := []string{"--group", devJoint, "--role", m.role}
-	for _, called := range append(calls, m.calls...) {
+	for _, called := range m.calls {
 		i := slices.IndexFunc(jointMembers, func(m jointMember) bool { return m.role == called })
 		as = append(as, "--peer", called+"="+d.cluster.Units[i].Address)
 	}
@@ -246,11 +245,8 @@ func (d *dev) agree(ctx context.Context) error {
 
 // agreed waits until all units serve a group that its parties approve.
 func (d *dev) agreed(ctx context.Context) error {
-	for i, c := range d.members {
-		u := d.cluster.Units[i]
-		if err := c.await(ctx, func(ctx context.Context) error { return ready(ctx, u.Health) }); err != nil {
-			return err
-		}
+	if err := d.await(ctx, func(ctx context.Context, u clusterUnit) error { return ready(ctx, u.Health) }); err != nil {
+		return err
 	}
 	t, err := d.groupTrust(ctx)
 	if err != nil {
@@ -259,21 +255,37 @@ func (d *dev) agreed(ctx context.Context) error {
 	return replaceFile(d.cluster.Root, t.PEM())
 }
 
-// ready asks a unit's health pages.
-func ready(ctx context.Context, health string) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, health+api.PathReady, nil)
+// await waits until each member is as it should be.
+func (d *dev) await(ctx context.Context, is func(context.Context, clusterUnit) error) error {
+	for i, c := range d.members {
+		u := d.cluster.Units[i]
+		if err := c.await(ctx, func(ctx context.Context) error { return is(ctx, u) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ready asks a unit's health pages, which must say so.
+func ready(ctx context.Context, pages string) error {
+	status, err := healthStatus(ctx, pages)
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("its health pages say: %d", status)
+	}
+	return err
+}
+
+// healthStatus is the status of a unit's health pages.
+func healthStatus(ctx context.Context, pages string) (int, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, pages+api.PathReady, nil)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	answer, err := http.DefaultClient.Do(r)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return errors.New("its health pages say: " + answer.Status)
-	}
-	return nil
+	return answer.StatusCode, answer.Body.Close()
 }
 
 // groupTrust is what a data owner makes of the description. It remembers nothing.
