@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 
@@ -19,12 +18,8 @@ import (
 // must approve; edits are those of newWorld.
 func grouped(t testing.TB, edits ...string) *world {
 	t.Helper()
-	w := &world{}
 	parties := map[string]ssh.Signer{"north": newOwner(t), "south": newOwner(t)}
-	line := func(name string) string {
-		return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(parties[name].PublicKey())))
-	}
-	w = newWorld(t, append(edits, "[task.keys]\n", fmt.Sprintf(`[group.trial]
+	w := newWorld(t, append(edits, "[task.keys]\n", fmt.Sprintf(`[group.trial]
 key_mode = "shared"
 quorum = 2
 until = 2026-12-20T00:00:00Z
@@ -33,7 +28,7 @@ party = [ { name = "north", ssh = %q }, { name = "south", ssh = %q } ]
 holder = { members = [ { party = "north", task = "keys", release = "1.4" } ], calls = ["scorer"] }
 scorer = { members = [ { party = "south", task = "scoring", release = "2026.11" } ] }
 [task.keys]
-`, line("north"), line("south")))...)
+`, authorized(parties["north"]), authorized(parties["south"])))...)
 	for name, key := range parties {
 		w.owners[name] = key
 	}
