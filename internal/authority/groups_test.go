@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
@@ -207,6 +208,28 @@ func TestCutMember(t *testing.T) {
 	wantCut(t, "the role's", before.Rings.Strict, after.Rings.Strict)
 	wantCut(t, "the whole group's", before.Rings.Follow, after.Rings.Follow)
 	wantCut(t, "the whole group's, as another role has it", before.Rings.Follow, must(holder.enrol(direct{a})).Rings.Follow)
+}
+
+// TestApprovalEnds: a party approves for 20 minutes. No certificate outlives that,
+// and none is issued after it until the party approves again.
+func TestApprovalEnds(t *testing.T) {
+	w := grouped(t)
+	a := w.agreed()
+	now, _ := w.clock.read()
+	end := now.Add(20 * time.Minute).UTC().Truncate(time.Second)
+	if _, err := w.say(a, "north", func(s *policy.Statement) { s.NotAfter = end }); err != nil {
+		t.Fatal(err)
+	}
+	if r := must(w.holder().enrol(direct{a})); r.NotAfter.After(end) {
+		t.Errorf("got a certificate until %v, want %v at most", r.NotAfter, end)
+	}
+	w.clock.pass(20 * time.Minute)
+	_, err := w.holder().enrol(direct{a})
+	wantReason(t, err, wire.NoQuorum)
+	_, err = w.say(a, "north", func(s *policy.Statement) { s.NotAfter = end })
+	wantReason(t, err, wire.Expired)
+	w.agree(a)
+	must(w.holder().enrol(direct{a}))
 }
 
 // TestHeardIsSigned: the acknowledgement is the authority's, for this statement

@@ -26,6 +26,7 @@ type policyView struct {
 	Root        string        `json:"authority_root"`
 	Authority   []string      `json:"authority_references"`
 	Tasks       []taskView    `json:"tasks"`
+	Groups      []groupRow    `json:"groups,omitempty"`
 }
 
 type ownerView struct {
@@ -56,6 +57,24 @@ type releaseView struct {
 	Dynamic    bool     `json:"dynamic,omitempty"`
 }
 
+// groupRow is a group as the file has it, which says nothing of approvals.
+type groupRow struct {
+	Name    string      `json:"name"`
+	KeyMode string      `json:"key_mode"`
+	Names   []string    `json:"names"`
+	Life    string      `json:"life"`
+	Until   time.Time   `json:"until"`
+	Quorum  int         `json:"quorum"`
+	Parties []ownerView `json:"parties"`
+	Roles   []roleRow   `json:"roles"`
+}
+
+type roleRow struct {
+	Name    string   `json:"name"`
+	Members []string `json:"members"` // party, task and release of each
+	Calls   []string `json:"calls,omitempty"`
+}
+
 // describe is the view of a document.
 func describe(doc *policy.Document) policyView {
 	v := policyView{
@@ -80,6 +99,24 @@ func describe(doc *policy.Document) policyView {
 	}
 	for _, name := range doc.TaskNames() {
 		v.Tasks = append(v.Tasks, describeTask(doc.Tasks[name]))
+	}
+	for _, name := range doc.GroupNames() {
+		v.Groups = append(v.Groups, describeGroup(doc.Groups[name]))
+	}
+	return v
+}
+
+func describeGroup(g *policy.Group) groupRow {
+	v := groupRow{Name: g.Name, KeyMode: string(g.KeyMode), Names: g.Names, Life: g.Life.String(), Until: g.Until, Quorum: g.Quorum}
+	for _, p := range g.Parties {
+		v.Parties = append(v.Parties, ownerView{p.Name, ssh.FingerprintSHA256(p.Key)})
+	}
+	for _, name := range g.RoleNames() {
+		row := roleRow{Name: name, Calls: g.Roles[name].Calls}
+		for _, m := range g.Roles[name].Members {
+			row.Members = append(row.Members, strings.Join([]string{m.Party, m.Task, m.Release}, " "))
+		}
+		v.Roles = append(v.Roles, row)
 	}
 	return v
 }
@@ -132,5 +169,19 @@ func (v policyView) String() string {
 			}
 		}
 	}
+	for _, g := range v.Groups {
+		g.write(line)
+	}
 	return b.String()
+}
+
+func (g groupRow) write(line func(string, ...any)) {
+	line("  group %s: key mode %s, names %s, life %s, until %s", g.Name, g.KeyMode, strings.Join(g.Names, " "), g.Life, g.Until.Format(time.RFC3339))
+	line("    %d of %d parties must approve", g.Quorum, len(g.Parties))
+	for _, p := range g.Parties {
+		line("      %-12s %s", p.Name, p.Key)
+	}
+	for _, r := range g.Roles {
+		line("    role %s: %s%s", r.Name, strings.Join(r.Members, ", "), map[bool]string{true: "; may call " + strings.Join(r.Calls, ", ")}[len(r.Calls) > 0])
+	}
 }
