@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"io"
 	"net"
 	"net/http"
@@ -22,82 +21,108 @@ var pairGroup = systest.Group{
 	Calls: map[string][]string{"caller": {"holder"}},
 }
 
+// peerRequests are those of one round.
+const peerRequests = 3200
+
 // BenchmarkPeers is a request between two units of a group over mutual TLS, kept
 // alive, beside one between bare servers of crypto/tls with the same keys, both
-// through net/http.
+// through net/http: the CPU time of both ends, and the wall time with 16 in
+// flight, whose inverse are requests a second.
 func BenchmarkPeers(b *testing.B) {
-	tasks := []systest.Task{{Name: "caller", KeyMode: policy.Shared, Life: time.Hour, Programs: []string{"caller 1"}}, {Name: "holder", KeyMode: policy.Shared, Life: time.Hour, Programs: []string{"holder 1"}}}
-	c := systest.New(b, tasks...)
+	c := systest.New(b, groupTasks(pairGroup)...)
 	c.Agree("pair", c.Form(pairGroup))
 	answer := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
 	holder, caller := c.Join("pair", "holder", "holder 1", answer), c.Join("pair", "caller", "caller 1", answer)
 	config := must(caller.Unit.PeerTLS("pair", "holder"))
-	own := must(config.GetClientCertificate(nil))
-	pool := x509.NewCertPool()
-	for _, der := range own.Certificate[1:] {
-		pool.AddCert(must(x509.ParseCertificate(der)))
-	}
-	bare := &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*own}, ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{"http/1.1"}}
+	own := []tls.Certificate{*must(config.GetClientCertificate(nil))}
 	l := must(net.Listen("tcp", "127.0.0.1:0"))
-	server := &http.Server{Handler: answer, TLSConfig: bare}
+	server := &http.Server{Handler: answer, TLSConfig: &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: own, ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{"http/1.1"},
+	}}
 	go server.ServeTLS(l, "", "")
 	b.Cleanup(func() { server.Close() })
-	requests := func(address string, config *tls.Config) func() time.Duration {
-		client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, MaxIdleConnsPerHost: 16}}
-		return func() time.Duration {
-			const workers, each = 8, 50
-			start := time.Now()
-			var done sync.WaitGroup
-			for range workers {
-				done.Go(func() {
-					for range each {
-						r := must(client.Get("https://" + address + "/"))
-						io.Copy(io.Discard, r.Body)
-						r.Body.Close()
-					}
-				})
-			}
-			done.Wait()
-			return time.Since(start) / (workers * each)
+	bare := peerLoad(l.Addr().String(), &tls.Config{InsecureSkipVerify: true, Certificates: own})
+	peers := peerLoad(holder.Address, config)
+	for name, measured := range map[string]func(func()) time.Duration{"cpu": alone, "wall": took} {
+		cost := func(load func()) func() time.Duration {
+			return func() time.Duration { return measured(load) / peerRequests }
 		}
+		b.Run(name, func(b *testing.B) {
+			Compare(b, Contender{"bare-mtls", cost(bare)}, Contender{"peers", cost(peers)})
+		})
 	}
-	Compare(b,
-		Contender{"bare-mtls", requests(l.Addr().String(), &tls.Config{InsecureSkipVerify: true, Certificates: bare.Certificates})},
-		Contender{"peers", requests(holder.Address, config)})
 }
+
+// groupTasks are a task for each role of a group.
+func groupTasks(g systest.Group) (tasks []systest.Task) {
+	for _, role := range g.Roles {
+		tasks = append(tasks, systest.Task{Name: role, KeyMode: policy.Shared, Life: time.Hour, Programs: []string{role + " 1"}})
+	}
+	return tasks
+}
+
+// peerLoad sends the requests of a round over connections that it keeps.
+func peerLoad(address string, config *tls.Config) func() {
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, MaxIdleConnsPerHost: inFlight}}
+	return func() {
+		all(peerRequests, func() {
+			r := must(client.Get("https://" + address + "/"))
+			io.Copy(io.Discard, r.Body)
+			r.Body.Close()
+		})
+	}
+}
+
+// took is what f takes in wall time.
+func took(f func()) time.Duration {
+	start := time.Now()
+	f()
+	return time.Since(start)
+}
+
+// fourGroup is a group of four roles, all of whose parties must approve.
+var fourGroup = systest.Group{Name: "four", KeyMode: policy.Shared, Life: time.Hour, Quorum: 4, Roles: []string{"a", "b", "c", "d"}}
 
 // BenchmarkLastApproval is the time from the last party's approval until all
 // units of 4 tasks with 10 replicas each, which wait for it, hold the group's
-// certificate.
+// certificate, beside that in which as many units get theirs that are started
+// once the parties agree.
 func BenchmarkLastApproval(b *testing.B) {
-	g := systest.Group{Name: "four", KeyMode: policy.Shared, Life: time.Hour, Quorum: 4, Roles: []string{"a", "b", "c", "d"}, Calls: map[string][]string{}}
-	for b.Loop() {
-		b.StopTimer()
-		var tasks []systest.Task
-		for _, role := range g.Roles {
-			tasks = append(tasks, systest.Task{Name: role, KeyMode: policy.Shared, Life: time.Hour, Programs: []string{role + " 1"}})
-		}
-		c := systest.New(b, tasks...)
-		parties := c.Form(g)
-		for _, party := range g.Roles[:3] {
-			must(c.Say("four", party, parties[party], nil))
-		}
-		var units sync.WaitGroup
-		ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
-		for _, role := range g.Roles {
-			for range 10 {
-				units.Go(func() {
-					u := must(unit.Start(ctx, c.MemberConfig("four", role, role+" 1")))
-					b.Cleanup(u.Close)
-				})
+	Compare(b,
+		Contender{"enrol-40", func() time.Duration {
+			c := systest.New(b, groupTasks(fourGroup)...)
+			c.Agree("four", c.Form(fourGroup))
+			return took(startAll(b, c).Wait)
+		}},
+		Contender{"last-approval", func() time.Duration {
+			c := systest.New(b, groupTasks(fourGroup)...)
+			parties := c.Form(fourGroup)
+			for _, party := range fourGroup.Roles[:3] {
+				must(c.Say("four", party, parties[party], nil))
 			}
+			units := startAll(b, c)
+			time.Sleep(waiting)
+			return took(func() {
+				must(c.Say("four", "d", parties["d"], nil))
+				units.Wait()
+			})
+		}})
+}
+
+// waiting is how long units wait for the last party: until they ask as seldom
+// as they ever do.
+const waiting = 6 * time.Second
+
+// startAll starts 10 units of each role, and is waited for until all of them
+// hold a certificate.
+func startAll(b *testing.B, c *systest.Cluster) *sync.WaitGroup {
+	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
+	b.Cleanup(cancel)
+	units := new(sync.WaitGroup)
+	for _, role := range fourGroup.Roles {
+		for range 10 {
+			units.Go(func() { b.Cleanup(must(unit.Start(ctx, c.MemberConfig("four", role, role+" 1"))).Close) })
 		}
-		time.Sleep(2 * time.Second) // all of them wait
-		b.StartTimer()
-		must(c.Say("four", "d", parties["d"], nil))
-		units.Wait()
-		b.StopTimer()
-		cancel()
-		b.StartTimer()
 	}
+	return units
 }
