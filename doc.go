@@ -70,8 +70,9 @@
 //	1  attest                    Evidence in, Attestation Result out
 //	   internal/api              the authority's API: bodies, problems, client
 //	   internal/bus              units and the manager over NATS: hints and sealed bytes
-//	2  attest/soft …             one platform each; attest/snp imports attest/tpm beside it,
-//	                             whose quotes Azure's reports vouch for
+//	2  attest/soft …             one platform each, attest/nvidia a device beside one;
+//	                             attest/snp imports attest/tpm beside it, whose quotes
+//	                             Azure's reports vouch for
 //	   policy                    what owners approve, and when it is approved
 //	   internal/bus/natsd        the embedded NATS server
 //	   internal/collateral       what vendors say beside evidence: fetched and kept,

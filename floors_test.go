@@ -44,6 +44,7 @@ var house = []room{
 	{path: "attest/snp", floor: 2, beside: []string{"attest/tpm"}, third: []string{"github.com/google/go-sev-guest", "github.com/google/go-configfs-tsm"}},
 	{path: "attest/dcap", floor: 2, third: []string{"github.com/google/go-configfs-tsm"}},
 	{path: "attest/nitro", floor: 2, third: []string{"github.com/veraison/go-cose", "github.com/fxamacker/cbor/v2", "github.com/hf/nsm"}},
+	{path: "attest/nvidia", floor: 2},
 	{path: "internal/collateral", floor: 2, third: []string{"golang.org/x/sync"}},
 	{path: "policy", floor: 2, third: []string{"github.com/pelletier/go-toml/v2", "golang.org/x/crypto", "filippo.io/age"}},
 	{path: "identity", floor: 3},

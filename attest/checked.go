@@ -84,9 +84,13 @@ func readChecked(fields [4][]byte) (Checked, error) {
 
 // recent demands that what vendors withdraw or replace was had from them not
 // longer ago than the rules say.
-func (r Rules) recent(endorsed Endorsements, checked []Checked, at time.Time) error {
+func (r Rules) recent(endorsed Endorsements, at time.Time) error {
 	if r.CheckedWithin == 0 {
 		return nil
+	}
+	checked, err := endorsed.Checked()
+	if err != nil {
+		return err
 	}
 	least := at.Add(-r.CheckedWithin)
 	for _, role := range changing {

@@ -20,9 +20,7 @@ package attest
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"maps"
-	"strings"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -49,7 +47,14 @@ const (
 	TDX      Platform = "tdx"       // Intel TDX
 	SGX      Platform = "sgx"       // Intel SGX
 	Nitro    Platform = "nitro"     // AWS Nitro enclaves
+
+	NvidiaGPU Platform = "nvidia-gpu" // NVIDIA GPU: a device beside a TEE
 )
+
+// IsDevice reports whether a platform is a device that a program uses and not a TEE
+// that it runs in. Its evidence says nothing of a program, so it counts beside a
+// TEE's only.
+func (p Platform) IsDevice() bool { return p == NvidiaGPU }
 
 // mediaTypes are the types of evidence inside a conceptual message wrapper.
 var mediaTypes = map[Platform]string{
@@ -60,6 +65,8 @@ var mediaTypes = map[Platform]string{
 	TDX:      "application/vnd.cohort.tdx-evidence",
 	SGX:      "application/vnd.cohort.sgx-evidence",
 	Nitro:    "application/vnd.cohort.nitro-evidence",
+
+	NvidiaGPU: "application/vnd.cohort.nvidia-gpu-evidence",
 }
 
 // Evidence is what a TEE says about the program inside it, in the encoding of
@@ -70,6 +77,9 @@ type Evidence struct {
 	// Endorsed are endorsements that the TEE's host gave along with it, or
 	// nil. Only their vendor's signatures make them count.
 	Endorsed Endorsements
+	// Devices are the evidence of further devices of the same machine, at most
+	// [MaxDevices], bound to the same report data. None of them has devices.
+	Devices []Evidence
 }
 
 // With is e with more endorsements, which stand in place of those of the same
@@ -84,44 +94,23 @@ func (e Evidence) With(more Endorsements) Evidence {
 	return e
 }
 
-// A collection of evidence and endorsements has these members, and one for each
-// role.
-const (
-	memberType      = "__cmwc_t"
-	collectionType  = "urn:cohort:endorsed-evidence"
-	memberEvidence  = "evidence"
-	endorsementType = "application/vnd.cohort.endorsement"
-)
-
-// maxRole bounds the name of a role, in bytes.
-const maxRole = 32
-
 // MarshalJSON writes the evidence as a conceptual message wrapper (RFC 9999), a
-// JSON record of media type and value. With endorsements it is a collection of
-// such records.
+// JSON record of media type and value. With endorsements or devices it is a
+// collection of such records.
 func (e Evidence) MarshalJSON() ([]byte, error) {
+	if len(e.Endorsed) > 0 || len(e.Devices) > 0 {
+		return e.collect()
+	}
+	return e.record()
+}
+
+// record is the evidence alone.
+func (e Evidence) record() ([]byte, error) {
 	mediaType, ok := mediaTypes[e.Platform]
 	if !ok {
 		return nil, wire.Refuse(wire.NoPlatform, "evidence: platform", e.Platform, "a known platform")
 	}
-	record, err := wrap(mediaType, e.Raw)
-	if err != nil || len(e.Endorsed) == 0 {
-		return record, err
-	}
-	members := map[string]json.RawMessage{memberType: json.RawMessage(`"` + collectionType + `"`), memberEvidence: record}
-	for role, content := range e.Endorsed {
-		if !roleOK(role) || members[role] != nil {
-			return nil, wire.Refuse(wire.Malformed, "evidence: role of an endorsement", role, "1 to 32 of a-z and _, another one")
-		}
-		if members[role], err = wrap(endorsementType, content); err != nil {
-			return nil, err
-		}
-	}
-	return json.Marshal(members)
-}
-
-func roleOK(role string) bool {
-	return role != "" && len(role) <= maxRole && strings.Trim(role, "abcdefghijklmnopqrstuvwxyz_") == ""
+	return wrap(mediaType, e.Raw)
 }
 
 // wrap makes a record in JSON.
@@ -142,17 +131,9 @@ func (e *Evidence) UnmarshalJSON(b []byte) error {
 	if len(b) > 2*wire.MaxEvidence {
 		return wire.Refuse(wire.TooLarge, "evidence: size in bytes", len(b), 2*wire.MaxEvidence)
 	}
-	record, endorsed, err := split(b)
+	read, err := readWrapper(b)
 	if err != nil {
 		return err
-	}
-	mediaType, raw, err := unwrap(record)
-	if err != nil {
-		return err
-	}
-	read := Evidence{Platform: platformOf(mediaType), Raw: raw, Endorsed: endorsed}
-	if read.Platform == "" {
-		return wire.Refuse(wire.NoPlatform, "evidence: media type", mediaType, "the type of a known platform")
 	}
 	if again, err := read.MarshalJSON(); err != nil || !bytes.Equal(again, b) {
 		return wire.Refuse(wire.Malformed, "evidence: wrapper", "another encoding", "the one encoding")
@@ -161,25 +142,25 @@ func (e *Evidence) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// split takes a collection apart. A record is a collection of itself alone.
-func split(b []byte) (record []byte, endorsed Endorsements, err error) {
-	if !bytes.HasPrefix(b, []byte("{")) {
-		return b, nil, nil
+// readWrapper reads a record or a collection. Encoding it again shows whether it
+// was spelled as it must be.
+func readWrapper(b []byte) (Evidence, error) {
+	if bytes.HasPrefix(b, []byte("{")) {
+		return readCollection(b)
 	}
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(b, &members); err != nil {
-		return nil, nil, wire.Refuse(wire.Malformed, "evidence: collection", err, "a JSON collection of RFC 9999")
+	return readRecord(b)
+}
+
+func readRecord(b []byte) (Evidence, error) {
+	mediaType, raw, err := unwrap(b)
+	if err != nil {
+		return Evidence{}, err
 	}
-	record = members[memberEvidence]
-	delete(members, memberEvidence)
-	delete(members, memberType) // encoding it again shows whether types were ours
-	endorsed = Endorsements{}
-	for role, member := range members {
-		if _, endorsed[role], err = unwrap(member); err != nil {
-			return nil, nil, err
-		}
+	e := Evidence{Platform: platformOf(mediaType), Raw: raw}
+	if e.Platform == "" {
+		return Evidence{}, wire.Refuse(wire.NoPlatform, "evidence: media type", mediaType, "the type of a known platform")
 	}
-	return record, endorsed, nil
+	return e, nil
 }
 
 // unwrap takes a record apart. The caller makes sure that it is spelled as wrap

@@ -13,7 +13,7 @@ import (
 	"github.com/veraison/cmw"
 )
 
-var platforms = []attest.Platform{attest.Soft, attest.TPM, attest.SNP, attest.AzureSNP, attest.TDX, attest.SGX, attest.Nitro}
+var platforms = []attest.Platform{attest.Soft, attest.TPM, attest.SNP, attest.AzureSNP, attest.TDX, attest.SGX, attest.Nitro, attest.NvidiaGPU}
 
 func TestEvidenceWrapperRoundTrip(t *testing.T) {
 	seen := map[string]attest.Platform{}
@@ -209,6 +209,7 @@ func TestWrapperSize(t *testing.T) {
 func FuzzEvidence(f *testing.F) {
 	f.Add([]byte(`[` + mediaType + `,"APv_"]`))
 	f.Add([]byte(collected))
+	f.Add([]byte(composed))
 	for _, c := range wrapperRefusals {
 		f.Add([]byte(c.text))
 	}

@@ -117,3 +117,24 @@ type DCAPRules struct {
 	// "migration", TDX only).
 	Migration bool
 }
+
+// NVIDIARules are the rules of [NvidiaGPU] (policy table "platform.nvidia-gpu"). The
+// zero NVIDIARules accept nothing.
+type NVIDIARules struct {
+	// Models are the accepted chips, such as "GH100" (key "models").
+	Models []string
+	// Chips are the accepted devices, by the SHA-256 of the public key in their
+	// device certificate (key "chips").
+	Chips List
+	// CutChips are devices that are refused whatever Chips says (key
+	// "cut_chips").
+	CutChips [][]byte
+	// Drivers and VBIOS are the accepted versions, as text (keys "drivers",
+	// "vbios").
+	Drivers, VBIOS List
+	// Modes are the accepted modes of protection between GPUs (key "modes").
+	Modes []string
+	// AnyMeasurements accepts measurements that nobody compared with reference
+	// values (key "measurements"). There is no other comparison here yet.
+	AnyMeasurements bool
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -61,12 +63,13 @@ type Rules struct {
 	// been had from him (policy key "checked_within"). Zero leaves it to their
 	// own end.
 	CheckedWithin time.Duration
-	// SNP, Nitro and TPM are the rules of one platform only, DCAP those of
-	// Intel's two.
-	SNP   SNPRules
-	DCAP  DCAPRules
-	Nitro NitroRules
-	TPM   TPMRules
+	// SNP, Nitro, TPM and NVIDIA are the rules of one platform only, DCAP
+	// those of Intel's two.
+	SNP    SNPRules
+	DCAP   DCAPRules
+	Nitro  NitroRules
+	TPM    TPMRules
+	NVIDIA NVIDIARules
 }
 
 // Claims are what an [Appraiser] read out of evidence whose signatures it
@@ -81,6 +84,9 @@ type Claims struct {
 	// Activation is what binds the signing key to the chip, on platforms
 	// where a credential does; nil on all others.
 	Activation *Activation
+	// Unjudged is what the vendor would have compared and nobody did, a phrase
+	// each. It stands wherever a verdict on the evidence is shown.
+	Unjudged []string
 	// Details is everything else that was read, by the names of
 	// docs/spec/evidence-*.md, as JSON would hold it (byte strings in hex).
 	// It is for people: nothing decides on it.
@@ -113,9 +119,18 @@ func (v *Verifier) UnverifiedClaims(e Evidence) (Claims, error) {
 // makes one that is accepted anywhere.
 type Result struct {
 	claims  Claims
-	checked []Checked
+	checked []Checked // of the TEE's
+	devices []Device
 	at      time.Time
 	ok      bool
+}
+
+// Device is a further device of the machine whose evidence holds.
+type Device struct {
+	Platform Platform
+	Chip     string   // names this one device
+	Unjudged []string // what nobody compared
+	Debug    bool     // its host can read it; policy allowed that
 }
 
 // OK reports whether the result came from a successful appraisal.
@@ -124,8 +139,18 @@ func (r Result) OK() bool { return r.ok }
 // Measurement is the measurement of the attested program.
 func (r Result) Measurement() Measurement { return r.claims.Measurement }
 
-// Debug reports whether the host can read the TEE; policy allowed it.
-func (r Result) Debug() bool { return r.claims.Debug }
+// Debug reports whether the host can read the TEE or a device beside it; policy
+// allowed it.
+func (r Result) Debug() bool {
+	return r.claims.Debug || slices.ContainsFunc(r.devices, func(d Device) bool { return d.Debug })
+}
+
+// Devices are the devices beside the TEE, in the order of the evidence; no two are
+// one chip.
+func (r Result) Devices() []Device { return slices.Clone(r.devices) }
+
+// Unjudged is what nobody compared of the TEE's own evidence.
+func (r Result) Unjudged() []string { return r.claims.Unjudged }
 
 // Dynamic reports whether the program loads code outside its measurement.
 func (r Result) Dynamic() bool { return r.claims.Dynamic }
@@ -168,44 +193,73 @@ type Question struct {
 	Secret func(Introduction) []byte
 }
 
-// Appraise judges evidence. It refuses with reason "platform" when no appraiser
-// or no rule knows the platform, with "nonce" when the evidence was made for
-// another use, with "expired" when the vendor's documents were had from him longer
-// ago than the rules say, with "wrong-chip" when a credential does not bind its key
-// to the device it names, with "debug" when the host can read the TEE and the rules
-// do not allow it, and with the appraiser's reason otherwise.
+// Appraise judges evidence, and that of every device beside it: each for the same
+// report data, each by the rules of its own platform. One part that does not hold
+// refuses the whole. It refuses with reason "platform" when no appraiser or no rule
+// knows the platform, and a device alone, with "nonce" when the evidence was made
+// for another use, with "expired" when the vendor's documents were had from him
+// longer ago than the rules say, with "wrong-chip" when a credential does not bind
+// its key to the device it names and when one device vouches twice, with "debug"
+// when the host can read the TEE and the rules do not allow it, and with the
+// appraiser's reason otherwise.
 func (v *Verifier) Appraise(q Question) (Result, error) {
-	appraiser, known := v.appraisers[q.Evidence.Platform]
-	rules, ruled := q.Rules[q.Evidence.Platform]
+	if q.Evidence.Platform.IsDevice() {
+		return Result{}, wire.Refuse(wire.NoPlatform, "appraisal: platform", q.Evidence.Platform+" alone", "a TEE that runs a program")
+	}
+	if err := q.Evidence.devicesOK(); err != nil {
+		return Result{}, err
+	}
+	tee := q.Evidence.With(q.Endorsements)
+	claims, err := v.appraise(q, tee)
+	if err != nil {
+		return Result{}, err
+	}
+	result := Result{claims: claims, at: q.At, ok: true}
+	if result.checked, err = tee.Endorsed.Checked(); err != nil {
+		return Result{}, err
+	}
+	for i, e := range q.Evidence.Devices {
+		claims, err := v.appraise(q, e)
+		if err != nil {
+			return Result{}, fmt.Errorf("device %d: %w", i, err)
+		}
+		d := Device{Platform: e.Platform, Chip: claims.Chip, Unjudged: claims.Unjudged, Debug: claims.Debug}
+		if slices.ContainsFunc(result.devices, d.same) {
+			return Result{}, wire.Refuse(wire.WrongChip, "appraisal: device", d.Chip+" twice", "each once")
+		}
+		result.devices = append(result.devices, d)
+	}
+	return result, nil
+}
+
+// same reports whether two devices are one chip.
+func (d Device) same(other Device) bool { return d.Platform == other.Platform && d.Chip == other.Chip }
+
+// appraise judges one part of evidence.
+func (v *Verifier) appraise(q Question, e Evidence) (Claims, error) {
+	appraiser, known := v.appraisers[e.Platform]
+	rules, ruled := q.Rules[e.Platform]
 	if !known || !ruled {
-		return Result{}, wire.Refuse(wire.NoPlatform, "appraisal: platform", q.Evidence.Platform, "a platform that policy names")
+		return Claims{}, wire.Refuse(wire.NoPlatform, "appraisal: platform", e.Platform, "a platform that policy names")
 	}
 	if q.ReportData == (ReportData{}) {
-		return Result{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "none", "what the evidence must be bound to")
+		return Claims{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "none", "what the evidence must be bound to")
 	}
-	endorsed := q.Evidence.With(q.Endorsements).Endorsed
-	claims, err := appraiser.Appraise(q.Evidence.Raw, endorsed, rules, q.At)
+	claims, err := appraiser.Appraise(e.Raw, e.Endorsed, rules, q.At)
 	if err != nil {
-		return Result{}, err
+		return Claims{}, err
 	}
-	checked, err := endorsed.Checked()
-	if err != nil {
-		return Result{}, err
-	}
-	if err := rules.recent(endorsed, checked, q.At); err != nil {
-		return Result{}, err
-	}
-	if claims.Measurement.Platform != q.Evidence.Platform {
-		return Result{}, wire.Refuse(wire.NoPlatform, "appraisal: platform of the measurement", claims.Measurement.Platform, q.Evidence.Platform)
+	if claims.Measurement.Platform != e.Platform {
+		return Claims{}, wire.Refuse(wire.NoPlatform, "appraisal: platform of the measurement", claims.Measurement.Platform, e.Platform)
 	}
 	if !q.ReportData.carried(claims.ReportData) {
-		return Result{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "evidence made for another use", "this request's")
+		return Claims{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "evidence made for another use", "this request's")
 	}
 	if claims.Debug && !rules.Debug {
-		return Result{}, wire.Refuse(wire.Debug, "appraisal: debug", "a TEE its host can read", "debug off")
+		return Claims{}, wire.Refuse(wire.Debug, "appraisal: debug", "a TEE its host can read", "debug off")
 	}
-	if err := claims.Activation.check(q.Secret); err != nil {
-		return Result{}, err
+	if err := rules.recent(e.Endorsed, q.At); err != nil {
+		return Claims{}, err
 	}
-	return Result{claims: claims, checked: checked, at: q.At, ok: true}, nil
+	return claims, claims.Activation.check(q.Secret)
 }

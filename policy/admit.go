@@ -1,6 +1,9 @@
 package policy
 
 import (
+	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -27,7 +30,8 @@ func (g Grant) Life() time.Duration {
 // Admit matches an attestation result with the releases of a task. It refuses
 // with "not-found" for an unknown task and with "measurement", naming got and
 // want of the nearest reference value, when no release matches; a program that
-// loads unmeasured libraries is refused unless its release says dynamic.
+// loads unmeasured libraries is refused unless its release says dynamic, and one
+// without the devices that its release demands with "device-missing".
 func (a Approved) Admit(task string, result attest.Result) (Grant, error) {
 	if err := a.admissible(result); err != nil {
 		return Grant{}, err
@@ -48,12 +52,29 @@ func (a Approved) Admit(task string, result attest.Result) (Grant, error) {
 }
 
 // grant is what a program that is a release gets. It refuses one that loads
-// unmeasured libraries, unless the release says dynamic.
+// unmeasured libraries, unless the release says dynamic, and one that lacks a device.
 func (t *Task) grant(r *Release, result attest.Result) (Grant, error) {
 	if result.Dynamic() && !r.Dynamic {
 		return Grant{}, wire.Refuse(wire.NotMeasured, "admission: libraries", "a program that loads unmeasured libraries", "a static one, or dynamic = true in release "+r.Name)
 	}
+	if err := r.equipped(result.Devices()); err != nil {
+		return Grant{}, err
+	}
 	return Grant{Task: t, Release: r, Result: result}, nil
+}
+
+// equipped demands as many devices of each platform as the release says.
+func (r *Release) equipped(devices []attest.Device) error {
+	have := map[attest.Platform]int{}
+	for _, d := range devices {
+		have[d.Platform]++
+	}
+	for _, p := range slices.Sorted(maps.Keys(r.Devices)) {
+		if have[p] < r.Devices[p] {
+			return wire.Refuse(wire.DeviceMissing, "admission: devices of platform "+string(p), have[p], fmt.Sprintf("at least %d, by release %s", r.Devices[p], r.Name))
+		}
+	}
+	return nil
 }
 
 // AdmitMember matches an attestation result with the members of a role at a

@@ -38,6 +38,7 @@ func (d *Document) check(faults *Faults) {
 	d.checkCalls(faults)
 	d.checkContinues(faults)
 	d.checkReferences(faults)
+	d.checkDevices(faults)
 	d.checkGroups(faults)
 }
 
@@ -158,6 +159,20 @@ func (d *Document) checkReferences(faults *Faults) {
 		for _, other := range refs[:i] {
 			if overlap(ref.ReferenceValue, other.ReferenceValue) {
 				faults.add(ref.path, "measurement twice", ref.String(), "code that "+other.path+" does not hold too")
+			}
+		}
+	}
+}
+
+// checkDevices demands that policy says who may vouch for each device that a release
+// demands.
+func (d *Document) checkDevices(faults *Faults) {
+	for _, name := range d.TaskNames() {
+		for _, release := range d.Tasks[name].ReleaseNames() {
+			for _, p := range slices.Sorted(maps.Keys(d.Tasks[name].Releases[release].Devices)) {
+				if _, ok := d.Platforms[p]; !ok {
+					faults.add(join(join("task", name)+".release", release)+".devices", "platform", p, join("[platform", string(p))+"] in this policy")
+				}
 			}
 		}
 	}

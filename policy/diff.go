@@ -86,6 +86,7 @@ var removable = []string{
 	"authority.reference",
 	"measured.*",
 	"platform.*", "platform.*.roots", "platform.*.generation.*", "platform.*.chips", "platform.*.id_keys", "platform.*.statuses", "platform.*.advisories",
+	"platform.*.models", "platform.*.drivers", "platform.*.vbios", "platform.*.modes",
 	"task.*", "task.*.names", "task.*.calls",
 	"task.*.release.*", "task.*.release.*.reference", "task.*.release.*.continues",
 	"group.*", "group.*.names", "group.*.continues", "group.*.role.*", "group.*.role.*.members", "group.*.role.*.calls",
@@ -101,13 +102,14 @@ var revocable = []string{
 var cutting = []string{
 	"platform.*.cut_chips", "platform.*.cut_models", "task.*.cut_units",
 	"platform.*.generation.*.committed", "platform.*.generation.*.reported", "platform.*.generation.*.launch",
+	"task.*.release.*.devices",
 }
 
 // floors and ceilings are numbers, zero where they are left out.
 var (
 	floors = []string{
 		"platform.*.generation.*.committed.*", "platform.*.generation.*.reported.*", "platform.*.generation.*.launch.*",
-		"platform.*.min_evaluation", "platform.*.min_isvsvn",
+		"platform.*.min_evaluation", "platform.*.min_isvsvn", "task.*.release.*.devices.*",
 	}
 	ceilings = []string{"platform.*.vmpl"}
 )
@@ -196,7 +198,7 @@ func tightens(kind, was, is string) bool {
 		return slices.Contains(cutting, kind)
 	case is == "":
 		return slices.Contains(removable, kind)
-	case kind == "platform.*.chips", kind == "platform.*.id_keys":
+	case kind == "platform.*.chips", kind == "platform.*.id_keys", kind == "platform.*.drivers", kind == "platform.*.vbios":
 		return was == strconv.Quote(anyWord)
 	case kind == "task.*.life", kind == "platform.*.max_age":
 		return span(is) < span(was)

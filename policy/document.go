@@ -76,6 +76,9 @@ type Release struct {
 	Dynamic    bool              // accepts programs that load unmeasured libraries
 	Env        map[string]string // environment the agent gives the program
 	OneOff     bool              // accepts one-off requests
+	// Devices are how many devices of each platform a unit must have beside its
+	// TEE, at least.
+	Devices map[attest.Platform]int
 }
 
 // Raw is the file as it was signed. The caller does not change it.

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 	"unicode/utf8"
 
 	"filippo.io/age"
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/crypto/ssh"
@@ -191,7 +194,26 @@ func readRelease(t namedTable, measured measuredNames) *Release {
 		Dynamic:    t.flag("dynamic"),
 		Env:        readEnv(t.table),
 		OneOff:     t.flag("oneoff"),
+		Devices:    readDevices(t.table),
 	}
 	t.done()
 	return r
+}
+
+// readDevices reads how many devices of each platform are demanded.
+func readDevices(t table) map[attest.Platform]int {
+	inner, ok := t.table("devices")
+	if !ok {
+		return nil
+	}
+	devices := map[attest.Platform]int{}
+	for _, name := range slices.Sorted(maps.Keys(inner.values)) {
+		if p := attest.Platform(name); platformOK(name) && p.IsDevice() {
+			devices[p] = int(inner.number(name, 1, attest.MaxDevices))
+		} else {
+			inner.known[name] = true
+			inner.fault(name, "platform", name, platformList(attest.Platform.IsDevice))
+		}
+	}
+	return devices
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 )
 
 // ruleReaders read the keys that one platform alone has. Policy may name
-// exactly these platforms.
+// exactly these platforms, and reference values of all but devices.
 var ruleReaders = map[attest.Platform]func(t table, rules *attest.Rules){
 	attest.Soft:     func(table, *attest.Rules) {},
 	attest.SNP:      readSNP,
@@ -21,6 +22,24 @@ var ruleReaders = map[attest.Platform]func(t table, rules *attest.Rules){
 	attest.SGX:      readSGX,
 	attest.Nitro:    readNitro,
 	attest.TPM:      readTPM,
+
+	attest.NvidiaGPU: readNVIDIA,
+}
+
+func platformOK(name string) bool { return ruleReaders[attest.Platform(name)] != nil }
+
+func wantPlatform() string { return platformList(func(attest.Platform) bool { return true }) }
+
+// platformList lists the platforms that are of a kind.
+func platformList(is func(attest.Platform) bool) string {
+	var names []string
+	for p := range ruleReaders {
+		if is(p) {
+			names = append(names, string(p))
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
 }
 
 func (d *Document) readPlatforms(root table) {
@@ -146,13 +165,51 @@ func readTPM(t table, rules *attest.Rules) {
 	rules.TPM.CutChips = t.byteStrings("cut_chips", wantDigest, sha256Digest)
 }
 
+func readNVIDIA(t table, rules *attest.Rules) {
+	t.need("models", "chips", "drivers", "vbios", "modes", "measurements")
+	rules.CRL = t.crl()
+	rules.NVIDIA = attest.NVIDIARules{
+		Models:   t.set("models", "a model such as GH100", nvidiaModel.MatchString),
+		Chips:    t.accepted("chips", wantDigest, sha256Digest),
+		CutChips: t.byteStrings("cut_chips", wantDigest, sha256Digest),
+		Drivers:  t.accepted("drivers", "a version such as 550.90.07", matching(nvidiaDriver)),
+		VBIOS:    t.accepted("vbios", "a version such as 96.00.9F.00.01", matching(nvidiaVBIOS)),
+		Modes:    t.set("modes", strings.Join(nvidiaModes, ", "), oneOf(nvidiaModes)),
+	}
+	rules.NVIDIA.AnyMeasurements = t.text("measurements", `"any": nobody compares them`, oneOf([]string{anyWord})) == anyWord
+}
+
+var (
+	nvidiaModel  = regexp.MustCompile(`^[A-Z]{2}[0-9A-Z]{2,6}$`)
+	nvidiaDriver = regexp.MustCompile(`^[0-9]+(\.[0-9]+)+$`)
+	nvidiaVBIOS  = regexp.MustCompile(`^[0-9A-F]{2}(\.[0-9A-F]{2}){4}$`)
+
+	// nvidiaModes are the words for how GPUs are protected from one another.
+	nvidiaModes = []string{"SPT", "MPT", "PPCIE", "unstated"}
+)
+
+// matching reads text of a form as its bytes.
+func matching(form *regexp.Regexp) func(string) []byte {
+	return func(s string) []byte {
+		if !form.MatchString(s) {
+			return nil
+		}
+		return []byte(s)
+	}
+}
+
 // revocation reads what a missing revocation list means, and how long ago lists
 // and statements may have been had: at least the day after which the authority
 // asks again.
 func (t table) revocation(rules *attest.Rules) {
-	words := []string{string(attest.CRLRequired), string(attest.CRLIfPresent)}
-	rules.CRL = attest.CRLRule(t.text("crl", strings.Join(words, " or "), oneOf(words)))
+	rules.CRL = t.crl()
 	rules.CheckedWithin = t.duration("checked_within", 25*time.Hour, 8760*time.Hour)
+}
+
+// crl reads what a missing revocation list means.
+func (t table) crl() attest.CRLRule {
+	rules := []string{string(attest.CRLRequired), string(attest.CRLIfPresent)}
+	return attest.CRLRule(t.text("crl", strings.Join(rules, " or "), oneOf(rules)))
 }
 
 // anyWord accepts every value of a field.

@@ -51,16 +51,9 @@ var closed = map[attest.Platform][]string{attest.AzureSNP: {"measurement"}}
 // their numbers.
 const pcrPrefix = "pcr"
 
-func platformOK(name string) bool { return registerReaders[attest.Platform(name)] != nil }
-
-func wantPlatform() string {
-	var names []string
-	for p := range registerReaders {
-		names = append(names, string(p))
-	}
-	slices.Sort(names)
-	return strings.Join(names, ", ")
-}
+// isTEE tells platforms that a program runs in from devices, which no reference
+// value is of.
+func isTEE(p attest.Platform) bool { return !p.IsDevice() }
 
 // measuredNames are the digests of [measured.X], by X.
 type measuredNames map[string]attest.Digest
@@ -100,7 +93,7 @@ func (m measuredNames) references(t table) []attest.ReferenceValue {
 func (m measuredNames) reference(t table) (attest.ReferenceValue, bool) {
 	before := len(*t.faults)
 	t.need("platform")
-	ref := attest.ReferenceValue{Platform: attest.Platform(t.text("platform", wantPlatform(), platformOK))}
+	ref := attest.ReferenceValue{Platform: attest.Platform(t.text("platform", platformList(isTEE), func(s string) bool { return registerReaders[attest.Platform(s)] != nil }))}
 	registers := attest.Registers[ref.Platform]
 	if registers == nil {
 		return ref, false // without its platform no other key can be judged

@@ -169,6 +169,13 @@ func writePolicyVectors(t *testing.T) {
 			write(strings.ReplaceAll(r.name, ",", ""), ironText(t, r.old, r.new))
 		}
 	}
+	write("devices", gpuText(t))
+	for _, r := range gpuRefusals {
+		switch r.name {
+		case "gpu without measurements", "a reference value of a device", "a device without its table":
+			write(r.name, gpuText(t, r.old, r.new))
+		}
+	}
 }
 
 // TestHistoryVectors reads vectors that name the files of each step.

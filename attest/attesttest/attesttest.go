@@ -53,8 +53,10 @@ func (v *Vendor) Rules() map[attest.Platform]attest.Rules {
 	return map[attest.Platform]attest.Rules{attest.Soft: {Roots: []attest.Digest{v.root}}}
 }
 
-// Verifier knows the platform that vendors of this package play.
-func Verifier() *attest.Verifier { return attest.NewVerifier(soft.Appraiser{}) }
+// Verifier knows the platform that a Vendor plays, and further ones.
+func Verifier(more ...attest.Appraiser) *attest.Verifier {
+	return attest.NewVerifier(append(more, soft.Appraiser{})...)
+}
 
 // Chip makes a chip with a sealing key of its own: what one chip sealed no
 // other unseals.

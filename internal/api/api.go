@@ -307,11 +307,19 @@ type LogEntry struct {
 	Unit     string      `json:"unit,omitempty"` // unit id
 	Platform string      `json:"platform,omitempty"`
 	Chip     string      `json:"chip,omitempty"`
+	Devices  []LogDevice `json:"devices,omitempty"`  // beside the TEE
 	Serial   string      `json:"serial,omitempty"`   // of the unit certificate
 	NotAfter time.Time   `json:"not_after,omitzero"` // of the unit certificate
 	Head     wire.Digest `json:"policy_head,omitzero"`
 	Reason   wire.Reason `json:"reason,omitempty"`
 	Detail   string      `json:"detail,omitempty"`
+}
+
+// LogDevice is a device beside the TEE that an issuance was for.
+type LogDevice struct {
+	Platform string   `json:"platform"`
+	Chip     string   `json:"chip"`
+	Unjudged []string `json:"unjudged,omitempty"` // what nobody compared of its evidence
 }
 
 // Log is a page of the log, newest first.

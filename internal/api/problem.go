@@ -40,6 +40,7 @@ var statuses = map[wire.Reason]int{
 	wire.Debug:         http.StatusForbidden,
 	wire.NoPlatform:    http.StatusForbidden,
 	wire.NotMeasured:   http.StatusForbidden,
+	wire.DeviceMissing: http.StatusForbidden,
 	wire.NoQuorum:      http.StatusForbidden,
 	wire.NotOwner:      http.StatusForbidden,
 	wire.WrongGenesis:  http.StatusForbidden,

@@ -67,8 +67,7 @@ func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest) (
 	e := &enrolment{request: r, at: now, snap: a.current.Load()}
 	defer e.clear()
 	endorse := func(e *enrolment) (err error) {
-		e.endorsed, err = a.endorse(ctx, e.evidence, e.snap.approved)
-		e.evidence = e.evidence.With(e.endorsed)
+		e.endorsed, err = a.endorseAll(ctx, &e.evidence, e.snap.approved)
 		return err
 	}
 	hold := func(*enrolment) error { return a.holdRings(ctx) }
@@ -107,7 +106,9 @@ func (a *Authority) checkRequest(e *enrolment) error {
 		return wire.Refuse(wire.Behind, "request: policy head", r.Head, e.snap.approved.Head())
 	}
 	err := e.evidence.UnmarshalJSON(r.Evidence)
-	delete(e.evidence.Endorsed, attest.RoleChecked) // nobody says that but us
+	for _, part := range append([]attest.Evidence{e.evidence}, e.evidence.Devices...) {
+		delete(part.Endorsed, attest.RoleChecked) // nobody says that but us
+	}
 	return err
 }
 
@@ -168,6 +169,21 @@ func (a *Authority) endorse(ctx context.Context, e attest.Evidence, approved pol
 		return nil, fmt.Errorf("finding endorsements: %w", err)
 	}
 	return endorsed, nil
+}
+
+// endorseAll adds to evidence and to each device's what vendors say, and gives
+// what it added to the TEE's.
+func (a *Authority) endorseAll(ctx context.Context, e *attest.Evidence, approved policy.Approved) (attest.Endorsements, error) {
+	for i, d := range e.Devices {
+		endorsed, err := a.endorse(ctx, d, approved)
+		if err != nil {
+			return nil, err
+		}
+		e.Devices[i] = d.With(endorsed)
+	}
+	endorsed, err := a.endorse(ctx, *e, approved)
+	*e = e.With(endorsed)
+	return endorsed, err
 }
 
 // appraise judges the evidence, bound to every other field of the request, and
@@ -257,7 +273,7 @@ func (a *Authority) record(ctx context.Context, e *enrolment) error {
 		Time: e.at.UTC(), Kind: kindIssued, Task: e.report.Task, Release: e.report.Release, Identity: e.report.Identity,
 		Group: e.report.Group, Role: e.report.Role,
 		Unit: wire.UnitIDOf(e.request.SigningKey).String(), Platform: string(e.grant.Result.Measurement().Platform),
-		Chip: e.grant.Result.Chip(), Serial: e.serial.Text(16), NotAfter: e.report.NotAfter, Head: e.report.Head,
+		Chip: e.grant.Result.Chip(), Devices: logged(e.grant.Result.Devices()), Serial: e.serial.Text(16), NotAfter: e.report.NotAfter, Head: e.report.Head,
 	}
 	row, err := a.seal(tableLog, e.request.Nonce, entry)
 	if err != nil {
@@ -271,6 +287,15 @@ func (a *Authority) record(ctx context.Context, e *enrolment) error {
 		return fmt.Errorf("%w: %w", errMoved, err)
 	}
 	return err
+}
+
+// logged are devices as the log keeps them.
+func logged(devices []attest.Device) []api.LogDevice {
+	var out []api.LogDevice
+	for _, d := range devices {
+		out = append(out, api.LogDevice{Platform: string(d.Platform), Chip: d.Chip, Unjudged: d.Unjudged})
+	}
+	return out
 }
 
 // clear overwrites the secrets of the report.

@@ -34,6 +34,7 @@ var explanations = map[string]explanation{
 	string(wire.Debug):         {exitRefused, "The TEE is one that its host can read.", "start it without debugging; only policy can allow it"},
 	string(wire.NoPlatform):    {exitRefused, "Policy does not name this platform.", "add a [platform.…] table in the next policy, or run on a platform that policy names"},
 	string(wire.NotMeasured):   {exitRefused, "The program that runs is not one that policy names: its file, agent or arguments differ.", "compare `cohort measure -- PROGRAM ARGS` with the policy's reference values (`cohort policy show`)"},
+	string(wire.DeviceMissing): {exitRefused, "A device that the release demands beside its TEE, such as a GPU, gave no evidence.", "run the unit where the device is, with a program that asks it; policy says how many (`devices` of the release)"},
 	string(wire.NotThisDevice): {exitRefused, "This machine has no such TEE, or it does not answer.", "run `cohort doctor`; for development start `cohort soft`"},
 
 	string(wire.BadPolicy):     {exitRefused, "A policy file breaks a rule.", "run `cohort policy check FILE`"},

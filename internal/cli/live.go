@@ -120,10 +120,33 @@ func (c policyChange) cutCause(e api.LogEntry) string {
 	if !named {
 		return "platform " + e.Platform + " is removed"
 	}
-	if cause := c.groupCause(e); cause != "" {
-		return cause
+	for _, cause := range []string{c.groupCause(e), chipCause(e.Chip, rules)} {
+		if cause != "" {
+			return cause
+		}
 	}
-	return chipCause(e.Chip, rules)
+	return deviceCause(e.Devices, task.Releases[e.Release], c.next)
+}
+
+// deviceCause says what of a unit's devices the next policy does not accept.
+func deviceCause(devices []api.LogDevice, release *policy.Release, next *policy.Document) string {
+	have := map[attest.Platform]int{}
+	for _, d := range devices {
+		rules, named := next.Platforms[attest.Platform(d.Platform)]
+		if !named {
+			return "platform " + d.Platform + " is removed"
+		}
+		if cause := chipCause(strings.TrimPrefix(d.Chip, "sha256:"), rules); cause != "" {
+			return d.Platform + ": " + cause
+		}
+		have[attest.Platform(d.Platform)]++
+	}
+	for p, least := range release.Devices {
+		if have[p] < least {
+			return "devices of platform " + string(p)
+		}
+	}
+	return ""
 }
 
 // groupCause says why a unit of a group gets no further certificate as such.
@@ -161,10 +184,10 @@ func lessCode(old, next *policy.Task, release string) bool {
 func chipCause(chip string, rules attest.Rules) string {
 	trim := func(s string) string { return strings.TrimRight(s, "0") } // a Turin's id stands before zeros
 	is := func(id []byte) bool { return chip != "" && trim(fmt.Sprintf("%x", id)) == trim(chip) }
-	if slices.ContainsFunc(slices.Concat(rules.SNP.CutChips, rules.DCAP.CutChips, rules.TPM.CutChips), is) {
+	if slices.ContainsFunc(slices.Concat(rules.SNP.CutChips, rules.DCAP.CutChips, rules.TPM.CutChips, rules.NVIDIA.CutChips), is) {
 		return "cut_chips"
 	}
-	for _, accepted := range []attest.List{rules.SNP.Chips, rules.DCAP.Chips} {
+	for _, accepted := range []attest.List{rules.SNP.Chips, rules.DCAP.Chips, rules.NVIDIA.Chips} {
 		if len(accepted.Values) > 0 && !slices.ContainsFunc(accepted.Values, is) {
 			return "chip is not among chips"
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/policy"
 	"golang.org/x/crypto/ssh"
 )
@@ -55,6 +56,8 @@ type releaseView struct {
 	References []string `json:"references"`
 	Continues  string   `json:"continues,omitempty"`
 	Dynamic    bool     `json:"dynamic,omitempty"`
+
+	Devices map[attest.Platform]int `json:"devices,omitempty"`
 }
 
 // groupRow is a group as the file has it, which says nothing of approvals.
@@ -125,7 +128,7 @@ func describeTask(t *policy.Task) taskView {
 	v := taskView{Name: t.Name, KeyMode: string(t.KeyMode), Names: t.Names, Life: t.Life.String(), Units: t.Units, Calls: t.Calls}
 	for _, name := range t.ReleaseNames() {
 		r := t.Releases[name]
-		view := releaseView{Name: name, Continues: r.Continues, Dynamic: r.Dynamic}
+		view := releaseView{Name: name, Continues: r.Continues, Dynamic: r.Dynamic, Devices: r.Devices}
 		for _, ref := range r.References {
 			view.References = append(view.References, ref.String())
 		}
@@ -164,6 +167,9 @@ func (v policyView) String() string {
 		}
 		for _, r := range t.Releases {
 			line("    release %s%s", r.Name, map[bool]string{true: " (dynamic: loads libraries that are not measured)"}[r.Dynamic])
+			for _, p := range slices.Sorted(maps.Keys(r.Devices)) {
+				line("      with at least %d %s beside the TEE", r.Devices[p], p)
+			}
 			for _, ref := range r.References {
 				line("      %s", ref)
 			}

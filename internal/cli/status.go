@@ -99,6 +99,12 @@ func logLine(e api.LogEntry) string {
 			line += " (a TPM: no debug state)"
 		}
 	}
+	for _, d := range e.Devices {
+		line += " with " + d.Platform + " " + d.Chip
+		if len(d.Unjudged) > 0 {
+			line += " (not judged: " + strings.Join(d.Unjudged, "; ") + ")"
+		}
+	}
 	if e.Reason != "" {
 		line += fmt.Sprintf(" [%s] %s", e.Reason, e.Detail)
 	}

@@ -31,6 +31,7 @@ const (
 	Debug         Reason = "debug"           // a TEE that its host can read
 	NoPlatform    Reason = "platform"        // platform that policy does not name
 	NotMeasured   Reason = "measurement"     // code that no reference value names
+	DeviceMissing Reason = "device-missing"  // a device that policy demands beside a TEE is not there
 	NotThisDevice Reason = "not-this-device" // this machine has no such TEE, or it does not answer
 )
 

@@ -1,0 +1,303 @@
+package attesttest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/binary"
+	"encoding/pem"
+	"math/big"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// NVIDIAVendor plays NVIDIA: a root, and below it the CA of each model with its
+// GPUs.
+type NVIDIAVendor struct {
+	// Edit changes a certificate before it is signed, told by its common name.
+	Edit func(c *x509.Certificate)
+	// EditList changes a revocation list before it is signed, told by its
+	// issuer's common name.
+	EditList func(issuer string, l *x509.RevocationList)
+
+	at   time.Time
+	root signer
+}
+
+// signer is a certificate with its key.
+type signer struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// NewNVIDIAVendor makes a vendor whose certificates are valid from a time on, for
+// ten years, and whose lists are for a week.
+func NewNVIDIAVendor(at time.Time) *NVIDIAVendor {
+	v := &NVIDIAVendor{at: at}
+	key := newP384()
+	template := v.template("NVIDIA Device Identity CA", true)
+	v.root = signer{sign(template, template, &key.PublicKey, key), key}
+	return v
+}
+
+func (v *NVIDIAVendor) template(name string, ca bool) *x509.Certificate {
+	serial := make([]byte, 16)
+	rand.Read(serial)
+	c := &x509.Certificate{
+		SerialNumber: new(big.Int).SetBytes(serial), Subject: pkix.Name{Organization: []string{"NVIDIA Corporation"}, CommonName: name},
+		NotBefore: v.at, NotAfter: v.at.AddDate(10, 0, 0), SignatureAlgorithm: x509.ECDSAWithSHA384, KeyUsage: x509.KeyUsageDigitalSignature,
+	}
+	if ca {
+		c.IsCA, c.BasicConstraintsValid, c.KeyUsage = true, true, x509.KeyUsageCertSign|x509.KeyUsageCRLSign
+	}
+	return c
+}
+
+func (v *NVIDIAVendor) issue(template *x509.Certificate, by signer) signer {
+	if v.Edit != nil {
+		v.Edit(template)
+	}
+	key := newP384()
+	return signer{sign(template, by.cert, &key.PublicKey, by.key), key}
+}
+
+// Root is the digest that names the vendor in policy.
+func (v *NVIDIAVendor) Root() attest.Digest { return wire.Sum(v.root.cert.RawSubjectPublicKeyInfo) }
+
+// Rules accept this vendor's GH100s with the one driver that its GPUs have, in any
+// state that a report can be in but with other GPUs over links in the clear.
+func (v *NVIDIAVendor) Rules() attest.Rules {
+	return attest.Rules{Roots: []attest.Digest{v.Root()}, NVIDIA: attest.NVIDIARules{
+		Models: []string{"GH100"}, Chips: attest.List{Any: true}, Drivers: attest.List{Values: [][]byte{[]byte(NVIDIADriver)}},
+		VBIOS: attest.List{Values: [][]byte{[]byte("96.00.9F.00.01")}}, Modes: []string{"SPT", "unstated"}, AnyMeasurements: true,
+	}}
+}
+
+// NVIDIADriver is the version of the driver that every GPU says it was asked by.
+const NVIDIADriver = "550.90.07"
+
+// NVIDIAGPU is one GPU. It implements [attest.Attester], and reports as NVIDIA's
+// library gives them.
+type NVIDIAGPU struct {
+	// Edit changes a report before it is signed.
+	Edit func(r *NVIDIAReport)
+	// Error is all that the GPU answers.
+	Error error
+	// DICE, where it is set, stands in the leaf in place of what its model has,
+	// from the next Restart on.
+	DICE []pkix.Extension
+
+	vendor *NVIDIAVendor
+	model  string
+	above  [4]signer // chip, provisioner, model, root
+	leaf   signer
+	fwid   []byte
+}
+
+var _ attest.Attester = (*NVIDIAGPU)(nil)
+
+// GPU makes a GPU of a model, "GH100" or "GB100", whose leaves differ in form.
+func (v *NVIDIAVendor) GPU(model string) *NVIDIAGPU {
+	g := &NVIDIAGPU{vendor: v, model: model, fwid: bytes.Repeat([]byte{0xf1}, 48)}
+	ca := v.issue(v.template("NVIDIA "+model+" Identity", true), v.root)
+	provisioner := v.issue(v.template("NVIDIA "+model+" Provisioner ICA 1", true), ca)
+	chip := v.issue(v.template(model+" A01 GSP BROM", true), provisioner)
+	g.above = [4]signer{chip, provisioner, ca, v.root}
+	g.Restart()
+	return g
+}
+
+// Restart lets the chip make the key of its firmware again.
+func (g *NVIDIAGPU) Restart() {
+	template := g.vendor.template(g.model+" A01 GSP FMC LF", false)
+	if template.ExtraExtensions = g.DICE; g.DICE == nil {
+		template.ExtraExtensions = []pkix.Extension{g.DeviceID()}
+		if g.model != "GH100" {
+			template.ExtraExtensions = []pkix.Extension{g.TCBInfo(0x80, 0, 0, 1)}
+		}
+	}
+	g.leaf = g.vendor.issue(template, g.above[0])
+}
+
+// Chip is the digest that names the GPU in policy.
+func (g *NVIDIAGPU) Chip() attest.Digest {
+	return wire.Sum(g.above[0].cert.RawSubjectPublicKeyInfo)
+}
+
+type nvidiaFWID struct {
+	Algorithm asn1.ObjectIdentifier
+	Digest    []byte
+}
+
+func (g *NVIDIAGPU) firmware() nvidiaFWID {
+	return nvidiaFWID{asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 2}, g.fwid}
+}
+
+// DeviceID is the extension that leaves of GH100 have.
+func (g *NVIDIAGPU) DeviceID() pkix.Extension {
+	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 23, 133, 5, 4, 1}, Value: der(struct {
+		Version int
+		Device  asn1.RawValue
+		FWID    nvidiaFWID
+	}{1, asn1.RawValue{FullBytes: g.above[0].cert.RawSubjectPublicKeyInfo}, g.firmware()})}
+}
+
+// TCBInfo is the extension that leaves of GB100 have, with operational flags.
+func (g *NVIDIAGPU) TCBInfo(flags ...byte) pkix.Extension {
+	context := func(tag int, compound bool, content []byte) asn1.RawValue {
+		return asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: tag, IsCompound: compound, Bytes: content}
+	}
+	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 23, 133, 5, 4, 1, 1}, Value: der([]asn1.RawValue{
+		context(0, false, []byte("NVIDIA")), context(1, false, []byte(g.model+" A01 GSP")),
+		context(6, true, der(g.firmware())), context(7, false, append([]byte{0}, flags...)),
+	})}
+}
+
+func der(v any) []byte {
+	b, err := asn1.Marshal(v)
+	if err != nil {
+		panic(err) // of values that stand above
+	}
+	return b
+}
+
+// NVIDIAReport is what a GPU signs, in parts.
+type NVIDIAReport struct {
+	Request      []byte // 37 bytes
+	Head         []byte // of the response, 4 bytes
+	Measurements []byte // as many blocks as Count says
+	Count        byte
+	Responder    []byte
+	Opaque       []byte
+}
+
+// NVIDIAField is one opaque field.
+func NVIDIAField(kind uint16, content []byte) []byte {
+	b := binary.LittleEndian.AppendUint16(nil, kind)
+	return append(binary.LittleEndian.AppendUint16(b, uint16(len(content))), content...)
+}
+
+// NVIDIAMeasurement is one block of the record: an index and a SHA-384 digest.
+func NVIDIAMeasurement(index byte, digest []byte) []byte {
+	b := binary.LittleEndian.AppendUint16([]byte{index, 1}, uint16(3+len(digest)))
+	return append(binary.LittleEndian.AppendUint16(append(b, 1), uint16(len(digest))), digest...)
+}
+
+// Without takes an opaque field out of the report.
+func (r *NVIDIAReport) Without(kind uint16) {
+	var kept []byte
+	for rest := r.Opaque; len(rest) > 0; {
+		size := 4 + int(binary.LittleEndian.Uint16(rest[2:]))
+		if binary.LittleEndian.Uint16(rest) != kind {
+			kept = append(kept, rest[:size]...)
+		}
+		rest = rest[size:]
+	}
+	r.Opaque = kept
+}
+
+// Set puts an opaque field in place of the one of its kind.
+func (r *NVIDIAReport) Set(kind uint16, content []byte) {
+	r.Without(kind)
+	r.Opaque = append(r.Opaque, NVIDIAField(kind, content)...)
+}
+
+func (r *NVIDIAReport) encode() []byte {
+	size := binary.LittleEndian.AppendUint32([]byte{r.Count}, uint32(len(r.Measurements)))[:4]
+	opaque := binary.LittleEndian.AppendUint16(nil, uint16(len(r.Opaque)))
+	return slices.Concat(r.Request, r.Head, size, r.Measurements, r.Responder, opaque, r.Opaque)
+}
+
+// Attest makes evidence whose nonce is the SHA-256 of the report data.
+func (g *NVIDIAGPU) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
+	raw, chain, err := g.Report(ctx, sha256.Sum256(data[:]))
+	return attest.Evidence{Platform: attest.NvidiaGPU, Raw: raw, Endorsed: attest.Endorsements{"cert_chain": chain}}, err
+}
+
+// Report is a report for a nonce with the GPU's chain in PEM.
+func (g *NVIDIAGPU) Report(ctx context.Context, nonce [32]byte) (report, chain []byte, err error) {
+	if err := cmp.Or(ctx.Err(), g.Error); err != nil {
+		return nil, nil, err
+	}
+	r := &NVIDIAReport{
+		Request: slices.Concat([]byte{0x11, 0xe0, 0x01, 0xff}, nonce[:], []byte{0}), Head: []byte{0x11, 0x60, 0, 0},
+		Responder: bytes.Repeat([]byte{0x5e}, 32), Count: 64,
+	}
+	for i := range r.Count {
+		digest := sha512.Sum384([]byte{i})
+		r.Measurements = append(r.Measurements, NVIDIAMeasurement(i+1, digest[:])...)
+	}
+	r.Opaque = slices.Concat(NVIDIAField(6, []byte{0, 0x9f, 0, 0x96, 1, 0, 0, 0}), NVIDIAField(3, []byte(NVIDIADriver+"\x00")), NVIDIAField(20, g.fwid))
+	if g.model == "GH100" {
+		r.Opaque = append(r.Opaque, NVIDIAField(21, []byte{0x55})...)
+	}
+	if g.Edit != nil {
+		g.Edit(r)
+	}
+	return g.Sign(r.encode()), g.chain(), nil
+}
+
+// Sign adds the firmware's signature.
+func (g *NVIDIAGPU) Sign(signed []byte) []byte {
+	digest := sha512.Sum384(signed)
+	r, s, err := ecdsa.Sign(rand.Reader, g.leaf.key, digest[:])
+	if err != nil {
+		panic(err) // the key is fit
+	}
+	signature := make([]byte, 96)
+	r.FillBytes(signature[:48])
+	s.FillBytes(signature[48:])
+	return append(slices.Clone(signed), signature...)
+}
+
+func (g *NVIDIAGPU) chain() []byte {
+	var text []byte
+	for _, s := range append([]signer{g.leaf}, g.above[:]...) {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.cert.Raw})...)
+	}
+	return bytes.TrimSuffix(text, []byte("\n")) // as NVML gives it
+}
+
+// Lists are the vendor's two revocation lists for this GPU, in which certificates
+// stand by their common names.
+func (g *NVIDIAGPU) Lists(revoked ...string) attest.Endorsements {
+	return attest.Endorsements{"root_crl": g.list(3, revoked), "model_crl": g.list(2, revoked)}
+}
+
+// list is the one by a certificate above the leaf, on the one below that.
+func (g *NVIDIAGPU) list(issuer int, revoked []string) []byte {
+	v, by, below := g.vendor, g.above[issuer], g.above[issuer-1]
+	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: v.at, NextUpdate: v.at.AddDate(0, 0, 7), SignatureAlgorithm: x509.ECDSAWithSHA384}
+	if slices.Contains(revoked, below.cert.Subject.CommonName) {
+		list.RevokedCertificateEntries = []x509.RevocationListEntry{{SerialNumber: below.cert.SerialNumber, RevocationTime: v.at}}
+	}
+	if v.EditList != nil {
+		v.EditList(by.cert.Subject.CommonName, list)
+	}
+	b, err := x509.CreateRevocationList(rand.Reader, list, by.cert, by.key)
+	if err != nil {
+		panic(err) // of a list that stands above
+	}
+	return b
+}
+
+// Service is NVIDIA's server of revocation lists, as far as it knows this GPU.
+func (g *NVIDIAGPU) Service() http.Handler {
+	mux := http.NewServeMux()
+	for path, issuer := range map[string]int{"l1-root": 3, "l2-" + strings.ToLower(g.model): 2} {
+		mux.HandleFunc("GET /crl/"+path+".crl", func(w http.ResponseWriter, _ *http.Request) { w.Write(g.list(issuer, nil)) })
+	}
+	return mux
+}

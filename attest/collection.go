@@ -1,0 +1,135 @@
+package attest
+
+import (
+	"encoding/json"
+	"strconv"
+	"strings"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// A collection holds evidence and endorsements, one member for each role. With
+// devices it has another type, and the members of device N begin with "N.".
+const (
+	memberType      = "__cmwc_t"
+	endorsedType    = "urn:cohort:endorsed-evidence"
+	compositeType   = "urn:cohort:composite-evidence"
+	memberEvidence  = "evidence"
+	endorsementType = "application/vnd.cohort.endorsement"
+)
+
+// maxRole bounds the name of a role, in bytes.
+const maxRole = 32
+
+// MaxDevices bounds the devices beside one TEE: the largest machines sold have 8
+// GPUs, and 4 switches between them.
+const MaxDevices = 16
+
+// collect writes a collection. It is flat: a part of a composite is no collection
+// of its own, so there is nothing to nest.
+func (e Evidence) collect() ([]byte, error) {
+	kind := endorsedType
+	if len(e.Devices) > 0 {
+		kind = compositeType
+	}
+	members := map[string]json.RawMessage{memberType: json.RawMessage(strconv.Quote(kind))}
+	if err := e.addTo(members, ""); err != nil {
+		return nil, err
+	}
+	if err := e.devicesOK(); err != nil {
+		return nil, err
+	}
+	for i, d := range e.Devices {
+		if err := d.addTo(members, devicePrefix(i)); err != nil {
+			return nil, err
+		}
+	}
+	return json.Marshal(members)
+}
+
+func devicePrefix(i int) string { return strconv.Itoa(i) + "." }
+
+// addTo adds the members of one part.
+func (e Evidence) addTo(members map[string]json.RawMessage, prefix string) (err error) {
+	if members[prefix+memberEvidence], err = e.record(); err != nil {
+		return err
+	}
+	for role, content := range e.Endorsed {
+		if !roleOK(role) {
+			return wire.Refuse(wire.Malformed, "evidence: role of an endorsement", role, "1 to 32 of a-z and _, another one")
+		}
+		if members[prefix+role], err = wrap(endorsementType, content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// roleOK tells a name that an endorsement may have from those that mean something
+// else.
+func roleOK(role string) bool {
+	if role == memberEvidence || role == memberType {
+		return false
+	}
+	return role != "" && len(role) <= maxRole && strings.Trim(role, "abcdefghijklmnopqrstuvwxyz_") == ""
+}
+
+// devicesOK refuses devices that are none, that have devices, and too many.
+func (e Evidence) devicesOK() error {
+	if len(e.Devices) > MaxDevices {
+		return wire.Refuse(wire.Malformed, "evidence: number of devices", len(e.Devices), MaxDevices)
+	}
+	for _, d := range e.Devices {
+		switch {
+		case !d.Platform.IsDevice():
+			return wire.Refuse(wire.NoPlatform, "evidence: platform of a device", d.Platform, "that of a device")
+		case len(d.Devices) > 0:
+			return wire.Refuse(wire.Malformed, "evidence: devices of a device", len(d.Devices), "none")
+		}
+	}
+	return nil
+}
+
+// readCollection takes a collection apart. Members that belong to no part, and
+// types that are not ours, show when it is encoded again.
+func readCollection(b []byte) (Evidence, error) {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(b, &members); err != nil {
+		return Evidence{}, wire.Refuse(wire.Malformed, "evidence: collection", err, "a JSON collection of RFC 9999")
+	}
+	e, err := readPart(members, "")
+	if err != nil {
+		return Evidence{}, err
+	}
+	for i := 0; members[devicePrefix(i)+memberEvidence] != nil; i++ {
+		d, err := readPart(members, devicePrefix(i))
+		if err != nil {
+			return Evidence{}, err
+		}
+		e.Devices = append(e.Devices, d)
+	}
+	return e, e.devicesOK()
+}
+
+// readPart reads the members that begin with a prefix and a role.
+func readPart(members map[string]json.RawMessage, prefix string) (Evidence, error) {
+	e, err := readRecord(members[prefix+memberEvidence])
+	if err != nil {
+		return Evidence{}, err
+	}
+	for name, member := range members {
+		role, mine := strings.CutPrefix(name, prefix)
+		if !mine || !roleOK(role) {
+			continue
+		}
+		_, content, err := unwrap(member)
+		if err != nil {
+			return Evidence{}, err
+		}
+		if e.Endorsed == nil {
+			e.Endorsed = Endorsements{}
+		}
+		e.Endorsed[role] = content
+	}
+	return e, nil
+}

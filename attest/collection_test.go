@@ -1,0 +1,280 @@
+package attest_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/veraison/cmw"
+)
+
+// composed is evidence of a TEE and two devices, spelled as it must be.
+const (
+	gpuType  = `"application/vnd.cohort.nvidia-gpu-evidence"`
+	composed = `{"0.cert_chain":[` + endorsement + `,"AQ"],"0.evidence":[` + gpuType + `,"Ag"],"1.evidence":[` + gpuType + `,"Aw"],` +
+		`"__cmwc_t":"urn:cohort:composite-evidence","evidence":[` + mediaType + `,"AA"],"vcek":[` + endorsement + `,"AQ"]}`
+)
+
+func gpu(raw ...byte) attest.Evidence {
+	return attest.Evidence{Platform: attest.NvidiaGPU, Raw: raw}
+}
+
+func TestCompositeText(t *testing.T) {
+	first := gpu(2)
+	first.Endorsed = attest.Endorsements{"cert_chain": {1}}
+	want := attest.Evidence{
+		Platform: attest.Soft, Raw: []byte{0}, Endorsed: attest.Endorsements{"vcek": {1}}, Devices: []attest.Evidence{first, gpu(3)},
+	}
+	text, err := json.Marshal(want)
+	if err != nil || string(text) != composed {
+		t.Errorf("got %s, %v, want %s", text, err, composed)
+	}
+	var got attest.Evidence
+	if err := got.UnmarshalJSON([]byte(composed)); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, %v, want %v", got, err, want)
+	}
+}
+
+// TestCompositeOfTheLibrary: an implementation of RFC 9999 writes the same bytes, and
+// reads them.
+func TestCompositeOfTheLibrary(t *testing.T) {
+	collection, err := cmw.NewCollection("urn:cohort:composite-evidence")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, record := range map[string][2]string{
+		"evidence": {mediaType, "\x00"}, "vcek": {endorsement, "\x01"},
+		"0.evidence": {gpuType, "\x02"}, "0.cert_chain": {endorsement, "\x01"}, "1.evidence": {gpuType, "\x03"},
+	} {
+		member, err := cmw.NewMonad(strings.Trim(record[0], `"`), []byte(record[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := collection.AddCollectionItem(key, member); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := collection.MarshalJSON()
+	if err != nil || string(text) != composed {
+		t.Errorf("got %s, %v, want %s", text, err, composed)
+	}
+	if err := new(cmw.CMW).UnmarshalJSON([]byte(composed)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCompositeRefusals changes one thing of a good composite.
+func TestCompositeRefusals(t *testing.T) {
+	tee := `["application/vnd.cohort.soft-evidence","Aw"]`
+	for _, c := range []struct {
+		name, old, new string
+		want           attest.Reason
+	}{
+		{"the type of a collection without devices", "composite-evidence", "endorsed-evidence", wire.Malformed},
+		{"no TEE", `,"evidence":[` + mediaType + `,"AA"]`, "", wire.Malformed},
+		{"a device in the TEE's place and a TEE in a device's", `"0.evidence":[` + gpuType, `"0.evidence":[` + mediaType, wire.NoPlatform},
+		{"a device of an unknown kind", `"1.evidence":[` + gpuType, `"1.evidence":["application/eat+jwt"`, wire.NoPlatform},
+		{"a number left out", `"1.evidence"`, `"2.evidence"`, wire.Malformed},
+		{"a number with a zero", `"1.evidence"`, `"01.evidence"`, wire.Malformed},
+		{"an endorsement of no device", `"0.cert_chain"`, `"2.cert_chain"`, wire.Malformed},
+		{"an endorsement without a role", `"0.cert_chain"`, `"0."`, wire.Malformed},
+		{"a role that means something else", `"0.cert_chain"`, `"0.__cmwc_t"`, wire.Malformed},
+		{"a collection in a device's place", `"1.evidence":[` + gpuType + `,"Aw"]`, `"1.evidence":{"__cmwc_t":"urn:cohort:endorsed-evidence","evidence":` + tee + `}`, wire.Malformed},
+		{"devices of a device", `"1.evidence"`, `"0.0.evidence"`, wire.Malformed},
+		{"a part of no name", `"vcek"`, `"9"`, wire.Malformed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var e attest.Evidence
+			err := e.UnmarshalJSON([]byte(strings.Replace(composed, c.old, c.new, 1)))
+			if !errors.Is(err, c.want) {
+				t.Errorf("got %v, want %v", err, c.want)
+			}
+		})
+	}
+}
+
+func TestCompositeOfWhat(t *testing.T) {
+	tee := attest.Evidence{Platform: attest.Soft, Raw: []byte{0}}
+	nested := gpu(1)
+	nested.Devices = []attest.Evidence{gpu(2)}
+	for _, c := range []struct {
+		name    string
+		devices []attest.Evidence
+		want    attest.Reason
+	}{
+		{"a TEE as a device", []attest.Evidence{tee}, wire.NoPlatform},
+		{"a device with devices", []attest.Evidence{nested}, wire.Malformed},
+		{"seventeen", make([]attest.Evidence, 17), wire.Malformed},
+	} {
+		e := tee
+		e.Devices = c.devices
+		if _, err := e.MarshalJSON(); !errors.Is(err, c.want) {
+			t.Errorf("%s: written: got %v, want %v", c.name, err, c.want)
+		}
+		if _, err := beside(t, e, nil); !errors.Is(err, c.want) {
+			t.Errorf("%s: appraised: got %v, want %v", c.name, err, c.want)
+		}
+	}
+	sixteen := tee
+	for i := range byte(attest.MaxDevices) {
+		sixteen.Devices = append(sixteen.Devices, gpu(i+1))
+	}
+	text, err := sixteen.MarshalJSON()
+	var again attest.Evidence
+	if err != nil || again.UnmarshalJSON(text) != nil || !reflect.DeepEqual(again, sixteen) {
+		t.Errorf("sixteen devices: got %v, %v", again, err)
+	}
+}
+
+// judge is an appraiser that refuses evidence which begins with 0xff, and takes
+// other evidence for that of the chip it spells.
+type judge struct {
+	platform attest.Platform
+	claims   attest.Claims
+}
+
+func (j judge) Platform() attest.Platform { return j.platform }
+
+func (j judge) Appraise(raw []byte, _ attest.Endorsements, _ attest.Rules, _ time.Time) (attest.Claims, error) {
+	if raw[0] == 0xff {
+		return attest.Claims{}, wire.BadSignature
+	}
+	c := j.claims
+	c.Measurement.Platform, c.Chip = j.platform, string(raw)
+	if c.ReportData == nil {
+		c.ReportData = someData[:]
+	}
+	return c, nil
+}
+
+// beside appraises evidence of a TEE whose device says what is given.
+func beside(t *testing.T, e attest.Evidence, change func(tee, device *judge, q *attest.Question)) (attest.Result, error) {
+	t.Helper()
+	tee, device := judge{platform: attest.Soft}, judge{platform: attest.NvidiaGPU}
+	q := attest.Question{
+		Evidence: e, ReportData: someData, Rules: map[attest.Platform]attest.Rules{attest.Soft: {}, attest.NvidiaGPU: {}}, At: someTime,
+	}
+	if change != nil {
+		change(&tee, &device, &q)
+	}
+	return attest.NewVerifier(tee, device).Appraise(q)
+}
+
+// TestAppraiseComposite: every part must hold, by itself and for this use.
+func TestAppraiseComposite(t *testing.T) {
+	type (
+		j = judge
+		q = attest.Question
+	)
+	good := attest.Evidence{Platform: attest.Soft, Raw: []byte{1}, Devices: []attest.Evidence{gpu(2), gpu(3)}}
+	for _, c := range []struct {
+		name   string
+		change func(tee, device *j, q *q)
+		want   attest.Reason
+	}{
+		{"all hold", nil, ""},
+		{"the TEE does not", func(_, _ *j, q *q) { q.Evidence.Raw = []byte{0xff} }, wire.BadSignature},
+		{"the last device does not", func(_, _ *j, q *q) { q.Evidence.Devices = []attest.Evidence{gpu(2), gpu(0xff)} }, wire.BadSignature},
+		{"devices for another use", func(_, d *j, _ *q) { d.claims.ReportData = make([]byte, 64) }, wire.BadNonce},
+		{"devices for half of the use", func(_, d *j, _ *q) { d.claims.ReportData = someData[:32] }, wire.BadNonce},
+		{"the TEE for another use", func(tee, _ *j, _ *q) { tee.claims.ReportData = make([]byte, 64) }, wire.BadNonce},
+		{"no rules for devices", func(_, _ *j, q *q) { delete(q.Rules, attest.NvidiaGPU) }, wire.NoPlatform},
+		{"no rules for the TEE", func(_, _ *j, q *q) { delete(q.Rules, attest.Soft) }, wire.NoPlatform},
+		{"a device in debug", func(_, d *j, _ *q) { d.claims.Debug = true }, wire.Debug},
+		{"a device in debug, allowed for the TEE alone", func(_, d *j, q *q) {
+			d.claims.Debug = true
+			q.Rules[attest.Soft] = attest.Rules{Debug: true}
+		}, wire.Debug},
+		{"one device twice", func(_, _ *j, q *q) { q.Evidence.Devices = []attest.Evidence{gpu(2), gpu(2)} }, wire.WrongChip},
+		{"a device alone", func(_, _ *j, q *q) { q.Evidence = gpu(2) }, wire.NoPlatform},
+		{"a device before a device", func(_, _ *j, q *q) { q.Evidence.Platform = attest.NvidiaGPU }, wire.NoPlatform},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			result, err := beside(t, good, c.change)
+			if c.want == "" && (err != nil || len(result.Devices()) != 2) {
+				t.Errorf("got %d devices, %v, want both", len(result.Devices()), err)
+			}
+			if c.want != "" && (!errors.Is(err, c.want) || result.OK()) {
+				t.Errorf("got OK %v, %v, want %v", result.OK(), err, c.want)
+			}
+		})
+	}
+}
+
+// TestResultOfDevices: what is said of a device shows in the result.
+func TestResultOfDevices(t *testing.T) {
+	result, err := beside(t, attest.Evidence{Platform: attest.Soft, Raw: []byte{1}, Devices: []attest.Evidence{gpu(2)}}, func(tee, device *judge, q *attest.Question) {
+		tee.claims.Unjudged, device.claims.Unjudged, device.claims.Debug = []string{"a"}, []string{"b", "c"}, true
+		q.Rules[attest.NvidiaGPU] = attest.Rules{Debug: true}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []attest.Device{{Platform: attest.NvidiaGPU, Chip: "\x02", Unjudged: []string{"b", "c"}, Debug: true}}
+	if got := result.Devices(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got devices %+v, want %+v", got, want)
+	}
+	if !result.Debug() || !reflect.DeepEqual(result.Unjudged(), []string{"a"}) || result.Chip() != "\x01" {
+		t.Errorf("got debug %v, unjudged %q, chip %q", result.Debug(), result.Unjudged(), result.Chip())
+	}
+}
+
+// asked is an attester that remembers what it was asked for, and what it gives.
+type asked struct {
+	gives attest.Evidence
+	err   error
+	data  attest.ReportData
+}
+
+func (a *asked) Attest(_ context.Context, data attest.ReportData) (attest.Evidence, error) {
+	a.data = data
+	return a.gives, a.err
+}
+
+// challenged is one whose evidence shows a credential.
+type challenged struct{ asked }
+
+func (c *challenged) Introduce() attest.Introduction {
+	return attest.Introduction{Device: []byte("ek")}
+}
+
+func (c *challenged) AttestFor(_ context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
+	c.data = data
+	return attest.Evidence{Platform: attest.TPM, Raw: credential}, nil
+}
+
+func TestWithDevices(t *testing.T) {
+	tee, one, two := &asked{gives: attest.Evidence{Platform: attest.SNP, Raw: []byte{1}}}, &asked{gives: gpu(2)}, &asked{gives: gpu(3)}
+	a := attest.WithDevices(tee, one, two)
+	got, err := a.Attest(context.Background(), someData)
+	want := attest.Evidence{Platform: attest.SNP, Raw: []byte{1}, Devices: []attest.Evidence{gpu(2), gpu(3)}}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, %v, want %v", got, err, want)
+	}
+	if tee.data != someData || one.data != someData || two.data != someData {
+		t.Error("not all were asked for the same report data")
+	}
+	if _, ok := a.(attest.Challenged); ok {
+		t.Error("a TEE that is not challenged became so")
+	}
+	two.err = wire.NotThisDevice
+	if _, err := a.Attest(context.Background(), someData); !errors.Is(err, wire.NotThisDevice) {
+		t.Errorf("got %v, want what the device said", err)
+	}
+
+	c, ok := attest.WithDevices(&challenged{}, one).(attest.Challenged)
+	if !ok {
+		t.Fatal("a challenged TEE is no longer one")
+	}
+	got, err = c.AttestFor(context.Background(), someData, []byte("credential"))
+	if err != nil || !bytes.Equal(got.Raw, []byte("credential")) || len(got.Devices) != 1 || string(c.Introduce().Device) != "ek" {
+		t.Errorf("got %v, %v, want evidence for the credential, with the device", got, err)
+	}
+}

@@ -1,0 +1,61 @@
+package attest
+
+import (
+	"context"
+	"fmt"
+)
+
+// WithDevices is a TEE together with devices beside it: an [Attester] whose evidence
+// is the TEE's, with that of every device for the same report data. It is what the
+// TEE is besides that does not make evidence: a [Challenged] one stays challenged.
+func WithDevices(tee Attester, devices ...Attester) Attester {
+	c := composite{tee, devices}
+	if challenged, ok := tee.(Challenged); ok {
+		return challengedComposite{c, challenged}
+	}
+	return c
+}
+
+type composite struct {
+	tee     Attester
+	devices []Attester
+}
+
+// Attest asks the TEE, and then one device after the other.
+func (c composite) Attest(ctx context.Context, data ReportData) (Evidence, error) {
+	e, err := c.tee.Attest(ctx, data)
+	if err != nil {
+		return Evidence{}, err
+	}
+	return c.join(ctx, e, data)
+}
+
+func (c composite) join(ctx context.Context, e Evidence, data ReportData) (Evidence, error) {
+	for i, device := range c.devices {
+		part, err := device.Attest(ctx, data)
+		if err != nil {
+			return Evidence{}, fmt.Errorf("asking device %d: %w", i, err)
+		}
+		e.Devices = append(e.Devices, part)
+	}
+	return e, e.devicesOK()
+}
+
+type challengedComposite struct {
+	composite
+	challenged Challenged
+}
+
+var _ Challenged = challengedComposite{}
+
+// Introduce implements [Challenged].
+func (c challengedComposite) Introduce() Introduction { return c.challenged.Introduce() }
+
+// AttestFor implements [Challenged].
+func (c challengedComposite) AttestFor(ctx context.Context, data ReportData, credential []byte) (Evidence, error) {
+	e, err := c.challenged.AttestFor(ctx, data, credential)
+	if err != nil {
+		return Evidence{}, err
+	}
+	return c.join(ctx, e, data)
+}

@@ -1,0 +1,428 @@
+package nvidia_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"errors"
+	"math/big"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/attest/nvidia"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+var (
+	now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	use = attest.Bind(wire.LabelIssue, []byte("nonce"))
+)
+
+// scene is everything an appraisal depends on; a row of the refusal table changes
+// the smallest part of a good one.
+type scene struct {
+	vendor *attesttest.NVIDIAVendor
+	gpu    *attesttest.NVIDIAGPU
+	lists  attest.Endorsements
+	mangle func(e *attest.Evidence) // after the signature
+	rules  attest.Rules
+	at     time.Time
+}
+
+func newScene() *scene {
+	s := &scene{vendor: attesttest.NewNVIDIAVendor(now), at: now.Add(time.Minute)}
+	s.start("GH100")
+	s.rules = s.vendor.Rules()
+	return s
+}
+
+func (s *scene) start(model string) {
+	s.gpu = s.vendor.GPU(model)
+	s.lists = s.gpu.Lists()
+}
+
+// evidence is the GPU's, with the vendor's lists.
+func (s *scene) evidence(t *testing.T) attest.Evidence {
+	t.Helper()
+	gpu, err := nvidia.NewAttester(s.gpu)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := gpu.Attest(context.Background(), use)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e = e.With(s.lists)
+	if s.mangle != nil {
+		s.mangle(&e)
+	}
+	return e
+}
+
+// appraise judges the GPU beside a TEE of the development platform.
+func (s *scene) appraise(t *testing.T, devices ...attest.Evidence) (attest.Result, error) {
+	t.Helper()
+	maker := attesttest.NewVendor()
+	evidence, err := maker.Chip().Attester(attesttest.Measure("scoring")).Attest(context.Background(), use)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if evidence.Devices = devices; devices == nil {
+		evidence.Devices = []attest.Evidence{s.evidence(t)}
+	}
+	rules := maker.Rules()
+	rules[attest.NvidiaGPU] = s.rules
+	return attesttest.Verifier(nvidia.Appraiser{}).Appraise(attest.Question{Evidence: evidence, ReportData: use, Rules: rules, At: s.at})
+}
+
+func TestAppraise(t *testing.T) {
+	s := newScene()
+	got, err := s.appraise(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := attest.Match(attesttest.Measure("scoring"), got.Measurement()); err != nil {
+		t.Errorf("the TEE's own measurement: %v", err)
+	}
+	devices := got.Devices()
+	if len(devices) != 1 || devices[0].Platform != attest.NvidiaGPU || devices[0].Chip != s.gpu.Chip().String() || devices[0].Debug {
+		t.Errorf("got devices %+v, want one, chip %v", devices, s.gpu.Chip())
+	}
+}
+
+// TestUnjudged: a verdict says that nobody compared the measurements.
+func TestUnjudged(t *testing.T) {
+	got, err := newScene().appraise(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := slices.ContainsFunc(got.Devices()[0].Unjudged, func(s string) bool { return s == "measurements: compared with no reference value (RIM)" })
+	if !said || len(got.Unjudged()) != 0 {
+		t.Errorf("got unjudged %q and %q, want it of the device alone", got.Devices()[0].Unjudged, got.Unjudged())
+	}
+}
+
+type change = func(s *scene)
+
+// edit changes the report before it is signed.
+func edit(f func(r *attesttest.NVIDIAReport)) change {
+	return func(s *scene) { s.gpu.Edit = f }
+}
+
+// mangle changes the report after it was signed.
+func mangle(f func(raw []byte) []byte) change {
+	return func(s *scene) { s.mangle = func(e *attest.Evidence) { e.Raw = f(bytes.Clone(e.Raw)) } }
+}
+
+// chain changes the text of the chain.
+func chain(f func(text []byte) []byte) change {
+	return func(s *scene) {
+		s.mangle = func(e *attest.Evidence) { e.Endorsed["cert_chain"] = f(bytes.Clone(e.Endorsed["cert_chain"])) }
+	}
+}
+
+func certificate(name string, f func(c *x509.Certificate)) change {
+	return func(s *scene) {
+		s.vendor.Edit = func(c *x509.Certificate) {
+			if c.Subject.CommonName == name {
+				f(c)
+			}
+		}
+		s.start("GH100")
+	}
+}
+
+func list(issuer string, f func(l *x509.RevocationList)) change {
+	return func(s *scene) {
+		s.vendor.EditList = func(by string, l *x509.RevocationList) {
+			if by == issuer {
+				f(l)
+			}
+		}
+		s.lists = s.gpu.Lists()
+	}
+}
+
+// dice puts other extensions into the leaf.
+func dice(of func(g *attesttest.NVIDIAGPU) []pkix.Extension) change {
+	return func(s *scene) {
+		s.gpu.DICE = of(s.gpu)
+		s.gpu.Restart()
+	}
+}
+
+// flags is a GPU of the newer form, whose firmware states flags.
+func flags(bits ...byte) change {
+	return func(s *scene) {
+		s.start("GB100")
+		s.rules.NVIDIA.Models = []string{"GB100"}
+		dice(func(g *attesttest.NVIDIAGPU) []pkix.Extension { return []pkix.Extension{g.TCBInfo(bits...)} })(s)
+	}
+}
+
+const (
+	modelCA     = "NVIDIA GH100 Identity"
+	provisioner = "NVIDIA GH100 Provisioner ICA 1"
+	chipCA      = "GH100 A01 GSP BROM"
+	leaf        = "GH100 A01 GSP FMC LF"
+	root        = "NVIDIA Device Identity CA"
+)
+
+func TestRefuse(t *testing.T) {
+	type (
+		report = attesttest.NVIDIAReport
+		gpu    = attesttest.NVIDIAGPU
+	)
+	tests := []struct {
+		name   string
+		change change
+		want   attest.Reason
+	}{
+		// Encoding of the report.
+		{"empty", mangle(func([]byte) []byte { return nil }), wire.Malformed},
+		{"a request and a signature alone", mangle(func(raw []byte) []byte { return append(raw[:37:37], raw[len(raw)-96:]...) }), wire.Malformed},
+		{"one byte less", mangle(func(raw []byte) []byte { return raw[:len(raw)-1] }), wire.Malformed},
+		{"one byte more", mangle(func(raw []byte) []byte { return append(raw, 0) }), wire.Malformed},
+		{"too large", mangle(func(raw []byte) []byte { return append(raw, make([]byte, 16<<10)...) }), wire.TooLarge},
+		{"another version of SPDM", edit(func(r *report) { r.Request[0] = 0x12 }), wire.Malformed},
+		{"a request for a challenge", edit(func(r *report) { r.Request[1] = 0x83 }), wire.Malformed},
+		{"a request without signature", edit(func(r *report) { r.Request[2] = 0 }), wire.Malformed},
+		{"a request for one measurement", edit(func(r *report) { r.Request[3] = 1 }), wire.Malformed},
+		{"a request for another slot", edit(func(r *report) { r.Request[36] = 1 }), wire.Malformed},
+		{"a response of another version", edit(func(r *report) { r.Head[0] = 0x12 }), wire.Malformed},
+		{"a response that is an error", edit(func(r *report) { r.Head[1] = 0x7f }), wire.Malformed},
+		{"a response of another slot", edit(func(r *report) { r.Head[3] = 1 }), wire.Malformed},
+		{"one measurement more than counted", edit(func(r *report) { r.Count-- }), wire.Malformed},
+		{"one measurement less than counted", edit(func(r *report) { r.Count++ }), wire.Malformed},
+		{"no measurement", edit(func(r *report) { r.Count, r.Measurements = 0, nil }), wire.Malformed},
+		{"an index twice", edit(func(r *report) { r.Measurements[55] = 1 }), wire.Malformed},
+		{"index 0", edit(func(r *report) { r.Measurements[0] = 0 }), wire.Malformed},
+		{"a measurement of another form", edit(func(r *report) { r.Measurements[1] = 2 }), wire.Malformed},
+		{"a measurement that is no digest", edit(func(r *report) { r.Measurements[4] |= 0x80 }), wire.Malformed},
+		{"a measurement that is longer than its block", edit(func(r *report) { r.Measurements[5]++ }), wire.Malformed},
+		{"a measurement that is shorter than its block", edit(func(r *report) { r.Measurements[5]-- }), wire.Malformed},
+		{"a block that is longer than the record", edit(func(r *report) { r.Measurements[63*55+2]++ }), wire.Malformed},
+		{"a digest of 32 bytes", edit(func(r *report) {
+			r.Count, r.Measurements = 1, attesttest.NVIDIAMeasurement(1, make([]byte, 32))
+		}), wire.Malformed},
+		{"an opaque field twice", edit(func(r *report) { r.Opaque = append(r.Opaque, attesttest.NVIDIAField(3, []byte("550.0\x00"))...) }), wire.Malformed},
+		{"an opaque field beyond the end", edit(func(r *report) { r.Opaque = append(r.Opaque, 99, 0, 9, 0) }), wire.Malformed},
+		{"half an opaque field", edit(func(r *report) { r.Opaque = append(r.Opaque, 99, 0) }), wire.Malformed},
+		{"no driver", edit(func(r *report) { r.Without(3) }), wire.Malformed},
+		{"an empty driver", edit(func(r *report) { r.Set(3, []byte("\x00")) }), wire.Malformed},
+		{"a driver without end", edit(func(r *report) { r.Set(3, []byte("550.90.07")) }), wire.Malformed},
+		{"a driver with two ends", edit(func(r *report) { r.Set(3, []byte("550.90.07\x00\x00")) }), wire.Malformed},
+		{"a driver with a line end", edit(func(r *report) { r.Set(3, []byte("550\n90\x00")) }), wire.Malformed},
+		{"no VBIOS", edit(func(r *report) { r.Without(6) }), wire.Malformed},
+		{"a VBIOS of nine bytes", edit(func(r *report) { r.Set(6, make([]byte, 9)) }), wire.Malformed},
+		{"a VBIOS with a last byte", edit(func(r *report) { r.Set(6, []byte{0, 0x9f, 0, 0x96, 1, 0, 0, 1}) }), wire.Malformed},
+		{"no firmware", edit(func(r *report) { r.Without(20) }), wire.Malformed},
+		{"an unknown feature", edit(func(r *report) { r.Set(36, []byte{3}) }), wire.Malformed},
+		{"a feature of two bytes", edit(func(r *report) { r.Set(36, []byte{0, 0}) }), wire.Malformed},
+
+		// Chain.
+		{"no chain", chain(func([]byte) []byte { return nil }), wire.BadChain},
+		{"text before the chain", chain(func(text []byte) []byte { return append([]byte("x\n"), text...) }), wire.Malformed},
+		{"text after the chain", chain(func(text []byte) []byte { return append(text, "\n\n"...) }), wire.Malformed},
+		{"a certificate that is none", chain(func(text []byte) []byte {
+			return append([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), text...)
+		}), wire.Malformed},
+		{"chain without its root", chain(func(text []byte) []byte { return text[:bytes.LastIndex(text, []byte("-----BEGIN"))] }), wire.BadChain},
+		{"chain with its root twice", chain(func(text []byte) []byte {
+			return slices.Concat(text, []byte("\n"), text[bytes.LastIndex(text, []byte("-----BEGIN")):])
+		}), wire.BadChain},
+		{"a root that policy does not name", func(s *scene) { s.rules.Roots = attesttest.NewNVIDIAVendor(now).Rules().Roots }, wire.UnknownRoot},
+		{"zero rules", func(s *scene) { s.rules = attest.Rules{} }, wire.UnknownRoot},
+		{"another vendor's chip below the right root", func(s *scene) {
+			other := attesttest.NewNVIDIAVendor(now).GPU("GH100")
+			s.gpu = other
+			s.mangle = func(e *attest.Evidence) {
+				theirs := e.Endorsed["cert_chain"]
+				mine, err := s.vendor.GPU("GH100").Attest(context.Background(), use)
+				if err != nil {
+					panic(err)
+				}
+				ours := mine.Endorsed["cert_chain"]
+				e.Endorsed["cert_chain"] = append(theirs[:bytes.LastIndex(theirs, []byte("-----BEGIN"))], ours[bytes.LastIndex(ours, []byte("-----BEGIN")):]...)
+			}
+		}, wire.BadChain},
+		{"a leaf that is a CA", certificate(leaf, func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true }), wire.BadChain},
+		{"a chip that is no CA", certificate(chipCA, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, 0 }), wire.BadChain},
+		{"weaker digest in a certificate", certificate(leaf, func(c *x509.Certificate) { c.SignatureAlgorithm = x509.ECDSAWithSHA256 }), wire.BadChain},
+		{"unknown critical extension", certificate(provisioner, func(c *x509.Certificate) {
+			c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
+		}), wire.BadChain},
+		{"a switch of the same root", certificate(modelCA, func(c *x509.Certificate) { c.Subject.CommonName = "NVIDIA NVSwitch LS10 Identity" }), wire.BadChain},
+		{"a chip of another model", certificate(chipCA, func(c *x509.Certificate) { c.Subject.CommonName = "GB100 A01 GSP BROM" }), wire.BadChain},
+		{"a leaf of another firmware", certificate(leaf, func(c *x509.Certificate) { c.Subject.CommonName = "GH100 A01 SEC2 LF" }), wire.BadChain},
+		{"a provisioner of another model", certificate(provisioner, func(c *x509.Certificate) { c.Subject.CommonName = "NVIDIA GB100 Provisioner ICA 1" }), wire.BadChain},
+
+		// Signature.
+		{"another nonce in a signed report", mangle(func(raw []byte) []byte { raw[4] ^= 1; return raw }), wire.BadSignature},
+		{"another measurement", mangle(func(raw []byte) []byte { raw[60] ^= 1; return raw }), wire.BadSignature},
+		{"last bit of the signature", mangle(func(raw []byte) []byte { raw[len(raw)-1] ^= 1; return raw }), wire.BadSignature},
+		{"a signature of zeros", mangle(func(raw []byte) []byte { clear(raw[len(raw)-96:]); return raw }), wire.BadSignature},
+		{"another GPU's chain", func(s *scene) {
+			s.mangle = func(e *attest.Evidence) {
+				other, err := s.vendor.GPU("GH100").Attest(context.Background(), use)
+				if err != nil {
+					panic(err)
+				}
+				e.Endorsed = other.Endorsed
+			}
+		}, wire.BadSignature},
+
+		// Firmware that holds the key.
+		{"firmware that the key was not made for", edit(func(r *report) { r.Set(20, make([]byte, 48)) }), wire.WrongChip},
+		{"firmware that the newer leaf does not name", func(s *scene) {
+			flags(0)(s)
+			edit(func(r *report) { r.Set(20, make([]byte, 48)) })(s)
+		}, wire.WrongChip},
+		{"a leaf without firmware", dice(func(*gpu) []pkix.Extension { return []pkix.Extension{} }), wire.BadChain},
+		{"a leaf with two", dice(func(g *gpu) []pkix.Extension { return []pkix.Extension{g.DeviceID(), g.TCBInfo(0)} }), wire.BadChain},
+		{"a leaf of another chip", func(s *scene) {
+			other := s.vendor.GPU("GH100")
+			dice(func(*gpu) []pkix.Extension { return []pkix.Extension{other.DeviceID()} })(s)
+		}, wire.WrongChip},
+		{"a device id that is none", dice(func(g *gpu) []pkix.Extension {
+			e := g.DeviceID()
+			e.Value = e.Value[:10]
+			return []pkix.Extension{e}
+		}), wire.Malformed},
+		{"TCB information with more", dice(func(g *gpu) []pkix.Extension {
+			e := g.TCBInfo(0)
+			e.Value = append(e.Value, 5, 0)
+			return []pkix.Extension{e}
+		}), wire.Malformed},
+		{"TCB information without firmware", dice(func(g *gpu) []pkix.Extension {
+			e := g.TCBInfo(0)
+			e.Value = []byte{0x30, 0}
+			return []pkix.Extension{e}
+		}), wire.WrongChip},
+
+		// Time and revocation.
+		{"leaf past its end", func(s *scene) {
+			certificate(leaf, func(c *x509.Certificate) { c.NotAfter = now.Add(time.Hour) })(s)
+			s.at = now.Add(time.Hour + time.Second)
+		}, wire.Expired},
+		{"model before its time", func(s *scene) { s.at = now.Add(-time.Second) }, wire.Expired},
+		{"no list by the root", func(s *scene) { delete(s.lists, "root_crl") }, wire.CRLMissing},
+		{"no list of the model", func(s *scene) { delete(s.lists, "model_crl") }, wire.CRLMissing},
+		{"no lists, and an unknown word for what that means", func(s *scene) { s.lists, s.rules.CRL = nil, "optional" }, wire.CRLMissing},
+		{"the model is revoked", func(s *scene) { s.lists = s.gpu.Lists(modelCA) }, wire.Revoked},
+		{"the provisioner is revoked", func(s *scene) { s.lists = s.gpu.Lists(provisioner) }, wire.Revoked},
+		{"the provisioner is revoked, and lists are not required", func(s *scene) {
+			s.lists, s.rules.CRL = s.gpu.Lists(provisioner), attest.CRLIfPresent
+		}, wire.Revoked},
+		{"a list past its end", func(s *scene) { s.at = now.AddDate(0, 0, 7).Add(time.Second) }, wire.Expired},
+		{"a list before its time", list(root, func(l *x509.RevocationList) { l.ThisUpdate = now.Add(time.Hour) }), wire.Expired},
+		{"a list that is none", func(s *scene) { s.lists["root_crl"] = []byte("x") }, wire.Malformed},
+		{"the other issuer's list", func(s *scene) { s.lists["model_crl"] = s.lists["root_crl"] }, wire.BadSignature},
+		{"a stranger's list of the same name", func(s *scene) {
+			s.lists["root_crl"] = attesttest.NewNVIDIAVendor(now).GPU("GH100").Lists()["root_crl"]
+		}, wire.BadSignature},
+		{"a list with a critical extension", list(root, func(l *x509.RevocationList) {
+			l.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
+		}), wire.Malformed},
+
+		// What the rules do not accept.
+		{"a model that policy does not name", func(s *scene) { s.rules.NVIDIA.Models = []string{"GB100"} }, wire.NoPlatform},
+		{"a chip that policy does not name", func(s *scene) { s.rules.NVIDIA.Chips = attest.List{Values: [][]byte{make([]byte, 32)}} }, wire.NoPlatform},
+		{"a chip that is cut off", func(s *scene) {
+			chip := s.gpu.Chip()
+			s.rules.NVIDIA.CutChips = [][]byte{chip[:]}
+		}, wire.NoPlatform},
+		{"another driver", edit(func(r *report) { r.Set(3, []byte("550.90.06\x00")) }), wire.BadTCB},
+		{"another VBIOS", edit(func(r *report) { r.Set(6, []byte{0, 0x9f, 0, 0x96, 2, 0, 0, 0}) }), wire.BadTCB},
+		{"links in the clear", edit(func(r *report) { r.Set(21, []byte{0xaa}) }), wire.BadTCB},
+		{"links in the clear, as newer drivers say it", edit(func(r *report) { r.Set(36, []byte{2}) }), wire.BadTCB},
+		{"several GPUs", edit(func(r *report) { r.Set(36, []byte{1}) }), wire.BadTCB},
+		{"measurements that nobody compares", func(s *scene) { s.rules.NVIDIA.AnyMeasurements = false }, wire.NotMeasured},
+
+		// Debug and binding.
+		{"firmware in debug", flags(0x10), wire.Debug},
+		{"firmware that is not secure", flags(0x40), wire.Debug},
+		{"firmware in recovery", flags(0x20), wire.Debug},
+		{"made for another use", edit(func(r *report) { clear(r.Request[4:36]) }), wire.BadNonce},
+		{"the use in the GPU's own nonce", edit(func(r *report) { r.Responder = bytes.Clone(r.Request[4:36]); clear(r.Request[4:36]) }), wire.BadNonce},
+		{"the first half of the use", edit(func(r *report) { copy(r.Request[4:36], use[:]) }), wire.BadNonce},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newScene()
+			tt.change(s)
+			got, err := s.appraise(t)
+			if !errors.Is(err, tt.want) || got.OK() {
+				t.Errorf("err = %v, want reason %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// TestPermit shows that each permission lets in what it names.
+func TestPermit(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change change
+	}{
+		{"newer form of the leaf, nothing configured", flags(0x80, 0, 0, 1)},
+		{"debug", func(s *scene) { flags(0x10)(s); s.rules.Debug = true }},
+		{"the chip by its name", func(s *scene) {
+			chip := s.gpu.Chip()
+			s.rules.NVIDIA.Chips = attest.List{Values: [][]byte{chip[:]}}
+		}},
+		{"no lists", func(s *scene) { s.lists, s.rules.CRL = nil, attest.CRLIfPresent }},
+		{"last second of the lists", func(s *scene) { s.at = now.AddDate(0, 0, 7) }},
+		{"first second of the certificates", func(s *scene) { s.at = now }},
+		{"another certificate in the list", list(modelCA, func(l *x509.RevocationList) {
+			l.RevokedCertificateEntries = []x509.RevocationListEntry{{SerialNumber: big.NewInt(7), RevocationTime: now}}
+		})},
+		{"several GPUs over encrypted links", func(s *scene) {
+			edit(func(r *attesttest.NVIDIAReport) { r.Set(36, []byte{1}) })(s)
+			s.rules.NVIDIA.Modes = []string{nvidia.ModeMulti}
+		}},
+		{"links in the clear", func(s *scene) {
+			edit(func(r *attesttest.NVIDIAReport) { r.Set(21, []byte{0xaa}) })(s)
+			s.rules.NVIDIA.Modes = []string{nvidia.ModePPCIE}
+		}},
+		{"a field that is not known", edit(func(r *attesttest.NVIDIAReport) { r.Set(1000, []byte{1}) })},
+		{"a line end after the chain", chain(func(text []byte) []byte { return append(text, '\n') })},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newScene()
+			tt.change(s)
+			if _, err := s.appraise(t); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestTwoGPUs: two are two, and one is not taken for two.
+func TestTwoGPUs(t *testing.T) {
+	s := newScene()
+	first, again := s.evidence(t), s.evidence(t)
+	s.start("GH100")
+	second := s.evidence(t)
+	got, err := s.appraise(t, first, second)
+	if err != nil || len(got.Devices()) != 2 || got.Devices()[0].Chip == got.Devices()[1].Chip {
+		t.Errorf("got devices %v, %v, want two chips", got.Devices(), err)
+	}
+	if got, err := s.appraise(t, first, second, again); !errors.Is(err, wire.WrongChip) || got.OK() {
+		t.Errorf("got %v, want %q of a GPU that vouches twice", err, wire.WrongChip)
+	}
+}
+
+// TestNonce: a GPU is asked with the SHA-256 of the report data.
+func TestNonce(t *testing.T) {
+	e := newScene().evidence(t)
+	if got, want := e.Raw[4:36], sha256.Sum256(use[:]); !bytes.Equal(got, want[:]) {
+		t.Errorf("got nonce %x, want %x", got, want)
+	}
+}

@@ -1,0 +1,165 @@
+package policy
+
+import (
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+const gpuTable = `[platform.nvidia-gpu]
+roots = ["sha256:R1"]
+crl = "if-present"
+models = ["GH100", "GB100"]
+chips = ["sha256:R2"]
+cut_chips = ["sha256:R3"]
+drivers = ["550.90.07", "575.32"]
+vbios = "any"
+modes = ["SPT", "unstated"]
+measurements = "any"
+
+`
+
+// gpuText is the hardware policy with GPUs, of which its release demands two.
+func gpuText(t testing.TB, edits ...string) []byte {
+	t.Helper()
+	text := strings.Replace(iron, "[measured.signer]", gpuTable+"[measured.signer]", 1)
+	text = strings.Replace(text, "[task.keys.release.\"1\"]\n", "[task.keys.release.\"1\"]\ndevices = { nvidia-gpu = 2 }\n", 1)
+	for i := 0; i < len(edits); i += 2 {
+		if !strings.Contains(text, edits[i]) {
+			t.Fatalf("the policy has no %q", edits[i])
+		}
+		text = strings.Replace(text, edits[i], edits[i+1], 1)
+	}
+	return []byte(spell(text))
+}
+
+func TestParseReadsDevices(t *testing.T) {
+	d := mustParse(t, gpuText(t))
+	want := attest.Rules{Roots: []attest.Digest{digest("1")}, CRL: attest.CRLIfPresent, NVIDIA: attest.NVIDIARules{
+		Models: []string{"GH100", "GB100"}, Chips: attest.List{Values: [][]byte{alike(2, 32)}}, CutChips: [][]byte{alike(3, 32)},
+		Drivers: attest.List{Values: [][]byte{[]byte("550.90.07"), []byte("575.32")}}, VBIOS: attest.List{Any: true},
+		Modes: []string{"SPT", "unstated"}, AnyMeasurements: true,
+	}}
+	if got := d.Platforms[attest.NvidiaGPU]; !reflect.DeepEqual(got, want) {
+		t.Errorf("got rules %+v, want %+v", got, want)
+	}
+	if got := d.Tasks["keys"].Releases["1"].Devices; !reflect.DeepEqual(got, map[attest.Platform]int{attest.NvidiaGPU: 2}) {
+		t.Errorf("got devices %v, want two GPUs", got)
+	}
+}
+
+var gpuRefusals = []refusal{
+	{"gpu without models", "models = [\"GH100\", \"GB100\"]\n", "", "platform.nvidia-gpu.models", "required key", ""},
+	{"gpu without chips", "chips = [\"sha256:R2\"]\n", "", "platform.nvidia-gpu.chips", "required key", ""},
+	{"gpu without drivers", "drivers = [\"550.90.07\", \"575.32\"]\n", "", "platform.nvidia-gpu.drivers", "required key", ""},
+	{"gpu without vbios", "vbios = \"any\"\n", "", "platform.nvidia-gpu.vbios", "required key", ""},
+	{"gpu without modes", "modes = [\"SPT\", \"unstated\"]\n", "", "platform.nvidia-gpu.modes", "required key", ""},
+	{"gpu without measurements", "measurements = \"any\"\n", "", "platform.nvidia-gpu.measurements", "required key", ""},
+	{"measurements that something compares", `measurements = "any"`, `measurements = "rim"`, "platform.nvidia-gpu.measurements", "value", `"any"`},
+	{"model in lower case", `"GB100"]`, `"gb100"]`, "platform.nvidia-gpu.models[1]", "value", "GH100"},
+	{"every model", `models = ["GH100", "GB100"]`, `models = "any"`, "platform.nvidia-gpu.models", "value", "a list"},
+	{"driver that is none", `"575.32"]`, `"575.32 "]`, "platform.nvidia-gpu.drivers[1]", "value", "550.90.07"},
+	{"vbios in lower case", `vbios = "any"`, `vbios = ["96.00.9f.00.01"]`, "platform.nvidia-gpu.vbios[0]", "value", "96.00.9F.00.01"},
+	{"unknown mode", `"unstated"]`, `"off"]`, "platform.nvidia-gpu.modes[1]", "value", "PPCIE"},
+	{"gpu chip of another size", `chips = ["sha256:R2"]`, `chips = ["R2"]`, "platform.nvidia-gpu.chips[0]", "value", "sha256:"},
+	{"gpu with max_age", `measurements = "any"`, "measurements = \"any\"\nmax_age = \"5m\"", "platform.nvidia-gpu.max_age", "unknown key", ""},
+	{"a reference value of a device", `{ platform = "nitro", `, `{ platform = "nvidia-gpu", `, nitroRef + ".platform", "value", "azure-snp, nitro"},
+	{"no devices demanded", "nvidia-gpu = 2", "nvidia-gpu = 0", "task.keys.release.1.devices.nvidia-gpu", "value", "1 to 16"},
+	{"more devices than evidence may hold", "nvidia-gpu = 2", "nvidia-gpu = 17", "task.keys.release.1.devices.nvidia-gpu", "value", "1 to 16"},
+	{"a TEE demanded as a device", "nvidia-gpu = 2", "snp = 2", "task.keys.release.1.devices.snp", "platform", "nvidia-gpu"},
+	{"an unknown device", "nvidia-gpu = 2", "gpu = 2", "task.keys.release.1.devices.gpu", "platform", "nvidia-gpu"},
+	{"devices as a number", "devices = { nvidia-gpu = 2 }", "devices = 2", "task.keys.release.1.devices", "value", "a table"},
+	{"a device without its table", gpuTable, "", "task.keys.release.1.devices", "platform", "[platform.nvidia-gpu]"},
+}
+
+func TestParseDeviceRefusals(t *testing.T) {
+	for _, r := range gpuRefusals {
+		t.Run(r.name, func(t *testing.T) {
+			_, err := Parse(gpuText(t, r.old, r.new))
+			var faults Faults
+			if !errors.As(err, &faults) || !slices.ContainsFunc(faults, r.is) {
+				t.Errorf("got %v, want a fault at %q, rule %q, want %q", err, r.path, r.rule, r.want)
+			}
+		})
+	}
+}
+
+// TestDiffOfDevices: each row is one edit, with what it changes and what undoing it
+// changes.
+func TestDiffOfDevices(t *testing.T) {
+	for _, row := range []struct {
+		name, old, new string
+		want, back     []string
+	}{
+		{"more devices", "nvidia-gpu = 2", "nvidia-gpu = 3", []string{`~ task.keys.release.1.devices.nvidia-gpu = 3, was 2 (tightens)`}, []string{`~ task.keys.release.1.devices.nvidia-gpu = 2, was 3 (loosens)`}},
+		{"no devices", "devices = { nvidia-gpu = 2 }\n", "", []string{`- task.keys.release.1.devices = { nvidia-gpu = 2 } (loosens)`}, []string{`+ task.keys.release.1.devices.nvidia-gpu = 2 (tightens)`}},
+		{"model removed", `, "GB100"`, "", []string{`- platform.nvidia-gpu.models = "GB100" (tightens)`}, []string{`+ platform.nvidia-gpu.models = "GB100" (loosens)`}},
+		{"driver removed", `, "575.32"`, "", []string{`- platform.nvidia-gpu.drivers = "575.32" (tightens)`}, []string{`+ platform.nvidia-gpu.drivers = "575.32" (loosens)`}},
+		{"vbios named", `vbios = "any"`, `vbios = ["96.00.9F.00.01"]`, []string{`~ platform.nvidia-gpu.vbios = ["96.00.9F.00.01"], was "any" (tightens)`}, []string{`~ platform.nvidia-gpu.vbios = "any", was ["96.00.9F.00.01"] (loosens)`}},
+		{"any driver", `["550.90.07", "575.32"]`, `"any"`, []string{`~ platform.nvidia-gpu.drivers = "any", was ["550.90.07", "575.32"] (loosens)`}, []string{`~ platform.nvidia-gpu.drivers = ["550.90.07", "575.32"], was "any" (tightens)`}},
+		{"mode removed", `, "unstated"`, "", []string{`- platform.nvidia-gpu.modes = "unstated" (tightens)`}, []string{`+ platform.nvidia-gpu.modes = "unstated" (loosens)`}},
+		{"GPU cut off", `cut_chips = ["sha256:R3"]`, `cut_chips = ["sha256:R3", "sha256:R4"]`, []string{`+ platform.nvidia-gpu.cut_chips = "sha256:R4" (tightens)`}, []string{`- platform.nvidia-gpu.cut_chips = "sha256:R4" (loosens)`}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			old, next := mustParse(t, gpuText(t)), mustParse(t, gpuText(t, row.old, row.new))
+			wantDiff(t, old, next, spelled(row.want), "\x00")
+			wantDiff(t, next, old, spelled(row.back), "\x00")
+		})
+	}
+}
+
+// gpus is an appraiser of devices that hold, each the chip that its evidence names.
+type gpus struct{}
+
+func (gpus) Platform() attest.Platform { return attest.NvidiaGPU }
+
+func (gpus) Appraise(raw []byte, _ attest.Endorsements, _ attest.Rules, _ time.Time) (attest.Claims, error) {
+	data := attest.Bind(wire.LabelIssue)
+	return attest.Claims{Measurement: attest.Measurement{Platform: attest.NvidiaGPU}, ReportData: data[:], Chip: string(raw)}, nil
+}
+
+// TestAdmitDevices: a release gets the devices that it demands, or no grant; what
+// demands none is content with any.
+func TestAdmitDevices(t *testing.T) {
+	h := newHouse()
+	data, agent := attest.Bind(wire.LabelIssue), digest("2")
+	equipped := func(chips ...string) attest.Result {
+		claims := attest.Claims{Measurement: measured(agent, digest("5")), ReportData: data[:]}
+		e := attest.Evidence{Platform: attest.Soft}
+		for _, chip := range chips {
+			e.Devices = append(e.Devices, attest.Evidence{Platform: attest.NvidiaGPU, Raw: []byte(chip)})
+		}
+		r, err := attest.NewVerifier(appraiser{claims}, gpus{}).Appraise(attest.Question{
+			Evidence: e, ReportData: data, Rules: map[attest.Platform]attest.Rules{attest.Soft: {}, attest.NvidiaGPU: {}}, At: start,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	a := h.found(t)
+	for _, chips := range [][]string{nil, {"a"}} {
+		if _, err := a.Admit("scoring", equipped(chips...)); err != nil {
+			t.Errorf("%d devices where none is demanded: %v", len(chips), err)
+		}
+	}
+	a.doc.Tasks["scoring"].Releases["2026.10"].Devices = map[attest.Platform]int{attest.NvidiaGPU: 2} // no GPU beside the development TEE of this policy
+	for _, chips := range [][]string{nil, {"a"}} {
+		grant, err := a.Admit("scoring", equipped(chips...))
+		if refused(t, err, wire.DeviceMissing); grant.Task != nil {
+			t.Errorf("%d devices of two: got a grant", len(chips))
+		}
+	}
+	if _, err := a.Admit("scoring", equipped("a", "b")); err != nil {
+		t.Error(err)
+	}
+	if _, err := a.Admit("scoring", equipped("a", "b", "c")); err != nil {
+		t.Error(err)
+	}
+}
