@@ -208,6 +208,23 @@ func TestAppraiseComposite(t *testing.T) {
 	}
 }
 
+// TestAppraiseDevice: a device alone is judged for people, a TEE is not.
+func TestAppraiseDevice(t *testing.T) {
+	v := attest.NewVerifier(judge{platform: attest.Soft}, judge{platform: attest.NvidiaGPU})
+	q := attest.Question{Evidence: gpu(2), ReportData: someData, Rules: map[attest.Platform]attest.Rules{attest.Soft: {}, attest.NvidiaGPU: {}}, At: someTime}
+	if d, err := v.AppraiseDevice(q); err != nil || d.Chip != "\x02" {
+		t.Errorf("got %+v, %v, want the chip", d, err)
+	}
+	q.Evidence.Raw = []byte{0xff}
+	if d, err := v.AppraiseDevice(q); !errors.Is(err, wire.BadSignature) || d.Chip != "" {
+		t.Errorf("got %+v, %v, want %q", d, err, wire.BadSignature)
+	}
+	q.Evidence = attest.Evidence{Platform: attest.Soft, Raw: []byte{1}}
+	if _, err := v.AppraiseDevice(q); !errors.Is(err, wire.NoPlatform) {
+		t.Errorf("a TEE as a device: got %v, want %q", err, wire.NoPlatform)
+	}
+}
+
 // TestResultOfDevices: what is said of a device shows in the result.
 func TestResultOfDevices(t *testing.T) {
 	result, err := beside(t, attest.Evidence{Platform: attest.Soft, Raw: []byte{1}, Devices: []attest.Evidence{gpu(2)}}, func(tee, device *judge, q *attest.Question) {

@@ -219,17 +219,34 @@ func (v *Verifier) Appraise(q Question) (Result, error) {
 		return Result{}, err
 	}
 	for i, e := range q.Evidence.Devices {
-		claims, err := v.appraise(q, e)
+		d, err := v.device(q, e)
 		if err != nil {
 			return Result{}, fmt.Errorf("device %d: %w", i, err)
 		}
-		d := Device{Platform: e.Platform, Chip: claims.Chip, Unjudged: claims.Unjudged, Debug: claims.Debug}
 		if slices.ContainsFunc(result.devices, d.same) {
 			return Result{}, wire.Refuse(wire.WrongChip, "appraisal: device", d.Chip+" twice", "each once")
 		}
 		result.devices = append(result.devices, d)
 	}
 	return result, nil
+}
+
+// AppraiseDevice judges the evidence of a device that has no TEE beside it, as
+// Appraise judges a part. It is for people who look at one: a [Device] is no
+// [Result], and admits nobody anywhere. It refuses with "platform" what is no device.
+func (v *Verifier) AppraiseDevice(q Question) (Device, error) {
+	if !q.Evidence.Platform.IsDevice() {
+		return Device{}, wire.Refuse(wire.NoPlatform, "appraisal: platform", q.Evidence.Platform, "a device")
+	}
+	return v.device(q, q.Evidence.With(q.Endorsements))
+}
+
+func (v *Verifier) device(q Question, e Evidence) (Device, error) {
+	claims, err := v.appraise(q, e)
+	if err != nil {
+		return Device{}, err
+	}
+	return Device{Platform: e.Platform, Chip: claims.Chip, Unjudged: claims.Unjudged, Debug: claims.Debug}, nil
 }
 
 // same reports whether two devices are one chip.

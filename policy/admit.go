@@ -57,14 +57,15 @@ func (t *Task) grant(r *Release, result attest.Result) (Grant, error) {
 	if result.Dynamic() && !r.Dynamic {
 		return Grant{}, wire.Refuse(wire.NotMeasured, "admission: libraries", "a program that loads unmeasured libraries", "a static one, or dynamic = true in release "+r.Name)
 	}
-	if err := r.equipped(result.Devices()); err != nil {
+	if err := r.Equipped(result.Devices()); err != nil {
 		return Grant{}, err
 	}
 	return Grant{Task: t, Release: r, Result: result}, nil
 }
 
-// equipped demands as many devices of each platform as the release says.
-func (r *Release) equipped(devices []attest.Device) error {
+// Equipped refuses, with "device-missing", fewer devices of a platform than the
+// release demands.
+func (r *Release) Equipped(devices []attest.Device) error {
 	have := map[attest.Platform]int{}
 	for _, d := range devices {
 		have[d.Platform]++

@@ -26,14 +26,16 @@ import (
 // NVIDIAVendor plays NVIDIA: a root, and below it the CA of each model with its
 // GPUs.
 type NVIDIAVendor struct {
-	// Edit changes a certificate before it is signed, told by its common name.
+	// Edit changes a certificate before it is signed, told by its common name; those
+	// of a model are made once.
 	Edit func(c *x509.Certificate)
 	// EditList changes a revocation list before it is signed, told by its
 	// issuer's common name.
 	EditList func(issuer string, l *x509.RevocationList)
 
-	at   time.Time
-	root signer
+	at     time.Time
+	root   signer
+	models map[string][2]signer // provisioner and CA, by model
 }
 
 // signer is a certificate with its key.
@@ -45,7 +47,7 @@ type signer struct {
 // NewNVIDIAVendor makes a vendor whose certificates are valid from a time on, for
 // ten years, and whose lists are for a week.
 func NewNVIDIAVendor(at time.Time) *NVIDIAVendor {
-	v := &NVIDIAVendor{at: at}
+	v := &NVIDIAVendor{at: at, models: map[string][2]signer{}}
 	key := newP384()
 	template := v.template("NVIDIA Device Identity CA", true)
 	v.root = signer{sign(template, template, &key.PublicKey, key), key}
@@ -108,13 +110,22 @@ type NVIDIAGPU struct {
 
 var _ attest.Attester = (*NVIDIAGPU)(nil)
 
+// model is the provisioner and the CA of a model.
+func (v *NVIDIAVendor) model(name string) [2]signer {
+	m, made := v.models[name]
+	if !made {
+		m[1] = v.issue(v.template("NVIDIA "+name+" Identity", true), v.root)
+		m[0] = v.issue(v.template("NVIDIA "+name+" Provisioner ICA 1", true), m[1])
+		v.models[name] = m
+	}
+	return m
+}
+
 // GPU makes a GPU of a model, "GH100" or "GB100", whose leaves differ in form.
 func (v *NVIDIAVendor) GPU(model string) *NVIDIAGPU {
 	g := &NVIDIAGPU{vendor: v, model: model, fwid: bytes.Repeat([]byte{0xf1}, 48)}
-	ca := v.issue(v.template("NVIDIA "+model+" Identity", true), v.root)
-	provisioner := v.issue(v.template("NVIDIA "+model+" Provisioner ICA 1", true), ca)
-	chip := v.issue(v.template(model+" A01 GSP BROM", true), provisioner)
-	g.above = [4]signer{chip, provisioner, ca, v.root}
+	m := v.model(model)
+	g.above = [4]signer{v.issue(v.template(model+" A01 GSP BROM", true), m[0]), m[0], m[1], v.root}
 	g.Restart()
 	return g
 }

@@ -129,12 +129,14 @@ func chain(f func(text []byte) []byte) change {
 
 func certificate(name string, f func(c *x509.Certificate)) change {
 	return func(s *scene) {
+		s.vendor = attesttest.NewNVIDIAVendor(now)
 		s.vendor.Edit = func(c *x509.Certificate) {
 			if c.Subject.CommonName == name {
 				f(c)
 			}
 		}
 		s.start("GH100")
+		s.rules = s.vendor.Rules()
 	}
 }
 

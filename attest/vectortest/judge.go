@@ -72,28 +72,19 @@ func (c judge) appraise(p Policy, replace map[string][]byte, at time.Time) (atte
 	unbound := &unbound{Appraiser: c.Appraiser}
 	platform := c.Appraiser.Platform()
 	q := attest.Question{
-		Evidence:   attest.Evidence{Platform: platform, Raw: raw, Endorsed: files},
-		ReportData: attest.ReportData{1},
-		Rules:      map[attest.Platform]attest.Rules{platform: c.Subject.Rules(p, c.roles(c.suffix, nil)), stand: {}},
-		At:         at,
+		Evidence:     attest.Evidence{Platform: platform, Raw: raw},
+		Endorsements: files,
+		ReportData:   attest.ReportData{1},
+		Rules:        map[attest.Platform]attest.Rules{platform: c.Subject.Rules(p, c.roles(c.suffix, nil))},
+		At:           at,
 	}
-	if platform.IsDevice() {
-		q.Evidence = attest.Evidence{Platform: stand, Raw: []byte{1}, Devices: []attest.Evidence{q.Evidence}}
+	var err error
+	if v := attest.NewVerifier(unbound); platform.IsDevice() {
+		_, err = v.AppraiseDevice(q)
+	} else {
+		_, err = v.Appraise(q)
 	}
-	_, err := attest.NewVerifier(unbound, tee{}).Appraise(q)
 	return unbound.claims, err
-}
-
-// tee is beside a device under test: a device counts beside a TEE only.
-type tee struct{}
-
-const stand attest.Platform = "stand-in"
-
-func (tee) Platform() attest.Platform { return stand }
-
-func (tee) Appraise([]byte, attest.Endorsements, attest.Rules, time.Time) (attest.Claims, error) {
-	bound := attest.ReportData{1}
-	return attest.Claims{Measurement: attest.Measurement{Platform: stand}, ReportData: bound[:]}, nil
 }
 
 // unbound is an appraiser whose claims are seen before they are bound.

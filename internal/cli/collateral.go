@@ -14,7 +14,7 @@ import (
 
 // collateralFlags say where an authority, or the owner who judges one, finds what
 // vendors say beside evidence.
-type collateralFlags struct{ dir, amd, intel, intelRoot string }
+type collateralFlags struct{ dir, amd, intel, intelRoot, nvidia string }
 
 func (f *collateralFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
@@ -22,12 +22,13 @@ func (f *collateralFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.amd, "collateral-amd", collateral.AMD, "AMD's service or a mirror of it; empty asks nobody")
 	flags.StringVar(&f.intel, "collateral-intel", collateral.Intel, "Intel's service or a mirror of it; empty asks nobody")
 	flags.StringVar(&f.intelRoot, "collateral-intel-root", collateral.IntelRoot, "where Intel's root list is, or a mirror; empty asks nobody")
+	flags.StringVar(&f.nvidia, "collateral-nvidia", collateral.NVIDIA, "where NVIDIA's lists are, or a mirror; empty asks nobody")
 }
 
 // open finds documents there, and keeps them in an authority's store, where there
 // is one.
 func (f collateralFlags) open(db *store.Store, log *slog.Logger, now func() time.Time) *collateral.Collateral {
-	c := collateral.Config{AMD: f.amd, Intel: f.intel, IntelRoot: f.intelRoot, Clock: now}
+	c := collateral.Config{AMD: f.amd, Intel: f.intel, IntelRoot: f.intelRoot, NVIDIA: f.nvidia, Clock: now}
 	if db != nil {
 		c.Cache = kept{db, log}
 	}

@@ -5,12 +5,12 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/nvidia"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/spf13/cobra"
@@ -69,34 +69,6 @@ func (a *app) evidenceCommand() *cobra.Command {
 	return cmd
 }
 
-// evidenceView is evidence for people. Its fields are unverified unless the
-// verdict is "holds".
-type evidenceView struct {
-	Platform     attest.Platform   `json:"platform"`
-	Size         int               `json:"size"`
-	Endorsements map[string]int    `json:"endorsements"` // sizes by role
-	Checked      []attest.Checked  `json:"checked,omitempty"`
-	Registers    map[string]string `json:"measurement"`
-	ReportData   string            `json:"report_data"`
-	Debug        bool              `json:"debug"`
-	Dynamic      bool              `json:"dynamic"`
-	Chip         string            `json:"chip,omitempty"`
-	Fields       map[string]any    `json:"fields"`
-	Verdict      verdictView       `json:"verdict"`
-
-	refused error
-}
-
-// verdictView is what a policy says of evidence.
-type verdictView struct {
-	Verdict string   `json:"verdict"` // "holds", "refused", or "not judged"
-	Reason  string   `json:"reason,omitempty"`
-	Detail  string   `json:"detail,omitempty"`
-	At      string   `json:"at,omitempty"`
-	Is      []string `json:"is,omitempty"` // what the policy calls the program
-	Bound   bool     `json:"bound"`        // the report data was judged
-}
-
 // viewEvidence reads evidence and judges it when there is a policy.
 func (a *app) viewEvidence(path string, f evidenceFlags) (evidenceView, error) {
 	e, err := readEvidence(path)
@@ -106,37 +78,65 @@ func (a *app) viewEvidence(path string, f evidenceFlags) (evidenceView, error) {
 	if e, err = f.endorse(e); err != nil {
 		return evidenceView{}, err
 	}
-	claims, err := verifier().UnverifiedClaims(e)
+	v, err := viewPart(e)
 	if err != nil {
 		return evidenceView{}, fmt.Errorf("reading %s: %w", path, err)
 	}
-	v := evidenceView{Platform: e.Platform, Size: len(e.Raw), Endorsements: map[string]int{}, Verdict: verdictView{Verdict: "not judged", Detail: "no --policy"}}
-	for role, content := range e.Endorsed {
-		v.Endorsements[role] = len(content)
+	for i, d := range e.Devices {
+		part, err := viewPart(d)
+		if err != nil {
+			return evidenceView{}, fmt.Errorf("reading device %d of %s: %w", i, path, err)
+		}
+		v.Devices = append(v.Devices, part)
 	}
-	if v.Checked, err = e.Endorsed.Checked(); err != nil {
-		return evidenceView{}, fmt.Errorf("reading %s: %w", path, err)
-	}
+	v.Verdict = verdictView{Verdict: "not judged", Detail: "no --policy"}
 	if f.policy != "" {
-		var proven attest.Claims
+		var proven []attest.Claims
 		proven, v.Verdict, v.refused, err = f.judge(e, a.now())
 		if err != nil {
 			return evidenceView{}, err
 		}
 		if v.refused == nil {
-			claims = proven
+			v.prove(proven)
 		}
 	}
-	v.fill(claims)
+	v.Verdict.Unjudged = v.unjudged()
 	return v, nil
 }
 
-func (v *evidenceView) fill(c attest.Claims) {
-	v.Registers, v.Fields = map[string]string{}, c.Details
-	for _, r := range c.Measurement.Registers {
-		v.Registers[r.Name] = hex.EncodeToString(r.Value)
+// viewPart is what one part says of itself.
+func viewPart(e attest.Evidence) (evidenceView, error) {
+	claims, err := verifier().UnverifiedClaims(e)
+	if err != nil {
+		return evidenceView{}, err
 	}
-	v.ReportData, v.Debug, v.Dynamic, v.Chip = hex.EncodeToString(c.ReportData), c.Debug, c.Dynamic, c.Chip
+	v := evidenceView{Platform: e.Platform, Size: len(e.Raw), Endorsements: map[string]int{}}
+	for role, content := range e.Endorsed {
+		v.Endorsements[role] = len(content)
+	}
+	v.fill(claims)
+	v.Checked, err = e.Endorsed.Checked()
+	return v, err
+}
+
+// prove puts claims that hold in place of what the parts say: the TEE's, and those of
+// each device.
+func (v *evidenceView) prove(claims []attest.Claims) {
+	v.fill(claims[0])
+	for i := range v.Devices {
+		v.Devices[i].fill(claims[1+i])
+	}
+}
+
+// unjudged is what nobody compares of any part.
+func (v *evidenceView) unjudged() []string {
+	all := slices.Clone(v.Unjudged)
+	for i, d := range v.Devices {
+		for _, what := range d.Unjudged {
+			all = append(all, fmt.Sprintf("device %d: %s", i, what))
+		}
+	}
+	return all
 }
 
 // readEvidence reads a wrapper, or evidence as a device gives it.
@@ -149,9 +149,12 @@ func readEvidence(path string) (attest.Evidence, error) {
 	if text := bytes.TrimSpace(content); len(text) > 0 && (text[0] == '[' || text[0] == '{') {
 		return e, e.UnmarshalJSON(text)
 	}
+	if raw, _, err := nvidia.Decode(bytes.TrimSpace(content)); err == nil {
+		content = raw // NVIDIA's tools print reports as text
+	}
 	e = attest.Evidence{Platform: platformOf(content), Raw: content}
 	if e.Platform == "" {
-		return e, wire.Refuse(wire.NoPlatform, "evidence: form", "another", "a wrapper (RFC 9999), SNP report, DCAP quote or Nitro document")
+		return e, wire.Refuse(wire.NoPlatform, "evidence: form", "another", "a wrapper (RFC 9999), SNP report, DCAP quote, Nitro document or report of an NVIDIA GPU")
 	}
 	return e, nil
 }
@@ -161,6 +164,8 @@ func platformOf(raw []byte) attest.Platform {
 	switch {
 	case len(raw) == 1184 && raw[0] >= 2 && raw[0] <= 5:
 		return attest.SNP
+	case bytes.HasPrefix(raw, []byte{0x11, 0xe0}): // SPDM 1.1: GET_MEASUREMENTS
+		return attest.NvidiaGPU
 	case bytes.HasPrefix(raw, []byte{0x84, 0x44}): // CBOR: array of 4, bytes of 4
 		return attest.Nitro
 	case len(raw) > 48 && raw[0] >= 3 && raw[0] <= 5 && raw[1] == 0:
@@ -188,9 +193,10 @@ func (f evidenceFlags) endorse(e attest.Evidence) (attest.Evidence, error) {
 	return e.With(more), nil
 }
 
-// judge appraises evidence by the policy, and looks for the program in it. A
-// refusal is a verdict; err is a fault of the question.
-func (f evidenceFlags) judge(e attest.Evidence, now time.Time) (proven attest.Claims, v verdictView, refused, err error) {
+// judge appraises evidence by the policy, and looks for the program in it. Evidence
+// of a device alone is judged as such. A refusal is a verdict; err is a fault of the
+// question.
+func (f evidenceFlags) judge(e attest.Evidence, now time.Time) (proven []attest.Claims, v verdictView, refused, err error) {
 	file, err := readFile(f.policy, wire.MaxPolicy)
 	if err != nil {
 		return proven, v, nil, err
@@ -205,38 +211,54 @@ func (f evidenceFlags) judge(e attest.Evidence, now time.Time) (proven attest.Cl
 		}
 	}
 	q := attest.Question{Evidence: e, ReportData: attest.ReportData{1}, Rules: doc.Platforms, At: now}
-	watched := &witness{Appraiser: platforms[e.Platform].appraiser(), bound: f.reportData != ""}
-	if watched.bound {
+	seen := &witnesses{bound: f.reportData != ""}
+	if seen.bound {
 		data, err := hex.DecodeString(f.reportData)
 		if err != nil || len(data) != len(q.ReportData) {
 			return proven, v, nil, usage("--report-data: got %q, want %d hexadecimal digits", f.reportData, 2*len(q.ReportData))
 		}
 		q.ReportData = attest.ReportData(data)
 	}
-	result, refused := attest.NewVerifier(watched).Appraise(q)
-	v = verdictView{Verdict: "holds", At: now.UTC().Format(time.RFC3339), Bound: watched.bound}
-	if refused == nil {
-		v.Is, refused = programs(doc, result.Measurement())
+	v = verdictView{Verdict: "holds", At: now.UTC().Format(time.RFC3339), Bound: seen.bound}
+	if e.Platform.IsDevice() {
+		_, refused = seen.verifier().AppraiseDevice(q)
+	} else if result, err := seen.verifier().Appraise(q); err != nil {
+		refused = err
+	} else {
+		v.Is, refused = programs(doc, result)
 	}
 	if refused != nil {
 		v.Verdict, v.Detail, v.Reason = "refused", oneLine(refused.Error()), classify(refused).code
 	}
-	return watched.claims, v, refused, nil
+	return seen.claims, v, refused, nil
 }
 
-// witness is an appraiser whose claims are seen. Evidence in a file was bound to a
-// nonce that is gone, so without a wish its binding is not judged, and a TPM's
-// credential, which only its verifier can judge, never; the result goes to people
-// only.
+// witnesses are appraisers whose claims are seen, in the order of the parts. Evidence
+// in a file was bound to a nonce that is gone, so without a wish its binding is not
+// judged, and a TPM's credential, which only its verifier can judge, never; the
+// result goes to people only.
+type witnesses struct {
+	bound  bool
+	claims []attest.Claims
+}
+
+func (w *witnesses) verifier() *attest.Verifier {
+	var all []attest.Appraiser
+	for _, p := range platforms {
+		all = append(all, witness{p.appraiser(), w})
+	}
+	return attest.NewVerifier(all...)
+}
+
 type witness struct {
 	attest.Appraiser
-	bound  bool
-	claims attest.Claims
+	*witnesses
 }
 
-func (w *witness) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
+func (w witness) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	claims, err := w.Appraiser.Appraise(raw, endorsed, rules, at)
-	w.claims, claims.Activation = claims, nil
+	w.claims = append(w.claims, claims)
+	claims.Activation = nil
 	if !w.bound {
 		stand := attest.ReportData{1}
 		claims.ReportData = stand[:]
@@ -244,21 +266,25 @@ func (w *witness) Appraise(raw []byte, endorsed attest.Endorsements, rules attes
 	return claims, err
 }
 
-// programs are the names that a policy has for a measurement; none is refused.
-func programs(doc *policy.Document, m attest.Measurement) ([]string, error) {
+// programs are the names that a policy has for what was appraised; none is refused,
+// and so is one alone that lacks a device.
+func programs(doc *policy.Document, r attest.Result) ([]string, error) {
 	var names []string
-	refused := wire.Refuse(wire.NotMeasured, "measurement", m, "a program of the policy")
-	find := func(name string, references []attest.ReferenceValue) {
-		for _, reference := range references {
-			if attest.Match(reference, m) == nil {
-				names = append(names, name)
-			}
-		}
+	refused := wire.Refuse(wire.NotMeasured, "measurement", r.Measurement(), "a program of the policy")
+	if matches(doc.Authority.References, r) {
+		names = append(names, "the authority")
 	}
-	find("the authority", doc.Authority.References)
 	for _, task := range doc.TaskNames() {
-		for _, release := range doc.Tasks[task].ReleaseNames() {
-			find("task "+task+", release "+release, doc.Tasks[task].Releases[release].References)
+		for _, name := range doc.Tasks[task].ReleaseNames() {
+			release := doc.Tasks[task].Releases[name]
+			if !matches(release.References, r) {
+				continue
+			}
+			if err := release.Equipped(r.Devices()); err != nil {
+				refused = err
+				continue
+			}
+			names = append(names, "task "+task+", release "+name)
 		}
 	}
 	if len(names) == 0 {
@@ -267,55 +293,6 @@ func programs(doc *policy.Document, m attest.Measurement) ([]string, error) {
 	return names, nil
 }
 
-func (v verdictView) text(of attest.Platform) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "verdict      %s", v.Verdict)
-	if v.At != "" {
-		fmt.Fprintf(&b, " at %s", v.At)
-	}
-	if v.Detail != "" {
-		fmt.Fprintf(&b, ": %s", v.Detail)
-	}
-	b.WriteString("\n")
-	for _, name := range v.Is {
-		fmt.Fprintf(&b, "  is         %s\n", name)
-	}
-	if v.At != "" && !v.Bound {
-		b.WriteString("  note       whether it was made for this use is not judged: no --report-data\n")
-	}
-	if v.At != "" && of == attest.TPM {
-		b.WriteString("  note       whether the key lives in that TPM is not judged: only the authority that asked for the evidence can\n")
-	}
-	return b.String()
-}
-
-// tree is the view as text, every field on a line of its own.
-func (v evidenceView) tree() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "evidence     %s, %d bytes\n", platforms[v.Platform].name, v.Size)
-	for _, role := range slices.Sorted(maps.Keys(v.Endorsements)) {
-		fmt.Fprintf(&b, "  beside     %s, %d bytes\n", role, v.Endorsements[role])
-	}
-	for _, c := range v.Checked {
-		fmt.Fprintf(&b, "  checked    %s at %s, valid until %s\n", c.Role, rfc3339(c.At), rfc3339(c.Until))
-	}
-	b.WriteString("measurement\n")
-	for _, name := range attest.Registers[v.Platform] {
-		fmt.Fprintf(&b, "  %-26s %s\n", name, v.Registers[name])
-	}
-	fmt.Fprintf(&b, "state\n  %-26s %s\n  %-26s %v\n  %-26s %v\n", "report_data", v.ReportData, "debug", v.Debug, "dynamic", v.Dynamic)
-	if v.Chip != "" {
-		fmt.Fprintf(&b, "  %-26s %s\n", "chip", v.Chip)
-	}
-	if len(v.Fields) > 0 {
-		b.WriteString("fields\n")
-	}
-	for _, name := range slices.Sorted(maps.Keys(v.Fields)) {
-		fmt.Fprintf(&b, "  %-26s %v\n", name, v.Fields[name])
-	}
-	if v.Verdict.Verdict != "holds" {
-		b.WriteString("note         nothing above is proven\n")
-	}
-	b.WriteString(v.Verdict.text(v.Platform))
-	return b.String()
+func matches(references []attest.ReferenceValue, r attest.Result) bool {
+	return slices.ContainsFunc(references, func(reference attest.ReferenceValue) bool { return attest.Match(reference, r.Measurement()) == nil })
 }

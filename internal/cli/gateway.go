@@ -115,6 +115,9 @@ func viewSession(s client.Session) sessionView {
 	v := sessionView{ID: s.ID.String(), Expires: rfc3339(s.Expires), Unit: s.Unit.UnitID().String(), Identity: s.Unit.ID().String()}
 	if s.Evidence.OK() {
 		v.Evidence = fmt.Sprintf("%s, chip %s", s.Evidence.Measurement(), s.Evidence.Chip())
+		for _, d := range s.Evidence.Devices() {
+			v.Evidence += withDevice(string(d.Platform), d.Chip, d.Unjudged)
+		}
 	}
 	return v
 }

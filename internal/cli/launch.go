@@ -124,6 +124,8 @@ func (t teeFlags) check() error {
 	switch {
 	case t.platform == "":
 		return &fault{codeNoTEE, errors.New("this process was not started inside a TEE"), ""}
+	case attest.Platform(t.platform).IsDevice():
+		return usage("--platform: %s is a device beside a TEE, not one to run in", t.platform)
 	case t.platform != string(attest.Soft):
 		return usage("--platform: got %q, want one of %s", t.platform, strings.Join(platformNames(), ", "))
 	case t.socket == "":

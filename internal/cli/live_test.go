@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -212,6 +213,40 @@ func TestChipCause(t *testing.T) {
 	} {
 		if got := chipCause(row.chip, row.rules); got != row.want {
 			t.Errorf("%s: got %q, want %q", name, got, row.want)
+		}
+	}
+}
+
+// TestAffectedDevices says of a unit with a GPU which policy cuts it off for that.
+func TestAffectedDevices(t *testing.T) {
+	chip, other := wire.Sum([]byte("a GPU")), wire.Sum([]byte("another"))
+	table := fmt.Sprintf("[platform.nvidia-gpu]\nroots = [%q]\nmodels = [\"GH100\"]\nchips = \"any\"\ndrivers = \"any\"\nvbios = \"any\"\nmodes = [\"SPT\"]\nmeasurements = \"any\"\n", other)
+	edits := []string{"[task.scoring]", table + "[task.scoring]"}
+	units := []api.LogEntry{{
+		Unit: "a", Task: "scoring", Release: "1", Platform: "tdx", Chip: strings.Repeat("1", 32),
+		Devices: []api.LogDevice{{Platform: "nvidia-gpu", Chip: chip.String()}},
+	}}
+	for _, r := range []struct {
+		name  string
+		edits []string
+		want  string
+	}{
+		{"nothing", edits, ""},
+		{"another chip", append(edits, "models", fmt.Sprintf("cut_chips = [%q]\nmodels", other)), ""},
+		{"its chip", append(edits, "models", fmt.Sprintf("cut_chips = [%q]\nmodels", chip)), "nvidia-gpu: cut_chips"},
+		{"all chips but one", append(edits, `chips = "any"
+drivers`, fmt.Sprintf("chips = [%q]\ndrivers", other)), "nvidia-gpu: chip is not among chips"},
+		{"its platform", nil, "platform nvidia-gpu is removed"},
+		{"one GPU demanded", append(edits, "[task.scoring.release.1]\n", "[task.scoring.release.1]\ndevices = { nvidia-gpu = 1 }\n"), ""},
+		{"two demanded", append(edits, "[task.scoring.release.1]\n", "[task.scoring.release.1]\ndevices = { nvidia-gpu = 2 }\n"), "devices of platform nvidia-gpu"},
+	} {
+		got := ""
+		change := policyChange{old: parsed(t, edits...), next: parsed(t, r.edits...)}
+		for _, u := range change.affected(units) {
+			got += u.Cause
+		}
+		if got != r.want {
+			t.Errorf("%s: got %q, want %q", r.name, got, r.want)
 		}
 	}
 }

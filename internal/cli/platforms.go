@@ -8,6 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/dcap"
 	"github.com/cohort-tee/cohort/attest/nitro"
+	"github.com/cohort-tee/cohort/attest/nvidia"
 	"github.com/cohort-tee/cohort/attest/snp"
 	"github.com/cohort-tee/cohort/attest/soft"
 	"github.com/cohort-tee/cohort/attest/tpm"
@@ -43,7 +44,7 @@ type attester interface {
 	attest.Sealer
 }
 
-// platforms are the kinds of TEEs of this build.
+// platforms are the kinds of TEEs, and of devices beside them, of this build.
 var platforms = map[attest.Platform]platform{
 	attest.Soft: {
 		name:        "development TEE",
@@ -89,6 +90,10 @@ var platforms = map[attest.Platform]platform{
 			return unsealing{a, attest.NoSealer{Platform: attest.Nitro}}, err
 		},
 	},
+	attest.NvidiaGPU: { // judged only: NVIDIA's library needs cgo, which this build is without
+		name:      "NVIDIA GPU",
+		appraiser: func() attest.Appraiser { return nvidia.Appraiser{} },
+	},
 }
 
 // unsealing is a TEE that keeps no secrets.
@@ -97,11 +102,13 @@ type unsealing struct {
 	attest.NoSealer
 }
 
-// platformNames are the platforms of this build.
+// platformNames are the TEEs of this build.
 func platformNames() []string {
 	var names []string
 	for name := range platforms {
-		names = append(names, string(name))
+		if !name.IsDevice() {
+			names = append(names, string(name))
+		}
 	}
 	slices.Sort(names)
 	return names

@@ -84,6 +84,15 @@ func backupText(b api.Backup) string {
 	return "WARNING: none; if this authority's machine is lost, so is its root. Make one with `cohort authority backup`"
 }
 
+// withDevice is one device beside a TEE for people, with what nobody compared of it.
+func withDevice(platform, chip string, unjudged []string) string {
+	text := " with " + platform + " " + chip
+	if len(unjudged) > 0 {
+		text += " (not judged: " + strings.Join(unjudged, "; ") + ")"
+	}
+	return text
+}
+
 // logLine is one entry of the authority's log for people.
 func logLine(e api.LogEntry) string {
 	line := fmt.Sprintf("%s %-8s %s", rfc3339(e.Time), e.Kind, e.Task)
@@ -100,10 +109,7 @@ func logLine(e api.LogEntry) string {
 		}
 	}
 	for _, d := range e.Devices {
-		line += " with " + d.Platform + " " + d.Chip
-		if len(d.Unjudged) > 0 {
-			line += " (not judged: " + strings.Join(d.Unjudged, "; ") + ")"
-		}
+		line += withDevice(d.Platform, d.Chip, d.Unjudged)
 	}
 	if e.Reason != "" {
 		line += fmt.Sprintf(" [%s] %s", e.Reason, e.Detail)

@@ -13,7 +13,7 @@
 // what is at hand is given, past its end too, for the appraiser to refuse with
 // reason "expired". Evidence of platforms without collateral gets none.
 //
-//	c := collateral.New(collateral.Config{AMD: collateral.AMD, Intel: collateral.Intel, IntelRoot: collateral.IntelRoot})
+//	c := collateral.New(collateral.Config{AMD: collateral.AMD, Intel: collateral.Intel, IntelRoot: collateral.IntelRoot, NVIDIA: collateral.NVIDIA})
 //	go c.Run(ctx) // renews
 //	endorsed, err := c.Endorse(ctx, evidence)
 package collateral
@@ -37,6 +37,7 @@ const (
 	AMD       = "https://kdsintf.amd.com"
 	Intel     = "https://api.trustedservices.intel.com"
 	IntelRoot = "https://certificates.trustedservices.intel.com"
+	NVIDIA    = "http://crl.ndis.nvidia.com" // as its certificates name it; the lists are signed
 )
 
 // Config says where documents come from. A source that is left out is not asked.
@@ -44,9 +45,9 @@ type Config struct {
 	// Mirror holds documents as files, by the names of
 	// docs/how-to/collateral.md and [Status]; it is asked first. It is for closed networks.
 	Mirror fs.FS
-	// AMD, Intel and IntelRoot are base URLs of the vendors' services, or of
-	// mirrors with the same paths.
-	AMD, Intel, IntelRoot string
+	// AMD, Intel, IntelRoot and NVIDIA are base URLs of the vendors' services,
+	// or of mirrors with the same paths.
+	AMD, Intel, IntelRoot, NVIDIA string
 	// Client asks them. Nil is http.DefaultClient.
 	Client *http.Client
 	// Cache keeps documents across restarts. Nil keeps them in memory only.

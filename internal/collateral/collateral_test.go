@@ -19,6 +19,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/attest/dcap"
+	"github.com/cohort-tee/cohort/attest/nvidia"
 	"github.com/cohort-tee/cohort/attest/snp"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -500,6 +501,29 @@ func TestAzure(t *testing.T) {
 	}
 }
 
+// TestNVIDIA: the lists of a GPU's model are had from NVIDIA's server, and hold.
+func TestNVIDIA(t *testing.T) {
+	vendor := attesttest.NewNVIDIAVendor(noon)
+	gpu := vendor.GPU("GH100")
+	e := evidence(t, gpu)
+	s := serve(t)
+	s.knows = gpu.Service()
+	c := New(Config{NVIDIA: s.URL, Client: s.client, Clock: func() time.Time { return noon }})
+	got, err := c.Endorse(t.Context(), e)
+	if err != nil || len(got) != 2 {
+		t.Fatalf("got %d documents, %v, want both lists", len(got), err)
+	}
+	if want := []string{"/crl/l1-root.crl", "/crl/l2-gh100.crl"}; !slices.Equal(s.asked, want) {
+		t.Errorf("asked for %q, want %q", s.asked, want)
+	}
+	if _, err := (nvidia.Appraiser{}).Appraise(e.Raw, e.With(got).Endorsed, vendor.Rules(), noon); err != nil {
+		t.Error(err)
+	}
+	if _, err := (nvidia.Appraiser{}).Appraise(e.Raw, e.Endorsed, vendor.Rules(), noon); !errors.Is(err, wire.CRLMissing) {
+		t.Errorf("without them: got %v, want %q", err, wire.CRLMissing)
+	}
+}
+
 func FuzzItems(f *testing.F) {
 	intel := attesttest.NewDCAPVendor(noon)
 	report := make([]byte, 1184)
@@ -507,9 +531,9 @@ func FuzzItems(f *testing.F) {
 	f.Add(report)
 	f.Add(evidence(f, intel.Chip(intel.TCB).Attester(attesttest.MeasureTDX("td"))).Raw)
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		c := New(Config{AMD: "https://amd.example", Intel: "https://intel.example", IntelRoot: "https://root.example"})
-		for _, platform := range []attest.Platform{attest.SNP, attest.AzureSNP, attest.TDX, attest.SGX} {
-			for _, it := range c.items(attest.Evidence{Platform: platform, Raw: raw}) {
+		c := New(Config{AMD: "https://amd.example", Intel: "https://intel.example", IntelRoot: "https://root.example", NVIDIA: "https://nvidia.example"})
+		for _, platform := range []attest.Platform{attest.SNP, attest.AzureSNP, attest.TDX, attest.SGX, attest.NvidiaGPU} {
+			for _, it := range c.items(attest.Evidence{Platform: platform, Raw: raw, Endorsed: attest.Endorsements{"cert_chain": raw}}) {
 				request, err := http.NewRequest(http.MethodGet, it.url, nil)
 				if err != nil || !strings.HasSuffix(request.URL.Host, ".example") {
 					t.Errorf("evidence leads to %q: %v", it.url, err)

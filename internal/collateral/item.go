@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -47,6 +48,8 @@ func (c *Collateral) items(e attest.Evidence) []item {
 		}
 	case attest.TDX, attest.SGX:
 		return intelItems(e, at(c.config.Intel), at(c.config.IntelRoot))
+	case attest.NvidiaGPU:
+		return nvidiaItems(e.Endorsed["cert_chain"], at(c.config.NVIDIA))
 	}
 	return nil
 }
@@ -139,6 +142,27 @@ func intelItems(e attest.Evidence, pcs, root func(string) string) []item {
 		{role: "pck_crl", kind: list, name: "intel/pck_" + ca + "_crl.der", url: pcs("/sgx/certification/v4/pckcrl?ca=" + ca + "&encoding=der")},
 		{role: "root_crl", kind: list, name: "intel/root_crl.der", url: root("/IntelSGXRootCA.der")},
 	}
+}
+
+var nvidiaModel = regexp.MustCompile(`^NVIDIA ([A-Z]{2}[0-9A-Z]{2,6}) Identity$`)
+
+// nvidiaItems reads the model out of the chain that comes with a report. Its lists
+// are named in the certificates, always by these paths.
+func nvidiaItems(chain []byte, nvidia func(string) string) []item {
+	for block, rest := pem.Decode(chain); block != nil; block, rest = pem.Decode(rest) {
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil
+		}
+		if found := nvidiaModel.FindStringSubmatch(cert.Subject.CommonName); found != nil {
+			model := "l2-" + strings.ToLower(found[1]) + ".crl"
+			return []item{
+				{role: "root_crl", kind: list, name: "nvidia/l1-root.crl", url: nvidia("/crl/l1-root.crl")},
+				{role: "model_crl", kind: list, name: "nvidia/" + model, url: nvidia("/crl/" + model)},
+			}
+		}
+	}
+	return nil
 }
 
 // Intel's extension of PCK certificates, and the FMSPC in it.

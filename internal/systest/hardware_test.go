@@ -23,6 +23,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/attest/dcap"
 	"github.com/cohort-tee/cohort/attest/nitro"
+	"github.com/cohort-tee/cohort/attest/nvidia"
 	"github.com/cohort-tee/cohort/attest/snp"
 	"github.com/cohort-tee/cohort/attest/soft"
 	"github.com/cohort-tee/cohort/attest/tpm"
@@ -51,6 +52,9 @@ type vendors struct {
 	tpm   *attesttest.TPM
 
 	paravisor *snp.AzureAttester // of its machine, where a test asks for one
+
+	nvidia *attesttest.NVIDIAVendor // with what follows, where a test asks for a GPU
+	gpu    *attesttest.NVIDIAGPU
 
 	service string // URL of AMD's and Intel's
 
@@ -89,6 +93,7 @@ func newVendors(t *testing.T) *vendors {
 	v.cpu = v.intel.Chip(v.intel.TCB)
 	mux := http.NewServeMux()
 	mux.Handle("/vcek/", v.chip.Service())
+	mux.HandleFunc("/crl/", func(w http.ResponseWriter, r *http.Request) { v.gpu.Service().ServeHTTP(w, r) })
 	mux.Handle("/", v.intel.Service())
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v.mu.Lock()
@@ -162,7 +167,7 @@ func (v *vendors) device(p attest.Platform, program string) (attest.Attester, at
 
 // verifier knows every platform: what is refused, policy refuses.
 func verifier() *attest.Verifier {
-	return attest.NewVerifier(soft.Appraiser{}, new(snp.Appraiser), new(snp.Azure), dcap.TDX(), dcap.SGX(), nitro.Appraiser{}, new(tpm.Appraiser))
+	return attest.NewVerifier(soft.Appraiser{}, new(snp.Appraiser), new(snp.Azure), dcap.TDX(), dcap.SGX(), nitro.Appraiser{}, new(tpm.Appraiser), nvidia.Appraiser{})
 }
 
 // reference is a measurement as policy writes it.
@@ -213,7 +218,7 @@ func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
 	t.Helper()
 	c := &Cluster{t: t, owner: newOwner(t), Log: slog.New(slog.DiscardHandler), dsn: "sqlite:" + filepath.Join(t.TempDir(), "a.db"), addr: loopback.FreeAddress(t)}
 	e := &estate{Cluster: c, vendors: v, collateral: collateral.New(collateral.Config{
-		AMD: v.service, Intel: v.service, IntelRoot: v.service, Clock: v.wall,
+		AMD: v.service, Intel: v.service, IntelRoot: v.service, NVIDIA: v.service, Clock: v.wall,
 	})}
 	tee, own := v.device(platforms[0], "authority")
 	sealer, ok := tee.(attest.Sealer)
@@ -268,9 +273,16 @@ func (e *estate) policy(root attest.Digest, own attest.Measurement, platforms ..
 		_, m := v.device(p, "scoring 1")
 		references = append(references, reference(m))
 	}
+	if v.gpu != nil {
+		text += v.gpuRules()
+	}
 	text += fmt.Sprintf("[authority]\nroot = %q\nreference = [ %s ]\n", root, reference(own))
-	return text + fmt.Sprintf("[task.scoring]\nkey_mode = \"shared\"\nlife = \"1h\"\nnames = [%q]\n[task.scoring.release.\"1\"]\nreference = [ %s ]\n",
+	text += fmt.Sprintf("[task.scoring]\nkey_mode = \"shared\"\nlife = \"1h\"\nnames = [%q]\n[task.scoring.release.\"1\"]\nreference = [ %s ]\n",
 		ServerName("scoring"), strings.Join(references, ", "))
+	if v.gpu != nil {
+		text += "devices = { nvidia-gpu = 1 }\n"
+	}
+	return text
 }
 
 // enrol starts a unit that runs a program on a platform, or says why it was

@@ -1,0 +1,96 @@
+package systest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// withGPU are vendors of whose machines one has a GPU.
+func withGPU(t *testing.T) *vendors {
+	t.Helper()
+	v := newVendors(t)
+	v.nvidia = attesttest.NewNVIDIAVendor(v.now)
+	v.gpu = v.nvidia.GPU("GH100")
+	return v
+}
+
+// gpuRules are the rules of the vendor's GPUs as policy writes them.
+func (v *vendors) gpuRules() string {
+	return fmt.Sprintf("[platform.nvidia-gpu]\nroots = [%q]\nmodels = [\"GH100\"]\nchips = \"any\"\ndrivers = [%q]\nvbios = [\"96.00.9F.00.01\"]\nmodes = [\"SPT\"]\nmeasurements = \"any\"\n",
+		v.nvidia.Root(), attesttest.NVIDIADriver)
+}
+
+// elsewhere is a device that answers another question than it is asked.
+type elsewhere struct{ attest.Attester }
+
+func (e elsewhere) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
+	data[0] ^= 1
+	return e.Attester.Attest(ctx, data)
+}
+
+// TestGPU: a release that demands a GPU beside its TEE. A unit that has one is
+// enrolled, served and logged with it; one without, with a GPU that answered another
+// question, with a stranger's, or with one GPU for two, is not.
+func TestGPU(t *testing.T) {
+	v := withGPU(t)
+	e := settle(t, v, attest.SNP)
+	enrol := func(devices ...attest.Attester) error {
+		t.Helper()
+		tee, _ := v.device(attest.SNP, "scoring 1")
+		config := e.UnitConfig("scoring", "scoring 1")
+		config.Attester, config.Clock = attest.WithDevices(tee, devices...), e.wall
+		u, err := start(t, config)
+		if err != nil {
+			return err
+		}
+		got, err := get(t, e.dial(serve(t, u, "gpu")), "https://"+ServerName("scoring")+"/")
+		if err != nil || got != "gpu" {
+			t.Errorf("got %q, %v, want the unit's answer", got, err)
+		}
+		return nil
+	}
+	if err := enrol(v.gpu); err != nil {
+		t.Fatal(err)
+	}
+	second := v.nvidia.GPU("GH100")
+	if err := enrol(v.gpu, second); err != nil {
+		t.Errorf("one GPU more than policy demands: %v", err)
+	}
+	wantReason(t, enrol(), wire.DeviceMissing)
+	wantReason(t, enrol(elsewhere{v.gpu}), wire.BadNonce)
+	wantReason(t, enrol(v.gpu, elsewhere{second}), wire.BadNonce)
+	wantReason(t, enrol(attesttest.NewNVIDIAVendor(v.now).GPU("GH100")), wire.UnknownRoot)
+	wantReason(t, enrol(v.gpu, v.gpu), wire.WrongChip)
+
+	page, err := authorityOf(t, e.Cluster).Log(t.Context(), api.LogQuery{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	units := slices.DeleteFunc(page.Entries, func(u api.LogEntry) bool { return u.Kind != "issued" })
+	want := api.LogDevice{Platform: "nvidia-gpu", Chip: v.gpu.Chip().String()}
+	for _, u := range units {
+		if len(u.Devices) == 0 || u.Devices[0].Platform != want.Platform || u.Devices[0].Chip != want.Chip {
+			t.Errorf("got devices %+v in the log, want %+v first", u.Devices, want)
+		}
+		if !slices.ContainsFunc(u.Devices[0].Unjudged, func(s string) bool { return strings.Contains(s, "RIM") }) {
+			t.Errorf("got %q, want the log to say that nobody compared the measurements", u.Devices[0].Unjudged)
+		}
+	}
+	if len(units) != 2 {
+		t.Errorf("got %d certificates, want 2", len(units))
+	}
+
+	push(t, e.Cluster, e.Next("modes = [\"SPT\"]\n", fmt.Sprintf("modes = [\"SPT\"]\ncut_chips = [%q]\n", v.gpu.Chip())))
+	wantReason(t, enrol(v.gpu), wire.NoPlatform)
+	if err := enrol(second); err != nil {
+		t.Errorf("another GPU than the one cut off: %v", err)
+	}
+}
