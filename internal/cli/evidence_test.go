@@ -1,16 +1,20 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/attest/nvidia"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -109,6 +113,20 @@ func TestEvidenceOfDevices(t *testing.T) {
 			}
 			l.inspect(t, row.exit == 0, args)
 		})
+	}
+}
+
+// TestModesOfGPUs: policy has a word for each mode that a report can be in.
+func TestModesOfGPUs(t *testing.T) {
+	text, err := os.ReadFile(newLaboratory(t).policy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []string{nvidia.ModeSingle, nvidia.ModeMulti, nvidia.ModePPCIE, nvidia.ModeUnstated} {
+		doc, err := policy.Parse(bytes.Replace(text, []byte(`"SPT"`), []byte(strconv.Quote(mode)), 1))
+		if err != nil || !slices.Equal(doc.Platforms[attest.NvidiaGPU].NVIDIA.Modes, []string{mode}) {
+			t.Errorf("%s: %v", mode, err)
+		}
 	}
 }
 

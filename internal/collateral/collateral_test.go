@@ -510,8 +510,8 @@ func TestNVIDIA(t *testing.T) {
 	s.knows = gpu.Service()
 	c := New(Config{NVIDIA: s.URL, Client: s.client, Clock: func() time.Time { return noon }})
 	got, err := c.Endorse(t.Context(), e)
-	if err != nil || len(got) != 2 {
-		t.Fatalf("got %d documents, %v, want both lists", len(got), err)
+	if err != nil || len(got) != 3 {
+		t.Fatalf("got %d documents, %v, want both lists, and when they were had", len(got), err)
 	}
 	if want := []string{"/crl/l1-root.crl", "/crl/l2-gh100.crl"}; !slices.Equal(s.asked, want) {
 		t.Errorf("asked for %q, want %q", s.asked, want)

@@ -1,0 +1,39 @@
+package nvidia_test
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/attest/nvidia"
+)
+
+// A program that reaches a GPU gives its evidence beside that of its TEE. Here vendors
+// made for tests play both makers.
+func ExampleAttester() {
+	maker, vendor := attesttest.NewVendor(), attesttest.NewNVIDIAVendor(now)
+	gpu := vendor.GPU("GH100") // in place of NVML
+	card, err := nvidia.NewAttester(gpu)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	evidence, err := attest.WithDevices(maker.Chip().Attester(attesttest.Measure("training")), card).Attest(context.Background(), use)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	evidence.Devices[0] = evidence.Devices[0].With(gpu.Lists())
+
+	rules := maker.Rules()
+	rules[attest.NvidiaGPU] = vendor.Rules()
+	result, err := attesttest.Verifier(nvidia.Appraiser{}).Appraise(attest.Question{Evidence: evidence, ReportData: use, Rules: rules, At: now})
+	fmt.Println(result.OK(), err)
+	for _, device := range result.Devices() {
+		fmt.Println(device.Platform, device.Unjudged[0])
+	}
+	// Output:
+	// true <nil>
+	// nvidia-gpu measurements: compared with no reference value (RIM)
+}
