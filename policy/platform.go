@@ -180,7 +180,7 @@ func readNVIDIA(t table, rules *attest.Rules) {
 }
 
 var (
-	nvidiaModel  = regexp.MustCompile(`^[A-Z]{2}[0-9A-Z]{2,6}$`)
+	nvidiaModel  = regexp.MustCompile(`^G[A-Z][0-9]{3}$`)
 	nvidiaDriver = regexp.MustCompile(`^[0-9]+(\.[0-9]+)+$`)
 	nvidiaVBIOS  = regexp.MustCompile(`^[0-9A-F]{2}(\.[0-9A-F]{2}){4}$`)
 

@@ -261,6 +261,7 @@ func TestRefuse(t *testing.T) {
 			c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
 		}), wire.BadChain},
 		{"a switch of the same root", certificate(modelCA, func(c *x509.Certificate) { c.Subject.CommonName = "NVIDIA NVSwitch LS10 Identity" }), wire.BadChain},
+		{"a network card of the same root", certificate(modelCA, func(c *x509.Certificate) { c.Subject.CommonName = "NVIDIA CX7 Identity" }), wire.BadChain},
 		{"a chip of another model", certificate(chipCA, func(c *x509.Certificate) { c.Subject.CommonName = "GB100 A01 GSP BROM" }), wire.BadChain},
 		{"a leaf of another firmware", certificate(leaf, func(c *x509.Certificate) { c.Subject.CommonName = "GH100 A01 SEC2 LF" }), wire.BadChain},
 		{"a provisioner of another model", certificate(provisioner, func(c *x509.Certificate) { c.Subject.CommonName = "NVIDIA GB100 Provisioner ICA 1" }), wire.BadChain},

@@ -117,7 +117,7 @@ func link(child, parent *x509.Certificate) error {
 	return nil
 }
 
-var modelCA = regexp.MustCompile(`^NVIDIA ([A-Z]{2}[0-9A-Z]{2,6}) Identity$`)
+var modelCA = regexp.MustCompile(`^NVIDIA (G[A-Z][0-9]{3}) Identity$`)
 
 // readNames tells the model by its CA, which NVIDIA named, and checks that the
 // others are of the same. The root vouches for switches and network cards too, whose

@@ -118,7 +118,11 @@ func TestEvidenceOfDevices(t *testing.T) {
 
 // TestModesOfGPUs: policy has a word for each mode that a report can be in.
 func TestModesOfGPUs(t *testing.T) {
-	text, err := os.ReadFile(newLaboratory(t).policy)
+	l := newLaboratory(t)
+	if got := run(t, nil, "policy", "check", l.policy); !strings.Contains(got.out, "with at least 1 nvidia-gpu beside the TEE") {
+		t.Errorf("policy check does not say what a release demands:\n%s%s", got.out, got.talk)
+	}
+	text, err := os.ReadFile(l.policy)
 	if err != nil {
 		t.Fatal(err)
 	}

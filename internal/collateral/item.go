@@ -144,7 +144,9 @@ func intelItems(e attest.Evidence, pcs, root func(string) string) []item {
 	}
 }
 
-var nvidiaModel = regexp.MustCompile(`^NVIDIA ([A-Z]{2}[0-9A-Z]{2,6}) Identity$`)
+// nvidiaModel is narrow because nobody has checked the name yet: each one that it
+// lets through may be asked for.
+var nvidiaModel = regexp.MustCompile(`^NVIDIA (G[A-Z][0-9]{3}) Identity$`)
 
 // nvidiaItems reads the model out of the chain that comes with a report. Its lists
 // are named in the certificates, always by these paths.
