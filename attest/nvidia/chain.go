@@ -27,8 +27,11 @@ const (
 	certificates
 )
 
-// chain is a GPU's certificates, leaf first, root last. Until hold has said so they
-// are unchecked.
+// unverifiedChain is a GPU's certificates, leaf first, root last, as they came: so
+// many, and nothing more is known.
+type unverifiedChain []*x509.Certificate
+
+// chain is a chain that holds. Only unverifiedChain.hold makes one.
 type chain struct {
 	certs []*x509.Certificate
 	model string // such as "GH100", by the certificate of its CA
@@ -36,7 +39,7 @@ type chain struct {
 
 func (c chain) leaf() *x509.Certificate { return c.certs[atLeaf] }
 
-// key is the leaf's; hold checked what it is.
+// key is the leaf's, which is of ECDSA.
 func (c chain) key() *ecdsa.PublicKey {
 	key, _ := c.leaf().PublicKey.(*ecdsa.PublicKey)
 	return key
@@ -47,53 +50,54 @@ func (c chain) chip() attest.Digest { return wire.Sum(c.certs[atChip].RawSubject
 
 // parseChain reads certificates in PEM, in one encoding but for the last line end,
 // which NVIDIA's tools leave out.
-func parseChain(text []byte) (chain, error) {
-	var c chain
+func parseChain(text []byte) (unverifiedChain, error) {
+	var certs unverifiedChain
 	var again []byte
-	for rest := text; len(c.certs) <= certificates; {
+	for rest := text; len(certs) <= certificates; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			break
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return c, wire.Refuse(wire.Malformed, "nvidia: certificate in the chain", err, "DER")
+			return nil, wire.Refuse(wire.Malformed, "nvidia: certificate in the chain", err, "DER")
 		}
-		c.certs = append(c.certs, cert)
+		certs = append(certs, cert)
 		again = append(again, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes})...)
 	}
 	if !bytes.Equal(bytes.TrimSuffix(again, []byte("\n")), bytes.TrimSuffix(text, []byte("\n"))) {
-		return c, wire.Refuse(wire.Malformed, "nvidia: chain", "another encoding", "certificates in PEM and nothing else")
+		return nil, wire.Refuse(wire.Malformed, "nvidia: chain", "another encoding", "certificates in PEM and nothing else")
 	}
-	if len(c.certs) != certificates {
-		return c, wire.Refuse(wire.BadChain, "nvidia: certificates in the chain", len(c.certs), certificates)
+	if len(certs) != certificates {
+		return nil, wire.Refuse(wire.BadChain, "nvidia: certificates in the chain", len(certs), certificates)
 	}
-	return c, nil
+	return certs, nil
 }
 
 // hold checks the certificates against the accepted roots, at a time.
-func (c *chain) hold(roots []attest.Digest, at time.Time) error {
-	if got := wire.Sum(c.certs[atRoot].RawSubjectPublicKeyInfo); !slices.Contains(roots, got) {
-		return wire.Refuse(wire.UnknownRoot, "nvidia: root of the chain", got, "a root that policy names")
+func (u unverifiedChain) hold(roots []attest.Digest, at time.Time) (chain, error) {
+	if got := wire.Sum(u[atRoot].RawSubjectPublicKeyInfo); !slices.Contains(roots, got) {
+		return chain{}, wire.Refuse(wire.UnknownRoot, "nvidia: root of the chain", got, "a root that policy names")
 	}
-	for i, cert := range c.certs {
-		if err := link(cert, c.certs[min(i+1, atRoot)]); err != nil {
-			return err
+	for i, cert := range u {
+		if err := link(cert, u[min(i+1, atRoot)]); err != nil {
+			return chain{}, err
 		}
 	}
-	if c.leaf().IsCA {
-		return wire.Refuse(wire.BadChain, "nvidia: leaf", "a CA", "none")
+	if u[atLeaf].IsCA {
+		return chain{}, wire.Refuse(wire.BadChain, "nvidia: leaf", "a CA", "none")
 	}
-	if err := c.readNames(); err != nil {
-		return err
+	model, err := u.model()
+	if err != nil {
+		return chain{}, err
 	}
-	for _, cert := range c.certs {
+	for _, cert := range u {
 		if at.Before(cert.NotBefore) || at.After(cert.NotAfter) {
-			return wire.Refuse(wire.Expired, "nvidia: time of "+cert.Subject.CommonName, at.UTC().Format(time.RFC3339),
+			return chain{}, wire.Refuse(wire.Expired, "nvidia: time of "+cert.Subject.CommonName, at.UTC().Format(time.RFC3339),
 				fmt.Sprintf("%s to %s", cert.NotBefore.Format(time.RFC3339), cert.NotAfter.Format(time.RFC3339)))
 		}
 	}
-	return nil
+	return chain{u, model}, nil
 }
 
 // link checks one signature and what makes it count.
@@ -119,27 +123,27 @@ func link(child, parent *x509.Certificate) error {
 
 var modelCA = regexp.MustCompile(`^NVIDIA (G[A-Z][0-9]{3}) Identity$`)
 
-// readNames tells the model by its CA, which NVIDIA named, and checks that the
-// others are of the same. The root vouches for switches and network cards too, whose
+// model tells the model by its CA, which NVIDIA named, and checks that the others are
+// of the same. The root vouches for switches and network cards too, whose
 // certificates have other names.
-func (c *chain) readNames() error {
-	name := func(at int) string { return c.certs[at].Subject.CommonName }
+func (u unverifiedChain) model() (string, error) {
+	name := func(at int) string { return u[at].Subject.CommonName }
 	found := modelCA.FindStringSubmatch(name(atModel))
 	if found == nil {
-		return wire.Refuse(wire.BadChain, "nvidia: CA of the model", name(atModel), "NVIDIA MODEL Identity")
+		return "", wire.Refuse(wire.BadChain, "nvidia: CA of the model", name(atModel), "NVIDIA MODEL Identity")
 	}
-	c.model = found[1]
+	model := found[1]
 	for _, want := range []struct {
 		at            int
 		before, after string
 	}{
-		{atProvisioner, "NVIDIA " + c.model + " Provisioner ICA ", ""}, {atChip, c.model + " ", " GSP BROM"}, {atLeaf, c.model + " ", " GSP FMC LF"},
+		{atProvisioner, "NVIDIA " + model + " Provisioner ICA ", ""}, {atChip, model + " ", " GSP BROM"}, {atLeaf, model + " ", " GSP FMC LF"},
 	} {
 		if got := name(want.at); !strings.HasPrefix(got, want.before) || !strings.HasSuffix(got, want.after) {
-			return wire.Refuse(wire.BadChain, "nvidia: name of a certificate", got, want.before+"…"+want.after)
+			return "", wire.Refuse(wire.BadChain, "nvidia: name of a certificate", got, want.before+"…"+want.after)
 		}
 	}
-	return nil
+	return model, nil
 }
 
 // notRevoked looks the two certificates whose issuers publish lists up in them. The

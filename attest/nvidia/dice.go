@@ -88,15 +88,8 @@ func readTCBInfo(der []byte) (layer, error) {
 		}
 		switch f.Tag {
 		case tagFWIDs:
-			for rest := f.Bytes; len(rest) > 0; {
-				var d fwid
-				var err error
-				if rest, err = asn1.Unmarshal(rest, &d); err != nil {
-					return l, refused
-				}
-				if err := l.add(d); err != nil {
-					return l, err
-				}
+			if err := l.addAll(f.Bytes); err != nil {
+				return l, err
 			}
 		case tagFlags:
 			if len(f.Bytes) < 2 || f.Bytes[0] > 7 {
@@ -106,6 +99,21 @@ func readTCBInfo(der []byte) (layer, error) {
 		}
 	}
 	return l, nil
+}
+
+// addAll adds digests that stand one after the other.
+func (l *layer) addAll(der []byte) error {
+	for len(der) > 0 {
+		var d fwid
+		var err error
+		if der, err = asn1.Unmarshal(der, &d); err != nil {
+			return wire.Refuse(wire.Malformed, "nvidia: firmware in the leaf", err, "DER")
+		}
+		if err := l.add(d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *layer) add(d fwid) error {

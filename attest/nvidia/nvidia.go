@@ -54,11 +54,12 @@ func (Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	c, err := parseChain(endorsed[roleChain])
+	unverified, err := parseChain(endorsed[roleChain])
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	if err := c.hold(rules.Roots, at); err != nil {
+	c, err := unverified.hold(rules.Roots, at)
+	if err != nil {
 		return attest.Claims{}, err
 	}
 	if err := r.signedBy(c); err != nil {

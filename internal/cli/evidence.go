@@ -149,7 +149,7 @@ func readEvidence(path string) (attest.Evidence, error) {
 	if text := bytes.TrimSpace(content); len(text) > 0 && (text[0] == '[' || text[0] == '{') {
 		return e, e.UnmarshalJSON(text)
 	}
-	if raw, _, err := nvidia.Decode(bytes.TrimSpace(content)); err == nil {
+	if raw, _, err := nvidia.Decode(bytes.TrimSpace(content)); err == nil && platformOf(raw) == attest.NvidiaGPU {
 		content = raw // NVIDIA's tools print reports as text
 	}
 	e = attest.Evidence{Platform: platformOf(content), Raw: content}

@@ -15,6 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/attest/nvidia"
+	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -113,6 +114,14 @@ func TestEvidenceOfDevices(t *testing.T) {
 			}
 			l.inspect(t, row.exit == 0, args)
 		})
+	}
+}
+
+// TestLogOfDevices: the log says which GPUs a unit had, and what nobody compared.
+func TestLogOfDevices(t *testing.T) {
+	got := logLine(api.LogEntry{Kind: "issued", Task: "train", Platform: "snp", Chip: "c", Devices: []api.LogDevice{{Platform: "nvidia-gpu", Chip: "d", Unjudged: []string{"x", "y"}}}})
+	if want := " on snp c with nvidia-gpu d (not judged: x; y)"; !strings.HasSuffix(got, want) {
+		t.Errorf("got %q, want it to end in %q", got, want)
 	}
 }
 
