@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -111,6 +112,35 @@ func TestDiffOfDevices(t *testing.T) {
 			wantDiff(t, old, next, spelled(row.want), "\x00")
 			wantDiff(t, next, old, spelled(row.back), "\x00")
 		})
+	}
+}
+
+// TestFloorsOfDevices: what policy demands of a member's devices is part of what the
+// parties of a group approve.
+func TestFloorsOfDevices(t *testing.T) {
+	group := fmt.Sprintf("[group.trial]\nkey_mode = \"unit\"\nquorum = 1\nuntil = 2026-12-20T00:00:00Z\nparty = [ { name = \"east\", ssh = %q } ]\n[group.trial.role]\nholder = { members = [ { party = \"east\", task = \"keys\", release = \"1\" } ] }\n",
+		keyLine(fixed("east").PublicKey()))
+	floors := func(edits ...string) map[string]any {
+		d := mustParse(t, gpuText(t, append(edits, "[measured.signer]", group+"[measured.signer]")...))
+		return d.floorsOf(d.Groups["trial"])
+	}
+	for _, row := range []struct {
+		name, old, new string
+		loosens        bool
+	}{
+		{"another root of GPUs", `roots = ["sha256:R1"]
+crl = "if-present"
+models`, `roots = ["sha256:R1", "sha256:R4"]
+crl = "if-present"
+models`, true},
+		{"another mode", `"unstated"]`, `"unstated", "PPCIE"]`, true},
+		{"one model less", `, "GB100"`, "", false},
+		{"fewer GPUs", "nvidia-gpu = 2", "nvidia-gpu = 1", true},
+		{"more GPUs", "nvidia-gpu = 2", "nvidia-gpu = 3", false},
+	} {
+		if got := loosened(floors(), floors(row.old, row.new)); got != row.loosens {
+			t.Errorf("%s: got floors fallen %v, want %v", row.name, got, row.loosens)
+		}
 	}
 }
 

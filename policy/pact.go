@@ -147,8 +147,8 @@ func (g *Group) pact(doc *Document, genesis attest.Digest, floors map[string]any
 }
 
 // floorsOf is what a document demands of a group's members beside their
-// measurements: the tables of their platforms, and the settings of their
-// releases.
+// measurements: the tables of their platforms, of the devices beside them included,
+// and the settings of their releases.
 func (d *Document) floorsOf(g *Group) map[string]any {
 	tree := d.tree()
 	platforms, tasks := map[string]any{}, map[string]any{}
@@ -168,6 +168,9 @@ func (d *Document) floorsOf(g *Group) map[string]any {
 			tasks[m.Task] = inner
 			for _, ref := range d.Tasks[m.Task].Releases[m.Release].References {
 				platforms[string(ref.Platform)] = under(tree, "platform", string(ref.Platform))
+			}
+			for device := range d.Tasks[m.Task].Releases[m.Release].Devices {
+				platforms[string(device)] = under(tree, "platform", string(device))
 			}
 		}
 	}
