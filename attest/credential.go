@@ -29,6 +29,17 @@ type Challenged interface {
 	AttestFor(ctx context.Context, data ReportData, credential []byte) (Evidence, error)
 }
 
+// Keeper is a [Challenged] whose key a later start of the same program may use,
+// to open credentials that were made for it.
+type Keeper interface {
+	Challenged
+	// Keep is what [Keeper.Open] needs of the key, and as secret as the key.
+	Keep() []byte
+	// Open gives the secret of a credential for this device and a key that
+	// was kept. It refuses with reason "wrong-chip" any other.
+	Open(ctx context.Context, kept, credential []byte) ([]byte, error)
+}
+
 // SecretSize is the size in bytes of a secret that a credential hides.
 const SecretSize = 32
 
@@ -85,6 +96,9 @@ func (v *Verifier) Challenge(p Platform, in Introduction) (Challenge, error) {
 	c.Credential, err = v.Credential(p, in, c.secret)
 	return c, err
 }
+
+// Secret is what only the device that was challenged learns; nil when none was.
+func (c Challenge) Secret() []byte { return c.secret }
 
 // Hidden is [Question.Secret] of evidence that answers the challenge.
 func (c Challenge) Hidden(in Introduction) []byte {

@@ -193,6 +193,31 @@ type Question struct {
 	Secret func(Introduction) []byte
 }
 
+// AppraiseFor judges evidence that answers no challenge, where the verifier gives
+// something to whoever made it. On platforms whose keys a credential binds, the
+// result holds for the device that opens the challenge and for nobody else: the
+// caller encrypts whatever it gives under [Challenge.Secret]. On all others it is
+// Appraise, and the challenge is the zero one. It refuses as Appraise does.
+func (v *Verifier) AppraiseFor(q Question) (Result, Challenge, error) {
+	in, introduced, err := v.Introduced(q.Evidence)
+	if err != nil {
+		return Result{}, Challenge{}, err
+	}
+	if !introduced {
+		r, err := v.Appraise(q)
+		return r, Challenge{}, err
+	}
+	r, err := v.judge(q)
+	if err != nil {
+		return Result{}, Challenge{}, err
+	}
+	c, err := v.Challenge(q.Evidence.Platform, in)
+	if err != nil {
+		return Result{}, Challenge{}, err
+	}
+	return r, c, nil
+}
+
 // Appraise judges evidence, and that of every device beside it: each for the same
 // report data, each by the rules of its own platform. One part that does not hold
 // refuses the whole. It refuses with reason "platform" when no appraiser or no rule
@@ -203,6 +228,18 @@ type Question struct {
 // when the host can read the TEE and the rules do not allow it, and with the
 // appraiser's reason otherwise.
 func (v *Verifier) Appraise(q Question) (Result, error) {
+	r, err := v.judge(q)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := r.claims.Activation.check(q.Secret); err != nil {
+		return Result{}, err
+	}
+	return r, nil
+}
+
+// judge is Appraise without the credential.
+func (v *Verifier) judge(q Question) (Result, error) {
 	if q.Evidence.Platform.IsDevice() {
 		return Result{}, wire.Refuse(wire.NoPlatform, "appraisal: platform", q.Evidence.Platform+" alone", "a TEE that runs a program")
 	}
@@ -278,5 +315,5 @@ func (v *Verifier) appraise(q Question, e Evidence) (Claims, error) {
 	if err := rules.recent(e.Endorsed, q.At); err != nil {
 		return Claims{}, err
 	}
-	return claims, claims.Activation.check(q.Secret)
+	return claims, nil
 }

@@ -34,9 +34,9 @@ type Config struct {
 	Launch Launch
 }
 
-// Device is a TPM as one launch uses it. It implements [attest.Challenged] and
-// [attest.Sealer] and is safe for concurrent use. Its attestation key lives and
-// dies with it: the TPM keeps none.
+// Device is a TPM as one launch uses it. It implements [attest.Keeper] and
+// [attest.Sealer] and is safe for concurrent use. Its attestation key dies with it
+// where nobody keeps it: the TPM keeps none.
 type Device struct {
 	machine  Machine
 	ca       []byte
@@ -48,12 +48,13 @@ type Device struct {
 	ek       tpm2.TPMTPublic  // or its template
 	storage  tpm2.TPMSContext // of the storage root key
 	ak       tpm2.TPMSContext // of the attestation key
+	private  []byte           // of the attestation key, as the TPM alone reads it
 	auth     []byte           // of the attestation key: no other process quotes with it
 }
 
 var (
-	_ attest.Challenged = (*Device)(nil)
-	_ attest.Sealer     = (*Device)(nil)
+	_ attest.Keeper = (*Device)(nil)
+	_ attest.Sealer = (*Device)(nil)
 )
 
 // NewDevice makes an attestation key for a launch and enters the launch into the
@@ -145,7 +146,7 @@ func (d *Device) makeKey(t transport.TPM) error {
 		return fmt.Errorf("loading the attestation key: %w", err)
 	}
 	defer flush(t, loaded.ObjectHandle)
-	d.in.Key = bytes.Clone(made.OutPublic.Bytes())
+	d.in.Key, d.private = bytes.Clone(made.OutPublic.Bytes()), bytes.Clone(made.OutPrivate.Buffer)
 	d.launch.Key = nameOf(d.in.Key)
 	d.ak, err = save(t, loaded.ObjectHandle)
 	return err
@@ -188,9 +189,11 @@ func loaded(t transport.TPM, c tpm2.TPMSContext, f func(tpm2.TPMHandle) error) e
 }
 
 // key is the loaded attestation key as commands take it.
-func (d *Device) key(h tpm2.TPMHandle) tpm2.AuthHandle {
-	name := append([]byte{0, algSHA256}, d.launch.Key[:]...)
-	return tpm2.AuthHandle{Handle: h, Name: tpm2.TPM2BName{Buffer: name}, Auth: tpm2.PasswordAuth(d.auth)}
+func (d *Device) key(h tpm2.TPMHandle) tpm2.AuthHandle { return keyOf(h, d.launch.Key, d.auth) }
+
+func keyOf(h tpm2.TPMHandle, name attest.Digest, auth []byte) tpm2.AuthHandle {
+	whole := append([]byte{0, algSHA256}, name[:]...)
+	return tpm2.AuthHandle{Handle: h, Name: tpm2.TPM2BName{Buffer: whole}, Auth: tpm2.PasswordAuth(auth)}
 }
 
 // Introduce says who the device is.
@@ -208,7 +211,13 @@ func (d *Device) AttestFor(ctx context.Context, data attest.ReportData, credenti
 	if err != nil {
 		return attest.Evidence{}, err
 	}
-	return d.evidence(ctx, data, func(t transport.TPM) ([]byte, error) { return d.activate(t, object, encrypted) })
+	return d.evidence(ctx, data, func(t transport.TPM) (secret []byte, err error) {
+		err = loaded(t, d.ak, func(h tpm2.TPMHandle) error {
+			secret, err = d.activate(t, d.key(h), object, encrypted)
+			return err
+		})
+		return secret, err
+	})
 }
 
 func (d *Device) evidence(ctx context.Context, data attest.ReportData, secret func(transport.TPM) ([]byte, error)) (attest.Evidence, error) {
@@ -249,20 +258,18 @@ func (d *Device) quote(t transport.TPM, data attest.ReportData, e *evidence) err
 	})
 }
 
-// activate opens a credential.
-func (d *Device) activate(t transport.TPM, object, encrypted []byte) (secret []byte, err error) {
-	err = loaded(t, d.ak, func(h tpm2.TPMHandle) error {
-		return d.endorsed(t, func(ek tpm2.AuthHandle) error {
-			got, err := tpm2.ActivateCredential{
-				ActivateHandle: d.key(h), KeyHandle: ek,
-				CredentialBlob: tpm2.TPM2BIDObject{Buffer: object}, Secret: tpm2.TPM2BEncryptedSecret{Buffer: encrypted},
-			}.Execute(t)
-			if err != nil {
-				return wire.Refuse(wire.WrongChip, "tpm: credential", err, "one made for this device and key")
-			}
-			secret = bytes.Clone(got.CertInfo.Buffer)
-			return nil
-		})
+// activate opens a credential for a loaded attestation key.
+func (d *Device) activate(t transport.TPM, key tpm2.AuthHandle, object, encrypted []byte) (secret []byte, err error) {
+	err = d.endorsed(t, func(ek tpm2.AuthHandle) error {
+		got, err := tpm2.ActivateCredential{
+			ActivateHandle: key, KeyHandle: ek,
+			CredentialBlob: tpm2.TPM2BIDObject{Buffer: object}, Secret: tpm2.TPM2BEncryptedSecret{Buffer: encrypted},
+		}.Execute(t)
+		if err != nil {
+			return wire.Refuse(wire.WrongChip, "tpm: credential", err, "one made for this device and key")
+		}
+		secret = bytes.Clone(got.CertInfo.Buffer)
+		return nil
 	})
 	return secret, err
 }

@@ -32,6 +32,12 @@ func AskRestore(ctx context.Context, attester attest.Attester, sealer attest.Sea
 	}
 	defer clear(private)
 	r.Key = key.PublicKey().Bytes()
+	if tee, ok := attester.(attest.Keeper); ok {
+		kept := tee.Keep()
+		private = wire.Frame(wire.LabelRestoreKey, private, kept)
+		clear(kept)
+		defer clear(private)
+	}
 	if r.SealedKey, err = sealer.Seal(ctx, private, nil); err != nil {
 		return r, fmt.Errorf("sealing the request's key: %w", err)
 	}
@@ -90,16 +96,24 @@ func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
 
 // combine opens the shares with the key that only we can unseal.
 func (a *Authority) combine(ctx context.Context, c RestoreConfig, approved policy.Approved) (identity.Secret, error) {
-	private, err := a.sealer.Unseal(ctx, c.Request.SealedKey)
-	defer clear(private)
+	sealed, err := a.sealer.Unseal(ctx, c.Request.SealedKey)
+	defer clear(sealed)
 	if err != nil {
 		return identity.Secret{}, fmt.Errorf("unsealing the request's key: %w", err)
 	}
-	key, err := hpke.MLKEM768X25519().NewPrivateKey(private)
-	if err != nil {
+	private, keys := sealed, backup.Keys{}
+	if tee, ok := a.attester.(attest.Keeper); ok {
+		f, err := wire.Unframe(wire.LabelRestoreKey, sealed, 2)
+		if err != nil {
+			return identity.Secret{}, fmt.Errorf("reading the request's key: %w", err)
+		}
+		private = f[0]
+		keys.Open = func(credential []byte) ([]byte, error) { return tee.Open(ctx, f[1], credential) }
+	}
+	if keys.Private, err = hpke.MLKEM768X25519().NewPrivateKey(private); err != nil {
 		return identity.Secret{}, fmt.Errorf("reading the request's key: %w", err)
 	}
-	return backup.Combine(c.Shares, key, approved)
+	return backup.Combine(c.Shares, keys, approved)
 }
 
 // adopted demands the mark of this root on every step: a policy that was signed

@@ -2,8 +2,12 @@ package backup
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/hpke"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -25,7 +29,7 @@ const SchemaRequest = "cohort/restore-request/v1"
 type Request struct {
 	Schema    string          `json:"schema"`
 	Key       []byte          `json:"hpke_key"`   // MLKEM768-X25519, 1216 bytes
-	SealedKey []byte          `json:"sealed_key"` // its private half, sealed to the TEE's own measurement
+	SealedKey []byte          `json:"sealed_key"` // its private half, sealed to the TEE's own measurement; with the kept key of one that is challenged
 	Evidence  json.RawMessage `json:"evidence"`
 }
 
@@ -57,18 +61,19 @@ type Asker struct {
 }
 
 // admit appraises the TEE that asks: an authority by the owners' newest policy.
-func (a Asker) admit() error {
+// Where that is to be challenged, only who opens the challenge is.
+func (a Asker) admit() (attest.Challenge, error) {
 	var evidence attest.Evidence
 	if err := evidence.UnmarshalJSON(a.Request.Evidence); err != nil {
-		return err
+		return attest.Challenge{}, err
 	}
-	result, err := a.Verifier.Appraise(attest.Question{
+	result, challenge, err := a.Verifier.AppraiseFor(attest.Question{
 		Evidence: evidence, Endorsements: a.Endorsements, ReportData: a.Request.ReportData(), Rules: a.Approved.Rules(), At: a.At,
 	})
 	if err != nil {
-		return err
+		return attest.Challenge{}, err
 	}
-	return a.Approved.AdmitAuthority(result)
+	return challenge, a.Approved.AdmitAuthority(result)
 }
 
 // Unlock opens an owner's share and seals it to the TEE that asks. It refuses,
@@ -81,7 +86,8 @@ func Unlock(s Share, id age.Identity, asker Asker) (Share, error) {
 	if err := s.For(asker.Approved); err != nil {
 		return Share{}, err
 	}
-	if err := asker.admit(); err != nil {
+	challenge, err := asker.admit()
+	if err != nil {
 		return Share{}, fmt.Errorf("judging the TEE that asks: %w", err)
 	}
 	r, err := age.Decrypt(bytes.NewReader(s.Sealed), id)
@@ -100,15 +106,48 @@ func Unlock(s Share, id age.Identity, asker Asker) (Share, error) {
 	if err != nil {
 		return Share{}, wire.Refuse(wire.Malformed, "restore request: key", err, "MLKEM768-X25519, 1216 bytes")
 	}
+	hidden, err := s.hide(plain, challenge)
+	if err != nil {
+		return Share{}, fmt.Errorf("sealing the %s: %w", s.name(), err)
+	}
 	enc, sender, err := hpke.NewSender(key, hpke.HKDFSHA256(), hpke.AES256GCM(), s.info())
 	if err == nil {
-		s.Sealed, err = sender.Seal(nil, plain)
+		s.Sealed, err = sender.Seal(nil, hidden)
 	}
 	if err != nil {
 		return Share{}, fmt.Errorf("sealing the %s: %w", s.name(), err)
 	}
-	s.Schema, s.Encapsulated = SchemaUnlocked, enc
+	s.Schema, s.Encapsulated, s.Credential = SchemaUnlocked, enc, challenge.Credential
 	return s, nil
+}
+
+// hide encrypts what is sealed under the secret of a challenge, if there is one:
+// it is given to the device that opens the challenge, not to whoever knows the
+// request's key.
+func (s Share) hide(plain []byte, c attest.Challenge) ([]byte, error) {
+	if c.Secret() == nil {
+		return plain, nil
+	}
+	aead, err := s.cipher(c.Secret())
+	if err != nil {
+		return nil, err
+	}
+	return aead.Seal(nil, nil, plain, nil), nil
+}
+
+// cipher is that of one share under the secret of a challenge.
+func (s Share) cipher(secret []byte) (cipher.AEAD, error) {
+	digest := s.Digest()
+	key, err := hkdf.Key(sha256.New, secret, nil, string(wire.Frame(wire.LabelHiddenShare, digest[:], []byte{byte(s.Number)})), 32)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key)
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
 }
 
 // info is the HPKE info of an unlocked share.
@@ -155,10 +194,18 @@ func (s Share) verify(plain []byte) error {
 	return nil
 }
 
-// Combine opens shares with the TEE's key and restores the secret. It refuses
+// Keys open what owners unlocked for a request.
+type Keys struct {
+	Private hpke.PrivateKey // of the request
+	// Open gives the secret of a credential, where owners challenge the TEE;
+	// nil where they do not.
+	Open func(credential []byte) ([]byte, error)
+}
+
+// Combine opens shares with the TEE's keys and restores the secret. It refuses
 // fewer than a quorum, repeated shares, shares of several backups, and whatever
 // does not give the root that the policy names.
-func Combine(shares []Share, key hpke.PrivateKey, approved policy.Approved) (identity.Secret, error) {
+func Combine(shares []Share, keys Keys, approved policy.Approved) (identity.Secret, error) {
 	raw := make([]secretsharing.Share, 0, len(shares))
 	seen := map[int]bool{}
 	for _, s := range shares {
@@ -174,7 +221,7 @@ func Combine(shares []Share, key hpke.PrivateKey, approved policy.Approved) (ide
 			return identity.Secret{}, wire.Refuse(wire.BadShare, s.name()+": backup", s.ID+" of "+s.Created.Format(time.RFC3339), shares[0].ID+" of "+shares[0].Created.Format(time.RFC3339)+", as the "+shares[0].name())
 		}
 		seen[s.Number] = true
-		value, err := s.unseal(key)
+		value, err := s.unseal(keys)
 		if err != nil {
 			return identity.Secret{}, err
 		}
@@ -187,16 +234,21 @@ func Combine(shares []Share, key hpke.PrivateKey, approved policy.Approved) (ide
 }
 
 // unseal opens an unlocked share.
-func (s Share) unseal(key hpke.PrivateKey) (secretsharing.Share, error) {
+func (s Share) unseal(keys Keys) (secretsharing.Share, error) {
 	var none secretsharing.Share
-	recipient, err := hpke.NewRecipient(s.Encapsulated, key, hpke.HKDFSHA256(), hpke.AES256GCM(), s.info())
-	var plain []byte
+	recipient, err := hpke.NewRecipient(s.Encapsulated, keys.Private, hpke.HKDFSHA256(), hpke.AES256GCM(), s.info())
+	var hidden []byte
 	if err == nil {
-		plain, err = recipient.Open(nil, s.Sealed)
+		hidden, err = recipient.Open(nil, s.Sealed)
 	}
-	defer clear(plain)
+	defer clear(hidden)
 	if err != nil {
 		return none, wire.Refuse(wire.BadShare, s.name(), err, "one unlocked for this very request")
+	}
+	plain, err := s.show(hidden, keys)
+	defer clear(plain)
+	if err != nil {
+		return none, err
 	}
 	if err := s.verify(plain); err != nil {
 		return none, err
@@ -206,6 +258,30 @@ func (s Share) unseal(key hpke.PrivateKey) (secretsharing.Share, error) {
 		return none, err
 	}
 	return s.raw(value), nil
+}
+
+// show is the inverse of hide.
+func (s Share) show(hidden []byte, keys Keys) ([]byte, error) {
+	if s.Credential == nil {
+		return hidden, nil
+	}
+	if keys.Open == nil {
+		return nil, wire.Refuse(wire.BadShare, s.name(), "one for a TEE that is challenged", "one unlocked for this very request")
+	}
+	secret, err := keys.Open(s.Credential)
+	defer clear(secret)
+	if err != nil {
+		return nil, fmt.Errorf("opening the credential of the %s: %w", s.name(), err)
+	}
+	aead, err := s.cipher(secret)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := aead.Open(nil, nil, hidden, nil)
+	if err != nil {
+		return nil, wire.Refuse(wire.BadShare, s.name(), err, "one unlocked for this very request")
+	}
+	return plain, nil
 }
 
 // recovered puts the secret together and demands the root and the mark that

@@ -43,6 +43,9 @@ const (
 // maxOwners bounds the shares of a backup.
 const maxOwners = 255
 
+// maxCredential bounds a credential in bytes.
+const maxCredential = 1 << 10
+
 // Header is what all shares of one backup say alike.
 type Header struct {
 	TrustDomain string      `json:"trust_domain"`
@@ -71,11 +74,12 @@ func (h Header) Digest() wire.Digest {
 type Share struct {
 	Schema string `json:"schema"`
 	Header
-	Mark         []byte `json:"mark"`          // MAC of the header's digest under the root
-	Owner        string `json:"owner"`         // his name in the policy
-	Number       int    `json:"number"`        // 1 to Count
-	Encapsulated []byte `json:"enc,omitempty"` // HPKE, in an unlocked share alone
-	Sealed       []byte `json:"sealed"`        // an age file, or an HPKE ciphertext
+	Mark         []byte `json:"mark"`                 // MAC of the header's digest under the root
+	Owner        string `json:"owner"`                // his name in the policy
+	Number       int    `json:"number"`               // 1 to Count
+	Encapsulated []byte `json:"enc,omitempty"`        // HPKE, in an unlocked share alone
+	Credential   []byte `json:"credential,omitempty"` // hides a key that it is sealed under too, for a TEE that is challenged
+	Sealed       []byte `json:"sealed"`               // an age file, or an HPKE ciphertext
 }
 
 // Bytes is the one encoding: indented JSON and a line feed.
@@ -115,6 +119,8 @@ func (s Share) check() error {
 		return malformed("schema", s.Schema, SchemaShare+" or "+SchemaUnlocked)
 	case (s.Schema == SchemaUnlocked) != (len(s.Encapsulated) > 0):
 		return malformed("enc", len(s.Encapsulated), "one in "+SchemaUnlocked+" alone")
+	case s.Schema != SchemaUnlocked && s.Credential != nil || len(s.Credential) > maxCredential:
+		return malformed("credential", len(s.Credential), "at most 1024 bytes, in "+SchemaUnlocked+" alone")
 	case err != nil || len(id) != idSize || hex.EncodeToString(id) != s.ID:
 		return malformed("backup", s.ID, "32 lower-case hexadecimal digits")
 	case !s.Created.Equal(s.Created.Truncate(time.Second)) || s.Created.Location() != time.UTC || s.Created.Unix() < 0:

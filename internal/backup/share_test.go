@@ -130,14 +130,14 @@ func TestSplitCombine(t *testing.T) {
 		open = append(open, h.unlocked(t, s, h.opened(t, s), key.PublicKey()))
 	}
 	for _, some := range [][]Share{{open[0], open[1]}, {open[2], open[0]}, {open[1], open[2]}, open} {
-		got, err := Combine(some, key, h.approved)
+		got, err := Combine(some, Keys{Private: key}, h.approved)
 		if err != nil || !bytes.Equal(got.Expose(), h.secret.Expose()) {
 			t.Errorf("got another secret, %v", err)
 		}
 	}
 	other := h.opened(t, shares[1])
 	other[len(other)-1] ^= 1
-	_, err := Combine([]Share{open[0], h.unlocked(t, shares[1], other, key.PublicKey())}, key, h.approved)
+	_, err := Combine([]Share{open[0], h.unlocked(t, shares[1], other, key.PublicKey())}, Keys{Private: key}, h.approved)
 	wantReason(t, err, wire.BadShare)
 	if err == nil || !strings.Contains(err.Error(), "share of ben") {
 		t.Errorf("got %v, want an error that names ben", err)
@@ -156,7 +156,7 @@ func TestForgedTogether(t *testing.T) {
 		s.Root = h.approved.Document().Authority.Root
 		open = append(open, h.unlocked(t, s, s.plain(fields[2]), key.PublicKey()))
 	}
-	_, err := Combine(open, key, h.approved)
+	_, err := Combine(open, Keys{Private: key}, h.approved)
 	wantReason(t, err, wire.WrongRoot)
 }
 
@@ -187,6 +187,10 @@ func TestParseRefusals(t *testing.T) {
 	}{
 		{"another schema", func(s *Share) { s.Schema = "cohort/share/v2" }},
 		{"unlocked without enc", func(s *Share) { s.Schema = SchemaUnlocked }},
+		{"sealed to the owner, with a credential", func(s *Share) { s.Credential = []byte("c") }},
+		{"a credential that is too long", func(s *Share) {
+			s.Schema, s.Encapsulated, s.Credential = SchemaUnlocked, []byte("enc"), make([]byte, maxCredential+1)
+		}},
 		{"a short id", func(s *Share) { s.ID = s.ID[2:] }},
 		{"an id in upper case", func(s *Share) { s.ID = strings.ToUpper("ab" + s.ID[2:]) }},
 		{"half seconds", func(s *Share) { s.Created = s.Created.Add(time.Second / 2) }},

@@ -97,7 +97,13 @@ func newOwner(t testing.TB) ssh.Signer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return signer
+	return ownKey{signer, key}
+}
+
+// ownKey is a key that signs, and opens what is sealed to it.
+type ownKey struct {
+	ssh.Signer
+	key ed25519.PrivateKey
 }
 
 type tee interface {

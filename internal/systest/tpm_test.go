@@ -100,6 +100,7 @@ func TestTPM(t *testing.T) {
 		t.Errorf("got %q, %v", got, err)
 	}
 	t.Run("fresh evidence in a session", func(t *testing.T) { testTPMSession(t, e.trust(), address) })
+	t.Run("the root comes back from its owner's share", func(t *testing.T) { testTPMRestore(t, e) })
 	t.Run("a second task, then one that policy does not name", func(t *testing.T) {
 		if _, err := e.enrol(attest.TPM, "authority"); wire.ReasonOf(err) != wire.NotMeasured || !strings.Contains(err.Error(), "measurement: program") {
 			t.Errorf("the authority's program as a unit: %v", err)

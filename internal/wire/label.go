@@ -52,6 +52,8 @@ const (
 
 	LabelShare       Label = "cohort share v1"        // what is sealed to one owner
 	LabelSealedShare Label = "cohort sealed share v1" // HPKE info of a share for the TEE that restores
+	LabelHiddenShare Label = "cohort hidden share v1" // HKDF info: key of a share under the secret of a credential
+	LabelRestoreKey  Label = "cohort restore key v1"  // what a TEE that is challenged seals of its request: HPKE key, kept key
 
 	// Rings and sealed sessions (docs/spec/channel.md).
 	LabelRingID         Label = "cohort ring id v1"               // name of a ring key
@@ -96,6 +98,7 @@ const (
 	LabelTPMLaunches   Label = "cohort tpm launches v1"       // launch log: PCR 14 before the first, launches
 	LabelTPMSeal       Label = "cohort tpm seal v1"           // secret sealed by a TPM
 	LabelTPMSealed     Label = "cohort tpm sealed v1"         // reference values it is sealed to
+	LabelTPMKept       Label = "cohort tpm kept key v1"       // attestation key for a later start: private, public, authorization
 	LabelAzureEvidence Label = "cohort azure snp evidence v1" // evidence of SEV-SNP on Azure
 	LabelOwnSeal       Label = "cohort own seal v1"           // secret sealed by a TEE to one program alone
 )
@@ -107,13 +110,13 @@ var Labels = []Label{
 	LabelMeasurement, LabelRegister, LabelArguments, LabelIdentity, LabelRequest, LabelSerial, LabelHistory, LabelChecked, LabelOwners, LabelBackup,
 	LabelGroup, LabelGroupParty, LabelGroupRole, LabelRing, LabelHeard,
 	LabelRootKey, LabelIdentityKey, LabelLeafKey, LabelSignerKey, LabelNonceKey, LabelStoreKey, LabelActivateKey,
-	LabelNonce, LabelActivate, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelSealedRoot, LabelOwnSealKey, LabelShare, LabelSealedShare,
+	LabelNonce, LabelActivate, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelSealedRoot, LabelOwnSealKey, LabelShare, LabelSealedShare, LabelHiddenShare, LabelRestoreKey,
 	LabelRingID, LabelSealKey, LabelCookieKey, LabelCookie, LabelIntroduction,
 	LabelSealed, LabelSealedBody, LabelSealedSession, LabelTombstone, LabelTombstoneBound,
 	LabelPin, LabelSessionOpen, LabelSessionAnswer, LabelSessionKEM, LabelTranscript, LabelSessionID,
 	LabelSessionSecret, LabelConfirm, LabelSessionSignature, LabelSessionEvidence, LabelChain,
 	LabelRequestKey, LabelAnswerKey, LabelCloseKey, LabelReceipt, LabelOneOffKey, LabelOneOffKeys,
 	LabelExtension, LabelSoftEvidence, LabelSoftSeal, LabelSoftSecret, LabelOwnSeal,
-	LabelTPMEvidence, LabelTPMLaunch, LabelTPMLaunches, LabelTPMSeal, LabelTPMSealed,
+	LabelTPMEvidence, LabelTPMLaunch, LabelTPMLaunches, LabelTPMSeal, LabelTPMSealed, LabelTPMKept,
 	LabelAzureEvidence,
 }

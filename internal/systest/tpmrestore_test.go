@@ -1,0 +1,137 @@
+package systest
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"testing"
+
+	"filippo.io/age"
+	"filippo.io/age/agessh"
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/tpm"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/backup"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// backedUp is an estate on a TPM, the shares of its root, and who opens them.
+type backedUp struct {
+	*estate
+	share backup.Share
+	owner age.Identity
+}
+
+// backUp splits the root as the authority does, to a quorum of one.
+func (e *estate) backUp() backedUp {
+	e.t.Helper()
+	raw, err := e.unseal("authority")
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	secret, err := identity.OpenSecret(raw)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	shares, err := backup.Split(secret, e.trust().Policy(), e.wall())
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	id, err := agessh.NewEd25519Identity(e.owner.(ownKey).key)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return backedUp{e, shares[0], id}
+}
+
+// ask is the request of one start of a program, of which another goes on.
+func (b backedUp) ask(program string) backup.Request {
+	b.t.Helper()
+	tee, _ := b.launch(program)
+	r, err := authority.AskRestore(b.t.Context(), tee, tee)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return r
+}
+
+// unlock is what the owner makes of his share for a request.
+func (b backedUp) unlock(r backup.Request) (backup.Share, error) {
+	return backup.Unlock(b.share, b.owner, backup.Asker{Request: r, Approved: b.trust().Policy(), Verifier: verifier(), At: b.wall()})
+}
+
+// restore is another start of the authority's program, which was given the share.
+func (b backedUp) restore(r backup.Request, s backup.Share) (wire.Digest, error) {
+	b.t.Helper()
+	db, err := store.Create(b.t.Context(), "sqlite:"+filepath.Join(b.t.TempDir(), "restored.db"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer db.Close()
+	history, err := authorityOf(b.t, b.Cluster).History(b.t.Context(), 0)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	tee, _ := b.launch("authority")
+	return authority.Restore(b.t.Context(), authority.RestoreConfig{
+		Store: db, Attester: tee, Sealer: tee, Verifier: verifier(), Clock: b.read,
+		Genesis: b.Genesis, History: history.Entries, Request: r, Shares: []backup.Share{s},
+	})
+}
+
+// testTPMRestore brings the root of an authority on a TPM back there. What an owner
+// unlocks opens in the TPM whose certificate the request shows, and nowhere else.
+func testTPMRestore(t *testing.T, e *estate) {
+	b := e.backUp()
+	request := b.ask("authority")
+	share, err := b.unlock(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if root, err := b.restore(request, share); err != nil || root != e.Root {
+		t.Errorf("got root %v, %v, want %v", root, err, e.Root)
+	}
+
+	_, err = b.unlock(b.ask("scoring 1"))
+	wantRule(t, err, wire.NotMeasured, "measurement: program")
+	_, err = b.restore(b.ask("authority"), share)
+	wantRule(t, err, wire.BadShare, "share of ana")
+
+	// A key that is not in the TPM of the certificate beside it.
+	of, err := b.unlock(b.withOther(request))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = b.restore(request, of)
+	wantRule(t, err, wire.WrongChip, "share of ana")
+	of.Credential = nil
+	_, err = b.restore(request, of)
+	wantRule(t, err, wire.Malformed, "")
+}
+
+// withOther is a request whose evidence shows the certificate of another TPM of the
+// same maker.
+func (b backedUp) withOther(r backup.Request) backup.Request {
+	b.t.Helper()
+	other := b.maker.TPM(b.t)
+	other.Boot(b.t)
+	tee, err := tpm.NewDevice(tpm.Config{Machine: tpm.Machine{Path: other.Path, Log: other.Log}, CA: b.maker.CA(b.t), Launch: tpm.Launch{Arguments: tpm.Arguments(nil)}})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var e attest.Evidence
+	if err := e.UnmarshalJSON(r.Evidence); err != nil {
+		b.t.Fatal(err)
+	}
+	fields, err := wire.Unframe(wire.LabelTPMEvidence, e.Raw, -1)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	fields[0] = tee.Introduce().Device
+	e.Raw = wire.Frame(wire.LabelTPMEvidence, fields...)
+	if r.Evidence, err = json.Marshal(e); err != nil {
+		b.t.Fatal(err)
+	}
+	return r
+}
