@@ -39,7 +39,9 @@ func TestHardwareByTheBinaries(t *testing.T) {
 			if metrics := b.fetch(b.URL() + "/metrics"); !strings.Contains(metrics, `cohort_authority_collateral_age_seconds{role="pck_crl"}`) {
 				t.Error("no age of the collateral among the metrics")
 			}
+			b.backUp()
 			stop()
+			b.bringBack(b.vendors.newMachine(t, first, "authority"))
 			b.mu.Lock()
 			b.down = true // the vendors: what they said is in the store
 			b.mu.Unlock()
@@ -117,7 +119,7 @@ func (b *binaries) serveUnit(t *testing.T, p attest.Platform) {
 }
 
 // run runs cohort on a machine until stop, and waits until a page answers.
-func (b *binaries) run(m *teeMachine, args []string, page string) (stop func()) {
+func (b *binaries) run(m commander, args []string, page string) (stop func()) {
 	b.t.Helper()
 	cmd := m.command(b.cohort, args...)
 	var log bytes.Buffer
