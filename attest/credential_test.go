@@ -61,6 +61,38 @@ func TestChallenge(t *testing.T) {
 	}
 }
 
+// TestAppraiseFor judges evidence without a secret, for whoever opens a challenge
+// that is another each time, and everything else about it as ever.
+func TestAppraiseFor(t *testing.T) {
+	device := open{Introduction{[]byte("device"), []byte("key")}}
+	v := NewVerifier(device, elsewhere{})
+	question := Question{Evidence: Evidence{Platform: TPM}, ReportData: ReportData{1}, Rules: map[Platform]Rules{TPM: {}, Soft: {}}}
+	r, first, err := v.AppraiseFor(question)
+	if err != nil || !r.OK() || len(first.Secret()) != SecretSize || !bytes.Equal(first.Credential, first.Secret()) {
+		t.Errorf("got %v, %+v, %v", r.OK(), first, err)
+	}
+	if _, second, _ := v.AppraiseFor(question); bytes.Equal(first.Secret(), second.Secret()) {
+		t.Error("got one secret twice")
+	}
+	question.ReportData = ReportData{2}
+	if r, c, err := v.AppraiseFor(question); !errors.Is(err, wire.BadNonce) || r.OK() || c.Secret() != nil {
+		t.Errorf("of another use: got %v, %v", r.OK(), err)
+	}
+	question.Evidence.Platform = Soft
+	if r, c, err := v.AppraiseFor(question); err != nil || !r.OK() || c.Secret() != nil || c.Credential != nil {
+		t.Errorf("where nothing is challenged: got %v, %+v, %v", r.OK(), c, err)
+	}
+}
+
+// elsewhere is an appraiser of a platform that needs no credential.
+type elsewhere struct{}
+
+func (elsewhere) Platform() Platform { return Soft }
+func (elsewhere) Appraise([]byte, Endorsements, Rules, time.Time) (Claims, error) {
+	use := ReportData{2}
+	return Claims{Measurement: Measurement{Platform: Soft}, ReportData: use[:]}, nil
+}
+
 // plain is an attester of a platform that needs no credential.
 type plain struct{ Attester }
 
