@@ -12,6 +12,7 @@
 package bench
 
 import (
+	"runtime"
 	"slices"
 	"syscall"
 	"testing"
@@ -91,4 +92,19 @@ func Repeat(n int, f func()) func() time.Duration {
 		}
 		return (CPU() - before) / time.Duration(n)
 	}
+}
+
+// Allocates reports what one call of f allocates, in pieces and bytes, under a
+// name.
+func Allocates(b *testing.B, name string, f func()) {
+	b.Helper()
+	const n = 100
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range n {
+		f()
+	}
+	runtime.ReadMemStats(&after)
+	b.ReportMetric(float64(after.Mallocs-before.Mallocs)/n, name+"-allocations")
+	b.ReportMetric(float64(after.TotalAlloc-before.TotalAlloc)/n, name+"-bytes")
 }

@@ -102,7 +102,7 @@ func (u *Unit) request(ctx context.Context, challenge api.Challenge) (api.Certif
 	if err != nil {
 		return request, keys, fmt.Errorf("asking the TEE for evidence: %w", err)
 	}
-	if request.Evidence, err = json.Marshal(evidence); err != nil {
+	if request.Evidence, err = evidence.MarshalJSON(); err != nil {
 		return request, keys, fmt.Errorf("encoding the evidence: %w", err)
 	}
 	return request, keys, nil

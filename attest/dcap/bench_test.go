@@ -64,4 +64,5 @@ func benchmark(b *testing.B, of attest.Platform) {
 		})},
 		bench.Contender{Name: "seen", Cost: bench.Repeat(100, func() { appraise(b, seen) })},
 		bench.Contender{Name: "new", Cost: bench.Repeat(20, func() { appraise(b, fresh()) })})
+	bench.Allocates(b, "seen", func() { appraise(b, seen) })
 }

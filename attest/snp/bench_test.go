@@ -44,4 +44,5 @@ func BenchmarkAppraise(b *testing.B) {
 		})},
 		bench.Contender{Name: "seen", Cost: bench.Repeat(50, func() { appraise(b, seen) })},
 		bench.Contender{Name: "new", Cost: bench.Repeat(50, func() { appraise(b, new(Appraiser)) })})
+	bench.Allocates(b, "seen", func() { appraise(b, seen) })
 }

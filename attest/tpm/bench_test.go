@@ -40,4 +40,5 @@ func BenchmarkAppraise(b *testing.B) {
 		})},
 		bench.Contender{Name: "seen", Cost: bench.Repeat(200, func() { appraise(seen) })},
 		bench.Contender{Name: "new", Cost: bench.Repeat(200, func() { appraise(new(Appraiser)) })})
+	bench.Allocates(b, "seen", func() { appraise(seen) })
 }

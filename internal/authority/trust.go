@@ -126,5 +126,5 @@ func (a *Authority) evidence(ctx context.Context, data attest.ReportData, creden
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(evidence.With(endorsed))
+	return evidence.With(endorsed).MarshalJSON()
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -223,7 +222,7 @@ func (a *Acceptance) Evidence() (data attest.ReportData, wanted bool, err error)
 func (a *Acceptance) Finish(evidence attest.Evidence) (answer, sealed []byte, err error) {
 	var text []byte
 	if a.wants&WantEvidence != 0 {
-		if text, err = json.Marshal(evidence); err != nil {
+		if text, err = evidence.MarshalJSON(); err != nil {
 			return nil, nil, fmt.Errorf("encoding evidence: %w", err)
 		}
 	}
