@@ -68,7 +68,8 @@
 //	0  internal/wire             framing, labels, digests, limits, reasons
 //	   internal/loopback         addresses for the servers that tests start; tests only
 //	1  attest                    Evidence in, Attestation Result out
-//	   internal/api              the authority's API: bodies, problems, client
+//	   internal/api              the authority's API: bodies, problems, client; and what
+//	                             servers bound: connections, tokens of an address
 //	   internal/bus              units and the manager over NATS: hints and sealed bytes
 //	2  attest/soft …             one platform each, attest/nvidia a device beside one;
 //	                             attest/snp imports attest/tpm beside it, whose quotes

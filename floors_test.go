@@ -33,7 +33,7 @@ var house = []room{
 	{path: "internal/wire", floor: 0},
 	{path: "internal/loopback", floor: 0, testsOnly: true},
 	{path: "attest", floor: 1},
-	{path: "internal/api", floor: 1},
+	{path: "internal/api", floor: 1, third: []string{"golang.org/x/time"}},
 	{path: "internal/bus", floor: 1, third: []string{"github.com/nats-io/nats.go"}},
 	{path: "internal/bus/natsd", floor: 2, third: []string{"github.com/nats-io/nats-server/v2"}},
 	{path: "internal/bus/bustest", floor: 4, third: []string{"golang.org/x/crypto"}, testsOnly: true},

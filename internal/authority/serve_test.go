@@ -134,29 +134,3 @@ func TestHalfOpen(t *testing.T) {
 		t.Errorf("the connection that waited longest: %v, want it closed", err)
 	}
 }
-
-// TestSources counts addresses, and IPv6 networks, apart.
-func TestSources(t *testing.T) {
-	l := newLimiter(Limits{}.orDefault())
-	rows := []struct {
-		x, y string
-		same bool
-	}{
-		{"192.0.2.1:1", "192.0.2.1:2", true},
-		{"192.0.2.1:1", "192.0.2.2:1", false},
-		{"[2001:db8::1]:1", "[2001:db8::2]:1", true},
-		{"[2001:db8::1]:1", "[2001:db8:0:1::1]:1", false},
-		{"[::ffff:192.0.2.1]:1", "192.0.2.1:1", true},
-	}
-	for _, row := range rows {
-		if got := l.source(row.x) == l.source(row.y); got != row.same {
-			t.Errorf("%s and %s: got same %v, want %v", row.x, row.y, got, row.same)
-		}
-	}
-	for i := range 2 * maxAddresses {
-		l.source(fmt.Sprintf("10.0.%d.%d:1", i/256, i%256))
-	}
-	if len(l.sources) > maxAddresses {
-		t.Errorf("got %d addresses kept, want at most %d", len(l.sources), maxAddresses)
-	}
-}

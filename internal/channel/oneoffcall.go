@@ -46,8 +46,8 @@ func NewOneOffs(c OneOffConfig) (*OneOffs, error) {
 
 // RoundTrip sends a request once and gives its answer, which is of somebody who
 // holds the private key, unchanged and for this request. It refuses with
-// "ohttp-key" when the gateway says that nobody does, with "unavailable" any
-// other answer of the gateway's own, and with "truncated" what ends early.
+// "ohttp-key" when the gateway says that nobody does, with "rate" when it says
+// that they are too many, with "unavailable" any other answer of the gateway's own, and with "truncated" what ends early.
 func (o *OneOffs) RoundTrip(r *http.Request) (*http.Response, error) {
 	answer, err := o.roundTrip(r)
 	if err != nil {
@@ -237,6 +237,9 @@ func gatewaySaid(outer *http.Response) error {
 	var p struct{ Type string }
 	if json.Unmarshal(bytes.TrimSpace(b), &p) == nil && p.Type == typeOneOffKey {
 		return wire.Refuse(wire.OneOffKey, "one-off: key", "not known to the units", "one of a key configuration that is in force")
+	}
+	if outer.StatusCode == http.StatusTooManyRequests {
+		return wire.Refuse(wire.TooMany, "one-off: requests a second", "more", "fewer from this address")
 	}
 	return wire.Refuse(wire.Unavailable, "one-off: outer answer", outer.StatusCode, http.StatusOK)
 }

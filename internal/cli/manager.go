@@ -27,6 +27,7 @@ type managerFlags struct {
 	data   string
 	nats   []string
 	natsCA string
+	limits manager.Limits
 }
 
 func (a *app) managerCommand() *cobra.Command {
@@ -49,6 +50,7 @@ func (a *app) managerCommand() *cobra.Command {
 	flags.StringVar(&f.data, "data", "", "where copies of sealed sessions are kept (default in the state directory)")
 	flags.StringSliceVar(&f.nats, "nats", nil, "leaf node URLs of a NATS cluster over which managers meet (tls://[USER:PASSWORD@]HOST:PORT)")
 	flags.StringVar(&f.natsCA, "nats-ca", "", "certificates that the NATS cluster's stand under (PEM; default the system's)")
+	flags.IntVar(&f.limits.PerAddress, "per-address", 1_000, "open and one-off requests a second from one address; raise it behind a proxy or for a relay")
 	_ = cmd.MarkFlagRequired("authority-root")
 	return cmd
 }
@@ -60,7 +62,7 @@ func (a *app) runManager(ctx context.Context, f managerFlags) (err error) {
 			return err
 		}
 	}
-	config := manager.Config{DataDir: f.data, BusAddress: f.bus, Log: a.log, Clock: a.now, NATS: natsd.Join{URLs: f.nats}}
+	config := manager.Config{DataDir: f.data, BusAddress: f.bus, Log: a.log, Clock: a.now, NATS: natsd.Join{URLs: f.nats}, Limits: f.limits}
 	if f.natsCA != "" {
 		if config.NATS.CA, err = readPool(f.natsCA); err != nil {
 			return err

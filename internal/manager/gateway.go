@@ -27,6 +27,7 @@ type gateway struct {
 	clock    func() time.Time
 	log      *slog.Logger
 	slots    chan struct{} // one for each request under way
+	buckets  *api.Buckets  // of what costs a unit more than it costs the client
 
 	warmUntil atomic.Pointer[time.Time]
 }
@@ -53,6 +54,9 @@ type exchange struct {
 // pinned to. Opening twice costs a session that nobody uses.
 func (g *gateway) session(w http.ResponseWriter, r *http.Request) {
 	g.limited(w, r, func(x *exchange) error {
+		if err := g.dear(r); err != nil {
+			return err
+		}
 		open, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxOpen))
 		var large *http.MaxBytesError
 		if errors.As(err, &large) {
@@ -101,6 +105,9 @@ func (g *gateway) request(w http.ResponseWriter, r *http.Request) {
 // fails.
 func (g *gateway) oneOff(w http.ResponseWriter, r *http.Request) {
 	g.limited(w, r, func(x *exchange) error {
+		if err := g.dear(r); err != nil {
+			return err
+		}
 		query := r.URL.Query()
 		x.again = true
 		if r.Method == http.MethodGet {
@@ -117,6 +124,15 @@ func (g *gateway) oneOff(w http.ResponseWriter, r *http.Request) {
 		}
 		return g.forward(x)
 	})
+}
+
+// dear takes a token of the client's address for a request that makes a unit use
+// a private key: whoever floods the gateway with those spends his own.
+func (g *gateway) dear(r *http.Request) error {
+	if !g.buckets.Take(r.RemoteAddr, g.clock()) {
+		return wire.Refuse(wire.TooMany, "gateway: open and one-off requests a second", "more", "fewer from one address")
+	}
+	return nil
 }
 
 // pinOf reads what an open request is pinned to: an identity, or a task, a role
@@ -289,7 +305,7 @@ func (x *exchange) setHint(r *registry) {
 var statuses = map[wire.Reason]int{
 	wire.Malformed: http.StatusBadRequest, wire.BadRequest: http.StatusBadRequest, wire.TooLarge: http.StatusRequestEntityTooLarge,
 	wire.NotFound: http.StatusNotFound, wire.Misdirected: http.StatusMisdirectedRequest,
-	wire.Overload: http.StatusServiceUnavailable, wire.Unavailable: http.StatusServiceUnavailable,
+	wire.TooMany: http.StatusTooManyRequests, wire.Overload: http.StatusServiceUnavailable, wire.Unavailable: http.StatusServiceUnavailable,
 }
 
 // problem is what tells err to a client.

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/bus/bustest"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -252,6 +253,48 @@ func TestGatewayIsFull(t *testing.T) {
 	}
 	if n := len(w.manager.gateway.slots); n != 0 {
 		t.Errorf("got %d requests under way, want 0", n)
+	}
+}
+
+// TestGatewayCountsWhatIsDear: who floods the gateway with open or one-off
+// requests is refused before a unit is asked; sessions that are open go on.
+func TestGatewayCountsWhatIsDear(t *testing.T) {
+	w := newWorld(t)
+	unit := w.named(bustest.Scoring)
+	now := time.Now()
+	w.manager.gateway.clock = func() time.Time { return now }
+	w.manager.gateway.buckets = api.NewBuckets(2)
+	c := w.client(bustest.Name(bustest.Scoring))
+	dear := func(path string) int {
+		answer, err := c.post(t, path, strings.NewReader("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, _, p := read(t, answer)
+		if limited := status == http.StatusTooManyRequests; limited != (p.Reason == wire.TooMany) || limited != (answer.Header.Get("Retry-After") != "") {
+			t.Errorf("got %d %q, Retry-After %q", status, p.Reason, answer.Header.Get("Retry-After"))
+		}
+		return status
+	}
+	for i, path := range []string{wire.PathSession, wire.PathOneOff, wire.PathOneOff, wire.PathSession} {
+		if got := dear(path); got != http.StatusOK {
+			t.Errorf("%d: got %d", i+1, got)
+		}
+	}
+	for _, path := range []string{wire.PathSession, wire.PathOneOff} {
+		if got := dear(path); got != http.StatusTooManyRequests {
+			t.Errorf("%s, one too many: got %d", path, got)
+		}
+	}
+	if got := unit.calls.Load(); got != 4 {
+		t.Errorf("the unit was asked %d times, want 4", got)
+	}
+	if status, _, _ := c.request(t, wire.Header{}, "x"); status != http.StatusOK {
+		t.Errorf("in a session: got %d", status)
+	}
+	now = now.Add(time.Second)
+	if got := dear(wire.PathOneOff); got != http.StatusOK {
+		t.Errorf("a second later: got %d", got)
 	}
 }
 

@@ -11,13 +11,14 @@ type Limits struct {
 	Units       int // that the registry knows; default 10,000
 	Connections int // of units on the bus; default 20,000
 	Copies      int // bytes of sealed sessions kept for one cluster; default 256 MiB
+	PerAddress  int // open and one-off requests a second from one address; default 1,000, bursts of twice that
 }
 
 func (l Limits) orDefault() Limits {
 	for _, field := range []struct {
 		value     *int
 		otherwise int
-	}{{&l.Clients, 10_000}, {&l.InFlight, 10_000}, {&l.PerUnit, 2_000}, {&l.Units, 10_000}, {&l.Connections, 20_000}, {&l.Copies, 256 << 20}} {
+	}{{&l.Clients, 10_000}, {&l.InFlight, 10_000}, {&l.PerUnit, 2_000}, {&l.Units, 10_000}, {&l.Connections, 20_000}, {&l.Copies, 256 << 20}, {&l.PerAddress, 1_000}} {
 		if *field.value <= 0 {
 			*field.value = field.otherwise
 		}

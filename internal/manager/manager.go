@@ -92,7 +92,7 @@ func New(c Config) (*Manager, error) {
 		return nil, fmt.Errorf("opening the stored copies: %w", err)
 	}
 	m.registry = newRegistry(c.Limits, dialer{roots: m.pool, clock: c.Clock})
-	m.gateway = &gateway{registry: m.registry, copies: m.copies, clock: c.Clock, log: c.Log, slots: make(chan struct{}, c.Limits.InFlight)}
+	m.gateway = &gateway{registry: m.registry, copies: m.copies, clock: c.Clock, log: c.Log, slots: make(chan struct{}, c.Limits.InFlight), buckets: api.NewBuckets(c.Limits.PerAddress)}
 	m.metrics = newMetrics(m)
 	m.gateway.metrics = m.metrics
 	return m, nil
