@@ -7,17 +7,20 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// oneOffWait is how long a one-off request in one piece may take to come.
+// oneOffWait is how long a one-off request in one piece may take to come, and of
+// one in chunks the head.
 const oneOffWait = 10 * time.Second
 
 // oneOff serves one-off requests, and the key configuration for them.
 func (s *Server) oneOff(w http.ResponseWriter, r *http.Request) error {
-	defer s.oneOffs.Add(-1)
+	release := sync.OnceFunc(func() { s.oneOffs.Add(-1) })
+	defer release()
 	if n, most := int(s.oneOffs.Add(1)), s.config.Host.limits.OneOffs; n > most {
 		return wire.Refuse(wire.Overload, "unit: one-off requests under way", n, most)
 	}
@@ -25,7 +28,7 @@ func (s *Server) oneOff(w http.ResponseWriter, r *http.Request) error {
 	case http.MethodGet:
 		return s.oneOffKeys(w, r)
 	case http.MethodPost:
-		return s.oneOffRequest(w, r)
+		return s.oneOffRequest(w, r, release)
 	}
 	return wire.Refuse(wire.BadRequest, "one-off: method", r.Method, "GET or POST")
 }
@@ -75,16 +78,15 @@ func (h *Host) pinOf(query url.Values) (pin Pin, err error) {
 }
 
 // oneOffRequest answers a one-off request. Once it is opened, every answer is
-// encapsulated or cut off.
-func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request) error {
+// encapsulated or cut off. One in chunks is from then on as cheap as one in a
+// session, and released.
+func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request, release func()) error {
 	f, err := formOf(r.Header.Get("Content-Type"), form.requestType)
 	if err != nil {
 		return err
 	}
 	control := http.NewResponseController(w)
-	if !f.chunked { // it is held whole; a server that cannot say so has its own limit
-		_ = control.SetReadDeadline(time.Now().Add(oneOffWait))
-	}
+	_ = control.SetReadDeadline(time.Now().Add(oneOffWait)) // a server that has none has its own limit
 	x, err := s.config.Host.beginOneOff(f, r.Body, s.config.Clock())
 	if err != nil {
 		return err
@@ -93,10 +95,10 @@ func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request) error {
 	if err != nil && x.opened == nil {
 		return err
 	}
+	_ = control.SetReadDeadline(time.Time{})
 	if f.chunked {
+		release()
 		_ = control.EnableFullDuplex() // as for a request in a session
-	} else {
-		_ = control.SetReadDeadline(time.Time{})
 	}
 	answered, sealErr := x.writer(w)
 	if sealErr != nil {
@@ -207,7 +209,7 @@ func (x *inboundOneOff) writer(w http.ResponseWriter) (*answerWriter, error) {
 // might be replayed to every unit and is not safe to be: at most those that are
 // marked may follow, where policy says so.
 func (x *inboundOneOff) serve(app http.Handler, a *answerWriter, outer *http.Request, h head, rest []byte) error {
-	marked := x.standing.OneOff && len(h.fields["Idempotency-Key"]) > 0
+	marked := x.standing.OneOff && h.fields.Get("Idempotency-Key") != ""
 	if !safeMethods[h.method] && !marked {
 		return wire.Refuse(wire.NotAllowed, "one-off: method", h.method, "a safe one")
 	}

@@ -132,6 +132,31 @@ func TestOneOffsStream(t *testing.T) {
 	}
 }
 
+// TestOneOffsThatWait: one-off requests whose head was read take no place from
+// others, however slow they are; those that are held whole do.
+func TestOneOffsThatWait(t *testing.T) {
+	c := newCluster(t, 0, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.(http.Flusher).Flush()
+		io.Copy(w, r.Body)
+	}))
+	c.limit.OneOffs = 1
+	keys := c.keysOf(c.start(), c.byTask())
+	for range 3 {
+		reader, writer := io.Pipe()
+		defer writer.Close()
+		if _, err := c.oneOffs(keys, false).RoundTrip(must(http.NewRequest(http.MethodGet, base, reader))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.units[0].server.oneOffs.Add(1)
+	_, err := say(t, c.oneOffs(keys, true), "GET", "/", "")
+	refused(t, err, wire.Unavailable)
+	c.units[0].server.oneOffs.Add(-1)
+	if _, err := say(t, c.oneOffs(keys, true), "GET", "/", ""); err != nil {
+		t.Error(err)
+	}
+}
+
 // recorded keeps the outer requests of a cluster's clients.
 func (c *cluster) recorded() func() [][]byte {
 	var mu sync.Mutex
