@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"runtime"
 	"syscall"
@@ -133,5 +134,25 @@ func BenchmarkRequest(b *testing.B) {
 				})
 			})
 		}
+	}
+}
+
+// BenchmarkOneOff is what a one-off request of 1 KiB costs a unit, under each KEM:
+// opening it and sealing the answer.
+func BenchmarkOneOff(b *testing.B) {
+	c := newCluster(b, 1, repeat)
+	hybrid := c.keysOf(c.units[0], c.byTask())
+	for name, keys := range map[string]OneOffKeys{"hybrid": hybrid, "x25519": x25519(hybrid)} {
+		body := oneOffBody(keys, true, must(http.NewRequest(http.MethodGet, base, bytes.NewReader(make([]byte, 1<<10)))))
+		b.Run(name, func(b *testing.B) {
+			measured(b, func() {
+				r := httptest.NewRequest(http.MethodPost, wire.PathOneOff, bytes.NewReader(body))
+				r.Header.Set("Content-Type", wire.TypeOneOff)
+				w := httptest.NewRecorder()
+				if c.units[0].server.ServeHTTP(w, r); w.Code != http.StatusOK {
+					b.Fatal(w.Code)
+				}
+			})
+		})
 	}
 }
