@@ -159,10 +159,10 @@ func startProcess(t *testing.T, cmd *exec.Cmd, place any) *process {
 	var once sync.Once
 	p.end = func(s os.Signal) {
 		once.Do(func() {
-			in.Close()
-			if s != nil {
+			if s != nil { // first: without its input it ends well
 				cmd.Process.Signal(s)
 			}
+			in.Close()
 			io.Copy(io.Discard, out)
 			if err := cmd.Wait(); s == nil && err != nil || t.Failed() {
 				b, _ := os.ReadFile(log.Name())
