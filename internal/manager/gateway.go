@@ -54,9 +54,6 @@ type exchange struct {
 // pinned to. Opening twice costs a session that nobody uses.
 func (g *gateway) session(w http.ResponseWriter, r *http.Request) {
 	g.limited(w, r, func(x *exchange) error {
-		if err := g.dear(r); err != nil {
-			return err
-		}
 		open, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxOpen))
 		var large *http.MaxBytesError
 		if errors.As(err, &large) {
@@ -105,9 +102,6 @@ func (g *gateway) request(w http.ResponseWriter, r *http.Request) {
 // fails.
 func (g *gateway) oneOff(w http.ResponseWriter, r *http.Request) {
 	g.limited(w, r, func(x *exchange) error {
-		if err := g.dear(r); err != nil {
-			return err
-		}
 		query := r.URL.Query()
 		x.again = true
 		if r.Method == http.MethodGet {
@@ -129,7 +123,7 @@ func (g *gateway) oneOff(w http.ResponseWriter, r *http.Request) {
 // dear takes a token of the client's address for a request that makes a unit use
 // a private key: whoever floods the gateway with those spends his own.
 func (g *gateway) dear(r *http.Request) error {
-	if !g.buckets.Take(r.RemoteAddr, g.clock()) {
+	if r.URL.Path != wire.PathRequest && !g.buckets.Take(r.RemoteAddr, g.clock()) {
 		return wire.Refuse(wire.TooMany, "gateway: open and one-off requests a second", "more", "fewer from one address")
 	}
 	return nil
@@ -181,6 +175,9 @@ func (g *gateway) slotted(x *exchange, f func(*exchange) error) error {
 	}
 	if asks := x.r.Method == http.MethodGet && x.r.URL.Path == wire.PathOneOff; x.r.Method != http.MethodPost && !asks {
 		return wire.Refuse(wire.BadRequest, "request: method", x.r.Method, http.MethodPost)
+	}
+	if err := g.dear(x.r); err != nil {
+		return err
 	}
 	// An answer may begin before its request has ended. HTTP/2 always can.
 	if err := x.control.EnableFullDuplex(); err != nil && x.r.ProtoMajor == 1 {
