@@ -1,0 +1,147 @@
+package systest
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/client"
+)
+
+// held is what this process holds, in which all of a cluster runs.
+type held struct {
+	goroutines, files int
+	heap              uint64 // bytes that are reachable
+}
+
+func holds(t *testing.T) held {
+	t.Helper()
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Skipf("SKIPPED: the system does not say what a process holds: %v", err)
+	}
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return held{goroutines: runtime.NumGoroutine(), files: len(files), heap: m.HeapAlloc}
+}
+
+func (h held) String() string {
+	return fmt.Sprintf("%d goroutines, %d files, %.1f MiB", h.goroutines, h.files, float64(h.heap)/(1<<20))
+}
+
+// soak is a cluster under load that faults befall in turn.
+type soak struct {
+	*Cluster
+	app    *service
+	units  []*Replica
+	config client.OpenConfig
+	kinds  int          // of faults
+	faults atomic.Int64 // so far
+}
+
+// fault breaks one thing and mends it.
+func (s *soak) fault(n int) {
+	defer s.faults.Add(1)
+	replace := func(end func()) {
+		end()
+		s.units[n%len(s.units)] = s.Start("scoring", "scoring 1", s.app)
+	}
+	switch n % s.kinds {
+	case 0:
+		replace(s.units[n%len(s.units)].Kill)
+	case 1:
+		s.StopAuthority()
+		s.StartAuthority()
+	case 2:
+		replace(s.units[n%len(s.units)].Stop)
+	case 3:
+		s.StopManager()
+		s.StartManager()
+	}
+}
+
+// phase runs a load on channels of its own while faults come, and then gives
+// what is held when units are fresh and nobody asks anything.
+func (s *soak) phase(t *testing.T, rate int, length, pause time.Duration) held {
+	t.Helper()
+	load := &storm{executed: s.app.executed, rate: rate, length: length}
+	for range 20 {
+		load.channels = append(load.channels, s.Open(s.config))
+	}
+	stop := every(pause, s.fault)
+	out := load.run(t)
+	stop()
+	load.judge(t, out)
+	var all sync.WaitGroup
+	for _, ch := range load.channels {
+		all.Go(func() { ch.Close(context.Background()) })
+	}
+	all.Wait()
+	s.app.mu.Lock()
+	clear(s.app.seen)
+	s.app.mu.Unlock()
+	for i, u := range s.units {
+		u.Stop()
+		s.units[i] = s.Start("scoring", "scoring 1", s.app)
+	}
+	attended(t, s.units...)
+	return holds(t)
+}
+
+// topRate is how many requests a second are answered when eight are under way
+// all the time.
+func (s *soak) topRate(t *testing.T) int {
+	t.Helper()
+	const length = 5 * time.Second
+	ch := s.Open(s.config)
+	defer ch.Close(context.Background())
+	var done atomic.Int64
+	var all sync.WaitGroup
+	for begin, n := time.Now(), 0; n < 8; n++ {
+		all.Go(func() {
+			for time.Since(begin) < length {
+				if _, err := call(t.Context(), ch, http.MethodGet, fmt.Sprint("top rate ", n), ""); err != nil {
+					t.Error(err)
+				}
+				done.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	return int(done.Load()) / int(length/time.Second)
+}
+
+// TestSoak: units are killed and replaced, and the authority restarted, one after
+// the other under load: nothing that may be retried fails, and what the process
+// holds stays flat. The long form takes ten minutes at three fifths of the rate
+// that the machine carries, and restarts the manager too, after which the gateway
+// waits five seconds for units that are gone.
+func TestSoak(t *testing.T) {
+	rate, length, pause := 60, 4*time.Second, 700*time.Millisecond
+	s := &soak{app: &service{seen: map[string]int{}}, kinds: 3}
+	s.Cluster, s.units = shared(t, 3, time.Hour, s.app)
+	s.config = s.OpenConfig("scoring")
+	if full() {
+		rate, length, pause, s.kinds = s.topRate(t)*3/5, 10*time.Minute, 10*time.Second, 4
+	}
+	begin := s.phase(t, rate, length/4, pause)
+	before := s.faults.Load()
+	end := s.phase(t, rate, length, pause)
+	faults := int(s.faults.Load() - before)
+	few := faults / 2 // so that what stays behind at each fault shows
+	wait(t, 30*time.Second, fmt.Sprintf("what is held to be flat: %v, was %v", end, begin), func() bool {
+		end = holds(t)
+		return end.goroutines <= begin.goroutines+few && end.files <= begin.files+few
+	})
+	t.Logf("%d requests a second, %d faults: %v, then %v", rate, faults, begin, end)
+	if most := begin.heap*5/4 + 16<<20; end.heap > most {
+		t.Errorf("got %v in the end, want at most a quarter and 16 MiB above %v", end, begin)
+	}
+}
