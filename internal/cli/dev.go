@@ -71,7 +71,7 @@ func (a *app) devCommand() *cobra.Command {
 	flags.BoolVar(&f.checking, "check", false, "judge a fresh cluster from outside, one line for each story")
 	flags.StringVar(&f.cluster, "cluster", "", "with --check: judge the running cluster that this dev.json describes")
 	flags.StringVar(&f.example, "example", devExamples[0], "example to run: "+strings.Join(devExamples, ", "))
-	flags.IntVar(&f.upgrades, "upgrades", 0, "with --check: then replace the program by so many releases, one after the other, while a session goes on")
+	flags.IntVar(&f.upgrades, "upgrades", 0, "with --check: then replace the program by so many releases, one after the other, while one session goes on")
 	flags.IntVar(&f.rows, "rows", 0, "with --example jointrisk: rows of each table (default 1000000, with --check 20000)")
 	flags.StringVar(&f.keyMode, "key-mode", string(policy.Shared), "shared: one certificate for all units; unit: one each")
 	return cmd

@@ -20,28 +20,36 @@ const firstRelease = 1
 
 // drill replaces the program by n releases one after the other, each continuing
 // the one before, while requests run in one session that is opened by the task's
-// name. It refuses unless the session goes on and no request fails.
+// name. It refuses unless the session goes on through all of them and no request
+// fails.
 func (d *dev) drill(ctx context.Context, n int) error {
-	for release := firstRelease + 1; release <= firstRelease+n; release++ {
-		began := d.app.now()
-		detail, err := d.checker().inSession(ctx, d.cluster.Gateway, func(s *session) (string, error) {
-			asked, err := whileAsking(ctx, s, func() error { return d.upgrade(ctx, release) })
-			if err != nil {
-				return "", err
-			}
-			_, err = s.goesOn(ctx)
-			return fmt.Sprintf("release %d on %d units after %v; %d requests, 0 failed, 1 session opened",
-				release, devUnits, d.app.now().Sub(began).Round(time.Millisecond), asked), err
-		})
-		o := outcome{Name: "channel/upgrade", OK: err == nil, Detail: detail}
-		if err != nil {
-			return &fault{code: codeCheckFailed, cause: fmt.Errorf("upgrading to release %d: %w", release, err)}
-		}
-		if err := d.app.emit("check", o, o.line()); err != nil {
-			return err
-		}
+	if n == 0 {
+		return nil
 	}
-	return nil
+	_, err := d.checker().inSession(ctx, d.cluster.Gateway, func(s *session) (string, error) {
+		for release := firstRelease + 1; release <= firstRelease+n; release++ {
+			if err := d.drillOne(ctx, s, release); err != nil {
+				return "", &fault{code: codeCheckFailed, cause: fmt.Errorf("upgrading to release %d: %w", release, err)}
+			}
+		}
+		return "", nil
+	})
+	return err
+}
+
+// drillOne upgrades to a release, and says how the session went on meanwhile.
+func (d *dev) drillOne(ctx context.Context, s *session, release int) error {
+	began := d.app.now()
+	asked, err := whileAsking(ctx, s, func() error { return d.upgrade(ctx, release) })
+	if err != nil {
+		return err
+	}
+	if _, err := s.goesOn(ctx); err != nil {
+		return err
+	}
+	o := outcome{Name: "channel/upgrade", OK: true, Detail: fmt.Sprintf("release %d on %d units after %v; %d requests, 0 failed, in the session of the first release",
+		release, devUnits, d.app.now().Sub(began).Round(time.Millisecond), asked)}
+	return d.app.emit("check", o, o.line())
 }
 
 // whileAsking sends one request after the other while something is done, and says
