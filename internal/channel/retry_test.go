@@ -2,6 +2,7 @@ package channel
 
 import (
 	"net/http"
+	"slices"
 	"testing"
 
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -63,4 +64,26 @@ func FuzzHint(f *testing.F) {
 			t.Errorf("got %d units of %d bytes", len(h.Units), len(units))
 		}
 	})
+}
+
+// TestChoose: a call goes through all units that are said to be there, and then to
+// the one that opened the session, before it comes back to one.
+func TestChoose(t *testing.T) {
+	c := newCluster(t, 1, &counted{})
+	rt := c.client(c.byTask(), 0)
+	must(rt.Session(t.Context()))
+	opener := c.units[0].ID()
+	rt.units = []wire.UnitID{{1}, {2}, {3}}
+	var tried []wire.UnitID
+	for n := range 12 {
+		unit := rt.choose(rt.held, tried)
+		if n%4 == 3 != (unit == opener) || slices.Contains(tried[max(0, n-3):], unit) {
+			t.Errorf("after %v: got %v, want the unit of %v whose turn was longest ago, or %v each fourth time", tried, unit, rt.units, opener)
+		}
+		tried = append(tried, unit)
+	}
+	rt.units = nil
+	if got := rt.choose(rt.held, nil); got != opener {
+		t.Errorf("without a hint: got %v, want %v", got, opener)
+	}
 }

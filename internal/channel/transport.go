@@ -281,18 +281,34 @@ func (t *Transport) heard(h Hint) {
 	t.units = h.Units
 }
 
-// choose picks the unit that a request is bound to: any of those that are said
-// to be there and were not tried, else the one that opened the session.
-func (t *Transport) choose(h *held, tried []wire.UnitID) wire.UnitID {
+// choose picks the unit that a request is bound to: of those that are said to be
+// there any that was not tried, then the one that opened the session, which surely
+// was there once, then the one whose turn was longest ago.
+func (t *Transport) choose(h *held, tried []wire.UnitID) (unit wire.UnitID) {
 	t.mu.Lock()
 	units := t.units
 	t.mu.Unlock()
-	for _, i := range rand.Perm(len(units)) {
-		if !slices.Contains(tried, units[i]) {
-			return units[i]
+	when := len(tried)
+	consider := func(id wire.UnitID) {
+		if last := lastIndex(tried, id); last < when {
+			unit, when = id, last
 		}
 	}
-	return h.peer.UnitID()
+	for _, i := range rand.Perm(len(units)) {
+		consider(units[i])
+	}
+	consider(h.peer.UnitID())
+	return unit
+}
+
+// lastIndex is where a unit was tried last, or -1.
+func lastIndex(tried []wire.UnitID, unit wire.UnitID) int {
+	for i, id := range slices.Backward(tried) {
+		if id == unit {
+			return i
+		}
+	}
+	return -1
 }
 
 // pause waits, but not for longer than ctx.
