@@ -124,6 +124,9 @@ func (s *soak) topRate(t *testing.T) int {
 // that the machine carries, and restarts the manager too, after which the gateway
 // waits five seconds for units that are gone.
 func TestSoak(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED: nothing stays behind is not shown; run without -short")
+	}
 	rate, length, pause := 60, 4*time.Second, 700*time.Millisecond
 	s := &soak{app: &service{seen: map[string]int{}}, kinds: 3}
 	s.Cluster, s.units = shared(t, 3, time.Hour, s.app)
