@@ -53,7 +53,7 @@ tools:
 # process that serves.
 ROUNDS ?= 15
 bench:
-	@{ go test -run '^$$' -bench 'Appraise|Proxy' -benchtime $(ROUNDS)x ./attest/... ./unit; \
+	@{ go test -run '^$$' -bench 'Appraise|Proxy|JointRisk' -benchtime $(ROUNDS)x ./attest/... ./unit ./internal/cli; \
 	  go test -run '^$$' -bench . -benchtime $(ROUNDS)x ./bench; \
 	  go test -run '^$$' -bench SessionMemory -benchtime 1x ./internal/channel; } | awk -f bench/ratios.awk
 

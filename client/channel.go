@@ -98,6 +98,7 @@ func open(ctx context.Context, config OpenConfig) (*Channel, error) {
 		return nil, err
 	}
 	c := &Channel{gateways: gateways{inner: newGateway(config.CA), all: all}, evidence: config.FreshEvidence}
+	c.trust.patient = true // heads may follow one another within a second, as parties approve
 	c.gateways.spread()
 	c.trust.begin(config.Trust, refreshLeast)
 	c.transport, err = channel.NewTransport(channel.TransportConfig{
@@ -183,7 +184,7 @@ type truster struct{ c *Channel }
 // Trust is the newest trust.
 func (t truster) Trust() channel.Trust { return t.c.judged(t.c.trust.Load()) }
 
-// Renew fetches trust anew, at most once a second.
+// Renew fetches trust anew, at most once a second, for which it waits.
 func (t truster) Renew(ctx context.Context) channel.Trust {
 	newer, _ := t.c.trust.after(ctx, t.c.trust.Load())
 	return t.c.judged(newer)

@@ -11,6 +11,7 @@ import (
 type fresh struct {
 	atomic.Pointer[Trust]               // the newest
 	least                 time.Duration // between two fetches
+	patient               bool          // a fetch that comes too soon is waited for
 	turn                  chan struct{} // holds a value during a fetch; guards asked
 	asked                 time.Time     // when trust was last asked for
 }
@@ -22,8 +23,9 @@ func (f *fresh) begin(t *Trust, least time.Duration) {
 
 // after gives trust newer than old: what another goroutine fetched meanwhile, or
 // what the authority gives. It gives the newest there is when the authority was
-// asked a moment ago, and beside the error when it does not answer or refuses;
-// certificates end soon enough that the cluster need not stop for that.
+// asked a moment ago, unless f is patient, and beside the error when it does not
+// answer or refuses; certificates end soon enough that the cluster need not stop
+// for that.
 func (f *fresh) after(ctx context.Context, old *Trust) (*Trust, error) {
 	select {
 	case f.turn <- struct{}{}:
@@ -32,11 +34,16 @@ func (f *fresh) after(ctx context.Context, old *Trust) (*Trust, error) {
 		return f.Load(), nil
 	}
 	held := f.Load()
-	now := held.config.Clock()
-	if held != old || now.Sub(f.asked) < f.least {
+	early := f.least - held.config.Clock().Sub(f.asked)
+	if held != old || early > 0 && !f.patient {
 		return held, nil
 	}
-	f.asked = now
+	select {
+	case <-time.After(early): // now, when it is not early
+	case <-ctx.Done():
+		return held, nil
+	}
+	f.asked = held.config.Clock()
 	newer, err := held.again(ctx)
 	if err != nil {
 		return held, err

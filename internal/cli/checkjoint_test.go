@@ -18,7 +18,7 @@ func TestGroupChecksFail(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs a cluster")
 	}
-	d := startJoint(t)
+	d := startJoint(t, 2000)
 	open := httptest.NewTLSServer(http.NotFoundHandler())
 	defer open.Close()
 	tests := []struct {
@@ -70,15 +70,16 @@ func TestGroupChecksFail(t *testing.T) {
 	}
 }
 
-// startJoint is a cluster of the example of three companies, which all approve.
-func startJoint(t *testing.T) *dev {
+// startJoint is a cluster of the example of three companies, which all approve,
+// with tables of so many rows.
+func startJoint(t testing.TB, rows int) *dev {
 	t.Helper()
 	dir := t.TempDir()
 	cohort, err := goBuild(t.Context(), "./cmd/cohort", filepath.Join(dir, "cohort"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := devFlags{example: devJoint, task: jointMembers[joiner].role, keyMode: string(policy.Shared), rows: 2000}
+	f := devFlags{example: devJoint, task: jointMembers[joiner].role, keyMode: string(policy.Shared), rows: rows}
 	b, err := binaries{cohort: cohort, tables: f.tables(dir)}.joint(t.Context(), cohort, dir)
 	if err != nil {
 		t.Fatal(err)

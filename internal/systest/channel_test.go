@@ -289,3 +289,16 @@ func TestPolicyMovesOn(t *testing.T) {
 	_, err := client.Open(t.Context(), old)
 	wantReason(t, err, wire.Behind)
 }
+
+// TestPolicyJustMovedOn: a client that fetched trust a moment ago meets a unit of
+// policy that is newer still, and opens a session with it.
+func TestPolicyJustMovedOn(t *testing.T) {
+	c := New(t, scoring(time.Hour))
+	config := client.OpenConfig{Trust: trust(t, c)}
+	push(t, c, c.Next("life = \"1h0m0s\"", "life = \"59m0s\""))
+	r := c.Start("scoring", "scoring 1", &service{seen: map[string]int{}})
+	config.Gateway = astray(t, r, r)
+	if got := c.Open(config).Trust().Policy().Document().Sequence; got != 2 {
+		t.Errorf("got sequence %d, want 2", got)
+	}
+}

@@ -41,10 +41,16 @@ func astray(t *testing.T, opens, requests *Replica) (gateway string) {
 // whole is a channel to the whole group, which ends with the test.
 func whole(t *testing.T, config client.OpenConfig) *client.Channel {
 	t.Helper()
-	config.Role = client.Whole
+	return inRole(t, client.Whole, config)
+}
+
+// inRole is a channel to a role.
+func inRole(t *testing.T, role string, config client.OpenConfig) *client.Channel {
+	t.Helper()
+	config.Role = role
 	ch, err := client.OpenGroup(t.Context(), config)
 	if err != nil {
-		t.Fatalf("opening a session with the whole group: %v", err)
+		t.Fatalf("opening a session with %s: %v", role, err)
 	}
 	t.Cleanup(func() { ch.Close(context.Background()) })
 	return ch
@@ -82,7 +88,7 @@ func send(ctx context.Context, ch *client.Channel, method, key string) (string, 
 
 // sending sends requests that may be repeated until the function it gives is
 // called, which tells how many were sent and what failed of them.
-func sending(t *testing.T, ch *client.Channel) (end func() (int, []error)) {
+func sending(t *testing.T, ch *client.Channel) (end func() (sent int, failed []error)) {
 	var done sync.WaitGroup
 	var mu sync.Mutex // guards the two below
 	var sent int
@@ -111,7 +117,8 @@ func sending(t *testing.T, ch *client.Channel) (end func() (int, []error)) {
 }
 
 // TestMemberLeaves: the roster changes and the scorer leaves, while sessions with
-// the whole group are open. A client goes on by itself and no request fails.
+// the whole group and with a role are open. Clients go on by themselves and no
+// request that may be repeated fails.
 // Units of the new roster answer nothing in sessions that the scorer opened, the
 // scorer nothing in those that they open, and at its certificate's end nothing at
 // all.
@@ -133,11 +140,15 @@ func TestMemberLeaves(t *testing.T) {
 	at := func(opens, requests *Replica) client.OpenConfig {
 		return client.OpenConfig{Trust: c.GroupTrust("trial"), Gateway: astray(t, opens, requests)}
 	}
-	ch, byScorer, byHolder := whole(t, managed), whole(t, at(scorer, holder)), whole(t, at(holder, scorer))
+	byScorer, byHolder := whole(t, at(scorer, holder)), whole(t, at(holder, scorer))
 	if one, two := answerer(t, byScorer), answerer(t, byHolder); one != "holder" || two != "scorer" {
 		t.Fatalf("members in sessions of each other: got answers of %q and %q", one, two)
 	}
-	end := sending(t, ch)
+	loads := map[*client.Channel]func() (int, []error){}
+	for _, role := range []string{client.Whole, "holder"} {
+		ch := inRole(t, role, managed)
+		loads[ch] = sending(t, ch)
+	}
 	former := c.Approved().Pact("trial").ID()
 	c.Adopt("[group.trial.role]\n", "continues = \""+former.String()+"\"\n[group.trial.role]\n",
 		`scorer = { members = [ { party = "scorer", task = "scorer", release = "1" } ], calls = ["adder", "broker", "holder"] }`+"\n", "")
@@ -161,11 +172,13 @@ func TestMemberLeaves(t *testing.T) {
 			t.Errorf("after the certificate's end, in a session that %s: got an answer of %q", name, got)
 		}
 	}
-	sent, failed := end()
-	if len(failed) > 0 || ch.Opens() < 2 {
-		t.Errorf("%d of %d requests failed, the first: %v; %d sessions, want another one at least", len(failed), sent, first(failed), ch.Opens())
+	for ch, end := range loads {
+		sent, failed := end()
+		if len(failed) > 0 || ch.Opens() < 2 {
+			t.Errorf("%d of %d requests failed, the first: %v; %d sessions, want another one at least", len(failed), sent, first(failed), ch.Opens())
+		}
+		t.Logf("%d requests over the change, %d sessions", sent, ch.Opens())
 	}
-	t.Logf("%d requests over the change, %d sessions", sent, ch.Opens())
 }
 
 // TestCutMember: owners cut one unit of a role off by its id. Its group, that
