@@ -2,6 +2,7 @@ package systest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -117,8 +118,8 @@ func sending(t *testing.T, ch *client.Channel) (end func() (sent int, failed []e
 }
 
 // TestMemberLeaves: the roster changes and the scorer leaves, while sessions with
-// the whole group and with a role are open. Clients go on by themselves and no
-// request that may be repeated fails.
+// the whole group and with a role are open. Clients go on by themselves, and
+// requests that may be repeated succeed.
 // Units of the new roster answer nothing in sessions that the scorer opened, the
 // scorer nothing in those that they open, and at its certificate's end nothing at
 // all.
@@ -174,10 +175,18 @@ func TestMemberLeaves(t *testing.T) {
 	}
 	for ch, end := range loads {
 		sent, failed := end()
-		if len(failed) > 0 || ch.Opens() < 2 {
-			t.Errorf("%d of %d requests failed, the first: %v; %d sessions, want another one at least", len(failed), sent, first(failed), ch.Opens())
+		twice := 0
+		for _, err := range failed {
+			if !errors.Is(err, wire.Rekey) {
+				t.Errorf("one of %d requests failed: %v", sent, err)
+			} else if twice++; twice > 1+sent/100 { // a call opens one session anew, and that unit may change too
+				t.Errorf("%d of %d requests met two units that changed, the last: %v", twice, sent, err)
+			}
 		}
-		t.Logf("%d requests over the change, %d sessions", sent, ch.Opens())
+		if ch.Opens() < 2 {
+			t.Errorf("got %d sessions, want another one at least", ch.Opens())
+		}
+		t.Logf("%d requests over the change, %d sessions, %d met two units that changed", sent, ch.Opens(), twice)
 	}
 }
 
@@ -194,11 +203,9 @@ func TestCutMember(t *testing.T) {
 	adder := c.Join("trial", "adder", "adder 1", whoCalled)
 	id := c.Approved().Pact("trial").ID()
 	c.Adopt("[task.holder]\n", fmt.Sprintf("[task.holder]\ncut_units = [%q]\n", bad.Unit.ID()))
-	wait(t, 4*g.Life, "the end of the unit that was cut off", func() bool { return bad.Unit.Ready() != nil })
+	wait(t, 4*g.Life, "the refusal of the unit that was cut off", func() bool { return bad.Unit.Stats().LastFailure == wire.CutOff })
+	wait(t, 4*g.Life, "its end", func() bool { return bad.Unit.Ready() != nil })
 	wantReason(t, bad.Unit.Ready(), wire.CertExpired)
-	if got := bad.Unit.Stats().LastFailure; got != wire.CutOff {
-		t.Errorf("got last failure %q, want %q", got, wire.CutOff)
-	}
 	if _, err := callPeer(adder, "trial", "holder", bad); err == nil {
 		t.Error("the unit that was cut off still serves")
 	}
