@@ -89,7 +89,7 @@ func TestRollingUpgrades(t *testing.T) {
 	s := &storm{executed: app.executed, rate: 60, length: 10 * time.Second}
 	count, sessions := 2, 10
 	if full() {
-		s.rate, s.length, count, sessions = 500, 200*time.Second, 20, 50
+		s.rate, s.length, count, sessions = 500, 240*time.Second, 20, 50
 	}
 	c, units := shared(t, 3, time.Hour, app)
 	u := &upgrades{Cluster: c, t: t, service: app, release: 1, units: units}
