@@ -24,7 +24,7 @@ build:
 	GOEXPERIMENT=runtimesecret go build -trimpath -o bin/ ./cmd/cohort ./examples/...
 
 test: tools lint
-	go test -timeout 10m $(ALL)
+	go test -timeout 14m $(ALL)
 	$(MAKE) race
 
 test-full: tools lint
@@ -35,7 +35,7 @@ test-full: tools lint
 
 # The race detector needs cgo and a C compiler; the product does not.
 race:
-	CGO_ENABLED=1 go test -race -short -timeout 10m $(RACE)
+	CGO_ENABLED=1 go test -race -short -timeout 14m $(RACE)
 
 lint:
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }
