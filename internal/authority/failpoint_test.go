@@ -165,17 +165,15 @@ func TestRestoreAgain(t *testing.T) {
 			broken := c
 			tee := fatal{c.Attester, c.Sealer, at, func() error { return os.ErrClosed }}
 			broken.Attester, broken.Sealer = tee, tee
-			table, rows := strings.CutPrefix(at, "row of ")
-			if rows {
-				exec(t, dsn, `CREATE TRIGGER broken BEFORE INSERT ON `+table+` BEGIN SELECT RAISE(ABORT, 'broken'); END`)
+			mend := func() {}
+			if table, rows := strings.CutPrefix(at, "row of "); rows {
+				mend = refuseRows(t, dsn, table)
 			}
 			if _, err := Restore(t.Context(), broken); err == nil {
 				t.Fatal("got no error of a broken restore")
 			}
 			wantAllOrNothing(t, dsn, false)
-			if rows {
-				exec(t, dsn, `DROP TRIGGER broken`)
-			}
+			mend()
 			if root, err := Restore(t.Context(), c); err != nil || root != w.root {
 				t.Errorf("got root %v, %v the second time, want %v", root, err, w.root)
 			}
@@ -184,19 +182,32 @@ func TestRestoreAgain(t *testing.T) {
 	}
 }
 
+// refuseRows makes a table of the store take no more rows until it is mended.
+func refuseRows(t *testing.T, dsn, table string) (mend func()) {
+	t.Helper()
+	broken := `CREATE TRIGGER broken BEFORE INSERT ON ` + table + ` BEGIN SELECT RAISE(ABORT, 'broken'); END`
+	mended := `DROP TRIGGER broken`
+	if !strings.HasPrefix(dsn, "sqlite:") {
+		broken = `ALTER TABLE ` + table + ` ADD CONSTRAINT broken CHECK (false) NOT VALID`
+		mended = `ALTER TABLE ` + table + ` DROP CONSTRAINT broken`
+	}
+	exec(t, dsn, broken)
+	return func() { exec(t, dsn, mended) }
+}
+
 // TestBackupRecordFails: shares that could not be recorded are no backup, and
 // showing one again makes them one.
 func TestBackupRecordFails(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	share := w.split(a)[0]
-	exec(t, w.dsn, `CREATE TRIGGER broken BEFORE INSERT ON backup BEGIN SELECT RAISE(ABORT, 'broken'); END`)
+	mend := refuseRows(t, w.dsn, "backup")
 	_, err := a.backupKept(t.Context(), api.BackupKept{Share: share.Bytes()})
 	wantReason(t, err, wire.StoreFailed)
 	if got := must(a.backupState(t.Context())); got.State != api.BackupNone {
 		t.Errorf("got state %q, want none", got.State)
 	}
-	exec(t, w.dsn, `DROP TRIGGER broken`)
+	mend()
 	if got := must(a.backupKept(t.Context(), api.BackupKept{Share: share.Bytes()})); got.State != api.BackupCurrent {
 		t.Errorf("got state %q, want current", got.State)
 	}
