@@ -232,7 +232,7 @@ func TestResealGoesOn(t *testing.T) {
 	w.ring.Follow = w.ring.Follow.Cut(noon, time.Hour)
 	w.ring.Strict.Previous = w.ring.Strict.Previous.Until(noon.Add(time.Hour))
 	must(0, h.Update(w.standing(h.key, "1")))
-	sealed, left, err := h.Reseal(others, noon)
+	sealed, left, err := h.Reseal(others+1, noon)
 	refused(t, err, wire.Expired)
 	if len(sealed) != others || left != 0 {
 		t.Errorf("got %d sealed anew, %d left, want %d and 0", len(sealed), left, others)
