@@ -125,9 +125,29 @@ type stream struct {
 	left    int64       // of content of known length
 	read    atomic.Bool // something was, or was to be, read
 	begun   bool
-	ended   bool
-	out     []byte // sealed, to be read
-	buf     []byte
+	outbox
+	buf []byte
+}
+
+// outbox is what is sealed of a request and not sent yet.
+type outbox struct {
+	out   []byte
+	ended bool // nothing follows out
+}
+
+// take gives the next bytes; fill seals more where there are none.
+func (o *outbox) take(p []byte, fill func() error) (int, error) {
+	for len(o.out) == 0 {
+		if o.ended {
+			return 0, io.EOF
+		}
+		if err := fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, o.out)
+	o.out = o.out[n:]
+	return n, nil
 }
 
 func (x *exchange) stream(h head, body io.ReadCloser, trailer http.Header) (*stream, error) {
@@ -138,17 +158,7 @@ func (x *exchange) stream(h head, body io.ReadCloser, trailer http.Header) (*str
 // Read gives the request's bytes.
 func (s *stream) Read(p []byte) (int, error) {
 	s.read.Store(true)
-	for len(s.out) == 0 {
-		if s.ended {
-			return 0, io.EOF
-		}
-		if err := s.fill(); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(p, s.out)
-	s.out = s.out[n:]
-	return n, nil
+	return s.take(p, s.fill)
 }
 
 // Close closes the request's body.

@@ -97,9 +97,8 @@ type sentOneOff struct {
 	cutter  *cutter
 	body    io.ReadCloser
 	trailer http.Header
-	out     []byte // to be read
-	ended   bool   // out is the last
-	buf     []byte
+	outbox
+	buf []byte
 }
 
 // encapsulate begins a request: a small one is whole then.
@@ -164,19 +163,7 @@ func (s *sentOneOff) whole(h head) error {
 }
 
 // Read gives the request's bytes.
-func (s *sentOneOff) Read(p []byte) (int, error) {
-	for len(s.out) == 0 {
-		if s.ended {
-			return 0, io.EOF
-		}
-		if err := s.fill(); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(p, s.out)
-	s.out = s.out[n:]
-	return n, nil
-}
+func (s *sentOneOff) Read(p []byte) (int, error) { return s.take(p, s.fill) }
 
 // Close closes the request's body.
 func (s *sentOneOff) Close() error { return s.body.Close() }
