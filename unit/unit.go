@@ -64,6 +64,10 @@ type Config struct {
 	// Address is the host:port at which the manager's gateway reaches
 	// [Unit.Serve]. Empty is the address of its listener.
 	Address string
+	// Sessions is how many open sessions the unit keeps, those that others
+	// opened included, at up to 640 bytes each. It opens a quarter of them
+	// at most. Zero is 131,072. When no unit has room, none can be opened.
+	Sessions int
 	// Log receives one warning for each step of back-off. Nil discards them.
 	Log *slog.Logger
 	// Clock tells the time. Nil is time.Now.
@@ -129,7 +133,7 @@ func prepare(c Config) (*Unit, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding the signing key: %w", err)
 	}
-	host, err := channel.NewHost(signing, channel.Limits{})
+	host, err := channel.NewHost(signing, channel.Limits{Sessions: c.Sessions})
 	if err != nil {
 		return nil, err
 	}
@@ -174,6 +178,9 @@ func (c Config) check() error {
 	}
 	if !addressOK(c.Address) {
 		fault("address", c.Address, "host:port")
+	}
+	if c.Sessions < 0 {
+		fault("sessions", c.Sessions, "a number, or 0 for the default")
 	}
 	if c.Attester == nil {
 		fault("attester", "none", "the TEE the program runs in")

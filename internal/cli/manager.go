@@ -28,6 +28,7 @@ type managerFlags struct {
 	nats   []string
 	natsCA string
 	limits manager.Limits
+	copies int // MiB
 }
 
 func (a *app) managerCommand() *cobra.Command {
@@ -51,6 +52,7 @@ func (a *app) managerCommand() *cobra.Command {
 	flags.StringSliceVar(&f.nats, "nats", nil, "leaf node URLs of a NATS cluster over which managers meet (tls://[USER:PASSWORD@]HOST:PORT)")
 	flags.StringVar(&f.natsCA, "nats-ca", "", "certificates that the NATS cluster's stand under (PEM; default the system's)")
 	flags.IntVar(&f.limits.PerAddress, "per-address", 1_000, "open and one-off requests a second from one address; raise it behind a proxy or for a relay")
+	flags.IntVar(&f.copies, "copies", 256, "MiB of sealed sessions kept for one cluster, about 2,000 sessions each; what expires first makes room")
 	_ = cmd.MarkFlagRequired("authority-root")
 	return cmd
 }
@@ -62,6 +64,10 @@ func (a *app) runManager(ctx context.Context, f managerFlags) (err error) {
 			return err
 		}
 	}
+	if f.copies < 1 {
+		return usage("--copies: got %d, want at least 1", f.copies)
+	}
+	f.limits.Copies = f.copies << 20
 	config := manager.Config{DataDir: f.data, BusAddress: f.bus, Log: a.log, Clock: a.now, NATS: natsd.Join{URLs: f.nats}, Limits: f.limits}
 	if f.natsCA != "" {
 		if config.NATS.CA, err = readPool(f.natsCA); err != nil {

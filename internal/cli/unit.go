@@ -31,6 +31,7 @@ type unitFlags struct {
 	manager     string
 	managerCA   string
 	advertise   string
+	sessions    int
 	forward     string
 	certDir     string
 	disk        bool
@@ -74,6 +75,7 @@ func (a *app) unitCommand() *cobra.Command {
 	flags.StringVar(&f.manager, "manager", "", "tls://HOST:PORT of the cluster manager, or of several with commas between; sessions then move between units")
 	flags.StringVar(&f.managerCA, "manager-ca", "", "certificates that the manager's stands under (PEM; default the system's)")
 	flags.StringVar(&f.advertise, "advertise", "", "HOST:PORT at which the gateway reaches this unit (default --listen)")
+	flags.IntVar(&f.sessions, "sessions", 1<<17, "open sessions that are kept, of all units of the task; up to 640 bytes each")
 	flags.StringVar(&f.forward, "forward", "http", "http, or tcp for other protocols")
 	flags.StringVar(&f.certDir, "cert-dir", "", "directory on a tmpfs to keep tls.crt, tls.key and ca.crt in")
 	flags.BoolVar(&f.disk, "cert-dir-on-disk", false, "accept a --cert-dir that is not on a tmpfs")
@@ -129,7 +131,7 @@ func (a *app) runUnit(ctx context.Context, f unitFlags) error {
 	defer health.close()
 	u, err := unit.Start(ctx, unit.Config{
 		Authorities: f.authorities, Genesis: genesis, Task: f.task, Group: f.group, Role: f.role, Attester: a.tee.device, Log: a.log, Clock: a.now,
-		Manager: met, Address: f.advertise,
+		Manager: met, Address: f.advertise, Sessions: f.sessions,
 	})
 	if err != nil {
 		return err

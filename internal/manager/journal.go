@@ -26,8 +26,9 @@ const journalFile = "sessions"
 // journalSlack is how many bytes may be out of date beside as many as are kept.
 const journalSlack = 1 << 20
 
-// maxJournal bounds what is read back, in bytes.
-const maxJournal = 1 << 30
+// maxRecord bounds a record, in bytes: a cluster, an item's head and bytes, and a
+// checksum.
+const maxRecord = 16 + 64 + bus.MaxSealed + 4
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -57,18 +58,19 @@ func (j *journal) read(c *copies, now time.Time) error {
 		return err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxJournal))
-	if err != nil {
-		return err
-	}
-	for ok := true; ok && len(b) > 0; {
-		var cluster bus.Cluster
-		var item bus.Item
-		if cluster, item, b, ok = nextRecord(b); ok {
-			c.put(cluster, item, now)
+	in := bufio.NewReaderSize(f, 16*maxRecord)
+	for {
+		b, err := in.Peek(maxRecord)
+		if err != nil && err != io.EOF {
+			return err
 		}
+		cluster, item, rest, ok := nextRecord(b)
+		if !ok {
+			return nil
+		}
+		c.put(cluster, item, now)
+		_, _ = in.Discard(len(b) - len(rest)) // it is buffered
 	}
-	return nil
 }
 
 // nextRecord reads the first record of b; it is not ok when that is not whole.

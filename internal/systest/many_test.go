@@ -90,7 +90,7 @@ func resident(t *testing.T, pid int) int {
 func TestManySessions(t *testing.T) {
 	counts, asked := []int{500, 1000}, 50
 	if full() {
-		counts, asked = []int{20_000, 60_000, 100_000}, 5000
+		counts, asked = []int{20_000, 60_000, 100_000, 1_000_000}, 5000
 	}
 	c := &crowd{fleet: newFleet(t, time.Hour, 4), inner: &http.Transport{MaxIdleConnsPerHost: 64}}
 	defer c.inner.CloseIdleConnections()

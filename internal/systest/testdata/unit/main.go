@@ -57,8 +57,9 @@ func run() error {
 	defer cancel()
 	u, err := unit.Start(ctx, unit.Config{
 		Authorities: []string{c.Authority}, Genesis: c.Genesis, Task: c.Task, Attester: device(c.Device),
-		Manager: unit.Manager{URL: c.Manager, CA: pool},
-		Log:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Manager:  unit.Manager{URL: c.Manager, CA: pool},
+		Sessions: 1 << 21,
+		Log:      slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {
 		return err
