@@ -7,7 +7,9 @@ import (
 
 // WithDevices is a TEE together with devices beside it: an [Attester] whose evidence
 // is the TEE's, with that of every device for the same report data. It is what the
-// TEE is besides that does not make evidence: a [Challenged] one stays challenged.
+// TEE is besides that does not make evidence: a [Challenged] one stays challenged. An
+// attester that asks several devices at once gives the others' evidence as the devices
+// of the first one's.
 func WithDevices(tee Attester, devices ...Attester) Attester {
 	c := composite{tee, devices}
 	if challenged, ok := tee.(Challenged); ok {
@@ -36,7 +38,9 @@ func (c composite) join(ctx context.Context, e Evidence, data ReportData) (Evide
 		if err != nil {
 			return Evidence{}, fmt.Errorf("asking device %d: %w", i, err)
 		}
-		e.Devices = append(e.Devices, part)
+		others := part.Devices
+		part.Devices = nil
+		e.Devices = append(append(e.Devices, part), others...)
 	}
 	return e, e.devicesOK()
 }

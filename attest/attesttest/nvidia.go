@@ -12,9 +12,12 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"math/big"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -311,4 +314,26 @@ func (g *NVIDIAGPU) Service() http.Handler {
 		mux.HandleFunc("GET /crl/"+path+".crl", func(w http.ResponseWriter, _ *http.Request) { w.Write(g.list(issuer, nil)) })
 	}
 	return mux
+}
+
+// NVIDIACollection prints the evidence of GPUs for the nonce at the end of the path,
+// in hexadecimal, as NVIDIA's `nvattest collect-evidence` does.
+func NVIDIACollection(gpus ...*NVIDIAGPU) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		nonce, err := hex.DecodeString(path.Base(r.URL.Path))
+		if err != nil || len(nonce) != 32 {
+			http.Error(w, "a nonce of 32 bytes is wanted", http.StatusBadRequest)
+			return
+		}
+		evidences := []map[string]any{}
+		for _, g := range gpus {
+			report, chain, err := g.Report(r.Context(), [32]byte(nonce))
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+				return
+			}
+			evidences = append(evidences, map[string]any{"version": "1.0", "arch": "HOPPER", "nonce": hex.EncodeToString(nonce), "evidence": report, "certificate": chain})
+		}
+		json.NewEncoder(w).Encode(map[string]any{"evidences": evidences, "result_code": 0, "result_message": "Ok"})
+	})
 }

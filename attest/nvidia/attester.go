@@ -10,7 +10,8 @@ import (
 
 // Reporter reaches one GPU of this machine. NVIDIA's way is its management library
 // (NVML), which is to be linked through cgo, so this project, which is built without,
-// holds no Reporter: a program that links NVML brings its own.
+// holds no Reporter: a program that links NVML brings its own, and [Collector] does
+// without.
 type Reporter interface {
 	// Report gives the GPU's report for a nonce and its certificate chain in PEM,
 	// both as NVML gives them: the report begins with the request.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/nvidia"
 	"github.com/cohort-tee/cohort/attest/tpm"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
@@ -84,7 +85,7 @@ var (
 func (a *app) doctorCommand() *cobra.Command {
 	var p pinFlags
 	var g gatewayFlags
-	var socket, platform, database string
+	var socket, platform, database, gpus string
 	var beside tpmFlags
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -102,6 +103,7 @@ func (a *app) doctorCommand() *cobra.Command {
 				{"tee", "soft daemon", "start `cohort soft`, and give its --tee-socket", func(ctx context.Context) (string, error) { return lookSocket(ctx, socket) }},
 			}
 			return a.examine(cmd.Context(), slices.Concat(all, lookPlatforms(platform, &beside.machine), tpmExaminations(&beside.machine), []examination{
+				{"device", "NVIDIA GPUs", "give --nvidia-gpus as `cohort unit` has it; docs/how-to/gpu.md", func(ctx context.Context) (string, error) { return lookGPUs(ctx, gpus) }},
 				{"store", "an authority's, and keeps what it acknowledges", "give --store as `cohort authority run` has it; docs/how-to/postgresql.md", func(ctx context.Context) (string, error) { return lookStore(ctx, database) }},
 				{"authority", "reachable and named by policy", "check --authority and --genesis", func(ctx context.Context) (string, error) { return a.lookAuthority(ctx, p) }},
 				{"authority", "backup of the root", "an owner makes one with `cohort authority backup`", func(ctx context.Context) (string, error) { return a.lookBackup(ctx, p) }},
@@ -112,6 +114,7 @@ func (a *app) doctorCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&socket, "tee-socket", "", "socket of the soft daemon")
 	flags.StringVar(&platform, "platform", "", "platform that this machine must be; others may be absent")
+	flags.StringVar(&gpus, "nvidia-gpus", "", "command that prints the evidence of this machine's GPUs")
 	flags.StringVar(&database, "store", "", "an authority's database, sqlite:FILE or postgres://USER@HOST/DATABASE")
 	flags.StringArrayVar(&p.authorities, "authority", nil, "https URL of the authority")
 	flags.StringVar(&p.genesis, "genesis", "", "digest of the first policy")
@@ -176,6 +179,19 @@ func lookSocket(ctx context.Context, socket string) (string, error) {
 		return "", err
 	}
 	return "listens on " + socket, conn.Close()
+}
+
+// lookGPUs asks for evidence that nobody appraises.
+func lookGPUs(ctx context.Context, command string) (string, error) {
+	if command == "" {
+		return "", errSkipped
+	}
+	gpus, err := nvidia.NewCollector(strings.Fields(command)...)
+	if err != nil {
+		return "", err
+	}
+	e, err := gpus.Attest(ctx, attest.ReportData{})
+	return fmt.Sprintf("%d gave evidence", 1+len(e.Devices)), err
 }
 
 func lookStore(ctx context.Context, dsn string) (string, error) {

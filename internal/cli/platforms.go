@@ -90,7 +90,7 @@ var platforms = map[attest.Platform]platform{
 			return unsealing{a, attest.NoSealer{Platform: attest.Nitro}}, err
 		},
 	},
-	attest.NvidiaGPU: { // judged only: NVIDIA's library needs cgo, which this build is without
+	attest.NvidiaGPU: { // asked by a command (--nvidia-gpus): NVIDIA's library needs cgo, which this build is without
 		name:      "NVIDIA GPU",
 		appraiser: func() attest.Appraiser { return nvidia.Appraiser{} },
 	},

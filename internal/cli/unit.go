@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/nvidia"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/unit"
 	"github.com/spf13/cobra"
@@ -32,6 +34,7 @@ type unitFlags struct {
 	managerCA   string
 	advertise   string
 	sessions    int
+	gpus        string
 	forward     string
 	certDir     string
 	disk        bool
@@ -76,6 +79,7 @@ func (a *app) unitCommand() *cobra.Command {
 	flags.StringVar(&f.managerCA, "manager-ca", "", "certificates that the manager's stands under (PEM; default the system's)")
 	flags.StringVar(&f.advertise, "advertise", "", "HOST:PORT at which the gateway reaches this unit (default --listen)")
 	flags.IntVar(&f.sessions, "sessions", 1<<17, "open sessions that are kept, of all units of the task; up to 640 bytes each")
+	flags.StringVar(&f.gpus, "nvidia-gpus", "", "command that prints the evidence of this machine's GPUs, as \"nvattest collect-evidence --format json\" does; --nonce is added")
 	flags.StringVar(&f.forward, "forward", "http", "http, or tcp for other protocols")
 	flags.StringVar(&f.certDir, "cert-dir", "", "directory on a tmpfs to keep tls.crt, tls.key and ca.crt in")
 	flags.BoolVar(&f.disk, "cert-dir-on-disk", false, "accept a --cert-dir that is not on a tmpfs")
@@ -117,6 +121,10 @@ func (a *app) runUnit(ctx context.Context, f unitFlags) error {
 	if err != nil {
 		return err
 	}
+	attester, err := f.attester(a.tee.device)
+	if err != nil {
+		return err
+	}
 	var listener net.Listener
 	if f.listen != "" {
 		if listener, err = net.Listen("tcp", f.listen); err != nil {
@@ -130,7 +138,7 @@ func (a *app) runUnit(ctx context.Context, f unitFlags) error {
 	}
 	defer health.close()
 	u, err := unit.Start(ctx, unit.Config{
-		Authorities: f.authorities, Genesis: genesis, Task: f.task, Group: f.group, Role: f.role, Attester: a.tee.device, Log: a.log, Clock: a.now,
+		Authorities: f.authorities, Genesis: genesis, Task: f.task, Group: f.group, Role: f.role, Attester: attester, Log: a.log, Clock: a.now,
 		Manager: met, Address: f.advertise, Sessions: f.sessions,
 	})
 	if err != nil {
@@ -143,6 +151,19 @@ func (a *app) runUnit(ctx context.Context, f unitFlags) error {
 		Unit: u, Program: program, Args: a.tee.Args(), Listen: listener, Forward: unit.Forward(f.forward), Peers: peers,
 		Stdout: a.out, Stderr: a.talk, CertDir: f.certDir, Disk: f.disk, Reload: reload,
 	}))
+}
+
+// attester is the TEE, with the GPUs beside it where there is a command that asks
+// them.
+func (f unitFlags) attester(tee attest.Attester) (attest.Attester, error) {
+	if f.gpus == "" {
+		return tee, nil
+	}
+	gpus, err := nvidia.NewCollector(strings.Fields(f.gpus)...)
+	if err != nil {
+		return nil, err
+	}
+	return attest.WithDevices(tee, gpus), nil
 }
 
 // called are the peers that the flags name, each role once.

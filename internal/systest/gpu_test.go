@@ -3,6 +3,10 @@ package systest
 import (
 	"context"
 	"fmt"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -92,5 +97,34 @@ func TestGPU(t *testing.T) {
 	wantReason(t, enrol(v.gpu), wire.NoPlatform)
 	if err := enrol(second); err != nil {
 		t.Errorf("another GPU than the one cut off: %v", err)
+	}
+}
+
+// TestGPUByTheBinary: cohort as it is shipped asks the machine's GPUs by a command,
+// as NVIDIA's own prints their evidence. Without it, and when it fails, the unit is
+// told why.
+func TestGPUByTheBinary(t *testing.T) {
+	bin := Build(t, "./cmd/cohort", "./examples/scoring")
+	b := settleBinaries(t, bin, withGPU(t), attest.SNP)
+	defer b.run(b.authority, b.authorityArgs("--genesis-policy", "genesis.toml", "--signature", "genesis.sig"), b.URL()+"/readyz")()
+	driver := httptest.NewServer(attesttest.NVIDIACollection(b.gpu, b.nvidia.GPU("GH100")))
+	defer driver.Close()
+	command := filepath.Join(t.TempDir(), "collect-gpus")
+	if err := os.WriteFile(command, []byte("#!/bin/sh\nexec curl -sSf "+driver.URL+`/"$2"`+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b.serveUnit(t, attest.SNP, "--nvidia-gpus", command)
+	if out, err := exec.CommandContext(t.Context(), b.cohort, "doctor", "--nvidia-gpus", command).Output(); err != nil || !strings.Contains(string(out), "NVIDIA GPUs: 2 gave evidence") {
+		t.Errorf("doctor says %v:\n%s", err, out)
+	}
+	for says, more := range map[string][]string{
+		"[device-missing]":   nil,
+		"no-such-command":    {"--nvidia-gpus", "no-such-command"},
+		"false: exit status": {"--nvidia-gpus", "false"},
+	} {
+		args := b.unitArgs(attest.SNP, loopback.FreeAddress(t), loopback.FreeAddress(t), more...)
+		if out := b.refused(b.newMachine(t, attest.SNP, "scoring 1"), args...); !strings.Contains(out, says) {
+			t.Errorf("%v: got %q, want %q", more, out, says)
+		}
 	}
 }

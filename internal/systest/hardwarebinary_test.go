@@ -102,16 +102,22 @@ func settleBinaries(t *testing.T, bin string, v *vendors, first attest.Platform)
 
 func (b *binaries) authorityArgs(more ...string) []string {
 	return append([]string{"authority", "run", "--platform", string(b.platform), "--listen", b.addr,
-		"--collateral-amd", b.service, "--collateral-intel", b.service, "--collateral-intel-root", b.service}, more...)
+		"--collateral-amd", b.service, "--collateral-intel", b.service, "--collateral-intel-root", b.service, "--collateral-nvidia", b.service}, more...)
+}
+
+// unitArgs run the scoring service as a unit.
+func (b *binaries) unitArgs(p attest.Platform, address, health string, more ...string) []string {
+	args := append([]string{"unit", "--platform", string(p), "--task", "scoring", "--authority", b.URL(),
+		"--genesis", b.Genesis.Hex(), "--listen", address, "--health", health}, more...)
+	return append(args, "--", filepath.Join(filepath.Dir(b.cohort), "scoring"))
 }
 
 // serveUnit runs the scoring service as a unit, and asks it something as a client
 // that trusts the task.
-func (b *binaries) serveUnit(t *testing.T, p attest.Platform) {
+func (b *binaries) serveUnit(t *testing.T, p attest.Platform, more ...string) {
 	t.Helper()
 	address, health := loopback.FreeAddress(t), loopback.FreeAddress(t)
-	defer b.run(b.vendors.newMachine(t, p, "scoring 1"), []string{"unit", "--platform", string(p), "--task", "scoring", "--authority", b.URL(),
-		"--genesis", b.Genesis.Hex(), "--listen", address, "--health", health, "--", filepath.Join(filepath.Dir(b.cohort), "scoring")}, "http://"+health+"/readyz")()
+	defer b.run(b.vendors.newMachine(t, p, "scoring 1"), b.unitArgs(p, address, health, more...), "http://"+health+"/readyz")()
 	got, err := get(t, b.dial(address), "https://"+ServerName("scoring")+"/")
 	if err != nil || !strings.Contains(got, `"service":"scoring"`) {
 		t.Errorf("unit on %s: got %q, %v", p, got, err)
