@@ -44,16 +44,6 @@ func NewCollector(command ...string) (*Collector, error) {
 	return &Collector{command}, nil
 }
 
-// collection is what of the program's JSON is read.
-type collection struct {
-	Evidences []struct {
-		Evidence    []byte `json:"evidence"`
-		Certificate []byte `json:"certificate"` // the chain, PEM
-	} `json:"evidences"`
-	Code    int    `json:"result_code"`
-	Message string `json:"result_message"`
-}
-
 // Attest asks for reports whose nonce is the SHA-256 of the report data. It gives the
 // first GPU's evidence with the others' as its devices, which [attest.WithDevices] puts
 // side by side. It refuses with "not-this-device" when the program fails, finds no GPU,
@@ -67,8 +57,22 @@ func (c *Collector) Attest(ctx context.Context, data attest.ReportData) (attest.
 	if err != nil {
 		return attest.Evidence{}, absent(err)
 	}
-	var p collection
-	if err := json.Unmarshal(out, &p); err != nil {
+	return ParseCollection(out)
+}
+
+// ParseCollection reads what `nvattest collect-evidence` prints: the first GPU's
+// evidence, with the others' as its devices. It refuses with "not-this-device" what is
+// something else, says that it failed, or has no GPU.
+func ParseCollection(printed []byte) (attest.Evidence, error) {
+	var p struct {
+		Evidences []struct {
+			Evidence    []byte `json:"evidence"`
+			Certificate []byte `json:"certificate"` // the chain, PEM
+		} `json:"evidences"`
+		Code    int    `json:"result_code"`
+		Message string `json:"result_message"`
+	}
+	if err := json.Unmarshal(printed, &p); err != nil {
 		return attest.Evidence{}, absent(fmt.Errorf("output that is not JSON: %w", err))
 	}
 	if p.Code != 0 || len(p.Evidences) == 0 {

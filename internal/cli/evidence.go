@@ -145,6 +145,9 @@ func readEvidence(path string) (attest.Evidence, error) {
 	if err != nil {
 		return attest.Evidence{}, err
 	}
+	if bytes.Contains(content, []byte(`"evidences"`)) { // by NVIDIA's nvattest
+		return nvidia.ParseCollection(content)
+	}
 	var e attest.Evidence
 	if text := bytes.TrimSpace(content); len(text) > 0 && (text[0] == '[' || text[0] == '{') {
 		return e, e.UnmarshalJSON(text)
@@ -154,7 +157,7 @@ func readEvidence(path string) (attest.Evidence, error) {
 	}
 	e = attest.Evidence{Platform: platformOf(content), Raw: content}
 	if e.Platform == "" {
-		return e, wire.Refuse(wire.NoPlatform, "evidence: form", "another", "a wrapper (RFC 9999), SNP report, DCAP quote, Nitro document or report of an NVIDIA GPU")
+		return e, wire.Refuse(wire.NoPlatform, "evidence: form", "another", "a wrapper (RFC 9999), SNP report, DCAP quote, Nitro document, report of an NVIDIA GPU or what nvattest prints")
 	}
 	return e, nil
 }
@@ -194,7 +197,7 @@ func (f evidenceFlags) endorse(e attest.Evidence) (attest.Evidence, error) {
 }
 
 // judge appraises evidence by the policy, and looks for the program in it. Evidence
-// of a device alone is judged as such. A refusal is a verdict; err is a fault of the
+// of devices alone is judged as such. A refusal is a verdict; err is a fault of the
 // question.
 func (f evidenceFlags) judge(e attest.Evidence, now time.Time) (proven []attest.Claims, v verdictView, refused, err error) {
 	file, err := readFile(f.policy, wire.MaxPolicy)
@@ -221,7 +224,15 @@ func (f evidenceFlags) judge(e attest.Evidence, now time.Time) (proven []attest.
 	}
 	v = verdictView{Verdict: "holds", At: now.UTC().Format(time.RFC3339), Bound: seen.bound}
 	if e.Platform.IsDevice() {
-		_, refused = seen.verifier().AppraiseDevice(q)
+		first := e
+		first.Devices = nil
+		for _, part := range append([]attest.Evidence{first}, e.Devices...) {
+			q.Evidence = part
+			if _, err := seen.verifier().AppraiseDevice(q); err != nil {
+				refused = err
+				break
+			}
+		}
 	} else if result, err := seen.verifier().Appraise(q); err != nil {
 		refused = err
 	} else {

@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strconv"
@@ -70,6 +72,14 @@ func (l *laboratory) evidence(t *testing.T, data attest.ReportData, devices ...a
 	return write(t, "evidence.json", string(text))
 }
 
+// printed is a file of what a command prints about GPUs.
+func printed(t *testing.T, gpus ...*attesttest.NVIDIAGPU) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	attesttest.NVIDIACollection(gpus...).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/"+strings.Repeat("01", 32), nil))
+	return write(t, "gpus.json", w.Body.String())
+}
+
 const notCompared = "measurements: compared with no reference value (RIM)"
 
 // TestEvidenceOfDevices: composite evidence and a GPU's alone are shown field by
@@ -97,6 +107,8 @@ func TestEvidenceOfDevices(t *testing.T) {
 		{"without the GPU that the release demands", l.evidence(t, data), bound, exitRefused, []string{"[device-missing]", "at least 1, by release 1"}},
 		{"with a stranger's", l.evidence(t, data, attesttest.NewNVIDIAVendor(l.at).GPU("GH100")), bound, exitRefused, []string{"[unknown-root]", "device 0"}},
 		{"a GPU alone, as NVIDIA's tools print it", write(t, "gpu.txt", alone+"\n"), beside, 0, []string{"verdict      holds", "not judged " + notCompared, "a device: it counts beside a TEE only"}},
+		{"a GPU as nvattest prints it", printed(t, l.gpu), nil, 0, []string{"verdict      holds", "a device: it counts beside a TEE only"}},
+		{"two as nvattest prints them", printed(t, l.gpu, l.nvidia.GPU("GH100")), nil, 0, []string{"verdict      holds", "not judged device 0: " + notCompared}},
 		{"a GPU alone, altered", write(t, "gpu.txt", broken), beside, exitRefused, []string{"[signature]"}},
 		{"a GPU alone without its chain", write(t, "gpu.txt", alone), nil, exitRefused, []string{"[chain]"}},
 	} {
