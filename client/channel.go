@@ -148,16 +148,16 @@ func (t *Trust) pin() channel.Pin {
 }
 
 // newGateway makes the connections to the gateway. Over HTTP/2 all requests of a
-// channel share one: when answers are late, they do not each begin a handshake
-// and make everything later.
+// channel share one, or a second when very many are under way.
 func newGateway(ca *x509.CertPool) *http.Transport {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
+	secure := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: ca, NextProtos: []string{"h2", "http/1.1"}}
 	return &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: dialTime}).DialContext,
-		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: ca},
-		TLSHandshakeTimeout: dialTime, MaxIdleConnsPerHost: gatewayIdle, IdleConnTimeout: idleTime,
+		DialTLSContext:      (&gatewayDialer{config: secure, gates: map[string]*gate{}}).dial,
+		MaxIdleConnsPerHost: gatewayIdle, IdleConnTimeout: idleTime,
 		DisableCompression: true, Protocols: &protocols,
 		HTTP2: &http.HTTP2Config{SendPingTimeout: gatewayPing, PingTimeout: gatewayPong},
 	}

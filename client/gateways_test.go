@@ -1,9 +1,15 @@
 package client
 
 import (
+	"crypto/x509"
+	"io"
+	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -55,5 +61,58 @@ func TestGateways(t *testing.T) {
 	}
 	if got := strings.Join(asked, " "); got != strings.Join(want, " ") {
 		t.Errorf("asked: got %s, want %s", got, strings.Join(want, " "))
+	}
+}
+
+// TestGatewayDials: requests that find no connection share one, and do not each make
+// a handshake; nor do those that find it full.
+func TestGatewayDials(t *testing.T) {
+	for name, http2 := range map[string]bool{"HTTP/2": true, "HTTP/1.1": false} {
+		t.Run(name, func(t *testing.T) {
+			const requests = 600 // a connection of HTTP/2 takes 250
+			var connections, under atomic.Int64
+			release := make(chan struct{})
+			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if (r.ProtoMajor == 2) != http2 {
+					t.Errorf("got a request over %s", r.Proto)
+				}
+				if under.Add(1) == requests {
+					close(release)
+				}
+				<-release
+			}))
+			server.EnableHTTP2 = http2
+			server.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+				if s == http.StateNew {
+					connections.Add(1)
+				}
+			}
+			server.Config.ErrorLog = log.New(io.Discard, "", 0)
+			server.StartTLS()
+			defer server.Close()
+			roots := x509.NewCertPool()
+			roots.AddCert(server.Certificate())
+			gateway := newGateway(roots)
+			defer gateway.CloseIdleConnections()
+			var all sync.WaitGroup
+			for range requests {
+				all.Go(func() {
+					r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, nil)
+					if err == nil {
+						var answer *http.Response
+						if answer, err = gateway.RoundTrip(r); err == nil {
+							err = answer.Body.Close()
+						}
+					}
+					if err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			all.Wait()
+			if got := connections.Load(); http2 && got > 20 {
+				t.Errorf("got %d connections for %d requests, want few", got, requests)
+			}
+		})
 	}
 }
