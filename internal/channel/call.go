@@ -36,6 +36,7 @@ type call struct {
 	begun   bool    // the body was handed on, to whoever closes it
 	tries   tries
 	tried   []wire.UnitID
+	yield   *time.Timer // ends the call's turn to look for somebody who answers; nil: it had none
 }
 
 // RoundTrip sends a request through the channel and gives its answer, which is
@@ -53,6 +54,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err := c.read(); err != nil {
 		return nil, err
 	}
+	defer c.endTurn()
 	for {
 		response, failed := c.attempt()
 		if response != nil {
@@ -134,12 +136,43 @@ func (c *call) again(f failure) error {
 			return fmt.Errorf("%w: %w", ErrNotExecuted, f.err)
 		}
 	default:
-		if !allowed {
+		if !allowed || !c.turn() {
 			return fmt.Errorf("%w: %w", ErrUnreachable, f.err)
 		}
-		pause(c.request.Context(), againPause<<(maxOthers-1-c.tries.others))
 	}
 	return nil
+}
+
+// turn pauses before an attempt after one that found nobody, or somebody who has
+// too much to do. While the gateway or all units are away for a moment all calls of
+// a transport come to this, and if all of them tried on, those who come back would
+// be asked for more than they can do, and for it again. So a few look at a time, and
+// the others wait: there is no turn when that takes too long. A turn ends with the
+// call, or when its attempt is under way for so long that somebody seems to be there.
+func (c *call) turn() bool {
+	rest := againPause << (maxOthers - 1 - c.tries.others)
+	begin := time.Now()
+	if c.yield == nil || !c.yield.Stop() {
+		long := time.NewTimer(turnWait)
+		defer long.Stop()
+		select {
+		case c.t.turns <- struct{}{}:
+		case <-long.C:
+			return false
+		case <-c.request.Context().Done():
+			return false
+		}
+	}
+	pause(c.request.Context(), rest-time.Since(begin))
+	c.yield = time.AfterFunc(turnTime, func() { <-c.t.turns })
+	return true
+}
+
+// endTurn ends the call's turn, if it has one.
+func (c *call) endTurn() {
+	if c.yield != nil && c.yield.Stop() {
+		<-c.t.turns
+	}
 }
 
 // attempt sends the request once; the same bytes once more with the ticket, if

@@ -86,6 +86,9 @@ type tries struct{ misdirected, rekey, ticket, notExecuted, others int }
 // double: 5 seconds in all, within which a gateway starts again.
 const maxOthers = 8
 
+// maxTurns is how many calls of a transport do so at a time.
+const maxTurns = 8
+
 // newTries are what one call may do again.
 func newTries() tries {
 	return tries{misdirected: 3, rekey: 1, ticket: 1, notExecuted: 2, others: maxOthers}

@@ -1,9 +1,14 @@
 package channel
 
 import (
+	"io"
 	"net/http"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -85,5 +90,46 @@ func TestChoose(t *testing.T) {
 	rt.units = nil
 	if got := rt.choose(rt.held, nil); got != opener {
 		t.Errorf("without a hint: got %v, want %v", got, opener)
+	}
+}
+
+// TestTurns: while nobody answers, a few of the calls that look for somebody do so
+// at a time. They all are answered once somebody is back; slow answers hold up no
+// other call.
+func TestTurns(t *testing.T) {
+	for name, slow := range map[string]time.Duration{"answers at once": 0, "answers slowly": 5 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const calls, away = 200, 2 * time.Second
+				c := newCluster(t, 2, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(slow) }))
+				rt := c.client(c.byTask(), 0)
+				must(say(t, rt, "GET", "/", "opens the session"))
+				begin := time.Now()
+				var vain atomic.Int64
+				c.tampers = func(r *http.Request) (*http.Response, error) {
+					if time.Since(begin) > away {
+						return nil, nil
+					}
+					vain.Add(1)
+					io.Copy(io.Discard, r.Body)
+					return status(http.StatusServiceUnavailable), nil
+				}
+				var all sync.WaitGroup
+				for range calls {
+					all.Go(func() {
+						if _, err := say(t, rt, "GET", "/", "x"); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				all.Wait()
+				if got := vain.Load(); got > calls+8*maxTurns {
+					t.Errorf("got %d attempts while nobody answered, want at most %d", got, calls+8*maxTurns)
+				}
+				if took, want := time.Since(begin), away+slow+4*time.Second; took > want {
+					t.Errorf("the last answer came after %v, want at most %v", took, want)
+				}
+			})
+		})
 	}
 }

@@ -22,8 +22,10 @@ const (
 	openTime        = 30 * time.Second       // for opening one session
 	openPause       = 100 * time.Millisecond // after a failed try, growing
 	openTries       = 6
-	againPause      = 20 * time.Millisecond // before an attempt after one that found nobody, doubling
-	renewPause      = 5 * time.Second       // after opening ahead of expiry failed
+	againPause      = 20 * time.Millisecond  // before an attempt after one that found nobody, doubling
+	turnTime        = 100 * time.Millisecond // of such an attempt, in which no other call makes one in its place
+	turnWait        = 10 * time.Second       // for the turn to make one
+	renewPause      = 5 * time.Second        // after opening ahead of expiry failed
 )
 
 // Truster gives what answers are judged by.
@@ -57,7 +59,8 @@ type Transport struct {
 	sessionURL *url.URL
 	requestURL *url.URL
 
-	chunks sync.Pool // of *[]byte, for chunks of answers
+	chunks sync.Pool     // of *[]byte, for chunks of answers
+	turns  chan struct{} // of calls that look for somebody who answers
 
 	life  context.Context // ends with Close
 	stop  context.CancelFunc
@@ -98,7 +101,7 @@ func NewTransport(c TransportConfig) (*Transport, error) {
 		c.NotAfter = defaultNotAfter
 	}
 	gateway := c.Gateway.JoinPath("/") // JoinPath of an empty path is relative
-	t := &Transport{config: c, sessionURL: gateway.JoinPath(wire.PathSession), requestURL: gateway.JoinPath(wire.PathRequest)}
+	t := &Transport{config: c, sessionURL: gateway.JoinPath(wire.PathSession), requestURL: gateway.JoinPath(wire.PathRequest), turns: make(chan struct{}, maxTurns)}
 	t.life, t.stop = context.WithCancel(context.Background())
 	return t, nil
 }
