@@ -43,7 +43,7 @@ const (
 
 // Times.
 const (
-	batchWait   = time.Millisecond       // a sealed session waits this long for company
+	batchGap    = time.Millisecond       // between two pushes; what is sealed meanwhile goes together
 	silence     = 4 * time.Second        // a unit that has not beaten for so long is gone
 	tidyEvery   = time.Second            // silent units and expired copies are looked for
 	moveEvery   = 3 * time.Second        // other numbers, because another manager claims the same

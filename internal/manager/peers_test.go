@@ -90,7 +90,7 @@ func TestManagersMeet(t *testing.T) {
 	}
 	eventually(t, "all items are heard", func() bool { return atX.times(last) > 0 && atY.times(last) > 0 })
 	eventually(t, "both managers keep them", func() bool { return one.holds(x.Cluster, last) && two.holds(x.Cluster, last) })
-	time.Sleep(20 * batchWait) // for what would come a second time
+	time.Sleep(20 * batchGap) // for what would come a second time
 	for n := range 200 {
 		if at, elsewhere := atX.times(item(n)), atY.times(item(n)); at != 1 || elsewhere != 1 {
 			t.Errorf("item %d: heard %d and %d times, want once each", n, at, elsewhere)

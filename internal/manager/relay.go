@@ -55,20 +55,24 @@ func (r *relay) hand(a arrival) {
 	}
 }
 
-// run relays until ctx ends, and then pushes what still waits.
+// run relays until ctx ends, and then pushes what still waits. What arrives when
+// nothing was pushed for a while is pushed at once; what arrives soon after waits
+// for company.
 func (r *relay) run(ctx context.Context, push func(bus.Cluster, []byte) error) {
 	defer close(r.ended)
-	timer := time.NewTimer(batchWait)
+	timer := time.NewTimer(batchGap)
 	timer.Stop()
+	var last time.Time // when was pushed
 	for {
 		select {
 		case a := <-r.arrived:
 			if len(r.batches) == 0 {
-				timer.Reset(batchWait)
+				timer.Reset(batchGap - time.Since(last)) // at once where that is over
 			}
 			r.add(a, push)
 		case <-timer.C:
 			r.pushAll(push)
+			last = time.Now()
 		case <-ctx.Done():
 			r.pushAll(push)
 			return

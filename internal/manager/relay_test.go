@@ -158,10 +158,14 @@ func TestBatches(t *testing.T) {
 		}()
 		begin := time.Now()
 		one := item(1)
+		r.take(bus.Cluster{1}, one)
+		if got, want := <-pushes, (pushed{begin, one.Size()}); got != want {
+			t.Errorf("after a rest: got %v, want %v", got, want)
+		}
 		for range 3 {
 			r.take(bus.Cluster{1}, one)
 		}
-		if got, want := <-pushes, (pushed{begin.Add(batchWait), 3 * one.Size()}); got != want {
+		if got, want := <-pushes, (pushed{begin.Add(batchGap), 3 * one.Size()}); got != want {
 			t.Errorf("a few: got %v, want %v", got, want)
 		}
 		begin = time.Now()
