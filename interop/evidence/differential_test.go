@@ -9,9 +9,11 @@ import (
 	"io/fs"
 	"iter"
 	"maps"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -26,6 +28,7 @@ import (
 	sevverify "github.com/google/go-sev-guest/verify"
 	sevtrust "github.com/google/go-sev-guest/verify/trust"
 	tdxverify "github.com/google/go-tdx-guest/verify"
+	"github.com/oasisprotocol/oasis-core/go/common/sgx/pcs"
 )
 
 // captured is one folder of evidence with what its vendor said.
@@ -33,7 +36,14 @@ type captured struct {
 	name  string
 	at    time.Time
 	files map[string][]byte // by role
-	neg   map[string][]byte // evidence that must be refused, by file
+	neg   map[string]altered
+	debug bool
+}
+
+// altered is one file of a folder with other content.
+type altered struct {
+	role    string
+	content []byte
 }
 
 // load reads the folders of a platform.
@@ -55,6 +65,7 @@ func load(t *testing.T, platform string) []captured {
 		var v struct {
 			VerifyAt time.Time         `json:"verify_at"`
 			Files    map[string]string `json:"files"`
+			Claims   struct{ Debug bool }
 			Neg      map[string]struct{ Replaces string }
 		}
 		text, err := os.ReadFile(path)
@@ -72,82 +83,124 @@ func load(t *testing.T, platform string) []captured {
 			}
 			return b
 		}
-		c := captured{filepath.Base(folder), v.VerifyAt, map[string][]byte{}, map[string][]byte{}}
+		c := captured{filepath.Base(folder), v.VerifyAt, map[string][]byte{}, map[string]altered{}, v.Claims.Debug}
 		for role, name := range v.Files {
 			c.files[role] = read(name)
 		}
 		for name, n := range v.Neg {
-			if n.Replaces == "evidence" {
-				c.neg[name] = read(name)
-			}
+			c.neg[name] = altered{n.Replaces, read(name)}
 		}
 		all = append(all, c)
 	}
 	return all
 }
 
+// full asks about one bit of each byte. That every bit of a byte matters to us is
+// shown in attest; asking others about it takes hours.
+var full = os.Getenv("COHORT_FULL") != ""
+
 // variants are the evidence itself, what must be refused, and changes of one bit
-// of one in every so many bytes, or with COHORT_FULL=1 of each. That every bit of
-// a byte matters to us is shown in attest; asking others about it takes hours.
-func (c captured) variants(signed int) iter.Seq2[string, []byte] {
-	raw := c.files["evidence"]
+// of one in every so many bytes, or with COHORT_FULL=1 of each.
+func (c captured) variants(roles []string) iter.Seq2[string, altered] {
 	step := 61
-	if os.Getenv("COHORT_FULL") != "" {
+	if full {
 		step = 1
 	}
-	return func(yield func(string, []byte) bool) {
-		whole := map[string][]byte{"as captured": raw, "cut": raw[:len(raw)-1]}
-		maps.Copy(whole, c.neg)
-		for name, b := range whole {
-			if !yield(name, b) {
+	raw := c.files["evidence"]
+	return func(yield func(string, altered) bool) {
+		whole := map[string]altered{"as captured": {"evidence", raw}, "cut": {"evidence", raw[:len(raw)-1]}}
+		for name, n := range c.neg {
+			if slices.Contains(roles, n.role) {
+				whole[name] = n
+			}
+		}
+		for name, v := range whole {
+			if !yield(name, v) {
 				return
 			}
 		}
-		for at := 0; at < min(signed, len(raw)); at += step {
-			bit, b := 7-at/step%8, bytes.Clone(raw)
-			b[at] ^= 1 << bit
-			if !yield(fmt.Sprintf("bit %d of byte %d", bit, at), b) {
-				return
+		for _, role := range roles {
+			content := c.files[role]
+			if role == "evidence" {
+				content = bytes.TrimRight(content, "\x00") // what is behind it nobody signs
+			}
+			for at := 0; at < len(content); at += step {
+				bit, b := 7-at/step%8, bytes.Clone(c.files[role])
+				b[at] ^= 1 << bit
+				if !yield(fmt.Sprintf("bit %d of byte %d of %s", bit, at, role), altered{role, b}) {
+					return
+				}
 			}
 		}
 	}
 }
 
-// compare asks both about every variant. allowed says why we refuse what they
-// accept, by our reason; they never refuse what we accept.
-func compare(t *testing.T, c captured, signed int, ours, theirs func([]byte) error, allowed map[string]string) {
+// verdict is what a verifier says of the files of a folder.
+type verdict func(files map[string][]byte) error
+
+// comparison is of two verifiers. Where they disagree it is said why, by the role of
+// what was changed, or "any", and our reason or a part of their error.
+type comparison struct {
+	roles     []string // whose changes are judged, the evidence first
+	weAlone   map[string]string
+	theyAlone map[string]string
+	disagreed map[string]int
+	both      int
+}
+
+// compare asks both about every variant of a folder.
+func (d *comparison) compare(t *testing.T, c captured, ours, theirs verdict) {
 	t.Helper()
-	seen, both := map[string]int{}, 0
-	for name, raw := range c.variants(signed) {
-		our, their := ours(raw), refusedOrPanicked(theirs, raw)
+	for name, v := range c.variants(d.roles) {
+		files := maps.Clone(c.files)
+		files[v.role] = v.content
+		our, their := ours(files), refusedOrPanicked(theirs, files)
 		switch {
 		case our == nil && their == nil:
-			both++
-		case our != nil && their != nil:
-		case our == nil:
-			t.Errorf("%s, %s: they refuse what we accept: %v", c.name, name, their)
-		default:
+			d.both++
+		case our != nil && their == nil:
 			reason, _, _ := strings.Cut(our.Error(), ":")
-			if allowed[reason] == "" {
-				t.Errorf("%s, %s: we alone refuse: %v", c.name, name, our)
-			}
-			seen[reason]++
+			d.explain(t, c.name+", "+name+": we alone refuse", d.weAlone, v.role+" "+reason, our)
+		case their != nil && our == nil:
+			d.explain(t, c.name+", "+name+": they alone refuse", d.theyAlone, v.role+" "+their.Error(), their)
 		}
 	}
-	t.Logf("%s: %d variants accepted by both", c.name, both)
-	for _, reason := range slices.Sorted(maps.Keys(seen)) {
-		t.Logf("%s: %d refused by us alone: %s: %s", c.name, seen[reason], reason, allowed[reason])
+}
+
+// explain counts a disagreement that has a reason, and fails one that has none.
+func (d *comparison) explain(t *testing.T, what string, reasons map[string]string, key string, err error) {
+	t.Helper()
+	for known := range reasons {
+		if role, part, _ := strings.Cut(known, " "); (role == "any" || strings.HasPrefix(key, role+" ")) && strings.Contains(key, part) {
+			d.disagreed[known]++
+			return
+		}
+	}
+	t.Errorf("%s: %v", what, err)
+}
+
+// end says what was seen, and with COHORT_FULL=1 fails reasons for what was not.
+func (d *comparison) end(t *testing.T) {
+	t.Helper()
+	t.Logf("%d variants accepted by both", d.both)
+	for who, reasons := range map[string]map[string]string{"us": d.weAlone, "them": d.theyAlone} {
+		for _, known := range slices.Sorted(maps.Keys(reasons)) {
+			t.Logf("%d refused by %s alone: %s: %s", d.disagreed[known], who, known, reasons[known])
+			if full && d.disagreed[known] == 0 {
+				t.Errorf("nothing is refused by %s alone as %q", who, known)
+			}
+		}
 	}
 }
 
 // refusedOrPanicked takes another's panic for a refusal; one of ours fails the test.
-func refusedOrPanicked(judge func([]byte) error, raw []byte) (err error) {
+func refusedOrPanicked(judge verdict, files map[string][]byte) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panicked: %v", p)
 		}
 	}()
-	return judge(raw)
+	return judge(files)
 }
 
 func digest(t *testing.T, text string) attest.Digest {
@@ -170,25 +223,29 @@ func TestSNP(t *testing.T) {
 		Generations: map[string]attest.SNPFloor{"Milan": {}, "Genoa": {}}, Chips: attest.List{Any: true}, IDKeys: attest.List{Any: true},
 		SMT: true, Migration: true, Provisional: true, VMPL: 3,
 	}}
-	for _, c := range load(t, "sev-snp") {
-		endorsed, appraiser := attest.Endorsements(c.files), new(snp.Appraiser)
-		ours := func(raw []byte) error {
-			_, err := appraiser.Appraise(raw, endorsed, rules, c.at)
-			return err
-		}
-		compare(t, c, abi.ReportSize, ours, func(raw []byte) error { return sevGuest(c, raw) }, map[string]string{
-			"malformed": "theirs drops the high half of the CPU's stepping, and checks the signature without it",
-		})
+	d := comparison{
+		roles: []string{"evidence"}, disagreed: map[string]int{},
+		weAlone: map[string]string{
+			"evidence malformed": "theirs drops the high half of the CPU's stepping, and checks the signature without it",
+		},
 	}
+	for _, c := range load(t, "sev-snp") {
+		appraiser := new(snp.Appraiser)
+		d.compare(t, c, func(files map[string][]byte) error {
+			_, err := appraiser.Appraise(files["evidence"], attest.Endorsements(files), rules, c.at)
+			return err
+		}, func(files map[string][]byte) error { return sevGuest(files, c.at) })
+	}
+	d.end(t)
 }
 
 // sevGuest is go-sev-guest's verdict.
-func sevGuest(c captured, raw []byte) error {
-	report, err := abi.ReportToProto(raw)
+func sevGuest(files map[string][]byte, at time.Time) error {
+	report, err := abi.ReportToProto(files["evidence"])
 	if err != nil {
 		return err
 	}
-	ask, ark, err := kds.ParseProductCertChain(c.files["ask_ark"])
+	ask, ark, err := kds.ParseProductCertChain(files["ask_ark"])
 	if err != nil {
 		return err
 	}
@@ -197,37 +254,106 @@ func sevGuest(c captured, raw []byte) error {
 		line = kds.ProductLineFromFms(report.Cpuid1EaxFms)
 	}
 	root := sevtrust.AMDRootCertsProduct(line)
-	if err := root.FromKDSCertBytes(c.files["ask_ark"]); err != nil {
+	if err := root.FromKDSCertBytes(files["ask_ark"]); err != nil {
 		return err
 	}
-	chain := &sevpb.CertificateChain{VcekCert: c.files["vcek"], VlekCert: c.files["vlek"], AskCert: ask, ArkCert: ark}
+	chain := &sevpb.CertificateChain{VcekCert: files["vcek"], VlekCert: files["vlek"], AskCert: ask, ArkCert: ark}
 	return sevverify.SnpAttestation(&sevpb.Attestation{Report: report, CertificateChain: chain}, &sevverify.Options{
-		DisableCertFetching: true, Now: c.at, Product: &sevpb.SevProduct{Name: sevpb.SevProduct_SEV_PRODUCT_MILAN},
+		DisableCertFetching: true, Now: at, Product: &sevpb.SevProduct{Name: sevpb.SevProduct_SEV_PRODUCT_MILAN},
 		TrustedRoots: map[string][]*sevtrust.AMDRootCerts{line: {root}},
 	})
 }
 
+// intel is the root of Intel's chains, which every vector stands under.
+const intel = "a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e"
+
+var advisory = regexp.MustCompile(`INTEL-SA-\d+`)
+
+// dcapRules are as wide as the other side's policy goes, which looks at no advisory.
+func dcapRules(t *testing.T, c captured, statuses ...string) attest.Rules {
+	return attest.Rules{Roots: []attest.Digest{digest(t, intel)}, Debug: true, CRL: attest.CRLIfPresent, DCAP: attest.DCAPRules{
+		Chips: attest.List{Any: true}, Migration: true, Statuses: statuses, Advisories: advisory.FindAllString(string(c.files["tcb_info"])+string(c.files["qe_identity"]), -1),
+	}}
+}
+
 // TestTDX compares with go-tdx-guest, which accepts UpToDate alone.
 func TestTDX(t *testing.T) {
-	rules := attest.Rules{Roots: []attest.Digest{digest(t, "a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e")}, Debug: true, DCAP: attest.DCAPRules{
-		Chips: attest.List{Any: true}, Migration: true,
-	}}
+	d := comparison{
+		roles: []string{"evidence"}, disagreed: map[string]int{},
+		weAlone: map[string]string{
+			"evidence tcb-status": "the worse of platform and module counts, and theirs drops the platform's for module versions above 0",
+		},
+	}
 	for _, c := range load(t, "tdx") {
-		endorsed, appraiser := attest.Endorsements(c.files), dcap.TDX()
-		ours := func(raw []byte) error {
-			_, err := appraiser.Appraise(raw, endorsed, rules, c.at)
-			return err
-		}
+		appraiser, rules := dcap.TDX(), dcapRules(t, c)
+		rules.CRL = ""
 		roots := x509.NewCertPool()
 		roots.AppendCertsFromPEM(c.files["root"])
 		times := &tdxverify.TimeSet{PckCertChain: c.at, TcbInfo: c.at, QeIdentity: c.at, PckCrl: c.at, RootCaCrl: c.at}
-		theirs := func(raw []byte) error {
-			return tdxverify.RawTdxQuote(raw, &tdxverify.Options{GetCollateral: true, CheckRevocations: true, Getter: service{c.files}, Now: times, TrustedRoots: roots})
-		}
-		compare(t, c, len(bytes.TrimRight(c.files["evidence"], "\x00")), ours, theirs, map[string]string{
-			"tcb-status": "the worse of platform and module counts, and theirs drops the platform's for module versions above 0",
+		d.compare(t, c, func(files map[string][]byte) error {
+			_, err := appraiser.Appraise(files["evidence"], attest.Endorsements(files), rules, c.at)
+			return err
+		}, func(files map[string][]byte) error {
+			return tdxverify.RawTdxQuote(files["evidence"], &tdxverify.Options{GetCollateral: true, CheckRevocations: true, Getter: service{files}, Now: times, TrustedRoots: roots})
 		})
 	}
+	d.end(t)
+}
+
+// TestOasis compares with oasis-core, which judges quotes of SGX and TDX with TCB info
+// and QE identity, accepts UpToDate and SWHardeningNeeded, and asks no revocation
+// list; and then with its lax mode, which cannot be left again.
+func TestOasis(t *testing.T) {
+	strict := []string{"SWHardeningNeeded"}
+	compareOasis(t, strict)
+	pcs.SetUnsafeLaxVerify()
+	compareOasis(t, append(strict, "OutOfDate", "ConfigurationNeeded", "OutOfDateConfigurationNeeded"))
+}
+
+func compareOasis(t *testing.T, statuses []string) {
+	for platform, appraiser := range map[string]attest.Appraiser{"sgx": dcap.SGX(), "tdx": dcap.TDX()} {
+		t.Run(fmt.Sprint(platform, " ", len(statuses)), func(t *testing.T) {
+			d := comparison{
+				roles: []string{"evidence", "tcb_info", "qe_identity", "tcb_info_chain"}, disagreed: map[string]int{},
+			}
+			if platform == "tdx" {
+				d.theyAlone = map[string]string{"any unsupported quote version 5": "it reads versions 3 and 4 alone"}
+			}
+			for _, c := range load(t, platform) {
+				rules := dcapRules(t, c, statuses...)
+				d.compare(t, c, func(files map[string][]byte) error {
+					_, err := appraiser.Appraise(files["evidence"], attest.Endorsements(files), rules, c.at)
+					return err
+				}, func(files map[string][]byte) error { return oasis(files, c) })
+			}
+			d.end(t)
+		})
+	}
+}
+
+// oasis is oasis-core's verdict. Whether debuggers are let in is a switch of the
+// whole process there, and either way it refuses the others.
+func oasis(files map[string][]byte, c captured) error {
+	pcs.UnsetAllowDebugEnclaves()
+	if c.debug {
+		pcs.SetAllowDebugEnclaves()
+	}
+	var (
+		quote  pcs.Quote
+		bundle pcs.TCBBundle
+	)
+	if _, err := quote.UnmarshalBinaryWithTrailing(files["evidence"], true); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(files["tcb_info"], &bundle.TCBInfo); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(files["qe_identity"], &bundle.QEIdentity); err != nil {
+		return err
+	}
+	bundle.Certificates = files["tcb_info_chain"]
+	_, err := quote.Verify(&pcs.QuotePolicy{TCBValidityPeriod: math.MaxUint16, TDX: &pcs.TdxQuotePolicy{}}, c.at, &bundle)
+	return err
 }
 
 // service plays Intel's with the files of a folder.
