@@ -49,10 +49,11 @@ tools:
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 
 # What things cost beside their limits, in rounds whose medians are printed; the
-# goals are in docs/performance.md. BENCH_PROFILE=F keeps the CPU profile of the
-# process that serves.
+# goals are in docs/performance.md. nginx and etcd are rivals in it. BENCH_PROFILE=F
+# keeps the CPU profile of the process that serves.
 ROUNDS ?= 15
 bench:
+	@$(MAKE) --no-print-directory tools TOOLS="etcd:etcd-server nginx:nginx"
 	@{ go test -run '^$$' -bench 'Appraise|Proxy|JointRisk' -benchtime $(ROUNDS)x ./attest/... ./unit ./internal/cli; \
 	  go test -run '^$$' -bench . -benchtime $(ROUNDS)x ./bench; \
 	  go test -run '^$$' -bench SessionMemory -benchtime 1x ./internal/channel; } | awk -f bench/ratios.awk

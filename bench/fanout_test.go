@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"sync"
@@ -56,32 +57,48 @@ func sealedItem(n uint64) bus.Item {
 }
 
 // BenchmarkFanout is G11 and G12: the same bytes to N subscribers over a bare NATS
-// server without TLS, and as a sealed session from one unit to all units of its
-// cluster, over TLS and the manager's relay, which keeps a copy and waits 1 ms for
-// company. All connections are in this one process.
+// server without TLS, over one with TLS, and as a sealed session from one unit to all
+// units of its cluster, over TLS and the manager's relay, which keeps a copy. All
+// connections are in this one process. Where etcd is installed, the time until the last
+// of as many watchers of a key has heard of a put stands beside it.
 func BenchmarkFanout(b *testing.B) {
 	for _, n := range []int{3, 30, 100, 300, 1000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			bare, ours := bareFanout(b, n), clusterFanout(b, n)
+			bare, sealed, ours := bareFanout(b, n, nil), bareFanout(b, n, httptest.NewTLSServer(nil)), clusterFanout(b, n)
 			b.Run("delivery", func(b *testing.B) {
 				cost := func(f *fanout) func() time.Duration {
 					return func() time.Duration { d, _ := f.round(n); return d }
 				}
-				Compare(b, Contender{"nats", cost(bare)}, Contender{"cohort", cost(ours)})
+				Compare(b, Contender{"nats", cost(bare)}, Contender{"nats-tls", cost(sealed)}, Contender{"cohort", cost(ours)})
 			})
 			b.Run("last-p99", func(b *testing.B) {
 				cost := func(f *fanout) func() time.Duration {
 					return func() time.Duration { _, last := f.round(n); return last }
 				}
-				Compare(b, Contender{"nats", cost(bare)}, Contender{"cohort", cost(ours)})
+				all := []Contender{{"nats", cost(bare)}, {"nats-tls", cost(sealed)}, {"cohort", cost(ours)}}
+				if etcd := etcdFanout(b, n); etcd != nil {
+					all = append(all, Contender{"etcd", cost(etcd)})
+				}
+				Compare(b, all...)
 			})
 		})
 	}
 }
 
-func bareFanout(b *testing.B, n int) *fanout {
+// bareFanout is a NATS server, with the certificate of another server if that is
+// given.
+func bareFanout(b *testing.B, n int, certified *httptest.Server) *fanout {
 	b.Helper()
-	s, err := natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, NoSigs: true, NoLog: true})
+	options := &natsserver.Options{Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, NoSigs: true, NoLog: true}
+	var secure []nats.Option
+	if certified != nil {
+		certified.Close()
+		roots := x509.NewCertPool()
+		roots.AddCert(certified.Certificate())
+		options.TLSConfig, options.TLS = &tls.Config{MinVersion: tls.VersionTLS13, Certificates: certified.TLS.Certificates}, true
+		secure = append(secure, nats.Secure(&tls.Config{RootCAs: roots, ServerName: "example.com"}))
+	}
+	s, err := natsserver.NewServer(options)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -92,7 +109,7 @@ func bareFanout(b *testing.B, n int) *fanout {
 	}
 	f := &fanout{}
 	connect := func() *nats.Conn {
-		nc, err := nats.Connect(s.ClientURL())
+		nc, err := nats.Connect(s.ClientURL(), secure...)
 		if err != nil {
 			b.Fatal(err)
 		}
