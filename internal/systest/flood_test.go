@@ -26,18 +26,27 @@ import (
 
 // flood is what strangers on several addresses do to listeners.
 type flood struct {
-	targets []string
+	targets []target
 	half    int // handshakes that begin and go no further, at once
 	garbage int // connections a second that send noise
 
 	tried atomic.Int64
 }
 
+// target is a listener, and how what it waits for begins.
+type target struct{ address, begin string }
+
+// Beginnings that are not gone on with.
+const (
+	recordHead  = "\x16\x03\x01\x02\x00" // of a TLS handshake
+	requestHead = "POST /.well-known/cohort/session HTTP/1.1\r\nHost: "
+)
+
 // dial connects from one of the addresses 127.0.0.2 to 127.0.0.61.
 func (f *flood) dial(ctx context.Context, n int) (net.Conn, error) {
 	f.tried.Add(1)
 	d := net.Dialer{Timeout: time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+n%60))}}
-	return d.DialContext(ctx, "tcp", f.targets[n%len(f.targets)])
+	return d.DialContext(ctx, "tcp", f.targets[n%len(f.targets)].address)
 }
 
 // run floods until ctx ends.
@@ -62,7 +71,8 @@ func (f *flood) run(ctx context.Context) {
 	all.Wait()
 }
 
-// hold begins a handshake and waits until the other side has enough of it.
+// hold begins a handshake or a request and waits until the other side has enough of
+// it.
 func (f *flood) hold(ctx context.Context, n int) {
 	c, err := f.dial(ctx, n)
 	if err != nil {
@@ -71,7 +81,7 @@ func (f *flood) hold(ctx context.Context, n int) {
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
-	_, _ = c.Write([]byte{22, 3, 1, 2, 0}) // the head of a record that does not come
+	_, _ = io.WriteString(c, f.targets[n%len(f.targets)].begin)
 	_, _ = c.Read(make([]byte, 1))
 }
 
@@ -132,7 +142,7 @@ func TestFlood(t *testing.T) {
 	a := newApart(t, time.Hour)
 	u := a.start(buildUnit(t, ""))
 	found := regexp.MustCompile(`"unit found" unit=\S+ task=scoring address=(\S+)`).FindSubmatch(must(os.ReadFile(filepath.Join(a.manager.dir, "log"))))
-	f.targets = []string{string(found[1]), strings.TrimPrefix(a.place.URL, "https://"), a.gateway.Gateway}
+	f.targets = []target{{string(found[1]), recordHead}, {strings.TrimPrefix(a.place.URL, "https://"), recordHead}, {a.gateway.Gateway, requestHead}}
 	ch, err := client.Open(t.Context(), client.OpenConfig{Trust: a.trust, Gateway: "http://" + a.gateway.Gateway})
 	if err != nil {
 		t.Fatal(err)
