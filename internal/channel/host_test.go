@@ -2,6 +2,7 @@ package channel
 
 import (
 	"bytes"
+	"io"
 	"slices"
 	"testing"
 	"time"
@@ -170,6 +171,38 @@ func TestClocksThatGoBack(t *testing.T) {
 	h.Stats(noon.Add(2 * time.Minute))
 	_, err := h.Join(sealed, noon)
 	refused(t, err, wire.SessionOver)
+}
+
+// TestTombstoneWhileClosing: a unit that reads a request to close while another
+// unit's tombstone arrives confirms all the same.
+func TestTombstoneWhileClosing(t *testing.T) {
+	c := newCluster(t, 2, echo)
+	rt := c.client(c.byTask(), 0)
+	must(say(t, rt, "GET", "/", ""))
+	s := must(rt.Session(t.Context()))
+	arrives := func(u *Host) (*inbound, io.Reader) {
+		x := must(s.begin(u.ID(), noon.Add(time.Minute), wire.FlagClose))
+		raw := must(x.whole(head{}, nil))
+		return must(u.begin([wire.HeaderSize]byte(raw), noon)), bytes.NewReader(raw[wire.HeaderSize:])
+	}
+	one, rest := arrives(c.units[0].Host)
+	late, lateRest := arrives(c.units[0].Host)
+	if err := late.open(lateRest); err != nil {
+		t.Fatal(err)
+	}
+	two, other := arrives(c.units[1].Host)
+	if err := two.open(other); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.units[0].Bury(must(two.close()), noon); err != nil {
+		t.Fatal(err)
+	}
+	if err := one.open(rest); err != nil || !one.closed {
+		t.Errorf("before it was read: got %v, closed %v, want it to be confirmed", err, one.closed)
+	}
+	if tombstone, err := late.close(); err != nil || tombstone != nil {
+		t.Errorf("before it was closed: got %d bytes, %v, want no second tombstone", len(tombstone), err)
+	}
 }
 
 func TestTombstones(t *testing.T) {

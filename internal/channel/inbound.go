@@ -47,7 +47,7 @@ func (h *Host) begin(raw [wire.HeaderSize]byte, at time.Time) (*inbound, error) 
 	switch {
 	case s == nil, s.state == dropped:
 		return nil, wire.Refuse(wire.TicketWanted, "request: session", header.Session, "one that the unit holds")
-	case s.state == closed && header.Flags&wire.FlagClose != 0 && s.secret != [secretSize]byte{}:
+	case s.confirms(header):
 		return &inbound{host: h, standing: st, header: header, raw: raw, keys: newKeys(&s.secret), closed: true}, nil
 	case s.state == closed:
 		return nil, wire.Refuse(wire.Rekey, "request: session", header.Session, "one that is open")
@@ -84,6 +84,10 @@ func (x *inbound) open(r io.Reader) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.table.byID[x.header.Session]
+	if s.confirms(x.header) { // another unit's tombstone came while the request was read
+		x.keys, x.closed = newKeys(&s.secret), true
+		return nil
+	}
 	if s == nil || s.state != open {
 		return wire.Refuse(wire.Rekey, "request: session", x.header.Session, "one that is open")
 	}
@@ -103,12 +107,17 @@ func (x *inbound) late(at time.Time) bool {
 	return x.host.at(at).After(x.header.NotAfter)
 }
 
-// close ends the session and gives the tombstone for all other units.
+// close ends the session and gives the tombstone for all other units; none where
+// another unit has ended it.
 func (x *inbound) close() ([]byte, error) {
 	h := x.host
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.table.byID[x.header.Session]
+	if s.confirms(x.header) {
+		x.keys = newKeys(&s.secret)
+		return nil, nil
+	}
 	if s == nil || s.state != open {
 		return nil, wire.Refuse(wire.Rekey, "request: session", x.header.Session, "one that is open")
 	}

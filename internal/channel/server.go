@@ -208,6 +208,8 @@ func (s *Server) request(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	switch {
+	case x.closed:
+		return s.plain(w, x, kindClosed, "")
 	case x.late(s.config.Clock()):
 		return s.plain(w, x, kindNotExecuted, wire.Expired)
 	case x.header.Flags&wire.FlagClose != 0:
@@ -267,7 +269,9 @@ func (s *Server) close(w http.ResponseWriter, x *inbound) error {
 	if err != nil {
 		return err
 	}
-	s.config.Relay.Push(PushTombstone, tombstone)
+	if tombstone != nil {
+		s.config.Relay.Push(PushTombstone, tombstone)
+	}
 	return s.plain(w, x, kindClosed, "")
 }
 

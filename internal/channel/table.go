@@ -49,6 +49,12 @@ func (s *session) close() {
 	s.state = closed
 }
 
+// confirms reports whether the session was closed, and a request that asks for that
+// can be told so. Of a nil session nothing can be told.
+func (s *session) confirms(header wire.Header) bool {
+	return s != nil && s.state == closed && header.Flags&wire.FlagClose != 0 && s.secret != [secretSize]byte{}
+}
+
 // has reports whether a secret is that of the session.
 func (s *session) has(secret [secretSize]byte) bool {
 	if s.state == dropped {
