@@ -30,7 +30,7 @@ type flood struct {
 	half    int // handshakes that begin and go no further, at once
 	garbage int // connections a second that send noise
 
-	tried atomic.Int64
+	tried, failed atomic.Int64
 }
 
 // target is a listener, and how what it waits for begins.
@@ -46,7 +46,11 @@ const (
 func (f *flood) dial(ctx context.Context, n int) (net.Conn, error) {
 	f.tried.Add(1)
 	d := net.Dialer{Timeout: time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+n%60))}}
-	return d.DialContext(ctx, "tcp", f.targets[n%len(f.targets)].address)
+	c, err := d.DialContext(ctx, "tcp", f.targets[n%len(f.targets)].address)
+	if err != nil {
+		f.failed.Add(1)
+	}
+	return c, err
 }
 
 // run floods until ctx ends.
@@ -56,6 +60,10 @@ func (f *flood) run(ctx context.Context) {
 		all.Go(func() {
 			for ctx.Err() == nil {
 				f.hold(ctx, n)
+				select { // 1,000 connections a second are for those that send noise
+				case <-time.After(time.Second):
+				case <-ctx.Done():
+				}
 			}
 		})
 	}
@@ -168,7 +176,7 @@ func TestFlood(t *testing.T) {
 	}
 	cancel()
 	flooding.Wait()
-	t.Logf("%d connections of strangers; p99 of %d honest requests %v, %v before", f.tried.Load(), calls, loud, quiet)
+	t.Logf("%d connections of strangers, %d of them in vain; p99 of %d honest requests %v, %v before", f.tried.Load(), f.failed.Load(), calls, loud, quiet)
 	for name, p := range processes {
 		wait(t, 20*time.Second, name+" to close what strangers opened", func() bool { return p.descriptors() < files[name]+50 })
 	}
