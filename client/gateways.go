@@ -41,10 +41,13 @@ func (g *gateways) spread() { g.use.Store(rand.Uint32N(uint32(len(g.all)))) }
 func (g *gateways) RoundTrip(r *http.Request) (*http.Response, error) {
 	n := g.use.Load()
 	at := g.all[int(n)%len(g.all)]
-	out, to := *r, *r.URL // a RoundTripper leaves both as they are
-	to.Scheme, to.Host = at.Scheme, at.Host
-	out.URL, out.Host = &to, at.Host
-	answer, err := g.inner.RoundTrip(&out)
+	if r.URL.Scheme != at.Scheme || r.URL.Host != at.Host {
+		out, to := *r, *r.URL // a RoundTripper leaves both as they are
+		to.Scheme, to.Host = at.Scheme, at.Host
+		out.URL, out.Host = &to, at.Host
+		r = &out
+	}
+	answer, err := g.inner.RoundTrip(r)
 	if err != nil || answer.StatusCode == http.StatusServiceUnavailable || answer.StatusCode == http.StatusBadGateway {
 		g.use.CompareAndSwap(n, n+1)
 	}

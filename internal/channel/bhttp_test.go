@@ -63,18 +63,23 @@ func chunked(parts ...[]byte) *source {
 
 // understand reads a message in chunks; the head lies in the first.
 func understand(parse func([]byte) (head, []byte, error), parts ...[]byte) (message, error) {
+	h, c, err := begun(parse, parts...)
+	if err != nil {
+		return message{}, err
+	}
+	content, err := io.ReadAll(c)
+	return message{h, string(content), c.trailer}, err
+}
+
+// begun is a message in chunks of which the head was read.
+func begun(parse func([]byte) (head, []byte, error), parts ...[]byte) (head, *content, error) {
 	s := chunked(parts...)
 	first, err := s.next()
 	if err != nil {
-		return message{}, err
+		return head{}, nil, err
 	}
 	h, rest, err := parse(first)
-	if err != nil {
-		return message{}, err
-	}
-	c := newContent(s, h, rest)
-	content, err := io.ReadAll(c)
-	return message{h, string(content), c.trailer}, err
+	return h, newContent(s, h, rest), err
 }
 
 func TestExamplesOfRFC9292(t *testing.T) {
@@ -151,6 +156,63 @@ func TestMessagesInPieces(t *testing.T) {
 				t.Fatalf("%s, cut at %d: %v", name, at, err)
 			}
 			same(t, got, want)
+		}
+	}
+}
+
+// TestWrittenAsRead: content that is written is what is read, and ends alike,
+// wherever its message is cut into chunks, and cut off.
+func TestWrittenAsRead(t *testing.T) {
+	for name, b := range map[string][]byte{"indeterminate": unhex(rfcInformational), "known": unhex(rfcTrailer)} {
+		_, rest, err := parseResponse(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for at := len(b) - len(rest); at <= len(b); at++ {
+			for end := at; end <= len(b); end++ {
+				want, wantErr := understand(parseResponse, b[:at], b[at:end])
+				h, c, err := begun(parseResponse, b[:at], b[at:end])
+				if err != nil {
+					t.Fatal(err)
+				}
+				var got strings.Builder
+				n, err := c.WriteTo(&got)
+				if wire.ReasonOf(err) != wire.ReasonOf(wantErr) || (err == nil) != (wantErr == nil) || n != int64(got.Len()) {
+					t.Errorf("%s, cut at %d and off at %d: got %d of %d bytes, %v, want %v", name, at, end, n, got.Len(), err, wantErr)
+				}
+				same(t, message{h, got.String(), c.trailer}, want)
+			}
+		}
+	}
+}
+
+// short takes some bytes and no more.
+type short struct{ left int }
+
+func (s *short) Write(p []byte) (int, error) {
+	n := min(len(p), s.left)
+	s.left -= n
+	if n < len(p) {
+		return n, io.ErrShortWrite
+	}
+	return n, nil
+}
+
+// TestWrittenInPart: what a writer does not take is read after it.
+func TestWrittenInPart(t *testing.T) {
+	b := unhex(rfcTrailer)
+	want := must(understand(parseResponse, b)).content
+	for size := range len(want) {
+		_, c, err := begun(parseResponse, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := c.WriteTo(&short{size})
+		if n != int64(size) || err != io.ErrShortWrite {
+			t.Errorf("got %d bytes, %v, want %d and an error", n, err, size)
+		}
+		if got, err := io.ReadAll(c); err != nil || string(got) != want[size:] {
+			t.Errorf("after %d bytes: got %q, %v, want %q", size, got, err, want[size:])
 		}
 	}
 }

@@ -302,11 +302,11 @@ type outgoing struct {
 // ended in err: always, but for a stream that was not read and a first
 // connection that could not be made.
 func (o *outgoing) left(err error) bool {
-	var e *net.OpError
 	if o.stream != nil {
 		return o.stream.read.Load()
 	}
-	return o.again.Load() || !errors.As(err, &e) || e.Op != "dial"
+	e, ok := errors.AsType[*net.OpError](err)
+	return o.again.Load() || !ok || e.Op != "dial"
 }
 
 // outer makes a request one that carries a sealed one. The same sealed bytes may
@@ -390,8 +390,10 @@ func (h head) response(r *http.Request, c *content) *http.Response {
 		Header: h.fields, Body: c, ContentLength: h.length, Trailer: c.trailer,
 		Request: r,
 	}
-	if said, err := strconv.ParseInt(h.fields.Get("Content-Length"), 10, 62); err == nil && said >= 0 {
-		answer.ContentLength = said
+	if field := h.fields.Get("Content-Length"); field != "" {
+		if said, err := strconv.ParseInt(field, 10, 62); err == nil && said >= 0 {
+			answer.ContentLength = said
+		}
 	}
 	return answer
 }

@@ -38,6 +38,44 @@ func (c *counter) step() {
 	binary.BigEndian.PutUint64(c.nonce[4:], binary.BigEndian.Uint64(c.nonce[4:])+1)
 }
 
+// chunkPool lends buffers for the chunks of messages. A nil pool makes them.
+type chunkPool struct{ lent sync.Pool }
+
+// chunkBuffer is one of them. It holds zeros when nobody has it.
+type chunkBuffer struct {
+	b    []byte
+	used int // bytes that may not be zeros
+}
+
+// grow gives size bytes, which are zeros where they are more than ever before.
+// What one message needed the next does.
+func (c *chunkBuffer) grow(size int) []byte {
+	if len(c.b) < size {
+		c.b, c.used = make([]byte, size), 0
+	}
+	c.used = max(c.used, size)
+	return c.b[:size:size]
+}
+
+func (p *chunkPool) get() *chunkBuffer {
+	if p != nil {
+		if c, ok := p.lent.Get().(*chunkBuffer); ok {
+			return c
+		}
+	}
+	return &chunkBuffer{}
+}
+
+// put takes a buffer back that nobody uses any more, and erases it; nil is none.
+func (p *chunkPool) put(c *chunkBuffer) {
+	if p == nil || c == nil {
+		return
+	}
+	clear(c.b[:c.used])
+	c.used = 0
+	p.lent.Put(c)
+}
+
 // sealer encrypts the chunks of one message. Its key encrypts no other.
 type sealer struct {
 	aead cipher.AEAD
@@ -60,23 +98,10 @@ type opener struct {
 	aead cipher.AEAD
 	counter
 	length [lengthSize]byte
-	pool   *sync.Pool // of *[]byte that buf is taken from; nil: none
-	buf    []byte
-	ended  bool // the final chunk was given
-	over   bool // and nothing follows it
-}
-
-// grow makes buf hold size bytes. What one message needed the next does.
-func (o *opener) grow(size int) []byte {
-	if o.buf == nil && o.pool != nil {
-		if b, ok := o.pool.Get().(*[]byte); ok {
-			o.buf = *b
-		}
-	}
-	if cap(o.buf) < size {
-		o.buf = make([]byte, size)
-	}
-	return o.buf[:size]
+	pool   *chunkPool   // that buf is of; nil: of none
+	buf    *chunkBuffer // nil before the first chunk, and once released
+	ended  bool         // the final chunk was given
+	over   bool         // and nothing follows it
 }
 
 // done reports whether next gave the final chunk.
@@ -84,10 +109,7 @@ func (o *opener) done() bool { return o.ended }
 
 // release gives the buffer back; no plaintext is in use any more.
 func (o *opener) release() {
-	if b := o.buf; b != nil && o.pool != nil {
-		clear(b[:cap(b)])
-		o.pool.Put(&b)
-	}
+	o.pool.put(o.buf)
 	o.buf = nil
 }
 
@@ -107,7 +129,10 @@ func (o *opener) next() ([]byte, place, error) {
 	if size > maxPlaintext+tagSize || size < tagSize || at == inner && size == tagSize {
 		return nil, inner, wire.Refuse(wire.BadSignature, "chunk: size in bytes", size, "16 to 65552, more than 16 if not final")
 	}
-	b := o.grow(size)
+	if o.buf == nil {
+		o.buf = o.pool.get()
+	}
+	b := o.buf.grow(size)
 	if _, err := io.ReadFull(o.r, b); err != nil {
 		return nil, inner, cutOff(err)
 	}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -44,6 +46,45 @@ func TestChunks(t *testing.T) {
 	got, err := unsealed(slices.Concat(sealed(want...)...))
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %d parts, %v, want %d", len(got), err, len(want))
+	}
+}
+
+// TestLentBuffers: a buffer that is given back holds nothing of a message, whatever
+// was in it.
+func TestLentBuffers(t *testing.T) {
+	c := sealed("a longer one", string(bytes.Repeat([]byte{1}, 1000)), "two")
+	var pool chunkPool
+	s := newSource(bytes.NewReader(slices.Concat(c...)), must(newAEAD(make([]byte, 32))), &pool)
+	for range c {
+		must(s.next())
+	}
+	lent := s.opener.(*opener).buf
+	whole := lent.b[:cap(lent.b)]
+	if bytes.Equal(whole, make([]byte, len(whole))) {
+		t.Fatal("got zeros before it was given back, want plaintext")
+	}
+	s.opener.release()
+	if !bytes.Equal(whole, make([]byte, len(whole))) {
+		t.Errorf("got %q, want zeros", bytes.Trim(whole, "\x00"))
+	}
+}
+
+// TestLentBuffersOfAnswers: what is given back holds no plaintext of an answer,
+// even where a large head made the content move.
+func TestLentBuffersOfAnswers(t *testing.T) {
+	h := newWorld(t).host(Limits{})
+	for _, head := range []int{10, 2 * headRoom} {
+		a := newWriter(httptest.NewRecorder(), h, &sealer{aead: must(newAEAD(make([]byte, 32)))})
+		a.Header().Set("Large", strings.Repeat("x", head))
+		content := strings.Repeat("content", 100)
+		io.WriteString(a, content)
+		lent := a.lent
+		if err := a.finish(); err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains((*lent)[:cap(*lent)], []byte(content[:70])) {
+			t.Errorf("with a head of %d bytes: got plaintext, want none", head)
+		}
 	}
 }
 

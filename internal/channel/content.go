@@ -1,6 +1,7 @@
 package channel
 
 import (
+	"crypto/cipher"
 	"errors"
 	"io"
 	"net/http"
@@ -20,6 +21,16 @@ type chunks interface {
 	done() bool
 	// release ends the use of plaintext.
 	release()
+}
+
+// newSource reads chunks from r into a buffer of a pool.
+func newSource(r io.Reader, aead cipher.AEAD, pool *chunkPool) *source {
+	both := &struct { // in one piece of memory
+		source
+		opener
+	}{opener: opener{r: r, aead: aead, pool: pool}}
+	both.source.opener = &both.opener
+	return &both.source
 }
 
 // source gives the plaintext of a message chunk by chunk.
@@ -77,23 +88,58 @@ func (c *content) Read(p []byte) (int, error) {
 	if len(p) == 0 || c.err != nil {
 		return 0, c.err
 	}
+	b, err := c.ready()
+	if err != nil {
+		return 0, err
+	}
+	n := copy(p, b)
+	return n, c.took(n)
+}
+
+// WriteTo writes the content that is left from where it was decrypted, which
+// spares a copy. It ends as Read does, where the end is no error.
+func (c *content) WriteTo(w io.Writer) (written int64, err error) {
+	for err = c.err; err == nil; {
+		var b []byte
+		if b, err = c.ready(); err != nil {
+			break
+		}
+		n, failed := w.Write(b)
+		written += int64(n)
+		err = c.took(n)
+		if failed != nil {
+			return written, failed
+		}
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return written, err
+}
+
+// ready gives what is there of the content, at least one byte.
+func (c *content) ready() ([]byte, error) {
 	if err := c.part(); err != nil {
-		return 0, c.end(err)
+		return nil, c.end(err)
 	}
 	if len(c.buf) == 0 {
 		if err := c.fill(); err != nil {
 			if err == io.EOF {
 				err = wire.Refuse(wire.Malformed, "binary http: content", "an early end", "all its bytes")
 			}
-			return 0, c.end(err)
+			return nil, c.end(err)
 		}
 	}
-	n := copy(p, c.buf[:min(uint64(len(c.buf)), c.left)])
+	return c.buf[:min(uint64(len(c.buf)), c.left)], nil
+}
+
+// took moves on by n bytes of what was ready.
+func (c *content) took(n int) error {
 	c.buf, c.left = c.buf[n:], c.left-uint64(n)
 	if c.known && c.left == 0 && c.source.opener.done() {
-		return n, c.finish() // spares the caller another call
+		return c.finish() // spares the caller another call
 	}
-	return n, nil
+	return nil
 }
 
 // part makes left more than 0, or gives io.EOF when the content has ended.

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -59,7 +58,7 @@ type exchange struct {
 	header  wire.Header
 	raw     [wire.HeaderSize]byte
 	record  *Record    // what a receipt is about; nil: none wanted
-	pool    *sync.Pool // of *[]byte, for chunks of the answer; nil: none
+	pool    *chunkPool // for its chunks; nil: none
 }
 
 // begin takes the next request number of the session.
@@ -126,7 +125,7 @@ type stream struct {
 	read    atomic.Bool // something was, or was to be, read
 	begun   bool
 	outbox
-	buf []byte
+	buf *chunkBuffer // nil before the second chunk, and after the end
 }
 
 // outbox is what is sealed of a request and not sent yet.
@@ -137,17 +136,25 @@ type outbox struct {
 
 // take gives the next bytes; fill seals more where there are none.
 func (o *outbox) take(p []byte, fill func() error) (int, error) {
-	for len(o.out) == 0 {
-		if o.ended {
-			return 0, io.EOF
-		}
-		if err := fill(); err != nil {
-			return 0, err
-		}
+	if err := o.ready(fill); err != nil {
+		return 0, err
 	}
 	n := copy(p, o.out)
 	o.out = o.out[n:]
 	return n, nil
+}
+
+// ready makes out at least one byte, or gives io.EOF.
+func (o *outbox) ready(fill func() error) error {
+	for len(o.out) == 0 {
+		if o.ended {
+			return io.EOF
+		}
+		if err := fill(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (x *exchange) stream(h head, body io.ReadCloser, trailer http.Header) (*stream, error) {
@@ -158,7 +165,37 @@ func (x *exchange) stream(h head, body io.ReadCloser, trailer http.Header) (*str
 // Read gives the request's bytes.
 func (s *stream) Read(p []byte) (int, error) {
 	s.read.Store(true)
-	return s.take(p, s.fill)
+	n, err := s.take(p, s.fill)
+	if err == io.EOF {
+		s.release()
+	}
+	return n, err
+}
+
+// WriteTo writes the request's bytes, each chunk at once. net/http asks for it, and
+// copies through a smaller buffer of its own what has only Read.
+func (s *stream) WriteTo(w io.Writer) (written int64, err error) {
+	s.read.Store(true)
+	for {
+		if err := s.ready(s.fill); err == io.EOF {
+			s.release()
+			return written, nil
+		} else if err != nil {
+			return written, err
+		}
+		n, err := w.Write(s.out)
+		written, s.out = written+int64(n), s.out[n:]
+		if err != nil {
+			return written, err
+		}
+	}
+}
+
+// release gives the buffer back, all of which was sent. Only who has read the last
+// of it may: a body is closed by others, and while it is read.
+func (s *stream) release() {
+	s.x.pool.put(s.buf)
+	s.buf = nil
 }
 
 // Close closes the request's body.
@@ -171,9 +208,10 @@ func (s *stream) fill() error {
 		return s.first()
 	}
 	if s.buf == nil {
-		s.buf = make([]byte, partRoom+maxPart+tagSize)
+		s.buf = s.x.pool.get()
 	}
-	room := s.buf[partRoom : partRoom+maxPart]
+	buf := s.buf.grow(partRoom + maxPart + tagSize)
+	room := buf[partRoom : partRoom+maxPart]
 	if s.head.length != indeterminate {
 		room = room[:min(int64(len(room)), s.left)]
 	}
@@ -183,15 +221,15 @@ func (s *stream) fill() error {
 	}
 	switch {
 	case s.head.length == indeterminate && n > 0:
-		s.out = s.chunk(indeterminatePart(s.buf, n), inner)
+		s.out = s.chunk(indeterminatePart(buf, n), inner)
 	case s.head.length == indeterminate && err == io.EOF:
 		return s.last([]byte{0})
 	case n > 0 && int64(n) == s.left && len(s.trailer) == 0:
 		s.ended = true
-		s.out = s.chunk(s.buf[partRoom-lengthSize:partRoom+n], final)
+		s.out = s.chunk(buf[partRoom-lengthSize:partRoom+n], final)
 	case n > 0:
 		s.left -= int64(n)
-		s.out = s.chunk(s.buf[partRoom-lengthSize:partRoom+n], inner)
+		s.out = s.chunk(buf[partRoom-lengthSize:partRoom+n], inner)
 	case s.left == 0:
 		return s.last(nil)
 	case err == io.EOF:
@@ -285,7 +323,7 @@ func (x *exchange) open(r io.Reader) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	s := &source{opener: &opener{r: r, aead: aead, pool: x.pool}}
+	s := newSource(r, aead, x.pool)
 	if x.record != nil {
 		s.receipt, s.copy = true, (*answerRecorder)(x.record)
 	}

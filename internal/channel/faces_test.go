@@ -2,6 +2,7 @@ package channel
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -393,5 +394,36 @@ func TestAnswerBeforeTheBody(t *testing.T) {
 			t.Errorf("got %q, %v, want %q", got, err, small)
 		}
 		answer.Body.Close()
+	}
+}
+
+// TestStreamWritten: a request of many chunks that is written is what is read, and
+// its buffer is given back when all of it was.
+func TestStreamWritten(t *testing.T) {
+	c := newCluster(t, 1, echo)
+	s := must(c.client(c.byTask(), 0).Session(t.Context()))
+	trailer := http.Header{"Late": {"3"}}
+	for _, size := range []int{1, maxPart - 1, maxPart, maxPart + 1, 3*maxPart + 1} {
+		for _, length := range []int64{int64(size), indeterminate} {
+			x := must(s.begin(c.units[0].ID(), noon.Add(time.Minute), 0))
+			x.pool = &chunkPool{}
+			again := func() *stream {
+				h := head{method: "POST", scheme: "https", authority: "a", path: "/", length: length}
+				return must(x.stream(h, io.NopCloser(strings.NewReader(strings.Repeat("x", size))), trailer))
+			}
+			read, written := again(), again()
+			want := must(io.ReadAll(read))
+			var got bytes.Buffer
+			if n, err := written.WriteTo(&got); err != nil || n != int64(got.Len()) || !bytes.Equal(got.Bytes(), want) {
+				t.Errorf("%d bytes, length %d: got %d of %d bytes, %v, want %d as they are read", size, length, n, got.Len(), err, len(want))
+			}
+			if read.buf != nil || written.buf != nil || !written.read.Load() {
+				t.Error("a buffer is kept at the end")
+			}
+			broken := again()
+			if _, err := broken.WriteTo(&short{100}); err != io.ErrShortWrite {
+				t.Errorf("got %v, want %v", err, io.ErrShortWrite)
+			}
+		}
 	}
 }

@@ -51,7 +51,7 @@ type Host struct {
 	key     *ecdsa.PrivateKey
 	limits  Limits
 	bodies  sync.Pool // of *[]byte, for plaintext of sealed sessions
-	chunks  sync.Pool // of *[]byte, for chunks of requests
+	chunks  chunkPool // of requests
 	answers sync.Pool // of *[]byte, for chunks of answers
 
 	mu       sync.Mutex // guards all below

@@ -63,7 +63,7 @@ func (x *inbound) open(r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	x.source = &source{opener: &opener{r: r, aead: aead, pool: &x.host.chunks}}
+	x.source = newSource(r, aead, &x.host.chunks)
 	if x.header.Flags&wire.FlagReceipt != 0 {
 		x.said = sha256.New()
 		x.source.copy = x.said

@@ -58,11 +58,8 @@ const maxUnits = 1024
 // hintOf reads the hint in an outer answer.
 func hintOf(answer *http.Response) Hint {
 	var h Hint
-	for s := range strings.SplitSeq(answer.Header.Get(wire.FieldUnits), ",") {
-		var id wire.UnitID
-		if id.UnmarshalText([]byte(strings.TrimSpace(s))) == nil && len(h.Units) < maxUnits {
-			h.Units = append(h.Units, id)
-		}
+	if list := answer.Header.Get(wire.FieldUnits); list != "" {
+		h.Units = unitsOf(list)
 	}
 	switch answer.StatusCode {
 	case http.StatusMisdirectedRequest:
@@ -77,6 +74,17 @@ func hintOf(answer *http.Response) Hint {
 		h.Reason = wire.Unavailable
 	}
 	return h
+}
+
+// unitsOf reads the ids in a list; what is none is left out.
+func unitsOf(list string) (units []wire.UnitID) {
+	for s := range strings.SplitSeq(list, ",") {
+		var id wire.UnitID
+		if id.UnmarshalText([]byte(strings.TrimSpace(s))) == nil && len(units) < maxUnits {
+			units = append(units, id)
+		}
+	}
+	return units
 }
 
 // tries bounds what a call does again, by the hint or fault that made it.

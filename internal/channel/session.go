@@ -102,8 +102,9 @@ func (s *Session) key(label wire.Label, fields ...[]byte) (cipher.AEAD, error) {
 
 // keys derives the keys of messages from a session secret.
 type keys struct {
-	mac hash.Hash
-	key [secretSize]byte // zeros but while one is derived
+	mac  hash.Hash
+	info [128]byte        // room for what a key is derived of
+	key  [secretSize]byte // zeros but while one is derived
 }
 
 func newKeys(secret *[secretSize]byte) *keys {
@@ -132,7 +133,7 @@ func closeKey(secret *[secretSize]byte) (key [secretSize]byte) {
 // message is the AES-256-GCM key of one message in one direction: HKDF-Expand of
 // 32 bytes, which is one block, HMAC(secret, info ‖ 1).
 func (k *keys) message(label wire.Label, fields ...[]byte) (aead cipher.AEAD, err error) {
-	info := wire.Frame(label, fields...)
+	info := wire.AppendFrame(k.info[:0], label, fields...)
 	wire.Secretly(func() {
 		k.mac.Reset()
 		k.mac.Write(info)

@@ -59,7 +59,7 @@ type Transport struct {
 	sessionURL *url.URL
 	requestURL *url.URL
 
-	chunks sync.Pool     // of *[]byte, for chunks of answers
+	chunks chunkPool     // of answers, and of requests in several
 	turns  chan struct{} // of calls that look for somebody who answers
 
 	life  context.Context // ends with Close

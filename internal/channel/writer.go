@@ -42,19 +42,21 @@ type answerWriter struct {
 	written   int64 // content
 	noContent bool  // the answer to a HEAD
 	streaming bool
-	start     int    // where in buf the chunk's length goes
-	buf       []byte // the chunk that is filled
+	start     int     // where in buf the chunk's length goes
+	lent      *[]byte // for buf, when it is given back
+	buf       []byte  // the chunk that is filled
 }
 
 // headRoom is kept free before the content, in bytes, until the head is known.
 const headRoom = 2 << 10
 
 // buffer takes a buffer for whole chunks.
-func (h *Host) buffer() []byte {
+func (h *Host) buffer() *[]byte {
 	if b, ok := h.answers.Get().(*[]byte); ok {
-		return *b
+		return b
 	}
-	return make([]byte, 0, lengthSize+maxPlaintext+tagSize)
+	b := make([]byte, 0, lengthSize+maxPlaintext+tagSize)
+	return &b
 }
 
 func newAnswerWriter(w http.ResponseWriter, x *inbound) (*answerWriter, error) {
@@ -74,7 +76,8 @@ func newAnswerWriter(w http.ResponseWriter, x *inbound) (*answerWriter, error) {
 var responseFirst = []byte{kindResponse}
 
 func newWriter(w http.ResponseWriter, h *Host, out outlet) *answerWriter {
-	return &answerWriter{w: w, host: h, outlet: out, header: make(http.Header, 4), length: indeterminate, start: headRoom, buf: h.buffer()[:headRoom]}
+	b := h.buffer()
+	return &answerWriter{w: w, host: h, outlet: out, header: make(http.Header, 4), length: indeterminate, start: headRoom, lent: b, buf: (*b)[:headRoom]}
 }
 
 // Header is the header of the answer.
@@ -300,9 +303,8 @@ func (a *answerWriter) finish() error {
 // release gives the buffer back. It holds ciphertext, and of plaintext no more
 // than the app's memory does.
 func (a *answerWriter) release() {
-	b := a.buf[:0]
-	a.buf = nil
-	a.host.answers.Put(&b)
+	*a.lent, a.buf = a.buf[:0], nil // not what buf was before a large head: that holds plaintext
+	a.host.answers.Put(a.lent)
 }
 
 // whole is a small answer: one chunk, padded.

@@ -26,7 +26,11 @@ func Frame(label Label, fields ...[]byte) []byte {
 	for _, f := range fields {
 		size += 4 + len(f)
 	}
-	b := make([]byte, 0, size)
+	return AppendFrame(make([]byte, 0, size), label, fields...)
+}
+
+// AppendFrame appends what [Frame] gives to b, and panics as it does.
+func AppendFrame(b []byte, label Label, fields ...[]byte) []byte {
 	b = append(b, byte(len(label)))
 	b = append(b, label...)
 	for _, f := range fields {
