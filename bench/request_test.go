@@ -22,7 +22,8 @@ const inFlight = 16
 // BenchmarkRequest is G7: a request in a session and the same in plain HTTP/1.1
 // to the same handler, the CPU time of both ends; client and unit direct, in
 // cleartext on loopback. Beside it an AEAD around the plain request and nothing
-// else, both over TLS, and RA-TLS over connections that are kept.
+// else, of one key and of a key for each message, both over TLS, and RA-TLS over
+// connections that are kept.
 func BenchmarkRequest(b *testing.B) {
 	p := start(b)
 	trust := p.trust(b)
@@ -49,7 +50,8 @@ func BenchmarkRequest(b *testing.B) {
 				return cost(func() { post(rt, url, body) })
 			}
 			Compare(b, Contender{"plain", through(plain, p.Plain)}, Contender{"channel", through(inClear, named)},
-				Contender{"bare-aead", cost(sealedPost(plain, p.Sealed, body))},
+				Contender{"bare-aead", cost(sealedPost(plain, p.Sealed, body, oneKey()))},
+				Contender{"keyed-aead", cost(sealedPost(plain, p.Keyed, body, keyEach))},
 				Contender{"tls", through(plain, p.PlainTLS)}, Contender{"ra-tls", through(attested, p.RATLS)}, Contender{"channel-tls", through(inTLS, named)})
 		})
 	}
@@ -103,22 +105,21 @@ func send(rt http.RoundTripper, method, url string, body []byte) {
 }
 
 // sealedPost is post with nothing but an AEAD around it.
-func sealedPost(rt http.RoundTripper, url string, body []byte) func() {
-	aead := newAEAD()
+func sealedPost(rt http.RoundTripper, url string, body []byte, of ciphers) func() {
 	var number atomic.Uint64
 	var lent buffers
 	return func() {
-		p, q := lent.get(12+len(body)+aead.Overhead()), lent.get(12+len(body)+aead.Overhead())
+		p, q := lent.get(12+len(body)+16), lent.get(12+len(body)+16)
 		defer lent.pool.Put(p)
 		defer lent.pool.Put(q)
 		sealed, got := *p, *q
 		clear(sealed[:12])
 		binary.BigEndian.PutUint64(sealed[4:], number.Add(1))
-		aead.Seal(sealed[:12], sealed[:12], body, nil)
+		of(sealed[:12]).Seal(sealed[:12], sealed[:12], body, nil)
 		answer := must(rt.RoundTrip(must(http.NewRequest(http.MethodPost, url, bytes.NewReader(sealed)))))
 		defer answer.Body.Close()
 		must(io.ReadFull(answer.Body, got))
 		must(io.Copy(io.Discard, answer.Body)) // the end, so that the connection is used again
-		must(aead.Open(got[12:12], got[:12], got[12:], nil))
+		must(of(got[:12]).Open(got[12:12], got[:12], got[12:], nil))
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/tls"
 	"crypto/x509"
@@ -42,7 +43,7 @@ type info struct {
 	Control       string // of [server.control]
 
 	Plain, PlainTLS     string // the handler
-	Sealed              string // the handler with nothing but an AEAD before it
+	Sealed, Keyed       string // the handler with nothing but an AEAD before it: of one key, of one for each message
 	Channel, ChannelTLS string // a unit with the same handler
 	CA                  []byte // that the two with TLS chain to
 
@@ -84,7 +85,7 @@ func TestServer(t *testing.T) {
 	withTLS := &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, Certificates: []tls.Certificate{chain}}
 	direct := s.cluster(1)[0]
 	i.Plain, i.PlainTLS = s.listen(listener(), http.HandlerFunc(echo), nil), s.listen(listener(), http.HandlerFunc(echo), withTLS)
-	i.Sealed = s.listen(listener(), sealedEcho(newAEAD()), nil)
+	i.Sealed, i.Keyed = s.listen(listener(), sealedEcho(oneKey()), nil), s.listen(listener(), sealedEcho(keyEach), nil)
 	i.Channel, i.ChannelTLS = s.listen(listener(), direct, nil), s.listen(listener(), direct, withTLS)
 
 	all := gateway(s.cluster(replicas))
@@ -189,6 +190,22 @@ func echo(w http.ResponseWriter, r *http.Request) {
 // newAEAD is AES-256-GCM under a key that both processes know.
 func newAEAD() cipher.AEAD { return must(cipher.NewGCM(must(aes.NewCipher(make([]byte, 32))))) }
 
+// ciphers give the AEAD for the message with a nonce.
+type ciphers func(nonce []byte) cipher.AEAD
+
+// oneKey are the ciphers of messages under one key.
+func oneKey() ciphers {
+	aead := newAEAD()
+	return func([]byte) cipher.AEAD { return aead }
+}
+
+// keyEach makes each message a key of its own, as a session does, but by a single
+// hash: whatever derives keys costs more.
+func keyEach(nonce []byte) cipher.AEAD {
+	key := sha256.Sum256(nonce)
+	return must(cipher.NewGCM(must(aes.NewCipher(key[:]))))
+}
+
 // buffers lends byte slices.
 type buffers struct{ pool sync.Pool }
 
@@ -203,16 +220,16 @@ func (b *buffers) get(n int) *[]byte {
 
 // sealedEcho is the floor of any channel: one open, one seal. The nonce is the
 // body's first 12 bytes, with another first bit in the answer.
-func sealedEcho(aead cipher.AEAD) http.HandlerFunc {
+func sealedEcho(of ciphers) http.HandlerFunc {
 	var lent buffers
 	return func(w http.ResponseWriter, r *http.Request) {
 		p := lent.get(int(r.ContentLength))
 		defer lent.pool.Put(p)
 		body := *p
 		must(io.ReadFull(r.Body, body))
-		plaintext := must(aead.Open(body[12:12], body[:12], body[12:], nil))
+		plaintext := must(of(body[:12]).Open(body[12:12], body[:12], body[12:], nil))
 		body[0] ^= 0x80
-		aead.Seal(plaintext[:0], body[:12], plaintext, nil)
+		of(body[:12]).Seal(plaintext[:0], body[:12], plaintext, nil)
 		w.Header().Set("Content-Type", "application/octet-stream")
 		w.Write(body)
 	}
