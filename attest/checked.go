@@ -26,7 +26,7 @@ type Checked struct {
 
 // changing are the roles of what vendors withdraw or replace: lists and
 // statements. Certificates stay what they are until their end, or a list's word.
-var changing = []string{"crl", "pck_crl", "qe_identity", "root_crl", "tcb_info"}
+var changing = []string{"crl", "model_crl", "pck_crl", "qe_identity", "root_crl", "tcb_info"}
 
 // FrameChecked writes what endorsements hold in role "checked", in the order of
 // the roles (docs/spec/evidence.md, section 2).

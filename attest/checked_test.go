@@ -90,6 +90,7 @@ func TestCheckedWithin(t *testing.T) {
 		{"of one nobody says when", day, both, []attest.Checked{had("crl", list, 0)}, wire.Expired},
 		{"of another document", day, both, []attest.Checked{had("crl", []byte("newer"), 0), had("tcb_info", statement, 0)}, wire.Expired},
 		{"in another role", day, both, []attest.Checked{had("pck_crl", list, 0), had("tcb_info", statement, 0)}, wire.Expired},
+		{"a list of a GPU's model longer ago", day, attest.Endorsements{"model_crl": list}, []attest.Checked{had("model_crl", list, 2*day)}, wire.Expired},
 		{"certificates alone", day, attest.Endorsements{"vcek": []byte("certificate")}, nil, ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {

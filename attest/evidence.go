@@ -21,6 +21,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"maps"
+	"slices"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -90,6 +91,20 @@ func (e Evidence) With(more Endorsements) Evidence {
 		maps.Copy(all, e.Endorsed)
 		maps.Copy(all, more)
 		e.Endorsed = all
+	}
+	return e
+}
+
+// WithEach is With for every part: the first endorsements are the TEE's, the others
+// each device's in turn. A part that there are none for stays as it is.
+func (e Evidence) WithEach(more []Endorsements) Evidence {
+	if len(more) == 0 {
+		return e
+	}
+	e = e.With(more[0])
+	e.Devices = slices.Clone(e.Devices)
+	for i := range min(len(e.Devices), len(more)-1) {
+		e.Devices[i] = e.Devices[i].With(more[i+1])
 	}
 	return e
 }

@@ -128,9 +128,10 @@ type Result struct {
 // Device is a further device of the machine whose evidence holds.
 type Device struct {
 	Platform Platform
-	Chip     string   // names this one device
-	Unjudged []string // what nobody compared
-	Debug    bool     // its host can read it; policy allowed that
+	Chip     string    // names this one device
+	Unjudged []string  // what nobody compared
+	Checked  []Checked // when its vendor's documents were had from him, as [Result.Checked]
+	Debug    bool      // its host can read it; policy allowed that
 }
 
 // OK reports whether the result came from a successful appraisal.
@@ -283,7 +284,8 @@ func (v *Verifier) device(q Question, e Evidence) (Device, error) {
 	if err != nil {
 		return Device{}, err
 	}
-	return Device{Platform: e.Platform, Chip: claims.Chip, Unjudged: claims.Unjudged, Debug: claims.Debug}, nil
+	checked, err := e.Endorsed.Checked()
+	return Device{Platform: e.Platform, Chip: claims.Chip, Unjudged: claims.Unjudged, Checked: checked, Debug: claims.Debug}, err
 }
 
 // same reports whether two devices are one chip.

@@ -16,6 +16,7 @@ import (
 const gpuTable = `[platform.nvidia-gpu]
 roots = ["sha256:R1"]
 crl = "if-present"
+checked_within = "48h"
 models = ["GH100", "GB100"]
 chips = ["sha256:R2"]
 cut_chips = ["sha256:R3"]
@@ -42,7 +43,7 @@ func gpuText(t testing.TB, edits ...string) []byte {
 
 func TestParseReadsDevices(t *testing.T) {
 	d := mustParse(t, gpuText(t))
-	want := attest.Rules{Roots: []attest.Digest{digest("1")}, CRL: attest.CRLIfPresent, NVIDIA: attest.NVIDIARules{
+	want := attest.Rules{Roots: []attest.Digest{digest("1")}, CRL: attest.CRLIfPresent, CheckedWithin: 48 * time.Hour, NVIDIA: attest.NVIDIARules{
 		Models: []string{"GH100", "GB100"}, Chips: attest.List{Values: [][]byte{alike(2, 32)}}, CutChips: [][]byte{alike(3, 32)},
 		Drivers: attest.List{Values: [][]byte{[]byte("550.90.07"), []byte("575.32")}}, VBIOS: attest.List{Any: true},
 		Modes: []string{"SPT", "unstated"}, AnyMeasurements: true,
@@ -130,8 +131,10 @@ func TestFloorsOfDevices(t *testing.T) {
 	}{
 		{"another root of GPUs", `roots = ["sha256:R1"]
 crl = "if-present"
+checked_within = "48h"
 models`, `roots = ["sha256:R1", "sha256:R4"]
 crl = "if-present"
+checked_within = "48h"
 models`, true},
 		{"another mode", `"unstated"]`, `"unstated", "PPCIE"]`, true},
 		{"one model less", `, "GB100"`, "", false},

@@ -167,7 +167,7 @@ func readTPM(t table, rules *attest.Rules) {
 
 func readNVIDIA(t table, rules *attest.Rules) {
 	t.need("models", "chips", "drivers", "vbios", "modes", "measurements")
-	rules.CRL = t.crl()
+	t.revocation(rules)
 	rules.NVIDIA = attest.NVIDIARules{
 		Models:   t.set("models", "a model such as GH100", nvidiaModel.MatchString),
 		Chips:    t.accepted("chips", wantDigest, sha256Digest),
@@ -202,14 +202,9 @@ func matching(form *regexp.Regexp) func(string) []byte {
 // and statements may have been had: at least the day after which the authority
 // asks again.
 func (t table) revocation(rules *attest.Rules) {
-	rules.CRL = t.crl()
+	words := []string{string(attest.CRLRequired), string(attest.CRLIfPresent)}
+	rules.CRL = attest.CRLRule(t.text("crl", strings.Join(words, " or "), oneOf(words)))
 	rules.CheckedWithin = t.duration("checked_within", 25*time.Hour, 8760*time.Hour)
-}
-
-// crl reads what a missing revocation list means.
-func (t table) crl() attest.CRLRule {
-	rules := []string{string(attest.CRLRequired), string(attest.CRLIfPresent)}
-	return attest.CRLRule(t.text("crl", strings.Join(rules, " or "), oneOf(rules)))
 }
 
 // anyWord accepts every value of a field.

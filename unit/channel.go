@@ -236,7 +236,7 @@ func (s stapling) Attest(ctx context.Context, data attest.ReportData) (attest.Ev
 func (s stapling) answer(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
 	evidence, err := s.u.tee.answer(ctx, data, credential)
 	if e := s.u.held.Load(); err == nil && e != nil {
-		evidence = evidence.With(e.endorsed)
+		evidence = evidence.WithEach(e.endorsed)
 	}
 	return evidence, err
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/bus"
@@ -89,20 +90,37 @@ func TestStapled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "1h")
 			f := w.authority(w.keys)
-			f.faults.report = func(r *api.Report) { r.Checked = row.report }
+			f.faults.report = func(r *api.Report) { r.Checked, r.DevicesChecked = row.report, [][]byte{row.report} }
 			f.faults.sealed = func(s *api.SealedReport) {
-				s.Endorsements = map[string][]byte{"crl": []byte("of the vendor")}
+				s.Endorsements = map[string][]byte{"crl": []byte("of the TEE's vendor")}
+				s.DeviceEndorsements = []map[string][]byte{{"root_crl": []byte("of the GPU's vendor")}}
 				if row.beside != nil {
-					s.Endorsements[attest.RoleChecked] = row.beside
+					s.Endorsements[attest.RoleChecked], s.DeviceEndorsements[0][attest.RoleChecked] = row.beside, row.beside
 				}
 			}
-			got, err := stapling{w.start("scoring", f)}.Attest(t.Context(), attest.ReportData{1})
+			u := w.start("scoring", f)
+			u.tee.Attester = attest.WithDevices(u.tee.Attester, attesttest.NewNVIDIAVendor(time.Now()).GPU("GH100")) // which the fake knows no rules for
+			got, err := stapling{u}.Attest(t.Context(), attest.ReportData{1})
 			check(t, err)
-			if !bytes.Equal(got.Endorsed[attest.RoleChecked], row.want) || string(got.Endorsed["crl"]) != "of the vendor" {
+			if !bytes.Equal(got.Endorsed[attest.RoleChecked], row.want) || string(got.Endorsed["crl"]) != "of the TEE's vendor" {
 				t.Errorf("got %q, want %q and the vendor's document", got.Endorsed, row.want)
+			}
+			gpu := got.Devices[0].Endorsed
+			if !bytes.Equal(gpu[attest.RoleChecked], row.want) || string(gpu["root_crl"]) != "of the GPU's vendor" || gpu["cert_chain"] == nil {
+				t.Errorf("beside the GPU's evidence: got %q, want %q, the vendor's document and the GPU's chain", gpu, row.want)
 			}
 		})
 	}
+}
+
+// TestStapledInPart: documents of other devices than those the report speaks of are
+// not taken.
+func TestStapledInPart(t *testing.T) {
+	w := newWorld(t, "1h")
+	f := w.authority(w.keys)
+	f.faults.report = func(r *api.Report) { r.DevicesChecked = [][]byte{nil} }
+	_, err := Start(t.Context(), w.config("scoring", f))
+	wantReason(t, err, wire.Malformed)
 }
 
 // TestOldRingKept: an authority that started again gives other ring keys; the

@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -33,7 +32,7 @@ type enrolment struct {
 	leaf        *tls.Certificate // leaf and cross-certificate, with the key
 	ring        identity.Ring    // keys under which units seal sessions
 	env         map[string]string
-	endorsed    attest.Endorsements // of our evidence: the vendor's words, and when the authority had them
+	endorsed    []attest.Endorsements // of our evidence, the TEE's and then each device's: the vendor's words, and when the authority had them
 	renewAfter  time.Time
 	renewBefore time.Time
 	notAfter    time.Time
@@ -71,7 +70,7 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("checking the report: %w", err)
 	}
-	return e, e.staple(sealed.Endorsements)
+	return e, e.staple(sealed)
 }
 
 // introduction is what a TPM says of itself; all others need no credential.
@@ -235,22 +234,41 @@ func (u *Unit) snapshot(report api.Report, root *x509.Certificate) (*enrolment, 
 			ID: id, Task: report.Task, Release: report.Release, Group: report.Group, Role: report.Role,
 			Root: report.IdentityCA, Cross: report.Cross,
 		},
-		endorsed: attest.Endorsements{attest.RoleChecked: report.Checked},
+		endorsed: whenChecked(report),
 	}, nil
 }
 
-// staple keeps what a client needs to judge our evidence without its vendor: his
-// documents, unchecked, beside the authority's word on when it had them.
-func (e *enrolment) staple(unverified attest.Endorsements) error {
-	checked := e.endorsed[attest.RoleChecked]
-	e.endorsed = attest.Endorsements{}
-	maps.Copy(e.endorsed, unverified)
-	delete(e.endorsed, attest.RoleChecked)
-	if len(checked) > 0 {
-		e.endorsed[attest.RoleChecked] = checked
+// whenChecked is the authority's word on when it had what vendors say of each part of
+// our evidence, where it says so.
+func whenChecked(report api.Report) (all []attest.Endorsements) {
+	for _, checked := range append([][]byte{report.Checked}, report.DevicesChecked...) {
+		one := attest.Endorsements{}
+		if len(checked) > 0 {
+			one[attest.RoleChecked] = checked
+		}
+		all = append(all, one)
 	}
-	_, err := e.endorsed.Checked()
-	return err
+	return all
+}
+
+// staple keeps what a client needs to judge our evidence without its vendors: their
+// documents, unchecked, beside the authority's word on when it had them.
+func (e *enrolment) staple(sealed api.SealedReport) error {
+	unverified := append([]map[string][]byte{sealed.Endorsements}, sealed.DeviceEndorsements...)
+	if len(unverified) != len(e.endorsed) {
+		return wire.Refuse(wire.Malformed, "report: devices with endorsements", len(unverified)-1, len(e.endorsed)-1)
+	}
+	for i, one := range e.endorsed {
+		for role, document := range unverified[i] {
+			if role != attest.RoleChecked {
+				one[role] = document
+			}
+		}
+		if _, err := one.Checked(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkUnit checks the certificate of the unit's signing key.

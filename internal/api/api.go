@@ -91,6 +91,9 @@ type SealedReport struct {
 	// for whoever appraises it next. Each counts by its own signature, and
 	// [Report.Checked] names its digest.
 	Endorsements map[string][]byte `json:"endorsements,omitempty"`
+	// DeviceEndorsements are the same of each device beside the TEE, in the
+	// order of the evidence.
+	DeviceEndorsements []map[string][]byte `json:"device_endorsements,omitempty"`
 }
 
 // SealInfo is the HPKE info of the report that answers r.
@@ -138,6 +141,9 @@ type Report struct {
 	RenewBefore time.Time           `json:"renew_before"`      // end of the jitter
 	NotAfter    time.Time           `json:"not_after"`         // of leaf and unit certificate
 	Checked     []byte              `json:"checked,omitempty"` // when the authority had lists and statements of the vendor
+
+	// DevicesChecked is Checked of each device beside the TEE.
+	DevicesChecked [][]byte `json:"devices_checked,omitempty"`
 }
 
 // ReportSchema is the schema of [Report].

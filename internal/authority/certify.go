@@ -31,7 +31,7 @@ type enrolment struct {
 	at       time.Time
 	snap     *snapshot
 	evidence attest.Evidence
-	endorsed attest.Endorsements // what we added to it
+	endorsed []attest.Endorsements // what we added to it: to the TEE's, and then to each device's
 	hpkeKey  hpke.PublicKey
 	signing  *ecdsa.PublicKey
 	tlsKey   crypto.PublicKey // in key mode unit
@@ -67,7 +67,8 @@ func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest) (
 	e := &enrolment{request: r, at: now, snap: a.current.Load()}
 	defer e.clear()
 	endorse := func(e *enrolment) (err error) {
-		e.endorsed, err = a.endorseAll(ctx, &e.evidence, e.snap.approved)
+		e.endorsed, err = a.endorse(ctx, e.evidence, e.snap.approved)
+		e.evidence = e.evidence.WithEach(e.endorsed)
 		return err
 	}
 	hold := func(*enrolment) error { return a.holdRings(ctx) }
@@ -159,31 +160,23 @@ func parseSigningKey(spki []byte) (*ecdsa.PublicKey, error) {
 	return key, nil
 }
 
-// endorse is what vendors say beside evidence, of platforms that policy names.
-func (a *Authority) endorse(ctx context.Context, e attest.Evidence, approved policy.Approved) (attest.Endorsements, error) {
-	if _, ruled := approved.Rules()[e.Platform]; a.endorser == nil || !ruled {
+// endorse is what vendors say beside evidence, the TEE's and then each device's. Of
+// platforms that policy does not name it is nothing.
+func (a *Authority) endorse(ctx context.Context, e attest.Evidence, approved policy.Approved) ([]attest.Endorsements, error) {
+	if a.endorser == nil {
 		return nil, nil
 	}
-	endorsed, err := a.endorser.Endorse(ctx, e)
-	if err != nil {
-		return nil, fmt.Errorf("finding endorsements: %w", err)
-	}
-	return endorsed, nil
-}
-
-// endorseAll adds to evidence and to each device's what vendors say, and gives
-// what it added to the TEE's.
-func (a *Authority) endorseAll(ctx context.Context, e *attest.Evidence, approved policy.Approved) (attest.Endorsements, error) {
-	for i, d := range e.Devices {
-		endorsed, err := a.endorse(ctx, d, approved)
-		if err != nil {
-			return nil, err
+	all := make([]attest.Endorsements, 1+len(e.Devices))
+	for i, part := range append([]attest.Evidence{e}, e.Devices...) {
+		if _, ruled := approved.Rules()[part.Platform]; !ruled {
+			continue
 		}
-		e.Devices[i] = d.With(endorsed)
+		var err error
+		if all[i], err = a.endorser.Endorse(ctx, part); err != nil {
+			return nil, fmt.Errorf("finding endorsements: %w", err)
+		}
 	}
-	endorsed, err := a.endorse(ctx, *e, approved)
-	*e = e.With(endorsed)
-	return endorsed, err
+	return all, nil
 }
 
 // appraise judges the evidence, bound to every other field of the request, and
@@ -225,13 +218,24 @@ func (*enrolment) issue(e *enrolment) error {
 		Unit: unit.DER, IdentityCA: e.identity.Root, Cross: e.identity.Cross, Authority: e.snap.issuer.AuthorityRoot(),
 		Env: e.grant.Release.Env, Head: e.snap.approved.Head(),
 		RenewAfter: unit.RenewAfter, RenewBefore: unit.RenewBefore, NotAfter: unit.NotAfter,
-		Checked: e.endorsed[attest.RoleChecked],
 	}
+	e.addChecked()
 	e.addGroup()
 	if err := e.addLeaf(); err != nil {
 		return err
 	}
 	return e.addCalls()
+}
+
+// addChecked adds when we had what vendors say, of each part.
+func (e *enrolment) addChecked() {
+	for i, endorsed := range e.endorsed {
+		if checked := endorsed[attest.RoleChecked]; i == 0 {
+			e.report.Checked = checked
+		} else {
+			e.report.DevicesChecked = append(e.report.DevicesChecked, checked)
+		}
+	}
 }
 
 // addLeaf adds the certificate that TLS serves: the pair all units hold, or one
@@ -336,13 +340,21 @@ func (e *enrolment) seal() (api.SealedReport, error) {
 	if err != nil {
 		return api.SealedReport{}, fmt.Errorf("sealing report: %w", err)
 	}
-	return api.SealedReport{Encapsulated: enc, Ciphertext: sealed, Endorsements: e.documents()}, nil
+	answer := api.SealedReport{Encapsulated: enc, Ciphertext: sealed}
+	e.addDocuments(&answer)
+	return answer, nil
 }
 
-// documents are those that stand beside the sealed report: the vendors' own
-// words, which are no secret and need no signature of ours.
-func (e *enrolment) documents() attest.Endorsements {
-	documents := maps.Clone(e.endorsed)
-	delete(documents, attest.RoleChecked)
-	return documents
+// addDocuments puts beside the sealed report the vendors' own words, which are no
+// secret and need no signature of ours.
+func (e *enrolment) addDocuments(answer *api.SealedReport) {
+	for i, endorsed := range e.endorsed {
+		documents := maps.Clone(endorsed)
+		delete(documents, attest.RoleChecked)
+		if i == 0 {
+			answer.Endorsements = documents
+		} else {
+			answer.DeviceEndorsements = append(answer.DeviceEndorsements, documents)
+		}
+	}
 }

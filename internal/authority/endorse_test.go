@@ -106,8 +106,8 @@ func TestEndorser(t *testing.T) {
 		t.Errorf("asked %d times, issued %d, want 2 and 1", len(desk.asked), issued(t, a))
 	}
 	desk.asked = nil
-	stranger := attest.Evidence{Platform: attest.SNP, Raw: []byte{1}}
-	if got, err := a.endorse(t.Context(), stranger, a.current.Load().approved); err != nil || got != nil || desk.asked != nil {
+	stranger := attest.Evidence{Platform: attest.SNP, Raw: []byte{1}, Devices: []attest.Evidence{{Platform: attest.NvidiaGPU, Raw: []byte{1}}}}
+	if got, err := a.endorse(t.Context(), stranger, a.current.Load().approved); err != nil || len(got) != 2 || got[0] != nil || got[1] != nil || desk.asked != nil {
 		t.Errorf("evidence that policy does not name: got %v, %v, asked %v", got, err, desk.asked)
 	}
 }

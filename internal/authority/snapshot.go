@@ -63,7 +63,7 @@ func (a *Authority) named(ctx context.Context, approved policy.Approved) error {
 		return err
 	}
 	result, err := a.verifier.Appraise(attest.Question{
-		Evidence: evidence, Endorsements: endorsed, ReportData: data, Rules: approved.Rules(), At: now, Secret: hidden,
+		Evidence: evidence.WithEach(endorsed), ReportData: data, Rules: approved.Rules(), At: now, Secret: hidden,
 	})
 	if err != nil {
 		return fmt.Errorf("appraising our own evidence: %w", err)

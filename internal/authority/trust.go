@@ -126,5 +126,5 @@ func (a *Authority) evidence(ctx context.Context, data attest.ReportData, creden
 	if err != nil {
 		return nil, err
 	}
-	return evidence.With(endorsed).MarshalJSON()
+	return evidence.WithEach(endorsed).MarshalJSON()
 }

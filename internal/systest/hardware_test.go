@@ -289,6 +289,9 @@ func (e *estate) policy(root attest.Digest, own attest.Measurement, platforms ..
 // refused.
 func (e *estate) enrol(p attest.Platform, program string) (*unit.Unit, error) {
 	device, _ := e.vendors.device(p, program)
+	if e.vendors.gpu != nil {
+		device = attest.WithDevices(device, e.vendors.gpu)
+	}
 	config := e.UnitConfig("scoring", program)
 	config.Attester, config.Clock = device, e.wall
 	return start(e.t, config)
@@ -537,11 +540,19 @@ func TestVendorDownForADay(t *testing.T) {
 // ask no vendor, see how old it all is, and refuse what policy calls too old, as
 // the authority does.
 func TestCollateralStapled(t *testing.T) {
-	for _, p := range []attest.Platform{attest.SNP, attest.TDX, attest.SGX} {
-		t.Run(string(p), func(t *testing.T) {
-			e := settle(t, newVendors(t), p)
-			table := fmt.Sprintf("[platform.%s]\n", p)
-			push(t, e.Cluster, e.Next(table, table+"checked_within = \"48h\"\n"))
+	for name, p := range map[string]attest.Platform{"snp": attest.SNP, "tdx": attest.TDX, "sgx": attest.SGX, "snp with a GPU": attest.SNP} {
+		t.Run(name, func(t *testing.T) {
+			v, ruled := newVendors(t), []attest.Platform{p}
+			if strings.HasSuffix(name, "GPU") {
+				v, ruled = withGPU(t), append(ruled, attest.NvidiaGPU)
+			}
+			e := settle(t, v, p)
+			var edits []string
+			for _, p := range ruled {
+				table := fmt.Sprintf("[platform.%s]\n", p)
+				edits = append(edits, table, table+"checked_within = \"48h\"\n")
+			}
+			push(t, e.Cluster, e.Next(edits...))
 			u, err := e.enrol(p, "scoring 1")
 			if err != nil {
 				t.Fatal(err)
@@ -564,11 +575,18 @@ func TestCollateralStapled(t *testing.T) {
 			if err != nil {
 				t.Fatalf("a session with fresh evidence: %v", err)
 			}
-			for whose, result := range map[string]attest.Result{"authority": trust.Evidence(), "unit": opened.Evidence} {
-				if len(result.Checked()) == 0 {
+			said := map[string][]attest.Checked{"authority": trust.Evidence().Checked(), "unit": opened.Evidence.Checked()}
+			for _, d := range opened.Evidence.Devices() {
+				said[string(d.Platform)] = d.Checked
+			}
+			if len(said) != 1+len(ruled) {
+				t.Errorf("got %d parts, want %d", len(said), 1+len(ruled))
+			}
+			for whose, checked := range said {
+				if len(checked) == 0 {
 					t.Errorf("%s: nothing says when its vendor's documents were had", whose)
 				}
-				for _, c := range result.Checked() {
+				for _, c := range checked {
 					if !c.At.Equal(had) || !c.Until.After(had) {
 						t.Errorf("%s: got %+v, want %v", whose, c, had)
 					}
