@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -394,6 +395,45 @@ func TestAnswerBeforeTheBody(t *testing.T) {
 			t.Errorf("got %q, %v, want %q", got, err, small)
 		}
 		answer.Body.Close()
+	}
+}
+
+// TestContentLeftUnread: over HTTP/1.1, an app answers without having read the
+// request's content, at once or in pieces. The answer is whole, and the connection
+// serves the next request or was ended in order.
+func TestContentLeftUnread(t *testing.T) {
+	c := newCluster(t, 1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/pieces" {
+			_ = http.NewResponseController(w).Flush()
+		}
+		io.WriteString(w, "enough")
+	}))
+	var said bytes.Buffer
+	unit := httptest.NewUnstartedServer(c.units[0].server)
+	unit.Config.ErrorLog = log.New(&said, "", 0)
+	unit.Start()
+	inner := &http.Transport{}
+	defer inner.CloseIdleConnections()
+	rt := must(NewTransport(TransportConfig{Gateway: must(url.Parse(unit.URL)), Inner: inner, Pin: c.byTask(), Trust: c.world, Clock: c.clock}))
+	for _, row := range []struct {
+		path string
+		size int
+	}{{"/", 1}, {"/", maxSmall + 1}, {"/", 3 * maxPart}, {"/", 8 * maxPart}, {"/pieces", 1}, {"/pieces", 3 * maxPart}} {
+		for range 10 {
+			body := io.MultiReader(strings.NewReader(strings.Repeat("x", row.size)))
+			answer, err := rt.RoundTrip(must(http.NewRequest(http.MethodPost, "https://scoring.example"+row.path, body)))
+			if err != nil {
+				t.Fatalf("%+v: %v", row, err)
+			}
+			if got, err := io.ReadAll(answer.Body); err != nil || string(got) != "enough" {
+				t.Errorf("%+v: got %q, %v, want the answer", row, got, err)
+			}
+			answer.Body.Close()
+		}
+	}
+	unit.Close()
+	if said.Len() > 0 {
+		t.Errorf("the server says %.300s", &said)
 	}
 }
 

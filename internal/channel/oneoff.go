@@ -96,9 +96,10 @@ func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request, release f
 		return err
 	}
 	_ = control.SetReadDeadline(time.Time{})
+	leave := func() {}
 	if f.chunked {
 		release()
-		_ = control.EnableFullDuplex() // as for a request in a session
+		leave = fullDuplex(w, r)
 	}
 	answered, sealErr := x.writer(w)
 	if sealErr != nil {
@@ -110,7 +111,14 @@ func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request, release f
 	if err != nil {
 		problem(answered, err) // the app was not asked
 	}
-	return x.finish(w, answered)
+	if !x.body.done() {
+		lastOn(w, r)
+	}
+	if err := x.finish(w, answered); err != nil {
+		return err
+	}
+	leave()
+	return nil
 }
 
 // inboundOneOff is a one-off request as a unit serves it.

@@ -296,17 +296,42 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, x *inbound) error
 	if err != nil {
 		return err
 	}
+	leave := func() {}
 	if !x.whole() {
-		// Both directions stream: the answer may begin before the request has
-		// ended. Protocols that always can refuse to be told so.
-		_ = http.NewResponseController(w).EnableFullDuplex()
+		leave = fullDuplex(w, r)
 	}
 	a.noContent = inner.Method == http.MethodHead
 	s.config.App.ServeHTTP(a, inner)
+	if !x.whole() {
+		lastOn(w, r)
+	}
 	if err := a.finish(); err != nil {
 		panic(http.ErrAbortHandler) // cuts the answer off, which the client notices
 	}
+	leave()
 	return nil
+}
+
+// fullDuplex lets an answer begin before its request has ended, where a protocol has
+// to be told so. The handler ends with leave: what it wrote goes out, and some of
+// what it did not read is read and forgotten. The server of net/http does that too,
+// after the handler, but panics then at the next request (go.dev/issue/68560).
+func fullDuplex(w http.ResponseWriter, r *http.Request) (leave func()) {
+	control := http.NewResponseController(w)
+	_ = control.EnableFullDuplex()
+	return func() {
+		_ = control.Flush()
+		_ = r.Body.Close()
+	}
+}
+
+// lastOn says of a request that nobody reads to its end that it is the last on its
+// connection, where that is of HTTP/1.1 and the answer has not begun. Else the client
+// might send the next one while the connection is closed, and not know its outcome.
+func lastOn(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close")
+	}
 }
 
 // request is the request in the session, for the app.
