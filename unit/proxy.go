@@ -3,12 +3,14 @@ package unit
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -44,13 +46,57 @@ func newProxy(address string, log *slog.Logger) (http.Handler, func()) {
 		},
 	}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// Otherwise HTTP/1.1 holds the answer until the request has ended.
-		// It fails only for writers that are not the server's own.
-		_ = http.NewResponseController(w).EnableFullDuplex()
+		if r.ProtoMajor == 1 && r.Body != http.NoBody {
+			w, r = fullDuplex(w, r)
+		}
 		proxy.ServeHTTP(w, r)
 	})
 	return handler, transport.CloseIdleConnections
 }
+
+// fullDuplex lets the answer begin before the request has ended, for which HTTP/1.1
+// has to be told. It fails only for writers that are not the server's own. Such an
+// answer is then the last on its connection: after one whose request nobody read to
+// its end the server of net/http panics (go.dev/issue/68560), and the client would not
+// know the outcome of the next.
+func fullDuplex(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, *http.Request) {
+	_ = http.NewResponseController(w).EnableFullDuplex()
+	body := &watchedBody{ReadCloser: r.Body}
+	r = r.WithContext(r.Context()) // the server goes on looking at its own
+	r.Body = body
+	return lastOn{w, body}, r
+}
+
+// watchedBody remembers whether it was read to its end.
+type watchedBody struct {
+	io.ReadCloser
+	ended atomic.Bool
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.ended.Store(true)
+	}
+	return n, err
+}
+
+// lastOn is an answer that closes its connection when it begins before its request
+// was read to its end.
+type lastOn struct {
+	http.ResponseWriter
+	request *watchedBody
+}
+
+func (l lastOn) WriteHeader(status int) {
+	if status >= http.StatusOK && !l.request.ended.Load() {
+		l.Header().Set("Connection", "close")
+	}
+	l.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for [http.ResponseController].
+func (l lastOn) Unwrap() http.ResponseWriter { return l.ResponseWriter }
 
 // rewrite sends a request to the program, with a Forwarded header (RFC 7239) of
 // the agent's own and none of what the client says about earlier hops.

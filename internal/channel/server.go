@@ -312,6 +312,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, x *inbound) error
 	return nil
 }
 
+// unreadWait is how long the rest of a request is waited for that the app has left.
+const unreadWait = time.Second
+
 // fullDuplex lets an answer begin before its request has ended, where a protocol has
 // to be told so. The handler ends with leave: what it wrote goes out, and some of
 // what it did not read is read and forgotten. The server of net/http does that too,
@@ -321,6 +324,7 @@ func fullDuplex(w http.ResponseWriter, r *http.Request) (leave func()) {
 	_ = control.EnableFullDuplex()
 	return func() {
 		_ = control.Flush()
+		_ = control.SetReadDeadline(time.Now().Add(unreadWait))
 		_ = r.Body.Close()
 	}
 }
