@@ -26,15 +26,18 @@ func (h *Hub) Claim(r Range) error {
 	return h.nc.Publish(subjectClaim, binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, r.First), r.Count))
 }
 
-func (d Duties) pushed(m *nats.Msg) {
-	c, _, ok := clusterIn(m.Subject, subjectPush)
-	for rest := m.Data; ok && len(rest) > 0; {
+func (d Duties) pushed(m *nats.Msg) { batchOf(m.Subject, m.Data, d.Peers.Item) }
+
+// batchOf reads a batch up to what is no item.
+func batchOf(subject string, rest []byte, f func(Cluster, Item)) {
+	c, _, ok := clusterIn(subject, subjectPush)
+	for ok && len(rest) > 0 {
 		var item Item
 		var err error
 		if item, rest, err = NextItem(rest); err != nil {
 			return
 		}
-		d.Peers.Item(c, item)
+		f(c, item)
 	}
 }
 

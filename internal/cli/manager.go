@@ -19,16 +19,17 @@ const maxPEM = 1 << 20
 
 // managerFlags are the flags of `cohort manager`.
 type managerFlags struct {
-	listen string
-	bus    string
-	cert   string
-	key    string
-	roots  string
-	data   string
-	nats   []string
-	natsCA string
-	limits manager.Limits
-	copies int // MiB
+	listen    string
+	bus       string
+	cert      string
+	key       string
+	roots     string
+	data      string
+	nats      []string
+	natsCA    string
+	jetstream string
+	limits    manager.Limits
+	copies    int // MiB
 }
 
 func (a *app) managerCommand() *cobra.Command {
@@ -51,6 +52,7 @@ func (a *app) managerCommand() *cobra.Command {
 	flags.StringVar(&f.data, "data", "", "where copies of sealed sessions are kept (default in the state directory)")
 	flags.StringSliceVar(&f.nats, "nats", nil, "leaf node URLs of a NATS cluster over which managers meet (tls://[USER:PASSWORD@]HOST:PORT)")
 	flags.StringVar(&f.natsCA, "nats-ca", "", "certificates that the NATS cluster's stand under (PEM; default the system's)")
+	flags.StringVar(&f.jetstream, "nats-jetstream", "", "JetStream domain of the NATS cluster, where a stream keeps sealed sessions for managers that were not there")
 	flags.IntVar(&f.limits.PerAddress, "per-address", 1_000, "open and one-off requests a second from one address; raise it behind a proxy or for a relay")
 	flags.IntVar(&f.copies, "copies", 256, "MiB of sealed sessions kept for one cluster, about 2,000 sessions each; what expires first makes room")
 	_ = cmd.MarkFlagRequired("authority-root")
@@ -68,7 +70,7 @@ func (a *app) runManager(ctx context.Context, f managerFlags) (err error) {
 		return usage("--copies: got %d, want at least 1", f.copies)
 	}
 	f.limits.Copies = f.copies << 20
-	config := manager.Config{DataDir: f.data, BusAddress: f.bus, Log: a.log, Clock: a.now, NATS: natsd.Join{URLs: f.nats}, Limits: f.limits}
+	config := manager.Config{DataDir: f.data, BusAddress: f.bus, Log: a.log, Clock: a.now, NATS: natsd.Join{URLs: f.nats, JetStream: f.jetstream}, Limits: f.limits}
 	if f.natsCA != "" {
 		if config.NATS.CA, err = readPool(f.natsCA); err != nil {
 			return err

@@ -49,6 +49,7 @@ const (
 	moveEvery   = 3 * time.Second        // other numbers, because another manager claims the same
 	warmUp      = 5 * time.Second        // units find a restarted manager within this
 	copyLife    = 2 * time.Hour          // no session lives longer
+	recallSlack = time.Minute            // how long a link may be cut before that is seen, and clocks may differ
 	connectWait = 3 * time.Second        // TCP and TLS to a unit
 	lostUnit    = 4 * time.Second        // a connection on which nothing arrives is given up
 	idleUnit    = 30 * time.Second       // a kept-alive connection to a unit; the unit's own limit is longer

@@ -68,6 +68,7 @@ type Manager struct {
 	gateway  *gateway
 	metrics  *metrics
 	serving  atomic.Bool
+	recalled atomic.Bool                  // what NATS keeps was read since the link came up
 	server   atomic.Pointer[natsd.Server] // nil before Serve
 }
 
@@ -152,6 +153,9 @@ func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
 	defer stop()
 	running.Go(func() { r.run(work, hub.Push) })
 	running.Go(func() { m.tidy(work, hub) })
+	if m.config.NATS.JetStream != "" {
+		running.Go(func() { m.remember(work, hub, r) })
+	}
 	m.gateway.warm(m.config.Clock())
 	m.serving.Store(true)
 	defer m.serving.Store(false)
@@ -238,6 +242,41 @@ func (m *Manager) tidy(ctx context.Context, hub *bus.Hub) {
 			m.copies.prune(now)
 			_ = hub.Claim(m.ranges.claim()) // again in a second
 		}
+	}
+}
+
+// remember reads, whenever the link to the external cluster has come up, what its
+// stream keeps of what was pushed meanwhile.
+func (m *Manager) remember(ctx context.Context, hub *bus.Hub, r *relay) {
+	stream := bus.Stream{Domain: m.config.NATS.JetStream, Replicas: min(len(m.config.NATS.URLs), 3), Life: copyLife}
+	ticker := time.NewTicker(tidyEvery)
+	defer ticker.Stop()
+	var since time.Time // what was pushed before is here; zero: none of it
+	for faulty := false; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now := m.config.Clock()
+		if !m.joined() {
+			m.recalled.Store(false)
+			continue
+		}
+		if !m.recalled.Load() {
+			items, err := r.recall(func(f func(bus.Cluster, bus.Item)) error { return hub.Recall(ctx, stream, since, f) })
+			if err != nil {
+				if !faulty && ctx.Err() == nil {
+					m.config.Log.Warn("stored copies cannot be read from NATS", "error", err)
+				}
+				faulty = true
+				continue
+			}
+			faulty = false
+			m.config.Log.Info("stored copies read from NATS", "items", items)
+			m.recalled.Store(true)
+		}
+		since = now.Add(-recallSlack)
 	}
 }
 

@@ -23,8 +23,8 @@ type metrics struct {
 // foundLabel says whether a pulled session was there.
 var foundLabel = map[bool]string{true: "copy", false: "nothing"}
 
-// joinedValue is the state of the link as a number.
-var joinedValue = map[bool]float64{true: 1}
+// yes is a state as a number.
+var yes = map[bool]float64{true: 1}
 
 func newMetrics(m *Manager) *metrics {
 	s := &metrics{
@@ -42,7 +42,8 @@ func newMetrics(m *Manager) *metrics {
 	s.registry.MustRegister(s.requests, s.retries, s.failures, s.pulls,
 		gauge("cohort_manager_units", "Units that beat.", func() float64 { n, _ := m.registry.size(); return float64(n) }),
 		gauge("cohort_manager_units_ready", "Units that say they are ready.", func() float64 { _, n := m.registry.size(); return float64(n) }),
-		gauge("cohort_manager_joined", "1 while the link to the external NATS cluster is there.", func() float64 { return joinedValue[m.joined()] }),
+		gauge("cohort_manager_joined", "1 while the link to the external NATS cluster is there.", func() float64 { return yes[m.joined()] }),
+		gauge("cohort_manager_recalled", "1 when the copies that NATS keeps were read since that link came up.", func() float64 { return yes[m.recalled.Load()] }),
 		gauge("cohort_manager_copies", "Sealed sessions kept.", func() float64 { n, _ := m.copies.size(); return float64(n) }),
 		gauge("cohort_manager_copies_bytes", "Bytes of them.", func() float64 { _, n := m.copies.size(); return float64(n) }),
 		gauge("cohort_gateway_in_flight", "Requests under way.", func() float64 { return float64(len(m.gateway.slots)) }),

@@ -21,13 +21,14 @@ import (
 )
 
 // outside is a NATS server of somebody else's, with a port for leaf nodes.
-func outside(t *testing.T) (*server.Server, natsd.Join) {
+func outside(t *testing.T, jetstream bool) (*server.Server, natsd.Join) {
 	t.Helper()
 	address := loopback.FreeAddress(t)
 	_, text, _ := net.SplitHostPort(address)
 	port, _ := strconv.Atoi(text)
 	s, err := server.NewServer(&server.Options{
 		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, LeafNode: server.LeafNodeOpts{Host: "127.0.0.1", Port: port},
+		JetStream: jetstream, JetStreamDomain: "hub", StoreDir: t.TempDir(),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +44,7 @@ func outside(t *testing.T) (*server.Server, natsd.Join) {
 // pair is two managers that meet over NATS.
 func pair(t *testing.T) (one, two *world, nats *server.Server) {
 	t.Helper()
-	nats, join := outside(t)
+	nats, join := outside(t, false)
 	a := bustest.New(t)
 	one, two = newWorldOf(t, a, join), newWorldOf(t, a, join)
 	eventually(t, "both managers are joined", func() bool { return one.manager.joined() && two.manager.joined() })
@@ -125,10 +126,59 @@ func TestPeersAnswerPulls(t *testing.T) {
 	wantReason(t, err, wire.NotFound)
 }
 
+// TestStream: a manager that begins with nothing, when no other is there, has what was
+// pushed before from the external cluster. Where that has no JetStream, the manager
+// goes on without.
+func TestStream(t *testing.T) {
+	_, join := outside(t, true)
+	join.JetStream = "hub"
+	a := bustest.New(t)
+	one := newWorldOf(t, a, join)
+	x := one.named(bustest.Scoring)
+	atX := listen(t, x.conn)
+	eventually(t, "the stream is there", func() bool { return one.log.says("stored copies read from NATS") })
+	var last bus.Item
+	for n := range 1000 {
+		last = item(n)
+		if err := x.conn.Publish(last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "all items are heard", func() bool { return atX.times(last) > 0 })
+	one.stop()
+	two := newWorldOf(t, a, join)
+	eventually(t, "all items are kept", func() bool { n, _ := two.manager.copies.size(); return n == 1000 })
+
+	_, without := outside(t, false)
+	without.JetStream = "hub"
+	three := newWorldOf(t, a, without)
+	eventually(t, "it says why", func() bool { return three.log.says("stored copies cannot be read from NATS") })
+	if y := three.named(bustest.Scoring); y.conn.Publish(item(1)) != nil {
+		t.Error("a manager whose NATS cluster has no JetStream does not relay")
+	}
+}
+
+// TestRecallIsOlder: what a stream keeps takes the place of nothing that is here.
+func TestRecallIsOlder(t *testing.T) {
+	one, _, _ := pair(t)
+	c := bus.Cluster{1}
+	newer, older, lost := item(1), item(1), item(2)
+	newer.Bytes, older.Bytes = []byte("newer"), []byte("older")
+	one.manager.copies.put(c, newer, time.Now())
+	r := newRelay(one.manager.copies, one.manager.registry.lineage, one.manager.journal, one.manager.config)
+	n, err := r.recall(func(f func(bus.Cluster, bus.Item)) error { f(c, older); f(c, lost); return nil })
+	if err != nil || n != 1 {
+		t.Errorf("got %d items, %v, want the one that was lost", n, err)
+	}
+	if got, _ := one.manager.copies.get(c, newer.Session, time.Now()); string(got.Bytes) != "newer" {
+		t.Errorf("got %q, want the newer one", got.Bytes)
+	}
+}
+
 // TestCopiedDirectory: two managers on copies of one directory give different
 // numbers as soon as they meet.
 func TestCopiedDirectory(t *testing.T) {
-	_, join := outside(t)
+	_, join := outside(t, false)
 	a := bustest.New(t)
 	one := newWorldOf(t, a, natsd.Join{})
 	one.stop()
@@ -237,6 +287,11 @@ func TestJoinRefusals(t *testing.T) {
 	for _, url := range []string{"", "nats://10.0.0.1:7422", "nats://localhost:7422", "tls://host", "http://127.0.0.1:7422", "tls://host:1/path", "://"} {
 		if err := (natsd.Join{URLs: []string{"tls://fine:7422", url}}).Check(); !errors.Is(err, wire.BadRequest) {
 			t.Errorf("%q: got %v, want %v", url, err, wire.BadRequest)
+		}
+	}
+	for _, join := range []natsd.Join{{JetStream: "hub"}, {URLs: []string{"tls://fine:7422"}, JetStream: "a.b"}, {URLs: []string{"tls://fine:7422"}, JetStream: "*"}} {
+		if err := join.Check(); !errors.Is(err, wire.BadRequest) {
+			t.Errorf("%+v: got %v, want %v", join, err, wire.BadRequest)
 		}
 	}
 	secret := natsd.Join{URLs: []string{"nats://user:hunter2@10.0.0.1:7422"}}

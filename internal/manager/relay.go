@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -107,6 +108,28 @@ func (r *relay) bequeath(from, to bus.Cluster) {
 			r.hand(arrival{cluster: to, item: item, kept: true})
 		}
 	}
+}
+
+// recall keeps what read gives of sessions that nothing is kept of. What came from
+// the units meanwhile is newer.
+func (r *relay) recall(read func(func(bus.Cluster, bus.Item)) error) (items int, err error) {
+	missing := func(c bus.Cluster, item bus.Item) bool {
+		_, has := r.copies.get(c, item.Session, r.clock())
+		return !has
+	}
+	missed := newCopies(r.copies.most)
+	err = read(func(c bus.Cluster, item bus.Item) {
+		if missing(c, item) {
+			missed.put(c, item, r.clock())
+		}
+	})
+	return items, errors.Join(err, missed.all(func(c bus.Cluster, item bus.Item) error {
+		if missing(c, item) {
+			items++
+			r.keep(c, item)
+		}
+		return nil
+	}))
 }
 
 func (r *relay) pushAll(push func(bus.Cluster, []byte) error) {

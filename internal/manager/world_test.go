@@ -34,7 +34,26 @@ type world struct {
 	gateway   string // host:port
 	manager   *Manager
 	idle      time.Duration // that units keep connections; zero: for ever
+	log       diary
 	stop      func()
+}
+
+// diary is a log that can be read.
+type diary struct {
+	mu   sync.Mutex
+	text bytes.Buffer // guarded by mu
+}
+
+func (d *diary) Write(b []byte) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.text.Write(b)
+}
+
+func (d *diary) says(text string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return bytes.Contains(d.text.Bytes(), []byte(text))
 }
 
 func newWorld(t testing.TB) *world {
@@ -46,8 +65,9 @@ func newWorld(t testing.TB) *world {
 func newWorldOf(t testing.TB, a *bustest.Authority, join natsd.Join) *world {
 	t.Helper()
 	w := &world{t: t, authority: a, gateway: loopback.FreeAddress(t), config: Config{
-		DataDir: t.TempDir(), Roots: []*x509.Certificate{a.Root}, BusAddress: loopback.FreeAddress(t), Log: slog.New(slog.DiscardHandler), NATS: join,
+		DataDir: t.TempDir(), Roots: []*x509.Certificate{a.Root}, BusAddress: loopback.FreeAddress(t), NATS: join,
 	}}
+	w.config.Log = slog.New(slog.NewTextHandler(&w.log, nil))
 	w.start()
 	t.Cleanup(func() { w.stop() })
 	return w

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -18,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -39,6 +41,7 @@ type natsWish struct {
 	Leaf, Route int
 	Routes      []string
 	Certificate string // file of certificate and key
+	Store       string // directory of its JetStream
 }
 
 func beNATS(t *testing.T) any {
@@ -48,7 +51,7 @@ func beNATS(t *testing.T) any {
 		t.Fatal(err)
 	}
 	o := &server.Options{
-		ServerName: wish.Name, Host: wish.Host, Port: server.RANDOM_PORT, NoSigs: true,
+		ServerName: wish.Name, Host: wish.Host, Port: server.RANDOM_PORT, NoSigs: true, JetStream: true, JetStreamDomain: "hub", StoreDir: wish.Store,
 		Cluster: server.ClusterOpts{Name: "outside", Host: wish.Host, Port: wish.Route},
 		LeafNode: server.LeafNodeOpts{
 			Host: wish.Host, Port: wish.Leaf, TLSTimeout: 5,
@@ -87,7 +90,7 @@ func beJoinedManager(t *testing.T) any {
 	m, err := manager.New(manager.Config{
 		DataDir: wish.Dir, Roots: []*x509.Certificate{root}, BusAddress: wish.Bus, Log: toStderr(),
 		Certificate: func() (*tls.Certificate, error) { return &certificate, nil },
-		NATS:        natsd.Join{URLs: wish.NATS, CA: pool},
+		NATS:        natsd.Join{URLs: wish.NATS, CA: pool, JetStream: "hub"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +193,7 @@ func newScaled(t *testing.T, apart bool) *scaled {
 	}
 	for i := range 3 {
 		n := places[i]
-		n.role, n.wish = "nats", natsWish{fmt.Sprint("n", i), n.host, number(leaves[i]), number(routes[i]), routes, certificate}
+		n.role, n.wish = "nats", natsWish{fmt.Sprint("n", i), n.host, number(leaves[i]), number(routes[i]), routes, certificate, t.TempDir()}
 		s.nats = append(s.nats, &n)
 	}
 	root := trust(t, s.Cluster).AuthorityRoot().Raw
@@ -322,6 +325,9 @@ func TestManyManagers(t *testing.T) {
 		s.Start("scoring", "scoring 1", app)
 	}
 	s.whole("at the start")
+	wait(t, 30*time.Second, "NATS to keep copies", func() bool {
+		return s.metric(s.managers[0], "recalled") == 1 && s.metric(s.managers[1], "recalled") == 1
+	})
 	st.channels = channels(s.Cluster, 20)
 	var story sync.WaitGroup
 	story.Go(func() { s.lose(step); s.cutAll(60 * time.Second) })
@@ -334,6 +340,36 @@ func TestManyManagers(t *testing.T) {
 			t.Errorf("channel %d opened %d sessions, want the first to go on through every gateway", i, got)
 		}
 	}
+	s.forget(len(st.channels))
+}
+
+// forget replaces both managers by new ones, which have what was pushed before from
+// NATS.
+func (s *scaled) forget(sessions int) {
+	for _, m := range s.managers {
+		m.kill()
+		wish := m.wish.(joinedWish)
+		wish.Dir = s.t.TempDir()
+		m.wish = wish
+	}
+	for _, m := range s.managers {
+		m.start(s.t)
+		wait(s.t, 30*time.Second, "a new manager has the copies of those before", func() bool { return s.metric(m, "copies") >= sessions })
+	}
+}
+
+// metric is one number of a manager; 0 when it does not answer.
+func (s *scaled) metric(m *member, name string) (n int) {
+	answer, err := s.web.Get("https://" + m.wish.(joinedWish).Gateway + "/metrics")
+	if err != nil {
+		return 0
+	}
+	defer answer.Body.Close()
+	found := regexp.MustCompile(`(?m)^cohort_manager_` + name + ` (\d+)$`).FindSubmatch(must(io.ReadAll(answer.Body)))
+	if found != nil {
+		fmt.Sscan(string(found[1]), &n)
+	}
+	return n
 }
 
 // lose kills servers one after the other and starts them again.

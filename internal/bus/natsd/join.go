@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bus"
@@ -18,6 +19,10 @@ import (
 type Join struct {
 	URLs []string       // of leaf node ports; a user and password may stand in them
 	CA   *x509.CertPool // nil is the system's
+
+	// JetStream is its domain in that cluster, where a stream keeps what managers
+	// push; "" is none.
+	JetStream string
 }
 
 // Times of the link to an external cluster.
@@ -30,9 +35,15 @@ const (
 // link as well, and over that come those of all units elsewhere.
 const joinedSubjects = 1 << 16
 
-// Check tells what is wrong with the URLs: tls://host:port, or nats://IP:port on
-// loopback.
+// domainName is what a domain of JetStream may be called.
+var domainName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// Check tells what is wrong with the URLs, which are tls://host:port, or
+// nats://IP:port on loopback, and with the domain.
 func (j Join) Check() error {
+	if j.JetStream != "" && (len(j.URLs) == 0 || !domainName.MatchString(j.JetStream)) {
+		return wire.Refuse(wire.BadRequest, "nats: domain of JetStream", j.JetStream, "1 to 64 of A-Z, a-z, 0-9, _ and -, beside a URL")
+	}
 	_, err := j.remotes()
 	return err
 }
