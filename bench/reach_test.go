@@ -131,10 +131,10 @@ func (r *reaching) traffic(ctx context.Context, gateway string) (s stats) {
 // BenchmarkFirst is G17: the first request to a replica never used, in the
 // session that it has joined, beside RA-TLS to it; the CPU time of both ends.
 // Once it goes over the connection that the user has to the gateway, once over
-// a new one, with a new connection in plain HTTP beside it.
+// a new one, with plain HTTP over either beside it.
 func BenchmarkFirst(b *testing.B) {
 	r := newReaching(b)
-	plain := &http.Transport{DisableKeepAlives: true}
+	plain, anew := &http.Transport{}, &http.Transport{DisableKeepAlives: true}
 	const others = replicas - 1
 	cost := func(f func()) time.Duration {
 		return r.pair(func() {
@@ -154,5 +154,6 @@ func BenchmarkFirst(b *testing.B) {
 		Contender{"ra-tls", func() time.Duration { return cost(func() { get(r.ra, r.RATLS) }) }},
 		Contender{"session", session(r.All)},
 		Contender{"session-new-connection", session(r.AllCold)},
-		Contender{"plain-new-connection", func() time.Duration { return cost(func() { get(plain, r.Plain) }) }})
+		Contender{"plain", func() time.Duration { return cost(func() { get(plain, r.Plain) }) }},
+		Contender{"plain-new-connection", func() time.Duration { return cost(func() { get(anew, r.Plain) }) }})
 }

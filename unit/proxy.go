@@ -55,10 +55,10 @@ func newProxy(address string, log *slog.Logger) (http.Handler, func()) {
 }
 
 // fullDuplex lets the answer begin before the request has ended, for which HTTP/1.1
-// has to be told. It fails only for writers that are not the server's own. Such an
-// answer is then the last on its connection: after one whose request nobody read to
-// its end the server of net/http panics (go.dev/issue/68560), and the client would not
-// know the outcome of the next.
+// has to be told. It fails only for writers that are not the server's own. An answer
+// that does begin before is the last on its connection: the server of net/http panics
+// at the next request when nobody read this one to its end (go.dev/issue/68560), and
+// the client would not know the outcome of that.
 func fullDuplex(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, *http.Request) {
 	_ = http.NewResponseController(w).EnableFullDuplex()
 	body := &watchedBody{ReadCloser: r.Body}
