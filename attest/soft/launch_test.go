@@ -413,9 +413,15 @@ func TestSignalsAreForwarded(t *testing.T) {
 		if err := p.Signal(s); err != nil {
 			t.Fatal(err)
 		}
-		if exit, err := p.Wait(); err != nil || exit.Signal != s && exit.Code == 0 {
+		late := time.AfterFunc(10*time.Second, func() {
+			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
+			t.Errorf("%v: after 10 s the process is still there:\n%s", s, status)
+			_ = p.Signal(syscall.SIGKILL)
+		})
+		if exit, err := p.Wait(); err != nil || exit.Signal != s {
 			t.Errorf("%v: got %v, %v", s, exit, err)
 		}
+		late.Stop()
 		if err := syscall.Kill(p.PID, 0); err != syscall.ESRCH {
 			t.Errorf("%v: process %d: got %v, want it gone", s, p.PID, err)
 		}

@@ -201,7 +201,9 @@ func replace() heard {
 
 func sleep() heard {
 	fmt.Println("ready")
-	select {}
+	for {
+		time.Sleep(time.Hour) // without a timer the runtime would call it a deadlock
+	}
 }
 
 // parent leaves a process behind.

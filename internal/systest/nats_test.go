@@ -172,6 +172,7 @@ func newScaled(t *testing.T, apart bool) *scaled {
 	places := make([]member, 5)
 	if apart {
 		s.Host = bridgeHost
+		_ = ip("link", "del", bridge) // of a run that was killed
 		mustIP(t, "link", "add", bridge, "type", "bridge")
 		t.Cleanup(func() { _ = ip("link", "del", bridge) })
 		mustIP(t, "addr", "add", bridgeHost+"/24", "dev", bridge)
@@ -216,6 +217,7 @@ func newScaled(t *testing.T, apart bool) *scaled {
 // plug makes a namespace and connects it to the bridge.
 func (s *scaled) plug(n member) {
 	s.t.Helper()
+	_ = ip("netns", "del", n.place) // as above
 	mustIP(s.t, "netns", "add", n.place)
 	s.t.Cleanup(func() { _ = ip("netns", "del", n.place) })
 	mustIP(s.t, "link", "add", n.place, "type", "veth", "peer", "name", "eth0", "netns", n.place)
