@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -78,6 +79,7 @@ func (d *Daemon) Serve(ctx context.Context, ln net.Listener) error {
 	defer launchers.Wait()
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
+	defer signal.Stop(caught())
 	for {
 		conn, err := ln.Accept()
 		if ctx.Err() != nil {
@@ -93,6 +95,19 @@ func (d *Daemon) Serve(ctx context.Context, ln net.Listener) error {
 		}
 		launchers.Go(func() { d.attend(ctx, launcher) })
 	}
+}
+
+// caught catches, and forgets, what this process ignores of the signals that are
+// forwarded, as under nohup. A program would inherit that it is ignored; what is
+// caught is at its default again after execve(2).
+func caught() chan<- os.Signal {
+	signals := make(chan os.Signal, 1)
+	for _, s := range forwardedSignals {
+		if signal.Ignored(s) {
+			signal.Notify(signals, s)
+		}
+	}
+	return signals
 }
 
 // attend launches one program and stays until it is gone. When the launcher

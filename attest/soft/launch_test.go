@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -405,7 +406,11 @@ func TestSealingInTheDaemon(t *testing.T) {
 	}
 }
 
+// TestSignalsAreForwarded: a launched program ends by the signals that its launcher
+// sends, also where the daemon ignores one.
 func TestSignalsAreForwarded(t *testing.T) {
+	signal.Ignore(syscall.SIGHUP)
+	defer signal.Reset(syscall.SIGHUP)
 	e := startDaemon(t, t.TempDir())
 	for _, s := range forwardedSignals {
 		p := e.mustLaunch(t, LaunchRequest{Program: self(t), Settings: map[string]string{roleSetting: "sleep"}})
