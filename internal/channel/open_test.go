@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -78,6 +79,36 @@ func TestOpen(t *testing.T) {
 	}
 	if got := h.Stats(noon); got.Sessions != 1 || got.Opened != 1 || got.Rings != 4 {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// TestOpenedByAnother: the gateway brings open requests to units that the pin does not
+// stand for, as one that has left its group and beats still. The client asks again,
+// and tells what is wrong when it meets no other.
+func TestOpenedByAnother(t *testing.T) {
+	for strangers, want := range map[int]wire.Reason{openOthers - 1: "", openOthers: wire.WrongIdentity} {
+		c := newCluster(t, 1, echo)
+		rt := c.client(c.byTask(), 0)
+		left := strangers
+		c.tampers = func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path != wire.PathSession || left == 0 {
+				return nil, nil
+			}
+			left--
+			answer := must(c.route(r))
+			x := exchanged{answer: must(io.ReadAll(answer.Body))}
+			x.edit(2, flip)
+			answer.Body = io.NopCloser(bytes.NewReader(x.answer))
+			return answer, nil
+		}
+		begin := time.Now()
+		_, err := say(t, rt, "GET", "/", "")
+		if (err == nil) != (want == "") || err != nil && wire.ReasonOf(err) != want {
+			t.Errorf("%d strangers: got %v, want %q", strangers, err, want)
+		}
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("%d strangers: got an end after %v, want no pause", strangers, took)
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ const (
 	openTime        = 30 * time.Second       // for opening one session
 	openPause       = 100 * time.Millisecond // after a failed try, growing
 	openTries       = 6
+	openOthers      = 4                      // of these, that another than the pin's units answers
 	againPause      = 20 * time.Millisecond  // before an attempt after one that found nobody, doubling
 	turnTime        = 100 * time.Millisecond // of such an attempt, in which no other call makes one in its place
 	turnWait        = 10 * time.Second       // for the turn to make one
@@ -233,12 +234,15 @@ func (t *Transport) negotiate(ctx context.Context) (*Session, error) {
 		if err == nil {
 			return s, nil
 		}
-		// A certificate that ended on the answer's way is renewed by now.
-		repeat := errors.Is(err, ErrUnreachable) || errors.Is(err, wire.Expired)
+		// A certificate that ended on the answer's way is renewed by now. A unit that
+		// left its group, or whose release did, beats until its certificate's end: the
+		// gateway may choose another.
+		left := errors.Is(err, wire.WrongRole) || errors.Is(err, wire.WrongIdentity)
+		repeat := errors.Is(err, ErrUnreachable) || errors.Is(err, wire.Expired) || left && try < openOthers
 		if !repeat || try == openTries || ctx.Err() != nil {
 			return nil, fmt.Errorf("opening a session: %w", err)
 		}
-		if with = next; with.cookie == "" {
+		if with = next; with.cookie == "" && !left {
 			pause(ctx, time.Duration(try*try)*openPause)
 		}
 	}
