@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -123,51 +122,44 @@ func (f *flood) noise(ctx context.Context, n int, to target) {
 	_, _ = io.Copy(io.Discard, c)
 }
 
-// floodVariable makes this program the strangers.
-const floodVariable = "COHORT_SYSTEST_FLOOD"
+// flooded is what strangers did.
+type flooded struct {
+	Tried, Failed int64 // connections: all, and those in vain
+	Held          int64 // connections at the end
+}
 
-// TestStrangers is what they run; by itself it does nothing.
-func TestStrangers(t *testing.T) {
-	text := os.Getenv(floodVariable)
-	if text == "" {
-		return
-	}
-	f := new(flood)
-	if err := json.Unmarshal([]byte(text), f); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
+// floodedFile is where they write it at their end.
+const floodedFile = "flooded"
+
+func beStrangers(t *testing.T) any {
+	f := asked[*flood](t)
+	ctx, cancel := context.WithCancel(context.Background())
 	var flooding sync.WaitGroup
 	flooding.Go(func() { f.run(ctx) })
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	held := f.held.Load()
-	cancel()
-	flooding.Wait()
-	fmt.Printf("%d %d %d\n", f.tried.Load(), f.failed.Load(), held)
+	t.Cleanup(func() {
+		held := f.held.Load()
+		cancel()
+		flooding.Wait()
+		if err := os.WriteFile(floodedFile, must(json.Marshal(flooded{f.tried.Load(), f.failed.Load(), held})), 0o600); err != nil {
+			t.Error(err)
+		}
+	})
+	return struct{}{}
 }
 
 // begin floods from a process of its own, which has what nobody else wants of the
-// cores, as strangers have their own machines. When they are ended it tells how many
-// connections were made, how many in vain, and how many were held at the end.
-func (f *flood) begin(t *testing.T) (end func() (tried, failed, held int)) {
+// cores, as strangers have their own machines. It ends them when their result is asked
+// for.
+func (f *flood) begin(t *testing.T) (end func() flooded) {
 	t.Helper()
-	strangers := exec.Command("nice", "-n", "19", os.Args[0], "-test.run=^TestStrangers$")
-	strangers.Env = append(os.Environ(), floodVariable+"="+string(must(json.Marshal(f))))
-	in, out := must(strangers.StdinPipe()), must(strangers.StdoutPipe())
-	if err := strangers.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { strangers.Process.Kill() })
-	return func() (tried, failed, held int) {
-		in.Close()
-		if _, err := fmt.Fscan(out, &tried, &failed, &held); err != nil {
+	var none struct{}
+	strangers := startProcess(t, roleCommand("strangers", f, "nice", "-n", "19"), &none)
+	return func() (did flooded) {
+		strangers.end(nil)
+		if err := json.Unmarshal(must(os.ReadFile(filepath.Join(strangers.dir, floodedFile))), &did); err != nil {
 			t.Errorf("strangers: %v", err)
 		}
-		_, _ = io.Copy(io.Discard, out)
-		if err := strangers.Wait(); err != nil {
-			t.Errorf("strangers: %v", err)
-		}
-		return tried, failed, held
+		return did
 	}
 }
 
@@ -240,10 +232,10 @@ func TestFlood(t *testing.T) {
 			t.Errorf("%s: got %d MiB, want at most %d more than %d", name, got, bound, before[name])
 		}
 	}
-	tried, failed, held := end()
-	t.Logf("%d connections of strangers, %d of them in vain, %d held at the end; p99 of %d honest requests %v, %v before", tried, failed, held, calls, loud, quiet)
-	if half := f.half(); held < half/2 || tried-failed < half+f.Garbage {
-		t.Errorf("got %d connections, %d held, want at least %d and %d: nothing was flooded", tried-failed, held, half+f.Garbage, half/2)
+	did := end()
+	t.Logf("%d connections of strangers, %d of them in vain, %d held at the end; p99 of %d honest requests %v, %v before", did.Tried, did.Failed, did.Held, calls, loud, quiet)
+	if half := int64(f.half()); did.Held < half/2 || did.Tried-did.Failed < half+int64(f.Garbage) {
+		t.Errorf("got %d connections, %d held, want at least %d and %d: nothing was flooded", did.Tried-did.Failed, did.Held, half+int64(f.Garbage), half/2)
 	}
 	for name, p := range processes {
 		wait(t, 20*time.Second, name+" to close what strangers opened", func() bool { return p.descriptors() < files[name]+50 })

@@ -120,14 +120,11 @@ type member struct {
 func (n *member) start(t *testing.T) {
 	t.Helper()
 	var none struct{}
-	env := []string{roleVariable + "=" + n.role, "SYSTEST_CONFIG=" + string(must(json.Marshal(n.wish)))}
-	args := []string{must(os.Executable()), "-test.run=^TestProcess$", "-test.timeout=1h"}
+	var by []string
 	if n.place != "" {
-		args = append([]string{"ip", "netns", "exec", n.place}, args...)
+		by = []string{"ip", "netns", "exec", n.place}
 	}
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), env...)
-	n.process = startProcess(t, cmd, &none)
+	n.process = startProcess(t, roleCommand(n.role, n.wish, by...), &none)
 }
 
 func (n *member) kill() { n.process.end(syscall.SIGKILL) }

@@ -36,7 +36,7 @@ const roleVariable = "SYSTEST_ROLE"
 
 // TestProcess is the other roles. In a run of tests it has none.
 func TestProcess(t *testing.T) {
-	role := map[string]func(*testing.T) any{"authority": beAuthority, "manager": beManager, "nats": beNATS, "joined-manager": beJoinedManager}[os.Getenv(roleVariable)]
+	role := map[string]func(*testing.T) any{"authority": beAuthority, "manager": beManager, "nats": beNATS, "joined-manager": beJoinedManager, "strangers": beStrangers}[os.Getenv(roleVariable)]
 	if role == nil {
 		return
 	}
@@ -187,9 +187,16 @@ func startProcess(t *testing.T, cmd *exec.Cmd, place any) *process {
 // startRole runs this test binary as something else.
 func startRole(t *testing.T, role string, config, place any) *process {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe", "-test.run=^TestProcess$", "-test.timeout=1h")
+	return startProcess(t, roleCommand(role, config), place)
+}
+
+// roleCommand is this test binary as something else, as it is or by way of another
+// command.
+func roleCommand(role string, config any, by ...string) *exec.Cmd {
+	args := append(by, must(os.Executable()), "-test.run=^TestProcess$", "-test.timeout=1h")
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), roleVariable+"="+role, "SYSTEST_CONFIG="+string(must(json.Marshal(config))))
-	return startProcess(t, cmd, place)
+	return cmd
 }
 
 // apart is a cluster of processes.
