@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // relay passes what units seal to all units of their cluster, in batches, and
@@ -104,7 +105,7 @@ func (r *relay) add(a arrival, push func(bus.Cluster, []byte) error) {
 // inherits it, to the units of that.
 func (r *relay) bequeath(from, to bus.Cluster) {
 	for _, item := range r.copies.of(from) {
-		if _, has := r.copies.get(to, item.Session, r.clock()); !has {
+		if r.lacks(to, item.Session) {
 			r.hand(arrival{cluster: to, item: item, kept: true})
 		}
 	}
@@ -113,23 +114,25 @@ func (r *relay) bequeath(from, to bus.Cluster) {
 // recall keeps what read gives of sessions that nothing is kept of. What came from
 // the units meanwhile is newer.
 func (r *relay) recall(read func(func(bus.Cluster, bus.Item)) error) (items int, err error) {
-	missing := func(c bus.Cluster, item bus.Item) bool {
-		_, has := r.copies.get(c, item.Session, r.clock())
-		return !has
-	}
 	missed := newCopies(r.copies.most)
 	err = read(func(c bus.Cluster, item bus.Item) {
-		if missing(c, item) {
+		if r.lacks(c, item.Session) {
 			missed.put(c, item, r.clock())
 		}
 	})
 	return items, errors.Join(err, missed.all(func(c bus.Cluster, item bus.Item) error {
-		if missing(c, item) {
+		if r.lacks(c, item.Session) {
 			items++
 			r.keep(c, item)
 		}
 		return nil
 	}))
+}
+
+// lacks reports whether nothing is kept of a session.
+func (r *relay) lacks(c bus.Cluster, session wire.SessionID) bool {
+	_, has := r.copies.get(c, session, r.clock())
+	return !has
 }
 
 func (r *relay) pushAll(push func(bus.Cluster, []byte) error) {
