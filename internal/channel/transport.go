@@ -237,8 +237,9 @@ func (t *Transport) negotiate(ctx context.Context) (*Session, error) {
 		// A certificate that ended on the answer's way is renewed by now. A unit that
 		// left its group, or whose release did, beats until its certificate's end: the
 		// gateway may choose another.
-		left := errors.Is(err, wire.WrongRole) || errors.Is(err, wire.WrongIdentity)
-		repeat := errors.Is(err, ErrUnreachable) || errors.Is(err, wire.Expired) || left && try < openOthers
+		unreached := errors.Is(err, ErrUnreachable)
+		left := !unreached && (errors.Is(err, wire.WrongRole) || errors.Is(err, wire.WrongIdentity))
+		repeat := unreached || errors.Is(err, wire.Expired) || left && try < openOthers
 		if !repeat || try == openTries || ctx.Err() != nil {
 			return nil, fmt.Errorf("opening a session: %w", err)
 		}
