@@ -44,16 +44,37 @@
 //	cohort trust --ohttp → client.NewOneOff → channel.VerifyOneOffKeys (signed by a unit)
 //	any OHTTP client ⇒ manager's gateway ⇒ channel.Server (any unit) → http.Handler
 //
+// Founders make a domain:
+//
+//	cohort authority init --draft → authority.Init → founding.Make → store
+//	cohort policy sign --init → founding.Founder.Check → policy.Draft.Fill → sign
+//	  (and before, where a key is bound by a credential: authority init --open → founding.Open)
+//
 // Owners change policy:
 //
 //	cohort policy sign → policy.Parse → ⇒ authority.propose → policy.Propose
 //	  → policy.Approved.Next → store (compare and swap) → snapshot
+//
+// The parties of a group approve its root, which owners do not have:
+//
+//	(*Authority).snapshot → groupRoots → Roster.AdmitAuthority → store (first row stays)
+//	cohort group approve ⇒ authority.groupRoot → attest.Verifier.Appraise, Roster.AdmitAuthority
+//	  → sign ⇒ authority.hear → policy.Approved.Next → policy.Pact
+//	policy.Approved.AdmitMember → identity.Issuer → identity.Check
 //
 // Owners keep a backup of the root, and bring it back on another machine:
 //
 //	cohort authority backup ⇒ authority.backup → backup.Split → shares, sealed to owners
 //	cohort authority restore → (each owner: backup.Unlock, for the TEE that asks)
 //	  → authority.Restore → backup.Combine → store
+//
+// A policy step reaches everyone: units and clients each have one poll waiting, at the
+// authority or at a gateway, which has one for all its clients:
+//
+//	authority.adopt → snapshot → authority.waitHistory ⇒ history.Watcher.Run
+//	  → History.Extend → identity.ParseHead → unit.adopt → Unit.concerned → unit.renew
+//	                                        → client's Trust.under → connections checked again
+//	  (manager's chronicle ⇒ Gateway.Watch, where no authority has a place)
 //
 // Trust is a type on each of these ways: Evidence → Appraise → attest.Result;
 // file and signatures → policy.Approved; chain → identity.Peer. Only the
@@ -64,18 +85,30 @@
 //
 // Imports go down only. floors_test.go holds this table against the tree, with
 // the third-party modules each package may reach.
+// Files that ask a TEE for evidence are built for linux alone, where all TEEs are;
+// what appraises builds for darwin, windows and js/wasm too (builds_test.go).
 //
-//	0  internal/wire             framing, labels, digests, limits, reasons
+//	0  internal/wire             framing, labels, digests, sizes, reasons
+//	   internal/limit            what a server bounds for each address: connections, requests,
+//	                             places, the pace of reads and writes
+//	   internal/retry            how long a caller waits before it tries again
 //	   internal/loopback         addresses for the servers that tests start; tests only
+//	   attest/internal/closed    keeps the set of appraisers closed
 //	1  attest                    Evidence in, Attestation Result out
-//	   internal/api              the authority's API: bodies, problems, client; and what
-//	                             servers bound: connections, tokens of an address
-//	   internal/bus              units and the manager over NATS: hints and sealed bytes
+//	   internal/envelope         what an untrusted carrier may read of the channel's messages
+//	   internal/bhttp            binary HTTP (RFC 9292), the plaintext of requests and responses
+//	   attest/internal/pki       how vendors vouch by certificates: chains, revocation
+//	                             lists, validity, and a memory of what was verified
+//	   internal/api              the authority's API: bodies, problems, client
+//	   internal/bus              units and their managers: hints and sealed bytes, in
+//	                             frames of our own
 //	2  attest/soft …             one platform each, attest/nvidia a device beside one;
 //	                             attest/snp imports attest/tpm beside it, whose quotes
 //	                             Azure's reports vouch for
 //	   policy                    what owners approve, and when it is approved
-//	   internal/bus/natsd        the embedded NATS server
+//	   internal/bus/cluster      managers and one another over NATS, which no unit reaches
+//	   internal/bus/natsd        the NATS server in a manager, which listens nowhere
+//	   internal/ohttp            Oblivious HTTP (RFC 9458): keys, and messages whole or in chunks
 //	   internal/collateral       what vendors say beside evidence: fetched and kept,
 //	                             never inside appraisal
 //	3  identity                  keys and chains from the root secret; Check
@@ -84,9 +117,15 @@
 //	4  internal/authority/store  what the authority keeps; testdb/ starts a server, tests only
 //	   internal/failpoint        kills a process at one point of its work; tests only
 //	   internal/backup           the root secret as shares sealed to its owners
+//	   internal/founding         what founders check before they sign the first policy: on
+//	                             its own, because the TEE that makes a root and the
+//	                             owner who pins it must agree, and neither is the other
 //	   internal/history          following the policy history from its genesis
 //	   internal/channel          the trusted channel: sessions, requests, answers
-//	   internal/bus/bustest      units' certificates for tests of bus and manager; tests only
+//	   internal/testworld        owners, the policies they signed, a clock and checks, in one
+//	                             place for the tests of all packages; tests only
+//	   internal/bus/bustest      units' certificates for tests of bus and manager, beside
+//	                             testworld; tests only
 //	5  internal/authority        challenge, issue, trust, policy
 //	   internal/manager          relay, registry, gateway; knows no key
 //	   unit                      SDK for units, and the agent

@@ -2,38 +2,24 @@ package cohort
 
 import (
 	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"go/format"
+	"go/parser"
+	"go/token"
+	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 )
 
-// mutant is one file of testdata/mutants: a patch that takes one protection
-// away, and above it the lines
-//
-//	protection: WHAT IS TAKEN AWAY
-//	test: PACKAGE -run PATTERN
-//
-// that name what is lost and the test that must notice.
-type mutant struct {
-	name, protection, pkg, run string
-	files                      map[string][]byte // path in the module → changed content
-}
-
-// TestMutantsFit reads every mutant: its old text must stand exactly once in
-// the file, and docs/threat-cases.md must have its row. It costs nothing, so
-// that code that moves away from under a mutant is noticed at once.
+// TestMutantsFit reads every mutant: what it changes must be there, and
+// docs/threat-cases.md must have its row. It costs nothing, so that code that
+// moves away from under a mutant is noticed at once.
 func TestMutantsFit(t *testing.T) {
 	all := mutants(t)
-	if len(all) < 25 {
-		t.Errorf("got %d mutants, want at least 25", len(all))
+	if len(all) < 500 {
+		t.Errorf("got %d mutants, want them all", len(all))
 	}
 	table := read(t, "docs/threat-cases.md")
 	for _, m := range all {
@@ -41,183 +27,107 @@ func TestMutantsFit(t *testing.T) {
 		if !bytes.Contains(table, []byte(row)) {
 			t.Errorf("docs/threat-cases.md has no row\n%s", row)
 		}
+		for path, content := range changed(t, m) {
+			if _, err := parser.ParseFile(token.NewFileSet(), path, content, parser.SkipObjectResolution); err != nil {
+				t.Errorf("mutant %q, changed: %v", m.name, err)
+			}
+		}
+	}
+	for _, some := range switched(all) {
+		changed(t, some...) // fails where two overlap
 	}
 }
 
-// TestMutants takes away one protection after the other, two at a time, and
-// wants the test that is named for it to fail. It takes minutes and both cores,
-// so it waits to be asked for.
-func TestMutants(t *testing.T) {
-	if testing.Short() || os.Getenv("COHORT_FULL") == "" {
-		t.Skip("SKIPPED: no mutant was run; COHORT_FULL=1 and no -short run them")
-	}
-	slots := make(chan struct{}, 2)
-	for _, m := range mutants(t) {
-		t.Run(m.name, func(t *testing.T) {
-			t.Parallel()
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			begin := time.Now()
-			by := m.kill(t)
-			t.Logf("%.1fs: without %q fails %s", time.Since(begin).Seconds(), m.protection, by)
+// TestReadMutants: a mutant that lacks a line, or that the code has moved away
+// from under, is refused, and what it changes is what it names.
+func TestReadMutants(t *testing.T) {
+	folder := t.TempDir()
+	write(t, filepath.Join(folder, "code.go"), []byte("package code\n\n"+
+		"const Most = 3\n\n"+
+		"func (s *Set[K]) Check(n int) error {\n"+
+		"\tif n < 0 { // never\n\t\treturn wire.Refuse(wire.TooLarge, \"set: size\", n, 0)\n\t}\n"+
+		"\tif n == 1 {\n\t\treturn wire.Refuse(wire.TooMany, \"set: twice\", n, 0)\n\t}\n"+
+		"\tswitch {\n\tcase n > Most:\n\t\treturn wire.Refuse(wire.TooMany, \"set: twice\", n, Most)\n\tdefault:\n\t\treturn wire.Refuse(wire.Behind, \"set: default\", n, 0)\n\t}\n}\n"))
+	const head = "mutant: m\nprotection: p\ntest: ./x -run T\n"
+	for _, tt := range []struct{ name, block, want string }{ // want is a part of the changed file, or of the error
+		{"a guard", head + "removes: wire.TooLarge, \"set: size\"", `if (n < 0) && mutated != "m" {`},
+		{"a guard by itself", head + "in: Set.Check\nremoves: case n > Most", `case (n > Most) && mutated != "m":`},
+		{"a comparison", head + "in: Set.Check\nold: n <\n\t0\nnew: true", `if (mutated == "m" && (true) || mutated != "m" && (n < 0)) {`},
+		{"statements", head + "in: Set.Check\nold: if n < 0 { return wire.Refuse(wire.TooLarge, \"set: size\", n, 0) }\nnew:", "if mutated == \"m\" {\n\n} else {\nif n < 0 { // never"},
+		{"a comparison beside any other text", head + "in: Set.Check\nold: n < 0\nnew: true\nin: Most\nold: 3\nnew: 4", "if true { // never"},
+		{"any other text", head + "in: Most\nold: = 3\nnew: = 4", "const Most = 4"},
+		{"no such declaration", head + "in: Set.Gone\nold: n\nnew: m", `declares no "Set.Gone"`},
+		{"an old text twice", head + "in: Set.Check\nold: n\nnew: m", "the old text stands 8 times there, want once"},
+		{"an old text of another declaration", head + "in: Most\nold: n < 0\nnew: false", "the old text stands 0 times there, want once"},
+		{"no such refusal", head + "removes: wire.TooLarge, \"set\"", "the refusal stands 0 times there, want once"},
+		{"a refusal twice", head + "removes: wire.TooMany, \"set: twice\"", "the refusal stands 2 times there, want once"},
+		{"a refusal without a condition", head + "removes: wire.Behind, \"set: default\"", "under no condition of its own"},
+		{"an unknown key", head + "drops: wire.TooLarge", `got line "drops: wire.TooLarge", want mutant,`},
+		{"no new text", head + "in: Most\nold: = 3", "want lines mutant, protection, test, and removes, or old and new"},
+		{"something between old and new", head + "in: Most\nold: = 3\nin: Most\nnew: = 4", "after old, want new"},
+		{"no old text", head + "in: Most\nnew: = 4", "the old text stands 0 times there"},
+		{"no protection", "mutant: m\ntest: ./x -run T\nremoves: wire.TooLarge, \"set: size\"", "want lines mutant, protection, test"},
+		{"no change", head, "want lines mutant, protection, test"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			all, err := make(reader).read(folder, tt.block)
+			got := fmt.Sprint(err)
+			if err == nil {
+				got = string(changed(t, all...)[filepath.Join(folder, "code.go")])
+			}
+			if !strings.Contains(got, tt.want) {
+				t.Errorf("got %s\nwant %s", got, tt.want)
+			}
 		})
 	}
 }
 
-// failed finds the tests that a run of go test says have failed.
-var failed = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
-
-// kill runs the mutant's test on the changed code, which must build and fail,
-// and gives the innermost test that did.
-func (m mutant) kill(t *testing.T) string {
+// mutants reads all of them.
+func mutants(t *testing.T) (all []mutant) {
 	t.Helper()
-	overlay := m.overlay(t)
-	command := []string{"test", "-overlay", overlay, "-count=1", "-vet=off", "-timeout=60s", "-run", m.run, m.pkg}
-	out, err := exec.Command("go", command...).CombinedOutput()
-	var exit *exec.ExitError
-	found := failed.FindAllSubmatch(out, -1)
-	switch {
-	case err == nil:
-		t.Errorf("survived: without %s, %s %s passes:\n%s", m.protection, m.pkg, m.run, out)
-	case !errors.As(err, &exit):
-		t.Errorf("running go test: %v", err)
-	case len(found) == 0:
-		t.Errorf("no test failed; does it build?\n%s", out)
-	default:
-		return string(found[len(found)-1][1])
-	}
-	return "nothing"
-}
-
-// overlay writes the changed files beside the tree, and the list of them that
-// the go command reads.
-func (m mutant) overlay(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	replace := make(map[string]string)
-	for path, content := range m.files {
-		source, err := filepath.Abs(path)
-		if err != nil {
-			t.Fatal(err)
+	const root = "testdata/mutants"
+	code := make(reader)
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
 		}
-		replace[source] = filepath.Join(dir, strings.ReplaceAll(path, "/", "_"))
-		write(t, replace[source], content)
-	}
-	list, err := json.Marshal(map[string]any{"Replace": replace})
+		folder := strings.TrimSuffix(strings.TrimPrefix(path, root+"/"), ".txt")
+		some, err := code.read(folder, string(read(t, path)))
+		if err != nil {
+			t.Errorf("%s:\n%v", path, err)
+		}
+		all = append(all, some...)
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "overlay.json")
-	write(t, path, list)
-	return path
-}
-
-// mutants reads all of them and applies their patches in memory.
-func mutants(t *testing.T) []mutant {
-	t.Helper()
-	paths, err := filepath.Glob("testdata/mutants/*.patch")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []mutant
-	for _, path := range paths {
-		m, err := parseMutant(path)
-		if err != nil {
-			t.Errorf("%s: %v", path, err)
-			continue
-		}
-		all = append(all, m)
 	}
 	return all
 }
 
-func parseMutant(path string) (mutant, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return mutant{}, err
-	}
-	m := mutant{name: strings.TrimSuffix(filepath.Base(path), ".patch"), files: make(map[string][]byte)}
-	head, patch, _ := strings.Cut(string(text), "--- a/")
-	for line := range strings.Lines(head) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
-		switch key {
-		case "protection":
-			m.protection = value
-		case "test":
-			m.pkg, m.run, _ = strings.Cut(value, " -run ")
-		default:
-			return m, fmt.Errorf("line %q: want protection or test", line)
-		}
-	}
-	if m.protection == "" || m.run == "" || patch == "" {
-		return m, errors.New("want lines protection and test, then a patch")
-	}
-	for part := range strings.SplitSeq(patch, "\n--- a/") {
-		if err := m.apply(part); err != nil {
-			return m, err
-		}
-	}
-	return m, nil
-}
-
-// apply makes the changes of one file of a patch. Where they belong is found by
-// their old text, not by line numbers, so that code above may move.
-func (m mutant) apply(patch string) error {
-	hunks := strings.Split(patch, "\n@@ ")
-	path, _, _ := strings.Cut(hunks[0], "\n")
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	for _, hunk := range hunks[1:] {
-		old, changed := sides(hunk)
-		if n := bytes.Count(content, old); n != 1 {
-			return fmt.Errorf("%s: the old text stands %d times in it, want once:\n%s", path, n, old)
-		}
-		content = bytes.Replace(content, old, changed, 1)
-	}
-	if _, err := format.Source(content); err != nil {
-		return fmt.Errorf("%s, changed: %w", path, err)
-	}
-	m.files[path] = content
-	return nil
-}
-
-// sides are the text of a hunk before and after.
-func sides(hunk string) (old, changed []byte) {
-	_, body, _ := strings.Cut(hunk, "\n")
-	for line := range strings.Lines(strings.TrimSuffix(body, "\n") + "\n") {
-		if line[0] != '+' {
-			old = append(old, line[1:]...)
-		}
-		if line[0] != '-' {
-			changed = append(changed, line[1:]...)
-		}
-	}
-	return old, changed
-}
-
-// TestThreatCases: every test that docs/threat-cases.md names is there. A test
+// TestThreatCases: every test that the pages of threats and of groups name is there. A test
 // stands behind its package, on the same line.
 func TestThreatCases(t *testing.T) {
 	name := regexp.MustCompile("`(\\./[\\w/]+|Test\\w+)[^`]*`")
 	found := 0
-	for line := range strings.Lines(string(read(t, "docs/threat-cases.md"))) {
-		folder := ""
-		for _, token := range name.FindAllStringSubmatch(line, -1) {
-			switch {
-			case token[1][0] == '.':
-				folder = token[1]
-			case folder != "":
-				found++
-				if !hasTest(t, folder, token[1]) {
-					t.Errorf("docs/threat-cases.md names %s of %s, which is not there", token[1], folder)
+	for _, page := range []string{"docs/threat-cases.md", "docs/threat-model.md", "docs/how-to/clean-room.md"} {
+		for line := range strings.Lines(string(read(t, page))) {
+			folder := ""
+			for _, token := range name.FindAllStringSubmatch(line, -1) {
+				switch {
+				case token[1][0] == '.':
+					folder = token[1]
+				case folder != "":
+					found++
+					if !hasTest(t, folder, token[1]) {
+						t.Errorf("%s names %s of %s, which is not there", page, token[1], folder)
+					}
 				}
 			}
 		}
 	}
-	if found < 50 {
-		t.Errorf("got %d tests in docs/threat-cases.md, want them all", found)
+	if found < 300 {
+		t.Errorf("got %d tests in the pages, want them all", found)
 	}
 }
 

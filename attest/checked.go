@@ -26,7 +26,7 @@ type Checked struct {
 
 // changing are the roles of what vendors withdraw or replace: lists and
 // statements. Certificates stay what they are until their end, or a list's word.
-var changing = []string{"crl", "model_crl", "pck_crl", "qe_identity", "root_crl", "tcb_info"}
+var changing = []string{"crl", "model_crl", "pck_crl", "qe_identity", "region_crl", "root_crl", "tcb_info", "zone_crl"}
 
 // FrameChecked writes what endorsements hold in role "checked", in the order of
 // the roles (docs/spec/evidence.md, section 2).
@@ -83,14 +83,17 @@ func readChecked(fields [4][]byte) (Checked, error) {
 }
 
 // recent demands that what vendors withdraw or replace was had from them not
-// longer ago than the rules say.
-func (r Rules) recent(endorsed Endorsements, at time.Time) error {
+// longer ago than the rules say, and nothing in the future, but for clocks that
+// differ.
+func (r Rules) recent(endorsed Endorsements, checked []Checked, at time.Time) error {
+	latest := at.Add(wire.MaxClockSkew)
+	for _, c := range checked {
+		if c.At.After(latest) {
+			return wire.Refuse(wire.ClockSkew, "collateral: "+c.Role+" checked", c.At.Format(time.RFC3339), "not after "+latest.UTC().Format(time.RFC3339))
+		}
+	}
 	if r.CheckedWithin == 0 {
 		return nil
-	}
-	checked, err := endorsed.Checked()
-	if err != nil {
-		return err
 	}
 	least := at.Add(-r.CheckedWithin)
 	for _, role := range changing {

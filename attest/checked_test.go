@@ -91,6 +91,9 @@ func TestCheckedWithin(t *testing.T) {
 		{"of another document", day, both, []attest.Checked{had("crl", []byte("newer"), 0), had("tcb_info", statement, 0)}, wire.Expired},
 		{"in another role", day, both, []attest.Checked{had("pck_crl", list, 0), had("tcb_info", statement, 0)}, wire.Expired},
 		{"a list of a GPU's model longer ago", day, attest.Endorsements{"model_crl": list}, []attest.Checked{had("model_crl", list, 2*day)}, wire.Expired},
+		{"as far ahead as clocks differ", day, both, []attest.Checked{had("crl", list, -wire.MaxClockSkew), had("tcb_info", statement, 0)}, ""},
+		{"in the future", day, both, []attest.Checked{had("crl", list, -wire.MaxClockSkew-time.Second), had("tcb_info", statement, 0)}, wire.ClockSkew},
+		{"in the future, and nobody asks", 0, both, []attest.Checked{had("crl", list, 0), had("tcb_info", statement, -day)}, wire.ClockSkew},
 		{"certificates alone", day, attest.Endorsements{"vcek": []byte("certificate")}, nil, ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {

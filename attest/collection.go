@@ -50,8 +50,8 @@ func (e Evidence) collect() ([]byte, error) {
 	return join(members), nil
 }
 
-// join writes members in the order of their names, none of which needs an
-// escape. Package json would scan every value again.
+// join writes members in the order of their names, none of which needs an escape. It
+// is written by hand for what split says.
 func join(members map[string]json.RawMessage) []byte {
 	size := 2
 	for name, value := range members {
@@ -132,7 +132,9 @@ func readCollection(b []byte) (Evidence, error) {
 }
 
 // split finds the members of a collection, none of which needs an escape and none
-// holds a bracket inside. Package json would look at every byte of them twice.
+// holds a bracket inside. It and join are written by hand: package json needs for
+// either of the two steps twice as long as all of the reading takes, and for both nearly
+// half as long as the appraisal (BenchmarkCollection).
 func split(b []byte) (members map[string]json.RawMessage, ok bool) {
 	members = map[string]json.RawMessage{}
 	rest, ok := bytes.CutPrefix(b, []byte("{"))

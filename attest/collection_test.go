@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/internal/closed"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/veraison/cmw"
 )
@@ -140,6 +141,8 @@ type judge struct {
 	claims   attest.Claims
 }
 
+func (j judge) Genuine() closed.Appraiser { return closed.Of(j) }
+
 func (j judge) Platform() attest.Platform { return j.platform }
 
 func (j judge) Appraise(raw []byte, _ attest.Endorsements, _ attest.Rules, _ time.Time) (attest.Claims, error) {
@@ -208,20 +211,33 @@ func TestAppraiseComposite(t *testing.T) {
 	}
 }
 
-// TestAppraiseDevice: a device alone is judged for people, a TEE is not.
-func TestAppraiseDevice(t *testing.T) {
+// TestAppraiseDevices: devices without a TEE are appraised, each for the use of the
+// question and one chip once; a TEE is none.
+func TestAppraiseDevices(t *testing.T) {
 	v := attest.NewVerifier(judge{platform: attest.Soft}, judge{platform: attest.NvidiaGPU})
-	q := attest.Question{Evidence: gpu(2), ReportData: someData, Rules: map[attest.Platform]attest.Rules{attest.Soft: {}, attest.NvidiaGPU: {}}, At: someTime}
-	if d, err := v.AppraiseDevice(q); err != nil || d.Chip != "\x02" {
-		t.Errorf("got %+v, %v, want the chip", d, err)
-	}
-	q.Evidence.Raw = []byte{0xff}
-	if d, err := v.AppraiseDevice(q); !errors.Is(err, wire.BadSignature) || d.Chip != "" {
-		t.Errorf("got %+v, %v, want %q", d, err, wire.BadSignature)
-	}
-	q.Evidence = attest.Evidence{Platform: attest.Soft, Raw: []byte{1}}
-	if _, err := v.AppraiseDevice(q); !errors.Is(err, wire.NoPlatform) {
-		t.Errorf("a TEE as a device: got %v, want %q", err, wire.NoPlatform)
+	two := gpu(2)
+	two.Devices = []attest.Evidence{gpu(3)}
+	for _, c := range []struct {
+		name   string
+		change func(*attest.Question)
+		want   attest.Reason
+	}{
+		{"both hold", func(*attest.Question) {}, ""},
+		{"the first does not", func(q *attest.Question) { q.Evidence.Raw = []byte{0xff} }, wire.BadSignature},
+		{"the second does not", func(q *attest.Question) { q.Evidence.Devices = []attest.Evidence{gpu(0xff)} }, wire.BadSignature},
+		{"one twice", func(q *attest.Question) { q.Evidence.Devices = []attest.Evidence{gpu(2)} }, wire.WrongChip},
+		{"for another use", func(q *attest.Question) { q.ReportData[0]++ }, wire.BadNonce},
+		{"a TEE", func(q *attest.Question) { q.Evidence.Platform = attest.Soft }, wire.NoPlatform},
+	} {
+		q := attest.Question{Evidence: two, ReportData: someData, Rules: map[attest.Platform]attest.Rules{attest.Soft: {}, attest.NvidiaGPU: {}}, At: someTime}
+		c.change(&q)
+		devices, err := v.AppraiseDevices(q)
+		if c.want == "" && (err != nil || len(devices) != 2 || devices[0].Chip != "\x02" || devices[1].Chip != "\x03") {
+			t.Errorf("%s: got %+v, %v, want both chips", c.name, devices, err)
+		}
+		if c.want != "" && (!errors.Is(err, c.want) || devices != nil) {
+			t.Errorf("%s: got %+v, %v, want %q", c.name, devices, err, c.want)
+		}
 	}
 }
 

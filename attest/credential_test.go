@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/attest/internal/closed"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -14,6 +15,7 @@ import (
 // them: what is shown here is what the verifier makes of the answers.
 type open struct{ in Introduction }
 
+func (o open) Genuine() closed.Appraiser                         { return closed.Of(o) }
 func (open) Platform() Platform                                  { return TPM }
 func (open) Credential(_ Introduction, s []byte) ([]byte, error) { return s, nil }
 func (o open) Introduced([]byte) (Introduction, error)           { return o.in, nil }
@@ -87,7 +89,8 @@ func TestAppraiseFor(t *testing.T) {
 // elsewhere is an appraiser of a platform that needs no credential.
 type elsewhere struct{}
 
-func (elsewhere) Platform() Platform { return Soft }
+func (e elsewhere) Genuine() closed.Appraiser { return closed.Of(e) }
+func (elsewhere) Platform() Platform          { return Soft }
 func (elsewhere) Appraise([]byte, Endorsements, Rules, time.Time) (Claims, error) {
 	use := ReportData{2}
 	return Claims{Measurement: Measurement{Platform: Soft}, ReportData: use[:]}, nil

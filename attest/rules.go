@@ -6,12 +6,38 @@ import (
 	"time"
 )
 
+// Rules are what policy says about one platform: who may vouch for it, and the
+// floors below which evidence is refused. The zero Rules accept nothing.
+type Rules struct {
+	// Roots are SHA-256 digests of the SubjectPublicKeyInfo of accepted
+	// platform roots.
+	Roots []Digest
+	// Debug accepts TEEs whose memory their host can read. It is set by a
+	// flag of its own name in policy and shown wherever a result is shown.
+	Debug bool
+	// CRL says what a missing revocation list means (policy key "crl").
+	CRL CRLRule
+	// CheckedWithin is how long ago lists and statements of the vendor may have
+	// been had from him (policy key "checked_within"). Zero leaves it to their
+	// own end.
+	CheckedWithin time.Duration
+	// Soft, SNP, Nitro, TPM and NVIDIA are the rules of one platform only, DCAP
+	// those of Intel's two.
+	Soft   SoftRules
+	SNP    SNPRules
+	DCAP   DCAPRules
+	Nitro  NitroRules
+	TPM    TPMRules
+	NVIDIA NVIDIARules
+}
+
 // CRLRule says what a missing revocation list means. A list that is there is
 // always checked.
 type CRLRule string
 
 // The two rules of policy key "crl"; anything but CRLIfPresent, the zero value
-// included, is CRLRequired.
+// included, is CRLRequired. [Nitro] alone is the other way round: its certificates
+// live for days at most, and those of enclaves and instances are on no list.
 const (
 	CRLRequired  CRLRule = "required"
 	CRLIfPresent CRLRule = "if-present"
@@ -54,7 +80,27 @@ type SNPRules struct {
 	Provisional bool
 	// VMPL is the highest accepted privilege level, 0 to 3 (key "vmpl").
 	VMPL uint32
+	// HiddenChips accepts reports whose host hides the chip id (key
+	// "hidden_chips") while no chip is cut off: it may be the one.
+	HiddenChips bool
+	// PlatformInfo are demands on how the host set its machine up (key
+	// "platform_info"), of the bits of [SNPPlatformInfo].
+	PlatformInfo Bits
+	// GuestPolicy are demands on what the guest was launched with (key
+	// "guest_policy"), of the bits of [SNPGuestPolicy].
+	GuestPolicy Bits
+	// GuestABI is the least firmware ABI that a guest's policy may demand (key
+	// "guest_policy.abi").
+	GuestABI SNPABI
+	// LaunchMitigations and CurrentMitigations are the mitigation vectors that
+	// must have been in force at launch, and when the report was made (keys
+	// "mitigations.launch" and "mitigations.current"): each of their bits is
+	// demanded. Reports before version 5 have none.
+	LaunchMitigations, CurrentMitigations uint64
 }
+
+// SNPABI is a version of the firmware's interface.
+type SNPABI struct{ Major, Minor uint8 }
 
 // SNPFloor is the least TCB of one CPU generation.
 type SNPFloor struct {
@@ -67,6 +113,13 @@ type SNPFloor struct {
 // zero before Turin.
 type SNPTCB struct {
 	FMC, Bootloader, TEE, SNP, Microcode uint8
+}
+
+// SoftRules are the rules of [Soft] (policy table "platform.soft").
+type SoftRules struct {
+	// CutChips are daemons that are refused although their root is accepted, by
+	// their chips of 8 bytes (key "cut_chips").
+	CutChips [][]byte
 }
 
 // TPMRules are the rules of [TPM] (policy table "platform.tpm"). The zero
@@ -116,6 +169,19 @@ type DCAPRules struct {
 	// Migration accepts trust domains that a migration TD may move (key
 	// "migration", TDX only).
 	Migration bool
+	// MinTCBDate is the least tcbDate of the platform's level (key
+	// "min_tcb_date").
+	MinTCBDate time.Time
+	// Attributes and XFAM are demands on the bits of [TDAttributes] and [XFAM]
+	// (keys "attributes" and "xfam", TDX only).
+	Attributes, XFAM Bits
+	// ServiceTD are the accepted MRSERVICETD, 48 bytes each, or empty for quotes
+	// before TDX 1.5, which have none (key "servicetd", TDX only). The zero List
+	// accepts these and zeros.
+	ServiceTD List
+	// Owner are the accepted pairs of MROWNER and MROWNERCONFIG, 96 bytes each
+	// (key "owner", TDX only). The zero List accepts zeros alone.
+	Owner List
 }
 
 // NVIDIARules are the rules of [NvidiaGPU] (policy table "platform.nvidia-gpu"). The
@@ -137,4 +203,9 @@ type NVIDIARules struct {
 	// AnyMeasurements accepts measurements that nobody compared with reference
 	// values (key "measurements"). There is no other comparison here yet.
 	AnyMeasurements bool
+	// Development accepts a GPU that is, or may be, in development mode, in which
+	// its host can read it (key "mode"). Reports state the mode by their
+	// measurements alone, so without it no GPU passes whose measurements nobody
+	// compared.
+	Development bool
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cohort-tee/cohort/attest/internal/closed"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -48,30 +49,6 @@ type Sealer interface {
 	Unseal(ctx context.Context, sealed []byte) ([]byte, error)
 }
 
-// Rules are what policy says about one platform: who may vouch for it, and the
-// floors below which evidence is refused. The zero Rules accept nothing.
-type Rules struct {
-	// Roots are SHA-256 digests of the SubjectPublicKeyInfo of accepted
-	// platform roots.
-	Roots []Digest
-	// Debug accepts TEEs whose memory their host can read. It is set by a
-	// flag of its own name in policy and shown wherever a result is shown.
-	Debug bool
-	// CRL says what a missing revocation list means (policy key "crl").
-	CRL CRLRule
-	// CheckedWithin is how long ago lists and statements of the vendor may have
-	// been had from him (policy key "checked_within"). Zero leaves it to their
-	// own end.
-	CheckedWithin time.Duration
-	// SNP, Nitro, TPM and NVIDIA are the rules of one platform only, DCAP
-	// those of Intel's two.
-	SNP    SNPRules
-	DCAP   DCAPRules
-	Nitro  NitroRules
-	TPM    TPMRules
-	NVIDIA NVIDIARules
-}
-
 // Claims are what an [Appraiser] read out of evidence whose signatures it
 // checked. They are not yet a [Result]: neither the binding nor the debug state
 // was judged.
@@ -84,6 +61,9 @@ type Claims struct {
 	// Activation is what binds the signing key to the chip, on platforms
 	// where a credential does; nil on all others.
 	Activation *Activation
+	// Issued is when the newest of the vendor's signed documents that were checked, a
+	// revocation list or a statement of levels, was issued. Zero without any.
+	Issued time.Time
 	// Unjudged is what the vendor would have compared and nobody did, a phrase
 	// each. It stands wherever a verdict on the evidence is shown.
 	Unjudged []string
@@ -94,11 +74,16 @@ type Claims struct {
 }
 
 // Appraiser judges the evidence of one platform, as its vendor defines it:
-// encoding, signatures, chains, revocation, versions.
+// encoding, signatures, chains, revocation, versions. The set is closed: the packages
+// below this one have one each, and nothing else can be one.
 type Appraiser interface {
 	Platform() Platform
 	// Appraise is pure. It refuses with a reason of the closed list.
 	Appraise(raw []byte, endorsed Endorsements, rules Rules, at time.Time) (Claims, error)
+	// Genuine is the appraiser itself. A type that wraps an appraiser has this from
+	// the wrapped one, so that a [Verifier] asks the wrapped one: a wrapper cannot
+	// give evidence other claims, such as other report data.
+	Genuine() closed.Appraiser
 }
 
 // UnverifiedClaims are what evidence says of itself, with no signature checked.
@@ -115,57 +100,6 @@ func (v *Verifier) UnverifiedClaims(e Evidence) (Claims, error) {
 	return reader.UnverifiedClaims(e.Raw)
 }
 
-// Result is an Attestation Result: claims that hold. Only [Verifier.Appraise]
-// makes one that is accepted anywhere.
-type Result struct {
-	claims  Claims
-	checked []Checked // of the TEE's
-	devices []Device
-	at      time.Time
-	ok      bool
-}
-
-// Device is a further device of the machine whose evidence holds.
-type Device struct {
-	Platform Platform
-	Chip     string    // names this one device
-	Unjudged []string  // what nobody compared
-	Checked  []Checked // when its vendor's documents were had from him, as [Result.Checked]
-	Debug    bool      // its host can read it; policy allowed that
-}
-
-// OK reports whether the result came from a successful appraisal.
-func (r Result) OK() bool { return r.ok }
-
-// Measurement is the measurement of the attested program.
-func (r Result) Measurement() Measurement { return r.claims.Measurement }
-
-// Debug reports whether the host can read the TEE or a device beside it; policy
-// allowed it.
-func (r Result) Debug() bool {
-	return r.claims.Debug || slices.ContainsFunc(r.devices, func(d Device) bool { return d.Debug })
-}
-
-// Devices are the devices beside the TEE, in the order of the evidence; no two are
-// one chip.
-func (r Result) Devices() []Device { return slices.Clone(r.devices) }
-
-// Unjudged is what nobody compared of the TEE's own evidence.
-func (r Result) Unjudged() []string { return r.claims.Unjudged }
-
-// Dynamic reports whether the program loads code outside its measurement.
-func (r Result) Dynamic() bool { return r.claims.Dynamic }
-
-// Chip names the device that vouched.
-func (r Result) Chip() string { return r.claims.Chip }
-
-// Checked says when the vendor's documents were had from him, as whoever passed
-// them on says it; the caller does not change it.
-func (r Result) Checked() []Checked { return r.checked }
-
-// At is the time the evidence was appraised for.
-func (r Result) At() time.Time { return r.at }
-
 // Verifier appraises evidence of the platforms it was given appraisers for. It
 // is immutable and safe for concurrent use.
 type Verifier struct {
@@ -173,11 +107,14 @@ type Verifier struct {
 }
 
 // NewVerifier makes a verifier of the given platforms. With none it refuses
-// everything.
+// everything. Of an appraiser that wraps another it takes the wrapped one
+// ([Appraiser.Genuine]), and none of one that is not genuine.
 func NewVerifier(appraisers ...Appraiser) *Verifier {
 	v := &Verifier{appraisers: make(map[Platform]Appraiser, len(appraisers))}
 	for _, a := range appraisers {
-		v.appraisers[a.Platform()] = a
+		if genuine, ok := a.Genuine().Genuine().(Appraiser); ok {
+			v.appraisers[genuine.Platform()] = genuine
+		}
 	}
 	return v
 }
@@ -208,7 +145,7 @@ func (v *Verifier) AppraiseFor(q Question) (Result, Challenge, error) {
 		r, err := v.Appraise(q)
 		return r, Challenge{}, err
 	}
-	r, err := v.judge(q)
+	r, err := v.appraiseUnchallenged(q)
 	if err != nil {
 		return Result{}, Challenge{}, err
 	}
@@ -219,17 +156,17 @@ func (v *Verifier) AppraiseFor(q Question) (Result, Challenge, error) {
 	return r, c, nil
 }
 
-// Appraise judges evidence, and that of every device beside it: each for the same
+// Appraise appraises evidence, and that of every device beside it: each for the same
 // report data, each by the rules of its own platform. One part that does not hold
 // refuses the whole. It refuses with reason "platform" when no appraiser or no rule
 // knows the platform, and a device alone, with "nonce" when the evidence was made
-// for another use, with "expired" when the vendor's documents were had from him
-// longer ago than the rules say, with "wrong-chip" when a credential does not bind
-// its key to the device it names and when one device vouches twice, with "debug"
-// when the host can read the TEE and the rules do not allow it, and with the
-// appraiser's reason otherwise.
+// for another use, with "expired" when the vendor's documents were fetched longer ago
+// than the rules say, with "wrong-chip" when a credential does not bind its key to the
+// device it names and when one device vouches twice, with "debug" when the host can
+// read the TEE and the rules do not allow it, and with the appraiser's reason
+// otherwise.
 func (v *Verifier) Appraise(q Question) (Result, error) {
-	r, err := v.judge(q)
+	r, err := v.appraiseUnchallenged(q)
 	if err != nil {
 		return Result{}, err
 	}
@@ -239,83 +176,177 @@ func (v *Verifier) Appraise(q Question) (Result, error) {
 	return r, nil
 }
 
-// judge is Appraise without the credential.
-func (v *Verifier) judge(q Question) (Result, error) {
-	if q.Evidence.Platform.IsDevice() {
-		return Result{}, wire.Refuse(wire.NoPlatform, "appraisal: platform", q.Evidence.Platform+" alone", "a TEE that runs a program")
-	}
-	if err := q.Evidence.devicesOK(); err != nil {
-		return Result{}, err
-	}
-	tee := q.Evidence.With(q.Endorsements)
-	claims, err := v.appraise(q, tee)
+// appraiseUnchallenged is Appraise without the credential.
+func (v *Verifier) appraiseUnchallenged(q Question) (Result, error) {
+	parts, err := q.partsBesideTEE()
 	if err != nil {
 		return Result{}, err
 	}
-	result := Result{claims: claims, at: q.At, ok: true}
-	if result.checked, err = tee.Endorsed.Checked(); err != nil {
+	all, err := q.each(parts, v.appraise)
+	if err != nil {
 		return Result{}, err
 	}
-	for i, e := range q.Evidence.Devices {
-		d, err := v.device(q, e)
-		if err != nil {
-			return Result{}, fmt.Errorf("device %d: %w", i, err)
+	tee := all[0]
+	result := Result{claims: tee.Claims, checked: tee.checked, devices: devicesOf(all[1:]), at: q.At, ok: true}
+	for _, part := range all {
+		if part.Issued.After(result.issued) {
+			result.issued = part.Issued
 		}
-		if slices.ContainsFunc(result.devices, d.same) {
-			return Result{}, wire.Refuse(wire.WrongChip, "appraisal: device", d.Chip+" twice", "each once")
-		}
-		result.devices = append(result.devices, d)
 	}
 	return result, nil
 }
 
-// AppraiseDevice judges the evidence of a device that has no TEE beside it, as
-// Appraise judges a part. It is for people who look at one: a [Device] is no
-// [Result], and admits nobody anywhere. It refuses with "platform" what is no device.
-func (v *Verifier) AppraiseDevice(q Question) (Device, error) {
+// AppraiseDevices appraises the evidence of devices that have no TEE beside them, as
+// Appraise appraises its parts. It is for people who look at them: a [Device] is no
+// [Result], so it admits no unit. It refuses with "platform" the evidence of a TEE.
+func (v *Verifier) AppraiseDevices(q Question) ([]Device, error) {
 	if !q.Evidence.Platform.IsDevice() {
-		return Device{}, wire.Refuse(wire.NoPlatform, "appraisal: platform", q.Evidence.Platform, "a device")
+		return nil, wire.Refuse(wire.NoPlatform, "appraisal: platform", q.Evidence.Platform, "a device")
 	}
-	return v.device(q, q.Evidence.With(q.Endorsements))
-}
-
-func (v *Verifier) device(q Question, e Evidence) (Device, error) {
-	claims, err := v.appraise(q, e)
+	parts, err := q.parts()
 	if err != nil {
-		return Device{}, err
+		return nil, err
 	}
-	checked, err := e.Endorsed.Checked()
-	return Device{Platform: e.Platform, Chip: claims.Chip, Unjudged: claims.Unjudged, Checked: checked, Debug: claims.Debug}, err
+	all, err := q.each(parts, v.appraise)
+	return devicesOf(all), err
 }
 
-// same reports whether two devices are one chip.
-func (d Device) same(other Device) bool { return d.Platform == other.Platform && d.Chip == other.Chip }
+// Inspect appraises evidence as Appraise does, but not its use: neither the report data
+// nor the credential of the question counts. So it returns claims and no [Result], for
+// people who look at evidence that others asked for: the claims of the evidence, then
+// those of each device beside it. It takes devices without a TEE too, and refuses with
+// Appraise's reasons.
+func (v *Verifier) Inspect(q Question) ([]Claims, error) {
+	parts, err := q.parts()
+	if err != nil {
+		return nil, err
+	}
+	all, err := q.each(parts, v.inspect)
+	if err != nil {
+		return nil, err
+	}
+	claims := make([]Claims, len(all))
+	for i, part := range all {
+		claims[i] = part.Claims
+	}
+	return claims, nil
+}
 
-// appraise judges one part of evidence.
-func (v *Verifier) appraise(q Question, e Evidence) (Claims, error) {
+// parts are the evidence as a list: the TEE's with the endorsements of the question,
+// then that of each device.
+func (q Question) parts() ([]Evidence, error) {
+	if err := q.Evidence.devicesOK(); err != nil {
+		return nil, err
+	}
+	return append([]Evidence{q.Evidence.With(q.Endorsements)}, q.Evidence.Devices...), nil
+}
+
+// partsBesideTEE are the parts of evidence that has a TEE's.
+func (q Question) partsBesideTEE() ([]Evidence, error) {
+	if q.Evidence.Platform.IsDevice() {
+		return nil, wire.Refuse(wire.NoPlatform, "appraisal: platform", q.Evidence.Platform+" alone", "a TEE that runs a program")
+	}
+	return q.parts()
+}
+
+// each appraises parts one after the other by one function, and refuses two of one
+// chip.
+func (q Question) each(parts []Evidence, by func(Question, Evidence) (appraised, error)) ([]appraised, error) {
+	var all []appraised
+	for i, e := range parts {
+		part, err := by(q, e)
+		if err == nil && slices.ContainsFunc(all, part.sameChip) {
+			err = wire.Refuse(wire.WrongChip, "appraisal: device", part.Chip+" twice", "each once")
+		}
+		switch {
+		case err != nil && i > 0:
+			return nil, fmt.Errorf("device %d: %w", i-1, err)
+		case err != nil:
+			return nil, err
+		}
+		all = append(all, part)
+	}
+	return all, nil
+}
+
+// appraise appraises one part for the use of the question.
+func (v *Verifier) appraise(q Question, e Evidence) (appraised, error) {
+	claims, err := v.bound(q, e, appraising)
+	if err != nil {
+		return appraised{}, err
+	}
+	return q.permit(claims, e)
+}
+
+// inspect appraises one part for any use.
+func (v *Verifier) inspect(q Question, e Evidence) (appraised, error) {
+	claims, err := v.read(q, e, appraising)
+	if err != nil {
+		return appraised{}, err
+	}
+	return q.permit(claims, e)
+}
+
+// screen is Screen of one part. A platform without documents is appraised.
+func (v *Verifier) screen(q Question, e Evidence) (appraised, error) {
+	claims, err := v.bound(q, e, screening)
+	if err != nil {
+		return appraised{}, err
+	}
+	return appraised{Claims: claims}, q.permitDebug(claims)
+}
+
+// reader is [Appraiser.Appraise], or [Screener.Screen].
+type reader func(raw []byte, endorsed Endorsements, rules Rules, at time.Time) (Claims, error)
+
+func appraising(a Appraiser) reader { return a.Appraise }
+
+// read asks the appraiser of a part's platform.
+func (v *Verifier) read(q Question, e Evidence, by func(Appraiser) reader) (Claims, error) {
 	appraiser, known := v.appraisers[e.Platform]
 	rules, ruled := q.Rules[e.Platform]
 	if !known || !ruled {
 		return Claims{}, wire.Refuse(wire.NoPlatform, "appraisal: platform", e.Platform, "a platform that policy names")
 	}
-	if q.ReportData == (ReportData{}) {
-		return Claims{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "none", "what the evidence must be bound to")
-	}
-	claims, err := appraiser.Appraise(e.Raw, e.Endorsed, rules, q.At)
+	claims, err := by(appraiser)(e.Raw, e.Endorsed, rules, q.At)
 	if err != nil {
 		return Claims{}, err
 	}
 	if claims.Measurement.Platform != e.Platform {
 		return Claims{}, wire.Refuse(wire.NoPlatform, "appraisal: platform of the measurement", claims.Measurement.Platform, e.Platform)
 	}
-	if !q.ReportData.carried(claims.ReportData) {
-		return Claims{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "evidence made for another use", "this request's")
-	}
-	if claims.Debug && !rules.Debug {
-		return Claims{}, wire.Refuse(wire.Debug, "appraisal: debug", "a TEE its host can read", "debug off")
-	}
-	if err := rules.recent(e.Endorsed, q.At); err != nil {
-		return Claims{}, err
-	}
 	return claims, nil
+}
+
+// bound is read, and refuses evidence that was made for another use than the
+// question's, and a question without one.
+func (v *Verifier) bound(q Question, e Evidence, by func(Appraiser) reader) (Claims, error) {
+	if q.ReportData == (ReportData{}) {
+		return Claims{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "none", "what the evidence must be bound to")
+	}
+	claims, err := v.read(q, e, by)
+	if err == nil && !q.ReportData.carried(claims.ReportData) {
+		err = wire.Refuse(wire.BadNonce, "appraisal: report data", "evidence made for another use", "this request's")
+	}
+	return claims, err
+}
+
+// permit asks the rules that every platform has.
+func (q Question) permit(claims Claims, e Evidence) (appraised, error) {
+	if err := q.permitDebug(claims); err != nil {
+		return appraised{}, err
+	}
+	checked, err := e.Endorsed.Checked()
+	if err != nil {
+		return appraised{}, err
+	}
+	return appraised{claims, checked}, q.Rules[e.Platform].recent(e.Endorsed, checked, q.At)
+}
+
+// permitDebug refuses a TEE whose memory its host can read, unless the rules let it pass.
+func (q Question) permitDebug(claims Claims) error {
+	if claims.Debug && !q.Rules[claims.Measurement.Platform].Debug {
+		return wire.Refuse(wire.Debug, "appraisal: debug", "a TEE its host can read", "debug off")
+	}
+	return nil
 }

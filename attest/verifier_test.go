@@ -11,6 +11,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/attest/internal/closed"
 	"github.com/cohort-tee/cohort/attest/soft"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -128,6 +129,8 @@ func TestAppraiseRefusals(t *testing.T) {
 // data of another size, out of evidence.
 type liar struct{ claims attest.Claims }
 
+func (l liar) Genuine() closed.Appraiser { return closed.Of(l) }
+
 func (liar) Platform() attest.Platform { return attest.Soft }
 
 func (l liar) Appraise([]byte, attest.Endorsements, attest.Rules, time.Time) (attest.Claims, error) {
@@ -168,6 +171,8 @@ func TestVerifierDoesNotBelieveAppraisers(t *testing.T) {
 
 // reader is an appraiser that keeps the endorsements it was asked with.
 type reader struct{ seen attest.Endorsements }
+
+func (r *reader) Genuine() closed.Appraiser { return closed.Of(r) }
 
 func (*reader) Platform() attest.Platform { return attest.Soft }
 

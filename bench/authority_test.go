@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/tls"
 	"encoding/hex"
 	"fmt"
@@ -22,22 +21,13 @@ import (
 	"github.com/cohort-tee/cohort/internal/authority"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/collateral"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
-	"golang.org/x/crypto/ssh"
 )
 
-const policyText = `schema = "cohort/policy/v1"
-trust_domain = "bench.example"
-sequence = 1
-previous = ""
-created = CREATED
-[owners]
-quorum = 1
-approve_within = "24h"
-delay = "0s"
-keys = [ { name = "ana", ssh = "OWNER" } ]
-[platform.snp]
+// platforms are those of the hardware that the benchmarks play.
+const platforms = `[platform.snp]
 roots = ["AMD"]
 chips = "any"
 id_keys = ["sha384:NOKEY"]
@@ -46,19 +36,19 @@ committed = { bootloader = 3, tee = 0, snp = 22, microcode = 115 }
 [platform.tdx]
 roots = ["INTEL"]
 chips = "any"
-[authority]
-root = "ROOT"
-reference = [ REFERENCE-AUTHORITY ]
+`
+
+const tasks = `
 [task.own]
 key_mode = "unit"
-life = "1h"
-names = ["own.bench.example"]
+lifetime = "1h"
+names = ["own.clinic.example"]
 [task.own.release."1"]
 reference = [ REFERENCE-OWN ]
 [task.scoring]
 key_mode = "shared"
-life = "1h"
-names = ["scoring.bench.example"]
+lifetime = "1h"
+names = ["scoring.clinic.example"]
 [task.scoring.release."1"]
 reference = [ REFERENCE-SCORING ]
 `
@@ -128,29 +118,26 @@ type founded struct {
 // found founds an authority on SNP.
 func found(t testing.TB, v *vendors) founded {
 	t.Helper()
-	_, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	owner := must(ssh.NewSignerFromKey(key))
+	w := testworld.New(t)
 	f := founded{vendors: v, dsn: "sqlite:" + filepath.Join(t.TempDir(), "a.db")}
-	db := must(store.Create(t.Context(), f.dsn))
+	db := testworld.Must(store.Create(t.Context(), f.dsn))
 	defer db.Close()
 	tee := v.device(attest.SNP, "authority")
 	// It seals for the measurement; hardware's sealing is not played.
 	sealer := attesttest.NewVendor().Chip().Attester(attesttest.MeasureSNP("authority"))
-	f.root = must(authority.Init(t.Context(), authority.InitConfig{Store: db, Attester: tee, Sealer: sealer})).Root
-	text := []byte(strings.NewReplacer("CREATED", time.Now().Add(-time.Minute).UTC().Format(time.RFC3339),
-		"OWNER", strings.TrimSpace(string(ssh.MarshalAuthorizedKey(owner.PublicKey()))),
-		"AMD", v.amd.Root().String(), "INTEL", v.intel.Root().String(), "NOKEY", strings.Repeat("0", 96), "ROOT", f.root.String(),
-		"REFERENCE-AUTHORITY", reference(attesttest.MeasureSNP("authority")),
-		"REFERENCE-OWN", references("own"), "REFERENCE-SCORING", references("scoring")).Replace(policyText))
-	f.genesis = wire.Sum(text)
+	draft := testworld.Must(policy.ParseDraft([]byte(w.Text("", tasks, "development  = true\n", "",
+		"[platform.soft]\nroots = [\"VENDOR\"]\n", platforms, `{ platform = "soft", program = "authority" }`, reference(attesttest.MeasureSNP("authority")),
+		"AMD", v.amd.Root().String(), "INTEL", v.intel.Root().String(), "NOKEY", strings.Repeat("0", 96),
+		"REFERENCE-OWN", references("own"), "REFERENCE-SCORING", references("scoring")))))
+	f.root = testworld.Must(authority.Init(t.Context(), authority.InitConfig{Store: db, Attester: tee, Sealer: sealer, Draft: draft})).Root
+	genesis := w.Sign(string(testworld.Must(draft.Fill(f.root))))
+	f.genesis = wire.Sum(genesis.Policy)
 	f.config = authority.Config{
-		Attester: tee, Sealer: sealer, Verifier: verifier(), Clock: authority.SystemClock(), Endorser: v.collateral(t),
-		Log:     slog.New(slog.DiscardHandler),
-		Genesis: &policy.Step{Policy: text, Signatures: []string{must(policy.Sign(owner, policy.ForPolicy, text))}},
-		Limits:  authority.Limits{PerAddress: 1 << 20, Total: 1 << 20},
+		Attester: tee, Sealer: sealer, Verifier: verifier(), Clock: authority.SystemClock(),
+		Endorser: func(collateral.Cache) authority.Endorser { return v.collateral(t) },
+		Log:      slog.New(slog.DiscardHandler),
+		Genesis:  &genesis,
+		Limits:   authority.Limits{PerAddress: 1 << 20, Total: 1 << 20},
 	}
 	return f
 }
@@ -158,10 +145,10 @@ func found(t testing.TB, v *vendors) founded {
 // start starts the authority, with real TLS on loopback.
 func (f founded) start(t testing.TB) (e estate, stop func()) {
 	t.Helper()
-	db := must(store.Open(t.Context(), f.dsn))
+	db := testworld.Must(store.Open(t.Context(), f.dsn))
 	config := f.config
 	config.Store = db
-	a := must(authority.Open(t.Context(), config))
+	a := testworld.Must(authority.Open(t.Context(), config))
 	l := listener()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
@@ -180,5 +167,5 @@ func (f founded) start(t testing.TB) (e estate, stop func()) {
 // newAuthority is a client whose TLS checks nobody: what it costs the authority
 // is the same, and nothing that it is told is believed.
 func newAuthority(url string) *api.Authority {
-	return must(api.NewAuthority(url, &tls.Config{InsecureSkipVerify: true}))
+	return testworld.Must(api.NewAuthority(url, &tls.Config{InsecureSkipVerify: true}))
 }

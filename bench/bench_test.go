@@ -21,10 +21,3 @@ func TestQuartiles(t *testing.T) {
 		})
 	}
 }
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}

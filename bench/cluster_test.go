@@ -9,6 +9,8 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -34,8 +36,8 @@ func (s *server) clusterOn(device attest.Attester, n int) []http.Handler {
 	var units []http.Handler
 	for i := range n {
 		r.units[i] = s.estate.host(s.t)
-		units = append(units, must(channel.NewServer(channel.ServerConfig{
-			Host: r.units[i], App: http.HandlerFunc(echo), Relay: r, Attester: device, RingUnknown: func() {}, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
+		units = append(units, testworld.Must(channel.NewServer(channel.ServerConfig{
+			Host: r.units[i], App: http.HandlerFunc(echo), Relay: r, Attester: device, RingUnknown: func() {}, Clock: func() (time.Time, error) { return time.Now(), nil }, Log: slog.New(slog.DiscardHandler),
 		})))
 	}
 	return units
@@ -51,13 +53,13 @@ func (r *relay) Number() uint64 { return r.number.Add(1) }
 
 func (r *relay) Pull(context.Context, wire.SessionID) ([]byte, error) { return nil, nil }
 
-func (r *relay) Push(kind channel.Pushed, sealed []byte) {
+func (r *relay) Push(kind envelope.Kind, sealed []byte) {
 	for _, u := range r.units {
 		take := u.Join
-		if kind == channel.PushTombstone {
+		if kind == envelope.Tombstone {
 			take = u.Bury
 		}
-		must(take(sealed, time.Now()))
+		testworld.Must(take(sealed, time.Now()))
 	}
 }
 

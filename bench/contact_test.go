@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // BenchmarkContact is G14: the first contact with a unit, a session with fresh
@@ -17,13 +18,13 @@ func BenchmarkContact(b *testing.B) {
 	hybrid := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: r.ca, CurvePreferences: []tls.CurveID{tls.X25519MLKEM768}}
 	handshakes := func() {
 		for range opens {
-			must(tls.Dial("tcp", r.Counted[len("https://"):], hybrid)).Close()
+			testworld.Must(tls.Dial("tcp", r.Counted[len("https://"):], hybrid)).Close()
 		}
 	}
 	played := newVendors(time.Now())
 	contact := func(gateway string, of attest.Platform) func() time.Duration {
 		chip := played.device(of, "scoring")
-		alone := Repeat(opens, func() { must(chip.Attest(b.Context(), attest.ReportData{1})) })
+		alone := Repeat(opens, func() { testworld.Must(chip.Attest(b.Context(), attest.ReportData{1})) })
 		return func() time.Duration { return r.openAll(b.Context(), gateway, r.pair) - alone() }
 	}
 	Compare(b,

@@ -14,6 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -36,7 +37,7 @@ type applicant struct {
 func (e estate) challenges(ctx context.Context, n int) [][]byte {
 	var nonces [][]byte
 	for range n {
-		nonces = append(nonces, must(e.authority.Challenge(ctx)).Nonce)
+		nonces = append(nonces, testworld.Must(e.authority.Challenge(ctx)).Nonce)
 	}
 	return nonces
 }
@@ -44,32 +45,32 @@ func (e estate) challenges(ctx context.Context, n int) [][]byte {
 // applicant makes a good request. A task in key mode unit has the name "own".
 func (e estate) applicant(ctx context.Context, p attest.Platform, task string, nonce []byte) applicant {
 	a := applicant{
-		signing: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)),
-		hpke:    must(hpke.MLKEM768X25519().GenerateKey()),
+		signing: testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)),
+		hpke:    testworld.Must(hpke.MLKEM768X25519().GenerateKey()),
 	}
 	a.CertificateRequest = api.CertificateRequest{
 		Task: task, Nonce: nonce, Root: e.root, HPKEKey: a.hpke.PublicKey().Bytes(),
-		SigningKey: must(x509.MarshalPKIXPublicKey(&a.signing.PublicKey)),
+		SigningKey: testworld.Must(x509.MarshalPKIXPublicKey(&a.signing.PublicKey)),
 	}
 	if task == "own" {
 		a.CSR = newCSR()
 	}
 	data := attest.Bind(wire.LabelIssue, a.Bound()...)
-	a.Evidence = must(json.Marshal(must(e.attester(p, task).Attest(ctx, data))))
+	a.Evidence = testworld.Must(json.Marshal(testworld.Must(e.attester(p, task).Attest(ctx, data))))
 	return a
 }
 
 func newCSR() []byte {
-	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	return must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key))
+	key := testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	return testworld.Must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key))
 }
 
 // report asks for the report and opens it.
 func (a applicant) report(ctx context.Context, e estate) (r api.Report) {
-	sealed := must(e.authority.Certify(ctx, a.CertificateRequest))
-	recipient := must(hpke.NewRecipient(sealed.Encapsulated, a.hpke, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(a.CertificateRequest)))
+	sealed := testworld.Must(e.authority.Certify(ctx, a.CertificateRequest))
+	recipient := testworld.Must(hpke.NewRecipient(sealed.Encapsulated, a.hpke, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(a.CertificateRequest, sealed.GroupRoot)))
 	var signed api.SignedReport
-	if err := json.Unmarshal(must(recipient.Open(nil, sealed.Ciphertext)), &signed); err != nil {
+	if err := json.Unmarshal(testworld.Must(recipient.Open(nil, sealed.Ciphertext)), &signed); err != nil {
 		panic(err)
 	}
 	if err := json.Unmarshal(signed.Report, &r); err != nil {
@@ -83,7 +84,7 @@ func (e estate) host(t testing.TB) *channel.Host {
 	t.Helper()
 	a := e.applicant(t.Context(), attest.SNP, "scoring", e.challenges(t.Context(), 1)[0])
 	r := a.report(t.Context(), e)
-	h := must(channel.NewHost(a.signing, channel.Limits{}))
+	h := testworld.Must(channel.NewHost(a.signing, channel.Limits{}))
 	err := h.Update(channel.Standing{
 		Task: r.Task, Identity: r.Identity, Genesis: e.genesis, Root: e.root, Head: r.Head, Unit: r.Unit, Cross: r.Cross,
 		NotAfter: r.NotAfter, Ring: identity.Ring{Strict: ringKeys(r.Rings.Strict), Follow: ringKeys(r.Rings.Follow)},
@@ -95,6 +96,6 @@ func (e estate) host(t testing.TB) *channel.Host {
 }
 
 func ringKeys(from api.RingKeys) identity.RingKeys {
-	key := func(k *api.RingKey) *identity.RingKey { return must(identity.OpenRingKey(k.Key, k.End)) }
+	key := func(k *api.RingKey) *identity.RingKey { return testworld.Must(identity.OpenRingKey(k.Key, k.End)) }
 	return identity.RingKeys{Current: key(from.Current), Next: key(from.Next)}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/loopback"
+	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // etcdFanout is N watchers of one key of an etcd server, each over a connection of its
@@ -58,7 +59,7 @@ func etcdFanout(b *testing.B, n int) *fanout {
 			}
 		}()
 	}
-	put := grpcMessage(append(field(1, []byte("key")), field(2, sealedItem(0).Append(nil))...))
+	put := grpcMessage(append(field(1, []byte("key")), field(2, sealedItem(wire.Digest{}, 0).Append(nil))...))
 	speaker := http2Client()
 	f.publish = func() {
 		answer, err := speaker.Do(grpcRequest(b, at+"/etcdserverpb.KV/Put", bytes.NewReader(put)))

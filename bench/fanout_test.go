@@ -18,6 +18,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus/bustest"
 	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -52,8 +53,26 @@ func (f *fanout) round(n int) (delivery, last time.Duration) {
 }
 
 // sealedItem is a sealed session's worth of bytes, as it travels.
-func sealedItem(n uint64) bus.Item {
-	return bus.Item{Kind: bus.Sealed, Session: wire.SessionID{byte(n >> 8), byte(n), 1}, Expiry: uint64(time.Now().Add(time.Hour).Unix()), Bytes: make([]byte, 480)}
+func sealedItem(of wire.Digest, n uint64) bus.Item {
+	return itemAround(of, wire.SessionID{byte(n >> 8), byte(n), 1}, make([]byte, 300))
+}
+
+// itemAround is bytes as a session that a unit of an identity has sealed, as far as
+// a manager reads it.
+func itemAround(of wire.Digest, id wire.SessionID, inside []byte) bus.Item {
+	i := bus.Item{Kind: bus.Sealed, Session: id, Expiry: uint64(time.Now().Add(time.Hour).Unix())}
+	bound := wire.Frame(wire.LabelSealed, []byte{1}, of[:], make([]byte, 16), id[:], wire.Uint64(i.Expiry), make([]byte, 16))
+	i.Bytes = wire.Frame(wire.LabelSealedSession, bound, make([]byte, 12), inside)
+	return i
+}
+
+// insideOf is the inverse of itemAround.
+func insideOf(i bus.Item) []byte {
+	var whole [3][]byte
+	if err := wire.UnframeInto(whole[:], wire.LabelSealedSession, i.Bytes); err != nil {
+		panic(err)
+	}
+	return whole[2]
 }
 
 // BenchmarkFanout is G11 and G12: the same bytes to N subscribers over a bare NATS
@@ -125,7 +144,7 @@ func bareFanout(b *testing.B, n int, certified *httptest.Server) *fanout {
 			b.Fatal(err)
 		}
 	}
-	speaker, bytes := connect(), sealedItem(0).Append(nil)
+	speaker, bytes := connect(), sealedItem(wire.Digest{}, 0).Append(nil)
 	f.publish = func() { _ = speaker.Publish("cohort.push", bytes) }
 	return f
 }
@@ -135,15 +154,14 @@ func clusterFanout(b *testing.B, n int) *fanout {
 	w := newBusWorld(b)
 	f := &fanout{}
 	var speaker *bus.Conn
+	var unit bustest.Unit
 	for range n {
-		speaker = w.connect(b)
-		if err := speaker.Subscribe(func(bus.Item) { f.heard.Done() }); err != nil {
-			b.Fatal(err)
-		}
+		speaker, unit = w.connect(b)
+		speaker.Subscribe(func(bus.Item) { f.heard.Done() })
 		joined(b, speaker)
 	}
 	var number uint64
-	f.publish = func() { number++; _ = speaker.Publish(sealedItem(number)) }
+	f.publish = func() { number++; _ = speaker.Publish(sealedItem(unit.Identity, number)) }
 	return f
 }
 
@@ -154,15 +172,18 @@ func BenchmarkColdOpen(b *testing.B) {
 	const known, rounds = 10_000, 5_000
 	p := start(b)
 	w := newBusWorld(b)
-	opener, puller := w.connect(b), w.connect(b)
+	opener, unit := w.connect(b)
+	puller, _ := w.connect(b)
 	joined(b, opener)
 	joined(b, puller)
 	lookup, h := p.estate.host(b), p.estate.host(b)
 	var ids []wire.SessionID
 	for _, sealed := range p.sealed(b, known) {
-		id := must(lookup.Join(sealed, time.Now()))
+		id := testworld.Must(lookup.Join(sealed, time.Now()))
 		ids = append(ids, id)
-		_ = opener.Publish(bus.Item{Kind: bus.Sealed, Session: id, Expiry: uint64(time.Now().Add(time.Hour).Unix()), Bytes: sealed})
+		if err := opener.PublishWithin(b.Context(), itemAround(unit.Identity, id, sealed)); err != nil {
+			b.Fatal(err)
+		}
 	}
 	for { // until the last has arrived
 		if _, err := puller.Pull(b.Context(), ids[known-1]); err == nil {
@@ -173,7 +194,7 @@ func BenchmarkColdOpen(b *testing.B) {
 		took := make([]time.Duration, rounds)
 		for i := range took {
 			begin := time.Now()
-			must(h.Join(must(puller.Pull(b.Context(), ids[i])).Bytes, time.Now()))
+			testworld.Must(h.Join(insideOf(testworld.Must(puller.Pull(b.Context(), ids[i]))), time.Now()))
 			took[i] = time.Since(begin)
 		}
 		slices.Sort(took)
@@ -194,8 +215,8 @@ func newBusWorld(b *testing.B) *busWorld {
 	b.Helper()
 	w := &busWorld{authority: bustest.New(b), address: loopback.FreeAddress(b), roots: x509.NewCertPool()}
 	config := manager.Config{DataDir: b.TempDir(), Roots: []*x509.Certificate{w.authority.Root}, BusAddress: w.address, Log: slog.New(slog.DiscardHandler)}
-	m := must(manager.New(config))
-	l := must(net.Listen("tcp", "127.0.0.1:0"))
+	m := testworld.Must(manager.New(config))
+	l := testworld.Must(net.Listen("tcp", "127.0.0.1:0"))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- m.Serve(ctx, l) }()
@@ -207,15 +228,15 @@ func newBusWorld(b *testing.B) *busWorld {
 }
 
 // connect takes one more unit of one task to the bus.
-func (w *busWorld) connect(b *testing.B) *bus.Conn {
+func (w *busWorld) connect(b *testing.B) (*bus.Conn, bustest.Unit) {
 	b.Helper()
 	u := w.authority.Unit(bustest.Scoring)
-	c := must(bus.Connect(bus.Config{
-		URL: "tls://" + w.address, Cluster: u.Cluster, Unit: u.ID,
+	c := testworld.Must(bus.Connect(bus.Config{
+		URL: "tls://" + w.address,
 		TLS: &tls.Config{RootCAs: w.roots, Certificates: []tls.Certificate{u.Signing}},
 	}))
 	b.Cleanup(c.Close)
-	return c
+	return c, u
 }
 
 // joined waits until a unit's subscription is there: an answer to a later request

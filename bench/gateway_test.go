@@ -20,6 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/unit"
 )
 
@@ -77,22 +78,22 @@ func app() http.Handler {
 // proxy is net/http's reverse proxy to a server with TLS.
 func (s *server) proxy(to string, ca []byte) http.Handler {
 	pool := x509.NewCertPool()
-	pool.AddCert(must(x509.ParseCertificate(ca)))
-	p := httputil.NewSingleHostReverseProxy(must(url.Parse(to)))
+	pool.AddCert(testworld.Must(x509.ParseCertificate(ca)))
+	p := httputil.NewSingleHostReverseProxy(testworld.Must(url.Parse(to)))
 	p.Transport = &http.Transport{MaxIdleConnsPerHost: inFlight, DisableCompression: true, TLSClientConfig: &tls.Config{RootCAs: pool}}
 	return p
 }
 
 // manager runs a manager with one unit, and gives its gateway.
 func (s *server) manager() http.Handler {
-	trust := must(client.FetchTrust(s.t.Context(), client.TrustConfig{
+	trust := testworld.Must(client.FetchTrust(s.t.Context(), client.TrustConfig{
 		Authorities: []string{s.estate.url}, Genesis: s.estate.genesis, Task: "scoring", Verifier: verifier(),
 	}))
 	l := listener()
 	bus := l.Addr().String()
 	l.Close()
 	dir := s.t.TempDir()
-	m := must(manager.New(manager.Config{
+	m := testworld.Must(manager.New(manager.Config{
 		DataDir: dir, Roots: []*x509.Certificate{trust.AuthorityRoot()}, BusAddress: bus, Log: slog.New(slog.DiscardHandler),
 	}))
 	s.run(func(ctx context.Context) error { return m.Serve(ctx, listener()) })
@@ -101,7 +102,7 @@ func (s *server) manager() http.Handler {
 		b, err := os.ReadFile(manager.SelfMadeCA(dir))
 		return err == nil && pool.AppendCertsFromPEM(b)
 	})
-	u := must(unit.Start(s.t.Context(), unit.Config{
+	u := testworld.Must(unit.Start(s.t.Context(), unit.Config{
 		Authorities: []string{s.estate.url}, Genesis: s.estate.genesis, Task: "scoring",
 		Attester: s.vendors.device(attest.SNP, "scoring"), Manager: unit.Manager{URL: "tls://" + bus, CA: pool},
 	}))
@@ -135,7 +136,7 @@ func (s *server) nginx(to string) string {
 	l.Close()
 	dir := s.t.TempDir()
 	config := filepath.Join(dir, "nginx.conf")
-	must(0, os.WriteFile(config, fmt.Appendf(nil, `daemon off;
+	testworld.Must(0, os.WriteFile(config, fmt.Appendf(nil, `daemon off;
 worker_processes 1;
 pid %[1]s/pid;
 error_log stderr;
@@ -159,7 +160,7 @@ http {
     }
   }
 }
-`, dir, address, must(url.Parse(to)).Host), 0o600))
+`, dir, address, testworld.Must(url.Parse(to)).Host), 0o600))
 	command := exec.Command("nginx", "-p", dir, "-c", config, "-e", "stderr")
 	command.Stderr = os.Stderr
 	if err := command.Start(); err != nil {
@@ -193,12 +194,12 @@ func newThrough(b *testing.B) *through {
 }
 
 func (t *through) open(b *testing.B, gateway string) http.RoundTripper {
-	c := must(client.Open(b.Context(), client.OpenConfig{Trust: t.trust(b), Gateway: gateway, CA: t.ca}))
+	c := testworld.Must(client.Open(b.Context(), client.OpenConfig{Trust: t.trust(b), Gateway: gateway, CA: t.ca}))
 	b.Cleanup(func() { c.Close(context.Background()) })
 	return c
 }
 
-const named = "https://scoring.bench.example"
+const named = "https://scoring.clinic.example"
 
 // BenchmarkGateway are the hops that G7 leaves out: a request of 1 KiB through
 // the manager's gateway and TLS to a real unit, and the same hops as net/http has
@@ -236,10 +237,10 @@ func BenchmarkFirstToken(b *testing.B) {
 // firstToken is how long the first token takes; the others are read as well.
 func firstToken(rt http.RoundTripper, url string) time.Duration {
 	begin := time.Now()
-	answer := must(rt.RoundTrip(must(http.NewRequest(http.MethodGet, url+"/tokens", nil))))
+	answer := testworld.Must(rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodGet, url+"/tokens", nil))))
 	defer answer.Body.Close()
-	must(io.ReadFull(answer.Body, make([]byte, 1)))
+	testworld.Must(io.ReadFull(answer.Body, make([]byte, 1)))
 	took := time.Since(begin)
-	must(io.Copy(io.Discard, answer.Body))
+	testworld.Must(io.Copy(io.Discard, answer.Body))
 	return took
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/systest"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/unit"
 )
@@ -33,9 +34,9 @@ func BenchmarkPeers(b *testing.B) {
 	c.Agree("pair", c.Form(pairGroup))
 	answer := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
 	holder, caller := c.Join("pair", "holder", "holder 1", answer), c.Join("pair", "caller", "caller 1", answer)
-	config := must(caller.Unit.PeerTLS("pair", "holder"))
-	own := []tls.Certificate{*must(config.GetClientCertificate(nil))}
-	l := must(net.Listen("tcp", "127.0.0.1:0"))
+	config := testworld.Must(caller.Unit.PeerTLS("pair", "holder"))
+	own := []tls.Certificate{*testworld.Must(config.GetClientCertificate(nil))}
+	l := testworld.Must(net.Listen("tcp", "127.0.0.1:0"))
 	server := &http.Server{Handler: answer, TLSConfig: &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: own, ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{"http/1.1"},
 	}}
@@ -66,7 +67,7 @@ func peerLoad(address string, config *tls.Config) func() {
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, MaxIdleConnsPerHost: inFlight}}
 	return func() {
 		all(peerRequests, func() {
-			r := must(client.Get("https://" + address + "/"))
+			r := testworld.Must(client.Get("https://" + address + "/"))
 			io.Copy(io.Discard, r.Body)
 			r.Body.Close()
 		})
@@ -98,12 +99,12 @@ func BenchmarkLastApproval(b *testing.B) {
 			c := systest.New(b, groupTasks(fourGroup)...)
 			parties := c.Form(fourGroup)
 			for _, party := range fourGroup.Roles[:3] {
-				must(c.Say("four", party, parties[party], nil))
+				testworld.Must(c.Say("four", party, parties[party], nil))
 			}
 			units := startAll(b, c)
 			time.Sleep(waiting)
 			return took(func() {
-				must(c.Say("four", "d", parties["d"], nil))
+				testworld.Must(c.Say("four", "d", parties["d"], nil))
 				units.Wait()
 			})
 		}})
@@ -121,7 +122,7 @@ func startAll(b *testing.B, c *systest.Cluster) *sync.WaitGroup {
 	units := new(sync.WaitGroup)
 	for _, role := range fourGroup.Roles {
 		for range 10 {
-			units.Go(func() { b.Cleanup(must(unit.Start(ctx, c.MemberConfig("four", role, role+" 1"))).Close) })
+			units.Go(func() { b.Cleanup(testworld.Must(unit.Start(ctx, c.MemberConfig("four", role, role+" 1"))).Close) })
 		}
 	}
 	return units

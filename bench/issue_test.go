@@ -21,6 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -36,18 +37,18 @@ type floors struct {
 }
 
 func newFloors() *floors {
-	f := &floors{p256: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)), p384: must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))}
-	f.hpke = must(hpke.MLKEM768X25519().GenerateKey()).PublicKey()
+	f := &floors{p256: testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)), p384: testworld.Must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))}
+	f.hpke = testworld.Must(hpke.MLKEM768X25519().GenerateKey()).PublicKey()
 	f.ca = certificate("authority")
 	f.ca.IsCA, f.ca.BasicConstraintsValid, f.ca.KeyUsage = true, true, x509.KeyUsageCertSign
-	f.ca = must(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, f.ca, f.ca, &f.p256.PublicKey, f.p256))))
+	f.ca = testworld.Must(x509.ParseCertificate(testworld.Must(x509.CreateCertificate(rand.Reader, f.ca, f.ca, &f.p256.PublicKey, f.p256))))
 	f.csr = newCSR()
 	return f
 }
 
 func certificate(name string) *x509.Certificate {
 	return &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name + ".bench.example"},
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name + ".clinic.example"},
 		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
 	}
 }
@@ -61,7 +62,7 @@ func (f *floors) evidence(p attest.Platform) func() {
 		long := sha512.Sum384(make([]byte, 672))
 		key, sum, times = f.p384, long[:], 1
 	}
-	signature := must(ecdsa.SignASN1(rand.Reader, key, sum))
+	signature := testworld.Must(ecdsa.SignASN1(rand.Reader, key, sum))
 	return func() {
 		for range times {
 			if !ecdsa.VerifyASN1(&key.PublicKey, sum, signature) {
@@ -73,19 +74,19 @@ func (f *floors) evidence(p attest.Platform) func() {
 
 // fromCSR is a CSR in, a certificate out.
 func (f *floors) fromCSR() {
-	r := must(x509.ParseCertificateRequest(f.csr))
+	r := testworld.Must(x509.ParseCertificateRequest(f.csr))
 	if err := r.CheckSignature(); err != nil {
 		panic(err)
 	}
-	must(x509.CreateCertificate(rand.Reader, certificate("own"), f.ca, r.PublicKey, f.p256))
+	testworld.Must(x509.CreateCertificate(rand.Reader, certificate("own"), f.ca, r.PublicKey, f.p256))
 }
 
 // shared is a unit certificate, a signature over the report, and its sealing.
 func (f *floors) shared() {
-	must(x509.CreateCertificate(rand.Reader, certificate("unit"), f.ca, &f.p256.PublicKey, f.p256))
+	testworld.Must(x509.CreateCertificate(rand.Reader, certificate("unit"), f.ca, &f.p256.PublicKey, f.p256))
 	digest := sha256.Sum256(make([]byte, 6<<10))
-	must(ecdsa.SignASN1(rand.Reader, f.p256, digest[:]))
-	must(hpke.Seal(f.hpke, hpke.HKDFSHA256(), hpke.AES256GCM(), nil, make([]byte, 8<<10)))
+	testworld.Must(ecdsa.SignASN1(rand.Reader, f.p256, digest[:]))
+	testworld.Must(hpke.Seal(f.hpke, hpke.HKDFSHA256(), hpke.AES256GCM(), nil, make([]byte, 8<<10)))
 }
 
 // BenchmarkIssue is G4 (task own) and G5 (task scoring): the CPU time of an
@@ -119,7 +120,7 @@ func (p *peer) issue(ctx context.Context, of attest.Platform, task string) time.
 		applicants <- p.estate.applicant(ctx, of, task, nonce)
 	}
 	cost += p.serving(func() {
-		all(issues, func() { must(p.estate.authority.Certify(ctx, (<-applicants).CertificateRequest)) })
+		all(issues, func() { testworld.Must(p.estate.authority.Certify(ctx, (<-applicants).CertificateRequest)) })
 	})
 	return cost / issues
 }
@@ -135,14 +136,14 @@ func BenchmarkRecord(b *testing.B) {
 }
 
 func benchmarkRecord(b *testing.B, address string) {
-	file := must(os.Create(filepath.Join(b.TempDir(), "bare")))
+	file := testworld.Must(os.Create(filepath.Join(b.TempDir(), "bare")))
 	defer file.Close()
-	db := must(store.Create(b.Context(), address))
+	db := testworld.Must(store.Create(b.Context(), address))
 	defer db.Close()
 	record := recording(b, db)
 	Compare(b,
 		Contender{"fsync", elapsed(1, func() {
-			must(file.Write(make([]byte, contentSize)))
+			testworld.Must(file.Write(make([]byte, contentSize)))
 			if err := file.Sync(); err != nil {
 				panic(err)
 			}

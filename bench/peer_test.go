@@ -14,6 +14,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // peer is the serving process as the measuring one sees it.
@@ -45,7 +46,7 @@ func serving(b *testing.B, test string, told any) {
 		command.Args = append(command.Args, "-test.cpuprofile="+file)
 	}
 	command.Stderr = os.Stderr
-	in, out := must(command.StdinPipe()), must(command.StdoutPipe())
+	in, out := testworld.Must(command.StdinPipe()), testworld.Must(command.StdoutPipe())
 	if err := command.Start(); err != nil {
 		b.Fatal(err)
 	}
@@ -58,14 +59,14 @@ func serving(b *testing.B, test string, told any) {
 // found is whom the serving process speaks for.
 func (p *peer) found(b *testing.B) {
 	b.Helper()
-	p.ca.AddCert(must(x509.ParseCertificate(p.CA)))
+	p.ca.AddCert(testworld.Must(x509.ParseCertificate(p.CA)))
 	p.estate = estate{p.Authority, newAuthority(p.Authority), p.Genesis, p.Root, p.attester}
 	b.Cleanup(p.estate.authority.Close)
 }
 
 // stats are those of the serving process.
 func (p *peer) stats() (s stats) {
-	answer := must(http.Get(p.Control))
+	answer := testworld.Must(http.Get(p.Control))
 	defer answer.Body.Close()
 	if err := json.NewDecoder(answer.Body).Decode(&s); err != nil {
 		panic(err)
@@ -106,7 +107,7 @@ func (r remote) Attest(_ context.Context, data attest.ReportData) (e attest.Evid
 // trust is what a user trusts of task scoring.
 func (p *peer) trust(b *testing.B) *client.Trust {
 	b.Helper()
-	return must(client.FetchTrust(b.Context(), client.TrustConfig{
+	return testworld.Must(client.FetchTrust(b.Context(), client.TrustConfig{
 		Authorities: []string{p.Authority}, Genesis: p.Genesis, Task: "scoring", Verifier: verifier(),
 	}))
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // opens is how many sessions one round opens.
@@ -55,7 +56,7 @@ func (r *reaching) raTLS(v *attest.Verifier) *tls.Config {
 
 // open opens a session with fresh evidence.
 func (r *reaching) open(ctx context.Context, gateway string) *client.Channel {
-	return must(client.Open(ctx, client.OpenConfig{Trust: r.trust, Gateway: gateway, FreshEvidence: true}))
+	return testworld.Must(client.Open(ctx, client.OpenConfig{Trust: r.trust, Gateway: gateway, FreshEvidence: true}))
 }
 
 // openAll opens sessions and closes them, which costs outside of it.
@@ -74,7 +75,7 @@ func (r *reaching) openAll(ctx context.Context, gateway string, cost func(func()
 
 // get makes a request and reads nothing but the head of its answer.
 func get(rt http.RoundTripper, url string) {
-	answer := must(rt.RoundTrip(must(http.NewRequest(http.MethodGet, url, nil))))
+	answer := testworld.Must(rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodGet, url, nil))))
 	answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
 		panic(answer.Status)
@@ -147,7 +148,7 @@ func BenchmarkFirst(b *testing.B) {
 		return func() time.Duration {
 			c := r.open(b.Context(), gateway)
 			defer c.Close(b.Context())
-			return cost(func() { get(c, "https://scoring.bench.example/") })
+			return cost(func() { get(c, "https://scoring.clinic.example/") })
 		}
 	}
 	Compare(b,

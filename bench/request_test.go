@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // inFlight is how many requests are under way at a time.
@@ -32,7 +33,7 @@ func BenchmarkRequest(b *testing.B) {
 	attested := &http.Transport{MaxIdleConnsPerHost: inFlight, DisableCompression: true, TLSClientConfig: (&reaching{peer: p, trust: trust}).raTLS(verifier())}
 	b.Cleanup(attested.CloseIdleConnections)
 	open := func(gateway string) http.RoundTripper {
-		c := must(client.Open(b.Context(), client.OpenConfig{Trust: trust, Gateway: gateway, CA: p.ca}))
+		c := testworld.Must(client.Open(b.Context(), client.OpenConfig{Trust: trust, Gateway: gateway, CA: p.ca}))
 		b.Cleanup(func() { c.Close(context.Background()) })
 		return c
 	}
@@ -64,9 +65,9 @@ func BenchmarkRequest(b *testing.B) {
 func BenchmarkOneOff(b *testing.B) {
 	p := start(b)
 	trust := p.trust(b)
-	session := must(client.Open(b.Context(), client.OpenConfig{Trust: trust, Gateway: p.Channel}))
+	session := testworld.Must(client.Open(b.Context(), client.OpenConfig{Trust: trust, Gateway: p.Channel}))
 	b.Cleanup(func() { session.Close(context.Background()) })
-	oneOff := must(client.NewOneOff(b.Context(), client.OneOffConfig{Trust: trust, Gateway: p.Channel, Whole: true}))
+	oneOff := testworld.Must(client.NewOneOff(b.Context(), client.OneOffConfig{Trust: trust, Gateway: p.Channel, Whole: true}))
 	b.Cleanup(oneOff.Close)
 	body := make([]byte, 1<<10)
 	const n = 800
@@ -95,10 +96,10 @@ func post(rt http.RoundTripper, url string, body []byte) { send(rt, http.MethodP
 
 // send sends a body and demands as much.
 func send(rt http.RoundTripper, method, url string, body []byte) {
-	r := must(http.NewRequest(method, url+"/echo", bytes.NewReader(body)))
-	answer := must(rt.RoundTrip(r))
+	r := testworld.Must(http.NewRequest(method, url+"/echo", bytes.NewReader(body)))
+	answer := testworld.Must(rt.RoundTrip(r))
 	defer answer.Body.Close()
-	n := must(io.Copy(io.Discard, answer.Body))
+	n := testworld.Must(io.Copy(io.Discard, answer.Body))
 	if answer.StatusCode != http.StatusOK || n != int64(len(body)) {
 		panic(fmt.Sprint(answer.Status, " with ", n, " bytes"))
 	}
@@ -116,10 +117,10 @@ func sealedPost(rt http.RoundTripper, url string, body []byte, of ciphers) func(
 		clear(sealed[:12])
 		binary.BigEndian.PutUint64(sealed[4:], number.Add(1))
 		of(sealed[:12]).Seal(sealed[:12], sealed[:12], body, nil)
-		answer := must(rt.RoundTrip(must(http.NewRequest(http.MethodPost, url, bytes.NewReader(sealed)))))
+		answer := testworld.Must(rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodPost, url, bytes.NewReader(sealed)))))
 		defer answer.Body.Close()
-		must(io.ReadFull(answer.Body, got))
-		must(io.Copy(io.Discard, answer.Body)) // the end, so that the connection is used again
-		must(of(got[:12]).Open(got[12:12], got[:12], got[12:], nil))
+		testworld.Must(io.ReadFull(answer.Body, got))
+		testworld.Must(io.Copy(io.Discard, answer.Body)) // the end, so that the connection is used again
+		testworld.Must(of(got[:12]).Open(got[12:12], got[:12], got[12:], nil))
 	}
 }

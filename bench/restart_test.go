@@ -8,6 +8,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // BenchmarkRestart is G18: the wall time from the start of an authority to its
@@ -30,13 +31,13 @@ func BenchmarkRestart(b *testing.B) {
 	}
 	first() // collateral is fetched, the genesis adopted
 	floor := newFloors().evidence(attest.SNP)
-	db := must(store.Open(b.Context(), f.dsn))
-	sealed := must(db.Root(b.Context())).Content
+	db := testworld.Must(store.Open(b.Context(), f.dsn))
+	sealed := testworld.Must(db.Root(b.Context())).Content
 	db.Close()
 	Compare(b,
 		Contender{"floor", func() time.Duration {
 			begin := time.Now()
-			must(f.config.Sealer.Unseal(b.Context(), sealed))
+			testworld.Must(f.config.Sealer.Unseal(b.Context(), sealed))
 			floor()
 			floor()
 			return time.Since(begin) + processStart()

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/unit"
 )
@@ -135,7 +136,7 @@ func (l countingListener) Accept() (net.Conn, error) {
 	return counted{c, l.n}, nil
 }
 
-func listener() net.Listener { return must(net.Listen("tcp", "127.0.0.1:0")) }
+func listener() net.Listener { return testworld.Must(net.Listen("tcp", "127.0.0.1:0")) }
 
 // listen serves a handler until the test ends and gives its URL.
 func (s *server) listen(l net.Listener, h http.Handler, config *tls.Config) string {
@@ -171,9 +172,9 @@ func (s *server) control(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var data attest.ReportData
-	must(io.ReadFull(r.Body, data[:]))
+	testworld.Must(io.ReadFull(r.Body, data[:]))
 	device := s.vendors.device(attest.Platform(r.FormValue("platform")), r.FormValue("task"))
-	json.NewEncoder(w).Encode(must(device.Attest(r.Context(), data)))
+	json.NewEncoder(w).Encode(testworld.Must(device.Attest(r.Context(), data)))
 }
 
 // echo answers with the body of the request.
@@ -188,7 +189,9 @@ func echo(w http.ResponseWriter, r *http.Request) {
 }
 
 // newAEAD is AES-256-GCM under a key that both processes know.
-func newAEAD() cipher.AEAD { return must(cipher.NewGCM(must(aes.NewCipher(make([]byte, 32))))) }
+func newAEAD() cipher.AEAD {
+	return testworld.Must(cipher.NewGCM(testworld.Must(aes.NewCipher(make([]byte, 32)))))
+}
 
 // ciphers give the AEAD for the message with a nonce.
 type ciphers func(nonce []byte) cipher.AEAD
@@ -203,7 +206,7 @@ func oneKey() ciphers {
 // hash: whatever derives keys costs more.
 func keyEach(nonce []byte) cipher.AEAD {
 	key := sha256.Sum256(nonce)
-	return must(cipher.NewGCM(must(aes.NewCipher(key[:]))))
+	return testworld.Must(cipher.NewGCM(testworld.Must(aes.NewCipher(key[:]))))
 }
 
 // buffers lends byte slices.
@@ -226,8 +229,8 @@ func sealedEcho(of ciphers) http.HandlerFunc {
 		p := lent.get(int(r.ContentLength))
 		defer lent.pool.Put(p)
 		body := *p
-		must(io.ReadFull(r.Body, body))
-		plaintext := must(of(body[:12]).Open(body[12:12], body[:12], body[12:], nil))
+		testworld.Must(io.ReadFull(r.Body, body))
+		plaintext := testworld.Must(of(body[:12]).Open(body[12:12], body[:12], body[12:], nil))
 		body[0] ^= 0x80
 		of(body[:12]).Seal(plaintext[:0], body[:12], plaintext, nil)
 		w.Header().Set("Content-Type", "application/octet-stream")
@@ -240,15 +243,15 @@ var evidenceID = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 1}
 
 // selfSigned is a certificate for the loopback address.
 func (s *server) selfSigned(more func(spki []byte) pkix.Extension) tls.Certificate {
-	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	key := testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	if more != nil {
-		template.ExtraExtensions = []pkix.Extension{more(must(x509.MarshalPKIXPublicKey(&key.PublicKey)))}
+		template.ExtraExtensions = []pkix.Extension{more(testworld.Must(x509.MarshalPKIXPublicKey(&key.PublicKey)))}
 	}
-	der := must(x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key))
+	der := testworld.Must(x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key))
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
@@ -258,7 +261,7 @@ func (s *server) raTLS() (string, attest.Evidence) {
 	var evidence attest.Evidence
 	config := &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true}
 	config.Certificates = []tls.Certificate{s.selfSigned(func(spki []byte) pkix.Extension {
-		evidence = must(s.vendors.device(attest.SNP, "scoring").Attest(s.t.Context(), attest.ReportData(sha512.Sum512(spki))))
+		evidence = testworld.Must(s.vendors.device(attest.SNP, "scoring").Attest(s.t.Context(), attest.ReportData(sha512.Sum512(spki))))
 		return pkix.Extension{Id: evidenceID, Value: evidence.Raw}
 	})}
 	return s.listenCounted(http.HandlerFunc(echo), config), evidence.With(s.vendors.chip.Endorsements())
@@ -266,7 +269,7 @@ func (s *server) raTLS() (string, attest.Evidence) {
 
 // unit serves a real unit, and beside it crypto/tls alone with the same chain.
 func (s *server) unit() (withUnit, bare string) {
-	u := must(unit.Start(s.t.Context(), unit.Config{
+	u := testworld.Must(unit.Start(s.t.Context(), unit.Config{
 		Authorities: []string{s.estate.url}, Genesis: s.estate.genesis, Task: "scoring", Attester: s.vendors.device(attest.SNP, "scoring"),
 	}))
 	l := listener()
@@ -275,7 +278,7 @@ func (s *server) unit() (withUnit, bare string) {
 	go func() { done <- u.Serve(ctx, l, http.HandlerFunc(echo)) }()
 	s.t.Cleanup(func() { stop(); <-done; u.Close() })
 
-	chain := must(u.ServerTLS().GetCertificate(&tls.ClientHelloInfo{}))
+	chain := testworld.Must(u.ServerTLS().GetCertificate(&tls.ClientHelloInfo{}))
 	config := &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, Certificates: []tls.Certificate{*chain}}
 	beside := listener()
 	go func() {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -24,11 +25,11 @@ func BenchmarkJoin(b *testing.B) {
 	plaintext := make([]byte, 0, len(ciphertext))
 	const units = 4 // one by one, so that a round is long enough
 	Compare(b,
-		Contender{"aead", Repeat(units*len(sealed), func() { must(aead.Open(plaintext, f[1], ciphertext, f[0])) })},
+		Contender{"aead", Repeat(units*len(sealed), func() { testworld.Must(aead.Open(plaintext, f[1], ciphertext, f[0])) })},
 		Contender{"join", func() (cost time.Duration) {
 			for range units {
 				h, i := p.estate.host(b), 0
-				cost += Repeat(len(sealed), func() { must(h.Join(sealed[i], time.Now())); i++ })()
+				cost += Repeat(len(sealed), func() { testworld.Must(h.Join(sealed[i], time.Now())); i++ })()
 			}
 			return cost / units
 		}})
@@ -38,10 +39,10 @@ func BenchmarkJoin(b *testing.B) {
 func (p *peer) sealed(b *testing.B, n int) [][]byte {
 	b.Helper()
 	h := p.estate.host(b)
-	o := must(channel.NewOpening(channel.Pin{Genesis: p.Genesis, Task: "scoring"}, 0))
+	o := testworld.Must(channel.NewOpening(channel.Pin{Genesis: p.Genesis, Task: "scoring"}, 0))
 	var all [][]byte
 	for i := range n {
-		a := must(h.Accept(channel.OpenRequest{Body: o.Request(), Number: uint64(i)}, time.Now()))
+		a := testworld.Must(h.Accept(channel.OpenRequest{Body: o.Request(), Number: uint64(i)}, time.Now()))
 		_, sealed, err := a.Finish(attest.Evidence{})
 		if err != nil {
 			b.Fatal(err)

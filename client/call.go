@@ -79,6 +79,9 @@ func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	defer c.tasks.Done()
+	if newest := c.trust.Load(); !c.pool.under(newest.Policy().Head()) {
+		c.enforce(newest) // maintain is about to, and the request must not be ahead of it
+	}
 	if err := c.locate(r.Context()); err != nil {
 		return nil, err
 	}

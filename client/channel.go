@@ -64,7 +64,8 @@ type OpenConfig struct {
 	// Receipts are wanted for requests: see [WithRecord].
 	Receipts bool
 	// NotAfter is how long after its sending a unit may begin to execute a
-	// request. 0 is 30 seconds.
+	// request, 2 minutes at most. 0 is 30 seconds. It is counted by the unit's
+	// clock, from which this machine's may be 5 minutes off.
 	NotAfter time.Duration
 }
 
@@ -100,12 +101,13 @@ func open(ctx context.Context, config OpenConfig) (*Channel, error) {
 	c := &Channel{gateways: gateways{inner: newGateway(config.CA), all: all}, evidence: config.FreshEvidence}
 	c.trust.patient = true // heads may follow one another within a second, as parties approve
 	c.gateways.spread()
-	c.trust.begin(config.Trust, refreshLeast)
+	c.trust.begin(config.Trust, refreshLeast, &c.gateways)
 	c.transport, err = channel.NewTransport(channel.TransportConfig{
-		Gateway: all[0], Inner: &c.gateways, Pin: config.pin(), Wants: config.wants(), Trust: truster{c},
+		Gateway: all[0], Inner: &c.gateways, Pin: config.pin(), Wants: config.wants(), Trust: truster{c}, Heads: channel.Heads{Newest: c.trust.provedHead, Heard: c.trust.hinted},
 		Clock: config.Trust.config.Clock, NotAfter: config.NotAfter,
 	})
 	if err != nil {
+		c.trust.release()
 		return nil, err
 	}
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -140,7 +142,7 @@ func (o OpenConfig) wants() (w channel.Wants) {
 
 // pin is what sessions stay with.
 func (t *Trust) pin() channel.Pin {
-	p := channel.Pin{Genesis: t.config.Genesis, Task: t.config.Task, Group: t.config.Group}
+	p := channel.Pin{Genesis: t.config.Genesis, ID: t.config.ID, Task: t.config.Task, Group: t.config.Group}
 	if p.Task+p.Group == "" {
 		p.ID = t.identities[0].ID
 	}
@@ -192,7 +194,7 @@ func (t truster) Renew(ctx context.Context) channel.Trust {
 
 // judged is trust as answers are judged by it.
 func (c *Channel) judged(t *Trust) channel.Trust {
-	judged := channel.Trust{Policy: t.Policy(), Root: t.root}
+	judged := t.channel()
 	if c.evidence {
 		judged.Verifier = t.config.Verifier
 	}
@@ -259,7 +261,8 @@ func (c *Channel) Close(ctx context.Context) Closed {
 	closed := c.transport.Close(ctx)
 	c.stop()
 	c.tasks.Wait()
-	c.gateways.inner.CloseIdleConnections()
+	c.trust.release()
+	c.gateways.close()
 	return closed
 }
 
@@ -278,5 +281,5 @@ func WithRecord(ctx context.Context, r *Record) context.Context { return channel
 // It refuses a changed request, answer or unit, and a unit that is not what t
 // is pinned to.
 func VerifyReceipt(r Record, t *Trust, at time.Time) (Receipt, error) {
-	return channel.VerifyReceipt(r, channel.Trust{Policy: t.Policy(), Root: t.root}, channel.ReceiptExpect{Pin: t.pin(), At: at})
+	return channel.VerifyReceipt(r, t.channel(), channel.ReceiptExpect{Pin: t.pin(), At: at})
 }

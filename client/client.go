@@ -29,6 +29,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -61,8 +62,9 @@ type Config struct {
 	Resolver Resolver
 	// Dial opens connections. Nil is the system's TCP.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Refresh is how old trust may become before it is fetched anew: what
-	// owners withdraw is refused after this time. 0 is one minute.
+	// Refresh is how old trust may become before it is fetched anew with fresh
+	// evidence of the authority. 0 is one minute. What owners withdraw is refused as
+	// soon as the authority has it: trust is watched, and waits for no refresh.
 	Refresh time.Duration
 }
 
@@ -101,7 +103,7 @@ func New(config Config) (*Client, error) {
 		retries: newBudget(retryShare, retryBurst),
 	}
 	c.life, c.stop = context.WithCancel(context.Background())
-	c.trust.begin(config.Trust, min(refreshLeast, config.Refresh))
+	c.trust.begin(config.Trust, min(refreshLeast, config.Refresh), &gateways{})
 	c.tasks.Go(c.maintain)
 	return c, nil
 }
@@ -153,6 +155,7 @@ func (c *Client) Close() {
 	c.stop()
 	c.pool.close()
 	c.tasks.Wait()
+	c.trust.release()
 }
 
 // enter counts a call in; it fails when the client is closed.
@@ -170,10 +173,18 @@ func (c *Client) enter() error {
 func (c *Client) maintain() {
 	ticker := time.NewTicker(min(tick, c.config.Refresh))
 	defer ticker.Stop()
+	head := c.config.Trust.Policy().Head()
 	for {
+		moved := c.trust.next()
+		if newest := c.trust.Load(); newest.Policy().Head() != head {
+			head = newest.Policy().Head()
+			c.enforce(newest)
+		}
 		select {
 		case <-c.life.Done():
 			return
+		case <-moved:
+			continue
 		case <-ticker.C:
 		}
 		if held := c.trust.Load(); c.now().Sub(held.at) >= c.config.Refresh {
@@ -192,10 +203,19 @@ func (c *Client) renewAfter(ctx context.Context, old *Trust) *Trust {
 	if err != nil {
 		c.counters.refreshFailed.Add(1)
 	}
-	if newer != old {
-		c.pool.enforce(newer.Policy().Head(), c.now())
+	if !newer.is(old) {
+		c.enforce(newer)
 	}
 	return newer
+}
+
+// enforce checks every connection under trust: one that it refuses ends at once, whatever
+// is under way on it, and the others go on under its policy.
+func (c *Client) enforce(t *Trust) {
+	c.pool.enforce(t.Policy().Head(), c.now(), func(opened *conn) error {
+		_, err := identity.Check(opened.state.PeerCertificates, t.root, t.expect(c.now()))
+		return err
+	})
 }
 
 // locate makes sure that some address is known.

@@ -57,11 +57,11 @@ type conn struct {
 	link    *link
 	state   tls.ConnectionState
 	replica *replica
-	head    attest.Digest // of the policy under which the peer was checked
-	retire  time.Time     // no request is put on it again after this
+	retire  time.Time // no request is put on it again after this
 
-	busy bool      // guarded by pool.mu
-	used time.Time // guarded by pool.mu
+	head attest.Digest // guarded by pool.mu: of the policy under which the peer was checked
+	busy bool          // guarded by pool.mu
+	used time.Time     // guarded by pool.mu
 }
 
 // dial connects to a replica and checks who answers. A refusal makes the client
@@ -80,9 +80,13 @@ func (c *Client) dial(r *replica) (*conn, error) {
 	trust := c.trust.Load()
 	opened, err := c.dialUnder(ctx, trust, r)
 	if refused(err) {
-		if newer := c.renewAfter(ctx, trust); newer != trust {
+		if newer := c.renewAfter(ctx, trust); !newer.is(trust) {
+			trust = newer
 			opened, err = c.dialUnder(ctx, newer, r)
 		}
+	}
+	if newest := c.trust.Load(); err == nil && !newest.is(trust) { // a step came under way
+		c.enforce(newest)
 	}
 	c.counters.dials.Add(1)
 	if err != nil {

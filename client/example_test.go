@@ -33,7 +33,7 @@ func (c *cleaner) Cleanup(f func()) { c.all = append(c.all, f) }
 func startExample() exampleWorld {
 	c := new(cleaner)
 	w := newWorld(c, "1")
-	e := exampleWorld{AuthorityURL: w.url, Genesis: w.genesis, Verifier: w.config().Verifier}
+	e := exampleWorld{AuthorityURL: w.url, Genesis: w.Genesis(), Verifier: w.config().Verifier}
 	for _, r := range w.replicas(2, "1") {
 		e.Units = append(e.Units, r.address)
 	}

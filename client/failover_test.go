@@ -14,19 +14,20 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // kinds of requests, by what may be done with them.
 var kinds = map[string]func() *http.Request{
-	"safe": func() *http.Request { return must(http.NewRequest("GET", "https://"+serverName+"/", nil)) },
+	"safe": func() *http.Request { return testworld.Must(http.NewRequest("GET", "https://"+serverName+"/", nil)) },
 	"marked": func() *http.Request {
-		r := must(http.NewRequest("POST", "https://"+serverName+"/", io.NopCloser(strings.NewReader("one"))))
+		r := testworld.Must(http.NewRequest("POST", "https://"+serverName+"/", io.NopCloser(strings.NewReader("one"))))
 		r.Header.Set("Idempotency-Key", "1")
 		return r
 	},
 	"plain": func() *http.Request {
-		return must(http.NewRequest("POST", "https://"+serverName+"/", strings.NewReader("one")))
+		return testworld.Must(http.NewRequest("POST", "https://"+serverName+"/", strings.NewReader("one")))
 	},
 }
 
@@ -96,12 +97,12 @@ func TestFaults(t *testing.T) {
 					t.Errorf("got error %v, want %v", err, want)
 				}
 				if errors.Is(want, client.ErrMaybeExecuted) {
-					wantReason(t, err, wire.OutcomeUnknown)
+					testworld.Refused(t, err, wire.OutcomeUnknown)
 				}
 				if n := executed(replicas); kind == "plain" && n != 1 {
 					t.Errorf("a request that may not be repeated was executed %d times", n)
 				}
-				eventually(t, "nothing in flight", func() bool { return inFlight(c) == 0 })
+				testworld.Eventually(t, "nothing in flight", func() bool { return inFlight(c) == 0 })
 			})
 		}
 	}
@@ -235,14 +236,18 @@ func TestKilledReplicas(t *testing.T) {
 		})
 	}
 	c := w.client(replicas...)
-	stop := after(3 * time.Second)
+	length, every := 3*time.Second, 250*time.Millisecond
+	if testing.Short() {
+		length, every = 6*time.Second, time.Second // under the race detector a replica takes long to be useful again
+	}
+	stop := after(length)
 	var killer sync.WaitGroup
 	killer.Go(func() {
 		for i := 0; ; i++ {
 			select {
 			case <-stop:
 				return
-			case <-time.After(250 * time.Millisecond):
+			case <-time.After(every):
 			}
 			r := replicas[i%3]
 			r.kill()
@@ -313,7 +318,7 @@ func TestOutage(t *testing.T) {
 			if !errors.Is(err, client.ErrUnreachable) {
 				t.Fatalf("got error %v, want %v", err, client.ErrUnreachable)
 			}
-			wantReason(t, err, wire.Unavailable)
+			testworld.Refused(t, err, wire.Unavailable)
 		}
 		// One each, a share of 15 %, its burst of 10, and the pauses'
 		// first probes.
@@ -356,7 +361,7 @@ func TestClose(t *testing.T) {
 		r.answer(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 		addresses = append(addresses, r.address)
 	}
-	c := must(client.New(client.Config{Trust: trust, Addresses: addresses}))
+	c := testworld.Must(client.New(client.Config{Trust: trust, Addresses: addresses}))
 	failed := make(chan error)
 	for range 5 {
 		go func() {
@@ -364,7 +369,7 @@ func TestClose(t *testing.T) {
 			failed <- err
 		}()
 	}
-	eventually(t, "requests are under way", func() bool { return executed(replicas) >= 5 })
+	testworld.Eventually(t, "requests are under way", func() bool { return executed(replicas) >= 5 })
 	c.Close()
 	for range 5 {
 		if err := <-failed; !errors.Is(err, client.ErrClosed) {
@@ -374,5 +379,5 @@ func TestClose(t *testing.T) {
 	if _, err := do(c, kinds["safe"]()); !errors.Is(err, client.ErrClosed) {
 		t.Errorf("after Close: got error %v, want %v", err, client.ErrClosed)
 	}
-	eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
+	testworld.Eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
 }

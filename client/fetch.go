@@ -51,7 +51,7 @@ func fetchFrom(ctx context.Context, config *TrustConfig, state State, address st
 	defer cancel()
 	f := &fetch{config: config, state: state}
 	var err error
-	if f.peer, err = history.Dial(address, f.judge); err != nil {
+	if f.peer, err = history.Dial(history.Config{Address: address, Judge: f.judge, Clock: config.Clock}); err != nil {
 		return nil, err
 	}
 	defer f.peer.Close()
@@ -195,6 +195,9 @@ func (f *fetch) findIdentity(unverified []api.TrustIdentity, want Identity, auth
 		if want.Root, err = parseCertificate(u.Root); err != nil {
 			return Identity{}, fmt.Errorf("reading identity root: %w", err)
 		}
+		if want.Group != "" {
+			return want, identity.CheckGroupRoot(want.Root, identity.Expect{Policy: f.state.Policy(), Group: want.Group, IDs: []attest.Digest{want.ID}, At: f.config.Clock(), Approvers: f.config.PartyKeys})
+		}
 		if want.Cross, err = parseCertificate(u.Cross); err != nil {
 			return Identity{}, fmt.Errorf("reading cross-certificate: %w", err)
 		}
@@ -204,10 +207,6 @@ func (f *fetch) findIdentity(unverified []api.TrustIdentity, want Identity, auth
 			Use:    identity.UseTLS,
 			IDs:    []attest.Digest{want.ID},
 			At:     f.config.Clock(),
-		}
-		if want.Group != "" {
-			expect.Kinds, expect.Group = []identity.Kind{identity.KindGroup}, want.Group
-			expect.Roles = f.state.Policy().Pact(want.Group).Group.RoleNames()
 		}
 		return want, identity.CheckRoot(want.Root, want.Cross, authority, expect)
 	}

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -35,6 +36,13 @@ func parseGateways(list string) (all []*url.URL, err error) {
 
 // spread begins with any of them, so that clients share them out.
 func (g *gateways) spread() { g.use.Store(rand.Uint32N(uint32(len(g.all)))) }
+
+// close ends the connections. One of HTTP/2 becomes idle only a moment after the last
+// request on it was given up, as a poll of the history is, so that they are closed again.
+func (g *gateways) close() {
+	g.inner.CloseIdleConnections()
+	time.AfterFunc(time.Second, g.inner.CloseIdleConnections)
+}
 
 // RoundTrip sends a request to the gateway in use. When that brings no answer,
 // or one that says that no unit is reached, later requests go to the next.

@@ -1,10 +1,12 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -45,14 +47,16 @@ func (i Identity) String() string {
 	return "task " + i.Task + " release " + i.Release
 }
 
-// pinnedGroup is the group's identity that its parties agree on, and the one it
-// continues while they agree on that. With an ID it is exactly that one.
+// pinnedGroup is the group's identity that its parties agree on, the pinned party among
+// them, and the one it continues while they agree on that. With an ID it is exactly that
+// one. The root of each is one that they approve, never the authority's word.
 func (c *TrustConfig) pinnedGroup(p policy.Approved) ([]Identity, error) {
 	pact := p.Pact(c.Group)
 	if pact == nil {
 		return nil, wire.Refuse(wire.NotFound, "trust: group", c.Group, p.Document().GroupNames())
 	}
-	inForce, err := pact.InForce(c.Clock())
+	at := c.Clock()
+	inForce, err := pact.InForce(policy.ApprovedRoot(at), at)
 	if err != nil {
 		return nil, err
 	}
@@ -61,9 +65,17 @@ func (c *TrustConfig) pinnedGroup(p policy.Approved) ([]Identity, error) {
 	}
 	var found []Identity
 	for ; inForce != nil; inForce = inForce.Before {
-		if _, err := inForce.Agreed(c.Clock()); err == nil && (c.ID.IsZero() || c.ID == inForce.ID()) {
-			found = append(found, Identity{ID: inForce.ID(), Group: c.Group})
+		for _, root := range inForce.Roots(at) {
+			unapproved := identity.ApprovedBy(inForce, root, c.PartyKeys, at)
+			if unapproved == nil && (c.ID.IsZero() || c.ID == inForce.ID()) {
+				found = append(found, Identity{ID: inForce.ID(), Group: c.Group})
+				break
+			}
+			err = cmp.Or(err, unapproved)
 		}
+	}
+	if len(found) == 0 {
+		return nil, err
 	}
 	return found, nil
 }

@@ -13,11 +13,17 @@ import (
 
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// keysWait bounds asking for a key configuration.
-const keysWait = 10 * time.Second
+// keysWait bounds asking for a key configuration once. While all there are might be
+// held by a unit that was cut off, it is asked for again, after pauses that grow.
+const (
+	keysWait  = 10 * time.Second
+	keysTries = 6
+	keysPause = 100 * time.Millisecond
+)
 
 // maxSignedKeys bounds a signed key configuration in bytes.
 const maxSignedKeys = 32 << 10
@@ -67,7 +73,7 @@ func NewOneOff(ctx context.Context, config OneOffConfig) (*OneOff, error) {
 	}
 	o := &OneOff{config: config, gateways: gateways{inner: newGateway(config.CA), all: all}}
 	o.gateways.spread()
-	o.trust.begin(config.Trust, refreshLeast)
+	o.trust.begin(config.Trust, refreshLeast, &o.gateways)
 	if _, err := o.current(ctx, channel.OneOffKeys{}); err != nil {
 		o.Close()
 		return nil, err
@@ -91,8 +97,11 @@ func (o *OneOff) URL() *url.URL {
 	return o.requests(o.keys)
 }
 
-// Close ends the connections to the gateway.
-func (o *OneOff) Close() { o.gateways.inner.CloseIdleConnections() }
+// Close ends the connections to the gateway, and waits for what was started.
+func (o *OneOff) Close() {
+	o.trust.release()
+	o.gateways.close()
+}
 
 // Trust is the newest trust.
 func (o *OneOff) Trust() *Trust { return o.trust.Load() }
@@ -118,27 +127,49 @@ func (o *OneOff) current(ctx context.Context, old channel.OneOffKeys) (channel.O
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := o.config.Trust.config.Clock()
-	if o.keys.Plain != nil && now.Before(o.keys.Expires) && string(o.keys.Plain) != string(old.Plain) {
+	if o.keys.Plain != nil && now.Before(o.keys.Expires) && string(o.keys.Plain) != string(old.Plain) && o.stands(o.keys) == nil {
 		return o.keys, nil
 	}
+	var keys channel.OneOffKeys
+	var err error
+	for try := range keysTries {
+		// Until a unit has renewed after a cut there are no keys that no cut unit holds.
+		_ = retry.Sleep(ctx, time.Duration(try*try)*keysPause) // where ctx ends it, fetching fails
+		if keys, err = o.newKeys(ctx); err == nil || !errors.Is(err, wire.Behind) && !errors.Is(err, wire.CutOff) {
+			break
+		}
+	}
+	if err == nil {
+		o.keys = keys
+	}
+	return keys, err
+}
+
+// newKeys fetches keys and checks them.
+func (o *OneOff) newKeys(ctx context.Context) (channel.OneOffKeys, error) {
 	signed, err := o.fetch(ctx)
 	if err != nil {
 		return channel.OneOffKeys{}, fmt.Errorf("fetching one-off keys: %w: %w", ErrUnreachable, err)
 	}
-	keys, err := o.verify(signed, o.trust.Load())
+	trust := o.trust.Load()
+	keys, err := o.verify(signed, trust)
 	if err != nil { // perhaps of a release that is newer than what is known
-		newer, _ := o.trust.after(ctx, o.trust.Load())
-		keys, err = o.verify(signed, newer)
+		trust, _ = o.trust.after(ctx, trust)
+		keys, err = o.verify(signed, trust)
 	}
 	if err != nil {
 		return channel.OneOffKeys{}, fmt.Errorf("judging one-off keys: %w", err)
 	}
-	o.keys = keys
 	return keys, nil
 }
 
 func (o *OneOff) verify(signed []byte, t *Trust) (channel.OneOffKeys, error) {
-	return channel.VerifyOneOffKeys(signed, t.pin(), channel.Trust{Policy: t.Policy(), Root: t.root}, t.config.Clock())
+	return channel.VerifyOneOffKeys(signed, t.pin(), t.channel(), t.config.Clock())
+}
+
+// stands refuses keys that a unit may hold which the newest policy cuts off.
+func (o *OneOff) stands(keys channel.OneOffKeys) error {
+	return keys.CutOff(o.trust.Load().Policy(), o.config.Trust.config.Clock())
 }
 
 // fetch asks the gateway for what a unit of the pin has signed.
@@ -160,7 +191,11 @@ func (o *OneOff) fetch(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
+	switch answer.StatusCode {
+	case http.StatusOK:
+	case http.StatusPreconditionFailed:
+		return nil, wire.Refuse(wire.Behind, "one-off keys: status", answer.StatusCode, http.StatusOK)
+	default:
 		return nil, wire.Refuse(wire.Unavailable, "one-off keys: status", answer.StatusCode, http.StatusOK)
 	}
 	return io.ReadAll(io.LimitReader(answer.Body, maxSignedKeys+1))
@@ -169,8 +204,8 @@ func (o *OneOff) fetch(ctx context.Context) ([]byte, error) {
 // RoundTrip sends a request and gives the answer of a unit, which nobody on the
 // way can read or change. It refuses, with "not-allowed" and without sending it,
 // a request that is neither safe nor marked. When no unit holds the key any
-// more, it fetches the key configuration again, and sends the request once more
-// if its body can be had again.
+// more, or one that was cut off may hold it, it fetches the key configuration again,
+// and sends the request once more if its body can be had again.
 func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !safe(r) && !marked(r) {
 		if r.Body != nil {
@@ -184,7 +219,7 @@ func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	answer, err := o.send(r, keys)
 	again := r.Body == nil || r.Body == http.NoBody || r.GetBody != nil
-	if !errors.Is(err, wire.OneOffKey) || !again {
+	if !errors.Is(err, wire.OneOffKey) && !errors.Is(err, wire.CutOff) || !again {
 		return answer, err
 	}
 	if keys, err = o.current(r.Context(), keys); err != nil {
@@ -200,7 +235,7 @@ func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func (o *OneOff) send(r *http.Request, keys channel.OneOffKeys) (*http.Response, error) {
-	through, err := channel.NewOneOffs(channel.OneOffConfig{URL: o.requests(keys), Inner: &o.gateways, Keys: keys, Whole: o.config.Whole})
+	through, err := channel.NewOneOffs(channel.OneOffConfig{URL: o.requests(keys), Inner: &o.gateways, Keys: keys, Whole: o.config.Whole, Stands: func() error { return o.stands(keys) }})
 	if err != nil {
 		return nil, err
 	}

@@ -5,12 +5,12 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/cohort-tee/cohort/internal/retry"
 )
 
 // Times and sizes of fail-over. None of them bears on trust.
 const (
-	backoffLeast = 50 * time.Millisecond // first pause after a failure
-	backoffMost  = 10 * time.Second      // longest pause
 	stagger      = 50 * time.Millisecond // a connection that takes longer is raced by one to another replica
 	dialTime     = 5 * time.Second       // a connection and its handshake take at most this
 	dialMost     = 8                     // connections to a replica that are under way at a time
@@ -31,6 +31,9 @@ const (
 	retryBurst = 10
 )
 
+// backoffs are the pauses after failures of a replica.
+var backoffs = retry.Backoff{First: 50 * time.Millisecond, Most: 10 * time.Second}
+
 // backoff says when a replica that failed is tried again. The zero backoff is
 // ready.
 type backoff struct {
@@ -47,17 +50,7 @@ func (b *backoff) failed(began, at time.Time, jitter float64) {
 	}
 	b.fails++
 	b.last = at
-	b.until = at.Add(b.pause(jitter))
-}
-
-// pause doubles with each failure; jitter in [0, 1) spreads it over its upper
-// half, so that clients do not come back together.
-func (b *backoff) pause(jitter float64) time.Duration {
-	pause := backoffMost
-	if shift := max(b.fails-1, 0); shift < 10 {
-		pause = min(backoffLeast<<shift, backoffMost)
-	}
-	return pause/2 + time.Duration(jitter*float64(pause/2))
+	b.until = at.Add(backoffs.Spread(b.fails, jitter))
 }
 
 func (b *backoff) ready(at time.Time) bool { return b.fails == 0 || !at.Before(b.until) }
@@ -66,7 +59,7 @@ func (b *backoff) ready(at time.Time) bool { return b.fails == 0 || !at.Before(b
 // others away for another pause.
 func (b *backoff) probe(at time.Time, jitter float64) {
 	if b.fails > 0 {
-		b.until = at.Add(b.pause(jitter))
+		b.until = at.Add(backoffs.Spread(b.fails, jitter))
 	}
 }
 

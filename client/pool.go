@@ -297,13 +297,36 @@ func (p *pool) drop(r *replica) {
 	closeAll(idle)
 }
 
-// enforce makes head the policy in force: connections that were checked under
-// another policy carry no further request.
-func (p *pool) enforce(head attest.Digest, at time.Time) {
+// enforce makes head the policy in force, by which check judges the connections that are
+// open. One that it refuses ends at once.
+func (p *pool) enforce(head attest.Digest, at time.Time, check func(*conn) error) {
 	p.mu.Lock()
 	p.head = head
+	open := slices.Collect(maps.Keys(p.open))
 	p.mu.Unlock()
+	var refused []*conn
+	for _, c := range open {
+		if check(c) != nil {
+			// Without a TLS close: the peer would end its response in good order on that.
+			c.link.Conn.Close()
+			refused = append(refused, c)
+			continue
+		}
+		p.mu.Lock()
+		if p.head == head {
+			c.head = head
+		}
+		p.mu.Unlock()
+	}
+	closeAll(refused)
 	p.sweep(at)
+}
+
+// under reports whether connections are checked under the policy with a head.
+func (p *pool) under(head attest.Digest) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.head == head
 }
 
 // sweep closes idle connections that will not be used again.

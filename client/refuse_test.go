@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -28,7 +31,7 @@ type impostor struct {
 
 func newImpostor(t testing.TB, certificate *tls.Certificate) *impostor {
 	t.Helper()
-	l := must(net.Listen("tcp", "127.0.0.1:0"))
+	l := testworld.Must(net.Listen("tcp", "127.0.0.1:0"))
 	i := &impostor{address: l.Addr().String()}
 	config := identity.ServerTLS(func() (*tls.Certificate, error) { return certificate, nil })
 	config.NextProtos = nil
@@ -81,8 +84,8 @@ func TestRefusesPeers(t *testing.T) {
 		}, good, wire.WrongIdentity},
 		{"the same code under another authority", w, nil, stranger.shared("scoring", "scoring 1", now), wire.WrongGenesis},
 		{"another authority's leaf under our cross-certificate", w, nil, reroot(stranger.shared("scoring", "scoring 1", now), good.Certificate[1]), wire.BadChain},
-		{"a leaf under another identity's cross-certificate", w, nil, reroot(good, w.shared("other", "other", now).Certificate[1]), wire.WrongIdentity},
-		{"the authority itself", w, nil, must(w.certificate()), wire.WrongKind},
+		{"a leaf under another identity's cross-certificate", w, nil, reroot(good, w.shared("other", "other", now).Certificate[1]), wire.BadChain},
+		{"the authority itself", w, nil, testworld.Must(w.certificate()), wire.WrongKind},
 		{"a certificate that is over", old, nil, old.shared("scoring", "scoring 1", now.Add(-10*time.Second)), wire.Expired},
 		{"a certificate of the future", old, nil, old.shared("scoring", "scoring 1", now.Add(70*time.Second)), wire.Expired},
 		{"no cross-certificate", w, nil, &tls.Certificate{Certificate: good.Certificate[:1], PrivateKey: good.PrivateKey}, wire.BadChain},
@@ -91,7 +94,7 @@ func TestRefusesPeers(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			peer := newImpostor(t, tt.certificate)
 			trust := tt.world.fetch(tt.pin)
-			c := must(client.New(client.Config{Trust: trust, Addresses: []string{peer.address}}))
+			c := testworld.Must(client.New(client.Config{Trust: trust, Addresses: []string{peer.address}}))
 			for kind, request := range kinds {
 				_, err := do(c, soon(t, request()))
 				if got := wire.ReasonOf(err); got != tt.reason {
@@ -120,13 +123,13 @@ func TestRefusesPeers(t *testing.T) {
 func TestImpostorCounts(t *testing.T) {
 	w := newWorld(t, "1")
 	peer := newImpostor(t, w.shared("scoring", "scoring 1", time.Now()))
-	c := must(client.New(client.Config{Trust: w.fetch(nil), Addresses: []string{peer.address}}))
+	c := testworld.Must(client.New(client.Config{Trust: w.fetch(nil), Addresses: []string{peer.address}}))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		_, _ = do(c, kinds["plain"]())
 	}()
-	eventually(t, "a genuine peer is sent the request", func() bool { return peer.bytes.Load() > 0 })
+	testworld.Eventually(t, "a genuine peer is sent the request", func() bool { return peer.bytes.Load() > 0 })
 	c.Close()
 	<-done
 }
@@ -138,7 +141,7 @@ func TestManInTheMiddle(t *testing.T) {
 	trust := w.fetch(nil)
 	units := newImpostor(t, own.shared("scoring", "scoring 1", time.Now()))
 	own.mu.Lock() // he relays the genuine history
-	own.entries, own.genesis, own.approved = w.entries, w.genesis, w.approved
+	own.Steps = w.Steps
 	own.mu.Unlock()
 	calls := map[string]func() error{
 		"FetchTrust": func() error {
@@ -189,7 +192,7 @@ func TestRefusesRequests(t *testing.T) {
 		{"https://other.clinic.example/", wire.WrongName},
 		{"https://127.0.0.1/", wire.WrongName},
 	} {
-		_, err := c.RoundTrip(&http.Request{Method: "GET", URL: must(url.Parse(tt.url)), Header: http.Header{}})
+		_, err := c.RoundTrip(&http.Request{Method: "GET", URL: testworld.Must(url.Parse(tt.url)), Header: http.Header{}})
 		if got := wire.ReasonOf(err); got != tt.reason {
 			t.Errorf("%s: got %v, want reason %q", tt.url, err, tt.reason)
 		}
@@ -224,13 +227,13 @@ func TestFollowsPolicy(t *testing.T) {
 	leaf := w.shared("scoring", "scoring 1", time.Now())
 	one.certificate = func() *tls.Certificate { return leaf }
 	c := w.clientOf(client.Config{Refresh: 50 * time.Millisecond}, one, two)
-	eventually(t, "both releases serve", func() bool {
+	testworld.Eventually(t, "both releases serve", func() bool {
 		get(t, c, "ok")
 		return one.executed.Load() > 0 && two.executed.Load() > 0
 	})
 	w.adopt("2")
 	head := func() bool { return c.Stats().PolicyHead == w.visibleHead() }
-	eventually(t, "the client follows policy", head)
+	testworld.Eventually(t, "the client follows policy", head)
 	before := one.executed.Load()
 	for range 20 {
 		get(t, c, "ok")
@@ -248,9 +251,12 @@ func TestRefusedHandshakeRefreshes(t *testing.T) {
 	w.adopt("1", "2")
 	c := w.clientOf(client.Config{Trust: trust, Refresh: time.Hour}, w.replicas(1, "2")...)
 	_, err := do(c, kinds["safe"]())
-	wantReason(t, err, wire.WrongIdentity) // trust was fetched less than a second ago
+	testworld.Refused(t, err, wire.CutOff) // trust was fetched less than a second ago
 	time.Sleep(time.Until(trust.At().Add(time.Second)))
 	get(t, c, "ok")
+	testworld.Eventually(t, "the root of the new release is fetched", func() bool { return len(c.Trust().Identities()) == 2 })
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if got := w.asked; got != 2 {
 		t.Errorf("authority was asked %d times, want 2", got)
 	}
@@ -262,7 +268,7 @@ func TestAuthorityDown(t *testing.T) {
 	trust := w.fetch(func(c *client.TrustConfig) { c.Authorities = []string{w.url} })
 	w.stop()
 	c := w.clientOf(client.Config{Trust: trust, Refresh: 20 * time.Millisecond}, w.replicas(2, "1")...)
-	eventually(t, "a refresh failed", func() bool {
+	testworld.Eventually(t, "a refresh failed", func() bool {
 		get(t, c, "ok")
 		return c.Stats().RefreshFailed > 0
 	})
@@ -282,7 +288,7 @@ func TestVerify(t *testing.T) {
 	if got := report.Cluster; got.OneIdentity || len(got.Addresses) != 2 {
 		t.Errorf("got cluster %+v, want two addresses of two releases", got)
 	}
-	if got := report.Policy; got.Sequence != 1 || got.Genesis != w.genesis || got.Quorum != 1 {
+	if got := report.Policy; got.Sequence != 1 || got.Genesis != w.Genesis() || got.Quorum != 1 {
 		t.Errorf("got policy %+v", got)
 	}
 	if !report.Hardware.Development || report.Key.Kind != identity.KindShared {
@@ -292,13 +298,13 @@ func TestVerify(t *testing.T) {
 	if err := report.WriteTree(&tree); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"DEVELOPMENT", "hardware", "code", "policy", "key", "cluster", w.genesis.String(), "several releases"} {
+	for _, want := range []string{"DEVELOPMENT", "hardware", "code", "policy", "key", "cluster", w.Genesis().String(), "several releases"} {
 		if !bytes.Contains(tree.Bytes(), []byte(want)) {
 			t.Errorf("the tree has no %q:\n%s", want, tree.String())
 		}
 	}
 	two.kill()
-	report = must(client.Verify(t.Context(), "cluster.test:443", config))
+	report = testworld.Must(client.Verify(t.Context(), "cluster.test:443", config))
 	if got := report.Cluster; !got.OneIdentity || got.Addresses[0].Error == "" && got.Addresses[1].Error == "" {
 		t.Errorf("got cluster %+v, want one address that does not answer", got)
 	}
@@ -308,6 +314,32 @@ func TestVerify(t *testing.T) {
 	}
 	if n := one.executed.Load() + two.executed.Load(); n != 0 {
 		t.Errorf("%d requests were sent, want none", n)
+	}
+}
+
+// TestDynamic: that a release may load code which is not measured is told with all
+// that is told of it, and of no other.
+func TestDynamic(t *testing.T) {
+	for release, want := range map[string][]string{"1": {}, "2-dynamic": {"scoring release 2-dynamic"}} {
+		w := newWorld(t, release)
+		trust := w.fetch(nil)
+		for _, i := range trust.Identities() {
+			if got := trust.Dynamic(i); !slices.Equal(got, want) {
+				t.Errorf("release %s: got %q, want %q", release, got, want)
+			}
+		}
+		one := w.replicas(1, release)[0]
+		report, err := client.Verify(t.Context(), one.address, client.Config{Trust: trust})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var tree bytes.Buffer
+		if err := report.WriteTree(&tree); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(report.Code.Dynamic, want) || strings.Contains(tree.String(), "not measured") != (len(want) > 0) {
+			t.Errorf("release %s: got %q and\n%s", release, report.Code.Dynamic, tree.String())
+		}
 	}
 }
 
@@ -321,11 +353,11 @@ func TestResolves(t *testing.T) {
 		dial[r.host()] = r.address
 	}
 	c := w.clientOf(client.Config{Addresses: []string{"cluster.test:443"}, Resolver: resolver, Dial: dial.dial})
-	eventually(t, "both addresses serve", func() bool {
+	testworld.Eventually(t, "both addresses serve", func() bool {
 		get(t, c, "ok")
 		return replicas[0].executed.Load() > 0 && replicas[1].executed.Load() > 0
 	})
 	unknown := w.clientOf(client.Config{Addresses: []string{"unknown.test:443"}, Resolver: resolver})
 	_, err := do(unknown, kinds["safe"]())
-	wantReason(t, err, wire.Unavailable)
+	testworld.Refused(t, err, wire.Unavailable)
 }

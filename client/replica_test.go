@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 var quiet = log.New(io.Discard, "", 0)
@@ -71,7 +71,7 @@ func listen(t testing.TB) net.Listener {
 // host is an address of its own that only byHost can reach.
 func (r *replica) host() string {
 	_, port, _ := net.SplitHostPort(r.address)
-	n := must(strconv.Atoi(port))
+	n := testworld.Must(strconv.Atoi(port))
 	return fmt.Sprintf("192.0.%d.%d", n/256, n%256)
 }
 
@@ -121,7 +121,7 @@ func (r *replica) current(c net.Conn) *tls.Certificate {
 	if r.leaf == nil || time.Since(r.made) > 100*time.Millisecond {
 		r.leaf, r.made = r.certificate(), time.Now()
 	}
-	end := must(x509.ParseCertificate(r.leaf.Certificate[0])).NotAfter
+	end := testworld.Must(x509.ParseCertificate(r.leaf.Certificate[0])).NotAfter
 	r.notAfter[c] = end
 	time.AfterFunc(time.Until(end), func() { c.Close() }) // as a unit does
 	return r.leaf
@@ -246,7 +246,7 @@ func half(w http.ResponseWriter, length string) {
 // get makes a GET that must be answered with want.
 func get(t testing.TB, c http.RoundTripper, want string) {
 	t.Helper()
-	body, err := do(c, must(http.NewRequest("GET", "https://"+serverName+"/", nil)))
+	body, err := do(c, testworld.Must(http.NewRequest("GET", "https://"+serverName+"/", nil)))
 	if err != nil {
 		t.Error(err)
 	} else if body != want {
@@ -263,22 +263,4 @@ func do(c http.RoundTripper, r *http.Request) (string, error) {
 	defer answer.Body.Close()
 	body, err := io.ReadAll(answer.Body)
 	return string(body), err
-}
-
-// eventually waits for what another goroutine does soon.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Errorf("not within 5 s: %s", what)
-}
-
-func wantReason(t testing.TB, err, reason error) {
-	t.Helper()
-	if !errors.Is(err, reason) {
-		t.Errorf("got %v, want reason %q", err, reason)
-	}
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -40,7 +41,7 @@ func TestParseStateRefuses(t *testing.T) {
 		}
 		return strings.Replace(good, old, new, 1)
 	}
-	head := must(client.ParseState([]byte(good))).Policy().Head().Hex()
+	head := testworld.Must(client.ParseState([]byte(good))).Policy().Head().Hex()
 	tests := []struct {
 		name, text string
 		reason     error

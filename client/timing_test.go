@@ -13,6 +13,7 @@ import (
 
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // memory is a cluster inside a synctest bubble: connections are pipes, and time
@@ -75,6 +76,7 @@ func inBubble(t *testing.T, handler func(address string) http.HandlerFunc, f fun
 	m := &memory{clock: time.Now(), servers: make(map[string]*listener), down: make(map[string]bool), dials: make(map[string]int)}
 	trust := w.fetch(func(c *client.TrustConfig) { c.Clock = m.now })
 	leaf := w.shared("scoring", "scoring 1", m.clock)
+	w.stop() // nothing comes from outside the bubble
 	addresses := []string{"192.0.2.1:1", "192.0.2.2:1"}
 	synctest.Test(t, func(t *testing.T) {
 		m.begun = time.Now()
@@ -91,7 +93,7 @@ func inBubble(t *testing.T, handler func(address string) http.HandlerFunc, f fun
 				server.Close()
 			}()
 		}
-		c := must(client.New(client.Config{Trust: trust, Addresses: addresses, Dial: m.dial, Refresh: time.Hour}))
+		c := testworld.Must(client.New(client.Config{Trust: trust, Addresses: addresses, Dial: m.dial, Refresh: time.Hour}))
 		f(m, c)
 		c.Close()
 		synctest.Wait()

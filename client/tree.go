@@ -64,6 +64,9 @@ func (r *Report) code() branch {
 	for _, m := range r.Code.Measurements {
 		lines = append(lines, [2]string{"measurement", m})
 	}
+	for _, release := range r.Code.Dynamic {
+		lines = append(lines, [2]string{"dynamic", release + " loads code that is not measured: shared libraries, or all that an interpreter runs"})
+	}
 	return branch{"code", append(lines, [2]string{"authority", r.Code.Authority})}
 }
 

@@ -12,12 +12,13 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// TrustConfig says whom a client believes. Every field but State, MinSequence
-// and Clock is required; of Task, Group, ID and Measurements exactly one.
+// TrustConfig says whom a client believes. Every field but PartyKeys, State,
+// MinSequence and Clock is required; of Task, Group, ID and Measurements exactly one.
 type TrustConfig struct {
 	// Authorities are https URLs of the authority's replicas, tried in
 	// order. They are trusted with nothing.
@@ -32,6 +33,11 @@ type TrustConfig struct {
 	Group string
 	// ID pins one release, or with Group one roster, by its identity id.
 	ID attest.Digest
+	// PartyKeys are digests (policy.KeyDigest) of the SSH keys of the party that is
+	// trusted, its old and its new key say. With them a roster of the group counts
+	// only where at least one of the keys is a party's, and each such party approves
+	// it. Without them the owners of the policy choose whose approvals count.
+	PartyKeys []attest.Digest
 	// Measurements pin one release by all of its reference values.
 	Measurements []attest.Measurement
 
@@ -52,7 +58,7 @@ type Identity struct {
 	Release string
 	Group   string            // Task and Release are then empty
 	Root    *x509.Certificate // self-signed
-	Cross   *x509.Certificate // the same key under the authority root
+	Cross   *x509.Certificate // the same key under the authority root; nil of a group
 }
 
 // Trust is everything a client needs to know a task's units: policy that the
@@ -63,8 +69,10 @@ type Trust struct {
 	state      State
 	root       *x509.Certificate
 	evidence   attest.Result
-	identities []Identity
+	identities []Identity // those that the pin stands for; without Root until that is fetched
 	at         time.Time
+	gone       error // the pin stands for nothing by the newest policy, so that all is refused
+	live       *live // what keeps it current while it is used
 }
 
 // FetchTrust asks the authority for trust and checks all of it. The policy
@@ -74,7 +82,8 @@ type Trust struct {
 // roots must be those of the pinned releases.
 //
 // An authority that is behind State is given the newer history and asked once
-// more. A check that does not hold is an [attest.Refusal].
+// more. A check that does not hold is an [attest.Refusal]. No gateway stands in for an
+// authority here: one keeps trust current, once a [Channel] uses it.
 func FetchTrust(ctx context.Context, config TrustConfig) (*Trust, error) {
 	if err := config.check(); err != nil {
 		return nil, err
@@ -82,7 +91,12 @@ func FetchTrust(ctx context.Context, config TrustConfig) (*Trust, error) {
 	if config.Clock == nil {
 		config.Clock = time.Now
 	}
-	return fetchTrust(ctx, &config, config.State)
+	t, err := fetchTrust(ctx, &config, config.State)
+	if err != nil {
+		return nil, err
+	}
+	t.live = newLive(t)
+	return t, nil
 }
 
 // check tells every fault of the configuration.
@@ -107,6 +121,9 @@ func (c *TrustConfig) check() error {
 	}
 	if pins := c.pins(); pins != 1 {
 		fault("pins", pins, "exactly one of task, group, identity, measurements")
+	}
+	if c.Group == "" && len(c.PartyKeys) > 0 || slices.Contains(c.PartyKeys, attest.Digest{}) {
+		fault("party keys", c.PartyKeys, "digests of keys, with a group only")
 	}
 	if c.Verifier == nil {
 		fault("verifier", "none", "one that knows the authority's platform")
@@ -175,8 +192,11 @@ func (t *Trust) AuthorityRoot() *x509.Certificate { return t.root }
 // Evidence is the result of appraising the authority's own evidence.
 func (t *Trust) Evidence() attest.Result { return t.evidence }
 
-// Identities are the live releases of the task, or exactly the pinned one.
-func (t *Trust) Identities() []Identity { return slices.Clone(t.identities) }
+// Identities are the live releases of the task, or exactly the pinned one. One that came
+// with the newest step stands among them once its root was fetched.
+func (t *Trust) Identities() []Identity {
+	return slices.DeleteFunc(slices.Clone(t.identities), func(i Identity) bool { return i.Root == nil })
+}
 
 // At is when trust was fetched.
 func (t *Trust) At() time.Time { return t.at }
@@ -184,7 +204,7 @@ func (t *Trust) At() time.Time { return t.at }
 // PEM is the identity roots, for any TLS client that takes a file of roots.
 func (t *Trust) PEM() []byte {
 	var b bytes.Buffer
-	for _, i := range t.identities {
+	for _, i := range t.Identities() {
 		// Writing to a Buffer does not fail.
 		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: i.Root.Raw})
 	}
@@ -201,6 +221,9 @@ func (t *Trust) names() []string {
 
 // expect is what a unit must be.
 func (t *Trust) expect(at time.Time) identity.Expect {
+	if t.gone != nil {
+		return identity.Expect{}
+	}
 	e := identity.Expect{
 		Policy:       t.state.Policy(),
 		Kinds:        []identity.Kind{identity.KindShared, identity.KindUnit},
@@ -214,9 +237,18 @@ func (t *Trust) expect(at time.Time) identity.Expect {
 	return e
 }
 
+// channel is what sessions are judged by.
+func (t *Trust) channel() channel.Trust {
+	return channel.Trust{Policy: t.Policy(), Root: t.root, Approvers: t.config.PartyKeys}
+}
+
 // again fetches trust anew, from where this one is.
 func (t *Trust) again(ctx context.Context) (*Trust, error) {
-	return fetchTrust(ctx, t.config, t.state)
+	newer, err := fetchTrust(ctx, t.config, t.state)
+	if err == nil {
+		newer.live = t.live
+	}
+	return newer, err
 }
 
 // retireBefore is how long before its certificate's end a connection takes no

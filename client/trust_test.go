@@ -14,6 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -40,8 +41,8 @@ func TestFetchTrust(t *testing.T) {
 			if got := ids(trust); !slices.Equal(got, tt.want) {
 				t.Errorf("got identities %v, want %v", got, tt.want)
 			}
-			if got := trust.Policy().Genesis(); got != w.genesis {
-				t.Errorf("got genesis %v, want %v", got, w.genesis)
+			if got := trust.Policy().Genesis(); got != w.Genesis() {
+				t.Errorf("got genesis %v, want %v", got, w.Genesis())
 			}
 			if got := wire.Sum(trust.AuthorityRoot().RawSubjectPublicKeyInfo); got != w.keys.Root() {
 				t.Errorf("got authority root %v, want %v", got, w.keys.Root())
@@ -101,7 +102,7 @@ func TestFetchTrustRefuses(t *testing.T) {
 		{"evidence of a TEE its host reads", wire.Debug, faults(attesttest.Faults{Debug: true}), nil},
 		{"evidence with unmeasured libraries", wire.NotMeasured, faults(attesttest.Faults{Dynamic: true}), nil},
 		{"evidence of other code", wire.NotMeasured, func(w *world) {
-			w.device = w.vendor.Chip().Attester(attesttest.Measure("another authority"))
+			w.device = w.Device("another authority")
 		}, nil},
 		{"evidence that is not JSON", wire.Malformed, answer(func(a *api.TrustAnswer) { a.Evidence = []byte(`1`) }), nil},
 		{"no evidence", wire.Malformed, answer(func(a *api.TrustAnswer) { a.Evidence = nil }), nil},
@@ -110,12 +111,12 @@ func TestFetchTrustRefuses(t *testing.T) {
 		{"cross-certificate missing", wire.Malformed, answer(func(a *api.TrustAnswer) { a.Identities[0].Cross = nil }), nil},
 		{"roots of another task", wire.WrongIdentity, func(w *world) {
 			w.tamper = func(a *api.TrustAnswer) {
-				other := must(w.issuer.Identity("other", "1"))
+				other := testworld.Must(w.issuer.Identity("other", "1"))
 				a.Identities[0].Root, a.Identities[0].Cross = other.Root, other.Cross
 			}
 		}, nil},
 		{"root of another key", wire.WrongIdentity, func(w *world) {
-			w.tamper = func(a *api.TrustAnswer) { a.Identities[0].Root = must(w.issuer.Identity("other", "1")).Root }
+			w.tamper = func(a *api.TrustAnswer) { a.Identities[0].Root = testworld.Must(w.issuer.Identity("other", "1")).Root }
 		}, nil},
 		{"root that signed nothing", wire.WrongKind, answer(func(a *api.TrustAnswer) { a.Identities[0].Root = a.Identities[0].Cross }), nil},
 		{"cross-certificate that is the root", wire.WrongKind, answer(func(a *api.TrustAnswer) { a.Identities[0].Cross = a.Identities[0].Root }), nil},
@@ -152,7 +153,7 @@ func faults(f attesttest.Faults) func(*world) { return func(w *world) { w.device
 func TestNeverOlder(t *testing.T) {
 	w := newWorld(t, "1")
 	w.adopt("1", "2")
-	seen := must(client.ParseState(w.fetch(nil).State().Bytes()))
+	seen := testworld.Must(client.ParseState(w.fetch(nil).State().Bytes()))
 	resume := func(c *client.TrustConfig) { c.State = seen }
 
 	w.limit = 1
@@ -172,15 +173,15 @@ func TestNeverOlder(t *testing.T) {
 	resume(&config)
 	w.stubborn = true
 	_, err := client.FetchTrust(t.Context(), config)
-	wantReason(t, err, wire.Behind)
+	testworld.Refused(t, err, wire.Behind)
 
 	// So is one with another second policy.
 	w.stubborn, w.limit = false, 1<<20
-	w.entries = w.entries[:1]
-	w.approved, _ = w.visible()
+	w.Steps = w.Steps[:1]
+	w.tasks = w.tasksOf([]string{"1"})
 	w.adopt("1", "3")
 	_, err = client.FetchTrust(t.Context(), config)
-	wantReason(t, err, wire.Behind)
+	testworld.Refused(t, err, wire.Behind)
 }
 
 func TestFollowsNewerPolicy(t *testing.T) {
@@ -219,7 +220,7 @@ func TestRootsServeOthers(t *testing.T) {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(trust.PEM())
 	chain := w.shared("scoring", "scoring 1", time.Now()).Certificate
-	leaf := must(x509.ParseCertificate(chain[0]))
+	leaf := testworld.Must(x509.ParseCertificate(chain[0]))
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: pool, DNSName: serverName}); err != nil {
 		t.Error(err)
 	}

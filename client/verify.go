@@ -46,6 +46,9 @@ type CodeReport struct {
 	Identity     attest.Digest `json:"identity"`
 	Measurements []string      `json:"measurements"`
 	Authority    string        `json:"authority_measurement"`
+	// Dynamic lists the releases behind the identity that policy lets load code
+	// which is not measured: shared libraries, or all that an interpreter runs.
+	Dynamic []string `json:"dynamic"`
 }
 
 // PolicyReport tells what the owners signed.
@@ -155,7 +158,7 @@ func (c *Client) report(opened *conn, cluster ClusterReport) (*Report, error) {
 			Authority: trust.evidence.Measurement().Platform, Chip: trust.evidence.Chip(), Debug: trust.evidence.Debug(),
 			Development: doc.Development, Collateral: trust.evidence.Checked(),
 		},
-		Code: CodeReport{Task: held.Task, Release: held.Release, Identity: held.ID, Authority: trust.evidence.Measurement().String()},
+		Code: CodeReport{Task: held.Task, Release: held.Release, Identity: held.ID, Authority: trust.evidence.Measurement().String(), Dynamic: trust.Dynamic(held)},
 		Policy: PolicyReport{
 			TrustDomain: doc.TrustDomain, Genesis: p.Genesis(), Sequence: doc.Sequence, Digest: doc.Digest(), Head: p.Head(),
 			Created: doc.Created, Quorum: doc.Owners.Quorum,

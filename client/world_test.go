@@ -2,7 +2,6 @@ package client_test
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
@@ -21,9 +20,9 @@ import (
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
-	"golang.org/x/crypto/ssh"
 )
 
 const serverName = "scoring.clinic.example"
@@ -31,42 +30,25 @@ const serverName = "scoring.clinic.example"
 // world is an authority of one trust domain, played with the real packages
 // below the client. Its faults are for one test each.
 type world struct {
-	t       testing.TB
-	owner   ssh.Signer
-	keys    *identity.Keys
-	vendor  *attesttest.Vendor
-	life    time.Duration
-	mode    policy.KeyMode
-	genesis attest.Digest
-	url     string
-	stop    func()
+	*testworld.World // guarded by mu once it serves
+	keys             *identity.Keys
+	life             time.Duration
+	url              string
+	stop             func()
 
 	mu       sync.Mutex // guards all below
 	device   *attesttest.Device
-	entries  []api.HistoryEntry
+	tasks    string // of the newest policy
 	approved policy.Approved
 	issuer   *identity.Issuer
 	limit    int // steps it still has; a rolled-back database
 	tamper   func(*api.TrustAnswer)
 	pushed   int
-	stubborn bool // takes no history that is pushed
-	hollow   bool // gives no history
-	asked    int  // trust answers given
-}
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
-func newSigner() ssh.Signer {
-	_, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		panic(err)
-	}
-	return must(ssh.NewSignerFromKey(key))
+	stubborn bool          // takes no history that is pushed
+	hollow   bool          // gives no history
+	asked    int           // trust answers given
+	polls    int           // that came
+	moved    chan struct{} // closed by the next step
 }
 
 // newWorld makes an authority with one policy of the releases given.
@@ -77,11 +59,10 @@ func newWorld(t testing.TB, releases ...string) *world {
 
 func newWorldOf(t testing.TB, life time.Duration, releases ...string) *world {
 	t.Helper()
-	w := &world{t: t, owner: newSigner(), keys: must(identity.Derive(identity.NewSecret())),
-		vendor: attesttest.NewVendor(), life: life, mode: policy.Shared, limit: 1 << 20}
-	w.device = w.vendor.Chip().Attester(attesttest.Measure("authority"))
+	w := &world{World: testworld.New(t), keys: testworld.Must(identity.Derive(identity.NewSecret())), life: life, limit: 1 << 20}
+	w.device = w.Device("authority")
 	w.adopt(releases...)
-	l := must(net.Listen("tcp", "127.0.0.1:0"))
+	l := testworld.Must(net.Listen("tcp", "127.0.0.1:0"))
 	w.url = "https://" + l.Addr().String()
 	server := &http.Server{Handler: w.handler(), TLSConfig: identity.ServerTLS(w.certificate), ErrorLog: quiet}
 	go server.ServeTLS(l, "", "")
@@ -90,91 +71,67 @@ func newWorldOf(t testing.TB, life time.Duration, releases ...string) *world {
 	return w
 }
 
-func (w *world) text(releases []string) string {
-	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(w.owner.PublicKey())))
-	previous := ""
-	if w.approved.OK() {
-		previous = w.approved.Document().Digest().String()
-	}
+// tasksOf are a task with these releases, and another one.
+func (w *world) tasksOf(releases []string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, `schema = "cohort/policy/v1"
-trust_domain = "clinic.example"
-sequence = %d
-previous = %q
-created = %s
-development = true
-[owners]
-quorum = 1
-approve_within = "24h"
-delay = "0s"
-keys = [ { name = "ana", ssh = %q } ]
-[platform.soft]
-roots = [%q]
-[authority]
-root = %q
-reference = [ { platform = "soft", program = %q } ]
+	fmt.Fprintf(&b, `
 [task.other]
 key_mode = "shared"
 names = ["other.clinic.example"]
 [task.other.release."1"]
-reference = [ { platform = "soft", program = %q } ]
-[task.scoring]
-key_mode = %q
-names = [%q]
-life = %q
-`, len(w.entries)+1, previous, time.Now().UTC().Add(-time.Hour).Format(time.RFC3339), line, w.vendor.Root(), w.keys.Root(),
-		program("authority"), program("other"), w.mode, serverName, w.life)
-	for _, release := range releases {
-		fmt.Fprintf(&b, "[task.scoring.release.%q]\nreference = [ { platform = \"soft\", program = %q } ]\n", release, program("scoring "+release))
-	}
-	return b.String()
-}
+reference = [ { platform = "soft", program = "other" } ]
 
-func program(name string) string { return wire.Sum([]byte(name)).String() }
+[task.scoring]
+key_mode = "shared"
+names = [%q]
+lifetime = %q
+`, serverName, w.life)
+	for _, release := range releases {
+		fmt.Fprintf(&b, "[task.scoring.release.%q]\nreference = [ { platform = \"soft\", program = \"scoring %s\" } ]\n", release, release)
+		if strings.HasSuffix(release, "-dynamic") {
+			b.WriteString("dynamic = true\n")
+		}
+	}
+	return testworld.Edit(w.T, b.String())
+}
 
 // adopt makes a policy with these releases the one in force.
 func (w *world) adopt(releases ...string) {
-	w.t.Helper()
+	w.T.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	raw := []byte(w.text(releases))
-	step := policy.Step{Policy: raw, Signatures: []string{must(policy.Sign(w.owner, policy.ForPolicy, raw))}}
-	if len(w.entries) == 0 {
-		w.genesis = wire.Sum(raw)
-		w.approved = must(policy.Genesis(w.genesis, step))
+	tasks := w.tasksOf(releases)
+	if len(w.Steps) == 0 {
+		w.Found(w.keys.Root(), tasks)
 	} else {
-		w.approved = must(w.approved.Next(step))
+		w.World = w.Next(w.tasks, tasks)
 	}
-	w.entries = append(w.entries, api.HistoryEntry{Policy: step.Policy, Signatures: step.Signatures})
-	w.issuer = must(w.keys.Issuer(w.approved))
-}
-
-func (w *world) policy() (policy.Approved, *identity.Issuer) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.approved, w.issuer
+	w.tasks, w.approved = tasks, w.Policy()
+	w.issuer = testworld.Must(w.keys.Issuer(w.approved))
+	if w.moved != nil {
+		close(w.moved)
+	}
+	w.moved = make(chan struct{})
 }
 
 // certificate is the authority's own.
 func (w *world) certificate() (*tls.Certificate, error) {
-	_, issuer := w.policy()
-	leaf, err := issuer.Authority(time.Now())
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	leaf, err := w.issuer.Authority(time.Now())
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Certificate{Certificate: [][]byte{leaf.DER, issuer.AuthorityRoot()}, PrivateKey: leaf.Key}, nil
+	return &tls.Certificate{Certificate: [][]byte{leaf.DER, w.issuer.AuthorityRoot()}, PrivateKey: leaf.Key}, nil
 }
 
 // shared is the leaf that every unit of a release holds at a time.
-func (w *world) shared(task, name string, at time.Time) *tls.Certificate {
-	approved, issuer := w.policy()
-	device := w.vendor.Chip().Attester(attesttest.Measure(name))
-	data := attest.Bind(wire.LabelIssue)
-	evidence := must(device.Attest(context.Background(), data))
-	result := must(attesttest.Verifier().Appraise(attest.Question{Evidence: evidence, ReportData: data, Rules: approved.Rules(), At: at}))
-	grant := must(approved.Admit(task, result))
-	leaf := must(issuer.Shared(grant, at))
-	cross := must(issuer.Identity(task, grant.Release.Name)).Cross
+func (w *world) shared(task, program string, at time.Time) *tls.Certificate {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	grant := w.Grant(w.approved, task, program, at)
+	leaf := testworld.Must(w.issuer.Shared(grant, at))
+	cross := testworld.Must(w.issuer.Identity(task, grant.Release.Name)).Cross
 	return &tls.Certificate{Certificate: [][]byte{leaf.DER, cross}, PrivateKey: leaf.Key}
 }
 
@@ -186,12 +143,45 @@ func (w *world) handler() http.Handler {
 	return mux
 }
 
+// wait holds a poll until there is a step after its head.
+func (w *world) wait(r *http.Request) {
+	testworld.Must(0, r.ParseForm())
+	poll, named, err := api.PollOf(r.Form)
+	if !named || err != nil {
+		return
+	}
+	timer := time.NewTimer(poll.Wait)
+	defer timer.Stop()
+	w.mu.Lock()
+	moved := w.moved
+	w.polls++
+	w.mu.Unlock()
+	if w.visibleHead() != poll.Head {
+		return
+	}
+	select {
+	case <-moved:
+	case <-timer.C:
+	case <-r.Context().Done():
+	}
+}
+
 func (w *world) history(rw http.ResponseWriter, r *http.Request) {
-	from := must(strconv.Atoi(r.FormValue("from")))
+	w.wait(r)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	approved, entries := w.visible()
-	answer := api.History{From: from, Head: approved.Head()}
+	from, _ := strconv.Atoi(r.FormValue("from"))
+	if poll, named, _ := api.PollOf(r.Form); named {
+		if from = slices.Index(approved.Heads(), poll.Head) + 1; from == 0 {
+			api.ProblemOf(wire.Refuse(wire.Behind, "head", poll.Head, approved.Head())).Write(rw)
+			return
+		}
+	}
+	leaf := testworld.Must(w.issuer.Authority(time.Now()))
+	answer := api.History{From: from, Head: approved.Head(), ProvedHead: testworld.Must(identity.ProveHead(identity.HeadClaim{
+		Head: approved.Head(), Steps: uint64(len(approved.Heads())), At: time.Now(), Spread: time.Second,
+	}, leaf))}
 	if w.hollow {
 		writeJSON(rw, answer)
 		return
@@ -204,12 +194,8 @@ func (w *world) history(rw http.ResponseWriter, r *http.Request) {
 
 // visible is the history of the database as it stands.
 func (w *world) visible() (policy.Approved, []api.HistoryEntry) {
-	entries := w.entries[:min(w.limit, len(w.entries))]
-	var steps []policy.Step
-	for _, e := range entries {
-		steps = append(steps, policy.Step{Policy: e.Policy, Signatures: e.Signatures})
-	}
-	return must(policy.Replay(w.genesis, steps)), entries
+	steps := w.Steps[:min(w.limit, len(w.Steps))]
+	return testworld.Must(policy.Replay(w.Genesis(), steps)), testworld.Entries(steps)
 }
 
 func (w *world) visibleHead() attest.Digest {
@@ -221,7 +207,7 @@ func (w *world) visibleHead() attest.Digest {
 
 func (w *world) push(rw http.ResponseWriter, r *http.Request) {
 	var h api.History
-	must(0, json.NewDecoder(r.Body).Decode(&h))
+	testworld.Must(0, json.NewDecoder(r.Body).Decode(&h))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.pushed++
@@ -234,21 +220,21 @@ func (w *world) push(rw http.ResponseWriter, r *http.Request) {
 }
 
 func (w *world) trust(rw http.ResponseWriter, r *http.Request) {
-	nonce := must(hex.DecodeString(r.FormValue("nonce")))
+	nonce := testworld.Must(hex.DecodeString(r.FormValue("nonce")))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.asked++
 	approved, entries := w.visible()
 	root, head := w.keys.Root(), approved.Head()
-	evidence := must(w.device.Attest(r.Context(), attest.Bind(wire.LabelTrust, nonce, root[:], head[:])))
+	evidence := testworld.Must(w.device.Attest(r.Context(), attest.Bind(wire.LabelTrust, nonce, root[:], head[:])))
 	answer := api.TrustAnswer{
 		Authority: w.issuer.AuthorityRoot(),
 		History:   api.History{Entries: entries, Head: head},
-		Evidence:  must(json.Marshal(evidence)),
+		Evidence:  testworld.Must(json.Marshal(evidence)),
 	}
 	for _, task := range approved.Document().TaskNames() {
 		for _, release := range approved.Document().Tasks[task].ReleaseNames() {
-			i := must(w.issuer.Identity(task, release))
+			i := testworld.Must(w.issuer.Identity(task, release))
 			if task == r.FormValue("task") || i.ID.String() == r.FormValue("id") {
 				answer.Identities = append(answer.Identities, api.TrustIdentity{Task: task, Release: release, ID: i.ID, Root: i.Root, Cross: i.Cross})
 			}
@@ -267,31 +253,31 @@ func writeJSON(rw http.ResponseWriter, v any) {
 
 // config is what a client of the world pins.
 func (w *world) config() client.TrustConfig {
-	return client.TrustConfig{Authorities: []string{w.url}, Genesis: w.genesis, Task: "scoring", Verifier: attesttest.Verifier()}
+	return client.TrustConfig{Authorities: []string{w.url}, Genesis: w.Genesis(), Task: "scoring", Verifier: attesttest.Verifier()}
 }
 
 // fetch is trust that must be had.
 func (w *world) fetch(edit func(*client.TrustConfig)) *client.Trust {
-	w.t.Helper()
+	w.T.Helper()
 	config := w.config()
 	if edit != nil {
 		edit(&config)
 	}
 	trust, err := client.FetchTrust(context.Background(), config)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return trust
 }
 
 // client makes a client of the replicas.
 func (w *world) client(replicas ...*replica) *client.Client {
-	w.t.Helper()
+	w.T.Helper()
 	return w.clientOf(client.Config{}, replicas...)
 }
 
 func (w *world) clientOf(config client.Config, replicas ...*replica) *client.Client {
-	w.t.Helper()
+	w.T.Helper()
 	for _, r := range replicas {
 		config.Addresses = append(config.Addresses, r.address)
 	}
@@ -300,9 +286,9 @@ func (w *world) clientOf(config client.Config, replicas ...*replica) *client.Cli
 	}
 	c, err := client.New(config)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
-	w.t.Cleanup(c.Close)
+	w.T.Cleanup(c.Close)
 	return c
 }
 
@@ -310,7 +296,7 @@ func (w *world) clientOf(config client.Config, replicas ...*replica) *client.Cli
 func (w *world) replicas(n int, release string) []*replica {
 	var all []*replica
 	for range n {
-		all = append(all, newReplica(w.t, func() *tls.Certificate { return w.shared("scoring", "scoring "+release, time.Now()) }))
+		all = append(all, newReplica(w.T, func() *tls.Certificate { return w.shared("scoring", "scoring "+release, time.Now()) }))
 	}
 	return all
 }

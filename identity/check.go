@@ -36,13 +36,24 @@ type Expect struct {
 	Measurements []attest.Measurement // all code of the leaf's identity is among these
 
 	// Group and Roles are required for kind group: the leaf is of this group,
-	// as the policy has it and its parties approve it, and of one of the roles.
+	// as the policy has it and its parties approve it, and of one of the roles. With
+	// kind authority Group demands the leaf that signs reports for that group.
 	Group string
 	Roles []string
+	// Parties pins, by role, the SSH keys of parties as [policy.KeyDigest] makes them: of
+	// a role in it, the leaf's party is one of these, and of a pair that all units of the
+	// role hold the party of each of its members. Optional.
+	Parties map[string][]attest.Digest
+	// Approvers are the keys of the party that the caller trusts in a group: at least one
+	// is a party's of the roster, and each such party approves it under the group root of
+	// the chain. Without them any parties of the group will do, and the owners of the policy
+	// choose who they are.
+	Approvers []attest.Digest
 }
 
 // Check judges a presented chain: leaf, then the cross-certificate of its
-// identity (for kind authority the leaf alone, or leaf and root). The authority
+// identity (for kind authority the leaf alone, or leaf and root; in a group leaf and
+// group root, behind which the group-bus certificate of the same key may stand). The authority
 // root is the one the policy names: authorityRoot is its certificate, checked
 // against the policy's digest. Check recomputes the identity id from the
 // measurements in the cross-certificate's extension, and demands the same id in
@@ -53,11 +64,14 @@ type Expect struct {
 // "kind", another identity with "identity", another URI with "name", a missing
 // or broken extension with "extension", another development mark with
 // "platform", what breaks the certificate profile with "chain", and a signature
-// that does not verify with "signature".
+// that does not verify with "signature". A unit that the policy cuts off is refused
+// as [policy.Approved.CutOff] does, whatever the lifetime that its certificate has
+// left.
 //
-// Of kind group the identity is the digest of a roster, and Check demands that
-// it is the group's in the policy, or the one it continues, and that the parties
-// approve it now. Another trust domain is refused with "trust-domain", another
+// Of kind group, and of kind authority where Expect names a group, the identity is the
+// digest of a roster, and Check demands that it is the group's in the policy, or the one
+// it continues, and that the parties approve it now with the group root of the chain:
+// under the authority root no leaf of a group is accepted. Another trust domain is refused with "trust-domain", another
 // group with "group", another role with "role", another roster with "roster",
 // and a group that is not agreed on with "quorum" or "expired".
 func Check(chain []*x509.Certificate, authorityRoot *x509.Certificate, e Expect) (Peer, error) {
@@ -75,15 +89,31 @@ func Check(chain []*x509.Certificate, authorityRoot *x509.Certificate, e Expect)
 		return Peer{}, fmt.Errorf("checking leaf: %w", err)
 	}
 	above := e.identity
-	if leaf.kind == KindAuthority {
+	switch {
+	case leaf.kind == KindGroup || leaf.kind == KindAuthority && e.Group != "":
+		above = e.group
+	case leaf.kind == KindAuthority:
 		above = e.authority
 	}
-	measurements, err := above(chain, authorityRoot, leaf)
+	cross, err := above(chain, authorityRoot, leaf)
 	if err != nil {
 		return Peer{}, err
 	}
 	key := chain[0].PublicKey.(*ecdsa.PublicKey) // certificate saw to it
-	return Peer{ok: true, leaf: leaf, measurements: measurements, key: key, notAfter: chain[0].NotAfter}, nil
+	p := Peer{ok: true, leaf: leaf, measurements: cross.measurements, key: key, notAfter: chain[0].NotAfter}
+	if leaf.kind == KindAuthority {
+		return p, nil
+	}
+	if leaf.kind == KindGroup {
+		p.groupRoot = wire.Sum(chain[1].RawSubjectPublicKeyInfo)
+	}
+	if err := e.Policy.CutOff(p.Facts(), e.At); err != nil {
+		return Peer{}, fmt.Errorf("checking leaf: %w", err)
+	}
+	if err := e.pinned(cross); err != nil {
+		return Peer{}, err
+	}
+	return p, nil
 }
 
 // complete refuses an Expect that leaves something open.
@@ -143,6 +173,9 @@ func (e Expect) leaf(c *x509.Certificate) (extension, error) {
 	path := wire.TaskPath(x.task)
 	switch x.kind {
 	case KindAuthority:
+		if x.task != e.Group {
+			return extension{}, wire.Refuse(wire.WrongGroup, "leaf: group of an authority", x.task, e.Group)
+		}
 		path = wire.AuthorityPath
 	case KindGroup:
 		if err := e.member(c, x); err != nil {
@@ -163,7 +196,8 @@ func (e Expect) leaf(c *x509.Certificate) (extension, error) {
 func (e Expect) usage(c *x509.Certificate, x extension) error {
 	want := tlsUsage
 	ofUnit := x.kind == KindUnit || x.kind == KindGroup
-	if ofUnit && e.Use == UseSigning {
+	reporter := x.kind == KindAuthority && x.task != ""
+	if ofUnit && e.Use == UseSigning || reporter {
 		want = nil
 	}
 	if !slices.Equal(c.ExtKeyUsage, want) || len(c.UnknownExtKeyUsage) > 0 {
@@ -171,6 +205,9 @@ func (e Expect) usage(c *x509.Certificate, x extension) error {
 	}
 	if x.kind == KindShared && e.Use == UseSigning {
 		return wire.Refuse(wire.WrongKind, "leaf: use of kind shared", "signing", "TLS")
+	}
+	if reporter && e.Use == UseTLS {
+		return wire.Refuse(wire.WrongKind, "leaf: use of a group's kind authority", "TLS", "signing")
 	}
 	if !ofUnit {
 		return nil
@@ -185,57 +222,54 @@ func (e Expect) usage(c *x509.Certificate, x extension) error {
 }
 
 // authority checks the rest of an authority's chain.
-func (e Expect) authority(chain []*x509.Certificate, root *x509.Certificate, _ extension) ([]attest.Measurement, error) {
+func (e Expect) authority(chain []*x509.Certificate, root *x509.Certificate, _ extension) (extension, error) {
 	if len(chain) > 2 || len(chain) == 2 && !chain[1].Equal(root) {
-		return nil, wire.Refuse(wire.BadChain, "chain: certificates of an authority", len(chain), "leaf alone, or leaf and authority root")
+		return extension{}, wire.Refuse(wire.BadChain, "chain: certificates of an authority", len(chain), "leaf alone, or leaf and authority root")
 	}
 	if err := signedBy(chain[0], root); err != nil {
-		return nil, fmt.Errorf("checking leaf: %w", err)
+		return extension{}, fmt.Errorf("checking leaf: %w", err)
 	}
-	return nil, nil
+	return extension{}, nil
 }
 
-// identity checks the rest of a unit's chain, and the identity itself, and gives
-// the code that has it.
-func (e Expect) identity(chain []*x509.Certificate, root *x509.Certificate, leaf extension) ([]attest.Measurement, error) {
+// identity checks the rest of a unit's chain, and the identity itself, and returns
+// what the cross-certificate says of it.
+func (e Expect) identity(chain []*x509.Certificate, root *x509.Certificate, leaf extension) (extension, error) {
 	if len(chain) != 2 {
-		return nil, wire.Refuse(wire.BadChain, "chain: certificates of a unit", len(chain), "leaf and cross-certificate")
+		return extension{}, wire.Refuse(wire.BadChain, "chain: certificates of a unit", len(chain), "leaf and cross-certificate")
 	}
-	cross, err := e.cross(chain[1], root, crossOf(leaf.kind))
+	cross, err := e.cross(chain[1], root)
 	if err != nil {
-		return nil, err
+		return extension{}, err
 	}
 	if err := signedBy(chain[0], chain[1]); err != nil {
-		return nil, fmt.Errorf("checking leaf: %w", err)
+		return extension{}, fmt.Errorf("checking leaf: %w", err)
 	}
 	if leaf.id != cross.id || leaf.task != cross.task {
-		return nil, wire.Refuse(wire.WrongIdentity, "leaf: identity", leaf.id, cross.id)
+		return extension{}, wire.Refuse(wire.WrongIdentity, "leaf: identity", leaf.id, cross.id)
 	}
-	return cross.measurements, nil
+	return cross, nil
 }
 
-// cross checks a cross-certificate: that the authority root signed it, that its
-// id is that of its measurements, and that the caller's pins hold.
-func (e Expect) cross(c, authorityRoot *x509.Certificate, kind Kind) (extension, error) {
-	x, err := e.ca(c, kind)
+// cross checks a cross-certificate: that the authority root signed it, and that its
+// id is that of its measurements.
+func (e Expect) cross(c, authorityRoot *x509.Certificate) (extension, error) {
+	x, err := e.ca(c, kindCross)
 	if err == nil {
 		err = signedBy(c, authorityRoot)
 	}
 	if err != nil {
 		return extension{}, fmt.Errorf("checking cross-certificate: %w", err)
 	}
-	if kind == kindGroupCross {
-		return x, e.agreed(x)
-	}
 	if id := identityID(e.Policy, x.task, x.measurements); id != x.id {
 		return extension{}, wire.Refuse(wire.WrongIdentity, "cross-certificate: identity of its measurements", x.id, id)
 	}
-	return x, e.pinned(x)
+	return x, nil
 }
 
-// CheckRoot judges the root of an identity: self-signed, with the key and the
+// CheckRoot judges the root of a release's identity: self-signed, with the key and the
 // identity of its cross-certificate, which [Check] would accept in a chain. It
-// refuses as Check does.
+// refuses as Check does. Of a group [CheckGroupRoot] judges it.
 func CheckRoot(root, cross, authorityRoot *x509.Certificate, e Expect) error {
 	if err := e.complete(); err != nil {
 		return err
@@ -243,18 +277,14 @@ func CheckRoot(root, cross, authorityRoot *x509.Certificate, e Expect) error {
 	if err := e.root(authorityRoot); err != nil {
 		return fmt.Errorf("checking authority root: %w", err)
 	}
-	kind, crossed := kindIdentityRoot, kindCross
-	if e.Group != "" {
-		kind, crossed = kindGroupRoot, kindGroupCross
+	under, err := e.cross(cross, authorityRoot)
+	if err == nil {
+		err = e.pinned(under)
 	}
-	under, err := e.cross(cross, authorityRoot, crossed)
 	if err != nil {
 		return err
 	}
-	own, err := e.ca(root, kind)
-	if err == nil {
-		err = signedBy(root, root)
-	}
+	own, err := e.selfSigned(root, kindIdentityRoot)
 	if err != nil {
 		return fmt.Errorf("checking identity root: %w", err)
 	}
@@ -283,6 +313,15 @@ func (e Expect) pinned(cross extension) error {
 	return nil
 }
 
+// selfSigned checks a root of an identity, all but whether that identity is expected.
+func (e Expect) selfSigned(c *x509.Certificate, kind Kind) (extension, error) {
+	x, err := e.ca(c, kind)
+	if err != nil {
+		return extension{}, err
+	}
+	return x, signedBy(c, c)
+}
+
 // ca checks everything about a CA certificate but its signature.
 func (e Expect) ca(c *x509.Certificate, kind Kind) (extension, error) {
 	x, err := e.certificate(c)
@@ -296,8 +335,8 @@ func (e Expect) ca(c *x509.Certificate, kind Kind) (extension, error) {
 	if !c.IsCA || c.MaxPathLen != depth || c.KeyUsage != x509.KeyUsageCertSign {
 		return extension{}, wire.Refuse(wire.BadChain, "ca: profile", "constraints or key usage of another", fmt.Sprintf("CA, pathLen %d, certificate signing", depth))
 	}
-	if genesis := e.Policy.Genesis(); x.policy != genesis {
-		return extension{}, wire.Refuse(wire.WrongGenesis, "ca: genesis", x.policy, genesis)
+	if genesis := e.Policy.Genesis(); x.head != genesis {
+		return extension{}, wire.Refuse(wire.WrongGenesis, "ca: genesis", x.head, genesis)
 	}
 	return x, nil
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -77,10 +78,10 @@ func (m mint) forge(t testing.TB, edits ...func(*forgery)) (Peer, error) {
 		root:   part{key: good[0].PublicKey, by: m.issuer.signer},
 		cross:  part{key: good[1].PublicKey, by: m.issuer.signer},
 		leaf:   part{key: good[2].PublicKey, by: ca},
-		expect: Expect{Policy: m.policy, Use: UseTLS, IDs: must(LiveIDs(m.policy, task)), At: noon},
+		expect: Expect{Policy: m.policy, Use: UseTLS, IDs: testworld.Must(LiveIDs(m.policy, task)), At: noon},
 	}
 	for i, p := range []*part{&f.root, &f.cross, &f.leaf} {
-		p.extension = must(extensionOf(good[i]))
+		p.extension = testworld.Must(extensionOf(good[i]))
 	}
 	f.expect.Kinds = []Kind{f.leaf.extension.kind}
 	switch m.kind {
@@ -110,7 +111,7 @@ func TestCheckAccepts(t *testing.T) {
 			t.Errorf("forgery without edits, %s: got %v, want acceptance", kind, err)
 		}
 	}
-	authority := parse(t, must(w.issuer.Authority(noon)).DER, w.issuer.AuthorityRoot())
+	authority := parse(t, testworld.Must(w.issuer.Authority(noon)).DER, w.issuer.AuthorityRoot())
 	for _, use := range []Use{UseTLS, UseSigning} {
 		e := Expect{Policy: w.policy, Kinds: []Kind{KindAuthority}, Use: use, At: noon}
 		for _, chain := range [][]*x509.Certificate{authority[:1], authority} {
@@ -134,7 +135,7 @@ func TestCheckTimes(t *testing.T) {
 	for _, at := range []time.Time{chain[0].NotBefore.Add(-1), chain[0].NotAfter.Add(1)} {
 		e.At = at
 		_, err := Check(chain, w.root(t), e)
-		refused(t, err, wire.Expired)
+		testworld.Refused(t, err, wire.Expired)
 	}
 }
 
@@ -143,8 +144,8 @@ func TestPeer(t *testing.T) {
 	g := w.grant(t, "keys", "1.4")
 	signing, key := &unitKey("signing").PublicKey, &unitKey("tls").PublicKey
 	unit := wire.UnitIDOf(publicKeyInfo(signing))
-	leaf := must(w.issuer.UnitTLS(g, key, unit, noon))
-	id := must(w.issuer.Identity("keys", "1.4"))
+	leaf := testworld.Must(w.issuer.UnitTLS(g, key, unit, noon))
+	id := testworld.Must(w.issuer.Identity("keys", "1.4"))
 	p, err := Check(parse(t, leaf.DER, id.Cross), w.root(t), Expect{
 		Policy: w.policy, Kinds: []Kind{KindShared, KindUnit}, Use: UseTLS, IDs: []attest.Digest{id.ID}, At: noon,
 	})
@@ -156,7 +157,7 @@ func TestPeer(t *testing.T) {
 		got, want any
 	}{
 		{"ok", p.OK(), true}, {"kind", p.Kind(), KindUnit}, {"id", p.ID(), id.ID}, {"task", p.Task(), "keys"},
-		{"key mode", p.KeyMode(), policy.PerUnit}, {"policy", p.PolicyDigest(), w.policy.Document().Digest()},
+		{"key mode", p.KeyMode(), policy.PerUnit}, {"head", p.Head(), w.policy.Head()},
 		{"development", p.Development(), true}, {"unit", p.UnitID(), unit}, {"platform", p.Platform(), attest.Soft},
 		{"chip", p.Chip(), "chip-7"}, {"not after", p.NotAfter(), leaf.NotAfter}, {"measurements", len(p.Measurements()), 1},
 		{"measurement", p.Measurements()[0].String(), g.Release.References[0].String()}, {"key", key.Equal(p.PublicKey()), true},
@@ -181,7 +182,7 @@ type refusal struct {
 
 func (r refusal) test(t *testing.T, w *world) {
 	p, err := mint{w, "2026.11", r.kind}.forge(t, r.edit)
-	refused(t, err, r.want)
+	testworld.Refused(t, err, r.want)
 	if p.OK() || p.PublicKey() != nil {
 		t.Errorf("got peer %v beside the error, want the zero Peer", p)
 	}
@@ -241,7 +242,7 @@ func TestCheckRefusesCAs(t *testing.T) {
 		{"root of pathLen 0", "shared", wire.BadChain, func(f *forgery) { template(pathLength(0))(&f.root) }},
 		{"root of pathLen 2", "shared", wire.BadChain, func(f *forgery) { template(pathLength(2))(&f.root) }},
 		{"root of another kind", "shared", wire.WrongKind, func(f *forgery) { f.root.extension.kind = KindAuthority }},
-		{"root of another genesis", "shared", wire.WrongGenesis, func(f *forgery) { f.root.extension.policy = genesis }},
+		{"root of another genesis", "shared", wire.WrongGenesis, func(f *forgery) { f.root.extension.head = genesis }},
 		{"cross that is no CA", "shared", wire.BadChain, func(f *forgery) { template(noCA)(&f.cross) }},
 		{"cross of pathLen 1", "shared", wire.BadChain, func(f *forgery) { template(pathLength(1))(&f.cross) }},
 		{"cross with pathLen but no CA flag", "shared", wire.BadChain, func(f *forgery) {
@@ -253,9 +254,9 @@ func TestCheckRefusesCAs(t *testing.T) {
 		{"cross without pathLen", "shared", wire.BadChain, func(f *forgery) { template(pathLength(-1))(&f.cross) }},
 		{"identity root for cross", "shared", wire.WrongKind, func(f *forgery) { f.cross.extension.kind = kindIdentityRoot }},
 		{"identity root as it is for cross", "shared", wire.WrongKind, func(f *forgery) {
-			f.chain = append(w.sharedChain(t)[:1], parse(t, must(w.issuer.Identity("scoring", "2026.11")).Root)...)
+			f.chain = append(w.sharedChain(t)[:1], parse(t, testworld.Must(w.issuer.Identity("scoring", "2026.11")).Root)...)
 		}},
-		{"cross of another genesis", "shared", wire.WrongGenesis, func(f *forgery) { f.cross.extension.policy = genesis }},
+		{"cross of another genesis", "shared", wire.WrongGenesis, func(f *forgery) { f.cross.extension.head = genesis }},
 		{"cross of another identity", "shared", wire.WrongIdentity, func(f *forgery) { f.cross.extension.id[0] ^= 1 }},
 		{"cross with a measurement less", "shared", wire.WrongIdentity, func(f *forgery) { f.cross.extension.measurements = f.cross.extension.measurements[:1] }},
 		{"cross with another measurement", "shared", wire.WrongIdentity, func(f *forgery) {
@@ -263,26 +264,26 @@ func TestCheckRefusesCAs(t *testing.T) {
 		}},
 		{"cross of another task", "shared", wire.WrongIdentity, func(f *forgery) { f.cross.extension.task = "keys" }},
 		{"cross of another release", "shared", wire.BadChain, func(f *forgery) {
-			f.chain = append(w.sharedChain(t)[:1], parse(t, must(w.issuer.Identity("scoring", "2026.10")).Cross)...)
+			f.chain = append(w.sharedChain(t)[:1], parse(t, testworld.Must(w.issuer.Identity("scoring", "2026.10")).Cross)...)
 		}},
 		{"no certificates", "shared", wire.BadChain, func(f *forgery) { f.chain = []*x509.Certificate{} }},
 		{"no cross", "shared", wire.BadChain, func(f *forgery) { f.chain = w.sharedChain(t)[:1] }},
 		{"cross and root", "shared", wire.BadChain, func(f *forgery) { f.chain = append(w.sharedChain(t), w.root(t)) }},
 		{"cross twice", "shared", wire.BadChain, func(f *forgery) { f.chain = append(w.sharedChain(t), w.sharedChain(t)[1]) }},
 		{"authority with another CA", "authority", wire.BadChain, func(f *forgery) {
-			f.chain = append(parse(t, must(w.issuer.Authority(noon)).DER), w.sharedChain(t)[1])
+			f.chain = append(parse(t, testworld.Must(w.issuer.Authority(noon)).DER), w.sharedChain(t)[1])
 		}},
 		{"authority with the root twice", "authority", wire.BadChain, func(f *forgery) {
-			f.chain = append(parse(t, must(w.issuer.Authority(noon)).DER), w.root(t), w.root(t))
+			f.chain = append(parse(t, testworld.Must(w.issuer.Authority(noon)).DER), w.root(t), w.root(t))
 		}},
 	}
 	for _, r := range rows {
 		t.Run(r.name, func(t *testing.T) { r.test(t, w) })
 	}
 	_, err := Check(w.sharedChain(t), nil, w.expectShared(t))
-	refused(t, err, wire.WrongRoot)
+	testworld.Refused(t, err, wire.WrongRoot)
 	_, err = Check(w.sharedChain(t), other.root(t), w.expectShared(t))
-	refused(t, err, wire.WrongRoot)
+	testworld.Refused(t, err, wire.WrongRoot)
 }
 
 func noCA(c *x509.Certificate) { c.IsCA, c.MaxPathLen, c.MaxPathLenZero = false, 0, false }
@@ -296,7 +297,7 @@ func uris(texts ...string) func(*forgery) {
 		f.leaf.edit = func(c *x509.Certificate) {
 			c.URIs = nil
 			for _, s := range texts {
-				c.URIs = append(c.URIs, must(url.Parse(s)))
+				c.URIs = append(c.URIs, testworld.Must(url.Parse(s)))
 			}
 		}
 	}
@@ -314,8 +315,8 @@ func TestCheckRefusesLeaves(t *testing.T) {
 	const scoring = "spiffe://clinic.example/task/scoring"
 	rows := []refusal{
 		{"CA flag", "shared", wire.BadChain, func(f *forgery) { f.leaf.edit = func(c *x509.Certificate) { c.IsCA = true } }},
-		{"RSA", "shared", wire.BadChain, leafKey(&must(rsa.GenerateKey(rand.Reader, 2048)).PublicKey)},
-		{"P-384", "shared", wire.BadChain, leafKey(&must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)).PublicKey)},
+		{"RSA", "shared", wire.BadChain, leafKey(&testworld.Must(rsa.GenerateKey(rand.Reader, 2048)).PublicKey)},
+		{"P-384", "shared", wire.BadChain, leafKey(&testworld.Must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)).PublicKey)},
 		{"no EKU for TLS", "shared", wire.WrongKind, usages()},
 		{"server only", "shared", wire.WrongKind, usages(x509.ExtKeyUsageServerAuth)},
 		{"code signing too", "shared", wire.WrongKind, usages(append(both, x509.ExtKeyUsageCodeSigning)...)},
@@ -333,7 +334,7 @@ func TestCheckRefusesLeaves(t *testing.T) {
 		{"shared for authority", "shared", wire.WrongKind, func(f *forgery) { f.expect.Kinds = []Kind{KindAuthority} }},
 		{"unit for shared", "tls", wire.WrongKind, func(f *forgery) { f.expect.Kinds = []Kind{KindShared} }},
 		{"authority for unit or shared", "authority", wire.WrongKind, func(f *forgery) {
-			f.expect.Kinds, f.expect.IDs = []Kind{KindUnit, KindShared}, must(LiveIDs(w.policy, "scoring"))
+			f.expect.Kinds, f.expect.IDs = []Kind{KindUnit, KindShared}, testworld.Must(LiveIDs(w.policy, "scoring"))
 		}},
 		{"CA's kind, even when asked for", "shared", wire.WrongKind, func(f *forgery) {
 			f.leaf.extension = f.cross.extension
@@ -378,9 +379,9 @@ func TestCheckRefusesExpectations(t *testing.T) {
 		{"no pin", "shared", wire.WrongIdentity, func(f *forgery) { f.expect.IDs = nil }},
 		{"no pin beside authority", "authority", wire.WrongIdentity, func(f *forgery) { f.expect.Kinds = []Kind{KindAuthority, KindUnit} }},
 		{"removed release", "shared", wire.WrongIdentity, func(f *forgery) {
-			f.expect.IDs = []attest.Digest{must(ReleaseID(w.policy, "scoring", "2026.10"))}
+			f.expect.IDs = []attest.Digest{testworld.Must(ReleaseID(w.policy, "scoring", "2026.10"))}
 		}},
-		{"another task's id", "shared", wire.WrongIdentity, func(f *forgery) { f.expect.IDs = must(LiveIDs(w.policy, "keys")) }},
+		{"another task's id", "shared", wire.WrongIdentity, func(f *forgery) { f.expect.IDs = testworld.Must(LiveIDs(w.policy, "keys")) }},
 		{"a measurement outside the pin", "shared", wire.WrongIdentity, func(f *forgery) { f.expect.Measurements = list[:1] }},
 		{"only a measurement outside the pin", "shared", wire.WrongIdentity, func(f *forgery) {
 			f.expect.IDs, f.expect.Measurements = nil, list[1:]
@@ -407,10 +408,10 @@ func TestCheckRefusesExpectations(t *testing.T) {
 func TestCheckRoot(t *testing.T) {
 	w := newWorld(t, 1)
 	expect := func(task, release string) Expect {
-		id := must(ReleaseID(w.policy, task, release))
+		id := testworld.Must(ReleaseID(w.policy, task, release))
 		return Expect{Policy: w.policy, Kinds: []Kind{KindShared}, Use: UseTLS, IDs: []attest.Digest{id}, At: noon}
 	}
-	mine, sibling, theirs := must(w.issuer.Identity("scoring", "2026.11")), must(w.issuer.Identity("scoring", "2026.10")), must(newWorld(t, 2).issuer.Identity("scoring", "2026.11"))
+	mine, sibling, theirs := testworld.Must(w.issuer.Identity("scoring", "2026.11")), testworld.Must(w.issuer.Identity("scoring", "2026.10")), testworld.Must(newWorld(t, 2).issuer.Identity("scoring", "2026.11"))
 	tests := []struct {
 		name        string
 		root, cross []byte

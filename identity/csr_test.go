@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -46,7 +47,7 @@ func TestCSRRefusals(t *testing.T) {
 	plain := csr(t, &x509.CertificateRequest{}, key)
 	edit := func(f func([]byte) []byte) []byte { return f(bytes.Clone(plain)) }
 	basic := func(ca bool) []byte {
-		value := must(asn1.Marshal(struct {
+		value := testworld.Must(asn1.Marshal(struct {
 			IsCA bool `asn1:"optional"`
 		}{ca}))
 		return csr(t, &x509.CertificateRequest{ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: value}}}, key)
@@ -69,14 +70,14 @@ func TestCSRRefusals(t *testing.T) {
 		{"our extension", csr(t, &x509.CertificateRequest{ExtraExtensions: []pkix.Extension{{Id: extensionOID, Value: []byte{4, 0}}}}, key)},
 		{"attribute", csr(t, &x509.CertificateRequest{Attributes: []pkix.AttributeTypeAndValueSET{attribute}}, key)},
 		{"attributes left out", noAttributes(t, key)},
-		{"RSA", csr(t, &x509.CertificateRequest{}, must(rsa.GenerateKey(rand.Reader, 2048)))},
+		{"RSA", csr(t, &x509.CertificateRequest{}, testworld.Must(rsa.GenerateKey(rand.Reader, 2048)))},
 		{"Ed25519", csr(t, &x509.CertificateRequest{}, ed25519.NewKeyFromSeed(make([]byte, 32)))},
-		{"P-384", csr(t, &x509.CertificateRequest{}, must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)))},
-		{"P-384 with SHA-256", csr(t, &x509.CertificateRequest{SignatureAlgorithm: x509.ECDSAWithSHA256}, must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)))},
+		{"P-384", csr(t, &x509.CertificateRequest{}, testworld.Must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)))},
+		{"P-384 with SHA-256", csr(t, &x509.CertificateRequest{SignatureAlgorithm: x509.ECDSAWithSHA256}, testworld.Must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)))},
 		{"SHA-384", csr(t, &x509.CertificateRequest{SignatureAlgorithm: x509.ECDSAWithSHA384}, key)},
 		{"bad signature", edit(func(b []byte) []byte { b[len(b)-1] ^= 1; return b })},
 		{"another key", edit(func(b []byte) []byte {
-			return bytes.Replace(b, must(key.PublicKey.Bytes()), must(unitKey("other").PublicKey.Bytes()), 1)
+			return bytes.Replace(b, testworld.Must(key.PublicKey.Bytes()), testworld.Must(unitKey("other").PublicKey.Bytes()), 1)
 		})},
 		{"trailing byte", append(bytes.Clone(plain), 0)},
 		{"cut", plain[:len(plain)-1]},
@@ -87,7 +88,7 @@ func TestCSRRefusals(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := CSRKey(tt.der)
-			refused(t, err, wire.BadCSR)
+			testworld.Refused(t, err, wire.BadCSR)
 			if got != nil {
 				t.Errorf("got key %v beside the error, want none", got)
 			}
@@ -99,14 +100,14 @@ func TestCSRRefusals(t *testing.T) {
 // are left out; its signature verifies.
 func noAttributes(t testing.TB, key *ecdsa.PrivateKey) []byte {
 	t.Helper()
-	info := must(asn1.Marshal(struct {
+	info := testworld.Must(asn1.Marshal(struct {
 		Version int
 		Subject pkix.RDNSequence
 		Key     asn1.RawValue
 	}{Subject: pkix.RDNSequence{}, Key: asn1.RawValue{FullBytes: publicKeyInfo(&key.PublicKey)}}))
 	digest := wire.Sum(info)
-	signature := must(ecdsa.SignASN1(rand.Reader, key, digest[:]))
-	return must(asn1.Marshal(struct {
+	signature := testworld.Must(ecdsa.SignASN1(rand.Reader, key, digest[:]))
+	return testworld.Must(asn1.Marshal(struct {
 		Info      asn1.RawValue
 		Algorithm pkix.AlgorithmIdentifier
 		Signature asn1.BitString
@@ -135,7 +136,7 @@ func TestCSROfOpenSSL(t *testing.T) {
 			t.Fatalf("openssl %v: %v: %s", args, err, b)
 		}
 	}
-	if _, err := CSRKey(must(os.ReadFile(out))); err != nil {
+	if _, err := CSRKey(testworld.Must(os.ReadFile(out))); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -152,8 +153,8 @@ func FuzzCSRKey(f *testing.F) {
 			}
 			return
 		}
-		request := must(x509.ParseCertificateRequest(der))
-		again := must(plainRequest(publicKeyInfo(public.(*ecdsa.PublicKey)), request.Signature))
+		request := testworld.Must(x509.ParseCertificateRequest(der))
+		again := testworld.Must(plainRequest(publicKeyInfo(public.(*ecdsa.PublicKey)), request.Signature))
 		if !bytes.Equal(again, der) {
 			t.Fatalf("got %x from accepted %x, want the same bytes", again, der)
 		}

@@ -14,10 +14,13 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// extensionOID names the private extension. It hangs under 2.25, where whoever
-// draws a random number may use it without registration. The number has 31 bits
-// and not the 128 of a UUID because encoding/asn1 holds an arc in an int.
-var extensionOID = asn1.ObjectIdentifier{2, 25, 1940041084}
+// extensionOID names the private extension. It is the UUID
+// caba1482-1bf4-4a3f-be22-a69bf4f509e1 under the arc that Microsoft keeps for
+// identifiers made of UUIDs, in parts of 16, 16, 16, 16, 16, 24 and 24 bits. Under
+// 2.25 the UUID would be one arc of 128 bits: certificates with such an arc are
+// refused by crypto/x509 ("malformed extension OID field", arcs of at most 31
+// bits), and so by every TLS client written in Go.
+var extensionOID = asn1.ObjectIdentifier{1, 2, 840, 113556, 1, 8000, 2554, 51898, 5250, 7156, 19007, 48674, 10918900, 16058849}
 
 // maxExtension and maxChip bound the extension, in bytes.
 const (
@@ -41,7 +44,7 @@ type extension struct {
 	id           attest.Digest
 	task         string
 	keyMode      policy.KeyMode
-	policy       attest.Digest // in CA certificates that of the genesis, so that they outlive policies
+	head         attest.Digest // of the history under which it was issued; below
 	development  bool
 	debug        bool // in leaves alone: roots outlive policies
 	unit         wire.UnitID
@@ -51,12 +54,30 @@ type extension struct {
 
 	// Kind group only; task is then the name of the group, and id its
 	// roster's digest.
-	role string
-	ends time.Time // of the parties' approval, in whole seconds
+	role   string
+	ends   time.Time // of the parties' approval, in whole seconds
+	member member    // of a unit; a pair that all units of the role hold has none
 }
 
-// Number of fields before the measurements, or before role and end.
-const extensionFields = 9
+// member says what program of whose a unit in a group runs.
+type member struct {
+	task, release string
+	party         attest.Digest // of its SSH key: [policy.KeyDigest]
+}
+
+// The field head is the head of the policy history under which a leaf was
+// issued. A leaf that several units hold has in its place the head after the last
+// step that cut one of them off, zero before the first, so that all hold the same
+// leaf. A CA certificate has the digest of the genesis, so that it outlives
+// policies.
+
+// Number of fields before the measurements, or before role and end, and of those
+// that kind group holds there without a member.
+const (
+	extensionFields = 9
+	roleFields      = 2
+	memberFields    = 3
+)
 
 // encode gives the extension's value: a DER OCTET STRING that holds the framing
 // of the fields. It refuses with "extension" what [parseExtension] would.
@@ -72,10 +93,10 @@ func (e extension) encode() ([]byte, error) {
 }
 
 // fields are the nine fields, absent ones empty, then the measurements; of kind
-// group role and end.
+// group role and end, and of a unit the member that it is.
 func (e extension) fields() [][]byte {
 	fields := [][]byte{
-		[]byte(e.kind), present(e.id[:]), []byte(e.task), []byte(e.keyMode), e.policy[:],
+		[]byte(e.kind), present(e.id[:]), []byte(e.task), []byte(e.keyMode), e.head[:],
 		[]byte(e.marks()), present(e.unit[:]), []byte(e.platform), []byte(e.chip),
 	}
 	for _, m := range e.measurements {
@@ -83,6 +104,9 @@ func (e extension) fields() [][]byte {
 	}
 	if e.kind == KindGroup {
 		fields = append(fields, []byte(e.role), wire.Uint64(uint64(e.ends.Unix())))
+	}
+	if e.member != (member{}) {
+		fields = append(fields, []byte(e.member.task), []byte(e.member.release), e.member.party[:])
 	}
 	return fields
 }
@@ -141,7 +165,7 @@ func decodeExtension(der []byte) extension {
 		development: bytes.HasPrefix(f[5], []byte(developmentMark)), debug: bytes.HasSuffix(f[5], []byte(debugMark)), platform: attest.Platform(f[7]), chip: string(f[8]),
 	}
 	copy(e.id[:], f[1])
-	copy(e.policy[:], f[4])
+	copy(e.head[:], f[4])
 	copy(e.unit[:], f[6])
 	if e.kind == KindGroup {
 		return e.decodeRole(f[extensionFields:])
@@ -158,32 +182,38 @@ func decodeExtension(der []byte) extension {
 
 // decodeRole reads what kind group holds behind the nine fields.
 func (e extension) decodeRole(f [][]byte) extension {
-	if len(f) != 2 || len(f[1]) != 8 {
+	if len(f) != roleFields && len(f) != roleFields+memberFields || len(f[1]) != 8 {
 		return extension{}
 	}
 	e.role, e.ends = string(f[0]), time.Unix(int64(binary.BigEndian.Uint64(f[1])), 0).UTC()
+	if f = f[roleFields:]; len(f) > 0 {
+		e.member.task, e.member.release = string(f[0]), string(f[1])
+		copy(e.member.party[:], f[2])
+	}
 	return e
 }
 
 // shape says which fields the extension of a kind holds; all others are absent.
 type shape struct {
 	identity     bool             // id and task
+	optional     bool             // id and task, or neither
 	keyModes     []policy.KeyMode // one of these, or none
 	unit         bool             // unit and platform; a chip may stand beside them
 	measurements bool
-	role         bool // role and end; unit and platform may stand beside them
+	role         bool // role and end; unit, platform and member may stand beside them
+	shared       bool // several units hold it, unless it names one
 }
 
 var shapes = map[Kind]shape{
 	kindAuthorityRoot: {},
-	KindAuthority:     {},
+	KindAuthority:     {optional: true},
 	kindIdentityRoot:  {identity: true, measurements: true},
 	kindCross:         {identity: true, measurements: true},
-	KindShared:        {identity: true, keyModes: []policy.KeyMode{policy.Shared}},
+	KindShared:        {identity: true, keyModes: []policy.KeyMode{policy.Shared}, shared: true},
 	KindUnit:          {identity: true, keyModes: []policy.KeyMode{policy.Shared, policy.PerUnit}, unit: true},
 	kindGroupRoot:     {identity: true},
-	kindGroupCross:    {identity: true},
-	KindGroup:         {identity: true, keyModes: []policy.KeyMode{policy.Shared, policy.PerUnit}, role: true},
+	kindGroupBus:      {identity: true},
+	KindGroup:         {identity: true, keyModes: []policy.KeyMode{policy.Shared, policy.PerUnit}, role: true, shared: true},
 }
 
 // check refuses, with "extension", fields that do not go with the kind.
@@ -191,6 +221,8 @@ func (e extension) check() error {
 	want, known := shapes[e.kind]
 	unit := e.unit != wire.UnitID{}
 	want.unit = want.unit || want.role && unit
+	want.identity = want.identity || want.optional && !e.id.IsZero()
+	ofMember := want.role && unit
 	rules := []struct {
 		name string
 		ok   bool
@@ -199,13 +231,14 @@ func (e extension) check() error {
 		{"identity", e.id.IsZero() != want.identity},
 		{"task", wire.NameOK(e.task) == want.identity && (e.task != "") == want.identity},
 		{"key mode", slices.Contains(want.keyModes, e.keyMode) || want.keyModes == nil && e.keyMode == ""},
-		{"policy", !e.policy.IsZero()},
-		{"unit", unit == want.unit},
+		{"head", !e.head.IsZero() || want.shared && !unit},
+		{"unit", unit == want.unit && (unit || !want.shared || e.keyMode == policy.Shared)},
 		{"platform", (e.platform != "") == want.unit},
 		{"chip", e.chip == "" || want.unit && len(e.chip) <= maxChip},
 		{"measurements", (len(e.measurements) > 0) == want.measurements && ascending(e.measurements)},
 		{"role", wire.NameOK(e.role) == want.role && (e.role != "") == want.role},
 		{"end", e.ends.IsZero() != want.role},
+		{"member", (e.member != member{}) == ofMember && e.member.complete() == ofMember},
 	}
 	for _, r := range rules {
 		if !r.ok {
@@ -213,6 +246,23 @@ func (e extension) check() error {
 		}
 	}
 	return nil
+}
+
+// facts are what a leaf says of its unit.
+func (e extension) facts() policy.Facts {
+	f := policy.Facts{
+		Task: e.task, Identity: e.id, Unit: e.unit, Platform: e.platform, Chip: e.chip, Head: e.head, Shared: e.unit == wire.UnitID{},
+	}
+	if e.kind == KindGroup {
+		f.Task, f.Release, f.Party = e.member.task, e.member.release, e.member.party
+		f.Group, f.Role = e.task, e.role
+	}
+	return f
+}
+
+// complete reports whether m names a program and a party.
+func (m member) complete() bool {
+	return wire.NameOK(m.task) && wire.ReleaseNameOK(m.release) && !m.party.IsZero()
 }
 
 // ascending reports whether the measurements stand in their one order, each once.

@@ -1,20 +1,16 @@
 package identity
 
 import (
+	"bytes"
 	"crypto/x509"
+	"fmt"
 	"slices"
 	"time"
 
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
 )
-
-// crossOf is the kind of the cross-certificate above a leaf.
-func crossOf(leaf Kind) Kind {
-	if leaf == KindGroup {
-		return kindGroupCross
-	}
-	return kindCross
-}
 
 // member checks what a leaf of a group says of itself.
 func (e Expect) member(c *x509.Certificate, x extension) error {
@@ -32,23 +28,157 @@ func (e Expect) member(c *x509.Certificate, x extension) error {
 	return nil
 }
 
-// agreed demands that a group's identity is one that the policy has in force,
-// that the policy's history does not show its parties disagree, and that the
-// caller's pins hold.
-func (e Expect) agreed(cross extension) error {
-	p := e.Policy.Pact(e.Group)
-	if p == nil {
-		return wire.Refuse(wire.NotFound, "group", e.Group, "a group of the policy")
+// group checks the rest of a chain in a group: the leaf under the group root, and that
+// root, whose extension it returns. What may stand behind it is for manager and gateway:
+// it must be of the same key, and nothing is accepted for it.
+func (e Expect) group(chain []*x509.Certificate, authorityRoot *x509.Certificate, leaf extension) (extension, error) {
+	if len(chain) != 2 && len(chain) != 3 {
+		return extension{}, wire.Refuse(wire.BadChain, "chain: certificates in a group", len(chain), "leaf and group root, and a group-bus certificate or none")
 	}
-	want := p.ID()
-	if p.ID() != cross.id && p.Before != nil {
-		p = p.Before
+	root, err := e.selfSigned(chain[1], kindGroupRoot)
+	if err != nil {
+		return extension{}, fmt.Errorf("checking group root: %w", err)
 	}
-	if p.ID() != cross.id {
-		return wire.Refuse(wire.StaleRoster, "group "+e.Group+": identity", cross.id, want)
+	if err := signedBy(chain[0], chain[1]); err != nil {
+		return extension{}, fmt.Errorf("checking leaf: %w", err)
 	}
-	if err := p.Refuted(e.At); err != nil {
+	if leaf.id != root.id || leaf.task != root.task {
+		return extension{}, wire.Refuse(wire.WrongIdentity, "leaf: identity", leaf.id, root.id)
+	}
+	if len(chain) == 3 {
+		if err := e.groupBus(chain[2], chain[1], authorityRoot); err != nil {
+			return extension{}, fmt.Errorf("checking group-bus certificate: %w", err)
+		}
+	}
+	digest := wire.Sum(chain[1].RawSubjectPublicKeyInfo)
+	p, err := e.agreed(root, digest)
+	if err == nil && leaf.kind == KindGroup {
+		err = e.parties(p, leaf)
+	}
+	return root, err
+}
+
+// groupBus checks the certificate of a group root's key under the authority root.
+func (e Expect) groupBus(c, groupRoot, authorityRoot *x509.Certificate) error {
+	x, err := e.ca(c, kindGroupBus)
+	if err != nil {
 		return err
 	}
-	return e.pinned(cross)
+	root, err := extensionOf(groupRoot)
+	if err != nil {
+		return err
+	}
+	if x.id != root.id || !bytes.Equal(c.RawSubjectPublicKeyInfo, groupRoot.RawSubjectPublicKeyInfo) {
+		return wire.Refuse(wire.WrongIdentity, "group-bus certificate: identity and key", x.id, root.id)
+	}
+	return signedBy(c, authorityRoot)
+}
+
+// CheckGroupRoot judges the root of a group as [Check] does in a chain: self-signed, of
+// the roster that the policy has in force, and named by the approvals of its parties.
+// Of e it takes Policy, Group, IDs and At, all but IDs required.
+func CheckGroupRoot(root *x509.Certificate, e Expect) error {
+	switch {
+	case !e.Policy.OK():
+		return wire.Refuse(wire.BadPolicy, "expect: policy", "nothing", "said by the caller")
+	case e.Group == "":
+		return wire.Refuse(wire.WrongGroup, "expect: group", "nothing", "said by the caller")
+	case e.At.IsZero():
+		return wire.Refuse(wire.ClockSkew, "expect: time", "nothing", "said by the caller")
+	}
+	x, err := e.selfSigned(root, kindGroupRoot)
+	if err != nil {
+		return fmt.Errorf("checking group root: %w", err)
+	}
+	if _, err := e.agreed(x, wire.Sum(root.RawSubjectPublicKeyInfo)); err != nil {
+		return err
+	}
+	return e.pinned(x)
+}
+
+// agreed demands that a group's identity is one that the policy has in force, and that by
+// the policy's history its parties agree on this root of it.
+func (e Expect) agreed(root extension, digest attest.Digest) (*policy.Pact, error) {
+	p := e.Policy.Pact(e.Group)
+	if p == nil {
+		return nil, wire.Refuse(wire.NotFound, "group", e.Group, "a group of the policy")
+	}
+	want := p.ID()
+	if p.ID() != root.id && p.Before != nil {
+		p = p.Before
+	}
+	if p.ID() != root.id {
+		return nil, wire.Refuse(wire.StaleRoster, "group "+e.Group+": identity", root.id, want)
+	}
+	if _, err := p.Agreed(digest, e.At); err != nil {
+		return nil, err
+	}
+	return p, ApprovedBy(p, digest, e.Approvers, e.At)
+}
+
+// parties refuses, with "party", a leaf of another party than the caller pinned for its
+// role. Whether the party that a unit's leaf names approves is what
+// [policy.Approved.CutOff] asks. A pair names none: what stands in for it is the cut that
+// its key is derived from, because only units whose own party approves are given one.
+func (e Expect) parties(p *policy.Pact, leaf extension) error {
+	pins, pinned := e.Parties[leaf.role]
+	if !pinned {
+		return nil
+	}
+	for _, key := range behind(p.Roster, leaf.role, leaf.member.party) {
+		if !slices.Contains(pins, key) {
+			return wire.Refuse(wire.NoParty, "leaf: key of the party of role "+leaf.role, key, pins)
+		}
+	}
+	return nil
+}
+
+// ApprovedBy refuses a group root that a trusted party has not approved: with "party" a
+// roster that has none of its keys, and as [policy.Pact.Consents] does one that each
+// party with such a key does not approve. Without keys it refuses nothing.
+func ApprovedBy(p *policy.Pact, root attest.Digest, keys []attest.Digest, at time.Time) error {
+	found := len(keys) == 0
+	for _, party := range p.Roster.Parties {
+		if !slices.Contains(keys, party.Key) {
+			continue
+		}
+		found = true
+		if _, err := p.Consents(root, party.Key, at); err != nil {
+			return err
+		}
+	}
+	if !found {
+		return wire.Refuse(wire.NoParty, "group "+p.Roster.Group+": party that is trusted", keys, "the key of a party of the roster")
+	}
+	return nil
+}
+
+// roleEnds is when the first of the approvals of a group root ends that the parties of a
+// role's members gave, at the latest the group's end: no pair that several of their
+// units hold outlives it. A party that does not approve holds none.
+func roleEnds(p *policy.Pact, root attest.Digest, role string, at time.Time) time.Time {
+	first := p.Roster.Until
+	for _, key := range behind(p.Roster, role, attest.Digest{}) {
+		if ends, err := p.Consents(root, key, at); err == nil {
+			first = earlier(first, ends)
+		}
+	}
+	return first
+}
+
+// behind are the keys of the parties behind a leaf of a role: of the party that the leaf
+// names, or without one, because all units of the role hold it, of the party of each
+// member. There are none where that party brings nothing into the role.
+func behind(r policy.Roster, role string, party attest.Digest) []attest.Digest {
+	var keys []attest.Digest
+	for _, x := range r.Roles {
+		for _, m := range x.Members {
+			for _, p := range r.Parties {
+				if x.Name == role && p.Name == m.Party && (party.IsZero() || p.Key == party) && !slices.Contains(keys, p.Key) {
+					keys = append(keys, p.Key)
+				}
+			}
+		}
+	}
+	return keys
 }

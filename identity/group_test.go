@@ -1,16 +1,15 @@
 package identity
 
 import (
-	"crypto/ed25519"
 	"crypto/x509"
-	"strings"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
-	"golang.org/x/crypto/ssh"
 )
 
 // groupText are two groups of the test policy's tasks, in mode shared and unit.
@@ -34,32 +33,33 @@ holder = { members = [ { party = "north", task = "keys", release = "1.4" } ] }
 `
 
 // party is a key that is the same in every run.
-func party(name string) ssh.Signer {
-	seed := wire.Sum([]byte("identity test party " + name))
-	return must(ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(seed[:])))
-}
-
-func keyLine(name string) string {
-	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(party(name).PublicKey())))
+func party(name string) testworld.Key {
+	return testworld.KeyOf(wire.Sum([]byte("identity test party " + name)))
 }
 
 // grouped are edits that add the groups.
 func grouped(edits ...string) []string {
-	return append([]string{"[task.keys]\n", groupText + "[task.keys]\n"}, append(edits, "NORTH", keyLine("north"), "SOUTH", keyLine("south"))...)
+	return append([]string{"[task.keys]\n", groupText + "[task.keys]\n"}, append(edits, "NORTH", party("north").Line(), "SOUTH", party("south").Line())...)
 }
 
 // said is the world after a party's statement.
 func (w *world) said(t testing.TB, group, name string, change func(*policy.Statement)) *world {
 	t.Helper()
-	p := w.policy.Pact(group)
-	s := policy.Statement{TrustDomain: w.policy.Document().TrustDomain, Genesis: w.policy.Genesis(), Group: p.ID(), Party: name, Number: p.Next(name), NotAfter: p.Group.Until}
-	if change != nil {
-		change(&s)
-	}
-	step := policy.Step{Policy: s.Bytes(), Signatures: []string{must(policy.Sign(party(name), s.Namespace(), s.Bytes()))}}
-	next := must(w.policy.Next(step))
-	return &world{keys: w.keys, policy: next, issuer: must(w.keys.Issuer(next))}
+	return worldOf(w.keys, w.With(w.Statement(group, name, w.groupRoot(w.policy.Pact(group)), change)))
 }
+
+// everyParty pins the keys of all parties of a group.
+func everyParty(p policy.Approved, group string) (pins policy.Pins) {
+	if pact := p.Pact(group); pact != nil {
+		for _, party := range pact.Roster.Parties {
+			pins.Parties = append(pins.Parties, party.Key)
+		}
+	}
+	return pins
+}
+
+// groupRoot is the root of a pact, as the issuer has it.
+func (w *world) groupRoot(p *policy.Pact) attest.Digest { return groupKeys(p.ID()).Root() }
 
 // agreed is a world whose groups are agreed on.
 func agreed(t testing.TB, seed byte, edits ...string) *world {
@@ -70,7 +70,7 @@ func agreed(t testing.TB, seed byte, edits ...string) *world {
 // member is the grant of a program as a role of a group.
 func (w *world) member(t testing.TB, group, role, task, release string) policy.Grant {
 	t.Helper()
-	g, err := w.policy.AdmitMember(group, role, w.grant(t, task, release).Result, noon)
+	g, err := w.policy.AdmitMember(group, role, w.grant(t, task, release).Result, everyParty(w.policy, group), w.groupRoot, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,12 +82,13 @@ func (w *world) roleChain(t testing.TB, g policy.Grant) []*x509.Certificate {
 	t.Helper()
 	var leaf Leaf
 	if g.Pact.Group.KeyMode == policy.Shared {
-		leaf = must(w.issuer.Shared(g, noon))
+		leaf = testworld.Must(w.issuer.Shared(g, noon))
 	} else {
 		key := unitKey("a").Public()
-		leaf = must(w.issuer.UnitTLS(g, key, wire.UnitID{1}, noon))
+		leaf = testworld.Must(w.issuer.UnitTLS(g, key, wire.UnitID{1}, noon))
 	}
-	return parse(t, leaf.DER, must(w.issuer.Group(g.Pact)).Cross)
+	id := testworld.Must(w.issuer.Group(g.Pact))
+	return parse(t, leaf.DER, id.Root, id.Cross)
 }
 
 func (w *world) scorer(t testing.TB) policy.Grant {
@@ -112,16 +113,14 @@ func TestCheckGroup(t *testing.T) {
 	e.Use, e.Group, e.Roles = UseSigning, "audit", []string{"holder"}
 	key := unitKey("a")
 	holder := w.member(t, "audit", "holder", "keys", "1.4")
-	signer := must(w.issuer.Unit(holder, key.Public(), noon))
-	if p, err = Check(parse(t, signer.DER, must(w.issuer.Group(holder.Pact)).Cross), w.root(t), e); err != nil || p.UnitID() != wire.UnitIDOf(publicKeyInfo(&key.PublicKey)) {
+	signer := testworld.Must(w.issuer.Unit(holder, key.Public(), noon))
+	if p, err = Check(parse(t, signer.DER, testworld.Must(w.issuer.Group(holder.Pact)).Root), w.root(t), e); err != nil || p.UnitID() != wire.UnitIDOf(publicKeyInfo(&key.PublicKey)) {
 		t.Errorf("the signing key's certificate: %v, unit %v", err, p.UnitID())
 	}
 	for _, g := range []policy.Grant{w.scorer(t), holder} {
-		id := must(w.issuer.Group(g.Pact))
-		roots := parse(t, id.Root, id.Cross)
-		e := w.expectScorer()
-		e.Group, e.Roles = g.Pact.Group.Name, g.Pact.Group.RoleNames()
-		if err := CheckRoot(roots[0], roots[1], w.root(t), e); err != nil {
+		id := testworld.Must(w.issuer.Group(g.Pact))
+		e := Expect{Policy: w.policy, Group: g.Pact.Group.Name, At: noon}
+		if err := CheckGroupRoot(parse(t, id.Root)[0], e); err != nil {
 			t.Errorf("root of %s: %v", e.Group, err)
 		}
 	}
@@ -131,8 +130,9 @@ func TestCheckGroup(t *testing.T) {
 func TestCheckRefusesPeers(t *testing.T) {
 	w := agreed(t, 1)
 	good := w.roleChain(t, w.scorer(t))
+	audit := w.roleChain(t, w.member(t, "audit", "holder", "keys", "1.4"))
 	withdrawn := w.said(t, "trial", "south", func(s *policy.Statement) { s.Withdraws = true })
-	smaller := w.next(t, `, calls = ["holder"]`, "").said(t, "trial", "north", nil).said(t, "trial", "south", nil)
+	smaller := w.next(`, calls = ["holder"]`, "").said(t, "trial", "north", nil).said(t, "trial", "south", nil)
 	another, domain := agreed(t, 2), agreed(t, 1, "clinic.example", "clinic.other")
 	for _, tt := range []struct {
 		name   string
@@ -157,8 +157,13 @@ func TestCheckRefusesPeers(t *testing.T) {
 		{"no group said", good, w.root(t), func(e *Expect) { e.Group = "" }, wire.WrongGroup},
 		{"no such group", good, w.root(t), func(e *Expect) { e.Group = "none" }, wire.WrongGroup},
 		{"after the leaf", good, w.root(t), func(e *Expect) { e.At = noon.Add(2 * time.Hour) }, wire.Expired},
-		{"another group's cross-certificate", []*x509.Certificate{good[0], w.roleChain(t, w.member(t, "audit", "holder", "keys", "1.4"))[1]}, w.root(t), nil, wire.StaleRoster},
+		{"another group's root", []*x509.Certificate{good[0], audit[1]}, w.root(t), nil, wire.BadChain},
 		{"a task's cross-certificate", []*x509.Certificate{good[0], w.sharedChain(t)[1]}, w.root(t), nil, wire.WrongKind},
+		{"the group-bus certificate in the root's place", []*x509.Certificate{good[0], good[2]}, w.root(t), nil, wire.WrongKind},
+		{"no root", good[:1], w.root(t), nil, wire.BadChain},
+		{"the authority root at the end", append(slices.Clip(good), w.root(t)), w.root(t), nil, wire.BadChain},
+		{"another group's group-bus certificate", []*x509.Certificate{good[0], good[1], audit[2]}, w.root(t), nil, wire.WrongIdentity},
+		{"the root once more", []*x509.Certificate{good[0], good[1], good[1]}, w.root(t), nil, wire.WrongKind},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := w.expectScorer()
@@ -166,7 +171,7 @@ func TestCheckRefusesPeers(t *testing.T) {
 				tt.expect(&e)
 			}
 			_, err := Check(tt.chain, tt.root, e)
-			refused(t, err, tt.want)
+			testworld.Refused(t, err, tt.want)
 		})
 	}
 }
@@ -185,18 +190,18 @@ quorum = 1`)
 		}
 		seen[key] = name
 	}
-	note("scorer", must(w.issuer.Shared(w.scorer(t), noon)))
-	note("holder", must(w.issuer.Shared(w.member(t, "trial", "holder", "keys", "1.4"), noon)))
-	note("holder of the other group", must(w.issuer.Shared(w.member(t, "audit", "holder", "keys", "1.4"), noon)))
-	note("task", must(w.issuer.Shared(w.grant(t, "scoring", "2026.11"), noon)))
-	note("scorer of a later window", must(w.issuer.Shared(w.scorer(t), noon.Add(time.Hour))))
+	note("scorer", testworld.Must(w.issuer.Shared(w.scorer(t), noon)))
+	note("holder", testworld.Must(w.issuer.Shared(w.member(t, "trial", "holder", "keys", "1.4"), noon)))
+	note("holder of the other group", testworld.Must(w.issuer.Shared(w.member(t, "audit", "holder", "keys", "1.4"), noon)))
+	note("task", testworld.Must(w.issuer.Shared(w.grant(t, "scoring", "2026.11"), noon)))
+	note("scorer of a later window", testworld.Must(w.issuer.Shared(w.scorer(t), noon.Add(time.Hour))))
 }
 
 // TestLeafEndsWithApproval: a leaf lives no longer than the parties say.
 func TestLeafEndsWithApproval(t *testing.T) {
 	soon := noon.Add(20 * time.Minute)
 	w := agreed(t, 1).said(t, "trial", "south", func(s *policy.Statement) { s.NotAfter = soon })
-	leaf := must(w.issuer.Shared(w.scorer(t), noon))
+	leaf := testworld.Must(w.issuer.Shared(w.scorer(t), noon))
 	if !leaf.NotAfter.Equal(soon) || !leaf.RenewBefore.Before(soon) || leaf.RenewBefore.Before(leaf.RenewAfter) {
 		t.Errorf("got end %v, renewal %v to %v, want end %v", leaf.NotAfter, leaf.RenewAfter, leaf.RenewBefore, soon)
 	}
@@ -204,9 +209,9 @@ func TestLeafEndsWithApproval(t *testing.T) {
 	e := w.expectScorer()
 	e.At = soon.Add(time.Second)
 	_, err := Check(chain, w.root(t), e)
-	refused(t, err, wire.Expired)
+	testworld.Refused(t, err, wire.Expired)
 	_, err = w.issuer.Shared(w.scorer(t), soon)
-	refused(t, err, wire.NoQuorum)
+	testworld.Refused(t, err, wire.NoQuorum)
 }
 
 // TestIssuerRefusesPacts: a grant of another policy, or of nothing, gets nothing.
@@ -215,11 +220,11 @@ func TestIssuerRefusesPacts(t *testing.T) {
 	before := w.scorer(t)
 	after := w.said(t, "trial", "north", nil)
 	_, err := after.issuer.Shared(before, noon)
-	refused(t, err, wire.NotAllowed)
+	testworld.Refused(t, err, wire.NotAllowed)
 	_, err = after.issuer.Group(before.Pact)
-	refused(t, err, wire.NotFound)
+	testworld.Refused(t, err, wire.NotFound)
 	_, err = w.issuer.Group(nil)
-	refused(t, err, wire.NotFound)
+	testworld.Refused(t, err, wire.NotFound)
 }
 
 // TestAdmitMember: a program gets into exactly its roles.
@@ -240,10 +245,11 @@ func TestAdmitMember(t *testing.T) {
 		{"after the group's end", "trial", "holder", keys, w.policy.Pact("trial").Group.Until, wire.Expired},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := w.policy.AdmitMember(tt.group, tt.role, tt.result, tt.at)
-			refused(t, err, tt.want)
+			_, err := w.policy.AdmitMember(tt.group, tt.role, tt.result, everyParty(w.policy, tt.group), w.groupRoot, tt.at)
+			testworld.Refused(t, err, tt.want)
 		})
 	}
-	_, err := newWorld(t, 1, grouped()...).policy.AdmitMember("trial", "holder", keys, noon)
-	refused(t, err, wire.NoQuorum)
+	unheard := newWorld(t, 1, grouped()...)
+	_, err := unheard.policy.AdmitMember("trial", "holder", keys, everyParty(unheard.policy, "trial"), unheard.groupRoot, noon)
+	testworld.Refused(t, err, wire.NoQuorum)
 }

@@ -9,10 +9,15 @@
 // [Issuer] of one policy.
 //
 // An identity is one release of a task, named by [ReleaseID], a digest of its
-// measurements, or one group, named by the digest of its roster. It has a root of its own, whose key is cross-signed under the
-// authority root. [Check] is the only maker of a [Peer] that is OK. It walks a
+// measurements, or one group, named by the digest of its roster. That of a release has
+// a root of its own, whose key is cross-signed under the authority root. A group has a
+// root whose key follows from a secret of its roster ([GroupKeys]): the parties that
+// approve the roster name it, and the authority root secret does not give it.
+//
+// [Check] is the only maker of a [Peer] that is OK. It walks a
 // presented chain by explicit steps up to the authority root that the owners'
-// policy names, recomputes the identity from the measurements in the
+// policy names, or to the group root that the parties' approvals name, recomputes the
+// identity of a release from the measurements in the
 // cross-certificate, and demands one kind, one use, and one of the identities
 // that the caller names; the zero [Expect] refuses everything. [ServerTLS] and
 // [ClientTLS] are TLS 1.3 configurations that do the same in a handshake.
@@ -49,8 +54,8 @@ const (
 	kindAuthorityRoot Kind = "authority-root"
 	kindIdentityRoot  Kind = "identity-root"
 	kindCross         Kind = "cross"
-	kindGroupRoot     Kind = "group-root"
-	kindGroupCross    Kind = "group-cross"
+	kindGroupRoot     Kind = "group-root" // signs the leaves of a group directly
+	kindGroupBus      Kind = "group-bus"  // the group root's key under the authority root, for manager and gateway alone
 )
 
 // ReleaseID is the identity id of a release: H("cohort identity v1", trust

@@ -24,13 +24,15 @@ type Issuer struct {
 	signer signer // the authority root
 	root   []byte
 	known  map[*policy.Release]known
-	groups map[*policy.Pact]known
+	groups map[*policy.Pact]known // without a CA where the keys of the roster are not at hand
 }
 
 // known is what follows from a release, or a group, alone.
 type known struct {
 	Identity
-	ca signer // of its root and of its cross-certificate
+	secret Secret        // that keys of the identity derive from: the authority's, or the roster's
+	root   attest.Digest // of a group, that its parties approve
+	ca     signer        // of its root and of its cross-certificate
 }
 
 // Leaf is a leaf certificate and when it is renewed.
@@ -51,18 +53,39 @@ type Identity struct {
 	Group   string // empty outside groups
 	Role    string // of a unit in a group
 	Root    []byte // self-signed, DER
-	Cross   []byte // the same key under the authority root, pathLen 0, DER
+	// Cross is the same key under the authority root, pathLen 0, DER. Of a group it is
+	// of kind group-bus, for manager and gateway alone.
+	Cross []byte
 }
 
-// Issuer makes the issuer of a policy. It refuses with "authority-root" when
-// the policy names another root.
-func (k *Keys) Issuer(p policy.Approved) (*Issuer, error) {
+// Signing is the chain with which a unit signs, from its certificate on: a group's
+// leaf comes under the group root, any other under the cross-certificate.
+func (i Identity) Signing(unit []byte) [][]byte {
+	if i.Group != "" {
+		return [][]byte{unit, i.Root}
+	}
+	return [][]byte{unit, i.Cross}
+}
+
+// Serving is the chain that a unit presents in TLS, to peers and to managers. In a
+// group the group-bus certificate stands last, which managers alone look at.
+func (i Identity) Serving(leaf []byte) [][]byte {
+	if i.Group != "" {
+		return [][]byte{leaf, i.Root, i.Cross}
+	}
+	return [][]byte{leaf, i.Cross}
+}
+
+// Issuer makes the issuer of a policy, for its tasks and for those of its groups whose
+// roster is among the groups' keys. It refuses with "authority-root" when the policy
+// names another root.
+func (k *Keys) Issuer(p policy.Approved, groups ...*GroupKeys) (*Issuer, error) {
 	if !p.OK() {
 		return nil, wire.Refuse(wire.BadPolicy, "issuer: policy", "none", "an approved policy")
 	}
 	doc := p.Document()
 	if doc.Authority.Root != k.Root() {
-		return nil, wire.Refuse(wire.WrongRoot, "issuer: root that policy names", doc.Authority.Root, k.Root())
+		return nil, wire.Refuse(wire.WrongRoot, "issuer: root that policy names", doc.Authority.Root, "the one of these keys")
 	}
 	name := subject("authority root", k.Root(), doc.TrustDomain)
 	i := &Issuer{keys: k, policy: p, doc: doc, signer: newSigner(k.root, name), known: make(map[*policy.Release]known), groups: make(map[*policy.Pact]known)}
@@ -77,7 +100,7 @@ func (k *Keys) Issuer(p policy.Approved) (*Issuer, error) {
 			}
 		}
 	}
-	if err := i.knowGroups(); err != nil {
+	if err := i.knowGroups(groups); err != nil {
 		return nil, err
 	}
 	return i, nil
@@ -94,14 +117,14 @@ func (i *Issuer) Authority(at time.Time) (Leaf, error) {
 	if err != nil {
 		return Leaf{}, err
 	}
-	key, err := i.keys.signingKey(wire.LabelSignerKey, wire.Uint64(w.index))
+	key, err := i.keys.secret.signingKey(wire.LabelSignerKey, wire.Uint64(w.index))
 	if err != nil {
 		return Leaf{}, err
 	}
 	return i.leaf(i.signer, w, content{
 		name: subject("authority", i.keys.Root(), i.doc.TrustDomain), private: key, spki: publicKeyInfo(&key.PublicKey),
 		names: []string{i.doc.AuthorityName()}, path: wire.AuthorityPath, tls: true,
-		extension: extension{kind: KindAuthority},
+		extension: extension{kind: KindAuthority, head: i.policy.Head()},
 	})
 }
 
@@ -117,44 +140,19 @@ func (i *Issuer) Identity(task, release string) (Identity, error) {
 // know derives the keys of a release's identity and makes its CA certificates.
 func (i *Issuer) know(task string, r *policy.Release) (known, error) {
 	e := extension{kind: kindIdentityRoot, id: identityID(i.policy, task, r.References), task: task, measurements: sorted(r.References)}
-	k, err := i.roots(e, kindCross)
+	key, err := i.keys.secret.signingKey(wire.LabelIdentityKey, e.id[:])
+	if err != nil {
+		return known{}, err
+	}
+	k, err := i.roots(key, e, kindCross)
+	k.secret = i.keys.secret
 	k.Task, k.Release = task, r.Name
 	return k, err
 }
 
-// Group gives the identity of a group. It refuses with "not-found" one that is
-// not of this policy.
-func (i *Issuer) Group(p *policy.Pact) (Identity, error) {
-	k, ok := i.groups[p]
-	if !ok {
-		return Identity{}, wire.Refuse(wire.NotFound, "identity: group", "none of this policy", "one of the policy in force")
-	}
-	return k.Identity, nil
-}
-
-// knowGroups does for groups, and those they continue, what know does for
-// releases.
-func (i *Issuer) knowGroups() error {
-	for _, name := range i.doc.GroupNames() {
-		for p := i.policy.Pact(name); p != nil; p = p.Before {
-			k, err := i.roots(extension{kind: kindGroupRoot, id: p.ID(), task: name}, kindGroupCross)
-			if err != nil {
-				return err
-			}
-			k.Group = name
-			i.groups[p] = k
-		}
-	}
-	return nil
-}
-
-// roots are the root of an identity and its key's certificate under the
+// roots are the root of an identity with a key, and the key's certificate under the
 // authority root.
-func (i *Issuer) roots(e extension, crossed Kind) (known, error) {
-	key, err := i.keys.signingKey(wire.LabelIdentityKey, e.id[:])
-	if err != nil {
-		return known{}, err
-	}
+func (i *Issuer) roots(key *ecdsa.PrivateKey, e extension, crossed Kind) (known, error) {
 	ca := newSigner(key, subject("root of "+e.task, e.id, i.doc.TrustDomain))
 	root, _, err := ca.sign(i.ca(ca, e))
 	if err != nil {
@@ -165,7 +163,7 @@ func (i *Issuer) roots(e extension, crossed Kind) (known, error) {
 	if err != nil {
 		return known{}, err
 	}
-	return known{Identity{ID: e.id, Root: root, Cross: cross}, ca}, nil
+	return known{Identity: Identity{ID: e.id, Root: root, Cross: cross}, ca: ca}, nil
 }
 
 // Shared is the shared leaf, with its key, of the window that holds at. It
@@ -179,12 +177,27 @@ func (i *Issuer) Shared(grant policy.Grant, at time.Time) (Leaf, error) {
 	if err := g.demand(policy.Shared); err != nil {
 		return Leaf{}, err
 	}
-	// The role between identity and window is empty outside groups.
-	key, err := i.keys.signingKey(wire.LabelLeafKey, g.ID[:], []byte(g.role), wire.Uint64(g.window.index))
+	if g.role != "" {
+		g.ends = earlier(g.ends, roleEnds(grant.Pact, g.root, g.role, at))
+	}
+	// Another lifetime, and another cut, make another key: none comes back. The role
+	// is empty outside groups.
+	w, cut := g.validity(), i.policy.LastCut(g.ID, g.role)
+	key, err := g.secret.signingKey(wire.LabelLeafKey, g.ID[:], []byte(g.role), seconds(w.notBefore()), seconds(w.notAfter()), cut[:])
 	if err != nil {
 		return Leaf{}, err
 	}
-	return g.leaf(content{private: key, spki: publicKeyInfo(&key.PublicKey), names: g.names, tls: true, extension: extension{kind: KindShared}})
+	return g.leaf(content{private: key, spki: publicKeyInfo(&key.PublicKey), names: g.names, tls: true, extension: extension{kind: KindShared, head: cut}})
+}
+
+// seconds is a time as fields of framings have it: seconds since the Unix epoch.
+func seconds(at time.Time) []byte { return wire.Uint64(uint64(at.Unix())) }
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // Unit is the certificate of a unit's signing key for the window that holds at:
@@ -228,6 +241,7 @@ type granted struct {
 	issuer  *Issuer
 	holder  string // task, or group
 	role    string // in a group
+	member  member // in a group
 	path    string // of the SPIFFE URI
 	names   []string
 	keyMode policy.KeyMode
@@ -237,28 +251,40 @@ type granted struct {
 }
 
 // open refuses, with "not-allowed", a grant that this issuer's policy did not
-// give, and finds the identity and the window.
+// give, and with "retired" one of a release that gets no new certificates, and
+// finds the identity and the window.
 func (i *Issuer) open(grant policy.Grant, at time.Time) (granted, error) {
 	refused := wire.Refuse(wire.NotAllowed, "issuing: grant", "none of this policy", "one of the policy in force")
 	if !grant.Result.OK() || grant.Task == nil || grant.Release == nil ||
 		i.doc.Tasks[grant.Task.Name] != grant.Task || grant.Task.Releases[grant.Release.Name] != grant.Release {
 		return granted{}, refused
 	}
+	if grant.Release.Retired {
+		return granted{}, wire.Refuse(wire.Retired, "issuing: release of task "+grant.Task.Name, grant.Release.Name+", which is retired", "one that is not")
+	}
 	g := granted{
 		known: i.known[grant.Release], issuer: i, result: grant.Result,
 		holder: grant.Task.Name, path: wire.TaskPath(grant.Task.Name), names: grant.Task.Names, keyMode: grant.Task.KeyMode,
 	}
 	if p := grant.Pact; p != nil {
-		var ours bool
-		if g.known, ours = i.groups[p]; !ours {
+		if _, ours := i.groups[p]; !ours {
 			return granted{}, refused
 		}
 		var err error
-		if g.ends, err = p.Agreed(at); err != nil {
+		if g.known, err = i.group(p); err != nil {
 			return granted{}, err
 		}
+		if g.ends, err = p.Agreed(g.root, at); err != nil {
+			return granted{}, err
+		}
+		own, err := p.Consents(g.root, grant.Party, at)
+		if err != nil {
+			return granted{}, err
+		}
+		g.ends = earlier(g.ends, own)
 		g.holder, g.role, g.path = p.Group.Name, grant.Role, wire.RolePath(p.Group.Name, grant.Role)
 		g.names, g.keyMode = p.Group.Names, p.Group.KeyMode
+		g.member = member{grant.Member.Task, grant.Member.Release, grant.Party}
 	}
 	var err error
 	if g.window, err = windowAt(grant.Life(), at); err != nil {
@@ -277,31 +303,37 @@ func (g granted) demand(mode policy.KeyMode) error {
 
 // unit is what the certificates of one unit say beside its identity.
 func (g granted) unit(id wire.UnitID) extension {
-	return extension{kind: KindUnit, unit: id, platform: g.result.Measurement().Platform, chip: g.result.Chip()}
+	return extension{
+		kind: KindUnit, head: g.issuer.policy.Head(), unit: id, platform: g.result.Measurement().Platform, chip: g.result.Chip(), member: g.member,
+	}
 }
 
-// leaf signs a leaf of the identity. Of a group it ends with the parties'
-// approval at the latest, and is renewed at the same parts of what is left.
+// validity is the window of a leaf of the identity. Of a group it ends with the
+// parties' approval at the latest, and is renewed at the same parts of what is left.
+func (g granted) validity() window {
+	w := g.window
+	if g.role != "" && w.notAfter().After(g.ends) {
+		w.life = g.ends.Sub(w.begin)
+		w.next = w.begin.Add(w.life * 2 / 3)
+	}
+	return w
+}
+
+// leaf signs a leaf of the identity.
 func (g granted) leaf(c content) (Leaf, error) {
 	c.name = subject(g.holder, g.ID, g.issuer.doc.TrustDomain)
 	c.path = g.path
 	c.extension.id, c.extension.task, c.extension.keyMode = g.ID, g.holder, g.keyMode
-	if g.role == "" {
-		return g.issuer.leaf(g.ca, g.window, c)
+	if g.role != "" {
+		c.extension.kind, c.extension.role, c.extension.ends = KindGroup, g.role, g.ends
 	}
-	c.extension.kind, c.extension.role, c.extension.ends = KindGroup, g.role, g.ends
-	w := g.window
-	if w.notAfter().After(g.ends) {
-		w.life = g.ends.Sub(w.begin)
-		w.next = w.begin.Add(w.life * 2 / 3)
-	}
-	return g.issuer.leaf(g.ca, w, c)
+	return g.issuer.leaf(g.ca, g.validity(), c)
 }
 
 // leaf signs a leaf of a window under the policy in force.
 func (i *Issuer) leaf(by signer, w window, c content) (Leaf, error) {
 	c.domain, c.notBefore, c.notAfter = i.doc.TrustDomain, w.notBefore(), w.notAfter()
-	c.extension.policy, c.extension.development, c.extension.debug = i.doc.Digest(), i.doc.Development, i.doc.Debug()
+	c.extension.development, c.extension.debug = i.doc.Development, i.doc.Debug()
 	der, number, err := by.sign(c)
 	if err != nil {
 		return Leaf{}, err
@@ -314,6 +346,6 @@ func (i *Issuer) leaf(by signer, w window, c content) (Leaf, error) {
 // bytes.
 func (i *Issuer) ca(s signer, e extension) content {
 	begin := i.policy.Founded().UTC().Truncate(time.Second)
-	e.policy, e.development = i.policy.Genesis(), i.doc.Development
+	e.head, e.development = i.policy.Genesis(), i.doc.Development
 	return content{name: s.name, spki: s.spki, notBefore: begin, notAfter: begin.Add(wire.RootLife), extension: e}
 }

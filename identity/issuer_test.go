@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -21,19 +22,19 @@ import (
 func (w *world) issued(t testing.TB, at time.Time) map[string][]byte {
 	t.Helper()
 	scoring, keys := w.grant(t, "scoring", "2026.11"), w.grant(t, "keys", "1.4")
-	id, keysID := must(w.issuer.Identity("scoring", "2026.11")), must(w.issuer.Identity("keys", "1.4"))
+	id, keysID := testworld.Must(w.issuer.Identity("scoring", "2026.11")), testworld.Must(w.issuer.Identity("keys", "1.4"))
 	signing := &unitKey("signing").PublicKey
 	return map[string][]byte{
 		"authority root":             w.issuer.AuthorityRoot(),
-		"authority":                  must(w.issuer.Authority(at)).DER,
+		"authority":                  testworld.Must(w.issuer.Authority(at)).DER,
 		"identity root":              id.Root,
 		"cross":                      id.Cross,
-		"shared":                     must(w.issuer.Shared(scoring, at)).DER,
-		"unit of scoring":            must(w.issuer.Unit(scoring, signing, at)).DER,
+		"shared":                     testworld.Must(w.issuer.Shared(scoring, at)).DER,
+		"unit of scoring":            testworld.Must(w.issuer.Unit(scoring, signing, at)).DER,
 		"identity root of keys":      keysID.Root,
 		"cross of keys":              keysID.Cross,
-		"unit of keys":               must(w.issuer.Unit(keys, signing, at)).DER,
-		"TLS leaf of a unit of keys": must(w.issuer.UnitTLS(keys, &unitKey("tls").PublicKey, wire.UnitIDOf(publicKeyInfo(signing)), at)).DER,
+		"unit of keys":               testworld.Must(w.issuer.Unit(keys, signing, at)).DER,
+		"TLS leaf of a unit of keys": testworld.Must(w.issuer.UnitTLS(keys, &unitKey("tls").PublicKey, wire.UnitIDOf(publicKeyInfo(signing)), at)).DER,
 	}
 }
 
@@ -60,20 +61,20 @@ func TestTwoIssuersOneResult(t *testing.T) {
 func TestSharedLeafOfWindows(t *testing.T) {
 	w := newWorld(t, 'a')
 	g := w.grant(t, "scoring", "2026.11")
-	first := must(w.issuer.Shared(g, noon))
-	last := must(w.issuer.Shared(g, first.RenewAfter.Add(-1)))
-	next := must(w.issuer.Shared(g, first.RenewAfter))
+	first := testworld.Must(w.issuer.Shared(g, noon))
+	last := testworld.Must(w.issuer.Shared(g, first.RenewAfter.Add(-1)))
+	next := testworld.Must(w.issuer.Shared(g, first.RenewAfter))
 	if !bytes.Equal(first.DER, last.DER) || !first.Key.Equal(last.Key) {
 		t.Error("got two pairs in one window, want one")
 	}
 	if first.Key.Equal(next.Key) {
 		t.Error("got the same key in two windows, want two")
 	}
-	other := must(w.issuer.Shared(w.grant(t, "scoring", "2026.10"), noon))
+	other := testworld.Must(w.issuer.Shared(w.grant(t, "scoring", "2026.10"), noon))
 	if first.Key.Equal(other.Key) {
 		t.Error("got the same key for two identities, want two")
 	}
-	if a, b := must(w.issuer.Authority(noon)), must(w.issuer.Authority(noon.Add(time.Hour))); a.Key.Equal(b.Key) {
+	if a, b := testworld.Must(w.issuer.Authority(noon)), testworld.Must(w.issuer.Authority(noon.Add(time.Hour))); a.Key.Equal(b.Key) {
 		t.Error("got the same authority key in two windows, want two")
 	}
 	if !first.Key.PublicKey.Equal(parse(t, first.DER)[0].PublicKey) {
@@ -88,7 +89,7 @@ func TestSharedLeafOfWindows(t *testing.T) {
 // somebody may have pinned.
 func TestRootsOutlivePolicies(t *testing.T) {
 	w := newWorld(t, 'a')
-	later := w.next(t, "created      = 2026-11-22T09:00:00Z", "created      = 2026-11-22T11:00:00Z", `"score.clinic.example"`, `"score2.clinic.example"`)
+	later := w.next("created      = 2026-11-22T09:00:00Z", "created      = 2026-11-22T11:00:00Z", `"score.clinic.example"`, `"score2.clinic.example"`)
 	before, after := w.issued(t, noon), later.issued(t, noon)
 	for name := range before {
 		leaf := !strings.Contains(name, "root") && !strings.Contains(name, "cross")
@@ -120,8 +121,8 @@ func TestSerials(t *testing.T) {
 			for _, der := range w.issued(t, noon.Add(time.Duration(i)*20*time.Minute)) {
 				add(der)
 			}
-			key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-			add(must(w.issuer.Unit(w.grant(t, "keys", "1.4"), &key.PublicKey, noon)).DER)
+			key := testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+			add(testworld.Must(w.issuer.Unit(w.grant(t, "keys", "1.4"), &key.PublicKey, noon)).DER)
 		}
 	}
 	if len(seen) < 40 {
@@ -132,7 +133,7 @@ func TestSerials(t *testing.T) {
 // TestSerialRule computes a serial number again from the finished certificate.
 func TestSerialRule(t *testing.T) {
 	w := newWorld(t, 'a')
-	leaf := parse(t, must(w.issuer.Authority(noon)).DER)[0]
+	leaf := parse(t, testworld.Must(w.issuer.Authority(noon)).DER)[0]
 	tbs := leaf.RawTBSCertificate
 	number := leaf.SerialNumber.Bytes()
 	if number[0] >= 0x80 {
@@ -157,8 +158,8 @@ func TestProfile(t *testing.T) {
 			c.KeyUsage, c.ExtKeyUsage, c.DNSNames, c.URIs, c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339))
 	}
 	short := func(id attest.Digest) string { return id.Hex()[:8] }
-	id, root := must(ReleaseID(w.policy, "scoring", "2026.11")), w.keys.Root()
-	keys := must(ReleaseID(w.policy, "keys", "1.4"))
+	id, root := testworld.Must(ReleaseID(w.policy, "scoring", "2026.11")), w.keys.Root()
+	keys := testworld.Must(ReleaseID(w.policy, "keys", "1.4"))
 	const org = "O=[clinic.example]"
 	const life = "2026-11-22T09:00:00Z to 2036-11-19T09:00:00Z"
 	want := map[string]string{
@@ -194,8 +195,8 @@ func TestProfile(t *testing.T) {
 func TestLongNames(t *testing.T) {
 	long := strings.Repeat("s", 63)
 	w := newWorld(t, 'a', "task.scoring", "task."+long, "clinic.example", strings.Repeat("d", 60)+".example")
-	id := must(w.issuer.Identity(long, "2026.11"))
-	leaf := must(w.issuer.Shared(w.grant(t, long, "2026.11"), noon))
+	id := testworld.Must(w.issuer.Identity(long, "2026.11"))
+	leaf := testworld.Must(w.issuer.Shared(w.grant(t, long, "2026.11"), noon))
 	for _, c := range parse(t, leaf.DER, id.Root, id.Cross) {
 		if len(c.Subject.CommonName) > 64 || len(c.Subject.Organization[0]) > 64 {
 			t.Errorf("got subject %v, want attributes of at most 64 bytes", c.Subject)
@@ -209,13 +210,13 @@ func TestLongNames(t *testing.T) {
 // TestReleaseID changes one thing at a time that the id is a digest of.
 func TestReleaseID(t *testing.T) {
 	base := newWorld(t, 'a')
-	want := must(ReleaseID(base.policy, "scoring", "2026.11"))
+	want := testworld.Must(ReleaseID(base.policy, "scoring", "2026.11"))
 	other := map[string]attest.Digest{
-		"root":         must(ReleaseID(newWorld(t, 'b').policy, "scoring", "2026.11")),
-		"genesis":      must(ReleaseID(newWorld(t, 'a', "calls = [\"keys\"]", "calls = [ ]").policy, "scoring", "2026.11")),
-		"trust domain": must(ReleaseID(newWorld(t, 'a', "clinic.example", "clinik.example").policy, "scoring", "2026.11")),
-		"task":         must(ReleaseID(newWorld(t, 'a', "task.scoring", "task.scorinh").policy, "scorinh", "2026.11")),
-		"release":      must(ReleaseID(base.policy, "scoring", "2026.10")),
+		"root":         testworld.Must(ReleaseID(newWorld(t, 'b').policy, "scoring", "2026.11")),
+		"genesis":      testworld.Must(ReleaseID(newWorld(t, 'a', "calls = [\"keys\"]", "calls = [ ]").policy, "scoring", "2026.11")),
+		"trust domain": testworld.Must(ReleaseID(newWorld(t, 'a', "clinic.example", "clinik.example").policy, "scoring", "2026.11")),
+		"task":         testworld.Must(ReleaseID(newWorld(t, 'a', "task.scoring", "task.scorinh").policy, "scorinh", "2026.11")),
+		"release":      testworld.Must(ReleaseID(base.policy, "scoring", "2026.10")),
 	}
 	for name, id := range other {
 		if id == want {
@@ -238,7 +239,7 @@ func TestReleaseID(t *testing.T) {
 	if got := wire.Hash(wire.LabelIdentity, append(fields, list[1].Bytes(), list[0].Bytes())...); got != want {
 		t.Errorf("got %v, want %v: not the digest that the protocol defines", want, got)
 	}
-	if got, want := must(LiveIDs(base.policy, "scoring")), []attest.Digest{other["release"], want}; len(got) != 2 || got[0] != want[0] || got[1] != want[1] {
+	if got, want := testworld.Must(LiveIDs(base.policy, "scoring")), []attest.Digest{other["release"], want}; len(got) != 2 || got[0] != want[0] || got[1] != want[1] {
 		t.Errorf("live ids: got %v, want %v", got, want)
 	}
 }
@@ -247,7 +248,7 @@ func TestIssuerRefusals(t *testing.T) {
 	w, other := newWorld(t, 'a'), newWorld(t, 'b')
 	scoring, keys := w.grant(t, "scoring", "2026.11"), w.grant(t, "keys", "1.4")
 	key := &unitKey("signing").PublicKey
-	p384 := &must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)).PublicKey
+	p384 := &testworld.Must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)).PublicKey
 	offCurve := &ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)}
 	forged := scoring
 	forged.Result = attest.Result{}
@@ -289,6 +290,6 @@ func TestIssuerRefusals(t *testing.T) {
 		{"P-384 for TLS", unitTLS(keys, p384), wire.BadRequest},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) { refused(t, tt.err, tt.want) })
+		t.Run(tt.name, func(t *testing.T) { testworld.Refused(t, tt.err, tt.want) })
 	}
 }

@@ -4,13 +4,11 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -39,7 +37,7 @@ func Derive(s Secret) (*Keys, error) {
 	}
 	k := &Keys{secret: s}
 	var err error
-	if k.root, err = k.signingKey(wire.LabelRootKey); err != nil {
+	if k.root, err = s.signingKey(wire.LabelRootKey); err != nil {
 		return nil, err
 	}
 	if k.nonce, err = k.mac(wire.LabelNonceKey); err != nil {
@@ -82,7 +80,7 @@ func (k Keys) Format(f fmt.State, _ rune) { io.WriteString(f, "keys") }
 
 // mac derives a MAC key.
 func (k *Keys) mac(use wire.Label) (macFunc, error) {
-	key, err := k.bytes(use)
+	key, err := k.secret.bytes(use)
 	if err != nil {
 		return nil, err
 	}
@@ -91,33 +89,6 @@ func (k *Keys) mac(use wire.Label) (macFunc, error) {
 		h.Write(wire.Frame(label, fields...))
 		return h.Sum(nil)
 	}, nil
-}
-
-// bytes derives 32 bytes for one use: HKDF-SHA256 (RFC 5869) without salt, the
-// framing of label and fields as info.
-func (k *Keys) bytes(label wire.Label, fields ...[]byte) ([]byte, error) {
-	b, err := hkdf.Key(sha256.New, k.secret.Expose(), nil, string(wire.Frame(label, fields...)), 32)
-	if err != nil {
-		return nil, fmt.Errorf("deriving %s: %w", label, err)
-	}
-	return b, nil
-}
-
-// signingKey derives a P-256 key: the first of the 32-byte strings derived with
-// a counter byte 0, 1, … as last field that is a scalar of the curve, which is
-// nearly always that of 0. Rejecting is exact and needs no arithmetic on
-// secrets.
-func (k *Keys) signingKey(label wire.Label, fields ...[]byte) (*ecdsa.PrivateKey, error) {
-	for counter := range 256 {
-		scalar, err := k.bytes(label, append(slices.Clip(fields), []byte{byte(counter)})...)
-		if err != nil {
-			return nil, err
-		}
-		if key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), scalar); err == nil {
-			return key, nil
-		}
-	}
-	return nil, fmt.Errorf("deriving %s: no scalar in 256 tries", label)
 }
 
 // p256 refuses, with "request", public keys that are no points of P-256.

@@ -9,13 +9,14 @@ import (
 	"log/slog"
 	"testing"
 
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 func TestSecretIsNeverPrinted(t *testing.T) {
 	raw := bytes.Repeat([]byte{0xA7}, 32)
-	secret := must(OpenSecret(raw))
-	keys := must(Derive(secret))
+	secret := testworld.Must(OpenSecret(raw))
+	keys := testworld.Must(Derive(secret))
 	type nested struct {
 		secret Secret
 		keys   Keys
@@ -28,7 +29,7 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 	for _, h := range []slog.Handler{slog.NewTextHandler(&out, nil), slog.NewJSONHandler(&out, nil)} {
 		slog.New(h).Info("x", "secret", secret, "nested", nested{secret, *keys}, "keys", keys)
 	}
-	nonceKey := must(keys.bytes(wire.LabelNonceKey))
+	nonceKey := testworld.Must(keys.secret.bytes(wire.LabelNonceKey))
 	forms := []string{"a7a7", "A7A7", "167 167", "0xa7, 0xa7", `\xa7`, "247 247", // of the secret, in every base
 		fmt.Sprint(nonceKey), fmt.Sprintf("%x", nonceKey), fmt.Sprintf("%X", nonceKey), string(nonceKey)}
 	for _, s := range forms {
@@ -59,7 +60,7 @@ func TestSecretIsNotMarshalled(t *testing.T) {
 
 func TestSecret(t *testing.T) {
 	raw := bytes.Repeat([]byte{1}, 32)
-	secret := must(OpenSecret(raw))
+	secret := testworld.Must(OpenSecret(raw))
 	raw[0] = 9
 	secret.Expose()[1] = 9
 	if got, want := secret.Expose(), bytes.Repeat([]byte{1}, 32); !bytes.Equal(got, want) {
@@ -70,10 +71,10 @@ func TestSecret(t *testing.T) {
 	}
 	for _, b := range [][]byte{nil, make([]byte, 32), bytes.Repeat([]byte{1}, 31), bytes.Repeat([]byte{1}, 33)} {
 		_, err := OpenSecret(b)
-		refused(t, err, wire.StoreForeign)
+		testworld.Refused(t, err, wire.StoreForeign)
 	}
 	_, err := Derive(Secret{})
-	refused(t, err, wire.StoreForeign)
+	testworld.Refused(t, err, wire.StoreForeign)
 }
 
 // TestKeysAreApart derives everything for which there is a label, with the same
@@ -88,11 +89,11 @@ func TestKeysAreApart(t *testing.T) {
 		seen[string(b)] = name
 	}
 	for _, seed := range []byte("ab") {
-		k := must(Derive(secretOf(seed)))
+		k := testworld.Must(Derive(secretOf(seed)))
 		for _, label := range []wire.Label{wire.LabelRootKey, wire.LabelIdentityKey, wire.LabelLeafKey, wire.LabelSignerKey} {
 			for _, fields := range [][][]byte{nil, {{1}}, {{1}, {2}}, {{1, 2}}} {
-				key := must(k.signingKey(label, fields...))
-				add(fmt.Sprintf("%c %s %x", seed, label, fields), must(key.Bytes()))
+				key := testworld.Must(k.secret.signingKey(label, fields...))
+				add(fmt.Sprintf("%c %s %x", seed, label, fields), testworld.Must(key.Bytes()))
 			}
 		}
 		add(string(seed)+" nonce mac", k.NonceMAC([]byte("x")))
@@ -106,10 +107,10 @@ func TestKeysAreApart(t *testing.T) {
 // TestFieldsAreNotKept: deriving appends a counter and must not write into the
 // caller's memory.
 func TestFieldsAreNotKept(t *testing.T) {
-	k := must(Derive(secretOf('a')))
+	k := testworld.Must(Derive(secretOf('a')))
 	fields := make([][]byte, 1, 2)
 	fields[0] = []byte("x")
-	must(k.signingKey(wire.LabelLeafKey, fields...))
+	testworld.Must(k.secret.signingKey(wire.LabelLeafKey, fields...))
 	if got := fields[:2][1]; got != nil {
 		t.Errorf("got %s behind the caller's fields, want nothing", hex.EncodeToString(got))
 	}

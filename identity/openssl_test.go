@@ -8,9 +8,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-func parseURIs(s string) []*url.URL { return []*url.URL{must(url.Parse(s))} }
+func parseURIs(s string) []*url.URL { return []*url.URL{testworld.Must(url.Parse(s))} }
 
 // findOpenSSL skips, loudly, where there is none.
 func findOpenSSL(t testing.TB) string {
@@ -40,13 +42,13 @@ func TestOpenSSLVerify(t *testing.T) {
 		return path
 	}
 	grant, keys := w.grant(t, "scoring", "2026.11"), w.grant(t, "keys", "1.4")
-	id, keysID := must(w.issuer.Identity("scoring", "2026.11")), must(w.issuer.Identity("keys", "1.4"))
-	old := must(w.issuer.Identity("scoring", "2026.10"))
+	id, keysID := testworld.Must(w.issuer.Identity("scoring", "2026.11")), testworld.Must(w.issuer.Identity("keys", "1.4"))
+	old := testworld.Must(w.issuer.Identity("scoring", "2026.10"))
 	unit := unitKey("signing")
-	shared := file("shared", must(w.issuer.Shared(grant, noon)).DER)
-	signing := file("signing", must(w.issuer.Unit(grant, &unit.PublicKey, noon)).DER)
-	perUnit := file("unit", must(w.issuer.UnitTLS(keys, &unitKey("tls").PublicKey, [16]byte{1}, noon)).DER)
-	authority := file("authority", must(w.issuer.Authority(noon)).DER)
+	shared := file("shared", testworld.Must(w.issuer.Shared(grant, noon)).DER)
+	signing := file("signing", testworld.Must(w.issuer.Unit(grant, &unit.PublicKey, noon)).DER)
+	perUnit := file("unit", testworld.Must(w.issuer.UnitTLS(keys, &unitKey("tls").PublicKey, [16]byte{1}, noon)).DER)
+	authority := file("authority", testworld.Must(w.issuer.Authority(noon)).DER)
 	identityRoot, cross := file("identity-root", id.Root), file("cross", id.Cross)
 	keysRoot := file("keys-root", keysID.Root)
 	root, otherRoot := file("root", w.issuer.AuthorityRoot()), file("other-root", other.issuer.AuthorityRoot())

@@ -18,6 +18,7 @@ type Peer struct {
 	measurements []attest.Measurement // of the cross-certificate
 	key          *ecdsa.PublicKey
 	notAfter     time.Time
+	groupRoot    attest.Digest // for kind group only
 }
 
 // OK reports whether p came from a successful Check.
@@ -55,8 +56,29 @@ func (p Peer) ApprovedUntil() time.Time { return p.leaf.ends }
 // KeyMode says who holds the key that serves TLS; empty for kind authority.
 func (p Peer) KeyMode() policy.KeyMode { return p.leaf.keyMode }
 
-// PolicyDigest is the policy under which the leaf was issued.
-func (p Peer) PolicyDigest() attest.Digest { return p.leaf.policy }
+// Head is the head of the policy history under which the leaf was issued. Of a
+// leaf that several units hold it is that of the last step that cut one of them
+// off, zero before the first.
+func (p Peer) Head() attest.Digest { return p.leaf.head }
+
+// Member is the program that a unit in a group runs; both are empty for other
+// kinds and for a pair that several units hold.
+func (p Peer) Member() (task, release string) { return p.leaf.member.task, p.leaf.member.release }
+
+// Party is the digest of the SSH key of the party whose program a unit in a group
+// runs, as [policy.KeyDigest] makes it; zero where Member is empty.
+func (p Peer) Party() attest.Digest { return p.leaf.member.party }
+
+// Facts are what the leaf says of a unit, or of the units that share it, as policy
+// checks them ([policy.Approved.CutOff]); zero for kind authority.
+func (p Peer) Facts() policy.Facts {
+	if p.leaf.kind == KindAuthority {
+		return policy.Facts{}
+	}
+	f := p.leaf.facts()
+	f.Root = p.groupRoot
+	return f
+}
 
 // Development reports whether the leaf was issued for development.
 func (p Peer) Development() bool { return p.leaf.development }

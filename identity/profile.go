@@ -165,7 +165,7 @@ var (
 
 // pathLen is how many CAs may stand between a CA of a kind and a leaf. A kind
 // without a row is a leaf's.
-var pathLen = map[Kind]int{kindAuthorityRoot: 1, kindIdentityRoot: 0, kindCross: 0, kindGroupRoot: 0, kindGroupCross: 0}
+var pathLen = map[Kind]int{kindAuthorityRoot: 1, kindIdentityRoot: 0, kindCross: 0, kindGroupRoot: 0, kindGroupBus: 0}
 
 // spiffe is the URI of a path in a trust domain.
 func spiffe(domain, path string) *url.URL {

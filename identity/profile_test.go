@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -21,11 +22,11 @@ import (
 // an unnumbered one first, whose signed part gives the number.
 func (s signer) byLibrary(t *testing.T, c content) []byte {
 	t.Helper()
-	public := must(x509.ParsePKIXPublicKey(c.spki))
+	public := testworld.Must(x509.ParsePKIXPublicKey(c.spki))
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), SignatureAlgorithm: x509.ECDSAWithSHA256, RawSubject: c.name, SubjectKeyId: keyID(c.spki),
 		NotBefore: c.notBefore, NotAfter: c.notAfter, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature, DNSNames: c.names,
-		ExtraExtensions: []pkix.Extension{{Id: extensionOID, Value: must(c.extension.encode())}},
+		ExtraExtensions: []pkix.Extension{{Id: extensionOID, Value: testworld.Must(c.extension.encode())}},
 	}
 	if c.tls {
 		template.ExtKeyUsage = tlsUsage
@@ -37,7 +38,7 @@ func (s signer) byLibrary(t *testing.T, c content) []byte {
 		template.URIs = []*url.URL{spiffe(c.domain, c.path)}
 	}
 	parent := &x509.Certificate{RawSubject: s.name, SubjectKeyId: keyID(s.spki)}
-	create := func() []byte { return must(x509.CreateCertificate(nil, template, parent, public, s.key)) }
+	create := func() []byte { return testworld.Must(x509.CreateCertificate(nil, template, parent, public, s.key)) }
 	template.SerialNumber = serial(s.spki, parse(t, create())[0].RawTBSCertificate)
 	return create()
 }
@@ -53,7 +54,7 @@ func TestCertificatesAreThoseOfTheLibrary(t *testing.T) {
 	leaf := content{
 		name: subject("scoring", attest.Digest{1}, "clinic.example"), spki: publicKeyInfo(&unitKey("tls").PublicKey),
 		notBefore: noon, notAfter: noon.Add(time.Hour), domain: "clinic.example", path: wire.TaskPath("scoring"), tls: true, names: []string{"a.example"},
-		extension: extension{kind: KindUnit, id: attest.Digest{1}, task: "scoring", keyMode: policy.PerUnit, policy: attest.Digest{2}, unit: wire.UnitID{3}, platform: attest.SNP},
+		extension: extension{kind: KindUnit, id: attest.Digest{1}, task: "scoring", keyMode: policy.PerUnit, head: attest.Digest{2}, unit: wire.UnitID{3}, platform: attest.SNP},
 	}
 	rows := []struct {
 		name string
@@ -101,13 +102,13 @@ func TestCertificatesAreThoseOfTheLibrary(t *testing.T) {
 
 func TestDER(t *testing.T) {
 	for _, n := range []int64{0, 1, 0x7f, 0x80, 0xff, 0x100, 0x7fff, 0x8000, 1 << 40} {
-		if got, want := integer(big.NewInt(n)), must(asn1.Marshal(n)); !bytes.Equal(got, want) {
+		if got, want := integer(big.NewInt(n)), testworld.Must(asn1.Marshal(n)); !bytes.Equal(got, want) {
 			t.Errorf("integer %d: got %x, want %x", n, got, want)
 		}
 	}
 	for _, n := range []int{0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x10000, 1 << 20} {
 		b := make([]byte, n)
-		if got, want := tlv(tagOctetString, b[:n/2], b[n/2:]), must(asn1.Marshal(b)); !bytes.Equal(got, want) {
+		if got, want := tlv(tagOctetString, b[:n/2], b[n/2:]), testworld.Must(asn1.Marshal(b)); !bytes.Equal(got, want) {
 			t.Errorf("%d bytes: got %x, want %x", n, got[:8], want[:min(8, len(want))])
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
 )
 
 // MaxRingLife is the longest time for which one ring key is current.
@@ -159,14 +160,6 @@ func (k RingKeys) Roll(now time.Time, life time.Duration) RingKeys {
 	}
 }
 
-// Cut draws an unscheduled Current and drops Next, which somebody who is cut
-// off may hold.
-func (k RingKeys) Cut(now time.Time, life time.Duration) RingKeys {
-	fresh := NewRingKeys(now, life)
-	fresh.Previous = k.Current.Until(now.Add(life))
-	return fresh
-}
-
 // Trim is k without a Previous that has ended.
 func (k RingKeys) Trim(now time.Time) RingKeys {
 	if k.Previous != nil && !now.Before(k.Previous.end) {
@@ -184,6 +177,38 @@ func (k RingKeys) Keys() []*RingKey {
 		}
 	}
 	return list
+}
+
+// RingHolders says which units hold a ring key. A strict key is held by those of a
+// release, or in a group of one role; a follow key by those of a release and of the
+// releases that continue it, or in a group by those of all roles.
+type RingHolders struct {
+	Identity attest.Digest // of the release, or of the group
+	Role     string        // in a group, of a strict key
+	Follow   bool
+}
+
+// RingCut is the policy head after the last step that cut off a unit which may hold
+// the keys; zero before the first.
+func RingCut(p policy.Approved, of RingHolders) attest.Digest {
+	if !of.Follow {
+		return p.LastCut(of.Identity, of.Role)
+	}
+	own, heirs := p.LastCut(of.Identity, ""), p.LastCutOfHeirs(of.Identity)
+	i, _ := p.Index(own)
+	if j, _ := p.Index(heirs); j > i {
+		return heirs
+	}
+	return own
+}
+
+// RingCutSince reports whether a policy has a step after a head that cut off a unit
+// which may hold the keys: what is sealed under them since is that unit's too. A head
+// that the policy does not know is newer than it.
+func RingCutSince(p policy.Approved, of RingHolders, head attest.Digest) bool {
+	since, known := p.Index(head)
+	cut, _ := p.Index(RingCut(p, of))
+	return known && cut > since
 }
 
 // Ring is what a unit of one identity holds.

@@ -1,17 +1,23 @@
 package identity
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Secret is the 32-byte root secret. It prints as "secret" in every format and
-// cannot be marshalled. The zero Secret is refused by [Derive].
+// Secret is a 32-byte root secret: that of an authority, or that of one roster. It
+// prints as "secret" in every format and cannot be marshalled. The zero Secret is
+// refused by [Derive] and [DeriveGroup].
 type Secret struct {
 	// reveal is a function, nil in the zero Secret, because fmt prints the
 	// unexported fields of a struct around a Secret without asking for Format,
@@ -19,7 +25,8 @@ type Secret struct {
 	reveal func() [32]byte
 }
 
-// NewSecret draws a root secret. Only `authority init` calls it.
+// NewSecret draws a root secret. `authority init` calls it, and an authority for each
+// roster that names it.
 func NewSecret() Secret {
 	var b [32]byte
 	rand.Read(b[:]) // never returns an error: it ends the program instead
@@ -43,6 +50,33 @@ func (s Secret) Expose() []byte {
 	}
 	b := s.reveal()
 	return b[:]
+}
+
+// bytes derives 32 bytes for one use: HKDF-SHA256 (RFC 5869) without salt, the
+// framing of label and fields as info.
+func (s Secret) bytes(label wire.Label, fields ...[]byte) ([]byte, error) {
+	b, err := hkdf.Key(sha256.New, s.Expose(), nil, string(wire.Frame(label, fields...)), 32)
+	if err != nil {
+		return nil, fmt.Errorf("deriving %s: %w", label, err)
+	}
+	return b, nil
+}
+
+// signingKey derives a P-256 key: the first of the 32-byte strings derived with
+// a counter byte 0, 1, … as last field that is a scalar of the curve, which is
+// nearly always that of 0. Rejecting is exact and needs no arithmetic on
+// secrets.
+func (s Secret) signingKey(label wire.Label, fields ...[]byte) (*ecdsa.PrivateKey, error) {
+	for counter := range 256 {
+		scalar, err := s.bytes(label, append(slices.Clip(fields), []byte{byte(counter)})...)
+		if err != nil {
+			return nil, err
+		}
+		if key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), scalar); err == nil {
+			return key, nil
+		}
+	}
+	return nil, fmt.Errorf("deriving %s: no scalar in 256 tries", label)
 }
 
 // Format prints "secret", whatever the verb.

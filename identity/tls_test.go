@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -21,8 +22,8 @@ func serve(leaf Leaf, key any, above ...[]byte) *tls.Config {
 
 func (w *world) serveShared(t testing.TB) *tls.Config {
 	t.Helper()
-	leaf := must(w.issuer.Shared(w.grant(t, "scoring", "2026.11"), noon))
-	return serve(leaf, leaf.Key, must(w.issuer.Identity("scoring", "2026.11")).Cross)
+	leaf := testworld.Must(w.issuer.Shared(w.grant(t, "scoring", "2026.11"), noon))
+	return serve(leaf, leaf.Key, testworld.Must(w.issuer.Identity("scoring", "2026.11")).Cross)
 }
 
 // talk shakes hands over a pipe; the client then sends five bytes. It gives
@@ -55,11 +56,11 @@ func (w *world) dial(t testing.TB, name string, e Expect) *tls.Config {
 
 func TestTLSAccepts(t *testing.T) {
 	w := newWorld(t, 'a')
-	authority := must(w.issuer.Authority(noon))
+	authority := testworld.Must(w.issuer.Authority(noon))
 	asAuthority := Expect{Policy: w.policy, Kinds: []Kind{KindAuthority}, Use: UseTLS, At: noon}
-	unit := must(w.issuer.UnitTLS(w.grant(t, "keys", "1.4"), &unitKey("tls").PublicKey, wire.UnitID{1}, noon))
-	serveUnit := serve(unit, unitKey("tls"), must(w.issuer.Identity("keys", "1.4")).Cross)
-	asUnit := Expect{Policy: w.policy, Kinds: []Kind{KindUnit, KindShared}, Use: UseTLS, IDs: must(LiveIDs(w.policy, "keys")), At: noon}
+	unit := testworld.Must(w.issuer.UnitTLS(w.grant(t, "keys", "1.4"), &unitKey("tls").PublicKey, wire.UnitID{1}, noon))
+	serveUnit := serve(unit, unitKey("tls"), testworld.Must(w.issuer.Identity("keys", "1.4")).Cross)
+	asUnit := Expect{Policy: w.policy, Kinds: []Kind{KindUnit, KindShared}, Use: UseTLS, IDs: testworld.Must(LiveIDs(w.policy, "keys")), At: noon}
 	tests := []struct {
 		name           string
 		server, client *tls.Config
@@ -93,7 +94,7 @@ func TestTLSRefuses(t *testing.T) {
 		return e
 	}
 	otherRoot := other.root(t)
-	authority := must(w.issuer.Authority(noon))
+	authority := testworld.Must(w.issuer.Authority(noon))
 	const name = "scoring.clinic.example"
 	tests := []struct {
 		name           string
@@ -115,7 +116,7 @@ func TestTLSRefuses(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			_, received, err := talk(t, tt.server, tt.client)
-			refused(t, err, tt.want)
+			testworld.Refused(t, err, tt.want)
 			if received != 0 {
 				t.Errorf("got %d bytes at the server, want 0", received)
 			}
@@ -176,17 +177,17 @@ func TestPlainTLSClient(t *testing.T) {
 		pool.AddCert(parse(t, root)[0])
 		return &tls.Config{RootCAs: pool, ServerName: "scoring.clinic.example", Time: func() time.Time { return noon }}
 	}
-	if _, _, err := talk(t, w.serveShared(t), plain(must(w.issuer.Identity("scoring", "2026.11")).Root)); err != nil {
+	if _, _, err := talk(t, w.serveShared(t), plain(testworld.Must(w.issuer.Identity("scoring", "2026.11")).Root)); err != nil {
 		t.Errorf("identity root: %v", err)
 	}
 	if _, _, err := talk(t, w.serveShared(t), plain(w.issuer.AuthorityRoot())); err != nil {
 		t.Errorf("authority root: %v", err)
 	}
 	for name, root := range map[string][]byte{
-		"another release":     must(w.issuer.Identity("scoring", "2026.10")).Root,
-		"another task":        must(w.issuer.Identity("keys", "1.4")).Root,
+		"another release":     testworld.Must(w.issuer.Identity("scoring", "2026.10")).Root,
+		"another task":        testworld.Must(w.issuer.Identity("keys", "1.4")).Root,
 		"another authority":   other.issuer.AuthorityRoot(),
-		"its identity's root": must(other.issuer.Identity("scoring", "2026.11")).Root,
+		"its identity's root": testworld.Must(other.issuer.Identity("scoring", "2026.11")).Root,
 	} {
 		if _, received, err := talk(t, w.serveShared(t), plain(root)); err == nil || received != 0 {
 			t.Errorf("%s: got %d bytes and %v, want a refusal", name, received, err)

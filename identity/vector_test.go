@@ -11,6 +11,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -23,6 +24,7 @@ type vector struct {
 	Description  string            `json:"description"`
 	RootSecret   string            `json:"root_secret"`
 	Policy       string            `json:"policy"`
+	Cut          string            `json:"cut"` // the policy that follows, which cuts a unit of task scoring off
 	Genesis      wire.Digest       `json:"genesis"`
 	Root         wire.Digest       `json:"authority_root"`
 	At           string            `json:"at"`
@@ -54,33 +56,42 @@ func vectorOf(t testing.TB) vector {
 			"tls":     hex.EncodeToString(publicKeyInfo(&unitKey("tls").PublicKey)),
 		},
 	}
-	id := must(ReleaseID(w.policy, "scoring", "2026.11"))
-	index := must(windowAt(AuthorityLife, noon)).index // scoring has the same life
+	id := testworld.Must(ReleaseID(w.policy, "scoring", "2026.11"))
+	index := testworld.Must(windowAt(AuthorityLife, noon)).index // scoring has the same life
 	v.IDs["scoring 2026.11"] = id.Hex()
-	v.IDs["keys 1.4"] = must(ReleaseID(w.policy, "keys", "1.4")).Hex()
+	v.IDs["keys 1.4"] = testworld.Must(ReleaseID(w.policy, "keys", "1.4")).Hex()
 	v.Scalars = map[string]string{
-		"authority root":           hex.EncodeToString(must(w.keys.root.Bytes())),
-		"authority leaf":           hex.EncodeToString(must(must(w.keys.signingKey(wire.LabelSignerKey, wire.Uint64(index))).Bytes())),
-		"identity scoring 2026.11": hex.EncodeToString(must(must(w.keys.signingKey(wire.LabelIdentityKey, id[:])).Bytes())),
-		"shared leaf of scoring":   hex.EncodeToString(must(must(w.issuer.Shared(w.grant(t, "scoring", "2026.11"), noon)).Key.Bytes())),
+		"authority root":           hex.EncodeToString(testworld.Must(w.keys.root.Bytes())),
+		"authority leaf":           hex.EncodeToString(testworld.Must(testworld.Must(w.keys.secret.signingKey(wire.LabelSignerKey, wire.Uint64(index))).Bytes())),
+		"identity scoring 2026.11": hex.EncodeToString(testworld.Must(testworld.Must(w.keys.secret.signingKey(wire.LabelIdentityKey, id[:])).Bytes())),
+		"shared leaf of scoring":   hex.EncodeToString(testworld.Must(testworld.Must(w.issuer.Shared(w.grant(t, "scoring", "2026.11"), noon)).Key.Bytes())),
 	}
 	for name, der := range w.issued(t, noon) {
 		v.Certificates[name] = hex.EncodeToString(der)
 		v.Digests[name] = wire.Sum(der).Hex()
-		v.Extensions[name] = hex.EncodeToString(must(must(extensionOf(parse(t, der)[0])).encode()))
+		v.Extensions[name] = hex.EncodeToString(testworld.Must(testworld.Must(extensionOf(parse(t, der)[0])).encode()))
 	}
+	cut := w.next(cutScoring("a")...)
+	v.Cut = string(cut.policy.Document().Raw())
+	after := testworld.Must(cut.issuer.Shared(cut.grant(t, "scoring", "2026.11"), noon))
+	v.Scalars["shared leaf of scoring after the cut"] = hex.EncodeToString(testworld.Must(after.Key.Bytes()))
+	v.Certificates["shared, after the cut"] = hex.EncodeToString(after.DER)
 	return v
 }
 
-func TestVector(t *testing.T) {
-	path := filepath.Join("testdata", "vectors", "identity.json")
-	got := append(must(json.MarshalIndent(vectorOf(t), "", "  ")), '\n')
+func TestVector(t *testing.T) { checkVector(t, "identity.json", vectorOf(t)) }
+
+// checkVector compares a vector with its file, which -update writes.
+func checkVector(t *testing.T, file string, v any) {
+	t.Helper()
+	path := filepath.Join("testdata", "vectors", file)
+	got := append(testworld.Must(json.MarshalIndent(v, "", "  ")), '\n')
 	if *update {
 		if err := os.WriteFile(path, got, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want := must(os.ReadFile(path))
+	want := testworld.Must(os.ReadFile(path))
 	if bytes.Equal(got, want) {
 		return
 	}
@@ -89,9 +100,9 @@ func TestVector(t *testing.T) {
 		t.Fatal("got a vector that is no JSON")
 	}
 	for _, key := range slices.Sorted(maps.Keys(a)) {
-		if g, w := string(must(json.Marshal(a[key]))), string(must(json.Marshal(b[key]))); g != w {
+		if g, w := string(testworld.Must(json.Marshal(a[key]))), string(testworld.Must(json.Marshal(b[key]))); g != w {
 			t.Errorf("%s:\ngot  %s\nwant %s", key, g, w)
 		}
 	}
-	t.Error("got another vector than testdata/vectors/identity.json: what is derived or issued has changed")
+	t.Errorf("got another vector than %s: what is derived or issued has changed", path)
 }

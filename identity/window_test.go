@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -65,11 +66,11 @@ func TestWindowsTile(t *testing.T) {
 	for _, life := range []time.Duration{3 * time.Second, 5 * time.Second, 7*time.Second + 1, time.Hour, 24*time.Hour - 1, 24 * time.Hour} {
 		now := noon
 		for range 50 {
-			w := must(windowAt(life, now))
+			w := testworld.Must(windowAt(life, now))
 			if w.begin.After(now) || !w.next.After(now) {
 				t.Fatalf("life %v at %v: got window %v to %v, want it to hold that time", life, now, w.begin, w.next)
 			}
-			last, first := must(windowAt(life, w.next.Add(-1))), must(windowAt(life, w.next))
+			last, first := testworld.Must(windowAt(life, w.next.Add(-1))), testworld.Must(windowAt(life, w.next))
 			if last.index != w.index || first.index != w.index+1 || !first.begin.Equal(w.next) {
 				t.Fatalf("life %v: got windows %d and %d at the end of %d", life, last.index, first.index, w.index)
 			}
@@ -101,8 +102,8 @@ func TestWindowRefusals(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := windowAt(tt.life, tt.at)
-			refused(t, err, tt.want)
+			testworld.Refused(t, err, tt.want)
 		})
 	}
-	must(windowAt(wire.MaxLife, lastTime))
+	testworld.Must(windowAt(wire.MaxLife, lastTime))
 }

@@ -2,62 +2,42 @@ package identity
 
 import (
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/x509"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
-	"golang.org/x/crypto/ssh"
 )
 
 // noon is when most tests happen.
-var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+var noon = testworld.Noon
 
-// world is an authority with its policy, all of it the same in every run.
+// world is a trust domain with its issuer, all of it the same in every run.
 type world struct {
+	*testworld.World
 	keys   *Keys
 	policy policy.Approved
 	issuer *Issuer
 }
 
-const policyText = `schema       = "cohort/policy/v1"
-trust_domain = "clinic.example"
-sequence     = 1
-previous     = ""
-created      = 2026-11-22T09:00:00Z
-development  = true
-
-[owners]
-quorum = 1
-approve_within = "168h"
-delay = "0s"
-keys = [ { name = "ana", ssh = "OWNER" } ]
-
-[platform.soft]
-roots = ["sha256:1111111111111111111111111111111111111111111111111111111111111111"]
-
-[authority]
-root = "ROOT"
-reference = [ { platform = "soft", program = "sha256:2222222222222222222222222222222222222222222222222222222222222222" } ]
-
+const tasks = `
 [task.keys]
 key_mode = "unit"
 names = ["keys.clinic.example"]
-life = "30m"
+lifetime = "30m"
 [task.keys.release."1.4"]
 reference = [ { platform = "soft", program = "sha256:3333333333333333333333333333333333333333333333333333333333333333", any = ["agent", "args"] } ]
 
 [task.scoring]
 key_mode = "shared"
 names = ["scoring.clinic.example", "score.clinic.example"]
-life = "1h"
+lifetime = "1h"
 calls = ["keys"]
 [task.scoring.release."2026.10"]
 reference = [ { platform = "soft", program = "sha256:4444444444444444444444444444444444444444444444444444444444444444" } ]
@@ -68,74 +48,52 @@ reference = [
 ]
 `
 
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
 // secretOf is a root secret that is the same in every run.
 func secretOf(seed byte) Secret {
-	return must(OpenSecret([]byte(strings.Repeat(string(rune(seed)), 32))))
+	return testworld.Must(OpenSecret([]byte(strings.Repeat(string(rune(seed)), 32))))
 }
 
-// owner is the one owner of the test policies.
-func owner() ssh.Signer {
-	seed := wire.Sum([]byte("identity test owner"))
-	return must(ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(seed[:])))
-}
-
-// newWorld is the world of a root secret; edits "old, new" change its policy.
+// newWorld is the world of a root secret; edits "old, new" change its policy. The vectors
+// contain it, so owner, vendor and programs are the same in every run.
 func newWorld(t testing.TB, seed byte, edits ...string) *world {
 	t.Helper()
-	keys := must(Derive(secretOf(seed)))
-	text := policyText
-	edits = append(edits, "ROOT", keys.Root().String(), "OWNER", strings.TrimSpace(string(ssh.MarshalAuthorizedKey(owner().PublicKey()))))
-	for i := 0; i < len(edits); i += 2 {
-		if !strings.Contains(text, edits[i]) {
-			t.Fatalf("the test policy has no %q", edits[i])
-		}
-		text = strings.ReplaceAll(text, edits[i], edits[i+1])
-	}
-	p, err := policy.Genesis(wire.Sum([]byte(text)), signedStep(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &world{keys: keys, policy: p, issuer: must(keys.Issuer(p))}
+	keys, w := testworld.Must(Derive(secretOf(seed))), testworld.New(t)
+	w.Keys["ana"] = testworld.KeyOf(wire.Sum([]byte("identity test owner")))
+	w.Keys["north"], w.Keys["south"] = party("north"), party("south")
+	return worldOf(keys, w.Found(keys.Root(), tasks, append(edits,
+		testworld.Created, "created      = 2026-11-22T09:00:00Z\n",
+		"VENDOR", "sha256:"+strings.Repeat("1", 64), `program = "authority"`, `program = "sha256:`+strings.Repeat("2", 64)+`"`)...))
 }
 
-func signedStep(text string) policy.Step {
-	return policy.Step{Policy: []byte(text), Signatures: []string{must(policy.Sign(owner(), policy.ForPolicy, []byte(text)))}}
+// worldOf gives the keys an issuer under the newest policy of w.
+func worldOf(keys *Keys, w *testworld.World) *world {
+	p := w.Policy()
+	return &world{World: w, keys: keys, policy: p, issuer: issuerOf(keys, p)}
+}
+
+// groupKeys are the keys of a roster, the same in every run.
+func groupKeys(roster attest.Digest) *GroupKeys {
+	return testworld.Must(DeriveGroup(groupSecret(roster), roster))
+}
+
+func groupSecret(roster attest.Digest) Secret {
+	secret := wire.Sum([]byte("identity test secret of roster " + roster.Hex()))
+	return testworld.Must(OpenSecret(secret[:]))
+}
+
+// issuerOf is the issuer of an authority that has the keys of every roster.
+func issuerOf(keys *Keys, p policy.Approved) *Issuer {
+	var all []*GroupKeys
+	for _, name := range p.Document().GroupNames() {
+		for pact := p.Pact(name); pact != nil; pact = pact.Before {
+			all = append(all, groupKeys(pact.ID()))
+		}
+	}
+	return testworld.Must(keys.Issuer(p, all...))
 }
 
 // next is the world under the policy that follows, after edits.
-func (w *world) next(t testing.TB, edits ...string) *world {
-	t.Helper()
-	doc := w.policy.Document()
-	text := string(doc.Raw())
-	edits = append(edits,
-		fmt.Sprintf("sequence     = %d\n", doc.Sequence), fmt.Sprintf("sequence     = %d\n", doc.Sequence+1),
-		"previous     = \"\"\n", fmt.Sprintf("previous     = %q\n", doc.Digest()))
-	for i := 0; i < len(edits); i += 2 {
-		text = strings.ReplaceAll(text, edits[i], edits[i+1])
-	}
-	p, err := w.policy.Next(signedStep(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &world{keys: w.keys, policy: p, issuer: must(w.keys.Issuer(p))}
-}
-
-// voucher is an appraiser that says yes to one measurement: appraisal is not
-// what this package's tests are about.
-type voucher struct{ attest.Claims }
-
-func (voucher) Platform() attest.Platform { return attest.Soft }
-
-func (v voucher) Appraise([]byte, attest.Endorsements, attest.Rules, time.Time) (attest.Claims, error) {
-	return v.Claims, nil
-}
+func (w *world) next(edits ...string) *world { return worldOf(w.keys, w.Next(edits...)) }
 
 // grant is what policy gives a unit that runs the first program of a release.
 func (w *world) grant(t testing.TB, task, release string) policy.Grant {
@@ -147,7 +105,7 @@ func (w *world) grant(t testing.TB, task, release string) policy.Grant {
 	}
 	data := attest.Bind(wire.LabelIssue)
 	claims := attest.Claims{Measurement: m, ReportData: data[:], Chip: "chip-7"}
-	result, err := attest.NewVerifier(voucher{claims}).Appraise(attest.Question{
+	result, err := attest.NewVerifier(attesttest.Vouch(claims)).Appraise(attest.Question{
 		Evidence: attest.Evidence{Platform: attest.Soft}, ReportData: data,
 		Rules: w.policy.Document().Platforms, At: noon,
 	})
@@ -164,7 +122,7 @@ func (w *world) grant(t testing.TB, task, release string) policy.Grant {
 // unitKey is the key of a unit, the same in every run.
 func unitKey(name string) *ecdsa.PrivateKey {
 	d := wire.Sum([]byte("unit key " + name))
-	return must(ecdsa.ParseRawPrivateKey(elliptic.P256(), d[:]))
+	return testworld.Must(ecdsa.ParseRawPrivateKey(elliptic.P256(), d[:]))
 }
 
 func parse(t testing.TB, ders ...[]byte) []*x509.Certificate {
@@ -188,23 +146,12 @@ func (w *world) root(t testing.TB) *x509.Certificate {
 // sharedChain is what a unit of scoring 2026.11 serves.
 func (w *world) sharedChain(t testing.TB) []*x509.Certificate {
 	t.Helper()
-	leaf := must(w.issuer.Shared(w.grant(t, "scoring", "2026.11"), noon))
-	return parse(t, leaf.DER, must(w.issuer.Identity("scoring", "2026.11")).Cross)
+	leaf := testworld.Must(w.issuer.Shared(w.grant(t, "scoring", "2026.11"), noon))
+	return parse(t, leaf.DER, testworld.Must(w.issuer.Identity("scoring", "2026.11")).Cross)
 }
 
 // expectShared accepts sharedChain.
 func (w *world) expectShared(t testing.TB) Expect {
 	t.Helper()
-	return Expect{Policy: w.policy, Kinds: []Kind{KindShared}, Use: UseTLS, IDs: must(LiveIDs(w.policy, "scoring")), At: noon}
-}
-
-// refused demands exactly this reason.
-func refused(t testing.TB, err error, want attest.Reason) {
-	t.Helper()
-	if err == nil {
-		t.Fatalf("got no error, want reason %q", want)
-	}
-	if got := wire.ReasonOf(err); got != want {
-		t.Fatalf("got reason %q (%v), want %q", got, err, want)
-	}
+	return Expect{Policy: w.policy, Kinds: []Kind{KindShared}, Use: UseTLS, IDs: testworld.Must(LiveIDs(w.policy, "scoring")), At: noon}
 }

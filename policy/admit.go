@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -17,6 +18,10 @@ type Grant struct {
 	Result  attest.Result
 	Pact    *Pact  // in a group; nil outside
 	Role    string // in a group
+
+	Member Member        // of the roster, in a group
+	Party  attest.Digest // key of the member's party, in a group
+	Ends   time.Time     // of the approval of that party, or of the group, in a group
 }
 
 // Life is that of the unit's leaf certificates.
@@ -43,12 +48,12 @@ func (a Approved) Admit(task string, result attest.Result) (Grant, error) {
 	var all []attest.ReferenceValue
 	for _, name := range t.ReleaseNames() {
 		release := t.Releases[name]
-		if match(release.References, result) == nil {
+		if match(release.References, result.Measurement()) == nil {
 			return t.grant(release, result)
 		}
 		all = append(all, release.References...)
 	}
-	return Grant{}, match(all, result)
+	return Grant{}, match(all, result.Measurement())
 }
 
 // grant is what a program that is a release gets. It refuses one that loads
@@ -78,12 +83,22 @@ func (r *Release) Equipped(devices []attest.Device) error {
 	return nil
 }
 
-// AdmitMember matches an attestation result with the members of a role at a
-// time. It refuses as Admit does; with "role" a program that is a member of
-// another role; and with "quorum" or "expired" a group that its parties have not
-// agreed on. While they have not, a group that is continued admits those that
-// are members of both.
-func (a Approved) AdmitMember(group, role string, result attest.Result, at time.Time) (Grant, error) {
+// Pins are what a unit was given of its own party: keys of it, the old and the new
+// one while it changes them, and where it was given the group's identity. A unit
+// without pins is in no group.
+type Pins struct {
+	Parties []attest.Digest
+	Roster  attest.Digest // zero is any
+}
+
+// AdmitMember matches an attestation result with the members of a role at a time.
+// It refuses as Admit does; with "role" a program that is a member of another role;
+// with "party" a program that the roster has under none, or several, of the pinned
+// keys; with "roster" another roster than the pinned one; with "quorum", "expired" or
+// "withdrawn" a group that its parties have not agreed on under the root that it has,
+// and one that the unit's own party does not approve. While the parties have not agreed,
+// a group that is continued admits those that are members of both.
+func (a Approved) AdmitMember(group, role string, result attest.Result, pins Pins, root func(*Pact) attest.Digest, at time.Time) (Grant, error) {
 	if err := a.admissible(result); err != nil {
 		return Grant{}, err
 	}
@@ -100,16 +115,52 @@ func (a Approved) AdmitMember(group, role string, result attest.Result, at time.
 		}
 		return Grant{}, err
 	}
-	inForce, err := p.InForce(at)
+	inForce, err := p.InForce(root, at)
 	if err != nil {
 		return Grant{}, err
 	}
-	if !inForce.Roster.has(role, p.Roster.identity(role, grant)) {
-		_, err = p.Agreed(at) // it waits for the parties
+	id := a.doc.ReleaseID(a.genesis, grant.Task.Name, grant.Release.References)
+	if !inForce.Roster.has(role, id) {
+		_, err = p.Agreed(root(p), at) // it waits for the parties
 		return Grant{}, err
 	}
+	if grant.Member, grant.Party, err = inForce.Roster.Pinned(role, id, pins); err != nil {
+		return Grant{}, err
+	}
+	own, err := inForce.Consents(root(inForce), grant.Party, at)
+	if err != nil {
+		return Grant{}, err
+	}
+	if grant.Ends, err = inForce.Agreed(root(inForce), at); own.Before(grant.Ends) {
+		grant.Ends = own
+	}
 	grant.Pact, grant.Role = inForce, role
-	return grant, nil
+	return grant, err
+}
+
+// Pinned is the member of a role that the program with an identity is, of the one
+// party that is pinned, and that party's key. It refuses with "roster" and "party" as
+// [Approved.AdmitMember] does, and does not ask whether the party approves.
+func (r Roster) Pinned(role string, id attest.Digest, pins Pins) (m Member, key attest.Digest, err error) {
+	if !pins.Roster.IsZero() && pins.Roster != r.ID() {
+		return m, key, wire.Refuse(wire.StaleRoster, "admission: roster of group "+r.Group, r.ID(), pins.Roster)
+	}
+	found, listed := 0, []string{}
+	for _, x := range r.members(role) {
+		if x.Identity != id {
+			continue
+		}
+		listed = append(listed, x.Party)
+		if k := r.keyOf(x.Party); slices.Contains(pins.Parties, k) {
+			m, key = x.Member, k
+			found++
+		}
+	}
+	if found != 1 {
+		want := fmt.Sprint("exactly one of the pinned keys ", pins.Parties)
+		return Member{}, attest.Digest{}, wire.Refuse(wire.NoParty, "admission: party of the program in role "+role, strings.Join(listed, ", "), want)
+	}
+	return m, key, nil
 }
 
 // memberOf finds the member of a role that a result is.
@@ -118,24 +169,41 @@ func (d *Document) memberOf(r *Role, result attest.Result) (Grant, error) {
 	for _, m := range r.Members {
 		task := d.Tasks[m.Task]
 		release := task.Releases[m.Release]
-		if match(release.References, result) == nil {
+		if match(release.References, result.Measurement()) == nil {
 			return task.grant(release, result)
 		}
 		all = append(all, release.References...)
 	}
-	return Grant{}, match(all, result)
+	return Grant{}, match(all, result.Measurement())
 }
 
-// AdmitAuthority matches a result with the authority's reference values. An
-// authority never loads unmeasured libraries.
+// AdmitAuthority matches a result with the authority's reference values, and with
+// the machines that may hold the root ("wrong-chip"). An authority never loads
+// unmeasured libraries.
 func (a Approved) AdmitAuthority(result attest.Result) error {
-	if err := a.admissible(result); err != nil {
+	if !a.OK() {
+		return errNothing
+	}
+	return a.doc.admitAuthority(result)
+}
+
+func (d *Document) admitAuthority(result attest.Result) error {
+	return admitTo(d.Authority.References, d.Authority.Machines, result)
+}
+
+// admitTo matches a result with the reference values and the machines of
+// authorities.
+func admitTo(references []attest.ReferenceValue, machines Machines, result attest.Result) error {
+	if err := present(result); err != nil {
 		return err
 	}
 	if result.Dynamic() {
 		return wire.Refuse(wire.NotMeasured, "admission: libraries", "an authority that loads unmeasured libraries", "a static one")
 	}
-	return match(a.doc.Authority.References, result)
+	if err := match(references, result.Measurement()); err != nil {
+		return err
+	}
+	return machines.admit(result)
 }
 
 // admissible refuses the zero Approved and the zero result.
@@ -143,16 +211,19 @@ func (a Approved) admissible(result attest.Result) error {
 	if !a.OK() {
 		return errNothing
 	}
+	return present(result)
+}
+
+func present(result attest.Result) error {
 	if !result.OK() {
 		return wire.Refuse(wire.NotMeasured, "admission: attestation result", "none", "an appraised one")
 	}
 	return nil
 }
 
-// match is nil when one of the reference values is the result's measurement,
-// and else the refusal of the nearest: that with the most equal registers.
-func match(refs []attest.ReferenceValue, result attest.Result) error {
-	got := result.Measurement()
+// match is nil when one of the reference values is the measurement, and else the
+// refusal of the nearest: that with the most equal registers.
+func match(refs []attest.ReferenceValue, got attest.Measurement) error {
 	nearest := wire.Refuse(wire.NotMeasured, "measurement", got, "a reference value of the policy")
 	best := -1
 	for _, ref := range refs {

@@ -26,11 +26,16 @@ type Step struct {
 type Approved struct {
 	doc     *Document
 	genesis attest.Digest
+	draft   attest.Digest // of the genesis
 	founded time.Time
 	steps   []Step
 	heads   []attest.Digest  // heads[i] is the head after step i
 	digests []attest.Digest  // of the policies, genesis first
 	pacts   map[string]*Pact // the groups of doc, by name
+	live    map[attest.Digest]program
+	cuts    cuts
+	lineage lineage
+	past    []then // what followed from each step
 }
 
 // Genesis approves the first policy: its digest is the pin, and a quorum of its
@@ -54,7 +59,11 @@ func Genesis(pin attest.Digest, step Step) (Approved, error) {
 	if err := doc.Owners.quorum(signed); err != nil {
 		return Approved{}, err
 	}
-	a := Approved{genesis: pin, founded: doc.Created}
+	draft, err := splitRoot(step.Policy)
+	if err != nil {
+		return Approved{}, fmt.Errorf("reading the genesis policy: %w", err)
+	}
+	a := Approved{genesis: pin, draft: draft.Digest(), founded: doc.Created}
 	pacts, err := a.succeed(doc)
 	if err != nil {
 		return Approved{}, err
@@ -68,7 +77,8 @@ func Genesis(pin attest.Digest, step Step) (Approved, error) {
 // know. A party's statement is about a group of a, and newer than its last.
 func (a Approved) Next(step Step) (Approved, error) {
 	// Clipped, so that two successors of one policy never share memory.
-	a.steps, a.heads, a.digests = slices.Clip(a.steps), slices.Clip(a.heads), slices.Clip(a.digests)
+	a.steps, a.heads, a.digests, a.past = slices.Clip(a.steps), slices.Clip(a.heads), slices.Clip(a.digests), slices.Clip(a.past)
+	a.cuts.kept = true
 	return a.next(step)
 }
 
@@ -91,10 +101,14 @@ func (a Approved) next(step Step) (Approved, error) {
 	if err != nil {
 		return Approved{}, err
 	}
+	if err := a.fits(1); err != nil {
+		return Approved{}, err
+	}
 	pacts, err := a.succeed(doc)
 	if err != nil {
 		return Approved{}, err
 	}
+	a.lineage = a.lineage.settle(len(a.steps), slices.Collect(maps.Values(pacts))...)
 	return a.extended(doc, step, pacts), nil
 }
 
@@ -104,15 +118,26 @@ func Replay(pin attest.Digest, steps []Step) (Approved, error) {
 		return Approved{}, wire.Refuse(wire.TooLarge, "history: number of steps", len(steps), fmt.Sprint("1 to ", wire.MaxHistory))
 	}
 	a, err := Genesis(pin, steps[0])
-	for i := 1; i < len(steps) && err == nil; i++ {
-		if a, err = a.next(steps[i]); err != nil {
-			err = fmt.Errorf("replaying step %d: %w", i+1, err)
-		}
-	}
 	if err != nil {
 		return Approved{}, err
 	}
-	return a, nil
+	return a.NextAll(steps[1:])
+}
+
+// NextAll approves all steps that follow, as [Approved.Next] does one, and copies
+// the history once.
+func (a Approved) NextAll(steps []Step) (Approved, error) {
+	if len(steps) == 0 {
+		return a, nil
+	}
+	next, err := a.Next(steps[0])
+	for i := 1; i < len(steps) && err == nil; i++ {
+		next, err = next.next(steps[i])
+	}
+	if err != nil {
+		return Approved{}, fmt.Errorf("replaying step %d: %w", len(next.steps)+1, err)
+	}
+	return next, nil
 }
 
 // errNothing is the refusal of the zero Approved.
@@ -121,13 +146,20 @@ var errNothing = wire.Refuse(wire.BadPolicy, "approved policy", "none", "a histo
 // extended is a with one more step, which was checked, and what is in force by
 // it.
 func (a Approved) extended(doc *Document, step Step, pacts map[string]*Pact) Approved {
-	digest, head := wire.Sum(step.Policy), a.Head()
-	if a.doc != doc {
-		a.digests = append(a.digests, digest)
+	if a.doc == doc {
+		a.cuts = a.cuts.with(cutByStatement(a.pacts, pacts), len(a.heads))
+	} else {
+		live := doc.programs(a.genesis)
+		if a.doc != nil {
+			a.cuts = a.cuts.with(a.cutBy(doc, live, pacts), len(a.heads))
+		}
+		a.live, a.digests = live, append(a.digests, wire.Sum(step.Policy))
 	}
+	head := NextHead(a.Head(), step.Policy)
 	a.doc, a.pacts = doc, pacts
 	a.steps = append(a.steps, Step{bytes.Clone(step.Policy), slices.Clone(step.Signatures)})
-	a.heads = append(a.heads, wire.Hash(wire.LabelHistory, head[:], digest[:]))
+	a.heads = append(a.heads, head)
+	a.past = append(a.past, then{pacts, a.lineage})
 	return a
 }
 
@@ -234,6 +266,9 @@ func (a Approved) Document() *Document { return a.doc }
 // Genesis is the pinned digest of the first policy.
 func (a Approved) Genesis() attest.Digest { return a.genesis }
 
+// Draft is the digest of the draft that the genesis was signed as: [Draft.Digest].
+func (a Approved) Draft() attest.Digest { return a.draft }
+
 // Founded is when the genesis policy says it was created; root certificates
 // count their time from here.
 func (a Approved) Founded() time.Time { return a.founded }
@@ -269,3 +304,6 @@ func (a Approved) Rules() map[attest.Platform]attest.Rules {
 	}
 	return maps.Clone(a.doc.Platforms)
 }
+
+// NextHead is the head of the hash chain after one more step.
+func NextHead(head attest.Digest, step []byte) attest.Digest { return wire.NextHead(head, step) }

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -207,6 +207,47 @@ func TestHistory(t *testing.T) {
 	refused(t, err, wire.TooLarge)
 }
 
+// TestThen looks back: what was in force after each step is what was approved then.
+func TestThen(t *testing.T) {
+	h := newHouse()
+	first := h.found(t)
+	second, err := first.Next(h.step(t, h.next(t, first), "ana", "eva"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	third, err := second.Next(h.step(t, h.next(t, second), "ana", "eva"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	replayed, err := Replay(first.Genesis(), third.Steps())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, a := range map[string]Approved{"step by step": third, "replayed": replayed} {
+		for i, want := range []Approved{first, second, third} {
+			then, known := a.At(want.Head())
+			if !known || then.Head() != want.Head() || then.Document().Sequence != want.Document().Sequence || len(then.Steps()) != i+1 {
+				t.Errorf("%s: step %d: got head %v of sequence %d, known %v", name, i+1, then.Head(), i+1, known)
+			}
+			later, known := a.Since(want.Head())
+			if !known || len(later) != 2-i || len(later) > 0 && (later[0].Document().Sequence != uint64(i)+2 || later[len(later)-1].Head() != third.Head()) {
+				t.Errorf("%s: got %d steps since step %d, known %v, want %d", name, len(later), i+1, known, 2-i)
+			}
+		}
+	}
+	for _, head := range []attest.Digest{{}, digest("a"), third.Head()} {
+		if then, known := second.At(head); known || then.OK() {
+			t.Errorf("got what was in force at %v, want none", head)
+		}
+		if later, known := second.Since(head); known || len(later) > 0 {
+			t.Errorf("got steps since %v, want none", head)
+		}
+	}
+	if then, known := (Approved{}).At(attest.Digest{}); known || then.OK() {
+		t.Error("the zero Approved looks back on something")
+	}
+}
+
 // TestSuccessorsShareNothing makes two successors where a slice has room for
 // one more.
 func TestSuccessorsShareNothing(t *testing.T) {
@@ -231,15 +272,6 @@ func TestSuccessorsShareNothing(t *testing.T) {
 	}
 }
 
-// appraiser gives evidence back as claims, so that tests get results.
-type appraiser struct{ claims attest.Claims }
-
-func (appraiser) Platform() attest.Platform { return attest.Soft }
-
-func (a appraiser) Appraise(_ []byte, _ attest.Endorsements, _ attest.Rules, _ time.Time) (attest.Claims, error) {
-	return a.claims, nil
-}
-
 func result(t testing.TB, m attest.Measurement) attest.Result {
 	return appraised(t, attest.Claims{Measurement: m})
 }
@@ -248,7 +280,7 @@ func appraised(t testing.TB, c attest.Claims) attest.Result {
 	t.Helper()
 	data := attest.Bind(wire.LabelIssue)
 	c.ReportData = data[:]
-	r, err := attest.NewVerifier(appraiser{c}).Appraise(attest.Question{
+	r, err := attest.NewVerifier(attesttest.Vouch(c)).Appraise(attest.Question{
 		Evidence: attest.Evidence{Platform: attest.Soft}, ReportData: data, Rules: map[attest.Platform]attest.Rules{attest.Soft: {}}, At: start,
 	})
 	if err != nil {
@@ -298,6 +330,13 @@ func TestAdmit(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			r := appraised(t, row.claims)
 			grant, err := a.Admit(row.task, r)
+			// What could be admitted is what would be but for dynamic, which needs an
+			// appraisal.
+			if could := a.CouldAdmit(row.task, row.claims.Measurement); (could == nil) != (err == nil) && !row.claims.Dynamic {
+				t.Errorf("before appraisal: got %v, want as after it: %v", could, err)
+			} else if could != nil {
+				refused(t, could, row.want)
+			}
 			if row.want != "" {
 				refused(t, err, row.want)
 				if !strings.Contains(err.Error(), row.say) || grant.Task != nil {
@@ -313,6 +352,8 @@ func TestAdmit(t *testing.T) {
 			}
 		})
 	}
+	refused(t, Approved{}.CouldAdmit("scoring", measured(agent, digest("5"))), wire.BadPolicy)
+	refused(t, Approved{}.CouldAdmitMember("trial", "scorer", measured(agent, digest("5"))), wire.BadPolicy)
 	_, err := a.Admit("scoring", attest.Result{})
 	var r *attest.Refusal
 	if !errors.As(err, &r) || r.Rule != "admission: attestation result" {
@@ -321,15 +362,35 @@ func TestAdmit(t *testing.T) {
 }
 
 func TestAdmitAuthority(t *testing.T) {
-	a := newHouse().found(t)
+	h := newHouse()
+	a := h.found(t)
+	draft, err := ParseDraft(h.text(t))
+	if err != nil {
+		t.Fatal(err)
+	}
 	own := measured(attest.Digest{}, digest("2"))
-	if err := a.AdmitAuthority(result(t, own)); err != nil {
+	on := func(chip string, m attest.Measurement) attest.Result {
+		return appraised(t, attest.Claims{Measurement: m, Chip: chip})
+	}
+	const named = "0123456789abcdef"
+	for _, admit := range []func(attest.Result) error{a.AdmitAuthority, draft.AdmitAuthority} {
+		if err := admit(on(named, own)); err != nil {
+			t.Error(err)
+		}
+		refused(t, admit(on(named, measured(digest("2"), digest("5")))), wire.NotMeasured)
+		refused(t, admit(on(named, measured(attest.Digest{}, digest("2"), "-v"))), wire.NotMeasured)
+		refused(t, admit(appraised(t, attest.Claims{Measurement: own, Dynamic: true, Chip: named})), wire.NotMeasured)
+		refused(t, admit(attest.Result{}), wire.NotMeasured)
+		for _, other := range []string{"", "0123456789abcde", "0123456789abcdee", "chip:" + named, "vlek:aws"} {
+			refused(t, admit(on(other, own)), wire.WrongChip)
+		}
+	}
+	anywhere := mustParse(t, h.text(t, `["chip:0123456789abcdef"]`, `"any"`))
+	if err := anywhere.admitAuthority(on("fedcba9876543210", own)); err != nil {
 		t.Error(err)
 	}
-	refused(t, a.AdmitAuthority(result(t, measured(digest("2"), digest("5")))), wire.NotMeasured)
-	refused(t, a.AdmitAuthority(result(t, measured(attest.Digest{}, digest("2"), "-v"))), wire.NotMeasured)
-	refused(t, a.AdmitAuthority(appraised(t, attest.Claims{Measurement: own, Dynamic: true})), wire.NotMeasured)
-	refused(t, a.AdmitAuthority(attest.Result{}), wire.NotMeasured)
+	refused(t, Draft{}.AdmitAuthority(on(named, own)), wire.BadPolicy)
+	refused(t, Approved{}.AdmitAuthority(on(named, own)), wire.BadPolicy)
 }
 
 // TestNearestReference has the difference that a person would look for.

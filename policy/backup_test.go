@@ -20,7 +20,7 @@ func TestAdmitBackup(t *testing.T) {
 			t.Errorf("%s: got %q, %v", owner, got, err)
 		}
 	}
-	next, err := a.Next(h.step(t, h.next(t, a, `life = "30m"`, `life = "29m"`), "ana", "ben"))
+	next, err := a.Next(h.step(t, h.next(t, a, `lifetime = "30m"`, `lifetime = "29m"`), "ana", "ben"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestOwnersDigest(t *testing.T) {
 	for name, edits := range map[string][]string{
 		"delay":          {`delay = "1h"`, `delay = "2h"`},
 		"approve_within": {`"168h"`, `"24h"`},
-		"a task":         {`life = "30m"`, `life = "29m"`},
+		"a task":         {`lifetime = "30m"`, `lifetime = "29m"`},
 	} {
 		if of(edits...) != good {
 			t.Errorf("%s: got another digest", name)

@@ -32,6 +32,7 @@ func (t *Task) ReleaseNames() []string { return slices.Sorted(maps.Keys(t.Releas
 
 // check judges what no single table can tell.
 func (d *Document) check(faults *Faults) {
+	d.checkRootLine(faults)
 	d.checkOwners(faults)
 	d.checkDevelopment(faults)
 	d.checkNames(faults)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -24,14 +25,17 @@ drivers = ["550.90.07", "575.32"]
 vbios = "any"
 modes = ["SPT", "unstated"]
 measurements = "any"
+mode = "development"
 
 `
 
-// gpuText is the hardware policy with GPUs, of which its release demands two.
+// gpuText is the hardware policy with GPUs, of which its release, which is retired,
+// demands two.
 func gpuText(t testing.TB, edits ...string) []byte {
 	t.Helper()
 	text := strings.Replace(iron, "[measured.signer]", gpuTable+"[measured.signer]", 1)
-	text = strings.Replace(text, "[task.keys.release.\"1\"]\n", "[task.keys.release.\"1\"]\ndevices = { nvidia-gpu = 2 }\n", 1)
+	text = strings.Replace(text, "[task.keys.release.\"1\"]\n", "[task.keys.release.\"1\"]\nretired = true\ndevices = { nvidia-gpu = 2 }\n", 1)
+	text = strings.Replace(text, "\n[owners]", "max_silence = \"10m\"\n\n[owners]", 1)
 	for i := 0; i < len(edits); i += 2 {
 		if !strings.Contains(text, edits[i]) {
 			t.Fatalf("the policy has no %q", edits[i])
@@ -46,13 +50,26 @@ func TestParseReadsDevices(t *testing.T) {
 	want := attest.Rules{Roots: []attest.Digest{digest("1")}, CRL: attest.CRLIfPresent, CheckedWithin: 48 * time.Hour, NVIDIA: attest.NVIDIARules{
 		Models: []string{"GH100", "GB100"}, Chips: attest.List{Values: [][]byte{alike(2, 32)}}, CutChips: [][]byte{alike(3, 32)},
 		Drivers: attest.List{Values: [][]byte{[]byte("550.90.07"), []byte("575.32")}}, VBIOS: attest.List{Any: true},
-		Modes: []string{"SPT", "unstated"}, AnyMeasurements: true,
+		Modes: []string{"SPT", "unstated"}, AnyMeasurements: true, Development: true,
 	}}
 	if got := d.Platforms[attest.NvidiaGPU]; !reflect.DeepEqual(got, want) {
 		t.Errorf("got rules %+v, want %+v", got, want)
 	}
 	if got := d.Tasks["keys"].Releases["1"].Devices; !reflect.DeepEqual(got, map[attest.Platform]int{attest.NvidiaGPU: 2}) {
 		t.Errorf("got devices %v, want two GPUs", got)
+	}
+	if !d.Tasks["keys"].Releases["1"].Retired || d.MaxSilence != 10*time.Minute {
+		t.Errorf("got retired %v, max_silence %v", d.Tasks["keys"].Releases["1"].Retired, d.MaxSilence)
+	}
+}
+
+// TestParseRefusesDevelopmentMode: a policy that does not name development mode
+// does not accept it.
+func TestParseRefusesDevelopmentMode(t *testing.T) {
+	for name, line := range map[string]string{"left out": "", "production": "mode = \"production\"\n"} {
+		if d := mustParse(t, gpuText(t, "mode = \"development\"\n", line)); d.Platforms[attest.NvidiaGPU].NVIDIA.Development {
+			t.Errorf("%s: development mode is accepted", name)
+		}
 	}
 }
 
@@ -65,10 +82,13 @@ var gpuRefusals = []refusal{
 	{"gpu without measurements", "measurements = \"any\"\n", "", "platform.nvidia-gpu.measurements", "required key", ""},
 	{"measurements that something compares", `measurements = "any"`, `measurements = "rim"`, "platform.nvidia-gpu.measurements", "value", `"any"`},
 	{"model in lower case", `"GB100"]`, `"gb100"]`, "platform.nvidia-gpu.models[1]", "value", "GH100"},
+	{"model of another form", `"GB100"]`, `"GB2XX"]`, "platform.nvidia-gpu.models[1]", "value", "GH100"},
 	{"every model", `models = ["GH100", "GB100"]`, `models = "any"`, "platform.nvidia-gpu.models", "value", "a list"},
 	{"driver that is none", `"575.32"]`, `"575.32 "]`, "platform.nvidia-gpu.drivers[1]", "value", "550.90.07"},
 	{"vbios in lower case", `vbios = "any"`, `vbios = ["96.00.9f.00.01"]`, "platform.nvidia-gpu.vbios[0]", "value", "96.00.9F.00.01"},
 	{"unknown mode", `"unstated"]`, `"off"]`, "platform.nvidia-gpu.modes[1]", "value", "PPCIE"},
+	{"unknown state", `mode = "development"`, `mode = "debug"`, "platform.nvidia-gpu.mode", "value", "production or development"},
+	{"a state that is a flag", `mode = "development"`, `mode = true`, "platform.nvidia-gpu.mode", "value", "production or development"},
 	{"gpu chip of another size", `chips = ["sha256:R2"]`, `chips = ["R2"]`, "platform.nvidia-gpu.chips[0]", "value", "sha256:"},
 	{"gpu with max_age", `measurements = "any"`, "measurements = \"any\"\nmax_age = \"5m\"", "platform.nvidia-gpu.max_age", "unknown key", ""},
 	{"a reference value of a device", `{ platform = "nitro", `, `{ platform = "nvidia-gpu", `, nitroRef + ".platform", "value", "azure-snp, nitro"},
@@ -106,6 +126,8 @@ func TestDiffOfDevices(t *testing.T) {
 		{"vbios named", `vbios = "any"`, `vbios = ["96.00.9F.00.01"]`, []string{`~ platform.nvidia-gpu.vbios = ["96.00.9F.00.01"], was "any" (tightens)`}, []string{`~ platform.nvidia-gpu.vbios = "any", was ["96.00.9F.00.01"] (loosens)`}},
 		{"any driver", `["550.90.07", "575.32"]`, `"any"`, []string{`~ platform.nvidia-gpu.drivers = "any", was ["550.90.07", "575.32"] (loosens)`}, []string{`~ platform.nvidia-gpu.drivers = ["550.90.07", "575.32"], was "any" (tightens)`}},
 		{"mode removed", `, "unstated"`, "", []string{`- platform.nvidia-gpu.modes = "unstated" (tightens)`}, []string{`+ platform.nvidia-gpu.modes = "unstated" (loosens)`}},
+		{"development mode refused", `mode = "development"`, `mode = "production"`, []string{`~ platform.nvidia-gpu.mode = "production", was "development" (tightens)`}, []string{`~ platform.nvidia-gpu.mode = "development", was "production" (loosens)`}},
+		{"development mode left out", "mode = \"development\"\n", "", []string{`- platform.nvidia-gpu.mode = "development" (tightens)`}, []string{`+ platform.nvidia-gpu.mode = "development" (loosens)`}},
 		{"GPU cut off", `cut_chips = ["sha256:R3"]`, `cut_chips = ["sha256:R3", "sha256:R4"]`, []string{`+ platform.nvidia-gpu.cut_chips = "sha256:R4" (tightens)`}, []string{`- platform.nvidia-gpu.cut_chips = "sha256:R4" (loosens)`}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -122,7 +144,11 @@ func TestFloorsOfDevices(t *testing.T) {
 	group := fmt.Sprintf("[group.trial]\nkey_mode = \"unit\"\nquorum = 1\nuntil = 2026-12-20T00:00:00Z\nparty = [ { name = \"east\", ssh = %q } ]\n[group.trial.role]\nholder = { members = [ { party = \"east\", task = \"keys\", release = \"1\" } ] }\n",
 		keyLine(fixed("east").PublicKey()))
 	floors := func(edits ...string) map[string]any {
-		d := mustParse(t, gpuText(t, append(edits, "[measured.signer]", group+"[measured.signer]")...))
+		text, err := CopyAuthority(gpuText(t, append(edits, "[measured.signer]", group+"[measured.signer]")...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := mustParse(t, text)
 		return d.floorsOf(d.Groups["trial"])
 	}
 	for _, row := range []struct {
@@ -140,22 +166,24 @@ models`, true},
 		{"one model less", `, "GB100"`, "", false},
 		{"fewer GPUs", "nvidia-gpu = 2", "nvidia-gpu = 1", true},
 		{"more GPUs", "nvidia-gpu = 2", "nvidia-gpu = 3", false},
+		{"development mode refused", `mode = "development"`, `mode = "production"`, false},
 	} {
 		if got := loosened(floors(), floors(row.old, row.new)); got != row.loosens {
 			t.Errorf("%s: got floors fallen %v, want %v", row.name, got, row.loosens)
 		}
 	}
+	for _, before := range []string{"mode = \"production\"\n", ""} {
+		if !loosened(floors("mode = \"development\"\n", before), floors()) {
+			t.Errorf("development mode accepted, before it %q: the floors have not fallen", before)
+		}
+	}
 }
 
 // gpus is an appraiser of devices that hold, each the chip that its evidence names.
-type gpus struct{}
-
-func (gpus) Platform() attest.Platform { return attest.NvidiaGPU }
-
-func (gpus) Appraise(raw []byte, _ attest.Endorsements, _ attest.Rules, _ time.Time) (attest.Claims, error) {
+var gpus = attesttest.Voucher{Of: attest.NvidiaGPU, Says: func(raw []byte) attest.Claims {
 	data := attest.Bind(wire.LabelIssue)
-	return attest.Claims{Measurement: attest.Measurement{Platform: attest.NvidiaGPU}, ReportData: data[:], Chip: string(raw)}, nil
-}
+	return attest.Claims{Measurement: attest.Measurement{Platform: attest.NvidiaGPU}, ReportData: data[:], Chip: string(raw)}
+}}
 
 // TestAdmitDevices: a release gets the devices that it demands, or no grant; what
 // demands none is content with any.
@@ -168,7 +196,7 @@ func TestAdmitDevices(t *testing.T) {
 		for _, chip := range chips {
 			e.Devices = append(e.Devices, attest.Evidence{Platform: attest.NvidiaGPU, Raw: []byte(chip)})
 		}
-		r, err := attest.NewVerifier(appraiser{claims}, gpus{}).Appraise(attest.Question{
+		r, err := attest.NewVerifier(attesttest.Vouch(claims), gpus).Appraise(attest.Question{
 			Evidence: e, ReportData: data, Rules: map[attest.Platform]attest.Rules{attest.Soft: {}, attest.NvidiaGPU: {}}, At: start,
 		})
 		if err != nil {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
-	"github.com/pelletier/go-toml/v2"
 )
 
 // Change is one difference between what two policy files say.
@@ -50,7 +49,7 @@ func Loosens(old, next *Document) bool {
 // key can be forgotten: a change loosens unless a row of the tables below says
 // that it tightens.
 func Diff(old, next *Document) []Change {
-	before, after := old.tree(), next.tree()
+	before, after := maps.Clone(old.tree()), maps.Clone(next.tree())
 	for _, key := range []string{"sequence", "previous", "created"} {
 		delete(before, key)
 		delete(after, key)
@@ -58,34 +57,21 @@ func Diff(old, next *Document) []Change {
 	return diffTables("", "", before, after)
 }
 
-// CutsOff reports whether next takes units of a task away that old accepted: a
-// platform or what it accepts, a release or its code, or a unit by its id. Whoever
-// is cut off may hold the task's ring keys.
-func CutsOff(old, next *Document, task string) bool {
-	return slices.ContainsFunc(Diff(old, next), func(c Change) bool {
-		of := func(key string) bool { return strings.HasPrefix(c.Path+".", join(join("task", task), key)+".") }
-		if strings.HasPrefix(c.Path, "measured.") {
-			return c.Old != "" // also where other code takes its place
-		}
-		return !c.Loosens && (strings.HasPrefix(c.Path, "platform.") || of("release") || of("cut_units"))
-	})
-}
-
-// tree is the file as TOML tables.
+// tree is the file as TOML tables, which the caller does not change.
 func (d *Document) tree() map[string]any {
-	values := map[string]any{}
-	if d != nil {
-		_ = toml.Unmarshal(d.raw, &values) // parsed before
+	if d == nil {
+		return map[string]any{}
 	}
-	return values
+	return d.values
 }
 
 // removable are the kinds of values whose removal takes something away. In a
 // kind "*" stands for every name that the file chooses.
 var removable = []string{
-	"authority.reference",
+	"authority.reference", "authority.machines",
 	"measured.*",
 	"platform.*", "platform.*.roots", "platform.*.generation.*", "platform.*.chips", "platform.*.id_keys", "platform.*.statuses", "platform.*.advisories",
+	"platform.*.servicetd", "platform.*.owner",
 	"platform.*.models", "platform.*.drivers", "platform.*.vbios", "platform.*.modes",
 	"task.*", "task.*.names", "task.*.calls",
 	"task.*.release.*", "task.*.release.*.reference", "task.*.release.*.continues",
@@ -94,7 +80,7 @@ var removable = []string{
 
 // revocable are the flags that give something while they are true.
 var revocable = []string{
-	"platform.*.debug", "platform.*.smt", "platform.*.migration", "platform.*.provisional_firmware",
+	"platform.*.debug", "platform.*.smt", "platform.*.migration", "platform.*.provisional_firmware", "platform.*.hidden_chips",
 	"task.*.release.*.dynamic", "task.*.release.*.oneoff",
 }
 
@@ -102,7 +88,7 @@ var revocable = []string{
 var cutting = []string{
 	"platform.*.cut_chips", "platform.*.cut_models", "task.*.cut_units",
 	"platform.*.generation.*.committed", "platform.*.generation.*.reported", "platform.*.generation.*.launch",
-	"task.*.release.*.devices",
+	"task.*.release.*.devices", "platform.*.mitigations.launch", "platform.*.mitigations.current",
 }
 
 // floors and ceilings are numbers, zero where they are left out.
@@ -124,6 +110,12 @@ func kindOf(parent, key string) string {
 	return strings.TrimPrefix(parent+"."+key, ".")
 }
 
+// optional are the tables that mean when they are left out what an empty one means.
+func optional(kind string) bool {
+	_, bits := bitFields[kind]
+	return bits || kind == "platform.*.mitigations"
+}
+
 // diffTables compares two tables. A table that went is one change, a table that
 // came is as many as it holds.
 func diffTables(path, kind string, old, next map[string]any) []Change {
@@ -133,6 +125,9 @@ func diffTables(path, kind string, old, next map[string]any) []Change {
 	for _, key := range slices.Compact(keys) {
 		path, kind := join(path, key), kindOf(kind, key)
 		was, is := old[key], next[key]
+		if old != nil && next != nil {
+			was, is = meant(path, kind, was), meant(path, kind, is)
+		}
 		oldTable, oldIs := was.(map[string]any)
 		nextTable, nextIs := is.(map[string]any)
 		switch {
@@ -145,6 +140,19 @@ func diffTables(path, kind string, old, next map[string]any) []Change {
 		}
 	}
 	return out
+}
+
+// meant is a value, or what its absence means.
+func meant(path, kind string, v any) any {
+	switch {
+	case v != nil:
+		return v
+	case optional(kind):
+		return map[string]any{}
+	case implied[path] != nil:
+		return implied[path]
+	}
+	return implied[kind]
 }
 
 // came is what a table holds that was not there before. All of it loosens, the
@@ -186,10 +194,24 @@ func tightens(kind, was, is string) bool {
 	switch {
 	case slices.Contains(revocable, kind):
 		return is != "true"
+	case kind == "platform.*.guest_policy."+abiKey:
+		return abiNumber(is) >= abiNumber(was)
+	case kind == "platform.*.min_tcb_date":
+		return is >= was // times in one form, in UTC
+	case bitFields[parentOf(kind)].Key != "":
+		return narrows(bitFields[parentOf(kind)], strings.TrimPrefix(kind, parentOf(kind)+"."), was, is)
 	case kind == "platform.*.crl":
 		return is != strconv.Quote(string(attest.CRLIfPresent))
+	case kind == "platform.*.mode":
+		return is != strconv.Quote(nvidiaStates[1])
 	case kind == "platform.*.checked_within":
 		return is != "" && (was == "" || span(is) < span(was))
+	case kind == "task.*.release.*.retired":
+		return is == "true"
+	case kind == "max_silence": // left out, it follows from each group's lifetime
+		return was != "" && is != "" && span(is) < span(was)
+	case kind == "task.*.units": // left out, it is unbounded
+		return is != "" && (was == "" || number(is) < number(was))
 	case slices.Contains(floors, kind):
 		return number(is) >= number(was)
 	case slices.Contains(ceilings, kind):
@@ -198,13 +220,21 @@ func tightens(kind, was, is string) bool {
 		return slices.Contains(cutting, kind)
 	case is == "":
 		return slices.Contains(removable, kind)
-	case kind == "platform.*.chips", kind == "platform.*.id_keys", kind == "platform.*.drivers", kind == "platform.*.vbios":
+	case slices.Contains(listed, kind):
 		return was == strconv.Quote(anyWord)
-	case kind == "task.*.life", kind == "platform.*.max_age":
+	case kind == "task.*.lifetime", kind == "platform.*.max_age":
 		return span(is) < span(was)
 	}
 	return false
 }
+
+// listed are lists that may be "any" instead.
+var listed = []string{
+	"authority.machines", "platform.*.chips", "platform.*.id_keys", "platform.*.drivers", "platform.*.vbios", "platform.*.servicetd", "platform.*.owner",
+}
+
+// parentOf is the kind of the table that a kind stands in.
+func parentOf(kind string) string { return kind[:max(strings.LastIndex(kind, "."), 0)] }
 
 // number is a number as a policy file writes it; an absent one is zero.
 func number(text string) int64 {
@@ -225,6 +255,8 @@ func literal(v any) string {
 		return ""
 	case string:
 		return strconv.Quote(v)
+	case time.Time:
+		return v.UTC().Format(time.RFC3339)
 	case []any:
 		return "[" + strings.Join(literals(v), ", ") + "]"
 	case map[string]any:

@@ -33,10 +33,19 @@ var diffRows = []struct {
 	{"call removed", nil, []string{`calls = ["keys"]`, `calls = []`}, []string{`- task.scoring.calls = "keys" (tightens)`}},
 	{"calls removed", nil, []string{"calls = [\"keys\"]\n", ""}, []string{`- task.scoring.calls = "keys" (tightens)`}},
 	{"name removed", nil, []string{`, "score.clinic.example"`, ""}, []string{`- task.scoring.names = "score.clinic.example" (tightens)`}},
-	{"shorter life", nil, []string{`"30m"`, `"1790s"`}, []string{`~ task.scoring.life = "1790s", was "30m" (tightens)`}},
+	{"shorter life", nil, []string{`"30m"`, `"1790s"`}, []string{`~ task.scoring.lifetime = "1790s", was "30m" (tightens)`}},
 
-	{"longer life", nil, []string{`"30m"`, `"1801s"`}, []string{`~ task.scoring.life = "1801s", was "30m" (loosens)`}},
-	{"life removed", nil, []string{"life = \"30m\"\n", ""}, []string{`- task.scoring.life = "30m" (loosens)`}},
+	{"retired", nil, []string{"dynamic = true\n", "dynamic = true\nretired = true\n"}, []string{`+ task.scoring.release."2026.11".retired = true (tightens)`}},
+	{"a unit cut off", nil, []string{"units = 50\n", "units = 50\ncut_units = [\"" + strings.Repeat("a", 32) + "\"]\n"}, []string{`+ task.scoring.cut_units = "` + strings.Repeat("a", 32) + `" (tightens)`}},
+	{"shorter silence", silent("20m"), silent("10m"), []string{`~ max_silence = "10m", was "20m" (tightens)`}},
+
+	{"no longer retired", []string{"dynamic = true\n", "dynamic = true\nretired = true\n"}, nil, []string{`- task.scoring.release."2026.11".retired = true (loosens)`}},
+	{"retired no longer", []string{"dynamic = true\n", "dynamic = true\nretired = true\n"}, []string{"dynamic = true\n", "dynamic = true\nretired = false\n"}, []string{`~ task.scoring.release."2026.11".retired = false, was true (loosens)`}},
+	{"longer silence", silent("10m"), silent("20m"), []string{`~ max_silence = "20m", was "10m" (loosens)`}},
+	{"silence stated", nil, silent("10m"), []string{`+ max_silence = "10m" (loosens)`}},
+	{"silence by each group", silent("10m"), nil, []string{`- max_silence = "10m" (loosens)`}},
+	{"longer life", nil, []string{`"30m"`, `"1801s"`}, []string{`~ task.scoring.lifetime = "1801s", was "30m" (loosens)`}},
+	{"life removed", nil, []string{"lifetime = \"30m\"\n", ""}, []string{`- task.scoring.lifetime = "30m" (loosens)`}},
 	{"env added", nil, []string{"oneoff = true", "oneoff = true\n[task.scoring.release.\"2026.10\".env]\nTZ = \"UTC\""}, []string{`+ task.scoring.release."2026.10".env.TZ = "UTC" (loosens)`}},
 	{"dynamic on", []string{"dynamic = true\n", ""}, nil, []string{`+ task.scoring.release."2026.11".dynamic = true (loosens)`}},
 	{"debug on", []string{"debug = true\n", ""}, nil, []string{"+ platform.soft.debug = true (loosens)"}},
@@ -49,16 +58,28 @@ var diffRows = []struct {
 		`+ task.scoring.release."2026.11".reference = { agent = "@agent-1", args = ["--model", "n.json"], platform = "soft", program = "sha256:` + strings.Repeat("6", 64) + `" } (loosens)`}},
 	{"measured digest", nil, []string{strings.Repeat("2", 64), strings.Repeat("8", 64)}, []string{`~ measured.agent-1.sha256 = "` + strings.Repeat("8", 64) + `", was "` + strings.Repeat("2", 64) + `" (loosens)`}},
 	{"authority root", nil, []string{strings.Repeat("3", 64), strings.Repeat("8", 64)}, []string{`~ authority.root = "sha256:` + strings.Repeat("8", 64) + `", was "sha256:` + strings.Repeat("3", 64) + `" (loosens)`}},
+	{"machine added", nil, []string{`["chip:0123456789abcdef"]`, `["chip:0123456789abcdef", "chip:1111111111111111"]`}, []string{`+ authority.machines = "chip:1111111111111111" (loosens)`}},
+	{"machine removed", []string{`["chip:0123456789abcdef"]`, `["chip:0123456789abcdef", "chip:1111111111111111"]`}, nil, []string{`- authority.machines = "chip:1111111111111111" (tightens)`}},
+	{"every machine", nil, []string{`["chip:0123456789abcdef"]`, `"any"`}, []string{`~ authority.machines = "any", was ["chip:0123456789abcdef"] (loosens)`}},
+	{"named machines", []string{`["chip:0123456789abcdef"]`, `"any"`}, nil, []string{`~ authority.machines = ["chip:0123456789abcdef"], was "any" (tightens)`}},
 	{"name added", nil, []string{`["scoring.`, `["a.clinic.example", "scoring.`}, []string{`+ task.scoring.names = "a.clinic.example" (loosens)`}},
 	{"call added", nil, []string{`calls = ["keys"]`, `calls = ["keys", "scoring"]`}, []string{`+ task.scoring.calls = "scoring" (loosens)`}},
 	{"key mode", nil, []string{`"shared"`, `"unit"`}, []string{`~ task.scoring.key_mode = "unit", was "shared" (loosens)`}},
-	{"fewer units", nil, []string{"units = 50", "units = 5"}, []string{"~ task.scoring.units = 5, was 50 (loosens)"}},
+	{"fewer units", nil, []string{"units = 50", "units = 5"}, []string{"~ task.scoring.units = 5, was 50 (tightens)"}},
+	{"more units", nil, []string{"units = 50", "units = 51"}, []string{"~ task.scoring.units = 51, was 50 (loosens)"}},
+	{"any number of units", nil, []string{"units = 50\n", ""}, []string{"- task.scoring.units = 50 (loosens)"}},
+	{"no longer any number of units", []string{"units = 50\n", ""}, nil, []string{"+ task.scoring.units = 50 (tightens)"}},
 	{"env changed", nil, []string{`LANG = "C"`, `LANG = "D"`}, []string{`~ task.scoring.release."2026.11".env.LANG = "D", was "C" (loosens)`}},
 	{"env removed", nil, []string{"env = { LANG = \"C\" }\n", ""}, []string{`- task.scoring.release."2026.11".env = { LANG = "C" } (loosens)`}},
 	{"higher quorum", nil, []string{"quorum = 2", "quorum = 3"}, []string{"~ owners.quorum = 3, was 2 (loosens)"}},
 	{"approve_within", nil, []string{`"168h"`, `"100h"`}, []string{`~ owners.approve_within = "100h", was "168h" (loosens)`}},
 	{"longer delay", nil, []string{`delay = "1h"`, `delay = "2h"`}, []string{`~ owners.delay = "2h", was "1h" (loosens)`}},
 	{"owner removed", nil, []string{"  { name = \"eva\", ssh = \"EVA\" },\n", ""}, []string{`- owners.keys = { name = "eva", ssh = "EVA" } (loosens)`}},
+}
+
+// silent are edits that state how long silence may be.
+func silent(d string) []string {
+	return []string{"development  = true\n", "development  = true\nmax_silence = \"" + d + "\"\n"}
 }
 
 func TestDiff(t *testing.T) {
@@ -143,6 +164,40 @@ var hardwareDiffRows = []struct {
 	{"later evaluation", []string{"min_evaluation = 17", "min_evaluation = 18"}, []string{`~ platform.tdx.min_evaluation = 18, was 17 (tightens)`}, []string{`~ platform.tdx.min_evaluation = 17, was 18 (loosens)`}},
 	{"evaluation left out", []string{"min_evaluation = 17\n", ""}, []string{`- platform.tdx.min_evaluation = 17 (loosens)`}, []string{`+ platform.tdx.min_evaluation = 17 (tightens)`}},
 	{"higher isvsvn", []string{"min_isvsvn = 4", "min_isvsvn = 10"}, []string{`~ platform.sgx.min_isvsvn = 10, was 4 (tightens)`}, []string{`~ platform.sgx.min_isvsvn = 4, was 10 (loosens)`}},
+	{"chips hidden", []string{"hidden_chips = false", "hidden_chips = true", `chips = ["C1", "c3c3c3c3c3c3c3c3"]`, `chips = "any"`},
+		[]string{`~ platform.snp.chips = "any", was ["C1", "c3c3c3c3c3c3c3c3"] (loosens)`, `~ platform.snp.hidden_chips = true, was false (loosens)`},
+		[]string{`~ platform.snp.chips = ["C1", "c3c3c3c3c3c3c3c3"], was "any" (tightens)`, `~ platform.snp.hidden_chips = false, was true (tightens)`}},
+	{"a demand on a bit dropped", []string{"ECC_EN = true, ", ""}, []string{`- platform.snp.platform_info.ECC_EN = true (loosens)`}, []string{`+ platform.snp.platform_info.ECC_EN = true (tightens)`}},
+	{"a demand on a bit turned", []string{"SMT_EN = false", "SMT_EN = true"}, []string{`~ platform.snp.platform_info.SMT_EN = true, was false (loosens)`}, []string{`~ platform.snp.platform_info.SMT_EN = false, was true (loosens)`}},
+	{"a demand by default", []string{`ALIAS_CHECK_COMPLETE = "any", `, ""}, []string{`- platform.snp.platform_info.ALIAS_CHECK_COMPLETE = "any" (tightens)`}, []string{`+ platform.snp.platform_info.ALIAS_CHECK_COMPLETE = "any" (loosens)`}},
+	{"a demand by default, spelled out", []string{`CXL_ALLOW = "any"`, `CXL_ALLOW = false`}, []string{`~ platform.snp.guest_policy.CXL_ALLOW = false, was "any" (tightens)`}, []string{`~ platform.snp.guest_policy.CXL_ALLOW = "any", was false (loosens)`}},
+	{"no demands on the platform", []string{`platform_info = { ALIAS_CHECK_COMPLETE = "any", ECC_EN = true, SMT_EN = false }` + "\n", ""},
+		[]string{`- platform.snp.platform_info.ALIAS_CHECK_COMPLETE = "any" (tightens)`, `- platform.snp.platform_info.ECC_EN = true (loosens)`, `- platform.snp.platform_info.SMT_EN = false (loosens)`},
+		[]string{`+ platform.snp.platform_info.ALIAS_CHECK_COMPLETE = "any" (loosens)`, `+ platform.snp.platform_info.ECC_EN = true (tightens)`, `+ platform.snp.platform_info.SMT_EN = false (tightens)`}},
+	{"later ABI", []string{`abi = "1.55"`, `abi = "2.3"`}, []string{`~ platform.snp.guest_policy.abi = "2.3", was "1.55" (tightens)`}, []string{`~ platform.snp.guest_policy.abi = "1.55", was "2.3" (loosens)`}},
+	{"any ABI", []string{`abi = "1.55", `, ``}, []string{`- platform.snp.guest_policy.abi = "1.55" (loosens)`}, []string{`+ platform.snp.guest_policy.abi = "1.55" (tightens)`}},
+	{"a mitigation more", []string{"launch = [0, 63]", "launch = [0, 5, 63]"}, []string{`+ platform.snp.mitigations.launch = 5 (tightens)`}, []string{`- platform.snp.mitigations.launch = 5 (loosens)`}},
+	{"no mitigations", []string{"mitigations = { launch = [0, 63], current = [1] }\n", ""},
+		[]string{`- platform.snp.mitigations.current = 1 (loosens)`, `- platform.snp.mitigations.launch = 0 (loosens)`, `- platform.snp.mitigations.launch = 63 (loosens)`},
+		[]string{`+ platform.snp.mitigations.current = 1 (tightens)`, `+ platform.snp.mitigations.launch = 0 (tightens)`, `+ platform.snp.mitigations.launch = 63 (tightens)`}},
+	{"an attribute by default", []string{`SEPT_VE_DISABLE = "any", `, ""}, []string{`- platform.tdx.attributes.SEPT_VE_DISABLE = "any" (tightens)`}, []string{`+ platform.tdx.attributes.SEPT_VE_DISABLE = "any" (loosens)`}},
+	{"an attribute against its default", []string{`SEPT_VE_DISABLE = "any"`, "SEPT_VE_DISABLE = true", `PERFMON = false`, "PERFMON = false, TPA = false"},
+		[]string{`~ platform.tdx.attributes.SEPT_VE_DISABLE = true, was "any" (tightens)`, `+ platform.tdx.attributes.TPA = false (tightens)`},
+		[]string{`~ platform.tdx.attributes.SEPT_VE_DISABLE = "any", was true (loosens)`, `- platform.tdx.attributes.TPA = false (tightens)`}}, // nothing changes
+	{"any feature", []string{"xfam = { AMX_TILEDATA = false }\n", ""}, []string{`- platform.tdx.xfam.AMX_TILEDATA = false (loosens)`}, []string{`+ platform.tdx.xfam.AMX_TILEDATA = false (tightens)`}},
+	{"a service TD dropped", []string{`["M0", "M1", "unsaid"]`, `["M0", "unsaid"]`}, []string{`- platform.tdx.servicetd = "M1" (tightens)`}, []string{`+ platform.tdx.servicetd = "M1" (loosens)`}},
+	{"no service TD said", []string{"servicetd = [\"M0\", \"M1\", \"unsaid\"]\n", ""}, []string{`- platform.tdx.servicetd = "M1" (tightens)`}, []string{`+ platform.tdx.servicetd = "M1" (loosens)`}},
+	{"a service TD must be said", []string{`, "unsaid"]`, `]`}, []string{`- platform.tdx.servicetd = "unsaid" (tightens)`}, []string{`+ platform.tdx.servicetd = "unsaid" (loosens)`}},
+	{"an owner dropped", []string{"owner = [ { mrowner = \"M1\", mrownerconfig = \"M2\" } ]\n", ""},
+		[]string{`- platform.tdx.owner = { mrowner = "M1", mrownerconfig = "M2" } (tightens)`, `+ platform.tdx.owner = { mrowner = "M0", mrownerconfig = "M0" } (loosens)`},
+		[]string{`- platform.tdx.owner = { mrowner = "M0", mrownerconfig = "M0" } (tightens)`, `+ platform.tdx.owner = { mrowner = "M1", mrownerconfig = "M2" } (loosens)`}},
+	{"any owner", []string{`owner = [ { mrowner = "M1", mrownerconfig = "M2" } ]`, `owner = "any"`},
+		[]string{`~ platform.tdx.owner = "any", was [{ mrowner = "M1", mrownerconfig = "M2" }] (loosens)`}, []string{`~ platform.tdx.owner = [{ mrowner = "M1", mrownerconfig = "M2" }], was "any" (tightens)`}},
+	{"later TCB date", []string{"2025-05-14", "2025-11-12"}, []string{`~ platform.tdx.min_tcb_date = 2025-11-12T00:00:00Z, was 2025-05-14T00:00:00Z (tightens)`},
+		[]string{`~ platform.tdx.min_tcb_date = 2025-05-14T00:00:00Z, was 2025-11-12T00:00:00Z (loosens)`}},
+	{"any TCB date", []string{"min_tcb_date = 2025-05-14T00:00:00Z\n", ""}, []string{`- platform.tdx.min_tcb_date = 2025-05-14T00:00:00Z (loosens)`}, []string{`+ platform.tdx.min_tcb_date = 2025-05-14T00:00:00Z (tightens)`}},
+	{"AWS's lists required", []string{`max_age = "5m"`, "max_age = \"5m\"\ncrl = \"required\""}, []string{`~ platform.nitro.crl = "required", was "if-present" (tightens)`}, []string{`~ platform.nitro.crl = "if-present", was "required" (loosens)`}},
+	{"AWS's lists not required, spelled out", []string{`max_age = "5m"`, "max_age = \"5m\"\ncrl = \"if-present\""}, nil, nil},
 	{"younger documents", []string{`"5m"`, `"90s"`}, []string{`~ platform.nitro.max_age = "90s", was "5m" (tightens)`}, []string{`~ platform.nitro.max_age = "5m", was "90s" (loosens)`}},
 	{"an environment that is empty", []string{"key_mode = \"unit\"\n[task.keys.release.\"1\"]\n", "key_mode = \"unit\"\n[task.keys.release.\"1\"]\nenv = {}\n"},
 		[]string{`+ task.keys.release.1.env = {  } (loosens)`}, []string{`- task.keys.release.1.env = {  } (loosens)`}},
@@ -203,7 +258,7 @@ func TestDiffLeavesPlaceOut(t *testing.T) {
 	}
 }
 
-// TestCutsOff says of one task whether a change takes units of it away.
+// TestCutsOff says of one release whether a change takes units of it away.
 func TestCutsOff(t *testing.T) {
 	cut := `cut_units = ["` + strings.Repeat("a", 32) + `"]`
 	for _, row := range []struct {
@@ -220,16 +275,19 @@ func TestCutsOff(t *testing.T) {
 		{"code by its name", []string{strings.Repeat("2", 64), strings.Repeat("8", 64)}, true, true},
 		{"code of another task", []string{strings.Repeat("4", 64), strings.Repeat("8", 64)}, false, false},
 		{"what a release gives", []string{"dynamic = true\n", ""}, true, false},
-		{"its names, life and calls", []string{`, "score.clinic.example"`, "", `life = "30m"`, `life = "20m"`, `calls = ["keys"]`, ""}, false, false},
-		{"the quorum", []string{"quorum = 2", "quorum = 3"}, false, false},
+		{"its names, life and calls", []string{`, "score.clinic.example"`, "", `lifetime = "30m"`, `lifetime = "20m"`, `calls = ["keys"]`, ""}, false, false},
+		{"the quorum", []string{"quorum = 2", "quorum = 1"}, false, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			h := newHouse()
-			old, next := mustParse(t, h.text(t)), mustParse(t, h.text(t, row.edits...))
-			if got := CutsOff(old, next, "scoring"); got != row.next {
+			cut := func(old, next []byte) bool {
+				a := h.began(t, old)
+				return !h.nextPolicy(t, a, next).LastCut(a.id(t, "scoring", "2026.11"), "").IsZero()
+			}
+			if got := cut(h.text(t), h.text(t, row.edits...)); got != row.next {
 				t.Errorf("got %v, want %v", got, row.next)
 			}
-			if got := CutsOff(next, old, "scoring"); got != row.reverse {
+			if got := cut(h.text(t, row.edits...), h.text(t)); got != row.reverse {
 				t.Errorf("back: got %v, want %v", got, row.reverse)
 			}
 		})

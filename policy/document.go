@@ -17,13 +17,17 @@ type Document struct {
 	Previous    attest.Digest // digest of the policy before; zero in the genesis
 	Created     time.Time
 	Development bool
-	Owners      Owners
-	Platforms   map[attest.Platform]attest.Rules
-	Authority   Authority
-	Tasks       map[string]*Task
-	Groups      map[string]*Group
+	// MaxSilence is how long a unit in a group goes on without a proved head of the
+	// history; zero is half of the life of the group's certificates: [Document.Silence].
+	MaxSilence time.Duration
+	Owners     Owners
+	Platforms  map[attest.Platform]attest.Rules
+	Authority  Authority
+	Tasks      map[string]*Task
+	Groups     map[string]*Group
 
-	raw []byte
+	raw    []byte
+	values map[string]any // raw as TOML tables; never changed
 }
 
 // Owners are the people who sign policy, k of n.
@@ -44,6 +48,7 @@ type Owner struct {
 // Authority is what policy says of the authority itself.
 type Authority struct {
 	Root       attest.Digest // SHA-256 of the authority root's SubjectPublicKeyInfo
+	Machines   Machines      // which may hold the root
 	References []attest.ReferenceValue
 }
 
@@ -62,7 +67,7 @@ type Task struct {
 	KeyMode  KeyMode
 	Names    []string      // DNS names its certificates carry
 	Life     time.Duration // of leaf certificates
-	Units    int           // most units alive at once that are expected; 0 is unbounded
+	Units    int           // most units that hold a place at once; 0 is unbounded
 	Calls    []string      // tasks it may call
 	CutUnits []string      // ids of units that get no further certificate
 	Releases map[string]*Release
@@ -73,6 +78,7 @@ type Release struct {
 	Name       string
 	References []attest.ReferenceValue
 	Continues  string            // the release whose follow-sessions move here
+	Retired    bool              // gets no new certificates, and ends with those it has
 	Dynamic    bool              // accepts programs that load unmeasured libraries
 	Env        map[string]string // environment the agent gives the program
 	OneOff     bool              // accepts one-off requests

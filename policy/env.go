@@ -20,8 +20,8 @@ var (
 		"TZDIR",
 	}
 	refusedEnvPrefixes = []string{
-		"COHORT_", "DOTNET_", "DYLD_", "JAVA_", "JDK_", "LD_", "MALLOC_", "NODE_", "OPENSSL_", "PERL", "PHP", "PYTHON", "RUBY",
-		"SSL_CERT_", "_JAVA_",
+		"BUN_", "COHORT_", "CORECLR_", "COR_", "DENO_", "DOTNET_", "DYLD_", "ERL_", "GEM_", "GUILE_", "JAVA_", "JDK_", "JULIA_", "LD_", "LUA",
+		"MALLOC_", "MONO_", "NODE_", "OPENSSL_", "PERL", "PHP", "PYTHON", "RUBY", "R_", "SSL_CERT_", "TCL", "_JAVA_",
 	}
 )
 

@@ -39,7 +39,7 @@ func ExampleReplay() {
 func ExampleParse() {
 	_, err := policy.Parse(read("policy/life-too-long.toml"))
 	fmt.Println(err)
-	// Output: policy: task.scoring.life: value: got "24h1s", want "a duration from 3s to 24h0m0s"
+	// Output: policy: task.scoring.lifetime: value: got "24h1s", want "a duration from 3s to 24h0m0s"
 }
 
 // An owner signs with the SSH key he has; anybody can check it with ssh-keygen.
@@ -79,5 +79,5 @@ func ExampleDiff() {
 	for _, change := range policy.Diff(old, next) {
 		fmt.Println(change)
 	}
-	// Output: ~ task.scoring.life = "20m", was "30m" (tightens)
+	// Output: ~ task.scoring.lifetime = "20m", was "30m" (tightens)
 }

@@ -28,6 +28,7 @@ type Group struct {
 	Parties   []Party // in the order of their names
 	Roles     map[string]*Role
 	Continues attest.Digest // the group identity whose units go on meanwhile; zero is none
+	Authority Custody       // which authorities may hold its root
 }
 
 // Party is one company of a group and its SSH key.
@@ -60,6 +61,15 @@ func (g *Group) MayCall(caller, callee string) bool {
 	return r != nil && slices.Contains(r.Calls, callee)
 }
 
+// Silence is how long units of the group go on without a proved head of the
+// history.
+func (d *Document) Silence(g *Group) time.Duration {
+	if d.MaxSilence > 0 {
+		return d.MaxSilence
+	}
+	return g.Life / 2
+}
+
 func (g *Group) party(name string) (Party, bool) {
 	i := slices.IndexFunc(g.Parties, func(p Party) bool { return p.Name == name })
 	if i < 0 {
@@ -68,10 +78,12 @@ func (g *Group) party(name string) (Party, bool) {
 	return g.Parties[i], true
 }
 
-func (d *Document) readGroups(root table) {
+func (d *Document) readGroups(root table, measured measuredNames) {
 	d.Groups = map[string]*Group{}
 	for _, t := range root.named("group", wantName, wire.NameOK) {
 		d.Groups[t.name] = readGroup(t, d.Created)
+		d.Groups[t.name].Authority = readGroupCustody(t, measured, domainCustody(root.values, measured))
+		t.done()
 	}
 }
 
@@ -85,8 +97,8 @@ func readGroup(t namedTable, created time.Time) *Group {
 		Life:    DefaultLife,
 		Roles:   map[string]*Role{},
 	}
-	if t.has("life") {
-		g.Life = t.duration("life", wire.MinLife, wire.MaxLife)
+	if t.has("lifetime") {
+		g.Life = t.duration("lifetime", wire.MinLife, wire.MaxLife)
 	}
 	t.text("continues", wantDigest, func(s string) bool { return digestInto(&g.Continues, s) })
 	for _, p := range t.tables("party") {
@@ -97,7 +109,6 @@ func readGroup(t namedTable, created time.Time) *Group {
 		g.Roles[r.name] = readRole(r)
 	}
 	g.checkTerm(t, created)
-	t.done()
 	return g
 }
 
@@ -147,6 +158,7 @@ func (d *Document) checkGroups(faults *Faults) {
 	checkConfusable(faults, "group", d.GroupNames())
 	for _, name := range d.GroupNames() {
 		g, path := d.Groups[name], join("group", name)
+		d.checkCustody(faults, path+".authority", g.Authority)
 		g.checkParties(faults, path+".party")
 		checkConfusable(faults, path+".role", g.RoleNames())
 		if len(g.Roles) == 0 {

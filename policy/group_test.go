@@ -17,6 +17,7 @@ key_mode = "shared"
 quorum = 2
 until = 2026-12-20T00:00:00Z
 names = ["trial.clinic.example"]
+authority = { machines = ["chip:0123456789abcdef"], platform = { soft = { roots = [ "sha256:1111111111111111111111111111111111111111111111111111111111111111"] } }, reference = [ { platform = "soft", program = "@agent-1" } ] }
 party = [ { name = "east", ssh = "EAST" }, { name = "north", ssh = "NORTH" }, { name = "south", ssh = "SOUTH" } ]
 [group.trial.role]
 holder = { members = [ { party = "north", task = "keys", release = "1.4" } ] }
@@ -40,13 +41,21 @@ func grouped(edits ...string) []string {
 // say is a party's statement about the group as a history has it.
 func (h *house) say(t testing.TB, a Approved, party string, change func(*Statement)) Step {
 	t.Helper()
-	p := a.Pact("trial")
-	s := Statement{TrustDomain: "clinic.example", Genesis: a.Genesis(), Group: p.ID(), Party: party, Number: p.Next(party), NotAfter: p.Group.Until}
+	s, err := a.Pact("trial").Statement(KeyDigest(h.owners[party].PublicKey()), groupRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if change != nil {
 		change(&s)
 	}
 	return Step{s.Bytes(), h.sign(t, s.Namespace(), s.Bytes(), party)}
 }
+
+// groupRoot is the root that the tests' parties approve.
+var groupRoot = digest("a")
+
+// rooted is that of every pact.
+func rooted(*Pact) attest.Digest { return groupRoot }
 
 func withdraws(s *Statement) { s.Withdraws = true }
 
@@ -65,32 +74,32 @@ func (h *house) heard(t testing.TB, a Approved, parties ...string) Approved {
 func TestPartiesAgree(t *testing.T) {
 	h := newGroupHouse()
 	a := h.found(t, grouped()...)
-	_, err := a.Pact("trial").Agreed(start)
+	_, err := a.Pact("trial").Agreed(groupRoot, start)
 	refused(t, err, wire.NoQuorum)
 	a = h.heard(t, a, "north")
-	_, err = a.Pact("trial").Agreed(start)
+	_, err = a.Pact("trial").Agreed(groupRoot, start)
 	refused(t, err, wire.NoQuorum)
 	early := start.Add(time.Hour)
 	a, err = a.Next(h.say(t, a, "south", func(s *Statement) { s.NotAfter = early }))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ends, err := a.Pact("trial").Agreed(start); err != nil || !ends.Equal(early) {
+	if ends, err := a.Pact("trial").Agreed(groupRoot, start); err != nil || !ends.Equal(early) {
 		t.Errorf("got end %v, %v, want the earlier of the two", ends, err)
 	}
-	_, err = a.Pact("trial").Agreed(early)
+	_, err = a.Pact("trial").Agreed(groupRoot, early)
 	refused(t, err, wire.NoQuorum)
 	a = h.heard(t, a, "south")
-	_, err = a.Pact("trial").Agreed(a.Pact("trial").Group.Until)
+	_, err = a.Pact("trial").Agreed(groupRoot, a.Pact("trial").Group.Until)
 	refused(t, err, wire.Expired)
 	withdrawn, err := a.Next(h.say(t, a, "north", withdraws))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = withdrawn.Pact("trial").Agreed(start)
+	_, err = withdrawn.Pact("trial").Agreed(groupRoot, start)
 	refused(t, err, wire.NoQuorum)
-	if again := h.heard(t, withdrawn, "north"); len(again.Pact("trial").Agreement(start).Missing) != 1 {
-		t.Errorf("got missing %v after north approved again", again.Pact("trial").Agreement(start).Missing)
+	if again := h.heard(t, withdrawn, "north"); len(again.Pact("trial").Agreement(groupRoot, start).Missing) != 1 {
+		t.Errorf("got missing %v after north approved again", again.Pact("trial").Agreement(groupRoot, start).Missing)
 	}
 	replayed, err := Replay(a.Genesis(), a.Steps())
 	if err != nil || replayed.Head() != a.Head() || replayed.Pact("trial").ID() != a.Pact("trial").ID() {
@@ -182,4 +191,18 @@ func TestGroupRefusals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCouldAdmitMember: before evidence is appraised, code of no member of the role
+// is refused, code of another role's member too; whether the parties agreed is not
+// asked.
+func TestCouldAdmitMember(t *testing.T) {
+	a := newGroupHouse().found(t, grouped()...)
+	keys, scoring := measured(digest("9"), digest("4"), "-v"), measured(digest("2"), digest("5"))
+	if err := a.CouldAdmitMember("trial", "holder", keys); err != nil {
+		t.Error(err)
+	}
+	refused(t, a.CouldAdmitMember("trial", "holder", scoring), wire.NotMeasured)
+	refused(t, a.CouldAdmitMember("trial", "clerk", keys), wire.NotFound)
+	refused(t, a.CouldAdmitMember("trials", "holder", keys), wire.NotFound)
 }

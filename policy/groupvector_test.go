@@ -2,26 +2,36 @@ package policy
 
 import (
 	"encoding/hex"
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestGroupVectors: the bytes of a roster and of both statements never change.
-func TestGroupVectors(t *testing.T) {
+// groupVectors are the roster and the approval of the vectors.
+func groupVectors() (Roster, Statement) {
 	member := func(party, task, release, id string) RosterMember {
 		return RosterMember{Member{party, task, release}, digest(id)}
 	}
 	r := Roster{
 		TrustDomain: "clinic.example", Root: digest("1"), Genesis: digest("2"), Group: "trial", Quorum: 2, KeyMode: Shared, Until: start, Floors: "{  }",
-		Parties: []RosterParty{{"north", digest("3")}, {"south", digest("4")}},
+		Authority: `{ machines = "any", platform = { soft = { roots = ["` + digest("7").String() + `"] } }, reference = [{ platform = "soft", program = "` + digest("8").String() + `" }] }`,
+		Parties:   []RosterParty{{"north", digest("3")}, {"south", digest("4")}},
 		Roles: []RosterRole{
 			{Name: "holder", Members: []RosterMember{member("north", "keys", "1.4", "5")}},
 			{Name: "scorer", Calls: []string{"holder"}, Members: []RosterMember{member("south", "scoring", "2026.11", "6")}},
 		},
 	}
-	approve := Statement{TrustDomain: r.TrustDomain, Genesis: r.Genesis, Group: r.ID(), Party: "north", Number: 1, NotAfter: start}
+	return r, Statement{TrustDomain: r.TrustDomain, Genesis: r.Genesis, Group: r.ID(), GroupRoot: digest("9"), Party: "north", Key: digest("3"), Number: 1, NotAfter: start}
+}
+
+// TestGroupVectors: the bytes of a roster and of both statements never change.
+func TestGroupVectors(t *testing.T) {
+	r, approve := groupVectors()
 	withdraw := approve
 	withdraw.Number, withdraw.Withdraws = 2, true
 	for name, got := range map[string]string{
@@ -44,5 +54,84 @@ func TestGroupVectors(t *testing.T) {
 	}
 	if parsed, err := ParseRoster(raw); err != nil || parsed.ID() != r.ID() {
 		t.Errorf("parsing the vector: %v", err)
+	}
+}
+
+// groupVector is a statement, as its text, or a roster, in hexadecimal, and what reading
+// it comes to.
+type groupVector struct {
+	Name   string `json:"name"`
+	Text   string `json:"text,omitempty"`
+	Roster string `json:"roster,omitempty"`
+	Expect string `json:"expect"` // "ok", or the reason
+}
+
+// TestGroupTexts: each smallest change of a good statement or roster is read, or
+// refused, as the vectors have it.
+func TestGroupTexts(t *testing.T) {
+	roster, approve := groupVectors()
+	var made []groupVector
+	text := func(name, expect string, edits ...string) {
+		made = append(made, groupVector{Name: name, Text: strings.NewReplacer(edits...).Replace(string(approve.Bytes())), Expect: expect})
+	}
+	text("approval", "ok")
+	text("withdrawal", "ok", "approve/v1", "withdraw/v1")
+	text("highest number", "ok", "number = 1", "number = 9223372036854775807")
+	for name, edit := range map[string][]string{
+		"number 2^63": {"number = 1", "number = 9223372036854775808"}, "number 2^64-1": {"number = 1", "number = 18446744073709551615"},
+		"number 0": {"number = 1", "number = 0"}, "number with a zero before it": {"number = 1", "number = 01"}, "another schema": {"approve/v1", "approve/v2"},
+		"no group root": {"group_root = \"" + digest("9").String() + "\"\n", ""}, "group root of zeros": {strings.Repeat("9", 64), strings.Repeat("0", 64)},
+		"no key": {"key = \"" + digest("3").String() + "\"\n", ""}, "key of zeros": {strings.Repeat("3", 64), strings.Repeat("0", 64)},
+		"party in capitals": {"north", "North"}, "time with an offset": {"09:00:00Z", "09:00:00+00:00"}, "CR": {"\n", "\r\n"},
+		"a line more": {"number = 1", "number = 1\n"}, "another order": {"party = \"north\"\n", "", "number = 1\n", "number = 1\nparty = \"north\"\n"},
+	} {
+		text(name, string(wire.Malformed), edit...)
+	}
+	change := func(name, expect string, edit func(*Roster)) {
+		r := roster
+		edit(&r)
+		made = append(made, groupVector{Name: name, Roster: hex.EncodeToString(r.Bytes()), Expect: expect})
+	}
+	change("roster", "ok", func(*Roster) {})
+	change("roster that names no authority", string(wire.Malformed), func(r *Roster) { r.Authority = "" })
+	change("authority with another space", string(wire.Malformed), func(r *Roster) { r.Authority = strings.Replace(r.Authority, "{ ", "{  ", 1) })
+	change("authority by a name", string(wire.Malformed), func(r *Roster) {
+		r.Authority = strings.Replace(r.Authority, digest("8").String(), "@agent-1", 1)
+	})
+	change("quorum above the parties", string(wire.Malformed), func(r *Roster) { r.Quorum = 3 })
+	slices.SortStableFunc(made, func(a, b groupVector) int { return strings.Compare(a.Name, b.Name) })
+	path := filepath.Join(vectors, "group", "texts.json")
+	if *update {
+		b, err := json.MarshalIndent(made, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, append(b, '\n'), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var all []groupVector
+	if err := json.Unmarshal([]byte(readVector(t, "group", "texts.json")), &all); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(all, made) {
+		t.Error("the vectors are others than this test makes: -update writes them")
+	}
+	for _, v := range all {
+		_, err := ParseStatement([]byte(v.Text))
+		if v.Roster != "" {
+			raw, bad := hex.DecodeString(v.Roster)
+			if bad != nil {
+				t.Fatal(bad)
+			}
+			_, err = ParseRoster(raw)
+		}
+		got := "ok"
+		if err != nil {
+			got = string(wire.ReasonOf(err))
+		}
+		if got != v.Expect {
+			t.Errorf("%s: got %s (%v), want %s", v.Name, got, err, v.Expect)
+		}
 	}
 }

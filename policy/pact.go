@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"bytes"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -18,9 +20,11 @@ type Pact struct {
 	// "continues"; nil is none.
 	Before *Pact
 
-	id     attest.Digest
-	floors map[string]any
-	said   map[string]heard // the newest statement of each party
+	id        attest.Digest
+	floors    map[string]any
+	said      words    // the newest statement of each key
+	former    *settled // what was agreed on last under the name, nil where that is this roster, or none
+	succeeded bool     // it was agreed on before former
 }
 
 // Pact is the group of a name in the policy in force; nil when there is none.
@@ -42,37 +46,94 @@ func (a Approved) PactOf(id attest.Digest) *Pact {
 // ID is the group's identity.
 func (p *Pact) ID() attest.Digest { return p.id }
 
-// Agreement is what the parties' statements come to at a time.
-func (p *Pact) Agreement(at time.Time) Agreement { return p.Roster.agree(p.said, at) }
-
-// Agreed is the end of the parties' approval. It refuses with "quorum" when too
-// few approve at this time, and with "expired" a group that has ended.
-func (p *Pact) Agreed(at time.Time) (ends time.Time, err error) {
-	a := p.Agreement(at)
-	return a.Ends, p.Roster.err(a, at)
+// Agreement is what the parties' statements come to under a group root at a time.
+func (p *Pact) Agreement(root attest.Digest, at time.Time) Agreement {
+	a := p.Roster.agree(p.said, root, 0, at)
+	if p.former != nil {
+		former := p.former.agree(p.said, root, p.former.since, at)
+		a.Former = &former
+		if former.Ends.Before(a.Ends) {
+			a.Ends = former.Ends
+		}
+	}
+	return a
 }
 
-// Refuted refuses as Agreed does, but only where this history shows that the
-// parties do not agree: those that have said nothing in it may have done so since.
-// It is for whoever holds a certificate, which no authority issues before they
-// agreed.
-func (p *Pact) Refuted(at time.Time) error {
-	if a := p.Agreement(at); at.Before(p.Roster.Until) && len(a.Approved)+a.Silent >= p.Roster.Quorum {
-		return nil
+// Agreed is the end of the parties' approval of a group root. It refuses with
+// "quorum" when too few approve at this time, with "withdrawn" a roster that another
+// succeeded, and with "expired" a group that has ended.
+func (p *Pact) Agreed(root attest.Digest, at time.Time) (ends time.Time, err error) {
+	a := p.Agreement(root, at)
+	if err = p.Roster.err(a, at); err != nil && p.succeeded && at.Before(p.Roster.Until) {
+		err = wire.Refuse(wire.Withdrawn, "group "+p.Roster.Group+": identity", p.id, "that of the roster that succeeded it, "+p.former.ID().String())
 	}
-	_, err := p.Agreed(at)
-	return err
+	return a.Ends, err
+}
+
+// Roots are the group roots under which the parties agree at a time, in order: one,
+// unless the quorum is at most half of the parties.
+func (p *Pact) Roots(at time.Time) []attest.Digest {
+	var roots []attest.Digest
+	for root := range p.Roster.agreed(p.said, 0) {
+		if _, err := p.Agreed(root, at); err == nil {
+			roots = append(roots, root)
+		}
+	}
+	slices.SortFunc(roots, func(x, y attest.Digest) int { return bytes.Compare(x[:], y[:]) })
+	return roots
+}
+
+// ApprovedRoot finds the first of the roots under which a pact's parties agree at a
+// time. Where there is none it is the root of one approval, so that a refusal counts
+// those who approve it, or the zero digest; [Pact.Agreed] refuses both. It is for who
+// holds no group root, and takes it from the parties.
+func ApprovedRoot(at time.Time) func(*Pact) attest.Digest {
+	return func(p *Pact) (root attest.Digest) {
+		if roots := p.Roots(at); len(roots) > 0 {
+			return roots[0]
+		}
+		for _, s := range p.said {
+			if s.approves(s.GroupRoot) && (root.IsZero() || bytes.Compare(s.GroupRoot[:], root[:]) < 0) {
+				root = s.GroupRoot
+			}
+		}
+		return root
+	}
+}
+
+// Consents is the end of one party's own approval of a group root. It refuses with
+// "party" a key that is no party's, with "withdrawn" a party that withdrew, with
+// "quorum" one that has not approved this root, and with "expired" an approval that
+// has ended. A quorum of others is no consent of that party.
+func (p *Pact) Consents(root, party attest.Digest, at time.Time) (ends time.Time, err error) {
+	i := slices.IndexFunc(p.Roster.Parties, func(x RosterParty) bool { return x.Key == party })
+	if i < 0 {
+		return time.Time{}, wire.Refuse(wire.NoParty, "group "+p.Roster.Group+": key of the unit's party", party, "that of a party of the roster")
+	}
+	rule, s := "group "+p.Roster.Group+": approval of party "+p.Roster.Parties[i].Name, p.said.of(party)
+	switch {
+	case s.Number == 0:
+		return time.Time{}, wire.Refuse(wire.NoQuorum, rule, "no statement", "of group root "+root.String())
+	case s.withdrawn():
+		return time.Time{}, wire.Refuse(wire.Withdrawn, rule, fmt.Sprint("withdrawn by statement ", s.Number), "an approval with a higher number")
+	case s.GroupRoot != root:
+		return time.Time{}, wire.Refuse(wire.NoQuorum, rule, "of group root "+s.GroupRoot.String(), "of group root "+root.String())
+	case !at.Before(s.NotAfter):
+		return time.Time{}, wire.Refuse(wire.Expired, rule, at.UTC(), "before its end "+s.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return s.NotAfter, nil
 }
 
 // InForce is p while its parties agree on it, and else the pact it continues
-// while they agree on that. It refuses as Agreed does for p.
-func (p *Pact) InForce(at time.Time) (*Pact, error) {
-	_, err := p.Agreed(at)
+// while they agree on that, each under the root that it has. It refuses as Agreed
+// does for p.
+func (p *Pact) InForce(root func(*Pact) attest.Digest, at time.Time) (*Pact, error) {
+	_, err := p.Agreed(root(p), at)
 	if err == nil {
 		return p, nil
 	}
 	if p.Before != nil {
-		if _, gone := p.Before.Agreed(at); gone == nil {
+		if _, gone := p.Before.Agreed(root(p.Before), at); gone == nil {
 			return p.Before, nil
 		}
 	}
@@ -92,19 +153,69 @@ func (p *Pact) Keeps(other *Pact) bool {
 	return true
 }
 
-// Said are the newest statements of the parties, in the order of the parties.
+// Said are the newest statements of the parties, in the order of the parties; two of
+// a party that signed two texts with one number.
 func (p *Pact) Said() []Said {
 	var all []Said
 	for _, party := range p.Roster.Parties {
-		if s, ok := p.said[party.Name]; ok {
+		if s := p.said.of(party.Key); s.Number > 0 {
 			all = append(all, s.said)
+			if s.other != nil {
+				all = append(all, *s.other)
+			}
 		}
 	}
 	return all
 }
 
-// Next is the number of a party's next statement.
-func (p *Pact) Next(party string) uint64 { return p.said[party].Number + 1 }
+// Knows reports whether a statement is the newest of its key, or another text of
+// that number.
+func (p *Pact) Knows(statement []byte) bool {
+	for _, s := range p.said {
+		if bytes.Equal(s.said.Statement, statement) || s.other != nil && bytes.Equal(s.other.Statement, statement) {
+			return true
+		}
+	}
+	return false
+}
+
+// Statement is the approval of a group root, until the group's end, that a key can
+// make next. Its caller may change what it says before it is signed. It refuses with
+// "not-owner" a key that is no party's, neither of the roster nor of the one that was
+// agreed on before it.
+func (p *Pact) Statement(key, root attest.Digest) (Statement, error) {
+	s := Statement{
+		TrustDomain: p.Roster.TrustDomain, Genesis: p.Roster.Genesis, Group: p.id, GroupRoot: root, Key: key,
+		Number: p.said.of(key).Number + 1, NotAfter: p.Roster.Until,
+	}
+	if party, ok := p.voice(key); ok {
+		s.Party = party.Name
+		return s, nil
+	}
+	return s, wire.Refuse(wire.NotOwner, "group "+p.Roster.Group+": key", key, "that of a party")
+}
+
+// Ends reports whether a statement of the pact would end an approval. The history
+// keeps the room of such a step, so no limit holds it up.
+func (p *Pact) Ends(s Statement) bool {
+	last := p.said.of(s.Key)
+	return last.approves(last.GroupRoot) && (s.Withdraws && s.Number > last.Number || s.Number == last.Number)
+}
+
+// voice is the party that may speak of the pact with a key: one of its own, or else
+// one of the roster that was agreed on last.
+func (p *Pact) voice(key attest.Digest) (RosterParty, bool) {
+	has := func(x RosterParty) bool { return x.Key == key }
+	if i := slices.IndexFunc(p.Roster.Parties, has); i >= 0 {
+		return p.Roster.Parties[i], true
+	}
+	if p.former != nil {
+		if i := slices.IndexFunc(p.former.Parties, has); i >= 0 {
+			return p.former.Parties[i], true
+		}
+	}
+	return RosterParty{}, false
+}
 
 // ReleaseID is the identity id of code as a task of a policy's trust domain:
 // H("cohort identity v1", trust domain, authority root, genesis digest, task
@@ -130,7 +241,7 @@ func SortedMeasurements(list []attest.Measurement) []attest.Measurement {
 func (g *Group) pact(doc *Document, genesis attest.Digest, floors map[string]any) *Pact {
 	r := Roster{
 		TrustDomain: doc.TrustDomain, Root: doc.Authority.Root, Genesis: genesis, Group: g.Name,
-		Quorum: g.Quorum, KeyMode: g.KeyMode, Until: g.Until, Floors: literal(floors),
+		Quorum: g.Quorum, KeyMode: g.KeyMode, Until: g.Until, Floors: literal(floors), Authority: g.Authority.line,
 	}
 	for _, p := range g.Parties {
 		r.Parties = append(r.Parties, RosterParty{p.Name, KeyDigest(p.Key)})
@@ -160,6 +271,7 @@ func (d *Document) floorsOf(g *Group) map[string]any {
 			release := maps.Clone(under(tree, "task", m.Task, "release", m.Release))
 			delete(release, "reference") // is in the identity
 			delete(release, "continues") // bears on sessions with the task
+			delete(release, "retired")   // bears on new certificates alone
 			inner, _ := tasks[m.Task].(map[string]any)
 			if inner == nil {
 				inner = map[string]any{}
@@ -194,8 +306,8 @@ func loosened(before, now map[string]any) bool {
 }
 
 // succeed makes the pacts of the policy that follows a. A group keeps its
-// identity, and what its parties said, as long as nothing in its roster changes
-// and no floor falls below those it came to be with.
+// identity, and with it what its parties said, as long as nothing in its roster
+// changes and no floor falls below those it came to be with.
 func (a Approved) succeed(doc *Document) (map[string]*Pact, error) {
 	pacts := make(map[string]*Pact, len(doc.Groups))
 	for _, name := range doc.GroupNames() {
@@ -204,7 +316,7 @@ func (a Approved) succeed(doc *Document) (map[string]*Pact, error) {
 		next := g.pact(doc, a.genesis, floors)
 		if old != nil && !loosened(old.floors, floors) {
 			if kept := g.pact(doc, a.genesis, old.floors); kept.id == old.id {
-				next, kept.said = kept, old.said
+				next = kept
 			}
 		}
 		var err error
@@ -249,54 +361,7 @@ func (p *Pact) continued(old *Pact, doc *Document) (*Pact, error) {
 		}
 		before := *old
 		before.Before = nil
-		return &before, nil
+		return &before, nil // what its parties said is added by settle
 	}
 	return nil, wire.Refuse(wire.BadPolicy, "group "+p.Group.Name+": continues", want, "the identity that this group had until now")
-}
-
-// hear is a with what a party said. Each number is heard once, and only the
-// highest counts.
-func (a Approved) hear(step Step) (Approved, error) {
-	s, err := ParseStatement(step.Policy)
-	if err != nil {
-		return Approved{}, err
-	}
-	if len(step.Signatures) != 1 {
-		return Approved{}, wire.Refuse(wire.NoQuorum, "statement: signatures", len(step.Signatures), "one, the party's")
-	}
-	switch {
-	case s.TrustDomain != a.doc.TrustDomain:
-		return Approved{}, wire.Refuse(wire.WrongDomain, "statement: trust domain", s.TrustDomain, a.doc.TrustDomain)
-	case s.Genesis != a.genesis:
-		return Approved{}, wire.Refuse(wire.WrongGenesis, "statement: genesis", s.Genesis, a.genesis)
-	}
-	p := a.PactOf(s.Group)
-	if p == nil {
-		return Approved{}, wire.Refuse(wire.StaleRoster, "statement: group identity", s.Group, "that of a group of the policy in force")
-	}
-	h, err := p.Roster.hear(Said{step.Policy, step.Signatures[0]})
-	if err != nil {
-		return Approved{}, err
-	}
-	if least := p.Next(s.Party); s.Number < least {
-		return Approved{}, wire.Refuse(wire.WrongSequence, "statement: number", s.Number, least)
-	}
-	a.pacts = maps.Clone(a.pacts)
-	a.pacts[p.Group.Name] = a.pacts[p.Group.Name].with(p.id, h)
-	return a.extended(a.doc, step, a.pacts), nil
-}
-
-// with is the pact with one more statement, on it or on the one it continues.
-func (p *Pact) with(id attest.Digest, h heard) *Pact {
-	next := *p
-	if p.id != id {
-		next.Before = p.Before.with(id, h)
-		return &next
-	}
-	next.said = maps.Clone(p.said)
-	if next.said == nil {
-		next.said = map[string]heard{}
-	}
-	next.said[h.Party] = h
-	return &next
 }

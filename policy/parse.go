@@ -34,7 +34,7 @@ func Parse(raw []byte) (*Document, error) {
 		return nil, err
 	}
 	var faults Faults
-	d := &Document{raw: bytes.Clone(raw)}
+	d := &Document{raw: bytes.Clone(raw), values: values}
 	d.read(newTable("", values, &faults))
 	d.check(&faults)
 	if len(faults) > 0 {
@@ -43,7 +43,7 @@ func Parse(raw []byte) (*Document, error) {
 	return d, nil
 }
 
-// decode checks the form of the file: size, character encoding, TOML.
+// decode checks the form of the file: size, character encoding, characters, TOML.
 func decode(raw []byte) (map[string]any, error) {
 	switch {
 	case len(raw) > wire.MaxPolicy:
@@ -54,6 +54,9 @@ func decode(raw []byte) (map[string]any, error) {
 		return nil, Faults{{Rule: "encoding", Got: "a byte order mark", Want: "none"}}
 	case bytes.ContainsRune(raw, '\r'):
 		return nil, Faults{{Rule: "line ends", Got: "CR", Want: "LF alone"}}
+	}
+	if err := visible(string(raw)); err != nil {
+		return nil, err
 	}
 	var values map[string]any
 	if err := toml.Unmarshal(raw, &values); err != nil {
@@ -79,13 +82,18 @@ func (d *Document) read(t table) {
 	d.readPlace(t)
 	d.Created = t.moment("created")
 	d.Development = t.flag("development")
+	d.MaxSilence = t.duration("max_silence", time.Second, wire.MaxLife)
 	d.readOwners(t)
-	d.readPlatforms(t)
+	d.Platforms = readRules(t)
 	measured := readMeasured(t)
 	d.readAuthority(t, measured)
 	d.readTasks(t, measured)
-	d.nameLaunches()
-	d.readGroups(t)
+	var named []attest.ReferenceValue
+	for _, r := range d.references() {
+		named = append(named, r.ReferenceValue)
+	}
+	nameLaunches(d.Platforms, named)
+	d.readGroups(t, measured)
 	t.done()
 }
 
@@ -138,8 +146,14 @@ func readKey(t table) (key ssh.PublicKey) {
 	return key
 }
 
+// ageOK reports whether something can be sealed to a recipient: to a point of
+// small order, whose sealed boxes anyone opens, age seals nothing.
 func ageOK(s string) bool {
-	_, err := age.ParseX25519Recipient(s)
+	r, err := age.ParseX25519Recipient(s)
+	if err != nil {
+		return false
+	}
+	_, err = r.Wrap(make([]byte, 16))
 	return err == nil
 }
 
@@ -148,8 +162,9 @@ func (d *Document) readAuthority(root table, measured measuredNames) {
 	if !ok {
 		return
 	}
-	t.need("root", "reference")
+	t.need("root", "machines", "reference")
 	d.Authority = Authority{Root: t.digest("root"), References: measured.references(t)}
+	d.Authority.Machines = readMachines(t, d.Authority.References)
 	t.done()
 }
 
@@ -172,8 +187,8 @@ func readTask(t namedTable, measured measuredNames) *Task {
 		CutUnits: t.set("cut_units", "the id of a unit, 32 lower-case hexadecimal digits", func(s string) bool { return digits(s, 16) != nil }),
 		Releases: map[string]*Release{},
 	}
-	if t.has("life") {
-		task.Life = t.duration("life", wire.MinLife, wire.MaxLife)
+	if t.has("lifetime") {
+		task.Life = t.duration("lifetime", wire.MinLife, wire.MaxLife)
 	}
 	for _, r := range t.named("release", "1 to 63 of a-z, 0-9, - and .", wire.ReleaseNameOK) {
 		task.Releases[r.name] = readRelease(r, measured)
@@ -191,6 +206,7 @@ func readRelease(t namedTable, measured measuredNames) *Release {
 		Name:       t.name,
 		References: measured.references(t.table),
 		Continues:  t.text("continues", "the name of a release", wire.ReleaseNameOK),
+		Retired:    t.flag("retired"),
 		Dynamic:    t.flag("dynamic"),
 		Env:        readEnv(t.table),
 		OneOff:     t.flag("oneoff"),

@@ -39,10 +39,10 @@ func TestParseReadsEverything(t *testing.T) {
 			{Name: "ana", Key: h.owners["ana"].PublicKey()}, {Name: "ben", Key: h.owners["ben"].PublicKey()}, {Name: "eva", Key: h.owners["eva"].PublicKey()},
 		}},
 		Platforms: map[attest.Platform]attest.Rules{attest.Soft: {Roots: []attest.Digest{digest("1")}, Debug: true}},
-		Authority: Authority{Root: digest("3"), References: []attest.ReferenceValue{soft(none, is(digest("2")), noArgs)}},
+		Authority: Authority{Root: digest("3"), Machines: Machines{Chips: []string{"0123456789abcdef"}}, References: []attest.ReferenceValue{soft(none, is(digest("2")), noArgs)}},
 		Tasks:     map[string]*Task{"keys": keys, "scoring": scoring},
 		Groups:    map[string]*Group{},
-		raw:       raw,
+		values:    got.values, raw: raw,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got document %+v, want %+v", got, want)
@@ -126,6 +126,8 @@ var parseRefusals = []refusal{
 	{"owner without name", `{ name = "ana", ssh`, `{ ssh`, "owners.keys[0].name", "required key", ""},
 	{"owner name in capitals", `"ana"`, `"Ana"`, "owners.keys[0].name", "value", wantName},
 	{"owner without key", `name = "ana", ssh = "ANA"`, `name = "ana"`, "owners.keys[0].ssh", "required key", ""},
+	{"owner with a key of small order", `ssh = "ANA"`, `ssh = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"`, "owners.keys[0].ssh", "value", "ssh-ed25519"},
+	{"recipient of an owner of small order", `ssh = "ANA"`, `ssh = "ANA", age = "age1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq5cu47z"`, "owners.keys[0].age", "value", "age1"},
 	{"owner that is no table", `{ name = "ana", ssh = "ANA" }`, `"ana"`, "owners.keys[0]", "value", "a table"},
 	{"unknown key of an owner", `name = "ana"`, `nom = "ana", name = "ana"`, "owners.keys[0].nom", "unknown key", "name"},
 	{"owner twice", `"ben", ssh`, `"ana", ssh`, "owners.keys", "owner twice", ""},
@@ -157,6 +159,17 @@ var parseRefusals = []refusal{
 	{"authority without root", `root = "sha256:` + strings.Repeat("3", 64) + "\"\n", "", "authority.root", "required key", ""},
 	{"authority without reference values", `reference = [ { platform = "soft", program = "@agent-1" } ]`, "", "authority.reference", "required key", ""},
 	{"authority with empty reference values", `reference = [ { platform = "soft", program = "@agent-1" } ]`, "reference = []", "authority.reference", "number of reference values", ""},
+	{"authority without machines", "machines = [\"chip:0123456789abcdef\"]\n", "", "authority.machines", "required key", ""},
+	{"no machine", `["chip:0123456789abcdef"]`, "[]", "authority.machines", "number of machines", `"any"`},
+	{"machine of no platform of the authority", `"chip:0123456789abcdef"`, `"chip:` + strings.Repeat("1", 32) + `"`, "authority.machines[0]", "value", "evidence inspect"},
+	{"machine without its prefix", `"chip:0123456789abcdef"`, `"0123456789abcdef"`, "authority.machines[0]", "value", "chip:"},
+	{"machine twice", `"chip:0123456789abcdef"`, `"chip:0123456789abcdef", "chip:0123456789abcdef"`, "authority.machines", "element twice", ""},
+	{"every machine in another word", `["chip:0123456789abcdef"]`, `"all"`, "authority.machines", "value", `"any"`},
+	{"any among machines", `["chip:0123456789abcdef"]`, `["any"]`, "authority.machines[0]", "value", "chip:"},
+	{"root in a line of another form", `root = "sha256:333`, `root  = "sha256:333`, "authority.root", "line of the root", "exactly one"},
+	{"root in a table that is written otherwise", "[authority]", "[ authority ]", "authority.root", "line of the root", "exactly one"},
+	{"root beside text that looks like it", "# Policy of a clinic.\n", "text = \"\"\"\n[authority]\nroot = \"\"\n\"\"\"\n", "text", "unknown key", ""},
+
 	{"unknown key of the authority", "[authority]", "[authority]\nroots = 1", "authority.roots", "unknown key", "root"},
 
 	{"reference value without platform", `{ platform = "soft", program = "@agent-1" }`, `{ program = "@agent-1" }`, "authority.reference[0].platform", "required key", ""},
@@ -180,9 +193,12 @@ var parseRefusals = []refusal{
 	{"unknown key mode", `"unit"`, `"units"`, "task.keys.key_mode", "value", "shared or unit"},
 	{"task without releases", "[task.keys]", "[task.empty]\nkey_mode = \"unit\"\n[task.keys]", "task.empty.release", "required key", ""},
 	{"task with no release inside", "[task.keys]", "[task.empty]\nkey_mode = \"unit\"\nrelease = {}\n[task.keys]", "task.empty.release", "number of releases", ""},
-	{"unknown key of a task", "units = 50", "units = 50\nlive = 1", "task.scoring.live", "unknown key", "life"},
-	{"life too short", `"30m"`, `"2s"`, "task.scoring.life", "value", "3s"},
-	{"life too long", `"30m"`, `"24h1s"`, "task.scoring.life", "value", "24h"},
+	{"unknown key of a task", "units = 50", "units = 50\nlife = 1", "task.scoring.life", "unknown key", "lifetime"},
+	{"silence too short", "development  = true", "development  = true\nmax_silence = \"999ms\"", "max_silence", "value", "1s"},
+	{"silence too long", "development  = true", "development  = true\nmax_silence = \"24h1s\"", "max_silence", "value", "24h"},
+	{"retired by a word", "dynamic = true", "dynamic = true\nretired = \"yes\"", `task.scoring.release."2026.11".retired`, "value", "true or false"},
+	{"life too short", `"30m"`, `"2s"`, "task.scoring.lifetime", "value", "3s"},
+	{"life too long", `"30m"`, `"24h1s"`, "task.scoring.lifetime", "value", "24h"},
 	{"units 0", "units = 50", "units = 0", "task.scoring.units", "value", ""},
 	{"cut unit in capitals", "units = 50", `cut_units = ["` + strings.Repeat("A", 32) + `"]`, "task.scoring.cut_units[0]", "value", "32 lower-case"},
 	{"cut unit cut short", "units = 50", `cut_units = ["` + strings.Repeat("a", 31) + `"]`, "task.scoring.cut_units[0]", "value", "32 lower-case"},
@@ -221,6 +237,7 @@ var parseRefusals = []refusal{
 	{"no TOML", "[owners]", "[owners", "line 9, column 8", "TOML", ""},
 	{"CR LF", "[owners]\n", "[owners]\r\n", "", "line ends", "LF"},
 	{"byte order mark", "# Policy", "\ufeff# Policy", "", "encoding", ""},
+	{"override of direction", "# Policy", "# Policy \u202e", "line 1, column 10", "character", "seen"},
 	{"not UTF-8", "# Policy", "# \xff", "", "encoding", "UTF-8"},
 	{"too large", "# Policy", "# " + strings.Repeat("x", wire.MaxPolicy), "", "size in bytes", "262144"},
 }
@@ -299,7 +316,7 @@ func TestEnvNames(t *testing.T) {
 	accepted := []string{"LANG", "TZ", "A", "_X", "MODEL_DIR2", "HOME", "GOMAXPROCS"}
 	refusedNames := []string{
 		"", "lang", "2X", "A-B", "A B", "Ä", strings.Repeat("A", 64), "PORT", "COHORT_COMMAND", "COHORT_X", "LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT",
-		"GLIBC_TUNABLES", "GODEBUG", "GOTRACEBACK", "PATH", "BASH_ENV", "PYTHONPATH", "PERL5OPT", "NODE_OPTIONS", "JAVA_TOOL_OPTIONS", "SSLKEYLOGFILE",
+		"GLIBC_TUNABLES", "GODEBUG", "GOTRACEBACK", "PATH", "BASH_ENV", "PYTHONPATH", "PERL5OPT", "NODE_OPTIONS", "JAVA_TOOL_OPTIONS", "SSLKEYLOGFILE", "NODE_PATH", "CORECLR_PROFILER_PATH", "LUA_PATH", "JULIA_LOAD_PATH", "R_LIBS", "BUN_OPTIONS", "GEM_PATH", "ERL_LIBS",
 		"SSL_CERT_FILE", "OPENSSL_CONF", "GCONV_PATH", "MALLOC_CHECK_",
 	}
 	for _, name := range accepted {

@@ -15,7 +15,7 @@ import (
 // ruleReaders read the keys that one platform alone has. Policy may name
 // exactly these platforms, and reference values of all but devices.
 var ruleReaders = map[attest.Platform]func(t table, rules *attest.Rules){
-	attest.Soft:     func(table, *attest.Rules) {},
+	attest.Soft:     readSoft,
 	attest.SNP:      readSNP,
 	attest.AzureSNP: readSNP,
 	attest.TDX:      readTDX,
@@ -42,8 +42,9 @@ func platformList(is func(attest.Platform) bool) string {
 	return strings.Join(names, ", ")
 }
 
-func (d *Document) readPlatforms(root table) {
-	d.Platforms = map[attest.Platform]attest.Rules{}
+// readRules reads the tables of platforms: who may vouch, and what is accepted.
+func readRules(root table) map[attest.Platform]attest.Rules {
+	platforms := map[attest.Platform]attest.Rules{}
 	for _, t := range root.named("platform", wantPlatform(), platformOK) {
 		platform := attest.Platform(t.name)
 		t.need("roots")
@@ -58,23 +59,24 @@ func (d *Document) readPlatforms(root table) {
 		}
 		ruleReaders[platform](t.table, &rules)
 		t.done()
-		d.Platforms[platform] = rules
+		platforms[platform] = rules
 	}
+	return platforms
 }
 
 // nameLaunches tells the rules of the TPM which programs may have run on a
-// machine: all that the policy names.
-func (d *Document) nameLaunches() {
-	rules, ok := d.Platforms[attest.TPM]
+// machine: all that reference values name.
+func nameLaunches(platforms map[attest.Platform]attest.Rules, references []attest.ReferenceValue) {
+	rules, ok := platforms[attest.TPM]
 	if !ok {
 		return
 	}
-	for _, r := range d.references() {
+	for _, r := range references {
 		if r.Platform == attest.TPM {
-			rules.TPM.Launches = append(rules.TPM.Launches, r.ReferenceValue)
+			rules.TPM.Launches = append(rules.TPM.Launches, r)
 		}
 	}
-	d.Platforms[attest.TPM] = rules
+	platforms[attest.TPM] = rules
 }
 
 func readSNP(t table, rules *attest.Rules) {
@@ -90,6 +92,7 @@ func readSNP(t table, rules *attest.Rules) {
 		Provisional: t.flag("provisional_firmware"),
 		VMPL:        uint32(t.number("vmpl", 0, 3)),
 	}
+	readSNPSettings(t, &rules.SNP)
 	for _, g := range t.named("generation", "Milan, Genoa or Turin", snpGenerationOK) {
 		g.need("committed")
 		rules.SNP.Generations[g.name] = attest.SNPFloor{Committed: g.floor("committed"), Reported: g.floor("reported"), Launch: g.floor("launch")}
@@ -126,22 +129,24 @@ func (t namedTable) floor(key string) (floor attest.SNPTCB) {
 }
 
 func readTDX(t table, rules *attest.Rules) {
-	readDCAP(t, rules)
+	readDCAP(t, rules, slices.Concat(dcapStatuses, relaunchStatuses))
 	rules.DCAP.Migration = t.flag("migration")
+	readTDXSettings(t, &rules.DCAP)
 }
 
 func readSGX(t table, rules *attest.Rules) {
-	readDCAP(t, rules)
+	readDCAP(t, rules, dcapStatuses)
 	rules.DCAP.MinISVSVN = uint16(t.number("min_isvsvn", 0, math.MaxUint16))
 }
 
-func readDCAP(t table, rules *attest.Rules) {
+func readDCAP(t table, rules *attest.Rules, statuses []string) {
 	t.need("chips")
 	t.revocation(rules)
 	rules.DCAP = attest.DCAPRules{
-		Statuses:      t.set("statuses", strings.Join(dcapStatuses, ", "), oneOf(dcapStatuses)),
+		Statuses:      t.set("statuses", strings.Join(statuses, ", "), oneOf(statuses)),
 		Advisories:    t.set("advisories", `an id such as "INTEL-SA-00615"`, advisory.MatchString),
 		MinEvaluation: uint32(t.number("min_evaluation", 0, math.MaxUint32)),
+		MinTCBDate:    t.dated("min_tcb_date"),
 		Chips:         t.accepted("chips", wantPPID, ppid),
 		CutChips:      t.byteStrings("cut_chips", wantPPID, ppid),
 		CutModels:     t.byteStrings("cut_models", wantFMSPC, fmspc),
@@ -154,11 +159,19 @@ var dcapStatuses = []string{
 	"SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded", "OutOfDate", "OutOfDateConfigurationNeeded",
 }
 
+// relaunchStatuses are those of a trust domain whose module was replaced.
+var relaunchStatuses = []string{"TDRelaunchAdvised", "TDRelaunchAdvisedConfigurationNeeded"}
+
 var advisory = regexp.MustCompile(`^INTEL-[A-Z]{2}-[0-9]{5}$`)
 
 func readNitro(t table, rules *attest.Rules) {
 	t.need("max_age")
+	t.revocation(rules)
 	rules.Nitro.MaxAge = t.duration("max_age", time.Second, 3*time.Hour) // no certificate of an enclave lives longer
+}
+
+func readSoft(t table, rules *attest.Rules) {
+	rules.Soft.CutChips = t.byteStrings("cut_chips", wantSoftChip, machineForms[attest.Soft])
 }
 
 func readTPM(t table, rules *attest.Rules) {
@@ -177,15 +190,20 @@ func readNVIDIA(t table, rules *attest.Rules) {
 		Modes:    t.set("modes", strings.Join(nvidiaModes, ", "), oneOf(nvidiaModes)),
 	}
 	rules.NVIDIA.AnyMeasurements = t.text("measurements", `"any": nobody compares them`, oneOf([]string{anyWord})) == anyWord
+	rules.NVIDIA.Development = t.text("mode", strings.Join(nvidiaStates, " or "), oneOf(nvidiaStates)) == nvidiaStates[1]
 }
 
 var (
-	nvidiaModel  = regexp.MustCompile(`^G[A-Z][0-9]{3}$`)
+	nvidiaModel  = regexp.MustCompile(`^G[A-Z][0-9]{2}[0-9X]$`)
 	nvidiaDriver = regexp.MustCompile(`^[0-9]+(\.[0-9]+)+$`)
 	nvidiaVBIOS  = regexp.MustCompile(`^[0-9A-F]{2}(\.[0-9A-F]{2}){4}$`)
 
 	// nvidiaModes are the words for how GPUs are protected from one another.
 	nvidiaModes = []string{"SPT", "MPT", "PPCIE", "unstated"}
+
+	// nvidiaStates are the words for whether a GPU's host can read it: it cannot, or
+	// it may.
+	nvidiaStates = []string{"production", "development"}
 )
 
 // matching reads text of a form as its bytes.
@@ -227,15 +245,22 @@ func (t table) byteStrings(key, want string, read func(string) []byte) [][]byte 
 	return out
 }
 
-const wantSNPChip = "128 lower-case hexadecimal digits, or the 16 of a Turin"
+const wantSNPChip = "128 lower-case hexadecimal digits, or the 16 of a Turin, not all zero"
 
 // snpChip reads a chip id. The 8 bytes of a Turin stand before zeros in reports.
+// Zeros are no id: a host writes them to hide one.
 func snpChip(s string) []byte {
-	if b := digits(s, 8); b != nil {
-		return append(b, make([]byte, 56)...)
+	b := digits(s, 64)
+	if short := digits(s, 8); short != nil {
+		b = append(short, make([]byte, 56)...)
 	}
-	return digits(s, 64)
+	if zero(b) {
+		return nil
+	}
+	return b
 }
+
+const wantSoftChip = "16 lower-case hexadecimal digits"
 
 const wantPPID = "32 lower-case hexadecimal digits"
 

@@ -37,6 +37,10 @@ smt = true
 migration = true
 provisional_firmware = true
 vmpl = 2
+hidden_chips = false
+platform_info = { ALIAS_CHECK_COMPLETE = "any", ECC_EN = true, SMT_EN = false }
+guest_policy = { abi = "1.55", SINGLE_SOCKET = true, CXL_ALLOW = "any" }
+mitigations = { launch = [0, 63], current = [1] }
 ` + generations + `
 [platform.tdx]
 roots = ["sha256:R2"]
@@ -48,6 +52,11 @@ cut_models = ["90c06f000000"]
 statuses = ["SWHardeningNeeded", "OutOfDate"]
 advisories = ["INTEL-SA-00615"]
 min_evaluation = 17
+min_tcb_date = 2025-05-14T00:00:00Z
+attributes = { SEPT_VE_DISABLE = "any", PERFMON = false, LASS = true }
+xfam = { AMX_TILEDATA = false }
+servicetd = ["M0", "M1", "unsaid"]
+owner = [ { mrowner = "M1", mrownerconfig = "M2" } ]
 migration = true
 
 [platform.sgx]
@@ -64,6 +73,7 @@ sha256 = "S1"
 
 [authority]
 root = "sha256:R4"
+machines = ["chip:C1"]
 reference = [ { platform = "snp", measurement = "sha384:M1", host-data = "H1" } ]
 
 [task.keys]
@@ -131,13 +141,22 @@ func TestParseReadsRules(t *testing.T) {
 			CutChips: [][]byte{alike(2, 64)},
 			IDKeys:   attest.List{Values: [][]byte{alike(1, 48)}},
 			SMT:      true, Migration: true, Provisional: true, VMPL: 2,
+			PlatformInfo:      attest.Bits{"ALIAS_CHECK_COMPLETE": attest.DemandAny, "ECC_EN": attest.DemandSet, "SMT_EN": attest.DemandClear},
+			GuestPolicy:       attest.Bits{"SINGLE_SOCKET": attest.DemandSet, "CXL_ALLOW": attest.DemandAny},
+			GuestABI:          attest.SNPABI{Major: 1, Minor: 55},
+			LaunchMitigations: 1<<63 | 1, CurrentMitigations: 2,
 		}},
 		attest.TDX: {Roots: []attest.Digest{digest("2")}, Debug: true, CRL: attest.CRLRequired, DCAP: attest.DCAPRules{
 			Statuses: []string{"SWHardeningNeeded", "OutOfDate"}, Advisories: []string{"INTEL-SA-00615"}, MinEvaluation: 17,
-			Chips:     attest.List{Any: true},
-			CutChips:  [][]byte{{0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef}},
-			CutModels: [][]byte{{0x90, 0xc0, 0x6f, 0, 0, 0}},
-			Migration: true,
+			Chips:      attest.List{Any: true},
+			CutChips:   [][]byte{{0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef}},
+			CutModels:  [][]byte{{0x90, 0xc0, 0x6f, 0, 0, 0}},
+			Migration:  true,
+			MinTCBDate: time.Date(2025, 5, 14, 0, 0, 0, 0, time.UTC),
+			Attributes: attest.Bits{"SEPT_VE_DISABLE": attest.DemandAny, "PERFMON": attest.DemandClear, "LASS": attest.DemandSet},
+			XFAM:       attest.Bits{"AMX_TILEDATA": attest.DemandClear},
+			ServiceTD:  attest.List{Values: [][]byte{make([]byte, 48), alike(1, 48), {}}},
+			Owner:      attest.List{Values: [][]byte{append(alike(1, 48), alike(2, 48)...)}},
 		}},
 		attest.SGX: {Roots: []attest.Digest{digest("2")}, DCAP: attest.DCAPRules{
 			Chips: attest.List{Values: [][]byte{append(make([]byte, 15), 1)}}, MinISVSVN: 4,
@@ -195,7 +214,7 @@ var ironRefusals = []refusal{
 	{"crl as a flag", `crl = "if-present"`, "crl = false", "platform.snp.crl", "value", "required"},
 	{"checked within a day", `"72h"`, `"24h"`, "platform.snp.checked_within", "value", "25h"},
 	{"checked within a century", `"72h"`, `"8761h"`, "platform.snp.checked_within", "value", "8760h"},
-	{"nitro with checked_within", `max_age = "5m"`, "max_age = \"5m\"\nchecked_within = \"72h\"", "platform.nitro.checked_within", "unknown key", ""},
+	{"tpm's rule in nitro", `max_age = "5m"`, "max_age = \"5m\"\ncut_chips = []", "platform.nitro.cut_chips", "unknown key", ""},
 	{"snp without chips", "chips = [\"C1\", \"c3c3c3c3c3c3c3c3\"]\n", "", "platform.snp.chips", "required key", ""},
 	{"chips of another word", `chips = ["C1", "c3c3c3c3c3c3c3c3"]`, `chips = "all"`, "platform.snp.chips", "value", `"any"`},
 	{"any inside a list", `chips = ["C1",`, `chips = ["any",`, "platform.snp.chips[0]", "value", "128"},
@@ -225,6 +244,25 @@ var ironRefusals = []refusal{
 	{"Turin without fmc", "{ fmc = 6, ", "{ ", "platform.snp.generation.Turin.reported.fmc", "required key", ""},
 	{"unknown component", "{ bootloader = 3", "{ boot = 3, bootloader = 3", "platform.snp.generation.Milan.committed.boot", "unknown key", ""},
 	{"unknown key of snp", "vmpl = 2", "vmpl = 2\nvmpls = 2", "platform.snp.vmpls", "unknown key", "vmpl"},
+	{"hidden chips beside a list", "hidden_chips = false", "hidden_chips = true", "platform.snp.hidden_chips", "chips", `"any"`},
+	{"hidden chips as text", "hidden_chips = false", `hidden_chips = "yes"`, "platform.snp.hidden_chips", "value", "true or false"},
+	{"a chip id of zeros", `"c3c3c3c3c3c3c3c3"`, `"0000000000000000"`, "platform.snp.chips[1]", "value", "not all zero"},
+	{"cut off a chip id of zeros", `cut_chips = ["C2"]`, `cut_chips = ["C0"]`, "platform.snp.cut_chips[0]", "value", "not all zero"},
+	{"unknown bit of the platform", "ECC_EN", "ECC", "platform.snp.platform_info.ECC", "unknown key", "ECC_EN"},
+	{"bit as a number", "ECC_EN = true", "ECC_EN = 1", "platform.snp.platform_info.ECC_EN", "value", `"any"`},
+	{"bit as another word", "ECC_EN = true", `ECC_EN = "on"`, "platform.snp.platform_info.ECC_EN", "value", `"any"`},
+	{"platform info as a list", `platform_info = { ALIAS_CHECK_COMPLETE = "any", ECC_EN = true, SMT_EN = false }`, `platform_info = ["ECC_EN"]`, "platform.snp.platform_info", "value", "a table"},
+	{"bit that debug rules", "SINGLE_SOCKET = true", "DEBUG = true", "platform.snp.guest_policy.DEBUG", "unknown key", ""},
+	{"bit that smt rules", "SINGLE_SOCKET = true", "SMT = true", "platform.snp.guest_policy.SMT", "unknown key", ""},
+	{"ABI of one number", `"1.55"`, `"1"`, "platform.snp.guest_policy.abi", "value", "1.55"},
+	{"ABI over a byte", `"1.55"`, `"1.256"`, "platform.snp.guest_policy.abi", "value", "1.55"},
+	{"ABI in another spelling", `"1.55"`, `"1.055"`, "platform.snp.guest_policy.abi", "value", "1.55"},
+	{"ABI of three numbers", `"1.55"`, `"1.55.1"`, "platform.snp.guest_policy.abi", "value", "1.55"},
+	{"bit 64 of a vector", "launch = [0, 63]", "launch = [0, 64]", "platform.snp.mitigations.launch[1]", "value", "0 to 63"},
+	{"bit -1 of a vector", "current = [1]", "current = [-1]", "platform.snp.mitigations.current[0]", "value", "0 to 63"},
+	{"bit of a vector as text", "current = [1]", `current = ["1"]`, "platform.snp.mitigations.current[0]", "value", "0 to 63"},
+	{"bit of a vector twice", "launch = [0, 63]", "launch = [0, 0]", "platform.snp.mitigations.launch", "element twice", ""},
+	{"unknown vector", "current = [1]", "now = [1]", "platform.snp.mitigations.now", "unknown key", ""},
 	{"snp with a key of Intel's", "vmpl = 2", "vmpl = 2\nmin_evaluation = 2", "platform.snp.min_evaluation", "unknown key", ""},
 
 	{"tdx without chips", "chips = \"any\"\n", "", "platform.tdx.chips", "required key", ""},
@@ -240,13 +278,26 @@ var ironRefusals = []refusal{
 	{"evaluation below 0", "min_evaluation = 17", "min_evaluation = -1", "platform.tdx.min_evaluation", "value", "0 to"},
 	{"evaluation over 32 bits", "min_evaluation = 17", "min_evaluation = 4294967296", "platform.tdx.min_evaluation", "value", "4294967295"},
 	{"tdx migration as text", "migration = true\n\n", "migration = \"yes\"\n\n", "platform.tdx.migration", "value", "true or false"},
+	{"attribute that migration rules", "PERFMON = false", "MIGRATABLE = false", "platform.tdx.attributes.MIGRATABLE", "unknown key", ""},
+	{"unknown attribute", "PERFMON", "PERFMONS", "platform.tdx.attributes.PERFMONS", "unknown key", "PERFMON"},
+	{"unknown feature", "AMX_TILEDATA", "AMX", "platform.tdx.xfam.AMX", "unknown key", ""},
+	{"service TD too short", `"M0", "M1", "uns`, `"M0", "H1", "uns`, "platform.tdx.servicetd[1]", "value", "96"},
+	{"service TD of another word", `servicetd = ["M0", "M1", "unsaid"]`, `servicetd = "none"`, "platform.tdx.servicetd", "value", `"any"`},
+	{"owner without configuration", `, mrownerconfig = "M2"`, "", "platform.tdx.owner[0].mrownerconfig", "required key", ""},
+	{"owner too short", `mrowner = "M1"`, `mrowner = "H1"`, "platform.tdx.owner[0].mrowner", "value", "96"},
+	{"owner with more", `mrownerconfig = "M2"`, `mrownerconfig = "M2", name = "x"`, "platform.tdx.owner[0].name", "unknown key", ""},
+	{"owner of another word", `owner = [ { mrowner = "M1", mrownerconfig = "M2" } ]`, `owner = "none"`, "platform.tdx.owner", "value", `"any"`},
+	{"owner twice", `mrownerconfig = "M2" }`, `mrownerconfig = "M2" }, { mrowner = "M1", mrownerconfig = "M2" }`, "platform.tdx.owner", "element twice", ""},
+	{"TCB date as text", "2025-05-14T00:00:00Z", `"2025-05-14"`, "platform.tdx.min_tcb_date", "value", "a time"},
+	{"sgx with attributes", "min_isvsvn = 4", "attributes = {}", "platform.sgx.attributes", "unknown key", ""},
+	{"sgx with a status of TDs", "min_isvsvn = 4", `statuses = ["TDRelaunchAdvised"]`, "platform.sgx.statuses[0]", "value", ""},
 	{"tdx with isvsvn", "min_evaluation = 17", "min_isvsvn = 17", "platform.tdx.min_isvsvn", "unknown key", ""},
 	{"sgx with migration", "min_isvsvn = 4", "migration = true", "platform.sgx.migration", "unknown key", ""},
 	{"isvsvn over 16 bits", "min_isvsvn = 4", "min_isvsvn = 65536", "platform.sgx.min_isvsvn", "value", "65535"},
 	{"nitro without max_age", "max_age = \"5m\"\n", "", "platform.nitro.max_age", "required key", ""},
 	{"max_age 0", `"5m"`, `"0s"`, "platform.nitro.max_age", "value", "1s"},
 	{"max_age over the certificate's life", `"5m"`, `"3h1s"`, "platform.nitro.max_age", "value", "3h"},
-	{"nitro with crl", `max_age = "5m"`, "max_age = \"5m\"\ncrl = \"required\"", "platform.nitro.crl", "unknown key", ""},
+	{"unknown crl of nitro", `max_age = "5m"`, "max_age = \"5m\"\ncrl = \"none\"", "platform.nitro.crl", "value", "required or if-present"},
 	{"nitro with chips", `max_age = "5m"`, "max_age = \"5m\"\nchips = \"any\"", "platform.nitro.chips", "unknown key", ""},
 
 	{"measurement left out", `measurement = "sha384:M2", `, "", snpRef + ".measurement", "required key", ""},

@@ -45,6 +45,7 @@ sha256 = "2222222222222222222222222222222222222222222222222222222222222222"
 
 [authority]
 root = "sha256:3333333333333333333333333333333333333333333333333333333333333333"
+machines = ["chip:0123456789abcdef"]
 reference = [ { platform = "soft", program = "@agent-1" } ]
 
 [task.keys]
@@ -55,7 +56,7 @@ reference = [ { platform = "soft", program = "sha256:444444444444444444444444444
 [task.scoring]
 key_mode = "shared"
 names = ["scoring.clinic.example", "score.clinic.example"]
-life = "30m"
+lifetime = "30m"
 units = 50
 calls = ["keys"]
 [task.scoring.release."2026.10"]

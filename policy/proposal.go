@@ -31,6 +31,11 @@ type Record struct {
 	Created    time.Time
 	Quorate    time.Time // when the quorum was reached, zero before
 	Cancel     string    // armored signature over [CancelStatement], or empty
+	// Waited is how much of the delay has passed while an authority ran, by
+	// its monotonic clock. Counter names the start of the authority that adds
+	// to it; the name means something to authorities only.
+	Waited  time.Duration `json:",omitzero"`
+	Counter string        `json:",omitempty"`
 }
 
 // Proposal is a policy that waits, with the signatures so far, all checked. Only
@@ -76,6 +81,9 @@ func Reopen(a Approved, r Record) (Proposal, error) {
 	}
 	if !p.timely() {
 		return Proposal{}, wire.Refuse(wire.StoreForeign, "stored proposal: time of the quorum", r.Quorate, "the time of the last signature needed")
+	}
+	if r.Waited < 0 || r.Waited > 0 && r.Quorate.IsZero() {
+		return Proposal{}, wire.Refuse(wire.StoreForeign, "stored proposal: time waited", r.Waited, "0s without a quorum, and never less")
 	}
 	if r.Cancel == "" {
 		return p, nil
@@ -190,7 +198,7 @@ func (p Proposal) alive(a Approved, at time.Time) error {
 	case Pending, Waiting, Ready:
 		return nil
 	default:
-		return wire.Refuse(wire.Withdrawn, "proposal: state", state, "one that waits")
+		return wire.Refuse(wire.ProposalOver, "proposal: state", state, "one that waits")
 	}
 }
 
@@ -208,7 +216,7 @@ func (p Proposal) State(a Approved, at time.Time) State {
 		return Expired
 	case p.record.Quorate.IsZero():
 		return Pending
-	case at.Before(p.Effective()):
+	case p.record.Waited < p.Delay():
 		return Waiting
 	}
 	return Ready
@@ -241,10 +249,66 @@ func (p Proposal) Loosens() bool { return p.loosens }
 // Expires is when a proposal without quorum is over.
 func (p Proposal) Expires() time.Time { return p.record.Created.Add(p.owners.ApproveWithin) }
 
-// Effective is from when it may be adopted, the zero time before its quorum.
-func (p Proposal) Effective() time.Time {
-	if p.record.Quorate.IsZero() || !p.loosens {
-		return p.record.Quorate
+// Delay is how long it waits after its quorum: 0 where it only tightens.
+func (p Proposal) Delay() time.Duration {
+	if !p.loosens {
+		return 0
 	}
-	return p.record.Quorate.Add(p.owners.Delay)
+	return p.owners.Delay
+}
+
+// Waited is how much of the delay has passed.
+func (p Proposal) Waited() time.Duration { return min(p.record.Waited, p.Delay()) }
+
+// Counted is p after more of the delay has passed, which the authority named by
+// counter measured. Before the quorum no time counts. The wall clock is no
+// argument: the host sets it.
+func (p Proposal) Counted(more time.Duration, counter string) Proposal {
+	if !p.record.Quorate.IsZero() && more >= 0 {
+		p.record.Waited = min(p.record.Waited+more, p.Delay())
+		p.record.Counter = counter
+	}
+	return p
+}
+
+// Base is the digest of the policy it follows. Once another is in force the
+// proposal can never be adopted.
+func (p Proposal) Base() attest.Digest { return p.base }
+
+// Quorate is when the quorum was reached, the zero time before.
+func (p Proposal) Quorate() time.Time { return p.record.Quorate }
+
+// Renew is a new proposal of the file of one that is over, at a time. The
+// signatures that the former one had are over with it, so that a replay of public signatures brings
+// nothing back: it refuses with "proposal-over" unless a quorum of other owners
+// signs. A policy that was adopted is never renewed.
+func (p Proposal) Renew(a Approved, signatures []string, at time.Time) (Proposal, error) {
+	over := p.alive(a, at)
+	if over == nil {
+		return Proposal{}, wire.Refuse(wire.Internal, "renewed proposal: state", p.State(a, at), "over")
+	}
+	if p.State(a, at) == Adopted || !a.OK() || a.doc.Digest() != p.base {
+		return Proposal{}, over
+	}
+	var others []string
+	for _, s := range signatures {
+		name, err := p.owners.signer(s, ForPolicy, p.record.Policy)
+		if err != nil {
+			return Proposal{}, err
+		}
+		if !slices.Contains(p.signed, name) {
+			others = append(others, s)
+		}
+	}
+	if len(others) == 0 {
+		return Proposal{}, over
+	}
+	next, err := Propose(a, Step{p.record.Policy, others}, at)
+	if err != nil {
+		return Proposal{}, err
+	}
+	if next.record.Quorate.IsZero() {
+		return Proposal{}, over
+	}
+	return next, nil
 }

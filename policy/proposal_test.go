@@ -12,8 +12,8 @@ import (
 
 // tighter and looser are what a next policy changes.
 var (
-	tighter = []string{`life = "30m"`, `life = "20m"`}
-	looser  = []string{`life = "30m"`, `life = "40m"`}
+	tighter = []string{`lifetime = "30m"`, `lifetime = "20m"`}
+	looser  = []string{`lifetime = "30m"`, `lifetime = "40m"`}
 )
 
 func (h *house) propose(t testing.TB, a Approved, edits []string, names ...string) Proposal {
@@ -47,7 +47,7 @@ func TestProposalOfTighteningActsAtOnce(t *testing.T) {
 	a := h.found(t)
 	p := h.propose(t, a, tighter, "eva")
 	wantState(t, p, a, start, Pending)
-	if p.Proposer() != "eva" || !slices.Equal(p.Missing(), []string{"ana", "ben"}) || p.Loosens() || p.Quorum() != 2 || !p.Effective().IsZero() {
+	if p.Proposer() != "eva" || !slices.Equal(p.Missing(), []string{"ana", "ben"}) || p.Loosens() || p.Quorum() != 2 || !p.Quorate().IsZero() {
 		t.Errorf("got proposer %s, missing %q, loosens %v", p.Proposer(), p.Missing(), p.Loosens())
 	}
 	_, err := a.Next(p.Step())
@@ -56,8 +56,8 @@ func TestProposalOfTighteningActsAtOnce(t *testing.T) {
 	at := start.Add(time.Minute)
 	p = h.with(t, p, a, "ana", at)
 	wantState(t, p, a, at, Ready)
-	if !slices.Equal(p.Signed(), []string{"eva", "ana"}) || !p.Effective().Equal(at) {
-		t.Errorf("got signed %q, effective %v", p.Signed(), p.Effective())
+	if !slices.Equal(p.Signed(), []string{"eva", "ana"}) || !p.Quorate().Equal(at) || p.Delay() != 0 {
+		t.Errorf("got signed %q, quorum at %v, delay %v", p.Signed(), p.Quorate(), p.Delay())
 	}
 	b, err := a.Next(p.Step())
 	if err != nil {
@@ -73,15 +73,88 @@ func TestProposalOfLooseningWaits(t *testing.T) {
 	quorum := start.Add(10 * time.Minute)
 	p = h.with(t, p, a, "ben", quorum)
 	wantState(t, p, a, quorum, Waiting)
-	wantState(t, p, a, quorum.Add(time.Hour-1), Waiting)
-	wantState(t, p, a, quorum.Add(time.Hour), Ready)
-	wantState(t, p, a, start.Add(1000*time.Hour), Ready)
-
-	// Who signs later changes nothing about when it takes effect.
-	p = h.with(t, p, a, "eva", quorum.Add(30*time.Minute))
-	if want := quorum.Add(time.Hour); !p.Effective().Equal(want) {
-		t.Errorf("got effective %v, want %v", p.Effective(), want)
+	wantState(t, p, a, start.Add(1000*time.Hour), Waiting) // by the wall clock, which the host sets
+	p = p.Counted(time.Hour-1, "one")
+	wantState(t, p, a, quorum, Waiting)
+	wantState(t, p.Counted(1, "another"), a, quorum, Ready)
+	if got := p.Counted(time.Hour, "one").Waited(); got != p.Delay() || got != time.Hour {
+		t.Errorf("got %v waited of %v, want an hour of an hour", got, p.Delay())
 	}
+	if got := p.Counted(-time.Second, "one").Waited(); got != p.Waited() {
+		t.Errorf("got %v waited after a time below zero, want %v", got, p.Waited())
+	}
+
+	// An owner who signs later changes nothing about the time that has passed.
+	p = h.with(t, p, a, "eva", quorum.Add(30*time.Minute))
+	if p.Waited() != time.Hour-1 || !p.Quorate().Equal(quorum) {
+		t.Errorf("got %v waited since %v, want %v since %v", p.Waited(), p.Quorate(), time.Hour-1, quorum)
+	}
+}
+
+// TestNothingCountsBeforeTheQuorum: a pending proposal waits for owners, not for
+// its delay.
+func TestNothingCountsBeforeTheQuorum(t *testing.T) {
+	h := newHouse()
+	a := h.found(t)
+	p := h.propose(t, a, looser, "ana").Counted(2*time.Hour, "one")
+	p = h.with(t, p, a, "ben", start)
+	wantState(t, p, a, start, Waiting)
+	if p.Waited() != 0 {
+		t.Errorf("got %v waited at the quorum, want nothing", p.Waited())
+	}
+}
+
+// TestRenew proposes the file of a proposal that is over again: with the signatures that it had
+// never, with a quorum of other owners always.
+func TestRenew(t *testing.T) {
+	h := newHouse()
+	a := h.found(t)
+	raw := h.next(t, a, looser...)
+	cancelled := func(names ...string) Proposal {
+		p, err := Propose(a, Step{raw, h.sign(t, ForPolicy, raw, names...)}, start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, err = p.Cancel(a, CancelStatement(a, p.Digest()), h.sign(t, ForCancel, CancelStatement(a, p.Digest()), names[0])[0], start); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	byOne, byTwo := cancelled("eva"), cancelled("ana", "ben")
+	for _, row := range []struct {
+		name    string
+		over    Proposal
+		signers []string
+		want    attest.Reason // empty: renewed
+	}{
+		{"a quorum without the owner who cancelled", byOne, []string{"ana", "ben"}, ""},
+		{"that owner among a quorum of others", byOne, []string{"eva", "ben", "ana"}, ""},
+		{"that owner and one more", byOne, []string{"eva", "ben"}, wire.ProposalOver},
+		{"one other", byOne, []string{"ben"}, wire.ProposalOver},
+		{"the same signatures again", byTwo, []string{"ana", "ben"}, wire.ProposalOver},
+		{"one of them and one more", byTwo, []string{"ben", "eva"}, wire.ProposalOver},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			p, err := row.over.Renew(a, h.sign(t, ForPolicy, raw, row.signers...), start)
+			if row.want != "" {
+				refused(t, err, row.want)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantState(t, p, a, start, Waiting)
+			if slices.Contains(p.Signed(), "eva") {
+				t.Error("the signature of the owner who cancelled counts again")
+			}
+		})
+	}
+	b, err := a.Next(Step{raw, h.sign(t, ForPolicy, raw, "ana", "ben")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = byOne.Renew(b, h.sign(t, ForPolicy, raw, "ana", "ben"), start)
+	refused(t, err, wire.ProposalOver)
 }
 
 func TestProposalWithQuorumFromTheBeginning(t *testing.T) {
@@ -102,7 +175,7 @@ func TestProposalExpires(t *testing.T) {
 	wantState(t, p, a, end.Add(-1), Pending)
 	wantState(t, p, a, end, Expired)
 	_, err := p.Sign(a, h.sign(t, ForPolicy, p.Record().Policy, "ben")[0], end)
-	refused(t, err, wire.Withdrawn)
+	refused(t, err, wire.ProposalOver)
 	wantState(t, Proposal{}, a, start, Expired)
 	wantState(t, Proposal{}, Approved{}, start, Expired)
 }
@@ -117,7 +190,7 @@ func TestProposalOvertaken(t *testing.T) {
 	}
 	wantState(t, slow, b, start, Expired)
 	_, err = slow.Sign(b, h.sign(t, ForPolicy, slow.Record().Policy, "ben")[0], start)
-	refused(t, err, wire.Withdrawn)
+	refused(t, err, wire.ProposalOver)
 }
 
 func TestProposeRefusals(t *testing.T) {
@@ -200,23 +273,23 @@ func TestCancel(t *testing.T) {
 	}
 	wantState(t, cancelled, a, start.Add(2*time.Hour), Cancelled)
 	_, err = cancelled.Sign(a, sign(p.Record().Policy, "eva", ForPolicy), start)
-	refused(t, err, wire.Withdrawn)
+	refused(t, err, wire.ProposalOver)
 	_, err = cancelled.Cancel(a, statement, sign(statement, "ana", ForCancel), start)
-	refused(t, err, wire.Withdrawn)
+	refused(t, err, wire.ProposalOver)
 
 	b, err := a.Next(p.Step())
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = p.Cancel(b, statement, sign(statement, "ana", ForCancel), start)
-	refused(t, err, wire.Withdrawn)
+	refused(t, err, wire.ProposalOver)
 }
 
 func TestReopen(t *testing.T) {
 	h := newHouse()
 	a := h.found(t)
 	pending := h.propose(t, a, looser, "ana")
-	waiting := h.with(t, pending, a, "ben", start.Add(time.Minute))
+	waiting := h.with(t, pending, a, "ben", start.Add(time.Minute)).Counted(time.Minute, "one")
 	statement := CancelStatement(a, pending.Digest())
 	cancelled, err := pending.Cancel(a, statement, h.sign(t, ForCancel, statement, "ana")[0], start)
 	if err != nil {
@@ -235,7 +308,7 @@ func TestReopen(t *testing.T) {
 			if got, want := again.State(now, start), p.State(now, start); got != want {
 				t.Errorf("got state %q after reopening, want %q", got, want)
 			}
-			if again.Proposer() != "ana" || again.Digest() != p.Digest() || !again.Effective().Equal(p.Effective()) || !again.Loosens() {
+			if again.Proposer() != "ana" || again.Digest() != p.Digest() || again.Waited() != p.Waited() || !again.Loosens() {
 				t.Errorf("got another proposal after reopening: %+v", again.Record())
 			}
 		}
@@ -258,6 +331,8 @@ func TestReopen(t *testing.T) {
 		{"the quorum's time gone", edit(func(r *Record) { r.Quorate = time.Time{} }), wire.StoreForeign},
 		{"quorum before the proposal", edit(func(r *Record) { r.Quorate = start.Add(-1) }), wire.StoreForeign},
 		{"quorum after the end", edit(func(r *Record) { r.Quorate = waiting.Expires() }), wire.StoreForeign},
+		{"less than nothing waited", edit(func(r *Record) { r.Waited = -1 }), wire.StoreForeign},
+		{"waited before the quorum", edit(func(r *Record) { r.Signatures, r.Quorate = r.Signatures[:1], time.Time{} }), wire.StoreForeign},
 		{"signature of another proposal", edit(func(r *Record) { r.Signatures[1] = h.sign(t, ForPolicy, []byte("x"), "ben")[0] }), wire.BadSignature},
 		{"cancelled by another owner", edit(func(r *Record) { r.Cancel = h.sign(t, ForCancel, statement, "ben")[0] }), wire.NotOwner},
 		{"another policy", edit(func(r *Record) { r.Policy = append(bytes.Clone(r.Policy), '\n') }), wire.BadSignature},

@@ -25,6 +25,7 @@ type Roster struct {
 	KeyMode     KeyMode
 	Until       time.Time
 	Floors      string // what policy demanded of platforms and members when the group came to be, as TOML
+	Authority   string // which authorities may hold the group's root, and who vouches for them, as TOML
 	Parties     []RosterParty
 	Roles       []RosterRole
 }
@@ -55,16 +56,6 @@ func KeyDigest(key ssh.PublicKey) attest.Digest { return wire.Sum(key.Marshal())
 // ID is the group's identity.
 func (r Roster) ID() attest.Digest { return wire.Sum(r.Bytes()) }
 
-// identity is that of the program that a grant is for, as a member of a role.
-func (r Roster) identity(role string, g Grant) attest.Digest {
-	for _, m := range r.members(role) {
-		if m.Task == g.Task.Name && m.Release == g.Release.Name {
-			return m.Identity
-		}
-	}
-	return attest.Digest{}
-}
-
 // has reports whether the code with an identity is a member of a role.
 func (r Roster) has(role string, id attest.Digest) bool {
 	return slices.ContainsFunc(r.members(role), func(m RosterMember) bool { return m.Identity == id && !id.IsZero() })
@@ -80,15 +71,15 @@ func (r Roster) members(role string) []RosterMember {
 }
 
 // Number of fields before parties and roles.
-const rosterFields = 8
+const rosterFields = 9
 
 // Bytes is the one encoding, which [ParseRoster] reads: the framing under
 // "cohort group v1" of trust domain, authority root, genesis, name, quorum, key
-// mode, end, floors, then one field for each party and each role.
+// mode, end, floors, authority, then one field for each party and each role.
 func (r Roster) Bytes() []byte {
 	fields := [][]byte{
 		[]byte(r.TrustDomain), r.Root[:], r.Genesis[:], []byte(r.Group), wire.Uint64(uint64(r.Quorum)),
-		[]byte(r.KeyMode), wire.Uint64(uint64(r.Until.Unix())), []byte(r.Floors),
+		[]byte(r.KeyMode), wire.Uint64(uint64(r.Until.Unix())), []byte(r.Floors), []byte(r.Authority),
 	}
 	for _, p := range r.Parties {
 		fields = append(fields, wire.Frame(wire.LabelGroupParty, []byte(p.Name), p.Key[:]))
@@ -117,7 +108,7 @@ func ParseRoster(b []byte) (Roster, error) {
 	if len(f) < rosterFields {
 		return Roster{}, badRoster("number of fields", len(f), rosterFields)
 	}
-	r := Roster{TrustDomain: string(f[0]), Group: string(f[3]), KeyMode: KeyMode(f[5]), Floors: string(f[7])}
+	r := Roster{TrustDomain: string(f[0]), Group: string(f[3]), KeyMode: KeyMode(f[5]), Floors: string(f[7]), Authority: string(f[8])}
 	copy(r.Root[:], f[1])
 	copy(r.Genesis[:], f[2])
 	r.Quorum, r.Until = int(number64(f[4])&0xffff), time.Unix(int64(number64(f[6])), 0).UTC()
@@ -185,6 +176,9 @@ func (r Roster) check() error {
 		if err := role.check(parties, roles); err != nil {
 			return err
 		}
+	}
+	if _, err := parseCustody(r.Authority); err != nil {
+		return badRoster("authority", err, "one line of TOML, as docs/spec/group.md has it")
 	}
 	return nil
 }

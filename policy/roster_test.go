@@ -94,7 +94,7 @@ func TestRosterOffline(t *testing.T) {
 		{"after the end", p.Roster, p.Said(), []ssh.PublicKey{key("north")}, p.Group.Until, wire.Expired},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := tt.roster.Check(tt.said, tt.keys, tt.at)
+			_, err := tt.roster.Check(groupRoot, tt.said, tt.keys, tt.at)
 			if tt.want == "" {
 				if err != nil {
 					t.Error(err)
@@ -136,7 +136,7 @@ func TestGroupIdentity(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = next.Pact("trial").Agreed(start)
+			_, err = next.Pact("trial").Agreed(groupRoot, start)
 			if same := next.Pact("trial").ID() == a.Pact("trial").ID(); same != tt.same || (err == nil) != tt.same {
 				t.Errorf("same identity: %v, agreed: %v, want %v", same, err, tt.same)
 			}
@@ -188,11 +188,11 @@ func TestGroupContinues(t *testing.T) {
 	if p.ID() == old || p.Before.ID() != old {
 		t.Fatalf("got group %v before %v", p.ID(), p.Before)
 	}
-	if inForce, err := p.InForce(start); err != nil || inForce.ID() != old {
+	if inForce, err := p.InForce(rooted, start); err != nil || inForce.ID() != old {
 		t.Errorf("while nobody approved the new one: got %v, %v", inForce, err)
 	}
 	b = h.heard(t, b, "north", "south")
-	if inForce, err := b.Pact("trial").InForce(start); err != nil || inForce != b.Pact("trial") {
+	if inForce, err := b.Pact("trial").InForce(rooted, start); err != nil || inForce != b.Pact("trial") {
 		t.Errorf("once it is approved: got %v, %v", inForce, err)
 	}
 	for name, raw := range map[string][]byte{
@@ -248,7 +248,7 @@ func FuzzParseRoster(f *testing.F) {
 }
 
 func FuzzParseStatement(f *testing.F) {
-	s := Statement{TrustDomain: "clinic.example", Genesis: digest("1"), Group: digest("2"), Party: "north", Number: 1, NotAfter: start}
+	s := Statement{TrustDomain: "clinic.example", Genesis: digest("1"), Group: digest("2"), GroupRoot: digest("3"), Party: "north", Key: digest("4"), Number: 1, NotAfter: start}
 	f.Add(s.Bytes())
 	s.Withdraws = true
 	f.Add(s.Bytes())

@@ -183,17 +183,34 @@ func openKey(blob []byte) (ssh.PublicKey, error) {
 	if err != nil {
 		return nil, wire.Refuse(wire.Malformed, "SSH key", "another encoding", "a public key")
 	}
-	return key, checkKey(key)
+	if err := checkKey(key); err != nil {
+		return nil, err
+	}
+	return key, nil
+}
+
+// ParsePublicKey reads the first key of an OpenSSH public key file. It refuses,
+// with "malformed" or "signature", what owners and parties cannot have: other kinds
+// of keys, and those under which a signature means nothing.
+func ParsePublicKey(file []byte) (ssh.PublicKey, error) {
+	key, _, _, _, err := ssh.ParseAuthorizedKey(file)
+	if err != nil {
+		return nil, wire.Refuse(wire.Malformed, "SSH key", err, "a public key file of OpenSSH")
+	}
+	return openKey(key.Marshal())
 }
 
 // checkKey refuses keys of other kinds: RSA, certificates, and hardware keys
-// made for another application.
+// made for another application; and Ed25519 keys that are no key.
 func checkKey(key ssh.PublicKey) error {
 	if !slices.Contains(keyTypes, key.Type()) {
 		return wire.Refuse(wire.BadSignature, "SSH key: type", key.Type(), strings.Join(keyTypes, ", "))
 	}
 	if got := lastField(key.Marshal()); strings.HasPrefix(key.Type(), "sk-") && got != skApplication {
 		return wire.Refuse(wire.BadSignature, "SSH key: application", got, skApplication)
+	}
+	if strings.Contains(key.Type(), "ed25519") {
+		return checkPoint(key)
 	}
 	return nil
 }

@@ -13,18 +13,29 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// Statement is what a party says of a group: it approves it until a time, or
-// withdraws. Of each party the statement with the highest number counts. A
-// withdrawal holds until a higher number, whatever its NotAfter.
+// Statement is what a key of a party says of a group: it approves it, under one
+// group root, until a time, or withdraws. Statements count by group identity and
+// key, and of each the one with the highest number. A withdrawal ends the approval
+// under every root, and holds until a higher number, whatever its NotAfter.
 type Statement struct {
 	TrustDomain string
 	Genesis     attest.Digest
 	Group       attest.Digest // identity
+	GroupRoot   attest.Digest // SHA-256 of the group root's SubjectPublicKeyInfo
 	Party       string
-	Number      uint64 // from 1
+	Key         attest.Digest // [KeyDigest] of the key that signs it
+	Number      uint64        // from 1 to 2^63-1
 	NotAfter    time.Time
 	Withdraws   bool
 }
+
+const (
+	// maxNumber keeps numbers where no arithmetic on them overflows.
+	maxNumber = 1<<63 - 1
+	// maxNumberStep is how far a number may be above the last: a key cannot come near
+	// maxNumber, where it could withdraw no more, within a history.
+	maxNumberStep = 1 << 32
+)
 
 // The first lines of statements. No policy file begins with one, because a
 // history holds both.
@@ -47,8 +58,8 @@ func (s Statement) Bytes() []byte {
 	if s.Withdraws {
 		first = withdrawLine
 	}
-	return fmt.Appendf(nil, "%strust_domain = %q\ngenesis = %q\ngroup = %q\nparty = %q\nnumber = %d\nnot_after = %s\n",
-		first, s.TrustDomain, s.Genesis, s.Group, s.Party, s.Number, s.NotAfter.UTC().Format(time.RFC3339))
+	return fmt.Appendf(nil, "%strust_domain = %q\ngenesis = %q\ngroup = %q\ngroup_root = %q\nparty = %q\nkey = %q\nnumber = %d\nnot_after = %s\n",
+		first, s.TrustDomain, s.Genesis, s.Group, s.GroupRoot, s.Party, s.Key, s.Number, s.NotAfter.UTC().Format(time.RFC3339))
 }
 
 // IsStatement reports whether a step of a history is a party's word and no
@@ -78,11 +89,14 @@ func ParseStatement(b []byte) (Statement, error) {
 	s.TrustDomain = quoted("trust_domain")
 	_ = digestInto(&s.Genesis, quoted("genesis"))
 	_ = digestInto(&s.Group, quoted("group"))
+	_ = digestInto(&s.GroupRoot, quoted("group_root"))
 	s.Party = quoted("party")
+	_ = digestInto(&s.Key, quoted("key"))
 	s.Number, _ = strconv.ParseUint(value("number"), 10, 64)
 	s.NotAfter, _ = time.Parse(time.RFC3339, value("not_after"))
 	// What could not be read is zero, and does not read back the same.
-	if s.Genesis.IsZero() || s.Group.IsZero() || !wire.NameOK(s.Party) || s.Number == 0 || !bytes.Equal(s.Bytes(), b) {
+	named := !s.Genesis.IsZero() && !s.Group.IsZero() && !s.GroupRoot.IsZero() && !s.Key.IsZero() && wire.NameOK(s.Party)
+	if !named || s.Number == 0 || s.Number > maxNumber || !bytes.Equal(s.Bytes(), b) {
 		return Statement{}, malformed
 	}
 	return s, nil
@@ -98,13 +112,62 @@ type Said struct {
 type heard struct {
 	Statement
 	said Said
-	key  ssh.PublicKey
+	// other is another text of the same number, nil where there is none. A party
+	// that signed two has its key in two places, so both count as a withdrawal.
+	other *Said
+	step  int // of the history
 }
 
-// hear checks one statement about a group: that it is about this roster, signed
-// with a key whose digest the roster has for its party, and for no longer than
-// the group.
-func (r Roster) hear(said Said) (heard, error) {
+// withdrawn reports whether it withdraws, or counts as if it did.
+func (h heard) withdrawn() bool { return h.Withdraws || h.other != nil }
+
+// approves reports whether it approves under a root, whatever the time.
+func (h heard) approves(root attest.Digest) bool {
+	return h.Number > 0 && !h.withdrawn() && h.GroupRoot == root
+}
+
+// words are the newest statements about a group, by the keys that made them.
+type words map[attest.Digest]*heard
+
+// of is the newest statement of a key, the zero one where it made none.
+func (w words) of(key attest.Digest) heard {
+	if h := w[key]; h != nil {
+		return *h
+	}
+	return heard{}
+}
+
+// hear adds a statement: one of a higher number takes the place of the last, and
+// another text of the same number stands beside it.
+func (w words) hear(h heard) {
+	last := w.of(h.Key)
+	switch {
+	case h.Number > last.Number:
+		w[h.Key] = &h
+	case h.Number == last.Number && !bytes.Equal(h.said.Statement, last.said.Statement):
+		last.other = &h.said
+		w[h.Key] = &last
+	}
+}
+
+// may refuses, with "sequence", a statement that may not follow what its key said
+// last: an older number, the same text again, a text that changes nothing, and a
+// number far above the last.
+func (w words) may(h heard) error {
+	last := w.of(h.Key)
+	switch {
+	case h.Number > last.Number && h.Number-last.Number <= maxNumberStep:
+		return nil
+	case h.Number == last.Number && !last.withdrawn() && !bytes.Equal(h.said.Statement, last.said.Statement):
+		return nil
+	}
+	return wire.Refuse(wire.WrongSequence, "statement: number", h.Number, fmt.Sprintf("%d to %d", last.Number+1, last.Number+maxNumberStep))
+}
+
+// hear checks one statement about a group: that it is about this roster, whose
+// identity is id, signed with the key that it names, and for no longer than the group.
+// Whether that key may speak of the group is not asked.
+func (r Roster) hear(id attest.Digest, said Said) (heard, error) {
 	s, err := ParseStatement(said.Statement)
 	if err != nil {
 		return heard{}, err
@@ -114,84 +177,120 @@ func (r Roster) hear(said Said) (heard, error) {
 		return heard{}, wire.Refuse(wire.WrongDomain, "statement: trust domain", s.TrustDomain, r.TrustDomain)
 	case s.Genesis != r.Genesis:
 		return heard{}, wire.Refuse(wire.WrongGenesis, "statement: genesis", s.Genesis, r.Genesis)
-	case s.Group != r.ID():
-		return heard{}, wire.Refuse(wire.StaleRoster, "statement: group identity", s.Group, r.ID())
+	case s.Group != id:
+		return heard{}, wire.Refuse(wire.StaleRoster, "statement: group identity", s.Group, id)
 	case s.NotAfter.After(r.Until):
 		return heard{}, wire.Refuse(wire.Expired, "statement: not_after", s.NotAfter.UTC(), "not after the group's end "+r.Until.UTC().Format(time.RFC3339))
-	}
-	i := slices.IndexFunc(r.Parties, func(p RosterParty) bool { return p.Name == s.Party })
-	if i < 0 {
-		return heard{}, wire.Refuse(wire.NotOwner, "statement: party", s.Party, "a party of the group")
 	}
 	key, err := Verify(said.Signature, s.Namespace(), said.Statement)
 	if err != nil {
 		return heard{}, err
 	}
-	if KeyDigest(key) != r.Parties[i].Key {
-		return heard{}, wire.Refuse(wire.NotOwner, "statement: key", KeyDigest(key), "that of party "+s.Party)
+	if KeyDigest(key) != s.Key {
+		return heard{}, wire.Refuse(wire.NotOwner, "statement: key", KeyDigest(key), s.Key)
 	}
-	return heard{s, said, key}, nil
+	return heard{Statement: s, said: said}, nil
 }
 
-// Agreement is what the statements about a group come to at a time.
+// is refuses, with "not-owner", a statement that is of no party of the roster: the
+// party's name and its key must be one party's.
+func (r Roster) is(s Statement) error {
+	if slices.Contains(r.Parties, RosterParty{s.Party, s.Key}) {
+		return nil
+	}
+	return wire.Refuse(wire.NotOwner, "statement: party and key", s.Party+" "+s.Key.String(), "those of a party of the group")
+}
+
+// Agreement is what the statements about a group come to, under one group root and
+// at a time.
 type Agreement struct {
-	Approved []string  // parties
-	Missing  []string  // parties that have not approved, withdrew, or whose approval ended
-	Silent   int       // of those, parties that have said nothing yet
-	Quorum   int       // parties needed
-	Ends     time.Time // when the quorum is lost if nobody says more; zero without a quorum
+	Approved  []string  // parties
+	Missing   []string  // parties that have not approved, withdrew, or whose approval ended
+	OtherRoot []string  // of those, parties that approve another group root
+	Quorum    int       // parties needed
+	Ends      time.Time // when the quorum is lost if nobody says more; zero without a quorum
+
+	// Former is what the roster demands that was agreed on last under the group's
+	// name: the same of its parties, about this one. It is nil where that is this one,
+	// or none. Ends is zero where Former has no quorum.
+	Former *Agreement
 }
 
-// agree counts the newest statement of each party.
-func (r Roster) agree(newest map[string]heard, at time.Time) Agreement {
+// agree counts the newest statement of each party. Those of steps before since do
+// not count.
+func (r Roster) agree(newest words, root attest.Digest, since int, at time.Time) Agreement {
 	a := Agreement{Quorum: r.Quorum}
 	var ends []time.Time
 	for _, p := range r.Parties {
-		s, said := newest[p.Name]
-		if !said || s.Withdraws || !at.Before(s.NotAfter) {
-			a.Missing = append(a.Missing, p.Name)
-			if !said {
-				a.Silent++
-			}
+		s := newest.of(p.Key)
+		if s.step >= since && s.approves(root) && at.Before(s.NotAfter) {
+			a.Approved, ends = append(a.Approved, p.Name), append(ends, s.NotAfter)
 			continue
 		}
-		a.Approved, ends = append(a.Approved, p.Name), append(ends, s.NotAfter)
+		a.Missing = append(a.Missing, p.Name)
+		if s.step >= since && s.approves(s.GroupRoot) && at.Before(s.NotAfter) {
+			a.OtherRoot = append(a.OtherRoot, p.Name)
+		}
 	}
-	if len(ends) >= r.Quorum && r.Quorum > 0 && at.Before(r.Until) {
+	if len(ends) >= r.Quorum && r.Quorum > 0 {
 		slices.SortFunc(ends, func(x, y time.Time) int { return y.Compare(x) })
 		a.Ends = ends[r.Quorum-1]
 	}
 	return a
 }
 
+// agreed are the roots that as many parties as the quorum approve, whatever the time,
+// by statements of the step since and later.
+func (r Roster) agreed(newest words, since int) map[attest.Digest]bool {
+	approvals, agreed := map[attest.Digest]int{}, map[attest.Digest]bool{}
+	for _, p := range r.Parties {
+		s := newest.of(p.Key)
+		if s.step < since || !s.approves(s.GroupRoot) {
+			continue
+		}
+		if approvals[s.GroupRoot]++; approvals[s.GroupRoot] == r.Quorum {
+			agreed[s.GroupRoot] = true
+		}
+	}
+	return agreed
+}
+
 // err refuses, with "expired" or "quorum", a group that is not agreed on.
 func (r Roster) err(a Agreement, at time.Time) error {
 	switch {
-	case !a.Ends.IsZero():
-		return nil
 	case !at.Before(r.Until):
 		return wire.Refuse(wire.Expired, "group "+r.Group+": time", at.UTC(), "before its end "+r.Until.Format(time.RFC3339))
+	case len(a.Approved) < a.Quorum || a.Quorum == 0:
+		return wire.Refuse(wire.NoQuorum, "group "+r.Group+": parties that approve", a.count(), "also any of "+strings.Join(a.Missing, ", "))
+	case a.Former != nil && len(a.Former.Approved) < a.Former.Quorum:
+		return wire.Refuse(wire.NoQuorum, "group "+r.Group+": parties of the roster agreed on before that approve", a.Former.count(), "also any of "+strings.Join(a.Former.Missing, ", "))
 	}
-	got := fmt.Sprintf("%d of %d (%s)", len(a.Approved), r.Quorum, strings.Join(a.Approved, ", "))
-	return wire.Refuse(wire.NoQuorum, "group "+r.Group+": parties that approve", got, "also any of "+strings.Join(a.Missing, ", "))
+	return nil
 }
 
-// Check judges a roster offline: what its parties said must be a quorum at this
-// time, and each of the keys that the caller trusts must be a party's that
-// approves. Without a key it refuses, because anybody can write a roster; who
-// knows the policy history asks [Approved.Pact] instead.
-func (r Roster) Check(all []Said, trusted []ssh.PublicKey, at time.Time) (Agreement, error) {
-	newest := map[string]heard{}
+// count is how many parties approve, of those needed, and which.
+func (a Agreement) count() string {
+	return fmt.Sprintf("%d of %d (%s)", len(a.Approved), a.Quorum, strings.Join(a.Approved, ", "))
+}
+
+// Check judges a roster offline: what its parties said must be a quorum under a
+// group root at this time, and each of the keys that the caller trusts must be a
+// party's that approves. Without a key it refuses, because anybody can write a
+// roster; who knows the policy history asks [Approved.Pact] instead, which also
+// knows the rosters that the group had before, and later statements.
+func (r Roster) Check(root attest.Digest, all []Said, trusted []ssh.PublicKey, at time.Time) (Agreement, error) {
+	newest, id := words{}, r.ID()
 	for _, said := range all {
-		s, err := r.hear(said)
+		s, err := r.hear(id, said)
+		if err == nil {
+			err = r.is(s.Statement)
+		}
 		if err != nil {
 			return Agreement{}, err
 		}
-		if s.Number > newest[s.Party].Number {
-			newest[s.Party] = s
-		}
+		newest.hear(s)
 	}
-	a := r.agree(newest, at)
+	a := r.agree(newest, root, 0, at)
 	if err := r.err(a, at); err != nil {
 		return a, err
 	}

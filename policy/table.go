@@ -126,6 +126,15 @@ func (t table) moment(key string) time.Time {
 	return at.UTC()
 }
 
+// dated is a moment that may be left out, and is then the zero time.
+func (t table) dated(key string) time.Time {
+	if !t.has(key) {
+		t.known[key] = true
+		return time.Time{}
+	}
+	return t.moment(key)
+}
+
 func (t table) duration(key string, least, most time.Duration) time.Duration {
 	var d time.Duration
 	t.text(key, fmt.Sprintf("a duration from %v to %v", least, most), func(s string) bool {

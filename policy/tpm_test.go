@@ -25,7 +25,7 @@ func tpmPolicy(edits ...string) string {
 	text := iron[:strings.Index(iron, "[platform.snp]")]
 	text = spell(text)
 	text += fmt.Sprintf("[platform.tpm]\nroots = [%q]\ncut_chips = [%q]\n", digest("root"), digest("chip"))
-	text += fmt.Sprintf("[authority]\nroot = %q\nreference = [ { platform = \"tpm\", boot = { BOOT }, program = %q } ]\n", digest("authority"), digest("agent"))
+	text += fmt.Sprintf("[authority]\nroot = %q\nmachines = \"any\"\nreference = [ { platform = \"tpm\", boot = { BOOT }, program = %q } ]\n", digest("authority"), digest("agent"))
 	text += fmt.Sprintf("[task.keys]\nkey_mode = \"unit\"\nnames = [\"keys.clinic.example\"]\n[task.keys.release.1]\nreference = [ { platform = \"tpm\", boot = { BOOT }, agent = %q, program = %q, args = [\"-v\"] } ]\n", digest("agent"), digest("keys"))
 	text = strings.ReplaceAll(text, "BOOT", strings.Join(boot, ", "))
 	for i := 0; i < len(edits); i += 2 {

@@ -42,6 +42,9 @@ type AgentConfig struct {
 	// Reload is sent to the program after each renewal of CertDir. Zero
 	// sends none.
 	Reload syscall.Signal
+	// Started is called once, when the program accepts connections and CertDir is
+	// filled. Nil is not called.
+	Started func()
 }
 
 // acceptTime is how long a program may take until it accepts connections.
@@ -92,6 +95,9 @@ func RunAgent(ctx context.Context, c AgentConfig) (err error) {
 		cancel(nil)
 		err = errors.Join(err, <-certsDone)
 	}()
+	if c.Started != nil && ctx.Err() == nil {
+		c.Started()
+	}
 	return c.serve(ctx, address)
 }
 

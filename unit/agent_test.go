@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -73,11 +74,11 @@ func runAgent(t *testing.T, mode string, change func(*AgentConfig)) *agent {
 func runAgentIn(t *testing.T, w *world, u *Unit, mode string, change func(*AgentConfig)) *agent {
 	t.Helper()
 	name, err := built()
-	check(t, err)
+	testworld.NoError(t, err)
 	file, err := os.Open(name)
-	check(t, err)
+	testworld.NoError(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
+	testworld.NoError(t, err)
 	c := AgentConfig{
 		Unit: u, Program: file, Args: []string{mode, "{port}", "port={port}"}, Listen: l, Forward: ForwardHTTP,
 		Stdout: t.Output(), Stderr: t.Output(),
@@ -103,12 +104,12 @@ func runAgentIn(t *testing.T, w *world, u *Unit, mode string, change func(*Agent
 func (a *agent) get(path string, header ...string) *http.Response {
 	a.t.Helper()
 	r, err := http.NewRequest(http.MethodGet, "https://"+a.address+path, nil)
-	check(a.t, err)
+	testworld.NoError(a.t, err)
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
 	answer, err := a.user.Do(r)
-	check(a.t, err)
+	testworld.NoError(a.t, err)
 	a.t.Cleanup(func() { answer.Body.Close() })
 	return answer
 }
@@ -116,13 +117,13 @@ func (a *agent) get(path string, header ...string) *http.Response {
 func (a *agent) text(path string) string {
 	a.t.Helper()
 	body, err := io.ReadAll(a.get(path).Body)
-	check(a.t, err)
+	testworld.NoError(a.t, err)
 	return string(body)
 }
 
 func (a *agent) json(path string, v any, header ...string) {
 	a.t.Helper()
-	check(a.t, json.NewDecoder(a.get(path, header...).Body).Decode(v))
+	testworld.NoError(a.t, json.NewDecoder(a.get(path, header...).Body).Decode(v))
 }
 
 func TestAgentStartsProgram(t *testing.T) {
@@ -145,16 +146,16 @@ func TestAgentStartsProgram(t *testing.T) {
 // is started does not matter.
 func TestAgentExecutesTheFile(t *testing.T) {
 	name, err := built()
-	check(t, err)
+	testworld.NoError(t, err)
 	content, err := os.ReadFile(name)
-	check(t, err)
+	testworld.NoError(t, err)
 	copied := filepath.Join(t.TempDir(), "program")
-	check(t, os.WriteFile(copied, content, 0o700))
+	testworld.NoError(t, os.WriteFile(copied, content, 0o700))
 	file, err := os.Open(copied)
-	check(t, err)
+	testworld.NoError(t, err)
 	defer file.Close()
-	check(t, os.Remove(copied))
-	check(t, os.WriteFile(copied, []byte("#!/bin/false\n"), 0o700))
+	testworld.NoError(t, os.Remove(copied))
+	testworld.NoError(t, os.WriteFile(copied, []byte("#!/bin/false\n"), 0o700))
 	a := runAgent(t, "http", func(c *AgentConfig) { c.Program = file })
 	if got := a.text("/hups"); got != "0" {
 		t.Errorf("got %q, want the program's answer", got)
@@ -225,7 +226,7 @@ func (a *agent) stream() (in io.Reader, out io.WriteCloser) {
 	giveUp := time.AfterFunc(5*time.Second, func() { body.CloseWithError(errors.New("nothing came back")) })
 	defer giveUp.Stop()
 	answer, err := a.user.Post("https://"+a.address+"/stream", "text/plain", body)
-	check(a.t, err)
+	testworld.NoError(a.t, err)
 	a.t.Cleanup(func() { answer.Body.Close() })
 	return answer.Body, out
 }
@@ -234,7 +235,7 @@ func TestAgentCarriesLargeBodies(t *testing.T) {
 	a := runAgent(t, "http", nil)
 	body := rand.Text() + strings.Repeat("x", 3<<20)
 	answer, err := a.user.Post("https://"+a.address+"/echo", "text/plain", strings.NewReader(body))
-	check(t, err)
+	testworld.NoError(t, err)
 	defer answer.Body.Close()
 	got, err := io.ReadAll(answer.Body)
 	if err != nil || string(got) != body {
@@ -246,7 +247,7 @@ func TestAgentUpgrades(t *testing.T) {
 	a := runAgent(t, "http", nil)
 	a.user.Timeout = 0 // with one the client hides the connection
 	a.text("/hups")
-	check(t, a.attempt(soon(t))) // an older connection upgrades like any other
+	testworld.NoError(t, a.attempt(testworld.Soon(t))) // an older connection upgrades like any other
 	answer := a.get("/upgrade", "Connection", "Upgrade", "Upgrade", "echo")
 	if answer.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("got status %d, want 101", answer.StatusCode)
@@ -293,10 +294,10 @@ func TestAgentClearsUp(t *testing.T) {
 	a := runAgent(t, "http", nil)
 	child := 0
 	_, err := fmt.Sscan(a.text("/child"), &child)
-	check(t, err)
+	testworld.NoError(t, err)
 	a.user.Get("https://" + a.address + "/exit?code=0")
 	<-a.done
-	eventually(t, 5*time.Second, "the child is gone", func() bool { return gone(child) })
+	testworld.Within(t, 5*time.Second, "the child is gone", func() bool { return gone(child) })
 }
 
 // TestAgentEndsProgram: nothing the program started outlives the agent.
@@ -305,12 +306,12 @@ func TestAgentEndsProgram(t *testing.T) {
 	var start struct{ Pid, Child int }
 	a.json("/start", &start)
 	_, err := fmt.Sscan(a.text("/child"), &start.Child)
-	check(t, err)
+	testworld.NoError(t, err)
 	a.stop()
 	if err := <-a.done; err != nil {
 		t.Errorf("got %v, want nil", err)
 	}
-	eventually(t, 5*time.Second, "program and child are gone", func() bool { return gone(start.Pid) && gone(start.Child) })
+	testworld.Within(t, 5*time.Second, "program and child are gone", func() bool { return gone(start.Pid) && gone(start.Child) })
 }
 
 // gone reports whether a process runs no more; init may not have reaped it yet.
@@ -322,6 +323,9 @@ func gone(pid int) bool {
 // TestAgentInsists: a program that ignores SIGTERM is killed.
 func TestAgentInsists(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("SKIPPED: that the agent ends a program which does not end is not shown; run without -short")
+	}
 	a := runAgent(t, "stubborn", nil)
 	var start struct{ Pid int }
 	a.json("/start", &start)
@@ -347,7 +351,7 @@ func TestAgentFinishesRequests(t *testing.T) {
 	if got, err := io.ReadAll(answer); err != nil || string(got) != "ready\nlast words\n" {
 		t.Errorf("got %q, %v, want the whole answer", got, err)
 	}
-	check(t, <-a.done)
+	testworld.NoError(t, <-a.done)
 }
 
 // TestAgentDies: a program whose agent is killed ends too. The agent runs in
@@ -361,12 +365,12 @@ func TestAgentDies(t *testing.T) {
 		select {}
 	}
 	name, err := built()
-	check(t, err)
+	testworld.NoError(t, err)
 	helper := exec.Command(os.Args[0], "-test.run=^TestAgentDies$")
 	helper.Env = append(os.Environ(), "COHORT_TEST_PROGRAM="+name, "TMPDIR="+t.TempDir())
 	out, err := helper.StdoutPipe()
-	check(t, err)
-	check(t, helper.Start())
+	testworld.NoError(t, err)
+	testworld.NoError(t, helper.Start())
 	defer helper.Wait()
 	pid := 0
 	for lines := bufio.NewScanner(out); pid == 0 && lines.Scan(); {
@@ -375,18 +379,24 @@ func TestAgentDies(t *testing.T) {
 	if pid == 0 || gone(pid) {
 		t.Fatalf("got pid %d, want a running program", pid)
 	}
-	check(t, helper.Process.Kill())
-	eventually(t, 5*time.Second, "the program is gone", func() bool { return gone(pid) })
+	testworld.NoError(t, helper.Process.Kill())
+	testworld.Within(t, 5*time.Second, "the program is gone", func() bool { return gone(pid) })
 }
 
 func TestAgentProgramThatNeverAccepts(t *testing.T) {
-	a := runAgent(t, "deaf", nil)
+	out, in := io.Pipe()
+	defer out.Close()
+	a := runAgent(t, "deaf", func(c *AgentConfig) {
+		c.Stdout, c.Started = in, func() { t.Error("said to accept connections") }
+	})
+	_, err := out.Read(make([]byte, 1)) // so it runs
+	testworld.NoError(t, err)
 	a.stop()
-	check(t, <-a.done)
+	testworld.NoError(t, <-a.done)
 
 	p := &program{address: "127.0.0.1:1", ended: make(chan struct{})}
-	err := p.accepts(t.Context(), 50*time.Millisecond)
-	wantReason(t, err, wire.Unavailable)
+	err = p.accepts(t.Context(), 50*time.Millisecond)
+	testworld.Refused(t, err, wire.Unavailable)
 	if !strings.Contains(err.Error(), p.address) {
 		t.Errorf("got %v, want the address in it", err)
 	}
@@ -402,21 +412,21 @@ func TestAgentProgramThatEndsAtOnce(t *testing.T) {
 
 func TestAgentConfigTellsAllFaults(t *testing.T) {
 	err := RunAgent(t.Context(), AgentConfig{Reload: syscall.SIGHUP})
-	wantReason(t, err, wire.BadRequest)
+	testworld.Refused(t, err, wire.BadRequest)
 	if joined, ok := err.(interface{ Unwrap() []error }); !ok || len(joined.Unwrap()) != 4 {
 		t.Errorf("got %v, want 4 faults: unit, program, listener, reload signal", err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
+	testworld.NoError(t, err)
 	defer l.Close()
 	err = AgentConfig{Unit: &Unit{}, Program: os.Stdin, Listen: l}.check()
-	wantReason(t, err, wire.BadRequest)
+	testworld.Refused(t, err, wire.BadRequest)
 }
 
 func TestAgentForwardsTCP(t *testing.T) {
 	a := runAgent(t, "tcp", func(c *AgentConfig) { c.Forward = ForwardTCP })
 	c, err := tls.Dial("tcp", a.address, &tls.Config{InsecureSkipVerify: true})
-	check(t, err)
+	testworld.NoError(t, err)
 	defer c.Close()
 	sent := rand.Text() + strings.Repeat("y", 1<<20)
 	go func() {
@@ -435,9 +445,9 @@ func TestAgentForwardsNoTruncation(t *testing.T) {
 	broken := make(lineWriter, 1)
 	a := runAgent(t, "tcp", func(c *AgentConfig) { c.Forward, c.Stderr = ForwardTCP, broken })
 	c, err := tls.Dial("tcp", a.address, &tls.Config{InsecureSkipVerify: true})
-	check(t, err)
+	testworld.NoError(t, err)
 	io.WriteString(c, "half of it")
-	check(t, c.NetConn().Close()) // without the alert that ends TLS
+	testworld.NoError(t, c.NetConn().Close()) // without the alert that ends TLS
 	select {
 	case got := <-broken:
 		if !strings.HasPrefix(got, "broken:") {
@@ -459,7 +469,7 @@ func (l lineWriter) Write(b []byte) (int, error) {
 func TestAgentForwardsNoTruncationBack(t *testing.T) {
 	a := runAgent(t, "tcp", func(c *AgentConfig) { c.Forward = ForwardTCP })
 	c, err := tls.Dial("tcp", a.address, &tls.Config{InsecureSkipVerify: true})
-	check(t, err)
+	testworld.NoError(t, err)
 	defer c.Close()
 	io.WriteString(c, "break")
 	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -470,7 +480,7 @@ func TestAgentForwardsNoTruncationBack(t *testing.T) {
 func TestAgentTCPDrains(t *testing.T) {
 	a := runAgent(t, "tcp", func(c *AgentConfig) { c.Forward = ForwardTCP })
 	c, err := tls.Dial("tcp", a.address, &tls.Config{InsecureSkipVerify: true})
-	check(t, err)
+	testworld.NoError(t, err)
 	defer c.Close()
 	a.stop()
 	time.Sleep(50 * time.Millisecond)
@@ -479,5 +489,5 @@ func TestAgentTCPDrains(t *testing.T) {
 	if got, err := io.ReadAll(c); err != nil || string(got) != "last words" {
 		t.Errorf("got %q, %v, want the echo", got, err)
 	}
-	check(t, <-a.done)
+	testworld.NoError(t, <-a.done)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -33,14 +34,15 @@ type real struct {
 func newReal(t *testing.T, life string) *real {
 	t.Helper()
 	w := newWorld(t, life)
-	r := &real{world: w, device: w.vendor.Chip().Attester(attesttest.Measure("authority")), dir: t.TempDir(), address: "127.0.0.1:0"}
+	r := &real{world: w, device: w.Vendor.Chip().Attester(attesttest.Measure("authority")), dir: t.TempDir(), address: "127.0.0.1:0"}
 	s, err := store.Create(t.Context(), r.dsn())
-	check(t, err)
-	made, err := authority.Init(t.Context(), authority.InitConfig{Store: s, Attester: r.device, Sealer: r.device})
-	check(t, err)
-	check(t, s.Close())
-	w.root, w.steps = made.Root, nil
-	w.found(life)
+	testworld.NoError(t, err)
+	draft, err := policy.ParseDraft(w.Steps[0].Policy) // another root, and so the same draft
+	testworld.NoError(t, err)
+	made, err := authority.Init(t.Context(), authority.InitConfig{Store: s, Attester: r.device, Sealer: r.device, Draft: draft})
+	testworld.NoError(t, err)
+	testworld.NoError(t, s.Close())
+	w.found(made.Root, life)
 	r.serve()
 	t.Cleanup(func() { r.stop() })
 	return r
@@ -50,18 +52,18 @@ func (r *real) dsn() string { return "sqlite:" + filepath.Join(r.dir, "store") }
 
 // serve runs the authority, on the same address each time, until stop.
 func (r *real) serve() {
-	t := r.world.t
+	t := r.world.T
 	t.Helper()
 	s, err := store.Open(t.Context(), r.dsn())
-	check(t, err)
+	testworld.NoError(t, err)
 	a, err := authority.Open(t.Context(), authority.Config{
 		Store: s, Attester: r.device, Sealer: r.device, Verifier: attesttest.Verifier(),
 		Clock: authority.SystemClock(), Log: slog.New(slog.DiscardHandler),
-		Genesis: &policy.Step{Policy: r.world.steps[0].Policy, Signatures: r.world.steps[0].Signatures},
+		Genesis: &r.world.Steps[0],
 	})
-	check(t, err)
+	testworld.NoError(t, err)
 	l, err := net.Listen("tcp", r.address)
-	check(t, err)
+	testworld.NoError(t, err)
 	r.address = l.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -77,12 +79,12 @@ func (r *real) serve() {
 }
 
 func (r *real) start(task string) *Unit {
-	r.world.t.Helper()
+	r.world.T.Helper()
 	c := r.world.config(task)
 	c.Authorities = []string{"https://" + r.address}
-	u, err := Start(r.world.t.Context(), c)
-	check(r.world.t, err)
-	r.world.t.Cleanup(u.Close)
+	u, err := Start(r.world.T.Context(), c)
+	testworld.NoError(r.world.T, err)
+	r.world.T.Cleanup(u.Close)
 	return u
 }
 
@@ -103,11 +105,11 @@ func TestOneIdentity(t *testing.T) {
 		t.Error("two units in key mode unit do not hold two leaves under one root")
 	}
 	config, err := one.ClientTLS("keys")
-	check(t, err)
+	testworld.NoError(t, err)
 	caller := &http.Client{Transport: &http.Transport{TLSClientConfig: config}}
 	defer caller.CloseIdleConnections()
 	answer, err := caller.Get("https://" + serve(t, four, hello))
-	check(t, err)
+	testworld.NoError(t, err)
 	defer answer.Body.Close()
 	if body, err := io.ReadAll(answer.Body); err != nil || string(body) != "hello" {
 		t.Errorf("got %q, %v, want hello", body, err)
@@ -121,9 +123,9 @@ func TestAuthorityReturns(t *testing.T) {
 	r := newReal(t, "3s")
 	u := r.start("scoring")
 	r.stop()
-	eventually(t, 6*time.Second, "the certificate is over", func() bool { return wire.ReasonOf(u.Ready()) == wire.CertExpired })
+	testworld.Within(t, 6*time.Second, "the certificate is over", func() bool { return wire.ReasonOf(u.Ready()) == wire.CertExpired })
 	r.serve()
-	eventually(t, 10*time.Second, "the unit is ready again", func() bool { return u.Ready() == nil })
+	testworld.Within(t, 10*time.Second, "the unit is ready again", func() bool { return u.Ready() == nil })
 }
 
 // TestRollback: an authority whose store was put back to an older policy is not
@@ -132,24 +134,24 @@ func TestRollback(t *testing.T) {
 	r := newReal(t, "1h")
 	r.stop()
 	old, err := os.ReadFile(filepath.Join(r.dir, "store"))
-	check(t, err)
+	testworld.NoError(t, err)
 	r.serve()
-	next := r.world.edited(`LANG = "C"`, `LANG = "D"`).steps[1]
+	next := r.world.edited(`LANG = "C"`, `LANG = "D"`).Steps[1]
 	client, err := api.NewAuthority("https://"+r.address, &tls.Config{InsecureSkipVerify: true})
-	check(t, err)
+	testworld.NoError(t, err)
 	defer client.Close()
 	_, err = client.Propose(t.Context(), api.ProposeRequest{Policy: next.Policy, Signatures: next.Signatures})
-	check(t, err)
+	testworld.NoError(t, err)
 	u := r.start("scoring")
 	if got := u.Env()["LANG"]; got != "D" {
 		t.Fatalf("got LANG=%q, want that of the second policy", got)
 	}
 
 	r.stop()
-	check(t, os.WriteFile(filepath.Join(r.dir, "store"), old, 0o600))
+	testworld.NoError(t, os.WriteFile(filepath.Join(r.dir, "store"), old, 0o600))
 	r.serve()
-	wantReason(t, u.attempt(soon(t)), wire.Behind)
-	check(t, u.attempt(soon(t)))
+	testworld.Refused(t, u.attempt(testworld.Soon(t)), wire.Behind)
+	testworld.NoError(t, u.attempt(testworld.Soon(t)))
 	if got := u.Env()["LANG"]; got != "D" {
 		t.Errorf("got LANG=%q, want that of the second policy", got)
 	}

@@ -4,28 +4,28 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/binary"
 	"errors"
-	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
-	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Manager is the cluster manager that a unit meets. It is trusted with nothing:
+// Manager is the cluster manager that a unit connects to. It is untrusted:
 // without it, or with a bad one, the sessions of a unit are shared with the
-// others by the clients' tickets alone.
+// others by the clients' tickets alone. The unit reads a protocol of Cohort's own
+// from it and nothing that a library parses (docs/spec/bus.md).
 type Manager struct {
 	// URL is tls://host:port of the bus, or those of several managers, with
-	// commas between: the unit meets one of them. Empty is no manager.
+	// commas between: the unit connects to each of them. Empty is no manager.
 	URL string
 	// CA is what the managers' certificates chain to. Nil is the system's.
 	CA *x509.CertPool
@@ -33,11 +33,11 @@ type Manager struct {
 
 // Times and sizes of a unit at the bus.
 const (
-	lookEvery = 100 * time.Millisecond // whether there is something to say
+	lookEvery = 100 * time.Millisecond // whether there is something to report
 	pullTime  = 250 * time.Millisecond // a request waits for it
 	rangeTime = 500 * time.Millisecond
-	lowRange  = 1 << 12 // numbers left when more are asked for
-	queueSize = 1 << 12 // sealed sessions that wait to be published
+	lastTime  = 2 * time.Second // to publish what is left at the end
+	lowRange  = 1 << 12         // numbers left when more are asked for
 )
 
 // relay is how the channel of a unit uses the bus. Without a connection it
@@ -46,14 +46,13 @@ type relay struct {
 	host  *channel.Host
 	clock func() time.Time
 	conn  atomic.Pointer[bus.Conn] // nil: none
-	queue chan bus.Item
 
 	mu      sync.Mutex
 	numbers bus.Range // guarded by mu: what is left of it
 }
 
 func newRelay(h *channel.Host, clock func() time.Time) *relay {
-	return &relay{host: h, clock: clock, queue: make(chan bus.Item, queueSize)}
+	return &relay{host: h, clock: clock}
 }
 
 // connected reports whether the manager is there now.
@@ -90,44 +89,26 @@ func (r *relay) take(numbers bus.Range) {
 	r.numbers = numbers
 }
 
-// Push queues a sealed session or a tombstone for all other units. When the
-// queue is full it is dropped: a unit that misses it asks for it.
-func (r *relay) Push(kind channel.Pushed, sealed []byte) {
+// Push publishes a sealed session or a tombstone for all other units. When too
+// many wait it is dropped: a unit that misses it asks for it.
+func (r *relay) Push(kind envelope.Kind, sealed []byte) {
 	item, err := itemOf(kind, sealed)
-	if err != nil || r.conn.Load() == nil {
-		return
-	}
-	select {
-	case r.queue <- item:
-	default:
+	if conn := r.conn.Load(); err == nil && conn != nil {
+		_ = conn.Publish(item) // as above
 	}
 }
 
-// items are how what is pushed travels, and the labels in its bytes.
-var items = map[channel.Pushed]struct {
-	kind         bus.Kind
-	whole, bound wire.Label
-}{
-	channel.PushSession:   {bus.Sealed, wire.LabelSealedSession, wire.LabelSealed},
-	channel.PushTombstone: {bus.Tombstone, wire.LabelTombstone, wire.LabelTombstoneBound},
-}
-
-// itemOf puts beside sealed bytes what a relay needs to know of them: session
-// and expiry, as they stand in the associated data.
-func itemOf(kind channel.Pushed, sealed []byte) (bus.Item, error) {
-	labels := items[kind]
-	var whole [3][]byte // associated data, nonce, ciphertext
-	if err := wire.UnframeInto(whole[:], labels.whole, sealed); err != nil {
+// itemOf adds to a sealed message what a manager needs to know of it.
+func itemOf(kind envelope.Kind, sealed []byte) (bus.Item, error) {
+	s, err := envelope.ParseSealed(kind, sealed)
+	if err != nil {
 		return bus.Item{}, err
 	}
-	var bound [6][]byte // suite, identity, ring, session, expiry, sealing unit
-	if err := wire.UnframeInto(bound[:], labels.bound, whole[0]); err != nil {
-		return bus.Item{}, err
+	item := bus.Item{Kind: bus.Sealed, Session: s.Session, Expiry: s.Expiry, Bytes: sealed}
+	if kind == envelope.Tombstone {
+		item.Kind = bus.Tombstone
 	}
-	if len(bound[3]) != len(wire.SessionID{}) || len(bound[4]) != 8 {
-		return bus.Item{}, wire.Refuse(wire.Malformed, "sealed session: sizes", "others", "24 and 8 bytes")
-	}
-	return bus.Item{Kind: labels.kind, Session: wire.SessionID(bound[3]), Expiry: binary.BigEndian.Uint64(bound[4]), Bytes: sealed}, nil
+	return item, nil
 }
 
 // Pull asks the manager for its copy of a session. A tombstone ends the session
@@ -150,12 +131,12 @@ func (r *relay) Pull(ctx context.Context, id wire.SessionID) ([]byte, error) {
 	return item.Bytes, nil
 }
 
-// meet keeps the unit connected to its manager until ctx is done.
+// meet keeps the unit connected to its managers until ctx is done.
 func (u *Unit) meet(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := u.attend(ctx, u.held.Load()); err != nil {
 			u.config.Log.Warn("no manager", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
-			_ = pause(ctx, lastStep) // the loop sees ctx
+			_ = retry.Sleep(ctx, authorityBackoff.Most) // the loop sees ctx
 		}
 	}
 }
@@ -163,24 +144,26 @@ func (u *Unit) meet(ctx context.Context) {
 // attend takes part in the cluster of the identity in e, until the unit has
 // another identity or ctx is done.
 func (u *Unit) attend(ctx context.Context, e *enrolment) error {
-	cross, err := x509.ParseCertificate(e.identity.Cross)
-	if err != nil {
-		return fmt.Errorf("reading the cross-certificate: %w", err)
-	}
-	conn, err := bus.Connect(bus.Config{
-		URL: u.config.Manager.URL, Cluster: bus.ClusterOf(cross.RawSubjectPublicKeyInfo), Unit: u.id, TLS: u.busTLS(),
-	})
+	conn, err := bus.Connect(bus.Config{URL: u.config.Manager.URL, TLS: u.busTLS(), Ended: u.managerEnded})
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if err := conn.Subscribe(u.pushed); err != nil {
-		return fmt.Errorf("subscribing: %w", err)
-	}
+	conn.Subscribe(u.pushed)
 	u.cluster.relay.conn.Store(conn)
 	defer u.cluster.relay.conn.Store(nil)
-	u.converse(ctx, conn, e)
+	u.report(ctx, conn, e)
 	return nil
+}
+
+// managerEnded logs why a connection to a manager ended. One that sends what it
+// must not is worth a warning; others are away now and then.
+func (u *Unit) managerEnded(manager string, err error) {
+	level := slog.LevelDebug
+	if errors.Is(err, wire.Malformed) {
+		level = slog.LevelWarn
+	}
+	u.config.Log.Log(context.Background(), level, "connection to the manager ended", "unit", u.id, "manager", manager, "reason", wire.ReasonOf(err), "cause", err)
 }
 
 // busTLS presents the newest certificate of the signing key. The name that the
@@ -193,7 +176,7 @@ func (u *Unit) busTLS() *tls.Config {
 			if err != nil {
 				return nil, err
 			}
-			return &tls.Certificate{Certificate: [][]byte{e.unit, e.identity.Cross}, PrivateKey: u.signing}, nil
+			return &tls.Certificate{Certificate: e.identity.Serving(e.unit), PrivateKey: u.signing}, nil
 		},
 	}
 }
@@ -204,42 +187,39 @@ func (u *Unit) pushed(i bus.Item) {
 	if i.Kind == bus.Tombstone {
 		take = u.cluster.host.Bury
 	}
-	_, err := take(i.Bytes, u.config.Clock())
+	_, err := take(i.Bytes, u.now())
 	if errors.Is(err, wire.UnknownRing) {
 		u.renewSoon()
 	}
 }
 
-// converse publishes what is queued, says every second how the unit is, and at
-// once when it begins or ceases to be ready, and asks for numbers.
-func (u *Unit) converse(ctx context.Context, conn *bus.Conn, e *enrolment) {
+// report sends, every second, how the unit is, and at once when it begins or
+// ceases to be ready, and asks for numbers.
+func (u *Unit) report(ctx context.Context, conn *bus.Conn, e *enrolment) {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
-	var said bus.Beat
-	var quiet time.Duration // since it was said
+	var sent bus.Beat
+	quiet, asked := bus.BeatEvery, bus.BeatEvery // since it was sent, and since numbers were asked for
 	for {
 		select {
 		case <-ctx.Done():
-			said.Ready = false
-			_ = conn.Beat(said) // else the gateway tries in vain, for a while
+			sent.Ready = false
+			_ = conn.Beat(sent) // else the gateway tries in vain, for a while
 			u.handOver(conn)
 			return
-		case item := <-u.cluster.relay.queue:
-			_ = conn.Publish(item) // a unit that misses it asks for it
-			continue
 		case <-ticker.C:
 		}
 		now := u.held.Load()
 		if now.identity.ID != e.identity.ID {
 			return
 		}
-		if quiet += lookEvery; !conn.Connected() {
-			quiet = bus.BeatEvery // as soon as it is
-			continue
+		quiet, asked = quiet+lookEvery, asked+lookEvery
+		if beat := u.beat(now); beat.Ready != sent.Ready || beat.Address != sent.Address || quiet >= bus.BeatEvery {
+			_ = conn.Beat(beat) // the next one is the same
+			sent, quiet = beat, 0
 		}
-		if beat := u.beat(now); beat.Address != "" && (beat.Ready != said.Ready || quiet >= bus.BeatEvery) {
-			_ = conn.Beat(beat) // the next one says the same
-			said, quiet = beat, 0
+		if conn.Connected() && asked >= bus.BeatEvery {
+			asked = 0
 			u.fillRange(ctx, conn)
 		}
 	}
@@ -247,12 +227,18 @@ func (u *Unit) converse(ctx context.Context, conn *bus.Conn, e *enrolment) {
 
 // handOver leaves to the others what this unit may be the last to hold: sessions
 // under the keys of the release before are sealed again, since the release after
-// opens none of those, and what is queued is published.
+// opens none of those. What does not reach a manager in time is in the clients'
+// tickets.
 func (u *Unit) handOver(conn *bus.Conn) {
-	for left := 1; left > 0; {
-		left = u.resealPart()
-		for len(u.cluster.relay.queue) > 0 {
-			_ = conn.Publish(<-u.cluster.relay.queue) // as above
+	ctx, cancel := context.WithTimeout(context.Background(), lastTime)
+	defer cancel()
+	for left := 1; left > 0 && ctx.Err() == nil; {
+		var sealed [][]byte
+		sealed, left = u.resealSome()
+		for _, s := range sealed {
+			if item, err := itemOf(envelope.Session, s); err == nil {
+				_ = conn.PublishWithin(ctx, item) // as above
+			}
 		}
 	}
 }
@@ -260,12 +246,9 @@ func (u *Unit) handOver(conn *bus.Conn) {
 // beat is how the unit is now.
 func (u *Unit) beat(e *enrolment) bus.Beat {
 	b := bus.Beat{
-		Names: e.leaf.Leaf.DNSNames, Task: e.identity.Task, Identity: e.identity.ID, Inherits: e.ring.Inherited.Identity,
-		InFlight: int(u.cluster.inFlight.Load()), Sessions: u.cluster.host.Stats(u.config.Clock()).Sessions,
+		Inherits: e.ring.Inherited.Identity,
+		InFlight: int(u.cluster.inFlight.Load()), Sessions: u.cluster.host.Stats(u.now()).Sessions,
 		Ready: u.cluster.serving.Load() > 0 && u.Ready() == nil,
-	}
-	if e.identity.Group != "" {
-		b.Task = e.identity.Group + "/" + e.identity.Role
 	}
 	if address := u.cluster.address.Load(); address != nil {
 		b.Address = *address
@@ -287,16 +270,7 @@ func (u *Unit) fillRange(ctx context.Context, conn *bus.Conn) {
 
 // check tells whether the managers' URLs are such.
 func (m Manager) check() bool {
-	if m.URL == "" {
-		return true
-	}
-	for text := range strings.SplitSeq(m.URL, ",") {
-		u, err := url.Parse(text)
-		if err != nil || u.Scheme != "tls" || u.Hostname() == "" || u.Port() == "" || u.User != nil {
-			return false
-		}
-	}
-	return true
+	return m.URL == "" || bus.URLsOK(m.URL)
 }
 
 // addressOK reports whether an advertised address is host:port, or none.

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"golang.org/x/sys/unix"
 )
@@ -36,9 +37,9 @@ func TestCertDir(t *testing.T) {
 	}
 	for i := range 3 {
 		before := readPair(t, dir)
-		check(t, a.attempt(soon(t)))
+		testworld.NoError(t, a.attempt(testworld.Soon(t)))
 		told := fmt.Sprint(i + 1)
-		eventually(t, 5*time.Second, "the program was told", func() bool { return a.text("/hups") == told })
+		testworld.Within(t, 5*time.Second, "the program was told", func() bool { return a.text("/hups") == told })
 		if readPair(t, dir) == before {
 			t.Error("the pair was not replaced")
 		}
@@ -48,7 +49,7 @@ func TestCertDir(t *testing.T) {
 		t.Errorf("got pairs %q, %v, want the newest and the one before", pairs, err)
 	}
 	a.stop()
-	check(t, <-a.done)
+	testworld.NoError(t, <-a.done)
 	if pairs, _ := filepath.Glob(filepath.Join(dir, freshPrefix+"*")); len(pairs) != 0 {
 		t.Errorf("got pairs %q after the agent's end, want none", pairs)
 	}
@@ -59,14 +60,14 @@ func TestCertDir(t *testing.T) {
 func readPair(t *testing.T, dir string) string {
 	t.Helper()
 	current, err := os.Readlink(filepath.Join(dir, currentName))
-	check(t, err)
+	testworld.NoError(t, err)
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
-	check(t, err)
+	testworld.NoError(t, err)
 	if len(pair.Certificate) != 2 {
 		t.Errorf("got %d certificates, want leaf and cross-certificate", len(pair.Certificate))
 	}
 	ca, err := os.ReadFile(filepath.Join(dir, "ca.crt"))
-	check(t, err)
+	testworld.NoError(t, err)
 	roots := x509.NewCertPool()
 	if block, rest := pem.Decode(ca); block == nil || len(rest) > 0 || !roots.AppendCertsFromPEM(ca) {
 		t.Errorf("ca.crt is not one certificate")
@@ -76,7 +77,7 @@ func readPair(t *testing.T, dir string) string {
 	}
 	for _, name := range []string{"tls.crt", "tls.key", "ca.crt"} {
 		info, err := os.Stat(filepath.Join(dir, name))
-		check(t, err)
+		testworld.NoError(t, err)
 		if got := info.Mode().Perm(); got != 0o600 {
 			t.Errorf("%s: got mode %o, want 600", name, got)
 		}
@@ -94,7 +95,7 @@ func TestCertDirMedium(t *testing.T) {
 	a := runAgent(t, "http", func(c *AgentConfig) { c.CertDir = dir })
 	giveUp := time.AfterFunc(5*time.Second, a.stop)
 	defer giveUp.Stop()
-	wantReason(t, <-a.done, wire.NotAllowed)
+	testworld.Refused(t, <-a.done, wire.NotAllowed)
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 0 {
 		t.Errorf("got %v, %v, want nothing written", entries, err)
@@ -109,15 +110,20 @@ func TestCertDirMedium(t *testing.T) {
 func TestCertDirWithoutListener(t *testing.T) {
 	dir := tmpfs(t)
 	stale := filepath.Join(dir, freshPrefix+"stale")
-	check(t, os.Mkdir(stale, 0o700))
-	check(t, os.Symlink("nowhere", filepath.Join(dir, nextName)))
+	testworld.NoError(t, os.Mkdir(stale, 0o700))
+	testworld.NoError(t, os.Symlink("nowhere", filepath.Join(dir, nextName)))
 	var listen net.Listener
-	a := runAgent(t, "http", func(c *AgentConfig) { listen, c.Listen, c.CertDir = c.Listen, nil, dir })
-	check(t, listen.Close())
-	eventually(t, 5*time.Second, "the pair is there", func() bool {
-		_, err := os.Stat(filepath.Join(dir, "tls.key"))
-		return err == nil
+	started := make(chan struct{})
+	a := runAgent(t, "http", func(c *AgentConfig) {
+		listen, c.Listen, c.CertDir = c.Listen, nil, dir
+		c.Started = func() { close(started) }
 	})
+	testworld.NoError(t, listen.Close())
+	select {
+	case <-started:
+	case err := <-a.done:
+		t.Fatal(err)
+	}
 	if !strings.HasPrefix(readPair(t, dir), freshPrefix) {
 		t.Error("the link leads elsewhere")
 	}
@@ -125,5 +131,5 @@ func TestCertDirWithoutListener(t *testing.T) {
 		t.Error("the pair of the killed agent is still there")
 	}
 	a.stop()
-	check(t, <-a.done)
+	testworld.NoError(t, <-a.done)
 }

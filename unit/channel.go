@@ -15,6 +15,8 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -60,11 +62,18 @@ func (u *Unit) stand(e *enrolment) error {
 		return fmt.Errorf("reading the unit certificate: %w", err)
 	}
 	if before := u.held.Load(); before != nil && before.identity.ID == e.identity.ID {
-		now := u.config.Clock()
-		e.ring.Strict = keep(before.ring.Strict, e.ring.Strict, now)
-		e.ring.Follow = keep(before.ring.Follow, e.ring.Follow, now)
+		now := u.now()
+		again := func(of identity.RingHolders, was, is identity.RingKeys) identity.RingKeys {
+			if identity.RingCutSince(e.policy, of, before.policy.Head()) {
+				return is
+			}
+			return keep(was, is, now)
+		}
+		id := e.identity.ID
+		e.ring.Strict = again(identity.RingHolders{Identity: id, Role: e.identity.Role}, before.ring.Strict, e.ring.Strict)
+		e.ring.Follow = again(identity.RingHolders{Identity: id, Follow: true}, before.ring.Follow, e.ring.Follow)
 		if from := &e.ring.Inherited; !from.Identity.IsZero() && from.Identity == before.ring.Inherited.Identity {
-			from.Keys = keep(before.ring.Inherited.Keys, from.Keys, now)
+			from.Keys = again(identity.RingHolders{Identity: from.Identity, Follow: true}, before.ring.Inherited.Keys, from.Keys)
 		}
 	}
 	oneOff := false
@@ -74,12 +83,13 @@ func (u *Unit) stand(e *enrolment) error {
 	return u.cluster.host.Update(channel.Standing{
 		Task: e.identity.Task, Group: e.identity.Group, Role: e.identity.Role, Identity: e.identity.ID, Genesis: u.config.Genesis,
 		Root: wire.Sum(e.root.RawSubjectPublicKeyInfo), Head: e.policy.Head(),
-		Unit: e.unit, Cross: e.identity.Cross, NotAfter: unit.NotAfter, OneOff: oneOff, Ring: e.ring,
+		Unit: e.unit, Cross: e.identity.Signing(e.unit)[1], NotAfter: unit.NotAfter, OneOff: oneOff, Facts: e.facts, Ring: e.ring,
 	})
 }
 
 // keep is next with the newest key of before, where an authority that started
-// again knows nothing of it: sessions under that go on until its end.
+// again knows nothing of it: sessions under that go on until its end. There must be no
+// cut between.
 func keep(before, next identity.RingKeys, now time.Time) identity.RingKeys {
 	for _, old := range []*identity.RingKey{before.Current, before.Previous} {
 		if next.Previous == nil && old != nil && old.ID() != next.Current.ID() && now.Before(old.End()) {
@@ -100,7 +110,7 @@ func (u *Unit) reseal(ctx context.Context) {
 			u.resealAll(ctx)
 		}
 		wait := min(resealWait, e.renewBefore.Sub(e.renewAfter))
-		_ = pause(ctx, rand.N(wait+1)) // the loop sees ctx
+		_ = retry.Sleep(ctx, rand.N(wait+1)) // the loop sees ctx
 	}
 }
 
@@ -120,27 +130,33 @@ func (u *Unit) replacedWithin(ctx context.Context, e *enrolment, d time.Duration
 
 // resealAll seals again what is not under a current ring key, a part at a time.
 func (u *Unit) resealAll(ctx context.Context) {
-	for u.resealPart() > 0 && pause(ctx, resealEach) == nil {
+	for u.resealPart() > 0 && retry.Sleep(ctx, resealEach) == nil {
 	}
 }
 
 // resealPart seals some sessions again, pushes them, and says how many are left.
 func (u *Unit) resealPart() (left int) {
-	sealed, left, err := u.cluster.host.Reseal(resealMost, u.config.Clock())
-	if err != nil {
-		u.config.Log.Warn("sessions are not sealed again", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
-	}
+	sealed, left := u.resealSome()
 	for _, s := range sealed {
-		u.cluster.relay.Push(channel.PushSession, s)
+		u.cluster.relay.Push(envelope.Session, s)
 	}
 	return left
+}
+
+// resealSome seals some sessions again, and says how many are left.
+func (u *Unit) resealSome() (sealed [][]byte, left int) {
+	sealed, left, err := u.cluster.host.Reseal(resealMost, u.now())
+	if err != nil && !errors.Is(err, wire.CutOff) { // a unit that is cut off seals nothing
+		u.config.Log.Warn("sessions are not sealed again", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
+	}
+	return sealed, left
 }
 
 // renewSoon asks for a renewal ahead of time, because a session came under a ring
 // key that the unit does not hold. Anybody can make up such a session, so it
 // does so only once in a while.
 func (u *Unit) renewSoon() {
-	now, last := u.config.Clock().UnixNano(), u.cluster.hastened.Load()
+	now, last := u.now().UnixNano(), u.cluster.hastened.Load()
 	if now-last < int64(soonEvery) || !u.cluster.hastened.CompareAndSwap(last, now) {
 		return
 	}
@@ -150,18 +166,26 @@ func (u *Unit) renewSoon() {
 	}
 }
 
-// await blocks for d, or until a renewal is asked for ahead of time, and says
-// whether it is.
+// await blocks for d, or until a renewal is asked for ahead of time or a step concerns
+// the unit, and says whether one of these is.
 func (u *Unit) await(ctx context.Context, d time.Duration) (soon bool, err error) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
-	select {
-	case <-u.cluster.soon:
-		return true, pause(ctx, rand.N(soonSpread))
-	case <-ctx.Done():
-	case <-timer.C:
+	for {
+		moved := u.news.next()
+		if u.concerned(u.held.Load()) {
+			return true, retry.Sleep(ctx, rand.N(u.spread()+1))
+		}
+		select {
+		case <-moved:
+		case <-u.cluster.soon:
+			return true, retry.Sleep(ctx, rand.N(soonSpread))
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-timer.C:
+			return false, ctx.Err()
+		}
 	}
-	return false, ctx.Err()
 }
 
 // withChannel is h with the trusted channel before it: requests of sessions
@@ -169,7 +193,7 @@ func (u *Unit) await(ctx context.Context, d time.Duration) (soon bool, err error
 func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	server, err := channel.NewServer(channel.ServerConfig{
 		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: u.forClients(),
-		RingUnknown: u.renewSoon, Clock: u.config.Clock, Log: u.config.Log,
+		RingUnknown: u.renewSoon, Heads: channel.Heads{Newest: u.provedHead, Heard: u.hinted}, Crowded: u.counters.quotas.count, Clock: u.clock.checked, Log: u.config.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("serving the channel: %w", err)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net/http"
@@ -21,6 +20,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -32,15 +33,15 @@ func (t trusting) Renew(context.Context) channel.Trust { return t.trust }
 
 // open opens a session at the unit and gives its sealed copy.
 func (w *world) open(u *Unit) (*channel.Session, []byte) {
-	w.t.Helper()
-	o, err := channel.NewOpening(channel.Pin{Genesis: w.genesis(), Task: u.config.Task}, 0)
-	check(w.t, err)
+	w.T.Helper()
+	o, err := channel.NewOpening(channel.Pin{Genesis: w.Genesis(), Task: u.config.Task}, 0)
+	testworld.NoError(w.T, err)
 	a, err := u.cluster.host.Accept(channel.OpenRequest{Body: o.Request(), Number: u.cluster.relay.Number()}, time.Now())
-	check(w.t, err)
+	testworld.NoError(w.T, err)
 	answer, sealed, err := a.Finish(attest.Evidence{})
-	check(w.t, err)
-	s, err := o.Finish(answer, channel.Trust{Policy: w.approved(), Root: u.authorityRoot()}, time.Now())
-	check(w.t, err)
+	testworld.NoError(w.T, err)
+	s, err := o.Finish(answer, channel.Trust{Policy: w.Policy(), Root: u.authorityRoot()}, time.Now())
+	testworld.NoError(w.T, err)
 	return s, sealed
 }
 
@@ -50,23 +51,23 @@ func TestAgentServesChannel(t *testing.T) {
 	a := runAgent(t, "http", nil)
 	a.text("/hups") // accepts
 	gateway, err := url.Parse("https://" + a.address)
-	check(t, err)
+	testworld.NoError(t, err)
 	inner := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // the channel checks, not TLS
 	defer inner.CloseIdleConnections()
 	rt, err := channel.NewTransport(channel.TransportConfig{
 		Gateway: gateway, Inner: inner, Clock: time.Now,
-		Pin:   channel.Pin{Genesis: a.world.genesis(), Task: "scoring"},
-		Trust: trusting{channel.Trust{Policy: a.world.approved(), Root: a.authorityRoot()}},
+		Pin:   channel.Pin{Genesis: a.world.Genesis(), Task: "scoring"},
+		Trust: trusting{channel.Trust{Policy: a.world.Policy(), Root: a.authorityRoot()}},
 	})
-	check(t, err)
+	testworld.NoError(t, err)
 	defer rt.Close(t.Context())
 	for _, path := range []string{"/echo", "/stream"} {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://scoring.clinic.example"+path, strings.NewReader("hello"))
-		check(t, err)
+		testworld.NoError(t, err)
 		answer, err := rt.RoundTrip(r)
-		check(t, err)
+		testworld.NoError(t, err)
 		b, err := io.ReadAll(answer.Body)
-		check(t, errors.Join(err, answer.Body.Close()))
+		testworld.NoError(t, errors.Join(err, answer.Body.Close()))
 		if !strings.HasSuffix(string(b), "hello") {
 			t.Errorf("%s: got %q", path, b)
 		}
@@ -101,7 +102,7 @@ func TestStapled(t *testing.T) {
 			u := w.start("scoring", f)
 			u.tee.Attester = attest.WithDevices(u.tee.Attester, attesttest.NewNVIDIAVendor(time.Now()).GPU("GH100")) // which the fake knows no rules for
 			got, err := stapling{u}.Attest(t.Context(), attest.ReportData{1})
-			check(t, err)
+			testworld.NoError(t, err)
 			if !bytes.Equal(got.Endorsed[attest.RoleChecked], row.want) || string(got.Endorsed["crl"]) != "of the TEE's vendor" {
 				t.Errorf("got %q, want %q and the vendor's document", got.Endorsed, row.want)
 			}
@@ -120,7 +121,7 @@ func TestStapledInPart(t *testing.T) {
 	f := w.authority(w.keys)
 	f.faults.report = func(r *api.Report) { r.DevicesChecked = [][]byte{nil} }
 	_, err := Start(t.Context(), w.config("scoring", f))
-	wantReason(t, err, wire.Malformed)
+	testworld.Refused(t, err, wire.Malformed)
 }
 
 // TestOldRingKept: an authority that started again gives other ring keys; the
@@ -137,12 +138,12 @@ func TestOldRingKept(t *testing.T) {
 		}
 	})
 	for range 2 { // and through the renewal after that
-		check(t, u.attempt(soon(t)))
+		testworld.NoError(t, u.attempt(testworld.Soon(t)))
 		if _, err := u.cluster.host.Join(sealed, time.Now()); err != nil {
 			t.Errorf("a session under the ring key before: %v", err)
 		}
 	}
-	eventually(t, 5*time.Second, "sessions sealed again", func() bool {
+	testworld.Within(t, 5*time.Second, "sessions sealed again", func() bool {
 		_, left, err := u.cluster.host.Reseal(0, time.Now())
 		return err == nil && left == 0
 	})
@@ -157,7 +158,7 @@ func TestOldInheritedRingKept(t *testing.T) {
 	old := u.held.Load().ring.Inherited.Keys.Current.ID()
 	inherited.RingKeys = testKeys(0x60, time.Now())
 	inherited.Previous = nil
-	check(t, u.attempt(soon(t)))
+	testworld.NoError(t, u.attempt(testworld.Soon(t)))
 	if got := u.held.Load().ring.Inherited.Keys.Previous; got == nil || got.ID() != old {
 		t.Errorf("got %v as the former inherited key, want %v", got != nil, old)
 	}
@@ -191,13 +192,13 @@ func TestKeep(t *testing.T) {
 // second one does for the next half minute.
 func TestRenewSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := &Unit{config: Config{Clock: time.Now}}
+		u := idle(newClock(bubbleClock))
 		u.cluster.soon = make(chan struct{}, 1)
 		after := time.Now().Add(time.Hour)
 		u.held.Store(&enrolment{renewAfter: after, renewBefore: after.Add(5 * time.Minute)})
 		waited := func() time.Duration {
 			begin := time.Now()
-			check(t, u.awaitRenewal(t.Context()))
+			testworld.NoError(t, u.awaitRenewal(t.Context()))
 			return time.Since(begin)
 		}
 		u.renewSoon()
@@ -233,31 +234,15 @@ func TestNumbers(t *testing.T) {
 func TestItemOf(t *testing.T) {
 	w := newWorld(t, "1h")
 	s, sealed := w.open(w.start("scoring", w.authority(w.keys)))
-	got, err := itemOf(channel.PushSession, sealed)
-	check(t, err)
+	got, err := itemOf(envelope.Session, sealed)
+	testworld.NoError(t, err)
 	if got.Kind != bus.Sealed || got.Session != s.ID() || int64(got.Expiry) != s.Expires().Unix() {
 		t.Errorf("got %v %v %v, want that of %v until %v", got.Kind, got.Session, got.Expiry, s.ID(), s.Expires().Unix())
 	}
-	_, err = itemOf(channel.PushTombstone, sealed)
-	wantReason(t, err, wire.Malformed)
-	_, err = itemOf(channel.PushSession, sealed[1:])
-	wantReason(t, err, wire.Malformed)
-}
-
-func FuzzItemOf(f *testing.F) {
-	frame := func(session []byte) []byte {
-		bound := wire.Frame(wire.LabelSealed, []byte{1}, make([]byte, 32), make([]byte, 16), session, wire.Uint64(9), make([]byte, 16))
-		return wire.Frame(wire.LabelSealedSession, bound, make([]byte, 12), make([]byte, 100))
-	}
-	f.Add(frame(make([]byte, 24)))
-	f.Add(frame(make([]byte, 23)))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		item, err := itemOf(channel.PushSession, b)
-		if err == nil && (string(item.Bytes) != string(b) || !strings.Contains(string(b), string(item.Session[:])) ||
-			!strings.Contains(string(b), string(binary.BigEndian.AppendUint64(nil, item.Expiry)))) {
-			t.Errorf("got %v of %x", item, b)
-		}
-	})
+	_, err = itemOf(envelope.Tombstone, sealed)
+	testworld.Refused(t, err, wire.Malformed)
+	_, err = itemOf(envelope.Session, sealed[1:])
+	testworld.Refused(t, err, wire.Malformed)
 }
 
 // TestManagerConfig: what does not name a manager, or an address, is refused.
@@ -275,8 +260,8 @@ func TestManagerConfig(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			c := w.config("scoring", w.authority(w.keys))
 			row.change(&c)
-			_, err := Start(soon(t), c)
-			wantReason(t, err, wire.BadRequest)
+			_, err := Start(testworld.Soon(t), c)
+			testworld.Refused(t, err, wire.BadRequest)
 		})
 	}
 }
@@ -286,10 +271,10 @@ func TestNoManager(t *testing.T) {
 	w := newWorld(t, "1h")
 	c := w.config("scoring", w.authority(w.keys))
 	c.Manager = Manager{URL: "tls://127.0.0.1:1", CA: x509.NewCertPool()}
-	u, err := Start(soon(t), c)
-	check(t, err)
+	u, err := Start(testworld.Soon(t), c)
+	testworld.NoError(t, err)
 	defer u.Close()
-	check(t, u.Ready())
+	testworld.NoError(t, u.Ready())
 	w.open(u)
 	if u.Stats().Manager {
 		t.Error("connected to nobody")

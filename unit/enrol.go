@@ -28,10 +28,14 @@ type enrolment struct {
 	life        time.Duration     // of certificates, as policy has it
 	root        *x509.Certificate // authority root
 	identity    identity.Identity
+	party       attest.Digest    // whose program the unit runs, in a group: key
 	unit        []byte           // certificate of the signing key, DER
 	leaf        *tls.Certificate // leaf and cross-certificate, with the key
 	ring        identity.Ring    // keys under which units seal sessions
 	env         map[string]string
+	facts       policy.Facts          // that the unit certificate says of the unit
+	proved      identity.ProvedHead   // that came with the report
+	offset      time.Duration         // how far the unit's clock was ahead of the authority's then, and how long the report travelled
 	endorsed    []attest.Endorsements // of our evidence, the TEE's and then each device's: the vendor's words, and when the authority had them
 	renewAfter  time.Time
 	renewBefore time.Time
@@ -47,8 +51,10 @@ type secrets struct {
 
 // enrol obtains one certificate report from one authority.
 func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
-	if err := u.refresh(ctx, p); err != nil {
-		return nil, err
+	if !u.watchedAt(p) {
+		if err := u.refresh(ctx, p); err != nil {
+			return nil, err
+		}
 	}
 	challenge, err := p.Authority.ChallengeFor(ctx, u.introduction())
 	if err != nil {
@@ -66,7 +72,14 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the report: %w", err)
 	}
-	e, err := u.accept(request, signed, keys)
+	received := u.now()
+	e, err := u.accept(request, sealed.GroupRoot, signed, keys)
+	if errors.Is(err, wire.Behind) {
+		return nil, errors.Join(fmt.Errorf("checking the report: %w", err), u.refresh(ctx, p))
+	}
+	if err == nil {
+		e.offset = received.Sub(e.proved.At())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("checking the report: %w", err)
 	}
@@ -86,7 +99,8 @@ func (u *Unit) introduction() api.ChallengeRequest {
 func (u *Unit) request(ctx context.Context, challenge api.Challenge) (api.CertificateRequest, secrets, error) {
 	approved := u.seen.Load().Policy()
 	request := api.CertificateRequest{
-		Task: u.config.Task, Group: u.config.Group, Role: u.config.Role, Nonce: challenge.Nonce, SigningKey: u.spki,
+		Task: u.config.Task, Group: u.config.Group, Role: u.config.Role, PartyKeys: u.config.PartyKeys, Roster: u.config.Roster,
+		Nonce: challenge.Nonce, SigningKey: u.spki,
 		Root: approved.Document().Authority.Root, Head: approved.Head(),
 	}
 	terms, err := u.config.terms(approved)
@@ -138,7 +152,7 @@ func taskOf(p policy.Approved, name string) (*policy.Task, error) {
 // request, not yet by whom.
 func (s secrets) open(request api.CertificateRequest, sealed api.SealedReport) (api.SignedReport, error) {
 	var unverified api.SignedReport
-	recipient, err := hpke.NewRecipient(sealed.Encapsulated, s.hpke, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(request))
+	recipient, err := hpke.NewRecipient(sealed.Encapsulated, s.hpke, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(request, sealed.GroupRoot))
 	if err != nil {
 		return unverified, wire.Refuse(wire.BadSignature, "sealed report: encapsulated key", "one that does not open", "sealed to this request")
 	}
@@ -155,9 +169,9 @@ func (s secrets) open(request api.CertificateRequest, sealed api.SealedReport) (
 
 // accept checks, in this order, who signed the report, that it is about this
 // unit under the newest policy, and that its certificates and keys are good.
-func (u *Unit) accept(request api.CertificateRequest, signed api.SignedReport, keys secrets) (*enrolment, error) {
+func (u *Unit) accept(request api.CertificateRequest, groupRoot wire.Digest, signed api.SignedReport, keys secrets) (*enrolment, error) {
 	defer clear(signed.Report)
-	root, err := u.checkSignature(request, signed)
+	chain, err := u.checkSignature(request, groupRoot, signed)
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +181,7 @@ func (u *Unit) accept(request api.CertificateRequest, signed api.SignedReport, k
 	}
 	defer clear(report.LeafKey)
 	defer report.Rings.Clear()
-	e, err := u.snapshot(report, root)
+	e, err := u.snapshot(report, chain)
 	if err != nil {
 		return nil, err
 	}
@@ -180,20 +194,32 @@ func (u *Unit) accept(request api.CertificateRequest, signed api.SignedReport, k
 	if err := e.takeRing(report.Rings); err != nil {
 		return nil, fmt.Errorf("ring keys: %w", err)
 	}
-	return e, e.setTimes(report, u.config.Clock())
+	return e, e.setTimes(report, u.now())
 }
 
 // checkSignature demands the signature of the authority that the newest policy
-// names over this report and this request, and returns its root.
-func (u *Unit) checkSignature(request api.CertificateRequest, signed api.SignedReport) (*x509.Certificate, error) {
+// names over this report and this request; of a unit in a group, that of a leaf under
+// the group root which its parties approve, and to which the report was sealed. It
+// returns the signer's chain.
+func (u *Unit) checkSignature(request api.CertificateRequest, groupRoot wire.Digest, signed api.SignedReport) ([]*x509.Certificate, error) {
 	chain, err := parseAll(signed.Chain...)
 	if err != nil {
 		return nil, err
 	}
-	if len(chain) != 2 {
-		return nil, wire.Refuse(wire.BadChain, "report: certificates of the signer", len(chain), 2)
+	want, sealedUnder := 2, wire.Digest{}
+	if u.config.Group != "" {
+		want = 3
 	}
-	if err := u.checkSigner(chain[0], chain[1]); err != nil {
+	if len(chain) != want {
+		return nil, wire.Refuse(wire.BadChain, "report: certificates of the signer", len(chain), want)
+	}
+	if u.config.Group != "" {
+		sealedUnder = wire.Sum(chain[1].RawSubjectPublicKeyInfo)
+	}
+	if groupRoot != sealedUnder {
+		return nil, wire.Refuse(wire.WrongRoot, "report: group root that it is sealed under", groupRoot, sealedUnder)
+	}
+	if err := u.checkSigner(chain, u.config.Group); err != nil {
 		return nil, fmt.Errorf("signer of the report: %w", err)
 	}
 	message := api.ReportMessage(signed.Report, request.Digest())
@@ -201,12 +227,13 @@ func (u *Unit) checkSignature(request api.CertificateRequest, signed api.SignedR
 	if chain[0].CheckSignature(x509.ECDSAWithSHA256, message, signed.Signature) != nil {
 		return nil, wire.Refuse(wire.BadSignature, "report: signature", "one that does not verify", "the authority's, over this request")
 	}
-	return chain[1], nil
+	return chain, nil
 }
 
-// snapshot checks what the report says against what the unit knows.
-func (u *Unit) snapshot(report api.Report, root *x509.Certificate) (*enrolment, error) {
-	approved := u.seen.Load().Policy()
+// snapshot checks what the report says against what the unit knows, and the roots in it
+// against those of its signer.
+func (u *Unit) snapshot(report api.Report, signer []*x509.Certificate) (*enrolment, error) {
+	approved, root := u.seen.Load().Policy(), signer[len(signer)-1]
 	terms, err := u.config.terms(approved)
 	if err != nil {
 		return nil, err
@@ -214,12 +241,14 @@ func (u *Unit) snapshot(report api.Report, root *x509.Certificate) (*enrolment, 
 	switch {
 	case report.Schema != api.ReportSchema:
 		return nil, wire.Refuse(wire.Malformed, "report: schema", report.Schema, api.ReportSchema)
-	case report.Head != approved.Head():
+	case !approved.Knows(report.Head): // an older one is of a step that came meanwhile
 		return nil, wire.Refuse(wire.Behind, "report: policy head", report.Head, approved.Head())
 	case report.KeyMode != string(terms.keyMode):
 		return nil, wire.Refuse(wire.WrongKind, "report: key mode", report.KeyMode, terms.keyMode)
 	case !bytes.Equal(report.Authority, root.Raw):
 		return nil, wire.Refuse(wire.WrongRoot, "report: authority root", "another", "the signer's")
+	case u.config.Group != "" && !bytes.Equal(report.IdentityCA, signer[1].Raw):
+		return nil, wire.Refuse(wire.WrongRoot, "report: group root", "another", "the signer's")
 	}
 	id, err := u.config.identity(approved, report)
 	if err != nil {
@@ -228,13 +257,23 @@ func (u *Unit) snapshot(report api.Report, root *x509.Certificate) (*enrolment, 
 	if report.Identity != id {
 		return nil, wire.Refuse(wire.WrongIdentity, "report: identity", report.Identity, id)
 	}
+	var party attest.Digest
+	if u.config.Group != "" {
+		if party, err = u.config.party(approved, report); err != nil {
+			return nil, err
+		}
+	}
+	proved, err := identity.ParseHead(report.ProvedHead, approved, root, u.now())
+	if err != nil {
+		return nil, fmt.Errorf("checking the head in the report: %w", err)
+	}
 	return &enrolment{
-		policy: approved, root: root, unit: report.Unit, env: report.Env, replaced: make(chan struct{}), life: terms.life,
+		proved: proved, policy: approved, root: root, unit: report.Unit, env: report.Env, replaced: make(chan struct{}), life: terms.life,
 		identity: identity.Identity{
 			ID: id, Task: report.Task, Release: report.Release, Group: report.Group, Role: report.Role,
 			Root: report.IdentityCA, Cross: report.Cross,
 		},
-		endorsed: whenChecked(report),
+		party: party, endorsed: whenChecked(report),
 	}, nil
 }
 
@@ -273,9 +312,16 @@ func (e *enrolment) staple(sealed api.SealedReport) error {
 
 // checkUnit checks the certificate of the unit's signing key.
 func (u *Unit) checkUnit(e *enrolment, report api.Report) error {
-	return u.checkOwn(e, [][]byte{report.Unit, report.Cross}, u.signing.Public(), identity.Expect{
+	own, err := u.checkOwn(e, e.identity.Signing(report.Unit), u.signing.Public(), identity.Expect{
 		Kinds: []identity.Kind{identity.KindUnit}, Use: identity.UseSigning,
 	})
+	if err != nil {
+		return err
+	}
+	if e.facts = own.Facts(); e.facts.Release == "" {
+		e.facts.Release = report.Release
+	}
+	return nil
 }
 
 // checkLeaf checks the pair that TLS serves, and takes it over.
@@ -289,8 +335,8 @@ func (u *Unit) checkLeaf(e *enrolment, report api.Report, keys secrets) error {
 		}
 		kind, key = identity.KindShared, shared
 	}
-	raw := [][]byte{report.Leaf, report.Cross}
-	err := u.checkOwn(e, raw, key.Public(), identity.Expect{Kinds: []identity.Kind{kind}, Use: identity.UseTLS})
+	raw := e.identity.Serving(report.Leaf)
+	_, err := u.checkOwn(e, raw, key.Public(), identity.Expect{Kinds: []identity.Kind{kind}, Use: identity.UseTLS})
 	if err != nil {
 		return err
 	}
@@ -304,23 +350,26 @@ func (u *Unit) checkLeaf(e *enrolment, report api.Report, keys secrets) error {
 
 // checkOwn checks a chain of the unit's own identity: it certifies key and is
 // what expect says of kind and use.
-func (u *Unit) checkOwn(e *enrolment, raw [][]byte, key crypto.PublicKey, expect identity.Expect) error {
+func (u *Unit) checkOwn(e *enrolment, raw [][]byte, key crypto.PublicKey, expect identity.Expect) (identity.Peer, error) {
 	chain, err := parseAll(raw...)
 	if err != nil {
-		return err
+		return identity.Peer{}, err
 	}
 	if !key.(*ecdsa.PublicKey).Equal(chain[0].PublicKey) {
-		return wire.Refuse(wire.BadChain, "certified key", "another key", "the unit's own")
+		return identity.Peer{}, wire.Refuse(wire.BadChain, "certified key", "another key", "the unit's own")
 	}
-	if expect.At, err = judgedAt(chain[0], u.config.Clock()); err != nil {
-		return err
+	if expect.At, err = judgedAt(chain[0], u.now()); err != nil {
+		return identity.Peer{}, err
 	}
 	expect.Policy, expect.IDs = e.policy, []attest.Digest{e.identity.ID}
 	if e.identity.Group != "" {
 		expect.Kinds, expect.Group, expect.Roles = []identity.Kind{identity.KindGroup}, e.identity.Group, []string{e.identity.Role}
 	}
-	_, err = identity.Check(chain, e.root, expect)
-	return err
+	own, err := identity.Check(chain, e.root, expect)
+	if err == nil && !own.Party().IsZero() && own.Party() != e.party {
+		err = wire.Refuse(wire.NoParty, "certificate: party of the member", own.Party(), e.party)
+	}
+	return own, err
 }
 
 // setTimes takes over when to renew, and refuses with "clock" a window whose

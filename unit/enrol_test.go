@@ -15,17 +15,21 @@ import (
 
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // TestReportRefused changes one thing in what a good authority answers.
 func TestReportRefused(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED: what a unit refuses in a report is not shown; run without -short")
+	}
 	otherKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	check(t, err)
+	testworld.NoError(t, err)
 	otherPKCS8, err := x509.MarshalPKCS8PrivateKey(otherKey)
-	check(t, err)
+	testworld.NoError(t, err)
 	otherSPKI, err := x509.MarshalPKIXPublicKey(otherKey.Public())
-	check(t, err)
+	testworld.NoError(t, err)
 	evil := newWorld(t, "1h")
 	evilAuthority := evil.authority(evil.keys)
 	otherIssuer, _ := evilAuthority.issuer()
@@ -67,7 +71,7 @@ func TestReportRefused(t *testing.T) {
 		{"signed with a unit's certificate", func(f *fake) {
 			f.faults.signed = func(s *api.SignedReport) {
 				var r api.Report
-				check(t, json.Unmarshal(s.Report, &r))
+				testworld.NoError(t, json.Unmarshal(s.Report, &r))
 				s.Chain[0] = r.Unit
 			}
 		}, wire.WrongKind},
@@ -96,10 +100,10 @@ func TestReportRefused(t *testing.T) {
 			f.faults.report = func(r *api.Report) {
 				i, _ := f.issuer()
 				id, err := i.Identity("other", "1")
-				check(t, err)
+				testworld.NoError(t, err)
 				r.Cross = id.Cross
 			}
-		}, wire.WrongIdentity},
+		}, wire.BadChain},
 		{"another's leaf", func(f *fake) {
 			f.faults.report = func(r *api.Report) { r.Leaf = r.Unit }
 		}, wire.BadChain},
@@ -125,7 +129,7 @@ func TestReportRefused(t *testing.T) {
 			f.faults.request = func(r *api.CertificateRequest) { r.HPKEKey[0] ^= 1 }
 		}, wire.BadNonce},
 		{"history of another genesis", func(f *fake) {
-			f.faults.history = func(h *api.History) { h.Entries = evil.steps }
+			f.faults.history = func(h *api.History) { h.Entries = evil.Entries() }
 		}, wire.WrongGenesis},
 		{"history from elsewhere", func(f *fake) {
 			f.faults.history = func(h *api.History) { h.From = 1 }
@@ -141,11 +145,12 @@ func TestReportRefused(t *testing.T) {
 			w := newWorld(t, "1h")
 			f := w.authority(w.keys)
 			row.with(f)
-			u, err := Start(soon(t), w.config("scoring", f))
-			wantReason(t, err, row.want)
+			u, err := Start(testworld.Soon(t), w.config("scoring", f))
 			if u != nil {
+				u.Close() // which asks the authority as long as it runs
 				t.Error("got a unit beside the error")
 			}
+			testworld.Refused(t, err, row.want)
 		})
 	}
 }
@@ -155,10 +160,10 @@ func forged(t *testing.T, by *fake, report []byte) api.SignedReport {
 	t.Helper()
 	i, _ := by.issuer()
 	leaf, err := i.Authority(time.Now())
-	check(t, err)
+	testworld.NoError(t, err)
 	digest := sha256.Sum256(report)
 	signature, err := ecdsa.SignASN1(rand.Reader, leaf.Key, digest[:])
-	check(t, err)
+	testworld.NoError(t, err)
 	return api.SignedReport{Report: report, Signature: signature, Chain: [][]byte{leaf.DER, i.AuthorityRoot()}}
 }
 
@@ -170,15 +175,15 @@ func TestReportOfAnotherRequest(t *testing.T) {
 	f.faults.signed = func(s *api.SignedReport) {
 		i, _ := f.issuer()
 		leaf, err := i.Authority(time.Now())
-		check(t, err)
+		testworld.NoError(t, err)
 		other := f.requests[0]
 		other.Nonce = []byte("another")
 		digest := sha256.Sum256(api.ReportMessage(s.Report, other.Digest()))
 		s.Signature, err = ecdsa.SignASN1(rand.Reader, leaf.Key, digest[:])
-		check(t, err)
+		testworld.NoError(t, err)
 	}
-	_, err := Start(soon(t), w.config("scoring", f))
-	wantReason(t, err, wire.BadSignature)
+	_, err := Start(testworld.Soon(t), w.config("scoring", f))
+	testworld.Refused(t, err, wire.BadSignature)
 }
 
 // TestAnotherUnitsCertificate: the certificate of one unit is given to the next.
@@ -193,8 +198,8 @@ func TestAnotherUnitsCertificate(t *testing.T) {
 		r.Unit = first
 	}
 	w.start("scoring", f)
-	_, err := Start(soon(t), w.config("scoring", f))
-	wantReason(t, err, wire.BadChain)
+	_, err := Start(testworld.Soon(t), w.config("scoring", f))
+	testworld.Refused(t, err, wire.BadChain)
 }
 
 // TestFakeAuthority: the same code, genesis and policy under another root
@@ -202,9 +207,9 @@ func TestAnotherUnitsCertificate(t *testing.T) {
 func TestFakeAuthority(t *testing.T) {
 	w, evil := newWorld(t, "1h"), newWorld(t, "1h")
 	f := evil.authority(evil.keys)
-	f.faults.history = func(h *api.History) { h.Entries, h.Head = w.steps, w.approved().Head() }
-	_, err := Start(soon(t), w.config("scoring", f))
-	wantReason(t, err, wire.WrongRoot)
+	f.faults.history = func(h *api.History) { h.Entries, h.Head = w.Entries(), w.Policy().Head() }
+	_, err := Start(testworld.Soon(t), w.config("scoring", f))
+	testworld.Refused(t, err, wire.WrongRoot)
 	if len(f.requests) != 0 {
 		t.Errorf("got %d requests, want none: evidence went to a stranger", len(f.requests))
 	}
@@ -216,14 +221,14 @@ func TestKeyModeUnitRefusesAnotherKey(t *testing.T) {
 	u := w.start("keys", f)
 	first := f.requests[0].CSR
 	f.set(func(f *fake) { f.faults.request = func(r *api.CertificateRequest) { r.CSR = first } })
-	wantReason(t, u.attempt(soon(t)), wire.BadNonce)
+	testworld.Refused(t, u.attempt(testworld.Soon(t)), wire.BadNonce)
 }
 
 func TestFreshKeysEachTime(t *testing.T) {
 	w := newWorld(t, "1h")
 	f := w.authority(w.keys)
 	u := w.start("keys", f)
-	check(t, u.attempt(soon(t)))
+	testworld.NoError(t, u.attempt(testworld.Soon(t)))
 	a, b := f.requests[0], f.requests[1]
 	if bytes.Equal(a.HPKEKey, b.HPKEKey) || bytes.Equal(a.CSR, b.CSR) || bytes.Equal(a.Evidence, b.Evidence) {
 		t.Error("a renewal reuses keys or evidence of the one before")
@@ -240,12 +245,12 @@ func TestUnitRefused(t *testing.T) {
 		want   wire.Reason
 	}{
 		{"another program", func(w *world, c *Config) {
-			c.Attester = w.vendor.Chip().Attester(attesttest.Measure("scoring", "an argument"))
+			c.Attester = w.Vendor.Chip().Attester(attesttest.Measure("scoring", "an argument"))
 		}, wire.NotMeasured},
 		{"another genesis", func(_ *world, c *Config) { c.Genesis[0] ^= 1 }, wire.WrongGenesis},
 		{"unknown task", func(_ *world, c *Config) { c.Task = "unheard-of" }, wire.NotFound},
 		{"no such TEE", func(w *world, c *Config) {
-			device := w.vendor.Chip().Attester(attesttest.Measure("scoring"))
+			device := w.Vendor.Chip().Attester(attesttest.Measure("scoring"))
 			device.Faults.Error = wire.Refuse(wire.NotThisDevice, "soft", "", "")
 			c.Attester = device
 		}, wire.NotThisDevice},
@@ -254,8 +259,8 @@ func TestUnitRefused(t *testing.T) {
 			w := newWorld(t, "1h")
 			c := w.config("scoring", w.authority(w.keys))
 			row.change(w, &c)
-			_, err := Start(soon(t), c)
-			wantReason(t, err, row.want)
+			_, err := Start(testworld.Soon(t), c)
+			testworld.Refused(t, err, row.want)
 		})
 	}
 }
@@ -282,14 +287,44 @@ func TestClockSkew(t *testing.T) {
 			f := w.authority(w.keys)
 			f.clock = ahead(time.Until(begin.Add(row.authority)))
 			c := w.config("scoring", f)
-			c.Clock = ahead(time.Until(begin.Add(row.authority + row.apart)))
-			u, err := Start(soon(t), c)
+			c.Clock = machineAhead(time.Until(begin.Add(row.authority + row.apart)))
+			u, err := Start(testworld.Soon(t), c)
 			if row.want != "" {
-				wantReason(t, err, row.want)
+				testworld.Refused(t, err, row.want)
 				return
 			}
-			check(t, err)
+			testworld.NoError(t, err)
 			u.Close()
+		})
+	}
+}
+
+// TestClockSkewOfWindows: the window of a certificate is compared with this
+// machine's clock by itself, whatever else the authority shows of its time.
+func TestClockSkewOfWindows(t *testing.T) {
+	begin := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	leaf := &x509.Certificate{NotBefore: begin, NotAfter: begin.Add(time.Hour)}
+	most := wire.MaxClockSkew - wire.WindowLead
+	for _, row := range []struct {
+		name      string
+		now, want time.Time // want is zero: refused
+	}{
+		{"within", begin.Add(time.Minute), begin.Add(time.Minute)},
+		{"a little behind", begin.Add(-most), begin},
+		{"behind", begin.Add(-most - time.Second), time.Time{}},
+		{"the last second", leaf.NotAfter.Add(-time.Second), leaf.NotAfter.Add(-time.Second)},
+		{"ahead", leaf.NotAfter, time.Time{}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			got, err := judgedAt(leaf, row.now)
+			if row.want.IsZero() {
+				testworld.Refused(t, err, wire.ClockSkew)
+				return
+			}
+			testworld.NoError(t, err)
+			if !got.Equal(row.want) {
+				t.Errorf("got time %s, want %s", got, row.want)
+			}
 		})
 	}
 }
@@ -305,28 +340,31 @@ func TestHistory(t *testing.T) {
 	if got := u.Env()["LANG"]; got != "D" {
 		t.Fatalf("got LANG=%q, want that of the second policy", got)
 	}
-	attempt := func() error { return u.attempt(soon(t)) }
+	attempt := func() error { return u.attempt(testworld.Soon(t)) }
+	u.stop() // what follows is done step by step
+	<-u.done
+	u.cluster.tasks.Wait()
 
-	f.set(func(f *fake) { f.steps, f.faults.deaf = old.steps, true })
+	f.set(func(f *fake) { f.steps, f.faults.deaf = old.Entries(), true })
 	asked := len(f.requests)
-	wantReason(t, attempt(), wire.Behind)
-	wantReason(t, attempt(), wire.Behind)
+	testworld.Refused(t, attempt(), wire.Behind)
+	testworld.Refused(t, attempt(), wire.Behind)
 	if got := len(f.requests); got != asked {
 		t.Errorf("got %d requests to an authority that is behind, want none", got-asked)
 	}
 
 	f.set(func(f *fake) { f.faults.deaf = false })
-	wantReason(t, attempt(), wire.Behind)
-	check(t, attempt()) // it was taught
+	testworld.Refused(t, attempt(), wire.Behind)
+	testworld.NoError(t, attempt()) // it was taught
 
-	f.set(func(f *fake) { f.steps = fork.steps })
-	wantReason(t, attempt(), wire.Behind)
-	f.set(func(f *fake) { f.steps = fork.edited("LANG", "LANGUAGE").steps })
-	wantReason(t, attempt(), wire.Behind)
-	check(t, u.Ready())
+	f.set(func(f *fake) { f.steps = fork.Entries() })
+	testworld.Refused(t, attempt(), wire.Behind)
+	f.set(func(f *fake) { f.steps = fork.edited("LANG", "LANGUAGE").Entries() })
+	testworld.Refused(t, attempt(), wire.Behind)
+	testworld.NoError(t, u.Ready())
 
-	f.set(func(f *fake) { f.steps = w.edited(`LANG = "D"`, `LANG = "F"`).steps })
-	check(t, attempt())
+	f.set(func(f *fake) { f.steps = w.edited(`LANG = "D"`, `LANG = "F"`).Entries() })
+	testworld.NoError(t, attempt())
 	if got := u.Env()["LANG"]; got != "F" {
 		t.Errorf("got LANG=%q, want that of the third policy", got)
 	}
@@ -338,10 +376,10 @@ func TestPolicyChangesUnderWay(t *testing.T) {
 	w := newWorld(t, "1h")
 	f := w.authority(w.keys)
 	f.faults.report = func(r *api.Report) { r.Head[0] ^= 1 }
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	_, err := Start(ctx, w.config("scoring", f))
-	wantReason(t, err, wire.Behind)
+	testworld.Refused(t, err, wire.Behind)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want the deadline beside it: behind is retried", err)
 	}
@@ -353,7 +391,7 @@ func TestFailOver(t *testing.T) {
 	dead.Close()
 	stranger := evil.authority(evil.keys)
 	u := w.start("scoring", dead, stranger, good)
-	check(t, u.Ready())
+	testworld.NoError(t, u.Ready())
 	if got := u.Stats(); got.Failures != 2 || got.LastFailure != wire.WrongGenesis {
 		t.Errorf("got %+v, want 2 failures, the last by genesis", got)
 	}

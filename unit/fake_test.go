@@ -1,16 +1,13 @@
 package unit
 
 import (
-	"context"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/hpke"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -26,139 +23,69 @@ import (
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/history"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
-	"golang.org/x/crypto/ssh"
 )
 
-// world is one owner, one vendor and the policies the owner signed.
+// world is a trust domain, and the keys of its authority.
 type world struct {
-	t      *testing.T
-	owner  ssh.Signer
-	vendor *attesttest.Vendor
-	keys   *identity.Keys
-	root   wire.Digest // of keys, or of a real authority
-	steps  []api.HistoryEntry
+	*testworld.World
+	keys *identity.Keys
 }
 
 // newWorld makes a world whose genesis policy gives certificates of this life.
-func newWorld(t *testing.T, life string) *world {
+func newWorld(t testing.TB, life string) *world {
 	t.Helper()
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	check(t, err)
-	owner, err := ssh.NewSignerFromKey(key)
-	check(t, err)
-	w := &world{t: t, owner: owner, vendor: attesttest.NewVendor(), keys: newKeys(t)}
-	w.root = w.keys.Root()
-	w.found(life)
+	w := &world{World: testworld.New(t), keys: newKeys()}
+	w.found(w.keys.Root(), life)
 	return w
+}
+
+func (w *world) found(root wire.Digest, life string) {
+	w.Found(root, strings.ReplaceAll(tasks, "LIFE", life))
 }
 
 // edited is a world that goes on from w with one more policy, a copy of the
 // newest with one change; w itself stays where it is.
 func (w *world) edited(old, new string) *world {
-	w.t.Helper()
-	text := string(w.steps[len(w.steps)-1].Policy)
-	if !strings.Contains(text, old) {
-		w.t.Fatalf("policy does not contain %q", old)
-	}
-	var sequence int
-	var previous string
-	for line := range strings.Lines(text) {
-		fmt.Sscanf(line, "sequence     = %d", &sequence)
-		fmt.Sscanf(line, "previous     = %q", &previous)
-	}
-	text = strings.Replace(text, fmt.Sprintf("sequence     = %d", sequence), fmt.Sprintf("sequence     = %d", sequence+1), 1)
-	text = strings.Replace(text, fmt.Sprintf("previous     = %q", previous), fmt.Sprintf("previous     = %q", wire.Sum(w.steps[len(w.steps)-1].Policy)), 1)
-	next := *w
-	next.steps = slices.Clip(w.steps)
-	next.sign(strings.Replace(text, old, new, 1))
-	return &next
+	w.T.Helper()
+	return &world{World: w.Next(old, new), keys: w.keys}
 }
 
-func newKeys(t *testing.T) *identity.Keys {
-	t.Helper()
-	keys, err := identity.Derive(identity.NewSecret())
-	check(t, err)
-	return keys
-}
+func newKeys() *identity.Keys { return testworld.Must(identity.Derive(identity.NewSecret())) }
 
-// found writes the genesis policy.
-func (w *world) found(life string) {
-	w.sign(fmt.Sprintf(policyText, ssh.MarshalAuthorizedKey(w.owner.PublicKey())[:80],
-		w.vendor.Root(), w.root, sumOf("authority"), life, sumOf("scoring"), life, sumOf("keys"), life, sumOf("other")))
-}
-
-// sign appends a policy, with the owner's signature, to the history.
-func (w *world) sign(text string) {
-	w.t.Helper()
-	signature, err := policy.Sign(w.owner, policy.ForPolicy, []byte(text))
-	check(w.t, err)
-	w.steps = append(w.steps, api.HistoryEntry{Policy: []byte(text), Signatures: []string{signature}})
-}
-
-// sumOf is the digest of the program that plays a role.
-func sumOf(name string) wire.Digest { return wire.Sum([]byte(name)) }
-
-const policyText = `schema       = "cohort/policy/v1"
-trust_domain = "clinic.example"
-sequence     = 1
-previous     = ""
-created      = 2026-01-02T03:04:05Z
-development  = true
-
-[owners]
-quorum = 1
-approve_within = "168h"
-delay = "0s"
-keys = [ { name = "ana", ssh = "%s" } ]
-
-[platform.soft]
-roots = ["%v"]
-
-[authority]
-root = "%v"
-reference = [ { platform = "soft", program = "%v" } ]
-
+const tasks = `
 [task.scoring]
 key_mode = "shared"
 names = ["scoring.clinic.example"]
-life  = "%s"
+lifetime  = "LIFE"
 calls = ["keys"]
 [task.scoring.release."1"]
-reference = [ { platform = "soft", program = "%v" } ]
+reference = [ { platform = "soft", program = "scoring" } ]
 env = { LANG = "C" }
 
 [task.keys]
 key_mode = "unit"
 names = ["keys.clinic.example"]
-life  = "%s"
+lifetime  = "LIFE"
 [task.keys.release."1"]
-reference = [ { platform = "soft", program = "%v" } ]
+reference = [ { platform = "soft", program = "keys" } ]
 
 [task.other]
 key_mode = "shared"
-life  = "%s"
+lifetime  = "LIFE"
 [task.other.release."1"]
-reference = [ { platform = "soft", program = "%v" } ]
+reference = [ { platform = "soft", program = "other" } ]
 `
-
-func (w *world) genesis() attest.Digest { return wire.Sum(w.steps[0].Policy) }
-
-func (w *world) approved() policy.Approved {
-	w.t.Helper()
-	h, err := history.History{}.Extend(w.genesis(), w.steps)
-	check(w.t, err)
-	return h.Policy()
-}
 
 // config is that of a unit that runs the program of a task.
 func (w *world) config(task string, authorities ...*fake) Config {
 	c := Config{
-		Genesis:  w.genesis(),
+		Genesis:  w.Genesis(),
 		Task:     task,
-		Attester: w.vendor.Chip().Attester(attesttest.Measure(task)),
-		Log:      slog.New(slog.NewTextHandler(w.t.Output(), nil)),
+		Attester: w.Vendor.Chip().Attester(attesttest.Measure(task)),
+		Log:      slog.New(slog.NewTextHandler(w.T.Output(), nil)),
 	}
 	for _, a := range authorities {
 		c.Authorities = append(c.Authorities, a.URL)
@@ -168,10 +95,10 @@ func (w *world) config(task string, authorities ...*fake) Config {
 
 // start starts a unit that the test closes.
 func (w *world) start(task string, authorities ...*fake) *Unit {
-	w.t.Helper()
-	u, err := Start(w.t.Context(), w.config(task, authorities...))
-	check(w.t, err)
-	w.t.Cleanup(u.Close)
+	w.T.Helper()
+	u, err := Start(w.T.Context(), w.config(task, authorities...))
+	testworld.NoError(w.T, err)
+	w.T.Cleanup(u.Close)
 	return u
 }
 
@@ -185,31 +112,41 @@ type fake struct {
 	mu       sync.Mutex
 	steps    []api.HistoryEntry
 	requests []api.CertificateRequest
+	left     []api.LeaveRequest
 	clock    func() time.Time
+	secret   string // that its group roots come from
 	faults   faults
+	spread   time.Duration // in proved heads
+	moved    chan struct{} // closed by set, which polls wait for
 }
 
 // faults change what a fake answers, from inside to outside.
 type faults struct {
 	history func(*api.History)
+	party   []attest.Digest               // whose program a unit in a group is, whatever it asks for
 	deaf    bool                          // adopts nothing that is pushed
 	request func(*api.CertificateRequest) // the request as the fake understands it
 	report  func(*api.Report)
 	signed  func(*api.SignedReport)
 	sealed  func(*api.SealedReport)
-	refusal error        // instead of a report
-	serve   http.Handler // instead of the fake
+	// Of reports for a group: the root that they are sealed under, the secret that their
+	// signer has, and whether the domain's authority signs them.
+	groupRoot   func(*wire.Digest)
+	groupSecret string
+	domainSigns bool
+	refusal     error        // instead of a report
+	serve       http.Handler // instead of the fake
 }
 
 // authority starts an authority of the world with a root secret.
 func (w *world) authority(keys *identity.Keys) *fake {
-	f := &fake{world: w, keys: keys, steps: w.steps, clock: time.Now}
+	f := &fake{world: w, keys: keys, secret: ownSecret, steps: w.Entries(), clock: time.Now, spread: time.Second, moved: make(chan struct{})}
 	f.Server = httptest.NewUnstartedServer(f)
 	f.Listener = tls.NewListener(f.Listener, identity.ServerTLS(f.certificate))
 	f.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
 	f.Start()
 	f.URL = "https://" + f.Listener.Addr().String()
-	w.t.Cleanup(f.Close)
+	w.T.Cleanup(f.Close)
 	return f
 }
 
@@ -218,15 +155,17 @@ func (f *fake) set(change func(*fake)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	change(f)
+	close(f.moved)
+	f.moved = make(chan struct{})
 }
 
 // issuer issues under the newest policy, whatever root that names.
 func (f *fake) issuer() (*identity.Issuer, policy.Approved) {
-	h, err := history.History{}.Extend(f.world.genesis(), f.steps)
+	h, err := history.History{}.Extend(f.world.Genesis(), f.steps)
 	if err != nil {
 		panic(err)
 	}
-	i, err := f.keys.Issuer(h.Policy())
+	i, err := f.keys.Issuer(h.Policy(), groupsOf(f.secret, h.Policy())...)
 	if err != nil {
 		panic(err)
 	}
@@ -241,7 +180,44 @@ func (f *fake) certificate() (*tls.Certificate, error) {
 	return &tls.Certificate{Certificate: [][]byte{leaf.DER, i.AuthorityRoot()}, PrivateKey: leaf.Key}, err
 }
 
+// prove signs the head of p.
+func (f *fake) prove(p policy.Approved) []byte {
+	i, _ := f.issuer()
+	leaf, err := i.Authority(f.clock())
+	if err != nil {
+		panic(err)
+	}
+	head, err := identity.ProveHead(identity.HeadClaim{Head: p.Head(), Steps: uint64(len(p.Heads())), At: f.clock(), Spread: f.spread}, leaf)
+	if err != nil {
+		panic(err)
+	}
+	return head
+}
+
+// wait holds a poll until the fake changes.
+func (f *fake) wait(r *http.Request) {
+	poll, named, err := api.PollOf(r.URL.Query())
+	if r.URL.Path != api.PathHistory || !named || err != nil {
+		return
+	}
+	timer := time.NewTimer(poll.Wait)
+	defer timer.Stop()
+	f.mu.Lock()
+	_, p := f.issuer()
+	moved := f.moved
+	f.mu.Unlock()
+	if p.Head() != poll.Head {
+		return
+	}
+	select {
+	case <-moved:
+	case <-timer.C:
+	case <-r.Context().Done():
+	}
+}
+
 func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.wait(r)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.faults.serve != nil {
@@ -261,7 +237,12 @@ func (f *fake) answer(r *http.Request) (any, error) {
 	switch r.Method + " " + r.URL.Path {
 	case "GET " + api.PathHistory:
 		from, err := strconv.Atoi(r.URL.Query().Get("from"))
-		h := api.History{From: from, Entries: f.steps[min(from, len(f.steps)):], Head: p.Head()}
+		if poll, named, _ := api.PollOf(r.URL.Query()); named {
+			if from, err = slices.Index(p.Heads(), poll.Head)+1, nil; from == 0 {
+				return nil, wire.Refuse(wire.Behind, "head", poll.Head, p.Head())
+			}
+		}
+		h := api.History{From: from, Entries: f.steps[min(from, len(f.steps)):], Head: p.Head(), ProvedHead: f.prove(p)}
 		apply(f.faults.history, &h)
 		return h, err
 	case "POST " + api.PathHistory:
@@ -273,6 +254,11 @@ func (f *fake) answer(r *http.Request) (any, error) {
 		return api.Policy{}, err
 	case "POST " + api.PathChallenge:
 		return api.Challenge{Nonce: []byte(rand.Text())}, nil
+	case "POST " + api.PathLeave:
+		var l api.LeaveRequest
+		err := json.NewDecoder(r.Body).Decode(&l)
+		f.left = append(f.left, l)
+		return api.Left{Unit: l.Unit}, err
 	case "POST " + api.PathCertificates:
 		var request api.CertificateRequest
 		if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
@@ -307,12 +293,18 @@ func (f *fake) certify(request api.CertificateRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	enc, sender, err := hpke.NewSender(public, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(request))
+	var groupRoot wire.Digest
+	if request.Group != "" {
+		_, p := f.issuer()
+		groupRoot = f.reporterOf(p, request, report).Root()
+	}
+	apply(f.faults.groupRoot, &groupRoot)
+	enc, sender, err := hpke.NewSender(public, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(request, groupRoot))
 	if err != nil {
 		return nil, err
 	}
 	ciphertext, err := sender.Seal(nil, plain)
-	sealed := api.SealedReport{Encapsulated: enc, Ciphertext: ciphertext}
+	sealed := api.SealedReport{GroupRoot: groupRoot, Encapsulated: enc, Ciphertext: ciphertext}
 	apply(f.faults.sealed, &sealed)
 	return sealed, err
 }
@@ -352,7 +344,7 @@ func (f *fake) report(request api.CertificateRequest) (api.Report, error) {
 	}
 	report := api.Report{
 		Schema: api.ReportSchema, Task: id.Task, Release: id.Release, Identity: id.ID, KeyMode: string(grant.Task.KeyMode),
-		IdentityCA: id.Root, Cross: id.Cross, Authority: i.AuthorityRoot(), Env: grant.Release.Env, Head: p.Head(), Rings: testRings(f.clock()),
+		IdentityCA: id.Root, Cross: id.Cross, Authority: i.AuthorityRoot(), Env: grant.Release.Env, Head: p.Head(), ProvedHead: f.prove(p), Rings: testRings(f.clock()),
 	}
 	return report, f.leaves(i, grant, request, &report)
 }
@@ -386,8 +378,19 @@ func (f *fake) leaves(i *identity.Issuer, grant policy.Grant, request api.Certif
 }
 
 func (f *fake) sign(request api.CertificateRequest, report api.Report) (api.SignedReport, error) {
-	i, _ := f.issuer()
+	i, p := f.issuer()
 	leaf, err := i.Authority(f.clock())
+	chain := [][]byte{leaf.DER, i.AuthorityRoot()}
+	if request.Group != "" && !f.faults.domainSigns {
+		keys := f.reporterOf(p, request, report)
+		if i, err = f.keys.Issuer(p, keys); err != nil {
+			return api.SignedReport{}, err
+		}
+		pact := p.PactOf(keys.Roster())
+		id, _ := i.Group(pact)
+		leaf, err = i.GroupAuthority(pact, f.clock())
+		chain = [][]byte{leaf.DER, id.Root, i.AuthorityRoot()}
+	}
 	if err != nil {
 		return api.SignedReport{}, err
 	}
@@ -397,7 +400,20 @@ func (f *fake) sign(request api.CertificateRequest, report api.Report) (api.Sign
 	}
 	digest := sha256.Sum256(api.ReportMessage(raw, request.Digest()))
 	signature, err := ecdsa.SignASN1(rand.Reader, leaf.Key, digest[:])
-	return api.SignedReport{Report: raw, Signature: signature, Chain: [][]byte{leaf.DER, i.AuthorityRoot()}}, err
+	return api.SignedReport{Report: raw, Signature: signature, Chain: chain}, err
+}
+
+// reporterOf are the keys under which a report for a group is signed: those of the roster
+// that it is for, unless it was spoilt.
+func (f *fake) reporterOf(p policy.Approved, request api.CertificateRequest, report api.Report) *identity.GroupKeys {
+	id := report.Identity
+	if p.PactOf(id) == nil {
+		id = p.Pact(request.Group).ID()
+	}
+	if f.faults.groupSecret != "" {
+		return groupKeysOf(f.faults.groupSecret, id)
+	}
+	return groupKeysOf(f.secret, id)
 }
 
 // ahead is a clock that runs ahead of this machine's.
@@ -409,39 +425,4 @@ type unavailable struct{}
 
 func (unavailable) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	api.ProblemOf(wire.Refuse(wire.Unavailable, "authority", "", "")).Write(w)
-}
-
-func check(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// wantReason fails the test unless err is a refusal with this reason.
-func wantReason(t *testing.T, err error, want wire.Reason) {
-	t.Helper()
-	if err == nil {
-		t.Fatalf("got no error, want reason %q", want)
-	}
-	if got := wire.ReasonOf(err); got != want {
-		t.Fatalf("got reason %q, want %q: %v", got, want, err)
-	}
-}
-
-// eventually polls until a condition holds.
-func eventually(t *testing.T, within time.Duration, what string, holds func() bool) {
-	t.Helper()
-	for end := time.Now().Add(within); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", within, what)
-		}
-	}
-}
-
-func soon(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	t.Cleanup(cancel)
-	return ctx
 }

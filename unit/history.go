@@ -2,6 +2,7 @@ package unit
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -20,28 +21,39 @@ type peer struct {
 }
 
 func (u *Unit) dial(address string) (*peer, error) {
-	p, err := history.Dial(address, u.judge)
+	p, err := history.Dial(history.Config{Address: address, Judge: u.judge, Clock: u.now, Certificate: u.signingCertificate})
 	if err != nil {
 		return nil, fmt.Errorf("authority %q: %w", address, err)
 	}
 	return &peer{p, address}, nil
 }
 
+// signingCertificate is the newest certificate of the signing key; none before the first.
+func (u *Unit) signingCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	e, err := u.current()
+	if err != nil {
+		return new(tls.Certificate), nil
+	}
+	return &tls.Certificate{Certificate: [][]byte{e.unit, e.identity.Cross}, PrivateKey: u.signing}, nil
+}
+
 // judge says how the authority's leaf is checked in a handshake.
 func (u *Unit) judge(leaf *x509.Certificate) (policy.Approved, time.Time, error) {
-	at, err := judgedAt(leaf, u.config.Clock())
+	at, err := judgedAt(leaf, u.now())
 	return u.seen.Load().Policy(), at, err
 }
 
-// checkSigner demands that leaf is of kind authority under root, and root the
-// one that the newest policy names.
-func (u *Unit) checkSigner(leaf, root *x509.Certificate) error {
-	approved, at, err := u.judge(leaf)
+// checkSigner demands a leaf of kind authority, and at the end of the chain the root
+// that the newest policy names. For a group the leaf is one that signs its reports, and
+// the group root stands between.
+func (u *Unit) checkSigner(chain []*x509.Certificate, group string) error {
+	last := len(chain) - 1
+	approved, at, err := u.judge(chain[0])
 	if err != nil {
 		return err
 	}
-	_, err = identity.Check([]*x509.Certificate{leaf}, root, identity.Expect{
-		Policy: approved, Kinds: []identity.Kind{identity.KindAuthority}, Use: identity.UseSigning, At: at,
+	_, err = identity.Check(chain[:last], chain[last], identity.Expect{
+		Policy: approved, Kinds: []identity.Kind{identity.KindAuthority}, Use: identity.UseSigning, At: at, Group: group, Approvers: u.config.PartyKeys,
 	})
 	return err
 }
@@ -69,7 +81,7 @@ func (u *Unit) refresh(ctx context.Context, p *peer) error {
 	if err != nil {
 		return errors.Join(err, u.teach(ctx, p, err))
 	}
-	u.seen.Store(&next)
+	u.adopt(next)
 	return nil
 }
 

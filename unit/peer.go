@@ -83,6 +83,9 @@ func (c Config) identity(p policy.Approved, report api.Report) (attest.Digest, e
 // completes a handshake only with a leaf of exactly that role, under the newest
 // roster that the unit has seen and that the group's parties approve.
 //
+// It does not end connections that outlive a cut of their peer: [Unit.Serve] and
+// [Unit.Dial] do.
+//
 // It refuses with "group" another group than the unit's, with "role" a role that
 // the group does not have, and with "not-allowed" one that may neither call nor
 // be called.
@@ -124,7 +127,8 @@ func (u *Unit) admitPeers(config *tls.Config) func(*tls.ClientHelloInfo) (*tls.C
 			}
 			p, err := u.checkPeer(s, u.expectPeer(u.mayBeCalledBy, u.roles()...))
 			if c, ok := hello.Conn.(*conn); ok && err == nil {
-				c.meet(p, p.NotAfter().Sub(u.config.Clock()))
+				c.meet(p, u.now())
+				return c.still() // a policy may have been adopted meanwhile
 			}
 			return err
 		}
@@ -136,24 +140,24 @@ func (u *Unit) admitPeers(config *tls.Config) func(*tls.ClientHelloInfo) (*tls.C
 // here may be of policy that the unit has not seen, so that it renews soon.
 func (u *Unit) checkPeer(s tls.ConnectionState, e identity.Expect) (Peer, error) {
 	p, err := identity.Check(s.PeerCertificates, u.authorityRoot(), e)
-	if errors.Is(err, wire.StaleRoster) || errors.Is(err, wire.NoQuorum) {
+	if errors.Is(err, wire.StaleRoster) || errors.Is(err, wire.NoQuorum) || errors.Is(err, wire.Withdrawn) {
 		u.renewSoon()
 	}
 	return p, err
 }
 
-// pact is the unit's group as the newest policy has it and its parties agree on;
-// nil when they do not.
+// pact is the unit's group as the newest policy has it, and as its parties agree on it,
+// the unit's own among them; nil when they do not.
 func (u *Unit) pact() *policy.Pact {
-	p := u.seen.Load().Policy().Pact(u.config.Group)
-	if p == nil {
-		return nil
+	at := u.now()
+	for p := u.seen.Load().Policy().Pact(u.config.Group); p != nil; p = p.Before {
+		for _, root := range p.Roots(at) {
+			if identity.ApprovedBy(p, root, u.config.PartyKeys, at) == nil {
+				return p
+			}
+		}
 	}
-	inForce, err := p.InForce(u.config.Clock())
-	if err != nil {
-		return nil
-	}
-	return inForce
+	return nil
 }
 
 func (u *Unit) roles() []string {
@@ -174,7 +178,7 @@ func (u *Unit) mayBeCalledBy(p *policy.Pact, role string) bool {
 func (u *Unit) expectPeer(may func(*policy.Pact, string) bool, roles ...string) identity.Expect {
 	e := identity.Expect{
 		Policy: u.seen.Load().Policy(), Kinds: []identity.Kind{identity.KindGroup}, Use: identity.UseTLS,
-		At: u.config.Clock(), Group: u.config.Group,
+		At: u.now(), Group: u.config.Group, Parties: u.config.PeerParties, Approvers: u.config.PartyKeys,
 	}
 	if p := u.pact(); p != nil {
 		e.Roles = slices.DeleteFunc(slices.Clone(roles), func(role string) bool { return !may(p, role) })

@@ -1,8 +1,6 @@
 package unit
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -16,51 +14,83 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
-	"golang.org/x/crypto/ssh"
 )
 
 // grouped is a world whose policy has a group that its one party approves:
-// scorers call holders.
-func grouped(t *testing.T) *world {
+// scorers call holders. Edits are pairs of old and new text of the policy before it.
+func grouped(t *testing.T, edits ...string) *world {
 	t.Helper()
 	w := newWorld(t, "1h")
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	check(t, err)
-	party, err := ssh.NewSignerFromKey(key)
-	check(t, err)
+	for i := 0; i < len(edits); i += 2 {
+		w = w.edited(edits[i], edits[i+1])
+	}
+	w.Keys["north"] = testworld.NewKey()
 	w = w.edited("[task.other]", fmt.Sprintf(`[group.trial]
 key_mode = "shared"
 quorum = 1
 until = 2026-01-20T00:00:00Z
 term = "8760h"
-party = [ { name = "north", ssh = %q } ]
+party = [ %s ]
 [group.trial.role]
 holder = { members = [ { party = "north", task = "keys", release = "1" } ] }
 idler = { members = [ { party = "north", task = "other", release = "1" } ] }
 scorer = { members = [ { party = "north", task = "scoring", release = "1" } ], calls = ["holder"] }
-[task.other]`, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(party.PublicKey())))))
+[task.other]`, w.Rows("north")))
 	w = w.edited("until = 2026-01-20T00:00:00Z", "until = "+time.Now().Add(20*time.Hour).UTC().Format("2006-01-02T15:04:05Z"))
-	p := w.approved().Pact("trial")
-	s := policy.Statement{TrustDomain: "clinic.example", Genesis: w.genesis(), Group: p.ID(), Party: "north", Number: 1, NotAfter: p.Group.Until}
-	signature, err := policy.Sign(party, policy.ForApprove, s.Bytes())
-	check(t, err)
-	w.steps = append(w.steps, api.HistoryEntry{Policy: s.Bytes(), Signatures: []string{signature}})
+	w.says("north", false)
 	return w
+}
+
+// groupKeys are the keys of a roster, as the parties' authority drew them.
+func groupKeys(roster attest.Digest) *identity.GroupKeys {
+	return groupKeysOf(ownSecret, roster)
+}
+
+// ownSecret is what the root of each roster comes from at the authorities of its parties.
+const ownSecret = "the group's own secret"
+
+func groupKeysOf(from string, roster attest.Digest) *identity.GroupKeys {
+	seed := wire.Sum([]byte(from + roster.Hex()))
+	secret, err := identity.OpenSecret(seed[:])
+	if err != nil {
+		panic(err)
+	}
+	keys, err := identity.DeriveGroup(secret, roster)
+	if err != nil {
+		panic(err)
+	}
+	return keys
+}
+
+// groupsOf are the keys of all rosters of a policy.
+func groupsOf(secret string, p policy.Approved) (all []*identity.GroupKeys) {
+	for _, name := range p.Document().GroupNames() {
+		for pact := p.Pact(name); pact != nil; pact = pact.Before {
+			all = append(all, groupKeysOf(secret, pact.ID()))
+		}
+	}
+	return all
 }
 
 // member is the configuration of a unit in the group.
 func (w *world) member(role, program string, at *fake) Config {
 	c := w.config(program, at)
 	c.Task, c.Group, c.Role = "", "trial", role
-	c.Attester = w.vendor.Chip().Attester(attesttest.Measure(program))
+	c.PartyKeys = []attest.Digest{w.Policy().Pact("trial").Roster.Parties[0].Key}
+	c.Attester = w.Vendor.Chip().Attester(attesttest.Measure(program))
 	return c
 }
 
 // groupReport fills a report for a unit in a group.
 func (f *fake) groupReport(i *identity.Issuer, p policy.Approved, request api.CertificateRequest, result attest.Result) (api.Report, error) {
-	grant, err := p.AdmitMember(request.Group, request.Role, result, f.clock())
+	pins := policy.Pins{Parties: request.PartyKeys, Roster: request.Roster}
+	if f.faults.party != nil {
+		pins = policy.Pins{Parties: f.faults.party}
+	}
+	grant, err := p.AdmitMember(request.Group, request.Role, result, pins, func(p *policy.Pact) attest.Digest { return groupKeysOf(f.secret, p.ID()).Root() }, f.clock())
 	if err != nil {
 		return api.Report{}, err
 	}
@@ -71,17 +101,17 @@ func (f *fake) groupReport(i *identity.Issuer, p policy.Approved, request api.Ce
 	report := api.Report{
 		Schema: api.ReportSchema, Task: grant.Task.Name, Release: grant.Release.Name, Identity: id.ID, KeyMode: string(grant.Pact.Group.KeyMode),
 		Group: request.Group, Role: request.Role, Roster: grant.Pact.Roster.Bytes(),
-		IdentityCA: id.Root, Cross: id.Cross, Authority: i.AuthorityRoot(), Head: p.Head(), Rings: testRings(f.clock()),
+		IdentityCA: id.Root, Cross: id.Cross, Authority: i.AuthorityRoot(), Head: p.Head(), ProvedHead: f.prove(p), Rings: testRings(f.clock()),
 	}
 	return report, f.leaves(i, grant, request, &report)
 }
 
 // join starts a unit of a role.
 func (w *world) join(role, program string, at *fake) *Unit {
-	w.t.Helper()
-	u, err := Start(w.t.Context(), w.member(role, program, at))
-	check(w.t, err)
-	w.t.Cleanup(u.Close)
+	w.T.Helper()
+	u, err := Start(w.T.Context(), w.member(role, program, at))
+	testworld.NoError(w.T, err)
+	w.T.Cleanup(u.Close)
 	return u
 }
 
@@ -90,7 +120,7 @@ func (w *world) join(role, program string, at *fake) *Unit {
 func holders(t *testing.T, u *Unit) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
+	testworld.NoError(t, err)
 	done := make(chan error, 1)
 	go func() {
 		done <- u.Serve(t.Context(), l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -98,7 +128,7 @@ func holders(t *testing.T, u *Unit) string {
 			fmt.Fprintf(w, "%s calls %s", p.Role(), r.URL.Path)
 		}))
 	}()
-	t.Cleanup(func() { check(t, <-done) })
+	t.Cleanup(func() { testworld.NoError(t, <-done) })
 	return l.Addr().String()
 }
 
@@ -118,10 +148,49 @@ func TestGroupReportRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a.set(func(f *fake) { f.faults.report = tt.spoil })
-			_, err := Start(soon(t), w.member("scorer", "scoring", a))
-			wantReason(t, err, tt.want)
+			_, err := Start(testworld.Soon(t), w.member("scorer", "scoring", a))
+			testworld.Refused(t, err, tt.want)
 		})
 	}
+}
+
+// TestGroupReportSigner: a unit in a group takes a report from the authority that its
+// parties approved and from no other, the authority of the domain included.
+func TestGroupReportSigner(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED: who may sign a report for a group is not shown; run without -short")
+	}
+	w := grouped(t)
+	a := w.authority(w.keys)
+	for name, tt := range map[string]struct {
+		faults faults
+		want   wire.Reason
+	}{
+		"the domain's authority": {faults{domainSigns: true}, wire.BadChain},
+		"the domain's authority beside the group root": {faults{domainSigns: true, signed: func(s *api.SignedReport) {
+			i, p := a.issuer()
+			id, _ := i.Group(p.Pact("trial"))
+			s.Chain = [][]byte{s.Chain[0], id.Root, s.Chain[1]}
+		}}, wire.WrongGroup},
+		"a root that no party approved":       {faults{groupSecret: "the owners'"}, wire.NoQuorum},
+		"sealed under no group root":          {faults{groupRoot: func(d *wire.Digest) { *d = wire.Digest{} }}, wire.WrongRoot},
+		"sealed under another group root":     {faults{groupRoot: func(d *wire.Digest) { d[0]++ }}, wire.WrongRoot},
+		"another group root said on the way":  {faults{sealed: func(s *api.SealedReport) { s.GroupRoot[0]++ }}, wire.BadSignature},
+		"certificates under another root":     {faults{report: func(r *api.Report) { r.IdentityCA = r.Cross }}, wire.WrongRoot},
+		"no group-bus certificate of its own": {faults{report: func(r *api.Report) { r.Cross = r.Authority }}, wire.WrongKind},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a.set(func(f *fake) { f.faults = tt.faults })
+			u, err := Start(testworld.Soon(t), w.member("scorer", "scoring", a))
+			if u != nil {
+				u.Close()
+			}
+			testworld.Refused(t, err, tt.want)
+		})
+	}
+	a.set(func(f *fake) { f.faults = faults{groupRoot: func(d *wire.Digest) { d[0]++ }} })
+	_, err := Start(testworld.Soon(t), w.config("scoring", a))
+	testworld.Refused(t, err, wire.WrongRoot)
 }
 
 func TestMemberConfigRefusals(t *testing.T) {
@@ -131,12 +200,27 @@ func TestMemberConfigRefusals(t *testing.T) {
 		"a task as well": func(c *Config) { c.Task = "scoring" },
 		"no role":        func(c *Config) { c.Role = "" },
 		"no group":       func(c *Config) { c.Group = "" },
+		"no party key":   func(c *Config) { c.PartyKeys = nil },
+		"a zero key":     func(c *Config) { c.PartyKeys = []attest.Digest{{}} },
+		"a key twice":    func(c *Config) { c.PartyKeys = append(c.PartyKeys, c.PartyKeys[0]) },
+		"too many keys": func(c *Config) {
+			c.PartyKeys = append(c.PartyKeys, attest.Digest{1}, attest.Digest{2}, attest.Digest{3}, attest.Digest{4})
+		},
+		"no peer's key":  func(c *Config) { c.PeerParties = map[string][]attest.Digest{"holder": nil} },
+		"a peer's role":  func(c *Config) { c.PeerParties = map[string][]attest.Digest{"Holder": {{1}}} },
+		"a task's party": func(c *Config) { c.Task, c.Group, c.Role = "scoring", "", "" },
+		"a task's roster": func(c *Config) {
+			c.Task, c.Group, c.Role, c.PartyKeys, c.Roster = "scoring", "", "", nil, attest.Digest{1}
+		},
+		"a task's peers": func(c *Config) {
+			c.Task, c.Group, c.Role, c.PartyKeys, c.PeerParties = "scoring", "", "", nil, map[string][]attest.Digest{"holder": {{1}}}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := w.member("scorer", "scoring", a)
 			spoil(&c)
-			_, err := Start(soon(t), c)
-			wantReason(t, err, wire.BadRequest)
+			_, err := Start(testworld.Soon(t), c)
+			testworld.Refused(t, err, wire.BadRequest)
 		})
 	}
 }
@@ -157,7 +241,7 @@ func TestPeerTLSRefusals(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := tt.unit.PeerTLS(tt.group, tt.role)
-			wantReason(t, err, tt.want)
+			testworld.Refused(t, err, tt.want)
 		})
 	}
 }
@@ -169,9 +253,9 @@ func TestPeerTLSServes(t *testing.T) {
 	a := w.authority(w.keys)
 	holder, scorer, idler := w.join("holder", "keys", a), w.join("scorer", "scoring", a), w.join("idler", "other", a)
 	server, err := holder.PeerTLS("trial", "scorer")
-	check(t, err)
+	testworld.NoError(t, err)
 	l, err := tls.Listen("tcp", "127.0.0.1:0", server)
-	check(t, err)
+	testworld.NoError(t, err)
 	defer l.Close()
 	go func() {
 		for {
@@ -193,7 +277,7 @@ func TestPeerTLSServes(t *testing.T) {
 		return string(b) == "served"
 	}
 	client, err := scorer.PeerTLS("trial", "holder")
-	check(t, err)
+	testworld.NoError(t, err)
 	if !served(client) {
 		t.Error("the role that the group lets call is not served")
 	}
@@ -215,11 +299,11 @@ func TestAgentPeers(t *testing.T) {
 	address := holders(t, w.join("holder", "keys", a))
 	scorer := w.join("scorer", "scoring", a)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
+	testworld.NoError(t, err)
 	dead := l.Addr().String()
-	check(t, l.Close())
+	testworld.NoError(t, l.Close())
 	proxy, err := AgentConfig{Unit: scorer, Peers: []AgentPeer{{Role: "holder", Addresses: []string{dead, address}}}}.openPeers()
-	check(t, err)
+	testworld.NoError(t, err)
 	defer proxy.close()
 	url := strings.TrimPrefix(proxy.environment()[0], "PEER_HOLDER=")
 	if got := proxy.fill("--to={peer.holder}/x"); got != "--to="+url+"/x" {
@@ -227,9 +311,9 @@ func TestAgentPeers(t *testing.T) {
 	}
 	for range 4 {
 		answer, err := http.Get(url + "/table")
-		check(t, err)
+		testworld.NoError(t, err)
 		body, err := io.ReadAll(answer.Body)
-		check(t, err)
+		testworld.NoError(t, err)
 		answer.Body.Close()
 		if string(body) != "scorer calls /table" {
 			t.Errorf("got %q", body)
@@ -245,7 +329,7 @@ func TestAgentPeers(t *testing.T) {
 	}
 	behind := runAgentIn(t, w, w.join("holder", "keys", a), "http", nil)
 	config, err := scorer.PeerTLS("trial", "holder")
-	check(t, err)
+	testworld.NoError(t, err)
 	behind.user = &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
 	var seen struct{ Header http.Header }
 	behind.json("/request", &seen, RoleField, "owner")

@@ -2,6 +2,7 @@ package unit
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -67,14 +68,16 @@ func (u *Unit) openPeer(peer AgentPeer) (*peerProxy, error) {
 	if err != nil {
 		return nil, err
 	}
+	config.NextProtos = []string{"h2", "http/1.1"}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	p := &peerProxy{url: "http://" + l.Addr().String(), addresses: peer.Addresses}
 	p.transport = &http.Transport{
-		DialContext: p.dial, TLSClientConfig: config, TLSHandshakeTimeout: headerTime, ForceAttemptHTTP2: true,
-		IdleConnTimeout: idleTime, DisableCompression: true,
+		DialTLSContext:    func(ctx context.Context, _, _ string) (net.Conn, error) { return p.dial(ctx, u, config) },
+		ForceAttemptHTTP2: true,
+		IdleConnTimeout:   idleTime, DisableCompression: true,
 	}
 	target := &url.URL{Scheme: "https", Host: peer.Role + "." + u.config.Group}
 	proxy := &httputil.ReverseProxy{
@@ -95,12 +98,13 @@ func (u *Unit) openPeer(peer AgentPeer) (*peerProxy, error) {
 	return p, nil
 }
 
-// dial connects to the next address that can be reached.
-func (p *peerProxy) dial(ctx context.Context, network, _ string) (net.Conn, error) {
+// dial connects to the next address at which there is a unit that the newest policy
+// accepts.
+func (p *peerProxy) dial(ctx context.Context, u *Unit, config *tls.Config) (net.Conn, error) {
 	var faults []error
 	first := p.turn.Add(1)
 	for i := range p.addresses {
-		conn, err := new(net.Dialer).DialContext(ctx, network, p.addresses[(first+uint64(i))%uint64(len(p.addresses))])
+		conn, err := u.Dial(ctx, config, p.addresses[(first+uint64(i))%uint64(len(p.addresses))])
 		if err == nil {
 			return conn, nil
 		}

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"golang.org/x/sys/unix"
 )
@@ -135,7 +136,7 @@ func (p *program) accepts(ctx context.Context, limit time.Duration) error {
 		if err == nil {
 			return c.Close()
 		}
-		if pause(deadline, wait) == nil {
+		if retry.Sleep(deadline, wait) == nil {
 			continue
 		}
 		if ctx.Err() != nil {

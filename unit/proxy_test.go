@@ -9,6 +9,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // TestProgramLeavesContent: over HTTP/1.1, the program answers without having read
@@ -36,7 +38,7 @@ func TestProgramLeavesContent(t *testing.T) {
 				for range 20 {
 					body := io.MultiReader(strings.NewReader(strings.Repeat("x", size)))
 					r, err := http.NewRequest(http.MethodPost, agent.URL, body)
-					check(t, err)
+					testworld.NoError(t, err)
 					answer, err := rt.RoundTrip(r)
 					if err != nil {
 						t.Fatalf("%d bytes: %v", size, err)

@@ -7,16 +7,16 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Steps of back-off, and the longest time one attempt at one authority may
-// take. An authority that comes back is noticed within attemptTime + lastStep.
-const (
-	firstStep   = 50 * time.Millisecond
-	lastStep    = 5 * time.Second
-	attemptTime = 5 * time.Second
-)
+// attemptTime is the longest that one attempt at one authority takes.
+const attemptTime = 5 * time.Second
+
+// authorityBackoff is the wait while no authority issues a certificate. One that comes back is
+// asked within attemptTime and Most.
+var authorityBackoff = retry.Backoff{First: 50 * time.Millisecond, Most: 5 * time.Second}
 
 // longestPause is how long the clock is not looked at: timers stand still while
 // a machine sleeps, certificates do not.
@@ -36,6 +36,9 @@ func (u *Unit) renew(ctx context.Context) {
 // point of the time for it, or ahead of that when a ring key is missed, or ctx is
 // done. However clocks differ it else lets half of that time pass, so that a unit
 // never asks in a tight loop.
+//
+// A step that concerns the unit makes it renew at a random point of the spread that the
+// authority proved with it.
 func (u *Unit) awaitRenewal(ctx context.Context) error {
 	e := u.held.Load()
 	spread := e.renewBefore.Sub(e.renewAfter)
@@ -43,7 +46,7 @@ func (u *Unit) awaitRenewal(ctx context.Context) error {
 		return err
 	}
 	due := e.renewAfter.Add(rand.N(spread + 1))
-	for wait := due.Sub(u.config.Clock()); wait > 0; wait = due.Sub(u.config.Clock()) {
+	for wait := due.Sub(u.now()); wait > 0; wait = due.Sub(u.now()) {
 		if soon, err := u.await(ctx, min(wait, longestPause)); soon || err != nil {
 			return err
 		}
@@ -57,7 +60,8 @@ func (u *Unit) awaitRenewal(ctx context.Context) error {
 // off.
 func (u *Unit) obtain(ctx context.Context, ends func(error) bool) error {
 	var told error
-	for step := firstStep; ; step = min(2*step, lastStep) {
+	for failures := 1; ; failures++ {
+		moved := u.news.next()
 		err := u.attempt(ctx)
 		if err == nil || ends(err) {
 			return err
@@ -68,10 +72,13 @@ func (u *Unit) obtain(ctx context.Context, ends func(error) bool) error {
 		if ctx.Err() != nil {
 			return errors.Join(context.Cause(ctx), told)
 		}
-		wait := step/2 + rand.N(step/2)
+		wait := authorityBackoff.Wait(failures)
 		u.config.Log.Warn("no certificate yet", "unit", u.id, "task", u.config.Task, "group", u.config.Group, "role", u.config.Role, "reason", wire.ReasonOf(err), "cause", err, "retry_in", wait)
-		if pause(ctx, wait) != nil {
+		switch stepped, err := pauseUntil(ctx, wait, moved); {
+		case err != nil:
 			return errors.Join(context.Cause(ctx), told)
+		case stepped:
+			failures = 0 // what was refused may be approved now
 		}
 	}
 }
@@ -116,22 +123,24 @@ func (u *Unit) attemptAt(ctx context.Context, p *peer) error {
 // is the network's or a fault of the authority.
 func final(err error) bool {
 	switch wire.ReasonOf(err) {
-	case wire.NoQuorum: // parties may still approve
+	case wire.NoQuorum, wire.Withdrawn, wire.NoPlace: // parties may still approve, a place becomes free
 		return false
-	case wire.Behind, wire.RingElsewhere, wire.Unavailable, wire.TooMany, wire.StoreFailed, wire.Internal:
+	case wire.Behind, wire.RingElsewhere, wire.GroupElsewhere, wire.Unavailable, wire.TooMany, wire.Overload, wire.StoreFailed, wire.Internal:
 		return false
 	}
 	return true
 }
 
-// pause blocks for d, or until ctx is done.
-func pause(ctx context.Context, d time.Duration) error {
+// pauseUntil is [retry.Sleep] that ends early with a channel that is closed, and reports
+// whether it was.
+func pauseUntil(ctx context.Context, d time.Duration, moved <-chan struct{}) (early bool, err error) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+	case <-moved:
+		early = true
 	case <-timer.C:
-		return ctx.Err()
 	}
+	return early, ctx.Err()
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/history"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -26,7 +28,7 @@ func TestBackOff(t *testing.T) {
 			Attester: attesttest.NewVendor().Chip().Attester(attesttest.Measure("scoring")),
 			Log:      slog.New(slog.NewTextHandler(&log, nil)),
 		})
-		check(t, err)
+		testworld.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		err = u.obtain(ctx, final)
@@ -40,7 +42,7 @@ func TestBackOff(t *testing.T) {
 		step := 50 * time.Millisecond
 		for _, match := range waits {
 			wait, err := time.ParseDuration(match[1])
-			check(t, err)
+			testworld.NoError(t, err)
 			if wait < step/2 || wait > step {
 				t.Errorf("got a wait of %v, want %v to %v", wait, step/2, step)
 			}
@@ -76,6 +78,14 @@ func TestStartWaits(t *testing.T) {
 	}
 }
 
+// idle is a unit that has seen nothing, at a clock.
+func idle(c *clock) *Unit {
+	u := &Unit{clock: c}
+	u.seen.Store(&history.History{})
+	u.news.moved = make(chan struct{})
+	return u
+}
+
 // TestAwaitRenewal: a renewal falls at a random point between renewAfter and
 // renewBefore, and never at once, however late the clock says it is.
 func TestAwaitRenewal(t *testing.T) {
@@ -89,11 +99,11 @@ func TestAwaitRenewal(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				u := &Unit{config: Config{Clock: time.Now}}
+				u := idle(newClock(bubbleClock))
 				after := time.Now().Add(row.due)
 				u.held.Store(&enrolment{renewAfter: after, renewBefore: after.Add(5 * time.Minute)})
 				begin := time.Now()
-				check(t, u.awaitRenewal(t.Context()))
+				testworld.NoError(t, u.awaitRenewal(t.Context()))
 				if got := time.Since(begin); got < row.min || got > row.max {
 					t.Errorf("got %v, want %v to %v", got, row.min, row.max)
 				}
@@ -107,12 +117,15 @@ func TestAwaitRenewal(t *testing.T) {
 func TestAwaitRenewalAfterSleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var slept atomic.Int64
-		u := &Unit{config: Config{Clock: func() time.Time { return time.Now().Add(time.Duration(slept.Load())) }}}
+		u := idle(newClock(func() (time.Time, time.Duration) {
+			wall, elapsed := bubbleClock()
+			return wall.Add(time.Duration(slept.Load())), elapsed + time.Duration(slept.Load())
+		}))
 		after := time.Now().Add(10 * time.Hour)
 		u.held.Store(&enrolment{renewAfter: after, renewBefore: after})
 		time.AfterFunc(10*time.Minute, func() { slept.Store(int64(10 * time.Hour)) })
 		begin := time.Now()
-		check(t, u.awaitRenewal(t.Context()))
+		testworld.NoError(t, u.awaitRenewal(t.Context()))
 		if got := time.Since(begin); got > 11*time.Minute {
 			t.Errorf("got %v, want at most a minute more than 10", got)
 		}
@@ -138,12 +151,12 @@ func TestAuthorityAway(t *testing.T) {
 		}
 	}
 	time.Sleep(time.Until(end) + 20*time.Millisecond)
-	wantReason(t, u.Ready(), wire.CertExpired)
+	testworld.Refused(t, u.Ready(), wire.CertExpired)
 	if _, err := u.ClientTLS("keys"); wire.ReasonOf(err) != wire.CertExpired {
 		t.Errorf("got %v, want no calls with an expired certificate", err)
 	}
 	f.set(func(f *fake) { f.faults.serve = nil })
-	eventually(t, 10*time.Second, "the unit is ready again", func() bool { return u.Ready() == nil })
+	testworld.Within(t, 10*time.Second, "the unit is ready again", func() bool { return u.Ready() == nil })
 	if got := u.Stats(); got.LastFailure != wire.Unavailable {
 		t.Errorf("got last failure %q, want %q", got.LastFailure, wire.Unavailable)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -28,9 +29,9 @@ func testRings(now time.Time) api.Rings {
 func continued(t *testing.T) (*world, *api.InheritedRing) {
 	t.Helper()
 	w := newWorld(t, "1h").edited("[task.scoring.release.\"1\"]\n", "[task.scoring.release.\"0\"]\n"+
-		"reference = [ { platform = \"soft\", program = \""+sumOf("zero").String()+"\" } ]\n[task.scoring.release.\"1\"]\ncontinues = \"0\"\n")
-	id, err := identity.ReleaseID(w.approved(), "scoring", "0")
-	check(t, err)
+		"reference = [ { platform = \"soft\", program = \"zero\" } ]\n[task.scoring.release.\"1\"]\ncontinues = \"0\"\n")
+	id, err := identity.ReleaseID(w.Policy(), "scoring", "0")
+	testworld.NoError(t, err)
 	return w, &api.InheritedRing{Identity: id, RingKeys: testKeys(0x30, time.Now())}
 }
 
@@ -89,8 +90,8 @@ func TestRingsRefused(t *testing.T) {
 				r.Rings.Inherited = inherited
 				row.change(&r.Rings)
 			}
-			_, err := Start(soon(t), w.config("scoring", f))
-			wantReason(t, err, row.want)
+			_, err := Start(testworld.Soon(t), w.config("scoring", f))
+			testworld.Refused(t, err, row.want)
 		})
 	}
 }
@@ -103,8 +104,8 @@ func TestInheritedWithoutContinues(t *testing.T) {
 	f.faults.report = func(r *api.Report) {
 		r.Rings.Inherited = &api.InheritedRing{Identity: r.Identity, RingKeys: testKeys(0x30, time.Now())}
 	}
-	_, err := Start(soon(t), w.config("scoring", f))
-	wantReason(t, err, wire.WrongIdentity)
+	_, err := Start(testworld.Soon(t), w.config("scoring", f))
+	testworld.Refused(t, err, wire.WrongIdentity)
 }
 
 // FuzzRings reads ring keys as a report carries them: what is accepted is what
@@ -137,4 +138,48 @@ func FuzzRings(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestRingsAfterACut gives a unit, with its second report, keys that follow nothing it
+// holds. Of an authority that started again it keeps the ones of before, to open
+// sessions; after a cut it does not.
+func TestRingsAfterACut(t *testing.T) {
+	for _, row := range []struct {
+		name, old, new string
+		kept           bool
+	}{
+		{"started again", `env = { LANG = "C" }`, `env = { LANG = "D" }`, true},
+		{"a cut", "[task.scoring]\n", "[task.scoring]\ncut_units = [\"" + wire.UnitID{1}.String() + "\"]\n", false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w := newWorld(t, "1h")
+			f := w.authority(w.keys)
+			f.spread = 0
+			give := func(first byte) {
+				rings := api.Rings{Strict: testKeys(first, time.Now()), Follow: testKeys(first+0x10, time.Now())}
+				rings.Strict.Previous, rings.Follow.Previous = nil, nil
+				f.set(func(f *fake) { f.faults.report = func(r *api.Report) { r.Rings = rings } })
+			}
+			give(0x10)
+			u := w.start("scoring", f)
+			first := u.held.Load()
+			give(0x50)
+			w = w.edited(row.old, row.new)
+			f.step(w)
+			testworld.Within(t, 5*time.Second, "the unit renews", func() bool { return u.held.Load() != first })
+			second := u.held.Load()
+			for kind, keys := range map[string][2]identity.RingKeys{"strict": {first.ring.Strict, second.ring.Strict}, "follow": {first.ring.Follow, second.ring.Follow}} {
+				if previous := keys[1].Previous; (previous != nil) != row.kept || row.kept && previous.ID() != keys[0].Current.ID() {
+					t.Errorf("%s: got a previous key %v, want one %v", kind, previous != nil, row.kept)
+				}
+			}
+			want := 4
+			if row.kept {
+				want = 6
+			}
+			if got := u.cluster.host.Stats(u.now()).Rings; got != want {
+				t.Errorf("the channel holds %d ring keys, want %d", got, want)
+			}
+		})
+	}
 }

@@ -13,18 +13,31 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/limit"
 )
 
 // Times of a server.
 const (
 	headerTime = 10 * time.Second       // handshake and request header
 	idleTime   = 2 * time.Minute        // kept-alive connection without a request
+	readTime   = time.Minute            // the next bytes of a request
+	writeTime  = 30 * time.Second       // the client takes the next bytes of a response
+	restTime   = time.Second            // what a handler leaves of a request
 	drainTime  = 10 * time.Second       // requests in flight at shutdown
 	lingerTime = 100 * time.Millisecond // between the last beat and the end of the listener
 )
 
-// maxConns bounds open connections; beyond, the one that waits longest is closed.
-const maxConns = 10_000
+// Bounds of a server.
+const (
+	maxConns    = 10_000 // open connections; beyond, the address with the most loses the one that waits longest
+	maxRequests = 10_000 // requests in flight; one address has no more of them than are free
+)
+
+// quotaRequests names the latter in refusals and [Stats].
+const quotaRequests = "unit: requests under way"
+
+// pace is that of a server's clients.
+func pace() limit.Pace { return limit.Pace{Read: readTime, Write: writeTime, Rest: restTime} }
 
 // Serve answers HTTP/1.1 and HTTP/2 over TLS on a listener, which it closes,
 // until ctx is done; it then lets requests in flight finish for at most 10
@@ -34,6 +47,12 @@ const maxConns = 10_000
 // holds a newer one, answers on older connections ask the client to make
 // another (Connection: close, GOAWAY), and at the certificate's end whatever is
 // left is cut.
+//
+// A request whose body brings nothing for a minute is cut off, and a response of
+// which the client takes nothing for 30 seconds. A handler that calls SetReadDeadline
+// of [http.ResponseController] decides about the former itself. One address has at
+// most half of 10,000 requests in flight, or what others leave of them: the rest is
+// answered 429, or 503 when there are no more.
 //
 // It also serves the trusted channel: requests of sessions reach the handler
 // like any others, and [CallerOf] tells them apart.
@@ -48,17 +67,18 @@ func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error 
 	leave := u.announce(l.Addr())
 	defer leave()
 	server := &http.Server{
-		Handler:           u.whileCertified(served),
+		Handler:           pace().Handler(u.shared(u.whileCertified(served))),
+		HTTP2:             pace().HTTP2(),
 		TLSConfig:         u.serverTLS(tls.RequestClientCert),
 		ConnContext:       withConn,
-		ConnState:         api.NewConnections(maxConns).Track,
+		ConnState:         limit.NewConnections(maxConns).Track,
 		ReadHeaderTimeout: headerTime,
 		IdleTimeout:       idleTime,
 		ErrorLog:          slog.NewLogLogger(u.config.Log.Handler(), slog.LevelDebug),
 	}
 	stopped := make(chan error, 1)
 	cancel := context.AfterFunc(ctx, func() { leave(); u.linger(); stopped <- drain(server) })
-	err = server.ServeTLS(listener{l}, "", "")
+	err = server.ServeTLS(listener{l, u}, "", "")
 	if cancel() {
 		return errors.Join(fmt.Errorf("serving: %w", err), server.Close())
 	}
@@ -85,11 +105,12 @@ func drain(server *http.Server) error {
 }
 
 // whileCertified serves a request only before the end of its connection's
-// certificate, and tells the client to reconnect when there is a newer one.
+// certificate, while the clock is right and, in a group, while the unit hears of the
+// authority, and tells the client to reconnect when there is a newer certificate.
 func (u *Unit) whileCertified(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		e := r.Context().Value(connKey{}).(*conn).enrolment()
-		if !u.config.Clock().Before(e.notAfter) {
+		if now, err := u.clock.checked(); err != nil || !now.Before(e.notAfter) || u.notSilent(e, now) != nil {
 			panic(http.ErrAbortHandler)
 		}
 		if e != u.held.Load() && r.Header.Get("Upgrade") == "" {
@@ -99,20 +120,41 @@ func (u *Unit) whileCertified(h http.Handler) http.Handler {
 	})
 }
 
-// listener makes each connection a [conn].
-type listener struct{ net.Listener }
+// shared serves a request while there is room for it.
+func (u *Unit) shared(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from := limit.AddressOf(r.RemoteAddr)
+		if err := u.requests.Take(from, 1); err != nil {
+			u.counters.quotas.count(err)
+			api.ProblemOf(err).Write(w)
+			return
+		}
+		defer u.requests.Give(from, 1)
+		h.ServeHTTP(w, r)
+	})
+}
+
+// listener makes each connection a [conn] of the unit.
+type listener struct {
+	net.Listener
+	unit *Unit
+}
 
 func (l listener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: c}, nil
+	made := &conn{Conn: c, unit: l.unit}
+	l.unit.opened.add(made)
+	return made, nil
 }
 
-// conn is a connection below TLS that ends with its certificate.
+// conn is a connection below TLS that ends with its certificate, and with what policy
+// cuts off.
 type conn struct {
 	net.Conn
+	unit *Unit
 
 	mu   sync.Mutex  // guards the fields below
 	held *enrolment  // what the handshake was served from
@@ -127,16 +169,30 @@ func (c *conn) bind(e *enrolment, left time.Duration) {
 	c.held, c.end = e, time.AfterFunc(left, func() { c.Conn.Close() })
 }
 
-// meet says who is on the other side, and how long his certificate lives.
-func (c *conn) meet(p Peer, left time.Duration) {
+// meet says who is on the other side, now. The connection ends with the first of
+// both certificates.
+func (c *conn) meet(p Peer, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.peer = p
 	if c.end != nil && c.end.Stop() {
-		mine := time.Until(c.held.notAfter)
-		c.end = time.AfterFunc(min(left, mine), func() { c.Conn.Close() })
+		left := min(p.NotAfter().Sub(now), c.held.notAfter.Sub(now))
+		c.end = time.AfterFunc(left, func() { c.Conn.Close() })
 	}
 }
+
+// still refuses a peer that the newest policy cuts off.
+func (c *conn) still() error {
+	c.mu.Lock()
+	peer := c.peer
+	c.mu.Unlock()
+	if !peer.OK() {
+		return nil
+	}
+	return c.unit.newest().CutOff(peer.Facts(), c.unit.now())
+}
+
+func (c *conn) cut() { c.Conn.Close() }
 
 func (c *conn) enrolment() *enrolment {
 	c.mu.Lock()
@@ -159,6 +215,7 @@ func (c *conn) Read(b []byte) (int, error) {
 
 // Close ends the connection and its timer.
 func (c *conn) Close() error {
+	c.unit.opened.remove(c)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.end != nil {

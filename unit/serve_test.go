@@ -17,6 +17,8 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/retry"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -24,7 +26,7 @@ import (
 func serve(t *testing.T, u *Unit, h http.Handler) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
+	testworld.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- u.Serve(ctx, l, h) }()
@@ -39,20 +41,20 @@ func serve(t *testing.T, u *Unit, h http.Handler) string {
 
 // user is an HTTP client that demands the unit's identity.
 func (w *world) user(u *Unit, protocol string) *http.Client {
-	w.t.Helper()
+	w.T.Helper()
 	root, err := x509.ParseCertificate(u.held.Load().root.Raw)
-	check(w.t, err)
-	id, p := u.Identity().ID, w.approved()
+	testworld.NoError(w.T, err)
+	id, p := u.Identity().ID, w.Policy()
 	config := identity.ClientTLS("", func() *x509.Certificate { return root }, func() identity.Expect {
 		return identity.Expect{
 			Policy: p, Kinds: []identity.Kind{identity.KindShared, identity.KindUnit},
-			Use: identity.UseTLS, IDs: []attest.Digest{id}, At: u.config.Clock(),
+			Use: identity.UseTLS, IDs: []attest.Digest{id}, At: u.now(),
 		}
 	})
 	transport := &http.Transport{TLSClientConfig: config, Protocols: new(http.Protocols)}
 	transport.Protocols.SetHTTP1(protocol == "HTTP/1.1")
 	transport.Protocols.SetHTTP2(protocol == "HTTP/2.0")
-	w.t.Cleanup(transport.CloseIdleConnections)
+	w.T.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
 }
 
@@ -65,7 +67,7 @@ var hello = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 func get(t *testing.T, c *http.Client, address string) (*http.Response, *x509.Certificate) {
 	t.Helper()
 	answer, err := c.Get("https://" + address + "/")
-	check(t, err)
+	testworld.NoError(t, err)
 	defer answer.Body.Close()
 	if body, err := io.ReadAll(answer.Body); err != nil || string(body) != "hello" {
 		t.Fatalf("got %q, %v", body, err)
@@ -79,14 +81,13 @@ func TestServeReconnects(t *testing.T) {
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(protocol, func(t *testing.T) {
 			var skip atomic.Int64
-			clock := func() time.Time { return time.Now().Add(time.Duration(skip.Load())) }
 			w := newWorld(t, "1h")
 			f := w.authority(w.keys)
-			f.clock = clock
+			f.clock = func() time.Time { return time.Now().Add(time.Duration(skip.Load())) }
 			c := w.config("scoring", f)
-			c.Clock = clock
+			c.Clock = skipping(&skip)
 			u, err := Start(t.Context(), c)
-			check(t, err)
+			testworld.NoError(t, err)
 			defer u.Close()
 			user := w.user(u, protocol)
 			address := serve(t, u, hello)
@@ -101,9 +102,9 @@ func TestServeReconnects(t *testing.T) {
 				t.Errorf("got %d handshakes, want %d: the connection is kept", got, handshakes)
 			}
 			skip.Store(int64(time.Until(u.Stats().NotAfter) - 10*time.Minute)) // into the next window
-			check(t, u.attempt(soon(t)))
+			testworld.NoError(t, u.attempt(testworld.Soon(t)))
 			get(t, user, address) // on the older connection, which this ends
-			eventually(t, 5*time.Second, "an answer under the newer certificate", func() bool {
+			testworld.Within(t, 5*time.Second, "an answer under the newer certificate", func() bool {
 				_, leaf := get(t, user, address)
 				return !leaf.Equal(first)
 			})
@@ -117,9 +118,9 @@ func TestNothingServedAfterTheEnd(t *testing.T) {
 	var skip atomic.Int64
 	w := newWorld(t, "1h")
 	c := w.config("scoring", w.authority(w.keys))
-	c.Clock = func() time.Time { return time.Now().Add(time.Duration(skip.Load())) }
+	c.Clock = skipping(&skip)
 	u, err := Start(t.Context(), c)
-	check(t, err)
+	testworld.NoError(t, err)
 	defer u.Close()
 	user := w.user(u, "HTTP/1.1")
 	address := serve(t, u, hello)
@@ -129,7 +130,7 @@ func TestNothingServedAfterTheEnd(t *testing.T) {
 		t.Errorf("got status %d, want no answer", answer.StatusCode)
 	}
 	_, err = u.ServerTLS().GetCertificate(&tls.ClientHelloInfo{})
-	wantReason(t, err, wire.CertExpired)
+	testworld.Refused(t, err, wire.CertExpired)
 }
 
 // TestConnectionCutAtTheEnd: an idle connection ends with its certificate.
@@ -139,7 +140,7 @@ func TestConnectionCutAtTheEnd(t *testing.T) {
 	u := w.start("scoring", w.authority(w.keys))
 	address := serve(t, u, hello)
 	c, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
-	check(t, err)
+	testworld.NoError(t, err)
 	defer c.Close()
 	end := c.ConnectionState().PeerCertificates[0].NotAfter
 	c.SetDeadline(end.Add(2 * time.Second))
@@ -179,7 +180,7 @@ func TestLoadOverRenewals(t *testing.T) {
 				io.Copy(io.Discard, answer.Body)
 				answer.Body.Close()
 				leaves.Store(answer.TLS.PeerCertificates[0].SerialNumber.String(), true)
-				_ = pause(ctx, 10*time.Millisecond)
+				_ = retry.Sleep(ctx, 10*time.Millisecond)
 			}
 		})
 	}
@@ -196,7 +197,7 @@ func TestServeFinishesRequests(t *testing.T) {
 	w := newWorld(t, "1h")
 	u := w.start("scoring", w.authority(w.keys))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
+	testworld.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
@@ -207,7 +208,7 @@ func TestServeFinishesRequests(t *testing.T) {
 		}))
 	}()
 	get(t, w.user(u, "HTTP/1.1"), l.Addr().String())
-	check(t, <-done)
+	testworld.NoError(t, <-done)
 }
 
 // TestServeTellsBrokenListener: the end of the listener is an error.
@@ -215,7 +216,7 @@ func TestServeTellsBrokenListener(t *testing.T) {
 	w := newWorld(t, "1h")
 	u := w.start("scoring", w.authority(w.keys))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
+	testworld.NoError(t, err)
 	l.Close()
 	if err := u.Serve(t.Context(), l, hello); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v, want %v", err, net.ErrClosed)
@@ -244,7 +245,7 @@ func TestClientTLS(t *testing.T) {
 	f := w.authority(w.keys)
 	caller := w.start("scoring", f)
 	config, err := caller.ClientTLS("keys")
-	check(t, err)
+	testworld.NoError(t, err)
 	call := func(address string) error {
 		c, err := tls.Dial("tcp", address, config)
 		if err != nil {
@@ -252,21 +253,22 @@ func TestClientTLS(t *testing.T) {
 		}
 		return c.Close()
 	}
-	check(t, call(serve(t, w.start("keys", f), hello)))
+	testworld.NoError(t, call(serve(t, w.start("keys", f), hello)))
 
-	wantReason(t, call(serve(t, w.start("other", f), hello)), wire.WrongIdentity)
+	testworld.Refused(t, call(serve(t, w.start("other", f), hello)), wire.WrongIdentity)
 	stranger := evil.start("keys", evil.authority(evil.keys))
-	wantReason(t, call(serve(t, stranger, hello)), wire.WrongGenesis)
+	testworld.Refused(t, call(serve(t, stranger, hello)), wire.WrongGenesis)
 	for _, task := range []string{"other", "scoring", "unheard-of"} {
 		_, err := caller.ClientTLS(task)
-		wantReason(t, err, wire.NotAllowed)
+		testworld.Refused(t, err, wire.NotAllowed)
 	}
 
 	callee := serve(t, w.start("keys", f), hello)
-	check(t, call(callee))
-	f.set(func(f *fake) { f.steps = w.edited(`calls = ["keys"]`, ``).steps })
-	check(t, caller.attempt(soon(t)))
-	wantReason(t, call(callee), wire.BadPolicy)
+	testworld.NoError(t, call(callee))
+	without := w.edited(`calls = ["keys"]`, ``)
+	f.set(func(f *fake) { f.steps = without.Entries() })
+	testworld.Within(t, 5*time.Second, "the step is adopted", func() bool { return caller.newest().Head() == without.Policy().Head() })
+	testworld.Refused(t, call(callee), wire.BadPolicy)
 }
 
 // TestClientTLSWithoutNames: a task that policy gives no DNS name is known by
@@ -275,9 +277,9 @@ func TestClientTLSWithoutNames(t *testing.T) {
 	w := newWorld(t, "1h").edited(`calls = ["keys"]`, `calls = ["other"]`)
 	f := w.authority(w.keys)
 	config, err := w.start("scoring", f).ClientTLS("other")
-	check(t, err)
+	testworld.NoError(t, err)
 	c, err := tls.Dial("tcp", serve(t, w.start("other", f), hello), config)
-	check(t, err)
+	testworld.NoError(t, err)
 	c.Close()
 }
 
@@ -287,11 +289,11 @@ func TestClientCertificate(t *testing.T) {
 	f := w.authority(w.keys)
 	caller, callee := w.start("scoring", f), w.start("keys", f)
 	config, err := caller.ClientTLS("keys")
-	check(t, err)
+	testworld.NoError(t, err)
 	server := callee.ServerTLS()
 	server.ClientAuth = tls.RequireAnyClientCert
 	l, err := tls.Listen("tcp", "127.0.0.1:0", server)
-	check(t, err)
+	testworld.NoError(t, err)
 	defer l.Close()
 	presented := make(chan string, 1)
 	go func() {
@@ -308,7 +310,7 @@ func TestClientCertificate(t *testing.T) {
 		presented <- fmt.Sprint(c.(*tls.Conn).ConnectionState().PeerCertificates[0].URIs)
 	}()
 	c, err := tls.Dial("tcp", l.Addr().String(), config)
-	check(t, err)
+	testworld.NoError(t, err)
 	defer c.Close()
 	if got, want := <-presented, "[spiffe://clinic.example/task/scoring]"; got != want {
 		t.Errorf("got %q, want %q", got, want)

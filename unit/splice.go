@@ -7,14 +7,22 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/cohort-tee/cohort/internal/limit"
+	"github.com/cohort-tee/cohort/internal/retry"
 )
 
 // serveTCP forwards what TLS connections carry to address, until ctx is done;
 // it then lets open connections finish for at most 10 seconds. A connection
 // ends with its certificate. It closes l.
+//
+// Handshakes are bounded as those of [Unit.Serve] are, and what is forwarded counts
+// as requests in flight do. What the program speaks is not known here, and a
+// connection on which nothing moves may be as it should be: it stays.
 func (u *Unit) serveTCP(ctx context.Context, l net.Listener, address string) error {
 	cut, cutAll := context.WithCancel(context.WithoutCancel(ctx))
 	defer cutAll()
@@ -23,11 +31,17 @@ func (u *Unit) serveTCP(ctx context.Context, l net.Listener, address string) err
 
 	config := u.ServerTLS()
 	config.NextProtos = nil // the program's protocol has no name here
+	crowd := limit.NewConnections(maxConns)
 	var open sync.WaitGroup
 	for {
-		c, err := listener{l}.Accept()
+		c, err := listener{l, u}.Accept()
 		if err == nil {
-			open.Go(func() { forward(cut, tls.Server(c, config), address) })
+			secured := tls.Server(c, config)
+			crowd.Track(secured, http.StateNew)
+			open.Go(func() {
+				defer crowd.Track(secured, http.StateClosed)
+				u.forward(cut, secured, address, crowd)
+			})
 			continue
 		}
 		if ctx.Err() != nil {
@@ -44,18 +58,26 @@ func (u *Unit) serveTCP(ctx context.Context, l net.Listener, address string) err
 			open.Wait()
 			return fmt.Errorf("accepting: %w", err)
 		}
-		_ = pause(ctx, firstStep) // until somebody closes a file
+		_ = retry.Sleep(ctx, authorityBackoff.First) // until a file is closed
 	}
 }
 
 // forward completes the handshake and carries both directions of one
-// connection until both have ended.
-func forward(cut context.Context, c *tls.Conn, address string) {
+// connection until both have ended, while there is room for it.
+func (u *Unit) forward(cut context.Context, c *tls.Conn, address string, crowd *limit.Connections) {
 	defer c.Close()
 	defer context.AfterFunc(cut, func() { abort(c) })()
 	if shake(cut, c) != nil {
 		return
 	}
+	crowd.Track(c, http.StateActive)
+	from := limit.AddressOf(c.RemoteAddr().String())
+	if err := u.requests.Take(from, 1); err != nil {
+		u.counters.quotas.count(err)
+		abort(c)
+		return
+	}
+	defer u.requests.Give(from, 1)
 	dialled, err := new(net.Dialer).DialContext(cut, "tcp", address)
 	if err != nil {
 		abort(c)

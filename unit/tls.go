@@ -36,7 +36,7 @@ func (u *Unit) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 	}
 	u.counters.handshakes.Add(1)
 	if c, ok := hello.Conn.(*conn); ok {
-		c.bind(e, e.notAfter.Sub(u.config.Clock()))
+		c.bind(e, e.notAfter.Sub(u.now()))
 	}
 	return e.leaf, nil
 }
@@ -51,7 +51,7 @@ func (u *Unit) ClientTLS(task string) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	callee, err := callee(e.policy, e.identity.Task, task)
+	callee, err := callee(u.newest(), e.identity.Task, task)
 	if err != nil {
 		return nil, err
 	}
@@ -92,19 +92,20 @@ func (u *Unit) expectCallee(task string) identity.Expect {
 	if err != nil {
 		return identity.Expect{}
 	}
-	if _, err := callee(e.policy, e.identity.Task, task); err != nil {
+	newest := u.newest()
+	if _, err := callee(newest, e.identity.Task, task); err != nil {
 		return identity.Expect{}
 	}
-	ids, err := identity.LiveIDs(e.policy, task)
+	ids, err := identity.LiveIDs(newest, task)
 	if err != nil {
 		return identity.Expect{}
 	}
 	return identity.Expect{
-		Policy: e.policy,
+		Policy: newest,
 		Kinds:  []identity.Kind{identity.KindShared, identity.KindUnit},
 		Use:    identity.UseTLS,
 		IDs:    ids,
-		At:     u.config.Clock(),
+		At:     u.now(),
 	}
 }
 

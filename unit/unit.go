@@ -30,6 +30,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -37,6 +38,7 @@ import (
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/history"
+	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -55,6 +57,20 @@ type Config struct {
 	// Group and Role are the group that the unit works in, and as what. Its
 	// program is then a member of that role.
 	Group, Role string
+	// PartyKeys are the digests (policy.KeyDigest) of the SSH keys of the unit's own
+	// party, required with Group: its key, or its old and its new key. The unit is
+	// admitted only under rosters that name exactly this party for its program in
+	// its role, and that this party approves; the unit checks both at each renewal.
+	// Evidence is bound to the keys, but no measurement covers them: they protect the
+	// data of those who configure the unit.
+	PartyKeys []attest.Digest
+	// Roster is the one roster under which the unit works. Zero is any roster that
+	// its party approves.
+	Roster attest.Digest
+	// PeerParties are, by role, the digests of the SSH keys of the parties whose
+	// programs the unit accepts in that role, as caller and as server. Programs of
+	// a role that is left out are accepted from each party of the roster.
+	PeerParties map[string][]attest.Digest
 	// Attester is the TEE the program runs in. It is called from one
 	// goroutine at a time.
 	Attester attest.Attester
@@ -66,28 +82,44 @@ type Config struct {
 	Address string
 	// Sessions is how many open sessions the unit keeps, those that others
 	// opened included, at up to 640 bytes each. It opens a quarter of them
-	// at most. Zero is 131,072. When no unit has room, none can be opened.
+	// at most. Zero is 131,072. Of more, those yield that were not used yet,
+	// or not for 2 minutes; the client's ticket brings them back.
 	Sessions int
 	// Log receives one warning for each step of back-off. Nil discards them.
 	Log *slog.Logger
-	// Clock tells the time. Nil is time.Now.
-	Clock func() time.Time
+	// Clock reads the machine's wall clock, which its host sets, and the time since
+	// some fixed moment, suspended time included. The unit's own time is the wall
+	// clock at its start plus what passed since. Nil is the machine's clocks, the
+	// latter CLOCK_BOOTTIME.
+	Clock func() (wall time.Time, elapsed time.Duration)
+	// Fatal ends the program. It is called with a fault that nothing but another
+	// start mends: the wall clock was set more than 2 minutes off and stayed so
+	// for 10 seconds ("clock"), or a call holds the unit's sessions and does not
+	// end ("internal"). The unit serves nothing then, and Close would wait for
+	// Fatal. Nil prints the fault on the standard error and exits with status 1.
+	Fatal func(error)
 }
 
 // Unit is one start of one program with its certificate. It is safe for
 // concurrent use. Everything it hands out (TLS configurations, handlers) is
 // live: it uses the newest certificate and the newest policy at each handshake.
 type Unit struct {
-	config  Config
-	tee     oneAtATime
-	id      wire.UnitID
-	signing *ecdsa.PrivateKey
-	spki    []byte  // of signing
-	peers   []*peer // ordered by the goroutine that enrols
-	cluster membership
+	config   Config
+	tee      oneAtATime
+	id       wire.UnitID
+	signing  *ecdsa.PrivateKey
+	clock    *clock
+	spki     []byte  // of signing
+	peers    []*peer // ordered by the goroutine that enrols
+	cluster  membership
+	requests *limit.Shares // in flight, and connections that are forwarded as TCP
 
-	seen     atomic.Pointer[history.History] // the newest; written by the goroutine that enrols
-	held     atomic.Pointer[enrolment]       // nil before the first and after Close
+	seen     atomic.Pointer[history.History] // the newest; written by adopt
+	news     news
+	watcher  history.Watcher
+	opened   opened
+	verdict  atomic.Pointer[verdict]   // of the newest policy on held; nil before the first
+	held     atomic.Pointer[enrolment] // nil before the first and after Close
 	counters counters
 
 	stop context.CancelFunc
@@ -103,13 +135,15 @@ func Start(ctx context.Context, c Config) (*Unit, error) {
 	if err != nil {
 		return nil, err
 	}
+	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	u.stop = stop
+	u.cluster.tasks.Go(func() { u.watchHistory(renewing) })
 	if err := u.obtain(ctx, final); err != nil {
 		u.Close()
 		return nil, fmt.Errorf("enrolling: %w", err)
 	}
-	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
-	u.stop = stop
 	go u.renew(renewing)
+	u.watch(renewing)
 	u.join(renewing)
 	return u, nil
 }
@@ -123,8 +157,12 @@ func prepare(c Config) (*Unit, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.Clock == nil {
-		c.Clock = time.Now
+		c.Clock = systemClock
 	}
+	if c.Fatal == nil {
+		c.Fatal = exit
+	}
+	began := newClock(c.Clock)
 	signing, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("making the signing key: %w", err)
@@ -137,15 +175,19 @@ func prepare(c Config) (*Unit, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &Unit{config: c, tee: oneAtATime{make(chan struct{}, 1), c.Attester}, id: wire.UnitIDOf(spki), signing: signing, spki: spki, stop: func() {}, done: make(chan struct{})}
-	u.cluster.host, u.cluster.relay, u.cluster.soon = host, newRelay(host, c.Clock), make(chan struct{}, 1)
+	u := &Unit{config: c, tee: oneAtATime{make(chan struct{}, 1), c.Attester}, id: wire.UnitIDOf(spki), signing: signing, clock: began, spki: spki, stop: func() {}, done: make(chan struct{})}
+	u.requests = limit.NewShares(quotaRequests, maxRequests)
+	u.cluster.host, u.cluster.relay, u.cluster.soon = host, newRelay(host, began.now), make(chan struct{}, 1)
 	u.seen.Store(&history.History{})
+	u.news.moved = make(chan struct{})
+	u.watcher = history.Watcher{Pin: c.Genesis, Held: func() history.History { return *u.seen.Load() }, Adopt: u.adopt, Wait: u.pollTime}
 	for _, address := range c.Authorities {
 		p, err := u.dial(address)
 		if err != nil {
 			return nil, err
 		}
 		u.peers = append(u.peers, p)
+		u.watcher.Add(p)
 	}
 	return u, nil
 }
@@ -173,6 +215,7 @@ func (c Config) check() error {
 	if c.Group+c.Role != "" && (c.Task != "" || !wire.NameOK(c.Group) || !wire.NameOK(c.Role)) {
 		fault("group and role", c.Group+" "+c.Role, "both, and no task")
 	}
+	c.checkParties(fault)
 	if !c.Manager.check() {
 		fault("manager", c.Manager.URL, "tls://host:port")
 	}
@@ -189,7 +232,8 @@ func (c Config) check() error {
 }
 
 // Close ends renewal, waits for it, and drops the unit's certificate: handshakes
-// fail from then on. Closing again does nothing.
+// fail from then on. It gives the unit's place among those of its task back, for which
+// it waits at most 2 seconds. Closing again does nothing.
 func (u *Unit) Close() {
 	started := u.held.Load() != nil
 	u.stop()
@@ -198,6 +242,9 @@ func (u *Unit) Close() {
 	}
 	u.cluster.tasks.Wait()
 	u.held.Store(nil)
+	if started {
+		u.leave()
+	}
 	for _, p := range u.peers {
 		p.Close()
 	}
@@ -214,6 +261,14 @@ func (u *Unit) Identity() identity.Identity {
 	return identity.Identity{}
 }
 
+// Head is the head of the newest policy that the unit has adopted: by it peers are
+// checked, and connections that it refuses have ended.
+func (u *Unit) Head() attest.Digest {
+	u.news.mu.Lock()
+	defer u.news.mu.Unlock()
+	return u.newest().Head()
+}
+
 // Env is the environment that policy gives the program.
 func (u *Unit) Env() map[string]string {
 	if e := u.held.Load(); e != nil {
@@ -223,8 +278,9 @@ func (u *Unit) Env() map[string]string {
 }
 
 // Ready says whether the unit can serve: nil, or a refusal with the reason
-// "certificate-expired" when no authority renewed in time, or "not-enrolled"
-// after Close.
+// "certificate-expired" when no authority renewed in time, "clock" while the wall
+// clock is more than 2 minutes from the unit's time, "cut-off" or "withdrawn" when the
+// newest policy cuts the unit off, or "not-enrolled" after Close.
 func (u *Unit) Ready() error {
 	_, err := u.current()
 	return err
@@ -236,8 +292,15 @@ func (u *Unit) current() (*enrolment, error) {
 	if e == nil {
 		return nil, wire.Refuse(wire.NotEnrolled, "unit: certificate", "none", "an enrolled unit")
 	}
-	if now := u.config.Clock(); !now.Before(e.notAfter) {
+	now, err := u.clock.checked()
+	if err != nil {
+		return nil, err
+	}
+	if !now.Before(e.notAfter) {
 		return nil, wire.Refuse(wire.CertExpired, "unit: time", now.UTC().Format(time.RFC3339), "before "+e.notAfter.UTC().Format(time.RFC3339))
+	}
+	if err := u.notCut(e, now); err != nil {
+		return nil, err
 	}
 	return e, nil
 }
@@ -251,9 +314,12 @@ type Stats struct {
 	NotAfter    time.Time   `json:"not_after,omitzero"`     // end of the certificate held
 	Sessions    int         `json:"sessions"`               // of the trusted channel, known here
 	Manager     bool        `json:"manager"`                // connected to it
+	// Refused are requests by the quota that refused them, which its refusal names.
+	Refused map[string]uint64 `json:"refused,omitempty"`
 }
 
 type counters struct {
+	quotas                         quotas
 	renewals, failures, handshakes atomic.Uint64
 	lastFailure                    atomic.Pointer[wire.Reason]
 }
@@ -265,14 +331,42 @@ func (c *counters) failed(err error) {
 	c.failures.Add(1)
 }
 
+// quotas count refusals.
+type quotas struct {
+	mu      sync.Mutex
+	refused map[string]uint64 // guarded by mu: by quota
+}
+
+// count counts a refusal by a quota, and no other error. The name of a quota is the
+// rule of the refusal. There are few of them, and no peer chooses one.
+func (q *quotas) count(err error) {
+	quota, ok := limit.QuotaOf(err)
+	if !ok {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.refused == nil {
+		q.refused = make(map[string]uint64)
+	}
+	q.refused[quota]++
+}
+
+func (q *quotas) all() map[string]uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return maps.Clone(q.refused)
+}
+
 // Stats is a copy of the unit's counters.
 func (u *Unit) Stats() Stats {
 	s := Stats{
 		Renewals:   u.counters.renewals.Load(),
 		Failures:   u.counters.failures.Load(),
 		Handshakes: u.counters.handshakes.Load(),
-		Sessions:   u.cluster.host.Stats(u.config.Clock()).Sessions,
+		Sessions:   u.cluster.host.Stats(u.now()).Sessions,
 		Manager:    u.cluster.relay.connected(),
+		Refused:    u.counters.quotas.all(),
 	}
 	if reason := u.counters.lastFailure.Load(); reason != nil {
 		s.LastFailure = *reason

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -16,7 +17,7 @@ func TestStart(t *testing.T) {
 		t.Run(task, func(t *testing.T) {
 			w := newWorld(t, "1h")
 			u := w.start(task, w.authority(w.keys))
-			check(t, u.Ready())
+			testworld.NoError(t, u.Ready())
 			if got := u.Identity(); got.Task != task || got.Release != "1" || got.ID.IsZero() {
 				t.Errorf("got identity of task %q release %q id %v", got.Task, got.Release, got.ID)
 			}
@@ -37,13 +38,13 @@ func TestEnv(t *testing.T) {
 
 func TestConfigTellsAllFaults(t *testing.T) {
 	_, err := Start(t.Context(), Config{Authorities: []string{"http://plain.example"}, Task: "Not A Name"})
-	wantReason(t, err, wire.BadRequest)
+	testworld.Refused(t, err, wire.BadRequest)
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok || len(joined.Unwrap()) != 4 {
 		t.Errorf("got %v, want 4 faults: authority, genesis, task, attester", err)
 	}
 	_, err = Start(t.Context(), Config{})
-	wantReason(t, err, wire.BadRequest)
+	testworld.Refused(t, err, wire.BadRequest)
 }
 
 func TestHealth(t *testing.T) {
@@ -58,7 +59,7 @@ func TestHealth(t *testing.T) {
 			t.Errorf("%s: got status %d, want %d", path, r.Code, status)
 		}
 		var body map[string]any
-		check(t, json.Unmarshal(r.Body.Bytes(), &body))
+		testworld.NoError(t, json.Unmarshal(r.Body.Bytes(), &body))
 		return body
 	}
 	get("/livez", http.StatusOK)
@@ -82,8 +83,8 @@ func TestNothingLeft(t *testing.T) {
 		w := newWorld(t, "1h")
 		u := w.start("keys", w.authority(w.keys))
 		get(t, w.user(u, "HTTP/2.0"), serve(t, u, hello))
-		_, err := Start(soon(t), Config{Authorities: w.config("keys", w.authority(w.keys)).Authorities, Genesis: wire.Digest{1}, Task: "keys", Attester: w.config("keys").Attester})
-		wantReason(t, err, wire.WrongGenesis)
+		_, err := Start(testworld.Soon(t), Config{Authorities: w.config("keys", w.authority(w.keys)).Authorities, Genesis: wire.Digest{1}, Task: "keys", Attester: w.config("keys").Attester})
+		testworld.Refused(t, err, wire.WrongGenesis)
 	})
-	eventually(t, 5*time.Second, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before })
+	testworld.Within(t, 5*time.Second, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before })
 }

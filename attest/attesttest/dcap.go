@@ -43,6 +43,8 @@ type DCAPVendor struct {
 	// Edit changes a certificate before it is signed, told by its common
 	// name.
 	Edit func(c *x509.Certificate)
+	// Text changes the text of certificates in PEM, which nobody signs.
+	Text func(chain []byte) []byte
 	// ListEdit changes a revocation list before it is signed, told by the
 	// serial number of its issuer's certificate.
 	ListEdit func(l *x509.RevocationList, issuer int64)
@@ -74,6 +76,7 @@ type DCAPTCB struct {
 type DCAPLevel struct {
 	Status     string
 	Advisories []string
+	Date       string // tcbDate, RFC 3339; none when empty
 }
 
 // Levels of a synthetic vendor: the security version of its best quoting
@@ -85,7 +88,7 @@ const (
 
 // NewDCAPVendor makes a vendor all of whose levels are up to date.
 func NewDCAPVendor(at time.Time) *DCAPVendor {
-	good := DCAPLevel{Status: "UpToDate"}
+	good := DCAPLevel{Status: "UpToDate", Date: "2026-08-12T00:00:00Z"}
 	return &DCAPVendor{
 		From: at.Add(-time.Hour), Until: at.Add(30 * 24 * time.Hour),
 		TCB: DCAPTCB{
@@ -147,10 +150,13 @@ func (v *DCAPVendor) authorityCert(root *x509.Certificate) *x509.Certificate {
 }
 
 // chain is certificates in PEM, in order.
-func chain(certs ...*x509.Certificate) []byte {
+func (v *DCAPVendor) chain(certs ...*x509.Certificate) []byte {
 	var text []byte
 	for _, cert := range certs {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
+	}
+	if v.Text != nil {
+		text = v.Text(text)
 	}
 	return text
 }
@@ -175,11 +181,7 @@ func (v *DCAPVendor) list(issuer *x509.Certificate, key *ecdsa.PrivateKey) []byt
 	if v.ListEdit != nil {
 		v.ListEdit(list, serial)
 	}
-	der, err := x509.CreateRevocationList(rand.Reader, list, issuer, key)
-	if err != nil {
-		panic(err) // templates of this package are right
-	}
-	return der
+	return signList(list, issuer, key)
 }
 
 // Endorsements are everything that appraisal needs beside quotes of the
@@ -188,8 +190,8 @@ func (v *DCAPVendor) Endorsements(of attest.Platform) attest.Endorsements {
 	root := v.rootCert()
 	signer := v.issue(named(dcapSigning, DCAPSigningSerial, x509.KeyUsageDigitalSignature), root, v.signing, v.root)
 	return attest.Endorsements{
-		"tcb_info": v.signed("tcbInfo", v.tcbInfo(of)), "tcb_info_chain": chain(signer, root),
-		"qe_identity": v.signed("enclaveIdentity", v.qeIdentity(of)), "qe_identity_chain": chain(signer, root),
+		"tcb_info": v.signed("tcbInfo", v.tcbInfo(of)), "tcb_info_chain": v.chain(signer, root),
+		"qe_identity": v.signed("enclaveIdentity", v.qeIdentity(of)), "qe_identity_chain": v.chain(signer, root),
 		"pck_crl": v.list(v.authorityCert(root), v.authority), "root_crl": v.list(root, v.root),
 	}
 }
@@ -262,10 +264,14 @@ func (v *DCAPVendor) qeIdentity(of attest.Platform) map[string]any {
 }
 
 // outdated is what the vendor says of all that is below its best levels.
-var outdated = DCAPLevel{Status: "OutOfDate", Advisories: []string{"INTEL-SA-00001"}}
+var outdated = DCAPLevel{Status: "OutOfDate", Advisories: []string{"INTEL-SA-00001"}, Date: "2024-03-13T00:00:00Z"}
 
 func (l DCAPLevel) of(tcb map[string]any) map[string]any {
-	return map[string]any{"tcb": tcb, "tcbStatus": l.Status, "advisoryIDs": slices.Clone(l.Advisories)}
+	level := map[string]any{"tcb": tcb, "tcbStatus": l.Status, "advisoryIDs": slices.Clone(l.Advisories)}
+	if l.Date != "" {
+		level["tcbDate"] = l.Date
+	}
+	return level
 }
 
 // versions are two levels of one security version; what is below 2 is in none.

@@ -59,7 +59,7 @@ func (c *DCAPChip) pckChain() []byte {
 	template.ExtraExtensions = []pkix.Extension{{Id: intel(), Value: c.extension()}}
 	root := c.vendor.rootCert()
 	authority := c.vendor.authorityCert(root)
-	return append(chain(c.vendor.issue(template, authority, c.key, c.vendor.authority), authority, root), 0)
+	return append(c.vendor.chain(c.vendor.issue(template, authority, c.key, c.vendor.authority), authority, root), 0)
 }
 
 // intel is an object identifier of Intel's SGX extension.

@@ -20,12 +20,21 @@ import (
 // NitroVendor plays AWS: a root, and below it an instance with its enclaves.
 type NitroVendor struct {
 	// Edit changes a certificate before it is signed, told by its common
-	// name: "instance" or "enclave".
+	// name: "instance" or "enclave", with Regions also "region" and "zone".
 	Edit func(c *x509.Certificate)
+	// Regions puts authorities of a region and of its zone between root and
+	// instance, whose certificates name their issuers' revocation lists, as
+	// AWS's do.
+	Regions bool
+	// ListEdit changes a revocation list before it is signed, told by the common
+	// name of its issuer.
+	ListEdit func(l *x509.RevocationList, issuer string)
 
-	at   time.Time
-	key  *ecdsa.PrivateKey
-	root *x509.Certificate
+	at     time.Time
+	key    *ecdsa.PrivateKey
+	root   *x509.Certificate
+	region *x509.Certificate // and its key, once an enclave was started there
+	signer *ecdsa.PrivateKey
 }
 
 // NewNitroVendor makes a vendor whose certificates are valid around a time: the
@@ -34,7 +43,7 @@ func NewNitroVendor(at time.Time) *NitroVendor {
 	v := &NitroVendor{at: at, key: newP384()}
 	template := v.template("aws.nitro-enclaves", 10*365*24*time.Hour)
 	template.IsCA, template.BasicConstraintsValid = true, true
-	template.KeyUsage = x509.KeyUsageCertSign
+	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 	v.root = sign(template, template, &v.key.PublicKey, v.key)
 	return v
 }
@@ -49,12 +58,54 @@ func newP384() *ecdsa.PrivateKey {
 
 func (v *NitroVendor) template(name string, life time.Duration) *x509.Certificate {
 	return &x509.Certificate{
-		SerialNumber:       big.NewInt(1),
+		SerialNumber:       NitroSerial(name),
 		Subject:            pkix.Name{Organization: []string{"Amazon"}, CommonName: name},
 		NotBefore:          v.at,
 		NotAfter:           v.at.Add(life),
 		SignatureAlgorithm: x509.ECDSAWithSHA384,
 	}
+}
+
+// NitroSerial is the serial number of the certificate of a common name.
+func NitroSerial(name string) *big.Int { return new(big.Int).SetBytes([]byte(name)) }
+
+// Endorsements are the revocation lists of the root and of the region.
+func (v *NitroVendor) Endorsements() attest.Endorsements {
+	lists := attest.Endorsements{"root_crl": v.list(v.root, v.key)}
+	if v.region != nil {
+		lists["region_crl"] = v.list(v.region, v.signer)
+	}
+	return lists
+}
+
+func (v *NitroVendor) list(issuer *x509.Certificate, key *ecdsa.PrivateKey) []byte {
+	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: v.at, NextUpdate: v.at.Add(24 * time.Hour), SignatureAlgorithm: x509.ECDSAWithSHA384}
+	if v.ListEdit != nil {
+		v.ListEdit(list, issuer.Subject.CommonName)
+	}
+	return signList(list, issuer, key)
+}
+
+// below makes an authority below another.
+func (v *NitroVendor) below(name string, life time.Duration, issuer *x509.Certificate, signer *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
+	key := newP384()
+	template := v.template(name, life)
+	template.IsCA, template.BasicConstraintsValid = true, true
+	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	template.SubjectKeyId = []byte(name)
+	if name != "instance" {
+		template.CRLDistributionPoints = []string{NitroList(name)}
+	}
+	return sign(v.edit(template), issuer, &key.PublicKey, signer), key
+}
+
+// NitroList is where the certificate of a region or zone says that its issuer's
+// list is.
+func NitroList(name string) string {
+	if name == "region" {
+		return "http://aws-nitro-enclaves-crl.s3.amazonaws.com/crl/ab4960cc-7d63-42bd-9e9f-59338cb67f84.crl"
+	}
+	return "http://crl-ap-south-1-aws-nitro-enclaves.s3.ap-south-1.amazonaws.com/crl/1b155830-8279-4d8b-a529-98dc11ced7c2.crl"
 }
 
 // Root is the digest that names the vendor in policy.
@@ -111,13 +162,18 @@ var _ attest.Attester = (*NitroDevice)(nil)
 // [MeasureNitro].
 func (v *NitroVendor) Attester(m attest.Measurement) *NitroDevice {
 	d := &NitroDevice{key: newP384(), measurement: m, Now: func() time.Time { return v.at }}
-	instanceKey := newP384()
-	template := v.template("instance", 24*time.Hour)
-	template.IsCA, template.BasicConstraintsValid = true, true
-	template.KeyUsage = x509.KeyUsageCertSign
-	instance := sign(v.edit(template), v.root, &instanceKey.PublicKey, v.key)
-	leaf := sign(v.edit(v.template("enclave", 3*time.Hour)), instance, &d.key.PublicKey, instanceKey)
-	d.leaf, d.bundle = leaf.Raw, [][]byte{v.root.Raw, instance.Raw}
+	issuer, signer := v.root, v.key
+	d.bundle = [][]byte{v.root.Raw}
+	if v.Regions {
+		issuer, signer = v.below("region", 20*24*time.Hour, issuer, signer)
+		v.region, v.signer = issuer, signer
+		zone, key := v.below("zone", 6*24*time.Hour, issuer, signer)
+		d.bundle = append(d.bundle, issuer.Raw, zone.Raw)
+		issuer, signer = zone, key
+	}
+	instance, key := v.below("instance", 24*time.Hour, issuer, signer)
+	d.leaf = sign(v.edit(v.template("enclave", 3*time.Hour)), instance, &d.key.PublicKey, key).Raw
+	d.bundle = append(d.bundle, instance.Raw)
 	return d
 }
 

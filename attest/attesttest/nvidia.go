@@ -2,7 +2,6 @@ package attesttest
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/rand"
@@ -82,33 +81,36 @@ func (v *NVIDIAVendor) issue(template *x509.Certificate, by signer) signer {
 func (v *NVIDIAVendor) Root() attest.Digest { return wire.Sum(v.root.cert.RawSubjectPublicKeyInfo) }
 
 // Rules accept this vendor's GH100s with the one driver that its GPUs have, in any
-// state that a report can be in but with other GPUs over links in the clear.
+// state that a report can be in but with other GPUs over links in the clear. As
+// nobody compares the measurements, they accept development mode.
 func (v *NVIDIAVendor) Rules() attest.Rules {
 	return attest.Rules{Roots: []attest.Digest{v.Root()}, NVIDIA: attest.NVIDIARules{
 		Models: []string{"GH100"}, Chips: attest.List{Any: true}, Drivers: attest.List{Values: [][]byte{[]byte(NVIDIADriver)}},
-		VBIOS: attest.List{Values: [][]byte{[]byte("96.00.9F.00.01")}}, Modes: []string{"SPT", "unstated"}, AnyMeasurements: true,
+		VBIOS: attest.List{Values: [][]byte{[]byte("96.00.9F.00.01")}}, Modes: []string{"SPT", "unstated"}, AnyMeasurements: true, Development: true,
 	}}
 }
 
 // NVIDIADriver is the version of the driver that every GPU says it was asked by.
-const NVIDIADriver = "550.90.07"
+const NVIDIADriver = "580.159.03"
 
 // NVIDIAGPU is one GPU. It implements [attest.Attester], and reports as NVIDIA's
 // library gives them.
 type NVIDIAGPU struct {
 	// Edit changes a report before it is signed.
 	Edit func(r *NVIDIAReport)
-	// Error is all that the GPU answers.
-	Error error
 	// DICE, where it is set, stands in the leaf in place of what its model has,
 	// from the next Restart on.
 	DICE []pkix.Extension
+	// FWID is the SHA-384 of the firmware, in the leaf from the next Restart on.
+	FWID []byte
+	// Development puts the GPU into development mode: its measurements differ, and
+	// nothing else in its reports does.
+	Development bool
 
 	vendor *NVIDIAVendor
 	model  string
 	above  [4]signer // chip, provisioner, model, root
 	leaf   signer
-	fwid   []byte
 }
 
 var _ attest.Attester = (*NVIDIAGPU)(nil)
@@ -126,7 +128,7 @@ func (v *NVIDIAVendor) model(name string) [2]signer {
 
 // GPU makes a GPU of a model, "GH100" or "GB100", whose leaves differ in form.
 func (v *NVIDIAVendor) GPU(model string) *NVIDIAGPU {
-	g := &NVIDIAGPU{vendor: v, model: model, fwid: bytes.Repeat([]byte{0xf1}, 48)}
+	g := &NVIDIAGPU{vendor: v, model: model, FWID: bytes.Repeat([]byte{0xf1}, 48)}
 	m := v.model(model)
 	g.above = [4]signer{v.issue(v.template(model+" A01 GSP BROM", true), m[0]), m[0], m[1], v.root}
 	g.Restart()
@@ -156,7 +158,7 @@ type nvidiaFWID struct {
 }
 
 func (g *NVIDIAGPU) firmware() nvidiaFWID {
-	return nvidiaFWID{asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 2}, g.fwid}
+	return nvidiaFWID{asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 2}, g.FWID}
 }
 
 // DeviceID is the extension that leaves of GH100 have.
@@ -209,26 +211,65 @@ func NVIDIAMeasurement(index byte, digest []byte) []byte {
 	return append(binary.LittleEndian.AppendUint16(append(b, 1), uint16(len(digest))), digest...)
 }
 
+// NVIDIATypedHead begins opaque data whose fields have types.
+const NVIDIATypedHead = "NVDAOD\x00\x00\x02\x00\x00\x00"
+
+// NVIDIATypedField is one opaque field whose content has a type.
+func NVIDIATypedField(kind, of uint16, content []byte) []byte {
+	b := binary.LittleEndian.AppendUint16(binary.LittleEndian.AppendUint16(nil, kind), of)
+	return append(binary.LittleEndian.AppendUint16(b, uint16(len(content))), content...)
+}
+
+// fields are the opaque fields, each with its type and length, behind the head.
+func (r *NVIDIAReport) fields() (head []byte, all [][]byte) {
+	lead, rest := 4, r.Opaque
+	if cut, typed := bytes.CutPrefix(rest, []byte(NVIDIATypedHead)); typed {
+		head, rest, lead = rest[:len(NVIDIATypedHead)], cut, 6
+	}
+	for len(rest) > 0 {
+		size := lead + int(binary.LittleEndian.Uint16(rest[lead-2:]))
+		all, rest = append(all, rest[:size]), rest[size:]
+	}
+	return head, all
+}
+
+// Typed gives each opaque field's content a type, as drivers from 620 on do.
+func (r *NVIDIAReport) Typed() {
+	_, all := r.fields()
+	r.Opaque = []byte(NVIDIATypedHead)
+	for _, f := range all {
+		r.Opaque = append(r.Opaque, NVIDIATypedField(binary.LittleEndian.Uint16(f), 0x82, f[4:])...)
+	}
+}
+
 // Without takes an opaque field out of the report.
 func (r *NVIDIAReport) Without(kind uint16) {
-	var kept []byte
-	for rest := r.Opaque; len(rest) > 0; {
-		size := 4 + int(binary.LittleEndian.Uint16(rest[2:]))
-		if binary.LittleEndian.Uint16(rest) != kind {
-			kept = append(kept, rest[:size]...)
+	head, all := r.fields()
+	r.Opaque = bytes.Clone(head)
+	for _, f := range all {
+		if binary.LittleEndian.Uint16(f) != kind {
+			r.Opaque = append(r.Opaque, f...)
 		}
-		rest = rest[size:]
 	}
-	r.Opaque = kept
 }
 
 // Set puts an opaque field in place of the one of its kind.
 func (r *NVIDIAReport) Set(kind uint16, content []byte) {
 	r.Without(kind)
-	r.Opaque = append(r.Opaque, NVIDIAField(kind, content)...)
+	r.Add(kind, content)
 }
 
-func (r *NVIDIAReport) encode() []byte {
+// Add puts an opaque field behind the others, in their form.
+func (r *NVIDIAReport) Add(kind uint16, content []byte) {
+	added := NVIDIAField(kind, content)
+	if bytes.HasPrefix(r.Opaque, []byte(NVIDIATypedHead)) {
+		added = NVIDIATypedField(kind, 0x82, content)
+	}
+	r.Opaque = append(r.Opaque, added...)
+}
+
+// Encode writes the parts with right lengths: what a GPU signs.
+func (r *NVIDIAReport) Encode() []byte {
 	size := binary.LittleEndian.AppendUint32([]byte{r.Count}, uint32(len(r.Measurements)))[:4]
 	opaque := binary.LittleEndian.AppendUint16(nil, uint16(len(r.Opaque)))
 	return slices.Concat(r.Request, r.Head, size, r.Measurements, r.Responder, opaque, r.Opaque)
@@ -242,7 +283,7 @@ func (g *NVIDIAGPU) Attest(ctx context.Context, data attest.ReportData) (attest.
 
 // Report is a report for a nonce with the GPU's chain in PEM.
 func (g *NVIDIAGPU) Report(ctx context.Context, nonce [32]byte) (report, chain []byte, err error) {
-	if err := cmp.Or(ctx.Err(), g.Error); err != nil {
+	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
 	r := &NVIDIAReport{
@@ -250,17 +291,39 @@ func (g *NVIDIAGPU) Report(ctx context.Context, nonce [32]byte) (report, chain [
 		Responder: bytes.Repeat([]byte{0x5e}, 32), Count: 64,
 	}
 	for i := range r.Count {
-		digest := sha512.Sum384([]byte{i})
+		measured := []byte{i}
+		if g.Development && i == 9 {
+			measured = []byte("development")
+		}
+		digest := sha512.Sum384(measured)
 		r.Measurements = append(r.Measurements, NVIDIAMeasurement(i+1, digest[:])...)
 	}
-	r.Opaque = slices.Concat(NVIDIAField(6, []byte{0, 0x9f, 0, 0x96, 1, 0, 0, 0}), NVIDIAField(3, []byte(NVIDIADriver+"\x00")), NVIDIAField(20, g.fwid))
-	if g.model == "GH100" {
-		r.Opaque = append(r.Opaque, NVIDIAField(21, []byte{0x55})...)
-	}
+	r.Opaque = g.opaque()
 	if g.Edit != nil {
 		g.Edit(r)
 	}
-	return g.Sign(r.encode()), g.chain(), nil
+	return g.Sign(r.Encode()), g.chain(), nil
+}
+
+// opaque is the opaque data as drivers from 580 on lay it out; those that nothing
+// reads are as captured from one.
+func (g *NVIDIAGPU) opaque() []byte {
+	text := func(kind uint16, s string, size int) []byte {
+		return NVIDIAField(kind, append([]byte(s), make([]byte, size-len(s))...))
+	}
+	data := slices.Concat(
+		NVIDIAField(6, []byte{0, 0x9f, 0, 0x96, 1, 0, 0, 0}), NVIDIAField(14, []byte{0xa1, 4, 0, 0}),
+		text(15, "862", 9), text(16, "0", 5), text(17, "1010", 5), text(18, "0205", 5), text(19, "", 2),
+		text(3, NVIDIADriver, len(NVIDIADriver)+1), NVIDIAField(4, []byte{0x80, 1, 0, 0, 0, 0, 0, 0}),
+		NVIDIAField(12, make([]byte, 256)), NVIDIAField(13, []byte{0, 0xc0, 1, 0}), NVIDIAField(11, []byte{0x55}),
+		NVIDIAField(20, g.FWID),
+	)
+	if g.model == "GH100" {
+		data = append(data, NVIDIAField(21, []byte{0x55})...)
+	} else {
+		data = append(data, text(35, g.model, len(g.model)+1)...)
+	}
+	return slices.Concat(data, NVIDIAField(34, []byte{1, 0}), NVIDIAField(36, []byte{0, 0}))
 }
 
 // Sign adds the firmware's signature.
@@ -300,11 +363,7 @@ func (g *NVIDIAGPU) list(issuer int, revoked []string) []byte {
 	if v.EditList != nil {
 		v.EditList(by.cert.Subject.CommonName, list)
 	}
-	b, err := x509.CreateRevocationList(rand.Reader, list, by.cert, by.key)
-	if err != nil {
-		panic(err) // of a list that stands above
-	}
-	return b
+	return signList(list, by.cert, by.key)
 }
 
 // Service is NVIDIA's server of revocation lists, as far as it knows this GPU.

@@ -104,7 +104,8 @@ func (v *SNPVendor) edit(c *x509.Certificate) *x509.Certificate {
 // Root is the digest that names the vendor in policy.
 func (v *SNPVendor) Root() attest.Digest { return wire.Sum(v.ark.cert.RawSubjectPublicKeyInfo) }
 
-// Rules accept this vendor's chips of any firmware, and no debug.
+// Rules accept this vendor's chips of any firmware, and no debug and no hidden chip
+// id.
 func (v *SNPVendor) Rules() attest.Rules {
 	return attest.Rules{Roots: []attest.Digest{v.Root()}, SNP: attest.SNPRules{
 		Generations: map[string]attest.SNPFloor{v.product: {}},
@@ -142,11 +143,7 @@ func (v *SNPVendor) list() []byte {
 	if v.ListEdit != nil {
 		v.ListEdit(list)
 	}
-	der, err := x509.CreateRevocationList(rand.Reader, list, v.ark.cert, v.ark.key)
-	if err != nil {
-		panic(err)
-	}
-	return der
+	return signList(list, v.ark.cert, v.ark.key)
 }
 
 // SNPChip is one CPU, with the certificate of its signing key.

@@ -87,6 +87,7 @@ func (d *SNPDevice) report(data attest.ReportData) []byte {
 	le.PutUint32(b[0x00:], 3)
 	le.PutUint64(b[0x08:], 1<<17) // guest policy: the bit that is always 1
 	le.PutUint32(b[0x34:], 1)     // ECDSA P-384 with SHA-384
+	b[0x40] = 1<<2 | 1<<5         // platform info: error-correcting memory, no aliases
 	if d.chip.cloud != "" {
 		b[0x48] = 1 << 2 // signed by the VLEK
 	}

@@ -150,3 +150,13 @@ func TestZeroAppraiserRefuses(t *testing.T) {
 		t.Errorf("err = %v, want reason %q", err, wire.Malformed)
 	}
 }
+
+// TestIssued: a document that was issued within two minutes counts, and the result says
+// when the newest was.
+func TestIssued(t *testing.T) {
+	s, newest := newScene(attest.TDX), now.Add(2*time.Minute)
+	set("TD_QE", "issueDate", newest.Format(time.RFC3339))(t, s)
+	if r, err := s.appraise(t); err != nil || !r.Issued().Equal(newest) {
+		t.Errorf("got %v, %v, want %v", r.Issued(), err, newest)
+	}
+}

@@ -5,15 +5,17 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"maps"
+	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/internal/pki"
 )
 
 // claims are what the quote, its certificate and the collateral say, once they are
 // believed.
 func claims(q quote, of attest.Platform, p *platform, v verdict) attest.Claims {
 	c := q.claims(of)
-	c.Chip = hex.EncodeToString(p.pck.ppid)
+	c.Chip, c.Issued = hex.EncodeToString(p.pck.ppid), pki.NewestIssue(p.times...)
 	maps.Copy(c.Details, details(p, v))
 	return c
 }
@@ -42,16 +44,18 @@ func guestClaims(c *attest.Claims, g guest) {
 		{Name: "rtmr3", Value: g.rtmr(3)},
 	}
 	maps.Copy(c.Details, map[string]any{
-		"td_attributes":   hex.EncodeToString(g.attributes()),
-		"xfam":            hex.EncodeToString(g.xfam()),
-		"mrseam":          hex.EncodeToString(g.mrSEAM()),
-		"mrsignerseam":    hex.EncodeToString(g.mrSignerSEAM()),
-		"seam_attributes": hex.EncodeToString(g.seamAttributes()),
-		"mrowner":         hex.EncodeToString(g.mrOwner()),
-		"mrownerconfig":   hex.EncodeToString(g.mrOwnerConfig()),
-		"mrservicetd":     hex.EncodeToString(g.mrServiceTD()),
-		"tee_tcb_svn":     hex.EncodeToString(g.tcbSVN()),
-		"tee_tcb_svn_2":   hex.EncodeToString(g.tcbSVN2()),
+		"td_attributes":     hex.EncodeToString(g.attributes()),
+		"td_attribute_bits": attest.TDAttributes.Set(binary.LittleEndian.Uint64(g.attributes())),
+		"xfam":              hex.EncodeToString(g.xfam()),
+		"xfam_bits":         attest.XFAM.Set(binary.LittleEndian.Uint64(g.xfam())),
+		"mrseam":            hex.EncodeToString(g.mrSEAM()),
+		"mrsignerseam":      hex.EncodeToString(g.mrSignerSEAM()),
+		"seam_attributes":   hex.EncodeToString(g.seamAttributes()),
+		"mrowner":           hex.EncodeToString(g.mrOwner()),
+		"mrownerconfig":     hex.EncodeToString(g.mrOwnerConfig()),
+		"mrservicetd":       hex.EncodeToString(g.mrServiceTD()),
+		"tee_tcb_svn":       hex.EncodeToString(g.tcbSVN()),
+		"tee_tcb_svn_2":     hex.EncodeToString(g.tcbSVN2()),
 	})
 }
 
@@ -83,7 +87,7 @@ func details(p *platform, v verdict) map[string]any {
 	if v.module != 0 {
 		statuses["module"] = v.module.String()
 	}
-	return map[string]any{
+	all := map[string]any{
 		"fmspc":                      hex.EncodeToString(p.pck.fmspc),
 		"pce_id":                     hex.EncodeToString(p.pck.pceID),
 		"pce_svn":                    p.pck.pceSVN,
@@ -91,4 +95,11 @@ func details(p *platform, v verdict) map[string]any {
 		"tcb_status":                 statuses,
 		"advisories":                 append([]string{}, v.advisories...),
 	}
+	if !v.date.IsZero() {
+		all["tcb_date"] = v.date.UTC().Format(time.RFC3339)
+	}
+	if v.current != 0 {
+		all["current_tcb_status"] = v.current.String()
+	}
+	return all
 }

@@ -5,9 +5,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/hex"
-	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/internal/pki"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -28,6 +28,10 @@ type bundle struct {
 	endorsed attest.Endorsements
 }
 
+// pckChain is the text of the PCK certificate chain without C's end of a string,
+// which is mostly there.
+func (b bundle) pckChain() []byte { return bytes.TrimRight(b.chain, "\x00") }
+
 // platform is what certificates and collateral vouch for, once they hold and
 // nothing is revoked. Their time is not judged yet. It is immutable.
 type platform struct {
@@ -37,22 +41,13 @@ type platform struct {
 	tcb    *tcbInfo
 	qe     *qeIdentity
 	listed bool // both revocation lists were there
-	spans  []span
+	times  []pki.Validity
 }
 
 // check checks everything about a bundle that does not depend on time or rules.
 func (b bundle) check() (*platform, error) {
-	text, _ := bytes.CutSuffix(b.chain, []byte{0}) // C's end of a string, mostly there
-	certs, err := parseChain("the PCK certificate chain", text)
+	p, certs, err := b.certificates()
 	if err != nil {
-		return nil, err
-	}
-	if err := hold("the PCK certificate chain", certs, []string{namePCK}, []string{namePlatformCA, nameCPUCA}, []string{nameRoot}); err != nil {
-		return nil, err
-	}
-	p := &platform{root: wire.Sum(certs[2].RawSubjectPublicKeyInfo), spans: spansOf(certs...)}
-	p.key, _ = certs[0].PublicKey.(*ecdsa.PublicKey) // hold looked
-	if p.pck, err = readPCK(extension(certs[0])); err != nil {
 		return nil, err
 	}
 	signers, err := p.documents(b)
@@ -60,6 +55,23 @@ func (b bundle) check() (*platform, error) {
 		return nil, err
 	}
 	return p, p.lists(b, certs, signers)
+}
+
+// certificates checks the PCK certificate chain alone, which comes with the quote.
+func (b bundle) certificates() (*platform, []*x509.Certificate, error) {
+	certs, err := parseChain("the PCK certificate chain", b.pckChain())
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := hold("the PCK certificate chain", certs, []string{namePCK}, []string{namePlatformCA, nameCPUCA}, []string{nameRoot})
+	if err != nil {
+		return nil, nil, err
+	}
+	p := &platform{root: wire.Sum(certs[2].RawSubjectPublicKeyInfo), key: key, times: pki.Validities(certs...)}
+	if p.pck, err = readPCK(extension(certs[0])); err != nil {
+		return nil, nil, err
+	}
+	return p, certs, nil
 }
 
 // documents checks TCB info and QE identity, and gives the certificates of
@@ -87,7 +99,7 @@ func (p *platform) documents(b bundle) (signers []*x509.Certificate, err error) 
 		return nil, wire.Refuse(wire.WrongChip, "dcap: FMSPC and PCE id of TCB info", hex.EncodeToString(p.tcb.FMSPC)+" "+hex.EncodeToString(p.tcb.PCEID),
 			hex.EncodeToString(p.pck.fmspc)+" "+hex.EncodeToString(p.pck.pceID))
 	}
-	p.spans = append(p.spans, span{"TCB info", p.tcb.Issued, p.tcb.Next}, span{"QE identity", p.qe.Issued, p.qe.Next})
+	p.times = append(p.times, p.tcb.validity("TCB info"), p.qe.validity("QE identity"))
 	return []*x509.Certificate{signer, other}, nil
 }
 
@@ -104,18 +116,19 @@ func (p *platform) signed(b bundle, role, chainRole, before string) ([]byte, *x5
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := hold(chainRole, certs, []string{nameSigning}, []string{nameRoot}); err != nil {
+	key, err := hold(chainRole, certs, []string{nameSigning}, []string{nameRoot})
+	if err != nil {
 		return nil, nil, err
 	}
 	if got := wire.Sum(certs[1].RawSubjectPublicKeyInfo); got != p.root {
 		return nil, nil, wire.Refuse(wire.UnknownRoot, "dcap: root of "+chainRole, got, p.root)
 	}
-	p.spans = append(p.spans, spansOf(certs...)...)
+	p.times = append(p.times, pki.Validities(certs...)...)
 	text, signature, err := splitSigned(b.endorsed[role], role, before)
 	if err != nil {
 		return nil, nil, err
 	}
-	if key, ok := certs[0].PublicKey.(*ecdsa.PublicKey); !ok || !verify(key, text, signature) {
+	if !verify(key, text, signature) {
 		return nil, nil, wire.Refuse(wire.BadSignature, "dcap: signature of "+role, "one that does not verify", "one by "+nameSigning)
 	}
 	return text, certs[0], nil
@@ -155,22 +168,14 @@ func (p *platform) lists(b bundle, certs, signers []*x509.Certificate) error {
 			p.listed = false
 			continue
 		}
-		s, err := revocations(der, l.issuer, l.over...)
+		list, err := intel.ParseList(der, l.issuer, nil)
 		if err != nil {
 			return err
 		}
-		p.spans = append(p.spans, s)
-	}
-	return nil
-}
-
-// inTime checks every span.
-func (p *platform) inTime(at time.Time) error {
-	for _, s := range p.spans {
-		if at.Before(s.from) || at.After(s.until) {
-			return wire.Refuse(wire.Expired, "dcap: time of "+s.of, at.UTC().Format(time.RFC3339),
-				s.from.UTC().Format(time.RFC3339)+" to "+s.until.UTC().Format(time.RFC3339))
+		if err := list.Lacks(l.over...); err != nil {
+			return err
 		}
+		p.times = append(p.times, list.Validity)
 	}
 	return nil
 }

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/internal/closed"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -47,6 +48,9 @@ func SGX() *Appraiser { return &Appraiser{of: attest.SGX} }
 // Platform is [attest.TDX] or [attest.SGX].
 func (a *Appraiser) Platform() attest.Platform { return a.of }
 
+// Genuine implements [attest.Appraiser].
+func (a *Appraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+
 // Appraise judges a quote; see the package comment for what it needs.
 func (a *Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	q, err := parse(raw, a.of)
@@ -57,7 +61,7 @@ func (a *Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules att
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	if err := p.inTime(at); err != nil {
+	if err := intel.InTime(at, p.times...); err != nil {
 		return attest.Claims{}, err
 	}
 	if err := q.signedBy(p.key); err != nil {

@@ -1,20 +1,39 @@
 package dcap
 
 import (
-	"encoding/binary"
+	"bytes"
 	"testing"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
 )
 
-func TestMemoryIsBounded(t *testing.T) {
-	var m memory
-	for i := range uint32(maxKnown + 10) {
-		var chain attest.Digest
-		binary.BigEndian.PutUint32(chain[:], i)
-		m.remember(known{chain: chain}, &platform{})
+// TestMemoryOfSpellings: the text of certificates has as many spellings as anybody
+// likes, and all are one platform.
+func TestMemoryOfSpellings(t *testing.T) {
+	vendor := attesttest.NewDCAPVendor(now)
+	evidence, err := vendor.Chip(vendor.TCB).Attester(attesttest.MeasureTDX("guest")).Attest(t.Context(), attest.ReportData{1})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(m.platforms) != maxKnown {
-		t.Errorf("platforms = %d, want %d", len(m.platforms), maxKnown)
+	q, err := parse(evidence.Raw, attest.TDX)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[known]bool{}
+	endorsed := vendor.Endorsements(attest.TDX)
+	for i := range 3 {
+		spelled := bytes.ReplaceAll(bytes.TrimRight(q.chain, "\x00"), []byte("\n"), bytes.Repeat([]byte("\n"), i+1))
+		for _, role := range []string{roleTCBInfoChain, roleQEIdentityChain} {
+			endorsed[role] = append(bytes.Clone(endorsed[role]), '\n')
+		}
+		b := bundle{attest.TDX, spelled, endorsed}
+		if _, err := b.check(); err != nil {
+			t.Fatal(err)
+		}
+		seen[b.known()] = true
+	}
+	if len(seen) != 1 {
+		t.Errorf("got %d platforms to remember, want 1", len(seen))
 	}
 }

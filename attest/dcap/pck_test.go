@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"math/big"
@@ -76,19 +77,25 @@ func TestKeyOfCertificates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		template := &x509.Certificate{
-			SerialNumber: big.NewInt(1), SignatureAlgorithm: x509.ECDSAWithSHA256,
+		root := &x509.Certificate{
+			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: nameRoot}, SignatureAlgorithm: x509.ECDSAWithSHA256,
 			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 		}
-		der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-		if err != nil {
-			t.Fatal(err)
+		leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: nameSigning}, SignatureAlgorithm: x509.ECDSAWithSHA256}
+		var certs []*x509.Certificate
+		for _, template := range []*x509.Certificate{leaf, root} {
+			der, err := x509.CreateCertificate(rand.Reader, template, root, &key.PublicKey, key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cert, err := x509.ParseCertificate(der)
+			if err != nil {
+				t.Fatal(err)
+			}
+			certs = append(certs, cert)
 		}
-		cert, err := x509.ParseCertificate(der)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := link(cert, cert); (err == nil) != want || err != nil && !errors.Is(err, wire.BadChain) {
+		got, err := hold("a chain", certs, []string{nameSigning}, []string{nameRoot})
+		if (err == nil) != want || err != nil && !errors.Is(err, wire.BadChain) || want && !got.Equal(&key.PublicKey) {
 			t.Errorf("%s: err = %v, want accepted %v", curve.Params().Name, err, want)
 		}
 	}

@@ -58,6 +58,9 @@ func (g guest) reportData() []byte     { return g[520:584] }
 func (g guest) tcbSVN2() []byte     { return g[guestSize:min(len(g), 600)] }
 func (g guest) mrServiceTD() []byte { return g[min(len(g), 600):] }
 
+// owners is MROWNER and then MROWNERCONFIG, 96 bytes.
+func (g guest) owners() []byte { return g[232:328] }
+
 // debug reports whether any of the attribute bits 0 to 7 is set, all of which
 // make a trust domain untrusted; bit 0 lets the host read it.
 func (g guest) debug() bool { return g[120] != 0 }
@@ -65,16 +68,8 @@ func (g guest) debug() bool { return g[120] != 0 }
 // migratable reports attribute bit 29: a migration TD may move it.
 func (g guest) migratable() bool { return g[123]&0x20 != 0 }
 
-// form refuses attribute bits of no known meaning (known are LASS, SEPT_VE,
-// MIGRATABLE, PKS, KL, TPA and PERFMON) and a trust domain without x87 and SSE
-// state, which there is not.
+// form refuses a trust domain without x87 and SSE state, which there is not.
 func (g guest) form() error {
-	known := []byte{0xff, 0, 0, 0xf8, 0, 0, 0, 0xc0}
-	for i, b := range g.attributes() {
-		if b&^known[i] != 0 {
-			return wire.Refuse(wire.Malformed, "dcap: TD attributes", g.attributes(), "known bits only")
-		}
-	}
 	if g.xfam()[0]&3 != 3 {
 		return wire.Refuse(wire.Malformed, "dcap: XFAM", g.xfam(), "with x87 and SSE")
 	}

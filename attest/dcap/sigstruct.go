@@ -30,9 +30,9 @@ type Enclave struct {
 	Debug       bool // the signer allows that it is started for debugging
 }
 
-// ReadSigstruct reads a signature structure and checks its signature. It says what
+// readSigstruct reads a signature structure and checks its signature. It says what
 // the CPU will demand of the enclave's code, not that such code exists.
-func ReadSigstruct(b []byte) (Enclave, error) {
+func readSigstruct(b []byte) (Enclave, error) {
 	if len(b) != sigstructSize || !bytes.Equal(b[:16], sigstructHead) || !bytes.Equal(b[24:40], sigstructBody) {
 		return Enclave{}, wire.Refuse(wire.Malformed, "sgx: signature structure", "another form", "SIGSTRUCT of 1808 bytes")
 	}
@@ -74,7 +74,7 @@ func FindSigstruct(file []byte) (found Enclave, err error) {
 		}
 		rest = rest[at:]
 		candidate := rest[:sigstructSize]
-		enclave, fault := ReadSigstruct(candidate)
+		enclave, fault := readSigstruct(candidate)
 		switch {
 		case fault == nil && raw != nil && !bytes.Equal(raw, candidate):
 			return Enclave{}, wire.Refuse(wire.Malformed, "sgx: signature structures", "several", "one, or all the same")

@@ -66,7 +66,7 @@ func sigstruct(t testing.TB, edit func(b []byte)) []byte {
 
 func TestReadSigstruct(t *testing.T) {
 	b := sigstruct(t, nil)
-	got, err := ReadSigstruct(b)
+	got, err := readSigstruct(b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestReadSigstruct(t *testing.T) {
 		t.Errorf("SVN %d, debug %v, want 3 and no debug", got.SVN, got.Debug)
 	}
 	for name, edit := range map[string]func(b []byte){"set": func(b []byte) { b[928] |= 2 }, "left open": func(b []byte) { b[944] = 0xfd }} {
-		if got, err := ReadSigstruct(sigstruct(t, edit)); err != nil || !got.Debug {
+		if got, err := readSigstruct(sigstruct(t, edit)); err != nil || !got.Debug {
 			t.Errorf("debug %s: got %v, %v", name, got.Debug, err)
 		}
 	}
@@ -99,7 +99,7 @@ func TestReadSigstructRefuses(t *testing.T) {
 		"another enclave": {func(b []byte) []byte { b[960]++; return b }, wire.BadSignature},
 		"another product": {func(b []byte) []byte { b[1024]++; return b }, wire.BadSignature},
 	} {
-		if got, err := ReadSigstruct(tt.edit(sigstruct(t, nil))); !errors.Is(err, tt.want) {
+		if got, err := readSigstruct(tt.edit(sigstruct(t, nil))); !errors.Is(err, tt.want) {
 			t.Errorf("%s: got %v, %v, want reason %q", name, got, err, tt.want)
 		}
 	}
@@ -108,7 +108,7 @@ func TestReadSigstructRefuses(t *testing.T) {
 func FuzzSigstruct(f *testing.F) {
 	f.Add(sigstruct(f, nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, err := ReadSigstruct(b); err != nil {
+		if _, err := readSigstruct(b); err != nil {
 			if refused := (*wire.Refusal)(nil); !errors.As(err, &refused) {
 				t.Errorf("untyped error %v", err)
 			}

@@ -1,7 +1,9 @@
 package dcap
 
 import (
+	"bytes"
 	"slices"
+	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -16,6 +18,7 @@ const (
 	configuration                    // the platform must be configured
 	outOfDate
 	revoked
+	relaunch // the TD was launched under a module that is out of date, and runs under one that is not
 )
 
 // statuses are Intel's words.
@@ -29,7 +32,13 @@ var statuses = map[string]status{
 	"Revoked":                           rated | revoked,
 }
 
-// UnmarshalText reads Intel's word.
+// concluded are Intel's words that stand in no document: a verifier concludes them.
+var concluded = map[string]status{
+	"TDRelaunchAdvised":                    rated | relaunch,
+	"TDRelaunchAdvisedConfigurationNeeded": rated | relaunch | configuration,
+}
+
+// UnmarshalText reads Intel's word in a document.
 func (s *status) UnmarshalText(text []byte) error {
 	known, ok := statuses[string(text)]
 	if !ok {
@@ -41,9 +50,11 @@ func (s *status) UnmarshalText(text []byte) error {
 
 // String is Intel's word.
 func (s status) String() string {
-	for word, known := range statuses {
-		if s == known {
-			return word
+	for _, words := range []map[string]status{statuses, concluded} {
+		for word, known := range words {
+			if s == known {
+				return word
+			}
 		}
 	}
 	return "none"
@@ -65,31 +76,68 @@ func worse(a, b status) status {
 	return joined
 }
 
+// relaunched joins the status at a trust domain's launch with that of the module
+// it runs under now. A module that was replaced by one that is not out of date
+// leaves what happened before: Intel advises to launch the trust domain anew. In
+// all other cases the worse counts.
+func relaunched(launch, current status) status {
+	joined := worse(launch, current)
+	if joined == 0 || joined&revoked != 0 || launch&outOfDate == 0 || current&outOfDate != 0 {
+		return joined
+	}
+	return rated | relaunch | joined&configuration
+}
+
 // verdict is what Intel says of a platform: of each part, of all, and the
 // advisories of all levels that matched, sorted.
 type verdict struct {
 	platform, module, qe status // module is zero where Intel rates none
+	current              status // of all with the TDX module that runs now; zero where it is the same
 	overall              status
+	date                 time.Time // tcbDate of the platform's level
 	advisories           []string
 }
 
-// assess rates the platform of a quote.
+// assess rates the platform of a quote: with the TDX module that a trust domain was
+// launched under, and with the one that it runs under now, where the quote names
+// another.
 func (p *platform) assess(q quote) (verdict, error) {
-	var v verdict
-	level, err := p.tcb.platformLevel(p.pck, p.guestSVN(q))
+	if p.tcb.ID != idTDX {
+		return p.rate(q, nil)
+	}
+	g := guest(q.body)
+	v, err := p.rate(q, g.tcbSVN())
+	if err != nil || len(g.tcbSVN2()) == 0 || bytes.Equal(g.tcbSVN2(), g.tcbSVN()) {
+		return v, err
+	}
+	now, err := p.rate(q, g.tcbSVN2())
 	if err != nil {
 		return v, err
 	}
-	v.platform, v.overall, v.advisories = level.Status, level.Status, slices.Clone(level.Advisories)
-	if p.tcb.ID == idTDX {
-		level, err = p.tcb.moduleLevel(guest(q.body))
+	v.current = now.overall
+	v.overall = relaunched(v.overall, now.overall)
+	v.advise(now.advisories)
+	return v, nil
+}
+
+// rate rates the platform of a quote with a TEE TCB SVN, nil for an enclave's.
+func (p *platform) rate(q quote, teeSVN []byte) (verdict, error) {
+	var v verdict
+	level, err := p.tcb.platformLevel(p.pck, teeSVN)
+	if err != nil {
+		return v, err
+	}
+	v.platform, v.overall, v.date = level.Status, level.Status, level.Date
+	v.advise(level.Advisories)
+	if teeSVN != nil {
+		level, err = p.tcb.moduleLevel(guest(q.body), teeSVN)
 		if err != nil {
 			return v, err
 		}
 		if level != nil {
 			v.module = level.Status
 			v.overall = worse(v.overall, v.module)
-			v.advisories = append(v.advisories, level.Advisories...)
+			v.advise(level.Advisories)
 		}
 	}
 	if level, err = p.qe.level(q.qe.svn()); err != nil {
@@ -97,16 +145,13 @@ func (p *platform) assess(q quote) (verdict, error) {
 	}
 	v.qe = level.Status
 	v.overall = worse(v.overall, v.qe)
-	v.advisories = append(v.advisories, level.Advisories...)
-	slices.Sort(v.advisories)
-	v.advisories = slices.Compact(v.advisories)
+	v.advise(level.Advisories)
 	return v, nil
 }
 
-// guestSVN is the TEE TCB SVN of a quote, nil for an enclave's.
-func (p *platform) guestSVN(q quote) []byte {
-	if p.tcb.ID != idTDX {
-		return nil
-	}
-	return guest(q.body).tcbSVN()
+// advise adds advisories, each once, sorted.
+func (v *verdict) advise(advisories []string) {
+	all := slices.Concat(v.advisories, advisories)
+	slices.Sort(all)
+	v.advisories = slices.Compact(all)
 }

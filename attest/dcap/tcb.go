@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cohort-tee/cohort/attest/internal/pki"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -36,6 +37,11 @@ type issued struct {
 	Issued     time.Time `json:"issueDate"`
 	Next       time.Time `json:"nextUpdate"`
 	Evaluation uint32    `json:"tcbEvaluationDataNumber"`
+}
+
+// validity is when the document counts.
+func (i issued) validity(of string) pki.Validity {
+	return pki.Validity{Of: of, From: i.Issued, Until: i.Next, Issued: true}
 }
 
 // is refuses a document of another kind.
@@ -92,8 +98,9 @@ type tcbLevel struct {
 		PCESVN int         `json:"pcesvn"`
 		ISVSVN *uint16     `json:"isvsvn"`
 	} `json:"tcb"`
-	Status     status   `json:"tcbStatus"`
-	Advisories []string `json:"advisoryIDs"`
+	Date       time.Time `json:"tcbDate"` // of the last change of hardware or firmware that the level has; zero when not said
+	Status     status    `json:"tcbStatus"`
+	Advisories []string  `json:"advisoryIDs"`
 }
 
 type component struct {
@@ -182,9 +189,10 @@ func (l *tcbLevel) metBy(p pck, teeSVN []byte, from int) bool {
 }
 
 // moduleLevel checks that the TDX module is Intel's and gives its level, nil for
-// versions that are rated with the platform.
-func (t *tcbInfo) moduleLevel(g guest) (*tcbLevel, error) {
-	svn, version := g.tcbSVN()[0], g.tcbSVN()[1]
+// versions that are rated with the platform. The TEE TCB SVN is that of the launch
+// or the one now.
+func (t *tcbInfo) moduleLevel(g guest, teeSVN []byte) (*tcbLevel, error) {
+	svn, version := teeSVN[0], teeSVN[1]
 	if version == 0 {
 		return nil, t.Module.signed(g)
 	}

@@ -4,30 +4,41 @@
 // [Appraiser] trusts the root keys whose digests the rules name (AWS has one,
 // Root-G1) and nothing else. Evidence is the document as the module gives it:
 // an untagged COSE_Sign1 (RFC 9052) over a CBOR map, which carries its own
-// certificates. There are no endorsements: AWS publishes no revocation list for
-// these certificates, which live three hours.
+// certificates. The endorsements, by role, are AWS's revocation lists, DER:
+//
+//	root_crl    by the root, over its authorities of regions
+//	region_crl  by the region's, over those of zones
+//	zone_crl    by the zone's, over instances, where AWS names one
 //
 // It refuses a document that is not in the one encoding, whose bundle does not
-// begin with an accepted root, whose chain does not hold or is out of its time,
-// whose signature does not verify, and one that is older than the rules accept.
+// begin with an accepted root, whose chain does not hold, is revoked or out of its
+// time, whose signature does not verify, one that is older than the rules accept,
+// an outdated list, and where the rules say so a missing one.
 // A debug enclave, whose PCRs are zero and whose console its host can read, is
 // said to be one. docs/spec/evidence-nitro.md has every field and check.
 package nitro
 
 import (
-	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/internal/closed"
+	"github.com/cohort-tee/cohort/attest/internal/pki"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/veraison/go-cose"
 )
+
+// aws signs documents' certificates by one algorithm. No list of AWS's was seen by which
+// to tell those of lists, so each that fits the keys counts.
+var aws = pki.Vendor{
+	Name: "nitro", Algorithm: x509.ECDSAWithSHA384,
+	ListAlgorithms: []x509.SignatureAlgorithm{x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512},
+}
 
 // Appraiser judges Nitro attestation documents. It holds nothing.
 type Appraiser struct{}
@@ -35,23 +46,49 @@ type Appraiser struct{}
 // Platform is [attest.Nitro].
 func (Appraiser) Platform() attest.Platform { return attest.Nitro }
 
+// Genuine implements [attest.Appraiser].
+func (a Appraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+
 // Appraise judges a document. Its report data is the document's user_data.
-func (Appraiser) Appraise(raw []byte, _ attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
-	d, err := parse(raw)
+func (Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
+	d, chain, err := genuine(raw, rules, at)
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	leaf, err := d.chain(rules.Roots, at)
+	issued, err := revocations(chain, endorsed, rules.CRL, at)
 	if err != nil {
-		return attest.Claims{}, err
-	}
-	if err := d.signedBy(leaf); err != nil {
 		return attest.Claims{}, err
 	}
 	if err := d.fresh(rules.Nitro.MaxAge, at); err != nil {
 		return attest.Claims{}, err
 	}
-	return d.claims(), nil
+	claims := d.claims()
+	claims.Issued = issued
+	return claims, nil
+}
+
+// Screen does every check of Appraise that needs no list of AWS's. It is for the
+// time before they are fetched: that it refuses nothing says nothing of revocation.
+func (Appraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
+	d, _, err := genuine(raw, rules, at)
+	if err != nil {
+		return attest.Claims{}, err
+	}
+	return d.claims(), d.fresh(rules.Nitro.MaxAge, at)
+}
+
+// genuine reads a document that AWS's certificates vouch for, and gives their
+// chain, leaf first. Rules are asked for roots only.
+func genuine(raw []byte, rules attest.Rules, at time.Time) (document, []*x509.Certificate, error) {
+	d, err := parse(raw)
+	if err != nil {
+		return document{}, nil, err
+	}
+	chain, err := d.chain(rules.Roots, at)
+	if err != nil {
+		return document{}, nil, err
+	}
+	return d, chain, d.signedBy(chain[0])
 }
 
 // UnverifiedClaims are what a document says of itself.
@@ -64,8 +101,8 @@ func (Appraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 }
 
 // chain checks the document's certificates against the accepted roots and gives
-// the one that signed it.
-func (d document) chain(roots []attest.Digest, at time.Time) (*x509.Certificate, error) {
+// them from the one that signed it up to the root.
+func (d document) chain(roots []attest.Digest, at time.Time) ([]*x509.Certificate, error) {
 	bundle, err := d.certificates()
 	if err != nil {
 		return nil, err
@@ -74,20 +111,7 @@ func (d document) chain(roots []attest.Digest, at time.Time) (*x509.Certificate,
 	if got := wire.Sum(root.RawSubjectPublicKeyInfo); !slices.Contains(roots, got) {
 		return nil, wire.Refuse(wire.UnknownRoot, "nitro: root of the bundle", got, "a root that policy names")
 	}
-	options := x509.VerifyOptions{
-		Roots:         x509.NewCertPool(),
-		Intermediates: x509.NewCertPool(),
-		CurrentTime:   at,
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-	}
-	options.Roots.AddCert(root)
-	for _, c := range between {
-		options.Intermediates.AddCert(c)
-	}
-	if _, err := leaf.Verify(options); err != nil {
-		return nil, refuseChain(err, at)
-	}
-	return leaf, nil
+	return aws.Path(leaf, []*x509.Certificate{root}, between, at)
 }
 
 // certificates parses the leaf and the bundle: leaf, root, intermediates.
@@ -98,28 +122,19 @@ func (d document) certificates() ([]*x509.Certificate, error) {
 		if err != nil {
 			return nil, wire.Refuse(wire.Malformed, fmt.Sprintf("nitro: certificate %d", i), err, "DER")
 		}
-		if c.SignatureAlgorithm != x509.ECDSAWithSHA384 {
-			return nil, wire.Refuse(wire.BadChain, fmt.Sprintf("nitro: signature algorithm of certificate %d", i), c.SignatureAlgorithm, x509.ECDSAWithSHA384)
+		if c.SignatureAlgorithm != aws.Algorithm {
+			return nil, wire.Refuse(wire.BadChain, fmt.Sprintf("nitro: signature algorithm of certificate %d", i), c.SignatureAlgorithm, aws.Algorithm)
 		}
 		certs = append(certs, c)
 	}
 	return certs, nil
 }
 
-// refuseChain tells a chain out of its time from one that does not hold.
-func refuseChain(err error, at time.Time) error {
-	var invalid x509.CertificateInvalidError
-	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
-		return wire.Refuse(wire.Expired, "nitro: time of the certificates", at.UTC().Format(time.RFC3339), err)
-	}
-	return wire.Refuse(wire.BadChain, "nitro: certificates", err, "a chain to the root")
-}
-
 // signedBy checks the COSE signature.
 func (d document) signedBy(leaf *x509.Certificate) error {
-	key, ok := leaf.PublicKey.(*ecdsa.PublicKey)
-	if !ok || key.Curve != elliptic.P384() {
-		return wire.Refuse(wire.BadChain, "nitro: key of the signing certificate", leaf.PublicKeyAlgorithm, "ECDSA P-384")
+	key, err := aws.Key(leaf, elliptic.P384())
+	if err != nil {
+		return err
 	}
 	verifier, err := cose.NewVerifier(cose.AlgorithmES384, key)
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"math/big"
 	"slices"
@@ -50,11 +52,7 @@ func (s *scene) start(model string) {
 // evidence is the GPU's, with the vendor's lists.
 func (s *scene) evidence(t *testing.T) attest.Evidence {
 	t.Helper()
-	gpu, err := nvidia.NewAttester(s.gpu)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, err := gpu.Attest(context.Background(), use)
+	e, err := s.gpu.Attest(context.Background(), use)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +76,7 @@ func (s *scene) appraise(t *testing.T, devices ...attest.Evidence) (attest.Resul
 	}
 	rules := maker.Rules()
 	rules[attest.NvidiaGPU] = s.rules
-	return attesttest.Verifier(nvidia.Appraiser{}).Appraise(attest.Question{Evidence: evidence, ReportData: use, Rules: rules, At: s.at})
+	return attesttest.Appraise(t, attesttest.Verifier(nvidia.Appraiser{}), attest.Question{Evidence: evidence, ReportData: use, Rules: rules, At: s.at})
 }
 
 func TestAppraise(t *testing.T) {
@@ -190,7 +188,8 @@ func TestRefuse(t *testing.T) {
 		{"empty", mangle(func([]byte) []byte { return nil }), wire.Malformed},
 		{"a request and a signature alone", mangle(func(raw []byte) []byte { return append(raw[:37:37], raw[len(raw)-96:]...) }), wire.Malformed},
 		{"one byte less", mangle(func(raw []byte) []byte { return raw[:len(raw)-1] }), wire.Malformed},
-		{"one byte more", mangle(func(raw []byte) []byte { return append(raw, 0) }), wire.Malformed},
+		{"one byte more", mangle(func(raw []byte) []byte { return append(raw, 1) }), wire.Malformed},
+		{"two zero bytes more", mangle(func(raw []byte) []byte { return append(raw, 0, 0) }), wire.Malformed},
 		{"too large", mangle(func(raw []byte) []byte { return append(raw, make([]byte, 16<<10)...) }), wire.TooLarge},
 		{"another version of SPDM", edit(func(r *report) { r.Request[0] = 0x12 }), wire.Malformed},
 		{"a request for a challenge", edit(func(r *report) { r.Request[1] = 0x83 }), wire.Malformed},
@@ -224,14 +223,40 @@ func TestRefuse(t *testing.T) {
 		{"no VBIOS", edit(func(r *report) { r.Without(6) }), wire.Malformed},
 		{"a VBIOS of nine bytes", edit(func(r *report) { r.Set(6, make([]byte, 9)) }), wire.Malformed},
 		{"a VBIOS with a last byte", edit(func(r *report) { r.Set(6, []byte{0, 0x9f, 0, 0x96, 1, 0, 0, 1}) }), wire.Malformed},
-		{"no firmware", edit(func(r *report) { r.Without(20) }), wire.Malformed},
-		{"an unknown feature", edit(func(r *report) { r.Set(36, []byte{3}) }), wire.Malformed},
-		{"a feature of two bytes", edit(func(r *report) { r.Set(36, []byte{0, 0}) }), wire.Malformed},
+		{"firmware of 32 bytes", edit(func(r *report) { r.Set(20, make([]byte, 32)) }), wire.Malformed},
+		{"firmware of no bytes", edit(func(r *report) { r.Set(20, nil) }), wire.Malformed},
+		{"a feature of no bytes", edit(func(r *report) { r.Set(36, nil) }), wire.Malformed},
+		{"a feature of nine bytes", edit(func(r *report) { r.Set(36, make([]byte, 9)) }), wire.Malformed},
+		{"opaque data of a version to come", edit(func(r *report) { r.Set(34, []byte{2, 0}) }), wire.Malformed},
+		{"opaque data of a version of nine bytes", edit(func(r *report) { r.Set(34, make([]byte, 9)) }), wire.Malformed},
+		{"the head of typed fields before fields without", edit(func(r *report) {
+			r.Opaque = append([]byte(attesttest.NVIDIATypedHead), r.Opaque...)
+		}), wire.Malformed},
+		{"half a head of typed fields", edit(func(r *report) { r.Opaque = []byte(attesttest.NVIDIATypedHead[:11]) }), wire.Malformed},
+		{"typed fields of another profile", edit(func(r *report) { r.Typed(); r.Opaque[6] = 1 }), wire.Malformed},
+		{"typed fields of a version to come", edit(func(r *report) { r.Typed(); r.Opaque[8] = 3 }), wire.Malformed},
+		{"a typed field twice", edit(func(r *report) {
+			r.Typed()
+			r.Opaque = append(r.Opaque, attesttest.NVIDIATypedField(3, 0x86, []byte("550.0\x00"))...)
+		}), wire.Malformed},
+		{"a typed field beyond the end", edit(func(r *report) { r.Typed(); r.Opaque = append(r.Opaque, 99, 0, 0, 0, 9, 0) }), wire.Malformed},
+		{"half a typed field", edit(func(r *report) { r.Typed(); r.Opaque = append(r.Opaque, 99, 0, 0) }), wire.Malformed},
+		{"no driver among typed fields", edit(func(r *report) { r.Typed(); r.Without(3) }), wire.Malformed},
+		{"other firmware in a typed field", edit(func(r *report) { r.Typed(); r.Set(20, make([]byte, 48)) }), wire.WrongChip},
+		{"links in the clear, in a typed field", edit(func(r *report) { r.Typed(); r.Set(36, []byte{2, 0}) }), wire.BadTCB},
 
 		// Chain.
 		{"no chain", chain(func([]byte) []byte { return nil }), wire.BadChain},
 		{"text before the chain", chain(func(text []byte) []byte { return append([]byte("x\n"), text...) }), wire.Malformed},
-		{"text after the chain", chain(func(text []byte) []byte { return append(text, "\n\n"...) }), wire.Malformed},
+		{"text after the chain", chain(func(text []byte) []byte { return append(text, "\nx\n"...) }), wire.Malformed},
+		{"text between certificates", chain(func(text []byte) []byte {
+			return bytes.Replace(text, []byte("-----\n-----"), []byte("-----\nx\n-----"), 1)
+		}), wire.Malformed},
+		{"a key in the chain", chain(func(text []byte) []byte { return bytes.Replace(text, []byte("CERTIFICATE"), []byte("PRIVATE KEY"), 2) }), wire.Malformed},
+		{"a certificate with a header", chain(func(text []byte) []byte {
+			return bytes.Replace(text, []byte("CERTIFICATE-----\n"), []byte("CERTIFICATE-----\nA: b\n\n"), 1)
+		}), wire.Malformed},
+		{"a certificate without its end", chain(func(text []byte) []byte { return bytes.Replace(text, []byte("-----END CERTIFICATE-----\n"), nil, 1) }), wire.Malformed},
 		{"a certificate that is none", chain(func(text []byte) []byte {
 			return append([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), text...)
 		}), wire.Malformed},
@@ -260,6 +285,7 @@ func TestRefuse(t *testing.T) {
 		{"unknown critical extension", certificate(provisioner, func(c *x509.Certificate) {
 			c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
 		}), wire.BadChain},
+		{"a model of another form", func(s *scene) { s.start("GB2XX"); s.rules.NVIDIA.Models = []string{"GB2XX"} }, wire.BadChain},
 		{"a switch of the same root", certificate(modelCA, func(c *x509.Certificate) { c.Subject.CommonName = "NVIDIA NVSwitch LS10 Identity" }), wire.BadChain},
 		{"a network card of the same root", certificate(modelCA, func(c *x509.Certificate) { c.Subject.CommonName = "NVIDIA CX7 Identity" }), wire.BadChain},
 		{"a chip of another model", certificate(chipCA, func(c *x509.Certificate) { c.Subject.CommonName = "GB100 A01 GSP BROM" }), wire.BadChain},
@@ -324,12 +350,15 @@ func TestRefuse(t *testing.T) {
 			s.lists, s.rules.CRL = s.gpu.Lists(provisioner), attest.CRLIfPresent
 		}, wire.Revoked},
 		{"a list past its end", func(s *scene) { s.at = now.AddDate(0, 0, 7).Add(time.Second) }, wire.Expired},
-		{"a list before its time", list(root, func(l *x509.RevocationList) { l.ThisUpdate = now.Add(time.Hour) }), wire.Expired},
+		{"a list issued more than two minutes later", list(root, func(l *x509.RevocationList) { l.ThisUpdate = now.Add(3*time.Minute + time.Second) }), wire.Expired},
 		{"a list that is none", func(s *scene) { s.lists["root_crl"] = []byte("x") }, wire.Malformed},
 		{"the other issuer's list", func(s *scene) { s.lists["model_crl"] = s.lists["root_crl"] }, wire.BadSignature},
 		{"a stranger's list of the same name", func(s *scene) {
 			s.lists["root_crl"] = attesttest.NewNVIDIAVendor(now).GPU("GH100").Lists()["root_crl"]
 		}, wire.BadSignature},
+		{"a list of the root's key under another name", list(root, func(l *x509.RevocationList) {
+			l.Issuer = pkix.Name{CommonName: "another"}
+		}), wire.BadSignature},
 		{"a list with a critical extension", list(root, func(l *x509.RevocationList) {
 			l.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
 		}), wire.Malformed},
@@ -343,9 +372,13 @@ func TestRefuse(t *testing.T) {
 		}, wire.NoPlatform},
 		{"another driver", edit(func(r *report) { r.Set(3, []byte("550.90.06\x00")) }), wire.BadTCB},
 		{"another VBIOS", edit(func(r *report) { r.Set(6, []byte{0, 0x9f, 0, 0x96, 2, 0, 0, 0}) }), wire.BadTCB},
-		{"links in the clear", edit(func(r *report) { r.Set(21, []byte{0xaa}) }), wire.BadTCB},
-		{"links in the clear, as newer drivers say it", edit(func(r *report) { r.Set(36, []byte{2}) }), wire.BadTCB},
-		{"several GPUs", edit(func(r *report) { r.Set(36, []byte{1}) }), wire.BadTCB},
+		{"links in the clear, as older drivers say it", edit(func(r *report) { r.Without(36); r.Set(21, []byte{0xaa}) }), wire.BadTCB},
+		{"links in the clear", edit(func(r *report) { r.Set(36, []byte{2, 0}) }), wire.BadTCB},
+		{"links in the clear, in eight bytes", edit(func(r *report) { r.Set(36, []byte{2, 0, 0, 0, 0, 0, 0, 0}) }), wire.BadTCB},
+		{"several GPUs", edit(func(r *report) { r.Set(36, []byte{1, 0}) }), wire.BadTCB},
+		{"a mode by number in the highest byte", edit(func(r *report) { r.Set(36, []byte{0, 1}) }), wire.BadTCB},
+		{"a GPU in development mode", func(s *scene) { s.gpu.Development, s.rules.NVIDIA.Development = true, false }, wire.Debug},
+		{"a GPU of which nobody says that it is not", func(s *scene) { s.rules.NVIDIA.Development = false }, wire.Debug},
 		{"measurements that nobody compares", func(s *scene) { s.rules.NVIDIA.AnyMeasurements = false }, wire.NotMeasured},
 
 		// Debug and binding.
@@ -368,6 +401,21 @@ func TestRefuse(t *testing.T) {
 	}
 }
 
+// relined writes certificates in lines of another length, with other line ends and an
+// empty line between them.
+func relined(text []byte, length int, end string) []byte {
+	var out []byte
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		out = append(out, "-----BEGIN CERTIFICATE-----"+end...)
+		for body := base64.StdEncoding.EncodeToString(block.Bytes); body != ""; {
+			line := body[:min(length, len(body))]
+			out, body = append(out, line+end...), body[len(line):]
+		}
+		out = append(out, "-----END CERTIFICATE-----"+end+end...)
+	}
+	return out
+}
+
 // TestPermit shows that each permission lets in what it names.
 func TestPermit(t *testing.T) {
 	for _, tt := range []struct {
@@ -375,6 +423,7 @@ func TestPermit(t *testing.T) {
 		change change
 	}{
 		{"newer form of the leaf, nothing configured", flags(0x80, 0, 0, 1)},
+		{"a model whose last digit is not said", func(s *scene) { s.start("GB20X"); s.rules.NVIDIA.Models = []string{"GB20X"} }},
 		{"debug", func(s *scene) { flags(0x10)(s); s.rules.Debug = true }},
 		{"the chip by its name", func(s *scene) {
 			chip := s.gpu.Chip()
@@ -386,15 +435,28 @@ func TestPermit(t *testing.T) {
 		{"another certificate in the list", list(modelCA, func(l *x509.RevocationList) {
 			l.RevokedCertificateEntries = []x509.RevocationListEntry{{SerialNumber: big.NewInt(7), RevocationTime: now}}
 		})},
+		{"a GPU in development mode, by name", func(s *scene) { s.gpu.Development = true }},
+		{"a zero byte after the signature", mangle(func(raw []byte) []byte { return append(raw, 0) })},
+		{"a report that names no firmware", edit(func(r *attesttest.NVIDIAReport) { r.Without(20) })},
+		{"typed fields", edit(func(r *attesttest.NVIDIAReport) { r.Typed() })},
+		{"typed fields, whose version is not a number", edit(func(r *attesttest.NVIDIAReport) { r.Typed(); r.Set(34, []byte{0, 2}) })},
+		{"typed fields of another minor version", edit(func(r *attesttest.NVIDIAReport) { r.Typed(); r.Opaque[9] = 7 })},
+		{"a mode in one byte", edit(func(r *attesttest.NVIDIAReport) { r.Set(36, []byte{0}) })},
+		{"a mode in eight bytes", edit(func(r *attesttest.NVIDIAReport) { r.Set(36, make([]byte, 8)) })},
+		{"no version of the opaque data", edit(func(r *attesttest.NVIDIAReport) { r.Without(34) })},
 		{"several GPUs over encrypted links", func(s *scene) {
-			edit(func(r *attesttest.NVIDIAReport) { r.Set(36, []byte{1}) })(s)
-			s.rules.NVIDIA.Modes = []string{nvidia.ModeMulti}
+			edit(func(r *attesttest.NVIDIAReport) { r.Set(36, []byte{1, 0}) })(s)
+			s.rules.NVIDIA.Modes = []string{"MPT"}
 		}},
 		{"links in the clear", func(s *scene) {
-			edit(func(r *attesttest.NVIDIAReport) { r.Set(21, []byte{0xaa}) })(s)
-			s.rules.NVIDIA.Modes = []string{nvidia.ModePPCIE}
+			edit(func(r *attesttest.NVIDIAReport) { r.Set(36, []byte{2, 0}) })(s)
+			s.rules.NVIDIA.Modes = []string{"PPCIE"}
 		}},
 		{"a field that is not known", edit(func(r *attesttest.NVIDIAReport) { r.Set(1000, []byte{1}) })},
+		{"a chain in lines of 76", chain(func(text []byte) []byte { return relined(text, 76, "\n") })},
+		{"a chain in lines of 4", chain(func(text []byte) []byte { return relined(text, 4, "\n") })},
+		{"a chain of another system", chain(func(text []byte) []byte { return relined(text, 64, "\r\n") })},
+		{"empty lines around the chain", chain(func(text []byte) []byte { return slices.Concat([]byte("\n"), text, []byte("\n\n")) })},
 		{"a line end after the chain", chain(func(text []byte) []byte { return append(text, '\n') })},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

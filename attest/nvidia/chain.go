@@ -1,18 +1,16 @@
 package nvidia
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
-	"encoding/pem"
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/internal/pki"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -34,39 +32,22 @@ type unverifiedChain []*x509.Certificate
 // chain is a chain that holds. Only unverifiedChain.hold makes one.
 type chain struct {
 	certs []*x509.Certificate
-	model string // such as "GH100", by the certificate of its CA
+	key   *ecdsa.PublicKey // the leaf's
+	model string           // such as "GH100", by the certificate of its CA
 }
 
 func (c chain) leaf() *x509.Certificate { return c.certs[atLeaf] }
 
-// key is the leaf's, which is of ECDSA.
-func (c chain) key() *ecdsa.PublicKey {
-	key, _ := c.leaf().PublicKey.(*ecdsa.PublicKey)
-	return key
-}
-
 // chip names the device: the digest of the key that was born in it.
 func (c chain) chip() attest.Digest { return wire.Sum(c.certs[atChip].RawSubjectPublicKeyInfo) }
 
-// parseChain reads certificates in PEM, in one encoding but for the last line end,
-// which NVIDIA's tools leave out.
+var vendor = pki.Vendor{Name: "nvidia", Algorithm: x509.ECDSAWithSHA384, ListAlgorithms: []x509.SignatureAlgorithm{x509.ECDSAWithSHA384}}
+
+// parseChain reads certificates in PEM.
 func parseChain(text []byte) (unverifiedChain, error) {
-	var certs unverifiedChain
-	var again []byte
-	for rest := text; len(certs) <= certificates; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, wire.Refuse(wire.Malformed, "nvidia: certificate in the chain", err, "DER")
-		}
-		certs = append(certs, cert)
-		again = append(again, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes})...)
-	}
-	if !bytes.Equal(bytes.TrimSuffix(again, []byte("\n")), bytes.TrimSuffix(text, []byte("\n"))) {
-		return nil, wire.Refuse(wire.Malformed, "nvidia: chain", "another encoding", "certificates in PEM and nothing else")
+	certs, err := vendor.Certificates("the chain", text, certificates+1)
+	if err != nil {
+		return nil, err
 	}
 	if len(certs) != certificates {
 		return nil, wire.Refuse(wire.BadChain, "nvidia: certificates in the chain", len(certs), certificates)
@@ -79,10 +60,9 @@ func (u unverifiedChain) hold(roots []attest.Digest, at time.Time) (chain, error
 	if got := wire.Sum(u[atRoot].RawSubjectPublicKeyInfo); !slices.Contains(roots, got) {
 		return chain{}, wire.Refuse(wire.UnknownRoot, "nvidia: root of the chain", got, "a root that policy names")
 	}
-	for i, cert := range u {
-		if err := link(cert, u[min(i+1, atRoot)]); err != nil {
-			return chain{}, err
-		}
+	key, err := vendor.ChainOn(elliptic.P384(), u...)
+	if err != nil {
+		return chain{}, err
 	}
 	if u[atLeaf].IsCA {
 		return chain{}, wire.Refuse(wire.BadChain, "nvidia: leaf", "a CA", "none")
@@ -91,37 +71,11 @@ func (u unverifiedChain) hold(roots []attest.Digest, at time.Time) (chain, error
 	if err != nil {
 		return chain{}, err
 	}
-	for _, cert := range u {
-		if at.Before(cert.NotBefore) || at.After(cert.NotAfter) {
-			return chain{}, wire.Refuse(wire.Expired, "nvidia: time of "+cert.Subject.CommonName, at.UTC().Format(time.RFC3339),
-				fmt.Sprintf("%s to %s", cert.NotBefore.Format(time.RFC3339), cert.NotAfter.Format(time.RFC3339)))
-		}
-	}
-	return chain{u, model}, nil
+	return chain{u, key, model}, vendor.InTime(at, pki.Validities(u...)...)
 }
 
-// link checks one signature and what makes it count.
-func link(child, parent *x509.Certificate) error {
-	name := child.Subject.CommonName
-	if child.SignatureAlgorithm != x509.ECDSAWithSHA384 {
-		return wire.Refuse(wire.BadChain, "nvidia: signature algorithm of "+name, child.SignatureAlgorithm, x509.ECDSAWithSHA384)
-	}
-	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
-		return wire.Refuse(wire.BadChain, "nvidia: issuer of "+name, child.Issuer, parent.Subject)
-	}
-	if len(child.UnhandledCriticalExtensions) > 0 {
-		return wire.Refuse(wire.BadChain, "nvidia: critical extension of "+name, child.UnhandledCriticalExtensions[0], "none that is unknown")
-	}
-	if key, ok := child.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P384() {
-		return wire.Refuse(wire.BadChain, "nvidia: key of "+name, child.PublicKeyAlgorithm, "ECDSA P-384")
-	}
-	if err := child.CheckSignatureFrom(parent); err != nil {
-		return wire.Refuse(wire.BadChain, "nvidia: signature of "+name, err, "one by "+parent.Subject.CommonName)
-	}
-	return nil
-}
-
-var modelCA = regexp.MustCompile(`^NVIDIA (G[A-Z][0-9]{3}) Identity$`)
+// modelCA has room for models whose last digit is not said, such as GB20X.
+var modelCA = regexp.MustCompile(`^NVIDIA (G[A-Z][0-9]{2}[0-9X]) Identity$`)
 
 // model tells the model by its CA, which NVIDIA named, and checks that the others are
 // of the same. The root vouches for switches and network cards too, whose
@@ -147,8 +101,10 @@ func (u unverifiedChain) model() (string, error) {
 }
 
 // notRevoked looks the two certificates whose issuers publish lists up in them. The
-// chip's and the leaf's have none.
-func (c chain) notRevoked(endorsed attest.Endorsements, rule attest.CRLRule, at time.Time) error {
+// chip's and the leaf's have none. It returns when the newest of the lists was issued,
+// zero without any.
+func (c chain) notRevoked(endorsed attest.Endorsements, rule attest.CRLRule, at time.Time) (issued time.Time, err error) {
+	var times []pki.Validity
 	for _, by := range []struct {
 		role   string
 		issuer int
@@ -158,41 +114,19 @@ func (c chain) notRevoked(endorsed attest.Endorsements, rule attest.CRLRule, at 
 			continue
 		}
 		if der == nil {
-			return wire.Refuse(wire.CRLMissing, "nvidia: "+by.role, "none", "the list by "+c.certs[by.issuer].Subject.CommonName)
+			return time.Time{}, wire.Refuse(wire.CRLMissing, "nvidia: "+by.role, "none", "the list by "+c.certs[by.issuer].Subject.CommonName)
 		}
-		if err := listed(der, c.certs[by.issuer], c.certs[by.issuer-1], at); err != nil {
-			return err
+		list, err := vendor.ParseList(der, c.certs[by.issuer], nil)
+		if err != nil {
+			return time.Time{}, err
 		}
-	}
-	return nil
-}
-
-// listed checks a list by its issuer, at a time, and refuses a certificate that
-// stands in it.
-func listed(der []byte, issuer, cert *x509.Certificate, at time.Time) error {
-	of := "nvidia: revocation list of " + issuer.Subject.CommonName
-	list, err := x509.ParseRevocationList(der)
-	if err != nil {
-		return wire.Refuse(wire.Malformed, of, err, "DER")
-	}
-	if !bytes.Equal(list.RawIssuer, issuer.RawSubject) || list.SignatureAlgorithm != x509.ECDSAWithSHA384 {
-		return wire.Refuse(wire.BadSignature, of, list.Issuer, issuer.Subject)
-	}
-	if err := list.CheckSignatureFrom(issuer); err != nil {
-		return wire.Refuse(wire.BadSignature, of, err, "one by its issuer")
-	}
-	for _, e := range list.Extensions {
-		if e.Critical {
-			return wire.Refuse(wire.Malformed, of, e.Id, "no critical extension")
+		if err := list.Lacks(c.certs[by.issuer-1]); err != nil {
+			return time.Time{}, err
 		}
-	}
-	for _, entry := range list.RevokedCertificateEntries {
-		if entry.SerialNumber.Cmp(cert.SerialNumber) == 0 {
-			return wire.Refuse(wire.Revoked, "nvidia: serial of "+cert.Subject.CommonName, "revoked "+entry.RevocationTime.Format(time.RFC3339), "not revoked")
+		if err := vendor.InTime(at, list.Validity); err != nil {
+			return time.Time{}, err
 		}
+		times = append(times, list.Validity)
 	}
-	if at.Before(list.ThisUpdate) || at.After(list.NextUpdate) {
-		return wire.Refuse(wire.Expired, of, at.UTC().Format(time.RFC3339), fmt.Sprintf("%s to %s", list.ThisUpdate.Format(time.RFC3339), list.NextUpdate.Format(time.RFC3339)))
-	}
-	return nil
+	return pki.NewestIssue(times...), nil
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // Bounds on the program of a [Collector].
@@ -118,4 +119,8 @@ func (c *capped) Write(p []byte) (int, error) {
 		return len(p), c.full
 	}
 	return len(p), nil
+}
+
+func absent(got any) error {
+	return wire.Refuse(wire.NotThisDevice, "nvidia: not this machine", got, "a GPU in confidential computing mode")
 }

@@ -125,13 +125,17 @@ func (l *layer) add(d fwid) error {
 }
 
 // of checks that the key is that of the firmware which the report names, on the chip
-// whose certificate is beside it.
+// whose certificate is beside it. Drivers up to 535 name no firmware: then the leaf
+// alone says it.
 func (l layer) of(r report, c chain) error {
 	if l.device != nil && !bytes.Equal(l.device, c.certs[atChip].RawSubjectPublicKeyInfo) {
 		return wire.Refuse(wire.WrongChip, "nvidia: device of the leaf", "another chip's key", "the key of "+c.certs[atChip].Subject.CommonName)
 	}
-	if len(l.fwids) == 0 || !bytes.Equal(l.fwids[0], r.opaque[fieldFWID]) {
-		return wire.Refuse(wire.WrongChip, "nvidia: firmware of the report", hex.EncodeToString(r.opaque[fieldFWID]), "that of the signing certificate")
+	if len(l.fwids) == 0 {
+		return wire.Refuse(wire.WrongChip, "nvidia: firmware of the leaf", "no digest", "that of the firmware which holds the key")
+	}
+	if named, ok := r.field(fieldFWID); ok && !bytes.Equal(l.fwids[0], named) {
+		return wire.Refuse(wire.WrongChip, "nvidia: firmware of the report", hex.EncodeToString(named), hex.EncodeToString(l.fwids[0])+", by the signing certificate")
 	}
 	return nil
 }

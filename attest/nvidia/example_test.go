@@ -9,17 +9,12 @@ import (
 	"github.com/cohort-tee/cohort/attest/nvidia"
 )
 
-// A program that reaches a GPU gives its evidence beside that of its TEE. Here vendors
+// A GPU's evidence is appraised beside that of a TEE. Here vendors
 // made for tests play both makers.
-func ExampleAttester() {
+func ExampleAppraiser() {
 	maker, vendor := attesttest.NewVendor(), attesttest.NewNVIDIAVendor(now)
-	gpu := vendor.GPU("GH100") // in place of NVML
-	card, err := nvidia.NewAttester(gpu)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	evidence, err := attest.WithDevices(maker.Chip().Attester(attesttest.Measure("training")), card).Attest(context.Background(), use)
+	gpu := vendor.GPU("GH100") // in place of a Collector
+	evidence, err := attest.WithDevices(maker.Chip().Attester(attesttest.Measure("training")), gpu).Attest(context.Background(), use)
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"slices"
 	"testing"
@@ -15,8 +16,26 @@ import (
 
 var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-// FuzzReport demands that a report which parses is the sum of its parts, so that no
+// roundTrip demands that a report which parses is the sum of its parts, so that no
 // byte of it is read by nobody, and that all else has a reason.
+func roundTrip(t *testing.T, raw []byte) (r report, ok bool) {
+	t.Helper()
+	r, err := parse(raw)
+	if refusal := (*attest.Refusal)(nil); err != nil && !errors.As(err, &refusal) {
+		t.Fatalf("refused without a reason: %v", err)
+	}
+	if err != nil {
+		return r, false
+	}
+	behind := raw[len(r.signed)+len(r.signature):]
+	if len(behind) > 1 || len(behind) == 1 && behind[0] != 0 || !bytes.Equal(r.encode(behind), raw) {
+		t.Fatalf("got parts %x, want %x", r.encode(behind), raw)
+	}
+	_ = r.claims()
+	return r, true
+}
+
+// FuzzReport reads any bytes.
 func FuzzReport(f *testing.F) {
 	gpu := attesttest.NewNVIDIAVendor(noon).GPU("GH100")
 	gpu.Edit = func(r *attesttest.NVIDIAReport) { r.Count, r.Measurements = 2, r.Measurements[:2*55] } // small seeds, or minimizing takes all the time
@@ -25,23 +44,150 @@ func FuzzReport(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(raw)
+	f.Add(append(bytes.Clone(raw), 0))
 	f.Add(raw[:200])
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		r, err := parse(raw)
-		if err != nil {
-			if refusal := (*attest.Refusal)(nil); !errors.As(err, &refusal) {
+	f.Fuzz(func(t *testing.T, raw []byte) { roundTrip(t, raw) })
+}
+
+// FuzzReportParts edits a report part by part, with lengths that stay right, and lets
+// the GPU sign it: what parses is accepted or refused with a reason, and what is
+// accepted is bound to the nonce. The layouts are those of real drivers, where their
+// reports are at hand.
+func FuzzReportParts(f *testing.F) {
+	vendor := attesttest.NewNVIDIAVendor(noon)
+	gpu := vendor.GPU("GH100")
+	endorsed, rules := gpu.Lists(), vendor.Rules()
+	rules.NVIDIA.Drivers, rules.NVIDIA.VBIOS = attest.List{Any: true}, attest.List{Any: true}
+	var plain attesttest.NVIDIAReport
+	gpu.Edit = func(r *attesttest.NVIDIAReport) { plain = *r }
+	_, chain, err := gpu.Report(f.Context(), [32]byte{1})
+	if err != nil {
+		f.Fatal(err)
+	}
+	endorsed[roleChain] = chain
+	typed := plain
+	typed.Typed()
+	layouts := [][]byte{plain.Opaque, typed.Opaque}
+	for _, r := range capturedIfThere(f) {
+		var opaque []byte
+		for _, each := range r.opaque {
+			opaque = append(opaque, attesttest.NVIDIAField(each.kind, each.value)...)
+		}
+		layouts = append(layouts, opaque)
+	}
+	for i := range layouts {
+		f.Add(byte(i), []byte{})
+		f.Add(byte(i), []byte{1, 20})             // no firmware
+		f.Add(byte(i), []byte{0, 36, 2, 1, 0})    // another mode
+		f.Add(byte(i), []byte{2, 3, 4, 1, 2})     // a field twice
+		f.Add(byte(i), []byte{3, 70, 48, 4, 255}) // measurements
+		f.Add(byte(i), []byte{6, 0})
+	}
+	f.Fuzz(func(t *testing.T, layout byte, edits []byte) {
+		r := plain
+		r.Opaque = bytes.Clone(layouts[int(layout)%len(layouts)])
+		r.Measurements, r.Head = bytes.Clone(plain.Measurements), bytes.Clone(plain.Head)
+		raw := gpu.Sign(editParts(&r, edits))
+		raw = append(raw, behindOf(edits)...)
+		read, ok := roundTrip(t, raw)
+		claims, err := Appraiser{}.Appraise(raw, endorsed, rules, noon)
+		if refusal := (*attest.Refusal)(nil); err != nil && !errors.As(err, &refusal) {
+			t.Fatalf("refused without a reason: %v", err)
+		}
+		if err == nil && (!ok || !bytes.Equal(claims.ReportData, r.Request[4:36]) || !slices.Contains(rules.NVIDIA.Modes, read.mode)) {
+			t.Fatalf("accepted %x, with nonce %x", raw, claims.ReportData)
+		}
+	})
+}
+
+// editParts does what a list of edits says, each a number and its operands, and gives
+// what is to be signed.
+func editParts(r *attesttest.NVIDIAReport, edits []byte) []byte {
+	take := func(n int) []byte {
+		taken := edits[:min(n, len(edits))]
+		edits = edits[len(taken):]
+		return append(bytes.Clone(taken), make([]byte, n-len(taken))...)
+	}
+	for len(edits) > 0 {
+		switch op := take(1)[0]; op % 7 {
+		case 0:
+			kind, size := take(1)[0], take(1)[0]
+			r.Set(uint16(kind), take(int(size)))
+		case 1:
+			r.Without(uint16(take(1)[0]))
+		case 2:
+			kind, size := take(1)[0], take(1)[0]
+			r.Add(uint16(kind), take(int(size)))
+		case 3:
+			index, size := take(1)[0], take(1)[0]
+			r.Measurements = append(r.Measurements, attesttest.NVIDIAMeasurement(index, make([]byte, size))...)
+			r.Count++
+		case 4:
+			r.Count += take(1)[0]
+		case 5:
+			r.Head[int(op)%len(r.Head)] ^= take(1)[0]
+		case 6:
+			take(1) // what stands behind the signature: behindOf
+		}
+	}
+	return r.Encode()
+}
+
+// behindOf is what a list of edits puts behind the signature.
+func behindOf(edits []byte) []byte {
+	if len(edits) > 1 && edits[0]%7 == 6 {
+		return edits[1:2]
+	}
+	return nil
+}
+
+// FuzzChain feeds certificates and lists that NVIDIA did not make, five in PEM as a
+// chain is.
+func FuzzChain(f *testing.F) {
+	vendor := attesttest.NewNVIDIAVendor(noon)
+	gpu := vendor.GPU("GB100")
+	raw, text, err := gpu.Report(f.Context(), [32]byte{1})
+	if err != nil {
+		f.Fatal(err)
+	}
+	r, err := parse(raw)
+	if err != nil {
+		f.Fatal(err)
+	}
+	good, err := parseChain(text)
+	if err != nil {
+		f.Fatal(err)
+	}
+	lists, rules := gpu.Lists(), vendor.Rules()
+	f.Add(good[atLeaf].Raw, good[atChip].Raw, good[atProvisioner].Raw, good[atModel].Raw, good[atRoot].Raw, lists[roleRootCRL], lists[roleModelCRL])
+	f.Fuzz(func(t *testing.T, leaf, chip, provisioner, model, root, rootCRL, modelCRL []byte) {
+		var text []byte
+		for _, der := range [][]byte{leaf, chip, provisioner, model, root} {
+			text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+		}
+		refused := func(err error) bool {
+			if refusal := (*attest.Refusal)(nil); err != nil && !errors.As(err, &refusal) {
 				t.Fatalf("refused without a reason: %v", err)
 			}
+			return err != nil
+		}
+		u, err := parseChain(text)
+		if refused(err) {
 			return
 		}
-		size := sizeRequest + 8 + 55*len(r.measurements) + sizeNonce + 2 + sizeSignature
-		for _, value := range r.opaque {
-			size += 4 + len(value)
+		c, err := u.hold(rules.Roots, noon)
+		if refused(err) {
+			return
 		}
-		if size != len(raw) || !bytes.Equal(slices.Concat(r.signed, r.signature), raw) {
-			t.Fatalf("got parts of %d bytes, want %d", size, len(raw))
+		if c.key == nil || c.model != "GB100" {
+			t.Fatalf("accepted without a key, of model %q", c.model)
 		}
-		_ = r.claims()
+		l, err := c.identity()
+		if !refused(err) {
+			refused(l.of(r, c))
+		}
+		_, err = c.notRevoked(attest.Endorsements{roleRootCRL: rootCRL, roleModelCRL: modelCRL}, rules.CRL, noon)
+		refused(err)
 	})
 }
 

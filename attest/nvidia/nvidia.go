@@ -16,8 +16,10 @@
 // the signing key was made for, and a model, chip, driver, VBIOS or mode that the
 // rules do not accept.
 //
-// It does not compare the measurements with NVIDIA's reference values (RIM). Rules
-// must accept that by name, and the claims say it: see [attest.Claims.Unjudged].
+// It does not compare the measurements with NVIDIA's reference values (RIM), so no
+// report excludes that the GPU is in development mode, in which its host can read
+// it. Rules must accept both by name, and the claims say it: see
+// [attest.Claims.Unjudged].
 // docs/spec/evidence-nvidia.md has every field and check.
 package nvidia
 
@@ -25,6 +27,7 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/sha512"
+	"encoding/hex"
 	"fmt"
 	"math/big"
 	"slices"
@@ -32,6 +35,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/internal/closed"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -47,6 +51,9 @@ const (
 	roleRootCRL  = "root_crl"   // by the root, on the CAs of models
 	roleModelCRL = "model_crl"  // by the CA of the model, on those that provision chips
 )
+
+// Genuine implements [attest.Appraiser].
+func (a Appraiser) Genuine() closed.Appraiser { return closed.Of(a) }
 
 // Appraise judges a report. Its report data is the nonce of the request, 32 bytes.
 func (Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
@@ -72,16 +79,17 @@ func (Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest
 	if err := identity.of(r, c); err != nil {
 		return attest.Claims{}, err
 	}
-	if err := c.notRevoked(endorsed, rules.CRL, at); err != nil {
+	issued, err := c.notRevoked(endorsed, rules.CRL, at)
+	if err != nil {
 		return attest.Claims{}, err
 	}
 	if err := permit(r, c, rules.NVIDIA); err != nil {
 		return attest.Claims{}, err
 	}
 	claims := r.claims()
-	claims.Chip, claims.Debug = c.chip().String(), identity.debug()
+	claims.Chip, claims.Debug, claims.Issued = c.chip().String(), identity.debug(), issued
 	claims.Details["model"], claims.Details["chain_length"] = c.model, len(c.certs)
-	claims.Details["flags"] = identity.flagNames()
+	claims.Details["flags"], claims.Details[nameOf(fieldFWID)] = identity.flagNames(), hex.EncodeToString(identity.fwids[0])
 	return claims, nil
 }
 
@@ -100,7 +108,7 @@ func (r report) signedBy(c chain) error {
 	digest := sha512.Sum384(r.signed)
 	half := len(r.signature) / 2
 	first, second := new(big.Int).SetBytes(r.signature[:half]), new(big.Int).SetBytes(r.signature[half:])
-	if !ecdsa.Verify(c.key(), digest[:], first, second) {
+	if !ecdsa.Verify(c.key, digest[:], first, second) {
 		return wire.Refuse(wire.BadSignature, "nvidia: signature of the report", "one that does not verify", "one by "+c.leaf().Subject.CommonName)
 	}
 	return nil
@@ -123,6 +131,8 @@ func permit(r report, c chain, rules attest.NVIDIARules) error {
 		return wire.Refuse(wire.BadTCB, "nvidia: mode", r.mode, fmt.Sprintf("one of %q", strings.Join(rules.Modes, ", ")))
 	case !rules.AnyMeasurements:
 		return wire.Refuse(wire.NotMeasured, "nvidia: measurements", "compared with nothing", `reference values, or measurements = "any" in policy`)
+	case !rules.Development:
+		return wire.Refuse(wire.Debug, "nvidia: development mode", "stated by the measurements alone, which were compared with nothing", `a report that excludes it, or mode = "development" in policy`)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -30,10 +31,11 @@ var (
 // report is a request with its response, whose form is right. None of it is
 // verified yet.
 type report struct {
-	nonce        []byte            // of the request: what the report is bound to
-	responder    []byte            // nonce of the GPU
-	measurements map[byte][]byte   // by index
-	opaque       map[uint16][]byte // by type
+	nonce        []byte          // of the request: what the report is bound to
+	responder    []byte          // nonce of the GPU
+	measurements map[byte][]byte // by index
+	head         []byte          // of opaque data whose fields have types, else nil
+	opaque       []field         // each type once, in the order of the report
 	driver       string
 	vbios        string
 	mode         string
@@ -42,7 +44,8 @@ type report struct {
 }
 
 // parse reads a report to its last byte. Every length is bounded by the bytes that
-// are there.
+// are there. What stands before the signature says where the signature begins:
+// some drivers put a zero byte behind it.
 func parse(raw []byte) (report, error) {
 	r := report{raw: raw}
 	if len(raw) > maxReport {
@@ -51,32 +54,39 @@ func parse(raw []byte) (report, error) {
 	if len(raw) < sizeRequest+sizeSignature {
 		return r, short("report", len(raw), sizeRequest+sizeSignature)
 	}
-	r.signed, r.signature = raw[:len(raw)-sizeSignature], raw[len(raw)-sizeSignature:]
-	request, response := raw[:sizeRequest], r.signed[sizeRequest:]
+	request, in := raw[:sizeRequest], &reader{rest: raw[sizeRequest:]}
 	if !bytes.HasPrefix(request, requestHead) || request[sizeRequest-1] != 0 {
 		return r, wire.Refuse(wire.Malformed, "nvidia: request", hex.EncodeToString(request[:4]), "SPDM 1.1 GET_MEASUREMENTS of all, signed, slot 0")
 	}
 	r.nonce = request[4 : 4+sizeNonce]
-	return r, r.readResponse(&reader{rest: response})
-}
-
-// readResponse reads a response without its signature.
-func (r *report) readResponse(in *reader) error {
-	head, count, record := in.take("head", len(responseHead)), in.number("number of measurements", 1), in.sized("measurements", 3)
-	r.responder = in.take("nonce of the GPU", sizeNonce)
-	opaque := in.sized("opaque data", 2)
+	record, count, opaque, err := r.readResponse(in)
+	if err != nil {
+		return r, err
+	}
+	r.signed, r.signature = raw[:len(raw)-len(in.rest)], in.take("signature", sizeSignature)
 	switch {
 	case in.err != nil:
-		return in.err
-	case len(in.rest) > 0:
-		return wire.Refuse(wire.Malformed, "nvidia: response", fmt.Sprint(len(in.rest), " bytes more"), "none after the opaque data but the signature")
-	case !bytes.Equal(head, responseHead):
-		return wire.Refuse(wire.Malformed, "nvidia: response", hex.EncodeToString(head), "SPDM 1.1 MEASUREMENTS, slot 0")
+		return r, in.err
+	case len(in.rest) > 0 && !bytes.Equal(in.rest, []byte{0}):
+		return r, wire.Refuse(wire.Malformed, "nvidia: report", fmt.Sprint(len(in.rest), " bytes after the signature"), "none, or one zero byte")
 	}
 	if err := r.readMeasurements(&reader{rest: record}, count); err != nil {
-		return err
+		return r, err
 	}
-	return r.readOpaque(&reader{rest: opaque})
+	return r, r.readOpaque(opaque)
+}
+
+// readResponse reads a response up to its signature, and gives its parts.
+func (r *report) readResponse(in *reader) (record []byte, count int, opaque []byte, err error) {
+	head := in.take("head", len(responseHead))
+	count = in.number("number of measurements", 1)
+	record = in.sized("measurements", 3)
+	r.responder = in.take("nonce of the GPU", sizeNonce)
+	opaque = in.sized("opaque data", 2)
+	if in.err == nil && !bytes.Equal(head, responseHead) {
+		in.err = wire.Refuse(wire.Malformed, "nvidia: response", hex.EncodeToString(head), "SPDM 1.1 MEASUREMENTS, slot 0")
+	}
+	return record, count, opaque, in.err
 }
 
 // readMeasurements reads the blocks of the record, in the order of their index:
@@ -117,14 +127,26 @@ func (r report) claims() attest.Claims {
 	for index, value := range r.measurements {
 		details[fmt.Sprintf("measurement_%02d", index)] = hex.EncodeToString(value)
 	}
-	for kind, value := range r.opaque {
-		details[nameOf(kind)] = hex.EncodeToString(value)
+	for _, f := range r.opaque {
+		details[nameOf(f.kind)] = hex.EncodeToString(f.value)
+	}
+	if r.head != nil {
+		details["opaque_head"], details["opaque_types"] = hex.EncodeToString(r.head), r.types()
 	}
 	details[nameOf(fieldDriver)], details[nameOf(fieldVBIOS)] = r.driver, r.vbios
 	return attest.Claims{
 		Measurement: attest.Measurement{Platform: attest.NvidiaGPU}, ReportData: r.nonce, Details: details,
-		Unjudged: []string{"measurements: compared with no reference value (RIM)", "development mode: the report tells it by its measurements alone"},
+		Unjudged: []string{"measurements: compared with no reference value (RIM)", "development mode: the report states it by its measurements alone"},
 	}
+}
+
+// types are the types of the opaque fields' contents, by the types of the fields.
+func (r report) types() string {
+	var all []string
+	for _, f := range r.opaque {
+		all = append(all, fmt.Sprintf("%d:%02x", f.kind, f.typed))
+	}
+	return strings.Join(all, " ")
 }
 
 // reader takes bytes from the front. After its first error it gives nothing.

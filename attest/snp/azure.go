@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/internal/closed"
 	"github.com/cohort-tee/cohort/attest/tpm"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -39,6 +40,9 @@ type Azure struct {
 // Platform is [attest.AzureSNP].
 func (*Azure) Platform() attest.Platform { return attest.AzureSNP }
 
+// Genuine implements [attest.Appraiser].
+func (a *Azure) Genuine() closed.Appraiser { return closed.Of(a) }
+
 // Appraise judges evidence; it adds to the checks of a report those of the key,
 // its quote and the PCR values.
 func (a *Azure) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
@@ -53,9 +57,6 @@ func (a *Azure) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.
 	quote, err := e.quoted(r)
 	if err != nil {
 		return attest.Claims{}, err
-	}
-	if r.Vmpl != 0 {
-		return attest.Claims{}, wire.Refuse(wire.BadTCB, "snp on azure: privilege level", r.Vmpl, "0, the paravisor's")
 	}
 	if err := permitted(r, c, rules); err != nil {
 		return attest.Claims{}, err
@@ -106,7 +107,8 @@ func (e azureEvidence) bytes() []byte {
 	return wire.Frame(wire.LabelAzureEvidence, e.report, e.runtime, e.quote, e.signature, e.values)
 }
 
-// quoted goes from the report to the PCR values: runtime data, key, quote.
+// quoted goes from the report to the PCR values: runtime data, key, quote. Only the
+// paravisor, at level 0, vouches for them.
 func (e azureEvidence) quoted(r report) (tpm.Quote, error) {
 	var want attest.ReportData // the digest, then zeros
 	digest := wire.Sum(e.runtime)
@@ -126,7 +128,13 @@ func (e azureEvidence) quoted(r report) (tpm.Quote, error) {
 	if err != nil {
 		return tpm.Quote{}, err
 	}
-	return quote, quote.Covers(azureBank, everyPCR(), e.values)
+	if err := quote.Covers(azureBank, everyPCR(), e.values); err != nil {
+		return tpm.Quote{}, err
+	}
+	if r.Vmpl != 0 {
+		return tpm.Quote{}, wire.Refuse(wire.BadTCB, "snp on azure: privilege level", r.Vmpl, "0, the paravisor's")
+	}
+	return quote, nil
 }
 
 // everyPCR is the numbers of the PCRs that are quoted.

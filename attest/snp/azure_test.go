@@ -20,6 +20,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/attest/internal/closed"
 	"github.com/cohort-tee/cohort/attest/vectortest"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -107,7 +108,7 @@ func (s *azureScene) evidence(t testing.TB) azureEvidence {
 
 func (s *azureScene) appraise(t testing.TB) (attest.Result, error) {
 	t.Helper()
-	return attest.NewVerifier(new(Azure)).Appraise(attest.Question{
+	return attesttest.Appraise(t, attest.NewVerifier(new(Azure)), attest.Question{
 		Evidence:     attest.Evidence{Platform: attest.AzureSNP, Raw: s.evidence(t).bytes()},
 		Endorsements: s.endorse, ReportData: azureUse, At: now,
 		Rules: map[attest.Platform]attest.Rules{attest.AzureSNP: s.rules},
@@ -192,6 +193,8 @@ func TestAzureRefuse(t *testing.T) {
 // without its TPM wrapping, and tells what vectors have by name. What it judges
 // with is the product's.
 type azureCaptured struct{ Azure }
+
+func (a *azureCaptured) Genuine() closed.Appraiser { return closed.Of(a) }
 
 func (a *azureCaptured) Appraise(raw []byte, files attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	e := azureEvidence{report: raw, runtime: files["runtime_data"], quote: files["quote"], signature: rsassa(files["quote_signature"]), values: files["pcrs"]}

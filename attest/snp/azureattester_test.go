@@ -1,3 +1,5 @@
+//go:build linux
+
 package snp
 
 import (
@@ -9,6 +11,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/attest/internal/closed"
 	"github.com/cohort-tee/cohort/attest/tpm"
 	"github.com/cohort-tee/cohort/attest/vectortest"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -64,6 +67,8 @@ type azureReport struct {
 	azureCaptured
 	agree int
 }
+
+func (a *azureReport) Genuine() closed.Appraiser { return closed.Of(a) }
 
 func (a *azureReport) Appraise(raw []byte, files attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	report, runtime, err := parseHCL(files["hcl_report"])

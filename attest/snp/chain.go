@@ -8,9 +8,9 @@ import (
 	"encoding/asn1"
 	"encoding/hex"
 	"strings"
-	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/internal/pki"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/google/go-sev-guest/abi"
 	"github.com/google/go-sev-guest/kds"
@@ -41,17 +41,16 @@ type chain struct {
 	csp     string // cloud provider, under a VLEK only
 	tcb     attest.SNPTCB
 	listed  bool // there was a revocation list
-	spans   []span
+	times   []pki.Validity
 }
 
-// span is the time of one certificate or list, both ends included.
-type span struct {
-	of          string
-	from, until time.Time
-}
+var amd = pki.Vendor{Name: "snp", Algorithm: x509.SHA384WithRSAPSS, ListAlgorithms: []x509.SignatureAlgorithm{x509.SHA384WithRSAPSS}}
 
 // certificates are ARK, ASK (or ASVK) and VCEK (or VLEK).
 type certificates struct{ ark, ask, leaf *x509.Certificate }
+
+// all are the certificates, leaf first.
+func (c certificates) all() []*x509.Certificate { return []*x509.Certificate{c.leaf, c.ask, c.ark} }
 
 // check checks everything about a bundle that does not depend on time or rules.
 func (b bundle) check() (*chain, error) {
@@ -59,10 +58,10 @@ func (b bundle) check() (*chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := certs.hold(); err != nil {
+	if err := amd.Chain(certs.all()...); err != nil {
 		return nil, err
 	}
-	c := &chain{kind: b.kind, root: wire.Sum(certs.ark.RawSubjectPublicKeyInfo), spans: certs.spans()}
+	c := &chain{kind: b.kind, root: wire.Sum(certs.ark.RawSubjectPublicKeyInfo), times: pki.Validities(certs.all()...)}
 	if err := c.subjects(certs); err != nil {
 		return nil, err
 	}
@@ -75,52 +74,22 @@ func (b bundle) check() (*chain, error) {
 	return c, c.revocations(b.crl, certs)
 }
 
-func (b bundle) parse() (c certificates, err error) {
+func (b bundle) parse() (certificates, error) {
 	if len(b.leaf) == 0 || len(b.askARK) == 0 {
-		return c, wire.Refuse(wire.BadChain, "snp: certificates", "missing", "ask_ark and "+strings.ToLower(b.kind.String()))
+		return certificates{}, wire.Refuse(wire.BadChain, "snp: certificates", "missing", "ask_ark and "+strings.ToLower(b.kind.String()))
 	}
-	ask, ark, err := kds.ParseProductCertChain(b.askARK)
+	above, err := amd.Certificates("ask_ark", b.askARK, 2)
 	if err != nil {
-		return c, wire.Refuse(wire.Malformed, "snp: ask_ark", err, "ASK and ARK in PEM")
+		return certificates{}, err
 	}
-	for _, p := range []struct {
-		name string
-		der  []byte
-		to   **x509.Certificate
-	}{{"ARK", ark, &c.ark}, {"ASK", ask, &c.ask}, {b.kind.String(), b.leaf, &c.leaf}} {
-		if *p.to, err = x509.ParseCertificate(p.der); err != nil {
-			return c, wire.Refuse(wire.Malformed, "snp: certificate "+p.name, err, "DER")
-		}
+	if len(above) != 2 {
+		return certificates{}, wire.Refuse(wire.Malformed, "snp: certificates in ask_ark", len(above), "ASK and ARK")
 	}
-	return c, nil
-}
-
-// hold checks the three signatures and what makes them count.
-func (c certificates) hold() error {
-	for _, link := range []struct{ child, parent *x509.Certificate }{{c.ark, c.ark}, {c.ask, c.ark}, {c.leaf, c.ask}} {
-		name := link.child.Subject.CommonName
-		if link.child.SignatureAlgorithm != x509.SHA384WithRSAPSS {
-			return wire.Refuse(wire.BadChain, "snp: signature algorithm of "+name, link.child.SignatureAlgorithm, x509.SHA384WithRSAPSS)
-		}
-		if !bytes.Equal(link.child.RawIssuer, link.parent.RawSubject) {
-			return wire.Refuse(wire.BadChain, "snp: issuer of "+name, link.child.Issuer, link.parent.Subject)
-		}
-		if len(link.child.UnhandledCriticalExtensions) > 0 {
-			return wire.Refuse(wire.BadChain, "snp: critical extension of "+name, link.child.UnhandledCriticalExtensions[0], "none that is unknown")
-		}
-		if err := link.child.CheckSignatureFrom(link.parent); err != nil {
-			return wire.Refuse(wire.BadChain, "snp: signature of "+name, err, "one by "+link.parent.Subject.CommonName)
-		}
+	leaf, err := x509.ParseCertificate(b.leaf)
+	if err != nil {
+		return certificates{}, wire.Refuse(wire.Malformed, "snp: certificate "+b.kind.String(), err, "DER")
 	}
-	return nil
-}
-
-func (c certificates) spans() []span {
-	var spans []span
-	for _, cert := range []*x509.Certificate{c.leaf, c.ask, c.ark} {
-		spans = append(spans, span{cert.Subject.CommonName, cert.NotBefore, cert.NotAfter})
-	}
-	return spans
+	return certificates{ask: above[0], ark: above[1], leaf: leaf}, nil
 }
 
 // subjects checks that the three names belong together: AMD has an ARK for each
@@ -141,52 +110,19 @@ func (c *chain) subjects(certs certificates) error {
 	if got, want := certs.leaf.Subject.CommonName, "SEV-"+c.kind.String(); got != want {
 		return wire.Refuse(wire.BadChain, "snp: name of the signing certificate", got, want)
 	}
-	key, ok := certs.leaf.PublicKey.(*ecdsa.PublicKey)
-	if !ok || key.Curve != elliptic.P384() {
-		return wire.Refuse(wire.BadChain, "snp: key of the signing certificate", certs.leaf.PublicKeyAlgorithm, "ECDSA P-384")
-	}
-	c.key = key
-	return nil
+	var err error
+	c.key, err = amd.Key(certs.leaf, elliptic.P384())
+	return err
 }
 
 // revocations checks the list by the ARK and looks each certificate up in it.
 func (c *chain) revocations(der []byte, certs certificates) error {
-	list, err := x509.ParseRevocationList(der)
+	list, err := amd.ParseList(der, certs.ark, nil)
 	if err != nil {
-		return wire.Refuse(wire.Malformed, "snp: revocation list", err, "DER")
+		return err
 	}
-	if list.SignatureAlgorithm != x509.SHA384WithRSAPSS {
-		return wire.Refuse(wire.BadSignature, "snp: signature algorithm of the revocation list", list.SignatureAlgorithm, x509.SHA384WithRSAPSS)
-	}
-	if err := list.CheckSignatureFrom(certs.ark); err != nil {
-		return wire.Refuse(wire.BadSignature, "snp: signature of the revocation list", err, "one by "+certs.ark.Subject.CommonName)
-	}
-	for _, e := range list.Extensions {
-		if e.Critical {
-			return wire.Refuse(wire.Malformed, "snp: critical extension of the revocation list", e.Id, "none")
-		}
-	}
-	for _, entry := range list.RevokedCertificateEntries {
-		for _, cert := range []*x509.Certificate{certs.ark, certs.ask, certs.leaf} {
-			if entry.SerialNumber.Cmp(cert.SerialNumber) == 0 {
-				return wire.Refuse(wire.Revoked, "snp: serial of "+cert.Subject.CommonName, "revoked "+entry.RevocationTime.Format(time.RFC3339), "not revoked")
-			}
-		}
-	}
-	c.listed = true
-	c.spans = append(c.spans, span{"the revocation list", list.ThisUpdate, list.NextUpdate})
-	return nil
-}
-
-// inTime checks every span.
-func (c *chain) inTime(at time.Time) error {
-	for _, s := range c.spans {
-		if at.Before(s.from) || at.After(s.until) {
-			return wire.Refuse(wire.Expired, "snp: time of "+s.of, at.UTC().Format(time.RFC3339),
-				s.from.UTC().Format(time.RFC3339)+" to "+s.until.UTC().Format(time.RFC3339))
-		}
-	}
-	return nil
+	c.listed, c.times = true, append(c.times, list.Validity)
+	return list.Lacks(certs.all()...)
 }
 
 // names reports whether the chain vouches for the chip of a report: the chip id
@@ -201,13 +137,18 @@ func (c *chain) names(chipID []byte) bool {
 	return bytes.Equal(padded, chipID)
 }
 
-// name is what stands for the device: its chip id, or the provider that holds
-// the VLEK.
-func (c *chain) name() string {
-	if c.kind == abi.VlekReportSigner {
+// name is what stands for the device of a report: its chip id, or where the host
+// hides that the provider that holds the VLEK.
+func (c *chain) name(r report) string {
+	switch {
+	case c.kind != abi.VlekReportSigner:
+		return hex.EncodeToString(c.chip)
+	case r.hidden():
 		return "vlek:" + c.csp
+	case c.product == turin:
+		return hex.EncodeToString(r.ChipId[:8]) // as its VCEK has it; zeros follow
 	}
-	return hex.EncodeToString(c.chip)
+	return hex.EncodeToString(r.ChipId)
 }
 
 // oidFMC is the level of Turin's first mutable code.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"math/bits"
 	"slices"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -33,7 +34,10 @@ func permit(r report, c *chain, rules attest.SNPRules) error {
 	if err := permitHolder(r, rules); err != nil {
 		return err
 	}
-	return permitGuest(r, rules)
+	if err := permitGuest(r, rules); err != nil {
+		return err
+	}
+	return permitSettings(r, rules)
 }
 
 // above compares a TCB with its floor, component by component.
@@ -57,6 +61,9 @@ func above(which string, got, least attest.SNPTCB) error {
 
 // permitHolder asks about the chip and about who signed the launch.
 func permitHolder(r report, rules attest.SNPRules) error {
+	if r.hidden() && (!rules.HiddenChips || len(rules.CutChips) > 0) {
+		return wire.Refuse(wire.NoPlatform, "snp: chip", "all zeros: its host hides which one it is, so no cut-off reaches it", "its id, or hidden_chips = true in policy and no cut_chips")
+	}
 	cut := slices.ContainsFunc(rules.CutChips, func(chip []byte) bool { return bytes.Equal(chip, r.ChipId) })
 	if cut || !rules.Chips.Accepts(r.ChipId) {
 		return wire.Refuse(wire.NoPlatform, "snp: chip", hex.EncodeToString(r.ChipId), "one that policy accepts")
@@ -80,6 +87,32 @@ func permitGuest(r report, rules attest.SNPRules) error {
 		return wire.Refuse(wire.BadTCB, "snp: guest policy", "migration allowed", "not allowed")
 	case provisional && !rules.Provisional:
 		return wire.Refuse(wire.BadTCB, "snp: firmware", "current above committed: it can be rolled back", "committed")
+	}
+	return nil
+}
+
+// permitSettings asks how the host set its machine up, and with what the guest was
+// launched: nothing of it is in the launch digest.
+func permitSettings(r report, rules attest.SNPRules) error {
+	if err := attest.SNPPlatformInfo.Permit(r.PlatformInfo, rules.PlatformInfo); err != nil {
+		return err
+	}
+	if err := attest.SNPGuestPolicy.Permit(r.policyBits(), rules.GuestPolicy); err != nil {
+		return err
+	}
+	least := rules.GuestABI
+	if r.policy.ABIMajor < least.Major || r.policy.ABIMajor == least.Major && r.policy.ABIMinor < least.Minor {
+		return wire.Refuse(wire.BadTCB, "snp: least firmware ABI of the guest policy", fmt.Sprintf("%d.%d", r.policy.ABIMajor, r.policy.ABIMinor),
+			fmt.Sprintf("at least %d.%d", least.Major, least.Minor))
+	}
+	for _, v := range []struct {
+		name      string
+		got, want uint64
+	}{{"launch", r.LaunchMitVector, rules.LaunchMitigations}, {"current", r.CurrentMitVector, rules.CurrentMitigations}} {
+		if missing := v.want &^ v.got; missing != 0 {
+			return wire.Refuse(wire.BadTCB, "snp: "+v.name+" mitigation vector", fmt.Sprintf("%#x, in a report of version %d", v.got, r.Version),
+				fmt.Sprintf("bit %d set: it comes with version %d", bits.TrailingZeros64(missing), versionMitigations))
+		}
 	}
 	return nil
 }

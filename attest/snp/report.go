@@ -27,6 +27,9 @@ const (
 	versionMitigations = abi.ReportVersion5 // 0x1f8: two mitigation vectors
 )
 
+// policyAt is where the guest policy stands, 8 bytes.
+const policyAt = 0x008
+
 // maxVMPL is the least privileged level of a guest. A report that the host asked
 // for, with report data of the host's choice, has all bits set.
 const maxVMPL = 3
@@ -52,27 +55,38 @@ func parse(raw []byte) (report, error) {
 	if algorithm := abi.SignatureAlgo(raw); algorithm != abi.SignEcdsaP384Sha384 {
 		return report{}, wire.Refuse(wire.Malformed, "snp: signature algorithm", algorithm, "1, ECDSA P-384 with SHA-384")
 	}
-	fields, err := abi.ReportToProto(raw)
+	read := withoutNewBits(raw)
+	fields, err := abi.ReportToProto(read)
 	if err != nil {
 		return report{}, wire.Refuse(wire.Malformed, "snp: report", err, "reserved bytes of zero")
 	}
-	if same, err := abi.ReportToAbiBytes(fields); err != nil || !bytes.Equal(same, raw) {
+	if same, err := abi.ReportToAbiBytes(fields); err != nil || !bytes.Equal(same, read) {
 		return report{}, wire.Refuse(wire.Malformed, "snp: report", "bytes outside every field", "zeros")
 	}
 	r := report{Report: fields, raw: raw}
 	return r, r.interpret()
 }
 
+// knownPolicy are the bits of a guest policy that the library reads: 0 to 25.
+const knownPolicy = 1<<26 - 1
+
+// withoutNewBits is a report whose guest policy has only bits that the library
+// reads. Bits that are newer are not malformed: the rules refuse them by number,
+// once the report is genuine.
+func withoutNewBits(raw []byte) []byte {
+	read := bytes.Clone(raw)
+	binary.LittleEndian.PutUint64(read[policyAt:], binary.LittleEndian.Uint64(raw[policyAt:])&knownPolicy)
+	return read
+}
+
 // interpret reads the bit fields and what depends on the version.
 func (r *report) interpret() (err error) {
 	if r.policy, err = abi.ParseSnpPolicy(r.Policy); err != nil {
-		return wire.Refuse(wire.Malformed, "snp: guest policy", err, "known bits")
+		return wire.Refuse(wire.Malformed, "snp: guest policy", err, "the bit that is always 1")
 	}
+	r.Policy = binary.LittleEndian.Uint64(r.raw[policyAt:])
 	if r.signer, err = abi.ParseSignerInfo(r.SignerInfo); err != nil || r.signer.SigningKey == abi.NoneReportSigner {
 		return wire.Refuse(wire.Malformed, "snp: signing key", fmt.Sprintf("%#x", r.SignerInfo), "VCEK or VLEK")
-	}
-	if _, err = abi.ParseSnpPlatformInfo(r.PlatformInfo); err != nil {
-		return wire.Refuse(wire.Malformed, "snp: platform info", err, "known bits")
 	}
 	if r.Vmpl > maxVMPL {
 		return wire.Refuse(wire.Malformed, "snp: privilege level", fmt.Sprintf("%#x: asked for by the host", r.Vmpl), "0 to 3")
@@ -84,7 +98,7 @@ func (r *report) interpret() (err error) {
 		return nil
 	}
 	if r.product = productOf(r.raw[0x188], r.raw[0x189]); r.product == "" {
-		return wire.Refuse(wire.NoPlatform, "snp: CPU family and model", r.cpuid(), "Milan, Genoa or Turin")
+		return wire.Refuse(wire.NoPlatform, "snp: CPU family and model", r.cpuid(), "Milan, Genoa or Turin; Venice and later are not read yet")
 	}
 	return nil
 }
@@ -119,6 +133,13 @@ func tcbBytes(version uint64) [8]byte {
 	return b
 }
 
+// policyBits is the guest policy without the version in its low 16 bits and the
+// bit that is always 1.
+func (r report) policyBits() uint64 { return r.Policy &^ (1<<16 - 1 | 1<<17) }
+
+// hidden reports whether the host hides which chip signed: its id is all zeros.
+func (r report) hidden() bool { return len(bytes.Trim(r.ChipId, "\x00")) == 0 }
+
 func (r report) cpuid() string { return hex.EncodeToString(r.raw[0x188:0x18b]) }
 
 // details are the fields of a report for people.
@@ -128,9 +149,12 @@ func details(r report, c *chain) map[string]any {
 		"report_version":    r.Version,
 		"signing_key":       strings.ToLower(c.kind.String()),
 		"policy":            fmt.Sprintf("%#x", r.Policy),
+		"policy_bits":       attest.SNPGuestPolicy.Set(r.policyBits()),
+		"policy_abi":        fmt.Sprintf("%d.%d", r.policy.ABIMajor, r.policy.ABIMinor),
 		"vmpl":              r.Vmpl,
 		"guest_svn":         r.GuestSvn,
 		"platform_info":     fmt.Sprintf("%#x", r.PlatformInfo),
+		"platform_bits":     attest.SNPPlatformInfo.Set(r.PlatformInfo),
 		"chip_id":           hex.EncodeToString(r.ChipId),
 		"id_key_digest":     hex.EncodeToString(r.IdKeyDigest),
 		"author_key_digest": hex.EncodeToString(r.AuthorKeyDigest),

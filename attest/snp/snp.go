@@ -30,6 +30,8 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/internal/closed"
+	"github.com/cohort-tee/cohort/attest/internal/pki"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/google/go-sev-guest/abi"
 )
@@ -44,6 +46,9 @@ type Appraiser struct {
 
 // Platform is [attest.SNP].
 func (*Appraiser) Platform() attest.Platform { return attest.SNP }
+
+// Genuine implements [attest.Appraiser].
+func (a *Appraiser) Genuine() closed.Appraiser { return closed.Of(a) }
 
 // Appraise judges a report; see the package comment for what it needs.
 func (a *Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
@@ -68,7 +73,7 @@ func (a *Appraiser) genuine(raw []byte, endorsed attest.Endorsements, rules atte
 	if err != nil {
 		return report{}, nil, err
 	}
-	if err := c.inTime(at); err != nil {
+	if err := amd.InTime(at, c.times...); err != nil {
 		return report{}, nil, err
 	}
 	return r, c, r.signedBy(c)
@@ -126,7 +131,8 @@ func claims(r report, c *chain) attest.Claims {
 		Measurement: r.measurement(),
 		ReportData:  r.ReportData,
 		Debug:       r.policy.Debug,
-		Chip:        c.name(),
+		Chip:        c.name(r),
+		Issued:      pki.NewestIssue(c.times...),
 		Details:     details(r, c),
 	}
 }

@@ -28,7 +28,7 @@ func amdRoots(t testing.TB) []attest.Digest {
 }
 
 // subject says what the vectors' default policy means here: it is silent on
-// firmware floors, chips, launch keys and SMT.
+// firmware floors, chips, launch keys, SMT and how the host set its machine up.
 func subject(t testing.TB) vectortest.Subject {
 	roots := amdRoots(t)
 	return vectortest.Subject{
@@ -36,12 +36,14 @@ func subject(t testing.TB) vectortest.Subject {
 		Appraiser: new(Appraiser),
 		Rules: func(p vectortest.Policy, _ map[string][]byte) attest.Rules {
 			rules := attest.Rules{Roots: roots, Debug: p.Debug, SNP: attest.SNPRules{
-				Generations: map[string]attest.SNPFloor{milan: {}, genoa: {}, turin: {}},
-				Chips:       attest.List{Any: true},
-				IDKeys:      attest.List{Any: true},
-				SMT:         true,
-				Provisional: p.ProvisionalFirmware,
-				VMPL:        p.VMPL,
+				Generations:  map[string]attest.SNPFloor{milan: {}, genoa: {}, turin: {}},
+				Chips:        attest.List{Any: true},
+				IDKeys:       attest.List{Any: true},
+				SMT:          true,
+				Provisional:  p.ProvisionalFirmware,
+				VMPL:         p.VMPL,
+				HiddenChips:  true,
+				PlatformInfo: attest.Bits{"ALIAS_CHECK_COMPLETE": attest.DemandAny},
 			}}
 			if p.CRLIfPresent {
 				rules.CRL = attest.CRLIfPresent

@@ -1,15 +1,21 @@
 package soft
 
 import (
+	"encoding/hex"
 	"slices"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/internal/closed"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // chipDigits of a daemon's root name it for people: 64 bits.
 const chipDigits = 16
+
+// Chip is the chip that the evidence of the daemon with a root names: 16
+// hexadecimal digits.
+func Chip(root attest.Digest) string { return root.Hex()[:chipDigits] }
 
 // Appraiser appraises evidence of the development TEE. It needs no
 // endorsements and no time: a daemon's key vouches for itself where policy
@@ -21,9 +27,12 @@ var _ attest.Appraiser = Appraiser{}
 // Platform is [attest.Soft].
 func (Appraiser) Platform() attest.Platform { return attest.Soft }
 
+// Genuine implements [attest.Appraiser].
+func (a Appraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+
 // Appraise refuses with "malformed" what is not the one encoding, with
-// "unknown-root" a daemon that the rules do not name, and with "signature"
-// evidence the daemon did not sign.
+// "unknown-root" a daemon that the rules do not name, with "signature" evidence
+// the daemon did not sign, and with "platform" a chip that the rules cut off.
 func (Appraiser) Appraise(raw []byte, _ attest.Endorsements, rules attest.Rules, _ time.Time) (attest.Claims, error) {
 	e, err := parse(raw)
 	if err != nil {
@@ -35,6 +44,9 @@ func (Appraiser) Appraise(raw []byte, _ attest.Endorsements, rules attest.Rules,
 	}
 	if !e.signatureHolds() {
 		return attest.Claims{}, wire.Refuse(wire.BadSignature, "soft evidence: signature", "one that does not verify", "the daemon's")
+	}
+	if slices.ContainsFunc(rules.Soft.CutChips, func(chip []byte) bool { return hex.EncodeToString(chip) == Chip(root) }) {
+		return attest.Claims{}, wire.Refuse(wire.NoPlatform, "soft evidence: chip", Chip(root), "one that policy accepts")
 	}
 	return e.claims(), nil
 }
@@ -54,6 +66,6 @@ func (e unverifiedEvidence) claims() attest.Claims {
 		ReportData:  e.statement.ReportData[:],
 		Debug:       e.statement.Debug,
 		Dynamic:     e.statement.Dynamic,
-		Chip:        wire.Sum(e.spki).Hex()[:chipDigits],
+		Chip:        Chip(wire.Sum(e.spki)),
 	}
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package soft
 
 import (
@@ -19,6 +21,7 @@ import (
 
 const (
 	maxChildren   = 256              // alive at once; each takes about ten descriptors
+	maxAsking     = 64               // launchers that have connected and not asked yet
 	requestTime   = 10 * time.Second // a launcher that connected asks within this
 	standardFiles = 4                // descriptors of a launch without an agent
 )
@@ -32,10 +35,11 @@ type Config struct {
 
 // Daemon is the development TEE. It is safe for concurrent use.
 type Daemon struct {
-	keys  keys
-	root  attest.Digest
-	lock  *os.File
-	slots chan struct{} // one for each child
+	keys   keys
+	root   attest.Digest
+	lock   *os.File
+	slots  chan struct{} // one for each child
+	asking chan struct{} // one for each launcher that has not asked
 }
 
 // NewDaemon opens a daemon's directory. It refuses with "unavailable" a
@@ -53,7 +57,7 @@ func NewDaemon(config Config) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{lock: lock, slots: make(chan struct{}, maxChildren)}
+	d := &Daemon{lock: lock, slots: make(chan struct{}, maxChildren), asking: make(chan struct{}, maxAsking)}
 	if d.keys, err = openKeys(filepath.Join(config.Dir, "keys.pem")); err == nil {
 		d.root, err = Root(&d.keys.attestation.PublicKey)
 	}
@@ -116,18 +120,12 @@ func (d *Daemon) attend(ctx context.Context, launcher *net.UnixConn) {
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	defer launcher.Close()
-	select {
-	case d.slots <- struct{}{}:
-		defer func() { <-d.slots }()
-	default:
-		send(launcher, launchReply{Refusal: refusalOf(wire.Refuse(wire.TooMany, "soft daemon: children", maxChildren, "fewer"))})
-		return
-	}
-	c, err := d.launch(ctx, launcher)
+	c, err := d.admit(ctx, launcher)
 	if err != nil {
 		send(launcher, launchReply{Refusal: refusalOf(err)})
 		return
 	}
+	defer func() { <-d.slots }()
 	defer c.image.file.Close()
 	helpers.Go(func() { c.serveDevice(d.keys) })
 	gone := make(chan struct{})
@@ -155,13 +153,34 @@ func (c *child) forward(launcher *net.UnixConn) {
 	}
 }
 
-// launch reads a launcher's request and starts what it asks for.
-func (d *Daemon) launch(ctx context.Context, launcher *net.UnixConn) (*child, error) {
+// admit reads a launcher's request, and starts what it asks for while there is a
+// place for one more child, which the caller gives back. A launcher that does not ask
+// takes none.
+func (d *Daemon) admit(ctx context.Context, launcher *net.UnixConn) (c *child, err error) {
+	select {
+	case d.asking <- struct{}{}:
+	default:
+		return nil, wire.Refuse(wire.TooMany, "soft daemon: launchers that have not asked", maxAsking, "fewer")
+	}
 	m, files, err := readRequest(ctx, launcher)
+	<-d.asking
 	if err != nil {
 		return nil, err
 	}
 	defer closeAll(files)
+	select {
+	case d.slots <- struct{}{}:
+	default:
+		return nil, wire.Refuse(wire.TooMany, "soft daemon: children", maxChildren, "fewer")
+	}
+	if c, err = m.launch(files); err != nil {
+		<-d.slots
+	}
+	return c, err
+}
+
+// launch starts what a launcher asks for.
+func (m launchMessage) launch(files []*os.File) (*child, error) {
 	if len(files) != standardFiles && len(files) != standardFiles+1 {
 		return nil, refuseCall("descriptors", len(files), "program, stdin, stdout, stderr and perhaps an agent")
 	}

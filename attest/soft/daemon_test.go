@@ -184,21 +184,35 @@ func TestTooManyChildren(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
+	refused := func(rule string, asks bool) {
+		t.Helper()
+		near, far, err := devicePair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		launcher, err := connOf(far)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer launcher.Close()
+		if asks {
+			if err := send(launcher, launchMessage{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d.attend(t.Context(), near)
+		if _, err := (&Process{conn: launcher}).reply(); !errors.Is(err, wire.TooMany) || !strings.Contains(err.Error(), rule) {
+			t.Errorf("got %v, want %v of %s", err, wire.TooMany, rule)
+		}
+	}
 	for range maxChildren {
 		d.slots <- struct{}{}
 	}
-	near, far, err := devicePair()
-	if err != nil {
-		t.Fatal(err)
+	refused("children", true)
+	for range maxAsking { // launchers that connected and ask nothing
+		d.asking <- struct{}{}
 	}
-	launcher, err := connOf(far)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.attend(t.Context(), near)
-	if _, err := (&Process{conn: launcher}).reply(); !errors.Is(err, wire.TooMany) {
-		t.Errorf("got %v, want %v", err, wire.TooMany)
-	}
+	refused("launchers", false)
 }
 
 func TestShutdownEndsIdleLaunchers(t *testing.T) {

@@ -214,6 +214,12 @@ func spkiOf(t testing.TB, key any) []byte {
 	return spki
 }
 
+// cutOff are rules that accept the root and cut its chip off.
+func cutOff(rules attest.Rules) attest.Rules {
+	rules.Soft.CutChips = [][]byte{rules.Roots[0][:chipDigits/2]}
+	return rules
+}
+
 func TestRefusals(t *testing.T) {
 	key, other := newKey(t), newKey(t)
 	rules := rulesFor(t, key)
@@ -252,6 +258,7 @@ func TestRefusals(t *testing.T) {
 		{"root: another daemon", sign(t, other, goodStatement()), rules, wire.UnknownRoot},
 		{"root: zero rules", good(), attest.Rules{}, wire.UnknownRoot},
 		{"root: debug allowed, no root", good(), attest.Rules{Debug: true}, wire.UnknownRoot},
+		{"chip: cut off", good(), cutOff(rules), wire.NoPlatform},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			claims, err := appraise(c.raw, c.rules)

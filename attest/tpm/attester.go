@@ -1,3 +1,5 @@
+//go:build linux
+
 package tpm
 
 import (
@@ -238,7 +240,7 @@ func (d *Device) evidence(ctx context.Context, data attest.ReportData, secret fu
 	if err != nil {
 		return attest.Evidence{}, err
 	}
-	return attest.Evidence{Platform: attest.TPM, Raw: e.bytes(), Endorsed: attest.Endorsements{RoleCA: d.ca}}, nil
+	return attest.Evidence{Platform: attest.TPM, Raw: e.bytes(), Endorsed: attest.Endorsements{roleCA: d.ca}}, nil
 }
 
 // quote asks for a quote over the SHA-256 of the report data: a TPM has room for

@@ -17,7 +17,7 @@ func BenchmarkAppraise(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	key, err := ParseKey(parts.Key)
+	key, err := parseKey(parts.Key)
 	if err != nil {
 		b.Fatal(err)
 	}

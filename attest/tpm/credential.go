@@ -25,7 +25,7 @@ func (*Appraiser) Credential(in attest.Introduction, secret []byte) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	if _, err := ParseKey(in.Key); err != nil {
+	if _, err := parseKey(in.Key); err != nil {
 		return nil, err
 	}
 	to, err := endorsementKey(leaf.PublicKey)

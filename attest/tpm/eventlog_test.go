@@ -67,7 +67,7 @@ func TestEventLog(t *testing.T) {
 		"an event left out":        logOf(0, "firmware", 4, "loader", 8, "quiet", 9, "kernel", 9, "initrd"),
 		"another PCR":              logOf(0, "firmware", 4, "loader", 7, "quiet", 9, "kernel"),
 		"a PCR that is not quoted": logOf(0, "firmware", 4, "loader", 10, "quiet", 9, "kernel"),
-		"a launch told as the loader's": logOf(0, "firmware", 4, "loader", 8, "quiet", 9, "kernel", ProgramPCR,
+		"a launch told as the loader's": logOf(0, "firmware", 4, "loader", 8, "quiet", 9, "kernel", programPCR,
 			string(program("agent", "one").Bytes())),
 	} {
 		_, err := s.appraise(altered(t, good, func(e *evidence) { e.eventLog = other }))

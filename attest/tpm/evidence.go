@@ -7,8 +7,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// RoleCA is the role of the certificates above an endorsement key's.
-const RoleCA = "ek_ca"
+// roleCA is the role of the certificates above an endorsement key's.
+const roleCA = "ek_ca"
 
 // maxCertificate bounds the certificate of an endorsement key, in bytes.
 const maxCertificate = 4 << 10
@@ -19,7 +19,7 @@ type evidence struct {
 	quote     []byte // TPMS_ATTEST
 	signature []byte // TPMT_SIGNATURE
 	values    []byte // of quotedPCRs, 32 bytes each
-	log       LaunchLog
+	log       launchLog
 	eventLog  []byte // of the firmware; empty on machines that keep none
 	secret    []byte // of the credential; empty when there was none
 	events    int    // that extended a PCR, set by replay
@@ -46,20 +46,20 @@ func parse(raw []byte) (evidence, error) {
 			[]int{len(e.Device), len(e.values), len(e.secret)}, []int{maxCertificate, len(quotedPCRs) * pcrSize, attest.SecretSize})
 	}
 	var err error
-	e.log, err = ParseLaunchLog(f[5])
+	e.log, err = parseLaunchLog(f[5])
 	return e, err
 }
 
 // replay demands that the logs lead to the values that were quoted.
 func (e *evidence) replay() error {
-	last := e.values[len(BootPCRs)*pcrSize:]
+	last := e.values[len(bootPCRs)*pcrSize:]
 	if got := e.log.replay(); !bytes.Equal(got[:], last) {
 		return wire.Refuse(wire.BadDigest, "tpm: launch log, replayed", got, attest.Digest(last))
 	}
 	if len(e.eventLog) == 0 {
 		return nil
 	}
-	before := append(bytes.Clone(e.values[:len(BootPCRs)*pcrSize]), e.log.Base[:]...)
+	before := append(bytes.Clone(e.values[:len(bootPCRs)*pcrSize]), e.log.Base[:]...)
 	events, err := replayEvents(e.eventLog, sha256PCRs(before))
 	e.events = len(events)
 	for _, event := range events {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/vectortest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/google/go-tpm/tpm2"
 )
@@ -40,7 +41,7 @@ func reasoned(t *testing.T, err error) bool {
 func FuzzEvidence(f *testing.F) {
 	e := evidence{
 		Introduction: attest.Introduction{Device: []byte("certificate"), Key: []byte("key")}, quote: []byte("quote"), signature: []byte("signature"),
-		values: make([]byte, len(quotedPCRs)*pcrSize), log: LaunchLog{Launches: []Launch{program("agent", "one"), {Program: wire.Sum(nil), Dynamic: true}}},
+		values: make([]byte, len(quotedPCRs)*pcrSize), log: launchLog{Launches: []Launch{program("agent", "one"), {Program: wire.Sum(nil), Dynamic: true}}},
 	}
 	f.Add(e.bytes())
 	f.Add(e.bytes()[:100])
@@ -53,9 +54,9 @@ func FuzzEvidence(f *testing.F) {
 
 // FuzzLaunchLog: what parses encodes to the same bytes.
 func FuzzLaunchLog(f *testing.F) {
-	f.Add(LaunchLog{Base: wire.Sum(nil), Launches: []Launch{program("agent", "one")}}.Bytes())
+	f.Add(launchLog{Base: wire.Sum(nil), Launches: []Launch{program("agent", "one")}}.Bytes())
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if l, err := ParseLaunchLog(raw); reasoned(t, err) && !bytes.Equal(l.Bytes(), raw) {
+		if l, err := parseLaunchLog(raw); reasoned(t, err) && !bytes.Equal(l.Bytes(), raw) {
 			t.Fatalf("encoded again: got %x, want %x", l.Bytes(), raw)
 		}
 	})
@@ -67,6 +68,9 @@ func FuzzQuote(f *testing.F) {
 		Magic: generated, Type: tpm2.TPMSTAttestQuote, ExtraData: tpm2.TPM2BData{Buffer: []byte("nonce")},
 		Attested: tpm2.NewTPMUAttest(tpm2.TPMSTAttestQuote, &tpm2.TPMSQuoteInfo{PCRSelect: selectPCRs(quotedPCRs), PCRDigest: tpm2.TPM2BDigest{Buffer: make([]byte, 32)}}),
 	}))
+	for _, raw := range vectortest.Seeds(f, "tpm-swtpm", 4<<10) {
+		f.Add(raw)
+	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		q, err := UnverifiedQuote(raw)
 		if !reasoned(t, err) {
@@ -88,7 +92,7 @@ func FuzzKey(f *testing.F) {
 	public.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, point(f))
 	f.Add(tpm2.Marshal(public))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if _, err := ParseKey(raw); !reasoned(t, err) {
+		if _, err := parseKey(raw); !reasoned(t, err) {
 			return
 		}
 		theirs, err := tpm2.Unmarshal[tpm2.TPMTPublic](raw)
@@ -117,6 +121,9 @@ func FuzzCredential(f *testing.F) {
 
 func FuzzEventLog(f *testing.F) {
 	f.Add(make([]byte, 32))
+	for _, raw := range vectortest.Seeds(f, "tpm-eventlog", 32<<10) {
+		f.Add(raw)
+	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		_, err := replayEvents(raw, sha256PCRs(make([]byte, len(quotedPCRs)*pcrSize)))
 		reasoned(t, err)
@@ -128,7 +135,7 @@ func FuzzCertificates(f *testing.F) {
 	f.Fuzz(func(t *testing.T, leaf, bundle []byte) {
 		_, err := parseEK(leaf)
 		reasoned(t, err)
-		_, err = parseBundle(bundle)
+		_, err = maker.Certificates(roleCA, bundle, maxCA)
 		reasoned(t, err)
 	})
 }

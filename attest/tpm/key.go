@@ -34,12 +34,12 @@ const (
 // minRSA is the smallest RSA attestation key, in bits.
 const minRSA = 2048
 
-// ParseKey reads the public area of an attestation key (TPMT_PUBLIC): ECDSA on
+// parseKey reads the public area of an attestation key (TPMT_PUBLIC): ECDSA on
 // P-256 or RSASSA, with SHA-256, restricted, fixedTPM, fixedParent and
 // sensitiveDataOrigin. That the key lives in a TPM, and in which, only credential
 // activation or a certificate says. It refuses with "malformed", and with "chain"
 // a key that is no attestation key.
-func ParseKey(public []byte) (crypto.PublicKey, error) {
+func parseKey(public []byte) (crypto.PublicKey, error) {
 	var kind, nameAlg uint16
 	var attributes uint32
 	var authPolicy cryptobyte.String

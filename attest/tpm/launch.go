@@ -85,14 +85,14 @@ func (l Launch) permitted(at int, references []attest.ReferenceValue) error {
 	return wire.Refuse(wire.NotMeasured, fmt.Sprintf("tpm: launch %d since boot", at+1), got, "a program that policy names")
 }
 
-// LaunchLog is every launch since the machine booted.
-type LaunchLog struct {
+// launchLog is every launch since the machine booted.
+type launchLog struct {
 	Base     attest.Digest // PCR 14 before the first launch
 	Launches []Launch      // oldest first
 }
 
 // Bytes is the one encoding.
-func (l LaunchLog) Bytes() []byte {
+func (l launchLog) Bytes() []byte {
 	fields := make([][]byte, 0, 1+len(l.Launches))
 	fields = append(fields, l.Base[:])
 	for _, launch := range l.Launches {
@@ -101,24 +101,24 @@ func (l LaunchLog) Bytes() []byte {
 	return wire.Frame(wire.LabelTPMLaunches, fields...)
 }
 
-// ParseLaunchLog is the inverse of Bytes. It refuses with "malformed", and with
+// parseLaunchLog is the inverse of Bytes. It refuses with "malformed", and with
 // "too-large" more than 512 launches.
-func ParseLaunchLog(b []byte) (LaunchLog, error) {
+func parseLaunchLog(b []byte) (launchLog, error) {
 	fields, err := wire.Unframe(wire.LabelTPMLaunches, b, -1)
 	if err != nil {
-		return LaunchLog{}, err
+		return launchLog{}, err
 	}
 	if len(fields) == 0 || len(fields[0]) != pcrSize {
-		return LaunchLog{}, wire.Refuse(wire.Malformed, "tpm launch log", "no base", "PCR 14 before the first launch")
+		return launchLog{}, wire.Refuse(wire.Malformed, "tpm launch log", "no base", "PCR 14 before the first launch")
 	}
 	if len(fields) > 1+maxLaunches {
-		return LaunchLog{}, wire.Refuse(wire.TooLarge, "tpm launch log: launches since boot", len(fields)-1, maxLaunches)
+		return launchLog{}, wire.Refuse(wire.TooLarge, "tpm launch log: launches since boot", len(fields)-1, maxLaunches)
 	}
-	l := LaunchLog{Base: attest.Digest(fields[0])}
+	l := launchLog{Base: attest.Digest(fields[0])}
 	for _, f := range fields[1:] {
 		launch, err := parseLaunch(f)
 		if err != nil {
-			return LaunchLog{}, err
+			return launchLog{}, err
 		}
 		l.Launches = append(l.Launches, launch)
 	}
@@ -126,7 +126,7 @@ func ParseLaunchLog(b []byte) (LaunchLog, error) {
 }
 
 // replay is PCR 14 after all launches.
-func (l LaunchLog) replay() attest.Digest {
+func (l launchLog) replay() attest.Digest {
 	pcr := l.Base
 	for _, launch := range l.Launches {
 		pcr = extend(pcr, sha256.Sum256(launch.Bytes()))

@@ -1,3 +1,5 @@
+//go:build linux
+
 package tpm
 
 import (
@@ -119,14 +121,14 @@ func selectPCRs(pcrs []int) tpm2.TPMLPCRSelection {
 // readLog is the log that leads to the TPM's PCR 14. A log of an earlier boot, or
 // one that anybody changed, is none: what was launched before is then the base of
 // a new one, which no policy names.
-func (m Machine) readLog(values []byte) LaunchLog {
-	pcr := attest.Digest(values[len(BootPCRs)*pcrSize:])
-	fresh := LaunchLog{Base: pcr}
+func (m Machine) readLog(values []byte) launchLog {
+	pcr := attest.Digest(values[len(bootPCRs)*pcrSize:])
+	fresh := launchLog{Base: pcr}
 	raw, err := os.ReadFile(m.Log)
 	if err != nil {
 		return fresh
 	}
-	log, err := ParseLaunchLog(raw)
+	log, err := parseLaunchLog(raw)
 	if err != nil {
 		return fresh
 	}
@@ -163,7 +165,7 @@ func (m Machine) enter(t transport.TPM, l Launch) error {
 	}
 	digest := wire.Sum(l.Bytes())
 	_, err = tpm2.PCRExtend{
-		PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(ProgramPCR), Auth: tpm2.PasswordAuth(nil)},
+		PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(programPCR), Auth: tpm2.PasswordAuth(nil)},
 		Digests:   tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{{HashAlg: tpm2.TPMAlgSHA256, Digest: digest[:]}}},
 	}.Execute(t)
 	if err != nil {

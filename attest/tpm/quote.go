@@ -31,8 +31,8 @@ const (
 	curveP256 = 0x0003
 )
 
-// Selection is the PCRs of one bank that a quote covers.
-type Selection struct {
+// selection is the PCRs of one bank that a quote covers.
+type selection struct {
 	Bank uint16 // TPM_ALG_ID of the bank: 0x000b is SHA-256
 	PCRs []int  // ascending
 }
@@ -45,7 +45,7 @@ type Quote struct {
 	Resets     uint32 // boots, since the TPM was cleared
 	Restarts   uint32 // resumes, since the last boot
 	Firmware   uint64
-	Selections []Selection
+	selections []selection
 	Digest     []byte // over the selected values, in their order
 }
 
@@ -81,10 +81,10 @@ func UnverifiedQuote(raw []byte) (Quote, error) {
 		s.ReadUint16LengthPrefixed(&signer) && s.ReadUint16LengthPrefixed(&extra) &&
 		s.ReadUint64(&q.Clock) && s.ReadUint32(&q.Resets) && s.ReadUint32(&q.Restarts) && s.ReadUint8(&safe) && safe <= 1 &&
 		s.ReadUint64(&q.Firmware) && s.ReadUint32(&count) && count <= 16
-	for range count {
-		var selected Selection
-		ok = ok && readSelection(&s, &selected)
-		q.Selections = append(q.Selections, selected)
+	for ; ok && count > 0; count-- {
+		var selected selection
+		ok = readSelection(&s, &selected)
+		q.selections = append(q.selections, selected)
 	}
 	if !ok || !s.ReadUint16LengthPrefixed(&digest) || !s.Empty() {
 		return Quote{}, wire.Refuse(wire.Malformed, "tpm: quote", "another structure", "a TPMS_ATTEST with TPMS_QUOTE_INFO")
@@ -93,7 +93,7 @@ func UnverifiedQuote(raw []byte) (Quote, error) {
 	return q, nil
 }
 
-func readSelection(s *cryptobyte.String, to *Selection) bool {
+func readSelection(s *cryptobyte.String, to *selection) bool {
 	var size uint8
 	var mask []byte
 	if !s.ReadUint16(&to.Bank) || !s.ReadUint8(&size) || size > 4 || !s.ReadBytes(&mask, int(size)) {
@@ -111,9 +111,9 @@ func readSelection(s *cryptobyte.String, to *Selection) bool {
 // they had these values, which stand in the order of the PCRs. A quote over no
 // PCR covers nothing and is refused, with reason "digest".
 func (q Quote) Covers(bank uint16, pcrs []int, values []byte) error {
-	want := Selection{bank, pcrs}
-	if len(pcrs) == 0 || len(q.Selections) != 1 || !q.Selections[0].equal(want) {
-		return wire.Refuse(wire.BadDigest, "tpm: PCRs of the quote", fmt.Sprint(q.Selections), fmt.Sprint([]Selection{want}))
+	want := selection{bank, pcrs}
+	if len(pcrs) == 0 || len(q.selections) != 1 || !q.selections[0].equal(want) {
+		return wire.Refuse(wire.BadDigest, "tpm: PCRs of the quote", fmt.Sprint(q.selections), fmt.Sprint([]selection{want}))
 	}
 	if digest := sha256.Sum256(values); subtle.ConstantTimeCompare(digest[:], q.Digest) != 1 {
 		return wire.Refuse(wire.BadDigest, "tpm: PCR values", hex.EncodeToString(digest[:]), hex.EncodeToString(q.Digest))
@@ -121,7 +121,7 @@ func (q Quote) Covers(bank uint16, pcrs []int, values []byte) error {
 	return nil
 }
 
-func (s Selection) equal(other Selection) bool {
+func (s selection) equal(other selection) bool {
 	return s.Bank == other.Bank && slices.Equal(s.PCRs, other.PCRs)
 }
 

@@ -82,7 +82,7 @@ func TestRefusals(t *testing.T) {
 		{"a launch left out", func(e *evidence) { e.log.Launches = nil }, wire.BadDigest, "launch log"},
 		{"another base", func(e *evidence) { e.log.Base[0] ^= 1 }, wire.BadDigest, "launch log"},
 		{"another program", func(e *evidence) { e.log.Launches[0].Program[0] ^= 1 }, wire.BadDigest, "launch log"},
-		{"the last launch told as the base", func(e *evidence) { e.log = LaunchLog{Base: e.log.replay()} }, wire.NotMeasured, "launch of this key"},
+		{"the last launch told as the base", func(e *evidence) { e.log = launchLog{Base: e.log.replay()} }, wire.NotMeasured, "launch of this key"},
 		{"an event log that is none", func(e *evidence) { e.eventLog = []byte("log") }, wire.Malformed, "event log"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -109,7 +109,7 @@ func TestRefusals(t *testing.T) {
 	})
 	t.Run("another maker's certificates", func(t *testing.T) {
 		e := good
-		e.Endorsed = attest.Endorsements{RoleCA: append(stranger.maker.CA(t), s.rootOnly()...)}
+		e.Endorsed = attest.Endorsements{roleCA: append(stranger.maker.CA(t), s.rootOnly()...)}
 		_, err := s.appraise(e)
 		wantRefusal(t, err, wire.BadChain, "certificate")
 	})
@@ -179,7 +179,7 @@ func TestLaunches(t *testing.T) {
 	wantRefusal(t, attest.Match(s.rules.TPM.Launches[0], r.Measurement()), wire.NotMeasured, "measurement: pcr8")
 
 	s.boot("quiet")
-	s.Extend(t, ProgramPCR, "an agent that keeps no log")
+	s.Extend(t, programPCR, "an agent that keeps no log")
 	r, err = s.appraise(s.evidence(s.launch("agent", "one")))
 	if err != nil {
 		t.Fatal(err)
@@ -195,7 +195,7 @@ func TestCutShort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := ParseLaunchLog(raw)
+	log, err := parseLaunchLog(raw)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +283,7 @@ func TestSealTooMany(t *testing.T) {
 func TestKeys(t *testing.T) {
 	good := keyTemplate
 	good.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, point(t))
-	if _, err := ParseKey(tpm2.Marshal(good)); err != nil {
+	if _, err := parseKey(tpm2.Marshal(good)); err != nil {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*tpm2.TPMAObject){
@@ -297,7 +297,7 @@ func TestKeys(t *testing.T) {
 	} {
 		bad := good
 		change(&bad.ObjectAttributes)
-		if _, err := ParseKey(tpm2.Marshal(bad)); !errors.Is(err, wire.BadChain) {
+		if _, err := parseKey(tpm2.Marshal(bad)); !errors.Is(err, wire.BadChain) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -1,3 +1,5 @@
+//go:build linux
+
 package tpm
 
 import (
@@ -32,7 +34,7 @@ func branchOf(r attest.ReferenceValue) (branch, error) {
 	}
 	var b branch
 	h := sha256.New()
-	for i, pcr := range BootPCRs {
+	for i, pcr := range bootPCRs {
 		if register := r.Registers[i]; !register.Any {
 			b.pcrs = append(b.pcrs, pcr)
 			h.Write(register.Value)

@@ -20,8 +20,8 @@
 // machine after it booted reads the program's memory. Package tpm says so
 // wherever it says that evidence holds.
 //
-// [VerifyQuote], [ParseKey] and [ParseSignature] stand by themselves, for TEEs
-// that have a TPM inside.
+// [VerifyQuote] and [ParseSignature] stand by themselves, for TEEs that have a TPM
+// inside.
 package tpm
 
 import (
@@ -29,20 +29,21 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/internal/closed"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// ProgramPCR holds the launches; before the first it holds what the firmware or
+// programPCR holds the launches; before the first it holds what the firmware or
 // loader put there.
-const ProgramPCR = 14
+const programPCR = 14
 
-// BootPCRs are the PCRs that a measurement names with [ProgramPCR], in its order:
+// bootPCRs are the PCRs that a measurement names with programPCR, in its order:
 // firmware (0 to 3), loader (4, 5), platform state (6, 7), kernel, command line
 // and initial files (8, 9, 11 to 13).
-var BootPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13}
+var bootPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13}
 
 // quotedPCRs are what evidence quotes.
-var quotedPCRs = append(slices.Clone(BootPCRs), ProgramPCR)
+var quotedPCRs = append(slices.Clone(bootPCRs), programPCR)
 
 // pcrSize is the size of a PCR of the SHA-256 bank.
 const pcrSize = 32
@@ -64,13 +65,16 @@ func (*Appraiser) Introduced(raw []byte) (attest.Introduction, error) {
 	return e.Introduction, err
 }
 
+// Genuine implements [attest.Appraiser].
+func (a *Appraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+
 // Appraise judges evidence; see the package comment for what it needs.
 func (a *Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	e, err := parse(raw)
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	device, err := a.known.device(e.Device, endorsed[RoleCA], rules.Roots, at)
+	device, err := a.known.device(e.Device, endorsed[roleCA], rules.Roots, at)
 	if err != nil {
 		return attest.Claims{}, err
 	}
@@ -170,7 +174,7 @@ func claims(e evidence, q Quote, own Launch, device *device) attest.Claims {
 // and one launch.
 func measurement(values, base []byte, l Launch) attest.Measurement {
 	m := attest.Measurement{Platform: attest.TPM, Registers: make([]attest.Register, 0, len(attest.Registers[attest.TPM]))}
-	for i, name := range attest.Registers[attest.TPM][:len(BootPCRs)] {
+	for i, name := range attest.Registers[attest.TPM][:len(bootPCRs)] {
 		m.Registers = append(m.Registers, attest.Register{Name: name, Value: values[i*pcrSize : (i+1)*pcrSize]})
 	}
 	m.Registers = append(m.Registers, attest.Register{Name: "pcr14", Value: base})

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -32,16 +34,16 @@ func gceCaptured(raw []byte, _ attest.Endorsements, rules attest.Rules, _ time.T
 			log = f.bytes
 		}
 	}
-	if wire.Sum(public) != rules.Roots[0] || len(quotes) != len(banks) {
-		return attest.Claims{}, wire.Refuse(wire.BadChain, "captured: key and quotes", len(quotes), "the pinned key and a quote of each bank")
+	if wire.Sum(public) != rules.Roots[0] || len(quotes) == 0 {
+		return attest.Claims{}, wire.Refuse(wire.BadChain, "captured: key and quotes", len(quotes), "the pinned key and quotes by it")
 	}
-	key, err := ParseKey(public)
+	key, err := parseKey(public)
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	details := map[string]any{"nonce": "", "ak_public": hex.EncodeToString(public)}
+	details := map[string]any{"ak_public": hex.EncodeToString(public)}
 	pcrs, told := map[string]any{}, []any{}
-	for i, b := range banks {
+	for i := range quotes {
 		quote, signature, values, err := gceQuote(quotes[i].bytes)
 		if err != nil {
 			return attest.Claims{}, err
@@ -53,12 +55,19 @@ func gceCaptured(raw []byte, _ attest.Endorsements, rules attest.Rules, _ time.T
 		if err != nil {
 			return attest.Claims{}, err
 		}
+		bank := slices.IndexFunc(banks, func(known bank) bool { return len(q.selections) == 1 && known.alg == q.selections[0].Bank })
+		if bank < 0 {
+			return attest.Claims{}, wire.Refuse(wire.BadDigest, "captured: bank of the quote", fmt.Sprint(q.selections), "one of SHA-1, SHA-256, SHA-384")
+		}
+		b := banks[bank]
 		if err := q.Covers(b.alg, allPCRs, values); err != nil {
 			return attest.Claims{}, err
 		}
-		if len(q.ExtraData) != 0 {
-			return attest.Claims{}, wire.Refuse(wire.BadNonce, "captured: nonce", hex.EncodeToString(q.ExtraData), "none")
+		nonce := hex.EncodeToString(q.ExtraData)
+		if before, ok := details["nonce"]; ok && before != nonce {
+			return attest.Claims{}, wire.Refuse(wire.BadNonce, "captured: nonce", nonce, before)
 		}
+		details["nonce"] = nonce
 		if details["event_log"], err = replayed(log, b.hash, allPCRs, values); err != nil {
 			return attest.Claims{}, err
 		}

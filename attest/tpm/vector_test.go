@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/internal/closed"
 	"github.com/cohort-tee/cohort/attest/vectortest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/google/go-eventlog/register"
@@ -25,6 +26,8 @@ import (
 // captured is an appraiser of one wrapper.
 type captured func(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error)
 
+func (c captured) Genuine() closed.Appraiser { return closed.Of(c) }
+
 func (captured) Platform() attest.Platform { return attest.TPM }
 
 func (c captured) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
@@ -33,12 +36,14 @@ func (c captured) Appraise(raw []byte, endorsed attest.Endorsements, rules attes
 	return claims, err
 }
 
-// banks are the banks that vectors have, by TPM_ALG_ID.
-var banks = []struct {
-	alg  uint16
+// bank is a bank of PCRs that vectors have.
+type bank struct {
+	alg  uint16 // TPM_ALG_ID
 	hash crypto.Hash
 	name string
-}{{0x0004, crypto.SHA1, "sha1"}, {algSHA256, crypto.SHA256, "sha256"}, {0x000c, crypto.SHA384, "sha384"}}
+}
+
+var banks = []bank{{0x0004, crypto.SHA1, "sha1"}, {algSHA256, crypto.SHA256, "sha256"}, {0x000c, crypto.SHA384, "sha384"}}
 
 // pcrClaims are values as vector.json writes them.
 func pcrClaims(pcrs []int, values []byte) map[string]any {
@@ -101,7 +106,7 @@ func swtpmCaptured(raw []byte, e attest.Endorsements, rules attest.Rules, at tim
 	if _, err := checkDevice(e["ek_cert"], append(bytes.Clone(e["ek_issuer"]), e["root"]...), rules.Roots, at); err != nil {
 		return attest.Claims{}, err
 	}
-	key, err := ParseKey(e["ak"])
+	key, err := parseKey(e["ak"])
 	if err == nil && wire.Sum(e["ak"]) != rules.Roots[1] {
 		err = wire.Refuse(wire.BadChain, "captured: key", "another", "the pinned one")
 	}
@@ -116,12 +121,12 @@ func swtpmCaptured(raw []byte, e attest.Endorsements, rules attest.Rules, at tim
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	pcrs := append([]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, ProgramPCR)
+	if len(q.selections) != 1 {
+		return attest.Claims{}, wire.Refuse(wire.BadDigest, "captured: banks of the quote", len(q.selections), 1)
+	}
+	pcrs := q.selections[0].PCRs // what the vector quotes
 	if err := q.Covers(algSHA256, pcrs, e["pcrs"]); err != nil {
 		return attest.Claims{}, err
-	}
-	if !bytes.Equal(q.ExtraData, e["nonce"]) {
-		return attest.Claims{}, wire.Refuse(wire.BadNonce, "captured: nonce", hex.EncodeToString(q.ExtraData), hex.EncodeToString(e["nonce"]))
 	}
 	log, err := replayed(e["event_log"], crypto.SHA256, pcrs, e["pcrs"])
 	return attest.Claims{Details: map[string]any{
@@ -135,7 +140,7 @@ func swtpmSubject(t *testing.T) vectortest.Subject {
 	return vectortest.Subject{
 		Platform: "tpm-swtpm", Appraiser: captured(swtpmCaptured),
 		Rules: func(_ vectortest.Policy, files map[string][]byte) attest.Rules {
-			root, err := parseBundle(files["root"])
+			root, err := maker.Certificates(roleCA, files["root"], maxCA)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,6 +1,7 @@
 package vectortest
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // Subject is an appraiser under test.
@@ -19,11 +21,10 @@ type Subject struct {
 	Platform  string
 	Appraiser attest.Appraiser
 	// Rules says a vector's policy in the rules of the platform. The roots
-	// are the vendor's, never ones out of the vector. The vector's files are
-	// given, by role, for platforms without a vendor's root.
+	// are the vendor's, never ones out of the vector: the vector's own must be
+	// among them, and one that a negative puts in its place stands there too. The
+	// vector's files are given, by role, for platforms without a vendor's root.
 	Rules func(p Policy, files map[string][]byte) attest.Rules
-	// Inputs are claims that are given to appraisal and not read by it.
-	Inputs []string
 	// Unsigned reports whether bytes of evidence at an offset are in the
 	// documented table of bytes that nobody signs; nil means none are.
 	Unsigned func(evidence []byte, offset int) bool
@@ -49,7 +50,8 @@ type reporter interface {
 	Fatalf(format string, args ...any)
 }
 
-// judge judges one piece of evidence.
+// judge judges one piece of evidence. What a vector's policy and reasons mean it
+// knows from vector.json alone.
 type judge struct {
 	Subject
 	*vector
@@ -62,79 +64,117 @@ func (c judge) all(t reporter) {
 	c.negatives(t)
 }
 
-// appraise asks a verifier that knows nothing but the subject's platform.
-// Captured evidence was bound to other uses than ours, so the report data is
-// taken out and judged as a claim.
+// appraise asks a verifier that knows nothing but the subject's platform. Captured
+// evidence was bound to other uses than ours, so it is inspected, and then compared
+// with the vector's nonce, where it has one.
 func (c judge) appraise(p Policy, replace map[string][]byte, at time.Time) (attest.Claims, error) {
 	files := c.roles(c.suffix, replace)
 	raw := files["evidence"]
 	delete(files, "evidence")
-	unbound := &unbound{Appraiser: c.Appraiser}
 	platform := c.Appraiser.Platform()
-	q := attest.Question{
+	all, err := attest.NewVerifier(c.Appraiser).Inspect(attest.Question{
 		Evidence:     attest.Evidence{Platform: platform, Raw: raw},
 		Endorsements: files,
-		ReportData:   attest.ReportData{1},
-		Rules:        map[attest.Platform]attest.Rules{platform: c.Subject.Rules(p, c.roles(c.suffix, nil))},
+		Rules:        map[attest.Platform]attest.Rules{platform: c.rules(p, replace)},
 		At:           at,
+	})
+	if err != nil {
+		return attest.Claims{}, err
 	}
-	var err error
-	if v := attest.NewVerifier(unbound); platform.IsDevice() {
-		_, err = v.AppraiseDevice(q)
-	} else {
-		_, err = v.Appraise(q)
-	}
-	return unbound.claims, err
+	return all[0], c.bound(all[0], files)
 }
 
-// unbound is an appraiser whose claims are seen before they are bound.
-type unbound struct {
-	attest.Appraiser
-	claims attest.Claims
+// rules are the subject's, with a replaced root in the place of the vector's.
+func (c judge) rules(p Policy, replace map[string][]byte) attest.Rules {
+	rules := c.Subject.Rules(p, c.roles(c.suffix, nil))
+	other, replaced := replace["root"]
+	if !replaced {
+		return rules
+	}
+	own, theirs := rootOf(c.content["root"]), rootOf(other)
+	for i, root := range rules.Roots {
+		if root == own {
+			rules.Roots = slices.Clone(rules.Roots)
+			rules.Roots[i] = theirs
+		}
+	}
+	return rules
 }
 
-func (u *unbound) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
-	claims, err := u.Appraiser.Appraise(raw, endorsed, rules, at)
-	u.claims = claims
-	bound := attest.ReportData{1}
-	claims.ReportData = bound[:]
-	return claims, err
+// bound refuses evidence that was not made for the vector's nonce: of role "nonce",
+// else of the claims, which may have none. Evidence carries it where its platform
+// has a claim of that name, else as report data, behind which are zeros.
+func (c judge) bound(claims attest.Claims, files map[string][]byte) error {
+	want, given := files["nonce"]
+	if !given {
+		text, ok := c.claims(c.suffix)["nonce"].(string)
+		nonce, err := hex.DecodeString(text)
+		if !ok || err != nil {
+			return nil // compared by name, as it is
+		}
+		want = nonce
+	}
+	got := claims.ReportData
+	if text, ok := claims.Details["nonce"].(string); ok {
+		if named, err := hex.DecodeString(text); err == nil {
+			got = named
+		}
+	} else if len(want) < len(got) && len(bytes.Trim(got[len(want):], "\x00")) == 0 {
+		got = got[:len(want)]
+	}
+	if !bytes.Equal(got, want) {
+		return wire.Refuse(wire.BadNonce, "vector: nonce", hex.EncodeToString(got), hex.EncodeToString(want))
+	}
+	return nil
 }
 
 func (c judge) verdicts(t reporter) {
 	claims, err := c.appraise(c.policy(t, c.Expected.Policy), nil, c.VerifyAt)
 	c.Expected.check(t, "expected policy", err)
-	if accepts := c.Expected.PolicyAccepts; len(accepts) > 0 && string(accepts) != "null" {
+	if err != nil && c.accepted() {
 		claims, err = c.appraise(c.good(t), nil, c.VerifyAt)
 		outcome{Verdict: "accept"}.check(t, "accepting policy", err)
 	}
 	if err == nil {
 		c.compare(t, claims)
 	}
+	if c.never() {
+		_, err := c.appraise(c.mildest(), nil, c.VerifyAt)
+		c.Expected.check(t, "the mildest policy", err)
+	}
 	if under := c.Expected.UnderDefault; under != nil {
 		_, err := c.appraise(defaultPolicy(), nil, c.VerifyAt)
 		under.check(t, "default policy", err)
 	}
+	if root, ok := c.content["root"]; ok && !slices.Contains(c.rules(c.good(t), nil).Roots, rootOf(root)) {
+		t.Errorf("the folder's root %s is none of the vendor's", rootOf(root))
+	}
 }
 
-// window judges one second outside each end, and each end, where the age of
-// the evidence itself is permitted.
+// window judges just outside each end, and each end, where the age of
+// the evidence itself is permitted. What no policy accepts is refused at each.
 func (c judge) window(t reporter) {
 	if c.Window == nil {
 		return
 	}
 	expired := outcome{Verdict: "refuse", Reason: "expired"}
-	_, err := c.appraise(c.good(t), nil, c.Window.From.Add(-time.Second))
-	expired.check(t, "one second before the window", err)
+	inside := outcome{Verdict: "accept"}
+	if !c.accepted() {
+		inside = c.Expected.outcome
+		expired.Also = append([]string{inside.Reason}, inside.Also...) // which comes first is the appraiser's order
+	}
+	// Documents count from a little before they were issued, because clocks differ.
+	_, err := c.appraise(c.good(t), nil, c.Window.From.Add(-wire.MaxClockJump-time.Second))
+	expired.check(t, "before the window", err)
 	_, err = c.appraise(c.good(t), nil, c.Window.Until.Add(time.Second))
 	expired.check(t, "one second after the window", err)
 
 	ageless := c.good(t)
 	ageless.MaxAge = int64(100 * 365 * 24 * time.Hour / time.Second)
 	_, err = c.appraise(ageless, nil, c.Window.From)
-	outcome{Verdict: "accept"}.check(t, "first second of the window", err)
+	inside.check(t, "first second of the window", err)
 	_, err = c.appraise(ageless, nil, c.Window.Until)
-	outcome{Verdict: "accept"}.check(t, "last second of the window", err)
+	inside.check(t, "last second of the window", err)
 }
 
 func (c judge) negatives(t reporter) {
@@ -154,10 +194,15 @@ func (c judge) negatives(t reporter) {
 // check compares what appraisal said with what it must say.
 func (o outcome) check(t reporter, what string, err error) {
 	t.Helper()
-	if o.Verdict == "accept" {
+	switch o.Verdict {
+	case "accept":
 		if err != nil {
 			t.Errorf("%s: refused, want accepted: %v", what, err)
 		}
+		return
+	case "refuse":
+	default:
+		t.Errorf("%s: got verdict %q in vector.json, want accept or refuse", what, o.Verdict)
 		return
 	}
 	if err == nil {
@@ -174,9 +219,12 @@ func (o outcome) check(t reporter, what string, err error) {
 func (c judge) compare(t reporter, claims attest.Claims) {
 	t.Helper()
 	got := flatten(t, claims)
+	if c.claims(c.suffix) == nil {
+		t.Errorf("the folder has no claims of evidence %q", c.suffix)
+	}
 	for name, want := range c.claims(c.suffix) {
-		if slices.Contains(c.Inputs, name) {
-			continue
+		if _, ok := got[name]; name == "nonce" && !ok {
+			continue // bound has compared it
 		}
 		if have, ok := got[name]; !ok || !reflect.DeepEqual(have, want) {
 			t.Errorf("claim %s: got %v, want %v", name, have, want)

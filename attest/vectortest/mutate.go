@@ -15,10 +15,12 @@ import (
 // How many flips and how many truncations are tried of evidence, and of each
 // endorsement, whose change makes an appraiser check all of them anew. With
 // -short it is an eighth of them; COHORT_FULL=1 tries every one, but of files that
-// nobody reads (an event log beside a TDX quote has 256 KiB).
+// nobody reads, and of endorsements beyond 64 KiB (an event log beside a TDX quote has
+// 256) a hundred times as many.
 const (
 	samplesOfEvidence    = 160
 	samplesOfEndorsement = 40
+	largeEndorsement     = 64 << 10
 )
 
 func reasonOf(err error) attest.Reason {
@@ -32,7 +34,8 @@ func reasonOf(err error) attest.Reason {
 // Mutate flips bits of, and cuts, every file of every vector under the policy
 // that accepts it. Altered evidence is refused but where Subject.Unsigned says
 // that nobody signs the byte. An altered endorsement is refused or changes
-// nothing that was read.
+// nothing that was read. Of a vector that no policy accepts, nothing that was altered
+// is accepted either.
 // Every refusal has a reason of the closed list, and nothing panics.
 func Mutate(t *testing.T, s Subject) {
 	for _, v := range load(t, s.Platform) {
@@ -47,8 +50,8 @@ func Mutate(t *testing.T, s Subject) {
 
 func (c judge) mutate(t reporter) {
 	good, err := c.appraise(c.good(t), nil, c.VerifyAt)
-	if err != nil {
-		t.Fatalf("the vector itself: %v", err)
+	if (err == nil) != c.accepted() {
+		t.Fatalf("the vector itself: got %v, want it accepted: %v", err, c.accepted())
 	}
 	for role, content := range c.content {
 		if _, own, suffixed := strings.Cut(role, "."); suffixed && own != c.suffix {
@@ -85,6 +88,8 @@ func (m mutant) stride(n int) int {
 		samples = samplesOfEvidence
 	}
 	switch {
+	case os.Getenv("COHORT_FULL") == "1" && !m.unread && !m.evidence && len(m.content) > largeEndorsement:
+		samples *= 100
 	case os.Getenv("COHORT_FULL") == "1" && !m.unread:
 		return 1
 	case testing.Short():
@@ -116,6 +121,8 @@ func (m mutant) try(t reporter, altered []byte, offset int) {
 	case err != nil && reasonOf(err) == "not a refusal":
 		t.Errorf("%s altered at %d, %d bytes: refused without a reason: %v", m.role, offset, len(altered), err)
 	case err != nil:
+	case !m.accepted():
+		t.Errorf("%s altered at %d, %d bytes: accepted, and the vector is not", m.role, offset, len(altered))
 	case m.evidence && !free:
 		t.Errorf("%s altered at %d, %d bytes: accepted", m.role, offset, len(altered))
 	case !m.evidence && !reflect.DeepEqual(claims, m.good):

@@ -14,14 +14,20 @@
 package vectortest
 
 import (
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // Policy is what a vector's policy permits. The appraiser ignores what it has
@@ -97,10 +103,45 @@ func defaultPolicy() Policy { return Policy{TCBStatus: []string{"UpToDate"}} }
 // what the expected policy refuses, where there is one.
 func (v *vector) good(t reporter) Policy {
 	t.Helper()
-	if accepts := v.Expected.PolicyAccepts; len(accepts) > 0 && string(accepts) != "null" {
+	if accepts := v.Expected.PolicyAccepts; len(accepts) > 0 && !v.never() {
 		return v.policy(t, accepts)
 	}
 	return v.policy(t, v.Expected.Policy)
+}
+
+// never reports whether no policy may accept the vector.
+func (v *vector) never() bool { return string(v.Expected.PolicyAccepts) == "null" }
+
+// accepted reports whether the good policy accepts the vector.
+func (v *vector) accepted() bool {
+	return v.Expected.Verdict == "accept" || len(v.Expected.PolicyAccepts) > 0 && !v.never()
+}
+
+// mildest is the policy that permits everything that a policy can.
+func (v *vector) mildest() Policy {
+	p := Policy{
+		TCBStatus: []string{"UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded", "OutOfDate", "OutOfDateConfigurationNeeded"},
+		Debug:     true, VMPL: 3, ProvisionalFirmware: true, CRLIfPresent: true, MaxAge: int64(100 * 365 * 24 * time.Hour / time.Second),
+	}
+	advisories, _ := v.Claims["advisories"].([]any)
+	for _, a := range advisories {
+		id, _ := a.(string)
+		p.Advisories = append(p.Advisories, id)
+	}
+	return p
+}
+
+// rootOf is the digest that names a root in policy, of a certificate in PEM or DER;
+// zero, which names none, of anything else.
+func rootOf(certificate []byte) attest.Digest {
+	if block, _ := pem.Decode(certificate); block != nil {
+		certificate = block.Bytes
+	}
+	root, err := x509.ParseCertificate(certificate)
+	if err != nil {
+		return attest.Digest{}
+	}
+	return wire.Sum(root.RawSubjectPublicKeyInfo)
 }
 
 // evidence lists the suffixes of the roles "evidence" and "evidence.SUFFIX".
@@ -144,6 +185,27 @@ func (v *vector) roles(suffix string, replace map[string][]byte) map[string][]by
 // load reads every vector of a platform, or skips the test.
 func load(t *testing.T, platform string) []*vector {
 	t.Helper()
+	all := loadAll(t)
+	vectors := slices.DeleteFunc(all, func(v *vector) bool { return v.Platform != platform })
+	if len(vectors) == 0 {
+		t.Skipf("NO VECTORS of platform %s", platform)
+	}
+	return vectors
+}
+
+// platforms are the platforms of all vectors.
+func platforms(t *testing.T) []string {
+	t.Helper()
+	var names []string
+	for _, v := range loadAll(t) {
+		names = append(names, v.Platform)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func loadAll(t *testing.T) []*vector {
+	t.Helper()
 	root, named := vectorsDir(t)
 	if _, err := os.Stat(root); errors.Is(err, fs.ErrNotExist) && !named {
 		t.Skipf("NO VECTORS: %s is not there, so NO CAPTURED EVIDENCE IS JUDGED; set COHORT_VECTORS", root)
@@ -153,22 +215,60 @@ func load(t *testing.T, platform string) []*vector {
 		if err != nil || entry.Name() != "vector.json" {
 			return err
 		}
-		if v := read(t, path); v.Platform == platform {
-			vectors = append(vectors, v)
-		}
+		vectors = append(vectors, read(t, path))
 		return nil
 	})
 	if err != nil {
 		t.Fatalf("reading vectors: %v", err)
 	}
-	if len(vectors) == 0 {
-		t.Skipf("NO VECTORS of platform %s below %s", platform, root)
-	}
 	return vectors
 }
 
+// Seeds are pieces of captured evidence of a platform, of at most so many bytes each,
+// for a fuzz target to begin with; none where the vectors are not at hand.
+func Seeds(f *testing.F, platform string, most int) (seeds [][]byte) {
+	f.Helper()
+	root, _ := vectorsDir(f)
+	_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.Name() != "vector.json" {
+			return err
+		}
+		v := read(f, path)
+		for _, suffix := range v.evidence() {
+			if evidence := v.roles(suffix, nil)["evidence"]; v.Platform == platform && len(evidence) <= most {
+				seeds = append(seeds, evidence)
+			}
+		}
+		return nil
+	})
+	return seeds
+}
+
+// Beside is a folder that lies beside the one of the vectors, or where the
+// environment variable says. The test is skipped, loudly, when it is not there.
+func Beside(t testing.TB, variable string, path ...string) string {
+	t.Helper()
+	dir, ok := Found(t, variable, path...)
+	if !ok {
+		t.Skipf("NO CASES: %s is not there; set %s", dir, variable)
+	}
+	return dir
+}
+
+// Found is the folder of [Beside], and whether it is there or the variable names it.
+func Found(t testing.TB, variable string, path ...string) (dir string, ok bool) {
+	t.Helper()
+	if dir, named := os.LookupEnv(variable); named {
+		return dir, true
+	}
+	vectors, _ := vectorsDir(t)
+	dir = filepath.Join(append([]string{vectors, ".."}, path...)...)
+	_, err := os.Stat(dir)
+	return dir, err == nil
+}
+
 // vectorsDir is where the vectors are, and whether the environment named it.
-func vectorsDir(t *testing.T) (dir string, named bool) {
+func vectorsDir(t testing.TB) (dir string, named bool) {
 	t.Helper()
 	root, err := os.Getwd()
 	if err != nil {
@@ -193,7 +293,7 @@ func vectorsDir(t *testing.T) (dir string, named bool) {
 	return filepath.Join(root, dir), true
 }
 
-func read(t *testing.T, path string) *vector {
+func read(t testing.TB, path string) *vector {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -209,7 +309,29 @@ func read(t *testing.T, path string) *vector {
 	for role, name := range v.Files {
 		v.content[role] = v.file(t, name)
 	}
+	v.named(t)
 	return v
+}
+
+// named demands that the vector names each file of its folder once.
+func (v *vector) named(t testing.TB) {
+	t.Helper()
+	names := map[string]int{"vector.json": 1, "SOURCE.md": 1}
+	for _, name := range v.Files {
+		names[name]++
+	}
+	for name := range v.Neg {
+		names[name]++
+	}
+	files, err := os.ReadDir(v.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if names[f.Name()] != 1 {
+			t.Errorf("%s: %s is named %d times, want once", v.dir, f.Name(), names[f.Name()])
+		}
+	}
 }
 
 func (v *vector) file(t reporter, name string) []byte {

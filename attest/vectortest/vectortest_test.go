@@ -2,16 +2,24 @@ package vectortest
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/internal/closed"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -27,8 +35,13 @@ func (n *notes) Errorf(format string, args ...any) {
 func (n *notes) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
 
 // toy is an appraiser of evidence that ends with its own SHA-256. Its
-// endorsement is the word "good".
-type toy struct{ broken string }
+// endorsement is the word "good", and its root's key made nothing else.
+type toy struct {
+	broken string
+	root   []byte // certificate of the vendor's root, PEM
+}
+
+func (a toy) Genuine() closed.Appraiser { return closed.Of(a) }
 
 func (toy) Platform() attest.Platform { return attest.SGX }
 
@@ -43,6 +56,8 @@ func (a toy) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rul
 		return attest.Claims{}, wire.Refuse(wire.BadSignature, "toy", "", "")
 	case a.broken != "ignores endorsements" && string(endorsed["word"]) != "good":
 		return attest.Claims{}, wire.Refuse(wire.BadChain, "toy", "", "")
+	case a.broken != "ignores roots" && !slices.Contains(rules.Roots, rootOf(a.root)):
+		return attest.Claims{}, wire.Refuse(wire.UnknownRoot, "toy", "", "")
 	case a.broken != "ignores time" && (at.Year() != 2026):
 		return attest.Claims{}, wire.Refuse(wire.Expired, "toy", "", "")
 	case a.broken != "ignores policy" && rules.CRL != attest.CRLIfPresent:
@@ -54,10 +69,18 @@ func (a toy) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rul
 	}
 	return attest.Claims{
 		Measurement: attest.Measurement{Platform: attest.SGX, Registers: []attest.Register{{Name: "mr", Value: []byte{1}}}},
-		ReportData:  []byte{2, 3},
+		ReportData:  a.reportData(),
 		Debug:       a.broken != "forgets debug",
 		Details:     map[string]any{"svn": value, "word": string(endorsed["word"])},
 	}, nil
+}
+
+// reportData is what evidence of a toy is bound to.
+func (a toy) reportData() []byte {
+	if a.broken == "reads another nonce" {
+		return []byte{2, 4}
+	}
+	return []byte{2, 3}
 }
 
 func (a toy) subject() Subject {
@@ -65,34 +88,58 @@ func (a toy) subject() Subject {
 		Platform:  "toy",
 		Appraiser: a,
 		Rules: func(p Policy, _ map[string][]byte) attest.Rules {
-			rules := attest.Rules{Debug: p.Debug}
+			rules := attest.Rules{Roots: []attest.Digest{rootOf(a.root)}, Debug: p.Debug}
 			if p.CRLIfPresent {
 				rules.CRL = attest.CRLIfPresent
 			}
 			return rules
 		},
-		Inputs: []string{"nonce"},
 	}
 }
 
-// toyVector writes a vector of a debug TEE and loads it.
-func toyVector(t *testing.T) *vector {
+// newRoot is a certificate of a root with a key of its own, in PEM.
+func newRoot(t *testing.T) []byte {
 	t.Helper()
-	dir := t.TempDir()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+const toyText = `{"schema": "cohort/vector/v1", "platform": "toy", "verify_at": "2026-06-01T00:00:00Z",
+		"window": {"from": "2026-01-01T00:00:00Z", "until": "2026-12-31T23:59:59Z"},
+		"files": {"evidence.a": "e.bin", "word": "word.txt", "root": "root.pem"},
+		"claims": {"a": {"svn": 7, "measurement": "01", "mr": "01", "report_data": "0203", "debug": true, "nonce": "0203"}},
+		"expected": {"verdict": "refuse", "reason": "debug", "policy": {}, "crl": "absent-allowed",
+			"policy_accepts": {"debug": true}, "under_default": {"verdict": "refuse", "reason": "crl-missing", "also": ["tcb-status"]}},
+		"neg": {"forged.bin": {"replaces": "evidence.a", "reason": "signature"}, "bad.txt": {"replaces": "word", "reason": "chain"},
+			"other.pem": {"replaces": "root", "reason": "unknown-root"}, "none.pem": {"replaces": "root", "reason": "unknown-root"}}}`
+
+// toyVector writes a vector of a debug TEE and loads it. Edits are pairs of what
+// stands in its vector.json and what comes in its place.
+func toyVector(t *testing.T, edits ...string) *vector {
+	t.Helper()
+	dir, text := t.TempDir(), toyText
+	for i := 0; i < len(edits); i += 2 {
+		if !strings.Contains(text, edits[i]) {
+			t.Fatalf("the vector has no %q", edits[i])
+		}
+		text = strings.Replace(text, edits[i], edits[i+1], 1)
+	}
 	body := []byte("evidence")
 	sum := sha256.Sum256(body)
 	evidence := append(body, sum[:]...)
 	forged := bytes.Clone(evidence)
 	forged[0]++
-	text := `{"schema": "cohort/vector/v1", "platform": "toy", "verify_at": "2026-06-01T00:00:00Z",
-		"window": {"from": "2026-01-01T00:00:00Z", "until": "2026-12-31T23:59:59Z"},
-		"files": {"evidence.a": "e.bin", "word": "word.txt"},
-		"claims": {"a": {"svn": 7, "measurement": "01", "mr": "01", "report_data": "0203", "debug": true, "nonce": "04"}},
-		"expected": {"verdict": "refuse", "reason": "debug", "policy": {}, "crl": "absent-allowed",
-			"policy_accepts": {"debug": true}, "under_default": {"verdict": "refuse", "reason": "crl-missing", "also": ["tcb-status"]}},
-		"neg": {"forged.bin": {"replaces": "evidence.a", "reason": "signature"}, "bad.txt": {"replaces": "word", "reason": "chain"}}}`
 	for name, content := range map[string][]byte{
 		"vector.json": []byte(text), "e.bin": evidence, "word.txt": []byte("good"), "forged.bin": forged, "bad.txt": []byte("bad"),
+		"root.pem": newRoot(t), "other.pem": newRoot(t), "none.pem": []byte("no certificate"),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
@@ -108,13 +155,53 @@ func TestJudge(t *testing.T) {
 	v := toyVector(t)
 	for _, broken := range []string{
 		"", "refuses everything", "gives no reason", "ignores signatures", "ignores endorsements",
-		"ignores time", "ignores policy", "reads another claim", "forgets debug",
+		"ignores time", "ignores policy", "reads another claim", "forgets debug", "ignores roots", "reads another nonce",
 	} {
 		t.Run("broken: "+broken, func(t *testing.T) {
 			var n notes
-			judge{Subject: toy{broken}.subject(), vector: v, suffix: "a"}.all(&n)
+			judge{Subject: toy{broken, v.content["root"]}.subject(), vector: v, suffix: "a"}.all(&n)
 			if got, want := len(n.faults) > 0, broken != ""; got != want {
 				t.Errorf("faults = %q, want some: %v", n.faults, want)
+			}
+		})
+	}
+}
+
+// TestJudgeFolders shows what a right appraiser is told of folders that say something
+// else of the same evidence.
+func TestJudgeFolders(t *testing.T) {
+	const (
+		accepts = `"policy_accepts": {"debug": true}`
+		never   = `"policy_accepts": null`
+		refused = `"reason": "debug"`
+		nonce   = `"debug": true, "nonce": "0203"`
+	)
+	for name, c := range map[string]struct {
+		edits []string
+		fault string // empty where there is none
+	}{
+		"as it is":                            {nil, ""},
+		"a nonce with zeros behind it":        {[]string{nonce, `"debug": true, "nonce": "020300"`}, "accepting policy"},
+		"another nonce":                       {[]string{nonce, `"debug": true, "nonce": "04"`}, "accepting policy"},
+		"another nonce, said to be refused":   {[]string{nonce, `"debug": true, "nonce": "04"`, refused, `"reason": "debug", "also": ["nonce"]`, accepts, never}, ""},
+		"no policy, though one accepts it":    {[]string{accepts, never}, "the mildest policy: accepted"},
+		"another reason":                      {[]string{refused, `"reason": "revoked"`}, "expected policy"},
+		"accepted by a policy that does not":  {[]string{accepts, `"policy_accepts": {"vmpl": 3}`}, "accepting policy: refused"},
+		"a verdict that is none":              {[]string{`"verdict": "refuse", "reason": "debug"`, `"verdict": "refused", "reason": "debug"`}, `got verdict "refused"`},
+		"no claims of the evidence":           {[]string{`"claims": {"a"`, `"claims": {"b"`}, "no claims of evidence"},
+		"a root that is not the vendor's":     {[]string{`"root": "root.pem"`, `"root": "other.pem"`, `"other.pem": {`, `"root.pem": {`}, "none of the vendor's"},
+		"a negative of what the folder lacks": {[]string{`"replaces": "word"`, `"replaces": "wort"`}, "the folder does not have"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := toyVector(t, c.edits...)
+			vendor, err := os.ReadFile(filepath.Join(v.dir, "root.pem"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var n notes
+			judge{Subject: toy{"", vendor}.subject(), vector: v, suffix: "a"}.all(&n)
+			if found := strings.Join(n.faults, "\n"); c.fault == "" && found != "" || !strings.Contains(found, c.fault) {
+				t.Errorf("got faults %q, want %q", n.faults, c.fault)
 			}
 		})
 	}
@@ -126,7 +213,7 @@ func TestMutate(t *testing.T) {
 	for _, broken := range []string{"", "ignores signatures", "ignores endorsements"} {
 		t.Run("broken: "+broken, func(t *testing.T) {
 			var n notes
-			judge{Subject: toy{broken}.subject(), vector: v, suffix: "a"}.mutate(&n)
+			judge{Subject: toy{broken, v.content["root"]}.subject(), vector: v, suffix: "a"}.mutate(&n)
 			if got, want := len(n.faults) > 0, broken != ""; got != want {
 				t.Errorf("faults = %q, want some: %v", n.faults, want)
 			}
@@ -134,13 +221,25 @@ func TestMutate(t *testing.T) {
 	}
 	t.Run("documented bytes", func(t *testing.T) {
 		var n notes
-		s := toy{"ignores signatures"}.subject()
+		s := toy{"ignores signatures", v.content["root"]}.subject()
 		s.Unsigned = func([]byte, int) bool { return true }
 		judge{Subject: s, vector: v, suffix: "a"}.mutate(&n)
 		if len(n.faults) > 0 {
 			t.Errorf("faults = %q, want none", n.faults)
 		}
 	})
+}
+
+// TestEveryFolderIsJudged: each platform among the vectors is one that a test judges.
+func TestEveryFolderIsJudged(t *testing.T) {
+	judged := []string{
+		"sev-snp", "azure-snp-vtpm", "tdx", "sgx", "aws-nitro", "nvidia-gpu", "tpm-gce", "tpm-eventlog", "tpm-swtpm",
+	}
+	for _, platform := range platforms(t) {
+		if !slices.Contains(judged, platform) {
+			t.Errorf("platform %q is judged by no test", platform)
+		}
+	}
 }
 
 // TestPolicyDefaults shows that a policy object changes only what it says.

@@ -45,6 +45,7 @@ func run(ctx context.Context, port string) error {
 	server := &http.Server{
 		Handler:           handler(train(embedded)),
 		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       readTime,             // a handler that has read its request takes it off
 		WriteTimeout:      readTime + writeTime, // a stream moves it on with each token
 		IdleTimeout:       time.Minute,
 	}

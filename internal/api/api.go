@@ -8,6 +8,7 @@
 package api
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 const (
 	PathChallenge    = "/v1/challenge"
 	PathCertificates = "/v1/certificates"
+	PathLeave        = "/v1/leave"
 	PathTrust        = "/v1/trust"
 	PathPolicy       = "/v1/policy"
 	PathHistory      = "/v1/policy/history"
@@ -53,7 +55,9 @@ type Challenge struct {
 type CertificateRequest struct {
 	Task       string          `json:"task,omitempty"`
 	Group      string          `json:"group,omitempty"`
-	Role       string          `json:"role,omitempty"` // with group
+	Role       string          `json:"role,omitempty"`       // with group
+	PartyKeys  []wire.Digest   `json:"party_keys,omitempty"` // with group: SHA-256 of the SSH keys of the unit's own party, the old and the new one
+	Roster     wire.Digest     `json:"roster,omitzero"`      // with group: the one roster the unit works under; zero is any its party approves
 	Nonce      []byte          `json:"nonce"`
 	HPKEKey    []byte          `json:"hpke_key"`      // MLKEM768-X25519, 1216 bytes
 	SigningKey []byte          `json:"signing_key"`   // P-256 SubjectPublicKeyInfo, DER
@@ -65,7 +69,11 @@ type CertificateRequest struct {
 
 // Bound lists the fields that the request's evidence is bound to, in order.
 func (r CertificateRequest) Bound() [][]byte {
-	return [][]byte{r.Nonce, r.HPKEKey, r.SigningKey, r.CSR, []byte(r.path()), r.Root[:], r.Head[:]}
+	keys := make([]byte, 0, len(r.PartyKeys)*len(wire.Digest{}))
+	for _, key := range r.PartyKeys {
+		keys = append(keys, key[:]...)
+	}
+	return [][]byte{r.Nonce, r.HPKEKey, r.SigningKey, r.CSR, []byte(r.path()), r.Root[:], r.Head[:], keys, r.Roster[:]}
 }
 
 // path is the SPIFFE path that is asked for. Names hold no "/", so that no two
@@ -85,8 +93,11 @@ func (r CertificateRequest) Digest() wire.Digest {
 // SealedReport is the answer: an HPKE ciphertext that only the requesting unit
 // opens. Its HPKE info is [SealInfo].
 type SealedReport struct {
-	Encapsulated []byte `json:"enc"`
-	Ciphertext   []byte `json:"ciphertext"` // a [SignedReport], JSON
+	// GroupRoot is SHA-256 of the group root's SubjectPublicKeyInfo, in a group. The
+	// ciphertext is bound to it; the unit accepts it only if the group's parties approve it.
+	GroupRoot    wire.Digest `json:"group_root,omitzero"`
+	Encapsulated []byte      `json:"enc"`
+	Ciphertext   []byte      `json:"ciphertext"` // a [SignedReport], JSON
 	// Endorsements are what vendors say beside the unit's evidence, by role:
 	// for whoever appraises it next. Each counts by its own signature, and
 	// [Report.Checked] names its digest.
@@ -96,18 +107,21 @@ type SealedReport struct {
 	DeviceEndorsements []map[string][]byte `json:"device_endorsements,omitempty"`
 }
 
-// SealInfo is the HPKE info of the report that answers r.
-func SealInfo(r CertificateRequest) []byte {
+// SealInfo is the HPKE info of the report that answers r; in a group it names the
+// group's root, and outside groups groupRoot is zero.
+func SealInfo(r CertificateRequest, groupRoot wire.Digest) []byte {
 	digest := r.Digest()
-	return wire.Frame(wire.LabelSealedReport, r.Nonce, digest[:], r.Root[:])
+	return wire.Frame(wire.LabelSealedReport, r.Nonce, digest[:], r.Root[:], groupRoot[:])
 }
 
 // SignedReport is a certificate report under the signature of the authority's
 // kind-authority key (ECDSA P-256, ASN.1, over [ReportMessage]).
 type SignedReport struct {
-	Report    []byte   `json:"report"` // a [Report], JSON
-	Signature []byte   `json:"signature"`
-	Chain     [][]byte `json:"chain"` // DER: the kind-authority leaf, then the authority root
+	Report    []byte `json:"report"` // a [Report], JSON
+	Signature []byte `json:"signature"`
+	// Chain is DER: the kind-authority leaf, in a group the group root above it, and the
+	// authority root.
+	Chain [][]byte `json:"chain"`
 }
 
 // ReportMessage is what the signature of a report covers.
@@ -131,12 +145,13 @@ type Report struct {
 	Leaf        []byte              `json:"leaf"`                // certificate TLS serves
 	LeafKey     []byte              `json:"leaf_key"`            // PKCS #8; in key mode shared only
 	IdentityCA  []byte              `json:"identity_root"`       // self-signed
-	Cross       []byte              `json:"cross"`               // the same key under the authority root
+	Cross       []byte              `json:"cross"`               // the same key under the authority root; in a group for manager and gateway alone
 	Authority   []byte              `json:"authority"`           // authority root certificate
 	Calls       map[string][][]byte `json:"calls,omitempty"`     // task → identity roots of its releases
 	Env         map[string]string   `json:"env,omitempty"`       // environment policy gives the program
 	Rings       Rings               `json:"rings"`               // keys under which sessions are sealed; in a group strict are its role's, follow the whole group's
 	Head        wire.Digest         `json:"policy_head"`
+	ProvedHead  []byte              `json:"proved_head"` // Head under the authority's signature (docs/spec/head.md)
 	RenewAfter  time.Time           `json:"renew_after"`
 	RenewBefore time.Time           `json:"renew_before"`      // end of the jitter
 	NotAfter    time.Time           `json:"not_after"`         // of leaf and unit certificate
@@ -157,6 +172,9 @@ type HistoryEntry struct {
 	Policy     []byte   `json:"policy"`
 	Signatures []string `json:"signatures"` // armored SSH signatures
 	Adopted    []byte   `json:"adopted,omitempty"`
+	// AdoptedAt is when the authority adopted the step, by its own time. The mark does
+	// not cover it, so no other party can check it.
+	AdoptedAt time.Time `json:"adopted_at,omitzero"`
 }
 
 // Said is what a party says of a group, as it signed it.
@@ -185,12 +203,31 @@ type Group struct {
 	Name      string      `json:"name"`
 	Identity  wire.Digest `json:"identity"`
 	Roster    []byte      `json:"roster"`
-	Said      []Said      `json:"said"` // newest statement of each party
+	GroupRoot wire.Digest `json:"group_root,omitzero"` // that this authority holds of the roster; none where the roster does not name it
+	Said      []Said      `json:"said"`                // newest statement of each party
 	Approved  []string    `json:"approved"`
 	Missing   []string    `json:"missing"`
 	Quorum    int         `json:"quorum"`
 	Ends      *time.Time  `json:"ends,omitempty"` // of the approval; absent without a quorum
 	Continues *Group      `json:"continues,omitempty"`
+}
+
+// GroupRootRequest asks for the root of a group's roster in force.
+type GroupRootRequest struct {
+	Nonce []byte `json:"nonce"` // 32 bytes, which the evidence is bound to
+	// Credential is for an authority whose TPM has introduced itself.
+	Credential []byte      `json:"credential,omitempty"`
+	Roster     wire.Digest `json:"roster,omitzero"` // the group's identity; zero is the newest
+}
+
+// GroupRoot is the root of a roster, and evidence of the authority that holds it, bound
+// by the label "cohort group root v1" to (nonce, roster, SHA-256 of the root's
+// SubjectPublicKeyInfo). Parties appraise it by the roster's own values before they
+// approve the root.
+type GroupRoot struct {
+	Roster   wire.Digest     `json:"roster"`
+	Root     []byte          `json:"group_root"` // self-signed certificate, DER
+	Evidence json.RawMessage `json:"evidence"`
 }
 
 // History is a run of steps, oldest first. The step at index 0 of the whole
@@ -199,6 +236,28 @@ type History struct {
 	From    int            `json:"from"` // index of the first entry
 	Entries []HistoryEntry `json:"entries"`
 	Head    wire.Digest    `json:"head"` // after the last step of the whole history
+	// ProvedHead is Head under the authority's signature (docs/spec/head.md): without it
+	// the history may hold steps that are not in force. An authority whose clock is
+	// refused, or that is behind, leaves it out.
+	ProvedHead []byte `json:"proved_head,omitempty"`
+}
+
+// LeaveRequest gives the place of a unit that ends back to its task. It is final:
+// nothing more is issued to that unit.
+type LeaveRequest struct {
+	Unit      wire.UnitID `json:"unit"`
+	Time      time.Time   `json:"time"`      // of the unit; whole seconds
+	Signature []byte      `json:"signature"` // by the unit's signing key: ECDSA P-256, ASN.1, over [LeaveMessage]
+}
+
+// LeaveMessage is what the signature of a leave request covers.
+func LeaveMessage(unit wire.UnitID, at time.Time, root wire.Digest) []byte {
+	return wire.Frame(wire.LabelLeave, unit[:], binary.BigEndian.AppendUint64(nil, uint64(at.Unix())), root[:])
+}
+
+// Left says that a unit has left.
+type Left struct {
+	Unit wire.UnitID `json:"unit"`
 }
 
 // TrustAnswer is what a client needs to trust a task or one identity. The
@@ -217,8 +276,8 @@ type TrustIdentity struct {
 	Release string      `json:"release,omitempty"`
 	Group   string      `json:"group,omitempty"` // instead of both
 	ID      wire.Digest `json:"identity"`
-	Root    []byte      `json:"root"`  // self-signed, DER
-	Cross   []byte      `json:"cross"` // under the authority root, DER
+	Root    []byte      `json:"root"`            // self-signed, DER
+	Cross   []byte      `json:"cross,omitempty"` // under the authority root, DER; not of groups
 }
 
 // Policy is the policy in force.
@@ -240,14 +299,16 @@ type Proposal struct {
 	Quorum     int         `json:"quorum"`
 	Created    time.Time   `json:"created"`
 	Expires    time.Time   `json:"expires"`
-	Effective  *time.Time  `json:"effective,omitempty"` // when the delay ends
-	Policy     []byte      `json:"policy"`
-	Signatures []string    `json:"signatures"`
+	Waited     int64       `json:"waited"`               // seconds of the delay that have passed while the authority ran
+	Delay      int64       `json:"delay"`                // seconds; 0 where it only tightens
+	Policy     []byte      `json:"policy,omitempty"`     // left out in lists
+	Signatures []string    `json:"signatures,omitempty"` // left out in lists
 }
 
 // Proposals are all proposals the authority keeps, newest first.
 type Proposals struct {
 	Proposals []Proposal `json:"proposals"`
+	Damaged   []string   `json:"damaged,omitempty"` // rows of the store that were passed over
 }
 
 // ProposeRequest proposes a policy; the first signature is the proposer's.
@@ -331,7 +392,23 @@ type LogDevice struct {
 // Log is a page of the log, newest first.
 type Log struct {
 	Entries []LogEntry `json:"entries"`
-	Next    int64      `json:"next,omitempty"` // pass as before= for the next page
+	Next    int64      `json:"next,omitempty"`    // pass as before= for the next page
+	Damaged []int64    `json:"damaged,omitempty"` // places of rows that were passed over
+}
+
+// Health is the answer of the probes. An authority with warnings goes on issuing.
+type Health struct {
+	Status         string          `json:"status"`
+	Warnings       []string        `json:"warnings,omitempty"`
+	Contradictions []Contradiction `json:"contradictions,omitempty"`
+}
+
+// Contradiction is a pair of policy heads that both took effect under one root, of
+// which neither extends the other.
+type Contradiction struct {
+	Kept  wire.Digest `json:"kept"`  // of the history in force
+	Other wire.Digest `json:"other"` // in the same place
+	Seen  time.Time   `json:"seen"`
 }
 
 // Problem is an error answer, RFC 9457, content type application/problem+json.

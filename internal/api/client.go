@@ -18,7 +18,10 @@ import (
 
 // answerWait bounds the wait for an answer's header where the caller's context
 // has no nearer deadline.
-const answerWait = 30 * time.Second
+const answerWait = MaxPoll + 15*time.Second
+
+// MaxPoll is the longest time that a poll of the history waits for the next step.
+const MaxPoll = 30 * time.Second
 
 // Authority speaks to one authority. It believes nothing it reads; a refusal of
 // the authority comes back as a [wire.Refusal], an unreachable one as the
@@ -97,6 +100,16 @@ func (a *Authority) Trust(ctx context.Context, q TrustQuery) (TrustAnswer, error
 	return get[TrustAnswer](ctx, a, PathTrust+"?"+values.Encode())
 }
 
+// Leave gives the place of a unit back.
+func (a *Authority) Leave(ctx context.Context, r LeaveRequest) (Left, error) {
+	return post[Left](ctx, a, PathLeave, r)
+}
+
+// Ready asks whether the authority issues, and what it warns of.
+func (a *Authority) Ready(ctx context.Context) (Health, error) {
+	return get[Health](ctx, a, PathReady)
+}
+
 // Policy asks for the policy in force.
 func (a *Authority) Policy(ctx context.Context) (Policy, error) {
 	return get[Policy](ctx, a, PathPolicy)
@@ -105,6 +118,19 @@ func (a *Authority) Policy(ctx context.Context) (Policy, error) {
 // History asks for the policy history from a step on.
 func (a *Authority) History(ctx context.Context, from int) (History, error) {
 	return get[History](ctx, a, PathHistory+"?from="+strconv.Itoa(from))
+}
+
+// Poll waits for the step after a head, for at most wait, which is no more than
+// [MaxPoll]. It returns the steps after that head, none where none came. An authority that
+// does not know the head refuses with "behind", one with no place for another poll with
+// "overload".
+func (a *Authority) Poll(ctx context.Context, head wire.Digest, wait time.Duration) (History, error) {
+	return get[History](ctx, a, PathHistory+"?"+pollQuery(head, wait))
+}
+
+// pollQuery is the query of a poll.
+func pollQuery(head wire.Digest, wait time.Duration) string {
+	return "from=" + head.Hex() + "&wait=" + strconv.FormatInt(wait.Milliseconds(), 10) + "ms"
 }
 
 // Push shows the authority a history; it adopts what is newer than its own and
@@ -183,6 +209,11 @@ func (a *Authority) BackupKept(ctx context.Context, r BackupKept) (Backup, error
 // Group asks for a group of the policy in force.
 func (a *Authority) Group(ctx context.Context, name string) (Group, error) {
 	return get[Group](ctx, a, PathGroups+"/"+url.PathEscape(name))
+}
+
+// GroupRoot asks for the root of a group's roster.
+func (a *Authority) GroupRoot(ctx context.Context, group string, r GroupRootRequest) (GroupRoot, error) {
+	return post[GroupRoot](ctx, a, PathGroups+"/"+url.PathEscape(group)+"/root", r)
 }
 
 // Say tells the authority what a party says of a group. When it answers, the

@@ -7,8 +7,10 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"time"
 	"unicode"
 
+	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -18,94 +20,69 @@ const TypeProblem = "application/problem+json"
 // maxProblem bounds a problem in bytes; ours are below 4 KiB.
 const maxProblem = 16 << 10
 
-// statuses is the HTTP status of every reason that an authority answers. A
-// reason outside the table is never sent, and is read as "internal".
-var statuses = map[wire.Reason]int{
-	wire.Malformed:  http.StatusBadRequest,
-	wire.BadRequest: http.StatusBadRequest,
-	wire.BadPolicy:  http.StatusBadRequest,
-	wire.BadCSR:     http.StatusBadRequest,
-	wire.WrongName:  http.StatusBadRequest,
-
-	wire.UnknownRoot:   http.StatusForbidden,
-	wire.BadChain:      http.StatusForbidden,
-	wire.Revoked:       http.StatusForbidden,
-	wire.WrongChip:     http.StatusForbidden,
-	wire.BadSignature:  http.StatusForbidden,
-	wire.BadDigest:     http.StatusForbidden,
-	wire.BadNonce:      http.StatusForbidden,
-	wire.Expired:       http.StatusForbidden,
-	wire.CRLMissing:    http.StatusForbidden,
-	wire.BadTCB:        http.StatusForbidden,
-	wire.Debug:         http.StatusForbidden,
-	wire.NoPlatform:    http.StatusForbidden,
-	wire.NotMeasured:   http.StatusForbidden,
-	wire.DeviceMissing: http.StatusForbidden,
-	wire.NoQuorum:      http.StatusForbidden,
-	wire.NotOwner:      http.StatusForbidden,
-	wire.WrongGenesis:  http.StatusForbidden,
-	wire.WrongDomain:   http.StatusForbidden,
-	wire.WrongRoot:     http.StatusForbidden,
-	wire.WrongKind:     http.StatusForbidden,
-	wire.WrongIdentity: http.StatusForbidden,
-	wire.WrongGroup:    http.StatusForbidden,
-	wire.WrongRole:     http.StatusForbidden,
-	wire.StaleRoster:   http.StatusForbidden,
-	wire.NoExtension:   http.StatusForbidden,
-	wire.CertExpired:   http.StatusForbidden,
-	wire.NotAllowed:    http.StatusForbidden,
-	wire.CutOff:        http.StatusForbidden,
-	wire.BadShare:      http.StatusForbidden,
-	wire.NoRecipient:   http.StatusConflict,
-	wire.StaleShare:    http.StatusConflict,
-
-	wire.NotFound:      http.StatusNotFound,
-	wire.Behind:        http.StatusConflict,
-	wire.WrongSequence: http.StatusConflict,
-	wire.NonceUsed:     http.StatusConflict,
-	wire.Withdrawn:     http.StatusConflict,
-	wire.TooLarge:      http.StatusRequestEntityTooLarge,
-	wire.TooMany:       http.StatusTooManyRequests,
-
-	wire.NotThisDevice: http.StatusServiceUnavailable,
-	wire.ClockSkew:     http.StatusServiceUnavailable,
-	wire.StoreFailed:   http.StatusServiceUnavailable,
-	wire.StoreForeign:  http.StatusServiceUnavailable,
-	wire.RingElsewhere: http.StatusServiceUnavailable,
-	wire.Unavailable:   http.StatusServiceUnavailable,
-	wire.Internal:      http.StatusInternalServerError,
-}
-
 // private are the reasons whose detail speaks of the authority's own disk or
 // faults. It belongs in its log and is not sent.
 var private = map[wire.Reason]bool{wire.StoreFailed: true, wire.StoreForeign: true, wire.Internal: true}
 
-// ProblemOf is the problem that tells err to the other side. An error that is
-// no refusal, or one with a reason the API does not have, is "internal".
+// ProblemOf returns the problem by which the authority refuses. An error that is no refusal,
+// or one whose reason the API does not have, is "internal".
 func ProblemOf(err error) Problem {
-	refusal := &wire.Refusal{Reason: wire.Internal}
-	errors.As(err, &refusal)
-	reason := refusal.Reason
-	status, known := statuses[reason]
-	if !known {
-		reason, status = wire.Internal, http.StatusInternalServerError
+	r := refusalOf(err)
+	status := statuses[r.Reason].authority
+	if status == 0 {
+		r, status = &wire.Refusal{Reason: wire.Internal}, http.StatusInternalServerError
 	}
-	p := Problem{
-		Type:   "urn:cohort:problem:" + string(reason),
-		Title:  "refused: " + string(reason),
-		Status: status,
-		Reason: reason,
+	if private[r.Reason] {
+		r = &wire.Refusal{Reason: r.Reason}
 	}
-	if !private[reason] {
-		p.Rule, p.Got, p.Want = cut(refusal.Rule), cut(refusal.Got), cut(refusal.Want)
-	}
-	return p
+	return problem(r, status)
 }
 
-// Write sends the problem as the whole answer.
+// GatewayProblem is [ProblemOf] for a gateway, on the paths of the trusted channel.
+func GatewayProblem(err error) Problem {
+	r := refusalOf(err)
+	status := statuses[r.Reason].channel
+	if status == 0 || r.Reason == wire.Internal {
+		r, status = &wire.Refusal{Reason: wire.Internal}, http.StatusInternalServerError
+	}
+	return problem(r, status)
+}
+
+// UnitProblem is [ProblemOf] for a unit, on the paths of the trusted channel. It holds the
+// reason alone, because a client cannot verify more; the refusal of a quota names the quota. A
+// reason without a status of its own is 400.
+func UnitProblem(err error) Problem {
+	r := refusalOf(err)
+	status := statuses[r.Reason].channel
+	if status == 0 {
+		status = http.StatusBadRequest
+	}
+	if _, quota := limit.QuotaOf(err); !quota {
+		r = &wire.Refusal{Reason: r.Reason}
+	}
+	return problem(r, status)
+}
+
+func refusalOf(err error) *wire.Refusal {
+	r := &wire.Refusal{Reason: wire.Internal}
+	errors.As(err, &r)
+	return r
+}
+
+func problem(r *wire.Refusal, status int) Problem {
+	return Problem{
+		Type: "urn:cohort:problem:" + string(r.Reason), Title: "refused: " + string(r.Reason), Status: status,
+		Reason: r.Reason, Rule: cut(r.Rule), Got: cut(r.Got), Want: cut(r.Want),
+	}
+}
+
+// Write sends the problem as the whole response. It waits no longer than a second for
+// what is left of the request, which a server of HTTP/1.1 reads before it responds.
 func (p Problem) Write(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second)) // a server that has none has its own limits
 	w.Header().Set("Content-Type", TypeProblem)
-	if p.Status == http.StatusTooManyRequests || p.Status == http.StatusServiceUnavailable {
+	again := p.Status == http.StatusTooManyRequests || p.Status == http.StatusServiceUnavailable
+	if again && w.Header().Get("Retry-After") == "" {
 		w.Header().Set("Retry-After", "1")
 	}
 	w.WriteHeader(p.Status)
@@ -128,7 +105,7 @@ func refusal(answer *http.Response) error {
 	if err := json.Unmarshal(body, &p); err != nil {
 		return wire.Refuse(wire.Malformed, "answer: problem", err, "RFC 9457")
 	}
-	if _, known := statuses[p.Reason]; !known {
+	if statuses[p.Reason].authority == 0 {
 		p.Reason = wire.Internal
 	}
 	return &wire.Refusal{Reason: p.Reason, Rule: cut(p.Rule), Got: cut(p.Got), Want: cut(p.Want)}

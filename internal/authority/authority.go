@@ -17,13 +17,17 @@ package authority
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/collateral"
+	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -39,7 +43,13 @@ type Config struct {
 	Log      *slog.Logger
 	Genesis  *policy.Step // the first policy; optional once the store has it
 	Limits   Limits       // optional
-	Endorser Endorser     // optional; without one only endorsements that came with evidence count
+	Built    time.Time    // when this program was built: the present is not before; optional
+	// History is shown to the authority when it starts, as units show it while it runs: what its
+	// store lost takes effect again. Optional.
+	History []api.HistoryEntry
+	// Endorser makes the source of endorsements over rows of the store; optional.
+	// Without one only endorsements that came with evidence count.
+	Endorser func(kept collateral.Cache) Endorser
 }
 
 // Endorser gives what vendors say beside evidence, as far as it knows it. The
@@ -47,7 +57,13 @@ type Config struct {
 // the vendor and so blocks until ctx ends at the latest; it is called
 // concurrently.
 type Endorser interface {
+	// Endorse is for our own evidence.
 	Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsements, error)
+	// EndorseFor is for evidence that was sent to us: it is screened before a
+	// vendor is asked, and requests to vendors are bounded for each sender.
+	EndorseFor(ctx context.Context, e attest.Evidence, s collateral.Stranger) (attest.Endorsements, error)
+	// Proved notes that evidence from an address was accepted.
+	Proved(address string)
 	// Stats is the state of each document at hand, for metrics.
 	Stats() []collateral.Status
 }
@@ -71,21 +87,32 @@ func (c Config) check() error {
 // Authority issues certificates. It is safe for concurrent use; several may
 // share a store.
 type Authority struct {
-	store    *store.Store
-	attester attest.Attester
-	sealer   attest.Sealer
-	verifier *attest.Verifier
-	endorser Endorser // nil when there is none
-	log      *slog.Logger
-	guard    *guard
-	keys     *identity.Keys
-	root     wire.Digest
-	limits   Limits
-	metrics  *metrics
-	limiter  *limiter
-	trusts   chan struct{} // one place for each own evidence under way
-	rings    rings
-	lease    lease
+	store      *store.Store
+	attester   attest.Attester
+	sealer     attest.Sealer
+	verifier   *attest.Verifier
+	endorser   Endorser // nil when there is none
+	log        *slog.Logger
+	guard      *guard
+	keys       *identity.Keys
+	root       wire.Digest
+	draft      wire.Digest // that the root was made for
+	limits     Limits
+	metrics    *metrics
+	limiter    *limiter
+	statements statementRates
+	spent      *spent
+	requests   *limit.Shares // one place for each under way
+	polls      polls
+	clients    *limit.Connections
+	trusts     *limit.Turns // of own evidence
+	rings      rings
+	lease      lease
+	counts     counts
+	opened     opened
+	damage     damage
+	doubt      doubt
+	groups     groupSecrets
 
 	secret  identity.Secret
 	current atomic.Pointer[snapshot]
@@ -101,23 +128,27 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 	}
 	limits := c.Limits.orDefault()
 	a := &Authority{
-		store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier, endorser: c.Endorser, log: c.Log, guard: newGuard(c.Clock),
-		limits: limits, metrics: newMetrics(), limiter: newLimiter(limits), trusts: make(chan struct{}, maxTrusts), lease: newLease(),
+		store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier, log: c.Log, guard: newGuard(c.Clock),
+		limits: limits, metrics: newMetrics(), limiter: newLimiter(limits), spent: newSpent(limits.Total),
+		polls: newPolls(limits), clients: limit.NewConnections(limits.Connections),
+		requests: limit.NewShares(quotaRequests, limits.Requests), trusts: limit.NewTurns(quotaTrusts, maxTrusts, waitingTrusts), lease: newLease(),
 	}
-	if c.Endorser != nil {
-		a.metrics.registry.MustRegister(documents{c.Endorser, c.Clock})
-	}
+	a.damage.rows = a.metrics.damaged
+	a.guard.raise(c.Built)
 	if err := a.unseal(ctx); err != nil {
 		return nil, err
+	}
+	if c.Endorser != nil { // whose rows are under the store key
+		a.endorser = c.Endorser(shelf{a})
+		a.metrics.registry.MustRegister(documents{a.endorser, c.Clock})
 	}
 	if err := a.begin(ctx, c.Genesis); err != nil {
 		return nil, err
 	}
-	snap := a.current.Load()
-	if snap.unnamed != nil {
-		return nil, snap.unnamed
+	if err := a.show(ctx, c.History); err != nil {
+		return nil, err
 	}
-	if err := a.reseal(ctx, snap.approved); err != nil {
+	if err := a.ready(ctx); err != nil {
 		return nil, err
 	}
 	if _, err := a.seeLease(ctx, a.guard.sinceStart()); err != nil {
@@ -136,43 +167,71 @@ func (a *Authority) Genesis() wire.Digest { return a.current.Load().approved.Gen
 // TrustDomain is the trust domain of the policy in force.
 func (a *Authority) TrustDomain() string { return a.current.Load().doc().TrustDomain }
 
+// show takes the history that an authority is shown at its start. One of another genesis is refused. One
+// that leaves this authority's own history, or does not verify, is logged: it keeps nothing from starting.
+func (a *Authority) show(ctx context.Context, entries []api.HistoryEntry) error {
+	_, err := a.push(ctx, api.History{Entries: entries})
+	if errors.Is(err, wire.WrongSequence) {
+		a.log.Error("the history that was shown is another than this authority's", "error", err)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("taking the history that was shown: %w", err)
+	}
+	return nil
+}
+
+// ready demands a policy that names this authority, and seals the root to it. An authority that is
+// behind starts all the same, to be shown what is newer, and leaves the root as it is.
+func (a *Authority) ready(ctx context.Context) error {
+	snap := a.current.Load()
+	if behind := a.behind(); behind != nil {
+		a.log.Error("this authority issues nothing until it is shown newer policy", "cause", behind)
+		return nil
+	}
+	if snap.unnamed != nil {
+		return snap.unnamed
+	}
+	return a.reseal(ctx, snap.approved)
+}
+
 // begin finds the policy in force: that of the store, or the genesis.
 func (a *Authority) begin(ctx context.Context, genesis *policy.Step) error {
-	approved, entries, err := a.load(ctx)
+	if err := a.lookBack(ctx, pastRows); err != nil {
+		return err
+	}
+	h, err := a.read(ctx)
 	if err != nil {
 		return err
 	}
-	if !approved.OK() {
-		approved, entries, err = a.found(ctx, genesis)
+	if !h.approved.OK() {
+		h, err = a.found(ctx, genesis)
 		if err != nil {
 			return err
 		}
 	}
-	if pin := approved.Genesis(); genesis != nil && wire.Sum(genesis.Policy) != pin {
+	if pin := h.approved.Genesis(); genesis != nil && wire.Sum(genesis.Policy) != pin {
 		return wire.Refuse(wire.WrongGenesis, "authority: genesis policy", wire.Sum(genesis.Policy), pin)
 	}
-	if err := a.raiseFloor(ctx, approved); err != nil {
-		return err
-	}
-	snap, err := a.snapshot(ctx, approved, entries)
+	a.raiseFloor(h)
+	snap, err := a.snapshot(ctx, h.approved, h.entries)
 	if err != nil {
 		return err
 	}
 	a.current.Store(snap)
 	a.metrics.sequence.Set(float64(snap.doc().Sequence))
-	return nil
+	if err := a.keepForks(ctx); err != nil {
+		return err
+	}
+	return a.setAside(ctx, h)
 }
 
 // raiseFloor keeps time from going below the policy in force and the newest
-// record.
-func (a *Authority) raiseFloor(ctx context.Context, approved policy.Approved) error {
-	a.guard.raise(approved.Document().Created)
-	newest, err := a.page(ctx, store.Query{Limit: 1})
-	if err != nil {
-		return err
+// adoption. What was issued is looked at by [Authority.lookBack]; the time of a
+// refusal is no floor, since every stranger can cause one.
+func (a *Authority) raiseFloor(h stored) {
+	a.guard.raise(h.approved.Document().Created)
+	for _, entry := range h.entries {
+		a.guard.raise(entry.AdoptedAt)
 	}
-	for _, entry := range newest.Entries {
-		a.guard.raise(entry.Time)
-	}
-	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -47,7 +48,7 @@ func TestEnrolment(t *testing.T) {
 	if len(three.LeafKey) > 0 {
 		t.Error("got a leaf key in key mode unit, want none")
 	}
-	leaf := must(x509.ParseCertificate(three.Leaf))
+	leaf := testworld.Must(x509.ParseCertificate(three.Leaf))
 	if !applicant.tls.PublicKey.Equal(leaf.PublicKey.(*ecdsa.PublicKey)) {
 		t.Error("the leaf holds another key than the CSR's")
 	}
@@ -60,9 +61,9 @@ func TestEnrolment(t *testing.T) {
 // checkLeaf checks the chain a unit serves, as a client would.
 func checkLeaf(t *testing.T, w *world, a *Authority, r api.Report, kind identity.Kind) {
 	t.Helper()
-	chain := []*x509.Certificate{must(x509.ParseCertificate(r.Leaf)), must(x509.ParseCertificate(r.Cross))}
-	at, _ := w.clock.read()
-	_, err := identity.Check(chain, must(x509.ParseCertificate(r.Authority)), identity.Expect{
+	chain := []*x509.Certificate{testworld.Must(x509.ParseCertificate(r.Leaf)), testworld.Must(x509.ParseCertificate(r.Cross))}
+	at, _ := w.clock.Read()
+	_, err := identity.Check(chain, testworld.Must(x509.ParseCertificate(r.Authority)), identity.Expect{
 		Policy: a.current.Load().approved, Kinds: []identity.Kind{kind}, Use: identity.UseTLS, IDs: []wire.Digest{r.Identity}, At: at,
 	})
 	if err != nil {

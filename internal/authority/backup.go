@@ -22,6 +22,9 @@ type backupRecord struct {
 // backup makes shares for the owners of the policy in force, at the signed word
 // of one of them. Nothing is recorded: shares that nobody wrote down are none.
 func (a *Authority) backup(r api.BackupRequest) (api.BackupShares, error) {
+	if err := a.behind(); err != nil {
+		return api.BackupShares{}, err
+	}
 	snap := a.current.Load()
 	if snap.unnamed != nil {
 		return api.BackupShares{}, wire.Refuse(wire.Unavailable, "authority", snap.unnamed, "an authority that policy names")
@@ -34,7 +37,7 @@ func (a *Authority) backup(r api.BackupRequest) (api.BackupShares, error) {
 	if err != nil {
 		return api.BackupShares{}, err
 	}
-	shares, err := backup.Split(a.secret, snap.approved, now)
+	shares, err := backup.Split(a.secret, a.draft, snap.approved, now)
 	if err != nil {
 		return api.BackupShares{}, err
 	}
@@ -64,8 +67,13 @@ func (a *Authority) backupKept(ctx context.Context, k api.BackupKept) (api.Backu
 }
 
 func (a *Authority) recordBackup(ctx context.Context, h backup.Header) error {
+	now, err := a.guard.now()
+	if err != nil {
+		return err
+	}
 	old, known, err := a.backupRecord(ctx)
-	if err != nil || old.MAC != nil && !h.Created.After(known.Created) {
+	// A record of a clock that was far ahead keeps no newer one out.
+	if believed := !known.Created.After(now.Add(wire.MaxClockJump)); err != nil || old.MAC != nil && believed && !h.Created.After(known.Created) {
 		return err
 	}
 	row, err := a.seal(tableBackup, []byte(h.ID), backupRecord{ID: h.ID, Created: h.Created, Head: h.Head, Owners: h.Owners})
@@ -78,15 +86,19 @@ func (a *Authority) recordBackup(ctx context.Context, h backup.Header) error {
 // backupRecord reads the record, the zero Row where there is none.
 func (a *Authority) backupRecord(ctx context.Context) (row store.Row, known backupRecord, err error) {
 	if row, err = a.store.Backup(ctx); err == nil && row.MAC != nil {
-		err = a.open(tableBackup, row, &known)
+		fault := a.open(tableBackup, row, &known)
+		a.damage.note(a.log, tableBackup, faults(fault))
+		if fault != nil {
+			known = backupRecord{} // as if none were recorded; the next one takes its place
+		}
 	}
 	return row, known, err
 }
 
 // backupState is the record as the API shows it, held against today's owners.
 func (a *Authority) backupState(ctx context.Context) (api.Backup, error) {
-	row, known, err := a.backupRecord(ctx)
-	if err != nil || row.MAC == nil {
+	_, known, err := a.backupRecord(ctx)
+	if err != nil || known.ID == "" {
 		return api.Backup{State: api.BackupNone}, err
 	}
 	state := api.BackupCurrent

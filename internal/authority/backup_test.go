@@ -3,6 +3,7 @@ package authority
 import (
 	"encoding/json"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,32 +14,33 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/backup"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
 
 // ask is an owner's request for a backup under the policy in force.
 func (w *world) ask(a *Authority, owner string) api.BackupRequest {
-	w.t.Helper()
+	w.T.Helper()
 	statement := policy.BackupStatement(a.current.Load().approved)
-	return api.BackupRequest{Statement: statement, Signature: w.signature(owner, policy.ForBackup, string(statement))}
+	return api.BackupRequest{Statement: statement, Signature: w.Signature(owner, policy.ForBackup, string(statement))}
 }
 
 // split makes a backup, without telling that it was kept.
 func (w *world) split(a *Authority) []backup.Share {
-	w.t.Helper()
-	made := must(a.backup(w.ask(a, "ana")))
+	w.T.Helper()
+	made := testworld.Must(a.backup(w.ask(a, "ana")))
 	shares := make([]backup.Share, len(made.Shares))
 	for i, b := range made.Shares {
-		shares[i] = must(backup.Parse(b))
+		shares[i] = testworld.Must(backup.Parse(b))
 	}
 	return shares
 }
 
 // identity opens an owner's shares.
 func (w *world) identity(name string) age.Identity {
-	w.t.Helper()
-	return must(agessh.NewEd25519Identity(w.owners[name].(owner).key))
+	w.T.Helper()
+	return testworld.Must(agessh.NewEd25519Identity(w.Keys[name].Private))
 }
 
 // restoration is a TEE that asks for shares, and the store it restores into.
@@ -48,22 +50,22 @@ type restoration struct {
 }
 
 func (w *world) restoration(a *Authority, program string) *restoration {
-	w.t.Helper()
-	dsn := "sqlite:" + filepath.Join(w.t.TempDir(), "restored.db")
-	db := must(store.Create(w.t.Context(), dsn))
-	w.t.Cleanup(func() { db.Close() })
-	tee := w.vendor.Chip().Attester(attesttest.Measure(program))
-	request := must(AskRestore(w.t.Context(), tee, tee))
+	w.T.Helper()
+	dsn := "sqlite:" + filepath.Join(w.T.TempDir(), "restored.db")
+	db := testworld.Must(store.Create(w.T.Context(), dsn))
+	w.T.Cleanup(func() { db.Close() })
+	tee := w.Vendor.Chip().Attester(attesttest.Measure(program))
+	request := testworld.Must(AskRestore(w.T.Context(), tee, tee))
 	w.dsn = dsn
 	return &restoration{w, RestoreConfig{
-		Store: db, Attester: tee, Sealer: tee, Verifier: attesttest.Verifier(), Clock: w.clock.read,
+		Store: db, Attester: tee, Sealer: tee, Verifier: attesttest.Verifier(), Clock: w.clock.Read,
 		Genesis: a.Genesis(), History: a.current.Load().history(0).Entries, Request: request,
 	}}
 }
 
 // unlock is what an owner makes of his share.
 func (r *restoration) unlock(a *Authority, s backup.Share) (backup.Share, error) {
-	at, _ := r.w.clock.read()
+	at, _ := r.w.clock.Read()
 	return backup.Unlock(s, r.w.identity(s.Owner), backup.Asker{
 		Request: r.config.Request, Approved: a.current.Load().approved, Verifier: attesttest.Verifier(), At: at,
 	})
@@ -79,27 +81,27 @@ func TestRestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := must(a.backupState(t.Context())); got.State != api.BackupNone {
+	if got := testworld.Must(a.backupState(t.Context())); got.State != api.BackupNone {
 		t.Errorf("got state %q before a share was shown, want none", got.State)
 	}
-	if got := must(a.backupKept(t.Context(), api.BackupKept{Share: shares[1].Bytes()})); got.State != api.BackupCurrent || got.ID != shares[0].ID {
+	if got := testworld.Must(a.backupKept(t.Context(), api.BackupKept{Share: shares[1].Bytes()})); got.State != api.BackupCurrent || got.ID != shares[0].ID {
 		t.Errorf("got %+v, want the backup %s, current", got, shares[0].ID)
 	}
 	for _, pair := range [][2]int{{0, 1}, {2, 0}, {1, 2}} {
 		r := w.restoration(a, "authority")
 		for _, i := range pair {
-			r.config.Shares = append(r.config.Shares, must(r.unlock(a, shares[i])))
+			r.config.Shares = append(r.config.Shares, testworld.Must(r.unlock(a, shares[i])))
 		}
 		root, err := Restore(t.Context(), r.config)
 		if err != nil || root != w.root {
 			t.Fatalf("owners %v: got root %v, %v, want %v", pair, root, err, w.root)
 		}
-		w.chip = w.vendor.Chip()
+		w.Chip = w.Vendor.Chip()
 		tee := r.config.Attester.(*attesttest.Device)
 		config := w.config("authority")
 		config.Attester, config.Sealer, config.Genesis = tee, tee, nil
-		restored := must(Open(t.Context(), config))
-		if got := must(restored.backupState(t.Context())); got.State != api.BackupCurrent {
+		restored := testworld.Must(Open(t.Context(), config))
+		if got := testworld.Must(restored.backupState(t.Context())); got.State != api.BackupCurrent {
 			t.Errorf("got state %q in the restored store, want current", got.State)
 		}
 		after, err := w.scoring().enrol(direct{restored})
@@ -116,10 +118,10 @@ func TestRestore(t *testing.T) {
 func TestBackupRefusals(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	w.owners["mallory"] = newOwner(t)
+	w.Keys["mallory"] = testworld.NewKey()
 	good := w.ask(a, "ana")
 	stranger, another, other := w.ask(a, "mallory"), good, good
-	another.Signature = w.signature("ana", policy.ForPolicy, string(good.Statement))
+	another.Signature = w.Signature("ana", policy.ForPolicy, string(good.Statement))
 	other.Statement = []byte(strings.Replace(string(good.Statement), "clinic", "klinik", 1))
 	rows := []struct {
 		name string
@@ -134,7 +136,7 @@ func TestBackupRefusals(t *testing.T) {
 	for _, r := range rows {
 		t.Run(r.name, func(t *testing.T) {
 			made, err := a.backup(r.r)
-			wantReason(t, err, r.want)
+			testworld.Refused(t, err, r.want)
 			if len(made.Shares) > 0 {
 				t.Error("got shares with an error")
 			}
@@ -146,8 +148,8 @@ func TestBackupRefusals(t *testing.T) {
 	forged := w.split(a)[0]
 	forged.ID = strings.Repeat("0", 32)
 	_, err := a.backupKept(t.Context(), api.BackupKept{Share: forged.Bytes()})
-	wantReason(t, err, wire.BadShare)
-	if got := must(a.backupState(t.Context())); got.State != api.BackupNone {
+	testworld.Refused(t, err, wire.BadShare)
+	if got := testworld.Must(a.backupState(t.Context())); got.State != api.BackupNone {
 		t.Errorf("got state %q, want none", got.State)
 	}
 }
@@ -157,7 +159,7 @@ func TestRestoreRefusals(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	shares, second := w.split(a), w.split(a)
-	good := func(r *restoration, i int) backup.Share { return must(r.unlock(a, shares[i])) }
+	good := func(r *restoration, i int) backup.Share { return testworld.Must(r.unlock(a, shares[i])) }
 	rows := []struct {
 		name  string
 		spoil func(r *restoration)
@@ -166,14 +168,24 @@ func TestRestoreRefusals(t *testing.T) {
 	}{
 		{"one share", func(r *restoration) { r.config.Shares = r.config.Shares[:1] }, wire.NoQuorum, ""},
 		{"one share twice", func(r *restoration) { r.config.Shares[1] = r.config.Shares[0] }, wire.BadShare, "ana"},
-		{"a share of another backup", func(r *restoration) { r.config.Shares[1] = must(r.unlock(a, second[1])) }, wire.BadShare, "ben"},
+		{"a share of another backup", func(r *restoration) { r.config.Shares[1] = testworld.Must(r.unlock(a, second[1])) }, wire.BadShare, "ben"},
 		{"a share that is still sealed", func(r *restoration) { r.config.Shares[1] = shares[1] }, wire.BadShare, "ben"},
 		{"a share under another's name", func(r *restoration) { r.config.Shares[1].Owner = "eva" }, wire.BadShare, "eva"},
 		{"a share changed by one bit", func(r *restoration) { r.config.Shares[1].Sealed[9] ^= 1 }, wire.BadShare, "ben"},
-		{"a share of another root", func(r *restoration) { r.config.Shares[1].Root[0] ^= 1 }, wire.WrongRoot, "ben"},
-		{"a share of another history", func(r *restoration) { r.config.Shares[1].Genesis[0] ^= 1 }, wire.WrongGenesis, "ben"},
-		{"a share of newer policy", func(r *restoration) { r.config.Shares[1].Head[0] ^= 1 }, wire.Behind, "ben"},
-		{"a share for other owners", func(r *restoration) { r.config.Shares[1].Owners[0] ^= 1 }, wire.StaleShare, "ben"},
+		{"a share under another header", func(r *restoration) { r.config.Shares[1].Owners[0] ^= 1 }, wire.BadShare, "ben"},
+		{"shares under another draft", func(r *restoration) {
+			for i := range r.config.Shares {
+				r.config.Shares[i].Draft[0] ^= 1
+			}
+		}, wire.BadShare, "ana"},
+		{"a history of another draft", func(r *restoration) {
+			g := w.Sign(w.text("lifetime = \"30m\"", "lifetime = \"31m\""), "ana", "ben")
+			r.config.Genesis, r.config.History = wire.Sum(g.Policy), []api.HistoryEntry{{Policy: g.Policy, Signatures: g.Signatures}}
+		}, wire.WrongDraft, "ana"},
+		{"a history that has moved to other owners", func(r *restoration) {
+			step := w.Sign(w.After(a.current.Load().approved, "quorum = 2", "quorum = 1"), "ana", "ben")
+			r.config.History = append(slices.Clip(r.config.History), api.HistoryEntry{Policy: step.Policy, Signatures: step.Signatures})
+		}, wire.StaleShare, "ana"},
 		{"shares unlocked for another request", func(r *restoration) { r.config.Request = w.restoration(a, "authority").config.Request }, "", ""},
 		{"another genesis", func(r *restoration) { r.config.Genesis[0] ^= 1 }, wire.WrongGenesis, ""},
 		{"a history without its mark", func(r *restoration) { r.config.History[0].Adopted = nil }, wire.BadSignature, ""},
@@ -190,7 +202,7 @@ func TestRestoreRefusals(t *testing.T) {
 			row.spoil(r)
 			_, err := Restore(t.Context(), r.config)
 			if row.want != "" {
-				wantReason(t, err, row.want)
+				testworld.Refused(t, err, row.want)
 			}
 			if err == nil || !strings.Contains(err.Error(), row.named) {
 				t.Errorf("got %v, want an error that names %q", err, row.named)
@@ -209,17 +221,33 @@ func TestUnlockRefusals(t *testing.T) {
 	shares := w.split(a)
 	other := w.restoration(a, "mallory")
 	_, err := other.unlock(a, shares[0])
-	wantReason(t, err, wire.NotMeasured)
+	testworld.Refused(t, err, wire.NotMeasured)
+
+	for _, spoilt := range []struct {
+		want  wire.Reason
+		field func(*backup.Share) *wire.Digest
+	}{
+		{wire.WrongDraft, func(s *backup.Share) *wire.Digest { return &s.Draft }},
+		{wire.WrongGenesis, func(s *backup.Share) *wire.Digest { return &s.Genesis }},
+		{wire.WrongRoot, func(s *backup.Share) *wire.Digest { return &s.Root }},
+		{wire.Behind, func(s *backup.Share) *wire.Digest { return &s.Head }},
+		{wire.StaleShare, func(s *backup.Share) *wire.Digest { return &s.Owners }},
+	} {
+		s := shares[0]
+		spoilt.field(&s)[0] ^= 1
+		_, err := w.restoration(a, "authority").unlock(a, s)
+		testworld.Refused(t, err, spoilt.want)
+	}
 
 	r := w.restoration(a, "authority")
 	r.config.Request.Key = other.config.Request.Key
 	_, err = r.unlock(a, shares[0])
-	wantReason(t, err, wire.BadNonce)
+	testworld.Refused(t, err, wire.BadNonce)
 
 	r = w.restoration(a, "authority")
-	w.owners["ana"] = newOwner(t)
+	w.Keys["ana"] = testworld.NewKey()
 	_, err = r.unlock(a, shares[0])
-	wantReason(t, err, wire.BadShare)
+	testworld.Refused(t, err, wire.BadShare)
 }
 
 // TestStaleBackup changes the owners: the shares of before restore nothing, and
@@ -228,21 +256,21 @@ func TestStaleBackup(t *testing.T) {
 	w := newWorld(t, `delay = "1h"`, `delay = "0s"`)
 	a := w.open()
 	shares := w.split(a)
-	must(a.backupKept(t.Context(), api.BackupKept{Share: shares[0].Bytes()}))
-	text := w.after(a.current.Load().approved, "quorum = 2", "quorum = 1")
-	step := w.signed(text, "ana", "ben")
-	must(a.propose(t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures}))
-	if got := must(a.backupState(t.Context())); got.State != api.BackupStale {
+	testworld.Must(a.backupKept(t.Context(), api.BackupKept{Share: shares[0].Bytes()}))
+	text := w.After(a.current.Load().approved, "quorum = 2", "quorum = 1")
+	step := w.Sign(text, "ana", "ben")
+	testworld.Must(a.propose(t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures}))
+	if got := testworld.Must(a.backupState(t.Context())); got.State != api.BackupStale {
 		t.Errorf("got state %q, want stale", got.State)
 	}
 	_, err := w.restoration(a, "authority").unlock(a, shares[0])
-	wantReason(t, err, wire.StaleShare)
-	w.clock.pass(2 * time.Second)
+	testworld.Refused(t, err, wire.StaleShare)
+	w.clock.Pass(2 * time.Second)
 	fresh := w.split(a)
-	if got := must(a.backupKept(t.Context(), api.BackupKept{Share: fresh[0].Bytes()})); got.State != api.BackupCurrent {
+	if got := testworld.Must(a.backupKept(t.Context(), api.BackupKept{Share: fresh[0].Bytes()})); got.State != api.BackupCurrent {
 		t.Errorf("got state %q after a new backup, want current", got.State)
 	}
-	if got := must(a.backupKept(t.Context(), api.BackupKept{Share: shares[0].Bytes()})); got.ID != fresh[0].ID {
+	if got := testworld.Must(a.backupKept(t.Context(), api.BackupKept{Share: shares[0].Bytes()})); got.ID != fresh[0].ID {
 		t.Errorf("got backup %s after an older one was shown, want %s", got.ID, fresh[0].ID)
 	}
 }
@@ -250,12 +278,12 @@ func TestStaleBackup(t *testing.T) {
 // TestRequestForm reads what is no restore request.
 func TestRequestForm(t *testing.T) {
 	w := newWorld(t)
-	good := must(json.Marshal(w.restoration(w.open(), "authority").config.Request))
+	good := testworld.Must(json.Marshal(w.restoration(w.open(), "authority").config.Request))
 	if _, err := backup.ParseRequest(good); err != nil {
 		t.Fatal(err)
 	}
 	for _, bad := range []string{"", "{}", string(good) + "{}", strings.Replace(string(good), "restore-request", "share", 1)} {
 		_, err := backup.ParseRequest([]byte(bad))
-		wantReason(t, err, wire.Malformed)
+		testworld.Refused(t, err, wire.Malformed)
 	}
 }

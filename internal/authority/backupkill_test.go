@@ -8,6 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/backup"
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // owned are the backups of one root, as whoever asked for them has them.
@@ -35,30 +36,30 @@ func TestBackupKilledAnywhere(t *testing.T) {
 
 // on does something with an authority in this process.
 func (o *owned) on(do func(*Authority)) {
-	o.w.t.Helper()
-	db := must(store.Open(o.w.t.Context(), o.w.dsn))
+	o.w.T.Helper()
+	db := testworld.Must(store.Open(o.w.T.Context(), o.w.dsn))
 	defer db.Close()
-	do(must(Open(o.w.t.Context(), o.w.configOn(db, "authority"))))
+	do(testworld.Must(Open(o.w.T.Context(), o.w.configOn(db, "authority"))))
 }
 
 // live runs an authority that dies at its n-th point, and asks it for a backup:
 // its first one in every other life.
 func (o *owned) live(n int) *child {
-	o.w.t.Helper()
+	o.w.T.Helper()
 	if o.made, o.kept = "", false; o.lives%2 == 0 {
-		exec(o.w.t, o.w.dsn, `DELETE FROM backup`)
+		exec(o.w.T, o.w.dsn, `DELETE FROM backup`)
 		o.record = ""
 	}
 	o.lives++
 	c, before := o.w.startOf(n)
 	if c.Authority != nil {
-		ctx, cancel := context.WithTimeout(o.w.t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(o.w.T.Context(), 20*time.Second)
 		defer cancel()
 		o.ask(ctx, c, before)
 	}
 	if n == 0 {
 		if err := c.stop(); err != nil || !o.kept {
-			o.w.t.Fatalf("an authority that is not killed: %v, kept %v\n%s", err, o.kept, o.w.log)
+			o.w.T.Fatalf("an authority that is not killed: %v, kept %v\n%s", err, o.kept, o.w.log)
 		}
 		o.check()
 	}
@@ -67,7 +68,7 @@ func (o *owned) live(n int) *child {
 
 // ask asks for shares, and shows one of them.
 func (o *owned) ask(ctx context.Context, c *child, before *Authority) {
-	o.w.t.Helper()
+	o.w.T.Helper()
 	answer, err := c.MakeBackup(ctx, o.w.ask(before, "ana"))
 	if err != nil {
 		return
@@ -84,14 +85,14 @@ func (o *owned) ask(ctx context.Context, c *child, before *Authority) {
 
 // note demands a whole backup, and keeps it.
 func (o *owned) note(a *Authority, answer api.BackupShares) (id string) {
-	o.w.t.Helper()
-	if len(answer.Shares) != len(owners) {
-		o.w.t.Fatalf("got %d shares, want %d", len(answer.Shares), len(owners))
+	o.w.T.Helper()
+	if len(answer.Shares) != len(o.w.Owners) {
+		o.w.T.Fatalf("got %d shares, want %d", len(answer.Shares), len(o.w.Owners))
 	}
 	for _, b := range answer.Shares {
-		s := must(backup.Parse(b))
+		s := testworld.Must(backup.Parse(b))
 		if err := s.For(a.current.Load().approved); err != nil {
-			o.w.t.Error(err)
+			o.w.T.Error(err)
 		}
 		id = s.ID
 		o.shares[id] = append(o.shares[id], s)
@@ -102,7 +103,7 @@ func (o *owned) note(a *Authority, answer api.BackupShares) (id string) {
 // same demands that what is told is the record of a backup, and all of it; of
 // none where id is empty.
 func (o *owned) same(told api.Backup, id string) {
-	o.w.t.Helper()
+	o.w.T.Helper()
 	want := api.Backup{State: api.BackupNone}
 	if id != "" {
 		of := o.shares[id][0]
@@ -110,36 +111,36 @@ func (o *owned) same(told api.Backup, id string) {
 	}
 	if told.State != want.State || told.ID != want.ID || told.Head != want.Head ||
 		(told.Created == nil) != (want.Created == nil) || told.Created != nil && !told.Created.Equal(*want.Created) {
-		o.w.t.Errorf("got %+v on record, want %+v", told, want)
+		o.w.T.Errorf("got %+v on record, want %+v", told, want)
 	}
 }
 
 // check holds what is told of the backup after a life against what was told in
 // it, and goes on with a new backup.
 func (o *owned) check() {
-	o.w.t.Helper()
+	o.w.T.Helper()
 	o.on(func(a *Authority) {
-		told := must(a.backupState(o.w.t.Context()))
+		told := testworld.Must(a.backupState(o.w.T.Context()))
 		if o.kept || o.made != "" && told.ID == o.made {
 			o.record = o.made
 		}
 		o.same(told, o.record)
-		o.w.clock.pass(time.Minute) // a backup of the same second is no newer one
-		next := must(a.backup(o.w.ask(a, "ben")))
+		o.w.clock.Pass(time.Minute) // a backup of the same second is no newer one
+		next := testworld.Must(a.backup(o.w.ask(a, "ben")))
 		o.record = o.note(a, next)
-		o.same(must(a.backupKept(o.w.t.Context(), api.BackupKept{Share: next.Shares[2]})), o.record)
-		o.w.clock.pass(time.Minute)
+		o.same(testworld.Must(a.backupKept(o.w.T.Context(), api.BackupKept{Share: next.Shares[2]})), o.record)
+		o.w.clock.Pass(time.Minute)
 	})
 }
 
 // restores brings the root back from the backup on record.
 func (o *owned) restores(a *Authority) {
-	o.w.t.Helper()
+	o.w.T.Helper()
 	r := o.w.restoration(a, "authority")
-	for _, s := range o.shares[must(a.backupState(o.w.t.Context())).ID][:2] {
-		r.config.Shares = append(r.config.Shares, must(r.unlock(a, s)))
+	for _, s := range o.shares[testworld.Must(a.backupState(o.w.T.Context())).ID][:2] {
+		r.config.Shares = append(r.config.Shares, testworld.Must(r.unlock(a, s)))
 	}
-	if root, err := Restore(o.w.t.Context(), r.config); err != nil || root != o.w.root {
-		o.w.t.Errorf("got root %v, %v, want %v", root, err, o.w.root)
+	if root, err := Restore(o.w.T.Context(), r.config); err != nil || root != o.w.root {
+		o.w.T.Errorf("got root %v, %v, want %v", root, err, o.w.root)
 	}
 }

@@ -15,12 +15,14 @@ import (
 	"maps"
 	"math/big"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -28,6 +30,7 @@ import (
 // enrolment is one certificate request on its way, and what each step found.
 type enrolment struct {
 	request  api.CertificateRequest
+	from     string // the address that sent it
 	at       time.Time
 	snap     *snapshot
 	evidence attest.Evidence
@@ -41,16 +44,20 @@ type enrolment struct {
 	report   api.Report
 }
 
-// certify answers a certificate request. No report leaves before its record is
-// on disk. When the policy changed between decision and record, the request is
-// decided once more, under the new policy.
-func (a *Authority) certify(ctx context.Context, r api.CertificateRequest) (api.SealedReport, error) {
-	answer, err := a.certifyOnce(ctx, r)
+// certify answers a certificate request from an address. No report leaves before
+// its record is on disk. The challenge is spent, whatever comes of the request. When
+// the policy changed between decision and record, the request is decided once more,
+// under the new policy.
+func (a *Authority) certify(ctx context.Context, r api.CertificateRequest, from string) (api.SealedReport, error) {
+	if err := a.spend(r.Nonce); err != nil {
+		return api.SealedReport{}, err
+	}
+	answer, err := a.certifyOnce(ctx, r, from)
 	if errors.Is(err, errMoved) {
 		if err := a.refresh(ctx); err != nil {
 			return api.SealedReport{}, err
 		}
-		answer, err = a.certifyOnce(ctx, r)
+		answer, err = a.certifyOnce(ctx, r, from)
 	}
 	return answer, err
 }
@@ -59,15 +66,16 @@ func (a *Authority) certify(ctx context.Context, r api.CertificateRequest) (api.
 // under.
 var errMoved = errors.New("policy changed while issuing")
 
-func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest) (api.SealedReport, error) {
+func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest, from string) (api.SealedReport, error) {
 	now, err := a.guard.now()
 	if err != nil {
 		return api.SealedReport{}, err
 	}
-	e := &enrolment{request: r, at: now, snap: a.current.Load()}
+	e := &enrolment{request: r, from: from, at: now, snap: a.current.Load()}
 	defer e.clear()
 	endorse := func(e *enrolment) (err error) {
-		e.endorsed, err = a.endorse(ctx, e.evidence, e.snap.approved)
+		stranger := &collateral.Stranger{Address: e.from, Screen: sync.OnceValue(func() error { return a.screen(e) })}
+		e.endorsed, err = a.endorse(ctx, e.evidence, e.snap.approved, stranger)
 		e.evidence = e.evidence.WithEach(e.endorsed)
 		return err
 	}
@@ -80,19 +88,20 @@ func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest) (
 	if err := a.record(ctx, e); err != nil {
 		return api.SealedReport{}, err
 	}
+	a.guard.raise(e.grant.Result.Issued())
 	return e.seal()
 }
 
-// checkRequest does the cheap checks: that we may issue, that the challenge is
-// ours, that the task exists, and that unit and authority speak of the same root
-// and of policy this authority has seen.
+// checkRequest does the cheap checks: that we may issue, that the task exists, and
+// that unit and authority speak of the same root and of policy this authority has
+// seen.
 func (a *Authority) checkRequest(e *enrolment) error {
 	r := e.request
+	if err := a.behind(); err != nil {
+		return err
+	}
 	if e.snap.unnamed != nil {
 		return wire.Refuse(wire.Unavailable, "authority", e.snap.unnamed, "an authority that policy names")
-	}
-	if err := a.checkNonce(r.Nonce, e.at); err != nil {
-		return err
 	}
 	if err := e.snap.asked(r); err != nil {
 		return err
@@ -161,8 +170,9 @@ func parseSigningKey(spki []byte) (*ecdsa.PublicKey, error) {
 }
 
 // endorse is what vendors say beside evidence, the TEE's and then each device's. Of
-// platforms that policy does not name it is nothing.
-func (a *Authority) endorse(ctx context.Context, e attest.Evidence, approved policy.Approved) ([]attest.Endorsements, error) {
+// platforms that policy does not name it is nothing. The stranger is who sent the
+// evidence; there is none where it is our own.
+func (a *Authority) endorse(ctx context.Context, e attest.Evidence, approved policy.Approved, s *collateral.Stranger) ([]attest.Endorsements, error) {
 	if a.endorser == nil {
 		return nil, nil
 	}
@@ -172,32 +182,64 @@ func (a *Authority) endorse(ctx context.Context, e attest.Evidence, approved pol
 			continue
 		}
 		var err error
-		if all[i], err = a.endorser.Endorse(ctx, part); err != nil {
+		if s == nil {
+			all[i], err = a.endorser.Endorse(ctx, part)
+		} else if all[i], err = a.endorser.EndorseFor(ctx, part, *s); errors.Is(err, wire.TooMany) {
+			a.metrics.unknown.Inc()
+		}
+		if err != nil {
 			return nil, fmt.Errorf("finding endorsements: %w", err)
 		}
 	}
 	return all, nil
 }
 
-// appraise judges the evidence, bound to every other field of the request, and
-// matches it with the task's releases.
-func (a *Authority) appraise(e *enrolment) error {
-	result, err := a.verifier.Appraise(attest.Question{
+// question is what is asked of the evidence: that it holds, bound to every other
+// field of the request.
+func (a *Authority) question(e *enrolment) attest.Question {
+	return attest.Question{
 		Evidence:   e.evidence,
 		ReportData: attest.Bind(wire.LabelIssue, e.request.Bound()...),
 		Rules:      e.snap.approved.Rules(),
 		At:         e.at,
 		Secret:     func(in attest.Introduction) []byte { return a.keys.Hidden(e.request.Nonce, in) },
-	})
+	}
+}
+
+// screen refuses what would be refused with any documents, before a vendor is asked
+// for them: evidence of a platform or chip without rules, below a floor, made for
+// another request, of code that policy does not name; and where the evidence brings
+// its certificates, evidence without a valid signature.
+func (a *Authority) screen(e *enrolment) error {
+	unverified, err := a.verifier.Screen(a.question(e))
 	if err != nil {
 		return err
 	}
 	if r := e.request; r.Group != "" {
-		if e.grant, err = e.snap.approved.AdmitMember(r.Group, r.Role, result, e.at); err == nil {
+		return e.snap.approved.CouldAdmitMember(r.Group, r.Role, unverified)
+	}
+	return e.snap.approved.CouldAdmit(e.request.Task, unverified)
+}
+
+// appraise appraises the evidence, and matches it with the task's releases.
+func (a *Authority) appraise(e *enrolment) error {
+	result, err := a.verifier.Appraise(a.question(e))
+	if err != nil {
+		return err
+	}
+	if err := a.guard.believable(result.Issued()); err != nil {
+		return err
+	}
+	if r := e.request; r.Group != "" {
+		pins := policy.Pins{Parties: r.PartyKeys, Roster: r.Roster}
+		if e.grant, err = e.snap.approved.AdmitMember(r.Group, r.Role, result, pins, e.snap.groups.root, e.at); err == nil {
 			err = e.notCut(e.grant.Task)
 		}
 	} else {
 		e.grant, err = e.snap.approved.Admit(r.Task, result)
+	}
+	if err == nil && a.endorser != nil {
+		a.endorser.Proved(e.from)
 	}
 	return err
 }
@@ -221,6 +263,9 @@ func (*enrolment) issue(e *enrolment) error {
 	}
 	e.addChecked()
 	e.addGroup()
+	if e.report.ProvedHead, err = e.snap.proveHead(e.at); err != nil {
+		return err
+	}
 	if err := e.addLeaf(); err != nil {
 		return err
 	}
@@ -283,9 +328,13 @@ func (a *Authority) record(ctx context.Context, e *enrolment) error {
 	if err != nil {
 		return err
 	}
+	place, err := a.placeOf(e)
+	if err != nil {
+		return err
+	}
 	err = a.store.Record(ctx, store.Issuance{
 		Entry:  store.Entry{Row: row, Task: entry.Task, Unit: entry.Unit},
-		Serial: entry.Serial, Certificate: wire.Sum(e.report.Unit), Head: entry.Head,
+		Serial: entry.Serial, Certificate: wire.Sum(e.report.Unit), Head: entry.Head, Place: place,
 	})
 	if errors.Is(err, wire.Behind) {
 		return fmt.Errorf("%w: %w", errMoved, err)
@@ -308,10 +357,10 @@ func (e *enrolment) clear() {
 	e.report.Rings.Clear()
 }
 
-// seal signs the report with the kind-authority key and encrypts it to the key
+// seal signs the report with the kind-authority key, in a group with the group's, and encrypts it to the key
 // that the evidence names.
 func (e *enrolment) seal() (api.SealedReport, error) {
-	signer, err := e.snap.authorityLeaf(e.at)
+	signer, chain, groupRoot, err := e.reporter()
 	if err != nil {
 		return api.SealedReport{}, err
 	}
@@ -326,13 +375,13 @@ func (e *enrolment) seal() (api.SealedReport, error) {
 		return api.SealedReport{}, fmt.Errorf("signing report: %w", err)
 	}
 	plain, err := json.Marshal(api.SignedReport{
-		Report: report, Signature: signature, Chain: [][]byte{signer.DER, e.snap.issuer.AuthorityRoot()},
+		Report: report, Signature: signature, Chain: chain,
 	})
 	if err != nil {
 		return api.SealedReport{}, fmt.Errorf("encoding signed report: %w", err)
 	}
 	defer clear(plain)
-	enc, sender, err := hpke.NewSender(e.hpkeKey, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(e.request))
+	enc, sender, err := hpke.NewSender(e.hpkeKey, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(e.request, groupRoot))
 	if err != nil {
 		return api.SealedReport{}, fmt.Errorf("sealing report: %w", err)
 	}
@@ -340,7 +389,7 @@ func (e *enrolment) seal() (api.SealedReport, error) {
 	if err != nil {
 		return api.SealedReport{}, fmt.Errorf("sealing report: %w", err)
 	}
-	answer := api.SealedReport{Encapsulated: enc, Ciphertext: sealed}
+	answer := api.SealedReport{GroupRoot: groupRoot, Encapsulated: enc, Ciphertext: sealed}
 	e.addDocuments(&answer)
 	return answer, nil
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -16,15 +17,23 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // TestRefusals takes a good request, changes the least thing, and wants exactly
-// one reason, nothing recorded as issued, and the refusal in the log.
+// one reason, nothing recorded as issued, and the refusal in the log. Nothing is
+// asked of a vendor for any of them, though he has said nothing yet.
 func TestRefusals(t *testing.T) {
 	w := newWorld(t)
-	a := w.open()
+	config, desk := w.config("authority"), &vendorDesk{absent: true}
+	config.Endorser = desk.open
+	a, err := Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
 	client, _ := w.serve(a)
+	desk.asked = nil
 	type change = func(*api.CertificateRequest)
 	rows := []struct {
 		name   string
@@ -36,7 +45,7 @@ func TestRefusals(t *testing.T) {
 		{"another task", wire.NotFound, w.scoring, func(r *api.CertificateRequest) { r.Task = "nothing" }, nil},
 		{"a task of other code", wire.NotMeasured, w.scoring, func(r *api.CertificateRequest) {
 			r.Task = "keys"
-			r.CSR = must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, newKey(t)))
+			r.CSR = testworld.Must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, newKey(t)))
 		}, nil},
 		{"other code", wire.NotMeasured, func() *applicant { return w.applicant("scoring") }, nil, nil},
 		{"another root", wire.WrongRoot, w.scoring, func(r *api.CertificateRequest) { r.Root[0] ^= 1 }, nil},
@@ -52,13 +61,13 @@ func TestRefusals(t *testing.T) {
 		{"a CSR with a name", wire.BadCSR, func() *applicant { return w.applicant("keys") }, csr(t, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "keys"}}), nil},
 		{"a CSR with a DNS name", wire.BadCSR, func() *applicant { return w.applicant("keys") }, csr(t, &x509.CertificateRequest{DNSNames: []string{"keys.clinic.example"}}), nil},
 		{"HPKE key swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) {
-			r.HPKEKey = must(hpke.MLKEM768X25519().GenerateKey()).PublicKey().Bytes()
+			r.HPKEKey = testworld.Must(hpke.MLKEM768X25519().GenerateKey()).PublicKey().Bytes()
 		}},
 		{"signing key swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) {
-			r.SigningKey = must(x509.MarshalPKIXPublicKey(&newKey(t).PublicKey))
+			r.SigningKey = testworld.Must(x509.MarshalPKIXPublicKey(&newKey(t).PublicKey))
 		}},
 		{"CSR swapped", wire.BadNonce, func() *applicant { return w.applicant("keys") }, nil, csr(t, &x509.CertificateRequest{})},
-		{"nonce swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) { r.Nonce = must(a.challenge(api.ChallengeRequest{})).Nonce }},
+		{"nonce swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) { r.Nonce = testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce }},
 		{"head swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) { r.Head = a.current.Load().approved.Head() }},
 		{"evidence that is no wrapper", wire.Malformed, w.scoring, nil, func(r *api.CertificateRequest) { r.Evidence = json.RawMessage(`{}`) }},
 		{"no evidence", wire.Malformed, w.scoring, nil, func(r *api.CertificateRequest) { r.Evidence = nil }},
@@ -74,19 +83,22 @@ func TestRefusals(t *testing.T) {
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
-			challenge := must(client.Challenge(t.Context()))
+			challenge := testworld.Must(client.Challenge(t.Context()))
 			r := row.who().request(challenge.Nonce, row.before)
 			if row.after != nil {
 				row.after(&r)
 			}
 			answer, err := client.Certify(t.Context(), r)
-			wantReason(t, err, row.want)
+			testworld.Refused(t, err, row.want)
 			if len(answer.Ciphertext) > 0 {
 				t.Error("got a ciphertext with a refusal")
 			}
-			page := must(a.page(t.Context(), store.Query{Limit: 1}))
+			page := testworld.Must(a.page(t.Context(), store.Query{Limit: 1}))
 			if got := page.Entries[0]; got.Kind != kindRefused || got.Reason != row.want {
 				t.Errorf("got log entry %+v, want a refusal with reason %q", got, row.want)
+			}
+			if desk.asked != nil || desk.proved != nil {
+				t.Errorf("the vendor was asked about %v, and told of %v", desk.asked, desk.proved)
 			}
 		})
 	}
@@ -96,11 +108,80 @@ func TestRefusals(t *testing.T) {
 	if _, err := w.scoring().enrol(client); err != nil {
 		t.Errorf("a good request after all these: %v", err)
 	}
+	if len(desk.asked) != 1 || len(desk.proved) != 1 || desk.proved[0] != desk.from[0] || !strings.HasPrefix(desk.from[0], "127.0.0.1:") {
+		t.Errorf("after a good request: asked about %v, for %q, told of %q", desk.asked, desk.from, desk.proved)
+	}
+}
+
+// TestChallengeServesOnce: whatever comes of a request, its challenge serves no
+// second one, so that fifty with one challenge cost a vendor nothing and us one
+// look.
+func TestChallengeServesOnce(t *testing.T) {
+	w := newWorld(t)
+	config, desk := w.config("authority"), &vendorDesk{absent: true}
+	config.Endorser = desk.open
+	a, err := Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	desk.asked = nil
+	good := w.scoring().request(testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
+	broken := good
+	broken.Evidence = bytes.Clone(good.Evidence)
+	broken.Evidence[len(broken.Evidence)-9] ^= 1
+	for i := range 50 {
+		_, err := a.certify(t.Context(), broken, "192.0.2.1:1")
+		if first := i == 0; first == errors.Is(err, wire.NonceUsed) || err == nil {
+			t.Fatalf("request %d: got %v", i, err)
+		}
+	}
+	_, err = a.certify(t.Context(), good, "192.0.2.1:1")
+	testworld.Refused(t, err, wire.NonceUsed)
+	if desk.asked != nil {
+		t.Errorf("the vendor was asked about %v", desk.asked)
+	}
+	desk.err = wire.Refuse(wire.Unavailable, "vendor", "nothing", "an answer")
+	late := w.scoring().request(testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
+	_, err = a.certify(t.Context(), late, "192.0.2.1:1")
+	testworld.Refused(t, err, wire.Unavailable)
+	_, err = a.certify(t.Context(), late, "192.0.2.1:1")
+	testworld.Refused(t, err, wire.NonceUsed) // our own trouble is no second try for what it cost
+	if len(desk.asked) != 1 {
+		t.Errorf("asked %d times, want once", len(desk.asked))
+	}
+}
+
+// TestSpent: what came is remembered until it ends, at any time that a nonce can
+// hold, and no more of it than there is room for.
+func TestSpent(t *testing.T) {
+	nonce := func(end uint64, n byte) (b [nonceBody]byte) {
+		binary.BigEndian.PutUint64(b[:], end)
+		b[8] = n
+		return b
+	}
+	for _, end := range []uint64{0, 1, 1 << 31, 1<<32 - 1, 1<<63 - 1, 1 << 63, 1<<64 - 2, 1<<64 - 1} {
+		s := newSpent(1)
+		at := time.Unix(int64(end), 0)
+		if err := s.take(nonce(end, 1), at); err != nil {
+			t.Errorf("%d: %v", end, err)
+		}
+		testworld.Refused(t, s.take(nonce(end, 1), at), wire.NonceUsed)
+	}
+	s := newSpent(1)
+	for i := range s.most {
+		if err := s.take(nonce(uint64(noon.Unix()), byte(i)), noon); err != nil {
+			t.Fatalf("nonce %d of %d: %v", i, s.most, err)
+		}
+	}
+	testworld.Refused(t, s.take(nonce(uint64(noon.Unix())+9, 1), noon), wire.TooMany)
+	if err := s.take(nonce(uint64(noon.Unix())+9, 1), noon.Add(time.Second)); err != nil || s.held != 1 || len(s.all) != 1 {
+		t.Errorf("once they ended: %v, %d held", err, s.held)
+	}
 }
 
 func csr(t *testing.T, template *x509.CertificateRequest) func(*api.CertificateRequest) {
 	return func(r *api.CertificateRequest) {
-		r.CSR = must(x509.CreateCertificateRequest(rand.Reader, template, newKey(t)))
+		r.CSR = testworld.Must(x509.CreateCertificateRequest(rand.Reader, template, newKey(t)))
 	}
 }
 
@@ -122,21 +203,21 @@ func TestReplay(t *testing.T) {
 	w := newWorld(t)
 	first, second := w.open(), w.open()
 	p := w.scoring()
-	r := p.request(must(first.challenge(api.ChallengeRequest{})).Nonce, nil)
-	if _, err := first.certify(t.Context(), r); err != nil {
+	r := p.request(testworld.Must(first.challenge(api.ChallengeRequest{})).Nonce, nil)
+	if _, err := first.certify(t.Context(), r, ""); err != nil {
 		t.Fatal(err)
 	}
 	for name, a := range map[string]*Authority{"same": first, "another": second, "restarted": w.open()} {
 		_, err := direct{a}.Certify(t.Context(), r)
-		t.Run(name, func(t *testing.T) { wantReason(t, err, wire.NonceUsed) })
+		t.Run(name, func(t *testing.T) { testworld.Refused(t, err, wire.NonceUsed) })
 	}
 	if got := issued(t, first); got != 1 {
 		t.Errorf("got %d issuances, want 1", got)
 	}
-	late := p.request(must(first.challenge(api.ChallengeRequest{})).Nonce, nil)
-	w.clock.pass(wire.NonceLife + time.Second)
+	late := p.request(testworld.Must(first.challenge(api.ChallengeRequest{})).Nonce, nil)
+	w.clock.Pass(wire.NonceLife + time.Second)
 	_, err := direct{first}.Certify(t.Context(), late)
-	wantReason(t, err, wire.NonceUsed)
+	testworld.Refused(t, err, wire.NonceUsed)
 }
 
 // TestSecondAuthority answers a challenge that another authority of the same
@@ -144,8 +225,8 @@ func TestReplay(t *testing.T) {
 func TestSecondAuthority(t *testing.T) {
 	w := newWorld(t)
 	first, second := w.open(), w.open()
-	r := w.scoring().request(must(first.challenge(api.ChallengeRequest{})).Nonce, nil)
-	if _, err := second.certify(t.Context(), r); err != nil {
+	r := w.scoring().request(testworld.Must(first.challenge(api.ChallengeRequest{})).Nonce, nil)
+	if _, err := second.certify(t.Context(), r, ""); err != nil {
 		t.Error(err)
 	}
 }
@@ -172,11 +253,11 @@ func TestRepeatedCertificate(t *testing.T) {
 func TestWindows(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	one := must(w.scoring().enrol(direct{a}))
-	w.clock.pass(one.RenewAfter.Sub(noon) - time.Second)
-	same := must(w.scoring().enrol(direct{a}))
-	w.clock.pass(time.Second)
-	next := must(w.scoring().enrol(direct{a}))
+	one := testworld.Must(w.scoring().enrol(direct{a}))
+	w.clock.Pass(one.RenewAfter.Sub(noon) - time.Second)
+	same := testworld.Must(w.scoring().enrol(direct{a}))
+	w.clock.Pass(time.Second)
+	next := testworld.Must(w.scoring().enrol(direct{a}))
 	if !bytes.Equal(one.Leaf, same.Leaf) {
 		t.Error("the leaf changed inside its window")
 	}
@@ -189,9 +270,9 @@ func TestWindows(t *testing.T) {
 // development: it cannot even be written.
 func TestDevelopment(t *testing.T) {
 	w := newWorld(t)
-	w.genesis = w.signed(w.text("development  = true\n", ""), "ana", "ben")
+	w.genesis = w.Sign(w.text("development  = true\n", ""), "ana", "ben")
 	_, err := Open(t.Context(), w.config("authority"))
-	wantReason(t, err, wire.BadPolicy)
+	testworld.Refused(t, err, wire.BadPolicy)
 }
 
 // TestNothingWithoutRecord takes the store away: no report leaves, and all goes
@@ -205,13 +286,13 @@ func TestNothingWithoutRecord(t *testing.T) {
 	}
 	client, _ := w.serve(a)
 	p := w.scoring()
-	r := p.request(must(client.Challenge(t.Context())).Nonce, nil)
+	r := p.request(testworld.Must(client.Challenge(t.Context())).Nonce, nil)
 	if err := a.holdRings(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	restore := lockStore(t, w.dsn)
 	answer, err := client.Certify(t.Context(), r)
-	wantReason(t, err, wire.StoreFailed)
+	testworld.Refused(t, err, wire.StoreFailed)
 	if len(answer.Ciphertext) > 0 {
 		t.Error("got a report without a record")
 	}
@@ -219,8 +300,10 @@ func TestNothingWithoutRecord(t *testing.T) {
 		t.Errorf("got %q, which tells strangers about the disk", err)
 	}
 	restore()
-	if _, err := client.Certify(t.Context(), r); err != nil {
-		t.Errorf("the same request once the store is back: %v", err)
+	_, err = client.Certify(t.Context(), r)
+	testworld.Refused(t, err, wire.NonceUsed) // its challenge is spent
+	if _, err := p.enrol(client); err != nil {
+		t.Errorf("another request once the store is back: %v", err)
 	}
 	if got := issued(t, a); got != 1 {
 		t.Errorf("got %d issuances, want 1", got)
@@ -231,10 +314,10 @@ func TestNothingWithoutRecord(t *testing.T) {
 func TestGoneClient(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	r := w.scoring().request(must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
+	r := w.scoring().request(testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := a.certify(ctx, r); !errors.Is(err, context.Canceled) {
+	if _, err := a.certify(ctx, r, ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
 }
@@ -251,7 +334,7 @@ func TestAttesterGone(t *testing.T) {
 	config.Attester.(*attesttest.Device).Faults.Error = wire.Refuse(wire.NotThisDevice, "TEE", "silence", "an answer")
 	client, _ := w.serve(a)
 	_, err = client.Trust(t.Context(), api.TrustQuery{Task: "scoring"})
-	wantReason(t, err, wire.NotThisDevice)
+	testworld.Refused(t, err, wire.NotThisDevice)
 	if _, err := w.scoring().enrol(client); err != nil {
 		t.Error(err)
 	}
@@ -264,11 +347,11 @@ func BenchmarkCertify(b *testing.B) {
 	p := w.scoring()
 	requests := make([]api.CertificateRequest, b.N)
 	for i := range requests {
-		requests[i] = p.request(must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
+		requests[i] = p.request(testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
 	}
 	b.ResetTimer()
 	for _, r := range requests {
-		if _, err := a.certify(b.Context(), r); err != nil {
+		if _, err := a.certify(b.Context(), r, ""); err != nil {
 			b.Fatal(err)
 		}
 	}

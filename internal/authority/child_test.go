@@ -20,6 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/failpoint"
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // childVariable holds, in a child's environment, a [childWish].
@@ -58,11 +59,11 @@ func TestChild(t *testing.T) {
 	} else {
 		dsn = points.Server(dsn)
 	}
-	listener := must(net.Listen("tcp", "127.0.0.1:0"))
-	db := must(store.Open(t.Context(), dsn))
+	listener := testworld.Must(net.Listen("tcp", "127.0.0.1:0"))
+	db := testworld.Must(store.Open(t.Context(), dsn))
 	tee := chip.Attester(attesttest.Measure("authority"))
 	start := time.Now()
-	a := must(Open(t.Context(), Config{
+	a := testworld.Must(Open(t.Context(), Config{
 		Store: db, Attester: tee, Sealer: points.Sealer(tee), Verifier: attesttest.Verifier(),
 		Clock:  func() (time.Time, time.Duration) { d := time.Since(start); return wish.Wall.Add(d), d },
 		Log:    slog.New(slog.NewTextHandler(os.Stderr, nil)),
@@ -89,18 +90,18 @@ type child struct {
 // startChild starts a child that dies at its n-th point, or at none, and speaks
 // to it with config. It may be dead already, and is without a client then.
 func (w *world) startChild(n int, config *tls.Config) *child {
-	w.t.Helper()
-	dir := must(os.MkdirTemp("", "a"))
-	w.t.Cleanup(func() { os.RemoveAll(dir) })
-	wall, _ := w.clock.read()
+	w.T.Helper()
+	dir := testworld.Must(os.MkdirTemp("", "a"))
+	w.T.Cleanup(func() { os.RemoveAll(dir) })
+	wall, _ := w.clock.Read()
 	c := &child{points: dir + "/points"}
 	cmd := osexec.Command(os.Args[0], "-test.run=^TestChild$")
 	cmd.Env = append(os.Environ(), failpoint.Kill(n, c.points)...)
-	cmd.Env = append(cmd.Env, "TMPDIR="+dir, childVariable+"="+string(must(json.Marshal(childWish{w.dsn, wall}))))
+	cmd.Env = append(cmd.Env, "TMPDIR="+dir, childVariable+"="+string(testworld.Must(json.Marshal(childWish{w.dsn, wall}))))
 	cmd.Stderr = w
-	in, out := must(cmd.StdinPipe()), must(cmd.StdoutPipe())
+	in, out := testworld.Must(cmd.StdinPipe()), testworld.Must(cmd.StdoutPipe())
 	if err := cmd.Start(); err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	lines := bufio.NewReader(out)
 	c.stop = func() error {
@@ -109,8 +110,8 @@ func (w *world) startChild(n int, config *tls.Config) *child {
 		return cmd.Wait()
 	}
 	if line, err := lines.ReadString('\n'); err == nil && strings.HasPrefix(line, "https://") {
-		c.Authority = must(api.NewAuthority(strings.TrimSpace(line), config))
-		w.t.Cleanup(c.Close)
+		c.Authority = testworld.Must(api.NewAuthority(strings.TrimSpace(line), config))
+		w.T.Cleanup(c.Close)
 	}
 	return c
 }

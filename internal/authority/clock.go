@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
@@ -21,8 +22,11 @@ func SystemClock() Clock {
 }
 
 // guard is the authority's time. The host sets the wall clock, so it is
-// believed only within limits: never below a floor that signed or recorded
-// times set, and not after a jump against the monotonic clock.
+// believed only within limits: never below a floor, and not after a jump against the
+// monotonic clock. Floors are the times of what the authority itself made or its owners
+// signed: the build, policy and its adoption, and what was issued; and of what vendors signed
+// and an issuance was decided by. The time of a refusal is none, since any stranger causes one;
+// nor is that of a proposal, which one owner causes.
 type guard struct {
 	read    Clock
 	wall    time.Time // both readings at the start
@@ -47,6 +51,17 @@ func (g *guard) raise(at time.Time) {
 	}
 }
 
+// believable refuses, with reason "clock", a time that something was signed at more than 2
+// minutes ahead of the wall clock. The floor does not count here: else each document could
+// be ahead of the one before.
+func (g *guard) believable(signed time.Time) error {
+	wall, _ := g.read()
+	if ahead := signed.Sub(wall); ahead > wire.MaxClockJump {
+		return wire.Refuse(wire.ClockSkew, "authority: wall clock", wall.UTC(), fmt.Sprint("not before ", signed.UTC(), ", when a vendor's document was issued"))
+	}
+	return nil
+}
+
 // now is the time, or a refusal with reason "clock" while the wall clock cannot
 // be believed. It never goes back.
 func (g *guard) now() (time.Time, error) {
@@ -57,7 +72,7 @@ func (g *guard) now() (time.Time, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if behind := g.floor.Sub(wall); behind > wire.MaxClockJump {
-		return time.Time{}, wire.Refuse(wire.ClockSkew, "authority: wall clock", wall, g.floor)
+		return time.Time{}, wire.Refuse(wire.ClockSkew, "authority: wall clock", wall.UTC(), fmt.Sprint("not before ", g.floor.UTC(), ", when something was issued, adopted or built"))
 	}
 	if wall.After(g.floor) {
 		g.floor = wall

@@ -1,23 +1,24 @@
 package authority
 
 import (
-	"bytes"
 	"crypto/x509"
 	"fmt"
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // change adopts the policy that follows, edited.
 func (w *world) change(a *Authority, edits ...string) {
-	w.t.Helper()
-	step := w.signed(w.after(a.current.Load().approved, edits...), "ana", "ben")
-	p, err := a.propose(w.t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures})
+	w.T.Helper()
+	step := w.Sign(w.After(a.current.Load().approved, edits...), "ana", "ben")
+	p, err := a.propose(w.T.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures})
 	if err != nil || p.State != "adopted" {
-		w.t.Fatalf("got state %q, %v, want adopted at once", p.State, err)
+		w.T.Fatalf("got state %q, %v, want adopted at once", p.State, err)
 	}
 }
 
@@ -28,29 +29,25 @@ func TestCutUnit(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	bad, good, keys := w.scoring(), w.scoring(), w.applicant("keys")
-	before := must(bad.enrol(direct{a}))
-	other := must(keys.enrol(direct{a}))
-	id := wire.UnitIDOf(must(x509.MarshalPKIXPublicKey(&bad.signing.PublicKey)))
+	before := testworld.Must(bad.enrol(direct{a}))
+	other := testworld.Must(keys.enrol(direct{a}))
+	id := wire.UnitIDOf(testworld.Must(x509.MarshalPKIXPublicKey(&bad.signing.PublicKey)))
 	w.change(a, "calls = [\"keys\"]\n", fmt.Sprintf("calls = [\"keys\"]\ncut_units = [%q]\n", id))
 
 	_, err := bad.enrol(direct{a})
-	wantReason(t, err, wire.CutOff)
-	after := must(good.enrol(direct{a}))
+	testworld.Refused(t, err, wire.CutOff)
+	after := testworld.Must(good.enrol(direct{a}))
 	wantCut(t, "strict", before.Rings.Strict, after.Rings.Strict)
 	wantCut(t, "follow", before.Rings.Follow, after.Rings.Follow)
-	again := must(keys.enrol(direct{a}))
+	again := testworld.Must(keys.enrol(direct{a}))
 	wantKey(t, "current key of a task that is not cut", again.Rings.Strict.Current, other.Rings.Strict.Current)
 }
 
-// wantCut demands that next was dropped, that current is fresh, and that what was
-// current still opens sessions.
+// wantCut demands that no key of before is given out any more.
 func wantCut(t *testing.T, what string, before, after api.RingKeys) {
 	t.Helper()
-	if n := shared(keysOf(before), [][]byte{after.Current.Key, after.Next.Key}); n != 0 {
-		t.Errorf("%s: %d of the keys that the cut unit holds are current or next", what, n)
-	}
-	if after.Previous == nil || !bytes.Equal(after.Previous.Key, before.Current.Key) {
-		t.Errorf("%s: what was current opens nothing any more", what)
+	if n := shared(keysOf(before), keysOf(after)); n != 0 || after.Previous != nil {
+		t.Errorf("%s: %d of the keys that the cut unit holds are given out, and a previous one %v; want none", what, n, after.Previous != nil)
 	}
 }
 
@@ -59,16 +56,58 @@ func wantCut(t *testing.T, what string, before, after api.RingKeys) {
 func TestCutRelease(t *testing.T) {
 	w := newWorld(t, withReleases()...)
 	a := w.open()
-	before := must(w.older().enrol(direct{a}))
-	newer := must(w.newest().enrol(direct{a}))
+	before := testworld.Must(w.older().enrol(direct{a}))
+	newer := testworld.Must(w.newest().enrol(direct{a}))
 	w.change(a, "[task.scoring.release.\"2026.10\"]\nreference = [ { platform = \"soft\", program = \""+wire.Sum([]byte("older")).String()+"\" } ]\n", "",
 		"continues = \"2026.10\"\n", "")
 	_, err := w.older().enrol(direct{a})
-	wantReason(t, err, wire.NotMeasured)
-	wantCut(t, "strict", newer.Rings.Strict, must(w.newest().enrol(direct{a})).Rings.Strict)
-	now, _ := w.clock.read()
+	testworld.Refused(t, err, wire.NotMeasured)
+	again := testworld.Must(w.newest().enrol(direct{a}))
+	wantKey(t, "strict key of a release that the removed one held nothing of", again.Rings.Strict.Current, newer.Rings.Strict.Current)
+	wantKey(t, "follow key of a release that the removed one held nothing of", again.Rings.Follow.Current, newer.Rings.Follow.Current)
+	now, _ := w.clock.Read()
 	if left := before.NotAfter.Sub(now); left > time.Hour {
 		t.Errorf("got %v left of the removed release's certificate, want at most one life", left)
+	}
+}
+
+// TestCutSuccessor removes a release that continues another: of that one, and of the one
+// before, it held what sessions by task name are sealed under, and nothing else.
+func TestCutSuccessor(t *testing.T) {
+	w := newWorld(t, withReleases()...)
+	a := w.open()
+	old, middle := testworld.Must(w.older().enrol(direct{a})), testworld.Must(w.scoring().enrol(direct{a}))
+	w.change(a, "[task.scoring.release.\"2026.12\"]\ncontinues = \"2026.11\"\nreference = [ { platform = \"soft\", program = \""+wire.Sum([]byte("newest")).String()+"\" } ]\n", "")
+	after := testworld.Must(w.scoring().enrol(direct{a}))
+	wantCut(t, "follow", middle.Rings.Follow, after.Rings.Follow)
+	wantKey(t, "strict", after.Rings.Strict.Current, middle.Rings.Strict.Current)
+	first := testworld.Must(w.older().enrol(direct{a}))
+	wantCut(t, "follow, of the first", old.Rings.Follow, first.Rings.Follow)
+	wantCut(t, "inherited", middle.Rings.Inherited.RingKeys, after.Rings.Inherited.RingKeys)
+	wantKey(t, "strict, of the first", first.Rings.Strict.Current, old.Rings.Strict.Current)
+}
+
+// TestOldPolicyCutsNothing: an enrolment that was decided under an older policy than
+// the one in force changes no ring back, and one under a newer policy than the rings
+// were held to gets none of the keys of before.
+func TestOldPolicyCutsNothing(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	before := testworld.Must(w.scoring().enrol(direct{a}))
+	old, now := a.current.Load(), testworld.Must(a.guard.now())
+	w.change(a, "calls = [\"keys\"]\n", fmt.Sprintf("calls = [\"keys\"]\ncut_units = [%q]\n", wire.UnitID{1}))
+	next := a.current.Load().approved
+	r := a.rings.held[before.Identity]
+	current := r.strict.Current.ID()
+	r.holdTo(old.approved, now, time.Hour)
+	if r.strict.Current.ID() != current || r.head != next.Head() {
+		t.Error("an older policy changed the ring")
+	}
+	late := &ring{identity: before.Identity, strict: identity.NewRingKeys(now, time.Hour), follow: identity.NewRingKeys(now, time.Hour), head: old.approved.Head()}
+	kept := late.strict.Current.ID()
+	late.holdTo(next, now, time.Hour)
+	if late.strict.Current.ID() == kept || late.strict.Previous != nil {
+		t.Error("a ring that was not held to the newest policy is given out")
 	}
 }
 
@@ -76,9 +115,9 @@ func TestCutRelease(t *testing.T) {
 func TestLooseningCutsNothing(t *testing.T) {
 	w := newWorld(t, `delay = "1h"`, `delay = "0s"`)
 	a := w.open()
-	before := must(w.scoring().enrol(direct{a}))
+	before := testworld.Must(w.scoring().enrol(direct{a}))
 	w.change(a, `"scoring.clinic.example"`, `"scoring.clinic.example", "more.clinic.example"`)
-	after := must(w.scoring().enrol(direct{a}))
+	after := testworld.Must(w.scoring().enrol(direct{a}))
 	wantKey(t, "current", after.Rings.Strict.Current, before.Rings.Strict.Current)
 	wantKey(t, "next", after.Rings.Strict.Next, before.Rings.Strict.Next)
 }
@@ -89,9 +128,9 @@ func TestRestartedAfterCut(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	bad := w.scoring()
-	id := wire.UnitIDOf(must(x509.MarshalPKIXPublicKey(&bad.signing.PublicKey)))
-	must(bad.enrol(direct{a}))
+	id := wire.UnitIDOf(testworld.Must(x509.MarshalPKIXPublicKey(&bad.signing.PublicKey)))
+	testworld.Must(bad.enrol(direct{a}))
 	w.change(a, "calls = [\"keys\"]\n", fmt.Sprintf("calls = [\"keys\"]\ncut_units = [%q]\n", id))
 	_, err := bad.enrol(direct{w.open()})
-	wantReason(t, err, wire.CutOff)
+	testworld.Refused(t, err, wire.CutOff)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -31,14 +32,14 @@ func TestFlippedBits(t *testing.T) {
 	}
 	w := newWorld(t)
 	a := w.open()
-	text := w.after(a.current.Load().approved, tighter...)
-	must(a.propose(t.Context(), proposal(w.signed(text, "ana", "ben"))))
-	want := must(w.scoring().enrol(direct{a}))
+	text := w.After(a.current.Load().approved, tighter...)
+	testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "ana", "ben"))))
+	want := testworld.Must(w.scoring().enrol(direct{a}))
 	file := strings.TrimPrefix(w.dsn, "sqlite:")
-	wal := must(os.ReadFile(file + "-wal"))
+	wal := testworld.Must(os.ReadFile(file + "-wal"))
 	whole := strings.TrimPrefix(copyStore(t, w.dsn), "sqlite:")
-	sealed := must(must(store.Open(t.Context(), "sqlite:"+whole)).Root(t.Context())).Content
-	database, began := must(os.ReadFile(whole)), must(os.ReadFile(file))
+	sealed := testworld.Must(testworld.Must(store.Open(t.Context(), "sqlite:"+whole)).Root(t.Context())).Content
+	database, began := testworld.Must(os.ReadFile(whole)), testworld.Must(os.ReadFile(file))
 	root := strings.Index(string(database), string(sealed))
 	if root < 0 {
 		t.Fatal("the sealed root is nowhere in the database")
@@ -105,12 +106,12 @@ func (w *world) survives(t *testing.T, database, wal, key []byte) bool {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	p := w.scoring()
-	r := p.request(must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
+	r := p.request(testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
 	sealed, err := direct{a}.Certify(ctx, r)
 	if err != nil {
 		return true // it serves, and says so of what it cannot do
 	}
-	if report := must(p.openReport(r, sealed)); string(report.LeafKey) != string(key) {
+	if report := testworld.Must(p.openReport(r, sealed)); string(report.LeafKey) != string(key) {
 		t.Errorf("another shared key")
 	}
 	return true
@@ -122,9 +123,9 @@ func (w *world) survives(t *testing.T, database, wal, key []byte) bool {
 func TestRestored(t *testing.T) {
 	for name, restore := range map[string]func(w *world, old string){
 		"whole":     func(w *world, old string) { w.dsn = old },
-		"one table": func(w *world, _ string) { exec(w.t, w.dsn, `DELETE FROM history WHERE step > 1`) },
+		"one table": func(w *world, _ string) { exec(w.T, w.dsn, `DELETE FROM history WHERE step > 1`) },
 		"one row": func(w *world, _ string) {
-			exec(w.t, w.dsn, `DELETE FROM history WHERE step = (SELECT max(step) FROM history)`)
+			exec(w.T, w.dsn, `DELETE FROM history WHERE step = (SELECT max(step) FROM history)`)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -132,27 +133,27 @@ func TestRestored(t *testing.T) {
 			a := w.open()
 			old := copyStore(t, w.dsn)
 			for _, life := range [][2]string{{"30m", "20m"}, {"20m", "15m"}} {
-				text := w.after(a.current.Load().approved, "life = \""+life[0]+"\"", "life = \""+life[1]+"\"")
-				must(a.propose(t.Context(), proposal(w.signed(text, "ana", "ben"))))
+				text := w.After(a.current.Load().approved, "lifetime = \""+life[0]+"\"", "lifetime = \""+life[1]+"\"")
+				testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "ana", "ben"))))
 			}
-			must(w.scoring().enrol(direct{a}))
+			testworld.Must(w.scoring().enrol(direct{a}))
 			newest := a.current.Load().history(0)
 			restore(w, old)
 			b := w.open()
 			before := issued(t, b)
 			for range 2 {
 				p := w.scoring()
-				r := p.request(must(b.challenge(api.ChallengeRequest{})).Nonce, func(r *api.CertificateRequest) { r.Head = newest.Head })
+				r := p.request(testworld.Must(b.challenge(api.ChallengeRequest{})).Nonce, func(r *api.CertificateRequest) { r.Head = newest.Head })
 				_, err := direct{b}.Certify(t.Context(), r)
-				wantReason(t, err, wire.Behind)
+				testworld.Refused(t, err, wire.Behind)
 			}
 			if got := issued(t, b); got != before {
 				t.Errorf("issued %d times while behind", got-before)
 			}
-			must(b.push(t.Context(), newest))
+			testworld.Must(b.push(t.Context(), newest))
 			p := w.scoring()
-			r := p.request(must(b.challenge(api.ChallengeRequest{})).Nonce, func(r *api.CertificateRequest) { r.Head = newest.Head })
-			report := must(p.openReport(r, must(direct{b}.Certify(t.Context(), r))))
+			r := p.request(testworld.Must(b.challenge(api.ChallengeRequest{})).Nonce, func(r *api.CertificateRequest) { r.Head = newest.Head })
+			report := testworld.Must(p.openReport(r, testworld.Must(direct{b}.Certify(t.Context(), r))))
 			if report.Head != newest.Head {
 				t.Errorf("got head %v after healing, want %v", report.Head, newest.Head)
 			}

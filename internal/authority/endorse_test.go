@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"math"
+	"net/netip"
 	"net/url"
 	"reflect"
 	"strings"
@@ -14,16 +15,40 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/collateral"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
 // vendorDesk is an endorser that says what it was asked about.
 type vendorDesk struct {
-	mu    sync.Mutex
-	asked []attest.Platform
-	said  []byte // in role checked
-	err   error
+	mu     sync.Mutex
+	asked  []attest.Platform
+	from   []string // addresses of strangers
+	proved []string
+	absent bool   // nothing is at hand, so that strangers are screened
+	said   []byte // in role checked
+	err    error
+}
+
+func (d *vendorDesk) open(collateral.Cache) Endorser { return d }
+
+func (d *vendorDesk) EndorseFor(ctx context.Context, e attest.Evidence, s collateral.Stranger) (attest.Endorsements, error) {
+	if d.absent {
+		if err := s.Screen(); err != nil {
+			return nil, err
+		}
+	}
+	d.mu.Lock()
+	d.from = append(d.from, s.Address)
+	d.mu.Unlock()
+	return d.Endorse(ctx, e)
+}
+
+func (d *vendorDesk) Proved(address string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.proved = append(d.proved, address)
 }
 
 func (d *vendorDesk) Endorse(_ context.Context, e attest.Evidence) (attest.Endorsements, error) {
@@ -78,7 +103,7 @@ func TestEndorser(t *testing.T) {
 	w := newWorld(t)
 	desk := new(vendorDesk)
 	config := w.config("authority")
-	config.Endorser = desk
+	config.Endorser = desk.open
 	a, err := Open(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +112,7 @@ func TestEndorser(t *testing.T) {
 		t.Error("not asked about the authority itself")
 	}
 	var own attest.Evidence
-	answer, err := a.trust(t.Context(), url.Values{"task": {"scoring"}, "nonce": {strings.Repeat("0", 64)}})
+	answer, err := a.trust(t.Context(), netip.Addr{}, url.Values{"task": {"scoring"}, "nonce": {strings.Repeat("0", 64)}})
 	if err == nil {
 		err = own.UnmarshalJSON(answer.Evidence)
 	}
@@ -99,15 +124,15 @@ func TestEndorser(t *testing.T) {
 	}
 	desk.asked, desk.err = nil, wire.Refuse(wire.Unavailable, "vendor", "nothing", "an answer")
 	_, err = w.scoring().enrol(direct{a})
-	wantReason(t, err, wire.Unavailable)
-	_, err = a.trust(t.Context(), url.Values{"task": {"scoring"}, "nonce": {strings.Repeat("0", 64)}})
-	wantReason(t, err, wire.Unavailable)
+	testworld.Refused(t, err, wire.Unavailable)
+	_, err = a.trust(t.Context(), netip.Addr{}, url.Values{"task": {"scoring"}, "nonce": {strings.Repeat("0", 64)}})
+	testworld.Refused(t, err, wire.Unavailable)
 	if len(desk.asked) != 2 || issued(t, a) != 1 {
 		t.Errorf("asked %d times, issued %d, want 2 and 1", len(desk.asked), issued(t, a))
 	}
 	desk.asked = nil
 	stranger := attest.Evidence{Platform: attest.SNP, Raw: []byte{1}, Devices: []attest.Evidence{{Platform: attest.NvidiaGPU, Raw: []byte{1}}}}
-	if got, err := a.endorse(t.Context(), stranger, a.current.Load().approved); err != nil || len(got) != 2 || got[0] != nil || got[1] != nil || desk.asked != nil {
+	if got, err := a.endorse(t.Context(), stranger, a.current.Load().approved, nil); err != nil || len(got) != 2 || got[0] != nil || got[1] != nil || desk.asked != nil {
 		t.Errorf("evidence that policy does not name: got %v, %v, asked %v", got, err, desk.asked)
 	}
 }
@@ -125,7 +150,7 @@ func TestReportSaysWhenChecked(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := w.config("authority")
-			config.Endorser = &vendorDesk{said: row.endorser}
+			config.Endorser = (&vendorDesk{said: row.endorser}).open
 			a, err := Open(t.Context(), config)
 			if err != nil {
 				t.Fatal(err)
@@ -141,7 +166,7 @@ func TestReportSaysWhenChecked(t *testing.T) {
 				if err := e.UnmarshalJSON(r.Evidence); err != nil {
 					t.Fatal(err)
 				}
-				r.Evidence = must(json.Marshal(e.With(attest.Endorsements{attest.RoleChecked: row.unit})))
+				r.Evidence = testworld.Must(json.Marshal(e.With(attest.Endorsements{attest.RoleChecked: row.unit})))
 			}
 			sealed, err := direct{a}.Certify(t.Context(), r)
 			if err != nil {

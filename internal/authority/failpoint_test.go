@@ -14,6 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/backup"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -78,13 +79,13 @@ func (f fatal) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
 
 // restorable is a good restoration into dsn.
 func (w *world) restorable(dsn string) RestoreConfig {
-	w.t.Helper()
+	w.T.Helper()
 	a := w.open()
 	shares := w.split(a)
 	r := w.restoration(a, "authority")
-	r.config.Shares = []backup.Share{must(r.unlock(a, shares[0])), must(r.unlock(a, shares[1]))}
-	r.config.Store = must(store.Create(w.t.Context(), dsn))
-	w.t.Cleanup(func() { r.config.Store.Close() })
+	r.config.Shares = []backup.Share{testworld.Must(r.unlock(a, shares[0])), testworld.Must(r.unlock(a, shares[1]))}
+	r.config.Store = testworld.Must(store.Create(w.T.Context(), dsn))
+	w.T.Cleanup(func() { r.config.Store.Close() })
 	return r.config
 }
 
@@ -143,7 +144,7 @@ func wantAllOrNothing(t *testing.T, dsn string, mustBeWhole bool) {
 		if mustBeWhole {
 			t.Errorf("got %v, want the whole store", err)
 		}
-		wantReason(t, err, wire.StoreForeign)
+		testworld.Refused(t, err, wire.StoreForeign)
 		return
 	}
 	defer db.Close()
@@ -203,12 +204,12 @@ func TestBackupRecordFails(t *testing.T) {
 	share := w.split(a)[0]
 	mend := refuseRows(t, w.dsn, "backup")
 	_, err := a.backupKept(t.Context(), api.BackupKept{Share: share.Bytes()})
-	wantReason(t, err, wire.StoreFailed)
-	if got := must(a.backupState(t.Context())); got.State != api.BackupNone {
+	testworld.Refused(t, err, wire.StoreFailed)
+	if got := testworld.Must(a.backupState(t.Context())); got.State != api.BackupNone {
 		t.Errorf("got state %q, want none", got.State)
 	}
 	mend()
-	if got := must(a.backupKept(t.Context(), api.BackupKept{Share: share.Bytes()})); got.State != api.BackupCurrent {
+	if got := testworld.Must(a.backupKept(t.Context(), api.BackupKept{Share: share.Bytes()})); got.State != api.BackupCurrent {
 		t.Errorf("got state %q, want current", got.State)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -78,31 +79,33 @@ func TestStoreFaults(t *testing.T) {
 			vendor := attesttest.NewVendor()
 			w := newWorldAt(t, dsn, vendor, vendor.Chip())
 			a, p := w.open(), w.scoring()
-			must(w.asks(a))
+			testworld.Must(w.asks(a))
 			if err := broke(); err != nil {
 				t.Fatal(err)
 			}
 			answered := 1
 			var err error
-			var r api.CertificateRequest
-			for ; err == nil && answered < 500; answered++ { // a full disk may have room for some
-				r = p.request(must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
-				_, err = a.certify(t.Context(), r)
+			ask := func() error {
+				_, err := a.certify(t.Context(), p.request(testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce, nil), "")
+				return err
 			}
-			wantReason(t, err, wire.StoreFailed)
-			w.clock.pass(time.Minute)
-			_, err = a.certify(t.Context(), r)
-			wantReason(t, err, wire.StoreFailed)
+			for ; err == nil && answered < 500; answered++ { // a full disk may have room for some
+				err = ask()
+			}
+			testworld.Refused(t, err, wire.StoreFailed)
+			w.clock.Pass(time.Minute)
+			err = ask()
+			testworld.Refused(t, err, wire.StoreFailed)
 			if err := heal(); err != nil {
 				t.Fatal(err)
 			}
 			for range 5 { // connections of before break one by one
-				if _, err = a.certify(t.Context(), r); err == nil {
+				if err = ask(); err == nil {
 					break
 				}
 			}
 			if err != nil {
-				t.Errorf("the request again, once the store is healed: %v", err)
+				t.Errorf("another request, once the store is healed: %v", err)
 			}
 			if got := issued(t, a); got != answered {
 				t.Errorf("got %d records of %d answers", got, answered)

@@ -5,8 +5,8 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"golang.org/x/crypto/ssh"
 )
 
 // TestGroupFaults: a policy whose group breaks a rule is refused where it is
@@ -22,7 +22,7 @@ func TestGroupFaults(t *testing.T) {
 		{"no end", "until = 2026-12-20T00:00:00Z\n", ""},
 		{"an end after 30 days", "until = 2026-12-20", "until = 2027-12-20"},
 		{"a party twice", `name = "south"`, `name = "north"`},
-		{"one key under two parties", w.line("south"), w.line("north")},
+		{"one key under two parties", w.Keys["south"].Line(), w.Keys["north"].Line()},
 		{"parties reordered", `name = "north"`, `name = "west"`},
 		{"parties alike", `name = "south"`, `name = "n0rth"`},
 		{"roles alike", scorer, scorer + "\n" + strings.Replace(scorer, "scorer", "5corer", 1)},
@@ -34,9 +34,9 @@ func TestGroupFaults(t *testing.T) {
 		{"a capital", "scorer = {", "Scorer = {"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			step := w.signed(w.after(a.current.Load().approved, tt.old, tt.new), owners...)
+			step := w.Sign(w.After(a.current.Load().approved, tt.old, tt.new), w.Owners...)
 			_, err := a.propose(t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures})
-			wantReason(t, err, wire.BadPolicy)
+			testworld.Refused(t, err, wire.BadPolicy)
 		})
 	}
 	if got := a.current.Load().approved.Head(); got != head {
@@ -66,7 +66,7 @@ func TestOwnersChangeAGroup(t *testing.T) {
 			approvals := saidOf(a.current.Load().approved.Pact("trial"))
 			former := a.current.Load().approved.Pact("trial").ID()
 			for i := range edit {
-				edit[i] = strings.NewReplacer("SOUTH", w.line("south"), "ANA", w.line("ana")).Replace(edit[i])
+				edit[i] = strings.NewReplacer("SOUTH", w.Keys["south"].Line(), "ANA", w.Keys["ana"].Line()).Replace(edit[i])
 			}
 			w.change(a, edit...)
 
@@ -74,18 +74,11 @@ func TestOwnersChangeAGroup(t *testing.T) {
 				t.Errorf("the group is the same")
 			}
 			_, err := w.holder().enrol(direct{a})
-			wantReason(t, err, wire.NoQuorum)
+			testworld.Refused(t, err, wire.NoQuorum)
 			for _, said := range approvals {
 				_, err := a.hear(t.Context(), "trial", said)
-				wantReason(t, err, wire.StaleRoster)
+				testworld.Refused(t, err, wire.StaleRoster)
 			}
 		})
 	}
-}
-
-// line is somebody's public key as a policy writes it.
-func (w *world) line(name string) string { return authorized(w.owners[name]) }
-
-func authorized(key ssh.Signer) string {
-	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key.PublicKey())))
 }

@@ -1,19 +1,21 @@
 package authority
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"net/http"
-	"slices"
+	"sync"
+	"time"
 
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"golang.org/x/time/rate"
 )
 
 // asked refuses a request that names neither a task nor a role in a group of the
@@ -26,6 +28,10 @@ func (s *snapshot) asked(r api.CertificateRequest) error {
 		return wire.Refuse(wire.NotFound, "request: task", r.Task, "a task of the policy in force")
 	case r.Group != "" && (p == nil || p.Group.Roles[r.Role] == nil):
 		return wire.Refuse(wire.NotFound, "request: role of group "+r.Group, r.Role, "a role of the policy in force")
+	case len(r.PartyKeys) > wire.MaxPartyKeys || r.Group == "" && len(r.PartyKeys) > 0 || r.Group == "" && !r.Roster.IsZero():
+		return wire.Refuse(wire.BadRequest, "request: party keys, roster", fmt.Sprintf("%d, %s", len(r.PartyKeys), r.Roster), fmt.Sprintf("with a group only, at most %d keys", wire.MaxPartyKeys))
+	case r.Group != "":
+		return s.hasRoot(r.Group)
 	}
 	return nil
 }
@@ -47,19 +53,21 @@ func (s *snapshot) identityFor(g policy.Grant) (identity.Identity, error) {
 }
 
 // identitiesOfGroup are the identity of a group and of the one it continues,
-// agreed on or not.
+// agreed on or not, as far as this authority has their roots.
 func (s *snapshot) identitiesOfGroup(name string) ([]identity.Identity, error) {
 	p := s.approved.Pact(name)
 	if p == nil {
 		return nil, wire.Refuse(wire.NotFound, "trust: group", name, "a group of the policy in force")
 	}
+	if err := s.hasRoot(name); err != nil {
+		return nil, err
+	}
 	var all []identity.Identity
 	for ; p != nil; p = p.Before {
-		id, err := s.issuer.Group(p)
-		if err != nil {
-			return nil, err
+		if id, err := s.issuer.Group(p); err == nil {
+			id.Cross = nil // no client accepts anything under it
+			all = append(all, id)
 		}
-		all = append(all, id)
 	}
 	return all, nil
 }
@@ -85,14 +93,20 @@ func (a *Authority) getGroup(_ http.ResponseWriter, r *http.Request) (any, error
 	if err != nil {
 		return nil, err
 	}
-	p := a.current.Load().approved.Pact(r.PathValue("group"))
+	snap := a.current.Load()
+	p := snap.approved.Pact(r.PathValue("group"))
 	if p == nil {
 		return nil, wire.Refuse(wire.NotFound, "group", r.PathValue("group"), "a group of the policy in force")
 	}
 	show := func(p *policy.Pact) *api.Group {
-		agreed := p.Agreement(now)
+		own := snap.groups.root(p)
+		counted := own
+		if own.IsZero() {
+			counted = policy.ApprovedRoot(now)(p)
+		}
+		agreed := p.Agreement(counted, now)
 		g := &api.Group{
-			Name: p.Group.Name, Identity: p.ID(), Roster: p.Roster.Bytes(), Said: saidOf(p),
+			Name: p.Group.Name, Identity: p.ID(), Roster: p.Roster.Bytes(), GroupRoot: own, Said: saidOf(p),
 			Approved: agreed.Approved, Missing: agreed.Missing, Quorum: agreed.Quorum,
 		}
 		if !agreed.Ends.IsZero() {
@@ -130,17 +144,64 @@ func (a *Authority) hear(ctx context.Context, group string, said api.Said) (api.
 	switch {
 	case p != nil && p.Group.Name != group:
 		return api.Heard{}, wire.Refuse(wire.WrongGroup, "statement: group", p.Group.Name, group)
-	case p != nil && slices.ContainsFunc(p.Said(), func(known policy.Said) bool { return bytes.Equal(known.Statement, said.Statement) }):
+	case p != nil && p.Knows(said.Statement):
 		return a.acknowledge(wire.Sum(said.Statement)) // the party asks again
 	}
 	if !s.Withdraws && !now.Before(s.NotAfter) {
 		return api.Heard{}, wire.Refuse(wire.Expired, "statement: not_after", s.NotAfter.UTC(), "after "+now.UTC().String())
 	}
-	if err := a.adopt(ctx, policy.Step{Policy: said.Statement, Signatures: []string{said.Signature}}); err != nil {
+	if p != nil && !p.Ends(s) {
+		if err := a.statements.take(p, s, said.Signature, now); err != nil {
+			return api.Heard{}, err
+		}
+	}
+	if err := a.adopt(ctx, api.HistoryEntry{Policy: said.Statement, Signatures: []string{said.Signature}}); err != nil {
 		return api.Heard{}, err
 	}
 	a.log.Info("statement heard", "group", group, "party", s.Party, "withdraws", s.Withdraws, "number", s.Number)
 	return a.acknowledge(wire.Sum(said.Statement))
+}
+
+// How often a key makes statements: each is a step that every unit and client of the
+// trust domain fetches.
+const (
+	statementBurst = 16
+	statementEvery = time.Minute
+)
+
+// statementRates are the token buckets of the parties' keys. There are as many as
+// keys have signed a statement of a group of theirs.
+type statementRates struct {
+	mu   sync.Mutex
+	keys map[attest.Digest]*rate.Limiter // guarded by mu
+}
+
+// take counts a statement of a party's key. It refuses as the history would do what
+// that key has not signed, so that nobody else uses its bucket up, and with "rate"
+// more statements than a key may make.
+func (r *statementRates) take(p *policy.Pact, s policy.Statement, signature string, at time.Time) error {
+	key, err := policy.Verify(signature, s.Namespace(), s.Bytes())
+	if err != nil {
+		return err
+	}
+	if policy.KeyDigest(key) != s.Key {
+		return wire.Refuse(wire.NotOwner, "statement: key", policy.KeyDigest(key), s.Key)
+	}
+	if _, err := p.Statement(s.Key, s.GroupRoot); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.keys[s.Key] == nil {
+		if r.keys == nil {
+			r.keys = map[attest.Digest]*rate.Limiter{}
+		}
+		r.keys[s.Key] = rate.NewLimiter(rate.Every(statementEvery), statementBurst)
+	}
+	if !r.keys[s.Key].AllowN(at, 1) {
+		return wire.Refuse(wire.TooMany, "statements of one key", "more", fmt.Sprint(statementBurst, " at once, one each ", statementEvery))
+	}
+	return nil
 }
 
 // acknowledge signs that a statement is in the history up to its head.

@@ -10,41 +10,57 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
-	"golang.org/x/crypto/ssh"
 )
 
 // grouped is a world with a group of keys and scoring, which both of its parties
 // must approve; edits are those of newWorld.
 func grouped(t testing.TB, edits ...string) *world {
 	t.Helper()
-	parties := map[string]ssh.Signer{"north": newOwner(t), "south": newOwner(t)}
+	return groupedUnder(t, 2, "", edits...)
+}
+
+// groupedOf is grouped with a quorum of the two parties.
+func groupedOf(t testing.TB, quorum int, edits ...string) *world {
+	t.Helper()
+	return groupedUnder(t, quorum, "", edits...)
+}
+
+// groupedUnder is grouped with a quorum, and with a line by which the group names its
+// authorities; without one they are those of the domain.
+func groupedUnder(t testing.TB, quorum int, authority string, edits ...string) *world {
+	t.Helper()
+	parties := map[string]testworld.Key{"north": testworld.NewKey(), "south": testworld.NewKey()}
 	w := newWorld(t, append(edits, "[task.keys]\n", fmt.Sprintf(`[group.trial]
 key_mode = "shared"
-quorum = 2
+quorum = %d
 until = 2026-12-20T00:00:00Z
-party = [ { name = "north", ssh = %q }, { name = "south", ssh = %q } ]
+%sparty = [ { name = "north", ssh = %q }, { name = "south", ssh = %q } ]
 [group.trial.role]
 holder = { members = [ { party = "north", task = "keys", release = "1.4" } ], calls = ["scorer"] }
 scorer = { members = [ { party = "south", task = "scoring", release = "2026.11" } ] }
 [task.keys]
-`, authorized(parties["north"]), authorized(parties["south"])))...)
+`, quorum, authority, parties["north"].Line(), parties["south"].Line()))...)
 	for name, key := range parties {
-		w.owners[name] = key
+		w.Keys[name] = key
 	}
 	return w
 }
 
 // say lets a party say it to an authority.
 func (w *world) say(a *Authority, party string, change func(*policy.Statement)) (api.Heard, error) {
-	w.t.Helper()
+	w.T.Helper()
 	p := a.current.Load().approved.Pact("trial")
-	s := policy.Statement{TrustDomain: "clinic.example", Genesis: a.Genesis(), Group: p.ID(), Party: party, Number: p.Next(party), NotAfter: p.Group.Until}
+	s, err := p.Statement(w.Keys[party].Digest(), a.current.Load().groups.root(p))
+	if err != nil {
+		w.T.Fatal(err)
+	}
 	if change != nil {
 		change(&s)
 	}
-	return a.hear(w.t.Context(), "trial", api.Said{Statement: s.Bytes(), Signature: w.signature(party, s.Namespace(), string(s.Bytes()))})
+	return a.hear(w.T.Context(), "trial", api.Said{Statement: s.Bytes(), Signature: w.Signature(party, s.Namespace(), string(s.Bytes()))})
 }
 
 func withdraws(s *policy.Statement) { s.Withdraws = true }
@@ -53,7 +69,7 @@ func withdraws(s *policy.Statement) { s.Withdraws = true }
 func (w *world) holder() *applicant {
 	p := w.applicant("keys")
 	p.task, p.tls = "", nil
-	p.group, p.role = "trial", "holder"
+	p.group, p.role, p.party = "trial", "holder", "north"
 	return p
 }
 
@@ -61,7 +77,7 @@ func TestGroupReport(t *testing.T) {
 	w := grouped(t)
 	a := w.open()
 	_, err := w.holder().enrol(direct{a})
-	wantReason(t, err, wire.NoQuorum)
+	testworld.Refused(t, err, wire.NoQuorum)
 	if err := a.refused(t.Context(), api.CertificateRequest{Group: "trial", Role: "holder"}, err); err != nil {
 		t.Fatal(err)
 	}
@@ -106,13 +122,13 @@ func TestGroupRequestRefusals(t *testing.T) {
 			p := w.holder()
 			spoil(p)
 			_, err := p.enrol(direct{a})
-			wantReason(t, err, wire.BadRequest)
+			testworld.Refused(t, err, wire.BadRequest)
 		})
 	}
 	p := w.holder()
 	p.tls = newKey(t)
 	_, err := p.enrol(direct{a})
-	wantReason(t, err, wire.BadCSR)
+	testworld.Refused(t, err, wire.BadCSR)
 	if _, err := w.say(a, "north", nil); err != nil {
 		t.Fatal(err)
 	}
@@ -121,19 +137,19 @@ func TestGroupRequestRefusals(t *testing.T) {
 		t.Errorf("the same statement again, as after a lost answer: %v", err)
 	}
 	_, err = a.hear(t.Context(), "tribe", api.Said(said))
-	wantReason(t, err, wire.WrongGroup)
+	testworld.Refused(t, err, wire.WrongGroup)
 }
 
 // scorer plays a unit that enrols as a scorer.
 func (w *world) scorer() *applicant {
 	p := w.scoring()
-	p.task, p.group, p.role = "", "trial", "scorer"
+	p.task, p.group, p.role, p.party = "", "trial", "scorer", "south"
 	return p
 }
 
 // agreed is an authority of a group whose parties approve it.
 func (w *world) agreed() *Authority {
-	w.t.Helper()
+	w.T.Helper()
 	a := w.open()
 	w.agree(a)
 	return a
@@ -141,10 +157,10 @@ func (w *world) agreed() *Authority {
 
 // agree lets both parties approve the group.
 func (w *world) agree(a *Authority) {
-	w.t.Helper()
+	w.T.Helper()
 	for _, party := range []string{"north", "south"} {
 		if _, err := w.say(a, party, nil); err != nil {
-			w.t.Fatal(err)
+			w.T.Fatal(err)
 		}
 	}
 }
@@ -155,21 +171,21 @@ func (w *world) agree(a *Authority) {
 func TestMemberLeaves(t *testing.T) {
 	w := grouped(t, `delay = "1h"`, `delay = "0s"`)
 	a := w.agreed()
-	held := must(w.scorer().enrol(direct{a})).Rings
-	whole := must(w.holder().enrol(direct{a})).Rings.Follow
+	held := testworld.Must(w.scorer().enrol(direct{a})).Rings
+	whole := testworld.Must(w.holder().enrol(direct{a})).Rings.Follow
 	former := a.current.Load().approved.Pact("trial").ID()
 	w.change(a, "[group.trial.role]\n", "continues = \""+former.String()+"\"\n[group.trial.role]\n", `, calls = ["scorer"]`, "",
 		`scorer = { members = [ { party = "south", task = "scoring", release = "2026.11" } ] }`+"\n", "")
 
 	_, err := w.scorer().enrol(direct{a})
-	wantReason(t, err, wire.NotFound)
-	meanwhile := must(w.holder().enrol(direct{a}))
+	testworld.Refused(t, err, wire.NotFound)
+	meanwhile := testworld.Must(w.holder().enrol(direct{a}))
 	if meanwhile.Identity != former {
 		t.Errorf("got identity %v while nobody approved the next, want %v", meanwhile.Identity, former)
 	}
 	wantCut(t, "the whole group's", whole, meanwhile.Rings.Follow)
 	w.agree(a)
-	next := must(w.holder().enrol(direct{a}))
+	next := testworld.Must(w.holder().enrol(direct{a}))
 	if n := shared(keysOf(held.Strict, held.Follow), keysOf(next.Rings.Strict, next.Rings.Follow)); next.Identity == former || n != 0 {
 		t.Errorf("got identity %v after %v, with %d keys of the member that left", next.Identity, former, n)
 	}
@@ -179,9 +195,9 @@ func TestMemberLeaves(t *testing.T) {
 func TestGroupGrows(t *testing.T) {
 	w := grouped(t, `delay = "1h"`, `delay = "0s"`)
 	a := w.agreed()
-	before := must(w.holder().enrol(direct{a})).Rings
+	before := testworld.Must(w.holder().enrol(direct{a})).Rings
 	w.change(a, "[group.trial.role]\n", "continues = \""+a.current.Load().approved.Pact("trial").ID().String()+"\"\n[group.trial.role]\n", `, calls = ["scorer"]`, "")
-	after := must(w.holder().enrol(direct{a})).Rings
+	after := testworld.Must(w.holder().enrol(direct{a})).Rings
 	wantKey(t, "the role's next", after.Strict.Next, before.Strict.Next)
 	wantKey(t, "the whole group's next", after.Follow.Next, before.Follow.Next)
 }
@@ -193,21 +209,21 @@ func TestCutMember(t *testing.T) {
 	w := grouped(t)
 	a := w.agreed()
 	bad, good, holder := w.scorer(), w.scorer(), w.holder()
-	before := must(bad.enrol(direct{a}))
-	id := wire.UnitIDOf(must(x509.MarshalPKIXPublicKey(&bad.signing.PublicKey)))
+	before := testworld.Must(bad.enrol(direct{a}))
+	id := wire.UnitIDOf(testworld.Must(x509.MarshalPKIXPublicKey(&bad.signing.PublicKey)))
 	w.change(a, "calls = [\"keys\"]\n", fmt.Sprintf("calls = [\"keys\"]\ncut_units = [%q]\n", id))
 
 	for _, again := range []*Authority{a, w.open()} {
 		_, err := bad.enrol(direct{again})
-		wantReason(t, err, wire.CutOff)
+		testworld.Refused(t, err, wire.CutOff)
 	}
-	after := must(good.enrol(direct{a}))
+	after := testworld.Must(good.enrol(direct{a}))
 	if after.Identity != before.Identity {
 		t.Errorf("got group %v, want %v as before", after.Identity, before.Identity)
 	}
 	wantCut(t, "the role's", before.Rings.Strict, after.Rings.Strict)
 	wantCut(t, "the whole group's", before.Rings.Follow, after.Rings.Follow)
-	wantCut(t, "the whole group's, as another role has it", before.Rings.Follow, must(holder.enrol(direct{a})).Rings.Follow)
+	wantCut(t, "the whole group's, as another role has it", before.Rings.Follow, testworld.Must(holder.enrol(direct{a})).Rings.Follow)
 }
 
 // TestApprovalEnds: a party approves for 20 minutes. No certificate outlives that,
@@ -215,21 +231,21 @@ func TestCutMember(t *testing.T) {
 func TestApprovalEnds(t *testing.T) {
 	w := grouped(t)
 	a := w.agreed()
-	now, _ := w.clock.read()
+	now, _ := w.clock.Read()
 	end := now.Add(20 * time.Minute).UTC().Truncate(time.Second)
 	if _, err := w.say(a, "north", func(s *policy.Statement) { s.NotAfter = end }); err != nil {
 		t.Fatal(err)
 	}
-	if r := must(w.holder().enrol(direct{a})); r.NotAfter.After(end) {
+	if r := testworld.Must(w.holder().enrol(direct{a})); r.NotAfter.After(end) {
 		t.Errorf("got a certificate until %v, want %v at most", r.NotAfter, end)
 	}
-	w.clock.pass(20 * time.Minute)
+	w.clock.Pass(20 * time.Minute)
 	_, err := w.holder().enrol(direct{a})
-	wantReason(t, err, wire.NoQuorum)
+	testworld.Refused(t, err, wire.NoQuorum)
 	_, err = w.say(a, "north", func(s *policy.Statement) { s.NotAfter = end })
-	wantReason(t, err, wire.Expired)
+	testworld.Refused(t, err, wire.Expired)
 	w.agree(a)
-	must(w.holder().enrol(direct{a}))
+	testworld.Must(w.holder().enrol(direct{a}))
 }
 
 // TestHeardIsSigned: the acknowledgement is the authority's, for this statement
@@ -241,7 +257,7 @@ func TestHeardIsSigned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	leaf := must(x509.ParseCertificate(h.Chain[0]))
+	leaf := testworld.Must(x509.ParseCertificate(h.Chain[0]))
 	if err := leaf.CheckSignature(x509.ECDSAWithSHA256, api.HeardMessage(h), h.Signature); err != nil || h.Head != a.current.Load().approved.Head() {
 		t.Errorf("got %v, head %v", err, h.Head)
 	}
@@ -266,6 +282,7 @@ func TestWithdrawWhileIssuing(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range min(perWorld, rounds-done) {
+			w.clock.Pass(statementEvery)
 			if _, err := w.say(one, "north", nil); err != nil {
 				t.Fatal(err)
 			}
@@ -290,7 +307,7 @@ func withdrawWhileIssuing(t *testing.T, w *world, withdrawnAt, other *Authority)
 	acknowledged := issued(t, withdrawnAt)
 	units.Wait()
 	_, err := w.holder().enrol(direct{other})
-	wantReason(t, err, wire.NoQuorum)
+	testworld.Refused(t, err, wire.NoQuorum)
 	if after := issued(t, withdrawnAt); after != acknowledged {
 		t.Fatalf("%d certificates after the acknowledged withdrawal", after-acknowledged)
 	}

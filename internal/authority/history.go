@@ -2,7 +2,7 @@ package authority
 
 import (
 	"context"
-	"crypto/hmac"
+	"errors"
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -39,37 +39,50 @@ func (a *Authority) push(ctx context.Context, h api.History) (api.Policy, error)
 	if h.From < 0 {
 		return api.Policy{}, wire.Refuse(wire.BadRequest, "history: from", h.From, "0 or more")
 	}
-	for i, entry := range h.Entries {
-		if err := a.pushOne(ctx, h.From+i, entry); err != nil {
+	for i := range h.Entries {
+		if err := a.pushOne(ctx, h.From+i, h.Entries[i:]); err != nil {
 			return api.Policy{}, err
 		}
 	}
 	return a.current.Load().policy(), nil
 }
 
-func (a *Authority) pushOne(ctx context.Context, index int, entry api.HistoryEntry) error {
-	snap := a.current.Load()
+// pushOne takes the first of some entries, which stands at an index of the history.
+func (a *Authority) pushOne(ctx context.Context, index int, entries []api.HistoryEntry) error {
+	snap, entry := a.current.Load(), entries[0]
 	if index > len(snap.entries) {
 		return wire.Refuse(wire.WrongSequence, "history: index", index, len(snap.entries))
 	}
 	if index < len(snap.entries) {
-		return snap.sameStep(index, entry)
+		err := snap.sameStep(index, entry)
+		if err != nil {
+			err = errors.Join(err, a.compare(ctx, snap, index, entries))
+		}
+		return err
+	}
+	if len(entry.Adopted) > 0 {
+		return a.adopt(ctx, entry)
+	}
+	if a.leadsToNamed(snap.approved.Head(), entries) {
+		entry.Adopted = a.mark(policy.NextHead(snap.approved.Head(), entry.Policy)) // a row of this root names it
+		return a.adopt(ctx, entry)
 	}
 	if policy.IsStatement(entry.Policy) {
-		return a.adopt(ctx, stepOf(entry)) // needs no mark: it takes effect whenever it is shown
+		return a.adopt(ctx, entry) // needs no mark: it takes effect whenever it is shown
 	}
-	if len(entry.Adopted) == 0 {
-		_, err := a.propose(ctx, api.ProposeRequest{Policy: entry.Policy, Signatures: entry.Signatures})
-		return err
+	_, err := a.propose(ctx, api.ProposeRequest{Policy: entry.Policy, Signatures: entry.Signatures})
+	return err
+}
+
+// leadsToNamed reports whether steps lead from a head to one that a row of this root names:
+// then all of them took effect.
+func (a *Authority) leadsToNamed(head wire.Digest, entries []api.HistoryEntry) bool {
+	for _, e := range entries {
+		if head = policy.NextHead(head, e.Policy); a.doubt.names(head) {
+			return true
+		}
 	}
-	next, err := snap.approved.Next(stepOf(entry))
-	if err != nil {
-		return err
-	}
-	if !hmac.Equal(entry.Adopted, a.mark(next.Head())) {
-		return wire.Refuse(wire.BadSignature, "history: mark of adoption", "another", "one made under this root")
-	}
-	return a.adopt(ctx, stepOf(entry))
+	return false
 }
 
 // sameStep refuses another step than ours in a place that is taken: a history

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -31,6 +32,7 @@ func (a *Authority) routes() []route {
 	return []route{
 		{api.PathChallenge, map[string]answerer{post: a.postChallenge}},
 		{api.PathCertificates, map[string]answerer{post: a.postCertificates}},
+		{api.PathLeave, map[string]answerer{post: a.postLeave}},
 		{api.PathTrust, map[string]answerer{get: a.getTrust}},
 		{api.PathPolicy, map[string]answerer{get: a.getPolicy}},
 		{api.PathHistory, map[string]answerer{get: a.getHistory, post: a.postHistory}},
@@ -41,10 +43,11 @@ func (a *Authority) routes() []route {
 		{api.PathBackup, map[string]answerer{get: a.getBackup, post: a.postBackup}},
 		{api.PathBackupKept, map[string]answerer{post: a.postBackupKept}},
 		{api.PathGroups + "/{group}", map[string]answerer{get: a.getGroup}},
+		{api.PathGroups + "/{group}/root", map[string]answerer{post: a.postGroupRoot}},
 		{api.PathGroups + "/{group}/approvals", map[string]answerer{post: a.postApprovals}},
 		{api.PathLog, map[string]answerer{get: a.getLog}},
 		{api.PathReady, map[string]answerer{get: a.getReady}},
-		{api.PathLive, map[string]answerer{get: func(http.ResponseWriter, *http.Request) (any, error) { return health{"live"}, nil }}},
+		{api.PathLive, map[string]answerer{get: func(http.ResponseWriter, *http.Request) (any, error) { return api.Health{Status: "live"}, nil }}},
 		{"/", nil},
 	}
 }
@@ -56,16 +59,36 @@ func (a *Authority) Handler() http.Handler {
 	for _, r := range a.routes() {
 		mux.Handle(r.path, a.serve(r))
 	}
-	mux.Handle("GET "+api.PathMetrics, a.metrics.handler())
-	return mux
+	mux.Handle("GET "+api.PathMetrics, api.Buffered(a.metrics.handler()))
+	return pace().Handler(a.polled(a.shared(mux)))
 }
 
-// serve is the one place where answers are written, problems told, and requests
-// counted and logged.
+// shared serves a request while there is room for it, and refuses it before it is
+// read where there is none.
+func (a *Authority) shared(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from := limit.AddressOf(r.RemoteAddr)
+		if err := a.requests.Take(from, 1); err != nil {
+			a.metrics.overQuota(err)
+			api.ProblemOf(err).Write(w)
+			return
+		}
+		defer a.requests.Give(from, 1)
+		h.ServeHTTP(w, r)
+	})
+}
+
+// serve serves a route within the limits on requests.
 func (a *Authority) serve(route route) http.Handler {
+	return a.respond(route, func(w http.ResponseWriter, r *http.Request) (any, error) { return a.answer(route, w, r) })
+}
+
+// respond is the one place where answers are written, problems told, and requests
+// counted and logged.
+func (a *Authority) respond(route route, serve answerer) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		answer, err := a.answer(route, w, r)
+		answer, err := serve(w, r)
 		var body []byte
 		if err == nil {
 			if body, err = json.Marshal(answer); err != nil {
@@ -78,6 +101,7 @@ func (a *Authority) serve(route route) http.Handler {
 		if err != nil {
 			problem := problemOf(route, r, err)
 			status, reason = problem.Status, problem.Reason
+			a.metrics.overQuota(err)
 			a.log.Log(r.Context(), levelOf(status), "request refused", "route", route.path, "remote", r.RemoteAddr, "reason", reason, "error", err)
 			problem.Write(w)
 		} else {
@@ -90,8 +114,8 @@ func (a *Authority) serve(route route) http.Handler {
 }
 
 func (a *Authority) answer(route route, w http.ResponseWriter, r *http.Request) (any, error) {
-	if !a.limiter.allow(r.RemoteAddr) {
-		return nil, wire.Refuse(wire.TooMany, "requests a second", "more", a.limits.PerAddress)
+	if err := a.limiter.allow(r.RemoteAddr, time.Now()); err != nil {
+		return nil, err
 	}
 	if route.methods == nil {
 		return nil, wire.Refuse(wire.NotFound, "request: path", r.URL.Path, "one of the API")
@@ -126,7 +150,7 @@ func (a *Authority) postCertificates(w http.ResponseWriter, r *http.Request) (an
 	err := api.ReadBody(w, r, wire.MaxRequest, &request)
 	var answer api.SealedReport
 	if err == nil {
-		answer, err = a.certify(r.Context(), request)
+		answer, err = a.certify(r.Context(), request, r.RemoteAddr)
 	}
 	if err == nil {
 		a.metrics.issued.WithLabelValues(request.Task + request.Group).Inc()
@@ -147,19 +171,29 @@ func (a *Authority) postCertificates(w http.ResponseWriter, r *http.Request) (an
 }
 
 func (a *Authority) getTrust(_ http.ResponseWriter, r *http.Request) (any, error) {
-	return a.trust(r.Context(), r.URL.Query())
+	return a.trust(r.Context(), limit.AddressOf(r.RemoteAddr), r.URL.Query())
 }
 
 func (a *Authority) getPolicy(http.ResponseWriter, *http.Request) (any, error) {
+	if err := a.behind(); err != nil {
+		return nil, err
+	}
 	return a.current.Load().policy(), nil
 }
 
 func (a *Authority) getHistory(_ http.ResponseWriter, r *http.Request) (any, error) {
+	p, named, err := api.PollOf(r.URL.Query())
+	if err != nil {
+		return nil, err
+	}
+	if named {
+		return a.historyAfter(a.current.Load(), p.Head)
+	}
 	from, err := number(r.URL.Query(), "from", 0)
 	if err != nil {
 		return nil, err
 	}
-	return a.current.Load().history(int(min(from, wire.MaxHistory))), nil
+	return a.proveHistory(a.current.Load(), int(min(from, wire.MaxHistory))), nil
 }
 
 func (a *Authority) postHistory(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -241,20 +275,19 @@ func (a *Authority) getLog(_ http.ResponseWriter, r *http.Request) (any, error) 
 	return a.logPage(r.Context(), r.URL.Query())
 }
 
-// health is the answer of the probes.
-type health struct {
-	Status string `json:"status"`
-}
-
-// getReady says whether certificates can be issued now.
+// getReady says whether certificates can be issued now, and warns of what does not
+// keep the authority from it.
 func (a *Authority) getReady(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if _, err := a.guard.now(); err != nil {
+		return nil, err
+	}
+	if err := a.behind(); err != nil {
 		return nil, err
 	}
 	if cause := a.current.Load().unnamed; cause != nil {
 		return nil, wire.Refuse(wire.Unavailable, "authority", cause, "an authority that policy names")
 	}
-	return health{"ready"}, a.store.Ping(r.Context())
+	return api.Health{Status: "ready", Warnings: a.warnings(), Contradictions: a.contradictions()}, a.store.Ping(r.Context())
 }
 
 // levelOf is the level at which a refusal is logged: our own troubles louder

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -93,7 +94,7 @@ func TestHealth(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	h := a.Handler()
-	must(w.scoring().enrol(direct{a}))
+	testworld.Must(w.scoring().enrol(direct{a}))
 	for path, want := range map[string]string{
 		api.PathLive: `"live"`, api.PathReady: `"ready"`, api.PathMetrics: "cohort_authority_policy_sequence 1",
 	} {
@@ -101,7 +102,7 @@ func TestHealth(t *testing.T) {
 			t.Errorf("%s: got %d %q, want 200 with %q", path, answer.StatusCode, body, want)
 		}
 	}
-	w.clock.jump(wire.MaxClockJump * 2)
+	w.clock.Jump(wire.MaxClockJump * 2)
 	if answer, _ := ask(h, http.MethodGet, api.PathReady, "", ""); answer.StatusCode != 503 {
 		t.Errorf("got ready %d after a jump of the clock, want 503", answer.StatusCode)
 	}
@@ -117,12 +118,12 @@ func TestTrust(t *testing.T) {
 	a := w.open()
 	client, _ := w.serve(a)
 	q := api.TrustQuery{Task: "scoring", Nonce: [32]byte{1, 2, 3}}
-	byTask := must(client.Trust(t.Context(), q))
+	byTask := testworld.Must(client.Trust(t.Context(), q))
 	if len(byTask.Identities) != 1 || byTask.Identities[0].Release != "2026.11" {
 		t.Fatalf("got identities %+v, want that of release 2026.11", byTask.Identities)
 	}
 	q = api.TrustQuery{ID: byTask.Identities[0].ID, Nonce: q.Nonce}
-	byID := must(client.Trust(t.Context(), q))
+	byID := testworld.Must(client.Trust(t.Context(), q))
 	if !bytes.Equal(byID.Identities[0].Root, byTask.Identities[0].Root) {
 		t.Error("task and identity gave two roots")
 	}
@@ -140,33 +141,39 @@ func TestLog(t *testing.T) {
 	client, _ := w.serve(a)
 	unit := w.scoring()
 	for range 3 {
-		must(unit.enrol(client))
+		testworld.Must(unit.enrol(client))
 	}
-	must(w.applicant("keys").enrol(client))
+	testworld.Must(w.applicant("keys").enrol(client))
 	_, err := w.applicant("scoring").enrol(client)
-	wantReason(t, err, wire.NotMeasured)
+	testworld.Refused(t, err, wire.NotMeasured)
 
-	all := must(client.Log(t.Context(), api.LogQuery{}))
+	all := testworld.Must(client.Log(t.Context(), api.LogQuery{}))
 	if len(all.Entries) != 5 || all.Entries[0].Reason != wire.NotMeasured || all.Next != 0 {
 		t.Errorf("got %d entries, newest %+v, next %d, want 5, the refusal, 0", len(all.Entries), all.Entries[0], all.Next)
 	}
 	if got := all.Entries[4]; got.Kind != kindIssued || got.Task != "scoring" || got.Platform != "soft" || got.Serial == "" || got.Head.IsZero() {
 		t.Errorf("got %+v, want the first issuance whole", got)
 	}
-	page := must(client.Log(t.Context(), api.LogQuery{Limit: 2}))
-	rest := must(client.Log(t.Context(), api.LogQuery{Before: page.Next}))
+	page := testworld.Must(client.Log(t.Context(), api.LogQuery{Limit: 2}))
+	rest := testworld.Must(client.Log(t.Context(), api.LogQuery{Before: page.Next}))
 	if len(page.Entries) != 2 || len(rest.Entries) != 3 {
 		t.Errorf("got pages of %d and %d, want 2 and 3", len(page.Entries), len(rest.Entries))
 	}
-	if got := must(client.Log(t.Context(), api.LogQuery{Task: "keys"})); len(got.Entries) != 1 {
+	if got := testworld.Must(client.Log(t.Context(), api.LogQuery{Task: "keys"})); len(got.Entries) != 1 {
 		t.Errorf("got %d entries of task keys, want 1", len(got.Entries))
 	}
-	if got := must(client.Log(t.Context(), api.LogQuery{Unit: rest.Entries[0].Unit})); len(got.Entries) != 3 {
+	if got := testworld.Must(client.Log(t.Context(), api.LogQuery{Unit: rest.Entries[0].Unit})); len(got.Entries) != 3 {
 		t.Errorf("got %d entries of one unit, want 3", len(got.Entries))
 	}
 	exec(t, w.dsn, `UPDATE log SET task = 'keys' WHERE sequence = 1`)
-	_, err = client.Log(t.Context(), api.LogQuery{Task: "keys"})
-	wantReason(t, err, wire.StoreForeign)
+	moved := testworld.Must(client.Log(t.Context(), api.LogQuery{Task: "keys"}))
+	if len(moved.Entries) != 1 || len(moved.Damaged) != 1 || moved.Damaged[0] != 1 {
+		t.Errorf("got %d entries, damaged %v, want 1 and the row that was moved named", len(moved.Entries), moved.Damaged)
+	}
+	exec(t, w.dsn, `UPDATE log SET mac = zeroblob(32) WHERE sequence = 2`)
+	if all := testworld.Must(client.Log(t.Context(), api.LogQuery{})); len(all.Entries) != 4 || len(all.Damaged) != 1 || all.Damaged[0] != 2 {
+		t.Errorf("got %d entries, damaged %v, want 4 and the changed row named", len(all.Entries), all.Damaged)
+	}
 }
 
 // TestRates sends more than one address may.
@@ -174,7 +181,7 @@ func TestRates(t *testing.T) {
 	w := newWorld(t)
 	c := w.config("authority")
 	c.Limits = Limits{PerAddress: 1, Total: 1}
-	h := must(Open(t.Context(), c)).Handler()
+	h := testworld.Must(Open(t.Context(), c)).Handler()
 	var last *http.Response
 	for range 3 {
 		last, _ = ask(h, http.MethodGet, api.PathPolicy, "", "")
@@ -190,7 +197,7 @@ func TestSecrets(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	client, _ := w.serve(a)
-	report := must(w.scoring().enrol(client))
+	report := testworld.Must(w.scoring().enrol(client))
 	seen := w.log.String()
 	for _, path := range []string{api.PathLog, api.PathPolicy, api.PathHistory, api.PathMetrics, api.PathTrust + "?task=scoring&nonce=" + strings.Repeat("0", 64)} {
 		_, body := ask(a.Handler(), http.MethodGet, path, "", "")
@@ -205,7 +212,7 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-func must2(b []byte, err error) string { return string(must(b, err)) }
+func must2(b []byte, err error) string { return string(testworld.Must(b, err)) }
 
 // TestTLS speaks with the listener as strangers do.
 func TestTLS(t *testing.T) {
@@ -236,8 +243,8 @@ func FuzzCertificates(f *testing.F) {
 	w := newWorld(f)
 	a := w.open()
 	h := a.Handler()
-	request := w.scoring().request(must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
-	good := must(json.Marshal(request))
+	request := w.scoring().request(testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
+	good := testworld.Must(json.Marshal(request))
 	f.Add(good[:len(good)-1])
 	f.Add([]byte(`{"task":"scoring","evidence":["application/vnd.cohort.soft-evidence","AA"]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -257,7 +264,7 @@ func TestLogOfNobody(t *testing.T) {
 	a := newWorld(t).open()
 	for _, text := range []string{"a\x00b", "\xff"} {
 		_, err := a.logPage(t.Context(), url.Values{"task": {text}})
-		wantReason(t, err, wire.BadRequest)
+		testworld.Refused(t, err, wire.BadRequest)
 	}
 	if _, err := a.logPage(t.Context(), url.Values{"unit": {"nobody"}}); err != nil {
 		t.Error(err)

@@ -14,6 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/failpoint"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -31,9 +32,9 @@ type seen struct {
 // two certificates of one serial, and the next authority goes on.
 func TestKilledAnywhere(t *testing.T) {
 	vendor, chip := sameChip(t)
-	w := newWorldOf(t, vendor, chip, "quorum = 2", "quorum = 1", "life = \"30m\"", "life = \"30m0s\"", "program = \"AUTHORITY\" } ]", builds(40))
-	found := must(store.Open(t.Context(), w.dsn))
-	must(Open(t.Context(), w.configOn(found, "authority")))
+	w := newWorldOf(t, vendor, chip, "quorum = 2", "quorum = 1", "lifetime = \"30m\"", "lifetime = \"30m0s\"", "program = \"authority\" } ]", builds(40))
+	found := testworld.Must(store.Open(t.Context(), w.dsn))
+	testworld.Must(Open(t.Context(), w.configOn(found, "authority")))
 	found.Close()
 	var told seen
 	w.killAnywhere(8, func(n int) *child { return w.lifeOf(n, &told) }, func() { w.check(told) })
@@ -44,14 +45,14 @@ func TestKilledAnywhere(t *testing.T) {
 // about so many lives or, with COHORT_FULL=1, as many as there are points, and
 // checks what is left each time.
 func (w *world) killAnywhere(lives int, live func(n int) *child, check func()) {
-	w.t.Helper()
+	w.T.Helper()
 	names := failpoint.Passed(live(0).points)
 	step := max(1, len(names)/lives)
 	if os.Getenv("COHORT_FULL") != "" {
 		step = 1
 	}
 	if kinds := distinct(names); len(names) < 20 || len(kinds) < 3 {
-		w.t.Errorf("got %d points of the kinds %v, want at least 20 of at least 3", len(names), kinds)
+		w.T.Errorf("got %d points of the kinds %v, want at least 20 of at least 3", len(names), kinds)
 	}
 	killed := 0
 	for n := 1; n <= len(names); n += step {
@@ -61,15 +62,15 @@ func (w *world) killAnywhere(lives int, live func(n int) *child, check func()) {
 		check()
 	}
 	if want := (len(names)/step + 1) / 2; killed < want {
-		w.t.Errorf("killed %d authorities, want at least %d", killed, want)
+		w.T.Errorf("killed %d authorities, want at least %d", killed, want)
 	}
-	w.t.Logf("killed %d authorities at %d points (%v)", killed, len(names), distinct(names))
+	w.T.Logf("killed %d authorities at %d points (%v)", killed, len(names), distinct(names))
 }
 
 // builds are reference values of the authority and of so many other builds, as
 // they end in a policy.
 func builds(n int) string {
-	text := "program = \"AUTHORITY\" }"
+	text := "program = \"authority\" }"
 	for i := range n {
 		text += fmt.Sprintf(", { platform = \"soft\", program = %q }", wire.Sum(fmt.Append(nil, "build ", i)))
 	}
@@ -87,7 +88,7 @@ func narrower(doc *policy.Document) []string {
 		return []string{build, " ]\n"}
 	}
 	life := doc.Tasks["keys"].Life
-	return []string{fmt.Sprintf("life = %q", life), fmt.Sprintf("life = %q", life-time.Second)}
+	return []string{fmt.Sprintf("lifetime = %q", life), fmt.Sprintf("lifetime = %q", life-time.Second)}
 }
 
 func distinct(names []string) map[string]int {
@@ -101,15 +102,15 @@ func distinct(names []string) map[string]int {
 // startOf starts the authority that dies at its n-th point. It gives what the
 // one before it left, too.
 func (w *world) startOf(n int) (c *child, before *Authority) {
-	w.t.Helper()
-	db := must(store.Open(w.t.Context(), w.dsn))
-	before = must(Open(w.t.Context(), w.configOn(db, "authority")))
+	w.T.Helper()
+	db := testworld.Must(store.Open(w.T.Context(), w.dsn))
+	before = testworld.Must(Open(w.T.Context(), w.configOn(db, "authority")))
 	if err := db.Close(); err != nil { // the child is to close the file last
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
-	exec(w.t, w.dsn, `DELETE FROM lease`) // that of the one before has run out
+	exec(w.T, w.dsn, `DELETE FROM lease`) // that of the one before has run out
 	if c = w.startChild(n, w.clientTLS(before)); c.Authority == nil && n == 0 {
-		w.t.Fatalf("an authority that is not killed: %v\n%s", c.stop(), w.log)
+		w.T.Fatalf("an authority that is not killed: %v\n%s", c.stop(), w.log)
 	}
 	return c, before
 }
@@ -117,12 +118,12 @@ func (w *world) startOf(n int) (c *child, before *Authority) {
 // lifeOf runs an authority that dies at its n-th point, asks it for all there is
 // to ask for, and notes what it says.
 func (w *world) lifeOf(n int, told *seen) *child {
-	w.t.Helper()
+	w.T.Helper()
 	c, before := w.startOf(n)
 	if c.Authority == nil {
 		return c
 	}
-	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(w.T.Context(), 20*time.Second)
 	defer cancel()
 	p := w.scoring()
 	for range 2 {
@@ -130,7 +131,7 @@ func (w *world) lifeOf(n int, told *seen) *child {
 			told.reports = append(told.reports, report)
 		}
 	}
-	next := w.signed(w.after(before.current.Load().approved, narrower(before.current.Load().doc())...), "ana")
+	next := w.Sign(w.After(before.current.Load().approved, narrower(before.current.Load().doc())...), "ana")
 	if _, err := c.Propose(ctx, proposal(next)); err == nil {
 		told.proposals = append(told.proposals, wire.Sum(next.Policy))
 	}
@@ -142,7 +143,7 @@ func (w *world) lifeOf(n int, told *seen) *child {
 	}
 	if n == 0 {
 		if err := c.stop(); err != nil {
-			w.t.Errorf("an authority that is not killed: %v\n%s", err, w.log)
+			w.T.Errorf("an authority that is not killed: %v\n%s", err, w.log)
 		}
 	}
 	return c
@@ -151,20 +152,20 @@ func (w *world) lifeOf(n int, told *seen) *child {
 // check holds what was told against the store, and goes on with another
 // authority.
 func (w *world) check(told seen) {
-	w.t.Helper()
-	db := must(store.Open(w.t.Context(), w.dsn))
+	w.T.Helper()
+	db := testworld.Must(store.Open(w.T.Context(), w.dsn))
 	defer db.Close()
-	a, err := Open(w.t.Context(), w.configOn(db, "authority"))
+	a, err := Open(w.T.Context(), w.configOn(db, "authority"))
 	if err != nil {
-		w.t.Fatalf("the next authority: %v", err)
+		w.T.Fatalf("the next authority: %v", err)
 	}
 	if a.Root() != w.root {
-		w.t.Error("another root")
+		w.T.Error("another root")
 	}
 	serials := map[string][]byte{}
 	records := map[string]bool{}
 	for before := int64(0); ; {
-		page := must(a.page(w.t.Context(), store.Query{Limit: logMaxLimit, Before: before}))
+		page := testworld.Must(a.page(w.T.Context(), store.Query{Limit: logMaxLimit, Before: before}))
 		for _, e := range page.Entries {
 			records[e.Serial] = true
 		}
@@ -173,33 +174,33 @@ func (w *world) check(told seen) {
 		}
 	}
 	for _, r := range told.reports {
-		serial := serialOf(w.t, r.Unit)
+		serial := serialOf(w.T, r.Unit)
 		if !records[serial] {
-			w.t.Errorf("a report left without the record of %s", serial)
+			w.T.Errorf("a report left without the record of %s", serial)
 		}
 		if other, ok := serials[serial]; ok && !bytes.Equal(other, r.Unit) {
-			w.t.Errorf("two certificates of serial %s", serial)
+			w.T.Errorf("two certificates of serial %s", serial)
 		}
 		serials[serial] = r.Unit
 	}
 	for _, head := range told.heads {
 		if !a.current.Load().approved.Knows(head) {
-			w.t.Errorf("policy %v was in force and is lost", head)
+			w.T.Errorf("policy %v was in force and is lost", head)
 		}
 	}
 	for _, digest := range told.proposals {
-		if _, err := a.showProposal(w.t.Context(), digest); err != nil {
-			w.t.Errorf("proposal %v was taken in and is lost: %v", digest, err)
+		if _, err := a.showProposal(w.T.Context(), digest); err != nil {
+			w.T.Errorf("proposal %v was taken in and is lost: %v", digest, err)
 		}
 	}
-	if err := errors.Join(a.catchUp(w.t.Context()), errOf(w.scoring().enrol(direct{a}))); err != nil {
-		w.t.Errorf("the next authority does not go on: %v", err)
+	if err := errors.Join(a.catchUp(w.T.Context()), errOf(w.scoring().enrol(direct{a}))); err != nil {
+		w.T.Errorf("the next authority does not go on: %v", err)
 	}
 }
 
 func serialOf(t testing.TB, der []byte) string {
 	t.Helper()
-	return must(x509.ParseCertificate(der)).SerialNumber.Text(16)
+	return testworld.Must(x509.ParseCertificate(der)).SerialNumber.Text(16)
 }
 
 func errOf(_ api.Report, err error) error { return err }

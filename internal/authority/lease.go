@@ -108,8 +108,10 @@ func (a *Authority) seeLease(ctx context.Context, now time.Duration) (h holding,
 		return h, err
 	}
 	if row.Key != nil {
-		if err := a.open(tableLease, row, &h); err != nil {
-			return h, err
+		fault := a.open(tableLease, row, &h)
+		a.damage.note(a.log, tableLease, faults(fault))
+		if fault != nil {
+			h = holding{Holder: "a damaged row"} // some authority's, until it was not written for the term
 		}
 	}
 	if string(row.MAC) != string(a.lease.row.MAC) {

@@ -7,18 +7,19 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // asks enrols a unit with an authority and gives its ring keys.
 func (w *world) asks(a *Authority) ([][]byte, error) {
 	p := w.scoring()
-	r := p.request(must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
-	sealed, err := a.certify(w.t.Context(), r)
+	r := p.request(testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
+	sealed, err := a.certify(w.T.Context(), r, "")
 	if err != nil {
 		return nil, err
 	}
-	report := must(p.openReport(r, sealed))
+	report := testworld.Must(p.openReport(r, sealed))
 	return keysOf(report.Rings.Strict, report.Rings.Follow), nil
 }
 
@@ -29,20 +30,20 @@ func TestLease(t *testing.T) {
 	elsewhere := func(a *Authority) {
 		t.Helper()
 		_, err := w.asks(a)
-		wantReason(t, err, wire.RingElsewhere)
+		testworld.Refused(t, err, wire.RingElsewhere)
 	}
-	first := must(w.asks(a))
+	first := testworld.Must(w.asks(a))
 	for range 3 { // longer than the term
 		elsewhere(b)
-		w.clock.pass(leaseTerm - time.Second)
+		w.clock.Pass(leaseTerm - time.Second)
 		a.keepRings(t.Context())
 	}
 	elsewhere(b)
-	if got := shared(first, must(w.asks(a))); got != 4 {
+	if got := shared(first, testworld.Must(w.asks(a))); got != 4 {
 		t.Errorf("got %d keys of before from the holder, want 4", got)
 	}
-	w.clock.pass(leaseTerm) // a is not heard of
-	second := must(w.asks(b))
+	w.clock.Pass(leaseTerm) // a is not heard of
+	second := testworld.Must(w.asks(b))
 	if got := shared(first, second); got != 0 {
 		t.Errorf("got %d keys of the former holder from the next, want none", got)
 	}
@@ -53,7 +54,7 @@ func TestLease(t *testing.T) {
 	if err := b.yieldRings(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := shared(append(first, second...), must(w.asks(a))); got != 0 {
+	if got := shared(append(first, second...), testworld.Must(w.asks(a))); got != 0 {
 		t.Errorf("got %d keys of before from who took the lease again, want none", got)
 	}
 	if got := issued(t, a); got != 4 {
@@ -66,13 +67,13 @@ func TestLease(t *testing.T) {
 func TestLeaseThroughOutage(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	first := must(w.asks(a))
+	first := testworld.Must(w.asks(a))
 	restore := lockStore(t, w.dsn)
-	w.clock.pass(leaseTerm + time.Second)
+	w.clock.Pass(leaseTerm + time.Second)
 	_, err := w.asks(a)
-	wantReason(t, err, wire.StoreFailed)
+	testworld.Refused(t, err, wire.StoreFailed)
 	restore()
-	if got := shared(first, must(w.asks(a))); got != 4 {
+	if got := shared(first, testworld.Must(w.asks(a))); got != 4 {
 		t.Errorf("got %d keys of before the outage, want 4", got)
 	}
 }
@@ -81,7 +82,7 @@ func TestLeaseThroughOutage(t *testing.T) {
 func TestLeaseGivenBack(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(), w.open()
-	must(w.asks(a))
+	testworld.Must(w.asks(a))
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +92,7 @@ func TestLeaseGivenBack(t *testing.T) {
 	if err := a.Serve(ctx, listener); err != nil {
 		t.Fatal(err)
 	}
-	must(w.asks(b))
+	testworld.Must(w.asks(b))
 }
 
 // TestLeaseOfTheUnnamed lets policy drop the build that holds the lease: it
@@ -99,18 +100,22 @@ func TestLeaseGivenBack(t *testing.T) {
 func TestLeaseOfTheUnnamed(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(), w.open()
-	must(w.asks(a))
+	testworld.Must(w.asks(a))
 	snap := a.current.Load()
 	a.current.Store(&snapshot{approved: snap.approved, unnamed: wire.Refuse(wire.NotMeasured, "test", "", "")})
 	a.keepRings(t.Context())
-	must(w.asks(b))
+	testworld.Must(w.asks(b))
 }
 
-// TestLeaseChanged writes the lease behind the authority's back.
+// TestLeaseChanged writes the lease behind the authority's back: some authority holds it, until
+// nobody wrote it for the term.
 func TestLeaseChanged(t *testing.T) {
 	w := newWorld(t)
-	must(w.asks(w.open()))
+	testworld.Must(w.asks(w.open()))
 	exec(t, w.dsn, `UPDATE lease SET mac = zeroblob(32)`)
-	_, err := Open(t.Context(), w.config("authority"))
-	wantReason(t, err, wire.StoreForeign)
+	b := w.open()
+	_, err := w.asks(b)
+	testworld.Refused(t, err, wire.RingElsewhere)
+	w.clock.Pass(leaseTerm)
+	testworld.Must(w.asks(b))
 }

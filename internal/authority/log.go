@@ -3,6 +3,7 @@ package authority
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"net/url"
 	"strconv"
 	"strings"
@@ -79,23 +80,27 @@ func (a *Authority) logPage(ctx context.Context, values url.Values) (api.Log, er
 	})
 }
 
-// page reads a page and checks each row. A row whose content is not what it was
-// found by is refused like one that was changed.
+// page reads a page and checks each row. A damaged row is named and passed over, and so
+// is one whose content is not what it was found by.
 func (a *Authority) page(ctx context.Context, q store.Query) (api.Log, error) {
 	rows, err := a.store.Log(ctx, q)
 	if err != nil {
 		return api.Log{}, err
 	}
-	page := api.Log{Entries: make([]api.LogEntry, len(rows))}
-	for i, r := range rows {
-		entry := &page.Entries[i]
-		if err := a.open(tableLog, r.Row, entry); err != nil {
-			return api.Log{}, err
+	page := api.Log{Entries: make([]api.LogEntry, 0, len(rows))}
+	for _, r := range rows {
+		var entry api.LogEntry
+		err := a.open(tableLog, r.Row, &entry)
+		if err == nil && (q.Task != "" && entry.Task != q.Task || q.Unit != "" && entry.Unit != q.Unit) {
+			err = wire.Refuse(wire.StoreForeign, fmt.Sprintf("store: row %x of %s", r.Key, tableLog), "found under another task or unit", "its own")
 		}
-		if (q.Task != "" && entry.Task != q.Task) || (q.Unit != "" && entry.Unit != q.Unit) {
-			return api.Log{}, wire.Refuse(wire.StoreForeign, "store: row of log", "found under another task or unit", "its own")
+		if err != nil {
+			page.Damaged = append(page.Damaged, r.Sequence)
+			a.log.Error("a row of the store is damaged and passed over", "table", tableLog, "sequence", r.Sequence, "error", err)
+			continue
 		}
 		entry.Sequence = r.Sequence
+		page.Entries = append(page.Entries, entry)
 	}
 	if len(rows) == q.Limit {
 		page.Next = rows[len(rows)-1].Sequence

@@ -3,6 +3,7 @@ package authority
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -82,18 +84,25 @@ func lockStore(t testing.TB, dsn string) func() {
 
 func TestInit(t *testing.T) {
 	w := newWorld(t)
-	db := must(store.Create(t.Context(), w.dsn))
+	db := testworld.Must(store.Create(t.Context(), w.dsn))
 	defer db.Close()
-	tee := w.chip.Attester(attesttest.Measure("authority"))
-	_, err := Init(t.Context(), InitConfig{Store: db, Attester: tee, Sealer: tee})
-	wantReason(t, err, wire.StoreForeign)
+	tee := w.Device("authority")
+	_, err := Init(t.Context(), InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft()})
+	testworld.Refused(t, err, wire.StoreForeign)
+	_, err = Init(t.Context(), InitConfig{Store: db, Attester: tee, Sealer: tee})
+	testworld.Refused(t, err, wire.BadPolicy)
 
 	made := w.init(newDSN(t), "authority")
 	if made.Root == w.root {
 		t.Error("two inits made one root")
 	}
+	var evidence attest.Evidence
+	if err := evidence.UnmarshalJSON(made.Evidence); err != nil {
+		t.Fatal(err)
+	}
+	draft := w.draft().Digest()
 	_, err = attesttest.Verifier().Appraise(attest.Question{
-		Evidence: made.Evidence, ReportData: attest.Bind(wire.LabelInit, made.Nonce, made.Root[:]), Rules: w.vendor.Rules(), At: noon,
+		Evidence: evidence, ReportData: attest.Bind(wire.LabelInit, made.Root[:], draft[:]), Rules: w.Vendor.Rules(), At: noon,
 	})
 	if err != nil {
 		t.Errorf("appraising the evidence of init: %v", err)
@@ -110,30 +119,40 @@ func TestOpenRefusals(t *testing.T) {
 	}{
 		{"no configuration", wire.BadRequest, func(_ *world, c *Config) { *c = Config{} }},
 		{"no genesis on the first run", wire.WrongGenesis, func(_ *world, c *Config) { c.Genesis = nil }},
-		{"one owner only", wire.NoQuorum, func(w *world, c *Config) { g := w.signed(w.text(), "ana"); c.Genesis = &g }},
-		{"one owner twice", wire.NoQuorum, func(w *world, c *Config) { g := w.signed(w.text(), "ana", "ana"); c.Genesis = &g }},
+		{"one owner only", wire.NoQuorum, func(w *world, c *Config) { g := w.Sign(w.text(), "ana"); c.Genesis = &g }},
+		{"one owner twice", wire.NoQuorum, func(w *world, c *Config) { g := w.Sign(w.text(), "ana", "ana"); c.Genesis = &g }},
 		{"signed over another text", wire.BadSignature, func(w *world, c *Config) {
-			g := w.signed(w.text(), "ana", "ben")
+			g := w.Sign(w.text(), "ana", "ben")
 			g.Policy = append(g.Policy, '\n')
 			c.Genesis = &g
 		}},
 		{"a policy that names another root", wire.WrongRoot, func(w *world, c *Config) {
-			g := w.signed(edit(w.t, w.text(), w.root.String(), wire.Sum([]byte("other")).String()), "ana", "ben")
+			g := w.Sign(testworld.Edit(w.T, w.text(), w.root.String(), wire.Sum([]byte("other")).String()), "ana", "ben")
 			c.Genesis = &g
 		}},
 		{"a build that policy does not name", wire.NotMeasured, func(w *world, c *Config) {
-			g := w.signed(edit(w.t, w.text(), wire.Sum([]byte("authority")).String(), wire.Sum([]byte("rebuilt")).String()), "ana", "ben")
+			w.dsn = newDSN(w.T)
+			w.found(`{ platform = "soft", program = "authority" } ]`, fmt.Sprintf(`{ platform = "soft", program = %q } ] # not authority`, wire.Sum([]byte("rebuilt"))))
+			*c = w.config("authority")
+		}},
+		{"a machine that policy does not name", wire.WrongChip, func(w *world, c *Config) {
+			w.dsn = newDSN(w.T)
+			w.found(`machines = "any"`, `machines = ["chip:0123456789abcdef"]`)
+			*c = w.config("authority")
+		}},
+		{"a policy of another draft", wire.WrongDraft, func(w *world, c *Config) {
+			g := w.Sign(w.text("lifetime = \"30m\"", "lifetime = \"31m\""), "ana", "ben")
 			c.Genesis = &g
 		}},
 		{"another build", wire.NotMeasured, func(w *world, c *Config) {
-			c.Sealer = w.chip.Attester(attesttest.Measure("rebuilt"))
+			c.Sealer = w.Device("rebuilt")
 		}},
 		{"a platform root that policy does not name", wire.UnknownRoot, func(w *world, c *Config) {
 			c.Attester.(*attesttest.Device).Faults.OtherRoot = true
 		}},
-		{"a policy of the day after", wire.ClockSkew, func(w *world, c *Config) { w.clock.jump(-24 * time.Hour) }},
+		{"a policy of the day after", wire.ClockSkew, func(w *world, c *Config) { w.clock.Jump(-24 * time.Hour) }},
 		{"the sealed root changed", wire.StoreForeign, func(w *world, c *Config) {
-			exec(w.t, w.dsn, `UPDATE root SET key = zeroblob(32)`)
+			exec(w.T, w.dsn, `UPDATE root SET key = zeroblob(32)`)
 		}},
 	}
 	for _, row := range rows {
@@ -142,35 +161,60 @@ func TestOpenRefusals(t *testing.T) {
 			c := w.config("authority")
 			row.change(w, &c)
 			_, err := Open(t.Context(), c)
-			wantReason(t, err, row.want)
+			testworld.Refused(t, err, row.want)
 		})
 	}
 }
 
-// TestChangedRows changes one row of each table behind the authority's back.
+// TestChangedRows changes one row of each table behind the authority's back. The row is named and
+// passed over; where it was policy, nothing is issued until it is shown again.
 func TestChangedRows(t *testing.T) {
-	rows := []struct{ name, statement, names string }{
-		{"history content", `UPDATE history SET content = CAST(replace(CAST(content AS TEXT), '"policy"', '"policY"') AS BLOB)`, "history"},
-		{"history tag", `UPDATE history SET mac = zeroblob(32)`, "history"},
-		{"history head", `UPDATE history SET head = zeroblob(32)`, "history"},
-		{"log content", `UPDATE log SET content = CAST(replace(CAST(content AS TEXT), 'scoring', 'scorinG') AS BLOB)`, "log"},
-		{"proposal content", `UPDATE proposals SET content = CAST('{}' AS BLOB)`, "proposals"},
-		{"proposal in another's place", `UPDATE proposals SET digest = zeroblob(32)`, "proposals"},
+	rows := []struct {
+		name, statement, table string
+		behind                 bool
+	}{
+		{"history content", `UPDATE history SET content = CAST(replace(CAST(content AS TEXT), '"policy"', '"policY"') AS BLOB) WHERE step = 2`, tableHistory, true},
+		{"history tag", `UPDATE history SET mac = zeroblob(32) WHERE step = 2`, tableHistory, true},
+		{"history head", `UPDATE history SET head = zeroblob(32) WHERE step = 2`, tableHistory, true},
+		{"history in the middle", `UPDATE history SET mac = zeroblob(32) WHERE step = 2 OR step = 3`, tableHistory, true},
+		{"log content", `UPDATE log SET content = CAST(replace(CAST(content AS TEXT), 'scoring', 'scorinG') AS BLOB)`, tableLog, false},
+		{"proposal content", `UPDATE proposals SET content = CAST('{}' AS BLOB)`, tableProposals, false},
+		{"proposal in another's place", `UPDATE proposals SET digest = zeroblob(32) WHERE digest = (SELECT digest FROM proposals ORDER BY digest DESC LIMIT 1)`, tableProposals, false},
+		{"lease", `UPDATE lease SET mac = zeroblob(32)`, tableLease, false},
+		{"backup record", `INSERT INTO backup ("only", key, content, mac) VALUES (1, zeroblob(32), zeroblob(32), zeroblob(32))`, tableBackup, false},
+		{"contradiction", `INSERT INTO forks (key, content, mac) VALUES (zeroblob(32), zeroblob(32), zeroblob(32))`, tableForks, false},
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
 			w := newWorld(t)
 			a := w.open()
-			must(w.scoring().enrol(direct{a}))
-			must(a.propose(t.Context(), proposal(w.signed(w.after(a.current.Load().approved, tighter...), "ana"))))
+			w.change(a, tighter...)
+			w.change(a, "lifetime = \"20m\"", "lifetime = \"15m\"")
+			testworld.Must(w.scoring().enrol(direct{a}))
+			testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.After(a.current.Load().approved, "lifetime = \"15m\"", "lifetime = \"14m\""), "ana"))))
+			newest := a.current.Load().history(0)
 			exec(t, w.dsn, row.statement)
-			_, err := Open(t.Context(), w.config("authority"))
-			if row.names == "proposals" {
-				_, err = a.showProposals(t.Context())
+
+			b := w.open()
+			_, _ = b.seeLease(t.Context(), 0)
+			_, _ = b.showProposals(t.Context())
+			if named := b.damage.of(row.table); len(named) == 0 || !strings.Contains(named[0], "of "+row.table) {
+				t.Errorf("got damaged rows %q, want one of %s named", named, row.table)
 			}
-			wantReason(t, err, wire.StoreForeign)
-			if err != nil && !strings.Contains(err.Error(), "of "+row.names) {
-				t.Errorf("got %q, want the table %q named", err, row.names)
+			_, err := w.scoring().enrol(direct{b})
+			if row.behind {
+				testworld.Refused(t, err, wire.Behind)
+				testworld.Must(b.push(t.Context(), newest))
+				_, err = w.scoring().enrol(direct{b})
+			}
+			if err != nil {
+				t.Errorf("issuing: %v", err)
+			}
+			if got := b.current.Load().approved.Head(); got != newest.Head {
+				t.Errorf("got head %v, want %v", got, newest.Head)
+			}
+			if c := w.open(); c.behind() != nil {
+				t.Errorf("after another start: %v", c.behind())
 			}
 		})
 	}
@@ -181,7 +225,7 @@ func TestChangedRows(t *testing.T) {
 func TestReopen(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	one := must(w.scoring().enrol(direct{a}))
+	one := testworld.Must(w.scoring().enrol(direct{a}))
 	c := w.config("authority")
 	c.Genesis = nil
 	b, err := Open(t.Context(), c)
@@ -191,15 +235,15 @@ func TestReopen(t *testing.T) {
 	if b.Root() != w.root || b.Genesis() != wire.Sum(w.genesis.Policy) {
 		t.Error("another root or genesis after a restart")
 	}
-	two := must(w.scoring().enrol(direct{b}))
+	two := testworld.Must(w.scoring().enrol(direct{b}))
 	if string(one.Leaf) != string(two.Leaf) {
 		t.Error("another shared leaf after a restart")
 	}
-	other := w.signed(w.text("life = \"30m\"", "life = \"31m\""), "ana", "ben")
+	other := w.Sign(w.text("lifetime = \"30m\"", "lifetime = \"31m\""), "ana", "ben")
 	c = w.config("authority")
 	c.Genesis = &other
 	_, err = Open(t.Context(), c)
-	wantReason(t, err, wire.WrongGenesis)
+	testworld.Refused(t, err, wire.WrongGenesis)
 }
 
 // TestOtherRoot gives the same binary, genesis and policy to an authority with
@@ -210,7 +254,7 @@ func TestOtherRoot(t *testing.T) {
 	w.dsn = newDSN(t)
 	w.init(w.dsn, "authority")
 	_, err := Open(t.Context(), w.config("authority"))
-	wantReason(t, err, wire.WrongRoot)
+	testworld.Refused(t, err, wire.WrongRoot)
 }
 
 // TestClockJump moves the wall clock against the monotonic one.
@@ -218,33 +262,33 @@ func TestClockJump(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	client, _ := w.serve(a)
-	w.clock.jump(wire.MaxClockJump)
+	w.clock.Jump(wire.MaxClockJump)
 	if _, err := w.scoring().enrol(client); err != nil {
 		t.Errorf("after a jump of %v: %v", wire.MaxClockJump, err)
 	}
-	w.clock.jump(time.Second)
+	w.clock.Jump(time.Second)
 	_, err := client.Challenge(t.Context())
-	wantReason(t, err, wire.ClockSkew)
-	w.clock.jump(-time.Second)
-	w.clock.pass(time.Hour)
+	testworld.Refused(t, err, wire.ClockSkew)
+	w.clock.Jump(-time.Second)
+	w.clock.Pass(time.Hour)
 	if _, err := w.scoring().enrol(client); err != nil {
 		t.Errorf("an hour by both clocks later: %v", err)
 	}
-	w.clock.jump(-4 * time.Minute)
+	w.clock.Jump(-4 * time.Minute)
 	_, err = client.Challenge(t.Context())
-	wantReason(t, err, wire.ClockSkew)
+	testworld.Refused(t, err, wire.ClockSkew)
 }
 
 // TestClockFloor restarts the authority on a machine whose clock went back.
 func TestClockFloor(t *testing.T) {
 	w := newWorld(t)
-	must(w.scoring().enrol(direct{w.open()}))
-	w.clock.jump(-time.Minute)
+	testworld.Must(w.scoring().enrol(direct{w.open()}))
+	w.clock.Jump(-time.Minute)
 	a := w.open()
-	if now := must(a.guard.now()); now.Before(noon) {
+	if now := testworld.Must(a.guard.now()); now.Before(noon) {
 		t.Errorf("got time %v, want not before the newest record, %v", now, noon)
 	}
-	w.clock.jump(-2 * time.Minute)
+	w.clock.Jump(-2 * time.Minute)
 	_, err := Open(t.Context(), w.config("authority"))
-	wantReason(t, err, wire.ClockSkew)
+	testworld.Refused(t, err, wire.ClockSkew)
 }

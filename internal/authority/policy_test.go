@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -19,7 +20,7 @@ func proposal(s policy.Step) api.ProposeRequest {
 // Two edits of the test policy: a shorter life tightens, another release
 // loosens.
 var (
-	tighter = []string{"life = \"30m\"", "life = \"20m\""}
+	tighter = []string{"lifetime = \"30m\"", "lifetime = \"20m\""}
 	looser  = []string{"[task.scoring]\n", "[task.keys.release.\"1.5\"]\nreference = [ { platform = \"soft\", program = \"" + wire.Sum([]byte("keys-1.5")).String() + "\" } ]\n\n[task.scoring]\n"}
 )
 
@@ -29,30 +30,30 @@ func TestApproval(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	client, _ := w.serve(a)
-	text := w.after(a.current.Load().approved, tighter...)
+	text := w.After(a.current.Load().approved, tighter...)
 	digest := wire.Sum([]byte(text))
 
-	p, err := client.Propose(t.Context(), proposal(w.signed(text, "ben")))
+	p, err := client.Propose(t.Context(), proposal(w.Sign(text, "ben")))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if p.State != "pending" || p.Proposer != "ben" || !slices.Equal(p.Missing, []string{"ana", "eva"}) || p.Digest != digest {
 		t.Errorf("got %+v, want a pending proposal of ben that ana and eva have not signed", p)
 	}
-	if all := must(client.Proposals(t.Context())); len(all.Proposals) != 1 {
+	if all := testworld.Must(client.Proposals(t.Context())); len(all.Proposals) != 1 {
 		t.Errorf("got %d proposals, want 1", len(all.Proposals))
 	}
-	p, err = client.Sign(t.Context(), digest, api.SignatureRequest{Signature: w.signature("eva", policy.ForPolicy, text)})
+	p, err = client.Sign(t.Context(), digest, api.SignatureRequest{Signature: w.Signature("eva", policy.ForPolicy, text)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if p.State != "adopted" {
 		t.Errorf("got state %q, want adopted", p.State)
 	}
-	if got := must(client.Policy(t.Context())); got.Sequence != 2 || got.Digest != digest {
+	if got := testworld.Must(client.Policy(t.Context())); got.Sequence != 2 || got.Digest != digest {
 		t.Errorf("got policy %d %v, want 2 %v", got.Sequence, got.Digest, digest)
 	}
-	h := must(client.History(t.Context(), 0))
+	h := testworld.Must(client.History(t.Context(), 0))
 	if got, err := policy.Replay(a.Genesis(), []policy.Step{stepOf(h.Entries[0]), stepOf(h.Entries[1])}); err != nil || got.Head() != h.Head {
 		t.Errorf("replaying the history: head %v, error %v, want %v", got.Head(), err, h.Head)
 	}
@@ -63,17 +64,17 @@ func TestOwnerRefusals(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	client, _ := w.serve(a)
-	text := w.after(a.current.Load().approved, tighter...)
+	text := w.After(a.current.Load().approved, tighter...)
 	digest := wire.Sum([]byte(text))
-	must(client.Propose(t.Context(), proposal(w.signed(text, "ana"))))
-	w.owners["mallory"] = newOwner(t)
+	testworld.Must(client.Propose(t.Context(), proposal(w.Sign(text, "ana"))))
+	w.Keys["mallory"] = testworld.NewKey()
 
 	sign := func(signature string) error {
 		_, err := client.Sign(t.Context(), digest, api.SignatureRequest{Signature: signature})
 		return err
 	}
 	cancel := func(name, statement string) error {
-		_, err := client.Cancel(t.Context(), digest, api.CancelRequest{Statement: []byte(statement), Signature: w.signature(name, policy.ForCancel, statement)})
+		_, err := client.Cancel(t.Context(), digest, api.CancelRequest{Statement: []byte(statement), Signature: w.Signature(name, policy.ForCancel, statement)})
 		return err
 	}
 	propose := func(s policy.Step) error { _, err := client.Propose(t.Context(), proposal(s)); return err }
@@ -83,44 +84,44 @@ func TestOwnerRefusals(t *testing.T) {
 		err  error
 		want wire.Reason
 	}{
-		{"one owner twice", sign(w.signature("ana", policy.ForPolicy, text)), wire.NoQuorum},
-		{"over another version", sign(w.signature("ben", policy.ForPolicy, text+"\n")), wire.BadSignature},
-		{"in another namespace", sign(w.signature("ben", policy.ForCancel, text)), wire.BadSignature},
-		{"by nobody's key", sign(w.signature("mallory", policy.ForPolicy, text)), wire.NotOwner},
+		{"one owner twice", sign(w.Signature("ana", policy.ForPolicy, text)), wire.NoQuorum},
+		{"over another version", sign(w.Signature("ben", policy.ForPolicy, text+"\n")), wire.BadSignature},
+		{"in another namespace", sign(w.Signature("ben", policy.ForCancel, text)), wire.BadSignature},
+		{"by nobody's key", sign(w.Signature("mallory", policy.ForPolicy, text)), wire.NotOwner},
 		{"no signature", sign(""), wire.Malformed},
 		{"cancelled by another", cancel("ben", statement), wire.NotOwner},
 		{"cancel of another proposal", cancel("ana", strings.Replace(statement, digest.Hex()[:4], "0000", 1)), wire.Malformed},
 		{"proposed by nobody", propose(policy.Step{Policy: []byte(text + "# \n")}), wire.NoQuorum},
-		{"another sequence", propose(w.signed(strings.Replace(text, "sequence     = 2", "sequence     = 3", 1), "ana")), wire.WrongSequence},
-		{"another root", propose(w.signed(strings.Replace(text, w.root.String(), digest.String(), 1), "ana", "ben")), wire.WrongRoot},
-		{"not a policy", propose(w.signed("x", "ana")), wire.BadPolicy},
+		{"another sequence", propose(w.Sign(strings.Replace(text, "sequence     = 2", "sequence     = 3", 1), "ana")), wire.WrongSequence},
+		{"another root", propose(w.Sign(strings.Replace(text, w.root.String(), digest.String(), 1), "ana", "ben")), wire.WrongRoot},
+		{"not a policy", propose(w.Sign("x", "ana")), wire.BadPolicy},
 	}
 	for _, row := range rows {
-		t.Run(row.name, func(t *testing.T) { wantReason(t, row.err, row.want) })
+		t.Run(row.name, func(t *testing.T) { testworld.Refused(t, row.err, row.want) })
 	}
-	if got := must(client.Policy(t.Context())).Sequence; got != 1 {
+	if got := testworld.Must(client.Policy(t.Context())).Sequence; got != 1 {
 		t.Errorf("got policy %d in force, want 1", got)
 	}
 	_, err := client.Proposal(t.Context(), a.root)
-	wantReason(t, err, wire.NotFound)
+	testworld.Refused(t, err, wire.NotFound)
 
 	if err := cancel("ana", statement); err != nil {
 		t.Fatal(err)
 	}
-	wantReason(t, sign(w.signature("ben", policy.ForPolicy, text)), wire.Withdrawn)
-	wantReason(t, propose(w.signed(text, "ana", "ben")), wire.Withdrawn)
+	testworld.Refused(t, sign(w.Signature("ben", policy.ForPolicy, text)), wire.ProposalOver)
+	testworld.Refused(t, propose(w.Sign(text, "ana", "ben")), wire.ProposalOver)
 }
 
 func TestProposalExpires(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	text := w.after(a.current.Load().approved, tighter...)
-	must(a.propose(t.Context(), proposal(w.signed(text, "ana"))))
-	w.clock.pass(168 * time.Hour)
-	_, err := a.sign(t.Context(), wire.Sum([]byte(text)), api.SignatureRequest{Signature: w.signature("ben", policy.ForPolicy, text)})
-	wantReason(t, err, wire.Withdrawn)
-	_, err = a.propose(t.Context(), proposal(w.signed(text, "ben", "ana")))
-	wantReason(t, err, wire.Withdrawn)
+	text := w.After(a.current.Load().approved, tighter...)
+	testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "ana"))))
+	w.clock.Pass(168 * time.Hour)
+	_, err := a.sign(t.Context(), wire.Sum([]byte(text)), api.SignatureRequest{Signature: w.Signature("ben", policy.ForPolicy, text)})
+	testworld.Refused(t, err, wire.ProposalOver)
+	_, err = a.propose(t.Context(), proposal(w.Sign(text, "ben", "ana")))
+	testworld.Refused(t, err, wire.ProposalOver)
 }
 
 // TestDelay loosens: the proposal is visible with its time, and takes effect by
@@ -128,22 +129,19 @@ func TestProposalExpires(t *testing.T) {
 func TestDelay(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	text := w.after(a.current.Load().approved, looser...)
-	p := must(a.propose(t.Context(), proposal(w.signed(text, "ana", "ben"))))
-	if p.State != "waiting" || p.Effective == nil || !p.Effective.Equal(noon.Add(time.Hour)) {
-		t.Errorf("got state %q, effective %v, want waiting until %v", p.State, p.Effective, noon.Add(time.Hour))
+	text := w.After(a.current.Load().approved, looser...)
+	p := testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "ana", "ben"))))
+	if p.State != "waiting" || p.Waited != 0 || p.Delay != 3600 {
+		t.Errorf("got state %q, %d s waited of %d s, want waiting, none of 3600", p.State, p.Waited, p.Delay)
 	}
-	w.clock.pass(time.Hour - time.Second)
-	if err := a.catchUp(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	w.wait(a, time.Hour-10*time.Second)
 	if got := a.current.Load().policy().Sequence; got != 1 {
 		t.Fatalf("got policy %d before the delay is over, want 1", got)
 	}
-	w.clock.pass(time.Second)
-	if err := a.catchUp(t.Context()); err != nil {
-		t.Fatal(err)
+	if p := testworld.Must(a.showProposal(t.Context(), p.Digest)); p.Waited < 3540 || p.Waited > 3590 {
+		t.Errorf("got %d s waited of %d s, want what has passed", p.Waited, p.Delay)
 	}
+	w.wait(a, 10*time.Second)
 	if got := a.current.Load().policy().Sequence; got != 2 {
 		t.Errorf("got policy %d after the delay, want 2", got)
 	}
@@ -152,13 +150,13 @@ func TestDelay(t *testing.T) {
 // TestSignaturesAtOnce lets two owners sign in the same moment; none is lost.
 func TestSignaturesAtOnce(t *testing.T) {
 	w := newWorld(t, "quorum = 2", "quorum = 3")
-	w.genesis = w.signed(string(w.genesis.Policy), owners...)
+	w.genesis = w.Sign(string(w.genesis.Policy), w.Owners...)
 	a, b := w.open(), w.open()
-	text := w.after(a.current.Load().approved, tighter...)
-	must(a.propose(t.Context(), proposal(w.signed(text, "ana"))))
+	text := w.After(a.current.Load().approved, tighter...)
+	testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "ana"))))
 	var both sync.WaitGroup
 	for name, authority := range map[string]*Authority{"ben": a, "eva": b} {
-		signature := w.signature(name, policy.ForPolicy, text)
+		signature := w.Signature(name, policy.ForPolicy, text)
 		both.Go(func() {
 			if _, err := authority.sign(t.Context(), wire.Sum([]byte(text)), api.SignatureRequest{Signature: signature}); err != nil {
 				t.Errorf("%s signs: %v", name, err)
@@ -181,12 +179,9 @@ func TestSignaturesAtOnce(t *testing.T) {
 func TestCutHistory(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	text := w.after(a.current.Load().approved, looser...)
-	must(a.propose(t.Context(), proposal(w.signed(text, "ana", "ben"))))
-	w.clock.pass(time.Hour)
-	if err := a.catchUp(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	text := w.After(a.current.Load().approved, looser...)
+	testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "ana", "ben"))))
+	w.wait(a, time.Hour)
 	seen := a.current.Load().history(0)
 	exec(t, w.dsn, `DELETE FROM history WHERE step = 2`)
 	exec(t, w.dsn, `DELETE FROM proposals`)
@@ -194,25 +189,26 @@ func TestCutHistory(t *testing.T) {
 	b := w.open()
 	client, _ := w.serve(b)
 	p := w.scoring()
-	r := p.request(must(client.Challenge(t.Context())).Nonce, func(r *api.CertificateRequest) { r.Head = seen.Head })
+	r := p.request(testworld.Must(client.Challenge(t.Context())).Nonce, func(r *api.CertificateRequest) { r.Head = seen.Head })
 	_, err := client.Certify(t.Context(), r)
-	wantReason(t, err, wire.Behind)
+	testworld.Refused(t, err, wire.Behind)
 
 	unmarked := api.History{From: 1, Entries: []api.HistoryEntry{{Policy: seen.Entries[1].Policy, Signatures: seen.Entries[1].Signatures}}, Head: seen.Head}
 	forged := unmarked
 	forged.Entries = []api.HistoryEntry{unmarked.Entries[0]}
 	forged.Entries[0].Adopted = make([]byte, 32)
 	_, err = client.Push(t.Context(), forged)
-	wantReason(t, err, wire.BadSignature)
+	testworld.Refused(t, err, wire.BadSignature)
 	unmarked.Entries[0].Adopted = nil
-	if got := must(client.Push(t.Context(), unmarked)); got.Sequence != 1 {
+	if got := testworld.Must(client.Push(t.Context(), unmarked)); got.Sequence != 1 {
 		t.Errorf("got policy %d after a push without mark, want 1: its delay is not over", got.Sequence)
 	}
-	if got := must(client.Push(t.Context(), seen)); got.Sequence != 2 || got.Head != seen.Head {
+	if got := testworld.Must(client.Push(t.Context(), seen)); got.Sequence != 2 || got.Head != seen.Head {
 		t.Errorf("got policy %d, head %v after a push, want 2, %v", got.Sequence, got.Head, seen.Head)
 	}
-	if _, err := client.Certify(t.Context(), r); err != nil {
-		t.Errorf("the same request after the push: %v", err)
+	again := p.request(testworld.Must(client.Challenge(t.Context())).Nonce, func(r *api.CertificateRequest) { r.Head = seen.Head })
+	if _, err := client.Certify(t.Context(), again); err != nil {
+		t.Errorf("the request again after the push: %v", err)
 	}
 }
 
@@ -221,8 +217,8 @@ func TestPushRefusals(t *testing.T) {
 	a := w.open()
 	client, _ := w.serve(a)
 	mine := a.current.Load().history(0)
-	other := w.signed(w.text(looser...), "ana", "ben")
-	fork := w.signed(strings.Replace(string(mine.Entries[0].Policy), "units", "units", 1)+"# fork\n", "ana", "ben")
+	other := w.Sign(w.text(looser...), "ana", "ben")
+	fork := w.Sign(strings.Replace(string(mine.Entries[0].Policy), "units", "units", 1)+"# fork\n", "ana", "ben")
 	rows := []struct {
 		name string
 		h    api.History
@@ -236,7 +232,7 @@ func TestPushRefusals(t *testing.T) {
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
 			_, err := client.Push(t.Context(), row.h)
-			wantReason(t, err, row.want)
+			testworld.Refused(t, err, row.want)
 		})
 	}
 	if got, err := client.Push(t.Context(), mine); err != nil || got.Sequence != 1 {
@@ -249,12 +245,12 @@ func TestPushRefusals(t *testing.T) {
 func TestRolledBackBeneath(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	must(a.propose(t.Context(), proposal(w.signed(w.after(a.current.Load().approved, tighter...), "ana", "ben"))))
+	testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.After(a.current.Load().approved, tighter...), "ana", "ben"))))
 	exec(t, w.dsn, `DELETE FROM history WHERE step = 2`)
 	if _, err := w.scoring().enrol(direct{a}); err != nil {
 		t.Error(err)
 	}
-	if got, want := must(a.store.Head(t.Context())), a.current.Load().approved.Head(); got != want {
+	if got, want := testworld.Must(a.store.Head(t.Context())), a.current.Load().approved.Head(); got != want {
 		t.Errorf("got head %v in the store, want %v", got, want)
 	}
 }
@@ -264,9 +260,9 @@ func TestRolledBackBeneath(t *testing.T) {
 func TestAdoptedMeanwhile(t *testing.T) {
 	w := newWorld(t)
 	a, other := w.open(), w.open()
-	next := w.signed(w.after(a.current.Load().approved), "ana", "ben")
+	next := w.Sign(w.After(a.current.Load().approved), "ana", "ben")
 	for _, by := range []*Authority{a, a, other} {
-		if err := by.adopt(t.Context(), next); err != nil {
+		if err := by.adopt(t.Context(), api.HistoryEntry{Policy: next.Policy, Signatures: next.Signatures}); err != nil {
 			t.Error(err)
 		}
 		if got, want := by.current.Load().doc().Digest(), wire.Sum(next.Policy); got != want {
@@ -280,8 +276,8 @@ func TestAdoptedMeanwhile(t *testing.T) {
 func TestFollowed(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(), w.open()
-	must(a.propose(t.Context(), proposal(w.signed(w.after(a.current.Load().approved, tighter...), "ana", "ben"))))
-	report := must(w.scoring().enrol(direct{b}))
+	testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.After(a.current.Load().approved, tighter...), "ana", "ben"))))
+	report := testworld.Must(w.scoring().enrol(direct{b}))
 	if want := a.current.Load().approved.Head(); report.Head != want {
 		t.Errorf("got a report under head %v, want %v", report.Head, want)
 	}
@@ -293,15 +289,12 @@ func TestUpgrade(t *testing.T) {
 	a := w.open()
 	rebuilt := wire.Sum([]byte("rebuilt")).String()
 	reference := "{ platform = \"soft\", program = \"" + wire.Sum([]byte("authority")).String() + "\" }"
-	both := w.after(a.current.Load().approved, reference, reference+", { platform = \"soft\", program = \""+rebuilt+"\" }")
+	both := w.After(a.current.Load().approved, reference, reference+", { platform = \"soft\", program = \""+rebuilt+"\" }")
 
 	_, err := Open(t.Context(), w.config("rebuilt"))
-	wantReason(t, err, wire.NotMeasured)
-	must(a.propose(t.Context(), proposal(w.signed(both, "ana", "ben"))))
-	w.clock.pass(time.Hour)
-	if err := a.catchUp(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	testworld.Refused(t, err, wire.NotMeasured)
+	testworld.Must(a.propose(t.Context(), proposal(w.Sign(both, "ana", "ben"))))
+	w.wait(a, time.Hour)
 	b, err := Open(t.Context(), w.config("rebuilt"))
 	if err != nil {
 		t.Fatal(err)
@@ -310,15 +303,15 @@ func TestUpgrade(t *testing.T) {
 		t.Error("the root changed with the build")
 	}
 	// The old value out: the old build issues nothing more, and cannot start.
-	single := w.after(b.current.Load().approved, reference+", ", "")
-	must(b.propose(t.Context(), proposal(w.signed(single, "ana", "ben"))))
+	single := w.After(b.current.Load().approved, reference+", ", "")
+	testworld.Must(b.propose(t.Context(), proposal(w.Sign(single, "ana", "ben"))))
 	if err := a.catchUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	_, err = w.scoring().enrol(direct{a})
-	wantReason(t, err, wire.Unavailable)
+	testworld.Refused(t, err, wire.Unavailable)
 	_, err = Open(t.Context(), w.config("authority"))
-	wantReason(t, err, wire.NotMeasured)
+	testworld.Refused(t, err, wire.NotMeasured)
 	if _, err := w.scoring().enrol(direct{b}); err != nil {
 		t.Error(err)
 	}
@@ -330,10 +323,10 @@ func TestPushMoves(t *testing.T) {
 	w.open()
 	copied := copyStore(t, w.dsn)
 	a := w.open()
-	must(a.propose(t.Context(), proposal(w.signed(w.after(a.current.Load().approved, tighter...), "ana", "ben"))))
+	testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.After(a.current.Load().approved, tighter...), "ana", "ben"))))
 	w.dsn = copied
 	b := w.open()
-	if got := must(b.push(t.Context(), a.current.Load().history(1))); got.Head != a.current.Load().approved.Head() {
+	if got := testworld.Must(b.push(t.Context(), a.current.Load().history(1))); got.Head != a.current.Load().approved.Head() {
 		t.Errorf("got head %v, want %v", got.Head, a.current.Load().approved.Head())
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
@@ -13,9 +14,14 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// maxProposals bounds the proposals for one place in the history. Each carries
-// an owner's signature, so only owners can reach it.
-const maxProposals = 64
+// Bounds of what one owner's key can make the store keep. A proposal that
+// carries its quorum counts in none of them: whatever a stolen key does, the
+// owners together take it out.
+const (
+	maxLive    = 8  // proposals of one owner that wait for their quorum
+	maxOver    = 64 // of one owner that are over without one, and stay so
+	maxSettled = 64 // of all owners that followed a policy which is no longer in force
+)
 
 // kept is a proposal and the row it was read from.
 type kept struct {
@@ -23,26 +29,52 @@ type kept struct {
 	row store.Row
 }
 
-// proposals reads and checks all proposals of the store.
+// opened are the proposals of rows that were checked before, by tag and head:
+// signatures are expensive, and strangers ask for the list.
+type opened struct {
+	mu   sync.Mutex
+	rows map[string]kept // guarded by mu; swapped whole
+}
+
+// proposals reads and checks all proposals of the store, newest first. A damaged
+// row is named and passed over.
 func (a *Authority) proposals(ctx context.Context, approved policy.Approved) ([]kept, error) {
 	rows, err := a.store.Proposals(ctx)
 	if err != nil {
 		return nil, err
 	}
-	all := make([]kept, len(rows))
-	for i, row := range rows {
-		var r policy.Record
-		if err := a.open(tableProposals, row, &r); err != nil {
-			return nil, err
+	a.opened.mu.Lock()
+	defer a.opened.mu.Unlock()
+	fresh := make(map[string]kept, len(rows))
+	var all []kept
+	var damaged []error
+	for _, row := range rows {
+		k, known := a.opened.rows[string(row.MAC)+string(row.Content)]
+		if !known || string(k.row.Key) != string(row.Key) {
+			if k, err = a.openProposal(row, approved); err != nil {
+				damaged = append(damaged, err)
+				continue
+			}
 		}
-		p, err := policy.Reopen(approved, r)
-		if err != nil {
-			return nil, fmt.Errorf("reading proposal %x: %w", row.Key, err)
-		}
-		all[i] = kept{p, row}
+		fresh[string(row.MAC)+string(row.Content)] = k
+		all = append(all, k)
 	}
+	a.opened.rows = fresh
+	a.damage.note(a.log, tableProposals, damaged)
 	slices.SortFunc(all, func(x, y kept) int { return y.Record().Created.Compare(x.Record().Created) })
 	return all, nil
+}
+
+func (a *Authority) openProposal(row store.Row, approved policy.Approved) (kept, error) {
+	var r policy.Record
+	if err := a.open(tableProposals, row, &r); err != nil {
+		return kept{}, err
+	}
+	p, err := policy.Reopen(approved, r)
+	if err != nil {
+		return kept{}, fmt.Errorf("row %x of %s: %w", row.Key, tableProposals, err)
+	}
+	return kept{p, row}, nil
 }
 
 // proposal finds one proposal, or refuses with "not-found".
@@ -60,7 +92,8 @@ func (a *Authority) proposal(ctx context.Context, approved policy.Approved, dige
 }
 
 // propose takes a proposal in and, if it is ready, adopts it. Proposing a file
-// again adds the signatures that are new; a proposal that is over stays over.
+// again adds the signatures that are new; one that is over stays over, unless a quorum
+// of owners carries it who had not signed it.
 func (a *Authority) propose(ctx context.Context, r api.ProposeRequest) (api.Proposal, error) {
 	digest := wire.Sum(r.Policy)
 	_, err := a.proposal(ctx, a.current.Load().approved, digest)
@@ -84,14 +117,14 @@ func (a *Authority) propose(ctx context.Context, r api.ProposeRequest) (api.Prop
 	if err := a.admitRoot(r.Policy); err != nil {
 		return api.Proposal{}, err
 	}
-	if err := a.room(ctx, approved); err != nil {
+	if err := a.room(ctx, approved, p, now); err != nil {
 		return api.Proposal{}, err
 	}
 	row, err := a.seal(tableProposals, digest[:], p.Record())
 	if err != nil {
 		return api.Proposal{}, err
 	}
-	if err := a.store.AddProposal(ctx, row); err != nil {
+	if err := a.store.PutProposal(ctx, row, a.believed(tableProposals)); err != nil {
 		return api.Proposal{}, err
 	}
 	return a.settle(ctx, digest)
@@ -110,36 +143,47 @@ func (a *Authority) admitRoot(raw []byte) error {
 	return nil
 }
 
-// room refuses one proposal too many for the next place in the history, and
-// forgets those for places that are taken.
-func (a *Authority) room(ctx context.Context, approved policy.Approved) error {
-	all, err := a.proposals(ctx, approved)
+// room refuses one proposal too many of its proposer, and forgets those that were over
+// long before others. A proposal with its quorum always has room.
+func (a *Authority) room(ctx context.Context, approved policy.Approved, p policy.Proposal, now time.Time) error {
+	all, err := a.proposals(ctx, approved) // newest first
 	if err != nil {
 		return err
 	}
-	open := 0
+	live, over, settled := 0, map[string]int{}, 0
 	for _, k := range all {
-		doc, err := policy.Parse(k.Step().Policy)
-		if err != nil {
-			return err
+		var drop bool
+		switch state := k.State(approved, now); {
+		case k.Base() != approved.Document().Digest(): // can never be adopted any more
+			settled++
+			drop = settled > maxSettled
+		case state == policy.Pending && k.Proposer() == p.Proposer():
+			live++
+		case (state == policy.Expired || state == policy.Cancelled) && k.Quorate().IsZero():
+			over[k.Proposer()]++
+			drop = over[k.Proposer()] > maxOver
 		}
-		if doc.Sequence > approved.Document().Sequence {
-			open++
-		} else if len(all) > 2*maxProposals {
+		if drop {
 			if err := a.store.RemoveProposal(ctx, k.row); err != nil {
 				return err
 			}
 		}
 	}
-	if open >= maxProposals {
-		return wire.Refuse(wire.TooMany, "proposals", open, maxProposals)
+	if p.Quorate().IsZero() && live >= maxLive {
+		return wire.Refuse(wire.TooMany, "proposals of "+p.Proposer()+" without a quorum", live,
+			fmt.Sprint("fewer than ", maxLive, "; cancel one, or propose with a quorum of signatures"))
 	}
 	return nil
 }
 
-// addSignatures adds those signatures that the proposal does not have yet.
+// addSignatures adds those signatures that the proposal does not have yet, or
+// proposes anew what is over.
 func addSignatures(now time.Time, k kept, approved policy.Approved, signatures []string) (policy.Proposal, error) {
 	p := k.Proposal
+	switch p.State(approved, now) {
+	case policy.Expired, policy.Cancelled, policy.Adopted:
+		return p.Renew(approved, signatures, now)
+	}
 	for _, s := range signatures {
 		if slices.Contains(p.Record().Signatures, s) {
 			continue
@@ -188,7 +232,10 @@ func (a *Authority) change(ctx context.Context, digest wire.Digest, apply func(t
 		if err != nil {
 			return api.Proposal{}, err
 		}
-		err = a.store.SwapProposal(ctx, k.row, row)
+		if string(row.MAC) == string(k.row.MAC) {
+			return a.settle(ctx, digest) // nothing is new
+		}
+		err = a.counts.rewrite(digest, k.row.MAC, row.MAC, func() error { return a.store.SwapProposal(ctx, k.row, row) })
 		if err == nil {
 			return a.settle(ctx, digest)
 		}
@@ -198,33 +245,45 @@ func (a *Authority) change(ctx context.Context, digest wire.Digest, apply func(t
 	}
 }
 
-// settle adopts what is ready and shows one proposal as it then is.
+// settle adopts what is ready and shows one proposal as it then is. That another
+// proposal cannot be adopted is no fault of this one.
 func (a *Authority) settle(ctx context.Context, digest wire.Digest) (api.Proposal, error) {
-	if err := a.adoptReady(ctx); err != nil {
-		return api.Proposal{}, err
+	adopting := a.adoptReady(ctx)
+	p, err := a.showProposal(ctx, digest)
+	if err == nil && p.State == string(policy.Ready) {
+		err = adopting
 	}
-	return a.showProposal(ctx, digest)
+	return p, err
 }
 
-// adoptReady adopts the proposal that has been ready longest, if any is; the
-// others for its place are over by that.
+// adoptReady counts delays, and adopts the proposal that had its quorum first of
+// those that are ready; the others for its place are over by that. One that cannot be
+// adopted does not keep the next from it.
 func (a *Authority) adoptReady(ctx context.Context) error {
 	now, err := a.guard.now()
 	if err != nil {
 		return err
 	}
 	approved := a.current.Load().approved
-	all, err := a.proposals(ctx, approved)
+	all, err := a.countDelays(ctx, approved, now)
 	if err != nil {
 		return err
 	}
 	all = slices.DeleteFunc(all, func(k kept) bool { return k.State(approved, now) != policy.Ready })
-	if len(all) == 0 {
-		return nil
+	slices.SortFunc(all, func(x, y kept) int { return x.ripe().Compare(y.ripe()) })
+	var faults []error
+	for _, k := range all {
+		err := a.adopt(ctx, api.HistoryEntry{Policy: k.Step().Policy, Signatures: k.Step().Signatures})
+		if err == nil {
+			return nil
+		}
+		faults = append(faults, fmt.Errorf("adopting proposal %s: %w", k.Digest(), err))
 	}
-	first := slices.MinFunc(all, func(x, y kept) int { return x.Effective().Compare(y.Effective()) })
-	return a.adopt(ctx, first.Step())
+	return errors.Join(faults...)
 }
+
+// ripe orders proposals that are ready.
+func (k kept) ripe() time.Time { return k.Quorate().Add(k.Delay()) }
 
 // showProposal is one proposal as the API shows it.
 func (a *Authority) showProposal(ctx context.Context, digest wire.Digest) (api.Proposal, error) {
@@ -233,30 +292,38 @@ func (a *Authority) showProposal(ctx context.Context, digest wire.Digest) (api.P
 	if err != nil {
 		return api.Proposal{}, err
 	}
-	return a.show(k, approved)
+	now, err := a.guard.now()
+	if err != nil {
+		return api.Proposal{}, err
+	}
+	return k.show(approved, now)
 }
 
-// showProposals are all proposals, newest first.
+// showProposals are all proposals, newest first. Files and signatures are left
+// out, so that the answer has a bound whatever owners propose.
 func (a *Authority) showProposals(ctx context.Context) (api.Proposals, error) {
 	approved := a.current.Load().approved
 	all, err := a.proposals(ctx, approved)
 	if err != nil {
 		return api.Proposals{}, err
 	}
-	answer := api.Proposals{Proposals: make([]api.Proposal, len(all))}
+	now, err := a.guard.now()
+	if err != nil {
+		return api.Proposals{}, err
+	}
+	answer := api.Proposals{Proposals: make([]api.Proposal, len(all)), Damaged: a.damage.of(tableProposals)}
 	for i, k := range all {
-		if answer.Proposals[i], err = a.show(k, approved); err != nil {
+		p, err := k.show(approved, now)
+		if err != nil {
 			return api.Proposals{}, err
 		}
+		p.Policy, p.Signatures = nil, nil
+		answer.Proposals[i] = p
 	}
 	return answer, nil
 }
 
-func (a *Authority) show(k kept, approved policy.Approved) (api.Proposal, error) {
-	now, err := a.guard.now()
-	if err != nil {
-		return api.Proposal{}, err
-	}
+func (k kept) show(approved policy.Approved, now time.Time) (api.Proposal, error) {
 	doc, err := policy.Parse(k.Step().Policy)
 	if err != nil {
 		return api.Proposal{}, err
@@ -264,11 +331,8 @@ func (a *Authority) show(k kept, approved policy.Approved) (api.Proposal, error)
 	p := api.Proposal{
 		Digest: k.Digest(), Sequence: doc.Sequence, State: string(k.State(approved, now)), Proposer: k.Proposer(),
 		Signed: k.Signed(), Missing: k.Missing(), Quorum: k.Quorum(), Created: k.Record().Created.UTC(), Expires: k.Expires().UTC(),
+		Waited: int64(k.Waited() / time.Second), Delay: int64(k.Delay() / time.Second),
 		Policy: k.Record().Policy, Signatures: k.Record().Signatures,
-	}
-	if effective := k.Effective(); !effective.IsZero() {
-		effective = effective.UTC()
-		p.Effective = &effective
 	}
 	return p, nil
 }

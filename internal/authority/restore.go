@@ -8,12 +8,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
+	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/backup"
+	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -56,7 +59,7 @@ type RestoreConfig struct {
 	Sealer   attest.Sealer
 	Verifier *attest.Verifier
 	Clock    Clock
-	Endorser Endorser // optional, as in [Config]
+	Endorser func(kept collateral.Cache) Endorser // optional, as in [Config]
 	Genesis  wire.Digest
 	History  []api.HistoryEntry // whole, as an authority of this root gave it
 	Request  backup.Request
@@ -64,10 +67,20 @@ type RestoreConfig struct {
 }
 
 // Restore brings the root back from a quorum of shares into a store without one,
-// with the policy history and the record of the backup, and gives the root. The
-// root is written last: until then the store is refused by everybody but
-// Restore, which may be run again.
+// with the policy history and the record of the backup, and gives the root. It
+// first rebuilds what was sealed, the secret and its draft, and demands the root and
+// the mark of the shares; only then does it look at the history, which must start
+// from that draft ("draft"). The root is written last: until then the store is
+// refused by everybody but Restore, which may be run again.
 func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
+	a := &Authority{store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier,
+		guard: newGuard(c.Clock), log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	if err := a.combine(ctx, c); err != nil {
+		return wire.Digest{}, err
+	}
+	if c.Endorser != nil { // whose rows are under the store key
+		a.endorser = c.Endorser(shelf{a})
+	}
 	steps := make([]policy.Step, len(c.History))
 	for i, e := range c.History {
 		steps[i] = stepOf(e)
@@ -76,44 +89,54 @@ func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
 	if err != nil {
 		return wire.Digest{}, fmt.Errorf("replaying the history: %w", err)
 	}
-	a := &Authority{store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier, endorser: c.Endorser,
-		guard: newGuard(c.Clock), log: slog.New(slog.NewTextHandler(io.Discard, nil))}
-	if a.secret, err = a.combine(ctx, c, approved); err != nil {
-		return wire.Digest{}, err
+	for _, s := range c.Shares {
+		if err := s.For(approved); err != nil {
+			return wire.Digest{}, err
+		}
 	}
-	if a.keys, err = identity.Derive(a.secret); err != nil {
-		return wire.Digest{}, fmt.Errorf("deriving keys: %w", err)
-	}
-	a.root = a.keys.Root()
 	if err := a.adopted(c.History, approved); err != nil {
 		return wire.Digest{}, err
 	}
-	if err := a.named(ctx, approved); err != nil {
+	own, err := a.examine(ctx, approved)
+	if err != nil {
+		return wire.Digest{}, err
+	}
+	if err := a.named(approved, own); err != nil {
 		return wire.Digest{}, err
 	}
 	return a.root, a.writeBack(ctx, c, approved)
 }
 
-// combine opens the shares with the key that only we can unseal.
-func (a *Authority) combine(ctx context.Context, c RestoreConfig, approved policy.Approved) (identity.Secret, error) {
+// combine opens the shares with the key that only we can unseal, and takes secret and
+// draft from them.
+func (a *Authority) combine(ctx context.Context, c RestoreConfig) error {
 	sealed, err := a.sealer.Unseal(ctx, c.Request.SealedKey)
 	defer clear(sealed)
 	if err != nil {
-		return identity.Secret{}, fmt.Errorf("unsealing the request's key: %w", err)
+		return fmt.Errorf("unsealing the request's key: %w", err)
 	}
 	private, keys := sealed, backup.Keys{}
 	if tee, ok := a.attester.(attest.Keeper); ok {
 		f, err := wire.Unframe(wire.LabelRestoreKey, sealed, 2)
 		if err != nil {
-			return identity.Secret{}, fmt.Errorf("reading the request's key: %w", err)
+			return fmt.Errorf("reading the request's key: %w", err)
 		}
 		private = f[0]
 		keys.Open = func(credential []byte) ([]byte, error) { return tee.Open(ctx, f[1], credential) }
 	}
 	if keys.Private, err = hpke.MLKEM768X25519().NewPrivateKey(private); err != nil {
-		return identity.Secret{}, fmt.Errorf("reading the request's key: %w", err)
+		return fmt.Errorf("reading the request's key: %w", err)
 	}
-	return backup.Combine(c.Shares, keys, approved)
+	secret, header, err := backup.Combine(c.Shares, keys)
+	if err != nil {
+		return err
+	}
+	a.secret, a.draft = secret, header.Draft
+	if a.keys, err = identity.Derive(secret); err != nil {
+		return fmt.Errorf("deriving keys: %w", err)
+	}
+	a.root = a.keys.Root()
+	return nil
 }
 
 // adopted demands the mark of this root on every step: a policy that was signed
@@ -140,7 +163,7 @@ func (a *Authority) writeBack(ctx context.Context, c RestoreConfig, approved pol
 	if !approved.Knows(stored.Head()) {
 		return wire.Refuse(wire.StoreForeign, "store: history", stored.Head(), "none, or a part of the one to restore")
 	}
-	if err := a.restore(ctx, stored, c.History[len(stored.Steps()):]); err != nil {
+	if err := a.restore(ctx, stored, unstamped(c.History[len(stored.Steps()):])); err != nil {
 		return err
 	}
 	if err := a.recordBackup(ctx, c.Shares[0].Header); err != nil {
@@ -151,4 +174,15 @@ func (a *Authority) writeBack(ctx context.Context, c RestoreConfig, approved pol
 		return err
 	}
 	return a.store.CreateRoot(ctx, row)
+}
+
+// unstamped are entries without the times of adoption in a file: nothing
+// authenticates them, and a floor of the authority's time follows from them. They
+// are adopted now.
+func unstamped(entries []api.HistoryEntry) []api.HistoryEntry {
+	entries = slices.Clone(entries)
+	for i := range entries {
+		entries[i].AdoptedAt = time.Time{}
+	}
+	return entries
 }

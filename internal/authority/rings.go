@@ -27,6 +27,8 @@ type ring struct {
 	identity       attest.Digest
 	task, release  string        // outside groups
 	group          attest.Digest // the group's identity; identity is then that, or of one role
+	role           string        // that role
+	head           attest.Digest // of the newest policy that it was held to
 	strict, follow identity.RingKeys
 }
 
@@ -76,7 +78,7 @@ func (e *enrolment) renewWithin(end time.Time) {
 func (a *Authority) keepRings(ctx context.Context) {
 	snap := a.current.Load()
 	now, err := a.guard.now()
-	if err != nil || snap.unnamed != nil {
+	if err != nil || snap.unnamed != nil || a.behind() != nil {
 		err = a.yieldRings(ctx)
 	} else if err = a.holdRings(ctx); err == nil {
 		a.rings.keep(snap.approved, now)
@@ -86,46 +88,51 @@ func (a *Authority) keepRings(ctx context.Context) {
 	}
 }
 
-// cutRings draws unscheduled keys for the tasks from which a new policy takes
-// units away: who is cut off holds the current keys and the next.
-func (a *Authority) cutRings(old, next policy.Approved) {
+// cutRings draws unscheduled keys where a new policy cuts off units that hold those
+// there are, current and next.
+func (a *Authority) cutRings(p policy.Approved) {
 	now, err := a.guard.now()
 	if err != nil {
 		now = a.guard.last()
 	}
-	a.rings.mu.Lock()
-	defer a.rings.mu.Unlock()
-	for _, ring := range a.rings.held {
-		life, named := ring.life(next)
-		if task := next.Document().Tasks[ring.task]; task != nil { // its release may be gone
-			life, named = task.Life, true
-		}
-		if named && ring.loses(old, next) {
-			ring.cut(now, identity.RingLife(life))
-		}
-	}
+	a.rings.keep(p, now)
 }
 
-// loses reports whether a new policy cuts off units that hold the ring. In a
-// group it does as well when its next roster leaves a member out.
-func (r *ring) loses(old, next policy.Approved) bool {
-	cuts := func(task string) bool { return policy.CutsOff(old.Document(), next.Document(), task) }
+// holdTo draws keys anew, without previous ones, that a unit holds which policy has cut
+// off since the keys were held to it: nothing is sealed or opened any more with those
+// there were. An older policy than the one that counts changes nothing.
+func (r *ring) holdTo(p policy.Approved, now time.Time, life time.Duration) {
+	if r.head.IsZero() {
+		r.head = p.Head()
+	}
+	before, known := p.At(r.head)
+	if !known || r.head == p.Head() {
+		return
+	}
+	holders := identity.RingHolders{Identity: r.identity}
+	if !r.group.IsZero() {
+		holders = identity.RingHolders{Identity: r.group, Role: r.role}
+	}
+	left := r.left(before, p)
+	if left || identity.RingCutSince(p, holders, r.head) {
+		r.strict = replace(r.strict, identity.NewRingKeys(now, life))
+	}
+	holders.Follow = true
+	if left || identity.RingCutSince(p, holders, r.head) {
+		r.follow = replace(r.follow, identity.NewRingKeys(now, life))
+	}
+	r.head = p.Head()
+}
+
+// left reports whether the group of a ring has another roster than before, which
+// leaves out a member whose units hold the ring.
+func (r *ring) left(before, now policy.Approved) bool {
 	if r.group.IsZero() {
-		return cuts(r.task)
+		return false
 	}
-	p := next.PactOf(r.group)
-	newest, before := next.Pact(p.Group.Name), old.Pact(p.Group.Name)
-	if (before == nil || before.ID() != newest.ID()) && !newest.Keeps(p) {
-		return true
-	}
-	for _, role := range p.Group.Roles {
-		for _, m := range role.Members {
-			if cuts(m.Task) {
-				return true
-			}
-		}
-	}
-	return false
+	p := now.PactOf(r.group)
+	newest, old := now.Pact(p.Group.Name), before.Pact(p.Group.Name)
+	return (old == nil || old.ID() != newest.ID()) && !newest.Keeps(p)
 }
 
 // of is the ring of a release of the enrolment's task, at the enrolment's time.
@@ -147,15 +154,17 @@ func (r *rings) hold(is ring, e *enrolment) *ring {
 	if r.held[is.identity] == nil {
 		r.held[is.identity] = &is
 	}
-	r.held[is.identity].roll(e.at, identity.RingLife(e.grant.Life()))
-	return r.held[is.identity]
+	ring, life := r.held[is.identity], identity.RingLife(e.grant.Life())
+	ring.holdTo(e.snap.approved, e.at, life)
+	ring.roll(e.at, life)
+	return ring
 }
 
 // addGroup adds the keys of the unit's role, and those of the whole group. The
 // caller holds the mutex.
 func (r *rings) addGroup(e *enrolment) {
 	id := e.grant.Pact.ID()
-	role := r.hold(ring{identity: wire.RoleID(id, e.grant.Role), group: id}, e)
+	role := r.hold(ring{identity: wire.RoleID(id, e.grant.Role), group: id, role: e.grant.Role}, e)
 	whole := r.hold(ring{identity: id, group: id}, e)
 	e.report.Rings = api.Rings{Strict: exposed(role.strict), Follow: exposed(whole.follow)}
 	e.renewWithin(role.strict.Current.End())
@@ -178,18 +187,20 @@ func (r *ring) life(p policy.Approved) (time.Duration, bool) {
 	return p.Document().Tasks[r.task].Life, true
 }
 
-// keep rolls the rings of identities that policy names, and drops each other
-// ring once no session under it can be alive.
+// keep holds the rings of identities that policy names to it and rolls them, and
+// drops each other ring.
 func (r *rings) keep(p policy.Approved, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, ring := range r.held {
-		if life, named := ring.life(p); named {
-			ring.roll(now, identity.RingLife(life))
-		} else if !now.Before(ring.strict.Current.End()) {
+		life, named := ring.life(p)
+		if !named {
 			ring.drop()
 			delete(r.held, id)
+			continue
 		}
+		ring.holdTo(p, now, identity.RingLife(life))
+		ring.roll(now, identity.RingLife(life))
 	}
 }
 
@@ -205,10 +216,6 @@ func (r *rings) clear() {
 
 func (r *ring) roll(now time.Time, life time.Duration) {
 	r.strict, r.follow = rolled(r.strict, now, life), rolled(r.follow, now, life)
-}
-
-func (r *ring) cut(now time.Time, life time.Duration) {
-	r.strict, r.follow = replace(r.strict, r.strict.Cut(now, life)), replace(r.follow, r.follow.Cut(now, life))
 }
 
 func (r *ring) drop() {

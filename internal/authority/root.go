@@ -3,7 +3,6 @@ package authority
 import (
 	"context"
 	"crypto/hmac"
-	"crypto/rand"
 	"errors"
 	"fmt"
 
@@ -14,48 +13,71 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// InitConfig is what [Init] needs.
-type InitConfig struct {
-	Store    *store.Store // made by store.Create
-	Attester attest.Attester
-	Sealer   attest.Sealer
+// unseal takes the root and its draft out of the store and derives the keys.
+func (a *Authority) unseal(ctx context.Context) error {
+	row, err := a.store.Root(ctx)
+	if err != nil {
+		return err
+	}
+	plain, err := a.sealer.Unseal(ctx, row.Content)
+	if err != nil {
+		return fmt.Errorf("unsealing the root: %w", err)
+	}
+	defer clear(plain)
+	if a.secret, a.draft, err = openRoot(plain); err != nil {
+		return fmt.Errorf("reading the root: %w", err)
+	}
+	a.keys, err = identity.Derive(a.secret)
+	if err != nil {
+		return fmt.Errorf("deriving keys: %w", err)
+	}
+	a.root = a.keys.Root()
+	if !hmac.Equal(row.MAC, a.tag(tableRoot, row)) {
+		return wire.Refuse(wire.StoreForeign, "store: row of root", "a changed row", "as this authority wrote it")
+	}
+	return nil
 }
 
-// InitResult is a new authority root and evidence that a TEE made it: bound by
-// the label "cohort init v1" to (nonce, root).
-type InitResult struct {
-	Root     wire.Digest
-	Nonce    []byte // 32 bytes
-	Evidence attest.Evidence
+// firstFormat is the size in bytes of a root of the first format: the secret
+// alone, which any genesis of the same root served.
+const firstFormat = 32
+
+// openRoot reads what was sealed: Frame("cohort root v2", secret, draft).
+func openRoot(plain []byte) (identity.Secret, wire.Digest, error) {
+	var draft wire.Digest
+	if len(plain) == firstFormat {
+		return identity.Secret{}, draft, wire.Refuse(wire.RootUnbound, "store: sealed root", "the first format, bound to no draft", "a root made by `cohort authority init --draft`")
+	}
+	f, err := wire.Unframe(wire.LabelRoot, plain, 2)
+	if err != nil {
+		return identity.Secret{}, draft, err
+	}
+	if len(f[1]) != len(draft) || wire.Digest(f[1]).IsZero() {
+		return identity.Secret{}, draft, wire.Refuse(wire.Malformed, "sealed root: draft in bytes", len(f[1]), len(draft))
+	}
+	secret, err := identity.OpenSecret(f[0])
+	return secret, wire.Digest(f[1]), err
 }
 
-// Init draws the root secret inside the TEE, seals it to the measurement of the
-// program that runs Init, and stores it. Nothing else ever makes a root; a store
-// that has one is refused with reason "store-foreign".
-func Init(ctx context.Context, c InitConfig) (InitResult, error) {
-	secret := identity.NewSecret()
-	keys, err := identity.Derive(secret)
-	if err != nil {
-		return InitResult{}, fmt.Errorf("deriving keys: %w", err)
+// bound refuses, with "draft", a history whose genesis is another than the one that
+// the root was made for. Whatever gives the root away, or serves under it, comes
+// behind this. Without it, the operator of the authority would start this very
+// program under a genesis of their own and ask it for a backup.
+func (a *Authority) bound(approved policy.Approved) error {
+	if got := approved.Draft(); got != a.draft {
+		return wire.Refuse(wire.WrongDraft, "authority: draft of the first policy", got, a.draft)
 	}
-	result := InitResult{Root: keys.Root(), Nonce: make([]byte, 32)}
-	rand.Read(result.Nonce)
-	result.Evidence, err = c.Attester.Attest(ctx, attest.Bind(wire.LabelInit, result.Nonce, result.Root[:]))
-	if err != nil {
-		return InitResult{}, fmt.Errorf("attesting the new root: %w", err)
-	}
-	a := &Authority{store: c.Store, sealer: c.Sealer, keys: keys, secret: secret}
-	row, err := a.sealRoot(ctx, nil)
-	if err != nil {
-		return InitResult{}, err
-	}
-	return result, c.Store.CreateRoot(ctx, row)
+	return nil
 }
 
 // sealRoot makes the row of the root, sealed to the reference values, or to our
 // own measurement where there are none. Its key is the digest of that set.
 func (a *Authority) sealRoot(ctx context.Context, to []attest.ReferenceValue) (store.Row, error) {
-	sealed, err := a.sealer.Seal(ctx, a.secret.Expose(), to)
+	secret := a.secret.Expose()
+	plain := wire.Frame(wire.LabelRoot, secret, a.draft[:])
+	sealed, err := a.sealer.Seal(ctx, plain, to)
+	clear(secret)
+	clear(plain)
 	if err != nil {
 		return store.Row{}, fmt.Errorf("sealing the root: %w", err)
 	}
@@ -71,32 +93,6 @@ func setDigest(set []attest.ReferenceValue) wire.Digest {
 		fields[i] = m.Bytes()
 	}
 	return wire.Hash(wire.LabelSealedRoot, fields...)
-}
-
-// unseal takes the root out of the store and derives the keys.
-func (a *Authority) unseal(ctx context.Context) error {
-	row, err := a.store.Root(ctx)
-	if err != nil {
-		return err
-	}
-	plain, err := a.sealer.Unseal(ctx, row.Content)
-	if err != nil {
-		return fmt.Errorf("unsealing the root: %w", err)
-	}
-	a.secret, err = identity.OpenSecret(plain)
-	clear(plain)
-	if err != nil {
-		return fmt.Errorf("reading the root: %w", err)
-	}
-	a.keys, err = identity.Derive(a.secret)
-	if err != nil {
-		return fmt.Errorf("deriving keys: %w", err)
-	}
-	a.root = a.keys.Root()
-	if !hmac.Equal(row.MAC, a.tag(tableRoot, row)) {
-		return wire.Refuse(wire.StoreForeign, "store: row of root", "a changed row", "as this authority wrote it")
-	}
-	return nil
 }
 
 // reseal seals the root to the authority reference values of a policy, unless

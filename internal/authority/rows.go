@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
@@ -14,12 +15,16 @@ import (
 
 // Tables, as they stand in the tags of their rows.
 const (
-	tableRoot      = "root"
-	tableHistory   = "history"
-	tableProposals = "proposals"
-	tableLog       = "log"
-	tableLease     = "lease"
-	tableBackup    = "backup"
+	tableRoot       = "root"
+	tableHistory    = "history"
+	tableProposals  = "proposals"
+	tableLog        = "log"
+	tableLease      = "lease"
+	tableBackup     = "backup"
+	tableCollateral = "collateral"
+	tablePlaces     = "places"
+	tableForks      = "forks"
+	tableGroups     = "groups"
 )
 
 // tag is the MAC of a row: nobody but an authority of this root writes a row
@@ -39,10 +44,15 @@ func (a *Authority) seal(table string, key []byte, v any) (store.Row, error) {
 	return r, nil
 }
 
+// tagged reports whether a row carries its tag.
+func (a *Authority) tagged(table string, r store.Row) bool {
+	return hmac.Equal(r.MAC, a.tag(table, r))
+}
+
 // open reads a row into v, or refuses it with "store-foreign", naming table and
 // row.
 func (a *Authority) open(table string, r store.Row, v any) error {
-	if !hmac.Equal(r.MAC, a.tag(table, r)) {
+	if !a.tagged(table, r) {
 		return wire.Refuse(wire.StoreForeign, fmt.Sprintf("store: row %x of %s", r.Key, table), "a changed row", "as this authority wrote it")
 	}
 	if err := json.Unmarshal(r.Content, v); err != nil {
@@ -56,29 +66,92 @@ func (a *Authority) mark(head wire.Digest) []byte {
 	return a.keys.RowMAC(wire.LabelAdopted, head[:])
 }
 
-// load reads and checks the history of the store: tags, and owners' signatures
-// from the genesis on. An empty history gives the zero Approved.
-func (a *Authority) load(ctx context.Context) (policy.Approved, []api.HistoryEntry, error) {
+// stored is the history as the store has it.
+type stored struct {
+	approved policy.Approved
+	entries  []api.HistoryEntry // of approved
+	// rest are the rows behind those: the first is damaged, or the step before it
+	// is missing. Nothing of them is in force.
+	rest []store.Row
+}
+
+// read reads and checks the history of the store, from the genesis on: tags, and
+// owners' signatures. What does not follow ends it, is named, and stands in the rest. An
+// empty history gives the zero Approved.
+func (a *Authority) read(ctx context.Context) (stored, error) {
 	rows, err := a.store.Steps(ctx)
-	if err != nil || len(rows) == 0 {
-		return policy.Approved{}, nil, err
+	if err != nil {
+		return stored{}, err
 	}
+	var h stored
+	var damaged []error
 	entries := make([]api.HistoryEntry, len(rows))
-	steps := make([]policy.Step, len(rows))
+	whole := 0 // how many rows, from the first on, carry their tags
 	for i, r := range rows {
 		if err := a.open(tableHistory, r, &entries[i]); err != nil {
-			return policy.Approved{}, nil, err
+			damaged = append(damaged, err)
+		} else if whole == i {
+			whole++
 		}
+	}
+	if h.approved, h.entries = replay(rows[:whole], entries); len(h.entries) < len(rows) {
+		h.rest = slices.Clone(rows[len(h.entries):])
+	}
+	if len(h.entries) < whole {
+		damaged = append(damaged, wire.Refuse(wire.StoreForeign, fmt.Sprintf("store: row %x of %s", h.rest[0].Key, tableHistory),
+			"a step that does not follow the one before it", "the whole history, in its order"))
+	}
+	a.damage.note(a.log, tableHistory, damaged)
+	a.doubt.setRest(h.rest)
+	return h, nil
+}
+
+// replay approves the entries of rows as far as each follows the one before, and leads to the
+// head that is its row's key.
+func replay(rows []store.Row, entries []api.HistoryEntry) (approved policy.Approved, followed []api.HistoryEntry) {
+	if len(rows) == 0 {
+		return approved, nil
+	}
+	steps := make([]policy.Step, len(rows))
+	for i := range rows {
 		steps[i] = stepOf(entries[i])
 	}
-	approved, err := policy.Replay(wire.Sum(steps[0].Policy), steps)
+	keyed := func(a policy.Approved, i int) bool {
+		head := a.Heads()[i]
+		return string(head[:]) == string(rows[i].Key)
+	}
+	whole, err := policy.Replay(wire.Sum(steps[0].Policy), steps)
+	if last := len(rows) - 1; err == nil && keyed(whole, last) { // and so is each before it
+		return whole, entries[:len(rows):len(rows)]
+	}
+	for i, step := range steps {
+		next, err := follow(approved, step)
+		if err != nil || !keyed(next, i) {
+			return approved, entries[:i:i]
+		}
+		approved = next
+	}
+	return approved, entries[:len(rows):len(rows)]
+}
+
+// follow approves one more step; the first pins itself.
+func follow(approved policy.Approved, step policy.Step) (policy.Approved, error) {
+	if !approved.OK() {
+		return policy.Genesis(wire.Sum(step.Policy), step)
+	}
+	return approved.Next(step)
+}
+
+// load is read for a store that has to be whole.
+func (a *Authority) load(ctx context.Context) (policy.Approved, []api.HistoryEntry, error) {
+	h, err := a.read(ctx)
 	if err != nil {
-		return policy.Approved{}, nil, fmt.Errorf("replaying the stored history: %w", err)
+		return policy.Approved{}, nil, err
 	}
-	if head := approved.Head(); string(head[:]) != string(rows[len(rows)-1].Key) {
-		return policy.Approved{}, nil, wire.Refuse(wire.StoreForeign, "store: head of history", head, "the head it was stored under")
+	if len(h.rest) > 0 {
+		return policy.Approved{}, nil, wire.Refuse(wire.StoreForeign, "store: rows of history", a.damage.of(tableHistory), "as this authority wrote them")
 	}
-	return approved, entries, nil
+	return h.approved, h.entries, nil
 }
 
 func stepOf(e api.HistoryEntry) policy.Step {
@@ -86,13 +159,31 @@ func stepOf(e api.HistoryEntry) policy.Step {
 }
 
 // keep makes the step that leads to next durable; the head must still be
-// from. The entry that is returned carries the mark.
-func (a *Authority) keep(ctx context.Context, from wire.Digest, next policy.Approved, step policy.Step) (api.HistoryEntry, error) {
+// from. The entry that is returned carries the mark, and the time of its adoption
+// unless it had one.
+func (a *Authority) keep(ctx context.Context, from wire.Digest, next policy.Approved, entry api.HistoryEntry) (api.HistoryEntry, error) {
 	head := next.Head()
-	entry := api.HistoryEntry{Policy: step.Policy, Signatures: step.Signatures, Adopted: a.mark(head)}
+	entry.Adopted = a.mark(head)
+	if entry.AdoptedAt.IsZero() {
+		now, err := a.guard.now()
+		if err != nil {
+			return entry, err
+		}
+		entry.AdoptedAt = now.UTC()
+	}
 	row, err := a.seal(tableHistory, head[:], entry)
 	if err != nil {
 		return entry, err
 	}
-	return entry, a.store.Append(ctx, from, row)
+	rest := a.doubt.restOf()
+	if len(rest) == 0 {
+		return entry, a.store.Append(ctx, from, row)
+	}
+	rows := []store.Row{row}
+	for _, r := range rest {
+		if a.tagged(tableHistory, r) && string(r.Key) != string(row.Key) {
+			rows = append(rows, r) // may follow now
+		}
+	}
+	return entry, a.store.Mend(ctx, from, rest, rows)
 }

@@ -2,6 +2,7 @@ package authority
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,8 +12,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/identity"
-
-	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/limit"
 )
 
 // Times of one connection, and of the end.
@@ -20,9 +20,13 @@ const (
 	headerWait = 5 * time.Second  // the TLS handshake and a request's header arrive within this
 	bodyWait   = 20 * time.Second // a whole request arrives within this
 	answerWait = 60 * time.Second // an answer is taken within this
+	restWait   = time.Second      // what is left of a request that was refused arrives within this
 	idleWait   = 90 * time.Second // a kept-alive connection waits this long for its next request
 	endWait    = 10 * time.Second // requests under way may finish within this at shutdown
 )
+
+// pace is that of clients, within the limits on a whole request.
+func pace() limit.Pace { return limit.Pace{Read: bodyWait, Write: answerWait, Rest: restWait} }
 
 // Serve serves the API on a listener until ctx ends, speaking TLS 1.3 with the
 // authority's own certificate. It then lets requests under way finish, for at
@@ -31,16 +35,20 @@ const (
 func (a *Authority) Serve(ctx context.Context, listener net.Listener) error {
 	config := identity.ServerTLS(a.certificate)
 	config.NextProtos = []string{"http/1.1"}
+	config.ClientAuth = tls.RequestClientCert // units present theirs for a place among the polls of units, and for nothing else
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	server := &http.Server{
 		Handler: a.Handler(), TLSConfig: config, Protocols: &protocols,
 		ReadHeaderTimeout: headerWait, ReadTimeout: bodyWait, WriteTimeout: answerWait, IdleTimeout: idleWait,
 		MaxHeaderBytes: 16 << 10,
-		ConnState:      api.NewConnections(a.limits.Connections).Track,
+		ConnState:      a.clients.Track,
 		ErrorLog:       slog.NewLogLogger(a.log.Handler(), slog.LevelDebug), // broken handshakes of strangers
 	}
 	work, stop := context.WithCancel(ctx)
+	server.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
+		return context.WithValue(ctx, endKey{}, work.Done())
+	}
 	var running sync.WaitGroup
 	running.Go(func() { a.keepUp(work) })
 	running.Go(func() {

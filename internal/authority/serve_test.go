@@ -15,6 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -56,12 +57,12 @@ func TestShutdown(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	before := runtime.NumGoroutine()
-	listener := must(net.Listen("tcp", "127.0.0.1:0"))
+	listener := testworld.Must(net.Listen("tcp", "127.0.0.1:0"))
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() { served <- a.Serve(ctx, listener) }()
-	client := must(api.NewAuthority("https://"+listener.Addr().String(), w.clientTLS(a)))
-	must(client.Policy(t.Context()))
+	client := testworld.Must(api.NewAuthority("https://"+listener.Addr().String(), w.clientTLS(a)))
+	testworld.Must(client.Policy(t.Context()))
 
 	s := &slow{a.attester, make(chan struct{}), make(chan struct{})}
 	a.attester = s
@@ -103,7 +104,7 @@ func TestShutdown(t *testing.T) {
 // TestServeBadListener serves on a listener that is closed.
 func TestServeBadListener(t *testing.T) {
 	w := newWorld(t)
-	listener := must(net.Listen("tcp", "127.0.0.1:0"))
+	listener := testworld.Must(net.Listen("tcp", "127.0.0.1:0"))
 	listener.Close()
 	if err := w.open().Serve(t.Context(), listener); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v, want %v", err, net.ErrClosed)
@@ -116,12 +117,12 @@ func TestHalfOpen(t *testing.T) {
 	w := newWorld(t)
 	c := w.config("authority")
 	c.Limits.Connections = 8
-	a := must(Open(t.Context(), c))
+	a := testworld.Must(Open(t.Context(), c))
 	client, address := w.serve(a)
-	first := must(net.Dial("tcp", strings.TrimPrefix(address, "https://")))
+	first := testworld.Must(net.Dial("tcp", strings.TrimPrefix(address, "https://")))
 	defer first.Close()
 	for range 40 {
-		silent := must(net.Dial("tcp", strings.TrimPrefix(address, "https://")))
+		silent := testworld.Must(net.Dial("tcp", strings.TrimPrefix(address, "https://")))
 		defer silent.Close()
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // less than headerWait

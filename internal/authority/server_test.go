@@ -9,10 +9,14 @@ import (
 // stories are the tests that are run on a server too. With COHORT_FULL=1 they
 // are all.
 const stories = "^Test(Reopen|Replay|NothingWithoutRecord|Approval|SignaturesAtOnce|" +
-	"CutHistory|Followed|Upgrade|PushMoves|Lease.*|LogOfNobody|Restored.*|KilledAnywhere)$"
+	"CutHistory|Followed|Upgrade|PushMoves|Lease.*|LogOfNobody|Restored.*|KilledAnywhere|" +
+	"OneTableBack|Fork.*|ChangedRows|Units.*|DelayCountedOnce)$"
 
 // TestOnServer runs the stories once more, on PostgreSQL.
 func TestOnServer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED: the same on a database server is not shown; run without -short")
+	}
 	if os.Getenv(onServer) != "" {
 		return
 	}

@@ -23,48 +23,102 @@ type snapshot struct {
 	issuer   *identity.Issuer
 	entries  []api.HistoryEntry // the whole history, genesis first
 	unnamed  error              // why this authority may not issue; nil when policy names it
+	groups   groupRoots
+	spread   time.Duration // over which units renew that the last step concerns
+	replaced chan struct{} // closed when another snapshot is in force
 
 	mu     sync.Mutex
+	proved proved                   // guarded by mu: the newest proved head
 	signer identity.Leaf            // guarded by mu: the kind-authority leaf
 	shared map[string]identity.Leaf // guarded by mu, by task and release, or by group identity and role
 }
 
-// snapshot makes the snapshot of an approved history. It refuses a policy that
-// names another root; one that does not name our measurement makes a snapshot
-// that issues nothing.
+// snapshot makes the snapshot of an approved history. It refuses a history that
+// does not start from the draft of our root, and a policy that names another root;
+// one that does not name our measurement makes a snapshot that issues nothing.
 func (a *Authority) snapshot(ctx context.Context, approved policy.Approved, entries []api.HistoryEntry) (*snapshot, error) {
-	issuer, err := a.keys.Issuer(approved)
+	if err := a.bound(approved); err != nil {
+		return nil, err
+	}
+	own, unnamed := a.examine(ctx, approved)
+	if unnamed == nil {
+		unnamed = a.named(approved, own)
+	}
+	groups := a.groupRoots(ctx, approved, own, unnamed)
+	issuer, err := a.keys.Issuer(approved, groups.keys...)
+	if err != nil {
+		return nil, err
+	}
+	live, err := a.live(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return &snapshot{
 		approved: approved, issuer: issuer, entries: entries,
-		unnamed: a.named(ctx, approved),
-		shared:  make(map[string]identity.Leaf),
+		unnamed: unnamed, groups: groups, spread: spreadOf(live), replaced: make(chan struct{}),
+		shared: make(map[string]identity.Leaf),
 	}, nil
 }
 
-// named appraises our own evidence under a policy's rules, and demands that the
-// policy names our measurement.
-func (a *Authority) named(ctx context.Context, approved policy.Approved) error {
+// Renewals that a step makes necessary are spread so that no more than so many a second
+// come, over a second at least. The longest spread is there because whoever writes to the
+// database can change the number of units.
+const (
+	renewalsASecond = 500
+	leastSpread     = time.Second
+	mostSpread      = 10 * time.Minute
+)
+
+func spreadOf(live int) time.Duration {
+	live = min(live, int(mostSpread/time.Second)*renewalsASecond)
+	return max(leastSpread, time.Duration(live)*time.Second/renewalsASecond)
+}
+
+// live is the number of units that were issued to and have not left or ended.
+func (a *Authority) live(ctx context.Context) (int, error) {
 	now, err := a.guard.now()
 	if err != nil {
-		return err
+		now = a.guard.last() // an estimate is enough
+	}
+	return a.store.Live(ctx, now)
+}
+
+// swap makes fresh the snapshot in force, if old still is, and ends the polls that wait for
+// what follows old.
+func (a *Authority) swap(old, fresh *snapshot) bool {
+	if !a.current.CompareAndSwap(old, fresh) {
+		return false
+	}
+	close(old.replaced)
+	return true
+}
+
+// examine asks for our own evidence, with endorsements. What it gives is to be
+// appraised under rules.
+func (a *Authority) examine(ctx context.Context, approved policy.Approved) (attest.Question, error) {
+	now, err := a.guard.now()
+	if err != nil {
+		return attest.Question{}, err
 	}
 	nonce := make([]byte, 32)
 	rand.Read(nonce)
 	data := a.trustData(nonce, approved)
 	evidence, hidden, err := a.verifier.Ask(ctx, a.attester, data)
 	if err != nil {
-		return fmt.Errorf("attesting ourselves: %w", err)
+		return attest.Question{}, fmt.Errorf("attesting ourselves: %w", err)
 	}
-	endorsed, err := a.endorse(ctx, evidence, approved)
+	endorsed, err := a.endorse(ctx, evidence, approved, nil)
 	if err != nil {
-		return err
+		return attest.Question{}, err
 	}
-	result, err := a.verifier.Appraise(attest.Question{
-		Evidence: evidence.WithEach(endorsed), ReportData: data, Rules: approved.Rules(), At: now, Secret: hidden,
-	})
+	return attest.Question{Evidence: evidence.WithEach(endorsed), ReportData: data, At: now, Secret: hidden}, nil
+}
+
+// named appraises our own evidence under a policy's rules, and demands that the
+// policy names our measurement.
+func (a *Authority) named(approved policy.Approved, own attest.Question) error {
+	own.Rules = approved.Rules()
+	result, err := a.verifier.Appraise(own)
 	if err != nil {
 		return fmt.Errorf("appraising our own evidence: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"net/url"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -13,16 +14,19 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// maxTrusts bounds how many trust answers wait for the TEE at once; it answers
-// one after the other anyway.
-const maxTrusts = 8
+// Trust answers are made so many at once, whose evidence the TEE gives one after
+// the other anyway. As many more may wait; addresses come in turn.
+const (
+	maxTrusts     = 8
+	waitingTrusts = 64
+)
 
 // trustNonce is the size of a client's nonce in bytes.
 const trustNonce = 32
 
 // trust answers what a client needs to trust a task or one identity, with fresh
 // evidence of our own bound to the client's nonce.
-func (a *Authority) trust(ctx context.Context, q url.Values) (api.TrustAnswer, error) {
+func (a *Authority) trust(ctx context.Context, from netip.Addr, q url.Values) (api.TrustAnswer, error) {
 	nonce, err := hex.DecodeString(q.Get("nonce"))
 	if err != nil || len(nonce) != trustNonce {
 		return api.TrustAnswer{}, wire.Refuse(wire.BadRequest, "trust: nonce", q.Get("nonce"), "64 hexadecimal digits")
@@ -33,6 +37,9 @@ func (a *Authority) trust(ctx context.Context, q url.Values) (api.TrustAnswer, e
 	}
 	if asked != 1 {
 		return api.TrustAnswer{}, wire.Refuse(wire.BadRequest, "trust: task, group or id", "several or none", "one of them")
+	}
+	if err := a.behind(); err != nil {
+		return api.TrustAnswer{}, err
 	}
 	snap := a.current.Load()
 	if snap.unnamed != nil {
@@ -54,11 +61,11 @@ func (a *Authority) trust(ctx context.Context, q url.Values) (api.TrustAnswer, e
 	if err != nil || len(credential) > maxCredential {
 		return api.TrustAnswer{}, wire.Refuse(wire.BadRequest, "trust: credential", len(q.Get("credential")), "at most 2048 hexadecimal digits")
 	}
-	evidence, err := a.evidence(ctx, a.trustData(nonce, snap.approved), credential)
+	evidence, err := a.evidence(ctx, from, a.trustData(nonce, snap.approved), credential)
 	if err != nil {
 		return api.TrustAnswer{}, err
 	}
-	answer := api.TrustAnswer{Authority: snap.issuer.AuthorityRoot(), History: snap.history(0), Evidence: evidence}
+	answer := api.TrustAnswer{Authority: snap.issuer.AuthorityRoot(), History: a.proveHistory(snap, 0), Evidence: evidence}
 	for _, id := range found {
 		answer.Identities = append(answer.Identities, api.TrustIdentity{
 			Task: id.Task, Release: id.Release, Group: id.Group, ID: id.ID, Root: id.Root, Cross: id.Cross,
@@ -111,18 +118,16 @@ const maxCredential = 1024
 // evidence is our own, fresh, with the secret of the client's credential if there
 // is one, and with the endorsements that
 // a client needs to appraise it.
-func (a *Authority) evidence(ctx context.Context, data attest.ReportData, credential []byte) (json.RawMessage, error) {
-	select {
-	case a.trusts <- struct{}{}:
-		defer func() { <-a.trusts }()
-	case <-ctx.Done():
-		return nil, wire.Refuse(wire.TooMany, "trust: answers under way", maxTrusts, "fewer")
+func (a *Authority) evidence(ctx context.Context, from netip.Addr, data attest.ReportData, credential []byte) (json.RawMessage, error) {
+	if err := a.trusts.Wait(ctx, from, ""); err != nil {
+		return nil, err
 	}
+	defer a.trusts.Done()
 	evidence, err := attest.Answer(ctx, a.attester, data, credential)
 	if err != nil {
 		return nil, fmt.Errorf("attesting ourselves: %w", err)
 	}
-	endorsed, err := a.endorse(ctx, evidence, a.current.Load().approved)
+	endorsed, err := a.endorse(ctx, evidence, a.current.Load().approved, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/hpke"
 	"crypto/rand"
@@ -13,12 +12,10 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -29,80 +26,51 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
+	"github.com/cohort-tee/cohort/internal/founding"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
-	"golang.org/x/crypto/ssh"
 )
 
 // noon is when every test begins.
-var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+var noon = testworld.Noon
 
-const policyText = `schema       = "cohort/policy/v1"
-trust_domain = "clinic.example"
-sequence     = 1
-previous     = ""
-created      = 2026-11-22T09:00:00Z
-development  = true
-
-[owners]
-quorum = 2
-approve_within = "168h"
-delay = "1h"
-keys = [ OWNERS ]
-
-[platform.soft]
-roots = ["VENDOR"]
-
-[authority]
-root = "ROOT"
-reference = [ { platform = "soft", program = "AUTHORITY" } ]
-
+const tasks = `
 [task.keys]
 key_mode = "unit"
 names = ["keys.clinic.example"]
-life = "30m"
+lifetime = "30m"
 [task.keys.release."1.4"]
-reference = [ { platform = "soft", program = "KEYS" } ]
+reference = [ { platform = "soft", program = "keys" } ]
 
 [task.scoring]
 key_mode = "shared"
 names = ["scoring.clinic.example"]
-life = "1h"
+lifetime = "1h"
 calls = ["keys"]
 [task.scoring.release."2026.11"]
 env = { LANG = "C" }
-reference = [ { platform = "soft", program = "SCORING", args = ["--model", "m.json"] } ]
+reference = [ { platform = "soft", program = "scoring", args = ["--model", "m.json"] } ]
 `
 
-var owners = []string{"ana", "ben", "eva"}
-
-// handClock is both clocks of a machine, moved by hand.
-type handClock struct {
-	mu      sync.Mutex
-	wall    time.Time
-	elapsed time.Duration
+// wait lets time go by at an authority that runs, in the steps of its tick.
+func (w *world) wait(a *Authority, d time.Duration) {
+	w.T.Helper()
+	for step := 50 * time.Second; d > 0; d -= step {
+		w.clock.Pass(min(step, d))
+		if err := a.catchUp(w.T.Context()); err != nil {
+			w.T.Fatal(err)
+		}
+	}
 }
 
-func (c *handClock) read() (time.Time, time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.wall, c.elapsed
-}
-
-// pass lets time go by; jump moves the wall clock alone.
-func (c *handClock) pass(d time.Duration) { c.jump(d); c.mu.Lock(); c.elapsed += d; c.mu.Unlock() }
-func (c *handClock) jump(d time.Duration) { c.mu.Lock(); c.wall = c.wall.Add(d); c.mu.Unlock() }
-
-// world is one vendor, one chip, three owners, and a store with a root.
+// world is a trust domain of three owners, whose authority has a store with a root.
 type world struct {
-	t       testing.TB
-	vendor  *attesttest.Vendor
-	chip    *attesttest.Chip
-	owners  map[string]ssh.Signer
+	*testworld.World
 	dsn     string
 	root    wire.Digest
 	genesis policy.Step
-	clock   *handClock
+	clock   *testworld.Clock
 	log     *bytes.Buffer // guarded by logMu
 	logMu   sync.Mutex
 }
@@ -128,14 +96,30 @@ func newWorldOf(t testing.TB, vendor *attesttest.Vendor, chip *attesttest.Chip, 
 // newWorldAt is newWorldOf on a given store, an empty one.
 func newWorldAt(t testing.TB, dsn string, vendor *attesttest.Vendor, chip *attesttest.Chip, edits ...string) *world {
 	t.Helper()
-	w := &world{t: t, vendor: vendor, chip: chip, owners: map[string]ssh.Signer{}, log: new(bytes.Buffer),
-		dsn: dsn, clock: &handClock{wall: noon}}
-	for _, name := range owners {
-		w.owners[name] = newOwner(t)
-	}
-	w.root = w.init(w.dsn, "authority").Root
-	w.genesis = w.signed(w.text(edits...), "ana", "ben")
+	w := &world{World: testworld.New(t, "ana", "ben", "eva"), log: new(bytes.Buffer), dsn: dsn, clock: testworld.NewClock(noon)}
+	w.Vendor, w.Chip = vendor, chip
+	w.found(edits...)
 	return w
+}
+
+// found makes the root for a draft, in the world's store, and signs the genesis.
+func (w *world) found(edits ...string) {
+	w.T.Helper()
+	w.root = w.init(w.dsn, "authority", edits...).Root
+	w.genesis = w.Sign(w.text(edits...), "ana", "ben")
+}
+
+// draft is the genesis of these edits without a root.
+func (w *world) draft(edits ...string) policy.Draft {
+	w.T.Helper()
+	root := w.root
+	w.root = wire.Digest{}
+	defer func() { w.root = root }()
+	d, err := policy.ParseDraft([]byte(w.text(edits...)))
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return d
 }
 
 // onServer says, in the environment, that worlds live in PostgreSQL.
@@ -149,121 +133,58 @@ func newDSN(t testing.TB) string {
 	return "sqlite:" + filepath.Join(t.TempDir(), "authority.db")
 }
 
-// owner is an owner's key, which signs and opens shares.
-type owner struct {
-	ssh.Signer
-	key ed25519.PrivateKey
-}
-
-func newOwner(t testing.TB) ssh.Signer {
-	t.Helper()
-	_, key, err := ed25519.GenerateKey(rand.Reader)
+// init makes a root for the draft of these edits.
+func (w *world) init(dsn, program string, edits ...string) founding.Root {
+	w.T.Helper()
+	db, err := store.Create(w.T.Context(), dsn)
 	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return owner{signer, key}
-}
-
-func (w *world) init(dsn, program string) InitResult {
-	w.t.Helper()
-	db, err := store.Create(w.t.Context(), dsn)
-	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	defer db.Close()
-	tee := w.chip.Attester(attesttest.Measure(program))
-	made, err := Init(w.t.Context(), InitConfig{Store: db, Attester: tee, Sealer: tee})
+	tee := w.Device(program)
+	made, err := Init(w.T.Context(), InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft(edits...)})
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return made
 }
 
-// text is the genesis policy; edits are pairs of old and new.
+// text is the genesis policy, which two owners must sign; edits are pairs of old and new.
 func (w *world) text(edits ...string) string {
-	w.t.Helper()
-	var keys []string
-	for _, name := range owners {
-		line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(w.owners[name].PublicKey())))
-		keys = append(keys, fmt.Sprintf("{ name = %q, ssh = %q }", name, line))
+	w.T.Helper()
+	root := ""
+	if !w.root.IsZero() {
+		root = w.root.String()
 	}
-	program := func(name string) string { return wire.Sum([]byte(name)).String() }
-	return edit(w.t, policyText, append(edits,
-		"OWNERS", strings.Join(keys, ", "), "VENDOR", w.vendor.Root().String(), "ROOT", w.root.String(),
-		"AUTHORITY", program("authority"), "KEYS", program("keys"), "SCORING", program("scoring"))...)
-}
-
-// after is the policy that follows the given one, edited.
-func (w *world) after(p policy.Approved, edits ...string) string {
-	w.t.Helper()
-	doc := p.Document()
-	old := "\"\""
-	if !doc.Previous.IsZero() {
-		old = fmt.Sprintf("%q", doc.Previous)
-	}
-	return edit(w.t, string(doc.Raw()), append(edits,
-		fmt.Sprintf("sequence     = %d\n", doc.Sequence), fmt.Sprintf("sequence     = %d\n", doc.Sequence+1),
-		"previous     = "+old+"\n", fmt.Sprintf("previous     = %q\n", doc.Digest()))...)
-}
-
-func edit(t testing.TB, text string, edits ...string) string {
-	t.Helper()
-	for i := 0; i < len(edits); i += 2 {
-		if !strings.Contains(text, edits[i]) {
-			t.Fatalf("the test policy has no %q", edits[i])
-		}
-		text = strings.ReplaceAll(text, edits[i], edits[i+1])
-	}
-	return text
-}
-
-func (w *world) signed(text string, names ...string) policy.Step {
-	w.t.Helper()
-	step := policy.Step{Policy: []byte(text)}
-	for _, name := range names {
-		step.Signatures = append(step.Signatures, w.signature(name, policy.ForPolicy, text))
-	}
-	return step
-}
-
-func (w *world) signature(name string, ns policy.Namespace, text string) string {
-	w.t.Helper()
-	armored, err := policy.Sign(w.owners[name], ns, []byte(text))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return armored
+	return w.Text(root, tasks, append([]string{testworld.Created, "created      = 2026-11-22T09:00:00Z\n",
+		"quorum = 1", "quorum = 2", `delay = "0s"`, `delay = "1h"`}, edits...)...)
 }
 
 // config is that of an authority over the world's store.
 func (w *world) config(program string) Config {
-	w.t.Helper()
-	db, err := store.Open(w.t.Context(), w.dsn)
+	w.T.Helper()
+	db, err := store.Open(w.T.Context(), w.dsn)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
-	w.t.Cleanup(func() { db.Close() })
+	w.T.Cleanup(func() { db.Close() })
 	return w.configOn(db, program)
 }
 
 func (w *world) configOn(db *store.Store, program string) Config {
-	tee := w.chip.Attester(attesttest.Measure(program))
+	tee := w.Device(program)
 	return Config{
-		Store: db, Attester: tee, Sealer: tee, Verifier: attesttest.Verifier(), Clock: w.clock.read,
+		Store: db, Attester: tee, Sealer: tee, Verifier: attesttest.Verifier(), Clock: w.clock.Read,
 		Log: slog.New(slog.NewTextHandler(w, nil)), Genesis: &w.genesis, Limits: Limits{PerAddress: 10_000, Total: 10_000},
 	}
 }
 
 // open opens an authority over the world's store.
 func (w *world) open() *Authority {
-	w.t.Helper()
-	a, err := Open(w.t.Context(), w.config("authority"))
+	w.T.Helper()
+	a, err := Open(w.T.Context(), w.config("authority"))
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return a
 }
@@ -271,43 +192,36 @@ func (w *world) open() *Authority {
 // serve serves an authority and gives a client of it that demands kind
 // authority under the root policy names.
 func (w *world) serve(a *Authority) (*api.Authority, string) {
-	w.t.Helper()
+	w.T.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- a.Serve(ctx, listener) }()
-	w.t.Cleanup(func() {
+	w.T.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {
-			w.t.Error("serving:", err)
+			w.T.Error("serving:", err)
 		}
 	})
 	address := "https://" + listener.Addr().String()
 	client, err := api.NewAuthority(address, w.clientTLS(a))
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
-	w.t.Cleanup(client.Close)
+	w.T.Cleanup(client.Close)
 	return client, address
 }
 
 // clientTLS demands the authority that its policy names.
 func (w *world) clientTLS(a *Authority) *tls.Config {
-	root := must(x509.ParseCertificate(a.current.Load().issuer.AuthorityRoot()))
+	root := testworld.Must(x509.ParseCertificate(a.current.Load().issuer.AuthorityRoot()))
 	return identity.ClientTLS("authority.clinic.example", func() *x509.Certificate { return root }, func() identity.Expect {
-		at, _ := w.clock.read()
+		at, _ := w.clock.Read()
 		return identity.Expect{Policy: a.current.Load().approved, Kinds: []identity.Kind{identity.KindAuthority}, Use: identity.UseTLS, At: at}
 	})
-}
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
 }
 
 // asker is whatever answers challenges and certificate requests: a client or an
@@ -326,12 +240,23 @@ func (d direct) Challenge(context.Context) (api.Challenge, error) {
 
 // Certify asks as soon as the lease of another authority has ended.
 func (d direct) Certify(ctx context.Context, r api.CertificateRequest) (api.SealedReport, error) {
-	answer, err := d.a.certify(ctx, r)
+	answer, err := d.a.certify(ctx, r, "")
 	if errors.Is(err, wire.RingElsewhere) {
+		d.a.lease.turn <- struct{}{}
 		d.a.lease.seen = -leaseTerm
-		answer, err = d.a.certify(ctx, r)
+		<-d.a.lease.turn
+		d.a.spent.forget() // as with another challenge
+		answer, err = d.a.certify(ctx, r, "")
 	}
 	return answer, err
+}
+
+// forget forgets every nonce that came.
+func (s *spent) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.all)
+	s.held = 0
 }
 
 // applicant plays a unit that enrols.
@@ -341,17 +266,19 @@ type applicant struct {
 	task    string
 	group   string // and role, instead of task
 	role    string
+	party   string // whose key the unit is given, in a group
 	signing *ecdsa.PrivateKey
 	hpke    hpke.PrivateKey
-	tls     *ecdsa.PrivateKey // where the request has a CSR
+	tls     *ecdsa.PrivateKey   // where the request has a CSR
+	signer  []*x509.Certificate // of the report that was opened last
 }
 
 func (w *world) applicant(task string, args ...string) *applicant {
-	w.t.Helper()
-	a := &applicant{w: w, task: task, device: w.chip.Attester(attesttest.Measure(task, args...)), signing: newKey(w.t)}
-	a.hpke = must(hpke.MLKEM768X25519().GenerateKey())
+	w.T.Helper()
+	a := &applicant{w: w, task: task, device: w.Device(task, args...), signing: newKey(w.T)}
+	a.hpke = testworld.Must(hpke.MLKEM768X25519().GenerateKey())
 	if task == "keys" {
-		a.tls = newKey(w.t)
+		a.tls = newKey(w.T)
 	}
 	return a
 }
@@ -370,24 +297,27 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 // request makes a good request, spoilt by before ahead of its evidence and by
 // after behind it; either may be nil.
 func (p *applicant) request(nonce []byte, before func(*api.CertificateRequest)) api.CertificateRequest {
-	p.w.t.Helper()
+	p.w.T.Helper()
 	r := api.CertificateRequest{
 		Task: p.task, Group: p.group, Role: p.role, Nonce: nonce, Root: p.w.root, HPKEKey: p.hpke.PublicKey().Bytes(),
-		SigningKey: must(x509.MarshalPKIXPublicKey(&p.signing.PublicKey)),
+		SigningKey: testworld.Must(x509.MarshalPKIXPublicKey(&p.signing.PublicKey)),
+	}
+	if p.party != "" {
+		r.PartyKeys = []wire.Digest{policy.KeyDigest(p.w.Keys[p.party].PublicKey())}
 	}
 	if p.tls != nil {
-		r.CSR = must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, p.tls))
+		r.CSR = testworld.Must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, p.tls))
 	}
 	if before != nil {
 		before(&r)
 	}
-	r.Evidence = must(json.Marshal(must(p.device.Attest(p.w.t.Context(), attest.Bind(wire.LabelIssue, r.Bound()...)))))
+	r.Evidence = testworld.Must(json.Marshal(testworld.Must(p.device.Attest(p.w.T.Context(), attest.Bind(wire.LabelIssue, r.Bound()...)))))
 	return r
 }
 
 // enrol asks for a report and opens it.
 func (p *applicant) enrol(to asker) (api.Report, error) {
-	ctx := p.w.t.Context()
+	ctx := p.w.T.Context()
 	challenge, err := to.Challenge(ctx)
 	if err != nil {
 		return api.Report{}, err
@@ -403,7 +333,7 @@ func (p *applicant) enrol(to asker) (api.Report, error) {
 // openReport decrypts a report and checks its signature.
 func (p *applicant) openReport(r api.CertificateRequest, sealed api.SealedReport) (api.Report, error) {
 	var report api.Report
-	recipient, err := hpke.NewRecipient(sealed.Encapsulated, p.hpke, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(r))
+	recipient, err := hpke.NewRecipient(sealed.Encapsulated, p.hpke, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(r, sealed.GroupRoot))
 	if err != nil {
 		return report, err
 	}
@@ -415,23 +345,20 @@ func (p *applicant) openReport(r api.CertificateRequest, sealed api.SealedReport
 	if err := json.Unmarshal(plain, &signed); err != nil {
 		return report, err
 	}
-	signer, err := x509.ParseCertificate(signed.Chain[0])
-	if err != nil {
-		return report, err
+	p.signer = nil
+	for _, der := range signed.Chain {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return report, err
+		}
+		p.signer = append(p.signer, c)
 	}
+	signer := p.signer[0]
 	digest := sha256.Sum256(api.ReportMessage(signed.Report, r.Digest()))
 	if !ecdsa.VerifyASN1(signer.PublicKey.(*ecdsa.PublicKey), digest[:], signed.Signature) {
 		return report, errors.New("the report's signature does not hold")
 	}
 	return report, json.Unmarshal(signed.Report, &report)
-}
-
-// wantReason checks that err is a refusal with a reason.
-func wantReason(t testing.TB, err error, want wire.Reason) {
-	t.Helper()
-	if got := wire.ReasonOf(err); err == nil || got != want {
-		t.Errorf("got error %v (reason %q), want reason %q", err, got, want)
-	}
 }
 
 // issued counts the issuances of the store.

@@ -156,18 +156,20 @@ func (s Share) info() []byte {
 	return wire.Frame(wire.LabelSealedShare, digest[:], []byte{byte(s.Number)})
 }
 
-// For refuses a share of another root and one for owners that are not those of
-// the policy any more.
+// For refuses a share of another root or draft, and one for owners that are not
+// those of the policy any more.
 func (s Share) For(approved policy.Approved) error {
 	if !approved.OK() {
 		return wire.Refuse(wire.BadPolicy, "restore: policy", "none", "a history from the pinned genesis")
 	}
 	doc := approved.Document()
 	switch {
+	case s.Draft != approved.Draft():
+		return wire.Refuse(wire.WrongDraft, s.name()+": draft of the first policy", s.Draft, approved.Draft())
 	case s.Genesis != approved.Genesis():
 		return wire.Refuse(wire.WrongGenesis, s.name()+": genesis", s.Genesis, approved.Genesis())
 	case s.Root != doc.Authority.Root:
-		return wire.Refuse(wire.WrongRoot, s.name()+": authority root", s.Root, doc.Authority.Root)
+		return wire.Refuse(wire.WrongRoot, s.name()+": authority root", "another than the policy's", doc.Authority.Root)
 	case !approved.Knows(s.Head) || s.Head.IsZero():
 		return wire.Refuse(wire.Behind, s.name()+": policy head", s.Head, "a history that has come as far")
 	case s.Owners != doc.Owners.Digest():
@@ -202,35 +204,35 @@ type Keys struct {
 	Open func(credential []byte) ([]byte, error)
 }
 
-// Combine opens shares with the TEE's keys and restores the secret. It refuses
-// fewer than a quorum, repeated shares, shares of several backups, and whatever
-// does not give the root that the policy names.
-func Combine(shares []Share, keys Keys, approved policy.Approved) (identity.Secret, error) {
+// Combine opens shares with the TEE's keys and restores the secret, with the header
+// that all shares bear. It refuses fewer than a quorum, repeated shares, shares of
+// several backups, and whatever does not give the root and the mark of that
+// header. It asks no policy: the caller holds the header against one with [Share.For]
+// when the header is known to be of the root's own making.
+func Combine(shares []Share, keys Keys) (identity.Secret, Header, error) {
 	raw := make([]secretsharing.Share, 0, len(shares))
 	seen := map[int]bool{}
 	for _, s := range shares {
-		if err := s.For(approved); err != nil {
-			return identity.Secret{}, err
-		}
 		switch {
 		case s.Schema != SchemaUnlocked:
-			return identity.Secret{}, wire.Refuse(wire.BadShare, s.name(), "sealed to its owner", "what `cohort authority unlock` made of it")
+			return identity.Secret{}, Header{}, wire.Refuse(wire.BadShare, s.name(), "sealed to its owner", "what `cohort authority unlock` made of it")
 		case seen[s.Number]:
-			return identity.Secret{}, wire.Refuse(wire.BadShare, s.name(), "given twice", "each share once")
+			return identity.Secret{}, Header{}, wire.Refuse(wire.BadShare, s.name(), "given twice", "each share once")
 		case s.Digest() != shares[0].Digest():
-			return identity.Secret{}, wire.Refuse(wire.BadShare, s.name()+": backup", s.ID+" of "+s.Created.Format(time.RFC3339), shares[0].ID+" of "+shares[0].Created.Format(time.RFC3339)+", as the "+shares[0].name())
+			return identity.Secret{}, Header{}, wire.Refuse(wire.BadShare, s.name()+": backup", s.ID+" of "+s.Created.Format(time.RFC3339), shares[0].ID+" of "+shares[0].Created.Format(time.RFC3339)+", as the "+shares[0].name())
 		}
 		seen[s.Number] = true
 		value, err := s.unseal(keys)
 		if err != nil {
-			return identity.Secret{}, err
+			return identity.Secret{}, Header{}, err
 		}
 		raw = append(raw, value)
 	}
-	if quorum := approved.Document().Owners.Quorum; len(raw) < quorum {
-		return identity.Secret{}, wire.Refuse(wire.NoQuorum, "restore: shares", len(raw), quorum)
+	if len(raw) == 0 || len(raw) < len(shares[0].Commitments) {
+		return identity.Secret{}, Header{}, wire.Refuse(wire.NoQuorum, "restore: shares", len(raw), "a quorum of the owners")
 	}
-	return recovered(shares[0], raw)
+	secret, err := recovered(shares[0], raw)
+	return secret, shares[0].Header, err
 }
 
 // unseal opens an unlocked share.
@@ -308,7 +310,7 @@ func recovered(first Share, raw []secretsharing.Share) (identity.Secret, error) 
 		return identity.Secret{}, err
 	}
 	if keys.Root() != first.Root {
-		return identity.Secret{}, wire.Refuse(wire.WrongRoot, "restore: root of the shares together", keys.Root(), first.Root)
+		return identity.Secret{}, wire.Refuse(wire.WrongRoot, "restore: root of the shares together", "another than theirs", first.Root)
 	}
 	if !hmac.Equal(first.Mark, Mark(keys, first.Header)) {
 		return identity.Secret{}, wire.Refuse(wire.BadShare, "restore: mark of the backup", "another", "one made under this root")

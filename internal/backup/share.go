@@ -51,6 +51,7 @@ type Header struct {
 	TrustDomain string      `json:"trust_domain"`
 	Genesis     wire.Digest `json:"genesis"`
 	Root        wire.Digest `json:"authority_root"`
+	Draft       wire.Digest `json:"draft"`   // that the root was made for
 	ID          string      `json:"backup"`  // 32 hexadecimal digits, random
 	Created     time.Time   `json:"created"` // whole seconds, UTC
 	Head        wire.Digest `json:"policy_head"`
@@ -63,7 +64,7 @@ type Header struct {
 func (h Header) Digest() wire.Digest {
 	id, _ := hex.DecodeString(h.ID)
 	fields := [][]byte{
-		[]byte(h.TrustDomain), h.Genesis[:], h.Root[:], id, binary.BigEndian.AppendUint64(nil, uint64(h.Created.Unix())),
+		[]byte(h.TrustDomain), h.Genesis[:], h.Root[:], h.Draft[:], id, binary.BigEndian.AppendUint64(nil, uint64(h.Created.Unix())),
 		h.Head[:], h.Owners[:], {byte(h.Count)},
 	}
 	return wire.Hash(wire.LabelBackup, append(fields, h.Commitments...)...)
@@ -121,6 +122,8 @@ func (s Share) check() error {
 		return malformed("enc", len(s.Encapsulated), "one in "+SchemaUnlocked+" alone")
 	case s.Schema != SchemaUnlocked && s.Credential != nil || len(s.Credential) > maxCredential:
 		return malformed("credential", len(s.Credential), "at most 1024 bytes, in "+SchemaUnlocked+" alone")
+	case s.Draft.IsZero():
+		return malformed("draft", "none", "the digest of a draft")
 	case err != nil || len(id) != idSize || hex.EncodeToString(id) != s.ID:
 		return malformed("backup", s.ID, "32 lower-case hexadecimal digits")
 	case !s.Created.Equal(s.Created.Truncate(time.Second)) || s.Created.Location() != time.UTC || s.Created.Unix() < 0:

@@ -3,7 +3,6 @@ package backup
 import (
 	"bytes"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/hpke"
 	"crypto/rand"
@@ -19,6 +18,7 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/agessh"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"golang.org/x/crypto/ssh"
@@ -29,24 +29,6 @@ import (
 var update = flag.Bool("update", false, "write testdata/vectors")
 
 var at = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
-
-const policyText = `schema = "cohort/policy/v1"
-trust_domain = "clinic.example"
-sequence = 1
-previous = ""
-created = 2026-11-22T09:00:00Z
-development = true
-[owners]
-quorum = 2
-approve_within = "168h"
-delay = "0s"
-keys = [ KEYS ]
-[platform.soft]
-roots = ["sha256:1111111111111111111111111111111111111111111111111111111111111111"]
-[authority]
-root = "ROOT"
-reference = [ { platform = "soft", program = "sha256:2222222222222222222222222222222222222222222222222222222222222222" } ]
-`
 
 // house is a root secret and a policy of three owners: two with ed25519 keys,
 // one with an ECDSA key and an age recipient.
@@ -59,37 +41,19 @@ type house struct {
 func newHouse(t testing.TB) *house {
 	t.Helper()
 	h := &house{secret: identity.NewSecret(), ids: map[string]age.Identity{}}
-	ben := must(age.GenerateX25519Identity())
-	ana, anaKey := must2(ed25519.GenerateKey(rand.Reader))
-	eva, evaKey := must2(ed25519.GenerateKey(rand.Reader))
-	ecdsaKey := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	h.ids["ana"], h.ids["ben"], h.ids["eva"] = must(agessh.NewEd25519Identity(anaKey)), ben, must(agessh.NewEd25519Identity(evaKey))
-	keys := fmt.Sprintf("{ name = \"ana\", ssh = %q }, { name = \"ben\", ssh = %q, age = %q }, { name = \"eva\", ssh = %q }",
-		line(ana), line(&ecdsaKey.PublicKey), ben.Recipient().String(), line(eva))
-	text := strings.NewReplacer("KEYS", keys, "ROOT", must(identity.Derive(h.secret)).Root().String()).Replace(policyText)
-	step := policy.Step{Policy: []byte(text)}
-	for _, key := range []any{anaKey, ecdsaKey} {
-		step.Signatures = append(step.Signatures, must(policy.Sign(must(ssh.NewSignerFromKey(key)), policy.ForPolicy, step.Policy)))
+	w, ben := testworld.New(t, "ana", "eva"), testworld.Must(age.GenerateX25519Identity())
+	w.Keys["ben"] = testworld.Key{Signer: testworld.Must(ssh.NewSignerFromKey(testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))))}
+	h.ids["ben"] = ben
+	for _, name := range w.Owners {
+		h.ids[name] = testworld.Must(agessh.NewEd25519Identity(w.Keys[name].Private))
 	}
-	var err error
-	if h.approved, err = policy.Genesis(wire.Sum(step.Policy), step); err != nil {
-		t.Fatal(err)
-	}
+	text := w.Text(testworld.Must(identity.Derive(h.secret)).Root().String(), "", "quorum = 1", "quorum = 2", "OWNERS",
+		fmt.Sprintf("%s, { name = \"ben\", ssh = %q, age = %q }, %s", w.Rows("ana"), w.Keys["ben"].Line(), ben.Recipient(), w.Rows("eva")))
+	h.approved = testworld.Must(policy.Genesis(wire.Sum([]byte(text)), w.Sign(text, "ana", "ben")))
 	return h
 }
 
-func (h *house) split() ([]Share, error) { return Split(h.secret, h.approved, at) }
-
-func line(key any) string {
-	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(must(ssh.NewPublicKey(key)))))
-}
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
+func (h *house) split() ([]Share, error) { return Split(h.secret, h.approved.Draft(), h.approved, at) }
 
 func must2[T, U any](v T, u U, err error) (T, U) {
 	if err != nil {
@@ -98,24 +62,17 @@ func must2[T, U any](v T, u U, err error) (T, U) {
 	return v, u
 }
 
-func wantReason(t testing.TB, err error, want wire.Reason) {
-	t.Helper()
-	if !errors.Is(err, want) {
-		t.Errorf("got error %v, want reason %q", err, want)
-	}
-}
-
 // opened is what an owner's key opens.
 func (h *house) opened(t testing.TB, s Share) []byte {
 	t.Helper()
-	return must(io.ReadAll(must(age.Decrypt(bytes.NewReader(s.Sealed), h.ids[s.Owner]))))
+	return testworld.Must(io.ReadAll(testworld.Must(age.Decrypt(bytes.NewReader(s.Sealed), h.ids[s.Owner]))))
 }
 
 // unlocked is a share for a TEE's key, sealed as [Unlock] does it.
 func (h *house) unlocked(t testing.TB, s Share, plain []byte, key hpke.PublicKey) Share {
 	t.Helper()
 	enc, sender := must2(hpke.NewSender(key, hpke.HKDFSHA256(), hpke.AES256GCM(), s.info()))
-	s.Schema, s.Encapsulated, s.Sealed = SchemaUnlocked, enc, must(sender.Seal(nil, plain))
+	s.Schema, s.Encapsulated, s.Sealed = SchemaUnlocked, enc, testworld.Must(sender.Seal(nil, plain))
 	return s
 }
 
@@ -123,22 +80,25 @@ func (h *house) unlocked(t testing.TB, s Share, plain []byte, key hpke.PublicKey
 // shares that were changed before they were sealed.
 func TestSplitCombine(t *testing.T) {
 	h := newHouse(t)
-	shares := must(Split(h.secret, h.approved, at))
-	key := must(hpke.MLKEM768X25519().GenerateKey())
+	shares := testworld.Must(Split(h.secret, h.approved.Draft(), h.approved, at))
+	key := testworld.Must(hpke.MLKEM768X25519().GenerateKey())
 	var open []Share
 	for _, s := range shares {
 		open = append(open, h.unlocked(t, s, h.opened(t, s), key.PublicKey()))
 	}
 	for _, some := range [][]Share{{open[0], open[1]}, {open[2], open[0]}, {open[1], open[2]}, open} {
-		got, err := Combine(some, Keys{Private: key}, h.approved)
+		got, header, err := Combine(some, Keys{Private: key})
+		if err == nil && header.Draft != h.approved.Draft() {
+			t.Errorf("got draft %v, want the one that was split with the secret", header.Draft)
+		}
 		if err != nil || !bytes.Equal(got.Expose(), h.secret.Expose()) {
 			t.Errorf("got another secret, %v", err)
 		}
 	}
 	other := h.opened(t, shares[1])
 	other[len(other)-1] ^= 1
-	_, err := Combine([]Share{open[0], h.unlocked(t, shares[1], other, key.PublicKey())}, Keys{Private: key}, h.approved)
-	wantReason(t, err, wire.BadShare)
+	_, _, err := Combine([]Share{open[0], h.unlocked(t, shares[1], other, key.PublicKey())}, Keys{Private: key})
+	testworld.Refused(t, err, wire.BadShare)
 	if err == nil || !strings.Contains(err.Error(), "share of ben") {
 		t.Errorf("got %v, want an error that names ben", err)
 	}
@@ -148,16 +108,16 @@ func TestSplitCombine(t *testing.T) {
 // header all agree: only the root tells.
 func TestForgedTogether(t *testing.T) {
 	h := newHouse(t)
-	key := must(hpke.MLKEM768X25519().GenerateKey())
+	key := testworld.Must(hpke.MLKEM768X25519().GenerateKey())
 	var open []Share
-	for _, s := range must(Split(identity.NewSecret(), h.approved, at)) {
+	for _, s := range testworld.Must(Split(identity.NewSecret(), h.approved.Draft(), h.approved, at)) {
 		plain := h.opened(t, s)
-		fields := must(wire.Unframe(wire.LabelShare, plain, 3))
+		fields := testworld.Must(wire.Unframe(wire.LabelShare, plain, 3))
 		s.Root = h.approved.Document().Authority.Root
 		open = append(open, h.unlocked(t, s, s.plain(fields[2]), key.PublicKey()))
 	}
-	_, err := Combine(open, Keys{Private: key}, h.approved)
-	wantReason(t, err, wire.WrongRoot)
+	_, _, err := Combine(open, Keys{Private: key})
+	testworld.Refused(t, err, wire.WrongRoot)
 }
 
 // TestNoRecipient names the owner to whom nothing can be sealed, and makes no
@@ -168,8 +128,8 @@ func TestNoRecipient(t *testing.T) {
 	for i := range doc.Owners.Keys {
 		doc.Owners.Keys[i].Age = ""
 	}
-	shares, err := Split(h.secret, h.approved, at)
-	wantReason(t, err, wire.NoRecipient)
+	shares, err := Split(h.secret, h.approved.Draft(), h.approved, at)
+	testworld.Refused(t, err, wire.NoRecipient)
 	if err == nil || !strings.Contains(err.Error(), "ben (ecdsa-sha2-nistp256)") || len(shares) > 0 {
 		t.Errorf("got %d shares, %v, want none and ben named", len(shares), err)
 	}
@@ -177,7 +137,7 @@ func TestNoRecipient(t *testing.T) {
 
 // TestParseRefusals changes one thing of a good share each.
 func TestParseRefusals(t *testing.T) {
-	good := must(newHouse(t).split())[0]
+	good := testworld.Must(newHouse(t).split())[0]
 	if _, err := Parse(good.Bytes()); err != nil {
 		t.Fatal(err)
 	}
@@ -207,27 +167,27 @@ func TestParseRefusals(t *testing.T) {
 			s := good
 			r.spoil(&s)
 			_, err := Parse(s.Bytes())
-			wantReason(t, err, wire.Malformed)
+			testworld.Refused(t, err, wire.Malformed)
 		})
 	}
 	for _, b := range [][]byte{nil, []byte("{}"), bytes.ReplaceAll(good.Bytes(), []byte("  "), []byte(" ")), append(good.Bytes(), '\n')} {
 		_, err := Parse(b)
-		wantReason(t, err, wire.Malformed)
+		testworld.Refused(t, err, wire.Malformed)
 	}
 	_, err := Parse(make([]byte, wire.MaxShare+1))
-	wantReason(t, err, wire.TooLarge)
+	testworld.Refused(t, err, wire.TooLarge)
 }
 
 // TestCommitmentRefusals are points of another encoding.
 func TestCommitmentRefusals(t *testing.T) {
-	good := must(newHouse(t).split())[0]
+	good := testworld.Must(newHouse(t).split())[0]
 	identityPoint := make([]byte, commitmentSize)
-	long := must(must(good.commitments())[0].MarshalBinary())
+	long := testworld.Must(testworld.Must(good.commitments())[0].MarshalBinary())
 	for _, bad := range [][]byte{nil, {0}, identityPoint, long, good.Commitments[0][:48]} {
 		s := good
 		s.Commitments = [][]byte{bad, good.Commitments[1]}
 		_, err := s.commitments()
-		wantReason(t, err, wire.Malformed)
+		testworld.Refused(t, err, wire.Malformed)
 	}
 }
 
@@ -239,15 +199,15 @@ func TestVector(t *testing.T) {
 	if *update {
 		writeVector(t)
 	}
-	b := must(os.ReadFile(vector))
+	b := testworld.Must(os.ReadFile(vector))
 	s, err := Parse(b)
 	if err != nil {
 		t.Fatal(err)
 	}
-	id := must(age.ParseX25519Identity(strings.TrimSpace(string(must(os.ReadFile("testdata/vectors/ben.key"))))))
-	plain := must(io.ReadAll(must(age.Decrypt(bytes.NewReader(s.Sealed), id))))
+	id := testworld.Must(age.ParseX25519Identity(strings.TrimSpace(string(testworld.Must(os.ReadFile("testdata/vectors/ben.key"))))))
+	plain := testworld.Must(io.ReadAll(testworld.Must(age.Decrypt(bytes.NewReader(s.Sealed), id))))
 	got := fmt.Sprintf("digest %s\nplain %x\n", s.Digest(), plain)
-	if want := string(must(os.ReadFile("testdata/vectors/share.expect"))); got != want {
+	if want := string(testworld.Must(os.ReadFile("testdata/vectors/share.expect"))); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 	if err := s.verify(plain); err != nil {
@@ -257,7 +217,7 @@ func TestVector(t *testing.T) {
 
 func writeVector(t *testing.T) {
 	h := newHouse(t)
-	s := must(Split(h.secret, h.approved, at))[1]
+	s := testworld.Must(Split(h.secret, h.approved.Draft(), h.approved, at))[1]
 	for name, content := range map[string]string{
 		"share.json": string(s.Bytes()), "ben.key": h.ids["ben"].(*age.X25519Identity).String() + "\n",
 		"share.expect": fmt.Sprintf("digest %s\nplain %x\n", s.Digest(), h.opened(t, s)),
@@ -271,7 +231,7 @@ func writeVector(t *testing.T) {
 // FuzzParse holds that whatever is read is written back as the same bytes, and
 // that what was read can be judged without a panic.
 func FuzzParse(f *testing.F) {
-	f.Add(must(os.ReadFile(vector)))
+	f.Add(testworld.Must(os.ReadFile(vector)))
 	f.Add([]byte("{}"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := Parse(b)
@@ -293,10 +253,10 @@ func FuzzParse(f *testing.F) {
 
 // FuzzOpen reads what an owner's key opened: anybody can seal anything to him.
 func FuzzOpen(f *testing.F) {
-	s := must(Parse(must(os.ReadFile(vector))))
+	s := testworld.Must(Parse(testworld.Must(os.ReadFile(vector))))
 	f.Add(s.plain(make([]byte, valueSize)))
 	f.Fuzz(func(t *testing.T, plain []byte) {
-		if value, err := s.open(plain); err == nil && !bytes.Equal(s.plain(must(value.MarshalBinary())), plain) {
+		if value, err := s.open(plain); err == nil && !bytes.Equal(s.plain(testworld.Must(value.MarshalBinary())), plain) {
 			t.Error("got other bytes back")
 		}
 	})

@@ -18,9 +18,9 @@ import (
 )
 
 // Split makes one share for each owner of the policy in force, a quorum of which
-// restores the secret. It refuses with "recipient", naming the owners, when to
+// restores the secret and the draft that it was made for. It refuses with "recipient", naming the owners, when to
 // one of them nothing can be sealed, and makes nothing then.
-func Split(secret identity.Secret, approved policy.Approved, at time.Time) ([]Share, error) {
+func Split(secret identity.Secret, draft wire.Digest, approved policy.Approved, at time.Time) ([]Share, error) {
 	doc := approved.Document()
 	recipients, err := recipientsOf(doc.Owners)
 	if err != nil {
@@ -38,7 +38,7 @@ func Split(secret identity.Secret, approved policy.Approved, at time.Time) ([]Sh
 	}
 	sharing := secretsharing.New(rand.Reader, uint(doc.Owners.Quorum-1), scalar)
 	header := Header{
-		TrustDomain: doc.TrustDomain, Genesis: approved.Genesis(), Root: keys.Root(), ID: newID(), Created: at.UTC().Truncate(time.Second),
+		TrustDomain: doc.TrustDomain, Genesis: approved.Genesis(), Root: keys.Root(), Draft: draft, ID: newID(), Created: at.UTC().Truncate(time.Second),
 		Head: approved.Head(), Owners: doc.Owners.Digest(), Count: len(doc.Owners.Keys),
 	}
 	for _, point := range sharing.CommitSecret() {

@@ -1,37 +1,43 @@
-// Package bus is how units and the cluster manager talk beside the requests of
-// users: heartbeats, sealed sessions, identifier ranges. It is the only
-// importer of the NATS client, and the only place that knows subjects.
+// Package bus is the protocol between units and a cluster manager, beside the
+// requests of users: heartbeats, sealed sessions, ranges of session numbers.
+// docs/spec/bus.md has it to the byte.
 //
-// [Connect] makes the [Conn] of a unit, [Attach] the [Hub] of a manager. What
-// goes over it are hints and sealed bytes. Nobody believes anything read from
-// here: a beat decides only where the gateway tries first, a sealed session
-// opens under a ring key or not at all, and a range is a wish not to collide.
-// Nothing is lost for ever when a message is: whoever misses one asks again.
+// [Connect] makes the [Conn] of a unit, [Listen] the [Server] of a manager. A
+// unit holds one connection over mutual TLS 1.3 to each of its managers. What
+// goes over it are hints and sealed bytes, and no decision rests on them: a
+// heartbeat decides only where the gateway tries first, a sealed session opens
+// under a ring key or not at all, and a range is a wish not to collide. A lost
+// message costs time only: a unit that misses a session asks for it.
 //
-// Subjects carry the [Cluster] and the unit id, and the server
-// (internal/bus/natsd) lets a unit use only its own, which it takes from the
-// unit's certificate. The package refuses messages beyond their size, items
-// that are not the one encoding, and a unit that asks for an answer outside the
-// inboxes of its cluster.
+// The manager takes from the certificate alone which unit this is ([UnitOf]).
+// Each side refuses frames that are not the one encoding, reads no more than
+// one frame of memory ahead, gives every read and write a deadline, and bounds
+// what waits for the other. A peer that breaks a rule loses its connection and
+// nothing else happens. The package uses the standard library alone, because it
+// runs inside a TEE on bytes of an untrusted manager.
+//
+// Managers reach one another over NATS, in package cluster below this one.
 package bus
 
 import (
-	"crypto/x509"
 	"encoding/hex"
-	"fmt"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Sizes in bytes. MaxMessage bounds every message, and with it a batch.
+// Protocol is the name in ALPN (RFC 7301) that both sides demand.
+const Protocol = "cohort-bus/1"
+
+// Sizes in bytes.
 const (
-	MaxMessage = 128 << 10
-	MaxBeat    = 4 << 10
-	MaxSealed  = 4 << 10 // a sealed session is below 1 KiB
+	MaxFrame   = 8 << 10  // size, kind and body
+	MaxSealed  = 4 << 10  // sealed bytes of one session; they are below 1 KiB
+	MaxBatch   = 64 << 10 // frames that are pushed together
+	maxAddress = 255
 )
 
-// BeatEvery is how often a unit says that it lives.
+// BeatEvery is how often a unit sends a heartbeat.
 const BeatEvery = time.Second
 
 // Cluster names, on the bus, all units of one identity: the first 16 bytes of
@@ -48,44 +54,25 @@ func ClusterOf(spki []byte) Cluster {
 // String is 32 lower-case hexadecimal digits.
 func (c Cluster) String() string { return hex.EncodeToString(c[:]) }
 
-// CheckChain verifies a leaf under an identity's cross-certificate under one of
-// the authority roots, and says whose cluster the leaf belongs to. It demands
-// exactly that shape, so a leaf directly under the root belongs to no cluster.
-// It says nothing about code or policy: that is identity.Check, which a manager
-// does not have. Its error has the reason [wire.BadChain].
-func CheckChain(chain []*x509.Certificate, roots *x509.CertPool, at time.Time) (Cluster, error) {
-	if len(chain) != 2 || chain[0].IsCA || roots == nil {
-		return Cluster{}, wire.Refuse(wire.BadChain, "chain: certificates", len(chain), "a leaf and its cross-certificate")
+// ParseCluster reads 32 lower-case hexadecimal digits.
+func ParseCluster(text string) (c Cluster, ok bool) {
+	b, err := hex.DecodeString(text)
+	if err != nil || len(b) != len(c) || hex.EncodeToString(b) != text {
+		return c, false
 	}
-	crosses := x509.NewCertPool()
-	crosses.AddCert(chain[1])
-	ways, err := chain[0].Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: crosses, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-	})
-	if err != nil {
-		return Cluster{}, fmt.Errorf("%w: %w", wire.Refuse(wire.BadChain, "chain", "one that does not hold", "one under the authority root"), err)
-	}
-	for _, way := range ways {
-		if len(way) == 3 && way[1].Equal(chain[1]) {
-			return ClusterOf(chain[1].RawSubjectPublicKeyInfo), nil
-		}
-	}
-	return Cluster{}, wire.Refuse(wire.BadChain, "chain: issuer of the leaf", "the authority root", "an identity")
-}
-
-// Beat is what a unit says of itself every [BeatEvery]. All of it is a hint.
-type Beat struct {
-	Address  string      `json:"address"`         // host:port of its listener
-	Names    []string    `json:"names,omitempty"` // DNS names of its TLS leaf
-	Task     string      `json:"task"`            // or GROUP/ROLE
-	Identity wire.Digest `json:"identity"`
-	Inherits wire.Digest `json:"inherits,omitzero"` // identity whose sessions the unit opens as well
-	InFlight int         `json:"in_flight"`
-	Sessions int         `json:"sessions"`
-	Ready    bool        `json:"ready"`
+	return Cluster(b), true
 }
 
 // Range is a run of numbers that no other unit was given.
 type Range struct {
 	First, Count uint64
+}
+
+// rangeEnd is the first number that no manager gives: those from 2^63 on are
+// drawn by units without a manager.
+const rangeEnd = 1 << 63
+
+// valid reports whether the range is not empty and ends below [rangeEnd].
+func (r Range) valid() bool {
+	return r.Count > 0 && r.First < rangeEnd && r.Count <= rangeEnd-r.First
 }

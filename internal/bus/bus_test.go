@@ -3,35 +3,161 @@ package bus
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"math"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/nats-io/nats.go"
 )
 
 var sample = Item{Kind: Sealed, Session: wire.SessionID{1, 2, 3}, Expiry: 1795000000, Bytes: []byte("sealed")}
 
-func TestItemRefusals(t *testing.T) {
-	change := func(at int, to byte) []byte {
-		b := sample.Append(nil)
-		b[at] = to
-		return b
+// vector is one frame of testdata/vectors/frames.json.
+type vector struct {
+	Name   string `json:"name"`
+	From   string `json:"from"` // unit or manager
+	Frame  string `json:"frame"`
+	Expect string `json:"expect"` // ok, or the reason
+}
+
+func vectors(t testing.TB) []vector {
+	t.Helper()
+	text, err := os.ReadFile("testdata/vectors/frames.json")
+	if err != nil {
+		t.Fatal(err)
 	}
+	var file struct {
+		Schema string   `json:"schema"`
+		Frames []vector `json:"frames"`
+	}
+	if err := json.Unmarshal(text, &file); err != nil || file.Schema != "cohort/bus-vectors/v1" || len(file.Frames) < 30 {
+		t.Fatalf("got %d vectors of %q, %v", len(file.Frames), file.Schema, err)
+	}
+	return file.Frames
+}
+
+// TestVectors reads each frame as the side that it is sent to.
+func TestVectors(t *testing.T) {
+	for _, v := range vectors(t) {
+		t.Run(v.Name, func(t *testing.T) {
+			b, err := hex.DecodeString(v.Frame)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = asUnit(b)
+			if v.From == "unit" {
+				err = asManager(b)
+			}
+			if got := reasonOf(err); got != v.Expect {
+				t.Errorf("got %s (%v), want %s", got, err, v.Expect)
+			}
+		})
+	}
+}
+
+func reasonOf(err error) string {
+	if err == nil {
+		return "ok"
+	}
+	return string(wire.ReasonOf(err))
+}
+
+// asManager and asUnit read frames as one of the two sides does, one after the
+// other, until one ends the connection.
+func asManager(b []byte) error {
+	s := &Server{config: ServerConfig{Duties: Duties{
+		Beat: func(Unit, Beat) {}, Item: func(Unit, Item) {}, Range: func() (Range, error) { return Range{1, 1}, nil },
+	}}}
+	u := newStation(s, nil, Unit{})
+	u.pulls = make(chan struct{}) // full: none is passed on
+	return each(b, func(k Kind, body []byte) error { return u.take(k, body, nil) })
+}
+
+func asUnit(b []byte) error {
+	l := &link{of: &Conn{}, pulls: map[wire.SessionID][]chan<- Item{}}
+	return each(b, l.take)
+}
+
+func each(b []byte, take func(Kind, []byte) error) error {
+	for len(b) > 0 {
+		k, body, rest, err := nextFrame(b)
+		if err == nil {
+			err = take(k, body)
+		}
+		if err != nil {
+			return err
+		}
+		b = rest
+	}
+	return nil
+}
+
+// TestSizes tries the size of a frame, and every number in a body, at the ends
+// of their range.
+func TestSizes(t *testing.T) {
+	for size := range 1 << 16 {
+		got, err := frameSize([]byte{byte(size >> 8), byte(size)})
+		if ok := size >= 1 && size <= MaxFrame-2; (err == nil) != ok || ok && got != size+2 || !ok && !errors.Is(err, wire.Malformed) {
+			t.Fatalf("size %d: got %d, %v", size, got, err)
+		}
+	}
+	ends := []uint64{0, 1, 1 << 31, 1<<32 - 1, 1<<63 - 1, 1 << 63, 1<<64 - 2, 1<<64 - 1}
+	for _, first := range ends {
+		for _, count := range ends {
+			r, err := parseRange(append(wire.Uint64(first), wire.Uint64(count)...))
+			none := first == 0 && count == 0
+			good := count > 0 && first < 1<<63 && count <= 1<<63-first
+			if (err == nil) != (none || good) || err == nil && r != (Range{first, count}) {
+				t.Errorf("range %d, %d: got %v, %v", first, count, r, err)
+			}
+		}
+		item := sample
+		item.Expiry = first
+		if got, _, err := NextItem(item.Append(nil)); err != nil || got.Expiry != first {
+			t.Errorf("expiry %d: got %d, %v", first, got.Expiry, err)
+		}
+	}
+	for _, n := range []uint32{0, 1, math.MaxInt32, 1 << 31, math.MaxUint32} {
+		body, err := Beat{Address: "a:1"}.Append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copy(body[1:], wire.Uint64(uint64(n)<<32|uint64(n)))
+		got, err := ParseBeat(body)
+		if (err == nil) != (n <= math.MaxInt32) || err == nil && (got.InFlight != int(n) || got.Sessions != int(n)) {
+			t.Errorf("counts %d: got %v, %v", n, got, err)
+		}
+	}
+}
+
+func TestBeatRefusals(t *testing.T) {
+	for _, b := range []Beat{
+		{InFlight: -1}, {Sessions: math.MaxInt32 + 1}, {Address: "host"}, {Address: ":1"}, {Address: "a:0"}, {Address: "a:65536"},
+		{Address: "a:x"}, {Address: "a b:1"}, {Address: "ä:1"}, {Address: strings.Repeat("a", maxAddress) + ":1"},
+	} {
+		if _, err := b.Append(nil); !errors.Is(err, wire.BadRequest) {
+			t.Errorf("%+v: got %v, want %v", b, err, wire.BadRequest)
+		}
+	}
+}
+
+func TestItemRefusals(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		b    []byte
 	}{
 		{"nothing", nil},
-		{"a cut head", sample.Append(nil)[:itemHead-1]},
+		{"a cut head", sample.Append(nil)[:frameHead-1]},
 		{"a cut item", sample.Append(nil)[:sample.Size()-1]},
-		{"kind 0", change(0, 0)},
-		{"kind 3", change(0, 3)},
+		{"another kind", appendFrame(nil, kindCopy, make([]byte, 40))},
 		{"no bytes", Item{Kind: Sealed}.Append(nil)},
 		{"too many bytes", Item{Kind: Sealed, Bytes: make([]byte, MaxSealed+1)}.Append(nil)},
-		{"a huge length", change(33, 0xff)},
+		{"a huge size", append([]byte{0xff, 0xff}, make([]byte, 1<<16)...)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if _, _, err := NextItem(c.b); !errors.Is(err, wire.Malformed) {
@@ -39,11 +165,8 @@ func TestItemRefusals(t *testing.T) {
 			}
 		})
 	}
-	if _, err := oneItem(append(sample.Append(nil), 0)); !errors.Is(err, wire.Malformed) {
-		t.Errorf("a byte behind it: got %v, want %v", err, wire.Malformed)
-	}
 	largest := Item{Kind: Tombstone, Bytes: make([]byte, MaxSealed)}
-	if _, err := oneItem(largest.Append(nil)); err != nil {
+	if _, rest, err := NextItem(largest.Append(nil)); err != nil || len(rest) != 0 {
 		t.Errorf("the largest: %v", err)
 	}
 }
@@ -65,64 +188,72 @@ func FuzzNextItem(f *testing.F) {
 	})
 }
 
-// TestDutiesDrop is the table of messages that a manager takes for noise. The
-// server would let none of them through but those of a unit gone mad.
-func TestDutiesDrop(t *testing.T) {
-	cluster, unit := Cluster{7}, wire.UnitID{8}
-	beats, items := subjectBeat+cluster.String()+"."+unit.String(), subjectSeal+cluster.String()
-	for _, c := range []struct {
-		name    string
-		subject string
-		data    string
-		took    bool
-	}{
-		{"a beat", beats, `{"address":"a:1"}`, true},
-		{"a beat that is no JSON", beats, `{`, false},
-		{"a long beat", beats, `{"address":"` + strings.Repeat("a", MaxBeat) + `"}`, false},
-		{"a beat of half a unit", beats[:len(beats)-2], `{}`, false},
-		{"a beat of nobody", subjectBeat + cluster.String(), `{}`, false},
-		{"a beat in capitals", subjectBeat + strings.ToUpper(Cluster{0xab}.String()) + "." + unit.String(), `{}`, false},
-		{"an item", items, string(sample.Append(nil)), true},
-		{"half an item", items, string(sample.Append(nil)[:20]), false},
-		{"two items", items, string(sample.Append(sample.Append(nil))), false},
-		{"an item of no cluster", subjectSeal + "x", string(sample.Append(nil)), false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			took := false
-			d := Duties{
-				Beat: func(gotCluster Cluster, got wire.UnitID, _ Beat) { took = gotCluster == cluster && got == unit },
-				Item: func(got Cluster, _ Item) { took = got == cluster },
-			}
-			m := &nats.Msg{Subject: c.subject, Data: []byte(c.data)}
-			if strings.HasPrefix(c.subject, subjectBeat) {
-				d.beat(m)
-			} else {
-				d.item(m)
-			}
-			if took != c.took {
-				t.Errorf("taken: got %v, want %v", took, c.took)
-			}
-		})
+// FuzzFrames feeds both sides whatever comes: each refuses it by a reason, and
+// what a heartbeat was read from is its one encoding.
+func FuzzFrames(f *testing.F) {
+	for _, v := range vectors(f) {
+		if b, err := hex.DecodeString(v.Frame); err == nil {
+			f.Add(b)
+		}
 	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for side, err := range map[string]error{"manager": asManager(b), "unit": asUnit(b)} {
+			if err != nil && wire.ReasonOf(err) != wire.Malformed && wire.ReasonOf(err) != wire.Unavailable {
+				t.Errorf("as %s: got %v, want a reason", side, err)
+			}
+		}
+		in := newFrames(bytes.NewReader(b), func(time.Time) error { return nil })
+		for rest := b; ; {
+			k, body, more, slow := nextFrame(rest)
+			gotKind, gotBody, err := in.next()
+			if (slow == nil) != (err == nil) || err == nil && (k != gotKind || !bytes.Equal(body, gotBody)) {
+				t.Fatalf("read off a connection %d %x (%v), off bytes %d %x (%v)", gotKind, gotBody, err, k, body, slow)
+			}
+			if err != nil {
+				break
+			}
+			if beat, err := ParseBeat(body); err == nil {
+				if again, err := beat.Append(nil); err != nil || !bytes.Equal(again, body) {
+					t.Errorf("another encoding was read: got %x, want %x (%v)", body, again, err)
+				}
+			}
+			rest = more
+		}
+	})
 }
 
-func TestReconnectDelayIsBoundedAndSpread(t *testing.T) {
-	seen := map[time.Duration]bool{}
-	for attempt := range 100 {
-		d := reconnectDelay(attempt)
-		if d < 20*time.Millisecond || d > reconnectMost {
-			t.Errorf("attempt %d: got %v, want at most %v", attempt, d, reconnectMost)
+func TestBucket(t *testing.T) {
+	now := time.Now()
+	b := newBucket(10, 20)
+	taken := 0
+	for range 100 {
+		if b.take(now) {
+			taken++
 		}
-		seen[d] = true
 	}
-	if len(seen) < 50 {
-		t.Errorf("got %d delays in 100 attempts, want them spread", len(seen))
+	if taken != 20 || b.take(now.Add(-time.Hour)) || !b.take(now.Add(time.Second)) {
+		t.Errorf("got %d at once, want 20, then one after a second and none for a clock that goes back", taken)
+	}
+	owing := newBucket(100, 100)
+	if got := owing.owes(100, now); got != 0 {
+		t.Errorf("within the burst: got %v, want 0", got)
+	}
+	if got := owing.owes(50, now); got != 500*time.Millisecond {
+		t.Errorf("beyond it: got %v, want 500ms", got)
 	}
 }
 
 func TestConnectRefusals(t *testing.T) {
 	if _, err := Connect(Config{URL: "tls://127.0.0.1:1"}); !errors.Is(err, wire.BadRequest) {
 		t.Errorf("without TLS: got %v, want %v", err, wire.BadRequest)
+	}
+	for _, url := range []string{"", "127.0.0.1:1", "nats://127.0.0.1:1", "tls://127.0.0.1", "tls://u@h:1", "tls://h:1/path", "tls://h:1,"} {
+		if URLsOK(url) {
+			t.Errorf("%q: got ok", url)
+		}
+	}
+	if !URLsOK("tls://h:1,tls://[::1]:2") {
+		t.Error("two managers: got refused")
 	}
 }
 

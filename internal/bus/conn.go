@@ -3,155 +3,238 @@ package bus
 import (
 	"context"
 	"crypto/tls"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"math/rand/v2"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/nats-io/nats.go"
-)
-
-// Times of a unit's connection.
-const (
-	dialTime      = 5 * time.Second
-	closeTime     = 200 * time.Millisecond
-	pingEvery     = 5 * time.Second // two unanswered pings end a connection
-	reconnectMost = 2 * time.Second // between two attempts
 )
 
 // Config is what a unit connects with.
 type Config struct {
-	URL     string // tls://host:port of the manager, or of several with commas between
-	Cluster Cluster
-	Unit    wire.UnitID
+	URL string // tls://host:port of the manager, or of several with commas between
 
-	// TLS says how the manager's certificate is checked, and presents, at every
-	// handshake, the unit's signing certificate and its cross-certificate.
+	// TLS says how a manager's certificate is checked, and presents, at every
+	// handshake, the unit's signing certificate and its cross-certificate. The
+	// name that the manager's certificate must bear is the host of its URL.
 	TLS *tls.Config
+
+	// Ended, where set, is called with why a connection to one of the managers
+	// ended or was not made, from one goroutine for each.
+	Ended func(manager string, err error)
 }
 
-// Conn is a unit's connection to the manager. It connects again for ever, with
-// jitter, so its methods fail only for the moment. It is safe for concurrent
-// use.
+// Conn is a unit's connections to its managers, one to each. It connects again
+// until it is closed, with jitter, so its methods fail only for the moment. Of
+// the managers that are there one, the relay, gets what the unit seals and is
+// asked to push what others seal; when it is lost, another is.
+//
+// It is safe for concurrent use. No method waits for a manager but those with a
+// context.
 type Conn struct {
-	nc      *nats.Conn
-	cluster string
-	unit    string
+	links []*link
+	items chan Item // wait for the relay
+	ended func(manager string, err error)
+	call  atomic.Pointer[func(Item)]
+
+	once    sync.Once
+	closing chan struct{} // closed: write what waits, then end
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+
+	mu    sync.Mutex
+	beat  Beat  // guarded by mu: sent last
+	relay *link // guarded by mu; nil: none is there
 }
 
-// Connect begins to connect and does not wait for the manager to be there: its
-// errors are about the configuration. The caller ends it with [Conn.Close].
+// Connect begins to connect and does not wait for a manager to be there: its
+// errors, with the reason [wire.BadRequest], are about the configuration. The
+// caller ends it with [Conn.Close].
 func Connect(c Config) (*Conn, error) {
 	if c.TLS == nil {
 		return nil, wire.Refuse(wire.BadRequest, "bus: TLS", "none", "a configuration with the unit's certificate")
 	}
-	nc, err := nats.Connect(c.URL,
-		nats.Secure(c.TLS), nats.TLSHandshakeFirst(), nats.Timeout(dialTime), nats.PingInterval(pingEvery), nats.MaxPingsOutstanding(2),
-		nats.CustomInboxPrefix(inbox(c.Cluster, c.Unit)),
-		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(), nats.CustomReconnectDelay(reconnectDelay),
-		nats.IgnoreDiscoveredServers(), nats.ReconnectBufSize(1<<20), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
-	)
-	if err != nil {
-		return nil, fmt.Errorf("connecting to the manager: %w", err)
+	managers := strings.Split(c.URL, ",")
+	if !URLsOK(c.URL) {
+		return nil, wire.Refuse(wire.BadRequest, "bus: URL", c.URL, "tls://host:port, several with commas between")
 	}
-	return &Conn{nc: nc, cluster: c.Cluster.String(), unit: c.Unit.String()}, nil
-}
-
-// reconnectDelay doubles from 50 ms, with half of it jitter, so that units do
-// not all come back at once.
-func reconnectDelay(attempts int) time.Duration {
-	d := min(reconnectMost, 50*time.Millisecond<<min(attempts, 6))
-	return d/2 + rand.N(d/2)
-}
-
-// Close ends the connection. What was published before reaches a manager that
-// is there.
-func (c *Conn) Close() {
-	if c.nc.IsConnected() {
-		_ = c.nc.FlushTimeout(closeTime) // all of it were hints
+	ctx, cancel := context.WithCancel(context.Background())
+	conn := &Conn{items: make(chan Item, mostWaiting), ended: c.Ended, closing: make(chan struct{}), cancel: cancel}
+	for _, text := range managers {
+		u, _ := url.Parse(text) // URLsOK has
+		conn.links = append(conn.links, newLink(conn, u, c.TLS))
 	}
-	c.nc.Close()
-}
-
-// Connected reports whether the manager is there now.
-func (c *Conn) Connected() bool { return c.nc.IsConnected() }
-
-// Beat publishes a heartbeat.
-func (c *Conn) Beat(b Beat) error {
-	text, err := json.Marshal(b)
-	if err != nil {
-		return fmt.Errorf("encoding beat: %w", err)
+	// So that not all units choose the same one as their relay.
+	rand.Shuffle(len(conn.links), func(i, j int) { conn.links[i], conn.links[j] = conn.links[j], conn.links[i] })
+	for _, l := range conn.links {
+		conn.running.Go(func() { l.run(ctx) })
 	}
-	if len(text) > MaxBeat {
-		return wire.Refuse(wire.TooLarge, "beat: size in bytes", len(text), MaxBeat)
-	}
-	return c.nc.Publish(subjectBeat+c.cluster+"."+c.unit, text)
+	return conn, nil
 }
 
-// Publish gives an item to the manager, for all units of the cluster.
-func (c *Conn) Publish(i Item) error {
-	return c.nc.Publish(subjectSeal+c.cluster, i.Append(make([]byte, 0, i.Size())))
-}
-
-// Subscribe calls f, from one goroutine, with every item the manager pushes,
-// the unit's own included. The item's bytes are shared with others of its
-// batch: f copies what it keeps.
-func (c *Conn) Subscribe(f func(Item)) error {
-	_, err := c.nc.Subscribe(subjectPush+c.cluster, func(m *nats.Msg) {
-		for rest := m.Data; len(rest) > 0; {
-			var item Item
-			var err error
-			if item, rest, err = NextItem(rest); err != nil {
-				return // a hint that cannot be read is no hint
-			}
-			f(item)
+// URLsOK reports whether a text names managers as [Config] wants them.
+func URLsOK(text string) bool {
+	for one := range strings.SplitSeq(text, ",") {
+		u, err := url.Parse(one)
+		if err != nil || u.Scheme != "tls" || u.Hostname() == "" || u.Port() == "" || u.User != nil || u.Path != "" {
+			return false
 		}
-	})
-	return err
+	}
+	return true
 }
 
-// Pull asks for the stored copy of a session: sealed, or its tombstone. Its
-// error has the reason [wire.NotFound] when the manager has none, and
-// [wire.Unavailable] when it does not answer.
+// Close ends the connections, once. What was published before reaches a manager
+// that is there and takes it within a second.
+func (c *Conn) Close() {
+	c.once.Do(func() { close(c.closing) })
+	timer := time.AfterFunc(closeTime, c.cancel)
+	defer timer.Stop()
+	defer c.cancel()
+	c.running.Wait()
+}
+
+// Connected reports whether a manager is there now.
+func (c *Conn) Connected() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.relay != nil
+}
+
+// Beat sends a heartbeat to every manager, now and each [BeatEvery] until the
+// next call. Its Relay is chosen by the Conn. It refuses a heartbeat that
+// [Beat.Append] refuses.
+func (c *Conn) Beat(b Beat) error {
+	if _, err := b.Append(nil); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.beat = b
+	c.mu.Unlock()
+	for _, l := range c.links {
+		l.wake()
+	}
+	return nil
+}
+
+// body is the heartbeat's body for one of the managers.
+func (c *Conn) body(l *link) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := c.beat
+	b.Relay = c.relay == l
+	body, _ := b.Append(nil) // Beat has checked it, or it is zero
+	return body
+}
+
+// isRelay reports whether a manager gets what the unit seals.
+func (c *Conn) isRelay(l *link) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.relay == l
+}
+
+// turn takes in that a manager is there, or is no more, and chooses the relay.
+func (c *Conn) turn(l *link, there bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case there && c.relay == nil:
+		c.relay = l
+	case !there && c.relay == l:
+		c.relay = nil
+		if i := slices.IndexFunc(c.links, (*link).there); i >= 0 {
+			c.relay = c.links[i]
+			c.relay.wake()
+		}
+	}
+}
+
+// Publish gives an item to the relay, for all units of the cluster, and takes
+// over its bytes. It refuses with [wire.Overload] while too many wait, and with
+// [wire.Malformed] what is no item.
+func (c *Conn) Publish(i Item) error {
+	if err := i.check(); err != nil {
+		return err
+	}
+	select {
+	case c.items <- i:
+		return nil
+	default:
+		return wire.Refuse(wire.Overload, "bus: sealed sessions that wait", mostWaiting, "fewer")
+	}
+}
+
+// PublishWithin is Publish, but while too many wait it waits for ctx.
+func (c *Conn) PublishWithin(ctx context.Context, i Item) error {
+	if err := i.check(); err != nil {
+		return err
+	}
+	select {
+	case c.items <- i:
+		return nil
+	case <-ctx.Done():
+		return wire.Refuse(wire.Overload, "bus: sealed sessions that wait", mostWaiting, "fewer")
+	}
+}
+
+// Subscribe calls f with every item that a manager pushes, the unit's own
+// included, from one goroutine for each manager. The item's bytes are valid
+// during the call only.
+func (c *Conn) Subscribe(f func(Item)) { c.call.Store(&f) }
+
+// Pull asks for the stored copy of a session: sealed, or its tombstone. It asks
+// one manager after the other. Its error has the reason [wire.NotFound] when
+// those that respond have none, and [wire.Unavailable] when none responds.
 func (c *Conn) Pull(ctx context.Context, s wire.SessionID) (Item, error) {
-	answer, err := c.ask(ctx, subjectPull, s[:])
-	if err != nil {
-		return Item{}, err
+	err := error(wire.Refuse(wire.Unavailable, "bus: manager", "none is there", "one"))
+	for _, l := range c.byTurn() {
+		item, failed := l.pull(ctx, s)
+		if failed == nil {
+			return item, nil
+		}
+		if !errors.Is(err, wire.NotFound) {
+			err = failed
+		}
 	}
-	if len(answer) == 0 {
-		return Item{}, wire.Refuse(wire.NotFound, "bus: session", "no stored copy", "one")
-	}
-	item, err := oneItem(answer)
-	if err == nil && item.Session != s {
-		return Item{}, wire.Refuse(wire.Malformed, "bus: pulled session", "another", "the one asked for")
-	}
-	return item, err
+	return Item{}, err
 }
 
-// Range asks for numbers that no other unit was given.
+// byTurn are the managers that are there, the relay first.
+func (c *Conn) byTurn() []*link {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var list []*link
+	for _, l := range c.links {
+		switch {
+		case l == c.relay:
+			list = slices.Insert(list, 0, l)
+		case l.there():
+			list = append(list, l)
+		}
+	}
+	return list
+}
+
+// Range asks the relay for numbers that no other unit was given. Its error has
+// the reason [wire.Unavailable] when there are none to be had.
 func (c *Conn) Range(ctx context.Context) (Range, error) {
-	answer, err := c.ask(ctx, subjectRange, nil)
-	if err != nil {
-		return Range{}, err
+	c.mu.Lock()
+	l := c.relay
+	c.mu.Unlock()
+	if l == nil {
+		return Range{}, wire.Refuse(wire.Unavailable, "bus: manager", "none is there", "one")
 	}
-	if len(answer) != 16 {
-		return Range{}, wire.Refuse(wire.Unavailable, "bus: range in bytes", len(answer), 16)
-	}
-	r := Range{First: binary.BigEndian.Uint64(answer), Count: binary.BigEndian.Uint64(answer[8:])}
-	if r.Count == 0 || r.First+r.Count < r.First {
-		return Range{}, wire.Refuse(wire.Malformed, "bus: range", r, "numbers below 2^64")
-	}
-	return r, nil
+	return l.numbers(ctx)
 }
 
-// ask sends a request, which ctx bounds.
-func (c *Conn) ask(ctx context.Context, subject string, body []byte) ([]byte, error) {
-	m, err := c.nc.RequestWithContext(ctx, subject+c.cluster, body)
-	if err != nil {
-		return nil, errors.Join(wire.Refuse(wire.Unavailable, "bus: answer", "none", "one"), err)
+// pushed hands an item to the subscriber.
+func (c *Conn) pushed(i Item) {
+	if f := c.call.Load(); f != nil {
+		(*f)(i)
 	}
-	return m.Data, nil
 }

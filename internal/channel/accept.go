@@ -10,6 +10,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -23,13 +24,22 @@ type OpenRequest struct {
 
 // Acceptance is a session that is being opened. It is used by one goroutine.
 type Acceptance struct {
-	host       *Host
-	standing   *standing
-	ring       *ring
-	wants      Wants
+	host    *Host
+	opening opening
+	number  uint64
+	footing
 	enc        []byte
 	session    *session
 	transcript attest.Digest
+	at         time.Time // the unit's, when it accepted
+}
+
+// footing is what a session is opened on.
+type footing struct {
+	standing *standing
+	ring     *ring
+	head     attest.Digest // that the session names
+	alone    bool          // the ring is older than a cut that the unit knows: the session is sealed under none
 }
 
 // Cookie is what a client must send back with its open request: it shows that
@@ -38,10 +48,10 @@ type Acceptance struct {
 //
 // It is minute (8 bytes), and for each ring key that opens sessions of the pin,
 // inherited ones included, ring id (16) ‖ MAC (16). So any unit that shares one of
-// these takes it: those of the release before during an upgrade, and those whose
-// certificates are not renewed yet when a ring has been cut.
+// these takes it: those of the release before during an upgrade too. Units on both
+// sides of a cut share none, so that a client gets a second cookie from the other.
 func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
-	o, kemKey, err := parseOpen(open)
+	o, err := parseOpen(open)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +62,7 @@ func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := st.sealing(o.pin); err != nil {
+	if _, err := st.sealing(o.pin, at); err != nil {
 		return nil, err
 	}
 	minute := uint64(at.Unix()) / 60
@@ -61,7 +71,7 @@ func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
 		if !bytes.Equal(r.pin, o.pin) {
 			continue
 		}
-		mac, err := cookieMAC(r, kemKey, minute)
+		mac, err := cookieMAC(r, o.kemKey, minute)
 		if err != nil {
 			return nil, err
 		}
@@ -70,15 +80,23 @@ func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
 	return cookie, nil
 }
 
-// sealing is the ring key that sessions opened for the pin are sealed under.
-func (st *standing) sealing(pin []byte) (*ring, error) {
+// sealing is the ring key that sessions opened for the pin are sealed under. It
+// refuses, with "identity", a pin that is not this unit's, and with "unavailable" a
+// ring key that has ended: the unit waits for its next report.
+func (st *standing) sealing(pin []byte, at time.Time) (*ring, error) {
+	var r *ring
 	switch string(pin) {
 	case string(st.strict.pin):
-		return st.strict, nil
+		r = st.strict
 	case string(st.follow.pin):
-		return st.follow, nil
+		r = st.follow
+	default:
+		return nil, wire.Refuse(wire.WrongIdentity, "open request: pin", "another", "this unit's identity or task")
 	}
-	return nil, wire.Refuse(wire.WrongIdentity, "open request: pin", "another", "this unit's identity or task")
+	if end := r.key.End(); !at.Before(end) {
+		return nil, wire.Refuse(wire.Unavailable, "unit: end of the ring key", end.UTC(), "after "+at.UTC().String())
+	}
+	return r, nil
 }
 
 func cookieMAC(r *ring, kemKey []byte, minute uint64) ([]byte, error) {
@@ -120,83 +138,127 @@ func (st *standing) cookieHolds(got, kemKey []byte, at time.Time) (holds bool) {
 
 // opening is an open request taken apart.
 type opening struct {
-	pin   []byte
-	nonce []byte
-	wants Wants
+	kemKey, nonce, pin []byte
+	wants              Wants
+	least              []byte // policy head that the unit must have got to; empty: none
 }
 
-func parseOpen(b []byte) (o opening, kemKey []byte, err error) {
+func parseOpen(b []byte) (opening, error) {
 	if len(b) > maxOpen {
-		return opening{}, nil, wire.Refuse(wire.TooLarge, "open request: size in bytes", len(b), maxOpen)
+		return opening{}, wire.Refuse(wire.TooLarge, "open request: size in bytes", len(b), maxOpen)
 	}
-	var f [5][]byte
+	var f [6][]byte
 	if err := wire.UnframeInto(f[:], wire.LabelSessionOpen, b); err != nil {
-		return opening{}, nil, err
+		return opening{}, err
 	}
-	if len(f[0]) != 1 || f[0][0] != suite {
-		return opening{}, nil, wire.Refuse(wire.Malformed, "open request: suite", f[0], suite)
+	if len(f[0]) != 1 || f[0][0] != envelope.Suite {
+		return opening{}, wire.Refuse(wire.Malformed, "open request: suite", f[0], envelope.Suite)
 	}
 	if len(f[1]) != kemKeySize || len(f[2]) != nonceSize || len(f[4]) != 1 {
-		return opening{}, nil, wire.Refuse(wire.Malformed, "open request: sizes", "others", "1216, 32 and 1 byte")
+		return opening{}, wire.Refuse(wire.Malformed, "open request: sizes", "others", "1216, 32 and 1 byte")
 	}
 	wants := Wants(f[4][0])
-	if wants&^(WantEvidence|WantReceipts) != 0 {
-		return opening{}, nil, wire.Refuse(wire.Malformed, "open request: wants", wants, "known bits")
+	if wants&^(WantEvidence|WantReceipts|WantHead) != 0 {
+		return opening{}, wire.Refuse(wire.Malformed, "open request: wants", wants, "known bits")
 	}
-	return opening{pin: f[3], nonce: f[2], wants: wants}, f[1], nil
+	named := len(f[5]) == len(attest.Digest{}) && !attest.Digest(f[5]).IsZero()
+	if named != (wants&WantHead != 0) || !named && len(f[5]) > 0 {
+		return opening{}, wire.Refuse(wire.Malformed, "open request: least policy head", len(f[5]), "32 bytes with bit 2 of what is wanted, none without")
+	}
+	return opening{kemKey: f[1], nonce: f[2], pin: f[3], wants: wants, least: f[5]}, nil
 }
 
 // Accept begins to open a session: it makes the secret and the transcript, and
 // installs nothing yet. It refuses, with "identity", a pin that is not this
-// unit's, with "cookie-wanted" a request that must come again with
-// [Host.Cookie], and with "overload" when there is no room.
+// unit's, with "unavailable" while the unit's ring key has ended, with
+// "cookie-wanted" a request that must come again with [Host.Cookie], with "replayed"
+// one whose KEM key was taken in the last two minutes, with "behind" one that wants a
+// policy head which the unit has not got to, and with "overload" when there is no
+// room.
 func (h *Host) Accept(r OpenRequest, at time.Time) (*Acceptance, error) {
-	o, kemKey, err := parseOpen(r.Body)
+	o, err := parseOpen(r.Body)
 	if err != nil {
 		return nil, err
 	}
-	st, at, err := h.admit(at)
-	if err != nil {
+	a := &Acceptance{host: h, opening: o, number: r.Number}
+	if at, err = a.admit(at); err != nil {
 		return nil, err
 	}
-	sealing, err := st.sealing(o.pin)
-	if err != nil {
-		return nil, err
-	}
-	dear := o.wants&WantEvidence != 0 || r.Pending > h.limits.Cookies
-	if dear && !st.cookieHolds(r.Cookie, kemKey, at) {
+	expensive := o.wants&WantEvidence != 0 || r.Pending > h.limits.Cookies
+	if expensive && !a.standing.cookieHolds(r.Cookie, o.kemKey, at) {
 		return nil, wire.Refuse(wire.CookieWanted, "open request: cookie", "none that holds", "that of this answer")
 	}
-	enc, shared, err := encapsulate(kemKey)
-	if err != nil {
+	if err := h.spend(o.kemKey, at); err != nil {
 		return nil, err
 	}
-	t := &transcript{
-		kemKey: kemKey, nonce: o.nonce, pin: o.pin, wants: o.wants, enc: enc,
-		unit: h.id, identity: st.Identity, root: st.Root, chain: wire.Sum(st.chain),
-		ring: sealing.key.ID(), head: st.Head, expiry: st.expiry(sealing, at),
-	}
-	a := &Acceptance{host: h, standing: st, ring: sealing, wants: o.wants, enc: enc}
-	a.session = &session{id: t.sessionID(r.Number), expiry: t.expiry, head: t.head, opener: h.id, ring: t.ring}
-	a.transcript = t.digest(a.session.id)
-	a.session.secret, err = sessionSecret(shared, a.transcript)
-	return a, err
+	return a, a.begin(at)
 }
 
-// admit gives the standing that a session may be opened under.
-func (h *Host) admit(at time.Time) (*standing, time.Time, error) {
+// Again begins once more under the newest certificate report, after [Acceptance.Finish]
+// refused with "ring": the ring was replaced meanwhile. It refuses as
+// [Host.Accept] does, but asks for no cookie.
+func (a *Acceptance) Again(at time.Time) error {
+	at, err := a.admit(at)
+	if err != nil {
+		return err
+	}
+	return a.begin(at)
+}
+
+// admit takes what the unit is now, and the ring key of the pin.
+func (a *Acceptance) admit(at time.Time) (_ time.Time, err error) {
+	a.footing, at, err = a.host.admit(a.opening, at)
+	return at, err
+}
+
+// begin makes the secret and the transcript.
+func (a *Acceptance) begin(at time.Time) error {
+	o, st := a.opening, a.standing
+	enc, shared, err := encapsulate(o.kemKey)
+	if err != nil {
+		return err
+	}
+	t := &transcript{
+		kemKey: o.kemKey, nonce: o.nonce, pin: o.pin, wants: o.wants, least: o.least, enc: enc,
+		unit: a.host.id, identity: st.Identity, root: st.Root, chain: wire.Sum(st.chain),
+		ring: a.ring.key.ID(), head: a.head, expiry: st.expiry(a.ring, at),
+	}
+	a.enc, a.at = enc, at
+	a.session = &session{id: t.sessionID(a.number), expiry: t.expiry, head: t.head, opener: a.host.id, ring: t.ring, alone: a.alone}
+	a.transcript = t.digest(a.session.id)
+	a.session.secret, err = sessionSecret(shared, a.transcript)
+	return err
+}
+
+// admit gives what a session for the request may be opened on. It refuses, with
+// "behind", a request that wants a policy head which the unit has not got to.
+func (h *Host) admit(o opening, at time.Time) (footing, time.Time, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	at = h.at(at)
 	h.expire(at)
 	st, err := h.serving(at)
 	if err != nil {
-		return nil, at, err
+		return footing{}, at, err
 	}
-	if h.opened >= h.limits.Opened || len(h.table.byID) >= h.limits.Sessions {
-		return nil, at, wire.Refuse(wire.Overload, "unit: sessions", len(h.table.byID), "room for another")
+	if _, ok := h.table.room(true, at); !ok {
+		return footing{}, at, h.full()
 	}
-	return st, at, nil
+	r, err := st.sealing(o.pin, at)
+	if err != nil {
+		return footing{}, at, err
+	}
+	if o.wants&WantHead != 0 && !h.known.reached(attest.Digest(o.least)) {
+		return footing{}, at, wire.Refuse(wire.Behind, "open request: least policy head", attest.Digest(o.least), "one that the unit has got to: "+h.known.head.String())
+	}
+	return footing{standing: st, ring: r, head: h.known.head, alone: h.known.old[r.key.ID()]}, at, nil
+}
+
+// spend takes a client's KEM key, once.
+func (h *Host) spend(kemKey []byte, at time.Time) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.spent.take(kemKey, h.at(at))
 }
 
 // expiry is when a session that is opened now ends: within an hour, the
@@ -209,7 +271,7 @@ func (st *standing) expiry(sealing *ring, at time.Time) uint64 {
 // Evidence is the report data of the fresh evidence that the client wants, and
 // whether it wants any.
 func (a *Acceptance) Evidence() (data attest.ReportData, wanted bool, err error) {
-	if a.wants&WantEvidence == 0 {
+	if a.opening.wants&WantEvidence == 0 {
 		return attest.ReportData{}, false, nil
 	}
 	data, err = evidenceData(a.session.secret[:], a.transcript)
@@ -217,28 +279,33 @@ func (a *Acceptance) Evidence() (data attest.ReportData, wanted bool, err error)
 }
 
 // Finish installs the session and gives the answer to the client, and the sealed
-// session for all other units. Evidence is the zero Evidence where none is
-// wanted. It refuses, with "replayed", an id that is known already.
+// session for all other units, nil of one that is sealed for none. Evidence is the
+// zero Evidence where none is wanted. It refuses, with "replayed", an id that is known
+// already, and with "ring" a session whose ring was replaced, or is older than a cut
+// that became known, since [Host.Accept]: see [Acceptance.Again].
 func (a *Acceptance) Finish(evidence attest.Evidence) (answer, sealed []byte, err error) {
 	var text []byte
-	if a.wants&WantEvidence != 0 {
+	if a.opening.wants&WantEvidence != 0 {
 		if text, err = evidence.MarshalJSON(); err != nil {
 			return nil, nil, fmt.Errorf("encoding evidence: %w", err)
 		}
 	}
 	h, s := a.host, a.session
-	ticket, err := h.seal(a.standing, a.ring, s)
-	if err != nil {
-		return nil, nil, err
+	var ticket []byte
+	if !s.alone {
+		if ticket, err = h.seal(a.ring, s); err != nil {
+			return nil, nil, err
+		}
 	}
 	digest, ticketDigest := wire.Sum(text), wire.Sum(ticket)
-	signature, err := sign(h.key, wire.LabelSessionSignature, a.transcript[:], digest[:], ticketDigest[:])
+	now := timeBytes(a.at)
+	signature, err := sign(h.key, wire.LabelSessionSignature, a.transcript[:], digest[:], ticketDigest[:], now)
 	if err != nil {
 		return nil, nil, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.table.byID[s.id] != nil {
+	if _, over := h.table.closed(s.id); over || h.table.byID[s.id] != nil {
 		return nil, nil, wire.Refuse(wire.Replayed, "session "+s.id.String(), "a known id", "a new one")
 	}
 	if err := h.add(s); err != nil {
@@ -246,5 +313,5 @@ func (a *Acceptance) Finish(evidence attest.Evidence) (answer, sealed []byte, er
 	}
 	st := a.standing
 	return wire.Frame(wire.LabelSessionAnswer, a.enc, s.id[:], h.id[:], st.Identity[:], s.ring[:], s.head[:],
-		wire.Uint64(s.expiry), st.chain, signature, text, ticket), ticket, nil
+		wire.Uint64(s.expiry), st.chain, signature, text, ticket, now), ticket, nil
 }

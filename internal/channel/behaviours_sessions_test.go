@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -19,7 +21,7 @@ func noCopy(m *hostile, _ wire.SessionID) []byte { m.act(); return nil }
 func (m *hostile) copyOf(is func(wire.SessionID) bool) []byte {
 	pushes, _ := m.history()
 	for _, p := range pushes {
-		if u, err := unverifiedSealed(sealedSession, p.sealed); err == nil && is(u.session) {
+		if u, err := envelope.ParseSealed(envelope.Session, p.sealed); err == nil && is(u.Session) {
 			return p.sealed
 		}
 	}
@@ -32,8 +34,8 @@ func copied(change func(sealed []byte) []byte) behaviour {
 	return behaviour{push: drop, pull: func(m *hostile, id wire.SessionID) []byte {
 		m.act()
 		sealed := change(bytes.Clone(m.copyOf(func(s wire.SessionID) bool { return s == id })))
-		if _, err := m.all()[2].Join(sealed, m.clock()); err == nil {
-			m.t.Errorf("%s: a unit took it", m.does.name)
+		if _, err := m.all()[2].Join(sealed, m.clock.Now()); err == nil {
+			m.T.Errorf("%s: a unit took it", m.does.name)
 		}
 		return sealed
 	}}
@@ -47,24 +49,24 @@ func (m *hostile) carol() Closed {
 	carol := m.user("carol", 0)
 	m.mustCall("carol", "bound", "carol's bound call")
 	m.honest.Store(false)
-	return carol.Close(m.t.Context())
+	return carol.Close(m.T.Context())
 }
 
 // newest is the newest of one kind that was pushed.
-func (m *hostile) newest(kind Pushed) []byte {
+func (m *hostile) newest(kind envelope.Kind) []byte {
 	pushes, _ := m.history()
 	for _, p := range slices.Backward(pushes) {
 		if p.kind == kind {
 			return p.sealed
 		}
 	}
-	m.t.Fatal("nothing was pushed")
+	m.T.Fatal("nothing was pushed")
 	return nil
 }
 
 // sessionOf is the id of a user's session.
 func (m *hostile) sessionOf(user string) wire.SessionID {
-	return must(m.users[user].Session(m.t.Context())).ID()
+	return testworld.Must(m.users[user].Session(m.T.Context())).ID()
 }
 
 // ofSessions is what is done to sealed sessions, tombstones and numbers.
@@ -86,7 +88,7 @@ var ofSessions = []behaviour{
 		for range 2 {
 			for _, u := range m.all() {
 				if err := u.take(p, m); err != nil {
-					m.t.Errorf("got %v", err)
+					m.T.Errorf("got %v", err)
 				}
 			}
 		}
@@ -110,22 +112,22 @@ var ofSessions = []behaviour{
 	{name: "gives a session the id of the other user's", after: func(m *hostile) {
 		alice, bob := m.sessionOf("alice"), m.sessionOf("bob")
 		sealed := m.copyOf(func(s wire.SessionID) bool { return s == bob })
-		m.refuse(m.all()[0], PushSession, inAD(sealed, 3, func([]byte) []byte { return alice[:] }), wire.BadSignature)
+		m.refuse(m.all()[0], envelope.Session, inAD(sealed, 3, func([]byte) []byte { return alice[:] }), wire.BadSignature)
 	}},
 	{name: "gives one number to all units", number: func(m *hostile) uint64 { m.act(); return 7 }, after: func(m *hostile) {
 		if m.sessionOf("alice") == m.sessionOf("bob") {
-			m.t.Error("two sessions with one id")
+			m.T.Error("two sessions with one id")
 		}
 	}, open: (*hostile).route},
 	{name: "gives the numbers at the ends", number: func(m *hostile) uint64 { return -(uint64(m.acts.Add(1)) & 1) }, open: (*hostile).route},
 	{name: "relays what the units of another cluster sealed", after: func(m *hostile) {
 		foreign := m.foreign()
 		for _, p := range foreign.pushes {
-			m.refuse(m.all()[0], PushSession, p.sealed, wire.UnknownRing)
+			m.refuse(m.all()[0], envelope.Session, p.sealed, wire.UnknownRing)
 		}
 		pushes, _ := m.history()
 		for _, p := range pushes {
-			m.refuse(foreign.units[0], PushSession, p.sealed, wire.UnknownRing)
+			m.refuse(foreign.units[0], envelope.Session, p.sealed, wire.UnknownRing)
 		}
 	}},
 	{name: "brings requests to another cluster", fails: unmarked, opens: many, request: atFirst(func(m *hostile, q carried) said {
@@ -138,9 +140,9 @@ var ofSessions = []behaviour{
 		return m.refusal(foreign.units[0], q).naming(foreign.units)
 	})},
 	{name: "keeps sessions beyond their end", opens: 2, after: func(m *hostile) {
-		m.pass(61 * time.Minute)
+		m.clock.Pass(61 * time.Minute)
 		for _, u := range m.all() {
-			must(0, u.Update(m.standing(u.key, "1")))
+			testworld.Must(0, u.Update(m.standing(u.key, "1")))
 		}
 		pushes, asked := m.history()
 		for _, u := range m.all() {
@@ -153,9 +155,9 @@ var ofSessions = []behaviour{
 		}
 	}},
 	{name: "keeps sessions of an erased ring", opens: 2, after: func(m *hostile) {
-		m.ring = identity.Ring{Strict: identity.NewRingKeys(m.clock(), time.Hour), Follow: identity.NewRingKeys(m.clock(), time.Hour)}
+		m.ring = identity.Ring{Strict: identity.NewRingKeys(m.clock.Now(), time.Hour), Follow: identity.NewRingKeys(m.clock.Now(), time.Hour)}
 		for _, u := range m.all() {
-			must(0, u.Update(m.standing(u.key, "1")))
+			testworld.Must(0, u.Update(m.standing(u.key, "1")))
 		}
 		pushes, asked := m.history()
 		for _, u := range m.all() {
@@ -170,7 +172,7 @@ var ofSessions = []behaviour{
 	{name: "suppresses tombstones", push: func(m *hostile, p pushed) { m.act() }, after: func(m *hostile) {
 		closed := m.carol()
 		if len(closed.Confirmed) != 3 {
-			m.t.Errorf("got %d units that confirmed, want 3", len(closed.Confirmed))
+			m.T.Errorf("got %d units that confirmed, want 3", len(closed.Confirmed))
 		}
 		m.replay()
 	}},
@@ -182,8 +184,8 @@ var ofSessions = []behaviour{
 		return nobody
 	}, after: func(m *hostile) {
 		closed := m.carol()
-		if len(closed.Confirmed) != 0 || !closed.Others.After(m.clock()) {
-			m.t.Errorf("got %+v, want nobody's confirmation", closed)
+		if len(closed.Confirmed) != 0 || !closed.Others.After(m.clock.Now()) {
+			m.T.Errorf("got %+v, want nobody's confirmation", closed)
 		}
 		m.replay()
 	}},
@@ -196,7 +198,7 @@ var ofSessions = []behaviour{
 		return m.deliver(m.all()[0], q.with(func(b []byte) { copy(b[33:], id[:]) }))
 	}, after: func(m *hostile) {
 		if closed := m.carol(); len(closed.Confirmed) > 1 {
-			m.t.Errorf("got %d units that confirmed, want at most the one that did", len(closed.Confirmed))
+			m.T.Errorf("got %d units that confirmed, want at most the one that did", len(closed.Confirmed))
 		}
 	}},
 	{name: "says in the clear that a session is closed", request: func(m *hostile, q carried) said {
@@ -210,16 +212,16 @@ var ofSessions = []behaviour{
 		return a
 	}, after: func(m *hostile) {
 		if closed := m.carol(); len(closed.Confirmed) > 0 {
-			m.t.Errorf("got %d units that confirmed, want none", len(closed.Confirmed))
+			m.T.Errorf("got %d units that confirmed, want none", len(closed.Confirmed))
 		}
 	}},
 	{name: "opens again what was closed", after: func(m *hostile) {
 		m.carol()
-		id := must(unverifiedSealed(sealedTombstone, m.newest(PushTombstone))).session
+		id := testworld.Must(envelope.ParseSealed(envelope.Tombstone, m.newest(envelope.Tombstone))).Session
 		sealed := m.copyOf(func(s wire.SessionID) bool { return s == id })
 		_, asked := m.history()
 		for _, u := range m.all() {
-			m.refuse(u, PushSession, sealed, wire.SessionOver)
+			m.refuse(u, envelope.Session, sealed, wire.SessionOver)
 			for _, q := range asked {
 				if q.header().Session == id && q.header().Flags&wire.FlagClose == 0 {
 					m.refusal(u, q)
@@ -229,11 +231,11 @@ var ofSessions = []behaviour{
 	}},
 	{name: "replays a tombstone", after: func(m *hostile) {
 		m.carol()
-		tombstone := m.newest(PushTombstone)
+		tombstone := m.newest(envelope.Tombstone)
 		for _, u := range append(m.all(), m.start()) {
 			m.act()
-			if err := u.take(pushed{kind: PushTombstone, sealed: tombstone}, m); err != nil {
-				m.t.Errorf("got %v", err)
+			if err := u.take(pushed{kind: envelope.Tombstone, sealed: tombstone}, m); err != nil {
+				m.T.Errorf("got %v", err)
 			}
 		}
 	}},
@@ -241,23 +243,23 @@ var ofSessions = []behaviour{
 		m.carol()
 		for _, user := range []string{"alice", "bob"} {
 			id := m.sessionOf(user)
-			b := bytes.Clone(m.newest(PushTombstone))
-			closed := must(unverifiedSealed(sealedTombstone, b)).session
+			b := bytes.Clone(m.newest(envelope.Tombstone))
+			closed := testworld.Must(envelope.ParseSealed(envelope.Tombstone, b)).Session
 			at := bytes.Index(b, closed[:])
 			copy(b[at:], id[:])
-			m.refuse(m.all()[0], PushTombstone, b, wire.BadSignature)
+			m.refuse(m.all()[0], envelope.Tombstone, b, wire.BadSignature)
 		}
 	}},
 	{name: "makes a tombstone of a sealed session", after: func(m *hostile) {
-		sealed := m.newest(PushSession)
-		m.refuse(m.all()[0], PushTombstone, sealed, wire.Malformed)
-		u := must(unverifiedSealed(sealedSession, sealed))
-		m.refuse(m.all()[0], PushTombstone, wire.Frame(wire.LabelTombstone, u.bound.bytes(wire.LabelTombstoneBound), u.nonce, u.ciphertext), wire.BadSignature)
-		m.refuse(m.all()[0], PushTombstone, wire.Frame(wire.LabelTombstone, u.bound.bytes(wire.LabelTombstoneBound), u.nonce, u.ciphertext[:tagSize]), wire.BadSignature)
+		sealed := m.newest(envelope.Session)
+		m.refuse(m.all()[0], envelope.Tombstone, sealed, wire.Malformed)
+		u := testworld.Must(envelope.ParseSealed(envelope.Session, sealed))
+		m.refuse(m.all()[0], envelope.Tombstone, envelope.Sealed{AD: u.Header.Encode(envelope.Tombstone), Nonce: u.Nonce, Ciphertext: u.Ciphertext}.Encode(envelope.Tombstone), wire.BadSignature)
+		m.refuse(m.all()[0], envelope.Tombstone, envelope.Sealed{AD: u.Header.Encode(envelope.Tombstone), Nonce: u.Nonce, Ciphertext: u.Ciphertext[:tagSize]}.Encode(envelope.Tombstone), wire.BadSignature)
 	}},
 	{name: "makes a session of a tombstone", after: func(m *hostile) {
 		m.carol()
-		m.refuse(m.all()[0], PushSession, m.newest(PushTombstone), wire.Malformed)
+		m.refuse(m.all()[0], envelope.Session, m.newest(envelope.Tombstone), wire.Malformed)
 	}},
 }
 
@@ -267,7 +269,7 @@ func (m *hostile) foreign() *hostile {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.elsewhere == nil {
-		f := newHostile(m.t, behaviour{}, 2)
+		f := newHostile(m.T, behaviour{}, 2)
 		f.user("dave", 0)
 		f.mustCall("dave", "bound", "dave's bound call")
 		m.elsewhere = f
@@ -295,7 +297,7 @@ func openAnswer(field int, change func(m *hostile, q carried, f []byte) []byte) 
 		}
 		m.act()
 		return a.with(func(b []byte) []byte {
-			f := must(wire.Unframe(wire.LabelSessionAnswer, b, 11))
+			f := testworld.Must(wire.Unframe(wire.LabelSessionAnswer, b, 12))
 			f[field] = change(m, q, bytes.Clone(f[field]))
 			return wire.Frame(wire.LabelSessionAnswer, f...)
 		})
@@ -305,7 +307,7 @@ func openAnswer(field int, change func(m *hostile, q carried, f []byte) []byte) 
 // openRequest changes one field of the first open request of each user.
 func openRequest(field int, change func(f []byte) []byte) func(*hostile, carried) said {
 	return atOnce(func(m *hostile, q carried) said {
-		f := must(wire.Unframe(wire.LabelSessionOpen, q.raw, 5))
+		f := testworld.Must(wire.Unframe(wire.LabelSessionOpen, q.raw, 6))
 		f[field] = change(bytes.Clone(f[field]))
 		q.raw = wire.Frame(wire.LabelSessionOpen, f...)
 		return m.route(q)
@@ -352,7 +354,9 @@ var ofOpens = []behaviour{
 			copy(b[bytes.Index(b, ours[:]):], theirs[:])
 		}))
 	})},
-	{name: "puts its own KEM key into open requests", fails: all, open: openRequest(1, func([]byte) []byte { return must(NewOpening(Pin{Genesis: wire.Sum(nil), Task: "scoring"}, 0)).kemKey() })},
+	{name: "puts its own KEM key into open requests", fails: all, open: openRequest(1, func([]byte) []byte {
+		return testworld.Must(NewOpening(Pin{Genesis: wire.Sum(nil), Task: "scoring"}, 0)).kemKey()
+	})},
 	{name: "puts its own nonce into open requests", fails: all, open: openRequest(2, flip)},
 	{name: "asks for a receipt in the user's name", fails: all, open: openRequest(4, func([]byte) []byte { return []byte{byte(WantReceipts)} })},
 	{name: "asks for no evidence in the user's name", wants: WantEvidence, fails: all, open: openRequest(4, func([]byte) []byte { return []byte{0} })},

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -40,18 +42,18 @@ func BenchmarkJoin(b *testing.B) {
 	w := newWorld(b)
 	a := w.host(Limits{})
 	_, sealed := w.opened(a, w.byTask())
-	u := must(unverifiedSealed(sealedSession, sealed))
-	k := must(a.standing.follow.derive(a.id))
+	u := testworld.Must(envelope.ParseSealed(envelope.Session, sealed))
+	k := testworld.Must(a.standing.follow.derive(a.id))
 	b.Run("aead", func(b *testing.B) {
-		dst := make([]byte, 0, maxTicket)
-		measured(b, func() { must(k.aead.Open(dst, u.nonce, u.ciphertext, u.ad)) })
+		dst := make([]byte, 0, envelope.MaxSealed)
+		measured(b, func() { testworld.Must(k.aead.Open(dst, u.Nonce, u.Ciphertext, u.AD)) })
 	})
 	const batch = 1 << 14
 	list := make([][]byte, batch)
 	for i := range list {
-		list[i] = sealAs(w, a, func(s *session, b *bound, _ *ring) {
+		list[i] = sealAs(w, a, func(s *session, b *envelope.Header, _ *ring) {
 			s.id[23], s.id[22] = byte(i), byte(i>>8)
-			b.session = s.id
+			b.Session = s.id
 		})
 	}
 	b.Run("join", func(b *testing.B) {
@@ -62,7 +64,7 @@ func BenchmarkJoin(b *testing.B) {
 				h = w.host(Limits{Sessions: batch})
 				b.StartTimer()
 			}
-			must(h.Join(list[i%batch], noon))
+			testworld.Must(h.Join(list[i%batch], noon))
 		})
 	})
 }
@@ -113,16 +115,16 @@ func BenchmarkRequest(b *testing.B) {
 				if kind == "channel" {
 					h = c.units[0].server
 				}
-				l := must(net.Listen("tcp", "127.0.0.1:0"))
+				l := testworld.Must(net.Listen("tcp", "127.0.0.1:0"))
 				server := &http.Server{Handler: h}
 				go server.Serve(l)
 				defer server.Close()
 				at := "http://" + l.Addr().String()
 				if kind == "channel" {
-					rt = must(NewTransport(TransportConfig{Gateway: must(url.Parse(at)), Inner: inner, Pin: c.byTask(), Trust: c.world, Clock: c.clock}))
+					rt = testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse(at)), Inner: inner, Pin: c.byTask(), Trust: c.world, Clock: c.clock.Now}))
 				}
 				measured(b, func() {
-					answer, err := rt.RoundTrip(must(http.NewRequest("POST", at+"/score", bytes.NewReader(body))))
+					answer, err := rt.RoundTrip(testworld.Must(http.NewRequest("POST", at+"/score", bytes.NewReader(body))))
 					if err != nil {
 						b.Fatal(err)
 					}
@@ -143,7 +145,7 @@ func BenchmarkOneOff(b *testing.B) {
 	c := newCluster(b, 1, repeat)
 	hybrid := c.keysOf(c.units[0], c.byTask())
 	for name, keys := range map[string]OneOffKeys{"hybrid": hybrid, "x25519": x25519(hybrid)} {
-		body := oneOffBody(keys, true, must(http.NewRequest(http.MethodGet, base, bytes.NewReader(make([]byte, 1<<10)))))
+		body := oneOffBody(keys, true, testworld.Must(http.NewRequest(http.MethodGet, base, bytes.NewReader(make([]byte, 1<<10)))))
 		b.Run(name, func(b *testing.B) {
 			measured(b, func() {
 				r := httptest.NewRequest(http.MethodPost, wire.PathOneOff, bytes.NewReader(body))

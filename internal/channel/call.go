@@ -9,10 +9,11 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strconv"
 	"sync/atomic"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -117,8 +118,13 @@ func (c *call) next(f failure) error {
 // again prepares another attempt as the hint says, while the call may.
 func (c *call) again(f failure) error {
 	reason := f.hint.Reason
-	if f.attempt.NotExecuted {
+	switch {
+	case f.attempt.NotExecuted:
 		reason = wire.NotExecuted
+	case isCut(f.err):
+		reason = wire.CutOff
+	case f.session.alone && (reason == wire.Misdirected || reason == wire.TicketWanted):
+		reason = wire.Rekey // no other unit will have it
 	}
 	allowed := c.tries.spend(reason)
 	switch reason {
@@ -131,9 +137,18 @@ func (c *call) again(f failure) error {
 		if !allowed {
 			return fmt.Errorf("%w: %w", ErrRekey, f.err)
 		}
+	case wire.CutOff:
+		c.t.forget(f.session)
+		if !allowed {
+			return f.err
+		}
 	case wire.NotExecuted:
 		if !allowed {
 			return fmt.Errorf("%w: %w", ErrNotExecuted, f.err)
+		}
+	case wire.Expired:
+		if !allowed {
+			return f.err
 		}
 	default:
 		if !allowed || !c.turn() {
@@ -163,7 +178,7 @@ func (c *call) turn() bool {
 			return false
 		}
 	}
-	pause(c.request.Context(), rest-time.Since(begin))
+	_ = retry.Sleep(c.request.Context(), rest-time.Since(begin))
 	c.yield = time.AfterFunc(turnTime, func() { <-c.t.turns })
 	return true
 }
@@ -195,10 +210,10 @@ func (c *call) attempt() (*http.Response, failure) {
 	if out.stream != nil || c.tries.ticket < 1 {
 		ticket = encodeTicket(h.Session) // a stream cannot be sent again with it, and once wanted it is again
 	}
-	answer, err := c.send(out, ticket, &f)
-	if err == nil && f.hint.Reason == wire.TicketWanted && out.stream == nil && c.tries.spend(wire.TicketWanted) {
+	answer, err := c.send(h, out, ticket, &f)
+	if err == nil && f.hint.Reason == wire.TicketWanted && !h.alone && out.stream == nil && c.tries.spend(wire.TicketWanted) {
 		out.again.Store(true)
-		answer, err = c.send(out, encodeTicket(h.Session), &f)
+		answer, err = c.send(h, out, encodeTicket(h.Session), &f)
 	}
 	f.attempt.Left, f.attempt.Whole = out.left(err), c.knows().Whole
 	if err != nil || answer == nil {
@@ -217,7 +232,7 @@ func (c *call) attempt() (*http.Response, failure) {
 func (c *call) knows() Attempt {
 	return Attempt{
 		Safe:   safeMethods[c.request.Method],
-		Marked: len(c.request.Header["Idempotency-Key"]) > 0,
+		Marked: marked(c.request.Header),
 		Whole:  c.content != nil || !c.begun || c.request.GetBody != nil,
 	}
 }
@@ -225,18 +240,18 @@ func (c *call) knows() Attempt {
 // prepare seals the request for a session: whole, or as a stream.
 func (c *call) prepare(h *held) (*exchange, *outgoing, error) {
 	var target wire.UnitID
-	if !safeMethods[c.request.Method] {
+	if !safeMethods[c.request.Method] || c.t.isWary() {
 		target = c.t.choose(h, c.tried)
 		c.tried = append(c.tried, target)
 	}
-	if c.tries.rekey == 0 { // the unit that opened a session surely holds it
+	if c.tries.rekey == 0 || h.alone { // the unit that opened a session surely holds it
 		target = h.peer.UnitID()
 	}
 	flags := wire.Flags(0)
 	if c.record != nil {
 		flags = wire.FlagReceipt
 	}
-	x, err := h.begin(target, c.t.notAfter(h), flags)
+	x, err := h.begin(target, c.t.notAfter(h, target), flags)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -249,10 +264,10 @@ func (c *call) prepare(h *held) (*exchange, *outgoing, error) {
 	if c.small {
 		defer body.Close()
 		raw, err := x.whole(request, body)
-		return x, &outgoing{raw: raw}, err
+		return x, &outgoing{raw: raw, target: target}, err
 	}
 	s, err := x.stream(request, body, c.request.Trailer)
-	return x, &outgoing{stream: s}, err
+	return x, &outgoing{stream: s, target: target}, err
 }
 
 // body is the content to send.
@@ -268,31 +283,32 @@ func (c *call) body() (io.ReadCloser, error) {
 }
 
 // head is the request as binary HTTP says it.
-func (c *call) head() head {
+func (c *call) head() bhttp.Head {
 	h := headOf(c.request)
 	if !c.small && c.request.ContentLength <= 0 {
-		h.length = indeterminate
+		h.Length = bhttp.Indeterminate
 	}
 	return h
 }
 
-func headOf(r *http.Request) head {
-	h := head{method: r.Method, scheme: r.URL.Scheme, authority: r.Host, path: r.URL.RequestURI(), fields: r.Header, length: r.ContentLength}
-	if h.method == "" {
-		h.method = http.MethodGet
+func headOf(r *http.Request) bhttp.Head {
+	h := bhttp.Head{Method: r.Method, Scheme: r.URL.Scheme, Authority: r.Host, Path: r.URL.RequestURI(), Fields: r.Header, Length: r.ContentLength}
+	if h.Method == "" {
+		h.Method = http.MethodGet
 	}
-	if h.authority == "" {
-		h.authority = r.URL.Host
+	if h.Authority == "" {
+		h.Authority = r.URL.Host
 	}
 	if r.Header["Content-Length"] != nil { // the framing says it
-		h.fields = r.Header.Clone()
-		h.fields.Del("Content-Length")
+		h.Fields = r.Header.Clone()
+		h.Fields.Del("Content-Length")
 	}
 	return h
 }
 
 // outgoing is the sealed request of one attempt.
 type outgoing struct {
+	target wire.UnitID
 	raw    []byte // all of it, or nil where it is
 	stream *stream
 	again  atomic.Bool // raw was sent, or was to be, more than once
@@ -312,12 +328,12 @@ func (o *outgoing) left(err error) bool {
 // outer makes a request one that carries a sealed one. The same sealed bytes may
 // be sent twice, since no unit executes them twice: the inner transport may do
 // so when a kept-alive connection turns out to be gone.
-func (t *Transport) outer(r *http.Request, o *outgoing, ticket string) *http.Request {
+func (t *Transport) outer(r *http.Request, h *held, o *outgoing, ticket string) *http.Request {
 	r.Method, r.URL, r.Host = http.MethodPost, t.requestURL, t.requestURL.Host
 	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.1", 1, 1
 	r.TransferEncoding, r.Trailer, r.Close, r.Form, r.PostForm, r.MultipartForm = nil, nil, false, nil, nil, nil
 	r.Header = http.Header{"Content-Type": {wire.TypeRequest}, "User-Agent": nil}
-	r.Body, r.ContentLength, r.GetBody = o.stream, indeterminate, nil
+	r.Body, r.ContentLength, r.GetBody = o.stream, bhttp.Indeterminate, nil
 	if o.stream == nil {
 		// Of a reader of this type net/http knows that it does not block.
 		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(o.raw)), int64(len(o.raw))
@@ -330,26 +346,37 @@ func (t *Transport) outer(r *http.Request, o *outgoing, ticket string) *http.Req
 	if ticket != "" {
 		r.Header[wire.FieldTicket] = []string{ticket}
 	}
+	if head := t.config.Heads.newest(); h.told.Load() != first(head) {
+		h.told.Store(first(head))
+		setHead(r.Header, head)
+	}
 	return r
 }
 
 // send makes one outer request. It gives an outer answer that holds an inner
 // one, or fills in what is hinted instead.
-func (c *call) send(o *outgoing, ticket string, f *failure) (*http.Response, error) {
+func (c *call) send(h *held, o *outgoing, ticket string, f *failure) (*http.Response, error) {
 	outer := *c.request // for its context
-	answer, err := c.t.config.Inner.RoundTrip(c.t.outer(&outer, o, ticket))
+	answer, err := c.t.config.Inner.RoundTrip(c.t.outer(&outer, h, o, ticket))
 	if err != nil {
 		f.hint = Hint{Reason: wire.Unavailable}
 		return nil, err
 	}
 	f.hint = hintOf(answer)
 	c.t.heard(f.hint)
+	c.t.config.Heads.heard(answer.Header)
+	if !f.hint.Time.IsZero() {
+		c.t.times.heard(o.target, f.hint.Time, c.t.config.Clock())
+	}
 	if answer.StatusCode == http.StatusOK && answer.Header.Get("Content-Type") == wire.TypeAnswer {
 		return answer, nil
 	}
 	_, _ = io.CopyN(io.Discard, answer.Body, maxOpen) // so that the connection is used again
 	answer.Body.Close()
 	f.err = wire.Refuse(f.hint.Reason, "outer answer: status", answer.StatusCode, http.StatusOK)
+	if !f.hint.Time.IsZero() {
+		f.err = errors.Join(skewOK(f.hint.Time, c.t.config.Clock()), f.err)
+	}
 	return nil, nil
 }
 
@@ -358,21 +385,26 @@ func encodeTicket(s *Session) string { return base64.RawURLEncoding.EncodeToStri
 
 // accept opens the inner answer.
 func (c *call) accept(x *exchange, outer *http.Response, f *failure) (*http.Response, error) {
+	x.stands = func() error { return c.t.cutOff(x.session) }
 	a, err := x.open(outer.Body)
 	if err != nil {
 		return nil, err
 	}
+	c.t.times.heard(a.unit, a.time, c.t.config.Clock())
 	if a.kind != kindResponse {
 		// What is not safe is bound, and then open saw to it that the bound
 		// unit says so.
 		f.attempt.NotExecuted = a.kind == kindNotExecuted
 		return nil, wire.Refuse(wire.NotExecuted, "answer: reason", a.reason, "a response")
 	}
-	r := a.head.response(c.request, a.content)
-	a.content.closer = outer.Body
+	r, err := a.head.Response(c.request, a.content)
+	if err != nil {
+		return nil, err
+	}
+	a.content.Closer = outer.Body
 	if x.record != nil {
 		at := c.t.config.Clock()
-		a.content.after = func(end error) error {
+		a.content.After = func(end error) error {
 			if end == io.EOF {
 				return c.prove(x, a, at)
 			}
@@ -382,25 +414,9 @@ func (c *call) accept(x *exchange, outer *http.Response, f *failure) (*http.Resp
 	return r, nil
 }
 
-// response is the answer to r that a head and its content are.
-func (h head) response(r *http.Request, c *content) *http.Response {
-	answer := &http.Response{
-		Status: strconv.Itoa(h.status) + " " + http.StatusText(h.status), StatusCode: h.status,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: h.fields, Body: c, ContentLength: h.length, Trailer: c.trailer,
-		Request: r,
-	}
-	if field := h.fields.Get("Content-Length"); field != "" {
-		if said, err := strconv.ParseInt(field, 10, 62); err == nil && said >= 0 {
-			answer.ContentLength = said
-		}
-	}
-	return answer
-}
-
 // prove judges the receipt at an answer's end, and is io.EOF if it holds.
 func (c *call) prove(x *exchange, a reply, at time.Time) error {
-	x.record.Receipt = a.content.source.proof
+	x.record.Receipt = a.source.proof
 	if x.record.Receipt == nil {
 		return wire.Refuse(wire.EvidenceMissing, "answer: receipt", "none", "the unit's")
 	}
@@ -408,6 +424,9 @@ func (c *call) prove(x *exchange, a reply, at time.Time) error {
 	receipt, err := VerifyReceipt(*x.record, c.t.config.Trust.Trust(), expect)
 	if err != nil { // perhaps of a release that is newer than what is known
 		receipt, err = VerifyReceipt(*x.record, c.t.config.Trust.Renew(c.request.Context()), expect)
+	}
+	if err == nil && receipt.Later != nil {
+		err = receipt.Later.Cause
 	}
 	if err != nil {
 		return fmt.Errorf("judging the receipt: %w", err)

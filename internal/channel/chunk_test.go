@@ -9,12 +9,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // sealed are the chunks of a message, one for each part.
 func sealed(parts ...string) [][]byte {
-	s := &sealer{aead: must(newAEAD(make([]byte, 32)))}
+	s := &sealer{aead: testworld.Must(newAEAD(make([]byte, 32)))}
 	var chunks [][]byte
 	for i, part := range parts {
 		at := inner
@@ -28,7 +29,7 @@ func sealed(parts ...string) [][]byte {
 
 // unsealed reads a message of chunks to its end.
 func unsealed(b []byte) (parts []string, err error) {
-	o := &opener{r: bytes.NewReader(b), aead: must(newAEAD(make([]byte, 32)))}
+	o := &opener{r: bytes.NewReader(b), aead: testworld.Must(newAEAD(make([]byte, 32)))}
 	for {
 		part, _, err := o.next()
 		if err == io.EOF {
@@ -54,9 +55,9 @@ func TestChunks(t *testing.T) {
 func TestLentBuffers(t *testing.T) {
 	c := sealed("a longer one", string(bytes.Repeat([]byte{1}, 1000)), "two")
 	var pool chunkPool
-	s := newSource(bytes.NewReader(slices.Concat(c...)), must(newAEAD(make([]byte, 32))), &pool)
+	s := newSource(bytes.NewReader(slices.Concat(c...)), testworld.Must(newAEAD(make([]byte, 32))), &pool)
 	for range c {
-		must(s.next())
+		testworld.Must(s.Next())
 	}
 	lent := s.opener.(*opener).buf
 	whole := lent.b[:cap(lent.b)]
@@ -74,7 +75,7 @@ func TestLentBuffers(t *testing.T) {
 func TestLentBuffersOfAnswers(t *testing.T) {
 	h := newWorld(t).host(Limits{})
 	for _, head := range []int{10, 2 * headRoom} {
-		a := newWriter(httptest.NewRecorder(), h, &sealer{aead: must(newAEAD(make([]byte, 32)))})
+		a := newWriter(httptest.NewRecorder(), h, &sealer{aead: testworld.Must(newAEAD(make([]byte, 32)))})
 		a.Header().Set("Large", strings.Repeat("x", head))
 		content := strings.Repeat("content", 100)
 		io.WriteString(a, content)
@@ -90,13 +91,13 @@ func TestLentBuffersOfAnswers(t *testing.T) {
 
 func TestChunkRefusals(t *testing.T) {
 	c := sealed("one", "two", "three")
-	elsewhere := &sealer{aead: must(newAEAD(bytes.Repeat([]byte{1}, 32)))}
+	elsewhere := &sealer{aead: testworld.Must(newAEAD(bytes.Repeat([]byte{1}, 32)))}
 	elsewhere.step()
 	other := elsewhere.seal(append(make([]byte, lengthSize), "two"...), final)
 	early := bytes.Clone(c[1])
 	early[0] |= 0x80
 	long := append(make([]byte, lengthSize), make([]byte, maxPlaintext+1)...)
-	long = (&sealer{aead: must(newAEAD(make([]byte, 32)))}).seal(long, final)
+	long = (&sealer{aead: testworld.Must(newAEAD(make([]byte, 32)))}).seal(long, final)
 	for _, tt := range []struct {
 		name   string
 		chunks [][]byte
@@ -118,7 +119,7 @@ func TestChunkRefusals(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := unsealed(slices.Concat(tt.chunks...))
-			refused(t, err, tt.want)
+			testworld.Refused(t, err, tt.want)
 		})
 	}
 }
@@ -140,7 +141,7 @@ func TestEveryByteOfAMessage(t *testing.T) {
 // TestReadErrorsAreTruncations keeps the cause of a stream that breaks.
 func TestReadErrorsAreTruncations(t *testing.T) {
 	cause := errors.New("connection reset")
-	o := &opener{r: io.MultiReader(bytes.NewReader(sealed("a", "b")[0]), errorReader{cause}), aead: must(newAEAD(make([]byte, 32)))}
+	o := &opener{r: io.MultiReader(bytes.NewReader(sealed("a", "b")[0]), errorReader{cause}), aead: testworld.Must(newAEAD(make([]byte, 32)))}
 	if _, _, err := o.next(); err != nil {
 		t.Fatal(err)
 	}

@@ -2,8 +2,8 @@
 // one secret with it, and from then on speaks, end to end encrypted, with every
 // unit of the cluster. docs/spec/channel.md has every byte.
 //
-// It is a state machine without network, disk or clock, and two faces for
-// net/http. On the client's side [NewOpening] makes an open request,
+// It is a state machine without network, disk or clock, but for [Host.Watch], which
+// looks at it, and two faces for net/http. On the client's side [NewOpening] makes an open request,
 // [Opening.Finish] judges the answer and gives a [Session]; [Transport] is the
 // [http.RoundTripper] around them. On the unit's side a [Host] holds ring keys
 // and sessions: [Host.Accept] opens a session, [Host.Join] takes over one that
@@ -18,8 +18,10 @@
 //
 // Refused are: an answer that any byte of was changed, wanted evidence or a
 // wanted receipt that is missing, an unknown policy head, a second secret for a
-// known session, a request number that a unit has seen, a request bound to
-// another unit, and a stream that ends before its final chunk.
+// known session, a client's key that was used before, a request number that a unit
+// has seen, a request bound to another unit, one that changes something and is
+// bound to none, one that is late or ends too far ahead, and a stream that ends
+// before its final chunk.
 package channel
 
 import "github.com/cohort-tee/cohort/internal/wire"

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -70,7 +72,7 @@ const (
 // pushed is what a unit gave to the relay.
 type pushed struct {
 	from   *unit
-	kind   Pushed
+	kind   envelope.Kind
 	sealed []byte
 }
 
@@ -85,7 +87,7 @@ type carried struct {
 	try    int // of its call, from 1; 0 where nobody counts
 }
 
-func (q carried) header() wire.Header { return must(wire.ParseHeader(q.raw)) }
+func (q carried) header() wire.Header { return testworld.Must(wire.ParseHeader(q.raw)) }
 
 // with is the same with one part of its bytes changed.
 func (q carried) with(change func([]byte)) carried {
@@ -139,7 +141,7 @@ func newHostile(t testing.TB, does behaviour, units int) *hostile {
 // start starts a unit that is new to the manager.
 func (m *hostile) start() *unit {
 	u := &unit{Host: m.host(Limits{})}
-	u.server = must(NewServer(ServerConfig{Host: u.Host, App: m.app, Relay: &bus{m, u}, Attester: m.device("scoring 1"), RingUnknown: func() {}, Clock: m.clock, Log: slog.New(slog.DiscardHandler)}))
+	u.server = testworld.Must(NewServer(ServerConfig{Host: u.Host, App: m.app, Relay: &bus{m, u}, Attester: m.Device("scoring 1"), RingUnknown: func() {}, Clock: m.unitClock, Log: slog.New(slog.DiscardHandler)}))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.units = append(m.units, u)
@@ -168,7 +170,7 @@ func (b *bus) Number() uint64 {
 	return b.m.number
 }
 
-func (b *bus) Push(kind Pushed, sealed []byte) {
+func (b *bus) Push(kind envelope.Kind, sealed []byte) {
 	p := pushed{b.u, kind, sealed}
 	b.m.mu.Lock()
 	b.m.pushes = append(b.m.pushes, p)
@@ -196,24 +198,20 @@ func (m *hostile) relay(p pushed) {
 			_ = u.take(p, m)
 		}
 	}
-	label := sealedSession
-	if p.kind == PushTombstone {
-		label = sealedTombstone
-	}
-	if u, err := unverifiedSealed(label, p.sealed); err == nil {
+	if u, err := envelope.ParseSealed(p.kind, p.sealed); err == nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.store[u.session] = p.sealed
+		m.store[u.Session] = p.sealed
 	}
 }
 
 // take gives a unit what was pushed; the error is what the unit says to it.
 func (u *unit) take(p pushed, m *hostile) error {
 	join := u.Join
-	if p.kind == PushTombstone {
+	if p.kind == envelope.Tombstone {
 		join = u.Bury
 	}
-	_, err := join(p.sealed, m.clock())
+	_, err := join(p.sealed, m.clock.Now())
 	return err
 }
 
@@ -322,7 +320,7 @@ func (m *hostile) answer(q carried) said {
 
 // user is a client that is one of the manager's customers.
 func (m *hostile) user(name string, wants Wants) *Transport {
-	t := must(NewTransport(TransportConfig{Gateway: must(url.Parse("http://gateway.example")), Inner: &door{m, name}, Pin: m.byTask(), Wants: wants, Trust: m.world, Clock: m.clock}))
+	t := testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse("http://gateway.example")), Inner: &door{m, name}, Pin: m.byTask(), Wants: wants, Trust: m.world, Clock: m.clock.Now}))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.users[name] = t
@@ -331,7 +329,7 @@ func (m *hostile) user(name string, wants Wants) *Transport {
 
 // ticketOf is the value of the header field that carries a user's ticket.
 func (m *hostile) ticketOf(user string) string {
-	return base64.RawURLEncoding.EncodeToString(must(m.users[user].Session(m.t.Context())).Ticket())
+	return base64.RawURLEncoding.EncodeToString(testworld.Must(m.users[user].Session(m.T.Context())).Ticket())
 }
 
 // other is the other user.
@@ -358,16 +356,16 @@ func (m *hostile) refusal(u *unit, q carried) said {
 	m.act()
 	a := m.deliver(u, q)
 	if a.ok() {
-		m.t.Errorf("%s: a unit answered to it", m.does.name)
+		m.T.Errorf("%s: a unit answered to it", m.does.name)
 	}
 	return a
 }
 
 // refuse gives a unit what it may not take over.
-func (m *hostile) refuse(u *unit, kind Pushed, sealed []byte, want wire.Reason) {
+func (m *hostile) refuse(u *unit, kind envelope.Kind, sealed []byte, want wire.Reason) {
 	m.act()
 	if err := u.take(pushed{kind: kind, sealed: sealed}, m); wire.ReasonOf(err) != want {
-		m.t.Errorf("%s: got %v, want %q", m.does.name, err, want)
+		m.T.Errorf("%s: got %v, want %q", m.does.name, err, want)
 	}
 }
 

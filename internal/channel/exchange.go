@@ -2,13 +2,16 @@ package channel
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"slices"
 	"sync/atomic"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -41,6 +44,10 @@ func pad(b []byte, from int) []byte {
 	return full
 }
 
+// answerFirst is the size in bytes of what the plaintext of an answer begins with:
+// its kind, and the unit's time.
+const answerFirst = 1 + 8
+
 // What an answer is, by the first byte of its plaintext.
 const (
 	kindResponse    = 0 // binary HTTP follows
@@ -57,8 +64,9 @@ type exchange struct {
 	session *Session
 	header  wire.Header
 	raw     [wire.HeaderSize]byte
-	record  *Record    // what a receipt is about; nil: none wanted
-	pool    *chunkPool // for its chunks; nil: none
+	stands  func() error // refuses once policy has ended the session; nil: nobody asks
+	record  *Record      // what a receipt is about; nil: none wanted
+	pool    *chunkPool   // for its chunks; nil: none
 }
 
 // begin takes the next request number of the session.
@@ -88,23 +96,23 @@ func (x *exchange) said(plaintext []byte) {
 
 // whole is a request in one chunk, whose content of the head's length is read
 // from body. Without a method it is the empty one that closes a session.
-func (x *exchange) whole(h head, body io.Reader) ([]byte, error) {
+func (x *exchange) whole(h bhttp.Head, body io.Reader) ([]byte, error) {
 	s, err := x.sealer()
 	if err != nil {
 		return nil, err
 	}
 	const start = wire.HeaderSize + lengthSize
-	b := make([]byte, start, start+bucket(int(h.length)+headSize)+tagSize)
+	b := make([]byte, start, start+bucket(int(h.Length)+headSize)+tagSize)
 	copy(b, x.raw[:])
-	if h.method != "" {
-		if b, err = appendRequest(b, h); err != nil {
+	if h.Method != "" {
+		if b, err = bhttp.AppendRequest(b, h); err != nil {
 			return nil, err
 		}
-		b = slices.Grow(b, int(h.length))
-		if _, err := io.ReadFull(body, b[len(b):len(b)+int(h.length)]); err != nil {
+		b = slices.Grow(b, int(h.Length))
+		if _, err := io.ReadFull(body, b[len(b):len(b)+int(h.Length)]); err != nil {
 			return nil, fmt.Errorf("reading the request's body: %w", err)
 		}
-		b = pad(b[:len(b)+int(h.length)], start)
+		b = pad(b[:len(b)+int(h.Length)], start)
 	}
 	if len(b)-start > maxPlaintext {
 		return nil, wire.Refuse(wire.TooLarge, "request: head: size in bytes", len(b)-start, maxPlaintext)
@@ -118,7 +126,7 @@ func (x *exchange) whole(h head, body io.Reader) ([]byte, error) {
 type stream struct {
 	x       *exchange
 	sealer  *sealer
-	head    head
+	head    bhttp.Head
 	body    io.ReadCloser
 	trailer http.Header // filled in by the time body has ended
 	left    int64       // of content of known length
@@ -157,9 +165,9 @@ func (o *outbox) ready(fill func() error) error {
 	return nil
 }
 
-func (x *exchange) stream(h head, body io.ReadCloser, trailer http.Header) (*stream, error) {
+func (x *exchange) stream(h bhttp.Head, body io.ReadCloser, trailer http.Header) (*stream, error) {
 	s, err := x.sealer()
-	return &stream{x: x, sealer: s, head: h, body: body, trailer: trailer, left: h.length}, err
+	return &stream{x: x, sealer: s, head: h, body: body, trailer: trailer, left: h.Length}, err
 }
 
 // Read gives the request's bytes.
@@ -212,7 +220,7 @@ func (s *stream) fill() error {
 	}
 	buf := s.buf.grow(partRoom + maxPart + tagSize)
 	room := buf[partRoom : partRoom+maxPart]
-	if s.head.length != indeterminate {
+	if s.head.Length != bhttp.Indeterminate {
 		room = room[:min(int64(len(room)), s.left)]
 	}
 	n, err := s.body.Read(room)
@@ -220,9 +228,9 @@ func (s *stream) fill() error {
 		return err
 	}
 	switch {
-	case s.head.length == indeterminate && n > 0:
+	case s.head.Length == bhttp.Indeterminate && n > 0:
 		s.out = s.chunk(indeterminatePart(buf, n), inner)
-	case s.head.length == indeterminate && err == io.EOF:
+	case s.head.Length == bhttp.Indeterminate && err == io.EOF:
 		return s.last([]byte{0})
 	case n > 0 && int64(n) == s.left && len(s.trailer) == 0:
 		s.ended = true
@@ -248,7 +256,7 @@ func (s *stream) chunk(b []byte, at place) []byte {
 func (s *stream) first() error {
 	b := make([]byte, wire.HeaderSize+lengthSize, 1024)
 	copy(b, s.x.raw[:])
-	b, err := appendRequest(b, s.head)
+	b, err := bhttp.AppendRequest(b, s.head)
 	if err != nil {
 		return err
 	}
@@ -261,7 +269,7 @@ func (s *stream) first() error {
 
 // last is the chunk of the trailers.
 func (s *stream) last(terminator []byte) error {
-	b, err := appendEnd(append(make([]byte, lengthSize), terminator...), s.trailer, s.head.length)
+	b, err := bhttp.AppendTrailers(append(make([]byte, lengthSize), terminator...), s.trailer, s.head.Length)
 	if err != nil {
 		return err
 	}
@@ -280,32 +288,20 @@ const (
 // indeterminatePart puts the part's length before its n bytes at partRoom and
 // gives the buffer from the chunk's length on.
 func indeterminatePart(buf []byte, n int) []byte {
-	start := partRoom - lengthSize - varintSize(uint64(n))
-	appendVarint(buf[:start+lengthSize], uint64(n))
+	start := partRoom - lengthSize - bhttp.VarintSize(uint64(n))
+	bhttp.AppendVarint(buf[:start+lengthSize], uint64(n))
 	return buf[start : partRoom+n]
-}
-
-// appendEnd appends the trailer section of a message whose content has this
-// length; an empty one is left out.
-func appendEnd(b []byte, trailer http.Header, length int64) ([]byte, error) {
-	if len(trailer) == 0 {
-		return b, nil
-	}
-	before := len(b)
-	b, err := appendSection(b, trailer, length)
-	if size := len(b) - before; err == nil && size > maxTrailers {
-		err = wire.Refuse(wire.TooLarge, "trailers: size in bytes", size, maxTrailers)
-	}
-	return b, err
 }
 
 // reply is what a unit answered, authenticated.
 type reply struct {
 	unit    wire.UnitID
+	time    time.Time // the unit's, when it began to answer
 	kind    byte
 	reason  wire.Reason // of what was not executed
-	head    head
-	content *content
+	head    bhttp.Head
+	content *bhttp.Content
+	source  *source // that content reads
 }
 
 // open reads an answer up to the end of its head. It refuses with "identity" an
@@ -324,30 +320,48 @@ func (x *exchange) open(r io.Reader) (reply, error) {
 		return reply{}, err
 	}
 	s := newSource(r, aead, x.pool)
+	s.stands = x.stands
 	if x.record != nil {
 		s.receipt, s.copy = true, (*answerRecorder)(x.record)
 	}
-	first, err := s.next()
+	first, err := s.Next()
 	if err != nil {
 		return reply{}, err
 	}
-	if len(first) == 0 {
-		return reply{}, wire.Refuse(wire.Malformed, "answer", "nothing", "its kind")
+	if len(first) < answerFirst {
+		return reply{}, wire.Refuse(wire.Malformed, "answer: size in bytes", len(first), "its kind and time")
 	}
 	a.kind = first[0]
-	switch rest := first[1:]; a.kind {
+	if a.time, err = parseTime(first[1:answerFirst]); err != nil {
+		return reply{}, err
+	}
+	switch rest := first[answerFirst:]; a.kind {
 	case kindResponse:
-		if a.head, rest, err = parseResponse(rest); err != nil {
+		if a.head, rest, err = bhttp.ParseResponse(rest, bhttp.Whole); err != nil {
 			return reply{}, err
 		}
-		a.content = newContent(s, a.head, rest)
-	case kindNotExecuted:
+		a.content, a.source = bhttp.NewContent(s, a.head, rest), s
+	case kindNotExecuted, kindClosed:
 		a.reason = wire.Reason(bytes.TrimRight(rest, "\x00"))
-	case kindClosed:
+		if a.kind == kindClosed && a.reason != "" {
+			return reply{}, wire.Refuse(wire.Malformed, "answer: content of closed", len(a.reason), 0)
+		}
+		if _, err := s.Next(); err != io.EOF {
+			return reply{}, wire.Refuse(wire.Malformed, "answer: chunks", "more", "one")
+		}
 	default:
 		return reply{}, wire.Refuse(wire.Malformed, "answer: kind", a.kind, "0 to 2")
 	}
 	return a, nil
+}
+
+// parseTime reads the time of a unit, Unix milliseconds in 8 bytes.
+func parseTime(b []byte) (time.Time, error) {
+	ms := binary.BigEndian.Uint64(b)
+	if ms > math.MaxInt64 {
+		return time.Time{}, wire.Refuse(wire.Malformed, "unit: time in milliseconds", ms, "below 2^63")
+	}
+	return time.UnixMilli(int64(ms)), nil
 }
 
 // answerRecorder adds plaintext of the answer to a record.

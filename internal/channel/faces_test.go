@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -116,7 +118,7 @@ func TestAnswersOfEveryKind(t *testing.T) {
 				if s, ok := tt.body.(io.Seeker); ok {
 					s.Seek(0, io.SeekStart)
 				}
-				r := must(http.NewRequest(tt.method, base+"/", tt.body))
+				r := testworld.Must(http.NewRequest(tt.method, base+"/", tt.body))
 				record := &Record{}
 				if receipt != "" {
 					r = r.WithContext(WithRecord(t.Context(), record))
@@ -159,7 +161,7 @@ func TestBothWaysAtOnce(t *testing.T) {
 	}))
 	rt := c.client(c.byTask(), 0)
 	body, lines := io.Pipe()
-	answer, err := rt.RoundTrip(must(http.NewRequest("POST", base+"/", body)))
+	answer, err := rt.RoundTrip(testworld.Must(http.NewRequest("POST", base+"/", body)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,11 +248,11 @@ func TestCallerOf(t *testing.T) {
 		fmt.Fprint(w, ok, " ", caller.Tag())
 	}))
 	one, two := c.client(c.byTask(), 0), c.client(c.byTask(), 0)
-	a, b := must(say(t, one, "GET", "/", "")), must(say(t, one, "GET", "/", ""))
+	a, b := testworld.Must(say(t, one, "GET", "/", "")), testworld.Must(say(t, one, "GET", "/", ""))
 	if a != b || !strings.HasPrefix(a, "true ") {
 		t.Errorf("one session at two units: got %q and %q", a, b)
 	}
-	if other := must(say(t, two, "GET", "/", "")); other == a {
+	if other := testworld.Must(say(t, two, "GET", "/", "")); other == a {
 		t.Errorf("two sessions have one tag: %q", a)
 	}
 	if _, ok := CallerOf(context.Background()); ok {
@@ -272,7 +274,7 @@ func TestOtherPaths(t *testing.T) {
 		{"POST", wire.PathSession, wire.TypeSession, 400},
 		{"POST", wire.PathRequest, wire.TypeRequest, 400},
 	} {
-		r := must(http.NewRequest(tt.method, base+tt.path, strings.NewReader("")))
+		r := testworld.Must(http.NewRequest(tt.method, base+tt.path, strings.NewReader("")))
 		r.Header.Set("Content-Type", tt.kind)
 		r.RequestURI = tt.path
 		answer := serve(c.units[0].server, r)
@@ -312,8 +314,8 @@ func TestRefresh(t *testing.T) {
 	if got := rt.Opens(); got != 1 {
 		t.Errorf("20 callers at once: got %d sessions, want 1", got)
 	}
-	first := must(rt.Session(t.Context()))
-	c.pass(50 * time.Minute)
+	first := testworld.Must(rt.Session(t.Context()))
+	c.clock.Pass(50 * time.Minute)
 	for range 100 {
 		if _, err := say(t, rt, "GET", "/", ""); err != nil {
 			t.Fatal(err)
@@ -335,8 +337,8 @@ func TestRefresh(t *testing.T) {
 func TestNothingIsKept(t *testing.T) {
 	c := newCluster(t, 1, echo)
 	rt := c.client(c.byTask(), 0)
-	must(say(t, rt, "GET", "/", ""))
-	s := must(rt.Session(t.Context()))
+	testworld.Must(say(t, rt, "GET", "/", ""))
+	s := testworld.Must(rt.Session(t.Context()))
 	rt.Close(t.Context())
 	if s.secret != [32]byte{} {
 		t.Error("the secret is still there")
@@ -384,10 +386,10 @@ func TestAnswerBeforeTheBody(t *testing.T) {
 	defer unit.Close()
 	inner := &http.Transport{}
 	defer inner.CloseIdleConnections()
-	rt := must(NewTransport(TransportConfig{Gateway: must(url.Parse(unit.URL)), Inner: inner, Pin: c.byTask(), Trust: c.world, Clock: c.clock}))
+	rt := testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse(unit.URL)), Inner: inner, Pin: c.byTask(), Trust: c.world, Clock: c.clock.Now}))
 	small := "content"
 	for _, body := range []io.Reader{strings.NewReader(small), io.MultiReader(strings.NewReader(small))} { // of a length known and not
-		answer, err := rt.RoundTrip(must(http.NewRequest(http.MethodPost, "https://scoring.example/", body)))
+		answer, err := rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodPost, "https://scoring.example/", body)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -414,14 +416,14 @@ func TestContentLeftUnread(t *testing.T) {
 	unit.Start()
 	inner := &http.Transport{}
 	defer inner.CloseIdleConnections()
-	rt := must(NewTransport(TransportConfig{Gateway: must(url.Parse(unit.URL)), Inner: inner, Pin: c.byTask(), Trust: c.world, Clock: c.clock}))
+	rt := testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse(unit.URL)), Inner: inner, Pin: c.byTask(), Trust: c.world, Clock: c.clock.Now}))
 	for _, row := range []struct {
 		path string
 		size int
 	}{{"/", 1}, {"/", maxSmall + 1}, {"/", 3 * maxPart}, {"/", 8 * maxPart}, {"/pieces", 1}, {"/pieces", 3 * maxPart}} {
 		for range 10 {
 			body := io.MultiReader(strings.NewReader(strings.Repeat("x", row.size)))
-			answer, err := rt.RoundTrip(must(http.NewRequest(http.MethodPost, "https://scoring.example"+row.path, body)))
+			answer, err := rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodPost, "https://scoring.example"+row.path, body)))
 			if err != nil {
 				t.Fatalf("%+v: %v", row, err)
 			}
@@ -441,18 +443,18 @@ func TestContentLeftUnread(t *testing.T) {
 // its buffer is given back when all of it was.
 func TestStreamWritten(t *testing.T) {
 	c := newCluster(t, 1, echo)
-	s := must(c.client(c.byTask(), 0).Session(t.Context()))
+	s := testworld.Must(c.client(c.byTask(), 0).Session(t.Context()))
 	trailer := http.Header{"Late": {"3"}}
 	for _, size := range []int{1, maxPart - 1, maxPart, maxPart + 1, 3*maxPart + 1} {
-		for _, length := range []int64{int64(size), indeterminate} {
-			x := must(s.begin(c.units[0].ID(), noon.Add(time.Minute), 0))
+		for _, length := range []int64{int64(size), bhttp.Indeterminate} {
+			x := testworld.Must(s.begin(c.units[0].ID(), noon.Add(time.Minute), 0))
 			x.pool = &chunkPool{}
 			again := func() *stream {
-				h := head{method: "POST", scheme: "https", authority: "a", path: "/", length: length}
-				return must(x.stream(h, io.NopCloser(strings.NewReader(strings.Repeat("x", size))), trailer))
+				h := bhttp.Head{Method: "POST", Scheme: "https", Authority: "a", Path: "/", Length: length}
+				return testworld.Must(x.stream(h, io.NopCloser(strings.NewReader(strings.Repeat("x", size))), trailer))
 			}
 			read, written := again(), again()
-			want := must(io.ReadAll(read))
+			want := testworld.Must(io.ReadAll(read))
 			var got bytes.Buffer
 			if n, err := written.WriteTo(&got); err != nil || n != int64(got.Len()) || !bytes.Equal(got.Bytes(), want) {
 				t.Errorf("%d bytes, length %d: got %d of %d bytes, %v, want %d as they are read", size, length, n, got.Len(), err, len(want))
@@ -461,9 +463,21 @@ func TestStreamWritten(t *testing.T) {
 				t.Error("a buffer is kept at the end")
 			}
 			broken := again()
-			if _, err := broken.WriteTo(&short{100}); err != io.ErrShortWrite {
+			if _, err := broken.WriteTo(&brief{100}); err != io.ErrShortWrite {
 				t.Errorf("got %v, want %v", err, io.ErrShortWrite)
 			}
 		}
 	}
+}
+
+// brief takes some bytes and no more.
+type brief struct{ left int }
+
+func (s *brief) Write(p []byte) (int, error) {
+	n := min(len(p), s.left)
+	s.left -= n
+	if n < len(p) {
+		return n, io.ErrShortWrite
+	}
+	return n, nil
 }

@@ -5,22 +5,24 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
 )
 
 // Limits bound what a host keeps. Zero fields take the defaults.
 type Limits struct {
 	Sessions int // in the table, of all units; 131,072
 	Opened   int // of those, opened by this unit; a quarter
+	Closed   int // records of closed sessions; 65,536
 	Cookies  int // opens under way above which a cookie is demanded; 8
-	OneOffs  int // one-off requests under way; 256
+	OneOffs  int // one-off requests under way; 512
 }
 
 // Standing is what a unit is by its newest certificate report. The host owns
@@ -34,18 +36,19 @@ type Standing struct {
 	Root     attest.Digest // of the authority
 	Head     attest.Digest // of the policy
 	Unit     []byte        // certificate of the signing key, DER
-	Cross    []byte        // cross-certificate, DER
+	Cross    []byte        // cross-certificate, in a group the group root, DER
 	NotAfter time.Time     // of the unit certificate
 	OneOff   bool          // policy lets one-off requests be marked instead of safe
+	Facts    policy.Facts  // that the unit certificate says of the unit
 	Ring     identity.Ring
 }
 
 // Host is the unit's side of all its sessions. The zero Host serves nothing. It
 // is safe for concurrent use.
 //
-// Every time that is passed to it is held against the newest one before and
-// never goes back, because a clock that does would bring back sessions whose
-// replay windows are gone.
+// The times that are passed to it are the unit's own, which never go back: a clock
+// that does would bring back sessions whose replay windows are gone. Of two that
+// come in another order than they were read the later one counts.
 type Host struct {
 	id      wire.UnitID
 	key     *ecdsa.PrivateKey
@@ -54,12 +57,13 @@ type Host struct {
 	chunks  chunkPool // of requests
 	answers sync.Pool // of *[]byte, for chunks of answers
 
-	mu       sync.Mutex // guards all below
+	mu       watched // guards all below
 	newest   time.Time
 	standing *standing // nil before the first Update
+	known    known     // of policy, beside the standing
 	table    table
-	opened   int  // sessions in the table that this unit opened
-	stale    bool // a session in the table may want to be sealed anew
+	spent    spent // KEM keys of clients
+	stale    bool  // a session in the table may want to be sealed anew
 }
 
 // standing is a Standing ready for use. It is immutable.
@@ -84,14 +88,18 @@ func NewHost(key *ecdsa.PrivateKey, limits Limits) (*Host, error) {
 	if limits.Opened == 0 {
 		limits.Opened = limits.Sessions / 4
 	}
+	if limits.Closed == 0 {
+		limits.Closed = 1 << 16
+	}
 	if limits.Cookies == 0 {
 		limits.Cookies = 8
 	}
 	if limits.OneOffs == 0 {
-		limits.OneOffs = 256
+		limits.OneOffs = 512
 	}
-	h := &Host{id: wire.UnitIDOf(spki), key: key, limits: limits, table: table{byID: map[wire.SessionID]*session{}}}
-	h.bodies.New = func() any { b := make([]byte, 0, maxTicket); return &b }
+	id := wire.UnitIDOf(spki)
+	h := &Host{id: id, key: key, limits: limits, table: newTable(id, limits)}
+	h.bodies.New = func() any { b := make([]byte, 0, envelope.MaxSealed); return &b }
 	return h, nil
 }
 
@@ -102,6 +110,9 @@ func (h *Host) ID() wire.UnitID { return h.id }
 // are erased, and with them the secrets of sessions that were not sealed again
 // under another; their replay windows stay. It refuses, with "identity", a
 // certificate of another key, and with "ring" a standing without current keys.
+//
+// A ring key that is older than a cut which s.Head knows is not taken over, whoever
+// gives it.
 func (h *Host) Update(s Standing) error {
 	if err := h.mine(s); err != nil {
 		return err
@@ -113,9 +124,19 @@ func (h *Host) Update(s Standing) error {
 	if h.standing != nil {
 		held = h.standing.rings
 	}
-	own := func(keys identity.RingKeys, of attest.Digest, pin Pin) *ring {
+	then, _ := h.known.policy.At(s.Head) // whose report this is; zero where the policy is not followed yet
+	own := func(keys identity.RingKeys, of attest.Digest, pin Pin, holders identity.RingHolders) *ring {
 		for _, key := range keys.Keys() {
-			next.rings[key.ID()] = take(held[key.ID()], key, of, pin.bytes())
+			r := take(held[key.ID()], key, of, pin.bytes())
+			r.holders = holders
+			if r.since.IsZero() {
+				r.since = s.Head
+			}
+			if r.cutBy(then) {
+				key.Erase()
+				continue
+			}
+			next.rings[key.ID()] = r
 		}
 		if keys.Current == nil {
 			return nil
@@ -127,13 +148,14 @@ func (h *Host) Update(s Standing) error {
 		strict, follow = Pin{Genesis: s.Genesis, Group: s.Group, Role: s.Role}, Pin{Genesis: s.Genesis, Group: s.Group}
 		of = wire.RoleID(s.Identity, s.Role)
 	}
-	own(s.Ring.Inherited.Keys, s.Ring.Inherited.Identity, follow)
-	next.strict = own(s.Ring.Strict, of, strict)
-	next.follow = own(s.Ring.Follow, s.Identity, follow)
+	own(s.Ring.Inherited.Keys, s.Ring.Inherited.Identity, follow, identity.RingHolders{Identity: s.Ring.Inherited.Identity, Follow: true})
+	next.strict = own(s.Ring.Strict, of, strict, identity.RingHolders{Identity: s.Identity, Role: s.Role})
+	next.follow = own(s.Ring.Follow, s.Identity, follow, identity.RingHolders{Identity: s.Identity, Follow: true})
 	if next.strict == nil || next.follow == nil {
-		return wire.Refuse(wire.UnknownRing, "unit: ring", "none", "a current key of each kind")
+		return wire.Refuse(wire.UnknownRing, "unit: ring", "none", "a current key of each kind, no older than a cut that policy knows")
 	}
 	h.standing, h.stale = next, true
+	h.known.consider(next)
 	h.forget(held)
 	return nil
 }
@@ -150,20 +172,20 @@ func (h *Host) mine(s Standing) error {
 	return nil
 }
 
-// take is the ring of a key: the one that is held already, so that its seal keys
-// stay, or a new one.
+// take is the ring of a key, with what was derived from it, and since when it is
+// held, where it is held already.
 func take(held *ring, key *identity.RingKey, of attest.Digest, pin []byte) *ring {
-	r := &ring{key: key, identity: of, pin: pin, seals: map[wire.UnitID]*sealKey{}}
+	r := &ring{key: key, identity: of, pin: pin}
 	if held != nil {
-		held.mu.RLock()
-		r.seals, r.oneOffs = maps.Clone(held.seals), held.oneOffs
-		held.mu.RUnlock()
+		r.derived, r.since = held.derived, held.since
+	} else {
+		r.derived = &derived{seals: map[wire.UnitID]*sealKey{}}
 	}
 	return r
 }
 
 // forget erases the rings that are no longer held and drops the secrets whose
-// newest sealed copy is under one.
+// newest sealed copy is under one. A session that was sealed under none stays.
 func (h *Host) forget(held map[identity.RingID]*ring) {
 	for id, r := range held {
 		if h.standing.rings[id] == nil {
@@ -173,22 +195,25 @@ func (h *Host) forget(held map[identity.RingID]*ring) {
 		}
 	}
 	for _, s := range h.table.byID {
-		if h.standing.rings[s.ring] == nil && s.state == open {
+		if h.standing.rings[s.ring] == nil && s.state == open && !s.alone {
 			s.drop()
 		}
 	}
 }
 
-// at holds a time against the newest one before. The caller holds the mutex.
+// at puts the times that were read by several calls in order: it is the newest
+// that was passed so far. A monotonic reading is taken off, because expiries are
+// compared by the wall clock of the time, and the two must not differ. The caller
+// holds the mutex.
 func (h *Host) at(t time.Time) time.Time {
-	if t.After(h.newest) {
+	if t = t.Round(0); t.After(h.newest) {
 		h.newest = t
 	}
 	return h.newest
 }
 
-// serving is the standing, if its certificate lets the unit serve. The caller
-// holds the mutex.
+// serving is the standing, if its certificate and policy let the unit serve. The
+// caller holds the mutex.
 func (h *Host) serving(at time.Time) (*standing, error) {
 	if h.standing == nil {
 		return nil, wire.Refuse(wire.NotEnrolled, "unit: certificate", "none", "an enrolled unit")
@@ -196,16 +221,26 @@ func (h *Host) serving(at time.Time) (*standing, error) {
 	if !at.Before(h.standing.NotAfter) {
 		return nil, wire.Refuse(wire.CertExpired, "unit: time", at.UTC(), h.standing.NotAfter.UTC())
 	}
-	return h.standing, nil
+	return h.standing, h.known.cutOff(h.standing, at)
+}
+
+// holds is the ring of a key that sessions are sealed and opened under. It refuses,
+// with "ring", one that the unit does not hold, and one that is older than a cut. The
+// caller holds the mutex.
+func (h *Host) holds(id identity.RingID) (*ring, error) {
+	r := h.standing.rings[id]
+	if r == nil {
+		return nil, wire.Refuse(wire.UnknownRing, "session: ring id", id, "one that the unit holds")
+	}
+	if h.known.old[id] {
+		return nil, refuseOld(id)
+	}
+	return r, nil
 }
 
 // expire removes sessions that have ended. The caller holds the mutex.
 func (h *Host) expire(at time.Time) {
-	for _, s := range h.table.expire(at) {
-		if s.opener == h.id {
-			h.opened--
-		}
-	}
+	h.table.expire(at)
 }
 
 // Join takes over a session that another unit sealed: pushed, pulled, or brought
@@ -219,11 +254,11 @@ func (h *Host) expire(at time.Time) {
 // outlive its ring key, with "replayed" a second secret for a known session,
 // and with "overload" when the table is full.
 func (h *Host) Join(sealed []byte, at time.Time) (wire.SessionID, error) {
-	u, r, err := h.unverified(sealedSession, sealed, at)
+	u, r, err := h.unverified(envelope.Session, sealed, at)
 	if err != nil {
 		return wire.SessionID{}, err
 	}
-	s := &session{id: u.session, expiry: u.expiry, ring: u.ring}
+	s := &session{id: u.Session, expiry: u.Expiry, ring: u.Ring}
 	body := h.bodies.Get().(*[]byte)
 	defer h.bodies.Put(body)
 	plaintext, err := r.open(u, (*body)[:0])
@@ -234,48 +269,54 @@ func (h *Host) Join(sealed []byte, at time.Time) (wire.SessionID, error) {
 	if err != nil {
 		return wire.SessionID{}, err
 	}
-	return u.session, h.install(s, at)
+	return u.Session, h.install(s, at)
 }
 
 // unverified takes a sealed session or tombstone apart and finds its ring. What
 // it says is to be believed only once it was opened.
-func (h *Host) unverified(kind kindOfSealed, sealed []byte, at time.Time) (unverified, *ring, error) {
-	u, err := unverifiedSealed(kind, sealed)
+func (h *Host) unverified(kind envelope.Kind, sealed []byte, at time.Time) (envelope.Sealed, *ring, error) {
+	u, err := envelope.ParseSealed(kind, sealed)
 	if err != nil {
-		return unverified{}, nil, err
+		return envelope.Sealed{}, nil, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	at = h.at(at)
 	st, err := h.serving(at)
 	if err != nil {
-		return unverified{}, nil, err
+		return envelope.Sealed{}, nil, err
 	}
-	if st.Group != "" && u.identity != st.strict.identity && u.identity != st.Identity {
-		return unverified{}, nil, wire.Refuse(wire.WrongRole, "sealed session: role", u.identity, st.Role)
+	if st.Group != "" && u.For != st.strict.identity && u.For != st.Identity {
+		return envelope.Sealed{}, nil, wire.Refuse(wire.WrongRole, "sealed session: role", u.For, st.Role)
 	}
-	r := st.rings[u.ring]
-	if r == nil {
-		return unverified{}, nil, wire.Refuse(wire.UnknownRing, "sealed session: ring id", u.ring, "one that the unit holds")
+	r, err := h.holds(u.Ring)
+	if err != nil {
+		return envelope.Sealed{}, nil, err
 	}
-	if u.identity != r.identity {
-		return unverified{}, nil, wire.Refuse(wire.WrongIdentity, "sealed session: identity", u.identity, r.identity)
+	if u.For != r.identity {
+		return envelope.Sealed{}, nil, wire.Refuse(wire.WrongIdentity, "sealed session: identity", u.For, r.identity)
 	}
-	return u, r, u.alive(r, at)
+	return u, r, r.alive(u.Header, at)
 }
 
-// install puts a session into the table, or refreshes the one that is there.
+// install puts a session into the table, or refreshes the one that is there. The
+// ring key under which it came may have been erased while it was opened, so that is
+// asked here, under the mutex.
 func (h *Host) install(s *session, at time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.expire(h.at(at))
+	if _, err := h.holds(s.ring); err != nil {
+		return err
+	}
 	known := h.table.byID[s.id]
-	if known == nil {
+	_, over := h.table.closed(s.id)
+	if known == nil && !over {
 		return h.add(s)
 	}
 	defer clear(s.secret[:]) // a second copy of what is held, or refused
 	switch {
-	case known.state == closed:
+	case over:
 		return wire.Refuse(wire.SessionOver, "session "+s.id.String(), "closed", "an open one")
 	case known.expiry != s.expiry || !known.has(s.secret):
 		return wire.Refuse(wire.Replayed, "session "+s.id.String(), "a second secret or expiry", "one")
@@ -288,21 +329,28 @@ func (h *Host) install(s *session, at time.Time) error {
 	return nil
 }
 
-// add puts a new session into the table while there is room. The caller holds
-// the mutex.
+// add puts a new session into the table, in the place of one that yields when the
+// table is full. The caller holds the mutex.
 func (h *Host) add(s *session) error {
-	if len(h.table.byID) >= h.limits.Sessions {
-		return wire.Refuse(wire.Overload, "unit: sessions", len(h.table.byID), fmt.Sprint("below ", h.limits.Sessions))
+	yields, ok := h.table.room(s.opener == h.id, h.newest)
+	if !ok {
+		return h.full()
 	}
-	if h.standing.rings[s.ring] == nil {
-		return wire.Refuse(wire.UnknownRing, "session: ring id", s.ring, "one that the unit holds")
+	if _, err := h.holds(s.ring); err != nil && !s.alone {
+		return err
 	}
-	if s.opener == h.id {
-		h.opened++
+	if yields != nil {
+		h.table.remove(yields)
 	}
 	h.table.add(s)
-	h.stale = h.stale || !h.standing.current(s.ring)
+	h.stale = h.stale || !h.standing.current(s.ring) && !s.alone
 	return nil
+}
+
+// full is the refusal of another session.
+func (h *Host) full() error {
+	return wire.Refuse(wire.Overload, "unit: sessions", fmt.Sprintf("%d, of those opened here %d, none of which may yield", len(h.table.byID), h.table.own.Len()),
+		fmt.Sprintf("below %d, of those opened here below %d", h.limits.Sessions, h.limits.Opened))
 }
 
 // current reports whether new sessions are sealed under a ring key.
@@ -310,11 +358,10 @@ func (st *standing) current(id identity.RingID) bool {
 	return id == st.strict.key.ID() || id == st.follow.key.ID()
 }
 
-// Bury ends a session by the tombstone that another unit sealed. The session's
-// entry stays until its expiry, so that no sealed copy opens it again. It
-// refuses as [Host.Join] does.
+// Bury ends a session by the tombstone that another unit sealed. A record of it
+// stays, so that no sealed copy opens it again. It refuses as [Host.Join] does.
 func (h *Host) Bury(tombstone []byte, at time.Time) (wire.SessionID, error) {
-	u, r, err := h.unverified(sealedTombstone, tombstone, at)
+	u, r, err := h.unverified(envelope.Tombstone, tombstone, at)
 	if err != nil {
 		return wire.SessionID{}, err
 	}
@@ -323,22 +370,25 @@ func (h *Host) Bury(tombstone []byte, at time.Time) (wire.SessionID, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.expire(h.at(at))
-	s := h.table.byID[u.session]
-	if s == nil {
-		s = &session{id: u.session, expiry: u.expiry, ring: u.ring, state: dropped}
-		if err := h.add(s); err != nil {
-			return u.session, err
-		}
+	at = h.at(at)
+	h.expire(at)
+	if _, over := h.table.closed(u.Session); over {
+		return u.Session, nil
 	}
-	s.close()
-	return u.session, nil
+	if s := h.table.byID[u.Session]; s != nil {
+		h.table.bury(s, 0, at)
+	} else if !h.table.keep(&record{id: u.Session, expiry: u.Expiry}, at) {
+		return u.Session, wire.Refuse(wire.Overload, "unit: records of closed sessions", len(h.table.records), fmt.Sprint("below ", h.limits.Closed))
+	}
+	return u.Session, nil
 }
 
 // Reseal seals sessions anew whose newest sealed copy is under a ring key that
 // is no longer current, at most limit of them, and says how many are left. It
 // moves no expiry. A session that another unit has sealed anew, and that came
-// by [Host.Join], is not sealed again. Without any it costs nothing.
+// by [Host.Join], is not sealed again. Without any it costs nothing. Neither is one
+// that is sealed under no key, or under one that is older than a cut: whoever was cut
+// off may know its secret, and the client opens another.
 //
 // A session that cannot be sealed holds up no other and is not among those
 // left: what is sealed is given beside the error, which joins at most limit.
@@ -353,14 +403,14 @@ func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err e
 	}
 	var faults []error
 	for _, s := range h.table.byID {
-		if s.state != open || st.current(s.ring) {
+		if s.state != open || s.alone || st.current(s.ring) || h.known.old[s.ring] {
 			continue
 		}
 		if len(sealed) == limit {
 			left++
 			continue
 		}
-		b, err := h.seal(st, st.newer(s.ring), s)
+		b, err := h.reseal(s)
 		switch {
 		case err == nil:
 			sealed = append(sealed, b)
@@ -372,36 +422,53 @@ func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err e
 	return sealed, left, errors.Join(faults...)
 }
 
-// newer is the current ring for sessions under a ring that is not: strict stays
-// strict, and what follows a task by name, inherited or not, follows on.
-func (st *standing) newer(id identity.RingID) *ring {
-	if slices.Equal(st.rings[id].pin, st.strict.pin) {
-		return st.strict
+// reseal seals a session of the table under the current ring key of its kind. The
+// caller holds the mutex.
+func (h *Host) reseal(s *session) ([]byte, error) {
+	r, err := h.standing.newer(s.ring)
+	if err == nil {
+		r, err = h.holds(r.key.ID())
 	}
-	return st.follow
+	if err != nil {
+		return nil, err
+	}
+	return h.seal(r, s)
+}
+
+// newer is the current ring for sessions under a ring that is not: strict stays
+// strict, and what follows a task by name, inherited or not, follows on. It refuses,
+// with "ring", one that is not held: of which kind its sessions are is not known.
+func (st *standing) newer(id identity.RingID) (*ring, error) {
+	switch r := st.rings[id]; {
+	case r == nil:
+		return nil, wire.Refuse(wire.UnknownRing, "session: ring id", id, "one that the unit holds")
+	case slices.Equal(r.pin, st.strict.pin):
+		return st.strict, nil
+	}
+	return st.follow, nil
 }
 
 // seal seals a session under a ring. The session is guarded by the mutex, or not
 // in the table yet.
-func (h *Host) seal(st *standing, r *ring, s *session) ([]byte, error) {
+func (h *Host) seal(r *ring, s *session) ([]byte, error) {
 	if uint64(r.key.End().Unix()) < s.expiry {
 		return nil, wire.Refuse(wire.Expired, "session: expiry", s.expiry, fmt.Sprint("within the ring key's end ", r.key.End().Unix()))
 	}
 	body := sealedBody(s, r.pin)
 	defer clear(body)
-	b := bound{identity: r.identity, ring: r.key.ID(), session: s.id, expiry: s.expiry, sealer: h.id}
-	sealed, err := r.seal(sealedSession, b, body)
+	sealed, err := r.seal(envelope.Session, r.header(s, h.id), body)
 	if err != nil {
 		return nil, fmt.Errorf("sealing session %s: %w", s.id, err)
 	}
-	s.ring = b.ring
+	s.ring = r.key.ID()
 	return sealed, nil
 }
 
 // Stats are what a host holds.
 type Stats struct {
-	Sessions int `json:"sessions"` // in the table, dropped and closed ones included
+	Sessions int `json:"sessions"` // in the table, dropped ones included
 	Opened   int `json:"opened"`   // of those, opened by this unit
+	Closed   int `json:"closed"`   // records of closed sessions
 	Rings    int `json:"rings"`    // ring keys held
 }
 
@@ -410,7 +477,7 @@ func (h *Host) Stats(at time.Time) Stats {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.expire(h.at(at))
-	s := Stats{Sessions: len(h.table.byID), Opened: h.opened}
+	s := Stats{Sessions: len(h.table.byID), Opened: h.table.own.Len(), Closed: len(h.table.records)}
 	if h.standing != nil {
 		s.Rings = len(h.standing.rings)
 	}

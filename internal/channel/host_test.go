@@ -8,13 +8,16 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // relabel frames a sealed session anew after a change of its parts: AD, nonce,
 // ciphertext.
 func relabel(sealed []byte, field int, change func([]byte) []byte) []byte {
-	f := must(wire.Unframe(wire.LabelSealedSession, sealed, 3))
+	f := testworld.Must(wire.Unframe(wire.LabelSealedSession, sealed, 3))
 	f[field] = change(bytes.Clone(f[field]))
 	return wire.Frame(wire.LabelSealedSession, f...)
 }
@@ -22,21 +25,21 @@ func relabel(sealed []byte, field int, change func([]byte) []byte) []byte {
 // inAD changes one field of the associated data.
 func inAD(sealed []byte, field int, change func([]byte) []byte) []byte {
 	return relabel(sealed, 0, func(ad []byte) []byte {
-		f := must(wire.Unframe(wire.LabelSealed, ad, 6))
+		f := testworld.Must(wire.Unframe(wire.LabelSealed, ad, 6))
 		f[field] = change(bytes.Clone(f[field]))
 		return wire.Frame(wire.LabelSealed, f...)
 	})
 }
 
 // sealAs is a sealed session as a unit that holds the ring could make one.
-func sealAs(w *world, h *Host, edit func(*session, *bound, *ring)) []byte {
-	w.t.Helper()
+func sealAs(w *world, h *Host, edit func(*session, *envelope.Header, *ring)) []byte {
+	w.T.Helper()
 	r := h.standing.follow
 	s := &session{id: wire.SessionID{9}, expiry: uint64(noon.Add(time.Minute).Unix()), head: w.policy.Head(), opener: h.id, secret: [32]byte{5}}
-	b := bound{identity: h.standing.Identity, ring: r.key.ID(), session: s.id, expiry: s.expiry, sealer: h.id}
-	other := &ring{key: r.key, identity: r.identity, pin: r.pin, seals: map[wire.UnitID]*sealKey{}}
+	b := envelope.Header{For: h.standing.Identity, Ring: r.key.ID(), Session: s.id, Expiry: s.expiry, Sealer: h.id}
+	other := take(nil, r.key, r.identity, r.pin)
 	edit(s, &b, other)
-	return must(other.seal(sealedSession, b, sealedBody(s, other.pin)))
+	return testworld.Must(other.seal(envelope.Session, b, sealedBody(s, other.pin)))
 }
 
 func TestJoinRefusals(t *testing.T) {
@@ -52,7 +55,7 @@ func TestJoinRefusals(t *testing.T) {
 		want   wire.Reason
 	}{
 		{"nothing", nil, 0, wire.Malformed},
-		{"too large", make([]byte, maxTicket+1), 0, wire.TooLarge},
+		{"too large", make([]byte, envelope.MaxSealed+1), 0, wire.TooLarge},
 		{"a tombstone", wire.Frame(wire.LabelTombstone, nil, nil, nil), 0, wire.Malformed},
 		{"another suite", inAD(sealed, 0, flip), 0, wire.Malformed},
 		{"another identity", inAD(sealed, 1, flip), 0, wire.WrongIdentity},
@@ -65,23 +68,23 @@ func TestJoinRefusals(t *testing.T) {
 		{"another nonce", relabel(sealed, 1, flip), 0, wire.BadSignature},
 		{"a short nonce", relabel(sealed, 1, func(b []byte) []byte { return b[1:] }), 0, wire.Malformed},
 		{"another ciphertext", relabel(sealed, 2, flip), 0, wire.BadSignature},
-		{"the ciphertext of another", relabel(sealed, 2, func([]byte) []byte { return must(wire.Unframe(wire.LabelSealedSession, strict, 3))[2] }), 0, wire.BadSignature},
-		{"past its expiry", sealAs(w, a, func(s *session, b *bound, _ *ring) { b.expiry = in(0) }), 0, wire.SessionOver},
-		{"beyond an hour", sealAs(w, a, func(s *session, b *bound, _ *ring) { b.expiry = in(66 * time.Minute) }), 0, wire.Expired},
-		{"of another pin", sealAs(w, a, func(_ *session, _ *bound, r *ring) { r.pin = w.byID().bytes() }), 0, wire.WrongIdentity},
+		{"the ciphertext of another", relabel(sealed, 2, func([]byte) []byte { return testworld.Must(wire.Unframe(wire.LabelSealedSession, strict, 3))[2] }), 0, wire.BadSignature},
+		{"past its expiry", sealAs(w, a, func(s *session, b *envelope.Header, _ *ring) { b.Expiry = in(0) }), 0, wire.SessionOver},
+		{"beyond an hour", sealAs(w, a, func(s *session, b *envelope.Header, _ *ring) { b.Expiry = in(66 * time.Minute) }), 0, wire.Expired},
+		{"of another pin", sealAs(w, a, func(_ *session, _ *envelope.Header, r *ring) { r.pin = w.byID().bytes() }), 0, wire.WrongIdentity},
 		{"past the certificate", sealed, 2 * time.Hour, wire.CertExpired},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := w.host(Limits{})
 			_, err := h.Join(c.sealed, noon.Add(c.at))
-			refused(t, err, c.want)
+			testworld.Refused(t, err, c.want)
 			if n := h.Stats(noon).Sessions; n != 0 {
 				t.Errorf("got %d sessions, want 0", n)
 			}
 		})
 	}
 	h := w.host(Limits{})
-	for _, good := range [][]byte{sealed, strict, sealed, sealAs(w, a, func(*session, *bound, *ring) {})} {
+	for _, good := range [][]byte{sealed, strict, sealed, sealAs(w, a, func(*session, *envelope.Header, *ring) {})} {
 		if _, err := h.Join(good, noon); err != nil {
 			t.Errorf("unchanged: %v", err)
 		}
@@ -89,10 +92,10 @@ func TestJoinRefusals(t *testing.T) {
 	if got := h.Stats(noon); got.Sessions != 3 || got.Opened != 0 {
 		t.Errorf("got %+v, want 3 sessions of others", got)
 	}
-	_, err := h.Join(sealAs(w, a, func(s *session, _ *bound, _ *ring) { s.secret[0]++ }), noon)
-	refused(t, err, wire.Replayed)
-	_, err = h.Join(sealAs(w, a, func(_ *session, b *bound, _ *ring) { b.expiry++ }), noon)
-	refused(t, err, wire.Replayed)
+	_, err := h.Join(sealAs(w, a, func(s *session, _ *envelope.Header, _ *ring) { s.secret[0]++ }), noon)
+	testworld.Refused(t, err, wire.Replayed)
+	_, err = h.Join(sealAs(w, a, func(_ *session, b *envelope.Header, _ *ring) { b.Expiry++ }), noon)
+	testworld.Refused(t, err, wire.Replayed)
 }
 
 // TestEveryByteOfASealedSession flips every bit of a sealed session.
@@ -119,43 +122,18 @@ func TestEveryByteOfASealedSession(t *testing.T) {
 func TestSealingIsDeterministic(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
-	nonce := func(b []byte) string { return string(must(wire.Unframe(wire.LabelSealedSession, b, 3))[1]) }
-	one, two := sealAs(w, h, func(*session, *bound, *ring) {}), sealAs(w, h, func(*session, *bound, *ring) {})
+	nonce := func(b []byte) string { return string(testworld.Must(wire.Unframe(wire.LabelSealedSession, b, 3))[1]) }
+	one, two := sealAs(w, h, func(*session, *envelope.Header, *ring) {}), sealAs(w, h, func(*session, *envelope.Header, *ring) {})
 	if !bytes.Equal(one, two) {
 		t.Error("the same session was sealed to other bytes")
 	}
-	for name, edit := range map[string]func(*session, *bound, *ring){
-		"secret":  func(s *session, _ *bound, _ *ring) { s.secret[0]++ },
-		"session": func(_ *session, b *bound, _ *ring) { b.session[0]++ },
+	for name, edit := range map[string]func(*session, *envelope.Header, *ring){
+		"secret":  func(s *session, _ *envelope.Header, _ *ring) { s.secret[0]++ },
+		"session": func(_ *session, b *envelope.Header, _ *ring) { b.Session[0]++ },
 	} {
 		if nonce(sealAs(w, h, edit)) == nonce(one) {
 			t.Errorf("another %s was sealed under the same nonce", name)
 		}
-	}
-}
-
-// TestTable is a full table: new sessions are refused, known ones stay.
-func TestTable(t *testing.T) {
-	w := newWorld(t)
-	a, b := w.host(Limits{}), w.host(Limits{Sessions: 2, Opened: 2})
-	var all [][]byte
-	for range 3 {
-		_, sealed := w.opened(a, w.byTask())
-		all = append(all, sealed)
-	}
-	for i, sealed := range all {
-		_, err := b.Join(sealed, noon)
-		if i == 2 {
-			refused(t, err, wire.Overload)
-		} else if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := b.Join(all[0], noon); err != nil {
-		t.Errorf("a known one: %v", err)
-	}
-	if got := b.Stats(noon.Add(time.Hour)).Sessions; got != 0 {
-		t.Errorf("after their expiry: got %d sessions, want 0", got)
 	}
 }
 
@@ -164,13 +142,13 @@ func TestTable(t *testing.T) {
 func TestClocksThatGoBack(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
-	sealed := sealAs(w, h, func(*session, *bound, *ring) {}) // for a minute
+	sealed := sealAs(w, h, func(*session, *envelope.Header, *ring) {}) // for a minute
 	if _, err := h.Join(sealed, noon); err != nil {
 		t.Fatal(err)
 	}
 	h.Stats(noon.Add(2 * time.Minute))
 	_, err := h.Join(sealed, noon)
-	refused(t, err, wire.SessionOver)
+	testworld.Refused(t, err, wire.SessionOver)
 }
 
 // TestTombstoneWhileClosing: a unit that reads a request to close while another
@@ -178,26 +156,26 @@ func TestClocksThatGoBack(t *testing.T) {
 func TestTombstoneWhileClosing(t *testing.T) {
 	c := newCluster(t, 2, echo)
 	rt := c.client(c.byTask(), 0)
-	must(say(t, rt, "GET", "/", ""))
-	s := must(rt.Session(t.Context()))
+	testworld.Must(say(t, rt, "GET", "/", ""))
+	s := testworld.Must(rt.Session(t.Context()))
 	arrives := func(u *Host) (*inbound, io.Reader) {
-		x := must(s.begin(u.ID(), noon.Add(time.Minute), wire.FlagClose))
-		raw := must(x.whole(head{}, nil))
-		return must(u.begin([wire.HeaderSize]byte(raw), noon)), bytes.NewReader(raw[wire.HeaderSize:])
+		x := testworld.Must(s.begin(u.ID(), noon.Add(time.Minute), wire.FlagClose))
+		raw := testworld.Must(x.whole(bhttp.Head{}, nil))
+		return testworld.Must(u.begin([wire.HeaderSize]byte(raw), noon)), bytes.NewReader(raw[wire.HeaderSize:])
 	}
 	one, rest := arrives(c.units[0].Host)
 	late, lateRest := arrives(c.units[0].Host)
-	if err := late.open(lateRest); err != nil {
+	if err := late.open(lateRest, atNoon); err != nil {
 		t.Fatal(err)
 	}
 	two, other := arrives(c.units[1].Host)
-	if err := two.open(other); err != nil {
+	if err := two.open(other, atNoon); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.units[0].Bury(must(two.close()), noon); err != nil {
+	if _, err := c.units[0].Bury(testworld.Must(two.close()), noon); err != nil {
 		t.Fatal(err)
 	}
-	if err := one.open(rest); err != nil || !one.closed {
+	if err := one.open(rest, atNoon); err != nil || !one.closed {
 		t.Errorf("before it was read: got %v, closed %v, want it to be confirmed", err, one.closed)
 	}
 	if tombstone, err := late.close(); err != nil || tombstone != nil {
@@ -211,7 +189,7 @@ func TestTombstones(t *testing.T) {
 	if _, err := say(t, rt, "GET", "/", ""); err != nil {
 		t.Fatal(err)
 	}
-	s := must(rt.Session(t.Context()))
+	s := testworld.Must(rt.Session(t.Context()))
 	ticket, secret := s.Ticket(), s.secret
 	closed := rt.Close(t.Context())
 	if len(closed.Confirmed) != len(c.units) || !closed.Others.Equal(s.Expires()) {
@@ -222,9 +200,9 @@ func TestTombstones(t *testing.T) {
 	}
 	for _, u := range c.units {
 		_, err := u.Join(ticket, noon)
-		refused(t, err, wire.SessionOver)
-		if u.table.byID[s.ID()].secret == secret {
-			t.Error("a closed session has its secret still")
+		testworld.Refused(t, err, wire.SessionOver)
+		if r := u.table.records[s.ID()]; u.table.byID[s.ID()] != nil || r == nil || r.key == secret {
+			t.Error("a closed session has its entry or its secret still")
 		}
 	}
 	late := c.start()
@@ -232,11 +210,11 @@ func TestTombstones(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := late.Join(ticket, noon)
-	refused(t, err, wire.SessionOver)
+	testworld.Refused(t, err, wire.SessionOver)
 	_, err = late.Bury(ticket, noon)
-	refused(t, err, wire.Malformed)
+	testworld.Refused(t, err, wire.Malformed)
 	_, err = late.Bury(flip(bytes.Clone(c.stored[s.ID()])), noon)
-	refused(t, err, wire.BadSignature)
+	testworld.Refused(t, err, wire.BadSignature)
 }
 
 // TestRingRolls rolls the ring again and again under one session, whose unit is
@@ -245,7 +223,7 @@ func TestTombstones(t *testing.T) {
 func TestRingRolls(t *testing.T) {
 	w := newWorld(t)
 	key := newKey()
-	h := must(NewHost(key, Limits{}))
+	h := testworld.Must(NewHost(key, Limits{}))
 	now := noon
 	update := func() {
 		t.Helper()
@@ -275,13 +253,13 @@ func TestRingRolls(t *testing.T) {
 			t.Fatal("the ring did not roll")
 		}
 		newest = sealed[0]
-		if got, want := must(unverifiedSealed(sealedSession, newest)).expiry, must(unverifiedSealed(sealedSession, first)).expiry; got != want {
+		if got, want := testworld.Must(envelope.ParseSealed(envelope.Session, newest)).Expiry, testworld.Must(envelope.ParseSealed(envelope.Session, first)).Expiry; got != want {
 			t.Errorf("sealing anew moved the expiry: got %d, want %d", got, want)
 		}
 	}
 	late := w.host(Limits{})
 	_, err := late.Join(first, now)
-	refused(t, err, wire.UnknownRing)
+	testworld.Refused(t, err, wire.UnknownRing)
 	if _, err := late.Join(newest, now); err != nil {
 		t.Errorf("a unit that came late: %v", err)
 	}
@@ -292,12 +270,12 @@ func TestRingRolls(t *testing.T) {
 func TestErasedRings(t *testing.T) {
 	w := newWorld(t)
 	key := newKey()
-	h := must(NewHost(key, Limits{}))
+	h := testworld.Must(NewHost(key, Limits{}))
 	if err := h.Update(w.standing(key, "1")); err != nil {
 		t.Fatal(err)
 	}
 	s, sealed := w.opened(h, w.byTask())
-	raw := must(s.begin(wire.UnitID{}, noon.Add(time.Minute), 0)).raw
+	raw := testworld.Must(s.begin(wire.UnitID{}, noon.Add(time.Minute), 0)).raw
 	held := h.standing.rings
 	kept := w.ring
 	w.ring.Follow = identity.NewRingKeys(noon, time.Hour)
@@ -305,9 +283,9 @@ func TestErasedRings(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := h.begin(raw, noon)
-	refused(t, err, wire.TicketWanted)
+	testworld.Refused(t, err, wire.TicketWanted)
 	_, err = h.Join(sealed, noon)
-	refused(t, err, wire.UnknownRing)
+	testworld.Refused(t, err, wire.UnknownRing)
 	erased := 0
 	for id, r := range held {
 		if h.standing.rings[id] != nil {
@@ -325,8 +303,10 @@ func TestErasedRings(t *testing.T) {
 	if err := h.Update(w.standing(key, "1")); err != nil {
 		t.Fatal(err)
 	}
-	_, err = h.Join(sealAs(w, h, func(s *session, b *bound, _ *ring) { *b = must(unverifiedSealed(sealedSession, sealed)).bound }), noon)
-	refused(t, err, wire.Replayed)
+	_, err = h.Join(sealAs(w, h, func(s *session, b *envelope.Header, _ *ring) {
+		*b = testworld.Must(envelope.ParseSealed(envelope.Session, sealed)).Header
+	}), noon)
+	testworld.Refused(t, err, wire.Replayed)
 	if _, err = h.Join(sealed, noon); err != nil {
 		t.Errorf("the same secret: %v", err)
 	}
@@ -338,7 +318,7 @@ func TestErasedRings(t *testing.T) {
 func TestStandingRefusals(t *testing.T) {
 	w := newWorld(t)
 	key := newKey()
-	h := must(NewHost(key, Limits{}))
+	h := testworld.Must(NewHost(key, Limits{}))
 	for _, c := range []struct {
 		name string
 		edit func(*Standing)

@@ -13,6 +13,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -48,7 +51,7 @@ func twice(c *cluster, choose int) func(*http.Request) (*http.Response, error) {
 		if r.URL.Path != wire.PathRequest {
 			return nil, nil
 		}
-		raw := must(io.ReadAll(r.Body))
+		raw := testworld.Must(io.ReadAll(r.Body))
 		var answers [2]*http.Response
 		for i := range answers {
 			again := r.Clone(r.Context())
@@ -91,7 +94,7 @@ func TestBoundToOneUnit(t *testing.T) {
 		if r.URL.Path != wire.PathRequest {
 			return nil, nil
 		}
-		raw := must(io.ReadAll(r.Body))
+		raw := testworld.Must(io.ReadAll(r.Body))
 		var last *http.Response
 		for _, u := range c.units {
 			again := r.Clone(r.Context())
@@ -120,15 +123,15 @@ func TestBoundToOneUnit(t *testing.T) {
 func TestUnitsComeAndGo(t *testing.T) {
 	c := newCluster(t, 2, echo)
 	rt := c.client(c.byTask(), 0)
-	must(say(t, rt, "GET", "/", ""))
-	opener := must(rt.Session(t.Context())).Peer().UnitID()
+	testworld.Must(say(t, rt, "GET", "/", ""))
+	opener := testworld.Must(rt.Session(t.Context())).Peer().UnitID()
 	for _, u := range c.units {
 		u.dead = u.ID() == opener
 	}
 	if _, err := say(t, rt, "GET", "/", ""); err != nil {
 		t.Errorf("safe: %v", err)
 	}
-	marked := must(http.NewRequest("POST", base+"/", strings.NewReader("x")))
+	marked := testworld.Must(http.NewRequest("POST", base+"/", strings.NewReader("x")))
 	marked.Header.Set("Idempotency-Key", "1")
 	c.start() // holds no session: it pulls the stored copy
 	for range 10 {
@@ -159,15 +162,15 @@ func TestUnitsComeAndGo(t *testing.T) {
 func TestLateCopy(t *testing.T) {
 	c := newCluster(t, 2, &counted{})
 	rt := c.client(c.byTask(), 0)
-	must(say(t, rt, "GET", "/", ""))
+	testworld.Must(say(t, rt, "GET", "/", ""))
 	for range 3 { // until the key that the ticket is under is gone
 		c.ring.Strict, c.ring.Follow = c.ring.Strict.Roll(noon, time.Hour), c.ring.Follow.Roll(noon, time.Hour)
 		for _, u := range c.units {
-			must(0, u.Update(c.standing(u.key, "1")))
+			testworld.Must(0, u.Update(c.standing(u.key, "1")))
 			sealed, _, err := u.Reseal(1, noon)
-			must(sealed, err)
+			testworld.Must(sealed, err)
 			for _, s := range sealed {
-				(&relay{c, u}).Push(PushSession, s)
+				(&relay{c, u}).Push(envelope.Session, s)
 			}
 		}
 	}
@@ -190,7 +193,7 @@ func TestMisdirected(t *testing.T) {
 	c := newCluster(t, 2, app)
 	c.mute = true
 	rt := c.client(c.byTask(), 0)
-	must(say(t, rt, "GET", "/", ""))
+	testworld.Must(say(t, rt, "GET", "/", ""))
 	for _, u := range c.units {
 		u.dead = true
 	}
@@ -266,11 +269,11 @@ func TestEveryByteOfAnExchange(t *testing.T) {
 	app := &counted{}
 	c := newCluster(t, 1, app)
 	rt := c.client(c.byTask(), 0)
-	must(say(t, rt, "POST", "/", ""))
+	testworld.Must(say(t, rt, "POST", "/", ""))
 	var offset atomic.Int64
 	var answered bool
 	c.tampers = func(r *http.Request) (*http.Response, error) {
-		raw := must(io.ReadAll(r.Body))
+		raw := testworld.Must(io.ReadAll(r.Body))
 		at := int(offset.Load())
 		answered = at >= len(raw)
 		if !answered {
@@ -317,8 +320,8 @@ func TestEveryByteOfAnExchange(t *testing.T) {
 func TestAnswersOfOthers(t *testing.T) {
 	c := newCluster(t, 2, echo)
 	one, two := c.client(c.byTask(), 0), c.client(c.byTask(), 0)
-	must(say(t, one, "GET", "/", ""))
-	must(say(t, two, "GET", "/", ""))
+	testworld.Must(say(t, one, "GET", "/", ""))
+	testworld.Must(say(t, two, "GET", "/", ""))
 	var kept [][]byte
 	c.tampers = func(r *http.Request) (*http.Response, error) {
 		answer, err := c.route(r)
@@ -327,7 +330,7 @@ func TestAnswersOfOthers(t *testing.T) {
 		answer.Body = io.NopCloser(bytes.NewReader(b))
 		return answer, err
 	}
-	must(say(t, one, "POST", "/", "secret of one"))
+	testworld.Must(say(t, one, "POST", "/", "secret of one"))
 	for name, rt := range map[string]*Transport{"the same session": one, "another session": two} {
 		c.tampers = func(r *http.Request) (*http.Response, error) {
 			io.Copy(io.Discard, r.Body)
@@ -342,25 +345,55 @@ func TestAnswersOfOthers(t *testing.T) {
 	}
 }
 
-// TestNotAfter delays a request: the unit says, authenticated, that it has not
-// executed it, and the client sends another at once.
+// TestNotAfter delays a request beyond its end, and with another one brings one to
+// its unit that ends too late for it: neither runs, and nothing is said of them in
+// the unit's name. What may be repeated is, by the unit's time.
 func TestNotAfter(t *testing.T) {
-	app := &counted{}
-	c := newCluster(t, 1, app)
-	rt := c.client(c.byTask(), 0)
-	must(say(t, rt, "GET", "/", ""))
-	delayed := 0
-	c.tampers = func(r *http.Request) (*http.Response, error) {
-		if delayed++; delayed == 1 {
-			c.pass(31 * time.Second)
-		}
-		return nil, nil
-	}
-	if got, err := say(t, rt, "POST", "/", "x"); err != nil || got != "ran x" || delayed != 2 {
-		t.Errorf("got %q, %v after %d attempts, want 2", got, err, delayed)
-	}
-	if n := app.of("x"); n != 1 {
-		t.Errorf("ran %d times, want 1", n)
+	for _, c := range []struct {
+		name   string
+		method string
+		marked bool
+		delay  time.Duration // of the first attempt
+		shift  time.Duration // of the client's belief in the unit's time
+		want   error
+		sent   int
+	}{
+		{"late", "POST", false, 31 * time.Second, 0, ErrOutcomeUnknown, 1},
+		{"late and marked", "POST", true, 31 * time.Second, 0, nil, 2},
+		{"late and safe", "GET", false, 2 * time.Minute, 0, nil, 2},
+		{"too far ahead", "POST", false, 0, 3 * time.Minute, ErrOutcomeUnknown, 1},
+		{"too far ahead and marked", "POST", true, 0, 3 * time.Minute, nil, 2},
+		{"too far ahead and safe", "GET", false, 0, 3 * time.Minute, nil, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			app := &counted{}
+			cluster := newCluster(t, 1, app)
+			rt := cluster.client(cluster.byTask(), 0)
+			testworld.Must(say(t, rt, "GET", "/", "opens the session"))
+			now := cluster.clock.Now()
+			rt.times.opened(cluster.units[0].ID(), now.Add(c.shift), now)
+			sent := 0
+			cluster.tampers = func(*http.Request) (*http.Response, error) {
+				if sent++; sent == 1 {
+					cluster.clock.Pass(c.delay)
+				}
+				return nil, nil
+			}
+			r := testworld.Must(http.NewRequest(c.method, base+"/", strings.NewReader("x")))
+			if c.marked {
+				r.Header.Set("Idempotency-Key", "1")
+			}
+			answer, err := rt.RoundTrip(r)
+			if err == nil {
+				answer.Body.Close()
+			}
+			if !errors.Is(err, c.want) || sent != c.sent {
+				t.Errorf("got %v after %d attempts, want %v after %d", err, sent, c.want, c.sent)
+			}
+			if got := app.of("x"); got > 1 || (err != nil) != (got == 0) {
+				t.Errorf("ran %d times, and the error is %v", got, err)
+			}
+		})
 	}
 }
 
@@ -369,18 +402,18 @@ func TestNotAfter(t *testing.T) {
 func TestNotExecutedByAnother(t *testing.T) {
 	c := newCluster(t, 2, echo)
 	rt := c.client(c.byTask(), 0)
-	must(say(t, rt, "GET", "/", ""))
+	testworld.Must(say(t, rt, "GET", "/", ""))
 	c.tampers = func(r *http.Request) (*http.Response, error) {
-		raw := must(io.ReadAll(r.Body))
-		h := must(wire.ParseHeader(raw))
+		raw := testworld.Must(io.ReadAll(r.Body))
+		h := testworld.Must(wire.ParseHeader(raw))
 		for _, u := range c.units {
 			if u.ID() == h.Target {
 				continue
 			}
-			x := &inbound{host: u.Host, raw: [wire.HeaderSize]byte(raw), keys: newKeys(&u.table.byID[h.Session].secret)}
+			x := &inbound{host: u.Host, at: noon, raw: [wire.HeaderSize]byte(raw), keys: newKeys(&u.table.byID[h.Session].secret)}
 			answer := status(http.StatusOK)
 			answer.Header.Set("Content-Type", wire.TypeAnswer)
-			answer.Body = io.NopCloser(bytes.NewReader(must(x.plain(kindNotExecuted, wire.Expired))))
+			answer.Body = io.NopCloser(bytes.NewReader(testworld.Must(x.plain(kindNotExecuted, wire.Expired))))
 			return answer, nil
 		}
 		return nil, nil
@@ -396,12 +429,12 @@ func TestRequestRefusals(t *testing.T) {
 	a, b := w.host(Limits{}), w.host(Limits{})
 	s, _ := w.opened(a, w.byTask())
 	send := func(h *Host, edit func(*exchange)) error {
-		x := must(s.begin(a.ID(), noon.Add(time.Minute), 0))
+		x := testworld.Must(s.begin(a.ID(), noon.Add(time.Minute), 0))
 		edit(x)
-		body := must(x.whole(head{method: "GET", scheme: "https", path: "/"}, nil))
+		body := testworld.Must(x.whole(bhttp.Head{Method: "GET", Scheme: "https", Path: "/"}, nil))
 		in, err := h.begin([wire.HeaderSize]byte(body), noon)
 		if err == nil {
-			err = in.open(bytes.NewReader(body[wire.HeaderSize:]))
+			err = in.open(bytes.NewReader(body[wire.HeaderSize:]), atNoon)
 		}
 		return err
 	}
@@ -427,14 +460,14 @@ func TestRequestRefusals(t *testing.T) {
 	if err := send(a, same); err != nil {
 		t.Errorf("unchanged: %v", err)
 	}
-	x := must(s.begin(a.ID(), noon.Add(time.Minute), 0))
-	body := must(x.whole(head{method: "GET", scheme: "https", path: "/"}, nil))
+	x := testworld.Must(s.begin(a.ID(), noon.Add(time.Minute), 0))
+	body := testworld.Must(x.whole(bhttp.Head{Method: "GET", Scheme: "https", Path: "/"}, nil))
 	for i, at := range []int{25 + 7, 33, 49 + 7, 57} { // number, target, not after, flags
 		bad := bytes.Clone(body)
 		bad[at] ^= 1
 		in, err := a.begin([wire.HeaderSize]byte(bad), noon)
 		if err == nil {
-			err = in.open(bytes.NewReader(bad[wire.HeaderSize:]))
+			err = in.open(bytes.NewReader(bad[wire.HeaderSize:]), atNoon)
 		}
 		if want := []wire.Reason{wire.BadSignature, wire.Misdirected, wire.BadSignature, wire.BadSignature}[i]; wire.ReasonOf(err) != want {
 			t.Errorf("header byte %d: got %v, want %v", at, err, want)

@@ -6,13 +6,15 @@ import (
 	"crypto/hpke"
 	"encoding/hex"
 	"testing"
+
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // TestExamplesOfRFC9180 opens the examples of RFC 9180, appendices A.1.1 and
 // A.7.1: base mode, which is the only one in use here, with a cipher as reports
 // are sealed and without one as sessions are opened.
 func TestExamplesOfRFC9180(t *testing.T) {
-	decode := func(s string) []byte { return must(hex.DecodeString(s)) }
+	decode := func(s string) []byte { return testworld.Must(hex.DecodeString(s)) }
 	for _, e := range []struct {
 		name, key, enc string
 		aead           hpke.AEAD
@@ -42,7 +44,7 @@ func TestExamplesOfRFC9180(t *testing.T) {
 			},
 		},
 	} {
-		key := must(hpke.NewDHKEMPrivateKey(must(ecdh.X25519().NewPrivateKey(decode(e.key)))))
+		key := testworld.Must(hpke.NewDHKEMPrivateKey(testworld.Must(ecdh.X25519().NewPrivateKey(decode(e.key)))))
 		r, err := hpke.NewRecipient(decode(e.enc), key, hpke.HKDFSHA256(), e.aead, []byte("Ode on a Grecian Urn"))
 		if err != nil {
 			t.Fatal(err)

@@ -1,12 +1,16 @@
 package channel
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
+	"fmt"
 	"hash"
 	"io"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -18,8 +22,14 @@ type inbound struct {
 	raw      [wire.HeaderSize]byte
 	keys     *keys
 	source   *source
-	first    []byte    // plaintext of the first chunk
+	first    []byte     // plaintext of the first chunk
+	head     bhttp.Head // in it, unless fault
+	rest     []byte     // of it, after the head
+	fault    error      // the request is malformed
+	clock    func() (time.Time, error)
+	at       time.Time // the unit's, when the number was taken
 	closed   bool      // the session was, and that is all there is to say
+	news     []byte    // proved policy head that this session has not been sent; empty: none
 	said     hash.Hash // of the request's plaintext; nil when no receipt is wanted
 }
 
@@ -43,22 +53,36 @@ func (h *Host) begin(raw [wire.HeaderSize]byte, at time.Time) (*inbound, error) 
 	if header.Target != (wire.UnitID{}) && header.Target != h.id {
 		return nil, wire.Refuse(wire.Misdirected, "request: unit", header.Target, h.id)
 	}
-	s := h.table.byID[header.Session]
-	switch {
-	case s == nil, s.state == dropped:
-		return nil, wire.Refuse(wire.TicketWanted, "request: session", header.Session, "one that the unit holds")
-	case s.confirms(header):
-		return &inbound{host: h, standing: st, header: header, raw: raw, keys: newKeys(&s.secret), closed: true}, nil
-	case s.state == closed:
-		return nil, wire.Refuse(wire.Rekey, "request: session", header.Session, "one that is open")
+	x := &inbound{host: h, standing: st, header: header, raw: raw, at: at}
+	if over, err := x.over(); over || err != nil {
+		return x, err
 	}
-	return &inbound{host: h, standing: st, header: header, raw: raw, keys: newKeys(&s.secret)}, nil
+	s := h.table.byID[header.Session]
+	if s == nil || s.state == dropped {
+		return nil, wire.Refuse(wire.TicketWanted, "request: session", header.Session, "one that the unit holds")
+	}
+	x.keys = newKeys(&s.secret)
+	return x, nil
 }
 
-// open authenticates the request by its first chunk and takes its number. It
-// refuses with "replayed" a number seen before, or too old to tell; nothing
-// authenticated is answered to that, since the first copy may be executed.
-func (x *inbound) open(r io.Reader) error {
+// over reports whether the session was closed, and a request that asks for that is
+// told so. It refuses, with "rekey", all others in a closed session. The caller
+// holds the mutex of the host.
+func (x *inbound) over() (bool, error) {
+	key, known := x.host.table.closed(x.header.Session)
+	if !known {
+		return false, nil
+	}
+	if x.header.Flags&wire.FlagClose == 0 || *key == [secretSize]byte{} {
+		return false, wire.Refuse(wire.Rekey, "request: session", x.header.Session, "one that is open")
+	}
+	x.keys, x.closed = newKeys(key), true
+	return true, nil
+}
+
+// open authenticates the request by its first chunk and takes its number, as take
+// says. The clock is the unit's.
+func (x *inbound) open(r io.Reader, clock func() (time.Time, error)) error {
 	aead, err := x.keys.message(wire.LabelRequestKey, x.raw[:])
 	if err != nil {
 		return err
@@ -68,7 +92,7 @@ func (x *inbound) open(r io.Reader) error {
 		x.said = sha256.New()
 		x.source.copy = x.said
 	}
-	first, err := x.source.next()
+	first, err := x.source.Next()
 	if err != nil {
 		return err
 	}
@@ -79,20 +103,67 @@ func (x *inbound) open(r io.Reader) error {
 			return err
 		}
 	}
-	x.first = first
+	x.first, x.clock = first, clock
+	if x.header.Flags&wire.FlagClose == 0 {
+		x.head, x.rest, x.fault = bhttp.ParseRequest(first, bhttp.Whole)
+	}
+	return x.take()
+}
+
+// take takes the request's number, and reads the time in the same step: between
+// the two the entry could yield, and the number be taken once more.
+//
+// It refuses with "not-allowed" what is not safe and bound to no unit, with
+// "expired" what is late, or ends too far ahead for the entry to yield in time,
+// and with "replayed" a number seen before, or too old to tell. Nothing
+// authenticated is answered to any of these, since another delivery of the same
+// request may be executed, or may come.
+func (x *inbound) take() error {
 	h := x.host
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s := h.table.byID[x.header.Session]
-	if s.confirms(x.header) { // another unit's tombstone came while the request was read
-		x.keys, x.closed = newKeys(&s.secret), true
-		return nil
+	now, err := x.clock()
+	if err != nil {
+		return err
 	}
+	x.at = h.at(now)
+	h.expire(x.at)
+	if err := h.known.cutOff(h.standing, x.at); err != nil { // a policy came while the request was read
+		return err
+	}
+	if over, err := x.over(); over || err != nil { // another unit's tombstone came while the request was read
+		return err
+	}
+	s := h.table.byID[x.header.Session]
 	if s == nil || s.state != open {
 		return wire.Refuse(wire.Rekey, "request: session", x.header.Session, "one that is open")
 	}
+	if x.header.Target == (wire.UnitID{}) && x.fault == nil && !safeMethods[x.head.Method] {
+		return wire.Refuse(wire.NotAllowed, "request: method, bound to no unit", x.head.Method, "a safe one, or a request that is bound to a unit")
+	}
+	notAfter := x.header.NotAfter.UnixMilli()
+	if err := inTime(notAfter, x.at, s.expiry); err != nil {
+		return err
+	}
 	if !s.window.take(x.header.Number) {
 		return wire.Refuse(wire.Replayed, "request: number", x.header.Number, "one not seen before")
+	}
+	h.table.touch(s, notAfter)
+	if s.told == first(x.news) {
+		x.news = nil
+	} else {
+		s.told = first(x.news)
+	}
+	return nil
+}
+
+// inTime refuses, with "expired", a request that is late, and one that would be in
+// time for longer than its unit remembers it: by more than 2 minutes, or beyond
+// the session's expiry.
+func inTime(notAfter int64, at time.Time, expiry uint64) error {
+	latest := min(at.Add(maxAhead).UnixMilli(), int64(expiry)*1000)
+	if passed(at, notAfter) || notAfter > latest {
+		return wire.Refuse(wire.Expired, "request: not after", notAfter, fmt.Sprintf("%d to %d, Unix milliseconds", at.UnixMilli(), latest))
 	}
 	return nil
 }
@@ -100,32 +171,40 @@ func (x *inbound) open(r io.Reader) error {
 // whole reports whether the final chunk of the request was read.
 func (x *inbound) whole() bool { return x.source.opener.done() }
 
-// late reports whether the request must not be executed any more.
-func (x *inbound) late(at time.Time) bool {
-	x.host.mu.Lock()
-	defer x.host.mu.Unlock()
-	return x.host.at(at).After(x.header.NotAfter)
+// empty reports whether the request has no content: padding at most.
+func (x *inbound) empty() bool {
+	return x.whole() && len(bytes.TrimRight(x.first, "\x00")) == 0
 }
 
 // close ends the session and gives the tombstone for all other units; none where
-// another unit has ended it.
+// another unit has ended it, and none under a ring key that is older than a cut.
 func (x *inbound) close() ([]byte, error) {
 	h := x.host
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s := h.table.byID[x.header.Session]
-	if s.confirms(x.header) {
-		x.keys = newKeys(&s.secret)
-		return nil, nil
+	if over, err := x.over(); over || err != nil {
+		return nil, err
 	}
+	s := h.table.byID[x.header.Session]
 	if s == nil || s.state != open {
 		return nil, wire.Refuse(wire.Rekey, "request: session", x.header.Session, "one that is open")
 	}
-	r := h.standing.newer(s.ring)
-	b := bound{identity: h.standing.Identity, ring: r.key.ID(), session: s.id, expiry: s.expiry, sealer: h.id}
-	s.close()
-	x.keys = newKeys(&s.secret)
-	return r.seal(sealedTombstone, b, nil)
+	var r *ring
+	var err error
+	sealed := !s.alone && !h.known.old[s.ring]
+	if sealed {
+		if r, err = h.standing.newer(s.ring); err != nil {
+			return nil, err
+		}
+		sealed = !h.known.old[r.key.ID()]
+	}
+	closing := closeKey(&s.secret)
+	x.keys = newKeys(&closing)
+	h.table.bury(s, h.newest.Add(maxAhead).UnixMilli(), h.newest)
+	if !sealed {
+		return nil, nil
+	}
+	return r.seal(envelope.Tombstone, r.header(s, h.id), nil)
 }
 
 // answerSealer gives what stands before the chunks of the answer, and what
@@ -137,6 +216,25 @@ func (x *inbound) answerSealer() (prefix [answerPrefix]byte, s *sealer, err erro
 	return prefix, &sealer{aead: aead}, err
 }
 
+// begins is what the plaintext of an answer begins with: its kind and the unit's
+// time. While the clock is refused that is when the number was taken.
+func (x *inbound) begins(kind byte) []byte {
+	return append([]byte{kind}, timeBytes(x.time())...)
+}
+
+// time is the unit's now, or when the number was taken.
+func (x *inbound) time() time.Time {
+	if x.clock != nil {
+		if now, err := x.clock(); err == nil {
+			return now
+		}
+	}
+	return x.at
+}
+
+// timeBytes is a time in Unix milliseconds, 8 bytes.
+func timeBytes(at time.Time) []byte { return wire.Uint64(uint64(at.UnixMilli())) }
+
 // plain is a whole answer without content: not executed with a reason, or
 // closed.
 func (x *inbound) plain(kind byte, reason wire.Reason) ([]byte, error) {
@@ -144,7 +242,7 @@ func (x *inbound) plain(kind byte, reason wire.Reason) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := append(make([]byte, lengthSize), kind)
+	b := append(make([]byte, lengthSize), x.begins(kind)...)
 	b = pad(append(b, reason...), lengthSize)
 	return append(prefix[:], s.seal(b, final)...), nil
 }

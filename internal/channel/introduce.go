@@ -61,7 +61,7 @@ func (s *Server) wantAgain(w http.ResponseWriter, body []byte, at time.Time, cau
 		return errors.Join(cause, err)
 	}
 	p := askAgain{problemFor(cause), nil}
-	if o, _, err := parseOpen(body); err == nil && o.wants&WantEvidence != 0 {
+	if o, err := parseOpen(body); err == nil && o.wants&WantEvidence != 0 {
 		if tee, ok := s.config.Attester.(attest.Challenged); ok {
 			p.Introduction = introduction{s.config.Host.ID(), tee.Introduce()}.bytes()
 		}
@@ -85,8 +85,8 @@ func credentialOf(r *http.Request) ([]byte, error) {
 // again is what an open request comes with once more; zero: nothing.
 type again struct {
 	cookie     string
-	unit       wire.UnitID // that introduced itself
-	credential []byte      // for it; nil: it did not
+	unit       wire.UnitID // that is to get it: introduced itself, or is another than one that was refused; zero: any
+	credential []byte      // for it; nil: it did not introduce itself
 }
 
 // again reads what a unit wants the request to come with. A unit that introduces
@@ -122,6 +122,8 @@ func (a again) set(h http.Header) {
 	}
 	if a.credential != nil {
 		h.Set(wire.FieldCredential, base64.RawURLEncoding.EncodeToString(a.credential))
+	}
+	if a.unit != (wire.UnitID{}) {
 		h.Set(wire.FieldUnit, a.unit.String())
 	}
 }

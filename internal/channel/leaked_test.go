@@ -11,6 +11,8 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -26,27 +28,27 @@ type thief struct {
 
 func newThief(w *world, victim *Host) *thief {
 	s := victim.standing.Standing
-	s.Ring = identity.Ring{Strict: identity.NewRingKeys(w.clock(), time.Hour), Follow: identity.NewRingKeys(w.clock(), time.Hour)}
-	h := must(NewHost(victim.key, Limits{}))
-	must(0, h.Update(s))
+	s.Ring = identity.Ring{Strict: identity.NewRingKeys(w.clock.Now(), time.Hour), Follow: identity.NewRingKeys(w.clock.Now(), time.Hour)}
+	h := testworld.Must(NewHost(victim.key, Limits{}))
+	testworld.Must(0, h.Update(s))
 	return &thief{world: w, host: h}
 }
 
 func (f *thief) RoundTrip(r *http.Request) (*http.Response, error) {
-	body := must(io.ReadAll(r.Body))
+	body := testworld.Must(io.ReadAll(r.Body))
 	r.Body.Close()
 	if r.URL.Path == wire.PathRequest {
 		f.requests.Add(1)
 		return status(http.StatusServiceUnavailable), nil
 	}
-	a := must(f.host.Accept(OpenRequest{Body: body, Cookie: must(f.host.Cookie(body, f.clock())), Number: 1}, f.clock()))
+	a := testworld.Must(f.host.Accept(OpenRequest{Body: body, Cookie: testworld.Must(f.host.Cookie(body, f.clock.Now())), Number: 1}, f.clock.Now()))
 	var evidence attest.Evidence
 	if data, wanted, err := a.Evidence(); err != nil {
 		return nil, err
 	} else if wanted {
 		shown := false
 		if evidence, shown = f.proof(data); !shown {
-			a.wants = 0 // signs that there is none
+			a.opening.wants = 0 // signs that there is none
 		}
 	}
 	answer, _, err := a.Finish(evidence)
@@ -57,7 +59,7 @@ func (f *thief) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func (f *thief) client(wants Wants) *Transport {
-	return must(NewTransport(TransportConfig{Gateway: must(url.Parse("http://gateway.example")), Inner: f, Pin: f.byTask(), Wants: wants, Trust: f.world, Clock: f.clock}))
+	return testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse("http://gateway.example")), Inner: f, Pin: f.byTask(), Wants: wants, Trust: f.world, Clock: f.clock.Now}))
 }
 
 // TestLeakedSigningKey lets a thief with a unit's signing key meet new clients
@@ -68,12 +70,12 @@ func TestLeakedSigningKey(t *testing.T) {
 	victim := w.host(Limits{})
 	f := newThief(w, victim)
 	attested := func(program string) func(attest.ReportData) (attest.Evidence, bool) {
-		device := w.device(program)
+		device := w.Device(program)
 		return func(data attest.ReportData) (attest.Evidence, bool) {
-			return must(device.Attest(t.Context(), data)), true
+			return testworld.Must(device.Attest(t.Context(), data)), true
 		}
 	}
-	genuine := w.device("scoring 1")
+	genuine := w.Device("scoring 1")
 	ways := []struct {
 		name string
 		show func(attest.ReportData) (attest.Evidence, bool)
@@ -81,10 +83,10 @@ func TestLeakedSigningKey(t *testing.T) {
 	}{
 		{"none", func(attest.ReportData) (attest.Evidence, bool) { return attest.Evidence{}, false }, wire.EvidenceMissing},
 		{"the unit's, for the thief's own session", func(attest.ReportData) (attest.Evidence, bool) {
-			o := must(NewOpening(w.byTask(), WantEvidence))
-			a := must(victim.Accept(OpenRequest{Body: o.Request(), Cookie: must(victim.Cookie(o.Request(), noon))}, noon))
+			o := testworld.Must(NewOpening(w.byTask(), WantEvidence))
+			a := testworld.Must(victim.Accept(OpenRequest{Body: o.Request(), Cookie: testworld.Must(victim.Cookie(o.Request(), noon))}, noon))
 			data, _, err := a.Evidence()
-			return must(genuine.Attest(t.Context(), must(data, err))), true
+			return testworld.Must(genuine.Attest(t.Context(), testworld.Must(data, err))), true
 		}, wire.BadNonce},
 		{"of code of its own", attested("theft"), wire.NotMeasured},
 		{"of another task", attested("other"), wire.NotMeasured},
@@ -117,7 +119,7 @@ func TestLeakedSigningKey(t *testing.T) {
 func TestEveryByteOfAnOpenRequest(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
-	o := must(NewOpening(w.byTask(), 0))
+	o := testworld.Must(NewOpening(w.byTask(), 0))
 	answered := 0
 	for i := range o.Request() {
 		b := bytes.Clone(o.Request())
@@ -145,12 +147,12 @@ func TestEveryByteOfATombstone(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.host(Limits{}), w.host(Limits{})
 	s, sealed := w.opened(a, w.byTask())
-	must(b.Join(sealed, noon))
-	x := must(s.begin(wire.UnitID{}, noon, wire.FlagClose))
-	body := must(x.whole(head{}, nil))
-	in := must(a.begin([wire.HeaderSize]byte(body), noon))
-	must(0, in.open(bytes.NewReader(body[wire.HeaderSize:])))
-	tombstone := must(in.close())
+	testworld.Must(b.Join(sealed, noon))
+	x := testworld.Must(s.begin(wire.UnitID{}, noon, wire.FlagClose))
+	body := testworld.Must(x.whole(bhttp.Head{}, nil))
+	in := testworld.Must(a.begin([wire.HeaderSize]byte(body), noon))
+	testworld.Must(0, in.open(bytes.NewReader(body[wire.HeaderSize:]), atNoon))
+	tombstone := testworld.Must(in.close())
 	for i := range tombstone {
 		bad := bytes.Clone(tombstone)
 		bad[i] ^= 1 << (i % 8)
@@ -164,10 +166,10 @@ func TestEveryByteOfATombstone(t *testing.T) {
 	if _, err := b.Bury(tombstone, noon); err != nil {
 		t.Errorf("unchanged: %v", err)
 	}
-	if in := must(b.begin(x.raw, noon)); !in.closed {
+	if in := testworld.Must(b.begin(x.raw, noon)); !in.closed {
 		t.Error("asked to close, the unit does not say that it is done")
 	}
-	x = must(s.begin(wire.UnitID{}, noon, 0))
+	x = testworld.Must(s.begin(wire.UnitID{}, noon, 0))
 	_, err := b.begin(x.raw, noon)
-	refused(t, err, wire.Rekey)
+	testworld.Refused(t, err, wire.Rekey)
 }

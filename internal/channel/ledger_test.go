@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -66,7 +67,7 @@ func (l *ledger) of(token string) int {
 // does: an answer is the right one, an error is typed, and what is bound ran at
 // most once, and not at all unless the answer or the error allows for it.
 func (m *hostile) call(user, kind, token string) error {
-	m.t.Helper()
+	m.T.Helper()
 	method, path, body := "POST", "/", token
 	switch kind {
 	case "safe", "long":
@@ -77,7 +78,7 @@ func (m *hostile) call(user, kind, token string) error {
 	case "stream":
 		body += strings.Repeat(".", maxSmall+1)
 	}
-	r := must(http.NewRequestWithContext(context.WithValue(m.t.Context(), tryKey{}, new(atomic.Int64)), method, base+path, strings.NewReader(body)))
+	r := testworld.Must(http.NewRequestWithContext(context.WithValue(m.T.Context(), tryKey{}, new(atomic.Int64)), method, base+path, strings.NewReader(body)))
 	if kind == "marked" {
 		r.Header.Set("Idempotency-Key", token)
 	}
@@ -87,21 +88,21 @@ func (m *hostile) call(user, kind, token string) error {
 		want += strings.Repeat(".", 3000)
 	}
 	if err == nil && got != want {
-		m.t.Errorf("%s: wrong answer %q accepted", token, got)
+		m.T.Errorf("%s: wrong answer %q accepted", token, got)
 	}
 	if err != nil && wire.ReasonOf(err) == wire.Internal {
-		m.t.Errorf("%s: error %v has no reason", token, err)
+		m.T.Errorf("%s: error %v has no reason", token, err)
 	}
 	bound := kind == "bound" || kind == "stream"
 	runs := m.app.of(token)
 	if bound && runs > 1 {
-		m.t.Errorf("%s: executed %d times", token, runs)
+		m.T.Errorf("%s: executed %d times", token, runs)
 	}
 	if bound && runs > 0 && err != nil && !answered && !errors.Is(err, ErrOutcomeUnknown) {
-		m.t.Errorf("%s: executed, and the error says otherwise: %v", token, err)
+		m.T.Errorf("%s: executed, and the error says otherwise: %v", token, err)
 	}
 	if err == nil && runs == 0 {
-		m.t.Errorf("%s: answered, and never executed", token)
+		m.T.Errorf("%s: answered, and never executed", token)
 	}
 	return err
 }

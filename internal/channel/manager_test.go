@@ -52,7 +52,7 @@ func (m *hostile) story() {
 		m.does.after(m)
 	}
 	if m.acts.Load() == 0 {
-		m.t.Error("the manager never did what it is to do")
+		m.T.Error("the manager never did what it is to do")
 	}
 	m.honest.Store(true)
 	for _, name := range users {
@@ -71,7 +71,7 @@ func (m *hostile) work(user string, worker int) {
 			err := m.call(user, kind, fmt.Sprintf("%s %s %d-%d", user, kind, worker, round))
 			may := m.does.fails == all || m.does.fails == unmarked && (kind == "bound" || kind == "stream")
 			if err != nil && !may {
-				m.t.Errorf("%s's %s call: %v", user, kind, err)
+				m.T.Errorf("%s's %s call: %v", user, kind, err)
 			}
 		}
 	}
@@ -85,14 +85,14 @@ func (m *hostile) recover(user string) {
 		m.mustCall(user, kind, user+" goes on, "+kind)
 	}
 	if got, want := m.users[user].Opens(), max(m.does.opens, 1); got > want || want < many && got < want {
-		m.t.Errorf("%s: got %d sessions, want %d", user, got, want)
+		m.T.Errorf("%s: got %d sessions, want %d", user, got, want)
 	}
 }
 
 func (m *hostile) mustCall(user, kind, token string) {
-	m.t.Helper()
+	m.T.Helper()
 	if err := m.call(user, kind, token); err != nil {
-		m.t.Errorf("%s: %v", token, err)
+		m.T.Errorf("%s: %v", token, err)
 	}
 }
 
@@ -105,12 +105,12 @@ func (m *hostile) settle() {
 	defer m.app.mu.Unlock()
 	for tag, users := range m.app.tags {
 		if len(users) != 1 {
-			m.t.Errorf("session %s carried the data of %v", tag, users)
+			m.T.Errorf("session %s carried the data of %v", tag, users)
 		}
 	}
 	for token, runs := range m.app.runs {
 		if runs > 1 && isBound(token) {
-			m.t.Errorf("%s: executed %d times", token, runs)
+			m.T.Errorf("%s: executed %d times", token, runs)
 		}
 	}
 }

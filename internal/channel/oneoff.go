@@ -7,39 +7,48 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"sync"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/limit"
+	"github.com/cohort-tee/cohort/internal/ohttp"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// oneOffWait is how long a one-off request in one piece may take to come, and of
-// one in chunks the head.
-const oneOffWait = 10 * time.Second
+// bodyWait is how long an open request, or a one-off request in one piece, may take
+// to come, and of one in chunks the head.
+const bodyWait = 10 * time.Second
 
 // oneOff serves one-off requests, and the key configuration for them.
 func (s *Server) oneOff(w http.ResponseWriter, r *http.Request) error {
-	release := sync.OnceFunc(func() { s.oneOffs.Add(-1) })
-	defer release()
-	if n, most := int(s.oneOffs.Add(1)), s.config.Host.limits.OneOffs; n > most {
-		return wire.Refuse(wire.Overload, "unit: one-off requests under way", n, most)
+	at, err := s.config.Clock()
+	if err != nil {
+		return err
+	}
+	if _, _, err := s.config.Host.forOneOffs(at); err != nil {
+		return err
 	}
 	switch r.Method {
 	case http.MethodGet:
-		return s.oneOffKeys(w, r)
+		return s.oneOffKeys(w, r, at)
 	case http.MethodPost:
-		return s.oneOffRequest(w, r, release)
+		return s.oneOffRequest(w, r, at)
 	}
 	return wire.Refuse(wire.BadRequest, "one-off: method", r.Method, "GET or POST")
 }
 
 // oneOffKeys answers with the key configuration for the pin of the query.
-func (s *Server) oneOffKeys(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) oneOffKeys(w http.ResponseWriter, r *http.Request, at time.Time) error {
 	pin, err := s.config.Host.pinOf(r.URL.Query())
 	if err != nil {
 		return err
 	}
-	signed, plain, err := s.config.Host.OneOffKeys(pin, s.config.Clock())
+	place := reserved{shares: s.intake.oneOffs, from: limit.AddressOf(r.RemoteAddr)}
+	if err := place.take(1); err != nil {
+		return err
+	}
+	signed, plain, err := s.config.Host.OneOffKeys(pin, at)
+	place.give() // the client may take its time
 	if err != nil {
 		return err
 	}
@@ -78,27 +87,43 @@ func (h *Host) pinOf(query url.Values) (pin Pin, err error) {
 }
 
 // oneOffRequest answers a one-off request. Once it is opened, every answer is
-// encapsulated or cut off. One in chunks is from then on as cheap as one in a
-// session, and released.
-func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request, release func()) error {
-	f, err := formOf(r.Header.Get("Content-Type"), form.requestType)
+// encapsulated or cut off. It takes a place when its first chunk is there, which
+// takes a private key to open, and returns it when the answer is made; one in chunks
+// is from its head on as cheap as one in a session, and returns it then.
+func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request, at time.Time) error {
+	f, err := ohttp.RequestForm(r.Header.Get("Content-Type"))
 	if err != nil {
+		return err
+	}
+	from := limit.AddressOf(r.RemoteAddr)
+	kept, place := reserved{shares: s.intake.reading, from: from}, reserved{shares: s.intake.oneOffs, from: from}
+	defer kept.give()
+	defer place.give()
+	if err := kept.take(oneOffReading(f, r)); err != nil {
 		return err
 	}
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(oneOffWait)) // a server that has none has its own limit
-	x, err := s.config.Host.beginOneOff(f, r.Body, s.config.Clock())
+	_ = control.SetReadDeadline(time.Now().Add(bodyWait)) // a server that has none has its own limit
+	x, err := s.config.Host.beginOneOff(f, r.Body, at)
 	if err != nil {
 		return err
 	}
-	h, rest, err := x.body.head((*parser).request)
+	open := x.body.Open
+	x.body.Open = func(ad, ciphertext []byte) ([]byte, error) {
+		if err := place.take(1); err != nil {
+			return nil, err
+		}
+		return open(ad, ciphertext)
+	}
+	h, rest, err := x.body.Head(bhttp.ParseRequest)
 	if err != nil && x.opened == nil {
 		return err
 	}
 	_ = control.SetReadDeadline(time.Time{})
 	leave := func() {}
-	if f.chunked {
-		release()
+	if f.Chunked {
+		place.give()
+		kept.give()
 		leave = fullDuplex(w, r)
 	}
 	answered, sealErr := x.writer(w)
@@ -111,8 +136,12 @@ func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request, release f
 	if err != nil {
 		problem(answered, err) // the app was not asked
 	}
-	if !x.body.done() {
+	if !x.body.Done() {
 		lastOn(w, r)
+	}
+	place.give() // the client may take its time, and what is kept for it counts
+	if err := kept.take(answered.kept()); err != nil {
+		return err
 	}
 	if err := x.finish(w, answered); err != nil {
 		return err
@@ -125,48 +154,61 @@ func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request, release f
 type inboundOneOff struct {
 	host     *Host
 	standing *standing
-	capsule  capsule
+	header   ohttp.Header
 	enc      []byte
-	body     *uncutter
+	body     *ohttp.Reader
 	opened   *hpke.Recipient // once the first chunk was
 }
 
 // beginOneOff reads what stands before the chunks and finds the keys that it may
 // mean. It refuses with "ohttp-key" when the unit holds none.
-func (h *Host) beginOneOff(f form, body io.Reader, at time.Time) (*inboundOneOff, error) {
-	var raw [capsuleSize]byte
+func (h *Host) beginOneOff(f ohttp.Form, body io.Reader, at time.Time) (*inboundOneOff, error) {
+	var raw [ohttp.HeaderSize]byte
 	if _, err := io.ReadFull(body, raw[:]); err != nil {
 		return nil, wire.Refuse(wire.Malformed, "one-off: header", "cut off", "7 bytes")
 	}
-	x := &inboundOneOff{host: h, capsule: parseCapsule(raw)}
-	i, err := x.capsule.suite()
+	st, k, err := h.forOneOffs(at)
 	if err != nil {
 		return nil, err
 	}
-	held, err := h.oneOffRings(x, i, at)
+	x := &inboundOneOff{host: h, standing: st, header: ohttp.ParseHeader(raw)}
+	i, err := x.header.KEM()
 	if err != nil {
 		return nil, err
 	}
-	x.enc = make([]byte, kems[i].encSize)
+	held, err := x.rings(i, k, at)
+	if err != nil {
+		return nil, err
+	}
+	x.enc = make([]byte, ohttp.KEMs[i].EncSize)
 	if _, err := io.ReadFull(body, x.enc); err != nil {
 		return nil, wire.Refuse(wire.Malformed, "one-off: encapsulated secret", "cut off", len(x.enc))
 	}
-	x.body = &uncutter{r: body, form: f}
-	x.body.open = func(ad, ciphertext []byte) ([]byte, error) { return x.first(f, held, ad, ciphertext) }
+	x.body = &ohttp.Reader{Form: f, From: body}
+	x.body.Open = func(ad, ciphertext []byte) ([]byte, error) { return x.first(f, held, ad, ciphertext) }
 	return x, nil
 }
 
-// oneOffRings are the private keys that the key id may mean.
-func (h *Host) oneOffRings(x *inboundOneOff, i int, at time.Time) (held []hpke.PrivateKey, err error) {
+// forOneOffs is what the unit is and knows, if it serves one-off requests at all. It
+// refuses, with "not-found", a unit of a group.
+func (h *Host) forOneOffs(at time.Time) (*standing, known, error) {
 	h.mu.Lock()
-	at = h.at(at)
-	x.standing, err = h.serving(at)
-	h.mu.Unlock()
+	defer h.mu.Unlock()
+	st, err := h.serving(h.at(at))
 	if err != nil {
-		return nil, err
+		return nil, known{}, err
 	}
+	if st.Group != "" {
+		return nil, known{}, wire.Refuse(wire.NotFound, "one-off", "a unit of group "+st.Group, "one of a task")
+	}
+	return st, h.known, nil
+}
+
+// rings are the private keys that the key id may mean, but for those that a unit
+// which was cut off may hold.
+func (x *inboundOneOff) rings(i int, k known, at time.Time) (held []hpke.PrivateKey, err error) {
 	for id, r := range x.standing.rings {
-		if x.standing.Group != "" || oneOffID(id, i) != x.capsule.key || !at.Before(r.key.End()) {
+		if oneOffID(id, i) != x.header.Key || !at.Before(r.key.End()) || k.old[id] {
 			continue
 		}
 		if private, err := r.oneOffKey(i); err == nil { // else it was erased just now
@@ -174,25 +216,21 @@ func (h *Host) oneOffRings(x *inboundOneOff, i int, at time.Time) (held []hpke.P
 		}
 	}
 	if len(held) == 0 {
-		return nil, wire.Refuse(wire.OneOffKey, "one-off: key id", x.capsule.key, "that of a key that the unit holds")
+		return nil, wire.Refuse(wire.OneOffKey, "one-off: key id", x.header.Key, "that of a key that the unit holds")
 	}
 	return held, nil
 }
 
 // first opens the first chunk under the key that was meant; the next ones follow
 // in its context.
-func (x *inboundOneOff) first(f form, held []hpke.PrivateKey, ad, ciphertext []byte) (plaintext []byte, err error) {
-	aead, _ := aead(x.capsule.aead)
+func (x *inboundOneOff) first(f ohttp.Form, held []hpke.PrivateKey, ad, ciphertext []byte) (plaintext []byte, err error) {
 	for _, private := range held {
 		var recipient *hpke.Recipient
-		wire.Secretly(func() {
-			recipient, err = hpke.NewRecipient(x.enc, private, hpke.HKDFSHA256(), aead, f.info(x.capsule))
-		})
-		if err != nil {
+		if recipient, err = f.NewRecipient(x.header, x.enc, private); err != nil {
 			continue
 		}
 		if plaintext, err = recipient.Open(ad, ciphertext); err == nil {
-			x.opened, x.body.open = recipient, recipient.Open
+			x.opened, x.body.Open = recipient, recipient.Open
 			return plaintext, nil
 		}
 	}
@@ -201,34 +239,32 @@ func (x *inboundOneOff) first(f form, held []hpke.PrivateKey, ad, ciphertext []b
 
 // writer is the answer to the request, under a response nonce of its own.
 func (x *inboundOneOff) writer(w http.ResponseWriter) (*answerWriter, error) {
-	_, size := aead(x.capsule.aead)
-	nonce := make([]byte, size)
+	nonce := make([]byte, x.header.NonceSize())
 	rand.Read(nonce) // never returns an error: it ends the program instead
-	answer, err := x.body.form.answerCipher(x.opened.Export, x.capsule, x.enc, nonce)
+	answer, err := x.body.Form.ResponseCipher(x.opened.Export, x.header, x.enc, nonce)
 	if err != nil {
 		return nil, err
 	}
-	a := newWriter(w, x.host, &cutter{form: x.body.form, seal: answer.seal})
-	a.kind, a.prefix = x.body.form.answer, nonce
+	a := newWriter(w, x.host, oneOffOutlet{&ohttp.Writer{Form: x.body.Form, Seal: answer.Seal}})
+	a.kind, a.prefix = x.body.Form.ResponseType, nonce
 	return a, nil
 }
 
 // serve lets the app answer. It refuses, with "not-allowed", a request that
 // might be replayed to every unit and is not safe to be: at most those that are
 // marked may follow, where policy says so.
-func (x *inboundOneOff) serve(app http.Handler, a *answerWriter, outer *http.Request, h head, rest []byte) error {
-	marked := x.standing.OneOff && h.fields.Get("Idempotency-Key") != ""
-	if !safeMethods[h.method] && !marked {
-		return wire.Refuse(wire.NotAllowed, "one-off: method", h.method, "a safe one")
+func (x *inboundOneOff) serve(app http.Handler, a *answerWriter, outer *http.Request, h bhttp.Head, rest []byte) error {
+	if !safeMethods[h.Method] && !(x.standing.OneOff && marked(h.Fields)) {
+		return wire.Refuse(wire.NotAllowed, "one-off: method", h.Method, "a safe one")
 	}
-	if h.fields.Get("Expect") != "" {
-		return wire.Refuse(wire.BadRequest, "one-off: expectation", h.fields.Get("Expect"), "none")
+	if h.Fields.Get("Expect") != "" {
+		return wire.Refuse(wire.BadRequest, "one-off: expectation", h.Fields.Get("Expect"), "none")
 	}
-	r, err := h.inner(outer.WithContext(outer.Context()), &source{opener: x.body}, rest)
+	r, err := h.Request(outer.WithContext(outer.Context()), &source{opener: oneOffChunks{x.body}}, rest)
 	if err != nil {
 		return err
 	}
-	a.noContent = h.method == http.MethodHead
+	a.noContent = h.Method == http.MethodHead
 	app.ServeHTTP(a, r)
 	return nil
 }
@@ -250,4 +286,28 @@ func (x *inboundOneOff) finish(w http.ResponseWriter, a *answerWriter) error {
 	}
 	p.Write(a)
 	return a.finish()
+}
+
+// oneOffChunks are the chunks of a message as [source] reads them.
+type oneOffChunks struct{ *ohttp.Reader }
+
+func (c oneOffChunks) next() ([]byte, place, error) {
+	b, last, err := c.Next()
+	if last {
+		return b, final, err
+	}
+	return b, inner, err
+}
+
+func (c oneOffChunks) done() bool { return c.Done() }
+func (c oneOffChunks) release()   {}
+
+// oneOffOutlet encrypts a response as [answerWriter] writes it.
+type oneOffOutlet struct{ *ohttp.Writer }
+
+func (o oneOffOutlet) put(b []byte, at place) ([]byte, error) {
+	if at == final {
+		return o.End(b[lengthSize:])
+	}
+	return o.Add(b[lengthSize:])
 }

@@ -9,15 +9,20 @@ import (
 	"net/http"
 	"net/url"
 
+	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/ohttp"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // OneOffConfig says where one-off requests go. Every field is required but
-// Whole.
+// Stands and Whole.
 type OneOffConfig struct {
 	URL   *url.URL          // of the gateway's resource, or of a relay's; trusted with nothing
 	Inner http.RoundTripper // sends outer requests
 	Keys  OneOffKeys
+	// Stands refuses once policy has cut off a unit that may hold the keys: what comes
+	// of an answer from then on is not taken. Nil takes all.
+	Stands func() error
 	// Whole sends requests in one piece, to gateways that know RFC 9458 alone.
 	// Requests and answers are then held whole, at most 256 KiB each.
 	Whole bool
@@ -28,18 +33,18 @@ type OneOffConfig struct {
 // may deliver it many times. It is safe for concurrent use.
 type OneOffs struct {
 	config OneOffConfig
-	form   form
+	form   ohttp.Form
 }
 
 // NewOneOffs makes one. It refuses, with "request", a configuration that leaves
 // something out.
 func NewOneOffs(c OneOffConfig) (*OneOffs, error) {
-	if c.URL == nil || c.Inner == nil || c.Keys.key.public == nil {
+	if c.URL == nil || c.Inner == nil || c.Keys.key.Public == nil {
 		return nil, wire.Refuse(wire.BadRequest, "one-off: configuration", "one with gaps", "URL, inner, keys")
 	}
-	o := &OneOffs{config: c, form: chunkForm}
+	o := &OneOffs{config: c, form: ohttp.Chunks}
 	if c.Whole {
-		o.form = wholeForm
+		o.form = ohttp.Whole
 	}
 	return o, nil
 }
@@ -66,7 +71,7 @@ func (o *OneOffs) roundTrip(r *http.Request) (*http.Response, error) {
 	}
 	outer := (&http.Request{
 		Method: http.MethodPost, URL: o.config.URL, Host: o.config.URL.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: http.Header{"Content-Type": {o.form.request}, "User-Agent": nil}, Body: sent, ContentLength: indeterminate,
+		Header: http.Header{"Content-Type": {o.form.RequestType}, "User-Agent": nil}, Body: sent, ContentLength: bhttp.Indeterminate,
 	}).WithContext(r.Context())
 	if sent.ended { // and may be sent again, when a kept-alive connection is gone
 		defer sent.Close()
@@ -75,7 +80,7 @@ func (o *OneOffs) roundTrip(r *http.Request) (*http.Response, error) {
 		outer.Body, outer.ContentLength = io.NopCloser(bytes.NewReader(whole)), int64(len(whole))
 		outer.Header["X-Idempotency-Key"] = []string{} // says so to net/http and is not sent
 	}
-	if o.form.chunked {
+	if o.form.Chunked {
 		outer.Header["Incremental"] = []string{"?1"} // so that no relay waits for the end
 	}
 	answer, err := o.config.Inner.RoundTrip(outer)
@@ -91,10 +96,11 @@ func (o *OneOffs) roundTrip(r *http.Request) (*http.Response, error) {
 
 // sentOneOff is a request on its way: an io.ReadCloser of what is sent.
 type sentOneOff struct {
-	capsule capsule
+	header  ohttp.Header
 	enc     []byte
+	stands  func() error // nil: nobody asks
 	sender  *hpke.Sender
-	cutter  *cutter
+	writer  *ohttp.Writer
 	body    io.ReadCloser
 	trailer http.Header
 	outbox
@@ -104,62 +110,65 @@ type sentOneOff struct {
 // encapsulate begins a request: a small one is whole then.
 func (o *OneOffs) encapsulate(r *http.Request) (*sentOneOff, error) {
 	key := o.config.Keys.key
-	s := &sentOneOff{capsule: key.capsule, body: r.Body, trailer: r.Trailer}
+	s := &sentOneOff{header: key.Header, stands: o.config.Stands, body: r.Body, trailer: r.Trailer}
 	if s.body == nil {
 		s.body = http.NoBody
 	}
 	var err error
-	wire.Secretly(func() {
-		aead, _ := aead(key.aead)
-		s.enc, s.sender, err = hpke.NewSender(key.public, hpke.HKDFSHA256(), aead, o.form.info(key.capsule))
-	})
-	if err != nil {
+	if s.enc, s.sender, err = o.form.NewSender(key); err != nil {
 		return nil, fmt.Errorf("encapsulating: %w", err)
 	}
-	s.cutter = &cutter{form: o.form, seal: s.sender.Seal}
-	s.out = append(s.capsule.bytes(), s.enc...)
+	s.writer = &ohttp.Writer{Form: o.form, Seal: s.sender.Seal}
+	s.out = append(s.header.Encode(), s.enc...)
 	h := headOf(r)
 	if r.Body == nil || r.Body == http.NoBody {
-		h.length = 0
-	} else if h.length <= 0 {
-		h.length = indeterminate
+		h.Length = 0
+	} else if h.Length <= 0 {
+		h.Length = bhttp.Indeterminate
 	}
-	if !o.form.chunked || 0 <= h.length && h.length <= maxSmall && len(s.trailer) == 0 {
+	if !o.form.Chunked || 0 <= h.Length && h.Length <= maxSmall && len(s.trailer) == 0 {
 		return s, s.whole(h)
 	}
-	h.length = indeterminate
-	b, err := appendRequest(nil, h)
+	h.Length = bhttp.Indeterminate
+	b, err := bhttp.AppendRequest(nil, h)
 	if err != nil {
 		return nil, err
 	}
-	return s, s.add(b, inner)
+	return s, s.add(b)
 }
 
 // add seals more of the request.
-func (s *sentOneOff) add(plaintext []byte, at place) error {
-	sealed, err := s.cutter.add(plaintext, at)
-	s.out, s.ended = append(s.out, sealed...), at == final
+func (s *sentOneOff) add(plaintext []byte) error {
+	sealed, err := s.writer.Add(plaintext)
+	s.out = append(s.out, sealed...)
+	return err
+}
+
+// end seals the last of the request.
+func (s *sentOneOff) end(plaintext []byte) error {
+	sealed, err := s.writer.End(plaintext)
+	s.out, s.ended = append(s.out, sealed...), true
 	return err
 }
 
 // whole is a request whose content is read before it is sent.
-func (s *sentOneOff) whole(h head) error {
-	content, err := io.ReadAll(io.LimitReader(s.body, maxWhole+1))
+func (s *sentOneOff) whole(h bhttp.Head) error {
+	content, err := io.ReadAll(io.LimitReader(s.body, ohttp.MaxWhole+1))
 	if err != nil {
 		return fmt.Errorf("reading the request's body: %w", err)
 	}
-	if h.length != indeterminate && int64(len(content)) != h.length {
+	if h.Length != bhttp.Indeterminate && int64(len(content)) != h.Length {
 		return fmt.Errorf("reading the request's body: %w", io.ErrUnexpectedEOF)
 	}
-	h.length = int64(len(content))
-	b, err := appendRequest(nil, h)
+	h.Length = int64(len(content))
+	b, err := bhttp.AppendRequest(nil, h)
 	if err != nil {
 		return err
 	}
-	if b, err = appendEnd(append(b, content...), s.trailer, h.length); err != nil {
+	if b, err = bhttp.AppendTrailers(append(b, content...), s.trailer, h.Length); err != nil {
 		return err
 	}
-	return s.add(pad(b, 0), final)
+	return s.end(pad(b, 0))
 }
 
 // Read gives the request's bytes.
@@ -171,18 +180,18 @@ func (s *sentOneOff) Close() error { return s.body.Close() }
 // fill seals the next part of the content, or after it the trailers.
 func (s *sentOneOff) fill() error {
 	if s.buf == nil {
-		s.buf = make([]byte, partRoom+maxSent-4)
+		s.buf = make([]byte, partRoom+ohttp.MaxSent-4)
 	}
 	n, err := s.body.Read(s.buf[partRoom:])
 	switch {
 	case n > 0:
-		return s.add(indeterminatePart(s.buf, n)[lengthSize:], inner)
+		return s.add(indeterminatePart(s.buf, n)[lengthSize:])
 	case err == io.EOF:
-		end, err := appendEnd([]byte{0}, s.trailer, indeterminate)
+		end, err := bhttp.AppendTrailers([]byte{0}, s.trailer, bhttp.Indeterminate)
 		if err != nil {
 			return err
 		}
-		return s.add(end, final)
+		return s.end(end)
 	}
 	return err
 }
@@ -190,28 +199,30 @@ func (s *sentOneOff) fill() error {
 // answer opens the answer in an outer one. Other gateways than ours may give it in
 // the other form than the request has.
 func (s *sentOneOff) answer(r *http.Request, outer *http.Response) (*http.Response, error) {
-	f, err := formOf(outer.Header.Get("Content-Type"), form.answerType)
+	f, err := ohttp.ResponseForm(outer.Header.Get("Content-Type"))
 	if outer.StatusCode != http.StatusOK || err != nil {
 		return nil, gatewaySaid(outer)
 	}
-	_, size := aead(s.capsule.aead)
-	nonce := make([]byte, size)
+	nonce := make([]byte, s.header.NonceSize())
 	if _, err := io.ReadFull(outer.Body, nonce); err != nil {
 		return nil, cutOff(err)
 	}
-	key, err := f.answerCipher(s.sender.Export, s.capsule, s.enc, nonce)
+	key, err := f.ResponseCipher(s.sender.Export, s.header, s.enc, nonce)
 	if err != nil {
 		return nil, err
 	}
-	u := &uncutter{r: outer.Body, form: f, open: key.open}
-	h, rest, err := u.head((*parser).response)
+	u := &ohttp.Reader{Form: f, From: outer.Body, Open: key.Open}
+	h, rest, err := u.Head(bhttp.ParseResponse)
+	if err == nil && s.stands != nil {
+		err = s.stands()
+	}
 	if err != nil {
 		return nil, err
 	}
 	// rest is of a buffer that is nobody else's.
-	c := newContent(&source{opener: u}, h, rest)
-	c.closer = outer.Body
-	return h.response(r, c), nil
+	c := bhttp.NewContent(&source{opener: oneOffChunks{u}, stands: s.stands}, h, rest)
+	c.Closer = outer.Body
+	return h.Response(r, c)
 }
 
 // maxSaid bounds in bytes what is read of an answer of the gateway's own.
@@ -226,7 +237,7 @@ func gatewaySaid(outer *http.Response) error {
 		return wire.Refuse(wire.OneOffKey, "one-off: key", "not known to the units", "one of a key configuration that is in force")
 	}
 	if outer.StatusCode == http.StatusTooManyRequests {
-		return wire.Refuse(wire.TooMany, "one-off: requests a second", "more", "fewer from this address")
+		return wire.Refuse(wire.TooMany, "one-off: requests of this address", "more than its quota", "fewer")
 	}
 	return wire.Refuse(wire.Unavailable, "one-off: outer answer", outer.StatusCode, http.StatusOK)
 }

@@ -3,9 +3,12 @@ package channel
 import (
 	"bytes"
 	"context"
+	"crypto/elliptic"
+	"encoding/asn1"
 	"encoding/binary"
 	"errors"
 	"io"
+	"math/big"
 	"net/http"
 	"net/url"
 	"slices"
@@ -17,6 +20,8 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -33,31 +38,31 @@ type exchanged struct {
 // accepted opens a session up to the answer; evidence comes from the device
 // where it is wanted.
 func (w *world) accepted(h *Host, pin Pin, wants Wants, device *attesttest.Device) *exchanged {
-	w.t.Helper()
-	o := must(NewOpening(pin, wants))
+	w.T.Helper()
+	o := testworld.Must(NewOpening(pin, wants))
 	r := OpenRequest{Body: o.Request(), Number: 7}
 	if wants&WantEvidence != 0 {
-		r.Cookie = must(h.Cookie(o.Request(), w.clock()))
+		r.Cookie = testworld.Must(h.Cookie(o.Request(), w.clock.Now()))
 	}
-	a := must(h.Accept(r, w.clock()))
+	a := testworld.Must(h.Accept(r, w.clock.Now()))
 	var evidence attest.Evidence
 	if data, wanted, err := a.Evidence(); err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	} else if wanted {
-		evidence = must(device.Attest(context.Background(), data))
+		evidence = testworld.Must(device.Attest(context.Background(), data))
 	}
 	answer, _, err := a.Finish(evidence)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
-	return &exchanged{w, h, o, answer, w.trust(), w.clock()}
+	return &exchanged{w, h, o, answer, w.trust(), w.clock.Now()}
 }
 
 func (x *exchanged) finish() (*Session, error) { return x.opening.Finish(x.answer, x.trust, x.at) }
 
 // edit changes one field of the answer and frames it anew.
 func (x *exchanged) edit(field int, change func([]byte) []byte) {
-	f := must(wire.Unframe(wire.LabelSessionAnswer, x.answer, 11))
+	f := testworld.Must(wire.Unframe(wire.LabelSessionAnswer, x.answer, 12))
 	f[field] = change(bytes.Clone(f[field]))
 	x.answer = wire.Frame(wire.LabelSessionAnswer, f...)
 }
@@ -69,7 +74,7 @@ func empty([]byte) []byte { return nil }
 func TestOpen(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
-	x := w.accepted(h, w.byID(), WantEvidence|WantReceipts, w.device("scoring 1"))
+	x := w.accepted(h, w.byID(), WantEvidence|WantReceipts, w.Device("scoring 1"))
 	s, err := x.finish()
 	if err != nil {
 		t.Fatal(err)
@@ -95,8 +100,8 @@ func TestOpenedByAnother(t *testing.T) {
 				return nil, nil
 			}
 			left--
-			answer := must(c.route(r))
-			x := exchanged{answer: must(io.ReadAll(answer.Body))}
+			answer := testworld.Must(c.route(r))
+			x := exchanged{answer: testworld.Must(io.ReadAll(answer.Body))}
 			x.edit(2, flip)
 			answer.Body = io.NopCloser(bytes.NewReader(x.answer))
 			return answer, nil
@@ -117,14 +122,14 @@ func TestOpenedByAnother(t *testing.T) {
 func TestAnswerRefusals(t *testing.T) {
 	good := func(t *testing.T) *exchanged {
 		w := newWorld(t)
-		return w.accepted(w.host(Limits{}), w.byTask(), WantEvidence, w.device("scoring 1"))
+		return w.accepted(w.host(Limits{}), w.byTask(), WantEvidence, w.Device("scoring 1"))
 	}
 	field := func(i int, change func([]byte) []byte) func(*exchanged) {
 		return func(x *exchanged) { x.edit(i, change) }
 	}
 	evidence := func(program string, fault attesttest.Faults) func(*exchanged) {
 		return func(x *exchanged) {
-			d := x.device(program)
+			d := x.Device(program)
 			d.Faults = fault
 			*x = *x.world.accepted(x.host, x.byTask(), WantEvidence, d)
 		}
@@ -142,6 +147,10 @@ func TestAnswerRefusals(t *testing.T) {
 		{"another session id", field(1, flip), wire.BadDigest},
 		{"another range", field(1, func(b []byte) []byte { b[0] ^= 1; return b }), wire.BadSignature},
 		{"another unit", field(2, flip), wire.WrongIdentity},
+		{"another unit, and an expiry in the past", func(x *exchanged) {
+			x.edit(2, flip)
+			x.edit(6, func([]byte) []byte { return wire.Uint64(1) })
+		}, wire.WrongIdentity},
 		{"another identity", field(3, flip), wire.WrongIdentity},
 		{"another ring", field(4, flip), wire.BadDigest},
 		{"an unknown head", field(5, flip), wire.Behind},
@@ -154,18 +163,19 @@ func TestAnswerRefusals(t *testing.T) {
 		{"a chain that is no certificates", field(7, func([]byte) []byte { return wire.Frame(wire.LabelChain, nil, nil) }), wire.BadChain},
 		{"a chain too large", field(7, func([]byte) []byte { return make([]byte, maxChain+1) }), wire.TooLarge},
 		{"another signature", field(8, flip), wire.BadSignature},
+		{"the other signature that the key allows", field(8, highS), wire.BadSignature},
 		{"no signature", field(8, empty), wire.BadSignature},
 		{"wanted evidence left out", field(9, empty), wire.BadSignature},
 		{"another ticket", field(10, flip), wire.BadSignature},
-		{"for another request", func(x *exchanged) { x.opening = must(NewOpening(x.byTask(), WantEvidence)) }, wire.BadDigest},
+		{"for another request", func(x *exchanged) { x.opening = testworld.Must(NewOpening(x.byTask(), WantEvidence)) }, wire.BadDigest},
 		{"for other wants", func(x *exchanged) { x.opening.wants = 0 }, wire.BadDigest},
 		{"for another pin", func(x *exchanged) { x.opening.pin = x.byID() }, wire.BadDigest},
 		{"a pin of another release", func(x *exchanged) { x.opening.pin = Pin{Genesis: x.policy.Genesis(), ID: x.id("2")} }, wire.WrongIdentity},
 		{"a pin of another task", func(x *exchanged) { x.opening.pin.Task = "other" }, wire.WrongIdentity},
 		{"a pin of no task", func(x *exchanged) { x.opening.pin.Task = "none" }, wire.NotFound},
 		{"a pin of another history", func(x *exchanged) { x.opening.pin.Genesis = wire.Sum(nil) }, wire.WrongGenesis},
-		{"under another history", func(x *exchanged) { x.trust.Policy = newWorld(x.t).policy }, wire.Behind},
-		{"under another root", func(x *exchanged) { x.trust.Root = newWorld(x.t).root() }, wire.WrongRoot},
+		{"under another history", func(x *exchanged) { x.trust.Policy = newWorld(x.T).policy }, wire.Behind},
+		{"under another root", func(x *exchanged) { x.trust.Root = newWorld(x.T).root() }, wire.WrongRoot},
 		{"past the certificate", func(x *exchanged) { x.at = noon.Add(2 * time.Hour) }, wire.Expired},
 		{"without a verifier", func(x *exchanged) { x.trust.Verifier = nil }, wire.EvidenceMissing},
 		{"evidence for another secret", evidence("scoring 1", attesttest.Faults{OtherReportData: true}), wire.BadNonce},
@@ -178,7 +188,7 @@ func TestAnswerRefusals(t *testing.T) {
 			x := good(t)
 			c.edit(x)
 			_, err := x.finish()
-			refused(t, err, c.want)
+			testworld.Refused(t, err, c.want)
 		})
 	}
 	if _, err := good(t).finish(); err != nil {
@@ -186,10 +196,18 @@ func TestAnswerRefusals(t *testing.T) {
 	}
 }
 
+// highS is the other of the two signatures, (r, s) and (r, n-s), of one message.
+func highS(signature []byte) []byte {
+	var pair struct{ R, S *big.Int }
+	testworld.Must(asn1.Unmarshal(signature, &pair))
+	pair.S.Sub(elliptic.P256().Params().N, pair.S)
+	return testworld.Must(asn1.Marshal(pair))
+}
+
 // TestEveryByteOfAnAnswer flips a bit of every byte of an answer.
 func TestEveryByteOfAnAnswer(t *testing.T) {
 	w := newWorld(t)
-	x := w.accepted(w.host(Limits{}), w.byTask(), WantEvidence, w.device("scoring 1"))
+	x := w.accepted(w.host(Limits{}), w.byTask(), WantEvidence, w.Device("scoring 1"))
 	answer := x.answer
 	for i := range answer {
 		x.answer = bytes.Clone(answer)
@@ -203,15 +221,15 @@ func TestEveryByteOfAnAnswer(t *testing.T) {
 // successor is a unit of a release that continues the one with a ring, and its
 // own ring.
 func (w *world) successor(of identity.Ring) (*Host, identity.Ring) {
-	w.t.Helper()
+	w.T.Helper()
 	own := identity.Ring{Strict: identity.NewRingKeys(noon, time.Hour), Follow: identity.NewRingKeys(noon, time.Hour),
 		Inherited: identity.Inherited{Identity: w.id("1"), Keys: of.Follow}}
 	key := newKey()
 	s := w.standing(key, "2")
 	s.Ring = copyRing(own)
-	h := must(NewHost(key, Limits{}))
+	h := testworld.Must(NewHost(key, Limits{}))
 	if err := h.Update(s); err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return h, own
 }
@@ -228,7 +246,7 @@ func TestKeysOfNewerReleases(t *testing.T) {
 		t.Errorf("a session that follows: %v", err)
 	}
 	_, err := newer.Join(pinned, noon)
-	refused(t, err, wire.UnknownRing)
+	testworld.Refused(t, err, wire.UnknownRing)
 
 	again, left, err := newer.Reseal(10, noon)
 	if err != nil || len(again) != 1 || left != 0 {
@@ -259,12 +277,12 @@ func TestResealGoesOn(t *testing.T) {
 		w.opened(h, w.byTask())
 	}
 	w.opened(h, w.byID())
-	w.ring.Strict = w.ring.Strict.Cut(noon, time.Minute) // a policy has made lives short
-	w.ring.Follow = w.ring.Follow.Cut(noon, time.Hour)
+	w.ring.Strict = drawn(w.ring.Strict, time.Minute) // a policy has made lives short, and the authority started again
+	w.ring.Follow = drawn(w.ring.Follow, time.Hour)
 	w.ring.Strict.Previous = w.ring.Strict.Previous.Until(noon.Add(time.Hour))
-	must(0, h.Update(w.standing(h.key, "1")))
+	testworld.Must(0, h.Update(w.standing(h.key, "1")))
 	sealed, left, err := h.Reseal(others+1, noon)
-	refused(t, err, wire.Expired)
+	testworld.Refused(t, err, wire.Expired)
 	if len(sealed) != others || left != 0 {
 		t.Errorf("got %d sealed anew, %d left, want %d and 0", len(sealed), left, others)
 	}
@@ -274,22 +292,26 @@ func TestAcceptRefusals(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{Sessions: 4, Opened: 2, Cookies: 1})
 	open := func(pin Pin, wants Wants) OpenRequest {
-		return OpenRequest{Body: must(NewOpening(pin, wants)).Request(), Number: 1}
+		return OpenRequest{Body: testworld.Must(NewOpening(pin, wants)).Request(), Number: 1}
 	}
 	edit := func(field int, change func([]byte) []byte) OpenRequest {
-		f := must(wire.Unframe(wire.LabelSessionOpen, open(w.byTask(), 0).Body, 5))
+		f := testworld.Must(wire.Unframe(wire.LabelSessionOpen, open(w.byTask(), 0).Body, 6))
 		f[field] = change(bytes.Clone(f[field]))
 		return OpenRequest{Body: wire.Frame(wire.LabelSessionOpen, f...)}
 	}
+	since := func(least []byte) OpenRequest {
+		f := testworld.Must(wire.Unframe(wire.LabelSessionOpen, open(w.byTask(), 0).Body, 6))
+		return OpenRequest{Body: wire.Frame(wire.LabelSessionOpen, append(f[:4], []byte{byte(WantHead)}, least)...)}
+	}
 	cookie := func(change func([]byte) []byte, of *Host) OpenRequest {
 		r := open(w.byTask(), WantEvidence)
-		r.Cookie = change(must(of.Cookie(r.Body, noon)))
+		r.Cookie = change(testworld.Must(of.Cookie(r.Body, noon)))
 		return r
 	}
 	busy := open(w.byTask(), 0)
 	busy.Pending = 2
 	strange := newWorld(t)
-	restarted := must(NewHost(newKey(), Limits{}))
+	restarted := testworld.Must(NewHost(newKey(), Limits{}))
 	standing := w.standing(restarted.key, "1")
 	standing.Ring = strange.ring
 	if err := restarted.Update(standing); err != nil {
@@ -307,7 +329,12 @@ func TestAcceptRefusals(t *testing.T) {
 		{"a KEM key that is none", edit(1, func(b []byte) []byte { return bytes.Repeat([]byte{0xff}, len(b)) }), wire.Malformed},
 		{"a short nonce", edit(2, func(b []byte) []byte { return b[1:] }), wire.Malformed},
 		{"a pin cut short", edit(3, func(b []byte) []byte { return b[1:] }), wire.WrongIdentity},
-		{"unknown wants", edit(4, func([]byte) []byte { return []byte{4} }), wire.Malformed},
+		{"unknown wants", edit(4, func([]byte) []byte { return []byte{8} }), wire.Malformed},
+		{"a least head wanted and none", edit(4, func([]byte) []byte { return []byte{byte(WantHead)} }), wire.Malformed},
+		{"a least head that is not wanted", edit(5, func([]byte) []byte { return bytes.Repeat([]byte{1}, 32) }), wire.Malformed},
+		{"a short least head", since(bytes.Repeat([]byte{1}, 31)), wire.Malformed},
+		{"the zero head as the least", since(make([]byte, 32)), wire.Malformed},
+		{"a least head that is not known", since(bytes.Repeat([]byte{1}, 32)), wire.Behind},
 		{"a pin of another release", open(Pin{Genesis: w.policy.Genesis(), ID: w.id("2")}, 0), wire.WrongIdentity},
 		{"a pin of another task", open(Pin{Genesis: w.policy.Genesis(), Task: "other"}, 0), wire.WrongIdentity},
 		{"a pin of another history", open(strange.byTask(), 0), wire.WrongIdentity},
@@ -319,23 +346,24 @@ func TestAcceptRefusals(t *testing.T) {
 		{"a cookie under no ring key", cookie(func(b []byte) []byte { return b[:8] }, h), wire.CookieWanted},
 		{"a cookie with a key too many", cookie(func(b []byte) []byte { return append(b, bytes.Repeat(b[8:40], 6)...) }, h), wire.CookieWanted},
 		{"a cookie cut short", cookie(func(b []byte) []byte { return b[1:] }, h), wire.CookieWanted},
-		{"a cookie of another client", OpenRequest{Body: open(w.byTask(), WantEvidence).Body, Cookie: must(h.Cookie(busy.Body, noon))}, wire.CookieWanted},
+		{"a cookie of another client", OpenRequest{Body: open(w.byTask(), WantEvidence).Body, Cookie: testworld.Must(h.Cookie(busy.Body, noon))}, wire.CookieWanted},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := h.Accept(c.r, noon)
-			refused(t, err, c.want)
+			testworld.Refused(t, err, c.want)
 		})
 	}
 	for range 2 {
-		w.opened(h, w.byTask())
+		s, _ := w.opened(h, w.byTask())
+		testworld.Must(0, brought(h, asked(s, "GET", h.ID(), noon.Add(time.Minute)), noon)) // so that it does not yield
 	}
 	_, err := h.Accept(open(w.byTask(), 0), noon)
-	refused(t, err, wire.Overload)
+	testworld.Refused(t, err, wire.Overload)
 	_, err = h.Accept(open(w.byTask(), 0), noon.Add(2*time.Hour))
-	refused(t, err, wire.CertExpired)
-	fresh := must(NewHost(newKey(), Limits{}))
+	testworld.Refused(t, err, wire.CertExpired)
+	fresh := testworld.Must(NewHost(newKey(), Limits{}))
 	_, err = fresh.Accept(open(w.byTask(), 0), noon)
-	refused(t, err, wire.NotEnrolled)
+	testworld.Refused(t, err, wire.NotEnrolled)
 }
 
 // TestCookieOfAnotherUnit takes a cookie to another unit of the cluster, a minute
@@ -343,13 +371,13 @@ func TestAcceptRefusals(t *testing.T) {
 func TestCookieOfAnotherUnit(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.host(Limits{}), w.host(Limits{})
-	r := OpenRequest{Body: must(NewOpening(w.byTask(), WantEvidence)).Request()}
-	r.Cookie = must(a.Cookie(r.Body, noon))
+	r := OpenRequest{Body: testworld.Must(NewOpening(w.byTask(), WantEvidence)).Request()}
+	r.Cookie = testworld.Must(a.Cookie(r.Body, noon))
 	if _, err := b.Accept(r, noon.Add(time.Minute)); err != nil {
 		t.Errorf("a minute later: %v", err)
 	}
 	_, err := b.Accept(r, noon.Add(2*time.Minute))
-	refused(t, err, wire.CookieWanted)
+	testworld.Refused(t, err, wire.CookieWanted)
 }
 
 // TestCookieOfAnotherRelease takes cookies to and fro between releases of which
@@ -359,7 +387,7 @@ func TestCookieOfAnotherRelease(t *testing.T) {
 	first := w.host(Limits{})
 	second, ring := w.successor(w.ring)
 	third, _ := w.successor(ring)
-	w.ring.Strict, w.ring.Follow = w.ring.Strict.Cut(noon, time.Hour), w.ring.Follow.Cut(noon, time.Hour)
+	w.ring.Strict, w.ring.Follow = drawn(w.ring.Strict, time.Hour), drawn(w.ring.Follow, time.Hour)
 	cut := w.host(Limits{})
 	for _, c := range []struct {
 		name     string
@@ -376,8 +404,8 @@ func TestCookieOfAnotherRelease(t *testing.T) {
 		{"before a cut", first, cut, w.byTask(), ""},
 		{"after a cut, pinned to code", cut, first, w.byID(), ""},
 	} {
-		r := OpenRequest{Body: must(NewOpening(c.pin, WantEvidence)).Request()}
-		r.Cookie = must(c.from.Cookie(r.Body, noon))
+		r := OpenRequest{Body: testworld.Must(NewOpening(c.pin, WantEvidence)).Request()}
+		r.Cookie = testworld.Must(c.from.Cookie(r.Body, noon))
 		if _, err := c.to.Accept(r, noon); c.want == "" && err != nil || c.want != "" && wire.ReasonOf(err) != c.want {
 			t.Errorf("%s: got %v, want reason %q", c.name, err, c.want)
 		}
@@ -392,7 +420,7 @@ func TestCookieOfAnotherRole(t *testing.T) {
 		key := newKey()
 		s := w.standing(key, "1")
 		s.Group, s.Role, s.Ring.Strict = "trial", role, identity.NewRingKeys(noon, time.Hour)
-		h := must(NewHost(key, Limits{}))
+		h := testworld.Must(NewHost(key, Limits{}))
 		if err := h.Update(s); err != nil {
 			t.Fatal(err)
 		}
@@ -404,8 +432,8 @@ func TestCookieOfAnotherRole(t *testing.T) {
 		of   *Host
 		want error
 	}{{"", bank, nil}, {"", insurer, nil}, {"bank", bank, nil}, {"bank", insurer, wire.WrongIdentity}} {
-		r := OpenRequest{Body: must(NewOpening(Pin{Genesis: w.policy.Genesis(), Group: "trial", Role: c.role}, WantEvidence)).Request()}
-		r.Cookie = must(bank.Cookie(r.Body, noon))
+		r := OpenRequest{Body: testworld.Must(NewOpening(Pin{Genesis: w.policy.Genesis(), Group: "trial", Role: c.role}, WantEvidence)).Request()}
+		r.Cookie = testworld.Must(bank.Cookie(r.Body, noon))
 		if _, err := c.of.Accept(r, noon); !errors.Is(err, c.want) {
 			t.Errorf("pin to role %q: got %v, want %v", c.role, err, c.want)
 		}
@@ -439,10 +467,21 @@ func FuzzAnswer(f *testing.F) {
 func FuzzOpenRequest(f *testing.F) {
 	w := newWorld(f)
 	h := w.host(Limits{})
-	f.Add(must(NewOpening(w.byTask(), 0)).Request())
+	f.Add(testworld.Must(NewOpening(w.byTask(), 0)).Request())
+	f.Add(testworld.Must(NewOpeningSince(w.byID(), WantReceipts, w.policy.Head())).Request())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if _, err := h.Accept(OpenRequest{Body: b}, noon); err != nil && wire.ReasonOf(err) == wire.Internal {
 			t.Errorf("got %v", err)
+		}
+		o, err := parseOpen(b)
+		if err != nil {
+			return
+		}
+		if again := wire.Frame(wire.LabelSessionOpen, []byte{envelope.Suite}, o.kemKey, o.nonce, o.pin, []byte{byte(o.wants)}, o.least); !bytes.Equal(again, b) {
+			t.Errorf("another encoding was read: %x", b)
+		}
+		if (o.wants&WantHead != 0) != (len(o.least) > 0) {
+			t.Errorf("got a least policy head of %d bytes with wants %b", len(o.least), o.wants)
 		}
 	})
 }
@@ -453,7 +492,7 @@ func TestBehind(t *testing.T) {
 	w := newWorld(t)
 	newer := w.next()
 	key := newKey()
-	h := must(NewHost(key, Limits{}))
+	h := testworld.Must(NewHost(key, Limits{}))
 	s := w.standing(key, "1")
 	s.Head = newer.Head()
 	if err := h.Update(s); err != nil {
@@ -461,7 +500,7 @@ func TestBehind(t *testing.T) {
 	}
 	x := w.accepted(h, w.byTask(), 0, nil)
 	_, err := x.finish()
-	refused(t, err, wire.Behind)
+	testworld.Refused(t, err, wire.Behind)
 	x.trust.Policy = newer
 	if _, err := x.finish(); err != nil {
 		t.Errorf("with newer policy: %v", err)
@@ -476,13 +515,13 @@ func TestOpeningThatExpired(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCluster(t, 1, echo)
 			var looks atomic.Int64
-			rt := must(NewTransport(TransportConfig{
-				Gateway: must(url.Parse("http://gateway.example")), Inner: c, Pin: c.byTask(), Trust: c.world,
+			rt := testworld.Must(NewTransport(TransportConfig{
+				Gateway: testworld.Must(url.Parse("http://gateway.example")), Inner: c, Pin: c.byTask(), Trust: c.world,
 				Clock: func() time.Time {
 					if looks.Add(1) <= late {
-						return c.clock().Add(2 * time.Hour)
+						return c.clock.Now().Add(2 * time.Hour)
 					}
-					return c.clock()
+					return c.clock.Now()
 				},
 			}))
 			defer rt.Close(t.Context())

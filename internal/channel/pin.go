@@ -5,6 +5,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -12,7 +13,8 @@ import (
 // Pin is what a session stays with: one release by its identity id, a task by
 // name through the releases that its owners approve, or a group by name, through
 // the rosters that its parties approve: one role of it, or all. Exactly one of
-// ID, Task and Group is given.
+// ID, Task and Group is given, or Group with the ID of one roster: the session is
+// that of the group, and its client accepts units of that roster alone.
 type Pin struct {
 	Genesis attest.Digest
 	ID      attest.Digest
@@ -21,27 +23,20 @@ type Pin struct {
 	Role    string // with Group; empty is the whole group
 }
 
-// The kinds of pin on the wire.
-const (
-	pinID    = "id"
-	pinTask  = "task"
-	pinGroup = "group"
-	pinRole  = "role"
-)
-
-// bytes is Frame("cohort pin v1", kind, identity id or name, genesis). The name
-// of a role is GROUP/ROLE.
-func (p Pin) bytes() []byte {
+// envelope is the pin as a carrier reads it.
+func (p Pin) envelope() envelope.Pin {
 	switch {
 	case p.Task != "":
-		return wire.Frame(wire.LabelPin, []byte(pinTask), []byte(p.Task), p.Genesis[:])
+		return envelope.Pin{Kind: envelope.PinTask, Name: p.Task, Genesis: p.Genesis}
 	case p.Role != "":
-		return wire.Frame(wire.LabelPin, []byte(pinRole), []byte(p.Group+"/"+p.Role), p.Genesis[:])
+		return envelope.Pin{Kind: envelope.PinRole, Name: p.Group + "/" + p.Role, Genesis: p.Genesis}
 	case p.Group != "":
-		return wire.Frame(wire.LabelPin, []byte(pinGroup), []byte(p.Group), p.Genesis[:])
+		return envelope.Pin{Kind: envelope.PinGroup, Name: p.Group, Genesis: p.Genesis}
 	}
-	return wire.Frame(wire.LabelPin, []byte(pinID), p.ID[:], p.Genesis[:])
+	return envelope.Pin{Kind: envelope.PinID, Name: string(p.ID[:]), Genesis: p.Genesis}
 }
+
+func (p Pin) bytes() []byte { return p.envelope().Encode() }
 
 // check refuses, with "request", a pin that is not exactly one.
 func (p Pin) check() error {
@@ -52,13 +47,46 @@ func (p Pin) check() error {
 		}
 	}
 	named := wire.NameOK(p.Task+p.Group) && (p.Role == "" || p.Group != "" && wire.NameOK(p.Role))
-	if !p.ID.IsZero() {
+	if !p.ID.IsZero() && p.Group == "" {
 		given, named = given+1, p.Role == ""
 	}
 	if p.Genesis.IsZero() || given != 1 || !named {
 		return wire.Refuse(wire.BadRequest, "session: pin", p, "a genesis, and an identity id, a task, or a group")
 	}
 	return nil
+}
+
+// holders are the units that hold the ring keys of the pin's sessions which a unit
+// opens.
+func (p Pin) holders(peer identity.Peer) identity.RingHolders {
+	return identity.RingHolders{Identity: peer.ID(), Role: p.Role, Follow: p.follows()}
+}
+
+// follows reports whether sessions of the pin are sealed under follow keys.
+func (p Pin) follows() bool { return p.Task != "" || p.Group != "" && p.Role == "" }
+
+// lastCut is the policy head after the last step that cut off a unit which may hold
+// ring keys of the pin's sessions; zero before the first.
+func (p Pin) lastCut(approved policy.Approved) (last attest.Digest) {
+	ids := []attest.Digest{p.ID}
+	of := identity.RingHolders{Role: p.Role, Follow: p.follows()}
+	if p.Task != "" {
+		ids, _ = identity.LiveIDs(approved, p.Task) // none: the session will be refused
+	}
+	if p.Group != "" {
+		ids = nil
+		for pact := approved.Pact(p.Group); pact != nil; pact = pact.Before {
+			ids = append(ids, pact.ID())
+		}
+	}
+	newest := -1
+	for _, of.Identity = range ids {
+		cut := identity.RingCut(approved, of)
+		if i, known := approved.Index(cut); known && i > newest {
+			last, newest = cut, i
+		}
+	}
+	return last
 }
 
 // expect is what a unit that signs for a session of the pin must be.
@@ -74,6 +102,9 @@ func (p Pin) expect(approved policy.Approved, at time.Time) (identity.Expect, er
 		e.Kinds, e.Group, e.Roles = []identity.Kind{identity.KindGroup}, p.Group, []string{p.Role}
 		if p.Role == "" {
 			e.Roles = pact.Group.RoleNames()
+		}
+		if !p.ID.IsZero() {
+			e.IDs = []attest.Digest{p.ID}
 		}
 	case p.Task != "":
 		var err error
@@ -92,4 +123,5 @@ type Wants byte
 const (
 	WantEvidence Wants = 1 << iota // fresh evidence, bound to the session's secret
 	WantReceipts                   // receipts for requests of this session
+	WantHead                       // a unit that stands under a policy head which the request names, or a later one
 )

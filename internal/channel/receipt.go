@@ -3,11 +3,13 @@ package channel
 import (
 	"crypto/ecdsa"
 	"encoding/binary"
+	"fmt"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
 )
 
 // Record is what proves to anybody, offline, which unit gave an answer: the
@@ -23,16 +25,30 @@ type Receipt struct {
 	Session wire.SessionID
 	Number  uint64
 	Unit    identity.Peer
+	At      time.Time     // by the unit's clock, when it ended the response
+	Head    attest.Digest // of the policy that the unit stood under, and that it was checked by
+	Later   *LaterCut     // the first step since that cuts the unit off; nil: none that is known
+}
+
+// LaterCut is a step of the policy history that cuts off the unit of a receipt: a
+// policy that was created after the receipt was made, or a party's statement, which
+// says no time.
+type LaterCut struct {
+	Head      attest.Digest // after the step
+	Statement bool          // the step is a party's
+	Sequence  uint64        // of the policy in force then
+	Created   time.Time     // as that policy says
+	Cause     error         // why the unit is refused since
 }
 
 // receiptFields are what the unit's signature covers.
-func receiptFields(h wire.Header, request, answer attest.Digest, unit wire.UnitID) [][]byte {
-	return [][]byte{h.Session[:], wire.Uint64(h.Number), request[:], answer[:], unit[:]}
+func receiptFields(h wire.Header, request, answer attest.Digest, unit wire.UnitID, at time.Time, head attest.Digest) [][]byte {
+	return [][]byte{h.Session[:], wire.Uint64(h.Number), request[:], answer[:], unit[:], timeBytes(at), head[:]}
 }
 
 // makeReceipt is Frame("cohort receipt v1", session id, request number, SHA-256
-// of the request, SHA-256 of the answer, unit id, chain, signature); the
-// signature covers the framing of the first five.
+// of the request, SHA-256 of the answer, unit id, time, policy head, chain,
+// signature); the signature covers the framing of the first seven.
 func makeReceipt(key *ecdsa.PrivateKey, chain []byte, fields [][]byte) ([]byte, error) {
 	signature, err := sign(key, wire.LabelReceipt, fields...)
 	if err != nil {
@@ -50,27 +66,46 @@ type ReceiptExpect struct {
 	At  time.Time // of the answer
 }
 
-// VerifyReceipt judges a record by policy, for the time of the answer: the
-// unit's certificate must have held then. Of the pin, exactly one of ID and
-// Task is given. It refuses with "digest" when request or answer is another
-// than the unit signed, with "signature" another signature, and as
+// VerifyReceipt judges a record: the unit's certificate must have held at the time
+// that the receipt names, by the policy that it names, which trust knows. Of the pin,
+// exactly one of ID, Task and Group is given. What owners and parties did later
+// refuses a receipt, with "cut-off", whose unit they cut off, unless the receipt is
+// older than the policy that does; then it is in [Receipt.Later], as a party's
+// statement is, of which no one can say whether it is older. A unit that is cut off can
+// still sign any time that it likes: who asked it before the cut knows more.
+//
+// It refuses with "digest" when request or answer is another than the unit signed,
+// with "signature" another signature, with "clock" a time more than 5 minutes from
+// the answer's, with "behind" a policy head that trust does not know, and as
 // [identity.Check] does.
 func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
 	if len(r.Receipt) > maxReceipt {
 		return Receipt{}, wire.Refuse(wire.TooLarge, "receipt: size in bytes", len(r.Receipt), maxReceipt)
 	}
-	var f [7][]byte
+	var f [9][]byte
 	if err := wire.UnframeInto(f[:], wire.LabelReceipt, r.Receipt); err != nil {
 		return Receipt{}, err
 	}
-	if len(f[0]) != 24 || len(f[1]) != 8 {
-		return Receipt{}, wire.Refuse(wire.Malformed, "receipt: sizes", "others", "24 and 8 bytes")
+	if len(f[0]) != 24 || len(f[1]) != 8 || len(f[5]) != 8 || len(f[6]) != len(attest.Digest{}) {
+		return Receipt{}, wire.Refuse(wire.Malformed, "receipt: sizes", "others", "24, 8, 8 and 32 bytes")
 	}
-	peer, err := trust.unit(f[5], e.Pin, e.At)
+	at, err := parseTime(f[5])
 	if err != nil {
 		return Receipt{}, err
 	}
-	if err := verify(peer.PublicKey(), f[6], wire.LabelReceipt, f[:5]...); err != nil {
+	head := attest.Digest(f[6])
+	then, known := trust.Policy.At(head)
+	if !known {
+		return Receipt{}, wire.Refuse(wire.Behind, "receipt: policy head", head, "one of the history that is known")
+	}
+	peer, err := Trust{Policy: then, Root: trust.Root, Approvers: trust.Approvers}.unit(f[7], e.Pin, at)
+	if err != nil {
+		return Receipt{}, err
+	}
+	if err := verify(peer.PublicKey(), f[8], wire.LabelReceipt, f[:7]...); err != nil {
+		return Receipt{}, err
+	}
+	if err := skewOK(at, e.At); err != nil {
 		return Receipt{}, err
 	}
 	request, answer, unit := wire.Sum(r.Request), wire.Sum(r.Answer), peer.UnitID()
@@ -80,5 +115,31 @@ func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
 	if string(f[4]) != string(unit[:]) {
 		return Receipt{}, wire.Refuse(wire.WrongIdentity, "receipt: unit", "another", unit)
 	}
-	return Receipt{Session: wire.SessionID(f[0]), Number: binary.BigEndian.Uint64(f[1]), Unit: peer}, nil
+	later, err := cutLater(trust.Policy, head, peer, at)
+	if err != nil {
+		return Receipt{}, err
+	}
+	return Receipt{Session: wire.SessionID(f[0]), Number: binary.BigEndian.Uint64(f[1]), Unit: peer, At: at, Head: head, Later: later}, nil
+}
+
+// cutLater is the first step after a policy head that cuts off the unit which signed a
+// receipt at a time; nil where there is none. It refuses, with the reason of the cut, a
+// receipt that is not older than a policy which cuts the unit off.
+func cutLater(p policy.Approved, head attest.Digest, unit identity.Peer, at time.Time) (first *LaterCut, err error) {
+	later, _ := p.Since(head)
+	for _, then := range later {
+		cause := then.CutOff(unit.Facts(), at)
+		if cause == nil {
+			continue
+		}
+		doc, steps := then.Document(), then.Steps()
+		said := policy.IsStatement(steps[len(steps)-1].Policy)
+		if !said && !at.Before(doc.Created) {
+			return nil, fmt.Errorf("receipt of %s, not before policy %d of %s: %w", at.UTC().Format(time.RFC3339), doc.Sequence, doc.Created.UTC().Format(time.RFC3339), cause)
+		}
+		if first == nil {
+			first = &LaterCut{Head: then.Head(), Statement: said, Sequence: doc.Sequence, Created: doc.Created, Cause: cause}
+		}
+	}
+	return first, nil
 }

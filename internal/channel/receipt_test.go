@@ -2,12 +2,17 @@ package channel
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -16,7 +21,7 @@ func recorded(t testing.TB, c *cluster) Record {
 	t.Helper()
 	rt := c.client(c.byTask(), WantReceipts)
 	var record Record
-	r := must(http.NewRequest("POST", base+"/", bytes.NewReader([]byte("how much?"))))
+	r := testworld.Must(http.NewRequest("POST", base+"/", bytes.NewReader([]byte("how much?"))))
 	answer, err := rt.RoundTrip(r.WithContext(WithRecord(t.Context(), &record)))
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +38,7 @@ func TestReceiptRefusals(t *testing.T) {
 	good := recorded(t, c)
 	edit := func(field int, change func([]byte) []byte) func(*Record, *ReceiptExpect) {
 		return func(r *Record, _ *ReceiptExpect) {
-			f := must(wire.Unframe(wire.LabelReceipt, r.Receipt, 7))
+			f := testworld.Must(wire.Unframe(wire.LabelReceipt, r.Receipt, 9))
 			f[field] = change(bytes.Clone(f[field]))
 			r.Receipt = wire.Frame(wire.LabelReceipt, f...)
 		}
@@ -54,17 +59,23 @@ func TestReceiptRefusals(t *testing.T) {
 		{"another request digest", edit(2, flip), wire.BadSignature},
 		{"another answer digest", edit(3, flip), wire.BadSignature},
 		{"another unit", edit(4, flip), wire.BadSignature},
-		{"another unit's chain", edit(5, func([]byte) []byte { return c.host(Limits{}).standing.chain }), wire.BadSignature},
-		{"another signature", edit(6, flip), wire.BadSignature},
+		{"another time", edit(5, flip), wire.BadSignature},
+		{"a time beyond 63 bits", edit(5, func([]byte) []byte { return bytes.Repeat([]byte{0xff}, 8) }), wire.Malformed},
+		{"a short time", edit(5, func(b []byte) []byte { return b[1:] }), wire.Malformed},
+		{"an unknown policy head", edit(6, flip), wire.Behind},
+		{"no policy head", edit(6, func([]byte) []byte { return make([]byte, 32) }), wire.Behind},
+		{"a short policy head", edit(6, func(b []byte) []byte { return b[1:] }), wire.Malformed},
+		{"another unit's chain", edit(7, func([]byte) []byte { return c.host(Limits{}).standing.chain }), wire.BadSignature},
+		{"another signature", edit(8, flip), wire.BadSignature},
 		{"another's receipt", func(r *Record, _ *ReceiptExpect) { r.Receipt = other.Receipt; r.Request = []byte("x") }, wire.BadDigest},
 		{"another pin", func(_ *Record, e *ReceiptExpect) { e.Pin.Task = "other" }, wire.WrongIdentity},
-		{"another time", func(_ *Record, e *ReceiptExpect) { e.At = noon.Add(3 * time.Hour) }, wire.Expired},
+		{"an answer of another time", func(_ *Record, e *ReceiptExpect) { e.At = noon.Add(6 * time.Minute) }, wire.ClockSkew},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r, e := good, ReceiptExpect{Pin: c.byTask(), At: noon}
 			tt.edit(&r, &e)
 			_, err := VerifyReceipt(r, c.trust(), e)
-			refused(t, err, tt.want)
+			testworld.Refused(t, err, tt.want)
 		})
 	}
 	got, err := VerifyReceipt(good, c.trust(), ReceiptExpect{Pin: c.byTask(), At: noon})
@@ -76,28 +87,130 @@ func TestReceiptRefusals(t *testing.T) {
 	}
 }
 
+// TestReceiptAfterACut judges receipts of a unit that owners cut off later, before, or at
+// the same time: what counts is the time in the receipt, whichever step followed that.
+func TestReceiptAfterACut(t *testing.T) {
+	for name, row := range map[string]struct {
+		later time.Duration // the cut's policy is created so long after the receipt was made
+		want  wire.Reason   // empty: it holds
+	}{
+		"a second later":   {time.Second, ""},
+		"an hour later":    {time.Hour, ""},
+		"at the same time": {0, wire.CutOff},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t, 1, echo)
+			good, expect := recorded(t, c), ReceiptExpect{Pin: c.byTask(), At: noon}
+			c.clock.Pass(row.later)
+			cut := c.cutOff(c.units[0].ID())
+			check := func(what string) {
+				t.Helper()
+				got, err := VerifyReceipt(good, c.trust(), expect)
+				switch {
+				case row.want != "":
+					testworld.Refused(t, err, row.want)
+				case err != nil:
+					t.Errorf("%s: %v", what, err)
+				case got.Later == nil || got.Later.Head != cut.Head() || got.Later.Sequence != 2 || !errors.Is(got.Later.Cause, wire.CutOff) || got.Later.Statement || !got.Later.Created.Equal(c.policy.Document().Created):
+					t.Errorf("%s: got the later step %+v, want that of policy 2", what, got.Later)
+				}
+			}
+			check("after the cut")
+			c.adopt(fmt.Sprintf("cut_units = [%q]\n", c.units[0].ID()), "")
+			check("taken back")
+		})
+	}
+}
+
+// TestReceiptOfTheTwin is a unit that was cut off, has not heard, and signs on: its
+// receipt names a time after the cut, and a policy before it.
+func TestReceiptOfTheTwin(t *testing.T) {
+	c := newCluster(t, 1, echo)
+	before := c.trust()
+	c.clock.Pass(time.Minute)
+	c.cutOff(c.units[0].ID())
+	after := c.trust()
+	c.policy = before.Policy // the client has not heard either
+	record, expect := recorded(t, c), ReceiptExpect{Pin: c.byTask(), At: noon.Add(time.Minute)}
+	if _, err := VerifyReceipt(record, before, expect); err != nil {
+		t.Errorf("by policy before the cut: %v", err)
+	}
+	_, err := VerifyReceipt(record, after, expect)
+	testworld.Refused(t, err, wire.CutOff)
+}
+
+// TestReceiptOfARelease judges a receipt by the policy that it names: of a release that
+// is retired or gone since, and not by one that the unit stood under before.
+func TestReceiptOfARelease(t *testing.T) {
+	c := newCluster(t, 1, echo)
+	record, expect := recorded(t, c), ReceiptExpect{Pin: c.byTask(), At: noon}
+	from := c.policy.Head()
+	c.clock.Pass(time.Minute)
+	c.adopt("[task.scoring.release.\"1\"]\n", "[task.scoring.release.\"1\"]\nretired = true\n")
+	got, err := VerifyReceipt(record, c.trust(), expect)
+	if err != nil || got.Later != nil || got.Head != from || !got.At.Equal(noon) {
+		t.Errorf("retired: got %+v, %v, want no later step", got, err)
+	}
+	c.adopt("[task.scoring.release.\"1\"]\nretired = true\nreference = [ { platform = \"soft\", program = \""+wire.Sum([]byte("scoring 1")).String()+"\" } ]\n", "", "continues = \"1\"\n", "")
+	if got, err = VerifyReceipt(record, c.trust(), expect); err != nil || got.Later == nil || got.Later.Sequence != 3 {
+		t.Errorf("gone: got %+v, %v, want the later step of policy 3", got.Later, err)
+	}
+}
+
+// TestNoReceiptOfACutUnit lets a unit hear of its own cut while it answers: it signs no
+// receipt.
+func TestNoReceiptOfACutUnit(t *testing.T) {
+	var c *cluster
+	c = newCluster(t, 1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c.mu.Lock()
+		h := c.units[0].Host
+		c.mu.Unlock()
+		h.Follow(c.cutOff(h.ID()))
+		io.WriteString(w, "it")
+	}))
+	w := c.trust()
+	rt := testworld.Must(NewTransport(TransportConfig{Gateway: noGateway, Inner: c, Pin: c.byTask(), Wants: WantReceipts, Trust: still{w}, Clock: c.clock.Now}))
+	defer rt.Close(t.Context())
+	var record Record
+	r := testworld.Must(http.NewRequest(http.MethodPost, base+"/", nil))
+	answer, err := rt.RoundTrip(r.WithContext(WithRecord(t.Context(), &record)))
+	if err == nil {
+		_, err = io.ReadAll(answer.Body)
+		answer.Body.Close()
+	}
+	if err == nil || record.Receipt != nil {
+		t.Errorf("got %v and a receipt of %d bytes, want an answer that is cut off", err, len(record.Receipt))
+	}
+}
+
+// still is trust that stays as it is.
+type still struct{ trust Trust }
+
+func (s still) Trust() Trust                { return s.trust }
+func (s still) Renew(context.Context) Trust { return s.trust }
+
 // TestReceiptLeftOut is a unit that gives a whole answer without its receipt: the
 // client refuses it.
 func TestReceiptLeftOut(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
 	s, _ := w.opened(h, w.byTask())
-	x := must(s.begin(wire.UnitID{}, noon.Add(time.Minute), wire.FlagReceipt))
+	x := testworld.Must(s.begin(wire.UnitID{}, noon.Add(time.Minute), wire.FlagReceipt))
 	in := &inbound{host: h, raw: x.raw, keys: newKeys(&s.secret)}
 	prefix, seal, err := in.answerSealer()
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := append(make([]byte, lengthSize), kindResponse)
-	b = must(appendResponse(b, head{status: 200}))
+	b := append(make([]byte, lengthSize), (&inbound{at: noon}).begins(kindResponse)...)
+	b = testworld.Must(bhttp.AppendResponse(b, bhttp.Head{Status: 200}))
 	a, err := x.open(bytes.NewReader(append(prefix[:], seal.seal(b, final)...)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &call{t: must(NewTransport(TransportConfig{Gateway: noGateway, Inner: http.DefaultTransport, Pin: w.byTask(), Trust: w, Clock: w.clock}))}
-	a.content.after = func(error) error { return c.prove(x, a, noon) }
+	c := &call{t: testworld.Must(NewTransport(TransportConfig{Gateway: noGateway, Inner: http.DefaultTransport, Pin: w.byTask(), Trust: w, Clock: w.clock.Now}))}
+	a.content.After = func(error) error { return c.prove(x, a, noon) }
 	_, err = a.content.Read(make([]byte, 1))
-	refused(t, err, wire.EvidenceMissing)
+	testworld.Refused(t, err, wire.EvidenceMissing)
 }
 
 // shut is the body of an outer request as net/http gives it: no more to be read
@@ -132,11 +245,11 @@ func TestReceiptOfUnreadRequest(t *testing.T) {
 		}
 		return c.RoundTrip(r)
 	})
-	rt := must(NewTransport(TransportConfig{Gateway: noGateway, Inner: inner, Pin: c.byTask(), Wants: WantReceipts, Trust: c.world, Clock: c.clock}))
+	rt := testworld.Must(NewTransport(TransportConfig{Gateway: noGateway, Inner: inner, Pin: c.byTask(), Wants: WantReceipts, Trust: c.world, Clock: c.clock.Now}))
 	defer rt.Close(t.Context())
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		var record Record
-		r := must(http.NewRequest(method, base+"/", strings.NewReader("a few words")))
+		r := testworld.Must(http.NewRequest(method, base+"/", strings.NewReader("a few words")))
 		answer, err := rt.RoundTrip(r.WithContext(WithRecord(t.Context(), &record)))
 		if err != nil {
 			t.Fatal(err)
@@ -159,7 +272,7 @@ func FuzzReceipt(f *testing.F) {
 	c := newCluster(f, 1, echo)
 	good := recorded(f, c)
 	expect := ReceiptExpect{Pin: c.byTask(), At: noon}
-	want := must(VerifyReceipt(good, c.trust(), expect))
+	want := testworld.Must(VerifyReceipt(good, c.trust(), expect))
 	f.Add(good.Receipt)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		got, err := VerifyReceipt(Record{good.Request, good.Answer, b}, c.trust(), expect)

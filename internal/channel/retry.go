@@ -3,6 +3,7 @@ package channel
 import (
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -11,7 +12,7 @@ import (
 // itself, or authenticated by a unit. What a [Hint] says has no place here.
 type Attempt struct {
 	Safe        bool // its method is safe, RFC 9110, section 9.2.1
-	Marked      bool // the caller gave it an Idempotency-Key
+	Marked      bool // the caller gave it an Idempotency-Key that is not empty
 	Left        bool // a part of it may have left this machine
 	NotExecuted bool // the unit it is bound to says so, authenticated
 	Whole       bool // its content can be sent again
@@ -45,11 +46,16 @@ var safeMethods = map[string]bool{
 	"": true, http.MethodGet: true, http.MethodHead: true, http.MethodOptions: true, http.MethodTrace: true,
 }
 
+// marked reports whether the caller says of a request, by an Idempotency-Key that is not
+// empty, that it may be executed more than once.
+func marked(h http.Header) bool { return h.Get("Idempotency-Key") != "" }
+
 // Hint is what whoever carries the bytes says: unauthenticated, and never an
 // argument of what decides. It selects how a call goes on that may go on.
 type Hint struct {
 	Reason wire.Reason   // empty: none
 	Units  []wire.UnitID // that are said to be there; nil: nothing said
+	Time   time.Time     // said to be the unit's, beside "expired"; zero: nothing said
 }
 
 // maxUnits bounds the units of a hint.
@@ -70,6 +76,9 @@ func hintOf(answer *http.Response) Hint {
 		h.Reason = wire.TicketWanted
 	case http.StatusConflict:
 		h.Reason = wire.Replayed
+	case http.StatusPreconditionFailed:
+		h.Reason = wire.Expired
+		h.Time, _ = timeHint(answer)
 	default:
 		h.Reason = wire.Unavailable
 	}
@@ -88,7 +97,7 @@ func unitsOf(list string) (units []wire.UnitID) {
 }
 
 // tries bounds what a call does again, by the hint or fault that made it.
-type tries struct{ misdirected, rekey, ticket, notExecuted, others int }
+type tries struct{ misdirected, rekey, cut, ticket, notExecuted, expired, others int }
 
 // maxOthers is how often a call looks for somebody who answers, with pauses that
 // double: 5 seconds in all, within which a gateway starts again.
@@ -99,7 +108,7 @@ const maxTurns = 8
 
 // newTries are what one call may do again.
 func newTries() tries {
-	return tries{misdirected: 3, rekey: 1, ticket: 1, notExecuted: 2, others: maxOthers}
+	return tries{misdirected: 3, rekey: 1, cut: 2, ticket: 1, notExecuted: 2, expired: 2, others: maxOthers}
 }
 
 // spend reports whether one more is allowed.
@@ -110,10 +119,14 @@ func (t *tries) spend(reason wire.Reason) bool {
 		left = &t.misdirected
 	case wire.Rekey:
 		left = &t.rekey
+	case wire.CutOff:
+		left = &t.cut
 	case wire.TicketWanted:
 		left = &t.ticket
 	case wire.NotExecuted:
 		left = &t.notExecuted
+	case wire.Expired:
+		left = &t.expired
 	}
 	*left--
 	return *left >= 0

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -61,10 +62,17 @@ func TestTries(t *testing.T) {
 }
 
 func FuzzHint(f *testing.F) {
-	f.Add(421, "00112233445566778899aabbccddeeff, 00112233445566778899aabbccddeefe")
-	f.Add(428, ",,x")
-	f.Fuzz(func(t *testing.T, status int, units string) {
-		h := hintOf(&http.Response{StatusCode: status, Header: http.Header{wire.FieldUnits: {units}}})
+	f.Add(421, "00112233445566778899aabbccddeeff, 00112233445566778899aabbccddeefe", "")
+	f.Add(428, ",,x", "1795348800000")
+	f.Add(412, "", "9223372036854775807")
+	f.Add(412, "", "-1")
+	f.Fuzz(func(t *testing.T, status int, units, at string) {
+		h := hintOf(&http.Response{StatusCode: status, Header: http.Header{wire.FieldUnits: {units}, wire.FieldTime: {at}}})
+		var known times
+		known.heard(wire.UnitID{}, h.Time, noon)
+		if got := known.notAfter(wire.UnitID{}, noon, time.Second); got.Before(noon.Add(-wire.MaxClockSkew)) || got.After(noon.Add(wire.MaxClockSkew+maxAhead)) {
+			t.Errorf("a hint of %q moved an end to %v", at, got)
+		}
 		if len(h.Units) > maxUnits || len(h.Units) > len(units)/32 {
 			t.Errorf("got %d units of %d bytes", len(h.Units), len(units))
 		}
@@ -76,7 +84,7 @@ func FuzzHint(f *testing.F) {
 func TestChoose(t *testing.T) {
 	c := newCluster(t, 1, &counted{})
 	rt := c.client(c.byTask(), 0)
-	must(rt.Session(t.Context()))
+	testworld.Must(rt.Session(t.Context()))
 	opener := c.units[0].ID()
 	rt.units = []wire.UnitID{{1}, {2}, {3}}
 	var tried []wire.UnitID
@@ -103,7 +111,7 @@ func TestTurns(t *testing.T) {
 				const calls, away = 200, 2 * time.Second
 				c := newCluster(t, 2, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(slow) }))
 				rt := c.client(c.byTask(), 0)
-				must(say(t, rt, "GET", "/", "opens the session"))
+				testworld.Must(say(t, rt, "GET", "/", "opens the session"))
 				begin := time.Now()
 				var vain atomic.Int64
 				c.tampers = func(r *http.Request) (*http.Response, error) {

@@ -13,6 +13,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -85,15 +88,15 @@ func TestUnitKilledUnderWay(t *testing.T) {
 // roll gives every unit the next ring key, one after the other, and relays what
 // they seal anew.
 func (m *hostile) roll() {
-	m.ring.Strict, m.ring.Follow = m.ring.Strict.Roll(m.clock(), time.Hour), m.ring.Follow.Roll(m.clock(), time.Hour)
+	m.ring.Strict, m.ring.Follow = m.ring.Strict.Roll(m.clock.Now(), time.Hour), m.ring.Follow.Roll(m.clock.Now(), time.Hour)
 	for _, u := range m.all() {
-		must(0, u.Update(m.standing(u.key, "1")))
-		sealed, left, err := u.Reseal(1000, m.clock())
+		testworld.Must(0, u.Update(m.standing(u.key, "1")))
+		sealed, left, err := u.Reseal(1000, m.clock.Now())
 		if err != nil || left > 0 {
-			m.t.Errorf("sealing anew: %d left, %v", left, err)
+			m.T.Errorf("sealing anew: %d left, %v", left, err)
 		}
 		for _, s := range sealed {
-			m.relay(pushed{from: u, kind: PushSession, sealed: s})
+			m.relay(pushed{from: u, kind: envelope.Session, sealed: s})
 		}
 	}
 }
@@ -159,7 +162,7 @@ func TestRingsRollUnderLoad(t *testing.T) {
 		}
 	}
 	for _, u := range m.all() {
-		m.refuse(u, PushSession, first[0].sealed, wire.UnknownRing)
+		m.refuse(u, envelope.Session, first[0].sealed, wire.UnknownRing)
 		if got := u.Stats(noon); got.Rings != 6 {
 			t.Errorf("got %d ring keys, want previous, current and next of each kind", got.Rings)
 		}
@@ -190,12 +193,12 @@ func TestPairsAcrossRestarts(t *testing.T) {
 		h := w.host(Limits{})
 		s, _ := w.opened(h, w.byTask())
 		for range messages / restarts / 2 {
-			x := must(s.begin(h.ID(), noon.Add(time.Minute), 0))
-			body := must(x.whole(head{method: "GET", scheme: "https", path: "/"}, nil))
-			in := must(h.begin([wire.HeaderSize]byte(body), noon))
-			must(0, in.open(bytes.NewReader(body[wire.HeaderSize:])))
+			x := testworld.Must(s.begin(h.ID(), noon.Add(time.Minute), 0))
+			body := testworld.Must(x.whole(bhttp.Head{Method: "GET", Scheme: "https", Path: "/"}, nil))
+			in := testworld.Must(h.begin([wire.HeaderSize]byte(body), noon))
+			testworld.Must(0, in.open(bytes.NewReader(body[wire.HeaderSize:]), atNoon))
 			note([]byte("request"), x.raw[:])
-			note([]byte("answer"), x.raw[:], must(in.plain(kindNotExecuted, wire.Expired))[:answerPrefix])
+			note([]byte("answer"), x.raw[:], testworld.Must(in.plain(kindNotExecuted, wire.Expired))[:answerPrefix])
 		}
 	}
 	if len(seen) != messages {

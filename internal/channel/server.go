@@ -7,15 +7,13 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"strconv"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -25,25 +23,17 @@ type Relay interface {
 	// Number is the next session number of the range that the manager gave
 	// this unit, or a random one without a manager. It does not block.
 	Number() uint64
-	// Push brings a sealed session or a tombstone to all other units. It does
-	// not block.
-	Push(kind Pushed, sealed []byte)
+	// Push brings a sealed session, for Host.Join, or a tombstone, for Host.Bury, to
+	// all other units. It does not block.
+	Push(kind envelope.Kind, sealed []byte)
 	// Pull asks for the stored copy of a session. Its error has the reason
 	// [wire.NotFound] where there is none, and [wire.Unavailable] where nobody
 	// answers in time.
 	Pull(ctx context.Context, id wire.SessionID) ([]byte, error)
 }
 
-// Pushed says what is pushed.
-type Pushed int
-
-// What is pushed, and which method of [Host] takes it.
-const (
-	PushSession   Pushed = iota // Host.Join
-	PushTombstone               // Host.Bury
-)
-
-// ServerConfig says what a server serves. Every field is required but Attester.
+// ServerConfig says what a server serves. Every field is required but Attester,
+// Crowded and Heads.
 type ServerConfig struct {
 	Host  *Host
 	App   http.Handler // answers the requests of sessions, and all other paths
@@ -55,17 +45,23 @@ type ServerConfig struct {
 	// RingUnknown is called when a session comes under a ring key that the
 	// host does not hold: a reason to renew soon. It does not block.
 	RingUnknown func()
-	Clock       func() time.Time
-	Log         *slog.Logger // at debug, why a session does not open
+	// Crowded is called with each refusal, and counts those by a quota
+	// ([limit.QuotaOf]). It does not block; nil counts none.
+	Crowded func(error)
+	// Clock is the unit's time, which never goes back. It refuses, with "clock",
+	// while the host's clock and that time are too far apart: nothing is served
+	// then.
+	Clock func() (time.Time, error)
+	Heads Heads        // that travel beside sessions
+	Log   *slog.Logger // at debug, why a session does not open
 }
 
 // Server serves the trusted channel for a unit and passes other paths on. It is
 // an [http.Handler] for the unit's own listener.
 type Server struct {
-	config   ServerConfig
-	pending  atomic.Int64 // opens under way
-	oneOffs  atomic.Int64 // one-off requests under way
-	attester sync.Mutex   // one call at a time
+	config  ServerConfig
+	pending atomic.Int64 // opens under way
+	intake  *intake
 }
 
 // NewServer makes a server. It refuses, with "request", a configuration that
@@ -74,7 +70,7 @@ func NewServer(c ServerConfig) (*Server, error) {
 	if c.Host == nil || c.App == nil || c.Relay == nil || c.RingUnknown == nil || c.Clock == nil || c.Log == nil {
 		return nil, wire.Refuse(wire.BadRequest, "channel server: configuration", "one with gaps", "host, app, relay, ring unknown, clock, log")
 	}
-	return &Server{config: c}, nil
+	return &Server{config: c, intake: newIntake(c.Host.limits)}, nil
 }
 
 // ServeHTTP serves the paths of the channel; the app serves all others.
@@ -86,7 +82,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.post(w, r, wire.TypeRequest, s.request)
 	case wire.PathOneOff:
 		if err := s.oneOff(w, r); err != nil {
-			problem(w, err)
+			s.problem(w, err)
 		}
 	default:
 		s.config.App.ServeHTTP(w, r)
@@ -96,62 +92,59 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // post demands method and type, and tells what a handler refuses.
 func (s *Server) post(w http.ResponseWriter, r *http.Request, kind string, h func(http.ResponseWriter, *http.Request) error) {
 	if r.Method != http.MethodPost || r.Header.Get("Content-Type") != kind {
-		problem(w, wire.Refuse(wire.BadRequest, "channel: method and content type", r.Method, kind))
+		s.problem(w, wire.Refuse(wire.BadRequest, "channel: method and content type", r.Method, kind))
 		return
 	}
 	if err := h(w, r); err != nil {
-		problem(w, err)
+		s.problem(w, err)
 	}
-}
-
-// statuses are the HTTP statuses of what a unit tells without authentication.
-// Other reasons are 400.
-var statuses = map[wire.Reason]int{
-	wire.Misdirected:  http.StatusMisdirectedRequest,
-	wire.Rekey:        http.StatusGone,
-	wire.TicketWanted: http.StatusPreconditionRequired,
-	wire.CookieWanted: http.StatusPreconditionRequired,
-	wire.Replayed:     http.StatusConflict,
-	wire.TooLarge:     http.StatusRequestEntityTooLarge,
-	wire.Overload:     http.StatusServiceUnavailable,
-	wire.Unavailable:  http.StatusServiceUnavailable,
-	wire.CertExpired:  http.StatusServiceUnavailable,
-	wire.NotEnrolled:  http.StatusServiceUnavailable,
-	wire.Internal:     http.StatusInternalServerError,
-	wire.NotFound:     http.StatusNotFound,
-	wire.NotAllowed:   http.StatusForbidden,
 }
 
 // typeOneOffKey is the type of the problem that a key is not known, RFC 9458,
 // section 5.3.
 const typeOneOffKey = "https://iana.org/assignments/http-problem-types#ohttp-key"
 
+// problem writes, and counts, a refusal.
+func (s *Server) problem(w http.ResponseWriter, err error) {
+	s.count(err)
+	problem(w, err)
+}
+
+func (s *Server) count(err error) {
+	if s.config.Crowded != nil {
+		s.config.Crowded(err)
+	}
+}
+
 func problem(w http.ResponseWriter, err error) { problemFor(err).Write(w) }
 
-// problemFor is the reason alone: nobody can check what it says.
 func problemFor(err error) api.Problem {
-	reason := wire.ReasonOf(err)
-	status := http.StatusBadRequest
-	if s, ok := statuses[reason]; ok {
-		status = s
+	p := api.UnitProblem(err)
+	if p.Reason == wire.OneOffKey {
+		p.Type = typeOneOffKey
 	}
-	kind := "urn:cohort:problem:" + string(reason)
-	if reason == wire.OneOffKey {
-		kind = typeOneOffKey
-	}
-	return api.Problem{Type: kind, Title: "refused: " + string(reason), Status: status, Reason: reason}
+	return p
 }
+
+// openAgain is how often an open request is begun again because the ring was
+// replaced while it was worked on. Rings are replaced seconds apart at the least.
+const openAgain = 2
 
 // open answers an open request.
 func (s *Server) open(w http.ResponseWriter, r *http.Request) error {
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxOpen+1))
+	s.config.Heads.heard(r.Header)
+	setHead(w.Header(), s.config.Heads.newest())
+	body, err := readWhole(w, r, maxOpen)
 	if err != nil {
 		return wire.Refuse(wire.Malformed, "open request: body", "cut off", "a whole one")
 	}
 	cookie, _ := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldCookie))
 	request := OpenRequest{Body: body, Cookie: cookie, Number: s.config.Relay.Number(), Pending: int(s.pending.Add(1))}
 	defer s.pending.Add(-1)
-	at := s.config.Clock()
+	at, err := s.config.Clock()
+	if err != nil {
+		return err
+	}
 	a, err := s.config.Host.Accept(request, at)
 	if errors.Is(err, wire.CookieWanted) {
 		return s.wantAgain(w, body, at, err)
@@ -159,18 +152,46 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	evidence, err := s.evidence(r, a)
+	answer, sealed, err := s.finish(r, a)
+	for range openAgain {
+		if !errors.Is(err, wire.UnknownRing) {
+			break
+		}
+		if err = s.again(a); err == nil {
+			answer, sealed, err = s.finish(r, a)
+		}
+	}
 	if err != nil {
 		return err
 	}
-	answer, sealed, err := a.Finish(evidence)
-	if err != nil {
-		return err
+	if sealed != nil {
+		s.config.Relay.Push(envelope.Session, sealed)
 	}
-	s.config.Relay.Push(PushSession, sealed)
 	w.Header().Set("Content-Type", wire.TypeSession)
 	_, _ = w.Write(answer) // the client may be gone, and there is nobody else to tell
 	return nil
+}
+
+// finish makes the fresh evidence of an open request, if any is wanted, and installs
+// the session.
+func (s *Server) finish(r *http.Request, a *Acceptance) (answer, sealed []byte, err error) {
+	evidence, err := s.evidence(r, a)
+	if err != nil {
+		return nil, nil, err
+	}
+	if a.at, err = s.config.Clock(); err != nil { // evidence takes its time
+		return nil, nil, err
+	}
+	return a.Finish(evidence)
+}
+
+// again is [Acceptance.Again] at the unit's time.
+func (s *Server) again(a *Acceptance) error {
+	at, err := s.config.Clock()
+	if err != nil {
+		return err
+	}
+	return a.Again(at)
 }
 
 // evidence is the fresh evidence that the client wants, if it wants any.
@@ -186,8 +207,11 @@ func (s *Server) evidence(r *http.Request, a *Acceptance) (attest.Evidence, erro
 	if err != nil {
 		return attest.Evidence{}, err
 	}
-	s.attester.Lock()
-	defer s.attester.Unlock()
+	done, err := s.intake.turn(r)
+	if err != nil {
+		return attest.Evidence{}, err
+	}
+	defer done()
 	return attest.Answer(r.Context(), s.config.Attester, data, credential)
 }
 
@@ -204,14 +228,20 @@ func (s *Server) request(w http.ResponseWriter, r *http.Request) error {
 	if x.closed {
 		return s.plain(w, x, kindClosed, "")
 	}
-	if err := x.open(r.Body); err != nil {
+	s.config.Heads.heard(r.Header)
+	x.news = s.config.Heads.newest()
+	if err := x.open(r.Body, s.config.Clock); err != nil {
+		if errors.Is(err, wire.Expired) {
+			w.Header().Set(wire.FieldTime, strconv.FormatInt(x.at.UnixMilli(), 10))
+		}
 		return err
 	}
+	setHead(w.Header(), x.news)
 	switch {
 	case x.closed:
 		return s.plain(w, x, kindClosed, "")
-	case x.late(s.config.Clock()):
-		return s.plain(w, x, kindNotExecuted, wire.Expired)
+	case x.header.Flags&wire.FlagClose != 0 && !x.empty():
+		return s.plain(w, x, kindNotExecuted, wire.Malformed)
 	case x.header.Flags&wire.FlagClose != 0:
 		return s.close(w, x)
 	}
@@ -221,25 +251,25 @@ func (s *Server) request(w http.ResponseWriter, r *http.Request) error {
 // find finds the session of a request: in the table, in the ticket that came
 // along, in the manager's stored copy.
 func (s *Server) find(r *http.Request, raw [wire.HeaderSize]byte) (*inbound, error) {
-	x, err := s.config.Host.begin(raw, s.config.Clock())
+	x, err := s.begin(raw)
 	if !errors.Is(err, wire.TicketWanted) {
 		return x, err
-	}
-	ticket, _ := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldTicket))
-	byTicket := s.join(ticket)
-	if byTicket == nil {
-		return s.config.Host.begin(raw, s.config.Clock())
 	}
 	header, parseErr := wire.ParseHeader(raw[:])
 	if parseErr != nil {
 		return nil, parseErr
 	}
-	stored, byCopy := s.config.Relay.Pull(r.Context(), header.Session)
+	ticket, _ := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldTicket))
+	byTicket := s.join(ticket, header.Session)
+	if byTicket == nil {
+		return s.begin(raw)
+	}
+	stored, byCopy := s.pull(r, header.Session)
 	if byCopy == nil {
-		byCopy = s.join(stored)
+		byCopy = s.join(stored, header.Session)
 	}
 	if byCopy == nil {
-		return s.config.Host.begin(raw, s.config.Clock())
+		return s.begin(raw)
 	}
 	switch {
 	case len(ticket) > 0 && errors.Is(byCopy, wire.Unavailable): // there may be one
@@ -251,12 +281,40 @@ func (s *Server) find(r *http.Request, raw [wire.HeaderSize]byte) (*inbound, err
 	return nil, err
 }
 
-// join takes a sealed session over, if there is one.
-func (s *Server) join(sealed []byte) error {
+// pull asks for the stored copy of a session, at a bounded rate for each address:
+// any client can make up a session, and asking costs a round trip.
+func (s *Server) pull(r *http.Request, session wire.SessionID) ([]byte, error) {
+	if !s.intake.pulls.Take(r.RemoteAddr, s.intake.now()) {
+		s.count(wire.Refuse(wire.TooMany, quotaPulls, "more", "fewer from one address"))
+		return nil, wire.Refuse(wire.Unavailable, quotaPulls, "more", "fewer from one address")
+	}
+	return s.config.Relay.Pull(r.Context(), session)
+}
+
+// begin is [Host.begin] at the unit's time.
+func (s *Server) begin(raw [wire.HeaderSize]byte) (*inbound, error) {
+	at, err := s.config.Clock()
+	if err != nil {
+		return nil, err
+	}
+	return s.config.Host.begin(raw, at)
+}
+
+// join takes over the sealed session that a request needs, if there is one. It
+// refuses, with "not-found", one of another session: it helps the request no more than
+// none.
+func (s *Server) join(sealed []byte, id wire.SessionID) error {
 	if len(sealed) == 0 {
 		return wire.Refuse(wire.NotFound, "sealed session", "none", "one")
 	}
-	_, err := s.config.Host.Join(sealed, s.config.Clock())
+	if u, err := envelope.ParseSealed(envelope.Session, sealed); err == nil && u.Session != id {
+		return wire.Refuse(wire.NotFound, "sealed session: session", u.Session, id)
+	}
+	at, err := s.config.Clock()
+	if err != nil {
+		return err
+	}
+	_, err = s.config.Host.Join(sealed, at)
 	if errors.Is(err, wire.UnknownRing) {
 		s.config.RingUnknown()
 	}
@@ -270,7 +328,7 @@ func (s *Server) close(w http.ResponseWriter, x *inbound) error {
 		return err
 	}
 	if tombstone != nil {
-		s.config.Relay.Push(PushTombstone, tombstone)
+		s.config.Relay.Push(envelope.Tombstone, tombstone)
 	}
 	return s.plain(w, x, kindClosed, "")
 }
@@ -340,37 +398,9 @@ func lastOn(w http.ResponseWriter, r *http.Request) {
 
 // request is the request in the session, for the app.
 func (x *inbound) request(outer *http.Request) (*http.Request, error) {
-	h, rest, err := parseRequest(x.first)
-	if err != nil {
-		return nil, err
+	if x.fault != nil {
+		return nil, x.fault
 	}
 	caller := Caller{Unit: x.host.id, session: x.header.Session}
-	return h.inner(outer.WithContext(context.WithValue(outer.Context(), callerKey{}, caller)), x.source, rest)
-}
-
-// inner makes r, a copy of the outer request, the one whose head was read; rest
-// is what followed that in its chunk.
-func (h head) inner(r *http.Request, s *source, rest []byte) (*http.Request, error) {
-	u, err := url.ParseRequestURI(h.path)
-	if err != nil || h.method == http.MethodConnect || !strings.HasPrefix(h.path, "/") && h.path != "*" {
-		return nil, wire.Refuse(wire.Malformed, "request: path", h.path, "an absolute path")
-	}
-	u.Scheme, u.Host = h.scheme, h.authority
-	host := h.authority
-	if host == "" {
-		host = h.fields.Get("Host")
-	}
-	delete(h.fields, "Host")
-	if said := h.fields.Values("Content-Length"); len(said) > 0 && (len(said) > 1 || said[0] != strconv.FormatInt(h.length, 10)) {
-		return nil, wire.Refuse(wire.Malformed, "request: content length", said, h.length)
-	}
-	delete(h.fields, "Content-Length")
-	body := newContent(s, h, rest)
-	r.Method, r.URL, r.Host, r.RequestURI, r.Pattern = h.method, u, host, h.path, ""
-	r.Proto, r.ProtoMajor, r.ProtoMinor, r.TransferEncoding = "HTTP/1.1", 1, 1, nil
-	r.Header, r.Body, r.ContentLength, r.Trailer = h.fields, body, h.length, body.trailer
-	if h.length == 0 && s.opener.done() && len(rest) == 0 {
-		r.Body = http.NoBody
-	}
-	return r, nil
+	return x.head.Request(outer.WithContext(context.WithValue(outer.Context(), callerKey{}, caller)), x.source, x.rest)
 }

@@ -8,11 +8,13 @@ import (
 	"crypto/sha256"
 	"hash"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
 )
 
 // Session is the client's side of a trusted channel. Only [Opening.Finish] makes
@@ -20,11 +22,15 @@ import (
 type Session struct {
 	id       wire.SessionID
 	peer     identity.Peer
+	alone    bool                 // no other unit holds it
+	holders  identity.RingHolders // who may hold it, where it is not alone
 	evidence attest.Result
 	head     attest.Digest
 	expires  time.Time
+	unitTime time.Time // of the unit that opened it, then
 	wants    Wants
 	ticket   []byte
+	verdict  atomic.Pointer[verdict] // by the policy that was asked last
 
 	mu     sync.Mutex       // guards all below
 	secret [secretSize]byte // zeros once closed
@@ -46,11 +52,38 @@ func (s *Session) Evidence() attest.Result { return s.evidence }
 // Head is the policy head that the unit stood under.
 func (s *Session) Head() attest.Digest { return s.head }
 
+// Alone reports whether the unit that opened the session holds it alone. It had heard
+// of a cut, and had no certificate report since.
+func (s *Session) Alone() bool { return s.alone }
+
+// CutOff refuses, with "cut-off" or the reason of the group's policy, a session whose
+// opener a policy cuts off, and one that a unit which was cut off since may read: it
+// is sealed under ring keys which that unit held. What came in it may be anybody's
+// from then on, whatever unit it names. It is quick while the policy is the same.
+func (s *Session) CutOff(p policy.Approved, at time.Time) error {
+	head := p.Head()
+	if v := s.verdict.Load(); v != nil && v.head == head {
+		return v.err
+	}
+	v := &verdict{head: head, err: p.CutOff(s.peer.Facts(), at)}
+	if v.err == nil && !s.alone && identity.RingCutSince(p, s.holders, s.head) {
+		v.err = wire.Refuse(wire.CutOff, "session: cut of a unit that may read it", "after policy head "+s.head.String(), "a session since the cut")
+	}
+	s.verdict.Store(v)
+	return v.err
+}
+
+// verdict is what a policy says of a session.
+type verdict struct {
+	head attest.Digest
+	err  error
+}
+
 // Expires is when every unit forgets the session.
 func (s *Session) Expires() time.Time { return s.expires }
 
 // Ticket is the sealed session, which gives units that do not hold the session
-// the chance to open it. Only they can read it.
+// the chance to open it. Only they can read it. It is empty where [Session.Alone].
 func (s *Session) Ticket() []byte { return s.ticket }
 
 // Close erases the secret. Answers that have not begun fail with [ErrClosed].

@@ -1,7 +1,6 @@
 package channel
 
 import (
-	"container/heap"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -10,8 +9,8 @@ import (
 )
 
 // session is the unit's side of a trusted channel. It is guarded by the mutex of
-// its host and stays in the table until its expiry, whatever happens to its
-// secret, because its window must.
+// its host. It stays in the table until its expiry or until it yields, whatever
+// happens to its secret, because its window must.
 type session struct {
 	id     wire.SessionID
 	expiry uint64 // Unix seconds
@@ -20,7 +19,13 @@ type session struct {
 	ring   identity.RingID  // under which its newest sealed copy is
 	secret [secretSize]byte // while dropped, its digest; once closed, its close key, or zeros
 	state  state
+	alone  bool // it is sealed under no ring key, and never will be: only its opener holds it
 	window window
+	told   *byte  // where the proved policy head begins that a response in it carried last
+	latest int64  // not after of all numbers taken, executed or not, Unix milliseconds; 0: none was
+	turn   uint64 // in which it came into the table
+
+	byExpiry, byYield int // places in queues
 }
 
 // state says what a session in the table can do.
@@ -29,7 +34,7 @@ type state byte
 const (
 	open    state = iota
 	dropped       // its ring key was erased, and the secret with it; it may be sealed to us again
-	closed        // closed by the client; it never opens again
+	closed        // closed by the client, while there is no room for a record of it
 )
 
 // drop erases the secret and keeps its digest, so that only this secret comes
@@ -49,12 +54,6 @@ func (s *session) close() {
 	s.state = closed
 }
 
-// confirms reports whether the session was closed, and a request that asks for that
-// can be told so. Of a nil session nothing can be told.
-func (s *session) confirms(header wire.Header) bool {
-	return s != nil && s.state == closed && header.Flags&wire.FlagClose != 0 && s.secret != [secretSize]byte{}
-}
-
 // has reports whether a secret is that of the session.
 func (s *session) has(secret [secretSize]byte) bool {
 	if s.state == dropped {
@@ -63,78 +62,163 @@ func (s *session) has(secret [secretSize]byte) bool {
 	return s.state != closed && s.secret == secret
 }
 
-// windowSize is the width of replay windows in request numbers.
-const windowSize = 1024
+// yields reports whether the session may leave the table before its expiry: it
+// is untouched, or every number taken in it would be late.
+func (s *session) yields(at time.Time) bool { return s.latest == 0 || passed(at, s.latest) }
 
-// window remembers which of the newest 1024 request numbers a unit has seen.
-type window struct {
-	newest uint64
-	seen   [windowSize / 64]uint64
+// record is what is kept of a closed session outside of the table.
+type record struct {
+	id     wire.SessionID
+	key    [secretSize]byte // its close key; zeros: it confirms nothing
+	expiry uint64           // Unix seconds
+	until  int64            // it stays until this is over, Unix milliseconds
+
+	byExpiry, byYield int // places in queues
 }
 
-// take reports whether a number is new, and remembers it. A number that is too
-// old to tell is not new.
-func (w *window) take(number uint64) bool {
-	if number > w.newest {
-		w.advance(number)
-	} else if w.newest-number >= windowSize {
-		return false
+// table holds sessions and the records of closed ones. No session has both.
+type table struct {
+	self     wire.UnitID
+	limits   Limits
+	byID     map[wire.SessionID]*session
+	byExpiry queue[*session]
+	own      queue[*session] // opened by this unit; the one that yields next is first
+	joined   queue[*session] // opened by others; likewise
+	turns    uint64
+
+	records      map[wire.SessionID]*record
+	recordExpiry queue[*record]
+	recordYields queue[*record]
+}
+
+func newTable(self wire.UnitID, limits Limits) table {
+	yield := func() queue[*session] {
+		return newQueue(yieldsBefore, func(s *session) *int { return &s.byYield })
 	}
-	word, bit := &w.seen[number/64%(windowSize/64)], uint64(1)<<(number%64)
-	if *word&bit != 0 {
-		return false
+	return table{
+		self: self, limits: limits, byID: map[wire.SessionID]*session{}, own: yield(), joined: yield(),
+		byExpiry:     newQueue(func(a, b *session) bool { return a.expiry < b.expiry }, func(s *session) *int { return &s.byExpiry }),
+		records:      map[wire.SessionID]*record{},
+		recordExpiry: newQueue(func(a, b *record) bool { return a.expiry < b.expiry }, func(r *record) *int { return &r.byExpiry }),
+		recordYields: newQueue(func(a, b *record) bool { return a.until < b.until }, func(r *record) *int { return &r.byYield }),
 	}
-	*word |= bit
+}
+
+// yieldsBefore is the order in which sessions yield: untouched ones first, as
+// they came, then by the latest end of what was taken in them.
+func yieldsBefore(a, b *session) bool {
+	if a.latest != b.latest {
+		return a.latest < b.latest
+	}
+	return a.turn < b.turn
+}
+
+// queueOf is the queue in which a session waits to yield.
+func (t *table) queueOf(s *session) *queue[*session] {
+	if s.opener == t.self {
+		return &t.own
+	}
+	return &t.joined
+}
+
+// room reports whether there is room for a session that this unit opened, or
+// another, and which one has to yield for it; nil: none has to.
+func (t *table) room(opened bool, at time.Time) (yields *session, ok bool) {
+	own, anyOwn := t.own.first()
+	joined, anyJoined := t.joined.first()
+	switch {
+	case opened && t.own.Len() >= t.limits.Opened:
+		yields = own
+	case len(t.byID) < t.limits.Sessions:
+		return nil, true
+	case anyOwn && (!anyJoined || yieldsBefore(own, joined)):
+		yields = own
+	default:
+		yields = joined
+	}
+	return yields, yields != nil && yields.yields(at)
+}
+
+// add puts a session into the table, for which there is room.
+func (t *table) add(s *session) {
+	t.turns++
+	s.turn = t.turns
+	t.byID[s.id] = s
+	t.byExpiry.add(s)
+	t.queueOf(s).add(s)
+}
+
+// remove takes a session out of the table and erases its secret.
+func (t *table) remove(s *session) {
+	delete(t.byID, s.id)
+	t.byExpiry.remove(s)
+	t.queueOf(s).remove(s)
+	clear(s.secret[:])
+	s.state = closed
+}
+
+// touch notes the end of a number that was taken in a session's window.
+func (t *table) touch(s *session, notAfter int64) {
+	if notAfter > s.latest {
+		s.latest = notAfter
+		t.queueOf(s).moved(s)
+	}
+}
+
+// closed gives the close key of a closed session, zeros where there is none, and
+// whether it is known to be closed.
+func (t *table) closed(id wire.SessionID) (key *[secretSize]byte, known bool) {
+	if r := t.records[id]; r != nil {
+		return &r.key, true
+	}
+	if s := t.byID[id]; s != nil && s.state == closed {
+		return &s.secret, true
+	}
+	return nil, false
+}
+
+// bury closes a session: a record takes its place, until its numbers are over and
+// not before least, in Unix milliseconds. Where there is no room for one the
+// entry itself stays, without its secret.
+func (t *table) bury(s *session, least int64, at time.Time) {
+	s.close()
+	t.touch(s, least)
+	r := &record{id: s.id, key: s.secret, expiry: s.expiry, until: s.latest}
+	if t.keep(r, at) {
+		t.remove(s)
+	}
+}
+
+// keep keeps a record, and reports whether there was room for it.
+func (t *table) keep(r *record, at time.Time) bool {
+	if len(t.records) >= t.limits.Closed {
+		oldest, _ := t.recordYields.first()
+		if oldest == nil || !passed(at, oldest.until) {
+			return false
+		}
+		t.forget(oldest)
+	}
+	t.records[r.id] = r
+	t.recordExpiry.add(r)
+	t.recordYields.add(r)
 	return true
 }
 
-// advance moves the window up to a number and forgets what falls out of it.
-func (w *window) advance(number uint64) {
-	if number-w.newest >= windowSize {
-		w.seen = [windowSize / 64]uint64{}
-	} else {
-		for n := w.newest + 1; n <= number; n++ {
-			w.seen[n/64%(windowSize/64)] &^= 1 << (n % 64)
-		}
-	}
-	w.newest = number
+// forget removes a record.
+func (t *table) forget(r *record) {
+	delete(t.records, r.id)
+	t.recordExpiry.remove(r)
+	t.recordYields.remove(r)
+	clear(r.key[:])
 }
 
-// table holds sessions by id and by expiry.
-type table struct {
-	byID     map[wire.SessionID]*session
-	byExpiry expiryHeap
-}
-
-func (t *table) add(s *session) {
-	t.byID[s.id] = s
-	heap.Push(&t.byExpiry, s)
-}
-
-// expire removes the sessions that have ended and gives them.
-func (t *table) expire(at time.Time) (ended []*session) {
+// expire removes the sessions, and the records of sessions, that have ended.
+func (t *table) expire(at time.Time) {
 	now := uint64(at.Unix())
-	for len(t.byExpiry) > 0 && t.byExpiry[0].expiry <= now {
-		s := heap.Pop(&t.byExpiry).(*session)
-		clear(s.secret[:])
-		s.state = closed
-		delete(t.byID, s.id)
-		ended = append(ended, s)
+	for s, ok := t.byExpiry.first(); ok && s.expiry <= now; s, ok = t.byExpiry.first() {
+		t.remove(s)
 	}
-	return ended
-}
-
-// expiryHeap is a [heap.Interface] with the session that ends first on top.
-type expiryHeap []*session
-
-func (h expiryHeap) Len() int           { return len(h) }
-func (h expiryHeap) Less(i, j int) bool { return h[i].expiry < h[j].expiry }
-func (h expiryHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *expiryHeap) Push(x any)        { *h = append(*h, x.(*session)) }
-func (h *expiryHeap) Pop() any {
-	old := *h
-	s := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	return s
+	for r, ok := t.recordExpiry.first(); ok && r.expiry <= now; r, ok = t.recordExpiry.first() {
+		t.forget(r)
+	}
 }

@@ -1,22 +1,23 @@
 package channel
 
 import (
+	"bytes"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/hkdf"
 	"crypto/hpke"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/asn1"
 	"fmt"
+	"math/big"
 	"slices"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
-
-// suite is the one set of algorithms: MLKEM768-X25519, HKDF-SHA256,
-// AES-256-GCM, ECDSA on P-256 with SHA-256.
-const suite = 1
 
 // Sizes in bytes.
 const (
@@ -27,7 +28,6 @@ const (
 	maxOpen     = 2 << 10                     // open request
 	maxAnswer   = 32<<10 + wire.MaxEvidence*2 // answer to it
 	maxChain    = 16 << 10
-	maxTicket   = 1 << 10
 	maxCookie   = 8 + 6*(16+16) // previous, current and next key of two releases
 	maxSession  = 3600          // seconds from opening to expiry
 	clockMargin = 300           // seconds by which the clocks of two honest machines may differ
@@ -38,6 +38,7 @@ const (
 type transcript struct {
 	kemKey, nonce, pin []byte
 	wants              Wants
+	least              []byte // policy head that the unit must have got to; empty: none
 	enc                []byte
 	unit               wire.UnitID
 	identity           attest.Digest
@@ -51,13 +52,13 @@ type transcript struct {
 // fields are the transcript's without the session id.
 func (t *transcript) fields() [][]byte {
 	return [][]byte{
-		{suite}, t.kemKey, t.nonce, t.pin, {byte(t.wants)}, t.enc, t.unit[:], t.identity[:],
+		{envelope.Suite}, t.kemKey, t.nonce, t.pin, {byte(t.wants)}, t.least, t.enc, t.unit[:], t.identity[:],
 		t.root[:], t.chain[:], t.ring[:], t.head[:], wire.Uint64(t.expiry),
 	}
 }
 
 // afterEnc is where the session id stands in the transcript.
-const afterEnc = 6
+const afterEnc = 7
 
 // sessionID is a number of the manager's range and 16 bytes of a digest, so
 // that no manager makes two sessions of one name.
@@ -71,7 +72,7 @@ func (t *transcript) digest(id wire.SessionID) attest.Digest {
 }
 
 // kemInfo binds the KEM to its use and suite.
-func kemInfo() []byte { return wire.Frame(wire.LabelSessionKEM, []byte{suite}) }
+func kemInfo() []byte { return wire.Frame(wire.LabelSessionKEM, []byte{envelope.Suite}) }
 
 // encapsulate makes a shared secret for a client's KEM key, 1216 bytes.
 func encapsulate(kemKey []byte) (enc, shared []byte, err error) {
@@ -133,17 +134,37 @@ func evidenceData(secret []byte, transcript attest.Digest) (data attest.ReportDa
 func sign(key *ecdsa.PrivateKey, label wire.Label, fields ...[]byte) ([]byte, error) {
 	digest := wire.Hash(label, fields...)
 	signature, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
+	if err == nil {
+		signature, err = lowS(signature, key.Params())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("signing %s: %w", label, err)
 	}
 	return signature, nil
 }
 
+// lowS is the signature with the smaller s of the two, (r, s) and (r, n-s), that
+// ECDSA accepts for one message. Only that one counts, so that nobody without the key
+// makes a second signature of one.
+func lowS(signature []byte, curve *elliptic.CurveParams) ([]byte, error) {
+	var pair struct{ R, S *big.Int }
+	if _, err := asn1.Unmarshal(signature, &pair); err != nil {
+		return nil, err
+	}
+	if other := new(big.Int).Sub(curve.N, pair.S); other.Cmp(pair.S) < 0 {
+		pair.S = other
+	}
+	return asn1.Marshal(pair)
+}
+
 // verify refuses, with "signature", what sign did not make.
 func verify(key *ecdsa.PublicKey, signature []byte, label wire.Label, fields ...[]byte) error {
 	digest := wire.Hash(label, fields...)
-	if !ecdsa.VerifyASN1(key, digest[:], signature) {
-		return wire.Refuse(wire.BadSignature, string(label), "another", "the unit's")
+	if !ecdsa.VerifyASN1(key, digest[:], signature) { // first: it bounds what lowS takes apart
+		return wire.Refuse(wire.BadSignature, string(label), "one that does not verify", "the unit's")
+	}
+	if low, err := lowS(signature, key.Params()); err != nil || !bytes.Equal(low, signature) {
+		return wire.Refuse(wire.BadSignature, string(label), "a high s", "the lower s of the two (r, s) and (r, n-s)")
 	}
 	return nil
 }

@@ -1,18 +1,16 @@
 package channel
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -39,27 +37,32 @@ type Truster interface {
 }
 
 // TransportConfig says which cluster a transport speaks to. Every field is
-// required but Wants and NotAfter.
+// required but Wants, Heads and NotAfter.
 type TransportConfig struct {
 	Gateway *url.URL          // whatever reaches the units; trusted with nothing
 	Inner   http.RoundTripper // sends outer requests to the gateway
 	Pin     Pin
 	Wants   Wants
 	Trust   Truster
+	Heads   Heads // that travel beside sessions
 	Clock   func() time.Time
 	// NotAfter is how long after its sending a unit may begin to execute a
-	// request. 0 is 30 seconds.
+	// request, 2 minutes at most. 0 is 30 seconds. A unit whose clock is not
+	// known yet may take longer.
 	NotAfter time.Duration
 }
 
 // Transport is an [http.RoundTripper] that sends requests through the trusted
 // channel. It opens a session when it needs one, and the next ahead of the
-// expiry. It is safe for concurrent use and is closed by its owner.
+// expiry. A session that a unit which was cut off may read ends as soon as trust has
+// the cut, with the answers under way in it. It is safe for concurrent use and is
+// closed by its owner.
 type Transport struct {
 	config     TransportConfig
 	sessionURL *url.URL
 	requestURL *url.URL
 
+	times  times         // of units
 	chunks chunkPool     // of answers, and of requests in several
 	turns  chan struct{} // of calls that look for somebody who answers
 
@@ -70,7 +73,9 @@ type Transport struct {
 	mu      sync.Mutex // guards all below
 	held    *held
 	opening *flight       // under way; nil: none
-	units   []wire.UnitID // of the newest hint
+	units   []wire.UnitID // of the newest hint, without those that are cut off
+	wary    bool          // there were such: a request that is bound to none may come to one
+	cut     cutUnits
 	opens   uint64
 	closed  bool
 }
@@ -78,9 +83,10 @@ type Transport struct {
 // held is a session in use.
 type held struct {
 	*Session
-	renew time.Time // when the next is opened
-	last  time.Time // when it takes no further request
-	users int       // calls that still derive keys of it
+	renew time.Time            // when the next is opened
+	last  time.Time            // when it takes no further request
+	users int                  // calls that still derive keys of it
+	told  atomic.Pointer[byte] // where the proved policy head begins that a request in it carried last
 }
 
 // flight is one opening for all who wait for it.
@@ -97,6 +103,9 @@ func NewTransport(c TransportConfig) (*Transport, error) {
 	}
 	if err := c.Pin.check(); err != nil {
 		return nil, err
+	}
+	if c.NotAfter < 0 || c.NotAfter > maxAhead {
+		return nil, wire.Refuse(wire.BadRequest, "channel transport: not after", c.NotAfter, "up to 2m")
 	}
 	if c.NotAfter == 0 {
 		c.NotAfter = defaultNotAfter
@@ -152,7 +161,7 @@ func (t *Transport) current() (*held, *flight, error) {
 		return nil, nil, ErrClosed
 	}
 	now := t.config.Clock()
-	if t.held != nil && !now.Before(t.held.last) {
+	if t.held != nil && (!now.Before(t.held.last) || t.cutOff(t.held.Session) != nil) {
 		t.replace(nil)
 	}
 	if t.opening == nil && (t.held == nil || !now.Before(t.held.renew)) {
@@ -217,66 +226,13 @@ func (t *Transport) open(f *flight) {
 		}
 		return
 	}
-	life := s.expires.Sub(now)
-	t.replace(&held{Session: s, renew: now.Add(life * 3 / 4), last: s.expires.Add(-min(life/10, 5*time.Second))})
+	life := s.expires.Sub(s.unitTime)
+	h := &held{Session: s, renew: now.Add(life * 3 / 4), last: s.expires.Add(-min(life/10, 5*time.Second))}
+	if s.alone { // until units have certificate reports since the cut
+		h.renew = now.Add(renewPause)
+	}
+	t.replace(h)
 	t.opens++
-}
-
-// negotiate opens a session, with patience for what may pass.
-func (t *Transport) negotiate(ctx context.Context) (*Session, error) {
-	o, err := NewOpening(t.config.Pin, t.config.Wants)
-	if err != nil {
-		return nil, err
-	}
-	var with again
-	for try := 1; ; try++ {
-		s, next, err := t.ask(ctx, o, with)
-		if err == nil {
-			return s, nil
-		}
-		// A certificate that ended on the answer's way is renewed by now. A unit that
-		// left its group, or whose release did, beats until its certificate's end: the
-		// gateway may choose another.
-		unreached := errors.Is(err, ErrUnreachable)
-		left := !unreached && (errors.Is(err, wire.WrongRole) || errors.Is(err, wire.WrongIdentity))
-		repeat := unreached || errors.Is(err, wire.Expired) || left && try < openOthers
-		if !repeat || try == openTries || ctx.Err() != nil {
-			return nil, fmt.Errorf("opening a session: %w", err)
-		}
-		if with = next; with.cookie == "" && !left {
-			pause(ctx, time.Duration(try*try)*openPause)
-		}
-	}
-}
-
-// ask sends the open request once and judges the answer. With an error it may
-// give what to come again with.
-func (t *Transport) ask(ctx context.Context, o *Opening, with again) (s *Session, next again, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, t.sessionURL.String(), bytes.NewReader(o.Request()))
-	if err != nil {
-		return nil, again{}, err
-	}
-	request.Header.Set("Content-Type", wire.TypeSession)
-	with.set(request.Header)
-	answer, err := t.config.Inner.RoundTrip(request)
-	if err != nil {
-		return nil, again{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
-	}
-	defer answer.Body.Close()
-	t.heard(hintOf(answer))
-	if answer.StatusCode != http.StatusOK {
-		err := wire.Refuse(wire.Unavailable, "open request: status", answer.StatusCode, http.StatusOK)
-		next, unread := o.again(answer, t.config.Trust.Trust().Verifier)
-		return nil, next, fmt.Errorf("%w: %w", ErrUnreachable, errors.Join(err, unread))
-	}
-	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
-	if err != nil {
-		return nil, again{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
-	}
-	if s, err = o.Finish(body, t.config.Trust.Trust(), t.config.Clock()); err != nil {
-		s, err = o.Finish(body, t.config.Trust.Renew(ctx), t.config.Clock()) // with newer trust
-	}
-	return s, again{}, err
 }
 
 // heard keeps the units that a hint names.
@@ -286,7 +242,17 @@ func (t *Transport) heard(h Hint) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.units = h.Units
+	cut := t.cut.by(t.config.Trust.Trust().Policy)
+	t.units = slices.DeleteFunc(h.Units, func(id wire.UnitID) bool { return cut[id] })
+	t.wary = len(t.units) < len(h.Units)
+}
+
+// isWary reports whether safe requests are bound to units too: a unit that is cut off
+// is said to be there.
+func (t *Transport) isWary() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.wary
 }
 
 // choose picks the unit that a request is bound to: of those that are said to be
@@ -305,6 +271,9 @@ func (t *Transport) choose(h *held, tried []wire.UnitID) (unit wire.UnitID) {
 	for _, i := range rand.Perm(len(units)) {
 		consider(units[i])
 	}
+	if h.alone { // it is nowhere else
+		return h.peer.UnitID()
+	}
 	consider(h.peer.UnitID())
 	return unit
 }
@@ -317,16 +286,6 @@ func lastIndex(tried []wire.UnitID, unit wire.UnitID) int {
 		}
 	}
 	return -1
-}
-
-// pause waits, but not for longer than ctx.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 // Closed says how far a session was closed.
@@ -369,15 +328,15 @@ func (t *Transport) Close(ctx context.Context) Closed {
 
 // closeAt asks one unit to close the session.
 func (t *Transport) closeAt(ctx context.Context, h *held, unit wire.UnitID) error {
-	x, err := h.begin(unit, t.notAfter(h), wire.FlagClose)
+	x, err := h.begin(unit, t.notAfter(h, unit), wire.FlagClose)
 	if err != nil {
 		return err
 	}
-	body, err := x.whole(head{}, nil)
+	body, err := x.whole(bhttp.Head{}, nil)
 	if err != nil {
 		return err
 	}
-	answer, err := t.config.Inner.RoundTrip(t.outer(new(http.Request).WithContext(ctx), &outgoing{raw: body}, ""))
+	answer, err := t.config.Inner.RoundTrip(t.outer(new(http.Request).WithContext(ctx), h, &outgoing{raw: body}, ""))
 	if err != nil {
 		return err
 	}
@@ -389,8 +348,9 @@ func (t *Transport) closeAt(ctx context.Context, h *held, unit wire.UnitID) erro
 	return err
 }
 
-func (t *Transport) notAfter(h *held) time.Time {
-	end := t.config.Clock().Add(t.config.NotAfter)
+// notAfter is the end of an attempt that is bound to a unit, or to none.
+func (t *Transport) notAfter(h *held, unit wire.UnitID) time.Time {
+	end := t.times.notAfter(unit, t.config.Clock(), t.config.NotAfter)
 	if end.After(h.expires) {
 		return h.expires
 	}

@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -23,125 +21,72 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
-	"golang.org/x/crypto/ssh"
 )
 
 // noon is when most tests happen.
-var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
-// refused demands exactly this reason.
-func refused(t testing.TB, err error, want wire.Reason) {
-	t.Helper()
-	if err == nil {
-		t.Fatalf("got no error, want reason %q", want)
-	}
-	if got := wire.ReasonOf(err); got != want {
-		t.Fatalf("got reason %q (%v), want %q", got, err, want)
-	}
-}
+var noon = testworld.Noon
 
 // world is an authority with its policy, played with the real packages below.
 type world struct {
-	t      testing.TB
-	owner  ssh.Signer
-	vendor *attesttest.Vendor
+	*testworld.World
+	clock  *testworld.Clock
 	keys   *identity.Keys
 	policy policy.Approved
 	issuer *identity.Issuer
 	ring   identity.Ring
 
-	mu  sync.Mutex // guards now
-	now time.Time
+	mu sync.Mutex // guards what tests change while units run: policy, issuer, ring
 }
 
-const policyText = `schema = "cohort/policy/v1"
-trust_domain = "clinic.example"
-sequence = 1
-previous = ""
-created = 2026-11-22T09:00:00Z
-development = true
-[owners]
-quorum = 1
-approve_within = "24h"
-delay = "0s"
-keys = [ { name = "ana", ssh = "OWNER" } ]
-[platform.soft]
-roots = ["VENDOR"]
-[authority]
-root = "ROOT"
-reference = [ { platform = "soft", program = "AUTHORITY" } ]
+const tasks = `
 [task.other]
 key_mode = "shared"
 names = ["other.clinic.example"]
 [task.other.release."1"]
-reference = [ { platform = "soft", program = "OTHER" } ]
+reference = [ { platform = "soft", program = "other" } ]
 [task.scoring]
 key_mode = "shared"
 names = ["scoring.clinic.example"]
-life = "1h"
+lifetime = "1h"
 [task.scoring.release."1"]
-reference = [ { platform = "soft", program = "SCORING1" } ]
+reference = [ { platform = "soft", program = "scoring 1" } ]
 [task.scoring.release."2"]
-reference = [ { platform = "soft", program = "SCORING2" } ]
+reference = [ { platform = "soft", program = "scoring 2" } ]
 continues = "1"
 `
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	_, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &world{t: t, owner: must(ssh.NewSignerFromKey(key)), vendor: attesttest.NewVendor(), keys: must(identity.Derive(identity.NewSecret())), now: noon}
-	program := func(name string) string { return wire.Sum([]byte(name)).String() }
-	text := strings.NewReplacer("OWNER", strings.TrimSpace(string(ssh.MarshalAuthorizedKey(w.owner.PublicKey()))),
-		"VENDOR", w.vendor.Root().String(), "ROOT", w.keys.Root().String(),
-		"AUTHORITY", program("authority"), "OTHER", program("other"), "SCORING1", program("scoring 1"), "SCORING2", program("scoring 2"),
-	).Replace(policyText)
-	w.policy = must(policy.Genesis(wire.Sum([]byte(text)), w.step(text)))
-	w.issuer = must(w.keys.Issuer(w.policy))
+	w := &world{World: testworld.New(t), clock: testworld.NewClock(noon), keys: testworld.Must(identity.Derive(identity.NewSecret()))}
+	w.policy = w.Found(w.keys.Root(), tasks).Policy()
+	w.issuer = testworld.Must(w.keys.Issuer(w.policy))
 	w.ring = identity.Ring{Strict: identity.NewRingKeys(noon, time.Hour), Follow: identity.NewRingKeys(noon, time.Hour)}
 	return w
 }
 
-func (w *world) step(text string) policy.Step {
-	return policy.Step{Policy: []byte(text), Signatures: []string{must(policy.Sign(w.owner, policy.ForPolicy, []byte(text)))}}
-}
-
 // next is the policy that follows, unchanged but for its sequence.
 func (w *world) next() policy.Approved {
-	doc := w.policy.Document()
-	text := strings.Replace(string(doc.Raw()), "sequence = 1\nprevious = \"\"", fmt.Sprintf("sequence = 2\nprevious = %q", doc.Digest()), 1)
-	return must(w.policy.Next(w.step(text)))
+	return testworld.Must(w.policy.Next(w.Sign(w.After(w.policy))))
 }
 
-func (w *world) clock() time.Time {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.now
-}
+// unitClock is the clock of units.
+func (w *world) unitClock() (time.Time, error) { return w.clock.Now(), nil }
 
-func (w *world) pass(d time.Duration) time.Time {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.now = w.now.Add(d)
-	return w.now
-}
+// atNoon is the clock of a unit for which no time passes.
+func atNoon() (time.Time, error) { return noon, nil }
 
 func (w *world) root() *x509.Certificate {
-	return must(x509.ParseCertificate(w.issuer.AuthorityRoot()))
+	return testworld.Must(x509.ParseCertificate(w.issuer.AuthorityRoot()))
 }
 
 func (w *world) trust() Trust {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return Trust{Policy: w.policy, Root: w.root(), Verifier: attesttest.Verifier()}
 }
 
@@ -149,34 +94,29 @@ func (w *world) trust() Trust {
 func (w *world) Trust() Trust                { return w.trust() }
 func (w *world) Renew(context.Context) Trust { return w.trust() }
 
-func (w *world) device(program string) *attesttest.Device {
-	return w.vendor.Chip().Attester(attesttest.Measure(program))
-}
-
-func (w *world) grant(task, program string) policy.Grant {
-	w.t.Helper()
-	data := attest.Bind(wire.LabelIssue, []byte("test"))
-	evidence := must(w.device(program).Attest(context.Background(), data))
-	result := must(attesttest.Verifier().Appraise(attest.Question{Evidence: evidence, ReportData: data, Rules: w.policy.Rules(), At: noon}))
-	return must(w.policy.Admit(task, result))
-}
-
 func (w *world) id(release string) attest.Digest {
-	return must(identity.ReleaseID(w.policy, "scoring", release))
+	return testworld.Must(identity.ReleaseID(w.policy, "scoring", release))
 }
 
 func (w *world) byTask() Pin { return Pin{Genesis: w.policy.Genesis(), Task: "scoring"} }
 func (w *world) byID() Pin   { return Pin{Genesis: w.policy.Genesis(), ID: w.id("1")} }
 
-func newKey() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)) }
+func newKey() *ecdsa.PrivateKey {
+	return testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+}
 
 // standing is that of a unit of scoring with this key.
 func (w *world) standing(key *ecdsa.PrivateKey, release string) Standing {
-	w.t.Helper()
-	leaf := must(w.issuer.Unit(w.grant("scoring", "scoring "+release), key.Public(), w.clock()))
+	w.T.Helper()
+	leaf := testworld.Must(w.issuer.Unit(w.Grant(w.policy, "scoring", "scoring "+release, noon), key.Public(), w.clock.Now()))
+	cross := testworld.Must(w.issuer.Identity("scoring", release)).Cross
+	chain := []*x509.Certificate{testworld.Must(x509.ParseCertificate(leaf.DER)), testworld.Must(x509.ParseCertificate(cross))}
+	peer := testworld.Must(identity.Check(chain, w.root(), identity.Expect{
+		Policy: w.policy, Kinds: []identity.Kind{identity.KindUnit}, Use: identity.UseSigning, At: w.clock.Now(), IDs: []attest.Digest{w.id(release)},
+	}))
 	return Standing{
 		Task: "scoring", Identity: w.id(release), Genesis: w.policy.Genesis(), Root: w.keys.Root(), Head: w.policy.Head(),
-		Unit: leaf.DER, Cross: must(w.issuer.Identity("scoring", release)).Cross, NotAfter: leaf.NotAfter, Ring: copyRing(w.ring),
+		Unit: leaf.DER, Cross: cross, NotAfter: leaf.NotAfter, Facts: peer.Facts(), Ring: copyRing(w.ring),
 	}
 }
 
@@ -185,7 +125,7 @@ func copyRing(r identity.Ring) identity.Ring {
 	keys := func(k identity.RingKeys) identity.RingKeys {
 		for _, p := range []**identity.RingKey{&k.Previous, &k.Current, &k.Next} {
 			if *p != nil {
-				*p = must(identity.OpenRingKey((*p).Expose(), (*p).End()))
+				*p = testworld.Must(identity.OpenRingKey((*p).Expose(), (*p).End()))
 			}
 		}
 		return k
@@ -196,25 +136,40 @@ func copyRing(r identity.Ring) identity.Ring {
 
 // host is a unit of scoring 1.
 func (w *world) host(limits Limits) *Host {
-	w.t.Helper()
+	w.T.Helper()
 	key := newKey()
-	h := must(NewHost(key, limits))
+	h := testworld.Must(NewHost(key, limits))
 	if err := h.Update(w.standing(key, "1")); err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return h
 }
 
 // opened opens a session at a host and gives both ends.
 func (w *world) opened(h *Host, pin Pin) (*Session, []byte) {
-	w.t.Helper()
-	o := must(NewOpening(pin, 0))
-	a := must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, w.clock()))
+	w.T.Helper()
+	o := testworld.Must(NewOpening(pin, 0))
+	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, w.clock.Now()))
 	answer, sealed, err := a.Finish(attest.Evidence{})
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
-	return must(o.Finish(answer, w.trust(), w.clock())), sealed
+	return testworld.Must(o.Finish(answer, w.trust(), w.clock.Now())), sealed
+}
+
+// asked is a request of a session without content, sealed.
+func asked(s *Session, method string, target wire.UnitID, notAfter time.Time) []byte {
+	x := testworld.Must(s.begin(target, notAfter, 0))
+	return testworld.Must(x.whole(bhttp.Head{Method: method, Scheme: "https", Authority: "scoring.clinic.example", Path: "/"}, nil))
+}
+
+// brought brings a request to a host, until its number is taken or refused.
+func brought(h *Host, raw []byte, at time.Time) error {
+	x, err := h.begin([wire.HeaderSize]byte(raw), at)
+	if err != nil {
+		return err
+	}
+	return x.open(bytes.NewReader(raw[wire.HeaderSize:]), func() (time.Time, error) { return at, nil })
 }
 
 // unit is a host with its server, reached without a network.
@@ -252,10 +207,10 @@ func newCluster(t testing.TB, n int, app http.Handler) *cluster {
 }
 
 func (c *cluster) start() *unit {
-	c.t.Helper()
+	c.T.Helper()
 	u := &unit{Host: c.host(c.limit)}
-	u.server = must(NewServer(ServerConfig{Host: u.Host, App: c.app, Relay: &relay{c, u}, Attester: c.device("scoring 1"),
-		RingUnknown: func() { c.mu.Lock(); defer c.mu.Unlock(); c.rings++ }, Clock: c.clock, Log: slog.New(slog.DiscardHandler)}))
+	u.server = testworld.Must(NewServer(ServerConfig{Host: u.Host, App: c.app, Relay: &relay{c, u}, Attester: c.Device("scoring 1"),
+		RingUnknown: func() { c.mu.Lock(); defer c.mu.Unlock(); c.rings++ }, Clock: c.unitClock, Log: slog.New(slog.DiscardHandler)}))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.units = append(c.units, u)
@@ -275,7 +230,7 @@ func (r *relay) Number() uint64 {
 	return r.c.number
 }
 
-func (r *relay) Push(kind Pushed, sealed []byte) {
+func (r *relay) Push(kind envelope.Kind, sealed []byte) {
 	r.c.mu.Lock()
 	units, mute := slices.Clone(r.c.units), r.c.mute
 	r.c.mu.Unlock()
@@ -287,12 +242,12 @@ func (r *relay) Push(kind Pushed, sealed []byte) {
 			continue
 		}
 		join := u.Join
-		if kind == PushTombstone {
+		if kind == envelope.Tombstone {
 			join = u.Bury
 		}
-		id, err := join(sealed, r.c.clock())
+		id, err := join(sealed, r.c.clock.Now())
 		if err != nil && !errors.Is(err, wire.UnknownRing) {
-			r.c.t.Errorf("pushing: %v", err)
+			r.c.T.Errorf("pushing: %v", err)
 		}
 		r.c.mu.Lock()
 		r.c.stored[id] = sealed
@@ -426,9 +381,9 @@ func (p *pipeWriter) Write(b []byte) (int, error) {
 
 // client is a transport to the cluster.
 func (c *cluster) client(pin Pin, wants Wants) *Transport {
-	c.t.Helper()
-	t := must(NewTransport(TransportConfig{Gateway: must(url.Parse("http://gateway.example")), Inner: c, Pin: pin, Wants: wants, Trust: c.world, Clock: c.clock}))
-	c.t.Cleanup(func() {
+	c.T.Helper()
+	t := testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse("http://gateway.example")), Inner: c, Pin: pin, Wants: wants, Trust: c.world, Clock: c.clock.Now}))
+	c.T.Cleanup(func() {
 		c.mu.Lock()
 		c.tampers = nil
 		c.mu.Unlock()
@@ -442,7 +397,7 @@ const base = "https://scoring.clinic.example"
 // say sends a request with a body and gives the body of the answer.
 func say(t testing.TB, rt http.RoundTripper, method, path, body string) (string, error) {
 	t.Helper()
-	r := must(http.NewRequest(method, base+path, strings.NewReader(body)))
+	r := testworld.Must(http.NewRequest(method, base+path, strings.NewReader(body)))
 	answer, err := rt.RoundTrip(r)
 	if err != nil {
 		return "", err
@@ -452,4 +407,4 @@ func say(t testing.TB, rt http.RoundTripper, method, path, body string) (string,
 	return string(b), err
 }
 
-var noGateway = must(url.Parse("http://gateway.example"))
+var noGateway = testworld.Must(url.Parse("http://gateway.example"))

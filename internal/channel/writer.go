@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -32,7 +33,6 @@ type answerWriter struct {
 	x         *inbound // in a session
 	kind      string   // the content type outside
 	prefix    []byte   // before the chunks
-	first     []byte   // before the head, encrypted
 	outlet    outlet
 	begun     bool      // something was sent
 	sum       hash.Hash // of the answer's plaintext; nil when no receipt is wanted
@@ -65,19 +65,16 @@ func newAnswerWriter(w http.ResponseWriter, x *inbound) (*answerWriter, error) {
 		return nil, err
 	}
 	a := newWriter(w, x.host, s)
-	a.x, a.kind, a.prefix, a.first = x, wire.TypeAnswer, prefix[:], responseFirst
+	a.x, a.kind, a.prefix = x, wire.TypeAnswer, prefix[:]
 	if x.said != nil {
 		a.sum = sha256.New()
 	}
 	return a, nil
 }
 
-// responseFirst is what a response of a session begins with.
-var responseFirst = []byte{kindResponse}
-
 func newWriter(w http.ResponseWriter, h *Host, out outlet) *answerWriter {
 	b := h.buffer()
-	return &answerWriter{w: w, host: h, outlet: out, header: make(http.Header, 4), length: indeterminate, start: headRoom, lent: b, buf: (*b)[:headRoom]}
+	return &answerWriter{w: w, host: h, outlet: out, header: make(http.Header, 4), length: bhttp.Indeterminate, start: headRoom, lent: b, buf: (*b)[:headRoom]}
 }
 
 // Header is the header of the answer.
@@ -144,14 +141,17 @@ func (a *answerWriter) FlushError() error {
 	return http.NewResponseController(a.w).Flush()
 }
 
-// encode puts kind and head before the content in buf, which is of this length,
-// and so begins the first chunk.
+// encode puts kind, time and head before the content in buf, which is of this
+// length, and so begins the first chunk. A one-off has neither kind nor time.
 func (a *answerWriter) encode(length int64, sample []byte) error {
 	if _, ok := a.header["Content-Type"]; !ok && len(sample) > 0 && a.header.Get("Content-Encoding") == "" {
 		a.header.Set("Content-Type", http.DetectContentType(sample))
 	}
-	b := append(make([]byte, lengthSize, 256), a.first...)
-	b, err := appendResponse(b, head{status: a.status, fields: a.header, length: length})
+	b := make([]byte, lengthSize, 256)
+	if a.x != nil {
+		b = append(b, a.x.begins(kindResponse)...)
+	}
+	b, err := bhttp.AppendResponse(b, bhttp.Head{Status: a.status, Fields: a.header, Length: length})
 	if err != nil {
 		return err
 	}
@@ -159,8 +159,8 @@ func (a *answerWriter) encode(length int64, sample []byte) error {
 		return wire.Refuse(wire.TooLarge, "answer: head: size in bytes", len(b), maxPlaintext/2)
 	}
 	content := a.buf[headRoom:]
-	if length == indeterminate && len(content) > 0 {
-		b = appendVarint(b, uint64(len(content)))
+	if length == bhttp.Indeterminate && len(content) > 0 {
+		b = bhttp.AppendVarint(b, uint64(len(content)))
 	}
 	if a.start = headRoom - len(b); a.start < 0 { // a large head: the content moves
 		a.start, a.buf = 0, append(append(make([]byte, 0, cap(a.buf)), b...), content...)
@@ -195,7 +195,7 @@ func (a *answerWriter) add(p []byte) error {
 	for len(p) > 0 {
 		room := a.start + lengthSize + maxPlaintext - len(a.buf)
 		room = min(room, cap(a.buf)-tagSize-len(a.buf))
-		if a.length == indeterminate {
+		if a.length == bhttp.Indeterminate {
 			room -= 4 // of the part's length
 		}
 		if room <= 0 {
@@ -205,8 +205,8 @@ func (a *answerWriter) add(p []byte) error {
 			continue
 		}
 		n := min(room, len(p))
-		if a.length == indeterminate {
-			a.buf = appendVarint(a.buf, uint64(n))
+		if a.length == bhttp.Indeterminate {
+			a.buf = bhttp.AppendVarint(a.buf, uint64(n))
 		}
 		a.buf, p = append(a.buf, p[:n]...), p[n:]
 	}
@@ -285,19 +285,27 @@ func (a *answerWriter) finish() error {
 	if !a.streaming {
 		return a.whole(trailer)
 	}
-	if a.length == indeterminate {
+	if a.length == bhttp.Indeterminate {
 		a.buf = append(a.buf, 0)
 	}
-	if len(a.buf)-a.start > lengthSize+maxPlaintext-maxTrailers {
+	if len(a.buf)-a.start > lengthSize+maxPlaintext-bhttp.MaxTrailers {
 		if err := a.send(inner); err != nil {
 			return err
 		}
 	}
 	var err error
-	if a.buf, err = appendEnd(a.buf, trailer, a.length); err != nil {
+	if a.buf, err = bhttp.AppendTrailers(a.buf, trailer, a.length); err != nil {
 		return err
 	}
 	return a.end()
+}
+
+// kept is how many bytes of an answer in one piece wait for its end.
+func (a *answerWriter) kept() int {
+	if c, ok := a.outlet.(oneOffOutlet); ok {
+		return c.Kept()
+	}
+	return 0
 }
 
 // release gives the buffer back. It holds ciphertext, and of plaintext no more
@@ -314,7 +322,7 @@ func (a *answerWriter) whole(trailer http.Header) error {
 	if err != nil {
 		return err
 	}
-	if a.buf, err = appendEnd(a.buf, trailer, length); err != nil {
+	if a.buf, err = bhttp.AppendTrailers(a.buf, trailer, length); err != nil {
 		return err
 	}
 	a.buf = pad(a.buf, a.start+lengthSize)
@@ -333,12 +341,17 @@ func (a *answerWriter) end() error {
 		return err
 	}
 	for !a.x.whole() { // an app need not read, and may close, the request
-		if _, err := a.x.source.next(); err != nil {
+		if _, err := a.x.source.Next(); err != nil {
 			return fmt.Errorf("reading the request for its receipt: %w", err)
 		}
 	}
 	said, answered := wire.Digest(a.x.said.Sum(nil)), wire.Digest(a.sum.Sum(nil))
-	receipt, err := makeReceipt(a.host.key, a.x.standing.chain, receiptFields(a.x.header, said, answered, a.host.id))
+	at := a.x.time()
+	head, err := a.host.reached(a.x.standing, at)
+	if err != nil {
+		return err
+	}
+	receipt, err := makeReceipt(a.host.key, a.x.standing.chain, receiptFields(a.x.header, said, answered, a.host.id, at, head))
 	if err != nil {
 		return err
 	}

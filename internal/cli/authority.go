@@ -2,13 +2,12 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
 
 	"github.com/cohort-tee/cohort/internal/authority"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/spf13/cobra"
@@ -21,6 +20,8 @@ type authorityFlags struct {
 	listen     string
 	genesis    string
 	signatures []string
+	history    string
+	limits     authority.Limits
 	collateral collateralFlags
 }
 
@@ -28,45 +29,6 @@ func (a *app) authorityCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "authority", Short: "Run the trusted certificate generator"}
 	cmd.AddCommand(a.authorityInitCommand(), a.authorityRunCommand(), a.authorityBackupCommand(), a.authorityRestoreCommand(), a.authorityUnlockCommand())
 	return cmd
-}
-
-func (a *app) authorityInitCommand() *cobra.Command {
-	var f authorityFlags
-	cmd := &cobra.Command{
-		Use:   "init",
-		Short: "Make the authority's root secret inside the TEE and print its root",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.within(cmd.Context(), f.tee, func(ctx context.Context) error { return a.initAuthority(ctx, f) })
-		},
-	}
-	f.tee.register(cmd)
-	cmd.Flags().StringVar(&f.store, "store", "sqlite:authority.db", "database to make: sqlite:FILE, or an empty one of a server, postgres://USER@HOST/DATABASE")
-	return cmd
-}
-
-// rootView is what `authority init` prints.
-type rootView struct {
-	Root     string          `json:"root"`
-	Nonce    []byte          `json:"nonce"`
-	Evidence json.RawMessage `json:"evidence"`
-}
-
-func (a *app) initAuthority(ctx context.Context, f authorityFlags) (err error) {
-	db, err := store.Create(ctx, f.store)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	made, err := authority.Init(ctx, authority.InitConfig{Store: db, Attester: a.tee.device, Sealer: a.tee.device})
-	if err != nil {
-		return err
-	}
-	evidence, err := json.Marshal(made.Evidence)
-	if err != nil {
-		return fmt.Errorf("encoding evidence: %w", err)
-	}
-	return a.emit("authority-init", rootView{made.Root.String(), made.Nonce, evidence}, fmt.Sprintf("root %s\n", made.Root))
 }
 
 func (a *app) authorityRunCommand() *cobra.Command {
@@ -85,6 +47,9 @@ func (a *app) authorityRunCommand() *cobra.Command {
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:7440", "address to serve on")
 	flags.StringVar(&f.genesis, "genesis-policy", "", "file of the first policy; needed once, for a new store")
 	flags.StringArrayVar(&f.signatures, "signature", nil, "file of an owner's signature over it; repeat")
+	flags.IntVar(&f.limits.PerAddress, "per-address", 100, "requests a second from one address, in bursts of twice that; raise it where many units or clients share one")
+	flags.IntVar(&f.limits.PollsPerAddress, "polls-per-address", 8, "requests from one address that wait for the next policy step, units with a certificate apart; raise it where many clients share one")
+	flags.StringVar(&f.history, "history", "", "file of a newer policy history to show to the authority: that of a backup, or the state of a client")
 	f.collateral.register(cmd)
 	return cmd
 }
@@ -92,6 +57,10 @@ func (a *app) authorityRunCommand() *cobra.Command {
 // runAuthority is an authority's life inside a TEE.
 func (a *app) runAuthority(ctx context.Context, f authorityFlags) (err error) {
 	genesis, err := readGenesis(f)
+	if err != nil {
+		return err
+	}
+	shown, err := readHistory(f.history)
 	if err != nil {
 		return err
 	}
@@ -105,10 +74,14 @@ func (a *app) runAuthority(ctx context.Context, f authorityFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	found := f.collateral.open(db, a.log, a.now)
+	var found *collateral.Collateral
 	served, err := authority.Open(ctx, authority.Config{
 		Store: db, Attester: a.tee.device, Sealer: a.tee.device, Verifier: verifier(),
-		Clock: authority.SystemClock(), Log: a.log, Genesis: genesis, Endorser: found,
+		Clock: authority.SystemClock(), Log: a.log, Genesis: genesis, Built: built(), History: shown, Limits: f.limits,
+		Endorser: func(kept collateral.Cache) authority.Endorser {
+			found = f.collateral.open(kept, a.now)
+			return found
+		},
 	})
 	if err != nil {
 		return err

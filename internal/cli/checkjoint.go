@@ -39,6 +39,12 @@ func (d *dev) checkGroup(ctx context.Context) error {
 		{"group/stranger", as((*dev).strangerStory)},
 		{"group/role", as((*dev).roleStory)},
 		{"group/listener", as((*dev).listenerStory)},
+		{"group/takeover-by-owners/successor", d.takeoverStory(bySuccessor)},
+		{"group/takeover-by-owners/program", d.takeoverStory(byVictimsProgram)},
+		{"group/takeover-by-owners/name", d.takeoverStory(byName)},
+		{"group/takeover-by-owners/authority", d.takeoverStory(byAuthority)},
+		{"group/takeover-by-owners/chip", d.takeoverStory(byChip)},
+		{"group/withdrawal", as((*dev).withdrawalStory)},
 		{"group/withdraw", as((*dev).withdrawStory)},
 	})
 }
@@ -362,7 +368,15 @@ func (d *dev) withdrawStory(ctx context.Context) (_ string, err error) {
 		return "", err
 	}
 	took := since(d, began)
-	_, err = d.statisticStory(ctx)
+	// The others renew, because a withdrawal is a cut: until then no pair of a role is accepted.
+	waiting, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	for _, err = d.statistic(ctx); err != nil && pause(waiting, 50*time.Millisecond); {
+		_, err = d.statistic(ctx)
+	}
+	if err == nil {
+		_, err = d.statisticStory(ctx)
+	}
 	return fmt.Sprintf("%s withdraws: no certificate, no trust [%s]; it approves again: a unit that waited is up after %v, the statistic is equal",
 		party.name, wire.NoQuorum, took), err
 }

@@ -136,14 +136,15 @@ type newcomer struct {
 }
 
 // newUnit prepares one more unit of the cluster's task at an authority. program
-// replaces the cluster's program, whose arguments stay.
-func (c checker) newUnit(dir, authority string, program []string) (newcomer, error) {
+// replaces the cluster's program, whose arguments stay; flags are more of the
+// unit's.
+func (c checker) newUnit(dir, authority string, program []string, flags ...string) (newcomer, error) {
 	list, err := addresses(0, 2)
 	if err != nil {
 		return newcomer{}, err
 	}
-	settings, err := commandSettings([]string{"unit", "--task", c.cluster.Task, "--authority", authority,
-		"--genesis", c.cluster.Genesis, "--listen", list[0], "--health", list[1]})
+	settings, err := commandSettings(append([]string{"unit", "--task", c.cluster.Task, "--authority", authority,
+		"--genesis", c.cluster.Genesis, "--listen", list[0], "--health", list[1]}, flags...))
 	if err != nil {
 		return newcomer{}, err
 	}
@@ -250,7 +251,7 @@ func (c checker) otherAuthorityRefused(ctx context.Context) (_ string, err error
 	if err := u.mustBeRefused(ctx, c.cluster.TEE, wire.WrongGenesis); err != nil {
 		return "", fmt.Errorf("unit at another authority: %w", err)
 	}
-	return "refuses to start under this policy [authority-root]; client and unit refuse it [genesis]", nil
+	return "refuses to start under this policy [draft]; client and unit refuse it [genesis]", nil
 }
 
 // otherCluster is a second authority in the same TEE, not started yet.
@@ -279,27 +280,5 @@ func (c checker) refusesOurPolicy(ctx context.Context, other *dev) error {
 		return err
 	}
 	defer a.Close()
-	first := a.policy.Steps()[0]
-	file := filepath.Join(other.dir, "ours.toml")
-	args := []string{"authority", "run", "--store", "sqlite:" + other.storeFile(), "--listen", "127.0.0.1:0", "--genesis-policy", file}
-	if err := os.WriteFile(file, first.Policy, 0o600); err != nil {
-		return err
-	}
-	for i, sig := range first.Signatures {
-		path := fmt.Sprintf("%s.%d.sig", file, i)
-		if err := os.WriteFile(path, []byte(sig), 0o600); err != nil {
-			return err
-		}
-		args = append(args, "--signature", path)
-	}
-	settings, err := commandSettings(args)
-	if err != nil {
-		return err
-	}
-	log, err := os.Create(filepath.Join(other.dir, "ours.log"))
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	return mustEndRefused(ctx, c.cluster.TEE, launch{program: []string{c.cluster.Agent}, settings: settings, stdout: log, stderr: log}, wire.WrongRoot)
+	return c.mustNotStart(ctx, other.dir, other.storeFile(), a.policy.Steps()[0], wire.WrongDraft)
 }

@@ -108,6 +108,7 @@ func (a *app) root() *cobra.Command {
 		a.trustCommand(), a.verifyCommand(), a.requestCommand(),
 		a.policyCommand(), a.groupCommand(), a.measureCommand(), a.evidenceCommand(), a.statusCommand(), a.doctorCommand(),
 		a.explainCommand(), a.logCommand(), a.versionCommand(), a.configCommand(root),
+		a.rogueCommand(),
 	)
 	root.InitDefaultCompletionCmd()
 	harden(root)

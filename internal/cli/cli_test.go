@@ -22,6 +22,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -131,7 +132,7 @@ func TestUsageIsExitTwo(t *testing.T) {
 		{"key mode", []string{"dev", "--key-mode", "both"}, "both"},
 		{"cluster without check", []string{"dev", "--cluster", "x"}, "--check"},
 		{"example", []string{"dev", "--dir", t.TempDir(), "--example", "poems"}, "poems"},
-		{"outside a TEE", []string{"authority", "init"}, "[no-tee]"},
+		{"outside a TEE", []string{"authority", "init", "--draft", "genesis.toml"}, "[no-tee]"},
 		{"unit without program", []string{"unit", "--task", "t", "--authority", "https://a", "--genesis", "00"}, "no program"},
 		{"platform", []string{"authority", "run", "--platform", "xen"}, "xen"},
 		{"socket", []string{"authority", "run", "--platform", "soft"}, "--tee-socket"},
@@ -307,7 +308,7 @@ func testDraft(t *testing.T) draft {
 	program := wire.Sum([]byte("program"))
 	return draft{
 		trustDomain: "dev.test", created: time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC), quorum: 2, owners: lines,
-		softRoots: []string{wire.Sum([]byte("tee")).String()}, root: wire.Sum([]byte("root")).String(),
+		softRoots: []string{wire.Sum([]byte("tee")).String()}, machines: []string{anyMachine},
 		authority: []string{reference(attest.Soft, measurement{Program: program.String()}, nil)},
 		task: draftTask{name: "scoring", keyMode: "shared", release: "1", names: []string{"scoring.dev.test"}, units: 3, dynamic: true,
 			references: []string{reference(attest.Soft, measurement{Agent: program.String(), Program: wire.Sum([]byte("x")).String()}, []string{`a"b\c`, "tab\t", "ä"})}},
@@ -316,10 +317,11 @@ func testDraft(t *testing.T) draft {
 
 func TestDraftParsesAsWritten(t *testing.T) {
 	d := testDraft(t)
-	doc, err := policy.Parse([]byte(d.text()))
+	draft, err := policy.ParseDraft([]byte(d.text()))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, d.text())
 	}
+	doc := draft.Document()
 	release := doc.Tasks["scoring"].Releases["1"]
 	if !doc.Development || doc.Owners.Quorum != 2 || len(doc.Owners.Keys) != 3 || !release.Dynamic {
 		t.Errorf("got %+v, want what the draft says", describe(doc))
@@ -331,11 +333,12 @@ func TestDraftParsesAsWritten(t *testing.T) {
 }
 
 func TestSuccessor(t *testing.T) {
-	doc, err := policy.Parse([]byte(testDraft(t).text()))
+	draft, err := policy.ParseDraft([]byte(testDraft(t).text()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := successor(doc, doc.Created.Add(time.Hour))
+	doc := draft.Document()
+	b, err := successor(doc.Raw(), doc.Created.Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -351,13 +354,37 @@ func TestSuccessor(t *testing.T) {
 	}
 }
 
+// TestSuccessorCopiesAuthority: the step after a file with a group that says nothing of
+// its authority gives it the trust domain's.
+func TestSuccessorCopiesAuthority(t *testing.T) {
+	raw := strings.Replace(cutPolicy, cutOwner, testworld.NewKey().Line(), 1) + strings.Replace(cutGroup, cutCustody, "", 1)
+	for letter, digit := range map[string]string{"A": "a", "B": "b", "C": "c"} {
+		raw = strings.ReplaceAll(raw, `"`+letter+`"`, `"sha384:`+strings.Repeat(digit, 96)+`"`)
+	}
+	if _, err := policy.Parse([]byte(raw)); err == nil {
+		t.Fatal("the group says nothing of its authority, and is taken")
+	}
+	b, err := successor([]byte(raw), time.Date(2026, 11, 23, 9, 0, 0, 0, time.UTC))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := policy.Parse(b)
+	if err != nil || next.Previous != wire.Sum([]byte(raw)) {
+		t.Fatalf("got previous %v, %v, want the file as it stood", next.Previous, err)
+	}
+	if ended := policy.GroupsEnded(nil, next); len(ended) != 0 || !next.Groups["trial"].Authority.Machines.Any {
+		t.Errorf("got %v, want the trust domain's authority", ended)
+	}
+}
+
 func TestSuccessorRefusesWhatItCannotEdit(t *testing.T) {
 	for _, change := range [][2]string{{"sequence     =", `"sequence"   =`}, {"previous     =", "  previous   ="}} {
-		doc, err := policy.Parse([]byte(strings.Replace(testDraft(t).text(), change[0], change[1], 1)))
+		draft, err := policy.ParseDraft([]byte(strings.Replace(testDraft(t).text(), change[0], change[1], 1)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := successor(doc, doc.Created); classify(err).code != codeUsage {
+		doc := draft.Document()
+		if _, err := successor(doc.Raw(), doc.Created); classify(err).code != codeUsage {
 			t.Errorf("%q: got %v, want a usage fault", change[1], err)
 		}
 	}

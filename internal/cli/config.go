@@ -125,7 +125,7 @@ func configKeys(cmd *cobra.Command) map[string]*pflag.Flag {
 	cmd.LocalFlags().VisitAll(visit)
 	cmd.InheritedFlags().VisitAll(visit)
 	for _, sub := range cmd.Commands() {
-		if sub.Name() == "completion" || sub.Name() == "help" {
+		if sub.Name() == "completion" || sub.Name() == "help" || sub.Hidden {
 			continue
 		}
 		for key, f := range configKeys(sub) {
@@ -194,7 +194,7 @@ func configExample(cmd *cobra.Command) string {
 		b.WriteString(strings.Join(lines, "\n") + "\n")
 	}
 	for _, sub := range cmd.Commands() {
-		if sub.Name() != "completion" && sub.Name() != "help" {
+		if sub.Name() != "completion" && sub.Name() != "help" && !sub.Hidden {
 			b.WriteString(configExample(sub))
 		}
 	}

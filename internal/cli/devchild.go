@@ -15,14 +15,13 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest/soft"
+	"github.com/cohort-tee/cohort/internal/retry"
 )
 
-// Back-off of restarts. A child that lived for settled has it forgotten.
-const (
-	firstPause = 100 * time.Millisecond
-	mostPause  = 5 * time.Second
-	settled    = 10 * time.Second
-)
+// restarts is the wait before a child is started again; one that ran for settled begins anew.
+var restarts = retry.Backoff{First: 100 * time.Millisecond, Most: 5 * time.Second}
+
+const settled = 10 * time.Second
 
 // longestSocket is the length of a socket's path that the kernel takes.
 const longestSocket = 100
@@ -118,7 +117,8 @@ func (d *daemon) stop() error {
 	return err
 }
 
-// output runs a cohort command measured and gives what it printed.
+// output runs a cohort command measured and gives what it printed. What it said
+// beside that is passed on where it failed.
 func (d *daemon) output(ctx context.Context, cohort string, args ...string) ([]byte, error) {
 	settings, err := commandSettings(args)
 	if err != nil {
@@ -130,14 +130,20 @@ func (d *daemon) output(ctx context.Context, cohort string, args ...string) ([]b
 	}
 	defer os.Remove(out.Name())
 	defer out.Close()
-	l := launch{program: []string{cohort}, settings: settings, stdout: out, stderr: os.Stderr}
+	talk, err := os.CreateTemp("", "cohort-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(talk.Name())
+	defer talk.Close()
+	l := launch{program: []string{cohort}, settings: settings, stdout: out, stderr: talk}
 	p, err := l.start(ctx, d.socket)
 	if err != nil {
 		return nil, err
 	}
 	exit, err := p.Wait()
 	if err == nil && exit != (soft.Exit{}) {
-		err = fmt.Errorf("cohort %s: %v", args[0], exit)
+		err = fmt.Errorf("cohort %s: %v: %s", args[0], exit, tail(talk.Name()))
 	}
 	if err != nil {
 		return nil, err
@@ -204,7 +210,7 @@ func (d *dev) plain(args ...string) runner {
 // supervise keeps a child running until ctx is done.
 func (d *dev) supervise(ctx context.Context, c *child) {
 	d.children.Go(func() {
-		pause := firstPause
+		failures := 0
 		for ctx.Err() == nil {
 			began := d.app.now()
 			err := c.runOnce(ctx)
@@ -216,14 +222,12 @@ func (d *dev) supervise(ctx context.Context, c *child) {
 			default:
 			}
 			if d.app.now().Sub(began) > settled {
-				pause = firstPause
+				failures = 0
 			}
+			failures++
+			pause := restarts.Longest(failures)
 			d.app.say("%s ended (%v); starting it again in %v", c.name, err, pause)
-			select {
-			case <-ctx.Done():
-			case <-time.After(pause):
-			}
-			pause = min(2*pause, mostPause)
+			_ = retry.Sleep(ctx, pause) // the loop sees ctx
 		}
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -15,8 +14,6 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/manager"
-	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
 )
 
 const (
@@ -33,7 +30,7 @@ type dev struct {
 	dir       string // of dev.json
 	state     string // of this build, below dir
 	bin       binaries
-	bus       string // address where units meet the manager
+	bus       string // address where units connect to the manager
 	reference measurement
 	tee       *daemon
 	children  sync.WaitGroup
@@ -55,6 +52,7 @@ func (a *app) newDev(f devFlags, dir string, b binaries) (*dev, error) {
 	if d.reference, err = measure(b.cohort, b.program); err != nil {
 		return nil, err
 	}
+	a.sayUnmeasured(d.reference)
 	if others, _ := filepath.Glob(filepath.Join(dir, "cluster-*")); len(others) > 0 && !slices.Contains(others, d.state) {
 		a.say("%s holds the state of another build; starting a fresh cluster beside it", dir)
 	}
@@ -144,90 +142,9 @@ func (d *dev) startTEE(ctx context.Context) error {
 	return err
 }
 
-// initAuthority makes the root, once in the life of a state.
-func (d *dev) initAuthority(ctx context.Context) error {
-	if _, err := os.Stat(d.genesisFile()); err == nil {
-		return nil
-	}
-	out, err := d.tee.output(ctx, d.bin.cohort, "authority", "init", "--store", "sqlite:"+d.storeFile(), "-o", "json")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(d.state, "authority-init.json"), out, 0o600)
-}
-
-// signGenesis writes the first policy and signs it with two of three owners.
-func (d *dev) signGenesis(context.Context) error {
-	owners, err := devOwners(filepath.Join(d.state, "owners"))
-	if err != nil {
-		return err
-	}
-	text, err := os.ReadFile(d.genesisFile())
-	if errors.Is(err, os.ErrNotExist) {
-		text, err = d.writeGenesis(owners)
-	}
-	d.cluster.Genesis = wire.Sum(text).Hex()
-	return err
-}
-
-func (d *dev) writeGenesis(owners []owner) ([]byte, error) {
-	draft, err := d.draft(owners)
-	if err != nil {
-		return nil, err
-	}
-	text := []byte(draft.text())
-	if d.cluster.Group != "" {
-		if text, err = d.withGroup(draft); err != nil {
-			return nil, err
-		}
-	}
-	if _, err := policy.Parse(text); err != nil {
-		return nil, fmt.Errorf("checking the policy: %w", err)
-	}
-	for _, o := range owners[:draft.quorum] {
-		sig, err := d.app.sshSign(o.path, policy.ForPolicy, text)
-		if err != nil {
-			return nil, err
-		}
-		if err := os.WriteFile(d.genesisFile()+"."+o.name+".sig", []byte(sig), 0o644); err != nil {
-			return nil, err
-		}
-	}
-	return text, replaceFile(d.genesisFile(), text)
-}
-
-// draft is the first policy: this cohort as authority, the program as task.
-func (d *dev) draft(owners []owner) (draft, error) {
-	var made rootView
-	b, err := os.ReadFile(filepath.Join(d.state, "authority-init.json"))
-	if err == nil {
-		err = json.Unmarshal(b, &made)
-	}
-	if err != nil {
-		return draft{}, fmt.Errorf("reading the authority's root: %w", err)
-	}
-	self, err := measure("", []string{d.bin.cohort})
-	if err != nil {
-		return draft{}, err
-	}
-	out := draft{
-		trustDomain: devDomain, created: d.app.now(), quorum: 2, softRoots: []string{d.tee.root}, root: made.Root,
-		authority: []string{self.Reference},
-		task: draftTask{
-			name: d.cluster.Task, keyMode: d.cluster.KeyMode, release: "1", names: []string{d.cluster.ServerName},
-			references: []string{d.reference.Reference}, dynamic: d.reference.Dynamic, units: 50,
-		},
-	}
-	var pairs []string
-	for _, o := range owners {
-		pairs = append(pairs, o.name+"="+o.path+".pub")
-	}
-	out.owners, err = ownerLines(pairs)
-	return out, err
-}
-
 func (d *dev) startAuthority(ctx context.Context) error {
-	args := []string{"authority", "run", "--store", "sqlite:" + d.storeFile(), "--listen", strings.TrimPrefix(d.cluster.Authority, "https://"), "--genesis-policy", d.genesisFile()}
+	args := []string{"authority", "run", "--store", "sqlite:" + d.storeFile(), "--listen", strings.TrimPrefix(d.cluster.Authority, "https://"), "--genesis-policy", d.genesisFile(),
+		"--polls-per-address", "256"} // everyone is on this machine
 	sigs, err := filepath.Glob(d.genesisFile() + ".*.sig")
 	if err != nil {
 		return err
@@ -249,9 +166,9 @@ func (d *dev) startAuthority(ctx context.Context) error {
 // startManager starts the manager with its gateway. It is trusted with nothing,
 // and so runs outside the TEE.
 func (d *dev) startManager(ctx context.Context) error {
-	d.cluster.Manager.Data = filepath.Join(d.state, "manager")
+	d.cluster.Manager.Data, d.cluster.Manager.Bus = filepath.Join(d.state, "manager"), d.bus
 	c := d.newChild("manager", d.plain("manager", "--listen", strings.TrimPrefix(d.cluster.Gateway, "http://"),
-		"--bus", d.bus, "--authority-root", d.authorityRoot(), "--data", d.cluster.Manager.Data))
+		"--bus", d.bus, "--authority", d.cluster.Authority, "--authority-root", d.authorityRoot(), "--data", d.cluster.Manager.Data))
 	c.started = func(pid int) { d.note(func(c *cluster) { c.Manager.PID = pid }) }
 	d.supervise(ctx, c)
 	return c.await(ctx, func(ctx context.Context) error {

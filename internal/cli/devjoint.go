@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -133,7 +134,7 @@ func (d *dev) withGroup(first draft) ([]byte, error) {
 		return nil, err
 	}
 	line("\n[group.%s]\nkey_mode = %q\nquorum = %d # of the parties, not of the owners", devJoint, d.cluster.KeyMode, len(parties))
-	line("until = %s\nlife = \"1h\"\nnames = %s\nparty = [", rfc3339(first.created.Add(30*24*time.Hour)), quoted([]string{d.cluster.ServerName}))
+	line("until = %s\nlifetime = \"1h\"\nnames = %s\nparty = [", rfc3339(first.created.Add(30*24*time.Hour)), quoted([]string{d.cluster.ServerName}))
 	for _, p := range parties {
 		keys, err := ownerLines([]string{p.name + "=" + p.path + ".pub"})
 		if err != nil {
@@ -145,7 +146,7 @@ func (d *dev) withGroup(first draft) ([]byte, error) {
 	for _, m := range jointMembers {
 		line("%s = { members = [ { party = %q, task = %q, release = \"1\" } ], calls = %s }", m.role, m.party, m.role, quoted(m.calls))
 	}
-	return []byte(b.String()), nil
+	return policy.CopyAuthority([]byte(b.String()))
 }
 
 // writeTasks writes the tasks that are not the draft's own, the joiner's.
@@ -183,12 +184,19 @@ func (d *dev) tell(ctx context.Context, party owner, ns policy.Namespace) error 
 	if err != nil {
 		return err
 	}
-	if ns == policy.ForApprove && slices.Contains(pact.Agreement(d.app.now()).Approved, party.name) {
+	if ns == policy.ForApprove && d.approves(pact, party.name) {
 		return nil // in an earlier run on this state
 	}
-	s := sayFlags{digest: pact.ID().String(), party: party.name, key: party.path}
+	s := statementFlags{digest: pact.ID().String(), party: party.name, key: party.path, kept: filepath.Join(d.state, "statements")}
 	_, _, err = d.app.sayOfGroup(ctx, c, devJoint, s, ns)
 	return err
+}
+
+// approves reports whether a party approves the group that the policy has in force.
+func (d *dev) approves(p *policy.Pact, party string) bool {
+	return slices.ContainsFunc(p.Roots(d.app.now()), func(root attest.Digest) bool {
+		return slices.Contains(p.Agreement(root, d.app.now()).Approved, party)
+	})
 }
 
 // startMembers starts a unit of each role, and has those parties approve whose
@@ -222,13 +230,20 @@ func (d *dev) startMembers(ctx context.Context) error {
 // memberArgs is the command line of a unit in a role.
 func (d *dev) memberArgs(role int, u clusterUnit) []string {
 	m := jointMembers[role]
-	as := []string{"--group", devJoint, "--role", m.role}
-	for _, called := range m.calls {
-		i := slices.IndexFunc(jointMembers, func(m jointMember) bool { return m.role == called })
-		as = append(as, "--peer", called+"="+d.cluster.Units[i].Address)
+	as := []string{"--group", devJoint, "--role", m.role, "--party-key", d.partyKey(m.party)}
+	for i, other := range jointMembers {
+		if slices.Contains(m.calls, other.role) {
+			as = append(as, "--peer", other.role+"="+d.cluster.Units[i].Address)
+		}
+		if slices.Contains(m.calls, other.role) || slices.Contains(other.calls, m.role) {
+			as = append(as, "--peer-party", other.role+"="+d.partyKey(other.party))
+		}
 	}
 	return d.unitArgs(u, as...)
 }
+
+// partyKey is the file of a party's public key.
+func (d *dev) partyKey(party string) string { return filepath.Join(d.dir, "parties", party+".pub") }
 
 // agree has the last party approve, and waits as agreed does.
 func (d *dev) agree(ctx context.Context) error {
@@ -288,14 +303,18 @@ func healthStatus(ctx context.Context, pages string) (int, error) {
 	return answer.StatusCode, answer.Body.Close()
 }
 
-// groupTrust is what a data owner makes of the description. It remembers nothing.
+// groupTrust is what the bank's company makes of the description. It remembers nothing.
 func (d *dev) groupTrust(ctx context.Context) (*client.Trust, error) {
 	genesis, err := wire.ParseDigest(d.cluster.Genesis)
 	if err != nil {
 		return nil, err
 	}
+	keys, err := parsePartyKeys([]string{d.partyKey(jointMembers[bank].party)})
+	if err != nil {
+		return nil, err
+	}
 	return client.FetchTrust(ctx, client.TrustConfig{
-		Authorities: []string{d.cluster.Authority}, Genesis: genesis, Group: devJoint, Verifier: verifier(), Clock: d.app.now,
+		Authorities: []string{d.cluster.Authority}, Genesis: genesis, Group: devJoint, PartyKeys: keys, Verifier: verifier(), Clock: d.app.now,
 	})
 }
 
@@ -316,14 +335,11 @@ func (d *dev) jointBanner(c cluster) string {
 	if d.away() {
 		line("\nthe units wait for the parties whose keys are not here; each says:\n  %s group approve %s --digest IDENTITY --ssh-key KEY %s", d.bin.cohort, devJoint, pins)
 	}
-	line("\ntry:\n  %s request https://%s/statistic --session --group %s --role joiner --gateway %s %s", d.bin.cohort, c.ServerName, devJoint, c.Gateway, pins)
+	line("\ntry:\n  %s request https://%s/statistic --session --group %s --role joiner --party-key %s --gateway %s %s", d.bin.cohort, c.ServerName, devJoint, d.partyKey(jointMembers[bank].party), c.Gateway, pins)
 	line("  %s -pooled -dir %s    # the same, from both tables at once", d.bin.generate, d.bin.tables)
-	for _, verb := range []string{"status", "verify", "withdraw"} {
-		key := ""
-		if verb == "withdraw" {
-			key = "--ssh-key " + filepath.Join(d.dir, "parties", "south") + " "
-		}
-		line("  %s group %s %s %s%s", d.bin.cohort, verb, devJoint, key, pins)
+	for _, verb := range []string{"status ", "verify ", "withdraw "} {
+		key := map[string]string{"verify ": "--party-key " + d.partyKey("south") + " ", "withdraw ": "--ssh-key " + filepath.Join(d.dir, "parties", "south") + " "}[verb]
+		line("  %s group %s%s %s%s", d.bin.cohort, verb, devJoint, key, pins)
 	}
 	line("\nCtrl-C stops everything. State: %s", d.dir)
 	return b.String()

@@ -27,6 +27,7 @@ type cluster struct {
 	Manager   struct {
 		PID  int    `json:"pid"`
 		Data string `json:"data"` // its data directory
+		Bus  string `json:"bus"`  // host:port where units connect
 	} `json:"manager"`
 	service
 	Tasks   []service `json:"tasks"`

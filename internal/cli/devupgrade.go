@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
-	"github.com/cohort-tee/cohort/policy"
 )
 
 // firstRelease is the release that a development policy begins with.
@@ -116,7 +115,7 @@ func (d *dev) approve(ctx context.Context, release int, m measurement) error {
 		return err
 	}
 	defer a.Close()
-	text, err := successor(a.policy.Document(), d.app.now())
+	text, err := successor(a.policy.Document().Raw(), d.app.now())
 	if err != nil {
 		return err
 	}
@@ -128,7 +127,7 @@ func (d *dev) approve(ctx context.Context, release int, m measurement) error {
 	}
 	request := api.ProposeRequest{Policy: text}
 	for _, o := range owners[:a.policy.Document().Owners.Quorum] {
-		sig, err := d.app.sshSign(o.path, policy.ForPolicy, text)
+		sig, err := d.app.signPolicy(o.path, text)
 		if err != nil {
 			return err
 		}

@@ -3,15 +3,18 @@ package cli
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/soft"
+	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// draft is what a first policy is written from.
+// draft is what the draft of a first policy is written from.
 type draft struct {
 	trustDomain string
 	created     time.Time
@@ -19,7 +22,7 @@ type draft struct {
 	owners      []ownerLine
 	softRoots   []string // with one, the policy is for development
 	tpmRoots    []string
-	root        string   // authority root
+	machines    []string // which may hold the root: "any" alone, or chips
 	authority   []string // reference values as `cohort measure` prints them
 	task        draftTask
 }
@@ -31,7 +34,7 @@ type draftTask struct {
 	names                  []string
 	references             []string
 	dynamic                bool
-	units                  int
+	units                  int // 0 writes none, so that nothing bounds them
 }
 
 // text is the policy file.
@@ -58,8 +61,8 @@ func (d draft) text() string {
 	if len(d.tpmRoots) > 0 {
 		line("\n[platform.tpm]\nroots = %s", quoted(d.tpmRoots))
 	}
-	line("\n[authority]\nroot = %q # printed by `cohort authority init`\nreference = [", d.root)
-	line("%s]", indented(d.authority))
+	line("\n[authority]\nroot = \"\" # filled in by `cohort policy sign --init`")
+	line("machines = %s # may hold the root\nreference = [\n%s]", machineList(d.machines), indented(d.authority))
 	d.task.write(line)
 	return b.String()
 }
@@ -69,14 +72,17 @@ func (t draftTask) write(line func(string, ...any)) {
 		return
 	}
 	line("\n[task.%s]\nkey_mode = %q # shared: one certificate for all replicas; unit: one each, under one root", t.name, t.keyMode)
-	line("names = %s\nlife = \"1h\"\nunits = %d", quoted(t.names), t.units)
+	line("names = %s\nlifetime = \"1h\"", quoted(t.names))
+	if t.units > 0 {
+		line("units = %d # at most so many hold a place at once, in all releases: with the surge of a roll-out, and one crash", t.units)
+	}
 	t.writeRelease(line)
 }
 
 func (t draftTask) writeRelease(line func(string, ...any)) {
 	line("\n[task.%s.release.%q]\nreference = [\n%s]", t.name, t.release, indented(t.references))
 	if t.dynamic {
-		line("dynamic = true # the program loads shared libraries, which are not measured")
+		line("dynamic = true # the program loads code that is not measured: shared libraries, and an interpreter all that it runs")
 	}
 }
 
@@ -87,6 +93,31 @@ func (t draftTask) continuing(before string) string {
 	t.writeRelease(line)
 	line("continues = %q", before)
 	return b.String()
+}
+
+// anyMachine accepts every machine of the authority's platforms.
+const anyMachine = "any"
+
+// machineList is the list of machines as policy files write it.
+func machineList(machines []string) string {
+	if slices.Equal(machines, []string{anyMachine}) {
+		return tomlString(anyMachine)
+	}
+	return quoted(machines)
+}
+
+// softMachines are the machines of development TEEs: the chip of each is the
+// beginning of its root.
+func softMachines(roots []string) ([]string, error) {
+	var machines []string
+	for _, text := range roots {
+		root, err := wire.ParseDigest(text)
+		if err != nil {
+			return nil, fmt.Errorf("--soft-root: %w", err)
+		}
+		machines = append(machines, "chip:"+soft.Chip(root))
+	}
+	return machines, nil
 }
 
 func indented(lines []string) string {
@@ -150,15 +181,29 @@ var (
 )
 
 // successor is a policy file with its place moved one step on, everything else
-// as it stands.
-func successor(doc *policy.Document, created time.Time) ([]byte, error) {
-	text := string(doc.Raw())
+// as it stands; a group that says nothing of its authority is given the trust
+// domain's.
+func successor(raw []byte, created time.Time) ([]byte, error) {
+	copied, err := policy.CopyAuthority(raw)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := policy.Parse(copied)
+	if err != nil {
+		return nil, err
+	}
+	return placed(string(copied), doc.Sequence, wire.Sum(raw), created)
+}
+
+// placed is the text of a policy with the place of the one that follows another, which
+// has a sequence number and a digest.
+func placed(text string, sequence uint64, before wire.Digest, created time.Time) ([]byte, error) {
 	steps := []struct {
 		at   *regexp.Regexp
 		line string
 	}{
-		{sequenceLine, "sequence     = " + strconv.FormatUint(doc.Sequence+1, 10)},
-		{previousLine, fmt.Sprintf("previous     = %q", doc.Digest())},
+		{sequenceLine, "sequence     = " + strconv.FormatUint(sequence+1, 10)},
+		{previousLine, fmt.Sprintf("previous     = %q", before)},
 		{createdLine, "created      = " + created.UTC().Format(time.RFC3339)},
 	}
 	for _, s := range steps {

@@ -36,6 +36,7 @@ const (
 	codeHTTP        = "http-status"
 	codeCheckFailed = "check-failed"
 	codeProgram     = "program-ended"
+	codeUnbound     = "not-bound"
 	codeInterrupted = "interrupted"
 	codeInternal    = string(wire.Internal)
 )

@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// evidenceFlags are the flags of `cohort evidence`.
+// evidenceFlags are the flags of `cohort evidence`; inspect has no report data.
 type evidenceFlags struct {
 	policy, at, reportData string
 	endorsements           []string
@@ -24,58 +24,84 @@ type evidenceFlags struct {
 
 func (f *evidenceFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.policy, "policy", "", "policy file whose rules and reference values judge")
-	flags.StringVar(&f.at, "at", "", "time to judge for, as 2026-11-22T09:00:00Z (inspect: default now)")
-	flags.StringVar(&f.reportData, "report-data", "", "128 hexadecimal digits that the evidence must be bound to (default: not judged)")
+	flags.StringVar(&f.policy, "policy", "", "policy file whose rules the evidence must meet")
+	flags.StringVar(&f.at, "at", "", "time to appraise for, as 2026-11-22T09:00:00Z (inspect: default now)")
 	flags.StringArrayVar(&f.endorsements, "endorsement", nil, "ROLE=FILE of a vendor's document, beside those in the evidence; repeat")
 }
 
 func (a *app) evidenceCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "evidence", Short: "Read and judge evidence in a file"}
-	var inspect, appraise evidenceFlags
-	read := &cobra.Command{
+	cmd := &cobra.Command{Use: "evidence", Short: "Read and appraise evidence in a file"}
+	cmd.AddCommand(a.inspectCommand(), a.appraiseCommand())
+	return cmd
+}
+
+func (a *app) inspectCommand() *cobra.Command {
+	var f evidenceFlags
+	cmd := &cobra.Command{
 		Use:   "inspect FILE",
-		Short: "Print every field of evidence, and with --policy the verdict on it",
-		Args:  cobra.ExactArgs(1),
+		Short: "Print every field of evidence, without a verdict",
+		Long: "Print every field of evidence, without a verdict. With --policy the fields are verified: the evidence\n" +
+			"must be genuine and meet the policy's rules for its platform, or it is refused. What the evidence was\n" +
+			"made for is not verified: it may be a copy of another TEE's.",
+		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			v, err := a.viewEvidence(args[0], inspect)
+			v, err := a.viewEvidence(args[0], f)
 			if err != nil {
 				return err
 			}
 			return a.emit("evidence", v, v.tree())
 		},
 	}
-	inspect.register(read)
-	judge := &cobra.Command{
-		Use:   "appraise FILE --policy P --at T",
-		Short: "Judge evidence by a policy: exit code 0 when it holds, 1 when it is refused",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			v, err := a.viewEvidence(args[0], appraise)
-			if err == nil {
-				err = v.refused
-			}
-			if err != nil {
-				return err
-			}
-			return a.emit("appraisal", v.Verdict, v.Verdict.text(v.Platform))
-		},
-	}
-	appraise.register(judge)
-	for _, name := range []string{"policy", "at"} {
-		_ = judge.MarkFlagRequired(name)
-	}
-	cmd.AddCommand(read, judge)
+	f.register(cmd)
 	return cmd
 }
 
-// viewEvidence reads evidence and judges it when there is a policy.
-func (a *app) viewEvidence(path string, f evidenceFlags) (evidenceView, error) {
+func (a *app) appraiseCommand() *cobra.Command {
+	var f evidenceFlags
+	cmd := &cobra.Command{
+		Use:   "appraise FILE --policy P --at T --report-data R",
+		Short: "Appraise evidence by a policy: exit code 0 when it holds, 1 when it is refused or not bound",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			e, err := f.evidence(args[0])
+			if err != nil {
+				return err
+			}
+			q, doc, err := f.question(e, a.now())
+			if err != nil {
+				return err
+			}
+			v, err := appraise(q, doc)
+			if err != nil {
+				return err
+			}
+			if err := a.emit("appraisal", v, v.text(e.Platform)); err != nil {
+				return err
+			}
+			return v.unbound
+		},
+	}
+	f.register(cmd)
+	cmd.Flags().StringVar(&f.reportData, "report-data", "", "128 hexadecimal digits that the evidence must be bound to")
+	for _, name := range []string{"policy", "at", "report-data"} {
+		_ = cmd.MarkFlagRequired(name)
+	}
+	return cmd
+}
+
+// evidence is the evidence in a file, with the endorsements of the flags.
+func (f evidenceFlags) evidence(path string) (attest.Evidence, error) {
 	e, err := readEvidence(path)
 	if err != nil {
-		return evidenceView{}, err
+		return attest.Evidence{}, err
 	}
-	if e, err = f.endorse(e); err != nil {
+	return f.endorse(e)
+}
+
+// viewEvidence reads evidence, and verifies its fields where there is a policy.
+func (a *app) viewEvidence(path string, f evidenceFlags) (evidenceView, error) {
+	e, err := f.evidence(path)
+	if err != nil {
 		return evidenceView{}, err
 	}
 	v, err := viewPart(e)
@@ -89,18 +115,18 @@ func (a *app) viewEvidence(path string, f evidenceFlags) (evidenceView, error) {
 		}
 		v.Devices = append(v.Devices, part)
 	}
-	v.Verdict = verdictView{Verdict: "not judged", Detail: "no --policy"}
-	if f.policy != "" {
-		var proven []attest.Claims
-		proven, v.Verdict, v.refused, err = f.judge(e, a.now())
-		if err != nil {
-			return evidenceView{}, err
-		}
-		if v.refused == nil {
-			v.prove(proven)
-		}
+	if f.policy == "" {
+		return v, nil
 	}
-	v.Verdict.Unjudged = v.unjudged()
+	q, _, err := f.question(e, a.now())
+	if err != nil {
+		return evidenceView{}, err
+	}
+	claims, err := verifier().Inspect(q)
+	if err != nil {
+		return evidenceView{}, err
+	}
+	v.verify(claims, q.At)
 	return v, nil
 }
 
@@ -119,24 +145,14 @@ func viewPart(e attest.Evidence) (evidenceView, error) {
 	return v, err
 }
 
-// prove puts claims that hold in place of what the parts say: the TEE's, and those of
+// verify puts claims that hold in place of what the parts say: the TEE's, and those of
 // each device.
-func (v *evidenceView) prove(claims []attest.Claims) {
+func (v *evidenceView) verify(claims []attest.Claims, at time.Time) {
+	v.Verified, v.At = true, rfc3339(at)
 	v.fill(claims[0])
 	for i := range v.Devices {
 		v.Devices[i].fill(claims[1+i])
 	}
-}
-
-// unjudged is what nobody compares of any part.
-func (v *evidenceView) unjudged() []string {
-	all := slices.Clone(v.Unjudged)
-	for i, d := range v.Devices {
-		for _, what := range d.Unjudged {
-			all = append(all, fmt.Sprintf("device %d: %s", i, what))
-		}
-	}
-	return all
 }
 
 // readEvidence reads a wrapper, or evidence as a device gives it.
@@ -152,8 +168,8 @@ func readEvidence(path string) (attest.Evidence, error) {
 	if text := bytes.TrimSpace(content); len(text) > 0 && (text[0] == '[' || text[0] == '{') {
 		return e, e.UnmarshalJSON(text)
 	}
-	if raw, _, err := nvidia.Decode(bytes.TrimSpace(content)); err == nil && platformOf(raw) == attest.NvidiaGPU {
-		content = raw // NVIDIA's tools print reports as text
+	if raw, _, err := nvidia.Decode(bytes.Join(bytes.Fields(content), nil)); err == nil && platformOf(raw) == attest.NvidiaGPU {
+		content = raw // NVIDIA's tools print reports as text, others break its lines
 	}
 	e = attest.Evidence{Platform: platformOf(content), Raw: content}
 	if e.Platform == "" {
@@ -196,102 +212,88 @@ func (f evidenceFlags) endorse(e attest.Evidence) (attest.Evidence, error) {
 	return e.With(more), nil
 }
 
-// judge appraises evidence by the policy, and looks for the program in it. Evidence
-// of devices alone is judged as such. A refusal is a verdict; err is a fault of the
-// question.
-func (f evidenceFlags) judge(e attest.Evidence, now time.Time) (proven []attest.Claims, v verdictView, refused, err error) {
+// question is what the flags ask of evidence, and the policy that they name.
+func (f evidenceFlags) question(e attest.Evidence, now time.Time) (q attest.Question, doc *policy.Document, err error) {
 	file, err := readFile(f.policy, wire.MaxPolicy)
 	if err != nil {
-		return proven, v, nil, err
+		return q, nil, err
 	}
-	doc, err := policy.Parse(file)
-	if err != nil {
-		return proven, v, nil, err
+	if doc, err = policy.Parse(file); err != nil {
+		return q, nil, err
 	}
 	if f.at != "" {
 		if now, err = time.Parse(time.RFC3339, f.at); err != nil {
-			return proven, v, nil, usage("--at: %w", err)
+			return q, nil, usage("--at: %w", err)
 		}
 	}
-	q := attest.Question{Evidence: e, ReportData: attest.ReportData{1}, Rules: doc.Platforms, At: now}
-	seen := &witnesses{bound: f.reportData != ""}
-	if seen.bound {
+	q = attest.Question{Evidence: e, Rules: doc.Platforms, At: now}
+	if f.reportData != "" {
 		data, err := hex.DecodeString(f.reportData)
 		if err != nil || len(data) != len(q.ReportData) {
-			return proven, v, nil, usage("--report-data: got %q, want %d hexadecimal digits", f.reportData, 2*len(q.ReportData))
+			return q, nil, usage("--report-data: got %q, want %d hexadecimal digits", f.reportData, 2*len(q.ReportData))
 		}
 		q.ReportData = attest.ReportData(data)
 	}
-	v = verdictView{Verdict: "holds", At: now.UTC().Format(time.RFC3339), Bound: seen.bound}
-	if e.Platform.IsDevice() {
-		first := e
-		first.Devices = nil
-		for _, part := range append([]attest.Evidence{first}, e.Devices...) {
-			q.Evidence = part
-			if _, err := seen.verifier().AppraiseDevice(q); err != nil {
-				refused = err
-				break
-			}
+	return q, doc, nil
+}
+
+// appraise appraises evidence by a policy for the use of the question, and looks for
+// the program in it. Devices without a TEE are appraised by themselves, and are no
+// program. Only the verifier that asked for the evidence can check a credential in it,
+// so evidence that needs one is not bound.
+func appraise(q attest.Question, doc *policy.Document) (verdictView, error) {
+	v := verdictView{Verdict: "holds", At: rfc3339(q.At), Bound: true}
+	if q.Evidence.Platform.IsDevice() {
+		devices, err := verifier().AppraiseDevices(q)
+		if err != nil {
+			return verdictView{}, err
 		}
-	} else if result, err := seen.verifier().Appraise(q); err != nil {
-		refused = err
-	} else {
-		v.Is, refused = programs(doc, result)
+		v.Unjudged = unjudged(devices[0].Unjudged, devices[1:])
+		return v, nil
 	}
-	if refused != nil {
-		v.Verdict, v.Detail, v.Reason = "refused", oneLine(refused.Error()), classify(refused).code
+	result, challenge, err := verifier().AppraiseFor(q)
+	if err != nil {
+		return verdictView{}, err
 	}
-	return seen.claims, v, refused, nil
+	if v.Is, err = programs(doc, result); err != nil {
+		return verdictView{}, err
+	}
+	v.Unjudged = unjudged(result.Unjudged(), result.Devices())
+	if challenge.Credential != nil {
+		v.unbound = &fault{code: codeUnbound, cause: wire.Refuse(wire.BadNonce, "evidence: binding", "a credential",
+			"the secret in it, which only the authority that asked for the evidence knows: it shows that the key lives in that device")}
+		v.Verdict, v.Detail, v.Reason, v.Bound = "not bound", oneLine(v.unbound.Error()), codeUnbound, false
+	}
+	return v, nil
 }
 
-// witnesses are appraisers whose claims are seen, in the order of the parts. Evidence
-// in a file was bound to a nonce that is gone, so without a wish its binding is not
-// judged, and a TPM's credential, which only its verifier can judge, never; the
-// result goes to people only.
-type witnesses struct {
-	bound  bool
-	claims []attest.Claims
-}
-
-func (w *witnesses) verifier() *attest.Verifier {
-	var all []attest.Appraiser
-	for _, p := range platforms {
-		all = append(all, witness{p.appraiser(), w})
+// unjudged is what nobody compares of any part, with the device where it is one's.
+func unjudged(of []string, devices []attest.Device) []string {
+	all := slices.Clone(of)
+	for i, d := range devices {
+		for _, what := range d.Unjudged {
+			all = append(all, fmt.Sprintf("device %d: %s", i, what))
+		}
 	}
-	return attest.NewVerifier(all...)
-}
-
-type witness struct {
-	attest.Appraiser
-	*witnesses
-}
-
-func (w witness) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
-	claims, err := w.Appraiser.Appraise(raw, endorsed, rules, at)
-	w.claims = append(w.claims, claims)
-	claims.Activation = nil
-	if !w.bound {
-		stand := attest.ReportData{1}
-		claims.ReportData = stand[:]
-	}
-	return claims, err
+	return all
 }
 
 // programs are the names that a policy has for what was appraised; none is refused,
 // and so is one alone that lacks a device.
-func programs(doc *policy.Document, r attest.Result) ([]string, error) {
+func programs(doc *policy.Document, result attest.Result) ([]string, error) {
 	var names []string
-	refused := wire.Refuse(wire.NotMeasured, "measurement", r.Measurement(), "a program of the policy")
-	if matches(doc.Authority.References, r) {
+	m := result.Measurement()
+	refused := wire.Refuse(wire.NotMeasured, "measurement", m, "a program of the policy")
+	if matches(doc.Authority.References, m) {
 		names = append(names, "the authority")
 	}
 	for _, task := range doc.TaskNames() {
 		for _, name := range doc.Tasks[task].ReleaseNames() {
 			release := doc.Tasks[task].Releases[name]
-			if !matches(release.References, r) {
+			if !matches(release.References, m) {
 				continue
 			}
-			if err := release.Equipped(r.Devices()); err != nil {
+			if err := release.Equipped(result.Devices()); err != nil {
 				refused = err
 				continue
 			}
@@ -304,6 +306,6 @@ func programs(doc *policy.Document, r attest.Result) ([]string, error) {
 	return names, nil
 }
 
-func matches(references []attest.ReferenceValue, r attest.Result) bool {
-	return slices.ContainsFunc(references, func(reference attest.ReferenceValue) bool { return attest.Match(reference, r.Measurement()) == nil })
+func matches(references []attest.ReferenceValue, m attest.Measurement) bool {
+	return slices.ContainsFunc(references, func(reference attest.ReferenceValue) bool { return attest.Match(reference, m) == nil })
 }

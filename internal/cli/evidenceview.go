@@ -10,8 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 )
 
-// evidenceView is evidence for people. Its fields are unverified unless the
-// verdict is "holds".
+// evidenceView is evidence for people.
 type evidenceView struct {
 	Platform     attest.Platform   `json:"platform"`
 	Size         int               `json:"size"`
@@ -24,21 +23,24 @@ type evidenceView struct {
 	Chip         string            `json:"chip,omitempty"`
 	Unjudged     []string          `json:"unjudged,omitempty"` // what nobody compares
 	Fields       map[string]any    `json:"fields"`
-	Devices      []evidenceView    `json:"devices,omitempty"` // without a verdict of their own
-	Verdict      verdictView       `json:"verdict,omitzero"`
-
-	refused error
+	Devices      []evidenceView    `json:"devices,omitempty"`
+	// Verified says that all fields hold at a time, of the devices too, but for the
+	// report data: what the evidence was made for was not checked.
+	Verified bool   `json:"verified,omitempty"`
+	At       string `json:"at,omitempty"`
 }
 
-// verdictView is what a policy says of evidence.
+// verdictView is the verdict on evidence that is not refused.
 type verdictView struct {
-	Verdict  string   `json:"verdict"` // "holds", "refused", or "not judged"
+	Verdict  string   `json:"verdict"` // "holds" or "not bound"
 	Reason   string   `json:"reason,omitempty"`
 	Detail   string   `json:"detail,omitempty"`
-	At       string   `json:"at,omitempty"`
+	At       string   `json:"at"`
 	Is       []string `json:"is,omitempty"`       // what the policy calls the program
 	Unjudged []string `json:"unjudged,omitempty"` // what nobody compared, with its part
-	Bound    bool     `json:"bound"`              // the report data was judged
+	Bound    bool     `json:"bound"`              // it was made for the use that the question names
+
+	unbound error // why it is not bound
 }
 
 func (v *evidenceView) fill(c attest.Claims) {
@@ -52,10 +54,7 @@ func (v *evidenceView) fill(c attest.Claims) {
 
 func (v verdictView) text(of attest.Platform) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "verdict      %s", v.Verdict)
-	if v.At != "" {
-		fmt.Fprintf(&b, " at %s", v.At)
-	}
+	fmt.Fprintf(&b, "verdict      %s at %s", v.Verdict, v.At)
 	if v.Detail != "" {
 		fmt.Fprintf(&b, ": %s", v.Detail)
 	}
@@ -69,11 +68,8 @@ func (v verdictView) text(of attest.Platform) string {
 	if of.IsDevice() {
 		b.WriteString("  note       a device: it counts beside a TEE only\n")
 	}
-	if v.At != "" && !v.Bound {
-		b.WriteString("  note       whether it was made for this use is not judged: no --report-data\n")
-	}
-	if v.At != "" && of == attest.TPM {
-		b.WriteString("  note       whether the key lives in that TPM is not judged: only the authority that asked for the evidence can\n")
+	if v.Verdict == "not bound" {
+		b.WriteString("  note       its vendor vouches for it, and it may be a copy of another TEE's\n")
 	}
 	return b.String()
 }
@@ -85,10 +81,11 @@ func (v evidenceView) tree() string {
 	for i, d := range v.Devices {
 		b.WriteString(d.part(fmt.Sprintf("device %d", i)))
 	}
-	if v.Verdict.Verdict != "holds" {
-		b.WriteString("note         nothing above is proven\n")
+	if v.Verified {
+		fmt.Fprintf(&b, "note         verified at %s, but for what it was made for\n", v.At)
+	} else {
+		b.WriteString("note         nothing above is verified\n")
 	}
-	b.WriteString(v.Verdict.text(v.Platform))
 	return b.String()
 }
 
@@ -111,6 +108,9 @@ func (v evidenceView) part(name string) string {
 	fmt.Fprintf(&b, "state\n  %-26s %s\n  %-26s %v\n  %-26s %v\n", "report_data", v.ReportData, "debug", v.Debug, "dynamic", v.Dynamic)
 	if v.Chip != "" {
 		fmt.Fprintf(&b, "  %-26s %s\n", "chip", v.Chip)
+	}
+	for _, what := range v.Unjudged {
+		fmt.Fprintf(&b, "  %-26s %s\n", "not judged", what)
 	}
 	if len(v.Fields) > 0 {
 		b.WriteString("fields\n")

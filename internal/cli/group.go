@@ -4,18 +4,19 @@ import (
 	"cmp"
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/spf13/cobra"
-	"golang.org/x/crypto/ssh"
 )
 
 func (a *app) groupCommand() *cobra.Command {
@@ -24,93 +25,6 @@ func (a *app) groupCommand() *cobra.Command {
 		a.groupApproveCommand(), a.groupWithdrawCommand(), a.groupStatusCommand(), a.groupShowCommand(), a.groupVerifyCommand(),
 	)
 	return cmd
-}
-
-// sayFlags are what a party's statement is made of.
-type sayFlags struct {
-	digest, party, key string
-	notAfter           string
-}
-
-func (a *app) groupApproveCommand() *cobra.Command {
-	var s sayFlags
-	cmd, _ := a.remote("approve GROUP --digest D", "Approve a group, as one of its parties", cobra.ExactArgs(1),
-		func(ctx context.Context, c authorityClient, _ *remoteFlags, args []string) error {
-			return a.tellGroup(ctx, c, args[0], s, policy.ForApprove)
-		})
-	cmd.Long = "Approve the group whose identity has the digest D, with the party's SSH key. D\n" +
-		"is what the parties agreed on beside Cohort; what a server shows is never signed."
-	s.register(cmd)
-	cmd.Flags().StringVar(&s.digest, "digest", "", "identity of the group that is approved, from `cohort group show`")
-	cmd.Flags().StringVar(&s.notAfter, "not-after", "", "end of the approval, as 2026-12-01T00:00:00Z (default the group's end)")
-	_ = cmd.MarkFlagRequired("digest")
-	return cmd
-}
-
-func (a *app) groupWithdrawCommand() *cobra.Command {
-	var s sayFlags
-	cmd, _ := a.remote("withdraw GROUP", "Withdraw from a group, as one of its parties", cobra.ExactArgs(1),
-		func(ctx context.Context, c authorityClient, _ *remoteFlags, args []string) error {
-			return a.tellGroup(ctx, c, args[0], s, policy.ForWithdraw)
-		})
-	s.register(cmd)
-	cmd.Flags().StringVar(&s.digest, "digest", "", "identity of the group (default the one of the newest policy)")
-	return cmd
-}
-
-func (s *sayFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&s.party, "party", "", "name of the party (default the one that has the key)")
-	cmd.Flags().StringVar(&s.key, "ssh-key", "", "SSH key of the party")
-	_ = cmd.MarkFlagRequired("ssh-key")
-}
-
-// tellGroup lets a party say something of a group and tells that it was heard.
-func (a *app) tellGroup(ctx context.Context, c authorityClient, group string, s sayFlags, ns policy.Namespace) error {
-	statement, heard, err := a.sayOfGroup(ctx, c, group, s, ns)
-	if err != nil {
-		return err
-	}
-	return a.emit("group-statement", heard, fmt.Sprintf("heard: statement %d of party %s, in the history up to head %s\n", statement.Number, statement.Party, heard.Head))
-}
-
-// sayOfGroup signs what a party says of a group and brings it to the authority,
-// whose acknowledgement it checks. The history that the authority proved tells
-// which group has the digest; the authority's own word is not asked for.
-func (a *app) sayOfGroup(ctx context.Context, c authorityClient, group string, s sayFlags, ns policy.Namespace) (statement policy.Statement, heard api.Heard, err error) {
-	pact, err := pactOf(c.policy, group, s.digest)
-	if err != nil {
-		return statement, heard, err
-	}
-	signer, closeAgent, err := a.signer(s.key)
-	if err != nil {
-		return statement, heard, err
-	}
-	defer closeAgent()
-	statement = policy.Statement{
-		TrustDomain: pact.Roster.TrustDomain, Genesis: pact.Roster.Genesis, Group: pact.ID(), NotAfter: pact.Roster.Until,
-		Withdraws: ns == policy.ForWithdraw,
-	}
-	if statement.Party, err = partyOf(pact, s.party, signer.PublicKey()); err != nil {
-		return statement, heard, err
-	}
-	statement.Number = pact.Next(statement.Party)
-	if s.notAfter != "" {
-		if statement.NotAfter, err = time.Parse(time.RFC3339, s.notAfter); err != nil {
-			return statement, heard, usage("--not-after: got %q, want a time such as 2026-12-01T00:00:00Z", s.notAfter)
-		}
-	}
-	a.say("%s", statement.Bytes())
-	said := api.Said{Statement: statement.Bytes()}
-	if said.Signature, err = policy.Sign(signer, ns, said.Statement); err != nil {
-		return statement, heard, err
-	}
-	if heard, err = c.Say(ctx, group, said); err != nil {
-		return statement, heard, err
-	}
-	if err := a.acknowledged(c.policy, said, heard); err != nil {
-		return statement, heard, fmt.Errorf("checking the acknowledgement: %w", err)
-	}
-	return statement, heard, nil
 }
 
 // pactOf finds a group of the policy, with exactly the digest that was given.
@@ -131,16 +45,6 @@ func pactOf(p policy.Approved, group, digest string) (*policy.Pact, error) {
 		return nil, wire.Refuse(wire.StaleRoster, "group "+group+": identity", pact.ID(), id)
 	}
 	return of, nil
-}
-
-// partyOf is the party that has the key; where a name is given, that one.
-func partyOf(p *policy.Pact, name string, key ssh.PublicKey) (string, error) {
-	for _, party := range p.Roster.Parties {
-		if party.Key == policy.KeyDigest(key) && (name == "" || name == party.Name) {
-			return party.Name, nil
-		}
-	}
-	return "", wire.Refuse(wire.NotOwner, "group "+p.Group.Name+": key", ssh.FingerprintSHA256(key), "that of party "+name)
 }
 
 // acknowledged demands the authority's signature that the statement is in the
@@ -171,14 +75,23 @@ func (a *app) acknowledged(p policy.Approved, said api.Said, h api.Heard) error 
 
 func (a *app) groupStatusCommand() *cobra.Command {
 	cmd, _ := a.remote("status GROUP", "Show who approves a group, who is missing, and until when", cobra.ExactArgs(1),
-		func(_ context.Context, c authorityClient, _ *remoteFlags, args []string) error {
+		func(ctx context.Context, c authorityClient, _ *remoteFlags, args []string) error {
 			pact, err := pactOf(c.policy, args[0], "")
 			if err != nil {
 				return err
 			}
-			v := a.viewGroup(pact)
-			return a.emit("group-status", v, v.status(""))
+			held, err := a.groupRoot(ctx, c, pact)
+			if err != nil { // the group may have ended with the machines that held it
+				a.say("note: the root of group %s: %v", args[0], err)
+			}
+			v := struct {
+				*groupView
+				filling
+			}{a.viewGroup(pact, held.digest), fillingOf(c.policy)}
+			return a.emit("group-status", v, v.status("")+v.filling.String())
 		})
+	cmd.Long = "Show who approves a group, who is missing, and until when. `group-root` stands at\n" +
+		"a party that approved another root of the group than the authority holds now."
 	return cmd
 }
 
@@ -189,63 +102,38 @@ func (a *app) groupShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			v := a.viewGroup(pact)
-			return a.emit("group", v, v.tree()+"floors "+v.Floors+"\n")
+			v := a.viewGroup(pact, attest.Digest{})
+			return a.emit("group", v, v.tree()+"floors    "+v.Floors+"\nauthority "+v.Authorities+"\n")
 		})
 	return cmd
 }
 
-// groupVerifyFlags are the flags of `cohort group verify`.
-type groupVerifyFlags struct {
-	digest string
-	keys   []string
-}
-
 func (a *app) groupVerifyCommand() *cobra.Command {
 	var p pinFlags
-	var f groupVerifyFlags
 	cmd := &cobra.Command{
 		Use:   "verify GROUP",
 		Short: "Check a group: its authority, parties, programs, platforms and approvals",
 		Long: "Check that the parties approve the group now, under policy that the pinned owners\n" +
 			"signed, at an authority whose evidence holds. With --digest it must be exactly\n" +
-			"that group; with --party-key the party that has the key must approve it.",
+			"that group; with --party-key a party with one of the keys must approve it.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p.group, p.id = args[0], f.digest
-			return a.verifyGroup(cmd.Context(), p, f)
+			p.group = args[0]
+			return a.verifyGroup(cmd.Context(), p)
 		},
 	}
 	p.registerAuthority(cmd)
-	cmd.Flags().StringVar(&f.digest, "digest", "", "identity that the group must have")
-	cmd.Flags().StringArrayVar(&f.keys, "party-key", nil, "SSH public key of a party that must approve; repeat")
+	p.registerParty(cmd)
+	cmd.Flags().StringVar(&p.id, "digest", "", "identity that the group must have")
 	return cmd
 }
 
-func (a *app) verifyGroup(ctx context.Context, p pinFlags, f groupVerifyFlags) error {
+func (a *app) verifyGroup(ctx context.Context, p pinFlags) error {
 	t, err := a.trust(ctx, p)
 	if err != nil {
 		return err
 	}
-	pact := t.Group()
-	if len(f.keys) > 0 {
-		var trusted []ssh.PublicKey
-		for _, path := range f.keys {
-			b, err := readFile(path, maxKeyFile)
-			if err != nil {
-				return err
-			}
-			key, _, _, _, err := ssh.ParseAuthorizedKey(b)
-			if err != nil {
-				return usage("--party-key: %s is not an SSH public key", path)
-			}
-			trusted = append(trusted, key)
-		}
-		if _, err := pact.Roster.Check(pact.Said(), trusted, a.now()); err != nil {
-			return err
-		}
-	}
-	v := a.viewGroup(pact)
+	v := a.viewGroup(t.Group(), wire.Sum(t.Identities()[0].Root.RawSubjectPublicKeyInfo))
 	v.trusted(t)
 	return a.emit("group-verify", v, v.tree())
 }
@@ -258,6 +146,7 @@ type groupView struct {
 	Genesis     string      `json:"genesis"`
 	Root        string      `json:"authority_root"`
 	Authority   string      `json:"authority,omitempty"` // appraised just now
+	GroupRoot   string      `json:"group_root,omitempty"`
 	KeyMode     string      `json:"key_mode"`
 	Until       time.Time   `json:"until"`
 	Quorum      int         `json:"quorum"`
@@ -265,16 +154,27 @@ type groupView struct {
 	Ends        time.Time   `json:"approved_until,omitzero"`
 	Parties     []partyView `json:"parties"`
 	Roles       []roleView  `json:"roles"`
+	Former      *formerView `json:"former,omitempty"` // what the roster agreed on last demands
 	Floors      string      `json:"floors"`
+	Authorities string      `json:"authorities"` // that may hold the group's root
 	Continues   *groupView  `json:"continues,omitempty"`
 }
 
 type partyView struct {
-	Name     string    `json:"name"`
-	Key      string    `json:"key"`
-	Says     string    `json:"says"` // "nothing", "approves", "withdrew", "approval ended"
-	Number   uint64    `json:"number,omitempty"`
-	NotAfter time.Time `json:"not_after,omitzero"`
+	Name        string    `json:"name"`
+	Key         string    `json:"key"`
+	Fingerprint string    `json:"fingerprint"` // of the key, as ssh-keygen prints it
+	Says        string    `json:"says"`        // "nothing", "approves", "withdrew", "approval ended", "group-root"
+	Number      uint64    `json:"number,omitempty"`
+	NotAfter    time.Time `json:"not_after,omitzero"`
+	GroupRoot   string    `json:"group_root,omitempty"` // that it approved
+}
+
+// formerView is what the roster that was agreed on last under the group's name demands.
+type formerView struct {
+	Quorum   int      `json:"quorum"`
+	Approved []string `json:"approved"`
+	Missing  []string `json:"missing"`
 }
 
 type roleView struct {
@@ -289,16 +189,31 @@ type memberView struct {
 	Release   string   `json:"release"`
 	Identity  string   `json:"identity"`
 	Platforms []string `json:"platforms,omitempty"`
+	Dynamic   bool     `json:"dynamic,omitempty"` // it may load code that is not measured
 }
 
-func (a *app) viewGroup(p *policy.Pact) *groupView {
-	r, agreed := p.Roster, p.Agreement(a.now())
+// viewGroup is a group under a root of it; the zero digest is one that its parties
+// approve.
+func (a *app) viewGroup(p *policy.Pact, root attest.Digest) *groupView {
+	said := statements(p)
+	if root.IsZero() {
+		root = policy.ApprovedRoot(a.now())(p)
+	}
+	r, agreed := p.Roster, p.Agreement(root, a.now())
 	v := &groupView{
 		Name: r.Group, TrustDomain: r.TrustDomain, Identity: p.ID().String(), Genesis: r.Genesis.Hex(), Root: r.Root.String(),
-		KeyMode: string(r.KeyMode), Until: r.Until, Quorum: r.Quorum, Floors: r.Floors, Agreed: !agreed.Ends.IsZero(), Ends: agreed.Ends,
+		KeyMode: string(r.KeyMode), Until: r.Until, Quorum: r.Quorum, Floors: r.Floors, Authorities: r.Authority,
+		Agreed: !agreed.Ends.IsZero(), Ends: agreed.Ends,
+	}
+	if !root.IsZero() {
+		v.GroupRoot = root.String()
+	}
+	if agreed.Former != nil {
+		v.Former = &formerView{agreed.Former.Quorum, agreed.Former.Approved, agreed.Former.Missing}
 	}
 	for _, party := range r.Parties {
-		v.Parties = append(v.Parties, a.viewParty(p, party, slices.Contains(agreed.Approved, party.Name)))
+		_, err := p.Consents(root, party.Key, a.now())
+		v.Parties = append(v.Parties, viewParty(party, said, err))
 	}
 	for _, role := range r.Roles {
 		row := roleView{Name: role.Name, Calls: role.Calls}
@@ -308,27 +223,29 @@ func (a *app) viewGroup(p *policy.Pact) *groupView {
 		v.Roles = append(v.Roles, row)
 	}
 	if p.Before != nil {
-		v.Continues = a.viewGroup(p.Before)
+		v.Continues = a.viewGroup(p.Before, attest.Digest{})
 	}
 	return v
 }
 
-func (a *app) viewParty(p *policy.Pact, party policy.RosterParty, approves bool) partyView {
-	v := partyView{Name: party.Name, Key: party.Key.String(), Says: "nothing"}
-	for _, said := range p.Said() {
-		s, err := policy.ParseStatement(said.Statement)
-		if err != nil || s.Party != party.Name {
-			continue
-		}
-		v.Number, v.NotAfter = s.Number, s.NotAfter
-		switch {
-		case s.Withdraws:
-			v.Says = "withdrew"
-		case approves:
-			v.Says = "approves"
-		default:
-			v.Says = "approval ended"
-		}
+// viewParty is a party with its newest statement; refused is why that does not count
+// as its approval.
+func viewParty(party policy.RosterParty, said []policy.Statement, refused error) partyView {
+	v := partyView{Name: party.Name, Key: party.Key.String(), Fingerprint: fingerprint(party.Key), Says: "nothing"}
+	i := slices.IndexFunc(said, func(s policy.Statement) bool { return s.Key == party.Key })
+	if i < 0 {
+		return v
+	}
+	v.Number, v.NotAfter, v.GroupRoot = said[i].Number, said[i].NotAfter, said[i].GroupRoot.String()
+	switch {
+	case refused == nil:
+		v.Says = "approves"
+	case errors.Is(refused, wire.Withdrawn):
+		v.Says = "withdrew"
+	case errors.Is(refused, wire.Expired):
+		v.Says = "approval ended"
+	default:
+		v.Says = "group-root"
 	}
 	return v
 }
@@ -343,6 +260,7 @@ func (v *groupView) trusted(t *client.Trust) {
 			if tasks[m.Task] == nil || tasks[m.Task].Releases[m.Release] == nil {
 				continue
 			}
+			v.Roles[i].Members[j].Dynamic = tasks[m.Task].Releases[m.Release].Dynamic
 			for _, ref := range tasks[m.Task].Releases[m.Release].References {
 				v.Roles[i].Members[j].Platforms = append(v.Roles[i].Members[j].Platforms, ref.String())
 			}
@@ -357,10 +275,14 @@ func (v *groupView) status(indent string) string {
 	if v.Agreed {
 		state = "agreed until " + rfc3339(v.Ends)
 	}
-	fmt.Fprintf(&b, "%sgroup %s of %s: %s\n%s  identity %s\n%s  %d of these parties must approve:\n",
-		indent, v.Name, v.TrustDomain, state, indent, v.Identity, indent, v.Quorum)
+	fmt.Fprintf(&b, "%sgroup %s of %s: %s\n%s  identity %s\n%s  root     %s\n%s  %d of these parties must approve, and for each program its own:\n",
+		indent, v.Name, v.TrustDomain, state, indent, v.Identity, indent, cmp.Or(v.GroupRoot, "none"), indent, v.Quorum)
 	for _, p := range v.Parties {
 		fmt.Fprintf(&b, "%s  %-12s %s%s\n", indent, p.Name, p.Says, until(p))
+	}
+	if v.Former != nil {
+		fmt.Fprintf(&b, "%s  %d of the parties of the roster before must approve as well: %s; missing %s\n", indent, v.Former.Quorum,
+			cmp.Or(strings.Join(v.Former.Approved, ", "), "none did"), cmp.Or(strings.Join(v.Former.Missing, ", "), "none"))
 	}
 	if v.Continues != nil {
 		b.WriteString(indent + "  continues:\n" + v.Continues.status(indent+"    "))
@@ -369,10 +291,13 @@ func (v *groupView) status(indent string) string {
 }
 
 func until(p partyView) string {
-	if p.Says != "approves" {
-		return ""
+	switch p.Says {
+	case "approves":
+		return " until " + rfc3339(p.NotAfter)
+	case "group-root":
+		return ": approved root " + p.GroupRoot
 	}
-	return " until " + rfc3339(p.NotAfter)
+	return ""
 }
 
 // tree is the group as `group verify` prints it.
@@ -384,10 +309,11 @@ func (v *groupView) tree() string {
 	}
 	fmt.Fprintf(&b, "%s: %s\n├─ group\n│  ├─ identity     %s\n│  ├─ domain       %s\n│  ├─ genesis      %s\n│  ├─ key mode     %s\n│  └─ ends         %s\n",
 		v.Name, state, v.Identity, v.TrustDomain, v.Genesis, v.KeyMode, rfc3339(v.Until))
-	fmt.Fprintf(&b, "├─ authority\n│  ├─ root         %s\n│  └─ code         %s\n", v.Root, cmp.Or(v.Authority, "not asked"))
+	fmt.Fprintf(&b, "├─ authority\n│  ├─ root         %s\n│  ├─ group root   %s\n│  └─ code         %s\n",
+		v.Root, cmp.Or(v.GroupRoot, "none approved"), cmp.Or(v.Authority, "not asked"))
 	fmt.Fprintf(&b, "├─ approvals (%d needed)\n", v.Quorum)
 	for i, p := range v.Parties {
-		fmt.Fprintf(&b, "│  %s %-12s %s%s, key %s\n", twig(i, len(v.Parties)), p.Name, p.Says, until(p), p.Key)
+		fmt.Fprintf(&b, "│  %s %-12s %s%s, key %s\n", twig(i, len(v.Parties)), p.Name, p.Says, until(p), p.Fingerprint)
 	}
 	b.WriteString("└─ roles\n")
 	for i, r := range v.Roles {
@@ -398,6 +324,9 @@ func (v *groupView) tree() string {
 		fmt.Fprintf(&b, "   %s %s, calls %s\n", twig(i, len(v.Roles)), r.Name, cmp.Or(strings.Join(r.Calls, ", "), "nobody"))
 		for j, m := range r.Members {
 			fmt.Fprintf(&b, "   %s %s %s: task %s release %s, identity %s\n", below, twig(j, len(r.Members)), m.Party, m.Task, m.Release, m.Identity)
+			if m.Dynamic {
+				fmt.Fprintf(&b, "   %s    dynamic: loads code that is not measured\n", below)
+			}
 			for _, platform := range m.Platforms {
 				fmt.Fprintf(&b, "   %s    %s\n", below, platform)
 			}

@@ -120,7 +120,7 @@ func (c policyChange) cutCause(e api.LogEntry) string {
 	if !named {
 		return "platform " + e.Platform + " is removed"
 	}
-	for _, cause := range []string{c.groupCause(e), chipCause(e.Chip, rules)} {
+	for _, cause := range []string{c.groupCause(e), chipCause(platform, e.Chip, rules)} {
 		if cause != "" {
 			return cause
 		}
@@ -136,7 +136,7 @@ func deviceCause(devices []api.LogDevice, release *policy.Release, next *policy.
 		if !named {
 			return "platform " + d.Platform + " is removed"
 		}
-		if cause := chipCause(strings.TrimPrefix(d.Chip, "sha256:"), rules); cause != "" {
+		if cause := chipCause(attest.Platform(d.Platform), d.Chip, rules); cause != "" {
 			return d.Platform + ": " + cause
 		}
 		have[attest.Platform(d.Platform)]++
@@ -181,18 +181,11 @@ func lessCode(old, next *policy.Task, release string) bool {
 }
 
 // chipCause says whether the rules of a platform cut a chip off.
-func chipCause(chip string, rules attest.Rules) string {
-	trim := func(s string) string { return strings.TrimRight(s, "0") } // a Turin's id stands before zeros
-	is := func(id []byte) bool { return chip != "" && trim(fmt.Sprintf("%x", id)) == trim(chip) }
-	if slices.ContainsFunc(slices.Concat(rules.SNP.CutChips, rules.DCAP.CutChips, rules.TPM.CutChips, rules.NVIDIA.CutChips), is) {
-		return "cut_chips"
+func chipCause(p attest.Platform, chip string, rules attest.Rules) string {
+	if key := policy.ChipRefused(p, rules, chip); key != "chips" {
+		return key
 	}
-	for _, accepted := range []attest.List{rules.SNP.Chips, rules.DCAP.Chips, rules.NVIDIA.Chips} {
-		if len(accepted.Values) > 0 && !slices.ContainsFunc(accepted.Values, is) {
-			return "chip is not among chips"
-		}
-	}
-	return ""
+	return "chip is not among chips"
 }
 
 // affectedText says for people who is affected.

@@ -1,18 +1,14 @@
 package cli
 
 import (
-	"bytes"
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"golang.org/x/crypto/ssh"
@@ -33,6 +29,7 @@ roots = ["sha256:111111111111111111111111111111111111111111111111111111111111111
 chips = "any"
 [authority]
 root = "sha256:3333333333333333333333333333333333333333333333333333333333333333"
+machines = "any"
 reference = [ { platform = "tdx", any = ["mrtd", "mrconfigid", "rtmr0", "rtmr1", "rtmr2"], rtmr3 = "A" } ]
 [task.scoring]
 key_mode = "shared"
@@ -97,12 +94,16 @@ func TestAffected(t *testing.T) {
 	}
 }
 
+// cutCustody is what the group below says of its authority.
+const cutCustody = `authority = { machines = "any", platform = { tdx = { chips = "any", roots = ["sha256:1111111111111111111111111111111111111111111111111111111111111111"] } }, reference = [ { platform = "tdx", any = ["mrtd", "mrconfigid", "rtmr0", "rtmr1", "rtmr2"], rtmr3 = "A" } ] }
+`
+
 // cutGroup is a group of the policy above.
 const cutGroup = `[group.trial]
 key_mode = "shared"
 quorum = 1
 until = 2026-12-01T00:00:00Z
-party = [ { name = "east", ssh = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBK0z9HK0HpCq0HnJ7rPAxQ7mOQeWf0BCKxV0GmWwv7a" } ]
+` + cutCustody + `party = [ { name = "east", ssh = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBK0z9HK0HpCq0HnJ7rPAxQ7mOQeWf0BCKxV0GmWwv7a" } ]
 [group.trial.role]
 asker = { members = [ { party = "east", task = "scoring", release = "1" } ], calls = ["scorer"] }
 scorer = { members = [ { party = "east", task = "scoring", release = "2" } ] }
@@ -111,9 +112,9 @@ scorer = { members = [ { party = "east", task = "scoring", release = "2" } ] }
 // TestAffectedGroup says of two units of a group, one of each role, whom a policy
 // cuts off.
 func TestAffectedGroup(t *testing.T) {
-	owner := newSigner(t)
+	owner := testworld.NewKey()
 	keyed := func(edits ...string) []string {
-		return append([]string{cutOwner, signerLine(owner), "[task.scoring]\n", cutGroup + "[task.scoring]\n"}, edits...)
+		return append([]string{cutOwner, owner.Line(), "[task.scoring]\n", cutGroup + "[task.scoring]\n"}, edits...)
 	}
 	doc := parsed(t, keyed()...)
 	inForce := founded(t, owner, doc)
@@ -131,7 +132,7 @@ func TestAffectedGroup(t *testing.T) {
 		want  []string
 	}{
 		{"nothing", nil, nil},
-		{"more life", []string{`key_mode = "shared"` + "\nquorum", `key_mode = "shared"` + "\nlife = \"2h\"\nquorum"}, nil},
+		{"more life", []string{`key_mode = "shared"` + "\nquorum", `key_mode = "shared"` + "\nlifetime = \"2h\"\nquorum"}, nil},
 		{"the group", []string{cutGroup, ""}, both("group trial is removed")},
 		{"a role", []string{", calls = [\"scorer\"]", "", "scorer = { members = [ { party = \"east\", task = \"scoring\", release = \"2\" } ] }\n", ""},
 			[]string{ids[0] + " " + another, ids[1] + " role scorer of group trial is removed"}},
@@ -161,25 +162,8 @@ func TestAffectedGroup(t *testing.T) {
 	}
 }
 
-// cutOwner is the owner of the policy above, whose private key nobody has.
+// cutOwner is the owner of the policy above, whose private key no test has.
 const cutOwner = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBK0z9HK0HpCq0HnJ7rPAxQ7mOQeWf0BCKxV0GmWwv7a"
-
-func newSigner(t *testing.T) ssh.Signer {
-	t.Helper()
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signer
-}
-
-func signerLine(s ssh.Signer) string {
-	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.PublicKey())))
-}
 
 // founded is a first policy, signed.
 func founded(t *testing.T, owner ssh.Signer, doc *policy.Document) policy.Approved {
@@ -195,32 +179,10 @@ func founded(t *testing.T, owner ssh.Signer, doc *policy.Document) policy.Approv
 	return a
 }
 
-// TestChipCause: a chip is cut off by its id, on each platform that has ids.
-func TestChipCause(t *testing.T) {
-	id := bytes.Repeat([]byte{0xab}, 32)
-	turin := append(bytes.Repeat([]byte{0xcd}, 8), make([]byte, 56)...)
-	for name, row := range map[string]struct {
-		chip  string
-		rules attest.Rules
-		want  string
-	}{
-		"snp":         {"cdcdcdcdcdcdcdcd", attest.Rules{SNP: attest.SNPRules{CutChips: [][]byte{turin}}}, "cut_chips"},
-		"dcap":        {hex.EncodeToString(id), attest.Rules{DCAP: attest.DCAPRules{CutChips: [][]byte{id}}}, "cut_chips"},
-		"tpm":         {hex.EncodeToString(id), attest.Rules{TPM: attest.TPMRules{CutChips: [][]byte{id}}}, "cut_chips"},
-		"another":     {hex.EncodeToString(id[1:]), attest.Rules{TPM: attest.TPMRules{CutChips: [][]byte{id}}}, ""},
-		"not known":   {"", attest.Rules{DCAP: attest.DCAPRules{CutChips: [][]byte{id}}}, ""},
-		"not allowed": {hex.EncodeToString(id[1:]), attest.Rules{SNP: attest.SNPRules{Chips: attest.List{Values: [][]byte{id}}}}, "chip is not among chips"},
-	} {
-		if got := chipCause(row.chip, row.rules); got != row.want {
-			t.Errorf("%s: got %q, want %q", name, got, row.want)
-		}
-	}
-}
-
 // TestAffectedDevices says of a unit with a GPU which policy cuts it off for that.
 func TestAffectedDevices(t *testing.T) {
 	chip, other := wire.Sum([]byte("a GPU")), wire.Sum([]byte("another"))
-	table := fmt.Sprintf("[platform.nvidia-gpu]\nroots = [%q]\nmodels = [\"GH100\"]\nchips = \"any\"\ndrivers = \"any\"\nvbios = \"any\"\nmodes = [\"SPT\"]\nmeasurements = \"any\"\n", other)
+	table := fmt.Sprintf("[platform.nvidia-gpu]\nroots = [%q]\nmodels = [\"GH100\"]\nchips = \"any\"\ndrivers = \"any\"\nvbios = \"any\"\nmodes = [\"SPT\"]\nmeasurements = \"any\"\nmode = \"development\"\n", other)
 	edits := []string{"[task.scoring]", table + "[task.scoring]"}
 	units := []api.LogEntry{{
 		Unit: "a", Task: "scoring", Release: "1", Platform: "tdx", Chip: strings.Repeat("1", 32),

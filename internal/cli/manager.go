@@ -19,24 +19,26 @@ const maxPEM = 1 << 20
 
 // managerFlags are the flags of `cohort manager`.
 type managerFlags struct {
-	listen    string
-	bus       string
-	cert      string
-	key       string
-	roots     string
-	data      string
-	nats      []string
-	natsCA    string
-	jetstream string
-	limits    manager.Limits
-	copies    int // MiB
+	listen string
+	bus    string
+	cert   string
+	key    string
+	roots  string
+
+	authorities []string
+	data        string
+	nats        []string
+	natsCA      string
+	jetstream   string
+	limits      manager.Limits
+	copies      int // MiB
 }
 
 func (a *app) managerCommand() *cobra.Command {
 	var f managerFlags
 	cmd := &cobra.Command{
 		Use:   "manager --authority-root F",
-		Short: "Run the cluster manager and its gateway, which are trusted with nothing",
+		Short: "Run the cluster manager and its gateway, which are untrusted",
 		Long: "Relay sealed sessions between units and bring the requests of users to them. A\n" +
 			"manager holds no key: it can delay people and no more. Without a certificate its\n" +
 			"gateway serves plain HTTP on loopback, and units are given DATA/manager.pem.",
@@ -45,15 +47,17 @@ func (a *app) managerCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:7441", "address of the gateway")
-	flags.StringVar(&f.bus, "bus", "127.0.0.1:7448", "address where units meet the manager")
+	flags.StringVar(&f.bus, "bus", "127.0.0.1:7448", "address where units connect")
 	flags.StringVar(&f.cert, "tls-cert", "", "the operator's certificate chain (PEM); it may be replaced")
 	flags.StringVar(&f.key, "tls-key", "", "its private key (PEM)")
+	flags.StringSliceVar(&f.authorities, "authority", nil, "URL of an authority whose policy history the gateway serves to its clients, who verify it; repeat or separate by commas for its replicas")
 	flags.StringVar(&f.roots, "authority-root", "", "authority root that units stand under (cohort trust --authority-out)")
 	flags.StringVar(&f.data, "data", "", "where copies of sealed sessions are kept (default in the state directory)")
-	flags.StringSliceVar(&f.nats, "nats", nil, "leaf node URLs of a NATS cluster over which managers meet (tls://[USER:PASSWORD@]HOST:PORT)")
+	flags.StringSliceVar(&f.nats, "nats", nil, "leaf node URLs of a NATS cluster over which managers reach one another (tls://[USER:PASSWORD@]HOST:PORT)")
 	flags.StringVar(&f.natsCA, "nats-ca", "", "certificates that the NATS cluster's stand under (PEM; default the system's)")
 	flags.StringVar(&f.jetstream, "nats-jetstream", "", "JetStream domain of the NATS cluster, where a stream keeps sealed sessions for managers that were not there")
-	flags.IntVar(&f.limits.PerAddress, "per-address", 1_000, "open and one-off requests a second from one address; raise it behind a proxy or for a relay")
+	flags.IntVar(&f.limits.PerAddress, "per-address", 1_000, "open and one-off requests a second from one address, and a tenth of that in sessions the manager does not know; raise it behind a proxy or for a relay")
+	flags.IntVar(&f.limits.InFlight, "in-flight", 10_000, "requests at once, a fifth of them to one unit; one address has at most half, so raise it behind a proxy")
 	flags.IntVar(&f.copies, "copies", 256, "MiB of sealed sessions kept for one cluster, about 2,000 sessions each; what expires first makes room")
 	_ = cmd.MarkFlagRequired("authority-root")
 	return cmd
@@ -69,8 +73,11 @@ func (a *app) runManager(ctx context.Context, f managerFlags) (err error) {
 	if f.copies < 1 {
 		return usage("--copies: got %d, want at least 1", f.copies)
 	}
-	f.limits.Copies = f.copies << 20
-	config := manager.Config{DataDir: f.data, BusAddress: f.bus, Log: a.log, Clock: a.now, NATS: natsd.Join{URLs: f.nats, JetStream: f.jetstream}, Limits: f.limits}
+	if f.limits.InFlight < 10 {
+		return usage("--in-flight: got %d, want at least 10", f.limits.InFlight)
+	}
+	f.limits.Copies, f.limits.PerUnit = f.copies<<20, f.limits.InFlight/5
+	config := manager.Config{DataDir: f.data, BusAddress: f.bus, Log: a.log, Clock: a.now, Authorities: f.authorities, NATS: natsd.Join{URLs: f.nats, JetStream: f.jetstream}, Limits: f.limits}
 	if f.natsCA != "" {
 		if config.NATS.CA, err = readPool(f.natsCA); err != nil {
 			return err

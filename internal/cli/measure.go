@@ -23,7 +23,8 @@ func (a *app) measureCommand() *cobra.Command {
 			"With --agent none it is that of a program which uses the SDK. Without a program\n" +
 			"it is that of this cohort itself, as an authority. On hardware that measures an\n" +
 			"image instead of a program it is that of the image that runs here, in this\n" +
-			"machine's own words: compute it from your files to know what it ought to be.",
+			"machine's own words: compute it from your files to know what it ought to be.\n" +
+			"Notes on stderr name what of the program is not measured.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if open := platforms[attest.Platform(platform)].open; open != nil {
 				return a.measureSelf(cmd.Context(), open, machine.machine, args)
@@ -53,9 +54,7 @@ func (a *app) measureCommand() *cobra.Command {
 				return err
 			}
 			text := m.Reference + "\n"
-			if m.Dynamic {
-				a.say("note: it loads shared libraries, which are not measured: the release needs `dynamic = true`")
-			}
+			a.sayUnmeasured(m)
 			return a.emit("measure", m, text)
 		},
 	}

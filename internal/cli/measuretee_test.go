@@ -35,7 +35,7 @@ func TestReferenceLines(t *testing.T) {
 		text := fmt.Sprintf("schema = %q\ntrust_domain = \"a.example\"\nsequence = 1\nprevious = \"\"\ncreated = 2026-11-22T09:00:00Z\n", policy.Schema) +
 			"[owners]\nquorum = 1\napprove_within = \"1h\"\ndelay = \"1h\"\nkeys = [ { name = \"ana\", ssh = \"" + testKey + "\" } ]\n" +
 			fmt.Sprintf(platforms, "sha256:"+strings.Repeat("1", 64)) +
-			fmt.Sprintf("[authority]\nroot = \"sha256:%s\"\nreference = [ %s ]\n", strings.Repeat("2", 64), referenceLine(m))
+			fmt.Sprintf("[authority]\nroot = \"sha256:%s\"\nmachines = \"any\"\nreference = [ %s ]\n", strings.Repeat("2", 64), referenceLine(m))
 		doc, err := policy.Parse([]byte(text))
 		if err != nil {
 			t.Errorf("%s: %v", m.Platform, err)

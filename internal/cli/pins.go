@@ -26,6 +26,7 @@ type pinFlags struct {
 	genesis     string
 	task        string
 	group       string
+	partyKeys   []string
 	id          string
 	minSequence uint64
 	state       string
@@ -48,6 +49,31 @@ func (p *pinFlags) register(cmd *cobra.Command) {
 	flags.Uint64Var(&p.minSequence, "min-sequence", 0, "refuse policy before this one")
 }
 
+// registerGroup adds what names a group, and the party whose approval counts.
+func (p *pinFlags) registerGroup(cmd *cobra.Command, use string) {
+	cmd.Flags().StringVar(&p.group, "group", "", use)
+	p.registerParty(cmd)
+}
+
+func (p *pinFlags) registerParty(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&p.partyKeys, "party-key", nil, "with a group: "+partyKeyHelp+" of a party that must approve it; repeat for its new key")
+}
+
+// parties are the keys of the pinned party. Without them it prints one line of
+// warning, where the pin is a group's.
+func (a *app) parties(p pinFlags) ([]wire.Digest, error) {
+	if p.group == "" {
+		if len(p.partyKeys) > 0 {
+			return nil, usage("--party-key needs --group")
+		}
+		return nil, nil
+	}
+	if len(p.partyKeys) == 0 {
+		a.say("warning: without --party-key the owners of the policy choose the parties of group %s; give the key of the party you trust", p.group)
+	}
+	return parsePartyKeys(p.partyKeys)
+}
+
 // pin is what a client of one service pins.
 func (p pinFlags) pin() (pin channel.Pin, err error) {
 	pin.Task, pin.Group = p.task, p.group
@@ -68,10 +94,13 @@ func (p pinFlags) pin() (pin channel.Pin, err error) {
 // named refuses pins without an authority to ask.
 func (p pinFlags) named() error {
 	if len(p.authorities) == 0 {
-		return usage("give --authority")
+		return usage("give --authority: " + beginsAtAuthority)
 	}
 	return nil
 }
+
+// beginsAtAuthority is why a gateway that serves the policy history is not enough to begin.
+const beginsAtAuthority = "trust begins with evidence of an authority, and no gateway stands in for one"
 
 // trust fetches trust for the pins, and remembers the newest policy seen.
 func (a *app) trust(ctx context.Context, p pinFlags) (*client.Trust, error) {
@@ -86,6 +115,9 @@ func (a *app) trust(ctx context.Context, p pinFlags) (*client.Trust, error) {
 		Authorities: p.authorities, Genesis: pin.Genesis, Task: pin.Task, Group: pin.Group, ID: pin.ID,
 		MinSequence: p.minSequence, Verifier: verifier(), Clock: a.now,
 	}
+	if config.PartyKeys, err = a.parties(p); err != nil {
+		return nil, err
+	}
 	path, err := a.seenFile(p)
 	if err != nil {
 		return nil, err
@@ -94,8 +126,15 @@ func (a *app) trust(ctx context.Context, p pinFlags) (*client.Trust, error) {
 		return nil, err
 	}
 	t, err := client.FetchTrust(ctx, config)
-	if err != nil || bytes.Equal(t.State().Bytes(), config.State.Bytes()) {
-		return t, err
+	if err != nil {
+		f := classify(err)
+		if f.code == codeUnreachable {
+			f.hint = "check that it runs and that the address is right, or give --authority of another replica: " + beginsAtAuthority
+		}
+		return nil, f
+	}
+	if bytes.Equal(t.State().Bytes(), config.State.Bytes()) {
+		return t, nil
 	}
 	return t, writeState(path, t.State())
 }
@@ -175,13 +214,12 @@ func (a *app) authority(ctx context.Context, p pinFlags) (authorityClient, error
 
 func (a *app) authorityAt(ctx context.Context, address string, genesis wire.Digest) (authorityClient, error) {
 	var newest history.History
-	peer, err := history.Dial(address, func(*x509.Certificate) (policy.Approved, time.Time, error) {
-		return newest.Policy(), a.now(), nil
-	})
+	judge := func(*x509.Certificate) (policy.Approved, time.Time, error) { return newest.Policy(), a.now(), nil }
+	peer, err := history.Dial(history.Config{Address: address, Judge: judge, Clock: a.now})
 	if err != nil {
 		return authorityClient{}, err
 	}
-	newest, err = peer.Follow(ctx, newest, genesis)
+	newest, err = peer.Read(ctx, newest, genesis)
 	return authorityClient{peer.Authority, newest.Policy()}, err
 }
 

@@ -3,6 +3,8 @@ package cli
 import (
 	"errors"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +15,13 @@ import (
 
 // approvedTwice makes a history of two policies, and gives both stages of it.
 func approvedTwice(t *testing.T) (first, second policy.Approved) {
+	t.Helper()
+	first, second, _ = approvedForks(t)
+	return first, second
+}
+
+// approvedForks makes two histories of one genesis, and gives their stages.
+func approvedForks(t *testing.T) (first, second, fork policy.Approved) {
 	t.Helper()
 	o := owner{name: "one", path: t.TempDir() + "/one"}
 	if err := writeSSHKey(o); err != nil {
@@ -39,18 +48,26 @@ func approvedTwice(t *testing.T) (first, second policy.Approved) {
 		}
 		return policy.Step{Policy: raw, Signatures: []string{sig}}
 	}
-	raw := []byte(d.text())
-	if first, err = policy.Genesis(wire.Sum(raw), step(raw)); err != nil {
-		t.Fatal(err)
-	}
-	next, err := successor(first.Document(), d.created.Add(time.Hour))
+	draft, err := policy.ParseDraft([]byte(d.text()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if second, err = first.Next(step(next)); err != nil {
+	raw := draft.Document().Raw()
+	if first, err = policy.Genesis(wire.Sum(raw), step(raw)); err != nil {
 		t.Fatal(err)
 	}
-	return first, second
+	next := func(created time.Time) policy.Approved {
+		raw, err := successor(first.Document().Raw(), created)
+		if err != nil {
+			t.Fatal(err)
+		}
+		approved, err := first.Next(step(raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return approved
+	}
+	return first, next(d.created.Add(time.Hour)), next(d.created.Add(2 * time.Hour))
 }
 
 func TestAuthorityBehindWhatWasSeenIsRefused(t *testing.T) {
@@ -69,5 +86,17 @@ func TestAuthorityBehindWhatWasSeenIsRefused(t *testing.T) {
 		if err := (authorityClient{policy: tt.authority}).knows(tt.seen); !errors.Is(err, tt.want) {
 			t.Errorf("%s: got %v, want %v", tt.name, err, tt.want)
 		}
+	}
+}
+
+// TestTrustBeginsAtAnAuthority: who has a gateway alone is told what is missing.
+func TestTrustBeginsAtAnAuthority(t *testing.T) {
+	args := []string{"request", "https://scoring.test/", "--session", "--gateway", "https://127.0.0.1:1", "--genesis", strings.Repeat("1", 64), "--task", "scoring", "--state", filepath.Join(t.TempDir(), "seen.json")}
+	if got := run(t, nil, args...); got.exit != exitUsage || !strings.Contains(got.talk, beginsAtAuthority) {
+		t.Errorf("without an authority: got %+v, want exit %d and %q", got, exitUsage, beginsAtAuthority)
+	}
+	args = append(args, "--authority", "https://127.0.0.1:1")
+	if got := run(t, nil, args...); got.exit != exitUnreachable || !strings.Contains(got.talk, "\nhint: ") || !strings.Contains(got.talk, beginsAtAuthority) {
+		t.Errorf("with one that is away: got %+v, want exit %d and %q", got, exitUnreachable, beginsAtAuthority)
 	}
 }

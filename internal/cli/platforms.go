@@ -168,6 +168,8 @@ type measurement struct {
 	Agent     string `json:"agent,omitempty"`
 	Program   string `json:"program"`
 	Dynamic   bool   `json:"dynamic"`
+	// Unmeasured is what no measurement covers, as far as can be seen.
+	Unmeasured []string `json:"unmeasured,omitempty"`
 }
 
 // measure measures files as the daemon will. An empty agent is none.
@@ -189,7 +191,7 @@ func measure(agent string, program []string) (measurement, error) {
 	if err != nil {
 		return m, fmt.Errorf("measuring %s: %w", program[0], err)
 	}
-	m.Dynamic = dynamic
+	m.Dynamic, m.Unmeasured = dynamic, unmeasured(program, dynamic)
 	var digests [2]attest.Digest // agent, program
 	for i := range digests {
 		copy(digests[i][:], taken.Registers[i].Value)

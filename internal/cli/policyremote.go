@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -153,13 +154,18 @@ func (a *app) policyStatusCommand() *cobra.Command {
 				Digest    string         `json:"digest"`
 				Head      string         `json:"head"`
 				Proposals []api.Proposal `json:"proposals"`
-			}{doc.Sequence, doc.Digest().String(), c.policy.Head().String(), all.Proposals}
+				Damaged   []string       `json:"damaged,omitempty"`
+				filling
+			}{doc.Sequence, doc.Digest().String(), c.policy.Head().String(), all.Proposals, all.Damaged, fillingOf(c.policy)}
 			var b strings.Builder
 			fmt.Fprintf(&b, "policy %d in force, digest %s\n", doc.Sequence, doc.Digest())
 			for _, p := range all.Proposals {
 				b.WriteString(proposalText(p))
 			}
-			return a.emit("policy-status", v, b.String())
+			for _, row := range all.Damaged {
+				fmt.Fprintf(&b, "WARNING: a damaged row of the authority's store is passed over: %s\n", row)
+			}
+			return a.emit("policy-status", v, b.String()+v.filling.String())
 		})
 	return cmd
 }
@@ -205,8 +211,8 @@ func proposalText(p api.Proposal) string {
 	if p.State == string(policy.Pending) {
 		fmt.Fprintf(&b, "  missing: any %d of %s, until %s\n", p.Quorum-len(p.Signed), strings.Join(p.Missing, ", "), rfc3339(p.Expires))
 	}
-	if p.Effective != nil && p.State == string(policy.Waiting) {
-		fmt.Fprintf(&b, "  loosens: takes effect at %s\n", rfc3339(*p.Effective))
+	if p.State == string(policy.Waiting) {
+		fmt.Fprintf(&b, "  loosens: waited %s of %s, while an authority ran\n", time.Duration(p.Waited)*time.Second, time.Duration(p.Delay)*time.Second)
 	}
 	return b.String()
 }
@@ -243,11 +249,16 @@ func (a *app) emitDiff(before, after *policy.Document, cut []affectedUnit) error
 		Delay   string   `json:"delay"`
 
 		Affected []affectedUnit `json:"affected,omitempty"`
+		Ended    []string       `json:"groups_ended,omitempty"` // by what [authority] says now
 	}{Changes: []change{}, Loosens: policy.Loosens(before, after), Delay: before.Owners.Delay.String(), Affected: cut}
 	for _, c := range policy.Diff(before, after) {
 		v.Changes = append(v.Changes, change{c.Path, c.Old, c.New, c.Loosens})
 	}
 	text := diffText(before, after)
+	for _, w := range policy.GroupsEnded(before, after) {
+		v.Ended = append(v.Ended, w.String())
+		text += "warning: " + w.String() + "\n"
+	}
 	if cut != nil {
 		text += affectedText(cut)
 	}

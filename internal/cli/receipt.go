@@ -9,6 +9,7 @@ import (
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
 )
 
 const receiptSchema = "cohort/receipt/v1"
@@ -39,16 +40,38 @@ func writeReceipt(path string, r client.Record, t *client.Trust, at time.Time) e
 
 // receiptView is what a receipt says that holds.
 type receiptView struct {
-	Unit     string `json:"unit"`
-	Identity string `json:"identity"`
-	Task     string `json:"task"`
-	Session  string `json:"session"`
-	Number   uint64 `json:"number"`
-	At       string `json:"at"`
-	Sequence uint64 `json:"policy_sequence"`
+	Unit     string     `json:"unit"`
+	Identity string     `json:"identity"`
+	Task     string     `json:"task"`
+	Session  string     `json:"session"`
+	Number   uint64     `json:"number"`
+	At       string     `json:"at"`
+	Sequence uint64     `json:"policy_sequence"`
+	Later    *laterView `json:"later,omitempty"`
 }
 
-// verifyReceipt judges a receipt by what its file brings and the pins.
+// laterView is the step of policy that cuts off the unit of a receipt which is older.
+type laterView struct {
+	Sequence  uint64 `json:"policy_sequence"`
+	Created   string `json:"created"`
+	Statement bool   `json:"statement"` // the step is a party's statement after that policy
+	Reason    string `json:"reason"`
+	Cause     string `json:"cause"`
+}
+
+// String is the line of the human form, empty for none.
+func (l *laterView) String() string {
+	switch {
+	case l == nil:
+		return ""
+	case l.Statement:
+		return fmt.Sprintf("since then   refused by a party's statement after policy %d: %s\n", l.Sequence, l.Cause)
+	}
+	return fmt.Sprintf("since then   refused by policy %d of %s: %s\n", l.Sequence, l.Created, l.Cause)
+}
+
+// verifyReceipt judges a receipt by what its file brings, the pins, and the newest
+// policy that was seen here.
 func (a *app) verifyReceipt(p pinFlags, path string) error {
 	pin, err := p.pin()
 	if err != nil {
@@ -62,6 +85,12 @@ func (a *app) verifyReceipt(p pinFlags, path string) error {
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", path, err)
 	}
+	if trust.Policy, err = a.newestPolicy(p, pin, trust.Policy); err != nil {
+		return err
+	}
+	if trust.Approvers, err = a.parties(p); err != nil {
+		return err
+	}
 	sequence := trust.Policy.Document().Sequence
 	if sequence < p.minSequence {
 		return wire.Refuse(wire.WrongSequence, "receipt: policy sequence", sequence, p.minSequence)
@@ -70,12 +99,41 @@ func (a *app) verifyReceipt(p pinFlags, path string) error {
 	if err != nil {
 		return err
 	}
+	then, _ := trust.Policy.At(r.Head) // verifying found it
 	v := receiptView{
 		Unit: r.Unit.UnitID().String(), Identity: r.Unit.ID().String(), Task: r.Unit.Task(), Session: r.Session.String(), Number: r.Number,
-		At: rfc3339(f.At), Sequence: sequence,
+		At: rfc3339(r.At), Sequence: then.Document().Sequence,
 	}
-	return a.emit("verify-receipt", v, fmt.Sprintf("answered by  unit %s of %s\nidentity     %s\nrequest      %d of session %s\nat           %s, under policy %d\n",
-		v.Unit, v.Task, v.Identity, v.Number, v.Session, v.At, v.Sequence))
+	if l := r.Later; l != nil {
+		v.Later = &laterView{l.Sequence, rfc3339(l.Created), l.Statement, string(wire.ReasonOf(l.Cause)), l.Cause.Error()}
+	}
+	return a.emit("verify-receipt", v, fmt.Sprintf("answered by  unit %s of %s\nidentity     %s\nrequest      %d of session %s\nat           %s, under policy %d\n%s",
+		v.Unit, v.Task, v.Identity, v.Number, v.Session, v.At, v.Sequence, v.Later))
+}
+
+// newestPolicy is the newer one of the policy that a receipt's file brings and the
+// newest that was seen here. It refuses, with "genesis", a file of another history than
+// the pin's, and with "behind" one that the history seen here does not follow.
+func (a *app) newestPolicy(p pinFlags, pin channel.Pin, brought policy.Approved) (policy.Approved, error) {
+	if brought.Genesis() != pin.Genesis {
+		return policy.Approved{}, wire.Refuse(wire.WrongGenesis, "receipt: policy history", brought.Genesis(), pin.Genesis)
+	}
+	path, err := a.seenFile(p)
+	if err != nil {
+		return policy.Approved{}, err
+	}
+	seen, err := readState(path)
+	if err != nil {
+		return policy.Approved{}, err
+	}
+	switch known := seen.Policy(); {
+	case !known.OK() || brought.Knows(known.Head()):
+		return brought, nil
+	case known.Knows(brought.Head()):
+		return known, nil
+	default:
+		return policy.Approved{}, wire.Refuse(wire.Behind, "receipt: head of the policy history", brought.Head(), "one of the history that was seen here, "+known.Head().String()+", or of one that follows it")
+	}
 }
 
 // readReceipt reads a receipt's file, with the history that it brings replayed.

@@ -36,7 +36,7 @@ func TestReferenceIsComplete(t *testing.T) {
 
 func visitLeaves(cmd *cobra.Command, visit func(*cobra.Command)) {
 	for _, sub := range cmd.Commands() {
-		if sub.Name() == "help" || sub.Name() == "completion" {
+		if sub.Name() == "help" || sub.Name() == "completion" || sub.Hidden {
 			continue
 		}
 		if !sub.HasSubCommands() {

@@ -45,7 +45,7 @@ func (a *app) requestCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return a.request(cmd.Context(), f, args[0]) },
 	}
 	f.pins.register(cmd)
-	cmd.Flags().StringVar(&f.pins.group, "group", "", "with --session and --role: group to follow through the rosters its parties approve")
+	f.pins.registerGroup(cmd, "with --session and --role: group to follow through the rosters its parties approve")
 	cmd.Flags().StringVar(&f.session.role, "role", "", "role of the group that the session is with; * is the whole group")
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.addresses, "address", nil, "HOST:PORT of a replica; repeat")

@@ -10,6 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/authority"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/backup"
+	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/spf13/cobra"
 )
@@ -73,7 +74,7 @@ func (a *app) restoreAuthority(ctx context.Context, f restoreFlags, paths []stri
 	defer func() { err = errors.Join(err, db.Close()) }()
 	root, err := authority.Restore(ctx, authority.RestoreConfig{
 		Store: db, Attester: a.tee.device, Sealer: a.tee.device, Verifier: verifier(), Clock: authority.SystemClock(),
-		Endorser: f.collateral.open(db, a.log, a.now),
+		Endorser: func(kept collateral.Cache) authority.Endorser { return f.collateral.open(kept, a.now) },
 		Genesis:  genesis, History: entries, Request: request, Shares: shares,
 	})
 	if err != nil {
@@ -148,7 +149,7 @@ func (f restoreFlags) endorse(ctx context.Context, a *app, r backup.Request) (at
 	if err := evidence.UnmarshalJSON(r.Evidence); err != nil {
 		return nil, err
 	}
-	found, err := f.collateral.open(nil, a.log, a.now).Endorse(ctx, evidence)
+	found, err := f.collateral.open(nil, a.now).Endorse(ctx, evidence)
 	if err != nil {
 		return nil, fmt.Errorf("finding endorsements: %w", err)
 	}

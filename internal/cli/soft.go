@@ -53,8 +53,8 @@ func (a *app) runSoft(ctx context.Context, socket, dir string) error {
 		return errors.Join(err, daemon.Close())
 	}
 	a.log.Warn("DEVELOPMENT: the soft TEE protects nothing from this machine", "socket", socket, "root", daemon.Root())
-	root := map[string]string{"root": daemon.Root().String(), "socket": socket}
-	if err := a.emit("soft", root, fmt.Sprintf("root %s\nsocket %s\n", daemon.Root(), socket)); err != nil {
+	root := map[string]string{"root": daemon.Root().String(), "chip": soft.Chip(daemon.Root()), "socket": socket}
+	if err := a.emit("soft", root, fmt.Sprintf("root %s\nchip %s\nsocket %s\n", daemon.Root(), soft.Chip(daemon.Root()), socket)); err != nil {
 		return errors.Join(err, listener.Close(), daemon.Close())
 	}
 	return errors.Join(daemon.Serve(ctx, listener), daemon.Close())

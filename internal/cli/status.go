@@ -8,6 +8,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/policy"
 	"github.com/spf13/cobra"
 )
 
@@ -21,6 +22,38 @@ type statusView struct {
 	Renewals  renewalView    `json:"renewals"`
 	Backup    api.Backup     `json:"backup"`
 	Manager   string         `json:"manager,omitempty"`
+	Health    api.Health     `json:"health"`
+	filling
+}
+
+// filling are the warnings of a history that is nearly full.
+type filling struct {
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+func fillingOf(p policy.Approved) (f filling) {
+	for _, w := range p.Filling() {
+		f.Warnings = append(f.Warnings, w.String())
+	}
+	return f
+}
+
+// String is one line for each warning.
+func (f filling) String() string {
+	var b strings.Builder
+	for _, w := range f.Warnings {
+		fmt.Fprintf(&b, "WARNING: %s\n", w)
+	}
+	return b.String()
+}
+
+// healthOf is what the authority's probe reports, a refusal included.
+func healthOf(ctx context.Context, c authorityClient) api.Health {
+	h, err := c.Ready(ctx)
+	if err != nil {
+		return api.Health{Status: oneLine(err.Error())}
+	}
+	return h
 }
 
 func (a *app) statusCommand() *cobra.Command {
@@ -43,7 +76,7 @@ func (a *app) statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			v := statusView{Renewals: renewals(units, c.policy.Head()), Backup: kept, Policy: describe(c.policy.Document()), Head: c.policy.Head().String(), Proposals: all.Proposals, Recent: log.Entries}
+			v := statusView{Renewals: renewals(units, c.policy.Head()), Backup: kept, Policy: describe(c.policy.Document()), Head: c.policy.Head().String(), Proposals: all.Proposals, Recent: log.Entries, Health: healthOf(ctx, c), filling: fillingOf(c.policy)}
 			if v.Manager, err = g.look(ctx); err != nil && !errors.Is(err, errSkipped) {
 				v.Manager = "does not answer: " + oneLine(err.Error())
 			}
@@ -56,8 +89,18 @@ func (a *app) statusCommand() *cobra.Command {
 func (v statusView) String() string {
 	var b strings.Builder
 	b.WriteString(v.Policy.String())
+	b.WriteString(v.filling.String())
+	fmt.Fprintf(&b, "authority %s\n", v.Health.Status)
+	for _, w := range v.Health.Warnings {
+		fmt.Fprintf(&b, "          WARNING: %s\n", w)
+	}
+	for _, c := range v.Health.Contradictions {
+		fmt.Fprintf(&b, "          WARNING: head %s is in force, and %s took effect in its place, seen %s\n", c.Kept, c.Other, rfc3339(c.Seen))
+	}
+	b.WriteString("rollback  detected only: by rows of the authority's own, and by units and clients that have seen newer policy\n")
 	fmt.Fprintf(&b, "units     %s\n", v.Renewals)
 	fmt.Fprintf(&b, "backup    %s\n", backupText(v.Backup))
+	b.WriteString("root      a quorum of the owners of any policy so far can rebuild it, from their shares or the store of that day: stolen keys need another root\n")
 	for _, p := range v.Proposals {
 		b.WriteString(proposalText(p))
 	}

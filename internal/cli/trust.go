@@ -49,6 +49,9 @@ type identityView struct {
 	Release string `json:"release,omitempty"`
 	Group   string `json:"group,omitempty"`
 	ID      string `json:"identity"`
+	// Dynamic lists the releases behind it that may load code which is not
+	// measured.
+	Dynamic []string `json:"dynamic,omitempty"`
 }
 
 func viewTrust(t *client.Trust) trustView {
@@ -58,7 +61,7 @@ func viewTrust(t *client.Trust) trustView {
 		Root: doc.Authority.Root.String(), Platform: string(t.Evidence().Measurement().Platform), Measured: t.Evidence().Measurement().String(),
 	}
 	for _, i := range t.Identities() {
-		v.Identities = append(v.Identities, identityView{i.Task, i.Release, i.Group, i.ID.String()})
+		v.Identities = append(v.Identities, identityView{i.Task, i.Release, i.Group, i.ID.String(), t.Dynamic(i)})
 	}
 	return v
 }
@@ -74,9 +77,12 @@ func (v trustView) String() string {
 	for _, i := range v.Identities {
 		if i.Group != "" {
 			fmt.Fprintf(&b, "group         %s, identity %s\n", i.Group, i.ID)
-			continue
+		} else {
+			fmt.Fprintf(&b, "task          %s release %s, identity %s\n", i.Task, i.Release, i.ID)
 		}
-		fmt.Fprintf(&b, "task          %s release %s, identity %s\n", i.Task, i.Release, i.ID)
+		for _, release := range i.Dynamic {
+			fmt.Fprintf(&b, "dynamic       %s loads code that is not measured\n", release)
+		}
 	}
 	return b.String()
 }
@@ -125,7 +131,7 @@ func (a *app) trustCommand() *cobra.Command {
 		},
 	}
 	p.register(cmd)
-	cmd.Flags().StringVar(&p.group, "group", "", "group to follow through the rosters its parties approve")
+	p.registerGroup(cmd, "group to follow through the rosters its parties approve")
 	cmd.Flags().StringVar(&out, "out", "", `file for the roots, "-" for stdout (default TASK-root.pem)`)
 	cmd.Flags().StringVar(&authority, "authority-out", "", "file for the authority's root, which `cohort manager` is given")
 	cmd.Flags().StringVar(&oneOff.file, "ohttp", "", "file for the keys of one-off requests (application/ohttp-keys)")

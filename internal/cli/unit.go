@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/nvidia"
+	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/unit"
 	"github.com/spf13/cobra"
@@ -25,6 +27,9 @@ type unitFlags struct {
 	task        string
 	group       string
 	role        string
+	partyKeys   []string
+	roster      string
+	peerParties []string
 	peers       []string
 	authorities []string
 	genesis     string
@@ -44,7 +49,7 @@ type unitFlags struct {
 func (a *app) unitCommand() *cobra.Command {
 	var f unitFlags
 	cmd := &cobra.Command{
-		Use:   "unit (--task T | --group G --role R) --authority URL --genesis H --listen A -- PROGRAM ARGS",
+		Use:   "unit (--task T | --group G --role R --party-key K) --authority URL --genesis H --listen A -- PROGRAM ARGS",
 		Short: "Run a program as a unit: behind its task's attested certificate",
 		Long: "Run PROGRAM, which knows nothing of Cohort, behind its task's certificate. The\n" +
 			"agent gives it a loopback port as PORT and in place of {port} in ARGS. With\n" +
@@ -58,6 +63,9 @@ func (a *app) unitCommand() *cobra.Command {
 			if len(args) == 0 {
 				return usage("unit: no program after --")
 			}
+			if _, err := f.parties(); err != nil { // before a TEE is asked
+				return err
+			}
 			path, err := programPath(args[0])
 			if err != nil {
 				return err
@@ -70,12 +78,15 @@ func (a *app) unitCommand() *cobra.Command {
 	flags.StringVar(&f.task, "task", "", "task whose unit the program is")
 	flags.StringVar(&f.group, "group", "", "group that the program works in; it waits until the parties approve")
 	flags.StringVar(&f.role, "role", "", "role of the program in the group")
+	flags.StringArrayVar(&f.partyKeys, "party-key", nil, "with --group: "+partyKeyHelp+" of the party that brings this program; repeat for its new key")
+	flags.StringVar(&f.roster, "roster", "", "with --group: digest of the one roster to work under (default any that the party approves)")
+	flags.StringArrayVar(&f.peerParties, "peer-party", nil, "ROLE=KEY, with KEY as in --party-key: accept in that role programs of this party only; repeat")
 	flags.StringArrayVar(&f.peers, "peer", nil, "ROLE=HOST:PORT of a unit that the program calls, at the URL in PEER_ROLE; repeat")
 	flags.StringArrayVar(&f.authorities, "authority", nil, "https URL of the authority; repeat for its replicas")
 	flags.StringVar(&f.genesis, "genesis", "", "digest of the first policy, 64 hexadecimal digits")
 	flags.StringVar(&f.listen, "listen", "", "address to serve TLS on; may be left out with --cert-dir")
 	flags.StringVar(&f.health, "health", "", "address of plain HTTP /livez, /readyz and /stats (default off)")
-	flags.StringVar(&f.manager, "manager", "", "tls://HOST:PORT of the cluster manager, or of several with commas between; sessions then move between units")
+	flags.StringVar(&f.manager, "manager", "", "tls://HOST:PORT of the cluster manager, or of several with commas between, each of which the unit connects to; sessions then move between units")
 	flags.StringVar(&f.managerCA, "manager-ca", "", "certificates that the manager's stands under (PEM; default the system's)")
 	flags.StringVar(&f.advertise, "advertise", "", "HOST:PORT at which the gateway reaches this unit (default --listen)")
 	flags.IntVar(&f.sessions, "sessions", 1<<17, "open sessions that are kept, of all units of the task; up to 640 bytes each")
@@ -109,6 +120,10 @@ func (a *app) runUnit(ctx context.Context, f unitFlags) error {
 	if (f.task == "") == (f.group == "") || (f.group == "") != (f.role == "") {
 		return usage("give --task, or --group and --role")
 	}
+	config, err := f.parties()
+	if err != nil {
+		return err
+	}
 	peers, err := f.called()
 	if err != nil {
 		return err
@@ -137,19 +152,20 @@ func (a *app) runUnit(ctx context.Context, f unitFlags) error {
 		return err
 	}
 	defer health.close()
-	u, err := unit.Start(ctx, unit.Config{
-		Authorities: f.authorities, Genesis: genesis, Task: f.task, Group: f.group, Role: f.role, Attester: attester, Log: a.log, Clock: a.now,
-		Manager: met, Address: f.advertise, Sessions: f.sessions,
-	})
+	config.Authorities, config.Genesis, config.Task, config.Group, config.Role = f.authorities, genesis, f.task, f.group, f.role
+	config.Attester, config.Log, config.Manager, config.Address, config.Sessions = attester, a.log, met, f.advertise, f.sessions
+	config.Fatal = func(err error) { os.Exit(a.tell("cohort unit", err)) } // its program ends with the agent
+	u, err := unit.Start(ctx, config)
 	if err != nil {
 		return err
 	}
 	defer u.Close()
-	health.set(named(u.ID(), u.Health()))
+	health.set(named(u.ID(), notStarted(u.Health())))
 	a.log.Info("enrolled", "unit", u.ID(), "task", f.task, "group", f.group, "role", f.role, "identity", u.Identity().ID, "listen", f.listen)
 	return agentEnd(unit.RunAgent(ctx, unit.AgentConfig{
 		Unit: u, Program: program, Args: a.tee.Args(), Listen: listener, Forward: unit.Forward(f.forward), Peers: peers,
 		Stdout: a.out, Stderr: a.talk, CertDir: f.certDir, Disk: f.disk, Reload: reload,
+		Started: func() { health.set(named(u.ID(), u.Health())) },
 	}))
 }
 
@@ -164,6 +180,26 @@ func (f unitFlags) attester(tee attest.Attester) (attest.Attester, error) {
 		return nil, err
 	}
 	return attest.WithDevices(tee, gpus), nil
+}
+
+// parties is a configuration with what the flags say of parties.
+func (f unitFlags) parties() (c unit.Config, err error) {
+	if f.group != "" && len(f.partyKeys) == 0 {
+		return c, usage("--group needs --party-key: the key of the party that brings this program")
+	}
+	if f.group == "" && len(f.partyKeys)+len(f.peerParties)+len(f.roster) > 0 {
+		return c, usage("--party-key, --roster and --peer-party need --group")
+	}
+	if c.PartyKeys, err = parsePartyKeys(f.partyKeys); err != nil {
+		return c, err
+	}
+	if c.PeerParties, err = parsePeerParties(f.peerParties); err != nil || f.roster == "" {
+		return c, err
+	}
+	if c.Roster, err = wire.ParseDigest(f.roster); err != nil {
+		return c, usage("--roster: %w", err)
+	}
+	return c, nil
 }
 
 // called are the peers that the flags name, each role once.
@@ -211,6 +247,10 @@ type health struct {
 	done    chan struct{}
 }
 
+// maxHealthConns bounds connections to the health pages; for one more, one that waits
+// is closed.
+const maxHealthConns = 64
+
 // serveHealth listens on an address, or nowhere when it is empty.
 func serveHealth(address string) (*health, error) {
 	h := &health{done: make(chan struct{})}
@@ -224,10 +264,12 @@ func serveHealth(address string) (*health, error) {
 		return nil, fmt.Errorf("health pages: %w", err)
 	}
 	h.server = &http.Server{
-		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*h.handler.Load()).ServeHTTP(w, r) }),
-		ReadHeaderTimeout: 5 * time.Second,
-		WriteTimeout:      5 * time.Second,
-		MaxHeaderBytes:    16 << 10,
+		Handler:        http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*h.handler.Load()).ServeHTTP(w, r) }),
+		ReadTimeout:    5 * time.Second, // of a whole request
+		WriteTimeout:   5 * time.Second,
+		IdleTimeout:    30 * time.Second,
+		MaxHeaderBytes: 16 << 10,
+		ConnState:      limit.NewConnections(maxHealthConns).Track,
 	}
 	go func() {
 		defer close(h.done)
@@ -263,6 +305,23 @@ func notEnrolled(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, `{"live":true}`)
 		return
 	}
+	notReady(w, wire.NotEnrolled)
+}
+
+// notStarted are the health pages of a unit whose program does not yet accept
+// connections.
+func notStarted(pages http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/readyz" {
+			w.Header().Set("Content-Type", "application/json")
+			notReady(w, wire.Unavailable)
+			return
+		}
+		pages.ServeHTTP(w, r)
+	})
+}
+
+func notReady(w http.ResponseWriter, reason wire.Reason) {
 	w.WriteHeader(http.StatusServiceUnavailable)
-	fmt.Fprintf(w, "{\"ready\":false,\"reason\":%q}\n", wire.NotEnrolled)
+	fmt.Fprintf(w, "{\"ready\":false,\"reason\":%q}\n", reason)
 }

@@ -36,13 +36,15 @@ func (a *app) verifyCommand() *cobra.Command {
 			case f.session.wanted:
 				f.session.gateway.url = args[0]
 				return a.verifySession(cmd.Context(), f)
-			case f.session != sessionFlags{}:
-				return usage("--fresh-evidence and --manager-ca need --session")
+			case f.session != sessionFlags{} || f.pins.group != "":
+				return usage("--fresh-evidence, --manager-ca, --group and --role need --session")
 			}
 			return a.verifyAddress(cmd.Context(), f, args[0])
 		},
 	}
 	f.pins.register(cmd)
+	f.pins.registerGroup(cmd, "with --session or --receipt: group to follow through the rosters its parties approve")
+	cmd.Flags().StringVar(&f.session.role, "role", "", "role of the group that the session is with; * is the whole group")
 	f.session.register(cmd)
 	f.session.gateway.registerCA(cmd)
 	cmd.Flags().StringVar(&f.name, "server-name", "", "name of the task to ask for (default its first)")

@@ -6,20 +6,27 @@
 // read out of evidence that nobody has checked yet, and what comes back is
 // checked by the appraiser, each time it is used. Here a document need only have
 // its form, for its end is read out of it, and a list or statement that ends
-// before the one at hand is refused, so that a mirror cannot turn time back.
+// before the one at hand is refused, so that a mirror cannot turn time back. The time
+// of fetching is set by this package alone, and ignored where it is in the future.
+//
+// Vendors limit the rate. So evidence of strangers is screened before anything is
+// fetched for it, documents of unknown chips have a small budget of their own, with
+// a share for each address, and what all chips need (lists, statements on the
+// vendor's own software, chains) is never evicted for them.
 //
 // Documents come from a directory, from the vendor or from a mirror of his. A
 // vendor who is down or limits the rate is left alone for a while; meanwhile
 // what is at hand is given, past its end too, for the appraiser to refuse with
 // reason "expired". Evidence of platforms without collateral gets none.
 //
-//	c := collateral.New(collateral.Config{AMD: collateral.AMD, Intel: collateral.Intel, IntelRoot: collateral.IntelRoot, NVIDIA: collateral.NVIDIA})
+//	c := collateral.New(collateral.Config{AMD: collateral.AMD, Intel: collateral.Intel, IntelRoot: collateral.IntelRoot, NVIDIA: collateral.NVIDIA, AWS: collateral.AWS})
 //	go c.Run(ctx) // renews
-//	endorsed, err := c.Endorse(ctx, evidence)
+//	endorsed, err := c.EndorseFor(ctx, evidence, collateral.Stranger{Address: remote, Screen: screen})
 package collateral
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"maps"
 	"net/http"
@@ -38,6 +45,7 @@ const (
 	Intel     = "https://api.trustedservices.intel.com"
 	IntelRoot = "https://certificates.trustedservices.intel.com"
 	NVIDIA    = "http://crl.ndis.nvidia.com" // as its certificates name it; the lists are signed
+	AWS       = "aws"                        // no URL: each list is where AWS's certificates name it
 )
 
 // Config says where documents come from. A source that is left out is not asked.
@@ -48,6 +56,8 @@ type Config struct {
 	// AMD, Intel, IntelRoot and NVIDIA are base URLs of the vendors' services,
 	// or of mirrors with the same paths.
 	AMD, Intel, IntelRoot, NVIDIA string
+	// AWS is [AWS], or the base URL of a mirror of all of its lists.
+	AWS string
 	// Client asks them. Nil is http.DefaultClient.
 	Client *http.Client
 	// Cache keeps documents across restarts. Nil keeps them in memory only.
@@ -56,25 +66,39 @@ type Config struct {
 	Clock func() time.Time
 }
 
-// Document is what a vendor published, unchecked.
+// Document is what a vendor published, unchecked. Its JSON is what a [Cache] keeps.
 type Document struct {
 	Content []byte
-	Chain   []byte // certificates of the signer, where they come apart; PEM
-	Fetched time.Time
-	Expires time.Time
+	Chain   []byte        // certificates of the signer, where they come apart; PEM
+	Fetched time.Time     // zero where it is not known
+	Expires time.Time     `json:"-"` // read out of Content and Chain, and nowhere else
+	OfChip  bool          `json:"-"` // of one chip or model; such make room for one another
 	digest  attest.Digest // of Content, once it is at hand
 }
 
-// Cache keeps documents by their names, as well as it can: it is trusted with
-// availability only. It is called concurrently.
+// Cache keeps documents by their names, as well as it can. It
+// returns only what was stored under the name: no vendor signs the time of fetching.
+// It is called concurrently.
 type Cache interface {
 	// Load gives the zero Document where there is none.
 	Load(ctx context.Context, name string) Document
 	Store(ctx context.Context, name string, d Document)
 }
 
-// maxEntries bounds the memory, at about 10 KiB for a document.
-const maxEntries = 4096
+// Stranger is the sender of evidence that is not appraised yet.
+type Stranger struct {
+	Address string // "host:port" or a host; of IPv6 the first 64 bits count
+	// Screen refuses what can be refused without a document. It is called before a
+	// vendor is asked, and not where all is at hand; it may be called again.
+	Screen func() error
+}
+
+// Bounds of the memory, at about 10 KiB for a document. Chips that were used least
+// lately make room for others; what all chips need does not.
+const (
+	maxChips  = 4096
+	maxShared = 256 // of three vendors, with all their generations, there are some 30
+)
 
 // Times of renewal.
 const (
@@ -91,17 +115,16 @@ type Collateral struct {
 	flights singleflight.Group
 
 	mu      sync.Mutex
-	entries map[string]*entry  // guarded by mu, by name
-	vendors map[string]backoff // guarded by mu, by host
+	entries map[string]*entry // guarded by mu, by name
+	vendors map[line]backoff  // guarded by mu
+	budget  budget            // guarded by mu
 }
 
-// entry is what is known of one document.
-type entry struct {
-	item  item
-	doc   Document // without content while there is none
-	fault error    // of the last try; nil when it went well
-	retry time.Time
-	used  time.Time
+// line is what the back-off of a vendor counts for: a limit on requests for chips,
+// which strangers name, does not end requests for lists.
+type line struct {
+	host   string
+	ofChip bool
 }
 
 // New makes a Collateral that has nothing yet.
@@ -112,33 +135,71 @@ func New(c Config) *Collateral {
 	if c.Clock == nil {
 		c.Clock = time.Now
 	}
-	return &Collateral{config: c, entries: map[string]*entry{}, vendors: map[string]backoff{}}
+	return &Collateral{config: c, entries: map[string]*entry{}, vendors: map[line]backoff{}, budget: newBudget()}
 }
 
 // Endorse gives what belongs to evidence and did not come with it. It asks
 // vendors only for what is not at hand. A revocation list that cannot be had is
 // left out, because policy says what that means, and so is a statement that came
 // with the evidence; without any other document it refuses with "unavailable". In
-// role [attest.RoleChecked] it says when it had the lists and statements.
+// role [attest.RoleChecked] it says when it had the lists and statements. It is for
+// evidence of one's own: for that of others there is [Collateral.EndorseFor].
 func (c *Collateral) Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsements, error) {
+	return c.endorse(ctx, e, nil)
+}
+
+// EndorseFor is Endorse for evidence of a stranger. Screen is called before a vendor
+// is asked, and its refusal is returned unchanged. Documents of unknown chips are
+// fetched no more often than the budget of all strangers and the share of this one
+// allow; beyond it EndorseFor refuses with "rate".
+func (c *Collateral) EndorseFor(ctx context.Context, e attest.Evidence, s Stranger) (attest.Endorsements, error) {
+	if s.Screen == nil {
+		return nil, wire.Refuse(wire.BadRequest, "collateral: stranger", "no screen", "one")
+	}
+	return c.endorse(ctx, e, &s)
+}
+
+// Proved notes that evidence from an address was accepted: what was fetched for it
+// was not fetched in vain, and its share is whole again.
+func (c *Collateral) Proved(address string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.budget.proved(address, c.config.Clock())
+}
+
+func (c *Collateral) endorse(ctx context.Context, e attest.Evidence, s *Stranger) (attest.Endorsements, error) {
 	endorsed, checked := attest.Endorsements{}, []attest.Checked(nil)
 	for _, it := range c.items(e) {
 		brought := e.Endorsed[it.role] != nil
 		if it.kind == certificate && brought {
 			continue
 		}
-		d, err := c.get(ctx, it)
-		if err != nil && (it.kind == list || brought) {
-			continue
-		}
-		if err != nil {
-			return nil, wire.Refuse(wire.Unavailable, "collateral: "+it.name, err, "the vendor's document")
+		d, current := c.held(ctx, it)
+		if !current {
+			if s != nil {
+				if err := s.Screen(); err != nil {
+					return nil, err
+				}
+			}
+			fresh, err := c.renew(ctx, it, s)
+			var spent overBudget
+			switch {
+			case err == nil:
+				d = fresh
+			case len(d.Content) > 0: // past its end, for the appraiser to refuse
+			case it.kind == list || brought:
+				continue
+			case errors.As(err, &spent):
+				return nil, err
+			default:
+				return nil, wire.Refuse(wire.Unavailable, "collateral: "+it.name, err, "the vendor's document")
+			}
 		}
 		endorsed[it.role] = d.Content
 		if it.chain != "" {
 			endorsed[it.role+"_chain"] = d.Chain
 		}
-		if it.kind != certificate {
+		if it.kind != certificate && !d.Fetched.IsZero() {
 			checked = append(checked, attest.Checked{Role: it.role, Digest: d.digest, At: d.Fetched, Until: d.Expires})
 		}
 	}
@@ -159,7 +220,7 @@ func (c *Collateral) Run(ctx context.Context) {
 			return
 		case <-every.C:
 			for _, it := range c.due() {
-				_, _ = c.renew(ctx, it) // Stats tells the fault
+				_, _ = c.renew(ctx, it, nil) // Stats tells the fault
 			}
 		}
 	}
@@ -184,122 +245,4 @@ func (c *Collateral) Stats() []Status {
 		out = append(out, Status{Name: name, Role: e.item.role, Fetched: e.doc.Fetched, Expires: e.doc.Expires, Fault: e.fault})
 	}
 	return out
-}
-
-// get gives a document that is at hand and has not ended, or a new one, or the
-// old one when there is no new one.
-func (c *Collateral) get(ctx context.Context, it item) (Document, error) {
-	held := c.held(ctx, it)
-	if c.config.Clock().Before(held.Expires) {
-		return held, nil
-	}
-	fresh, err := c.renew(ctx, it)
-	if err != nil && len(held.Content) > 0 {
-		return held, nil
-	}
-	return fresh, err
-}
-
-// held is the document at hand, in memory or in the cache.
-func (c *Collateral) held(ctx context.Context, it item) Document {
-	c.mu.Lock()
-	e := c.entries[it.name]
-	c.mu.Unlock()
-	if e == nil {
-		e = &entry{item: it}
-		if c.config.Cache != nil {
-			e.doc = c.config.Cache.Load(ctx, it.name)
-			e.doc.digest = wire.Sum(e.doc.Content)
-		}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e = c.remember(e)
-	e.used = c.config.Clock()
-	return e.doc
-}
-
-// remember adds an entry, unless somebody else just did; when full it forgets any
-// one. The caller holds mu.
-func (c *Collateral) remember(e *entry) *entry {
-	if known := c.entries[e.item.name]; known != nil {
-		return known
-	}
-	for name := range c.entries {
-		if len(c.entries) < maxEntries {
-			break
-		}
-		delete(c.entries, name)
-	}
-	c.entries[e.item.name] = e
-	return e
-}
-
-// due lists what should be renewed now, and forgets what nobody uses.
-func (c *Collateral) due() []item {
-	now := c.config.Clock()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var items []item
-	for name, e := range c.entries {
-		switch {
-		case now.Sub(e.used) > idle:
-			delete(c.entries, name)
-		case len(e.doc.Content) > 0 && !now.Before(e.due()):
-			items = append(items, e.item)
-		}
-	}
-	return items
-}
-
-// due is when a document should be renewed: after two thirds of its life.
-func (e *entry) due() time.Time {
-	at := e.doc.Fetched.Add(e.doc.Expires.Sub(e.doc.Fetched) / 3 * 2)
-	if day := e.doc.Fetched.Add(daily); e.item.kind != certificate && day.Before(at) {
-		return day
-	}
-	return at
-}
-
-// renew fetches a document anew. Whoever wants the same one meanwhile waits for
-// the same answer, and nobody's going away ends it for the others.
-func (c *Collateral) renew(ctx context.Context, it item) (Document, error) {
-	done := c.flights.DoChan(it.name, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
-		defer cancel()
-		return c.replace(ctx, it)
-	})
-	select {
-	case r := <-done:
-		return r.Val.(Document), r.Err
-	case <-ctx.Done():
-		return Document{}, ctx.Err()
-	}
-}
-
-// replace fetches a document and puts it in the place of the one at hand, unless
-// that is newer.
-func (c *Collateral) replace(ctx context.Context, it item) (Document, error) {
-	fresh, err := c.fetch(ctx, it)
-	if err = c.put(it, fresh, err); err != nil {
-		return Document{}, err
-	}
-	if c.config.Cache != nil {
-		c.config.Cache.Store(ctx, it.name, fresh)
-	}
-	return fresh, nil
-}
-
-// put notes what came of fetching a document.
-func (c *Collateral) put(it item, fresh Document, err error) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e := c.remember(&entry{item: it, used: c.config.Clock()})
-	if end := e.doc.Expires; err == nil && it.kind != certificate && fresh.Expires.Before(end) {
-		err = wire.Refuse(wire.Expired, "collateral: end of "+it.name, fresh.Expires.UTC().Format(time.RFC3339), "not before "+end.UTC().Format(time.RFC3339))
-	}
-	if e.fault = err; err == nil {
-		e.doc = fresh
-	}
-	return err
 }

@@ -155,7 +155,7 @@ func TestDownForADay(t *testing.T) {
 		judge(time.Second, wire.Expired)
 		s.listed(vendor, time.Now().Add(72*time.Hour))
 		s.answer(nil)
-		judge(longWait+tick, "")
+		judge(vendorBackoff.Most+tick, "")
 		if err := s.fault(t, "crl"); err != nil {
 			t.Errorf("got fault %v after the vendor is back", err)
 		}
@@ -277,9 +277,9 @@ func TestBackOff(t *testing.T) {
 	}{
 		{"seconds", status(http.StatusTooManyRequests, "Retry-After", "90"), 90 * time.Second},
 		{"date", status(http.StatusServiceUnavailable, "Retry-After", noon.Add(2*time.Minute).Format(http.TimeFormat)), 2 * time.Minute},
-		{"no wish", status(http.StatusTooManyRequests), firstWait},
+		{"no wish", status(http.StatusTooManyRequests), vendorBackoff.First},
 		{"a wish of a year", status(http.StatusTooManyRequests, "Retry-After", "31536000"), mostWait},
-		{"a wish for yesterday", status(http.StatusTooManyRequests, "Retry-After", "-86400"), firstWait},
+		{"a wish for yesterday", status(http.StatusTooManyRequests, "Retry-After", "-86400"), vendorBackoff.First},
 		{"absent", status(http.StatusNotFound), absence},
 		{"no certificate", func(w http.ResponseWriter) { fmt.Fprint(w, "no") }, absence},
 	} {
@@ -321,7 +321,7 @@ func TestBackOffGrows(t *testing.T) {
 	s.at = s.at.Add(time.Hour)
 	s.c.entries = map[string]*entry{}
 	want(t, s.appraise(t), wire.Unavailable)
-	s.at = s.at.Add(firstWait)
+	s.at = s.at.Add(vendorBackoff.First)
 	s.answer(nil)
 	want(t, s.appraise(t), "") // the count began anew
 }
@@ -332,14 +332,17 @@ func TestOlderList(t *testing.T) {
 	want(t, s.appraise(t), "")
 	s.listed(s.vendor, s.vendor.ListUntil.Add(-time.Second))
 	it := s.c.items(s.e)[1]
-	_, err := s.c.renew(t.Context(), it)
+	_, err := s.c.renew(t.Context(), it, nil)
 	want(t, err, wire.Expired)
 	want(t, s.fault(t, "crl"), wire.Expired)
 	if got := s.c.entries[it.name].doc.Expires; got.Before(s.vendor.ListUntil.Add(time.Second)) {
 		t.Error("the older list stands in place of the newer")
 	}
 	s.listed(s.vendor, s.vendor.ListUntil.Add(time.Hour))
-	_, err = s.c.renew(t.Context(), it)
+	_, err = s.c.renew(t.Context(), it, nil)
+	want(t, err, wire.TooMany) // it has no other for now
+	s.at = s.at.Add(absence)
+	_, err = s.c.renew(t.Context(), it, nil)
 	want(t, err, "")
 }
 
@@ -347,21 +350,17 @@ func TestOlderList(t *testing.T) {
 // away leaves the others to it.
 func TestOneFlight(t *testing.T) {
 	s := milan(t)
-	held := make(chan struct{})
+	held, underWay := make(chan struct{}), make(chan struct{}, 3)
 	known := s.knows
-	s.knows = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-held; known.ServeHTTP(w, r) })
+	s.knows = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		underWay <- struct{}{}
+		<-held
+		known.ServeHTTP(w, r)
+	})
 	impatient, leave := context.WithCancel(t.Context())
 	gone := make(chan error)
-	go func() { _, err := s.c.get(impatient, s.c.items(s.e)[0]); gone <- err }()
-	for i := 0; ; i++ { // the flight is under way once the entry is there
-		s.c.mu.Lock()
-		n := len(s.c.entries)
-		s.c.mu.Unlock()
-		if n > 0 {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+	go func() { _, err := s.c.renew(impatient, s.c.items(s.e)[0], nil); gone <- err }()
+	<-underWay
 	var wait sync.WaitGroup
 	for range 20 {
 		wait.Go(func() {
@@ -462,18 +461,6 @@ func TestCache(t *testing.T) {
 	s.answer(status(http.StatusServiceUnavailable))
 	s.c = New(config)
 	want(t, s.appraise(t), "")
-}
-
-// TestBounded: whoever makes chips up fills no memory.
-func TestBounded(t *testing.T) {
-	at := noon
-	c := New(Config{Clock: func() time.Time { return at }})
-	for i := range maxEntries + 10 {
-		c.held(t.Context(), item{name: fmt.Sprint(i)})
-	}
-	if got := len(c.entries); got != maxEntries {
-		t.Errorf("got %d entries, want %d", got, maxEntries)
-	}
 }
 
 func TestOtherEvidence(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -18,12 +19,11 @@ import (
 // statements under 30.
 const maxDocument = 1 << 20
 
-// Waiting for a vendor who does not answer, or answers that he will not.
-const (
-	firstWait = time.Second
-	longWait  = 10 * time.Minute
-	mostWait  = time.Hour // of what he asks for
-)
+// vendorBackoff is the wait while a vendor does not respond, or refuses.
+var vendorBackoff = retry.Backoff{First: time.Second, Most: 10 * time.Minute}
+
+// mostWait is the longest wait that a vendor can ask for.
+const mostWait = time.Hour
 
 // backoff says until when a vendor is left alone.
 type backoff struct {
@@ -32,10 +32,10 @@ type backoff struct {
 }
 
 // fetch gets a document from the directory, or else from the vendor.
-func (c *Collateral) fetch(ctx context.Context, it item) (Document, error) {
+func (c *Collateral) fetch(ctx context.Context, it item, s *Stranger) (Document, error) {
 	d, err := c.read(it)
 	if errors.Is(err, fs.ErrNotExist) {
-		d, err = c.ask(ctx, it)
+		d, err = c.ask(ctx, it, s)
 	}
 	if err != nil {
 		return Document{}, err
@@ -43,11 +43,12 @@ func (c *Collateral) fetch(ctx context.Context, it item) (Document, error) {
 	if d.Expires, err = it.end(d); err != nil {
 		c.lacks(it)
 	}
-	d.digest = wire.Sum(d.Content)
+	d.digest, d.OfChip = wire.Sum(d.Content), it.ofChip
 	return d, err
 }
 
-// read reads a document in the directory. The age of a file is the document's.
+// read reads a document in the directory. The age of a file is the document's; a
+// file of a time to come is refused, which is looked at once that time has come.
 func (c *Collateral) read(it item) (Document, error) {
 	if c.config.Mirror == nil {
 		return Document{}, fs.ErrNotExist
@@ -57,43 +58,60 @@ func (c *Collateral) read(it item) (Document, error) {
 		return Document{}, err
 	}
 	d := Document{Fetched: info.ModTime()}
-	if d.Content, err = fs.ReadFile(c.config.Mirror, it.name); err != nil {
-		return Document{}, err
+	if now := c.config.Clock(); d.Fetched.After(now) {
+		return Document{}, wire.Refuse(wire.ClockSkew, "collateral: time of the file "+it.name, d.Fetched.UTC().Format(time.RFC3339), "not after "+now.UTC().Format(time.RFC3339))
 	}
-	if it.chain != "" {
-		d.Chain, err = fs.ReadFile(c.config.Mirror, it.name+".chain")
+	if d.Content, err = c.file(it.name); err == nil && it.chain != "" {
+		d.Chain, err = c.file(it.name + ".chain")
 	}
 	return d, err
 }
 
+// file reads a file of the directory.
+func (c *Collateral) file(name string) ([]byte, error) {
+	f, err := c.config.Mirror.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return bounded(f)
+}
+
+// bounded reads at most what a document may have.
+func bounded(r io.Reader) ([]byte, error) {
+	content, err := io.ReadAll(io.LimitReader(r, maxDocument+1))
+	if err == nil && len(content) > maxDocument {
+		err = wire.Refuse(wire.TooLarge, "collateral: size in bytes", len(content), maxDocument)
+	}
+	return content, err
+}
+
 // ask asks the vendor, unless he is to be left alone.
-func (c *Collateral) ask(ctx context.Context, it item) (Document, error) {
+func (c *Collateral) ask(ctx context.Context, it item, s *Stranger) (Document, error) {
 	if it.url == "" {
 		return Document{}, errors.New("no such file, and nobody to ask")
-	}
-	if err := c.mayAsk(it); err != nil {
-		return Document{}, err
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, it.url, nil)
 	if err != nil {
 		return Document{}, err
 	}
+	asked := line{request.URL.Host, it.ofChip}
+	if err := c.mayAsk(it, asked, s); err != nil {
+		return Document{}, err
+	}
+	d := Document{Fetched: c.config.Clock()} // before the request, so that it is not later than the content
 	response, err := c.config.Client.Do(request)
 	if err != nil {
-		c.failed(request.URL, 0)
+		c.failed(asked, s, 0)
 		return Document{}, err
 	}
 	defer response.Body.Close()
-	if err := c.judge(it, response); err != nil {
+	if err := c.judge(it, asked, s, response); err != nil {
 		return Document{}, err
 	}
-	d := Document{Fetched: c.config.Clock()}
-	if d.Content, err = io.ReadAll(io.LimitReader(response.Body, maxDocument+1)); err != nil {
-		c.failed(request.URL, 0)
+	if d.Content, err = bounded(response.Body); err != nil {
+		c.failed(asked, s, 0)
 		return Document{}, fmt.Errorf("reading the answer: %w", err)
-	}
-	if len(d.Content) > maxDocument {
-		return Document{}, wire.Refuse(wire.TooLarge, "collateral: size in bytes", len(d.Content), maxDocument)
 	}
 	if it.chain == "" {
 		return d, nil
@@ -104,55 +122,62 @@ func (c *Collateral) ask(ctx context.Context, it item) (Document, error) {
 }
 
 // mayAsk refuses to ask a vendor who is to be left alone, or for what he did not
-// have a short while ago.
-func (c *Collateral) mayAsk(it item) error {
-	asked, err := url.Parse(it.url)
-	if err != nil {
-		return err
-	}
+// have a short while ago, or for more chips than strangers may name.
+func (c *Collateral) mayAsk(it item, asked line, s *Stranger) error {
+	now := c.config.Clock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	until := c.vendors[asked.Host].until
-	if e := c.entries[it.name]; e != nil && e.retry.After(until) {
-		until = e.retry
+	until, known := c.vendors[asked].until, false
+	if e := c.entries[it.name]; e != nil {
+		known = len(e.doc.Content) > 0
+		if e.retry.After(until) {
+			until = e.retry
+		}
 	}
-	if c.config.Clock().Before(until) {
-		return wire.Refuse(wire.TooMany, "collateral: asking "+asked.Host, "too soon", "not before "+until.UTC().Format(time.RFC3339))
+	if now.Before(until) {
+		return wire.Refuse(wire.TooMany, "collateral: asking "+asked.host, "too soon", "not before "+until.UTC().Format(time.RFC3339))
+	}
+	if s != nil && it.ofChip && !known {
+		return c.budget.take(s.Address, now)
 	}
 	return nil
 }
 
 // judge reads the status of an answer, and notes what follows from it.
-func (c *Collateral) judge(it item, r *http.Response) error {
+func (c *Collateral) judge(it item, asked line, s *Stranger, r *http.Response) error {
 	switch status := r.StatusCode; {
 	case status == http.StatusOK:
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		delete(c.vendors, r.Request.URL.Host)
+		delete(c.vendors, asked)
 		return nil
 	case status == http.StatusTooManyRequests, status >= http.StatusInternalServerError:
-		c.failed(r.Request.URL, retryAfter(r.Header.Get("Retry-After"), c.config.Clock()))
+		c.failed(asked, s, retryAfter(r.Header.Get("Retry-After"), c.config.Clock()))
 	default:
 		c.lacks(it)
 	}
-	return fmt.Errorf("%s answered %s", r.Request.URL.Host, r.Status)
+	return fmt.Errorf("%s answered %s", asked.host, r.Status)
 }
 
 // lacks notes that a vendor answers, but not with this document.
 func (c *Collateral) lacks(it item) {
+	now := c.config.Clock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.remember(&entry{item: it, used: c.config.Clock()}).retry = c.config.Clock().Add(absence)
+	c.remember(&entry{item: it, used: now}).retry = now.Add(absence)
 }
 
 // failed leaves a vendor alone: for twice as long each time, and for as long as
 // he asks.
-func (c *Collateral) failed(asked *url.URL, wanted time.Duration) {
+func (c *Collateral) failed(asked line, s *Stranger, wanted time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b := c.vendors[asked.Host]
-	wait := max(wanted, min(firstWait<<min(b.failures, 20), longWait))
-	c.vendors[asked.Host] = backoff{failures: b.failures + 1, until: c.config.Clock().Add(wait)}
+	b := c.vendors[asked]
+	wait := max(wanted, vendorBackoff.Longest(b.failures+1))
+	c.vendors[asked] = backoff{failures: b.failures + 1, until: c.config.Clock().Add(wait)}
+	if s != nil && asked.ofChip {
+		c.budget.unanswered(s.Address)
+	}
 }
 
 // retryAfter reads the header, seconds or a date (RFC 9110, section 10.2.3).

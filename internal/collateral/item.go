@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"regexp"
@@ -29,11 +28,12 @@ const (
 
 // item is one document: what it is for and where it is.
 type item struct {
-	role  string // in endorsements
-	kind  kind
-	name  string // in a mirror directory and in the cache
-	url   string // empty when nobody is asked
-	chain string // the header of the vendor's answer that has the signer's certificates
+	role   string // in endorsements
+	kind   kind
+	ofChip bool   // of one chip or model, of which evidence can name any number
+	name   string // in a mirror directory and in the cache
+	url    string // empty when nobody is asked
+	chain  string // the header of the vendor's answer that has the signer's certificates
 }
 
 // items lists the documents that belong to evidence, as far as it can be read.
@@ -50,6 +50,8 @@ func (c *Collateral) items(e attest.Evidence) []item {
 		return intelItems(e, at(c.config.Intel), at(c.config.IntelRoot))
 	case attest.NvidiaGPU:
 		return nvidiaItems(e.Endorsed["cert_chain"], at(c.config.NVIDIA))
+	case attest.Nitro:
+		return nitroItems(e.Raw, c.config.AWS)
 	}
 	return nil
 }
@@ -83,7 +85,7 @@ func snpItems(report []byte, amd func(string) string) []item {
 	if chip := report[0x1a0:0x1e0]; signer == 0 && len(bytes.Trim(chip, "\x00")) > 0 {
 		id, levels := vcek(product, chip, report[0x180:0x188])
 		items = append(items, item{
-			role: "vcek", name: folder + id + "-" + hex.EncodeToString(report[0x180:0x188]) + ".der", url: amd(path + "/" + id + "?" + levels),
+			role: "vcek", ofChip: true, name: folder + id + "-" + hex.EncodeToString(report[0x180:0x188]) + ".der", url: amd(path + "/" + id + "?" + levels),
 		})
 	}
 	return items // a VLEK comes with the evidence or not at all
@@ -101,7 +103,7 @@ func product(report []byte) string {
 		return "Milan"
 	case family == 0x19:
 		return "Genoa"
-	case family == 0x1a:
+	case family == 0x1a && model < 0x20: // Venice and later are not read yet
 		return "Turin"
 	}
 	return ""
@@ -116,14 +118,18 @@ func vcek(product string, chip, tcb []byte) (id, levels string) {
 	return hex.EncodeToString(chip), fmt.Sprintf("blSPL=%d&teeSPL=%d&snpSPL=%d&ucodeSPL=%d", tcb[0], tcb[1], tcb[6], tcb[7])
 }
 
-// intelItems reads the PCK certificate inside a quote.
+// maxChain bounds the certificates of one text.
+const maxChain = 8
+
+// intelItems reads the PCK certificate inside a quote: the first of those in PEM
+// that are its end, but for zeros.
 func intelItems(e attest.Evidence, pcs, root func(string) string) []item {
 	start := bytes.Index(e.Raw, []byte("-----BEGIN CERTIFICATE-----"))
-	block, _ := pem.Decode(e.Raw[max(start, 0):])
-	if block == nil {
+	ders, err := wire.Certificates("collateral: quote", bytes.TrimRight(e.Raw[max(start, 0):], "\x00"), maxChain)
+	if err != nil || len(ders) == 0 {
 		return nil
 	}
-	pck, err := x509.ParseCertificate(block.Bytes)
+	pck, err := x509.ParseCertificate(ders[0])
 	if err != nil {
 		return nil
 	}
@@ -137,7 +143,7 @@ func intelItems(e attest.Evidence, pcs, root func(string) string) []item {
 	}
 	of := string(e.Platform)
 	return []item{
-		{role: "tcb_info", kind: statement, name: of + "/" + fmspc + "/tcb_info.json", url: pcs("/" + of + "/certification/v4/tcb?fmspc=" + fmspc), chain: "TCB-Info-Issuer-Chain"},
+		{role: "tcb_info", kind: statement, ofChip: true, name: of + "/" + fmspc + "/tcb_info.json", url: pcs("/" + of + "/certification/v4/tcb?fmspc=" + fmspc), chain: "TCB-Info-Issuer-Chain"},
 		{role: "qe_identity", kind: statement, name: of + "/qe_identity.json", url: pcs("/" + of + "/certification/v4/qe/identity"), chain: "SGX-Enclave-Identity-Issuer-Chain"},
 		{role: "pck_crl", kind: list, name: "intel/pck_" + ca + "_crl.der", url: pcs("/sgx/certification/v4/pckcrl?ca=" + ca + "&encoding=der")},
 		{role: "root_crl", kind: list, name: "intel/root_crl.der", url: root("/IntelSGXRootCA.der")},
@@ -146,13 +152,14 @@ func intelItems(e attest.Evidence, pcs, root func(string) string) []item {
 
 // nvidiaModel is narrow because nobody has checked the name yet: each one that it
 // lets through may be asked for.
-var nvidiaModel = regexp.MustCompile(`^NVIDIA (G[A-Z][0-9]{3}) Identity$`)
+var nvidiaModel = regexp.MustCompile(`^NVIDIA (G[A-Z][0-9]{2}[0-9X]) Identity$`)
 
 // nvidiaItems reads the model out of the chain that comes with a report. Its lists
 // are named in the certificates, always by these paths.
 func nvidiaItems(chain []byte, nvidia func(string) string) []item {
-	for block, rest := pem.Decode(chain); block != nil; block, rest = pem.Decode(rest) {
-		cert, err := x509.ParseCertificate(block.Bytes)
+	ders, _ := wire.Certificates("collateral: chain", chain, maxChain)
+	for _, der := range ders {
+		cert, err := x509.ParseCertificate(der)
 		if err != nil {
 			return nil
 		}
@@ -231,8 +238,9 @@ func statementEnd(d Document) (time.Time, error) {
 }
 
 func chainEnd(text []byte) (end time.Time, err error) {
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		cert, err := x509.ParseCertificate(block.Bytes)
+	ders, err := wire.Certificates("collateral: chain", text, maxChain)
+	for _, der := range ders {
+		cert, err := x509.ParseCertificate(der)
 		if err != nil {
 			return end, fmt.Errorf("reading the chain: %w", err)
 		}
@@ -240,8 +248,8 @@ func chainEnd(text []byte) (end time.Time, err error) {
 			end = cert.NotAfter
 		}
 	}
-	if end.IsZero() {
-		return end, errors.New("reading the chain: no certificate")
+	if err == nil && end.IsZero() {
+		err = errors.New("reading the chain: no certificate")
 	}
-	return end, nil
+	return end, err
 }

@@ -2,6 +2,7 @@ package history_test
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/history"
 	"github.com/cohort-tee/cohort/internal/systest"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -19,18 +21,10 @@ func cluster(t *testing.T) *systest.Cluster {
 	return systest.New(t, systest.Task{Name: "scoring", KeyMode: policy.Shared, Life: time.Hour, Programs: []string{"p"}})
 }
 
-func entries(steps []policy.Step) []api.HistoryEntry {
-	var list []api.HistoryEntry
-	for _, s := range steps {
-		list = append(list, api.HistoryEntry{Policy: s.Policy, Signatures: s.Signatures})
-	}
-	return list
-}
-
 // extend is the history of the steps.
 func extend(t *testing.T, pin attest.Digest, steps []policy.Step) history.History {
 	t.Helper()
-	h, err := history.History{}.Extend(pin, entries(steps))
+	h, err := history.History{}.Extend(pin, testworld.Entries(steps))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,19 +33,12 @@ func extend(t *testing.T, pin attest.Digest, steps []policy.Step) history.Histor
 
 func dial(t *testing.T, c *systest.Cluster, p policy.Approved) *history.Peer {
 	t.Helper()
-	peer, err := history.Dial(c.URL(), func(*x509.Certificate) (policy.Approved, time.Time, error) { return p, time.Now(), nil })
+	peer, err := history.Dial(history.Config{Address: c.URL(), Clock: time.Now, Judge: func(*x509.Certificate) (policy.Approved, time.Time, error) { return p, time.Now(), nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(peer.Close)
 	return peer
-}
-
-func wantReason(t *testing.T, got error, want wire.Reason) {
-	t.Helper()
-	if wire.ReasonOf(got) != want {
-		t.Errorf("got %v, want reason %q", got, want)
-	}
 }
 
 func TestFollow(t *testing.T) {
@@ -63,12 +50,12 @@ func TestFollow(t *testing.T) {
 		t.Fatalf("from nothing: got head %v, %v", h.Policy().Head(), err)
 	}
 	_, err = peer.Follow(t.Context(), history.History{}, wire.Sum([]byte("another genesis")))
-	wantReason(t, err, wire.WrongGenesis)
+	testworld.Refused(t, err, wire.WrongGenesis)
 
-	c.Next("life = \"1h0m0s\"", "life = \"59m0s\"")
+	c.Next("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
 	newer := extend(t, c.Genesis, c.Steps)
-	_, err = peer.Follow(t.Context(), newer, c.Genesis)
-	wantReason(t, err, wire.Behind)
+	_, err = peer.Follow(testworld.Soon(t), newer, c.Genesis) // a caller that takes such a peer for one ahead asks it without end
+	testworld.Refused(t, err, wire.Behind)
 	if err := peer.Teach(t.Context(), newer); err != nil {
 		t.Fatalf("teaching: %v", err)
 	}
@@ -82,18 +69,39 @@ func TestFollow(t *testing.T) {
 func TestFork(t *testing.T) {
 	c := cluster(t)
 	genesis := c.Steps
-	c.Next("life = \"1h0m0s\"", "life = \"58m0s\"")
+	c.Next("lifetime = \"1h0m0s\"", "lifetime = \"58m0s\"")
 	seen := extend(t, c.Genesis, c.Steps)
 	c.Steps = genesis
-	c.Next("life = \"1h0m0s\"", "life = \"59m0s\"")
-	c.Next("life = \"59m0s\"", "life = \"57m0s\"")
+	c.Next("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
+	c.Next("lifetime = \"59m0s\"", "lifetime = \"57m0s\"")
 	fork := extend(t, c.Genesis, c.Steps)
 	peer := dial(t, c, fork.Policy())
 	if err := peer.Teach(t.Context(), fork); err != nil {
 		t.Fatal(err)
 	}
 	_, err := peer.Follow(t.Context(), seen, c.Genesis)
-	wantReason(t, err, wire.Behind)
+	testworld.Refused(t, err, wire.Behind)
+}
+
+// TestForkOfOtherOwners: the step that a peer has next is signed by owners that this history never had. The
+// peer is behind, so that it is shown this history, whatever is wrong with its own.
+func TestForkOfOtherOwners(t *testing.T) {
+	c := cluster(t)
+	seen := extend(t, c.Genesis, c.Steps)
+	for name, signatures := range map[string][]string{"nobody": nil, "other owners": {"-----BEGIN SSH SIGNATURE-----"}} {
+		server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_ = json.NewEncoder(w).Encode(api.History{From: 1, Entries: []api.HistoryEntry{{Policy: []byte("x"), Signatures: signatures}}, Head: wire.Digest{1}})
+		}))
+		defer server.Close()
+		peer, err := history.Dial(history.Config{Address: server.URL, Clock: time.Now, Judge: func(*x509.Certificate) (policy.Approved, time.Time, error) { return seen.Policy(), time.Now(), nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer peer.Close()
+		if _, err = peer.Follow(t.Context(), seen, c.Genesis); wire.ReasonOf(err) != wire.Behind {
+			t.Errorf("signed by %s: got %v, want reason %q", name, err, wire.Behind)
+		}
+	}
 }
 
 // TestOtherAuthority: nothing but the history is asked of an authority without
@@ -102,7 +110,7 @@ func TestOtherAuthority(t *testing.T) {
 	mine, theirs := cluster(t), cluster(t)
 	peer := dial(t, theirs, extend(t, mine.Genesis, mine.Steps).Policy())
 	_, err := peer.Authority.Policy(t.Context())
-	wantReason(t, err, wire.WrongRoot)
+	testworld.Refused(t, err, wire.WrongRoot)
 }
 
 // TestChainPresented: an authority presents its leaf and its root.
@@ -110,15 +118,15 @@ func TestChainPresented(t *testing.T) {
 	c := cluster(t)
 	server := httptest.NewTLSServer(http.NotFoundHandler()) // presents one certificate
 	defer server.Close()
-	peer, err := history.Dial(server.URL, func(*x509.Certificate) (policy.Approved, time.Time, error) {
+	peer, err := history.Dial(history.Config{Address: server.URL, Clock: time.Now, Judge: func(*x509.Certificate) (policy.Approved, time.Time, error) {
 		return extend(t, c.Genesis, c.Steps).Policy(), time.Now(), nil
-	})
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer peer.Close()
 	_, err = peer.Authority.Policy(t.Context())
-	wantReason(t, err, wire.BadChain)
+	testworld.Refused(t, err, wire.BadChain)
 }
 
 func TestExtendRefuses(t *testing.T) {
@@ -132,13 +140,13 @@ func TestExtendRefuses(t *testing.T) {
 	}{
 		{"nothing", history.History{}, nil, wire.TooLarge},
 		{"too many", history.History{}, make([]api.HistoryEntry, wire.MaxHistory+1), wire.TooLarge},
-		{"the genesis twice", h, entries(c.Steps), wire.WrongSequence},
+		{"the genesis twice", h, testworld.Entries(c.Steps), wire.WrongSequence},
 		{"unsigned", h, []api.HistoryEntry{{Policy: c.Steps[0].Policy}}, wire.NoQuorum},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := tt.from.Extend(c.Genesis, tt.entries)
-			wantReason(t, err, tt.want)
+			testworld.Refused(t, err, tt.want)
 		})
 	}
 }

@@ -15,9 +15,6 @@ type body struct {
 	source   io.Reader
 	deadline func(time.Time) error // of reading from the client's connection, while the handler runs
 
-	ending sync.Mutex
-	over   bool // guarded by ending: nobody sets the deadline any more
-
 	mu    sync.Mutex
 	begin []byte // guarded by mu: the first bytes read
 	read  int    // guarded by mu: bytes read from source
@@ -32,6 +29,16 @@ func (b *body) whole() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.begin) == b.read
+}
+
+// ended reports whether the client's connection is at the end of the body, and no
+// transport reads from it.
+func (b *body) ended() bool {
+	if !b.mu.TryLock() {
+		return false
+	}
+	defer b.mu.Unlock()
+	return b.end == io.EOF
 }
 
 // bodyReader is one way through a body. Of several only the last is used, but
@@ -58,9 +65,6 @@ func (r *bodyReader) Read(p []byte) (int, error) {
 	case b.end != nil:
 		return 0, b.end
 	}
-	if b.end = b.extend(); b.end != nil {
-		return 0, b.end
-	}
 	n, err := b.source.Read(p)
 	b.end = err
 	if len(b.begin) == b.read && b.read+n <= maxReplay {
@@ -77,26 +81,12 @@ func (r *bodyReader) Close() error {
 	return nil
 }
 
-// extend gives the client time for one more read.
-func (b *body) extend() error {
-	b.ending.Lock()
-	defer b.ending.Unlock()
-	if b.over {
-		return http.ErrBodyReadAfterClose
-	}
-	_ = b.deadline(time.Now().Add(readWait)) // the server may have none
-	return nil
-}
-
 // release lets nobody read from now on: net/http breaks when the connection is
 // touched after its handler. A read of a transport that is still under way would
 // keep the client's connection from ending, so it is cut short.
 func (b *body) release() {
 	if !b.mu.TryLock() {
-		b.ending.Lock()
-		b.over = true
 		_ = b.deadline(time.Unix(1, 0))
-		b.ending.Unlock()
 		b.mu.Lock()
 	}
 	defer b.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -100,14 +101,19 @@ func (c *copies) of(cluster bus.Cluster) []bus.Item {
 	return items
 }
 
-// holders are the clusters that hold a session; more than one when somebody
-// made up an id.
+// holders are the clusters that hold a session; more than one when a release
+// has sealed it for itself.
 func (c *copies) holders(session wire.SessionID) []bus.Cluster {
+	return c.others(session, bus.Cluster{})
+}
+
+// others are the holders of a session without one cluster.
+func (c *copies) others(session wire.SessionID, but bus.Cluster) []bus.Cluster {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	var found []bus.Cluster
 	for cluster, s := range c.clusters {
-		if s.sessions[session] != nil {
+		if cluster != but && s.sessions[session] != nil {
 			found = append(found, cluster)
 		}
 	}
@@ -121,21 +127,26 @@ func (c *copies) sealedFor(session wire.SessionID) (found []wire.Digest) {
 	defer c.mu.RUnlock()
 	for _, s := range c.clusters {
 		if k := s.sessions[session]; k != nil {
-			found = append(found, sealedForOf(k.Item))
+			sealedFor, _ := sealedForOf(k.Item)
+			found = append(found, sealedFor)
 		}
 	}
 	return found
 }
 
-// sealedForOf reads whom an item is sealed for.
-func sealedForOf(i bus.Item) (d wire.Digest) {
-	var whole [3][]byte // associated data, nonce, ciphertext
-	var bound [6][]byte // suite, identity, ring, session, expiry, sealing unit
-	if wire.UnframeInto(whole[:], wire.LabelSealedSession, i.Bytes) == nil &&
-		wire.UnframeInto(bound[:], wire.LabelSealed, whole[0]) == nil {
-		copy(d[:], bound[1])
+// sealedKind is the kind of the sealed message of an item.
+func sealedKind(i bus.Item) envelope.Kind {
+	if i.Kind == bus.Tombstone {
+		return envelope.Tombstone
 	}
-	return d
+	return envelope.Session
+}
+
+// sealedForOf reads the identity or role that an item is sealed for. It is not ok
+// when it cannot be read, or names another session or expiry than the item.
+func sealedForOf(i bus.Item) (d wire.Digest, ok bool) {
+	s, err := envelope.ParseSealed(sealedKind(i), i.Bytes)
+	return s.For, err == nil && s.Session == i.Session && s.Expiry == i.Expiry
 }
 
 // prune forgets what has expired.

@@ -1,19 +1,24 @@
 package manager
 
 import (
-	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -26,10 +31,26 @@ type gateway struct {
 	metrics  *metrics
 	clock    func() time.Time
 	log      *slog.Logger
-	slots    chan struct{} // one for each request under way
-	buckets  *api.Buckets  // of what costs a unit more than it costs the client
+	reading  *limit.Shares  // bytes of requests that are read
+	slots    *limit.Shares  // one place for each request under way
+	pages    *limit.Shares  // one for each of what is no request to a unit
+	buckets  *limit.Buckets // of what costs a unit more than it costs the client
+	unknown  *limit.Buckets // of requests in sessions that may be made up
+	vouched  vouched
+	secret   [32]byte // of the other names of addresses
 
 	warmUntil atomic.Pointer[time.Time]
+}
+
+func newGateway(c Config, r *registry, kept *copies) *gateway {
+	l := c.Limits
+	g := &gateway{
+		registry: r, copies: kept, clock: c.Clock, log: c.Log,
+		reading: limit.NewShares(quotaReading, l.Reading), slots: limit.NewShares(quotaInFlight, l.InFlight), pages: limit.NewShares(quotaPages, maxPages),
+		buckets: limit.NewBuckets(l.PerAddress), unknown: limit.NewBuckets(max(1, l.PerAddress/10)),
+	}
+	rand.Read(g.secret[:]) // never returns an error: it ends the program instead
+	return g
 }
 
 // warm begins the time in which units find a restarted manager.
@@ -42,35 +63,33 @@ func (g *gateway) warm(now time.Time) {
 type exchange struct {
 	w       http.ResponseWriter
 	r       *http.Request
+	from    netip.Addr // that quotas count
 	control *http.ResponseController
 	body    *body
 	size    int64 // of the body; -1 when it streams
+	early   bool  // the answer may begin before the body has ended
 	wanted  wanted
 	again   bool   // may go to another unit after one may have seen it
 	query   string // that goes on to the unit
+	// unknown is the session of a request, where it has to be vouched for.
+	unknown wire.SessionID
+	opened  *vouched // of an open request: where the session that it opens is noted; else nil
 }
 
 // session takes an open request to a unit of the identity or task that it is
 // pinned to. Opening twice costs a session that nobody uses.
 func (g *gateway) session(w http.ResponseWriter, r *http.Request) {
 	g.limited(w, r, func(x *exchange) error {
-		open, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxOpen))
-		var large *http.MaxBytesError
-		if errors.As(err, &large) {
-			return wire.Refuse(wire.TooLarge, "open request: size in bytes", "more", maxOpen)
+		if err := x.whole(maxOpen); err != nil {
+			return err
 		}
-		if err != nil {
-			return wire.Refuse(wire.BadRequest, "open request", err, "a whole body")
-		}
-		x.wanted.identity, x.wanted.task = pinOf(open)
+		x.wanted.identity, x.wanted.task = pinOf(x.body.begin)
+		x.again, x.opened = true, &g.vouched
 		// A unit that introduced itself is asked again, or none.
 		if name := r.Header.Get(wire.FieldUnit); name != "" {
-			if err := x.wanted.target.UnmarshalText([]byte(name)); err != nil {
-				return err
-			}
+			return x.wanted.target.UnmarshalText([]byte(name))
 		}
-		x.body.source, x.size, x.again = bytes.NewReader(open), int64(len(open)), true
-		return g.forward(x)
+		return nil
 	})
 }
 
@@ -79,21 +98,36 @@ func (g *gateway) session(w http.ResponseWriter, r *http.Request) {
 // channel, and may go to another unit when one fails.
 func (g *gateway) request(w http.ResponseWriter, r *http.Request) {
 	g.limited(w, r, func(x *exchange) error {
-		first := make([]byte, wire.HeaderSize)
-		_ = x.control.SetReadDeadline(time.Now().Add(headerWait))
-		if _, err := io.ReadFull(r.Body, first); err != nil {
-			return wire.Refuse(wire.BadRequest, "request: header", err, "58 bytes")
+		first, err := x.first(wire.HeaderSize)
+		if err != nil {
+			return err
 		}
 		header, err := wire.ParseHeader(first)
 		if err != nil {
 			return err
 		}
-		x.body.begin, x.body.read = first, len(first)
 		x.wanted.clusters, x.wanted.sealedFor = g.copies.holders(header.Session), g.copies.sealedFor(header.Session)
 		x.wanted.target = header.Target
 		x.again = header.Target == wire.UnitID{}
-		return g.forward(x)
+		if err := g.vouch(x, header.Session); err != nil {
+			return err
+		}
+		return g.route(&x.wanted, header.Session, r.Header.Get(wire.FieldTicket))
 	})
+}
+
+// vouch takes a token of the client's address for a request in a session that may
+// be made up: a unit that does not hold it asks for the stored copy. A ticket beside
+// the request vouches for nothing, since the gateway cannot open it.
+func (g *gateway) vouch(x *exchange, session wire.SessionID) error {
+	if x.wanted.clusters != nil || g.vouched.has(session) {
+		return nil
+	}
+	x.unknown = session
+	if !g.unknown.Take(x.r.RemoteAddr, g.clock()) {
+		return wire.Refuse(wire.TooMany, quotaUnknown, "more", "fewer from one address")
+	}
+	return nil
 }
 
 // oneOff takes a one-off request, or a question for its keys, to any unit of the
@@ -101,14 +135,25 @@ func (g *gateway) request(w http.ResponseWriter, r *http.Request) {
 // or marked by the rules of the channel, and may go to another unit when one
 // fails.
 func (g *gateway) oneOff(w http.ResponseWriter, r *http.Request) {
-	g.limited(w, r, func(x *exchange) error {
+	g.limited(w, r, func(x *exchange) (err error) {
 		query := r.URL.Query()
 		x.again = true
-		if r.Method == http.MethodGet {
+		switch {
+		case r.Method == http.MethodGet && r.ContentLength != 0:
+			err = wire.Refuse(wire.BadRequest, "request: body of a GET", "one", "none")
+		case r.Method == http.MethodGet:
 			x.query = query.Encode()
+			x.body.keep(nil)
+			x.size = 0
+		case inOnePiece(r):
+			err = x.whole(maxOneOff)
+		default:
+			_, err = x.first(capsuleSize)
+		}
+		if err != nil {
+			return err
 		}
 		if id := query.Get("id"); id != "" {
-			var err error
 			if x.wanted.identity, err = wire.ParseDigest(id); err != nil {
 				return err
 			}
@@ -116,7 +161,7 @@ func (g *gateway) oneOff(w http.ResponseWriter, r *http.Request) {
 		if task := query.Get("task"); task != "" && (x.wanted.identity.IsZero() || g.registry.find(x.wanted, g.clock()) == nil) {
 			x.wanted.identity, x.wanted.task = wire.Digest{}, task
 		}
-		return g.forward(x)
+		return nil
 	})
 }
 
@@ -124,66 +169,72 @@ func (g *gateway) oneOff(w http.ResponseWriter, r *http.Request) {
 // a private key: whoever floods the gateway with those spends his own.
 func (g *gateway) dear(r *http.Request) error {
 	if r.URL.Path != wire.PathRequest && !g.buckets.Take(r.RemoteAddr, g.clock()) {
-		return wire.Refuse(wire.TooMany, "gateway: open and one-off requests a second", "more", "fewer from one address")
+		return wire.Refuse(wire.TooMany, quotaDear, "more", "fewer from one address")
 	}
 	return nil
 }
 
-// pinOf reads what an open request is pinned to: an identity, or a task, a role
-// (GROUP/ROLE) or a group (GROUP/), or nothing when it cannot be read.
+// pinOf reads the units that an open request is pinned to: an identity, or a task, a role
+// (GROUP/ROLE) or a group (GROUP/); neither where it cannot be read.
 func pinOf(open []byte) (identity wire.Digest, task string) {
-	var request [5][]byte // suite, KEM key, nonce, pin, wants
-	var pin [3][]byte     // kind, name, genesis
-	if wire.UnframeInto(request[:], wire.LabelSessionOpen, open) != nil || wire.UnframeInto(pin[:], wire.LabelPin, request[3]) != nil {
+	pin, err := envelope.PinOf(open)
+	switch {
+	case err != nil:
 		return identity, ""
+	case pin.Kind == envelope.PinID:
+		return wire.Digest([]byte(pin.Name)), ""
+	case pin.Kind == envelope.PinGroup:
+		return identity, pin.Name + "/"
 	}
-	switch name := pin[1]; {
-	case string(pin[0]) == "id" && len(name) == len(identity):
-		return wire.Digest(name), ""
-	case string(pin[0]) == "task" && wire.NameOK(string(name)):
-		return identity, string(name)
-	case string(pin[0]) == "group" && wire.NameOK(string(name)):
-		return identity, string(name) + "/"
-	case string(pin[0]) == "role" && len(name) <= 2*63+1:
-		return identity, string(name)
-	}
-	return identity, ""
+	return identity, pin.Name
 }
 
-// limited runs f while there is room, and tells the problem when f refuses.
-func (g *gateway) limited(w http.ResponseWriter, r *http.Request, f func(*exchange) error) {
+// limited brings a request to a unit within the quotas, and responds with the
+// problem when it is refused. Read reads what is needed of it, and sets what is
+// wanted.
+func (g *gateway) limited(w http.ResponseWriter, r *http.Request, read func(*exchange) error) {
 	start := time.Now()
-	x := &exchange{w: w, r: r, control: http.NewResponseController(w), size: r.ContentLength}
+	x := &exchange{w: w, r: r, from: limit.AddressOf(r.RemoteAddr), control: http.NewResponseController(w), size: r.ContentLength}
 	x.body = &body{source: r.Body, deadline: x.control.SetReadDeadline}
 	x.wanted.host = hostOf(r)
 	defer x.body.release()
-	err := g.slotted(x, f)
+	err := g.admitted(x, read)
 	if err != nil {
 		g.log.Debug("request not forwarded", "path", r.URL.Path, "error", err)
 		x.setHint(g.registry)
-		problem(err).Write(w)
+		x.lastOn()
+		api.GatewayProblem(err).Write(w)
 	}
 	g.metrics.forwarded(r.URL.Path, err, time.Since(start))
 }
 
-func (g *gateway) slotted(x *exchange, f func(*exchange) error) error {
-	select {
-	case g.slots <- struct{}{}:
-		defer func() { <-g.slots }()
-	default:
-		return wire.Refuse(wire.Overload, "gateway: requests under way", "more", cap(g.slots))
-	}
+// admitted reads what is needed of a request, and only then takes a place and
+// forwards it.
+func (g *gateway) admitted(x *exchange, read func(*exchange) error) error {
 	if asks := x.r.Method == http.MethodGet && x.r.URL.Path == wire.PathOneOff; x.r.Method != http.MethodPost && !asks {
 		return wire.Refuse(wire.BadRequest, "request: method", x.r.Method, http.MethodPost)
 	}
 	if err := g.dear(x.r); err != nil {
 		return err
 	}
-	// An answer may begin before its request has ended. HTTP/2 always can.
+	done, err := g.read(x, read)
+	defer done()
+	if err != nil {
+		return err
+	}
+	return placed(g.slots, x, func() error { return g.forward(x) })
+}
+
+// duplex lets the answer begin before its request has ended, as HTTP/2 always can.
+// It is called late: after it, the server of net/http panics at the next request
+// when this one was not read to its end (go.dev/issue/68560), and one that is refused
+// is not.
+func (x *exchange) duplex() error {
 	if err := x.control.EnableFullDuplex(); err != nil && x.r.ProtoMajor == 1 {
 		return err
 	}
-	return f(x)
+	x.early = true
+	return nil
 }
 
 // hostOf is the name that the client asked for, without a port.
@@ -200,6 +251,9 @@ func (g *gateway) forward(x *exchange) error {
 	m := g.registry.wait(x.r.Context(), x.wanted, g.clock, *g.warmUntil.Load())
 	if m == nil {
 		return nobody(x.wanted)
+	}
+	if err := x.duplex(); err != nil {
+		return err
 	}
 	for {
 		again, err := g.try(x, m)
@@ -225,14 +279,21 @@ func nobody(w wanted) error {
 // try sends the request to one unit and streams the answer back. again says
 // that there is no answer and that another unit may be tried.
 func (g *gateway) try(x *exchange, m *member) (again bool, err error) {
+	if err := m.places.Take(x.from, 1); err != nil {
+		return x.wanted.target == wire.UnitID{}, err
+	}
+	defer m.places.Give(x.from, 1)
 	m.inFlight.Add(1)
 	defer m.inFlight.Add(-1)
 	ctx, done := m.during(x.r.Context())
 	defer done()
-	answer, err := x.send(ctx, m)
+	answer, err := g.send(ctx, x, m)
 	if err != nil {
 		if x.r.Context().Err() != nil {
 			panic(http.ErrAbortHandler) // nobody waits for an answer
+		}
+		if errors.Is(err, wire.Overload) { // of this gateway, and not the unit's fault
+			return x.wanted.target == wire.UnitID{}, err
 		}
 		m.failed(g.clock())
 		g.metrics.failures.Inc()
@@ -242,6 +303,9 @@ func (g *gateway) try(x *exchange, m *member) (again bool, err error) {
 	}
 	defer answer.Body.Close()
 	m.answered()
+	if x.unknown != (wire.SessionID{}) && answer.StatusCode == http.StatusOK {
+		g.vouched.add(x.unknown)
+	}
 	x.setHint(g.registry)
 	x.answer(answer)
 	return false, nil
@@ -250,18 +314,23 @@ func (g *gateway) try(x *exchange, m *member) (again bool, err error) {
 // send sends the request to one unit. A kept-alive connection may turn out to
 // be dead, so what failed on one is sent once more on a fresh one: the same
 // unit executes the same request at most once.
-func (x *exchange) send(ctx context.Context, m *member) (*http.Response, error) {
-	answer, reused, err := x.sendOnce(ctx, m)
+func (g *gateway) send(ctx context.Context, x *exchange, m *member) (*http.Response, error) {
+	answer, reused, err := g.sendOnce(ctx, x, m)
 	if err == nil || !reused || ctx.Err() != nil || !x.body.whole() {
 		return answer, err
 	}
 	m.close()
-	answer, _, err = x.sendOnce(ctx, m)
+	answer, _, err = g.sendOnce(ctx, x, m)
 	return answer, err
 }
 
-func (x *exchange) sendOnce(ctx context.Context, m *member) (answer *http.Response, reused bool, err error) {
-	trace := &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused }}
+func (g *gateway) sendOnce(ctx context.Context, x *exchange, m *member) (answer *http.Response, reused bool, err error) {
+	done, err := m.turn(ctx, x.from)
+	if err != nil {
+		return nil, false, err
+	}
+	defer done()
+	trace := &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused; done() }}
 	out, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), x.r.Method, "https://unit"+x.r.URL.Path, x.body.reader())
 	if err != nil {
 		return nil, false, wire.Refuse(wire.BadRequest, "request", err, "one that can be sent on")
@@ -272,8 +341,20 @@ func (x *exchange) sendOnce(ctx context.Context, m *member) (answer *http.Respon
 	}
 	copyFields(out.Header, x.r.Header)
 	out.Header["User-Agent"] = nil
+	delete(out.Header, wire.FieldSender) // the gateway's own word
+	if x.r.URL.Path == wire.PathSession {
+		out.Header.Set(wire.FieldSender, g.nameOf(x.from))
+	}
 	answer, err = m.transport.RoundTrip(out)
 	return answer, reused, err
+}
+
+// nameOf is another name of a client's address. By it a unit distinguishes clients,
+// and learns no address.
+func (g *gateway) nameOf(from netip.Addr) string {
+	mac := hmac.New(sha256.New, g.secret[:])
+	mac.Write(from.AsSlice())
+	return hex.EncodeToString(mac.Sum(nil)[:8])
 }
 
 // copyFields copies the fields that belong to the channel. Others are the
@@ -295,26 +376,5 @@ func copyFields(to, from http.Header) {
 func (x *exchange) setHint(r *registry) {
 	if ids := r.hint(x.wanted); ids != "" {
 		x.w.Header().Set(wire.FieldUnits, ids)
-	}
-}
-
-// statuses is the HTTP status of what the gateway itself refuses.
-var statuses = map[wire.Reason]int{
-	wire.Malformed: http.StatusBadRequest, wire.BadRequest: http.StatusBadRequest, wire.TooLarge: http.StatusRequestEntityTooLarge,
-	wire.NotFound: http.StatusNotFound, wire.Misdirected: http.StatusMisdirectedRequest,
-	wire.TooMany: http.StatusTooManyRequests, wire.Overload: http.StatusServiceUnavailable, wire.Unavailable: http.StatusServiceUnavailable,
-}
-
-// problem is what tells err to a client.
-func problem(err error) api.Problem {
-	refusal := &wire.Refusal{Reason: wire.Internal}
-	errors.As(err, &refusal)
-	status, known := statuses[refusal.Reason]
-	if !known {
-		refusal, status = &wire.Refusal{Reason: wire.Internal}, http.StatusInternalServerError
-	}
-	return api.Problem{
-		Type: "urn:cohort:problem:" + string(refusal.Reason), Title: "refused: " + string(refusal.Reason), Status: status,
-		Reason: refusal.Reason, Rule: refusal.Rule, Got: refusal.Got, Want: refusal.Want,
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -15,20 +16,35 @@ func (m *Manager) Handler() http.Handler {
 	mux.HandleFunc(wire.PathSession, m.whileServing(m.gateway.session))
 	mux.HandleFunc(wire.PathRequest, m.whileServing(m.gateway.request))
 	mux.HandleFunc(wire.PathOneOff, m.whileServing(m.gateway.oneOff))
-	mux.Handle("GET "+api.PathMetrics, m.metrics.handler())
-	mux.HandleFunc("GET "+api.PathLive, func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, health{Status: "live"}) })
-	mux.HandleFunc("GET "+api.PathReady, m.whileServing(m.ready))
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		problem(wire.Refuse(wire.NotFound, "request: path", r.URL.Path, "one of the gateway")).Write(w)
-	})
-	return mux
+	mux.HandleFunc(wire.PathHistory, m.whileServing(m.history))
+	mux.Handle("GET "+api.PathMetrics, m.page(api.Buffered(m.metrics.handler()).ServeHTTP))
+	mux.Handle("GET "+api.PathLive, m.page(func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, health{Status: "live"}) }))
+	mux.Handle("GET "+api.PathReady, m.page(m.whileServing(m.ready)))
+	mux.Handle("/", m.page(func(w http.ResponseWriter, r *http.Request) {
+		api.GatewayProblem(wire.Refuse(wire.NotFound, "request: path", r.URL.Path, "one of the gateway")).Write(w)
+	}))
+	return pace().Handler(mux)
+}
+
+// page is what the manager serves itself, to a bounded number at a time.
+func (m *Manager) page(f http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		from := limit.AddressOf(r.RemoteAddr)
+		if err := m.gateway.pages.Take(from, 1); err != nil {
+			m.metrics.overQuota(err)
+			api.GatewayProblem(err).Write(w)
+			return
+		}
+		defer m.gateway.pages.Give(from, 1)
+		f(w, r)
+	}
 }
 
 func (m *Manager) whileServing(f http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		if !m.serving.Load() {
-			problem(wire.Refuse(wire.Unavailable, "manager", "not serving", "a running bus")).Write(w)
+			api.GatewayProblem(wire.Refuse(wire.Unavailable, "manager", "not serving", "a running bus")).Write(w)
 			return
 		}
 		f(w, r)

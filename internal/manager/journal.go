@@ -114,7 +114,7 @@ func (j *journal) rewrite(c *copies) error {
 	if err != nil {
 		return err
 	}
-	fresh := &journal{path: j.path, file: f, out: bufio.NewWriterSize(f, batchSize)}
+	fresh := &journal{path: j.path, file: f, out: bufio.NewWriterSize(f, bus.MaxBatch)}
 	err = errors.Join(c.all(fresh.add), fresh.out.Flush())
 	if err == nil {
 		err = os.Rename(f.Name(), j.path)

@@ -9,13 +9,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// lineage is what beats say of releases that follow one another. A unit that
-// says it inherits from an identity is sent that one's sealed sessions: it can
-// read those whose keys the authority handed to it, and no others.
+// lineage is which releases follow one another. That a unit is of an identity
+// is known from its certificate, what it inherits from is its own word: it
+// counts only for an identity of the same task, or of the same role of the same
+// group. So a unit is sent sealed sessions of no other tenant; and of its own
+// it can read those whose keys the authority gave it, and no others.
 type lineage struct {
 	mu       sync.Mutex
 	clusters map[wire.Digest]bus.Cluster          // guarded by mu, by identity
-	tasks    map[bus.Cluster]string               // guarded by mu
+	holders  map[bus.Cluster]string               // guarded by mu: task or GROUP/ROLE
 	children map[bus.Cluster]map[bus.Cluster]bool // guarded by mu: heirs of a cluster
 }
 
@@ -26,28 +28,35 @@ func newLineage() *lineage {
 }
 
 func (l *lineage) reset() {
-	l.clusters, l.tasks, l.children = map[wire.Digest]bus.Cluster{}, map[bus.Cluster]string{}, map[bus.Cluster]map[bus.Cluster]bool{}
+	l.clusters, l.holders, l.children = map[wire.Digest]bus.Cluster{}, map[bus.Cluster]string{}, map[bus.Cluster]map[bus.Cluster]bool{}
 }
 
-// heard takes a beat in, and reports whether it is the first to say that its
-// cluster inherits from a known one.
-func (l *lineage) heard(c bus.Cluster, b bus.Beat) (begins bool) {
+// heard takes in which identity a certified unit is of, and what it says it
+// inherits from; from is the cluster of that, if it may.
+func (l *lineage) heard(u bus.Unit, inherits wire.Digest) (from bus.Cluster, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.clusters) >= 2*maxClusters {
-		l.reset() // of releases that are gone; those that are not beat again
+	if _, known := l.clusters[u.Identity]; !known && len(l.clusters) >= 2*maxClusters {
+		l.reset() // of releases that are gone; those that are not are heard again
 	}
-	l.clusters[b.Identity] = c
-	l.tasks[c] = b.Task
-	from, known := l.clusters[b.Inherits]
-	if b.Inherits.IsZero() || !known || from == c || l.children[from][c] {
-		return false
+	l.clusters[u.Identity], l.holders[u.Cluster] = u.Cluster, u.Holder()
+	from, known := l.clusters[inherits]
+	if inherits.IsZero() || !known || from == u.Cluster || l.holders[from] != u.Holder() {
+		return bus.Cluster{}, false
 	}
 	if l.children[from] == nil {
 		l.children[from] = map[bus.Cluster]bool{}
 	}
-	l.children[from][c] = true
-	return true
+	l.children[from][u.Cluster] = true
+	return from, true
+}
+
+// cluster is that of an identity.
+func (l *lineage) cluster(identity wire.Digest) (c bus.Cluster, known bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c, known = l.clusters[identity]
+	return c, known
 }
 
 // heirs are the clusters that inherit from one.
@@ -69,13 +78,14 @@ func (l *lineage) parents(c bus.Cluster) (list []bus.Cluster) {
 	return list
 }
 
-// task is that of the first of some clusters that is known; empty: of none.
-func (l *lineage) task(clusters []bus.Cluster) string {
+// holder is the task, or GROUP/ROLE, of the first of some clusters that is
+// known; empty: of none.
+func (l *lineage) holder(clusters []bus.Cluster) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, c := range clusters {
-		if task := l.tasks[c]; task != "" {
-			return task
+		if holder := l.holders[c]; holder != "" {
+			return holder
 		}
 	}
 	return ""

@@ -6,30 +6,32 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/bus/bustest"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestHeirs: a cluster that says it inherits from another is pushed what is kept
-// of that one, and what comes later, finds it by pull, and answers its requests
-// when that one has no ready unit. A further unit of it is pushed the same again,
+// TestHeirs: a release that says it inherits from another of its task is pushed
+// what is kept of that one, and what comes later, finds it by pull, and responds to
+// its requests when that one has no ready unit. A further unit is pushed the same,
 // but for what its cluster has sealed for itself.
 func TestHeirs(t *testing.T) {
 	w := newWorld(t)
 	before := w.named(bustest.Keys)
-	kept, later := item(1), item(2)
+	kept, later := item(1, before.Identity), item(2, before.Identity)
 	if err := before.conn.Publish(kept); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the item is kept", func() bool { return w.holds(before.Cluster, kept) })
+	testworld.Eventually(t, "the item is kept", func() bool { return w.holds(before.Cluster, kept) })
 
-	after := w.named(bustest.Scoring)
+	after := w.namedOf(w.authority.Next())
 	heard := listen(t, after.conn)
-	w.claim(after, func(b *bus.Beat) { b.Task, b.Inherits = bustest.Keys, before.Identity })
-	eventually(t, "what is kept is pushed to the heir", func() bool { return heard.times(kept) == 1 })
+	inherit := func(b *bus.Beat) { b.Inherits = before.Identity }
+	w.claim(after, inherit)
+	testworld.Eventually(t, "what is kept is pushed to the heir", func() bool { return heard.times(kept) == 1 })
 	if err := before.conn.Publish(later); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "what comes later is, too", func() bool { return heard.times(later) == 1 })
+	testworld.Eventually(t, "what comes later is, too", func() bool { return heard.times(later) == 1 })
 	if got, err := after.conn.Pull(t.Context(), later.Session); err != nil || got.Session != later.Session {
 		t.Errorf("pulled by the heir: got %v, %v", got.Session, err)
 	}
@@ -39,7 +41,7 @@ func TestHeirs(t *testing.T) {
 
 	stranger := w.named(bustest.Short) // of another task, ready all the time
 	_, err := stranger.conn.Pull(t.Context(), later.Session)
-	wantReason(t, err, wire.NotFound)
+	testworld.Refused(t, err, wire.NotFound)
 	w.cool()
 	gateway := w.client("gateway.example")
 	if status, body, _ := gateway.request(t, wire.Header{Session: kept.Session}, ""); status != 200 || body != before.ID.String() {
@@ -52,62 +54,103 @@ func TestHeirs(t *testing.T) {
 		}
 	}
 
-	resealed := kept
-	resealed.Bytes = []byte("under the heir's key")
+	resealed := item(1, after.Identity)
 	if err := after.conn.Publish(resealed); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the heir's own item is kept", func() bool { return w.holds(after.Cluster, resealed) })
-	second := w.named(bustest.Scoring)
-	w.claim(second, func(b *bus.Beat) { b.Task, b.Inherits = bustest.Keys, before.Identity })
-	eventually(t, "a new heir is pushed what its cluster has not sealed", func() bool { return heard.times(later) == 2 })
-	if got := heard.times(kept); got != 2 {
-		t.Errorf("what the heirs have sealed for themselves: pushed %d times, want once and once as they sealed it", got)
+	testworld.Eventually(t, "the heir's own item is kept", func() bool { return w.holds(after.Cluster, resealed) })
+	second := w.connect(w.authority.Next())
+	alsoHeard := listen(t, second)
+	claims := bus.Beat{Address: "127.0.0.1:1"}
+	inherit(&claims)
+	testworld.NoError(t, second.Beat(claims))
+	testworld.Eventually(t, "a new heir is pushed what its cluster has not sealed", func() bool { return alsoHeard.times(later) == 1 })
+	testworld.NoError(t, second.Beat(claims))
+	time.Sleep(20 * batchGap)
+	if got, again, first := alsoHeard.times(kept), alsoHeard.times(later), heard.times(later); got != 0 || again != 1 || first != 1 {
+		t.Errorf("pushed %d times what the heirs have sealed for themselves, and %d and %d times the other, want never and once each", got, again, first)
 	}
 }
 
 func TestLineage(t *testing.T) {
-	one, two, three := bus.Cluster{1}, bus.Cluster{2}, bus.Cluster{3}
-	id := func(n byte) wire.Digest { return wire.Digest{n} }
+	unit := func(n byte, task string) bus.Unit {
+		return bus.Unit{Cluster: bus.Cluster{n}, Identity: wire.Digest{n}, Task: task}
+	}
+	role := func(n byte, role string) bus.Unit {
+		return bus.Unit{Cluster: bus.Cluster{n}, Identity: wire.Digest{n}, Group: "t", Role: role}
+	}
 	l := newLineage()
-	for _, c := range []struct {
-		name    string
-		cluster bus.Cluster
-		beat    bus.Beat
-		begins  bool
+	for _, row := range []struct {
+		name     string
+		unit     bus.Unit
+		inherits byte
+		heirs    int // of the first afterwards
 	}{
-		{"the heir of a stranger", two, bus.Beat{Identity: id(2), Inherits: id(1)}, false},
-		{"the first", one, bus.Beat{Identity: id(1), Task: "t"}, false},
-		{"the heir", two, bus.Beat{Identity: id(2), Inherits: id(1)}, true},
-		{"the heir again", two, bus.Beat{Identity: id(2), Inherits: id(1)}, false},
-		{"another heir", three, bus.Beat{Identity: id(3), Inherits: id(1)}, true},
-		{"its own heir", one, bus.Beat{Identity: id(1), Inherits: id(1), Task: "t"}, false},
+		{"the heir of an unknown release", unit(2, "t"), 1, 0},
+		{"the first", unit(1, "t"), 0, 0},
+		{"the heir", unit(2, "t"), 1, 1},
+		{"the heir again", unit(2, "t"), 1, 1},
+		{"another heir", unit(3, "t"), 1, 2},
+		{"another task", unit(4, "u"), 1, 2},
+		{"a group of the task's name", role(5, "r"), 1, 2},
+		{"its own heir", unit(1, "t"), 1, 2},
+		{"a role", role(6, "r"), 0, 2},
+		{"another role", role(7, "s"), 6, 2},
 	} {
-		if got := l.heard(c.cluster, c.beat); got != c.begins {
-			t.Errorf("%s: got %v, want %v", c.name, got, c.begins)
+		l.heard(row.unit, wire.Digest{row.inherits})
+		if got := len(l.heirs(bus.Cluster{1})); got != row.heirs {
+			t.Errorf("%s: got %d heirs, want %d", row.name, got, row.heirs)
 		}
 	}
-	if got := len(l.heirs(one)); got != 2 {
-		t.Errorf("heirs: got %d, want 2", got)
+	if got := l.heirs(bus.Cluster{6}); len(got) > 0 {
+		t.Errorf("of a role: got %v, want none", got)
 	}
-	if got := l.task([]bus.Cluster{{9}, one}); got != "t" {
-		t.Errorf("task: got %q, want %q", got, "t")
+	if got := l.holder([]bus.Cluster{{9}, {1}}); got != "t" {
+		t.Errorf("holder: got %q, want %q", got, "t")
 	}
 	for n := range 3 * maxClusters {
-		l.heard(bus.Cluster{byte(n), byte(n >> 8), 1}, bus.Beat{Identity: wire.Digest{byte(n), byte(n >> 8), 1}})
+		u := unit(byte(n), "t")
+		u.Cluster[1], u.Identity[1] = byte(n>>8)+1, byte(n>>8)+1
+		l.heard(u, wire.Digest{})
 	}
 	if got := len(l.clusters); got > 2*maxClusters {
 		t.Errorf("identities known: got %d, want at most %d", got, 2*maxClusters)
 	}
 }
 
-// TestBequeathEnds: a relay that has ended is no wall.
+// TestBequests: a unit that comes back is pushed what it inherits again only
+// after it was away for a while.
+func TestBequests(t *testing.T) {
+	b, now := newBequests(), time.Now()
+	unit, from := wire.UnitID{1}, bus.Cluster{1}
+	for _, row := range []struct {
+		after  time.Duration
+		begins bool
+	}{{0, true}, {time.Second, false}, {bequeathEvery, false}, {2 * bequeathEvery, false}, {3*bequeathEvery + 1, true}} {
+		if got := b.begins(unit, from, now.Add(row.after)); got != row.begins {
+			t.Errorf("after %v: got %v, want %v", row.after, got, row.begins)
+		}
+	}
+	if b.prune(now.Add(5 * bequeathEvery)); len(b.last) != 0 {
+		t.Errorf("got %d units, want none", len(b.last))
+	}
+}
+
+// TestBequeathEnds: a unit that takes nothing ends what it is pushed.
 func TestBequeathEnds(t *testing.T) {
 	c := newCopies(1 << 20)
 	r := newRelay(c, newLineage(), nil, Config{Clock: time.Now})
-	c.put(bus.Cluster{1}, item(1), time.Now())
-	close(r.ended)
-	for range cap(r.arrived) + 1 {
-		r.bequeath(bus.Cluster{1}, bus.Cluster{2})
+	for n := range 1000 {
+		c.put(bus.Cluster{1}, item(n), time.Now())
+	}
+	batches := 0
+	r.bequeath(bus.Cluster{1}, bus.Unit{Cluster: bus.Cluster{2}}, func(b []byte) bool {
+		if batches++; len(b) == 0 || len(b) > bus.MaxBatch {
+			t.Errorf("got a batch of %d bytes", len(b))
+		}
+		return batches < 2
+	})
+	if batches != 2 {
+		t.Errorf("got %d batches, want the end after two", batches)
 	}
 }

@@ -3,15 +3,16 @@
 // session numbers, knows which units are there, and runs the gateway that users
 // reach them through.
 //
-// It is trusted with nothing. It knows no key and reaches no package that
+// It is untrusted. It knows no key and reaches no package that
 // appraises, issues or decrypts; what it stores is a cache and may be lost.
-// What it says is a hint to units and clients alike. A manager that drops,
+// What it sends is a hint to units and clients alike. A manager that drops,
 // repeats, reorders or invents can delay people, and no more than that.
 //
-// It believes only certificates under the authority root: units reach the bus
-// with their own, and the gateway speaks to a unit only over TLS whose chain is
-// of the cluster that the unit came from. Both guard availability: that a
-// stranger cannot feed the relay or draw requests away.
+// It believes only certificates under the authority root: a unit is what the
+// certificate says that it connects to the bus with, whatever it sends there,
+// and the gateway speaks to a unit only over TLS whose chain is of the same
+// identity. Both guard availability: that neither a stranger nor another tenant
+// can feed the relay or draw requests away.
 //
 // [New] makes a [Manager] and [Manager.Serve] runs it. Limits are in limits.go.
 package manager
@@ -30,9 +31,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/bus/cluster"
 	"github.com/cohort-tee/cohort/internal/bus/natsd"
+	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -40,7 +42,7 @@ import (
 type Config struct {
 	DataDir    string              // required; made when it is not there
 	Roots      []*x509.Certificate // required: authority roots that units' certificates must chain to
-	BusAddress string              // required: host:port where units meet it
+	BusAddress string              // required: host:port where units connect
 
 	// Certificate is the operator's, asked for at every handshake of gateway
 	// and bus. Without one the gateway serves plain HTTP on loopback only, and
@@ -48,8 +50,13 @@ type Config struct {
 	// ([SelfMadeCA]).
 	Certificate func() (*tls.Certificate, error)
 
-	// NATS is the cluster over which the manager meets others; the zero Join is
-	// none. It is trusted with nothing.
+	// Authorities are https URLs of the authority's replicas, of which one is polled for the
+	// policy history, to serve it to all clients of the gateway. Clients verify it. None is
+	// a gateway without a history.
+	Authorities []string
+
+	// NATS is the cluster over which the manager reaches others; the zero Join is
+	// none. It is untrusted.
 	NATS natsd.Join
 
 	Log    *slog.Logger     // default: slog.Default
@@ -59,17 +66,24 @@ type Config struct {
 
 // Manager is a cluster manager. It is safe for concurrent use.
 type Manager struct {
-	config   Config
-	pool     *x509.CertPool // of Config.Roots
-	ranges   *ranges
-	copies   *copies
-	journal  *journal
-	registry *registry
-	gateway  *gateway
-	metrics  *metrics
-	serving  atomic.Bool
-	recalled atomic.Bool                  // what NATS keeps was read since the link came up
-	server   atomic.Pointer[natsd.Server] // nil before Serve
+	config    Config
+	pool      *x509.CertPool // of Config.Roots
+	ranges    *ranges
+	copies    *copies
+	journal   *journal
+	registry  *registry
+	bequests  *bequests
+	gateway   *gateway
+	chronicle *chronicle
+	metrics   *metrics
+	clients   *limit.Connections
+	polls     *limit.Shares // one place for each request that waits for the next step of policy
+	ending    chan struct{} // closed when Serve ends
+	serving   atomic.Bool
+	recalled  atomic.Bool                  // what NATS keeps was read since the link came up
+	bus       atomic.Pointer[bus.Server]   // nil before Serve
+	server    atomic.Pointer[natsd.Server] // nil before Serve, and without others
+	hub       atomic.Pointer[cluster.Hub]  // the same
 }
 
 // New reads what a former manager left in the data directory. All faults of the
@@ -81,7 +95,10 @@ func New(c Config) (*Manager, error) {
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
-	m := &Manager{config: c, pool: x509.NewCertPool(), copies: newCopies(c.Limits.Copies)}
+	m := &Manager{
+		config: c, pool: x509.NewCertPool(), copies: newCopies(c.Limits.Copies), bequests: newBequests(),
+		clients: limit.NewConnections(c.Limits.Clients), polls: limit.NewShares(quotaPolls, c.Limits.Polls), ending: make(chan struct{}),
+	}
 	for _, root := range c.Roots {
 		m.pool.AddCert(root)
 	}
@@ -92,8 +109,11 @@ func New(c Config) (*Manager, error) {
 	if m.journal, err = openJournal(c.DataDir, m.copies, c.Clock()); err != nil {
 		return nil, fmt.Errorf("opening the stored copies: %w", err)
 	}
+	if m.chronicle, err = newChronicle(m.config, m.pool); err != nil {
+		return nil, err
+	}
 	m.registry = newRegistry(c.Limits, dialer{roots: m.pool, clock: c.Clock})
-	m.gateway = &gateway{registry: m.registry, copies: m.copies, clock: c.Clock, log: c.Log, slots: make(chan struct{}, c.Limits.InFlight), buckets: api.NewBuckets(c.Limits.PerAddress)}
+	m.gateway = newGateway(m.config, m.registry, m.copies)
 	m.metrics = newMetrics(m)
 	m.gateway.metrics = m.metrics
 	return m, nil
@@ -125,36 +145,36 @@ func (c *Config) complete() error {
 // it runs any more. It closes the listener. A manager serves once.
 func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
 	defer m.journal.close()
+	defer m.chronicle.close()
 	defer m.registry.close()
 	certificate, err := m.certificate(l)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	server, err := natsd.Start(natsd.Config{
-		Address: m.config.BusAddress, Certificate: certificate, Roots: m.pool,
-		Clock: m.config.Clock, Log: m.config.Log, Connections: m.config.Limits.Connections, Join: m.config.NATS,
-	})
-	if err != nil {
-		return errors.Join(err, l.Close())
-	}
-	defer server.Stop()
-	m.server.Store(server)
 	r := newRelay(m.copies, m.registry.lineage, m.journal, m.config)
-	hub, err := bus.Attach(server, m.duties(r))
+	leave, err := m.join(r)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	defer r.tasks.Wait()
-	defer hub.Close()
-
+	defer leave()
 	work, stop := context.WithCancel(ctx)
+	defer r.tasks.Wait()
+	units, err := bus.Listen(m.busConfig(work, r, certificate))
+	if err != nil {
+		stop()
+		return errors.Join(err, l.Close())
+	}
+	defer units.Stop()
+	m.bus.Store(units)
+
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer stop()
-	running.Go(func() { r.run(work, hub.Push) })
-	running.Go(func() { m.tidy(work, hub) })
+	running.Go(func() { r.run(work, m.outlets(units)) })
+	running.Go(func() { m.tidy(work) })
+	running.Go(func() { m.chronicle.keep(work) })
 	if m.config.NATS.JetStream != "" {
-		running.Go(func() { m.remember(work, hub, r) })
+		running.Go(func() { m.remember(work, m.hub.Load(), r) })
 	}
 	m.gateway.warm(m.config.Clock())
 	m.serving.Store(true)
@@ -162,14 +182,57 @@ func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
 	return m.serveGateway(work, l)
 }
 
-// duties are what the manager does for its units and beside other managers.
-func (m *Manager) duties(r *relay) bus.Duties {
-	beat := func(c bus.Cluster, unit wire.UnitID, b bus.Beat) { m.beat(r, c, unit, b) }
-	d := bus.Duties{Beat: beat, Item: r.take, Pull: m.pull, Range: m.take}
-	if len(m.config.NATS.URLs) > 0 {
-		d.Peers = &bus.Peers{Item: r.keep, Claim: m.claimed, There: m.joined}
+// busConfig is how the manager serves its units.
+func (m *Manager) busConfig(ctx context.Context, r *relay, certificate func() (*tls.Certificate, error)) bus.ServerConfig {
+	return bus.ServerConfig{
+		Address: m.config.BusAddress, Certificate: certificate, Roots: m.pool,
+		Clock: m.config.Clock, Connections: m.config.Limits.Connections,
+		Ended: func(remote net.Addr, err error) {
+			reason := wire.ReasonOf(err)
+			if reason == wire.Internal {
+				reason = "" // the unit left, or its network broke off
+			}
+			m.metrics.ended.WithLabelValues(string(reason)).Inc()
+			m.config.Log.Debug("bus connection ended", "remote", remote, "reason", reason, "cause", err)
+		},
+		Duties: bus.Duties{
+			Beat: func(u bus.Unit, b bus.Beat) { m.beat(ctx, r, u, b) },
+			Item: func(u bus.Unit, i bus.Item) {
+				if err := r.take(u, i); err != nil {
+					m.metrics.refused.Inc()
+					m.config.Log.Debug("item not relayed", "unit", u.ID, "cause", err)
+				}
+			},
+			Pull: m.pull, Range: m.take,
+		},
 	}
-	return d
+}
+
+// join connects to other managers, if there are any.
+func (m *Manager) join(r *relay) (leave func(), err error) {
+	if len(m.config.NATS.URLs) == 0 {
+		return func() {}, nil
+	}
+	server, err := natsd.Start(m.config.NATS, m.config.Log)
+	if err != nil {
+		return nil, err
+	}
+	hub, err := cluster.Attach(server, cluster.Duties{Item: r.keep, Claim: m.claimed, Pull: m.kept, Unit: m.announced})
+	if err != nil {
+		server.Stop()
+		return nil, err
+	}
+	m.server.Store(server)
+	m.hub.Store(hub)
+	return func() { hub.Close(); server.Stop() }, nil
+}
+
+// outlets are where the relay pushes to.
+func (m *Manager) outlets(units *bus.Server) outlets {
+	if hub := m.hub.Load(); hub != nil {
+		return outlets{units: units.Push, managers: hub.Push}
+	}
+	return outlets{units: units.Push}
 }
 
 // joined reports whether the link to the external cluster is there.
@@ -192,13 +255,13 @@ func (m *Manager) certificate(l net.Listener) (func() (*tls.Certificate, error),
 
 func (m *Manager) serveGateway(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
-		Handler:           m.Handler(),
+		Handler: m.Handler(), HTTP2: pace().HTTP2(),
 		ReadHeaderTimeout: headerWait, IdleTimeout: idleWait, MaxHeaderBytes: 16 << 10,
-		ConnState: api.NewConnections(m.config.Limits.Clients).Track,
+		ConnState: m.clients.Track,
 		ErrorLog:  slog.NewLogLogger(m.config.Log.Handler(), slog.LevelDebug), // broken handshakes of strangers
 	}
 	ended := make(chan struct{})
-	cancel := context.AfterFunc(ctx, func() { defer close(ended); m.shutDown(server) })
+	cancel := context.AfterFunc(ctx, func() { defer close(ended); close(m.ending); m.shutDown(server) })
 	err := m.accept(server, l)
 	if cancel() {
 		return errors.Join(fmt.Errorf("serving the gateway: %w", err), server.Close())
@@ -229,7 +292,7 @@ func (m *Manager) shutDown(server *http.Server) {
 
 // tidy forgets silent units and expired copies, and tells other managers which
 // numbers are taken.
-func (m *Manager) tidy(ctx context.Context, hub *bus.Hub) {
+func (m *Manager) tidy(ctx context.Context) {
 	ticker := time.NewTicker(tidyEvery)
 	defer ticker.Stop()
 	for {
@@ -240,15 +303,18 @@ func (m *Manager) tidy(ctx context.Context, hub *bus.Hub) {
 			now := m.config.Clock()
 			m.registry.forget(ctx, now)
 			m.copies.prune(now)
-			_ = hub.Claim(m.ranges.claim()) // again in a second
+			m.bequests.prune(now)
+			if hub := m.hub.Load(); hub != nil {
+				_ = hub.Claim(m.ranges.claim()) // again in a second
+			}
 		}
 	}
 }
 
 // remember reads, whenever the link to the external cluster has come up, what its
 // stream keeps of what was pushed meanwhile.
-func (m *Manager) remember(ctx context.Context, hub *bus.Hub, r *relay) {
-	stream := bus.Stream{Domain: m.config.NATS.JetStream, Replicas: min(len(m.config.NATS.URLs), 3), Life: copyLife}
+func (m *Manager) remember(ctx context.Context, hub *cluster.Hub, r *relay) {
+	stream := cluster.Stream{Domain: m.config.NATS.JetStream, Replicas: min(len(m.config.NATS.URLs), 3), Life: copyLife}
 	ticker := time.NewTicker(tidyEvery)
 	defer ticker.Stop()
 	var since time.Time // what was pushed before is here; zero: none of it
@@ -280,31 +346,63 @@ func (m *Manager) remember(ctx context.Context, hub *bus.Hub, r *relay) {
 	}
 }
 
-// beat takes a beat in. Each new unit of a cluster that inherits is pushed what
-// its cluster has not sealed for itself yet, because those that were pushed it
-// before may be gone.
-func (m *Manager) beat(r *relay, c bus.Cluster, unit wire.UnitID, b bus.Beat) {
-	begins := m.registry.lineage.heard(c, b)
-	found := m.registry.heard(c, unit, b, m.config.Clock())
-	if found {
-		m.config.Log.Info("unit found", "unit", unit, "task", b.Task, "address", b.Address)
+// beat takes a heartbeat in, and tells other managers of the unit. A unit that
+// inherits is pushed what its cluster has not sealed for itself yet, because
+// those that were pushed it before may be gone.
+func (m *Manager) beat(ctx context.Context, r *relay, u bus.Unit, b bus.Beat) {
+	now := m.config.Clock()
+	from, inherits := m.hear(u, b, itself, now)
+	if !b.Relay {
+		return // another manager relays for it
 	}
-	if !begins && !found {
-		return
+	if hub := m.hub.Load(); hub != nil {
+		_ = hub.Announce(u, b) // again with the next one
 	}
-	for _, from := range m.registry.lineage.parents(c) {
-		r.tasks.Go(func() { r.bequeath(from, c) })
+	if units := m.bus.Load(); inherits && units != nil && m.bequests.begins(u.ID, from, now) {
+		r.tasks.Go(func() { r.bequeath(from, u, func(batch []byte) bool { return units.PushTo(ctx, u, batch) }) })
 	}
 }
 
-func (m *Manager) pull(c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
+// hear takes in what a unit, or another manager for it, reports. It returns which
+// cluster the unit inherits from.
+func (m *Manager) hear(u bus.Unit, b bus.Beat, by source, now time.Time) (from bus.Cluster, inherits bool) {
+	if m.registry.heard(u, b, by, now) {
+		m.config.Log.Info("unit found", "unit", u.ID, "task", u.Holder(), "address", b.Address)
+	}
+	return m.registry.lineage.heard(u, b.Inherits)
+}
+
+// announced takes in what another manager reports of a unit. Its certificate is
+// verified here as well, once.
+func (m *Manager) announced(leaf, cross []byte, b bus.Beat) {
+	now := m.config.Clock()
+	u, err := cluster.Certify(leaf, cross, m.registry.certified, m.pool, now)
+	if err != nil {
+		m.config.Log.Debug("announced unit not certified", "cause", err)
+		return
+	}
+	m.hear(u, b, elsewhere, now)
+}
+
+// pull is the copy of a session for a unit, if need be from another manager.
+func (m *Manager) pull(ctx context.Context, u bus.Unit, s wire.SessionID) (bus.Item, bool) {
+	item, found := m.kept(u.Cluster, s)
+	if hub := m.hub.Load(); !found && hub != nil && m.joined() {
+		item, found = hub.Ask(ctx, u.Cluster, s)
+	}
+	m.metrics.pulls.WithLabelValues(foundLabel[found]).Inc()
+	return item, found
+}
+
+// kept is the copy of a session that a cluster may have: its own, or that of one
+// it inherits from.
+func (m *Manager) kept(c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
 	item, found := m.copies.get(c, s, m.config.Clock())
 	for _, before := range m.registry.lineage.parents(c) {
 		if !found {
 			item, found = m.copies.get(before, s, m.config.Clock())
 		}
 	}
-	m.metrics.pulls.WithLabelValues(foundLabel[found]).Inc()
 	return item, found
 }
 
@@ -320,4 +418,12 @@ func (m *Manager) claimed(other bus.Range) {
 	if err := m.ranges.heard(other, m.config.Clock()); err != nil {
 		m.config.Log.Warn("session numbers that another manager gives as well", "error", err)
 	}
+}
+
+// connected is how many units are connected to the bus.
+func (m *Manager) connected() int {
+	if units := m.bus.Load(); units != nil {
+		return units.Connections()
+	}
+	return 0
 }

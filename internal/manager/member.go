@@ -6,9 +6,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -16,30 +16,54 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // member is a unit as the gateway sees it at one address.
 type member struct {
 	id        wire.UnitID
-	cluster   bus.Cluster
 	transport *http.Transport
+	since     time.Time       // when it was first heard at the address
 	inFlight  atomic.Int64    // requests of this gateway
+	places    *limit.Shares   // one for each of these
+	turns     *limit.Turns    // of those that look for a connection
 	lost      context.Context // done when nothing can be heard of the unit
 	lose      context.CancelCauseFunc
+	names     atomic.Pointer[[]string] // DNS names in its TLS leaf; nil: not known yet
 
-	beat bus.Beat  // guarded by registry.mu
-	last time.Time // guarded by registry.mu: when it beat
+	// Guarded by registry.mu: unit is its newest certificate, of one id and
+	// cluster; last is when it was heard, and by says who reported it then.
+	unit     bus.Unit
+	beat     bus.Beat
+	by       source
+	last     time.Time
+	nameAt   time.Time // it is not asked for its names before
+	nameWait time.Duration
 
 	mu       sync.Mutex
 	failures int       // guarded by mu: in a row
 	resting  time.Time // guarded by mu: not tried before this, unless all rest
 }
 
-func newMember(id wire.UnitID, c bus.Cluster, t *http.Transport) *member {
-	m := &member{id: id, cluster: c, transport: t}
+// newMember is a unit without its transport, which has so many requests of this
+// gateway at once.
+func newMember(u bus.Unit, now time.Time, perUnit int) *member {
+	m := &member{id: u.ID, unit: u, since: now, places: limit.NewShares(quotaPerUnit, perUnit), turns: limit.NewTurns(quotaConnect, 4*maxDials, maxWaiting)}
 	m.lost, m.lose = context.WithCancelCause(context.Background())
 	return m
+}
+
+// named takes in the names that a verified TLS leaf of the unit bears.
+func (m *member) named(names []string) {
+	names = slices.Clone(names[:min(len(names), maxNames)])
+	m.names.Store(&names)
+}
+
+// hasName reports whether the unit's TLS leaf bears a name.
+func (m *member) hasName(name string) bool {
+	names := m.names.Load()
+	return names != nil && slices.Contains(*names, name)
 }
 
 // close drops connections that wait; those in use end with their requests.
@@ -61,6 +85,20 @@ func (m *member) during(ctx context.Context) (context.Context, context.CancelFun
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(m.lost, func() { cancel(context.Cause(m.lost)) })
 	return ctx, func() { stop(); cancel(nil) }
+}
+
+// turn waits until a request may look for a connection to the unit, a free one or a
+// new one; done ends its turn. Addresses come in turn: else those with many requests
+// would take every connection that becomes free.
+func (m *member) turn(ctx context.Context, from netip.Addr) (done func(), err error) {
+	if !m.turns.Try() {
+		ctx, cancel := context.WithTimeout(ctx, connectWait)
+		defer cancel()
+		if err := m.turns.Wait(ctx, from, ""); err != nil {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
+		}
+	}
+	return sync.OnceFunc(m.turns.Done), nil
 }
 
 // compare orders two units, the one to be preferred first: not resting, fewer
@@ -87,9 +125,8 @@ func (m *member) rest(now time.Time) time.Duration {
 func (m *member) failed(now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	d := min(backOffMax, backOffMin<<min(m.failures, 10))
 	m.failures++
-	m.resting = now.Add(d/2 + rand.N(d/2))
+	m.resting = now.Add(unitBackoff.Wait(m.failures))
 }
 
 // answered ends a rest.
@@ -110,11 +147,10 @@ type dialer struct {
 }
 
 // transport keeps connections to one unit: HTTP/1.1 over TLS 1.3, to its
-// address whatever the request says, and to nobody whose chain is not of the
-// unit's cluster and bears the names that the unit claims.
-func (d dialer) transport(c bus.Cluster, b bus.Beat) *http.Transport {
+// address whatever the request says, and to no server whose chain is not of the
+// unit's cluster. It reports the names in each leaf that is.
+func (d dialer) transport(c bus.Cluster, address string, named func([]string)) *http.Transport {
 	dial := net.Dialer{Timeout: connectWait, KeepAliveConfig: aliveCheck, Control: limitUnacked}
-	address, names := b.Address, slices.Clone(b.Names)
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	config := &tls.Config{
@@ -122,7 +158,13 @@ func (d dialer) transport(c bus.Cluster, b bus.Beat) *http.Transport {
 		// This turns off only the rules of crypto/tls about host names:
 		// VerifyConnection runs in every handshake and is about clusters.
 		InsecureSkipVerify: true,
-		VerifyConnection:   func(s tls.ConnectionState) error { return d.check(s.PeerCertificates, c, names) },
+		VerifyConnection: func(s tls.ConnectionState) error {
+			err := d.check(s.PeerCertificates, c)
+			if err == nil {
+				named(s.PeerCertificates[0].DNSNames)
+			}
+			return err
+		},
 	}
 	slots := make(chan struct{}, maxDials)
 	return &http.Transport{
@@ -166,18 +208,13 @@ func limitUnacked(_, _ string, conn syscall.RawConn) error {
 	})
 }
 
-func (d dialer) check(chain []*x509.Certificate, want bus.Cluster, names []string) error {
+func (d dialer) check(chain []*x509.Certificate, want bus.Cluster) error {
 	got, err := bus.CheckChain(chain, d.roots, d.clock())
 	if err != nil {
 		return err
 	}
 	if got != want {
 		return wire.Refuse(wire.WrongIdentity, "unit: cluster", got, want)
-	}
-	for _, name := range names {
-		if !slices.Contains(chain[0].DNSNames, name) {
-			return wire.Refuse(wire.WrongName, "unit: name", name, chain[0].DNSNames)
-		}
 	}
 	return nil
 }

@@ -2,8 +2,11 @@ package manager
 
 import (
 	"net/http"
+	"slices"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -18,7 +21,13 @@ type metrics struct {
 	retries  prometheus.Counter
 	failures prometheus.Counter
 	pulls    *prometheus.CounterVec // by what was found
+	quotas   *prometheus.CounterVec // refusals, by quota
+	ended    *prometheus.CounterVec // by reason
+	refused  prometheus.Counter
 }
+
+// quotas are the labels of refusals, each the rule of its refusals.
+var quotas = []string{quotaReading, quotaInFlight, quotaPerUnit, quotaConnect, quotaPages, quotaPolls, quotaDear, quotaUnknown}
 
 // foundLabel says whether a pulled session was there.
 var foundLabel = map[bool]string{true: "copy", false: "nothing"}
@@ -38,15 +47,28 @@ func newMetrics(m *Manager) *metrics {
 		pulls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "cohort_manager_pulls_total", Help: "Stored copies asked for.",
 		}, []string{"found"}),
+		quotas: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "cohort_gateway_refused_total", Help: "Requests refused by a quota, by its name in the refusal.",
+		}, []string{"quota"}),
 	}
-	s.registry.MustRegister(s.requests, s.retries, s.failures, s.pulls,
-		gauge("cohort_manager_units", "Units that beat.", func() float64 { n, _ := m.registry.size(); return float64(n) }),
+	for _, q := range quotas {
+		s.quotas.WithLabelValues(q)
+	}
+	s.ended = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "cohort_manager_bus_ended_total", Help: "Connections to the bus that ended or were refused.",
+	}, []string{"reason"})
+	s.refused = counter("cohort_manager_items_refused_total", "Sealed sessions that a unit may not have relayed.")
+	s.registry.MustRegister(s.requests, s.retries, s.failures, s.pulls, s.quotas, s.ended, s.refused,
+		gauge("cohort_manager_bus_connections", "Units that are connected to the bus.", func() float64 { return float64(m.connected()) }),
+		gauge("cohort_manager_units", "Units that are heard.", func() float64 { n, _ := m.registry.size(); return float64(n) }),
 		gauge("cohort_manager_units_ready", "Units that say they are ready.", func() float64 { _, n := m.registry.size(); return float64(n) }),
 		gauge("cohort_manager_joined", "1 while the link to the external NATS cluster is there.", func() float64 { return yes[m.joined()] }),
 		gauge("cohort_manager_recalled", "1 when the copies that NATS keeps were read since that link came up.", func() float64 { return yes[m.recalled.Load()] }),
 		gauge("cohort_manager_copies", "Sealed sessions kept.", func() float64 { n, _ := m.copies.size(); return float64(n) }),
 		gauge("cohort_manager_copies_bytes", "Bytes of them.", func() float64 { _, n := m.copies.size(); return float64(n) }),
-		gauge("cohort_gateway_in_flight", "Requests under way.", func() float64 { return float64(len(m.gateway.slots)) }),
+		gauge("cohort_gateway_in_flight", "Requests under way.", func() float64 { return float64(m.gateway.slots.Taken()) }),
+		gauge("cohort_gateway_reading_bytes", "Bytes that requests count for while they are read.", func() float64 { return float64(m.gateway.reading.Taken()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "cohort_gateway_crowded_total", Help: "Connections of clients closed because there was one too many."}, func() float64 { return float64(m.clients.Crowded()) }),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return s
 }
@@ -63,9 +85,17 @@ func gauge(name, help string, f func() float64) prometheus.GaugeFunc {
 func (s *metrics) forwarded(path string, err error, took time.Duration) {
 	reason := wire.Reason("")
 	if err != nil {
-		reason = problem(err).Reason
+		reason = api.GatewayProblem(err).Reason
+		s.overQuota(err)
 	}
 	s.requests.WithLabelValues(path, string(reason)).Observe(took.Seconds())
+}
+
+// overQuota counts a refusal by a quota; others have other rules.
+func (s *metrics) overQuota(err error) {
+	if quota, ok := limit.QuotaOf(err); ok && slices.Contains(quotas, quota) {
+		s.quotas.WithLabelValues(quota).Inc()
+	}
 }
 
 func (s *metrics) handler() http.Handler {

@@ -20,7 +20,7 @@ const rangesFile = "ranges"
 
 // ranges allocates session numbers, none of them twice. The file is always
 // ahead of what was given: numbers that were reserved and not given are skipped
-// after a restart. Without the file it begins at a random point of 63 bits, so
+// after a restart. Without the file it begins at a random point of 62 bits, so
 // that a manager whose data was wiped meets the former numbers by accident
 // only; and if it does, units refuse a second secret for a known id.
 type ranges struct {
@@ -41,18 +41,18 @@ func openRanges(dir string) (*ranges, error) {
 	if len(b) == 8 {
 		r.next = binary.BigEndian.Uint64(b)
 	}
-	if r.next == 0 || r.next > math.MaxUint64-rangeReserve {
+	if r.next == 0 || r.next > math.MaxInt64-rangeReserve {
 		r.next = randomPoint()
 	}
 	r.reserved = r.next
 	return r, r.reserve() // a directory that cannot be written shows now
 }
 
-// randomPoint is not 0 and leaves 2^63 numbers above it.
+// randomPoint is not 0 and leaves 2^62 numbers of 63 bits above it.
 func randomPoint() uint64 {
 	var b [8]byte
 	rand.Read(b[:])
-	return binary.BigEndian.Uint64(b[:])>>1 | 1
+	return binary.BigEndian.Uint64(b[:])>>2 | 1
 }
 
 // take gives the next range, reserved on disk before it leaves.
@@ -94,7 +94,7 @@ func (r *ranges) heard(other bus.Range, now time.Time) error {
 
 // reserve writes a higher mark; the caller holds mu, or is the only one.
 func (r *ranges) reserve() error {
-	if r.reserved > math.MaxUint64-rangeReserve {
+	if r.reserved > math.MaxInt64-rangeReserve { // units refuse numbers from 2^63 on
 		r.next = randomPoint()
 		r.reserved = r.next
 	}

@@ -1,9 +1,9 @@
 package manager
 
 import (
+	"bytes"
 	"context"
 	"math/rand/v2"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -13,13 +13,17 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// registry knows the units that beat. That a unit is of its cluster is known
-// from the bus; everything in a beat is the unit's own word, and the names in
-// it are held against its TLS leaf when the gateway connects.
+// registry knows the units that are heard. What a unit is stands in its
+// certificate, its DNS names in the TLS leaf that the gateway is shown when it
+// connects; a heartbeat adds where it listens and how busy it is.
 type registry struct {
 	limits  Limits
 	dialer  dialer
 	lineage *lineage
+	naming  chan struct{}  // a value for each unit that is asked for its names
+	tasks   sync.WaitGroup // of these
+	ctx     context.Context
+	end     context.CancelFunc
 
 	mu      sync.RWMutex
 	units   map[wire.UnitID]*member // guarded by mu
@@ -27,26 +31,49 @@ type registry struct {
 }
 
 func newRegistry(l Limits, d dialer) *registry {
-	return &registry{limits: l, dialer: d, lineage: newLineage(), units: make(map[wire.UnitID]*member), changed: make(chan struct{})}
+	r := &registry{
+		limits: l, dialer: d, lineage: newLineage(), naming: make(chan struct{}, maxNaming),
+		units: make(map[wire.UnitID]*member), changed: make(chan struct{}),
+	}
+	r.ctx, r.end = context.WithCancel(context.Background())
+	return r
 }
 
-// heard takes a beat in, and says whether the unit is new.
-func (r *registry) heard(c bus.Cluster, id wire.UnitID, b bus.Beat, now time.Time) bool {
-	if !beatOK(b) {
+// source is who reports a unit.
+type source bool
+
+// A unit speaks for itself over its own connection, or another manager for it.
+// The latter does not count while the former is heard.
+const (
+	itself    source = true
+	elsewhere source = false
+)
+
+// heard takes a heartbeat in, and reports whether the unit is new. A unit may
+// change its address once a second.
+func (r *registry) heard(u bus.Unit, b bus.Beat, by source, now time.Time) bool {
+	if b.Address == "" {
 		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	m := r.units[id]
-	same := m != nil && m.cluster == c && m.beat.Address == b.Address && slices.Equal(m.beat.Names, b.Names)
-	if m == nil && !r.room(c) {
+	m := r.units[u.ID]
+	same := m != nil && m.unit.Cluster == u.Cluster && m.beat.Address == b.Address
+	switch {
+	case m == nil && !r.room(u.Cluster):
+		return false
+	case m != nil && by == elsewhere && m.by == itself && now.Sub(m.last) <= silence:
+		return false
+	case m != nil && !same && now.Sub(m.since) < settleEvery:
 		return false
 	}
 	if !same {
 		if m != nil {
 			m.close()
 		}
-		r.units[id] = newMember(id, c, r.dialer.transport(c, b))
+		fresh := newMember(u, now, r.limits.PerUnit)
+		fresh.transport = r.dialer.transport(u.Cluster, b.Address, fresh.named)
+		r.units[u.ID] = fresh
 	}
 	if same && m.beat.Ready && !b.Ready {
 		m.close() // a unit that ends waits for connections on which nothing was sent yet
@@ -55,15 +82,42 @@ func (r *registry) heard(c bus.Cluster, id wire.UnitID, b bus.Beat, now time.Tim
 		close(r.changed)
 		r.changed = make(chan struct{})
 	}
-	r.units[id].beat, r.units[id].last = b, now
+	found := r.units[u.ID]
+	found.unit, found.beat, found.by, found.last = u, b, by, now
+	r.askNames(found, now)
 	return m == nil
 }
 
-// beatOK bounds what is kept of a beat.
-func beatOK(b bus.Beat) bool {
-	_, _, err := net.SplitHostPort(b.Address)
-	long := func(name string) bool { return len(name) > maxName }
-	return err == nil && !long(b.Address) && len(b.Names) <= maxNames && !slices.ContainsFunc(b.Names, long)
+// askNames connects to a unit whose names are not known yet, unless too many are
+// asked now. The caller holds mu.
+func (r *registry) askNames(m *member, now time.Time) {
+	if m.names.Load() != nil || now.Before(m.nameAt) || r.ctx.Err() != nil {
+		return
+	}
+	select {
+	case r.naming <- struct{}{}:
+	default:
+		return // with a later heartbeat
+	}
+	m.nameWait = min(nameMost, max(nameAgain, 2*m.nameWait))
+	m.nameAt = now.Add(m.nameWait)
+	r.tasks.Go(func() {
+		defer func() { <-r.naming }()
+		if conn, err := m.transport.DialTLSContext(r.ctx, "tcp", ""); err == nil {
+			conn.Close() // its handshake has told the names
+		}
+	})
+}
+
+// certified is the unit that is known by these certificates, DER.
+func (r *registry) certified(id wire.UnitID, leaf, cross []byte) (bus.Unit, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	m := r.units[id]
+	if m == nil || !bytes.Equal(m.unit.Leaf, leaf) || !bytes.Equal(m.unit.Cross, cross) {
+		return bus.Unit{}, false
+	}
+	return m.unit, true
 }
 
 // room reports whether one more unit of a cluster may be known; the caller
@@ -74,7 +128,7 @@ func (r *registry) room(c bus.Cluster) bool {
 	}
 	clusters := map[bus.Cluster]bool{c: true}
 	for _, m := range r.units {
-		clusters[m.cluster] = true
+		clusters[m.unit.Cluster] = true
 	}
 	return len(clusters) <= maxClusters
 }
@@ -96,8 +150,10 @@ func (r *registry) forget(ctx context.Context, now time.Time) {
 	}
 }
 
-// close forgets everybody.
+// close forgets all units.
 func (r *registry) close() {
+	r.end()
+	defer r.tasks.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, m := range r.units {
@@ -168,23 +224,26 @@ func (r *registry) candidates(w wanted, now time.Time) []*member {
 	if w.clusters == nil || slices.ContainsFunc(found, left) {
 		return found
 	}
-	w.task = r.lineage.task(w.clusters)
+	w.task = r.lineage.holder(w.clusters)
 	w.clusters = nil
 	return append(found, slices.DeleteFunc(r.among(w), func(m *member) bool { return slices.Contains(found, m) })...)
 }
 
 func (r *registry) among(w wanted) []*member {
 	var all, named []*member
+	if w.open() && severalTenants(r.units, w.host) {
+		return nil // none is sent what another's user asks
+	}
 	for _, m := range r.units {
 		switch {
-		case w.clusters != nil && !slices.Contains(w.clusters, m.cluster),
-			!w.identity.IsZero() && m.beat.Identity != w.identity,
-			w.task != "" && !serves(m.beat.Task, w.task),
-			w.sealedFor != nil && !holds(m.beat, w.sealedFor):
+		case w.clusters != nil && !slices.Contains(w.clusters, m.unit.Cluster),
+			!w.identity.IsZero() && m.unit.Identity != w.identity,
+			w.task != "" && !serves(m.unit.Holder(), w.task),
+			w.sealedFor != nil && !holds(m.unit, w.sealedFor):
 			continue
 		}
 		all = append(all, m)
-		if slices.Contains(m.beat.Names, w.host) {
+		if m.hasName(w.host) {
 			named = append(named, m)
 		}
 	}
@@ -194,20 +253,19 @@ func (r *registry) among(w wanted) []*member {
 	return all
 }
 
-// serves reports whether what a unit beats for is what is wanted.
-func serves(beat, wanted string) bool {
-	return beat == wanted || strings.HasSuffix(wanted, "/") && strings.HasPrefix(beat, wanted)
+// serves reports whether what a unit serves is what is wanted.
+func serves(holder, wanted string) bool {
+	return holder == wanted || strings.HasSuffix(wanted, "/") && strings.HasPrefix(holder, wanted)
 }
 
 // holds reports whether a unit can hold a session: outside groups, all units of
 // a cluster do.
-func holds(b bus.Beat, sealedFor []wire.Digest) bool {
-	_, role, inGroup := strings.Cut(b.Task, "/")
-	return !inGroup || slices.Contains(sealedFor, b.Identity) || slices.Contains(sealedFor, wire.RoleID(b.Identity, role))
+func holds(u bus.Unit, sealedFor []wire.Digest) bool {
+	return u.Group == "" || slices.Contains(sealedFor, u.Identity) || slices.Contains(sealedFor, wire.RoleID(u.Identity, u.Role))
 }
 
 // wait is find, but as long as a manager is warming up it waits for a unit that
-// has not beaten yet.
+// has not been heard yet.
 func (r *registry) wait(ctx context.Context, w wanted, now func() time.Time, warm time.Time) *member {
 	for {
 		r.mu.RLock()

@@ -19,6 +19,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/bus/bustest"
+	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -31,15 +33,13 @@ type heard struct {
 func listen(t *testing.T, c *bus.Conn) *heard {
 	t.Helper()
 	h := &heard{}
-	if err := c.Subscribe(func(i bus.Item) {
+	c.Subscribe(func(i bus.Item) {
 		i.Bytes = bytes.Clone(i.Bytes)
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.items = append(h.items, i)
-	}); err != nil {
-		t.Fatal(err)
-	}
-	// An answer to a later request says that the subscription has arrived.
+	})
+	// A response to a later request says that the manager has the connection.
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	if _, err := c.Range(ctx); err != nil {
@@ -54,14 +54,27 @@ func (h *heard) count() int {
 	return len(h.items)
 }
 
-func item(n int) bus.Item {
-	return bus.Item{Kind: bus.Sealed, Session: wire.SessionID{byte(n >> 8), byte(n)}, Expiry: uint64(time.Now().Add(time.Hour).Unix()), Bytes: fmt.Appendf(nil, "sealed %d", n)}
+// item is a session as one of an identity would seal it, as far as a manager reads it.
+func item(n int, of ...wire.Digest) bus.Item {
+	return sealed(bus.Item{Kind: bus.Sealed, Session: wire.SessionID{byte(n >> 8), byte(n)}, Expiry: uint64(time.Now().Add(time.Hour).Unix())}, fmt.Sprintf("sealed %d", n), of...)
 }
+
+// sealed is an item with a text in place of the ciphertext.
+func sealed(i bus.Item, text string, of ...wire.Digest) bus.Item {
+	identity := append(of, wire.Digest{})[0]
+	h, kind := envelope.Header{For: identity, Session: i.Session, Expiry: i.Expiry}, sealedKind(i)
+	i.Bytes = envelope.Sealed{AD: h.Encode(kind), Nonce: make([]byte, 12), Ciphertext: []byte(text)}.Encode(kind)
+	return i
+}
+
+// reads reports whether an item holds a text.
+func reads(i bus.Item, text string) bool { return bytes.HasSuffix(i.Bytes, []byte(text)) }
 
 func TestRelayReachesTheWholeClusterAndNobodyElse(t *testing.T) {
 	w := newWorld(t)
 	var units []*heard
-	sealer := w.connect(w.authority.Unit(bustest.Scoring))
+	first := w.authority.Unit(bustest.Scoring)
+	sealer := w.connect(first)
 	units = append(units, listen(t, sealer))
 	for range 2 {
 		units = append(units, listen(t, w.connect(w.authority.Unit(bustest.Scoring))))
@@ -69,14 +82,14 @@ func TestRelayReachesTheWholeClusterAndNobodyElse(t *testing.T) {
 	stranger := listen(t, w.connect(w.authority.Unit(bustest.Keys)))
 	const n = 500
 	for i := range n {
-		if err := sealer.Publish(item(i)); err != nil {
+		if err := sealer.Publish(item(i, first.Identity)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, u := range units {
-		eventually(t, "all were pushed", func() bool { return u.count() == n })
+		testworld.Eventually(t, "all were pushed", func() bool { return u.count() == n })
 		for i, got := range u.items {
-			if string(got.Bytes) != fmt.Sprintf("sealed %d", i) {
+			if !reads(got, fmt.Sprintf("sealed %d", i)) {
 				t.Fatalf("item %d: got %q", i, got.Bytes)
 			}
 		}
@@ -88,40 +101,44 @@ func TestRelayReachesTheWholeClusterAndNobodyElse(t *testing.T) {
 
 func TestLateJoinerPulls(t *testing.T) {
 	w := newWorld(t)
-	sealer := w.connect(w.authority.Unit(bustest.Scoring))
-	if err := sealer.Publish(item(7)); err != nil {
+	first := w.authority.Unit(bustest.Scoring)
+	sealer := w.connect(first)
+	if err := sealer.Publish(item(7, first.Identity)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the copy is kept", func() bool { return len(w.manager.copies.holders(item(7).Session)) == 1 })
+	testworld.Eventually(t, "the copy is kept", func() bool { return len(w.manager.copies.holders(item(7).Session)) == 1 })
 	unit, other := w.authority.Unit(bustest.Scoring), w.authority.Unit(bustest.Keys)
 	pull := func(u bustest.Unit, n int) (bus.Item, error) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		return w.connect(u).Pull(ctx, item(n).Session)
+		c := w.connect(u)
+		defer c.Close() // a second connection of the unit would end this one
+		return c.Pull(ctx, item(n).Session)
 	}
 	expect := func(when string) {
 		t.Helper()
-		if got, err := pull(unit, 7); err != nil || string(got.Bytes) != "sealed 7" {
+		if got, err := pull(unit, 7); err != nil || !reads(got, "sealed 7") {
 			t.Errorf("%s: got %q, %v", when, got.Bytes, err)
 		}
 	}
 	expect("at once")
 	_, err := pull(unit, 8)
-	wantReason(t, err, wire.NotFound)
+	testworld.Refused(t, err, wire.NotFound)
 	_, err = pull(other, 7)
-	wantReason(t, err, wire.NotFound)
+	testworld.Refused(t, err, wire.NotFound)
 
 	w.restart()
 	expect("after a restart")
 
 	tomb := item(7)
-	tomb.Kind, tomb.Bytes = bus.Tombstone, []byte("tomb")
+	tomb.Kind = bus.Tombstone
+	tomb = sealed(tomb, "tomb", first.Identity)
 	again := w.connect(w.authority.Unit(bustest.Scoring))
 	again.Publish(tomb)
-	again.Publish(item(7)) // a late re-sealing brings nothing back
-	again.Publish(item(9))
-	eventually(t, "the last is kept", func() bool { return len(w.manager.copies.holders(item(9).Session)) == 1 })
+	again.Publish(item(7, first.Identity)) // a late re-sealing brings nothing back
+	again.Publish(item(9, first.Identity))
+	testworld.Eventually(t, "the last is kept", func() bool { return len(w.manager.copies.holders(item(9).Session)) == 1 })
 	if got, err := pull(unit, 7); err != nil || got.Kind != bus.Tombstone {
 		t.Errorf("closed: got kind %v, %v, want a tombstone", got.Kind, err)
 	}
@@ -132,7 +149,7 @@ func TestLateJoinerPulls(t *testing.T) {
 	}
 	w.start()
 	_, err = pull(unit, 7)
-	wantReason(t, err, wire.NotFound)
+	testworld.Refused(t, err, wire.NotFound)
 }
 
 // TestBatches is about the relay's clock, so it has a made one.
@@ -145,6 +162,11 @@ func TestBatches(t *testing.T) {
 		}
 		defer j.close()
 		r := newRelay(c, newLineage(), j, Config{Clock: time.Now, Log: slog.New(slog.DiscardHandler)})
+		take := func(i bus.Item) {
+			if err := r.take(bus.Unit{Cluster: bus.Cluster{1}}, i); err != nil {
+				t.Error(err)
+			}
+		}
 		type pushed struct {
 			at   time.Time
 			size int
@@ -154,28 +176,27 @@ func TestBatches(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			r.run(ctx, func(_ bus.Cluster, b []byte) error { pushes <- pushed{time.Now(), len(b)}; return nil })
+			r.run(ctx, outlets{units: func(_ bus.Cluster, b []byte) { pushes <- pushed{time.Now(), len(b)} }})
 		}()
 		begin := time.Now()
 		one := item(1)
-		r.take(bus.Cluster{1}, one)
+		take(one)
 		if got, want := <-pushes, (pushed{begin, one.Size()}); got != want {
 			t.Errorf("after a rest: got %v, want %v", got, want)
 		}
 		for range 3 {
-			r.take(bus.Cluster{1}, one)
+			take(one)
 		}
 		if got, want := <-pushes, (pushed{begin.Add(batchGap), 3 * one.Size()}); got != want {
 			t.Errorf("a few: got %v, want %v", got, want)
 		}
 		begin = time.Now()
-		big := item(2)
-		big.Bytes = make([]byte, bus.MaxSealed)
-		for range 16 {
-			r.take(bus.Cluster{1}, big)
+		big := sealed(item(2), strings.Repeat("x", 800))
+		for range bus.MaxBatch/big.Size() + 1 {
+			take(big)
 		}
 		synctest.Wait()
-		if got, want := <-pushes, (pushed{begin, batchSize / big.Size() * big.Size()}); got != want {
+		if got, want := <-pushes, (pushed{begin, bus.MaxBatch / big.Size() * big.Size()}); got != want {
 			t.Errorf("many: got %v, want %v", got, want)
 		}
 		cancel()
@@ -183,7 +204,7 @@ func TestBatches(t *testing.T) {
 		if len(pushes) != 1 {
 			t.Errorf("what waited at the end: got %d pushes, want 1", len(pushes))
 		}
-		r.take(bus.Cluster{1}, one) // waits for nobody
+		take(one) // waits for nobody
 	})
 }
 
@@ -385,42 +406,6 @@ func FuzzNextRecord(f *testing.F) {
 	})
 }
 
-// TestRegistryBounds: units cannot fill a manager's memory.
-func TestRegistryBounds(t *testing.T) {
-	now := time.Now()
-	r := newRegistry(Limits{Units: 3}.orDefault(), dialer{})
-	good := bus.Beat{Address: "127.0.0.1:1", Ready: true}
-	for name, b := range map[string]bus.Beat{
-		"no address":     {},
-		"no port":        {Address: "127.0.0.1"},
-		"a long address": {Address: strings.Repeat("a", maxName) + ":1"},
-		"many names":     {Address: "a:1", Names: make([]string, maxNames+1)},
-		"a long name":    {Address: "a:1", Names: []string{strings.Repeat("a", maxName+1)}},
-	} {
-		if r.heard(bus.Cluster{}, wire.UnitID{9}, b, now) {
-			t.Errorf("%s: known", name)
-		}
-	}
-	for n := range 5 {
-		if got := r.heard(bus.Cluster{}, wire.UnitID{byte(n)}, good, now); got != (n < 3) {
-			t.Errorf("unit %d: known %v, want %v", n, got, n < 3)
-		}
-	}
-	if r.heard(bus.Cluster{}, wire.UnitID{0}, good, now.Add(silence)) {
-		t.Error("a known unit is new again")
-	}
-	r.forget(t.Context(), now.Add(silence+1))
-	if n, _ := r.size(); n != 1 {
-		t.Errorf("got %d units, want the one that beat again", n)
-	}
-	crowd := newRegistry(Limits{}.orDefault(), dialer{})
-	for n := range maxClusters + 1 {
-		if got := crowd.heard(bus.Cluster{byte(n >> 8), byte(n)}, wire.UnitID{byte(n >> 8), byte(n)}, good, now); got != (n < maxClusters) {
-			t.Errorf("cluster %d: known %v", n, got)
-		}
-	}
-}
-
 func TestProbesAndMetrics(t *testing.T) {
 	w := newWorld(t)
 	w.named(bustest.Scoring)
@@ -467,5 +452,5 @@ func TestNothingRunsOn(t *testing.T) {
 	unit.kill()
 	c.http.CloseIdleConnections()
 	w.stop()
-	eventually(t, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before })
+	testworld.Eventually(t, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before })
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/bus/bustest"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -36,7 +37,7 @@ func TestSilentUnits(t *testing.T) {
 			status, body, p := c.request(t, h, "x")
 			got <- outcome{status, body, p.Reason}
 		}()
-		eventually(t, "the request is at its unit", func() bool { return at.calls.Load() > before })
+		testworld.Eventually(t, "the request is at its unit", func() bool { return at.calls.Load() > before })
 		return got
 	}
 	unbound, bound := ask(wire.Header{}, gone), ask(wire.Header{Target: gone.ID}, gone)
@@ -49,7 +50,7 @@ func TestSilentUnits(t *testing.T) {
 	if got := <-bound; got.status != http.StatusServiceUnavailable || got.reason != wire.Unavailable {
 		t.Errorf("bound: got %+v, want 503 %q", got, wire.Unavailable)
 	}
-	eventually(t, "both are forgotten", func() bool { n, _ := w.manager.registry.size(); return n == 1 })
+	testworld.Eventually(t, "both are forgotten", func() bool { n, _ := w.manager.registry.size(); return n == 1 })
 	close(later)
 	if got := <-patient; got.body != "in the end" {
 		t.Errorf("at the silent unit: got %+v, want its answer", got)

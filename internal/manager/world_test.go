@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"io"
 	"log/slog"
 	"maps"
@@ -23,6 +22,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus/bustest"
 	"github.com/cohort-tee/cohort/internal/bus/natsd"
 	"github.com/cohort-tee/cohort/internal/loopback"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -94,7 +94,7 @@ func (w *world) start() {
 			w.t.Errorf("manager ended: %v", err)
 		}
 	})
-	eventually(w.t, "the manager serves", m.serving.Load)
+	testworld.Eventually(w.t, "the manager serves", m.serving.Load)
 }
 
 // cool ends the time in which the gateway waits for units.
@@ -109,17 +109,6 @@ func (w *world) restart() {
 	w.start()
 }
 
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for range 1000 {
-		if holds() {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("not within 10 s: %s", what)
-}
-
 // connect takes a unit to the bus.
 func (w *world) connect(u bustest.Unit) *bus.Conn {
 	w.t.Helper()
@@ -130,39 +119,45 @@ func (w *world) connect(u bustest.Unit) *bus.Conn {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
 	c, err := bus.Connect(bus.Config{
-		URL: "tls://" + w.config.BusAddress, Cluster: u.Cluster, Unit: u.ID,
+		URL: "tls://" + w.config.BusAddress,
 		TLS: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{u.Signing}},
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(c.Close)
-	eventually(w.t, "the unit is on the bus", c.Connected)
+	testworld.Eventually(w.t, "the unit is on the bus", c.Connected)
 	return c
 }
 
 // replica is a unit that serves and beats.
 type replica struct {
 	bustest.Unit
-	conn   *bus.Conn
-	server *http.Server
-	calls  atomic.Int64
-	conns  atomic.Int64             // of the gateway
-	claims atomic.Pointer[bus.Beat] // what it says of itself
-	hush   func()                   // ends its beats
-	vanish func()                   // and takes no further connection; those there are stay
-	kill   func()                   // and cuts them
+	conn    *bus.Conn
+	server  *http.Server
+	listens string // address
+	calls   atomic.Int64
+	conns   atomic.Int64             // of the gateway
+	claims  atomic.Pointer[bus.Beat] // what it says of itself
+	hush    func()                   // ends its beats
+	vanish  func()                   // and takes no further connection; those there are stay
+	kill    func()                   // and cuts them
 }
 
 // replica starts a unit of a task. Every request is counted, then handled.
 func (w *world) replica(task string, h http.HandlerFunc) *replica {
 	w.t.Helper()
+	return w.replicaOf(w.authority.Unit(task), h)
+}
+
+func (w *world) replicaOf(u bustest.Unit, h http.HandlerFunc) *replica {
+	w.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	r := &replica{Unit: w.authority.Unit(task)}
-	r.claims.Store(&bus.Beat{Address: l.Addr().String(), Names: []string{bustest.Name(task)}, Task: task, Identity: r.Identity, Ready: true})
+	r := &replica{Unit: u, listens: l.Addr().String()}
+	r.claims.Store(&bus.Beat{Address: l.Addr().String(), Ready: true})
 	r.server = &http.Server{
 		IdleTimeout: w.idle,
 		ErrorLog:    slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
@@ -215,19 +210,21 @@ func (w *world) claim(r *replica, edit func(*bus.Beat)) {
 	w.known(r)
 }
 
-// known waits until the manager knows the unit as it describes itself.
+// known waits until the manager knows the unit as it describes itself, and, where that
+// is where it listens, its names.
 func (w *world) known(r *replica) {
 	w.t.Helper()
-	want, _ := json.Marshal(r.claims.Load())
-	eventually(w.t, "the unit is known", func() bool {
+	want := *r.claims.Load()
+	testworld.Eventually(w.t, "the unit is known", func() bool {
 		w.manager.registry.mu.RLock()
 		defer w.manager.registry.mu.RUnlock()
 		m := w.manager.registry.units[r.ID]
 		if m == nil {
 			return false
 		}
-		got, _ := json.Marshal(m.beat)
-		return bytes.Equal(got, want)
+		got := m.beat
+		got.Relay = false
+		return got == want && (want.Address != r.listens || m.names.Load() != nil)
 	})
 }
 
@@ -237,10 +234,15 @@ func (r *replica) names(w http.ResponseWriter, _ *http.Request) { io.WriteString
 // named starts a unit that answers with its id.
 func (w *world) named(task string) *replica {
 	w.t.Helper()
+	return w.namedOf(w.authority.Unit(task))
+}
+
+func (w *world) namedOf(u bustest.Unit) *replica {
+	w.t.Helper()
 	var r *replica
 	var ready sync.WaitGroup
 	ready.Add(1)
-	r = w.replica(task, func(rw http.ResponseWriter, rq *http.Request) { ready.Wait(); r.names(rw, rq) })
+	r = w.replicaOf(u, func(rw http.ResponseWriter, rq *http.Request) { ready.Wait(); r.names(rw, rq) })
 	ready.Done()
 	return r
 }
@@ -305,13 +307,5 @@ func header(target wire.UnitID) []byte {
 // openBody is an open request with a pin, and nothing else a gateway would read.
 func openBody(kind, name string) []byte {
 	pin := wire.Frame(wire.LabelPin, []byte(kind), []byte(name), make([]byte, 32))
-	return wire.Frame(wire.LabelSessionOpen, []byte{1}, make([]byte, 1216), make([]byte, 32), pin, []byte{0})
-}
-
-// wantReason checks that err is a refusal with a reason.
-func wantReason(t testing.TB, err error, want wire.Reason) {
-	t.Helper()
-	if !errors.Is(err, want) {
-		t.Errorf("got %v, want %v", err, want)
-	}
+	return wire.Frame(wire.LabelSessionOpen, []byte{1}, make([]byte, 1216), make([]byte, 32), pin, []byte{0}, nil)
 }

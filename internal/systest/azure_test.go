@@ -6,6 +6,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/attest/snp"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -52,5 +53,5 @@ func TestAzure(t *testing.T) {
 	wantCut(t, e.Steps[0], next)
 	push(t, e.Cluster, next)
 	_, err = e.enrol(attest.AzureSNP, "scoring 1")
-	wantReason(t, err, wire.NoPlatform)
+	testworld.Refused(t, err, wire.NoPlatform)
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/unit"
@@ -55,7 +56,10 @@ func TestBadUnits(t *testing.T) {
 		}
 	}
 	off := func(d time.Duration) func(*unit.Config) {
-		return func(u *unit.Config) { u.Clock = func() time.Time { return time.Now().Add(d) } }
+		return func(u *unit.Config) {
+			begin := time.Now()
+			u.Clock = func() (time.Time, time.Duration) { return time.Now().Add(d), time.Since(begin) }
+		}
 	}
 	for _, tt := range []struct {
 		name   string
@@ -79,7 +83,7 @@ func TestBadUnits(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
 			_, err := unit.Start(ctx, config)
-			wantReason(t, err, tt.want)
+			testworld.Refused(t, err, tt.want)
 		})
 	}
 	c.Start("scoring", "scoring 1", hello("ok"))
@@ -92,7 +96,7 @@ func TestClientClock(t *testing.T) {
 		pins := c.TrustConfig("scoring")
 		pins.Clock = func() time.Time { return time.Now().Add(off) }
 		_, err := client.FetchTrust(t.Context(), pins)
-		wantReason(t, err, wire.Expired)
+		testworld.Refused(t, err, wire.ClockSkew)
 	}
 	trust(t, c)
 }
@@ -110,9 +114,9 @@ func TestCSRWithNames(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, _ := draft(t, c, a)
-			r.CSR = must(x509.CreateCertificateRequest(rand.Reader, template, newKey(t)))
+			r.CSR = testworld.Must(x509.CreateCertificateRequest(rand.Reader, template, newKey(t)))
 			_, err := a.Certify(t.Context(), attested(t, r, scorer(c)))
-			wantReason(t, err, wire.BadCSR)
+			testworld.Refused(t, err, wire.BadCSR)
 		})
 	}
 	if n := logged(t, a, "issued"); n != 0 {
@@ -132,7 +136,7 @@ func TestBadConnections(t *testing.T) {
 		}
 		return conn
 	}
-	plain := func() net.Conn { return must(net.Dial("tcp", c.addr)) }
+	plain := func() net.Conn { return testworld.Must(net.Dial("tcp", c.addr)) }
 	post := "POST " + api.PathCertificates + " HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 	for _, tt := range []struct {
 		name string
@@ -186,7 +190,7 @@ func TestEndlessBody(t *testing.T) {
 	if answer, err := rt.RoundTrip(r); err == nil {
 		defer answer.Body.Close()
 		var p api.Problem
-		must(0, json.NewDecoder(answer.Body).Decode(&p))
+		testworld.Must(0, json.NewDecoder(answer.Body).Decode(&p))
 		if p.Reason != wire.TooLarge {
 			t.Errorf("got %+v, want reason %q", p, wire.TooLarge)
 		}
@@ -218,7 +222,7 @@ func TestFullDisk(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	c.StopAuthority()
 	for _, file := range c.files() {
-		must(0, os.WriteFile(filepath.Join(dir, filepath.Base(file)), must(os.ReadFile(file)), 0o600))
+		testworld.Must(0, os.WriteFile(filepath.Join(dir, filepath.Base(file)), testworld.Must(os.ReadFile(file)), 0o600))
 	}
 	c.dsn = "sqlite:" + filepath.Join(dir, "authority.db")
 	c.StartAuthority()
@@ -239,14 +243,14 @@ func TestFullDisk(t *testing.T) {
 		}
 		before++
 	}
-	wantReason(t, err, wire.StoreFailed)
+	testworld.Refused(t, err, wire.StoreFailed)
 	if _, err := get(t, c.Client("scoring", r.Address), "https://"+ServerName("scoring")); err != nil {
 		t.Errorf("trusting and calling while the disk is full: %v", err)
 	}
 	if n := logged(t, a, "issued"); n != before {
 		t.Errorf("got %d issued in the log, want the %d that were answered", n, before)
 	}
-	must(0, os.Remove(filler))
+	testworld.Must(0, os.Remove(filler))
 	c.Start("scoring", "scoring 1", hello("ok"))
 	if n := logged(t, a, "issued"); n != before+1 {
 		t.Errorf("got %d issued in the log once there is space, want %d", n, before+1)
@@ -261,7 +265,7 @@ func TestUnreadablePolicy(t *testing.T) {
 		"long.toml": strings.Repeat("#\n", wire.MaxPolicy), "crlf.toml": "schema = \"cohort/policy/v1\"\r\n",
 	}
 	for name, content := range files {
-		must(0, os.WriteFile(filepath.Join(s.dir, name), []byte(content), 0o600))
+		testworld.Must(0, os.WriteFile(filepath.Join(s.dir, name), []byte(content), 0o600))
 	}
 	for name, code := range map[string]string{
 		"missing.toml": "file", ".": "file", "long.toml": "usage", "binary.toml": "policy", "empty.toml": "policy",

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // fleet are units in processes of their own.
@@ -59,7 +60,7 @@ func (f *fleet) executed() map[string]int {
 	f.t.Helper()
 	seen := map[string]int{}
 	for _, dir := range f.dirs {
-		for mark := range strings.Lines(string(must(os.ReadFile(filepath.Join(dir, "executed"))))) {
+		for mark := range strings.Lines(string(testworld.Must(os.ReadFile(filepath.Join(dir, "executed"))))) {
 			seen[strings.TrimSuffix(mark, "\n")]++
 		}
 	}
@@ -117,7 +118,7 @@ func (f *fleet) outlive() {
 // cutStream kills the unit that streams 2,000 tokens and gives its place.
 func (f *fleet) cutStream(ch *client.Channel) (i int) {
 	f.t.Helper()
-	r := must(http.NewRequestWithContext(f.t.Context(), http.MethodGet, scoringURL+"/tokens", nil))
+	r := testworld.Must(http.NewRequestWithContext(f.t.Context(), http.MethodGet, scoringURL+"/tokens", nil))
 	answer, err := ch.RoundTrip(r)
 	if err != nil {
 		f.t.Fatal(err)
@@ -181,7 +182,7 @@ func (f *fleet) killManager() {
 		f.manager.end(syscall.SIGKILL)
 		if n == 1 {
 			for _, name := range []string{"ranges", "sessions"} {
-				must(0, os.Remove(filepath.Join(f.wish.Dir, name)))
+				testworld.Must(0, os.Remove(filepath.Join(f.wish.Dir, name)))
 			}
 		}
 		f.startManager()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/unit"
 )
@@ -66,7 +67,7 @@ func shared(t *testing.T, n int, life time.Duration, h http.Handler) (*Cluster, 
 func attended(t *testing.T, units ...*Replica) {
 	t.Helper()
 	for _, u := range units {
-		wait(t, 10*time.Second, "the unit to meet the manager", func() bool { return u.Unit.Stats().Manager })
+		testworld.Within(t, 10*time.Second, "the unit to meet the manager", func() bool { return u.Unit.Stats().Manager })
 	}
 	time.Sleep(300 * time.Millisecond)
 }
@@ -278,16 +279,16 @@ func TestPins(t *testing.T) {
 func TestPolicyMovesOn(t *testing.T) {
 	t.Parallel()
 	c, units := shared(t, 1, 3*time.Second, &service{seen: map[string]int{}})
-	old := c.OpenConfig("scoring")
-	push(t, c, c.Next("life = \"3s\"", "life = \"4s\""))
+	old, cannot := c.OpenConfig("scoring"), c.OpenConfig("scoring")
+	push(t, c, c.Next("lifetime = \"3s\"", "lifetime = \"4s\""))
 	before := units[0].Unit.Stats().Renewals
-	wait(t, 10*time.Second, "two renewals", func() bool { return units[0].Unit.Stats().Renewals >= before+2 })
+	testworld.Within(t, 10*time.Second, "two renewals", func() bool { return units[0].Unit.Stats().Renewals >= before+2 })
 	if got := c.Open(old).Trust().Policy().Document().Sequence; got != 2 {
 		t.Errorf("got sequence %d, want 2", got)
 	}
 	c.StopAuthority()
-	_, err := client.Open(t.Context(), old)
-	wantReason(t, err, wire.Behind)
+	_, err := client.Open(t.Context(), cannot)
+	testworld.Refused(t, err, wire.Behind)
 }
 
 // TestPolicyJustMovedOn: a client that fetched trust a moment ago meets a unit of
@@ -295,7 +296,7 @@ func TestPolicyMovesOn(t *testing.T) {
 func TestPolicyJustMovedOn(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	config := client.OpenConfig{Trust: trust(t, c)}
-	push(t, c, c.Next("life = \"1h0m0s\"", "life = \"59m0s\""))
+	push(t, c, c.Next("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\""))
 	r := c.Start("scoring", "scoring 1", &service{seen: map[string]int{}})
 	config.Gateway = astray(t, r, r)
 	if got := c.Open(config).Trust().Policy().Document().Sequence; got != 2 {

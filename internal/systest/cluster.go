@@ -8,7 +8,6 @@ package systest
 
 import (
 	"context"
-	"crypto/ed25519"
 	"fmt"
 	"log/slog"
 	"net"
@@ -24,10 +23,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/authority"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/loopback"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/unit"
-	"golang.org/x/crypto/ssh"
 )
 
 // Domain is the trust domain of every cluster.
@@ -53,13 +52,14 @@ type Cluster struct {
 	Host    string // that units listen on; 127.0.0.1
 
 	t     testing.TB
-	owner ssh.Signer
+	owner testworld.Key
 	dsn   string
 	addr  string // of the authority, the same after a restart
 	build string // the authority's program
 	tee   tee    // of the authority; nil: the chip's
 
 	stop    func()   // of the running authority; nil when it is down
+	reset   func()   // ends its connections as a killed process does
 	manager *gateway // nil: none
 }
 
@@ -75,35 +75,17 @@ func New(t testing.TB, tasks ...Task) *Cluster {
 // On is New with TEEs of the given vendor.
 func On(t testing.TB, vendor *attesttest.Vendor, tasks ...Task) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, Chip: vendor.Chip(), owner: newOwner(t), build: FirstBuild, Log: slog.New(slog.DiscardHandler), Host: "127.0.0.1"}
+	c := &Cluster{t: t, Chip: vendor.Chip(), owner: testworld.NewKey(), build: FirstBuild, Log: slog.New(slog.DiscardHandler), Host: "127.0.0.1"}
 	c.dsn = newDSN(t)
-	c.Root = c.initialise()
-	text := c.genesis(vendor, tasks)
+	draft := c.draft(vendor, tasks)
+	c.Root = c.initialise(draft)
+	text := filled(t, draft, c.Root)
 	c.Steps = []policy.Step{c.Sign(text)}
 	c.Genesis = wire.Sum([]byte(text))
 	c.addr = loopback.FreeAddress(t)
 	c.StartAuthority()
 	t.Cleanup(c.StopAuthority)
 	return c
-}
-
-func newOwner(t testing.TB) ssh.Signer {
-	t.Helper()
-	_, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ownKey{signer, key}
-}
-
-// ownKey is a key that signs, and opens what is sealed to it.
-type ownKey struct {
-	ssh.Signer
-	key ed25519.PrivateKey
 }
 
 type tee interface {
@@ -119,37 +101,58 @@ func (c *Cluster) device() tee {
 	return c.Chip.Attester(attesttest.Measure(c.build))
 }
 
-func (c *Cluster) initialise() attest.Digest {
+// initialise makes a root for a draft.
+func (c *Cluster) initialise(draft policy.Draft) attest.Digest {
 	c.t.Helper()
 	s, err := store.Create(c.t.Context(), c.dsn)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	defer s.Close()
-	result, err := authority.Init(c.t.Context(), authority.InitConfig{Store: s, Attester: c.device(), Sealer: c.device()})
+	result, err := authority.Init(c.t.Context(), authority.InitConfig{Store: s, Attester: c.device(), Sealer: c.device(), Draft: draft})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	return result.Root
 }
 
-// genesis writes the first policy.
-func (c *Cluster) genesis(vendor *attesttest.Vendor, tasks []Task) string {
+// draftOf reads a first policy without its root.
+func draftOf(t testing.TB, text string) policy.Draft {
+	t.Helper()
+	d, err := policy.ParseDraft([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// filled is the genesis that a draft becomes.
+func filled(t testing.TB, draft policy.Draft, root attest.Digest) string {
+	t.Helper()
+	text, err := draft.Fill(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// draft writes the first policy, without a root.
+func (c *Cluster) draft(vendor *attesttest.Vendor, tasks []Task) policy.Draft {
 	var b strings.Builder
 	fmt.Fprintf(&b, "schema = %q\ntrust_domain = %q\nsequence = 1\nprevious = \"\"\n", policy.Schema, Domain)
 	fmt.Fprintf(&b, "created = %s\ndevelopment = true\n", time.Now().Add(-time.Minute).UTC().Format(time.RFC3339))
 	fmt.Fprintf(&b, "[owners]\nquorum = 1\napprove_within = \"1h\"\ndelay = \"0s\"\nkeys = [ { name = \"ana\", ssh = %q } ]\n",
-		strings.TrimSpace(string(ssh.MarshalAuthorizedKey(c.owner.PublicKey()))))
+		c.owner.Line())
 	fmt.Fprintf(&b, "[platform.soft]\nroots = [%q]\n", vendor.Root())
-	fmt.Fprintf(&b, "[authority]\nroot = %q\nreference = [ %s ]\n", c.Root, Reference(c.build))
+	fmt.Fprintf(&b, "[authority]\nroot = \"\"\nmachines = \"any\"\nreference = [ %s ]\n", Reference(c.build))
 	for _, task := range tasks {
-		fmt.Fprintf(&b, "[task.%s]\nkey_mode = %q\nlife = %q\nnames = [%q]\ncalls = [%s]\n",
+		fmt.Fprintf(&b, "[task.%s]\nkey_mode = %q\nlifetime = %q\nnames = [%q]\ncalls = [%s]\n",
 			task.Name, task.KeyMode, task.Life, ServerName(task.Name), quoted(task.Calls))
 		for i, program := range task.Programs {
 			fmt.Fprintf(&b, "[task.%s.release.\"%d\"]\nreference = [ %s ]\n", task.Name, i+1, Reference(program))
 		}
 	}
-	return b.String()
+	return draftOf(c.t, b.String())
 }
 
 // Reference is the reference value of a program that exists only as a name, as
@@ -202,7 +205,11 @@ func (c *Cluster) Next(edits ...string) policy.Step {
 		}
 		text = strings.Replace(text, edits[i], edits[i+1], 1)
 	}
-	step := c.Sign(text)
+	copied, err := policy.CopyAuthority([]byte(text))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	step := c.Sign(string(copied))
 	c.Steps = append(c.Steps, step)
 	return step
 }
@@ -221,7 +228,7 @@ func (c *Cluster) StartAuthority() {
 
 // TryAuthority starts the authority, or says why it refuses to start.
 func (c *Cluster) TryAuthority() (err error) {
-	c.stop, err = c.serve(c.addr)
+	c.stop, c.reset, err = c.serve(c.addr)
 	return err
 }
 
@@ -230,7 +237,7 @@ func (c *Cluster) TryAuthority() (err error) {
 func (c *Cluster) Beside() (url string, stop func()) {
 	c.t.Helper()
 	addr := loopback.FreeAddress(c.t)
-	stop, err := c.serve(addr)
+	stop, _, err := c.serve(addr)
 	if err != nil {
 		c.t.Fatalf("starting another authority: %v", err)
 	}
@@ -238,35 +245,36 @@ func (c *Cluster) Beside() (url string, stop func()) {
 	return "https://" + addr, stop
 }
 
-func (c *Cluster) serve(addr string) (stop func(), err error) {
+func (c *Cluster) serve(addr string) (stop, reset func(), err error) {
 	s, err := store.Open(c.t.Context(), c.dsn)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	a, err := authority.Open(c.t.Context(), authority.Config{
 		Store: s, Attester: c.device(), Sealer: c.device(), Verifier: attesttest.Verifier(),
 		Clock: authority.SystemClock(), Log: c.Log, Genesis: &c.Steps[0],
-		Limits: authority.Limits{PerAddress: 10_000, Total: 10_000},
+		Limits: authority.Limits{PerAddress: 10_000, Total: 10_000, PollsPerAddress: 1_000},
 	})
 	if err != nil {
 		s.Close()
-		return nil, err
+		return nil, nil, err
 	}
-	l, err := net.Listen("tcp", addr)
+	inner, err := net.Listen("tcp", addr)
 	if err != nil {
 		s.Close()
-		return nil, err
+		return nil, nil, err
 	}
+	l := &cutter{Listener: inner}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Serve(ctx, l) }()
 	return sync.OnceFunc(func() {
 		cancel()
-		if err := <-done; err != nil {
+		if err := <-done; err != nil && !l.isCut() {
 			c.t.Errorf("authority ended: %v", err)
 		}
 		s.Close()
-	}), nil
+	}), l.cut, nil
 }
 
 // StopAuthority stops the authority, if it runs.
@@ -275,6 +283,13 @@ func (c *Cluster) StopAuthority() {
 		c.stop()
 		c.stop = nil
 	}
+}
+
+// KillAuthority ends the authority in the midst of everything, as far as that goes in
+// one process.
+func (c *Cluster) KillAuthority() {
+	c.reset()
+	c.StopAuthority()
 }
 
 // Rebuild makes the authority another program from its next start on.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // distant is the URL of a program's TEE in another process: a machine goes on
@@ -37,7 +38,7 @@ func (c *Cluster) lend() (of func(program string) distant) {
 	mux := http.NewServeMux()
 	mux.Handle("/{program}/attest", serve(func(ctx context.Context, of *attesttest.Device, body []byte) ([]byte, error) {
 		e, err := of.Attest(ctx, attest.ReportData(body))
-		return must(json.Marshal(e)), err
+		return testworld.Must(json.Marshal(e)), err
 	}))
 	mux.Handle("/{program}/seal", serve(func(ctx context.Context, of *attesttest.Device, body []byte) ([]byte, error) {
 		var order sealOrder
@@ -74,7 +75,7 @@ func (d distant) Attest(ctx context.Context, data attest.ReportData) (e attest.E
 }
 
 func (d distant) Seal(ctx context.Context, secret []byte, to []attest.ReferenceValue) ([]byte, error) {
-	return d.post(ctx, "/seal", must(json.Marshal(sealOrder{secret, to})))
+	return d.post(ctx, "/seal", testworld.Must(json.Marshal(sealOrder{secret, to})))
 }
 
 func (d distant) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {

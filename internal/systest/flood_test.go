@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -23,13 +24,16 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // flood is what strangers on several addresses do to listeners.
 type flood struct {
 	Targets []target
-	Garbage int // connections a second that send noise
+	Garbage int    // connections a second that send noise
+	Gateway string // host:port
+	MadeUp  int    // requests a second to it in sessions that nobody opened
 
 	tried, failed, held atomic.Int64
 }
@@ -38,6 +42,7 @@ type flood struct {
 type target struct {
 	Address, Begin string // Begin is how what it waits for begins
 	Half           int    // handshakes or requests that begin and go no further, at once
+	TLS            bool   // Begin comes after a handshake
 }
 
 // half is how many begin and go no further at all targets together.
@@ -52,6 +57,9 @@ func (f *flood) half() (n int) {
 const (
 	recordHead  = "\x16\x03\x01\x02\x00" // of a TLS handshake
 	requestHead = "POST /.well-known/cohort/session HTTP/1.1\r\nHost: "
+	openBody    = requestHead + "x\r\nContent-Type: " + wire.TypeSession + "\r\nContent-Length: 1400\r\n\r\nx"
+	oneOffBody  = "POST /.well-known/cohort/oneoff?task=scoring HTTP/1.1\r\nHost: x\r\nContent-Type: " + wire.TypeOneOff + "\r\nContent-Length: 1400\r\n\r\nx"
+	appBody     = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1400\r\n\r\nx"
 )
 
 // dial connects from one of the addresses 127.0.0.2 to 127.0.0.61.
@@ -81,6 +89,7 @@ func (f *flood) run(ctx context.Context) {
 			})
 		}
 	}
+	all.Go(func() { f.askInVain(ctx) })
 	ticker := time.NewTicker(time.Second / time.Duration(f.Garbage))
 	defer ticker.Stop()
 	for n := 0; ctx.Err() == nil; n++ {
@@ -103,10 +112,42 @@ func (f *flood) hold(ctx context.Context, n int, to target) {
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
+	if to.TLS {
+		c = tls.Client(c, insecure())
+	}
 	_, _ = io.WriteString(c, to.Begin)
 	f.held.Add(1)
 	defer f.held.Add(-1)
 	_, _ = c.Read(make([]byte, 1))
+}
+
+// askInVain sends whole requests in sessions that nobody opened, from all addresses.
+func (f *flood) askInVain(ctx context.Context) {
+	ticker := time.NewTicker(time.Second / time.Duration(f.MadeUp))
+	defer ticker.Stop()
+	var all sync.WaitGroup
+	defer all.Wait()
+	to := make([]*http.Client, 60)
+	for n := range to {
+		to[n] = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return f.dial(ctx, n, target{Address: f.Gateway})
+		}}}
+	}
+	for n := 0; ctx.Err() == nil; n++ {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+		}
+		all.Go(func() {
+			h := wire.Header{Number: 1, NotAfter: time.Now().Add(time.Minute)}
+			rand.Read(h.Session[:])
+			first := h.Encode()
+			if answer, err := to[n%len(to)].Post("http://"+f.Gateway+wire.PathRequest, wire.TypeRequest, bytes.NewReader(first[:])); err == nil {
+				_, _ = io.Copy(io.Discard, answer.Body)
+				answer.Body.Close()
+			}
+		})
+	}
 }
 
 func (f *flood) noise(ctx context.Context, n int, to target) {
@@ -140,7 +181,7 @@ func beStrangers(t *testing.T) any {
 		held := f.held.Load()
 		cancel()
 		flooding.Wait()
-		if err := os.WriteFile(floodedFile, must(json.Marshal(flooded{f.tried.Load(), f.failed.Load(), held})), 0o600); err != nil {
+		if err := os.WriteFile(floodedFile, testworld.Must(json.Marshal(flooded{f.tried.Load(), f.failed.Load(), held})), 0o600); err != nil {
 			t.Error(err)
 		}
 	})
@@ -156,7 +197,7 @@ func (f *flood) begin(t *testing.T) (end func() flooded) {
 	strangers := startProcess(t, roleCommand("strangers", f, "nice", "-n", "19"), &none)
 	return func() (did flooded) {
 		strangers.end(nil)
-		if err := json.Unmarshal(must(os.ReadFile(filepath.Join(strangers.dir, floodedFile))), &did); err != nil {
+		if err := json.Unmarshal(testworld.Must(os.ReadFile(filepath.Join(strangers.dir, floodedFile))), &did); err != nil {
 			t.Errorf("strangers: %v", err)
 		}
 		return did
@@ -169,7 +210,7 @@ func measured(t *testing.T, ch *client.Channel, length time.Duration) (p99 time.
 	var took []time.Duration
 	for begin := time.Now(); time.Since(begin) < length; time.Sleep(5 * time.Millisecond) {
 		at := time.Now()
-		r := must(http.NewRequestWithContext(t.Context(), http.MethodPost, scoringURL+"/", strings.NewReader("honest")))
+		r := testworld.Must(http.NewRequestWithContext(t.Context(), http.MethodPost, scoringURL+"/", strings.NewReader("honest")))
 		answer, err := ch.RoundTrip(r)
 		if err != nil {
 			t.Errorf("an honest request: %v", err)
@@ -188,29 +229,39 @@ func measured(t *testing.T, ch *client.Channel, length time.Duration) (p99 time.
 // memory is what a process holds, in MiB, and descriptors how many files.
 func (p *process) memory(t *testing.T) (mib int) {
 	t.Helper()
-	m := regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(must(os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))))
+	m := regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(testworld.Must(os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))))
 	fmt.Sscan(string(m[1]), &mib)
 	return mib / 1024
 }
 
-func (p *process) descriptors() int { return len(must(os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.pid)))) }
+func (p *process) descriptors() int {
+	return len(testworld.Must(os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.pid))))
+}
 
-// TestFlood: half-open handshakes and noise from many addresses, at a unit, the
-// authority and the gateway. Honest requests are answered all the while, memory
+// TestFlood: half-open handshakes, requests that stall in their bodies, noise and
+// requests of made-up sessions from many addresses, at a unit, the authority and the
+// gateway. Honest requests are answered all the while, memory
 // stays within the bound on connections, and what was opened is closed again.
 func TestFlood(t *testing.T) {
-	f, tenth := &flood{Garbage: 100}, 30
+	f, tenth := &flood{Garbage: 100, MadeUp: 100}, 30
 	length, bound := 3*time.Second, 64 // MiB above what it was
 	if full() {
-		f.Garbage, tenth, length, bound = 1_000, 1_000, time.Minute, 400
+		f.Garbage, f.MadeUp, tenth, length, bound = 1_000, 2_000, 1_000, time.Minute, 400
 	}
 	a := newApart(t, time.Hour)
 	u := a.start(buildUnit(t, ""))
-	found := regexp.MustCompile(`"unit found" unit=\S+ task=scoring address=(\S+)`).FindSubmatch(must(os.ReadFile(filepath.Join(a.manager.dir, "log"))))
+	found := regexp.MustCompile(`"unit found" unit=\S+ task=scoring address=(\S+)`).FindSubmatch(testworld.Must(os.ReadFile(filepath.Join(a.manager.dir, "log"))))
+	authority := strings.TrimPrefix(a.place.URL, "https://")
+	f.Gateway = a.gateway.Gateway
 	f.Targets = []target{
-		{string(found[1]), recordHead, 4 * tenth},
-		{strings.TrimPrefix(a.place.URL, "https://"), recordHead, tenth}, // that noise fills up to its 1,024 connections
-		{a.gateway.Gateway, requestHead, 5 * tenth},
+		{Address: string(found[1]), Begin: recordHead, Half: 2 * tenth},
+		{Address: string(found[1]), Begin: appBody, Half: tenth / 5, TLS: true},
+		{Address: string(found[1]), Begin: oneOffBody, Half: tenth, TLS: true},
+		{Address: authority, Begin: recordHead, Half: tenth / 2}, // that noise fills up to its 1,024 connections
+		{Address: authority, Begin: appBody, Half: tenth / 5, TLS: true},
+		{Address: f.Gateway, Begin: requestHead, Half: tenth},
+		{Address: f.Gateway, Begin: openBody, Half: 2 * tenth},
+		{Address: f.Gateway, Begin: oneOffBody, Half: 2 * tenth},
 	}
 	ch, err := client.Open(t.Context(), client.OpenConfig{Trust: a.trust, Gateway: "http://" + a.gateway.Gateway})
 	if err != nil {
@@ -238,7 +289,7 @@ func TestFlood(t *testing.T) {
 		t.Errorf("got %d connections, %d held, want at least %d and %d: nothing was flooded", did.Tried-did.Failed, did.Held, half+int64(f.Garbage), half/2)
 	}
 	for name, p := range processes {
-		wait(t, 20*time.Second, name+" to close what strangers opened", func() bool { return p.descriptors() < files[name]+50 })
+		testworld.Within(t, 20*time.Second, name+" to close what strangers opened", func() bool { return p.descriptors() < files[name]+50 })
 	}
 }
 
@@ -268,15 +319,15 @@ func TestCookieBeforeEvidence(t *testing.T) {
 	defer gateway.CloseIdleConnections()
 	pin := channel.Pin{Genesis: c.Genesis, Task: "scoring"}
 	ask := func(body []byte, cookie string) int {
-		rq := must(http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+c.manager.listen+wire.PathSession, bytes.NewReader(body)))
+		rq := testworld.Must(http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+c.manager.listen+wire.PathSession, bytes.NewReader(body)))
 		rq.Header.Set("Content-Type", wire.TypeSession)
 		rq.Header.Set(wire.FieldCookie, cookie)
-		answer := must(gateway.Do(rq))
+		answer := testworld.Must(gateway.Do(rq))
 		defer answer.Body.Close()
 		return answer.StatusCode
 	}
 	for n := range 300 {
-		body := must(channel.NewOpening(pin, channel.WantEvidence)).Request()
+		body := testworld.Must(channel.NewOpening(pin, channel.WantEvidence)).Request()
 		cookie := strings.Repeat("A", n%60)
 		if status := ask(body, cookie); status != http.StatusPreconditionRequired {
 			t.Fatalf("without a cookie that holds: got %d, want %d", status, http.StatusPreconditionRequired)

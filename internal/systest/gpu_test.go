@@ -15,6 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/loopback"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -29,7 +30,7 @@ func withGPU(t *testing.T) *vendors {
 
 // gpuRules are the rules of the vendor's GPUs as policy writes them.
 func (v *vendors) gpuRules() string {
-	return fmt.Sprintf("[platform.nvidia-gpu]\nroots = [%q]\nmodels = [\"GH100\"]\nchips = \"any\"\ndrivers = [%q]\nvbios = [\"96.00.9F.00.01\"]\nmodes = [\"SPT\"]\nmeasurements = \"any\"\n",
+	return fmt.Sprintf("[platform.nvidia-gpu]\nroots = [%q]\nmodels = [\"GH100\"]\nchips = \"any\"\ndrivers = [%q]\nvbios = [\"96.00.9F.00.01\"]\nmodes = [\"SPT\"]\nmeasurements = \"any\"\nmode = \"development\"\n",
 		v.nvidia.Root(), attesttest.NVIDIADriver)
 }
 
@@ -51,7 +52,7 @@ func TestGPU(t *testing.T) {
 		t.Helper()
 		tee, _ := v.device(attest.SNP, "scoring 1")
 		config := e.UnitConfig("scoring", "scoring 1")
-		config.Attester, config.Clock = attest.WithDevices(tee, devices...), e.wall
+		config.Attester, config.Clock = attest.WithDevices(tee, devices...), e.read
 		u, err := start(t, config)
 		if err != nil {
 			return err
@@ -69,11 +70,11 @@ func TestGPU(t *testing.T) {
 	if err := enrol(v.gpu, second); err != nil {
 		t.Errorf("one GPU more than policy demands: %v", err)
 	}
-	wantReason(t, enrol(), wire.DeviceMissing)
-	wantReason(t, enrol(elsewhere{v.gpu}), wire.BadNonce)
-	wantReason(t, enrol(v.gpu, elsewhere{second}), wire.BadNonce)
-	wantReason(t, enrol(attesttest.NewNVIDIAVendor(v.now).GPU("GH100")), wire.UnknownRoot)
-	wantReason(t, enrol(v.gpu, v.gpu), wire.WrongChip)
+	testworld.Refused(t, enrol(), wire.DeviceMissing)
+	testworld.Refused(t, enrol(elsewhere{v.gpu}), wire.BadNonce)
+	testworld.Refused(t, enrol(v.gpu, elsewhere{second}), wire.BadNonce)
+	testworld.Refused(t, enrol(attesttest.NewNVIDIAVendor(v.now).GPU("GH100")), wire.UnknownRoot)
+	testworld.Refused(t, enrol(v.gpu, v.gpu), wire.WrongChip)
 
 	page, err := authorityOf(t, e.Cluster).Log(t.Context(), api.LogQuery{})
 	if err != nil {
@@ -94,7 +95,7 @@ func TestGPU(t *testing.T) {
 	}
 
 	push(t, e.Cluster, e.Next("modes = [\"SPT\"]\n", fmt.Sprintf("modes = [\"SPT\"]\ncut_chips = [%q]\n", v.gpu.Chip())))
-	wantReason(t, enrol(v.gpu), wire.NoPlatform)
+	testworld.Refused(t, enrol(v.gpu), wire.NoPlatform)
 	if err := enrol(second); err != nil {
 		t.Errorf("another GPU than the one cut off: %v", err)
 	}

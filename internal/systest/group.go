@@ -1,17 +1,20 @@
 package systest
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net/http"
 	"strings"
 	"time"
 
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/unit"
-	"golang.org/x/crypto/ssh"
 )
 
 // Group is a group of a cluster's policy. Each role has one member: the first
@@ -27,7 +30,7 @@ type Group struct {
 }
 
 // Parties are the keys of a group's parties, by name.
-type Parties map[string]ssh.Signer
+type Parties map[string]testworld.Key
 
 // text is the group as a policy writes it.
 func (g Group) text(parties Parties) string {
@@ -36,10 +39,10 @@ func (g Group) text(parties Parties) string {
 		if i > 0 {
 			names.WriteString(", ")
 		}
-		fmt.Fprintf(&names, "{ name = %q, ssh = %q }", role, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(parties[role].PublicKey()))))
+		fmt.Fprintf(&names, "{ name = %q, ssh = %q }", role, parties[role].Line())
 	}
 	until := time.Now().Add(24 * time.Hour).UTC().Format(time.RFC3339)
-	fmt.Fprintf(&b, "[group.%s]\nkey_mode = %q\nquorum = %d\nuntil = %s\nlife = %q\nnames = [%q]\nparty = [ %s ]\n%s[group.%s.role]\n",
+	fmt.Fprintf(&b, "[group.%s]\nkey_mode = %q\nquorum = %d\nuntil = %s\nlifetime = %q\nnames = [%q]\nparty = [ %s ]\n%s[group.%s.role]\n",
 		g.Name, g.KeyMode, g.Quorum, until, g.Life, ServerName(g.Name), names.String(), g.More, g.Name)
 	for _, role := range g.Roles {
 		fmt.Fprintf(&b, "%s = { members = [ { party = %q, task = %q, release = \"1\" } ], calls = [%s] }\n", role, role, role, quoted(g.Calls[role]))
@@ -53,7 +56,7 @@ func (c *Cluster) Form(g Group) Parties {
 	c.t.Helper()
 	parties := Parties{}
 	for _, role := range g.Roles {
-		parties[role] = newOwner(c.t)
+		parties[role] = testworld.NewKey()
 	}
 	c.Adopt("[authority]\n", g.text(parties)+"[authority]\n")
 	return parties
@@ -88,10 +91,13 @@ func (c *Cluster) Approved() policy.Approved {
 }
 
 // Statement is what a party says of a group next, signed.
-func (c *Cluster) Statement(group, party string, key ssh.Signer, change func(*policy.Statement)) api.Said {
+func (c *Cluster) Statement(group, party string, key testworld.Key, change func(*policy.Statement)) api.Said {
 	c.t.Helper()
 	p := c.Approved().Pact(group)
-	s := policy.Statement{TrustDomain: Domain, Genesis: c.Genesis, Group: p.ID(), Party: party, Number: p.Next(party), NotAfter: p.Group.Until}
+	s, err := p.Statement(partyKey(p, party), c.groupRoot(p))
+	if err != nil {
+		c.t.Fatal(err)
+	}
 	if change != nil {
 		change(&s)
 	}
@@ -102,11 +108,36 @@ func (c *Cluster) Statement(group, party string, key ssh.Signer, change func(*po
 	return api.Said{Statement: s.Bytes(), Signature: signature}
 }
 
+// groupRoot is the root of a group as the authority has it. No party of these tests
+// appraises it.
+func (c *Cluster) groupRoot(p *policy.Pact) attest.Digest {
+	c.t.Helper()
+	r, err := authorityOf(c.t, c).GroupRoot(c.t.Context(), p.Group.Name, api.GroupRootRequest{Nonce: make([]byte, 32), Roster: p.ID()})
+	if err != nil {
+		c.t.Fatalf("fetching the root of group %s: %v", p.Group.Name, err)
+	}
+	root, err := x509.ParseCertificate(r.Root)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return wire.Sum(root.RawSubjectPublicKeyInfo)
+}
+
+// partyKey is the key of a party, by name.
+func partyKey(p *policy.Pact, party string) attest.Digest {
+	for _, x := range p.Roster.Parties {
+		if x.Name == party {
+			return x.Key
+		}
+	}
+	return attest.Digest{}
+}
+
 // Withdraws makes a statement a withdrawal.
 func Withdraws(s *policy.Statement) { s.Withdraws = true }
 
 // Say lets a party say it to the authority.
-func (c *Cluster) Say(group, party string, key ssh.Signer, change func(*policy.Statement)) (api.Heard, error) {
+func (c *Cluster) Say(group, party string, key testworld.Key, change func(*policy.Statement)) (api.Heard, error) {
 	c.t.Helper()
 	return authorityOf(c.t, c).Say(c.t.Context(), group, c.Statement(group, party, key, change))
 }
@@ -121,10 +152,16 @@ func (c *Cluster) Agree(group string, parties Parties) {
 	}
 }
 
-// MemberConfig is the configuration of a unit in a group that runs a program.
+// MemberConfig is the configuration of a unit in a group that runs a program, with
+// the party of its role's name as its own.
 func (c *Cluster) MemberConfig(group, role, program string) unit.Config {
 	config := c.UnitConfig("", program)
 	config.Group, config.Role, config.Attester = group, role, c.Chip.Attester(attesttest.Measure(program))
+	if p := c.Approved().Pact(group); p != nil {
+		if key := partyKey(p, role); !key.IsZero() {
+			config.PartyKeys = []attest.Digest{key}
+		}
+	}
 	return config
 }
 

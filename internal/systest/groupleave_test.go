@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -156,7 +157,7 @@ func TestMemberLeaves(t *testing.T) {
 	delete(parties, "scorer")
 	c.Agree("trial", parties)
 	next := c.Approved().Pact("trial").ID()
-	wait(t, 4*g.Life, "the holder to hold the new identity", func() bool { return holder.Unit.Identity().ID == next })
+	testworld.Within(t, 4*g.Life, "the holder to hold the new identity", func() bool { return holder.Unit.Identity().ID == next })
 
 	for range 3 {
 		if got := answerer(t, byScorer); got != "" {
@@ -166,8 +167,8 @@ func TestMemberLeaves(t *testing.T) {
 			t.Errorf("in a session of the new roster: got an answer of %q", got)
 		}
 	}
-	wait(t, 4*g.Life, "the end of the member that left", func() bool { return scorer.Unit.Ready() != nil })
-	wantReason(t, scorer.Unit.Ready(), wire.CertExpired)
+	testworld.Within(t, 4*g.Life, "the end of the member that left", func() bool { return scorer.Unit.Ready() != nil })
+	testworld.Refused(t, scorer.Unit.Ready(), wire.CertExpired)
 	for name, ch := range map[string]*client.Channel{"it opened": byScorer, "others opened": byHolder} {
 		if got := answerer(t, ch); got != "" {
 			t.Errorf("after the certificate's end, in a session that %s: got an answer of %q", name, got)
@@ -190,9 +191,8 @@ func TestMemberLeaves(t *testing.T) {
 	}
 }
 
-// TestCutMember: owners cut one unit of a role off by its id. Its group, that
-// role's other unit and who calls it go on, and it serves nobody after its
-// certificate's end.
+// TestCutMember: owners cut one unit of a role off by its id. It stops at once; its
+// group, that role's other unit and who calls it go on.
 func TestCutMember(t *testing.T) {
 	t.Parallel()
 	c := newFour(t, policy.Shared)
@@ -203,13 +203,16 @@ func TestCutMember(t *testing.T) {
 	adder := c.Join("trial", "adder", "adder 1", whoCalled)
 	id := c.Approved().Pact("trial").ID()
 	c.Adopt("[task.holder]\n", fmt.Sprintf("[task.holder]\ncut_units = [%q]\n", bad.Unit.ID()))
-	wait(t, 4*g.Life, "the refusal of the unit that was cut off", func() bool { return bad.Unit.Stats().LastFailure == wire.CutOff })
-	wait(t, 4*g.Life, "its end", func() bool { return bad.Unit.Ready() != nil })
-	wantReason(t, bad.Unit.Ready(), wire.CertExpired)
+	testworld.Within(t, 4*g.Life, "the unit that was cut off to stop", func() bool { return bad.Unit.Ready() != nil })
+	testworld.Refused(t, bad.Unit.Ready(), wire.CutOff)
 	if _, err := callPeer(adder, "trial", "holder", bad); err == nil {
 		t.Error("the unit that was cut off still serves")
 	}
-	if got, err := callPeer(adder, "trial", "holder", good); got != "adder" || good.Unit.Identity().ID != id {
-		t.Errorf("the other unit of the role: got %q, %v in group %v, want group %v as before", got, err, good.Unit.Identity().ID, id)
+	testworld.Within(t, 4*g.Life, "the other unit to hold the role's next pair", func() bool {
+		got, err := callPeer(adder, "trial", "holder", good)
+		return err == nil && got == "adder"
+	})
+	if got := good.Unit.Identity().ID; got != id {
+		t.Errorf("the other unit of the role: got group %v, want group %v as before", got, id)
 	}
 }

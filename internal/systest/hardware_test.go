@@ -32,15 +32,16 @@ import (
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/loopback"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/unit"
-	"golang.org/x/crypto/ssh"
 )
 
 // vendors plays the makers of all hardware, with their services on the local
 // network, and a clock that tests move.
 type vendors struct {
+	group string // tables of a group in the first policy
 	amd   *attesttest.SNPVendor
 	intel *attesttest.DCAPVendor
 	aws   *attesttest.NitroVendor
@@ -62,6 +63,7 @@ type vendors struct {
 	now    time.Time
 	passed time.Duration
 	down   bool
+	asked  int // how often the services of AMD and Intel were
 }
 
 const milanRow = "[platform.snp.generation.Milan]\ncommitted = { bootloader = 3, tee = 0, snp = 22, microcode = 115 }\n"
@@ -98,6 +100,7 @@ func newVendors(t *testing.T) *vendors {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v.mu.Lock()
 		defer v.mu.Unlock()
+		v.asked++
 		if v.down {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
@@ -116,6 +119,12 @@ func (v *vendors) read() (time.Time, time.Duration) {
 }
 
 func (v *vendors) wall() time.Time { now, _ := v.read(); return now }
+
+func (v *vendors) requests() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.asked
+}
 
 func (v *vendors) pass(d time.Duration) {
 	v.mu.Lock()
@@ -216,7 +225,7 @@ type estate struct {
 // "scoring" on all of them.
 func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
 	t.Helper()
-	c := &Cluster{t: t, owner: newOwner(t), Log: slog.New(slog.DiscardHandler), dsn: "sqlite:" + filepath.Join(t.TempDir(), "a.db"), addr: loopback.FreeAddress(t)}
+	c := &Cluster{t: t, owner: testworld.NewKey(), Log: slog.New(slog.DiscardHandler), dsn: "sqlite:" + filepath.Join(t.TempDir(), "a.db"), addr: loopback.FreeAddress(t)}
 	e := &estate{Cluster: c, vendors: v, collateral: collateral.New(collateral.Config{
 		AMD: v.service, Intel: v.service, IntelRoot: v.service, NVIDIA: v.service, Clock: v.wall,
 	})}
@@ -231,15 +240,28 @@ func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
 	}
 	t.Cleanup(func() { db.Close() })
 	e.db = db
-	made, err := authority.Init(t.Context(), authority.InitConfig{Store: db, Attester: tee, Sealer: sealer})
+	first, err := policy.CopyAuthority([]byte(e.policy(own, platforms...) + v.group))
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := e.policy(made.Root, own, platforms...)
+	draft := draftOf(t, string(first))
+	made, err := authority.Init(t.Context(), authority.InitConfig{Store: db, Attester: tee, Sealer: sealer, Draft: draft, Endorser: e.collateral})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := filled(t, draft, made.Root)
 	c.Root, c.Steps, c.Genesis = made.Root, []policy.Step{c.Sign(text)}, wire.Sum([]byte(text))
+	e.open(c, tee, sealer)
+	return e
+}
+
+// open starts an authority over the estate's store, at the address of a cluster.
+func (e *estate) open(c *Cluster, tee attest.Attester, sealer attest.Sealer) {
+	t := e.t
+	t.Helper()
 	a, err := authority.Open(t.Context(), authority.Config{
-		Store: db, Attester: tee, Sealer: sealer, Verifier: verifier(), Clock: v.read, Log: c.Log, Genesis: &c.Steps[0],
-		Endorser: e.collateral, Limits: authority.Limits{PerAddress: 10_000, Total: 10_000},
+		Store: e.db, Attester: tee, Sealer: sealer, Verifier: verifier(), Clock: e.read, Log: c.Log, Genesis: &c.Steps[0],
+		Endorser: func(collateral.Cache) authority.Endorser { return e.collateral }, Limits: authority.Limits{PerAddress: 10_000, Total: 10_000},
 	})
 	if err != nil {
 		t.Fatalf("opening the authority: %v", err)
@@ -257,16 +279,15 @@ func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
 			t.Errorf("authority ended: %v", err)
 		}
 	})
-	return e
 }
 
-// policy is the first policy of an authority, with its root and measurement.
-func (e *estate) policy(root attest.Digest, own attest.Measurement, platforms ...attest.Platform) string {
+// policy is the draft of the first policy of an authority with a measurement.
+func (e *estate) policy(own attest.Measurement, platforms ...attest.Platform) string {
 	v := e.vendors
 	text := fmt.Sprintf("schema = %q\ntrust_domain = %q\nsequence = 1\nprevious = \"\"\ncreated = %s\ndevelopment = %t\n",
 		policy.Schema, Domain, v.wall().UTC().Format(time.RFC3339), platforms[0] == attest.Soft)
 	text += fmt.Sprintf("[owners]\nquorum = 1\napprove_within = \"1h\"\ndelay = \"1h\"\nkeys = [ { name = \"ana\", ssh = %q } ]\n",
-		strings.TrimSpace(string(ssh.MarshalAuthorizedKey(e.owner.PublicKey()))))
+		e.owner.Line())
 	var references []string
 	for _, p := range platforms {
 		text += fmt.Sprintf(platformRules[p], v.root(p))
@@ -276,8 +297,8 @@ func (e *estate) policy(root attest.Digest, own attest.Measurement, platforms ..
 	if v.gpu != nil {
 		text += v.gpuRules()
 	}
-	text += fmt.Sprintf("[authority]\nroot = %q\nreference = [ %s ]\n", root, reference(own))
-	text += fmt.Sprintf("[task.scoring]\nkey_mode = \"shared\"\nlife = \"1h\"\nnames = [%q]\n[task.scoring.release.\"1\"]\nreference = [ %s ]\n",
+	text += fmt.Sprintf("[authority]\nroot = \"\"\nmachines = \"any\"\nreference = [ %s ]\n", reference(own))
+	text += fmt.Sprintf("[task.scoring]\nkey_mode = \"shared\"\nlifetime = \"1h\"\nnames = [%q]\n[task.scoring.release.\"1\"]\nreference = [ %s ]\n",
 		ServerName("scoring"), strings.Join(references, ", "))
 	if v.gpu != nil {
 		text += "devices = { nvidia-gpu = 1 }\n"
@@ -293,7 +314,7 @@ func (e *estate) enrol(p attest.Platform, program string) (*unit.Unit, error) {
 		device = attest.WithDevices(device, e.vendors.gpu)
 	}
 	config := e.UnitConfig("scoring", program)
-	config.Attester, config.Clock = device, e.wall
+	config.Attester, config.Clock = device, e.read
 	return start(e.t, config)
 }
 
@@ -366,7 +387,7 @@ func TestHardware(t *testing.T) {
 					t.Errorf("got %q, %v, want %q", got, err, p)
 				}
 				_, err = e.enrol(p, "scoring 2")
-				wantReason(t, err, wire.NotMeasured)
+				testworld.Refused(t, err, wire.NotMeasured)
 			}
 		})
 	}
@@ -379,10 +400,10 @@ func TestDevelopmentApart(t *testing.T) {
 	v := newVendors(t)
 	iron, dev := settle(t, v, attest.SNP, attest.Nitro), settle(t, v, attest.Soft)
 	_, err := iron.enrol(attest.Soft, "scoring 1")
-	wantReason(t, err, wire.NoPlatform)
+	testworld.Refused(t, err, wire.NoPlatform)
 	for _, p := range hardware {
 		_, err = dev.enrol(p, "scoring 1")
-		wantReason(t, err, wire.NoPlatform)
+		testworld.Refused(t, err, wire.NoPlatform)
 	}
 	ironUnit, err := iron.enrol(attest.SNP, "scoring 1")
 	if err != nil {
@@ -403,7 +424,7 @@ func TestDevelopmentApart(t *testing.T) {
 				}
 				continue
 			}
-			wantReason(t, err, wire.NoPlatform)
+			testworld.Refused(t, err, wire.NoPlatform)
 			var unknown x509.UnknownAuthorityError
 			if !errors.As(plain, &unknown) {
 				t.Errorf("a TLS client with the roots of one and a leaf of the other: got %v, want an unknown authority", plain)
@@ -483,7 +504,7 @@ func TestOwnersSwitches(t *testing.T) {
 			wantCut(t, old, next)
 			push(t, e.Cluster, next)
 			_, err := e.enrol(row.platform, "scoring 1")
-			wantReason(t, err, row.want)
+			testworld.Refused(t, err, row.want)
 			if _, err := e.enrol(other, "scoring 1"); err != nil {
 				t.Errorf("another platform: %v", err)
 			}
@@ -518,7 +539,7 @@ func TestVendorDownForADay(t *testing.T) {
 		v.pass(after)
 		_, err := e.enrol(attest.SNP, "scoring 1")
 		if want != "" {
-			wantReason(t, err, want)
+			testworld.Refused(t, err, want)
 		} else if err != nil {
 			t.Error(err)
 		}
@@ -606,11 +627,11 @@ func TestCollateralStapled(t *testing.T) {
 			}
 			e.pass(time.Second)
 			_, err = e.enrol(p, "scoring 1")
-			wantReason(t, err, wire.Expired)
+			testworld.Refused(t, err, wire.Expired)
 			pins := e.TrustConfig("scoring")
 			pins.Verifier, pins.Clock = verifier(), e.wall
 			_, err = client.FetchTrust(t.Context(), pins)
-			wantReason(t, err, wire.Expired)
+			testworld.Refused(t, err, wire.Expired)
 		})
 	}
 }

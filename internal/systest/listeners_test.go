@@ -12,6 +12,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // listener is one of the TLS servers of a cluster, as openssl meets it.
@@ -103,7 +106,7 @@ func (c *Cluster) busListener(t *testing.T) listener {
 	}
 	certificate := func(der []byte) *pem.Block { return &pem.Block{Type: "CERTIFICATE", Bytes: der} }
 	return listener{c.manager.bus, "nonsense\r\n", []string{
-		"-cert", file("unit", certificate(report.Unit)), "-cert_chain", file("cross", certificate(report.Cross)),
-		"-key", file("key", &pem.Block{Type: "EC PRIVATE KEY", Bytes: must(x509.MarshalECPrivateKey(s.key))}),
+		"-alpn", bus.Protocol, "-cert", file("unit", certificate(report.Unit)), "-cert_chain", file("cross", certificate(report.Cross)),
+		"-key", file("key", &pem.Block{Type: "EC PRIVATE KEY", Bytes: testworld.Must(x509.MarshalECPrivateKey(s.key))}),
 	}}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/fxamacker/cbor/v2"
 )
 
@@ -152,7 +153,7 @@ func (m *teeMachine) command(program string, args ...string) *exec.Cmd {
 	m.t.Helper()
 	cmd := exec.CommandContext(m.t.Context(), "/proc/self/exe", "-test.run=^TestInMachine$")
 	cmd.Args[0] = os.Args[0]
-	config := must(json.Marshal(append([]string{m.t.TempDir(), program}, args...)))
+	config := testworld.Must(json.Marshal(append([]string{m.t.TempDir(), program}, args...)))
 	cmd.Env = append(os.Environ(), roleVariable+"=machine", "SYSTEST_CONFIG="+string(config))
 	cmd.ExtraFiles = []*os.File{serveFS(m.t, m.devices())}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}

@@ -18,9 +18,9 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
-	"golang.org/x/crypto/ssh"
 )
 
 // mallory is everything an attacker can make by herself of a cluster: a root
@@ -34,25 +34,17 @@ type mallory struct {
 
 func newMallory(t *testing.T, c *Cluster) *mallory {
 	t.Helper()
-	keys := must(identity.Derive(identity.NewSecret()))
-	owner := newOwner(t)
-	line := func(s ssh.Signer) string { return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.PublicKey()))) }
-	text := strings.NewReplacer(c.Root.String(), keys.Root().String(), line(c.owner), line(owner)).Replace(string(c.Steps[0].Policy))
-	step := policy.Step{Policy: []byte(text), Signatures: []string{must(policy.Sign(owner, policy.ForPolicy, []byte(text)))}}
-	approved := must(policy.Genesis(wire.Sum(step.Policy), step))
-	return &mallory{c: c, approved: approved, issuer: must(keys.Issuer(approved))}
-}
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
+	keys := testworld.Must(identity.Derive(identity.NewSecret()))
+	owner := testworld.NewKey()
+	text := strings.NewReplacer(c.Root.String(), keys.Root().String(), c.owner.Line(), owner.Line()).Replace(string(c.Steps[0].Policy))
+	step := policy.Step{Policy: []byte(text), Signatures: []string{testworld.Must(policy.Sign(owner, policy.ForPolicy, []byte(text)))}}
+	approved := testworld.Must(policy.Genesis(wire.Sum(step.Policy), step))
+	return &mallory{c: c, approved: approved, issuer: testworld.Must(keys.Issuer(approved))}
 }
 
 // authority is a certificate of kind authority under her root.
 func (m *mallory) authority() *tls.Certificate {
-	leaf := must(m.issuer.Authority(time.Now()))
+	leaf := testworld.Must(m.issuer.Authority(time.Now()))
 	return &tls.Certificate{Certificate: [][]byte{leaf.DER, m.issuer.AuthorityRoot()}, PrivateKey: leaf.Key}
 }
 
@@ -60,11 +52,11 @@ func (m *mallory) authority() *tls.Certificate {
 func (m *mallory) shared(t *testing.T, task, program string) *tls.Certificate {
 	t.Helper()
 	data := attest.Bind(wire.LabelIssue, []byte("mallory"))
-	evidence := must(m.c.Chip.Attester(attesttest.Measure(program)).Attest(t.Context(), data))
-	result := must(attesttest.Verifier().Appraise(attest.Question{Evidence: evidence, ReportData: data, Rules: m.approved.Rules(), At: time.Now()}))
-	grant := must(m.approved.Admit(task, result))
-	leaf := must(m.issuer.Shared(grant, time.Now()))
-	cross := must(m.issuer.Identity(task, grant.Release.Name)).Cross
+	evidence := testworld.Must(m.c.Chip.Attester(attesttest.Measure(program)).Attest(t.Context(), data))
+	result := testworld.Must(attesttest.Verifier().Appraise(attest.Question{Evidence: evidence, ReportData: data, Rules: m.approved.Rules(), At: time.Now()}))
+	grant := testworld.Must(m.approved.Admit(task, result))
+	leaf := testworld.Must(m.issuer.Shared(grant, time.Now()))
+	cross := testworld.Must(m.issuer.Identity(task, grant.Release.Name)).Cross
 	return &tls.Certificate{Certificate: [][]byte{leaf.DER, cross}, PrivateKey: leaf.Key}
 }
 

@@ -37,7 +37,7 @@ func (c *Cluster) StartManager() {
 	}
 	g := c.manager
 	m, err := manager.New(manager.Config{
-		DataDir: g.dir, Roots: g.roots, BusAddress: g.bus, Log: c.Log,
+		DataDir: g.dir, Roots: g.roots, BusAddress: g.bus, Log: c.Log, Authorities: []string{c.URL()},
 		Certificate: func() (*tls.Certificate, error) { return &g.certificate, nil },
 	})
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // fixedTrust is trust that does not change during a test.
@@ -43,11 +44,11 @@ func (c *crowd) grow(n int) {
 	c.t.Helper()
 	c.sessions = append(c.sessions, make([]*channel.Transport, (n-c.opened)/c.every)...)
 	config := channel.TransportConfig{
-		Gateway: must(url.Parse("http://" + c.gateway.Gateway)), Inner: c.inner, Trust: fixedTrust{c.trust}, Clock: time.Now,
+		Gateway: testworld.Must(url.Parse("http://" + c.gateway.Gateway)), Inner: c.inner, Trust: fixedTrust{c.trust}, Clock: time.Now,
 		Pin: channel.Pin{Genesis: c.place.Genesis, Task: "scoring"},
 	}
 	c.each(c.opened, n, func(i int) error {
-		rt := must(channel.NewTransport(config))
+		rt := testworld.Must(channel.NewTransport(config))
 		if i%c.every == 0 {
 			c.sessions[i/c.every] = rt
 		}
@@ -82,7 +83,7 @@ func (c *crowd) each(from, to int, f func(i int) error) {
 func resident(t *testing.T, pid int) int {
 	t.Helper()
 	var pages, held int
-	if _, err := fmt.Sscan(string(must(os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid)))), &pages, &held); err != nil {
+	if _, err := fmt.Sscan(string(testworld.Must(os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid)))), &pages, &held); err != nil {
 		t.Fatal(err)
 	}
 	return held * os.Getpagesize()
@@ -128,7 +129,7 @@ func TestManySessions(t *testing.T) {
 	c.each(0, asked, func(i int) error {
 		rt := c.sessions[i]
 		begin := time.Now()
-		answer, err := rt.RoundTrip(must(http.NewRequestWithContext(t.Context(), http.MethodGet, scoringURL+"/count", nil)))
+		answer, err := rt.RoundTrip(testworld.Must(http.NewRequestWithContext(t.Context(), http.MethodGet, scoringURL+"/count", nil)))
 		if err != nil {
 			return err
 		}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // wiretap is a TCP proxy that keeps all that goes through it, both ways.
@@ -88,7 +89,7 @@ func page(t *testing.T, url string) []byte {
 		t.Fatal(err)
 	}
 	defer answer.Body.Close()
-	return must(io.ReadAll(answer.Body))
+	return testworld.Must(io.ReadAll(answer.Body))
 }
 
 // markerStory is a cluster of processes and all that is secret in it.
@@ -176,8 +177,8 @@ func (s *markerStory) learnKeys() {
 	for _, u := range s.units {
 		s.public.add("unit id", u.Unit[:])
 	}
-	leaf := must(x509.ParsePKCS8PrivateKey(s.report.LeafKey)).(*ecdsa.PrivateKey)
-	s.given.add("shared key", must(leaf.Bytes()))
+	leaf := testworld.Must(x509.ParsePKCS8PrivateKey(s.report.LeafKey)).(*ecdsa.PrivateKey)
+	s.given.add("shared key", testworld.Must(leaf.Bytes()))
 }
 
 // learnSecrets looks for the secrets of all sessions, which it takes out of the
@@ -262,7 +263,7 @@ func (s *markerStory) wantNotInDumps() {
 	s.t.Helper()
 	for name, p := range map[string]*process{"manager": s.manager, "authority": s.authority} {
 		p.end(syscall.SIGQUIT)
-		dump := must(os.ReadFile(filepath.Join(p.dir, "log")))
+		dump := testworld.Must(os.ReadFile(filepath.Join(p.dir, "log")))
 		if !bytes.Contains(dump, []byte("goroutine ")) {
 			s.t.Errorf("%s: no crash dump", name)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/unit"
 	"golang.org/x/crypto/ssh"
@@ -30,6 +31,11 @@ func TestCallsThroughAManInTheMiddle(t *testing.T) {
 	m := newMallory(t, c)
 	authority := newRelay(t, "127.0.0.1:0", m.authority(), c.addr)
 	service := newRelay(t, "127.0.0.1:0", m.shared(t, "scoring", "scoring 1"), r.Address)
+	// The genuine root is public. In the place of her own it proves the head of the history
+	// that she passes on, and nothing about her.
+	borrowed := m.authority()
+	borrowed.Certificate[1] = good.AuthorityRoot().Raw
+	borrower := newRelay(t, "127.0.0.1:0", borrowed, c.addr)
 
 	fetch := func(pin func(*client.TrustConfig)) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -40,7 +46,7 @@ func TestCallsThroughAManInTheMiddle(t *testing.T) {
 			return err
 		}
 	}
-	cl := must(client.New(client.Config{Trust: good, Addresses: []string{service.address}}))
+	cl := testworld.Must(client.New(client.Config{Trust: good, Addresses: []string{service.address}}))
 	defer cl.Close()
 	send := func(method, mark string) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -72,6 +78,7 @@ func TestCallsThroughAManInTheMiddle(t *testing.T) {
 			p.Task, p.Measurements = "", []attest.Measurement{attesttest.Measure("scoring 1")}
 		}), wire.WrongRoot},
 		{"FetchTrust with state", fetch(func(p *client.TrustConfig) { p.State = good.State() }), wire.WrongRoot},
+		{"FetchTrust under the genuine root", fetch(func(p *client.TrustConfig) { p.Authorities = []string{borrower.url()} }), wire.BadChain},
 		{"FetchTrust of her genesis", fetch(func(p *client.TrustConfig) { p.Genesis = m.approved.Genesis() }), wire.WrongGenesis},
 		{"Verify", func(ctx context.Context) error {
 			_, err := client.Verify(ctx, service.address, client.Config{Trust: good})
@@ -85,17 +92,19 @@ func TestCallsThroughAManInTheMiddle(t *testing.T) {
 		t.Run(call.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
-			wantReason(t, call.call(ctx), call.want)
+			testworld.Refused(t, call.call(ctx), call.want)
 		})
 	}
-	if saw := authority.saw("GET " + api.PathHistory); len(saw) > 0 {
-		t.Errorf("before the authority she was sent %q, want nothing but questions for the history", saw)
+	for _, relay := range []*relay{authority, borrower} {
+		if saw := relay.saw("GET " + api.PathHistory); len(saw) > 0 {
+			t.Errorf("before the authority she was sent %q, want nothing but questions for the history", saw)
+		}
+		if len(relay.saw()) == 0 {
+			t.Error("nobody came to her, so nothing was tested")
+		}
 	}
 	if saw := service.saw(); len(saw) > 0 {
 		t.Errorf("before the unit she was sent %q, want nothing", saw)
-	}
-	if len(authority.saw()) == 0 {
-		t.Error("nobody came to her, so nothing was tested")
 	}
 }
 
@@ -109,12 +118,12 @@ func TestCommandsThroughAManInTheMiddle(t *testing.T) {
 	authority := newRelay(t, "127.0.0.1:0", m.authority(), c.addr)
 	service := newRelay(t, "127.0.0.1:0", m.shared(t, "scoring", "scoring 1"), r.Address)
 	s := shell{bin: filepath.Join(Build(t, "./cmd/cohort"), "cohort"), dir: t.TempDir()}
-	must(0, os.WriteFile(filepath.Join(s.dir, "hers.pem"), m.pem(), 0o600))
-	next := c.Next("life = \"1h0m0s\"", "life = \"59m0s\"")
-	must(0, os.WriteFile(filepath.Join(s.dir, "next.toml"), next.Policy, 0o600))
-	must(0, os.WriteFile(filepath.Join(s.dir, "next.sig"), []byte(next.Signatures[0]), 0o600))
-	block := must(ssh.MarshalPrivateKey(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), ""))
-	must(0, os.WriteFile(filepath.Join(s.dir, "key"), pem.EncodeToMemory(block), 0o600))
+	testworld.Must(0, os.WriteFile(filepath.Join(s.dir, "hers.pem"), m.pem(), 0o600))
+	next := c.Next("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
+	testworld.Must(0, os.WriteFile(filepath.Join(s.dir, "next.toml"), next.Policy, 0o600))
+	testworld.Must(0, os.WriteFile(filepath.Join(s.dir, "next.sig"), []byte(next.Signatures[0]), 0o600))
+	block := testworld.Must(ssh.MarshalPrivateKey(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), ""))
+	testworld.Must(0, os.WriteFile(filepath.Join(s.dir, "key"), pem.EncodeToMemory(block), 0o600))
 
 	pins := []string{"--genesis", c.Genesis.Hex()}
 	digest, task := wire.Sum(next.Policy).Hex(), []string{"--task", "scoring"}

@@ -30,6 +30,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus/natsd"
 	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/nats-io/nats-server/v2/server"
 )
 
@@ -83,10 +84,10 @@ type joinedWish struct {
 
 func beJoinedManager(t *testing.T) any {
 	wish := asked[joinedWish](t)
-	root := must(x509.ParseCertificate(wish.Root))
-	certificate := must(tls.LoadX509KeyPair(wish.Certificate, wish.Certificate))
+	root := testworld.Must(x509.ParseCertificate(wish.Root))
+	certificate := testworld.Must(tls.LoadX509KeyPair(wish.Certificate, wish.Certificate))
 	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(must(os.ReadFile(wish.Certificates)))
+	pool.AppendCertsFromPEM(testworld.Must(os.ReadFile(wish.Certificates)))
 	m, err := manager.New(manager.Config{
 		DataDir: wish.Dir, Roots: []*x509.Certificate{root}, BusAddress: wish.Bus, Log: toStderr(),
 		Certificate: func() (*tls.Certificate, error) { return &certificate, nil },
@@ -95,7 +96,7 @@ func beJoinedManager(t *testing.T) any {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := must(net.Listen("tcp", wish.Gateway))
+	l := testworld.Must(net.Listen("tcp", wish.Gateway))
 	ctx, cancel := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
 	serving.Go(func() {
@@ -227,7 +228,7 @@ func (s *scaled) plug(n member) {
 // certificate writes one of the operator's, for all nodes, into a file with its
 // key.
 func (s *scaled) certificate(dir string) string {
-	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	key := testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "operator"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		BasicConstraintsValid: true, IsCA: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
@@ -235,10 +236,10 @@ func (s *scaled) certificate(dir string) string {
 	for i := range 5 {
 		template.IPAddresses = append(template.IPAddresses, net.IPv4(10, 203, 88, byte(11+i)))
 	}
-	der := must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))
-	private := must(x509.MarshalPKCS8PrivateKey(key))
+	der := testworld.Must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))
+	private := testworld.Must(x509.MarshalPKCS8PrivateKey(key))
 	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})...)
-	s.pool.AddCert(must(x509.ParseCertificate(der)))
+	s.pool.AddCert(testworld.Must(x509.ParseCertificate(der)))
 	path := filepath.Join(dir, "operator.pem")
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		s.t.Fatal(err)
@@ -277,7 +278,7 @@ func (s *scaled) units(m *member) int {
 func (s *scaled) whole(when string) {
 	s.t.Helper()
 	begin := time.Now()
-	wait(s.t, 60*time.Second, "both managers know six units, "+when, func() bool {
+	testworld.Within(s.t, 60*time.Second, "both managers know six units, "+when, func() bool {
 		return s.units(s.managers[0]) == 6 && s.units(s.managers[1]) == 6
 	})
 	s.t.Logf("%s: whole after %v", when, time.Since(begin).Round(10*time.Millisecond))
@@ -324,7 +325,7 @@ func TestManyManagers(t *testing.T) {
 		s.Start("scoring", "scoring 1", app)
 	}
 	s.whole("at the start")
-	wait(t, 30*time.Second, "NATS to keep copies", func() bool {
+	testworld.Within(t, 30*time.Second, "NATS to keep copies", func() bool {
 		return s.metric(s.managers[0], "recalled") == 1 && s.metric(s.managers[1], "recalled") == 1
 	})
 	st.channels = channels(s.Cluster, 20)
@@ -353,7 +354,7 @@ func (s *scaled) forget(sessions int) {
 	}
 	for _, m := range s.managers {
 		m.start(s.t)
-		wait(s.t, 30*time.Second, "a new manager has the copies of those before", func() bool { return s.metric(m, "copies") >= sessions })
+		testworld.Within(s.t, 30*time.Second, "a new manager has the copies of those before", func() bool { return s.metric(m, "copies") >= sessions })
 	}
 }
 
@@ -364,7 +365,7 @@ func (s *scaled) metric(m *member, name string) (n int) {
 		return 0
 	}
 	defer answer.Body.Close()
-	found := regexp.MustCompile(`(?m)^cohort_manager_` + name + ` (\d+)$`).FindSubmatch(must(io.ReadAll(answer.Body)))
+	found := regexp.MustCompile(`(?m)^cohort_manager_` + name + ` (\d+)$`).FindSubmatch(testworld.Must(io.ReadAll(answer.Body)))
 	if found != nil {
 		fmt.Sscan(string(found[1]), &n)
 	}

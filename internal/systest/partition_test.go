@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // forwarded is the address of a TCP proxy to an address, which is dialled for
@@ -76,7 +78,7 @@ func TestManagerPartedFromAUnit(t *testing.T) {
 		s.rate, s.length, parted = 200, 75*time.Second, time.Minute
 	}
 	c, units := shared(t, 2, time.Hour, app)
-	l := must(net.Listen("tcp", "127.0.0.1:0"))
+	l := testworld.Must(net.Listen("tcp", "127.0.0.1:0"))
 	toBus, toUnit := newLink(t, c.manager.bus), newLink(t, l.Addr().String())
 	config := c.UnitConfig("scoring", "scoring 1")
 	config.Manager.URL, config.Address = "tls://"+toBus.address, toUnit.address
@@ -100,7 +102,7 @@ func TestManagerPartedFromAUnit(t *testing.T) {
 	out := s.run(t)
 	story.Wait()
 	s.judge(t, out)
-	wait(t, 30*time.Second, "the unit to serve again", func() bool {
+	testworld.Within(t, 30*time.Second, "the unit to serve again", func() bool {
 		id, err := call(t.Context(), s.channels[0], http.MethodGet, "whole again", "")
 		return err == nil && id == far.Unit.ID().String()
 	})

@@ -23,6 +23,7 @@ import (
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -193,9 +194,9 @@ func startRole(t *testing.T, role string, config, place any) *process {
 // roleCommand is this test binary as something else, as it is or by way of another
 // command.
 func roleCommand(role string, config any, by ...string) *exec.Cmd {
-	args := append(by, must(os.Executable()), "-test.run=^TestProcess$", "-test.timeout=1h")
+	args := append(by, testworld.Must(os.Executable()), "-test.run=^TestProcess$", "-test.timeout=1h")
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), roleVariable+"="+role, "SYSTEST_CONFIG="+string(must(json.Marshal(config))))
+	cmd.Env = append(os.Environ(), roleVariable+"="+role, "SYSTEST_CONFIG="+string(testworld.Must(json.Marshal(config))))
 	return cmd
 }
 
@@ -209,6 +210,7 @@ type apart struct {
 	wish      managerWish
 	gateway   managerPlace
 	trust     *client.Trust
+	hostClock bool // units' hosts set their clocks as the file "clock" says
 }
 
 // newApart starts an authority with a task of a certificate life, and a manager.
@@ -244,11 +246,7 @@ func (a *apart) startAuthority() {
 func (a *apart) startManager() {
 	a.t.Helper()
 	a.manager = startRole(a.t, "manager", a.wish, &a.gateway)
-	for end := time.Now().Add(10 * time.Second); a.managerCA() == nil; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			a.t.Fatal("the manager has no certificate after 10 s")
-		}
-	}
+	testworld.Eventually(a.t, "the manager has a certificate", func() bool { return a.managerCA() != nil })
 }
 
 // open opens a channel through the gateway, which ends with the test.
@@ -299,17 +297,15 @@ type unitProcess struct {
 func (a *apart) start(bin string) *unitProcess {
 	a.t.Helper()
 	u := &unitProcess{}
-	config := must(json.Marshal(map[string]any{
+	config := testworld.Must(json.Marshal(map[string]any{
 		"authority": a.place.URL, "genesis": a.place.Genesis, "task": "scoring", "device": a.place.Device,
-		"manager": "tls://" + a.gateway.Bus, "manager_ca": a.gateway.CA,
+		"manager": "tls://" + a.gateway.Bus, "manager_ca": a.gateway.CA, "host_clock": a.hostClock,
 	}))
 	u.process = startProcess(a.t, exec.Command(bin, string(config)), u)
 	line := []byte("\"unit found\" unit=" + u.Unit.String())
-	for end := time.Now().Add(10 * time.Second); !bytes.Contains(must(os.ReadFile(filepath.Join(a.manager.dir, "log"))), line); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			a.t.Fatal("the manager does not know the unit after 10 s")
-		}
-	}
+	testworld.Eventually(a.t, "the manager knows the unit", func() bool {
+		return bytes.Contains(testworld.Must(os.ReadFile(filepath.Join(a.manager.dir, "log"))), line)
+	})
 	return u
 }
 

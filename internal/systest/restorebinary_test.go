@@ -2,12 +2,14 @@ package systest
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/json"
 	"encoding/pem"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,8 +17,8 @@ import (
 	"github.com/cohort-tee/cohort/attest/soft"
 	"github.com/cohort-tee/cohort/attest/tpm"
 	"github.com/cohort-tee/cohort/internal/loopback"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -39,14 +41,19 @@ func (b *binaries) write(name string, content []byte) {
 	}
 }
 
-// backUp is the owner's `authority backup`, of an authority that runs.
-func (b *binaries) backUp() {
+// writeKey writes an SSH key.
+func (b *binaries) writeKey(name string, key ed25519.PrivateKey) {
 	b.t.Helper()
-	block, err := ssh.MarshalPrivateKey(b.owner.(ownKey).key, "")
+	block, err := ssh.MarshalPrivateKey(key, "")
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.write("owner.key", pem.EncodeToMemory(block))
+	b.write(name, pem.EncodeToMemory(block))
+}
+
+// backUp is the owner's `authority backup`, of an authority that runs.
+func (b *binaries) backUp() {
+	b.t.Helper()
 	b.said(exec.CommandContext(b.t.Context(), b.cohort, "authority", "backup", "--authority", b.URL(), "--genesis", b.Genesis.Hex(),
 		"--ssh-key", "owner.key", "--out", "shares", "--state", "state.json"))
 }
@@ -55,7 +62,7 @@ func (b *binaries) backUp() {
 // of the authority's program.
 func (b *binaries) bringBack(m commander) {
 	b.t.Helper()
-	vendors := []string{"--collateral-amd", b.service, "--collateral-intel", b.service, "--collateral-intel-root", b.service}
+	vendors := b.fromVendors()
 	about := append([]string{"--request", "request.json", "--history", "shares/history.json", "--genesis", b.Genesis.Hex()}, vendors...)
 	tee := []string{"--platform", string(b.platform)}
 	b.write("request.json", b.said(m.command(b.cohort, append([]string{"authority", "restore"}, tee...)...)))
@@ -87,23 +94,48 @@ func (h tpmHost) command(program string, args ...string) *exec.Cmd {
 func TestTPMByTheBinary(t *testing.T) {
 	v := newMachine(t)
 	v.pass(-time.Minute) // cohort reads the clock of this machine
-	c := &Cluster{t: t, owner: newOwner(t), Log: slog.New(slog.DiscardHandler), addr: loopback.FreeAddress(t)}
+	c := &Cluster{t: t, owner: testworld.NewKey(), Log: slog.New(slog.DiscardHandler), addr: loopback.FreeAddress(t)}
 	b := &binaries{&estate{Cluster: c, vendors: v}, filepath.Join(Build(t, "./cmd/cohort"), "cohort"), t.TempDir(), attest.TPM, nil}
 	b.write("ca.pem", v.maker.CA(t))
 	host := tpmHost{t, []string{"--tpm", v.tpm.Path, "--tpm-log", v.tpm.Log, "--tpm-ca", filepath.Join(b.dir, "ca.pem"), "--tpm-event-log", "none"}}
-	var made struct{ Root wire.Digest }
-	if err := json.Unmarshal(b.said(host.command(b.cohort, "authority", "init", "--platform", "tpm", "-o", "json")), &made); err != nil {
-		t.Fatal(err)
-	}
-	step := c.Sign(b.policy(made.Root, asMeasured(t, v, b.cohort), attest.TPM))
-	c.Root, c.Steps, c.Genesis = made.Root, []policy.Step{step}, wire.Sum(step.Policy)
-	b.write("genesis.toml", step.Policy)
-	b.write("genesis.sig", []byte(step.Signatures[0]))
+	b.write("genesis.toml", []byte(b.policy(asMeasured(t, v, b.cohort), attest.TPM)))
+	b.foundChallenged(host)
 	stop := b.run(host, b.authorityArgs("--genesis-policy", "genesis.toml", "--signature", "genesis.sig"), b.URL()+"/readyz")
 	b.backUp()
 	stop()
+	b.stealRoot(host)
 	b.bringBack(host)
 	b.run(host, b.authorityArgs("--store", "sqlite:restored.db"), b.URL()+"/readyz")()
+}
+
+// foundChallenged is found beside a TPM: the founder's first try writes a challenge,
+// and only its answer, from that machine, lets them sign.
+func (b *binaries) foundChallenged(m commander) {
+	b.t.Helper()
+	b.writeKey("owner.key", b.owner.Private)
+	draft := b.read("genesis.toml")
+	b.write("init.json", b.said(m.command(b.cohort, b.initArgs("--draft", "genesis.toml")...)))
+	b.mustRefuse(b.signing(), wire.EvidenceMissing)
+	if !bytes.Equal(b.read("genesis.toml"), draft) {
+		b.t.Error("the draft was filled in before the machine answered")
+	}
+	b.write("proof.json", b.said(m.command(b.cohort, "authority", "init", "--platform", string(b.platform), "--open", "genesis.toml.owner.key.challenge")))
+	b.said(b.signing("--proof", "proof.json"))
+	b.founded()
+	another := b.signing("--proof", "proof.json")
+	another.Env = append(os.Environ(), "XDG_STATE_HOME="+filepath.Join(b.dir, "another founder"))
+	b.mustRefuse(another, wire.WrongChip)
+}
+
+// mustRefuse runs a command that must be refused for a reason.
+func (b *binaries) mustRefuse(cmd *exec.Cmd, want wire.Reason) string {
+	b.t.Helper()
+	cmd.Dir = b.dir
+	out, _ := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "["+string(want)+"]") {
+		b.t.Errorf("cohort %v: exit %d, want 1 and [%s]:\n%s", cmd.Args[1:], cmd.ProcessState.ExitCode(), want, out)
+	}
+	return string(out)
 }
 
 // asMeasured is a program on the machine as it runs.

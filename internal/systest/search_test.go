@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // search looks for secrets of at least 16 bytes in whatever is shown to it: as
@@ -185,7 +187,7 @@ func TestSearch(t *testing.T) {
 		}
 		for form, text := range map[string]string{
 			"raw": plain, "hex": hex.EncodeToString([]byte(plain)), "HEX": strings.ToUpper(hex.EncodeToString([]byte(plain))),
-			"quoted": strconv.Quote(plain), "numbers": fmt.Sprint([]byte(plain)), "JSON numbers": string(must(json.Marshal(numbers))),
+			"quoted": strconv.Quote(plain), "numbers": fmt.Sprint([]byte(plain)), "JSON numbers": string(testworld.Must(json.Marshal(numbers))),
 			"base64": base64.StdEncoding.EncodeToString([]byte(plain)), "base64url": base64.URLEncoding.EncodeToString([]byte(plain)),
 		} {
 			if n := s.bytes([]byte(text)).of("secret"); n != 1 {

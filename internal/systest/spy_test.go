@@ -14,11 +14,11 @@ import (
 	"encoding/json"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -39,25 +39,25 @@ func newSpy(t *testing.T, a *apart) *spy { return &spy{t: t, a: a, key: newKey(t
 // report enrols, and gives the certificate report.
 func (s *spy) report() api.Report {
 	s.t.Helper()
-	authority := must(api.NewAuthority(s.a.place.URL, insecure()))
+	authority := testworld.Must(api.NewAuthority(s.a.place.URL, insecure()))
 	defer authority.Close()
 	challenge, err := authority.Challenge(s.t.Context())
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	key := must(hpke.MLKEM768X25519().GenerateKey())
+	key := testworld.Must(hpke.MLKEM768X25519().GenerateKey())
 	request := attested(s.t, api.CertificateRequest{
 		Task: "scoring", Nonce: challenge.Nonce, HPKEKey: key.PublicKey().Bytes(),
-		SigningKey: must(x509.MarshalPKIXPublicKey(s.key.Public())), Root: s.a.place.Root,
+		SigningKey: testworld.Must(x509.MarshalPKIXPublicKey(s.key.Public())), Root: s.a.place.Root,
 	}, s.a.place.Device)
 	sealed, err := authority.Certify(s.t.Context(), request)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	recipient := must(hpke.NewRecipient(sealed.Encapsulated, key, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(request)))
+	recipient := testworld.Must(hpke.NewRecipient(sealed.Encapsulated, key, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(request, sealed.GroupRoot)))
 	var signed api.SignedReport
 	var report api.Report
-	if err := json.Unmarshal(must(recipient.Open(nil, sealed.Ciphertext)), &signed); err != nil {
+	if err := json.Unmarshal(testworld.Must(recipient.Open(nil, sealed.Ciphertext)), &signed); err != nil {
 		s.t.Fatal(err)
 	}
 	if err := json.Unmarshal(signed.Report, &report); err != nil {
@@ -69,28 +69,19 @@ func (s *spy) report() api.Report {
 // listen begins to record the bus.
 func (s *spy) listen(report api.Report) *bus.Conn {
 	s.t.Helper()
-	cross := must(x509.ParseCertificate(report.Cross))
-	conn := must(bus.Connect(bus.Config{
-		URL: "tls://" + s.a.gateway.Bus, Cluster: bus.ClusterOf(cross.RawSubjectPublicKeyInfo),
-		Unit: wire.UnitIDOf(must(x509.MarshalPKIXPublicKey(s.key.Public()))),
-		TLS:  s.a.busTLS(tls.Certificate{Certificate: [][]byte{report.Unit, report.Cross}, PrivateKey: s.key}),
+	conn := testworld.Must(bus.Connect(bus.Config{
+		URL: "tls://" + s.a.gateway.Bus,
+		TLS: s.a.busTLS(tls.Certificate{Certificate: [][]byte{report.Unit, report.Cross}, PrivateKey: s.key}),
 	}))
 	s.t.Cleanup(conn.Close)
-	err := conn.Subscribe(func(i bus.Item) {
+	conn.Subscribe(func(i bus.Item) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		i.Bytes = bytes.Clone(i.Bytes)
 		s.pushed = append(s.pushed, i)
 		s.messages = i.Append(s.messages)
 	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for end := time.Now().Add(10 * time.Second); !conn.Connected(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			s.t.Fatal("no bus after 10 s")
-		}
-	}
+	testworld.Eventually(s.t, "the spy is on the bus", conn.Connected)
 	return conn
 }
 
@@ -117,9 +108,9 @@ func ringKeys(r api.Rings) map[string]*api.RingKey {
 // sealKeys are the AES-256 key and the nonce key that a unit seals with under a
 // ring key.
 func sealKeys(key *api.RingKey, unit wire.UnitID) (aesKey, nonceKey []byte) {
-	ring := must(identity.OpenRingKey(key.Key, key.End))
+	ring := testworld.Must(identity.OpenRingKey(key.Key, key.End))
 	id := ring.ID()
-	b := must(ring.Derive(64, wire.LabelSealKey, id[:], unit[:]))
+	b := testworld.Must(ring.Derive(64, wire.LabelSealKey, id[:], unit[:]))
 	return b[:32], b[32:]
 }
 
@@ -132,7 +123,7 @@ func openSealed(item bus.Item, keys map[string]*api.RingKey) (secret []byte, ok 
 	}
 	for _, key := range keys {
 		aesKey, _ := sealKeys(key, wire.UnitID(bound[5]))
-		plain, err := must(cipher.NewGCM(must(aes.NewCipher(aesKey)))).Open(nil, whole[1], whole[2], whole[0])
+		plain, err := testworld.Must(cipher.NewGCM(testworld.Must(aes.NewCipher(aesKey)))).Open(nil, whole[1], whole[2], whole[0])
 		if err != nil {
 			continue
 		}
@@ -154,7 +145,7 @@ func (s *spy) seal(conn *bus.Conn, report api.Report) (sealer wire.UnitID, secre
 		rand.Read(b)
 	}
 	key := report.Rings.Follow.Current
-	ring := must(identity.OpenRingKey(key.Key, key.End)).ID()
+	ring := testworld.Must(identity.OpenRingKey(key.Key, key.End)).ID()
 	genesis := s.a.place.Genesis
 	pin := wire.Frame(wire.LabelPin, []byte("task"), []byte("scoring"), genesis[:])
 	expiry := uint64(key.End.Unix())
@@ -165,7 +156,7 @@ func (s *spy) seal(conn *bus.Conn, report api.Report) (sealer wire.UnitID, secre
 	mac.Write(ad)
 	mac.Write(plain)
 	nonce := mac.Sum(nil)[:12]
-	ciphertext := must(cipher.NewGCM(must(aes.NewCipher(aesKey)))).Seal(nil, nonce, plain, ad)
+	ciphertext := testworld.Must(cipher.NewGCM(testworld.Must(aes.NewCipher(aesKey)))).Seal(nil, nonce, plain, ad)
 	sealed := wire.Frame(wire.LabelSealedSession, ad, nonce, ciphertext)
 	if err := conn.Publish(bus.Item{Kind: bus.Sealed, Session: session, Expiry: expiry, Bytes: sealed}); err != nil {
 		s.t.Fatal(err)

@@ -74,12 +74,13 @@ func copyOf(t testing.TB, dsn string) string {
 	return "sqlite:" + filepath.Join(dir, filepath.Base(dsn))
 }
 
-// Reinitialise stops the authority and gives it an empty store with a new root.
-func (c *Cluster) Reinitialise() {
+// Reinitialise stops the authority and gives it an empty store with a new root, made
+// for the draft of a genesis.
+func (c *Cluster) Reinitialise(genesis []byte) {
 	c.t.Helper()
 	c.StopAuthority()
 	c.dsn = newDSN(c.t)
-	c.Root = c.initialise()
+	c.Root = c.initialise(draftOf(c.t, string(genesis)))
 }
 
 // authorityOf is a client of the cluster's authority that checks nothing: what

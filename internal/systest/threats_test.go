@@ -21,10 +21,10 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/loopback"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/unit"
-	"golang.org/x/crypto/ssh"
 )
 
 // The acceptance cases of docs/threat-cases.md that need a whole cluster. What
@@ -38,23 +38,23 @@ func draft(t *testing.T, c *Cluster, a *api.Authority) (api.CertificateRequest, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := must(hpke.MLKEM768X25519().GenerateKey())
+	key := testworld.Must(hpke.MLKEM768X25519().GenerateKey())
 	return api.CertificateRequest{
 		Task: "scoring", Nonce: challenge.Nonce, HPKEKey: key.PublicKey().Bytes(),
-		SigningKey: must(x509.MarshalPKIXPublicKey(newKey(t).Public())), Root: c.Root,
+		SigningKey: testworld.Must(x509.MarshalPKIXPublicKey(newKey(t).Public())), Root: c.Root,
 	}, key
 }
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {
 	t.Helper()
-	return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	return testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 }
 
 // attested is a request with the evidence of a device over all of it.
 func attested(t *testing.T, r api.CertificateRequest, device attest.Attester) api.CertificateRequest {
 	t.Helper()
-	evidence := must(device.Attest(t.Context(), attest.Bind(wire.LabelIssue, r.Bound()...)))
-	r.Evidence = must(json.Marshal(evidence))
+	evidence := testworld.Must(device.Attest(t.Context(), attest.Bind(wire.LabelIssue, r.Bound()...)))
+	r.Evidence = testworld.Must(json.Marshal(evidence))
 	return r
 }
 
@@ -98,17 +98,17 @@ func TestRequestTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := a.Certify(t.Context(), r)
-	wantReason(t, err, wire.NonceUsed)
+	testworld.Refused(t, err, wire.NonceUsed)
 	_, err = authorityOf(t, &other).Certify(t.Context(), r)
-	wantReason(t, err, wire.RingElsewhere) // it issues nothing while the first does
+	testworld.Refused(t, err, wire.RingElsewhere) // it issues nothing while the first does
 	c.StopAuthority()
 	_, err = authorityOf(t, &other).Certify(t.Context(), r)
-	wantReason(t, err, wire.NonceUsed)
+	testworld.Refused(t, err, wire.NonceUsed)
 	other.StopAuthority()
 	c.StartAuthority()
 	a = authorityOf(t, c)
 	_, err = a.Certify(t.Context(), r)
-	wantReason(t, err, wire.NonceUsed)
+	testworld.Refused(t, err, wire.NonceUsed)
 
 	if issued, refused := logged(t, a, "issued"), logged(t, a, "refused"); issued != 1 || refused != 3 {
 		t.Errorf("got %d issued and %d refused in the log, want 1 and 3", issued, refused)
@@ -123,7 +123,7 @@ func TestRequestTwice(t *testing.T) {
 // goes between a unit and the authority, and puts her own key in.
 func TestHPKEKeySwapped(t *testing.T) {
 	c := New(t, scoring(time.Hour))
-	hers := must(hpke.MLKEM768X25519().GenerateKey())
+	hers := testworld.Must(hpke.MLKEM768X25519().GenerateKey())
 	between := newRelay(t, "127.0.0.1:0", newMallory(t, c).authority(), c.addr)
 	between.set(func(path string, body []byte) []byte {
 		var r api.CertificateRequest
@@ -131,12 +131,12 @@ func TestHPKEKeySwapped(t *testing.T) {
 			return body
 		}
 		r.HPKEKey = hers.PublicKey().Bytes()
-		return must(json.Marshal(r))
+		return testworld.Must(json.Marshal(r))
 	})
-	a := must(api.NewAuthority(between.url(), insecure()))
-	r, key := apply(t, c, a, scorer(c))
+	a := testworld.Must(api.NewAuthority(between.url(), insecure()))
+	r, _ := apply(t, c, a, scorer(c))
 	_, err := a.Certify(t.Context(), r)
-	wantReason(t, err, wire.BadNonce)
+	testworld.Refused(t, err, wire.BadNonce)
 	if strings.Contains(between.carried(), "ciphertext") {
 		t.Error("a ciphertext went to her")
 	}
@@ -144,9 +144,12 @@ func TestHPKEKeySwapped(t *testing.T) {
 		t.Errorf("got %d issued in the log, want none", n)
 	}
 
-	// The same request as it was made is answered, to its own key and as the
-	// answer to itself alone.
+	// Its challenge is spent. The next request as it was made is answered, to its
+	// own key and as the answer to itself alone.
 	between.set(nil)
+	_, err = a.Certify(t.Context(), r)
+	testworld.Refused(t, err, wire.NonceUsed)
+	r, key := apply(t, c, a, scorer(c))
 	sealed, err := a.Certify(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
@@ -168,7 +171,7 @@ func TestHPKEKeySwapped(t *testing.T) {
 
 // opens reports whether a key opens a report as the answer to a request.
 func opens(sealed api.SealedReport, key hpke.PrivateKey, as api.CertificateRequest) bool {
-	recipient, err := hpke.NewRecipient(sealed.Encapsulated, key, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(as))
+	recipient, err := hpke.NewRecipient(sealed.Encapsulated, key, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(as, sealed.GroupRoot))
 	if err != nil {
 		return false
 	}
@@ -194,12 +197,12 @@ func TestFakeAuthority(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	u, err := unit.Start(ctx, c.UnitConfig("scoring", "scoring 1"))
-	wantReason(t, err, wire.WrongRoot)
+	testworld.Refused(t, err, wire.WrongRoot)
 	if u != nil {
 		t.Error("got a unit beside the error")
 	}
-	wait(t, 10*time.Second, "the end of the certificate", func() bool { return enrolled.Unit.Ready() != nil })
-	wantReason(t, enrolled.Unit.Ready(), wire.CertExpired)
+	testworld.Within(t, 10*time.Second, "the end of the certificate", func() bool { return enrolled.Unit.Ready() != nil })
+	testworld.Refused(t, enrolled.Unit.Ready(), wire.CertExpired)
 	if got := enrolled.Unit.Stats().LastFailure; got != wire.WrongRoot {
 		t.Errorf("got last failure %q, want %q", got, wire.WrongRoot)
 	}
@@ -220,15 +223,15 @@ func TestFakeAuthority(t *testing.T) {
 func TestOwnersTogether(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	a := authorityOf(t, c)
-	owners := map[string]owner{"ana": {c.owner}, "ben": {newOwner(t)}, "eva": {newOwner(t)}}
-	keys := fmt.Sprintf("{ name = \"ben\", ssh = %q }, { name = \"eva\", ssh = %q } ]", owners["ben"].line(), owners["eva"].line())
+	owners := map[string]testworld.Key{"ana": c.owner, "ben": testworld.NewKey(), "eva": testworld.NewKey()}
+	keys := fmt.Sprintf("{ name = \"ben\", ssh = %q }, { name = \"eva\", ssh = %q } ]", owners["ben"].Line(), owners["eva"].Line())
 	push(t, c, c.Next("quorum = 1", "quorum = 2", "approve_within = \"1h\"", "approve_within = \"2s\"", "} ]\n[platform", "}, "+keys+"\n[platform"))
 	sign := func(digest wire.Digest, name string, text []byte) (api.Proposal, error) {
-		return a.Sign(t.Context(), digest, api.SignatureRequest{Signature: owners[name].sign(text)})
+		return a.Sign(t.Context(), digest, api.SignatureRequest{Signature: testworld.Must(policy.Sign(owners[name], policy.ForPolicy, text))})
 	}
 	propose := func(edit string) (wire.Digest, []byte) {
 		t.Helper()
-		step := c.Next("life = \"1h0m0s\"", edit)
+		step := c.Next("lifetime = \"1h0m0s\"", edit)
 		c.Steps = c.Steps[:len(c.Steps)-1] // it is not in force
 		p, err := a.Propose(t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures})
 		if err != nil {
@@ -240,23 +243,23 @@ func TestOwnersTogether(t *testing.T) {
 		return p.Digest, step.Policy
 	}
 
-	digest, text := propose("life = \"59m0s\"")
+	digest, text := propose("lifetime = \"59m0s\"")
 	_, err := sign(digest, "ana", text)
-	wantReason(t, err, wire.NoQuorum)
+	testworld.Refused(t, err, wire.NoQuorum)
 	_, err = sign(digest, "ben", append(text, '\n'))
-	wantReason(t, err, wire.BadSignature)
-	if p := must(a.Policy(t.Context())); p.Sequence != 2 {
+	testworld.Refused(t, err, wire.BadSignature)
+	if p := testworld.Must(a.Policy(t.Context())); p.Sequence != 2 {
 		t.Errorf("got policy %d in force with one signature, want 2", p.Sequence)
 	}
 	time.Sleep(2 * time.Second) // approve_within is the authority's own clock
 	_, err = sign(digest, "ben", text)
-	wantReason(t, err, wire.Withdrawn)
+	testworld.Refused(t, err, wire.ProposalOver)
 
-	digest, text = propose("life = \"58m0s\"")
+	digest, text = propose("lifetime = \"58m0s\"")
 	if p, err := sign(digest, "eva", text); err != nil || p.State != string(policy.Adopted) {
 		t.Errorf("two of three: got %v, %v, want it adopted", p.State, err)
 	}
-	if p := must(a.Policy(t.Context())); p.Sequence != 3 || p.Digest != digest {
+	if p := testworld.Must(a.Policy(t.Context())); p.Sequence != 3 || p.Digest != digest {
 		t.Errorf("got policy %d in force, want 3", p.Sequence)
 	}
 }
@@ -271,23 +274,14 @@ func TestPeersNobodyNamed(t *testing.T) {
 	c := New(t, tasks...)
 	a, b := c.Start("a", "program a", hello("a")), c.Start("b", "program b", hello("b"))
 	between := newRelay(t, "127.0.0.1:0", newMallory(t, c).shared(t, "b", "program b"), b.Address)
-	rt := &http.Transport{TLSClientConfig: must(a.Unit.ClientTLS("b"))}
+	rt := &http.Transport{TLSClientConfig: testworld.Must(a.Unit.ClientTLS("b"))}
 	defer rt.CloseIdleConnections()
 	_, err := get(t, rt, between.url())
-	wantReason(t, err, wire.WrongGenesis)
+	testworld.Refused(t, err, wire.WrongGenesis)
 	if saw := between.saw(); len(saw) > 0 {
 		t.Errorf("she read %q, want nothing", saw)
 	}
 }
-
-// owner signs policies.
-type owner struct{ ssh.Signer }
-
-func (o owner) line() string {
-	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(o.PublicKey())))
-}
-
-func (o owner) sign(text []byte) string { return must(policy.Sign(o, policy.ForPolicy, text)) }
 
 // insecure is for who believes nothing he reads.
 func insecure() *tls.Config {

@@ -10,6 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/attest/tpm"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/unit"
 )
@@ -34,19 +35,30 @@ func (v *vendors) boot(commandLine string) {
 
 func (v *vendors) machine() tpm.Machine { return tpm.Machine{Path: v.tpm.Path, Log: v.tpm.Log} }
 
+// launchOf is the launch of a program.
+func launchOf(program string) tpm.Launch {
+	return tpm.Launch{Program: wire.Sum([]byte(program)), Arguments: tpm.Arguments(nil)}
+}
+
 // launch launches a program beside the TPM, and gives what policy has to name.
 func (v *vendors) launch(program string) (*tpm.Device, attest.Measurement) {
 	v.host.Helper()
-	l := tpm.Launch{Program: wire.Sum([]byte(program)), Arguments: tpm.Arguments(nil)}
-	m, err := v.machine().Boot(l)
-	if err != nil {
-		v.host.Fatal(err)
-	}
-	d, err := tpm.NewDevice(tpm.Config{Machine: v.machine(), CA: v.maker.CA(v.host), Launch: l})
+	m := v.measured(program)
+	d, err := tpm.NewDevice(tpm.Config{Machine: v.machine(), CA: v.maker.CA(v.host), Launch: launchOf(program)})
 	if err != nil {
 		v.host.Fatal(err)
 	}
 	return d, m
+}
+
+// measured is what policy has to name for a program, which is not launched.
+func (v *vendors) measured(program string) attest.Measurement {
+	v.host.Helper()
+	m, err := v.machine().Boot(launchOf(program))
+	if err != nil {
+		v.host.Fatal(err)
+	}
+	return m
 }
 
 // tpmReference is a measurement as policy writes it.
@@ -78,7 +90,7 @@ func TestTPMCutOff(t *testing.T) {
 	wantCut(t, e.Steps[0], next)
 	push(t, e.Cluster, next)
 	_, err = e.enrol(attest.TPM, "scoring 1")
-	wantReason(t, err, wire.NoPlatform)
+	testworld.Refused(t, err, wire.NoPlatform)
 }
 
 // TestTPM: authority and units on one TPM. Restarts, a second task of the machine

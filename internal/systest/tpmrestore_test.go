@@ -30,15 +30,19 @@ func (e *estate) backUp() backedUp {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	secret, err := identity.OpenSecret(raw)
+	f, err := wire.Unframe(wire.LabelRoot, raw, 2)
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	shares, err := backup.Split(secret, e.trust().Policy(), e.wall())
+	secret, err := identity.OpenSecret(f[0])
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	id, err := agessh.NewEd25519Identity(e.owner.(ownKey).key)
+	shares, err := backup.Split(secret, wire.Digest(f[1]), e.trust().Policy(), e.wall())
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	id, err := agessh.NewEd25519Identity(e.owner.Private)
 	if err != nil {
 		e.t.Fatal(err)
 	}

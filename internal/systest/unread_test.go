@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"testing"
 	"time"
+
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // TestLargeContentRefused: an app refuses uploads by their head alone. Through gateway
@@ -22,7 +24,7 @@ func TestLargeContentRefused(t *testing.T) {
 	ch := c.Open(c.OpenConfig("scoring"))
 	ask := func(method string, size, want int) {
 		t.Helper()
-		r := must(http.NewRequestWithContext(t.Context(), method, scoringURL+"/", io.MultiReader(bytes.NewReader(make([]byte, size)))))
+		r := testworld.Must(http.NewRequestWithContext(t.Context(), method, scoringURL+"/", io.MultiReader(bytes.NewReader(make([]byte, size)))))
 		answer, err := ch.RoundTrip(r)
 		if err != nil {
 			t.Errorf("%s of %d bytes: %v", method, size, err)

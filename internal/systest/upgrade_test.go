@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // upgrades is a task that goes from release to release, each continuing the one
@@ -24,8 +25,8 @@ type upgrades struct {
 
 func (u *upgrades) program(release int) string { return fmt.Sprint("scoring ", release) }
 
-// approve puts the next release beside the one that runs, and takes away the one
-// before that, in one policy.
+// approve puts the next release beside the one that runs, and retires the one before
+// that, in one policy. To take that away instead would end the sessions that it opened.
 func (u *upgrades) approve() {
 	u.t.Helper()
 	now, next := u.release, u.release+1
@@ -33,7 +34,7 @@ func (u *upgrades) approve() {
 	values := func(release int) string { return fmt.Sprintf("reference = [ %s ]\n", Reference(u.program(release))) }
 	edits := []string{table(now), table(next) + values(next) + fmt.Sprintf("continues = \"%d\"\n", now) + table(now)}
 	if now > 1 {
-		edits = append(edits, fmt.Sprintf("continues = \"%d\"\n", now-1), "", table(now-1)+values(now-1), "")
+		edits = append(edits, table(now-1), table(now-1)+"retired = true\n")
 	}
 	push(u.t, u.Cluster, u.Next(edits...))
 	u.release = next
@@ -134,7 +135,7 @@ func TestUpgradeInHaste(t *testing.T) {
 		units[0].Stop()
 		u.approve()
 		units[0] = c.Start("scoring", u.program(u.release), app)
-		wait(t, 10*time.Second, "the sessions to arrive", func() bool { return units[0].Unit.Stats().Sessions == len(list) })
+		testworld.Within(t, 10*time.Second, "the sessions to arrive", func() bool { return units[0].Unit.Stats().Sessions == len(list) })
 	}
 	attended(t, units...)
 	for i, ch := range list {

@@ -86,3 +86,10 @@ func (u *UnitID) UnmarshalText(text []byte) error {
 // RoleID names the units of one role of a group, where they share keys: H("cohort
 // group ring v1", group identity, role).
 func RoleID(group Digest, role string) Digest { return Hash(LabelRing, group[:], []byte(role)) }
+
+// NextHead is the head of the history chain after one more step: the digest of the head
+// before it, zero for the first, and of the step.
+func NextHead(head Digest, step []byte) Digest {
+	digest := Sum(step)
+	return Hash(LabelHistory, head[:], digest[:])
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -113,11 +114,12 @@ func FuzzUnframe(f *testing.F) {
 }
 
 func TestLabels(t *testing.T) {
+	form := regexp.MustCompile(`^cohort [a-z0-9 -]+ v[1-9]$`)
 	framings := make([]string, len(Labels))
 	for i, l := range Labels {
 		framings[i] = string(Frame(l))
-		if !strings.HasPrefix(string(l), "cohort ") || !strings.HasSuffix(string(l), " v1") || len(l) > 255 {
-			t.Errorf("%q: want \"cohort … v1\" of at most 255 bytes", l)
+		if !form.MatchString(string(l)) || len(l) > 255 {
+			t.Errorf("%q: want \"cohort … v1\", or a later version, of at most 255 bytes", l)
 		}
 	}
 	for i, a := range framings {

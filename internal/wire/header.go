@@ -12,7 +12,8 @@ import (
 const (
 	PathSession = "/.well-known/cohort/session"
 	PathRequest = "/.well-known/cohort/request"
-	PathOneOff  = "/.well-known/cohort/oneoff" // GET: key configuration; POST: a one-off request
+	PathOneOff  = "/.well-known/cohort/oneoff"  // GET: key configuration; POST: a one-off request
+	PathHistory = "/.well-known/cohort/history" // GET: the policy history, as the authority responds
 
 	TypeSession = "application/cohort-session" // open request and its answer
 	TypeRequest = "application/cohort-request"
@@ -35,6 +36,9 @@ const (
 	FieldTicket = "Cohort-Ticket" // a sealed session, base64url without padding
 	FieldCookie = "Cohort-Cookie" // proof of an address, base64url without padding
 	FieldUnits  = "Cohort-Units"  // unit ids, separated by commas: the gateway's hint
+	FieldSender = "Cohort-Sender" // of an open request, 16 hex digits that stand for the client's address: the gateway's hint
+	FieldHead   = "Cohort-Head"   // a proved policy head, base64url without padding
+	FieldTime   = "Cohort-Time"   // the unit's time beside "expired", Unix milliseconds, decimal: a hint
 
 	FieldCredential = "Cohort-Credential" // for the unit that introduced itself, base64url without padding
 	FieldUnit       = "Cohort-Unit"       // id of that unit, which alone opens it
@@ -63,7 +67,7 @@ func ParseSessionID(s string) (SessionID, error) {
 // Flags are what a request asks for beside its content.
 type Flags byte
 
-// The flags; all other bits are zero.
+// The flags: at most one is set, all other bits are zero.
 const (
 	FlagReceipt Flags = 1 << iota // the answer ends in a receipt
 	FlagClose                     // the session is to end; the request has no content
@@ -73,7 +77,7 @@ const (
 // authenticate it; a gateway routes by it and believes nothing in it.
 type Header struct {
 	Session  SessionID
-	Number   uint64    // from 1, never twice in a session
+	Number   uint64    // from 1, below 2^63, never twice in a session
 	Target   UnitID    // the unit it is bound to; zero: none
 	NotAfter time.Time // in milliseconds; no unit begins to execute it later
 	Flags    Flags
@@ -104,12 +108,15 @@ func ParseHeader(b []byte) (Header, error) {
 		return Header{}, Refuse(Malformed, "request header", "another size or version", "58 bytes of version 1")
 	}
 	number, notAfter := binary.BigEndian.Uint64(b[25:]), binary.BigEndian.Uint64(b[49:])
-	if number == 0 || notAfter > math.MaxInt64 {
-		return Header{}, Refuse(Malformed, "request header: number and time", "out of range", "a number from 1, a time of 63 bits")
+	if number == 0 || number > math.MaxInt64 {
+		return Header{}, Refuse(Malformed, "request header: number", number, "1 to 2^63-1")
+	}
+	if notAfter > math.MaxInt64 {
+		return Header{}, Refuse(Malformed, "request header: not after in milliseconds", notAfter, "below 2^63")
 	}
 	flags := Flags(b[57])
-	if flags&^(FlagReceipt|FlagClose) != 0 {
-		return Header{}, Refuse(Malformed, "request header: flags", flags, "known ones")
+	if flags&^(FlagReceipt|FlagClose) != 0 || flags == FlagReceipt|FlagClose {
+		return Header{}, Refuse(Malformed, "request header: flags", flags, "one of those known, or none")
 	}
 	return Header{
 		Session: SessionID(b[1:25]), Number: number, Target: UnitID(b[33:49]),

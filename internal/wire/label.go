@@ -6,10 +6,12 @@ type Label string
 
 const (
 	// Report data of evidence (SHA-512 of the framing).
-	LabelInit    Label = "cohort init v1"    // authority init: nonce, authority root
+	LabelInit    Label = "cohort init v2"    // authority init: authority root, draft
 	LabelIssue   Label = "cohort issue v1"   // enrolment of a unit
 	LabelTrust   Label = "cohort trust v1"   // the authority's own evidence in a trust answer
 	LabelRestore Label = "cohort restore v1" // a restore request: the key that shares are sealed to
+
+	LabelGroupRoot Label = "cohort group root v1" // the authority's own evidence for the root of a roster
 
 	// Digests.
 	LabelMeasurement Label = "cohort measurement v1" // platform, registers
@@ -18,11 +20,12 @@ const (
 	LabelIdentity    Label = "cohort identity v1"    // identity id
 	LabelRequest     Label = "cohort request v1"     // a certificate request as received
 	LabelSerial      Label = "cohort serial v1"      // certificate serial numbers
+	LabelDraft       Label = "cohort draft v1"       // a genesis policy without its authority root
 	LabelHistory     Label = "cohort history v1"     // one step of the history chain
 	LabelChecked     Label = "cohort checked v1"     // when documents of vendors were had from them
 
 	LabelOwners Label = "cohort owners v1" // quorum, owners and their keys
-	LabelBackup Label = "cohort backup v1" // header of a backup; also the MAC over its digest
+	LabelBackup Label = "cohort backup v2" // header of a backup; also the MAC over its digest
 
 	// Groups (docs/spec/group.md).
 	LabelGroup      Label = "cohort group v1"       // roster; its digest is the group's identity
@@ -34,11 +37,15 @@ const (
 	// Keys derived from the root secret (HKDF-SHA256 info).
 	LabelRootKey     Label = "cohort authority root v1" // authority root key
 	LabelIdentityKey Label = "cohort identity ca v1"    // identity root key
-	LabelLeafKey     Label = "cohort leaf v1"           // shared leaf key of a window
+	LabelLeafKey     Label = "cohort leaf v2"           // shared leaf key of a validity and a cut
 	LabelSignerKey   Label = "cohort authority leaf v1" // the kind-authority key of a window
 	LabelNonceKey    Label = "cohort nonce key v1"      // MAC key of challenges
 	LabelStoreKey    Label = "cohort store key v1"      // MAC key of stored rows
 	LabelActivateKey Label = "cohort activate key v1"   // MAC key of credentials
+
+	// Key derived from the secret of a roster (HKDF-SHA256 info), beside leaf keys and
+	// kind-authority keys, whose labels are those above.
+	LabelGroupRootKey Label = "cohort group root key v1" // group root key
 
 	// Tags, signatures, encryption contexts.
 	LabelNonce        Label = "cohort nonce v1"         // MAC of a challenge
@@ -47,13 +54,19 @@ const (
 	LabelAdopted      Label = "cohort adopted v1"       // MAC of an adopted history step
 	LabelSealedReport Label = "cohort sealed report v1" // HPKE info of a certificate report
 	LabelReport       Label = "cohort report v1"        // signature over a certificate report
-	LabelSealedRoot   Label = "cohort sealed root v1"   // what a TEE seals: the root secret
+	LabelHead         Label = "cohort head v1"          // signature over a policy head: head, steps, time, spread
+	LabelLeave        Label = "cohort leave v1"         // signature of a unit that gives its place back
+	LabelRoot         Label = "cohort root v2"          // what a TEE seals: the root secret and its draft
+	LabelSealedRoot   Label = "cohort sealed root v1"   // the reference values that it is sealed to
+	LabelGroupSecret  Label = "cohort group secret v1"  // what a TEE seals: the secret of a roster and the roster's digest
 	LabelOwnSealKey   Label = "cohort own seal key v1"  // HKDF info: what a TEE seals to one program alone
 
-	LabelShare       Label = "cohort share v1"        // what is sealed to one owner
-	LabelSealedShare Label = "cohort sealed share v1" // HPKE info of a share for the TEE that restores
-	LabelHiddenShare Label = "cohort hidden share v1" // HKDF info: key of a share under the secret of a credential
-	LabelRestoreKey  Label = "cohort restore key v1"  // what a TEE that is challenged seals of its request: HPKE key, kept key
+	LabelShare         Label = "cohort share v1"          // what is sealed to one owner
+	LabelSealedShare   Label = "cohort sealed share v1"   // HPKE info of a share for the TEE that restores
+	LabelHiddenShare   Label = "cohort hidden share v1"   // HKDF info: key of a share under the secret of a credential
+	LabelInitKey       Label = "cohort init key v1"       // what a TEE that is challenged seals of its init: kept key
+	LabelInitChallenge Label = "cohort init challenge v1" // MAC: secret of the credential with which a founder challenges
+	LabelRestoreKey    Label = "cohort restore key v1"    // what a TEE that is challenged seals of its request: HPKE key, kept key
 
 	// Rings and sealed sessions (docs/spec/channel.md).
 	LabelRingID         Label = "cohort ring id v1"               // name of a ring key
@@ -66,6 +79,7 @@ const (
 	LabelSealedSession  Label = "cohort sealed session v1"        // a sealed session, which is also the ticket
 	LabelTombstone      Label = "cohort tombstone v1"             // a sealed tombstone
 	LabelTombstoneBound Label = "cohort tombstone header v1"      // associated data of a tombstone
+	LabelBusUnit        Label = "cohort bus unit v1"              // a unit, as one manager announces it to others
 
 	// The trusted channel (docs/spec/channel.md).
 	LabelPin              Label = "cohort pin v1"                // what a session is pinned to
@@ -106,13 +120,13 @@ const (
 // Labels is the whole table, for the test that no two rows are equal and none
 // is a prefix of another's framing.
 var Labels = []Label{
-	LabelInit, LabelIssue, LabelTrust, LabelRestore,
-	LabelMeasurement, LabelRegister, LabelArguments, LabelIdentity, LabelRequest, LabelSerial, LabelHistory, LabelChecked, LabelOwners, LabelBackup,
+	LabelInit, LabelIssue, LabelTrust, LabelRestore, LabelGroupRoot,
+	LabelMeasurement, LabelRegister, LabelArguments, LabelIdentity, LabelRequest, LabelSerial, LabelDraft, LabelHistory, LabelChecked, LabelOwners, LabelBackup,
 	LabelGroup, LabelGroupParty, LabelGroupRole, LabelRing, LabelHeard,
-	LabelRootKey, LabelIdentityKey, LabelLeafKey, LabelSignerKey, LabelNonceKey, LabelStoreKey, LabelActivateKey,
-	LabelNonce, LabelActivate, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelSealedRoot, LabelOwnSealKey, LabelShare, LabelSealedShare, LabelHiddenShare, LabelRestoreKey,
+	LabelRootKey, LabelIdentityKey, LabelLeafKey, LabelSignerKey, LabelNonceKey, LabelStoreKey, LabelActivateKey, LabelGroupRootKey,
+	LabelNonce, LabelActivate, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelHead, LabelLeave, LabelRoot, LabelSealedRoot, LabelGroupSecret, LabelOwnSealKey, LabelShare, LabelSealedShare, LabelHiddenShare, LabelRestoreKey, LabelInitKey, LabelInitChallenge,
 	LabelRingID, LabelSealKey, LabelCookieKey, LabelCookie, LabelIntroduction,
-	LabelSealed, LabelSealedBody, LabelSealedSession, LabelTombstone, LabelTombstoneBound,
+	LabelSealed, LabelSealedBody, LabelSealedSession, LabelTombstone, LabelTombstoneBound, LabelBusUnit,
 	LabelPin, LabelSessionOpen, LabelSessionAnswer, LabelSessionKEM, LabelTranscript, LabelSessionID,
 	LabelSessionSecret, LabelConfirm, LabelSessionSignature, LabelSessionEvidence, LabelChain,
 	LabelRequestKey, LabelAnswerKey, LabelCloseKey, LabelReceipt, LabelOneOffKey, LabelOneOffKeys,

@@ -44,9 +44,13 @@ const (
 	WrongGenesis  Reason = "genesis"        // another history than the pinned one
 	WrongDomain   Reason = "trust-domain"   // another trust domain
 	WrongRoot     Reason = "authority-root" // a root that the signed policy does not name
+	WrongDraft    Reason = "draft"          // a root that was made for another first policy
+	RootUnbound   Reason = "root-unbound"   // a root of the first format, made for no first policy
 	Behind        Reason = "behind"         // somebody has seen newer policy
 	NotFound      Reason = "not-found"      // no such task, proposal, release
-	Withdrawn     Reason = "proposal-over"  // a proposal that was cancelled or has run out
+	ProposalOver  Reason = "proposal-over"  // a proposal that was cancelled or has run out
+	Withdrawn     Reason = "withdrawn"      // a party that withdrew from a group, or a roster that another succeeded
+	NoParty       Reason = "party"          // a unit of no party of the group, or of another than it is pinned to
 )
 
 // Reasons of identity and issuance.
@@ -67,12 +71,15 @@ const (
 	StoreFailed    Reason = "store"               // nothing was recorded, so nothing was issued
 	StoreForeign   Reason = "store-foreign"       // an empty, damaged or foreign store
 	RingElsewhere  Reason = "ring-elsewhere"      // another authority of the store gives ring keys
+	GroupElsewhere Reason = "group-authority"     // the group's parties do not name this authority, or it cannot open their secret
 	Unavailable    Reason = "unavailable"         // not ready, or shutting down
 	CertExpired    Reason = "certificate-expired" // a unit past its certificate's end
 	NotEnrolled    Reason = "not-enrolled"        // a unit without a certificate yet
 	NotAllowed     Reason = "not-allowed"         // a call that policy does not allow
 	OutcomeUnknown Reason = "outcome-unknown"     // cut off: may have been executed
 	CutOff         Reason = "cut-off"             // a unit that owners cut off
+	Retired        Reason = "retired"             // a release that gets no new certificates
+	NoPlace        Reason = "units"               // the task has no place for another unit, or the unit has left
 	NoRecipient    Reason = "recipient"           // an owner to whom no share can be sealed
 	BadShare       Reason = "share"               // a share that is forged, repeated or of another backup
 	StaleShare     Reason = "share-stale"         // a share for owners of an older policy
@@ -87,7 +94,7 @@ const (
 	CookieWanted    Reason = "cookie-wanted"    // open again with the cookie that came along
 	NotExecuted     Reason = "not-executed"     // authenticated: the unit has not executed it and will not
 	Replayed        Reason = "replayed"         // a request number seen before, or too old to tell
-	Overload        Reason = "overload"         // no room for another session
+	Overload        Reason = "overload"         // no room for another session or request
 	UnknownRing     Reason = "ring"             // sealed under a ring key that the unit does not hold
 	SessionOver     Reason = "session-over"     // a session past its expiry, or closed
 	Truncated       Reason = "truncated"        // a stream that ends before its final chunk

@@ -221,7 +221,8 @@ func TestSNP(t *testing.T) {
 	}
 	rules := attest.Rules{Roots: roots, Debug: true, CRL: attest.CRLIfPresent, SNP: attest.SNPRules{
 		Generations: map[string]attest.SNPFloor{"Milan": {}, "Genoa": {}}, Chips: attest.List{Any: true}, IDKeys: attest.List{Any: true},
-		SMT: true, Migration: true, Provisional: true, VMPL: 3,
+		SMT: true, Migration: true, Provisional: true, VMPL: 3, HiddenChips: true,
+		PlatformInfo: attest.Bits{"ALIAS_CHECK_COMPLETE": attest.DemandAny}, GuestPolicy: attest.Bits{"CXL_ALLOW": attest.DemandAny},
 	}}
 	d := comparison{
 		roles: []string{"evidence"}, disagreed: map[string]int{},
@@ -272,7 +273,7 @@ var advisory = regexp.MustCompile(`INTEL-SA-\d+`)
 // dcapRules are as wide as the other side's policy goes, which looks at no advisory.
 func dcapRules(t *testing.T, c captured, statuses ...string) attest.Rules {
 	return attest.Rules{Roots: []attest.Digest{digest(t, intel)}, Debug: true, CRL: attest.CRLIfPresent, DCAP: attest.DCAPRules{
-		Chips: attest.List{Any: true}, Migration: true, Statuses: statuses, Advisories: advisory.FindAllString(string(c.files["tcb_info"])+string(c.files["qe_identity"]), -1),
+		Chips: attest.List{Any: true}, ServiceTD: attest.List{Any: true}, Migration: true, Statuses: statuses, Advisories: advisory.FindAllString(string(c.files["tcb_info"])+string(c.files["qe_identity"]), -1),
 	}}
 }
 
@@ -321,7 +322,7 @@ func compareOasis(t *testing.T, statuses []string) {
 				},
 			}
 			if platform == "tdx" {
-				d.weAlone["evidence malformed"] = "text around the PCK certificates, and sizes, that nobody signs have one form here"
+				d.weAlone["evidence malformed"] = "text around the PCK certificates that is no white space, and sizes, that nobody signs have one form here"
 				d.theyAlone = map[string]string{"any unsupported quote version 5": "it reads versions 3 and 4 alone"}
 			}
 			for _, c := range load(t, platform) {

@@ -2,11 +2,13 @@
  * The trusted channel with a hostile manager: one session of one client, unit A
  * that opened it, and another unit: B of the same release, or, with SUCCESSOR, of
  * a release that continues that one. The manager has every byte that was ever sent and delivers any of it to
- * anybody, at any time and as often as it likes; it also sets the units' clocks,
- * restarts them, and says to the client whatever it wants. Cryptography is
+ * anybody, at any time and as often as it likes; it also restarts units, sets the
+ * clock that a unit's time begins with, makes it run as fast as it likes, presses
+ * on the units' tables, and says to the client whatever it wants. Cryptography is
  * perfect here: nothing is opened without its key or accepted with another
- * message's. README.md says what each part stands for, and what breaks when the
- * macro of a protection is defined.
+ * message's. windows.pml looks closer at one call and its windows. README.md says
+ * what each part stands for, and what breaks when the macro of a protection is
+ * defined.
  */
 
 #define A 0
@@ -52,7 +54,7 @@ byte id[UNITS];         /* names one start of one unit; 0 is nobody */
 byte table[UNITS];
 byte window[UNITS];     /* attempts seen, as bits */
 byte held[UNITS];       /* keys */
-byte newest[UNITS];     /* the newest time that the unit was shown */
+byte time[UNITS];       /* a unit's own: the wall clock at its start, and what passed since */
 bit  gone[UNITS];       /* K0 was to be erased here */
 byte starts;
 
@@ -72,9 +74,21 @@ inline forget(u) { table[u] = NONE; window[u] = 0 }
  */
 
 #ifdef NO_CLOCK         /* a unit's time goes back with its host's clock */
-#define SHOW(u, t) newest[u] = t
+#define PASS(u, t) time[u] = t
 #else
-#define SHOW(u, t) newest[u] = (t > newest[u] -> t : newest[u])
+#define PASS(u, t) time[u] = (t > time[u] -> t : time[u])
+#endif
+
+#ifdef DROP_EARLY       /* any entry yields when the table is full */
+#define YIELDS(u) 1
+#else                   /* untouched, or past the latest time of what was taken */
+#define YIELDS(u) (window[u] == 0 && UNUSED(u) || time[u] > NOTAFTER)
+#endif
+
+#ifdef RECORD_EARLY     /* so does what is kept of a closed session */
+#define UNUSED(u) 1
+#else                   /* that stays until what was sent before the close is late */
+#define UNUSED(u) (table[u] != CLOSED)
 #endif
 
 #ifdef NO_TARGET        /* a unit executes what is bound to another */
@@ -92,7 +106,13 @@ inline forget(u) { table[u] = NONE; window[u] = 0 }
 #ifdef NO_NOT_AFTER     /* a request has no end */
 #define LATE(u) 0
 #else
-#define LATE(u) (newest[u] > NOTAFTER)
+#define LATE(u) (time[u] > NOTAFTER)
+#endif
+
+#ifdef LATE_SAYS        /* what comes late is said, authenticated, not to have run */
+#define SAY(u, a) refused[a] = (target[a] == id[u] -> 1 : refused[a])
+#else                   /* it is refused, in nobody's name */
+#define SAY(u, a) skip
 #endif
 
 #ifdef ONE_RING         /* a successor inherits all keys, not those that follow */
@@ -137,9 +157,17 @@ inline forget(u) { table[u] = NONE; window[u] = 0 }
 #define MAYREPEAT refused[FIRST]
 #endif
 
+/* The table is full: an entry, or what is kept of a closed session, yields. */
+inline press(u) {
+	if
+	:: table[u] != NONE && YIELDS(u) -> forget(u)
+	:: else
+	fi
+}
+
 inline expire(u) {
 	if
-	:: newest[u] >= EXPIRY && table[u] != NONE -> forget(u)
+	:: time[u] >= EXPIRY && table[u] != NONE -> forget(u)
 	:: else
 	fi
 }
@@ -147,7 +175,7 @@ inline expire(u) {
 /* A sealed copy comes to a unit: pushed, pulled, or as the client's ticket. */
 inline join(u) {
 	if
-	:: (copies & held[u]) && newest[u] < EXPIRY ->
+	:: (copies & held[u]) && time[u] < EXPIRY ->
 		assert(!(pinned && NEXT(u)));            /* P1: pinned stays with its code */
 		if
 		:: table[u] == NONE -> table[u] = OPEN; window[u] = 0
@@ -167,7 +195,7 @@ inline execute(u, a) {
 		runs++;
 		assert(runs <= 1)                       /* P3: at most once */
 	fi;
-	assert(newest[u] <= NOTAFTER);                  /* P4: not after its time */
+	assert(time[u] <= NOTAFTER);                    /* P4: not after its time */
 	assert(closedBy != id[u]);                      /* P5: closed is closed */
 	answered[a] = 1
 }
@@ -175,11 +203,13 @@ inline execute(u, a) {
 /* A request comes to a unit that has the session. */
 inline deliver(u, a) {
 	if
-	:: sent[a] && table[u] == OPEN && newest[u] < EXPIRY && FOR(u, a) && FRESH(u, a) ->
-		window[u] = window[u] | (1 << a);
+	:: sent[a] && table[u] == OPEN && time[u] < EXPIRY && FOR(u, a) && LATE(u) ->
+		SAY(u, a)
+	:: sent[a] && table[u] == OPEN && time[u] < EXPIRY && FOR(u, a) && !LATE(u) && FRESH(u, a) ->
+		window[u] = window[u] | (1 << a);       /* in the step that read the time */
 		if
-		:: LATE(u) -> refused[a] = (target[a] == id[u] -> 1 : refused[a])
-		:: else -> execute(u, a)
+		:: true -> execute(u, a)
+		:: true -> refused[a] = (target[a] == id[u] -> 1 : refused[a])
 		fi
 	:: else
 	fi
@@ -209,7 +239,7 @@ inline erase(u) {
 
 inline reseal(u) {
 	if
-	:: table[u] == OPEN && newest[u] < EXPIRY ->
+	:: table[u] == OPEN && time[u] < EXPIRY ->
 		if
 		:: NEXT(u) -> copies = copies | OWN2
 		:: !NEXT(u) && (held[u] & K1) -> copies = copies | (pinned -> STRICT1 : FOLLOW1)
@@ -219,10 +249,11 @@ inline reseal(u) {
 	fi
 }
 
-inline restart(u) {
+/* Another unit; its host has set the clock as it likes. */
+inline restart(u, t) {
 	starts++;
 	forget(u);
-	newest[u] = 0;
+	time[u] = t;
 	held[u] = 0;
 	gone[u] = rolled;
 	id[u] = NEWID(u);
@@ -274,14 +305,15 @@ active proctype manager() {
 	:: atomic {
 		select(u : 0 .. UNITS-1);
 		if
-		:: select(t : 0 .. EXPIRY); SHOW(u, t); expire(u)
+		:: select(t : 0 .. EXPIRY); PASS(u, t); expire(u)
+		:: true -> press(u)
 		:: true -> join(u)
 		:: select(a : 0 .. ATTEMPTS-1); deliver(u, a)
 		:: true -> renew(u)
 		:: true -> erase(u)
 		:: true -> reseal(u)
 		:: true -> close(u)
-		:: starts == 0 && u == A -> restart(u)
+		:: starts == 0 && u == A -> select(t : 0 .. EXPIRY); restart(u, t)
 		:: rolled == 0 -> rolled = 1
 		:: !sent[FIRST] -> send(FIRST)
 		:: !sent[SAFE] -> send(SAFE)

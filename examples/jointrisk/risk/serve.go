@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"time"
@@ -18,7 +19,7 @@ const pathRecords = "/records"
 
 // Holder serves one side's table to the joiner.
 //
-//	GET /records?salt=HEX  the records under that salt
+//	GET /records?salt=HEX  the records under that salt; each is a line of the log
 //	GET /                  what the table is, without any of it
 //	GET /healthz           200 once it serves
 //
@@ -33,6 +34,7 @@ func Holder(side Side, t Table) http.Handler {
 			return
 		}
 		w.Header().Set("Content-Type", "application/octet-stream")
+		log.Printf("%s: records handed out", side)      // so that it can be counted what leaves
 		_, _ = w.Write(t.Records([SaltSize]byte(salt))) // a joiner that has gone is nobody to tell
 	})
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
@@ -123,7 +125,7 @@ func Serve(ctx context.Context, port string, h http.Handler) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: time.Minute, WriteTimeout: time.Minute, IdleTimeout: time.Minute}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	select {

@@ -5,34 +5,58 @@ import (
 	"database/sql"
 	"errors"
 	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// maxCollateral is how many documents of vendors are kept; those that end first
-// make room.
-const maxCollateral = 4096
+// Bounds of the documents of vendors that are kept. Those of chips that were kept
+// longest ago make room for others; what all chips need never does.
+const (
+	maxChips  = 4096
+	maxShared = 256
+)
 
-// Collateral is the vendor's document of a name, as it was kept, or nil. It
-// carries no tag: appraisal checks it each time it is used.
-func (s *Store) Collateral(ctx context.Context, name string) ([]byte, error) {
-	var content []byte
-	err := s.reader.QueryRowContext(ctx, `SELECT content FROM collateral WHERE name = $1`, name).Scan(&content)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return nil, failed("reading collateral", err)
-	}
-	return content, nil
+// Collateral is a vendor's document as the authority made it, and what the store
+// needs to know to keep it.
+type Collateral struct {
+	Row         // Key is its name
+	OfChip bool // of one chip or model
+	Kept   time.Time
 }
 
-// KeepCollateral keeps a vendor's document, in the place of the one before. It
-// is given past its end too, until others need the room.
-func (s *Store) KeepCollateral(ctx context.Context, name string, content []byte, expires time.Time) error {
-	return s.write(ctx, func(ctx context.Context, c *session) error {
-		_, err := c.changed(ctx, `INSERT INTO collateral (name, content, expires) VALUES ($1, $2, $3)
-			ON CONFLICT (name) DO UPDATE SET content = excluded.content, expires = excluded.expires`, name, content, expires.Unix())
+// Collateral is the row of the vendor's document of a name, or the zero Row.
+func (s *Store) Collateral(ctx context.Context, name string) (Row, error) {
+	r := Row{Key: []byte(name)}
+	err := s.reader.QueryRowContext(ctx, `SELECT content, mac FROM collateral WHERE name = $1`, name).Scan(&r.Content, &r.MAC)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Row{}, nil
+	}
+	if err != nil {
+		return Row{}, failed("reading collateral", err)
+	}
+	return r, nil
+}
+
+// KeepCollateral keeps a vendor's document, in the place of the one before. A new
+// one that all chips need is refused with "rate" when there are too many.
+func (s *Store) KeepCollateral(ctx context.Context, c Collateral) error {
+	const statement = `INSERT INTO collateral (name, content, mac, chip, kept) SELECT $1, $2, $3, $4, $5
+		WHERE $4 = 1 OR (SELECT count(*) FROM collateral WHERE chip = 0 AND name <> $1) < $6
+		ON CONFLICT (name) DO UPDATE SET content = excluded.content, mac = excluded.mac, chip = excluded.chip, kept = excluded.kept`
+	chip := 0
+	if c.OfChip {
+		chip = 1
+	}
+	return s.write(ctx, func(ctx context.Context, w *session) error {
+		ok, err := w.changed(ctx, statement, string(c.Key), c.Content, c.MAC, chip, c.Kept.Unix(), maxShared)
 		if err != nil {
 			return err
 		}
-		_, err = c.changed(ctx, `DELETE FROM collateral WHERE name IN
-			(SELECT name FROM collateral WHERE name <> $1 ORDER BY expires DESC LIMIT 1000 OFFSET $2)`, name, maxCollateral-1)
+		if !ok {
+			return wire.Refuse(wire.TooMany, "store: documents that all chips of a vendor need", maxShared, "fewer")
+		}
+		_, err = w.changed(ctx, `DELETE FROM collateral WHERE name IN
+			(SELECT name FROM collateral WHERE chip = 1 AND name <> $1 ORDER BY kept DESC LIMIT 1000 OFFSET $2)`, string(c.Key), maxChips-1)
 		return err
 	})
 }

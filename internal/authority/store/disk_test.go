@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/jackc/pgx/v5"
 )
@@ -67,7 +68,7 @@ func recordUntilFull(t *testing.T, s *Store, from int) (next int) {
 	for next = from; err == nil && next < 10_000; next++ {
 		err = s.Record(t.Context(), issuance(next))
 	}
-	wantReason(t, err, wire.StoreFailed)
+	testworld.Refused(t, err, wire.StoreFailed)
 	if got := count(t, s); got != next-1 {
 		t.Errorf("got %d rows on the full disk, want the %d acknowledged", got, next-1)
 	}
@@ -96,7 +97,7 @@ func TestServerFull(t *testing.T) {
 	s := fresh(t, dsn)
 	d.fill(t)
 	next := recordUntilFull(t, s, 0)
-	wantReason(t, s.AddProposal(t.Context(), Row{Key: []byte("p"), Content: noise(1 << 20), MAC: []byte("tag")}), wire.StoreFailed)
+	testworld.Refused(t, s.PutProposal(t.Context(), Row{Key: []byte("p"), Content: noise(1 << 20), MAC: []byte("tag")}, believed), wire.StoreFailed)
 	d.empty(t)
 	if err := s.Record(t.Context(), issuance(next)); err != nil {
 		t.Fatalf("with room again: %v", err)
@@ -105,7 +106,7 @@ func TestServerFull(t *testing.T) {
 
 	d.fill(t)
 	useUpLog(t, dsn)
-	wantReason(t, s.Record(t.Context(), issuance(next+1)), wire.StoreFailed)
+	testworld.Refused(t, s.Record(t.Context(), issuance(next+1)), wire.StoreFailed)
 	d.empty(t)
 	if err := errors.Join(server.Kill(), server.Start()); err != nil {
 		t.Fatal(err)

@@ -25,6 +25,7 @@ type Issuance struct {
 	Serial      string      // of the unit certificate
 	Certificate wire.Digest // of the unit certificate
 	Head        wire.Digest // the policy head it was decided under
+	Place       Place       // that the unit takes among those of its task
 }
 
 // Logged is a row of the log in its place.
@@ -37,7 +38,8 @@ type Logged struct {
 type Query struct {
 	Before     int64 // only rows before this place
 	Task, Unit string
-	Limit      int // at most this many rows; required
+	Kind       string // "issued" or "refused"
+	Limit      int    // at most this many rows; required
 }
 
 const recordStatement = `INSERT INTO log (id, kind, task, unit, serial, certificate, content, mac)
@@ -48,16 +50,28 @@ const recordStatement = `INSERT INTO log (id, kind, task, unit, serial, certific
 
 // Record writes an issuance and returns when it is on disk. In the same
 // transaction it refuses a nonce that was used before ("nonce-used"), a policy
-// head that has moved ("behind"), and a second certificate under a known serial
-// number ("store").
+// head that has moved ("behind"), a unit that finds no place or has left ("units"), and a
+// second certificate under a known serial number ("store").
 func (s *Store) Record(ctx context.Context, i Issuance) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		ok, err := c.changed(ctx, recordStatement,
-			i.Key, i.Task, i.Unit, i.Serial, i.Certificate[:], i.Content, i.MAC, i.Head[:])
-		if err != nil || ok {
+		full := i.Place.free(ctx, c)
+		if full != nil && wire.ReasonOf(full) != wire.NoPlace {
+			return full
+		}
+		if full == nil {
+			ok, err := c.changed(ctx, recordStatement,
+				i.Key, i.Task, i.Unit, i.Serial, i.Certificate[:], i.Content, i.MAC, i.Head[:])
+			if err != nil {
+				return err
+			}
+			if ok {
+				return i.Place.take(ctx, c)
+			}
+		}
+		if err := whyNot(ctx, c, i); full == nil || wire.ReasonOf(err) != wire.StoreFailed {
 			return err
 		}
-		return whyNot(ctx, c, i)
+		return full
 	})
 }
 
@@ -100,6 +114,9 @@ func (s *Store) Log(ctx context.Context, q Query) ([]Logged, error) {
 	}
 	if q.Before > 0 {
 		only("sequence <", q.Before)
+	}
+	if q.Kind != "" {
+		only("kind =", q.Kind)
 	}
 	if q.Task != "" {
 		only("task =", q.Task)

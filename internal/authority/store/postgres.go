@@ -47,8 +47,12 @@ INSERT INTO cohort_schema VALUES (1);
 `, `
 CREATE TABLE backup ("only" INTEGER PRIMARY KEY CHECK ("only" = 1), key BYTEA NOT NULL, content BYTEA NOT NULL, mac BYTEA NOT NULL);
 CREATE TABLE lease (name BYTEA PRIMARY KEY, content BYTEA NOT NULL, mac BYTEA NOT NULL);
-CREATE TABLE collateral (name TEXT PRIMARY KEY, content BYTEA NOT NULL, expires BIGINT NOT NULL);
-CREATE INDEX collateral_expires ON collateral (expires);
+CREATE TABLE collateral (name TEXT PRIMARY KEY, content BYTEA NOT NULL, mac BYTEA NOT NULL, chip INTEGER NOT NULL, kept BIGINT NOT NULL);
+CREATE INDEX collateral_kept ON collateral (chip, kept);
+CREATE TABLE forks (key BYTEA PRIMARY KEY, content BYTEA NOT NULL, mac BYTEA NOT NULL);
+CREATE TABLE groups (roster BYTEA PRIMARY KEY, content BYTEA NOT NULL, mac BYTEA NOT NULL);
+CREATE TABLE places (unit TEXT PRIMARY KEY, task TEXT NOT NULL, until BIGINT NOT NULL, "left" INTEGER NOT NULL, content BYTEA NOT NULL, mac BYTEA NOT NULL);
+CREATE INDEX places_task ON places (task, until, unit) WHERE "left" = 0;
 `},
 }
 

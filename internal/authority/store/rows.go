@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -29,6 +30,19 @@ func (s *Store) CreateRoot(ctx context.Context, r Row) error {
 		ok, err := c.changed(ctx, `INSERT INTO root ("only", key, content, mac) VALUES (1, $1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
 		if err == nil && !ok {
 			return wire.Refuse(wire.StoreForeign, "store: root", "a root exists", "none")
+		}
+		return err
+	})
+}
+
+// ReplaceRoot puts another root in the place of one that no policy was adopted
+// under. A store without a root, and one with a history, is refused with reason
+// "store-foreign".
+func (s *Store) ReplaceRoot(ctx context.Context, r Row) error {
+	return s.write(ctx, func(ctx context.Context, c *session) error {
+		ok, err := c.changed(ctx, `UPDATE root SET key = $1, content = $2, mac = $3 WHERE NOT EXISTS (SELECT 1 FROM history)`, r.Key, r.Content, r.MAC)
+		if err == nil && !ok {
+			return wire.Refuse(wire.StoreForeign, "store: root to replace", "none, or a policy history", "a root that no policy was adopted under")
 		}
 		return err
 	})
@@ -84,6 +98,67 @@ func (s *Store) Append(ctx context.Context, from wire.Digest, step Row) error {
 	})
 }
 
+// Mend replaces the rows of the history behind the head from, if they are still
+// old, by others; otherwise it refuses with reason "behind". It is for rows that are
+// damaged, or that do not follow.
+func (s *Store) Mend(ctx context.Context, from wire.Digest, old, next []Row) error {
+	return s.write(ctx, func(ctx context.Context, c *session) error {
+		var none wire.Digest
+		place := int64(-1)
+		if from != none {
+			err := c.QueryRowContext(ctx, `SELECT step FROM history WHERE head = $1`, from[:]).Scan(&place)
+			if errors.Is(err, sql.ErrNoRows) {
+				return moved("history")
+			}
+			if err != nil {
+				return err
+			}
+		}
+		rows, err := c.QueryContext(ctx, `SELECT head, content, mac FROM history WHERE step > $1 ORDER BY step`, place)
+		if err != nil {
+			return err
+		}
+		found, err := collect("reading the history", rows)
+		if err != nil {
+			return err
+		}
+		if !slices.EqualFunc(found, old, func(x, y Row) bool { return string(x.Key) == string(y.Key) && string(x.MAC) == string(y.MAC) }) {
+			return moved("history")
+		}
+		if _, err := c.changed(ctx, `DELETE FROM history WHERE step > $1`, place); err != nil {
+			return err
+		}
+		for _, r := range next {
+			if _, err := c.changed(ctx, `INSERT INTO history (head, content, mac) VALUES ($1, $2, $3)`, r.Key, r.Content, r.MAC); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// maxForks bounds the contradictions that are kept; the first ones stay.
+const maxForks = 64
+
+// Forks are the rows of all contradictions in the history.
+func (s *Store) Forks(ctx context.Context) ([]Row, error) {
+	rows, err := s.reader.QueryContext(ctx, `SELECT key, content, mac FROM forks ORDER BY key LIMIT $1`, maxForks)
+	if err != nil {
+		return nil, failed("reading the contradictions", err)
+	}
+	return collect("reading the contradictions", rows)
+}
+
+// PutFork keeps a contradiction, in the place of one with the same key.
+func (s *Store) PutFork(ctx context.Context, r Row) error {
+	return s.write(ctx, func(ctx context.Context, c *session) error {
+		_, err := c.changed(ctx, `INSERT INTO forks (key, content, mac) SELECT $1, $2, $3
+			WHERE (SELECT count(*) FROM forks WHERE key <> $1) < $4
+			ON CONFLICT (key) DO UPDATE SET content = excluded.content, mac = excluded.mac`, r.Key, r.Content, r.MAC, maxForks)
+		return err
+	})
+}
+
 // Proposals are all proposals, in no order that means anything.
 func (s *Store) Proposals(ctx context.Context) ([]Row, error) {
 	rows, err := s.reader.QueryContext(ctx, `SELECT digest, content, mac FROM proposals`)
@@ -93,14 +168,22 @@ func (s *Store) Proposals(ctx context.Context) ([]Row, error) {
 	return collect("reading the proposals", rows)
 }
 
-// AddProposal adds a proposal; one with the same key is refused with reason
-// "behind".
-func (s *Store) AddProposal(ctx context.Context, r Row) error {
+// PutProposal adds a proposal. One with the same key that is believed is refused with
+// reason "behind"; another is replaced.
+func (s *Store) PutProposal(ctx context.Context, r Row, believed func(Row) bool) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		ok, err := c.changed(ctx, `INSERT INTO proposals (digest, content, mac) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
-		if err == nil && !ok {
+		if err != nil || ok {
+			return err
+		}
+		old := Row{Key: r.Key}
+		if err := c.QueryRowContext(ctx, `SELECT content, mac FROM proposals WHERE digest = $1`, r.Key).Scan(&old.Content, &old.MAC); err != nil {
+			return err
+		}
+		if believed(old) {
 			return moved("proposals")
 		}
+		_, err = c.changed(ctx, `UPDATE proposals SET content = $1, mac = $2 WHERE digest = $3`, r.Content, r.MAC, r.Key)
 		return err
 	})
 }

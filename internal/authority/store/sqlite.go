@@ -51,8 +51,12 @@ INSERT INTO cohort_schema VALUES (1);
 `, `
 CREATE TABLE backup (only INTEGER PRIMARY KEY CHECK (only = 1), key BLOB NOT NULL, content BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
 CREATE TABLE lease (name BLOB PRIMARY KEY, content BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
-CREATE TABLE collateral (name TEXT PRIMARY KEY, content BLOB NOT NULL, expires INTEGER NOT NULL) STRICT;
-CREATE INDEX collateral_expires ON collateral (expires);
+CREATE TABLE collateral (name TEXT PRIMARY KEY, content BLOB NOT NULL, mac BLOB NOT NULL, chip INTEGER NOT NULL, kept INTEGER NOT NULL) STRICT;
+CREATE INDEX collateral_kept ON collateral (chip, kept);
+CREATE TABLE forks (key BLOB PRIMARY KEY, content BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
+CREATE TABLE groups (roster BLOB PRIMARY KEY, content BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
+CREATE TABLE places (unit TEXT PRIMARY KEY, task TEXT NOT NULL, until INTEGER NOT NULL, "left" INTEGER NOT NULL, content BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
+CREATE INDEX places_task ON places (task, until, unit) WHERE "left" = 0;
 `},
 }
 

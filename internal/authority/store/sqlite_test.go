@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -50,7 +51,7 @@ func TestFaults(t *testing.T) {
 			big := issuance(1)
 			big.Content = make([]byte, 1<<20)
 			s.pragma(t, fault.break_)
-			wantReason(t, s.Record(t.Context(), big), wire.StoreFailed)
+			testworld.Refused(t, s.Record(t.Context(), big), wire.StoreFailed)
 			if got := count(t, s); got != 0 {
 				t.Errorf("got %d rows after a failed write, want 0", got)
 			}
@@ -91,7 +92,7 @@ func TestReadOnlyDisk(t *testing.T) {
 	}
 	remount(syscall.MS_RDONLY)
 	_, err = Open(t.Context(), "sqlite:"+filepath.Join(dir, "a.db"))
-	wantReason(t, err, wire.StoreFailed)
+	testworld.Refused(t, err, wire.StoreFailed)
 	remount(0)
 	s := reopen(t, "sqlite:"+filepath.Join(dir, "a.db"))
 	if err := s.Record(t.Context(), issuance(1)); err != nil {
@@ -112,7 +113,7 @@ func TestLocked(t *testing.T) {
 	if _, err := db.Exec("BEGIN IMMEDIATE"); err != nil {
 		t.Fatal(err)
 	}
-	wantReason(t, s.Record(t.Context(), issuance(1)), wire.StoreFailed)
+	testworld.Refused(t, s.Record(t.Context(), issuance(1)), wire.StoreFailed)
 	if _, err := db.Exec("ROLLBACK"); err != nil {
 		t.Fatal(err)
 	}

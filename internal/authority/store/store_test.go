@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 
 	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -57,6 +58,9 @@ func row(name string) Row {
 	return Row{Key: []byte(name), Content: []byte("content of " + name), MAC: []byte("tag of " + name)}
 }
 
+// believed is what an authority says of its own rows.
+func believed(r Row) bool { return strings.HasPrefix(string(r.MAC), "tag") }
+
 // head is the head after the n-th step.
 func head(n int) wire.Digest { return wire.Sum(fmt.Append(nil, "head ", n)) }
 
@@ -71,13 +75,6 @@ func issuance(n int) Issuance {
 	return Issuance{
 		Entry:  Entry{Row: row(fmt.Sprint("nonce ", n)), Task: "scoring", Unit: fmt.Sprint("unit ", n)},
 		Serial: fmt.Sprint("serial ", n), Certificate: wire.Sum(fmt.Append(nil, n)), Head: head(1),
-	}
-}
-
-func wantReason(t testing.TB, err error, want wire.Reason) {
-	t.Helper()
-	if got := wire.ReasonOf(err); err == nil || got != want {
-		t.Errorf("got error %v (reason %q), want reason %q", err, got, want)
 	}
 }
 
@@ -97,7 +94,7 @@ func testRoundTrip(t *testing.T, dsn string) {
 	if err := s.Record(t.Context(), issuance(1)); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.AddProposal(t.Context(), row("p")); err != nil {
+	if err := s.PutProposal(t.Context(), row("p"), believed); err != nil {
 		t.Fatal(err)
 	}
 	s = reopen(t, dsn)
@@ -127,7 +124,7 @@ func TestConditions(t *testing.T) { onBoth(t, testConditions) }
 func testConditions(t *testing.T, dsn string) {
 	s := fresh(t, dsn)
 	ctx := t.Context()
-	for _, err := range []error{s.Record(ctx, issuance(1)), s.AddProposal(ctx, row("p")), s.SwapProposal(ctx, row("p"), Row{[]byte("p"), []byte("c"), []byte("2")})} {
+	for _, err := range []error{s.Record(ctx, issuance(1)), s.PutProposal(ctx, row("p"), believed), s.SwapProposal(ctx, row("p"), Row{[]byte("p"), []byte("c"), []byte("2")})} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -140,6 +137,7 @@ func testConditions(t *testing.T, dsn string) {
 		want wire.Reason
 	}{
 		{"a second root", s.CreateRoot(ctx, row("root")), wire.StoreForeign},
+		{"another root under a history", s.ReplaceRoot(ctx, row("another")), wire.StoreForeign},
 		{"a root that was replaced", s.SwapRoot(ctx, row("old"), row("new")), wire.Behind},
 		{"a step after another head", s.Append(ctx, head(2), step(3)), wire.Behind},
 		{"a genesis after the genesis", s.Append(ctx, wire.Digest{}, step(2)), wire.Behind},
@@ -147,11 +145,11 @@ func testConditions(t *testing.T, dsn string) {
 		{"a nonce again", s.Record(ctx, issuance(1)), wire.NonceUsed},
 		{"another head", s.Record(ctx, otherHead), wire.Behind},
 		{"two certificates of one serial", s.Record(ctx, sameSerial), wire.StoreFailed},
-		{"a proposal again", s.AddProposal(ctx, row("p")), wire.Behind},
+		{"a proposal again", s.PutProposal(ctx, row("p"), func(Row) bool { return true }), wire.Behind},
 		{"a proposal that was changed", s.SwapProposal(ctx, row("p"), row("p")), wire.Behind},
 	}
 	for _, r := range rows {
-		t.Run(r.name, func(t *testing.T) { wantReason(t, r.err, r.want) })
+		t.Run(r.name, func(t *testing.T) { testworld.Refused(t, r.err, r.want) })
 	}
 	if got := count(t, s); got != 1 {
 		t.Errorf("got %d rows in the log, want 1", got)
@@ -216,7 +214,7 @@ func TestOpenRefusals(t *testing.T) {
 	for _, r := range rows {
 		t.Run(r.name, func(t *testing.T) {
 			s, err := r.open(t.Context(), r.dsn)
-			wantReason(t, err, r.want)
+			testworld.Refused(t, err, r.want)
 			if s != nil {
 				t.Error("got a store with an error")
 			}
@@ -325,7 +323,7 @@ func testBatch(t *testing.T, dsn string) {
 	if err != nil || outcomes[0] != nil || outcomes[2] != nil {
 		t.Errorf("got %v, %v, want the good writes done", outcomes, err)
 	}
-	wantReason(t, outcomes[1], wire.Behind)
+	testworld.Refused(t, outcomes[1], wire.Behind)
 	if _, err := s.transact([]write{{apply: ours(3)}, {apply: broken}}); err == nil {
 		t.Error("got no error of a transaction with a broken write")
 	}
@@ -348,7 +346,7 @@ func testClosed(t *testing.T, dsn string) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	wantReason(t, s.Record(t.Context(), issuance(1)), wire.Unavailable)
+	testworld.Refused(t, s.Record(t.Context(), issuance(1)), wire.Unavailable)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := reopen(t, dsn).Log(ctx, Query{Limit: 1}); !errors.Is(err, context.Canceled) {

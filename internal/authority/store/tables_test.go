@@ -3,12 +3,14 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -25,13 +27,38 @@ func testLease(t *testing.T, dsn string) {
 	if err := s.SwapLease(t.Context(), none, lease(1)); err != nil {
 		t.Fatal(err)
 	}
-	wantReason(t, other.SwapLease(t.Context(), none, lease(2)), wire.Behind)
+	testworld.Refused(t, other.SwapLease(t.Context(), none, lease(2)), wire.Behind)
 	if err := other.SwapLease(t.Context(), lease(1), lease(2)); err != nil {
 		t.Fatal(err)
 	}
-	wantReason(t, s.SwapLease(t.Context(), lease(1), lease(3)), wire.Behind)
+	testworld.Refused(t, s.SwapLease(t.Context(), lease(1), lease(3)), wire.Behind)
 	got, err := s.Lease(t.Context(), "rings")
 	check(t, "lease at last", err, got, lease(2))
+}
+
+// TestGroups: of two processes that draw a secret for one roster, both go on with the
+// first. A row that is not believed is replaced.
+func TestGroups(t *testing.T) { onBoth(t, testGroups) }
+
+func testGroups(t *testing.T, dsn string) {
+	s, other := fresh(t, dsn), reopen(t, dsn)
+	roster := wire.Digest{7}
+	drawn := func(n int) Row {
+		return Row{Key: roster[:], Content: fmt.Append(nil, "sealed ", n), MAC: fmt.Append(nil, "tag ", n)}
+	}
+	none, err := s.Group(t.Context(), roster)
+	check(t, "group at first", err, none, Row{})
+	all := func(Row) bool { return true }
+	stands, err := s.CreateGroup(t.Context(), drawn(1), all)
+	check(t, "the first", err, stands, drawn(1))
+	stands, err = other.CreateGroup(t.Context(), drawn(2), all)
+	check(t, "the second", err, stands, drawn(1))
+	stands, err = other.CreateGroup(t.Context(), drawn(3), func(r Row) bool { return string(r.MAC) != "tag 1" })
+	check(t, "in the place of a damaged row", err, stands, drawn(3))
+	got, err := s.Group(t.Context(), roster)
+	check(t, "group at last", err, got, drawn(3))
+	none, err = s.Group(t.Context(), wire.Digest{8})
+	check(t, "another roster", err, none, Row{})
 }
 
 // TestCollateral keeps documents, replaces one, and forgets for room.
@@ -39,32 +66,46 @@ func TestCollateral(t *testing.T) { onBoth(t, testCollateral) }
 
 func testCollateral(t *testing.T, dsn string) {
 	s := fresh(t, dsn)
-	noon := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
-	keep := func(name, content string, expires time.Time) {
-		t.Helper()
-		if err := s.KeepCollateral(t.Context(), name, []byte(content), expires); err != nil {
-			t.Fatal(err)
-		}
+	keep := func(name, content string, ofChip bool, kept time.Time) error {
+		return s.KeepCollateral(t.Context(), Collateral{Row{[]byte(name), []byte(content), []byte("tag of " + content)}, ofChip, kept})
 	}
 	want := func(name, content string) {
 		t.Helper()
-		if got, err := s.Collateral(t.Context(), name); err != nil || string(got) != content {
-			t.Errorf("%s: got %q, %v, want %q", name, got, err, content)
+		expect := Row{}
+		if content != "" {
+			expect = Row{[]byte(name), []byte(content), []byte("tag of " + content)}
 		}
+		got, err := s.Collateral(t.Context(), name)
+		check(t, name, err, got, expect)
 	}
+	noon := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	want("snp/crl.der", "")
-	keep("snp/crl.der", "one", noon)
-	keep("snp/crl.der", "two", noon.Add(time.Hour))
-	keep("sgx/qe_identity.json", "three", noon.Add(time.Minute))
+	if err := errors.Join(keep("snp/crl.der", "one", false, noon), keep("snp/crl.der", "two", false, noon.Add(-time.Hour)),
+		keep("snp/oldest.der", "three", true, noon), keep("snp/old.der", "four", true, noon.Add(time.Minute))); err != nil {
+		t.Fatal(err)
+	}
 	want("snp/crl.der", "two")
-	want("sgx/qe_identity.json", "three")
+	want("snp/oldest.der", "three")
 	blob := map[bool]string{true: "x''", false: "''"}[strings.HasPrefix(dsn, "sqlite:")]
-	edit(t, dsn, fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
-		INSERT INTO collateral SELECT 'n' || i, %s, %d FROM n`, maxCollateral-2, blob, noon.Add(time.Hour).Unix()))
-	keep("last", "four", noon.Add(-time.Hour))
-	want("last", "four")
-	want("snp/crl.der", "two")
-	want("sgx/qe_identity.json", "")
+	fill := func(prefix string, n, chip int) {
+		edit(t, dsn, fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
+			INSERT INTO collateral SELECT '%s' || i, %s, %s, %d, %d FROM n`, n, prefix, blob, blob, chip, noon.Add(time.Hour).Unix()))
+	}
+	fill("chip", maxChips-2, 1)
+	if err := keep("snp/last.der", "five", true, noon.Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	want("snp/last.der", "five")
+	want("snp/oldest.der", "")
+	want("snp/old.der", "four")
+	want("snp/crl.der", "two") // though it was kept before all chips
+	fill("list", maxShared-1, 0)
+	testworld.Refused(t, keep("more", "six", false, noon), wire.TooMany)
+	want("more", "")
+	if err := keep("snp/crl.der", "seven", false, noon); err != nil {
+		t.Errorf("a new one in the place of the old: %v", err)
+	}
+	want("snp/crl.der", "seven")
 }
 
 // TestServerSettings looks at what the connections of a server are asked for.
@@ -94,7 +135,7 @@ func TestServerLocked(t *testing.T) {
 	dsn := testdb.Database(t)
 	s, other := fresh(t, dsn), reopen(t, dsn)
 	_, err := s.transact([]write{{apply: func(ctx context.Context, _ *session) error {
-		wantReason(t, other.Append(ctx, head(1), step(2)), wire.StoreFailed)
+		testworld.Refused(t, other.Append(ctx, head(1), step(2)), wire.StoreFailed)
 		return nil
 	}}})
 	if err != nil {
@@ -103,7 +144,7 @@ func TestServerLocked(t *testing.T) {
 	if err := other.Append(t.Context(), head(1), step(2)); err != nil {
 		t.Errorf("after it: %v", err)
 	}
-	wantReason(t, s.Record(t.Context(), issuance(1)), wire.Behind)
+	testworld.Refused(t, s.Record(t.Context(), issuance(1)), wire.Behind)
 }
 
 // TestExamine looks at stores of both kinds, and at a server that forgets.
@@ -123,7 +164,7 @@ func TestExamine(t *testing.T) {
 	edit(t, dsn, `UPDATE cohort_schema SET version = 1`)
 	want(dsn, "PostgreSQL, tables of version 1")
 	_, err := Examine(t.Context(), server.Database(t))
-	wantReason(t, err, wire.StoreForeign)
+	testworld.Refused(t, err, wire.StoreForeign)
 	edit(t, dsn, `ALTER SYSTEM SET full_page_writes = off`)
 	edit(t, dsn, `SELECT pg_reload_conf()`)
 	for range 1000 { // the server takes its time
@@ -131,5 +172,5 @@ func TestExamine(t *testing.T) {
 			break
 		}
 	}
-	wantReason(t, err, wire.StoreFailed)
+	testworld.Refused(t, err, wire.StoreFailed)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -51,7 +52,7 @@ func testVersions(t *testing.T, dsn string) {
 		older(t, dsn, 1).check(t.Context())); err != nil {
 		t.Errorf("version 1 beside the next: %v", err)
 	}
-	wantReason(t, first.Record(t.Context(), issuance(3)), wire.NonceUsed)
+	testworld.Refused(t, first.Record(t.Context(), issuance(3)), wire.NonceUsed)
 	if got := count(t, first); got != 3 {
 		t.Errorf("got %d rows, want 3", got)
 	}
@@ -66,7 +67,7 @@ func testVersionsAhead(t *testing.T, dsn string) {
 		edit(t, dsn, fmt.Sprint(`UPDATE cohort_schema SET version = `, version))
 		s, err := Open(t.Context(), dsn)
 		if want != "" {
-			wantReason(t, err, want)
+			testworld.Refused(t, err, want)
 			continue
 		}
 		if err != nil {
@@ -90,6 +91,9 @@ ALTER TABLE log ADD COLUMN later TEXT NOT NULL DEFAULT 'no';
 ALTER TABLE backup ADD COLUMN later TEXT NOT NULL DEFAULT 'no';
 ALTER TABLE lease ADD COLUMN later TEXT NOT NULL DEFAULT 'no';
 ALTER TABLE collateral ADD COLUMN later TEXT NOT NULL DEFAULT 'no';
+ALTER TABLE forks ADD COLUMN later TEXT NOT NULL DEFAULT 'no';
+ALTER TABLE groups ADD COLUMN later TEXT NOT NULL DEFAULT 'no';
+ALTER TABLE places ADD COLUMN later TEXT NOT NULL DEFAULT 'no';
 CREATE TABLE later (name TEXT PRIMARY KEY);
 CREATE INDEX log_later ON log (later);
 `
@@ -108,7 +112,7 @@ func testNextVersion(t *testing.T, dsn string) {
 	works(t, now, 2)
 	works(t, reopen(t, dsn), 3)
 	works(t, next, 4)
-	for _, table := range []string{"root", "history", "proposals", "log", "backup", "lease", "collateral"} {
+	for _, table := range []string{"root", "history", "proposals", "log", "backup", "lease", "collateral", "forks", "groups", "places"} {
 		var rows, later int
 		if err := now.reader.QueryRowContext(t.Context(), `SELECT count(*), count(later) FILTER (WHERE later = 'no') FROM `+table).Scan(&rows, &later); err != nil || rows == 0 || later != rows {
 			t.Errorf("%s: got %d rows, %d with the default, %v", table, rows, later, err)
@@ -122,7 +126,7 @@ func testNextVersion(t *testing.T, dsn string) {
 		"create": func() (*Store, error) { return Create(t.Context(), dsn) },
 	} {
 		s, err := open()
-		wantReason(t, err, wire.StoreForeign)
+		testworld.Refused(t, err, wire.StoreForeign)
 		if s != nil {
 			t.Errorf("%s: got a store two versions ahead", name)
 		}
@@ -163,18 +167,22 @@ func works(t *testing.T, s *Store, n int) {
 		}
 	}
 	if err := errors.Join(
-		s.SwapRoot(ctx, root, row(name)), s.Append(ctx, head(n), step(n+1)), s.AddProposal(ctx, row(name)),
+		s.SwapRoot(ctx, root, row(name)), s.Append(ctx, head(n), step(n+1)), s.PutProposal(ctx, row(name), believed),
 		s.SwapProposal(ctx, row(name), row(name)), s.Refused(ctx, Entry{Row: row("refusal " + name)}), s.SwapBackup(ctx, kept, row(name)),
-		s.SwapLease(ctx, Row{}, row("lease "+name)), s.KeepCollateral(ctx, name, []byte(name), time.Unix(4e9, 0)),
+		s.SwapLease(ctx, Row{}, row("lease "+name)), s.KeepCollateral(ctx, Collateral{Row: row(name)}), s.PutFork(ctx, row("fork "+name)),
+		created(s.CreateGroup(ctx, row("group "+name), believed)),
 	); err != nil {
 		t.Errorf("%s: %v", name, err)
 	}
 	i := issuance(n)
 	i.Head = head(n + 1)
+	i.Place = placeOf(i.Unit, 0, time.Unix(4e9, 0))
 	if err := s.Record(ctx, i); err != nil {
 		t.Errorf("%s: %v", name, err)
 	}
 }
+
+func created(_ Row, err error) error { return err }
 
 // TestEarlierLog uses the log of a store that was made when its places were
 // counted by AUTOINCREMENT, beside a program of that time.

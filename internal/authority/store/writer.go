@@ -156,8 +156,8 @@ func (s *Store) hangUp() {
 	s.session = nil
 }
 
-// exec runs one statement, which it prepares the first time.
-func (c *session) exec(ctx context.Context, statement string, args ...any) (sql.Result, error) {
+// prepare gives one statement, which it prepares the first time.
+func (c *session) prepare(ctx context.Context, statement string) (*sql.Stmt, error) {
 	if c.prepared[statement] == nil {
 		p, err := c.PrepareContext(ctx, statement)
 		if err != nil {
@@ -165,7 +165,28 @@ func (c *session) exec(ctx context.Context, statement string, args ...any) (sql.
 		}
 		c.prepared[statement] = p
 	}
-	return c.prepared[statement].ExecContext(ctx, args...)
+	return c.prepared[statement], nil
+}
+
+// exec runs one statement.
+func (c *session) exec(ctx context.Context, statement string, args ...any) (sql.Result, error) {
+	p, err := c.prepare(ctx, statement)
+	if err != nil {
+		return nil, err
+	}
+	return p.ExecContext(ctx, args...)
+}
+
+// number reads the one number that a statement gives, 0 where it gives no row.
+func (c *session) number(ctx context.Context, statement string, args ...any) (n int, err error) {
+	p, err := c.prepare(ctx, statement)
+	if err != nil {
+		return 0, err
+	}
+	if err := p.QueryRowContext(ctx, args...).Scan(&n); !errors.Is(err, sql.ErrNoRows) {
+		return n, err
+	}
+	return 0, nil
 }
 
 // changed runs a conditional statement and reports whether its condition held.

@@ -7,76 +7,100 @@ package bustest
 
 import (
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"fmt"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/bus"
-	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/policy"
-	"golang.org/x/crypto/ssh"
 )
 
-// Tasks of every authority, all in key mode shared: two with a long life, and
-// one whose certificates end within 3 seconds.
+// Tasks of every authority, all in key mode shared: two with a long lifetime, of
+// which one has a second release that continues the first, and one whose
+// certificates end within 3 seconds.
 const (
 	Scoring = "scoring"
 	Keys    = "keys"
 	Short   = "short"
 )
 
+// Group and Role are the group of every authority, in which the first release of
+// [Scoring] works.
+const (
+	Group = "trial"
+	Role  = "scorer"
+)
+
 // Name is the DNS name of a task.
-func Name(task string) string { return task + ".test.example" }
+func Name(task string) string { return task + ".clinic.example" }
+
+// tasks are those of every authority, and the group.
+const tasks = `
+[task.keys]
+key_mode = "shared"
+names = ["keys.clinic.example"]
+lifetime = "1h"
+[task.keys.release."1"]
+reference = [ { platform = "soft", program = "keys" } ]
+[task.keys.release."2"]
+continues = "1"
+reference = [ { platform = "soft", program = "keys 2" } ]
+
+[task.scoring]
+key_mode = "shared"
+names = ["scoring.clinic.example"]
+lifetime = "1h"
+[task.scoring.release."1"]
+reference = [ { platform = "soft", program = "scoring" } ]
+
+[task.short]
+key_mode = "shared"
+names = ["short.clinic.example"]
+lifetime = "3s"
+[task.short.release."1"]
+reference = [ { platform = "soft", program = "short" } ]
+
+[group.trial]
+key_mode = "shared"
+quorum = 1
+until = UNTIL
+party = [ PARTY ]
+[group.trial.role]
+scorer = { members = [ { party = "north", task = "scoring", release = "1" } ] }
+`
 
 // Authority issues certificates.
 type Authority struct {
 	Root   *x509.Certificate
-	t      testing.TB
+	world  *testworld.World
 	policy policy.Approved
 	issuer *identity.Issuer
 }
 
 // Unit is what one start of a unit holds.
 type Unit struct {
-	ID       wire.UnitID
-	Cluster  bus.Cluster
-	Identity wire.Digest
-	Task     string
-	Signing  tls.Certificate // of its signing key, for the bus
-	Serving  tls.Certificate // the shared leaf
+	bus.Unit
+	Signing tls.Certificate // of its signing key, for the bus
+	Serving tls.Certificate // the shared leaf
 }
 
 // New makes an authority with a root of its own.
 func New(t testing.TB) *Authority {
 	t.Helper()
-	var seed [32]byte
-	rand.Read(seed[:])
-	secret, err := identity.OpenSecret(seed[:])
-	check(t, err)
-	keys, err := identity.Derive(secret)
-	check(t, err)
-	_, private, err := ed25519.GenerateKey(nil)
-	check(t, err)
-	owner, err := ssh.NewSignerFromKey(private)
-	check(t, err)
-	text := policyText(keys.Root(), owner)
-	signature, err := policy.Sign(owner, policy.ForPolicy, []byte(text))
-	check(t, err)
-	p, err := policy.Genesis(wire.Sum([]byte(text)), policy.Step{Policy: []byte(text), Signatures: []string{signature}})
-	check(t, err)
-	issuer, err := keys.Issuer(p)
-	check(t, err)
-	root, err := x509.ParseCertificate(issuer.AuthorityRoot())
-	check(t, err)
-	return &Authority{Root: root, t: t, policy: p, issuer: issuer}
+	keys, w, now := testworld.Must(identity.Derive(identity.NewSecret())), testworld.New(t), time.Now().UTC()
+	w.Keys["north"] = testworld.NewKey()
+	w.Found(keys.Root(), tasks, testworld.Created, "created      = "+now.Add(-time.Hour).Format(time.RFC3339)+"\n",
+		"UNTIL", now.Add(24*time.Hour).Format(time.RFC3339), "PARTY", w.Rows("north"))
+	group := testworld.Must(identity.DeriveGroup(identity.NewSecret(), w.Policy().Pact(Group).ID()))
+	p := w.With(w.Statement(Group, "north", group.Root(), nil)).Policy()
+	issuer := testworld.Must(keys.Issuer(p, group))
+	return &Authority{Root: testworld.Must(x509.ParseCertificate(issuer.AuthorityRoot())), world: w, policy: p, issuer: issuer}
 }
 
 // Roots is the pool of the authority's root.
@@ -88,78 +112,64 @@ func (a *Authority) Roots() *x509.CertPool {
 
 // Leaf is the authority's own leaf, directly under its root.
 func (a *Authority) Leaf() tls.Certificate {
-	a.t.Helper()
+	a.world.T.Helper()
 	leaf, err := a.issuer.Authority(time.Now())
-	check(a.t, err)
+	testworld.NoError(a.world.T, err)
 	return tls.Certificate{Certificate: [][]byte{leaf.DER, a.Root.Raw}, PrivateKey: leaf.Key}
 }
 
-// Unit starts a unit of a task.
-func (a *Authority) Unit(task string) Unit {
-	a.t.Helper()
+// Unit starts a unit of a task's first release.
+func (a *Authority) Unit(task string) Unit { a.world.T.Helper(); return a.unit(task, task) }
+
+// Next starts a unit of the second release of [Keys].
+func (a *Authority) Next() Unit { a.world.T.Helper(); return a.unit(Keys, "keys 2") }
+
+// Member starts a unit of the role in the group, whose certificates hang under the
+// group root.
+func (a *Authority) Member() Unit {
+	a.world.T.Helper()
+	p := a.policy.Pact(Group)
+	pins := policy.Pins{Parties: []attest.Digest{a.world.Keys["north"].Digest()}}
+	grant, err := a.policy.AdmitMember(Group, Role, a.world.Grant(a.policy, Scoring, Scoring, time.Now()).Result, pins, policy.ApprovedRoot(time.Now()), time.Now())
+	testworld.NoError(a.world.T, err)
+	id, err := a.issuer.Group(p)
+	testworld.NoError(a.world.T, err)
+	return a.start(grant, id)
+}
+
+// unit starts a program of a task.
+func (a *Authority) unit(task, program string) Unit {
+	a.world.T.Helper()
+	grant := a.world.Grant(a.policy, task, program, time.Now())
+	return a.start(grant, testworld.Must(a.issuer.Identity(task, grant.Release.Name)))
+}
+
+func (a *Authority) start(grant policy.Grant, id identity.Identity) Unit {
+	a.world.T.Helper()
 	now := time.Now()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	check(a.t, err)
-	id, err := a.issuer.Identity(task, "1")
-	check(a.t, err)
-	grant := a.grant(task)
+	testworld.NoError(a.world.T, err)
 	signing, err := a.issuer.Unit(grant, &key.PublicKey, now)
-	check(a.t, err)
+	testworld.NoError(a.world.T, err)
 	serving, err := a.issuer.Shared(grant, now)
-	check(a.t, err)
-	leaf, err := x509.ParseCertificate(signing.DER)
-	check(a.t, err)
-	cross, err := x509.ParseCertificate(id.Cross)
-	check(a.t, err)
-	return Unit{
-		ID: wire.UnitIDOf(leaf.RawSubjectPublicKeyInfo), Cluster: bus.ClusterOf(cross.RawSubjectPublicKeyInfo), Identity: id.ID, Task: task,
-		Signing: tls.Certificate{Certificate: [][]byte{signing.DER, id.Cross}, PrivateKey: key},
-		Serving: tls.Certificate{Certificate: [][]byte{serving.DER, id.Cross}, PrivateKey: serving.Key},
+	testworld.NoError(a.world.T, err)
+	u := Unit{
+		Signing: tls.Certificate{Certificate: id.Serving(signing.DER), PrivateKey: key},
+		Serving: tls.Certificate{Certificate: id.Serving(serving.DER), PrivateKey: serving.Key},
 	}
+	u.Unit, err = bus.UnitOf(Chain(a.world.T, u.Signing), a.Roots(), now)
+	testworld.NoError(a.world.T, err)
+	return u
 }
 
-// grant is what policy gives the program of a task.
-func (a *Authority) grant(task string) policy.Grant {
-	a.t.Helper()
-	m := a.policy.Document().Tasks[task].Releases["1"].References[0]
-	data := attest.Bind(wire.LabelIssue)
-	claims := attest.Claims{Measurement: m, ReportData: data[:], Chip: "chip"}
-	result, err := attest.NewVerifier(voucher{claims}).Appraise(attest.Question{
-		Evidence: attest.Evidence{Platform: attest.Soft}, ReportData: data, Rules: a.policy.Document().Platforms, At: time.Now(),
-	})
-	check(a.t, err)
-	grant, err := a.policy.Admit(task, result)
-	check(a.t, err)
-	return grant
-}
-
-// voucher is an appraiser that says yes to one measurement.
-type voucher struct{ attest.Claims }
-
-func (voucher) Platform() attest.Platform { return attest.Soft }
-
-func (v voucher) Appraise([]byte, attest.Endorsements, attest.Rules, time.Time) (attest.Claims, error) {
-	return v.Claims, nil
-}
-
-func policyText(root wire.Digest, owner ssh.Signer) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "schema = %q\ntrust_domain = \"test.example\"\nsequence = 1\nprevious = \"\"\n", policy.Schema)
-	fmt.Fprintf(&b, "created = %s\ndevelopment = true\n", time.Now().Add(-time.Hour).UTC().Format(time.RFC3339))
-	fmt.Fprintf(&b, "[owners]\nquorum = 1\napprove_within = \"1h\"\ndelay = \"0s\"\nkeys = [ { name = \"ana\", ssh = %q } ]\n",
-		strings.TrimSpace(string(ssh.MarshalAuthorizedKey(owner.PublicKey()))))
-	fmt.Fprintf(&b, "[platform.soft]\nroots = [%q]\n[authority]\nroot = %q\n", wire.Sum([]byte("vendor")), root)
-	fmt.Fprintf(&b, "reference = [ { platform = \"soft\", program = %q } ]\n", wire.Sum([]byte("authority")))
-	for task, life := range map[string]string{Scoring: "1h", Keys: "1h", Short: "3s"} {
-		fmt.Fprintf(&b, "[task.%s]\nkey_mode = \"shared\"\nlife = %q\nnames = [%q]\n", task, life, Name(task))
-		fmt.Fprintf(&b, "[task.%s.release.\"1\"]\nreference = [ { platform = \"soft\", program = %q } ]\n", task, wire.Sum([]byte(task)))
-	}
-	return b.String()
-}
-
-func check(t testing.TB, err error) {
+// Chain is the certificates of a TLS certificate, parsed.
+func Chain(t testing.TB, c tls.Certificate) []*x509.Certificate {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
+	var chain []*x509.Certificate
+	for _, der := range c.Certificate {
+		parsed, err := x509.ParseCertificate(der)
+		testworld.NoError(t, err)
+		chain = append(chain, parsed)
 	}
+	return chain
 }

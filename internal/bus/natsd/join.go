@@ -8,14 +8,12 @@ import (
 	"regexp"
 	"time"
 
-	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/nats-io/nats-server/v2/server"
 )
 
 // Join says which NATS cluster a server joins as a leaf node. The zero Join is
-// none. The cluster is trusted with nothing, its certificate is for
-// availability's sake.
+// none. The cluster is untrusted, its certificate guards availability alone.
 type Join struct {
 	URLs []string       // of leaf node ports; a user and password may stand in them
 	CA   *x509.CertPool // nil is the system's
@@ -30,10 +28,6 @@ const (
 	joinAgain = 500 * time.Millisecond // between attempts to connect, with as much jitter again
 	joinDial  = time.Second
 )
-
-// joinedSubjects is MaxSubs of a server that is a leaf node: it holds for the
-// link as well, and over that come those of all units elsewhere.
-const joinedSubjects = 1 << 16
 
 // domainName is what a domain of JetStream may be called.
 var domainName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
@@ -65,15 +59,13 @@ func plainOK(u *url.URL) bool {
 	return err == nil && ip.IsLoopback() && u.Scheme == "nats"
 }
 
-// apply makes the server a leaf node. What units say to their own manager, and
-// only to it, stays on its side of the link.
+// apply makes the server a leaf node.
 func (j Join) apply(o *server.Options) error {
 	urls, err := j.remotes()
 	if err != nil || len(urls) == 0 {
 		return err
 	}
-	own := bus.OwnSubjects()
-	remote := &server.RemoteLeafOpts{URLs: urls, DenyImports: own, DenyExports: own, DialTimeout: joinDial}
+	remote := &server.RemoteLeafOpts{URLs: urls, DialTimeout: joinDial}
 	for _, u := range urls {
 		remote.TLS = remote.TLS || u.Scheme == "tls"
 	}
@@ -81,7 +73,6 @@ func (j Join) apply(o *server.Options) error {
 		remote.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: j.CA}
 	}
 	o.LeafNode = server.LeafNodeOpts{Remotes: []*server.RemoteLeafOpts{remote}, ReconnectInterval: joinAgain}
-	o.MaxSubs = joinedSubjects
 	return nil
 }
 

@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// logger tells the server's words to ours. Errors are told at DEBUG, because
-// most of them are broken handshakes of strangers.
+// logger brings the server's log to ours, at DEBUG: a link that is lost is made
+// again, and a metric shows it.
 type logger struct {
 	log *slog.Logger
 
@@ -16,7 +16,7 @@ type logger struct {
 }
 
 func (l *logger) debug(format string, v []any) {
-	l.log.Debug("bus", "detail", fmt.Sprintf(format, v...))
+	l.log.Debug("nats", "detail", fmt.Sprintf(format, v...))
 }
 
 func (l *logger) Noticef(format string, v ...any) { l.debug(format, v) }

@@ -27,6 +27,7 @@ func main() {
 	case "tcp":
 		echo(os.Args[2])
 	case "deaf":
+		fmt.Print("d")
 		time.Sleep(time.Hour)
 	case "stubborn":
 		signal.Ignore(syscall.SIGTERM)

@@ -1,0 +1,27 @@
+package attesttest
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/cohort-tee/cohort/attest"
+)
+
+// Appraise appraises, and holds what is appraised before documents are fetched to
+// it: evidence that holds passes [attest.Verifier.Screen], with the measurement of
+// its result.
+func Appraise(t testing.TB, v *attest.Verifier, q attest.Question) (attest.Result, error) {
+	t.Helper()
+	result, err := v.Appraise(q)
+	if err != nil {
+		return result, err
+	}
+	q.Endorsements = nil
+	unverified, screened := v.Screen(q)
+	if screened != nil {
+		t.Errorf("evidence that holds is refused before documents are fetched: %v", screened)
+	} else if got, want := unverified.Bytes(), result.Measurement().Bytes(); !bytes.Equal(got, want) {
+		t.Errorf("before documents are fetched: got measurement %x, want %x", got, want)
+	}
+	return result, nil
+}

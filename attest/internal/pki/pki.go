@@ -1,0 +1,124 @@
+// Package pki is what the platforms below package attest share where vendors vouch by
+// X.509 certificates (RFC 5280): links between certificates, paths, revocation lists,
+// validity, and a bounded memory of what was verified.
+//
+// It trusts no certificate: which root keys count, and which names a chain must have,
+// the caller checks. It refuses certificates and lists that are signed by another
+// algorithm than the vendor's, that another issuer signed, that have a critical
+// extension which nothing reads, that are out of their validity, and certificates that
+// are revoked. Every platform has one [Vendor], whose name begins its refusals.
+package pki
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"errors"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Vendor is how one vendor signs.
+type Vendor struct {
+	Name string // of the platform, as refusals begin
+	// Algorithm signs each certificate of a Chain. TPMs have many makers and no one
+	// algorithm, so they have none here, and no Chain: a Path needs none.
+	Algorithm x509.SignatureAlgorithm
+	// ListAlgorithms are those that may sign a revocation list.
+	ListAlgorithms []x509.SignatureAlgorithm
+}
+
+// Certificates reads at most so many certificates in PEM. It refuses other text with
+// reason "malformed"; no certificate at all is no refusal.
+func (v Vendor) Certificates(of string, text []byte, most int) ([]*x509.Certificate, error) {
+	ders, err := wire.Certificates(v.Name+": "+of, text, most)
+	if err != nil {
+		return nil, err
+	}
+	var certs []*x509.Certificate
+	for _, der := range ders {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, wire.Refuse(wire.Malformed, v.Name+": certificate in "+of, err, "DER")
+		}
+		certs = append(certs, cert)
+	}
+	return certs, nil
+}
+
+// Chain verifies that each certificate is signed by the next and the last one by
+// itself. It refuses with reason "chain".
+func (v Vendor) Chain(certs ...*x509.Certificate) error {
+	for i, cert := range certs {
+		if err := v.link(cert, certs[min(i+1, len(certs)-1)]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// link verifies one signature and what makes it count.
+func (v Vendor) link(child, parent *x509.Certificate) error {
+	name := child.Subject.CommonName
+	if child.SignatureAlgorithm != v.Algorithm {
+		return wire.Refuse(wire.BadChain, v.Name+": signature algorithm of "+name, child.SignatureAlgorithm, v.Algorithm)
+	}
+	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
+		return wire.Refuse(wire.BadChain, v.Name+": issuer of "+name, child.Issuer, parent.Subject)
+	}
+	if len(child.UnhandledCriticalExtensions) > 0 {
+		return wire.Refuse(wire.BadChain, v.Name+": critical extension of "+name, child.UnhandledCriticalExtensions[0], "none that is unknown")
+	}
+	if err := child.CheckSignatureFrom(parent); err != nil {
+		return wire.Refuse(wire.BadChain, v.Name+": signature of "+name, err, "one by "+parent.Subject.CommonName)
+	}
+	return nil
+}
+
+// ChainOn is Chain where all keys must be on a curve, and returns the leaf's.
+func (v Vendor) ChainOn(curve elliptic.Curve, certs ...*x509.Certificate) (*ecdsa.PublicKey, error) {
+	for _, cert := range certs {
+		if _, err := v.Key(cert, curve); err != nil {
+			return nil, err
+		}
+	}
+	if err := v.Chain(certs...); err != nil {
+		return nil, err
+	}
+	return v.Key(certs[0], curve)
+}
+
+// Key returns the key of a certificate, which must be on a curve. It refuses with
+// reason "chain".
+func (v Vendor) Key(cert *x509.Certificate, curve elliptic.Curve) (*ecdsa.PublicKey, error) {
+	key, ok := cert.PublicKey.(*ecdsa.PublicKey)
+	if !ok || key.Curve != curve {
+		return nil, wire.Refuse(wire.BadChain, v.Name+": key of "+cert.Subject.CommonName, cert.PublicKeyAlgorithm, "ECDSA "+curve.Params().Name)
+	}
+	return key, nil
+}
+
+// Path finds a path from a leaf to one of the roots through certificates between them
+// (RFC 5280, section 6), all valid at a time, and returns it leaf first. It is for
+// vendors whose chains differ in length. It refuses with "expired" or "chain".
+func (v Vendor) Path(leaf *x509.Certificate, roots, between []*x509.Certificate, at time.Time) ([]*x509.Certificate, error) {
+	options := x509.VerifyOptions{
+		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	}
+	for _, c := range roots {
+		options.Roots.AddCert(c)
+	}
+	for _, c := range between {
+		options.Intermediates.AddCert(c)
+	}
+	paths, err := leaf.Verify(options)
+	if invalid := (x509.CertificateInvalidError{}); errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+		return nil, wire.Refuse(wire.Expired, v.Name+": validity of the certificates", at.UTC().Format(time.RFC3339), err)
+	}
+	if err != nil {
+		return nil, wire.Refuse(wire.BadChain, v.Name+": path of certificates", err, "one to a root that policy names")
+	}
+	return paths[0], nil
+}

@@ -1,0 +1,106 @@
+package pki
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"math/big"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+var (
+	noon   = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	vendor = Vendor{Name: "test", Algorithm: x509.ECDSAWithSHA256, ListAlgorithms: []x509.SignatureAlgorithm{x509.ECDSAWithSHA256}}
+)
+
+// authority is a root of the vendor with its key.
+func authority(t *testing.T) (*x509.Certificate, *ecdsa.PrivateKey) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, NotBefore: noon, NotAfter: noon.AddDate(1, 0, 0), SubjectKeyId: []byte{1},
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SignatureAlgorithm: vendor.Algorithm,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert, key
+}
+
+// TestListOfCriticalExtension: one that the caller does not know is refused, since it
+// may say that the list is not of all certificates.
+func TestListOfCriticalExtension(t *testing.T) {
+	issuer, key := authority(t)
+	place := pkix.Extension{Id: []int{2, 5, 29, 28}, Critical: true, Value: []byte{0x30, 0}}
+	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+		Number: big.NewInt(1), ThisUpdate: noon, NextUpdate: noon.Add(time.Hour), ExtraExtensions: []pkix.Extension{place},
+		RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: big.NewInt(1), RevocationTime: noon}},
+	}, issuer, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, known := range []func(pkix.Extension) bool{nil, func(pkix.Extension) bool { return false }} {
+		if _, err := vendor.ParseList(der, issuer, known); !errors.Is(err, wire.Malformed) {
+			t.Errorf("got %v, want %q", err, wire.Malformed)
+		}
+	}
+	list, err := vendor.ParseList(der, issuer, func(e pkix.Extension) bool { return e.Id.Equal(place.Id) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := list.Lacks(issuer); !errors.Is(err, wire.Revoked) {
+		t.Errorf("got %v, want %q", err, wire.Revoked)
+	}
+	if !NewestIssue(append(Validities(issuer), list.Validity)...).Equal(noon) {
+		t.Error("the list was not issued at its ThisUpdate")
+	}
+}
+
+func TestInTime(t *testing.T) {
+	certificate := Validity{Of: "a certificate", From: noon, Until: noon.Add(time.Hour)}
+	list := Validity{Of: "a list", From: noon, Until: noon.Add(time.Hour), Issued: true}
+	for _, c := range []struct {
+		of     Validity
+		after  time.Duration
+		counts bool
+	}{
+		{certificate, -1, false}, {certificate, 0, true}, {certificate, time.Hour, true}, {certificate, time.Hour + 1, false},
+		{list, -2*time.Minute - 1, false}, {list, -2 * time.Minute, true}, {list, time.Hour, true}, {list, time.Hour + 1, false},
+	} {
+		err := vendor.InTime(noon.Add(c.after), Validity{Until: noon.AddDate(1, 0, 0)}, c.of)
+		if (err == nil) != c.counts || err != nil && !errors.Is(err, wire.Expired) {
+			t.Errorf("%s, %v after it begins: got %v, want it to count: %v", c.of.Of, c.after, err, c.counts)
+		}
+	}
+}
+
+func TestCacheIsBounded(t *testing.T) {
+	var c Cache[int, int]
+	for i := range 20 {
+		c.Put(i, i, 10)
+		c.Put(i, -i, 10) // a key that is there needs no room
+		if got, known := c.Get(i); !known || got != -i {
+			t.Errorf("got %d, %v, want %d", got, known, -i)
+		}
+	}
+	if len(c.all) != 10 {
+		t.Errorf("got %d values, want 10", len(c.all))
+	}
+	if _, known := c.Get(20); known {
+		t.Error("what was never put is there")
+	}
+}

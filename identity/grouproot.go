@@ -1,0 +1,140 @@
+package identity
+
+import (
+	"crypto/ecdsa"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// GroupKeys are the keys derived from the secret of one roster, which no other
+// secret gives: the authority root secret does not. They are immutable and safe for
+// concurrent use, and print as "keys".
+type GroupKeys struct {
+	roster attest.Digest
+	secret Secret
+	root   *ecdsa.PrivateKey
+	digest attest.Digest // of the root's SubjectPublicKeyInfo
+}
+
+// DeriveGroup derives the keys of a roster from its secret. It refuses the zero
+// Secret and the zero digest with "store-foreign".
+func DeriveGroup(s Secret, roster attest.Digest) (*GroupKeys, error) {
+	if s.reveal == nil || roster.IsZero() {
+		return nil, wire.Refuse(wire.StoreForeign, "group secret", "none, or one without a roster", "32 bytes, and the roster's digest")
+	}
+	root, err := s.signingKey(wire.LabelGroupRootKey, roster[:])
+	if err != nil {
+		return nil, err
+	}
+	return &GroupKeys{roster: roster, secret: s, root: root, digest: wire.Sum(publicKeyInfo(&root.PublicKey))}, nil
+}
+
+// Roster is the digest of the roster, which is the group's identity.
+func (k *GroupKeys) Roster() attest.Digest { return k.roster }
+
+// Root is the group root: the SHA-256 of its SubjectPublicKeyInfo. It is what
+// parties name when they approve.
+func (k *GroupKeys) Root() attest.Digest { return k.digest }
+
+// Format prints "keys", whatever the verb.
+func (k GroupKeys) Format(f fmt.State, _ rune) { io.WriteString(f, "keys") }
+
+// GroupRootData is what an authority's own evidence is bound to when it shows the root
+// of a roster to a party that asks with a nonce.
+func GroupRootData(nonce []byte, roster, root attest.Digest) attest.ReportData {
+	return attest.Bind(wire.LabelGroupRoot, nonce, roster[:], root[:])
+}
+
+// SealedGroup is what a TEE seals of a roster's secret, framed under "cohort group
+// secret v1": the secret and the roster's digest.
+func SealedGroup(s Secret, roster attest.Digest) []byte {
+	secret := s.Expose()
+	defer clear(secret)
+	return wire.Frame(wire.LabelGroupSecret, secret, roster[:])
+}
+
+// OpenGroup reads what [SealedGroup] made, and derives the keys. It refuses with
+// "malformed" other bytes, and with "store-foreign" the secret of another roster.
+func OpenGroup(plain []byte, roster attest.Digest) (*GroupKeys, error) {
+	f, err := wire.Unframe(wire.LabelGroupSecret, plain, 2)
+	if err != nil {
+		return nil, err
+	}
+	if string(f[1]) != string(roster[:]) {
+		return nil, wire.Refuse(wire.StoreForeign, "group secret: roster", fmt.Sprintf("sha256:%x", f[1]), roster)
+	}
+	secret, err := OpenSecret(f[0])
+	if err != nil {
+		return nil, err
+	}
+	return DeriveGroup(secret, roster)
+}
+
+// knowGroups does for groups, and those they continue, what know does for releases.
+func (i *Issuer) knowGroups(all []*GroupKeys) error {
+	for _, name := range i.doc.GroupNames() {
+		for p := i.policy.Pact(name); p != nil; p = p.Before {
+			k := known{Identity: Identity{ID: p.ID()}}
+			for _, keys := range all {
+				if keys.roster != p.ID() {
+					continue
+				}
+				var err error
+				if k, err = i.roots(keys.root, extension{kind: kindGroupRoot, id: p.ID(), task: name}, kindGroupBus); err != nil {
+					return err
+				}
+				k.secret, k.root = keys.secret, keys.digest
+			}
+			k.Group = name
+			i.groups[p] = k
+		}
+	}
+	return nil
+}
+
+// group is what is known of a group of the policy. It refuses with "not-found" one
+// that is not of this policy, and with "group-authority" one whose keys are not at hand.
+func (i *Issuer) group(p *policy.Pact) (known, error) {
+	k, ours := i.groups[p]
+	switch {
+	case !ours:
+		return known{}, wire.Refuse(wire.NotFound, "identity: group", "none of this policy", "one of the policy in force")
+	case k.ca.key == nil:
+		return known{}, wire.Refuse(wire.GroupElsewhere, "identity: root of group "+k.Group, "no keys of roster "+k.ID.String(), "an authority that the roster names")
+	}
+	return k, nil
+}
+
+// Group is the identity of a group. It refuses with "not-found" one that is not of
+// this policy, and with "group-authority" one whose keys are not at hand.
+func (i *Issuer) Group(p *policy.Pact) (Identity, error) {
+	k, err := i.group(p)
+	return k.Identity, err
+}
+
+// GroupAuthority is the kind-authority leaf of a group for the window that holds at. It
+// signs reports for the group's units and serves no TLS; its identity is the roster's.
+// It refuses as Group does.
+func (i *Issuer) GroupAuthority(p *policy.Pact, at time.Time) (Leaf, error) {
+	k, err := i.group(p)
+	if err != nil {
+		return Leaf{}, err
+	}
+	w, err := windowAt(AuthorityLife, at)
+	if err != nil {
+		return Leaf{}, err
+	}
+	key, err := k.secret.signingKey(wire.LabelSignerKey, wire.Uint64(w.index))
+	if err != nil {
+		return Leaf{}, err
+	}
+	return i.leaf(k.ca, w, content{
+		name: subject("authority of "+k.Group, k.ID, i.doc.TrustDomain), private: key, spki: publicKeyInfo(&key.PublicKey), path: wire.AuthorityPath,
+		extension: extension{kind: KindAuthority, head: i.policy.Head(), id: k.ID, task: k.Group},
+	})
+}

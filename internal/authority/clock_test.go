@@ -1,0 +1,176 @@
+package authority
+
+import (
+	"encoding/binary"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// farAhead is what a broken or hostile host clock says.
+var farAhead = time.Date(2038, 1, 20, 0, 0, 0, 0, time.UTC)
+
+// TestClockAheadOnce starts an authority once with the host's clock far ahead. What strangers and
+// owners can cause there is refused requests, proposals and challenges; none of them keeps the authority
+// from starting when the clock is right again.
+func TestClockAheadOnce(t *testing.T) {
+	w := newWorld(t)
+	_, end := w.process()
+	end()
+	right := w.clock.Now()
+	w.clock.Set(farAhead)
+	a, end := w.process()
+	stranger := w.applicant("scoring", "--model", "another.json")
+	_, err := stranger.enrol(direct{a})
+	testworld.Refused(t, err, wire.NotMeasured)
+	if err := a.refused(t.Context(), stranger.request(nil, nil), err); err != nil {
+		t.Fatal(err)
+	}
+	testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.After(a.current.Load().approved, tighter...), "eva"))))
+	nonce := testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce
+	end()
+	w.clock.Set(right.Add(time.Minute))
+	b := w.open()
+	testworld.Must(w.scoring().enrol(direct{b}))
+	// A challenge of that time would be good for years, also where its record was lost.
+	_, err = b.certify(t.Context(), w.scoring().request(nonce, nil), "")
+	testworld.Refused(t, err, wire.NonceUsed)
+}
+
+// TestClockWayBack: a certificate that was issued, or a policy that was adopted, with the clock far
+// ahead keeps the authority from starting, and says so. With the shares of a quorum its owners
+// bring the root back into a new store, where no such time stands.
+func TestClockWayBack(t *testing.T) {
+	w := newWorld(t)
+	a, end := w.process()
+	shares := w.split(a)
+	end()
+	right := w.clock.Now()
+	w.clock.Set(farAhead)
+	a, end = w.process()
+	testworld.Must(w.scoring().enrol(direct{a}))
+	w.change(a, tighter...)
+	end()
+	w.clock.Set(right.Add(time.Minute))
+	_, err := Open(t.Context(), w.config("authority"))
+	testworld.Refused(t, err, wire.ClockSkew)
+	if err != nil && !strings.Contains(err.Error(), "2038") {
+		t.Errorf("got %q, want the time that keeps it named", err)
+	}
+
+	r := w.restoration(a, "authority")
+	for _, share := range shares[:2] {
+		r.config.Shares = append(r.config.Shares, testworld.Must(r.unlock(a, share)))
+	}
+	if _, err := Restore(t.Context(), r.config); err != nil {
+		t.Fatal(err)
+	}
+	config := w.config("authority")
+	tee := r.config.Attester.(*attesttest.Device)
+	config.Attester, config.Sealer, config.Genesis = tee, tee, nil
+	b, err := Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := b.current.Load().doc().Sequence; got != 2 {
+		t.Errorf("got policy %d after the restore, want 2", got)
+	}
+	testworld.Must(w.scoring().enrol(direct{b}))
+}
+
+// TestBackupOfAClockAhead: a backup that was made with the clock far ahead keeps no later one from being
+// recorded.
+func TestBackupOfAClockAhead(t *testing.T) {
+	w := newWorld(t)
+	_, end := w.process()
+	end()
+	right := w.clock.Now()
+	w.clock.Set(farAhead)
+	a, end := w.process()
+	testworld.Must(a.backupKept(t.Context(), api.BackupKept{Share: w.split(a)[0].Bytes()}))
+	end()
+	w.clock.Set(right.Add(time.Minute))
+	b := w.open()
+	later := w.split(b)
+	if got := testworld.Must(b.backupKept(t.Context(), api.BackupKept{Share: later[0].Bytes()})); got.ID != later[0].ID {
+		t.Errorf("got backup %s recorded, want the later one, %s", got.ID, later[0].ID)
+	}
+}
+
+// TestClockFloors: the present is not before the program was built, and not before what was
+// issued, whoever wrote the newest row of the log.
+func TestClockFloors(t *testing.T) {
+	w := newWorld(t)
+	c := w.config("authority")
+	c.Built = noon.Add(time.Hour)
+	_, err := Open(t.Context(), c)
+	testworld.Refused(t, err, wire.ClockSkew)
+	c.Built = noon.Add(-time.Hour)
+	a, err := Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.clock.Pass(time.Hour)
+	testworld.Must(w.scoring().enrol(direct{a}))
+	for range 3 { // newer rows, of refusals, hide nothing
+		if err := a.refused(t.Context(), api.CertificateRequest{}, wire.Refuse(wire.NonceUsed, "", "", "")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.clock.Jump(-time.Hour)
+	_, err = Open(t.Context(), w.config("authority"))
+	testworld.Refused(t, err, wire.ClockSkew)
+}
+
+// TestClockJumps moves the host's clock while the authority runs: for one look, and for good. It
+// issues nothing meanwhile, and goes on when the clock is back.
+func TestClockJumps(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	testworld.Must(w.scoring().enrol(direct{a}))
+	for _, jump := range []time.Duration{time.Hour, 25 * time.Hour, -time.Hour, farAhead.Sub(noon), time.Unix(0, 0).Sub(noon)} {
+		w.clock.Jump(jump)
+		_, err := w.scoring().enrol(direct{a})
+		testworld.Refused(t, err, wire.ClockSkew)
+		_ = a.catchUp(t.Context())
+		w.clock.Jump(-jump)
+		if _, err := w.scoring().enrol(direct{a}); err != nil {
+			t.Errorf("after a jump of %v and back: %v", jump, err)
+		}
+	}
+	if now := testworld.Must(a.guard.now()); now.After(noon.Add(time.Second)) {
+		t.Errorf("got time %v, want the jumps without trace", now)
+	}
+}
+
+// TestExpiriesOfNonces puts every time into a challenge of this authority's own key.
+func TestExpiriesOfNonces(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	for _, expiry := range []uint64{0, 1, 1 << 31, 1<<32 - 1, math.MaxInt64, 1 << 63, math.MaxUint64 - 1, math.MaxUint64} {
+		body := append(binary.BigEndian.AppendUint64(nil, expiry), make([]byte, 16)...)
+		err := a.checkNonce(slices.Concat(body, a.keys.NonceMAC(body)), noon)
+		if err == nil {
+			t.Errorf("a challenge until %d: taken", expiry)
+		}
+	}
+}
+
+// TestBelievable: what was signed 2 minutes ahead of the wall clock is believed, whatever
+// the floor, and no later time.
+func TestBelievable(t *testing.T) {
+	clock := testworld.NewClock(noon)
+	g := newGuard(clock.Read)
+	g.raise(noon.Add(wire.MaxClockJump))
+	if err := g.believable(noon.Add(wire.MaxClockJump)); err != nil {
+		t.Error(err)
+	}
+	testworld.Refused(t, g.believable(noon.Add(wire.MaxClockJump+time.Second)), wire.ClockSkew)
+}

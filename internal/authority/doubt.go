@@ -1,0 +1,356 @@
+package authority
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// How many of its newest rows an authority compares with the history: all that a
+// restart can be expected to read, and as many as were written since the last look.
+const (
+	pastRows   = 1000
+	recentRows = 8
+)
+
+// Bounds of what is kept of contradictions.
+const (
+	maxForks     = 64 // pairs of heads; the first stay
+	maxForkHeads = 64 // further heads of one other history
+)
+
+// doubt is what rows of this root hold against the history in force. Two things differ: a row that
+// names a head which the history does not know (newer policy exists and is to be
+// shown), and a head that took effect in a history of which neither extends the
+// other (the store was forked, and nothing repairs that).
+type doubt struct {
+	mu    sync.Mutex
+	lost  map[wire.Digest]string // guarded by mu: head → the row that names it
+	rest  []store.Row            // guarded by mu: rows of the history that do not follow
+	forks []fork                 // guarded by mu
+}
+
+// fork is one contradiction, as a row keeps it.
+type fork struct {
+	api.Contradiction
+	Heads []wire.Digest `json:"heads,omitempty"` // further ones of the other history
+}
+
+// has reports whether a head is one of the other history.
+func (f fork) has(head wire.Digest) bool { return f.Other == head || slices.Contains(f.Heads, head) }
+
+// seenFrom is the contradiction as it looks from a history: a store that was put back may
+// have noted it from the other one.
+func (f fork) seenFrom(approved policy.Approved) fork {
+	if !approved.Knows(f.Kept) && approved.Knows(f.Other) {
+		f.Kept, f.Other, f.Heads = f.Other, f.Kept, nil
+	}
+	return f
+}
+
+func (d *doubt) restOf() []store.Row {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.rest
+}
+
+func (d *doubt) setRest(rest []store.Row) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rest = rest
+}
+
+// names reports whether a row of ours names a head that the history does not know.
+func (d *doubt) names(head wire.Digest) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.lost[head] != ""
+}
+
+// contradictions are those that were found, in the order in which they were, once each.
+func (a *Authority) contradictions() []api.Contradiction {
+	approved := a.current.Load().approved
+	a.doubt.mu.Lock()
+	defer a.doubt.mu.Unlock()
+	var all []api.Contradiction
+	for _, f := range a.doubt.forks {
+		is := f.seenFrom(approved).Contradiction
+		if !slices.ContainsFunc(all, func(c api.Contradiction) bool { return c.Kept == is.Kept && c.Other == is.Other }) {
+			all = append(all, is)
+		}
+	}
+	return all
+}
+
+// behind refuses, with "behind", while a row of this root names a policy head that
+// the history does not know, or the history in the store does not hold together. The authority
+// then serves and issues nothing, until the signed files are shown. A head of a history
+// that is known to contradict this one is no reason to wait: it can never be reached.
+func (a *Authority) behind() error {
+	snap := a.current.Load()
+	a.doubt.mu.Lock()
+	defer a.doubt.mu.Unlock()
+	for head := range a.doubt.lost {
+		if snap.approved.Knows(head) || slices.ContainsFunc(a.doubt.forks, func(f fork) bool { return f.seenFrom(snap.approved).has(head) }) {
+			delete(a.doubt.lost, head)
+		}
+	}
+	const want = "the signed files up to it: push the history, or start with --history FILE"
+	for head, place := range a.doubt.lost {
+		a.metrics.behind.Set(1)
+		return wire.Refuse(wire.Behind, "authority: "+place+" names the policy head", head, want)
+	}
+	if len(a.doubt.rest) > 0 {
+		a.metrics.behind.Set(1)
+		return wire.Refuse(wire.Behind, fmt.Sprintf("authority: row %x of the history", a.doubt.rest[0].Key), "one that does not follow, or is damaged", want)
+	}
+	a.metrics.behind.Set(0)
+	return nil
+}
+
+// mayFollow decides whether a step that leads to a head may be adopted: one with the
+// mark of this root always, another only where nothing newer is known to exist.
+func (a *Authority) mayFollow(head wire.Digest, mark []byte) error {
+	if len(mark) > 0 {
+		if !hmac.Equal(mark, a.mark(head)) {
+			return wire.Refuse(wire.BadSignature, "history: mark of adoption", "another", "one made under this root")
+		}
+		return nil
+	}
+	if a.doubt.names(head) {
+		return nil
+	}
+	return a.behind()
+}
+
+// lookBack reads the newest rows that name a policy head. It reads them before the
+// history is read, so that no step which is adopted meanwhile looks lost.
+func (a *Authority) lookBack(ctx context.Context, limit int) error {
+	rows, err := a.store.Log(ctx, store.Query{Kind: kindIssued, Limit: limit})
+	if err != nil {
+		return err
+	}
+	found := map[wire.Digest]string{}
+	var damaged []error
+	for _, r := range rows {
+		var entry api.LogEntry
+		if err := a.open(tableLog, r.Row, &entry); err != nil {
+			damaged = append(damaged, err)
+		} else {
+			found[entry.Head] = fmt.Sprint("row ", r.Sequence, " of the log")
+			if limit == pastRows {
+				a.guard.raise(entry.Time)
+			}
+		}
+	}
+	if limit == pastRows {
+		a.damage.note(a.log, tableLog, damaged)
+	}
+	if _, known, err := a.backupRecord(ctx); err != nil {
+		return err
+	} else if !known.Head.IsZero() {
+		found[known.Head] = "the record of the backup"
+	}
+	snap := a.current.Load()
+	a.doubt.mu.Lock()
+	defer a.doubt.mu.Unlock()
+	if a.doubt.lost == nil {
+		a.doubt.lost = map[wire.Digest]string{}
+	}
+	for head, place := range found {
+		if !head.IsZero() && (snap == nil || !snap.approved.Knows(head)) {
+			a.doubt.lost[head] = place
+		}
+	}
+	return nil
+}
+
+// compare looks at entries that were shown for a place of the history where another step
+// stands. With the mark of this root they took effect: a contradiction. Without it
+// they are nothing but files that owners signed.
+func (a *Authority) compare(ctx context.Context, snap *snapshot, index int, entries []api.HistoryEntry) error {
+	var from wire.Digest
+	heads := snap.approved.Heads()
+	if index > 0 {
+		from = heads[index-1]
+	}
+	var others []wire.Digest
+	for _, e := range entries {
+		from = policy.NextHead(from, e.Policy)
+		if !hmac.Equal(e.Adopted, a.mark(from)) {
+			break
+		}
+		others = append(others, from)
+	}
+	return a.contradicted(ctx, heads[index], others)
+}
+
+// otherHistory refuses a store whose history is not the one this authority remembers, though both
+// are of this root.
+func (a *Authority) otherHistory(ctx context.Context, snap *snapshot, h stored) error {
+	ours, theirs := snap.approved.Heads(), h.approved.Heads()
+	at := 0
+	for at < min(len(ours), len(theirs))-1 && ours[at] == theirs[at] {
+		at++
+	}
+	err := a.contradicted(ctx, ours[at], theirs[at:])
+	if err == nil {
+		err = wire.Refuse(wire.StoreForeign, "store: head of history", h.approved.Head(), snap.approved.Head())
+	}
+	return err
+}
+
+// setAside takes rows out of the history that took effect in another one, once
+// that is noted. The rest of what does not follow stays, for what is missing may be shown.
+func (a *Authority) setAside(ctx context.Context, h stored) error {
+	var others []branch
+	var kept []store.Row
+	for _, r := range h.rest {
+		var entry api.HistoryEntry
+		var head wire.Digest
+		copy(head[:], r.Key)
+		if a.open(tableHistory, r, &entry) != nil || !grow(&others, h.approved.Heads(), head, entry.Policy) {
+			kept = append(kept, r)
+		}
+	}
+	for _, b := range others {
+		if err := a.contradicted(ctx, b.kept, b.heads); err != nil {
+			return err
+		}
+	}
+	if len(others) == 0 {
+		return nil
+	}
+	if err := a.store.Mend(ctx, h.approved.Head(), h.rest, kept); err != nil {
+		return err
+	}
+	_, err := a.read(ctx)
+	return err
+}
+
+// branch is a run of heads that took effect in the place of another head and behind it.
+type branch struct {
+	kept  wire.Digest
+	heads []wire.Digest
+}
+
+// grow reports whether a step to head branches off a history, directly or behind others that
+// did, and adds it there.
+func grow(others *[]branch, history []wire.Digest, head wire.Digest, step []byte) bool {
+	for i, b := range *others {
+		if policy.NextHead(b.heads[len(b.heads)-1], step) == head {
+			(*others)[i].heads = append(b.heads, head)
+			return true
+		}
+	}
+	var from wire.Digest
+	for _, next := range history {
+		if next != head && policy.NextHead(from, step) == head {
+			*others = append(*others, branch{next, []wire.Digest{head}})
+			return true
+		}
+		from = next
+	}
+	return false
+}
+
+// contradicted notes that heads of another history took effect under this root, the first in
+// the place of the head kept. Both digests stay, in this process and in the store.
+func (a *Authority) contradicted(ctx context.Context, kept wire.Digest, others []wire.Digest) error {
+	if len(others) == 0 {
+		return nil
+	}
+	f := fork{api.Contradiction{Kept: kept, Other: others[0], Seen: a.guard.last().UTC()}, slices.Clone(others[1:min(len(others), 1+maxForkHeads)])}
+	if !a.doubt.add(f) {
+		return nil
+	}
+	a.log.Error("two policies took effect under this root in one place of the history: the store was copied or put back, and both were served",
+		"kept", kept, "other", others[0])
+	return a.keepForks(ctx)
+}
+
+// add reports whether anything of a contradiction is new.
+func (d *doubt) add(f fork) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at := slices.IndexFunc(d.forks, func(known fork) bool { return known.Kept == f.Kept && known.Other == f.Other })
+	if at < 0 && len(d.forks) < maxForks {
+		d.forks = append(d.forks, f)
+		return true
+	}
+	if at < 0 {
+		return false
+	}
+	known := d.forks[at]
+	more := false
+	for _, head := range f.Heads {
+		if len(known.Heads) < maxForkHeads && !known.has(head) {
+			known.Heads, more = append(slices.Clip(known.Heads), head), true
+		}
+	}
+	if f.Seen.Before(known.Seen) {
+		known.Seen = f.Seen
+	}
+	d.forks[at] = known
+	return more
+}
+
+// keepForks brings the contradictions of this process and of the store together. What one of
+// them knows, both do.
+func (a *Authority) keepForks(ctx context.Context) error {
+	rows, err := a.store.Forks(ctx)
+	if err != nil {
+		return err
+	}
+	var damaged []error
+	written := map[string][]byte{}
+	for _, r := range rows {
+		var f fork
+		if err := a.open(tableForks, r, &f); err != nil {
+			damaged = append(damaged, err)
+			continue
+		}
+		written[string(r.Key)] = r.Content
+		a.doubt.add(f)
+	}
+	a.damage.note(a.log, tableForks, damaged)
+	a.doubt.mu.Lock()
+	forks := slices.Clone(a.doubt.forks)
+	a.doubt.mu.Unlock()
+	a.metrics.forks.Set(float64(len(forks)))
+	for _, f := range forks {
+		row, err := a.seal(tableForks, slices.Concat(f.Kept[:], f.Other[:]), f)
+		if err != nil {
+			return err
+		}
+		if bytes.Equal(written[string(row.Key)], row.Content) {
+			continue
+		}
+		if err := a.store.PutFork(ctx, row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// warnings are what does not keep the authority from issuing: what is wrong with the
+// store, and groups that it does not serve.
+func (a *Authority) warnings() []string {
+	var all []string
+	if n := len(a.contradictions()); n > 0 {
+		all = append(all, fmt.Sprint("contradictions in the policy history: ", n, "; the store was copied or put back, and both histories were served"))
+	}
+	if tables := a.damage.tables(); len(tables) > 0 {
+		all = append(all, "damaged rows were passed over in: "+strings.Join(tables, ", "))
+	}
+	return append(all, a.current.Load().ended()...)
+}

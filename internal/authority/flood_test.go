@@ -1,0 +1,184 @@
+package authority
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// version is one of many files that tighten, each another proposal.
+func (w *world) version(a *Authority, n int) string {
+	return w.After(a.current.Load().approved, tighter...) + fmt.Sprintf("# %d\n", n)
+}
+
+// withdraw cancels a proposal in an owner's name.
+func (w *world) withdraw(a *Authority, name, text string) error {
+	statement := policy.CancelStatement(a.current.Load().approved, wire.Sum([]byte(text)))
+	_, err := a.cancel(w.T.Context(), wire.Sum([]byte(text)), api.CancelRequest{
+		Statement: statement, Signature: w.Signature(name, policy.ForCancel, string(statement)),
+	})
+	return err
+}
+
+// TestProposalFlood lets the thief of one owner's key propose all that it can, let it
+// expire, and cancel it, for a year. The other owners propose and sign meanwhile, and a step that
+// carries its quorum takes the key out.
+func TestProposalFlood(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	flood := func(from, n int) (taken int) {
+		for i := range n {
+			_, err := a.propose(t.Context(), proposal(w.Sign(w.version(a, from+i), "eva")))
+			if err == nil {
+				taken++
+			} else if wire.ReasonOf(err) != wire.TooMany || !strings.Contains(err.Error(), "eva") {
+				t.Fatalf("proposal %d: got %v, want [%s] that names the proposer", i, err, wire.TooMany)
+			}
+		}
+		return taken
+	}
+	if got := flood(0, 80); got != maxLive {
+		t.Errorf("took %d proposals of one owner, want %d", got, maxLive)
+	}
+	pending := w.version(a, 1000)
+	if _, err := a.propose(t.Context(), proposal(w.Sign(pending, "ana"))); err != nil {
+		t.Fatalf("another owner beside the flood: %v", err)
+	}
+	for i := range maxLive { // cancelled ones count no more, and are not kept for ever
+		if err := w.withdraw(a, "eva", w.version(a, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for round := range 12 {
+		w.clock.Pass(169 * time.Hour)
+		flood(2000+100*round, maxLive+1)
+	}
+	if n := len(testworld.Must(a.showProposals(t.Context())).Proposals); n > 1+maxLive+maxOver+1 {
+		t.Errorf("the store keeps %d proposals of one owner", n)
+	}
+	out := w.After(a.current.Load().approved, fmt.Sprintf(`{ name = "eva", ssh = %q }`, w.Keys["eva"].Line()), "")
+	p, err := a.propose(t.Context(), proposal(w.Sign(out, "ana", "ben")))
+	if err != nil || p.State == "pending" {
+		t.Fatalf("the step that takes the key out: state %q, %v", p.State, err)
+	}
+	w.wait(a, time.Hour)
+	if got := a.current.Load().doc(); got.Sequence != 2 || len(got.Owners.Keys) != 2 {
+		t.Errorf("got policy %d with %d owners, want 2 with 2", got.Sequence, len(got.Owners.Keys))
+	}
+}
+
+// TestQuorumNeedsNoRoom: a step that carries its quorum is taken, also in the name of an owner who
+// has no room.
+func TestQuorumNeedsNoRoom(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	for i := range maxLive {
+		testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.version(a, i), "eva"))))
+	}
+	p, err := a.propose(t.Context(), proposal(w.Sign(w.version(a, maxLive), "eva", "ben")))
+	if err != nil || p.State != "adopted" {
+		t.Errorf("got state %q, %v, want adopted", p.State, err)
+	}
+}
+
+// TestProposalsOfBefore: what followed an earlier policy takes nobody's place.
+func TestProposalsOfBefore(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	for i := range maxLive {
+		testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.version(a, i), "eva"))))
+	}
+	w.change(a, tighter...)
+	text := w.After(a.current.Load().approved, "lifetime = \"20m\"", "lifetime = \"15m\"")
+	if _, err := a.propose(t.Context(), proposal(w.Sign(text, "eva"))); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestOverWithItsSignatures: a stranger has the signatures of a proposal that was cancelled, since the list
+// is public. They bring nothing back, also when its row had to make room.
+func TestOverWithItsSignatures(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	text := w.After(a.current.Load().approved, looser...)
+	testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "ana", "ben"))))
+	if err := w.withdraw(a, "ana", text); err != nil {
+		t.Fatal(err)
+	}
+	for round := range 10 { // nothing that others do makes the authority forget it
+		for i := range maxLive {
+			testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.version(a, 10*round+i), "eva"))))
+			if err := w.withdraw(a, "eva", w.version(a, 10*round+i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, names := range [][]string{{"ana", "ben"}, {"ben", "ana"}, {"ben"}, {"eva", "ben"}} {
+		_, err := a.propose(t.Context(), proposal(w.Sign(text, names...)))
+		testworld.Refused(t, err, wire.ProposalOver)
+	}
+}
+
+// TestCancelledByAThief: a key that proposes the others' file first and cancels it keeps them from
+// nothing.
+func TestCancelledByAThief(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	text := w.After(a.current.Load().approved, tighter...)
+	testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "eva"))))
+	if err := w.withdraw(a, "eva", text); err != nil {
+		t.Fatal(err)
+	}
+	p, err := a.propose(t.Context(), proposal(w.Sign(text, "ana", "ben")))
+	if err != nil || p.State != "adopted" {
+		t.Errorf("got state %q, %v, want adopted", p.State, err)
+	}
+}
+
+// TestRottenProposal damages a proposal's row in each way: the others, and the same file again, go
+// on. The list names it.
+func TestRottenProposal(t *testing.T) {
+	for name, statement := range map[string]string{
+		"content": `UPDATE proposals SET content = CAST('rotten' AS BLOB)`,
+		"tag":     `UPDATE proposals SET mac = zeroblob(32)`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			a := w.open()
+			text := w.version(a, 1)
+			testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "ana"))))
+			exec(t, w.dsn, statement)
+			all := testworld.Must(a.showProposals(t.Context()))
+			if len(all.Proposals) != 0 || len(all.Damaged) != 1 || !strings.Contains(all.Damaged[0], wire.Sum([]byte(text)).Hex()) {
+				t.Errorf("got %d proposals and %q, want none, and the row named", len(all.Proposals), all.Damaged)
+			}
+			if _, err := a.propose(t.Context(), proposal(w.Sign(text, "ana"))); err != nil {
+				t.Errorf("the same file again: %v", err)
+			}
+			p, err := a.propose(t.Context(), proposal(w.Sign(w.version(a, 2), "ana", "ben")))
+			if err != nil || p.State != "adopted" {
+				t.Errorf("another file: state %q, %v", p.State, err)
+			}
+		})
+	}
+}
+
+// TestListIsBounded: the list carries no files, which an owner may make large.
+func TestListIsBounded(t *testing.T) {
+	w := newWorld(t)
+	a := w.open()
+	testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.version(a, 1), "ana"))))
+	all := testworld.Must(a.showProposals(t.Context()))
+	if p := all.Proposals[0]; p.Policy != nil || p.Signatures != nil {
+		t.Error("the list carries a file and its signatures")
+	}
+	if p := testworld.Must(a.showProposal(t.Context(), all.Proposals[0].Digest)); len(p.Policy) == 0 || len(p.Signatures) != 1 {
+		t.Error("a proposal by its digest comes without its file or signature")
+	}
+}

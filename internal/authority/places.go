@@ -1,0 +1,110 @@
+package authority
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// placeSlack is how much longer than three quarters of its lifetime a unit keeps its
+// place: it renews at two thirds, over a twelfth, and clocks differ.
+const placeSlack = time.Minute
+
+// maxLeave bounds the body of a leave request.
+const maxLeave = 4 << 10
+
+// leaveTries bounds how often leaving starts again because the unit's renewal was faster.
+const leaveTries = 3
+
+// place is the content of a row about a unit's place.
+type place struct {
+	Unit  string    `json:"unit"`
+	Task  string    `json:"task"`
+	Key   []byte    `json:"key"` // of the unit: SubjectPublicKeyInfo, DER
+	Until time.Time `json:"until"`
+	Left  time.Time `json:"left,omitzero"`
+}
+
+// placeOf is the place that an enrolment takes. A unit that does not renew gives it back by
+// that, since nothing but its renewal shows that it runs.
+func (a *Authority) placeOf(e *enrolment) (store.Place, error) {
+	until := e.at.Add(e.grant.Life()*3/4 + placeSlack)
+	if until.After(e.report.NotAfter) {
+		until = e.report.NotAfter
+	}
+	p := place{Unit: wire.UnitIDOf(e.request.SigningKey).String(), Task: e.grant.Task.Name, Key: e.request.SigningKey, Until: until.UTC()}
+	row, err := a.seal(tablePlaces, []byte(p.Unit), p)
+	return store.Place{
+		Row: row, Task: p.Task, Now: e.at, Until: until, Limit: e.grant.Task.Units, Believed: a.believed(tablePlaces),
+	}, err
+}
+
+func (a *Authority) postLeave(w http.ResponseWriter, r *http.Request) (any, error) {
+	var l api.LeaveRequest
+	if err := api.ReadBody(w, r, maxLeave, &l); err != nil {
+		return nil, err
+	}
+	return a.leave(r.Context(), l)
+}
+
+// leave gives the place of a unit back, by a request that the unit signed. Leaving again
+// changes nothing.
+func (a *Authority) leave(ctx context.Context, l api.LeaveRequest) (api.Left, error) {
+	now, err := a.guard.now()
+	if err != nil {
+		return api.Left{}, err
+	}
+	if skew := now.Sub(l.Time); skew.Abs() > wire.MaxClockSkew {
+		return api.Left{}, wire.Refuse(wire.ClockSkew, "leave: time", l.Time.UTC(), "within 5 minutes of "+now.UTC().String())
+	}
+	for range leaveTries {
+		err = a.leaveOnce(ctx, l, now)
+		if !errors.Is(err, wire.Behind) {
+			break
+		}
+	}
+	return api.Left{Unit: l.Unit}, err
+}
+
+func (a *Authority) leaveOnce(ctx context.Context, l api.LeaveRequest, now time.Time) error {
+	unit := l.Unit
+	row, err := a.store.Place(ctx, unit.String())
+	if err != nil {
+		return err
+	}
+	var p place
+	if row.Key == nil {
+		return wire.Refuse(wire.NotFound, "leave: unit", unit, "a unit that was issued to")
+	}
+	if err := a.open(tablePlaces, row, &p); err != nil {
+		return err
+	}
+	key, err := parseSigningKey(p.Key)
+	if err != nil {
+		return err
+	}
+	digest := sha256.Sum256(api.LeaveMessage(unit, l.Time, a.root))
+	if !ecdsa.VerifyASN1(key, digest[:], l.Signature) {
+		return wire.Refuse(wire.BadSignature, "leave: signature", "one that does not verify", "by the signing key of unit "+unit.String())
+	}
+	if !p.Left.IsZero() {
+		return nil
+	}
+	p.Left = now.UTC()
+	next, err := a.seal(tablePlaces, row.Key, p)
+	if err != nil {
+		return err
+	}
+	if err := a.store.Leave(ctx, row, next); err != nil {
+		return err
+	}
+	a.log.Info("unit left", "unit", unit, "task", p.Task)
+	return nil
+}

@@ -1,0 +1,37 @@
+package authority
+
+import (
+	"context"
+
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/collateral"
+)
+
+// shelf keeps documents of vendors in the store, as well as that can, and believes
+// only the rows that it wrote: no vendor signs the time of fetching, which the
+// authority puts into its reports. What fails is fetched again.
+type shelf struct{ a *Authority }
+
+// Load implements [collateral.Cache].
+func (s shelf) Load(ctx context.Context, name string) (d collateral.Document) {
+	row, err := s.a.store.Collateral(ctx, name)
+	if err == nil && len(row.Key) > 0 {
+		err = s.a.open(tableCollateral, row, &d)
+	}
+	if err != nil {
+		s.a.log.Warn("loading collateral", "name", name, "error", err)
+		return collateral.Document{}
+	}
+	return d
+}
+
+// Store implements [collateral.Cache].
+func (s shelf) Store(ctx context.Context, name string, d collateral.Document) {
+	row, err := s.a.seal(tableCollateral, []byte(name), d)
+	if err == nil {
+		err = s.a.store.KeepCollateral(ctx, store.Collateral{Row: row, OfChip: d.OfChip, Kept: d.Fetched})
+	}
+	if err != nil {
+		s.a.log.Warn("keeping collateral", "name", name, "error", err)
+	}
+}

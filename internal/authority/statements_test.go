@@ -1,0 +1,135 @@
+package authority
+
+import (
+	"testing"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// said is a party's next statement, changed and then signed.
+func (w *world) said(a *Authority, party string, change func(*policy.Statement)) api.Said {
+	w.T.Helper()
+	snap := a.current.Load()
+	p := snap.approved.Pact("trial")
+	s, err := p.Statement(w.Keys[party].Digest(), snap.groups.root(p))
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	if change != nil {
+		change(&s)
+	}
+	return api.Said{Statement: s.Bytes(), Signature: w.Signature(party, s.Namespace(), string(s.Bytes()))}
+}
+
+// TestOwnConsent: with a quorum of one of two parties, the program of a party that
+// said nothing, or that withdrew, gets no certificate.
+func TestOwnConsent(t *testing.T) {
+	w := groupedOf(t, 1)
+	a := w.open()
+	testworld.Must(w.say(a, "south", nil))
+	if _, err := w.scorer().enrol(direct{a}); err != nil {
+		t.Errorf("the party that approves: %v", err)
+	}
+	_, err := w.holder().enrol(direct{a})
+	testworld.Refused(t, err, wire.NoQuorum)
+	testworld.Must(w.say(a, "north", nil))
+	testworld.Must(w.holder().enrol(direct{a}))
+	testworld.Must(w.say(a, "north", withdraws))
+	_, err = w.holder().enrol(direct{a})
+	testworld.Refused(t, err, wire.Withdrawn)
+	if _, err := w.scorer().enrol(direct{a}); err != nil {
+		t.Errorf("the party that still approves: %v", err)
+	}
+}
+
+// TestOldStatementsAgain: no statement that was heard before, and none made up from
+// one, undoes a withdrawal, whatever its number.
+func TestOldStatementsAgain(t *testing.T) {
+	for name, number := range map[string]uint64{"the next number": 2, "the highest number": 1 + 1<<32} {
+		t.Run(name, func(t *testing.T) {
+			w := grouped(t)
+			a := w.open()
+			testworld.Must(w.say(a, "south", nil))
+			old := w.said(a, "north", nil)
+			testworld.Must(a.hear(t.Context(), "trial", old))
+			testworld.Must(w.holder().enrol(direct{a}))
+			for _, wraps := range []uint64{1<<64 - 1, 1 << 63, 0} {
+				_, err := a.hear(t.Context(), "trial", w.said(a, "north", func(s *policy.Statement) { s.Withdraws, s.Number = true, wraps }))
+				testworld.Refused(t, err, wire.Malformed)
+			}
+			testworld.Must(a.hear(t.Context(), "trial", w.said(a, "north", func(s *policy.Statement) { s.Withdraws, s.Number = true, number })))
+			head := a.current.Load().approved.Head()
+			_, err := a.hear(t.Context(), "trial", old)
+			testworld.Refused(t, err, wire.WrongSequence)
+			renumbered := w.said(a, "north", func(s *policy.Statement) { s.Number = number + 1 })
+			renumbered.Signature = old.Signature
+			_, err = a.hear(t.Context(), "trial", renumbered)
+			testworld.Refused(t, err, wire.BadSignature)
+			_, err = w.holder().enrol(direct{a})
+			testworld.Refused(t, err, wire.NoQuorum)
+			if a.current.Load().approved.Head() != head {
+				t.Error("a refused statement is in the history")
+			}
+			testworld.Must(w.say(a, "north", nil))
+			testworld.Must(w.holder().enrol(direct{a}))
+		})
+	}
+}
+
+// TestStatementRate: a key makes so many statements and no more; others are heard,
+// its own withdrawal too, and nobody else uses its bucket up.
+func TestStatementRate(t *testing.T) {
+	w := grouped(t)
+	a := w.open()
+	forged := w.said(a, "north", nil)
+	forged.Signature = w.Signature("ana", policy.ForApprove, string(forged.Statement))
+	for range 2 * statementBurst {
+		_, err := a.hear(t.Context(), "trial", forged)
+		testworld.Refused(t, err, wire.NotOwner)
+	}
+	for range statementBurst {
+		testworld.Must(w.say(a, "north", nil))
+	}
+	_, err := w.say(a, "north", nil)
+	testworld.Refused(t, err, wire.TooMany)
+	testworld.Must(w.say(a, "south", nil))
+	testworld.Must(w.say(a, "north", withdraws))
+	for _, change := range []func(*policy.Statement){nil, withdraws} {
+		_, err = w.say(a, "north", change)
+		testworld.Refused(t, err, wire.TooMany)
+	}
+	w.clock.Pass(statementEvery)
+	testworld.Must(w.say(a, "north", nil))
+	_, err = w.say(a, "north", nil)
+	testworld.Refused(t, err, wire.TooMany)
+	testworld.Must(w.holder().enrol(direct{a}))
+	testworld.Must(w.scoring().enrol(direct{a}))
+}
+
+// TestTwoTextsAtOnce: two authorities hear two texts with one number. Both are steps,
+// and until a higher number the party counts as one that withdrew.
+func TestTwoTextsAtOnce(t *testing.T) {
+	w := grouped(t)
+	one, two := w.open(), w.open()
+	testworld.Must(w.say(one, "south", nil))
+	approval, withdrawal := w.said(one, "north", nil), w.said(one, "north", withdraws)
+	testworld.Must(one.hear(t.Context(), "trial", approval))
+	heard := testworld.Must(two.hear(t.Context(), "trial", withdrawal))
+	if heard.Head == one.current.Load().approved.Head() {
+		t.Error("the second text is no step of its own")
+	}
+	for _, a := range []*Authority{one, two} {
+		_, err := w.holder().enrol(direct{a})
+		testworld.Refused(t, err, wire.NoQuorum)
+		for _, again := range []api.Said{approval, withdrawal} { // as after a lost response
+			if h := testworld.Must(a.hear(t.Context(), "trial", again)); h.Head != heard.Head {
+				t.Errorf("got head %v for a statement that was heard, want %v", h.Head, heard.Head)
+			}
+		}
+	}
+	testworld.Must(w.say(two, "north", nil))
+	testworld.Must(w.holder().enrol(direct{two}))
+}

@@ -1,0 +1,206 @@
+package authority
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// strangers puts other people in the place of all owners.
+func (w *world) strangers() {
+	for _, name := range w.Owners {
+		w.Keys[name] = testworld.NewKey()
+	}
+}
+
+// emptied is a copy of the world's store without anything but the sealed root.
+func (w *world) emptied() (dsn string) {
+	w.T.Helper()
+	dsn = copyStore(w.T, w.dsn)
+	for _, table := range []string{"history", "proposals", "log", "backup", "lease", "collateral"} {
+		exec(w.T, dsn, "DELETE FROM "+table)
+	}
+	return dsn
+}
+
+// TestStolenRoot is the operator of an authority, who copies the sealed root and
+// starts the honest program on it with a history of their own. What they would get
+// is a backup sealed to themselves, or the root sealed to a program of theirs.
+func TestStolenRoot(t *testing.T) {
+	evil := wire.Sum([]byte("evil"))
+	rows := []struct {
+		name    string
+		genesis func(w *world) policy.Step
+	}{
+		{"the operator as the only owner", func(w *world) policy.Step {
+			w.strangers()
+			return w.Sign(w.text("quorum = 2", "quorum = 1"), "ana")
+		}},
+		{"a program of the operator's beside the authority's", func(w *world) policy.Step {
+			w.strangers()
+			return w.Sign(w.text(`{ platform = "soft", program = "authority" } ]`,
+				fmt.Sprintf(`{ platform = "soft", program = "authority" }, { platform = "soft", program = %q } ]`, evil)), "ana", "ben")
+		}},
+		{"a draft that the founders signed and gave up", func(w *world) policy.Step {
+			return w.Sign(w.text("lifetime = \"30m\"", "lifetime = \"31m\""), "ana", "ben")
+		}},
+		{"the founders' draft with one byte more", func(w *world) policy.Step {
+			return w.Sign(w.text()+"#", "ana", "ben")
+		}},
+		{"the founders' draft on other machines", func(w *world) policy.Step {
+			return w.Sign(w.text(`machines = "any"`, `machines = ["chip:0123456789abcdef"]`), "ana", "ben")
+		}},
+	}
+	for _, row := range rows {
+		t.Run(row.name, func(t *testing.T) {
+			w := newWorld(t)
+			testworld.Must(w.scoring().enrol(direct{w.open()}))
+			w.dsn = w.emptied()
+			w.genesis = row.genesis(w)
+			c := w.config("authority")
+			before := testworld.Must(c.Store.Root(t.Context()))
+			if a, err := Open(t.Context(), c); wire.ReasonOf(err) != wire.WrongDraft {
+				t.Errorf("got %v, %v, want reason %q", a, err, wire.WrongDraft)
+			}
+			after := testworld.Must(c.Store.Root(t.Context()))
+			if !bytes.Equal(after.Content, before.Content) || !bytes.Equal(after.Key, before.Key) {
+				t.Error("the root was sealed anew")
+			}
+			if head := testworld.Must(c.Store.Head(t.Context())); !head.IsZero() {
+				t.Errorf("the history %v was adopted", head)
+			}
+			if _, err := w.Device("evil").Unseal(t.Context(), after.Content); err == nil {
+				t.Error("a program of the operator's unsealed the root")
+			}
+		})
+	}
+}
+
+// TestOwnHistoryAgain: the founders' genesis is adopted again by an emptied store.
+// That is a rollback, which those who have seen newer notice, and no theft.
+func TestOwnHistoryAgain(t *testing.T) {
+	w := newWorld(t)
+	before := testworld.Must(w.scoring().enrol(direct{w.open()}))
+	w.dsn = w.emptied()
+	after := testworld.Must(w.scoring().enrol(direct{w.open()}))
+	if !bytes.Equal(before.Authority, after.Authority) {
+		t.Error("got another root")
+	}
+}
+
+// TestRefusalsNameNoOtherRoot: a refusal that printed the sealed root would pass for
+// what init prints, without evidence.
+func TestRefusalsNameNoOtherRoot(t *testing.T) {
+	w := newWorld(t)
+	sealed := w.root
+	w.root = wire.Sum([]byte("another"))
+	w.genesis = w.Sign(w.text(), "ana", "ben")
+	_, err := Open(t.Context(), w.config("authority"))
+	testworld.Refused(t, err, wire.WrongRoot)
+	if err != nil && strings.Contains(err.Error(), sealed.Hex()) {
+		t.Errorf("the refusal names the sealed root: %v", err)
+	}
+	if strings.Contains(w.log.String(), sealed.Hex()) {
+		t.Errorf("the log names the sealed root: %s", w.log)
+	}
+}
+
+// initAgain makes another root in the world's store.
+func (w *world) initAgain(edits ...string) (wire.Digest, error) {
+	w.T.Helper()
+	db := testworld.Must(store.Open(w.T.Context(), w.dsn))
+	defer db.Close()
+	tee := w.Device("authority")
+	made, err := Init(w.T.Context(), InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft(edits...), Again: true})
+	return made.Root, err
+}
+
+// TestInitAgain: a draft with a mistake gets another root until its policy is
+// adopted, and not after that.
+func TestInitAgain(t *testing.T) {
+	w := newWorld(t)
+	corrected := []string{"lifetime = \"30m\"", "lifetime = \"20m\""}
+	root, err := w.initAgain(corrected...)
+	if err != nil || root == w.root {
+		t.Fatalf("got root %v, %v, want another", root, err)
+	}
+	_, err = Open(t.Context(), w.config("authority")) // under the genesis of before
+	testworld.Refused(t, err, wire.WrongDraft)
+	w.root = root
+	w.genesis = w.Sign(w.text(corrected...), "ana", "ben")
+	w.open()
+	_, err = w.initAgain(corrected...)
+	testworld.Refused(t, err, wire.StoreForeign)
+	if w.open().Root() != root {
+		t.Error("a refused init changed the root")
+	}
+}
+
+// TestInitAfterAFailure: an init that failed behind the making of its store, at its
+// vendor for instance, is made again in that store.
+func TestInitAfterAFailure(t *testing.T) {
+	w := newWorld(t)
+	w.dsn = newDSN(t)
+	db := testworld.Must(store.Create(t.Context(), w.dsn))
+	tee := w.Device("authority")
+	tee.Faults.Error = wire.NotThisDevice
+	_, err := Init(t.Context(), InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft()})
+	if err == nil {
+		t.Error("got a root without evidence")
+	}
+	db.Close()
+	w.found()
+	w.open()
+}
+
+// TestFirstFormat: a root that was sealed alone, without a draft, serves no history.
+func TestFirstFormat(t *testing.T) {
+	w := newWorld(t)
+	tee := w.Device("authority")
+	a := &Authority{secret: identity.NewSecret()}
+	a.keys = testworld.Must(identity.Derive(a.secret))
+	set := setDigest(nil)
+	row := store.Row{Key: set[:], Content: testworld.Must(tee.Seal(t.Context(), a.secret.Expose(), nil))}
+	row.MAC = a.tag(tableRoot, row)
+	w.dsn = newDSN(t)
+	db := testworld.Must(store.Create(t.Context(), w.dsn))
+	if err := db.CreateRoot(t.Context(), row); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	w.root = a.keys.Root()
+	w.genesis = w.Sign(w.text(), "ana", "ben")
+	_, err := Open(t.Context(), w.config("authority"))
+	testworld.Refused(t, err, wire.RootUnbound)
+}
+
+// TestSealedRootForm reads what is no sealed root.
+func TestSealedRootForm(t *testing.T) {
+	secret, draft := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
+	if _, got, err := openRoot(wire.Frame(wire.LabelRoot, secret, draft)); err != nil || !bytes.Equal(got[:], draft) {
+		t.Errorf("got draft %v, %v, want the one that was sealed", got, err)
+	}
+	for _, row := range []struct {
+		plain []byte
+		want  wire.Reason
+	}{
+		{nil, wire.Malformed},
+		{secret, wire.RootUnbound},
+		{wire.Frame(wire.LabelRoot, secret), wire.Malformed},
+		{wire.Frame(wire.LabelRoot, secret, draft, nil), wire.Malformed},
+		{wire.Frame(wire.LabelRoot, secret, draft[:31]), wire.Malformed},
+		{wire.Frame(wire.LabelRoot, secret, make([]byte, 32)), wire.Malformed},
+		{wire.Frame(wire.LabelRoot, make([]byte, 32), draft), wire.StoreForeign},
+		{wire.Frame(wire.LabelShare, secret, draft), wire.Malformed},
+	} {
+		_, _, err := openRoot(row.plain)
+		testworld.Refused(t, err, row.want)
+	}
+}

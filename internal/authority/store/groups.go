@@ -1,0 +1,48 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Group is the row of a roster's sealed secret, or the zero Row where no authority
+// has drawn one.
+func (s *Store) Group(ctx context.Context, roster wire.Digest) (Row, error) {
+	r := Row{Key: roster[:]}
+	err := s.reader.QueryRowContext(ctx, `SELECT content, mac FROM groups WHERE roster = $1`, r.Key).Scan(&r.Content, &r.MAC)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Row{}, nil
+	}
+	if err != nil {
+		return Row{}, failed("reading the secret of a group", err)
+	}
+	return r, nil
+}
+
+// CreateGroup adds the row of a roster's sealed secret. A row that is there and
+// believed stays; another is replaced. The row that stands there afterwards is
+// returned, so that all authorities of a store use one secret.
+func (s *Store) CreateGroup(ctx context.Context, r Row, believed func(Row) bool) (Row, error) {
+	stands := r
+	err := s.write(ctx, func(ctx context.Context, c *session) error {
+		stands = r
+		ok, err := c.changed(ctx, `INSERT INTO groups (roster, content, mac) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
+		if err != nil || ok {
+			return err
+		}
+		old := Row{Key: r.Key}
+		if err := c.QueryRowContext(ctx, `SELECT content, mac FROM groups WHERE roster = $1`, r.Key).Scan(&old.Content, &old.MAC); err != nil {
+			return err
+		}
+		if believed(old) {
+			stands = old
+			return nil
+		}
+		_, err = c.changed(ctx, `UPDATE groups SET content = $1, mac = $2 WHERE roster = $3`, r.Content, r.MAC, r.Key)
+		return err
+	})
+	return stands, err
+}

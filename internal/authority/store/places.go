@@ -1,0 +1,153 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Place is what a unit holds among the units of its task, from an issuance until a
+// time, or until it leaves. Policy sets how many a task has.
+type Place struct {
+	Row   // its key is the unit id, as in [Entry]
+	Task  string
+	Now   time.Time // of the authority
+	Until time.Time
+	Limit int // places of the task; 0 is unbounded
+	// Believed reports whether a row of another place carries its tag. Places of
+	// others are read only where the task looks full.
+	Believed func(Row) bool
+}
+
+// holder is one unit that holds a place.
+type holder struct {
+	unit  string
+	until time.Time
+}
+
+// maxNamed bounds the holders that a refusal names.
+const maxNamed = 16
+
+// free refuses, with "units", a unit that has left, and one for which its task has no
+// place. One that holds a place keeps it.
+func (p Place) free(ctx context.Context, c *session) error {
+	if p.Key == nil {
+		return nil // an issuance that takes none
+	}
+	left, err := c.number(ctx, `SELECT "left" FROM places WHERE unit = $1`, string(p.Key))
+	if err != nil {
+		return err
+	}
+	if left != 0 {
+		return wire.Refuse(wire.NoPlace, "issuance: unit", string(p.Key)+", which has left", "a unit that was started since")
+	}
+	if p.Limit == 0 {
+		return nil
+	}
+	const count = `SELECT count(*) FROM places WHERE task = $1 AND until > $2 AND "left" = 0 AND unit <> $3`
+	others, err := c.number(ctx, count, p.Task, p.Now.UnixMilli(), string(p.Key))
+	if err != nil || others < p.Limit {
+		return err
+	}
+	holders, err := p.others(ctx, c)
+	if err != nil || len(holders) < p.Limit {
+		return err
+	}
+	return p.full(holders)
+}
+
+// others are the units that hold the places of the task, first the one whose place becomes
+// free first. Damaged rows hold none.
+func (p Place) others(ctx context.Context, c *session) ([]holder, error) {
+	rows, err := c.QueryContext(ctx, `SELECT unit, content, mac, until FROM places
+		WHERE task = $1 AND until > $2 AND "left" = 0 AND unit <> $3 ORDER BY until, unit`, p.Task, p.Now.UnixMilli(), string(p.Key))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []holder
+	for rows.Next() {
+		var unit string
+		var r Row
+		var until int64
+		if err := rows.Scan(&unit, &r.Content, &r.MAC, &until); err != nil {
+			return nil, err
+		}
+		if r.Key = []byte(unit); p.Believed(r) {
+			all = append(all, holder{unit, time.UnixMilli(until).UTC()})
+		}
+	}
+	return all, rows.Err()
+}
+
+// full is the refusal: who holds the places, and when the next one becomes free. With more
+// holders than places, as after a policy that lowered their number, that is when enough have
+// ended.
+func (p Place) full(holders []holder) error {
+	var names []string
+	for _, h := range holders[:min(len(holders), maxNamed)] {
+		names = append(names, h.unit)
+	}
+	got := fmt.Sprintf("%d: %s", len(holders), strings.Join(names, ", "))
+	if more := len(holders) - len(names); more > 0 {
+		got += fmt.Sprintf(" and %d more", more)
+	}
+	next := holders[len(holders)-p.Limit].until
+	return wire.Refuse(wire.NoPlace, "units of task "+p.Task+" that hold a place", got,
+		fmt.Sprintf("fewer than %d; the next place becomes free at %s, or when a unit leaves", p.Limit, next.Format(time.RFC3339)))
+}
+
+// take writes the place, and forgets those of the task that ended long ago.
+func (p Place) take(ctx context.Context, c *session) error {
+	if p.Key == nil {
+		return nil
+	}
+	_, err := c.changed(ctx, `INSERT INTO places (unit, task, until, "left", content, mac) VALUES ($1, $2, $3, 0, $4, $5)
+		ON CONFLICT (unit) DO UPDATE SET task = excluded.task, until = excluded.until, content = excluded.content, mac = excluded.mac`,
+		string(p.Key), p.Task, p.Until.UnixMilli(), p.Content, p.MAC)
+	if err != nil {
+		return err
+	}
+	_, err = c.changed(ctx, `DELETE FROM places WHERE task = $1 AND until < $2 AND "left" = 0`, p.Task, p.Now.Add(-wire.MaxLife).UnixMilli())
+	return err
+}
+
+// Place is the row of a unit's place, or the zero Row where it never had one.
+func (s *Store) Place(ctx context.Context, unit string) (Row, error) {
+	r := Row{Key: []byte(unit)}
+	err := s.reader.QueryRowContext(ctx, `SELECT content, mac FROM places WHERE unit = $1`, unit).Scan(&r.Content, &r.MAC)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Row{}, nil
+	}
+	if err != nil {
+		return Row{}, failed("reading a place", err)
+	}
+	return r, nil
+}
+
+// Leave gives a place back, for good: next takes the place of the row old, if it is still
+// so; otherwise it refuses with reason "behind".
+func (s *Store) Leave(ctx context.Context, old, next Row) error {
+	return s.write(ctx, func(ctx context.Context, c *session) error {
+		ok, err := c.changed(ctx, `UPDATE places SET "left" = 1, content = $1, mac = $2 WHERE unit = $3 AND mac = $4`, next.Content, next.MAC, string(old.Key), old.MAC)
+		if err == nil && !ok {
+			return moved("places")
+		}
+		return err
+	})
+}
+
+// Live is how many units hold a place at a time, of all tasks. Rows are counted as they
+// stand, so whoever writes to the database can change the number.
+func (s *Store) Live(ctx context.Context, now time.Time) (n int, err error) {
+	err = s.reader.QueryRowContext(ctx, `SELECT count(*) FROM places WHERE until > $1 AND "left" = 0`, now.UnixMilli()).Scan(&n)
+	if err != nil {
+		return 0, failed("counting units", err)
+	}
+	return n, nil
+}

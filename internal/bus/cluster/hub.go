@@ -1,0 +1,202 @@
+// Package cluster is how managers reach one another: over a NATS cluster, which
+// each joins by the server in its own process (package natsd). It is the only
+// importer of the NATS client, and the only place that knows subjects. No unit
+// speaks NATS, and no package that runs inside a TEE imports this one.
+//
+// [Attach] makes the [Hub] of a manager. Whoever runs the NATS cluster can send
+// anything: what comes over it are hints and sealed bytes, a unit that another
+// manager announces is certified again by its certificate, and what cannot be
+// read is dropped.
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/nats-io/nats.go"
+)
+
+// Subjects, those that end in a dot followed by the cluster.
+const (
+	subjectPush  = "cohort.push."  // batch of items
+	subjectAsk   = "cohort.ask."   // request: session id, response: item, or silence
+	subjectUnit  = "cohort.unit"   // a unit and its heartbeat
+	subjectClaim = "cohort.claim"  // first ‖ count
+	subjectInbox = "cohort.inbox." // responses
+)
+
+// maxUnit bounds the announcement of a unit, in bytes: two certificates, of
+// which the private extension takes the most, and a heartbeat.
+const maxUnit = 80 << 10
+
+// askTime is how long other managers have to find a copy.
+const askTime = 50 * time.Millisecond
+
+// Server is the embedded server, as the manager reaches it in process.
+type Server interface{ InProcessConn() (net.Conn, error) }
+
+// Duties are what a manager does with the messages of other managers. Each is
+// called from one goroutine of its own.
+type Duties struct {
+	Item  func(bus.Cluster, bus.Item) // the units of another manager sealed it
+	Claim func(bus.Range)             // another manager gives numbers out of it
+	Pull  func(bus.Cluster, wire.SessionID) (bus.Item, bool)
+	// Unit is a unit that is connected to another manager, by its certificates,
+	// which nobody has verified yet.
+	Unit func(leaf, cross []byte, b bus.Beat)
+}
+
+// Hub is the manager's connection to others. It is safe for concurrent use.
+type Hub struct {
+	nc *nats.Conn
+}
+
+// Attach connects a manager to its server and begins its duties. The caller
+// ends it with [Hub.Close].
+func Attach(s Server, d Duties) (*Hub, error) {
+	nc, err := nats.Connect("nats://embedded", nats.InProcessServer(s), nats.NoEcho(), nats.CustomInboxPrefix(subjectInbox+rand.Text()),
+		nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(), nats.IgnoreDiscoveredServers(),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	if err != nil {
+		return nil, fmt.Errorf("attaching to NATS: %w", err)
+	}
+	for subject, f := range map[string]nats.MsgHandler{
+		subjectPush + "*": func(m *nats.Msg) { batchOf(m.Subject, m.Data, d.Item) },
+		subjectAsk + "*":  d.asked, subjectUnit: d.unit, subjectClaim: d.claim,
+	} {
+		if _, err := nc.Subscribe(subject, f); err != nil {
+			nc.Close()
+			return nil, fmt.Errorf("subscribing to %s: %w", subject, err)
+		}
+	}
+	if err := nc.Flush(); err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("attaching to NATS: %w", err)
+	}
+	return &Hub{nc: nc}, nil
+}
+
+// Close ends the duties.
+func (h *Hub) Close() { h.nc.Close() }
+
+// Push sends other managers a batch, items of at most [bus.MaxBatch] bytes. It
+// keeps nothing of the batch.
+func (h *Hub) Push(c bus.Cluster, batch []byte) error {
+	return h.nc.Publish(subjectPush+c.String(), batch)
+}
+
+// Claim tells other managers which numbers this one gives out.
+func (h *Hub) Claim(r bus.Range) error {
+	return h.nc.Publish(subjectClaim, binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, r.First), r.Count))
+}
+
+// Announce tells other managers of a unit that is connected to this one.
+func (h *Hub) Announce(u bus.Unit, b bus.Beat) error {
+	body, err := b.Append(nil)
+	if err != nil {
+		return err
+	}
+	return h.nc.Publish(subjectUnit, wire.Frame(wire.LabelBusUnit, u.Leaf, u.Cross, body))
+}
+
+// Ask asks other managers, for at most 50 ms, for the copy of a session.
+func (h *Hub) Ask(ctx context.Context, c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	m, err := h.nc.RequestWithContext(ctx, subjectAsk+c.String(), s[:])
+	if err != nil {
+		return bus.Item{}, false
+	}
+	item, rest, err := bus.NextItem(m.Data)
+	return item, err == nil && len(rest) == 0 && item.Session == s
+}
+
+// asked responds with a copy; without one it is silent.
+func (d Duties) asked(m *nats.Msg) {
+	c, ok := clusterIn(m.Subject, subjectAsk)
+	if !ok || len(m.Data) != len(wire.SessionID{}) || !strings.HasPrefix(m.Reply, subjectInbox) {
+		return
+	}
+	if item, found := d.Pull(c, wire.SessionID(m.Data)); found {
+		_ = m.Respond(item.Append(nil)) // the unit asks again when this is lost
+	}
+}
+
+func (d Duties) unit(m *nats.Msg) {
+	if leaf, cross, b, err := parseUnit(m.Data); err == nil {
+		d.Unit(leaf, cross, b)
+	}
+}
+
+// parseUnit reads an announcement. Its error has the reason [wire.Malformed].
+func parseUnit(message []byte) (leaf, cross []byte, b bus.Beat, err error) {
+	var fields [3][]byte
+	if len(message) > maxUnit {
+		return nil, nil, b, wire.Refuse(wire.Malformed, "announced unit: size in bytes", len(message), maxUnit)
+	}
+	if err := wire.UnframeInto(fields[:], wire.LabelBusUnit, message); err != nil {
+		return nil, nil, b, err
+	}
+	b, err = bus.ParseBeat(fields[2])
+	return fields[0], fields[1], b, err
+}
+
+// Certify is [bus.UnitOf] for the certificates of an announced unit. One that
+// known has, by its id and certificates, is verified once only. It refuses with
+// [wire.Malformed] what is no certificate, and with [wire.Expired] one that has
+// ended.
+func Certify(leaf, cross []byte, known func(id wire.UnitID, leaf, cross []byte) (bus.Unit, bool), roots *x509.CertPool, at time.Time) (bus.Unit, error) {
+	first, err := x509.ParseCertificate(leaf)
+	if err != nil {
+		return bus.Unit{}, fmt.Errorf("%w: %w", wire.Refuse(wire.Malformed, "announced unit: leaf", "another form", "DER"), err)
+	}
+	if u, ok := known(wire.UnitIDOf(first.RawSubjectPublicKeyInfo), leaf, cross); ok {
+		if at.After(u.NotAfter) {
+			return bus.Unit{}, wire.Refuse(wire.Expired, "announced unit: certificate's end", u.NotAfter, "a later one")
+		}
+		return u, nil
+	}
+	second, err := x509.ParseCertificate(cross)
+	if err != nil {
+		return bus.Unit{}, fmt.Errorf("%w: %w", wire.Refuse(wire.Malformed, "announced unit: cross-certificate", "another form", "DER"), err)
+	}
+	return bus.UnitOf([]*x509.Certificate{first, second}, roots, at)
+}
+
+func (d Duties) claim(m *nats.Msg) {
+	if len(m.Data) != 16 {
+		return
+	}
+	r := bus.Range{First: binary.BigEndian.Uint64(m.Data), Count: binary.BigEndian.Uint64(m.Data[8:])}
+	if r.Count > 0 && r.First+r.Count > r.First {
+		d.Claim(r)
+	}
+}
+
+// batchOf reads a batch up to what is no item.
+func batchOf(subject string, rest []byte, f func(bus.Cluster, bus.Item)) {
+	c, ok := clusterIn(subject, subjectPush)
+	for ok && len(rest) > 0 {
+		var item bus.Item
+		var err error
+		if item, rest, err = bus.NextItem(rest); err != nil {
+			return
+		}
+		f(c, item)
+	}
+}
+
+// clusterIn reads the cluster out of a subject.
+func clusterIn(subject, prefix string) (bus.Cluster, bool) {
+	digits, ok := strings.CutPrefix(subject, prefix)
+	c, known := bus.ParseCluster(digits)
+	return c, ok && known
+}

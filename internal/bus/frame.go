@@ -1,0 +1,110 @@
+package bus
+
+import (
+	"bufio"
+	"encoding/binary"
+	"io"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Kind says what a frame is.
+type Kind byte
+
+// The kinds of frames.
+const (
+	kindBeat  Kind = 1
+	kindRange Kind = 2
+	Sealed    Kind = 3 // push: a session, sealed under a ring key
+	kindPull  Kind = 4
+	kindCopy  Kind = 5
+	Tombstone Kind = 6 // a session's end, sealed likewise
+	kindHint  Kind = 7
+)
+
+// Sizes in bytes: of what stands before a frame's body, and of the largest body.
+const (
+	frameHead = 2 + 1
+	maxBody   = MaxFrame - frameHead
+)
+
+// appendFrame adds a frame to b. The body, whose parts follow one another, is
+// at most maxBody bytes.
+func appendFrame(b []byte, k Kind, parts ...[]byte) []byte {
+	size := 1
+	for _, p := range parts {
+		size += len(p)
+	}
+	b = append(binary.BigEndian.AppendUint16(b, uint16(size)), byte(k))
+	for _, p := range parts {
+		b = append(b, p...)
+	}
+	return b
+}
+
+// frameSize is the size of the frame that begins with the 2 bytes of head. Its
+// error has the reason [wire.Malformed].
+func frameSize(head []byte) (int, error) {
+	size := int(binary.BigEndian.Uint16(head))
+	if size < 1 || size > MaxFrame-2 {
+		return 0, wire.Refuse(wire.Malformed, "frame: size in bytes", size, "1 to 8190")
+	}
+	return 2 + size, nil
+}
+
+// nextFrame reads the first frame of b and returns what follows it. The body is
+// a slice of b. Its error has the reason [wire.Malformed].
+func nextFrame(b []byte) (k Kind, body, rest []byte, err error) {
+	if len(b) < frameHead {
+		return 0, nil, nil, wire.Refuse(wire.Malformed, "frame: size in bytes", len(b), "at least 3")
+	}
+	size, err := frameSize(b)
+	if err != nil {
+		return 0, nil, nil, err
+	}
+	if size > len(b) {
+		return 0, nil, nil, wire.Refuse(wire.Malformed, "frame: bytes", len(b), size)
+	}
+	return Kind(b[2]), b[frameHead:size:size], b[size:], nil
+}
+
+// frames reads frames off a connection. Its memory is one frame.
+type frames struct {
+	in       *bufio.Reader
+	deadline func(time.Time) error // of reading
+	pace     bucket                // bytes
+	taken    int                   // size of the frame that was returned last
+}
+
+func newFrames(in io.Reader, deadline func(time.Time) error) *frames {
+	return &frames{in: bufio.NewReaderSize(in, MaxFrame), deadline: deadline, pace: newBucket(bytesEach, bytesBurst)}
+}
+
+// next returns the next frame, whose body is valid until the call after. The
+// whole frame must be there within frameTime, however slowly it comes. An error
+// with the reason [wire.Malformed] is the peer's fault.
+func (f *frames) next() (Kind, []byte, error) {
+	if wait := f.pace.owes(float64(f.taken), time.Now()); wait > 0 {
+		time.Sleep(wait) // at most a frame's time at the permitted rate
+	}
+	_, _ = f.in.Discard(f.taken) // it is buffered
+	f.taken = 0
+	if err := f.deadline(time.Now().Add(frameTime)); err != nil {
+		return 0, nil, err
+	}
+	head, err := f.in.Peek(2)
+	if err != nil {
+		return 0, nil, err
+	}
+	size, err := frameSize(head)
+	if err != nil {
+		return 0, nil, err
+	}
+	whole, err := f.in.Peek(size)
+	if err != nil {
+		return 0, nil, err
+	}
+	f.taken = size
+	return Kind(whole[2]), whole[frameHead:], nil
+}

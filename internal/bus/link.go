@@ -1,0 +1,414 @@
+package bus
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// link is a unit's connection to one manager.
+type link struct {
+	of      *Conn
+	address string
+	config  *tls.Config
+	alive   atomic.Bool
+	woken   chan struct{} // holds a value: the heartbeat is to be sent now
+	frames  chan []byte   // requests to be sent
+
+	mu      sync.Mutex
+	pulls   map[wire.SessionID][]chan<- Item // guarded by mu: who waits; an Item without bytes: there is none
+	ranges  []chan<- Range                   // guarded by mu: who waits; empty: there are none
+	pulling int                              // guarded by mu: how many wait for copies
+}
+
+func newLink(c *Conn, manager *url.URL, config *tls.Config) *link {
+	config = config.Clone()
+	config.MinVersion, config.ServerName, config.NextProtos = tls.VersionTLS13, manager.Hostname(), []string{Protocol}
+	config.ClientSessionCache = nil
+	return &link{
+		of: c, address: manager.Host, config: config, woken: make(chan struct{}, 1), frames: make(chan []byte, mostRequests),
+		pulls: make(map[wire.SessionID][]chan<- Item),
+	}
+}
+
+func (l *link) there() bool { return l.alive.Load() }
+
+func (l *link) wake() {
+	select {
+	case l.woken <- struct{}{}:
+	default:
+	}
+}
+
+// run keeps the link connected until ctx ends or the Conn is closed.
+func (l *link) run(ctx context.Context) {
+	for attempt := 1; ; attempt++ {
+		begun := time.Now()
+		err := l.serve(ctx)
+		if ctx.Err() != nil || l.of.closed() {
+			return
+		}
+		if l.of.ended != nil {
+			l.of.ended("tls://"+l.address, err)
+		}
+		if time.Since(begun) > settled {
+			attempt = 1
+		}
+		timer := time.NewTimer(connectBackoff.Wait(attempt))
+		select {
+		case <-timer.C:
+		case <-l.of.closing:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+func (c *Conn) closed() bool {
+	select {
+	case <-c.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// serve makes one connection and uses it to its end, which is never without an
+// error.
+func (l *link) serve(ctx context.Context) error {
+	conn, err := l.dial(ctx)
+	if err != nil {
+		return fmt.Errorf("connecting to the manager: %w", err)
+	}
+	l.alive.Store(true)
+	l.of.turn(l, true)
+	l.wake()
+	over := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	var writing sync.WaitGroup
+	writing.Go(func() {
+		defer conn.Close() // ends reading
+		l.write(conn, over)
+	})
+	err = l.read(newFrames(conn, conn.SetReadDeadline))
+	close(over)
+	conn.Close()
+	writing.Wait()
+	l.alive.Store(false)
+	l.of.turn(l, false)
+	l.drop()
+	return err
+}
+
+// dial connects, and demands the protocol.
+func (l *link) dial(ctx context.Context) (*tls.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", l.address)
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(raw, l.config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, err
+	}
+	if got := conn.ConnectionState().NegotiatedProtocol; got != Protocol {
+		conn.Close()
+		return nil, wire.Refuse(wire.BadRequest, "bus: protocol of the manager", got, Protocol)
+	}
+	return conn, nil
+}
+
+// write sends heartbeats, requests and, at the relay, items, until over is
+// closed, a write fails or the Conn is closed.
+func (l *link) write(conn *tls.Conn, over <-chan struct{}) {
+	ticker := time.NewTicker(BeatEvery)
+	defer ticker.Stop()
+	var out []byte
+	for {
+		var items <-chan Item // nil: this is not the relay
+		if l.of.isRelay(l) {
+			items = l.of.items
+		}
+		out = out[:0]
+		select {
+		case <-over:
+			return
+		case <-ticker.C:
+			out = appendFrame(out, kindBeat, l.of.body(l))
+		case <-l.woken:
+			ticker.Reset(BeatEvery)
+			out = appendFrame(out, kindBeat, l.of.body(l))
+		case f := <-l.frames:
+			out = append(out, f...)
+		case i := <-items:
+			out = i.Append(out)
+		case <-l.of.closing:
+			l.finish(conn, items, over)
+			return
+		}
+		if !l.send(conn, gather(out, items)) {
+			return
+		}
+	}
+}
+
+// gather adds items that wait, up to a batch.
+func gather(out []byte, items <-chan Item) []byte {
+	for len(out) < MaxBatch-MaxFrame {
+		select {
+		case i := <-items:
+			out = i.Append(out)
+		default:
+			return out
+		}
+	}
+	return out
+}
+
+// finish sends the last heartbeat and the items that wait, and waits until the
+// manager has read them and ends the connection: to close it here while something
+// of the manager's is unread would take back what is on its way. The Conn bounds it.
+func (l *link) finish(conn *tls.Conn, items <-chan Item, over <-chan struct{}) {
+	out := appendFrame(nil, kindBeat, l.of.body(l))
+	for {
+		before := len(out)
+		if out = gather(out, items); !l.send(conn, out) {
+			return
+		}
+		if len(out) == before {
+			break
+		}
+		out = out[:0]
+	}
+	if conn.CloseWrite() == nil {
+		<-over
+	}
+}
+
+func (l *link) send(conn *tls.Conn, b []byte) bool {
+	if len(b) == 0 {
+		return true
+	}
+	_ = conn.SetWriteDeadline(time.Now().Add(writeTime))
+	_, err := conn.Write(b)
+	return err == nil
+}
+
+// read takes in what the manager sends, until it sends what it must not, or
+// nothing for too long.
+func (l *link) read(in *frames) error {
+	for {
+		k, body, err := in.next()
+		if err == nil {
+			err = l.take(k, body)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// take takes in one frame of the manager. Its error ends the connection.
+func (l *link) take(k Kind, body []byte) error {
+	switch k {
+	case kindBeat:
+		if len(body) > 0 {
+			return wire.Refuse(wire.Malformed, "bus: heartbeat of a manager in bytes", len(body), 0)
+		}
+		return nil
+	case kindRange:
+		r, err := parseRange(body)
+		if err == nil {
+			l.given(r)
+		}
+		return err
+	case Sealed, Tombstone:
+		item, err := itemOf(k, body)
+		if err != nil {
+			return err
+		}
+		if k == Tombstone {
+			l.copied(item)
+		}
+		l.of.pushed(item)
+		return nil
+	case kindCopy:
+		item, err := parseCopy(body)
+		if err == nil {
+			l.copied(item)
+		}
+		return err
+	case kindHint:
+		return hinted(body)
+	}
+	return wire.Refuse(wire.Malformed, "bus: kind of a manager's frame", k, "heartbeat, range, push, copy, tombstone or hint")
+}
+
+// parseRange reads the body of a manager's range. The zero Range is none.
+func parseRange(body []byte) (Range, error) {
+	if len(body) != 16 {
+		return Range{}, wire.Refuse(wire.Malformed, "bus: range in bytes", len(body), 16)
+	}
+	r := Range{First: binary.BigEndian.Uint64(body), Count: binary.BigEndian.Uint64(body[8:])}
+	if r != (Range{}) && !r.valid() {
+		return Range{}, wire.Refuse(wire.Malformed, "bus: range", r, "numbers below 2^63")
+	}
+	return r, nil
+}
+
+// parseCopy reads the body of a copy: an item, or one without bytes when there
+// is none.
+func parseCopy(body []byte) (Item, error) {
+	if len(body) == len(wire.SessionID{}) {
+		return Item{Session: wire.SessionID(body)}, nil
+	}
+	return itemOf(Sealed, body)
+}
+
+// hinted is why the manager ends the connection, in its own word.
+func hinted(body []byte) error {
+	strange := func(r rune) bool { return r != '-' && (r < 'a' || r > 'z') }
+	if len(body) == 0 || len(body) > maxHintedCause || bytes.IndexFunc(body, strange) >= 0 {
+		return wire.Refuse(wire.Malformed, "bus: hint", "another form", "1 to 32 of a to z and -")
+	}
+	return wire.Refuse(wire.Unavailable, "bus: connection", "ended by the manager, "+string(body), "one that lasts")
+}
+
+// pull asks for a copy.
+func (l *link) pull(ctx context.Context, s wire.SessionID) (Item, error) {
+	waiter := make(chan Item, 1)
+	l.mu.Lock()
+	full := l.pulling >= mostPulls
+	if !full {
+		l.pulls[s] = append(l.pulls[s], waiter)
+		l.pulling++
+	}
+	l.mu.Unlock()
+	if full || !l.ask(kindPull, s[:]) {
+		l.forget(s, waiter)
+		return Item{}, wire.Refuse(wire.Unavailable, "bus: pulls under way", mostPulls, "fewer")
+	}
+	select {
+	case item, ok := <-waiter:
+		switch {
+		case !ok:
+			return Item{}, wire.Refuse(wire.Unavailable, "bus: manager", "gone", "a response")
+		case item.Bytes == nil:
+			return Item{}, wire.Refuse(wire.NotFound, "bus: session", "no stored copy", "one")
+		}
+		return item, nil
+	case <-ctx.Done():
+		l.forget(s, waiter)
+		return Item{}, wire.Refuse(wire.Unavailable, "bus: response of the manager", "none in time", "one")
+	}
+}
+
+// forget lets a waiter go.
+func (l *link) forget(s wire.SessionID, waiter chan<- Item) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := len(l.pulls[s])
+	l.pulls[s] = slices.DeleteFunc(l.pulls[s], func(w chan<- Item) bool { return w == waiter })
+	l.pulling -= before - len(l.pulls[s])
+	if len(l.pulls[s]) == 0 {
+		delete(l.pulls, s)
+	}
+}
+
+// copied gives a copy to those who wait for it.
+func (l *link) copied(i Item) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	waiting := l.pulls[i.Session]
+	if len(waiting) == 0 {
+		return
+	}
+	i.Bytes = bytes.Clone(i.Bytes)
+	for _, w := range waiting {
+		w <- i // it has room for one
+	}
+	l.pulling -= len(waiting)
+	delete(l.pulls, i.Session)
+}
+
+// numbers asks for a range.
+func (l *link) numbers(ctx context.Context) (Range, error) {
+	given := make(chan Range, 1)
+	waiter := (chan<- Range)(given)
+	l.mu.Lock()
+	full := len(l.ranges) >= mostPulls
+	if !full {
+		l.ranges = append(l.ranges, waiter)
+	}
+	l.mu.Unlock()
+	if full || !l.ask(kindRange, nil) {
+		return Range{}, wire.Refuse(wire.Unavailable, "bus: requests for ranges under way", mostPulls, "fewer")
+	}
+	select {
+	case r := <-given: // the zero Range when the link is gone
+		if r.Count == 0 {
+			return Range{}, wire.Refuse(wire.Unavailable, "bus: range", "none", "one")
+		}
+		return r, nil
+	case <-ctx.Done():
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.ranges = slices.DeleteFunc(l.ranges, func(w chan<- Range) bool { return w == waiter })
+		return Range{}, wire.Refuse(wire.Unavailable, "bus: response of the manager", "none in time", "one")
+	}
+}
+
+// given gives a range to the call that has waited longest.
+func (l *link) given(r Range) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.ranges) > 0 {
+		l.ranges[0] <- r // it has room for one
+		l.ranges = l.ranges[1:]
+	}
+}
+
+// ask queues a request, and reports whether there was room.
+func (l *link) ask(k Kind, body []byte) bool {
+	if !l.there() {
+		return false
+	}
+	select {
+	case l.frames <- appendFrame(nil, k, body):
+		return true
+	default:
+		return false
+	}
+}
+
+// drop lets everybody go who waits for a manager that is gone.
+func (l *link) drop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for s, waiting := range l.pulls {
+		for _, w := range waiting {
+			close(w)
+		}
+		delete(l.pulls, s)
+	}
+	for _, w := range l.ranges {
+		close(w)
+	}
+	l.pulling, l.ranges = 0, nil
+	for len(l.frames) > 0 {
+		<-l.frames
+	}
+}

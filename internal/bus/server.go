@@ -1,0 +1,297 @@
+package bus
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Duties are what a manager does with the messages of units. Each is called
+// from one goroutine for each unit, Pull from several: a unit whose duty waits
+// sends nothing more meanwhile, and the others go on.
+type Duties struct {
+	Beat  func(Unit, Beat)
+	Item  func(Unit, Item) // it owns the item's bytes
+	Pull  func(context.Context, Unit, wire.SessionID) (Item, bool)
+	Range func() (Range, error)
+}
+
+// ServerConfig is what a server is made of. All fields but Ended are required.
+type ServerConfig struct {
+	Address     string // host:port; port 0 takes a free one
+	Certificate func() (*tls.Certificate, error)
+	Roots       *x509.CertPool // authority roots
+	Clock       func() time.Time
+	Connections int // of units at a time
+	Duties      Duties
+
+	// Ended, where set, is called with why a connection ended or was refused.
+	Ended func(remote net.Addr, err error)
+}
+
+// Server is a manager's end of the bus. It is safe for concurrent use.
+type Server struct {
+	config   ServerConfig
+	listener net.Listener
+	half     halfOpen
+	ctx      context.Context // done when the server stops
+	stop     context.CancelFunc
+	running  sync.WaitGroup
+
+	mu       sync.RWMutex
+	clusters map[Cluster]map[wire.UnitID]*station // guarded by mu
+	stations int                                  // guarded by mu: how many
+}
+
+// Listen begins to serve units. The caller ends the server with [Server.Stop].
+func Listen(c ServerConfig) (*Server, error) {
+	l, err := net.Listen("tcp", c.Address)
+	if err != nil {
+		return nil, fmt.Errorf("starting the bus: %w", err)
+	}
+	s := &Server{config: c, listener: l, clusters: make(map[Cluster]map[wire.UnitID]*station)}
+	s.half.addresses = make(map[string]int)
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.running.Go(s.accept)
+	return s, nil
+}
+
+// Address is where the server listens.
+func (s *Server) Address() string { return s.listener.Addr().String() }
+
+// Connections is how many units are connected.
+func (s *Server) Connections() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.stations
+}
+
+// Stop ends all connections and returns when nothing of the server runs.
+func (s *Server) Stop() {
+	s.stop()
+	s.listener.Close()
+	s.half.close()
+	s.mu.Lock()
+	for _, units := range s.clusters {
+		for _, u := range units {
+			u.end(nil)
+		}
+	}
+	s.mu.Unlock()
+	s.running.Wait()
+}
+
+// Push sends a batch, items of at most [MaxBatch] bytes, to all units of a
+// cluster that want it. A unit for which too much waits is passed over.
+func (s *Server) Push(c Cluster, batch []byte) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	batch = bytes.Clone(batch) // one copy, which all of them share
+	for _, u := range s.clusters[c] {
+		if u.wants.Load() {
+			u.queue(batch)
+		}
+	}
+}
+
+// PushTo sends a batch to one unit after all that waits for it. It blocks until
+// the unit takes the batch, and reports whether it does.
+func (s *Server) PushTo(ctx context.Context, to Unit, batch []byte) bool {
+	s.mu.RLock()
+	u := s.clusters[to.Cluster][to.ID]
+	s.mu.RUnlock()
+	if u == nil {
+		return false
+	}
+	select {
+	case u.bulk <- bytes.Clone(batch):
+		return true
+	case <-u.over:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+func (s *Server) accept() {
+	for {
+		conn, err := s.listener.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			time.Sleep(10 * time.Millisecond) // out of descriptors, for now
+			continue
+		}
+		s.half.add(conn)
+		s.running.Go(func() { s.ended(conn.RemoteAddr(), s.serve(conn)) })
+	}
+}
+
+func (s *Server) ended(remote net.Addr, err error) {
+	if s.config.Ended != nil && s.ctx.Err() == nil {
+		s.config.Ended(remote, err)
+	}
+}
+
+// serve has one connection from its first byte to its last.
+func (s *Server) serve(raw net.Conn) error {
+	defer raw.Close()
+	conn, unit, err := s.handshake(raw)
+	if !s.half.remove(raw) || err != nil {
+		return errors.Join(err, wire.Refuse(wire.Unavailable, "bus: handshake", "not completed", "one of a unit"))
+	}
+	u := newStation(s, conn, unit)
+	if err := s.admit(u); err != nil {
+		u.hint(wire.ReasonOf(err))
+		return err
+	}
+	defer s.leave(u)
+	return u.serve()
+}
+
+// handshake completes TLS, and certifies the unit in it.
+func (s *Server) handshake(raw net.Conn) (conn *tls.Conn, unit Unit, err error) {
+	ctx, cancel := context.WithTimeout(s.ctx, handshakeTime)
+	defer cancel()
+	conn = tls.Server(raw, &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		SessionTicketsDisabled: true,
+		NextProtos:             []string{Protocol},
+		ClientAuth:             tls.RequireAnyClientCert, // VerifyConnection verifies it
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.config.Certificate() },
+		VerifyConnection: func(c tls.ConnectionState) (err error) {
+			if c.NegotiatedProtocol != Protocol {
+				return wire.Refuse(wire.BadRequest, "bus: protocol of the unit", c.NegotiatedProtocol, Protocol)
+			}
+			unit, err = UnitOf(c.PeerCertificates, s.config.Roots, s.config.Clock())
+			return err
+		},
+	})
+	return conn, unit, conn.HandshakeContext(ctx)
+}
+
+// admit makes a unit one of its cluster. A second connection of a unit ends the
+// first: it comes back when a network has swallowed that.
+func (s *Server) admit(u *station) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	units := s.clusters[u.unit.Cluster]
+	before := units[u.unit.ID]
+	switch {
+	case s.ctx.Err() != nil:
+		return wire.Refuse(wire.Unavailable, "bus: manager", "ending", "one that serves")
+	case before != nil:
+		before.end(nil)
+		s.stations--
+	case s.stations >= s.config.Connections:
+		return wire.Refuse(wire.Overload, "bus: units connected", s.stations, "fewer")
+	}
+	if units == nil {
+		units = make(map[wire.UnitID]*station)
+		s.clusters[u.unit.Cluster] = units
+	}
+	units[u.unit.ID] = u
+	s.stations++
+	return nil
+}
+
+// leave forgets a connection, unless a later one of the unit has its place.
+func (s *Server) leave(u *station) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	units := s.clusters[u.unit.Cluster]
+	if units[u.unit.ID] != u {
+		return
+	}
+	s.stations--
+	if delete(units, u.unit.ID); len(units) == 0 {
+		delete(s.clusters, u.unit.Cluster)
+	}
+}
+
+// halfOpen are the connections whose handshake is not complete, of which any
+// stranger can make as many as they like. One too many, of an address or in all, ends
+// the one that waits longest: a handshake takes milliseconds, so honest ones are
+// never that.
+type halfOpen struct {
+	mu        sync.Mutex
+	waiting   []net.Conn     // guarded by mu: in the order in which they came
+	addresses map[string]int // guarded by mu: how many of each
+	closed    bool           // guarded by mu
+}
+
+// add takes a connection in. Once all are closed it closes this one as well.
+func (h *halfOpen) add(c net.Conn) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	from := origin(c)
+	switch {
+	case h.closed:
+		c.Close()
+		return
+	case h.addresses[from] >= mostOfAddress:
+		h.drop(slices.IndexFunc(h.waiting, func(one net.Conn) bool { return origin(one) == from }))
+	case len(h.waiting) >= mostHalfOpen:
+		h.drop(0)
+	}
+	h.waiting = append(h.waiting, c)
+	h.addresses[from]++
+}
+
+// remove takes a connection out, and reports whether it was still in.
+func (h *halfOpen) remove(c net.Conn) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	i := slices.Index(h.waiting, c)
+	if i >= 0 {
+		h.forget(i)
+	}
+	return i >= 0
+}
+
+// close ends all of them.
+func (h *halfOpen) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	for len(h.waiting) > 0 {
+		h.drop(0)
+	}
+}
+
+// drop ends one; the caller holds mu.
+func (h *halfOpen) drop(i int) {
+	h.waiting[i].Close()
+	h.forget(i)
+}
+
+// forget takes one out of the books; the caller holds mu.
+func (h *halfOpen) forget(i int) {
+	from := origin(h.waiting[i])
+	if h.addresses[from]--; h.addresses[from] == 0 {
+		delete(h.addresses, from)
+	}
+	h.waiting = slices.Delete(h.waiting, i, i+1)
+}
+
+// origin is the address that a connection is counted for: an IPv4 address, or
+// the network of 64 bits of an IPv6 address.
+func origin(c net.Conn) string {
+	address, ok := c.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return ""
+	}
+	if four := address.IP.To4(); four != nil {
+		return string(four)
+	}
+	return string(address.IP[:min(8, len(address.IP))])
+}

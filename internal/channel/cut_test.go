@@ -1,0 +1,495 @@
+package channel
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// adopt is the policy that follows the world's, edited, in force from now on for
+// clients and for what units are given. Units hear of it by [Host.Follow].
+func (w *world) adopt(edits ...string) policy.Approved {
+	w.T.Helper()
+	const created = "created      = "
+	next := testworld.Must(w.policy.Next(w.Sign(w.After(w.policy, append(edits, created+w.policy.Document().Created.Format(time.RFC3339),
+		created+w.clock.Now().UTC().Truncate(time.Second).Format(time.RFC3339))...))))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.policy, w.issuer = next, testworld.Must(w.keys.Issuer(next))
+	return next
+}
+
+// cutOff is the policy that cuts one more unit off, in force as by adopt.
+func (w *world) cutOff(id wire.UnitID) policy.Approved {
+	w.T.Helper()
+	const table, key = "[task.scoring]\n", "cut_units = ["
+	if strings.Contains(string(w.policy.Document().Raw()), key) {
+		return w.adopt(key, fmt.Sprintf("%s%q, ", key, id))
+	}
+	return w.adopt(table, fmt.Sprintf("%s%s%q]\n", table, key, id))
+}
+
+// renewed draws rings anew, as the authority does at a cut, and gives a host its
+// report under the world's policy.
+func (w *world) renewed(h *Host, release string) {
+	w.T.Helper()
+	h.Follow(w.policy)
+	testworld.Must(0, h.Update(w.standing(h.key, release)))
+}
+
+// drawn are keys of an authority that started again: the current one of before opens
+// on.
+func drawn(before identity.RingKeys, life time.Duration) identity.RingKeys {
+	fresh := identity.NewRingKeys(noon, life)
+	fresh.Previous = before.Current.Until(noon.Add(life))
+	return fresh
+}
+
+func (w *world) drawRings() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ring = identity.Ring{Strict: identity.NewRingKeys(w.clock.Now(), time.Hour), Follow: identity.NewRingKeys(w.clock.Now(), time.Hour)}
+}
+
+// openedBy is what a unit answers an open request with, and what it seals.
+func (w *world) openedBy(h *Host, o *Opening) (answer, sealed []byte) {
+	w.T.Helper()
+	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, w.clock.Now()))
+	answer, sealed, err := a.Finish(attest.Evidence{})
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return answer, sealed
+}
+
+// TestCutUnitOpensNothing is the twin of a unit that is cut off: it has heard of
+// nothing, and goes on with its keys and its certificate. Whoever has heard takes no
+// session, no keys for one-off requests and no receipt of it.
+func TestCutUnitOpensNothing(t *testing.T) {
+	w := newWorld(t)
+	twin := w.host(Limits{})
+	before := w.trust()
+	for _, cut := range []func(){
+		func() { w.cutOff(twin.ID()) },
+		func() {
+			w.adopt("[task.scoring.release.\"1\"]\nreference = [ { platform = \"soft\", program = \""+wire.Sum([]byte("scoring 1")).String()+"\" } ]\n", "", "continues = \"1\"\n", "")
+		},
+	} {
+		cut()
+		for _, pin := range []Pin{w.byTask(), {Genesis: w.policy.Genesis(), ID: twin.standing.Identity}} {
+			o := testworld.Must(NewOpening(pin, 0))
+			answer, _ := w.openedBy(twin, o)
+			if _, err := o.Finish(answer, before, noon); err != nil {
+				t.Errorf("by policy before the cut: %v", err)
+			}
+			_, err := o.Finish(answer, w.trust(), noon)
+			if reason := wire.ReasonOf(err); reason != wire.CutOff && reason != wire.WrongIdentity {
+				t.Errorf("session: got %v, want %q or, where the release is gone, %q", err, wire.CutOff, wire.WrongIdentity)
+			}
+		}
+		signed, _, err := twin.OneOffKeys(Pin{Task: "scoring"}, noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = VerifyOneOffKeys(signed, w.byTask(), w.trust(), noon); wire.ReasonOf(err) != wire.CutOff {
+			t.Errorf("one-off keys: got %v, want %q", err, wire.CutOff)
+		}
+		w.policy, w.issuer = before.Policy, testworld.Must(w.keys.Issuer(before.Policy))
+	}
+}
+
+// TestCutUnitServesNothing is an honest unit that hears of its own cut.
+func TestCutUnitServesNothing(t *testing.T) {
+	c := newCluster(t, 1, echo)
+	h := c.units[0].Host
+	s, sealed := c.opened(c.host(Limits{}), c.byTask())
+	h.Follow(c.cutOff(h.ID()))
+	testworld.Refused(t, h.CutOff(noon), wire.CutOff)
+	_, err := h.Accept(OpenRequest{Body: testworld.Must(NewOpening(c.byTask(), 0)).Request()}, noon)
+	testworld.Refused(t, err, wire.CutOff)
+	_, err = h.Join(sealed, noon)
+	testworld.Refused(t, err, wire.CutOff)
+	testworld.Refused(t, brought(h, asked(s, http.MethodGet, h.ID(), noon.Add(time.Minute)), noon), wire.CutOff)
+	_, _, err = h.OneOffKeys(Pin{Task: "scoring"}, noon)
+	testworld.Refused(t, err, wire.CutOff)
+	_, _, err = h.Reseal(1, noon)
+	testworld.Refused(t, err, wire.CutOff)
+}
+
+// TestCutWhileRead lets a unit hear of its own cut between the two halves of a
+// request: it is not handed to the program.
+func TestCutWhileRead(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	s, _ := w.opened(h, w.byTask())
+	raw := asked(s, http.MethodGet, h.ID(), noon.Add(time.Minute))
+	x := testworld.Must(h.begin([wire.HeaderSize]byte(raw), noon))
+	h.Follow(w.cutOff(h.ID()))
+	testworld.Refused(t, x.open(bytes.NewReader(raw[wire.HeaderSize:]), atNoon), wire.CutOff)
+}
+
+// TestBetweenCutAndRenewal follows a unit that is not cut off from a cut of another to
+// its next certificate report: until then it seals nothing and opens nothing that was
+// sealed, and what it has in memory goes on; then what the other may know is gone.
+func TestBetweenCutAndRenewal(t *testing.T) {
+	w := newWorld(t)
+	h, other := w.host(Limits{}), w.host(Limits{})
+	kept, sealed := w.opened(h, w.byTask())
+	_, pushed := w.opened(other, w.byTask())
+	_, strict := w.opened(other, w.byID())
+	testworld.Must(h.Join(strict, noon))
+	from := w.policy.Head()
+	h.Follow(w.cutOff(other.ID()))
+
+	for name, copied := range map[string][]byte{"a pushed session": pushed, "its own sealed copy": sealed} {
+		_, err := h.Join(copied, noon)
+		if wire.ReasonOf(err) != wire.UnknownRing {
+			t.Errorf("%s: got %v, want %q", name, err, wire.UnknownRing)
+		}
+	}
+	if err := brought(h, asked(kept, http.MethodPost, h.ID(), noon.Add(time.Minute)), noon); err != nil {
+		t.Errorf("a request in a session in memory: %v", err)
+	}
+	_, _, err := h.OneOffKeys(Pin{Task: "scoring"}, noon)
+	testworld.Refused(t, err, wire.Behind)
+	h.mu.Lock()
+	h.stale = true
+	h.mu.Unlock()
+	if again, left, err := h.Reseal(10, noon); err != nil || len(again)+left > 0 {
+		t.Errorf("got %d sealed anew, %d left, %v, want nothing", len(again), left, err)
+	}
+	o := testworld.Must(NewOpening(w.byTask(), 0))
+	answer, sealed := w.openedBy(h, o)
+	alone := testworld.Must(o.Finish(answer, w.trust(), noon))
+	if sealed != nil || !alone.Alone() || len(alone.Ticket()) > 0 || alone.Head() != from {
+		t.Errorf("got a session with %d sealed bytes, alone %v, a ticket of %d bytes, under head %v; want one that is alone, under %v", len(sealed), alone.Alone(), len(alone.Ticket()), alone.Head(), from)
+	}
+
+	w.drawRings()
+	w.renewed(h, "1")
+	if s := h.table.byID[kept.ID()]; s.state != dropped {
+		t.Error("a session that the cut unit may read is open after the renewal")
+	}
+	if err := brought(h, asked(alone, http.MethodPost, h.ID(), noon.Add(time.Minute)), noon); err != nil {
+		t.Errorf("a request in a session that the unit holds alone: %v", err)
+	}
+	if again, left, err := h.Reseal(10, noon); err != nil || len(again)+left > 0 {
+		t.Errorf("got %d sealed anew, %d left, %v, want nothing: what is alone stays alone", len(again), left, err)
+	}
+	s, sealed := w.opened(h, w.byTask())
+	if sealed == nil || s.Alone() || s.Head() != w.policy.Head() {
+		t.Errorf("got a session with %d sealed bytes, alone %v, under head %v, want one for all units under %v", len(sealed), s.Alone(), s.Head(), w.policy.Head())
+	}
+}
+
+// TestUnheardUnit opens a session with a unit that is not cut off and has not heard of
+// the cut of another: it seals it under keys that the other holds, so that a client
+// which has heard refuses it, as it does keys for one-off requests.
+func TestUnheardUnit(t *testing.T) {
+	w := newWorld(t)
+	h, other := w.host(Limits{}), w.host(Limits{})
+	w.cutOff(other.ID())
+	for name, pin := range map[string]Pin{"by task": w.byTask(), "by id": w.byID()} {
+		o := testworld.Must(NewOpening(pin, 0))
+		answer, _ := w.openedBy(h, o)
+		if _, err := o.Finish(answer, w.trust(), noon); wire.ReasonOf(err) != wire.Behind {
+			t.Errorf("%s: got %v, want %q", name, err, wire.Behind)
+		}
+	}
+	signed, _, err := h.OneOffKeys(Pin{Task: "scoring"}, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = VerifyOneOffKeys(signed, w.byTask(), w.trust(), noon)
+	testworld.Refused(t, err, wire.Behind)
+}
+
+// TestLeastHead asks for a unit that has got to a policy head.
+func TestLeastHead(t *testing.T) {
+	w := newWorld(t)
+	h, other := w.host(Limits{}), w.host(Limits{})
+	first := w.policy.Head()
+	w.cutOff(other.ID())
+	open := func(least attest.Digest) error {
+		o := testworld.Must(NewOpeningSince(w.byTask(), 0, least))
+		_, err := h.Accept(OpenRequest{Body: o.Request()}, noon)
+		return err
+	}
+	for _, row := range []struct {
+		name   string
+		before func()
+		least  func() attest.Digest
+		want   wire.Reason // empty: none
+	}{
+		{"its own head", func() {}, func() attest.Digest { return first }, ""},
+		{"one it has not heard of", func() {}, w.policyHead, wire.Behind},
+		{"one it has heard of", func() { h.Follow(w.policy) }, w.policyHead, wire.Behind},
+		{"one before", func() {}, func() attest.Digest { return first }, ""},
+		{"one that it renewed for", func() { w.drawRings(); w.renewed(h, "1") }, w.policyHead, ""},
+		{"one before that", func() {}, func() attest.Digest { return first }, ""},
+		{"one of another history", func() {}, func() attest.Digest { return wire.Sum([]byte("another")) }, wire.Behind},
+		{"one that does not concern it", func() { h.Follow(w.adopt("other.clinic.example", "more.clinic.example")) }, w.policyHead, ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			row.before()
+			err := open(row.least())
+			if row.want == "" && err == nil {
+				return
+			}
+			testworld.Refused(t, err, row.want)
+		})
+	}
+}
+
+func (w *world) policyHead() attest.Digest { return w.policy.Head() }
+
+// TestLeastHeadIsSaid is a unit that opens a session though it has not got to the head
+// that was wanted: the client refuses it.
+func TestLeastHeadIsSaid(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	w.adopt("other.clinic.example", "more.clinic.example")
+	o := testworld.Must(NewOpeningSince(w.byTask(), 0, w.policy.Head()))
+	h.known.head = w.policy.Head() // so that it takes the request
+	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
+	a.head = h.standing.Head
+	testworld.Must(0, a.begin(noon))
+	answer, _, err := a.Finish(attest.Evidence{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = o.Finish(answer, w.trust(), noon)
+	testworld.Refused(t, err, wire.Behind)
+	if _, err := NewOpening(w.byTask(), WantHead); wire.ReasonOf(err) != wire.BadRequest {
+		t.Errorf("wanting a head without one: got %v, want %q", err, wire.BadRequest)
+	}
+}
+
+// TestKnownBesideOpen lets a unit hear of a cut while an open request is worked on: the
+// request begins again, and its session stays with the unit alone.
+func TestKnownBesideOpen(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	o := testworld.Must(NewOpening(w.byTask(), 0))
+	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
+	h.Follow(w.cutOff(w.host(Limits{}).ID()))
+	_, _, err := a.Finish(attest.Evidence{})
+	testworld.Refused(t, err, wire.UnknownRing)
+	testworld.Must(0, a.Again(noon))
+	answer, sealed, err := a.Finish(attest.Evidence{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := testworld.Must(o.Finish(answer, w.trust(), noon)); sealed != nil || !s.Alone() {
+		t.Errorf("got %d sealed bytes, alone %v, want a session that is alone", len(sealed), s.Alone())
+	}
+}
+
+// TestOldRingIsDropped gives a unit, after a cut, a report that still holds keys from
+// before: as previous ones they are not taken over, and as current ones the report is
+// refused.
+func TestOldRingIsDropped(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	s, _ := w.opened(h, w.byTask())
+	old := copyRing(w.ring)
+	h.Follow(w.cutOff(w.host(Limits{}).ID()))
+	testworld.Refused(t, h.Update(w.standing(h.key, "1")), wire.UnknownRing)
+	w.drawRings()
+	w.ring.Follow.Previous, w.ring.Strict.Previous = old.Follow.Current, old.Strict.Current
+	testworld.Must(0, h.Update(w.standing(h.key, "1")))
+	if got := h.Stats(noon).Rings; got != 4 {
+		t.Errorf("got %d ring keys, want current and next of two kinds", got)
+	}
+	if held := h.table.byID[s.ID()]; held.state != dropped {
+		t.Error("a session under a key from before the cut is open")
+	}
+}
+
+// TestHeirs cuts a unit of a release that continues another: it held what sessions
+// by task name at the other are sealed under, and nothing of those pinned to code.
+func TestHeirs(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	follow, _ := w.opened(h, w.byTask())
+	strict, _ := w.opened(h, w.byID())
+	// A release that goes cuts its own identity alone.
+	w.adopt("[task.scoring.release.\"2\"]\nreference = [ { platform = \"soft\", program = \""+wire.Sum([]byte("scoring 2")).String()+"\" } ]\ncontinues = \"1\"\n", "")
+	testworld.Refused(t, follow.CutOff(w.policy, noon), wire.CutOff)
+	if err := strict.CutOff(w.policy, noon); err != nil {
+		t.Errorf("a session that the cut units cannot read: %v", err)
+	}
+	h.Follow(w.policy)
+	if len(h.known.old) != 2 || !h.known.old[h.standing.follow.key.ID()] {
+		t.Errorf("got %d keys that are older than the cut, want the follow keys", len(h.known.old))
+	}
+	sealed, _ := w.opened(h, w.byID())
+	if sealed.Alone() {
+		t.Error("a session pinned to code is alone, though no cut unit holds its keys")
+	}
+}
+
+// TestRetiredIsNotCut retires a release: nothing ends.
+func TestRetiredIsNotCut(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	s, sealed := w.opened(h, w.byTask())
+	other := w.host(Limits{})
+	from := w.policy.Head()
+	w.adopt("[task.scoring.release.\"1\"]\n", "[task.scoring.release.\"1\"]\nretired = true\n")
+	for _, u := range []*Host{h, other} {
+		u.Follow(w.policy)
+	}
+	if err := s.CutOff(w.policy, noon); err != nil {
+		t.Errorf("the session: %v", err)
+	}
+	if _, err := other.Join(sealed, noon); err != nil {
+		t.Errorf("joining the session: %v", err)
+	}
+	o := testworld.Must(NewOpeningSince(w.byTask(), 0, w.byTask().lastCut(w.policy)))
+	answer, sealed := w.openedBy(h, o)
+	if again, err := o.Finish(answer, w.trust(), noon); err != nil || again.Alone() || sealed == nil {
+		t.Errorf("another session: %v, %d sealed bytes, want one for all units", err, len(sealed))
+	}
+	if cut := w.byTask().lastCut(w.policy); !cut.IsZero() {
+		t.Errorf("got a cut at %v, want none; the policy before is %v", cut, from)
+	}
+}
+
+// heads are proved heads on one side, which are opaque to the channel.
+type heads struct {
+	mu    sync.Mutex
+	head  []byte
+	heard []string
+}
+
+func (h *heads) set(s string) { h.mu.Lock(); defer h.mu.Unlock(); h.head = []byte(s) }
+
+func (h *heads) taken() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := strings.Join(h.heard, " ")
+	h.heard = nil
+	return s
+}
+
+func (h *heads) both() Heads {
+	return Heads{
+		Newest: func() []byte { h.mu.Lock(); defer h.mu.Unlock(); return h.head },
+		Heard:  func(b []byte) { h.mu.Lock(); defer h.mu.Unlock(); h.heard = append(h.heard, string(b)) },
+	}
+}
+
+// TestHeadsTravel looks at which heads come across: with each open request and its
+// answer, and with requests and answers once for each session and head.
+func TestHeadsTravel(t *testing.T) {
+	c := newCluster(t, 1, echo)
+	unit, client := &heads{}, &heads{}
+	c.units[0].server.config.Heads = unit.both()
+	rt := c.client(c.byTask(), 0)
+	rt.config.Heads = client.both()
+	call := func() {
+		t.Helper()
+		if _, err := say(t, rt, "GET", "/", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(what, atUnit, atClient string) {
+		t.Helper()
+		if a, b := unit.taken(), client.taken(); a != atUnit || b != atClient {
+			t.Errorf("%s: got %q at the unit and %q at the client, want %q and %q", what, a, b, atUnit, atClient)
+		}
+	}
+	call()
+	want("without any", "", "")
+	unit.set("u1")
+	client.set("c1")
+	call()
+	want("the first", "c1", "u1")
+	call()
+	want("the same again", "", "")
+	unit.set("u2")
+	call()
+	want("a newer one at the unit", "", "u2")
+	client.set("c3")
+	call()
+	want("a newer one at the client", "c3", "")
+	rt.forget(rt.held)
+	call()
+	want("another session", "c3 c3", "u2 u2")
+
+	var none Heads
+	for _, field := range []string{"", "=", "a", strings.Repeat("A", 2800), "a b"} {
+		none.heard(http.Header{wire.FieldHead: {field}})
+		unit.both().heard(http.Header{wire.FieldHead: {field}})
+	}
+	want("what is no head", "", "")
+}
+
+// TestAloneOpenerIsCut cuts off the unit that holds a session alone: only its own cut
+// ends such a session.
+func TestAloneOpenerIsCut(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	h.Follow(w.cutOff(w.host(Limits{}).ID()))
+	o := testworld.Must(NewOpening(w.byTask(), 0))
+	answer, _ := w.openedBy(h, o)
+	s := testworld.Must(o.Finish(answer, w.trust(), noon))
+	if err := s.CutOff(w.cutOff(w.host(Limits{}).ID()), noon); err != nil || !s.Alone() {
+		t.Errorf("another unit is cut off: %v, alone %v", err, s.Alone())
+	}
+	testworld.Refused(t, s.CutOff(w.cutOff(h.ID()), noon), wire.CutOff)
+}
+
+// TestInheritedCut cuts off a unit of the release that another continues: the successor
+// carries no session over from it, and its own go on.
+func TestInheritedCut(t *testing.T) {
+	w := newWorld(t)
+	old := w.host(Limits{})
+	h, _ := w.successor(w.ring)
+	_, sealed := w.opened(old, w.byTask())
+	_, later := w.opened(old, w.byTask())
+	id := testworld.Must(h.Join(sealed, noon))
+	// The release before goes, which its units alone are cut off by.
+	h.Follow(w.adopt("[task.scoring.release.\"1\"]\nreference = [ { platform = \"soft\", program = \""+wire.Sum([]byte("scoring 1")).String()+"\" } ]\n", "", "continues = \"1\"\n", ""))
+	if again, left, err := h.Reseal(10, noon); err != nil || len(again)+left > 0 {
+		t.Errorf("got %d sealed anew, %d left, %v, want nothing carried over", len(again), left, err)
+	}
+	if s := h.table.byID[id]; s.state != open {
+		t.Error("a session in memory ended before the renewal")
+	}
+	_, err := h.Join(later, noon)
+	testworld.Refused(t, err, wire.UnknownRing)
+	s, sealed := w.opened(h, w.byTask())
+	if s.Alone() || sealed == nil {
+		t.Error("a session under keys that no cut unit held is alone")
+	}
+}
+
+// TestOneOffAnswerAfterTheCut refuses what comes of an answer once the keys are cut.
+func TestOneOffAnswerAfterTheCut(t *testing.T) {
+	for _, whole := range []bool{false, true} {
+		c := newCluster(t, 1, repeat)
+		signed, _, err := c.units[0].OneOffKeys(Pin{Task: "scoring"}, noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := c.oneOffs(testworld.Must(VerifyOneOffKeys(signed, c.byTask(), c.trust(), noon)), whole)
+		if _, err := say(t, o, http.MethodGet, "/", ""); err != nil {
+			t.Errorf("whole %v: before: %v", whole, err)
+		}
+		o.config.Stands = func() error { return wire.Refuse(wire.CutOff, "keys", "cut off", "others") }
+		_, err = say(t, o, http.MethodGet, "/", "")
+		testworld.Refused(t, err, wire.CutOff)
+	}
+}

@@ -1,0 +1,273 @@
+package channel
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/ohttp"
+	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// unitName is an app that answers with the id of the unit that serves it.
+var unitName = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	caller, _ := CallerOf(r.Context())
+	io.WriteString(w, caller.Unit.String())
+})
+
+// TestTwinServesNobodyWhoHeard cuts off one of three units, which ignores it and goes
+// on with every key that it was ever given. Of a client that has heard it gets no
+// request answered, in sessions from before the cut and in new ones, and the others
+// serve on.
+func TestTwinServesNobodyWhoHeard(t *testing.T) {
+	for _, by := range []string{"task", "id"} {
+		t.Run(by, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, 3, unitName)
+				pin := map[string]Pin{"task": c.byTask(), "id": c.byID()}[by]
+				twin, others, rt := c.units[0], c.units[1:], c.client(pin, 0)
+				served := map[string]int{}
+				call := func(method string) {
+					t.Helper()
+					name, err := say(t, rt, method, "/", "")
+					if err != nil {
+						t.Fatal(err)
+					}
+					served[name]++
+				}
+				for range 12 {
+					call(http.MethodGet)
+				}
+				if served[twin.ID().String()] == 0 {
+					t.Fatal("the twin served nothing before the cut, so the test shows nothing")
+				}
+				clear(served)
+				c.cutOff(twin.ID())
+				c.drawRings()
+				for _, u := range others {
+					c.renewed(u.Host, "1")
+				}
+				for range 24 {
+					call(http.MethodGet)
+					call(http.MethodPost)
+				}
+				if n := served[twin.ID().String()]; n > 0 {
+					t.Errorf("the twin served %d of 48 requests after the cut, want none", n)
+				}
+			})
+		})
+	}
+}
+
+// TestAnswerAfterTheCut has an answer under way in a session from before a cut: what
+// comes after the client has heard is not taken, whatever unit it names, and a request
+// that may be repeated is answered in another session.
+func TestAnswerAfterTheCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var slow atomic.Bool
+		gate := make(chan struct{})
+		c := newCluster(t, 2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if slow.CompareAndSwap(true, false) {
+				if r.URL.Path == "/stream" {
+					io.WriteString(w, "before")
+					w.(http.Flusher).Flush()
+				}
+				<-gate
+			}
+			io.WriteString(w, "after")
+		}))
+		victim := c.host(Limits{}) // is cut off, and was given the same keys
+		rt := c.client(c.byTask(), 0)
+		if _, err := say(t, rt, http.MethodGet, "/", ""); err != nil {
+			t.Fatal(err)
+		}
+		cut := func() {
+			c.cutOff(victim.ID())
+			c.drawRings()
+			for _, u := range c.units {
+				c.renewed(u.Host, "1")
+			}
+			gate <- struct{}{}
+		}
+		type outcome struct {
+			body string
+			err  error
+		}
+		begin := func(method, path string) chan outcome {
+			slow.Store(true)
+			done := make(chan outcome, 1)
+			go func() {
+				body, err := say(t, rt, method, path, "")
+				done <- outcome{body, err}
+			}()
+			synctest.Wait()
+			return done
+		}
+		done := begin(http.MethodGet, "/")
+		cut()
+		if got := <-done; got.err != nil || got.body != "after" || rt.Opens() != 2 {
+			t.Errorf("GET: got %q, %v, in %d sessions, want an answer in the second", got.body, got.err, rt.Opens())
+		}
+		victim = c.host(Limits{})
+		done = begin(http.MethodPost, "/")
+		cut()
+		if got := <-done; !errors.Is(got.err, ErrOutcomeUnknown) || !errors.Is(got.err, wire.CutOff) {
+			t.Errorf("POST: got %q, %v, want %v", got.body, got.err, ErrOutcomeUnknown)
+		}
+		victim = c.host(Limits{})
+		done = begin(http.MethodGet, "/stream")
+		cut()
+		if got := <-done; !errors.Is(got.err, wire.CutOff) || strings.Contains(got.body, "after") {
+			t.Errorf("stream: got %q, %v, want an end with %q", got.body, got.err, wire.CutOff)
+		}
+	})
+}
+
+// TestAuthorityAway cuts off a unit while the others have no certificate report since:
+// a client goes on in a session that one of them holds alone, with requests of every
+// kind, and in one that all share once they have renewed.
+func TestAuthorityAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3, unitName)
+		twin, others := c.units[0], c.units[1:]
+		rt := c.client(c.byTask(), 0)
+		if _, err := say(t, rt, http.MethodGet, "/", ""); err != nil {
+			t.Fatal(err)
+		}
+		c.cutOff(twin.ID())
+		for _, u := range others {
+			u.Follow(c.policy)
+		}
+		served := map[string]int{}
+		for range 12 {
+			for _, method := range []string{http.MethodGet, http.MethodPost} {
+				name, err := say(t, rt, method, "/", "content")
+				if err != nil {
+					t.Fatal(err)
+				}
+				served[name]++
+			}
+		}
+		s := testworld.Must(rt.Session(t.Context()))
+		if opener := s.Peer().UnitID(); !s.Alone() || opener == twin.ID() || served[opener.String()] != 24 {
+			t.Errorf("got requests served by %v in a session of %v, alone %v; want all by the unit that holds it alone", served, opener, s.Alone())
+		}
+		opens := rt.Opens()
+		c.drawRings()
+		for _, u := range others {
+			c.renewed(u.Host, "1")
+		}
+		if _, err := say(t, rt, http.MethodPost, "/", ""); err != nil {
+			t.Fatal(err)
+		}
+		if s := testworld.Must(rt.Session(t.Context())); !s.Alone() || rt.Opens() != opens {
+			t.Error("the session that a unit holds alone ended when the unit renewed")
+		}
+		c.clock.Pass(renewPause)
+		for range 2 { // the first begins to open another, for which the twin may be asked too
+			if _, err := say(t, rt, http.MethodGet, "/", ""); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(openTime)
+			synctest.Wait()
+		}
+		if s := testworld.Must(rt.Session(t.Context())); s.Alone() || s.Head() != c.policy.Head() {
+			t.Errorf("got a session that is alone %v under %v after all units renewed, want one for all under %v", s.Alone(), s.Head(), c.policy.Head())
+		}
+	})
+}
+
+// TestOpenerOfAloneEnds ends the unit that holds a session alone: the next request is
+// answered in another session.
+func TestOpenerOfAloneEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3, unitName)
+		c.cutOff(c.host(Limits{}).ID())
+		for _, u := range c.units {
+			u.Follow(c.policy)
+		}
+		rt := c.client(c.byTask(), 0)
+		for range 2 {
+			name, err := say(t, rt, http.MethodGet, "/", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.mu.Lock()
+			for _, u := range c.units {
+				u.dead = u.dead || u.ID().String() == name
+			}
+			c.mu.Unlock()
+		}
+		if rt.Opens() != 2 {
+			t.Errorf("got %d sessions, want one for each unit that ended", rt.Opens())
+		}
+	})
+}
+
+// TestClientWaitsForUnits opens a session while no unit has heard of a cut: the client
+// waits until one has, by the head that comes with its requests.
+func TestClientWaitsForUnits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2, unitName)
+		c.cutOff(c.host(Limits{}).ID())
+		rt := c.client(c.byTask(), 0)
+		rt.config.Heads = Heads{Newest: func() []byte { return []byte("a proved head") }}
+		heard := 0
+		for _, u := range c.units {
+			u.server.config.Heads = Heads{Heard: func([]byte) { heard++; u.Follow(c.policy) }}
+		}
+		if _, err := say(t, rt, http.MethodGet, "/", ""); err != nil {
+			t.Fatal(err)
+		}
+		if s := testworld.Must(rt.Session(t.Context())); heard == 0 || !s.Alone() {
+			t.Errorf("got %d heads heard and a session that is alone %v, want one of a unit that heard", heard, s.Alone())
+		}
+	})
+}
+
+// TestUnheardUnitsKeepClientOut: without any head that travels the units stay as they
+// are, and the client opens no session with them.
+func TestUnheardUnitsKeepClientOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2, unitName)
+		c.cutOff(c.host(Limits{}).ID())
+		began := time.Now()
+		_, err := say(t, c.client(c.byTask(), 0), http.MethodGet, "/", "")
+		testworld.Refused(t, err, wire.Behind)
+		if waited := time.Since(began); waited < time.Second || waited > openTime {
+			t.Errorf("got an error after %v, want patience of some seconds", waited)
+		}
+	})
+}
+
+// TestOneOffAfterTheCut has keys for one-off requests from before a cut: they are
+// refused, a request under them is opened by no unit that has heard, and the rest of an
+// answer is not taken.
+func TestOneOffAfterTheCut(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	signed, _, err := h.OneOffKeys(Pin{Task: "scoring"}, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := testworld.Must(VerifyOneOffKeys(signed, w.byTask(), w.trust(), noon))
+	request := oneOffBody(keys, false, testworld.Must(http.NewRequest(http.MethodGet, base+"/", nil)))
+	if _, err := h.beginOneOff(ohttp.Chunks, strings.NewReader(string(request)), noon); err != nil {
+		t.Fatal(err)
+	}
+	if err := keys.CutOff(w.policy, noon); err != nil {
+		t.Errorf("before the cut: %v", err)
+	}
+	h.Follow(w.cutOff(w.host(Limits{}).ID()))
+	_, err = h.beginOneOff(ohttp.Chunks, strings.NewReader(string(request)), noon)
+	testworld.Refused(t, err, wire.OneOffKey)
+	testworld.Refused(t, keys.CutOff(w.policy, noon), wire.CutOff)
+	w.adopt("[task.scoring]\n", "[task.scoring]\n# another step\n")
+	testworld.Refused(t, keys.CutOff(w.policy, noon), wire.CutOff)
+}

@@ -1,0 +1,110 @@
+package channel
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/limit"
+	"github.com/cohort-tee/cohort/internal/ohttp"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// What a server has only so much of is divided between the addresses that requests
+// come from, and taken only by a request that can be worked on. All that comes
+// through one gateway comes from one address.
+const (
+	quotaReading  = "unit: bytes of one-off requests that are read"
+	quotaOneOffs  = "unit: one-off requests under way"
+	quotaEvidence = "unit: open requests that wait for evidence"
+	quotaPulls    = "unit: stored copies asked for, a second"
+)
+
+const (
+	maxReading   = 64 << 20 // bytes; of one-offs in one piece each counts as much as it may be
+	chunkReading = maxPlaintext
+	leastReading = 4 << 10 // what a request costs at least
+	maxEvidence  = 64      // open requests that wait; one at a time is served
+	pullsEach    = 500     // stored copies asked for in a second for one address, bursts of twice that
+	maxSender    = 16      // characters of a sender's name
+)
+
+// intake is what a server has of each.
+type intake struct {
+	reading  *limit.Shares
+	oneOffs  *limit.Shares
+	evidence *limit.Turns
+	pulls    *limit.Buckets
+	now      func() time.Time // that the buckets fill by
+}
+
+func newIntake(l Limits) *intake {
+	return &intake{
+		reading: limit.NewShares(quotaReading, maxReading), oneOffs: limit.NewShares(quotaOneOffs, l.OneOffs),
+		evidence: limit.NewTurns(quotaEvidence, 1, maxEvidence), pulls: limit.NewBuckets(pullsEach), now: time.Now,
+	}
+}
+
+// readWhole reads a body of at most limit bytes, and one more of a longer one, while
+// the client has time for the whole.
+func readWhole(w http.ResponseWriter, r *http.Request, limit int) ([]byte, error) {
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(bodyWait)) // a server that has none has its own limit
+	b, err := io.ReadAll(io.LimitReader(r.Body, int64(limit)+1))
+	if err == nil {
+		_ = control.SetReadDeadline(time.Time{})
+	}
+	return b, err
+}
+
+// turn waits for the one place at the TEE. Of a gateway's clients each comes in
+// turn, as far as it distinguishes them.
+func (i *intake) turn(r *http.Request) (done func(), err error) {
+	sender := r.Header.Get(wire.FieldSender)
+	if err := i.evidence.Wait(r.Context(), limit.AddressOf(r.RemoteAddr), sender[:min(len(sender), maxSender)]); err != nil {
+		return nil, err
+	}
+	if err := context.Cause(r.Context()); err != nil { // no client waits for the evidence
+		i.evidence.Done()
+		return nil, err
+	}
+	return i.evidence.Done, nil
+}
+
+// reserved is what one request has taken, until it ends or has no more need of it.
+type reserved struct {
+	shares *limit.Shares
+	from   netip.Addr
+	n      int // 0: nothing
+}
+
+// take takes n more.
+func (t *reserved) take(n int) error {
+	if err := t.shares.Take(t.from, n); err != nil {
+		return err
+	}
+	t.n += n
+	return nil
+}
+
+// give returns what was taken.
+func (t *reserved) give() {
+	if t.n > 0 {
+		t.shares.Give(t.from, t.n)
+		t.n = 0
+	}
+}
+
+// oneOffReading is how many bytes may be kept of a one-off request.
+func oneOffReading(f ohttp.Form, r *http.Request) int {
+	most := ohttp.MaxWhole + maxPlaintext/64 // with what stands before the ciphertext
+	if f.Chunked {
+		most = chunkReading
+	}
+	if r.ContentLength >= 0 && r.ContentLength < int64(most) {
+		most = int(r.ContentLength)
+	}
+	return max(most, leastReading)
+}

@@ -1,0 +1,69 @@
+package channel
+
+import (
+	"bytes"
+	"encoding/binary"
+	"runtime"
+	"testing"
+
+	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// TestLengthsAtTheEnds puts lengths at both ends of their ranges in the place of
+// each length that a peer sends: nothing is taken, no memory for what does not come.
+func TestLengthsAtTheEnds(t *testing.T) {
+	lengths := []uint32{0, 1, tagSize - 1, tagSize, maxPlaintext + tagSize, maxPlaintext + tagSize + 1, 1<<31 - 1, 1 << 31, 1<<31 | 1, 1<<32 - 2, 1<<32 - 1}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	t.Run("chunks", func(t *testing.T) {
+		for _, length := range lengths {
+			var secret [secretSize]byte
+			message := append(binary.BigEndian.AppendUint32(nil, length), make([]byte, 64)...)
+			o := &opener{r: bytes.NewReader(message), aead: testworld.Must(newKeys(&secret).message(wire.LabelRequestKey))}
+			if b, _, err := o.next(); err == nil {
+				t.Errorf("length %d: got %d bytes", length, len(b))
+			}
+		}
+	})
+	t.Run("frames", func(t *testing.T) { framesAtTheEnds(t, lengths) })
+	runtime.ReadMemStats(&after)
+	if taken := after.TotalAlloc - before.TotalAlloc; taken > 64<<20 {
+		t.Errorf("took %d bytes of memory", taken)
+	}
+}
+
+// framesAtTheEnds changes each length in an open request, its answer, a sealed
+// session and its parts.
+func framesAtTheEnds(t *testing.T, lengths []uint32) {
+	t.Helper()
+	w := newWorld(t)
+	h := w.host(Limits{})
+	o := testworld.Must(NewOpening(w.byTask(), 0))
+	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
+	answer, sealed, err := a.Finish(noEvidence)
+	testworld.Must(0, err)
+	for name, c := range map[string]struct {
+		label wire.Label
+		good  []byte
+		take  func([]byte) error
+	}{
+		"open request":   {wire.LabelSessionOpen, o.Request(), func(b []byte) error { _, err := h.Accept(OpenRequest{Body: b}, noon); return err }},
+		"answer":         {wire.LabelSessionAnswer, answer, func(b []byte) error { _, err := o.Finish(b, w.trust(), noon); return err }},
+		"sealed session": {wire.LabelSealedSession, sealed, func(b []byte) error { _, err := h.Join(b, noon); return err }},
+		"tombstone":      {wire.LabelTombstone, wire.Frame(wire.LabelTombstone, nil, nil, nil), func(b []byte) error { _, err := h.Bury(b, noon); return err }},
+	} {
+		at := 1 + len(c.label)
+		for at+4 <= len(c.good) {
+			size := binary.BigEndian.Uint32(c.good[at:])
+			for _, length := range append(lengths, size-1, size+1) {
+				bad := bytes.Clone(c.good)
+				binary.BigEndian.PutUint32(bad[at:], length)
+				if err := c.take(bad); err == nil && length != size {
+					t.Errorf("%s: the length %d at %d in place of %d was taken", name, length, at, size)
+				}
+			}
+			at += 4 + int(size)
+		}
+	}
+}

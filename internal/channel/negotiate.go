@@ -1,0 +1,194 @@
+package channel
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/retry"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// negotiate opens a session, with patience for what may pass. After a cut it asks for
+// one that all units may hold, and where units have no certificate report since, and
+// there is no session, takes one that its opener holds alone.
+func (t *Transport) negotiate(ctx context.Context) (*Session, error) {
+	var o *Opening
+	var with again
+	shared := true
+	for try := 1; ; try++ {
+		if with.cookie == "" { // a unit takes a KEM key once, and a cookie is for one
+			var least attest.Digest
+			if shared {
+				least = t.config.Pin.lastCut(t.config.Trust.Trust().Policy)
+			}
+			var err error
+			if o, err = NewOpeningSince(t.config.Pin, t.config.Wants, least); err != nil {
+				return nil, err
+			}
+		}
+		s, next, err := t.ask(ctx, o, with)
+		if err == nil {
+			return s, nil
+		}
+		// A certificate that ended on the answer's way is renewed by now. A unit that
+		// left its group, or whose release did, beats until its certificate's end: the
+		// gateway may choose another.
+		unreached, refused := errors.Is(err, ErrUnreachable), (*cutUnit)(nil)
+		left := !unreached && (errors.Is(err, wire.WrongRole) || errors.Is(err, wire.WrongIdentity))
+		unheard := errors.Is(err, errOlder) // by the next try the unit has the head that came with this one
+		isCut := errors.As(err, &refused)
+		repeat := unreached || unheard || isCut || errors.Is(err, wire.Expired) || left && try < openOthers
+		if !repeat || try == openTries || ctx.Err() != nil {
+			return nil, fmt.Errorf("opening a session: %w", err)
+		}
+		with = next
+		switch {
+		case with.cookie != "" || left:
+		case unreached && shared && errors.Is(err, wire.Behind) && !t.holds():
+			shared = false
+		case isCut:
+			if with.unit = t.besides(refused.unit); with.unit == (wire.UnitID{}) {
+				_ = retry.Sleep(ctx, time.Duration(try*try)*openPause)
+			}
+		default:
+			_ = retry.Sleep(ctx, time.Duration(try*try)*openPause)
+		}
+	}
+}
+
+// cutUnits are ids that no request is sent to: those that policy names, and those of
+// units whose certificate it refused. It selects where a request goes, and no more.
+type cutUnits struct {
+	head    attest.Digest // of the policy that ids are of
+	ids     map[wire.UnitID]bool
+	refused []wire.UnitID // the newest
+}
+
+// by is them by a policy.
+func (c *cutUnits) by(p policy.Approved) map[wire.UnitID]bool {
+	if c.ids != nil && c.head == p.Head() || !p.OK() {
+		return c.ids
+	}
+	c.head, c.ids = p.Head(), map[wire.UnitID]bool{}
+	for _, task := range p.Document().Tasks {
+		for _, text := range task.CutUnits {
+			var id wire.UnitID
+			if id.UnmarshalText([]byte(text)) == nil {
+				c.ids[id] = true
+			}
+		}
+	}
+	for _, id := range c.refused {
+		c.ids[id] = true
+	}
+	return c.ids
+}
+
+// refuse notes a unit whose certificate was refused.
+func (c *cutUnits) refuse(id wire.UnitID) {
+	if len(c.refused) == maxUnits {
+		c.refused = c.refused[1:]
+	}
+	c.refused, c.ids = append(c.refused, id), nil
+}
+
+// cutUnit is the refusal of a unit that trust cuts off.
+type cutUnit struct {
+	unit  wire.UnitID // as it says itself
+	cause error
+}
+
+func (c *cutUnit) Error() string { return "unit " + c.unit.String() + ": " + c.cause.Error() }
+func (c *cutUnit) Unwrap() error { return c.cause }
+
+// holds reports whether there is a session.
+func (t *Transport) holds() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.held != nil
+}
+
+// besides is any of the units that are said to be there, but for those that are cut
+// off, as one more now is; zero: none.
+func (t *Transport) besides(one wire.UnitID) wire.UnitID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.cut.refuse(one)
+	cut := t.cut.by(t.config.Trust.Trust().Policy)
+	for _, i := range rand.Perm(len(t.units)) {
+		if !cut[t.units[i]] {
+			return t.units[i]
+		}
+	}
+	return wire.UnitID{}
+}
+
+// ask sends the open request once and judges the answer. With an error it may
+// give what to come again with.
+func (t *Transport) ask(ctx context.Context, o *Opening, with again) (s *Session, next again, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, t.sessionURL.String(), bytes.NewReader(o.Request()))
+	if err != nil {
+		return nil, again{}, err
+	}
+	request.Header.Set("Content-Type", wire.TypeSession)
+	with.set(request.Header)
+	setHead(request.Header, t.config.Heads.newest())
+	answer, err := t.config.Inner.RoundTrip(request)
+	if err != nil {
+		return nil, again{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	defer answer.Body.Close()
+	t.heard(hintOf(answer))
+	t.config.Heads.heard(answer.Header)
+	if answer.StatusCode != http.StatusOK {
+		err := wire.Refuse(wire.Unavailable, "open request: status", answer.StatusCode, http.StatusOK)
+		if answer.StatusCode == http.StatusPreconditionFailed {
+			err = wire.Refuse(wire.Behind, "open request: status", answer.StatusCode, http.StatusOK)
+		}
+		next, unread := o.again(answer, t.config.Trust.Trust().Verifier)
+		if next.unit == (wire.UnitID{}) {
+			next.unit = with.unit
+		}
+		return nil, next, fmt.Errorf("%w: %w", ErrUnreachable, errors.Join(err, unread))
+	}
+	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
+	if err != nil {
+		return nil, again{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	now := t.config.Clock()
+	if s, err = o.Finish(body, t.config.Trust.Trust(), now); err != nil && !isCut(err) && !errors.Is(err, errOlder) {
+		s, err = o.Finish(body, t.config.Trust.Renew(ctx), now) // with newer trust
+	}
+	if err == nil {
+		err = t.cutOff(s) // by policy that came meanwhile
+	}
+	if isCut(err) {
+		a, _ := unverifiedAnswer(body) // Finish took it apart before
+		return nil, again{}, &cutUnit{wire.UnitID(a.unit), err}
+	}
+	if err != nil {
+		return nil, again{}, err
+	}
+	t.times.opened(s.peer.UnitID(), s.unitTime, now)
+	return s, again{}, nil
+}
+
+// isCut reports whether an error is that policy cuts a unit off.
+func isCut(err error) bool { return errors.Is(err, wire.CutOff) || errors.Is(err, wire.Withdrawn) }
+
+// cutOff is [Session.CutOff] by the newest trust. Whatever the reason, the error is a
+// "cut-off" too.
+func (t *Transport) cutOff(s *Session) error {
+	if err := s.CutOff(t.config.Trust.Trust().Policy, t.config.Clock()); err != nil {
+		return fmt.Errorf("%w: %w", err, wire.CutOff)
+	}
+	return nil
+}

@@ -1,0 +1,80 @@
+package channel
+
+import (
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// leastSpread is by how much the clocks of two units are thought to differ while
+// the client has seen less.
+const leastSpread = 30 * time.Second
+
+// times is what a client knows of the clocks of units: how far each is ahead of
+// its own. It selects the `not after` of attempts and nothing else. It is safe for
+// concurrent use.
+type times struct {
+	mu     sync.Mutex // guards all below
+	ahead  map[wire.UnitID]time.Duration
+	opener time.Duration // of the unit that opened the newest session
+	spread time.Duration // largest difference from that seen
+}
+
+// skewOK refuses, with "clock", a unit's time that is more than 5 minutes from the
+// client's.
+func skewOK(unit, now time.Time) error {
+	if unit.Sub(now).Abs() > wire.MaxClockSkew {
+		return wire.Refuse(wire.ClockSkew, "unit: time", unit.UTC().Format(time.RFC3339), "within 5 minutes of this machine's, "+now.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// opened notes the time that a unit gave with a session, authenticated.
+func (t *times) opened(unit wire.UnitID, at, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.opener, t.spread = at.Sub(now), 0
+	t.ahead = map[wire.UnitID]time.Duration{unit: t.opener}
+}
+
+// heard notes a time that is said to be a unit's, by the unit itself or by a hint.
+// One that is too far off is not used.
+func (t *times) heard(unit wire.UnitID, at, now time.Time) {
+	if skewOK(at, now) != nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, known := t.ahead[unit]; !known && len(t.ahead) >= maxUnits {
+		return
+	}
+	if t.ahead == nil {
+		t.ahead = map[wire.UnitID]time.Duration{}
+	}
+	t.ahead[unit] = at.Sub(now)
+	t.spread = max(t.spread, (t.ahead[unit] - t.opener).Abs())
+}
+
+// notAfter is the end of an attempt that is bound to a unit, or to none, and may
+// take until after that unit's present.
+func (t *times) notAfter(unit wire.UnitID, now time.Time, after time.Duration) time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if ahead, known := t.ahead[unit]; known {
+		return now.Add(ahead + after)
+	}
+	after = max(maxAhead-max(t.spread, leastSpread), defaultNotAfter)
+	return now.Add(t.opener + after)
+}
+
+// timeHint is the time in an outer answer, if there is one: a hint.
+func timeHint(answer *http.Response) (at time.Time, ok bool) {
+	ms, err := strconv.ParseInt(answer.Header.Get(wire.FieldTime), 10, 64)
+	if err != nil || ms < 0 {
+		return time.Time{}, false
+	}
+	return time.UnixMilli(ms), true
+}

@@ -1,0 +1,40 @@
+package collateral
+
+import (
+	"bytes"
+	"reflect"
+	"testing"
+
+	"github.com/cohort-tee/cohort/attest/attesttest"
+)
+
+// TestSpellingOfCertificates: what a quote needs is found whatever white space
+// stands around its certificates, as appraisal reads them.
+func TestSpellingOfCertificates(t *testing.T) {
+	vendor := attesttest.NewDCAPVendor(noon)
+	chip := vendor.Chip(vendor.TCB)
+	c := New(Config{Intel: "https://intel.example", IntelRoot: "https://root.example"})
+	items := func(text func([]byte) []byte, padding int) []item {
+		vendor.Text = text
+		e := evidence(t, chip.Attester(attesttest.MeasureTDX("guest")))
+		e.Raw = append(e.Raw, make([]byte, padding)...)
+		return c.items(e)
+	}
+	replaced := func(by string) func([]byte) []byte {
+		return func(text []byte) []byte { return bytes.ReplaceAll(text, []byte("\n"), []byte(by)) }
+	}
+	want := items(nil, 0)
+	if len(want) != 4 {
+		t.Fatalf("got %d documents, want 4", len(want))
+	}
+	for name, got := range map[string][]item{
+		"zeros at the end": items(nil, 100), "CR LF": items(replaced("\r\n"), 0), "one line": items(replaced(""), 0),
+	} {
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %v, want %v", name, got, want)
+		}
+	}
+	if got := items(func(text []byte) []byte { return append(text, "more"...) }, 0); got != nil {
+		t.Errorf("other text: got %v, want nothing, as appraisal refuses it", got)
+	}
+}

@@ -1,0 +1,107 @@
+package founding
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"fmt"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// KeySize is the size of a founder's key in bytes.
+const KeySize = 32
+
+// Founder is who is about to sign the first policy.
+type Founder struct {
+	Verifier *attest.Verifier
+	// Key is this founder's own, 32 random bytes that are never sent: the
+	// secrets of challenges follow from it, so that none is kept.
+	Key []byte
+	At  time.Time
+	// Endorsements of the TEE's evidence, beside those that came along.
+	Endorsements attest.Endorsements
+}
+
+// Check appraises the evidence of a root by a founder's own draft: its platform
+// rules, its reference values of the authority, its machines. It returns the
+// genesis to sign. Where the machine must be challenged and there is no proof yet,
+// it returns no genesis but the challenge. It refuses with "draft" a root that was
+// made for another draft, with "authority-root" a file that names another root, with
+// "wrong-chip" the proof of another challenge, and as [attest.Verifier.Appraise]
+// and [policy.Draft.AdmitAuthority] do.
+func (f Founder) Check(d policy.Draft, r Root, p *Proof) (genesis []byte, c *Challenge, err error) {
+	if got := d.Digest(); got != r.Draft {
+		return nil, nil, wire.Refuse(wire.WrongDraft, "init: draft", r.Draft, got.String()+", the draft to be signed")
+	}
+	if genesis, err = d.Fill(r.Root); err != nil {
+		return nil, nil, err
+	}
+	var evidence attest.Evidence
+	if err := evidence.UnmarshalJSON(r.Evidence); err != nil {
+		return nil, nil, fmt.Errorf("reading the evidence of init: %w", err)
+	}
+	result, challenged, err := f.Verifier.AppraiseFor(attest.Question{
+		Evidence: evidence, Endorsements: f.Endorsements, ReportData: r.ReportData(), Rules: d.Rules(), At: f.At,
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("appraising the evidence of init: %w", err)
+	}
+	if err := d.AdmitAuthority(result); err != nil {
+		return nil, nil, fmt.Errorf("matching init's program and machine with the draft: %w", err)
+	}
+	if challenged.Secret() == nil {
+		return genesis, nil, nil
+	}
+	if p == nil {
+		c, err := f.challenge(r, evidence)
+		return nil, c, err
+	}
+	if err := f.opened(r, evidence, *p); err != nil {
+		return nil, nil, err
+	}
+	return genesis, nil, nil
+}
+
+// challenge hides this founder's secret for the device that evidence introduces.
+func (f Founder) challenge(r Root, e attest.Evidence) (*Challenge, error) {
+	in, secret, err := f.secret(r, e)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(secret)
+	c := Challenge{Schema: SchemaChallenge, Root: r.Root, Draft: r.Draft, SealedKey: r.SealedKey}
+	c.Credential, err = f.Verifier.Credential(e.Platform, in, secret)
+	return &c, err
+}
+
+// opened demands the secret that was hidden for this root, draft, device and key.
+func (f Founder) opened(r Root, e attest.Evidence, p Proof) error {
+	_, want, err := f.secret(r, e)
+	if err != nil {
+		return err
+	}
+	defer clear(want)
+	if p.Root != r.Root || p.Draft != r.Draft || subtle.ConstantTimeCompare(p.Secret, want) != 1 {
+		return wire.Refuse(wire.WrongChip, "init: proof", "the answer to another challenge", "what the device of the evidence opened of this founder's own")
+	}
+	return nil
+}
+
+// secret follows from the founder's key, the root, the draft, the device and its
+// key: no answer serves another of them, or another founder.
+func (f Founder) secret(r Root, e attest.Evidence) (attest.Introduction, []byte, error) {
+	if len(f.Key) != KeySize {
+		return attest.Introduction{}, nil, wire.Refuse(wire.BadRequest, "founder's key: size in bytes", len(f.Key), KeySize)
+	}
+	in, _, err := f.Verifier.Introduced(e)
+	if err != nil {
+		return in, nil, err
+	}
+	mac := hmac.New(sha256.New, f.Key)
+	mac.Write(wire.Frame(wire.LabelInitChallenge, r.Root[:], r.Draft[:], in.Device, in.Key))
+	return in, mac.Sum(nil), nil
+}

@@ -1,0 +1,243 @@
+package history
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/retry"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Times of a watcher.
+const (
+	pollLeast = 250 * time.Millisecond // between two polls that bring no step, whatever a source responds
+	homeAgain = time.Minute            // after which a source that comes later is left for the first
+
+	hintsAtOnce = 3 // fetches because of heads that others show
+	hintsEach   = 5 * time.Second
+
+	hintsChecked = 20 // a second: one that is passed over costs time alone
+)
+
+// backoff is the wait while no source responds.
+var backoff = retry.Backoff{First: 50 * time.Millisecond, Most: 5 * time.Second}
+
+// Source is where a history is watched: a [Peer] or a [Gateway].
+type Source interface {
+	Watch(ctx context.Context, h History, pin attest.Digest, wait time.Duration) (History, error)
+	// Teach shows the source a history that it does not know, if it can be shown one.
+	Teach(ctx context.Context, h History) error
+}
+
+// Teach does nothing: a gateway takes no history.
+func (g *Gateway) Teach(context.Context, History) error { return nil }
+
+// Watcher keeps a history current by one poll at a time, at the first of its sources that
+// has a place for it. The zero Watcher with its exported fields set is ready; they are not
+// changed once [Watcher.Run] is called. Its methods are safe for concurrent use.
+type Watcher struct {
+	Pin   attest.Digest // digest of the first policy
+	Held  func() History
+	Adopt func(History) // takes what Run found, from its goroutine: Held with steps or with a newer proof
+	Wait  func() time.Duration
+
+	mu      sync.Mutex
+	sources []Source           // guarded by mu: the one in use first
+	home    Source             // guarded by mu: the one that was added first
+	at      Source             // guarded by mu: where the last poll went well; nil after one that did not
+	cancel  context.CancelFunc // guarded by mu: of the wait under way
+	hinted  bool               // guarded by mu: a newer head was shown
+	tokens  int                // guarded by mu: fetches for hints that were made since filled
+	filled  time.Time          // guarded by mu
+	second  int64              // guarded by mu: that checks are of, Unix time
+	checks  int                // guarded by mu: hints of it whose signatures were checked
+}
+
+// Add adds a source behind the others.
+func (w *Watcher) Add(s Source) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.home == nil {
+		w.home = s
+	}
+	w.sources = append(w.sources, s)
+	w.wake()
+}
+
+// Remove removes a source that was added.
+func (w *Watcher) Remove(s Source) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, other := range w.sources {
+		if other == s {
+			w.sources = append(w.sources[:i:i], w.sources[i+1:]...)
+			break
+		}
+	}
+	w.wake()
+}
+
+// At is the source at which the history was found current last, nil while none is.
+func (w *Watcher) At() Source {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.at
+}
+
+// Hint is told of a policy head that somebody shows, as bytes of which nothing is checked.
+// One that the authority has signed, and that is newer than what is held, makes the watcher
+// ask at once: three times, then every 5 seconds. Root is the certificate of the authority
+// root. It does not block.
+func (w *Watcher) Hint(unverified []byte, root *x509.Certificate, at time.Time) {
+	held, now := w.Held(), time.Now()
+	if steps := identity.UnverifiedSteps(unverified); steps <= len(held.entries) || !w.mayCheck(now) {
+		return
+	}
+	if _, err := identity.ParseHead(unverified, held.policy, root, at); err != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n := int(now.Sub(w.filled) / hintsEach); n > 0 || w.filled.IsZero() {
+		w.tokens, w.filled = max(0, w.tokens-n), now
+	}
+	if w.tokens < hintsAtOnce {
+		w.tokens++
+		w.hinted = true
+		w.wake()
+	}
+}
+
+// mayCheck counts a hint whose signatures are to be checked: any stranger may show one.
+func (w *Watcher) mayCheck(now time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if second := now.Unix(); second != w.second {
+		w.second, w.checks = second, 0
+	}
+	w.checks++
+	return w.checks <= hintsChecked
+}
+
+// wake ends the wait under way. The caller holds mu.
+func (w *Watcher) wake() {
+	if w.cancel != nil {
+		w.cancel()
+	}
+}
+
+// Run watches until ctx is done.
+func (w *Watcher) Run(ctx context.Context) {
+	r := run{Watcher: w}
+	for ctx.Err() == nil {
+		r.once(ctx)
+	}
+}
+
+// run is the state of [Watcher.Run].
+type run struct {
+	*Watcher
+	failures int  // rounds of all sources in vain, in a row
+	tried    int  // sources in vain since one went well
+	full     bool // one of those had no place
+
+	failing bool      // the last poll was in vain
+	left    time.Time // when the first source was left
+}
+
+// once polls one source, and waits before the next where none is left to try.
+func (r *run) once(ctx context.Context) {
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	source, count, hinted := r.begin(cancel)
+	if source == nil {
+		<-waiting.Done() // for a source
+		return
+	}
+	wait := r.Wait()
+	// After one in vain the first request waits for nothing: what was proved last may be old
+	// by now. Where there is no place anywhere it is all that there is until later.
+	if hinted || r.failing {
+		wait = 0
+	}
+	began, held := time.Now(), r.Held()
+	next, err := source.Watch(waiting, held, r.Pin, wait)
+	switch {
+	case waiting.Err() != nil: // of ctx, or woken
+	case err == nil:
+		r.Adopt(next)
+		pause := pollLeast - time.Since(began)
+		if full := r.went(source); full {
+			pause = api.PollAgain/2 + rand.N(api.PollAgain)
+		} else if next.policy.Head() != held.policy.Head() {
+			pause = 0
+		}
+		_ = retry.Sleep(waiting, pause) // the caller sees ctx
+	default:
+		if errors.Is(err, wire.Behind) {
+			_ = source.Teach(waiting, held) // it may be caught up by the next time
+		}
+		r.failed(source, err)
+		if r.tried >= count && !(r.full && r.tried == count) {
+			r.failures++
+			_ = retry.Sleep(waiting, backoff.Wait(r.failures)) // as above
+			r.tried, r.full = 0, false
+		}
+	}
+}
+
+// begin is the source to poll, how many there are, and whether somebody showed a newer
+// head. The wait that follows ends with cancel.
+func (r *run) begin(cancel context.CancelFunc) (source Source, count int, hinted bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cancel = cancel
+	hinted, r.hinted = r.hinted, false
+	if len(r.sources) == 0 {
+		return nil, 0, false
+	}
+	if r.sources[0] != r.home && time.Since(r.left) > homeAgain {
+		for range r.sources {
+			if r.rotate(); r.sources[0] == r.home {
+				break
+			}
+		}
+		r.left = time.Now()
+	}
+	return r.sources[0], len(r.sources), hinted
+}
+
+// went notes that a source responded, and reports whether that was without waiting because
+// none has a place.
+func (r *run) went(source Source) (full bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	full = r.full && r.tried >= len(r.sources)
+	r.at, r.failures, r.tried, r.full, r.failing = source, 0, 0, false, false
+	return full
+}
+
+// failed makes the next source the one in use.
+func (r *run) failed(source Source, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.at, r.failing = nil, true
+	r.tried++
+	r.full = r.full || api.PollFull(err)
+	if len(r.sources) > 1 && r.sources[0] == source {
+		if source == r.home {
+			r.left = time.Now()
+		}
+		r.rotate()
+	}
+}
+
+// rotate puts the first source behind the others. The caller holds mu.
+func (r *run) rotate() { r.sources = append(r.sources[1:len(r.sources):len(r.sources)], r.sources[0]) }

@@ -1,0 +1,45 @@
+package limit
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// maxAddresses bounds the memory of buckets. Beyond it all addresses begin anew.
+const maxAddresses = 4096
+
+// Buckets are token buckets, one for each remote address: so much a second, and
+// twice that in a burst. It is safe for concurrent use.
+type Buckets struct {
+	perSecond int
+
+	mu      sync.Mutex
+	sources map[netip.Addr]*rate.Limiter // guarded by mu
+}
+
+// NewBuckets makes buckets that fill with so many tokens a second, at least 1.
+func NewBuckets(perSecond int) *Buckets {
+	return &Buckets{perSecond: perSecond, sources: make(map[netip.Addr]*rate.Limiter)}
+}
+
+// Take reports whether there was a token for a remote "host:port", and takes it.
+func (b *Buckets) Take(remote string, at time.Time) bool { return b.of(remote).AllowN(at, 1) }
+
+// of is the bucket of the address of a remote "host:port".
+func (b *Buckets) of(remote string) *rate.Limiter {
+	ip := AddressOf(remote)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if found := b.sources[ip]; found != nil {
+		return found
+	}
+	if len(b.sources) >= maxAddresses {
+		clear(b.sources)
+	}
+	fresh := rate.NewLimiter(rate.Limit(b.perSecond), 2*b.perSecond)
+	b.sources[ip] = fresh
+	return fresh
+}

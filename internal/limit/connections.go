@@ -1,0 +1,161 @@
+package limit
+
+import (
+	"container/heap"
+	"container/list"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+)
+
+// Connections bounds how many a server has open at once. When there is one too
+// many, the address that has the most connections without a request under way
+// loses the one of them that has waited longest. So half-open connections cannot
+// keep honest ones out, nor fill the memory, and a flood from some addresses
+// closes its own. It is safe for concurrent use.
+type Connections struct {
+	most    int
+	crowded atomic.Int64
+
+	mu     sync.Mutex
+	apart  int                      // guarded by mu: of those open, that another quota bounds
+	open   map[net.Conn]*connection // guarded by mu
+	of     map[netip.Addr]*crowd    // guarded by mu: of the addresses below
+	crowds crowds                   // guarded by mu: addresses with any that waits
+}
+
+// connection is one that is open.
+type connection struct {
+	from  netip.Addr
+	place *list.Element // among those of its address that wait; nil at work
+}
+
+// NewConnections bounds them to most, which is at least 1.
+func NewConnections(most int) *Connections {
+	return &Connections{most: most, open: make(map[net.Conn]*connection), of: make(map[netip.Addr]*crowd)}
+}
+
+// Track is the ConnState of an http.Server.
+func (c *Connections) Track(conn net.Conn, state http.ConnState) {
+	if crowded := c.moved(conn, state); crowded != nil {
+		c.crowded.Add(1)
+		rawConn(crowded).Close()
+	}
+}
+
+// Crowded is how many were closed because there was one too many.
+func (c *Connections) Crowded() int64 { return c.crowded.Load() }
+
+// Apart takes one connection that is at work out of the count until back is called, which
+// is once: another quota bounds how many there are of those.
+func (c *Connections) Apart() (back func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.apart++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.apart--
+	}
+}
+
+// moved notes the new state and gives the connection to be closed, or nil. One
+// that was given counts as closed at once: its own goroutine says so later.
+func (c *Connections) moved(conn net.Conn, state http.ConnState) net.Conn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := c.open[conn]
+	if k == nil {
+		if state != http.StateNew {
+			return nil
+		}
+		k = &connection{from: AddressOf(conn.RemoteAddr().String())}
+		c.open[conn] = k
+	}
+	c.unwait(k)
+	switch state {
+	case http.StateClosed, http.StateHijacked:
+		delete(c.open, conn)
+	case http.StateActive:
+	default:
+		c.wait(k, conn)
+	}
+	if len(c.open)-c.apart <= c.most || len(c.crowds) == 0 {
+		return nil
+	}
+	crowded := c.crowds[0].waiting.Front().Value.(net.Conn)
+	c.unwait(c.open[crowded])
+	delete(c.open, crowded)
+	return crowded
+}
+
+// wait puts a connection behind the others of its address that wait. The caller
+// holds mu.
+func (c *Connections) wait(k *connection, conn net.Conn) {
+	a := c.of[k.from]
+	if a == nil {
+		a = &crowd{from: k.from, waiting: list.New()}
+		c.of[k.from] = a
+		heap.Push(&c.crowds, a)
+	}
+	k.place = a.waiting.PushBack(conn)
+	heap.Fix(&c.crowds, a.place)
+}
+
+// unwait takes a connection out of those that wait. The caller holds mu.
+func (c *Connections) unwait(k *connection) {
+	if k.place == nil {
+		return
+	}
+	a := c.of[k.from]
+	a.waiting.Remove(k.place)
+	k.place = nil
+	if a.waiting.Len() == 0 {
+		heap.Remove(&c.crowds, a.place)
+		delete(c.of, k.from)
+		return
+	}
+	heap.Fix(&c.crowds, a.place)
+}
+
+// crowd is an address with its connections that wait, the longest first.
+type crowd struct {
+	from    netip.Addr
+	waiting *list.List // of net.Conn; never empty in a heap at rest
+	place   int        // in the heap
+}
+
+// crowds is a heap, the address with the most waiting connections first.
+type crowds []*crowd
+
+func (c crowds) Len() int           { return len(c) }
+func (c crowds) Less(i, j int) bool { return c[i].waiting.Len() > c[j].waiting.Len() }
+func (c crowds) Swap(i, j int) {
+	c[i], c[j] = c[j], c[i]
+	c[i].place, c[j].place = i, j
+}
+
+// Push and Pop are for container/heap alone.
+func (c *crowds) Push(x any) {
+	a := x.(*crowd)
+	a.place = len(*c)
+	*c = append(*c, a)
+}
+
+func (c *crowds) Pop() any {
+	last := len(*c) - 1
+	a := (*c)[last]
+	(*c)[last] = nil
+	*c = (*c)[:last]
+	return a
+}
+
+// rawConn is the connection below TLS: closing it never waits for the peer.
+func rawConn(c net.Conn) net.Conn {
+	if outer, ok := c.(interface{ NetConn() net.Conn }); ok {
+		return outer.NetConn()
+	}
+	return c
+}

@@ -1,0 +1,184 @@
+package limit
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Pace bounds how long a server waits for its peers, over HTTP/1.1 and for each
+// stream of HTTP/2 alike: each read of a request's body and each write of its
+// response has a time limit of its own. So a request may take long as a whole,
+// and ends when nothing moves.
+type Pace struct {
+	Read  time.Duration // for the next bytes of a body
+	Write time.Duration // for the peer to take the next bytes of a response
+	Rest  time.Duration // for what the handler has left of a body, after it
+}
+
+// HTTP2 are limits of a server for what no handler sees of an HTTP/2 connection:
+// a peer that takes no bytes of it, or is gone without a word.
+func (p Pace) HTTP2() *http.HTTP2Config {
+	return &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: p.Write, SendPingTimeout: p.Write}
+}
+
+// maxStreams are those of one HTTP/2 connection, the default of net/http. A client
+// that wants more makes another.
+const maxStreams = 250
+
+// Handler is h at this pace. A handler that sets a read deadline with
+// [http.ResponseController] decides about reads itself, until it sets none. What
+// it hijacks is its own.
+func (p Pace) Handler(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x := &paced{ResponseWriter: w, pace: p, control: http.NewResponseController(w)}
+		x.writes = newLimit(x.stop)
+		if r.ProtoMajor == 1 {
+			_ = x.control.SetWriteDeadline(time.Time{}) // of the request before, on this connection
+		}
+		defer x.end(r.ProtoMajor)
+		if r.Body != nil && r.Body != http.NoBody {
+			x.body, x.reads = r.Body, newLimit(x.stopReading)
+			r = r.WithContext(r.Context()) // the server goes on looking at its own
+			r.Body = pacedBody{x}
+		}
+		h.ServeHTTP(x, r)
+	})
+}
+
+// paced is a response, and the body of its request, at a pace.
+type paced struct {
+	http.ResponseWriter
+	pace    Pace
+	control *http.ResponseController
+	body    io.ReadCloser // nil: none
+	reads   limit         // none without a body
+	writes  limit
+	ended   atomic.Bool // the body was read to its end
+
+	mu   sync.Mutex
+	over bool // guarded by mu: the handler has ended, or took the connection
+	own  bool // guarded by mu: the handler decides about reads
+}
+
+// limit is the time limit of what one goroutine at a time does.
+type limit struct{ timer *time.Timer }
+
+// newLimit is one after which late is called. It has not begun.
+func newLimit(late func()) limit {
+	l := limit{time.AfterFunc(time.Hour, late)}
+	l.timer.Stop()
+	return l
+}
+
+// within begins the limit; the caller ends it.
+func (l limit) within(d time.Duration) (end func() bool) {
+	l.timer.Reset(d)
+	return l.timer.Stop
+}
+
+// past is a deadline that is over.
+var past = time.Unix(1, 0)
+
+// stopReading ends a read that takes too long.
+func (x *paced) stopReading() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.over && !x.own {
+		_ = x.control.SetReadDeadline(past) // a server that has none has its own limits
+	}
+}
+
+// stop ends a write that takes too long. A server may also be reading in it: what
+// is left of the request, before the response begins.
+func (x *paced) stop() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.over {
+		_ = x.control.SetReadDeadline(past) // as above
+		_ = x.control.SetWriteDeadline(past)
+	}
+}
+
+// end leaves the server time for what comes after the handler: the end of the
+// response, and what is left of the request. HTTP/2 leaves nothing to be read.
+func (x *paced) end(major int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.over {
+		return
+	}
+	x.over = true
+	now := time.Now()
+	_ = x.control.SetWriteDeadline(now.Add(x.pace.Write)) // as above
+	if x.body != nil && !x.ended.Load() && major == 1 {
+		_ = x.control.SetReadDeadline(now.Add(x.pace.Rest))
+	}
+}
+
+// pacedBody is the body of the request. It is no [io.WriterTo], which would read
+// without a limit.
+type pacedBody struct{ x *paced }
+
+// Read reads what comes within the limit.
+func (b pacedBody) Read(p []byte) (int, error) {
+	defer b.x.reads.within(b.x.pace.Read)()
+	n, err := b.x.body.Read(p)
+	if err == io.EOF {
+		b.x.ended.Store(true)
+	}
+	return n, err
+}
+
+// Close closes the body, for which a server may read what is left.
+func (b pacedBody) Close() error {
+	defer b.x.reads.within(b.x.pace.Rest)()
+	return b.x.body.Close()
+}
+
+// Write writes what the peer takes within the limit.
+func (x *paced) Write(p []byte) (int, error) {
+	defer x.writes.within(x.pace.Write)()
+	return x.ResponseWriter.Write(p)
+}
+
+// WriteString is Write without a copy of s.
+func (x *paced) WriteString(s string) (int, error) {
+	defer x.writes.within(x.pace.Write)()
+	return io.WriteString(x.ResponseWriter, s)
+}
+
+// Flush is for programs that ask for a [http.Flusher].
+func (x *paced) Flush() { _ = x.FlushError() }
+
+// FlushError sends what was written, within the limit.
+func (x *paced) FlushError() error {
+	defer x.writes.within(x.pace.Write)()
+	return x.control.Flush()
+}
+
+// SetReadDeadline lets the handler decide about reads, until it sets none.
+func (x *paced) SetReadDeadline(at time.Time) error {
+	x.mu.Lock()
+	x.own = !at.IsZero()
+	x.mu.Unlock()
+	return x.control.SetReadDeadline(at)
+}
+
+// Hijack hands the connection over, for programs that ask for a [http.Hijacker].
+func (x *paced) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := x.control.Hijack()
+	if err == nil {
+		x.mu.Lock()
+		x.over = true
+		x.mu.Unlock()
+	}
+	return conn, buffered, err
+}
+
+// Unwrap is for [http.ResponseController].
+func (x *paced) Unwrap() http.ResponseWriter { return x.ResponseWriter }

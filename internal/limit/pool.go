@@ -1,0 +1,57 @@
+package limit
+
+import (
+	"sync"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Pool is a number of places of which each holder takes at most a share, whatever is
+// free: those who wait for a long time do not keep others out. It is safe for concurrent
+// use.
+type Pool[K comparable] struct {
+	what        string
+	most, share int
+
+	mu    sync.Mutex
+	taken int       // guarded by mu
+	held  map[K]int // guarded by mu: by each holder that has any
+}
+
+// NewPool makes most places, of which one holder takes at most share. What names the
+// quota, in refusals and metrics.
+func NewPool[K comparable](what string, most, share int) *Pool[K] {
+	return &Pool[K]{what: what, most: most, share: share, held: make(map[K]int)}
+}
+
+// Take takes a place until [Pool.Give]. It refuses with "overload".
+func (p *Pool[K]) Take(by K) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.taken >= p.most:
+		return wire.Refuse(wire.Overload, p.what, p.taken, p.most)
+	case p.held[by] >= p.share:
+		return wire.Refuse(wire.Overload, p.what+ofOne, p.held[by], p.share)
+	}
+	p.taken++
+	p.held[by]++
+	return nil
+}
+
+// Give gives a place back.
+func (p *Pool[K]) Give(by K) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.taken--
+	if p.held[by]--; p.held[by] == 0 {
+		delete(p.held, by)
+	}
+}
+
+// Taken is how many places are taken.
+func (p *Pool[K]) Taken() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.taken
+}

@@ -1,0 +1,92 @@
+package limit
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Shares are what a server has a bounded number of, such as requests under way
+// or bytes of their bodies, divided between remote addresses. An address may
+// hold no more than what is free: alone half of all, two addresses a third each,
+// fifty a fifty-first each. So no address, and no few of them, take what is left
+// for one that comes new, and nothing that was given is taken back. It is safe
+// for concurrent use.
+type Shares struct {
+	what string
+	most int
+
+	mu    sync.Mutex
+	taken int                // guarded by mu: of most, by all
+	held  map[netip.Addr]int // guarded by mu: by each address that holds any
+}
+
+// NewShares divides most, which is at least 1. What names the quota, in refusals
+// and metrics: "gateway: requests under way".
+func NewShares(what string, most int) *Shares {
+	return &Shares{what: what, most: most, held: make(map[netip.Addr]int)}
+}
+
+// Take takes n for an address until [Shares.Give]. It refuses with "rate" what is
+// more than the share of the address, and with "overload" what is more than there
+// is.
+func (s *Shares) Take(from netip.Addr, n int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held, free := s.held[from], s.most-s.taken
+	switch {
+	case n < 0 || n > free:
+		return wire.Refuse(wire.Overload, s.what, s.taken, fmt.Sprint(n, " below ", s.most))
+	case held > 0 && held > free-n:
+		return wire.Refuse(wire.TooMany, s.what+ofOne, held, fmt.Sprint("at most the ", free, " that are free"))
+	}
+	s.taken += n
+	s.held[from] = held + n
+	return nil
+}
+
+// Give returns n of what the address took.
+func (s *Shares) Give(from netip.Addr, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken -= n
+	if s.held[from] -= n; s.held[from] <= 0 {
+		delete(s.held, from)
+	}
+}
+
+// Taken is how much all addresses hold.
+func (s *Shares) Taken() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.taken
+}
+
+// ofOne follows the name of the quota in the refusal of more than a share.
+const ofOne = ", of one address"
+
+// QuotaOf is the name of the quota that refused something with "rate" or
+// "overload"; ok is false of other errors.
+func QuotaOf(err error) (name string, ok bool) {
+	var refusal *wire.Refusal
+	if !errors.As(err, &refusal) || refusal.Reason != wire.TooMany && refusal.Reason != wire.Overload {
+		return "", false
+	}
+	return strings.TrimSuffix(refusal.Rule, ofOne), true
+}
+
+// AddressOf is the address that quotas count for a remote "host:port": an IPv4
+// address, or an IPv6 network of 64 bits, because a single host has all of the
+// latter. What cannot be read shares the zero address.
+func AddressOf(remote string) netip.Addr {
+	address, _ := netip.ParseAddrPort(remote)
+	ip := address.Addr().Unmap()
+	if ip.Is6() {
+		ip = netip.PrefixFrom(ip.WithZone(""), 64).Masked().Addr()
+	}
+	return ip
+}

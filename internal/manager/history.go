@@ -1,0 +1,291 @@
+package manager
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/limit"
+	"github.com/cohort-tee/cohort/internal/retry"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Times and sizes of the copy of the policy history.
+const (
+	historySize   = 64 << 20               // bytes of policies and signatures that are kept, the newest of them
+	historyPage   = 8 << 20                // in one response, which is twice that in JSON at most
+	historyAtMost = 250 * time.Millisecond // between two polls without a step
+)
+
+// historyBackoff is the wait while no authority responds.
+var historyBackoff = retry.Backoff{First: 50 * time.Millisecond, Most: 5 * time.Second}
+
+// chronicle is the gateway's copy of the policy history, which it serves to all its clients
+// from one poll of an authority. Clients verify what they are given; the gateway checks only
+// that the steps lead to the head beside them, so that it finds the place of any head. The
+// zero chronicle has no authority.
+type chronicle struct {
+	authorities []*api.Authority
+	log         *slog.Logger
+	held        atomic.Pointer[annals]
+}
+
+// annals are the history as it was had from an authority. They are immutable.
+type annals struct {
+	heads   []wire.Digest // after each step, genesis first
+	entries []api.HistoryEntry
+	first   int           // index of the first of entries: older ones are not kept
+	proof   []byte        // of the last head, by the authority
+	moved   chan struct{} // closed when annals with another head are held
+}
+
+// newChronicle is for a configuration that was checked.
+func newChronicle(c Config, pool *x509.CertPool) (*chronicle, error) {
+	k := &chronicle{log: c.Log}
+	for _, address := range c.Authorities {
+		a, err := api.NewAuthority(address, authorityTLS(pool, c.Clock))
+		if err != nil {
+			return nil, err
+		}
+		k.authorities = append(k.authorities, a)
+	}
+	k.held.Store(&annals{moved: make(chan struct{})})
+	return k, nil
+}
+
+// authorityTLS accepts an authority: its leaf stands directly under one of the roots, as no
+// unit's does. That guards availability only.
+func authorityTLS(pool *x509.CertPool, clock func() time.Time) *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		InsecureSkipVerify: true, // replaced by the check below: the manager does not know the trust domain, and with it the name
+		VerifyConnection: func(s tls.ConnectionState) error {
+			leaf := s.PeerCertificates[0]
+			_, err := leaf.Verify(x509.VerifyOptions{Roots: pool, CurrentTime: clock(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+			if err != nil {
+				return fmt.Errorf("%w: %w", wire.Refuse(wire.BadChain, "authority: certificate", "one that does not verify", "one under --authority-root"), err)
+			}
+			return nil
+		},
+	}
+}
+
+// keep keeps the copy current until ctx is done.
+func (k *chronicle) keep(ctx context.Context) {
+	if len(k.authorities) == 0 {
+		return
+	}
+	for i, failures := 0, 0; ctx.Err() == nil; {
+		began, held := time.Now(), k.held.Load()
+		wait := api.MaxPoll
+		next, err := held.after(ctx, k.authorities[i], wait)
+		full := api.PollFull(err)
+		if full {
+			next, err = held.after(ctx, k.authorities[i], 0)
+		}
+		switch {
+		case err == nil:
+			k.hold(held, next)
+			failures = 0
+			switch {
+			case full:
+				_ = retry.Sleep(ctx, api.PollAgain/2+rand.N(api.PollAgain))
+			case next.head() == held.head():
+				_ = retry.Sleep(ctx, historyAtMost-time.Since(began))
+			}
+			continue
+		case errors.Is(err, wire.Behind): // it has another history, of which this is no part
+			k.hold(held, &annals{})
+		}
+		if ctx.Err() == nil {
+			k.log.Debug("policy history not read", "reason", wire.ReasonOf(err), "error", err)
+		}
+		i = (i + 1) % len(k.authorities)
+		failures++
+		_ = retry.Sleep(ctx, historyBackoff.Wait(failures)) // the loop sees ctx
+	}
+}
+
+// hold makes next what is served.
+func (k *chronicle) hold(held, next *annals) {
+	if next.moved = held.moved; next.head() != held.head() {
+		next.moved = make(chan struct{})
+	}
+	k.held.Store(next)
+	if next.moved != held.moved {
+		close(held.moved)
+	}
+}
+
+// close ends idle connections.
+func (k *chronicle) close() {
+	for _, a := range k.authorities {
+		a.Close()
+	}
+}
+
+// head is the last head, zero where there is none.
+func (a *annals) head() wire.Digest {
+	if len(a.heads) == 0 {
+		return wire.Digest{}
+	}
+	return a.heads[len(a.heads)-1]
+}
+
+// after is a with what an authority has after it; without a step, with a newer proof.
+func (a *annals) after(ctx context.Context, from *api.Authority, wait time.Duration) (*annals, error) {
+	next := *a
+	for {
+		var unverified api.History
+		var err error
+		if head := next.head(); head.IsZero() || len(next.heads) != len(a.heads) {
+			unverified, err = from.History(ctx, len(next.heads))
+		} else {
+			unverified, err = from.Poll(ctx, head, wait)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if next, err = next.with(unverified); err != nil {
+			return nil, err
+		}
+		if next.head() == unverified.Head {
+			next.proof = unverified.ProvedHead
+			return &next, nil
+		}
+	}
+}
+
+// with is a with one page of an authority's history behind it.
+func (a *annals) with(unverified api.History) (annals, error) {
+	next := annals{heads: slices.Clip(a.heads), entries: slices.Clip(a.entries), first: a.first}
+	n := len(next.heads) + len(unverified.Entries)
+	if unverified.From != len(next.heads) || n > wire.MaxHistory || len(unverified.Entries) == 0 && next.head() != unverified.Head || len(unverified.ProvedHead) > wire.MaxHead {
+		return annals{}, wire.Refuse(wire.Malformed, "policy history: steps", fmt.Sprint(len(unverified.Entries), " from ", unverified.From),
+			fmt.Sprint("those from ", len(next.heads), " on, up to the head beside them"))
+	}
+	for _, e := range unverified.Entries {
+		next.heads = append(next.heads, wire.NextHead(next.head(), e.Policy))
+		next.entries = append(next.entries, e)
+	}
+	size := 0
+	for i, e := range slices.Backward(next.entries) {
+		if size += sizeOf(e); size > historySize {
+			next.first, next.entries = next.first+i+1, slices.Clone(next.entries[i+1:])
+			break
+		}
+	}
+	return next, nil
+}
+
+// sizeOf is what an entry takes.
+func sizeOf(e api.HistoryEntry) int {
+	size := len(e.Policy) + len(e.Adopted)
+	for _, s := range e.Signatures {
+		size += len(s)
+	}
+	return size
+}
+
+// page is the run of steps from an index on.
+func (a *annals) page(from int) (api.History, error) {
+	from = min(from, len(a.heads))
+	if from < a.first {
+		return api.History{}, wire.Refuse(wire.NotFound, "policy history: step", from, fmt.Sprint("from ", a.first, " on: the authority has the older ones"))
+	}
+	h := api.History{From: from, Head: a.head(), ProvedHead: a.proof, Entries: []api.HistoryEntry{}}
+	size := 0
+	for _, e := range a.entries[from-a.first:] {
+		if size += sizeOf(e); size > historyPage && len(h.Entries) > 0 {
+			break
+		}
+		h.Entries = append(h.Entries, e)
+	}
+	return h, nil
+}
+
+// history serves the policy history. A request from its head waits for the next step, in a
+// place of those that are for that.
+func (m *Manager) history(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	h, err := m.historyOf(w, r)
+	if err != nil {
+		api.ProblemOf(err).Write(w)
+	} else {
+		w.Header().Set("Content-Type", "application/json")
+		// The peer may be gone, and there is nobody else to tell.
+		_ = json.NewEncoder(w).Encode(h)
+	}
+	m.metrics.forwarded(r.URL.Path, err, time.Since(start))
+}
+
+func (m *Manager) historyOf(w http.ResponseWriter, r *http.Request) (api.History, error) {
+	if r.Method != http.MethodGet {
+		return api.History{}, wire.Refuse(wire.BadRequest, "request: method", r.Method, http.MethodGet)
+	}
+	poll, named, err := api.PollOf(r.URL.Query())
+	if err != nil {
+		return api.History{}, err
+	}
+	held := m.chronicle.held.Load()
+	switch {
+	case len(m.chronicle.authorities) == 0:
+		return api.History{}, wire.Refuse(wire.NotFound, "gateway: policy history", "no authority", "a manager with --authority")
+	case len(held.heads) == 0:
+		return api.History{}, wire.Refuse(wire.Unavailable, "gateway: policy history", "none yet", "that of the authority")
+	}
+	if !named {
+		from, err := strconv.ParseUint(r.URL.Query().Get("from"), 10, 32)
+		if err != nil {
+			return api.History{}, wire.Refuse(wire.BadRequest, "history: from", r.URL.Query().Get("from"), "a policy head, or an index")
+		}
+		return held.page(int(min(from, wire.MaxHistory)))
+	}
+	if poll.Head == held.head() && poll.Wait > 0 {
+		if err := m.awaitStep(w, r, held, poll.Wait); err != nil {
+			return api.History{}, err
+		}
+		held = m.chronicle.held.Load()
+	}
+	for i, head := range slices.Backward(held.heads) {
+		if head == poll.Head {
+			return held.page(i + 1)
+		}
+	}
+	return api.History{}, wire.Refuse(wire.Behind, "history: policy head", poll.Head, held.head())
+}
+
+// awaitStep blocks until there is a step after held, or for wait, or until the client goes
+// away; it refuses where there is no place, and when the manager ends.
+func (m *Manager) awaitStep(w http.ResponseWriter, r *http.Request, held *annals, wait time.Duration) error {
+	from := limit.AddressOf(r.RemoteAddr)
+	if err := m.polls.Take(from, 1); err != nil {
+		api.RetryPoll(w.Header())
+		return err
+	}
+	defer m.polls.Give(from, 1)
+	if r.ProtoMajor == 1 { // a connection of HTTP/2 carries other requests too
+		defer m.clients.Apart()()
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-held.moved:
+	case <-timer.C:
+	case <-r.Context().Done():
+	case <-m.ending:
+		return wire.Refuse(wire.Unavailable, "manager", "shutting down", "another manager, or this one later")
+	}
+	return nil
+}

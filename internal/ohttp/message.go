@@ -1,0 +1,204 @@
+package ohttp
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Writer encrypts a message: in one piece, which it keeps until it is whole, or in chunks.
+type Writer struct {
+	Form Form
+	Seal func(ad, plaintext []byte) (ciphertext []byte, err error) // of the next chunk
+
+	kept []byte
+	full error // nothing more is accepted
+}
+
+// Add returns what is to be sent of more of the message. It refuses, with "too-large", more
+// than one piece may hold.
+func (w *Writer) Add(plaintext []byte) (out []byte, err error) {
+	if !w.Form.Chunked {
+		return nil, w.keep(plaintext)
+	}
+	for len(plaintext) > 0 {
+		n := min(len(plaintext), MaxSent)
+		if out, err = w.chunk(out, plaintext[:n]); err != nil {
+			return nil, err
+		}
+		plaintext = plaintext[n:]
+	}
+	return out, nil
+}
+
+// End is Add for the last of the message. The final chunk says that its length is 0, because it
+// extends to the end.
+func (w *Writer) End(plaintext []byte) (out []byte, err error) {
+	if !w.Form.Chunked {
+		if err := w.keep(plaintext); err != nil {
+			return nil, err
+		}
+		return w.Seal(nil, w.kept)
+	}
+	for len(plaintext) > MaxSent {
+		if out, err = w.chunk(out, plaintext[:MaxSent]); err != nil {
+			return nil, err
+		}
+		plaintext = plaintext[MaxSent:]
+	}
+	sealed, err := w.Seal(finalAD, plaintext)
+	if err != nil {
+		return nil, fmt.Errorf("sealing the final chunk: %w", err)
+	}
+	return append(append(out, 0), sealed...), nil
+}
+
+// Kept is the number of bytes that wait for the end.
+func (w *Writer) Kept() int { return len(w.kept) }
+
+func (w *Writer) keep(plaintext []byte) error {
+	if w.full == nil && len(w.kept)+len(plaintext) > MaxWhole {
+		w.full = wire.Refuse(wire.TooLarge, "one-off: size in bytes", len(w.kept)+len(plaintext), MaxWhole)
+	}
+	if w.full == nil {
+		w.kept = append(w.kept, plaintext...)
+	}
+	return w.full
+}
+
+func (w *Writer) chunk(out, plaintext []byte) ([]byte, error) {
+	sealed, err := w.Seal(nil, plaintext)
+	if err != nil {
+		return nil, fmt.Errorf("sealing a chunk: %w", err)
+	}
+	return append(bhttp.AppendVarint(out, uint64(len(sealed))), sealed...), nil
+}
+
+// Reader decrypts a message; one in one piece is a final chunk.
+type Reader struct {
+	Form Form
+	From io.Reader                                                 // what stands behind the encapsulated secret, or the response nonce
+	Open func(ad, ciphertext []byte) (plaintext []byte, err error) // of the next chunk
+
+	ended bool
+}
+
+// Next returns the plaintext of the next chunk, and whether it is the final one. After that
+// its error is io.EOF. It refuses with "truncated" an end before the final chunk, with
+// "signature" a chunk that does not open, and with "too-large" one above its limit; a quota
+// that Open finds used up refuses by itself.
+func (r *Reader) Next() (plaintext []byte, last bool, err error) {
+	if r.ended {
+		return nil, true, io.EOF
+	}
+	ciphertext, last, err := r.ciphertext()
+	if err != nil {
+		return nil, false, err
+	}
+	var ad []byte
+	if r.Form.Chunked && last {
+		ad = finalAD
+	}
+	plaintext, err = r.Open(ad, ciphertext)
+	if errors.Is(err, wire.Overload) || errors.Is(err, wire.TooMany) { // there is no place to open it
+		return nil, false, err
+	}
+	if err != nil {
+		return nil, false, wire.Refuse(wire.BadSignature, "one-off: chunk", fmt.Sprint(len(ciphertext), " bytes that do not decrypt"), "a chunk as the peer sent it")
+	}
+	r.ended = last
+	return plaintext, last, nil
+}
+
+// Done reports whether Next returned the final chunk.
+func (r *Reader) Done() bool { return r.ended }
+
+// ciphertext reads the next chunk.
+func (r *Reader) ciphertext() (b []byte, last bool, err error) {
+	if !r.Form.Chunked {
+		b, err = r.rest(MaxWhole)
+		return b, true, err
+	}
+	length, err := r.length()
+	if err != nil {
+		return nil, false, err
+	}
+	if length == 0 {
+		b, err = r.rest(maxChunk)
+		return b, true, err
+	}
+	if length < tagSize || length > maxChunk+tagSize {
+		return nil, false, wire.Refuse(wire.TooLarge, "one-off: size of a chunk in bytes", length, "16 to 65552")
+	}
+	b = make([]byte, length)
+	if _, err := io.ReadFull(r.From, b); err != nil {
+		return nil, false, truncated(err)
+	}
+	return b, false, nil
+}
+
+// length reads the length of a chunk. Any encoding will do: nothing
+// authenticates it.
+func (r *Reader) length() (uint64, error) {
+	var b [8]byte
+	if _, err := io.ReadFull(r.From, b[:1]); err != nil {
+		return 0, truncated(err)
+	}
+	size := 1 << (b[0] >> 6)
+	if _, err := io.ReadFull(r.From, b[1:size]); err != nil {
+		return 0, truncated(err)
+	}
+	v := uint64(b[0] & 0x3f)
+	for _, c := range b[1:size] {
+		v = v<<8 | uint64(c)
+	}
+	return v, nil
+}
+
+// rest reads to the end, of at most limit bytes of plaintext.
+func (r *Reader) rest(limit int) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r.From, int64(limit+tagSize+1)))
+	switch {
+	case err != nil:
+		return nil, truncated(err)
+	case len(b) > limit+tagSize:
+		return nil, wire.Refuse(wire.TooLarge, "one-off: size in bytes", "more", limit+tagSize)
+	}
+	return b, nil
+}
+
+// Head reads the head of a message, which may lie across the first chunks, and returns the rest
+// of the last of those.
+func (r *Reader) Head(parse bhttp.Parse) (bhttp.Head, []byte, error) {
+	var b []byte
+	for range maxHeads {
+		part, last, err := r.Next()
+		if err != nil {
+			return bhttp.Head{}, nil, err
+		}
+		b = append(b, part...)
+		there := bhttp.Beginning
+		if last {
+			there = bhttp.Whole
+		}
+		if h, rest, err := parse(b, there); !errors.Is(err, bhttp.ErrShort) {
+			return h, rest, err
+		}
+		if len(b) > maxChunk {
+			break
+		}
+	}
+	return bhttp.Head{}, nil, wire.Refuse(wire.TooLarge, "one-off: head", "more", fmt.Sprint(maxHeads, " chunks and ", maxChunk, " bytes"))
+}
+
+// truncated is the error of a message that ends too soon.
+func truncated(err error) error {
+	short := wire.Refuse(wire.Truncated, "one-off", "an early end", "a final chunk")
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return short
+	}
+	return errors.Join(short, err)
+}

@@ -1,0 +1,63 @@
+package testworld
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// patience is longer than anything takes that a test waits for, on a busy machine too.
+const patience = 15 * time.Second
+
+// Must returns the value of a call that has no reason to fail, and panics where it does.
+func Must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// NoError ends the test where a step fails that others build on.
+func NoError(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Refused fails the test unless err is a refusal for exactly this reason. The test goes
+// on, so that further rows of a table are seen.
+func Refused(t testing.TB, err error, want wire.Reason) {
+	t.Helper()
+	if err == nil {
+		t.Errorf("got no error, want reason %q", want)
+	} else if got := wire.ReasonOf(err); got != want {
+		t.Errorf("got reason %q (%v), want %q", got, err, want)
+	}
+}
+
+// Eventually waits until something holds that another goroutine or process brings about.
+func Eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	Within(t, patience, what, holds)
+}
+
+// Within is Eventually with a limit of the test's own, which is part of what it shows.
+func Within(t testing.TB, limit time.Duration, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within %v: %s", limit, what)
+		}
+	}
+}
+
+// Soon is a context that ends before a hanging call holds up the tests for long.
+func Soon(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}

@@ -1,0 +1,107 @@
+// Package testworld is the trust domain that tests work in: owners with their keys, a
+// vendor of development TEEs with one chip, and the policies that the owners signed. It
+// also has the clock that a test moves, and the checks that tests of many packages make.
+//
+// A test writes the tasks of its policy as TOML; [World.Found] puts the head of a
+// policy before them and [World.Next] edits single lines, so that a test shows what
+// its policy has of its own and no more. The real packages sign and verify all of it.
+// Internal tests of package policy cannot import this package, which imports theirs.
+//
+// It is for tests only: no package of the product imports it.
+package testworld
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// World is a trust domain and its policy history. Its methods fail the test where the
+// packages below refuse, so they return no errors.
+type World struct {
+	T      testing.TB
+	Owners []string       // as the first policy lists them
+	Keys   map[string]Key // of owners, and of parties and strangers that a test adds
+	Vendor *attesttest.Vendor
+	Chip   *attesttest.Chip
+	Steps  []policy.Step // the history, empty before [World.Found]
+}
+
+// New makes a world without a policy, with an owner of each name, or with ana alone.
+func New(t testing.TB, owners ...string) *World {
+	if len(owners) == 0 {
+		owners = []string{"ana"}
+	}
+	keys, vendor := map[string]Key{}, attesttest.NewVendor()
+	for _, name := range owners {
+		keys[name] = NewKey()
+	}
+	return &World{T: t, Owners: owners, Keys: keys, Vendor: vendor, Chip: vendor.Chip()}
+}
+
+// Found begins the history with a first policy, which all owners sign.
+func (w *World) Found(root wire.Digest, tasks string, edits ...string) *World {
+	w.T.Helper()
+	w.Steps = []policy.Step{w.Sign(w.Text(root.String(), tasks, edits...))}
+	return w
+}
+
+// Next returns a world that goes on from w with the next policy, which all owners sign.
+func (w *World) Next(edits ...string) *World {
+	w.T.Helper()
+	return w.With(w.Sign(w.After(w.Policy(), edits...)))
+}
+
+// With returns a world that goes on from w with one more step. w keeps its history, so
+// that two calls fork it.
+func (w *World) With(step policy.Step) *World {
+	next := *w
+	next.Steps = append(slices.Clip(w.Steps), step)
+	return &next
+}
+
+// Genesis is the digest of the first policy, which clients and units pin.
+func (w *World) Genesis() attest.Digest { return wire.Sum(w.Steps[0].Policy) }
+
+// Policy verifies all steps and returns the policy in force after them.
+func (w *World) Policy() policy.Approved {
+	w.T.Helper()
+	p, err := policy.Replay(w.Genesis(), w.Steps)
+	NoError(w.T, err)
+	return p
+}
+
+// Entries are the steps as the authority's API carries them.
+func (w *World) Entries() []api.HistoryEntry { return Entries(w.Steps) }
+
+// Entries are steps as the authority's API carries them.
+func Entries(steps []policy.Step) []api.HistoryEntry {
+	var all []api.HistoryEntry
+	for _, s := range steps {
+		all = append(all, api.HistoryEntry{Policy: s.Policy, Signatures: s.Signatures})
+	}
+	return all
+}
+
+// Grant admits a unit that runs a program of a task on the world's chip. Issuers accept
+// grants of the same value of policy that they have, so a test passes it. Grant panics
+// where the policy admits no such unit: in a test's server, which may not end the test,
+// this ends the connection.
+func (w *World) Grant(p policy.Approved, task, program string, at time.Time) policy.Grant {
+	data := attest.Bind(wire.LabelIssue)
+	evidence := Must(w.Device(program).Attest(context.Background(), data))
+	result := Must(attesttest.Verifier().Appraise(attest.Question{Evidence: evidence, ReportData: data, Rules: p.Rules(), At: at}))
+	return Must(p.Admit(task, result))
+}
+
+// Device returns the world's chip as the program of a name sees it.
+func (w *World) Device(program string, args ...string) *attesttest.Device {
+	return w.Chip.Attester(attesttest.Measure(program, args...))
+}

@@ -1,0 +1,60 @@
+package testworld_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// failed notes whether a check failed its test.
+type failed struct {
+	testing.TB
+	yes bool
+}
+
+func (f *failed) Helper()               {}
+func (f *failed) Errorf(string, ...any) { f.yes = true }
+
+// TestRefused shows that the check of most refusals fails for all but one error.
+func TestRefused(t *testing.T) {
+	refusal := wire.Refuse(wire.CutOff, "unit", "a", "b")
+	tests := []struct {
+		name string
+		err  error
+		want bool
+	}{
+		{"the reason", refusal, false},
+		{"the reason, wrapped", fmt.Errorf("renewing: %w", refusal), false},
+		{"no error", nil, true},
+		{"another reason", wire.Refuse(wire.Expired, "unit", "a", "b"), true},
+		{"an error without a reason", errors.New("cut-off"), true},
+		{"another reason around it", fmt.Errorf("%w: %w", wire.Refuse(wire.Expired, "unit", "a", "b"), refusal), true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f := &failed{TB: t}
+			testworld.Refused(f, tt.err, wire.CutOff)
+			if f.yes != tt.want {
+				t.Errorf("failed = %v, want %v", f.yes, tt.want)
+			}
+		})
+	}
+}
+
+// TestFork shows that a world keeps its history when two others go on from it.
+func TestFork(t *testing.T) {
+	w := testworld.New(t).Found(wire.Sum([]byte("root")), `
+[task.scoring]
+key_mode = "shared"
+[task.scoring.release."1"]
+reference = [ { platform = "soft", program = "scoring 1" } ]
+`)
+	one, two := w.Next("[task.scoring]\n", "[task.scoring]\nlifetime = \"30m\"\n"), w.Next(`"shared"`, `"unit"`)
+	if got := len(w.Policy().Heads()); got != 1 || one.Policy().Head() == two.Policy().Head() {
+		t.Errorf("got %d heads and next heads %v and %v, want one head and two that differ", got, one.Policy().Head(), two.Policy().Head())
+	}
+	w.Grant(w.Policy(), "scoring", "scoring 1", testworld.Noon)
+}

@@ -1,0 +1,96 @@
+package policy
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/cohort-tee/cohort/attest"
+)
+
+// Concerns reports whether a step after a head concerns a unit, so that it renews
+// at once: one that cut off units of its identity, or what policy says of its task,
+// release or platform, of the tasks it calls or of the authority has changed; and
+// in a group what policy or a party says of the group. Other releases of its task
+// concern it no more than other tasks do, but for cuts of those that it shares ring keys
+// with: that continue it, or that it continues. That its own is retired does not: a
+// retired release is not renewed. A head that this history does not have concerns
+// every unit.
+func (a Approved) Concerns(since attest.Digest, c Facts) bool {
+	index, known := a.Index(since)
+	if !known || index < 0 {
+		return true
+	}
+	if a.ringsCut(index, c) {
+		return true
+	}
+	if c.Group != "" && a.heardSince(index, c) {
+		return true
+	}
+	was := a.documentAt(index)
+	return was != a.doc && !reflect.DeepEqual(was.concern(a.genesis, c), a.doc.concern(a.genesis, c))
+}
+
+// ringsCut reports whether a step after one of an index cut off a unit that holds ring
+// keys which the unit holds as well.
+func (a Approved) ringsCut(index int, c Facts) bool {
+	ids := []attest.Digest{c.Identity}
+	if own, live := a.live[c.Identity]; live {
+		ids = append(ids, a.continuedBy(own)...)
+	}
+	return slices.ContainsFunc(ids, func(id attest.Digest) bool {
+		own, _ := a.Index(a.LastCut(id, ""))
+		heirs, _ := a.Index(a.LastCutOfHeirs(id))
+		return max(own, heirs) > index
+	})
+}
+
+// heardSince reports whether a party said something of the unit's group after the
+// step of an index: of its own roster, or of one that follows it.
+func (a Approved) heardSince(index int, c Facts) bool {
+	rosters := []attest.Digest{c.Identity}
+	for p := a.pacts[c.Group]; p != nil; p = p.Before {
+		rosters = append(rosters, p.id)
+	}
+	return slices.ContainsFunc(a.steps[index+1:], func(step Step) bool {
+		s, err := ParseStatement(step.Policy)
+		return err == nil && slices.Contains(rosters, s.Group)
+	})
+}
+
+// concern is what a document says that bears on one unit's certificate report.
+type concern struct {
+	authority Authority
+	task      Task    // without its releases
+	release   Release // its own
+	platforms map[attest.Platform]attest.Rules
+	calls     map[string]*Task
+	group     *Group
+}
+
+// concern is what d says of a unit.
+func (d *Document) concern(genesis attest.Digest, c Facts) concern {
+	out := concern{authority: d.Authority, platforms: map[attest.Platform]attest.Rules{}, calls: map[string]*Task{}, group: d.Groups[c.Group]}
+	var own program
+	if t := d.Tasks[c.Task]; t != nil && c.Group != "" {
+		own = program{t, t.Releases[c.Release]}
+	} else {
+		own = d.programs(genesis)[c.Identity]
+	}
+	if own.release == nil {
+		return out // it is cut off
+	}
+	out.task, out.release = *own.task, *own.release
+	out.task.Releases, out.release.Retired = nil, false
+	for _, p := range append(slices.Collect(maps.Keys(own.release.Devices)), c.Platform) {
+		rules := d.Platforms[p]
+		rules.TPM.Launches = nil // all code that policy names: what goes is a cut
+		out.platforms[p] = rules
+	}
+	if c.Group == "" {
+		for _, callee := range own.task.Calls {
+			out.calls[callee] = d.Tasks[callee]
+		}
+	}
+	return out
+}

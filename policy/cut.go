@@ -1,0 +1,225 @@
+package policy
+
+import (
+	"bytes"
+	"slices"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Facts are what a unit's certificate says of the unit. [Approved.CutOff] judges
+// them by the newest policy, whatever the certificate's remaining lifetime.
+type Facts struct {
+	Task     string        // of the unit's program; empty in a pair of a role
+	Release  string        // in a group: the member's
+	Identity attest.Digest // of the release, or of the group
+	Group    string        // empty outside groups
+	Role     string        // in a group
+	Party    attest.Digest // in a group: digest of the SSH key of the member's party
+	Root     attest.Digest // in a group: SHA-256 of the group root's SubjectPublicKeyInfo
+	Unit     wire.UnitID
+	Platform attest.Platform
+	Chip     string        // as results of appraisal name it
+	Head     attest.Digest // under which the leaf was issued; of a shared leaf, its cut
+	Shared   bool          // all units of the identity, or of the role, hold the leaf
+}
+
+// CutOff refuses the unit of a certificate that the newest policy cuts off: with
+// "cut-off" a unit of cut_units; a chip, platform, task or release that policy no
+// longer accepts; and any leaf that was issued before a step that raised what
+// its platform or release must be, because a leaf does not record it. A shared
+// leaf is refused that names an earlier cut than [Approved.LastCut]; one that
+// names a cut which this history does not have is refused with "behind".
+//
+// In a group it refuses with "withdrawn" a roster that is no longer in force, as
+// [Pact.Agreed] does one that the parties do not agree on, and as [Pact.Consents]
+// does a unit whose own party does not approve. A pair names no party: none holds the
+// newest one but units whose party approved after the cut that it names, and it ends
+// when the first of those approvals does.
+//
+// A leaf that was issued under a head which this history does not have is newer
+// than it, and is checked against the policy in force alone.
+func (a Approved) CutOff(f Facts, at time.Time) error {
+	if !a.OK() {
+		return errNothing
+	}
+	id := f.Identity
+	if f.Group != "" {
+		p := a.PactOf(f.Identity)
+		if p == nil || p.Group.Name != f.Group {
+			return wire.Refuse(wire.Withdrawn, "cut-off: identity of group "+f.Group, f.Identity, "that of a roster in force")
+		}
+		if err := p.stands(f, at); err != nil {
+			return err
+		}
+		id = p.Roster.memberID(f)
+	}
+	if f.Shared {
+		return a.cutPair(f)
+	}
+	return a.cutUnit(id, f)
+}
+
+// stands refuses what holds a leaf of the pact where its parties do not agree, or a
+// unit's own party does not consent.
+func (p *Pact) stands(f Facts, at time.Time) error {
+	_, err := p.Agreed(f.Root, at)
+	if err == nil && !f.Shared {
+		_, err = p.Consents(f.Root, f.Party, at)
+	}
+	return err
+}
+
+// cutPair refuses a leaf that several units hold.
+func (a Approved) cutPair(f Facts) error {
+	if _, live := a.live[f.Identity]; f.Group == "" && !live {
+		return cutOff("release of task "+f.Task, f.Identity, "one that policy names")
+	}
+	want := a.LastCut(f.Identity, f.Role)
+	if f.Head == want {
+		return nil
+	}
+	if _, known := a.Index(f.Head); !known {
+		return wire.Refuse(wire.Behind, "cut-off: cut that a shared leaf names", f.Head, "one of the history that is known")
+	}
+	return cutOff("cut that a shared leaf names", f.Head, want)
+}
+
+// cutUnit refuses the leaf of one unit that runs the release of an identity.
+func (a Approved) cutUnit(id attest.Digest, f Facts) error {
+	program, live := a.live[id]
+	if !live {
+		return cutOff("release of task "+f.Task, id, "one that policy names")
+	}
+	if unit := f.Unit.String(); slices.Contains(program.task.CutUnits, unit) {
+		return cutOff("unit", unit, "one that is not among cut_units of task "+program.task.Name)
+	}
+	rules, named := a.doc.Platforms[f.Platform]
+	if !named {
+		return cutOff("platform", f.Platform, "one that policy names")
+	}
+	if key := ChipRefused(f.Platform, rules, f.Chip); key != "" {
+		return cutOff("chip", f.Chip, "one that "+key+" of platform "+string(f.Platform)+" accepts")
+	}
+	raised := a.raised(id, program.release, f.Platform)
+	if issued, known := a.Index(f.Head); known && issued < raised {
+		return cutOff("policy head under which the leaf was issued", f.Head, a.heads[raised].String()+", which raised what such a unit must be, or a later one")
+	}
+	return nil
+}
+
+func cutOff(rule string, got, want any) error {
+	return wire.Refuse(wire.CutOff, "cut-off: "+rule, got, want)
+}
+
+// LastCut is the head after the last step of the history after which a unit of an
+// identity that was admitted before may be refused, zero before the first. The
+// identity is a release's, and role is empty, or a group's; there an empty role is
+// any role. It is what a shared leaf names and what its key is derived from. Taking
+// back what a step said does not undo the cut.
+func (a Approved) LastCut(identity attest.Digest, role string) attest.Digest {
+	return a.headAt(a.cuts.last[holder{identity, role}])
+}
+
+// LastCutOfHeirs is the head after the last step that may have cut off a unit of a
+// release which continues the release of an identity, by itself or through others:
+// such a unit holds what sessions opened by task name are sealed under. It is zero
+// before the first.
+func (a Approved) LastCutOfHeirs(identity attest.Digest) attest.Digest {
+	return a.headAt(a.cuts.heirs[identity])
+}
+
+// headAt is the head after the last of some steps, zero where there is none.
+func (a Approved) headAt(steps indexes) attest.Digest {
+	if i := steps.before(len(a.heads)); i >= 0 {
+		return a.heads[i]
+	}
+	return attest.Digest{}
+}
+
+// Index is the place of a head in [Approved.Heads], so that the steps after it are
+// Steps()[index+1:]. The zero digest stands before them all, at -1. It is false
+// for a head that this history does not have.
+func (a Approved) Index(head attest.Digest) (int, bool) {
+	if head.IsZero() {
+		return -1, a.OK()
+	}
+	for i, h := range slices.Backward(a.heads) { // most heads asked for are new
+		if h == head {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// program is a release that the policy in force names, and its task.
+type program struct {
+	task    *Task
+	release *Release
+}
+
+// programs are the releases of a document by their identities.
+func (d *Document) programs(genesis attest.Digest) map[attest.Digest]program {
+	all := map[attest.Digest]program{}
+	for _, task := range d.Tasks {
+		for _, release := range task.Releases {
+			all[d.ReleaseID(genesis, task.Name, release.References)] = program{task, release}
+		}
+	}
+	return all
+}
+
+// memberID is the identity of the release that a member of a role runs, zero
+// where the role has no such member.
+func (r Roster) memberID(f Facts) attest.Digest {
+	for _, m := range r.members(f.Role) {
+		if m.Task == f.Task && m.Release == f.Release && r.keyOf(m.Party) == f.Party {
+			return m.Identity
+		}
+	}
+	return attest.Digest{}
+}
+
+// keyOf is the digest of the key of a party, zero for a name that is no party's.
+func (r Roster) keyOf(party string) attest.Digest {
+	if i := slices.IndexFunc(r.Parties, func(p RosterParty) bool { return p.Name == party }); i >= 0 {
+		return r.Parties[i].Key
+	}
+	return attest.Digest{}
+}
+
+// ChipRefused is the key of a platform's rules that refuses a chip, as results
+// of appraisal name it: "cut_chips", "hidden_chips" or "chips"; empty where the
+// rules accept it.
+func ChipRefused(p attest.Platform, rules attest.Rules, chip string) string {
+	cut, accepted := rules.DCAP.CutChips, rules.DCAP.Chips
+	switch p {
+	case attest.SNP, attest.AzureSNP:
+		cut, accepted = rules.SNP.CutChips, rules.SNP.Chips
+	case attest.TPM:
+		cut, accepted = rules.TPM.CutChips, attest.List{Any: true}
+	case attest.NvidiaGPU:
+		cut, accepted = rules.NVIDIA.CutChips, rules.NVIDIA.Chips
+	case attest.Soft:
+		cut, accepted = rules.Soft.CutChips, attest.List{Any: true}
+	case attest.Nitro:
+		return "" // no rule of it names a chip
+	}
+	read := machineForms[p]
+	if p == attest.NvidiaGPU {
+		read = sha256Digest
+	}
+	id := read(chip)
+	snp := p == attest.SNP || p == attest.AzureSNP
+	switch {
+	case snp && id == nil && (!rules.SNP.HiddenChips || len(cut) > 0):
+		return "hidden_chips"
+	case !snp && id == nil && len(cut) > 0, slices.ContainsFunc(cut, func(c []byte) bool { return bytes.Equal(c, id) }):
+		return "cut_chips"
+	case !accepted.Accepts(id):
+		return "chips"
+	}
+	return ""
+}

@@ -1,0 +1,387 @@
+package policy
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+var (
+	sequenceLine = regexp.MustCompile(`(?m)^sequence *=.*$`)
+	previousLine = regexp.MustCompile(`(?m)^previous *=.*$`)
+)
+
+// began is the history that begins with a text.
+func (h *house) began(t testing.TB, text []byte) Approved {
+	t.Helper()
+	a, err := Genesis(wire.Sum(text), h.step(t, text, signersOf(mustParse(t, text))...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// nextPolicy is a history with one policy more: a text that could be its first.
+func (h *house) nextPolicy(t testing.TB, a Approved, text []byte) Approved {
+	t.Helper()
+	text = sequenceLine.ReplaceAll(text, fmt.Append(nil, "sequence = ", a.Document().Sequence+1))
+	text = previousLine.ReplaceAll(text, fmt.Appendf(nil, "previous = %q", a.Document().Digest()))
+	a, err := a.Next(h.step(t, text, signersOf(a.Document())...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// signersOf are as many of ana and ben as a policy demands.
+func signersOf(d *Document) []string { return []string{"ana", "ben"}[:d.Owners.Quorum] }
+
+// id is the identity of a release.
+func (a Approved) id(t testing.TB, task, release string) attest.Digest {
+	t.Helper()
+	r, named := a.doc.Tasks[task].Releases[release]
+	if !named {
+		t.Fatalf("no release %s of task %s", release, task)
+	}
+	return a.doc.ReleaseID(a.genesis, task, r.References)
+}
+
+// unitOf are the facts of a unit of task keys that was admitted on a platform.
+func unitOf(t testing.TB, a Approved, release string, p attest.Platform, chip string) Facts {
+	return Facts{Task: "keys", Identity: a.id(t, "keys", release), Unit: wire.UnitID{1}, Platform: p, Chip: chip, Head: a.Head()}
+}
+
+const (
+	tdxChip = "000000000000000000000000000000aa"
+	nitroID = "i-0123456789abcdef-enc0123456789abcdef"
+)
+
+// hardwareUnits are a unit of task keys on each platform of the hardware policy.
+func hardwareUnits(t testing.TB, a Approved) map[attest.Platform]Facts {
+	return map[attest.Platform]Facts{
+		attest.SNP:   unitOf(t, a, "1", attest.SNP, strings.Repeat("1", 128)),
+		attest.TDX:   unitOf(t, a, "1", attest.TDX, tdxChip),
+		attest.SGX:   unitOf(t, a, "1", attest.SGX, "00000000000000000000000000000001"),
+		attest.Nitro: unitOf(t, a, "1", attest.Nitro, nitroID),
+	}
+}
+
+// hardwareCuts are steps, as edits of the hardware policy, the platforms whose units
+// each refuses at once, and whether it is a cut for the identity: what units that hold
+// a shared leaf together were admitted by.
+var hardwareCuts = []struct {
+	name  string
+	edits []string
+	cuts  []attest.Platform
+	isCut bool
+}{
+	{"nothing", nil, nil, false},
+	{"a comment", []string{"[owners]", "# read\n[owners]"}, nil, false},
+	{"a chip of others", []string{`cut_chips = ["C2"]`, `cut_chips = ["C2", "C3"]`}, nil, true},
+	{"its chip", []string{`cut_chips = ["C2"]`, `cut_chips = ["C2", "C1"]`}, []attest.Platform{attest.SNP}, true},
+	{"its chip from the list", []string{`chips = ["C1", `, `chips = [`}, []attest.Platform{attest.SNP}, true},
+	{"another chip from the list", []string{`chips = ["C1", "c3c3c3c3c3c3c3c3"]`, `chips = ["C1"]`}, nil, true},
+	{"its PPID", []string{`["0123456789abcdef0123456789abcdef"]`, `["0123456789abcdef0123456789abcdef", "` + tdxChip + `"]`}, []attest.Platform{attest.TDX}, true},
+	{"any chip but one", []string{`chips = "any"`, `chips = ["0000000000000000000000000000000b"]`}, []attest.Platform{attest.TDX}, true},
+	{"a raised floor", []string{"snp = 8,", "snp = 22,"}, []attest.Platform{attest.SNP}, true},
+	{"a lowered floor", []string{"snp = 8,", "snp = 7,"}, nil, false},
+	{"a model", []string{`["90c06f000000"]`, `["90c06f000000", "00906ed50000"]`}, []attest.Platform{attest.TDX}, true},
+	{"debug", []string{"debug = true\n", ""}, []attest.Platform{attest.TDX}, true},
+	{"a status", []string{`, "OutOfDate"`, ""}, []attest.Platform{attest.TDX}, true},
+	{"a later evaluation", []string{"min_evaluation = 17", "min_evaluation = 18"}, []attest.Platform{attest.TDX}, true},
+	{"a higher isvsvn", []string{"min_isvsvn = 4", "min_isvsvn = 5"}, []attest.Platform{attest.SGX}, true},
+	{"younger documents", []string{`"5m"`, `"4m"`}, []attest.Platform{attest.Nitro}, true},
+	{"a platform root replaced", []string{"[platform.nitro]\nroots = [\"sha256:R3\"]", "[platform.nitro]\nroots = [\"sha256:R1\"]"}, []attest.Platform{attest.Nitro}, true},
+	{"a platform root added", []string{"[platform.nitro]\nroots = [", "[platform.nitro]\nroots = [\"sha256:R1\", "}, nil, false},
+	{"the code", []string{`pcr2 = "sha384:M3"`, `pcr2 = "sha384:M4"`}, []attest.Platform{attest.SNP, attest.TDX, attest.SGX, attest.Nitro}, true},
+	{"code by its name", []string{`sha256 = "S1"`, `sha256 = "S2"`}, []attest.Platform{attest.SNP, attest.TDX, attest.SGX, attest.Nitro}, true},
+	{"a platform", []string{"[platform.nitro]\nroots = [\"sha256:R3\"]\nmax_age = \"5m\"\n", "", "  { platform = \"nitro\", pcr0 = \"sha384:M1\", pcr1 = \"sha384:M2\", pcr2 = \"sha384:M3\", pcr8 = \"sha384:M0\" },\n", ""},
+		[]attest.Platform{attest.SNP, attest.TDX, attest.SGX, attest.Nitro}, true}, // the rest are another identity
+	{"a device demanded", []string{"key_mode = \"unit\"\n[task.keys.release.\"1\"]\n", gpuRules + "[task.keys]\nkey_mode = \"unit\"\n[task.keys.release.\"1\"]\ndevices = { nvidia-gpu = 1 }\n", "[task.keys]\n[platform", "[platform"},
+		[]attest.Platform{attest.SNP, attest.TDX, attest.SGX, attest.Nitro}, true},
+	{"its unit", []string{"key_mode = \"unit\"\n", "key_mode = \"unit\"\ncut_units = [\"01000000000000000000000000000000\"]\n"},
+		[]attest.Platform{attest.SNP, attest.TDX, attest.SGX, attest.Nitro}, true},
+	{"another unit", []string{"key_mode = \"unit\"\n", "key_mode = \"unit\"\ncut_units = [\"02000000000000000000000000000000\"]\n"}, nil, true},
+	{"retired", []string{"[task.keys.release.\"1\"]\n", "[task.keys.release.\"1\"]\nretired = true\n"}, nil, false},
+	{"names, life and places", []string{"key_mode = \"unit\"\n", "key_mode = \"unit\"\nnames = [\"keys.clinic.example\"]\nlifetime = \"5m\"\nunits = 3\n"}, nil, false},
+	{"a longer quorum", []string{`approve_within = "168h"`, `approve_within = "24h"`}, nil, false},
+	{"another program of the authority", []string{`machines = ["chip:C1"]`, `machines = "any"`}, nil, false},
+	{"another release", []string{"[task.keys.release.\"1\"]\n", "[task.keys.release.\"2\"]\nreference = [ { platform = \"snp\", measurement = \"sha384:M3\", any = [\"host-data\"] } ]\n[task.keys.release.\"1\"]\n"}, nil, false},
+}
+
+// gpuRules accept devices of NVIDIA.
+const gpuRules = `[platform.nvidia-gpu]
+roots = ["sha256:R1"]
+models = ["GH100"]
+chips = "any"
+drivers = "any"
+vbios = "any"
+modes = ["SPT"]
+measurements = "any"
+`
+
+func TestCutOff(t *testing.T) {
+	h := newHouse()
+	for _, tt := range hardwareCuts {
+		t.Run(tt.name, func(t *testing.T) {
+			before := h.began(t, ironText(t))
+			after := h.nextPolicy(t, before, ironText(t, tt.edits...))
+			for p, unit := range hardwareUnits(t, before) {
+				if err := before.CutOff(unit, start); err != nil {
+					t.Fatalf("%s, before the step: %v", p, err)
+				}
+				want := bytes.Contains(fmt.Append(nil, tt.cuts), []byte(p)) // of the list's names none is in another
+				err := after.CutOff(unit, start)
+				if got := wire.ReasonOf(err) == wire.CutOff; got != want || err != nil && !got {
+					t.Errorf("%s: got %v, want cut off: %v", p, err, want)
+				}
+			}
+			id := before.id(t, "keys", "1")
+			if got, want := after.LastCut(id, "") == after.Head(), tt.isCut; got != want {
+				t.Errorf("got a cut of the identity: %v, want %v", got, want)
+			}
+			if got := before.LastCut(id, ""); !got.IsZero() {
+				t.Errorf("before: got cut %v, want none", got)
+			}
+		})
+	}
+}
+
+// TestCutStays: what a later step takes back stays cut for leaves that were issued
+// before, and for pairs; a unit, a chip and a list are what the newest policy says.
+func TestCutStays(t *testing.T) {
+	h := newHouse()
+	for _, tt := range hardwareCuts {
+		if !tt.isCut {
+			continue
+		}
+		t.Run(tt.name, func(t *testing.T) {
+			before := h.began(t, ironText(t))
+			cut := h.nextPolicy(t, before, ironText(t, tt.edits...))
+			back := h.nextPolicy(t, cut, ironText(t))
+			later := h.nextPolicy(t, back, ironText(t, "[owners]", "# later\n[owners]"))
+			id, last := before.id(t, "keys", "1"), cut.Head()
+			if strings.Contains(tt.name, "replaced") {
+				last = back.Head() // removes the other
+			}
+			for name, a := range map[string]Approved{"taken back": back, "later": later, "replayed": mustReplay(t, later)} {
+				if got := a.LastCut(id, ""); got != last {
+					t.Errorf("%s: got last cut %v, want %v", name, got, last)
+				}
+				// "Recorded" cuts are judged by the policy in force alone.
+				exact := strings.Contains(tt.name, "chip") || strings.Contains(tt.name, "PPID") || strings.Contains(tt.name, "unit")
+				for p, unit := range hardwareUnits(t, before) {
+					want := bytes.Contains(fmt.Append(nil, tt.cuts), []byte(p)) && !exact
+					if got := a.CutOff(unit, start) != nil; got != want {
+						t.Errorf("%s, %s: got %v, want cut off: %v", name, p, a.CutOff(unit, start), want)
+					}
+				}
+			}
+			// Who was admitted after the cut was taken back is not cut off.
+			for p, unit := range hardwareUnits(t, back) {
+				if err := later.CutOff(unit, start); err != nil {
+					t.Errorf("%s, admitted later: %v", p, err)
+				}
+			}
+		})
+	}
+}
+
+func mustReplay(t testing.TB, a Approved) Approved {
+	t.Helper()
+	again, err := Replay(a.Genesis(), a.Steps())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return again
+}
+
+// TestCutPair: a shared leaf is accepted exactly while it names the last cut.
+func TestCutPair(t *testing.T) {
+	h := newHouse()
+	first := h.began(t, h.text(t))
+	raised := h.nextPolicy(t, first, h.text(t, "debug = true\n", ""))
+	again := h.nextPolicy(t, raised, h.text(t))
+	gone := h.nextPolicy(t, again, h.text(t, strings.Repeat("6", 64), strings.Repeat("8", 64)))
+	back := h.nextPolicy(t, gone, h.text(t))
+	other := h.nextPolicy(t, back, h.text(t, strings.Repeat("4", 64), strings.Repeat("8", 64))) // of task keys
+	id := first.id(t, "scoring", "2026.11")
+	pair := func(cut attest.Digest) Facts {
+		return Facts{Task: "scoring", Identity: id, Head: cut, Shared: true}
+	}
+	for _, tt := range []struct {
+		name string
+		a    Approved
+		cut  attest.Digest
+		want attest.Reason
+	}{
+		{"no cut yet", first, attest.Digest{}, ""},
+		{"a later cut", first, raised.Head(), wire.Behind},
+		{"before the cut", raised, attest.Digest{}, wire.CutOff},
+		{"after the cut", raised, raised.Head(), ""},
+		{"taken back", again, raised.Head(), ""},
+		{"taken back, before the cut", again, attest.Digest{}, wire.CutOff},
+		{"a head that is no cut", again, again.Head(), wire.CutOff},
+		{"the release is gone", gone, gone.Head(), wire.CutOff},
+		{"put back, before it was gone", back, raised.Head(), wire.CutOff},
+		{"put back", back, gone.Head(), ""},
+		{"a cut of another task", other, gone.Head(), ""},
+		{"a head of another history", other, digest("9"), wire.Behind},
+		{"replayed", mustReplay(t, other), gone.Head(), ""},
+		{"nothing approved", Approved{}, attest.Digest{}, wire.BadPolicy},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := tt.a.CutOff(pair(tt.cut), start)
+			if tt.want == "" && err != nil {
+				t.Fatal(err)
+			}
+			if tt.want != "" {
+				refused(t, err, tt.want)
+			}
+		})
+	}
+	if got, want := mustReplay(t, other).Heads(), other.Heads(); len(got) != len(want) {
+		t.Fatalf("got %d heads, want %d", len(got), len(want))
+	}
+}
+
+// TestCutsOfPrefixes: each policy of a history knows its own cuts, however the
+// history was approved, and two that follow one do not know each other's.
+func TestCutsOfPrefixes(t *testing.T) {
+	h := newHouse()
+	texts := [][]byte{
+		h.text(t), h.text(t, "debug = true\n", ""), h.text(t), h.text(t, strings.Repeat("6", 64), strings.Repeat("8", 64)),
+		h.text(t), h.text(t, "units = 50\n", "units = 50\ncut_units = [\""+strings.Repeat("a", 32)+"\"]\n"),
+	}
+	a := h.began(t, texts[0])
+	id := a.id(t, "scoring", "2026.11")
+	cuts := []int{0, 1, 1, 3, 3, 5} // the step of the last cut, 0 is none
+	all := []Approved{a}
+	for _, text := range texts[1:] {
+		a = h.nextPolicy(t, a, text)
+		all = append(all, a)
+	}
+	replayed := mustReplay(t, a)
+	for i, want := range cuts {
+		head := attest.Digest{}
+		if want > 0 {
+			head = a.Heads()[want]
+		}
+		then, _ := replayed.At(a.Heads()[i])
+		for name, x := range map[string]Approved{"step by step": all[i], "looking back": then, "replayed": mustReplay(t, all[i])} {
+			if got := x.LastCut(id, ""); got != head {
+				t.Errorf("step %d, %s: got %v, want that of step %d", i, name, got, want)
+			}
+		}
+	}
+	one, two := h.nextPolicy(t, all[2], texts[3]), h.nextPolicy(t, all[2], texts[5])
+	if one.LastCut(id, "") != one.Head() || two.LastCut(id, "") != two.Head() || all[2].LastCut(id, "") != all[1].Head() {
+		t.Error("two policies that follow one know each other's cuts")
+	}
+}
+
+// TestCutOfRaisedRelease: what a release demands of units that their leaves do not
+// record refuses the leaves of before.
+func TestCutOfRaisedRelease(t *testing.T) {
+	h := newHouse()
+	first := h.began(t, h.text(t))
+	static := h.nextPolicy(t, first, h.text(t, "dynamic = true\n", ""))
+	unit := Facts{Task: "scoring", Identity: first.id(t, "scoring", "2026.11"), Unit: wire.UnitID{1}, Platform: attest.Soft, Head: first.Head()}
+	refused(t, static.CutOff(unit, start), wire.CutOff)
+	unit.Head = static.Head()
+	if err := static.CutOff(unit, start); err != nil {
+		t.Error(err)
+	}
+	oneoff := h.nextPolicy(t, first, h.text(t, "oneoff = true\n", "", "continues = \"2026.10\"\n", "", `env = { LANG = "C" }`, `env = { LANG = "D" }`))
+	if got := oneoff.LastCut(unit.Identity, ""); !got.IsZero() {
+		t.Errorf("got cut %v of what a release is given, want none", got)
+	}
+}
+
+// TestCutOnTPM: code that a TPM may no longer have launched cuts off every unit on
+// one, whatever its own code: its machine may have launched it.
+func TestCutOnTPM(t *testing.T) {
+	h := newHouse()
+	two := fmt.Sprintf("program = %q, args = [\"-v\"] } ]\n", wire.Sum([]byte("keys")))
+	more := two + "[task.more]\nkey_mode = \"unit\"\n[task.more.release.1]\n" + strings.Replace(referenceOfKeys(t), `args = ["-v"]`, `args = ["-w"]`, 1)
+	first := h.began(t, []byte(tpmPolicy(two, more)))
+	gone := h.nextPolicy(t, first, []byte(tpmPolicy()))
+	unit := unitOf(t, first, "1", attest.TPM, strings.Repeat("0a", 32))
+	refused(t, gone.CutOff(unit, start), wire.CutOff)
+	if gone.LastCut(unit.Identity, "") != gone.Head() {
+		t.Error("the step is no cut of the release that stays")
+	}
+	added := h.nextPolicy(t, gone, []byte(tpmPolicy(two, more)))
+	if added.LastCut(unit.Identity, "") != gone.Head() {
+		t.Error("code that comes is a cut")
+	}
+}
+
+// referenceOfKeys is the reference of task keys in the policy of the TPM.
+func referenceOfKeys(t testing.TB) string {
+	text := tpmPolicy()
+	return text[strings.LastIndex(text, "reference = "):]
+}
+
+func TestIndex(t *testing.T) {
+	h := newHouse()
+	first := h.began(t, h.text(t))
+	second := h.nextPolicy(t, first, h.text(t))
+	for i, head := range second.Heads() {
+		if got, known := second.Index(head); got != i || !known {
+			t.Errorf("got %d, %v, want %d", got, known, i)
+		}
+	}
+	if got, known := second.Index(attest.Digest{}); got != -1 || !known {
+		t.Errorf("the zero head: got %d, %v, want -1", got, known)
+	}
+	for _, a := range []Approved{first, {}} {
+		if _, known := a.Index(second.Head()); known {
+			t.Error("got the place of a head that is not there")
+		}
+	}
+	if _, known := (Approved{}).Index(attest.Digest{}); known {
+		t.Error("the zero Approved has places")
+	}
+}
+
+// TestChipRefused: each platform that has chip ids refuses a chip by its own rules, and
+// an id that it cannot read as one that may be cut off.
+func TestChipRefused(t *testing.T) {
+	id, ppid := bytes.Repeat([]byte{0xab}, 32), bytes.Repeat([]byte{0xab}, 16)
+	milan, short := bytes.Repeat([]byte{0xcd}, 64), append(bytes.Repeat([]byte{0xcd}, 8), make([]byte, 56)...)
+	anyChip := attest.List{Any: true}
+	snp := func(r attest.SNPRules) attest.Rules { return attest.Rules{SNP: r} }
+	for _, tt := range []struct {
+		name     string
+		platform attest.Platform
+		chip     string
+		rules    attest.Rules
+		want     string
+	}{
+		{"a Turin", attest.SNP, "cdcdcdcdcdcdcdcd", snp(attest.SNPRules{Chips: anyChip, CutChips: [][]byte{short}}), "cut_chips"},
+		{"a Milan", attest.AzureSNP, fmt.Sprintf("%x", milan), snp(attest.SNPRules{Chips: anyChip, CutChips: [][]byte{milan}}), "cut_chips"},
+		{"another Milan", attest.SNP, fmt.Sprintf("%x", milan), snp(attest.SNPRules{Chips: anyChip, CutChips: [][]byte{short}}), ""},
+		{"a Milan on the list", attest.SNP, fmt.Sprintf("%x", milan), snp(attest.SNPRules{Chips: attest.List{Values: [][]byte{milan}}}), ""},
+		{"a Milan that is not on the list", attest.SNP, fmt.Sprintf("%x", milan), snp(attest.SNPRules{Chips: attest.List{Values: [][]byte{short}}}), "chips"},
+		{"a hidden chip", attest.SNP, "vlek:cloud", snp(attest.SNPRules{Chips: anyChip}), "hidden_chips"},
+		{"a hidden chip that may hide", attest.SNP, "vlek:cloud", snp(attest.SNPRules{Chips: anyChip, HiddenChips: true}), ""},
+		{"a hidden chip beside a cut one", attest.SNP, "vlek:cloud", snp(attest.SNPRules{Chips: anyChip, HiddenChips: true, CutChips: [][]byte{milan}}), "hidden_chips"},
+		{"a PPID", attest.TDX, fmt.Sprintf("%x", ppid), attest.Rules{DCAP: attest.DCAPRules{Chips: anyChip, CutChips: [][]byte{ppid}}}, "cut_chips"},
+		{"no PPID", attest.SGX, "", attest.Rules{DCAP: attest.DCAPRules{Chips: anyChip, CutChips: [][]byte{ppid}}}, "cut_chips"},
+		{"a PPID that is not on the list", attest.SGX, fmt.Sprintf("%x", id[:16]), attest.Rules{DCAP: attest.DCAPRules{Chips: attest.List{Values: [][]byte{milan[:16]}}}}, "chips"},
+		{"an EK", attest.TPM, fmt.Sprintf("%x", id), attest.Rules{TPM: attest.TPMRules{CutChips: [][]byte{id}}}, "cut_chips"},
+		{"another EK", attest.TPM, fmt.Sprintf("%x", milan[:32]), attest.Rules{TPM: attest.TPMRules{CutChips: [][]byte{id}}}, ""},
+		{"a GPU", attest.NvidiaGPU, fmt.Sprintf("sha256:%x", id), attest.Rules{NVIDIA: attest.NVIDIARules{Chips: anyChip, CutChips: [][]byte{id}}}, "cut_chips"},
+		{"an instance of AWS", attest.Nitro, "i-0123456789abcdef-enc0123456789abcdef", attest.Rules{}, ""},
+	} {
+		if got := ChipRefused(tt.platform, tt.rules, tt.chip); got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}

@@ -1,0 +1,242 @@
+package policy
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/cohort-tee/cohort/attest"
+)
+
+// cuts are the steps of a history that cut units off. They are found when a step is
+// approved, and what a later step takes back stays cut. Whoever reads them knows up
+// to which step: an earlier policy of the same history may have the same maps.
+type cuts struct {
+	// last are the steps that may have cut off a unit of the holder, and heirs those
+	// that may have cut off a unit of a release which continues the release of an
+	// identity, by itself or through others.
+	last  map[holder]indexes
+	heirs map[attest.Digest]indexes
+	// whole are the steps that cut off whatever had the identity of a release until
+	// then, and floors those that raised what a platform must be. A leaf does not
+	// record what they ask for, so they refuse every older one.
+	whole  map[attest.Digest]indexes
+	floors map[attest.Platform]indexes
+	// kept says that another Approved may write into the maps or read them at the
+	// same time, so that they are copied before anything is written.
+	kept bool
+}
+
+// indexes are places of steps in a history, in their order.
+type indexes []int
+
+// before is the last one before an index, -1 where there is none.
+func (x indexes) before(end int) int {
+	for _, i := range slices.Backward(x) {
+		if i < end {
+			return i
+		}
+	}
+	return -1
+}
+
+// holder is who holds a shared leaf, or ring keys: the units of a release, of a role
+// in a group, or of all its roles.
+type holder struct {
+	identity attest.Digest
+	role     string // empty outside groups, and for all roles
+}
+
+// raised is the last step of a history that refuses every older leaf of a release on
+// a platform, -1 where there is none.
+func (a Approved) raised(id attest.Digest, r *Release, p attest.Platform) int {
+	last := max(a.cuts.whole[id].before(len(a.heads)), a.cuts.floors[p].before(len(a.heads)))
+	for device := range r.Devices {
+		last = max(last, a.cuts.floors[device].before(len(a.heads)))
+	}
+	return last
+}
+
+// found is what one step cuts off.
+type found struct {
+	holders []holder
+	heirs   []attest.Digest
+	whole   []attest.Digest
+	floors  []attest.Platform
+}
+
+// with is c after the step of an index.
+func (c cuts) with(f found, index int) cuts {
+	if len(f.holders)+len(f.whole)+len(f.floors) == 0 {
+		return c
+	}
+	if c.kept || c.last == nil {
+		c = cuts{last: copied(c.last), heirs: copied(c.heirs), whole: copied(c.whole), floors: copied(c.floors)}
+	}
+	for _, h := range f.holders {
+		c.last[h] = append(c.last[h], index)
+		if all := (holder{identity: h.identity}); all != h {
+			c.last[all] = append(c.last[all], index)
+		}
+	}
+	for _, id := range f.heirs {
+		c.heirs[id] = append(c.heirs[id], index)
+	}
+	for _, id := range f.whole {
+		c.whole[id] = append(c.whole[id], index)
+	}
+	for _, p := range f.floors {
+		c.floors[p] = append(c.floors[p], index)
+	}
+	return c
+}
+
+// copied is a copy of m whose lists grow apart from those of m.
+func copied[K comparable](m map[K]indexes) map[K]indexes {
+	next := make(map[K]indexes, len(m)+1)
+	for k, list := range m {
+		next[k] = slices.Clip(list)
+	}
+	return next
+}
+
+// cutBy is what a policy that follows a cuts off.
+func (a Approved) cutBy(doc *Document, live map[attest.Digest]program, pacts map[string]*Pact) (f found) {
+	narrowed, raised := tightened(a.doc, doc)
+	f.floors = slices.Collect(maps.Keys(raised))
+	cut := map[attest.Digest]bool{}
+	for id, was := range a.live {
+		now, stays := live[id]
+		switch {
+		case !stays || was.release.raised(now.release):
+			f.whole, cut[id] = append(f.whole, id), true
+		case now.release.on(narrowed) || slices.ContainsFunc(now.task.CutUnits, func(u string) bool { return !slices.Contains(was.task.CutUnits, u) }):
+			cut[id] = true
+		}
+		if cut[id] {
+			f.holders = append(f.holders, holder{identity: id})
+			f.heirs = append(f.heirs, a.continuedBy(was)...)
+		}
+	}
+	for _, p := range chains(a.pacts) {
+		gone := !slices.ContainsFunc(chains(pacts), func(q *Pact) bool { return q.id == p.id })
+		for _, role := range p.Roster.Roles {
+			if gone || slices.ContainsFunc(role.Members, func(m RosterMember) bool { return cut[m.Identity] }) {
+				f.holders = append(f.holders, holder{p.id, role.Name})
+			}
+		}
+	}
+	return f
+}
+
+// continuedBy are the releases that a release continues, by itself or through others.
+func (a Approved) continuedBy(p program) (ids []attest.Digest) {
+	for r := p.task.Releases[p.release.Continues]; r != nil; r = p.task.Releases[r.Continues] {
+		ids = append(ids, a.doc.ReleaseID(a.genesis, p.task.Name, r.References))
+	}
+	return ids // no release leads back to itself
+}
+
+// cutByStatement is what a party's statement cuts off: the pairs of the group where
+// the party approves less than before.
+func cutByStatement(before, after map[string]*Pact) (f found) {
+	now := chains(after)
+	for _, p := range chains(before) {
+		i := slices.IndexFunc(now, func(q *Pact) bool { return q.id == p.id })
+		if i < 0 || now[i] == p || !slices.ContainsFunc(p.Roster.Parties, func(party RosterParty) bool {
+			return p.said.of(party.Key).takenBack(now[i].said.of(party.Key))
+		}) {
+			continue
+		}
+		for _, role := range p.Roster.Roles {
+			f.holders = append(f.holders, holder{p.id, role.Name})
+		}
+	}
+	return f
+}
+
+// takenBack reports whether a party that approved a group root no longer does, or not
+// for as long: a unit of its was admitted for that.
+func (h heard) takenBack(now heard) bool {
+	return h.approves(h.GroupRoot) && (!now.approves(h.GroupRoot) || now.NotAfter.Before(h.NotAfter))
+}
+
+// chains are the pacts of a policy, with those that they continue.
+func chains(pacts map[string]*Pact) (all []*Pact) {
+	for _, p := range pacts {
+		for ; p != nil; p = p.Before {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// raised reports whether a release demands more of its units than before, in what
+// their leaves do not record.
+func (r *Release) raised(now *Release) bool {
+	for p, n := range now.Devices {
+		if n > r.Devices[p] {
+			return true
+		}
+	}
+	return r.Dynamic && !now.Dynamic
+}
+
+// on reports whether units of a release are on one of the platforms, or have
+// devices of it.
+func (r *Release) on(platforms map[attest.Platform]bool) bool {
+	for p := range r.Devices {
+		if platforms[p] {
+			return true
+		}
+	}
+	return slices.ContainsFunc(r.References, func(v attest.ReferenceValue) bool { return platforms[v.Platform] })
+}
+
+// recorded are the keys of a platform's rules that speak of what a leaf records,
+// so that they refuse the leaves of those that they cut off and no other.
+var recorded = []string{"chips", "cut_chips", "hidden_chips"}
+
+// tightened are the platforms that accept less after a step, or are gone, and of
+// those the ones that accept less of what a leaf does not record. On a TPM every
+// program that ran since the machine booted is looked at, so code that goes is a
+// narrower rule for all.
+func tightened(old, next *Document) (narrowed, raised map[attest.Platform]bool) {
+	narrowed, raised = map[attest.Platform]bool{}, map[attest.Platform]bool{}
+	before, after := under(old.tree(), "platform"), under(next.tree(), "platform")
+	for _, name := range slices.Sorted(maps.Keys(before)) {
+		p := attest.Platform(name)
+		if _, kept := next.Platforms[p]; !kept {
+			narrowed[p], raised[p] = true, true
+			continue
+		}
+		if reflect.DeepEqual(before[name], after[name]) {
+			continue
+		}
+		one := func(tree map[string]any) map[string]any { return map[string]any{name: tree[name]} }
+		for _, c := range diffTables("platform", "platform", one(before), one(after)) {
+			if c.Loosens {
+				continue
+			}
+			narrowed[p] = true
+			key := strings.TrimPrefix(c.Path, join("platform", name)+".")
+			raised[p] = raised[p] || p.IsDevice() || !slices.Contains(recorded, key)
+		}
+	}
+	if old.launchesLess(next) {
+		narrowed[attest.TPM], raised[attest.TPM] = true, true
+	}
+	maps.DeleteFunc(raised, func(_ attest.Platform, is bool) bool { return !is })
+	return narrowed, raised
+}
+
+// launchesLess reports whether next names no longer some code that a TPM may have
+// launched.
+func (d *Document) launchesLess(next *Document) bool {
+	now := map[string]bool{}
+	for _, r := range next.Platforms[attest.TPM].TPM.Launches {
+		now[string(r.Bytes())] = true
+	}
+	return slices.ContainsFunc(d.Platforms[attest.TPM].TPM.Launches, func(r attest.ReferenceValue) bool { return !now[string(r.Bytes())] })
+}

@@ -1,0 +1,65 @@
+package policy
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestCutVectors reads policies that follow cuts/first.toml, whose first line says
+// whether the step is a cut for release 1 of task keys, and the platforms on which
+// leaves of its units that were issued before are refused.
+func TestCutVectors(t *testing.T) {
+	if *update {
+		writeCutVectors(t)
+	}
+	h := newHouse()
+	first := h.began(t, []byte(readVector(t, "cuts", "first.toml")))
+	for _, path := range files(t, "cuts/after-*.toml") {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			text := readVector(t, "cuts", filepath.Base(path))
+			a, err := first.Next(h.step(t, []byte(text), "ana"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, _, _ := strings.Cut(text, "\n")
+			if got := cutLine(t, first, a); got != want {
+				t.Errorf("got  %s\nwant %s", got, want)
+			}
+		})
+	}
+}
+
+// cutLine is the first line of the vector of a step.
+func cutLine(t testing.TB, before, after Approved) string {
+	t.Helper()
+	var refused []string
+	for p, unit := range hardwareUnits(t, before) {
+		if after.CutOff(unit, start) != nil {
+			refused = append(refused, string(p))
+		}
+	}
+	slices.Sort(refused)
+	cut := after.LastCut(before.id(t, "keys", "1"), "") == after.Head()
+	return fmt.Sprintf("# expect: cut %v, refused %s", cut, strings.Join(append(refused, "end"), " "))
+}
+
+func writeCutVectors(t *testing.T) {
+	h := newHouse()
+	first := ironText(t)
+	writeVector(t, string(first), "cuts", "first.toml")
+	before := h.began(t, first)
+	for _, tt := range hardwareCuts {
+		raw := h.nextPolicy(t, before, ironText(t, tt.edits...)).Document().Raw()
+		var refused []string
+		for _, p := range tt.cuts {
+			refused = append(refused, string(p))
+		}
+		slices.Sort(refused)
+		// The comment makes another file, and so another previous of none.
+		line := fmt.Sprintf("# expect: cut %v, refused %s\n", tt.isCut, strings.Join(append(refused, "end"), " "))
+		writeVector(t, line+string(raw), "cuts", "after-"+strings.ReplaceAll(strings.ReplaceAll(tt.name, " ", "-"), ",", "")+".toml")
+	}
+}

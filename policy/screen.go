@@ -1,0 +1,41 @@
+package policy
+
+import (
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// CouldAdmit refuses, as Admit would, a program that is no release of a task. It is
+// for evidence that is not appraised yet, before anything expensive is done for it; it
+// admits no unit.
+func (a Approved) CouldAdmit(task string, unverified attest.Measurement) error {
+	if !a.OK() {
+		return errNothing
+	}
+	t := a.doc.Tasks[task]
+	if t == nil {
+		return wire.Refuse(wire.NotFound, "admission: task", task, "a task of the policy")
+	}
+	var all []attest.ReferenceValue
+	for _, name := range t.ReleaseNames() {
+		all = append(all, t.Releases[name].References...)
+	}
+	return match(all, unverified)
+}
+
+// CouldAdmitMember is CouldAdmit for a role of a group. Whether its parties agreed
+// is not asked.
+func (a Approved) CouldAdmitMember(group, role string, unverified attest.Measurement) error {
+	if !a.OK() {
+		return errNothing
+	}
+	p := a.pacts[group]
+	if p == nil || p.Group.Roles[role] == nil {
+		return wire.Refuse(wire.NotFound, "admission: role of group "+group, role, "one of the policy")
+	}
+	var all []attest.ReferenceValue
+	for _, m := range p.Group.Roles[role].Members {
+		all = append(all, a.doc.Tasks[m.Task].Releases[m.Release].References...)
+	}
+	return match(all, unverified)
+}

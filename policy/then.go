@@ -1,0 +1,68 @@
+package policy
+
+import (
+	"slices"
+
+	"github.com/cohort-tee/cohort/attest"
+)
+
+// then is what a step of a history came to, beside the policy in force, which is read
+// again when it is asked for: parsed, all of them take many times their size.
+type then struct {
+	pacts   map[string]*Pact
+	lineage lineage
+}
+
+// At is what was in force after the step of a head of this history, and false for
+// any other head.
+func (a Approved) At(head attest.Digest) (Approved, bool) {
+	i, known := a.Index(head)
+	if !known || i < 0 {
+		return Approved{}, false
+	}
+	return a.after(i, a.documentAt(i)), true
+}
+
+// Since is what was in force after each step that follows a head, oldest first, and
+// false for a head that this history does not have.
+func (a Approved) Since(head attest.Digest) (later []Approved, known bool) {
+	index, known := a.Index(head)
+	if !known || index < 0 {
+		return nil, false
+	}
+	doc := a.documentAt(index)
+	for i := index + 1; i < len(a.steps); i++ {
+		if !IsStatement(a.steps[i].Policy) {
+			doc = a.documentAt(i)
+		}
+		later = append(later, a.after(i, doc))
+	}
+	return later, true
+}
+
+// after is a as it was after the step of an index, under the document of then.
+func (a Approved) after(index int, doc *Document) Approved {
+	if doc != a.doc {
+		a.live = doc.programs(a.genesis)
+	}
+	a.doc, a.pacts, a.lineage = doc, a.past[index].pacts, a.past[index].lineage
+	a.steps, a.heads, a.past = a.steps[:index+1], a.heads[:index+1], a.past[:index+1]
+	a.digests = a.digests[:doc.Sequence]
+	return a
+}
+
+// documentAt is the policy in force after the step of an index.
+func (a Approved) documentAt(index int) *Document {
+	isPolicy := func(s Step) bool { return !IsStatement(s.Policy) }
+	if !slices.ContainsFunc(a.steps[index+1:], isPolicy) {
+		return a.doc
+	}
+	for !isPolicy(a.steps[index]) {
+		index--
+	}
+	doc, err := Parse(a.steps[index].Policy)
+	if err != nil {
+		panic("policy: reading a policy that was approved: " + err.Error())
+	}
+	return doc
+}

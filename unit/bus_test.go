@@ -1,0 +1,79 @@
+package unit
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/testworld"
+)
+
+// manager serves the bus for the units of the world's authority, and passes on what
+// they publish.
+func (w *world) manager(u *Unit) (Manager, <-chan bus.Item) {
+	w.T.Helper()
+	own := httptest.NewTLSServer(nil) // for its certificate, which holds for 127.0.0.1
+	own.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(u.authorityRoot())
+	items := make(chan bus.Item, 100)
+	s, err := bus.Listen(bus.ServerConfig{
+		Address: "127.0.0.1:0", Certificate: func() (*tls.Certificate, error) { return &own.TLS.Certificates[0], nil },
+		Roots: roots, Clock: time.Now, Connections: 20,
+		Duties: bus.Duties{
+			Beat:  func(bus.Unit, bus.Beat) {},
+			Item:  func(_ bus.Unit, i bus.Item) { items <- i },
+			Range: func() (bus.Range, error) { return bus.Range{First: 5, Count: lowRange + 1}, nil },
+		},
+	})
+	testworld.NoError(w.T, err)
+	w.T.Cleanup(s.Stop)
+	ca := x509.NewCertPool()
+	ca.AddCert(own.Certificate())
+	return Manager{URL: "tls://" + s.Address(), CA: ca}, items
+}
+
+// TestHandsOver: a unit that ends before it has sealed sessions of older ring keys again
+// does so with its last words to the manager.
+func TestHandsOver(t *testing.T) {
+	w := newWorld(t, "1h")
+	f := w.authority(w.keys)
+	u, err := prepare(w.config("scoring", f)) // which does nothing by itself
+	testworld.NoError(t, err)
+	close(u.done) // nothing renews
+	defer u.Close()
+	never := func(error) bool { return false }
+	testworld.NoError(t, u.obtain(testworld.Soon(t), never))
+	s, sealed := w.open(u)
+	f.set(func(f *fake) {
+		f.faults.report = func(r *api.Report) {
+			before := r.Rings
+			r.Rings.Strict, r.Rings.Follow = testKeys(0x50, f.clock()), testKeys(0x60, f.clock())
+			r.Rings.Strict.Previous, r.Rings.Follow.Previous = before.Strict.Current, before.Follow.Current
+		}
+	})
+	testworld.NoError(t, u.obtain(testworld.Soon(t), never))
+
+	var items <-chan bus.Item
+	u.config.Manager, items = w.manager(u)
+	ctx, end := context.WithCancel(t.Context())
+	attended := make(chan error)
+	go func() { attended <- u.attend(ctx, u.held.Load()) }()
+	testworld.Within(t, 10*time.Second, "the unit is connected", u.cluster.relay.connected)
+	end()
+	testworld.NoError(t, <-attended)
+	select {
+	case got := <-items:
+		if got.Kind != bus.Sealed || got.Session != s.ID() || bytes.Equal(got.Bytes, sealed) {
+			t.Errorf("got %v of %v, want session %v sealed again", got.Kind, got.Session, s.ID())
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("nothing came")
+	}
+}

@@ -1,0 +1,131 @@
+package unit
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/limit"
+	"github.com/cohort-tee/cohort/internal/testworld"
+)
+
+// crowded gives the unit room for two requests, one of which this machine has.
+func crowded(t *testing.T, u *Unit) {
+	t.Helper()
+	u.requests = limit.NewShares(quotaRequests, 2)
+	testworld.NoError(t, u.requests.Take(netip.MustParseAddr("127.0.0.1"), 1))
+}
+
+// TestCrowdedUnit: an address with its share of the requests under way is refused, by
+// the name of the quota, which the unit counts, and served when it has less.
+func TestCrowdedUnit(t *testing.T) {
+	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		t.Run(protocol, func(t *testing.T) {
+			w := newWorld(t, "1h")
+			u := w.start("scoring", w.authority(w.keys))
+			crowded(t, u)
+			address, c := serve(t, u, hello), w.user(u, protocol)
+			answer, err := c.Post("https://"+address+"/", "text/plain", strings.NewReader("x"))
+			testworld.NoError(t, err)
+			body, err := io.ReadAll(answer.Body)
+			testworld.NoError(t, err)
+			answer.Body.Close()
+			if answer.StatusCode != http.StatusTooManyRequests || !strings.Contains(string(body), quotaRequests) {
+				t.Errorf("got %d %s, want 429 and %q", answer.StatusCode, body, quotaRequests)
+			}
+			if got := u.Stats().Refused; len(got) != 1 || got[quotaRequests] != 1 {
+				t.Errorf("counted %v, want one of %q", got, quotaRequests)
+			}
+			u.requests.Give(netip.MustParseAddr("127.0.0.1"), 1)
+			get(t, c, address)
+			if got := u.requests.Taken(); got != 0 {
+				t.Errorf("got %d under way, want none", got)
+			}
+		})
+	}
+}
+
+// TestCrowdedForwarding: of what is forwarded as TCP a connection too many is cut, and
+// the program does not see it.
+func TestCrowdedForwarding(t *testing.T) {
+	w := newWorld(t, "1h")
+	u := w.start("scoring", w.authority(w.keys))
+	program, err := net.Listen("tcp", "127.0.0.1:0")
+	testworld.NoError(t, err)
+	defer program.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	testworld.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- u.serveTCP(ctx, l, program.Addr().String()) }()
+	defer func() { cancel(); testworld.NoError(t, <-done) }()
+	crowded(t, u)
+	c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+	testworld.NoError(t, err)
+	defer c.Close()
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("got %v, want a connection that is cut", err)
+	}
+	testworld.NoError(t, program.(*net.TCPListener).SetDeadline(time.Now().Add(100*time.Millisecond)))
+	if _, err := program.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the program: got %v, want no connection", err)
+	}
+	if got := u.Stats().Refused[quotaRequests]; got != 1 {
+		t.Errorf("counted %d, want 1", got)
+	}
+}
+
+// TestStalledAtUnit: a request that stalls, and a response that is not read, end at a
+// unit's own listener.
+func TestStalledAtUnit(t *testing.T) {
+	if os.Getenv("COHORT_FULL") == "" {
+		t.Skip("SKIPPED: the limits are a minute and half of one; COHORT_FULL=1 waits for them")
+	}
+	w := newWorld(t, "1h")
+	u := w.start("scoring", w.authority(w.keys))
+	ended := make(chan string)
+	address := serve(t, u, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for piece := make([]byte, 64<<10); r.Method == http.MethodGet; {
+			if _, err := w.Write(piece); err != nil {
+				ended <- "response, " + r.Proto
+				return
+			}
+		}
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			ended <- "request, " + r.Proto
+		}
+	}))
+	want := map[string]bool{}
+	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		c := w.user(u, protocol)
+		c.Timeout = 0
+		out, in := io.Pipe()
+		defer in.Close()
+		go func() {
+			if answer, err := c.Post("https://"+address+"/", "text/plain", out); err == nil {
+				answer.Body.Close()
+			}
+		}()
+		go in.Write([]byte("x"))
+		answer, err := c.Get("https://" + address + "/")
+		testworld.NoError(t, err)
+		defer answer.Body.Close()
+		want["request, "+protocol], want["response, "+protocol] = true, true
+	}
+	for late := time.After(2 * readTime); len(want) > 0; {
+		select {
+		case which := <-ended:
+			delete(want, which)
+		case <-late:
+			t.Fatalf("not ended: %v", want)
+		}
+	}
+}

@@ -1,0 +1,213 @@
+package unit
+
+import (
+	"crypto/x509"
+	"math"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/history"
+	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// asked is how many certificates were asked of a fake.
+func (f *fake) asked() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.requests)
+}
+
+// step makes the fake adopt what w has.
+func (f *fake) step(w *world) {
+	f.set(func(f *fake) { f.steps = w.Entries() })
+}
+
+// adopted waits until a unit has seen the newest policy of w.
+func adopted(t *testing.T, w *world, u *Unit) {
+	t.Helper()
+	testworld.Within(t, 5*time.Second, "the step is adopted", func() bool { return u.newest().Head() == w.Policy().Head() })
+}
+
+// TestStepsConcern counts renewals: a step makes only those units renew that it concerns,
+// and all adopt it at once.
+func TestStepsConcern(t *testing.T) {
+	w := newWorld(t, "1h")
+	f := w.authority(w.keys)
+	f.spread = 0
+	scoring, other := w.start("scoring", f), w.start("other", f)
+	asked := f.asked()
+	release := "[task.other]\n"
+	for _, c := range []struct{ name, old, new string }{
+		{"another release", release, "[task.scoring.release.\"2\"]\nreference = [ { platform = \"soft\", program = \"scoring 2\" } ]\n" + release},
+		{"another task", release, "[task.third]\nkey_mode = \"unit\"\nlifetime = \"1h\"\n[task.third.release.\"1\"]\nreference = [ { platform = \"soft\", program = \"third\" } ]\n" + release},
+		{"a comment", release, "# nothing\n" + release},
+	} {
+		w = w.edited(c.old, c.new)
+		f.step(w)
+		adopted(t, w, scoring)
+		adopted(t, w, other)
+		time.Sleep(50 * time.Millisecond) // within which a renewal would have begun: the spread is zero
+		if got := f.asked(); got != asked {
+			t.Errorf("%s: %d units renewed", c.name, got-asked)
+		}
+	}
+	w = w.edited(`env = { LANG = "C" }`, `env = { LANG = "D" }`)
+	f.step(w)
+	testworld.Within(t, 5*time.Second, "the unit renews", func() bool { return scoring.Env()["LANG"] == "D" })
+	adopted(t, w, other)
+	testworld.Within(t, time.Second, "it renews once", func() bool { return f.asked() == asked+1 })
+	if got := other.Stats().Renewals; got != 1 {
+		t.Errorf("the other unit holds its certificate number %d, want 1", got)
+	}
+}
+
+// TestStatementConcerns: a party's statement concerns the units of its group and no others.
+func TestStatementConcerns(t *testing.T) {
+	w := grouped(t)
+	statement := w.Steps[len(w.Steps)-1]
+	w.Steps = w.Steps[:len(w.Steps)-1]
+	f := w.authority(w.keys)
+	f.spread = 0
+	u := w.start("other", f)
+	asked := f.asked()
+	w.World = w.With(statement)
+	f.step(w)
+	adopted(t, w, u)
+	time.Sleep(50 * time.Millisecond) // as above
+	if got := f.asked(); got != asked {
+		t.Errorf("%d units outside the group renewed", got-asked)
+	}
+}
+
+// TestRenewalSpread: renewals that a step makes necessary are spread as the authority proved.
+func TestRenewalSpread(t *testing.T) {
+	const spread = 8 * time.Second
+	w := newWorld(t, "1h")
+	f := w.authority(w.keys)
+	f.spread = spread
+	judge := func(*x509.Certificate) (policy.Approved, time.Time, error) { return w.Policy(), time.Now(), nil }
+	peer, err := history.Dial(history.Config{Address: f.URL, Judge: judge, Clock: time.Now})
+	testworld.NoError(t, err)
+	defer peer.Close()
+	seen, err := peer.Follow(t.Context(), history.History{}, w.Genesis())
+	testworld.NoError(t, err)
+	synctest.Test(t, func(t *testing.T) {
+		earliest, latest := time.Duration(math.MaxInt64), time.Duration(0)
+		for range 200 {
+			u := idle(newClock(bubbleClock))
+			u.seen.Store(&seen)
+			after := time.Now().Add(time.Hour)
+			u.held.Store(&enrolment{renewAfter: after, renewBefore: after}) // by facts that the history does not know
+			begin := time.Now()
+			testworld.NoError(t, u.awaitRenewal(t.Context()))
+			took := time.Since(begin)
+			earliest, latest = min(earliest, took), max(latest, took)
+		}
+		if earliest > spread/8 || latest < spread*7/8 || latest > spread {
+			t.Errorf("200 renewals fell between %v and %v, want them over %v", earliest, latest, spread)
+		}
+	})
+}
+
+// TestApprovalEndsTheWait: a unit that waits for what a step brings is not held up by its
+// back-off.
+func TestApprovalEndsTheWait(t *testing.T) {
+	w := newWorld(t, "1h")
+	f := w.authority(w.keys)
+	f.faults.refusal = wire.Refuse(wire.NoQuorum, "group", "1 of 2", "2")
+	started := make(chan error, 1)
+	go func() {
+		u, err := Start(t.Context(), w.config("scoring", f))
+		if err == nil {
+			u.Close()
+		}
+		started <- err
+	}()
+	testworld.Within(t, 20*time.Second, "the back-off is over a second", func() bool { return f.asked() >= 7 })
+	begin := time.Now()
+	w = w.edited(`env = { LANG = "C" }`, `env = { LANG = "D" }`)
+	f.set(func(f *fake) { f.steps, f.faults.refusal = w.Entries(), nil })
+	testworld.NoError(t, <-started)
+	if took := time.Since(begin); took > 500*time.Millisecond {
+		t.Errorf("enrolled %v after the step", took)
+	}
+}
+
+// TestCutUnitStops: a unit that the newest policy cuts off serves nothing from the moment
+// that it hears, whatever its certificate says.
+func TestCutUnitStops(t *testing.T) {
+	w := newWorld(t, "1h")
+	f := w.authority(w.keys)
+	cut, left := w.start("scoring", f), w.start("scoring", f)
+	f.set(func(f *fake) { f.faults.refusal = wire.Refuse(wire.Unavailable, "authority", "", "") }) // no renewal helps
+	w = w.edited("[task.scoring]\n", "[task.scoring]\ncut_units = [\""+cut.ID().String()+"\"]\n")
+	f.step(w)
+	testworld.Within(t, 5*time.Second, "it is refused", func() bool { return wire.ReasonOf(cut.Ready()) == wire.CutOff })
+	adopted(t, w, left)
+	testworld.NoError(t, left.Ready())
+	if _, err := cut.ServerTLS().GetCertificate(nil); wire.ReasonOf(err) != wire.CutOff {
+		t.Errorf("a handshake: got %v", err)
+	}
+	open := func(u *Unit) (sealed []byte, err error) {
+		o, err := channel.NewOpening(channel.Pin{Genesis: u.config.Genesis, Task: "scoring"}, 0)
+		testworld.NoError(t, err)
+		a, err := u.cluster.host.Accept(channel.OpenRequest{Body: o.Request(), Number: 1}, u.now())
+		if err == nil {
+			_, sealed, err = a.Finish(attest.Evidence{})
+		}
+		return sealed, err
+	}
+	if _, err := open(cut); wire.ReasonOf(err) != wire.CutOff {
+		t.Errorf("a session: got %v", err)
+	}
+	if sealed, err := open(left); err != nil || sealed != nil {
+		t.Errorf("a session with the other unit: got %d sealed bytes, %v, want one that stays with it", len(sealed), err)
+	}
+}
+
+// TestSilence: a unit in a group that hears of no proved head for as long as policy lets it
+// serves nothing, and goes on when it hears of one; a unit outside groups does not care. The
+// unit's clock may differ from the authority's.
+func TestSilence(t *testing.T) {
+	w := grouped(t, "development  = true\n", "development  = true\nmax_silence = \"10m\"\n")
+	f := w.authority(w.keys)
+	var skew atomic.Int64
+	skew.Store(int64(4 * time.Minute))
+	clock := func() (time.Time, time.Duration) {
+		wall, elapsed := systemClock()
+		return wall.Add(time.Duration(skew.Load())), elapsed + time.Duration(skew.Load())
+	}
+	config := w.member("holder", "keys", f)
+	config.Clock = clock
+	member, err := Start(t.Context(), config)
+	testworld.NoError(t, err)
+	t.Cleanup(member.Close)
+	alone := w.config("other", f)
+	alone.Clock = clock
+	u, err := Start(t.Context(), alone)
+	testworld.NoError(t, err)
+	t.Cleanup(u.Close)
+	testworld.NoError(t, member.Ready())
+
+	f.set(func(f *fake) { f.faults.serve = unavailable{} })
+	skew.Add(int64(9 * time.Minute))
+	testworld.NoError(t, member.Ready())
+	skew.Add(int64(2 * time.Minute))
+	testworld.Refused(t, member.Ready(), wire.Expired)
+	if err := member.Ready(); !strings.Contains(err.Error(), "max_silence") {
+		t.Errorf("got %v, want it to name max_silence", err)
+	}
+	testworld.NoError(t, u.Ready())
+	f.set(func(f *fake) {
+		f.faults.serve = nil
+		f.clock = func() time.Time { return time.Now().Add(11 * time.Minute) } // the same time has passed there
+	})
+	testworld.Within(t, 10*time.Second, "it goes on", func() bool { return member.Ready() == nil })
+}
