@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -134,6 +135,7 @@ func (c *call) again(f failure) error {
 		}
 	case wire.Rekey, wire.TicketWanted:
 		c.t.forget(f.session)
+		c.tried = nil // in the next session nobody was
 		if !allowed {
 			return fmt.Errorf("%w: %w", ErrRekey, f.err)
 		}
@@ -239,13 +241,9 @@ func (c *call) knows() Attempt {
 
 // prepare seals the request for a session: whole, or as a stream.
 func (c *call) prepare(h *held) (*exchange, *outgoing, error) {
-	var target wire.UnitID
-	if !safeMethods[c.request.Method] || c.t.isWary() {
-		target = c.t.choose(h, c.tried)
+	target := c.target(h)
+	if target != (wire.UnitID{}) {
 		c.tried = append(c.tried, target)
-	}
-	if c.tries.rekey == 0 || h.alone { // the unit that opened a session surely holds it
-		target = h.peer.UnitID()
 	}
 	flags := wire.Flags(0)
 	if c.record != nil {
@@ -268,6 +266,20 @@ func (c *call) prepare(h *held) (*exchange, *outgoing, error) {
 	}
 	s, err := x.stream(request, body, c.request.Trailer)
 	return x, &outgoing{stream: s, target: target}, err
+}
+
+// target is the unit that the next attempt is bound to, or zero for none.
+func (c *call) target(h *held) wire.UnitID {
+	opener := h.peer.UnitID()
+	switch {
+	case h.alone:
+		return opener
+	case c.tries.rekey == 0 && !slices.Contains(c.tried, opener): // it surely holds the new session
+		return opener
+	case !safeMethods[c.request.Method] || c.t.isWary():
+		return c.t.choose(h, c.tried)
+	}
+	return wire.UnitID{}
 }
 
 // body is the content to send.

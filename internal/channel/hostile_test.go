@@ -474,3 +474,44 @@ func TestRequestRefusals(t *testing.T) {
 		}
 	}
 }
+
+// TestOpenerGone: the unit that opened the session which followed "rekey" is gone by
+// the time of the attempt. The call goes on at another, to which the session came.
+func TestOpenerGone(t *testing.T) {
+	for _, method := range []string{"GET", "PUT"} {
+		t.Run(method, func(t *testing.T) {
+			c := newCluster(t, 2, echo)
+			rt := c.client(c.byTask(), 0)
+			testworld.Must(say(t, rt, "GET", "/", "x"))
+			var gone wire.UnitID
+			c.tampers = func(r *http.Request) (*http.Response, error) {
+				if r.URL.Path != wire.PathRequest {
+					return nil, nil
+				}
+				raw := testworld.Must(io.ReadAll(r.Body))
+				r.Body = io.NopCloser(bytes.NewReader(raw))
+				target := testworld.Must(wire.ParseHeader(raw[:wire.HeaderSize])).Target
+				switch {
+				case rt.Opens() == 1:
+					return status(http.StatusGone), nil
+				case gone == (wire.UnitID{}):
+					gone = target
+				}
+				if target == gone {
+					return status(http.StatusMisdirectedRequest), nil
+				}
+				return nil, nil
+			}
+			r := testworld.Must(http.NewRequest(method, "https://scoring.test.example/", strings.NewReader("x")))
+			r.Header.Set("Idempotency-Key", "1")
+			answer, err := rt.RoundTrip(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer.Body.Close()
+			if gone == (wire.UnitID{}) {
+				t.Error("the attempt after rekey was not bound to the opener")
+			}
+		})
+	}
+}

@@ -271,9 +271,6 @@ func (t *Transport) choose(h *held, tried []wire.UnitID) (unit wire.UnitID) {
 	for _, i := range rand.Perm(len(units)) {
 		consider(units[i])
 	}
-	if h.alone { // it is nowhere else
-		return h.peer.UnitID()
-	}
 	consider(h.peer.UnitID())
 	return unit
 }
