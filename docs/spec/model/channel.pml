@@ -1,13 +1,13 @@
 /*
  * The trusted channel with a hostile manager: one session of one client, unit A
  * that opened it, and another unit: B of the same release, or, with SUCCESSOR, of
- * a release that continues that one. The manager has every byte that was ever sent and delivers any of it to
- * anybody, at any time and as often as it likes; it also restarts units, sets the
- * clock that a unit's time begins with, makes it run as fast as it likes, presses
- * on the units' tables, and says to the client whatever it wants. Cryptography is
- * perfect here: nothing is opened without its key or accepted with another
- * message's. windows.pml looks closer at one call and its windows. README.md says
- * what each part stands for, and what breaks when the macro of a protection is
+ * a release that continues that one. The manager has every byte that was ever sent
+ * and delivers any of it to any party, at any time and any number of times. It also
+ * restarts units, sets the clock that a unit's time begins with, makes it run at
+ * any speed, fills the units' tables, and sends the client any hint. Cryptography
+ * is perfect here: nothing is opened without its key or accepted with another
+ * message's. windows.pml models one call and its windows in more detail. README.md
+ * explains the parts, and lists what breaks when the macro of a protection is
  * defined.
  */
 
@@ -30,7 +30,7 @@
 #define K0 (STRICT0|FOLLOW0)
 #define K1 (STRICT1|FOLLOW1)
 
-/* What a unit's table says of the session. */
+/* State of the session in a unit's table. */
 #define NONE 0
 #define OPEN 1
 #define DROPPED 2       /* its ring key was erased, and the secret with it */
@@ -50,27 +50,27 @@ bit  pinned;            /* to code; else opened by the task's name */
 byte copies;            /* keys under which the manager has a sealed copy */
 bit  rolled;            /* the authority's ring */
 
-byte id[UNITS];         /* names one start of one unit; 0 is nobody */
+byte id[UNITS];         /* names one start of one unit; 0 is no unit */
 byte table[UNITS];
 byte window[UNITS];     /* attempts seen, as bits */
 byte held[UNITS];       /* keys */
-byte time[UNITS];       /* a unit's own: the wall clock at its start, and what passed since */
+byte time[UNITS];       /* a unit's own: the wall clock at its start, plus the time passed since */
 bit  gone[UNITS];       /* K0 was to be erased here */
 byte starts;
 
-byte target[ATTEMPTS];  /* unit id that an attempt is bound to; 0: to none */
+byte target[ATTEMPTS];  /* unit id that an attempt is bound to; 0: to no unit */
 bit  sent[ATTEMPTS];
-bit  refused[ATTEMPTS]; /* its unit said, authenticated, that it was not executed */
+bit  refused[ATTEMPTS]; /* its unit responded, authenticated, that it was not executed */
 bit  answered[ATTEMPTS];
-bit  done;              /* the client has its answer to the first */
+bit  done;              /* the client has its response to the first */
 byte runs;              /* executions of the call that is not safe */
-byte ranSafe;           /* ids that executed the safe one, as bits */
+byte ranSafe;           /* ids of the units that executed the safe one, as bits */
 byte closedBy;          /* id of a unit that confirmed the close; 0: none */
 
 inline forget(u) { table[u] = NONE; window[u] = 0 }
 
 /*
- * The protections, each of which a macro takes away.
+ * The protections. Each macro removes one.
  */
 
 #ifdef NO_CLOCK         /* a unit's time goes back with its host's clock */
@@ -81,17 +81,17 @@ inline forget(u) { table[u] = NONE; window[u] = 0 }
 
 #ifdef DROP_EARLY       /* any entry yields when the table is full */
 #define YIELDS(u) 1
-#else                   /* untouched, or past the latest time of what was taken */
+#else                   /* untouched, or past the latest time of the numbers taken */
 #define YIELDS(u) (window[u] == 0 && UNUSED(u) || time[u] > NOTAFTER)
 #endif
 
-#ifdef RECORD_EARLY     /* so does what is kept of a closed session */
+#ifdef RECORD_EARLY     /* so does the record of a closed session */
 #define UNUSED(u) 1
-#else                   /* that stays until what was sent before the close is late */
+#else                   /* it stays until all requests sent before the close are late */
 #define UNUSED(u) (table[u] != CLOSED)
 #endif
 
-#ifdef NO_TARGET        /* a unit executes what is bound to another */
+#ifdef NO_TARGET        /* a unit executes requests bound to another */
 #define FOR(u, a) 1
 #else
 #define FOR(u, a) (target[a] == 0 || target[a] == id[u])
@@ -109,13 +109,13 @@ inline forget(u) { table[u] = NONE; window[u] = 0 }
 #define LATE(u) (time[u] > NOTAFTER)
 #endif
 
-#ifdef LATE_SAYS        /* what comes late is said, authenticated, not to have run */
+#ifdef LATE_SAYS        /* a late request is reported, authenticated, as not executed */
 #define SAY(u, a) refused[a] = (target[a] == id[u] -> 1 : refused[a])
-#else                   /* it is refused, in nobody's name */
+#else                   /* it is refused, unauthenticated */
 #define SAY(u, a) skip
 #endif
 
-#ifdef ONE_RING         /* a successor inherits all keys, not those that follow */
+#ifdef ONE_RING         /* a successor inherits all keys, not only follow keys */
 #define INHERITED(n) (n -> K1 : K0)
 #else
 #define INHERITED(n) (n -> FOLLOW1 : FOLLOW0)
@@ -145,19 +145,19 @@ inline forget(u) { table[u] = NONE; window[u] = 0 }
 #define CLOSE(u) table[u] = CLOSED
 #endif
 
-#ifdef NO_HEADER        /* an answer's key is not bound to its request */
+#ifdef NO_HEADER        /* a response key is not bound to its request */
 #define OF(a, b) 1
 #else
 #define OF(a, b) (a == b)
 #endif
 
-#ifdef BELIEVE_HINTS    /* the client believes the manager that nobody executed */
+#ifdef BELIEVE_HINTS    /* the client trusts the manager's hint that no unit executed */
 #define MAYREPEAT 1
 #else
 #define MAYREPEAT refused[FIRST]
 #endif
 
-/* The table is full: an entry, or what is kept of a closed session, yields. */
+/* The table is full: an entry, or the record of a closed session, yields. */
 inline press(u) {
 	if
 	:: table[u] != NONE && YIELDS(u) -> forget(u)
@@ -172,15 +172,15 @@ inline expire(u) {
 	fi
 }
 
-/* A sealed copy comes to a unit: pushed, pulled, or as the client's ticket. */
+/* A sealed copy reaches a unit: pushed, pulled, or as the client's ticket. */
 inline join(u) {
 	if
 	:: (copies & held[u]) && time[u] < EXPIRY ->
-		assert(!(pinned && NEXT(u)));            /* P1: pinned stays with its code */
+		assert(!(pinned && NEXT(u)));            /* P1: a pinned session stays with its code */
 		if
 		:: table[u] == NONE -> table[u] = OPEN; window[u] = 0
 		:: table[u] == DROPPED -> table[u] = OPEN
-		:: else                                 /* open stays, closed never opens */
+		:: else                                 /* an open one stays, a closed one never opens */
 		fi
 	:: else
 	fi
@@ -200,7 +200,7 @@ inline execute(u, a) {
 	answered[a] = 1
 }
 
-/* A request comes to a unit that has the session. */
+/* A request reaches a unit that has the session. */
 inline deliver(u, a) {
 	if
 	:: sent[a] && table[u] == OPEN && time[u] < EXPIRY && FOR(u, a) && LATE(u) ->
@@ -223,7 +223,7 @@ inline renew(u) {
 	fi
 }
 
-/* The first keys end; a secret that was not sealed under others goes with them. */
+/* The first keys end; a secret that was not sealed under others is erased with them. */
 inline erase(u) {
 	if
 	:: rolled && !gone[u] ->
@@ -249,7 +249,7 @@ inline reseal(u) {
 	fi
 }
 
-/* Another unit; its host has set the clock as it likes. */
+/* Another unit; its host has set any clock. */
 inline restart(u, t) {
 	starts++;
 	forget(u);
@@ -269,7 +269,7 @@ inline close(u) {
 	fi
 }
 
-/* What the client does of itself. */
+/* Actions of the client. */
 inline send(a) {
 	sent[a] = 1;
 	if
@@ -279,11 +279,11 @@ inline send(a) {
 	fi
 }
 
-/* An answer to attempt b comes to the client as one to attempt a. */
+/* A response to attempt b reaches the client as one to attempt a. */
 inline accept(a, b) {
 	if
 	:: sent[a] && answered[b] && OF(a, b) ->
-		assert(a == b);                         /* P6: an answer is of its request */
+		assert(a == b);                         /* P6: a response belongs to its request */
 		done = (a == FIRST -> 1 : done)
 	:: else
 	fi
@@ -319,7 +319,7 @@ active proctype manager() {
 		:: !sent[SAFE] -> send(SAFE)
 		:: sent[FIRST] && !sent[SECOND] && !done && MAYREPEAT -> send(SECOND)
 		:: select(a : 0 .. ATTEMPTS-1); select(b : 0 .. ATTEMPTS-1); accept(a, b)
-		/* P7: who takes a unit over after the erasure reads no recorded session */
+		/* P7: an attacker who takes a unit over after the erasure reads no recorded session */
 		:: gone[u] && table[u] != OPEN -> assert(!(copies & held[u] & K0))
 		fi;
 		u = 0; a = 0; b = 0; t = 0

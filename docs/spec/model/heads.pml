@@ -1,26 +1,26 @@
 /*
  * Heads, cuts, renewals and rings over time, of one task in key mode shared and of
- * one role of a group. Unit 0 is the one that is cut: it keeps everything that it
- * was ever given and goes on after the cut. Unit 1 is honest, as are the client and
- * the authority. Between them is a manager that shows any head that the authority
- * ever proved to the client and to unit 1 at any time, or none; it holds every
- * sealed copy, and it shows signed steps that still wait. The authority goes away
- * and returns. Signatures, keys and hashes are perfect: a head is the number of
- * steps behind it, and what a unit has not been given it does not have.
+ * one role of a group. Unit 0 is the unit that is cut: it keeps everything that it
+ * ever received and continues after the cut. Unit 1 is honest, as are the client
+ * and the authority. Between them is a manager. It shows any head that the authority
+ * ever proved to the client and to unit 1 at any time, or none; it has every sealed
+ * copy; and it shows signed steps that still wait. The authority disappears and
+ * returns. Signatures, keys and hashes are perfect: a head is the number of its
+ * steps, and a unit has only the keys that it received.
  *
- * A checker is the client or unit 1 as a peer. The macros each take one protection
- * away; README.md lists what then breaks. GROUP looks at time instead of sessions:
- * a cut is then the withdrawal of the party of both units.
+ * A checker is the client or unit 1 as a peer. The macros each remove one
+ * protection; README.md lists what then breaks. GROUP models time instead of
+ * sessions: a cut is then the withdrawal of the party of both units.
  */
 
-#define STEPS 3         /* of the history, beside its genesis */
+#define STEPS 3         /* of the history, after its genesis */
 #define RINGS 6         /* the last: one roll, and two for each of two cuts */
 
-/* The history: what is so after each step. */
+/* The history: the state after each step. */
 byte steps;
 bit  cut[4];            /* unit 0 may be refused */
 bit  retired[4];        /* the release gets no new certificates */
-byte lastCut[4];        /* the cut that is in the shared key and its leaf */
+byte lastCut[4];        /* the cut in the shared key and its leaf */
 byte concern[4];        /* the last step that concerns the task */
 byte keptKeys[4];       /* shared keys, as bits, that unit 0 had at a cut up to here */
 byte keptRings[4];      /* rings likewise */
@@ -30,12 +30,12 @@ bit  away;
 byte ring;              /* current; the next one is in reports too */
 byte next;
 byte previous;          /* as bits; none after a cut */
-byte drawn;             /* the newest */
+byte drawn;             /* the newest ring */
 bit  rolled;
 
 /* Unit 0. */
-byte keys0, rings0;     /* what it has, as bits */
-bit  asking;            /* an enrolment was begun */
+byte keys0, rings0;     /* the keys and rings it has, as bits */
+bit  asking;            /* an enrolment has begun */
 byte asked;             /* under this head */
 
 /* Unit 1 and the client. */
@@ -54,7 +54,7 @@ byte named;             /* the head in its opener's response */
 bit  alone;             /* that response had no ticket: the session is sealed under no ring */
 byte copies;            /* the rings under which it was sealed, as bits */
 bit  memory;            /* unit 1 has it in memory */
-byte under;             /* there, the ring of its newest copy */
+byte under;             /* the ring of its newest copy there */
 
 #ifdef GROUP
 #define END 5           /* of all time */
@@ -62,7 +62,7 @@ byte under;             /* there, the ring of its newest copy */
 byte now;
 byte until[4];          /* the time of the last proof of each head but the newest */
 byte lost;              /* the time at which the authority went away */
-byte proof[2];          /* the time of the newest proof that it was shown */
+byte proof[2];          /* the time of the newest proof that it has seen */
 byte withdrawn;         /* the time of the withdrawal */
 #define PROOF(h) (h < steps -> until[h] : (away -> lost : now))
 #endif
@@ -78,7 +78,7 @@ hidden byte h_, c_;
 #define KEY(c) c
 #endif
 
-#ifdef NO_CUT_CHECK     /* a checker takes a shared leaf of any cut */
+#ifdef NO_CUT_CHECK     /* a checker accepts a shared leaf of any cut */
 #define CURRENT(c, h) 1
 #else
 #define CURRENT(c, h) (c == lastCut[h])
@@ -116,9 +116,9 @@ hidden byte h_, c_;
 #define NAMED(h) h
 #endif
 
-#if defined(CARRIED_OVER)  /* the client goes on in a session from before a cut */
+#if defined(CARRIED_OVER)  /* the client continues a session from before a cut */
 #define USABLE (!(by0 && cut[head[CLIENT]]))
-#elif defined(OPENER_ONCE) /* it checks the unit that opened it only at the opening */
+#elif defined(OPENER_ONCE) /* it checks the unit that opened the session only at the opening */
 #define USABLE (alone || named >= lastCut[head[CLIENT]])
 #else
 #define USABLE ((alone || named >= lastCut[head[CLIENT]]) && !(by0 && cut[head[CLIENT]]))
@@ -158,22 +158,22 @@ inline adoptCut() {
 #endif
 }
 
-inline adoptBack() {    /* unit 0 is taken back; its cut stays one */
+inline adoptBack() {    /* unit 0 is admitted again; its cut remains a cut */
 	adopted();
 	cut[steps] = 0; concern[steps] = steps;
-#ifdef CUT_FORGOTTEN    /* the shared key of before the cut returns */
+#ifdef CUT_FORGOTTEN    /* the shared key from before the cut returns */
 	lastCut[steps] = 0
 #endif
 }
 
-/* Unit 0 gets a report, and keeps all that is in it. */
+/* Unit 0 gets a report, and keeps all keys in it. */
 inline report0() {
 	assert(!cut[steps]);                    /* H8: none after an adopted cut */
 	keys0 = keys0 | BIT(KEY(lastCut[asked]));
 	rings0 = rings0 | previous | BIT(ring) | BIT(next)
 }
 
-/* Unit 1 gets one, and forgets sessions under a ring that is not in it. */
+/* Unit 1 gets a report, and forgets sessions under a ring that is not in it. */
 inline renew() {
 	head[UNIT] = steps; renewed = steps;
 	sealing = ring; opening = previous | BIT(ring) | BIT(next);
@@ -186,7 +186,7 @@ inline renew() {
 	fi
 }
 
-/* A proved head is shown. A checker whose history is another cannot follow. */
+/* A checker sees a proved head. If its own history is another it cannot follow. */
 inline follow(c, h) {
 	assert(!stray[c]);                      /* H9: every proved head can be followed */
 	head[c] = h
@@ -198,7 +198,7 @@ inline learn(c, h) {
 	:: else
 	fi;
 #ifdef GROUP
-#ifdef ARRIVAL_TIME     /* a proof is as young as its arrival */
+#ifdef ARRIVAL_TIME     /* the age of a proof counts from its arrival */
 	proof[c] = now
 #else
 	if
@@ -211,7 +211,7 @@ inline learn(c, h) {
 
 #ifdef GROUP
 
-#ifdef NO_SILENCE       /* a checker that is shown no new proof goes on */
+#ifdef NO_SILENCE       /* a checker that sees no new proof continues */
 #define FRESH(c) 1
 #else
 #define FRESH(c) (now <= proof[c] + SILENCE)
@@ -241,7 +241,7 @@ init {
 	:: atomic { away -> away = 0 }
 
 #ifndef GROUP
-	/* Enrolment of unit 0: the policy is read in one step, the report given in another. */
+	/* Enrolment of unit 0: the policy is read in one step, the report issued in another. */
 	:: atomic { !away && !asking && !cut[steps] && LIVE -> asking = 1; asked = steps }
 	:: atomic { !away && asking ->
 		asking = 0;
@@ -275,11 +275,11 @@ init {
 #ifdef HINT_ADOPTED     /* a signed step that waits, and is cancelled, is adopted */
 	:: atomic { select(c_ : 0 .. 1); stray[c_] = 1 }
 #endif
-#ifdef NOT_CONCERNED    /* a unit takes the cut of another unit for none of its concern */
+#ifdef NOT_CONCERNED    /* the cut of another unit does not concern a unit */
 	:: atomic { renewed < head[UNIT] -> renewed = head[UNIT] }
 #endif
 
-	/* A checker is shown unit 0's certificate, and shared leaves, by unit 0. */
+	/* Unit 0 shows a checker its certificate, and shared leaves. */
 	:: atomic { select(c_ : 0 .. 1);
 #ifdef GROUP
 		if
@@ -289,7 +289,7 @@ init {
 #endif
 		if
 		:: ACCEPTS(head[c_]) -> assert(!cut[head[c_]])        /* H1 */
-		:: else -> assert(cut[head[c_]])                      /* H6: and no other is refused */
+		:: else -> assert(cut[head[c_]])                      /* H6: and no other unit is refused */
 		fi }
 #ifdef GROUP
 	:: atomic { now < END -> now++ }

@@ -1,14 +1,14 @@
 /*
  * One call that is not safe, at two units, over time: what a unit may forget, and
- * when. A call is made in attempts; each has a number of its own, is bound to one
- * start of one unit, and has an end, its `not after`. Between client and units is
- * the manager: it holds every attempt that was ever sent, delivers it to either
- * unit at any time and as often as it likes, has a unit join the session again,
- * presses on the tables, and restarts units. A host sets the wall clock before a
- * start; from then on a unit's time only passes. Encryption is perfect: what is
- * said of an attempt is said by the unit that it is bound to.
+ * when. A call is made in attempts. Each attempt has a number of its own, is bound
+ * to one start of one unit, and has an end, its `not after`. Between client and
+ * units is the manager. It has every attempt that was ever sent, delivers it to
+ * either unit at any time and any number of times, makes a unit join the session
+ * again, fills the tables, and restarts units. A host sets the wall clock before a
+ * start; from then on a unit's time only advances. Encryption is perfect: a
+ * statement about an attempt comes from the unit that the attempt is bound to.
  *
- * The macros each take one protection away; README.md lists what then breaks.
+ * The macros each remove one protection; README.md lists what then breaks.
  * ONLY_RUNS leaves W5 out, which some of them break first.
  */
 
@@ -18,14 +18,14 @@
 #define AHEAD 1         /* how far an attempt's end may be ahead of the unit's time */
 
 byte time[UNITS];       /* a unit's own */
-byte start[UNITS];      /* which start of it this is: another start is another unit id */
+byte start[UNITS];      /* the number of its start: another start is another unit id */
 bit  entry[UNITS];      /* the session is in the unit's table */
 bit  record[UNITS];     /* the session was closed here: no entry, a record of it */
 byte taken[UNITS];      /* numbers taken, as bits; 0: the window is untouched */
 byte latest[UNITS];     /* the latest end of all numbers taken, executed or not */
-byte until[UNITS];      /* the record yields once this is over */
-bit  closed[UNITS];     /* this start of it has confirmed a close */
-byte closedAt[UNITS];   /* its time then */
+byte until[UNITS];      /* the record yields once this time is past */
+bit  closed[UNITS];     /* this start of the unit has confirmed a close */
+byte closedAt[UNITS];   /* the unit's time then */
 byte starts;
 
 bit  sent[ATTEMPTS];
@@ -33,9 +33,9 @@ byte target[ATTEMPTS];
 byte ofStart[ATTEMPTS];
 byte end[ATTEMPTS];
 byte ran[ATTEMPTS];
-bit  said[ATTEMPTS];    /* its unit said, authenticated: not executed, and will not be */
-byte runs;              /* of the call, in all attempts */
-bit  closing;           /* the client has asked to close: it sends nothing any more */
+bit  said[ATTEMPTS];    /* its unit responded, authenticated: not executed, and will not be */
+byte runs;              /* executions of the call, in all attempts */
+bit  closing;           /* the client has requested a close: it sends nothing more */
 bit  slow[4], waits[4]; /* see STEP_APART and WAITS; indexed by attempt and unit */
 
 /* Scratch, set before use in each step. */
@@ -53,25 +53,25 @@ hidden byte a_, u_, t_;
 #define FORGETTABLE(u) OVER(u, latest[u])
 #endif
 
-#ifdef RECORD_FREE      /* what is kept of a closed session is forgotten at any time */
+#ifdef RECORD_FREE      /* the record of a closed session is forgotten at any time */
 #define YIELDS(u) 1
 #else
 #define YIELDS(u) OVER(u, until[u])
 #endif
 
-#ifdef RECORD_SHORT     /* it is kept for as long as an entry would be */
+#ifdef RECORD_SHORT     /* the record stays as long as an entry would */
 #define KEEP(u) latest[u]
-#else                   /* and at least until what was sent before the close is late */
+#else                   /* and at least until all requests sent before the close are late */
 #define KEEP(u) (latest[u] > time[u] + AHEAD -> latest[u] : time[u] + AHEAD)
 #endif
 
-#ifdef FAR_AHEAD        /* any end will do */
+#ifdef FAR_AHEAD        /* any end is accepted */
 #define NEAR(a, u) 1
 #else
 #define NEAR(a, u) (end[a] <= time[u] + AHEAD)
 #endif
 
-#if defined(NOT_BOUND)  /* a unit executes what is bound to nobody */
+#if defined(NOT_BOUND)  /* a unit executes requests that are bound to no unit */
 #define MINE(a, u) 1
 #elif defined(SAME_ID)  /* a unit's id survives its start */
 #define MINE(a, u) (target[a] == u)
@@ -79,7 +79,7 @@ hidden byte a_, u_, t_;
 #define MINE(a, u) (target[a] == u && ofStart[a] == start[u])
 #endif
 
-#if defined(BELIEVE_HINTS) /* the client repeats when the manager says that nothing ran */
+#if defined(BELIEVE_HINTS) /* the client repeats when the manager reports that nothing ran */
 #define MAY_REPEAT 1
 #elif defined(TIME_SAYS)   /* or when the attempt's end is over at its unit */
 #define MAY_REPEAT (said[0] || OVER(target[0], end[0]))
@@ -94,30 +94,30 @@ inline execute(a, u) {
 	runs++;
 	assert(ran[a] <= 1);                    /* W1: an attempt runs at most once */
 	assert(runs <= 1);                      /* W2: so does the call */
-	assert(!said[a])                        /* W3: what was said not to run does not */
+	assert(!said[a])                        /* W3: an attempt reported as not executed does not run */
 }
 
 inline say(a) { said[a] = 1; assert(ran[a] == 0) } /* W3, in the other order */
 
 inline note(a, u) { latest[u] = (end[a] > latest[u] -> end[a] : latest[u]) }
 
-/* The number is taken, and the request is handed to the program, or is not. */
+/* The number is taken, and the request is passed to the program, or is not. */
 inline take(a, u) {
-#ifndef ONLY_RUNS       /* W5: what was sent in time before a close is not taken after it */
+#ifndef ONLY_RUNS       /* W5: an attempt sent in time before a close is not taken after it */
 	assert(!(closed[u] && end[a] <= closedAt[u] + AHEAD));
 #endif
 	taken[u] = taken[u] | BIT(a);
 	if
 	:: true -> note(a, u); execute(a, u)
-#ifdef RAN_ONLY         /* latest counts only what ran */
+#ifdef RAN_ONLY         /* latest counts only executed attempts */
 	:: true -> say(a)
 #else
 	:: true -> note(a, u); say(a)
 #endif
-#ifdef HANDED_SAYS      /* what a program was given and failed at is said not to have run */
+#ifdef HANDED_SAYS      /* an attempt that the program received and failed at is reported as not executed */
 	:: true -> note(a, u); execute(a, u); say(a)
 #endif
-#ifdef WAITS            /* it waits for its turn, for as long as it likes */
+#ifdef WAITS            /* it waits for its turn, for any time */
 	:: true -> note(a, u); waits[AT(a, u)] = 1
 #endif
 	fi
@@ -127,12 +127,12 @@ inline deliver(a, u) {
 	if
 	:: !MINE(a, u) || !entry[u] -> skip
 	:: MINE(a, u) && entry[u] && OVER(u, end[a]) ->
-#ifdef LATE_SAYS        /* too late is said in the unit's name */
+#ifdef LATE_SAYS        /* a late attempt is refused with an authenticated response */
 		if
 		:: !(taken[u] & BIT(a)) -> say(a)
 		:: else
 		fi
-#else                   /* it is refused in nobody's name */
+#else                   /* it is refused, unauthenticated */
 		skip
 #endif
 	:: MINE(a, u) && entry[u] && !OVER(u, end[a]) && !NEAR(a, u) -> skip
@@ -154,12 +154,12 @@ inline deliver(a, u) {
 	fi
 }
 
-/* A sealed copy or a ticket. What is known stays as it is; what is closed, closed. */
+/* A sealed copy or a ticket. A known session stays as it is; a closed one stays closed. */
 inline join(u) {
 	if
 	:: record[u] -> skip
 	:: !record[u] && !entry[u] -> entry[u] = 1
-#ifdef COPY_REPLACES    /* an entry is made anew by a copy */
+#ifdef COPY_REPLACES    /* a copy replaces an entry */
 	:: !record[u] && entry[u] -> taken[u] = 0; latest[u] = 0
 #else
 	:: !record[u] && entry[u] -> skip
@@ -172,7 +172,7 @@ inline press(u) {
 	if
 	:: entry[u] && taken[u] == 0 -> forget(u)
 	:: entry[u] && taken[u] != 0 && FORGETTABLE(u) -> forget(u)
-#ifdef DROP_EARLY       /* an entry yields although numbers in it are not over */
+#ifdef DROP_EARLY       /* an entry yields although the ends of its numbers are not past */
 	:: entry[u] -> forget(u)
 #endif
 	:: record[u] && YIELDS(u) -> forget(u)
@@ -180,7 +180,7 @@ inline press(u) {
 	fi
 }
 
-/* A request to close: its own end is within what the unit allows, so KEEP has it. */
+/* A request to close: its own end is within the limit of the unit, so KEEP covers it. */
 inline close(u) {
 	if
 	:: entry[u] ->
@@ -223,7 +223,7 @@ active proctype world() {
 		:: a_ == 0 && t_ == 0 -> press(u_)
 		:: a_ == 0 && t_ == 0 -> close(u_)
 		:: a_ == 0 && t_ == 0 && time[u_] < END -> time[u_]++
-#ifdef CLOCK_BACK       /* a unit's time is what its host says */
+#ifdef CLOCK_BACK       /* the host sets a unit's time */
 		:: a_ == 0 && t_ == 0 && time[u_] > 0 -> time[u_]--
 #endif
 		:: a_ == 0 && starts < 2 -> restart(u_, t_)
@@ -240,7 +240,7 @@ active proctype world() {
 #endif
 		:: else
 		fi;
-		/* W4: what was touched can be forgotten a while after its last number */
+		/* W4: a touched session can be forgotten a while after its last number */
 		assert(taken[u_] == 0 || latest[u_] <= time[u_] + AHEAD)
 	}
 	od
