@@ -18,7 +18,7 @@ ALL      = ./internal/systest ./cmd/... ./internal/cli ./...
 RACE     = ./internal/systest ./internal/... ./attest ./attest/soft ./attest/dcap ./attest/snp ./attest/tpm ./identity ./policy ./unit ./client
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
-.PHONY: build test test-full race lint tools bench fuzz clean
+.PHONY: build test test-full race lint count tools bench fuzz clean
 
 # What is released erases keys from memory: docs/explanation/memory.md.
 build:
@@ -47,6 +47,10 @@ lint:
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }
 	go vet ./...
 	go run $(STATICCHECK) ./...
+
+# What the house is measured by: sizes, names, arrows between files.
+count:
+	@go test -count=1 . -run 'TestPackageSize|TestShortNames|TestSharedNames|TestExportedNames|TestRefusalsShowValues|TestWordsInNames|TestFilesInOrder' -v | sed -n 's/.*_test.go:[0-9]*: \(.*: [0-9]*, at most.*\)/\1/p'
 
 # Installs what is missing; says so and goes on where it may not install.
 tools:
