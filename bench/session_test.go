@@ -43,7 +43,7 @@ func (p *peer) sealed(b *testing.B, n int) [][]byte {
 	var all [][]byte
 	for i := range n {
 		a := testworld.Must(h.Accept(channel.OpenRequest{Body: o.Request(), Number: uint64(i)}, time.Now()))
-		_, sealed, err := a.Finish(attest.Evidence{})
+		_, sealed, err := a.Finish(attest.Evidence{}, time.Now())
 		if err != nil {
 			b.Fatal(err)
 		}

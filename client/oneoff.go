@@ -235,7 +235,7 @@ func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func (o *OneOff) send(r *http.Request, keys channel.OneOffKeys) (*http.Response, error) {
-	through, err := channel.NewOneOffs(channel.OneOffConfig{URL: o.requests(keys), Inner: &o.gateways, Keys: keys, Whole: o.config.Whole, Stands: func() error { return o.stands(keys) }})
+	through, err := channel.NewOHTTPTransport(channel.OHTTPConfig{URL: o.requests(keys), Inner: &o.gateways, Keys: keys, Whole: o.config.Whole, Valid: func() error { return o.stands(keys) }})
 	if err != nil {
 		return nil, err
 	}

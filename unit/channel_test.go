@@ -38,7 +38,7 @@ func (w *world) open(u *Unit) (*channel.Session, []byte) {
 	testworld.NoError(w.T, err)
 	a, err := u.cluster.host.Accept(channel.OpenRequest{Body: o.Request(), Number: u.cluster.relay.Number()}, time.Now())
 	testworld.NoError(w.T, err)
-	answer, sealed, err := a.Finish(attest.Evidence{})
+	answer, sealed, err := a.Finish(attest.Evidence{}, time.Now())
 	testworld.NoError(w.T, err)
 	s, err := o.Finish(answer, channel.Trust{Policy: w.Policy(), Root: u.authorityRoot()}, time.Now())
 	testworld.NoError(w.T, err)

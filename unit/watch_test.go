@@ -160,7 +160,7 @@ func TestCutUnitStops(t *testing.T) {
 		testworld.NoError(t, err)
 		a, err := u.cluster.host.Accept(channel.OpenRequest{Body: o.Request(), Number: 1}, u.now())
 		if err == nil {
-			_, sealed, err = a.Finish(attest.Evidence{})
+			_, sealed, err = a.Finish(attest.Evidence{}, u.now())
 		}
 		return sealed, err
 	}

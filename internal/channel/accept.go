@@ -31,7 +31,6 @@ type Acceptance struct {
 	enc        []byte
 	session    *session
 	transcript attest.Digest
-	at         time.Time // the unit's, when it accepted
 }
 
 // footing is what a session is opened on.
@@ -143,9 +142,16 @@ type opening struct {
 	least              []byte // policy head that the unit must have got to; empty: none
 }
 
+// WantsEvidence reports whether an open request wants fresh evidence. One that does not
+// parse wants none.
+func WantsEvidence(open []byte) bool {
+	o, err := parseOpen(open)
+	return err == nil && o.wants&WantEvidence != 0
+}
+
 func parseOpen(b []byte) (opening, error) {
-	if len(b) > maxOpen {
-		return opening{}, wire.Refuse(wire.TooLarge, "open request: size in bytes", len(b), maxOpen)
+	if len(b) > MaxOpenRequest {
+		return opening{}, wire.Refuse(wire.TooLarge, "open request: size in bytes", len(b), MaxOpenRequest)
 	}
 	var f [6][]byte
 	if err := wire.UnframeInto(f[:], wire.LabelSessionOpen, b); err != nil {
@@ -223,7 +229,7 @@ func (a *Acceptance) begin(at time.Time) error {
 		unit: a.host.id, identity: st.Identity, root: st.Root, chain: wire.Sum(st.chain),
 		ring: a.ring.key.ID(), head: a.head, expiry: st.expiry(a.ring, at),
 	}
-	a.enc, a.at = enc, at
+	a.enc = enc
 	a.session = &session{id: t.sessionID(a.number), expiry: t.expiry, head: t.head, opener: a.host.id, ring: t.ring, alone: a.alone}
 	a.transcript = t.digest(a.session.id)
 	a.session.secret, err = sessionSecret(shared, a.transcript)
@@ -283,7 +289,8 @@ func (a *Acceptance) Evidence() (data attest.ReportData, wanted bool, err error)
 // zero Evidence where none is wanted. It refuses, with "replayed", an id that is known
 // already, and with "ring" a session whose ring was replaced, or is older than a cut
 // that became known, since [Host.Accept]: see [Acceptance.Again].
-func (a *Acceptance) Finish(evidence attest.Evidence) (answer, sealed []byte, err error) {
+// At is the unit's time, which the response names: making evidence takes a while.
+func (a *Acceptance) Finish(evidence attest.Evidence, at time.Time) (answer, sealed []byte, err error) {
 	var text []byte
 	if a.opening.wants&WantEvidence != 0 {
 		if text, err = evidence.MarshalJSON(); err != nil {
@@ -298,7 +305,7 @@ func (a *Acceptance) Finish(evidence attest.Evidence) (answer, sealed []byte, er
 		}
 	}
 	digest, ticketDigest := wire.Sum(text), wire.Sum(ticket)
-	now := timeBytes(a.at)
+	now := timeBytes(at)
 	signature, err := sign(h.key, wire.LabelSessionSignature, a.transcript[:], digest[:], ticketDigest[:], now)
 	if err != nil {
 		return nil, nil, err

@@ -78,7 +78,7 @@ func (c *call) read() error {
 		c.small, c.content = true, []byte{}
 		return nil
 	}
-	c.small = 0 < r.ContentLength && r.ContentLength <= maxSmall && len(r.Trailer) == 0
+	c.small = 0 < r.ContentLength && r.ContentLength <= MaxSmall && len(r.Trailer) == 0
 	if !c.small || r.GetBody != nil {
 		return nil
 	}
@@ -124,7 +124,7 @@ func (c *call) again(f failure) error {
 		reason = wire.NotExecuted
 	case isCut(f.err):
 		reason = wire.CutOff
-	case f.session.alone && (reason == wire.Misdirected || reason == wire.TicketWanted):
+	case f.session.Alone() && (reason == wire.Misdirected || reason == wire.TicketWanted):
 		reason = wire.Rekey // no other unit will have it
 	}
 	allowed := c.tries.spend(reason)
@@ -213,7 +213,7 @@ func (c *call) attempt() (*http.Response, failure) {
 		ticket = encodeTicket(h.Session) // a stream cannot be sent again with it, and once wanted it is again
 	}
 	answer, err := c.send(h, out, ticket, &f)
-	if err == nil && f.hint.Reason == wire.TicketWanted && !h.alone && out.stream == nil && c.tries.spend(wire.TicketWanted) {
+	if err == nil && f.hint.Reason == wire.TicketWanted && !h.Alone() && out.stream == nil && c.tries.spend(wire.TicketWanted) {
 		out.again.Store(true)
 		answer, err = c.send(h, out, encodeTicket(h.Session), &f)
 	}
@@ -233,14 +233,14 @@ func (c *call) attempt() (*http.Response, failure) {
 // knows is what is known of an attempt before it is made.
 func (c *call) knows() Attempt {
 	return Attempt{
-		Safe:   safeMethods[c.request.Method],
-		Marked: marked(c.request.Header),
+		Safe:   Safe(c.request.Method),
+		Marked: Marked(c.request.Header),
 		Whole:  c.content != nil || !c.begun || c.request.GetBody != nil,
 	}
 }
 
 // prepare seals the request for a session: whole, or as a stream.
-func (c *call) prepare(h *held) (*exchange, *outgoing, error) {
+func (c *call) prepare(h *held) (*ClientRequest, *outgoing, error) {
 	target := c.target(h)
 	if target != (wire.UnitID{}) {
 		c.tried = append(c.tried, target)
@@ -249,11 +249,11 @@ func (c *call) prepare(h *held) (*exchange, *outgoing, error) {
 	if c.record != nil {
 		flags = wire.FlagReceipt
 	}
-	x, err := h.begin(target, c.t.notAfter(h, target), flags)
+	x, err := h.NewRequest(RequestConfig{Target: target, NotAfter: c.t.notAfter(h, target), Flags: flags, Pool: &c.t.chunks,
+		Valid: func() error { return c.t.cutOff(h.Session) }})
 	if err != nil {
 		return nil, nil, err
 	}
-	x.pool = &c.t.chunks
 	request := c.head()
 	body, err := c.body()
 	if err != nil {
@@ -261,22 +261,22 @@ func (c *call) prepare(h *held) (*exchange, *outgoing, error) {
 	}
 	if c.small {
 		defer body.Close()
-		raw, err := x.whole(request, body)
+		raw, err := x.Whole(request, body)
 		return x, &outgoing{raw: raw, target: target}, err
 	}
-	s, err := x.stream(request, body, c.request.Trailer)
+	s, err := x.Stream(request, body, c.request.Trailer)
 	return x, &outgoing{stream: s, target: target}, err
 }
 
 // target is the unit that the next attempt is bound to, or zero for none.
 func (c *call) target(h *held) wire.UnitID {
-	opener := h.peer.UnitID()
+	opener := h.Peer().UnitID()
 	switch {
-	case h.alone:
+	case h.Alone():
 		return opener
 	case c.tries.rekey == 0 && !slices.Contains(c.tried, opener): // it surely holds the new session
 		return opener
-	case !safeMethods[c.request.Method] || c.t.isWary():
+	case !Safe(c.request.Method) || c.t.isWary():
 		return c.t.choose(h, c.tried)
 	}
 	return wire.UnitID{}
@@ -322,7 +322,7 @@ func headOf(r *http.Request) bhttp.Head {
 type outgoing struct {
 	target wire.UnitID
 	raw    []byte // all of it, or nil where it is
-	stream *stream
+	stream *RequestStream
 	again  atomic.Bool // raw was sent, or was to be, more than once
 }
 
@@ -331,7 +331,7 @@ type outgoing struct {
 // connection that could not be made.
 func (o *outgoing) left(err error) bool {
 	if o.stream != nil {
-		return o.stream.read.Load()
+		return o.stream.Started()
 	}
 	e, ok := errors.AsType[*net.OpError](err)
 	return o.again.Load() || !ok || e.Op != "dial"
@@ -358,8 +358,7 @@ func (t *Transport) outer(r *http.Request, h *held, o *outgoing, ticket string) 
 	if ticket != "" {
 		r.Header[wire.FieldTicket] = []string{ticket}
 	}
-	if head := t.config.Heads.newest(); h.told.Load() != first(head) {
-		h.told.Store(first(head))
+	if head := t.config.Heads.newest(); h.Unsent(head) {
 		setHead(r.Header, head)
 	}
 	return r
@@ -383,40 +382,39 @@ func (c *call) send(h *held, o *outgoing, ticket string, f *failure) (*http.Resp
 	if answer.StatusCode == http.StatusOK && answer.Header.Get("Content-Type") == wire.TypeAnswer {
 		return answer, nil
 	}
-	_, _ = io.CopyN(io.Discard, answer.Body, maxOpen) // so that the connection is used again
+	_, _ = io.CopyN(io.Discard, answer.Body, MaxOpenRequest) // so that the connection is used again
 	answer.Body.Close()
 	f.err = wire.Refuse(f.hint.Reason, "outer answer: status", answer.StatusCode, http.StatusOK)
 	if !f.hint.Time.IsZero() {
-		f.err = errors.Join(skewOK(f.hint.Time, c.t.config.Clock()), f.err)
+		f.err = errors.Join(CheckSkew(f.hint.Time, c.t.config.Clock()), f.err)
 	}
 	return nil, nil
 }
 
 // encodeTicket is the value of the ticket's header field.
-func encodeTicket(s *Session) string { return base64.RawURLEncoding.EncodeToString(s.ticket) }
+func encodeTicket(s *Session) string { return base64.RawURLEncoding.EncodeToString(s.Ticket()) }
 
 // accept opens the inner answer.
-func (c *call) accept(x *exchange, outer *http.Response, f *failure) (*http.Response, error) {
-	x.stands = func() error { return c.t.cutOff(x.session) }
-	a, err := x.open(outer.Body)
+func (c *call) accept(x *ClientRequest, outer *http.Response, f *failure) (*http.Response, error) {
+	a, err := x.Open(outer.Body)
 	if err != nil {
 		return nil, err
 	}
-	c.t.times.heard(a.unit, a.time, c.t.config.Clock())
-	if a.kind != kindResponse {
+	c.t.times.heard(a.Unit, a.Time, c.t.config.Clock())
+	if a.Kind != KindResponse {
 		// What is not safe is bound, and then open saw to it that the bound
 		// unit says so.
-		f.attempt.NotExecuted = a.kind == kindNotExecuted
-		return nil, wire.Refuse(wire.NotExecuted, "answer: reason", a.reason, "a response")
+		f.attempt.NotExecuted = a.Kind == KindNotExecuted
+		return nil, wire.Refuse(wire.NotExecuted, "answer: reason", a.Reason, "a response")
 	}
-	r, err := a.head.Response(c.request, a.content)
+	r, err := a.Head.Response(c.request, a.Content)
 	if err != nil {
 		return nil, err
 	}
-	a.content.Closer = outer.Body
-	if x.record != nil {
+	a.Content.Closer = outer.Body
+	if x.Record() != nil {
 		at := c.t.config.Clock()
-		a.content.After = func(end error) error {
+		a.Content.After = func(end error) error {
 			if end == io.EOF {
 				return c.prove(x, a, at)
 			}
@@ -427,15 +425,16 @@ func (c *call) accept(x *exchange, outer *http.Response, f *failure) (*http.Resp
 }
 
 // prove judges the receipt at an answer's end, and is io.EOF if it holds.
-func (c *call) prove(x *exchange, a reply, at time.Time) error {
-	x.record.Receipt = a.source.proof
-	if x.record.Receipt == nil {
+func (c *call) prove(x *ClientRequest, a Response, at time.Time) error {
+	record := x.Record()
+	record.Receipt = a.Receipt()
+	if record.Receipt == nil {
 		return wire.Refuse(wire.EvidenceMissing, "answer: receipt", "none", "the unit's")
 	}
 	expect := ReceiptExpect{Pin: c.t.config.Pin, At: at}
-	receipt, err := VerifyReceipt(*x.record, c.t.config.Trust.Trust(), expect)
+	receipt, err := VerifyReceipt(*record, c.t.config.Trust.Trust(), expect)
 	if err != nil { // perhaps of a release that is newer than what is known
-		receipt, err = VerifyReceipt(*x.record, c.t.config.Trust.Renew(c.request.Context()), expect)
+		receipt, err = VerifyReceipt(*record, c.t.config.Trust.Renew(c.request.Context()), expect)
 	}
 	if err == nil && receipt.Later != nil {
 		err = receipt.Later.Cause
@@ -443,9 +442,9 @@ func (c *call) prove(x *exchange, a reply, at time.Time) error {
 	if err != nil {
 		return fmt.Errorf("judging the receipt: %w", err)
 	}
-	if receipt.Session != x.session.id || receipt.Number != x.header.Number || receipt.Unit.UnitID() != a.unit {
+	if receipt.Session != x.Session().ID() || receipt.Number != x.Number() || receipt.Unit.UnitID() != a.Unit {
 		return wire.Refuse(wire.WrongIdentity, "receipt: session, number and unit", "others", "those of this answer")
 	}
-	*c.record = *x.record
+	*c.record = *record
 	return io.EOF
 }

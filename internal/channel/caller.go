@@ -1,7 +1,6 @@
 package channel
 
 import (
-	"context"
 	"encoding/hex"
 
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -18,14 +17,4 @@ type Caller struct {
 func (c Caller) Tag() string {
 	digest := wire.Sum(c.session[:])
 	return hex.EncodeToString(digest[:16])
-}
-
-// callerKey is the context key of a [Caller].
-type callerKey struct{}
-
-// CallerOf gives the caller of a request; ok is false when it did not come
-// through the channel.
-func CallerOf(ctx context.Context) (c Caller, ok bool) {
-	c, ok = ctx.Value(callerKey{}).(Caller)
-	return c, ok
 }

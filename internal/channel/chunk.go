@@ -16,7 +16,7 @@ import (
 // the associated data. So a chunk that is missing, changed, repeated or in
 // another place does not open.
 const (
-	maxPlaintext = 64 << 10 // in one chunk, in bytes
+	MaxPlaintext = 64 << 10 // in one chunk, in bytes
 	lengthSize   = 4
 	tagSize      = 16
 	finalBit     = 1 << 31
@@ -38,8 +38,8 @@ func (c *counter) step() {
 	binary.BigEndian.PutUint64(c.nonce[4:], binary.BigEndian.Uint64(c.nonce[4:])+1)
 }
 
-// chunkPool lends buffers for the chunks of messages. A nil pool makes them.
-type chunkPool struct{ lent sync.Pool }
+// ChunkPool lends buffers for the chunks of messages. A nil pool makes them.
+type ChunkPool struct{ lent sync.Pool }
 
 // chunkBuffer is one of them. It holds zeros when nobody has it.
 type chunkBuffer struct {
@@ -57,7 +57,7 @@ func (c *chunkBuffer) grow(size int) []byte {
 	return c.b[:size:size]
 }
 
-func (p *chunkPool) get() *chunkBuffer {
+func (p *ChunkPool) get() *chunkBuffer {
 	if p != nil {
 		if c, ok := p.lent.Get().(*chunkBuffer); ok {
 			return c
@@ -67,7 +67,7 @@ func (p *chunkPool) get() *chunkBuffer {
 }
 
 // put takes a buffer back that nobody uses any more, and erases it; nil is none.
-func (p *chunkPool) put(c *chunkBuffer) {
+func (p *ChunkPool) put(c *chunkBuffer) {
 	if p == nil || c == nil {
 		return
 	}
@@ -98,7 +98,7 @@ type opener struct {
 	aead cipher.AEAD
 	counter
 	length [lengthSize]byte
-	pool   *chunkPool   // that buf is of; nil: of none
+	pool   *ChunkPool   // that buf is of; nil: of none
 	buf    *chunkBuffer // nil before the first chunk, and once released
 	ended  bool         // the final chunk was given
 	over   bool         // and nothing follows it
@@ -126,7 +126,7 @@ func (o *opener) next() ([]byte, place, error) {
 	}
 	length := binary.BigEndian.Uint32(o.length[:])
 	at, size := place(length&finalBit), int(length&^finalBit)
-	if size > maxPlaintext+tagSize || size < tagSize || at == inner && size == tagSize {
+	if size > MaxPlaintext+tagSize || size < tagSize || at == inner && size == tagSize {
 		return nil, inner, wire.Refuse(wire.BadSignature, "chunk: size in bytes", size, "16 to 65552, more than 16 if not final")
 	}
 	if o.buf == nil {

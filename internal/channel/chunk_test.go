@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -43,7 +43,7 @@ func unsealed(b []byte) (parts []string, err error) {
 }
 
 func TestChunks(t *testing.T) {
-	want := []string{"one", "two", string(make([]byte, maxPlaintext)), ""}
+	want := []string{"one", "two", string(make([]byte, MaxPlaintext)), ""}
 	got, err := unsealed(slices.Concat(sealed(want...)...))
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %d parts, %v, want %d", len(got), err, len(want))
@@ -54,7 +54,7 @@ func TestChunks(t *testing.T) {
 // was in it.
 func TestLentBuffers(t *testing.T) {
 	c := sealed("a longer one", string(bytes.Repeat([]byte{1}, 1000)), "two")
-	var pool chunkPool
+	var pool ChunkPool
 	s := newSource(bytes.NewReader(slices.Concat(c...)), testworld.Must(newAEAD(make([]byte, 32))), &pool)
 	for range c {
 		testworld.Must(s.Next())
@@ -75,14 +75,13 @@ func TestLentBuffers(t *testing.T) {
 func TestLentBuffersOfAnswers(t *testing.T) {
 	h := newWorld(t).host(Limits{})
 	for _, head := range []int{10, 2 * headRoom} {
-		a := newWriter(httptest.NewRecorder(), h, &sealer{aead: testworld.Must(newAEAD(make([]byte, 32)))})
-		a.Header().Set("Large", strings.Repeat("x", head))
+		r := newResponder(io.Discard, h, &sealer{aead: testworld.Must(newAEAD(make([]byte, 32)))}, nil)
 		content := strings.Repeat("content", 100)
-		io.WriteString(a, content)
-		lent := a.lent
-		if err := a.finish(); err != nil {
-			t.Fatal(err)
-		}
+		r.Keep([]byte(content))
+		lent := r.lent
+		testworld.Must(r.Whole(bhttp.Head{Status: 200, Fields: map[string][]string{"Large": {strings.Repeat("x", head)}}}, nil))
+		testworld.Must(0, r.Finish())
+		r.Release()
 		if bytes.Contains((*lent)[:cap(*lent)], []byte(content[:70])) {
 			t.Errorf("with a head of %d bytes: got plaintext, want none", head)
 		}
@@ -96,7 +95,7 @@ func TestChunkRefusals(t *testing.T) {
 	other := elsewhere.seal(append(make([]byte, lengthSize), "two"...), final)
 	early := bytes.Clone(c[1])
 	early[0] |= 0x80
-	long := append(make([]byte, lengthSize), make([]byte, maxPlaintext+1)...)
+	long := append(make([]byte, lengthSize), make([]byte, MaxPlaintext+1)...)
 	long = (&sealer{aead: testworld.Must(newAEAD(make([]byte, 32)))}).seal(long, final)
 	for _, tt := range []struct {
 		name   string

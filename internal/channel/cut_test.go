@@ -65,7 +65,7 @@ func (w *world) drawRings() {
 func (w *world) openedBy(h *Host, o *Opening) (answer, sealed []byte) {
 	w.T.Helper()
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, w.clock.Now()))
-	answer, sealed, err := a.Finish(attest.Evidence{})
+	answer, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	if err != nil {
 		w.T.Fatal(err)
 	}
@@ -264,7 +264,7 @@ func TestLeastHeadIsSaid(t *testing.T) {
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
 	a.head = h.standing.Head
 	testworld.Must(0, a.begin(noon))
-	answer, _, err := a.Finish(attest.Evidence{})
+	answer, _, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,10 +283,10 @@ func TestKnownBesideOpen(t *testing.T) {
 	o := testworld.Must(NewOpening(w.byTask(), 0))
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
 	h.Follow(w.cutOff(w.host(Limits{}).ID()))
-	_, _, err := a.Finish(attest.Evidence{})
+	_, _, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	testworld.Refused(t, err, wire.UnknownRing)
 	testworld.Must(0, a.Again(noon))
-	answer, sealed, err := a.Finish(attest.Evidence{})
+	answer, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -356,12 +356,12 @@ func TestRetiredIsNotCut(t *testing.T) {
 	if _, err := other.Join(sealed, noon); err != nil {
 		t.Errorf("joining the session: %v", err)
 	}
-	o := testworld.Must(NewOpeningSince(w.byTask(), 0, w.byTask().lastCut(w.policy)))
+	o := testworld.Must(NewOpeningSince(w.byTask(), 0, w.byTask().LastCut(w.policy)))
 	answer, sealed := w.openedBy(h, o)
 	if again, err := o.Finish(answer, w.trust(), noon); err != nil || again.Alone() || sealed == nil {
 		t.Errorf("another session: %v, %d sealed bytes, want one for all units", err, len(sealed))
 	}
-	if cut := w.byTask().lastCut(w.policy); !cut.IsZero() {
+	if cut := w.byTask().LastCut(w.policy); !cut.IsZero() {
 		t.Errorf("got a cut at %v, want none; the policy before is %v", cut, from)
 	}
 }
@@ -488,7 +488,7 @@ func TestOneOffAnswerAfterTheCut(t *testing.T) {
 		if _, err := say(t, o, http.MethodGet, "/", ""); err != nil {
 			t.Errorf("whole %v: before: %v", whole, err)
 		}
-		o.config.Stands = func() error { return wire.Refuse(wire.CutOff, "keys", "cut off", "others") }
+		o.config.Valid = func() error { return wire.Refuse(wire.CutOff, "keys", "cut off", "others") }
 		_, err = say(t, o, http.MethodGet, "/", "")
 		testworld.Refused(t, err, wire.CutOff)
 	}

@@ -258,14 +258,14 @@ func TestOneOffAfterTheCut(t *testing.T) {
 	}
 	keys := testworld.Must(VerifyOneOffKeys(signed, w.byTask(), w.trust(), noon))
 	request := oneOffBody(keys, false, testworld.Must(http.NewRequest(http.MethodGet, base+"/", nil)))
-	if _, err := h.beginOneOff(ohttp.Chunks, strings.NewReader(string(request)), noon); err != nil {
+	if _, err := h.OpenOneOff(ohttp.Chunks, strings.NewReader(string(request)), noon); err != nil {
 		t.Fatal(err)
 	}
 	if err := keys.CutOff(w.policy, noon); err != nil {
 		t.Errorf("before the cut: %v", err)
 	}
 	h.Follow(w.cutOff(w.host(Limits{}).ID()))
-	_, err = h.beginOneOff(ohttp.Chunks, strings.NewReader(string(request)), noon)
+	_, err = h.OpenOneOff(ohttp.Chunks, strings.NewReader(string(request)), noon)
 	testworld.Refused(t, err, wire.OneOffKey)
 	testworld.Refused(t, keys.CutOff(w.policy, noon), wire.CutOff)
 	w.adopt("[task.scoring]\n", "[task.scoring]\n# another step\n")

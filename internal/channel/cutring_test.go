@@ -87,12 +87,12 @@ func TestCutBesideOpen(t *testing.T) {
 	o := testworld.Must(NewOpening(w.byTask(), 0))
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, w.clock.Now()))
 	w.cutRings(h)
-	_, _, err := a.Finish(attest.Evidence{})
+	_, _, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	testworld.Refused(t, err, wire.UnknownRing)
 	if err := a.Again(w.clock.Now()); err != nil {
 		t.Fatal(err)
 	}
-	answer, sealed, err := a.Finish(attest.Evidence{})
+	answer, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func TestCutsBesideEverything(t *testing.T) {
 		if err != nil {
 			return
 		}
-		if _, sealed, err := a.Finish(attest.Evidence{}); err == nil {
+		if _, sealed, err := a.Finish(attest.Evidence{}, c.clock.Now()); err == nil {
 			select {
 			case copies <- sealed:
 			default:
@@ -237,8 +237,8 @@ func TestCutsBesideEverything(t *testing.T) {
 				h.mu.Lock()
 				s := h.table.byID[id]
 				h.mu.Unlock()
-				x := &inbound{host: h, header: wire.Header{Session: s.id, Flags: wire.FlagClose}}
-				_, _ = x.close() // what a unit does to close it; refused where the ring is gone
+				x := &ServerRequest{host: h, header: wire.Header{Session: s.id, Flags: wire.FlagClose}}
+				_, _ = x.Close() // what a unit does to close it; refused where the ring is gone
 			}
 		default:
 		}

@@ -104,9 +104,9 @@ func TestAnswersOfEveryKind(t *testing.T) {
 			w.Header().Set(http.TrailerPrefix+"Late", "3")
 		}, status: 200, want: "one", length: 3, trailer: http.Header{"Late": {"3"}}},
 		{name: "trailers behind as much as is kept whole", app: func(w http.ResponseWriter, _ *http.Request) {
-			io.WriteString(w, big[:maxSmall])
+			io.WriteString(w, big[:MaxSmall])
 			w.Header().Set(http.TrailerPrefix+"Late", "3")
-		}, status: 200, want: big[:maxSmall], length: maxSmall, trailer: http.Header{"Late": {"3"}}},
+		}, status: 200, want: big[:MaxSmall], length: MaxSmall, trailer: http.Header{"Late": {"3"}}},
 		{name: "a large request", method: "POST", body: strings.NewReader(big), app: echo, status: 200, want: "POST scoring.clinic.example / " + big, length: -1},
 		{name: "a request of unknown length", method: "POST", body: io.MultiReader(strings.NewReader("one "), strings.NewReader("two")), app: echo, status: 200, want: "POST scoring.clinic.example / one two", length: 37},
 		{name: "a request that nobody reads", method: "POST", body: strings.NewReader(big), app: func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "no") }, status: 200, want: "no", length: 2},
@@ -420,7 +420,7 @@ func TestContentLeftUnread(t *testing.T) {
 	for _, row := range []struct {
 		path string
 		size int
-	}{{"/", 1}, {"/", maxSmall + 1}, {"/", 3 * maxPart}, {"/", 8 * maxPart}, {"/pieces", 1}, {"/pieces", 3 * maxPart}} {
+	}{{"/", 1}, {"/", MaxSmall + 1}, {"/", 3 * maxPart}, {"/", 8 * maxPart}, {"/pieces", 1}, {"/pieces", 3 * maxPart}} {
 		for range 10 {
 			body := io.MultiReader(strings.NewReader(strings.Repeat("x", row.size)))
 			answer, err := rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodPost, "https://scoring.example"+row.path, body)))
@@ -448,10 +448,10 @@ func TestStreamWritten(t *testing.T) {
 	for _, size := range []int{1, maxPart - 1, maxPart, maxPart + 1, 3*maxPart + 1} {
 		for _, length := range []int64{int64(size), bhttp.Indeterminate} {
 			x := testworld.Must(s.begin(c.units[0].ID(), noon.Add(time.Minute), 0))
-			x.pool = &chunkPool{}
-			again := func() *stream {
+			x.pool = &ChunkPool{}
+			again := func() *RequestStream {
 				h := bhttp.Head{Method: "POST", Scheme: "https", Authority: "a", Path: "/", Length: length}
-				return testworld.Must(x.stream(h, io.NopCloser(strings.NewReader(strings.Repeat("x", size))), trailer))
+				return testworld.Must(x.Stream(h, io.NopCloser(strings.NewReader(strings.Repeat("x", size))), trailer))
 			}
 			read, written := again(), again()
 			want := testworld.Must(io.ReadAll(read))

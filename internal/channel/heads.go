@@ -47,11 +47,3 @@ func setHead(header http.Header, head []byte) {
 		header.Set(wire.FieldHead, base64.RawURLEncoding.EncodeToString(head))
 	}
 }
-
-// first is what distinguishes one head from another: where it begins.
-func first(head []byte) *byte {
-	if len(head) == 0 {
-		return nil
-	}
-	return &head[0]
-}

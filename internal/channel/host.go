@@ -54,7 +54,7 @@ type Host struct {
 	key     *ecdsa.PrivateKey
 	limits  Limits
 	bodies  sync.Pool // of *[]byte, for plaintext of sealed sessions
-	chunks  chunkPool // of requests
+	chunks  ChunkPool // of requests
 	answers sync.Pool // of *[]byte, for chunks of answers
 
 	mu       watched // guards all below
@@ -101,6 +101,19 @@ func NewHost(key *ecdsa.PrivateKey, limits Limits) (*Host, error) {
 	h := &Host{id: id, key: key, limits: limits, table: newTable(id, limits)}
 	h.bodies.New = func() any { b := make([]byte, 0, envelope.MaxSealed); return &b }
 	return h, nil
+}
+
+// Limits returns what the host keeps at most, with the defaults filled in.
+func (h *Host) Limits() Limits { return h.limits }
+
+// Task is the task of the unit's credentials; empty before the first.
+func (h *Host) Task() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.standing == nil {
+		return ""
+	}
+	return h.standing.Task
 }
 
 // ID is the unit's id.

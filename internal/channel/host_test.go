@@ -158,9 +158,9 @@ func TestTombstoneWhileClosing(t *testing.T) {
 	rt := c.client(c.byTask(), 0)
 	testworld.Must(say(t, rt, "GET", "/", ""))
 	s := testworld.Must(rt.Session(t.Context()))
-	arrives := func(u *Host) (*inbound, io.Reader) {
+	arrives := func(u *Host) (*ServerRequest, io.Reader) {
 		x := testworld.Must(s.begin(u.ID(), noon.Add(time.Minute), wire.FlagClose))
-		raw := testworld.Must(x.whole(bhttp.Head{}, nil))
+		raw := testworld.Must(x.Whole(bhttp.Head{}, nil))
 		return testworld.Must(u.begin([wire.HeaderSize]byte(raw), noon)), bytes.NewReader(raw[wire.HeaderSize:])
 	}
 	one, rest := arrives(c.units[0].Host)
@@ -172,13 +172,13 @@ func TestTombstoneWhileClosing(t *testing.T) {
 	if err := two.open(other, atNoon); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.units[0].Bury(testworld.Must(two.close()), noon); err != nil {
+	if _, err := c.units[0].Bury(testworld.Must(two.Close()), noon); err != nil {
 		t.Fatal(err)
 	}
 	if err := one.open(rest, atNoon); err != nil || !one.closed {
 		t.Errorf("before it was read: got %v, closed %v, want it to be confirmed", err, one.closed)
 	}
-	if tombstone, err := late.close(); err != nil || tombstone != nil {
+	if tombstone, err := late.Close(); err != nil || tombstone != nil {
 		t.Errorf("before it was closed: got %d bytes, %v, want no second tombstone", len(tombstone), err)
 	}
 }

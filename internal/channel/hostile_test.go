@@ -148,7 +148,7 @@ func TestUnitsComeAndGo(t *testing.T) {
 		if _, err := say(t, rt, "POST", "/", "x"); err != nil {
 			t.Errorf("with a ticket: %v", err)
 		}
-		if _, err := say(t, rt, "POST", "/", strings.Repeat("x", maxSmall+1)); err != nil {
+		if _, err := say(t, rt, "POST", "/", strings.Repeat("x", MaxSmall+1)); err != nil {
 			t.Errorf("a stream with a ticket: %v", err)
 		}
 	}
@@ -410,10 +410,10 @@ func TestNotExecutedByAnother(t *testing.T) {
 			if u.ID() == h.Target {
 				continue
 			}
-			x := &inbound{host: u.Host, at: noon, raw: [wire.HeaderSize]byte(raw), keys: newKeys(&u.table.byID[h.Session].secret)}
+			x := &ServerRequest{host: u.Host, at: noon, raw: [wire.HeaderSize]byte(raw), keys: newKeys(&u.table.byID[h.Session].secret)}
 			answer := status(http.StatusOK)
 			answer.Header.Set("Content-Type", wire.TypeAnswer)
-			answer.Body = io.NopCloser(bytes.NewReader(testworld.Must(x.plain(kindNotExecuted, wire.Expired))))
+			answer.Body = io.NopCloser(bytes.NewReader(testworld.Must(x.plain(KindNotExecuted, wire.Expired))))
 			return answer, nil
 		}
 		return nil, nil
@@ -428,30 +428,30 @@ func TestRequestRefusals(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.host(Limits{}), w.host(Limits{})
 	s, _ := w.opened(a, w.byTask())
-	send := func(h *Host, edit func(*exchange)) error {
+	send := func(h *Host, edit func(*ClientRequest)) error {
 		x := testworld.Must(s.begin(a.ID(), noon.Add(time.Minute), 0))
 		edit(x)
-		body := testworld.Must(x.whole(bhttp.Head{Method: "GET", Scheme: "https", Path: "/"}, nil))
+		body := testworld.Must(x.Whole(bhttp.Head{Method: "GET", Scheme: "https", Path: "/"}, nil))
 		in, err := h.begin([wire.HeaderSize]byte(body), noon)
 		if err == nil {
 			err = in.open(bytes.NewReader(body[wire.HeaderSize:]), atNoon)
 		}
 		return err
 	}
-	set := func(at int, v byte) func(*exchange) { return func(x *exchange) { x.raw[at] = v } }
-	same := func(*exchange) {}
+	set := func(at int, v byte) func(*ClientRequest) { return func(x *ClientRequest) { x.raw[at] = v } }
+	same := func(*ClientRequest) {}
 	for _, c := range []struct {
 		name string
 		err  error
 		want wire.Reason
 	}{
 		{"another version", send(a, set(0, 2)), wire.Malformed},
-		{"number 0", send(a, func(x *exchange) { clear(x.raw[25:33]) }), wire.Malformed},
+		{"number 0", send(a, func(x *ClientRequest) { clear(x.raw[25:33]) }), wire.Malformed},
 		{"unknown flags", send(a, set(57, 4)), wire.Malformed},
 		{"a time beyond all", send(a, set(49, 0x80)), wire.Malformed},
 		{"bound to another unit", send(b, same), wire.Misdirected},
 		{"an unknown session", send(a, set(1, 9)), wire.TicketWanted},
-		{"a session that did not come", send(b, func(x *exchange) { clear(x.raw[33:49]) }), wire.TicketWanted},
+		{"a session that did not come", send(b, func(x *ClientRequest) { clear(x.raw[33:49]) }), wire.TicketWanted},
 	} {
 		if wire.ReasonOf(c.err) != c.want {
 			t.Errorf("%s: got %v, want %v", c.name, c.err, c.want)
@@ -461,7 +461,7 @@ func TestRequestRefusals(t *testing.T) {
 		t.Errorf("unchanged: %v", err)
 	}
 	x := testworld.Must(s.begin(a.ID(), noon.Add(time.Minute), 0))
-	body := testworld.Must(x.whole(bhttp.Head{Method: "GET", Scheme: "https", Path: "/"}, nil))
+	body := testworld.Must(x.Whole(bhttp.Head{Method: "GET", Scheme: "https", Path: "/"}, nil))
 	for i, at := range []int{25 + 7, 33, 49 + 7, 57} { // number, target, not after, flags
 		bad := bytes.Clone(body)
 		bad[at] ^= 1

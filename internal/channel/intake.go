@@ -24,7 +24,7 @@ const (
 
 const (
 	maxReading   = 64 << 20 // bytes; of one-offs in one piece each counts as much as it may be
-	chunkReading = maxPlaintext
+	chunkReading = MaxPlaintext
 	leastReading = 4 << 10 // what a request costs at least
 	maxEvidence  = 64      // open requests that wait; one at a time is served
 	pullsEach    = 500     // stored copies asked for in a second for one address, bursts of twice that
@@ -99,7 +99,7 @@ func (t *reserved) give() {
 
 // oneOffReading is how many bytes may be kept of a one-off request.
 func oneOffReading(f ohttp.Form, r *http.Request) int {
-	most := ohttp.MaxWhole + maxPlaintext/64 // with what stands before the ciphertext
+	most := ohttp.MaxWhole + MaxPlaintext/64 // with what stands before the ciphertext
 	if f.Chunked {
 		most = chunkReading
 	}

@@ -15,37 +15,9 @@ import (
 
 // Sizes in bytes of what comes before fresh evidence.
 const (
-	maxIntroduction = 8 << 10
-	maxAgain        = 16 << 10 // a problem with an introduction in base64
-	maxCredential   = 1 << 10
+	maxAgain      = 16 << 10 // a problem with an introduction in base64
+	maxCredential = 1 << 10
 )
-
-// introduction is a unit on a platform whose keys nobody certifies, and what a
-// client challenges it by. Nothing in it is checked: evidence of another device
-// or key is refused.
-type introduction struct {
-	unit wire.UnitID
-	attest.Introduction
-}
-
-// bytes is Frame("cohort introduction v1", unit id, device, key).
-func (i introduction) bytes() []byte {
-	return wire.Frame(wire.LabelIntroduction, i.unit[:], i.Device, i.Key)
-}
-
-func unverifiedIntroduction(b []byte) (introduction, error) {
-	if len(b) > maxIntroduction {
-		return introduction{}, wire.Refuse(wire.TooLarge, "introduction: size in bytes", len(b), maxIntroduction)
-	}
-	f, err := wire.Unframe(wire.LabelIntroduction, b, 3)
-	if err != nil {
-		return introduction{}, err
-	}
-	if len(f[0]) != len(wire.UnitID{}) {
-		return introduction{}, wire.Refuse(wire.Malformed, "introduction: size of the unit id", len(f[0]), len(wire.UnitID{}))
-	}
-	return introduction{wire.UnitID(f[0]), attest.Introduction{Device: f[1], Key: f[2]}}, nil
-}
 
 // askAgain is the problem (RFC 9457) that wants an open request once more.
 type askAgain struct {
@@ -61,9 +33,9 @@ func (s *Server) wantAgain(w http.ResponseWriter, body []byte, at time.Time, cau
 		return errors.Join(cause, err)
 	}
 	p := askAgain{problemFor(cause), nil}
-	if o, err := parseOpen(body); err == nil && o.wants&WantEvidence != 0 {
+	if WantsEvidence(body) {
 		if tee, ok := s.config.Attester.(attest.Challenged); ok {
-			p.Introduction = introduction{s.config.Host.ID(), tee.Introduce()}.bytes()
+			p.Introduction = Introduction{s.config.Host.ID(), tee.Introduce()}.Encode()
 		}
 	}
 	w.Header().Set(wire.FieldCookie, base64.RawURLEncoding.EncodeToString(cookie))
@@ -90,11 +62,12 @@ type again struct {
 }
 
 // again reads what a unit wants the request to come with. A unit that introduces
-// itself is challenged: from then on only evidence of its device and key holds.
-func (o *Opening) again(answer *http.Response, verifier *attest.Verifier) (again, error) {
-	o.hidden = nil
-	next := again{cookie: answer.Header.Get(wire.FieldCookie)}
-	if next.cookie == "" || o.wants&WantEvidence == 0 || verifier == nil {
+// itself is challenged.
+func (t *Transport) again(o *Opening, answer *http.Response) (next again, err error) {
+	o.Unchallenge()
+	next.cookie = answer.Header.Get(wire.FieldCookie)
+	verifier := t.config.Trust.Trust().Verifier
+	if next.cookie == "" || t.config.Wants&WantEvidence == 0 || verifier == nil {
 		return next, nil
 	}
 	var p askAgain
@@ -102,16 +75,10 @@ func (o *Opening) again(answer *http.Response, verifier *attest.Verifier) (again
 	if err != nil || json.Unmarshal(b, &p) != nil || len(p.Introduction) == 0 {
 		return next, err
 	}
-	in, err := unverifiedIntroduction(p.Introduction)
+	next.unit, next.credential, err = o.Challenge(p.Introduction, verifier)
 	if err != nil {
 		return again{}, err
 	}
-	challenge, err := verifier.Challenge(attest.TPM, in.Introduction)
-	if err != nil {
-		return again{}, err
-	}
-	o.hidden = challenge.Hidden
-	next.unit, next.credential = in.unit, challenge.Credential
 	return next, nil
 }
 

@@ -15,8 +15,8 @@ func TestIntroduction(t *testing.T) {
 		"another label":  wire.Frame(wire.LabelCookie, make([]byte, 16), []byte("device"), []byte("key")),
 		"a field less":   wire.Frame(wire.LabelIntroduction, make([]byte, 16), []byte("device")),
 		"a short id":     wire.Frame(wire.LabelIntroduction, make([]byte, 15), []byte("device"), []byte("key")),
-		"bytes left":     append(introduction{}.bytes(), 0),
-		"more than 8KiB": introduction{Introduction: attest.Introduction{Key: make([]byte, maxIntroduction)}}.bytes(),
+		"bytes left":     append(Introduction{}.Encode(), 0),
+		"more than 8KiB": Introduction{Introduction: attest.Introduction{Key: make([]byte, maxIntroduction)}}.Encode(),
 	} {
 		if got, err := unverifiedIntroduction(b); wire.ReasonOf(err) != wire.Malformed && wire.ReasonOf(err) != wire.TooLarge {
 			t.Errorf("%s: got %v, %v", name, got, err)
@@ -25,10 +25,10 @@ func TestIntroduction(t *testing.T) {
 }
 
 func FuzzIntroduction(f *testing.F) {
-	f.Add(introduction{wire.UnitID{1}, attest.Introduction{Device: []byte("device"), Key: []byte("key")}}.bytes())
+	f.Add(Introduction{wire.UnitID{1}, attest.Introduction{Device: []byte("device"), Key: []byte("key")}}.Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if in, err := unverifiedIntroduction(b); err == nil && !bytes.Equal(in.bytes(), b) {
-			t.Errorf("got %x, want %x", in.bytes(), b)
+		if in, err := unverifiedIntroduction(b); err == nil && !bytes.Equal(in.Encode(), b) {
+			t.Errorf("got %x, want %x", in.Encode(), b)
 		}
 	})
 }

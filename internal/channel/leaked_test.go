@@ -51,7 +51,7 @@ func (f *thief) RoundTrip(r *http.Request) (*http.Response, error) {
 			a.opening.wants = 0 // signs that there is none
 		}
 	}
-	answer, _, err := a.Finish(evidence)
+	answer, _, err := a.Finish(evidence, noon)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func TestEveryByteOfAnOpenRequest(t *testing.T) {
 		if err != nil {
 			continue
 		}
-		answer, _, err := a.Finish(noEvidence)
+		answer, _, err := a.Finish(noEvidence, noon)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -149,10 +149,10 @@ func TestEveryByteOfATombstone(t *testing.T) {
 	s, sealed := w.opened(a, w.byTask())
 	testworld.Must(b.Join(sealed, noon))
 	x := testworld.Must(s.begin(wire.UnitID{}, noon, wire.FlagClose))
-	body := testworld.Must(x.whole(bhttp.Head{}, nil))
+	body := testworld.Must(x.Whole(bhttp.Head{}, nil))
 	in := testworld.Must(a.begin([wire.HeaderSize]byte(body), noon))
 	testworld.Must(0, in.open(bytes.NewReader(body[wire.HeaderSize:]), atNoon))
-	tombstone := testworld.Must(in.close())
+	tombstone := testworld.Must(in.Close())
 	for i := range tombstone {
 		bad := bytes.Clone(tombstone)
 		bad[i] ^= 1 << (i % 8)

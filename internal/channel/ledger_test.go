@@ -76,7 +76,7 @@ func (m *hostile) call(user, kind, token string) error {
 			path = "/long" + path[1:]
 		}
 	case "stream":
-		body += strings.Repeat(".", maxSmall+1)
+		body += strings.Repeat(".", MaxSmall+1)
 	}
 	r := testworld.Must(http.NewRequestWithContext(context.WithValue(m.T.Context(), tryKey{}, new(atomic.Int64)), method, base+path, strings.NewReader(body)))
 	if kind == "marked" {

@@ -13,7 +13,7 @@ import (
 // TestLengthsAtTheEnds puts lengths at both ends of their ranges in the place of
 // each length that a peer sends: nothing is taken, no memory for what does not come.
 func TestLengthsAtTheEnds(t *testing.T) {
-	lengths := []uint32{0, 1, tagSize - 1, tagSize, maxPlaintext + tagSize, maxPlaintext + tagSize + 1, 1<<31 - 1, 1 << 31, 1<<31 | 1, 1<<32 - 2, 1<<32 - 1}
+	lengths := []uint32{0, 1, tagSize - 1, tagSize, MaxPlaintext + tagSize, MaxPlaintext + tagSize + 1, 1<<31 - 1, 1 << 31, 1<<31 | 1, 1<<32 - 2, 1<<32 - 1}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	t.Run("chunks", func(t *testing.T) {
@@ -41,7 +41,7 @@ func framesAtTheEnds(t *testing.T, lengths []uint32) {
 	h := w.host(Limits{})
 	o := testworld.Must(NewOpening(w.byTask(), 0))
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
-	answer, sealed, err := a.Finish(noEvidence)
+	answer, sealed, err := a.Finish(noEvidence, noon)
 	testworld.Must(0, err)
 	for name, c := range map[string]struct {
 		label wire.Label

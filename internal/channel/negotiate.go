@@ -27,7 +27,7 @@ func (t *Transport) negotiate(ctx context.Context) (*Session, error) {
 		if with.cookie == "" { // a unit takes a KEM key once, and a cookie is for one
 			var least attest.Digest
 			if shared {
-				least = t.config.Pin.lastCut(t.config.Trust.Trust().Policy)
+				least = t.config.Pin.LastCut(t.config.Trust.Trust().Policy)
 			}
 			var err error
 			if o, err = NewOpeningSince(t.config.Pin, t.config.Wants, least); err != nil {
@@ -43,7 +43,7 @@ func (t *Transport) negotiate(ctx context.Context) (*Session, error) {
 		// gateway may choose another.
 		unreached, refused := errors.Is(err, ErrUnreachable), (*cutUnit)(nil)
 		left := !unreached && (errors.Is(err, wire.WrongRole) || errors.Is(err, wire.WrongIdentity))
-		unheard := errors.Is(err, errOlder) // by the next try the unit has the head that came with this one
+		unheard := errors.Is(err, ErrBeforeCut) // by the next try the unit has the head that came with this one
 		isCut := errors.As(err, &refused)
 		repeat := unreached || unheard || isCut || errors.Is(err, wire.Expired) || left && try < openOthers
 		if !repeat || try == openTries || ctx.Err() != nil {
@@ -153,31 +153,30 @@ func (t *Transport) ask(ctx context.Context, o *Opening, with again) (s *Session
 		if answer.StatusCode == http.StatusPreconditionFailed {
 			err = wire.Refuse(wire.Behind, "open request: status", answer.StatusCode, http.StatusOK)
 		}
-		next, unread := o.again(answer, t.config.Trust.Trust().Verifier)
+		next, unread := t.again(o, answer)
 		if next.unit == (wire.UnitID{}) {
 			next.unit = with.unit
 		}
 		return nil, next, fmt.Errorf("%w: %w", ErrUnreachable, errors.Join(err, unread))
 	}
-	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
+	body, err := io.ReadAll(io.LimitReader(answer.Body, MaxOpenResponse+1))
 	if err != nil {
 		return nil, again{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	now := t.config.Clock()
-	if s, err = o.Finish(body, t.config.Trust.Trust(), now); err != nil && !isCut(err) && !errors.Is(err, errOlder) {
+	if s, err = o.Finish(body, t.config.Trust.Trust(), now); err != nil && !isCut(err) && !errors.Is(err, ErrBeforeCut) {
 		s, err = o.Finish(body, t.config.Trust.Renew(ctx), now) // with newer trust
 	}
 	if err == nil {
 		err = t.cutOff(s) // by policy that came meanwhile
 	}
 	if isCut(err) {
-		a, _ := unverifiedAnswer(body) // Finish took it apart before
-		return nil, again{}, &cutUnit{wire.UnitID(a.unit), err}
+		return nil, again{}, &cutUnit{UnverifiedOpener(body), err}
 	}
 	if err != nil {
 		return nil, again{}, err
 	}
-	t.times.opened(s.peer.UnitID(), s.unitTime, now)
+	t.times.opened(s.Peer().UnitID(), s.OpenedAt(), now)
 	return s, again{}, nil
 }
 

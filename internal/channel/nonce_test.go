@@ -102,8 +102,8 @@ func TestPairsWithASeededSource(t *testing.T) {
 			}
 			cryptotest.SetGlobalRandom(t, 1)
 		}
-		in := &inbound{host: h, raw: x.raw, keys: newKeys(&s.secret)}
-		b := testworld.Must(in.plain(kindNotExecuted, wire.Expired))
+		in := &ServerRequest{host: h, raw: x.raw, keys: newKeys(&s.secret)}
+		b := testworld.Must(in.plain(KindNotExecuted, wire.Expired))
 		p.message(fmt.Sprintf("answer %x %x", x.raw, b[:answerPrefix]), b[answerPrefix:])
 	}
 	if p.twice != 1 {
@@ -120,7 +120,7 @@ func TestSeededUnits(t *testing.T) {
 		cryptotest.SetGlobalRandom(t, 7)
 		o := testworld.Must(NewOpening(w.byTask(), 0))
 		a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 1}, noon))
-		_, _, err := a.Finish(noEvidence)
+		_, _, err := a.Finish(noEvidence, noon)
 		h.spent = spent{} // which would refuse the KEM key
 		if i == 0 && err != nil {
 			t.Fatal(err)

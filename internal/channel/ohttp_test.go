@@ -111,8 +111,8 @@ func TestExamplesOfOHTTP(t *testing.T) {
 // key configuration.
 func theirs(t *testing.T, f ohttp.Form, keys OneOffKeys, private hpke.PrivateKey) {
 	t.Helper()
-	o := testworld.Must(NewOneOffs(OneOffConfig{URL: noGateway, Inner: http.DefaultTransport, Keys: keys, Whole: !f.Chunked}))
-	sent := testworld.Must(io.ReadAll(testworld.Must(o.encapsulate(testworld.Must(http.NewRequest(http.MethodGet, "https://example.com/", nil))))))
+	o := testworld.Must(NewOHTTPTransport(OHTTPConfig{URL: noGateway, Inner: http.DefaultTransport, Keys: keys, Whole: !f.Chunked}))
+	sent := testworld.Must(io.ReadAll(testworld.Must(o.seal(testworld.Must(http.NewRequest(http.MethodGet, "https://example.com/", nil))))))
 	header := ohttp.ParseHeader([7]byte(sent))
 	recipient := testworld.Must(f.NewRecipient(header, sent[7:39], private))
 	h, _, err := (&ohttp.Reader{Form: f, From: bytes.NewReader(sent[39:]), Open: recipient.Open}).Head(bhttp.ParseRequest)

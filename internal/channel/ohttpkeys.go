@@ -95,6 +95,9 @@ type OneOffKeys struct {
 	holders identity.RingHolders
 }
 
+// OK reports whether there are keys: the zero OneOffKeys hold none.
+func (k OneOffKeys) OK() bool { return k.key.Public != nil }
+
 // CutOff refuses, with "cut-off", keys that a policy lets nobody use any more: of a
 // signer that it cuts off, or that a unit which was cut off since may hold.
 func (k OneOffKeys) CutOff(p policy.Approved, at time.Time) error {

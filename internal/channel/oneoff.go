@@ -1,10 +1,7 @@
 package channel
 
 import (
-	"crypto/hpke"
-	"crypto/rand"
 	"errors"
-	"io"
 	"net/http"
 	"net/url"
 	"time"
@@ -25,7 +22,7 @@ func (s *Server) oneOff(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := s.config.Host.forOneOffs(at); err != nil {
+	if err := s.config.Host.ServesOneOffs(at); err != nil {
 		return err
 	}
 	switch r.Method {
@@ -39,7 +36,7 @@ func (s *Server) oneOff(w http.ResponseWriter, r *http.Request) error {
 
 // oneOffKeys answers with the key configuration for the pin of the query.
 func (s *Server) oneOffKeys(w http.ResponseWriter, r *http.Request, at time.Time) error {
-	pin, err := s.config.Host.pinOf(r.URL.Query())
+	pin, err := s.pinOf(r.URL.Query())
 	if err != nil {
 		return err
 	}
@@ -65,16 +62,11 @@ func (s *Server) oneOffKeys(w http.ResponseWriter, r *http.Request, at time.Time
 }
 
 // pinOf is the pin of a query: a task, an identity, or the unit's own task.
-func (h *Host) pinOf(query url.Values) (pin Pin, err error) {
+func (s *Server) pinOf(query url.Values) (pin Pin, err error) {
 	task, id := query["task"], query["id"]
 	switch {
 	case len(query) == 0:
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if h.standing != nil {
-			pin.Task = h.standing.Task
-		}
-		return pin, nil
+		return Pin{Task: s.config.Host.Task()}, nil
 	case len(query) == 1 && len(task) == 1 && wire.NameOK(task[0]):
 		return Pin{Task: task[0]}, nil
 	case len(query) == 1 && len(id) == 1:
@@ -104,19 +96,12 @@ func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request, at time.T
 	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(bodyWait)) // a server that has none has its own limit
-	x, err := s.config.Host.beginOneOff(f, r.Body, at)
+	x, err := s.config.Host.OpenOneOff(f, r.Body, at)
 	if err != nil {
 		return err
 	}
-	open := x.body.Open
-	x.body.Open = func(ad, ciphertext []byte) ([]byte, error) {
-		if err := place.take(1); err != nil {
-			return nil, err
-		}
-		return open(ad, ciphertext)
-	}
-	h, rest, err := x.body.Head(bhttp.ParseRequest)
-	if err != nil && x.opened == nil {
+	h, rest, err := x.Head(func() error { return place.take(1) })
+	if err != nil && !x.Opened() {
 		return err
 	}
 	_ = control.SetReadDeadline(time.Time{})
@@ -126,141 +111,45 @@ func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request, at time.T
 		kept.give()
 		leave = fullDuplex(w, r)
 	}
-	answered, sealErr := x.writer(w)
+	answered, sealErr := respondOneOff(w, x)
 	if sealErr != nil {
 		return sealErr
 	}
 	if err == nil {
-		err = x.serve(s.config.App, answered, r, h, rest)
+		err = serveOneOff(s.config.App, answered, r, x, h, rest)
 	}
 	if err != nil {
 		problem(answered, err) // the app was not asked
 	}
-	if !x.body.Done() {
+	if !x.Whole() {
 		lastOn(w, r)
 	}
 	place.give() // the client may take its time, and what is kept for it counts
-	if err := kept.take(answered.kept()); err != nil {
+	if err := kept.take(answered.responder.SizeKept()); err != nil {
 		return err
 	}
-	if err := x.finish(w, answered); err != nil {
+	if err := finishOneOff(w, x, answered); err != nil {
 		return err
 	}
 	leave()
 	return nil
 }
 
-// inboundOneOff is a one-off request as a unit serves it.
-type inboundOneOff struct {
-	host     *Host
-	standing *standing
-	header   ohttp.Header
-	enc      []byte
-	body     *ohttp.Reader
-	opened   *hpke.Recipient // once the first chunk was
-}
-
-// beginOneOff reads what stands before the chunks and finds the keys that it may
-// mean. It refuses with "ohttp-key" when the unit holds none.
-func (h *Host) beginOneOff(f ohttp.Form, body io.Reader, at time.Time) (*inboundOneOff, error) {
-	var raw [ohttp.HeaderSize]byte
-	if _, err := io.ReadFull(body, raw[:]); err != nil {
-		return nil, wire.Refuse(wire.Malformed, "one-off: header", "cut off", "7 bytes")
-	}
-	st, k, err := h.forOneOffs(at)
+// respondOneOff makes the writer of the response to a one-off request.
+func respondOneOff(w http.ResponseWriter, x *OneOffRequest) (*responseWriter, error) {
+	r, err := x.Responder(w)
 	if err != nil {
 		return nil, err
 	}
-	x := &inboundOneOff{host: h, standing: st, header: ohttp.ParseHeader(raw)}
-	i, err := x.header.KEM()
-	if err != nil {
-		return nil, err
-	}
-	held, err := x.rings(i, k, at)
-	if err != nil {
-		return nil, err
-	}
-	x.enc = make([]byte, ohttp.KEMs[i].EncSize)
-	if _, err := io.ReadFull(body, x.enc); err != nil {
-		return nil, wire.Refuse(wire.Malformed, "one-off: encapsulated secret", "cut off", len(x.enc))
-	}
-	x.body = &ohttp.Reader{Form: f, From: body}
-	x.body.Open = func(ad, ciphertext []byte) ([]byte, error) { return x.first(f, held, ad, ciphertext) }
-	return x, nil
+	return newWriter(w, x.Form().ResponseType, r), nil
 }
 
-// forOneOffs is what the unit is and knows, if it serves one-off requests at all. It
-// refuses, with "not-found", a unit of a group.
-func (h *Host) forOneOffs(at time.Time) (*standing, known, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	st, err := h.serving(h.at(at))
-	if err != nil {
-		return nil, known{}, err
+// serveOneOff lets the app respond. It refuses as [OneOffRequest.Allowed] does.
+func serveOneOff(app http.Handler, a *responseWriter, outer *http.Request, x *OneOffRequest, h bhttp.Head, rest []byte) error {
+	if err := x.Allowed(h); err != nil {
+		return err
 	}
-	if st.Group != "" {
-		return nil, known{}, wire.Refuse(wire.NotFound, "one-off", "a unit of group "+st.Group, "one of a task")
-	}
-	return st, h.known, nil
-}
-
-// rings are the private keys that the key id may mean, but for those that a unit
-// which was cut off may hold.
-func (x *inboundOneOff) rings(i int, k known, at time.Time) (held []hpke.PrivateKey, err error) {
-	for id, r := range x.standing.rings {
-		if oneOffID(id, i) != x.header.Key || !at.Before(r.key.End()) || k.old[id] {
-			continue
-		}
-		if private, err := r.oneOffKey(i); err == nil { // else it was erased just now
-			held = append(held, private)
-		}
-	}
-	if len(held) == 0 {
-		return nil, wire.Refuse(wire.OneOffKey, "one-off: key id", x.header.Key, "that of a key that the unit holds")
-	}
-	return held, nil
-}
-
-// first opens the first chunk under the key that was meant; the next ones follow
-// in its context.
-func (x *inboundOneOff) first(f ohttp.Form, held []hpke.PrivateKey, ad, ciphertext []byte) (plaintext []byte, err error) {
-	for _, private := range held {
-		var recipient *hpke.Recipient
-		if recipient, err = f.NewRecipient(x.header, x.enc, private); err != nil {
-			continue
-		}
-		if plaintext, err = recipient.Open(ad, ciphertext); err == nil {
-			x.opened, x.body.Open = recipient, recipient.Open
-			return plaintext, nil
-		}
-	}
-	return nil, err
-}
-
-// writer is the answer to the request, under a response nonce of its own.
-func (x *inboundOneOff) writer(w http.ResponseWriter) (*answerWriter, error) {
-	nonce := make([]byte, x.header.NonceSize())
-	rand.Read(nonce) // never returns an error: it ends the program instead
-	answer, err := x.body.Form.ResponseCipher(x.opened.Export, x.header, x.enc, nonce)
-	if err != nil {
-		return nil, err
-	}
-	a := newWriter(w, x.host, oneOffOutlet{&ohttp.Writer{Form: x.body.Form, Seal: answer.Seal}})
-	a.kind, a.prefix = x.body.Form.ResponseType, nonce
-	return a, nil
-}
-
-// serve lets the app answer. It refuses, with "not-allowed", a request that
-// might be replayed to every unit and is not safe to be: at most those that are
-// marked may follow, where policy says so.
-func (x *inboundOneOff) serve(app http.Handler, a *answerWriter, outer *http.Request, h bhttp.Head, rest []byte) error {
-	if !safeMethods[h.Method] && !(x.standing.OneOff && marked(h.Fields)) {
-		return wire.Refuse(wire.NotAllowed, "one-off: method", h.Method, "a safe one")
-	}
-	if h.Fields.Get("Expect") != "" {
-		return wire.Refuse(wire.BadRequest, "one-off: expectation", h.Fields.Get("Expect"), "none")
-	}
-	r, err := h.Request(outer.WithContext(outer.Context()), &source{opener: oneOffChunks{x.body}}, rest)
+	r, err := h.Request(outer.WithContext(outer.Context()), x.Plaintext(), rest)
 	if err != nil {
 		return err
 	}
@@ -269,45 +158,21 @@ func (x *inboundOneOff) serve(app http.Handler, a *answerWriter, outer *http.Req
 	return nil
 }
 
-// finish ends the answer. In place of one that is more than one piece may hold,
+// finishOneOff ends the answer. In place of one that is more than one piece may hold,
 // of which nothing was sent, it says so.
-func (x *inboundOneOff) finish(w http.ResponseWriter, a *answerWriter) error {
+func finishOneOff(w http.ResponseWriter, x *OneOffRequest, a *responseWriter) error {
 	err := a.finish()
 	if err == nil {
 		return nil
 	}
-	if a.begun || !errors.Is(err, wire.TooLarge) {
+	if a.responder.Begun() || !errors.Is(err, wire.TooLarge) {
 		panic(http.ErrAbortHandler) // cuts the answer off, which the client notices
 	}
 	p := problemFor(err)
 	p.Status = http.StatusInternalServerError
-	if a, err = x.writer(w); err != nil {
+	if a, err = respondOneOff(w, x); err != nil {
 		return err
 	}
 	p.Write(a)
 	return a.finish()
-}
-
-// oneOffChunks are the chunks of a message as [source] reads them.
-type oneOffChunks struct{ *ohttp.Reader }
-
-func (c oneOffChunks) next() ([]byte, place, error) {
-	b, last, err := c.Next()
-	if last {
-		return b, final, err
-	}
-	return b, inner, err
-}
-
-func (c oneOffChunks) done() bool { return c.Done() }
-func (c oneOffChunks) release()   {}
-
-// oneOffOutlet encrypts a response as [answerWriter] writes it.
-type oneOffOutlet struct{ *ohttp.Writer }
-
-func (o oneOffOutlet) put(b []byte, at place) ([]byte, error) {
-	if at == final {
-		return o.End(b[lengthSize:])
-	}
-	return o.Add(b[lengthSize:])
 }

@@ -47,8 +47,8 @@ func x25519(k OneOffKeys) OneOffKeys {
 	return testworld.Must(UnverifiedOneOffKeys(k.Plain[2+binary.BigEndian.Uint16(k.Plain):]))
 }
 
-func (c *cluster) oneOffs(keys OneOffKeys, whole bool) *OneOffs {
-	return testworld.Must(NewOneOffs(OneOffConfig{URL: oneOffURL, Inner: c, Keys: keys, Whole: whole}))
+func (c *cluster) oneOffs(keys OneOffKeys, whole bool) *OHTTPTransport {
+	return testworld.Must(NewOHTTPTransport(OHTTPConfig{URL: oneOffURL, Inner: c, Keys: keys, Whole: whole}))
 }
 
 // repeat answers with the method, the path and what was sent.
@@ -78,7 +78,7 @@ func TestOneOffs(t *testing.T) {
 		for _, keys := range []OneOffKeys{keys, x25519(keys)} {
 			for _, whole := range []bool{true, false} {
 				rt := c.oneOffs(keys, whole)
-				for _, size := range []int{0, 1, maxSmall, maxSmall + 1, 200_000} {
+				for _, size := range []int{0, 1, MaxSmall, MaxSmall + 1, 200_000} {
 					body := bytes.Repeat([]byte{'x'}, size)
 					r := testworld.Must(http.NewRequest(http.MethodGet, base+"/p", io.MultiReader(bytes.NewReader(body)))) // of a length that is not known
 					r.Header.Set("Told", "so")
@@ -199,7 +199,7 @@ func TestOneOffsReplayedToAllUnits(t *testing.T) {
 					t.Fatal(err)
 				}
 				want := http.StatusForbidden
-				if safeMethods[method] {
+				if Safe(method) {
 					want = http.StatusOK
 				}
 				if answer.StatusCode != want {
@@ -251,8 +251,8 @@ func TestOneOffsReplayedToAllUnits(t *testing.T) {
 
 // oneOffBody is an outer request of a client of these keys.
 func oneOffBody(keys OneOffKeys, whole bool, r *http.Request) []byte {
-	o := testworld.Must(NewOneOffs(OneOffConfig{URL: oneOffURL, Inner: http.DefaultTransport, Keys: keys, Whole: whole}))
-	return testworld.Must(io.ReadAll(testworld.Must(o.encapsulate(r))))
+	o := testworld.Must(NewOHTTPTransport(OHTTPConfig{URL: oneOffURL, Inner: http.DefaultTransport, Keys: keys, Whole: whole}))
+	return testworld.Must(io.ReadAll(testworld.Must(o.seal(r))))
 }
 
 // drawApart draws ring keys of which no two have one key id, nor any of those
@@ -396,7 +396,7 @@ func TestOneOffKeysEnd(t *testing.T) {
 	}
 	first := oneOffBody(keys(), true, testworld.Must(http.NewRequest(http.MethodGet, base, nil)))
 	opens := func() error {
-		x, err := h.beginOneOff(ohttp.Whole, bytes.NewReader(first), w.clock.Now())
+		x, err := h.OpenOneOff(ohttp.Whole, bytes.NewReader(first), w.clock.Now())
 		if err == nil { // perhaps by chance: another ring key of the same key id
 			_, _, err = x.body.Head(bhttp.ParseRequest)
 		}

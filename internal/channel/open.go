@@ -49,7 +49,7 @@ func NewOpening(pin Pin, wants Wants) (*Opening, error) {
 // NewOpeningSince is [NewOpening] for a unit that has got to a policy head: others
 // refuse with "behind". The zero head is none.
 func NewOpeningSince(pin Pin, wants Wants, least attest.Digest) (*Opening, error) {
-	if err := pin.check(); err != nil {
+	if err := pin.Check(); err != nil {
 		return nil, err
 	}
 	if wants&WantHead != 0 {
@@ -82,8 +82,8 @@ type answer struct {
 
 // unverifiedAnswer takes an answer apart and demands the size of every field.
 func unverifiedAnswer(b []byte) (answer, error) {
-	if len(b) > maxAnswer {
-		return answer{}, wire.Refuse(wire.TooLarge, "session answer: size in bytes", len(b), maxAnswer)
+	if len(b) > MaxOpenResponse {
+		return answer{}, wire.Refuse(wire.TooLarge, "session answer: size in bytes", len(b), MaxOpenResponse)
 	}
 	f := make([][]byte, 12)
 	if err := wire.UnframeInto(f, wire.LabelSessionAnswer, b); err != nil {
@@ -101,6 +101,15 @@ func unverifiedAnswer(b []byte) (answer, error) {
 		return answer{}, wire.Refuse(wire.TooLarge, "session answer: size of chain and ticket", len(f[7])+len(f[10]), maxChain+envelope.MaxSealed)
 	}
 	return answer{f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10], f[11]}, nil
+}
+
+// UnverifiedOpener is the unit that an answer to an open request names; zero where the
+// answer does not parse. Nothing of it is checked.
+func UnverifiedOpener(b []byte) (unit wire.UnitID) {
+	if a, err := unverifiedAnswer(b); err == nil {
+		copy(unit[:], a.unit)
+	}
+	return unit
 }
 
 // parseChain reads Frame("cohort chain v1", unit certificate, cross-certificate).
@@ -157,7 +166,7 @@ func (o *Opening) Finish(b []byte, trust Trust, at time.Time) (*Session, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := skewOK(unitTime, at); err != nil {
+	if err := CheckSkew(unitTime, at); err != nil {
 		return nil, err
 	}
 	shared, err := decapsulate(o.key, a.enc)
@@ -180,9 +189,9 @@ func (o *Opening) Finish(b []byte, trust Trust, at time.Time) (*Session, error) 
 	return s, nil
 }
 
-// errOlder says that a session is shared under ring keys that a unit which was cut
+// ErrBeforeCut says that a session is shared under ring keys that a unit which was cut
 // off may hold: its unit has not heard of the cut.
-var errOlder = wire.Refuse(wire.Behind, "session answer: policy head", "one before a cut, of a session that is sealed for other units", "one since the cut, or a session without a ticket")
+var ErrBeforeCut = wire.Refuse(wire.Behind, "session answer: policy head", "one before a cut, of a session that is sealed for other units", "one since the cut, or a session without a ticket")
 
 // caughtUp refuses, with "behind", what a unit that stands under a policy head opened
 // while it did not know enough: less than was wanted, or, unless the session stays
@@ -195,7 +204,7 @@ func (o *Opening) caughtUp(head attest.Digest, alone bool, p policy.Approved, pe
 		}
 	}
 	if !alone && identity.RingCutSince(p, o.pin.holders(peer), head) {
-		return errOlder
+		return ErrBeforeCut
 	}
 	return nil
 }

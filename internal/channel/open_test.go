@@ -51,7 +51,7 @@ func (w *world) accepted(h *Host, pin Pin, wants Wants, device *attesttest.Devic
 	} else if wanted {
 		evidence = testworld.Must(device.Attest(context.Background(), data))
 	}
-	answer, _, err := a.Finish(evidence)
+	answer, _, err := a.Finish(evidence, w.clock.Now())
 	if err != nil {
 		w.T.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func TestAnswerRefusals(t *testing.T) {
 	}{
 		{"nothing", func(x *exchanged) { x.answer = nil }, wire.Malformed},
 		{"a field more", func(x *exchanged) { x.answer = wire.AppendField(x.answer, nil) }, wire.Malformed},
-		{"too large", func(x *exchanged) { x.answer = make([]byte, maxAnswer+1) }, wire.TooLarge},
+		{"too large", func(x *exchanged) { x.answer = make([]byte, MaxOpenResponse+1) }, wire.TooLarge},
 		{"another KEM ciphertext", field(0, flip), wire.BadDigest},
 		{"a short KEM ciphertext", field(0, func(b []byte) []byte { return b[1:] }), wire.Malformed},
 		{"another session id", field(1, flip), wire.BadDigest},
@@ -323,7 +323,7 @@ func TestAcceptRefusals(t *testing.T) {
 		want wire.Reason
 	}{
 		{"nothing", OpenRequest{}, wire.Malformed},
-		{"too large", OpenRequest{Body: make([]byte, maxOpen+1)}, wire.TooLarge},
+		{"too large", OpenRequest{Body: make([]byte, MaxOpenRequest+1)}, wire.TooLarge},
 		{"another suite", edit(0, func([]byte) []byte { return []byte{2} }), wire.Malformed},
 		{"a short KEM key", edit(1, func(b []byte) []byte { return b[1:] }), wire.Malformed},
 		{"a KEM key that is none", edit(1, func(b []byte) []byte { return bytes.Repeat([]byte{0xff}, len(b)) }), wire.Malformed},

@@ -38,8 +38,8 @@ func (p Pin) envelope() envelope.Pin {
 
 func (p Pin) bytes() []byte { return p.envelope().Encode() }
 
-// check refuses, with "request", a pin that is not exactly one.
-func (p Pin) check() error {
+// Check refuses, with "request", a pin that is not exactly one.
+func (p Pin) Check() error {
 	given := 0
 	for _, name := range []string{p.Task, p.Group} {
 		if name != "" {
@@ -65,9 +65,9 @@ func (p Pin) holders(peer identity.Peer) identity.RingHolders {
 // follows reports whether sessions of the pin are sealed under follow keys.
 func (p Pin) follows() bool { return p.Task != "" || p.Group != "" && p.Role == "" }
 
-// lastCut is the policy head after the last step that cut off a unit which may hold
+// LastCut is the policy head after the last step that cut off a unit which may hold
 // ring keys of the pin's sessions; zero before the first.
-func (p Pin) lastCut(approved policy.Approved) (last attest.Digest) {
+func (p Pin) LastCut(approved policy.Approved) (last attest.Digest) {
 	ids := []attest.Digest{p.ID}
 	of := identity.RingHolders{Role: p.Role, Follow: p.follows()}
 	if p.Task != "" {

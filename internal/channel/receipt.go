@@ -105,7 +105,7 @@ func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
 	if err := verify(peer.PublicKey(), f[8], wire.LabelReceipt, f[:7]...); err != nil {
 		return Receipt{}, err
 	}
-	if err := skewOK(at, e.At); err != nil {
+	if err := CheckSkew(at, e.At); err != nil {
 		return Receipt{}, err
 	}
 	request, answer, unit := wire.Sum(r.Request), wire.Sum(r.Answer), peer.UnitID()

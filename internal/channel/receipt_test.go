@@ -196,20 +196,20 @@ func TestReceiptLeftOut(t *testing.T) {
 	h := w.host(Limits{})
 	s, _ := w.opened(h, w.byTask())
 	x := testworld.Must(s.begin(wire.UnitID{}, noon.Add(time.Minute), wire.FlagReceipt))
-	in := &inbound{host: h, raw: x.raw, keys: newKeys(&s.secret)}
+	in := &ServerRequest{host: h, raw: x.raw, keys: newKeys(&s.secret)}
 	prefix, seal, err := in.answerSealer()
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := append(make([]byte, lengthSize), (&inbound{at: noon}).begins(kindResponse)...)
+	b := append(make([]byte, lengthSize), (&ServerRequest{at: noon}).begins(KindResponse)...)
 	b = testworld.Must(bhttp.AppendResponse(b, bhttp.Head{Status: 200}))
-	a, err := x.open(bytes.NewReader(append(prefix[:], seal.seal(b, final)...)))
+	a, err := x.Open(bytes.NewReader(append(prefix[:], seal.seal(b, final)...)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &call{t: testworld.Must(NewTransport(TransportConfig{Gateway: noGateway, Inner: http.DefaultTransport, Pin: w.byTask(), Trust: w, Clock: w.clock.Now}))}
-	a.content.After = func(error) error { return c.prove(x, a, noon) }
-	_, err = a.content.Read(make([]byte, 1))
+	a.Content.After = func(error) error { return c.prove(x, a, noon) }
+	_, err = a.Content.Read(make([]byte, 1))
 	testworld.Refused(t, err, wire.EvidenceMissing)
 }
 

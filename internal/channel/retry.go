@@ -8,48 +8,6 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Attempt is what a client knows about an attempt that brought no answer: by
-// itself, or authenticated by a unit. What a [Hint] says has no place here.
-type Attempt struct {
-	Safe        bool // its method is safe, RFC 9110, section 9.2.1
-	Marked      bool // the caller gave it an Idempotency-Key that is not empty
-	Left        bool // a part of it may have left this machine
-	NotExecuted bool // the unit it is bound to says so, authenticated
-	Whole       bool // its content can be sent again
-}
-
-// Verdict is what may follow an attempt.
-type Verdict int
-
-// The verdicts.
-const (
-	OutcomeUnknown Verdict = iota // it may have been executed, and may not be repeated
-	Repeat                        // another attempt may follow
-	GiveUp                        // it could be repeated, had its content not been read
-)
-
-// Decide says what may follow an attempt that brought no answer. An attempt that
-// is neither safe nor marked is repeated only when it surely was not executed.
-// That its time is over does not say so, and is not asked.
-func Decide(a Attempt) Verdict {
-	switch {
-	case a.Left && !a.NotExecuted && !a.Safe && !a.Marked:
-		return OutcomeUnknown
-	case !a.Whole:
-		return GiveUp
-	}
-	return Repeat
-}
-
-// safeMethods are those that change nothing.
-var safeMethods = map[string]bool{
-	"": true, http.MethodGet: true, http.MethodHead: true, http.MethodOptions: true, http.MethodTrace: true,
-}
-
-// marked reports whether the caller says of a request, by an Idempotency-Key that is not
-// empty, that it may be executed more than once.
-func marked(h http.Header) bool { return h.Get("Idempotency-Key") != "" }
-
 // Hint is what whoever carries the bytes says: unauthenticated, and never an
 // argument of what decides. It selects how a call goes on that may go on.
 type Hint struct {

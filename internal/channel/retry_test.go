@@ -70,7 +70,7 @@ func FuzzHint(f *testing.F) {
 		h := hintOf(&http.Response{StatusCode: status, Header: http.Header{wire.FieldUnits: {units}, wire.FieldTime: {at}}})
 		var known times
 		known.heard(wire.UnitID{}, h.Time, noon)
-		if got := known.notAfter(wire.UnitID{}, noon, time.Second); got.Before(noon.Add(-wire.MaxClockSkew)) || got.After(noon.Add(wire.MaxClockSkew+maxAhead)) {
+		if got := known.notAfter(wire.UnitID{}, noon, time.Second); got.Before(noon.Add(-wire.MaxClockSkew)) || got.After(noon.Add(wire.MaxClockSkew+MaxAhead)) {
 			t.Errorf("a hint of %q moved an end to %v", at, got)
 		}
 		if len(h.Units) > maxUnits || len(h.Units) > len(units)/32 {

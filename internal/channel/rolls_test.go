@@ -194,11 +194,11 @@ func TestPairsAcrossRestarts(t *testing.T) {
 		s, _ := w.opened(h, w.byTask())
 		for range messages / restarts / 2 {
 			x := testworld.Must(s.begin(h.ID(), noon.Add(time.Minute), 0))
-			body := testworld.Must(x.whole(bhttp.Head{Method: "GET", Scheme: "https", Path: "/"}, nil))
+			body := testworld.Must(x.Whole(bhttp.Head{Method: "GET", Scheme: "https", Path: "/"}, nil))
 			in := testworld.Must(h.begin([wire.HeaderSize]byte(body), noon))
 			testworld.Must(0, in.open(bytes.NewReader(body[wire.HeaderSize:]), atNoon))
 			note([]byte("request"), x.raw[:])
-			note([]byte("answer"), x.raw[:], testworld.Must(in.plain(kindNotExecuted, wire.Expired))[:answerPrefix])
+			note([]byte("answer"), x.raw[:], testworld.Must(in.plain(KindNotExecuted, wire.Expired))[:answerPrefix])
 		}
 	}
 	if len(seen) != messages {

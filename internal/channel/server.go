@@ -70,7 +70,7 @@ func NewServer(c ServerConfig) (*Server, error) {
 	if c.Host == nil || c.App == nil || c.Relay == nil || c.RingUnknown == nil || c.Clock == nil || c.Log == nil {
 		return nil, wire.Refuse(wire.BadRequest, "channel server: configuration", "one with gaps", "host, app, relay, ring unknown, clock, log")
 	}
-	return &Server{config: c, intake: newIntake(c.Host.limits)}, nil
+	return &Server{config: c, intake: newIntake(c.Host.Limits())}, nil
 }
 
 // ServeHTTP serves the paths of the channel; the app serves all others.
@@ -134,7 +134,7 @@ const openAgain = 2
 func (s *Server) open(w http.ResponseWriter, r *http.Request) error {
 	s.config.Heads.heard(r.Header)
 	setHead(w.Header(), s.config.Heads.newest())
-	body, err := readWhole(w, r, maxOpen)
+	body, err := readWhole(w, r, MaxOpenRequest)
 	if err != nil {
 		return wire.Refuse(wire.Malformed, "open request: body", "cut off", "a whole one")
 	}
@@ -179,10 +179,11 @@ func (s *Server) finish(r *http.Request, a *Acceptance) (answer, sealed []byte, 
 	if err != nil {
 		return nil, nil, err
 	}
-	if a.at, err = s.config.Clock(); err != nil { // evidence takes its time
+	at, err := s.config.Clock() // again: evidence takes its time
+	if err != nil {
 		return nil, nil, err
 	}
-	return a.Finish(evidence)
+	return a.Finish(evidence, at)
 }
 
 // again is [Acceptance.Again] at the unit's time.
@@ -225,24 +226,23 @@ func (s *Server) request(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if x.closed {
-		return s.plain(w, x, kindClosed, "")
+	if x.Closed() {
+		return confirmClose(w, x)
 	}
 	s.config.Heads.heard(r.Header)
-	x.news = s.config.Heads.newest()
-	if err := x.open(r.Body, s.config.Clock); err != nil {
+	if err := x.Authenticate(s.config.Heads.newest(), s.config.Clock); err != nil {
 		if errors.Is(err, wire.Expired) {
-			w.Header().Set(wire.FieldTime, strconv.FormatInt(x.at.UnixMilli(), 10))
+			w.Header().Set(wire.FieldTime, strconv.FormatInt(x.TakenAt().UnixMilli(), 10))
 		}
 		return err
 	}
-	setHead(w.Header(), x.news)
+	setHead(w.Header(), x.News())
 	switch {
-	case x.closed:
-		return s.plain(w, x, kindClosed, "")
-	case x.header.Flags&wire.FlagClose != 0 && !x.empty():
-		return s.plain(w, x, kindNotExecuted, wire.Malformed)
-	case x.header.Flags&wire.FlagClose != 0:
+	case x.Closed():
+		return confirmClose(w, x)
+	case x.Closes() && !x.Empty():
+		return notExecuted(w, x, wire.Malformed)
+	case x.Closes():
 		return s.close(w, x)
 	}
 	return s.serve(w, r, x)
@@ -250,8 +250,8 @@ func (s *Server) request(w http.ResponseWriter, r *http.Request) error {
 
 // find finds the session of a request: in the table, in the ticket that came
 // along, in the manager's stored copy.
-func (s *Server) find(r *http.Request, raw [wire.HeaderSize]byte) (*inbound, error) {
-	x, err := s.begin(raw)
+func (s *Server) find(r *http.Request, raw [wire.HeaderSize]byte) (*ServerRequest, error) {
+	x, err := s.begin(r, raw)
 	if !errors.Is(err, wire.TicketWanted) {
 		return x, err
 	}
@@ -262,14 +262,14 @@ func (s *Server) find(r *http.Request, raw [wire.HeaderSize]byte) (*inbound, err
 	ticket, _ := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldTicket))
 	byTicket := s.join(ticket, header.Session)
 	if byTicket == nil {
-		return s.begin(raw)
+		return s.begin(r, raw)
 	}
 	stored, byCopy := s.pull(r, header.Session)
 	if byCopy == nil {
 		byCopy = s.join(stored, header.Session)
 	}
 	if byCopy == nil {
-		return s.begin(raw)
+		return s.begin(r, raw)
 	}
 	switch {
 	case len(ticket) > 0 && errors.Is(byCopy, wire.Unavailable): // there may be one
@@ -291,13 +291,13 @@ func (s *Server) pull(r *http.Request, session wire.SessionID) ([]byte, error) {
 	return s.config.Relay.Pull(r.Context(), session)
 }
 
-// begin is [Host.begin] at the unit's time.
-func (s *Server) begin(raw [wire.HeaderSize]byte) (*inbound, error) {
+// begin is [Host.Open] at the unit's time.
+func (s *Server) begin(r *http.Request, raw [wire.HeaderSize]byte) (*ServerRequest, error) {
 	at, err := s.config.Clock()
 	if err != nil {
 		return nil, err
 	}
-	return s.config.Host.begin(raw, at)
+	return s.config.Host.Open(raw, r.Body, at)
 }
 
 // join takes over the sealed session that a request needs, if there is one. It
@@ -322,45 +322,55 @@ func (s *Server) join(sealed []byte, id wire.SessionID) error {
 }
 
 // close ends the session of a request and confirms it.
-func (s *Server) close(w http.ResponseWriter, x *inbound) error {
-	tombstone, err := x.close()
+func (s *Server) close(w http.ResponseWriter, x *ServerRequest) error {
+	tombstone, err := x.Close()
 	if err != nil {
 		return err
 	}
 	if tombstone != nil {
 		s.config.Relay.Push(envelope.Tombstone, tombstone)
 	}
-	return s.plain(w, x, kindClosed, "")
+	return confirmClose(w, x)
 }
 
-func (s *Server) plain(w http.ResponseWriter, x *inbound, kind byte, reason wire.Reason) error {
-	b, err := x.plain(kind, reason)
+func confirmClose(w http.ResponseWriter, x *ServerRequest) error {
+	b, err := x.ConfirmClose()
+	return writeWhole(w, b, err)
+}
+
+func notExecuted(w http.ResponseWriter, x *ServerRequest, reason wire.Reason) error {
+	b, err := x.NotExecuted(reason)
+	return writeWhole(w, b, err)
+}
+
+// writeWhole writes a response in one piece, unless there was an error in making it.
+func writeWhole(w http.ResponseWriter, b []byte, err error) error {
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", wire.TypeAnswer)
-	_, _ = w.Write(b) // as above
+	_, _ = w.Write(b) // the client may be gone
 	return nil
 }
 
 // serve lets the app answer. From here on the request may have been executed,
 // and every answer is authenticated or cut off.
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, x *inbound) error {
-	inner, err := x.request(r)
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, x *ServerRequest) error {
+	inner, err := innerRequest(r, x)
 	if err != nil {
-		return s.plain(w, x, kindNotExecuted, wire.ReasonOf(err))
+		return notExecuted(w, x, wire.ReasonOf(err))
 	}
-	a, err := newAnswerWriter(w, x)
+	a, err := respond(w, x)
 	if err != nil {
 		return err
 	}
 	leave := func() {}
-	if !x.whole() {
+	if !x.Whole() {
 		leave = fullDuplex(w, r)
 	}
 	a.noContent = inner.Method == http.MethodHead
 	s.config.App.ServeHTTP(a, inner)
-	if !x.whole() {
+	if !x.Whole() {
 		lastOn(w, r)
 	}
 	if err := a.finish(); err != nil {
@@ -396,11 +406,12 @@ func lastOn(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// request is the request in the session, for the app.
-func (x *inbound) request(outer *http.Request) (*http.Request, error) {
-	if x.fault != nil {
-		return nil, x.fault
+// innerRequest is the request in the session, for the app.
+func innerRequest(outer *http.Request, x *ServerRequest) (*http.Request, error) {
+	head, err := x.Head()
+	if err != nil {
+		return nil, err
 	}
-	caller := Caller{Unit: x.host.id, session: x.header.Session}
-	return x.head.Request(outer.WithContext(context.WithValue(outer.Context(), callerKey{}, caller)), x.source, x.rest)
+	rest, next := x.Plaintext()
+	return head.Request(outer.WithContext(context.WithValue(outer.Context(), callerKey{}, x.Caller())), next, rest)
 }

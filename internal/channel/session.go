@@ -31,6 +31,7 @@ type Session struct {
 	wants    Wants
 	ticket   []byte
 	verdict  atomic.Pointer[verdict] // by the policy that was asked last
+	told     atomic.Pointer[byte]    // where the proved policy head begins that a request in it carried last
 
 	mu     sync.Mutex       // guards all below
 	secret [secretSize]byte // zeros once closed
@@ -77,6 +78,27 @@ func (s *Session) CutOff(p policy.Approved, at time.Time) error {
 type verdict struct {
 	head attest.Digest
 	err  error
+}
+
+// OpenedAt is the time of the unit that opened the session, then.
+func (s *Session) OpenedAt() time.Time { return s.unitTime }
+
+// Unsent reports whether a proved policy head is another than the one that the newest
+// request of the session carried, and notes that the next one carries it.
+func (s *Session) Unsent(head []byte) bool {
+	if s.told.Load() == first(head) {
+		return false
+	}
+	s.told.Store(first(head))
+	return true
+}
+
+// first is what distinguishes one head from another: where it begins.
+func first(head []byte) *byte {
+	if len(head) == 0 {
+		return nil
+	}
+	return &head[0]
 }
 
 // Expires is when every unit forgets the session.

@@ -17,7 +17,7 @@ type chunks interface {
 }
 
 // newSource reads chunks from r into a buffer of a pool.
-func newSource(r io.Reader, aead cipher.AEAD, pool *chunkPool) *source {
+func newSource(r io.Reader, aead cipher.AEAD, pool *ChunkPool) *source {
 	both := &struct { // in one piece of memory
 		source
 		opener

@@ -15,16 +15,15 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/bhttp"
-	"github.com/cohort-tee/cohort/internal/ohttp"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // closing sends a request that closes a session, with what stands in its place.
-func (c *cluster) closing(s *Session, u *unit, flags wire.Flags, h bhttp.Head, body string) (*exchange, *http.Response) {
+func (c *cluster) closing(s *Session, u *unit, flags wire.Flags, h bhttp.Head, body string) (*ClientRequest, *http.Response) {
 	c.T.Helper()
 	x := testworld.Must(s.begin(u.ID(), c.clock.Now().Add(20*time.Second), flags))
-	raw := testworld.Must(x.whole(h, strings.NewReader(body)))
+	raw := testworld.Must(x.Whole(h, strings.NewReader(body)))
 	r := testworld.Must(http.NewRequest(http.MethodPost, "http://unit"+wire.PathRequest, bytes.NewReader(raw)))
 	r.Header.Set("Content-Type", wire.TypeRequest)
 	return x, serve(u.server, r)
@@ -48,8 +47,8 @@ func TestCloseRefusals(t *testing.T) {
 		t.Errorf("with a receipt wanted: got status %d, want 400", answer.StatusCode)
 	}
 	x, answer := c.closing(s, u, wire.FlagClose, bhttp.Head{}, "")
-	if a := testworld.Must(x.open(answer.Body)); a.kind != kindClosed {
-		t.Errorf("without either: got an answer of kind %d, want %d", a.kind, kindClosed)
+	if a := testworld.Must(x.Open(answer.Body)); a.Kind != KindClosed {
+		t.Errorf("without either: got an answer of kind %d, want %d", a.Kind, KindClosed)
 	}
 }
 
@@ -60,8 +59,8 @@ func TestPlainAnswersAreWhole(t *testing.T) {
 	h := w.host(Limits{})
 	s, _ := w.opened(h, w.byTask())
 	x := testworld.Must(s.begin(h.ID(), w.clock.Now().Add(time.Second), 0))
-	in := &inbound{host: h, header: x.header, raw: x.raw, keys: newKeys(&s.secret), at: w.clock.Now()}
-	answer := func(kind byte, content string, more bool) error {
+	in := &ServerRequest{host: h, header: x.header, raw: x.raw, keys: newKeys(&s.secret), at: w.clock.Now()}
+	answer := func(kind ResponseKind, content string, more bool) error {
 		prefix, seal, err := in.answerSealer()
 		if err != nil {
 			t.Fatal(err)
@@ -74,42 +73,50 @@ func TestPlainAnswersAreWhole(t *testing.T) {
 		if more {
 			b = append(b, seal.seal(append(make([]byte, lengthSize), 0), final)...)
 		}
-		_, err = x.open(bytes.NewReader(b))
+		_, err = x.Open(bytes.NewReader(b))
 		return err
 	}
-	for kind, content := range map[byte]string{kindNotExecuted: "overload", kindClosed: ""} {
+	for kind, content := range map[ResponseKind]string{KindNotExecuted: "overload", KindClosed: ""} {
 		if err := answer(kind, content+"\x00\x00", false); err != nil {
 			t.Errorf("kind %d: %v", kind, err)
 		}
 		testworld.Refused(t, answer(kind, content, true), wire.Malformed)
 	}
-	testworld.Refused(t, answer(kindClosed, "overload", false), wire.Malformed)
+	testworld.Refused(t, answer(KindClosed, "overload", false), wire.Malformed)
 }
 
-// TestMarked: an Idempotency-Key marks a request for the client and for the unit alike
-// only if it is not empty.
+// TestMarked: an Idempotency-Key marks a request only if it is not empty, for the unit
+// too.
 func TestMarked(t *testing.T) {
-	for _, c := range []struct {
-		fields http.Header
-		want   bool
-	}{
-		{http.Header{}, false},
-		{http.Header{"Idempotency-Key": {""}}, false},
-		{http.Header{"Idempotency-Key": {"1"}}, true},
-	} {
-		r := testworld.Must(http.NewRequest(http.MethodPost, base, nil))
-		r.Header = c.fields
-		if got := (&call{request: r}).knows().Marked; got != c.want {
-			t.Errorf("client, %v: got %v, want %v", c.fields, got, c.want)
+	for _, c := range markings {
+		if got := Marked(c.fields); got != c.want {
+			t.Errorf("%v: got %v, want %v", c.fields, got, c.want)
 		}
-		asked := false
-		app := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true })
-		x := &inboundOneOff{standing: &standing{Standing: Standing{OneOff: true}}}
-		h := bhttp.Head{Method: http.MethodPost, Scheme: "https", Authority: "a", Path: "/", Fields: c.fields.Clone()}
-		x.body = &ohttp.Reader{}
-		err := x.serve(app, &answerWriter{}, r, h, nil)
-		if asked != c.want || !c.want && !errors.Is(err, wire.NotAllowed) {
-			t.Errorf("unit, %v: got %v, %v, want %v", c.fields, asked, err, c.want)
+		x := &OneOffRequest{standing: &standing{Standing: Standing{OneOff: true}}}
+		h := bhttp.Head{Method: http.MethodPost, Scheme: "https", Authority: "a", Path: "/", Fields: c.fields}
+		if err := x.Allowed(h); (err == nil) != c.want || !c.want && !errors.Is(err, wire.NotAllowed) {
+			t.Errorf("unit, %v: got %v, want %v", c.fields, err, c.want)
+		}
+	}
+}
+
+// markings are header fields, and whether they mark a request.
+var markings = []struct {
+	fields http.Header
+	want   bool
+}{
+	{http.Header{}, false},
+	{http.Header{"Idempotency-Key": {""}}, false},
+	{http.Header{"Idempotency-Key": {"1"}}, true},
+}
+
+// TestMarkedCall: the client asks for the same mark.
+func TestMarkedCall(t *testing.T) {
+	for fields, want := range map[string]bool{"": false, "1": true} {
+		r := testworld.Must(http.NewRequest(http.MethodPost, base, nil))
+		r.Header.Set("Idempotency-Key", fields)
+		if got := (&call{request: r}).knows().Marked; got != want {
+			t.Errorf("%q: got %v, want %v", fields, got, want)
 		}
 	}
 }
@@ -123,7 +130,7 @@ func TestTicketOfAnotherSession(t *testing.T) {
 	_, other := c.opened(opener.Host, c.byTask())
 	c.stored[s.id] = sealed
 	x := testworld.Must(s.begin(wire.UnitID{}, c.clock.Now().Add(20*time.Second), 0))
-	raw := testworld.Must(x.whole(bhttp.Head{Method: "GET", Scheme: "https", Authority: "a", Path: "/", Fields: http.Header{}}, nil))
+	raw := testworld.Must(x.Whole(bhttp.Head{Method: "GET", Scheme: "https", Authority: "a", Path: "/", Fields: http.Header{}}, nil))
 	r := testworld.Must(http.NewRequest(http.MethodPost, "http://unit"+wire.PathRequest, bytes.NewReader(raw)))
 	r.Header.Set("Content-Type", wire.TypeRequest)
 	r.Header.Set(wire.FieldTicket, base64.RawURLEncoding.EncodeToString(other))

@@ -211,10 +211,10 @@ func TestClosedRecords(t *testing.T) {
 		t.Helper()
 		s, sealed := w.opened(h, w.byTask())
 		x := testworld.Must(s.begin(h.ID(), at.Add(10*time.Second), wire.FlagClose))
-		raw := testworld.Must(x.whole(bhttp.Head{}, nil))
+		raw := testworld.Must(x.Whole(bhttp.Head{}, nil))
 		in := testworld.Must(h.begin([wire.HeaderSize]byte(raw), at))
 		testworld.Must(0, in.open(bytes.NewReader(raw[wire.HeaderSize:]), func() (time.Time, error) { return at, nil }))
-		testworld.Must(in.close())
+		testworld.Must(in.Close())
 		return both{s, sealed}
 	}
 	stands := func(step string, sessions, records int) {
@@ -272,15 +272,15 @@ func TestTombstonesReachAll(t *testing.T) {
 			a, b := start(), start()
 			o := testworld.Must(NewOpening(pin(w), 0))
 			acceptance := testworld.Must(a.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
-			_, sealed, err := acceptance.Finish(attest.Evidence{})
+			_, sealed, err := acceptance.Finish(attest.Evidence{}, noon)
 			testworld.Must(0, err)
 			testworld.Must(b.Join(sealed, noon))
 			s := &Session{id: acceptance.session.id, secret: acceptance.session.secret}
 			x := testworld.Must(s.begin(a.ID(), noon.Add(time.Second), wire.FlagClose))
-			raw := testworld.Must(x.whole(bhttp.Head{}, nil))
+			raw := testworld.Must(x.Whole(bhttp.Head{}, nil))
 			in := testworld.Must(a.begin([wire.HeaderSize]byte(raw), noon))
 			testworld.Must(0, in.open(bytes.NewReader(raw[wire.HeaderSize:]), atNoon))
-			if _, err := b.Bury(testworld.Must(in.close()), noon); err != nil {
+			if _, err := b.Bury(testworld.Must(in.Close()), noon); err != nil {
 				t.Fatalf("the other unit: %v", err)
 			}
 			_, err = b.Join(sealed, noon)

@@ -83,7 +83,7 @@ func TestNumbersAtTheEnds(t *testing.T) {
 		s, _ := w.opened(h, w.byTask())
 		x := testworld.Must(s.begin(h.ID(), noon, 0))
 		copy(x.raw[49:], wire.Uint64(end))
-		raw := testworld.Must(x.whole(bhttp.Head{Method: "POST", Scheme: "https", Path: "/"}, nil))
+		raw := testworld.Must(x.Whole(bhttp.Head{Method: "POST", Scheme: "https", Path: "/"}, nil))
 		want := wire.Expired
 		if end > math.MaxInt64 {
 			want = wire.Malformed
@@ -108,7 +108,7 @@ func TestNumbersAtTheEnds(t *testing.T) {
 	for _, number := range ends {
 		o := testworld.Must(NewOpening(w.byTask(), 0))
 		a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: number}, noon))
-		answer, _, err := a.Finish(noEvidence)
+		answer, _, err := a.Finish(noEvidence, noon)
 		testworld.Must(0, err)
 		testworld.Must(o.Finish(answer, w.trust(), noon))
 	}
@@ -125,7 +125,7 @@ func TestAnswersAtTheEnds(t *testing.T) {
 		for _, field := range []string{"time", "expiry"} {
 			o := testworld.Must(NewOpening(w.byTask(), 0))
 			a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
-			answer, _, err := a.Finish(noEvidence)
+			answer, _, err := a.Finish(noEvidence, noon)
 			testworld.Must(0, err)
 			f := testworld.Must(wire.Unframe(wire.LabelSessionAnswer, answer, 12))
 			if field == "time" {
@@ -149,7 +149,7 @@ func TestAnswersAtTheEnds(t *testing.T) {
 		answer.Header.Set(wire.FieldTime, fmt.Sprint(ms))
 		var known times
 		known.heard(wire.UnitID{}, hintOf(answer).Time, noon)
-		if got := known.notAfter(wire.UnitID{}, noon, time.Second); got.After(noon.Add(maxAhead)) || got.Before(noon) {
+		if got := known.notAfter(wire.UnitID{}, noon, time.Second); got.After(noon.Add(MaxAhead)) || got.Before(noon) {
 			t.Errorf("hint %d: got %v", ms, got)
 		}
 	}

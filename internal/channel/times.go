@@ -23,15 +23,6 @@ type times struct {
 	spread time.Duration // largest difference from that seen
 }
 
-// skewOK refuses, with "clock", a unit's time that is more than 5 minutes from the
-// client's.
-func skewOK(unit, now time.Time) error {
-	if unit.Sub(now).Abs() > wire.MaxClockSkew {
-		return wire.Refuse(wire.ClockSkew, "unit: time", unit.UTC().Format(time.RFC3339), "within 5 minutes of this machine's, "+now.UTC().Format(time.RFC3339))
-	}
-	return nil
-}
-
 // opened notes the time that a unit gave with a session, authenticated.
 func (t *times) opened(unit wire.UnitID, at, now time.Time) {
 	t.mu.Lock()
@@ -43,7 +34,7 @@ func (t *times) opened(unit wire.UnitID, at, now time.Time) {
 // heard notes a time that is said to be a unit's, by the unit itself or by a hint.
 // One that is too far off is not used.
 func (t *times) heard(unit wire.UnitID, at, now time.Time) {
-	if skewOK(at, now) != nil {
+	if CheckSkew(at, now) != nil {
 		return
 	}
 	t.mu.Lock()
@@ -66,7 +57,7 @@ func (t *times) notAfter(unit wire.UnitID, now time.Time, after time.Duration) t
 	if ahead, known := t.ahead[unit]; known {
 		return now.Add(ahead + after)
 	}
-	after = max(maxAhead-max(t.spread, leastSpread), defaultNotAfter)
+	after = max(MaxAhead-max(t.spread, leastSpread), defaultNotAfter)
 	return now.Add(t.opener + after)
 }
 

@@ -25,12 +25,16 @@ const (
 	encSize     = 1120
 	nonceSize   = 32
 	secretSize  = 32
-	maxOpen     = 2 << 10                     // open request
-	maxAnswer   = 32<<10 + wire.MaxEvidence*2 // answer to it
 	maxChain    = 16 << 10
 	maxCookie   = 8 + 6*(16+16) // previous, current and next key of two releases
 	maxSession  = 3600          // seconds from opening to expiry
 	clockMargin = 300           // seconds by which the clocks of two honest machines may differ
+)
+
+// Sizes in bytes of what opens a session.
+const (
+	MaxOpenRequest  = 2 << 10
+	MaxOpenResponse = 32<<10 + wire.MaxEvidence*2
 )
 
 // transcript is everything that both sides said. Both compute its digest; the

@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bhttp"
@@ -63,7 +62,7 @@ type Transport struct {
 	requestURL *url.URL
 
 	times  times         // of units
-	chunks chunkPool     // of answers, and of requests in several
+	chunks ChunkPool     // of answers, and of requests in several
 	turns  chan struct{} // of calls that look for somebody who answers
 
 	life  context.Context // ends with Close
@@ -83,10 +82,9 @@ type Transport struct {
 // held is a session in use.
 type held struct {
 	*Session
-	renew time.Time            // when the next is opened
-	last  time.Time            // when it takes no further request
-	users int                  // calls that still derive keys of it
-	told  atomic.Pointer[byte] // where the proved policy head begins that a request in it carried last
+	renew time.Time // when the next is opened
+	last  time.Time // when it takes no further request
+	users int       // calls that still derive keys of it
 }
 
 // flight is one opening for all who wait for it.
@@ -101,10 +99,10 @@ func NewTransport(c TransportConfig) (*Transport, error) {
 	if c.Gateway == nil || c.Inner == nil || c.Trust == nil || c.Clock == nil {
 		return nil, wire.Refuse(wire.BadRequest, "channel transport: configuration", "one with gaps", "gateway, inner, trust, clock")
 	}
-	if err := c.Pin.check(); err != nil {
+	if err := c.Pin.Check(); err != nil {
 		return nil, err
 	}
-	if c.NotAfter < 0 || c.NotAfter > maxAhead {
+	if c.NotAfter < 0 || c.NotAfter > MaxAhead {
 		return nil, wire.Refuse(wire.BadRequest, "channel transport: not after", c.NotAfter, "up to 2m")
 	}
 	if c.NotAfter == 0 {
@@ -226,9 +224,9 @@ func (t *Transport) open(f *flight) {
 		}
 		return
 	}
-	life := s.expires.Sub(s.unitTime)
-	h := &held{Session: s, renew: now.Add(life * 3 / 4), last: s.expires.Add(-min(life/10, 5*time.Second))}
-	if s.alone { // until units have certificate reports since the cut
+	life := s.Expires().Sub(s.OpenedAt())
+	h := &held{Session: s, renew: now.Add(life * 3 / 4), last: s.Expires().Add(-min(life/10, 5*time.Second))}
+	if s.Alone() { // until units have certificate reports since the cut
 		h.renew = now.Add(renewPause)
 	}
 	t.replace(h)
@@ -271,7 +269,7 @@ func (t *Transport) choose(h *held, tried []wire.UnitID) (unit wire.UnitID) {
 	for _, i := range rand.Perm(len(units)) {
 		consider(units[i])
 	}
-	consider(h.peer.UnitID())
+	consider(h.Peer().UnitID())
 	return unit
 }
 
@@ -305,7 +303,7 @@ func (t *Transport) Close(ctx context.Context) Closed {
 		return Closed{}
 	}
 	defer h.Close()
-	if opener := h.peer.UnitID(); !slices.Contains(units, opener) {
+	if opener := h.Peer().UnitID(); !slices.Contains(units, opener) {
 		units = append(slices.Clone(units), opener)
 	}
 	confirmed := make([]error, len(units))
@@ -314,7 +312,7 @@ func (t *Transport) Close(ctx context.Context) Closed {
 		all.Go(func() { confirmed[i] = t.closeAt(ctx, h, unit) })
 	}
 	all.Wait()
-	c := Closed{Others: h.expires}
+	c := Closed{Others: h.Expires()}
 	for i, unit := range units {
 		if confirmed[i] == nil {
 			c.Confirmed = append(c.Confirmed, unit)
@@ -325,11 +323,11 @@ func (t *Transport) Close(ctx context.Context) Closed {
 
 // closeAt asks one unit to close the session.
 func (t *Transport) closeAt(ctx context.Context, h *held, unit wire.UnitID) error {
-	x, err := h.begin(unit, t.notAfter(h, unit), wire.FlagClose)
+	x, err := h.NewRequest(RequestConfig{Target: unit, NotAfter: t.notAfter(h, unit), Flags: wire.FlagClose})
 	if err != nil {
 		return err
 	}
-	body, err := x.whole(bhttp.Head{}, nil)
+	body, err := x.Whole(bhttp.Head{}, nil)
 	if err != nil {
 		return err
 	}
@@ -338,8 +336,8 @@ func (t *Transport) closeAt(ctx context.Context, h *held, unit wire.UnitID) erro
 		return err
 	}
 	defer answer.Body.Close()
-	a, err := x.open(answer.Body)
-	if err == nil && a.kind != kindClosed {
+	a, err := x.Open(answer.Body)
+	if err == nil && a.Kind != KindClosed {
 		err = ErrNotExecuted
 	}
 	return err
@@ -348,8 +346,8 @@ func (t *Transport) closeAt(ctx context.Context, h *held, unit wire.UnitID) erro
 // notAfter is the end of an attempt that is bound to a unit, or to none.
 func (t *Transport) notAfter(h *held, unit wire.UnitID) time.Time {
 	end := t.times.notAfter(unit, t.config.Clock(), t.config.NotAfter)
-	if end.After(h.expires) {
-		return h.expires
+	if end.After(h.Expires()) {
+		return h.Expires()
 	}
 	return end
 }

@@ -85,7 +85,7 @@ func openVector(t *testing.T, wants Wants, evidence attest.Evidence) (vector, *H
 	o.request = wire.Frame(wire.LabelSessionOpen, []byte{envelope.Suite}, o.kemKey(), o.nonce, pin.bytes(), []byte{byte(wants)}, o.least)
 	cookie := testworld.Must(h.Cookie(o.request, noon))
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.request, Cookie: cookie, Number: 7}, noon))
-	answer, sealed, err := a.Finish(evidence)
+	answer, sealed, err := a.Finish(evidence, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func openVector(t *testing.T, wants Wants, evidence attest.Evidence) (vector, *H
 			"open_request", o.request, "answer", answer, "ek_certificate", fixed("ek"), "attestation_key", fixed("ak")),
 		Out: in("pin", pin.bytes(), "kem_secret", sharedHex, "unit_id", h.id[:], "ring_id", ringID[:], "session_id", s.id[:],
 			"transcript", a.transcript[:], "session_secret", secret[:], "evidence_report_data", data[:], "sealed_session", sealed,
-			"cookie_at_noon", cookie, "unit_time", timeBytes(noon), "introduction", introduction{h.id, attest.Introduction{Device: fixed("ek"), Key: fixed("ak")}}.bytes()),
+			"cookie_at_noon", cookie, "unit_time", timeBytes(noon), "introduction", Introduction{h.id, attest.Introduction{Device: fixed("ek"), Key: fixed("ak")}}.Encode()),
 	}
 	return v, h, s
 }
@@ -115,7 +115,7 @@ func requestVector(t *testing.T, h *Host, s *Session) vector {
 	t.Helper()
 	x := testworld.Must(s.begin(h.ID(), noon.Add(30*time.Second), wire.FlagReceipt))
 	body := []byte("what is it?")
-	request := testworld.Must(x.whole(bhttp.Head{Method: "POST", Scheme: "https", Authority: "scoring.clinic.example", Path: "/score", Fields: http.Header{"Accept": {"text/plain"}}, Length: int64(len(body))}, bytes.NewReader(body)))
+	request := testworld.Must(x.Whole(bhttp.Head{Method: "POST", Scheme: "https", Authority: "scoring.clinic.example", Path: "/score", Fields: http.Header{"Accept": {"text/plain"}}, Length: int64(len(body))}, bytes.NewReader(body)))
 	in1 := testworld.Must(h.begin([wire.HeaderSize]byte(request), noon))
 	if err := in1.open(bytes.NewReader(request[wire.HeaderSize:]), atNoon); err != nil {
 		t.Fatal(err)
@@ -124,7 +124,7 @@ func requestVector(t *testing.T, h *Host, s *Session) vector {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain := append(make([]byte, lengthSize), in1.begins(kindResponse)...)
+	plain := append(make([]byte, lengthSize), in1.begins(KindResponse)...)
 	plain = testworld.Must(bhttp.AppendResponse(plain, bhttp.Head{Status: 200, Fields: http.Header{"Content-Type": {"text/plain"}}, Length: 2}))
 	plain = pad(append(plain, "it"...), lengthSize)
 	said, answered := wire.Sum(in1.first), wire.Sum(plain[lengthSize:])
@@ -145,14 +145,14 @@ func streamVector(t *testing.T, h *Host, s *Session) vector {
 	t.Helper()
 	x := testworld.Must(s.begin(h.ID(), noon.Add(30*time.Second), 0))
 	parts := io.NopCloser(iotest.OneByteReader(strings.NewReader("ab")))
-	up := testworld.Must(x.stream(bhttp.Head{Method: "POST", Scheme: "https", Authority: "scoring.clinic.example", Path: "/score", Fields: http.Header{"Accept": {"text/plain"}}, Length: bhttp.Indeterminate}, parts, http.Header{"Sum": {"2"}}))
+	up := testworld.Must(x.Stream(bhttp.Head{Method: "POST", Scheme: "https", Authority: "scoring.clinic.example", Path: "/score", Fields: http.Header{"Accept": {"text/plain"}}, Length: bhttp.Indeterminate}, parts, http.Header{"Sum": {"2"}}))
 	request := testworld.Must(io.ReadAll(up))
 	in1 := testworld.Must(h.begin([wire.HeaderSize]byte(request), noon))
 	if err := in1.open(bytes.NewReader(request[wire.HeaderSize:]), atNoon); err != nil {
 		t.Fatal(err)
 	}
 	w := httptest.NewRecorder()
-	a := testworld.Must(newAnswerWriter(w, in1))
+	a := testworld.Must(respond(w, in1))
 	a.Header().Set("Content-Type", "text/plain")
 	for _, part := range []string{"c", "d"} {
 		io.WriteString(a, part)
@@ -197,16 +197,16 @@ func answerContent(t *testing.T, secret [secretSize]byte, request, answer []byte
 func plainVector(t *testing.T, h *Host, s *Session) vector {
 	t.Helper()
 	x := testworld.Must(s.begin(h.ID(), noon.Add(30*time.Second), wire.FlagClose))
-	request := testworld.Must(x.whole(bhttp.Head{}, nil))
+	request := testworld.Must(x.Whole(bhttp.Head{}, nil))
 	in1 := testworld.Must(h.begin([wire.HeaderSize]byte(request), noon))
-	fault := testworld.Must(in1.plain(kindNotExecuted, wire.Malformed))
-	tombstone := testworld.Must(in1.close())
-	closed := testworld.Must(in1.plain(kindClosed, ""))
+	fault := testworld.Must(in1.plain(KindNotExecuted, wire.Malformed))
+	tombstone := testworld.Must(in1.Close())
+	closed := testworld.Must(in1.plain(KindClosed, ""))
 	closing := closeKey(&s.secret)
 	return vector{
 		Description: "a request that closes the session; the answer to it, and the one that says it was not executed; the tombstone",
 		In:          in("session_secret", s.secret[:], "request", request, "closed", closed, "not_executed", fault),
-		Out:         in("header", x.raw[:], "close_key", closing[:], "closed_content", in1.begins(kindClosed), "not_executed_content", append(in1.begins(kindNotExecuted), wire.Malformed...), "tombstone", tombstone),
+		Out:         in("header", x.raw[:], "close_key", closing[:], "closed_content", in1.begins(KindClosed), "not_executed_content", append(in1.begins(KindNotExecuted), wire.Malformed...), "tombstone", tombstone),
 	}
 }
 
@@ -259,13 +259,13 @@ func oneOffVector(t *testing.T, h *Host) vector {
 	}
 	keys := testworld.Must(UnverifiedOneOffKeys(plain))
 	request := oneOffBody(keys, false, testworld.Must(http.NewRequest(http.MethodGet, base+"/score", nil)))
-	x := testworld.Must(h.beginOneOff(ohttp.Chunks, bytes.NewReader(request), noon))
+	x := testworld.Must(h.OpenOneOff(ohttp.Chunks, bytes.NewReader(request), noon))
 	content, _, err := x.body.Next()
 	if err != nil {
 		t.Fatal(err)
 	}
 	var answer recordedAnswer
-	w := testworld.Must(x.writer(&answer))
+	w := testworld.Must(respondOneOff(&answer, x))
 	w.Header().Set("Content-Type", "text/plain")
 	w.Write([]byte("it"))
 	if err := w.finish(); err != nil {

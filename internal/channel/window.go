@@ -1,17 +1,5 @@
 package channel
 
-import "time"
-
-// maxAhead is how far a request's not after may be ahead of the unit's time. So
-// what was touched may yield 2 minutes after it was used last.
-const maxAhead = 2 * time.Minute
-
-// passed reports whether an end, in Unix milliseconds, is over. This one
-// comparison says of a request that it is late, and of an entry that all numbers
-// taken in it are: were there two, a number could be forgotten in the last
-// instant in which it is taken.
-func passed(at time.Time, end int64) bool { return at.UnixMilli() > end }
-
 // windowSize is the width of replay windows in request numbers.
 const windowSize = 1024
 

@@ -150,7 +150,7 @@ func (w *world) opened(h *Host, pin Pin) (*Session, []byte) {
 	w.T.Helper()
 	o := testworld.Must(NewOpening(pin, 0))
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, w.clock.Now()))
-	answer, sealed, err := a.Finish(attest.Evidence{})
+	answer, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	if err != nil {
 		w.T.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func (w *world) opened(h *Host, pin Pin) (*Session, []byte) {
 // asked is a request of a session without content, sealed.
 func asked(s *Session, method string, target wire.UnitID, notAfter time.Time) []byte {
 	x := testworld.Must(s.begin(target, notAfter, 0))
-	return testworld.Must(x.whole(bhttp.Head{Method: method, Scheme: "https", Authority: "scoring.clinic.example", Path: "/"}, nil))
+	return testworld.Must(x.Whole(bhttp.Head{Method: method, Scheme: "https", Authority: "scoring.clinic.example", Path: "/"}, nil))
 }
 
 // brought brings a request to a host, until its number is taken or refused.

@@ -208,7 +208,7 @@ func TestTheirGateway(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, whole := range []bool{true, false} {
-			ours, err := channel.NewOneOffs(channel.OneOffConfig{URL: to, Inner: http.DefaultTransport, Keys: keys, Whole: whole})
+			ours, err := channel.NewOHTTPTransport(channel.OHTTPConfig{URL: to, Inner: http.DefaultTransport, Keys: keys, Whole: whole})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -14,12 +14,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// inbound is one request as a unit serves it.
-type inbound struct {
+// ServerRequest is one request in a session, as a unit serves it: first [Host.Open],
+// then [ServerRequest.Authenticate], then one response. It is used by one goroutine at
+// a time.
+type ServerRequest struct {
 	host     *Host
 	standing *standing
 	header   wire.Header
 	raw      [wire.HeaderSize]byte
+	body     io.Reader // what follows the header
 	keys     *keys
 	source   *source
 	first    []byte     // plaintext of the first chunk
@@ -33,11 +36,22 @@ type inbound struct {
 	said     hash.Hash // of the request's plaintext; nil when no receipt is wanted
 }
 
-// begin finds the session of a request. Nothing of the request is authenticated
-// yet. It refuses with "misdirected" a request bound to another unit, with
-// "ticket-wanted" a session that the unit does not hold, and with "rekey" one
-// that was closed. Whoever asks to close that may be told that it is.
-func (h *Host) begin(raw [wire.HeaderSize]byte, at time.Time) (*inbound, error) {
+// Open finds the session of a request, by the request's header. Nothing of the request
+// is authenticated yet, and nothing of body is read. Open refuses with "misdirected" a
+// request bound to another unit, with "ticket-wanted" a session that the unit does not
+// hold, and with "rekey" one that was closed: only a request that closes it is opened,
+// and [ServerRequest.Closed] then.
+func (h *Host) Open(header [wire.HeaderSize]byte, body io.Reader, at time.Time) (*ServerRequest, error) {
+	x, err := h.begin(header, at)
+	if err != nil {
+		return nil, err
+	}
+	x.body = body
+	return x, nil
+}
+
+// begin is [Host.Open] without a body.
+func (h *Host) begin(raw [wire.HeaderSize]byte, at time.Time) (*ServerRequest, error) {
 	header, err := wire.ParseHeader(raw[:])
 	if err != nil {
 		return nil, err
@@ -53,7 +67,7 @@ func (h *Host) begin(raw [wire.HeaderSize]byte, at time.Time) (*inbound, error) 
 	if header.Target != (wire.UnitID{}) && header.Target != h.id {
 		return nil, wire.Refuse(wire.Misdirected, "request: unit", header.Target, h.id)
 	}
-	x := &inbound{host: h, standing: st, header: header, raw: raw, at: at}
+	x := &ServerRequest{host: h, standing: st, header: header, raw: raw, at: at}
 	if over, err := x.over(); over || err != nil {
 		return x, err
 	}
@@ -68,7 +82,7 @@ func (h *Host) begin(raw [wire.HeaderSize]byte, at time.Time) (*inbound, error) 
 // over reports whether the session was closed, and a request that asks for that is
 // told so. It refuses, with "rekey", all others in a closed session. The caller
 // holds the mutex of the host.
-func (x *inbound) over() (bool, error) {
+func (x *ServerRequest) over() (bool, error) {
 	key, known := x.host.table.closed(x.header.Session)
 	if !known {
 		return false, nil
@@ -80,9 +94,48 @@ func (x *inbound) over() (bool, error) {
 	return true, nil
 }
 
+// Authenticate authenticates the request by its first chunk and takes its number. The
+// clock is the unit's. News is the newest proved policy head, which is sent with the
+// response if it was not sent in the session: see [ServerRequest.News].
+//
+// It refuses with "not-allowed" a request that is not safe and bound to no unit, with
+// "expired" one that is late or ends too far ahead, and with "replayed" a number seen
+// before, or too old to tell. No authenticated response is sent to any of these, since
+// another delivery of the same request may be executed.
+func (x *ServerRequest) Authenticate(news []byte, clock func() (time.Time, error)) error {
+	x.news = news
+	return x.open(x.body, clock)
+}
+
+// Closed reports whether the session is closed: then [ServerRequest.ConfirmClose] is the
+// only response.
+func (x *ServerRequest) Closed() bool { return x.closed }
+
+// Closes reports whether the request asks to close its session.
+func (x *ServerRequest) Closes() bool { return x.header.Flags&wire.FlagClose != 0 }
+
+// News is the proved policy head to send with the response; empty: none.
+func (x *ServerRequest) News() []byte { return x.news }
+
+// TakenAt is the unit's time when the number was taken, or refused.
+func (x *ServerRequest) TakenAt() time.Time { return x.at }
+
+// Caller is the sender of the request.
+func (x *ServerRequest) Caller() Caller {
+	return Caller{Unit: x.host.id, session: x.header.Session}
+}
+
+// Head is the head of the request. It refuses, with "malformed", a request whose first
+// chunk does not hold one.
+func (x *ServerRequest) Head() (bhttp.Head, error) { return x.head, x.fault }
+
+// Plaintext is what follows the head: the rest of the first chunk, and the chunks after
+// it.
+func (x *ServerRequest) Plaintext() (rest []byte, next bhttp.Chunks) { return x.rest, x.source }
+
 // open authenticates the request by its first chunk and takes its number, as take
 // says. The clock is the unit's.
-func (x *inbound) open(r io.Reader, clock func() (time.Time, error)) error {
+func (x *ServerRequest) open(r io.Reader, clock func() (time.Time, error)) error {
 	aead, err := x.keys.message(wire.LabelRequestKey, x.raw[:])
 	if err != nil {
 		return err
@@ -96,7 +149,7 @@ func (x *inbound) open(r io.Reader, clock func() (time.Time, error)) error {
 	if err != nil {
 		return err
 	}
-	if x.whole() {
+	if x.Whole() {
 		// HTTP/1.1 closes a request's body when its answer begins, so what
 		// follows the final chunk is looked for before the app can begin one.
 		if _, _, err := x.source.opener.next(); err != io.EOF {
@@ -118,7 +171,7 @@ func (x *inbound) open(r io.Reader, clock func() (time.Time, error)) error {
 // and with "replayed" a number seen before, or too old to tell. Nothing
 // authenticated is answered to any of these, since another delivery of the same
 // request may be executed, or may come.
-func (x *inbound) take() error {
+func (x *ServerRequest) take() error {
 	h := x.host
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -138,7 +191,7 @@ func (x *inbound) take() error {
 	if s == nil || s.state != open {
 		return wire.Refuse(wire.Rekey, "request: session", x.header.Session, "one that is open")
 	}
-	if x.header.Target == (wire.UnitID{}) && x.fault == nil && !safeMethods[x.head.Method] {
+	if x.header.Target == (wire.UnitID{}) && x.fault == nil && !Safe(x.head.Method) {
 		return wire.Refuse(wire.NotAllowed, "request: method, bound to no unit", x.head.Method, "a safe one, or a request that is bound to a unit")
 	}
 	notAfter := x.header.NotAfter.UnixMilli()
@@ -161,24 +214,24 @@ func (x *inbound) take() error {
 // time for longer than its unit remembers it: by more than 2 minutes, or beyond
 // the session's expiry.
 func inTime(notAfter int64, at time.Time, expiry uint64) error {
-	latest := min(at.Add(maxAhead).UnixMilli(), int64(expiry)*1000)
+	latest := min(at.Add(MaxAhead).UnixMilli(), int64(expiry)*1000)
 	if passed(at, notAfter) || notAfter > latest {
 		return wire.Refuse(wire.Expired, "request: not after", notAfter, fmt.Sprintf("%d to %d, Unix milliseconds", at.UnixMilli(), latest))
 	}
 	return nil
 }
 
-// whole reports whether the final chunk of the request was read.
-func (x *inbound) whole() bool { return x.source.opener.done() }
+// Whole reports whether the final chunk of the request was read.
+func (x *ServerRequest) Whole() bool { return x.source.opener.done() }
 
-// empty reports whether the request has no content: padding at most.
-func (x *inbound) empty() bool {
-	return x.whole() && len(bytes.TrimRight(x.first, "\x00")) == 0
+// Empty reports whether the request has no content: padding at most.
+func (x *ServerRequest) Empty() bool {
+	return x.Whole() && len(bytes.TrimRight(x.first, "\x00")) == 0
 }
 
-// close ends the session and gives the tombstone for all other units; none where
+// Close ends the session and returns the tombstone for all other units; none where
 // another unit has ended it, and none under a ring key that is older than a cut.
-func (x *inbound) close() ([]byte, error) {
+func (x *ServerRequest) Close() ([]byte, error) {
 	h := x.host
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -200,7 +253,7 @@ func (x *inbound) close() ([]byte, error) {
 	}
 	closing := closeKey(&s.secret)
 	x.keys = newKeys(&closing)
-	h.table.bury(s, h.newest.Add(maxAhead).UnixMilli(), h.newest)
+	h.table.bury(s, h.newest.Add(MaxAhead).UnixMilli(), h.newest)
 	if !sealed {
 		return nil, nil
 	}
@@ -209,7 +262,7 @@ func (x *inbound) close() ([]byte, error) {
 
 // answerSealer gives what stands before the chunks of the answer, and what
 // encrypts them.
-func (x *inbound) answerSealer() (prefix [answerPrefix]byte, s *sealer, err error) {
+func (x *ServerRequest) answerSealer() (prefix [answerPrefix]byte, s *sealer, err error) {
 	copy(prefix[:], x.host.id[:])
 	rand.Read(prefix[16:]) // never returns an error: it ends the program instead
 	aead, err := x.keys.message(wire.LabelAnswerKey, x.raw[:], prefix[:16], prefix[16:])
@@ -218,12 +271,12 @@ func (x *inbound) answerSealer() (prefix [answerPrefix]byte, s *sealer, err erro
 
 // begins is what the plaintext of an answer begins with: its kind and the unit's
 // time. While the clock is refused that is when the number was taken.
-func (x *inbound) begins(kind byte) []byte {
-	return append([]byte{kind}, timeBytes(x.time())...)
+func (x *ServerRequest) begins(kind ResponseKind) []byte {
+	return append([]byte{byte(kind)}, timeBytes(x.time())...)
 }
 
 // time is the unit's now, or when the number was taken.
-func (x *inbound) time() time.Time {
+func (x *ServerRequest) time() time.Time {
 	if x.clock != nil {
 		if now, err := x.clock(); err == nil {
 			return now
@@ -232,12 +285,18 @@ func (x *inbound) time() time.Time {
 	return x.at
 }
 
-// timeBytes is a time in Unix milliseconds, 8 bytes.
-func timeBytes(at time.Time) []byte { return wire.Uint64(uint64(at.UnixMilli())) }
+// NotExecuted returns a whole response: the unit has not executed the request, for this
+// reason, and will not.
+func (x *ServerRequest) NotExecuted(reason wire.Reason) ([]byte, error) {
+	return x.plain(KindNotExecuted, reason)
+}
+
+// ConfirmClose returns a whole response: the session is closed at this unit.
+func (x *ServerRequest) ConfirmClose() ([]byte, error) { return x.plain(KindClosed, "") }
 
 // plain is a whole answer without content: not executed with a reason, or
 // closed.
-func (x *inbound) plain(kind byte, reason wire.Reason) ([]byte, error) {
+func (x *ServerRequest) plain(kind ResponseKind, reason wire.Reason) ([]byte, error) {
 	prefix, s, err := x.answerSealer()
 	if err != nil {
 		return nil, err

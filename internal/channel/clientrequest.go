@@ -2,11 +2,8 @@ package channel
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"io"
-	"math"
-	"net/http"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -19,8 +16,8 @@ import (
 // bytes, 1, 4 and 16 KiB of content, with 256 bytes for the head.
 var buckets = []int{512, 1280, 4352, 16640}
 
-// maxSmall is the largest content in bytes that is read whole before it is sent.
-const maxSmall = 16 << 10
+// MaxSmall is the largest content in bytes that is read whole before it is sent.
+const MaxSmall = 16 << 10
 
 // headSize is what the head of a small message takes mostly, in bytes.
 const headSize = 256
@@ -48,55 +45,90 @@ func pad(b []byte, from int) []byte {
 // its kind, and the unit's time.
 const answerFirst = 1 + 8
 
-// What an answer is, by the first byte of its plaintext.
+// ResponseKind says what a response is, by the first byte of its plaintext.
+type ResponseKind byte
+
+// The kinds.
 const (
-	kindResponse    = 0 // binary HTTP follows
-	kindNotExecuted = 1 // a reason follows
-	kindClosed      = 2 // nothing follows
+	KindResponse    ResponseKind = iota // binary HTTP follows
+	KindNotExecuted                     // a reason follows
+	KindClosed                          // nothing follows
 )
 
 // answerPrefix is the size in bytes of what stands before the chunks of an
 // answer: unit id and response nonce.
 const answerPrefix = 16 + 16
 
-// exchange is one request of a client and its answer.
-type exchange struct {
+// RequestConfig says how a request of a session is sent. Only NotAfter is required.
+type RequestConfig struct {
+	Target   wire.UnitID  // the unit that the request is bound to; zero: none
+	NotAfter time.Time    // when a unit may no longer begin to execute it
+	Flags    wire.Flags   // whether it closes the session, or wants a receipt
+	Valid    func() error // refuses once policy has ended the session; nil: never
+	Pool     *ChunkPool   // lends buffers for its chunks; nil: they are made
+}
+
+// ClientRequest seals one request of a client, and opens the response to it. It is used
+// by one goroutine at a time, but for the stream of the request and the content of the
+// response, each of which another one may read.
+type ClientRequest struct {
 	session *Session
 	header  wire.Header
 	raw     [wire.HeaderSize]byte
-	stands  func() error // refuses once policy has ended the session; nil: nobody asks
+	stands  func() error // refuses once policy has ended the session; nil: never
 	record  *Record      // what a receipt is about; nil: none wanted
-	pool    *chunkPool   // for its chunks; nil: none
+	pool    *ChunkPool   // for its chunks; nil: none
 }
 
+// NewRequest takes the next request number of the session. It refuses, with
+// [ErrClosed], a session that was closed.
+func (s *Session) NewRequest(c RequestConfig) (*ClientRequest, error) {
+	x, err := s.begin(c.Target, c.NotAfter, c.Flags)
+	if err != nil {
+		return nil, err
+	}
+	x.stands, x.pool = c.Valid, c.Pool
+	return x, nil
+}
+
+// Session is the session of the request.
+func (x *ClientRequest) Session() *Session { return x.session }
+
+// Number is the request's number in its session.
+func (x *ClientRequest) Number() uint64 { return x.header.Number }
+
+// Record is what the receipt of the response is about: complete when the request was
+// sent and the response read to its end. It is nil where no receipt is wanted.
+func (x *ClientRequest) Record() *Record { return x.record }
+
 // begin takes the next request number of the session.
-func (s *Session) begin(target wire.UnitID, notAfter time.Time, flags wire.Flags) (*exchange, error) {
+func (s *Session) begin(target wire.UnitID, notAfter time.Time, flags wire.Flags) (*ClientRequest, error) {
 	header, err := s.take(target, notAfter, flags)
 	if err != nil {
 		return nil, err
 	}
-	x := &exchange{session: s, header: header, raw: header.Encode()}
+	x := &ClientRequest{session: s, header: header, raw: header.Encode()}
 	if flags&wire.FlagReceipt != 0 {
 		x.record = &Record{}
 	}
 	return x, nil
 }
 
-func (x *exchange) sealer() (*sealer, error) {
+func (x *ClientRequest) sealer() (*sealer, error) {
 	aead, err := x.session.key(wire.LabelRequestKey, x.raw[:])
 	return &sealer{aead: aead}, err
 }
 
 // said keeps plaintext of the request for the receipt.
-func (x *exchange) said(plaintext []byte) {
+func (x *ClientRequest) said(plaintext []byte) {
 	if x.record != nil {
 		x.record.Request = append(x.record.Request, plaintext...)
 	}
 }
 
-// whole is a request in one chunk, whose content of the head's length is read
+// Whole seals a request in one chunk, whose content of the head's length is read
 // from body. Without a method it is the empty one that closes a session.
-func (x *exchange) whole(h bhttp.Head, body io.Reader) ([]byte, error) {
+func (x *ClientRequest) Whole(h bhttp.Head, body io.Reader) ([]byte, error) {
 	s, err := x.sealer()
 	if err != nil {
 		return nil, err
@@ -114,23 +146,23 @@ func (x *exchange) whole(h bhttp.Head, body io.Reader) ([]byte, error) {
 		}
 		b = pad(b[:len(b)+int(h.Length)], start)
 	}
-	if len(b)-start > maxPlaintext {
-		return nil, wire.Refuse(wire.TooLarge, "request: head: size in bytes", len(b)-start, maxPlaintext)
+	if len(b)-start > MaxPlaintext {
+		return nil, wire.Refuse(wire.TooLarge, "request: head: size in bytes", len(b)-start, MaxPlaintext)
 	}
 	x.said(b[start:])
 	return append(b[:wire.HeaderSize], s.seal(b[wire.HeaderSize:], final)...), nil
 }
 
-// stream is a request of many chunks, sealed as it is read: first the head alone,
+// RequestStream is a request of many chunks, sealed as it is read: first the head alone,
 // so that the unit begins before there is content.
-type stream struct {
-	x       *exchange
+type RequestStream struct {
+	x       *ClientRequest
 	sealer  *sealer
 	head    bhttp.Head
 	body    io.ReadCloser
-	trailer http.Header // filled in by the time body has ended
-	left    int64       // of content of known length
-	read    atomic.Bool // something was, or was to be, read
+	trailer map[string][]string // filled in by the time body has ended
+	left    int64               // of content of known length
+	read    atomic.Bool         // something was, or was to be, read
 	begun   bool
 	outbox
 	buf *chunkBuffer // nil before the second chunk, and after the end
@@ -165,13 +197,15 @@ func (o *outbox) ready(fill func() error) error {
 	return nil
 }
 
-func (x *exchange) stream(h bhttp.Head, body io.ReadCloser, trailer http.Header) (*stream, error) {
+// Stream seals a request of many chunks as it is read. The trailer may be filled in
+// until body has ended.
+func (x *ClientRequest) Stream(h bhttp.Head, body io.ReadCloser, trailer map[string][]string) (*RequestStream, error) {
 	s, err := x.sealer()
-	return &stream{x: x, sealer: s, head: h, body: body, trailer: trailer, left: h.Length}, err
+	return &RequestStream{x: x, sealer: s, head: h, body: body, trailer: trailer, left: h.Length}, err
 }
 
 // Read gives the request's bytes.
-func (s *stream) Read(p []byte) (int, error) {
+func (s *RequestStream) Read(p []byte) (int, error) {
 	s.read.Store(true)
 	n, err := s.take(p, s.fill)
 	if err == io.EOF {
@@ -182,7 +216,7 @@ func (s *stream) Read(p []byte) (int, error) {
 
 // WriteTo writes the request's bytes, each chunk at once. net/http asks for it, and
 // copies through a smaller buffer of its own what has only Read.
-func (s *stream) WriteTo(w io.Writer) (written int64, err error) {
+func (s *RequestStream) WriteTo(w io.Writer) (written int64, err error) {
 	s.read.Store(true)
 	for {
 		if err := s.ready(s.fill); err == io.EOF {
@@ -201,16 +235,19 @@ func (s *stream) WriteTo(w io.Writer) (written int64, err error) {
 
 // release gives the buffer back, all of which was sent. Only who has read the last
 // of it may: a body is closed by others, and while it is read.
-func (s *stream) release() {
+func (s *RequestStream) release() {
 	s.x.pool.put(s.buf)
 	s.buf = nil
 }
 
+// Started reports whether a part of the request was read, or was to be.
+func (s *RequestStream) Started() bool { return s.read.Load() }
+
 // Close closes the request's body.
-func (s *stream) Close() error { return s.body.Close() }
+func (s *RequestStream) Close() error { return s.body.Close() }
 
 // fill seals the next chunk.
-func (s *stream) fill() error {
+func (s *RequestStream) fill() error {
 	if !s.begun {
 		s.begun = true
 		return s.first()
@@ -247,28 +284,28 @@ func (s *stream) fill() error {
 }
 
 // chunk seals a buffer that begins with room for the length.
-func (s *stream) chunk(b []byte, at place) []byte {
+func (s *RequestStream) chunk(b []byte, at place) []byte {
 	s.x.said(b[lengthSize:])
 	return s.sealer.seal(b, at)
 }
 
 // first is header and head.
-func (s *stream) first() error {
+func (s *RequestStream) first() error {
 	b := make([]byte, wire.HeaderSize+lengthSize, 1024)
 	copy(b, s.x.raw[:])
 	b, err := bhttp.AppendRequest(b, s.head)
 	if err != nil {
 		return err
 	}
-	if len(b) > wire.HeaderSize+lengthSize+maxPlaintext {
-		return wire.Refuse(wire.TooLarge, "request: head: size in bytes", len(b), maxPlaintext)
+	if len(b) > wire.HeaderSize+lengthSize+MaxPlaintext {
+		return wire.Refuse(wire.TooLarge, "request: head: size in bytes", len(b), MaxPlaintext)
 	}
 	s.out = append(b[:wire.HeaderSize], s.chunk(b[wire.HeaderSize:], inner)...)
 	return nil
 }
 
 // last is the chunk of the trailers.
-func (s *stream) last(terminator []byte) error {
+func (s *RequestStream) last(terminator []byte) error {
 	b, err := bhttp.AppendTrailers(append(make([]byte, lengthSize), terminator...), s.trailer, s.head.Length)
 	if err != nil {
 		return err
@@ -282,7 +319,7 @@ func (s *stream) last(terminator []byte) error {
 // content is of indeterminate length, the part's.
 const (
 	partRoom = lengthSize + 4
-	maxPart  = maxPlaintext - 4
+	maxPart  = MaxPlaintext - 4
 )
 
 // indeterminatePart puts the part's length before its n bytes at partRoom and
@@ -293,31 +330,35 @@ func indeterminatePart(buf []byte, n int) []byte {
 	return buf[start : partRoom+n]
 }
 
-// reply is what a unit answered, authenticated.
-type reply struct {
-	unit    wire.UnitID
-	time    time.Time // the unit's, when it began to answer
-	kind    byte
-	reason  wire.Reason // of what was not executed
-	head    bhttp.Head
-	content *bhttp.Content
-	source  *source // that content reads
+// Response is what a unit answered, authenticated.
+type Response struct {
+	Unit    wire.UnitID
+	Time    time.Time // the unit's, when it began to respond
+	Kind    ResponseKind
+	Reason  wire.Reason    // of what was not executed
+	Head    bhttp.Head     // of KindResponse alone, as the content is
+	Content *bhttp.Content // fails once Valid of the request refuses
+	source  *source        // that Content reads
 }
 
-// open reads an answer up to the end of its head. It refuses with "identity" an
+// Receipt is the unit's receipt, once the content was read to its end; nil: there is
+// none.
+func (a *Response) Receipt() []byte { return a.source.proof }
+
+// Open reads a response up to the end of its head. It refuses with "identity" an
 // answer of another unit than the bound one, and as [opener.next] does.
-func (x *exchange) open(r io.Reader) (reply, error) {
+func (x *ClientRequest) Open(r io.Reader) (Response, error) {
 	var prefix [answerPrefix]byte
 	if _, err := io.ReadFull(r, prefix[:]); err != nil {
-		return reply{}, cutOff(err)
+		return Response{}, cutOff(err)
 	}
-	a := reply{unit: wire.UnitID(prefix[:16])}
-	if x.header.Target != (wire.UnitID{}) && a.unit != x.header.Target {
-		return reply{}, wire.Refuse(wire.WrongIdentity, "answer: unit", a.unit, x.header.Target)
+	a := Response{Unit: wire.UnitID(prefix[:16])}
+	if x.header.Target != (wire.UnitID{}) && a.Unit != x.header.Target {
+		return Response{}, wire.Refuse(wire.WrongIdentity, "answer: unit", a.Unit, x.header.Target)
 	}
 	aead, err := x.session.answerKey(x.header, x.raw[:], prefix[:16], prefix[16:])
 	if err != nil {
-		return reply{}, err
+		return Response{}, err
 	}
 	s := newSource(r, aead, x.pool)
 	s.stands = x.stands
@@ -326,42 +367,33 @@ func (x *exchange) open(r io.Reader) (reply, error) {
 	}
 	first, err := s.Next()
 	if err != nil {
-		return reply{}, err
+		return Response{}, err
 	}
 	if len(first) < answerFirst {
-		return reply{}, wire.Refuse(wire.Malformed, "answer: size in bytes", len(first), "its kind and time")
+		return Response{}, wire.Refuse(wire.Malformed, "answer: size in bytes", len(first), "its kind and time")
 	}
-	a.kind = first[0]
-	if a.time, err = parseTime(first[1:answerFirst]); err != nil {
-		return reply{}, err
+	a.Kind = ResponseKind(first[0])
+	if a.Time, err = parseTime(first[1:answerFirst]); err != nil {
+		return Response{}, err
 	}
-	switch rest := first[answerFirst:]; a.kind {
-	case kindResponse:
-		if a.head, rest, err = bhttp.ParseResponse(rest, bhttp.Whole); err != nil {
-			return reply{}, err
+	switch rest := first[answerFirst:]; a.Kind {
+	case KindResponse:
+		if a.Head, rest, err = bhttp.ParseResponse(rest, bhttp.Whole); err != nil {
+			return Response{}, err
 		}
-		a.content, a.source = bhttp.NewContent(s, a.head, rest), s
-	case kindNotExecuted, kindClosed:
-		a.reason = wire.Reason(bytes.TrimRight(rest, "\x00"))
-		if a.kind == kindClosed && a.reason != "" {
-			return reply{}, wire.Refuse(wire.Malformed, "answer: content of closed", len(a.reason), 0)
+		a.Content, a.source = bhttp.NewContent(s, a.Head, rest), s
+	case KindNotExecuted, KindClosed:
+		a.Reason = wire.Reason(bytes.TrimRight(rest, "\x00"))
+		if a.Kind == KindClosed && a.Reason != "" {
+			return Response{}, wire.Refuse(wire.Malformed, "answer: content of closed", len(a.Reason), 0)
 		}
 		if _, err := s.Next(); err != io.EOF {
-			return reply{}, wire.Refuse(wire.Malformed, "answer: chunks", "more", "one")
+			return Response{}, wire.Refuse(wire.Malformed, "answer: chunks", "more", "one")
 		}
 	default:
-		return reply{}, wire.Refuse(wire.Malformed, "answer: kind", a.kind, "0 to 2")
+		return Response{}, wire.Refuse(wire.Malformed, "answer: kind", a.Kind, "0 to 2")
 	}
 	return a, nil
-}
-
-// parseTime reads the time of a unit, Unix milliseconds in 8 bytes.
-func parseTime(b []byte) (time.Time, error) {
-	ms := binary.BigEndian.Uint64(b)
-	if ms > math.MaxInt64 {
-		return time.Time{}, wire.Refuse(wire.Malformed, "unit: time in milliseconds", ms, "below 2^63")
-	}
-	return time.UnixMilli(int64(ms)), nil
 }
 
 // answerRecorder adds plaintext of the answer to a record.

@@ -1,0 +1,179 @@
+package channel
+
+import (
+	"crypto/hpke"
+	"crypto/rand"
+	"io"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/ohttp"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// OneOffRequest is a one-off request, as a unit serves it. It is used by one goroutine at
+// a time.
+type OneOffRequest struct {
+	host     *Host
+	standing *standing
+	header   ohttp.Header
+	enc      []byte
+	body     *ohttp.Reader
+	opened   *hpke.Recipient // once the first chunk was
+}
+
+// OpenOneOff reads what stands before the chunks and finds the keys that it may
+// mean. It refuses with "ohttp-key" when the unit holds none.
+func (h *Host) OpenOneOff(f ohttp.Form, body io.Reader, at time.Time) (*OneOffRequest, error) {
+	var raw [ohttp.HeaderSize]byte
+	if _, err := io.ReadFull(body, raw[:]); err != nil {
+		return nil, wire.Refuse(wire.Malformed, "one-off: header", "cut off", "7 bytes")
+	}
+	st, k, err := h.forOneOffs(at)
+	if err != nil {
+		return nil, err
+	}
+	x := &OneOffRequest{host: h, standing: st, header: ohttp.ParseHeader(raw)}
+	i, err := x.header.KEM()
+	if err != nil {
+		return nil, err
+	}
+	held, err := x.rings(i, k, at)
+	if err != nil {
+		return nil, err
+	}
+	x.enc = make([]byte, ohttp.KEMs[i].EncSize)
+	if _, err := io.ReadFull(body, x.enc); err != nil {
+		return nil, wire.Refuse(wire.Malformed, "one-off: encapsulated secret", "cut off", len(x.enc))
+	}
+	x.body = &ohttp.Reader{Form: f, From: body}
+	x.body.Open = func(ad, ciphertext []byte) ([]byte, error) { return x.first(f, held, ad, ciphertext) }
+	return x, nil
+}
+
+// ServesOneOffs refuses, as [Host.OpenOneOff] does, while the unit serves no one-off
+// requests.
+func (h *Host) ServesOneOffs(at time.Time) error {
+	_, _, err := h.forOneOffs(at)
+	return err
+}
+
+// forOneOffs is what the unit is and knows, if it serves one-off requests at all. It
+// refuses, with "not-found", a unit of a group.
+func (h *Host) forOneOffs(at time.Time) (*standing, known, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	st, err := h.serving(h.at(at))
+	if err != nil {
+		return nil, known{}, err
+	}
+	if st.Group != "" {
+		return nil, known{}, wire.Refuse(wire.NotFound, "one-off", "a unit of group "+st.Group, "one of a task")
+	}
+	return st, h.known, nil
+}
+
+// rings are the private keys that the key id may mean, but for those that a unit
+// which was cut off may hold.
+func (x *OneOffRequest) rings(i int, k known, at time.Time) (held []hpke.PrivateKey, err error) {
+	for id, r := range x.standing.rings {
+		if oneOffID(id, i) != x.header.Key || !at.Before(r.key.End()) || k.old[id] {
+			continue
+		}
+		if private, err := r.oneOffKey(i); err == nil { // else it was erased just now
+			held = append(held, private)
+		}
+	}
+	if len(held) == 0 {
+		return nil, wire.Refuse(wire.OneOffKey, "one-off: key id", x.header.Key, "that of a key that the unit holds")
+	}
+	return held, nil
+}
+
+// first opens the first chunk under the key that was meant; the next ones follow
+// in its context.
+func (x *OneOffRequest) first(f ohttp.Form, held []hpke.PrivateKey, ad, ciphertext []byte) (plaintext []byte, err error) {
+	for _, private := range held {
+		var recipient *hpke.Recipient
+		if recipient, err = f.NewRecipient(x.header, x.enc, private); err != nil {
+			continue
+		}
+		if plaintext, err = recipient.Open(ad, ciphertext); err == nil {
+			x.opened, x.body.Open = recipient, recipient.Open
+			return plaintext, nil
+		}
+	}
+	return nil, err
+}
+
+// Head reads and opens the first chunk, which takes a private key: admit refuses, just
+// before, a request that the unit has no room for. It returns what follows the head too.
+func (x *OneOffRequest) Head(admit func() error) (h bhttp.Head, rest []byte, err error) {
+	open := x.body.Open
+	x.body.Open = func(ad, ciphertext []byte) ([]byte, error) {
+		if err := admit(); err != nil {
+			return nil, err
+		}
+		return open(ad, ciphertext)
+	}
+	return x.body.Head(bhttp.ParseRequest)
+}
+
+// Opened reports whether the first chunk was opened: then there is a response.
+func (x *OneOffRequest) Opened() bool { return x.opened != nil }
+
+// Form is the form of the request and its response.
+func (x *OneOffRequest) Form() ohttp.Form { return x.body.Form }
+
+// Whole reports whether the final chunk of the request was read.
+func (x *OneOffRequest) Whole() bool { return x.body.Done() }
+
+// Plaintext is what follows the first chunk.
+func (x *OneOffRequest) Plaintext() bhttp.Chunks { return &source{opener: oneOffChunks{x.body}} }
+
+// Allowed refuses, with "not-allowed", a request that might be replayed to every unit
+// and is not safe to be: at most those that are marked may follow, where policy says so.
+func (x *OneOffRequest) Allowed(h bhttp.Head) error {
+	if !Safe(h.Method) && !(x.standing.OneOff && Marked(h.Fields)) {
+		return wire.Refuse(wire.NotAllowed, "one-off: method", h.Method, "a safe one")
+	}
+	if h.Fields.Get("Expect") != "" {
+		return wire.Refuse(wire.BadRequest, "one-off: expectation", h.Fields.Get("Expect"), "none")
+	}
+	return nil
+}
+
+// Responder makes a responder, which writes to w under a response nonce of its own.
+func (x *OneOffRequest) Responder(w io.Writer) (*Responder, error) {
+	nonce := make([]byte, x.header.NonceSize())
+	rand.Read(nonce) // never returns an error: it ends the program instead
+	answer, err := x.body.Form.ResponseCipher(x.opened.Export, x.header, x.enc, nonce)
+	if err != nil {
+		return nil, err
+	}
+	return newResponder(w, x.host, oneOffOutlet{&ohttp.Writer{Form: x.body.Form, Seal: answer.Seal}}, nonce), nil
+}
+
+// oneOffChunks are the chunks of a message as [source] reads them.
+type oneOffChunks struct{ *ohttp.Reader }
+
+func (c oneOffChunks) next() ([]byte, place, error) {
+	b, last, err := c.Next()
+	if last {
+		return b, final, err
+	}
+	return b, inner, err
+}
+
+func (c oneOffChunks) done() bool { return c.Done() }
+func (c oneOffChunks) release()   {}
+
+// oneOffOutlet encrypts a response as [Responder] sends it.
+type oneOffOutlet struct{ *ohttp.Writer }
+
+func (o oneOffOutlet) put(b []byte, at place) ([]byte, error) {
+	if at == final {
+		return o.End(b[lengthSize:])
+	}
+	return o.Add(b[lengthSize:])
+}

@@ -1,0 +1,234 @@
+package channel
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"io"
+
+	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// chunkSink encrypts the chunks of a response.
+type chunkSink interface {
+	// put encrypts b, whose first 4 bytes are room for a length, and returns what is to be
+	// sent of the message: nothing as long as it is kept back.
+	put(b []byte, at place) ([]byte, error)
+}
+
+// put is seal, as a [chunkSink].
+func (s *sealer) put(b []byte, at place) ([]byte, error) { return s.seal(b, at), nil }
+
+// Responder seals the response to one request, in a session or one-off. The content is
+// kept until the head is known: either [Responder.Whole] and [Responder.Finish] follow, or
+// [Responder.Begin], any number of [Responder.Write] and [Responder.Flush], and
+// [Responder.End]. At last comes [Responder.Release]. It is used by one goroutine at a time.
+type Responder struct {
+	w      io.Writer
+	host   *Host
+	x      *ServerRequest // in a session
+	prefix []byte         // before the chunks
+	sink   chunkSink
+	begun  bool      // something was sent
+	sum    hash.Hash // of the response's plaintext; nil when no receipt is wanted
+	length int64     // of the content, once the head is known
+	start  int       // where in buf the chunk's length goes
+	lent   *[]byte   // for buf, when it is given back
+	buf    []byte    // the chunk that is filled
+}
+
+// headRoom is kept free before the content, in bytes, until the head is known.
+const headRoom = 2 << 10
+
+// buffer takes a buffer for whole chunks.
+func (h *Host) buffer() *[]byte {
+	if b, ok := h.answers.Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, 0, lengthSize+MaxPlaintext+tagSize)
+	return &b
+}
+
+// Responder makes the responder of a request that was authenticated, which writes to w.
+func (x *ServerRequest) Responder(w io.Writer) (*Responder, error) {
+	prefix, s, err := x.answerSealer()
+	if err != nil {
+		return nil, err
+	}
+	r := newResponder(w, x.host, s, prefix[:])
+	r.x = x
+	if x.said != nil {
+		r.sum = sha256.New()
+	}
+	return r, nil
+}
+
+func newResponder(w io.Writer, h *Host, sink chunkSink, prefix []byte) *Responder {
+	b := h.buffer()
+	return &Responder{w: w, host: h, sink: sink, prefix: prefix, start: headRoom, lent: b, buf: (*b)[:headRoom]}
+}
+
+// Keep adds content while the head is not known, at most [MaxSmall] bytes in all.
+func (r *Responder) Keep(p []byte) { r.buf = append(r.buf, p...) }
+
+// Kept is the content that was kept.
+func (r *Responder) Kept() []byte { return r.buf[headRoom:] }
+
+// Begun reports whether a part of the response was sent.
+func (r *Responder) Begun() bool { return r.begun }
+
+// Begin puts kind, time and head before the content that was kept, and so begins the
+// first chunk. The response to a one-off request has neither kind nor time.
+func (r *Responder) Begin(h bhttp.Head) error {
+	r.length = h.Length
+	b := make([]byte, lengthSize, 256)
+	if r.x != nil {
+		b = append(b, r.x.begins(KindResponse)...)
+	}
+	b, err := bhttp.AppendResponse(b, h)
+	if err != nil {
+		return err
+	}
+	if len(b) > MaxPlaintext/2 {
+		return wire.Refuse(wire.TooLarge, "answer: head: size in bytes", len(b), MaxPlaintext/2)
+	}
+	content := r.Kept()
+	if h.Length == bhttp.Indeterminate && len(content) > 0 {
+		b = bhttp.AppendVarint(b, uint64(len(content)))
+	}
+	if r.start = headRoom - len(b); r.start < 0 { // a large head: the content moves
+		r.start, r.buf = 0, append(append(make([]byte, 0, cap(r.buf)), b...), content...)
+		return nil
+	}
+	copy(r.buf[r.start:], b)
+	return nil
+}
+
+// Write puts content into chunks and sends those that are full.
+func (r *Responder) Write(p []byte) (int, error) {
+	for left := p; len(left) > 0; {
+		room := r.start + lengthSize + MaxPlaintext - len(r.buf)
+		room = min(room, cap(r.buf)-tagSize-len(r.buf))
+		if r.length == bhttp.Indeterminate {
+			room -= 4 // of the part's length
+		}
+		if room <= 0 {
+			if err := r.send(inner); err != nil {
+				return len(p), err
+			}
+			continue
+		}
+		n := min(room, len(left))
+		if r.length == bhttp.Indeterminate {
+			r.buf = bhttp.AppendVarint(r.buf, uint64(n))
+		}
+		r.buf, left = append(r.buf, left[:n]...), left[n:]
+	}
+	return len(p), nil
+}
+
+// Flush sends the chunk that is filled, if there is anything in it.
+func (r *Responder) Flush() error { return r.send(inner) }
+
+// send seals the chunk that was filled and sends it. Only a final chunk may be
+// empty.
+func (r *Responder) send(at place) error {
+	plaintext := r.buf[r.start+lengthSize:]
+	if len(plaintext) == 0 && at == inner {
+		return nil
+	}
+	if r.sum != nil {
+		r.sum.Write(plaintext)
+	}
+	sealed, err := r.sink.put(r.buf[r.start:], at)
+	r.start, r.buf = 0, r.buf[:lengthSize]
+	if err != nil || len(sealed) == 0 {
+		return err
+	}
+	if !r.begun {
+		r.begun = true
+		_, _ = r.w.Write(r.prefix) // the next write fails too
+	}
+	_, err = r.w.Write(sealed)
+	return err
+}
+
+// End ends a response that was begun: with the trailers, and with a receipt where one is
+// wanted.
+func (r *Responder) End(trailer map[string][]string) error {
+	if r.length == bhttp.Indeterminate {
+		r.buf = append(r.buf, 0)
+	}
+	if len(r.buf)-r.start > lengthSize+MaxPlaintext-bhttp.MaxTrailers {
+		if err := r.send(inner); err != nil {
+			return err
+		}
+	}
+	var err error
+	if r.buf, err = bhttp.AppendTrailers(r.buf, trailer, r.length); err != nil {
+		return err
+	}
+	return r.Finish()
+}
+
+// Whole makes a small response of the content that was kept: one chunk, padded. It
+// returns the size of all that [Responder.Finish] sends; 0 where that is not known.
+func (r *Responder) Whole(h bhttp.Head, trailer map[string][]string) (size int, err error) {
+	h.Length = int64(len(r.Kept()))
+	if err := r.Begin(h); err != nil {
+		return 0, err
+	}
+	if r.buf, err = bhttp.AppendTrailers(r.buf, trailer, h.Length); err != nil {
+		return 0, err
+	}
+	r.buf = pad(r.buf, r.start+lengthSize)
+	if r.x != nil && r.sum == nil {
+		size = answerPrefix + len(r.buf) - r.start + tagSize
+	}
+	return size, nil
+}
+
+// Finish sends the final chunk: what is left, or after it the receipt. For that the
+// request is read to its end.
+func (r *Responder) Finish() error {
+	if r.sum == nil {
+		return r.send(final)
+	}
+	if err := r.send(inner); err != nil {
+		return err
+	}
+	for !r.x.Whole() { // an app need not read, and may close, the request
+		if _, err := r.x.source.Next(); err != nil {
+			return fmt.Errorf("reading the request for its receipt: %w", err)
+		}
+	}
+	said, answered := wire.Digest(r.x.said.Sum(nil)), wire.Digest(r.sum.Sum(nil))
+	at := r.x.time()
+	head, err := r.host.reached(r.x.standing, at)
+	if err != nil {
+		return err
+	}
+	receipt, err := makeReceipt(r.host.key, r.x.standing.chain, receiptFields(r.x.header, said, answered, r.host.id, at, head))
+	if err != nil {
+		return err
+	}
+	r.sum = nil
+	r.buf = append(r.buf, receipt...)
+	return r.send(final)
+}
+
+// SizeKept is how many bytes of a response in one piece wait for its end.
+func (r *Responder) SizeKept() int {
+	if c, ok := r.sink.(oneOffOutlet); ok {
+		return c.Kept()
+	}
+	return 0
+}
+
+// Release gives the buffer back. It holds ciphertext, and of plaintext no more
+// than the app's memory does.
+func (r *Responder) Release() {
+	*r.lent, r.buf = r.buf[:0], nil // not what buf was before a large head: that holds plaintext
+	r.host.answers.Put(r.lent)
+}
