@@ -142,7 +142,7 @@ var ofSessions = []behaviour{
 	{name: "keeps sessions beyond their end", opens: 2, after: func(m *hostile) {
 		m.clock.Pass(61 * time.Minute)
 		for _, u := range m.all() {
-			testworld.Must(0, u.Update(m.standing(u.key, "1")))
+			testworld.Must(0, u.Update(m.standing(m.keyOf(u.Host), "1")))
 		}
 		pushes, asked := m.history()
 		for _, u := range m.all() {
@@ -157,7 +157,7 @@ var ofSessions = []behaviour{
 	{name: "keeps sessions of an erased ring", opens: 2, after: func(m *hostile) {
 		m.ring = identity.Ring{Strict: identity.NewRingKeys(m.clock.Now(), time.Hour), Follow: identity.NewRingKeys(m.clock.Now(), time.Hour)}
 		for _, u := range m.all() {
-			testworld.Must(0, u.Update(m.standing(u.key, "1")))
+			testworld.Must(0, u.Update(m.standing(m.keyOf(u.Host), "1")))
 		}
 		pushes, asked := m.history()
 		for _, u := range m.all() {
@@ -255,7 +255,7 @@ var ofSessions = []behaviour{
 		m.refuse(m.all()[0], envelope.Tombstone, sealed, wire.Malformed)
 		u := testworld.Must(envelope.ParseSealed(envelope.Session, sealed))
 		m.refuse(m.all()[0], envelope.Tombstone, envelope.Sealed{AD: u.Header.Encode(envelope.Tombstone), Nonce: u.Nonce, Ciphertext: u.Ciphertext}.Encode(envelope.Tombstone), wire.BadSignature)
-		m.refuse(m.all()[0], envelope.Tombstone, envelope.Sealed{AD: u.Header.Encode(envelope.Tombstone), Nonce: u.Nonce, Ciphertext: u.Ciphertext[:tagSize]}.Encode(envelope.Tombstone), wire.BadSignature)
+		m.refuse(m.all()[0], envelope.Tombstone, envelope.Sealed{AD: u.Header.Encode(envelope.Tombstone), Nonce: u.Nonce, Ciphertext: u.Ciphertext[:16]}.Encode(envelope.Tombstone), wire.BadSignature)
 	}},
 	{name: "makes a session of a tombstone", after: func(m *hostile) {
 		m.carol()
@@ -355,7 +355,7 @@ var ofOpens = []behaviour{
 		}))
 	})},
 	{name: "puts its own KEM key into open requests", fails: all, open: openRequest(1, func([]byte) []byte {
-		return testworld.Must(NewOpening(Pin{Genesis: wire.Sum(nil), Task: "scoring"}, 0)).kemKey()
+		return testworld.Must(wire.Unframe(wire.LabelSessionOpen, testworld.Must(NewOpening(Pin{Genesis: wire.Sum(nil), Task: "scoring"}, 0)).Request(), 6))[1]
 	})},
 	{name: "puts its own nonce into open requests", fails: all, open: openRequest(2, flip)},
 	{name: "asks for a receipt in the user's name", fails: all, open: openRequest(4, func([]byte) []byte { return []byte{byte(WantReceipts)} })},
@@ -374,7 +374,7 @@ var ofOpens = []behaviour{
 	})},
 	{name: "answers with another unit's chain", fails: all, open: openAnswer(7, func(m *hostile, _ carried, f []byte) []byte {
 		for _, u := range m.all() {
-			if chain := u.standing.chain; !bytes.Equal(chain, f) {
+			if chain := m.chainOf(u.Host); !bytes.Equal(chain, f) {
 				return chain
 			}
 		}

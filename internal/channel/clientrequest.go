@@ -343,7 +343,12 @@ type Response struct {
 
 // Receipt is the unit's receipt, once the content was read to its end; nil: there is
 // none.
-func (a *Response) Receipt() []byte { return a.source.proof }
+func (a *Response) Receipt() []byte {
+	if a.source == nil {
+		return nil
+	}
+	return a.source.proof
+}
 
 // Open reads a response up to the end of its head. It refuses with "identity" an
 // answer of another unit than the bound one, and as [opener.next] does.

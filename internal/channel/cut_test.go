@@ -44,7 +44,7 @@ func (w *world) cutOff(id wire.UnitID) policy.Approved {
 func (w *world) renewed(h *Host, release string) {
 	w.T.Helper()
 	h.Follow(w.policy)
-	testworld.Must(0, h.Update(w.standing(h.key, release)))
+	testworld.Must(0, h.Update(w.standing(w.keyOf(h), release)))
 }
 
 // drawn are keys of an authority that started again: the current one of before opens

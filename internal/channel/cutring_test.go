@@ -12,6 +12,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -24,7 +25,7 @@ func (w *world) cutRings(h *Host) {
 	w.mu.Lock()
 	w.ring = identity.Ring{Strict: identity.NewRingKeys(noon, time.Hour), Follow: identity.NewRingKeys(noon, time.Hour)}
 	w.mu.Unlock()
-	if err := h.Update(w.standing(h.key, "1")); err != nil {
+	if err := h.Update(w.standing(w.keyOf(h), "1")); err != nil {
 		w.T.Fatal(err)
 	}
 }
@@ -196,7 +197,11 @@ func TestCutsBesideEverything(t *testing.T) {
 			}
 		})
 	}
-	copies := make(chan []byte, 64)
+	type opening struct {
+		session *Session
+		sealed  []byte
+	}
+	copies := make(chan opening, 64)
 	for range 2 {
 		again(func() {
 			o := testworld.Must(NewOpening(c.byTask(), 0))
@@ -218,27 +223,31 @@ func TestCutsBesideEverything(t *testing.T) {
 		if err != nil {
 			return
 		}
-		if _, sealed, err := a.Finish(attest.Evidence{}, c.clock.Now()); err == nil {
-			select {
-			case copies <- sealed:
-			default:
-			}
+		answer, sealed, err := a.Finish(attest.Evidence{}, c.clock.Now())
+		if err != nil {
+			return
+		}
+		select {
+		case copies <- opening{testworld.Must(o.Finish(answer, c.trust(), c.clock.Now())), sealed}:
+		default:
 		}
 	})
 	again(func() {
 		select {
-		case sealed := <-copies:
+		case o := <-copies:
 			for range 8 {
-				id, err := h.Join(sealed, c.clock.Now())
+				_, err := h.Join(o.sealed, c.clock.Now())
 				if err != nil {
 					continue
 				}
 				joined.Add(1)
-				h.mu.Lock()
-				s := h.table.byID[id]
-				h.mu.Unlock()
-				x := &ServerRequest{host: h, header: wire.Header{Session: s.id, Flags: wire.FlagClose}}
-				_, _ = x.Close() // what a unit does to close it; refused where the ring is gone
+				// What a unit does to close it; refused where the ring is gone.
+				x := testworld.Must(o.session.NewRequest(RequestConfig{Target: h.ID(), NotAfter: c.clock.Now().Add(time.Second), Flags: wire.FlagClose}))
+				raw := testworld.Must(x.Whole(bhttp.Head{}, nil))
+				in, err := h.Open([wire.HeaderSize]byte(raw), bytes.NewReader(raw[wire.HeaderSize:]), c.clock.Now())
+				if err == nil && in.Authenticate(nil, c.unitClock) == nil {
+					_, _ = in.Close()
+				}
 			}
 		default:
 		}
@@ -247,7 +256,7 @@ func TestCutsBesideEverything(t *testing.T) {
 	for range 60 {
 		time.Sleep(5 * time.Millisecond)
 		c.cutRings(h)
-		if err := other.Update(c.standing(other.key, "1")); err != nil {
+		if err := other.Update(c.standing(c.keyOf(other), "1")); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -340,6 +340,12 @@ func other(user string) string {
 	return "alice"
 }
 
+// chainOf is the certificate chain of a host, as it signs with it.
+func (m *hostile) chainOf(h *Host) []byte {
+	signed, _, err := h.OneOffKeys(Pin{Task: "scoring"}, m.clock.Now())
+	return testworld.Must(wire.Unframe(wire.LabelOneOffKeys, testworld.Must(signed, err), 8))[6]
+}
+
 // another is a unit of the cluster that a request is not bound to.
 func (m *hostile) another(q carried) *unit {
 	for _, u := range m.all() {

@@ -328,7 +328,7 @@ func TestRefresh(t *testing.T) {
 	if got := rt.Opens(); got != 2 {
 		t.Errorf("ahead of the expiry: got %d sessions, want 2", got)
 	}
-	if _, err := first.take(wire.UnitID{}, noon, 0); !errors.Is(err, ErrClosed) {
+	if _, err := first.NewRequest(RequestConfig{NotAfter: noon}); !errors.Is(err, ErrClosed) {
 		t.Errorf("the session before: got %v, want %v", err, ErrClosed)
 	}
 }
@@ -340,10 +340,7 @@ func TestNothingIsKept(t *testing.T) {
 	testworld.Must(say(t, rt, "GET", "/", ""))
 	s := testworld.Must(rt.Session(t.Context()))
 	rt.Close(t.Context())
-	if s.secret != [32]byte{} {
-		t.Error("the secret is still there")
-	}
-	if _, err := s.key(wire.LabelRequestKey); !errors.Is(err, ErrClosed) {
+	if _, err := s.NewRequest(RequestConfig{NotAfter: noon}); !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v, want %v", err, ErrClosed)
 	}
 }
@@ -420,7 +417,7 @@ func TestContentLeftUnread(t *testing.T) {
 	for _, row := range []struct {
 		path string
 		size int
-	}{{"/", 1}, {"/", MaxSmall + 1}, {"/", 3 * maxPart}, {"/", 8 * maxPart}, {"/pieces", 1}, {"/pieces", 3 * maxPart}} {
+	}{{"/", 1}, {"/", MaxSmall + 1}, {"/", 3 * MaxPlaintext}, {"/", 8 * MaxPlaintext}, {"/pieces", 1}, {"/pieces", 3 * MaxPlaintext}} {
 		for range 10 {
 			body := io.MultiReader(strings.NewReader(strings.Repeat("x", row.size)))
 			answer, err := rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodPost, "https://scoring.example"+row.path, body)))
@@ -442,13 +439,13 @@ func TestContentLeftUnread(t *testing.T) {
 // TestStreamWritten: a request of many chunks that is written is what is read, and
 // its buffer is given back when all of it was.
 func TestStreamWritten(t *testing.T) {
-	c := newCluster(t, 1, echo)
-	s := testworld.Must(c.client(c.byTask(), 0).Session(t.Context()))
+	w := newWorld(t)
+	h := w.host(Limits{})
+	s, _ := w.opened(h, w.byTask())
 	trailer := http.Header{"Late": {"3"}}
 	for _, size := range []int{1, maxPart - 1, maxPart, maxPart + 1, 3*maxPart + 1} {
 		for _, length := range []int64{int64(size), bhttp.Indeterminate} {
-			x := testworld.Must(s.begin(c.units[0].ID(), noon.Add(time.Minute), 0))
-			x.pool = &ChunkPool{}
+			x := testworld.Must(s.NewRequest(RequestConfig{Target: h.ID(), NotAfter: noon.Add(time.Minute), Pool: &ChunkPool{}}))
 			again := func() *RequestStream {
 				h := bhttp.Head{Method: "POST", Scheme: "https", Authority: "a", Path: "/", Length: length}
 				return testworld.Must(x.Stream(h, io.NopCloser(strings.NewReader(strings.Repeat("x", size))), trailer))

@@ -2,7 +2,7 @@ package channel
 
 import (
 	"bytes"
-	"io"
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -151,35 +151,52 @@ func TestClocksThatGoBack(t *testing.T) {
 	testworld.Refused(t, err, wire.SessionOver)
 }
 
-// TestTombstoneWhileClosing: a unit that reads a request to close while another
-// unit's tombstone arrives confirms all the same.
+// TestTombstoneWhileClosing lets another unit's tombstone come while a request that closes
+// the session is read: the close is confirmed, and there is one tombstone.
 func TestTombstoneWhileClosing(t *testing.T) {
-	c := newCluster(t, 2, echo)
-	rt := c.client(c.byTask(), 0)
-	testworld.Must(say(t, rt, "GET", "/", ""))
-	s := testworld.Must(rt.Session(t.Context()))
-	arrives := func(u *Host) (*ServerRequest, io.Reader) {
-		x := testworld.Must(s.begin(u.ID(), noon.Add(time.Minute), wire.FlagClose))
+	w := newWorld(t)
+	a, b := w.host(Limits{}), w.host(Limits{})
+	s, sealed := w.opened(a, w.byTask())
+	testworld.Must(b.Join(sealed, noon))
+	arrives := func(h *Host) *ServerRequest {
+		x := testworld.Must(s.NewRequest(RequestConfig{Target: h.ID(), NotAfter: noon.Add(time.Minute), Flags: wire.FlagClose}))
 		raw := testworld.Must(x.Whole(bhttp.Head{}, nil))
-		return testworld.Must(u.begin([wire.HeaderSize]byte(raw), noon)), bytes.NewReader(raw[wire.HeaderSize:])
+		return testworld.Must(h.Open([wire.HeaderSize]byte(raw), bytes.NewReader(raw[wire.HeaderSize:]), noon))
 	}
-	one, rest := arrives(c.units[0].Host)
-	late, lateRest := arrives(c.units[0].Host)
-	if err := late.open(lateRest, atNoon); err != nil {
+	one, late, two := arrives(a), arrives(a), arrives(b)
+	testworld.Must(0, late.Authenticate(nil, atNoon))
+	testworld.Must(0, two.Authenticate(nil, atNoon))
+	if _, err := a.Bury(testworld.Must(two.Close()), noon); err != nil {
 		t.Fatal(err)
 	}
-	two, other := arrives(c.units[1].Host)
-	if err := two.open(other, atNoon); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.units[0].Bury(testworld.Must(two.Close()), noon); err != nil {
-		t.Fatal(err)
-	}
-	if err := one.open(rest, atNoon); err != nil || !one.closed {
-		t.Errorf("before it was read: got %v, closed %v, want it to be confirmed", err, one.closed)
+	if err := one.Authenticate(nil, atNoon); err != nil || !one.Closed() {
+		t.Errorf("before it was read: got %v, closed %v, want it to be confirmed", err, one.Closed())
 	}
 	if tombstone, err := late.Close(); err != nil || tombstone != nil {
 		t.Errorf("before it was closed: got %d bytes, %v, want no second tombstone", len(tombstone), err)
+	}
+}
+
+// TestClosedKeepsNoSecret: of a closed session the unit keeps a record without its
+// secret, and the client nothing.
+func TestClosedKeepsNoSecret(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	s, _ := w.opened(h, w.byTask())
+	secret := s.secret
+	raw := testworld.Must(testworld.Must(s.NewRequest(RequestConfig{Target: h.ID(), NotAfter: noon.Add(time.Minute), Flags: wire.FlagClose})).Whole(bhttp.Head{}, nil))
+	x := testworld.Must(h.Open([wire.HeaderSize]byte(raw), bytes.NewReader(raw[wire.HeaderSize:]), noon))
+	testworld.Must(0, x.Authenticate(nil, atNoon))
+	testworld.Must(x.Close())
+	if r := h.table.records[s.ID()]; h.table.byID[s.ID()] != nil || r == nil || r.key == secret {
+		t.Error("a closed session has its entry or its secret still")
+	}
+	s.Close()
+	if s.secret != [32]byte{} {
+		t.Error("the client has the secret still")
+	}
+	if _, err := s.key(wire.LabelRequestKey); !errors.Is(err, ErrClosed) {
+		t.Errorf("got %v, want %v", err, ErrClosed)
 	}
 }
 
@@ -190,7 +207,7 @@ func TestTombstones(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := testworld.Must(rt.Session(t.Context()))
-	ticket, secret := s.Ticket(), s.secret
+	ticket := s.Ticket()
 	closed := rt.Close(t.Context())
 	if len(closed.Confirmed) != len(c.units) || !closed.Others.Equal(s.Expires()) {
 		t.Errorf("got %+v", closed)
@@ -201,8 +218,8 @@ func TestTombstones(t *testing.T) {
 	for _, u := range c.units {
 		_, err := u.Join(ticket, noon)
 		testworld.Refused(t, err, wire.SessionOver)
-		if r := u.table.records[s.ID()]; u.table.byID[s.ID()] != nil || r == nil || r.key == secret {
-			t.Error("a closed session has its entry or its secret still")
+		if got := u.Stats(noon); got.Sessions != 0 || got.Closed != 1 {
+			t.Errorf("got %+v, want a record in place of the session", got)
 		}
 	}
 	late := c.start()

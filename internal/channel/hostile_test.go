@@ -166,7 +166,7 @@ func TestLateCopy(t *testing.T) {
 	for range 3 { // until the key that the ticket is under is gone
 		c.ring.Strict, c.ring.Follow = c.ring.Strict.Roll(noon, time.Hour), c.ring.Follow.Roll(noon, time.Hour)
 		for _, u := range c.units {
-			testworld.Must(0, u.Update(c.standing(u.key, "1")))
+			testworld.Must(0, u.Update(c.standing(c.keyOf(u.Host), "1")))
 			sealed, _, err := u.Reseal(1, noon)
 			testworld.Must(sealed, err)
 			for _, s := range sealed {
@@ -397,26 +397,43 @@ func TestNotAfter(t *testing.T) {
 	}
 }
 
-// TestNotExecutedByAnother is an answer of a unit that a request is not bound to,
-// under its own key: the client does not take it for the bound one's.
+// TestNotExecutedByAnother: a unit says of a request that is bound to another one that it
+// is not executed: the client does not take it.
 func TestNotExecutedByAnother(t *testing.T) {
+	w := newWorld(t)
+	bound, other := w.host(Limits{}), w.host(Limits{})
+	s, _ := w.opened(bound, w.byTask())
+	x := testworld.Must(s.NewRequest(RequestConfig{Target: bound.ID(), NotAfter: noon.Add(time.Minute)}))
+	for _, h := range []*Host{bound, other} {
+		in := &ServerRequest{host: h, at: noon, raw: x.raw, keys: newKeys(&s.secret)}
+		_, err := x.Open(bytes.NewReader(testworld.Must(in.NotExecuted(wire.Expired))))
+		if h == bound {
+			testworld.Must(0, err)
+			continue
+		}
+		testworld.Refused(t, err, wire.WrongIdentity)
+	}
+}
+
+// TestAnsweredByAnother: an answer in another unit's name leaves the outcome unknown.
+func TestAnsweredByAnother(t *testing.T) {
 	c := newCluster(t, 2, echo)
 	rt := c.client(c.byTask(), 0)
 	testworld.Must(say(t, rt, "GET", "/", ""))
 	c.tampers = func(r *http.Request) (*http.Response, error) {
-		raw := testworld.Must(io.ReadAll(r.Body))
-		h := testworld.Must(wire.ParseHeader(raw))
-		for _, u := range c.units {
-			if u.ID() == h.Target {
-				continue
-			}
-			x := &ServerRequest{host: u.Host, at: noon, raw: [wire.HeaderSize]byte(raw), keys: newKeys(&u.table.byID[h.Session].secret)}
-			answer := status(http.StatusOK)
-			answer.Header.Set("Content-Type", wire.TypeAnswer)
-			answer.Body = io.NopCloser(bytes.NewReader(testworld.Must(x.plain(KindNotExecuted, wire.Expired))))
-			return answer, nil
+		answer, err := c.route(r)
+		if err != nil {
+			return nil, err
 		}
-		return nil, nil
+		b := testworld.Must(io.ReadAll(answer.Body))
+		for _, u := range c.units {
+			if id := u.ID(); !bytes.HasPrefix(b, id[:]) {
+				copy(b, id[:])
+				break
+			}
+		}
+		answer.Body = io.NopCloser(bytes.NewReader(b))
+		return answer, nil
 	}
 	if got, err := say(t, rt, "POST", "/", "x"); !errors.Is(err, ErrOutcomeUnknown) {
 		t.Errorf("got %q, %v, want %v", got, err, ErrOutcomeUnknown)

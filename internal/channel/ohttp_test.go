@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -111,12 +110,11 @@ func TestExamplesOfOHTTP(t *testing.T) {
 // key configuration.
 func theirs(t *testing.T, f ohttp.Form, keys OneOffKeys, private hpke.PrivateKey) {
 	t.Helper()
-	o := testworld.Must(NewOHTTPTransport(OHTTPConfig{URL: noGateway, Inner: http.DefaultTransport, Keys: keys, Whole: !f.Chunked}))
-	sent := testworld.Must(io.ReadAll(testworld.Must(o.seal(testworld.Must(http.NewRequest(http.MethodGet, "https://example.com/", nil))))))
+	sent := sealedOneOff(keys, f, "/")
 	header := ohttp.ParseHeader([7]byte(sent))
 	recipient := testworld.Must(f.NewRecipient(header, sent[7:39], private))
 	h, _, err := (&ohttp.Reader{Form: f, From: bytes.NewReader(sent[39:]), Open: recipient.Open}).Head(bhttp.ParseRequest)
-	if err != nil || h.Method != "GET" || h.Authority != "example.com" || h.Path != "/" {
+	if err != nil || h.Method != "GET" || h.Authority != "scoring.clinic.example" || h.Path != "/" {
 		t.Errorf("our request: got %v, %v", h, err)
 	}
 }

@@ -84,7 +84,7 @@ func TestOneOffs(t *testing.T) {
 					r.Header.Set("Told", "so")
 					answer, err := rt.RoundTrip(r)
 					if err != nil {
-						t.Fatalf("%v, %x, whole %v, %d bytes: %v", pin, keys.key.Header, whole, size, err)
+						t.Fatalf("%v, %x, whole %v, %d bytes: %v", pin, keys.Plain, whole, size, err)
 					}
 					got, err := io.ReadAll(answer.Body)
 					if want := "GET scoring.clinic.example /p " + string(body); err != nil || string(got) != want || answer.StatusCode != http.StatusOK {
@@ -233,7 +233,7 @@ func TestOneOffsReplayedToAllUnits(t *testing.T) {
 		t.Errorf("executed %v, want %v", got, safe)
 	}
 	for _, u := range c.units { // a policy that lets them be marked
-		st := c.standing(u.key, "1")
+		st := c.standing(c.keyOf(u.Host), "1")
 		st.OneOff = true
 		if err := u.Update(st); err != nil {
 			t.Fatal(err)
@@ -262,7 +262,7 @@ func (w *world) drawApart(avoid ...byte) {
 		w.ring = identity.Ring{Strict: identity.NewRingKeys(noon, time.Hour), Follow: identity.NewRingKeys(noon, time.Hour)}
 		seen := slices.Clone(avoid)
 		for _, k := range append(w.ring.Strict.Keys(), w.ring.Follow.Keys()...) {
-			seen = append(seen, oneOffID(k.ID(), 0))
+			seen = append(seen, k.ID()[0]&^1)
 		}
 		slices.Sort(seen)
 		if len(slices.Compact(slices.Clone(seen))) == len(seen) {
@@ -277,7 +277,7 @@ func TestOneOffRefusals(t *testing.T) {
 	asked := new(atomic.Int64)
 	c := newCluster(t, 0, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
 	for known := true; known; known = slices.ContainsFunc(append(c.ring.Strict.Keys(), c.ring.Follow.Keys()...), func(k *identity.RingKey) bool {
-		return oneOffID(k.ID(), 0) == oneOffID(c.ring.Follow.Current.ID(), 0)^0x80
+		return k.ID()[0]&^1 == c.ring.Follow.Current.ID()[0]&^1^0x80
 	}) {
 		c.drawApart()
 	}
@@ -311,7 +311,7 @@ func TestOneOffRefusals(t *testing.T) {
 		{"a cut ciphertext", "POST", wire.TypeOneOff, whole[:len(whole)-1], 400, wire.BadSignature},
 		{"more behind it", "POST", wire.TypeOneOff, append(bytes.Clone(whole), 0), 400, wire.BadSignature},
 		{"chunks that are cut", "POST", wire.TypeChunkedOneOff, chunked[:39], 400, wire.Truncated},
-		{"more than one piece holds", "POST", wire.TypeOneOff, append(bytes.Clone(whole[:39]), make([]byte, ohttp.MaxWhole+tagSize+1)...), 413, wire.TooLarge},
+		{"more than one piece holds", "POST", wire.TypeOneOff, append(bytes.Clone(whole[:39]), make([]byte, ohttp.MaxWhole+16+1)...), 413, wire.TooLarge},
 		{"an unknown key id", "POST", wire.TypeOneOff, change(0), 400, wire.OneOffKey},
 		{"an unknown KEM", "POST", wire.TypeOneOff, change(1), 400, wire.OneOffKey},
 		{"an unknown KDF", "POST", wire.TypeOneOff, change(3), 400, wire.OneOffKey},
@@ -328,11 +328,11 @@ func TestOneOffRefusals(t *testing.T) {
 			t.Errorf("%s: got problem %v", row.name, p)
 		}
 	}
-	u.server.intake.oneOffs.Take(netip.Addr{}, u.limits.OneOffs)
+	u.server.intake.oneOffs.Take(netip.Addr{}, u.Limits().OneOffs)
 	if status, p := post("POST", wire.TypeOneOff, whole); status != 503 || p.Reason != wire.Overload {
 		t.Errorf("too many: got %d %q", status, p.Reason)
 	}
-	u.server.intake.oneOffs.Give(netip.Addr{}, u.limits.OneOffs)
+	u.server.intake.oneOffs.Give(netip.Addr{}, u.Limits().OneOffs)
 	if n := asked.Load(); n != 0 {
 		t.Errorf("the app was asked %d times", n)
 	}
@@ -394,7 +394,7 @@ func TestOneOffKeysEnd(t *testing.T) {
 		}
 		return x25519(testworld.Must(VerifyOneOffKeys(signed, w.byTask(), w.trust(), w.clock.Now())))
 	}
-	first := oneOffBody(keys(), true, testworld.Must(http.NewRequest(http.MethodGet, base, nil)))
+	first := sealedOneOff(keys(), ohttp.Whole, "/")
 	opens := func() error {
 		x, err := h.OpenOneOff(ohttp.Whole, bytes.NewReader(first), w.clock.Now())
 		if err == nil { // perhaps by chance: another ring key of the same key id
@@ -424,7 +424,7 @@ func TestOneOffKeysEnd(t *testing.T) {
 	gone()
 	roll()
 	gone()
-	first = oneOffBody(keys(), true, testworld.Must(http.NewRequest(http.MethodGet, base, nil)))
+	first = sealedOneOff(keys(), ohttp.Whole, "/")
 	if err := opens(); err != nil {
 		t.Errorf("under the current key: %v", err)
 	}
@@ -450,7 +450,7 @@ func TestOneOffKeysOfOneID(t *testing.T) {
 			break
 		}
 	}
-	if err := c.units[0].Update(c.standing(c.units[0].key, "1")); err != nil {
+	if err := c.units[0].Update(c.standing(c.keyOf(c.units[0].Host), "1")); err != nil {
 		t.Fatal(err)
 	}
 	for range 20 { // the order of a map differs
@@ -688,7 +688,7 @@ func TestGatewaysWord(t *testing.T) {
 	if err != nil {
 		t.Errorf("another unit of the ring: %v", err)
 	}
-	c.drawApart(oneOffID(c.ring.Follow.Current.ID(), 0))
+	c.drawApart(c.ring.Follow.Current.ID()[0] &^ 1)
 	c.units[1].dead = true
 	c.start()
 	_, err = say(t, rt, "GET", "/", "")
@@ -708,7 +708,7 @@ func FuzzOneOff(f *testing.F) {
 	for _, whole := range []bool{true, false} {
 		f.Add(whole, oneOffBody(keys, whole, testworld.Must(http.NewRequest(http.MethodGet, base, strings.NewReader("x"))))[7:])
 	}
-	header := keys.key.Header.Encode()
+	header := oneOffBody(keys, true, testworld.Must(http.NewRequest(http.MethodGet, base, nil)))[:ohttp.HeaderSize]
 	f.Fuzz(func(t *testing.T, whole bool, b []byte) {
 		kind, want := wire.TypeChunkedOneOff, wire.TypeChunkedOneOffAnswer
 		if whole {

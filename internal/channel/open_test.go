@@ -101,9 +101,9 @@ func TestOpenedByAnother(t *testing.T) {
 			}
 			left--
 			answer := testworld.Must(c.route(r))
-			x := exchanged{answer: testworld.Must(io.ReadAll(answer.Body))}
-			x.edit(2, flip)
-			answer.Body = io.NopCloser(bytes.NewReader(x.answer))
+			f := testworld.Must(wire.Unframe(wire.LabelSessionAnswer, testworld.Must(io.ReadAll(answer.Body)), 12))
+			f[2] = flip(bytes.Clone(f[2]))
+			answer.Body = io.NopCloser(bytes.NewReader(wire.Frame(wire.LabelSessionAnswer, f...)))
 			return answer, nil
 		}
 		begin := time.Now()

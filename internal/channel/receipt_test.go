@@ -16,26 +16,32 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// recorded is a request with a receipt, and the trust to judge it by.
-func recorded(t testing.TB, c *cluster) Record {
-	t.Helper()
-	rt := c.client(c.byTask(), WantReceipts)
-	var record Record
-	r := testworld.Must(http.NewRequest("POST", base+"/", bytes.NewReader([]byte("how much?"))))
-	answer, err := rt.RoundTrip(r.WithContext(WithRecord(t.Context(), &record)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer answer.Body.Close()
-	if _, err := new(bytes.Buffer).ReadFrom(answer.Body); err != nil {
-		t.Fatal(err)
-	}
+// recorded is the record of a request with a receipt, in a session of its own.
+func (w *world) recorded(h *Host) Record {
+	w.T.Helper()
+	s, _ := w.opened(h, w.byTask())
+	const body = "how much?"
+	x := testworld.Must(s.NewRequest(RequestConfig{Target: h.ID(), NotAfter: w.clock.Now().Add(time.Minute), Flags: wire.FlagReceipt}))
+	raw := testworld.Must(x.Whole(bhttp.Head{Method: "POST", Scheme: "https", Authority: "scoring.clinic.example", Path: "/", Length: int64(len(body))}, strings.NewReader(body)))
+	in := testworld.Must(h.Open([wire.HeaderSize]byte(raw), bytes.NewReader(raw[wire.HeaderSize:]), w.clock.Now()))
+	testworld.Must(0, in.Authenticate(nil, w.unitClock))
+	var answer bytes.Buffer
+	r := testworld.Must(in.Responder(&answer))
+	defer r.Release()
+	r.Keep([]byte("7 pounds"))
+	testworld.Must(r.Whole(bhttp.Head{Status: 200}, nil))
+	testworld.Must(0, r.Finish())
+	a := testworld.Must(x.Open(&answer))
+	testworld.Must(io.Copy(io.Discard, a.Content))
+	record := *x.Record()
+	record.Receipt = a.Receipt()
 	return record
 }
 
 func TestReceiptRefusals(t *testing.T) {
-	c := newCluster(t, 2, echo)
-	good := recorded(t, c)
+	w := newWorld(t)
+	h := w.host(Limits{})
+	good := w.recorded(h)
 	edit := func(field int, change func([]byte) []byte) func(*Record, *ReceiptExpect) {
 		return func(r *Record, _ *ReceiptExpect) {
 			f := testworld.Must(wire.Unframe(wire.LabelReceipt, r.Receipt, 9))
@@ -43,7 +49,7 @@ func TestReceiptRefusals(t *testing.T) {
 			r.Receipt = wire.Frame(wire.LabelReceipt, f...)
 		}
 	}
-	other := recorded(t, c)
+	other := w.recorded(h)
 	for _, tt := range []struct {
 		name string
 		edit func(*Record, *ReceiptExpect)
@@ -65,24 +71,24 @@ func TestReceiptRefusals(t *testing.T) {
 		{"an unknown policy head", edit(6, flip), wire.Behind},
 		{"no policy head", edit(6, func([]byte) []byte { return make([]byte, 32) }), wire.Behind},
 		{"a short policy head", edit(6, func(b []byte) []byte { return b[1:] }), wire.Malformed},
-		{"another unit's chain", edit(7, func([]byte) []byte { return c.host(Limits{}).standing.chain }), wire.BadSignature},
+		{"another unit's chain", edit(7, func([]byte) []byte { return w.host(Limits{}).standing.chain }), wire.BadSignature},
 		{"another signature", edit(8, flip), wire.BadSignature},
 		{"another's receipt", func(r *Record, _ *ReceiptExpect) { r.Receipt = other.Receipt; r.Request = []byte("x") }, wire.BadDigest},
 		{"another pin", func(_ *Record, e *ReceiptExpect) { e.Pin.Task = "other" }, wire.WrongIdentity},
 		{"an answer of another time", func(_ *Record, e *ReceiptExpect) { e.At = noon.Add(6 * time.Minute) }, wire.ClockSkew},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r, e := good, ReceiptExpect{Pin: c.byTask(), At: noon}
+			r, e := good, ReceiptExpect{Pin: w.byTask(), At: noon}
 			tt.edit(&r, &e)
-			_, err := VerifyReceipt(r, c.trust(), e)
+			_, err := VerifyReceipt(r, w.trust(), e)
 			testworld.Refused(t, err, tt.want)
 		})
 	}
-	got, err := VerifyReceipt(good, c.trust(), ReceiptExpect{Pin: c.byTask(), At: noon})
+	got, err := VerifyReceipt(good, w.trust(), ReceiptExpect{Pin: w.byTask(), At: noon})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if id := got.Unit.UnitID(); id != c.units[0].ID() && id != c.units[1].ID() || got.Number != 1 {
+	if id := got.Unit.UnitID(); id != h.ID() || got.Number != 1 {
 		t.Errorf("got unit %v, number %d", id, got.Number)
 	}
 }
@@ -99,24 +105,25 @@ func TestReceiptAfterACut(t *testing.T) {
 		"at the same time": {0, wire.CutOff},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := newCluster(t, 1, echo)
-			good, expect := recorded(t, c), ReceiptExpect{Pin: c.byTask(), At: noon}
-			c.clock.Pass(row.later)
-			cut := c.cutOff(c.units[0].ID())
+			w := newWorld(t)
+			h := w.host(Limits{})
+			good, expect := w.recorded(h), ReceiptExpect{Pin: w.byTask(), At: noon}
+			w.clock.Pass(row.later)
+			cut := w.cutOff(h.ID())
 			check := func(what string) {
 				t.Helper()
-				got, err := VerifyReceipt(good, c.trust(), expect)
+				got, err := VerifyReceipt(good, w.trust(), expect)
 				switch {
 				case row.want != "":
 					testworld.Refused(t, err, row.want)
 				case err != nil:
 					t.Errorf("%s: %v", what, err)
-				case got.Later == nil || got.Later.Head != cut.Head() || got.Later.Sequence != 2 || !errors.Is(got.Later.Cause, wire.CutOff) || got.Later.Statement || !got.Later.Created.Equal(c.policy.Document().Created):
+				case got.Later == nil || got.Later.Head != cut.Head() || got.Later.Sequence != 2 || !errors.Is(got.Later.Cause, wire.CutOff) || got.Later.Statement || !got.Later.Created.Equal(w.policy.Document().Created):
 					t.Errorf("%s: got the later step %+v, want that of policy 2", what, got.Later)
 				}
 			}
 			check("after the cut")
-			c.adopt(fmt.Sprintf("cut_units = [%q]\n", c.units[0].ID()), "")
+			w.adopt(fmt.Sprintf("cut_units = [%q]\n", h.ID()), "")
 			check("taken back")
 		})
 	}
@@ -125,13 +132,14 @@ func TestReceiptAfterACut(t *testing.T) {
 // TestReceiptOfTheTwin is a unit that was cut off, has not heard, and signs on: its
 // receipt names a time after the cut, and a policy before it.
 func TestReceiptOfTheTwin(t *testing.T) {
-	c := newCluster(t, 1, echo)
-	before := c.trust()
-	c.clock.Pass(time.Minute)
-	c.cutOff(c.units[0].ID())
-	after := c.trust()
-	c.policy = before.Policy // the client has not heard either
-	record, expect := recorded(t, c), ReceiptExpect{Pin: c.byTask(), At: noon.Add(time.Minute)}
+	w := newWorld(t)
+	h := w.host(Limits{})
+	before := w.trust()
+	w.clock.Pass(time.Minute)
+	w.cutOff(h.ID())
+	after := w.trust()
+	w.policy = before.Policy // the client has not heard either
+	record, expect := w.recorded(h), ReceiptExpect{Pin: w.byTask(), At: noon.Add(time.Minute)}
 	if _, err := VerifyReceipt(record, before, expect); err != nil {
 		t.Errorf("by policy before the cut: %v", err)
 	}
@@ -142,17 +150,18 @@ func TestReceiptOfTheTwin(t *testing.T) {
 // TestReceiptOfARelease judges a receipt by the policy that it names: of a release that
 // is retired or gone since, and not by one that the unit stood under before.
 func TestReceiptOfARelease(t *testing.T) {
-	c := newCluster(t, 1, echo)
-	record, expect := recorded(t, c), ReceiptExpect{Pin: c.byTask(), At: noon}
-	from := c.policy.Head()
-	c.clock.Pass(time.Minute)
-	c.adopt("[task.scoring.release.\"1\"]\n", "[task.scoring.release.\"1\"]\nretired = true\n")
-	got, err := VerifyReceipt(record, c.trust(), expect)
+	w := newWorld(t)
+	h := w.host(Limits{})
+	record, expect := w.recorded(h), ReceiptExpect{Pin: w.byTask(), At: noon}
+	from := w.policy.Head()
+	w.clock.Pass(time.Minute)
+	w.adopt("[task.scoring.release.\"1\"]\n", "[task.scoring.release.\"1\"]\nretired = true\n")
+	got, err := VerifyReceipt(record, w.trust(), expect)
 	if err != nil || got.Later != nil || got.Head != from || !got.At.Equal(noon) {
 		t.Errorf("retired: got %+v, %v, want no later step", got, err)
 	}
-	c.adopt("[task.scoring.release.\"1\"]\nretired = true\nreference = [ { platform = \"soft\", program = \""+wire.Sum([]byte("scoring 1")).String()+"\" } ]\n", "", "continues = \"1\"\n", "")
-	if got, err = VerifyReceipt(record, c.trust(), expect); err != nil || got.Later == nil || got.Later.Sequence != 3 {
+	w.adopt("[task.scoring.release.\"1\"]\nretired = true\nreference = [ { platform = \"soft\", program = \""+wire.Sum([]byte("scoring 1")).String()+"\" } ]\n", "", "continues = \"1\"\n", "")
+	if got, err = VerifyReceipt(record, w.trust(), expect); err != nil || got.Later == nil || got.Later.Sequence != 3 {
 		t.Errorf("gone: got %+v, %v, want the later step of policy 3", got.Later, err)
 	}
 }
@@ -195,7 +204,17 @@ func TestReceiptLeftOut(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
 	s, _ := w.opened(h, w.byTask())
-	x := testworld.Must(s.begin(wire.UnitID{}, noon.Add(time.Minute), wire.FlagReceipt))
+	x := testworld.Must(s.NewRequest(RequestConfig{NotAfter: noon.Add(time.Minute), Flags: wire.FlagReceipt}))
+	c := &call{t: testworld.Must(NewTransport(TransportConfig{Gateway: noGateway, Inner: http.DefaultTransport, Pin: w.byTask(), Trust: w, Clock: w.clock.Now}))}
+	testworld.Refused(t, c.prove(x, Response{}, noon), wire.EvidenceMissing)
+}
+
+// TestNoReceipt: a response that ends without a receipt has none.
+func TestNoReceipt(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	s, _ := w.opened(h, w.byTask())
+	x := testworld.Must(s.NewRequest(RequestConfig{NotAfter: noon.Add(time.Minute), Flags: wire.FlagReceipt}))
 	in := &ServerRequest{host: h, raw: x.raw, keys: newKeys(&s.secret)}
 	prefix, seal, err := in.answerSealer()
 	if err != nil {
@@ -207,10 +226,9 @@ func TestReceiptLeftOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &call{t: testworld.Must(NewTransport(TransportConfig{Gateway: noGateway, Inner: http.DefaultTransport, Pin: w.byTask(), Trust: w, Clock: w.clock.Now}))}
-	a.Content.After = func(error) error { return c.prove(x, a, noon) }
-	_, err = a.Content.Read(make([]byte, 1))
-	testworld.Refused(t, err, wire.EvidenceMissing)
+	if _, err := io.Copy(io.Discard, a.Content); err != nil || a.Receipt() != nil {
+		t.Errorf("got %d bytes of a receipt, %v, want none", len(a.Receipt()), err)
+	}
 }
 
 // shut is the body of an outer request as net/http gives it: no more to be read
@@ -269,13 +287,13 @@ type roundTrip func(*http.Request) (*http.Response, error)
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func FuzzReceipt(f *testing.F) {
-	c := newCluster(f, 1, echo)
-	good := recorded(f, c)
-	expect := ReceiptExpect{Pin: c.byTask(), At: noon}
-	want := testworld.Must(VerifyReceipt(good, c.trust(), expect))
+	w := newWorld(f)
+	good := w.recorded(w.host(Limits{}))
+	expect := ReceiptExpect{Pin: w.byTask(), At: noon}
+	want := testworld.Must(VerifyReceipt(good, w.trust(), expect))
 	f.Add(good.Receipt)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		got, err := VerifyReceipt(Record{good.Request, good.Answer, b}, c.trust(), expect)
+		got, err := VerifyReceipt(Record{good.Request, good.Answer, b}, w.trust(), expect)
 		if err == nil && (got.Session != want.Session || got.Number != want.Number || got.Unit.UnitID() != want.Unit.UnitID()) {
 			t.Errorf("another receipt was accepted: %x", b)
 		}

@@ -90,7 +90,7 @@ func TestUnitKilledUnderWay(t *testing.T) {
 func (m *hostile) roll() {
 	m.ring.Strict, m.ring.Follow = m.ring.Strict.Roll(m.clock.Now(), time.Hour), m.ring.Follow.Roll(m.clock.Now(), time.Hour)
 	for _, u := range m.all() {
-		testworld.Must(0, u.Update(m.standing(u.key, "1")))
+		testworld.Must(0, u.Update(m.standing(m.keyOf(u.Host), "1")))
 		sealed, left, err := u.Reseal(1000, m.clock.Now())
 		if err != nil || left > 0 {
 			m.T.Errorf("sealing anew: %d left, %v", left, err)

@@ -22,7 +22,7 @@ import (
 // closing sends a request that closes a session, with what stands in its place.
 func (c *cluster) closing(s *Session, u *unit, flags wire.Flags, h bhttp.Head, body string) (*ClientRequest, *http.Response) {
 	c.T.Helper()
-	x := testworld.Must(s.begin(u.ID(), c.clock.Now().Add(20*time.Second), flags))
+	x := testworld.Must(s.NewRequest(RequestConfig{Target: u.ID(), NotAfter: c.clock.Now().Add(20 * time.Second), Flags: flags}))
 	raw := testworld.Must(x.Whole(h, strings.NewReader(body)))
 	r := testworld.Must(http.NewRequest(http.MethodPost, "http://unit"+wire.PathRequest, bytes.NewReader(raw)))
 	r.Header.Set("Content-Type", wire.TypeRequest)
@@ -37,8 +37,8 @@ func TestCloseRefusals(t *testing.T) {
 	s, _ := c.opened(u.Host, c.byTask())
 	post := bhttp.Head{Method: "POST", Scheme: "https", Authority: "a", Path: "/", Fields: http.Header{}, Length: 2}
 	_, answer := c.closing(s, u, wire.FlagClose, post, "hi")
-	if state := u.table.byID[s.id].state; answer.StatusCode != http.StatusOK || state != open {
-		t.Errorf("with content: got status %d and state %d, want 200 and an open session", answer.StatusCode, state)
+	if got := u.Stats(c.clock.Now()); answer.StatusCode != http.StatusOK || got.Sessions != 1 || got.Closed != 0 {
+		t.Errorf("with content: got status %d and %+v, want 200 and an open session", answer.StatusCode, got)
 	}
 	if said := testworld.Must(io.ReadAll(answer.Body)); bytes.Contains(said, []byte("problem")) {
 		t.Errorf("with content: got %s, want an authenticated answer", said)
@@ -128,8 +128,8 @@ func TestTicketOfAnotherSession(t *testing.T) {
 	opener, u := c.units[0], c.units[1]
 	s, sealed := c.opened(opener.Host, c.byTask())
 	_, other := c.opened(opener.Host, c.byTask())
-	c.stored[s.id] = sealed
-	x := testworld.Must(s.begin(wire.UnitID{}, c.clock.Now().Add(20*time.Second), 0))
+	c.stored[s.ID()] = sealed
+	x := testworld.Must(s.NewRequest(RequestConfig{NotAfter: c.clock.Now().Add(20 * time.Second)}))
 	raw := testworld.Must(x.Whole(bhttp.Head{Method: "GET", Scheme: "https", Authority: "a", Path: "/", Fields: http.Header{}}, nil))
 	r := testworld.Must(http.NewRequest(http.MethodPost, "http://unit"+wire.PathRequest, bytes.NewReader(raw)))
 	r.Header.Set("Content-Type", wire.TypeRequest)
@@ -149,7 +149,7 @@ func TestOneOffsInAGroup(t *testing.T) {
 	u := c.units[0]
 	keys := x25519(c.keysOf(u, c.byTask()))
 	get := testworld.Must(http.NewRequest(http.MethodGet, base, nil))
-	s := c.standing(u.key, "1")
+	s := c.standing(c.keyOf(u.Host), "1")
 	s.Group, s.Role = "trial", "holder"
 	if err := u.Update(s); err != nil {
 		t.Fatal(err)

@@ -120,10 +120,10 @@ func TestOwnQuarter(t *testing.T) {
 // TestOpensSentAgain sends one captured open request until a table would be full
 // of it, several times over: it opens one session, and users are served.
 func TestOpensSentAgain(t *testing.T) {
-	c := newCluster(t, 2, echo)
-	for _, u := range c.units {
-		u.limits.Sessions, u.table.limits.Sessions = 40, 40
-		u.limits.Opened, u.table.limits.Opened = 10, 10
+	c := newCluster(t, 0, echo)
+	c.limit = Limits{Sessions: 40, Opened: 10}
+	for range 2 {
+		c.start()
 	}
 	captured := testworld.Must(NewOpening(c.byTask(), 0)).Request()
 	statuses := map[int]int{}

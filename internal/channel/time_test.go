@@ -145,6 +145,12 @@ func TestAnswersAtTheEnds(t *testing.T) {
 		if at, err := parseTime(wire.Uint64(ms)); (err == nil) != (ms <= math.MaxInt64) || err == nil && uint64(at.UnixMilli()) != ms {
 			t.Errorf("time %d: got %v, %v", ms, at, err)
 		}
+	}
+}
+
+// TestTimeHintsAtTheEnds: no time in a hint moves the end of an attempt too far.
+func TestTimeHintsAtTheEnds(t *testing.T) {
+	for _, ms := range ends {
 		answer := status(http.StatusPreconditionFailed)
 		answer.Header.Set(wire.FieldTime, fmt.Sprint(ms))
 		var known times
@@ -176,7 +182,18 @@ func TestUnboundAndUnsafe(t *testing.T) {
 		if runs := app.of("") - before; (runs > 0) != (want == http.StatusOK) {
 			t.Errorf("%s ran %d times at %d units", method, runs, len(c.units))
 		}
-		if want != http.StatusOK && c.units[0].table.byID[s.id].latest > 0 && before == 0 {
+	}
+}
+
+// TestUnboundTakesNoNumber: the number of a request that is refused, because it is not
+// safe and bound to no unit, is not taken.
+func TestUnboundTakesNoNumber(t *testing.T) {
+	w := newWorld(t)
+	h := w.host(Limits{})
+	s, _ := w.opened(h, w.byTask())
+	for _, method := range []string{"POST", "PUT", "DELETE", "PATCH", "get"} {
+		testworld.Refused(t, brought(h, asked(s, method, wire.UnitID{}, noon.Add(30*time.Second)), noon), wire.NotAllowed)
+		if h.table.byID[s.ID()].latest > 0 {
 			t.Errorf("%s: the number of a request that was refused is taken", method)
 		}
 	}

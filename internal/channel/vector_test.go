@@ -12,7 +12,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -151,22 +150,19 @@ func streamVector(t *testing.T, h *Host, s *Session) vector {
 	if err := in1.open(bytes.NewReader(request[wire.HeaderSize:]), atNoon); err != nil {
 		t.Fatal(err)
 	}
-	w := httptest.NewRecorder()
-	a := testworld.Must(respond(w, in1))
-	a.Header().Set("Content-Type", "text/plain")
-	for _, part := range []string{"c", "d"} {
-		io.WriteString(a, part)
-		a.Flush()
-	}
-	a.Header().Set(http.TrailerPrefix+"Sum", "4")
-	if err := a.finish(); err != nil {
-		t.Fatal(err)
-	}
+	var answer bytes.Buffer
+	r := testworld.Must(in1.Responder(&answer))
+	r.Keep([]byte("c"))
+	testworld.Must(0, r.Begin(bhttp.Head{Status: 200, Fields: http.Header{"Content-Type": {"text/plain"}}, Length: bhttp.Indeterminate}))
+	testworld.Must(0, r.Flush())
+	testworld.Must(r.Write([]byte("d")))
+	testworld.Must(0, r.Flush())
+	testworld.Must(0, r.End(http.Header{"Sum": {"4"}}))
 	return vector{
 		Description: "a request of unknown length in parts, bound to the unit, with a trailer and the field of its ticket, and an answer in parts with a trailer; contents are those of the chunks, one after the other",
-		In:          in("session_secret", s.secret[:], "request", request, "answer", w.Body.Bytes(), "ticket_field", []byte(encodeTicket(s))),
+		In:          in("session_secret", s.secret[:], "request", request, "answer", answer.Bytes(), "ticket_field", []byte(base64.RawURLEncoding.EncodeToString(s.ticket))),
 		Out: in("header", x.raw[:], "sealed_session", s.ticket, "request_content", contentOf(t, s.secret, wire.LabelRequestKey, request[wire.HeaderSize:], request[:wire.HeaderSize]),
-			"answer_content", answerContent(t, s.secret, request, w.Body.Bytes())),
+			"answer_content", answerContent(t, s.secret, request, answer.Bytes())),
 	}
 }
 
@@ -258,19 +254,17 @@ func oneOffVector(t *testing.T, h *Host) vector {
 		t.Fatal(err)
 	}
 	keys := testworld.Must(UnverifiedOneOffKeys(plain))
-	request := oneOffBody(keys, false, testworld.Must(http.NewRequest(http.MethodGet, base+"/score", nil)))
+	request := sealedOneOff(keys, ohttp.Chunks, "/score")
 	x := testworld.Must(h.OpenOneOff(ohttp.Chunks, bytes.NewReader(request), noon))
 	content, _, err := x.body.Next()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var answer recordedAnswer
-	w := testworld.Must(respondOneOff(&answer, x))
-	w.Header().Set("Content-Type", "text/plain")
-	w.Write([]byte("it"))
-	if err := w.finish(); err != nil {
-		t.Fatal(err)
-	}
+	var answer bytes.Buffer
+	r := testworld.Must(x.Responder(&answer))
+	r.Keep([]byte("it"))
+	testworld.Must(r.Whole(bhttp.Head{Status: 200, Fields: http.Header{"Content-Type": {"text/plain"}}}, nil))
+	testworld.Must(0, r.Finish())
 	follow := h.standing.follow.key
 	seed := testworld.Must(follow.Derive(32, wire.LabelOneOffKey, []byte{0x64, 0x7a}, ringBytes(follow.ID())))
 	return vector{
@@ -284,11 +278,11 @@ func oneOffVector(t *testing.T, h *Host) vector {
 
 func ringBytes(id identity.RingID) []byte { return id[:] }
 
-// recordedAnswer keeps what is written to it.
-type recordedAnswer struct{ bytes.Buffer }
-
-func (*recordedAnswer) Header() http.Header { return http.Header{} }
-func (*recordedAnswer) WriteHeader(int)     {}
+// sealedOneOff is a one-off request without content.
+func sealedOneOff(keys OneOffKeys, form ohttp.Form, path string) []byte {
+	h := bhttp.Head{Method: "GET", Scheme: "https", Authority: "scoring.clinic.example", Path: path}
+	return testworld.Must(io.ReadAll(testworld.Must(keys.Seal(h, OneOffConfig{Form: form, Body: io.NopCloser(strings.NewReader(""))}))))
+}
 
 // checkOneOff derives keys and opens messages of a vector alone.
 func checkOneOff(t *testing.T, v vector) {

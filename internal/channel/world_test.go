@@ -40,7 +40,8 @@ type world struct {
 	issuer *identity.Issuer
 	ring   identity.Ring
 
-	mu sync.Mutex // guards what tests change while units run: policy, issuer, ring
+	mu      sync.Mutex                        // guards what tests change while units run: policy, issuer, ring
+	signing map[wire.UnitID]*ecdsa.PrivateKey // of hosts
 }
 
 const tasks = `
@@ -62,7 +63,7 @@ continues = "1"
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{World: testworld.New(t), clock: testworld.NewClock(noon), keys: testworld.Must(identity.Derive(identity.NewSecret()))}
+	w := &world{World: testworld.New(t), signing: map[wire.UnitID]*ecdsa.PrivateKey{}, clock: testworld.NewClock(noon), keys: testworld.Must(identity.Derive(identity.NewSecret()))}
 	w.policy = w.Found(w.keys.Root(), tasks).Policy()
 	w.issuer = testworld.Must(w.keys.Issuer(w.policy))
 	w.ring = identity.Ring{Strict: identity.NewRingKeys(noon, time.Hour), Follow: identity.NewRingKeys(noon, time.Hour)}
@@ -139,10 +140,20 @@ func (w *world) host(limits Limits) *Host {
 	w.T.Helper()
 	key := newKey()
 	h := testworld.Must(NewHost(key, limits))
+	w.mu.Lock()
+	w.signing[h.ID()] = key
+	w.mu.Unlock()
 	if err := h.Update(w.standing(key, "1")); err != nil {
 		w.T.Fatal(err)
 	}
 	return h
+}
+
+// keyOf is the signing key of a host.
+func (w *world) keyOf(h *Host) *ecdsa.PrivateKey {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.signing[h.ID()]
 }
 
 // opened opens a session at a host and gives both ends.
@@ -159,17 +170,17 @@ func (w *world) opened(h *Host, pin Pin) (*Session, []byte) {
 
 // asked is a request of a session without content, sealed.
 func asked(s *Session, method string, target wire.UnitID, notAfter time.Time) []byte {
-	x := testworld.Must(s.begin(target, notAfter, 0))
+	x := testworld.Must(s.NewRequest(RequestConfig{Target: target, NotAfter: notAfter}))
 	return testworld.Must(x.Whole(bhttp.Head{Method: method, Scheme: "https", Authority: "scoring.clinic.example", Path: "/"}, nil))
 }
 
 // brought brings a request to a host, until its number is taken or refused.
 func brought(h *Host, raw []byte, at time.Time) error {
-	x, err := h.begin([wire.HeaderSize]byte(raw), at)
+	x, err := h.Open([wire.HeaderSize]byte(raw), bytes.NewReader(raw[wire.HeaderSize:]), at)
 	if err != nil {
 		return err
 	}
-	return x.open(bytes.NewReader(raw[wire.HeaderSize:]), func() (time.Time, error) { return at, nil })
+	return x.Authenticate(nil, func() (time.Time, error) { return at, nil })
 }
 
 // unit is a host with its server, reached without a network.
