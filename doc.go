@@ -35,14 +35,15 @@
 //
 // A user opens a session with one unit, and talks to the whole cluster:
 //
-//	client.Open → channel.Transport ⇒ manager's gateway ⇒ channel.Host.Accept (unit A)
-//	  → channel.Relay.Push → bus ⇒ manager's relay ⇒ channel.Host.Join (unit B)
-//	(*client.Channel).RoundTrip ⇒ manager's gateway ⇒ channel.Server (unit B) → http.Handler
+//	client.Open → channelhttp.Transport ⇒ manager's gateway ⇒ channel.Host.Accept (unit A)
+//	  → channelhttp.Relay.Push → bus ⇒ manager's relay ⇒ channel.Host.Join (unit B)
+//	(*client.Channel).RoundTrip → channel.Session.NewRequest ⇒ manager's gateway
+//	  ⇒ channel.Host.Open (unit B) → http.Handler → channel.Responder
 //
 // A client that knows nothing of us sends one-off requests (Oblivious HTTP):
 //
 //	cohort trust --ohttp → client.NewOneOff → channel.VerifyOneOffKeys (signed by a unit)
-//	any OHTTP client ⇒ manager's gateway ⇒ channel.Server (any unit) → http.Handler
+//	any OHTTP client ⇒ manager's gateway ⇒ channel.Host.OpenOneOff (any unit) → http.Handler
 //
 // Founders make a domain:
 //
@@ -121,12 +122,15 @@
 //	                             its own, because the TEE that makes a root and the
 //	                             owner who pins it must agree, and neither is the other
 //	   internal/history          following the policy history from its genesis
-//	   internal/channel          the trusted channel: sessions, requests, answers
+//	   internal/channel          the trusted channel: sessions, requests and responses, as a
+//	                             state machine without network
 //	   internal/testworld        owners, the policies they signed, a clock and checks, in one
 //	                             place for the tests of all packages; tests only
 //	   internal/bus/bustest      units' certificates for tests of bus and manager, beside
 //	                             testworld; tests only
-//	5  internal/authority        challenge, issue, trust, policy
+//	5  internal/channelhttp      the trusted channel over net/http: a RoundTripper and a Handler,
+//	                             which unit and client stand on
+//	   internal/authority        challenge, issue, trust, policy
 //	   internal/manager          relay, registry, gateway; knows no key
 //	   unit                      SDK for units, and the agent
 //	   client                    the verifying client

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/channelhttp"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -36,7 +37,7 @@ func (s *server) clusterOn(device attest.Attester, n int) []http.Handler {
 	var units []http.Handler
 	for i := range n {
 		r.units[i] = s.estate.host(s.t)
-		units = append(units, testworld.Must(channel.NewServer(channel.ServerConfig{
+		units = append(units, testworld.Must(channelhttp.NewServer(channelhttp.ServerConfig{
 			Host: r.units[i], App: http.HandlerFunc(echo), Relay: r, Attester: device, RingUnknown: func() {}, Clock: func() (time.Time, error) { return time.Now(), nil }, Log: slog.New(slog.DiscardHandler),
 		})))
 	}

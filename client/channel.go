@@ -15,6 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/channelhttp"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -74,7 +75,7 @@ type OpenConfig struct {
 // renews its session by itself. It is safe for concurrent use and is closed by
 // its owner.
 type Channel struct {
-	transport *channel.Transport
+	transport *channelhttp.Transport
 	gateways  gateways
 	trust     fresh
 	evidence  bool
@@ -102,8 +103,8 @@ func open(ctx context.Context, config OpenConfig) (*Channel, error) {
 	c.trust.patient = true // heads may follow one another within a second, as parties approve
 	c.gateways.spread()
 	c.trust.begin(config.Trust, refreshLeast, &c.gateways)
-	c.transport, err = channel.NewTransport(channel.TransportConfig{
-		Gateway: all[0], Inner: &c.gateways, Pin: config.pin(), Wants: config.wants(), Trust: truster{c}, Heads: channel.Heads{Newest: c.trust.provedHead, Heard: c.trust.hinted},
+	c.transport, err = channelhttp.NewTransport(channelhttp.TransportConfig{
+		Gateway: all[0], Inner: &c.gateways, Pin: config.pin(), Wants: config.wants(), Trust: truster{c}, Heads: channelhttp.Heads{Newest: c.trust.provedHead, Heard: c.trust.hinted},
 		Clock: config.Trust.config.Clock, NotAfter: config.NotAfter,
 	})
 	if err != nil {
@@ -252,7 +253,7 @@ func (c *Channel) Trust() *Trust { return c.trust.Load() }
 
 // Closed says how far a session was closed: at which units, each
 // authenticated, and until when others may hold it.
-type Closed = channel.Closed
+type Closed = channelhttp.Closed
 
 // Close ends the session at all units that are known, as far as ctx lets it,
 // erases its secret, and waits for what the channel started. Later requests fail
@@ -275,7 +276,9 @@ type Receipt = channel.Receipt
 // WithRecord makes a request through a [Channel] want a receipt. The record is
 // filled in once the answer's body was read to its end; a body without the
 // receipt of the unit that answered ends in an error.
-func WithRecord(ctx context.Context, r *Record) context.Context { return channel.WithRecord(ctx, r) }
+func WithRecord(ctx context.Context, r *Record) context.Context {
+	return channelhttp.WithRecord(ctx, r)
+}
 
 // VerifyReceipt judges a record, without a network, for the time of the answer.
 // It refuses a changed request, answer or unit, and a unit that is not what t

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/channelhttp"
 	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -235,7 +236,7 @@ func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func (o *OneOff) send(r *http.Request, keys channel.OneOffKeys) (*http.Response, error) {
-	through, err := channel.NewOHTTPTransport(channel.OHTTPConfig{URL: o.requests(keys), Inner: &o.gateways, Keys: keys, Whole: o.config.Whole, Valid: func() error { return o.stands(keys) }})
+	through, err := channelhttp.NewOHTTPTransport(channelhttp.OHTTPConfig{URL: o.requests(keys), Inner: &o.gateways, Keys: keys, Whole: o.config.Whole, Valid: func() error { return o.stands(keys) }})
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/channelhttp"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -191,9 +192,9 @@ func (u *Unit) await(ctx context.Context, d time.Duration) (soon bool, err error
 // withChannel is h with the trusted channel before it: requests of sessions
 // reach h like any others.
 func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
-	server, err := channel.NewServer(channel.ServerConfig{
+	server, err := channelhttp.NewServer(channelhttp.ServerConfig{
 		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: u.forClients(),
-		RingUnknown: u.renewSoon, Heads: channel.Heads{Newest: u.provedHead, Heard: u.hinted}, Crowded: u.counters.quotas.count, Clock: u.clock.checked, Log: u.config.Log,
+		RingUnknown: u.renewSoon, Heads: channelhttp.Heads{Newest: u.provedHead, Heard: u.hinted}, Crowded: u.counters.quotas.count, Clock: u.clock.checked, Log: u.config.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("serving the channel: %w", err)
@@ -283,4 +284,4 @@ type Caller = channel.Caller
 
 // CallerOf gives the caller of a request; ok is false when it did not come
 // through the trusted channel.
-func CallerOf(ctx context.Context) (c Caller, ok bool) { return channel.CallerOf(ctx) }
+func CallerOf(ctx context.Context) (c Caller, ok bool) { return channelhttp.CallerOf(ctx) }

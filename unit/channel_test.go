@@ -20,6 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/channelhttp"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -54,7 +55,7 @@ func TestAgentServesChannel(t *testing.T) {
 	testworld.NoError(t, err)
 	inner := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // the channel checks, not TLS
 	defer inner.CloseIdleConnections()
-	rt, err := channel.NewTransport(channel.TransportConfig{
+	rt, err := channelhttp.NewTransport(channelhttp.TransportConfig{
 		Gateway: gateway, Inner: inner, Clock: time.Now,
 		Pin:   channel.Pin{Genesis: a.world.Genesis(), Task: "scoring"},
 		Trust: trusting{channel.Trust{Policy: a.world.Policy(), Root: a.authorityRoot()}},

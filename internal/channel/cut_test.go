@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -106,24 +105,6 @@ func TestCutUnitOpensNothing(t *testing.T) {
 		}
 		w.policy, w.issuer = before.Policy, testworld.Must(w.keys.Issuer(before.Policy))
 	}
-}
-
-// TestCutUnitServesNothing is an honest unit that hears of its own cut.
-func TestCutUnitServesNothing(t *testing.T) {
-	c := newCluster(t, 1, echo)
-	h := c.units[0].Host
-	s, sealed := c.opened(c.host(Limits{}), c.byTask())
-	h.Follow(c.cutOff(h.ID()))
-	testworld.Refused(t, h.CutOff(noon), wire.CutOff)
-	_, err := h.Accept(OpenRequest{Body: testworld.Must(NewOpening(c.byTask(), 0)).Request()}, noon)
-	testworld.Refused(t, err, wire.CutOff)
-	_, err = h.Join(sealed, noon)
-	testworld.Refused(t, err, wire.CutOff)
-	testworld.Refused(t, brought(h, asked(s, http.MethodGet, h.ID(), noon.Add(time.Minute)), noon), wire.CutOff)
-	_, _, err = h.OneOffKeys(Pin{Task: "scoring"}, noon)
-	testworld.Refused(t, err, wire.CutOff)
-	_, _, err = h.Reseal(1, noon)
-	testworld.Refused(t, err, wire.CutOff)
 }
 
 // TestCutWhileRead lets a unit hear of its own cut between the two halves of a
@@ -366,76 +347,6 @@ func TestRetiredIsNotCut(t *testing.T) {
 	}
 }
 
-// heads are proved heads on one side, which are opaque to the channel.
-type heads struct {
-	mu    sync.Mutex
-	head  []byte
-	heard []string
-}
-
-func (h *heads) set(s string) { h.mu.Lock(); defer h.mu.Unlock(); h.head = []byte(s) }
-
-func (h *heads) taken() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s := strings.Join(h.heard, " ")
-	h.heard = nil
-	return s
-}
-
-func (h *heads) both() Heads {
-	return Heads{
-		Newest: func() []byte { h.mu.Lock(); defer h.mu.Unlock(); return h.head },
-		Heard:  func(b []byte) { h.mu.Lock(); defer h.mu.Unlock(); h.heard = append(h.heard, string(b)) },
-	}
-}
-
-// TestHeadsTravel looks at which heads come across: with each open request and its
-// answer, and with requests and answers once for each session and head.
-func TestHeadsTravel(t *testing.T) {
-	c := newCluster(t, 1, echo)
-	unit, client := &heads{}, &heads{}
-	c.units[0].server.config.Heads = unit.both()
-	rt := c.client(c.byTask(), 0)
-	rt.config.Heads = client.both()
-	call := func() {
-		t.Helper()
-		if _, err := say(t, rt, "GET", "/", ""); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want := func(what, atUnit, atClient string) {
-		t.Helper()
-		if a, b := unit.taken(), client.taken(); a != atUnit || b != atClient {
-			t.Errorf("%s: got %q at the unit and %q at the client, want %q and %q", what, a, b, atUnit, atClient)
-		}
-	}
-	call()
-	want("without any", "", "")
-	unit.set("u1")
-	client.set("c1")
-	call()
-	want("the first", "c1", "u1")
-	call()
-	want("the same again", "", "")
-	unit.set("u2")
-	call()
-	want("a newer one at the unit", "", "u2")
-	client.set("c3")
-	call()
-	want("a newer one at the client", "c3", "")
-	rt.forget(rt.held)
-	call()
-	want("another session", "c3 c3", "u2 u2")
-
-	var none Heads
-	for _, field := range []string{"", "=", "a", strings.Repeat("A", 2800), "a b"} {
-		none.heard(http.Header{wire.FieldHead: {field}})
-		unit.both().heard(http.Header{wire.FieldHead: {field}})
-	}
-	want("what is no head", "", "")
-}
-
 // TestAloneOpenerIsCut cuts off the unit that holds a session alone: only its own cut
 // ends such a session.
 func TestAloneOpenerIsCut(t *testing.T) {
@@ -473,23 +384,5 @@ func TestInheritedCut(t *testing.T) {
 	s, sealed := w.opened(h, w.byTask())
 	if s.Alone() || sealed == nil {
 		t.Error("a session under keys that no cut unit held is alone")
-	}
-}
-
-// TestOneOffAnswerAfterTheCut refuses what comes of an answer once the keys are cut.
-func TestOneOffAnswerAfterTheCut(t *testing.T) {
-	for _, whole := range []bool{false, true} {
-		c := newCluster(t, 1, repeat)
-		signed, _, err := c.units[0].OneOffKeys(Pin{Task: "scoring"}, noon)
-		if err != nil {
-			t.Fatal(err)
-		}
-		o := c.oneOffs(testworld.Must(VerifyOneOffKeys(signed, c.byTask(), c.trust(), noon)), whole)
-		if _, err := say(t, o, http.MethodGet, "/", ""); err != nil {
-			t.Errorf("whole %v: before: %v", whole, err)
-		}
-		o.config.Valid = func() error { return wire.Refuse(wire.CutOff, "keys", "cut off", "others") }
-		_, err = say(t, o, http.MethodGet, "/", "")
-		testworld.Refused(t, err, wire.CutOff)
 	}
 }

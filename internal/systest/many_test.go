@@ -17,6 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/channelhttp"
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
@@ -35,20 +36,20 @@ type crowd struct {
 	*fleet
 	inner    *http.Transport
 	opened   int
-	every    int                  // the client of one session of so many stays, the others leave theirs open
-	sessions []*channel.Transport // those whose client stays
+	every    int                      // the client of one session of so many stays, the others leave theirs open
+	sessions []*channelhttp.Transport // those whose client stays
 }
 
 // grow opens sessions until there are n.
 func (c *crowd) grow(n int) {
 	c.t.Helper()
-	c.sessions = append(c.sessions, make([]*channel.Transport, (n-c.opened)/c.every)...)
-	config := channel.TransportConfig{
+	c.sessions = append(c.sessions, make([]*channelhttp.Transport, (n-c.opened)/c.every)...)
+	config := channelhttp.TransportConfig{
 		Gateway: testworld.Must(url.Parse("http://" + c.gateway.Gateway)), Inner: c.inner, Trust: fixedTrust{c.trust}, Clock: time.Now,
 		Pin: channel.Pin{Genesis: c.place.Genesis, Task: "scoring"},
 	}
 	c.each(c.opened, n, func(i int) error {
-		rt := testworld.Must(channel.NewTransport(config))
+		rt := testworld.Must(channelhttp.NewTransport(config))
 		if i%c.every == 0 {
 			c.sessions[i/c.every] = rt
 		}

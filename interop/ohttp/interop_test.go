@@ -19,6 +19,7 @@ import (
 
 	"github.com/cloudflare/circl/hpke"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/channelhttp"
 	"github.com/openpcc/ohttp"
 	"github.com/openpcc/ohttp/encoding/bhttp"
 )
@@ -208,7 +209,7 @@ func TestTheirGateway(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, whole := range []bool{true, false} {
-			ours, err := channel.NewOHTTPTransport(channel.OHTTPConfig{URL: to, Inner: http.DefaultTransport, Keys: keys, Whole: whole})
+			ours, err := channelhttp.NewOHTTPTransport(channelhttp.OHTTPConfig{URL: to, Inner: http.DefaultTransport, Keys: keys, Whole: whole})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,4 +1,4 @@
-package channel
+package channelhttp
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package channel
+package channelhttp
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -29,10 +30,10 @@ const (
 // Truster gives what answers are judged by.
 type Truster interface {
 	// Trust is the newest trust there is. It does not block.
-	Trust() Trust
+	Trust() channel.Trust
 	// Renew fetches trust anew, after an answer that the newest does not
 	// accept, and gives the newest there is then.
-	Renew(ctx context.Context) Trust
+	Renew(ctx context.Context) channel.Trust
 }
 
 // TransportConfig says which cluster a transport speaks to. Every field is
@@ -40,8 +41,8 @@ type Truster interface {
 type TransportConfig struct {
 	Gateway *url.URL          // whatever reaches the units; trusted with nothing
 	Inner   http.RoundTripper // sends outer requests to the gateway
-	Pin     Pin
-	Wants   Wants
+	Pin     channel.Pin
+	Wants   channel.Wants
 	Trust   Truster
 	Heads   Heads // that travel beside sessions
 	Clock   func() time.Time
@@ -61,9 +62,9 @@ type Transport struct {
 	sessionURL *url.URL
 	requestURL *url.URL
 
-	times  times         // of units
-	chunks ChunkPool     // of answers, and of requests in several
-	turns  chan struct{} // of calls that look for somebody who answers
+	times  times             // of units
+	chunks channel.ChunkPool // of answers, and of requests in several
+	turns  chan struct{}     // of calls that look for somebody who answers
 
 	life  context.Context // ends with Close
 	stop  context.CancelFunc
@@ -81,7 +82,7 @@ type Transport struct {
 
 // held is a session in use.
 type held struct {
-	*Session
+	*channel.Session
 	renew time.Time // when the next is opened
 	last  time.Time // when it takes no further request
 	users int       // calls that still derive keys of it
@@ -102,7 +103,7 @@ func NewTransport(c TransportConfig) (*Transport, error) {
 	if err := c.Pin.Check(); err != nil {
 		return nil, err
 	}
-	if c.NotAfter < 0 || c.NotAfter > MaxAhead {
+	if c.NotAfter < 0 || c.NotAfter > channel.MaxAhead {
 		return nil, wire.Refuse(wire.BadRequest, "channel transport: not after", c.NotAfter, "up to 2m")
 	}
 	if c.NotAfter == 0 {
@@ -116,7 +117,7 @@ func NewTransport(c TransportConfig) (*Transport, error) {
 
 // Session gives the open session, and opens one if there is none. It blocks
 // until then, or until ctx is done.
-func (t *Transport) Session(ctx context.Context) (*Session, error) {
+func (t *Transport) Session(ctx context.Context) (*channel.Session, error) {
 	h, err := t.acquire(ctx)
 	if err != nil {
 		return nil, err
@@ -156,7 +157,7 @@ func (t *Transport) current() (*held, *flight, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		return nil, nil, ErrClosed
+		return nil, nil, channel.ErrClosed
 	}
 	now := t.config.Clock()
 	if t.held != nil && (!now.Before(t.held.last) || t.cutOff(t.held.Session) != nil) {
@@ -214,7 +215,7 @@ func (t *Transport) open(f *flight) {
 	t.opening, f.err = nil, err
 	if t.closed && err == nil {
 		s.Close()
-		f.err = ErrClosed
+		f.err = channel.ErrClosed
 		return
 	}
 	now := t.config.Clock()
@@ -291,7 +292,7 @@ type Closed struct {
 
 // Close closes the session at the units that are known, as far as ctx lets it,
 // erases its secret, and waits for what the transport started. Answers under way
-// go on; later calls fail with [ErrClosed].
+// go on; later calls fail with [channel.ErrClosed].
 func (t *Transport) Close(ctx context.Context) Closed {
 	t.mu.Lock()
 	h, units := t.held, t.units
@@ -323,7 +324,7 @@ func (t *Transport) Close(ctx context.Context) Closed {
 
 // closeAt asks one unit to close the session.
 func (t *Transport) closeAt(ctx context.Context, h *held, unit wire.UnitID) error {
-	x, err := h.NewRequest(RequestConfig{Target: unit, NotAfter: t.notAfter(h, unit), Flags: wire.FlagClose})
+	x, err := h.NewRequest(channel.RequestConfig{Target: unit, NotAfter: t.notAfter(h, unit), Flags: wire.FlagClose})
 	if err != nil {
 		return err
 	}
@@ -337,8 +338,8 @@ func (t *Transport) closeAt(ctx context.Context, h *held, unit wire.UnitID) erro
 	}
 	defer answer.Body.Close()
 	a, err := x.Open(answer.Body)
-	if err == nil && a.Kind != KindClosed {
-		err = ErrNotExecuted
+	if err == nil && a.Kind != channel.KindClosed {
+		err = channel.ErrNotExecuted
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package channel
+package channelhttp
 
 import (
 	"bytes"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -355,12 +356,12 @@ var ofOpens = []behaviour{
 		}))
 	})},
 	{name: "puts its own KEM key into open requests", fails: all, open: openRequest(1, func([]byte) []byte {
-		return testworld.Must(wire.Unframe(wire.LabelSessionOpen, testworld.Must(NewOpening(Pin{Genesis: wire.Sum(nil), Task: "scoring"}, 0)).Request(), 6))[1]
+		return testworld.Must(wire.Unframe(wire.LabelSessionOpen, testworld.Must(channel.NewOpening(channel.Pin{Genesis: wire.Sum(nil), Task: "scoring"}, 0)).Request(), 6))[1]
 	})},
 	{name: "puts its own nonce into open requests", fails: all, open: openRequest(2, flip)},
-	{name: "asks for a receipt in the user's name", fails: all, open: openRequest(4, func([]byte) []byte { return []byte{byte(WantReceipts)} })},
-	{name: "asks for no evidence in the user's name", wants: WantEvidence, fails: all, open: openRequest(4, func([]byte) []byte { return []byte{0} })},
-	{name: "takes the evidence out of open answers", wants: WantEvidence, fails: all, open: openAnswer(9, func(*hostile, carried, []byte) []byte { return nil })},
+	{name: "asks for a receipt in the user's name", fails: all, open: openRequest(4, func([]byte) []byte { return []byte{byte(channel.WantReceipts)} })},
+	{name: "asks for no evidence in the user's name", wants: channel.WantEvidence, fails: all, open: openRequest(4, func([]byte) []byte { return []byte{0} })},
+	{name: "takes the evidence out of open answers", wants: channel.WantEvidence, fails: all, open: openAnswer(9, func(*hostile, carried, []byte) []byte { return nil })},
 	{name: "changes the ticket in open answers", fails: all, open: openAnswer(10, func(_ *hostile, _ carried, f []byte) []byte { return flip(f) })},
 	{name: "changes the expiry in open answers", fails: all, open: openAnswer(6, func(_ *hostile, _ carried, f []byte) []byte { return wire.Uint64(binary.BigEndian.Uint64(f) - 60) })},
 	{name: "changes the session id in open answers", fails: all, open: openAnswer(1, func(_ *hostile, _ carried, f []byte) []byte { f[0] ^= 1; return f })},

@@ -1,4 +1,4 @@
-package channel
+package channelhttp
 
 import (
 	"errors"
@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/ohttp"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -30,7 +31,7 @@ func TestTwinServesNobodyWhoHeard(t *testing.T) {
 		t.Run(by, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCluster(t, 3, unitName)
-				pin := map[string]Pin{"task": c.byTask(), "id": c.byID()}[by]
+				pin := map[string]channel.Pin{"task": c.byTask(), "id": c.byID()}[by]
 				twin, others, rt := c.units[0], c.units[1:], c.client(pin, 0)
 				served := map[string]int{}
 				call := func(method string) {
@@ -82,7 +83,7 @@ func TestAnswerAfterTheCut(t *testing.T) {
 			}
 			io.WriteString(w, "after")
 		}))
-		victim := c.host(Limits{}) // is cut off, and was given the same keys
+		victim := c.host(channel.Limits{}) // is cut off, and was given the same keys
 		rt := c.client(c.byTask(), 0)
 		if _, err := say(t, rt, http.MethodGet, "/", ""); err != nil {
 			t.Fatal(err)
@@ -114,13 +115,13 @@ func TestAnswerAfterTheCut(t *testing.T) {
 		if got := <-done; got.err != nil || got.body != "after" || rt.Opens() != 2 {
 			t.Errorf("GET: got %q, %v, in %d sessions, want an answer in the second", got.body, got.err, rt.Opens())
 		}
-		victim = c.host(Limits{})
+		victim = c.host(channel.Limits{})
 		done = begin(http.MethodPost, "/")
 		cut()
-		if got := <-done; !errors.Is(got.err, ErrOutcomeUnknown) || !errors.Is(got.err, wire.CutOff) {
-			t.Errorf("POST: got %q, %v, want %v", got.body, got.err, ErrOutcomeUnknown)
+		if got := <-done; !errors.Is(got.err, channel.ErrOutcomeUnknown) || !errors.Is(got.err, wire.CutOff) {
+			t.Errorf("POST: got %q, %v, want %v", got.body, got.err, channel.ErrOutcomeUnknown)
 		}
-		victim = c.host(Limits{})
+		victim = c.host(channel.Limits{})
 		done = begin(http.MethodGet, "/stream")
 		cut()
 		if got := <-done; !errors.Is(got.err, wire.CutOff) || strings.Contains(got.body, "after") {
@@ -188,7 +189,7 @@ func TestAuthorityAway(t *testing.T) {
 func TestOpenerOfAloneEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 3, unitName)
-		c.cutOff(c.host(Limits{}).ID())
+		c.cutOff(c.host(channel.Limits{}).ID())
 		for _, u := range c.units {
 			u.Follow(c.policy)
 		}
@@ -215,7 +216,7 @@ func TestOpenerOfAloneEnds(t *testing.T) {
 func TestClientWaitsForUnits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 2, unitName)
-		c.cutOff(c.host(Limits{}).ID())
+		c.cutOff(c.host(channel.Limits{}).ID())
 		rt := c.client(c.byTask(), 0)
 		rt.config.Heads = Heads{Newest: func() []byte { return []byte("a proved head") }}
 		heard := 0
@@ -236,7 +237,7 @@ func TestClientWaitsForUnits(t *testing.T) {
 func TestUnheardUnitsKeepClientOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 2, unitName)
-		c.cutOff(c.host(Limits{}).ID())
+		c.cutOff(c.host(channel.Limits{}).ID())
 		began := time.Now()
 		_, err := say(t, c.client(c.byTask(), 0), http.MethodGet, "/", "")
 		testworld.Refused(t, err, wire.Behind)
@@ -251,12 +252,12 @@ func TestUnheardUnitsKeepClientOut(t *testing.T) {
 // answer is not taken.
 func TestOneOffAfterTheCut(t *testing.T) {
 	w := newWorld(t)
-	h := w.host(Limits{})
-	signed, _, err := h.OneOffKeys(Pin{Task: "scoring"}, noon)
+	h := w.host(channel.Limits{})
+	signed, _, err := h.OneOffKeys(channel.Pin{Task: "scoring"}, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := testworld.Must(VerifyOneOffKeys(signed, w.byTask(), w.trust(), noon))
+	keys := testworld.Must(channel.VerifyOneOffKeys(signed, w.byTask(), w.trust(), noon))
 	request := oneOffBody(keys, false, testworld.Must(http.NewRequest(http.MethodGet, base+"/", nil)))
 	if _, err := h.OpenOneOff(ohttp.Chunks, strings.NewReader(string(request)), noon); err != nil {
 		t.Fatal(err)
@@ -264,7 +265,7 @@ func TestOneOffAfterTheCut(t *testing.T) {
 	if err := keys.CutOff(w.policy, noon); err != nil {
 		t.Errorf("before the cut: %v", err)
 	}
-	h.Follow(w.cutOff(w.host(Limits{}).ID()))
+	h.Follow(w.cutOff(w.host(channel.Limits{}).ID()))
 	_, err = h.OpenOneOff(ohttp.Chunks, strings.NewReader(string(request)), noon)
 	testworld.Refused(t, err, wire.OneOffKey)
 	testworld.Refused(t, keys.CutOff(w.policy, noon), wire.CutOff)

@@ -1,4 +1,4 @@
-package channel
+package channelhttp
 
 import (
 	"fmt"
@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -17,7 +18,7 @@ import (
 // small response is one chunk of known length. It is used by one goroutine at a time.
 type responseWriter struct {
 	w         http.ResponseWriter // the response outside
-	responder *Responder          // seals what is sent of it
+	responder *channel.Responder  // seals what is sent of it
 	header    http.Header
 	status    int   // 0 before WriteHeader
 	length    int64 // of the content, if the app set it
@@ -27,7 +28,7 @@ type responseWriter struct {
 }
 
 // respond makes the writer of the response to a request in a session.
-func respond(w http.ResponseWriter, x *ServerRequest) (*responseWriter, error) {
+func respond(w http.ResponseWriter, x *channel.ServerRequest) (*responseWriter, error) {
 	r, err := x.Responder(w)
 	if err != nil {
 		return nil, err
@@ -35,7 +36,7 @@ func respond(w http.ResponseWriter, x *ServerRequest) (*responseWriter, error) {
 	return newWriter(w, wire.TypeAnswer, r), nil
 }
 
-func newWriter(w http.ResponseWriter, kind string, r *Responder) *responseWriter {
+func newWriter(w http.ResponseWriter, kind string, r *channel.Responder) *responseWriter {
 	w.Header().Set("Content-Type", kind)
 	return &responseWriter{w: w, responder: r, header: make(http.Header, 4), length: bhttp.Indeterminate}
 }
@@ -74,7 +75,7 @@ func (a *responseWriter) Write(p []byte) (int, error) {
 	if a.length >= 0 && a.written > a.length {
 		return 0, http.ErrContentLength
 	}
-	if !a.streaming && len(a.responder.Kept())+len(p) <= MaxSmall {
+	if !a.streaming && len(a.responder.Kept())+len(p) <= channel.MaxSmall {
 		a.responder.Keep(p)
 		return len(p), nil
 	}

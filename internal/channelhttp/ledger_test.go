@@ -1,4 +1,4 @@
-package channel
+package channelhttp
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -76,7 +77,7 @@ func (m *hostile) call(user, kind, token string) error {
 			path = "/long" + path[1:]
 		}
 	case "stream":
-		body += strings.Repeat(".", MaxSmall+1)
+		body += strings.Repeat(".", channel.MaxSmall+1)
 	}
 	r := testworld.Must(http.NewRequestWithContext(context.WithValue(m.T.Context(), tryKey{}, new(atomic.Int64)), method, base+path, strings.NewReader(body)))
 	if kind == "marked" {
@@ -98,7 +99,7 @@ func (m *hostile) call(user, kind, token string) error {
 	if bound && runs > 1 {
 		m.T.Errorf("%s: executed %d times", token, runs)
 	}
-	if bound && runs > 0 && err != nil && !answered && !errors.Is(err, ErrOutcomeUnknown) {
+	if bound && runs > 0 && err != nil && !answered && !errors.Is(err, channel.ErrOutcomeUnknown) {
 		m.T.Errorf("%s: executed, and the error says otherwise: %v", token, err)
 	}
 	if err == nil && runs == 0 {

@@ -1,4 +1,4 @@
-package channel
+package channelhttp
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -35,7 +36,7 @@ type Relay interface {
 // ServerConfig says what a server serves. Every field is required but Attester,
 // Crowded and Heads.
 type ServerConfig struct {
-	Host  *Host
+	Host  *channel.Host
 	App   http.Handler // answers the requests of sessions, and all other paths
 	Relay Relay
 	// Attester gives fresh evidence; without one no session that wants any is
@@ -134,12 +135,12 @@ const openAgain = 2
 func (s *Server) open(w http.ResponseWriter, r *http.Request) error {
 	s.config.Heads.heard(r.Header)
 	setHead(w.Header(), s.config.Heads.newest())
-	body, err := readWhole(w, r, MaxOpenRequest)
+	body, err := readWhole(w, r, channel.MaxOpenRequest)
 	if err != nil {
 		return wire.Refuse(wire.Malformed, "open request: body", "cut off", "a whole one")
 	}
 	cookie, _ := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldCookie))
-	request := OpenRequest{Body: body, Cookie: cookie, Number: s.config.Relay.Number(), Pending: int(s.pending.Add(1))}
+	request := channel.OpenRequest{Body: body, Cookie: cookie, Number: s.config.Relay.Number(), Pending: int(s.pending.Add(1))}
 	defer s.pending.Add(-1)
 	at, err := s.config.Clock()
 	if err != nil {
@@ -174,7 +175,7 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request) error {
 
 // finish makes the fresh evidence of an open request, if any is wanted, and installs
 // the session.
-func (s *Server) finish(r *http.Request, a *Acceptance) (answer, sealed []byte, err error) {
+func (s *Server) finish(r *http.Request, a *channel.Acceptance) (answer, sealed []byte, err error) {
 	evidence, err := s.evidence(r, a)
 	if err != nil {
 		return nil, nil, err
@@ -186,8 +187,8 @@ func (s *Server) finish(r *http.Request, a *Acceptance) (answer, sealed []byte, 
 	return a.Finish(evidence, at)
 }
 
-// again is [Acceptance.Again] at the unit's time.
-func (s *Server) again(a *Acceptance) error {
+// again is [channel.Acceptance.Again] at the unit's time.
+func (s *Server) again(a *channel.Acceptance) error {
 	at, err := s.config.Clock()
 	if err != nil {
 		return err
@@ -196,7 +197,7 @@ func (s *Server) again(a *Acceptance) error {
 }
 
 // evidence is the fresh evidence that the client wants, if it wants any.
-func (s *Server) evidence(r *http.Request, a *Acceptance) (attest.Evidence, error) {
+func (s *Server) evidence(r *http.Request, a *channel.Acceptance) (attest.Evidence, error) {
 	data, wanted, err := a.Evidence()
 	if err != nil || !wanted {
 		return attest.Evidence{}, err
@@ -250,7 +251,7 @@ func (s *Server) request(w http.ResponseWriter, r *http.Request) error {
 
 // find finds the session of a request: in the table, in the ticket that came
 // along, in the manager's stored copy.
-func (s *Server) find(r *http.Request, raw [wire.HeaderSize]byte) (*ServerRequest, error) {
+func (s *Server) find(r *http.Request, raw [wire.HeaderSize]byte) (*channel.ServerRequest, error) {
 	x, err := s.begin(r, raw)
 	if !errors.Is(err, wire.TicketWanted) {
 		return x, err
@@ -291,8 +292,8 @@ func (s *Server) pull(r *http.Request, session wire.SessionID) ([]byte, error) {
 	return s.config.Relay.Pull(r.Context(), session)
 }
 
-// begin is [Host.Open] at the unit's time.
-func (s *Server) begin(r *http.Request, raw [wire.HeaderSize]byte) (*ServerRequest, error) {
+// begin is [channel.Host.Open] at the unit's time.
+func (s *Server) begin(r *http.Request, raw [wire.HeaderSize]byte) (*channel.ServerRequest, error) {
 	at, err := s.config.Clock()
 	if err != nil {
 		return nil, err
@@ -322,7 +323,7 @@ func (s *Server) join(sealed []byte, id wire.SessionID) error {
 }
 
 // close ends the session of a request and confirms it.
-func (s *Server) close(w http.ResponseWriter, x *ServerRequest) error {
+func (s *Server) close(w http.ResponseWriter, x *channel.ServerRequest) error {
 	tombstone, err := x.Close()
 	if err != nil {
 		return err
@@ -333,12 +334,12 @@ func (s *Server) close(w http.ResponseWriter, x *ServerRequest) error {
 	return confirmClose(w, x)
 }
 
-func confirmClose(w http.ResponseWriter, x *ServerRequest) error {
+func confirmClose(w http.ResponseWriter, x *channel.ServerRequest) error {
 	b, err := x.ConfirmClose()
 	return writeWhole(w, b, err)
 }
 
-func notExecuted(w http.ResponseWriter, x *ServerRequest, reason wire.Reason) error {
+func notExecuted(w http.ResponseWriter, x *channel.ServerRequest, reason wire.Reason) error {
 	b, err := x.NotExecuted(reason)
 	return writeWhole(w, b, err)
 }
@@ -355,7 +356,7 @@ func writeWhole(w http.ResponseWriter, b []byte, err error) error {
 
 // serve lets the app answer. From here on the request may have been executed,
 // and every answer is authenticated or cut off.
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, x *ServerRequest) error {
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, x *channel.ServerRequest) error {
 	inner, err := innerRequest(r, x)
 	if err != nil {
 		return notExecuted(w, x, wire.ReasonOf(err))
@@ -407,7 +408,7 @@ func lastOn(w http.ResponseWriter, r *http.Request) {
 }
 
 // innerRequest is the request in the session, for the app.
-func innerRequest(outer *http.Request, x *ServerRequest) (*http.Request, error) {
+func innerRequest(outer *http.Request, x *channel.ServerRequest) (*http.Request, error) {
 	head, err := x.Head()
 	if err != nil {
 		return nil, err

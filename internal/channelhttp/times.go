@@ -1,4 +1,4 @@
-package channel
+package channelhttp
 
 import (
 	"net/http"
@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -34,7 +35,7 @@ func (t *times) opened(unit wire.UnitID, at, now time.Time) {
 // heard notes a time that is said to be a unit's, by the unit itself or by a hint.
 // One that is too far off is not used.
 func (t *times) heard(unit wire.UnitID, at, now time.Time) {
-	if CheckSkew(at, now) != nil {
+	if channel.CheckSkew(at, now) != nil {
 		return
 	}
 	t.mu.Lock()
@@ -57,7 +58,7 @@ func (t *times) notAfter(unit wire.UnitID, now time.Time, after time.Duration) t
 	if ahead, known := t.ahead[unit]; known {
 		return now.Add(ahead + after)
 	}
-	after = max(MaxAhead-max(t.spread, leastSpread), defaultNotAfter)
+	after = max(channel.MaxAhead-max(t.spread, leastSpread), defaultNotAfter)
 	return now.Add(t.opener + after)
 }
 

@@ -1,4 +1,4 @@
-package channel
+package channelhttp
 
 import (
 	"bytes"
@@ -14,6 +14,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/ohttp"
 	"github.com/cohort-tee/cohort/internal/testworld"
@@ -37,7 +38,7 @@ func (b *busyTEE) Attest(ctx context.Context, d attest.ReportData) (attest.Evide
 
 // fresh is an open request that wants evidence and brings its cookie, from an address.
 func (c *cluster) fresh(u *unit, from, sender string) *http.Request {
-	body := testworld.Must(NewOpening(c.byTask(), WantEvidence)).Request()
+	body := testworld.Must(channel.NewOpening(c.byTask(), channel.WantEvidence)).Request()
 	r := testworld.Must(http.NewRequest(http.MethodPost, base+wire.PathSession, bytes.NewReader(body)))
 	r.RemoteAddr = from + ":1"
 	r.Header.Set("Content-Type", wire.TypeSession)

@@ -1,4 +1,4 @@
-package channel
+package channelhttp
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -53,7 +54,7 @@ type behaviour struct {
 	pull    func(*hostile, wire.SessionID) []byte
 	number  func(*hostile) uint64
 	after   func(*hostile) // at the end, between calls
-	wants   Wants
+	wants   channel.Wants
 	fails   calls  // that may end in an error; all others must succeed
 	opens   uint64 // sessions a user needs, or many; 0 is 1: the session survives
 }
@@ -140,7 +141,7 @@ func newHostile(t testing.TB, does behaviour, units int) *hostile {
 
 // start starts a unit that is new to the manager.
 func (m *hostile) start() *unit {
-	u := &unit{Host: m.host(Limits{})}
+	u := &unit{Host: m.host(channel.Limits{})}
 	u.server = testworld.Must(NewServer(ServerConfig{Host: u.Host, App: m.app, Relay: &bus{m, u}, Attester: m.Device("scoring 1"), RingUnknown: func() {}, Clock: m.unitClock, Log: slog.New(slog.DiscardHandler)}))
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -319,7 +320,7 @@ func (m *hostile) answer(q carried) said {
 }
 
 // user is a client that is one of the manager's customers.
-func (m *hostile) user(name string, wants Wants) *Transport {
+func (m *hostile) user(name string, wants channel.Wants) *Transport {
 	t := testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse("http://gateway.example")), Inner: &door{m, name}, Pin: m.byTask(), Wants: wants, Trust: m.world, Clock: m.clock.Now}))
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -341,8 +342,8 @@ func other(user string) string {
 }
 
 // chainOf is the certificate chain of a host, as it signs with it.
-func (m *hostile) chainOf(h *Host) []byte {
-	signed, _, err := h.OneOffKeys(Pin{Task: "scoring"}, m.clock.Now())
+func (m *hostile) chainOf(h *channel.Host) []byte {
+	signed, _, err := h.OneOffKeys(channel.Pin{Task: "scoring"}, m.clock.Now())
 	return testworld.Must(wire.Unframe(wire.LabelOneOffKeys, testworld.Must(signed, err), 8))[6]
 }
 

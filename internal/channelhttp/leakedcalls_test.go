@@ -1,4 +1,4 @@
-package channel
+package channelhttp
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -19,15 +20,15 @@ import (
 // its own; it has no TEE that runs the unit's code.
 type impostor struct {
 	*world
-	host     *Host
+	host     *channel.Host
 	proof    func(attest.ReportData) attest.Evidence // it shows this where evidence is wanted
 	requests atomic.Int64                            // that came to it
 }
 
-func newImpostor(w *world, victim *Host) *impostor {
+func newImpostor(w *world, victim *channel.Host) *impostor {
 	s := w.standing(w.keyOf(victim), "1")
 	s.Ring = identity.Ring{Strict: identity.NewRingKeys(w.clock.Now(), time.Hour), Follow: identity.NewRingKeys(w.clock.Now(), time.Hour)}
-	h := testworld.Must(NewHost(w.keyOf(victim), Limits{}))
+	h := testworld.Must(channel.NewHost(w.keyOf(victim), channel.Limits{}))
 	testworld.Must(0, h.Update(s))
 	return &impostor{world: w, host: h}
 }
@@ -39,7 +40,7 @@ func (f *impostor) RoundTrip(r *http.Request) (*http.Response, error) {
 		f.requests.Add(1)
 		return status(http.StatusServiceUnavailable), nil
 	}
-	a := testworld.Must(f.host.Accept(OpenRequest{Body: body, Cookie: testworld.Must(f.host.Cookie(body, f.clock.Now())), Number: 1}, f.clock.Now()))
+	a := testworld.Must(f.host.Accept(channel.OpenRequest{Body: body, Cookie: testworld.Must(f.host.Cookie(body, f.clock.Now())), Number: 1}, f.clock.Now()))
 	var evidence attest.Evidence
 	if data, wanted, err := a.Evidence(); err != nil {
 		return nil, err
@@ -53,7 +54,7 @@ func (f *impostor) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(answer))}, nil
 }
 
-func (f *impostor) client(wants Wants) *Transport {
+func (f *impostor) client(wants channel.Wants) *Transport {
 	return testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse("http://gateway.example")), Inner: f, Pin: f.byTask(), Wants: wants, Trust: f.world, Clock: f.clock.Now}))
 }
 
@@ -62,7 +63,7 @@ func (f *impostor) client(wants Wants) *Transport {
 // shows that the count counts, and what fresh evidence is for.
 func TestLeakedSigningKeyOfUnit(t *testing.T) {
 	w := newWorld(t)
-	victim := w.host(Limits{})
+	victim := w.host(channel.Limits{})
 	f := newImpostor(w, victim)
 	attested := func(program string) func(attest.ReportData) attest.Evidence {
 		device := w.Device(program)
@@ -77,8 +78,8 @@ func TestLeakedSigningKeyOfUnit(t *testing.T) {
 		want wire.Reason
 	}{
 		{"the unit's, for the impostor's own session", func(attest.ReportData) attest.Evidence {
-			o := testworld.Must(NewOpening(w.byTask(), WantEvidence))
-			a := testworld.Must(victim.Accept(OpenRequest{Body: o.Request(), Cookie: testworld.Must(victim.Cookie(o.Request(), noon))}, noon))
+			o := testworld.Must(channel.NewOpening(w.byTask(), channel.WantEvidence))
+			a := testworld.Must(victim.Accept(channel.OpenRequest{Body: o.Request(), Cookie: testworld.Must(victim.Cookie(o.Request(), noon))}, noon))
 			data, _, err := a.Evidence()
 			return testworld.Must(genuine.Attest(t.Context(), testworld.Must(data, err)))
 		}, wire.BadNonce},
@@ -93,7 +94,7 @@ func TestLeakedSigningKeyOfUnit(t *testing.T) {
 	for i := range clients {
 		way := ways[i%len(ways)]
 		f.proof = way.show
-		rt := f.client(WantEvidence)
+		rt := f.client(channel.WantEvidence)
 		got, err := say(t, rt, "POST", "/", "secret")
 		if wire.ReasonOf(err) != way.want || got != "" {
 			t.Fatalf("evidence: %s: got %q, %v, want %q", way.name, got, err, way.want)

@@ -1,4 +1,4 @@
-package channel
+package channelhttp
 
 import (
 	"errors"
@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/ohttp"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -62,20 +63,20 @@ func (s *Server) oneOffKeys(w http.ResponseWriter, r *http.Request, at time.Time
 }
 
 // pinOf is the pin of a query: a task, an identity, or the unit's own task.
-func (s *Server) pinOf(query url.Values) (pin Pin, err error) {
+func (s *Server) pinOf(query url.Values) (pin channel.Pin, err error) {
 	task, id := query["task"], query["id"]
 	switch {
 	case len(query) == 0:
-		return Pin{Task: s.config.Host.Task()}, nil
+		return channel.Pin{Task: s.config.Host.Task()}, nil
 	case len(query) == 1 && len(task) == 1 && wire.NameOK(task[0]):
-		return Pin{Task: task[0]}, nil
+		return channel.Pin{Task: task[0]}, nil
 	case len(query) == 1 && len(id) == 1:
 		pin.ID, err = wire.ParseDigest(id[0])
 		if err == nil {
 			return pin, nil
 		}
 	}
-	return Pin{}, wire.Refuse(wire.BadRequest, "one-off: query", query.Encode(), "task=NAME or id=IDENTITY")
+	return channel.Pin{}, wire.Refuse(wire.BadRequest, "one-off: query", query.Encode(), "task=NAME or id=IDENTITY")
 }
 
 // oneOffRequest answers a one-off request. Once it is opened, every answer is
@@ -136,7 +137,7 @@ func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request, at time.T
 }
 
 // respondOneOff makes the writer of the response to a one-off request.
-func respondOneOff(w http.ResponseWriter, x *OneOffRequest) (*responseWriter, error) {
+func respondOneOff(w http.ResponseWriter, x *channel.OneOffRequest) (*responseWriter, error) {
 	r, err := x.Responder(w)
 	if err != nil {
 		return nil, err
@@ -144,8 +145,8 @@ func respondOneOff(w http.ResponseWriter, x *OneOffRequest) (*responseWriter, er
 	return newWriter(w, x.Form().ResponseType, r), nil
 }
 
-// serveOneOff lets the app respond. It refuses as [OneOffRequest.Allowed] does.
-func serveOneOff(app http.Handler, a *responseWriter, outer *http.Request, x *OneOffRequest, h bhttp.Head, rest []byte) error {
+// serveOneOff lets the app respond. It refuses as [channel.OneOffRequest.Allowed] does.
+func serveOneOff(app http.Handler, a *responseWriter, outer *http.Request, x *channel.OneOffRequest, h bhttp.Head, rest []byte) error {
 	if err := x.Allowed(h); err != nil {
 		return err
 	}
@@ -160,7 +161,7 @@ func serveOneOff(app http.Handler, a *responseWriter, outer *http.Request, x *On
 
 // finishOneOff ends the answer. In place of one that is more than one piece may hold,
 // of which nothing was sent, it says so.
-func finishOneOff(w http.ResponseWriter, x *OneOffRequest, a *responseWriter) error {
+func finishOneOff(w http.ResponseWriter, x *channel.OneOffRequest, a *responseWriter) error {
 	err := a.finish()
 	if err == nil {
 		return nil

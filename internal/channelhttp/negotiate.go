@@ -1,4 +1,4 @@
-package channel
+package channelhttp
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -19,8 +20,8 @@ import (
 // negotiate opens a session, with patience for what may pass. After a cut it asks for
 // one that all units may hold, and where units have no certificate report since, and
 // there is no session, takes one that its opener holds alone.
-func (t *Transport) negotiate(ctx context.Context) (*Session, error) {
-	var o *Opening
+func (t *Transport) negotiate(ctx context.Context) (*channel.Session, error) {
+	var o *channel.Opening
 	var with again
 	shared := true
 	for try := 1; ; try++ {
@@ -30,7 +31,7 @@ func (t *Transport) negotiate(ctx context.Context) (*Session, error) {
 				least = t.config.Pin.LastCut(t.config.Trust.Trust().Policy)
 			}
 			var err error
-			if o, err = NewOpeningSince(t.config.Pin, t.config.Wants, least); err != nil {
+			if o, err = channel.NewOpeningSince(t.config.Pin, t.config.Wants, least); err != nil {
 				return nil, err
 			}
 		}
@@ -41,9 +42,9 @@ func (t *Transport) negotiate(ctx context.Context) (*Session, error) {
 		// A certificate that ended on the answer's way is renewed by now. A unit that
 		// left its group, or whose release did, beats until its certificate's end: the
 		// gateway may choose another.
-		unreached, refused := errors.Is(err, ErrUnreachable), (*cutUnit)(nil)
+		unreached, refused := errors.Is(err, channel.ErrUnreachable), (*cutUnit)(nil)
 		left := !unreached && (errors.Is(err, wire.WrongRole) || errors.Is(err, wire.WrongIdentity))
-		unheard := errors.Is(err, ErrBeforeCut) // by the next try the unit has the head that came with this one
+		unheard := errors.Is(err, channel.ErrBeforeCut) // by the next try the unit has the head that came with this one
 		isCut := errors.As(err, &refused)
 		repeat := unreached || unheard || isCut || errors.Is(err, wire.Expired) || left && try < openOthers
 		if !repeat || try == openTries || ctx.Err() != nil {
@@ -133,7 +134,7 @@ func (t *Transport) besides(one wire.UnitID) wire.UnitID {
 
 // ask sends the open request once and judges the answer. With an error it may
 // give what to come again with.
-func (t *Transport) ask(ctx context.Context, o *Opening, with again) (s *Session, next again, err error) {
+func (t *Transport) ask(ctx context.Context, o *channel.Opening, with again) (s *channel.Session, next again, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, t.sessionURL.String(), bytes.NewReader(o.Request()))
 	if err != nil {
 		return nil, again{}, err
@@ -143,7 +144,7 @@ func (t *Transport) ask(ctx context.Context, o *Opening, with again) (s *Session
 	setHead(request.Header, t.config.Heads.newest())
 	answer, err := t.config.Inner.RoundTrip(request)
 	if err != nil {
-		return nil, again{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
+		return nil, again{}, fmt.Errorf("%w: %w", channel.ErrUnreachable, err)
 	}
 	defer answer.Body.Close()
 	t.heard(hintOf(answer))
@@ -157,21 +158,21 @@ func (t *Transport) ask(ctx context.Context, o *Opening, with again) (s *Session
 		if next.unit == (wire.UnitID{}) {
 			next.unit = with.unit
 		}
-		return nil, next, fmt.Errorf("%w: %w", ErrUnreachable, errors.Join(err, unread))
+		return nil, next, fmt.Errorf("%w: %w", channel.ErrUnreachable, errors.Join(err, unread))
 	}
-	body, err := io.ReadAll(io.LimitReader(answer.Body, MaxOpenResponse+1))
+	body, err := io.ReadAll(io.LimitReader(answer.Body, channel.MaxOpenResponse+1))
 	if err != nil {
-		return nil, again{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
+		return nil, again{}, fmt.Errorf("%w: %w", channel.ErrUnreachable, err)
 	}
 	now := t.config.Clock()
-	if s, err = o.Finish(body, t.config.Trust.Trust(), now); err != nil && !isCut(err) && !errors.Is(err, ErrBeforeCut) {
+	if s, err = o.Finish(body, t.config.Trust.Trust(), now); err != nil && !isCut(err) && !errors.Is(err, channel.ErrBeforeCut) {
 		s, err = o.Finish(body, t.config.Trust.Renew(ctx), now) // with newer trust
 	}
 	if err == nil {
 		err = t.cutOff(s) // by policy that came meanwhile
 	}
 	if isCut(err) {
-		return nil, again{}, &cutUnit{UnverifiedOpener(body), err}
+		return nil, again{}, &cutUnit{channel.UnverifiedOpener(body), err}
 	}
 	if err != nil {
 		return nil, again{}, err
@@ -183,9 +184,9 @@ func (t *Transport) ask(ctx context.Context, o *Opening, with again) (s *Session
 // isCut reports whether an error is that policy cuts a unit off.
 func isCut(err error) bool { return errors.Is(err, wire.CutOff) || errors.Is(err, wire.Withdrawn) }
 
-// cutOff is [Session.CutOff] by the newest trust. Whatever the reason, the error is a
+// cutOff is [channel.Session.CutOff] by the newest trust. Whatever the reason, the error is a
 // "cut-off" too.
-func (t *Transport) cutOff(s *Session) error {
+func (t *Transport) cutOff(s *channel.Session) error {
 	if err := s.CutOff(t.config.Trust.Trust().Policy, t.config.Clock()); err != nil {
 		return fmt.Errorf("%w: %w", err, wire.CutOff)
 	}

@@ -1,4 +1,4 @@
-package channel
+package channelhttp
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/ohttp"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -24,7 +25,7 @@ const (
 
 const (
 	maxReading   = 64 << 20 // bytes; of one-offs in one piece each counts as much as it may be
-	chunkReading = MaxPlaintext
+	chunkReading = channel.MaxPlaintext
 	leastReading = 4 << 10 // what a request costs at least
 	maxEvidence  = 64      // open requests that wait; one at a time is served
 	pullsEach    = 500     // stored copies asked for in a second for one address, bursts of twice that
@@ -40,7 +41,7 @@ type intake struct {
 	now      func() time.Time // that the buckets fill by
 }
 
-func newIntake(l Limits) *intake {
+func newIntake(l channel.Limits) *intake {
 	return &intake{
 		reading: limit.NewShares(quotaReading, maxReading), oneOffs: limit.NewShares(quotaOneOffs, l.OneOffs),
 		evidence: limit.NewTurns(quotaEvidence, 1, maxEvidence), pulls: limit.NewBuckets(pullsEach), now: time.Now,
@@ -99,7 +100,7 @@ func (t *reserved) give() {
 
 // oneOffReading is how many bytes may be kept of a one-off request.
 func oneOffReading(f ohttp.Form, r *http.Request) int {
-	most := ohttp.MaxWhole + MaxPlaintext/64 // with what stands before the ciphertext
+	most := ohttp.MaxWhole + channel.MaxPlaintext/64 // with what stands before the ciphertext
 	if f.Chunked {
 		most = chunkReading
 	}

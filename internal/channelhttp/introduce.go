@@ -1,4 +1,4 @@
-package channel
+package channelhttp
 
 import (
 	"encoding/base64"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -33,9 +34,9 @@ func (s *Server) wantAgain(w http.ResponseWriter, body []byte, at time.Time, cau
 		return errors.Join(cause, err)
 	}
 	p := askAgain{problemFor(cause), nil}
-	if WantsEvidence(body) {
+	if channel.WantsEvidence(body) {
 		if tee, ok := s.config.Attester.(attest.Challenged); ok {
-			p.Introduction = Introduction{s.config.Host.ID(), tee.Introduce()}.Encode()
+			p.Introduction = channel.Introduction{Unit: s.config.Host.ID(), Introduction: tee.Introduce()}.Encode()
 		}
 	}
 	w.Header().Set(wire.FieldCookie, base64.RawURLEncoding.EncodeToString(cookie))
@@ -63,11 +64,11 @@ type again struct {
 
 // again reads what a unit wants the request to come with. A unit that introduces
 // itself is challenged.
-func (t *Transport) again(o *Opening, answer *http.Response) (next again, err error) {
+func (t *Transport) again(o *channel.Opening, answer *http.Response) (next again, err error) {
 	o.Unchallenge()
 	next.cookie = answer.Header.Get(wire.FieldCookie)
 	verifier := t.config.Trust.Trust().Verifier
-	if next.cookie == "" || t.config.Wants&WantEvidence == 0 || verifier == nil {
+	if next.cookie == "" || t.config.Wants&channel.WantEvidence == 0 || verifier == nil {
 		return next, nil
 	}
 	var p askAgain

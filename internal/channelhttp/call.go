@@ -1,4 +1,4 @@
-package channel
+package channelhttp
 
 import (
 	"bytes"
@@ -14,17 +14,18 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// recordKey is the context key of a wanted [Record].
+// recordKey is the context key of a wanted [channel.Record].
 type recordKey struct{}
 
 // WithRecord makes a request want a receipt. The record is filled in when the
 // answer's body was read to its end; a body without the receipt of the unit that
 // answered ends in an error.
-func WithRecord(ctx context.Context, r *Record) context.Context {
+func WithRecord(ctx context.Context, r *channel.Record) context.Context {
 	return context.WithValue(ctx, recordKey{}, r)
 }
 
@@ -32,10 +33,10 @@ func WithRecord(ctx context.Context, r *Record) context.Context {
 type call struct {
 	t       *Transport
 	request *http.Request
-	record  *Record // nil: no receipt wanted
-	small   bool    // it goes into one chunk
-	content []byte  // where it was read whole
-	begun   bool    // the body was handed on, to whoever closes it
+	record  *channel.Record // nil: no receipt wanted
+	small   bool            // it goes into one chunk
+	content []byte          // where it was read whole
+	begun   bool            // the body was handed on, to whoever closes it
 	tries   tries
 	tried   []wire.UnitID
 	yield   *time.Timer // ends the call's turn to look for somebody who answers; nil: it had none
@@ -47,12 +48,12 @@ type call struct {
 //
 // A request that is safe, or carries an Idempotency-Key, is sent again when an
 // attempt brings no answer; any other only when it surely was not executed, and
-// else the error is [ErrOutcomeUnknown]. An answer that ends early is an
-// [ErrTruncated] of its body. RoundTrip blocks until there is an answer, nothing
+// else the error is [channel.ErrOutcomeUnknown]. An answer that ends early is an
+// [channel.ErrTruncated] of its body. RoundTrip blocks until there is an answer, nothing
 // is left to try, or the request's context is done.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	c := &call{t: t, request: r, tries: newTries()}
-	c.record, _ = r.Context().Value(recordKey{}).(*Record)
+	c.record, _ = r.Context().Value(recordKey{}).(*channel.Record)
 	if err := c.read(); err != nil {
 		return nil, err
 	}
@@ -78,7 +79,7 @@ func (c *call) read() error {
 		c.small, c.content = true, []byte{}
 		return nil
 	}
-	c.small = 0 < r.ContentLength && r.ContentLength <= MaxSmall && len(r.Trailer) == 0
+	c.small = 0 < r.ContentLength && r.ContentLength <= channel.MaxSmall && len(r.Trailer) == 0
 	if !c.small || r.GetBody != nil {
 		return nil
 	}
@@ -94,7 +95,7 @@ func (c *call) read() error {
 type failure struct {
 	err     error
 	hint    Hint
-	attempt Attempt
+	attempt channel.Attempt
 	session *held // nil when there was none
 }
 
@@ -104,13 +105,13 @@ func (c *call) next(f failure) error {
 		f.attempt.Whole = false
 		f.err = errors.Join(f.err, context.Cause(ctx))
 	}
-	switch Decide(f.attempt) {
-	case OutcomeUnknown:
-		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, f.err)
-	case GiveUp:
+	switch channel.Decide(f.attempt) {
+	case channel.OutcomeUnknown:
+		return fmt.Errorf("%w: %w", channel.ErrOutcomeUnknown, f.err)
+	case channel.GiveUp:
 		return f.err
 	}
-	if f.session == nil || errors.Is(f.err, ErrClosed) {
+	if f.session == nil || errors.Is(f.err, channel.ErrClosed) {
 		return f.err
 	}
 	return c.again(f)
@@ -131,13 +132,13 @@ func (c *call) again(f failure) error {
 	switch reason {
 	case wire.Misdirected:
 		if !allowed {
-			return fmt.Errorf("%w: %w", ErrMisdirected, f.err)
+			return fmt.Errorf("%w: %w", channel.ErrMisdirected, f.err)
 		}
 	case wire.Rekey, wire.TicketWanted:
 		c.t.forget(f.session)
 		c.tried = nil // in the next session nobody was
 		if !allowed {
-			return fmt.Errorf("%w: %w", ErrRekey, f.err)
+			return fmt.Errorf("%w: %w", channel.ErrRekey, f.err)
 		}
 	case wire.CutOff:
 		c.t.forget(f.session)
@@ -146,7 +147,7 @@ func (c *call) again(f failure) error {
 		}
 	case wire.NotExecuted:
 		if !allowed {
-			return fmt.Errorf("%w: %w", ErrNotExecuted, f.err)
+			return fmt.Errorf("%w: %w", channel.ErrNotExecuted, f.err)
 		}
 	case wire.Expired:
 		if !allowed {
@@ -154,7 +155,7 @@ func (c *call) again(f failure) error {
 		}
 	default:
 		if !allowed || !c.turn() {
-			return fmt.Errorf("%w: %w", ErrUnreachable, f.err)
+			return fmt.Errorf("%w: %w", channel.ErrUnreachable, f.err)
 		}
 	}
 	return nil
@@ -231,16 +232,16 @@ func (c *call) attempt() (*http.Response, failure) {
 }
 
 // knows is what is known of an attempt before it is made.
-func (c *call) knows() Attempt {
-	return Attempt{
-		Safe:   Safe(c.request.Method),
-		Marked: Marked(c.request.Header),
+func (c *call) knows() channel.Attempt {
+	return channel.Attempt{
+		Safe:   channel.Safe(c.request.Method),
+		Marked: channel.Marked(c.request.Header),
 		Whole:  c.content != nil || !c.begun || c.request.GetBody != nil,
 	}
 }
 
 // prepare seals the request for a session: whole, or as a stream.
-func (c *call) prepare(h *held) (*ClientRequest, *outgoing, error) {
+func (c *call) prepare(h *held) (*channel.ClientRequest, *outgoing, error) {
 	target := c.target(h)
 	if target != (wire.UnitID{}) {
 		c.tried = append(c.tried, target)
@@ -249,7 +250,7 @@ func (c *call) prepare(h *held) (*ClientRequest, *outgoing, error) {
 	if c.record != nil {
 		flags = wire.FlagReceipt
 	}
-	x, err := h.NewRequest(RequestConfig{Target: target, NotAfter: c.t.notAfter(h, target), Flags: flags, Pool: &c.t.chunks,
+	x, err := h.NewRequest(channel.RequestConfig{Target: target, NotAfter: c.t.notAfter(h, target), Flags: flags, Pool: &c.t.chunks,
 		Valid: func() error { return c.t.cutOff(h.Session) }})
 	if err != nil {
 		return nil, nil, err
@@ -276,7 +277,7 @@ func (c *call) target(h *held) wire.UnitID {
 		return opener
 	case c.tries.rekey == 0 && !slices.Contains(c.tried, opener): // it surely holds the new session
 		return opener
-	case !Safe(c.request.Method) || c.t.isWary():
+	case !channel.Safe(c.request.Method) || c.t.isWary():
 		return c.t.choose(h, c.tried)
 	}
 	return wire.UnitID{}
@@ -322,7 +323,7 @@ func headOf(r *http.Request) bhttp.Head {
 type outgoing struct {
 	target wire.UnitID
 	raw    []byte // all of it, or nil where it is
-	stream *RequestStream
+	stream *channel.RequestStream
 	again  atomic.Bool // raw was sent, or was to be, more than once
 }
 
@@ -382,29 +383,29 @@ func (c *call) send(h *held, o *outgoing, ticket string, f *failure) (*http.Resp
 	if answer.StatusCode == http.StatusOK && answer.Header.Get("Content-Type") == wire.TypeAnswer {
 		return answer, nil
 	}
-	_, _ = io.CopyN(io.Discard, answer.Body, MaxOpenRequest) // so that the connection is used again
+	_, _ = io.CopyN(io.Discard, answer.Body, channel.MaxOpenRequest) // so that the connection is used again
 	answer.Body.Close()
 	f.err = wire.Refuse(f.hint.Reason, "outer answer: status", answer.StatusCode, http.StatusOK)
 	if !f.hint.Time.IsZero() {
-		f.err = errors.Join(CheckSkew(f.hint.Time, c.t.config.Clock()), f.err)
+		f.err = errors.Join(channel.CheckSkew(f.hint.Time, c.t.config.Clock()), f.err)
 	}
 	return nil, nil
 }
 
 // encodeTicket is the value of the ticket's header field.
-func encodeTicket(s *Session) string { return base64.RawURLEncoding.EncodeToString(s.Ticket()) }
+func encodeTicket(s *channel.Session) string { return base64.RawURLEncoding.EncodeToString(s.Ticket()) }
 
 // accept opens the inner answer.
-func (c *call) accept(x *ClientRequest, outer *http.Response, f *failure) (*http.Response, error) {
+func (c *call) accept(x *channel.ClientRequest, outer *http.Response, f *failure) (*http.Response, error) {
 	a, err := x.Open(outer.Body)
 	if err != nil {
 		return nil, err
 	}
 	c.t.times.heard(a.Unit, a.Time, c.t.config.Clock())
-	if a.Kind != KindResponse {
+	if a.Kind != channel.KindResponse {
 		// What is not safe is bound, and then open saw to it that the bound
 		// unit says so.
-		f.attempt.NotExecuted = a.Kind == KindNotExecuted
+		f.attempt.NotExecuted = a.Kind == channel.KindNotExecuted
 		return nil, wire.Refuse(wire.NotExecuted, "answer: reason", a.Reason, "a response")
 	}
 	r, err := a.Head.Response(c.request, a.Content)
@@ -425,16 +426,16 @@ func (c *call) accept(x *ClientRequest, outer *http.Response, f *failure) (*http
 }
 
 // prove judges the receipt at an answer's end, and is io.EOF if it holds.
-func (c *call) prove(x *ClientRequest, a Response, at time.Time) error {
+func (c *call) prove(x *channel.ClientRequest, a channel.Response, at time.Time) error {
 	record := x.Record()
 	record.Receipt = a.Receipt()
 	if record.Receipt == nil {
 		return wire.Refuse(wire.EvidenceMissing, "answer: receipt", "none", "the unit's")
 	}
-	expect := ReceiptExpect{Pin: c.t.config.Pin, At: at}
-	receipt, err := VerifyReceipt(*record, c.t.config.Trust.Trust(), expect)
+	expect := channel.ReceiptExpect{Pin: c.t.config.Pin, At: at}
+	receipt, err := channel.VerifyReceipt(*record, c.t.config.Trust.Trust(), expect)
 	if err != nil { // perhaps of a release that is newer than what is known
-		receipt, err = VerifyReceipt(*record, c.t.config.Trust.Renew(c.request.Context()), expect)
+		receipt, err = channel.VerifyReceipt(*record, c.t.config.Trust.Renew(c.request.Context()), expect)
 	}
 	if err == nil && receipt.Later != nil {
 		err = receipt.Later.Cause

@@ -1,0 +1,464 @@
+package channelhttp
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// counted counts what it executes, by body.
+type counted struct {
+	mu   sync.Mutex
+	runs map[string]int
+}
+
+func (c *counted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.runs == nil {
+		c.runs = map[string]int{}
+	}
+	c.runs[string(b)]++
+	fmt.Fprintf(w, "ran %s", b)
+}
+
+func (c *counted) of(body string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.runs[body]
+}
+
+// replayed answers every outer request twice, and gives what choose says.
+func twice(c *cluster, choose int) func(*http.Request) (*http.Response, error) {
+	return func(r *http.Request) (*http.Response, error) {
+		if r.URL.Path != wire.PathRequest {
+			return nil, nil
+		}
+		raw := testworld.Must(io.ReadAll(r.Body))
+		var answers [2]*http.Response
+		for i := range answers {
+			again := r.Clone(r.Context())
+			again.Body = io.NopCloser(bytes.NewReader(raw))
+			answers[i], _ = c.route(again)
+			b, _ := io.ReadAll(answers[i].Body)
+			answers[i].Body = io.NopCloser(bytes.NewReader(b))
+		}
+		return answers[choose], nil
+	}
+}
+
+// TestReplays sends every attempt twice: a bound one runs once, whichever answer
+// comes back, and an unbound one once at each unit.
+func TestReplays(t *testing.T) {
+	app := &counted{}
+	c := newCluster(t, 1, app)
+	rt := c.client(c.byTask(), 0)
+	c.tampers = twice(c, 0)
+	if got, err := say(t, rt, "POST", "/", "first"); err != nil || got != "ran first" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	c.tampers = twice(c, 1)
+	if got, err := say(t, rt, "POST", "/", "second"); !errors.Is(err, channel.ErrOutcomeUnknown) {
+		t.Errorf("got %q, %v, want %v", got, err, channel.ErrOutcomeUnknown)
+	}
+	for _, body := range []string{"first", "second"} {
+		if n := app.of(body); n != 1 {
+			t.Errorf("%s ran %d times, want 1", body, n)
+		}
+	}
+}
+
+// TestBoundToOneUnit gives a bound attempt to all units at once.
+func TestBoundToOneUnit(t *testing.T) {
+	app := &counted{}
+	c := newCluster(t, 3, app)
+	rt := c.client(c.byTask(), 0)
+	c.tampers = func(r *http.Request) (*http.Response, error) {
+		if r.URL.Path != wire.PathRequest {
+			return nil, nil
+		}
+		raw := testworld.Must(io.ReadAll(r.Body))
+		var last *http.Response
+		for _, u := range c.units {
+			again := r.Clone(r.Context())
+			again.Body = io.NopCloser(bytes.NewReader(raw))
+			answer := serve(u.server, again)
+			if answer.StatusCode != http.StatusOK {
+				io.Copy(io.Discard, answer.Body)
+				continue
+			}
+			last = answer
+		}
+		return last, nil
+	}
+	for i := range 10 {
+		body := fmt.Sprint(i)
+		if got, err := say(t, rt, "POST", "/", body); err != nil || got != "ran "+body {
+			t.Errorf("got %q, %v", got, err)
+		}
+		if n := app.of(body); n != 1 {
+			t.Errorf("%s ran %d times, want 1", body, n)
+		}
+	}
+}
+
+// TestUnitsComeAndGo kills the unit that opened the session, and starts others.
+func TestUnitsComeAndGo(t *testing.T) {
+	c := newCluster(t, 2, echo)
+	rt := c.client(c.byTask(), 0)
+	testworld.Must(say(t, rt, "GET", "/", ""))
+	opener := testworld.Must(rt.Session(t.Context())).Peer().UnitID()
+	for _, u := range c.units {
+		u.dead = u.ID() == opener
+	}
+	if _, err := say(t, rt, "GET", "/", ""); err != nil {
+		t.Errorf("safe: %v", err)
+	}
+	marked := testworld.Must(http.NewRequest("POST", base+"/", strings.NewReader("x")))
+	marked.Header.Set("Idempotency-Key", "1")
+	c.start() // holds no session: it pulls the stored copy
+	for range 10 {
+		answer, err := rt.RoundTrip(marked.Clone(t.Context()))
+		if err != nil {
+			t.Fatalf("marked: %v", err)
+		}
+		answer.Body.Close()
+		marked.Body = io.NopCloser(strings.NewReader("x"))
+	}
+	c.stored = map[wire.SessionID][]byte{}
+	c.start() // there is nothing to pull: the ticket opens it
+	for range 10 {
+		if _, err := say(t, rt, "POST", "/", "x"); err != nil {
+			t.Errorf("with a ticket: %v", err)
+		}
+		if _, err := say(t, rt, "POST", "/", strings.Repeat("x", channel.MaxSmall+1)); err != nil {
+			t.Errorf("a stream with a ticket: %v", err)
+		}
+	}
+	if got := rt.Opens(); got != 1 {
+		t.Errorf("got %d sessions, want 1", got)
+	}
+}
+
+// TestLateCopy: while the manager does not answer, nobody knows whether it has a
+// copy of a session whose ticket opens nothing any more, and the session stays.
+func TestLateCopy(t *testing.T) {
+	c := newCluster(t, 2, &counted{})
+	rt := c.client(c.byTask(), 0)
+	testworld.Must(say(t, rt, "GET", "/", ""))
+	for range 3 { // until the key that the ticket is under is gone
+		c.ring.Strict, c.ring.Follow = c.ring.Strict.Roll(noon, time.Hour), c.ring.Follow.Roll(noon, time.Hour)
+		for _, u := range c.units {
+			testworld.Must(0, u.Update(c.standing(c.keyOf(u.Host), "1")))
+			sealed, _, err := u.Reseal(1, noon)
+			testworld.Must(sealed, err)
+			for _, s := range sealed {
+				(&relay{c, u}).Push(envelope.Session, s)
+			}
+		}
+	}
+	for _, u := range c.units {
+		u.dead = true
+	}
+	c.start()
+	c.late = 4 // twice without the ticket, twice with it
+	if _, err := say(t, rt, "GET", "/", ""); err != nil {
+		t.Error(err)
+	}
+	if got := rt.Opens(); got != 1 || c.late != 0 {
+		t.Errorf("got %d sessions, and %d pulls that were not made, want 1 and 0", got, c.late)
+	}
+}
+
+// TestMisdirected is what a call does when its unit is not there.
+func TestMisdirected(t *testing.T) {
+	app := &counted{}
+	c := newCluster(t, 2, app)
+	c.mute = true
+	rt := c.client(c.byTask(), 0)
+	testworld.Must(say(t, rt, "GET", "/", ""))
+	for _, u := range c.units {
+		u.dead = true
+	}
+	c.start()
+	rt.heard(Hint{Units: []wire.UnitID{c.units[0].ID()}})
+	if _, err := say(t, rt, "POST", "/", "unmarked"); !errors.Is(err, channel.ErrOutcomeUnknown) {
+		t.Errorf("got %v, want %v", err, channel.ErrOutcomeUnknown)
+	}
+	if _, err := say(t, rt, "POST", "/", "the next"); err != nil {
+		t.Errorf("the next knows the unit: %v", err)
+	}
+	if app.of("unmarked") != 0 || app.of("the next") != 1 {
+		t.Errorf("got %v", app.runs)
+	}
+}
+
+// TestForgedHints gives the client's calls answers that nobody authenticated. It
+// counts what leaves: 3 misdirected and 1 rekey a call, no more.
+func TestForgedHints(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		status int
+		method string
+		want   error
+		sent   int // requests of the call at most
+		opens  uint64
+	}{
+		{"misdirected, safe", 421, "GET", channel.ErrMisdirected, 4, 1},
+		{"misdirected", 421, "POST", channel.ErrOutcomeUnknown, 1, 1},
+		{"rekey, safe", 410, "GET", channel.ErrRekey, 2, 2},
+		{"rekey", 410, "POST", channel.ErrOutcomeUnknown, 1, 1},
+		{"ticket wanted, safe", 428, "GET", channel.ErrRekey, 3, 2},
+		{"ticket wanted", 428, "POST", channel.ErrOutcomeUnknown, 2, 1},
+		{"replayed, safe", 409, "GET", channel.ErrUnreachable, 1 + maxOthers, 1},
+		{"overload, safe", 503, "GET", channel.ErrUnreachable, 1 + maxOthers, 1},
+		{"overload", 503, "POST", channel.ErrOutcomeUnknown, 1, 1},
+		{"an answer in the clear", 200, "POST", channel.ErrOutcomeUnknown, 1, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, 2, echo)
+				rt := c.client(c.byTask(), 0)
+				sent := 0
+				c.tampers = func(r *http.Request) (*http.Response, error) {
+					if r.URL.Path != wire.PathRequest {
+						return nil, nil
+					}
+					io.Copy(io.Discard, r.Body)
+					sent++
+					answer := status(tt.status)
+					answer.Header.Set(wire.FieldUnits, strings.Repeat("0123456789abcdef0123456789abcdef,", 3)+"nonsense")
+					return answer, nil
+				}
+				got, err := say(t, rt, tt.method, "/", "x")
+				if !errors.Is(err, tt.want) {
+					t.Errorf("got %q, %v, want %v", got, err, tt.want)
+				}
+				if sent > tt.sent || rt.Opens() > tt.opens {
+					t.Errorf("got %d requests and %d sessions, want at most %d and %d", sent, rt.Opens(), tt.sent, tt.opens)
+				}
+				c.tampers = nil
+				if _, err := say(t, rt, "GET", "/", "x"); err != nil {
+					t.Errorf("the next request: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// TestEveryByteOfAnExchange alters one byte at every offset of request and
+// answer of 1 KiB: nothing runs, or no answer is accepted; the session survives.
+func TestEveryByteOfAnExchange(t *testing.T) {
+	app := &counted{}
+	c := newCluster(t, 1, app)
+	rt := c.client(c.byTask(), 0)
+	testworld.Must(say(t, rt, "POST", "/", ""))
+	var offset atomic.Int64
+	var answered bool
+	c.tampers = func(r *http.Request) (*http.Response, error) {
+		raw := testworld.Must(io.ReadAll(r.Body))
+		at := int(offset.Load())
+		answered = at >= len(raw)
+		if !answered {
+			raw[at] ^= 0x10
+		}
+		r.Body = io.NopCloser(bytes.NewReader(raw))
+		answer, err := c.route(r)
+		if err != nil || !answered {
+			return answer, err
+		}
+		b, _ := io.ReadAll(answer.Body)
+		if at -= len(raw); at < len(b) {
+			b[at] ^= 0x10
+		} else {
+			offset.Store(-1)
+		}
+		answer.Body = io.NopCloser(bytes.NewReader(b))
+		return answer, err
+	}
+	for i := 0; ; i++ {
+		offset.Store(int64(i))
+		body := fmt.Sprintf("%01000d", i)
+		got, err := say(t, rt, "POST", "/", body)
+		if offset.Load() < 0 {
+			if err != nil || got != "ran "+body || i < 2*1024 {
+				t.Errorf("unchanged, after %d offsets: got %q, %v", i, got, err)
+			}
+			break
+		}
+		if err == nil {
+			t.Fatalf("offset %d: got %q", i, got)
+		}
+		if n := app.of(body); !answered && n != 0 || n > 1 {
+			t.Fatalf("offset %d: ran %d times", i, n)
+		}
+	}
+	if got := rt.Opens(); got != 1 {
+		t.Errorf("got %d sessions, want 1", got)
+	}
+}
+
+// TestAnswersOfOthers gives a client the answer to another request, of another
+// session, and of another unit.
+func TestAnswersOfOthers(t *testing.T) {
+	c := newCluster(t, 2, echo)
+	one, two := c.client(c.byTask(), 0), c.client(c.byTask(), 0)
+	testworld.Must(say(t, one, "GET", "/", ""))
+	testworld.Must(say(t, two, "GET", "/", ""))
+	var kept [][]byte
+	c.tampers = func(r *http.Request) (*http.Response, error) {
+		answer, err := c.route(r)
+		b, _ := io.ReadAll(answer.Body)
+		kept = append(kept, b)
+		answer.Body = io.NopCloser(bytes.NewReader(b))
+		return answer, err
+	}
+	testworld.Must(say(t, one, "POST", "/", "secret of one"))
+	for name, rt := range map[string]*Transport{"the same session": one, "another session": two} {
+		c.tampers = func(r *http.Request) (*http.Response, error) {
+			io.Copy(io.Discard, r.Body)
+			answer := status(http.StatusOK)
+			answer.Header.Set("Content-Type", wire.TypeAnswer)
+			answer.Body = io.NopCloser(bytes.NewReader(kept[0]))
+			return answer, nil
+		}
+		if got, err := say(t, rt, "POST", "/", "x"); !errors.Is(err, channel.ErrOutcomeUnknown) {
+			t.Errorf("%s: got %q, %v, want %v", name, got, err, channel.ErrOutcomeUnknown)
+		}
+	}
+}
+
+// TestNotAfter delays a request beyond its end, and with another one brings one to
+// its unit that ends too late for it: neither runs, and nothing is said of them in
+// the unit's name. What may be repeated is, by the unit's time.
+func TestNotAfter(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		method string
+		marked bool
+		delay  time.Duration // of the first attempt
+		shift  time.Duration // of the client's belief in the unit's time
+		want   error
+		sent   int
+	}{
+		{"late", "POST", false, 31 * time.Second, 0, channel.ErrOutcomeUnknown, 1},
+		{"late and marked", "POST", true, 31 * time.Second, 0, nil, 2},
+		{"late and safe", "GET", false, 2 * time.Minute, 0, nil, 2},
+		{"too far ahead", "POST", false, 0, 3 * time.Minute, channel.ErrOutcomeUnknown, 1},
+		{"too far ahead and marked", "POST", true, 0, 3 * time.Minute, nil, 2},
+		{"too far ahead and safe", "GET", false, 0, 3 * time.Minute, nil, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			app := &counted{}
+			cluster := newCluster(t, 1, app)
+			rt := cluster.client(cluster.byTask(), 0)
+			testworld.Must(say(t, rt, "GET", "/", "opens the session"))
+			now := cluster.clock.Now()
+			rt.times.opened(cluster.units[0].ID(), now.Add(c.shift), now)
+			sent := 0
+			cluster.tampers = func(*http.Request) (*http.Response, error) {
+				if sent++; sent == 1 {
+					cluster.clock.Pass(c.delay)
+				}
+				return nil, nil
+			}
+			r := testworld.Must(http.NewRequest(c.method, base+"/", strings.NewReader("x")))
+			if c.marked {
+				r.Header.Set("Idempotency-Key", "1")
+			}
+			answer, err := rt.RoundTrip(r)
+			if err == nil {
+				answer.Body.Close()
+			}
+			if !errors.Is(err, c.want) || sent != c.sent {
+				t.Errorf("got %v after %d attempts, want %v after %d", err, sent, c.want, c.sent)
+			}
+			if got := app.of("x"); got > 1 || (err != nil) != (got == 0) {
+				t.Errorf("ran %d times, and the error is %v", got, err)
+			}
+		})
+	}
+}
+
+// TestAnsweredByAnother: an answer in another unit's name leaves the outcome unknown.
+func TestAnsweredByAnother(t *testing.T) {
+	c := newCluster(t, 2, echo)
+	rt := c.client(c.byTask(), 0)
+	testworld.Must(say(t, rt, "GET", "/", ""))
+	c.tampers = func(r *http.Request) (*http.Response, error) {
+		answer, err := c.route(r)
+		if err != nil {
+			return nil, err
+		}
+		b := testworld.Must(io.ReadAll(answer.Body))
+		for _, u := range c.units {
+			if id := u.ID(); !bytes.HasPrefix(b, id[:]) {
+				copy(b, id[:])
+				break
+			}
+		}
+		answer.Body = io.NopCloser(bytes.NewReader(b))
+		return answer, nil
+	}
+	if got, err := say(t, rt, "POST", "/", "x"); !errors.Is(err, channel.ErrOutcomeUnknown) {
+		t.Errorf("got %q, %v, want %v", got, err, channel.ErrOutcomeUnknown)
+	}
+}
+
+// TestOpenerGone: the unit that opened the session which followed "rekey" is gone by
+// the time of the attempt. The call goes on at another, to which the session came.
+func TestOpenerGone(t *testing.T) {
+	for _, method := range []string{"GET", "PUT"} {
+		t.Run(method, func(t *testing.T) {
+			c := newCluster(t, 2, echo)
+			rt := c.client(c.byTask(), 0)
+			testworld.Must(say(t, rt, "GET", "/", "x"))
+			var gone wire.UnitID
+			c.tampers = func(r *http.Request) (*http.Response, error) {
+				if r.URL.Path != wire.PathRequest {
+					return nil, nil
+				}
+				raw := testworld.Must(io.ReadAll(r.Body))
+				r.Body = io.NopCloser(bytes.NewReader(raw))
+				target := testworld.Must(wire.ParseHeader(raw[:wire.HeaderSize])).Target
+				switch {
+				case rt.Opens() == 1:
+					return status(http.StatusGone), nil
+				case gone == (wire.UnitID{}):
+					gone = target
+				}
+				if target == gone {
+					return status(http.StatusMisdirectedRequest), nil
+				}
+				return nil, nil
+			}
+			r := testworld.Must(http.NewRequest(method, "https://scoring.test.example/", strings.NewReader("x")))
+			r.Header.Set("Idempotency-Key", "1")
+			answer, err := rt.RoundTrip(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer.Body.Close()
+			if gone == (wire.UnitID{}) {
+				t.Error("the attempt after rekey was not bound to the opener")
+			}
+		})
+	}
+}

@@ -1,0 +1,57 @@
+package channelhttp
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"testing"
+
+	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// watch collects what goes through the gateway.
+func (p *pairs) watch(c *cluster) {
+	c.tampers = func(r *http.Request) (*http.Response, error) {
+		if r.URL.Path != wire.PathRequest {
+			return nil, nil
+		}
+		raw := testworld.Must(io.ReadAll(r.Body))
+		header := raw[:wire.HeaderSize]
+		p.message(fmt.Sprintf("request %x", header), raw[wire.HeaderSize:])
+		r.Body = io.NopCloser(bytes.NewReader(raw))
+		answer, err := c.route(r)
+		b, _ := io.ReadAll(answer.Body)
+		if answer.StatusCode == http.StatusOK {
+			p.message(fmt.Sprintf("answer %x %x", header, b[:answerPrefix]), b[answerPrefix:])
+		}
+		answer.Body = io.NopCloser(bytes.NewReader(b))
+		return answer, err
+	}
+}
+
+// TestPairsAreDistinct collects all pairs of two units with one ring under
+// parallel load.
+func TestPairsAreDistinct(t *testing.T) {
+	c := newCluster(t, 2, echo)
+	var p pairs
+	p.watch(c)
+	var all sync.WaitGroup
+	for range 2 {
+		rt := c.client(c.byTask(), 0)
+		for range 4 {
+			all.Go(func() {
+				for range 100 {
+					_, _ = say(t, rt, "GET", "/", "x")
+					_, _ = say(t, rt, "POST", "/", "x")
+				}
+			})
+		}
+	}
+	all.Wait()
+	if p.twice > 0 || p.count < 3200 {
+		t.Errorf("got %d pairs twice of %d", p.twice, p.count)
+	}
+}

@@ -1,0 +1,72 @@
+package channelhttp
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// TestOpenedByAnother: the gateway brings open requests to units that the pin does not
+// stand for, as one that has left its group and beats still. The client asks again,
+// and tells what is wrong when it meets no other.
+func TestOpenedByAnother(t *testing.T) {
+	for strangers, want := range map[int]wire.Reason{openOthers - 1: "", openOthers: wire.WrongIdentity} {
+		c := newCluster(t, 1, echo)
+		rt := c.client(c.byTask(), 0)
+		left := strangers
+		c.tampers = func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path != wire.PathSession || left == 0 {
+				return nil, nil
+			}
+			left--
+			answer := testworld.Must(c.route(r))
+			f := testworld.Must(wire.Unframe(wire.LabelSessionAnswer, testworld.Must(io.ReadAll(answer.Body)), 12))
+			f[2] = flip(bytes.Clone(f[2]))
+			answer.Body = io.NopCloser(bytes.NewReader(wire.Frame(wire.LabelSessionAnswer, f...)))
+			return answer, nil
+		}
+		begin := time.Now()
+		_, err := say(t, rt, "GET", "/", "")
+		if (err == nil) != (want == "") || err != nil && wire.ReasonOf(err) != want {
+			t.Errorf("%d strangers: got %v, want %q", strangers, err, want)
+		}
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("%d strangers: got an end after %v, want no pause", strangers, took)
+		}
+	}
+}
+
+// TestOpeningThatExpired: an answer whose unit's certificate ended before the
+// client saw it opens nothing; the next one does. One that is never in time is
+// refused.
+func TestOpeningThatExpired(t *testing.T) {
+	for _, late := range []int64{2, 1 << 30} { // looks at the clock: an answer takes two
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, 1, echo)
+			var looks atomic.Int64
+			rt := testworld.Must(NewTransport(TransportConfig{
+				Gateway: testworld.Must(url.Parse("http://gateway.example")), Inner: c, Pin: c.byTask(), Trust: c.world,
+				Clock: func() time.Time {
+					if looks.Add(1) <= late {
+						return c.clock.Now().Add(2 * time.Hour)
+					}
+					return c.clock.Now()
+				},
+			}))
+			defer rt.Close(t.Context())
+			_, err := say(t, rt, http.MethodGet, "/", "")
+			if late == 2 && err != nil || late > 2 && !errors.Is(err, wire.Expired) {
+				t.Errorf("late %d times: got %v", late, err)
+			}
+		})
+	}
+}

@@ -1,0 +1,109 @@
+package channelhttp
+
+import (
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+func TestTries(t *testing.T) {
+	for reason, want := range map[wire.Reason]int{wire.Misdirected: 3, wire.Rekey: 1, wire.Replayed: maxOthers, wire.NotExecuted: 2} {
+		n, tries := 0, newTries()
+		for tries.spend(reason) {
+			n++
+		}
+		if n != want {
+			t.Errorf("%s: got %d, want %d", reason, n, want)
+		}
+	}
+}
+
+func FuzzHint(f *testing.F) {
+	f.Add(421, "00112233445566778899aabbccddeeff, 00112233445566778899aabbccddeefe", "")
+	f.Add(428, ",,x", "1795348800000")
+	f.Add(412, "", "9223372036854775807")
+	f.Add(412, "", "-1")
+	f.Fuzz(func(t *testing.T, status int, units, at string) {
+		h := hintOf(&http.Response{StatusCode: status, Header: http.Header{wire.FieldUnits: {units}, wire.FieldTime: {at}}})
+		var known times
+		known.heard(wire.UnitID{}, h.Time, noon)
+		if got := known.notAfter(wire.UnitID{}, noon, time.Second); got.Before(noon.Add(-wire.MaxClockSkew)) || got.After(noon.Add(wire.MaxClockSkew+channel.MaxAhead)) {
+			t.Errorf("a hint of %q moved an end to %v", at, got)
+		}
+		if len(h.Units) > maxUnits || len(h.Units) > len(units)/32 {
+			t.Errorf("got %d units of %d bytes", len(h.Units), len(units))
+		}
+	})
+}
+
+// TestChoose: a call goes through all units that are said to be there, and then to
+// the one that opened the session, before it comes back to one.
+func TestChoose(t *testing.T) {
+	c := newCluster(t, 1, &counted{})
+	rt := c.client(c.byTask(), 0)
+	testworld.Must(rt.Session(t.Context()))
+	opener := c.units[0].ID()
+	rt.units = []wire.UnitID{{1}, {2}, {3}}
+	var tried []wire.UnitID
+	for n := range 12 {
+		unit := rt.choose(rt.held, tried)
+		if n%4 == 3 != (unit == opener) || slices.Contains(tried[max(0, n-3):], unit) {
+			t.Errorf("after %v: got %v, want the unit of %v whose turn was longest ago, or %v each fourth time", tried, unit, rt.units, opener)
+		}
+		tried = append(tried, unit)
+	}
+	rt.units = nil
+	if got := rt.choose(rt.held, nil); got != opener {
+		t.Errorf("without a hint: got %v, want %v", got, opener)
+	}
+}
+
+// TestTurns: while nobody answers, a few of the calls that look for somebody do so
+// at a time. They all are answered once somebody is back; slow answers hold up no
+// other call.
+func TestTurns(t *testing.T) {
+	for name, slow := range map[string]time.Duration{"answers at once": 0, "answers slowly": 5 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const calls, away = 200, 2 * time.Second
+				c := newCluster(t, 2, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(slow) }))
+				rt := c.client(c.byTask(), 0)
+				testworld.Must(say(t, rt, "GET", "/", "opens the session"))
+				begin := time.Now()
+				var vain atomic.Int64
+				c.tampers = func(r *http.Request) (*http.Response, error) {
+					if time.Since(begin) > away {
+						return nil, nil
+					}
+					vain.Add(1)
+					io.Copy(io.Discard, r.Body)
+					return status(http.StatusServiceUnavailable), nil
+				}
+				var all sync.WaitGroup
+				for range calls {
+					all.Go(func() {
+						if _, err := say(t, rt, "GET", "/", "x"); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				all.Wait()
+				if got := vain.Load(); got > calls+8*maxTurns {
+					t.Errorf("got %d attempts while nobody answered, want at most %d", got, calls+8*maxTurns)
+				}
+				if took, want := time.Since(begin), away+slow+4*time.Second; took > want {
+					t.Errorf("the last answer came after %v, want at most %v", took, want)
+				}
+			})
+		})
+	}
+}
