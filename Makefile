@@ -18,7 +18,7 @@ ALL      = ./internal/systest ./cmd/... ./internal/cli ./...
 RACE     = ./internal/systest ./internal/... ./attest ./attest/soft ./attest/dcap ./attest/snp ./attest/tpm ./identity ./policy ./unit ./client
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
-.PHONY: build test test-full race lint count tools bench fuzz clean
+.PHONY: build test test-full oracles race lint count tools bench fuzz clean
 
 # What is released erases keys from memory: docs/explanation/memory.md.
 build:
@@ -28,6 +28,7 @@ test:
 	@$(call part,tools,$(MAKE) --no-print-directory tools)
 	@$(call part,lint,$(MAKE) --no-print-directory lint)
 	@$(call part,tests,go test -timeout 14m $(ALL))
+	@$(call part,oracles,$(MAKE) --no-print-directory oracles)
 	@$(call part,race,$(MAKE) --no-print-directory race)
 
 # part runs a part of a target and prints how long it took.
@@ -35,9 +36,14 @@ part = begin=$$(date +%s); $(2); status=$$?; echo "part $(1): $$(($$(date +%s) -
 
 test-full: tools lint
 	COHORT_FULL=1 go test -timeout 3h -count=1 -p 1 ./...
+	$(MAKE) oracles
 	cd interop/evidence && COHORT_FULL=1 COHORT_VECTORS="$${COHORT_VECTORS:-$(CURDIR)/../shared/vectors}" go test -timeout 60m -count=1 ./...
 	cd interop/ohttp && go test -timeout 10m -count=1 ./...
 	$(MAKE) race
+
+# What tests need other people's code for is a module of its own.
+oracles:
+	cd interop/oracles && go test -timeout 5m ./...
 
 # The race detector needs cgo and a C compiler; the product does not.
 race:

@@ -13,7 +13,6 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/internal/closed"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/veraison/cmw"
 )
 
 // composed is evidence of a TEE and two devices, spelled as it must be.
@@ -40,34 +39,6 @@ func TestCompositeText(t *testing.T) {
 	var got attest.Evidence
 	if err := got.UnmarshalJSON([]byte(composed)); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, %v, want %v", got, err, want)
-	}
-}
-
-// TestCompositeOfTheLibrary: an implementation of RFC 9999 writes the same bytes, and
-// reads them.
-func TestCompositeOfTheLibrary(t *testing.T) {
-	collection, err := cmw.NewCollection("urn:cohort:composite-evidence")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for key, record := range map[string][2]string{
-		"evidence": {mediaType, "\x00"}, "vcek": {endorsement, "\x01"},
-		"0.evidence": {gpuType, "\x02"}, "0.cert_chain": {endorsement, "\x01"}, "1.evidence": {gpuType, "\x03"},
-	} {
-		member, err := cmw.NewMonad(strings.Trim(record[0], `"`), []byte(record[1]))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := collection.AddCollectionItem(key, member); err != nil {
-			t.Fatal(err)
-		}
-	}
-	text, err := collection.MarshalJSON()
-	if err != nil || string(text) != composed {
-		t.Errorf("got %s, %v, want %s", text, err, composed)
-	}
-	if err := new(cmw.CMW).UnmarshalJSON([]byte(composed)); err != nil {
-		t.Error(err)
 	}
 }
 

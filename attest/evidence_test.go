@@ -10,7 +10,6 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/veraison/cmw"
 )
 
 var platforms = []attest.Platform{attest.Soft, attest.TPM, attest.SNP, attest.AzureSNP, attest.TDX, attest.SGX, attest.Nitro, attest.NvidiaGPU}
@@ -79,26 +78,6 @@ var wrapperRefusals = []struct {
 	{"type: unknown", `["application/eat+jwt","AA"]`, wire.NoPlatform},
 	{"type: upper case", `["application/vnd.cohort.SOFT-evidence","AA"]`, wire.NoPlatform},
 	{"type: parameter", `["application/vnd.cohort.soft-evidence; v=1","AA"]`, wire.NoPlatform},
-}
-
-// TestEvidenceWrapperOfTheLibrary: what this package writes by itself is what
-// an implementation of RFC 9999 writes.
-func TestEvidenceWrapperOfTheLibrary(t *testing.T) {
-	for n := range 67 {
-		raw := bytes.Repeat([]byte{0xfb}, n+1)
-		record, err := cmw.NewMonad("application/vnd.cohort.tdx-evidence", raw)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want, err := record.MarshalJSON()
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := json.Marshal(attest.Evidence{Platform: attest.TDX, Raw: raw})
-		if err != nil || !bytes.Equal(got, want) {
-			t.Errorf("%d bytes: got %s, %v, want %s", n+1, got, err, want)
-		}
-	}
 }
 
 // collection is a wrapper of evidence and one endorsement, spelled as it must be.

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/anishathalye/porcupine"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
@@ -28,35 +27,42 @@ const (
 	absent    outcome = "absent"  // a look found none
 )
 
-// issuances is what may be seen of issuances, each known by its nonce: none is
-// recorded twice, and a record that is there stays. The state of one is whether
-// it is recorded.
-var issuances = porcupine.Model{
-	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
-		of := map[any][]porcupine.Operation{}
-		for _, o := range history {
-			of[o.Input] = append(of[o.Input], o)
+// observed is one operation on the issuance of a nonce, with its outcome.
+type observed struct {
+	nonce     string
+	call, end int64
+	result    outcome
+}
+
+// step is what may be seen of the issuance of one nonce: it is recorded once, and a
+// record that is there stays. The state is whether it is recorded.
+func (s observed) step(recorded bool) (after, possible bool) {
+	switch s.result {
+	case issuedNow:
+		return true, !recorded
+	case present:
+		return true, recorded
+	case used:
+		return recorded, true
+	case absent:
+		return false, !recorded
+	}
+	return true, true // one that never took effect comes after all others
+}
+
+// issuances reports whether operations are what one store of issuances does, nonce by
+// nonce.
+func issuances(operations []observed) bool {
+	of := map[string][]testworld.Operation[bool]{}
+	for _, o := range operations {
+		of[o.nonce] = append(of[o.nonce], testworld.Operation[bool]{Call: o.call, Return: o.end, Step: o.step})
+	}
+	for _, one := range of {
+		if !testworld.Linearizable(false, one) {
+			return false
 		}
-		var all [][]porcupine.Operation
-		for _, one := range of {
-			all = append(all, one)
-		}
-		return all
-	},
-	Init: func() any { return false },
-	Step: func(recorded, _, output any) (bool, any) {
-		switch output {
-		case issuedNow:
-			return recorded == false, true
-		case present:
-			return recorded == true, true
-		case used:
-			return true, recorded
-		case absent:
-			return recorded == false, false
-		}
-		return true, true // one that never took effect comes after all others
-	},
+	}
+	return true
 }
 
 // history is what all who ask have seen.
@@ -64,8 +70,8 @@ type history struct {
 	start time.Time
 
 	mu         sync.Mutex
-	operations []porcupine.Operation // guarded by mu
-	reports    []api.Report          // guarded by mu
+	operations []observed   // guarded by mu
+	reports    []api.Report // guarded by mu
 }
 
 func (h *history) now() int64 { return time.Since(h.start).Nanoseconds() }
@@ -77,7 +83,7 @@ func (h *history) add(nonce []byte, call int64, result outcome) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.operations = append(h.operations, porcupine.Operation{Input: string(nonce), Call: call, Output: result, Return: end})
+	h.operations = append(h.operations, observed{string(nonce), call, end, result})
 }
 
 func (h *history) issued() int {
@@ -207,7 +213,7 @@ func (w *world) judge(h *history) {
 		}
 		h.add([]byte(nonce), h.now(), result)
 	}
-	if !porcupine.CheckOperations(issuances, h.operations) {
+	if !issuances(h.operations) {
 		w.T.Error("what was seen is not what one store of issuances does")
 	}
 	serials := map[string]string{}
@@ -232,7 +238,7 @@ func TestImpossibleHistories(t *testing.T) {
 			h.add([]byte("nonce"), h.now(), result)
 			time.Sleep(time.Microsecond)
 		}
-		if porcupine.CheckOperations(issuances, h.operations) {
+		if issuances(h.operations) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
@@ -240,7 +246,7 @@ func TestImpossibleHistories(t *testing.T) {
 	for _, result := range []outcome{unknown, absent, unknown, used, present} {
 		h.add([]byte("nonce"), h.now(), result)
 	}
-	if !porcupine.CheckOperations(issuances, h.operations) {
+	if !issuances(h.operations) {
 		t.Error("an outage that lost nothing: refused")
 	}
 }
