@@ -90,8 +90,11 @@ type Client struct {
 	closed  bool
 }
 
-// New makes a client. It opens no connection.
+// New makes a client. It opens no connection. On js/wasm it fails with [ErrNoTLS].
 func New(config Config) (*Client, error) {
+	if !tlsVerifies {
+		return nil, ErrNoTLS
+	}
 	if err := config.complete(); err != nil {
 		return nil, err
 	}

@@ -83,8 +83,12 @@ type Trust struct {
 //
 // An authority that is behind State is given the newer history and asked once
 // more. A check that does not hold is an [attest.Refusal]. No gateway stands in for an
-// authority here: one keeps trust current, once a [Channel] uses it.
+// authority here: one keeps trust current, once a [Channel] uses it. On js/wasm it
+// fails with [ErrNoTLS].
 func FetchTrust(ctx context.Context, config TrustConfig) (*Trust, error) {
+	if !tlsVerifies {
+		return nil, ErrNoTLS
+	}
 	if err := config.check(); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,6 @@
+//go:build js
+
+package client
+
+// tlsVerifies reports whether a TLS handshake calls VerifyConnection.
+const tlsVerifies = false
