@@ -110,9 +110,10 @@
 //	   internal/bus/cluster      managers and one another over NATS, which no unit reaches
 //	   internal/bus/natsd        the NATS server in a manager, which listens nowhere
 //	   internal/ohttp            Oblivious HTTP (RFC 9458): keys, and messages whole or in chunks
-//	   internal/collateral       what vendors say beside evidence: fetched and kept,
-//	                             never inside appraisal
-//	3  identity                  keys and chains from the root secret; Check
+//	   internal/collateral       vendors' documents: fetched and cached, never inside
+//	                             appraisal; which ones, the table of platforms says
+//	3  attest/platforms          the table of all platforms
+//	   identity                  keys and chains from the root secret; Check
 //	   attest/attesttest         plays TEE vendors; tests only
 //	   attest/vectortest         judges folders of captured evidence; tests only
 //	4  internal/authority/store  what the authority keeps; testdb/ starts a server, tests only

@@ -131,8 +131,8 @@ func (e azureEvidence) quoted(r report) (tpm.Quote, error) {
 	if err := quote.Covers(azureBank, everyPCR(), e.values); err != nil {
 		return tpm.Quote{}, err
 	}
-	if r.Vmpl != 0 {
-		return tpm.Quote{}, wire.Refuse(wire.BadTCB, "snp on azure: privilege level", r.Vmpl, "0, the paravisor's")
+	if r.VMPL != 0 {
+		return tpm.Quote{}, wire.Refuse(wire.BadTCB, "snp on azure: privilege level", r.VMPL, "0, the paravisor's")
 	}
 	return quote, nil
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/tpm"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/google/go-sev-guest/abi"
 )
 
 // Where Azure's paravisor puts things into the TPM that it gives a guest.
@@ -79,7 +78,7 @@ const (
 // parseHCL takes the paravisor's report apart. It refuses with "malformed" what is
 // none of SEV-SNP.
 func parseHCL(raw []byte) (report, runtime []byte, err error) {
-	const end = hclHeader + abi.ReportSize
+	const end = hclHeader + reportSize
 	if len(raw) < end+runtimeHeader || !bytes.HasPrefix(raw, []byte("HCLA")) {
 		return nil, nil, wire.Refuse(wire.Malformed, "snp on azure: the paravisor's report", hex.EncodeToString(raw[:min(len(raw), 4)]), "HCLA, and a report")
 	}

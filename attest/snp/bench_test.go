@@ -26,7 +26,7 @@ func BenchmarkAppraise(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	c, err := bundleOf(report{signer: abi.SignerInfo{}}, endorsed).check()
+	c, err := bundleOf(report{}, endorsed).check()
 	if err != nil {
 		b.Fatal(err)
 	}

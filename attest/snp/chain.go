@@ -12,20 +12,18 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/internal/pki"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/google/go-sev-guest/abi"
-	"github.com/google/go-sev-guest/kds"
 )
 
 // bundle is the endorsements of one report, unchecked.
 type bundle struct {
-	kind   abi.ReportSigner
+	kind   signer
 	leaf   []byte // VCEK or VLEK
 	askARK []byte
 	crl    []byte // nil when there is none
 }
 
 func bundleOf(r report, endorsed attest.Endorsements) bundle {
-	b := bundle{kind: r.signer.SigningKey, askARK: endorsed["ask_ark"], crl: endorsed["crl"]}
+	b := bundle{kind: r.signer, askARK: endorsed["ask_ark"], crl: endorsed["crl"]}
 	b.leaf = endorsed[strings.ToLower(b.kind.String())]
 	return b
 }
@@ -33,7 +31,7 @@ func bundleOf(r report, endorsed attest.Endorsements) bundle {
 // chain is what a certificate chain vouches for, once it holds and nothing in
 // it is revoked. Its time is not judged yet. It is immutable.
 type chain struct {
-	kind    abi.ReportSigner
+	kind    signer
 	root    attest.Digest // of the ARK's SubjectPublicKeyInfo
 	key     *ecdsa.PublicKey
 	product string
@@ -101,7 +99,7 @@ func (c *chain) subjects(certs certificates) error {
 	}
 	c.product = product
 	issuer := "SEV-" + product
-	if c.kind == abi.VlekReportSigner {
+	if c.kind == signerVLEK {
 		issuer = "SEV-VLEK-" + product
 	}
 	if got := certs.ask.Subject.CommonName; got != issuer {
@@ -129,10 +127,10 @@ func (c *chain) revocations(der []byte, certs certificates) error {
 // is the certificate's, followed by zeros where that is shorter. Under a VLEK
 // any chip of the provider may have signed.
 func (c *chain) names(chipID []byte) bool {
-	if c.kind == abi.VlekReportSigner {
+	if c.kind == signerVLEK {
 		return true
 	}
-	padded := make([]byte, abi.ChipIDSize)
+	padded := make([]byte, chipIDSize)
 	copy(padded, c.chip)
 	return bytes.Equal(padded, chipID)
 }
@@ -141,24 +139,33 @@ func (c *chain) names(chipID []byte) bool {
 // hides that the provider that holds the VLEK.
 func (c *chain) name(r report) string {
 	switch {
-	case c.kind != abi.VlekReportSigner:
+	case c.kind != signerVLEK:
 		return hex.EncodeToString(c.chip)
 	case r.hidden():
 		return "vlek:" + c.csp
 	case c.product == turin:
-		return hex.EncodeToString(r.ChipId[:8]) // as its VCEK has it; zeros follow
+		return hex.EncodeToString(r.ChipID[:8]) // as its VCEK has it; zeros follow
 	}
-	return hex.EncodeToString(r.ChipId)
+	return hex.EncodeToString(r.ChipID)
 }
 
-// oidFMC is the level of Turin's first mutable code.
-var oidFMC = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 9}
+// Extensions of AMD's certificates of signing keys (AMD 57230, section 3.1).
+var (
+	oidProductName = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 2}
+	oidBootloader  = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 1}
+	oidTEE         = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 2}
+	oidSNP         = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 3}
+	oidMicrocode   = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 8}
+	oidFMC         = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 9} // of Turin's first mutable code
+	oidHardwareID  = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 4}
+	oidProvider    = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 5}
+)
 
 // extensions reads what AMD certifies of the signing key: generation, chip or
-// provider, and firmware levels. (The library's reader knows no Turin.)
+// provider, and firmware levels.
 func (c *chain) extensions(leaf *x509.Certificate) error {
 	var product string
-	if err := c.extension(leaf, kds.OidProductName1, &product); err != nil {
+	if err := c.extension(leaf, oidProductName, &product); err != nil {
 		return err
 	}
 	if line, _, _ := strings.Cut(product, "-"); line != c.product {
@@ -167,7 +174,7 @@ func (c *chain) extensions(leaf *x509.Certificate) error {
 	levels := []struct {
 		oid asn1.ObjectIdentifier
 		to  *uint8
-	}{{kds.OidBlSpl, &c.tcb.Bootloader}, {kds.OidTeeSpl, &c.tcb.TEE}, {kds.OidSnpSpl, &c.tcb.SNP}, {kds.OidUcodeSpl, &c.tcb.Microcode}}
+	}{{oidBootloader, &c.tcb.Bootloader}, {oidTEE, &c.tcb.TEE}, {oidSNP, &c.tcb.SNP}, {oidMicrocode, &c.tcb.Microcode}}
 	if c.product == turin {
 		levels = append(levels, struct {
 			oid asn1.ObjectIdentifier
@@ -189,14 +196,14 @@ func (c *chain) extensions(leaf *x509.Certificate) error {
 
 // holder reads which chip, or under a VLEK which provider, holds the key.
 func (c *chain) holder(leaf *x509.Certificate) error {
-	if c.kind == abi.VlekReportSigner {
-		return c.extension(leaf, kds.OidCspID, &c.csp)
+	if c.kind == signerVLEK {
+		return c.extension(leaf, oidProvider, &c.csp)
 	}
-	size := abi.ChipIDSize
+	size := chipIDSize
 	if c.product == turin {
 		size = 8
 	}
-	value := find(leaf, kds.OidHwid)
+	value := find(leaf, oidHardwareID)
 	if len(value) != size { // KDS writes the bytes as they are; tolerate the OCTET STRING they should be
 		if rest, err := asn1.Unmarshal(value, &c.chip); err != nil || len(rest) > 0 || len(c.chip) != size {
 			return wire.Refuse(wire.BadChain, "snp: size of the certificate's chip id", len(value), size)

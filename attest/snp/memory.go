@@ -6,7 +6,6 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/internal/pki"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/google/go-sev-guest/abi"
 )
 
 // maxKnown bounds the memory: about 1 KiB for each chip.
@@ -18,7 +17,7 @@ type memory struct{ chains pki.Cache[known, *chain] }
 
 // known names a chip's certificate and the version of its collateral.
 type known struct {
-	kind              abi.ReportSigner
+	kind              signer
 	leaf, askARK, crl attest.Digest
 	listed            bool
 }

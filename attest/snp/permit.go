@@ -23,9 +23,9 @@ func permit(r report, c *chain, rules attest.SNPRules) error {
 		version uint64
 		least   attest.SNPTCB
 	}{
-		{"committed", r.CommittedTcb, floor.Committed},
-		{"reported", r.ReportedTcb, floor.Reported},
-		{"launch", r.LaunchTcb, floor.Launch},
+		{"committed", r.CommittedTCB, floor.Committed},
+		{"reported", r.ReportedTCB, floor.Reported},
+		{"launch", r.LaunchTCB, floor.Launch},
 	} {
 		if err := above(f.name, tcbOf(c.product, f.version), f.least); err != nil {
 			return err
@@ -64,23 +64,22 @@ func permitHolder(r report, rules attest.SNPRules) error {
 	if r.hidden() && (!rules.HiddenChips || len(rules.CutChips) > 0) {
 		return wire.Refuse(wire.NoPlatform, "snp: chip", "all zeros: its host hides which one it is, so no cut-off reaches it", "its id, or hidden_chips = true in policy and no cut_chips")
 	}
-	cut := slices.ContainsFunc(rules.CutChips, func(chip []byte) bool { return bytes.Equal(chip, r.ChipId) })
-	if cut || !rules.Chips.Accepts(r.ChipId) {
-		return wire.Refuse(wire.NoPlatform, "snp: chip", hex.EncodeToString(r.ChipId), "one that policy accepts")
+	cut := slices.ContainsFunc(rules.CutChips, func(chip []byte) bool { return bytes.Equal(chip, r.ChipID) })
+	if cut || !rules.Chips.Accepts(r.ChipID) {
+		return wire.Refuse(wire.NoPlatform, "snp: chip", hex.EncodeToString(r.ChipID), "one that policy accepts")
 	}
-	if !rules.IDKeys.Accepts(r.IdKeyDigest) {
-		return wire.Refuse(wire.NotMeasured, "snp: id key digest", hex.EncodeToString(r.IdKeyDigest), "one that policy names")
+	if !rules.IDKeys.Accepts(r.IDKeyDigest) {
+		return wire.Refuse(wire.NotMeasured, "snp: id key digest", hex.EncodeToString(r.IDKeyDigest), "one that policy names")
 	}
 	return nil
 }
 
 // permitGuest asks how the guest runs.
 func permitGuest(r report, rules attest.SNPRules) error {
-	provisional := r.CurrentTcb != r.CommittedTcb ||
-		r.CurrentMajor != r.CommittedMajor || r.CurrentMinor != r.CommittedMinor || r.CurrentBuild != r.CommittedBuild
+	provisional := r.CurrentTCB != r.CommittedTCB || r.Current != r.Committed
 	switch {
-	case r.Vmpl > rules.VMPL:
-		return wire.Refuse(wire.BadTCB, "snp: privilege level", r.Vmpl, fmt.Sprintf("at most %d", rules.VMPL))
+	case r.VMPL > rules.VMPL:
+		return wire.Refuse(wire.BadTCB, "snp: privilege level", r.VMPL, fmt.Sprintf("at most %d", rules.VMPL))
 	case r.policy.SMT && !rules.SMT:
 		return wire.Refuse(wire.BadTCB, "snp: guest policy", "shared cores (SMT) allowed", "not allowed")
 	case r.policy.MigrateMA && !rules.Migration:

@@ -51,7 +51,7 @@ func (a *Attester) key(ctx context.Context) (attest.OwnKey, error) {
 	if err != nil {
 		return attest.OwnKey{}, err
 	}
-	key, err := a.derive(labi.SnpDerivedKeyReqABI{GuestFieldSelect: mixed, Vmpl: r.Vmpl})
+	key, err := a.derive(labi.SnpDerivedKeyReqABI{GuestFieldSelect: mixed, Vmpl: r.VMPL})
 	if err != nil {
 		return attest.OwnKey{}, wire.Refuse(wire.NotThisDevice, "snp: deriving a key", err, "one by "+guestDevice)
 	}

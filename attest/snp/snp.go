@@ -33,7 +33,6 @@ import (
 	"github.com/cohort-tee/cohort/attest/internal/closed"
 	"github.com/cohort-tee/cohort/attest/internal/pki"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/google/go-sev-guest/abi"
 )
 
 // Appraiser judges SEV-SNP reports. It is safe for concurrent use; the zero
@@ -99,7 +98,7 @@ func (*Appraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 
 // unverifiedChain is what a report says of its chain.
 func unverifiedChain(r report) *chain {
-	return &chain{kind: r.signer.SigningKey, product: r.product, chip: r.ChipId}
+	return &chain{kind: r.signer, product: r.product, chip: r.ChipID}
 }
 
 // signedBy checks that the report is of the chip, firmware and generation that
@@ -108,17 +107,17 @@ func (r report) signedBy(c *chain) error {
 	if r.product != "" && r.product != c.product {
 		return wire.Refuse(wire.WrongChip, "snp: CPU generation of the certificate", c.product, r.product)
 	}
-	if !c.names(r.ChipId) {
-		return wire.Refuse(wire.WrongChip, "snp: chip id of the certificate", hex.EncodeToString(c.chip), hex.EncodeToString(r.ChipId))
+	if !c.names(r.ChipID) {
+		return wire.Refuse(wire.WrongChip, "snp: chip id of the certificate", hex.EncodeToString(c.chip), hex.EncodeToString(r.ChipID))
 	}
-	if got := tcbOf(c.product, r.ReportedTcb); got != c.tcb {
+	if got := tcbOf(c.product, r.ReportedTCB); got != c.tcb {
 		return wire.Refuse(wire.WrongChip, "snp: firmware of the certificate", fmt.Sprintf("%+v", c.tcb), fmt.Sprintf("%+v", got))
 	}
-	signature, err := abi.ReportToSignatureDER(r.raw)
+	signature, err := r.signature()
 	if err != nil {
 		return wire.Refuse(wire.BadSignature, "snp: signature encoding", err, "ECDSA P-384")
 	}
-	digest := sha512.Sum384(abi.SignedComponent(r.raw))
+	digest := sha512.Sum384(r.raw[:signedSize])
 	if !ecdsa.VerifyASN1(c.key, digest[:], signature) {
 		return wire.Refuse(wire.BadSignature, "snp: signature of the report", "one that does not verify", "one by the "+c.kind.String())
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/attest/snp"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/collateral"
@@ -91,7 +92,7 @@ func TestForgedTimeFreezesNoRevocation(t *testing.T) {
 	t.Cleanup(service.Close)
 	at := noon
 	documents := func() *collateral.Collateral {
-		return collateral.New(collateral.Config{AMD: service.URL, Cache: shelf{a}, Clock: func() time.Time { return at }})
+		return collateral.New(collateral.Config{Documents: platforms.All().Documents, Sources: map[string]string{"amd": service.URL}, Cache: shelf{a}, Clock: func() time.Time { return at }})
 	}
 	evidence := testworld.Must(chip.Attester(attesttest.MeasureSNP("guest")).Attest(t.Context(), attest.ReportData{1}))
 	rules := vendor.Rules()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/nvidia"
+	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/attest/tpm"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/store"
@@ -38,11 +39,12 @@ type examination struct {
 func lookPlatforms(wanted string, beside *tpm.Machine) []examination {
 	var all []examination
 	for _, name := range platformNames() {
-		p := platforms[attest.Platform(name)]
+		p := openers[attest.Platform(name)]
 		if p.open == nil {
 			continue
 		}
-		all = append(all, examination{"tee", p.name, "see docs/how-to/" + name + ".md for what the machine needs", func(ctx context.Context) (string, error) {
+		platform, _ := platforms.All().Find(attest.Platform(name))
+		all = append(all, examination{"tee", platform.Title, "see docs/how-to/" + name + ".md for what the machine needs", func(ctx context.Context) (string, error) {
 			detail, err := p.look(ctx, *beside)
 			if errors.Is(err, wire.NotThisDevice) && name != wanted {
 				err = fmt.Errorf("%w: %w", errAbsent, err)
@@ -54,7 +56,7 @@ func lookPlatforms(wanted string, beside *tpm.Machine) []examination {
 }
 
 // look asks a TEE for evidence, bound to nothing, and to keep something.
-func (p platform) look(ctx context.Context, beside tpm.Machine) (string, error) {
+func (p opener) look(ctx context.Context, beside tpm.Machine) (string, error) {
 	if beside.Path == "" {
 		beside.Path = tpmPath
 	}

@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"bytes"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -10,7 +8,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
-	"github.com/cohort-tee/cohort/attest/nvidia"
+	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/spf13/cobra"
@@ -161,39 +159,7 @@ func readEvidence(path string) (attest.Evidence, error) {
 	if err != nil {
 		return attest.Evidence{}, err
 	}
-	if bytes.Contains(content, []byte(`"evidences"`)) { // by NVIDIA's nvattest
-		return nvidia.ParseCollection(content)
-	}
-	var e attest.Evidence
-	if text := bytes.TrimSpace(content); len(text) > 0 && (text[0] == '[' || text[0] == '{') {
-		return e, e.UnmarshalJSON(text)
-	}
-	if raw, _, err := nvidia.Decode(bytes.Join(bytes.Fields(content), nil)); err == nil && platformOf(raw) == attest.NvidiaGPU {
-		content = raw // NVIDIA's tools print reports as text, others break its lines
-	}
-	e = attest.Evidence{Platform: platformOf(content), Raw: content}
-	if e.Platform == "" {
-		return e, wire.Refuse(wire.NoPlatform, "evidence: form", "another", "a wrapper (RFC 9999), SNP report, DCAP quote, Nitro document, report of an NVIDIA GPU or what nvattest prints")
-	}
-	return e, nil
-}
-
-// platformOf tells bare evidence by its form; which it is appraisal checks.
-func platformOf(raw []byte) attest.Platform {
-	switch {
-	case len(raw) == 1184 && raw[0] >= 2 && raw[0] <= 5:
-		return attest.SNP
-	case bytes.HasPrefix(raw, []byte{0x11, 0xe0}): // SPDM 1.1: GET_MEASUREMENTS
-		return attest.NvidiaGPU
-	case bytes.HasPrefix(raw, []byte{0x84, 0x44}): // CBOR: array of 4, bytes of 4
-		return attest.Nitro
-	case len(raw) > 48 && raw[0] >= 3 && raw[0] <= 5 && raw[1] == 0:
-		if binary.LittleEndian.Uint32(raw[4:]) == 0x81 {
-			return attest.TDX
-		}
-		return attest.SGX
-	}
-	return ""
+	return platforms.All().Read(content)
 }
 
 func (f evidenceFlags) endorse(e attest.Evidence) (attest.Evidence, error) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/platforms"
 )
 
 // evidenceView is evidence for people.
@@ -92,7 +93,8 @@ func (v evidenceView) tree() string {
 // part is one part as text.
 func (v evidenceView) part(name string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-12s %s, %d bytes\n", name, platforms[v.Platform].name, v.Size)
+	platform, _ := platforms.All().Find(v.Platform)
+	fmt.Fprintf(&b, "%-12s %s, %d bytes\n", name, platform.Title, v.Size)
 	for _, role := range slices.Sorted(maps.Keys(v.Endorsements)) {
 		fmt.Fprintf(&b, "  beside     %s, %d bytes\n", role, v.Endorsements[role])
 	}

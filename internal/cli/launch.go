@@ -84,8 +84,8 @@ func (a *app) within(ctx context.Context, t teeFlags, run func(context.Context) 
 		}
 		a.tee = tee{d, named}
 		return run(ctx)
-	case platforms[named].open != nil:
-		d, err := platforms[named].open(t.tpm.machine)
+	case openers[named].open != nil:
+		d, err := openers[named].open(t.tpm.machine)
 		if err != nil {
 			return err
 		}

@@ -26,7 +26,7 @@ func (a *app) measureCommand() *cobra.Command {
 			"machine's own words: compute it from your files to know what it ought to be.\n" +
 			"Notes on stderr name what of the program is not measured.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if open := platforms[attest.Platform(platform)].open; open != nil {
+			if open := openers[attest.Platform(platform)].open; open != nil {
 				return a.measureSelf(cmd.Context(), open, machine.machine, args)
 			}
 			self, err := os.Executable()
@@ -61,7 +61,7 @@ func (a *app) measureCommand() *cobra.Command {
 	cmd.Flags().StringVar(&agent, "agent", "", "file of the agent, or none (default this program)")
 	cmd.Flags().StringVar(&platform, "platform", string(attest.Soft), "TEE it will run in")
 	machine.registerMachine(cmd, tpmPath)
-	cmd.AddCommand(a.measureSNPCommand(), a.measureSGXCommand(), a.measureNitroCommand())
+	cmd.AddCommand(a.measureImageCommands()...)
 	return cmd
 }
 

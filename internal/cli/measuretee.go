@@ -7,8 +7,7 @@ import (
 	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
-	"github.com/cohort-tee/cohort/attest/dcap"
-	"github.com/cohort-tee/cohort/attest/nitro"
+	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/attest/snp"
 	"github.com/spf13/cobra"
 )
@@ -106,59 +105,34 @@ func cpuSignature(text string) (uint32, error) {
 	return signature, nil
 }
 
-func (a *app) measureSGXCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "sgx FILE",
-		Short: "Print the reference value of an SGX enclave, from its signature or its pages",
-		Long: "Print the reference value of an SGX enclave. FILE is a signature structure (of\n" +
-			"Gramine: NAME.sig), a signed enclave that holds one, or an SGXS stream, of which\n" +
-			"the measurement is computed.",
-		Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			content, err := readFile(args[0], maxImage)
-			if err != nil {
-				return err
-			}
-			if dcap.IsSGXS(content) {
-				return a.measureSGXS(content)
-			}
-			enclave, err := dcap.FindSigstruct(content)
-			if err != nil {
-				return err
-			}
-			if enclave.Debug {
-				a.say("note: its signer lets it run for debugging, which is refused unless policy allows it")
-			}
-			a.say("note: isvsvn is %d; `min_isvsvn` of [platform.sgx] is the floor", enclave.SVN)
-			return a.emitReference(enclave.Measurement)
-		},
+// measureImageCommands are a command for each platform that measures images.
+func (a *app) measureImageCommands() []*cobra.Command {
+	commands := []*cobra.Command{a.measureSNPCommand()}
+	for _, p := range platforms.All() {
+		if p.MeasureImage != nil {
+			commands = append(commands, a.measureImageCommand(p))
+		}
 	}
+	return commands
 }
 
-func (a *app) measureSGXS(stream []byte) error {
-	m, unmeasured, err := dcap.MeasureSGXS(stream)
-	if err != nil {
-		return err
-	}
-	if unmeasured > 0 {
-		a.say("note: %d bytes are loaded that nobody measures; the host may change them", unmeasured)
-	}
-	return a.emitReference(m)
-}
-
-func (a *app) measureNitroCommand() *cobra.Command {
+func (a *app) measureImageCommand(p attest.PlatformInfo) *cobra.Command {
 	return &cobra.Command{
-		Use:   "nitro EIF",
-		Short: "Print the reference value of a Nitro enclave, from its image file",
+		Use:   string(p.Name) + " FILE",
+		Short: "Print the reference value of an image of " + p.Title,
+		Long:  "Print the reference value of an image of " + p.Title + ".\nFILE is " + p.Image + ".",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			content, err := readFile(args[0], maxImage)
 			if err != nil {
 				return err
 			}
-			m, err := nitro.MeasureEIF(content)
+			m, notes, err := p.MeasureImage(content)
 			if err != nil {
 				return err
+			}
+			for _, note := range notes {
+				a.say("note: %s", note)
 			}
 			return a.emitReference(m)
 		},

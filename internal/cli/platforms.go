@@ -8,7 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/dcap"
 	"github.com/cohort-tee/cohort/attest/nitro"
-	"github.com/cohort-tee/cohort/attest/nvidia"
+	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/attest/snp"
 	"github.com/cohort-tee/cohort/attest/soft"
 	"github.com/cohort-tee/cohort/attest/tpm"
@@ -24,76 +24,42 @@ type device interface {
 	Args() []string
 }
 
-// platform is what the command line knows of one kind of TEE.
-type platform struct {
-	name      string // for people
-	appraiser func() attest.Appraiser
-	// inherited is the TEE that started this process, where such a TEE starts
-	// processes.
-	inherited func() (device, error)
-	// open is the TEE that this machine or enclave is, or that its TPM speaks
-	// for; nil where it is none. It is opened only when --platform names it.
-	open func(tpm.Machine) (attester, error)
-	// development marks a platform that protects nothing from its host.
-	development bool
-}
-
 // attester is a TEE without a program of its own.
 type attester interface {
 	attest.Attester
 	attest.Sealer
 }
 
-// platforms are the kinds of TEEs, and of devices beside them, of this build.
-var platforms = map[attest.Platform]platform{
-	attest.Soft: {
-		name:        "development TEE",
-		appraiser:   func() attest.Appraiser { return soft.Appraiser{} },
-		inherited:   func() (device, error) { return soft.Inherited() },
-		development: true,
-	},
-	attest.SNP: {
-		name:      "AMD SEV-SNP",
-		appraiser: func() attest.Appraiser { return new(snp.Appraiser) },
-		open:      func(tpm.Machine) (attester, error) { return snp.NewAttester() },
-	},
-	attest.AzureSNP: {
-		name:      "AMD SEV-SNP on Azure",
-		appraiser: func() attest.Appraiser { return new(snp.Azure) },
-		open: func(m tpm.Machine) (attester, error) {
-			a, err := snp.NewAzureAttester(m)
-			return unsealing{a, attest.NoSealer{Platform: attest.AzureSNP}}, err
-		},
-	},
-	attest.TDX: {
-		name:      "Intel TDX",
-		appraiser: func() attest.Appraiser { return dcap.TDX() },
-		open: func(tpm.Machine) (attester, error) {
-			a, err := dcap.NewTDXAttester()
-			return unsealing{a, attest.NoSealer{Platform: attest.TDX}}, err
-		},
-	},
-	attest.SGX: {
-		name:      "Intel SGX with Gramine",
-		appraiser: func() attest.Appraiser { return dcap.SGX() },
-		open:      func(tpm.Machine) (attester, error) { return dcap.NewSGXAttester() },
-	},
-	attest.TPM: { // opened by launchTPM, which needs its flags
-		name:      "TPM 2.0",
-		appraiser: func() attest.Appraiser { return new(tpm.Appraiser) },
-	},
-	attest.Nitro: {
-		name:      "AWS Nitro enclave",
-		appraiser: func() attest.Appraiser { return nitro.Appraiser{} },
-		open: func(tpm.Machine) (attester, error) {
-			a, err := nitro.NewAttester()
-			return unsealing{a, attest.NoSealer{Platform: attest.Nitro}}, err
-		},
-	},
-	attest.NvidiaGPU: { // asked by a command (--nvidia-gpus): NVIDIA's library needs cgo, which this build is without
-		name:      "NVIDIA GPU",
-		appraiser: func() attest.Appraiser { return nvidia.Appraiser{} },
-	},
+// opener finds the TEE of one platform. Only this binary opens TEEs, and only on linux;
+// all else of a platform is in attest/platforms.
+type opener struct {
+	// inherited is the TEE that started this process, where such a TEE starts
+	// processes.
+	inherited func() (device, error)
+	// open is the TEE that this machine or enclave is, or that its TPM speaks
+	// for; nil where it is none. It is opened only when --platform names it.
+	open func(tpm.Machine) (attester, error)
+}
+
+// openers are those of each platform that this binary runs in. A TPM is opened by
+// launchTPM, which needs its flags. GPUs are asked by a command (--nvidia-gpus), for
+// NVIDIA's library needs cgo, which this build is without.
+var openers = map[attest.Platform]opener{
+	attest.Soft: {inherited: func() (device, error) { return soft.Inherited() }},
+	attest.SNP:  {open: func(tpm.Machine) (attester, error) { return snp.NewAttester() }},
+	attest.AzureSNP: {open: func(m tpm.Machine) (attester, error) {
+		a, err := snp.NewAzureAttester(m)
+		return unsealing{a, attest.NoSealer{Platform: attest.AzureSNP}}, err
+	}},
+	attest.TDX: {open: func(tpm.Machine) (attester, error) {
+		a, err := dcap.NewTDXAttester()
+		return unsealing{a, attest.NoSealer{Platform: attest.TDX}}, err
+	}},
+	attest.SGX: {open: func(tpm.Machine) (attester, error) { return dcap.NewSGXAttester() }},
+	attest.Nitro: {open: func(tpm.Machine) (attester, error) {
+		a, err := nitro.NewAttester()
+		return unsealing{a, attest.NoSealer{Platform: attest.Nitro}}, err
+	}},
 }
 
 // unsealing is a TEE that keeps no secrets.
@@ -105,9 +71,9 @@ type unsealing struct {
 // platformNames are the TEEs of this build.
 func platformNames() []string {
 	var names []string
-	for name := range platforms {
-		if !name.IsDevice() {
-			names = append(names, string(name))
+	for _, p := range platforms.All() {
+		if !p.Name.IsDevice() {
+			names = append(names, string(p.Name))
 		}
 	}
 	slices.Sort(names)
@@ -117,7 +83,7 @@ func platformNames() []string {
 // inheritedTEE is the TEE that started this process; its device is nil when
 // none did.
 func inheritedTEE() tee {
-	for name, p := range platforms {
+	for name, p := range openers {
 		if p.inherited == nil {
 			continue
 		}
@@ -138,7 +104,10 @@ type tee struct {
 func (t tee) inside() bool { return t.device != nil }
 
 // development reports whether it protects nothing from its host.
-func (t tee) development() bool { return platforms[t.platform].development }
+func (t tee) development() bool {
+	p, known := platforms.All().Find(t.platform)
+	return known && p.Development
+}
 
 // machine is the TEE that this machine or enclave is. What it measures is the
 // machine's image; the program is a file in it.
@@ -151,14 +120,8 @@ func (m machine) Program() (*os.File, error) { return os.Open(m.program[0]) }
 
 func (m machine) Args() []string { return m.program[1:] }
 
-// verifier appraises the evidence of every platform of this build.
-func verifier() *attest.Verifier {
-	var appraisers []attest.Appraiser
-	for _, p := range platforms {
-		appraisers = append(appraisers, p.appraiser())
-	}
-	return attest.NewVerifier(appraisers...)
-}
+// verifier appraises the evidence of every platform.
+func verifier() *attest.Verifier { return platforms.All().Verifier() }
 
 // measurement is what the development TEE will say of a program, and the line
 // of policy that accepts it.

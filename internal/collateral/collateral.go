@@ -19,7 +19,7 @@
 // what is at hand is given, past its end too, for the appraiser to refuse with
 // reason "expired". Evidence of platforms without collateral gets none.
 //
-//	c := collateral.New(collateral.Config{AMD: collateral.AMD, Intel: collateral.Intel, IntelRoot: collateral.IntelRoot, NVIDIA: collateral.NVIDIA, AWS: collateral.AWS})
+//	c := collateral.New(collateral.Config{Documents: platforms.All().Documents, Sources: map[string]string{"amd": amd}})
 //	go c.Run(ctx) // renews
 //	endorsed, err := c.EndorseFor(ctx, evidence, collateral.Stranger{Address: remote, Screen: screen})
 package collateral
@@ -39,25 +39,17 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// The vendors' own services.
-const (
-	AMD       = "https://kdsintf.amd.com"
-	Intel     = "https://api.trustedservices.intel.com"
-	IntelRoot = "https://certificates.trustedservices.intel.com"
-	NVIDIA    = "http://crl.ndis.nvidia.com" // as its certificates name it; the lists are signed
-	AWS       = "aws"                        // no URL: each list is where AWS's certificates name it
-)
-
 // Config says where documents come from. A source that is left out is not asked.
 type Config struct {
+	// Documents lists the documents that belong to evidence: platforms.Table.Documents.
+	Documents func(unverified attest.Evidence) []attest.Document
 	// Mirror holds documents as files, by the names of
 	// docs/how-to/collateral.md and [Status]; it is asked first. It is for closed networks.
 	Mirror fs.FS
-	// AMD, Intel, IntelRoot and NVIDIA are base URLs of the vendors' services,
-	// or of mirrors with the same paths.
-	AMD, Intel, IntelRoot, NVIDIA string
-	// AWS is [AWS], or the base URL of a mirror of all of its lists.
-	AWS string
+	// Sources are the URLs of the vendors' services or of mirrors with the same paths,
+	// by the names of platforms.Table.Sources. A source whose value is its name has
+	// each document where the evidence says.
+	Sources map[string]string
 	// Client asks them. Nil is http.DefaultClient.
 	Client *http.Client
 	// Cache keeps documents across restarts. Nil keeps them in memory only.
@@ -170,8 +162,8 @@ func (c *Collateral) Proved(address string) {
 func (c *Collateral) endorse(ctx context.Context, e attest.Evidence, s *Stranger) (attest.Endorsements, error) {
 	endorsed, checked := attest.Endorsements{}, []attest.Checked(nil)
 	for _, it := range c.items(e) {
-		brought := e.Endorsed[it.role] != nil
-		if it.kind == certificate && brought {
+		brought := e.Endorsed[it.Role] != nil
+		if it.Kind == attest.CertificateDocument && brought {
 			continue
 		}
 		d, current := c.held(ctx, it)
@@ -187,20 +179,20 @@ func (c *Collateral) endorse(ctx context.Context, e attest.Evidence, s *Stranger
 			case err == nil:
 				d = fresh
 			case len(d.Content) > 0: // past its end, for the appraiser to refuse
-			case it.kind == list || brought:
+			case it.Kind == attest.RevocationListDocument || brought:
 				continue
 			case errors.As(err, &spent):
 				return nil, err
 			default:
-				return nil, wire.Refuse(wire.Unavailable, "collateral: "+it.name, err, "the vendor's document")
+				return nil, wire.Refuse(wire.Unavailable, "collateral: "+it.Name, err, "the vendor's document")
 			}
 		}
-		endorsed[it.role] = d.Content
-		if it.chain != "" {
-			endorsed[it.role+"_chain"] = d.Chain
+		endorsed[it.Role] = d.Content
+		if it.Chain != "" {
+			endorsed[it.Role+"_chain"] = d.Chain
 		}
-		if it.kind != certificate && !d.Fetched.IsZero() {
-			checked = append(checked, attest.Checked{Role: it.role, Digest: d.digest, At: d.Fetched, Until: d.Expires})
+		if it.Kind != attest.CertificateDocument && !d.Fetched.IsZero() {
+			checked = append(checked, attest.Checked{Role: it.Role, Digest: d.digest, At: d.Fetched, Until: d.Expires})
 		}
 	}
 	if len(checked) > 0 {
@@ -242,7 +234,7 @@ func (c *Collateral) Stats() []Status {
 	var out []Status
 	for _, name := range slices.Sorted(maps.Keys(c.entries)) {
 		e := c.entries[name]
-		out = append(out, Status{Name: name, Role: e.item.role, Fetched: e.doc.Fetched, Expires: e.doc.Expires, Fault: e.fault})
+		out = append(out, Status{Name: name, Role: e.item.Role, Fetched: e.doc.Fetched, Expires: e.doc.Expires, Fault: e.fault})
 	}
 	return out
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/attest/dcap"
 	"github.com/cohort-tee/cohort/attest/nvidia"
+	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/attest/snp"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -202,14 +203,14 @@ func TestRenewedBeforeTheEnd(t *testing.T) {
 
 func TestDue(t *testing.T) {
 	for _, row := range []struct {
-		kind kind
+		kind attest.DocumentKind
 		life time.Duration
 		want time.Duration
 	}{
-		{certificate, 300 * time.Hour, 200 * time.Hour}, {list, 300 * time.Hour, 24 * time.Hour},
-		{statement, 30 * time.Hour, 20 * time.Hour},
+		{attest.CertificateDocument, 300 * time.Hour, 200 * time.Hour}, {attest.RevocationListDocument, 300 * time.Hour, 24 * time.Hour},
+		{attest.StatementDocument, 30 * time.Hour, 20 * time.Hour},
 	} {
-		e := entry{item: item{kind: row.kind}, doc: Document{Fetched: noon, Expires: noon.Add(row.life)}}
+		e := entry{item: item{Document: attest.Document{Kind: row.kind}}, doc: Document{Fetched: noon, Expires: noon.Add(row.life)}}
 		if got := e.due().Sub(noon); got != row.want {
 			t.Errorf("kind %d with life %v: got due after %v, want %v", row.kind, row.life, got, row.want)
 		}
@@ -234,7 +235,9 @@ func TestFaults(t *testing.T) {
 		{"an answer cut off", func(s *scene) {
 			s.answer(func(w http.ResponseWriter) { w.Header().Set("Content-Length", "10"); fmt.Fprint(w, "half") })
 		}, wire.Unavailable},
-		{"no source at all", func(s *scene) { s.c = New(Config{Clock: func() time.Time { return noon }}) }, wire.Unavailable},
+		{"no source at all", func(s *scene) {
+			s.c = New(Config{Documents: platforms.All().Documents, Clock: func() time.Time { return noon }})
+		}, wire.Unavailable},
 		{"no list", func(s *scene) {
 			known := s.knows
 			s.knows = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -335,7 +338,7 @@ func TestOlderList(t *testing.T) {
 	_, err := s.c.renew(t.Context(), it, nil)
 	want(t, err, wire.Expired)
 	want(t, s.fault(t, "crl"), wire.Expired)
-	if got := s.c.entries[it.name].doc.Expires; got.Before(s.vendor.ListUntil.Add(time.Second)) {
+	if got := s.c.entries[it.Name].doc.Expires; got.Before(s.vendor.ListUntil.Add(time.Second)) {
 		t.Error("the older list stands in place of the newer")
 	}
 	s.listed(s.vendor, s.vendor.ListUntil.Add(time.Hour))
@@ -411,7 +414,7 @@ func TestMirror(t *testing.T) {
 	}
 	put("intel/pck_platform_crl.der", "pck_crl")
 	put("intel/root_crl.der", "root_crl")
-	c := New(Config{Mirror: files, Clock: func() time.Time { return noon.Add(time.Hour) }})
+	c := New(Config{Documents: platforms.All().Documents, Mirror: files, Clock: func() time.Time { return noon.Add(time.Hour) }})
 	got, err := c.Endorse(t.Context(), e)
 	if err != nil {
 		t.Fatal(err)
@@ -429,7 +432,7 @@ func TestMirror(t *testing.T) {
 		}
 	}
 	delete(files, "tdx/qe_identity.json.chain")
-	_, err = New(Config{Mirror: files}).Endorse(t.Context(), e)
+	_, err = New(Config{Documents: platforms.All().Documents, Mirror: files}).Endorse(t.Context(), e)
 	want(t, err, wire.Unavailable)
 }
 
@@ -464,7 +467,7 @@ func TestCache(t *testing.T) {
 }
 
 func TestOtherEvidence(t *testing.T) {
-	c := New(Config{})
+	c := New(Config{Documents: platforms.All().Documents})
 	noPCK := attesttest.NewSNPVendor("Milan", noon).Chip(firmware).Endorsements()["ask_ark"]
 	for _, e := range []attest.Evidence{
 		{Platform: attest.SGX, Raw: noPCK},
@@ -480,7 +483,7 @@ func TestOtherEvidence(t *testing.T) {
 // TestAzure: the report inside Azure's evidence says what it needs.
 func TestAzure(t *testing.T) {
 	report := evidence(t, attesttest.NewSNPVendor("Milan", noon).Chip(firmware).Attester(attesttest.MeasureSNP("paravisor")))
-	c := New(Config{AMD: "https://amd.example"})
+	c := New(Config{Documents: platforms.All().Documents, Sources: map[string]string{"amd": "https://amd.example"}})
 	want := c.items(report)
 	got := c.items(attest.Evidence{Platform: attest.AzureSNP, Raw: wire.Frame(wire.LabelAzureEvidence, report.Raw, nil, nil, nil, nil)})
 	if len(want) == 0 || !reflect.DeepEqual(got, want) {
@@ -495,7 +498,7 @@ func TestNVIDIA(t *testing.T) {
 	e := evidence(t, gpu)
 	s := serve(t)
 	s.knows = gpu.Service()
-	c := New(Config{NVIDIA: s.URL, Client: s.client, Clock: func() time.Time { return noon }})
+	c := New(Config{Documents: platforms.All().Documents, Sources: map[string]string{"nvidia": s.URL}, Client: s.client, Clock: func() time.Time { return noon }})
 	got, err := c.Endorse(t.Context(), e)
 	if err != nil || len(got) != 3 {
 		t.Fatalf("got %d documents, %v, want both lists, and when they were had", len(got), err)
@@ -513,20 +516,21 @@ func TestNVIDIA(t *testing.T) {
 
 func FuzzItems(f *testing.F) {
 	intel := attesttest.NewDCAPVendor(noon)
-	report := make([]byte, 1184)
-	report[0], report[0x188], report[0x1a0] = 3, 0x1a, 1
-	f.Add(report)
+	turin := attesttest.NewSNPVendor("Turin", noon).Chip(firmware).Attester(attesttest.MeasureSNP("guest"))
+	f.Add(evidence(f, turin).Raw)
 	f.Add(evidence(f, intel.Chip(intel.TCB).Attester(attesttest.MeasureTDX("td"))).Raw)
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		c := New(Config{AMD: "https://amd.example", Intel: "https://intel.example", IntelRoot: "https://root.example", NVIDIA: "https://nvidia.example"})
+		c := New(Config{Documents: platforms.All().Documents, Sources: map[string]string{
+			"amd": "https://amd.example", "intel": "https://intel.example", "intel-root": "https://root.example", "nvidia": "https://nvidia.example",
+		}})
 		for _, platform := range []attest.Platform{attest.SNP, attest.AzureSNP, attest.TDX, attest.SGX, attest.NvidiaGPU} {
 			for _, it := range c.items(attest.Evidence{Platform: platform, Raw: raw, Endorsed: attest.Endorsements{"cert_chain": raw}}) {
 				request, err := http.NewRequest(http.MethodGet, it.url, nil)
 				if err != nil || !strings.HasSuffix(request.URL.Host, ".example") {
 					t.Errorf("evidence leads to %q: %v", it.url, err)
 				}
-				if strings.Contains(it.name, "..") || len(it.name) > 300 {
-					t.Errorf("evidence leads to the file %q", it.name)
+				if strings.Contains(it.Name, "..") || len(it.Name) > 300 {
+					t.Errorf("evidence leads to the file %q", it.Name)
 				}
 			}
 		}

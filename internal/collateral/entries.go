@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -22,14 +23,14 @@ type entry struct {
 func (c *Collateral) held(ctx context.Context, it item) (d Document, current bool) {
 	now := c.config.Clock()
 	c.mu.Lock()
-	e := c.entries[it.name]
+	e := c.entries[it.Name]
 	c.mu.Unlock()
 	if e == nil {
 		e = &entry{item: it, doc: c.load(ctx, it)}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if known := c.entries[it.name]; known != nil || len(e.doc.Content) > 0 {
+	if known := c.entries[it.Name]; known != nil || len(e.doc.Content) > 0 {
 		e = c.remember(e)
 		e.used = now
 	}
@@ -44,7 +45,7 @@ func (c *Collateral) load(ctx context.Context, it item) Document {
 	if c.config.Cache == nil {
 		return Document{}
 	}
-	d := c.config.Cache.Load(ctx, it.name)
+	d := c.config.Cache.Load(ctx, it.Name)
 	if len(d.Content) == 0 {
 		return Document{}
 	}
@@ -60,12 +61,12 @@ func (c *Collateral) load(ctx context.Context, it item) Document {
 // the chip that was used least lately makes some for another; documents that all
 // chips need are then kept for this once only. The caller holds mu.
 func (c *Collateral) remember(e *entry) *entry {
-	if known := c.entries[e.item.name]; known != nil {
+	if known := c.entries[e.item.Name]; known != nil {
 		return known
 	}
 	n, oldest := 0, (*entry)(nil)
 	for _, other := range c.entries {
-		if other.item.ofChip != e.item.ofChip {
+		if other.item.OfChip != e.item.OfChip {
 			continue
 		}
 		if n++; oldest == nil || other.used.Before(oldest.used) {
@@ -73,12 +74,12 @@ func (c *Collateral) remember(e *entry) *entry {
 		}
 	}
 	switch {
-	case e.item.ofChip && n >= maxChips:
-		delete(c.entries, oldest.item.name)
-	case !e.item.ofChip && n >= maxShared:
+	case e.item.OfChip && n >= maxChips:
+		delete(c.entries, oldest.item.Name)
+	case !e.item.OfChip && n >= maxShared:
 		return e
 	}
-	c.entries[e.item.name] = e
+	c.entries[e.item.Name] = e
 	return e
 }
 
@@ -102,7 +103,7 @@ func (c *Collateral) due() []item {
 // due is when a document should be renewed: after two thirds of its life.
 func (e *entry) due() time.Time {
 	at := e.doc.Fetched.Add(e.doc.Expires.Sub(e.doc.Fetched) / 3 * 2)
-	if day := e.doc.Fetched.Add(daily); e.item.kind != certificate && day.Before(at) {
+	if day := e.doc.Fetched.Add(daily); e.item.Kind != attest.CertificateDocument && day.Before(at) {
 		return day
 	}
 	return at
@@ -113,8 +114,8 @@ func (e *entry) due() time.Time {
 // that a refusal by the budget concerns one network. A caller that leaves does not
 // end it for the others.
 func (c *Collateral) renew(ctx context.Context, it item, s *Stranger) (Document, error) {
-	flight := it.name
-	if s != nil && it.ofChip {
+	flight := it.Name
+	if s != nil && it.OfChip {
 		flight += "\n" + network(s.Address)
 	}
 	done := c.flights.DoChan(flight, func() (any, error) {
@@ -143,7 +144,7 @@ func (c *Collateral) replace(ctx context.Context, it item, s *Stranger) (Documen
 		return Document{}, err
 	}
 	if c.config.Cache != nil {
-		c.config.Cache.Store(ctx, it.name, fresh)
+		c.config.Cache.Store(ctx, it.Name, fresh)
 	}
 	return fresh, nil
 }
@@ -155,12 +156,12 @@ func (c *Collateral) put(it item, fresh Document, err error) error {
 	now := c.config.Clock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.entries[it.name]; e == nil && it.ofChip && err != nil {
+	if e := c.entries[it.Name]; e == nil && it.OfChip && err != nil {
 		return err // a chip without a document takes no room
 	}
 	e := c.remember(&entry{item: it, used: now})
-	if end := e.doc.Expires; err == nil && it.kind != certificate && fresh.Expires.Before(end) {
-		err = wire.Refuse(wire.Expired, "collateral: end of "+it.name, fresh.Expires.UTC().Format(time.RFC3339), "not before "+end.UTC().Format(time.RFC3339))
+	if end := e.doc.Expires; err == nil && it.Kind != attest.CertificateDocument && fresh.Expires.Before(end) {
+		err = wire.Refuse(wire.Expired, "collateral: end of "+it.Name, fresh.Expires.UTC().Format(time.RFC3339), "not before "+end.UTC().Format(time.RFC3339))
 		e.retry = now.Add(absence)
 	}
 	if err == nil && !now.Before(fresh.Expires) {

@@ -43,7 +43,7 @@ func (c *Collateral) fetch(ctx context.Context, it item, s *Stranger) (Document,
 	if d.Expires, err = it.end(d); err != nil {
 		c.lacks(it)
 	}
-	d.digest, d.OfChip = wire.Sum(d.Content), it.ofChip
+	d.digest, d.OfChip = wire.Sum(d.Content), it.OfChip
 	return d, err
 }
 
@@ -53,16 +53,16 @@ func (c *Collateral) read(it item) (Document, error) {
 	if c.config.Mirror == nil {
 		return Document{}, fs.ErrNotExist
 	}
-	info, err := fs.Stat(c.config.Mirror, it.name)
+	info, err := fs.Stat(c.config.Mirror, it.Name)
 	if err != nil {
 		return Document{}, err
 	}
 	d := Document{Fetched: info.ModTime()}
 	if now := c.config.Clock(); d.Fetched.After(now) {
-		return Document{}, wire.Refuse(wire.ClockSkew, "collateral: time of the file "+it.name, d.Fetched.UTC().Format(time.RFC3339), "not after "+now.UTC().Format(time.RFC3339))
+		return Document{}, wire.Refuse(wire.ClockSkew, "collateral: time of the file "+it.Name, d.Fetched.UTC().Format(time.RFC3339), "not after "+now.UTC().Format(time.RFC3339))
 	}
-	if d.Content, err = c.file(it.name); err == nil && it.chain != "" {
-		d.Chain, err = c.file(it.name + ".chain")
+	if d.Content, err = c.file(it.Name); err == nil && it.Chain != "" {
+		d.Chain, err = c.file(it.Name + ".chain")
 	}
 	return d, err
 }
@@ -95,7 +95,7 @@ func (c *Collateral) ask(ctx context.Context, it item, s *Stranger) (Document, e
 	if err != nil {
 		return Document{}, err
 	}
-	asked := line{request.URL.Host, it.ofChip}
+	asked := line{request.URL.Host, it.OfChip}
 	if err := c.mayAsk(it, asked, s); err != nil {
 		return Document{}, err
 	}
@@ -113,10 +113,10 @@ func (c *Collateral) ask(ctx context.Context, it item, s *Stranger) (Document, e
 		c.failed(asked, s, 0)
 		return Document{}, fmt.Errorf("reading the answer: %w", err)
 	}
-	if it.chain == "" {
+	if it.Chain == "" {
 		return d, nil
 	}
-	chain, err := url.PathUnescape(response.Header.Get(it.chain))
+	chain, err := url.PathUnescape(response.Header.Get(it.Chain))
 	d.Chain = []byte(chain)
 	return d, err
 }
@@ -128,7 +128,7 @@ func (c *Collateral) mayAsk(it item, asked line, s *Stranger) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	until, known := c.vendors[asked].until, false
-	if e := c.entries[it.name]; e != nil {
+	if e := c.entries[it.Name]; e != nil {
 		known = len(e.doc.Content) > 0
 		if e.retry.After(until) {
 			until = e.retry
@@ -137,7 +137,7 @@ func (c *Collateral) mayAsk(it item, asked line, s *Stranger) error {
 	if now.Before(until) {
 		return wire.Refuse(wire.TooMany, "collateral: asking "+asked.host, "too soon", "not before "+until.UTC().Format(time.RFC3339))
 	}
-	if s != nil && it.ofChip && !known {
+	if s != nil && it.OfChip && !known {
 		return c.budget.take(s.Address, now)
 	}
 	return nil

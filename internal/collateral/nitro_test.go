@@ -11,6 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/attest/nitro"
+	"github.com/cohort-tee/cohort/attest/platforms"
 )
 
 // TestNitro: the lists that AWS's certificates name are had from a mirror, and
@@ -30,7 +31,7 @@ func TestNitro(t *testing.T) {
 		}
 		http.NotFound(w, r)
 	})
-	c := New(Config{AWS: s.URL, Client: s.client, Clock: func() time.Time { return noon }})
+	c := New(Config{Documents: platforms.All().Documents, Sources: map[string]string{"aws": s.URL}, Client: s.client, Clock: func() time.Time { return noon }})
 	got, err := c.Endorse(t.Context(), document)
 	if err != nil || !bytes.Equal(got["root_crl"], lists["root_crl"]) || !bytes.Equal(got["region_crl"], lists["region_crl"]) {
 		t.Fatalf("got %d endorsements, %v, want both lists", len(got), err)
@@ -49,8 +50,8 @@ func TestNitroPlaces(t *testing.T) {
 	vendor.Regions = true
 	urls := func(source string, edit func(c *x509.Certificate)) (all []string) {
 		vendor.Edit = edit
-		for _, it := range New(Config{AWS: source}).items(evidence(t, vendor.Attester(attesttest.MeasureNitro("image")))) {
-			all = append(all, it.role+" "+it.url+" "+it.name)
+		for _, it := range New(Config{Documents: platforms.All().Documents, Sources: map[string]string{"aws": source}}).items(evidence(t, vendor.Attester(attesttest.MeasureNitro("image")))) {
+			all = append(all, it.Role+" "+it.url+" "+it.Name)
 		}
 		return all
 	}
@@ -68,13 +69,13 @@ func TestNitroPlaces(t *testing.T) {
 		edit   func(c *x509.Certificate)
 		want   string
 	}{
-		"as the certificates say": {AWS, nil, both},
+		"as the certificates say": {"aws", nil, both},
 		"nobody":                  {"", nil, ""},
-		"another host":            {AWS, place("region", strings.Replace(root, "amazonaws.com", "amazonaws.com.evil.example", 1)), both[strings.Index(both, "region_crl"):]},
-		"another bucket":          {AWS, place("zone", strings.Replace(region, "crl-ap", "x-ap", 1)), both[:strings.Index(both, ", ")]},
-		"two regions":             {AWS, place("zone", strings.Replace(region, "s3.ap-south-1", "s3.eu-north-1", 1)), both[:strings.Index(both, ", ")]},
-		"another file":            {AWS, place("zone", strings.Replace(region, ".crl", "/../x", 1)), both[:strings.Index(both, ", ")]},
-		"one named again":         {AWS, place("instance", strings.Replace(root, "ab4960cc", "00000000", 1)), both},
+		"another host":            {"aws", place("region", strings.Replace(root, "amazonaws.com", "amazonaws.com.evil.example", 1)), both[strings.Index(both, "region_crl"):]},
+		"another bucket":          {"aws", place("zone", strings.Replace(region, "crl-ap", "x-ap", 1)), both[:strings.Index(both, ", ")]},
+		"two regions":             {"aws", place("zone", strings.Replace(region, "s3.ap-south-1", "s3.eu-north-1", 1)), both[:strings.Index(both, ", ")]},
+		"another file":            {"aws", place("zone", strings.Replace(region, ".crl", "/../x", 1)), both[:strings.Index(both, ", ")]},
+		"one named again":         {"aws", place("instance", strings.Replace(root, "ab4960cc", "00000000", 1)), both},
 	} {
 		if got := strings.Join(urls(row.source, row.edit), ", "); got != row.want {
 			t.Errorf("%s: got %q, want %q", name, got, row.want)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/attest/snp"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -85,7 +86,7 @@ func status(code int, header ...string) func(w http.ResponseWriter) {
 
 // config asks the service for everything, at a time that at holds.
 func (s *service) config(at *time.Time) Config {
-	return Config{AMD: s.URL, Intel: s.URL + "/", IntelRoot: s.URL, Client: s.client, Clock: func() time.Time { return *at }}
+	return Config{Documents: platforms.All().Documents, Sources: map[string]string{"amd": s.URL, "intel": s.URL + "/", "intel-root": s.URL}, Client: s.client, Clock: func() time.Time { return *at }}
 }
 
 type attester interface {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -41,7 +42,7 @@ func (s *scene) limited() (answered, refused *int) {
 func invented() attest.Evidence {
 	report := make([]byte, 1184)
 	binary.LittleEndian.PutUint32(report, 3)
-	report[0x188], report[0x189] = 0x19, 0x01
+	report[0x0a], report[0x34], report[0x188], report[0x189] = 0x02, 1, 0x19, 0x01 // policy, algorithm, Milan
 	rand.Read(report[0x1a0:0x1e0])
 	return attest.Evidence{Platform: attest.SNP, Raw: report}
 }
@@ -140,7 +141,7 @@ func TestScreened(t *testing.T) {
 			s.knows = row.knows
 			at, screened := noon, 0
 			config := s.config(&at)
-			config.NVIDIA = s.URL
+			config.Sources["nvidia"] = s.URL
 			c := New(config)
 			s.count()
 			refuses := Stranger{"192.0.2.1:1", func() error { screened++; return refusal }}
@@ -266,7 +267,7 @@ func TestListsAskedApart(t *testing.T) {
 	s.at = s.at.Add(time.Minute)
 	for _, it := range s.c.items(s.e)[:2] {
 		if _, err := s.c.renew(t.Context(), it, nil); err != nil {
-			t.Errorf("%s: %v", it.name, err)
+			t.Errorf("%s: %v", it.Name, err)
 		}
 	}
 	_, err := s.c.renew(t.Context(), s.c.items(s.e)[2], nil)
@@ -295,10 +296,10 @@ func TestEndedAtItsSource(t *testing.T) {
 // TestBounded: made-up chips fill no memory, and evict no list. The chip that was used
 // least lately makes room.
 func TestBounded(t *testing.T) {
-	c := New(Config{Clock: func() time.Time { return noon }})
-	c.remember(&entry{item: item{name: "list", kind: list}})
+	c := New(Config{Documents: platforms.All().Documents, Clock: func() time.Time { return noon }})
+	c.remember(&entry{item: item{Document: attest.Document{Name: "list", Kind: attest.RevocationListDocument}}})
 	for i := range maxChips + 10 {
-		c.remember(&entry{item: item{name: fmt.Sprint(i), ofChip: true}, used: noon.Add(time.Duration(i))})
+		c.remember(&entry{item: item{Document: attest.Document{Name: fmt.Sprint(i), OfChip: true}}, used: noon.Add(time.Duration(i))})
 	}
 	if got := len(c.entries); got != maxChips+1 {
 		t.Errorf("got %d entries, want %d", got, maxChips+1)
@@ -309,7 +310,7 @@ func TestBounded(t *testing.T) {
 		}
 	}
 	for i := range maxShared + 10 {
-		c.remember(&entry{item: item{name: fmt.Sprint("more ", i)}, used: noon})
+		c.remember(&entry{item: item{Document: attest.Document{Name: fmt.Sprint("more ", i)}}, used: noon})
 	}
 	if got := len(c.entries); got != maxChips+maxShared || c.entries["list"] == nil || c.entries["10"] == nil {
 		t.Errorf("got %d entries, want %d, the list and the chips among them", got, maxChips+maxShared)

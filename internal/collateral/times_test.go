@@ -9,6 +9,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/attest/snp"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -84,16 +85,16 @@ func TestFilesOfTheFuture(t *testing.T) {
 	endorsed := s.chip.Endorsements()
 	files := fstest.MapFS{}
 	for _, it := range s.c.items(s.e) {
-		files[it.name] = &fstest.MapFile{Data: endorsed[it.role], ModTime: noon.Add(time.Minute)}
+		files[it.Name] = &fstest.MapFile{Data: endorsed[it.Role], ModTime: noon.Add(time.Minute)}
 	}
 	at := noon
-	s.c = New(Config{Mirror: files, Clock: func() time.Time { return at }})
+	s.c = New(Config{Documents: platforms.All().Documents, Mirror: files, Clock: func() time.Time { return at }})
 	want(t, s.appraise(t), wire.Unavailable)
 	want(t, s.fault(t, "pem"), wire.ClockSkew)
 	at = noon.Add(time.Minute)
 	want(t, s.appraise(t), "")
 	files["snp/Milan/vcek_chain.pem"].Data = make([]byte, maxDocument+1)
-	s.c = New(Config{Mirror: files, Clock: func() time.Time { return at }})
+	s.c = New(Config{Documents: platforms.All().Documents, Mirror: files, Clock: func() time.Time { return at }})
 	want(t, s.appraise(t), wire.Unavailable)
 	want(t, s.fault(t, "pem"), wire.TooLarge)
 }
@@ -111,21 +112,23 @@ func FuzzKept(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(row, uint8(it.kind))
+		f.Add(row, uint8(it.Kind))
 	}
 	intel := attesttest.NewDCAPVendor(noon)
-	f.Add([]byte(`{"Content":"e30=","Fetched":"9999-12-31T23:59:59Z"}`), uint8(statement))
+	f.Add([]byte(`{"Content":"e30=","Fetched":"9999-12-31T23:59:59Z"}`), uint8(attest.StatementDocument))
 	info, err := json.Marshal(Document{Content: intel.Endorsements(attest.TDX)["tcb_info"], Chain: intel.Endorsements(attest.TDX)["tcb_info_chain"], Fetched: noon})
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(info, uint8(statement))
+	f.Add(info, uint8(attest.StatementDocument))
+	statement := platforms.All().Documents(evidence(f, intel.Chip(intel.TCB).Attester(attesttest.MeasureTDX("td"))))[0]
 	f.Fuzz(func(t *testing.T, row []byte, of uint8) {
 		var d Document
 		if json.Unmarshal(row, &d) != nil {
 			return
 		}
-		it := item{name: "name", kind: kind(of % 3)}
+		it := item{Document: statement}
+		it.Name, it.Kind = "name", attest.DocumentKind(of%3)
 		c := New(Config{Clock: func() time.Time { return noon }, Cache: &shelf{documents: map[string]Document{"name": d}}})
 		got, current := c.held(t.Context(), it)
 		end, err := it.end(d)

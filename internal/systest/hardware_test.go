@@ -24,6 +24,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/dcap"
 	"github.com/cohort-tee/cohort/attest/nitro"
 	"github.com/cohort-tee/cohort/attest/nvidia"
+	allPlatforms "github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/attest/snp"
 	"github.com/cohort-tee/cohort/attest/soft"
 	"github.com/cohort-tee/cohort/attest/tpm"
@@ -227,7 +228,8 @@ func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
 	t.Helper()
 	c := &Cluster{t: t, owner: testworld.NewKey(), Log: slog.New(slog.DiscardHandler), dsn: "sqlite:" + filepath.Join(t.TempDir(), "a.db"), addr: loopback.FreeAddress(t)}
 	e := &estate{Cluster: c, vendors: v, collateral: collateral.New(collateral.Config{
-		AMD: v.service, Intel: v.service, IntelRoot: v.service, NVIDIA: v.service, Clock: v.wall,
+		Documents: allPlatforms.All().Documents, Clock: v.wall,
+		Sources: map[string]string{"amd": v.service, "intel": v.service, "intel-root": v.service, "nvidia": v.service},
 	})}
 	tee, own := v.device(platforms[0], "authority")
 	sealer, ok := tee.(attest.Sealer)

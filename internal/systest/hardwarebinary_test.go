@@ -16,6 +16,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	allPlatforms "github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/testworld"
@@ -223,7 +224,8 @@ func (b *binaries) refused(m *teeMachine, args ...string) string {
 func judgeByTheBinary(t *testing.T, cohort string) {
 	v := newVendors(t)
 	e := &estate{Cluster: &Cluster{t: t, owner: testworld.NewKey()}, vendors: v, collateral: collateral.New(collateral.Config{
-		AMD: v.service, Intel: v.service, IntelRoot: v.service, Clock: v.wall,
+		Documents: allPlatforms.All().Documents, Clock: v.wall,
+		Sources: map[string]string{"amd": v.service, "intel": v.service, "intel-root": v.service},
 	})}
 	file := filepath.Join(t.TempDir(), "policy.toml")
 	text := filled(t, draftOf(t, e.policy(attesttest.MeasureSNP("authority"), hardware...)), attest.Digest{1})
