@@ -16,7 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/attest/dcap"
-	"github.com/cohort-tee/cohort/attest/platforms"
+	allPlatforms "github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/attest/snp"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority"
@@ -86,7 +86,7 @@ func (v *vendors) collateral(t testing.TB) *collateral.Collateral {
 	mux.Handle("/", v.intel.Service())
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
-	return collateral.New(collateral.Config{Documents: platforms.All().Documents, Sources: map[string]string{"amd": server.URL, "intel": server.URL, "intel-root": server.URL}})
+	return collateral.New(collateral.Config{Documents: allPlatforms.All().Documents, Sources: map[string]string{"amd": server.URL, "intel": server.URL, "intel-root": server.URL}})
 }
 
 // reference is a measurement as policy writes it.

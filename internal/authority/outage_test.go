@@ -204,7 +204,7 @@ func (w *world) judge(h *history) {
 	}
 	nonces := map[string]bool{}
 	for _, o := range h.operations {
-		nonces[o.Input.(string)] = true
+		nonces[o.nonce] = true
 	}
 	for nonce := range nonces {
 		result := absent
