@@ -96,6 +96,9 @@
 //	   internal/loopback         addresses for the servers that tests start; tests only
 //	   attest/internal/closed    keeps the set of appraisers closed
 //	1  attest                    Evidence in, Attestation Result out
+//	   attest/…/…rules           what policy files may say of a platform: registers, keys,
+//	                             directions; beside attest, and without a vendor's library,
+//	                             because every unit reads policy
 //	   internal/envelope         what an untrusted carrier may read of the channel's messages
 //	   internal/bhttp            binary HTTP (RFC 9292), the plaintext of requests and responses
 //	   attest/internal/pki       how vendors vouch by certificates: chains, revocation

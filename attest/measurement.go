@@ -19,22 +19,8 @@ type Register struct {
 	Any   bool
 }
 
-// Registers lists, for each platform, every register that a measurement of it
-// holds, in order. A reference value names each of them or says Any for it.
-var Registers = map[Platform][]string{
-	Soft: {"agent", "program", "args"},
-	TPM: {"pcr0", "pcr1", "pcr2", "pcr3", "pcr4", "pcr5", "pcr6", "pcr7", "pcr8", "pcr9", "pcr11", "pcr12", "pcr13", "pcr14",
-		"agent", "program", "args"},
-	SNP: {"measurement", "host-data"},
-	AzureSNP: {"measurement", "host-data", "pcr0", "pcr1", "pcr2", "pcr3", "pcr4", "pcr5", "pcr6", "pcr7", "pcr8", "pcr9", "pcr10", "pcr11",
-		"pcr12", "pcr13", "pcr14", "pcr15", "pcr16", "pcr17", "pcr18", "pcr19", "pcr20", "pcr21", "pcr22", "pcr23"},
-	TDX:   {"mrtd", "mrconfigid", "rtmr0", "rtmr1", "rtmr2", "rtmr3"},
-	SGX:   {"mrenclave", "mrsigner", "isvprodid", "configid"},
-	Nitro: {"pcr0", "pcr1", "pcr2", "pcr8"},
-}
-
 // Measurement is the tuple of all registers of one platform, in the order of
-// [Registers]. As part of a [Result] it holds values only; as a reference
+// [PolicyRules.Registers]. As part of a [Result] it holds values only; as a reference
 // value it may hold Any.
 type Measurement struct {
 	Platform  Platform

@@ -7,10 +7,9 @@ import (
 // PlatformInfo is everything that code outside a platform's own package knows of it.
 // Each platform package returns one; attest/platforms has the table of all.
 type PlatformInfo struct {
-	Name  Platform
+	// PolicyRules are what policy files may say of it, with its name and registers.
+	PolicyRules
 	Title string // for people
-	// Development marks a platform that protects nothing from its host.
-	Development bool
 	// Appraiser makes the appraiser of its evidence.
 	Appraiser func() Appraiser
 	// Sources are the services that have its vendor's documents. Platforms may share one.

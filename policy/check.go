@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"golang.org/x/crypto/ssh"
 )
@@ -78,9 +77,9 @@ func (d *Document) checkDevelopment(faults *Faults) {
 	for _, p := range slices.Sorted(maps.Keys(d.Platforms)) {
 		path := join("platform", string(p))
 		switch {
-		case p == attest.Soft && !d.Development:
+		case known.development(p) && !d.Development:
 			faults.add(path, "development", "soft without development = true", "hardware alone")
-		case p != attest.Soft && d.Development:
+		case !known.development(p) && d.Development:
 			faults.add(path, "development", string(p)+" with development = true", "soft alone")
 		}
 	}
@@ -155,11 +154,11 @@ func (d *Document) checkReferences(faults *Faults) {
 	refs := d.references()
 	for i, ref := range refs {
 		if _, ok := d.Platforms[ref.Platform]; !ok {
-			faults.add(ref.path, "platform", ref.Platform, join("[platform", string(ref.Platform))+"] in this policy")
+			faults.add(ref.Path, "platform", ref.Platform, join("[platform", string(ref.Platform))+"] in this policy")
 		}
 		for _, other := range refs[:i] {
 			if overlap(ref.ReferenceValue, other.ReferenceValue) {
-				faults.add(ref.path, "measurement twice", ref.String(), "code that "+other.path+" does not hold too")
+				faults.add(ref.Path, "measurement twice", ref.String(), "code that "+other.Path+" does not hold too")
 			}
 		}
 	}

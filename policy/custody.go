@@ -96,8 +96,8 @@ func (d *Document) checkCustody(faults *Faults, path string, c Custody) {
 		faults.add(path+".platform.soft", "development", "soft without development = true", "hardware alone")
 	}
 	for _, ref := range d.references() {
-		if !strings.HasPrefix(ref.path, "authority.") && slices.ContainsFunc(c.References, func(r attest.ReferenceValue) bool { return overlap(r, ref.ReferenceValue) }) {
-			faults.add(path+".reference", "measurement", ref.String(), "code that "+ref.path+" does not hold too")
+		if !strings.HasPrefix(ref.Path, "authority.") && slices.ContainsFunc(c.References, func(r attest.ReferenceValue) bool { return overlap(r, ref.ReferenceValue) }) {
+			faults.add(path+".reference", "measurement", ref.String(), "code that "+ref.Path+" does not hold too")
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"slices"
 	"time"
 
@@ -194,32 +193,9 @@ func (r Roster) keyOf(party string) attest.Digest {
 // of appraisal name it: "cut_chips", "hidden_chips" or "chips"; empty where the
 // rules accept it.
 func ChipRefused(p attest.Platform, rules attest.Rules, chip string) string {
-	cut, accepted := rules.DCAP.CutChips, rules.DCAP.Chips
-	switch p {
-	case attest.SNP, attest.AzureSNP:
-		cut, accepted = rules.SNP.CutChips, rules.SNP.Chips
-	case attest.TPM:
-		cut, accepted = rules.TPM.CutChips, attest.List{Any: true}
-	case attest.NvidiaGPU:
-		cut, accepted = rules.NVIDIA.CutChips, rules.NVIDIA.Chips
-	case attest.Soft:
-		cut, accepted = rules.Soft.CutChips, attest.List{Any: true}
-	case attest.Nitro:
+	known, ok := known.find(p)
+	if !ok || known.ChipRefused == nil {
 		return "" // no rule of it names a chip
 	}
-	read := machineForms[p]
-	if p == attest.NvidiaGPU {
-		read = sha256Digest
-	}
-	id := read(chip)
-	snp := p == attest.SNP || p == attest.AzureSNP
-	switch {
-	case snp && id == nil && (!rules.SNP.HiddenChips || len(cut) > 0):
-		return "hidden_chips"
-	case !snp && id == nil && len(cut) > 0, slices.ContainsFunc(cut, func(c []byte) bool { return bytes.Equal(c, id) }):
-		return "cut_chips"
-	case !accepted.Accepts(id):
-		return "chips"
-	}
-	return ""
+	return known.ChipRefused(rules, chip)
 }

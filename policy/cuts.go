@@ -4,7 +4,6 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
 )
@@ -194,10 +193,6 @@ func (r *Release) on(platforms map[attest.Platform]bool) bool {
 	return slices.ContainsFunc(r.References, func(v attest.ReferenceValue) bool { return platforms[v.Platform] })
 }
 
-// recorded are the keys of a platform's rules that speak of what a leaf records,
-// so that they refuse the leaves of those that they cut off and no other.
-var recorded = []string{"chips", "cut_chips", "hidden_chips"}
-
 // tightened are the platforms that accept less after a step, or are gone, and of
 // those the ones that accept less of what a leaf does not record. On a TPM every
 // program that ran since the machine booted is looked at, so code that goes is a
@@ -220,8 +215,7 @@ func tightened(old, next *Document) (narrowed, raised map[attest.Platform]bool) 
 				continue
 			}
 			narrowed[p] = true
-			key := strings.TrimPrefix(c.Path, join("platform", name)+".")
-			raised[p] = raised[p] || p.IsDevice() || !slices.Contains(recorded, key)
+			raised[p] = raised[p] || p.IsDevice() || !known.keys[c.Path].Recorded
 		}
 	}
 	if old.launchesLess(next) {

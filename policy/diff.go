@@ -46,8 +46,8 @@ func Loosens(old, next *Document) bool {
 // document is an empty one.
 //
 // It compares the files key by key and not the fields of a Document, so that no
-// key can be forgotten: a change loosens unless a row of the tables below says
-// that it tightens.
+// key can be forgotten: a change loosens unless a row of the tables below, or the
+// platform that declares the key, says that it tightens.
 func Diff(old, next *Document) []Change {
 	before, after := maps.Clone(old.tree()), maps.Clone(next.tree())
 	for _, key := range []string{"sequence", "previous", "created"} {
@@ -66,54 +66,30 @@ func (d *Document) tree() map[string]any {
 }
 
 // removable are the kinds of values whose removal takes something away. In a
-// kind "*" stands for every name that the file chooses.
+// kind "*" stands for every name that the file chooses; the kinds of a platform's keys
+// have its name, and what they mean is declared by the platform ([known]).
 var removable = []string{
 	"authority.reference", "authority.machines",
 	"measured.*",
-	"platform.*", "platform.*.roots", "platform.*.generation.*", "platform.*.chips", "platform.*.id_keys", "platform.*.statuses", "platform.*.advisories",
-	"platform.*.servicetd", "platform.*.owner",
-	"platform.*.models", "platform.*.drivers", "platform.*.vbios", "platform.*.modes",
 	"task.*", "task.*.names", "task.*.calls",
 	"task.*.release.*", "task.*.release.*.reference", "task.*.release.*.continues",
 	"group.*", "group.*.names", "group.*.continues", "group.*.role.*", "group.*.role.*.members", "group.*.role.*.calls",
 }
 
 // revocable are the flags that give something while they are true.
-var revocable = []string{
-	"platform.*.debug", "platform.*.smt", "platform.*.migration", "platform.*.provisional_firmware", "platform.*.hidden_chips",
-	"task.*.release.*.dynamic", "task.*.release.*.oneoff",
-}
+var revocable = []string{"task.*.release.*.dynamic", "task.*.release.*.oneoff"}
 
 // cutting are the kinds that take something away by being there.
-var cutting = []string{
-	"platform.*.cut_chips", "platform.*.cut_models", "task.*.cut_units",
-	"platform.*.generation.*.committed", "platform.*.generation.*.reported", "platform.*.generation.*.launch",
-	"task.*.release.*.devices", "platform.*.mitigations.launch", "platform.*.mitigations.current",
-}
-
-// floors and ceilings are numbers, zero where they are left out.
-var (
-	floors = []string{
-		"platform.*.generation.*.committed.*", "platform.*.generation.*.reported.*", "platform.*.generation.*.launch.*",
-		"platform.*.min_evaluation", "platform.*.min_isvsvn", "task.*.release.*.devices.*",
-	}
-	ceilings = []string{"platform.*.vmpl"}
-)
+var cutting = []string{"task.*.cut_units", "task.*.release.*.devices"}
 
 // choosing are the tables whose keys the file chooses, or whose keys are alike.
-var choosing = append([]string{"measured", "platform", "platform.*.generation", "task", "task.*.release", "group", "group.*.role"}, cutting[2:]...)
+var choosing = []string{"measured", "task", "task.*.release", "group", "group.*.role", "task.*.release.*.devices"}
 
 func kindOf(parent, key string) string {
-	if slices.Contains(choosing, parent) {
+	if slices.Contains(choosing, parent) || known.chosen[parent] {
 		key = "*"
 	}
 	return strings.TrimPrefix(parent+"."+key, ".")
-}
-
-// optional are the tables that mean when they are left out what an empty one means.
-func optional(kind string) bool {
-	_, bits := bitFields[kind]
-	return bits || kind == "platform.*.mitigations"
 }
 
 // diffTables compares two tables. A table that went is one change, a table that
@@ -126,7 +102,7 @@ func diffTables(path, kind string, old, next map[string]any) []Change {
 		path, kind := join(path, key), kindOf(kind, key)
 		was, is := old[key], next[key]
 		if old != nil && next != nil {
-			was, is = meant(path, kind, was), meant(path, kind, is)
+			was, is = meant(kind, was), meant(kind, is)
 		}
 		oldTable, oldIs := was.(map[string]any)
 		nextTable, nextIs := is.(map[string]any)
@@ -143,23 +119,21 @@ func diffTables(path, kind string, old, next map[string]any) []Change {
 }
 
 // meant is a value, or what its absence means.
-func meant(path, kind string, v any) any {
+func meant(kind string, v any) any {
 	switch {
 	case v != nil:
 		return v
-	case optional(kind):
+	case known.keys[kind].Optional:
 		return map[string]any{}
-	case implied[path] != nil:
-		return implied[path]
 	}
-	return implied[kind]
+	return known.keys[kind].Implied
 }
 
 // came is what a table holds that was not there before. All of it loosens, the
 // limits of what came included, unless the table itself is a limit.
 func came(kind string, changes []Change) []Change {
 	for i := range changes {
-		changes[i].Loosens = !slices.Contains(cutting, kind)
+		changes[i].Loosens = !cutsBy(kind)
 	}
 	return changes
 }
@@ -189,52 +163,67 @@ func diffValues(path, kind string, was, is any) []Change {
 	return out
 }
 
+// cutsBy reports whether values of a kind take something away by being there.
+func cutsBy(kind string) bool {
+	return slices.Contains(cutting, kind) || known.keys[kind].Direction == attest.Cuts
+}
+
 // tightens reports whether a value that came, went or changed takes away.
 func tightens(kind, was, is string) bool {
+	if key, ok := known.keys[kind]; ok {
+		return narrower(key, was, is)
+	}
 	switch {
 	case slices.Contains(revocable, kind):
 		return is != "true"
-	case kind == "platform.*.guest_policy."+abiKey:
-		return abiNumber(is) >= abiNumber(was)
-	case kind == "platform.*.min_tcb_date":
-		return is >= was // times in one form, in UTC
-	case bitFields[parentOf(kind)].Key != "":
-		return narrows(bitFields[parentOf(kind)], strings.TrimPrefix(kind, parentOf(kind)+"."), was, is)
-	case kind == "platform.*.crl":
-		return is != strconv.Quote(string(attest.CRLIfPresent))
-	case kind == "platform.*.mode":
-		return is != strconv.Quote(nvidiaStates[1])
-	case kind == "platform.*.checked_within":
-		return is != "" && (was == "" || span(is) < span(was))
 	case kind == "task.*.release.*.retired":
 		return is == "true"
 	case kind == "max_silence": // left out, it follows from each group's lifetime
 		return was != "" && is != "" && span(is) < span(was)
 	case kind == "task.*.units": // left out, it is unbounded
 		return is != "" && (was == "" || number(is) < number(was))
-	case slices.Contains(floors, kind):
+	case kind == "task.*.release.*.devices.*":
 		return number(is) >= number(was)
-	case slices.Contains(ceilings, kind):
-		return number(is) <= number(was)
 	case was == "":
-		return slices.Contains(cutting, kind)
+		return cutsBy(kind)
 	case is == "":
 		return slices.Contains(removable, kind)
-	case slices.Contains(listed, kind):
+	case kind == "authority.machines":
 		return was == strconv.Quote(anyWord)
-	case kind == "task.*.lifetime", kind == "platform.*.max_age":
+	case kind == "task.*.lifetime":
 		return span(is) < span(was)
 	}
 	return false
 }
 
-// listed are lists that may be "any" instead.
-var listed = []string{
-	"authority.machines", "platform.*.chips", "platform.*.id_keys", "platform.*.drivers", "platform.*.vbios", "platform.*.servicetd", "platform.*.owner",
+// narrower reports whether a platform accepts less with another value of a key.
+func narrower(key attest.Key, was, is string) bool {
+	switch key.Direction {
+	case attest.Grants: // a list may have been "any"
+		return was != "" && (is == "" || was == strconv.Quote(anyWord))
+	case attest.GrantsIfTrue:
+		return is != "true"
+	case attest.Cuts:
+		return was == ""
+	case attest.Floor: // numbers are zero where they are left out
+		return number(is) >= number(was)
+	case attest.Ceiling:
+		return number(is) <= number(was)
+	case attest.TimeFloor:
+		return is >= was // times in one form, in UTC
+	case attest.VersionFloor:
+		return versionNumber(is) >= versionNumber(was)
+	case attest.NarrowsBits:
+		return narrows(key.Field, key.Name, was, is)
+	case attest.Loosest:
+		return is != strconv.Quote(key.Loosest)
+	case attest.MaxAge:
+		return was != "" && is != "" && span(is) < span(was)
+	case attest.OptionalAge:
+		return is != "" && (was == "" || span(is) < span(was))
+	}
+	return false
 }
-
-// parentOf is the kind of the table that a kind stands in.
-func parentOf(kind string) string { return kind[:max(strings.LastIndex(kind, "."), 0)] }
 
 // number is a number as a policy file writes it; an absent one is zero.
 func number(text string) int64 {

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 
@@ -20,21 +19,6 @@ type Machines struct {
 
 // chipPrefix begins a machine in a policy file.
 const chipPrefix = "chip:"
-
-// machineForms read, for each platform that an authority may run on, the chip that
-// evidence names into its one form. A chip without an id of its own, as under
-// AMD's key of a cloud provider, has none, so only "any" accepts it.
-var machineForms = map[attest.Platform]func(string) []byte{
-	attest.Soft:     func(s string) []byte { return digits(s, 8) },
-	attest.SNP:      snpChip,
-	attest.AzureSNP: snpChip,
-	attest.TDX:      ppid,
-	attest.SGX:      ppid,
-	attest.TPM:      func(s string) []byte { return digits(s, 32) },
-	attest.Nitro:    matching(nitroModule),
-}
-
-var nitroModule = regexp.MustCompile(`^i-[0-9a-f]{8,32}-enc[0-9a-f]{8,32}$`)
 
 // readMachines reads "any" or a list of machines. Each must be one that a platform
 // of the authority's reference values can name.
@@ -57,7 +41,8 @@ func readMachines(t table, references []attest.ReferenceValue) Machines {
 func machineOK(s string, references []attest.ReferenceValue) bool {
 	chip, ok := strings.CutPrefix(s, chipPrefix)
 	return ok && slices.ContainsFunc(references, func(r attest.ReferenceValue) bool {
-		return machineForms[r.Platform](chip) != nil
+		p, _ := known.find(r.Platform)
+		return p.Chip != nil && p.Chip(chip) != nil
 	})
 }
 
@@ -66,10 +51,10 @@ func (m Machines) admit(result attest.Result) error {
 	if m.Any {
 		return nil
 	}
-	form := machineForms[result.Measurement().Platform]
-	if form != nil {
-		got := form(result.Chip())
-		if got != nil && slices.ContainsFunc(m.Chips, func(chip string) bool { return string(form(chip)) == string(got) }) {
+	p, _ := known.find(result.Measurement().Platform)
+	if p.Chip != nil {
+		got := p.Chip(result.Chip())
+		if got != nil && slices.ContainsFunc(m.Chips, func(chip string) bool { return string(p.Chip(chip)) == string(got) }) {
 			return nil
 		}
 	}

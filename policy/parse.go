@@ -184,7 +184,7 @@ func readTask(t namedTable, measured measuredNames) *Task {
 		Life:     DefaultLife,
 		Units:    int(t.number("units", 1, 1_000_000)),
 		Calls:    t.set("calls", "the name of a task", wire.NameOK),
-		CutUnits: t.set("cut_units", "the id of a unit, 32 lower-case hexadecimal digits", func(s string) bool { return digits(s, 16) != nil }),
+		CutUnits: t.set("cut_units", "the id of a unit, 32 lower-case hexadecimal digits", func(s string) bool { return attest.Digits(s, 16) != nil }),
 		Releases: map[string]*Release{},
 	}
 	if t.has("lifetime") {
@@ -228,7 +228,7 @@ func readDevices(t table) map[attest.Platform]int {
 			devices[p] = int(inner.number(name, 1, attest.MaxDevices))
 		} else {
 			inner.known[name] = true
-			inner.fault(name, "platform", name, platformList(attest.Platform.IsDevice))
+			inner.fault(name, "platform", name, known.list(func(r attest.PolicyRules) bool { return r.Platform.IsDevice() }))
 		}
 	}
 	return devices

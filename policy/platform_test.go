@@ -2,7 +2,6 @@ package policy
 
 import (
 	"errors"
-	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -358,16 +357,18 @@ func TestParseHardwareInDevelopment(t *testing.T) {
 	mustParse(t, ironText(t, "\n[owners]", "development = false\n\n[owners]"))
 }
 
-// TestReadersAreComplete: what policy may name it reads to the last register.
-func TestReadersAreComplete(t *testing.T) {
-	tees := slices.DeleteFunc(slices.Sorted(maps.Keys(ruleReaders)), attest.Platform.IsDevice)
-	if want := slices.Sorted(maps.Keys(registerReaders)); !slices.Equal(tees, want) {
-		t.Errorf("got rules of %q, want of %q", tees, want)
-	}
-	for platform, readers := range registerReaders {
-		got, want := slices.Sorted(maps.Keys(readers)), slices.Sorted(slices.Values(attest.Registers[platform]))
-		if !slices.Equal(got, want) {
-			t.Errorf("%s: got readers for %q, want for %q", platform, got, want)
+// TestKindsAreComplete: every platform that policy may name is read to the last key and
+// register, and a device has no register.
+func TestKindsAreComplete(t *testing.T) {
+	for _, p := range Platforms() {
+		if isTEE(p) == p.Platform.IsDevice() {
+			t.Errorf("%s: registers %q", p.Platform, p.RegisterNames())
+		}
+		var faults Faults
+		empty := newTable("platform", map[string]any{}, &faults)
+		empty.readKeys(p.Keys, new(attest.Rules)) // panics at a kind that nothing reads
+		for _, r := range p.Registers {
+			measuredNames{}.register(empty, r.Name, r)
 		}
 	}
 }

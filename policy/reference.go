@@ -13,47 +13,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// registerReader reads the key of one register of a reference value.
-type registerReader func(m measuredNames, t table, key string) []byte
-
-// registerReaders holds, for each platform that policy may name, a reader for
-// each of its registers. A soft agent and arguments may be left out and are then
-// none; every other register is given or stands in any. What can be zero in good
-// code (nothing was signed, nothing configured, nothing extended) is configured;
-// what cannot is code.
-var registerReaders = map[attest.Platform]map[string]registerReader{
-	attest.Soft: {"agent": measuredNames.digest, "program": measuredNames.needed, "args": measuredNames.arguments},
-	attest.TPM: withPCRs(attest.TPM, map[string]registerReader{
-		"agent": measuredNames.digest, "program": measuredNames.needed, "args": measuredNames.arguments,
-	}),
-	attest.SNP:      {"measurement": code384, "host-data": configured(32)},
-	attest.AzureSNP: withPCRs(attest.AzureSNP, map[string]registerReader{"measurement": code384, "host-data": configured(32)}),
-	attest.TDX:      {"mrtd": code384, "mrconfigid": configured(48), "rtmr0": extended, "rtmr1": extended, "rtmr2": extended, "rtmr3": extended},
-	attest.SGX:      {"mrenclave": measuredNames.needed, "mrsigner": measuredNames.needed, "isvprodid": product, "configid": configured(64)},
-	attest.Nitro:    {"pcr0": code384, "pcr1": code384, "pcr2": code384, "pcr8": extended},
-}
-
-// withPCRs adds readers of a TPM's PCRs, which may be zero: what none has extended.
-func withPCRs(platform attest.Platform, readers map[string]registerReader) map[string]registerReader {
-	for _, name := range attest.Registers[platform] {
-		if strings.HasPrefix(name, pcrPrefix) {
-			readers[name] = func(_ measuredNames, t table, key string) []byte { return bytesOf(t, key, wantDigest, sha256Digest) }
-		}
-	}
-	return readers
-}
-
-// closed are registers that are never left open, because nothing else in a
-// reference value means anything then: on Azure the paravisor vouches for the PCRs.
-var closed = map[attest.Platform][]string{attest.AzureSNP: {"measurement"}}
-
-// pcrPrefix begins the names of a TPM's registers, which stand in the table "boot" by
-// their numbers.
-const pcrPrefix = "pcr"
-
 // isTEE tells platforms that a program runs in from devices, which no reference
 // value is of.
-func isTEE(p attest.Platform) bool { return !p.IsDevice() }
+func isTEE(p attest.PolicyRules) bool { return len(p.Registers) > 0 }
 
 // measuredNames are the digests of [measured.X], by X.
 type measuredNames map[string]attest.Digest
@@ -93,27 +55,33 @@ func (m measuredNames) references(t table) []attest.ReferenceValue {
 func (m measuredNames) reference(t table) (attest.ReferenceValue, bool) {
 	before := len(*t.faults)
 	t.need("platform")
-	ref := attest.ReferenceValue{Platform: attest.Platform(t.text("platform", platformList(isTEE), func(s string) bool { return registerReaders[attest.Platform(s)] != nil }))}
-	registers := attest.Registers[ref.Platform]
-	if registers == nil {
-		return ref, false // without its platform no other key can be judged
+	teeOK := func(s string) bool { p, ok := known.find(attest.Platform(s)); return ok && isTEE(p) }
+	ref := attest.ReferenceValue{Platform: attest.Platform(t.text("platform", known.list(isTEE), teeOK))}
+	platform, ok := known.find(ref.Platform)
+	if !ok {
+		return ref, false // without its platform no other key can be read
 	}
-	openable := slices.DeleteFunc(slices.Clone(registers), func(name string) bool { return slices.Contains(closed[ref.Platform], name) })
+	var openable []string
+	for _, r := range platform.Registers {
+		if !r.Shut {
+			openable = append(openable, r.Name)
+		}
+	}
 	open := t.set("any", "one of "+strings.Join(openable, ", "), func(s string) bool { return slices.Contains(openable, s) })
-	boot, hasTPM := t, ref.Platform == attest.TPM || ref.Platform == attest.AzureSNP
+	boot, hasTPM := t, slices.ContainsFunc(platform.Registers, func(r attest.RegisterForm) bool { return r.Form == attest.FormPCR })
 	if hasTPM {
 		boot, _ = t.table("boot")
 	}
-	for _, name := range registers {
-		in, key := t, name
-		if number, is := strings.CutPrefix(name, pcrPrefix); is && hasTPM {
-			in, key = boot, number
+	for _, form := range platform.Registers {
+		in, key := t, form.Name
+		if form.Form == attest.FormPCR {
+			in, key = boot, strings.TrimPrefix(form.Name, attest.PCRPrefix)
 		}
-		register := attest.Register{Name: name, Any: slices.Contains(open, name)}
+		register := attest.Register{Name: form.Name, Any: slices.Contains(open, form.Name)}
 		if register.Any {
 			in.absent(key, "any")
 		} else {
-			register.Value = registerReaders[ref.Platform][name](m, in, key)
+			register.Value = m.register(in, key, form)
 		}
 		ref.Registers = append(ref.Registers, register)
 	}
@@ -160,33 +128,35 @@ func (m measuredNames) digest(t table, key string) []byte {
 	return d[:]
 }
 
-// code384 reads a SHA-384 digest of code, which is never zero.
-func code384(_ measuredNames, t table, key string) []byte {
-	return bytesOf(t, key, wantSHA384+", not all zero", func(s string) []byte {
-		if b := sha384(s); !zero(b) {
-			return b
-		}
-		return nil
-	})
-}
-
-// extended reads a SHA-384 digest that is zero while nothing was extended.
-func extended(_ measuredNames, t table, key string) []byte {
-	return bytesOf(t, key, wantSHA384, sha384)
-}
-
-// configured reads bytes that whoever launches the TEE chooses.
-func configured(size int) registerReader {
-	want := fmt.Sprintf("%d lower-case hexadecimal digits", 2*size)
-	return func(_ measuredNames, t table, key string) []byte {
-		return bytesOf(t, key, want, func(s string) []byte { return digits(s, size) })
+// register reads one register in its form. A soft agent and arguments may be left out and
+// are then none; every other register is given or stands in any.
+func (m measuredNames) register(t table, key string, r attest.RegisterForm) []byte {
+	switch r.Form {
+	case attest.FormDigest:
+		return m.digest(t, key)
+	case attest.FormNeededDigest:
+		return m.needed(t, key)
+	case attest.FormArguments:
+		return m.arguments(t, key)
+	case attest.FormCode384:
+		return bytesOf(t, key, attest.WantSHA384+", not all zero", func(s string) []byte {
+			if b := attest.SHA384(s); len(bytes.Trim(b, "\x00")) > 0 {
+				return b
+			}
+			return nil
+		})
+	case attest.FormExtended384:
+		return bytesOf(t, key, attest.WantSHA384, attest.SHA384)
+	case attest.FormBytes:
+		want := fmt.Sprintf("%d lower-case hexadecimal digits", 2*r.Size)
+		return bytesOf(t, key, want, func(s string) []byte { return attest.Digits(s, r.Size) })
+	case attest.FormNumber16:
+		t.need(key)
+		return binary.BigEndian.AppendUint16(nil, uint16(t.number(key, 0, math.MaxUint16)))
+	case attest.FormPCR:
+		return bytesOf(t, key, wantDigest, attest.SHA256)
 	}
-}
-
-// product reads a product id into its two bytes.
-func product(_ measuredNames, t table, key string) []byte {
-	t.need(key)
-	return binary.BigEndian.AppendUint16(nil, uint16(t.number(key, 0, math.MaxUint16)))
+	panic("policy: register " + r.Name + " of no known form") // a fault of the platform's package
 }
 
 // bytesOf reads a byte string that may not be left out.
@@ -195,20 +165,12 @@ func bytesOf(t table, key, want string, read func(string) []byte) []byte {
 	return read(t.text(key, want, func(s string) bool { return read(s) != nil }))
 }
 
-func zero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
-
-// placedReference is a reference value and where it stands.
-type placedReference struct {
-	path string
-	attest.ReferenceValue
-}
-
 // references lists every reference value of the document, in a stable order.
-func (d *Document) references() []placedReference {
-	var out []placedReference
+func (d *Document) references() []attest.PlacedReference {
+	var out []attest.PlacedReference
 	add := func(path string, refs []attest.ReferenceValue) {
 		for i, ref := range refs {
-			out = append(out, placedReference{fmt.Sprintf("%s[%d]", join(path, "reference"), i), ref})
+			out = append(out, attest.PlacedReference{Path: fmt.Sprintf("%s[%d]", join(path, "reference"), i), ReferenceValue: ref})
 		}
 	}
 	add("authority", d.Authority.References)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/tpm/tpmrules"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -13,7 +14,7 @@ import (
 // byte; 11 to 13 were never extended.
 func tpmPolicy(edits ...string) string {
 	var boot []string
-	for _, name := range attest.Registers[attest.TPM][:14] {
+	for _, name := range tpmrules.Rules.RegisterNames()[:14] {
 		number := strings.TrimPrefix(name, "pcr")
 		value := strings.Repeat("0", 64)
 		if len(number) == 1 {

@@ -145,7 +145,7 @@ func parseVerdict(d *Document, err error) string {
 	}
 	text := "accepted"
 	for _, ref := range d.references() {
-		text += fmt.Sprintf(", %s %s", ref.path, wire.Sum(ref.Bytes()))
+		text += fmt.Sprintf(", %s %s", ref.Path, wire.Sum(ref.Bytes()))
 	}
 	return text
 }

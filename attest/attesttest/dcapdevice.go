@@ -14,6 +14,7 @@ import (
 	"slices"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/dcap/dcaprules"
 )
 
 // What all platforms and quoting enclaves of a synthetic vendor have in common.
@@ -127,7 +128,7 @@ func (d *DCAPDevice) Measurement() attest.Measurement { return d.measurement }
 // MeasureTDX is the measurement of a trust domain that exists only as a name.
 func MeasureTDX(name string) attest.Measurement {
 	m := attest.Measurement{Platform: attest.TDX}
-	for _, register := range attest.Registers[attest.TDX] {
+	for _, register := range dcaprules.TDX.RegisterNames() {
 		value := sha512.Sum384([]byte(register + name))
 		m.Registers = append(m.Registers, attest.Register{Name: register, Value: value[:]})
 	}

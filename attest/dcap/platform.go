@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/dcap/dcaprules"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -21,27 +22,26 @@ var (
 )
 
 // TDXPlatform is Intel TDX.
-func TDXPlatform() attest.PlatformInfo { return platformInfo(TDX, "Intel TDX") }
+func TDXPlatform() attest.PlatformInfo { return platformInfo(TDX, dcaprules.TDX, "Intel TDX") }
 
 // SGXPlatform is Intel SGX.
 func SGXPlatform() attest.PlatformInfo {
-	p := platformInfo(SGX, "Intel SGX with Gramine")
+	p := platformInfo(SGX, dcaprules.SGX, "Intel SGX with Gramine")
 	p.RawForm = "" // one form of both platforms, named once
 	p.MeasureImage = measureEnclave
 	p.Image = "a signature structure (of Gramine: NAME.sig), a signed enclave that holds one, or an SGXS stream, of which the measurement is computed"
 	return p
 }
 
-func platformInfo(appraiser func() *Appraiser, title string) attest.PlatformInfo {
-	of := appraiser().of
+func platformInfo(appraiser func() *Appraiser, rules attest.PolicyRules, title string) attest.PlatformInfo {
 	return attest.PlatformInfo{
-		Name:      of,
-		Title:     title,
-		Appraiser: func() attest.Appraiser { return appraiser() },
-		Sources:   []attest.Source{pcs, rootList},
-		Documents: documents,
-		Recognize: attest.Recognizer(of, func(raw []byte) bool { return isQuote(raw) && teeOf(raw) == of }),
-		RawForm:   "DCAP quote",
+		PolicyRules: rules,
+		Title:       title,
+		Appraiser:   func() attest.Appraiser { return appraiser() },
+		Sources:     []attest.Source{pcs, rootList},
+		Documents:   documents,
+		Recognize:   attest.Recognizer(rules.Platform, func(raw []byte) bool { return isQuote(raw) && teeOf(raw) == rules.Platform }),
+		RawForm:     "DCAP quote",
 	}
 }
 

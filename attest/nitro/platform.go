@@ -5,6 +5,7 @@ import (
 	"regexp"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/nitro/nitrorules"
 )
 
 // source stands for AWS's buckets: each list is where a certificate names it, so that it
@@ -14,11 +15,11 @@ var source = attest.Source{Name: "aws", Base: "aws", Usage: `where AWS's lists a
 // Platform is AWS Nitro enclaves.
 func Platform() attest.PlatformInfo {
 	return attest.PlatformInfo{
-		Name:      attest.Nitro,
-		Title:     "AWS Nitro enclave",
-		Appraiser: func() attest.Appraiser { return Appraiser{} },
-		Sources:   []attest.Source{source},
-		Documents: func(e attest.Evidence) []attest.Document { return documents(e.Raw) },
+		PolicyRules: nitrorules.Rules,
+		Title:       "AWS Nitro enclave",
+		Appraiser:   func() attest.Appraiser { return Appraiser{} },
+		Sources:     []attest.Source{source},
+		Documents:   func(e attest.Evidence) []attest.Document { return documents(e.Raw) },
 		// CBOR: an array of 4, whose first element is 4 bytes
 		Recognize: attest.Recognizer(attest.Nitro, func(raw []byte) bool { return bytes.HasPrefix(raw, []byte{0x84, 0x44}) }),
 		RawForm:   "Nitro document",

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/nvidia/nvidiarules"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -17,13 +18,13 @@ var source = attest.Source{Name: "nvidia", Base: "http://crl.ndis.nvidia.com", U
 // Platform is NVIDIA GPUs, which are devices beside a TEE.
 func Platform() attest.PlatformInfo {
 	return attest.PlatformInfo{
-		Name:      attest.NvidiaGPU,
-		Title:     "NVIDIA GPU",
-		Appraiser: func() attest.Appraiser { return Appraiser{} },
-		Sources:   []attest.Source{source},
-		Documents: func(e attest.Evidence) []attest.Document { return documents(e.Endorsed[roleChain]) },
-		Recognize: recognize,
-		RawForm:   "report of an NVIDIA GPU or what nvattest prints",
+		PolicyRules: nvidiarules.Rules,
+		Title:       "NVIDIA GPU",
+		Appraiser:   func() attest.Appraiser { return Appraiser{} },
+		Sources:     []attest.Source{source},
+		Documents:   func(e attest.Evidence) []attest.Document { return documents(e.Endorsed[roleChain]) },
+		Recognize:   recognize,
+		RawForm:     "report of an NVIDIA GPU or what nvattest prints",
 	}
 }
 

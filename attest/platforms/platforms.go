@@ -40,7 +40,7 @@ func All() Table {
 // Find is the platform of a name.
 func (t Table) Find(name attest.Platform) (attest.PlatformInfo, bool) {
 	for _, p := range t {
-		if p.Name == name {
+		if p.Platform == name {
 			return p, true
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/attest/internal/closed"
+	"github.com/cohort-tee/cohort/attest/snp/snprules"
 	"github.com/cohort-tee/cohort/attest/vectortest"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -125,7 +126,7 @@ func TestAzure(t *testing.T) {
 	for _, r := range got.Measurement().Registers {
 		names = append(names, r.Name)
 	}
-	if want := attest.Registers[attest.AzureSNP]; !reflect.DeepEqual(names, want) {
+	if want := snprules.Azure.RegisterNames(); !reflect.DeepEqual(names, want) {
 		t.Errorf("got registers %q, want %q", names, want)
 	}
 	if r := got.Measurement().Registers[2+4]; r.Name != "pcr4" || !bytes.Equal(r.Value, s.values[4*pcrSize:5*pcrSize]) {

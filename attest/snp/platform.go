@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/snp/snprules"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -15,11 +16,11 @@ var source = attest.Source{Name: "amd", Base: "https://kdsintf.amd.com", Usage: 
 // Platform is AMD SEV-SNP.
 func Platform() attest.PlatformInfo {
 	return attest.PlatformInfo{
-		Name:      attest.SNP,
-		Title:     "AMD SEV-SNP",
-		Appraiser: func() attest.Appraiser { return new(Appraiser) },
-		Sources:   []attest.Source{source},
-		Documents: func(e attest.Evidence) []attest.Document { return documents(e.Raw) },
+		PolicyRules: snprules.SNP,
+		Title:       "AMD SEV-SNP",
+		Appraiser:   func() attest.Appraiser { return new(Appraiser) },
+		Sources:     []attest.Source{source},
+		Documents:   func(e attest.Evidence) []attest.Document { return documents(e.Raw) },
 		Recognize: attest.Recognizer(attest.SNP, func(raw []byte) bool {
 			return len(raw) == reportSize && raw[0] >= minVersion && raw[0] <= maxVersion
 		}),
@@ -30,10 +31,10 @@ func Platform() attest.PlatformInfo {
 // AzurePlatform is AMD SEV-SNP on Azure.
 func AzurePlatform() attest.PlatformInfo {
 	return attest.PlatformInfo{
-		Name:      attest.AzureSNP,
-		Title:     "AMD SEV-SNP on Azure",
-		Appraiser: func() attest.Appraiser { return new(Azure) },
-		Sources:   []attest.Source{source},
+		PolicyRules: snprules.Azure,
+		Title:       "AMD SEV-SNP on Azure",
+		Appraiser:   func() attest.Appraiser { return new(Azure) },
+		Sources:     []attest.Source{source},
 		Documents: func(e attest.Evidence) []attest.Document {
 			fields, err := wire.Unframe(wire.LabelAzureEvidence, e.Raw, 5)
 			if err != nil {

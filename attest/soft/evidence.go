@@ -49,7 +49,7 @@ func Arguments(args []string) attest.Digest {
 }
 
 // Measurement is the statement's measurement, in the order of
-// [attest.Registers].
+// softrules.Rules.
 func (s Statement) Measurement() attest.Measurement {
 	return attest.Measurement{Platform: attest.Soft, Registers: []attest.Register{
 		{Name: "agent", Value: digestBytes(s.Agent)},

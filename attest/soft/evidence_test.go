@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/soft/softrules"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -89,7 +90,7 @@ func TestMeasurementHasEveryRegister(t *testing.T) {
 	for _, r := range goodStatement().Measurement().Registers {
 		got = append(got, r.Name)
 	}
-	if want := attest.Registers[attest.Soft]; !reflect.DeepEqual(got, want) {
+	if want := softrules.Rules.RegisterNames(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got registers %v, want %v", got, want)
 	}
 }

@@ -1,11 +1,14 @@
 package soft
 
-import "github.com/cohort-tee/cohort/attest"
+import (
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/soft/softrules"
+)
 
 // Platform is the development TEE.
 func Platform() attest.PlatformInfo {
 	return attest.PlatformInfo{
-		Name: attest.Soft, Title: "development TEE", Development: true,
+		PolicyRules: softrules.Rules, Title: "development TEE",
 		Appraiser: func() attest.Appraiser { return Appraiser{} },
 	}
 }

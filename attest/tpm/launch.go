@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/tpm/tpmrules"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -74,7 +75,7 @@ func (l Launch) registers() []attest.Register {
 func (l Launch) permitted(at int, references []attest.ReferenceValue) error {
 	got := attest.Measurement{Platform: attest.TPM, Registers: l.registers()}
 	for _, r := range references {
-		if r.Platform != attest.TPM || len(r.Registers) != len(attest.Registers[attest.TPM]) {
+		if r.Platform != attest.TPM || len(r.Registers) != len(tpmrules.Rules.Registers) {
 			continue
 		}
 		r.Registers = r.Registers[len(quotedPCRs):]

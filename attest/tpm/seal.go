@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/tpm/tpmrules"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -29,7 +30,7 @@ type branch struct {
 
 // branchOf is the part of a reference value that the TPM itself checks.
 func branchOf(r attest.ReferenceValue) (branch, error) {
-	if r.Platform != attest.TPM || len(r.Registers) != len(attest.Registers[attest.TPM]) {
+	if r.Platform != attest.TPM || len(r.Registers) != len(tpmrules.Rules.Registers) {
 		return branch{}, wire.Refuse(wire.NotMeasured, "tpm: reference value to seal to", r.Platform, attest.TPM)
 	}
 	var b branch

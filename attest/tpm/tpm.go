@@ -30,6 +30,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/internal/closed"
+	"github.com/cohort-tee/cohort/attest/tpm/tpmrules"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -173,9 +174,9 @@ func claims(e evidence, q Quote, own Launch, device *device) attest.Claims {
 // measurement is the tuple of boot PCRs, what PCR 14 was before the first launch,
 // and one launch.
 func measurement(values, base []byte, l Launch) attest.Measurement {
-	m := attest.Measurement{Platform: attest.TPM, Registers: make([]attest.Register, 0, len(attest.Registers[attest.TPM]))}
-	for i, name := range attest.Registers[attest.TPM][:len(bootPCRs)] {
-		m.Registers = append(m.Registers, attest.Register{Name: name, Value: values[i*pcrSize : (i+1)*pcrSize]})
+	m := attest.Measurement{Platform: attest.TPM, Registers: make([]attest.Register, 0, len(tpmrules.Rules.Registers))}
+	for i, register := range tpmrules.Rules.Registers[:len(bootPCRs)] {
+		m.Registers = append(m.Registers, attest.Register{Name: register.Name, Value: values[i*pcrSize : (i+1)*pcrSize]})
 	}
 	m.Registers = append(m.Registers, attest.Register{Name: "pcr14", Value: base})
 	m.Registers = append(m.Registers, l.registers()...)

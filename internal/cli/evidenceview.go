@@ -101,7 +101,7 @@ func (v evidenceView) part(name string) string {
 	for _, c := range v.Checked {
 		fmt.Fprintf(&b, "  checked    %s at %s, valid until %s\n", c.Role, rfc3339(c.At), rfc3339(c.Until))
 	}
-	if registers := attest.Registers[v.Platform]; len(registers) > 0 {
+	if registers := platform.RegisterNames(); len(registers) > 0 {
 		b.WriteString("measurement\n")
 		for _, name := range registers {
 			fmt.Fprintf(&b, "  %-26s %s\n", name, v.Registers[name])

@@ -118,7 +118,7 @@ func (a *app) measureImageCommands() []*cobra.Command {
 
 func (a *app) measureImageCommand(p attest.PlatformInfo) *cobra.Command {
 	return &cobra.Command{
-		Use:   string(p.Name) + " FILE",
+		Use:   string(p.Platform) + " FILE",
 		Short: "Print the reference value of an image of " + p.Title,
 		Long:  "Print the reference value of an image of " + p.Title + ".\nFILE is " + p.Image + ".",
 		Args:  cobra.ExactArgs(1),

@@ -72,8 +72,8 @@ type unsealing struct {
 func platformNames() []string {
 	var names []string
 	for _, p := range platforms.All() {
-		if !p.Name.IsDevice() {
-			names = append(names, string(p.Name))
+		if !p.Platform.IsDevice() {
+			names = append(names, string(p.Platform))
 		}
 	}
 	slices.Sort(names)

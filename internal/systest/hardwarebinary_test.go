@@ -271,7 +271,7 @@ func judgeByTheBinary(t *testing.T, cohort string) {
 			if err == nil {
 				err = json.Unmarshal(out, &view)
 			}
-			if err != nil || view.Platform != p || len(view.Measurement) != len(attest.Registers[p]) || !view.Verified {
+			if err != nil || view.Platform != p || len(view.Measurement) != registers(p) || !view.Verified {
 				t.Errorf("%s, want %s: inspect says %+v, %v", p, row.says, view, err)
 			}
 			if (len(view.Checked) == 0) != (p == attest.Nitro) {
@@ -302,4 +302,10 @@ func (e *estate) evidenceFile(t *testing.T, p attest.Platform, program string, d
 		t.Fatal(err)
 	}
 	return path
+}
+
+// registers counts those of a platform.
+func registers(name attest.Platform) int {
+	p, _ := allPlatforms.All().Find(name)
+	return len(p.Registers)
 }
