@@ -26,6 +26,15 @@ type PolicyRules struct {
 	// ChipRefused is the key that refuses a chip, as results of appraisal name it, and
 	// empty where the rules accept it. It is nil where no rule names a chip.
 	ChipRefused func(r Rules, chip string) (key string)
+	// Launches are the reference values of the platform whose programs may have run on a
+	// machine beside the one that is appraised: all that policy names. It is nil where
+	// evidence is of one program only.
+	Launches func(r *Rules) *[]ReferenceValue
+	// SealsToOthers reports whether a TEE seals to any reference values, so that another
+	// build of the authority obtains the root by policy.
+	SealsToOthers bool
+	// Note is what the rules let in beyond what their words say, for people. Nil is nothing.
+	Note func(r Rules) string
 	// Warn finds rules that are void, or less strict than they seem. Nil finds none.
 	Warn func(r Rules, references []PlacedReference, warn func(key, text string))
 }
@@ -99,7 +108,7 @@ const (
 	KeyList                      // "any", or a list of texts that Form reads: List
 	KeyBytes                     // a list of texts that Form reads: [][]byte
 	KeyJoined                    // "any", or a list of tables whose Keys, all KeyBytes forms, are joined: List
-	KeyBits                      // a table of demands on the bits of Field, and of Keys: Bits
+	KeyBits                      // a table of demands on the bits of Field, and of Keys; see Key.Bits
 	KeyBitNumbers                // a list of numbers of bits, 0 to 63: uint64
 	KeyTable                     // a table of Keys; Set is not called
 	KeyNamed                     // a table of tables with the keys that Named returns: []string
@@ -150,8 +159,9 @@ type Key struct {
 	// Recorded marks a rule about what a leaf records of a unit, so that it refuses the
 	// leaves of exactly those units that it cuts off.
 	Recorded bool
-	// Set puts a value into the rules.
-	Set func(r *Rules, v any)
+	// Set puts a value into the rules. Of KeyBits it is nil: Bits is where they are.
+	Set  func(r *Rules, v any)
+	Bits func(r *Rules) *Bits
 }
 
 // To makes a [Key.Set] for values of one type.

@@ -92,7 +92,7 @@ func (c Custody) checkPlatforms(faults *Faults, path string) {
 // a task: it would be given the group's root.
 func (d *Document) checkCustody(faults *Faults, path string, c Custody) {
 	c.checkPlatforms(faults, path)
-	if _, soft := c.Rules[attest.Soft]; soft && !d.Development {
+	if soft := slices.ContainsFunc(slices.Collect(maps.Keys(c.Rules)), known.development); soft && !d.Development {
 		faults.add(path+".platform.soft", "development", "soft without development = true", "hardware alone")
 	}
 	for _, ref := range d.references() {

@@ -218,19 +218,22 @@ func tightened(old, next *Document) (narrowed, raised map[attest.Platform]bool) 
 			raised[p] = raised[p] || p.IsDevice() || !known.keys[c.Path].Recorded
 		}
 	}
-	if old.launchesLess(next) {
-		narrowed[attest.TPM], raised[attest.TPM] = true, true
+	for _, p := range known.all {
+		if p.Launches != nil && launchesLess(p, old, next) {
+			narrowed[p.Platform], raised[p.Platform] = true, true
+		}
 	}
 	maps.DeleteFunc(raised, func(_ attest.Platform, is bool) bool { return !is })
 	return narrowed, raised
 }
 
-// launchesLess reports whether next names no longer some code that a TPM may have
-// launched.
-func (d *Document) launchesLess(next *Document) bool {
+// launchesLess reports whether next names no longer some code that a machine of a platform
+// may have launched.
+func launchesLess(p attest.PolicyRules, old, next *Document) bool {
+	before, after := old.Platforms[p.Platform], next.Platforms[p.Platform]
 	now := map[string]bool{}
-	for _, r := range next.Platforms[attest.TPM].TPM.Launches {
+	for _, r := range *p.Launches(&after) {
 		now[string(r.Bytes())] = true
 	}
-	return slices.ContainsFunc(d.Platforms[attest.TPM].TPM.Launches, func(r attest.ReferenceValue) bool { return !now[string(r.Bytes())] })
+	return slices.ContainsFunc(*p.Launches(&before), func(r attest.ReferenceValue) bool { return !now[string(r.Bytes())] })
 }

@@ -41,19 +41,22 @@ func readRules(root table) map[attest.Platform]attest.Rules {
 	return platforms
 }
 
-// nameLaunches tells the rules of the TPM which programs may have run on a
-// machine: all that reference values name.
+// nameLaunches puts into the rules of each platform whose evidence is of all programs that
+// ran on a machine which those may be: all that reference values name.
 func nameLaunches(platforms map[attest.Platform]attest.Rules, references []attest.ReferenceValue) {
-	rules, ok := platforms[attest.TPM]
-	if !ok {
-		return
-	}
-	for _, r := range references {
-		if r.Platform == attest.TPM {
-			rules.TPM.Launches = append(rules.TPM.Launches, r)
+	for name, rules := range platforms {
+		p, _ := known.find(name)
+		if p.Launches == nil {
+			continue
 		}
+		for _, r := range references {
+			if r.Platform == name {
+				launches := p.Launches(&rules)
+				*launches = append(*launches, r)
+			}
+		}
+		platforms[name] = rules
 	}
-	platforms[attest.TPM] = rules
 }
 
 // readKeys reads the keys of a platform, or of a table inside it, into rules. A key that
@@ -75,7 +78,7 @@ func (t table) readKeys(keys []attest.Key, rules *attest.Rules) {
 			t.readNamed(k, rules)
 		case attest.KeyBits:
 			inner, _ := t.table(k.Name)
-			k.Set(rules, inner.bits(k.Field))
+			*k.Bits(rules) = inner.bits(k.Field)
 			inner.readKeys(k.Keys, rules)
 			inner.done()
 		default:

@@ -23,16 +23,16 @@ var known = newPlatforms(
 // Platforms lists the platforms that policy may name, in the order of their names.
 func Platforms() []attest.PolicyRules { return slices.Clone(known.all) }
 
-// platforms are what policy files may say about some platforms.
-type platforms struct {
+// platformTable is what policy files may say about some platforms.
+type platformTable struct {
 	all  []attest.PolicyRules  // in the order of their names
 	keys map[string]attest.Key // by the kind of their path, as diff has it
 	// chosen are the kinds of tables whose keys the file chooses.
 	chosen map[string]bool
 }
 
-func newPlatforms(all ...attest.PolicyRules) platforms {
-	p := platforms{all: slices.Clone(all), keys: map[string]attest.Key{}, chosen: map[string]bool{}}
+func newPlatforms(all ...attest.PolicyRules) platformTable {
+	p := platformTable{all: slices.Clone(all), keys: map[string]attest.Key{}, chosen: map[string]bool{}}
 	slices.SortFunc(p.all, func(a, b attest.PolicyRules) int { return strings.Compare(string(a.Platform), string(b.Platform)) })
 	for _, r := range p.all {
 		kind := "platform." + string(r.Platform)
@@ -50,7 +50,7 @@ var common = []attest.Key{
 }
 
 // add notes keys below a table of a kind.
-func (p platforms) add(kind string, keys []attest.Key) {
+func (p platformTable) add(kind string, keys []attest.Key) {
 	for _, k := range keys {
 		kind := kind + "." + k.Name
 		switch k.Kind {
@@ -76,7 +76,7 @@ func (p platforms) add(kind string, keys []attest.Key) {
 }
 
 // find returns the rules of a platform.
-func (p platforms) find(name attest.Platform) (attest.PolicyRules, bool) {
+func (p platformTable) find(name attest.Platform) (attest.PolicyRules, bool) {
 	i := slices.IndexFunc(p.all, func(r attest.PolicyRules) bool { return r.Platform == name })
 	if i < 0 {
 		return attest.PolicyRules{}, false
@@ -85,7 +85,7 @@ func (p platforms) find(name attest.Platform) (attest.PolicyRules, bool) {
 }
 
 // list names the platforms that are of a kind.
-func (p platforms) list(is func(attest.PolicyRules) bool) string {
+func (p platformTable) list(is func(attest.PolicyRules) bool) string {
 	var names []string
 	for _, r := range p.all {
 		if is(r) {
@@ -96,7 +96,7 @@ func (p platforms) list(is func(attest.PolicyRules) bool) string {
 }
 
 // development reports whether a platform protects nothing from its host.
-func (p platforms) development(name attest.Platform) bool {
+func (p platformTable) development(name attest.Platform) bool {
 	r, _ := p.find(name)
 	return r.Development
 }

@@ -45,9 +45,10 @@ func platformInfo(appraiser func() *Appraiser, rules attest.PolicyRules, title s
 	}
 }
 
-// isQuote reports whether bytes begin as a quote does: version, and key type 2 or 3.
+// isQuote reports whether bytes begin as a quote does: a version of two bytes, and a type
+// of key, which is 0 in no quote. An SNP report has a version of four bytes.
 func isQuote(raw []byte) bool {
-	return len(raw) > headerSize && raw[0] >= 3 && raw[0] <= 5 && raw[1] == 0
+	return len(raw) > headerSize && raw[0] >= 3 && raw[0] <= 5 && raw[1] == 0 && raw[2] != 0
 }
 
 // teeOf is the platform that the header of a quote names: anything but a trust domain is

@@ -147,23 +147,28 @@ func (a *app) emitReference(m attest.Measurement) error {
 
 // referenceLine is a hardware platform's measurement as policy writes it.
 func referenceLine(m attest.Measurement) string {
+	p, _ := platforms.All().Find(m.Platform)
+	forms := map[string]attest.Form{}
+	for _, r := range p.Registers {
+		forms[r.Name] = r.Form
+	}
 	fields := []string{fmt.Sprintf("platform = %q", m.Platform)}
-	var boot, open []string // PCRs of a TPM, and what any value matches
+	var boot, open []string // PCRs of a TPM, and registers that any value matches
 	for _, r := range m.Registers {
 		text := strconv.Quote(hex.EncodeToString(r.Value))
-		number, isPCR := strings.CutPrefix(r.Name, "pcr")
-		switch {
-		case r.Any:
+		if r.Any {
 			open = append(open, strconv.Quote(r.Name))
 			continue
-		case isPCR && m.Platform == attest.AzureSNP:
-			boot = append(boot, fmt.Sprintf("%s = \"sha256:%x\"", number, r.Value))
+		}
+		switch forms[r.Name] {
+		case attest.FormPCR:
+			boot = append(boot, fmt.Sprintf("%s = \"sha256:%x\"", strings.TrimPrefix(r.Name, attest.PCRPrefix), r.Value))
 			continue
-		case r.Name == "mrenclave", r.Name == "mrsigner":
+		case attest.FormDigest, attest.FormNeededDigest:
 			text = fmt.Sprintf("\"sha256:%x\"", r.Value)
-		case isPCR, r.Name == "measurement", r.Name == "mrtd", strings.HasPrefix(r.Name, "rtmr"):
+		case attest.FormCode384, attest.FormExtended384:
 			text = fmt.Sprintf("\"sha384:%x\"", r.Value)
-		case r.Name == "isvprodid":
+		case attest.FormNumber16:
 			text = strconv.Itoa(int(r.Value[0])<<8 | int(r.Value[1]))
 		}
 		fields = append(fields, r.Name+" = "+text)

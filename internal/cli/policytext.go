@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/policy"
 	"golang.org/x/crypto/ssh"
 )
@@ -104,8 +105,8 @@ func describe(doc *policy.Document) policyView {
 		for _, root := range doc.Platforms[name].Roots {
 			row.Roots = append(row.Roots, root.String())
 		}
-		if name == attest.NvidiaGPU {
-			row.Notes = append(row.Notes, gpuNote(doc.Platforms[name].NVIDIA))
+		if p, _ := platforms.All().Find(name); p.Note != nil {
+			row.Notes = append(row.Notes, p.Note(doc.Platforms[name]))
 		}
 		v.Platforms = append(v.Platforms, row)
 	}
@@ -130,41 +131,26 @@ func describe(doc *policy.Document) policyView {
 
 // demands lists the bits that a platform's rules demand, those that they demand
 // without being told included.
-func demands(p attest.Platform, rules attest.Rules) []string {
-	type field struct {
-		attest.BitField
-		bits attest.Bits
-	}
-	var fields []field
-	switch p {
-	case attest.SNP, attest.AzureSNP:
-		fields = []field{{attest.SNPPlatformInfo, rules.SNP.PlatformInfo}, {attest.SNPGuestPolicy, rules.SNP.GuestPolicy}}
-	case attest.TDX:
-		fields = []field{{attest.TDAttributes, rules.DCAP.Attributes}, {attest.XFAM, rules.DCAP.XFAM}}
-	}
+func demands(name attest.Platform, rules attest.Rules) []string {
 	words := map[attest.Demand]string{attest.DemandSet: "set", attest.DemandClear: "clear"}
+	p, _ := platforms.All().Find(name)
 	var all []string
-	for _, f := range fields {
-		for _, name := range f.Names() {
-			demand := f.bits[name]
+	for _, k := range p.Keys {
+		if k.Kind != attest.KeyBits {
+			continue
+		}
+		bits := *k.Bits(&rules)
+		for _, bit := range k.Field.Names() {
+			demand := bits[bit]
 			if demand == 0 {
-				demand = f.Default(name)
+				demand = k.Field.Default(bit)
 			}
 			if words[demand] != "" {
-				all = append(all, f.Key+"."+name+" "+words[demand])
+				all = append(all, k.Field.Key+"."+bit+" "+words[demand])
 			}
 		}
 	}
 	return all
-}
-
-// gpuNote says what the rules mean for GPUs in development mode, which no report
-// excludes.
-func gpuNote(rules attest.NVIDIARules) string {
-	if rules.Development {
-		return "mode: a GPU in development mode, whose memory its host can read, is accepted"
-	}
-	return `mode: every GPU is refused, as nothing excludes development mode; mode = "development" accepts it`
 }
 
 // upgrades say for each platform of the authority how another build of it gets the
@@ -172,10 +158,9 @@ func gpuNote(rules attest.NVIDIARules) string {
 func upgrades(doc *policy.Document) []string {
 	found := map[string]bool{}
 	for _, ref := range doc.Authority.References {
-		switch ref.Platform {
-		case attest.Soft, attest.TPM:
+		if p, _ := platforms.All().Find(ref.Platform); p.SealsToOthers {
 			found[fmt.Sprintf("on %s another build gets the root by policy: its value in, restart, the old value out", ref.Platform)] = true
-		default:
+		} else {
 			found[fmt.Sprintf("on %s the root belongs to one build on one chip: another gets it from the owners' shares", ref.Platform)] = true
 		}
 	}

@@ -23,11 +23,11 @@ var TDX = attest.PolicyRules{
 		attest.Key{Name: "migration", Kind: attest.KeyFlag, Direction: attest.GrantsIfTrue, Set: attest.To(func(r *attest.Rules) *bool { return &r.DCAP.Migration })},
 		attest.Key{
 			Name: attest.TDAttributes.Key, Kind: attest.KeyBits, Direction: attest.NarrowsBits, Optional: true, Field: attest.TDAttributes,
-			Set: attest.To(func(r *attest.Rules) *attest.Bits { return &r.DCAP.Attributes }),
+			Bits: func(r *attest.Rules) *attest.Bits { return &r.DCAP.Attributes },
 		},
 		attest.Key{
 			Name: attest.XFAM.Key, Kind: attest.KeyBits, Direction: attest.NarrowsBits, Optional: true, Field: attest.XFAM,
-			Set: attest.To(func(r *attest.Rules) *attest.Bits { return &r.DCAP.XFAM }),
+			Bits: func(r *attest.Rules) *attest.Bits { return &r.DCAP.XFAM },
 		},
 		attest.Key{
 			Name: "servicetd", Kind: attest.KeyList, Direction: attest.Grants, Want: wantMR + `, or "unsaid"`, Form: serviceTD, Implied: []any{zeroMR, unsaid},

@@ -11,6 +11,7 @@ import (
 var Rules = attest.PolicyRules{
 	Platform:    attest.NvidiaGPU,
 	Keys:        keys(),
+	Note:        note,
 	ChipRefused: attest.ListedChip(attest.SHA256, func(r attest.Rules) ([][]byte, attest.List) { return r.NVIDIA.CutChips, r.NVIDIA.Chips }),
 }
 
@@ -25,6 +26,14 @@ const (
 	production  = "production"
 	development = "development"
 )
+
+// note says what the rules mean for GPUs in development mode, which no report excludes.
+func note(r attest.Rules) string {
+	if r.NVIDIA.Development {
+		return "mode: a GPU in development mode, whose memory its host can read, is accepted"
+	}
+	return `mode: every GPU is refused, as nothing excludes development mode; mode = "development" accepts it`
+}
 
 func keys() []attest.Key {
 	wantModes, isMode := attest.OneOf("SPT", "MPT", "PPCIE", "unstated") // how GPUs are protected from one another

@@ -99,11 +99,11 @@ func keys() []attest.Key {
 		hidden,
 		attest.Key{
 			Name: attest.SNPPlatformInfo.Key, Kind: attest.KeyBits, Direction: attest.NarrowsBits, Optional: true, Field: attest.SNPPlatformInfo,
-			Set: attest.To(func(r *attest.Rules) *attest.Bits { return &r.SNP.PlatformInfo }),
+			Bits: func(r *attest.Rules) *attest.Bits { return &r.SNP.PlatformInfo },
 		},
 		attest.Key{
 			Name: attest.SNPGuestPolicy.Key, Kind: attest.KeyBits, Direction: attest.NarrowsBits, Optional: true, Field: attest.SNPGuestPolicy,
-			Set: attest.To(func(r *attest.Rules) *attest.Bits { return &r.SNP.GuestPolicy }),
+			Bits: func(r *attest.Rules) *attest.Bits { return &r.SNP.GuestPolicy },
 			Keys: []attest.Key{{
 				Name: "abi", Kind: attest.KeyWord, Direction: attest.VersionFloor, Want: `a version such as "1.55"`,
 				Is:  func(s string) bool { _, ok := version(s); return ok },

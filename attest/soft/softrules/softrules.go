@@ -12,8 +12,9 @@ var Rules = attest.PolicyRules{
 		Name: "cut_chips", Kind: attest.KeyBytes, Direction: attest.Cuts, Recorded: true, Want: "16 lower-case hexadecimal digits", Form: chip,
 		Set: attest.To(func(r *attest.Rules) *[][]byte { return &r.Soft.CutChips }),
 	}},
-	Chip:        chip,
-	ChipRefused: attest.ListedChip(chip, func(r attest.Rules) ([][]byte, attest.List) { return r.Soft.CutChips, attest.List{Any: true} }),
+	SealsToOthers: true,
+	Chip:          chip,
+	ChipRefused:   attest.ListedChip(chip, func(r attest.Rules) ([][]byte, attest.List) { return r.Soft.CutChips, attest.List{Any: true} }),
 }
 
 func chip(s string) []byte { return attest.Digits(s, 8) }

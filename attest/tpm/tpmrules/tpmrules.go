@@ -17,8 +17,10 @@ var Rules = attest.PolicyRules{
 		Name: "cut_chips", Kind: attest.KeyBytes, Direction: attest.Cuts, Recorded: true, Want: attest.WantDigest, Form: attest.SHA256,
 		Set: attest.To(func(r *attest.Rules) *[][]byte { return &r.TPM.CutChips }),
 	}},
-	Chip:        chip,
-	ChipRefused: attest.ListedChip(chip, func(r attest.Rules) ([][]byte, attest.List) { return r.TPM.CutChips, attest.List{Any: true} }),
+	Launches:      func(r *attest.Rules) *[]attest.ReferenceValue { return &r.TPM.Launches },
+	SealsToOthers: true,
+	Chip:          chip,
+	ChipRefused:   attest.ListedChip(chip, func(r attest.Rules) ([][]byte, attest.List) { return r.TPM.CutChips, attest.List{Any: true} }),
 }
 
 // chip reads a device by the digits of the SHA-256 of its endorsement key.
