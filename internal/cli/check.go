@@ -27,6 +27,9 @@ type checker struct {
 	live func() cluster
 }
 
+// checker judges this cluster.
+func (d *dev) checker() checker { return checker{d.app, d.described(), d.described} }
+
 // pid is the process of a unit now.
 func (c checker) pid(u clusterUnit) int {
 	for _, now := range c.live().Units {
@@ -71,6 +74,33 @@ var stories = []story{
 	{"channel/manager-restart", checker.managerRestart},
 	{"channel/manager-wiped", checker.managerWiped},
 	{"identity/kill-and-restart", checker.killAndRestart},
+}
+
+// checkCluster judges a running cluster.
+func (a *app) checkCluster(ctx context.Context, path string) error {
+	c, err := readCluster(path)
+	if err != nil {
+		return err
+	}
+	if c.Group != "" {
+		return usage("--cluster: the stories of a group need a fresh cluster: cohort dev --example %s --check", devJoint)
+	}
+	live := func() cluster {
+		if now, err := readCluster(path); err == nil {
+			return now
+		}
+		return c
+	}
+	return checker{a, c, live}.check(ctx)
+}
+
+// checkNew judges a cluster that was just started, and then replaces its program by so
+// many releases.
+func checkNew(ctx context.Context, d *dev, upgrades int) error {
+	if d.cluster.Group != "" {
+		return d.checkGroup(ctx)
+	}
+	return errors.Join(d.checker().check(ctx), d.drill(ctx, upgrades))
 }
 
 // outcome is how one story went.
@@ -122,28 +152,8 @@ func (o outcome) line() string {
 	return fmt.Sprintf("%s %s %s\n", word, o.Name, o.Detail)
 }
 
-// oneLine puts an error of several lines on one.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
-
 // plain is what a Go program knows that was given one root file and one name.
-func (c checker) plain() (*tls.Config, error) {
-	roots, err := readPool(c.cluster.Root)
-	if err != nil {
-		return nil, err
-	}
-	return &tls.Config{RootCAs: roots, ServerName: c.cluster.ServerName, MinVersion: tls.VersionTLS13}, nil
-}
-
-// handshake does one TLS handshake and gives the connection's state.
-func handshake(ctx context.Context, address string, config *tls.Config) (tls.ConnectionState, error) {
-	ctx, cancel := context.WithTimeout(ctx, stepTime)
-	defer cancel()
-	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
-	if err != nil {
-		return tls.ConnectionState{}, fmt.Errorf("unit %s: %w", address, err)
-	}
-	return conn.(*tls.Conn).ConnectionState(), conn.Close()
-}
+func (c checker) plain() (*tls.Config, error) { return c.cluster.clientTLS() }
 
 // oneCertificate: in key mode shared all units serve the same leaf; in key mode
 // unit each its own, under one root.
@@ -186,12 +196,6 @@ func (c checker) tls13Only(ctx context.Context) (string, error) {
 		}
 	}
 	return "TLS 1.2 refused by an alert on each unit", nil
-}
-
-// isAlert reports whether the other side sent a TLS alert.
-func isAlert(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "remote error"
 }
 
 // ticketCount counts the session tickets a server gives.

@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -103,12 +104,19 @@ func startDev(t *testing.T) runningDev {
 // gateway with keys of its own nothing.
 func (d runningDev) writesOneOffKeys(t *testing.T) {
 	c, dir := d.described(), t.TempDir()
+	type result struct {
+		exit      int
+		out, talk string
+	}
 	trust := func(gateway, file string) result {
 		var out, talk bytes.Buffer
-		a := judgingApp(&out)
-		a.talk, a.args = &talk, []string{"trust", "--authority", c.Authority, "--genesis", c.Genesis, "--task", c.Task, "--out", filepath.Join(dir, "root"),
-			"--state", filepath.Join(dir, "seen"), "--ohttp", filepath.Join(dir, file), "--gateway", gateway}
-		return result{a.run(t.Context()), out.String(), talk.String()}
+		cmd := exec.CommandContext(t.Context(), c.Agent, "trust", "--authority", c.Authority, "--genesis", c.Genesis, "--task", c.Task, "--out", filepath.Join(dir, "root"),
+			"--state", filepath.Join(dir, "seen"), "--ohttp", filepath.Join(dir, file), "--gateway", gateway)
+		cmd.Stdout, cmd.Stderr = &out, &talk
+		if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+			t.Fatal(err)
+		}
+		return result{cmd.ProcessState.ExitCode(), out.String(), talk.String()}
 	}
 	r := trust(c.Gateway, "keys")
 	keys, err := os.ReadFile(filepath.Join(dir, "keys"))

@@ -55,15 +55,15 @@ func Main() int {
 		args: os.Args[1:], in: os.Stdin, out: os.Stdout, talk: os.Stderr,
 		env: os.LookupEnv, environ: os.Environ, now: time.Now,
 	}
-	return a.run(ctx)
+	return a.execute(ctx)
 }
 
-// run executes one command line and tells its error, if any.
-func (a *app) run(ctx context.Context) int {
+// execute runs one command line and tells its error, if any.
+func (a *app) execute(ctx context.Context) int {
 	if err := a.enterTEE(); err != nil {
 		return a.tell("cohort", err)
 	}
-	root := a.root()
+	root := a.commands()
 	root.SetArgs(a.args)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil {
@@ -86,8 +86,8 @@ func (a *app) enterTEE() error {
 	return nil
 }
 
-// root builds the tree of commands.
-func (a *app) root() *cobra.Command {
+// commands builds the tree of commands.
+func (a *app) commands() *cobra.Command {
 	root := &cobra.Command{
 		Use:               "cohort",
 		Short:             "One attested identity for every replica of the same code",

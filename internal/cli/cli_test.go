@@ -43,7 +43,7 @@ func run(t *testing.T, env map[string]string, args ...string) result {
 		environ: func() []string { return nil },
 		now:     func() time.Time { return time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC) },
 	}
-	return result{a.run(t.Context()), out.String(), talk.String()}
+	return result{a.execute(t.Context()), out.String(), talk.String()}
 }
 
 // write makes a file for one test.
@@ -259,7 +259,7 @@ func FuzzReadConfig(f *testing.F) {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Skip(err)
 		}
-		root := (&app{}).root()
+		root := (&app{}).commands()
 		values, err := readConfig(path, root)
 		if err != nil {
 			return
@@ -293,7 +293,7 @@ func TestWithSchemaPutsTheSchemaFirst(t *testing.T) {
 
 func testDraft(t *testing.T) draft {
 	t.Helper()
-	owners, err := devOwners(t.TempDir())
+	owners, err := sshKeys(t.TempDir(), "owner-1", "owner-2", "owner-3")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,7 +324,7 @@ func TestDraftParsesAsWritten(t *testing.T) {
 	doc := draft.Document()
 	release := doc.Tasks["scoring"].Releases["1"]
 	if !doc.Development || doc.Owners.Quorum != 2 || len(doc.Owners.Keys) != 3 || !release.Dynamic {
-		t.Errorf("got %+v, want what the draft says", describe(doc))
+		t.Errorf("got %+v, want what the draft says", doc)
 	}
 	want := wire.Hash(wire.LabelArguments, []byte(`a"b\c`), []byte("tab\t"), []byte("ä"))
 	if got := release.References[0].Registers[2].Value; !bytes.Equal(got, want[:]) {

@@ -154,7 +154,7 @@ func (a *app) configCommand(root *cobra.Command) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := checkValues(values, (&app{}).root()); err != nil {
+			if err := checkValues(values, (&app{}).commands()); err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			return a.emit("config", map[string]any{"file": args[0], "values": values}, fmt.Sprintf("ok: %d values\n", len(values)))

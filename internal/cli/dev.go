@@ -45,7 +45,7 @@ func (a *app) devCommand() *cobra.Command {
 			"With --check, judge a fresh cluster from outside and end. The example jointrisk is\n" +
 			"a group: one unit of each of three companies' programs.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := f.check(); err != nil {
+			if err := checkDevFlags(f); err != nil {
 				return err
 			}
 			switch f.task = f.example; {
@@ -77,8 +77,8 @@ func (a *app) devCommand() *cobra.Command {
 	return cmd
 }
 
-// check tells the first flag that is wrong.
-func (f devFlags) check() error {
+// checkDevFlags reports the first flag that is wrong.
+func checkDevFlags(f devFlags) error {
 	switch {
 	case f.keyMode != string(policy.Shared) && f.keyMode != string(policy.PerUnit):
 		return usage("--key-mode: got %q, want shared or unit", f.keyMode)
@@ -118,24 +118,6 @@ func (a *app) runDev(ctx context.Context, f devFlags, program []string) error {
 	})
 }
 
-// checkCluster judges a running cluster.
-func (a *app) checkCluster(ctx context.Context, path string) error {
-	c, err := readCluster(path)
-	if err != nil {
-		return err
-	}
-	if c.Group != "" {
-		return usage("--cluster: the stories of a group need a fresh cluster: cohort dev --example %s --check", devJoint)
-	}
-	live := func() cluster {
-		if now, err := readCluster(path); err == nil {
-			return now
-		}
-		return c
-	}
-	return checker{a, c, live}.check(ctx)
-}
-
 // checkFresh judges a new cluster in a folder of its own.
 func (a *app) checkFresh(ctx context.Context, f devFlags, program []string) (err error) {
 	if f.dir, err = os.MkdirTemp("", "cohort-check-"); err != nil {
@@ -144,10 +126,7 @@ func (a *app) checkFresh(ctx context.Context, f devFlags, program []string) (err
 	defer func() { err = errors.Join(err, os.RemoveAll(f.dir)) }()
 	f.basePort = 0
 	return a.withCluster(ctx, f, program, func(d *dev) error {
-		if f.example == devJoint {
-			return d.checkGroup(ctx)
-		}
-		return errors.Join(d.checker().check(ctx), d.drill(ctx, f.upgrades))
+		return checkNew(ctx, d, f.upgrades)
 	})
 }
 

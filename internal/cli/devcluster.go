@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -87,9 +88,6 @@ func (d *dev) described() cluster {
 	}
 	return c
 }
-
-// checker judges this cluster.
-func (d *dev) checker() checker { return checker{d.app, d.described(), d.described} }
 
 // start brings everything up, in the order in which one needs the other.
 func (d *dev) start(ctx context.Context) error {
@@ -201,9 +199,9 @@ func (d *dev) startUnits(ctx context.Context) error {
 		d.supervise(ctx, c)
 	}
 	for i, c := range units {
-		judge := d.checker()
+		now := d.described()
 		err := c.await(ctx, func(ctx context.Context) error {
-			config, err := judge.plain()
+			config, err := now.clientTLS()
 			if err == nil {
 				_, err = handshake(ctx, d.cluster.Units[i].Address, config)
 			}
@@ -266,4 +264,18 @@ func tail(path string) string {
 	}
 	lines := bytes.Split(bytes.TrimSpace(b), []byte("\n"))
 	return string(bytes.Join(lines[max(0, len(lines)-6):], []byte("\n")))
+}
+
+// handshakeTime bounds one TLS handshake.
+const handshakeTime = 10 * time.Second
+
+// handshake does one TLS handshake and returns the connection's state.
+func handshake(ctx context.Context, address string, config *tls.Config) (tls.ConnectionState, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return tls.ConnectionState{}, fmt.Errorf("unit %s: %w", address, err)
+	}
+	return conn.(*tls.Conn).ConnectionState(), conn.Close()
 }

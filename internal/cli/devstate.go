@@ -3,6 +3,7 @@ package cli
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -54,6 +55,15 @@ type clusterUnit struct {
 	Address string `json:"address"`
 	PID     int    `json:"pid"`
 	Health  string `json:"health"` // URL of its health pages
+}
+
+// clientTLS is what a Go program knows that was given one root file and one name.
+func (c cluster) clientTLS() (*tls.Config, error) {
+	roots, err := readPool(c.Root)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{RootCAs: roots, ServerName: c.ServerName, MinVersion: tls.VersionTLS13}, nil
 }
 
 const (

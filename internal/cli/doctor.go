@@ -45,7 +45,7 @@ func lookPlatforms(wanted string, beside *tpm.Machine) []examination {
 		}
 		platform, _ := platforms.All().Find(attest.Platform(name))
 		all = append(all, examination{"tee", platform.Title, "see docs/how-to/" + name + ".md for what the machine needs", func(ctx context.Context) (string, error) {
-			detail, err := p.look(ctx, *beside)
+			detail, err := lookOpener(ctx, p, *beside)
 			if errors.Is(err, wire.NotThisDevice) && name != wanted {
 				err = fmt.Errorf("%w: %w", errAbsent, err)
 			}
@@ -55,8 +55,8 @@ func lookPlatforms(wanted string, beside *tpm.Machine) []examination {
 	return all
 }
 
-// look asks a TEE for evidence, bound to nothing, and to keep something.
-func (p opener) look(ctx context.Context, beside tpm.Machine) (string, error) {
+// lookOpener asks a TEE for evidence, bound to nothing, and to keep something.
+func lookOpener(ctx context.Context, p opener, beside tpm.Machine) (string, error) {
 	if beside.Path == "" {
 		beside.Path = tpmPath
 	}
@@ -109,7 +109,7 @@ func (a *app) doctorCommand() *cobra.Command {
 				{"store", "an authority's, and keeps what it acknowledges", "give --store as `cohort authority run` has it; docs/how-to/postgresql.md", func(ctx context.Context) (string, error) { return lookStore(ctx, database) }},
 				{"authority", "reachable and named by policy", "check --authority and --genesis", func(ctx context.Context) (string, error) { return a.lookAuthority(ctx, p) }},
 				{"authority", "backup of the root", "an owner makes one with `cohort authority backup`", func(ctx context.Context) (string, error) { return a.lookBackup(ctx, p) }},
-				{"manager", "relays, and has units", "start `cohort manager`, and give units --manager and --manager-ca", g.look},
+				{"manager", "relays, and has units", "start `cohort manager`, and give units --manager and --manager-ca", func(ctx context.Context) (string, error) { return lookGateway(ctx, g) }},
 			}))
 		},
 	}
@@ -233,4 +233,13 @@ func (a *app) lookBackup(ctx context.Context, p pinFlags) (string, error) {
 		err = errWarned
 	}
 	return backupText(kept), err
+}
+
+// lookGateway reports whether a manager relays, and how many units it has ready.
+func lookGateway(ctx context.Context, g gatewayFlags) (string, error) {
+	if g.url == "" {
+		return "", errSkipped
+	}
+	units, err := g.ready(ctx)
+	return fmt.Sprintf("ready at %s, %d units", g.url, units), err
 }

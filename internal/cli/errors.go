@@ -142,3 +142,9 @@ func (a *app) tell(command string, err error) int {
 	a.say("error: %s [%s]\ncause: %s\nhint: %s", t.Error, t.Code, t.Cause, t.Hint)
 	return t.Exit
 }
+
+// isAlert reports whether the other side sent a TLS alert.
+func isAlert(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
+}

@@ -34,7 +34,7 @@ func newFounders(t *testing.T) founders {
 	if err != nil {
 		t.Fatal(err)
 	}
-	owners, err := devOwners(t.TempDir())
+	owners, err := sshKeys(t.TempDir(), "owner-1", "owner-2", "owner-3")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +126,7 @@ func TestFirstPolicyIsSignedWithEvidenceAlone(t *testing.T) {
 		})
 	}
 	a := &app{out: new(bytes.Buffer), talk: new(bytes.Buffer), env: func(string) (string, bool) { return "", false }}
-	if _, err := a.signatures(nil, f.key, filled); wire.ReasonOf(err) != wire.EvidenceMissing {
+	if _, err := a.signPolicy(f.key, filled); wire.ReasonOf(err) != wire.EvidenceMissing {
 		t.Errorf("proposing or approving a first policy: got %v, want [%s]", err, wire.EvidenceMissing)
 	}
 }

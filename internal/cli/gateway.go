@@ -14,6 +14,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// maxReady bounds the body of a gateway's probe, in bytes.
+const maxReady = 1 << 20
+
 // gatewayFlags say where a manager's gateway is. It is trusted with nothing: its
 // certificate is checked for availability's sake.
 type gatewayFlags struct{ url, ca string }
@@ -58,19 +61,10 @@ func (g gatewayFlags) readyOne(ctx context.Context) (units int, err error) {
 	if answer.StatusCode != http.StatusOK {
 		return 0, fmt.Errorf("manager at %s: %s", g.url, answer.Status)
 	}
-	if err := json.NewDecoder(io.LimitReader(answer.Body, maxDev)).Decode(&said); err != nil {
+	if err := json.NewDecoder(io.LimitReader(answer.Body, maxReady)).Decode(&said); err != nil {
 		return 0, fmt.Errorf("manager at %s: reading its answer: %w", g.url, err)
 	}
 	return said.Units, nil
-}
-
-// look is ready in words.
-func (g gatewayFlags) look(ctx context.Context) (string, error) {
-	if g.url == "" {
-		return "", errSkipped
-	}
-	units, err := g.ready(ctx)
-	return fmt.Sprintf("ready at %s, %d units", g.url, units), err
 }
 
 // sessionFlags say what is wanted of a session with a whole cluster.

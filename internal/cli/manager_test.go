@@ -66,7 +66,7 @@ func TestManagerRuns(t *testing.T) {
 			a := judgingApp(&out)
 			a.args = append([]string{"manager", "--listen", list[0], "--bus", list[1], "--authority-root", cert, "--data", t.TempDir()}, tt.args...)
 			done := make(chan int)
-			go func() { done <- a.run(ctx) }()
+			go func() { done <- a.execute(ctx) }()
 			g := gatewayFlags{url: tt.scheme + "://" + list[0], ca: cert}
 			for range 200 {
 				if _, err = g.ready(ctx); err == nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // emit writes one result to stdout: v as a JSON object with its schema, or the
@@ -46,3 +47,6 @@ func withSchema(what string, v any) ([]byte, error) {
 func (a *app) say(format string, args ...any) {
 	fmt.Fprintf(a.talk, format+"\n", args...)
 }
+
+// oneLine puts an error of several lines on one.
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -91,12 +91,13 @@ func TestAuthorityBehindWhatWasSeenIsRefused(t *testing.T) {
 
 // TestTrustBeginsAtAnAuthority: who has a gateway alone is told what is missing.
 func TestTrustBeginsAtAnAuthority(t *testing.T) {
+	const begins = "trust begins with evidence of an authority, and no gateway stands in for one"
 	args := []string{"request", "https://scoring.test/", "--session", "--gateway", "https://127.0.0.1:1", "--genesis", strings.Repeat("1", 64), "--task", "scoring", "--state", filepath.Join(t.TempDir(), "seen.json")}
-	if got := run(t, nil, args...); got.exit != exitUsage || !strings.Contains(got.talk, beginsAtAuthority) {
-		t.Errorf("without an authority: got %+v, want exit %d and %q", got, exitUsage, beginsAtAuthority)
+	if got := run(t, nil, args...); got.exit != exitUsage || !strings.Contains(got.talk, begins) {
+		t.Errorf("without an authority: got %+v, want exit %d and %q", got, exitUsage, begins)
 	}
 	args = append(args, "--authority", "https://127.0.0.1:1")
-	if got := run(t, nil, args...); got.exit != exitUnreachable || !strings.Contains(got.talk, "\nhint: ") || !strings.Contains(got.talk, beginsAtAuthority) {
-		t.Errorf("with one that is away: got %+v, want exit %d and %q", got, exitUnreachable, beginsAtAuthority)
+	if got := run(t, nil, args...); got.exit != exitUnreachable || !strings.Contains(got.talk, "\nhint: ") || !strings.Contains(got.talk, begins) {
+		t.Errorf("with one that is away: got %+v, want exit %d and %q", got, exitUnreachable, begins)
 	}
 }

@@ -21,7 +21,7 @@ func TestReferenceIsComplete(t *testing.T) {
 			t.Errorf("code %q is not in the reference", code)
 		}
 	}
-	root := (&app{}).root()
+	root := (&app{}).commands()
 	for key, f := range configKeys(root) {
 		if !strings.Contains(page, "`--"+f.Name) {
 			t.Errorf("flag %s is not in the reference", key)

@@ -77,7 +77,7 @@ func (a *app) statusCommand() *cobra.Command {
 				return err
 			}
 			v := statusView{Renewals: renewals(units, c.policy.Head()), Backup: kept, Policy: describe(c.policy.Document()), Head: c.policy.Head().String(), Proposals: all.Proposals, Recent: log.Entries, Health: healthOf(ctx, c), filling: fillingOf(c.policy)}
-			if v.Manager, err = g.look(ctx); err != nil && !errors.Is(err, errSkipped) {
+			if v.Manager, err = lookGateway(ctx, g); err != nil && !errors.Is(err, errSkipped) {
 				v.Manager = "does not answer: " + oneLine(err.Error())
 			}
 			return a.emit("status", v, v.String())

@@ -71,17 +71,26 @@ func (a *app) launchTPM(f tpmFlags, program []string) (device, error) {
 	if _, err := os.Stat(f.eventLog); errors.Is(err, fs.ErrNotExist) {
 		c.EventLog = ""
 	}
-	d := tpmDevice{}
+	d, err := newTPMDevice(c, program)
+	if err != nil {
+		return nil, err
+	}
+	a.log.Warn("a TPM proves what was started here; it keeps nothing from root on this machine")
+	return d, nil
+}
+
+// newTPMDevice measures this process, or a program of which it is the agent, and enters
+// that into the launch log of the machine.
+func newTPMDevice(c tpm.Config, program []string) (d tpmDevice, err error) {
 	if len(program) > 0 {
 		d.args = program[1:]
 	}
 	if d.program, c.Launch, err = measureLaunch(program); err != nil {
-		return nil, err
+		return d, err
 	}
 	if d.Device, err = tpm.NewDevice(c); err != nil {
-		return nil, fmt.Errorf("launching beside the TPM: %w", err)
+		return d, fmt.Errorf("launching beside the TPM: %w", err)
 	}
-	a.log.Warn("a TPM proves what was started here; it keeps nothing from root on this machine")
 	return d, nil
 }
 
