@@ -27,8 +27,8 @@ type checker struct {
 	live func() cluster
 }
 
-// checker judges this cluster.
-func (d *dev) checker() checker { return checker{d.app, d.described(), d.described} }
+// checkerOf checks a cluster that this process runs.
+func checkerOf(d *dev) checker { return checker{d.app, d.described(), d.described} }
 
 // pid is the process of a unit now.
 func (c checker) pid(u clusterUnit) int {
@@ -100,7 +100,7 @@ func checkNew(ctx context.Context, d *dev, upgrades int) error {
 	if d.cluster.Group != "" {
 		return d.checkGroup(ctx)
 	}
-	return errors.Join(d.checker().check(ctx), d.drill(ctx, upgrades))
+	return errors.Join(checkerOf(d).check(ctx), d.drill(ctx, upgrades))
 }
 
 // outcome is how one story went.

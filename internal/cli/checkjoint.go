@@ -33,7 +33,7 @@ func (d *dev) checkGroup(ctx context.Context) error {
 	as := func(run func(*dev, context.Context) (string, error)) func(checker, context.Context) (string, error) {
 		return func(_ checker, ctx context.Context) (string, error) { return run(d, ctx) }
 	}
-	return d.checker().tell(ctx, []story{
+	return checkerOf(d).tell(ctx, []story{
 		{"group/quorum", as((*dev).quorumStory)},
 		{"group/statistic", as((*dev).statisticStory)},
 		{"group/stranger", as((*dev).strangerStory)},

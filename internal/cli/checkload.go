@@ -16,10 +16,13 @@ import (
 )
 
 const (
-	callers     = 4                     // of the load
-	callPause   = 20 * time.Millisecond // of each caller, between two requests
-	restartTime = 15 * time.Second      // a killed unit is back within this
-	settleTime  = time.Second           // of load before the kill and after the restart
+	callers   = 4                     // of the load
+	callPause = 20 * time.Millisecond // of each caller, between two requests
+)
+
+const (
+	restartTime = 15 * time.Second // a killed unit is back within this
+	settleTime  = time.Second      // of load before the kill and after the restart
 )
 
 // killAndRestart: one unit is killed under load through the client. No request

@@ -189,7 +189,7 @@ func (r *rollback) anotherPolicy(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return r.approve(ctx, 2, m)
+	return approve(ctx, r.dev, 2, m)
 }
 
 // oneTable takes the newest policy out of the database, and leaves the log, which names it.

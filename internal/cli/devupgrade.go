@@ -25,7 +25,7 @@ func (d *dev) drill(ctx context.Context, n int) error {
 	if n == 0 {
 		return nil
 	}
-	_, err := d.checker().inSession(ctx, d.cluster.Gateway, func(s *session) (string, error) {
+	_, err := checkerOf(d).inSession(ctx, d.cluster.Gateway, func(s *session) (string, error) {
 		for release := firstRelease + 1; release <= firstRelease+n; release++ {
 			if err := d.drillOne(ctx, s, release); err != nil {
 				return "", &fault{code: codeCheckFailed, cause: fmt.Errorf("upgrading to release %d: %w", release, err)}
@@ -92,7 +92,7 @@ func (d *dev) upgrade(ctx context.Context, release int) error {
 	if err != nil {
 		return err
 	}
-	if err := d.approve(ctx, release, m); err != nil {
+	if err := approve(ctx, d, release, m); err != nil {
 		return fmt.Errorf("approving release %d: %w", release, err)
 	}
 	d.note(func(c *cluster) { c.Program = program })
@@ -109,7 +109,7 @@ func (d *dev) program() []string { return d.described().Program }
 
 // approve writes a release behind the policy in force, signs that with the quorum
 // of owners, and proposes it.
-func (d *dev) approve(ctx context.Context, release int, m measurement) error {
+func approve(ctx context.Context, d *dev, release int, m measurement) error {
 	a, err := d.app.authority(ctx, d.pins())
 	if err != nil {
 		return err
@@ -141,7 +141,7 @@ func (d *dev) approve(ctx context.Context, release int, m measurement) error {
 func (d *dev) replace(ctx context.Context, u clusterUnit) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
-	old := d.checker().pid(u)
+	old := checkerOf(d).pid(u)
 	if err := syscall.Kill(old, syscall.SIGTERM); err != nil {
 		return fmt.Errorf("ending unit %s: %w", u.Address, err)
 	}
@@ -149,7 +149,7 @@ func (d *dev) replace(ctx context.Context, u clusterUnit) error {
 		answer, err := http.Get(u.Health + api.PathReady)
 		if err == nil {
 			answer.Body.Close()
-			if answer.StatusCode == http.StatusOK && d.checker().pid(u) != old {
+			if answer.StatusCode == http.StatusOK && checkerOf(d).pid(u) != old {
 				return nil
 			}
 		}
