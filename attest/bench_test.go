@@ -24,7 +24,7 @@ func BenchmarkCollection(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	appraiser, members := dcap.TDX(), map[string]json.RawMessage{}
+	appraiser, members := dcap.TDXPlatform().Appraiser(), map[string]json.RawMessage{}
 	for _, err := range []error{
 		new(attest.Evidence).UnmarshalJSON(text),
 		json.Unmarshal(text, &members),

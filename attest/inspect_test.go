@@ -46,10 +46,10 @@ func TestAppraisersAreClosed(t *testing.T) {
 		data      attest.ReportData
 		want      attest.Reason
 	}{
-		"itself":                             {soft.Appraiser{}, someData, ""},
-		"a wrapper that changes nothing":     {forger{soft.Appraiser{}, someData}, someData, ""},
-		"a wrapper that forges report data":  {forger{soft.Appraiser{}, other}, other, wire.BadNonce},
-		"a wrapper of a wrapper":             {forger{forger{soft.Appraiser{}, other}, other}, other, wire.BadNonce},
+		"itself":                             {soft.Platform().Appraiser(), someData, ""},
+		"a wrapper that changes nothing":     {forger{soft.Platform().Appraiser(), someData}, someData, ""},
+		"a wrapper that forges report data":  {forger{soft.Platform().Appraiser(), other}, other, wire.BadNonce},
+		"a wrapper of a wrapper":             {forger{forger{soft.Platform().Appraiser(), other}, other}, other, wire.BadNonce},
 		"one that nothing vouches for":       {pretender{liar{claims}}, other, wire.NoPlatform},
 		"a wrapper of one without a genuine": {forger{pretender{liar{claims}}, other}, other, wire.NoPlatform},
 	} {

@@ -164,8 +164,8 @@ type Key struct {
 	Bits func(r *Rules) *Bits
 }
 
-// To makes a [Key.Set] for values of one type.
-func To[T any](field func(*Rules) *T) func(*Rules, any) {
+// SetField makes a [Key.Set] for values of one type.
+func SetField[T any](field func(*Rules) *T) func(*Rules, any) {
 	return func(r *Rules, v any) { *field(r) = v.(T) }
 }
 
@@ -199,7 +199,7 @@ func RevocationKeys() []Key {
 		},
 		{
 			Name: "checked_within", Kind: KeyDuration, Direction: OptionalAge, Least: int64(25 * time.Hour), Most: int64(8760 * time.Hour),
-			Set: To(func(r *Rules) *time.Duration { return &r.CheckedWithin }),
+			Set: SetField(func(r *Rules) *time.Duration { return &r.CheckedWithin }),
 		},
 	}
 }
@@ -233,8 +233,8 @@ func prefixedDigits(s, prefix string, size int) []byte {
 	return Digits(s, size)
 }
 
-// Text reads text that a check accepts as its bytes.
-func Text(is func(string) bool) func(string) []byte {
+// TextForm reads text that a check accepts as its bytes.
+func TextForm(is func(string) bool) func(string) []byte {
 	return func(s string) []byte {
 		if !is(s) {
 			return nil

@@ -228,7 +228,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	verifier := attest.NewVerifier(soft.Appraiser{})
+	verifier := attest.NewVerifier(soft.Platform().Appraiser())
 	result, err := verifier.Appraise(attest.Question{
 		Evidence: evidence, ReportData: data, Rules: vendor.Rules(), At: someTime,
 	})

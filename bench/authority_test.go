@@ -55,7 +55,9 @@ reference = [ REFERENCE-SCORING ]
 `
 
 // verifier knows the platforms of the policy.
-func verifier() *attest.Verifier { return attest.NewVerifier(new(snp.Appraiser), dcap.TDX()) }
+func verifier() *attest.Verifier {
+	return attest.NewVerifier(snp.Platform().Appraiser(), dcap.TDXPlatform().Appraiser())
+}
 
 // vendors plays the makers of the hardware. Every unit runs on one chip of each.
 type vendors struct {

@@ -193,7 +193,7 @@ func (r Roster) keyOf(party string) attest.Digest {
 // of appraisal name it: "cut_chips", "hidden_chips" or "chips"; empty where the
 // rules accept it.
 func ChipRefused(p attest.Platform, rules attest.Rules, chip string) string {
-	known, ok := known.find(p)
+	known, ok := known.lookup(p)
 	if !ok || known.ChipRefused == nil {
 		return "" // no rule of it names a chip
 	}

@@ -41,7 +41,7 @@ func readMachines(t table, references []attest.ReferenceValue) Machines {
 func machineOK(s string, references []attest.ReferenceValue) bool {
 	chip, ok := strings.CutPrefix(s, chipPrefix)
 	return ok && slices.ContainsFunc(references, func(r attest.ReferenceValue) bool {
-		p, _ := known.find(r.Platform)
+		p, _ := known.lookup(r.Platform)
 		return p.Chip != nil && p.Chip(chip) != nil
 	})
 }
@@ -51,7 +51,7 @@ func (m Machines) admit(result attest.Result) error {
 	if m.Any {
 		return nil
 	}
-	p, _ := known.find(result.Measurement().Platform)
+	p, _ := known.lookup(result.Measurement().Platform)
 	if p.Chip != nil {
 		got := p.Chip(result.Chip())
 		if got != nil && slices.ContainsFunc(m.Chips, func(chip string) bool { return string(p.Chip(chip)) == string(got) }) {

@@ -24,7 +24,7 @@ var vax = attest.PlatformInfo{
 			{Name: "most", Kind: attest.KeyNumber, Direction: attest.Ceiling, Most: 9, Set: attest.Narrowed(func(r *attest.Rules) *uint32 { return &r.SNP.VMPL })},
 			{
 				Name: "cut_chips", Kind: attest.KeyBytes, Direction: attest.Cuts, Recorded: true, Want: "4 digits", Form: vaxChip,
-				Set: attest.To(func(r *attest.Rules) *[][]byte { return &r.Soft.CutChips }),
+				Set: attest.SetField(func(r *attest.Rules) *[][]byte { return &r.Soft.CutChips }),
 			},
 		},
 		Chip:        vaxChip,
@@ -58,7 +58,7 @@ func TestNewPlatform(t *testing.T) {
 	defer func() { known = before }()
 	all := append(platforms.All(), vax)
 
-	e, err := all.Read([]byte("VAX 11/780"))
+	e, err := all.ReadEvidence([]byte("VAX 11/780"))
 	if err != nil || e.Platform != "vax" {
 		t.Fatalf("evidence of %q: %v", e.Platform, err)
 	}
@@ -129,7 +129,7 @@ func TestTableOfPlatforms(t *testing.T) {
 		t.Errorf("policy names %d platforms, the table has %d", len(rules), len(platforms.All()))
 	}
 	for _, r := range rules {
-		p, ok := platforms.All().Find(r.Platform)
+		p, ok := platforms.All().Lookup(r.Platform)
 		if !ok || len(p.Keys) != len(r.Keys) || len(p.Registers) != len(r.Registers) {
 			t.Errorf("%s: the table has %d keys and %d registers, policy %d and %d", r.Platform, len(p.Keys), len(p.Registers), len(r.Keys), len(r.Registers))
 		}

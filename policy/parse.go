@@ -228,7 +228,7 @@ func readDevices(t table) map[attest.Platform]int {
 			devices[p] = int(inner.number(name, 1, attest.MaxDevices))
 		} else {
 			inner.known[name] = true
-			inner.fault(name, "platform", name, known.list(func(r attest.PolicyRules) bool { return r.Platform.IsDevice() }))
+			inner.fault(name, "platform", name, known.names(func(r attest.PolicyRules) bool { return r.Platform.IsDevice() }))
 		}
 	}
 	return devices

@@ -9,14 +9,14 @@ import (
 )
 
 func platformOK(name string) bool {
-	_, ok := known.find(attest.Platform(name))
+	_, ok := known.lookup(attest.Platform(name))
 	return ok
 }
 
 // readRules reads the tables of platforms: who may vouch, and what is accepted.
 func readRules(root table) map[attest.Platform]attest.Rules {
 	platforms := map[attest.Platform]attest.Rules{}
-	for _, t := range root.named("platform", known.list(func(attest.PolicyRules) bool { return true }), platformOK) {
+	for _, t := range root.named("platform", known.names(func(attest.PolicyRules) bool { return true }), platformOK) {
 		platform := attest.Platform(t.name)
 		t.need("roots")
 		rules := attest.Rules{Debug: t.flag("debug")}
@@ -28,7 +28,7 @@ func readRules(root table) map[attest.Platform]attest.Rules {
 		if t.has("roots") && len(rules.Roots) == 0 {
 			t.fault("roots", "number of roots", 0, "at least 1")
 		}
-		own, _ := known.find(platform)
+		own, _ := known.lookup(platform)
 		t.readKeys(own.Keys, &rules)
 		if own.Check != nil {
 			if f := own.Check(rules, t.has); f != nil {
@@ -45,7 +45,7 @@ func readRules(root table) map[attest.Platform]attest.Rules {
 // ran on a machine which those may be: all that reference values name.
 func nameLaunches(platforms map[attest.Platform]attest.Rules, references []attest.ReferenceValue) {
 	for name, rules := range platforms {
-		p, _ := known.find(name)
+		p, _ := known.lookup(name)
 		if p.Launches == nil {
 			continue
 		}

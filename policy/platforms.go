@@ -37,8 +37,8 @@ func newPlatforms(all ...attest.PolicyRules) platformTable {
 	for _, r := range p.all {
 		kind := "platform." + string(r.Platform)
 		p.keys[kind] = attest.Key{Direction: attest.Grants}
-		p.add(kind, common)
-		p.add(kind, r.Keys)
+		p.addKeys(kind, common)
+		p.addKeys(kind, r.Keys)
 	}
 	return p
 }
@@ -49,8 +49,8 @@ var common = []attest.Key{
 	{Name: "debug", Direction: attest.GrantsIfTrue},
 }
 
-// add notes keys below a table of a kind.
-func (p platformTable) add(kind string, keys []attest.Key) {
+// addKeys notes keys below a table of a kind.
+func (p platformTable) addKeys(kind string, keys []attest.Key) {
 	for _, k := range keys {
 		kind := kind + "." + k.Name
 		switch k.Kind {
@@ -58,25 +58,25 @@ func (p platformTable) add(kind string, keys []attest.Key) {
 			p.chosen[kind] = true
 			p.keys[kind+".*"] = k
 			for _, name := range k.Names {
-				p.add(kind+".*", k.Named(name))
+				p.addKeys(kind+".*", k.Named(name))
 			}
 		case attest.KeyBits:
 			p.keys[kind] = attest.Key{Optional: k.Optional}
 			for _, bit := range k.Field.Names() {
 				p.keys[kind+"."+bit] = attest.Key{Name: bit, Direction: attest.NarrowsBits, Field: k.Field}
 			}
-			p.add(kind, k.Keys)
+			p.addKeys(kind, k.Keys)
 		case attest.KeyJoined:
 			p.keys[kind] = k
 		default:
 			p.keys[kind] = k
-			p.add(kind, k.Keys)
+			p.addKeys(kind, k.Keys)
 		}
 	}
 }
 
-// find returns the rules of a platform.
-func (p platformTable) find(name attest.Platform) (attest.PolicyRules, bool) {
+// lookup returns the rules of a platform.
+func (p platformTable) lookup(name attest.Platform) (attest.PolicyRules, bool) {
 	i := slices.IndexFunc(p.all, func(r attest.PolicyRules) bool { return r.Platform == name })
 	if i < 0 {
 		return attest.PolicyRules{}, false
@@ -84,8 +84,8 @@ func (p platformTable) find(name attest.Platform) (attest.PolicyRules, bool) {
 	return p.all[i], true
 }
 
-// list names the platforms that are of a kind.
-func (p platformTable) list(is func(attest.PolicyRules) bool) string {
+// names names the platforms that are of a kind.
+func (p platformTable) names(is func(attest.PolicyRules) bool) string {
 	var names []string
 	for _, r := range p.all {
 		if is(r) {
@@ -97,6 +97,6 @@ func (p platformTable) list(is func(attest.PolicyRules) bool) string {
 
 // development reports whether a platform protects nothing from its host.
 func (p platformTable) development(name attest.Platform) bool {
-	r, _ := p.find(name)
+	r, _ := p.lookup(name)
 	return r.Development
 }

@@ -55,9 +55,9 @@ func (m measuredNames) references(t table) []attest.ReferenceValue {
 func (m measuredNames) reference(t table) (attest.ReferenceValue, bool) {
 	before := len(*t.faults)
 	t.need("platform")
-	teeOK := func(s string) bool { p, ok := known.find(attest.Platform(s)); return ok && isTEE(p) }
-	ref := attest.ReferenceValue{Platform: attest.Platform(t.text("platform", known.list(isTEE), teeOK))}
-	platform, ok := known.find(ref.Platform)
+	teeOK := func(s string) bool { p, ok := known.lookup(attest.Platform(s)); return ok && isTEE(p) }
+	ref := attest.ReferenceValue{Platform: attest.Platform(t.text("platform", known.names(isTEE), teeOK))}
+	platform, ok := known.lookup(ref.Platform)
 	if !ok {
 		return ref, false // without its platform no other key can be read
 	}

@@ -158,7 +158,7 @@ func digestInto(d *attest.Digest, s string) bool {
 	return s != "" && d.UnmarshalText([]byte(s)) == nil
 }
 
-// list reads a list of strings that ok accepts.
+// names reads a list of strings that ok accepts.
 func (t table) list(key, want string, ok func(string) bool) []string {
 	var out []string
 	for i, v := range read(t, key, "a list", anything[[]any]) {

@@ -30,7 +30,7 @@ func (d *Document) Warnings() []Warning {
 		if rules.CRL == attest.CRLIfPresent {
 			warn("crl", "what the vendor revokes is refused only while its list is at hand")
 		}
-		if own, _ := known.find(p); own.Warn != nil {
+		if own, _ := known.lookup(p); own.Warn != nil {
 			own.Warn(rules, d.references(), warn)
 		}
 	}

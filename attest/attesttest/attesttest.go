@@ -55,7 +55,7 @@ func (v *Vendor) Rules() map[attest.Platform]attest.Rules {
 
 // Verifier knows the platform that a Vendor plays, and further ones.
 func Verifier(more ...attest.Appraiser) *attest.Verifier {
-	return attest.NewVerifier(append(more, soft.Appraiser{})...)
+	return attest.NewVerifier(append(more, soft.Platform().Appraiser())...)
 }
 
 // Chip makes a chip with a sealing key of its own: what one chip sealed no

@@ -56,7 +56,7 @@ func TestTDXAttester(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	claims, err := TDX().Appraise(evidence.Raw, vendor.Endorsements(attest.TDX), vendor.Rules(), now)
+	claims, err := newTDX().Appraise(evidence.Raw, vendor.Endorsements(attest.TDX), vendor.Rules(), now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestSGXAttester(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		claims, err := SGX().Appraise(evidence.Raw, vendor.Endorsements(attest.SGX), vendor.Rules(), now)
+		claims, err := newSGX().Appraise(evidence.Raw, vendor.Endorsements(attest.SGX), vendor.Rules(), now)
 		if err != nil {
 			t.Fatal(err)
 		}

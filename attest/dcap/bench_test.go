@@ -33,16 +33,16 @@ func BenchmarkAppraise(b *testing.B) {
 
 func benchmark(b *testing.B, of attest.Platform) {
 	vendor := attesttest.NewDCAPVendor(now)
-	measurement, fresh := attesttest.MeasureTDX("guest"), TDX
+	measurement, fresh := attesttest.MeasureTDX("guest"), newTDX
 	if of == attest.SGX {
-		measurement, fresh = attesttest.MeasureSGX("guest"), SGX
+		measurement, fresh = attesttest.MeasureSGX("guest"), newSGX
 	}
 	evidence, err := vendor.Chip(vendor.TCB).Attester(measurement).Attest(b.Context(), attest.ReportData{1})
 	if err != nil {
 		b.Fatal(err)
 	}
 	endorsed, rules := vendor.Endorsements(of), vendor.Rules()
-	appraise := func(b *testing.B, a *Appraiser) {
+	appraise := func(b *testing.B, a *quoteAppraiser) {
 		if _, err := a.Appraise(evidence.Raw, endorsed, rules, now); err != nil {
 			b.Fatal(err)
 		}

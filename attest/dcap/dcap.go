@@ -1,7 +1,7 @@
 // Package dcap appraises Intel's quotes, of TDX trust domains and SGX enclaves,
 // and asks the TEE it runs in for one.
 //
-// An [Appraiser] trusts the Intel roots whose digests the rules name, and
+// An [quoteAppraiser] trusts the Intel roots whose digests the rules name, and
 // nothing else. Evidence is the quote alone, of version 3 (SGX), 4 or 5, with
 // its PCK certificate chain. The endorsements, by role, are
 //
@@ -29,30 +29,30 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Appraiser judges quotes of one platform. It is safe for concurrent use; the
+// quoteAppraiser judges quotes of one platform. It is safe for concurrent use; the
 // zero Appraiser is of no platform and refuses everything. It remembers the
 // certificates and collateral it has checked, by their bytes, so that a platform
 // seen before costs two signatures; times and rules are judged anew each time,
 // so memory changes no answer.
-type Appraiser struct {
+type quoteAppraiser struct {
 	of    attest.Platform
 	known memory
 }
 
-// TDX makes an appraiser of trust domains.
-func TDX() *Appraiser { return &Appraiser{of: attest.TDX} }
+// newTDX makes an appraiser of trust domains.
+func newTDX() *quoteAppraiser { return &quoteAppraiser{of: attest.TDX} }
 
-// SGX makes an appraiser of enclaves.
-func SGX() *Appraiser { return &Appraiser{of: attest.SGX} }
+// newSGX makes an appraiser of enclaves.
+func newSGX() *quoteAppraiser { return &quoteAppraiser{of: attest.SGX} }
 
 // Platform is [attest.TDX] or [attest.SGX].
-func (a *Appraiser) Platform() attest.Platform { return a.of }
+func (a *quoteAppraiser) Platform() attest.Platform { return a.of }
 
 // Genuine implements [attest.Appraiser].
-func (a *Appraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a *quoteAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
 
 // Appraise judges a quote; see the package comment for what it needs.
-func (a *Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
+func (a *quoteAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	q, err := parse(raw, a.of)
 	if err != nil {
 		return attest.Claims{}, err
@@ -88,7 +88,7 @@ func (a *Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules att
 
 // UnverifiedClaims are what a quote says of itself. What its certificate and the
 // vendor's collateral say is not among them.
-func (a *Appraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
+func (a *quoteAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	q, err := parse(raw, a.of)
 	if err != nil {
 		return attest.Claims{}, err

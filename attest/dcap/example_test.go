@@ -23,7 +23,7 @@ func ExampleTDX() {
 	rules.DCAP.Statuses = []string{"SWHardeningNeeded"}
 	for _, advisories := range [][]string{nil, {"INTEL-SA-00615"}} {
 		rules.DCAP.Advisories = advisories
-		result, err := attest.NewVerifier(dcap.TDX()).Appraise(attest.Question{
+		result, err := attest.NewVerifier(dcap.TDXPlatform().Appraiser()).Appraise(attest.Question{
 			Evidence:     evidence,
 			Endorsements: intel.Endorsements(attest.TDX),
 			ReportData:   use,

@@ -70,7 +70,7 @@ func FuzzQuoteParts(f *testing.F) {
 		if err == nil && (!bytes.Equal(got.body, body) || !bytes.Equal(got.qeAuth, want.qeAuth) || !bytes.Equal(got.encode(), want.encode())) {
 			t.Fatalf("got %+v, want %+v", got, want)
 		}
-		_, err = TDX().Appraise(raw, endorsed, vendor.Rules(), now)
+		_, err = newTDX().Appraise(raw, endorsed, vendor.Rules(), now)
 		if reasoned(t, err); err == nil {
 			t.Fatal("a quote that nobody signed is accepted")
 		}

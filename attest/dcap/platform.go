@@ -22,18 +22,18 @@ var (
 )
 
 // TDXPlatform is Intel TDX.
-func TDXPlatform() attest.PlatformInfo { return platformInfo(TDX, dcaprules.TDX, "Intel TDX") }
+func TDXPlatform() attest.PlatformInfo { return platformInfo(newTDX, dcaprules.TDX, "Intel TDX") }
 
 // SGXPlatform is Intel SGX.
 func SGXPlatform() attest.PlatformInfo {
-	p := platformInfo(SGX, dcaprules.SGX, "Intel SGX with Gramine")
+	p := platformInfo(newSGX, dcaprules.SGX, "Intel SGX with Gramine")
 	p.RawForm = "" // one form of both platforms, named once
 	p.MeasureImage = measureEnclave
 	p.Image = "a signature structure (of Gramine: NAME.sig), a signed enclave that holds one, or an SGXS stream, of which the measurement is computed"
 	return p
 }
 
-func platformInfo(appraiser func() *Appraiser, rules attest.PolicyRules, title string) attest.PlatformInfo {
+func platformInfo(appraiser func() *quoteAppraiser, rules attest.PolicyRules, title string) attest.PlatformInfo {
 	return attest.PlatformInfo{
 		PolicyRules: rules,
 		Title:       title,
@@ -113,14 +113,14 @@ func statementExpires(content []byte) (time.Time, error) {
 // measureEnclave measures an SGXS stream, or reads a signature structure.
 func measureEnclave(image []byte) (attest.Measurement, []string, error) {
 	var notes []string
-	if IsSGXS(image) {
-		m, unmeasured, err := MeasureSGXS(image)
+	if isSGXS(image) {
+		m, unmeasured, err := measureSGXS(image)
 		if unmeasured > 0 {
 			notes = append(notes, fmt.Sprintf("%d bytes are loaded that nobody measures; the host may change them", unmeasured))
 		}
 		return m, notes, err
 	}
-	enclave, err := FindSigstruct(image)
+	enclave, err := findSigstruct(image)
 	if err != nil {
 		return attest.Measurement{}, nil, err
 	}

@@ -73,7 +73,7 @@ func (s *scene) appraise(t *testing.T) (attest.Result, error) {
 	s.evidence(t)
 	s.endorsements()
 	s.question.Rules = map[attest.Platform]attest.Rules{s.question.Evidence.Platform: s.rules}
-	return attesttest.Appraise(t, attest.NewVerifier(dcap.TDX(), dcap.SGX()), s.question)
+	return attesttest.Appraise(t, attest.NewVerifier(dcap.TDXPlatform().Appraiser(), dcap.SGXPlatform().Appraiser()), s.question)
 }
 
 // change is one row's change of a good scene.

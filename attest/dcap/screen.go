@@ -12,7 +12,7 @@ import (
 // Screen implements [attest.Screener]. The PCK certificate comes with the quote, so
 // that all of its signatures are checked, up to a root of the rules; the TCB status,
 // the quoting enclave and revocation are not.
-func (a *Appraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
+func (a *quoteAppraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	q, err := parse(raw, a.of)
 	if err != nil {
 		return attest.Claims{}, err

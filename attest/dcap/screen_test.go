@@ -38,7 +38,7 @@ func TestScreen(t *testing.T) {
 			s.evidence(t)
 			s.question.Endorsements, s.question.Evidence.Endorsed = nil, nil
 			s.question.Rules = map[attest.Platform]attest.Rules{attest.TDX: s.rules}
-			_, err := attest.NewVerifier(dcap.TDX(), dcap.SGX()).Screen(s.question)
+			_, err := attest.NewVerifier(dcap.TDXPlatform().Appraiser(), dcap.SGXPlatform().Appraiser()).Screen(s.question)
 			if row.want == "" && err != nil || row.want != "" && !errors.Is(err, row.want) {
 				t.Errorf("got %v, want reason %q", err, row.want)
 			}
@@ -52,7 +52,7 @@ func TestScreen(t *testing.T) {
 func FuzzScreen(f *testing.F) {
 	vendor := attesttest.NewDCAPVendor(now)
 	chip := vendor.Chip(vendor.TCB)
-	verifier := attest.NewVerifier(dcap.TDX(), dcap.SGX())
+	verifier := attest.NewVerifier(dcap.TDXPlatform().Appraiser(), dcap.SGXPlatform().Appraiser())
 	for _, at := range []uint16{0, 4, body, body + 120, body + 123, body + 136, body + 520, signature, key, qeReport, qeSigned, uint16(pckChain)} {
 		f.Add(at, byte(1), false)
 		f.Add(at, byte(0x80), true)

@@ -110,7 +110,9 @@ func TestSettings(t *testing.T) {
 func TestSettingsAreShown(t *testing.T) {
 	s := newScene(attest.TDX)
 	edit(attributes, 0, 1, 1, 0x10)(t, s)
-	claims, err := dcap.TDX().UnverifiedClaims(s.evidence(t))
+	claims, err := dcap.TDXPlatform().Appraiser().(interface {
+		UnverifiedClaims([]byte) (attest.Claims, error)
+	}).UnverifiedClaims(s.evidence(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +215,7 @@ func TestTCBDate(t *testing.T) {
 	}
 	s := newScene(attest.SGX)
 	s.use(attest.SGX, s.vendor.Chip(s.vendor.TCB))
-	claims, err := dcap.SGX().Appraise(s.evidence(t), s.endorsements(), s.rules, now)
+	claims, err := dcap.SGXPlatform().Appraiser().Appraise(s.evidence(t), s.endorsements(), s.rules, now)
 	if err != nil || claims.Details["tcb_date"] != "2026-08-12T00:00:00Z" {
 		t.Errorf("tcb_date = %v, %v", claims.Details["tcb_date"], err)
 	}

@@ -25,16 +25,16 @@ const (
 	pageSize   = 4096
 )
 
-// IsSGXS reports whether a file begins as an SGXS stream does.
-func IsSGXS(b []byte) bool { return bytes.HasPrefix(b, []byte(tagCreate)) }
+// isSGXS reports whether a file begins as an SGXS stream does.
+func isSGXS(b []byte) bool { return bytes.HasPrefix(b, []byte(tagCreate)) }
 
-// MeasureSGXS computes an enclave's MRENCLAVE from its SGXS stream: the
+// measureSGXS computes an enclave's MRENCLAVE from its SGXS stream: the
 // instructions that build it, each as the 64 bytes that the CPU measures of it
 // (Intel SDM, volume 3D, ECREATE, EADD, EEXTEND), the last with its 256 bytes of
 // content. Signer, product and configuration are none of it: they are open, and
 // zeros. It also counts the bytes that are loaded unmeasured, for the host to
 // change as he likes. It refuses with "malformed" what no enclave is built by.
-func MeasureSGXS(b []byte) (m attest.ReferenceValue, unmeasured int, err error) {
+func measureSGXS(b []byte) (m attest.ReferenceValue, unmeasured int, err error) {
 	digest := sha256.New()
 	s := sgxs{rest: b}
 	for len(s.rest) > 0 {

@@ -37,7 +37,7 @@ func TestMeasureSGXS(t *testing.T) {
 	measured := [][]byte{create(8192), page(0), chunk(tagExtend, 0, 1), chunk(tagExtend, 256, 2), page(4096), chunk(tagExtend, 4096+15*256, 3)}
 	want := sha256.Sum256(bytes.Join(measured, nil))
 	stream := slices.Insert(measured, 4, chunk(tagUnmeasured, 512, 9))
-	got, unmeasured, err := MeasureSGXS(bytes.Join(stream, nil))
+	got, unmeasured, err := measureSGXS(bytes.Join(stream, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestMeasureSGXS(t *testing.T) {
 		t.Errorf("got %d bytes unmeasured, %v, want 256, signer and product open", unmeasured, got)
 	}
 	// The smallest enclave, by hand.
-	one, _, err := MeasureSGXS(append(create(4096), page(0)...))
+	one, _, err := measureSGXS(append(create(4096), page(0)...))
 	if err != nil || hex.EncodeToString(one.Registers[0].Value) != "0ae331a446474100061f30f75df6db3ed4192535ddfb8aae57f3eb7e61ec6ad2" {
 		t.Errorf("got %x, %v", one.Registers[0].Value, err)
 	}
@@ -77,7 +77,7 @@ func TestMeasureSGXSRefusals(t *testing.T) {
 		"more behind ECREATE":      {instruction(tagCreate, []byte{1, 0, 0, 0}, number(4096), []byte{1}), page(0)},
 		"more behind EEXTEND":      {create(4096), page(0), append(instruction(tagExtend, number(0), []byte{1}), make([]byte, chunkSize)...)},
 	} {
-		if _, _, err := MeasureSGXS(bytes.Join(stream, nil)); !errors.Is(err, wire.Malformed) {
+		if _, _, err := measureSGXS(bytes.Join(stream, nil)); !errors.Is(err, wire.Malformed) {
 			t.Errorf("%s: got %v, want malformed", name, err)
 		}
 	}
@@ -87,7 +87,7 @@ func TestMeasureSGXSRefusals(t *testing.T) {
 func FuzzMeasureSGXS(f *testing.F) {
 	f.Add(bytes.Join([][]byte{create(4096), page(0), chunk(tagExtend, 0, 1), chunk(tagUnmeasured, 256, 2)}, nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, unmeasured, err := MeasureSGXS(b)
+		m, unmeasured, err := measureSGXS(b)
 		if whole := sha256.Sum256(b); err == nil && (unmeasured == 0) != bytes.Equal(m.Registers[0].Value, whole[:]) {
 			t.Errorf("got %x with %d bytes unmeasured, and %x of the whole", m.Registers[0].Value, unmeasured, whole)
 		}
@@ -116,7 +116,7 @@ func TestFindSigstruct(t *testing.T) {
 		{"cut", around(nil, one[:1807])[:1820], wire.Malformed},
 		{"signed by nobody", around(nil, spoilt), wire.BadSignature},
 	} {
-		got, err := FindSigstruct(row.file)
+		got, err := findSigstruct(row.file)
 		if row.want == "" && (err != nil || got.SVN != 3) || row.want != "" && !errors.Is(err, row.want) {
 			t.Errorf("%s: got %+v, %v, want %q", row.name, got, err, row.want)
 		}

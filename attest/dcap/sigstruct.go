@@ -23,8 +23,8 @@ var (
 	sigstructBody = []byte{1, 1, 0, 0, 0x60, 0, 0, 0, 0x60, 0, 0, 0, 1, 0, 0, 0}
 )
 
-// Enclave is what the signer of an enclave says of it.
-type Enclave struct {
+// signedEnclave is what the signer of an enclave says of it.
+type signedEnclave struct {
 	Measurement attest.Measurement // CONFIGID is zeros: nobody configured it yet
 	SVN         uint16
 	Debug       bool // the signer allows that it is started for debugging
@@ -32,13 +32,13 @@ type Enclave struct {
 
 // readSigstruct reads a signature structure and checks its signature. It says what
 // the CPU will demand of the enclave's code, not that such code exists.
-func readSigstruct(b []byte) (Enclave, error) {
+func readSigstruct(b []byte) (signedEnclave, error) {
 	if len(b) != sigstructSize || !bytes.Equal(b[:16], sigstructHead) || !bytes.Equal(b[24:40], sigstructBody) {
-		return Enclave{}, wire.Refuse(wire.Malformed, "sgx: signature structure", "another form", "SIGSTRUCT of 1808 bytes")
+		return signedEnclave{}, wire.Refuse(wire.Malformed, "sgx: signature structure", "another form", "SIGSTRUCT of 1808 bytes")
 	}
 	le := binary.LittleEndian
 	if e := le.Uint32(b[512:]); e != 3 {
-		return Enclave{}, wire.Refuse(wire.Malformed, "sgx: exponent of the signer's key", e, 3)
+		return signedEnclave{}, wire.Refuse(wire.Malformed, "sgx: exponent of the signer's key", e, 3)
 	}
 	modulus, signature := bytes.Clone(b[128:512]), bytes.Clone(b[516:900])
 	signer := sha256.Sum256(modulus)
@@ -47,10 +47,10 @@ func readSigstruct(b []byte) (Enclave, error) {
 	signed := sha256.Sum256(append(bytes.Clone(b[:128]), b[900:1028]...))
 	key := &rsa.PublicKey{N: new(big.Int).SetBytes(modulus), E: 3}
 	if err := rsa.VerifyPKCS1v15(key, crypto.SHA256, signed[:], signature); err != nil {
-		return Enclave{}, wire.Refuse(wire.BadSignature, "sgx: signature of the enclave", err, "one by its signer")
+		return signedEnclave{}, wire.Refuse(wire.BadSignature, "sgx: signature of the enclave", err, "one by its signer")
 	}
 	product := binary.BigEndian.AppendUint16(nil, le.Uint16(b[1024:]))
-	return Enclave{
+	return signedEnclave{
 		Measurement: attest.Measurement{Platform: attest.SGX, Registers: []attest.Register{
 			{Name: "mrenclave", Value: bytes.Clone(b[960:992])}, {Name: "mrsigner", Value: signer[:]},
 			{Name: "isvprodid", Value: product}, {Name: "configid", Value: make([]byte, 64)},
@@ -60,11 +60,11 @@ func readSigstruct(b []byte) (Enclave, error) {
 	}, nil
 }
 
-// FindSigstruct finds the signature structure in the file of a signed enclave,
+// findSigstruct finds the signature structure in the file of a signed enclave,
 // wherever the tool that signed it puts it: alone (Gramine), in a note (Intel's
 // SDK), in a section (Open Enclave). It refuses a file with none, or with several
 // that are not the same.
-func FindSigstruct(file []byte) (found Enclave, err error) {
+func findSigstruct(file []byte) (found signedEnclave, err error) {
 	err = wire.Refuse(wire.Malformed, "sgx: signature structure", "none", "a file that holds a SIGSTRUCT of 1808 bytes")
 	var raw []byte
 	for rest := file; ; rest = rest[1:] {
@@ -77,7 +77,7 @@ func FindSigstruct(file []byte) (found Enclave, err error) {
 		enclave, fault := readSigstruct(candidate)
 		switch {
 		case fault == nil && raw != nil && !bytes.Equal(raw, candidate):
-			return Enclave{}, wire.Refuse(wire.Malformed, "sgx: signature structures", "several", "one, or all the same")
+			return signedEnclave{}, wire.Refuse(wire.Malformed, "sgx: signature structures", "several", "one, or all the same")
 		case fault == nil:
 			found, raw, err = enclave, candidate, nil
 		case raw == nil:

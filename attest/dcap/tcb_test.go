@@ -87,7 +87,7 @@ func TestAdvisories(t *testing.T) {
 	s.vendor.QE.Advisories = []string{"INTEL-SA-4"}
 	all := []string{"INTEL-SA-1", "INTEL-SA-2", "INTEL-SA-3", "INTEL-SA-4"}
 	s.rules.DCAP.Advisories = all
-	claims, err := dcap.TDX().Appraise(s.evidence(t), s.endorsements(), s.rules, now)
+	claims, err := dcap.TDXPlatform().Appraiser().Appraise(s.evidence(t), s.endorsements(), s.rules, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestModuleVersions(t *testing.T) {
 			copy(s.vendor.TCB.TDX[:], tt.platform[:])
 			edit(body, tt.guest[:]...)(t, s)
 			s.rules.DCAP.Statuses, s.rules.DCAP.Advisories = []string{outOfDate}, []string{"INTEL-SA-00001"}
-			claims, err := dcap.TDX().Appraise(s.evidence(t), s.endorsements(), s.rules, now)
+			claims, err := dcap.TDXPlatform().Appraiser().Appraise(s.evidence(t), s.endorsements(), s.rules, now)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -31,12 +31,12 @@ func intelRoots(t testing.TB) []attest.Digest {
 
 // logged is the appraiser of a quote that may have the firmware's event log beside it,
 // which must lead to the registers that the quote signs.
-type logged struct{ *Appraiser }
+type logged struct{ *quoteAppraiser }
 
 func (l logged) Genuine() closed.Appraiser { return closed.Of(l) }
 
 func (l logged) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
-	claims, err := l.Appraiser.Appraise(raw, endorsed, rules, at)
+	claims, err := l.quoteAppraiser.Appraise(raw, endorsed, rules, at)
 	log, there := endorsed["event_log"]
 	if err != nil || !there {
 		return claims, err
@@ -77,7 +77,7 @@ func replayed(log []byte, m attest.Measurement) (map[string]any, error) {
 
 // subject says what the vectors' default policy means here: it is silent on
 // chips, evaluation numbers, enclave versions and service TDs.
-func subject(t testing.TB, a *Appraiser) vectortest.Subject {
+func subject(t testing.TB, a *quoteAppraiser) vectortest.Subject {
 	roots := intelRoots(t)
 	return vectortest.Subject{
 		Platform:  string(a.Platform()),
@@ -102,11 +102,11 @@ func subject(t testing.TB, a *Appraiser) vectortest.Subject {
 }
 
 func TestVectors(t *testing.T) {
-	t.Run("tdx", func(t *testing.T) { vectortest.Run(t, subject(t, TDX())) })
-	t.Run("sgx", func(t *testing.T) { vectortest.Run(t, subject(t, SGX())) })
+	t.Run("tdx", func(t *testing.T) { vectortest.Run(t, subject(t, newTDX())) })
+	t.Run("sgx", func(t *testing.T) { vectortest.Run(t, subject(t, newSGX())) })
 }
 
 func TestVectorMutations(t *testing.T) {
-	t.Run("tdx", func(t *testing.T) { vectortest.Mutate(t, subject(t, TDX())) })
-	t.Run("sgx", func(t *testing.T) { vectortest.Mutate(t, subject(t, SGX())) })
+	t.Run("tdx", func(t *testing.T) { vectortest.Mutate(t, subject(t, newTDX())) })
+	t.Run("sgx", func(t *testing.T) { vectortest.Mutate(t, subject(t, newSGX())) })
 }

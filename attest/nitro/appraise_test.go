@@ -52,7 +52,7 @@ func (s *scene) appraise(t *testing.T) (attest.Result, error) {
 	if s.mangle != nil {
 		evidence.Raw = s.mangle(evidence.Raw)
 	}
-	return attest.NewVerifier(nitro.Appraiser{}).Appraise(attest.Question{
+	return attest.NewVerifier(nitro.Platform().Appraiser()).Appraise(attest.Question{
 		Evidence:   evidence,
 		ReportData: use,
 		Rules:      map[attest.Platform]attest.Rules{attest.Nitro: s.rules},

@@ -69,7 +69,7 @@ func TestAttester(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	claims, err := Appraiser{}.Appraise(evidence.Raw, nil, vendor.Rules(), now)
+	claims, err := documentAppraiser{}.Appraise(evidence.Raw, nil, vendor.Rules(), now)
 	if err != nil {
 		t.Fatal(err)
 	}

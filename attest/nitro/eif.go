@@ -25,12 +25,12 @@ const (
 	eifKernel, eifCommandLine, eifRamdisk, eifSignature, eifMetadata = 1, 2, 3, 4, 5
 )
 
-// MeasureEIF computes what the PCRs of an enclave will be that starts from an
+// measureEIF computes what the PCRs of an enclave will be that starts from an
 // image: 0 the whole image, 1 kernel, command line and first ramdisk, 2 the other
 // ramdisks, 8 the certificate of the image's signer, or zeros where nobody signed
 // it. Each is SHA-384 over 48 zeros and the SHA-384 of the contents. It checks the
 // image's own checksum, and of the signature nothing: AWS does when it starts.
-func MeasureEIF(image []byte) (attest.Measurement, error) {
+func measureEIF(image []byte) (attest.Measurement, error) {
 	sections, err := readEIF(image)
 	if err != nil {
 		return attest.Measurement{}, err

@@ -64,7 +64,7 @@ func TestMeasureEIF(t *testing.T) {
 		"unsigned": {eif(parts...), [4][]byte{pcr("kernellineinitapp"), pcr("kernellineinit"), pcr("app"), make([]byte, 48)}},
 		"no app":   {eif(parts[:4]...), [4][]byte{pcr("kernellineinit"), pcr("kernellineinit"), pcr(""), make([]byte, 48)}},
 	} {
-		m, err := MeasureEIF(tt.image)
+		m, err := measureEIF(tt.image)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -94,7 +94,7 @@ func TestMeasureEIFRefuses(t *testing.T) {
 		"no certificate":   eif(imageSection{eifSignature, []byte{0x81, 0xa0}}),
 		"nobody's signing": eif(imageSection{eifSignature, []byte{0x80}}),
 	} {
-		if m, err := MeasureEIF(image); !errors.Is(err, wire.Malformed) {
+		if m, err := measureEIF(image); !errors.Is(err, wire.Malformed) {
 			t.Errorf("%s: got %v, %v, want reason %q", name, m, err, wire.Malformed)
 		}
 	}
@@ -106,7 +106,7 @@ func FuzzMeasureEIF(f *testing.F) {
 		if len(image) >= eifHeader {
 			image = sealEIF(bytes.Clone(image)) // or nothing would get past the checksum
 		}
-		if _, err := MeasureEIF(image); err != nil {
+		if _, err := measureEIF(image); err != nil {
 			if refused := (*wire.Refusal)(nil); !errors.As(err, &refused) {
 				t.Errorf("untyped error %v", err)
 			}

@@ -19,7 +19,7 @@ func ExampleAppraiser() {
 		fmt.Println(err)
 		return
 	}
-	verifier := attest.NewVerifier(nitro.Appraiser{})
+	verifier := attest.NewVerifier(nitro.Platform().Appraiser())
 	for _, age := range []time.Duration{time.Minute, 6 * time.Minute} {
 		result, err := verifier.Appraise(attest.Question{
 			Evidence:   evidence,

@@ -41,7 +41,7 @@ func FuzzDocumentParts(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		claims, err := Appraiser{}.Appraise(e.Raw, nil, vendor.Rules(), now.Add(time.Second))
+		claims, err := documentAppraiser{}.Appraise(e.Raw, nil, vendor.Rules(), now.Add(time.Second))
 		if refusal := (*attest.Refusal)(nil); err != nil && !errors.As(err, &refusal) {
 			t.Fatalf("refused without a reason: %v", err)
 		}

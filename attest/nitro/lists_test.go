@@ -92,14 +92,14 @@ func TestLists(t *testing.T) {
 			}
 			rules := s.rules
 			rules.CRL = tt.rule
-			claims, err := (nitro.Appraiser{}).Appraise(evidence.Raw, endorsed, rules, s.at)
+			claims, err := nitro.Platform().Appraiser().Appraise(evidence.Raw, endorsed, rules, s.at)
 			if !errors.Is(err, tt.want) {
 				t.Errorf("err = %v, want %v", err, tt.want)
 			}
 			if listed := rules.CRL == attest.CRLRequired; err == nil && listed && claims.Issued.IsZero() {
 				t.Error("does not say when the lists were issued")
 			}
-			if _, err := (nitro.Appraiser{}).Screen(evidence.Raw, nil, rules, s.at); err != nil {
+			if _, err := nitro.Platform().Appraiser().(attest.Screener).Screen(evidence.Raw, nil, rules, s.at); err != nil {
 				t.Errorf("before any list: %v", err)
 			}
 		})
@@ -124,10 +124,10 @@ func TestScreenRefuses(t *testing.T) {
 	} {
 		rules := s.rules
 		raw := row.change(append([]byte(nil), evidence.Raw...), &rules)
-		if _, err := (nitro.Appraiser{}).Screen(raw, nil, rules, s.at); !errors.Is(err, row.want) {
+		if _, err := nitro.Platform().Appraiser().(attest.Screener).Screen(raw, nil, rules, s.at); !errors.Is(err, row.want) {
 			t.Errorf("%s: err = %v, want reason %q", name, err, row.want)
 		}
 	}
 }
 
-var _ attest.Screener = nitro.Appraiser{} // AWS is asked for nothing that this refuses
+var _ = nitro.Platform().Appraiser().(attest.Screener) // AWS is asked for nothing that this refuses

@@ -1,7 +1,7 @@
 // Package nitro appraises attestation documents of AWS Nitro enclaves, and asks
 // the security module of the enclave it runs in for one.
 //
-// [Appraiser] trusts the root keys whose digests the rules name (AWS has one,
+// [documentAppraiser] trusts the root keys whose digests the rules name (AWS has one,
 // Root-G1) and nothing else. Evidence is the document as the module gives it:
 // an untagged COSE_Sign1 (RFC 9052) over a CBOR map, which carries its own
 // certificates. The endorsements, by role, are AWS's revocation lists, DER:
@@ -40,17 +40,17 @@ var aws = pki.Vendor{
 	ListAlgorithms: []x509.SignatureAlgorithm{x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512},
 }
 
-// Appraiser judges Nitro attestation documents. It holds nothing.
-type Appraiser struct{}
+// documentAppraiser judges Nitro attestation documents. It holds nothing.
+type documentAppraiser struct{}
 
 // Platform is [attest.Nitro].
-func (Appraiser) Platform() attest.Platform { return attest.Nitro }
+func (documentAppraiser) Platform() attest.Platform { return attest.Nitro }
 
 // Genuine implements [attest.Appraiser].
-func (a Appraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a documentAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
 
 // Appraise judges a document. Its report data is the document's user_data.
-func (Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
+func (documentAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	d, chain, err := genuine(raw, rules, at)
 	if err != nil {
 		return attest.Claims{}, err
@@ -69,7 +69,7 @@ func (Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest
 
 // Screen does every check of Appraise that needs no list of AWS's. It is for the
 // time before they are fetched: that it refuses nothing says nothing of revocation.
-func (Appraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
+func (documentAppraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	d, _, err := genuine(raw, rules, at)
 	if err != nil {
 		return attest.Claims{}, err
@@ -92,7 +92,7 @@ func genuine(raw []byte, rules attest.Rules, at time.Time) (document, []*x509.Ce
 }
 
 // UnverifiedClaims are what a document says of itself.
-func (Appraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
+func (documentAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	d, err := parse(raw)
 	if err != nil {
 		return attest.Claims{}, err

@@ -17,14 +17,14 @@ func Platform() attest.PlatformInfo {
 	return attest.PlatformInfo{
 		PolicyRules: nitrorules.Rules,
 		Title:       "AWS Nitro enclave",
-		Appraiser:   func() attest.Appraiser { return Appraiser{} },
+		Appraiser:   func() attest.Appraiser { return documentAppraiser{} },
 		Sources:     []attest.Source{source},
 		Documents:   func(e attest.Evidence) []attest.Document { return documents(e.Raw) },
 		// CBOR: an array of 4, whose first element is 4 bytes
 		Recognize: attest.Recognizer(attest.Nitro, func(raw []byte) bool { return bytes.HasPrefix(raw, []byte{0x84, 0x44}) }),
 		RawForm:   "Nitro document",
 		MeasureImage: func(image []byte) (attest.Measurement, []string, error) {
-			m, err := MeasureEIF(image)
+			m, err := measureEIF(image)
 			return m, nil, err
 		},
 		Image: "an enclave image file (EIF)",

@@ -25,7 +25,7 @@ func subject(t testing.TB) vectortest.Subject {
 	roots := awsRoots(t)
 	return vectortest.Subject{
 		Platform:  "aws-nitro",
-		Appraiser: Appraiser{},
+		Appraiser: documentAppraiser{},
 		Rules: func(p vectortest.Policy, _ map[string][]byte) attest.Rules {
 			return attest.Rules{
 				Roots: roots,

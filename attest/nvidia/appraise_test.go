@@ -76,7 +76,7 @@ func (s *scene) appraise(t *testing.T, devices ...attest.Evidence) (attest.Resul
 	}
 	rules := maker.Rules()
 	rules[attest.NvidiaGPU] = s.rules
-	return attesttest.Appraise(t, attesttest.Verifier(nvidia.Appraiser{}), attest.Question{Evidence: evidence, ReportData: use, Rules: rules, At: s.at})
+	return attesttest.Appraise(t, attesttest.Verifier(nvidia.Platform().Appraiser()), attest.Question{Evidence: evidence, ReportData: use, Rules: rules, At: s.at})
 }
 
 func TestAppraise(t *testing.T) {

@@ -32,7 +32,7 @@ func captured(t testing.TB) map[string][]byte {
 		if err != nil {
 			t.Fatal(err)
 		}
-		raw, _, err := Decode(bytes.TrimSpace(text))
+		raw, _, err := decodeText(bytes.TrimSpace(text))
 		if err != nil {
 			t.Fatalf("%s: %v", file, err)
 		}
@@ -108,7 +108,7 @@ func TestCapturedReports(t *testing.T) {
 			if want, ok := facts[name]; ok && (r.driver != want.driver || r.vbios != want.vbios || r.mode != want.mode || firmware != want.firmware || !bytes.Equal(behind, want.behind)) {
 				t.Errorf("got driver %s, VBIOS %s, mode %s, firmware %v, %x behind the signature, want %+v", r.driver, r.vbios, r.mode, firmware, behind, want)
 			}
-			alone := Appraiser{}
+			alone := reportAppraiser{}
 			if _, err := alone.Appraise(raw, nil, attest.Rules{}, noon); wire.ReasonOf(err) != wire.BadChain {
 				t.Errorf("got %v, want %q alone", err, wire.BadChain)
 			}
@@ -145,7 +145,7 @@ func TestCapturedReportsAnew(t *testing.T) {
 			rules.NVIDIA.Drivers, rules.NVIDIA.VBIOS, rules.NVIDIA.Modes = attest.List{Any: true}, attest.List{Any: true}, []string{r.mode}
 			endorsed := gpu.Lists()
 			endorsed[roleChain] = chain
-			claims, err := Appraiser{}.Appraise(anew, endorsed, rules, noon)
+			claims, err := reportAppraiser{}.Appraise(anew, endorsed, rules, noon)
 			if err != nil || !bytes.Equal(claims.ReportData, nonce[:]) || claims.Details["fwid"] != hex.EncodeToString(gpu.FWID) {
 				t.Fatalf("got %v, %v, want it accepted", claims, err)
 			}
@@ -156,7 +156,7 @@ func TestCapturedReportsAnew(t *testing.T) {
 			for bit := 0; bit < 8*len(anew); bit += step {
 				altered := bytes.Clone(anew)
 				altered[bit/8] ^= 1 << (bit % 8)
-				if _, err := (Appraiser{}).Appraise(altered, endorsed, rules, noon); err == nil {
+				if _, err := (reportAppraiser{}).Appraise(altered, endorsed, rules, noon); err == nil {
 					t.Errorf("bit %d of byte %d flipped: accepted", bit%8, bit/8)
 				}
 			}

@@ -58,13 +58,13 @@ func (c *Collector) Attest(ctx context.Context, data attest.ReportData) (attest.
 	if err != nil {
 		return attest.Evidence{}, absent(err)
 	}
-	return ParseCollection(out)
+	return parseCollection(out)
 }
 
-// ParseCollection reads what `nvattest collect-evidence` prints: the first GPU's
+// parseCollection reads what `nvattest collect-evidence` prints: the first GPU's
 // evidence, with the others' as its devices. It refuses with "not-this-device" what is
 // something else, says that it failed, or has no GPU.
-func ParseCollection(printed []byte) (attest.Evidence, error) {
+func parseCollection(printed []byte) (attest.Evidence, error) {
 	var p struct {
 		Evidences []struct {
 			Evidence    []byte `json:"evidence"`

@@ -58,7 +58,7 @@ func TestCollector(t *testing.T) {
 	}
 	rules := maker.Rules()
 	rules[attest.NvidiaGPU] = vendor.Rules()
-	result, err := attesttest.Verifier(nvidia.Appraiser{}).Appraise(attest.Question{Evidence: e, ReportData: use, Rules: rules, At: now})
+	result, err := attesttest.Verifier(nvidia.Platform().Appraiser()).Appraise(attest.Question{Evidence: e, ReportData: use, Rules: rules, At: now})
 	if err != nil || !result.OK() || len(result.Devices()) != len(gpus) {
 		t.Errorf("got %v, %v, want evidence of both to hold", result, err)
 	}

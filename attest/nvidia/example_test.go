@@ -23,7 +23,7 @@ func ExampleAppraiser() {
 
 	rules := maker.Rules()
 	rules[attest.NvidiaGPU] = vendor.Rules()
-	result, err := attesttest.Verifier(nvidia.Appraiser{}).Appraise(attest.Question{Evidence: evidence, ReportData: use, Rules: rules, At: now})
+	result, err := attesttest.Verifier(nvidia.Platform().Appraiser()).Appraise(attest.Question{Evidence: evidence, ReportData: use, Rules: rules, At: now})
 	fmt.Println(result.OK(), err)
 	for _, device := range result.Devices() {
 		fmt.Println(device.Platform, device.Unjudged[0])

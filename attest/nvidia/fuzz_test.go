@@ -90,7 +90,7 @@ func FuzzReportParts(f *testing.F) {
 		raw := gpu.Sign(editParts(&r, edits))
 		raw = append(raw, behindOf(edits)...)
 		read, ok := roundTrip(t, raw)
-		claims, err := Appraiser{}.Appraise(raw, endorsed, rules, noon)
+		claims, err := reportAppraiser{}.Appraise(raw, endorsed, rules, noon)
 		if refusal := (*attest.Refusal)(nil); err != nil && !errors.As(err, &refusal) {
 			t.Fatalf("refused without a reason: %v", err)
 		}
@@ -214,17 +214,17 @@ func FuzzLayer(f *testing.F) {
 func TestDecode(t *testing.T) {
 	raw := []byte{0x11, 0xe0, 0x01, 0xff, 0xab}
 	for name, text := range map[string]string{"hex": hex.EncodeToString(raw), "base64": base64.StdEncoding.EncodeToString(raw)} {
-		got, encoding, err := Decode([]byte(text))
+		got, encoding, err := decodeText([]byte(text))
 		if err != nil || encoding != name || !bytes.Equal(got, raw) {
 			t.Errorf("%s: got %x, %q, %v", name, got, encoding, err)
 		}
 		for _, wrong := range []string{text + "\n", " " + text, text + "=", "-" + text} {
-			if got, encoding, err := Decode([]byte(wrong)); err == nil && encoding == name {
+			if got, encoding, err := decodeText([]byte(wrong)); err == nil && encoding == name {
 				t.Errorf("%q: got %x, want it refused", wrong, got)
 			}
 		}
 	}
-	if _, encoding, err := Decode([]byte("11E001FFAB")); err == nil && encoding == "hex" {
+	if _, encoding, err := decodeText([]byte("11E001FFAB")); err == nil && encoding == "hex" {
 		t.Error("capitals were read as hexadecimal")
 	}
 }

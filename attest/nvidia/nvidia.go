@@ -5,7 +5,7 @@
 // were asked, and nothing of the program that uses them. So [attest.Verifier] takes
 // it beside a TEE's evidence only.
 //
-// [Appraiser] trusts the root keys whose digests the rules name (NVIDIA has one,
+// [reportAppraiser] trusts the root keys whose digests the rules name (NVIDIA has one,
 // "NVIDIA Device Identity CA") and nothing else. Evidence is an SPDM 1.1 request for
 // measurements (DMTF DSP0274) with the GPU's response, whose signature covers both;
 // the endorsements are the GPU's certificate chain (role "cert_chain", PEM) and two
@@ -39,11 +39,11 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Appraiser judges reports of GPUs. It holds nothing.
-type Appraiser struct{}
+// reportAppraiser judges reports of GPUs. It holds nothing.
+type reportAppraiser struct{}
 
 // Platform is [attest.NvidiaGPU].
-func (Appraiser) Platform() attest.Platform { return attest.NvidiaGPU }
+func (reportAppraiser) Platform() attest.Platform { return attest.NvidiaGPU }
 
 // The roles of endorsements.
 const (
@@ -53,10 +53,10 @@ const (
 )
 
 // Genuine implements [attest.Appraiser].
-func (a Appraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a reportAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
 
 // Appraise judges a report. Its report data is the nonce of the request, 32 bytes.
-func (Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
+func (reportAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	r, err := parse(raw)
 	if err != nil {
 		return attest.Claims{}, err
@@ -95,7 +95,7 @@ func (Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest
 
 // UnverifiedClaims are what a report says of itself. Who signed it, and so which
 // chip it is of, stands in the chain and not in the report.
-func (Appraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
+func (reportAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	r, err := parse(raw)
 	if err != nil {
 		return attest.Claims{}, err

@@ -20,7 +20,7 @@ func Platform() attest.PlatformInfo {
 	return attest.PlatformInfo{
 		PolicyRules: nvidiarules.Rules,
 		Title:       "NVIDIA GPU",
-		Appraiser:   func() attest.Appraiser { return Appraiser{} },
+		Appraiser:   func() attest.Appraiser { return reportAppraiser{} },
 		Sources:     []attest.Source{source},
 		Documents:   func(e attest.Evidence) []attest.Document { return documents(e.Endorsed[roleChain]) },
 		Recognize:   recognize,
@@ -32,10 +32,10 @@ func Platform() attest.PlatformInfo {
 // collection that nvattest prints.
 func recognize(content []byte) (attest.Evidence, bool, error) {
 	if bytes.Contains(content, []byte(`"evidences"`)) {
-		e, err := ParseCollection(content)
+		e, err := parseCollection(content)
 		return e, true, err
 	}
-	if raw, _, err := Decode(bytes.Join(bytes.Fields(content), nil)); err == nil && isReport(raw) {
+	if raw, _, err := decodeText(bytes.Join(bytes.Fields(content), nil)); err == nil && isReport(raw) {
 		content = raw // others break the lines of the text
 	}
 	if !isReport(content) {

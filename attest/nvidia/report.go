@@ -181,9 +181,9 @@ func short(what string, got, want int) error {
 	return wire.Refuse(wire.Malformed, "nvidia: bytes left for "+what, got, fmt.Sprint("at least ", want))
 }
 
-// Decode reads a report as NVIDIA's tools print it, in lower-case hexadecimal or in
+// decodeText reads a report as NVIDIA's tools print it, in lower-case hexadecimal or in
 // base64, and says which it was. Anything else is refused.
-func Decode(text []byte) (raw []byte, encoding string, err error) {
+func decodeText(text []byte) (raw []byte, encoding string, err error) {
 	if raw, err := hex.DecodeString(string(text)); err == nil && hex.EncodeToString(raw) == string(text) {
 		return raw, "hex", nil
 	}

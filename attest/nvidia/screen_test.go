@@ -29,7 +29,7 @@ func TestScreen(t *testing.T) {
 			e := s.evidence(t)
 			delete(e.Endorsed, "root_crl")
 			delete(e.Endorsed, "model_crl")
-			_, err := nvidia.Appraiser{}.Screen(e.Raw, e.Endorsed, s.rules, s.at)
+			_, err := nvidia.Platform().Appraiser().(attest.Screener).Screen(e.Raw, e.Endorsed, s.rules, s.at)
 			if row.name == "good" != (err == nil) || row.want != "" && !errors.Is(err, row.want) {
 				t.Errorf("got %v, want reason %q", err, row.want)
 			}

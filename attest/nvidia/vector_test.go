@@ -25,20 +25,20 @@ const nvidiaRoot = "sha256:a90c4eb5acfd3e3d03a25db6a26b84f720ad0503196c627c21ddd
 // printed is the appraiser of reports and chains as the vectors hold them, which is
 // as text: a report in hexadecimal or base64, a chain in PEM or that in base64, as
 // NVIDIA's tools put it into JSON. Lines may end anywhere.
-type printed struct{ Appraiser }
+type printed struct{ reportAppraiser }
 
 func (p printed) Genuine() closed.Appraiser { return closed.Of(p) }
 
 func (p printed) Appraise(text []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
-	raw, encoding, err := Decode(joined(text))
+	raw, encoding, err := decodeText(joined(text))
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	if chain, encoding, err := Decode(joined(endorsed[roleChain])); err == nil && encoding == "base64" {
+	if chain, encoding, err := decodeText(joined(endorsed[roleChain])); err == nil && encoding == "base64" {
 		endorsed = maps.Clone(endorsed)
 		endorsed[roleChain] = chain
 	}
-	claims, err := p.Appraiser.Appraise(raw, endorsed, rules, at)
+	claims, err := p.reportAppraiser.Appraise(raw, endorsed, rules, at)
 	if err == nil {
 		claims.Details["encoding"] = encoding
 	}

@@ -37,8 +37,8 @@ func All() Table {
 	}
 }
 
-// Find is the platform of a name.
-func (t Table) Find(name attest.Platform) (attest.PlatformInfo, bool) {
+// Lookup is the platform of a name.
+func (t Table) Lookup(name attest.Platform) (attest.PlatformInfo, bool) {
 	for _, p := range t {
 		if p.Platform == name {
 			return p, true
@@ -59,7 +59,7 @@ func (t Table) Verifier() *attest.Verifier {
 // Documents lists the vendor's documents that belong to evidence, as far as it can be
 // read; nothing in it is verified. Evidence of platforms without documents has none.
 func (t Table) Documents(unverified attest.Evidence) []attest.Document {
-	p, ok := t.Find(unverified.Platform)
+	p, ok := t.Lookup(unverified.Platform)
 	if !ok || p.Documents == nil {
 		return nil
 	}
@@ -79,9 +79,9 @@ func (t Table) Sources() []attest.Source {
 	return all
 }
 
-// Read reads evidence as a device of some platform returns it, or in a wrapper (RFC
+// ReadEvidence reads evidence as a device of some platform returns it, or in a wrapper (RFC
 // 9999). It refuses other content with reason "platform".
-func (t Table) Read(content []byte) (attest.Evidence, error) {
+func (t Table) ReadEvidence(content []byte) (attest.Evidence, error) {
 	forms := []string{"a wrapper (RFC 9999)"}
 	for _, p := range t {
 		if p.Recognize == nil {

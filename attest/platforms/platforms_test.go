@@ -35,7 +35,7 @@ func TestValues(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := All().Read(text); err != nil || got.Platform != p.Platform || !bytes.Equal(got.Raw, e.Raw) {
+		if got, err := All().ReadEvidence(text); err != nil || got.Platform != p.Platform || !bytes.Equal(got.Raw, e.Raw) {
 			t.Errorf("%s: got %v, %v of its wrapper", p.Platform, got, err)
 		}
 	}
@@ -56,7 +56,7 @@ func TestRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := All().Read(e.Raw); err != nil || got.Platform != name {
+		if got, err := All().ReadEvidence(e.Raw); err != nil || got.Platform != name {
 			t.Errorf("%s: got %q, %v", name, got.Platform, err)
 		}
 		for _, p := range All() {
@@ -69,7 +69,7 @@ func TestRead(t *testing.T) {
 		}
 	}
 	for _, content := range []string{"", "a report", "\x03"} {
-		if _, err := All().Read([]byte(content)); !errors.Is(err, wire.NoPlatform) {
+		if _, err := All().ReadEvidence([]byte(content)); !errors.Is(err, wire.NoPlatform) {
 			t.Errorf("%q: err = %v, want reason %q", content, err, wire.NoPlatform)
 		}
 	}

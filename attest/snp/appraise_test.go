@@ -55,7 +55,7 @@ func (s *scene) appraise(t *testing.T) (attest.Result, error) {
 		s.question.Evidence = s.evidence(t)
 	}
 	s.question.Rules = map[attest.Platform]attest.Rules{attest.SNP: s.rules}
-	return attesttest.Appraise(t, attest.NewVerifier(new(snp.Appraiser)), s.question)
+	return attesttest.Appraise(t, attest.NewVerifier(snp.Platform().Appraiser()), s.question)
 }
 
 func (s *scene) evidence(t *testing.T) attest.Evidence {
@@ -379,7 +379,7 @@ func TestFloors(t *testing.T) {
 // time, rules and collateral are judged anew.
 func TestMemory(t *testing.T) {
 	s := newScene(t, "Milan", firmware)
-	appraiser := new(snp.Appraiser)
+	appraiser := snp.Platform().Appraiser()
 	raw := s.evidence(t).Raw
 	endorsed := s.question.Endorsements
 	if _, err := appraiser.Appraise(raw, endorsed, s.rules, now); err != nil {

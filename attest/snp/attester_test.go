@@ -56,7 +56,7 @@ func TestAttester(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	claims, err := new(Appraiser).Appraise(evidence.Raw, chip.Endorsements(), vendor.Rules(), now)
+	claims, err := new(reportAppraiser).Appraise(evidence.Raw, chip.Endorsements(), vendor.Rules(), now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestHostCertificates(t *testing.T) {
 			all := evidence.With(attest.Endorsements{"crl": endorsed["crl"]}).Endorsed
 			rules := vendor.Rules()
 			rules.SNP.HiddenChips = name == "vlek"
-			if _, err := new(Appraiser).Appraise(evidence.Raw, all, rules, now); err != nil {
+			if _, err := new(reportAppraiser).Appraise(evidence.Raw, all, rules, now); err != nil {
 				t.Error(err)
 			}
 		})

@@ -25,27 +25,27 @@ const (
 	minModulus = 2048    // bits
 )
 
-// Azure judges evidence of Azure's confidential virtual machines on SEV-SNP. Their
+// azureAppraiser judges evidence of Azure's confidential virtual machines on SEV-SNP. Their
 // reports are the paravisor's, who runs at privilege level 0 and gives the guest a
 // TPM: a report binds the TPM's attestation key, and that key quotes the PCRs. It
 // is safe for concurrent use; the zero Azure is ready. Endorsements and rules are
-// those of [Appraiser].
+// those of [reportAppraiser].
 //
 // It trusts the paravisor, which the launch digest names: every guest that can
 // ask for a report at level 0 can bind a key of its own.
-type Azure struct {
-	reports Appraiser
+type azureAppraiser struct {
+	reports reportAppraiser
 }
 
 // Platform is [attest.AzureSNP].
-func (*Azure) Platform() attest.Platform { return attest.AzureSNP }
+func (*azureAppraiser) Platform() attest.Platform { return attest.AzureSNP }
 
 // Genuine implements [attest.Appraiser].
-func (a *Azure) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a *azureAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
 
 // Appraise judges evidence; it adds to the checks of a report those of the key,
 // its quote and the PCR values.
-func (a *Azure) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
+func (a *azureAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	e, err := parseAzure(raw)
 	if err != nil {
 		return attest.Claims{}, err
@@ -65,7 +65,7 @@ func (a *Azure) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.
 }
 
 // UnverifiedClaims are what evidence says of itself.
-func (a *Azure) UnverifiedClaims(raw []byte) (attest.Claims, error) {
+func (a *azureAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	e, err := parseAzure(raw)
 	if err != nil {
 		return attest.Claims{}, err

@@ -109,7 +109,7 @@ func (s *azureScene) evidence(t testing.TB) azureEvidence {
 
 func (s *azureScene) appraise(t testing.TB) (attest.Result, error) {
 	t.Helper()
-	return attesttest.Appraise(t, attest.NewVerifier(new(Azure)), attest.Question{
+	return attesttest.Appraise(t, attest.NewVerifier(new(azureAppraiser)), attest.Question{
 		Evidence:     attest.Evidence{Platform: attest.AzureSNP, Raw: s.evidence(t).bytes()},
 		Endorsements: s.endorse, ReportData: azureUse, At: now,
 		Rules: map[attest.Platform]attest.Rules{attest.AzureSNP: s.rules},
@@ -132,7 +132,7 @@ func TestAzure(t *testing.T) {
 	if r := got.Measurement().Registers[2+4]; r.Name != "pcr4" || !bytes.Equal(r.Value, s.values[4*pcrSize:5*pcrSize]) {
 		t.Errorf("got %s = %x, want the quoted PCR 4", r.Name, r.Value)
 	}
-	told, err := new(Azure).UnverifiedClaims(s.evidence(t).bytes())
+	told, err := new(azureAppraiser).UnverifiedClaims(s.evidence(t).bytes())
 	if err != nil || !reflect.DeepEqual(told.Measurement, got.Measurement()) {
 		t.Errorf("unverified: got %v, %v, want the same measurement", told.Measurement, err)
 	}
@@ -193,13 +193,13 @@ func TestAzureRefuse(t *testing.T) {
 // azureCaptured joins the parts of a captured folder, which has an RSASSA signature
 // without its TPM wrapping, and tells what vectors have by name. What it judges
 // with is the product's.
-type azureCaptured struct{ Azure }
+type azureCaptured struct{ azureAppraiser }
 
 func (a *azureCaptured) Genuine() closed.Appraiser { return closed.Of(a) }
 
 func (a *azureCaptured) Appraise(raw []byte, files attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	e := azureEvidence{report: raw, runtime: files["runtime_data"], quote: files["quote"], signature: rsassa(files["quote_signature"]), values: files["pcrs"]}
-	claims, err := a.Azure.Appraise(e.bytes(), files, rules, at)
+	claims, err := a.azureAppraiser.Appraise(e.bytes(), files, rules, at)
 	if err != nil {
 		return claims, err
 	}
@@ -229,7 +229,7 @@ func TestAzureVectorMutations(t *testing.T) { vectortest.Mutate(t, azureSubject(
 func TestAzureEvidenceIsSigned(t *testing.T) {
 	s := newAzureScene()
 	raw := s.evidence(t).bytes()
-	appraiser := new(Azure)
+	appraiser := new(azureAppraiser)
 	refused := func(what string, altered []byte) {
 		_, err := appraiser.Appraise(altered, s.endorse, s.rules, now)
 		var refusal *attest.Refusal

@@ -41,7 +41,7 @@ func TestAzureAttester(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return attest.NewVerifier(new(Azure)).Appraise(attest.Question{
+		return attest.NewVerifier(new(azureAppraiser)).Appraise(attest.Question{
 			Evidence: e, Endorsements: s.endorse, ReportData: azureUse, At: now,
 			Rules: map[attest.Platform]attest.Rules{attest.AzureSNP: s.rules},
 		})

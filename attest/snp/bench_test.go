@@ -21,7 +21,7 @@ func BenchmarkAppraise(b *testing.B) {
 		b.Fatal(err)
 	}
 	endorsed, rules := chip.Endorsements(), vendor.Rules()
-	appraise := func(b *testing.B, a *Appraiser) {
+	appraise := func(b *testing.B, a *reportAppraiser) {
 		if _, err := a.Appraise(evidence.Raw, endorsed, rules, now); err != nil {
 			b.Fatal(err)
 		}
@@ -34,7 +34,7 @@ func BenchmarkAppraise(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	seen := new(Appraiser)
+	seen := new(reportAppraiser)
 	bench.Compare(b,
 		bench.Contender{Name: "floor", Cost: bench.Repeat(50, func() {
 			digest := sha512.Sum384(evidence.Raw[:0x2a0])
@@ -43,6 +43,6 @@ func BenchmarkAppraise(b *testing.B) {
 			}
 		})},
 		bench.Contender{Name: "seen", Cost: bench.Repeat(50, func() { appraise(b, seen) })},
-		bench.Contender{Name: "new", Cost: bench.Repeat(50, func() { appraise(b, new(Appraiser)) })})
+		bench.Contender{Name: "new", Cost: bench.Repeat(50, func() { appraise(b, new(reportAppraiser)) })})
 	bench.Allocates(b, "seen", func() { appraise(b, seen) })
 }

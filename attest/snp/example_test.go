@@ -21,7 +21,7 @@ func ExampleAppraiser() {
 	}
 	rules := amd.Rules()
 	rules.SNP.Generations["Milan"] = attest.SNPFloor{Committed: attest.SNPTCB{SNP: 25}}
-	_, err = attest.NewVerifier(new(snp.Appraiser)).Appraise(attest.Question{
+	_, err = attest.NewVerifier(snp.Platform().Appraiser()).Appraise(attest.Question{
 		Evidence:     evidence,
 		Endorsements: chip.Endorsements(),
 		ReportData:   use,

@@ -18,7 +18,7 @@ func Platform() attest.PlatformInfo {
 	return attest.PlatformInfo{
 		PolicyRules: snprules.SNP,
 		Title:       "AMD SEV-SNP",
-		Appraiser:   func() attest.Appraiser { return new(Appraiser) },
+		Appraiser:   func() attest.Appraiser { return new(reportAppraiser) },
 		Sources:     []attest.Source{source},
 		Documents:   func(e attest.Evidence) []attest.Document { return documents(e.Raw) },
 		Recognize: attest.Recognizer(attest.SNP, func(raw []byte) bool {
@@ -33,7 +33,7 @@ func AzurePlatform() attest.PlatformInfo {
 	return attest.PlatformInfo{
 		PolicyRules: snprules.Azure,
 		Title:       "AMD SEV-SNP on Azure",
-		Appraiser:   func() attest.Appraiser { return new(Azure) },
+		Appraiser:   func() attest.Appraiser { return new(azureAppraiser) },
 		Sources:     []attest.Source{source},
 		Documents: func(e attest.Evidence) []attest.Document {
 			fields, err := wire.Unframe(wire.LabelAzureEvidence, e.Raw, 5)

@@ -10,7 +10,7 @@ import (
 // certificate, so this applies the rules to what the report claims: generation,
 // firmware, chip, launch key and guest policy. Any caller can make up such a report;
 // where the rules list chips, only for those.
-func (*Appraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.Rules, _ time.Time) (attest.Claims, error) {
+func (*reportAppraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.Rules, _ time.Time) (attest.Claims, error) {
 	r, err := parse(raw)
 	if err != nil {
 		return attest.Claims{}, err
@@ -24,7 +24,7 @@ func (*Appraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.Rules, 
 
 // Screen is that of the report, and checks that it binds the key that quoted the
 // PCRs.
-func (a *Azure) Screen(raw []byte, _ attest.Endorsements, rules attest.Rules, _ time.Time) (attest.Claims, error) {
+func (a *azureAppraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.Rules, _ time.Time) (attest.Claims, error) {
 	e, err := parseAzure(raw)
 	if err != nil {
 		return attest.Claims{}, err

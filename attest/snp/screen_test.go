@@ -20,7 +20,7 @@ func TestScreen(t *testing.T) {
 		}
 		s.question.Endorsements, s.question.Evidence.Endorsed = nil, nil
 		s.question.Rules = map[attest.Platform]attest.Rules{attest.SNP: s.rules}
-		_, err := attest.NewVerifier(new(snp.Appraiser)).Screen(s.question)
+		_, err := attest.NewVerifier(snp.Platform().Appraiser()).Screen(s.question)
 		return err
 	}
 	for _, row := range []struct {
@@ -70,7 +70,7 @@ func FuzzScreen(f *testing.F) {
 	vendor := attesttest.NewSNPVendor("Milan", now)
 	chip := vendor.Chip(firmware)
 	endorsed, rules := chip.Endorsements(), map[attest.Platform]attest.Rules{attest.SNP: vendor.Rules()}
-	verifier := attest.NewVerifier(new(snp.Appraiser))
+	verifier := attest.NewVerifier(snp.Platform().Appraiser())
 	for _, at := range []uint16{0, 0x0a, 0x30, 0x34, 0x48, 0x50, 0x90, 0xe0, 0x180, 0x188, 0x189, 0x1a0, 0x1e8, 0x1f8} {
 		f.Add(at, byte(1))
 		f.Add(at, byte(2))

@@ -1,7 +1,7 @@
 // Package snp appraises AMD SEV-SNP attestation reports, and asks the TEE it
 // runs in for one.
 //
-// [Appraiser] trusts the AMD root keys (ARK) whose digests the rules name, and
+// [reportAppraiser] trusts the AMD root keys (ARK) whose digests the rules name, and
 // nothing else. Evidence is the report alone, 1184 bytes of version 2 to 5. The
 // endorsements, by role, are
 //
@@ -18,7 +18,7 @@
 //
 // Forgery is told before policy: rules are asked about signed fields only.
 //
-// [Azure] judges the form of Azure's confidential virtual machines, where the
+// [azureAppraiser] judges the form of Azure's confidential virtual machines, where the
 // report binds a TPM's key and that key quotes the PCRs; [AzureAttester] asks for it.
 package snp
 
@@ -35,22 +35,22 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Appraiser judges SEV-SNP reports. It is safe for concurrent use; the zero
+// reportAppraiser judges SEV-SNP reports. It is safe for concurrent use; the zero
 // Appraiser is ready. It remembers the chains it has checked, by their bytes, so
 // that a chip seen before costs one signature; times and rules are judged anew
 // each time, so memory changes no answer.
-type Appraiser struct {
+type reportAppraiser struct {
 	known memory
 }
 
 // Platform is [attest.SNP].
-func (*Appraiser) Platform() attest.Platform { return attest.SNP }
+func (*reportAppraiser) Platform() attest.Platform { return attest.SNP }
 
 // Genuine implements [attest.Appraiser].
-func (a *Appraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a *reportAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
 
 // Appraise judges a report; see the package comment for what it needs.
-func (a *Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
+func (a *reportAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	r, c, err := a.genuine(raw, endorsed, rules, at)
 	if err != nil {
 		return attest.Claims{}, err
@@ -63,7 +63,7 @@ func (a *Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules att
 
 // genuine reads a report that a chip of AMD's signed. Rules are asked for roots
 // only.
-func (a *Appraiser) genuine(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (report, *chain, error) {
+func (a *reportAppraiser) genuine(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (report, *chain, error) {
 	r, err := parse(raw)
 	if err != nil {
 		return report{}, nil, err
@@ -88,7 +88,7 @@ func permitted(r report, c *chain, rules attest.Rules) error {
 
 // UnverifiedClaims are what a report says of itself. A report of version 2 does not
 // say its CPU generation.
-func (*Appraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
+func (*reportAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	r, err := parse(raw)
 	if err != nil {
 		return attest.Claims{}, err

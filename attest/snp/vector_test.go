@@ -33,7 +33,7 @@ func subject(t testing.TB) vectortest.Subject {
 	roots := amdRoots(t)
 	return vectortest.Subject{
 		Platform:  "sev-snp",
-		Appraiser: new(Appraiser),
+		Appraiser: new(reportAppraiser),
 		Rules: func(p vectortest.Policy, _ map[string][]byte) attest.Rules {
 			rules := attest.Rules{Roots: roots, Debug: p.Debug, SNP: attest.SNPRules{
 				Generations:  map[string]attest.SNPFloor{milan: {}, genoa: {}, turin: {}},

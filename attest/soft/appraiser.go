@@ -17,23 +17,23 @@ const chipDigits = 16
 // hexadecimal digits.
 func Chip(root attest.Digest) string { return root.Hex()[:chipDigits] }
 
-// Appraiser appraises evidence of the development TEE. It needs no
+// softAppraiser appraises evidence of the development TEE. It needs no
 // endorsements and no time: a daemon's key vouches for itself where policy
 // names its digest, until policy names it no longer.
-type Appraiser struct{}
+type softAppraiser struct{}
 
-var _ attest.Appraiser = Appraiser{}
+var _ attest.Appraiser = softAppraiser{}
 
 // Platform is [attest.Soft].
-func (Appraiser) Platform() attest.Platform { return attest.Soft }
+func (softAppraiser) Platform() attest.Platform { return attest.Soft }
 
 // Genuine implements [attest.Appraiser].
-func (a Appraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a softAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
 
 // Appraise refuses with "malformed" what is not the one encoding, with
 // "unknown-root" a daemon that the rules do not name, with "signature" evidence
 // the daemon did not sign, and with "platform" a chip that the rules cut off.
-func (Appraiser) Appraise(raw []byte, _ attest.Endorsements, rules attest.Rules, _ time.Time) (attest.Claims, error) {
+func (softAppraiser) Appraise(raw []byte, _ attest.Endorsements, rules attest.Rules, _ time.Time) (attest.Claims, error) {
 	e, err := parse(raw)
 	if err != nil {
 		return attest.Claims{}, err
@@ -52,7 +52,7 @@ func (Appraiser) Appraise(raw []byte, _ attest.Endorsements, rules attest.Rules,
 }
 
 // UnverifiedClaims are what evidence says of itself.
-func (Appraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
+func (softAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	e, err := parse(raw)
 	if err != nil {
 		return attest.Claims{}, err

@@ -9,6 +9,6 @@ import (
 func Platform() attest.PlatformInfo {
 	return attest.PlatformInfo{
 		PolicyRules: softrules.Rules, Title: "development TEE",
-		Appraiser: func() attest.Appraiser { return Appraiser{} },
+		Appraiser: func() attest.Appraiser { return softAppraiser{} },
 	}
 }

@@ -25,12 +25,12 @@ func BenchmarkAppraise(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	appraise := func(a *Appraiser) {
+	appraise := func(a *quoteAppraiser) {
 		if _, err := a.Appraise(evidence.Raw, evidence.Endorsed, s.rules, s.at); err != nil {
 			b.Fatal(err)
 		}
 	}
-	seen := new(Appraiser)
+	seen := new(quoteAppraiser)
 	bench.Compare(b,
 		bench.Contender{Name: "floor", Cost: bench.Repeat(200, func() {
 			digest := sha256.Sum256(parts.quote)
@@ -39,6 +39,6 @@ func BenchmarkAppraise(b *testing.B) {
 			}
 		})},
 		bench.Contender{Name: "seen", Cost: bench.Repeat(200, func() { appraise(seen) })},
-		bench.Contender{Name: "new", Cost: bench.Repeat(200, func() { appraise(new(Appraiser)) })})
+		bench.Contender{Name: "new", Cost: bench.Repeat(200, func() { appraise(new(quoteAppraiser)) })})
 	bench.Allocates(b, "seen", func() { appraise(seen) })
 }

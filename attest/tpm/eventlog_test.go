@@ -46,7 +46,7 @@ func TestEventLog(t *testing.T) {
 	good := s.evidence(d)
 	verified := func(e attest.Evidence) any {
 		t.Helper()
-		claims, err := new(Appraiser).Appraise(e.Raw, e.Endorsed, s.rules, s.at)
+		claims, err := new(quoteAppraiser).Appraise(e.Raw, e.Endorsed, s.rules, s.at)
 		if err != nil {
 			t.Fatal(err)
 		}

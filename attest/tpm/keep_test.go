@@ -14,7 +14,7 @@ func TestKeep(t *testing.T) {
 	first, other := s.launch("agent", "one"), newScene(t).launch("agent", "one")
 	in := first.Introduce()
 	want := secret(in)
-	credential, err := new(Appraiser).Credential(in, want)
+	credential, err := new(quoteAppraiser).Credential(in, want)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,5 +7,5 @@ import (
 
 // Platform is any TPM 2.0. Its vendors' certificates come with the evidence.
 func Platform() attest.PlatformInfo {
-	return attest.PlatformInfo{PolicyRules: tpmrules.Rules, Title: "TPM 2.0", Appraiser: func() attest.Appraiser { return new(Appraiser) }}
+	return attest.PlatformInfo{PolicyRules: tpmrules.Rules, Title: "TPM 2.0", Appraiser: func() attest.Appraiser { return new(quoteAppraiser) }}
 }

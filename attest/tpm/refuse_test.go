@@ -91,14 +91,14 @@ func TestRefusals(t *testing.T) {
 		})
 	}
 	t.Run("a replayed quote", func(t *testing.T) {
-		_, err := attest.NewVerifier(new(Appraiser)).Appraise(attest.Question{
+		_, err := attest.NewVerifier(new(quoteAppraiser)).Appraise(attest.Question{
 			Evidence: good, ReportData: attest.Bind(wire.LabelIssue, []byte("another use")),
 			Rules: map[attest.Platform]attest.Rules{attest.TPM: s.rules}, At: s.at, Secret: secret,
 		})
 		wantRefusal(t, err, wire.BadNonce, "report data")
 	})
 	t.Run("a credential nobody asked for", func(t *testing.T) {
-		_, err := attest.NewVerifier(new(Appraiser)).Appraise(attest.Question{
+		_, err := attest.NewVerifier(new(quoteAppraiser)).Appraise(attest.Question{
 			Evidence: good, ReportData: data, Rules: map[attest.Platform]attest.Rules{attest.TPM: s.rules}, At: s.at,
 		})
 		wantRefusal(t, err, wire.WrongChip, "credential")
@@ -132,7 +132,7 @@ func TestRefusals(t *testing.T) {
 	})
 	t.Run("a credential for another key", func(t *testing.T) {
 		in := attest.Introduction{Device: d.in.Device, Key: twinParts.Key}
-		credential, err := new(Appraiser).Credential(in, secret(in))
+		credential, err := new(quoteAppraiser).Credential(in, secret(in))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -74,7 +74,7 @@ func secret(in attest.Introduction) []byte {
 func (s *scene) evidence(d *Device) attest.Evidence {
 	s.t.Helper()
 	in := d.Introduce()
-	credential, err := new(Appraiser).Credential(in, secret(in))
+	credential, err := new(quoteAppraiser).Credential(in, secret(in))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func (s *scene) evidence(d *Device) attest.Evidence {
 
 // appraise is the real verifier's judgement.
 func (s *scene) appraise(e attest.Evidence) (attest.Result, error) {
-	return attest.NewVerifier(new(Appraiser)).Appraise(attest.Question{
+	return attest.NewVerifier(new(quoteAppraiser)).Appraise(attest.Question{
 		Evidence: e, ReportData: data, Rules: map[attest.Platform]attest.Rules{attest.TPM: s.rules}, At: s.at, Secret: secret,
 	})
 }

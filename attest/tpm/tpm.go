@@ -1,7 +1,7 @@
 // Package tpm appraises what a TPM 2.0 says about the machine it is part of and
 // the programs that were launched there, and asks a TPM for it.
 //
-// [Appraiser] trusts the manufacturers' certificate authorities whose digests
+// [quoteAppraiser] trusts the manufacturers' certificate authorities whose digests
 // the rules name, and nothing else. Evidence is a framing of the endorsement key's
 // certificate, an attestation key, a quote over the boot PCRs and PCR 14 with
 // their values, the log of launches that PCR 14 stands for, the firmware's event
@@ -49,28 +49,28 @@ var quotedPCRs = append(slices.Clone(bootPCRs), programPCR)
 // pcrSize is the size of a PCR of the SHA-256 bank.
 const pcrSize = 32
 
-// Appraiser judges TPM evidence. It is safe for concurrent use; the zero
+// quoteAppraiser judges TPM evidence. It is safe for concurrent use; the zero
 // Appraiser is ready. It remembers the devices and keys it has checked, by their
 // bytes, so that a key seen before costs one signature; times, rules and the
 // credential are judged anew each time, so memory changes no answer.
-type Appraiser struct {
+type quoteAppraiser struct {
 	known memory
 }
 
 // Platform is [attest.TPM].
-func (*Appraiser) Platform() attest.Platform { return attest.TPM }
+func (*quoteAppraiser) Platform() attest.Platform { return attest.TPM }
 
 // Introduced reads whom evidence speaks of.
-func (*Appraiser) Introduced(raw []byte) (attest.Introduction, error) {
+func (*quoteAppraiser) Introduced(raw []byte) (attest.Introduction, error) {
 	e, err := parse(raw)
 	return e.Introduction, err
 }
 
 // Genuine implements [attest.Appraiser].
-func (a *Appraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a *quoteAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
 
 // Appraise judges evidence; see the package comment for what it needs.
-func (a *Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
+func (a *quoteAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	e, err := parse(raw)
 	if err != nil {
 		return attest.Claims{}, err
@@ -94,7 +94,7 @@ func (a *Appraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules att
 }
 
 // quote checks the signature by the key of the evidence, and what it covers.
-func (a *Appraiser) quote(e evidence) (Quote, error) {
+func (a *quoteAppraiser) quote(e evidence) (Quote, error) {
 	key, err := a.known.key(e.Key)
 	if err != nil {
 		return Quote{}, err
@@ -143,7 +143,7 @@ func (e evidence) own() (int, error) {
 }
 
 // UnverifiedClaims are what evidence says of itself.
-func (*Appraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
+func (*quoteAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	e, err := parse(raw)
 	if err != nil {
 		return attest.Claims{}, err

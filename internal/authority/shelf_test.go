@@ -103,7 +103,7 @@ func TestForgedTimeFreezesNoRevocation(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = attest.NewVerifier(new(snp.Appraiser)).Appraise(attest.Question{
+		_, err = attest.NewVerifier(snp.Platform().Appraiser()).Appraise(attest.Question{
 			Evidence: evidence, Endorsements: endorsed, ReportData: attest.ReportData{1}, At: at, Rules: map[attest.Platform]attest.Rules{attest.SNP: rules},
 		})
 		return err

@@ -159,7 +159,7 @@ func readEvidence(path string) (attest.Evidence, error) {
 	if err != nil {
 		return attest.Evidence{}, err
 	}
-	return platforms.All().Read(content)
+	return platforms.All().ReadEvidence(content)
 }
 
 func (f evidenceFlags) endorse(e attest.Evidence) (attest.Evidence, error) {

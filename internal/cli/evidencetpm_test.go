@@ -31,7 +31,7 @@ func TestEvidenceOfATPM(t *testing.T) {
 		t.Fatal(err)
 	}
 	data, in, secret := attest.Bind(wire.LabelIssue, []byte("nonce")), device.Introduce(), make([]byte, attest.SecretSize)
-	credential, err := new(tpm.Appraiser).Credential(in, secret)
+	credential, err := attest.NewVerifier(tpm.Platform().Appraiser()).Credential(attest.TPM, in, secret)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -93,7 +93,7 @@ func (v evidenceView) tree() string {
 // part is one part as text.
 func (v evidenceView) part(name string) string {
 	var b strings.Builder
-	platform, _ := platforms.All().Find(v.Platform)
+	platform, _ := platforms.All().Lookup(v.Platform)
 	fmt.Fprintf(&b, "%-12s %s, %d bytes\n", name, platform.Title, v.Size)
 	for _, role := range slices.Sorted(maps.Keys(v.Endorsements)) {
 		fmt.Fprintf(&b, "  beside     %s, %d bytes\n", role, v.Endorsements[role])

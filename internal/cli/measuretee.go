@@ -147,7 +147,7 @@ func (a *app) emitReference(m attest.Measurement) error {
 
 // referenceLine is a hardware platform's measurement as policy writes it.
 func referenceLine(m attest.Measurement) string {
-	p, _ := platforms.All().Find(m.Platform)
+	p, _ := platforms.All().Lookup(m.Platform)
 	forms := map[string]attest.Form{}
 	for _, r := range p.Registers {
 		forms[r.Name] = r.Form

@@ -105,7 +105,7 @@ func (t tee) inside() bool { return t.device != nil }
 
 // development reports whether it protects nothing from its host.
 func (t tee) development() bool {
-	p, known := platforms.All().Find(t.platform)
+	p, known := platforms.All().Lookup(t.platform)
 	return known && p.Development
 }
 

@@ -39,13 +39,13 @@ func TestEndorse(t *testing.T) {
 		asked     int
 	}
 	rows := []row{
-		{"tdx", intel.Service(), chip.Attester(attesttest.MeasureTDX("td")), dcap.TDX(), intel.Rules(), 4},
-		{"sgx", intel.Service(), chip.Attester(attesttest.MeasureSGX("enclave")), dcap.SGX(), intel.Rules(), 4},
+		{"tdx", intel.Service(), chip.Attester(attesttest.MeasureTDX("td")), dcap.TDXPlatform().Appraiser(), intel.Rules(), 4},
+		{"sgx", intel.Service(), chip.Attester(attesttest.MeasureSGX("enclave")), dcap.SGXPlatform().Appraiser(), intel.Rules(), 4},
 	}
 	for _, product := range []string{"Milan", "Genoa", "Turin"} {
 		amd := attesttest.NewSNPVendor(product, noon)
 		chip := amd.Chip(firmware)
-		rows = append(rows, row{product, chip.Service(), chip.Attester(attesttest.MeasureSNP("guest")), new(snp.Appraiser), amd.Rules(), 3})
+		rows = append(rows, row{product, chip.Service(), chip.Attester(attesttest.MeasureSNP("guest")), snp.Platform().Appraiser(), amd.Rules(), 3})
 	}
 	for _, r := range rows {
 		t.Run(r.name, func(t *testing.T) {
@@ -506,10 +506,10 @@ func TestNVIDIA(t *testing.T) {
 	if want := []string{"/crl/l1-root.crl", "/crl/l2-gh100.crl"}; !slices.Equal(s.asked, want) {
 		t.Errorf("asked for %q, want %q", s.asked, want)
 	}
-	if _, err := (nvidia.Appraiser{}).Appraise(e.Raw, e.With(got).Endorsed, vendor.Rules(), noon); err != nil {
+	if _, err := nvidia.Platform().Appraiser().Appraise(e.Raw, e.With(got).Endorsed, vendor.Rules(), noon); err != nil {
 		t.Error(err)
 	}
-	if _, err := (nvidia.Appraiser{}).Appraise(e.Raw, e.Endorsed, vendor.Rules(), noon); !errors.Is(err, wire.CRLMissing) {
+	if _, err := nvidia.Platform().Appraiser().Appraise(e.Raw, e.Endorsed, vendor.Rules(), noon); !errors.Is(err, wire.CRLMissing) {
 		t.Errorf("without them: got %v, want %q", err, wire.CRLMissing)
 	}
 }

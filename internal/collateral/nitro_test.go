@@ -38,7 +38,7 @@ func TestNitro(t *testing.T) {
 	}
 	rules := vendor.Rules()
 	rules.CRL = attest.CRLRequired
-	if _, err := (nitro.Appraiser{}).Appraise(document.Raw, got, rules, noon); err != nil {
+	if _, err := nitro.Platform().Appraiser().Appraise(document.Raw, got, rules, noon); err != nil {
 		t.Error(err)
 	}
 }

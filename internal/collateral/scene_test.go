@@ -133,7 +133,7 @@ func (s *scene) appraise(t testing.TB) error {
 	}
 	rules := s.vendor.Rules()
 	rules.SNP.HiddenChips = true // as a provider's key has it
-	_, err = new(snp.Appraiser).Appraise(s.e.Raw, s.e.With(endorsed).Endorsed, rules, s.at)
+	_, err = snp.Platform().Appraiser().Appraise(s.e.Raw, s.e.With(endorsed).Endorsed, rules, s.at)
 	return err
 }
 

@@ -40,7 +40,7 @@ func TestTimesOfKeptDocuments(t *testing.T) {
 	rules := s.vendor.Rules()
 	rules.CheckedWithin = 72 * time.Hour
 	q := attest.Question{Evidence: s.e, Endorsements: endorsed, ReportData: attest.ReportData{1}, At: s.at, Rules: map[attest.Platform]attest.Rules{attest.SNP: rules}}
-	_, err = attest.NewVerifier(new(snp.Appraiser)).Appraise(q)
+	_, err = attest.NewVerifier(snp.Platform().Appraiser()).Appraise(q)
 	want(t, err, wire.Expired)
 	s.answer(nil)
 	s.at = s.at.Add(vendorBackoff.Most)

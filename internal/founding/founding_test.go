@@ -48,7 +48,7 @@ func newSite(t *testing.T) *site {
 	s := &site{t: t, vendor: attesttest.NewVendor(), root: wire.Sum([]byte("root"))}
 	s.chip = s.vendor.Chip()
 	s.draft = s.softDraft(soft.Chip(s.vendor.Root()), "authority")
-	s.founder = Founder{Verifier: attesttest.Verifier(new(tpm.Appraiser)), Key: bytes.Repeat([]byte{7}, KeySize), At: time.Now()}
+	s.founder = Founder{Verifier: attesttest.Verifier(tpm.Platform().Appraiser()), Key: bytes.Repeat([]byte{7}, KeySize), At: time.Now()}
 	return s
 }
 

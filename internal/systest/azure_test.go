@@ -25,7 +25,9 @@ func (v *vendors) onAzure() (attest.Attester, attest.Measurement) {
 	if err != nil {
 		v.host.Fatal(err)
 	}
-	claims, err := new(snp.Azure).UnverifiedClaims(e.Raw)
+	claims, err := snp.AzurePlatform().Appraiser().(interface {
+		UnverifiedClaims([]byte) (attest.Claims, error)
+	}).UnverifiedClaims(e.Raw)
 	if err != nil {
 		v.host.Fatal(err)
 	}

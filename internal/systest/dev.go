@@ -136,7 +136,7 @@ func (d *Dev) Client() *client.Client {
 	}
 	trust, err := client.FetchTrust(d.t.Context(), client.TrustConfig{
 		Authorities: []string{info.Authority}, Genesis: genesis, Task: info.Task,
-		Verifier: attest.NewVerifier(soft.Appraiser{}),
+		Verifier: attest.NewVerifier(soft.Platform().Appraiser()),
 	})
 	if err != nil {
 		d.t.Fatal(err)

@@ -177,7 +177,7 @@ func (v *vendors) device(p attest.Platform, program string) (attest.Attester, at
 
 // verifier knows every platform: what is refused, policy refuses.
 func verifier() *attest.Verifier {
-	return attest.NewVerifier(soft.Appraiser{}, new(snp.Appraiser), new(snp.Azure), dcap.TDX(), dcap.SGX(), nitro.Appraiser{}, new(tpm.Appraiser), nvidia.Appraiser{})
+	return attest.NewVerifier(soft.Platform().Appraiser(), snp.Platform().Appraiser(), snp.AzurePlatform().Appraiser(), dcap.TDXPlatform().Appraiser(), dcap.SGXPlatform().Appraiser(), nitro.Platform().Appraiser(), tpm.Platform().Appraiser(), nvidia.Platform().Appraiser())
 }
 
 // reference is a measurement as policy writes it.

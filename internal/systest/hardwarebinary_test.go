@@ -306,6 +306,6 @@ func (e *estate) evidenceFile(t *testing.T, p attest.Platform, program string, d
 
 // registers counts those of a platform.
 func registers(name attest.Platform) int {
-	p, _ := allPlatforms.All().Find(name)
+	p, _ := allPlatforms.All().Lookup(name)
 	return len(p.Registers)
 }

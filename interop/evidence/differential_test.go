@@ -231,7 +231,7 @@ func TestSNP(t *testing.T) {
 		},
 	}
 	for _, c := range load(t, "sev-snp") {
-		appraiser := new(snp.Appraiser)
+		appraiser := snp.Platform().Appraiser()
 		d.compare(t, c, func(files map[string][]byte) error {
 			_, err := appraiser.Appraise(files["evidence"], attest.Endorsements(files), rules, c.at)
 			return err
@@ -286,7 +286,7 @@ func TestTDX(t *testing.T) {
 		},
 	}
 	for _, c := range load(t, "tdx") {
-		appraiser, rules := dcap.TDX(), dcapRules(t, c)
+		appraiser, rules := dcap.TDXPlatform().Appraiser(), dcapRules(t, c)
 		rules.CRL = ""
 		roots := x509.NewCertPool()
 		roots.AppendCertsFromPEM(c.files["root"])
@@ -312,7 +312,7 @@ func TestOasis(t *testing.T) {
 }
 
 func compareOasis(t *testing.T, statuses []string) {
-	for platform, appraiser := range map[string]attest.Appraiser{"sgx": dcap.SGX(), "tdx": dcap.TDX()} {
+	for platform, appraiser := range map[string]attest.Appraiser{"sgx": dcap.SGXPlatform().Appraiser(), "tdx": dcap.TDXPlatform().Appraiser()} {
 		t.Run(fmt.Sprint(platform, " ", len(statuses)), func(t *testing.T) {
 			d := comparison{
 				roles: []string{"evidence", "tcb_info", "qe_identity", "tcb_info_chain"}, disagreed: map[string]int{},

@@ -19,8 +19,8 @@ var TDX = attest.PolicyRules{
 		{Name: "rtmr0", Form: attest.FormExtended384}, {Name: "rtmr1", Form: attest.FormExtended384},
 		{Name: "rtmr2", Form: attest.FormExtended384}, {Name: "rtmr3", Form: attest.FormExtended384},
 	},
-	Keys: append(keys(slices.Concat(statuses, relaunchStatuses)),
-		attest.Key{Name: "migration", Kind: attest.KeyFlag, Direction: attest.GrantsIfTrue, Set: attest.To(func(r *attest.Rules) *bool { return &r.DCAP.Migration })},
+	Keys: append(policyKeys(slices.Concat(statuses, relaunchStatuses)),
+		attest.Key{Name: "migration", Kind: attest.KeyFlag, Direction: attest.GrantsIfTrue, Set: attest.SetField(func(r *attest.Rules) *bool { return &r.DCAP.Migration })},
 		attest.Key{
 			Name: attest.TDAttributes.Key, Kind: attest.KeyBits, Direction: attest.NarrowsBits, Optional: true, Field: attest.TDAttributes,
 			Bits: func(r *attest.Rules) *attest.Bits { return &r.DCAP.Attributes },
@@ -31,16 +31,16 @@ var TDX = attest.PolicyRules{
 		},
 		attest.Key{
 			Name: "servicetd", Kind: attest.KeyList, Direction: attest.Grants, Want: wantMR + `, or "unsaid"`, Form: serviceTD, Implied: []any{zeroMR, unsaid},
-			Set: attest.To(func(r *attest.Rules) *attest.List { return &r.DCAP.ServiceTD }),
+			Set: attest.SetField(func(r *attest.Rules) *attest.List { return &r.DCAP.ServiceTD }),
 		},
 		attest.Key{
 			Name: "owner", Kind: attest.KeyJoined, Direction: attest.Grants, Implied: []any{map[string]any{"mrowner": zeroMR, "mrownerconfig": zeroMR}},
-			Keys: []attest.Key{{Name: "mrowner", Want: wantMR, Form: mr}, {Name: "mrownerconfig", Want: wantMR, Form: mr}},
-			Set:  attest.To(func(r *attest.Rules) *attest.List { return &r.DCAP.Owner }),
+			Keys: []attest.Key{{Name: "mrowner", Want: wantMR, Form: parseMR}, {Name: "mrownerconfig", Want: wantMR, Form: parseMR}},
+			Set:  attest.SetField(func(r *attest.Rules) *attest.List { return &r.DCAP.Owner }),
 		}),
-	Chip:        ppid,
+	Chip:        parsePPID,
 	ChipRefused: chipRefused,
-	Warn:        warn,
+	Warn:        addWarnings,
 }
 
 // SGX are the rules of [attest.SGX].
@@ -50,14 +50,14 @@ var SGX = attest.PolicyRules{
 		{Name: "mrenclave", Form: attest.FormNeededDigest}, {Name: "mrsigner", Form: attest.FormNeededDigest},
 		{Name: "isvprodid", Form: attest.FormNumber16}, {Name: "configid", Form: attest.FormBytes, Size: 64},
 	},
-	Keys: append(keys(statuses), attest.Key{
+	Keys: append(policyKeys(statuses), attest.Key{
 		Name: "min_isvsvn", Kind: attest.KeyNumber, Direction: attest.Floor, Most: math.MaxUint16,
 		Set: attest.Narrowed(func(r *attest.Rules) *uint16 { return &r.DCAP.MinISVSVN }),
 	}),
-	Chip:        ppid,
+	Chip:        parsePPID,
 	ChipRefused: chipRefused,
 	Warn: func(r attest.Rules, references []attest.PlacedReference, add func(key, text string)) {
-		warn(r, nil, add)
+		addWarnings(r, nil, add)
 		warnSigners(r, references, add)
 	},
 }
@@ -75,16 +75,16 @@ var advisory = regexp.MustCompile(`^INTEL-[A-Z]{2}-[0-9]{5}$`)
 
 const wantPPID = "32 lower-case hexadecimal digits"
 
-func keys(statuses []string) []attest.Key {
+func policyKeys(statuses []string) []attest.Key {
 	wantStatus, isStatus := attest.OneOf(statuses...)
 	return append(attest.RevocationKeys(),
 		attest.Key{
 			Name: "statuses", Kind: attest.KeyWords, Direction: attest.Grants, Want: wantStatus, Is: isStatus,
-			Set: attest.To(func(r *attest.Rules) *[]string { return &r.DCAP.Statuses }),
+			Set: attest.SetField(func(r *attest.Rules) *[]string { return &r.DCAP.Statuses }),
 		},
 		attest.Key{
 			Name: "advisories", Kind: attest.KeyWords, Direction: attest.Grants, Want: `an id such as "INTEL-SA-00615"`, Is: advisory.MatchString,
-			Set: attest.To(func(r *attest.Rules) *[]string { return &r.DCAP.Advisories }),
+			Set: attest.SetField(func(r *attest.Rules) *[]string { return &r.DCAP.Advisories }),
 		},
 		attest.Key{
 			Name: "min_evaluation", Kind: attest.KeyNumber, Direction: attest.Floor, Most: math.MaxUint32,
@@ -92,28 +92,28 @@ func keys(statuses []string) []attest.Key {
 		},
 		attest.Key{
 			Name: "min_tcb_date", Kind: attest.KeyTime, Direction: attest.TimeFloor,
-			Set: attest.To(func(r *attest.Rules) *time.Time { return &r.DCAP.MinTCBDate }),
+			Set: attest.SetField(func(r *attest.Rules) *time.Time { return &r.DCAP.MinTCBDate }),
 		},
 		attest.Key{
-			Name: "chips", Kind: attest.KeyList, Direction: attest.Grants, Required: true, Recorded: true, Want: wantPPID, Form: ppid,
-			Set: attest.To(func(r *attest.Rules) *attest.List { return &r.DCAP.Chips }),
+			Name: "chips", Kind: attest.KeyList, Direction: attest.Grants, Required: true, Recorded: true, Want: wantPPID, Form: parsePPID,
+			Set: attest.SetField(func(r *attest.Rules) *attest.List { return &r.DCAP.Chips }),
 		},
 		attest.Key{
-			Name: "cut_chips", Kind: attest.KeyBytes, Direction: attest.Cuts, Recorded: true, Want: wantPPID, Form: ppid,
-			Set: attest.To(func(r *attest.Rules) *[][]byte { return &r.DCAP.CutChips }),
+			Name: "cut_chips", Kind: attest.KeyBytes, Direction: attest.Cuts, Recorded: true, Want: wantPPID, Form: parsePPID,
+			Set: attest.SetField(func(r *attest.Rules) *[][]byte { return &r.DCAP.CutChips }),
 		},
 		attest.Key{
 			Name: "cut_models", Kind: attest.KeyBytes, Direction: attest.Cuts, Want: "12 lower-case hexadecimal digits, an FMSPC",
 			Form: func(s string) []byte { return attest.Digits(s, 6) },
-			Set:  attest.To(func(r *attest.Rules) *[][]byte { return &r.DCAP.CutModels }),
+			Set:  attest.SetField(func(r *attest.Rules) *[][]byte { return &r.DCAP.CutModels }),
 		})
 }
 
-func ppid(s string) []byte { return attest.Digits(s, 16) }
+func parsePPID(s string) []byte { return attest.Digits(s, 16) }
 
 const wantMR = "96 lower-case hexadecimal digits"
 
-func mr(s string) []byte { return attest.Digits(s, 48) }
+func parseMR(s string) []byte { return attest.Digits(s, 48) }
 
 var zeroMR = strings.Repeat("00", 48)
 
@@ -124,12 +124,12 @@ func serviceTD(s string) []byte {
 	if s == unsaid {
 		return []byte{}
 	}
-	return mr(s)
+	return parseMR(s)
 }
 
-var chipRefused = attest.ListedChip(ppid, func(r attest.Rules) ([][]byte, attest.List) { return r.DCAP.CutChips, r.DCAP.Chips })
+var chipRefused = attest.ListedChip(parsePPID, func(r attest.Rules) ([][]byte, attest.List) { return r.DCAP.CutChips, r.DCAP.Chips })
 
-func warn(r attest.Rules, _ []attest.PlacedReference, add func(key, text string)) {
+func addWarnings(r attest.Rules, _ []attest.PlacedReference, add func(key, text string)) {
 	if r.DCAP.Migration && len(r.DCAP.CutChips) > 0 {
 		add("cut_chips", "void for what moves there afterwards: migration = true lets a TEE change its chip until it renews")
 	}

@@ -15,8 +15,8 @@ var Rules = attest.PolicyRules{
 		{Name: "pcr0", Form: attest.FormCode384}, {Name: "pcr1", Form: attest.FormCode384}, {Name: "pcr2", Form: attest.FormCode384},
 		{Name: "pcr8", Form: attest.FormExtended384},
 	},
-	Keys: keys(),
-	Chip: attest.Text(module.MatchString),
+	Keys: policyKeys(),
+	Chip: attest.TextForm(module.MatchString),
 	Warn: func(r attest.Rules, _ []attest.PlacedReference, warn func(key, text string)) {
 		if r.CRL == "" {
 			warn("crl", `none: what AWS revokes is refused only while its lists are at hand; crl = "required" demands them`)
@@ -24,12 +24,12 @@ var Rules = attest.PolicyRules{
 	},
 }
 
-// keys: a missing list is accepted where policy says nothing, and no certificate of an
+// policyKeys: a missing list is accepted where policy says nothing, and no certificate of an
 // enclave is valid for longer than 3 hours.
-func keys() []attest.Key {
+func policyKeys() []attest.Key {
 	all := append(attest.RevocationKeys(), attest.Key{
 		Name: "max_age", Kind: attest.KeyDuration, Direction: attest.MaxAge, Required: true, Least: int64(time.Second), Most: int64(3 * time.Hour),
-		Set: attest.To(func(r *attest.Rules) *time.Duration { return &r.Nitro.MaxAge }),
+		Set: attest.SetField(func(r *attest.Rules) *time.Duration { return &r.Nitro.MaxAge }),
 	})
 	all[0].Implied = string(attest.CRLIfPresent)
 	return all

@@ -10,8 +10,8 @@ import (
 // Rules are those of [attest.NvidiaGPU], a device beside a TEE: it has no registers.
 var Rules = attest.PolicyRules{
 	Platform:    attest.NvidiaGPU,
-	Keys:        keys(),
-	Note:        note,
+	Keys:        policyKeys(),
+	Note:        developmentNote,
 	ChipRefused: attest.ListedChip(attest.SHA256, func(r attest.Rules) ([][]byte, attest.List) { return r.NVIDIA.CutChips, r.NVIDIA.Chips }),
 }
 
@@ -27,42 +27,42 @@ const (
 	development = "development"
 )
 
-// note says what the rules mean for GPUs in development mode, which no report excludes.
-func note(r attest.Rules) string {
+// developmentNote says what the rules mean for GPUs in development mode, which no report excludes.
+func developmentNote(r attest.Rules) string {
 	if r.NVIDIA.Development {
 		return "mode: a GPU in development mode, whose memory its host can read, is accepted"
 	}
 	return `mode: every GPU is refused, as nothing excludes development mode; mode = "development" accepts it`
 }
 
-func keys() []attest.Key {
+func policyKeys() []attest.Key {
 	wantModes, isMode := attest.OneOf("SPT", "MPT", "PPCIE", "unstated") // how GPUs are protected from one another
 	_, isAny := attest.OneOf("any")
 	_, isState := attest.OneOf(production, development)
 	return append(attest.RevocationKeys(),
 		attest.Key{
 			Name: "models", Kind: attest.KeyWords, Direction: attest.Grants, Required: true, Want: "a model such as GH100", Is: model.MatchString,
-			Set: attest.To(func(r *attest.Rules) *[]string { return &r.NVIDIA.Models }),
+			Set: attest.SetField(func(r *attest.Rules) *[]string { return &r.NVIDIA.Models }),
 		},
 		attest.Key{
 			Name: "chips", Kind: attest.KeyList, Direction: attest.Grants, Required: true, Recorded: true, Want: attest.WantDigest, Form: attest.SHA256,
-			Set: attest.To(func(r *attest.Rules) *attest.List { return &r.NVIDIA.Chips }),
+			Set: attest.SetField(func(r *attest.Rules) *attest.List { return &r.NVIDIA.Chips }),
 		},
 		attest.Key{
 			Name: "cut_chips", Kind: attest.KeyBytes, Direction: attest.Cuts, Recorded: true, Want: attest.WantDigest, Form: attest.SHA256,
-			Set: attest.To(func(r *attest.Rules) *[][]byte { return &r.NVIDIA.CutChips }),
+			Set: attest.SetField(func(r *attest.Rules) *[][]byte { return &r.NVIDIA.CutChips }),
 		},
 		attest.Key{
-			Name: "drivers", Kind: attest.KeyList, Direction: attest.Grants, Required: true, Want: "a version such as 550.90.07", Form: attest.Text(driver.MatchString),
-			Set: attest.To(func(r *attest.Rules) *attest.List { return &r.NVIDIA.Drivers }),
+			Name: "drivers", Kind: attest.KeyList, Direction: attest.Grants, Required: true, Want: "a version such as 550.90.07", Form: attest.TextForm(driver.MatchString),
+			Set: attest.SetField(func(r *attest.Rules) *attest.List { return &r.NVIDIA.Drivers }),
 		},
 		attest.Key{
-			Name: "vbios", Kind: attest.KeyList, Direction: attest.Grants, Required: true, Want: "a version such as 96.00.9F.00.01", Form: attest.Text(vbios.MatchString),
-			Set: attest.To(func(r *attest.Rules) *attest.List { return &r.NVIDIA.VBIOS }),
+			Name: "vbios", Kind: attest.KeyList, Direction: attest.Grants, Required: true, Want: "a version such as 96.00.9F.00.01", Form: attest.TextForm(vbios.MatchString),
+			Set: attest.SetField(func(r *attest.Rules) *attest.List { return &r.NVIDIA.VBIOS }),
 		},
 		attest.Key{
 			Name: "modes", Kind: attest.KeyWords, Direction: attest.Grants, Required: true, Want: wantModes, Is: isMode,
-			Set: attest.To(func(r *attest.Rules) *[]string { return &r.NVIDIA.Modes }),
+			Set: attest.SetField(func(r *attest.Rules) *[]string { return &r.NVIDIA.Modes }),
 		},
 		attest.Key{
 			Name: "measurements", Kind: attest.KeyWord, Required: true, Want: `"any": nobody compares them`, Is: isAny,

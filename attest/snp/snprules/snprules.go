@@ -18,11 +18,11 @@ var SNP = attest.PolicyRules{
 	Registers: []attest.RegisterForm{
 		{Name: "measurement", Form: attest.FormCode384}, {Name: "host-data", Form: attest.FormBytes, Size: 32},
 	},
-	Keys:        keys(),
+	Keys:        policyKeys(),
 	Check:       check,
-	Chip:        chip,
+	Chip:        parseChip,
 	ChipRefused: chipRefused,
-	Warn:        warn,
+	Warn:        addWarnings,
 }
 
 // Azure are the rules of [attest.AzureSNP]: there the paravisor vouches for the PCRs, so
@@ -34,9 +34,9 @@ var Azure = attest.PolicyRules{
 	}, attest.PCRs(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23)...),
 	Keys:        SNP.Keys,
 	Check:       check,
-	Chip:        chip,
+	Chip:        parseChip,
 	ChipRefused: chipRefused,
-	Warn:        warn,
+	Warn:        addWarnings,
 }
 
 // Generations are the CPU generations that policy may name. The firmware of Turin has an FMC.
@@ -48,9 +48,9 @@ const (
 
 const wantChip = "128 lower-case hexadecimal digits, or the 16 of a Turin, not all zero"
 
-// chip reads a chip id. The 8 bytes of a Turin stand before zeros in reports.
+// parseChip reads a chip id. The 8 bytes of a Turin stand before zeros in reports.
 // Zeros are no id: a host writes them to hide one.
-func chip(s string) []byte {
+func parseChip(s string) []byte {
 	b := attest.Digits(s, 64)
 	if short := attest.Digits(s, 8); short != nil {
 		b = append(short, make([]byte, 56)...)
@@ -61,9 +61,9 @@ func chip(s string) []byte {
 	return b
 }
 
-func keys() []attest.Key {
+func policyKeys() []attest.Key {
 	flag := func(name string, field func(*attest.Rules) *bool) attest.Key {
-		return attest.Key{Name: name, Kind: attest.KeyFlag, Direction: attest.GrantsIfTrue, Set: attest.To(field)}
+		return attest.Key{Name: name, Kind: attest.KeyFlag, Direction: attest.GrantsIfTrue, Set: attest.SetField(field)}
 	}
 	hidden := flag("hidden_chips", func(r *attest.Rules) *bool { return &r.SNP.HiddenChips })
 	hidden.Recorded = true
@@ -78,16 +78,16 @@ func keys() []attest.Key {
 			},
 		},
 		attest.Key{
-			Name: "chips", Kind: attest.KeyList, Direction: attest.Grants, Required: true, Recorded: true, Want: wantChip, Form: chip,
-			Set: attest.To(func(r *attest.Rules) *attest.List { return &r.SNP.Chips }),
+			Name: "chips", Kind: attest.KeyList, Direction: attest.Grants, Required: true, Recorded: true, Want: wantChip, Form: parseChip,
+			Set: attest.SetField(func(r *attest.Rules) *attest.List { return &r.SNP.Chips }),
 		},
 		attest.Key{
-			Name: "cut_chips", Kind: attest.KeyBytes, Direction: attest.Cuts, Recorded: true, Want: wantChip, Form: chip,
-			Set: attest.To(func(r *attest.Rules) *[][]byte { return &r.SNP.CutChips }),
+			Name: "cut_chips", Kind: attest.KeyBytes, Direction: attest.Cuts, Recorded: true, Want: wantChip, Form: parseChip,
+			Set: attest.SetField(func(r *attest.Rules) *[][]byte { return &r.SNP.CutChips }),
 		},
 		attest.Key{
 			Name: "id_keys", Kind: attest.KeyList, Direction: attest.Grants, Required: true, Want: attest.WantSHA384, Form: attest.SHA384,
-			Set: attest.To(func(r *attest.Rules) *attest.List { return &r.SNP.IDKeys }),
+			Set: attest.SetField(func(r *attest.Rules) *attest.List { return &r.SNP.IDKeys }),
 		},
 		flag("smt", func(r *attest.Rules) *bool { return &r.SNP.SMT }),
 		flag("migration", func(r *attest.Rules) *bool { return &r.SNP.Migration }),
@@ -111,8 +111,8 @@ func keys() []attest.Key {
 			}},
 		},
 		attest.Key{Name: "mitigations", Kind: attest.KeyTable, Optional: true, Keys: []attest.Key{
-			{Name: "launch", Kind: attest.KeyBitNumbers, Direction: attest.Cuts, Set: attest.To(func(r *attest.Rules) *uint64 { return &r.SNP.LaunchMitigations })},
-			{Name: "current", Kind: attest.KeyBitNumbers, Direction: attest.Cuts, Set: attest.To(func(r *attest.Rules) *uint64 { return &r.SNP.CurrentMitigations })},
+			{Name: "launch", Kind: attest.KeyBitNumbers, Direction: attest.Cuts, Set: attest.SetField(func(r *attest.Rules) *uint64 { return &r.SNP.LaunchMitigations })},
+			{Name: "current", Kind: attest.KeyBitNumbers, Direction: attest.Cuts, Set: attest.SetField(func(r *attest.Rules) *uint64 { return &r.SNP.CurrentMitigations })},
 		}},
 	)
 }
@@ -172,7 +172,7 @@ func check(r attest.Rules, has func(key string) bool) *attest.KeyFault {
 }
 
 func chipRefused(r attest.Rules, chipID string) string {
-	id := chip(chipID)
+	id := parseChip(chipID)
 	switch {
 	case id == nil && (!r.SNP.HiddenChips || len(r.SNP.CutChips) > 0):
 		return "hidden_chips"
@@ -184,7 +184,7 @@ func chipRefused(r attest.Rules, chipID string) string {
 	return ""
 }
 
-func warn(r attest.Rules, _ []attest.PlacedReference, add func(key, text string)) {
+func addWarnings(r attest.Rules, _ []attest.PlacedReference, add func(key, text string)) {
 	if r.SNP.HiddenChips && len(r.SNP.CutChips) > 0 {
 		add("hidden_chips", "void beside cut_chips: a chip whose id is hidden may be the one that is cut off, so none is accepted")
 	} else if r.SNP.HiddenChips {

@@ -9,12 +9,12 @@ var Rules = attest.PolicyRules{
 	Development: true,
 	Registers:   []attest.RegisterForm{{Name: "agent"}, {Name: "program", Form: attest.FormNeededDigest}, {Name: "args", Form: attest.FormArguments}},
 	Keys: []attest.Key{{
-		Name: "cut_chips", Kind: attest.KeyBytes, Direction: attest.Cuts, Recorded: true, Want: "16 lower-case hexadecimal digits", Form: chip,
-		Set: attest.To(func(r *attest.Rules) *[][]byte { return &r.Soft.CutChips }),
+		Name: "cut_chips", Kind: attest.KeyBytes, Direction: attest.Cuts, Recorded: true, Want: "16 lower-case hexadecimal digits", Form: parseChip,
+		Set: attest.SetField(func(r *attest.Rules) *[][]byte { return &r.Soft.CutChips }),
 	}},
 	SealsToOthers: true,
-	Chip:          chip,
-	ChipRefused:   attest.ListedChip(chip, func(r attest.Rules) ([][]byte, attest.List) { return r.Soft.CutChips, attest.List{Any: true} }),
+	Chip:          parseChip,
+	ChipRefused:   attest.ListedChip(parseChip, func(r attest.Rules) ([][]byte, attest.List) { return r.Soft.CutChips, attest.List{Any: true} }),
 }
 
-func chip(s string) []byte { return attest.Digits(s, 8) }
+func parseChip(s string) []byte { return attest.Digits(s, 8) }

@@ -15,13 +15,13 @@ var Rules = attest.PolicyRules{
 	}),
 	Keys: []attest.Key{{
 		Name: "cut_chips", Kind: attest.KeyBytes, Direction: attest.Cuts, Recorded: true, Want: attest.WantDigest, Form: attest.SHA256,
-		Set: attest.To(func(r *attest.Rules) *[][]byte { return &r.TPM.CutChips }),
+		Set: attest.SetField(func(r *attest.Rules) *[][]byte { return &r.TPM.CutChips }),
 	}},
 	Launches:      func(r *attest.Rules) *[]attest.ReferenceValue { return &r.TPM.Launches },
 	SealsToOthers: true,
-	Chip:          chip,
-	ChipRefused:   attest.ListedChip(chip, func(r attest.Rules) ([][]byte, attest.List) { return r.TPM.CutChips, attest.List{Any: true} }),
+	Chip:          parseChip,
+	ChipRefused:   attest.ListedChip(parseChip, func(r attest.Rules) ([][]byte, attest.List) { return r.TPM.CutChips, attest.List{Any: true} }),
 }
 
-// chip reads a device by the digits of the SHA-256 of its endorsement key.
-func chip(s string) []byte { return attest.Digits(s, 32) }
+// parseChip reads a device by the digits of the SHA-256 of its endorsement key.
+func parseChip(s string) []byte { return attest.Digits(s, 32) }
