@@ -21,8 +21,9 @@ var ErrMaybeExecuted = wire.Refuse(wire.OutcomeUnknown, "request", "cut off afte
 // is "unavailable".
 var ErrUnreachable = wire.Refuse(wire.Unavailable, "replicas", "none answers", "at least one")
 
-// call is one request on its way: it opens connections, sends, and tries again.
-// Its fields belong to the goroutine of run; others reach it through events.
+// call is one request on its way: it starts attempts, decides which of them
+// send, and ends with the first response that it accepts. Its fields belong to
+// the goroutine of run; attempts reach it through events.
 type call struct {
 	client     *Client
 	request    *http.Request
@@ -32,29 +33,18 @@ type call struct {
 	events  chan event
 	over    chan struct{} // closed when the call has its outcome
 	tried   []*replica
-	opening int     // connections asked for and not there yet
-	wanted  int     // sends that wait for a connection
-	active  []*send // sends that wait for an answer
-	forced  bool    // went to a replica in its pause already
-	sent    bool    // a part of it may have left without an answer
-	cause   error   // what to tell when all fails
+	wanted  int        // sends that have no connection yet
+	waiting []*attempt // for a connection
+	active  []*attempt // that wait for a response
+	forced  bool       // went to a replica in its pause already
+	sent    bool       // a part of it may have left without a response
+	cause   error      // reported when all attempts fail
 }
 
-// event is what happened: a connection opened or failed, or a send ended.
+// event is one of an attempt: it has a connection, or, without conn, it ended.
 type event struct {
-	conn   *conn
-	send   *send
-	answer *http.Response
-	err    error
-}
-
-// send is one attempt on one connection.
-type send struct {
-	conn   *conn
-	began  time.Time
-	writes int64 // of the link, before
-	cancel context.CancelFunc
-	late   bool
+	attempt *attempt
+	conn    *conn
 }
 
 // RoundTrip sends a request to a replica of the cluster and gives its answer.
@@ -75,7 +65,7 @@ func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err := c.accept(r); err != nil {
 		return nil, err
 	}
-	if err := c.enter(); err != nil {
+	if err := c.beginTask(); err != nil {
 		return nil, err
 	}
 	defer c.tasks.Done()
@@ -119,11 +109,13 @@ func (k *call) run() (*http.Response, error) {
 	k.open()
 	timer := time.NewTimer(k.patience())
 	defer timer.Stop()
-	for k.opening+len(k.active) > 0 {
+	for len(k.waiting)+len(k.active) > 0 {
 		select {
 		case e := <-k.events:
-			if answer, err := k.handle(e); answer != nil || err != nil {
-				return answer, err
+			if e.conn != nil {
+				e.attempt.verdict <- k.admit(e.attempt, e.conn)
+			} else if response, err := k.ended(e.attempt); response != nil || err != nil {
+				return response, err
 			}
 		case <-timer.C:
 			k.overdue()
@@ -137,8 +129,7 @@ func (k *call) run() (*http.Response, error) {
 	return nil, k.failure(k.cause)
 }
 
-// patience is how long to wait for what is under way before something else is
-// started beside it.
+// patience is how long to wait for the attempts under way before another starts.
 func (k *call) patience() time.Duration {
 	if k.wanted > 0 {
 		return stagger
@@ -146,172 +137,97 @@ func (k *call) patience() time.Duration {
 	return k.client.latencies.lateAfter()
 }
 
-// open asks for a connection to one more replica. It gives false when there is
-// none left to ask.
+// open starts an attempt at one more replica. It returns false when there is
+// none left to try.
 func (k *call) open() bool {
 	pool := k.client.pool
 	if len(k.tried) > pool.size() { // each replica once, and one of them again
 		return false
 	}
-	at := k.client.now()
-	r, rank := pool.pick(at, k.tried)
+	r, rank := pool.pick(k.client.now(), k.tried)
 	if r == nil || rank == rankPaused && k.forced && !k.client.retries.spend() {
 		return false
 	}
 	k.forced = k.forced || rank == rankPaused
 	k.tried = append(k.tried, r)
-	if idle := pool.take(r, at); idle != nil {
-		k.send(idle)
-		return true
-	}
-	k.opening++
-	k.client.tasks.Go(func() { k.connect(r) })
+	a := k.newAttempt(r)
+	k.waiting = append(k.waiting, a)
+	k.client.tasks.Go(a.run)
 	return true
 }
 
-// connect runs beside the call. It takes a new connection, or one that becomes
-// free before that. Few new ones to a replica are under way at a time: a
-// handshake is what a busy machine can spare least, and while it makes those of
-// everybody, nobody is served. Who has waited for long does not heed that, so
-// that connections in vain do not hold up each other.
-func (k *call) connect(r *replica) {
-	pool := k.client.pool
-	free := pool.await(r)
-	defer pool.forgo(r, free)
-	release := func() { <-r.dialing }
-	select {
-	case c := <-free:
-		k.tell(event{conn: c})
-		return
-	case <-k.over:
-		return
-	case r.dialing <- struct{}{}:
-	case <-time.After(dialWait):
-		release = func() {}
+// admit decides whether an attempt sends on a connection that it has. Attempts
+// that are not needed after that are canceled; the dials they began complete,
+// for other calls.
+func (k *call) admit(a *attempt, on *conn) bool {
+	switch i := slices.Index(k.waiting, a); {
+	case a.conn != nil: // nothing came of a connection, and the transport took another
+		a.wrote = a.sent()
+	case i < 0 || k.wanted == 0:
+		return false
+	default:
+		k.wanted--
+		k.waiting = slices.Delete(k.waiting, i, i+1)
+		k.active = append(k.active, a)
 	}
-	dialed, over := make(chan event), make(chan struct{})
-	defer close(over)
-	k.client.tasks.Go(func() {
-		opened, err := k.client.dial(r)
-		release()
-		select {
-		case dialed <- event{conn: opened, err: err}:
-		case <-over:
-			if opened != nil {
-				pool.put(opened)
-			}
-		}
-	})
-	select {
-	case c := <-free:
-		k.tell(event{conn: c})
-	case e := <-dialed:
-		k.tell(e)
-	case <-k.over:
-	}
-}
-
-// tell gives the call a connection, or why there is none. One for which it no
-// longer waits is kept for others.
-func (k *call) tell(e event) {
-	select {
-	case k.events <- e:
-	case <-k.over:
-		if e.conn != nil {
-			k.client.pool.put(e.conn)
-		}
-	}
-}
-
-func (k *call) handle(e event) (*http.Response, error) {
-	if e.send != nil {
-		return k.ended(e)
-	}
-	k.opening--
-	switch {
-	case e.err != nil:
-		k.blame(e.err)
-	case k.wanted == 0:
-		k.client.pool.put(e.conn)
-		return nil, nil
-	case k.client.pool.reserve(e.conn, k.client.now()):
-		k.send(e.conn)
-		return nil, nil
-	}
-	if k.wanted > 0 {
-		k.open()
-	}
-	return nil, nil
-}
-
-// send puts the request on a connection that is reserved for it.
-func (k *call) send(on *conn) {
-	k.wanted--
-	ctx, cancel := context.WithCancel(k.request.Context())
-	s := &send{conn: on, began: k.client.now(), writes: on.link.writes.Load(), cancel: cancel}
-	k.active = append(k.active, s)
+	a.conn, a.began, a.writes = on, k.client.now(), on.writes.Load()
 	k.client.counters.sends.Add(1)
-	k.client.tasks.Go(func() { k.exchange(s, k.request.WithContext(ctx)) })
+	if k.wanted == 0 {
+		k.cancelWaiting()
+	}
+	return true
 }
 
-// exchange runs beside the call.
-func (k *call) exchange(s *send, request *http.Request) {
-	e := event{send: s}
-	if request.Body, e.err = k.body.open(); e.err != nil {
-		s.conn.http.Close()
-	} else if e.answer, e.err = s.conn.http.RoundTrip(request); e.err == nil {
-		e.err = readWhole(e.answer)
-	}
-	select {
-	case k.events <- e:
-	case <-k.over:
-		s.cancel()
-		if e.answer != nil {
-			e.answer.Body.Close()
+// ended handles an attempt that has a response or broke.
+func (k *call) ended(a *attempt) (*http.Response, error) {
+	if i := slices.Index(k.waiting, a); i >= 0 {
+		k.waiting = slices.Delete(k.waiting, i, i+1)
+		k.blame(a.err)
+		if k.wanted > 0 {
+			k.open()
 		}
+		return nil, nil
 	}
-}
-
-// ended judges a send that has an answer or broke.
-func (k *call) ended(e event) (*http.Response, error) {
-	s, at := e.send, k.client.now()
-	k.active = slices.DeleteFunc(k.active, func(other *send) bool { return other == s })
-	k.settle(s)
-	if e.err != nil {
-		s.cancel()
-		return nil, k.broke(s, e.err)
+	i := slices.Index(k.active, a)
+	if i < 0 {
+		return nil, nil // was not needed
 	}
-	k.client.latencies.add(at.Sub(s.began))
-	if k.elsewhere(e.answer) {
-		s.cancel()
-		e.answer.Body.Close()
-		k.client.pool.failed(s.conn.replica, s.began, at)
+	k.active = slices.Delete(k.active, i, i+1)
+	k.settle(a)
+	if a.err != nil {
+		return nil, k.broke(a)
+	}
+	at := k.client.now()
+	k.client.latencies.add(at.Sub(a.began))
+	if k.elsewhere(a.response) {
+		a.cancel(nil)
+		a.response.Body.Close()
+		k.client.pool.failed(a.replica, a.began, at)
 		k.again()
 		return nil, nil
 	}
-	k.client.pool.succeeded(s.conn.replica)
-	if e.answer.StatusCode != http.StatusSwitchingProtocols {
-		e.answer.Body = &answerBody{e.answer.Body, s.cancel}
+	k.client.pool.succeeded(a.replica)
+	if a.response.StatusCode != http.StatusSwitchingProtocols {
+		a.response.Body = &answerBody{a.response.Body, func() { a.cancel(nil) }}
 	}
-	return e.answer, nil
+	return a.response, nil
 }
 
 // broke decides what follows a broken connection.
-func (k *call) broke(s *send, err error) error {
-	left := s.conn.link.wroteSince(s.writes)
-	s.conn.http.Close()
+func (k *call) broke(a *attempt) error {
+	left := a.sent()
 	if ctx := k.request.Context(); ctx.Err() != nil {
 		k.sent = k.sent || left
 		return k.failure(context.Cause(ctx))
 	}
 	if left {
 		k.sent = true
-		k.client.pool.failed(s.conn.replica, s.began, k.client.now())
+		k.client.pool.failed(a.replica, a.began, k.client.now())
 	}
-	k.client.pool.drop(s.conn.replica)
-	k.blame(err)
+	a.replica.transport.CloseIdleConnections() // they may be dead too
+	k.blame(a.err)
 	if left && !k.repeatable || !k.body.whole() {
-		return k.failure(err)
+		return k.failure(a.err)
 	}
 	k.again()
 	return nil
@@ -340,10 +256,10 @@ func (k *call) overdue() {
 		k.open()
 		return
 	}
-	for _, s := range k.active {
-		if !s.late {
-			s.late = true
-			k.client.pool.late(s.conn.replica, 1)
+	for _, a := range k.active {
+		if !a.late {
+			a.late = true
+			k.client.pool.addLate(a.replica, 1)
 		}
 	}
 	if !k.repeatable || !k.client.pool.fresh(k.client.now(), k.tried) || !k.client.hedges.spend() {
@@ -358,9 +274,9 @@ func (k *call) overdue() {
 }
 
 // settle ends the lateness of a send.
-func (k *call) settle(s *send) {
-	if s.late {
-		k.client.pool.late(s.conn.replica, -1)
+func (k *call) settle(a *attempt) {
+	if a.late {
+		k.client.pool.addLate(a.replica, -1)
 	}
 }
 
@@ -369,14 +285,26 @@ func (k *call) settle(s *send) {
 func (k *call) end() {
 	close(k.over)
 	at := k.client.now()
-	for _, s := range k.active {
-		k.settle(s)
-		if s.late {
+	for _, a := range k.active {
+		k.settle(a)
+		if a.late {
 			k.client.latencies.addLate()
-			k.client.pool.failed(s.conn.replica, s.began, at)
+			k.client.pool.failed(a.replica, a.began, at)
 		}
-		s.cancel()
+		a.cancel(nil)
 	}
+	k.cancelWaiting()
+}
+
+// cancelWaiting ends the attempts without a connection, as if their replicas had
+// not been tried.
+func (k *call) cancelWaiting() {
+	for _, a := range k.waiting {
+		a.cancel(nil)
+		i := slices.Index(k.tried, a.replica)
+		k.tried = slices.Delete(k.tried, i, i+1)
+	}
+	k.waiting = nil
 }
 
 // blame remembers why an attempt failed; a refusal says more than a broken
@@ -389,8 +317,8 @@ func (k *call) blame(err error) {
 
 // failure is the error of the whole call.
 func (k *call) failure(cause error) error {
-	for _, s := range k.active {
-		k.sent = k.sent || s.conn.link.wroteSince(s.writes)
+	for _, a := range k.active {
+		k.sent = a.sent() || k.sent
 	}
 	switch {
 	case k.sent && !safe(k.request):

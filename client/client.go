@@ -23,7 +23,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
@@ -72,7 +71,6 @@ type Config struct {
 // concurrent use and is closed by its owner.
 type Client struct {
 	config Config
-	http   *http.Transport
 	pool   *pool
 	trust  fresh
 
@@ -100,11 +98,10 @@ func New(config Config) (*Client, error) {
 	}
 	c := &Client{
 		config:  config,
-		http:    newTransport(),
-		pool:    newPool(config.Trust.Policy().Head(), config.Trust.config.Clock),
 		hedges:  newBudget(hedgeShare, hedgeBurst),
 		retries: newBudget(retryShare, retryBurst),
 	}
+	c.pool = newPool(config.Trust.Policy().Head(), config.Trust.config.Clock, c.newTransport)
 	c.life, c.stop = context.WithCancel(context.Background())
 	c.trust.begin(config.Trust, min(refreshLeast, config.Refresh), &gateways{})
 	c.tasks.Go(c.maintain)
@@ -161,8 +158,8 @@ func (c *Client) Close() {
 	c.trust.release()
 }
 
-// enter counts a call in; it fails when the client is closed.
-func (c *Client) enter() error {
+// beginTask makes Close wait for one more task, or fails once the client is closed.
+func (c *Client) beginTask() error {
 	c.closing.Lock()
 	defer c.closing.Unlock()
 	if c.closed {
@@ -216,7 +213,7 @@ func (c *Client) renewAfter(ctx context.Context, old *Trust) *Trust {
 // is under way on it, and the others go on under its policy.
 func (c *Client) enforce(t *Trust) {
 	c.pool.enforce(t.Policy().Head(), c.now(), func(opened *conn) error {
-		_, err := identity.Check(opened.state.PeerCertificates, t.root, t.expect(c.now()))
+		_, err := identity.Check(opened.peer.PeerCertificates, t.root, t.expect(c.now()))
 		return err
 	})
 }

@@ -14,78 +14,148 @@ import (
 	"github.com/cohort-tee/cohort/identity"
 )
 
-// errCut is read where a connection ends without the TLS notice that says so:
-// the peer died, or somebody cut its answer short.
+// errCut is the read error of a connection that ends without a TLS close: the
+// peer died, or the network cut its response short.
 var errCut = errors.New("connection cut without a TLS close")
 
-// link is the connection below TLS. It knows whether anything was handed to the
-// network, and it makes an end that the peer did not authenticate an error, so
-// that an answer is never silently short.
-type link struct {
+// errNotNeeded ends a dial whose attempt has a connection meanwhile.
+var errNotNeeded = errors.New("connection no longer needed")
+
+// conn is one connection, below TLS, to a replica whose identity was checked.
+// It counts what is handed to the network, and it makes an end that the peer
+// did not authenticate an error, so that no response is short unnoticed. It
+// carries one request at a time.
+type conn struct {
 	net.Conn
-	writes atomic.Int64
-	closed atomic.Bool
+	pool    *pool
+	replica *replica
+	secured *tls.Conn // on top of this
+	peer    tls.ConnectionState
+	retire  time.Time // no request uses it again after this
+
+	writes  atomic.Int64
+	stopped atomic.Bool
+	user    atomic.Pointer[attempt] // changed under pool.mu: nil while it is idle
+
+	head attest.Digest // guarded by pool.mu: of the policy under which the peer was checked
 }
 
-func (l *link) Write(b []byte) (int, error) {
-	l.writes.Add(1)
-	if l.closed.Load() {
+func (c *conn) Write(b []byte) (int, error) {
+	if c.stopped.Load() {
 		return 0, net.ErrClosed
 	}
-	return l.Conn.Write(b)
-}
-
-func (l *link) Read(b []byte) (int, error) {
-	n, err := l.Conn.Read(b)
-	if errors.Is(err, io.EOF) {
-		err = errCut
+	c.writes.Add(1)
+	if c.stopped.Load() { // since the check above: this write may be counted already
+		return 0, net.ErrClosed
+	}
+	n, err := c.Conn.Write(b)
+	if err != nil {
+		c.fail(err)
 	}
 	return n, err
 }
 
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if errors.Is(err, io.EOF) {
+		err = errCut
+	}
+	if err != nil {
+		c.fail(err)
+	}
+	return n, err
+}
+
+// fail ends the attempt on a connection that broke. Otherwise the transport
+// could send the request again on its own, to the same replica.
+func (c *conn) fail(err error) {
+	c.stopped.Store(true) // a TLS close is not a part of a request
+	if a := c.user.Load(); a != nil {
+		a.cancel(err)
+	}
+}
+
+func (c *conn) Close() error {
+	c.pool.remove(c)
+	return c.Conn.Close()
+}
+
 // wroteSince stops all further writes and reports whether there was one since
 // the count was mark. The order of the two makes "no" final.
-func (l *link) wroteSince(mark int64) bool {
-	l.closed.Store(true)
-	return l.writes.Load() != mark
+func (c *conn) wroteSince(mark int64) bool {
+	c.stopped.Store(true)
+	return c.writes.Load() != mark
 }
 
-// conn is one connection to a replica whose identity was checked. It carries
-// one request at a time.
-type conn struct {
-	http    *http.ClientConn
-	link    *link
-	state   tls.ConnectionState
-	replica *replica
-	retire  time.Time // no request is put on it again after this
-
-	head attest.Digest // guarded by pool.mu: of the policy under which the peer was checked
-	busy bool          // guarded by pool.mu
-	used time.Time     // guarded by pool.mu
+// reject makes a connection useless without writing to it. The transport then
+// takes another one for the request.
+func (c *conn) reject() {
+	c.stopped.Store(true)
+	c.Conn.Close()
 }
 
-// dial connects to a replica and checks who answers. A refusal makes the client
-// fetch trust again, because policy may have moved on; if it has, the replica
-// is asked once more.
-func (c *Client) dial(r *replica) (*conn, error) {
+// newTransport makes the transport of a replica. Its connections are the ones
+// that dial returns, whatever the address.
+func (c *Client) newTransport(r *replica) *http.Transport {
+	return &http.Transport{
+		DialTLSContext:      func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx, r) },
+		MaxIdleConnsPerHost: maxIdle,
+		IdleConnTimeout:     idleTime,
+		// Asking for gzip would hide the length of a response.
+		DisableCompression: true,
+	}
+}
+
+// dial connects to a replica and checks its identity, on behalf of the attempt
+// in ctx. At most maxDials run at a time: a replica that is catching up on
+// handshakes serves no requests. An attempt that has waited dialWait dials
+// anyway, so that stuck dials cannot block it; one that has a connection
+// meanwhile does not.
+func (c *Client) dial(ctx context.Context, r *replica) (net.Conn, error) {
+	if err := c.beginTask(); err != nil {
+		return nil, err
+	}
+	defer c.tasks.Done()
+	wait := time.NewTimer(dialWait)
+	defer wait.Stop()
+	select {
+	case r.dialing <- struct{}{}:
+		defer func() { <-r.dialing }()
+	case <-wait.C:
+	case <-c.life.Done():
+		return nil, ErrClosed
+	}
+	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok && !a.waits() {
+		return nil, errNotNeeded
+	}
+	opened, err := c.connect(r)
+	if err != nil {
+		return nil, err
+	}
+	return opened.secured, nil
+}
+
+// connect dials under the newest trust. A refusal makes the client fetch trust
+// again, because policy may have moved on; if it has, connect dials once more.
+func (c *Client) connect(r *replica) (*conn, error) {
 	ctx, cancel := context.WithTimeout(c.life, dialTime)
 	defer cancel()
-	overdue := time.AfterFunc(stagger, func() { c.pool.late(r, 1) })
+	overdue := time.AfterFunc(stagger, func() { c.pool.addLate(r, 1) })
 	defer func() {
 		if !overdue.Stop() {
-			c.pool.late(r, -1)
+			c.pool.addLate(r, -1)
 		}
 	}()
 	began := c.now()
 	trust := c.trust.Load()
-	opened, err := c.dialUnder(ctx, trust, r)
+	opened, err := c.connectUnder(ctx, trust, r)
 	if refused(err) {
 		if newer := c.renewAfter(ctx, trust); !newer.is(trust) {
 			trust = newer
-			opened, err = c.dialUnder(ctx, newer, r)
+			opened, err = c.connectUnder(ctx, newer, r)
 		}
 	}
-	if newest := c.trust.Load(); err == nil && !newest.is(trust) { // a step came under way
+	if newest := c.trust.Load(); err == nil && !newest.is(trust) { // policy changed during the handshake
 		c.enforce(newest)
 	}
 	c.counters.dials.Add(1)
@@ -96,26 +166,25 @@ func (c *Client) dial(r *replica) (*conn, error) {
 	return opened, nil
 }
 
-func (c *Client) dialUnder(ctx context.Context, trust *Trust, r *replica) (*conn, error) {
+// connectUnder dials a replica and checks its identity under trust.
+func (c *Client) connectUnder(ctx context.Context, trust *Trust, r *replica) (*conn, error) {
 	below, err := c.config.Dial(ctx, "tcp", r.address)
 	if err != nil {
 		return nil, err
 	}
-	opened := &conn{link: &link{Conn: below}, replica: r, head: trust.Policy().Head()}
-	secured := tls.Client(opened.link, c.tlsConfig(trust))
-	if err := secured.HandshakeContext(ctx); err != nil {
+	opened := &conn{Conn: below, pool: c.pool, replica: r, head: trust.Policy().Head()}
+	opened.secured = tls.Client(opened, c.tlsConfig(trust))
+	if err := opened.secured.HandshakeContext(ctx); err != nil {
 		below.Close()
 		return nil, err
 	}
-	opened.state = secured.ConnectionState()
-	leaf := opened.state.PeerCertificates[0]
+	opened.peer = opened.secured.ConnectionState()
+	leaf := opened.peer.PeerCertificates[0]
 	opened.retire = leaf.NotAfter.Add(-retireBefore(leaf))
-	opened.http, err = c.http.NewClientConn(context.WithValue(ctx, dialed{}, secured), "https", r.address)
-	if err != nil {
+	if !c.pool.add(opened) {
 		below.Close()
-		return nil, err
+		return nil, ErrClosed
 	}
-	c.pool.opened(opened, c.now())
 	return opened, nil
 }
 
@@ -125,23 +194,4 @@ func (c *Client) tlsConfig(trust *Trust) *tls.Config {
 	config := identity.ClientTLS(c.config.ServerName, trust.AuthorityRoot, expect)
 	config.NextProtos = []string{"http/1.1"}
 	return config
-}
-
-// dialed is the context key under which a connection that is already checked
-// is handed to the HTTP transport.
-type dialed struct{}
-
-// newTransport makes the HTTP side of connections. It opens none by itself.
-func newTransport() *http.Transport {
-	return &http.Transport{
-		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			secured, ok := ctx.Value(dialed{}).(*tls.Conn)
-			if !ok {
-				return nil, net.ErrClosed
-			}
-			return secured, nil
-		},
-		// Asking for gzip would hide the length of an answer.
-		DisableCompression: true,
-	}
 }

@@ -13,7 +13,7 @@ import (
 const (
 	stagger      = 50 * time.Millisecond // a connection that takes longer is raced by one to another replica
 	dialTime     = 5 * time.Second       // a connection and its handshake take at most this
-	dialMost     = 8                     // connections to a replica that are under way at a time
+	maxDials     = 8                     // connections to a replica that are under way at a time
 	dialWait     = time.Second           // longest wait for others to be there
 	hedgeLeast   = 10 * time.Millisecond // no answer is called late before
 	hedgeUnknown = 50 * time.Millisecond // when an answer is late while few latencies are known

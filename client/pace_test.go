@@ -1,6 +1,7 @@
 package client
 
 import (
+	"net/http"
 	"testing"
 	"time"
 )
@@ -98,7 +99,7 @@ func TestLateDoesNotFeedItself(t *testing.T) {
 
 // someReplicas are n replicas without connections.
 func someReplicas(n int) (*pool, []*replica) {
-	p := newPool([32]byte{1}, time.Now)
+	p := newPool([32]byte{1}, time.Now, func(*replica) *http.Transport { return &http.Transport{} })
 	var addresses []string
 	for i := range n {
 		addresses = append(addresses, string(rune('a'+i)))

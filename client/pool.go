@@ -12,26 +12,27 @@ import (
 )
 
 const (
-	idleMost = 64               // idle connections that a replica keeps
+	maxIdle  = 64               // idle connections that a replica keeps
 	idleTime = 90 * time.Second // an idle connection is closed after this
 )
 
-// replica is one address and what is known of it. Its fields are guarded by
-// pool.mu.
+// replica is one address of the cluster with its connections and its record of
+// failures. The fields below dialing are guarded by pool.mu.
 type replica struct {
-	address string
+	address   string
+	transport *http.Transport
+	dialing   chan struct{} // a value for each dial under way
+
 	backoff backoff
 	busy    int // requests under way
 	late    int // requests and connections that are overdue
-	idle    []*conn
-	waiting []chan *conn  // for a connection that becomes free, longest first
-	dialing chan struct{} // holds one for each that is under way; guards itself
 }
 
-// pool holds the replicas of a cluster with their connections. It is safe for
-// concurrent use.
+// pool holds the replicas of a cluster and every connection to them. The idle
+// ones are kept by each replica's transport. It is safe for concurrent use.
 type pool struct {
-	now func() time.Time
+	now          func() time.Time
+	newTransport func(*replica) *http.Transport
 
 	mu       sync.Mutex // guards all below
 	replicas []*replica
@@ -40,11 +41,11 @@ type pool struct {
 	closed   bool
 }
 
-func newPool(head attest.Digest, now func() time.Time) *pool {
-	return &pool{now: now, open: make(map[*conn]bool), head: head}
+func newPool(head attest.Digest, now func() time.Time, newTransport func(*replica) *http.Transport) *pool {
+	return &pool{now: now, newTransport: newTransport, open: make(map[*conn]bool), head: head}
 }
 
-// set makes addresses the replicas, keeps what is known of those that stay, and
+// set makes addresses the replicas, keeps the records of those that stay, and
 // closes the idle connections of those that go.
 func (p *pool) set(addresses []string) {
 	p.mu.Lock()
@@ -52,20 +53,21 @@ func (p *pool) set(addresses []string) {
 	for _, address := range addresses {
 		i := slices.IndexFunc(p.replicas, func(r *replica) bool { return r.address == address })
 		if i < 0 {
-			kept = append(kept, &replica{address: address, dialing: make(chan struct{}, dialMost)})
+			r := &replica{address: address, dialing: make(chan struct{}, maxDials)}
+			r.transport = p.newTransport(r)
+			kept = append(kept, r)
 			continue
 		}
 		kept = append(kept, p.replicas[i])
 	}
-	var idle []*conn
-	for _, r := range p.replicas {
-		if !slices.Contains(kept, r) {
-			idle = append(idle, r.flush()...)
-		}
-	}
+	old := p.replicas
 	p.replicas = kept
 	p.mu.Unlock()
-	closeAll(idle)
+	for _, r := range old {
+		if !slices.Contains(kept, r) {
+			r.transport.CloseIdleConnections()
+		}
+	}
 }
 
 func (p *pool) all() []*replica {
@@ -148,115 +150,59 @@ func lessBusy(among []*replica) *replica {
 	return among[i]
 }
 
-// take gives an idle connection to the replica that may carry one more request,
-// reserved for the caller, or nil.
-func (p *pool) take(r *replica, at time.Time) *conn {
-	for {
-		p.mu.Lock()
-		if len(r.idle) == 0 {
-			p.mu.Unlock()
-			return nil
-		}
-		last := r.idle[len(r.idle)-1]
-		r.idle = r.idle[:len(r.idle)-1]
-		usable := p.current(last) && at.Before(last.retire)
-		p.mu.Unlock()
-		if !usable {
-			last.http.Close()
-		} else if p.reserve(last, at) {
-			return last
-		}
+// add registers a new connection. It returns false when the pool is closed.
+func (p *pool) add(c *conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
 	}
+	p.open[c] = true
+	return true
 }
 
-// reserve makes the connection the caller's for one request. It fails when the
-// connection has ended meanwhile.
-func (p *pool) reserve(c *conn, at time.Time) bool {
+// acquire makes a the user of a connection. It returns false for one that may
+// carry no further request: its peer was not checked under the policy in force,
+// or, if it was used before, its certificate ends soon.
+func (p *pool) acquire(c *conn, a *attempt, reused bool) bool {
 	p.mu.Lock()
-	c.busy, c.used = true, at
-	c.replica.busy++
-	p.mu.Unlock()
-	if c.http.Reserve() != nil {
-		p.changed(c)
+	defer p.mu.Unlock()
+	if !p.open[c] || c.stopped.Load() || !p.current(c) || reused && !p.now().Before(c.retire) {
 		return false
+	}
+	if c.user.Swap(a) == nil {
+		c.replica.busy++
 	}
 	return true
 }
 
-// opened takes note of a new connection.
-func (p *pool) opened(c *conn, at time.Time) {
-	p.mu.Lock()
-	p.open[c] = true
-	c.used = at
-	closed := p.closed
-	p.mu.Unlock()
-	c.http.SetStateHook(func(*http.ClientConn) { p.changed(c) })
-	if closed {
-		c.http.Close()
-	}
-}
-
-// changed is called by a connection that became free or ended.
-func (p *pool) changed(c *conn) {
-	ended := c.http.Err() != nil
-	if !ended && c.http.Available() == 0 {
-		return
-	}
-	p.mu.Lock()
-	wasBusy := c.busy
-	if wasBusy {
-		c.busy = false
-		c.replica.busy--
-	}
-	if ended {
-		delete(p.open, c)
-		c.replica.idle = slices.DeleteFunc(c.replica.idle, func(i *conn) bool { return i == c })
-	}
-	p.mu.Unlock()
-	if wasBusy && !ended {
-		p.put(c)
-	}
-}
-
-// put gives a connection that nobody uses to whoever waits longest for one to
-// its replica, keeps it, or closes it when it is not to be used again.
-func (p *pool) put(c *conn) {
-	p.mu.Lock()
-	r := c.replica
-	keep := p.current(c) && slices.Contains(p.replicas, r)
-	switch {
-	case keep && len(r.waiting) > 0 && p.now().Before(c.retire):
-		r.waiting[0] <- c // has room for one
-		r.waiting = r.waiting[1:]
-	case keep && len(r.idle) < idleMost:
-		r.idle = append(r.idle, c)
-	default:
-		keep = false
-	}
-	p.mu.Unlock()
-	if !keep {
-		c.http.Close()
-	}
-}
-
-// await gives a channel for one connection to the replica that becomes free.
-func (p *pool) await(r *replica) chan *conn {
+// release ends a's use of a connection, which may have another user by now.
+func (p *pool) release(c *conn, a *attempt) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	free := make(chan *conn, 1)
-	r.waiting = append(r.waiting, free)
-	return free
+	if c.user.CompareAndSwap(a, nil) {
+		c.replica.busy--
+	}
 }
 
-// forgo ends waiting. What came meanwhile goes to others.
-func (p *pool) forgo(r *replica, free chan *conn) {
+// wrote stops a's connection and reports whether it wrote for a. A connection
+// that another attempt uses by now wrote all of a's request.
+func (p *pool) wrote(a *attempt) bool {
 	p.mu.Lock()
-	r.waiting = slices.DeleteFunc(r.waiting, func(w chan *conn) bool { return w == free })
-	p.mu.Unlock()
-	select {
-	case c := <-free:
-		p.put(c)
-	default:
+	defer p.mu.Unlock()
+	if user := a.conn.user.Load(); user != nil && user != a {
+		return true
+	}
+	return a.conn.wroteSince(a.writes)
+}
+
+// remove forgets a connection that ends.
+func (p *pool) remove(c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.open, c)
+	if c.user.Swap(nil) != nil {
+		c.replica.busy--
 	}
 }
 
@@ -264,16 +210,15 @@ func (p *pool) forgo(r *replica, free chan *conn) {
 // force. The caller holds mu.
 func (p *pool) current(c *conn) bool { return !p.closed && c.head == p.head }
 
-// failed notes that what began at began on this replica did not end well.
+// failed records that what began at began on this replica did not end well.
 func (p *pool) failed(r *replica, began, at time.Time) {
 	p.mu.Lock()
 	r.backoff.failed(began, at, rand.Float64())
-	var idle []*conn
-	if r.backoff.fails > 1 { // once may be bad luck; a replica that is gone takes its connections along
-		idle = r.flush()
-	}
+	again := r.backoff.fails > 1
 	p.mu.Unlock()
-	closeAll(idle)
+	if again { // one failure may be chance; a replica that is gone takes its connections along
+		r.transport.CloseIdleConnections()
+	}
 }
 
 func (p *pool) succeeded(r *replica) {
@@ -282,23 +227,15 @@ func (p *pool) succeeded(r *replica) {
 	r.backoff = backoff{}
 }
 
-// late adds n to what is overdue at a replica.
-func (p *pool) late(r *replica, n int) {
+// addLate adds n to the overdue requests and connections of a replica.
+func (p *pool) addLate(r *replica, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r.late += n
 }
 
-// drop closes the idle connections of a replica: one of them turned out dead.
-func (p *pool) drop(r *replica) {
-	p.mu.Lock()
-	idle := r.flush()
-	p.mu.Unlock()
-	closeAll(idle)
-}
-
-// enforce makes head the policy in force, by which check judges the connections that are
-// open. One that it refuses ends at once.
+// enforce makes head the policy in force, and checks every open connection. One
+// that check refuses ends at once.
 func (p *pool) enforce(head attest.Digest, at time.Time, check func(*conn) error) {
 	p.mu.Lock()
 	p.head = head
@@ -308,7 +245,7 @@ func (p *pool) enforce(head attest.Digest, at time.Time, check func(*conn) error
 	for _, c := range open {
 		if check(c) != nil {
 			// Without a TLS close: the peer would end its response in good order on that.
-			c.link.Conn.Close()
+			c.Conn.Close()
 			refused = append(refused, c)
 			continue
 		}
@@ -329,18 +266,14 @@ func (p *pool) under(head attest.Digest) bool {
 	return p.head == head
 }
 
-// sweep closes idle connections that will not be used again.
+// sweep closes idle connections that no request may use again.
 func (p *pool) sweep(at time.Time) {
 	p.mu.Lock()
 	var old []*conn
-	for _, r := range p.replicas {
-		r.idle = slices.DeleteFunc(r.idle, func(c *conn) bool {
-			over := !p.current(c) || !at.Before(c.retire) || at.Sub(c.used) > idleTime
-			if over {
-				old = append(old, c)
-			}
-			return over
-		})
+	for c := range p.open {
+		if c.user.Load() == nil && (!p.current(c) || !at.Before(c.retire)) {
+			old = append(old, c)
+		}
 	}
 	p.mu.Unlock()
 	closeAll(old)
@@ -355,14 +288,8 @@ func (p *pool) close() {
 	closeAll(all)
 }
 
-func (r *replica) flush() []*conn {
-	idle := r.idle
-	r.idle = nil
-	return idle
-}
-
 func closeAll(conns []*conn) {
 	for _, c := range conns {
-		c.http.Close()
+		c.secured.Close()
 	}
 }

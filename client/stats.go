@@ -57,11 +57,15 @@ func (c *Client) Stats() Stats {
 func (p *pool) stats() []ReplicaStats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	open := make(map[*replica]int)
+	for c := range p.open {
+		open[c.replica]++
+	}
 	var all []ReplicaStats
 	for _, r := range p.replicas {
 		all = append(all, ReplicaStats{
 			Address: r.address, InFlight: r.busy, Late: r.late,
-			Idle: len(r.idle), Failures: r.backoff.fails, Until: r.backoff.until,
+			Idle: open[r] - r.busy, Failures: r.backoff.fails, Until: r.backoff.until,
 		})
 	}
 	return all

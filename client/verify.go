@@ -105,7 +105,7 @@ func Verify(ctx context.Context, address string, config Config) (*Report, error)
 	var first *conn
 	var cause error
 	for _, r := range c.pool.all() {
-		opened, err := c.dialUnder(ctx, config.Trust, r)
+		opened, err := c.connectUnder(ctx, config.Trust, r)
 		if refused(err) {
 			return nil, fmt.Errorf("verifying %s: %w", r.address, err)
 		}
@@ -133,13 +133,13 @@ func (c *Client) describe(opened *conn) AddressReport {
 	if err != nil { // only if its certificate has ended since
 		return AddressReport{Address: opened.replica.address, Error: err.Error()}
 	}
-	serial := opened.state.PeerCertificates[0].SerialNumber.Text(16)
+	serial := opened.peer.PeerCertificates[0].SerialNumber.Text(16)
 	return AddressReport{Address: opened.replica.address, Identity: peer.ID(), Serial: serial}
 }
 
 func (c *Client) peer(opened *conn) (identity.Peer, error) {
 	trust := c.config.Trust
-	return identity.Check(opened.state.PeerCertificates, trust.root, trust.expect(c.now()))
+	return identity.Check(opened.peer.PeerCertificates, trust.root, trust.expect(c.now()))
 }
 
 // report fills the report from the first replica that answered.
@@ -150,7 +150,7 @@ func (c *Client) report(opened *conn, cluster ClusterReport) (*Report, error) {
 	}
 	trust := c.config.Trust
 	i := slices.IndexFunc(trust.identities, func(i Identity) bool { return i.ID == peer.ID() })
-	held, leaf := trust.identities[i], opened.state.PeerCertificates[0]
+	held, leaf := trust.identities[i], opened.peer.PeerCertificates[0]
 	doc, p := trust.Policy().Document(), trust.Policy()
 	r := &Report{
 		Schema: ReportSchema,

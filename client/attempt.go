@@ -1,0 +1,149 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
+	"time"
+)
+
+// errRejected is the read error of a body whose attempt has no connection.
+var errRejected = errors.New("connection may carry no further request")
+
+// attemptKey is the context key of the attempt that a dial is for.
+type attemptKey struct{}
+
+// attempt is one try to send a call's request to one replica. It waits for a
+// connection of the replica's transport, asks the call whether to send on it,
+// and reports how it ended. The fields below began belong to the goroutine of
+// [call.run], those below rejected to that of attempt.run.
+type attempt struct {
+	call    *call
+	replica *replica
+	context context.Context
+	cancel  context.CancelCauseFunc
+	hasConn atomic.Bool
+	verdict chan bool // the call's, on the connection of the attempt
+
+	began  time.Time // the sending
+	conn   *conn     // nil until the call lets the attempt send
+	writes int64     // of conn, before the sending
+	wrote  bool      // on a connection before conn
+	late   bool
+
+	current  *conn // the last that the transport took
+	rejected bool  // it was
+	response *http.Response
+	err      error
+}
+
+// newAttempt makes an attempt, which ends when the request's context does.
+func (k *call) newAttempt(r *replica) *attempt {
+	a := &attempt{call: k, replica: r, verdict: make(chan bool)}
+	ctx, cancel := context.WithCancelCause(context.WithValue(k.request.Context(), attemptKey{}, a))
+	a.cancel = cancel
+	a.context = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn: func(string) { a.hasConn.Store(false) },
+		GotConn: a.gotConn,
+		PutIdleConn: func(err error) {
+			if err == nil { // otherwise the connection ends
+				k.client.pool.release(a.current, a)
+			}
+		},
+	})
+	return a
+}
+
+// waits reports whether the attempt needs a connection.
+func (a *attempt) waits() bool { return !a.hasConn.Load() && a.context.Err() == nil }
+
+// run sends the request and reads a short response whole. A connection that was
+// rejected has carried nothing, so another takes its place.
+func (a *attempt) run() {
+	for {
+		a.rejected = false
+		a.response, a.err = a.roundTrip()
+		if !a.rejected || a.context.Err() != nil {
+			break
+		}
+	}
+	if a.err != nil {
+		a.cancel(nil)
+	}
+	select {
+	case a.call.events <- event{attempt: a}:
+	case <-a.call.over:
+		a.cancel(nil)
+		if a.response != nil {
+			a.response.Body.Close()
+		}
+	}
+}
+
+func (a *attempt) roundTrip() (*http.Response, error) {
+	request := a.call.request.WithContext(a.context)
+	body, err := a.call.body.open()
+	if err != nil {
+		return nil, err
+	}
+	request.Body, request.GetBody = body, a.call.body.again
+	if a.call.body.once != nil {
+		request.Body = &attemptBody{ReadCloser: body, attempt: a}
+	}
+	response, err := a.replica.transport.RoundTrip(request)
+	if err == nil {
+		err = readWhole(response)
+	}
+	return response, err
+}
+
+// gotConn asks the call whether to send on a connection. The transport calls it
+// before it sends anything.
+func (a *attempt) gotConn(info httptrace.GotConnInfo) {
+	a.hasConn.Store(true)
+	a.current = info.Conn.(*tls.Conn).NetConn().(*conn)
+	a.rejected = !a.call.client.pool.acquire(a.current, a, info.Reused) || !a.maySend(a.current)
+	if a.rejected {
+		a.current.reject()
+	}
+}
+
+func (a *attempt) maySend(c *conn) bool {
+	select {
+	case a.call.events <- event{attempt: a, conn: c}:
+		return <-a.verdict
+	case <-a.call.over:
+		return false
+	}
+}
+
+// sent reports whether a part of the request may have left. If not, nothing of
+// it leaves later.
+func (a *attempt) sent() bool {
+	return a.wrote || a.conn != nil && a.call.client.pool.wrote(a)
+}
+
+// attemptBody is a body that can be read once, as an attempt sees it: while its
+// connection is rejected, it leaves the body untouched.
+type attemptBody struct {
+	io.ReadCloser
+	attempt *attempt
+}
+
+func (b *attemptBody) Read(p []byte) (int, error) {
+	if b.attempt.rejected || !b.attempt.hasConn.Load() {
+		return 0, errRejected
+	}
+	return b.ReadCloser.Read(p)
+}
+
+func (b *attemptBody) Close() error {
+	if b.attempt.rejected || !b.attempt.hasConn.Load() {
+		return nil
+	}
+	return b.ReadCloser.Close()
+}
