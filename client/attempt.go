@@ -22,12 +22,12 @@ type attemptKey struct{}
 // and reports how it ended. The fields below began belong to the goroutine of
 // [call.run], those below rejected to that of attempt.run.
 type attempt struct {
-	call    *call
-	replica *replica
-	context context.Context
-	cancel  context.CancelCauseFunc
-	hasConn atomic.Bool
-	verdict chan bool // the call's, on the connection of the attempt
+	call     *call
+	replica  *replica
+	context  context.Context
+	cancel   context.CancelCauseFunc
+	hasConn  atomic.Bool
+	admitted chan bool // the call's, on the connection of the attempt
 
 	began  time.Time // the sending
 	conn   *conn     // nil until the call lets the attempt send
@@ -43,7 +43,7 @@ type attempt struct {
 
 // newAttempt makes an attempt, which ends when the request's context does.
 func (k *call) newAttempt(r *replica) *attempt {
-	a := &attempt{call: k, replica: r, verdict: make(chan bool)}
+	a := &attempt{call: k, replica: r, admitted: make(chan bool)}
 	ctx, cancel := context.WithCancelCause(context.WithValue(k.request.Context(), attemptKey{}, a))
 	a.cancel = cancel
 	a.context = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
@@ -58,8 +58,8 @@ func (k *call) newAttempt(r *replica) *attempt {
 	return a
 }
 
-// waits reports whether the attempt needs a connection.
-func (a *attempt) waits() bool { return !a.hasConn.Load() && a.context.Err() == nil }
+// needsConn reports whether the attempt needs a connection.
+func (a *attempt) needsConn() bool { return !a.hasConn.Load() && a.context.Err() == nil }
 
 // run sends the request and reads a short response whole. A connection that was
 // rejected has carried nothing, so another takes its place.
@@ -76,7 +76,7 @@ func (a *attempt) run() {
 	}
 	select {
 	case a.call.events <- event{attempt: a}:
-	case <-a.call.over:
+	case <-a.call.done:
 		a.cancel(nil)
 		if a.response != nil {
 			a.response.Body.Close()
@@ -90,7 +90,7 @@ func (a *attempt) roundTrip() (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	request.Body, request.GetBody = body, a.call.body.again
+	request.Body, request.GetBody = body, a.call.body.reopen
 	if a.call.body.once != nil {
 		request.Body = &attemptBody{ReadCloser: body, attempt: a}
 	}
@@ -106,17 +106,17 @@ func (a *attempt) roundTrip() (*http.Response, error) {
 func (a *attempt) gotConn(info httptrace.GotConnInfo) {
 	a.hasConn.Store(true)
 	a.current = info.Conn.(*tls.Conn).NetConn().(*conn)
-	a.rejected = !a.call.client.pool.acquire(a.current, a, info.Reused) || !a.maySend(a.current)
+	a.rejected = !a.call.client.pool.acquire(a.current, a, info.Reused) || !a.askCall(a.current)
 	if a.rejected {
 		a.current.reject()
 	}
 }
 
-func (a *attempt) maySend(c *conn) bool {
+func (a *attempt) askCall(c *conn) bool {
 	select {
 	case a.call.events <- event{attempt: a, conn: c}:
-		return <-a.verdict
-	case <-a.call.over:
+		return <-a.admitted
+	case <-a.call.done:
 		return false
 	}
 }

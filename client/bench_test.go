@@ -4,6 +4,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/cohort-tee/cohort/bench"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
@@ -16,6 +17,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 	get(b, c, "ok")
 	b.Run("one", func(b *testing.B) {
 		b.ReportAllocs()
+		defer cpu(b)()
 		for b.Loop() {
 			get(b, c, "ok")
 		}
@@ -23,12 +25,19 @@ func BenchmarkRoundTrip(b *testing.B) {
 	b.Run("16", func(b *testing.B) {
 		b.ReportAllocs()
 		b.SetParallelism(8)
+		defer cpu(b)()
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
 				get(b, c, "ok")
 			}
 		})
 	})
+}
+
+// cpu reports the processor time of one operation, of both ends.
+func cpu(b *testing.B) func() {
+	before := bench.CPU()
+	return func() { b.ReportMetric(float64((bench.CPU()-before).Microseconds())/float64(b.N), "cpu-µs/op") }
 }
 
 // BenchmarkBurst sends 64 requests at once from a client without connections.
@@ -40,6 +49,7 @@ func BenchmarkBurst(b *testing.B) {
 		addresses = append(addresses, r.address)
 	}
 	dials := int64(0)
+	defer cpu(b)()
 	for b.Loop() {
 		c := testworld.Must(client.New(client.Config{Trust: trust, Addresses: addresses}))
 		var all sync.WaitGroup

@@ -9,13 +9,13 @@ import (
 )
 
 const (
-	bodyMost   = 1 << 20  // body of a request that is kept so that it can be sent again
-	answerMost = 64 << 10 // answer of known length that is read whole before it is handed on
+	maxKeptBody      = 1 << 20  // body of a request that is kept so that it can be sent again
+	maxWholeResponse = 64 << 10 // answer of known length that is read whole before it is handed on
 )
 
-// safe reports whether a request may be executed any number of times: its
+// isSafe reports whether a request may be executed any number of times: its
 // method is safe by RFC 9110, section 9.2.1.
-func safe(r *http.Request) bool {
+func isSafe(r *http.Request) bool {
 	switch r.Method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
 		return true
@@ -23,14 +23,14 @@ func safe(r *http.Request) bool {
 	return false
 }
 
-// marked reports whether the caller promised that the service executes the
+// hasIdempotencyKey reports whether the caller promised that the service executes the
 // request once, however often it is sent.
-func marked(r *http.Request) bool { return r.Header.Get("Idempotency-Key") != "" }
+func hasIdempotencyKey(r *http.Request) bool { return r.Header.Get("Idempotency-Key") != "" }
 
 // body gives a request's body to each attempt.
 type body struct {
-	again func() (io.ReadCloser, error) // nil when the body can be read once only
-	once  *onceBody                     // where again is nil
+	reopen func() (io.ReadCloser, error) // nil when the body can be read once only
+	once   *onceBody                     // where again is nil
 }
 
 // newBody prepares the body of a request. A body that the caller cannot give
@@ -38,9 +38,9 @@ type body struct {
 func newBody(r *http.Request, keep int64) (*body, error) {
 	switch {
 	case r.Body == nil || r.Body == http.NoBody:
-		return &body{again: func() (io.ReadCloser, error) { return r.Body, nil }}, nil
+		return &body{reopen: func() (io.ReadCloser, error) { return r.Body, nil }}, nil
 	case r.GetBody != nil:
-		return &body{again: r.GetBody}, nil
+		return &body{reopen: r.GetBody}, nil
 	case keep == 0:
 		return &body{once: &onceBody{ReadCloser: r.Body}}, nil
 	}
@@ -52,19 +52,19 @@ func newBody(r *http.Request, keep int64) (*body, error) {
 		whole := io.MultiReader(bytes.NewReader(kept), r.Body)
 		return &body{once: &onceBody{ReadCloser: readCloser{whole, r.Body}}}, nil
 	}
-	return &body{again: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(kept)), nil }}, nil
+	return &body{reopen: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(kept)), nil }}, nil
 }
 
-// open gives the body for one more attempt.
+// startAttempt gives the body for one more attempt.
 func (b *body) open() (io.ReadCloser, error) {
-	if b.again != nil {
-		return b.again()
+	if b.reopen != nil {
+		return b.reopen()
 	}
 	return b.once, nil
 }
 
-// whole reports whether open would give the body from its beginning.
-func (b *body) whole() bool { return b.again != nil || !b.once.touched.Load() }
+// isUnread reports whether open would give the body from its beginning.
+func (b *body) isUnread() bool { return b.reopen != nil || !b.once.touched.Load() }
 
 // onceBody notes that it was read or closed.
 type onceBody struct {
@@ -90,7 +90,7 @@ type readCloser struct {
 // readWhole reads a short answer of known length to its end, so that one that
 // breaks is noticed while another attempt is possible.
 func readWhole(answer *http.Response) error {
-	if answer.ContentLength <= 0 || answer.ContentLength > answerMost || answer.Body == http.NoBody {
+	if answer.ContentLength <= 0 || answer.ContentLength > maxWholeResponse || answer.Body == http.NoBody {
 		return nil
 	}
 	whole, err := io.ReadAll(answer.Body)
@@ -102,13 +102,13 @@ func readWhole(answer *http.Response) error {
 	return nil
 }
 
-// answerBody ends its attempt's context when the answer was read or given up.
-type answerBody struct {
+// responseBody ends its attempt's context when the answer was read or given up.
+type responseBody struct {
 	io.ReadCloser
 	done func()
 }
 
-func (b *answerBody) Read(p []byte) (int, error) {
+func (b *responseBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
 		b.done()
@@ -116,7 +116,7 @@ func (b *answerBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *answerBody) Close() error {
+func (b *responseBody) Close() error {
 	err := b.ReadCloser.Close()
 	b.done()
 	return err

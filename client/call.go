@@ -30,15 +30,15 @@ type call struct {
 	body       *body
 	repeatable bool // may be executed twice: safe or marked, with a body to send again
 
-	events  chan event
-	over    chan struct{} // closed when the call has its outcome
-	tried   []*replica
-	wanted  int        // sends that have no connection yet
-	waiting []*attempt // for a connection
-	active  []*attempt // that wait for a response
-	forced  bool       // went to a replica in its pause already
-	sent    bool       // a part of it may have left without a response
-	cause   error      // reported when all attempts fail
+	events       chan event
+	done         chan struct{} // closed when the call has its outcome
+	tried        []*replica
+	wanted       int        // sends that have no connection yet
+	waiting      []*attempt // for a connection
+	active       []*attempt // that wait for a response
+	probedPaused bool       // went to a replica in its pause already
+	sent         bool       // a part of it may have left without a response
+	cause        error      // reported when all attempts fail
 }
 
 // event is one of an attempt: it has a connection, or, without conn, it ended.
@@ -62,38 +62,38 @@ func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Body != nil {
 		defer r.Body.Close()
 	}
-	if err := c.accept(r); err != nil {
+	if err := c.checkRequest(r); err != nil {
 		return nil, err
 	}
 	if err := c.beginTask(); err != nil {
 		return nil, err
 	}
 	defer c.tasks.Done()
-	if newest := c.trust.Load(); !c.pool.under(newest.Policy().Head()) {
+	if newest := c.trust.Load(); !c.pool.enforces(newest.Policy().Head()) {
 		c.enforce(newest) // maintain is about to, and the request must not be ahead of it
 	}
-	if err := c.locate(r.Context()); err != nil {
+	if err := c.ensureAddresses(r.Context()); err != nil {
 		return nil, err
 	}
 	keep := int64(0)
-	again := safe(r) || marked(r)
+	again := isSafe(r) || hasIdempotencyKey(r)
 	if again {
-		keep = bodyMost
+		keep = maxKeptBody
 	}
 	body, err := newBody(r, keep)
 	if err != nil {
 		return nil, err
 	}
 	c.counters.requests.Add(1)
-	c.hedges.earn()
-	c.retries.earn()
-	k := &call{client: c, request: r, body: body, repeatable: again && body.again != nil,
-		events: make(chan event), over: make(chan struct{})}
+	c.hedges.refill()
+	c.retries.refill()
+	k := &call{client: c, request: r, body: body, repeatable: again && body.reopen != nil,
+		events: make(chan event), done: make(chan struct{})}
 	return k.run()
 }
 
-// accept refuses requests that are not for this cluster.
-func (c *Client) accept(r *http.Request) error {
+// checkRequest refuses requests that are not for this cluster.
+func (c *Client) checkRequest(r *http.Request) error {
 	if r.URL == nil || r.URL.Scheme != "https" {
 		return wire.Refuse(wire.BadRequest, "request: URL", r.URL, "scheme https")
 	}
@@ -104,51 +104,51 @@ func (c *Client) accept(r *http.Request) error {
 }
 
 func (k *call) run() (*http.Response, error) {
-	defer k.end()
+	defer k.finish()
 	k.wanted = 1
-	k.open()
-	timer := time.NewTimer(k.patience())
+	k.startAttempt()
+	timer := time.NewTimer(k.raceDelay())
 	defer timer.Stop()
 	for len(k.waiting)+len(k.active) > 0 {
 		select {
 		case e := <-k.events:
 			if e.conn != nil {
-				e.attempt.verdict <- k.admit(e.attempt, e.conn)
-			} else if response, err := k.ended(e.attempt); response != nil || err != nil {
+				e.attempt.admitted <- k.admit(e.attempt, e.conn)
+			} else if response, err := k.handleEnded(e.attempt); response != nil || err != nil {
 				return response, err
 			}
 		case <-timer.C:
-			k.overdue()
+			k.handleOverdue()
 		case <-k.request.Context().Done():
-			return nil, k.failure(context.Cause(k.request.Context()))
-		case <-k.client.life.Done():
-			return nil, k.failure(ErrClosed)
+			return nil, k.finalError(context.Cause(k.request.Context()))
+		case <-k.client.lifetime.Done():
+			return nil, k.finalError(ErrClosed)
 		}
-		timer.Reset(k.patience())
+		timer.Reset(k.raceDelay())
 	}
-	return nil, k.failure(k.cause)
+	return nil, k.finalError(k.cause)
 }
 
-// patience is how long to wait for the attempts under way before another starts.
-func (k *call) patience() time.Duration {
+// raceDelay is how long to wait for the attempts under way before another starts.
+func (k *call) raceDelay() time.Duration {
 	if k.wanted > 0 {
 		return stagger
 	}
 	return k.client.latencies.lateAfter()
 }
 
-// open starts an attempt at one more replica. It returns false when there is
+// startAttempt starts an attempt at one more replica. It returns false when there is
 // none left to try.
-func (k *call) open() bool {
+func (k *call) startAttempt() bool {
 	pool := k.client.pool
 	if len(k.tried) > pool.size() { // each replica once, and one of them again
 		return false
 	}
-	r, rank := pool.pick(k.client.now(), k.tried)
-	if r == nil || rank == rankPaused && k.forced && !k.client.retries.spend() {
+	r, rank := pool.choose(k.client.now(), k.tried)
+	if r == nil || rank == rankPaused && k.probedPaused && !k.client.retries.spend() {
 		return false
 	}
-	k.forced = k.forced || rank == rankPaused
+	k.probedPaused = k.probedPaused || rank == rankPaused
 	k.tried = append(k.tried, r)
 	a := k.newAttempt(r)
 	k.waiting = append(k.waiting, a)
@@ -178,13 +178,13 @@ func (k *call) admit(a *attempt, on *conn) bool {
 	return true
 }
 
-// ended handles an attempt that has a response or broke.
-func (k *call) ended(a *attempt) (*http.Response, error) {
+// handleEnded handles an attempt that has a response or broke.
+func (k *call) handleEnded(a *attempt) (*http.Response, error) {
 	if i := slices.Index(k.waiting, a); i >= 0 {
 		k.waiting = slices.Delete(k.waiting, i, i+1)
-		k.blame(a.err)
+		k.recordCause(a.err)
 		if k.wanted > 0 {
-			k.open()
+			k.startAttempt()
 		}
 		return nil, nil
 	}
@@ -193,67 +193,67 @@ func (k *call) ended(a *attempt) (*http.Response, error) {
 		return nil, nil // was not needed
 	}
 	k.active = slices.Delete(k.active, i, i+1)
-	k.settle(a)
+	k.clearLate(a)
 	if a.err != nil {
-		return nil, k.broke(a)
+		return nil, k.handleBroken(a)
 	}
 	at := k.client.now()
 	k.client.latencies.add(at.Sub(a.began))
-	if k.elsewhere(a.response) {
+	if k.shouldTryElsewhere(a.response) {
 		a.cancel(nil)
 		a.response.Body.Close()
 		k.client.pool.failed(a.replica, a.began, at)
-		k.again()
+		k.retry()
 		return nil, nil
 	}
 	k.client.pool.succeeded(a.replica)
 	if a.response.StatusCode != http.StatusSwitchingProtocols {
-		a.response.Body = &answerBody{a.response.Body, func() { a.cancel(nil) }}
+		a.response.Body = &responseBody{a.response.Body, func() { a.cancel(nil) }}
 	}
 	return a.response, nil
 }
 
-// broke decides what follows a broken connection.
-func (k *call) broke(a *attempt) error {
+// handleBroken decides what follows a broken connection.
+func (k *call) handleBroken(a *attempt) error {
 	left := a.sent()
 	if ctx := k.request.Context(); ctx.Err() != nil {
 		k.sent = k.sent || left
-		return k.failure(context.Cause(ctx))
+		return k.finalError(context.Cause(ctx))
 	}
 	if left {
 		k.sent = true
 		k.client.pool.failed(a.replica, a.began, k.client.now())
 	}
 	a.replica.transport.CloseIdleConnections() // they may be dead too
-	k.blame(a.err)
-	if left && !k.repeatable || !k.body.whole() {
-		return k.failure(a.err)
+	k.recordCause(a.err)
+	if left && !k.repeatable || !k.body.isUnread() {
+		return k.finalError(a.err)
 	}
-	k.again()
+	k.retry()
 	return nil
 }
 
-// again sends once more, on a connection to another replica.
-func (k *call) again() {
+// retry sends once more, on a connection to another replica.
+func (k *call) retry() {
 	k.client.counters.retries.Add(1)
 	k.wanted++
-	k.open()
+	k.startAttempt()
 }
 
-// elsewhere reports whether another replica is asked because this one says that
+// shouldTryElsewhere reports whether another replica is asked because this one says that
 // it, or the program behind it, cannot answer.
-func (k *call) elsewhere(answer *http.Response) bool {
+func (k *call) shouldTryElsewhere(answer *http.Response) bool {
 	if answer.StatusCode != http.StatusBadGateway && answer.StatusCode != http.StatusServiceUnavailable {
 		return false
 	}
-	return k.repeatable && k.client.pool.fresh(k.client.now(), k.tried) && k.client.retries.spend()
+	return k.repeatable && k.client.pool.hasUntried(k.client.now(), k.tried) && k.client.retries.spend()
 }
 
-// overdue starts something beside what takes too long: a connection to another
+// handleOverdue starts something beside what takes too long: a connection to another
 // replica, or, if it may be executed twice, the request itself.
-func (k *call) overdue() {
+func (k *call) handleOverdue() {
 	if k.wanted > 0 {
-		k.open()
+		k.startAttempt()
 		return
 	}
 	for _, a := range k.active {
@@ -262,31 +262,31 @@ func (k *call) overdue() {
 			k.client.pool.addLate(a.replica, 1)
 		}
 	}
-	if !k.repeatable || !k.client.pool.fresh(k.client.now(), k.tried) || !k.client.hedges.spend() {
+	if !k.repeatable || !k.client.pool.hasUntried(k.client.now(), k.tried) || !k.client.hedges.spend() {
 		return
 	}
 	k.wanted++
-	if !k.open() {
+	if !k.startAttempt() {
 		k.wanted--
 		return
 	}
 	k.client.counters.hedges.Add(1)
 }
 
-// settle ends the lateness of a send.
-func (k *call) settle(a *attempt) {
+// clearLate ends the lateness of a send.
+func (k *call) clearLate(a *attempt) {
 	if a.late {
 		k.client.pool.addLate(a.replica, -1)
 	}
 }
 
-// end gives up what still runs. A send that was late by then counts as a
+// finish gives up what still runs. A send that was late by then counts as a
 // failure of its replica.
-func (k *call) end() {
-	close(k.over)
+func (k *call) finish() {
+	close(k.done)
 	at := k.client.now()
 	for _, a := range k.active {
-		k.settle(a)
+		k.clearLate(a)
 		if a.late {
 			k.client.latencies.addLate()
 			k.client.pool.failed(a.replica, a.began, at)
@@ -307,23 +307,23 @@ func (k *call) cancelWaiting() {
 	k.waiting = nil
 }
 
-// blame remembers why an attempt failed; a refusal says more than a broken
+// recordCause remembers why an attempt failed; a refusal says more than a broken
 // connection.
-func (k *call) blame(err error) {
-	if k.cause == nil || !refused(k.cause) {
+func (k *call) recordCause(err error) {
+	if k.cause == nil || !isRefusal(k.cause) {
 		k.cause = err
 	}
 }
 
-// failure is the error of the whole call.
-func (k *call) failure(cause error) error {
+// finalError is the error of the whole call.
+func (k *call) finalError(cause error) error {
 	for _, a := range k.active {
 		k.sent = a.sent() || k.sent
 	}
 	switch {
-	case k.sent && !safe(k.request):
+	case k.sent && !isSafe(k.request):
 		return fmt.Errorf("%w: %w", ErrMaybeExecuted, cause)
-	case refused(cause), errors.Is(cause, ErrClosed), k.request.Context().Err() != nil:
+	case isRefusal(cause), errors.Is(cause, ErrClosed), k.request.Context().Err() != nil:
 		return fmt.Errorf("calling %s: %w", k.client.config.ServerName, cause)
 	case cause == nil:
 		return ErrUnreachable
@@ -331,8 +331,8 @@ func (k *call) failure(cause error) error {
 	return fmt.Errorf("%w: %w", ErrUnreachable, cause)
 }
 
-// refused reports whether an error is a check that did not hold.
-func refused(err error) bool {
+// isRefusal reports whether an error is a check that did not hold.
+func isRefusal(err error) bool {
 	var r *attest.Refusal
 	return errors.As(err, &r)
 }

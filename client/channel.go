@@ -32,14 +32,14 @@ var (
 	ErrTruncated = channel.ErrTruncated
 )
 
-// gatewayIdle is how many connections to the gateway wait for requests.
-const gatewayIdle = 256
+// maxGatewayIdle is how many connections to the gateway wait for requests.
+const maxGatewayIdle = 256
 
 // A gateway that is silent for so long is asked whether it is there, and given up
 // when it does not answer: else requests would wait for one that is cut off.
 const (
-	gatewayPing = time.Second
-	gatewayPong = 2 * time.Second
+	gatewayPingAfter   = time.Second
+	gatewayPingTimeout = 2 * time.Second
 )
 
 // OpenConfig says which cluster a channel speaks to. Trust and Gateway are
@@ -77,7 +77,7 @@ type OpenConfig struct {
 type Channel struct {
 	transport *channelhttp.Transport
 	gateways  gateways
-	trust     fresh
+	trust     trustRefresher
 	evidence  bool
 
 	stop  context.CancelFunc
@@ -100,11 +100,11 @@ func open(ctx context.Context, config OpenConfig) (*Channel, error) {
 		return nil, err
 	}
 	c := &Channel{gateways: gateways{inner: newGateway(config.CA), all: all}, evidence: config.FreshEvidence}
-	c.trust.patient = true // heads may follow one another within a second, as parties approve
-	c.gateways.spread()
-	c.trust.begin(config.Trust, refreshLeast, &c.gateways)
+	c.trust.waits = true // heads may follow one another within a second, as parties approve
+	c.gateways.startRandom()
+	c.trust.attach(config.Trust, minRefresh, &c.gateways)
 	c.transport, err = channelhttp.NewTransport(channelhttp.TransportConfig{
-		Gateway: all[0], Inner: &c.gateways, Pin: config.pin(), Wants: config.wants(), Trust: truster{c}, Heads: channelhttp.Heads{Newest: c.trust.provedHead, Heard: c.trust.hinted},
+		Gateway: all[0], Inner: &c.gateways, Pin: config.sessionPin(), Wants: config.sessionOptions(), Trust: trustSource{c}, Heads: channelhttp.Heads{Newest: c.trust.provedHead, Heard: c.trust.hintHead},
 		Clock: config.Trust.config.Clock, NotAfter: config.NotAfter,
 	})
 	if err != nil {
@@ -131,7 +131,7 @@ func (o OpenConfig) check() ([]*url.URL, error) {
 	return all, errors.Join(append(faults, err)...)
 }
 
-func (o OpenConfig) wants() (w channel.Wants) {
+func (o OpenConfig) sessionOptions() (w channel.Wants) {
 	if o.FreshEvidence {
 		w |= channel.WantEvidence
 	}
@@ -141,7 +141,7 @@ func (o OpenConfig) wants() (w channel.Wants) {
 	return w
 }
 
-// pin is what sessions stay with.
+// sessionPin is what sessions stay with.
 func (t *Trust) pin() channel.Pin {
 	p := channel.Pin{Genesis: t.config.Genesis, ID: t.config.ID, Task: t.config.Task, Group: t.config.Group}
 	if p.Task+p.Group == "" {
@@ -158,44 +158,44 @@ func newGateway(ca *x509.CertPool) *http.Transport {
 	protocols.SetHTTP2(true)
 	secure := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: ca, NextProtos: []string{"h2", "http/1.1"}}
 	return &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: dialTime}).DialContext,
-		DialTLSContext:      (&gatewayDialer{config: secure, gates: map[string]*gate{}}).dial,
-		MaxIdleConnsPerHost: gatewayIdle, IdleConnTimeout: idleTime,
+		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		DialTLSContext:      (&gatewayDialer{config: secure, routes: map[string]*gatewayRoute{}}).dial,
+		MaxIdleConnsPerHost: maxGatewayIdle, IdleConnTimeout: idleTimeout,
 		DisableCompression: true, Protocols: &protocols,
-		HTTP2: &http.HTTP2Config{SendPingTimeout: gatewayPing, PingTimeout: gatewayPong},
+		HTTP2: &http.HTTP2Config{SendPingTimeout: gatewayPingAfter, PingTimeout: gatewayPingTimeout},
 	}
 }
 
 // maintain keeps trust fresh until ctx is done. What is known stays when the
 // authority does not answer.
 func (c *Channel) maintain(ctx context.Context) {
-	ticker := time.NewTicker(refreshUsual)
+	ticker := time.NewTicker(defaultRefresh)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			_, _ = c.trust.after(ctx, c.trust.Load())
+			_, _ = c.trust.renew(ctx, c.trust.Load())
 		}
 	}
 }
 
-// truster gives a channel's newest trust to its sessions.
-type truster struct{ c *Channel }
+// trustSource gives a channel's newest trust to its sessions.
+type trustSource struct{ c *Channel }
 
 // Trust is the newest trust.
-func (t truster) Trust() channel.Trust { return t.c.judged(t.c.trust.Load()) }
+func (t trustSource) Trust() channel.Trust { return t.c.channelTrust(t.c.trust.Load()) }
 
 // Renew fetches trust anew, at most once a second, for which it waits.
-func (t truster) Renew(ctx context.Context) channel.Trust {
-	newer, _ := t.c.trust.after(ctx, t.c.trust.Load())
-	return t.c.judged(newer)
+func (t trustSource) Renew(ctx context.Context) channel.Trust {
+	newer, _ := t.c.trust.renew(ctx, t.c.trust.Load())
+	return t.c.channelTrust(newer)
 }
 
-// judged is trust as answers are judged by it.
-func (c *Channel) judged(t *Trust) channel.Trust {
-	judged := t.channel()
+// channelTrust is trust as answers are judged by it.
+func (c *Channel) channelTrust(t *Trust) channel.Trust {
+	judged := t.channelTrust()
 	if c.evidence {
 		judged.Verifier = t.config.Verifier
 	}
@@ -213,11 +213,11 @@ func (c *Channel) judged(t *Trust) channel.Trust {
 // its body.
 func (c *Channel) RoundTrip(r *http.Request) (*http.Response, error) {
 	answer, err := c.transport.RoundTrip(r)
-	return answer, known(err)
+	return answer, wrapChannelError(err)
 }
 
-// known puts the errors of this package to those of the channel.
-func known(err error) error {
+// wrapChannelError puts the errors of this package to those of the channel.
+func wrapChannelError(err error) error {
 	switch {
 	case errors.Is(err, channel.ErrClosed):
 		return fmt.Errorf("%w: %w", ErrClosed, err)
@@ -240,7 +240,7 @@ type Session struct {
 func (c *Channel) Session(ctx context.Context) (Session, error) {
 	s, err := c.transport.Session(ctx)
 	if err != nil {
-		return Session{}, known(err)
+		return Session{}, wrapChannelError(err)
 	}
 	return Session{ID: s.ID(), Unit: s.Peer(), Expires: s.Expires(), Evidence: s.Evidence()}, nil
 }
@@ -284,5 +284,5 @@ func WithRecord(ctx context.Context, r *Record) context.Context {
 // It refuses a changed request, answer or unit, and a unit that is not what t
 // is pinned to.
 func VerifyReceipt(r Record, t *Trust, at time.Time) (Receipt, error) {
-	return channel.VerifyReceipt(r, t.channel(), channel.ReceiptExpect{Pin: t.pin(), At: at})
+	return channel.VerifyReceipt(r, t.channelTrust(), channel.ReceiptExpect{Pin: t.pin(), At: at})
 }

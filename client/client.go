@@ -36,9 +36,9 @@ import (
 var ErrClosed = errors.New("client closed")
 
 const (
-	tick         = 10 * time.Second // addresses are looked up, and connections swept
-	refreshLeast = time.Second      // refused handshakes make trust be fetched at most this often
-	refreshUsual = time.Minute
+	maintainInterval = 10 * time.Second // addresses are looked up, and connections swept
+	minRefresh       = time.Second      // refused handshakes make trust be fetched at most this often
+	defaultRefresh   = time.Minute
 )
 
 // Resolver looks up the addresses of a name. [net.Resolver] is one.
@@ -72,7 +72,7 @@ type Config struct {
 type Client struct {
 	config Config
 	pool   *pool
-	trust  fresh
+	trust  trustRefresher
 
 	hedges    *budget
 	retries   *budget
@@ -81,11 +81,11 @@ type Client struct {
 
 	locating sync.Mutex // one look-up at a time
 
-	life    context.Context // ends with Close
-	stop    context.CancelFunc
-	tasks   sync.WaitGroup // calls under way, and every goroutine started
-	closing sync.Mutex     // guards closed, and tasks against starting while Close waits
-	closed  bool
+	lifetime context.Context // ends with Close
+	stop     context.CancelFunc
+	tasks    sync.WaitGroup // calls under way, and every goroutine started
+	closing  sync.Mutex     // guards closed, and tasks against starting while Close waits
+	closed   bool
 }
 
 // New makes a client. It opens no connection. On js/wasm it fails with [ErrNoTLS].
@@ -102,19 +102,19 @@ func New(config Config) (*Client, error) {
 		retries: newBudget(retryShare, retryBurst),
 	}
 	c.pool = newPool(config.Trust.Policy().Head(), config.Trust.config.Clock, c.newTransport)
-	c.life, c.stop = context.WithCancel(context.Background())
-	c.trust.begin(config.Trust, min(refreshLeast, config.Refresh), &gateways{})
+	c.lifetime, c.stop = context.WithCancel(context.Background())
+	c.trust.attach(config.Trust, min(minRefresh, config.Refresh), &gateways{})
 	c.tasks.Go(c.maintain)
 	return c, nil
 }
 
-// complete fills in what has a default and tells every fault of the rest.
+// fetchMissing fills in what has a default and tells every fault of the rest.
 func (c *Config) complete() error {
 	if c.Trust == nil {
 		return wire.Refuse(wire.BadRequest, "client: trust", "none", "that of FetchTrust")
 	}
 	var faults []error
-	names := c.Trust.names()
+	names := c.Trust.serverNames()
 	if c.ServerName == "" && len(names) > 0 {
 		c.ServerName = names[0]
 	}
@@ -136,7 +136,7 @@ func (c *Config) complete() error {
 		c.Dial = new(net.Dialer).DialContext
 	}
 	if c.Refresh <= 0 {
-		c.Refresh = refreshUsual
+		c.Refresh = defaultRefresh
 	}
 	return errors.Join(faults...)
 }
@@ -171,39 +171,39 @@ func (c *Client) beginTask() error {
 
 // maintain keeps trust, addresses and connections fresh until Close.
 func (c *Client) maintain() {
-	ticker := time.NewTicker(min(tick, c.config.Refresh))
+	ticker := time.NewTicker(min(maintainInterval, c.config.Refresh))
 	defer ticker.Stop()
 	head := c.config.Trust.Policy().Head()
 	for {
-		moved := c.trust.next()
+		moved := c.trust.changed()
 		if newest := c.trust.Load(); newest.Policy().Head() != head {
 			head = newest.Policy().Head()
 			c.enforce(newest)
 		}
 		select {
-		case <-c.life.Done():
+		case <-c.lifetime.Done():
 			return
 		case <-moved:
 			continue
 		case <-ticker.C:
 		}
-		if held := c.trust.Load(); c.now().Sub(held.at) >= c.config.Refresh {
-			c.renewAfter(c.life, held)
+		if held := c.trust.Load(); c.now().Sub(held.fetchedAt) >= c.config.Refresh {
+			c.renewTrust(c.lifetime, held)
 		}
 		// What is known stays when a look-up fails.
-		_ = c.resolve(c.life)
+		_ = c.resolve(c.lifetime)
 		c.pool.sweep(c.now())
 	}
 }
 
-// renewAfter gives trust newer than old, if there is any, and puts connections
+// renewTrust gives trust newer than old, if there is any, and puts connections
 // under it.
-func (c *Client) renewAfter(ctx context.Context, old *Trust) *Trust {
-	newer, err := c.trust.after(ctx, old)
+func (c *Client) renewTrust(ctx context.Context, old *Trust) *Trust {
+	newer, err := c.trust.renew(ctx, old)
 	if err != nil {
 		c.counters.refreshFailed.Add(1)
 	}
-	if !newer.is(old) {
+	if !newer.sameAs(old) {
 		c.enforce(newer)
 	}
 	return newer
@@ -218,8 +218,8 @@ func (c *Client) enforce(t *Trust) {
 	})
 }
 
-// locate makes sure that some address is known.
-func (c *Client) locate(ctx context.Context) error {
+// ensureAddresses makes sure that some address is known.
+func (c *Client) ensureAddresses(ctx context.Context) error {
 	if c.pool.size() > 0 {
 		return nil
 	}
@@ -236,23 +236,23 @@ func (c *Client) locate(ctx context.Context) error {
 
 // resolve looks up all addresses. On an error those known before stay.
 func (c *Client) resolve(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	var all []string
 	for _, address := range c.config.Addresses {
-		found, err := c.lookUp(ctx, address)
+		found, err := c.lookUpAddress(ctx, address)
 		if err != nil {
 			return fmt.Errorf("looking up %s: %w", address, err)
 		}
 		all = append(all, found...)
 	}
 	slices.Sort(all)
-	c.pool.set(slices.Compact(all))
+	c.pool.setAddresses(slices.Compact(all))
 	return nil
 }
 
-// lookUp gives the addresses that a "host:port" stands for.
-func (c *Client) lookUp(ctx context.Context, address string) ([]string, error) {
+// lookUpAddress gives the addresses that a "host:port" stands for.
+func (c *Client) lookUpAddress(ctx context.Context, address string) ([]string, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err

@@ -76,7 +76,7 @@ func (c *conn) fail(err error) {
 }
 
 func (c *conn) Close() error {
-	c.pool.remove(c)
+	c.pool.removeConn(c)
 	return c.Conn.Close()
 }
 
@@ -100,7 +100,7 @@ func (c *Client) newTransport(r *replica) *http.Transport {
 	return &http.Transport{
 		DialTLSContext:      func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx, r) },
 		MaxIdleConnsPerHost: maxIdle,
-		IdleConnTimeout:     idleTime,
+		IdleConnTimeout:     idleTimeout,
 		// Asking for gzip would hide the length of a response.
 		DisableCompression: true,
 	}
@@ -122,10 +122,10 @@ func (c *Client) dial(ctx context.Context, r *replica) (net.Conn, error) {
 	case r.dialing <- struct{}{}:
 		defer func() { <-r.dialing }()
 	case <-wait.C:
-	case <-c.life.Done():
+	case <-c.lifetime.Done():
 		return nil, ErrClosed
 	}
-	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok && !a.waits() {
+	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok && !a.needsConn() {
 		return nil, errNotNeeded
 	}
 	opened, err := c.connect(r)
@@ -138,7 +138,7 @@ func (c *Client) dial(ctx context.Context, r *replica) (net.Conn, error) {
 // connect dials under the newest trust. A refusal makes the client fetch trust
 // again, because policy may have moved on; if it has, connect dials once more.
 func (c *Client) connect(r *replica) (*conn, error) {
-	ctx, cancel := context.WithTimeout(c.life, dialTime)
+	ctx, cancel := context.WithTimeout(c.lifetime, dialTimeout)
 	defer cancel()
 	overdue := time.AfterFunc(stagger, func() { c.pool.addLate(r, 1) })
 	defer func() {
@@ -149,13 +149,13 @@ func (c *Client) connect(r *replica) (*conn, error) {
 	began := c.now()
 	trust := c.trust.Load()
 	opened, err := c.connectUnder(ctx, trust, r)
-	if refused(err) {
-		if newer := c.renewAfter(ctx, trust); !newer.is(trust) {
+	if isRefusal(err) {
+		if newer := c.renewTrust(ctx, trust); !newer.sameAs(trust) {
 			trust = newer
 			opened, err = c.connectUnder(ctx, newer, r)
 		}
 	}
-	if newest := c.trust.Load(); err == nil && !newest.is(trust) { // policy changed during the handshake
+	if newest := c.trust.Load(); err == nil && !newest.sameAs(trust) { // policy changed during the handshake
 		c.enforce(newest)
 	}
 	c.counters.dials.Add(1)
@@ -181,7 +181,7 @@ func (c *Client) connectUnder(ctx context.Context, trust *Trust, r *replica) (*c
 	opened.peer = opened.secured.ConnectionState()
 	leaf := opened.peer.PeerCertificates[0]
 	opened.retire = leaf.NotAfter.Add(-retireBefore(leaf))
-	if !c.pool.add(opened) {
+	if !c.pool.addConn(opened) {
 		below.Close()
 		return nil, ErrClosed
 	}

@@ -17,12 +17,12 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// askTime bounds asking one replica of the authority, so that one that hangs
+// authorityTimeout bounds asking one replica of the authority, so that one that hangs
 // does not keep the client from the next.
-const askTime = 10 * time.Second
+const authorityTimeout = 10 * time.Second
 
-// fetch asks one replica of the authority. It is used once.
-type fetch struct {
+// trustFetch asks one replica of the authority. It is used once.
+type trustFetch struct {
 	config *TrustConfig
 	state  State // the newest history, replayed
 	peer   *history.Peer
@@ -47,11 +47,11 @@ func fetchTrust(ctx context.Context, config *TrustConfig, state State) (*Trust, 
 // fetchFrom asks one replica. One that is behind is given the history that was
 // seen already, and asked once more.
 func fetchFrom(ctx context.Context, config *TrustConfig, state State, address string) (*Trust, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
+	ctx, cancel := context.WithTimeout(ctx, authorityTimeout)
 	defer cancel()
-	f := &fetch{config: config, state: state}
+	f := &trustFetch{config: config, state: state}
 	var err error
-	if f.peer, err = history.Dial(history.Config{Address: address, Judge: f.judge, Clock: config.Clock}); err != nil {
+	if f.peer, err = history.Dial(history.Config{Address: address, Judge: f.currentPolicy, Clock: config.Clock}); err != nil {
 		return nil, err
 	}
 	defer f.peer.Close()
@@ -59,20 +59,20 @@ func fetchFrom(ctx context.Context, config *TrustConfig, state State, address st
 	if !errors.Is(err, wire.Behind) {
 		return t, err
 	}
-	if err := f.teach(ctx, err); err != nil {
+	if err := f.pushHistory(ctx, err); err != nil {
 		return nil, err
 	}
 	return f.trust(ctx)
 }
 
-// judge is how the authority's own certificate is checked.
-func (f *fetch) judge(*x509.Certificate) (policy.Approved, time.Time, error) {
+// currentPolicy is how the authority's own certificate is checked.
+func (f *trustFetch) currentPolicy(*x509.Certificate) (policy.Approved, time.Time, error) {
 	return f.state.Policy(), f.config.Clock(), nil
 }
 
 // trust fetches the history, then what it makes checkable.
-func (f *fetch) trust(ctx context.Context) (*Trust, error) {
-	if err := f.follow(ctx); err != nil {
+func (f *trustFetch) trust(ctx context.Context) (*Trust, error) {
+	if err := f.followHistory(ctx); err != nil {
 		return nil, err
 	}
 	if got := f.state.Policy().Document().Sequence; got < f.config.MinSequence {
@@ -86,7 +86,7 @@ func (f *fetch) trust(ctx context.Context) (*Trust, error) {
 	if query.Task+query.Group == "" {
 		query.ID = pinned[0].ID
 	}
-	unverified, err := f.ask(ctx, &query)
+	unverified, err := f.requestTrust(ctx, &query)
 	if err != nil {
 		return nil, err
 	}
@@ -99,33 +99,33 @@ func (f *fetch) trust(ctx context.Context) (*Trust, error) {
 			return nil, fmt.Errorf("challenging the authority: %w", err)
 		}
 		query.Credential = f.challenge.Credential
-		if unverified, err = f.ask(ctx, &query); err != nil {
+		if unverified, err = f.requestTrust(ctx, &query); err != nil {
 			return nil, err
 		}
 	}
 	return f.check(query, unverified, pinned)
 }
 
-// ask asks once, with a nonce of its own.
-func (f *fetch) ask(ctx context.Context, query *api.TrustQuery) (unverified trustAnswer, err error) {
+// requestTrust asks once, with a nonce of its own.
+func (f *trustFetch) requestTrust(ctx context.Context, query *api.TrustQuery) (unverified trustResponse, err error) {
 	rand.Read(query.Nonce[:])
 	if unverified.TrustAnswer, err = f.peer.Authority.Trust(ctx, *query); err != nil {
 		return unverified, fmt.Errorf("asking for trust: %w", err)
 	}
-	if err = json.Unmarshal(unverified.TrustAnswer.Evidence, &unverified.Evidence); err != nil && !refused(err) {
+	if err = json.Unmarshal(unverified.TrustAnswer.Evidence, &unverified.Evidence); err != nil && !isRefusal(err) {
 		err = wire.Refuse(wire.Malformed, "evidence: wrapper", "not JSON", "RFC 9999")
 	}
 	return unverified, err
 }
 
-// trustAnswer is an answer with its evidence taken out of its wrapper.
-type trustAnswer struct {
+// trustResponse is an answer with its evidence taken out of its wrapper.
+type trustResponse struct {
 	api.TrustAnswer
 	Evidence attest.Evidence
 }
 
-// follow brings the state to the authority's policy.
-func (f *fetch) follow(ctx context.Context) error {
+// followHistory brings the state to the authority's policy.
+func (f *trustFetch) followHistory(ctx context.Context) error {
 	newer, err := f.peer.Follow(ctx, f.state.history, f.config.Genesis)
 	if err == nil {
 		f.state = State{newer}
@@ -133,8 +133,8 @@ func (f *fetch) follow(ctx context.Context) error {
 	return err
 }
 
-// teach gives an authority that is behind the history that is known here.
-func (f *fetch) teach(ctx context.Context, cause error) error {
+// pushHistory gives an authority that is behind the history that is known here.
+func (f *trustFetch) pushHistory(ctx context.Context, cause error) error {
 	if !f.state.Policy().OK() {
 		return cause
 	}
@@ -145,8 +145,8 @@ func (f *fetch) teach(ctx context.Context, cause error) error {
 }
 
 // check makes trust of an answer.
-func (f *fetch) check(query api.TrustQuery, unverified trustAnswer, pinned []Identity) (*Trust, error) {
-	t := &Trust{config: f.config, state: f.state, at: f.config.Clock()}
+func (f *trustFetch) check(query api.TrustQuery, unverified trustResponse, pinned []Identity) (*Trust, error) {
+	t := &Trust{config: f.config, state: f.state, fetchedAt: f.config.Clock()}
 	var err error
 	if t.root, err = parseCertificate(unverified.Authority); err != nil {
 		return nil, fmt.Errorf("reading the authority root: %w", err)
@@ -170,7 +170,7 @@ func (f *fetch) check(query api.TrustQuery, unverified trustAnswer, pinned []Ide
 
 // appraise demands that the authority is code which policy names, inside a TEE
 // which policy accepts, and that it answered just now.
-func (f *fetch) appraise(query api.TrustQuery, evidence attest.Evidence) (attest.Result, error) {
+func (f *trustFetch) appraise(query api.TrustQuery, evidence attest.Evidence) (attest.Result, error) {
 	root, head := f.state.Policy().Document().Authority.Root, f.state.Policy().Head()
 	result, err := f.config.Verifier.Appraise(attest.Question{
 		Evidence:   evidence,
@@ -186,7 +186,7 @@ func (f *fetch) appraise(query api.TrustQuery, evidence attest.Evidence) (attest
 }
 
 // findIdentity takes the roots of one identity out of an answer.
-func (f *fetch) findIdentity(unverified []api.TrustIdentity, want Identity, authority *x509.Certificate) (Identity, error) {
+func (f *trustFetch) findIdentity(unverified []api.TrustIdentity, want Identity, authority *x509.Certificate) (Identity, error) {
 	for _, u := range unverified {
 		if u.ID != want.ID {
 			continue

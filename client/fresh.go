@@ -16,32 +16,32 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// watchAfter is how long after its first use trust is watched: a command that sends one
+// watchDelay is how long after its first use trust is watched: a command that sends one
 // request and ends needs no watcher, since what it was given is fresh.
-const watchAfter = 250 * time.Millisecond
+const watchDelay = 250 * time.Millisecond
 
-// watchedLeast is between two fetches because a peer was refused, while the history is
+// watchedMinRefresh is between two fetches because a peer was refused, while the history is
 // watched: policy that accepts the peer has most likely come by then.
-const watchedLeast = 10 * time.Second
+const watchedMinRefresh = 10 * time.Second
 
-// completeAgain is how long after a fetch in vain one is made again that a step makes
+// missingRetry is how long after a fetch in vain one is made again that a step makes
 // necessary.
-const completeAgain = 15 * time.Second
+const missingRetry = 15 * time.Second
 
-// live keeps the trust that one [FetchTrust] gave current, for all who use it: one watcher
+// sharedTrust keeps the trust that one [FetchTrust] gave current, for all who use it: one watcher
 // of the policy history, and one fetch at a time. It is safe for concurrent use.
-type live struct {
-	newest atomic.Pointer[Trust]
-	turn   chan struct{} // holds a value during a fetch; guards asked
-	asked  time.Time     // when trust was last asked for
+type sharedTrust struct {
+	newest    atomic.Pointer[Trust]
+	fetchSlot chan struct{} // holds a value during a fetch; guards asked
+	lastFetch time.Time     // when trust was last asked for
 
 	mu       sync.Mutex
-	users    int       // guarded by mu
-	watching *watching // guarded by mu: nil without users
+	users    int         // guarded by mu
+	watching *trustWatch // guarded by mu: nil without users
 }
 
-// watching is what keeps trust current while it has users.
-type watching struct {
+// trustWatch is what keeps trust current while it has users.
+type trustWatch struct {
 	watcher history.Watcher
 	peers   []*history.Peer // its sources, beside the gateways of users
 	moved   chan struct{}   // guarded by live.mu: closed when another policy is in force
@@ -50,17 +50,17 @@ type watching struct {
 	tasks   sync.WaitGroup
 }
 
-// newLive begins with trust that was just fetched.
-func newLive(t *Trust) *live {
-	l := &live{turn: make(chan struct{}, 1), asked: t.at}
+// newSharedTrust begins with trust that was just fetched.
+func newSharedTrust(t *Trust) *sharedTrust {
+	l := &sharedTrust{fetchSlot: make(chan struct{}, 1), lastFetch: t.fetchedAt}
 	l.newest.Store(t)
 	return l
 }
 
-// use begins to keep trust current, until release is called. The last
+// addUser begins to keep trust current, until release is called. The last
 // release waits for what was started. The history is watched at the authorities, and at the
 // gateways where these are away or have no place for another poll.
-func (l *live) use(gateways *gateways) (release func()) {
+func (l *sharedTrust) addUser(gateways *gateways) (release func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.users++; l.users == 1 {
@@ -78,14 +78,14 @@ func (l *live) use(gateways *gateways) (release func()) {
 		for _, g := range added {
 			w.watcher.Remove(g)
 		}
-		if l.left() {
-			w.end()
+		if l.removeUser() {
+			w.stopAndWait()
 		}
 	})
 }
 
-// left counts a user out, and reports whether it was the last.
-func (l *live) left() bool {
+// removeUser counts a user out, and reports whether it was the last.
+func (l *sharedTrust) removeUser() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.users--; l.users == 0 {
@@ -95,14 +95,14 @@ func (l *live) left() bool {
 }
 
 // watch starts what keeps trust current.
-func (l *live) watch() *watching {
+func (l *sharedTrust) watch() *trustWatch {
 	t := l.newest.Load()
-	w := &watching{moved: make(chan struct{}), stale: make(chan struct{}, 1)}
+	w := &trustWatch{moved: make(chan struct{}), stale: make(chan struct{}, 1)}
 	w.watcher = history.Watcher{
 		Pin: t.config.Genesis, Held: func() history.History { return l.newest.Load().state.history },
 		Adopt: func(h history.History) {
-			if l.adopt(h).incomplete() {
-				w.fetchSoon()
+			if l.adoptHistory(h).incomplete() {
+				w.requestFetch()
 			}
 		},
 		Wait: func() time.Duration { return api.MaxPoll },
@@ -120,15 +120,15 @@ func (l *live) watch() *watching {
 	var ctx context.Context
 	ctx, w.stop = context.WithCancel(context.Background())
 	w.tasks.Go(func() {
-		_ = retry.Sleep(ctx, watchAfter)
+		_ = retry.Sleep(ctx, watchDelay)
 		w.watcher.Run(ctx)
 	})
-	w.tasks.Go(func() { l.complete(ctx, w.stale) })
+	w.tasks.Go(func() { l.fetchMissing(ctx, w.stale) })
 	return w
 }
 
-// end stops, and waits for what was started.
-func (w *watching) end() {
+// finish stops, and waits for what was started.
+func (w *trustWatch) stopAndWait() {
 	w.stop()
 	w.tasks.Wait()
 	for _, p := range w.peers {
@@ -136,33 +136,35 @@ func (w *watching) end() {
 	}
 }
 
-// fetchSoon has what a step leaves to be fetched fetched.
-func (w *watching) fetchSoon() {
+// requestFetch has what a step leaves to be fetched fetched.
+func (w *trustWatch) requestFetch() {
 	select {
 	case w.stale <- struct{}{}:
 	default:
 	}
 }
 
-// next is closed when another policy is in force. It is for users.
-func (l *live) next() <-chan struct{} {
+// changed is closed when another policy is in force. It is for users.
+func (l *sharedTrust) changed() <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.watching.moved
 }
 
-// adopt makes what the watcher found count from now on, for every check, and returns what
+// adoptHistory makes what the watcher found count from now on, for every check, and returns what
 // trust is then.
-func (l *live) adopt(h history.History) *Trust { return l.store(l.newest.Load().under(h)) }
+func (l *sharedTrust) adoptHistory(h history.History) *Trust {
+	return l.store(l.newest.Load().withHistory(h))
+}
 
 // store makes trust the newest, unless that has policy which t does not know: then it is
 // what was fetched with t, under that policy. It returns the newest.
-func (l *live) store(t *Trust) *Trust {
+func (l *sharedTrust) store(t *Trust) *Trust {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	held := l.newest.Load()
 	if !t.Policy().Knows(held.Policy().Head()) {
-		t = t.under(held.state.history)
+		t = t.withHistory(held.state.history)
 	}
 	l.newest.Store(t)
 	if w := l.watching; w != nil && t.Policy().Head() != held.Policy().Head() {
@@ -172,10 +174,10 @@ func (l *live) store(t *Trust) *Trust {
 	return t
 }
 
-// complete fetches trust anew after steps that leave something to be fetched, spread as
+// fetchMissing fetches trust anew after steps that leave something to be fetched, spread as
 // the authority proved, until ctx is done.
-func (l *live) complete(ctx context.Context, stale <-chan struct{}) {
-	f := fresh{live: l, least: refreshLeast, patient: true}
+func (l *sharedTrust) fetchMissing(ctx context.Context, stale <-chan struct{}) {
+	f := trustRefresher{sharedTrust: l, minInterval: minRefresh, waits: true}
 	for {
 		select {
 		case <-ctx.Done():
@@ -184,15 +186,15 @@ func (l *live) complete(ctx context.Context, stale <-chan struct{}) {
 		}
 		_ = retry.Sleep(ctx, rand.N(l.newest.Load().state.history.Proved().Spread()+1))
 		for held := l.newest.Load(); ctx.Err() == nil && held.incomplete(); held = l.newest.Load() {
-			if _, err := f.after(ctx, held); err != nil {
-				_ = retry.Sleep(ctx, completeAgain)
+			if _, err := f.renew(ctx, held); err != nil {
+				_ = retry.Sleep(ctx, missingRetry)
 			}
 		}
 	}
 }
 
-// hinted is told of a head that a unit shows.
-func (l *live) hinted(unverified []byte) {
+// hintHead is told of a head that a unit shows.
+func (l *sharedTrust) hintHead(unverified []byte) {
 	l.mu.Lock()
 	w := l.watching
 	l.mu.Unlock()
@@ -201,8 +203,8 @@ func (l *live) hinted(unverified []byte) {
 	}
 }
 
-// watched reports whether the history was found current last.
-func (l *live) watched() bool {
+// historyCurrent reports whether the history was found current last.
+func (l *sharedTrust) historyCurrent() bool {
 	l.mu.Lock()
 	w := l.watching
 	l.mu.Unlock()
@@ -210,71 +212,71 @@ func (l *live) watched() bool {
 }
 
 // provedHead is the newest proved head, to be shown to units.
-func (l *live) provedHead() []byte { return l.newest.Load().state.history.Proved().Bytes() }
+func (l *sharedTrust) provedHead() []byte { return l.newest.Load().state.history.Proved().Bytes() }
 
-// fresh is a user's view of trust that is kept current. It is fetched anew when the user
+// hasUntried is a user's view of trust that is kept current. It is fetched anew when the user
 // finds that due, or when a peer is refused that newer trust may accept. It is safe for
 // concurrent use.
-type fresh struct {
-	*live
-	least   time.Duration // between two fetches
-	patient bool          // a fetch that comes too soon is waited for
-	release func()
+type trustRefresher struct {
+	*sharedTrust
+	minInterval time.Duration // between two fetches
+	waits       bool          // a fetch that comes too soon is waited for
+	release     func()
 }
 
-// begin makes trust, or what it has become, that of a user. The user calls release.
-func (f *fresh) begin(t *Trust, least time.Duration, at *gateways) {
-	f.live, f.least = t.live, least
-	f.release = f.live.use(at)
+// attach makes trust, or what it has become, that of a user. The user calls release.
+func (f *trustRefresher) attach(t *Trust, least time.Duration, at *gateways) {
+	f.sharedTrust, f.minInterval = t.shared, least
+	f.release = f.sharedTrust.addUser(at)
 }
 
 // Load is the newest trust.
-func (f *fresh) Load() *Trust { return f.newest.Load() }
+func (f *trustRefresher) Load() *Trust { return f.newest.Load() }
 
-// after gives trust newer than old: what another goroutine fetched meanwhile, or
+// renew gives trust newer than old: what another goroutine fetched meanwhile, or
 // what the authority gives. It gives the newest there is when the authority was
 // asked a moment ago, unless f is patient, and beside the error when it does not
 // answer or refuses; certificates end soon enough that the cluster need not stop
 // for that.
-func (f *fresh) after(ctx context.Context, old *Trust) (*Trust, error) {
+func (f *trustRefresher) renew(ctx context.Context, old *Trust) (*Trust, error) {
 	select {
-	case f.turn <- struct{}{}:
-		defer func() { <-f.turn }()
+	case f.fetchSlot <- struct{}{}:
+		defer func() { <-f.fetchSlot }()
 	case <-ctx.Done():
 		return f.Load(), nil
 	}
 	held := f.Load()
-	least := f.least
-	if !f.patient && f.watched() {
-		least = max(least, watchedLeast)
+	least := f.minInterval
+	if !f.waits && f.historyCurrent() {
+		least = max(least, watchedMinRefresh)
 	}
-	early := least - held.config.Clock().Sub(f.asked)
-	if !held.is(old) || early > 0 && !f.patient {
+	early := least - held.config.Clock().Sub(f.lastFetch)
+	if !held.sameAs(old) || early > 0 && !f.waits {
 		return held, nil
 	}
 	if retry.Sleep(ctx, early) != nil {
 		return held, nil
 	}
-	f.asked = held.config.Clock()
-	newer, err := held.again(ctx)
+	f.lastFetch = held.config.Clock()
+	newer, err := held.refetch(ctx)
 	if err != nil {
 		return f.Load(), err
 	}
 	return f.store(newer), nil
 }
 
-// is reports whether t says what other says, but for the proof of its head.
-func (t *Trust) is(other *Trust) bool {
-	return t == other || t.at.Equal(other.at) && t.Policy().Head() == other.Policy().Head()
+// sameAs reports whether t says what other says, but for the proof of its head.
+func (t *Trust) sameAs(other *Trust) bool {
+	return t == other || t.fetchedAt.Equal(other.fetchedAt) && t.Policy().Head() == other.Policy().Head()
 }
 
-// under is t after further steps of the policy history: by it peers are checked from now
+// enforces is t after further steps of the policy history: by it peers are checked from now
 // on. What the authority's answer gave stays.
-func (t *Trust) under(h history.History) *Trust {
+func (t *Trust) withHistory(h history.History) *Trust {
 	next := *t
 	next.state = State{h}
 	pinned, err := t.config.pinned(h.Policy())
-	if next.gone = err; err != nil {
+	if next.pinError = err; err != nil {
 		return &next
 	}
 	for i, p := range pinned {
@@ -291,7 +293,7 @@ func (t *Trust) under(h history.History) *Trust {
 // incomplete reports whether a step left something to be fetched: the root of an identity,
 // another authority root, or the authority's evidence under other rules.
 func (t *Trust) incomplete() bool {
-	if t.gone != nil {
+	if t.pinError != nil {
 		return false
 	}
 	for _, i := range t.identities {

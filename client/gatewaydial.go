@@ -10,8 +10,8 @@ import (
 
 // Bounds on making connections to a gateway.
 const (
-	gatewayDials = 4 // handshakes at once
-	sharedTime   = time.Second
+	maxGatewayDials = 4 // handshakes at once
+	sharedDelay     = time.Second
 )
 
 // gatewayDialer makes connections to the gateway. net/http wants one for every request
@@ -22,43 +22,43 @@ const (
 type gatewayDialer struct {
 	config *tls.Config
 
-	mu    sync.Mutex
-	gates map[string]*gate // guarded by mu: by address
+	mu     sync.Mutex
+	routes map[string]*gatewayRoute // guarded by mu: by address
 }
 
-// gate is the way to one address.
-type gate struct {
+// route is the way to one address.
+type gatewayRoute struct {
 	slots  chan struct{}
 	shared chan struct{} // guarded by gatewayDialer.mu: closed with the next connection of HTTP/2
 }
 
-// gate gives the way to an address, and what tells of the next shared connection.
-func (d *gatewayDialer) gate(address string) (g *gate, shared <-chan struct{}) {
+// route gives the way to an address, and what tells of the next shared connection.
+func (d *gatewayDialer) route(address string) (g *gatewayRoute, shared <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if g = d.gates[address]; g == nil {
-		g = &gate{make(chan struct{}, gatewayDials), make(chan struct{})}
-		d.gates[address] = g
+	if g = d.routes[address]; g == nil {
+		g = &gatewayRoute{make(chan struct{}, maxGatewayDials), make(chan struct{})}
+		d.routes[address] = g
 	}
 	return g, g.shared
 }
 
 // dial is for [http.Transport.DialTLSContext].
 func (d *gatewayDialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	g, shared := d.gate(address)
+	g, shared := d.route(address)
 	select {
 	case g.slots <- struct{}{}:
 		defer func() { <-g.slots }()
 	case <-shared:
 		select { // net/http hands it on within this time, and hears of no error after that
-		case <-time.After(sharedTime):
+		case <-time.After(sharedDelay):
 		case <-ctx.Done():
 		}
 		return nil, &net.OpError{Op: "dial", Net: network, Err: net.ErrClosed}
 	case <-ctx.Done():
 		return nil, &net.OpError{Op: "dial", Net: network, Err: context.Cause(ctx)}
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	made, err := (&tls.Dialer{Config: d.config}).DialContext(ctx, network, address)
 	if err != nil {

@@ -15,9 +15,9 @@ import (
 // does. They are trusted with nothing: which one it is changes nothing but
 // whether an answer comes. The zero gateways are none.
 type gateways struct {
-	inner *http.Transport
-	all   []*url.URL // that differ in scheme and host alone
-	use   atomic.Uint32
+	inner   *http.Transport
+	all     []*url.URL // that differ in scheme and host alone
+	current atomic.Uint32
 }
 
 // parseGateways reads the URLs of gateways, with commas between.
@@ -34,8 +34,8 @@ func parseGateways(list string) (all []*url.URL, err error) {
 	return all, nil
 }
 
-// spread begins with any of them, so that clients share them out.
-func (g *gateways) spread() { g.use.Store(rand.Uint32N(uint32(len(g.all)))) }
+// startRandom begins with any of them, so that clients share them out.
+func (g *gateways) startRandom() { g.current.Store(rand.Uint32N(uint32(len(g.all)))) }
 
 // close ends the connections. One of HTTP/2 becomes idle only a moment after the last
 // request on it was given up, as a poll of the history is, so that they are closed again.
@@ -47,7 +47,7 @@ func (g *gateways) close() {
 // RoundTrip sends a request to the gateway in use. When that brings no answer,
 // or one that says that no unit is reached, later requests go to the next.
 func (g *gateways) RoundTrip(r *http.Request) (*http.Response, error) {
-	n := g.use.Load()
+	n := g.current.Load()
 	at := g.all[int(n)%len(g.all)]
 	if r.URL.Scheme != at.Scheme || r.URL.Host != at.Host {
 		out, to := *r, *r.URL // a RoundTripper leaves both as they are
@@ -57,7 +57,7 @@ func (g *gateways) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	answer, err := g.inner.RoundTrip(r)
 	if err != nil || answer.StatusCode == http.StatusServiceUnavailable || answer.StatusCode == http.StatusBadGateway {
-		g.use.CompareAndSwap(n, n+1)
+		g.current.CompareAndSwap(n, n+1)
 	}
 	return answer, err
 }

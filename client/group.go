@@ -30,8 +30,8 @@ func OpenGroup(ctx context.Context, config OpenConfig) (*Channel, error) {
 	return open(ctx, config)
 }
 
-// pin is what sessions stay with.
-func (o OpenConfig) pin() channel.Pin {
+// sessionPin is what sessions stay with.
+func (o OpenConfig) sessionPin() channel.Pin {
 	p := o.Trust.pin()
 	if o.Role != Whole {
 		p.Role = o.Role

@@ -18,12 +18,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// keysWait bounds asking for a key configuration once. While all there are might be
+// keysTimeout bounds asking for a key configuration once. While all there are might be
 // held by a unit that was cut off, it is asked for again, after pauses that grow.
 const (
-	keysWait  = 10 * time.Second
-	keysTries = 6
-	keysPause = 100 * time.Millisecond
+	keysTimeout   = 10 * time.Second
+	maxKeyFetches = 6
+	keysPause     = 100 * time.Millisecond
 )
 
 // maxSignedKeys bounds a signed key configuration in bytes.
@@ -52,7 +52,7 @@ type OneOffConfig struct {
 type OneOff struct {
 	config   OneOffConfig
 	gateways gateways
-	trust    fresh
+	trust    trustRefresher
 
 	mu   sync.Mutex // guards keys; held while they are fetched
 	keys channel.OneOffKeys
@@ -73,9 +73,9 @@ func NewOneOff(ctx context.Context, config OneOffConfig) (*OneOff, error) {
 		return nil, err
 	}
 	o := &OneOff{config: config, gateways: gateways{inner: newGateway(config.CA), all: all}}
-	o.gateways.spread()
-	o.trust.begin(config.Trust, refreshLeast, &o.gateways)
-	if _, err := o.current(ctx, channel.OneOffKeys{}); err != nil {
+	o.gateways.startRandom()
+	o.trust.attach(config.Trust, minRefresh, &o.gateways)
+	if _, err := o.currentKeys(ctx, channel.OneOffKeys{}); err != nil {
 		o.Close()
 		return nil, err
 	}
@@ -95,7 +95,7 @@ func (o *OneOff) Keys() (keys []byte, signer identity.Peer, expires time.Time) {
 func (o *OneOff) URL() *url.URL {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.requests(o.keys)
+	return o.requestURL(o.keys)
 }
 
 // Close ends the connections to the gateway, and waits for what was started.
@@ -107,36 +107,36 @@ func (o *OneOff) Close() {
 // Trust is the newest trust.
 func (o *OneOff) Trust() *Trust { return o.trust.Load() }
 
-func (o *OneOff) resource(query url.Values) *url.URL {
+func (o *OneOff) resourceURL(query url.Values) *url.URL {
 	u := o.gateways.all[0].JoinPath("/").JoinPath(wire.PathOneOff)
 	u.RawQuery = query.Encode()
 	return u
 }
 
-// requests names the release that signed the keys and, where it is followed, the
+// requestURL names the release that signed the keys and, where it is followed, the
 // task that another may continue.
-func (o *OneOff) requests(keys channel.OneOffKeys) *url.URL {
+func (o *OneOff) requestURL(keys channel.OneOffKeys) *url.URL {
 	query := url.Values{"id": {keys.Unit.ID().Hex()}}
 	if task := o.config.Trust.config.Task; task != "" {
 		query.Set("task", task)
 	}
-	return o.resource(query)
+	return o.resourceURL(query)
 }
 
-// current gives keys that count now and are not old, fetching them if need be.
-func (o *OneOff) current(ctx context.Context, old channel.OneOffKeys) (channel.OneOffKeys, error) {
+// currentKeys gives keys that count now and are not old, fetching them if need be.
+func (o *OneOff) currentKeys(ctx context.Context, old channel.OneOffKeys) (channel.OneOffKeys, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := o.config.Trust.config.Clock()
-	if o.keys.Plain != nil && now.Before(o.keys.Expires) && string(o.keys.Plain) != string(old.Plain) && o.stands(o.keys) == nil {
+	if o.keys.Plain != nil && now.Before(o.keys.Expires) && string(o.keys.Plain) != string(old.Plain) && o.checkNotCutOff(o.keys) == nil {
 		return o.keys, nil
 	}
 	var keys channel.OneOffKeys
 	var err error
-	for try := range keysTries {
+	for try := range maxKeyFetches {
 		// Until a unit has renewed after a cut there are no keys that no cut unit holds.
 		_ = retry.Sleep(ctx, time.Duration(try*try)*keysPause) // where ctx ends it, fetching fails
-		if keys, err = o.newKeys(ctx); err == nil || !errors.Is(err, wire.Behind) && !errors.Is(err, wire.CutOff) {
+		if keys, err = o.fetchKeys(ctx); err == nil || !errors.Is(err, wire.Behind) && !errors.Is(err, wire.CutOff) {
 			break
 		}
 	}
@@ -146,17 +146,17 @@ func (o *OneOff) current(ctx context.Context, old channel.OneOffKeys) (channel.O
 	return keys, err
 }
 
-// newKeys fetches keys and checks them.
-func (o *OneOff) newKeys(ctx context.Context) (channel.OneOffKeys, error) {
-	signed, err := o.fetch(ctx)
+// fetchKeys fetches keys and checks them.
+func (o *OneOff) fetchKeys(ctx context.Context) (channel.OneOffKeys, error) {
+	signed, err := o.fetchSigned(ctx)
 	if err != nil {
 		return channel.OneOffKeys{}, fmt.Errorf("fetching one-off keys: %w: %w", ErrUnreachable, err)
 	}
 	trust := o.trust.Load()
-	keys, err := o.verify(signed, trust)
+	keys, err := o.verifyKeys(signed, trust)
 	if err != nil { // perhaps of a release that is newer than what is known
-		trust, _ = o.trust.after(ctx, trust)
-		keys, err = o.verify(signed, trust)
+		trust, _ = o.trust.renew(ctx, trust)
+		keys, err = o.verifyKeys(signed, trust)
 	}
 	if err != nil {
 		return channel.OneOffKeys{}, fmt.Errorf("judging one-off keys: %w", err)
@@ -164,18 +164,18 @@ func (o *OneOff) newKeys(ctx context.Context) (channel.OneOffKeys, error) {
 	return keys, nil
 }
 
-func (o *OneOff) verify(signed []byte, t *Trust) (channel.OneOffKeys, error) {
-	return channel.VerifyOneOffKeys(signed, t.pin(), t.channel(), t.config.Clock())
+func (o *OneOff) verifyKeys(signed []byte, t *Trust) (channel.OneOffKeys, error) {
+	return channel.VerifyOneOffKeys(signed, t.pin(), t.channelTrust(), t.config.Clock())
 }
 
-// stands refuses keys that a unit may hold which the newest policy cuts off.
-func (o *OneOff) stands(keys channel.OneOffKeys) error {
+// checkNotCutOff refuses keys that a unit may hold which the newest policy cuts off.
+func (o *OneOff) checkNotCutOff(keys channel.OneOffKeys) error {
 	return keys.CutOff(o.trust.Load().Policy(), o.config.Trust.config.Clock())
 }
 
-// fetch asks the gateway for what a unit of the pin has signed.
-func (o *OneOff) fetch(ctx context.Context) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, keysWait)
+// trustFetch asks the gateway for what a unit of the pin has signed.
+func (o *OneOff) fetchSigned(ctx context.Context) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, keysTimeout)
 	defer cancel()
 	query := url.Values{}
 	if pin := o.trust.Load().pin(); pin.Task != "" {
@@ -183,7 +183,7 @@ func (o *OneOff) fetch(ctx context.Context) ([]byte, error) {
 	} else {
 		query.Set("id", pin.ID.Hex())
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, o.resource(query).String(), nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, o.resourceURL(query).String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -208,13 +208,13 @@ func (o *OneOff) fetch(ctx context.Context) ([]byte, error) {
 // more, or one that was cut off may hold it, it fetches the key configuration again,
 // and sends the request once more if its body can be had again.
 func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
-	if !safe(r) && !marked(r) {
+	if !isSafe(r) && !hasIdempotencyKey(r) {
 		if r.Body != nil {
 			r.Body.Close()
 		}
 		return nil, wire.Refuse(wire.NotAllowed, "one-off: method", r.Method, "a safe one, or an Idempotency-Key")
 	}
-	keys, err := o.current(r.Context(), channel.OneOffKeys{})
+	keys, err := o.currentKeys(r.Context(), channel.OneOffKeys{})
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +223,7 @@ func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !errors.Is(err, wire.OneOffKey) && !errors.Is(err, wire.CutOff) || !again {
 		return answer, err
 	}
-	if keys, err = o.current(r.Context(), keys); err != nil {
+	if keys, err = o.currentKeys(r.Context(), keys); err != nil {
 		return nil, err
 	}
 	if r.GetBody != nil {
@@ -236,7 +236,7 @@ func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func (o *OneOff) send(r *http.Request, keys channel.OneOffKeys) (*http.Response, error) {
-	through, err := channelhttp.NewOHTTPTransport(channelhttp.OHTTPConfig{URL: o.requests(keys), Inner: &o.gateways, Keys: keys, Whole: o.config.Whole, Valid: func() error { return o.stands(keys) }})
+	through, err := channelhttp.NewOHTTPTransport(channelhttp.OHTTPConfig{URL: o.requestURL(keys), Inner: &o.gateways, Keys: keys, Whole: o.config.Whole, Valid: func() error { return o.checkNotCutOff(keys) }})
 	if err != nil {
 		return nil, err
 	}

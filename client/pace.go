@@ -11,15 +11,15 @@ import (
 
 // Times and sizes of fail-over. None of them bears on trust.
 const (
-	stagger      = 50 * time.Millisecond // a connection that takes longer is raced by one to another replica
-	dialTime     = 5 * time.Second       // a connection and its handshake take at most this
-	maxDials     = 8                     // connections to a replica that are under way at a time
-	dialWait     = time.Second           // longest wait for others to be there
-	hedgeLeast   = 10 * time.Millisecond // no answer is called late before
-	hedgeUnknown = 50 * time.Millisecond // when an answer is late while few latencies are known
-	hedgeSamples = 32                    // latencies that make a quantile
-	hedgeWindow  = 512                   // latencies that are remembered
-	hedgeRenew   = 32                    // new latencies after which the quantile is worked out again
+	stagger          = 50 * time.Millisecond // a connection that takes longer is raced by one to another replica
+	dialTimeout      = 5 * time.Second       // a connection and its handshake take at most this
+	maxDials         = 8                     // connections to a replica that are under way at a time
+	dialWait         = time.Second           // longest wait for others to be there
+	minLateAfter     = 10 * time.Millisecond // no answer is called late before
+	defaultLateAfter = 50 * time.Millisecond // when an answer is late while few latencies are known
+	hedgeSamples     = 32                    // latencies that make a quantile
+	hedgeWindow      = 512                   // latencies that are remembered
+	hedgeRenew       = 32                    // new latencies after which the quantile is worked out again
 )
 
 // Shares of requests that may be sent a second time without a broken
@@ -37,29 +37,29 @@ var backoffs = retry.Backoff{First: 50 * time.Millisecond, Most: 10 * time.Secon
 // backoff says when a replica that failed is tried again. The zero backoff is
 // ready.
 type backoff struct {
-	fails int       // in a row
-	last  time.Time // the newest failure
-	until time.Time // not to be tried before, unless all others are worse
+	failures int       // in a row
+	last     time.Time // the newest failure
+	until    time.Time // not to be tried before, unless all others are worse
 }
 
 // failed notes a failure of something that began at began. Failures of what ran
 // at the same time count once.
 func (b *backoff) failed(began, at time.Time, jitter float64) {
-	if b.fails > 0 && began.Before(b.last) {
+	if b.failures > 0 && began.Before(b.last) {
 		return
 	}
-	b.fails++
+	b.failures++
 	b.last = at
-	b.until = at.Add(backoffs.Spread(b.fails, jitter))
+	b.until = at.Add(backoffs.Spread(b.failures, jitter))
 }
 
-func (b *backoff) ready(at time.Time) bool { return b.fails == 0 || !at.Before(b.until) }
+func (b *backoff) ready(at time.Time) bool { return b.failures == 0 || !at.Before(b.until) }
 
 // probe lets one request through to a replica whose pause is over and keeps the
 // others away for another pause.
 func (b *backoff) probe(at time.Time, jitter float64) {
-	if b.fails > 0 {
-		b.until = at.Add(backoffs.Spread(b.fails, jitter))
+	if b.failures > 0 {
+		b.until = at.Add(backoffs.Spread(b.failures, jitter))
 	}
 }
 
@@ -76,7 +76,7 @@ func newBudget(share, burst float64) *budget {
 	return &budget{share: share, burst: burst, tokens: burst}
 }
 
-func (b *budget) earn() {
+func (b *budget) refill() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.tokens = min(b.tokens+b.share, b.burst)
@@ -105,7 +105,7 @@ type latencies struct {
 func (l *latencies) add(d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.note(d)
+	l.record(d)
 }
 
 // addLate notes an answer that was given up because it was late. It counts as
@@ -114,10 +114,10 @@ func (l *latencies) add(d time.Duration) {
 func (l *latencies) addLate() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.note(cmp.Or(l.p99, hedgeUnknown))
+	l.record(cmp.Or(l.p99, defaultLateAfter))
 }
 
-func (l *latencies) note(d time.Duration) {
+func (l *latencies) record(d time.Duration) {
 	l.ring[l.count%hedgeWindow] = d
 	l.count++
 	if l.count >= hedgeSamples && l.count%hedgeRenew == 0 {
@@ -131,7 +131,7 @@ func (l *latencies) lateAfter() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.p99 == 0 {
-		return hedgeUnknown
+		return defaultLateAfter
 	}
-	return max(l.p99+l.p99/4, hedgeLeast)
+	return max(l.p99+l.p99/4, minLateAfter)
 }

@@ -34,12 +34,12 @@ func TestBackoffCountsOnceWhatRanTogether(t *testing.T) {
 	for i := range 10 {
 		b.failed(origin, origin.Add(time.Duration(i+1)), 0)
 	}
-	if b.fails != 1 {
-		t.Errorf("got %d failures, want 1", b.fails)
+	if b.failures != 1 {
+		t.Errorf("got %d failures, want 1", b.failures)
 	}
 	b.failed(b.last, b.last.Add(1), 0)
-	if b.fails != 2 {
-		t.Errorf("got %d failures, want 2", b.fails)
+	if b.failures != 2 {
+		t.Errorf("got %d failures, want 2", b.failures)
 	}
 }
 
@@ -47,7 +47,7 @@ func TestBudget(t *testing.T) {
 	b := newBudget(0.1, 5)
 	spent := 0
 	for range 1000 {
-		b.earn()
+		b.refill()
 		for b.spend() {
 			spent++
 		}
@@ -59,14 +59,14 @@ func TestBudget(t *testing.T) {
 
 func TestLateAfter(t *testing.T) {
 	var l latencies
-	if got := l.lateAfter(); got != hedgeUnknown {
-		t.Errorf("at first: got %v, want %v", got, hedgeUnknown)
+	if got := l.lateAfter(); got != defaultLateAfter {
+		t.Errorf("at first: got %v, want %v", got, defaultLateAfter)
 	}
 	for range hedgeWindow {
 		l.add(time.Millisecond)
 	}
-	if got := l.lateAfter(); got != hedgeLeast {
-		t.Errorf("fast answers: got %v, want %v", got, hedgeLeast)
+	if got := l.lateAfter(); got != minLateAfter {
+		t.Errorf("fast answers: got %v, want %v", got, minLateAfter)
 	}
 	for i := range hedgeWindow {
 		l.add(time.Duration(i) * time.Millisecond)
@@ -104,13 +104,13 @@ func someReplicas(n int) (*pool, []*replica) {
 	for i := range n {
 		addresses = append(addresses, string(rune('a'+i)))
 	}
-	p.set(addresses)
-	return p, p.all()
+	p.setAddresses(addresses)
+	return p, p.list()
 }
 
 func TestPick(t *testing.T) {
 	paused := func(r *replica, ago time.Duration) {
-		r.backoff = backoff{fails: 1, last: origin.Add(-ago), until: origin.Add(time.Second)}
+		r.backoff = backoff{failures: 1, last: origin.Add(-ago), until: origin.Add(time.Second)}
 	}
 	tests := []struct {
 		name  string
@@ -119,13 +119,13 @@ func TestPick(t *testing.T) {
 		want  []int // any of these; none is nil
 		rank  int
 	}{
-		{"any", func([]*replica) {}, nil, []int{0, 1, 2}, rankFresh},
-		{"not tried", func([]*replica) {}, []int{0, 1}, []int{2}, rankFresh},
-		{"not paused", func(r []*replica) { paused(r[0], 0); paused(r[1], 0) }, nil, []int{2}, rankFresh},
-		{"not late", func(r []*replica) { r[0].late, r[2].late = 1, 1 }, nil, []int{1}, rankFresh},
+		{"any", func([]*replica) {}, nil, []int{0, 1, 2}, rankUntried},
+		{"not tried", func([]*replica) {}, []int{0, 1}, []int{2}, rankUntried},
+		{"not paused", func(r []*replica) { paused(r[0], 0); paused(r[1], 0) }, nil, []int{2}, rankUntried},
+		{"not late", func(r []*replica) { r[0].late, r[2].late = 1, 1 }, nil, []int{1}, rankUntried},
 		{"late before tried", func(r []*replica) { r[2].late = 1 }, []int{0, 1}, []int{2}, rankLate},
-		{"tried before paused", func(r []*replica) { paused(r[1], 0); paused(r[2], 0) }, []int{0}, []int{0}, rankAgain},
-		{"less busy", func(r []*replica) { r[0].busy, r[1].busy, r[2].busy = 9, 9, 0 }, []int{1}, []int{2}, rankFresh},
+		{"tried before paused", func(r []*replica) { paused(r[1], 0); paused(r[2], 0) }, []int{0}, []int{0}, rankTried},
+		{"less busy", func(r []*replica) { r[0].busy, r[1].busy, r[2].busy = 9, 9, 0 }, []int{1}, []int{2}, rankUntried},
 		{"all paused, the oldest failure", func(r []*replica) { paused(r[0], 1); paused(r[1], 3); paused(r[2], 2) }, nil, []int{1}, rankPaused},
 		{"all tried and late", func(r []*replica) { r[0].late, r[1].late, r[2].late = 1, 1, 1 }, []int{0, 1, 2}, nil, rankNone},
 		{"pause over", func(r []*replica) {
@@ -133,7 +133,7 @@ func TestPick(t *testing.T) {
 				paused(r, 0)
 			}
 			r[1].backoff.until = origin
-		}, nil, []int{1}, rankFresh},
+		}, nil, []int{1}, rankUntried},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -144,7 +144,7 @@ func TestPick(t *testing.T) {
 				for _, i := range tt.tried {
 					tried = append(tried, all[i])
 				}
-				got, rank := p.pick(origin, tried)
+				got, rank := p.choose(origin, tried)
 				ok := got == nil && tt.want == nil
 				for _, i := range tt.want {
 					ok = ok || got == all[i]
@@ -161,12 +161,12 @@ func TestPick(t *testing.T) {
 // keep away for another pause.
 func TestProbe(t *testing.T) {
 	p, all := someReplicas(2)
-	all[0].backoff = backoff{fails: 3, last: origin, until: origin}
+	all[0].backoff = backoff{failures: 3, last: origin, until: origin}
 	all[1].busy = 1
-	if got, _ := p.pick(origin, nil); got != all[0] {
+	if got, _ := p.choose(origin, nil); got != all[0] {
 		t.Fatalf("got %v, want the replica whose pause is over", got.address)
 	}
-	if got, _ := p.pick(origin, nil); got != all[1] {
+	if got, _ := p.choose(origin, nil); got != all[1] {
 		t.Errorf("got %v, want the other while the first is tried", got.address)
 	}
 }
@@ -174,8 +174,8 @@ func TestProbe(t *testing.T) {
 func TestSetKeepsWhatIsKnown(t *testing.T) {
 	p, all := someReplicas(2)
 	all[1].busy = 7
-	p.set([]string{"b", "c"})
-	if got := p.all(); len(got) != 2 || got[0] != all[1] || got[1].address != "c" {
+	p.setAddresses([]string{"b", "c"})
+	if got := p.list(); len(got) != 2 || got[0] != all[1] || got[1].address != "c" {
 		t.Errorf("got %+v, want b as it was and a new c", got)
 	}
 }

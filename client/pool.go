@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	maxIdle  = 64               // idle connections that a replica keeps
-	idleTime = 90 * time.Second // an idle connection is closed after this
+	maxIdle     = 64               // idle connections that a replica keeps
+	idleTimeout = 90 * time.Second // an idle connection is closed after this
 )
 
 // replica is one address of the cluster with its connections and its record of
@@ -45,9 +45,9 @@ func newPool(head attest.Digest, now func() time.Time, newTransport func(*replic
 	return &pool{now: now, newTransport: newTransport, open: make(map[*conn]bool), head: head}
 }
 
-// set makes addresses the replicas, keeps the records of those that stay, and
+// setAddresses makes addresses the replicas, keeps the records of those that stay, and
 // closes the idle connections of those that go.
-func (p *pool) set(addresses []string) {
+func (p *pool) setAddresses(addresses []string) {
 	p.mu.Lock()
 	var kept []*replica
 	for _, address := range addresses {
@@ -70,21 +70,21 @@ func (p *pool) set(addresses []string) {
 	}
 }
 
-func (p *pool) all() []*replica {
+func (p *pool) list() []*replica {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.replicas // set replaces the slice and never changes it
 }
 
-func (p *pool) size() int { return len(p.all()) }
+func (p *pool) size() int { return len(p.list()) }
 
 // Ranks of replicas, best first.
 const (
-	rankFresh  = iota // not tried by this call
-	rankLate          // not tried, with answers outstanding
-	rankAgain         // tried by this call, but not at fault
-	rankPaused        // in its pause after a failure
-	rankNone          // already asked and late
+	rankUntried = iota // not tried by this call
+	rankLate           // not tried, with answers outstanding
+	rankTried          // tried by this call, but not at fault
+	rankPaused         // in its pause after a failure
+	rankNone           // already asked and late
 )
 
 func (r *replica) rank(at time.Time, tried []*replica) int {
@@ -95,18 +95,18 @@ func (r *replica) rank(at time.Time, tried []*replica) int {
 	case again && r.late > 0:
 		return rankNone
 	case again:
-		return rankAgain
+		return rankTried
 	case r.late > 0:
 		return rankLate
 	}
-	return rankFresh
+	return rankUntried
 }
 
-// pick chooses the replica for the next connection: of those with the best rank
+// choose chooses the replica for the next connection: of those with the best rank
 // the less busy of two at random. If all are in their pause, it is the one
 // whose failure is longest ago, so the last replica is never given up. It gives
 // nil when there is none to ask, and the rank.
-func (p *pool) pick(at time.Time, tried []*replica) (*replica, int) {
+func (p *pool) choose(at time.Time, tried []*replica) (*replica, int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	best := rankNone
@@ -130,11 +130,11 @@ func (p *pool) pick(at time.Time, tried []*replica) (*replica, int) {
 	return chosen, best
 }
 
-// fresh reports whether a replica is left that is worth a second send.
-func (p *pool) fresh(at time.Time, tried []*replica) bool {
+// hasUntried reports whether a replica is left that is worth a second send.
+func (p *pool) hasUntried(at time.Time, tried []*replica) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.ContainsFunc(p.replicas, func(r *replica) bool { return r.rank(at, tried) == rankFresh })
+	return slices.ContainsFunc(p.replicas, func(r *replica) bool { return r.rank(at, tried) == rankUntried })
 }
 
 // lessBusy is the power of two choices.
@@ -150,8 +150,8 @@ func lessBusy(among []*replica) *replica {
 	return among[i]
 }
 
-// add registers a new connection. It returns false when the pool is closed.
-func (p *pool) add(c *conn) bool {
+// addConn registers a new connection. It returns false when the pool is closed.
+func (p *pool) addConn(c *conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -196,8 +196,8 @@ func (p *pool) wrote(a *attempt) bool {
 	return a.conn.wroteSince(a.writes)
 }
 
-// remove forgets a connection that ends.
-func (p *pool) remove(c *conn) {
+// removeConn forgets a connection that ends.
+func (p *pool) removeConn(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.open, c)
@@ -206,7 +206,7 @@ func (p *pool) remove(c *conn) {
 	}
 }
 
-// current reports whether the policy a connection was checked under is in
+// currentKeys reports whether the policy a connection was checked under is in
 // force. The caller holds mu.
 func (p *pool) current(c *conn) bool { return !p.closed && c.head == p.head }
 
@@ -214,7 +214,7 @@ func (p *pool) current(c *conn) bool { return !p.closed && c.head == p.head }
 func (p *pool) failed(r *replica, began, at time.Time) {
 	p.mu.Lock()
 	r.backoff.failed(began, at, rand.Float64())
-	again := r.backoff.fails > 1
+	again := r.backoff.failures > 1
 	p.mu.Unlock()
 	if again { // one failure may be chance; a replica that is gone takes its connections along
 		r.transport.CloseIdleConnections()
@@ -259,8 +259,8 @@ func (p *pool) enforce(head attest.Digest, at time.Time, check func(*conn) error
 	p.sweep(at)
 }
 
-// under reports whether connections are checked under the policy with a head.
-func (p *pool) under(head attest.Digest) bool {
+// enforces reports whether connections are checked under the policy with a head.
+func (p *pool) enforces(head attest.Digest) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.head == head

@@ -48,7 +48,7 @@ func (c *Client) Stats() Stats {
 		Dials:         c.counters.dials.Load(),
 		RefreshFailed: c.counters.refreshFailed.Load(),
 		LateAfter:     c.latencies.lateAfter(),
-		TrustAt:       trust.at,
+		TrustAt:       trust.fetchedAt,
 		PolicyHead:    trust.Policy().Head(),
 		Replicas:      c.pool.stats(),
 	}
@@ -65,7 +65,7 @@ func (p *pool) stats() []ReplicaStats {
 	for _, r := range p.replicas {
 		all = append(all, ReplicaStats{
 			Address: r.address, InFlight: r.busy, Late: r.late,
-			Idle: open[r] - r.busy, Failures: r.backoff.fails, Until: r.backoff.until,
+			Idle: open[r] - r.busy, Failures: r.backoff.failures, Until: r.backoff.until,
 		})
 	}
 	return all

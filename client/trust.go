@@ -70,9 +70,9 @@ type Trust struct {
 	root       *x509.Certificate
 	evidence   attest.Result
 	identities []Identity // those that the pin stands for; without Root until that is fetched
-	at         time.Time
-	gone       error // the pin stands for nothing by the newest policy, so that all is refused
-	live       *live // what keeps it current while it is used
+	fetchedAt  time.Time
+	pinError   error        // the pin stands for nothing by the newest policy, so that all is refused
+	shared     *sharedTrust // what keeps it current while it is used
 }
 
 // FetchTrust asks the authority for trust and checks all of it. The policy
@@ -99,7 +99,7 @@ func FetchTrust(ctx context.Context, config TrustConfig) (*Trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.live = newLive(t)
+	t.shared = newSharedTrust(t)
 	return t, nil
 }
 
@@ -123,7 +123,7 @@ func (c *TrustConfig) check() error {
 	if seen := c.State.Policy(); seen.OK() && seen.Genesis() != c.Genesis {
 		faults = append(faults, wire.Refuse(wire.WrongGenesis, "trust: genesis of the client state", seen.Genesis(), c.Genesis))
 	}
-	if pins := c.pins(); pins != 1 {
+	if pins := c.pinCount(); pins != 1 {
 		fault("pins", pins, "exactly one of task, group, identity, measurements")
 	}
 	if c.Group == "" && len(c.PartyKeys) > 0 || slices.Contains(c.PartyKeys, attest.Digest{}) {
@@ -135,7 +135,7 @@ func (c *TrustConfig) check() error {
 	return errors.Join(faults...)
 }
 
-func (c *TrustConfig) pins() (n int) {
+func (c *TrustConfig) pinCount() (n int) {
 	for _, given := range []bool{c.Task != "", c.Group != "", !c.ID.IsZero() && c.Group == "", len(c.Measurements) > 0} {
 		if given {
 			n++
@@ -158,7 +158,7 @@ func (c *TrustConfig) pinned(p policy.Approved) ([]Identity, error) {
 			if err != nil {
 				return nil, err
 			}
-			if task == c.Task || id == c.ID || c.measured(doc.Tasks[task].Releases[release].References) {
+			if task == c.Task || id == c.ID || c.hasMeasurements(doc.Tasks[task].Releases[release].References) {
 				found = append(found, Identity{ID: id, Task: task, Release: release})
 			}
 		}
@@ -174,8 +174,8 @@ func (c *TrustConfig) pinned(p policy.Approved) ([]Identity, error) {
 	return nil, wire.Refuse(wire.NotMeasured, "trust: measurements", c.Measurements, "those of a release of the policy")
 }
 
-// measured reports whether the pinned measurements are all of a release's.
-func (c *TrustConfig) measured(references []attest.ReferenceValue) bool {
+// hasMeasurements reports whether the pinned measurements are all of a release's.
+func (c *TrustConfig) hasMeasurements(references []attest.ReferenceValue) bool {
 	if len(c.Measurements) == 0 {
 		return false
 	}
@@ -203,7 +203,7 @@ func (t *Trust) Identities() []Identity {
 }
 
 // At is when trust was fetched.
-func (t *Trust) At() time.Time { return t.at }
+func (t *Trust) At() time.Time { return t.fetchedAt }
 
 // PEM is the identity roots, for any TLS client that takes a file of roots.
 func (t *Trust) PEM() []byte {
@@ -215,8 +215,8 @@ func (t *Trust) PEM() []byte {
 	return b.Bytes()
 }
 
-// names are the DNS names of the pinned releases' task.
-func (t *Trust) names() []string {
+// serverNames are the DNS names of the pinned releases' task.
+func (t *Trust) serverNames() []string {
 	if task := t.state.Policy().Document().Tasks[t.identities[0].Task]; task != nil {
 		return task.Names
 	}
@@ -225,7 +225,7 @@ func (t *Trust) names() []string {
 
 // expect is what a unit must be.
 func (t *Trust) expect(at time.Time) identity.Expect {
-	if t.gone != nil {
+	if t.pinError != nil {
 		return identity.Expect{}
 	}
 	e := identity.Expect{
@@ -241,16 +241,16 @@ func (t *Trust) expect(at time.Time) identity.Expect {
 	return e
 }
 
-// channel is what sessions are judged by.
-func (t *Trust) channel() channel.Trust {
+// channelTrust is what sessions are judged by.
+func (t *Trust) channelTrust() channel.Trust {
 	return channel.Trust{Policy: t.Policy(), Root: t.root, Approvers: t.config.PartyKeys}
 }
 
-// again fetches trust anew, from where this one is.
-func (t *Trust) again(ctx context.Context) (*Trust, error) {
+// retry fetches trust anew, from where this one is.
+func (t *Trust) refetch(ctx context.Context) (*Trust, error) {
 	newer, err := fetchTrust(ctx, t.config, t.state)
 	if err == nil {
-		newer.live = t.live
+		newer.shared = t.shared
 	}
 	return newer, err
 }

@@ -98,15 +98,15 @@ func Verify(ctx context.Context, address string, config Config) (*Report, error)
 		return nil, err
 	}
 	defer c.Close()
-	if err := c.locate(ctx); err != nil {
+	if err := c.ensureAddresses(ctx); err != nil {
 		return nil, err
 	}
 	cluster := ClusterReport{ServerName: c.config.ServerName, OneIdentity: true}
 	var first *conn
 	var cause error
-	for _, r := range c.pool.all() {
+	for _, r := range c.pool.list() {
 		opened, err := c.connectUnder(ctx, config.Trust, r)
-		if refused(err) {
+		if isRefusal(err) {
 			return nil, fmt.Errorf("verifying %s: %w", r.address, err)
 		}
 		if err != nil {
