@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// errRejected is the read error of a body whose attempt has no connection.
+// errRejected is the read error of a body before its attempt may send it.
 var errRejected = errors.New("connection may carry no further request")
 
 // attemptKey is the context key of the attempt that a dial is for.
@@ -27,16 +27,16 @@ type attempt struct {
 	context  context.Context
 	cancel   context.CancelCauseFunc
 	hasConn  atomic.Bool
-	admitted chan bool // the call's, on the connection of the attempt
+	admitted chan bool // whether the call lets the attempt send on its connection
 
 	began  time.Time // the sending
 	conn   *conn     // nil until the call lets the attempt send
 	writes int64     // of conn, before the sending
-	wrote  bool      // on a connection before conn
+	wrote  bool      // a part of the request, on a connection before conn
 	late   bool
 
 	current  *conn // the last that the transport took
-	rejected bool  // it was
+	rejected bool  // current may not carry the request
 	response *http.Response
 	err      error
 }
@@ -61,8 +61,8 @@ func (k *call) newAttempt(r *replica) *attempt {
 // needsConn reports whether the attempt needs a connection.
 func (a *attempt) needsConn() bool { return !a.hasConn.Load() && a.context.Err() == nil }
 
-// run sends the request and reads a short response whole. A connection that was
-// rejected has carried nothing, so another takes its place.
+// run sends the request and reads a short response whole. A rejected connection
+// has carried nothing of it, so run takes another one.
 func (a *attempt) run() {
 	for {
 		a.rejected = false
@@ -121,14 +121,14 @@ func (a *attempt) askCall(c *conn) bool {
 	}
 }
 
-// sent reports whether a part of the request may have left. If not, nothing of
-// it leaves later.
+// sent reports whether a part of the request may have been written. If not,
+// nothing of it is written later.
 func (a *attempt) sent() bool {
 	return a.wrote || a.conn != nil && a.call.client.pool.wrote(a)
 }
 
-// attemptBody is a body that can be read once, as an attempt sees it: while its
-// connection is rejected, it leaves the body untouched.
+// attemptBody passes a body that can be read once to one attempt. Until the
+// attempt may send, it leaves the body untouched for others.
 type attemptBody struct {
 	io.ReadCloser
 	attempt *attempt

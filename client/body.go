@@ -10,7 +10,7 @@ import (
 
 const (
 	maxKeptBody      = 1 << 20  // body of a request that is kept so that it can be sent again
-	maxWholeResponse = 64 << 10 // answer of known length that is read whole before it is handed on
+	maxWholeResponse = 64 << 10 // response of known length that is read whole before it is returned
 )
 
 // isSafe reports whether a request may be executed any number of times: its
@@ -27,14 +27,14 @@ func isSafe(r *http.Request) bool {
 // request once, however often it is sent.
 func hasIdempotencyKey(r *http.Request) bool { return r.Header.Get("Idempotency-Key") != "" }
 
-// body gives a request's body to each attempt.
+// body provides a request's body to each attempt.
 type body struct {
 	reopen func() (io.ReadCloser, error) // nil when the body can be read once only
 	once   *onceBody                     // where again is nil
 }
 
-// newBody prepares the body of a request. A body that the caller cannot give
-// twice is kept in memory when keep says so by its limit in bytes.
+// newBody prepares the body of a request. A body without GetBody of at most
+// keep bytes is kept in memory.
 func newBody(r *http.Request, keep int64) (*body, error) {
 	switch {
 	case r.Body == nil || r.Body == http.NoBody:
@@ -63,10 +63,10 @@ func (b *body) open() (io.ReadCloser, error) {
 	return b.once, nil
 }
 
-// isUnread reports whether open would give the body from its beginning.
+// isUnread reports whether open returns the body from its beginning.
 func (b *body) isUnread() bool { return b.reopen != nil || !b.once.touched.Load() }
 
-// onceBody notes that it was read or closed.
+// onceBody records that it was read or closed.
 type onceBody struct {
 	io.ReadCloser
 	touched atomic.Bool
@@ -87,22 +87,22 @@ type readCloser struct {
 	io.Closer
 }
 
-// readWhole reads a short answer of known length to its end, so that one that
+// readWhole reads a short response of known length to its end, so that one that
 // breaks is noticed while another attempt is possible.
-func readWhole(answer *http.Response) error {
-	if answer.ContentLength <= 0 || answer.ContentLength > maxWholeResponse || answer.Body == http.NoBody {
+func readWhole(response *http.Response) error {
+	if response.ContentLength <= 0 || response.ContentLength > maxWholeResponse || response.Body == http.NoBody {
 		return nil
 	}
-	whole, err := io.ReadAll(answer.Body)
-	answer.Body.Close()
+	whole, err := io.ReadAll(response.Body)
+	response.Body.Close()
 	if err != nil {
-		return fmt.Errorf("reading answer: %w", err)
+		return fmt.Errorf("reading response: %w", err)
 	}
-	answer.Body = io.NopCloser(bytes.NewReader(whole))
+	response.Body = io.NopCloser(bytes.NewReader(whole))
 	return nil
 }
 
-// responseBody ends its attempt's context when the answer was read or given up.
+// responseBody ends its attempt's context when the response was read or closed.
 type responseBody struct {
 	io.ReadCloser
 	done func()

@@ -15,11 +15,11 @@ import (
 // ErrMaybeExecuted is in the error of a request that is not safe and was cut
 // off after a part of it may have left: it was executed once or not at all. Its
 // reason is "outcome-unknown".
-var ErrMaybeExecuted = wire.Refuse(wire.OutcomeUnknown, "request", "cut off after it was sent", "an answer")
+var ErrMaybeExecuted = wire.Refuse(wire.OutcomeUnknown, "request", "cut off after it was sent", "a response")
 
 // ErrUnreachable is in the error of a request that no replica took. Its reason
 // is "unavailable".
-var ErrUnreachable = wire.Refuse(wire.Unavailable, "replicas", "none answers", "at least one")
+var ErrUnreachable = wire.Refuse(wire.Unavailable, "replicas", "no response", "one of any replica")
 
 // call is one request on its way: it starts attempts, decides which of them
 // send, and ends with the first response that it accepts. Its fields belong to
@@ -36,27 +36,27 @@ type call struct {
 	wanted       int        // sends that have no connection yet
 	waiting      []*attempt // for a connection
 	active       []*attempt // that wait for a response
-	probedPaused bool       // went to a replica in its pause already
-	sent         bool       // a part of it may have left without a response
-	cause        error      // reported when all attempts fail
+	probedPaused bool       // an attempt went to a replica in its pause
+	sent         bool       // an attempt without a response may have written a part of it
+	cause        error      // returned when all attempts fail
 }
 
-// event is one of an attempt: it has a connection, or, without conn, it ended.
+// event reports that an attempt has a connection or, without conn, that it ended.
 type event struct {
 	attempt *attempt
 	conn    *conn
 }
 
-// RoundTrip sends a request to a replica of the cluster and gives its answer.
+// RoundTrip sends a request to a replica of the cluster and returns its response.
 //
 // The request's URL must have scheme https and the cluster's server name. A
 // request that is safe, or carries an Idempotency-Key and a body of at most
 // 1 MiB or with GetBody, is sent again to another replica when a connection
-// breaks, and once more when its answer is late. Any other request is sent
-// again only if nothing of it has left; otherwise the error is
-// [ErrMaybeExecuted]. An answer that ends early is an error of its body.
+// breaks, and once more when its response is late. Any other request is sent
+// again only if nothing of it was written; otherwise the error is
+// [ErrMaybeExecuted]. A response that ends early is an error of its body.
 //
-// It blocks until there is an answer, no replica is left to try, or the
+// It blocks until there is a response, no replica is left to try, or the
 // request's context is done.
 func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Body != nil {
@@ -70,7 +70,7 @@ func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	defer c.tasks.Done()
 	if newest := c.trust.Load(); !c.pool.enforces(newest.Policy().Head()) {
-		c.enforce(newest) // maintain is about to, and the request must not be ahead of it
+		c.enforce(newest) // maintain does so soon, but the request must not use a connection before that
 	}
 	if err := c.ensureAddresses(r.Context()); err != nil {
 		return nil, err
@@ -129,7 +129,8 @@ func (k *call) run() (*http.Response, error) {
 	return nil, k.finalError(k.cause)
 }
 
-// raceDelay is how long to wait for the attempts under way before another starts.
+// raceDelay returns how long to wait for the attempts under way before another
+// one starts.
 func (k *call) raceDelay() time.Duration {
 	if k.wanted > 0 {
 		return stagger
@@ -161,7 +162,7 @@ func (k *call) startAttempt() bool {
 // for other calls.
 func (k *call) admit(a *attempt, on *conn) bool {
 	switch i := slices.Index(k.waiting, a); {
-	case a.conn != nil: // nothing came of a connection, and the transport took another
+	case a.conn != nil: // it broke before a response, and the transport took another
 		a.wrote = a.sent()
 	case i < 0 || k.wanted == 0:
 		return false
@@ -190,7 +191,7 @@ func (k *call) handleEnded(a *attempt) (*http.Response, error) {
 	}
 	i := slices.Index(k.active, a)
 	if i < 0 {
-		return nil, nil // was not needed
+		return nil, nil // canceled by admit
 	}
 	k.active = slices.Delete(k.active, i, i+1)
 	k.clearLate(a)
@@ -213,7 +214,7 @@ func (k *call) handleEnded(a *attempt) (*http.Response, error) {
 	return a.response, nil
 }
 
-// handleBroken decides what follows a broken connection.
+// handleBroken retries after a broken connection, or returns the call's error.
 func (k *call) handleBroken(a *attempt) error {
 	left := a.sent()
 	if ctx := k.request.Context(); ctx.Err() != nil {
@@ -249,8 +250,8 @@ func (k *call) shouldTryElsewhere(answer *http.Response) bool {
 	return k.repeatable && k.client.pool.hasUntried(k.client.now(), k.tried) && k.client.retries.spend()
 }
 
-// handleOverdue starts something beside what takes too long: a connection to another
-// replica, or, if it may be executed twice, the request itself.
+// handleOverdue races what takes too long: it asks for a connection to another
+// replica or, if the request may be executed twice, sends it once more.
 func (k *call) handleOverdue() {
 	if k.wanted > 0 {
 		k.startAttempt()
@@ -273,15 +274,15 @@ func (k *call) handleOverdue() {
 	k.client.counters.hedges.Add(1)
 }
 
-// clearLate ends the lateness of a send.
+// clearLate no longer counts an attempt as late.
 func (k *call) clearLate(a *attempt) {
 	if a.late {
 		k.client.pool.addLate(a.replica, -1)
 	}
 }
 
-// finish gives up what still runs. A send that was late by then counts as a
-// failure of its replica.
+// finish cancels the attempts under way. One that was late counts as a failure
+// of its replica.
 func (k *call) finish() {
 	close(k.done)
 	at := k.client.now()
@@ -307,8 +308,8 @@ func (k *call) cancelWaiting() {
 	k.waiting = nil
 }
 
-// recordCause remembers why an attempt failed; a refusal says more than a broken
-// connection.
+// recordCause keeps the error of an attempt for finalError. A refusal is kept
+// rather than a broken connection.
 func (k *call) recordCause(err error) {
 	if k.cause == nil || !isRefusal(k.cause) {
 		k.cause = err
@@ -331,7 +332,7 @@ func (k *call) finalError(cause error) error {
 	return fmt.Errorf("%w: %w", ErrUnreachable, cause)
 }
 
-// isRefusal reports whether an error is a check that did not hold.
+// isRefusal reports whether an error is a failed check.
 func isRefusal(err error) bool {
 	var r *attest.Refusal
 	return errors.As(err, &r)

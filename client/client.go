@@ -1,21 +1,21 @@
-// Package client is the client that checks: it trusts one value, the genesis
-// digest of a policy history, and reaches any replica of a cluster whose code
-// the owners of that policy approved.
+// Package client sends requests to the attested replicas of a cluster. It trusts
+// one value, the genesis digest of a policy history, and reaches any replica
+// whose code the owners of that policy approved.
 //
 // [FetchTrust] makes [Trust] of a pin: it replays the owners' signatures,
-// appraises the authority's own evidence, and gives the identity roots, as
+// appraises the authority's own evidence, and returns the identity roots, as
 // objects and as PEM for other TLS clients. [New] makes a [Client] of Trust and
 // addresses. It is an [http.RoundTripper]: it spreads requests over the
-// replicas, races connections, backs off from what fails, sends again what may
-// be sent again, and hedges late answers within a budget. [Verify] tells what
-// stands at an address. [Open] makes a [Channel]: a session with the whole
-// cluster, encrypted end to end, through any gateway.
+// replicas, races connections, backs off from replicas that fail, retries what
+// may be sent again, and hedges late responses within a budget. [Verify] reports
+// which code serves an address. [Open] makes a [Channel]: a session with the
+// whole cluster, encrypted end to end, through any gateway.
 //
 // Every handshake ends in [identity.Check] against the newest policy, before a
-// byte of a request leaves. Addresses, resolvers, proxies and the authority's
-// operator are trusted with nothing. It refuses code that policy does not name,
-// roots that policy does not name, and policy older than any it has seen. No
-// option turns a check off.
+// byte of a request is written. Addresses, resolvers, proxies and the
+// authority's operator are untrusted. The package refuses code that policy does
+// not name, roots that policy does not name, and policy older than any it has
+// seen. No option turns a check off.
 package client
 
 import (
@@ -36,8 +36,8 @@ import (
 var ErrClosed = errors.New("client closed")
 
 const (
-	maintainInterval = 10 * time.Second // addresses are looked up, and connections swept
-	minRefresh       = time.Second      // refused handshakes make trust be fetched at most this often
+	maintainInterval = 10 * time.Second // between two lookups of addresses and sweeps of connections
+	minRefresh       = time.Second      // between two fetches of trust after refused handshakes
 	defaultRefresh   = time.Minute
 )
 
@@ -46,24 +46,24 @@ type Resolver interface {
 	LookupHost(ctx context.Context, host string) (addresses []string, err error)
 }
 
-// Config says which cluster a client speaks to. Trust is required; the rest
-// bears on reaching it only.
+// Config selects the cluster of a client. Trust is required; the other fields
+// affect only how the cluster is reached.
 type Config struct {
-	// Trust is what [FetchTrust] gave. The client fetches it anew by itself.
+	// Trust is that of [FetchTrust]. The client renews it by itself.
 	Trust *Trust
-	// ServerName is a DNS name that policy gives the task, and the host of
-	// every request's URL. Empty is the task's first.
+	// ServerName is a DNS name of the task in the policy, and the host of every
+	// request's URL. Empty means the task's first.
 	ServerName string
-	// Addresses are "host:port". A name stands for all its addresses. None
-	// is the server name with port 443.
+	// Addresses are "host:port". A name stands for all its addresses. Without
+	// any, the server name with port 443 is used.
 	Addresses []string
-	// Resolver looks up names in Addresses. Nil is the system's.
+	// Resolver looks up names in Addresses. Nil means the system's.
 	Resolver Resolver
-	// Dial opens connections. Nil is the system's TCP.
+	// Dial opens connections. Nil means the system's TCP.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Refresh is how old trust may become before it is fetched anew with fresh
-	// evidence of the authority. 0 is one minute. What owners withdraw is refused as
-	// soon as the authority has it: trust is watched, and waits for no refresh.
+	// Refresh is the maximum age of trust; then the client fetches it again, with
+	// fresh evidence of the authority. 0 means one minute. Code that owners
+	// withdraw is refused earlier: the client watches the policy history.
 	Refresh time.Duration
 }
 
@@ -79,12 +79,12 @@ type Client struct {
 	latencies latencies
 	counters  counters
 
-	locating sync.Mutex // one look-up at a time
+	locating sync.Mutex // held during a lookup
 
-	lifetime context.Context // ends with Close
+	lifetime context.Context // canceled by Close
 	stop     context.CancelFunc
-	tasks    sync.WaitGroup // calls under way, and every goroutine started
-	closing  sync.Mutex     // guards closed, and tasks against starting while Close waits
+	tasks    sync.WaitGroup // calls and goroutines under way
+	closing  sync.Mutex     // guards closed, and keeps tasks from starting while Close waits
 	closed   bool
 }
 
@@ -111,7 +111,7 @@ func New(config Config) (*Client, error) {
 // fetchMissing fills in what has a default and tells every fault of the rest.
 func (c *Config) complete() error {
 	if c.Trust == nil {
-		return wire.Refuse(wire.BadRequest, "client: trust", "none", "that of FetchTrust")
+		return wire.Refuse(wire.BadRequest, "client: trust", nil, "that of FetchTrust")
 	}
 	var faults []error
 	names := c.Trust.serverNames()
@@ -143,7 +143,7 @@ func (c *Config) complete() error {
 
 func (c *Client) now() time.Time { return c.config.Trust.config.Clock() }
 
-// Trust is the newest trust. Its [Trust.State] is worth keeping.
+// Trust returns the newest trust. Store its [Trust.State] for [TrustConfig.State].
 func (c *Client) Trust() *Trust { return c.trust.Load() }
 
 // Close ends all connections and waits for what the client started. Requests
@@ -169,7 +169,7 @@ func (c *Client) beginTask() error {
 	return nil
 }
 
-// maintain keeps trust, addresses and connections fresh until Close.
+// maintain renews trust and addresses, and closes stale connections, until Close.
 func (c *Client) maintain() {
 	ticker := time.NewTicker(min(maintainInterval, c.config.Refresh))
 	defer ticker.Stop()
@@ -190,14 +190,14 @@ func (c *Client) maintain() {
 		if held := c.trust.Load(); c.now().Sub(held.fetchedAt) >= c.config.Refresh {
 			c.renewTrust(c.lifetime, held)
 		}
-		// What is known stays when a look-up fails.
+		// The known addresses stay when a lookup fails.
 		_ = c.resolve(c.lifetime)
 		c.pool.sweep(c.now())
 	}
 }
 
-// renewTrust gives trust newer than old, if there is any, and puts connections
-// under it.
+// renewTrust returns trust newer than old, if there is any, and checks the open
+// connections under it.
 func (c *Client) renewTrust(ctx context.Context, old *Trust) *Trust {
 	newer, err := c.trust.renew(ctx, old)
 	if err != nil {
@@ -209,8 +209,8 @@ func (c *Client) renewTrust(ctx context.Context, old *Trust) *Trust {
 	return newer
 }
 
-// enforce checks every connection under trust: one that it refuses ends at once, whatever
-// is under way on it, and the others go on under its policy.
+// enforce checks every connection under trust. One that it refuses ends at once,
+// with the request on it; the others stay open.
 func (c *Client) enforce(t *Trust) {
 	c.pool.enforce(t.Policy().Head(), c.now(), func(opened *conn) error {
 		_, err := identity.Check(opened.peer.PeerCertificates, t.root, t.expect(c.now()))
@@ -218,7 +218,7 @@ func (c *Client) enforce(t *Trust) {
 	})
 }
 
-// ensureAddresses makes sure that some address is known.
+// ensureAddresses looks up the addresses unless some are known.
 func (c *Client) ensureAddresses(ctx context.Context) error {
 	if c.pool.size() > 0 {
 		return nil
@@ -251,7 +251,7 @@ func (c *Client) resolve(ctx context.Context) error {
 	return nil
 }
 
-// lookUpAddress gives the addresses that a "host:port" stands for.
+// lookUpAddress returns the addresses of a "host:port".
 func (c *Client) lookUpAddress(ctx context.Context, address string) ([]string, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {

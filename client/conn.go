@@ -18,7 +18,7 @@ import (
 // peer died, or the network cut its response short.
 var errCut = errors.New("connection cut without a TLS close")
 
-// errNotNeeded ends a dial whose attempt has a connection meanwhile.
+// errNotNeeded is the error of a dial whose attempt got another connection.
 var errNotNeeded = errors.New("connection no longer needed")
 
 // conn is one connection, below TLS, to a replica whose identity was checked.
@@ -109,8 +109,8 @@ func (c *Client) newTransport(r *replica) *http.Transport {
 // dial connects to a replica and checks its identity, on behalf of the attempt
 // in ctx. At most maxDials run at a time: a replica that is catching up on
 // handshakes serves no requests. An attempt that has waited dialWait dials
-// anyway, so that stuck dials cannot block it; one that has a connection
-// meanwhile does not.
+// anyway, so that stuck dials cannot block it; one that got another connection
+// does not.
 func (c *Client) dial(ctx context.Context, r *replica) (net.Conn, error) {
 	if err := c.beginTask(); err != nil {
 		return nil, err

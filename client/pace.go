@@ -9,17 +9,17 @@ import (
 	"github.com/cohort-tee/cohort/internal/retry"
 )
 
-// Times and sizes of fail-over. None of them bears on trust.
+// Times and sizes of fail-over. None of them affects trust.
 const (
 	stagger          = 50 * time.Millisecond // a connection that takes longer is raced by one to another replica
 	dialTimeout      = 5 * time.Second       // a connection and its handshake take at most this
 	maxDials         = 8                     // connections to a replica that are under way at a time
-	dialWait         = time.Second           // longest wait for others to be there
-	minLateAfter     = 10 * time.Millisecond // no answer is called late before
-	defaultLateAfter = 50 * time.Millisecond // when an answer is late while few latencies are known
-	hedgeSamples     = 32                    // latencies that make a quantile
-	hedgeWindow      = 512                   // latencies that are remembered
-	hedgeRenew       = 32                    // new latencies after which the quantile is worked out again
+	dialWait         = time.Second           // a dial waits at most this for others
+	minLateAfter     = 10 * time.Millisecond // no response is late before
+	defaultLateAfter = 50 * time.Millisecond // when a response is late while few latencies are known
+	hedgeSamples     = 32                    // latencies needed for a quantile
+	hedgeWindow      = 512                   // latencies kept
+	hedgeRenew       = 32                    // new latencies until the quantile is computed again
 )
 
 // Shares of requests that may be sent a second time without a broken
@@ -31,19 +31,19 @@ const (
 	retryBurst = 10
 )
 
-// backoffs are the pauses after failures of a replica.
+// backoffs determines the pause of a replica after its failures.
 var backoffs = retry.Backoff{First: 50 * time.Millisecond, Most: 10 * time.Second}
 
-// backoff says when a replica that failed is tried again. The zero backoff is
-// ready.
+// backoff determines when a replica that failed is tried again. The zero
+// backoff is ready.
 type backoff struct {
 	failures int       // in a row
 	last     time.Time // the newest failure
 	until    time.Time // not to be tried before, unless all others are worse
 }
 
-// failed notes a failure of something that began at began. Failures of what ran
-// at the same time count once.
+// failed records a failure of a request or dial that began at began. Failures of
+// those that ran at the same time count once.
 func (b *backoff) failed(began, at time.Time, jitter float64) {
 	if b.failures > 0 && began.Before(b.last) {
 		return
@@ -55,8 +55,8 @@ func (b *backoff) failed(began, at time.Time, jitter float64) {
 
 func (b *backoff) ready(at time.Time) bool { return b.failures == 0 || !at.Before(b.until) }
 
-// probe lets one request through to a replica whose pause is over and keeps the
-// others away for another pause.
+// probe admits one request to a replica whose pause is over, and pauses it again
+// for the others.
 func (b *backoff) probe(at time.Time, jitter float64) {
 	if b.failures > 0 {
 		b.until = at.Add(backoffs.Spread(b.failures, jitter))
@@ -92,8 +92,8 @@ func (b *budget) spend() bool {
 	return true
 }
 
-// latencies remembers how long recent answers took, and says after what time an
-// answer is late: a little above their 99th percentile. It is safe for
+// latencies records how long recent responses took, and computes after which
+// time a response is late: a little above their 99th percentile. It is safe for
 // concurrent use.
 type latencies struct {
 	mu    sync.Mutex // guards all below
@@ -108,9 +108,9 @@ func (l *latencies) add(d time.Duration) {
 	l.record(d)
 }
 
-// addLate notes an answer that was given up because it was late. It counts as
-// the quantile itself: left out, the quantile would sink with every hedge, and
-// counted as long as it was waited for, a replica that hangs would raise it.
+// addLate records a late response that was canceled, with the quantile itself as
+// its latency. Without a record the quantile would sink with every hedge; with
+// the time waited for it, a replica that hangs would raise it.
 func (l *latencies) addLate() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -78,13 +78,13 @@ func (p *pool) list() []*replica {
 
 func (p *pool) size() int { return len(p.list()) }
 
-// Ranks of replicas, best first.
+// Ranks of replicas for the next attempt of a call, best first.
 const (
 	rankUntried = iota // not tried by this call
-	rankLate           // not tried, with answers outstanding
-	rankTried          // tried by this call, but not at fault
+	rankLate           // not tried, with late responses
+	rankTried          // tried by this call, without a failure
 	rankPaused         // in its pause after a failure
-	rankNone           // already asked and late
+	rankNone           // tried and late
 )
 
 func (r *replica) rank(at time.Time, tried []*replica) int {
@@ -102,10 +102,10 @@ func (r *replica) rank(at time.Time, tried []*replica) int {
 	return rankUntried
 }
 
-// choose chooses the replica for the next connection: of those with the best rank
-// the less busy of two at random. If all are in their pause, it is the one
-// whose failure is longest ago, so the last replica is never given up. It gives
-// nil when there is none to ask, and the rank.
+// choose returns the replica for the next attempt, and its rank: of those with
+// the best rank the less busy of two at random. If all are in their pause, it is
+// the one whose failure is longest ago, so that the last replica is never
+// excluded. It returns nil when none is left.
 func (p *pool) choose(at time.Time, tried []*replica) (*replica, int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -130,7 +130,7 @@ func (p *pool) choose(at time.Time, tried []*replica) (*replica, int) {
 	return chosen, best
 }
 
-// hasUntried reports whether a replica is left that is worth a second send.
+// hasUntried reports whether a replica is left for a second send.
 func (p *pool) hasUntried(at time.Time, tried []*replica) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -185,8 +185,8 @@ func (p *pool) release(c *conn, a *attempt) {
 	}
 }
 
-// wrote stops a's connection and reports whether it wrote for a. A connection
-// that another attempt uses by now wrote all of a's request.
+// wrote stops the connection of an attempt and reports whether it wrote a part
+// of its request. A connection that another attempt uses by now wrote all of it.
 func (p *pool) wrote(a *attempt) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -216,7 +216,7 @@ func (p *pool) failed(r *replica, began, at time.Time) {
 	r.backoff.failed(began, at, rand.Float64())
 	again := r.backoff.failures > 1
 	p.mu.Unlock()
-	if again { // one failure may be chance; a replica that is gone takes its connections along
+	if again { // the replica may be gone, and its connections dead
 		r.transport.CloseIdleConnections()
 	}
 }
@@ -244,7 +244,7 @@ func (p *pool) enforce(head attest.Digest, at time.Time, check func(*conn) error
 	var refused []*conn
 	for _, c := range open {
 		if check(c) != nil {
-			// Without a TLS close: the peer would end its response in good order on that.
+			// Without a TLS close, after which the peer would end its response regularly.
 			c.Conn.Close()
 			refused = append(refused, c)
 			continue

@@ -12,22 +12,22 @@ type counters struct {
 	requests, sends, retries, hedges, dials, refreshFailed atomic.Int64
 }
 
-// Stats tell what a client did and knows. They are for people and metrics.
+// Stats are counts and the present state of a client, for people and metrics.
 type Stats struct {
 	Requests      int64 // calls of RoundTrip that went out
 	Sends         int64 // times a request was put on a connection
 	Retries       int64 // sends after a broken connection or a refusing status
-	Hedges        int64 // sends beside one whose answer was late
-	Dials         int64 // connections asked for
-	RefreshFailed int64 // times trust was due and could not be had
+	Hedges        int64 // sends after a late response
+	Dials         int64 // connections attempted
+	RefreshFailed int64 // failed fetches of trust
 
-	LateAfter  time.Duration // when an answer is late now
+	LateAfter  time.Duration // the time after which a response is late now
 	TrustAt    time.Time
 	PolicyHead attest.Digest
 	Replicas   []ReplicaStats
 }
 
-// ReplicaStats tell of one address.
+// ReplicaStats are those of one address.
 type ReplicaStats struct {
 	Address  string
 	InFlight int
@@ -37,7 +37,7 @@ type ReplicaStats struct {
 	Until    time.Time
 }
 
-// Stats gives a snapshot.
+// Stats returns a snapshot.
 func (c *Client) Stats() Stats {
 	trust := c.trust.Load()
 	return Stats{
