@@ -55,7 +55,7 @@ func newBody(r *http.Request, keep int64) (*body, error) {
 	return &body{reopen: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(kept)), nil }}, nil
 }
 
-// startAttempt gives the body for one more attempt.
+// open returns the body for one more attempt.
 func (b *body) open() (io.ReadCloser, error) {
 	if b.reopen != nil {
 		return b.reopen()

@@ -241,16 +241,16 @@ func (k *call) retry() {
 	k.startAttempt()
 }
 
-// shouldTryElsewhere reports whether another replica is asked because this one says that
-// it, or the program behind it, cannot answer.
-func (k *call) shouldTryElsewhere(answer *http.Response) bool {
-	if answer.StatusCode != http.StatusBadGateway && answer.StatusCode != http.StatusServiceUnavailable {
+// shouldTryElsewhere reports whether to send to another replica, because this
+// one, or the program behind it, responds that it is unavailable.
+func (k *call) shouldTryElsewhere(response *http.Response) bool {
+	if response.StatusCode != http.StatusBadGateway && response.StatusCode != http.StatusServiceUnavailable {
 		return false
 	}
 	return k.repeatable && k.client.pool.hasUntried(k.client.now(), k.tried) && k.client.retries.spend()
 }
 
-// handleOverdue races what takes too long: it asks for a connection to another
+// handleOverdue starts a race after a delay: it asks for a connection to another
 // replica or, if the request may be executed twice, sends it once more.
 func (k *call) handleOverdue() {
 	if k.wanted > 0 {

@@ -19,60 +19,59 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Errors of requests through a [Channel], and of the bodies of their answers.
+// Errors of requests through a [Channel], and of the bodies of their responses.
 var (
 	// ErrOutcomeUnknown is in the error of a request that may not be repeated
 	// and was cut off: it was executed once or not at all.
 	ErrOutcomeUnknown = channel.ErrOutcomeUnknown
-	// ErrNotExecuted is in the error of a request that units have, each
-	// authenticated, not executed and will not.
+	// ErrNotExecuted is in the error of a request that no unit has executed or
+	// will execute, as the units report, each authenticated.
 	ErrNotExecuted = channel.ErrNotExecuted
-	// ErrTruncated is in the error of an answer's body that ends before its
-	// end.
+	// ErrTruncated is in the error of a response body that was cut short.
 	ErrTruncated = channel.ErrTruncated
 )
 
-// maxGatewayIdle is how many connections to the gateway wait for requests.
+// maxGatewayIdle limits the idle connections to a gateway.
 const maxGatewayIdle = 256
 
-// A gateway that is silent for so long is asked whether it is there, and given up
-// when it does not answer: else requests would wait for one that is cut off.
+// A gateway that is silent for gatewayPingAfter is pinged, and its connection is
+// closed when no response comes within gatewayPingTimeout. Otherwise requests would
+// wait for a gateway that is cut off.
 const (
 	gatewayPingAfter   = time.Second
 	gatewayPingTimeout = 2 * time.Second
 )
 
-// OpenConfig says which cluster a channel speaks to. Trust and Gateway are
-// required.
+// OpenConfig selects the cluster of a channel. Trust and Gateway are required.
 type OpenConfig struct {
-	// Trust is what [FetchTrust] gave, and with it the pin: a task that is
-	// followed, or one release. The channel fetches it anew by itself.
+	// Trust is that of [FetchTrust], and with it the pin: a task that is
+	// followed, or one release. The channel renews it by itself.
 	Trust *Trust
-	// Role is the role of the group that the session is with, where Trust is
-	// of a group: only units of that role can read it. [Whole] is a session
-	// with the whole group.
+	// Role is the role of the group for the session, where Trust is of a group:
+	// only units of that role can read it. [Whole] opens a session with the whole
+	// group.
 	Role string
-	// Gateway is the URL of whatever reaches the units, http or https, or several
-	// such with commas between, of which one is used as long as it answers. It
-	// is trusted with nothing.
+	// Gateway is the URL of a gateway to the units, http or https, or several
+	// URLs separated by commas. One is used as long as it responds. Gateways are
+	// untrusted.
 	Gateway string
-	// CA is what the gateways' certificates chain to, for availability's sake
-	// only. Nil is the system's.
+	// CA has the roots of the gateways' certificates, which serve availability
+	// only. Nil means the system's.
 	CA *x509.CertPool
-	// FreshEvidence makes the unit that opens a session prove, by evidence of
-	// that moment, that it holds the session's secret.
+	// FreshEvidence makes the unit that opens a session prove, by new evidence,
+	// that it holds the session's secret.
 	FreshEvidence bool
-	// Receipts are wanted for requests: see [WithRecord].
+	// Receipts requests a receipt for each response: see [WithRecord].
 	Receipts bool
 	// NotAfter is how long after its sending a unit may begin to execute a
-	// request, 2 minutes at most. 0 is 30 seconds. It is counted by the unit's
-	// clock, from which this machine's may be 5 minutes off.
+	// request, 2 minutes at most. 0 means 30 seconds. The unit's clock decides,
+	// which may differ from this machine's by 5 minutes.
 	NotAfter time.Duration
 }
 
 // Channel is a trusted channel to a whole cluster: an [http.RoundTripper] whose
-// requests any unit of the pinned identity answers, encrypted end to end. It
-// renews its session by itself. It is safe for concurrent use and is closed by
+// requests are served by any unit of the pinned identity, encrypted end to end.
+// It renews its session by itself. It is safe for concurrent use and is closed by
 // its owner.
 type Channel struct {
 	transport *channelhttp.Transport
@@ -85,8 +84,8 @@ type Channel struct {
 }
 
 // Open opens a session with one unit, which it checks. It blocks until then, or
-// until ctx is done. The error is an [attest.Refusal] when a check does not hold,
-// and [ErrUnreachable] when no unit answers.
+// until ctx is done. The error is an [attest.Refusal] when a check fails,
+// and [ErrUnreachable] when no unit responds.
 func Open(ctx context.Context, config OpenConfig) (*Channel, error) {
 	if config.Role != "" || config.Trust != nil && config.Trust.config.Group != "" {
 		return nil, wire.Refuse(wire.WrongGroup, "channel: trust", "of a group", "OpenGroup")
@@ -111,9 +110,9 @@ func open(ctx context.Context, config OpenConfig) (*Channel, error) {
 		c.trust.release()
 		return nil, err
 	}
-	life, stop := context.WithCancel(context.WithoutCancel(ctx))
+	lifetime, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c.stop = stop
-	c.tasks.Go(func() { c.maintain(life) })
+	c.tasks.Go(func() { c.maintain(lifetime) })
 	if _, err := c.Session(ctx); err != nil {
 		c.Close(ctx)
 		return nil, err
@@ -121,11 +120,11 @@ func open(ctx context.Context, config OpenConfig) (*Channel, error) {
 	return c, nil
 }
 
-// check tells every fault of the configuration, and reads the gateways' URLs.
+// check returns every fault of the configuration, or the gateways' URLs.
 func (o OpenConfig) check() ([]*url.URL, error) {
 	var faults []error
 	if o.Trust == nil {
-		faults = append(faults, wire.Refuse(wire.BadRequest, "channel: trust", "none", "that of FetchTrust"))
+		faults = append(faults, wire.Refuse(wire.BadRequest, "channel: trust", "", "that of FetchTrust"))
 	}
 	all, err := parseGateways(o.Gateway)
 	return all, errors.Join(append(faults, err)...)
@@ -141,7 +140,7 @@ func (o OpenConfig) sessionOptions() (w channel.Wants) {
 	return w
 }
 
-// sessionPin is what sessions stay with.
+// pin returns the pin of sessions under t.
 func (t *Trust) pin() channel.Pin {
 	p := channel.Pin{Genesis: t.config.Genesis, ID: t.config.ID, Task: t.config.Task, Group: t.config.Group}
 	if p.Task+p.Group == "" {
@@ -150,8 +149,8 @@ func (t *Trust) pin() channel.Pin {
 	return p
 }
 
-// newGateway makes the connections to the gateway. Over HTTP/2 all requests of a
-// channel share one, or a second when very many are under way.
+// newGateway makes the transport to the gateways. Over HTTP/2 all requests of a
+// channel share one connection, or two when very many are under way.
 func newGateway(ca *x509.CertPool) *http.Transport {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -166,8 +165,8 @@ func newGateway(ca *x509.CertPool) *http.Transport {
 	}
 }
 
-// maintain keeps trust fresh until ctx is done. What is known stays when the
-// authority does not answer.
+// maintain renews trust until ctx is done. The known trust stays when the
+// authority does not respond.
 func (c *Channel) maintain(ctx context.Context) {
 	ticker := time.NewTicker(defaultRefresh)
 	defer ticker.Stop()
@@ -181,42 +180,42 @@ func (c *Channel) maintain(ctx context.Context) {
 	}
 }
 
-// trustSource gives a channel's newest trust to its sessions.
+// trustSource provides a channel's newest trust to its sessions.
 type trustSource struct{ c *Channel }
 
-// Trust is the newest trust.
+// Trust returns the newest trust.
 func (t trustSource) Trust() channel.Trust { return t.c.channelTrust(t.c.trust.Load()) }
 
-// Renew fetches trust anew, at most once a second, for which it waits.
+// Renew fetches trust again, at most once a second; it waits until it may.
 func (t trustSource) Renew(ctx context.Context) channel.Trust {
 	newer, _ := t.c.trust.renew(ctx, t.c.trust.Load())
 	return t.c.channelTrust(newer)
 }
 
-// channelTrust is trust as answers are judged by it.
+// channelTrust returns t as the channel checks responses under it.
 func (c *Channel) channelTrust(t *Trust) channel.Trust {
-	judged := t.channelTrust()
+	verified := t.channelTrust()
 	if c.evidence {
-		judged.Verifier = t.config.Verifier
+		verified.Verifier = t.config.Verifier
 	}
-	return judged
+	return verified
 }
 
-// RoundTrip sends a request through the channel and gives its answer, which is a
-// unit's of this cluster, unchanged and for this request. The host in its URL is
+// RoundTrip sends a request through the channel and returns the response of a
+// unit of this cluster, unchanged and for this request. The host in its URL is
 // for the unit's handler only.
 //
 // A request that is safe or carries an Idempotency-Key is sent again when an
-// attempt brings no answer; units do not tell one another of keys, so their
-// handler has to. Any other is executed at most once, and when it is cut off the
-// error is [ErrOutcomeUnknown]. An answer that ends early is an [ErrTruncated] of
+// attempt has no response. Units do not share the keys they have seen, so their
+// handler must. Any other request is executed at most once; when it is cut off the
+// error is [ErrOutcomeUnknown]. A response that ends early is an [ErrTruncated] of
 // its body.
 func (c *Channel) RoundTrip(r *http.Request) (*http.Response, error) {
-	answer, err := c.transport.RoundTrip(r)
-	return answer, wrapChannelError(err)
+	response, err := c.transport.RoundTrip(r)
+	return response, wrapChannelError(err)
 }
 
-// wrapChannelError puts the errors of this package to those of the channel.
+// wrapChannelError adds the errors of this package to those of package channel.
 func wrapChannelError(err error) error {
 	switch {
 	case errors.Is(err, channel.ErrClosed):
@@ -227,16 +226,16 @@ func wrapChannelError(err error) error {
 	return err
 }
 
-// Session tells of a channel's session.
+// Session describes a channel's session.
 type Session struct {
 	ID       wire.SessionID
-	Unit     identity.Peer // that opened it
+	Unit     identity.Peer // the one that opened it
 	Expires  time.Time
-	Evidence attest.Result // appraised, where fresh evidence was wanted
+	Evidence attest.Result // appraised; with FreshEvidence only
 }
 
-// Session is the session that requests use now. It opens one if there is none,
-// and blocks until then, or until ctx is done.
+// Session returns the session that requests use now. It opens one if there is
+// none, and blocks until then, or until ctx is done.
 func (c *Channel) Session(ctx context.Context) (Session, error) {
 	s, err := c.transport.Session(ctx)
 	if err != nil {
@@ -245,19 +244,19 @@ func (c *Channel) Session(ctx context.Context) (Session, error) {
 	return Session{ID: s.ID(), Unit: s.Peer(), Expires: s.Expires(), Evidence: s.Evidence()}, nil
 }
 
-// Opens is how many sessions were opened so far.
+// Opens returns the number of sessions opened so far.
 func (c *Channel) Opens() uint64 { return c.transport.Opens() }
 
-// Trust is the newest trust. Its [Trust.State] is worth keeping.
+// Trust returns the newest trust. Store its [Trust.State] for [TrustConfig.State].
 func (c *Channel) Trust() *Trust { return c.trust.Load() }
 
-// Closed says how far a session was closed: at which units, each
-// authenticated, and until when others may hold it.
+// Closed reports at which units a session was closed, each authenticated, and
+// until when other units may hold it.
 type Closed = channelhttp.Closed
 
-// Close ends the session at all units that are known, as far as ctx lets it,
-// erases its secret, and waits for what the channel started. Later requests fail
-// with [ErrClosed].
+// Close ends the session at all known units, as far as ctx allows, erases its
+// secret, and waits for the goroutines of the channel. Later requests fail with
+// [ErrClosed].
 func (c *Channel) Close(ctx context.Context) Closed {
 	closed := c.transport.Close(ctx)
 	c.stop()
@@ -267,22 +266,22 @@ func (c *Channel) Close(ctx context.Context) Closed {
 	return closed
 }
 
-// Record is what proves offline which unit gave an answer.
+// Record is the offline proof of which unit sent a response.
 type Record = channel.Record
 
-// Receipt is what a receipt says. Only [VerifyReceipt] makes one.
+// Receipt is the content of a verified receipt. Only [VerifyReceipt] makes one.
 type Receipt = channel.Receipt
 
-// WithRecord makes a request through a [Channel] want a receipt. The record is
-// filled in once the answer's body was read to its end; a body without the
-// receipt of the unit that answered ends in an error.
+// WithRecord requests a receipt for a request through a [Channel]. The record is
+// filled in when the response body was read to its end; a body without the receipt
+// of the unit that sent it ends in an error.
 func WithRecord(ctx context.Context, r *Record) context.Context {
 	return channelhttp.WithRecord(ctx, r)
 }
 
-// VerifyReceipt judges a record, without a network, for the time of the answer.
-// It refuses a changed request, answer or unit, and a unit that is not what t
-// is pinned to.
+// VerifyReceipt verifies a record, without a network, for the time of the
+// response. It refuses a changed request, response or unit, and a unit outside the
+// pin of t.
 func VerifyReceipt(r Record, t *Trust, at time.Time) (Receipt, error) {
 	return channel.VerifyReceipt(r, t.channelTrust(), channel.ReceiptExpect{Pin: t.pin(), At: at})
 }

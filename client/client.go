@@ -108,10 +108,10 @@ func New(config Config) (*Client, error) {
 	return c, nil
 }
 
-// fetchMissing fills in what has a default and tells every fault of the rest.
+// complete fills in defaults and returns every fault of the other fields.
 func (c *Config) complete() error {
 	if c.Trust == nil {
-		return wire.Refuse(wire.BadRequest, "client: trust", nil, "that of FetchTrust")
+		return wire.Refuse(wire.BadRequest, "client: trust", "", "that of FetchTrust")
 	}
 	var faults []error
 	names := c.Trust.serverNames()

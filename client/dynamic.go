@@ -2,10 +2,10 @@ package client
 
 import "slices"
 
-// Dynamic lists the releases behind an identity that policy lets load code which is
-// not measured (policy key "dynamic"), as "TASK release RELEASE", in order; of a
-// group those of every member. Their program's file is what was measured, and no
-// promise on what it runs follows from that.
+// Dynamic lists the releases behind an identity that may load code which is not
+// measured (policy key "dynamic"), as "TASK release RELEASE", in order; of a group
+// those of every member. Only their program's file was measured, which implies
+// nothing about the code it runs.
 func (t *Trust) Dynamic(i Identity) []string {
 	doc, dynamic := t.Policy().Document(), []string{}
 	add := func(task, release string) {

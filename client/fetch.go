@@ -17,20 +17,20 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// authorityTimeout bounds asking one replica of the authority, so that one that hangs
-// does not keep the client from the next.
+// authorityTimeout bounds the requests to one replica of the authority, so that one
+// that hangs does not keep the client from the next.
 const authorityTimeout = 10 * time.Second
 
-// trustFetch asks one replica of the authority. It is used once.
+// trustFetch fetches trust from one replica of the authority. It is used once.
 type trustFetch struct {
 	config *TrustConfig
 	state  State // the newest history, replayed
 	peer   *history.Peer
-	// challenge is for an authority on a TPM.
+	// challenge is that of an authority on a TPM.
 	challenge attest.Challenge
 }
 
-// fetchTrust asks the replicas of the authority in order, until one gives trust
+// fetchTrust tries the replicas of the authority in order, until one returns trust
 // that is not older than state.
 func fetchTrust(ctx context.Context, config *TrustConfig, state State) (*Trust, error) {
 	var faults []error
@@ -44,8 +44,8 @@ func fetchTrust(ctx context.Context, config *TrustConfig, state State) (*Trust, 
 	return nil, errors.Join(faults...)
 }
 
-// fetchFrom asks one replica. One that is behind is given the history that was
-// seen already, and asked once more.
+// fetchFrom fetches trust from one replica. If it is behind, fetchFrom pushes the
+// known history to it and tries once more.
 func fetchFrom(ctx context.Context, config *TrustConfig, state State, address string) (*Trust, error) {
 	ctx, cancel := context.WithTimeout(ctx, authorityTimeout)
 	defer cancel()
@@ -65,12 +65,12 @@ func fetchFrom(ctx context.Context, config *TrustConfig, state State, address st
 	return f.trust(ctx)
 }
 
-// currentPolicy is how the authority's own certificate is checked.
+// currentPolicy returns the policy for checking the authority's certificate.
 func (f *trustFetch) currentPolicy(*x509.Certificate) (policy.Approved, time.Time, error) {
 	return f.state.Policy(), f.config.Clock(), nil
 }
 
-// trust fetches the history, then what it makes checkable.
+// trust fetches the history, then the trust that the history makes verifiable.
 func (f *trustFetch) trust(ctx context.Context) (*Trust, error) {
 	if err := f.followHistory(ctx); err != nil {
 		return nil, err
@@ -106,25 +106,25 @@ func (f *trustFetch) trust(ctx context.Context) (*Trust, error) {
 	return f.check(query, unverified, pinned)
 }
 
-// requestTrust asks once, with a nonce of its own.
+// requestTrust sends one request for trust, with a new nonce.
 func (f *trustFetch) requestTrust(ctx context.Context, query *api.TrustQuery) (unverified trustResponse, err error) {
 	rand.Read(query.Nonce[:])
 	if unverified.TrustAnswer, err = f.peer.Authority.Trust(ctx, *query); err != nil {
-		return unverified, fmt.Errorf("asking for trust: %w", err)
+		return unverified, fmt.Errorf("requesting trust: %w", err)
 	}
 	if err = json.Unmarshal(unverified.TrustAnswer.Evidence, &unverified.Evidence); err != nil && !isRefusal(err) {
-		err = wire.Refuse(wire.Malformed, "evidence: wrapper", "not JSON", "RFC 9999")
+		err = wire.Refuse(wire.Malformed, "evidence: wrapper", err, "RFC 9999")
 	}
 	return unverified, err
 }
 
-// trustResponse is an answer with its evidence taken out of its wrapper.
+// trustResponse is a response of the authority with its evidence decoded.
 type trustResponse struct {
 	api.TrustAnswer
 	Evidence attest.Evidence
 }
 
-// followHistory brings the state to the authority's policy.
+// followHistory extends the state to the authority's newest policy.
 func (f *trustFetch) followHistory(ctx context.Context) error {
 	newer, err := f.peer.Follow(ctx, f.state.history, f.config.Genesis)
 	if err == nil {
@@ -133,7 +133,7 @@ func (f *trustFetch) followHistory(ctx context.Context) error {
 	return err
 }
 
-// pushHistory gives an authority that is behind the history that is known here.
+// pushHistory sends the known history to an authority that is behind.
 func (f *trustFetch) pushHistory(ctx context.Context, cause error) error {
 	if !f.state.Policy().OK() {
 		return cause
@@ -144,14 +144,14 @@ func (f *trustFetch) pushHistory(ctx context.Context, cause error) error {
 	return nil
 }
 
-// check makes trust of an answer.
+// check verifies a response and returns its trust.
 func (f *trustFetch) check(query api.TrustQuery, unverified trustResponse, pinned []Identity) (*Trust, error) {
 	t := &Trust{config: f.config, state: f.state, fetchedAt: f.config.Clock()}
 	var err error
 	if t.root, err = parseCertificate(unverified.Authority); err != nil {
 		return nil, fmt.Errorf("reading the authority root: %w", err)
 	}
-	// Policy may have moved on since the history was fetched.
+	// Policy may have changed since the history was fetched.
 	if got, want := unverified.History.Head, f.state.Policy().Head(); got != want {
 		return nil, wire.Refuse(wire.Behind, "trust: policy head", got, want)
 	}
@@ -168,8 +168,8 @@ func (f *trustFetch) check(query api.TrustQuery, unverified trustResponse, pinne
 	return t, nil
 }
 
-// appraise demands that the authority is code which policy names, inside a TEE
-// which policy accepts, and that it answered just now.
+// appraise checks that the authority is code named by policy, in a TEE accepted by
+// policy, and that its evidence is new.
 func (f *trustFetch) appraise(query api.TrustQuery, evidence attest.Evidence) (attest.Result, error) {
 	root, head := f.state.Policy().Document().Authority.Root, f.state.Policy().Head()
 	result, err := f.config.Verifier.Appraise(attest.Question{
@@ -185,7 +185,7 @@ func (f *trustFetch) appraise(query api.TrustQuery, evidence attest.Evidence) (a
 	return result, f.state.Policy().AdmitAuthority(result)
 }
 
-// findIdentity takes the roots of one identity out of an answer.
+// findIdentity returns one identity of a response with its roots.
 func (f *trustFetch) findIdentity(unverified []api.TrustIdentity, want Identity, authority *x509.Certificate) (Identity, error) {
 	for _, u := range unverified {
 		if u.ID != want.ID {
@@ -210,7 +210,7 @@ func (f *trustFetch) findIdentity(unverified []api.TrustIdentity, want Identity,
 		}
 		return want, identity.CheckRoot(want.Root, want.Cross, authority, expect)
 	}
-	return Identity{}, wire.Refuse(wire.WrongIdentity, "trust: identity", "not in the answer", want.ID)
+	return Identity{}, wire.Refuse(wire.WrongIdentity, "trust: identity", "not in the response", want.ID)
 }
 
 func parseCertificate(der []byte) (*x509.Certificate, error) {

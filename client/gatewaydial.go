@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// Bounds on making connections to a gateway.
+// Limits of the connections to a gateway.
 const (
 	maxGatewayDials = 4 // handshakes at once
 	sharedDelay     = time.Second
 )
 
-// gatewayDialer makes connections to the gateway. net/http wants one for every request
-// that finds none, and when one of HTTP/2 is made all of them share it. So while the
-// gateway was away for a moment, requests would become as many handshakes, each of
-// which makes all others later: here a few are made at a time, and those that wait
-// when one of HTTP/2 is made are not.
+// gatewayDialer makes connections to the gateways. net/http dials for every request
+// that finds no connection, though all requests share the first HTTP/2 connection.
+// After a short outage of the gateway each waiting request would make a handshake,
+// and every handshake would delay the others. So the dialer makes a few at a time,
+// and dials that still wait when an HTTP/2 connection is made are not made.
 type gatewayDialer struct {
 	config *tls.Config
 
@@ -26,13 +26,14 @@ type gatewayDialer struct {
 	routes map[string]*gatewayRoute // guarded by mu: by address
 }
 
-// route is the way to one address.
+// gatewayRoute limits the dials to one address.
 type gatewayRoute struct {
 	slots  chan struct{}
 	shared chan struct{} // guarded by gatewayDialer.mu: closed with the next connection of HTTP/2
 }
 
-// route gives the way to an address, and what tells of the next shared connection.
+// route returns the limits of an address, and a channel that is closed with its next
+// shared connection.
 func (d *gatewayDialer) route(address string) (g *gatewayRoute, shared <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -43,14 +44,14 @@ func (d *gatewayDialer) route(address string) (g *gatewayRoute, shared <-chan st
 	return g, g.shared
 }
 
-// dial is for [http.Transport.DialTLSContext].
+// dial implements [http.Transport.DialTLSContext].
 func (d *gatewayDialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	g, shared := d.route(address)
 	select {
 	case g.slots <- struct{}{}:
 		defer func() { <-g.slots }()
 	case <-shared:
-		select { // net/http hands it on within this time, and hears of no error after that
+		select { // meanwhile net/http passes the shared connection to the request, and then ignores the error
 		case <-time.After(sharedDelay):
 		case <-ctx.Done():
 		}

@@ -11,16 +11,16 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// gateways carry the outer requests of a channel, one of them as long as it
-// does. They are trusted with nothing: which one it is changes nothing but
-// whether an answer comes. The zero gateways are none.
+// gateways carry the outer requests of a channel. One of them is used as long as it
+// responds. They are untrusted: which one is used affects only whether a response
+// comes. The zero value has none.
 type gateways struct {
 	inner   *http.Transport
-	all     []*url.URL // that differ in scheme and host alone
+	all     []*url.URL // they differ in scheme and host only
 	current atomic.Uint32
 }
 
-// parseGateways reads the URLs of gateways, with commas between.
+// parseGateways parses URLs separated by commas.
 func parseGateways(list string) (all []*url.URL, err error) {
 	for text := range strings.SplitSeq(list, ",") {
 		u, err := url.Parse(text)
@@ -34,30 +34,30 @@ func parseGateways(list string) (all []*url.URL, err error) {
 	return all, nil
 }
 
-// startRandom begins with any of them, so that clients share them out.
+// startRandom selects the first gateway at random, so that clients spread over them.
 func (g *gateways) startRandom() { g.current.Store(rand.Uint32N(uint32(len(g.all)))) }
 
-// close ends the connections. One of HTTP/2 becomes idle only a moment after the last
-// request on it was given up, as a poll of the history is, so that they are closed again.
+// close closes the connections. An HTTP/2 connection becomes idle shortly after its
+// last request, a poll of the history, was canceled; so close tries again later.
 func (g *gateways) close() {
 	g.inner.CloseIdleConnections()
 	time.AfterFunc(time.Second, g.inner.CloseIdleConnections)
 }
 
-// RoundTrip sends a request to the gateway in use. When that brings no answer,
-// or one that says that no unit is reached, later requests go to the next.
+// RoundTrip sends a request to the gateway in use. Without a response, or when no unit
+// is reached, later requests go to the next gateway.
 func (g *gateways) RoundTrip(r *http.Request) (*http.Response, error) {
 	n := g.current.Load()
 	at := g.all[int(n)%len(g.all)]
 	if r.URL.Scheme != at.Scheme || r.URL.Host != at.Host {
-		out, to := *r, *r.URL // a RoundTripper leaves both as they are
+		out, to := *r, *r.URL // a RoundTripper does not modify them
 		to.Scheme, to.Host = at.Scheme, at.Host
 		out.URL, out.Host = &to, at.Host
 		r = &out
 	}
-	answer, err := g.inner.RoundTrip(r)
-	if err != nil || answer.StatusCode == http.StatusServiceUnavailable || answer.StatusCode == http.StatusBadGateway {
+	response, err := g.inner.RoundTrip(r)
+	if err != nil || response.StatusCode == http.StatusServiceUnavailable || response.StatusCode == http.StatusBadGateway {
 		g.current.CompareAndSwap(n, n+1)
 	}
-	return answer, err
+	return response, err
 }

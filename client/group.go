@@ -30,7 +30,7 @@ func OpenGroup(ctx context.Context, config OpenConfig) (*Channel, error) {
 	return open(ctx, config)
 }
 
-// sessionPin is what sessions stay with.
+// sessionPin returns the pin of sessions.
 func (o OpenConfig) sessionPin() channel.Pin {
 	p := o.Trust.pin()
 	if o.Role != Whole {
@@ -39,7 +39,7 @@ func (o OpenConfig) sessionPin() channel.Pin {
 	return p
 }
 
-// String names what has the identity.
+// String returns the name of the identity's release or group.
 func (i Identity) String() string {
 	if i.Group != "" {
 		return "group " + i.Group
@@ -47,9 +47,10 @@ func (i Identity) String() string {
 	return "task " + i.Task + " release " + i.Release
 }
 
-// pinnedGroup is the group's identity that its parties agree on, the pinned party among
-// them, and the one it continues while they agree on that. With an ID it is exactly that
-// one. The root of each is one that they approve, never the authority's word.
+// pinnedGroup returns the identity that the group's parties approve, the pinned party
+// among them, and the predecessors that they still approve. With an ID it returns
+// exactly that identity. The parties approve the root of each, so that the
+// authority's word is never enough.
 func (c *TrustConfig) pinnedGroup(p policy.Approved) ([]Identity, error) {
 	pact := p.Pact(c.Group)
 	if pact == nil {
@@ -80,8 +81,7 @@ func (c *TrustConfig) pinnedGroup(p policy.Approved) ([]Identity, error) {
 	return found, nil
 }
 
-// Group is the group that the trust is for, as its parties agree on it; nil
-// outside groups.
+// Group returns the group of the trust, as its parties approve it; nil outside groups.
 func (t *Trust) Group() *policy.Pact {
 	return t.Policy().PactOf(t.groupID())
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// keysTimeout bounds asking for a key configuration once. While all there are might be
-// held by a unit that was cut off, it is asked for again, after pauses that grow.
+// keysTimeout bounds one request for a key configuration. While a unit that was cut
+// off may hold all keys, the request is repeated, after growing pauses.
 const (
 	keysTimeout   = 10 * time.Second
 	maxKeyFetches = 6
@@ -29,26 +29,25 @@ const (
 // maxSignedKeys bounds a signed key configuration in bytes.
 const maxSignedKeys = 32 << 10
 
-// OneOffConfig says where one-off requests go. Trust and Gateway are required.
+// OneOffConfig selects the units of one-off requests. Trust and Gateway are required.
 type OneOffConfig struct {
-	// Trust is what [FetchTrust] gave, of a task or an identity.
+	// Trust is that of [FetchTrust], of a task or an identity.
 	Trust *Trust
-	// Gateway is as in [OpenConfig], and trusted with nothing.
+	// Gateway is as in [OpenConfig], and untrusted.
 	Gateway string
-	// CA is what the gateways' certificates chain to, for availability's sake
-	// only. Nil is the system's.
+	// CA has the roots of the gateways' certificates, which serve availability
+	// only. Nil means the system's.
 	CA *x509.CertPool
-	// Whole sends requests in one piece, by RFC 9458 alone: then answers are
-	// held whole too, and at most 256 KiB each.
+	// Whole sends requests in one piece, by RFC 9458 alone. Then responses are
+	// buffered whole too, at most 256 KiB each.
 	Whole bool
 }
 
 // OneOff is an [http.RoundTripper] whose requests any unit of the pinned identity
-// answers, each encrypted for itself, over Oblivious HTTP: without a session,
-// and so without fresh evidence or receipts. Whoever carries a request may
-// deliver it to many units, so that it must be safe, or marked with an
-// Idempotency-Key where policy lets it be. It is safe for concurrent use and is
-// closed by its owner.
+// serves, each encrypted by itself, over Oblivious HTTP: without a session, and so
+// without fresh evidence or receipts. Any carrier of a request may deliver it to
+// many units, so it must be safe, or carry an Idempotency-Key where policy allows
+// that. It is safe for concurrent use and is closed by its owner.
 type OneOff struct {
 	config   OneOffConfig
 	gateways gateways
@@ -60,10 +59,10 @@ type OneOff struct {
 
 // NewOneOff fetches the key configuration that a unit signed, and checks it. It
 // blocks until then, or until ctx is done. The error is an [attest.Refusal] when
-// a check does not hold, and [ErrUnreachable] when no unit answers.
+// a check fails, and [ErrUnreachable] when no unit responds.
 func NewOneOff(ctx context.Context, config OneOffConfig) (*OneOff, error) {
 	if config.Trust == nil {
-		return nil, wire.Refuse(wire.BadRequest, "one-off: trust", "none", "that of FetchTrust")
+		return nil, wire.Refuse(wire.BadRequest, "one-off: trust", "", "that of FetchTrust")
 	}
 	if config.Trust.config.Group != "" {
 		return nil, wire.Refuse(wire.WrongGroup, "one-off: trust", "of a group", "of a task")
@@ -82,29 +81,29 @@ func NewOneOff(ctx context.Context, config OneOffConfig) (*OneOff, error) {
 	return o, nil
 }
 
-// Keys are the key configuration as application/ohttp-keys (RFC 9458, section 3),
-// for other clients; the unit that signed it; and until when it counts.
+// Keys returns the key configuration as application/ohttp-keys (RFC 9458, section 3),
+// for other clients, the unit that signed it, and its end of validity.
 func (o *OneOff) Keys() (keys []byte, signer identity.Peer, expires time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.keys.Plain, o.keys.Unit, o.keys.Expires
 }
 
-// URL is where encapsulated requests under [OneOff.Keys] are posted: the
-// gateway takes them to units that hold the keys.
+// URL returns the URL for encapsulated requests under [OneOff.Keys]. The gateway
+// forwards them to units that hold the keys.
 func (o *OneOff) URL() *url.URL {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.requestURL(o.keys)
 }
 
-// Close ends the connections to the gateway, and waits for what was started.
+// Close closes the connections to the gateway and waits for all goroutines.
 func (o *OneOff) Close() {
 	o.trust.release()
 	o.gateways.close()
 }
 
-// Trust is the newest trust.
+// Trust returns the newest trust.
 func (o *OneOff) Trust() *Trust { return o.trust.Load() }
 
 func (o *OneOff) resourceURL(query url.Values) *url.URL {
@@ -113,8 +112,8 @@ func (o *OneOff) resourceURL(query url.Values) *url.URL {
 	return u
 }
 
-// requestURL names the release that signed the keys and, where it is followed, the
-// task that another may continue.
+// requestURL returns a URL with the release that signed the keys and, for a pinned
+// task, the task, which a later release may serve.
 func (o *OneOff) requestURL(keys channel.OneOffKeys) *url.URL {
 	query := url.Values{"id": {keys.Unit.ID().Hex()}}
 	if task := o.config.Trust.config.Task; task != "" {
@@ -123,7 +122,7 @@ func (o *OneOff) requestURL(keys channel.OneOffKeys) *url.URL {
 	return o.resourceURL(query)
 }
 
-// currentKeys gives keys that count now and are not old, fetching them if need be.
+// currentKeys returns valid keys other than old. It fetches them if necessary.
 func (o *OneOff) currentKeys(ctx context.Context, old channel.OneOffKeys) (channel.OneOffKeys, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -134,8 +133,8 @@ func (o *OneOff) currentKeys(ctx context.Context, old channel.OneOffKeys) (chann
 	var keys channel.OneOffKeys
 	var err error
 	for try := range maxKeyFetches {
-		// Until a unit has renewed after a cut there are no keys that no cut unit holds.
-		_ = retry.Sleep(ctx, time.Duration(try*try)*keysPause) // where ctx ends it, fetching fails
+		// After a cut-off, until a unit has renewed its keys, the cut-off unit holds them all.
+		_ = retry.Sleep(ctx, time.Duration(try*try)*keysPause) // if ctx ends it, fetching fails
 		if keys, err = o.fetchKeys(ctx); err == nil || !errors.Is(err, wire.Behind) && !errors.Is(err, wire.CutOff) {
 			break
 		}
@@ -146,7 +145,7 @@ func (o *OneOff) currentKeys(ctx context.Context, old channel.OneOffKeys) (chann
 	return keys, err
 }
 
-// fetchKeys fetches keys and checks them.
+// fetchKeys fetches keys and verifies them.
 func (o *OneOff) fetchKeys(ctx context.Context) (channel.OneOffKeys, error) {
 	signed, err := o.fetchSigned(ctx)
 	if err != nil {
@@ -154,12 +153,12 @@ func (o *OneOff) fetchKeys(ctx context.Context) (channel.OneOffKeys, error) {
 	}
 	trust := o.trust.Load()
 	keys, err := o.verifyKeys(signed, trust)
-	if err != nil { // perhaps of a release that is newer than what is known
+	if err != nil { // perhaps of a release newer than the known policy
 		trust, _ = o.trust.renew(ctx, trust)
 		keys, err = o.verifyKeys(signed, trust)
 	}
 	if err != nil {
-		return channel.OneOffKeys{}, fmt.Errorf("judging one-off keys: %w", err)
+		return channel.OneOffKeys{}, fmt.Errorf("verifying one-off keys: %w", err)
 	}
 	return keys, nil
 }
@@ -173,7 +172,7 @@ func (o *OneOff) checkNotCutOff(keys channel.OneOffKeys) error {
 	return keys.CutOff(o.trust.Load().Policy(), o.config.Trust.config.Clock())
 }
 
-// trustFetch asks the gateway for what a unit of the pin has signed.
+// fetchSigned fetches signed keys of a unit of the pin through the gateway.
 func (o *OneOff) fetchSigned(ctx context.Context) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, keysTimeout)
 	defer cancel()
@@ -187,26 +186,26 @@ func (o *OneOff) fetchSigned(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer, err := o.gateways.RoundTrip(r)
+	response, err := o.gateways.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
-	defer answer.Body.Close()
-	switch answer.StatusCode {
+	defer response.Body.Close()
+	switch response.StatusCode {
 	case http.StatusOK:
 	case http.StatusPreconditionFailed:
-		return nil, wire.Refuse(wire.Behind, "one-off keys: status", answer.StatusCode, http.StatusOK)
+		return nil, wire.Refuse(wire.Behind, "one-off keys: status", response.StatusCode, http.StatusOK)
 	default:
-		return nil, wire.Refuse(wire.Unavailable, "one-off keys: status", answer.StatusCode, http.StatusOK)
+		return nil, wire.Refuse(wire.Unavailable, "one-off keys: status", response.StatusCode, http.StatusOK)
 	}
-	return io.ReadAll(io.LimitReader(answer.Body, maxSignedKeys+1))
+	return io.ReadAll(io.LimitReader(response.Body, maxSignedKeys+1))
 }
 
-// RoundTrip sends a request and gives the answer of a unit, which nobody on the
-// way can read or change. It refuses, with "not-allowed" and without sending it,
-// a request that is neither safe nor marked. When no unit holds the key any
-// more, or one that was cut off may hold it, it fetches the key configuration again,
-// and sends the request once more if its body can be had again.
+// RoundTrip sends a request and returns the response of a unit. No carrier can read or
+// change either. It refuses, with "not-allowed" and without sending it, a request that
+// is neither safe nor carries an Idempotency-Key. When no unit holds the key any more,
+// or a unit that was cut off may hold it, RoundTrip fetches the key configuration
+// again, and repeats the request once if its body can be read again.
 func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !isSafe(r) && !hasIdempotencyKey(r) {
 		if r.Body != nil {
@@ -218,10 +217,10 @@ func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer, err := o.send(r, keys)
+	response, err := o.send(r, keys)
 	again := r.Body == nil || r.Body == http.NoBody || r.GetBody != nil
 	if !errors.Is(err, wire.OneOffKey) && !errors.Is(err, wire.CutOff) || !again {
-		return answer, err
+		return response, err
 	}
 	if keys, err = o.currentKeys(r.Context(), keys); err != nil {
 		return nil, err

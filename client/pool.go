@@ -206,7 +206,7 @@ func (p *pool) removeConn(c *conn) {
 	}
 }
 
-// currentKeys reports whether the policy a connection was checked under is in
+// current reports whether the policy under which a connection was checked is in
 // force. The caller holds mu.
 func (p *pool) current(c *conn) bool { return !p.closed && c.head == p.head }
 

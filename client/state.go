@@ -15,9 +15,10 @@ import (
 // StateSchema is the schema of a state file.
 const StateSchema = "cohort/client-state/v1"
 
-// State is the policy history a client has seen. A client that starts with it
-// never accepts an older one. It was replayed, so it is as good as the genesis
-// digest it begins with; the zero State has seen nothing. It is immutable.
+// State is the newest policy history that a client has seen. A client that starts
+// with it never accepts an older one. It was replayed, so it is as trustworthy as
+// the genesis digest at its start. The zero State has seen no history. It is
+// immutable.
 type State struct {
 	history history.History
 }
@@ -31,9 +32,9 @@ type stateFile struct {
 	Steps    []api.HistoryEntry `json:"steps"`
 }
 
-// ParseState reads a state file of at most 16 MiB and replays the history in
-// it. It refuses with "malformed" what is not the one encoding, and with the
-// reason of [policy.Replay] a history that does not hold.
+// ParseState reads a state file of at most 16 MiB and replays its history. It
+// refuses any other encoding with "malformed", and an invalid history with the
+// reason of [policy.Replay].
 func ParseState(b []byte) (State, error) {
 	if len(b) > wire.MaxAnswer {
 		return State{}, wire.Refuse(wire.TooLarge, "client state: size in bytes", len(b), wire.MaxAnswer)
@@ -52,12 +53,12 @@ func ParseState(b []byte) (State, error) {
 	s := State{seen}
 	// Head and sequence follow from the steps, so this compares them too.
 	if !bytes.Equal(s.Bytes(), b) {
-		return State{}, wire.Refuse(wire.Malformed, "client state: encoding", "another", "what its steps encode to")
+		return State{}, wire.Refuse(wire.Malformed, "client state: encoding", "not that of its steps", "JSON without spaces, head and sequence of the last step")
 	}
 	return s, nil
 }
 
-// Bytes is the state as [ParseState] reads it; nil for the zero State.
+// Bytes returns the encoding that [ParseState] reads; nil for the zero State.
 func (s State) Bytes() []byte {
 	newest := s.history.Policy()
 	if !newest.OK() {
@@ -76,5 +77,5 @@ func (s State) Bytes() []byte {
 	return b
 }
 
-// Policy is the newest policy seen; the zero Approved in the zero State.
+// Policy returns the newest policy seen; the zero Approved in the zero State.
 func (s State) Policy() policy.Approved { return s.history.Policy() }

@@ -17,14 +17,15 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// TrustConfig says whom a client believes. Every field but PartyKeys, State,
-// MinSequence and Clock is required; of Task, Group, ID and Measurements exactly one.
+// TrustConfig is the pin of a client and its sources of trust. Every field but
+// PartyKeys, State, MinSequence and Clock is required; of Task, Group, ID and
+// Measurements exactly one.
 type TrustConfig struct {
-	// Authorities are https URLs of the authority's replicas, tried in
-	// order. They are trusted with nothing.
+	// Authorities are https URLs of the authority's replicas, tried in order.
+	// They are untrusted.
 	Authorities []string
-	// Genesis is the digest of the first policy. The owners follow from it,
-	// and from what they signed everything else.
+	// Genesis is the digest of the first policy. It determines the owners, and
+	// their signatures everything else.
 	Genesis attest.Digest
 
 	// Task follows a task by name through the releases its owners approve.
@@ -33,21 +34,22 @@ type TrustConfig struct {
 	Group string
 	// ID pins one release, or with Group one roster, by its identity id.
 	ID attest.Digest
-	// PartyKeys are digests (policy.KeyDigest) of the SSH keys of the party that is
-	// trusted, its old and its new key say. With them a roster of the group counts
-	// only where at least one of the keys is a party's, and each such party approves
-	// it. Without them the owners of the policy choose whose approvals count.
+	// PartyKeys are digests (policy.KeyDigest) of the SSH keys of the trusted
+	// party, for example its old and its new key. With them a roster of the group
+	// is accepted only if at least one of the keys is a party's, and each such
+	// party approves it. Without them the owners of the policy determine whose
+	// approvals are required.
 	PartyKeys []attest.Digest
 	// Measurements pin one release by all of its reference values.
 	Measurements []attest.Measurement
 
-	// MinSequence refuses a policy before this one.
+	// MinSequence is the lowest policy sequence that is accepted.
 	MinSequence uint64
-	// State is what was seen before; nothing older is accepted.
+	// State is the history seen before; an older one is refused.
 	State State
-	// Verifier knows the platforms whose evidence is believed.
+	// Verifier appraises the evidence of the platforms that are accepted.
 	Verifier *attest.Verifier
-	// Clock tells the time. Nil is time.Now.
+	// Clock returns the time. Nil means time.Now.
 	Clock func() time.Time
 }
 
@@ -61,30 +63,30 @@ type Identity struct {
 	Cross   *x509.Certificate // the same key under the authority root; nil of a group
 }
 
-// Trust is everything a client needs to know a task's units: policy that the
-// pinned owners signed, the authority root it names, and the identity roots
-// below. Only [FetchTrust] makes one. It is immutable.
+// Trust is all a client needs to verify a task's units: policy that the pinned
+// owners signed, the authority root it names, and the identity roots. Only
+// [FetchTrust] makes one. It is immutable.
 type Trust struct {
 	config     *TrustConfig
 	state      State
 	root       *x509.Certificate
 	evidence   attest.Result
-	identities []Identity // those that the pin stands for; without Root until that is fetched
+	identities []Identity // the pinned ones; without Root until that is fetched
 	fetchedAt  time.Time
-	pinError   error        // the pin stands for nothing by the newest policy, so that all is refused
-	shared     *sharedTrust // what keeps it current while it is used
+	pinError   error        // the newest policy has no identity of the pin, so that all peers are refused
+	shared     *sharedTrust // keeps it current while it is used
 }
 
-// FetchTrust asks the authority for trust and checks all of it. The policy
+// FetchTrust fetches trust from the authority and verifies all of it. The policy
 // history must lead from the pinned genesis to one that is not older than any
 // seen before; the authority must hold the root which that policy names and
 // prove, by fresh evidence, to be code which that policy names; and the identity
 // roots must be those of the pinned releases.
 //
-// An authority that is behind State is given the newer history and asked once
-// more. A check that does not hold is an [attest.Refusal]. No gateway stands in for an
-// authority here: one keeps trust current, once a [Channel] uses it. On js/wasm it
-// fails with [ErrNoTLS].
+// If an authority is behind State, FetchTrust pushes the newer history to it and
+// tries once more. A failed check is an [attest.Refusal]. FetchTrust never uses a
+// gateway; gateways keep trust current later, when a [Channel] uses it. On js/wasm
+// it fails with [ErrNoTLS].
 func FetchTrust(ctx context.Context, config TrustConfig) (*Trust, error) {
 	if !tlsVerifies {
 		return nil, ErrNoTLS
@@ -103,14 +105,14 @@ func FetchTrust(ctx context.Context, config TrustConfig) (*Trust, error) {
 	return t, nil
 }
 
-// check tells every fault of the configuration.
+// check returns every fault of the configuration.
 func (c *TrustConfig) check() error {
 	var faults []error
 	fault := func(field string, got, want any) {
 		faults = append(faults, wire.Refuse(wire.BadRequest, "trust: "+field, got, want))
 	}
 	if len(c.Authorities) == 0 {
-		fault("authorities", "none", "at least one URL")
+		fault("authorities", 0, "at least one URL")
 	}
 	for _, address := range c.Authorities {
 		if u, err := url.Parse(address); err != nil || u.Scheme != "https" || u.Host == "" {
@@ -118,7 +120,7 @@ func (c *TrustConfig) check() error {
 		}
 	}
 	if c.Genesis.IsZero() {
-		fault("genesis", "none", "the digest of the first policy")
+		fault("genesis", c.Genesis, "the digest of the first policy")
 	}
 	if seen := c.State.Policy(); seen.OK() && seen.Genesis() != c.Genesis {
 		faults = append(faults, wire.Refuse(wire.WrongGenesis, "trust: genesis of the client state", seen.Genesis(), c.Genesis))
@@ -130,7 +132,7 @@ func (c *TrustConfig) check() error {
 		fault("party keys", c.PartyKeys, "digests of keys, with a group only")
 	}
 	if c.Verifier == nil {
-		fault("verifier", "none", "one that knows the authority's platform")
+		fault("verifier", "", "one for the authority's platform")
 	}
 	return errors.Join(faults...)
 }
@@ -144,8 +146,7 @@ func (c *TrustConfig) pinCount() (n int) {
 	return n
 }
 
-// pinned are the releases that the pin stands for under a policy. It refuses a
-// pin that stands for none.
+// pinned returns the pinned releases under a policy. It refuses a pin without any.
 func (c *TrustConfig) pinned(p policy.Approved) ([]Identity, error) {
 	if c.Group != "" {
 		return c.pinnedGroup(p)
@@ -184,28 +185,28 @@ func (c *TrustConfig) hasMeasurements(references []attest.ReferenceValue) bool {
 	return slices.EqualFunc(got, want, func(a, b attest.Measurement) bool { return a.Compare(b) == 0 })
 }
 
-// Policy is the policy in force.
+// Policy returns the policy in force.
 func (t *Trust) Policy() policy.Approved { return t.state.Policy() }
 
-// State is the history seen so far, to be kept for the next start.
+// State returns the history seen so far, to be stored for the next start.
 func (t *Trust) State() State { return t.state }
 
-// AuthorityRoot is the certificate of the root that policy names.
+// AuthorityRoot returns the certificate of the root that policy names.
 func (t *Trust) AuthorityRoot() *x509.Certificate { return t.root }
 
-// Evidence is the result of appraising the authority's own evidence.
+// Evidence returns the appraisal result of the authority's own evidence.
 func (t *Trust) Evidence() attest.Result { return t.evidence }
 
-// Identities are the live releases of the task, or exactly the pinned one. One that came
-// with the newest step stands among them once its root was fetched.
+// Identities returns the live releases of the task, or exactly the pinned one. One
+// that the newest step added is among them once its root was fetched.
 func (t *Trust) Identities() []Identity {
 	return slices.DeleteFunc(slices.Clone(t.identities), func(i Identity) bool { return i.Root == nil })
 }
 
-// At is when trust was fetched.
+// At returns when trust was fetched.
 func (t *Trust) At() time.Time { return t.fetchedAt }
 
-// PEM is the identity roots, for any TLS client that takes a file of roots.
+// PEM returns the identity roots, for any TLS client that reads a file of roots.
 func (t *Trust) PEM() []byte {
 	var b bytes.Buffer
 	for _, i := range t.Identities() {
@@ -215,15 +216,15 @@ func (t *Trust) PEM() []byte {
 	return b.Bytes()
 }
 
-// serverNames are the DNS names of the pinned releases' task.
+// serverNames returns the DNS names of the pinned releases' task.
 func (t *Trust) serverNames() []string {
 	if task := t.state.Policy().Document().Tasks[t.identities[0].Task]; task != nil {
 		return task.Names
 	}
-	return nil // of a group, whose units answer members and sessions only
+	return nil // a group, whose units serve members and sessions only
 }
 
-// expect is what a unit must be.
+// expect returns the requirements on a unit.
 func (t *Trust) expect(at time.Time) identity.Expect {
 	if t.pinError != nil {
 		return identity.Expect{}
@@ -241,12 +242,12 @@ func (t *Trust) expect(at time.Time) identity.Expect {
 	return e
 }
 
-// channelTrust is what sessions are judged by.
+// channelTrust returns the trust of sessions.
 func (t *Trust) channelTrust() channel.Trust {
 	return channel.Trust{Policy: t.Policy(), Root: t.root, Approvers: t.config.PartyKeys}
 }
 
-// retry fetches trust anew, from where this one is.
+// refetch fetches trust again, starting from the state of t.
 func (t *Trust) refetch(ctx context.Context) (*Trust, error) {
 	newer, err := fetchTrust(ctx, t.config, t.state)
 	if err == nil {
@@ -255,10 +256,10 @@ func (t *Trust) refetch(ctx context.Context) (*Trust, error) {
 	return newer, err
 }
 
-// retireBefore is how long before its certificate's end a connection takes no
-// further request: an eighth of the certificate's life, at most a minute. A
-// unit's newest certificate always lives for at least a quarter.
+// retireBefore returns how long before its certificate's end a connection takes no
+// further request: an eighth of the certificate's lifetime, at most a minute. A
+// unit's newest certificate is always valid for at least a quarter more.
 func retireBefore(leaf *x509.Certificate) time.Duration {
-	life := leaf.NotAfter.Sub(leaf.NotBefore) - wire.WindowLead
-	return min(max(life/8, 0), time.Minute)
+	lifetime := leaf.NotAfter.Sub(leaf.NotBefore) - wire.WindowLead
+	return min(max(lifetime/8, 0), time.Minute)
 }

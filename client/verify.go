@@ -15,8 +15,7 @@ import (
 // ReportSchema is the schema of [Report].
 const ReportSchema = "cohort/verify/v1"
 
-// Report tells what was checked about a cluster. That there is one says that
-// every check held.
+// Report describes a cluster all of whose checks passed. There is no other.
 type Report struct {
 	Schema   string         `json:"schema"`
 	Hardware HardwareReport `json:"hardware"`
@@ -26,20 +25,20 @@ type Report struct {
 	Cluster  ClusterReport  `json:"cluster"`
 }
 
-// HardwareReport tells which TEEs vouch. The authority's own evidence was
-// appraised just now; of units the authority did so when it gave them their
-// certificates, on the platforms that policy accepts.
+// HardwareReport names the TEEs. The authority's own evidence was appraised for this
+// report. The authority appraised that of units when it issued their certificates,
+// on the platforms that policy accepts.
 type HardwareReport struct {
 	Authority   attest.Platform   `json:"authority"`
 	Chip        string            `json:"authority_chip"`
 	Debug       bool              `json:"authority_debug"`
 	Units       []attest.Platform `json:"units"`
 	Development bool              `json:"development"` // protects nothing from the host
-	// Collateral says when the authority had its vendor's lists and statements.
+	// Collateral has the times when the authority fetched vendor documents.
 	Collateral []attest.Checked `json:"authority_collateral,omitempty"`
 }
 
-// CodeReport tells which program holds the certificate.
+// CodeReport names the program that holds the certificate.
 type CodeReport struct {
 	Task         string        `json:"task"`
 	Release      string        `json:"release"`
@@ -51,7 +50,7 @@ type CodeReport struct {
 	Dynamic []string `json:"dynamic"`
 }
 
-// PolicyReport tells what the owners signed.
+// PolicyReport describes the policy that the owners signed.
 type PolicyReport struct {
 	TrustDomain string        `json:"trust_domain"`
 	Genesis     attest.Digest `json:"genesis"`
@@ -63,7 +62,7 @@ type PolicyReport struct {
 	Quorum      int           `json:"quorum"`
 }
 
-// KeyReport tells of the certificate that serves TLS.
+// KeyReport describes the certificate that serves TLS.
 type KeyReport struct {
 	Kind      identity.Kind `json:"kind"`
 	Mode      string        `json:"mode"`
@@ -73,14 +72,14 @@ type KeyReport struct {
 	Authority attest.Digest `json:"authority_root"`
 }
 
-// ClusterReport tells of each address.
+// ClusterReport describes the cluster and each address.
 type ClusterReport struct {
 	ServerName  string          `json:"server_name"`
 	OneIdentity bool            `json:"one_identity"`
 	Addresses   []AddressReport `json:"addresses"`
 }
 
-// AddressReport tells what answered at one address; Error says why nothing did.
+// AddressReport describes the replica at one address, or the Error of reaching it.
 type AddressReport struct {
 	Address  string        `json:"address"`
 	Identity attest.Digest `json:"identity,omitzero"`
@@ -89,8 +88,8 @@ type AddressReport struct {
 }
 
 // Verify does a handshake with every replica at an address, "host:port", and
-// tells what it found. It refuses when any of them is not what Trust names, and
-// fails with [ErrUnreachable] when none answers. It sends no request.
+// reports what it verified. It refuses when any of them fails a check under Trust,
+// and fails with [ErrUnreachable] when none responds. It sends no request.
 func Verify(ctx context.Context, address string, config Config) (*Report, error) {
 	config.Addresses = []string{address}
 	c, err := New(config)
@@ -127,10 +126,10 @@ func Verify(ctx context.Context, address string, config Config) (*Report, error)
 	return c.report(first, cluster)
 }
 
-// describe reads a peer that was checked.
+// describe reports on a verified peer.
 func (c *Client) describe(opened *conn) AddressReport {
 	peer, err := c.peer(opened)
-	if err != nil { // only if its certificate has ended since
+	if err != nil { // only if its certificate ended meanwhile
 		return AddressReport{Address: opened.replica.address, Error: err.Error()}
 	}
 	serial := opened.peer.PeerCertificates[0].SerialNumber.Text(16)
@@ -142,7 +141,7 @@ func (c *Client) peer(opened *conn) (identity.Peer, error) {
 	return identity.Check(opened.peer.PeerCertificates, trust.root, trust.expect(c.now()))
 }
 
-// report fills the report from the first replica that answered.
+// report fills the report from the first replica that responded.
 func (c *Client) report(opened *conn, cluster ClusterReport) (*Report, error) {
 	peer, err := c.peer(opened)
 	if err != nil {

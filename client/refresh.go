@@ -16,50 +16,51 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// watchDelay is how long after its first use trust is watched: a command that sends one
-// request and ends needs no watcher, since what it was given is fresh.
+// watchDelay is the time from the first use of trust until it is watched. A command
+// that sends one request and ends needs no watcher, since its trust is new.
 const watchDelay = 250 * time.Millisecond
 
-// watchedMinRefresh is between two fetches because a peer was refused, while the history is
-// watched: policy that accepts the peer has most likely come by then.
+// watchedMinRefresh is the least time between two fetches after refused peers while
+// the history is watched: most often the watcher brings the policy that accepts the
+// peer earlier.
 const watchedMinRefresh = 10 * time.Second
 
-// missingRetry is how long after a fetch in vain one is made again that a step makes
-// necessary.
+// missingRetry is the pause after a failed fetch that a policy step made necessary.
 const missingRetry = 15 * time.Second
 
-// sharedTrust keeps the trust that one [FetchTrust] gave current, for all who use it: one watcher
-// of the policy history, and one fetch at a time. It is safe for concurrent use.
+// sharedTrust keeps the trust of one [FetchTrust] current for all its users, with
+// one watcher of the policy history and one fetch at a time. It is safe for
+// concurrent use.
 type sharedTrust struct {
 	newest    atomic.Pointer[Trust]
-	fetchSlot chan struct{} // holds a value during a fetch; guards asked
-	lastFetch time.Time     // when trust was last asked for
+	fetchSlot chan struct{} // holds a value during a fetch; guards lastFetch
+	lastFetch time.Time     // start of the newest fetch
 
 	mu       sync.Mutex
 	users    int         // guarded by mu
 	watching *trustWatch // guarded by mu: nil without users
 }
 
-// trustWatch is what keeps trust current while it has users.
+// trustWatch keeps trust current while it has users.
 type trustWatch struct {
 	watcher history.Watcher
-	peers   []*history.Peer // its sources, beside the gateways of users
-	moved   chan struct{}   // guarded by live.mu: closed when another policy is in force
-	stale   chan struct{}   // holds a value when a step leaves something to be fetched
+	peers   []*history.Peer // its sources, with the gateways of users
+	moved   chan struct{}   // guarded by sharedTrust.mu: closed when another policy is in force
+	stale   chan struct{}   // holds a value when a step left a part to be fetched
 	stop    context.CancelFunc
 	tasks   sync.WaitGroup
 }
 
-// newSharedTrust begins with trust that was just fetched.
+// newSharedTrust shares trust that was just fetched.
 func newSharedTrust(t *Trust) *sharedTrust {
 	l := &sharedTrust{fetchSlot: make(chan struct{}, 1), lastFetch: t.fetchedAt}
 	l.newest.Store(t)
 	return l
 }
 
-// addUser begins to keep trust current, until release is called. The last
-// release waits for what was started. The history is watched at the authorities, and at the
-// gateways where these are away or have no place for another poll.
+// addUser keeps trust current until release is called. The last release waits for
+// all goroutines. The history is watched at the authorities, and at the gateways
+// while the authorities are unreachable or accept no further poll.
 func (l *sharedTrust) addUser(gateways *gateways) (release func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -84,7 +85,7 @@ func (l *sharedTrust) addUser(gateways *gateways) (release func()) {
 	})
 }
 
-// removeUser counts a user out, and reports whether it was the last.
+// removeUser removes a user and reports whether it was the last.
 func (l *sharedTrust) removeUser() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -94,7 +95,7 @@ func (l *sharedTrust) removeUser() bool {
 	return l.users == 0
 }
 
-// watch starts what keeps trust current.
+// watch starts the watcher and the goroutine that fetches missing parts.
 func (l *sharedTrust) watch() *trustWatch {
 	t := l.newest.Load()
 	w := &trustWatch{moved: make(chan struct{}), stale: make(chan struct{}, 1)}
@@ -107,12 +108,12 @@ func (l *sharedTrust) watch() *trustWatch {
 		},
 		Wait: func() time.Duration { return api.MaxPoll },
 	}
-	judge := func(*x509.Certificate) (policy.Approved, time.Time, error) {
+	currentPolicy := func(*x509.Certificate) (policy.Approved, time.Time, error) {
 		return l.newest.Load().Policy(), t.config.Clock(), nil
 	}
 	for _, address := range t.config.Authorities {
-		// FetchTrust has refused what is no address.
-		if p, err := history.Dial(history.Config{Address: address, Judge: judge, Clock: t.config.Clock}); err == nil {
+		// FetchTrust has refused invalid addresses.
+		if p, err := history.Dial(history.Config{Address: address, Judge: currentPolicy, Clock: t.config.Clock}); err == nil {
 			w.peers = append(w.peers, p)
 			w.watcher.Add(p)
 		}
@@ -127,7 +128,7 @@ func (l *sharedTrust) watch() *trustWatch {
 	return w
 }
 
-// finish stops, and waits for what was started.
+// stopAndWait stops the watch and waits for its goroutines.
 func (w *trustWatch) stopAndWait() {
 	w.stop()
 	w.tasks.Wait()
@@ -136,7 +137,7 @@ func (w *trustWatch) stopAndWait() {
 	}
 }
 
-// requestFetch has what a step leaves to be fetched fetched.
+// requestFetch makes fetchMissing fetch the parts that a step left missing.
 func (w *trustWatch) requestFetch() {
 	select {
 	case w.stale <- struct{}{}:
@@ -144,21 +145,22 @@ func (w *trustWatch) requestFetch() {
 	}
 }
 
-// changed is closed when another policy is in force. It is for users.
+// changed returns a channel that is closed when another policy is in force. The
+// caller is a user.
 func (l *sharedTrust) changed() <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.watching.moved
 }
 
-// adoptHistory makes what the watcher found count from now on, for every check, and returns what
-// trust is then.
+// adoptHistory applies a newer history to the trust of all users, and returns that
+// trust.
 func (l *sharedTrust) adoptHistory(h history.History) *Trust {
 	return l.store(l.newest.Load().withHistory(h))
 }
 
-// store makes trust the newest, unless that has policy which t does not know: then it is
-// what was fetched with t, under that policy. It returns the newest.
+// store makes t the newest trust and returns it. If the newest trust has policy steps
+// that t lacks, t is first extended by them.
 func (l *sharedTrust) store(t *Trust) *Trust {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -174,8 +176,8 @@ func (l *sharedTrust) store(t *Trust) *Trust {
 	return t
 }
 
-// fetchMissing fetches trust anew after steps that leave something to be fetched, spread as
-// the authority proved, until ctx is done.
+// fetchMissing fetches trust after steps that leave parts of it missing, until ctx
+// is done. It waits a random part of the spread that the authority proved.
 func (l *sharedTrust) fetchMissing(ctx context.Context, stale <-chan struct{}) {
 	f := trustRefresher{sharedTrust: l, minInterval: minRefresh, waits: true}
 	for {
@@ -193,7 +195,7 @@ func (l *sharedTrust) fetchMissing(ctx context.Context, stale <-chan struct{}) {
 	}
 }
 
-// hintHead is told of a head that a unit shows.
+// hintHead passes a policy head that a unit showed to the watcher.
 func (l *sharedTrust) hintHead(unverified []byte) {
 	l.mu.Lock()
 	w := l.watching
@@ -203,7 +205,7 @@ func (l *sharedTrust) hintHead(unverified []byte) {
 	}
 }
 
-// historyCurrent reports whether the history was found current last.
+// historyCurrent reports whether the watcher last found the history current.
 func (l *sharedTrust) historyCurrent() bool {
 	l.mu.Lock()
 	w := l.watching
@@ -211,33 +213,34 @@ func (l *sharedTrust) historyCurrent() bool {
 	return w != nil && w.watcher.At() != nil
 }
 
-// provedHead is the newest proved head, to be shown to units.
+// provedHead returns the newest proved head, to be shown to units.
 func (l *sharedTrust) provedHead() []byte { return l.newest.Load().state.history.Proved().Bytes() }
 
-// hasUntried is a user's view of trust that is kept current. It is fetched anew when the user
-// finds that due, or when a peer is refused that newer trust may accept. It is safe for
-// concurrent use.
+// trustRefresher is the view of one user on shared trust. The user renews it when
+// that is due, or when a peer was refused that newer trust may accept. It is safe
+// for concurrent use.
 type trustRefresher struct {
 	*sharedTrust
 	minInterval time.Duration // between two fetches
-	waits       bool          // a fetch that comes too soon is waited for
+	waits       bool          // renew waits until the next fetch is due
 	release     func()
 }
 
-// attach makes trust, or what it has become, that of a user. The user calls release.
+// attach makes the refresher a user of the trust that t shares. The user calls
+// release.
 func (f *trustRefresher) attach(t *Trust, least time.Duration, at *gateways) {
 	f.sharedTrust, f.minInterval = t.shared, least
 	f.release = f.sharedTrust.addUser(at)
 }
 
-// Load is the newest trust.
+// Load returns the newest trust.
 func (f *trustRefresher) Load() *Trust { return f.newest.Load() }
 
-// renew gives trust newer than old: what another goroutine fetched meanwhile, or
-// what the authority gives. It gives the newest there is when the authority was
-// asked a moment ago, unless f is patient, and beside the error when it does not
-// answer or refuses; certificates end soon enough that the cluster need not stop
-// for that.
+// renew returns trust newer than old: that of another goroutine, or else a new one
+// of the authority. It returns the present trust when the last fetch was less than
+// minInterval ago, unless f waits for that, and together with the error when the
+// authority does not respond or refuses. Old trust is no risk for long, since
+// certificates end soon.
 func (f *trustRefresher) renew(ctx context.Context, old *Trust) (*Trust, error) {
 	select {
 	case f.fetchSlot <- struct{}{}:
@@ -265,13 +268,13 @@ func (f *trustRefresher) renew(ctx context.Context, old *Trust) (*Trust, error) 
 	return f.store(newer), nil
 }
 
-// sameAs reports whether t says what other says, but for the proof of its head.
+// sameAs reports whether t and other are equal but for the proof of their head.
 func (t *Trust) sameAs(other *Trust) bool {
 	return t == other || t.fetchedAt.Equal(other.fetchedAt) && t.Policy().Head() == other.Policy().Head()
 }
 
-// enforces is t after further steps of the policy history: by it peers are checked from now
-// on. What the authority's answer gave stays.
+// withHistory returns t after further steps of the policy history. The parts that
+// the authority sent stay.
 func (t *Trust) withHistory(h history.History) *Trust {
 	next := *t
 	next.state = State{h}
@@ -290,8 +293,8 @@ func (t *Trust) withHistory(h history.History) *Trust {
 	return &next
 }
 
-// incomplete reports whether a step left something to be fetched: the root of an identity,
-// another authority root, or the authority's evidence under other rules.
+// incomplete reports whether a step left a part to be fetched: the root of an
+// identity, another authority root, or the authority's evidence under other rules.
 func (t *Trust) incomplete() bool {
 	if t.pinError != nil {
 		return false
