@@ -8,12 +8,11 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// bequests is which units were pushed what is kept of which cluster that they
-// inherit from: each unit once, and again only after it was away for a while,
-// however often it comes back.
+// bequests records which units were sent the stored sessions of which predecessor: once for
+// each unit, and again only after the unit was away, however often it reconnects.
 type bequests struct {
 	mu   sync.Mutex
-	last map[bequest]time.Time // guarded by mu: when the unit was heard since
+	last map[bequest]time.Time // guarded by mu: last heartbeat of the unit
 }
 
 type bequest struct {
@@ -23,8 +22,7 @@ type bequest struct {
 
 func newBequests() *bequests { return &bequests{last: make(map[bequest]time.Time)} }
 
-// begins takes in that the unit is there, and reports whether it is to be
-// pushed what is kept.
+// begins records a heartbeat of a unit, and reports whether to send it the stored sessions.
 func (b *bequests) begins(to wire.UnitID, from bus.Cluster, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -33,7 +31,7 @@ func (b *bequests) begins(to wire.UnitID, from bus.Cluster, now time.Time) bool 
 	return !known || now.Sub(last) > bequeathEvery
 }
 
-// prune forgets units that are gone.
+// prune removes units without a recent heartbeat.
 func (b *bequests) prune(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

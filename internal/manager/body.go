@@ -8,31 +8,30 @@ import (
 	"time"
 )
 
-// body is the body of a request on its way to a unit. It keeps the first bytes
-// it has passed on, so that they can go to another connection or unit as long
-// as there are no more than maxReplay; never the whole of a large one.
+// body is a request body on its way to a unit. It keeps the first maxReplay bytes that it has
+// passed on, so that a request that has not passed on more can be sent again over another
+// connection or to another unit. It never keeps the whole of a large body.
 type body struct {
 	source   io.Reader
-	deadline func(time.Time) error // of reading from the client's connection, while the handler runs
+	deadline func(time.Time) error // sets the read deadline of the client's connection while the handler runs
 
 	mu    sync.Mutex
 	begin []byte // guarded by mu: the first bytes read
 	read  int    // guarded by mu: bytes read from source
-	end   error  // guarded by mu: what source ended with
+	end   error  // guarded by mu: error of the last read of source
 }
 
-// reader begins again at the first byte.
+// reader returns a reader that starts at the first byte.
 func (b *body) reader() io.ReadCloser { return &bodyReader{body: b} }
 
-// whole reports whether everything read so far is still there.
+// whole reports whether all bytes read so far are still buffered.
 func (b *body) whole() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.begin) == b.read
 }
 
-// ended reports whether the client's connection is at the end of the body, and no
-// transport reads from it.
+// ended reports whether the body was read to its end, and no transport is reading from it.
 func (b *body) ended() bool {
 	if !b.mu.TryLock() {
 		return false
@@ -41,8 +40,8 @@ func (b *body) ended() bool {
 	return b.end == io.EOF
 }
 
-// bodyReader is one way through a body. Of several only the last is used, but
-// a transport may still be reading an earlier one: its bytes are not lost.
+// bodyReader reads a body from its start. Of several readers only the last one is used, but a
+// transport may still be reading from an earlier one: the bytes it reads are not lost.
 type bodyReader struct {
 	body   *body
 	offset int
@@ -61,7 +60,7 @@ func (r *bodyReader) Read(p []byte) (int, error) {
 		r.offset += n
 		return n, nil
 	case r.offset < b.read:
-		return 0, io.ErrUnexpectedEOF // another reader took what is gone
+		return 0, io.ErrUnexpectedEOF // another reader consumed these bytes
 	case b.end != nil:
 		return 0, b.end
 	}
@@ -75,15 +74,15 @@ func (r *bodyReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close does not wait for a read under way.
+// Close does not wait for a running read.
 func (r *bodyReader) Close() error {
 	r.closed.Store(true)
 	return nil
 }
 
-// release lets nobody read from now on: net/http breaks when the connection is
-// touched after its handler. A read of a transport that is still under way would
-// keep the client's connection from ending, so it is cut short.
+// release ends all reading, since net/http fails when a connection is used after its handler.
+// It interrupts a transport's running read, which would otherwise keep the client's connection
+// open.
 func (b *body) release() {
 	if !b.mu.TryLock() {
 		_ = b.deadline(time.Unix(1, 0))

@@ -18,20 +18,20 @@ import (
 	"time"
 )
 
-// Files of the self-made certificate.
+// Files of the self-signed certificate.
 const (
-	caFile      = "manager.pem" // the certificate, which is its own root
+	caFile      = "manager.pem" // the certificate
 	privateFile = "manager-key.pem"
 )
 
-// selfMadeLife is how long a self-made certificate holds.
+// selfMadeLife is the lifetime of a self-signed certificate.
 const selfMadeLife = 10 * 365 * 24 * time.Hour
 
-// SelfMadeCA is where a manager without a certificate of its operator's keeps
-// the one it made: the file that units are given as --manager-ca.
+// SelfMadeCA returns the path of the self-signed certificate of a manager without an
+// operator's certificate. Units receive this file as --manager-ca.
 func SelfMadeCA(dataDir string) string { return filepath.Join(dataDir, caFile) }
 
-// selfMade reads the self-made certificate, or makes it.
+// selfMade reads the self-signed certificate, or creates it.
 func selfMade(c Config) (func() (*tls.Certificate, error), error) {
 	private := filepath.Join(c.DataDir, privateFile)
 	pair, err := tls.LoadX509KeyPair(SelfMadeCA(c.DataDir), private)
@@ -42,13 +42,13 @@ func selfMade(c Config) (func() (*tls.Certificate, error), error) {
 		pair, err = tls.LoadX509KeyPair(SelfMadeCA(c.DataDir), private)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the self-made certificate: %w", err)
+		return nil, fmt.Errorf("reading the self-signed certificate: %w", err)
 	}
 	return func() (*tls.Certificate, error) { return &pair, nil }, nil
 }
 
-// makeSelf writes a certificate for loopback and for the bus address. Units of
-// other machines want the operator's own.
+// makeSelf writes a certificate for loopback and for the bus address. For units on other
+// machines the operator provides a certificate.
 func makeSelf(c Config, private string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -74,7 +74,7 @@ func makeSelf(c Config, private string) error {
 	if err != nil {
 		return err
 	}
-	// The certificate last: where it is, the key is.
+	// Write the certificate last: if it exists, so does the key.
 	if err := os.WriteFile(private, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600); err != nil {
 		return err
 	}

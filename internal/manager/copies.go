@@ -13,10 +13,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// copies are the sealed sessions of the clusters, kept in memory until they
-// expire, the newest of each session. A tombstone takes the place of its
-// session for good. When a cluster has more than its share, what expires first
-// makes room: its clients still hold their tickets.
+// copies stores the sealed sessions of the clusters in memory until they expire, the newest
+// item of each session. A tombstone replaces its session permanently. When a cluster exceeds
+// its share, the items that expire first are removed: their clients still have tickets.
 type copies struct {
 	most int // bytes of one cluster
 
@@ -24,24 +23,24 @@ type copies struct {
 	clusters map[bus.Cluster]*shelf // guarded by mu
 }
 
-// shelf holds what is kept of one cluster.
+// shelf is the stored copies of one cluster.
 type shelf struct {
 	sessions map[wire.SessionID]*kept
 	ends     ends
 	bytes    int
 }
 
-// kept is one item on a shelf.
+// kept is one stored item.
 type kept struct {
 	bus.Item
-	place int // in ends
+	place int // in byExpiry
 }
 
 func newCopies(most int) *copies {
 	return &copies{most: most, clusters: make(map[bus.Cluster]*shelf)}
 }
 
-// put keeps an item, whose bytes it copies, and says whether it did.
+// put stores an item, whose bytes it copies, and reports whether it did.
 func (c *copies) put(cluster bus.Cluster, item bus.Item, now time.Time) bool {
 	unix := uint64(now.Unix())
 	if item.Expiry <= unix || item.Expiry > unix+uint64(copyLife/time.Second) {
@@ -71,7 +70,7 @@ func (c *copies) put(cluster bus.Cluster, item bus.Item, now time.Time) bool {
 	return true
 }
 
-// get gives the kept item of a session. Its bytes are never written to.
+// get returns the stored item of a session. Its bytes are never written to.
 func (c *copies) get(cluster bus.Cluster, session wire.SessionID, now time.Time) (bus.Item, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -86,7 +85,7 @@ func (c *copies) get(cluster bus.Cluster, session wire.SessionID, now time.Time)
 	return k.Item, true
 }
 
-// of lists what is kept of a cluster.
+// of lists the stored items of a cluster.
 func (c *copies) of(cluster bus.Cluster) []bus.Item {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -101,13 +100,13 @@ func (c *copies) of(cluster bus.Cluster) []bus.Item {
 	return items
 }
 
-// holders are the clusters that hold a session; more than one when a release
-// has sealed it for itself.
+// holders returns the clusters with a copy of a session: more than one if a later release has
+// sealed it again.
 func (c *copies) holders(session wire.SessionID) []bus.Cluster {
 	return c.others(session, bus.Cluster{})
 }
 
-// others are the holders of a session without one cluster.
+// others returns the clusters with a copy of a session, except one.
 func (c *copies) others(session wire.SessionID, but bus.Cluster) []bus.Cluster {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -120,8 +119,8 @@ func (c *copies) others(session wire.SessionID, but bus.Cluster) []bus.Cluster {
 	return found
 }
 
-// sealedFor are the identities or roles that a session is sealed for, as its
-// items say without proof.
+// sealedFor returns the identities or roles that a session is sealed for, according to its
+// unauthenticated items.
 func (c *copies) sealedFor(session wire.SessionID) (found []wire.Digest) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -134,7 +133,7 @@ func (c *copies) sealedFor(session wire.SessionID) (found []wire.Digest) {
 	return found
 }
 
-// sealedKind is the kind of the sealed message of an item.
+// sealedKind returns the kind of sealed message in an item.
 func sealedKind(i bus.Item) envelope.Kind {
 	if i.Kind == bus.Tombstone {
 		return envelope.Tombstone
@@ -142,14 +141,14 @@ func sealedKind(i bus.Item) envelope.Kind {
 	return envelope.Session
 }
 
-// sealedForOf reads the identity or role that an item is sealed for. It is not ok
-// when it cannot be read, or names another session or expiry than the item.
+// sealedForOf returns the identity or role that an item is sealed for. ok is false if the
+// sealed bytes are malformed, or name another session or expiry than the item.
 func sealedForOf(i bus.Item) (d wire.Digest, ok bool) {
 	s, err := envelope.ParseSealed(sealedKind(i), i.Bytes)
 	return s.For, err == nil && s.Session == i.Session && s.Expiry == i.Expiry
 }
 
-// prune forgets what has expired.
+// prune removes expired items.
 func (c *copies) prune(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -163,7 +162,7 @@ func (c *copies) prune(now time.Time) {
 	}
 }
 
-// size is how many items, and how many bytes of them, are kept.
+// size returns the number of stored items, and their bytes.
 func (c *copies) size() (items, bytes int) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -174,7 +173,7 @@ func (c *copies) size() (items, bytes int) {
 	return items, bytes
 }
 
-// all calls f with every kept item, without holding the lock meanwhile.
+// all calls f with every stored item. It does not hold the lock during the calls.
 func (c *copies) all(f func(bus.Cluster, bus.Item) error) error {
 	c.mu.RLock()
 	clusters := slices.Collect(maps.Keys(c.clusters))
@@ -212,7 +211,7 @@ func (e ends) Swap(i, j int) {
 	e[i].place, e[j].place = i, j
 }
 
-// Push and Pop are for container/heap alone.
+// Push and Pop implement heap.Interface.
 func (e *ends) Push(x any) {
 	k := x.(*kept)
 	k.place = len(*e)

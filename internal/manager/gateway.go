@@ -22,22 +22,21 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// gateway brings the requests of users to units. It reads the outer header of a
-// request and the pin of an open request, both of them without proof, and
-// passes everything else on as it comes.
+// gateway forwards the requests of users to units. It reads the outer header of a request and
+// the pin of an open request, both unauthenticated, and passes everything else on unread.
 type gateway struct {
 	registry *registry
 	copies   *copies
 	metrics  *metrics
 	clock    func() time.Time
 	log      *slog.Logger
-	reading  *limit.Shares  // bytes of requests that are read
-	slots    *limit.Shares  // one place for each request under way
-	pages    *limit.Shares  // one for each of what is no request to a unit
-	buckets  *limit.Buckets // of what costs a unit more than it costs the client
-	unknown  *limit.Buckets // of requests in sessions that may be made up
+	reading  *limit.Shares  // bytes buffered of requests that are being read
+	slots    *limit.Shares  // one place for each request in progress
+	pages    *limit.Shares  // one place for each request that the manager serves itself
+	buckets  *limit.Buckets // for requests that cost a unit more than the client
+	unknown  *limit.Buckets // for requests in sessions that the client may have invented
 	vouched  vouched
-	secret   [32]byte // of the other names of addresses
+	secret   [32]byte // key of the pseudonyms of client addresses
 
 	warmUntil atomic.Pointer[time.Time]
 }
@@ -53,31 +52,31 @@ func newGateway(c Config, r *registry, kept *copies) *gateway {
 	return g
 }
 
-// warm begins the time in which units find a restarted manager.
+// warm starts the time in which units reconnect to a restarted manager.
 func (g *gateway) warm(now time.Time) {
 	until := now.Add(warmUp)
 	g.warmUntil.Store(&until)
 }
 
-// exchange is one request on its way.
+// exchange is one request that the gateway forwards.
 type exchange struct {
 	w       http.ResponseWriter
 	r       *http.Request
-	from    netip.Addr // that quotas count
+	from    netip.Addr // the address that quotas count
 	control *http.ResponseController
 	body    *body
 	size    int64 // of the body; -1 when it streams
-	early   bool  // the answer may begin before the body has ended
+	early   bool  // the response may begin before the body has ended
 	wanted  wanted
-	again   bool   // may go to another unit after one may have seen it
-	query   string // that goes on to the unit
-	// unknown is the session of a request, where it has to be vouched for.
+	again   bool   // may be sent to another unit although one may have received it
+	query   string // query that the unit receives
+	// unknown is the session of the request, if the gateway does not know that it exists.
 	unknown wire.SessionID
-	opened  *vouched // of an open request: where the session that it opens is noted; else nil
+	opened  *vouched // records the session that an open request opens; nil for other requests
 }
 
-// session takes an open request to a unit of the identity or task that it is
-// pinned to. Opening twice costs a session that nobody uses.
+// session forwards an open request to a unit of the identity or task that it is pinned to. An
+// open request may be repeated: that costs a session that is never used.
 func (g *gateway) session(w http.ResponseWriter, r *http.Request) {
 	g.limited(w, r, func(x *exchange) error {
 		if err := x.whole(maxOpen); err != nil {
@@ -85,7 +84,8 @@ func (g *gateway) session(w http.ResponseWriter, r *http.Request) {
 		}
 		x.wanted.identity, x.wanted.task = pinOf(x.body.begin)
 		x.again, x.opened = true, &g.vouched
-		// A unit that introduced itself is asked again, or none.
+		// The TPM challenge of an open request is for one unit: no other unit can serve the
+		// request.
 		if name := r.Header.Get(wire.FieldUnit); name != "" {
 			return x.wanted.target.UnmarshalText([]byte(name))
 		}
@@ -93,9 +93,9 @@ func (g *gateway) session(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// request takes a request to the unit it is bound to, or, unbound, to any unit
-// that shares the session. Unbound requests are safe by the rules of the
-// channel, and may go to another unit when one fails.
+// request forwards a bound request to its unit, and an unbound one to any unit that has the
+// session. The channel's rules make unbound requests safe to repeat, so they may be sent to
+// another unit when one fails.
 func (g *gateway) request(w http.ResponseWriter, r *http.Request) {
 	g.limited(w, r, func(x *exchange) error {
 		first, err := x.first(wire.HeaderSize)
@@ -116,31 +116,31 @@ func (g *gateway) request(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// vouch takes a token of the client's address for a request in a session that may
-// be made up: a unit that does not hold it asks for the stored copy. A ticket beside
-// the request vouches for nothing, since the gateway cannot open it.
+// vouch charges the client's address for a request in a session that the client may have
+// invented: a unit without the session requests its stored copy. A ticket beside the request
+// proves nothing here, since the gateway cannot open it.
 func (g *gateway) vouch(x *exchange, session wire.SessionID) error {
 	if x.wanted.clusters != nil || g.vouched.has(session) {
 		return nil
 	}
 	x.unknown = session
 	if !g.unknown.Take(x.r.RemoteAddr, g.clock()) {
-		return wire.Refuse(wire.TooMany, quotaUnknown, "more", "fewer from one address")
+		return wire.Refuse(wire.TooMany, quotaUnknown, "too many from one address", "fewer")
 	}
 	return nil
 }
 
-// oneOff takes a one-off request, or a question for its keys, to any unit of the
-// identity that its query names; where none is ready, of the task. They are safe
-// or marked by the rules of the channel, and may go to another unit when one
-// fails.
+// oneOff forwards a one-off request, or a request for the keys of one-off requests, to any
+// unit of the identity that its query names, or, if none is ready, of the task. The channel's
+// rules make these requests safe to repeat or marked, so they may be sent to another unit when
+// one fails.
 func (g *gateway) oneOff(w http.ResponseWriter, r *http.Request) {
 	g.limited(w, r, func(x *exchange) (err error) {
 		query := r.URL.Query()
 		x.again = true
 		switch {
 		case r.Method == http.MethodGet && r.ContentLength != 0:
-			err = wire.Refuse(wire.BadRequest, "request: body of a GET", "one", "none")
+			err = wire.Refuse(wire.BadRequest, "request: body of a GET in bytes", r.ContentLength, 0)
 		case r.Method == http.MethodGet:
 			x.query = query.Encode()
 			x.body.keep(nil)
@@ -165,17 +165,17 @@ func (g *gateway) oneOff(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// dear takes a token of the client's address for a request that makes a unit use
-// a private key: whoever floods the gateway with those spends his own.
+// dear charges the client's address for a request that makes a unit use a private key: a
+// client that floods the gateway with such requests spends its own tokens.
 func (g *gateway) dear(r *http.Request) error {
 	if r.URL.Path != wire.PathRequest && !g.buckets.Take(r.RemoteAddr, g.clock()) {
-		return wire.Refuse(wire.TooMany, quotaDear, "more", "fewer from one address")
+		return wire.Refuse(wire.TooMany, quotaDear, "too many from one address", "fewer")
 	}
 	return nil
 }
 
-// pinOf reads the units that an open request is pinned to: an identity, or a task, a role
-// (GROUP/ROLE) or a group (GROUP/); neither where it cannot be read.
+// pinOf parses the pin of an open request: an identity, or a task, a role (GROUP/ROLE) or a
+// group (GROUP/). It returns neither if the pin is malformed.
 func pinOf(open []byte) (identity wire.Digest, task string) {
 	pin, err := envelope.PinOf(open)
 	switch {
@@ -189,9 +189,8 @@ func pinOf(open []byte) (identity wire.Digest, task string) {
 	return identity, pin.Name
 }
 
-// limited brings a request to a unit within the quotas, and responds with the
-// problem when it is refused. Read reads what is needed of it, and sets what is
-// wanted.
+// limited forwards a request within the quotas, and responds with a problem when the request
+// is refused. The function read reads the start of the request and sets the filter.
 func (g *gateway) limited(w http.ResponseWriter, r *http.Request, read func(*exchange) error) {
 	start := time.Now()
 	x := &exchange{w: w, r: r, from: limit.AddressOf(r.RemoteAddr), control: http.NewResponseController(w), size: r.ContentLength}
@@ -208,8 +207,7 @@ func (g *gateway) limited(w http.ResponseWriter, r *http.Request, read func(*exc
 	g.metrics.forwarded(r.URL.Path, err, time.Since(start))
 }
 
-// admitted reads what is needed of a request, and only then takes a place and
-// forwards it.
+// admitted reads the start of a request before it takes a place and forwards the request.
 func (g *gateway) admitted(x *exchange, read func(*exchange) error) error {
 	if asks := x.r.Method == http.MethodGet && x.r.URL.Path == wire.PathOneOff; x.r.Method != http.MethodPost && !asks {
 		return wire.Refuse(wire.BadRequest, "request: method", x.r.Method, http.MethodPost)
@@ -225,10 +223,10 @@ func (g *gateway) admitted(x *exchange, read func(*exchange) error) error {
 	return placed(g.slots, x, func() error { return g.forward(x) })
 }
 
-// duplex lets the answer begin before its request has ended, as HTTP/2 always can.
-// It is called late: after it, the server of net/http panics at the next request
-// when this one was not read to its end (go.dev/issue/68560), and one that is refused
-// is not.
+// duplex lets the response begin before the request has ended, as HTTP/2 always does. It is
+// called only for admitted requests: after it, the server of net/http panics at the next
+// request if this one was not read to its end (go.dev/issue/68560), and refused requests are
+// not.
 func (x *exchange) duplex() error {
 	if err := x.control.EnableFullDuplex(); err != nil && x.r.ProtoMajor == 1 {
 		return err
@@ -237,7 +235,7 @@ func (x *exchange) duplex() error {
 	return nil
 }
 
-// hostOf is the name that the client asked for, without a port.
+// hostOf returns the host that the client requested, without the port.
 func hostOf(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.Host)
 	if err != nil {
@@ -246,7 +244,7 @@ func hostOf(r *http.Request) string {
 	return strings.ToLower(strings.TrimSuffix(host, "."))
 }
 
-// forward tries units until one answers, and passes its answer on.
+// forward tries units until one responds, and copies its response.
 func (g *gateway) forward(x *exchange) error {
 	m := g.registry.wait(x.r.Context(), x.wanted, g.clock, *g.warmUntil.Load())
 	if m == nil {
@@ -268,16 +266,16 @@ func (g *gateway) forward(x *exchange) error {
 	}
 }
 
-// nobody is the refusal when there is no unit to try.
+// nobody returns the refusal when no unit can be tried.
 func nobody(w wanted) error {
 	if w.target != (wire.UnitID{}) {
 		return wire.Refuse(wire.Misdirected, "request: target unit", w.target, "a unit that the gateway knows")
 	}
-	return wire.Refuse(wire.Unavailable, "gateway: units", "none ready", "one")
+	return wire.Refuse(wire.Unavailable, "gateway: units ready", 0, "at least one")
 }
 
-// try sends the request to one unit and streams the answer back. again says
-// that there is no answer and that another unit may be tried.
+// try sends the request to one unit and copies the response. It reports whether there was no
+// response and another unit may be tried.
 func (g *gateway) try(x *exchange, m *member) (again bool, err error) {
 	if err := m.places.Take(x.from, 1); err != nil {
 		return x.wanted.target == wire.UnitID{}, err
@@ -290,16 +288,16 @@ func (g *gateway) try(x *exchange, m *member) (again bool, err error) {
 	answer, err := g.send(ctx, x, m)
 	if err != nil {
 		if x.r.Context().Err() != nil {
-			panic(http.ErrAbortHandler) // nobody waits for an answer
+			panic(http.ErrAbortHandler) // the client is gone
 		}
-		if errors.Is(err, wire.Overload) { // of this gateway, and not the unit's fault
+		if errors.Is(err, wire.Overload) { // a limit of this gateway, not a failure of the unit
 			return x.wanted.target == wire.UnitID{}, err
 		}
 		m.failed(g.clock())
 		g.metrics.failures.Inc()
-		g.log.Debug("unit does not answer", "unit", m.id, "error", err)
+		g.log.Debug("unit does not respond", "unit", m.id, "error", err)
 		retry := x.wanted.target == wire.UnitID{} && (x.again || neverSent(err)) && x.body.whole()
-		return retry, wire.Refuse(wire.Unavailable, "gateway: answer of unit", "none", m.id)
+		return retry, wire.Refuse(wire.Unavailable, "gateway: unit", m.id.String()+", which does not respond", "a unit that responds")
 	}
 	defer answer.Body.Close()
 	m.answered()
@@ -311,9 +309,9 @@ func (g *gateway) try(x *exchange, m *member) (again bool, err error) {
 	return false, nil
 }
 
-// send sends the request to one unit. A kept-alive connection may turn out to
-// be dead, so what failed on one is sent once more on a fresh one: the same
-// unit executes the same request at most once.
+// send sends the request to one unit. A kept-alive connection may be dead, so a request that
+// failed on one is sent once more on a new connection: the same unit executes the same request
+// at most once.
 func (g *gateway) send(ctx context.Context, x *exchange, m *member) (*http.Response, error) {
 	answer, reused, err := g.sendOnce(ctx, x, m)
 	if err == nil || !reused || ctx.Err() != nil || !x.body.whole() {
@@ -333,7 +331,7 @@ func (g *gateway) sendOnce(ctx context.Context, x *exchange, m *member) (answer 
 	trace := &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused; done() }}
 	out, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), x.r.Method, "https://unit"+x.r.URL.Path, x.body.reader())
 	if err != nil {
-		return nil, false, wire.Refuse(wire.BadRequest, "request", err, "one that can be sent on")
+		return nil, false, wire.Refuse(wire.BadRequest, "request", err, "a request that can be forwarded")
 	}
 	out.Host, out.ContentLength, out.URL.RawQuery = x.r.Host, x.size, x.query
 	if x.size == 0 {
@@ -341,7 +339,7 @@ func (g *gateway) sendOnce(ctx context.Context, x *exchange, m *member) (answer 
 	}
 	copyFields(out.Header, x.r.Header)
 	out.Header["User-Agent"] = nil
-	delete(out.Header, wire.FieldSender) // the gateway's own word
+	delete(out.Header, wire.FieldSender) // set by the gateway alone
 	if x.r.URL.Path == wire.PathSession {
 		out.Header.Set(wire.FieldSender, g.nameOf(x.from))
 	}
@@ -349,16 +347,16 @@ func (g *gateway) sendOnce(ctx context.Context, x *exchange, m *member) (answer 
 	return answer, reused, err
 }
 
-// nameOf is another name of a client's address. By it a unit distinguishes clients,
-// and learns no address.
+// nameOf returns a pseudonym of a client's address. Units distinguish clients by it without
+// learning addresses.
 func (g *gateway) nameOf(from netip.Addr) string {
 	mac := hmac.New(sha256.New, g.secret[:])
 	mac.Write(from.AsSlice())
 	return hex.EncodeToString(mac.Sum(nil)[:8])
 }
 
-// copyFields copies the fields that belong to the channel. Others are the
-// client's secrets, such as cookies, or mean one connection.
+// copyFields copies the header fields that belong to the channel. Others may contain the
+// client's secrets, such as cookies, or apply to one connection.
 func copyFields(to, from http.Header) {
 	for name, values := range from {
 		switch name {
@@ -372,7 +370,7 @@ func copyFields(to, from http.Header) {
 	}
 }
 
-// setHint tells the client of units that it may ask instead.
+// setHint lists units that the client may try instead.
 func (x *exchange) setHint(r *registry) {
 	if ids := r.hint(x.wanted); ids != "" {
 		x.w.Header().Set(wire.FieldUnits, ids)

@@ -31,26 +31,26 @@ const (
 // historyBackoff is the wait while no authority responds.
 var historyBackoff = retry.Backoff{First: 50 * time.Millisecond, Most: 5 * time.Second}
 
-// chronicle is the gateway's copy of the policy history, which it serves to all its clients
-// from one poll of an authority. Clients verify what they are given; the gateway checks only
-// that the steps lead to the head beside them, so that it finds the place of any head. The
-// zero chronicle has no authority.
+// chronicle is the gateway's copy of the policy history. One poll of an authority serves all
+// clients of the gateway. Clients verify the history; the gateway checks only that the steps
+// lead to the head beside them, so that it can find the position of any head. The zero
+// chronicle has no authority.
 type chronicle struct {
 	authorities []*api.Authority
 	log         *slog.Logger
 	held        atomic.Pointer[annals]
 }
 
-// annals are the history as it was had from an authority. They are immutable.
+// annals is the history as an authority returned it. It is immutable.
 type annals struct {
 	heads   []wire.Digest // after each step, genesis first
 	entries []api.HistoryEntry
-	first   int           // index of the first of entries: older ones are not kept
+	first   int           // index of the first of entries; older ones are dropped
 	proof   []byte        // of the last head, by the authority
-	moved   chan struct{} // closed when annals with another head are held
+	moved   chan struct{} // closed when a copy with another head is published
 }
 
-// newChronicle is for a configuration that was checked.
+// newChronicle makes the copy for a validated configuration.
 func newChronicle(c Config, pool *x509.CertPool) (*chronicle, error) {
 	k := &chronicle{log: c.Log}
 	for _, address := range c.Authorities {
@@ -64,24 +64,24 @@ func newChronicle(c Config, pool *x509.CertPool) (*chronicle, error) {
 	return k, nil
 }
 
-// authorityTLS accepts an authority: its leaf stands directly under one of the roots, as no
-// unit's does. That guards availability only.
+// authorityTLS returns a TLS configuration that accepts an authority: its leaf is directly
+// under one of the roots, which no unit's leaf is. This protects availability only.
 func authorityTLS(pool *x509.CertPool, clock func() time.Time) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
-		InsecureSkipVerify: true, // replaced by the check below: the manager does not know the trust domain, and with it the name
+		InsecureSkipVerify: true, // VerifyConnection verifies instead: the manager does not know the trust domain and so not the DNS name
 		VerifyConnection: func(s tls.ConnectionState) error {
 			leaf := s.PeerCertificates[0]
 			_, err := leaf.Verify(x509.VerifyOptions{Roots: pool, CurrentTime: clock(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 			if err != nil {
-				return fmt.Errorf("%w: %w", wire.Refuse(wire.BadChain, "authority: certificate", "one that does not verify", "one under --authority-root"), err)
+				return fmt.Errorf("%w: %w", wire.Refuse(wire.BadChain, "authority: certificate of", leaf.Subject.String()+", which does not verify", "a leaf under --authority-root"), err)
 			}
 			return nil
 		},
 	}
 }
 
-// keep keeps the copy current until ctx is done.
+// keep polls the authorities until ctx is done.
 func (k *chronicle) keep(ctx context.Context) {
 	if len(k.authorities) == 0 {
 		return
@@ -105,7 +105,7 @@ func (k *chronicle) keep(ctx context.Context) {
 				_ = retry.Sleep(ctx, historyAtMost-time.Since(began))
 			}
 			continue
-		case errors.Is(err, wire.Behind): // it has another history, of which this is no part
+		case errors.Is(err, wire.Behind): // the authority's history does not contain this copy
 			k.hold(held, &annals{})
 		}
 		if ctx.Err() == nil {
@@ -113,11 +113,11 @@ func (k *chronicle) keep(ctx context.Context) {
 		}
 		i = (i + 1) % len(k.authorities)
 		failures++
-		_ = retry.Sleep(ctx, historyBackoff.Wait(failures)) // the loop sees ctx
+		_ = retry.Sleep(ctx, historyBackoff.Wait(failures)) // the loop checks ctx
 	}
 }
 
-// hold makes next what is served.
+// hold publishes next.
 func (k *chronicle) hold(held, next *annals) {
 	if next.moved = held.moved; next.head() != held.head() {
 		next.moved = make(chan struct{})
@@ -135,7 +135,7 @@ func (k *chronicle) close() {
 	}
 }
 
-// head is the last head, zero where there is none.
+// head returns the last head, or zero without a step.
 func (a *annals) head() wire.Digest {
 	if len(a.heads) == 0 {
 		return wire.Digest{}
@@ -143,7 +143,8 @@ func (a *annals) head() wire.Digest {
 	return a.heads[len(a.heads)-1]
 }
 
-// after is a with what an authority has after it; without a step, with a newer proof.
+// after returns a with the steps that an authority has after it, or, without new steps, with a
+// newer proof.
 func (a *annals) after(ctx context.Context, from *api.Authority, wait time.Duration) (*annals, error) {
 	next := *a
 	for {
@@ -167,7 +168,7 @@ func (a *annals) after(ctx context.Context, from *api.Authority, wait time.Durat
 	}
 }
 
-// with is a with one page of an authority's history behind it.
+// with returns a with one page of an authority's history appended.
 func (a *annals) with(unverified api.History) (annals, error) {
 	next := annals{heads: slices.Clip(a.heads), entries: slices.Clip(a.entries), first: a.first}
 	n := len(next.heads) + len(unverified.Entries)
@@ -189,7 +190,7 @@ func (a *annals) with(unverified api.History) (annals, error) {
 	return next, nil
 }
 
-// sizeOf is what an entry takes.
+// sizeOf returns the bytes that an entry takes.
 func sizeOf(e api.HistoryEntry) int {
 	size := len(e.Policy) + len(e.Adopted)
 	for _, s := range e.Signatures {
@@ -198,7 +199,7 @@ func sizeOf(e api.HistoryEntry) int {
 	return size
 }
 
-// page is the run of steps from an index on.
+// page returns the steps from an index on, within the page size.
 func (a *annals) page(from int) (api.History, error) {
 	from = min(from, len(a.heads))
 	if from < a.first {
@@ -215,8 +216,8 @@ func (a *annals) page(from int) (api.History, error) {
 	return h, nil
 }
 
-// history serves the policy history. A request from its head waits for the next step, in a
-// place of those that are for that.
+// history serves the policy history. A request that names the newest head waits for the next
+// step and takes a place for polls.
 func (m *Manager) history(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	h, err := m.historyOf(w, r)
@@ -224,7 +225,7 @@ func (m *Manager) history(w http.ResponseWriter, r *http.Request) {
 		api.ProblemOf(err).Write(w)
 	} else {
 		w.Header().Set("Content-Type", "application/json")
-		// The peer may be gone, and there is nobody else to tell.
+		// An error means that the client is gone.
 		_ = json.NewEncoder(w).Encode(h)
 	}
 	m.metrics.forwarded(r.URL.Path, err, time.Since(start))
@@ -241,9 +242,9 @@ func (m *Manager) historyOf(w http.ResponseWriter, r *http.Request) (api.History
 	held := m.chronicle.held.Load()
 	switch {
 	case len(m.chronicle.authorities) == 0:
-		return api.History{}, wire.Refuse(wire.NotFound, "gateway: policy history", "no authority", "a manager with --authority")
+		return api.History{}, wire.Refuse(wire.NotFound, "gateway: authorities", 0, "a manager with --authority")
 	case len(held.heads) == 0:
-		return api.History{}, wire.Refuse(wire.Unavailable, "gateway: policy history", "none yet", "that of the authority")
+		return api.History{}, wire.Refuse(wire.Unavailable, "gateway: steps of the policy history", 0, "the history of the authority, once it was read")
 	}
 	if !named {
 		from, err := strconv.ParseUint(r.URL.Query().Get("from"), 10, 32)
@@ -266,8 +267,8 @@ func (m *Manager) historyOf(w http.ResponseWriter, r *http.Request) (api.History
 	return api.History{}, wire.Refuse(wire.Behind, "history: policy head", poll.Head, held.head())
 }
 
-// awaitStep blocks until there is a step after held, or for wait, or until the client goes
-// away; it refuses where there is no place, and when the manager ends.
+// awaitStep blocks until there is a step after held, for at most wait, or until the client
+// disconnects. It refuses if no place is free, and when the manager shuts down.
 func (m *Manager) awaitStep(w http.ResponseWriter, r *http.Request, held *annals, wait time.Duration) error {
 	from := limit.AddressOf(r.RemoteAddr)
 	if err := m.polls.Take(from, 1); err != nil {
@@ -275,7 +276,7 @@ func (m *Manager) awaitStep(w http.ResponseWriter, r *http.Request, held *annals
 		return err
 	}
 	defer m.polls.Give(from, 1)
-	if r.ProtoMajor == 1 { // a connection of HTTP/2 carries other requests too
+	if r.ProtoMajor == 1 { // an HTTP/2 connection carries other requests too
 		defer m.clients.Apart()()
 	}
 	timer := time.NewTimer(wait)

@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Handler is the manager's HTTP side: the gateway, the probes and the metrics.
-// It answers while [Manager.Serve] runs.
+// Handler returns the HTTP handler of the manager: the gateway, the probes and the metrics.
+// Its paths work while [Manager.Serve] runs.
 func (m *Manager) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc(wire.PathSession, m.whileServing(m.gateway.session))
@@ -21,12 +21,12 @@ func (m *Manager) Handler() http.Handler {
 	mux.Handle("GET "+api.PathLive, m.page(func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, health{Status: "live"}) }))
 	mux.Handle("GET "+api.PathReady, m.page(m.whileServing(m.ready)))
 	mux.Handle("/", m.page(func(w http.ResponseWriter, r *http.Request) {
-		api.GatewayProblem(wire.Refuse(wire.NotFound, "request: path", r.URL.Path, "one of the gateway")).Write(w)
+		api.GatewayProblem(wire.Refuse(wire.NotFound, "request: path", r.URL.Path, "a path of the gateway")).Write(w)
 	}))
 	return pace().Handler(mux)
 }
 
-// page is what the manager serves itself, to a bounded number at a time.
+// page limits the number of concurrent requests that the manager serves itself.
 func (m *Manager) page(f http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		from := limit.AddressOf(r.RemoteAddr)
@@ -51,14 +51,14 @@ func (m *Manager) whileServing(f http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// health is the answer of the probes.
+// health is the response of the probes.
 type health struct {
 	Status string `json:"status"`
 	Units  int    `json:"units,omitempty"`
 }
 
-// ready says that the manager relays. It is ready without units: they come when
-// it is.
+// ready reports that the manager relays. It is ready without units, since units connect once
+// it is ready.
 func (m *Manager) ready(w http.ResponseWriter, _ *http.Request) {
 	_, units := m.registry.size()
 	writeHealth(w, health{Status: "ready", Units: units})
@@ -66,6 +66,6 @@ func (m *Manager) ready(w http.ResponseWriter, _ *http.Request) {
 
 func writeHealth(w http.ResponseWriter, h health) {
 	w.Header().Set("Content-Type", "application/json")
-	// The peer may be gone, and there is nobody else to tell.
+	// An error means that the client is gone.
 	_ = json.NewEncoder(w).Encode(h)
 }

@@ -3,6 +3,7 @@ package manager
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -12,12 +13,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// A request takes one of the places in the gateway only when it can be worked on.
-// What is read of it before that counts in bytes, and each of these reads has a
-// deadline of its own, so that a request that stalls holds nothing for long.
+// A request takes one of the gateway's places only after its start was read. Until then its
+// bytes are charged to a quota, and each read has a deadline, so that a stalled request holds
+// resources for a short time only.
 
-// quotas are what the gateway refuses requests by. They are the rules of the
-// refusals, and the labels of a metric.
+// The quotas by which the gateway refuses requests. They are the rules of the refusals, and
+// the labels of a metric.
 const (
 	quotaReading  = "gateway: bytes of requests that are read"
 	quotaInFlight = "gateway: requests under way"
@@ -29,8 +30,8 @@ const (
 	quotaUnknown  = "gateway: requests a second in sessions it does not know"
 )
 
-// cost is how many bytes a request counts for while it is read: as many as may be
-// kept of it, and no fewer than it costs to have one at all.
+// cost returns the bytes that a request is charged while it is read: the most that may be
+// buffered of it, and at least the fixed cost of a request.
 func cost(r *http.Request) int {
 	most := 0
 	switch {
@@ -45,21 +46,21 @@ func cost(r *http.Request) int {
 	return max(most, minCost)
 }
 
-// inOnePiece reports whether a one-off request comes in one piece, of bounded size.
+// inOnePiece reports whether a one-off request is a single message of bounded size.
 func inOnePiece(r *http.Request) bool { return r.Header.Get("Content-Type") == wire.TypeOneOff }
 
-// whole reads the whole body of a request, of at most limit bytes, and keeps it.
+// whole reads and buffers the whole body, of at most limit bytes.
 func (x *exchange) whole(limit int) error {
 	_ = x.control.SetReadDeadline(time.Now().Add(wholeWait)) // the server may have none
 	b, err := io.ReadAll(http.MaxBytesReader(x.w, x.r.Body, int64(limit)))
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return wire.Refuse(wire.TooLarge, "request: size in bytes", "more", limit)
+		return wire.Refuse(wire.TooLarge, "request: size in bytes", fmt.Sprint("more than ", limit), limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return wire.Refuse(wire.BadRequest, "request: body", "a part of it", "all of it within "+wholeWait.String())
+		return wire.Refuse(wire.BadRequest, "request: body", "incomplete after "+wholeWait.String(), "a complete body")
 	case err != nil:
-		return wire.Refuse(wire.BadRequest, "request: body", err, "a whole one")
+		return wire.Refuse(wire.BadRequest, "request: body", err, "a complete body")
 	}
 	_ = x.control.SetReadDeadline(time.Time{})
 	x.body.keep(b)
@@ -67,34 +68,34 @@ func (x *exchange) whole(limit int) error {
 	return nil
 }
 
-// first reads the first bytes of a body, which are passed on with the others.
+// first reads the first bytes of a body. They remain part of the body that is forwarded.
 func (x *exchange) first(size int) ([]byte, error) {
 	first := make([]byte, size)
 	_ = x.control.SetReadDeadline(time.Now().Add(headerWait)) // the server may have none
 	if _, err := io.ReadFull(x.r.Body, first); err != nil {
-		return nil, wire.Refuse(wire.BadRequest, "request: header", err, "its first bytes within "+headerWait.String())
+		return nil, wire.Refuse(wire.BadRequest, "request: header", err, "the first bytes within "+headerWait.String())
 	}
 	_ = x.control.SetReadDeadline(time.Time{})
 	x.body.begin, x.body.read = first, len(first)
 	return first, nil
 }
 
-// read reads what the gateway reads of a request before it takes a place, and has
-// it counted for as long as it may be kept.
+// read runs f to read the start of a request, and charges its bytes until done is called,
+// since they may be buffered that long.
 func (g *gateway) read(x *exchange, f func(*exchange) error) (done func(), err error) {
 	n := cost(x.r)
 	if err := g.reading.Take(x.from, n); err != nil {
 		return func() {}, err
 	}
 	err = f(x)
-	if x.r.URL.Path == wire.PathRequest { // it streams from here on, and nothing is kept
+	if x.r.URL.Path == wire.PathRequest { // it streams from here on, and little is buffered
 		g.reading.Give(x.from, n)
 		return func() {}, err
 	}
 	return func() { g.reading.Give(x.from, n) }, err
 }
 
-// placed runs f with a place of those that addresses share.
+// placed runs f with one of the places that client addresses share.
 func placed(s *limit.Shares, x *exchange, f func() error) error {
 	if err := s.Take(x.from, 1); err != nil {
 		return err
@@ -103,7 +104,7 @@ func placed(s *limit.Shares, x *exchange, f func() error) error {
 	return f()
 }
 
-// keep makes b the whole of a body, which goes as often as it is wanted.
+// keep sets the buffered whole of a body, which can be sent any number of times.
 func (b *body) keep(whole []byte) {
 	b.source, b.begin, b.read, b.end = bytes.NewReader(nil), whole, len(whole), io.EOF
 }

@@ -15,24 +15,25 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus"
 )
 
-// journalFile holds the stored copies as records, oldest first:
+// journalFile contains the stored copies as records, oldest first:
 //
 //	cluster 16 ‖ item ‖ CRC-32C 4 (of both)
 //
-// It is a cache. It is not flushed to the disk, is read up to the first record
-// that is not whole, and is written anew when most of it is out of date.
+// The file is a cache. It is not synced to disk, is read up to the first incomplete or damaged
+// record, and is rewritten when most of it is out of date.
 const journalFile = "sessions"
 
-// journalSlack is how many bytes may be out of date beside as many as are kept.
+// journalSlack is the number of outdated bytes, beyond the size of the stored copies, from
+// which the file is rewritten.
 const journalSlack = 1 << 20
 
-// maxRecord bounds a record, in bytes: a cluster, an item's head and bytes, and a
+// maxRecord bounds a record in bytes: a cluster, an item's header and sealed bytes, and a
 // checksum.
 const maxRecord = 16 + 64 + bus.MaxSealed + 4
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// journal keeps copies across restarts. One goroutine owns it.
+// journal stores copies across restarts. One goroutine owns it.
 type journal struct {
 	path string
 	file *os.File
@@ -40,7 +41,7 @@ type journal struct {
 	size int
 }
 
-// openJournal reads what a former manager kept into c.
+// openJournal loads the copies of a previous process into c.
 func openJournal(dir string, c *copies, now time.Time) (*journal, error) {
 	j := &journal{path: filepath.Join(dir, journalFile)}
 	if err := j.read(c, now); err != nil {
@@ -73,7 +74,7 @@ func (j *journal) read(c *copies, now time.Time) error {
 	}
 }
 
-// nextRecord reads the first record of b; it is not ok when that is not whole.
+// nextRecord parses the first record of b. ok is false if it is incomplete or damaged.
 func nextRecord(b []byte) (cluster bus.Cluster, item bus.Item, rest []byte, ok bool) {
 	if len(b) < len(cluster) {
 		return cluster, item, nil, false
@@ -93,14 +94,14 @@ func appendRecord(b []byte, cluster bus.Cluster, item bus.Item) []byte {
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b[begin:], castagnoli))
 }
 
-// add writes an item; flush gives it to the operating system.
+// add writes an item to the buffer.
 func (j *journal) add(cluster bus.Cluster, item bus.Item) error {
 	n, err := j.out.Write(appendRecord(j.out.AvailableBuffer(), cluster, item))
 	j.size += n
 	return err
 }
 
-// flush also writes the file anew when it is mostly out of date.
+// flush writes the buffer to the file, and rewrites the file when it is mostly out of date.
 func (j *journal) flush(c *copies) error {
 	if _, live := c.size(); j.size > 2*live+journalSlack {
 		return j.rewrite(c)
@@ -108,7 +109,7 @@ func (j *journal) flush(c *copies) error {
 	return j.out.Flush()
 }
 
-// rewrite replaces the file by one that holds what is kept now.
+// rewrite replaces the file by one with the current copies.
 func (j *journal) rewrite(c *copies) error {
 	f, err := os.OpenFile(j.path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -120,14 +121,15 @@ func (j *journal) rewrite(c *copies) error {
 		err = os.Rename(f.Name(), j.path)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("writing the copies anew: %w", err), f.Close())
+		return errors.Join(fmt.Errorf("rewriting the copies: %w", err), f.Close())
 	}
 	j.close()
 	*j = *fresh
 	return nil
 }
 
-// close loses at most what a crash would.
+// close writes the buffer and closes the file. Errors are ignored: they lose no more than a
+// crash would.
 func (j *journal) close() {
 	if j.file != nil {
 		_ = j.out.Flush()

@@ -9,16 +9,16 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// lineage is which releases follow one another. That a unit is of an identity
-// is known from its certificate, what it inherits from is its own word: it
-// counts only for an identity of the same task, or of the same role of the same
-// group. So a unit is sent sealed sessions of no other tenant; and of its own
-// it can read those whose keys the authority gave it, and no others.
+// lineage records which releases continue which. The identity of a unit comes from its
+// certificate. The identity that it inherits from is the unit's own claim, and counts only for
+// an identity of the same task, or of the same role of the same group. So a unit receives
+// sealed sessions of no other tenant, and of its own tenant it can open only those whose keys
+// the authority gave it.
 type lineage struct {
 	mu       sync.Mutex
 	clusters map[wire.Digest]bus.Cluster          // guarded by mu, by identity
 	holders  map[bus.Cluster]string               // guarded by mu: task or GROUP/ROLE
-	children map[bus.Cluster]map[bus.Cluster]bool // guarded by mu: heirs of a cluster
+	children map[bus.Cluster]map[bus.Cluster]bool // guarded by mu: clusters that inherit from the key
 }
 
 func newLineage() *lineage {
@@ -31,13 +31,13 @@ func (l *lineage) reset() {
 	l.clusters, l.holders, l.children = map[wire.Digest]bus.Cluster{}, map[bus.Cluster]string{}, map[bus.Cluster]map[bus.Cluster]bool{}
 }
 
-// heard takes in which identity a certified unit is of, and what it says it
-// inherits from; from is the cluster of that, if it may.
+// heard records the identity of a verified unit, and the identity that it claims to inherit
+// from. It returns the cluster of the latter if the claim counts.
 func (l *lineage) heard(u bus.Unit, inherits wire.Digest) (from bus.Cluster, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, known := l.clusters[u.Identity]; !known && len(l.clusters) >= 2*maxClusters {
-		l.reset() // of releases that are gone; those that are not are heard again
+		l.reset() // drops ended releases; heartbeats add the others again
 	}
 	l.clusters[u.Identity], l.holders[u.Cluster] = u.Cluster, u.Holder()
 	from, known := l.clusters[inherits]
@@ -51,7 +51,7 @@ func (l *lineage) heard(u bus.Unit, inherits wire.Digest) (from bus.Cluster, ok 
 	return from, true
 }
 
-// cluster is that of an identity.
+// cluster returns the cluster of an identity.
 func (l *lineage) cluster(identity wire.Digest) (c bus.Cluster, known bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -59,14 +59,14 @@ func (l *lineage) cluster(identity wire.Digest) (c bus.Cluster, known bool) {
 	return c, known
 }
 
-// heirs are the clusters that inherit from one.
+// heirs returns the clusters that inherit from c.
 func (l *lineage) heirs(c bus.Cluster) []bus.Cluster {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Collect(maps.Keys(l.children[c]))
 }
 
-// parents are the clusters that one inherits from.
+// parents returns the clusters that c inherits from.
 func (l *lineage) parents(c bus.Cluster) (list []bus.Cluster) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -78,8 +78,8 @@ func (l *lineage) parents(c bus.Cluster) (list []bus.Cluster) {
 	return list
 }
 
-// holder is the task, or GROUP/ROLE, of the first of some clusters that is
-// known; empty: of none.
+// holder returns the task, or GROUP/ROLE, of the first known cluster of a list, empty if it
+// knows none.
 func (l *lineage) holder(clusters []bus.Cluster) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

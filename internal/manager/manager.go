@@ -1,18 +1,17 @@
-// Package manager is the cluster manager: it relays sealed sessions between the
-// units of an identity and keeps copies for late joiners, allocates ranges of
-// session numbers, knows which units are there, and runs the gateway that users
-// reach them through.
+// Package manager implements the cluster manager. It relays sealed sessions between the units
+// of an identity, stores copies for units that join late, allocates ranges of session numbers,
+// tracks which units are running, and serves the gateway through which users reach them.
 //
-// It is untrusted. It knows no key and reaches no package that
-// appraises, issues or decrypts; what it stores is a cache and may be lost.
-// What it sends is a hint to units and clients alike. A manager that drops,
-// repeats, reorders or invents can delay people, and no more than that.
+// The manager is untrusted. It has no key and imports no package that appraises, issues or
+// decrypts; the data it stores is a cache and can be lost. Units and clients treat every
+// message of the manager as a hint. A manager that drops, repeats, reorders or invents
+// messages can delay requests, and can do nothing else.
 //
-// It believes only certificates under the authority root: a unit is what the
-// certificate says that it connects to the bus with, whatever it sends there,
-// and the gateway speaks to a unit only over TLS whose chain is of the same
-// identity. Both guard availability: that neither a stranger nor another tenant
-// can feed the relay or draw requests away.
+// The manager accepts only certificates under the authority root. It identifies a unit by the
+// certificate with which the unit connects to the bus, regardless of what the unit sends
+// there, and the gateway forwards requests to a unit only over TLS whose chain is of the same
+// identity. Both checks protect availability: no stranger and no other tenant can feed the
+// relay or divert requests.
 //
 // [New] makes a [Manager] and [Manager.Serve] runs it. Limits are in limits.go.
 package manager
@@ -38,25 +37,24 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Config is what a manager is made of.
+// Config configures a manager.
 type Config struct {
-	DataDir    string              // required; made when it is not there
+	DataDir    string              // required; created when missing
 	Roots      []*x509.Certificate // required: authority roots that units' certificates must chain to
 	BusAddress string              // required: host:port where units connect
 
-	// Certificate is the operator's, asked for at every handshake of gateway
-	// and bus. Without one the gateway serves plain HTTP on loopback only, and
-	// the bus serves a self-made certificate that is kept in DataDir
-	// ([SelfMadeCA]).
+	// Certificate returns the operator's certificate. It is called at every handshake of
+	// gateway and bus. Without it the gateway serves plain HTTP on loopback only, and the bus
+	// serves a self-signed certificate that is stored in DataDir ([SelfSignedCA]).
 	Certificate func() (*tls.Certificate, error)
 
-	// Authorities are https URLs of the authority's replicas, of which one is polled for the
-	// policy history, to serve it to all clients of the gateway. Clients verify it. None is
-	// a gateway without a history.
+	// Authorities are https URLs of the authority's replicas. The manager polls one of them
+	// for the policy history and serves that history to all clients of the gateway, which
+	// verify it. Without Authorities the gateway serves no history.
 	Authorities []string
 
-	// NATS is the cluster over which the manager reaches others; the zero Join is
-	// none. It is untrusted.
+	// NATS is the cluster over which the manager exchanges messages with other managers. The
+	// zero Join means that there are no other managers. The cluster is untrusted.
 	NATS natsd.Join
 
 	Log    *slog.Logger     // default: slog.Default
@@ -77,17 +75,17 @@ type Manager struct {
 	chronicle *chronicle
 	metrics   *metrics
 	clients   *limit.Connections
-	polls     *limit.Shares // one place for each request that waits for the next step of policy
+	polls     *limit.Shares // one place for each request that waits for the next policy step
 	ending    chan struct{} // closed when Serve ends
 	serving   atomic.Bool
-	recalled  atomic.Bool                  // what NATS keeps was read since the link came up
+	recalled  atomic.Bool                  // the NATS stream was read since the link came up
 	bus       atomic.Pointer[bus.Server]   // nil before Serve
-	server    atomic.Pointer[natsd.Server] // nil before Serve, and without others
-	hub       atomic.Pointer[cluster.Hub]  // the same
+	server    atomic.Pointer[natsd.Server] // nil before Serve, and without NATS
+	hub       atomic.Pointer[cluster.Hub]  // nil before Serve, and without NATS
 }
 
-// New reads what a former manager left in the data directory. All faults of the
-// configuration are told together.
+// New makes a manager and loads what a previous process stored in the data directory. It
+// reports all configuration errors together.
 func New(c Config) (*Manager, error) {
 	if err := c.complete(); err != nil {
 		return nil, fmt.Errorf("configuring the manager: %w", err)
@@ -119,7 +117,7 @@ func New(c Config) (*Manager, error) {
 	return m, nil
 }
 
-// complete fills in defaults and lists what is missing.
+// complete sets defaults and reports all missing fields.
 func (c *Config) complete() error {
 	if c.Log == nil {
 		c.Log = slog.Default()
@@ -134,15 +132,15 @@ func (c *Config) complete() error {
 		missing bool
 	}{{"data directory", c.DataDir == ""}, {"authority roots", len(c.Roots) == 0}, {"bus address", c.BusAddress == ""}} {
 		if field.missing {
-			faults = append(faults, wire.Refuse(wire.BadRequest, field.name, "none", "one"))
+			faults = append(faults, wire.Refuse(wire.BadRequest, field.name, "empty", "a value"))
 		}
 	}
 	return errors.Join(faults...)
 }
 
-// Serve serves the bus, and the gateway on a listener, until ctx ends. It lets
-// requests under way finish for at most 10 seconds, and returns when nothing of
-// it runs any more. It closes the listener. A manager serves once.
+// Serve serves the bus, and the gateway on l, until ctx ends. At shutdown it lets running
+// requests finish for at most 10 seconds. It closes l, and returns when all goroutines of the
+// manager have ended. Serve can be called once.
 func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
 	defer m.journal.close()
 	defer m.chronicle.close()
@@ -182,7 +180,7 @@ func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
 	return m.serveGateway(work, l)
 }
 
-// busConfig is how the manager serves its units.
+// busConfig returns the configuration of the bus server.
 func (m *Manager) busConfig(ctx context.Context, r *relay, certificate func() (*tls.Certificate, error)) bus.ServerConfig {
 	return bus.ServerConfig{
 		Address: m.config.BusAddress, Certificate: certificate, Roots: m.pool,
@@ -208,7 +206,7 @@ func (m *Manager) busConfig(ctx context.Context, r *relay, certificate func() (*
 	}
 }
 
-// join connects to other managers, if there are any.
+// join connects to other managers, if any are configured.
 func (m *Manager) join(r *relay) (leave func(), err error) {
 	if len(m.config.NATS.URLs) == 0 {
 		return func() {}, nil
@@ -227,7 +225,7 @@ func (m *Manager) join(r *relay) (leave func(), err error) {
 	return func() { hub.Close(); server.Stop() }, nil
 }
 
-// outlets are where the relay pushes to.
+// outlets returns the functions with which the relay pushes batches.
 func (m *Manager) outlets(units *bus.Server) outlets {
 	if hub := m.hub.Load(); hub != nil {
 		return outlets{units: units.Push, managers: hub.Push}
@@ -235,14 +233,14 @@ func (m *Manager) outlets(units *bus.Server) outlets {
 	return outlets{units: units.Push}
 }
 
-// joined reports whether the link to the external cluster is there.
+// joined reports whether the link to the external NATS cluster is up.
 func (m *Manager) joined() bool {
 	server := m.server.Load()
 	return server != nil && server.Joined()
 }
 
-// certificate is what the bus serves; it also refuses a gateway in plain text
-// that strangers could reach.
+// certificate returns the certificate of the bus. It refuses a gateway in plain text on an
+// address that is not loopback.
 func (m *Manager) certificate(l net.Listener) (func() (*tls.Certificate, error), error) {
 	if m.config.Certificate != nil {
 		return m.config.Certificate, nil
@@ -258,7 +256,7 @@ func (m *Manager) serveGateway(ctx context.Context, l net.Listener) error {
 		Handler: m.Handler(), HTTP2: pace().HTTP2(),
 		ReadHeaderTimeout: headerWait, IdleTimeout: idleWait, MaxHeaderBytes: 16 << 10,
 		ConnState: m.clients.Track,
-		ErrorLog:  slog.NewLogLogger(m.config.Log.Handler(), slog.LevelDebug), // broken handshakes of strangers
+		ErrorLog:  slog.NewLogLogger(m.config.Log.Handler(), slog.LevelDebug), // failed handshakes of any client
 	}
 	ended := make(chan struct{})
 	cancel := context.AfterFunc(ctx, func() { defer close(ended); close(m.ending); m.shutDown(server) })
@@ -281,7 +279,8 @@ func (m *Manager) accept(server *http.Server, l net.Listener) error {
 	return server.ServeTLS(l, "", "")
 }
 
-// shutDown lets requests under way finish, and cuts off those that do not.
+// shutDown lets running requests finish, and closes the connections of those that do not
+// finish in time.
 func (m *Manager) shutDown(server *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), endWait)
 	defer cancel()
@@ -290,8 +289,8 @@ func (m *Manager) shutDown(server *http.Server) {
 	}
 }
 
-// tidy forgets silent units and expired copies, and tells other managers which
-// numbers are taken.
+// tidy removes silent units and expired copies, and announces to other managers which session
+// numbers are reserved here.
 func (m *Manager) tidy(ctx context.Context) {
 	ticker := time.NewTicker(tidyEvery)
 	defer ticker.Stop()
@@ -305,19 +304,19 @@ func (m *Manager) tidy(ctx context.Context) {
 			m.copies.prune(now)
 			m.bequests.prune(now)
 			if hub := m.hub.Load(); hub != nil {
-				_ = hub.Claim(m.ranges.claim()) // again in a second
+				_ = hub.Claim(m.ranges.claim()) // repeated every second
 			}
 		}
 	}
 }
 
-// remember reads, whenever the link to the external cluster has come up, what its
-// stream keeps of what was pushed meanwhile.
+// remember reads the NATS stream each time the link to the external cluster comes up, to store
+// what other managers pushed while the link was down.
 func (m *Manager) remember(ctx context.Context, hub *cluster.Hub, r *relay) {
 	stream := cluster.Stream{Domain: m.config.NATS.JetStream, Replicas: min(len(m.config.NATS.URLs), 3), Life: copyLife}
 	ticker := time.NewTicker(tidyEvery)
 	defer ticker.Stop()
-	var since time.Time // what was pushed before is here; zero: none of it
+	var since time.Time // older items are already stored; zero: read all
 	for faulty := false; ; {
 		select {
 		case <-ctx.Done():
@@ -346,9 +345,10 @@ func (m *Manager) remember(ctx context.Context, hub *cluster.Hub, r *relay) {
 	}
 }
 
-// beat takes a heartbeat in, and tells other managers of the unit. A unit that
-// inherits is pushed what its cluster has not sealed for itself yet, because
-// those that were pushed it before may be gone.
+// beat records a heartbeat and announces the unit to other managers. If the unit inherits
+// sessions of a predecessor, beat also sends it the predecessor's stored sessions that its own
+// cluster has not sealed again: the units that received them when they were pushed may be
+// gone.
 func (m *Manager) beat(ctx context.Context, r *relay, u bus.Unit, b bus.Beat) {
 	now := m.config.Clock()
 	from, inherits := m.hear(u, b, itself, now)
@@ -356,35 +356,35 @@ func (m *Manager) beat(ctx context.Context, r *relay, u bus.Unit, b bus.Beat) {
 		return // another manager relays for it
 	}
 	if hub := m.hub.Load(); hub != nil {
-		_ = hub.Announce(u, b) // again with the next one
+		_ = hub.Announce(u, b) // repeated with the next heartbeat
 	}
 	if units := m.bus.Load(); inherits && units != nil && m.bequests.begins(u.ID, from, now) {
 		r.tasks.Go(func() { r.bequeath(from, u, func(batch []byte) bool { return units.PushTo(ctx, u, batch) }) })
 	}
 }
 
-// hear takes in what a unit, or another manager for it, reports. It returns which
-// cluster the unit inherits from.
+// hear records a heartbeat that a unit, or another manager on its behalf, sent. It returns the
+// cluster from which the unit inherits sessions.
 func (m *Manager) hear(u bus.Unit, b bus.Beat, by source, now time.Time) (from bus.Cluster, inherits bool) {
 	if m.registry.heard(u, b, by, now) {
-		m.config.Log.Info("unit found", "unit", u.ID, "task", u.Holder(), "address", b.Address)
+		m.config.Log.Info("unit added", "unit", u.ID, "task", u.Holder(), "address", b.Address)
 	}
 	return m.registry.lineage.heard(u, b.Inherits)
 }
 
-// announced takes in what another manager reports of a unit. Its certificate is
-// verified here as well, once.
+// announced records a unit that another manager announced. It verifies the unit's
+// certificates, once for each pair of certificates.
 func (m *Manager) announced(leaf, cross []byte, b bus.Beat) {
 	now := m.config.Clock()
 	u, err := cluster.Certify(leaf, cross, m.registry.certified, m.pool, now)
 	if err != nil {
-		m.config.Log.Debug("announced unit not certified", "cause", err)
+		m.config.Log.Debug("announced unit not verified", "cause", err)
 		return
 	}
 	m.hear(u, b, elsewhere, now)
 }
 
-// pull is the copy of a session for a unit, if need be from another manager.
+// pull returns the copy of a session for a unit. If it has none it asks other managers.
 func (m *Manager) pull(ctx context.Context, u bus.Unit, s wire.SessionID) (bus.Item, bool) {
 	item, found := m.kept(u.Cluster, s)
 	if hub := m.hub.Load(); !found && hub != nil && m.joined() {
@@ -394,8 +394,8 @@ func (m *Manager) pull(ctx context.Context, u bus.Unit, s wire.SessionID) (bus.I
 	return item, found
 }
 
-// kept is the copy of a session that a cluster may have: its own, or that of one
-// it inherits from.
+// kept returns the copy of a session that a cluster may open: its own, or that of a
+// predecessor.
 func (m *Manager) kept(c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
 	item, found := m.copies.get(c, s, m.config.Clock())
 	for _, before := range m.registry.lineage.parents(c) {
@@ -409,18 +409,18 @@ func (m *Manager) kept(c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
 func (m *Manager) take() (bus.Range, error) {
 	r, err := m.ranges.take()
 	if err != nil {
-		m.config.Log.Warn("no session numbers given", "error", err)
+		m.config.Log.Warn("session numbers not allocated", "error", err)
 	}
 	return r, err
 }
 
 func (m *Manager) claimed(other bus.Range) {
 	if err := m.ranges.heard(other, m.config.Clock()); err != nil {
-		m.config.Log.Warn("session numbers that another manager gives as well", "error", err)
+		m.config.Log.Warn("session numbers that another manager allocates too", "error", err)
 	}
 }
 
-// connected is how many units are connected to the bus.
+// connected returns the number of units that are connected to the bus.
 func (m *Manager) connected() int {
 	if units := m.bus.Load(); units != nil {
 		return units.Connections()

@@ -13,39 +13,39 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// metrics are the manager's own numbers. Labels are closed lists; none of them
-// names a unit, a session or a user.
+// metrics are the manager's metrics. Labels are closed lists; none of them names a unit, a
+// session or a user.
 type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.HistogramVec // seconds, by path and reason
 	retries  prometheus.Counter
 	failures prometheus.Counter
-	pulls    *prometheus.CounterVec // by what was found
+	pulls    *prometheus.CounterVec // by outcome
 	quotas   *prometheus.CounterVec // refusals, by quota
 	ended    *prometheus.CounterVec // by reason
 	refused  prometheus.Counter
 }
 
-// quotas are the labels of refusals, each the rule of its refusals.
+// quotas are the labels of refusals by a quota. Each is the rule of its refusals.
 var quotas = []string{quotaReading, quotaInFlight, quotaPerUnit, quotaConnect, quotaPages, quotaPolls, quotaDear, quotaUnknown}
 
-// foundLabel says whether a pulled session was there.
+// foundLabel is the label of a request for a copy.
 var foundLabel = map[bool]string{true: "copy", false: "nothing"}
 
-// yes is a state as a number.
+// yes is the value of a boolean gauge.
 var yes = map[bool]float64{true: 1}
 
 func newMetrics(m *Manager) *metrics {
 	s := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "cohort_gateway_request_seconds", Help: "Time from a request's header to the end of its answer.",
+			Name: "cohort_gateway_request_seconds", Help: "Time from a request's header to the end of its response.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 3, 10),
 		}, []string{"path", "reason"}),
 		retries:  counter("cohort_gateway_retries_total", "Requests that went to another unit."),
-		failures: counter("cohort_gateway_unit_failures_total", "Attempts that a unit did not answer."),
+		failures: counter("cohort_gateway_unit_failures_total", "Attempts to which a unit did not respond."),
 		pulls: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "cohort_manager_pulls_total", Help: "Stored copies asked for.",
+			Name: "cohort_manager_pulls_total", Help: "Requests for stored copies.",
 		}, []string{"found"}),
 		quotas: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "cohort_gateway_refused_total", Help: "Requests refused by a quota, by its name in the refusal.",
@@ -57,18 +57,18 @@ func newMetrics(m *Manager) *metrics {
 	s.ended = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "cohort_manager_bus_ended_total", Help: "Connections to the bus that ended or were refused.",
 	}, []string{"reason"})
-	s.refused = counter("cohort_manager_items_refused_total", "Sealed sessions that a unit may not have relayed.")
+	s.refused = counter("cohort_manager_items_refused_total", "Sealed sessions of units that were not relayed.")
 	s.registry.MustRegister(s.requests, s.retries, s.failures, s.pulls, s.quotas, s.ended, s.refused,
 		gauge("cohort_manager_bus_connections", "Units that are connected to the bus.", func() float64 { return float64(m.connected()) }),
-		gauge("cohort_manager_units", "Units that are heard.", func() float64 { n, _ := m.registry.size(); return float64(n) }),
-		gauge("cohort_manager_units_ready", "Units that say they are ready.", func() float64 { _, n := m.registry.size(); return float64(n) }),
-		gauge("cohort_manager_joined", "1 while the link to the external NATS cluster is there.", func() float64 { return yes[m.joined()] }),
-		gauge("cohort_manager_recalled", "1 when the copies that NATS keeps were read since that link came up.", func() float64 { return yes[m.recalled.Load()] }),
-		gauge("cohort_manager_copies", "Sealed sessions kept.", func() float64 { n, _ := m.copies.size(); return float64(n) }),
-		gauge("cohort_manager_copies_bytes", "Bytes of them.", func() float64 { _, n := m.copies.size(); return float64(n) }),
-		gauge("cohort_gateway_in_flight", "Requests under way.", func() float64 { return float64(m.gateway.slots.Taken()) }),
-		gauge("cohort_gateway_reading_bytes", "Bytes that requests count for while they are read.", func() float64 { return float64(m.gateway.reading.Taken()) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "cohort_gateway_crowded_total", Help: "Connections of clients closed because there was one too many."}, func() float64 { return float64(m.clients.Crowded()) }),
+		gauge("cohort_manager_units", "Units with a recent heartbeat.", func() float64 { n, _ := m.registry.size(); return float64(n) }),
+		gauge("cohort_manager_units_ready", "Units that report to be ready.", func() float64 { _, n := m.registry.size(); return float64(n) }),
+		gauge("cohort_manager_joined", "1 while the link to the external NATS cluster is up.", func() float64 { return yes[m.joined()] }),
+		gauge("cohort_manager_recalled", "1 when the stored copies were read from NATS since that link came up.", func() float64 { return yes[m.recalled.Load()] }),
+		gauge("cohort_manager_copies", "Sealed sessions stored.", func() float64 { n, _ := m.copies.size(); return float64(n) }),
+		gauge("cohort_manager_copies_bytes", "Bytes of stored sealed sessions.", func() float64 { _, n := m.copies.size(); return float64(n) }),
+		gauge("cohort_gateway_in_flight", "Requests in progress.", func() float64 { return float64(m.gateway.slots.Taken()) }),
+		gauge("cohort_gateway_reading_bytes", "Bytes charged for requests that are being read.", func() float64 { return float64(m.gateway.reading.Taken()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "cohort_gateway_crowded_total", Help: "Connections of clients closed because there were too many."}, func() float64 { return float64(m.clients.Crowded()) }),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return s
 }
@@ -81,7 +81,7 @@ func gauge(name, help string, f func() float64) prometheus.GaugeFunc {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
 }
 
-// forwarded counts a request; err is nil when a unit answered.
+// forwarded records a request; err is nil when a unit responded.
 func (s *metrics) forwarded(path string, err error, took time.Duration) {
 	reason := wire.Reason("")
 	if err != nil {
@@ -91,7 +91,7 @@ func (s *metrics) forwarded(path string, err error, took time.Duration) {
 	s.requests.WithLabelValues(path, string(reason)).Observe(took.Seconds())
 }
 
-// overQuota counts a refusal by a quota; others have other rules.
+// overQuota counts a refusal by a quota, and ignores other refusals.
 func (s *metrics) overQuota(err error) {
 	if quota, ok := limit.QuotaOf(err); ok && slices.Contains(quotas, quota) {
 		s.quotas.WithLabelValues(quota).Inc()

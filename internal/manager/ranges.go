@@ -15,21 +15,21 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus"
 )
 
-// rangesFile holds, big-endian, the first number that is not reserved.
+// rangesFile contains the first number that is not reserved, big-endian.
 const rangesFile = "ranges"
 
-// ranges allocates session numbers, none of them twice. The file is always
-// ahead of what was given: numbers that were reserved and not given are skipped
-// after a restart. Without the file it begins at a random point of 62 bits, so
-// that a manager whose data was wiped meets the former numbers by accident
-// only; and if it does, units refuse a second secret for a known id.
+// ranges allocates session numbers, each at most once. The number in the file is always ahead
+// of the allocated ones: numbers that were reserved and not allocated are skipped after a
+// restart. Without the file it starts at a random number of 62 bits, so that a manager whose
+// data was deleted is unlikely to repeat numbers; and units refuse a second secret for a known
+// session id.
 type ranges struct {
 	path string
 
 	mu       sync.Mutex
-	next     uint64    // guarded by mu: given next
+	next     uint64    // guarded by mu: first number of the next range
 	reserved uint64    // guarded by mu: first number that is not reserved on disk
-	moved    time.Time // guarded by mu: when another manager's claim made it begin elsewhere
+	moved    time.Time // guarded by mu: last move away from another manager's numbers
 }
 
 func openRanges(dir string) (*ranges, error) {
@@ -45,17 +45,17 @@ func openRanges(dir string) (*ranges, error) {
 		r.next = randomPoint()
 	}
 	r.reserved = r.next
-	return r, r.reserve() // a directory that cannot be written shows now
+	return r, r.reserve() // fails now if the directory is not writable
 }
 
-// randomPoint is not 0 and leaves 2^62 numbers of 63 bits above it.
+// randomPoint returns a number that is not 0 and leaves 2^62 numbers of 63 bits above it.
 func randomPoint() uint64 {
 	var b [8]byte
 	rand.Read(b[:])
 	return binary.BigEndian.Uint64(b[:])>>2 | 1
 }
 
-// take gives the next range, reserved on disk before it leaves.
+// take returns the next range, which is reserved on disk before it is returned.
 func (r *ranges) take() (bus.Range, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -69,16 +69,16 @@ func (r *ranges) take() (bus.Range, error) {
 	return given, nil
 }
 
-// claim is what is reserved and not given yet.
+// claim returns the numbers that are reserved and not yet allocated.
 func (r *ranges) claim() bus.Range {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return bus.Range{First: r.next, Count: r.reserved - r.next}
 }
 
-// heard begins elsewhere when another manager claims the same numbers, by chance
-// or because its directory is a copy. Claims are hints: whoever makes them up
-// costs a write every few seconds.
+// heard moves to other numbers if another manager has reserved the same, by chance or because
+// its directory is a copy. Claims of other managers are hints: an invented claim costs one
+// write every few seconds.
 func (r *ranges) heard(other bus.Range, now time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -92,7 +92,7 @@ func (r *ranges) heard(other bus.Range, now time.Time) error {
 	return r.reserve()
 }
 
-// reserve writes a higher mark; the caller holds mu, or is the only one.
+// reserve writes a higher mark. The caller holds mu, or is the only user.
 func (r *ranges) reserve() error {
 	if r.reserved > math.MaxInt64-rangeReserve { // units refuse numbers from 2^63 on
 		r.next = randomPoint()
@@ -106,7 +106,7 @@ func (r *ranges) reserve() error {
 	return nil
 }
 
-// replaceFile writes a file anew, whole or not at all, and durably.
+// replaceFile replaces a file atomically and durably.
 func replaceFile(path string, content []byte) error {
 	temporary := path + ".new"
 	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)

@@ -13,21 +13,21 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// registry knows the units that are heard. What a unit is stands in its
-// certificate, its DNS names in the TLS leaf that the gateway is shown when it
-// connects; a heartbeat adds where it listens and how busy it is.
+// registry holds the units that send heartbeats. The certificate says which unit it is, and
+// the TLS leaf that the gateway sees when it connects contains its DNS names; a heartbeat adds
+// its address and load.
 type registry struct {
 	limits  Limits
 	dialer  dialer
 	lineage *lineage
-	naming  chan struct{}  // a value for each unit that is asked for its names
-	tasks   sync.WaitGroup // of these
+	naming  chan struct{}  // one value for each running connection that reads names
+	tasks   sync.WaitGroup // connections that read names
 	ctx     context.Context
 	end     context.CancelFunc
 
 	mu      sync.RWMutex
 	units   map[wire.UnitID]*member // guarded by mu
-	changed chan struct{}           // guarded by mu: closed when a unit is new, ready again, or elsewhere
+	changed chan struct{}           // guarded by mu: closed when a unit is added, becomes ready or changes its address
 }
 
 func newRegistry(l Limits, d dialer) *registry {
@@ -39,18 +39,18 @@ func newRegistry(l Limits, d dialer) *registry {
 	return r
 }
 
-// source is who reports a unit.
+// source says who reported a unit.
 type source bool
 
-// A unit speaks for itself over its own connection, or another manager for it.
-// The latter does not count while the former is heard.
+// A heartbeat arrives over the unit's own connection or is announced by another manager. An
+// announcement is ignored while the unit's own connection sends heartbeats.
 const (
 	itself    source = true
 	elsewhere source = false
 )
 
-// heard takes a heartbeat in, and reports whether the unit is new. A unit may
-// change its address once a second.
+// heard records a heartbeat, and reports whether the unit is new. A unit can change its
+// address once a second.
 func (r *registry) heard(u bus.Unit, b bus.Beat, by source, now time.Time) bool {
 	if b.Address == "" {
 		return false
@@ -76,7 +76,7 @@ func (r *registry) heard(u bus.Unit, b bus.Beat, by source, now time.Time) bool 
 		r.units[u.ID] = fresh
 	}
 	if same && m.beat.Ready && !b.Ready {
-		m.close() // a unit that ends waits for connections on which nothing was sent yet
+		m.close() // a unit that shuts down waits for unused connections to close
 	}
 	if !same || b.Ready && !m.beat.Ready {
 		close(r.changed)
@@ -88,8 +88,8 @@ func (r *registry) heard(u bus.Unit, b bus.Beat, by source, now time.Time) bool 
 	return m == nil
 }
 
-// askNames connects to a unit whose names are not known yet, unless too many are
-// asked now. The caller holds mu.
+// askNames connects to a unit to read its DNS names, if they are unknown and not too many such
+// connections are open. The caller holds mu.
 func (r *registry) askNames(m *member, now time.Time) {
 	if m.names.Load() != nil || now.Before(m.nameAt) || r.ctx.Err() != nil {
 		return
@@ -97,19 +97,19 @@ func (r *registry) askNames(m *member, now time.Time) {
 	select {
 	case r.naming <- struct{}{}:
 	default:
-		return // with a later heartbeat
+		return // a later heartbeat tries again
 	}
 	m.nameWait = min(nameMost, max(nameAgain, 2*m.nameWait))
 	m.nameAt = now.Add(m.nameWait)
 	r.tasks.Go(func() {
 		defer func() { <-r.naming }()
 		if conn, err := m.transport.DialTLSContext(r.ctx, "tcp", ""); err == nil {
-			conn.Close() // its handshake has told the names
+			conn.Close() // the handshake has recorded the names
 		}
 	})
 }
 
-// certified is the unit that is known by these certificates, DER.
+// certified returns the unit that is recorded with these certificates, in DER.
 func (r *registry) certified(id wire.UnitID, leaf, cross []byte) (bus.Unit, bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -120,8 +120,7 @@ func (r *registry) certified(id wire.UnitID, leaf, cross []byte) (bus.Unit, bool
 	return m.unit, true
 }
 
-// room reports whether one more unit of a cluster may be known; the caller
-// holds mu.
+// room reports whether one more unit of a cluster fits into the limits. The caller holds mu.
 func (r *registry) room(c bus.Cluster) bool {
 	if len(r.units) >= r.limits.Units {
 		return false
@@ -133,9 +132,9 @@ func (r *registry) room(c bus.Cluster) bool {
 	return len(clusters) <= maxClusters
 }
 
-// forget drops units that are silent. Requests under way at one go on while it
-// can be reached; without that nobody would ever end them, when a network
-// swallows what is sent. It blocks until that is known.
+// forget removes units without a recent heartbeat. Requests in progress at such a unit
+// continue if a new connection to it succeeds; otherwise they are cancelled, since a network
+// that drops packets would never end them. It blocks until these connections succeed or fail.
 func (r *registry) forget(ctx context.Context, now time.Time) {
 	var probes sync.WaitGroup
 	defer probes.Wait()
@@ -150,7 +149,7 @@ func (r *registry) forget(ctx context.Context, now time.Time) {
 	}
 }
 
-// close forgets all units.
+// close removes all units.
 func (r *registry) close() {
 	r.end()
 	defer r.tasks.Wait()
@@ -162,7 +161,7 @@ func (r *registry) close() {
 	}
 }
 
-// size is how many units are known, and how many of them are ready.
+// size returns the number of units, and of those that are ready.
 func (r *registry) size() (units, ready int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -174,22 +173,22 @@ func (r *registry) size() (units, ready int) {
 	return len(r.units), ready
 }
 
-// wanted says which units can serve a request.
+// wanted selects the units that can serve a request. Zero fields select all units.
 type wanted struct {
-	target   wire.UnitID   // exactly this one; zero: any
-	clusters []bus.Cluster // where given, of one of these, or else of their tasks
-	identity wire.Digest   // where given, of this one
-	task     string        // where given, of this one; GROUP/ for all roles of a group
-	// sealedFor are the identities or roles that hold the session, where that
-	// is known; units of other roles in their groups do not.
+	target   wire.UnitID   // this unit only
+	clusters []bus.Cluster // of one of these clusters, or, if none of them is usable, of their task
+	identity wire.Digest   // of this identity
+	task     string        // of this task or GROUP/ROLE; GROUP/ selects all roles of a group
+	// sealedFor are the identities or roles for which the session is sealed, if known. Units
+	// of other roles in their groups cannot open it.
 	sealedFor []wire.Digest
-	host      string    // and of this name, when any unit has it
-	tried     []*member // not again
+	host      string    // with this DNS name, if any unit has it
+	tried     []*member // units already tried
 }
 
-// find gives the ready unit that has the fewest requests under way and is not
-// resting after a failure. When all are resting it gives one all the same: the
-// last is never ejected. It is nil when there is none.
+// find returns the ready unit with the fewest requests in progress that is not resting after a
+// failure. If all are resting it returns one of them: the last unit is never ejected. It
+// returns nil if no unit matches.
 func (r *registry) find(w wanted, now time.Time) *member {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -206,7 +205,7 @@ func (r *registry) find(w wanted, now time.Time) *member {
 		case order < 0:
 			best, ties = m, 1
 		case order == 0:
-			if ties++; rand.N(ties) == 0 { // each of the equals is as likely
+			if ties++; rand.N(ties) == 0 { // choose among equal units at random
 				best = m
 			}
 		}
@@ -214,10 +213,9 @@ func (r *registry) find(w wanted, now time.Time) *member {
 	return best
 }
 
-// candidates are the units of the wanted identity, task or clusters; of these
-// the ones that have the host's name, or all when none has. Where no unit of the
-// clusters is left that may well answer, another release may have inherited
-// their sessions. The caller holds mu.
+// candidates returns the units that match w, restricted to those with the requested host name
+// if any has it. If no usable unit of the clusters is left it adds the other units of their
+// task, since another release may have inherited their sessions. The caller holds mu.
 func (r *registry) candidates(w wanted, now time.Time) []*member {
 	found := r.among(w)
 	left := func(m *member) bool { return m.beat.Ready && m.rest(now) == 0 && !slices.Contains(w.tried, m) }
@@ -232,7 +230,7 @@ func (r *registry) candidates(w wanted, now time.Time) []*member {
 func (r *registry) among(w wanted) []*member {
 	var all, named []*member
 	if w.open() && severalTenants(r.units, w.host) {
-		return nil // none is sent what another's user asks
+		return nil // no tenant receives a request of another tenant's user
 	}
 	for _, m := range r.units {
 		switch {
@@ -253,19 +251,17 @@ func (r *registry) among(w wanted) []*member {
 	return all
 }
 
-// serves reports whether what a unit serves is what is wanted.
+// serves reports whether a unit's holder is the wanted task, role or group.
 func serves(holder, wanted string) bool {
 	return holder == wanted || strings.HasSuffix(wanted, "/") && strings.HasPrefix(holder, wanted)
 }
 
-// holds reports whether a unit can hold a session: outside groups, all units of
-// a cluster do.
+// holds reports whether a unit can open a session. Outside groups all units of a cluster can.
 func holds(u bus.Unit, sealedFor []wire.Digest) bool {
 	return u.Group == "" || slices.Contains(sealedFor, u.Identity) || slices.Contains(sealedFor, wire.RoleID(u.Identity, u.Role))
 }
 
-// wait is find, but as long as a manager is warming up it waits for a unit that
-// has not been heard yet.
+// wait is find that, until warm, waits for a unit whose first heartbeat has not arrived.
 func (r *registry) wait(ctx context.Context, w wanted, now func() time.Time, warm time.Time) *member {
 	for {
 		r.mu.RLock()
@@ -290,14 +286,14 @@ func (r *registry) wait(ctx context.Context, w wanted, now func() time.Time, war
 	}
 }
 
-// hint is the value of the Cohort-Units field: some ready units that serve what
-// is wanted, in random order.
+// hint returns the value of the Cohort-Units field: the ids of some ready units that match w,
+// in random order.
 func (r *registry) hint(w wanted) string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	var ids []string
 	now := r.dialer.clock()
-	for _, m := range r.candidates(w, now) { // a map's order begins at random
+	for _, m := range r.candidates(w, now) { // the iteration order of a map is random
 		if m.beat.Ready && m.rest(now) == 0 && len(ids) < unitsHinted {
 			ids = append(ids, m.id.String())
 		}

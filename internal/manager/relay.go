@@ -12,9 +12,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// relay passes what units seal to all units of their cluster, in batches, and
-// keeps a copy. One goroutine, in run, owns the batches and the journal. Of each
-// unit one item waits at a time, so none takes another's turn.
+// relay distributes sealed sessions to all units of their cluster, in batches, and stores a
+// copy of each. The goroutine of run owns the batches and the journal. Each unit has at most
+// one item in the queue, so that no unit delays the others.
 type relay struct {
 	copies  *copies
 	lineage *lineage
@@ -23,27 +23,27 @@ type relay struct {
 	log     *slog.Logger
 	arrived chan arrival
 	ended   chan struct{}
-	tasks   sync.WaitGroup // calls of bequeath
+	tasks   sync.WaitGroup // running forwardSessions
 
 	out     outlets
-	units   map[bus.Cluster][]byte // what waits to be pushed to units
-	others  map[bus.Cluster][]byte // and to other managers
-	waiting bool                   // something arrived since the last push
-	damaged bool                   // the journal could not be written, and that was logged
+	units   map[bus.Cluster][]byte // pending batches for units
+	others  map[bus.Cluster][]byte // pending batches for other managers
+	waiting bool                   // an item arrived since the last push
+	damaged bool                   // the last write to the journal failed, and that was logged
 }
 
-// outlets are where batches go.
+// outlets are the functions that push batches.
 type outlets struct {
 	units    func(bus.Cluster, []byte)
-	managers func(bus.Cluster, []byte) error // nil: there are no others
+	managers func(bus.Cluster, []byte) error // nil without other managers
 }
 
-// arrival is an item as it came in.
+// arrival is a received item.
 type arrival struct {
 	cluster bus.Cluster
 	item    bus.Item
-	pushed  bool // by another manager, which gives it to others itself
-	stored  bool // in NATS: it is only kept
+	pushed  bool // received from another manager, which also sends it to the others
+	stored  bool // read from the NATS stream; it is stored and not pushed
 }
 
 func newRelay(c *copies, l *lineage, j *journal, config Config) *relay {
@@ -53,9 +53,9 @@ func newRelay(c *copies, l *lineage, j *journal, config Config) *relay {
 	}
 }
 
-// take hands over an item of a unit; while the relay is behind it waits. It
-// refuses with [wire.WrongIdentity] what is not sealed for the unit's own
-// identity or role, and a session of another task or group.
+// take queues an item that a unit published. It blocks while the queue is full. It refuses
+// with [wire.WrongIdentity] an item that is not sealed for the unit's own identity or role,
+// and a session of another task or group.
 func (r *relay) take(u bus.Unit, item bus.Item) error {
 	sealedFor, ok := sealedForOf(item)
 	if !ok || sealedFor != u.Identity && (u.Group == "" || sealedFor != wire.RoleID(u.Identity, u.Role)) {
@@ -68,14 +68,14 @@ func (r *relay) take(u bus.Unit, item bus.Item) error {
 	return nil
 }
 
-// sameHolder reports whether two holders are one task, or of one group.
+// sameHolder reports whether two holders are the same task or roles of the same group.
 func sameHolder(a, b string) bool {
 	groupA, _, inA := strings.Cut(a, "/")
 	groupB, _, inB := strings.Cut(b, "/")
 	return groupA == groupB && inA == inB
 }
 
-// keep hands over an item that another manager has pushed, whose bytes it owns.
+// keep queues an item that another manager pushed. It takes ownership of the item's bytes.
 func (r *relay) keep(c bus.Cluster, item bus.Item) {
 	if _, ok := sealedForOf(item); ok {
 		r.hand(arrival{cluster: c, item: item, pushed: true})
@@ -89,20 +89,20 @@ func (r *relay) hand(a arrival) {
 	}
 }
 
-// run relays until ctx ends, and then pushes what still waits. What arrives when
-// nothing was pushed for a while is pushed at once; what arrives soon after waits
-// for company.
+// run relays until ctx ends, and then pushes the pending batches. An item that arrives more
+// than batchGap after the last push is pushed at once; one that arrives earlier waits, to
+// share a batch.
 func (r *relay) run(ctx context.Context, out outlets) {
 	r.out = out
 	defer close(r.ended)
 	timer := time.NewTimer(batchGap)
 	timer.Stop()
-	var last time.Time // when was pushed
+	var last time.Time // time of the last push
 	for {
 		select {
 		case a := <-r.arrived:
 			if !r.waiting {
-				timer.Reset(batchGap - time.Since(last)) // at once where that is over
+				timer.Reset(batchGap - time.Since(last)) // fires at once if the gap has passed
 			}
 			r.add(a)
 		case <-timer.C:
@@ -115,7 +115,8 @@ func (r *relay) run(ctx context.Context, out outlets) {
 	}
 }
 
-// add keeps an item, and adds it to the batches that it belongs to.
+// add stores an item, and appends it to the batches of its cluster, of the cluster's
+// successors, and for other managers.
 func (r *relay) add(a arrival) {
 	r.waiting = true
 	if r.copies.put(a.cluster, a.item, r.clock()) {
@@ -132,7 +133,7 @@ func (r *relay) add(a arrival) {
 	}
 }
 
-// batch adds an item to a batch, which is pushed before when it is full.
+// batch appends an item to a batch. It pushes the batch first if the item does not fit.
 func (r *relay) batch(c bus.Cluster, batch []byte, item bus.Item, push func(bus.Cluster, []byte)) []byte {
 	if len(batch)+item.Size() > bus.MaxBatch {
 		push(c, batch)
@@ -141,9 +142,8 @@ func (r *relay) batch(c bus.Cluster, batch []byte, item bus.Item, push func(bus.
 	return item.Append(batch)
 }
 
-// bequeath pushes to a unit what is kept of a cluster that it inherits from,
-// without what its own cluster has sealed for itself. It ends with the unit's
-// connection.
+// bequeath sends a unit the stored sessions of a predecessor, without those that the unit's
+// own cluster has sealed again. It stops when the unit's connection ends.
 func (r *relay) bequeath(from bus.Cluster, to bus.Unit, push func([]byte) bool) {
 	var batch []byte
 	for _, item := range r.copies.of(from) {
@@ -163,8 +163,8 @@ func (r *relay) bequeath(from bus.Cluster, to bus.Unit, push func([]byte) bool) 
 	}
 }
 
-// recall keeps what read gives of sessions that nothing is kept of. What came from
-// the units meanwhile is newer.
+// recall stores the items that read returns for sessions without a stored copy. An item that a
+// unit published in the meantime is newer and stays.
 func (r *relay) recall(read func(func(bus.Cluster, bus.Item)) error) (items int, err error) {
 	missed := newCopies(r.copies.most)
 	err = read(func(c bus.Cluster, item bus.Item) {
@@ -181,7 +181,7 @@ func (r *relay) recall(read func(func(bus.Cluster, bus.Item)) error) (items int,
 	}))
 }
 
-// lacks reports whether nothing is kept of a session.
+// lacks reports whether there is no stored copy of a session.
 func (r *relay) lacks(c bus.Cluster, session wire.SessionID) bool {
 	_, has := r.copies.get(c, session, r.clock())
 	return !has
@@ -211,11 +211,12 @@ func (r *relay) pushManagers(c bus.Cluster, batch []byte) {
 		return
 	}
 	if err := r.out.managers(c, batch); err != nil {
-		r.log.Debug("pushing sealed sessions to other managers", "error", err) // they ask for them
+		r.log.Debug("pushing sealed sessions to other managers", "error", err) // other managers request the copies they miss
 	}
 }
 
-// tell logs that copies do not reach the disk, once: the relay goes on without.
+// tell logs a failed write to the journal, once until a write succeeds. The relay continues
+// without the journal.
 func (r *relay) tell(err error) {
 	if err != nil && !r.damaged {
 		r.log.Warn("stored copies will not survive a restart", "error", err)

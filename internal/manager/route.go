@@ -9,10 +9,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// route fills in which units may serve a request of a session of which the manager
-// has no copy: those of the identity that the client's ticket
-// names. It refuses with [wire.TicketWanted] a request that may be of any of several tenants:
-// none receives a request of another tenant's user.
+// route selects units for a request in a session of which the manager has no copy: those of
+// the identity that the client's ticket names. It refuses with [wire.TicketWanted] a request
+// that could belong to several tenants, so that no tenant receives a request of another
+// tenant's user.
 func (g *gateway) route(w *wanted, session wire.SessionID, ticket string) error {
 	if w.target != (wire.UnitID{}) || w.clusters != nil {
 		return nil
@@ -28,7 +28,7 @@ func (g *gateway) route(w *wanted, session wire.SessionID, ticket string) error 
 	return nil
 }
 
-// clustersOf are the clusters of an identity, or of a role of a group.
+// clustersOf returns the clusters of an identity, or of a role of a group.
 func (r *registry) clustersOf(d wire.Digest) (list []bus.Cluster) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -44,21 +44,20 @@ func (r *registry) clustersOf(d wire.Digest) (list []bus.Cluster) {
 	return list
 }
 
-// ambiguous reports whether nothing tells for whose units a request is, and there
-// are those of several tenants.
+// ambiguous reports whether a request selects no units and there are units of several tenants.
 func (r *registry) ambiguous(w wanted) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return w.open() && severalTenants(r.units, w.host)
 }
 
-// open reports whether a request names neither unit, cluster, identity nor task.
+// open reports whether the filter names neither unit, cluster, identity nor task.
 func (w wanted) open() bool {
 	return w.target == (wire.UnitID{}) && w.clusters == nil && w.identity.IsZero() && w.task == ""
 }
 
-// severalTenants reports whether units are of more than one task or group, and none
-// has the name.
+// severalTenants reports whether units are of more than one task or group, and no unit has the
+// DNS name.
 func severalTenants(units map[wire.UnitID]*member, name string) bool {
 	several, first := false, ""
 	for _, m := range units {

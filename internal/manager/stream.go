@@ -9,17 +9,17 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// buffers are the pieces in which answers are passed on.
+// buffers are the buffers in which responses are copied.
 var buffers = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 
-// answer passes a unit's answer on as it comes, each piece at once. A client
-// that stops reading stops the unit, and is cut off in the end at the server's
-// pace. When the unit breaks off, so does the client's connection: a short answer
-// never looks whole.
+// answer copies a unit's response to the client as it arrives and flushes each piece. A client
+// that stops reading blocks the unit, and is disconnected by the server's write limit. If the
+// unit's connection breaks, answer aborts the client's connection, so that a truncated
+// response never looks complete.
 func (x *exchange) answer(answer *http.Response) {
-	answer.Header.Del(wire.FieldUnits) // the gateway's own word, and it is set
+	answer.Header.Del(wire.FieldUnits) // set by the gateway alone
 	copyFields(x.w.Header(), answer.Header)
-	x.w.Header().Set("X-Accel-Buffering", "no") // nginx would hold it back
+	x.w.Header().Set("X-Accel-Buffering", "no") // keep nginx from buffering
 	x.lastOn()
 	x.w.WriteHeader(answer.StatusCode)
 	buffer := buffers.Get().(*[chunkSize]byte)
@@ -45,17 +45,16 @@ func (x *exchange) answer(answer *http.Response) {
 	}
 }
 
-// lastOn says of a request that may not be read to its end, though its answer
-// begins, that it is the last on its connection, where that is of HTTP/1.1: the
-// client might send the next one while the connection is closed, and not know its
-// outcome.
+// lastOn asks the client to close an HTTP/1.1 connection whose request may not be read to its
+// end although the response has begun. Otherwise the client might send the next request while
+// the server closes the connection, and not know its outcome.
 func (x *exchange) lastOn() {
 	if x.r.ProtoMajor == 1 && x.early && !x.body.ended() {
 		x.w.Header().Set("Connection", "close")
 	}
 }
 
-// pass writes one piece, and flushes it when more will follow.
+// pass writes one piece, and flushes it if more follow.
 func (x *exchange) pass(piece []byte, more bool) bool {
 	_, err := x.w.Write(piece)
 	if err == nil && more {

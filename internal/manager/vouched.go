@@ -6,9 +6,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// vouched are sessions that a unit has opened, or served a request of, through this
-// gateway, so that they are not made up, though the manager may have no copy of them
-// yet: at least the last maxVouched of them, and at most twice as many.
+// vouched is a set of sessions that a unit has opened, or served a request of, through this
+// gateway. They exist although the manager may not have a copy yet. It contains at least the
+// last maxVouched sessions, and at most twice as many.
 type vouched struct {
 	mu         sync.Mutex
 	young, old map[wire.SessionID]struct{} // guarded by mu
