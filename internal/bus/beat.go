@@ -10,15 +10,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Beat is a heartbeat: what a unit reports of itself every [BeatEvery]. All of
-// it is a hint. What the unit is stands in its certificate ([Unit]).
+// Beat is a heartbeat, which a unit sends every [BeatEvery]. All of its fields are hints. The
+// certificate says which unit it is ([Unit]).
 type Beat struct {
-	Address  string      // host:port of its listener; empty: it serves none
-	Inherits wire.Digest // identity whose sessions the unit opens as well; zero: none
-	InFlight int         // requests under way, 0 to 2^31-1
+	Address  string      // host:port of its listener; empty: none
+	Inherits wire.Digest // identity whose sessions the unit can open too; zero: none
+	InFlight int         // requests in progress, 0 to 2^31-1
 	Sessions int         // 0 to 2^31-1
 	Ready    bool
-	Relay    bool // sealed sessions of others are wanted over this connection
+	Relay    bool // push sealed sessions of other units over this connection
 }
 
 // Flags of a heartbeat; all other bits are zero.
@@ -30,8 +30,8 @@ const (
 // beatFixed is the size of a heartbeat's body without the address, in bytes.
 const beatFixed = 1 + 4 + 4 + 32
 
-// Append adds the body of the heartbeat's frame to b. It refuses with
-// [wire.BadRequest] what [ParseBeat] would refuse.
+// Append appends the body of the heartbeat's frame to b. It refuses with [wire.BadRequest]
+// what [ParseBeat] would refuse.
 func (h Beat) Append(b []byte) ([]byte, error) {
 	if !count(h.InFlight) || !count(h.Sessions) || !addressOK(h.Address) {
 		return nil, wire.Refuse(wire.BadRequest, "heartbeat", h, "counts of 31 bits, host:port of at most 255 bytes")
@@ -50,8 +50,7 @@ func (h Beat) Append(b []byte) ([]byte, error) {
 	return append(b, h.Address...), nil
 }
 
-// ParseBeat is the inverse of Append. Its error has the reason
-// [wire.Malformed].
+// ParseBeat is the inverse of Append. Its error has the reason [wire.Malformed].
 func ParseBeat(body []byte) (Beat, error) {
 	if len(body) < beatFixed {
 		return Beat{}, wire.Refuse(wire.Malformed, "heartbeat: size in bytes", len(body), "at least 41")
@@ -66,7 +65,7 @@ func ParseBeat(body []byte) (Beat, error) {
 	case inFlight > math.MaxInt32 || sessions > math.MaxInt32:
 		return Beat{}, wire.Refuse(wire.Malformed, "heartbeat: counts", max(inFlight, sessions), "below 2^31")
 	case len(body)-beatFixed > maxAddress || !addressOK(string(body[beatFixed:])):
-		return Beat{}, wire.Refuse(wire.Malformed, "heartbeat: address", "another form", "host:port of printable ASCII, at most 255 bytes")
+		return Beat{}, wire.Refuse(wire.Malformed, "heartbeat: address", string(body[beatFixed:]), "host:port of printable ASCII, at most 255 bytes")
 	}
 	h.InFlight, h.Sessions, h.Address = int(inFlight), int(sessions), string(body[beatFixed:])
 	return h, nil

@@ -15,61 +15,59 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Config is what a unit connects with.
+// Config configures the connections of a unit.
 type Config struct {
-	URL string // tls://host:port of the manager, or of several with commas between
+	URL string // tls://host:port of the manager, or of several, separated by commas
 
-	// TLS says how a manager's certificate is checked, and presents, at every
-	// handshake, the unit's signing certificate and its cross-certificate. The
-	// name that the manager's certificate must bear is the host of its URL.
+	// TLS verifies a manager's certificate, and presents the unit's signing certificate and
+	// its cross-certificate at every handshake. The manager's certificate must contain the
+	// host of its URL.
 	TLS *tls.Config
 
-	// Ended, where set, is called with why a connection to one of the managers
-	// ended or was not made, from one goroutine for each.
+	// Ended, if set, is called with the error when a connection to a manager ended or failed,
+	// from one goroutine for each manager.
 	Ended func(manager string, err error)
 }
 
-// Conn is a unit's connections to its managers, one to each. It connects again
-// until it is closed, with jitter, so its methods fail only for the moment. Of
-// the managers that are there one, the relay, gets what the unit seals and is
-// asked to push what others seal; when it is lost, another is.
+// Conn is a unit's connections to its managers, one to each. It reconnects with jitter until
+// it is closed, so that failures of its methods are temporary. One connected manager is the
+// relay: it receives the items that the unit seals, and pushes the items of other units. When
+// the relay's connection is lost, another manager becomes the relay.
 //
-// It is safe for concurrent use. No method waits for a manager but those with a
-// context.
+// It is safe for concurrent use. Only methods with a context wait for a manager.
 type Conn struct {
 	links []*link
-	items chan Item // wait for the relay
+	items chan Item // queued for the relay
 	ended func(manager string, err error)
 	call  atomic.Pointer[func(Item)]
 
 	once    sync.Once
-	closing chan struct{} // closed: write what waits, then end
+	closing chan struct{} // closed: write queued items, then end
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 
 	mu    sync.Mutex
-	beat  Beat  // guarded by mu: sent last
-	relay *link // guarded by mu; nil: none is there
+	beat  Beat  // guarded by mu: the heartbeat that is sent
+	relay *link // guarded by mu; nil: no manager is connected
 }
 
-// Connect begins to connect and does not wait for a manager to be there: its
-// errors, with the reason [wire.BadRequest], are about the configuration. The
-// caller ends it with [Conn.Close].
+// Connect starts to connect, and does not wait for a connection: its errors, with the reason
+// [wire.BadRequest], are about the configuration. The caller ends it with [Conn.Close].
 func Connect(c Config) (*Conn, error) {
 	if c.TLS == nil {
-		return nil, wire.Refuse(wire.BadRequest, "bus: TLS", "none", "a configuration with the unit's certificate")
+		return nil, wire.Refuse(wire.BadRequest, "bus: TLS", "nil", "a configuration with the unit's certificate")
 	}
 	managers := strings.Split(c.URL, ",")
 	if !URLsOK(c.URL) {
-		return nil, wire.Refuse(wire.BadRequest, "bus: URL", c.URL, "tls://host:port, several with commas between")
+		return nil, wire.Refuse(wire.BadRequest, "bus: URL", c.URL, "tls://host:port, several separated by commas")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	conn := &Conn{items: make(chan Item, mostWaiting), ended: c.Ended, closing: make(chan struct{}), cancel: cancel}
 	for _, text := range managers {
-		u, _ := url.Parse(text) // URLsOK has
+		u, _ := url.Parse(text) // URLsOK has verified it
 		conn.links = append(conn.links, newLink(conn, u, c.TLS))
 	}
-	// So that not all units choose the same one as their relay.
+	// Shuffle, so that units choose different managers as their relay.
 	rand.Shuffle(len(conn.links), func(i, j int) { conn.links[i], conn.links[j] = conn.links[j], conn.links[i] })
 	for _, l := range conn.links {
 		conn.running.Go(func() { l.run(ctx) })
@@ -77,7 +75,7 @@ func Connect(c Config) (*Conn, error) {
 	return conn, nil
 }
 
-// URLsOK reports whether a text names managers as [Config] wants them.
+// URLsOK reports whether a text lists managers as [Config] requires.
 func URLsOK(text string) bool {
 	for one := range strings.SplitSeq(text, ",") {
 		u, err := url.Parse(one)
@@ -88,8 +86,8 @@ func URLsOK(text string) bool {
 	return true
 }
 
-// Close ends the connections, once. What was published before reaches a manager
-// that is there and takes it within a second.
+// Close ends the connections. A manager that is connected receives what was published before,
+// if it accepts it within a second.
 func (c *Conn) Close() {
 	c.once.Do(func() { close(c.closing) })
 	timer := time.AfterFunc(closeTime, c.cancel)
@@ -98,16 +96,15 @@ func (c *Conn) Close() {
 	c.running.Wait()
 }
 
-// Connected reports whether a manager is there now.
+// Connected reports whether a manager is connected now.
 func (c *Conn) Connected() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.relay != nil
 }
 
-// Beat sends a heartbeat to every manager, now and each [BeatEvery] until the
-// next call. Its Relay is chosen by the Conn. It refuses a heartbeat that
-// [Beat.Append] refuses.
+// Beat sends a heartbeat to every manager, now and every [BeatEvery] until the next call. The
+// Conn sets its Relay. It refuses a heartbeat that [Beat.Append] refuses.
 func (c *Conn) Beat(b Beat) error {
 	if _, err := b.Append(nil); err != nil {
 		return err
@@ -121,24 +118,24 @@ func (c *Conn) Beat(b Beat) error {
 	return nil
 }
 
-// body is the heartbeat's body for one of the managers.
+// body returns the body of the heartbeat for one of the managers.
 func (c *Conn) body(l *link) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	b := c.beat
 	b.Relay = c.relay == l
-	body, _ := b.Append(nil) // Beat has checked it, or it is zero
+	body, _ := b.Append(nil) // Beat has encoded it before, or it is zero
 	return body
 }
 
-// isRelay reports whether a manager gets what the unit seals.
+// isRelay reports whether a manager is the relay.
 func (c *Conn) isRelay(l *link) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.relay == l
 }
 
-// turn takes in that a manager is there, or is no more, and chooses the relay.
+// turn records that a manager is connected or not, and chooses the relay.
 func (c *Conn) turn(l *link, there bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -154,9 +151,9 @@ func (c *Conn) turn(l *link, there bool) {
 	}
 }
 
-// Publish gives an item to the relay, for all units of the cluster, and takes
-// over its bytes. It refuses with [wire.Overload] while too many wait, and with
-// [wire.Malformed] what is no item.
+// Publish queues an item for the relay, for all units of the cluster, and takes ownership of
+// its bytes. It refuses with [wire.Overload] while the queue is full, and with
+// [wire.Malformed] an invalid item.
 func (c *Conn) Publish(i Item) error {
 	if err := i.check(); err != nil {
 		return err
@@ -165,11 +162,11 @@ func (c *Conn) Publish(i Item) error {
 	case c.items <- i:
 		return nil
 	default:
-		return wire.Refuse(wire.Overload, "bus: sealed sessions that wait", mostWaiting, "fewer")
+		return wire.Refuse(wire.Overload, "bus: sealed sessions queued", mostWaiting, "fewer")
 	}
 }
 
-// PublishWithin is Publish, but while too many wait it waits for ctx.
+// PublishWithin is Publish that, while the queue is full, waits until ctx ends.
 func (c *Conn) PublishWithin(ctx context.Context, i Item) error {
 	if err := i.check(); err != nil {
 		return err
@@ -178,20 +175,19 @@ func (c *Conn) PublishWithin(ctx context.Context, i Item) error {
 	case c.items <- i:
 		return nil
 	case <-ctx.Done():
-		return wire.Refuse(wire.Overload, "bus: sealed sessions that wait", mostWaiting, "fewer")
+		return wire.Refuse(wire.Overload, "bus: sealed sessions queued", mostWaiting, "fewer")
 	}
 }
 
-// Subscribe calls f with every item that a manager pushes, the unit's own
-// included, from one goroutine for each manager. The item's bytes are valid
-// during the call only.
+// Subscribe calls f with every item that a manager pushes, the unit's own included, from one
+// goroutine for each manager. The item's bytes are valid during the call only.
 func (c *Conn) Subscribe(f func(Item)) { c.call.Store(&f) }
 
-// Pull asks for the stored copy of a session: sealed, or its tombstone. It asks
-// one manager after the other. Its error has the reason [wire.NotFound] when
-// those that respond have none, and [wire.Unavailable] when none responds.
+// Pull requests the stored copy of a session: a sealed session or its tombstone. It asks one
+// manager after the other. Its error has the reason [wire.NotFound] if the managers that
+// respond have no copy, and [wire.Unavailable] if none responds.
 func (c *Conn) Pull(ctx context.Context, s wire.SessionID) (Item, error) {
-	err := error(wire.Refuse(wire.Unavailable, "bus: manager", "none is there", "one"))
+	err := error(wire.Refuse(wire.Unavailable, "bus: managers connected", 0, "at least one"))
 	for _, l := range c.byTurn() {
 		item, failed := l.pull(ctx, s)
 		if failed == nil {
@@ -204,7 +200,7 @@ func (c *Conn) Pull(ctx context.Context, s wire.SessionID) (Item, error) {
 	return Item{}, err
 }
 
-// byTurn are the managers that are there, the relay first.
+// byTurn returns the connected managers, the relay first.
 func (c *Conn) byTurn() []*link {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -220,19 +216,19 @@ func (c *Conn) byTurn() []*link {
 	return list
 }
 
-// Range asks the relay for numbers that no other unit was given. Its error has
-// the reason [wire.Unavailable] when there are none to be had.
+// Range requests session numbers from the relay that no other unit receives. Its error has the
+// reason [wire.Unavailable].
 func (c *Conn) Range(ctx context.Context) (Range, error) {
 	c.mu.Lock()
 	l := c.relay
 	c.mu.Unlock()
 	if l == nil {
-		return Range{}, wire.Refuse(wire.Unavailable, "bus: manager", "none is there", "one")
+		return Range{}, wire.Refuse(wire.Unavailable, "bus: managers connected", 0, "at least one")
 	}
 	return l.numbers(ctx)
 }
 
-// pushed hands an item to the subscriber.
+// pushed calls the subscriber.
 func (c *Conn) pushed(i Item) {
 	if f := c.call.Load(); f != nil {
 		(*f)(i)

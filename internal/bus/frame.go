@@ -9,28 +9,28 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Kind says what a frame is.
+// Kind is the kind of a frame.
 type Kind byte
 
 // The kinds of frames.
 const (
 	kindBeat  Kind = 1
 	kindRange Kind = 2
-	Sealed    Kind = 3 // push: a session, sealed under a ring key
+	Sealed    Kind = 3 // a push: a session, sealed under a ring key
 	kindPull  Kind = 4
 	kindCopy  Kind = 5
-	Tombstone Kind = 6 // a session's end, sealed likewise
+	Tombstone Kind = 6 // the end of a session, sealed under a ring key
 	kindHint  Kind = 7
 )
 
-// Sizes in bytes: of what stands before a frame's body, and of the largest body.
+// Sizes in bytes of a frame's header, and of the largest body.
 const (
 	frameHead = 2 + 1
 	maxBody   = MaxFrame - frameHead
 )
 
-// appendFrame adds a frame to b. The body, whose parts follow one another, is
-// at most maxBody bytes.
+// appendFrame appends a frame to b. The body is the concatenation of parts, at most maxBody
+// bytes.
 func appendFrame(b []byte, k Kind, parts ...[]byte) []byte {
 	size := 1
 	for _, p := range parts {
@@ -43,8 +43,8 @@ func appendFrame(b []byte, k Kind, parts ...[]byte) []byte {
 	return b
 }
 
-// frameSize is the size of the frame that begins with the 2 bytes of head. Its
-// error has the reason [wire.Malformed].
+// frameSize returns the size of the frame that begins with the 2 bytes of head. Its error has
+// the reason [wire.Malformed].
 func frameSize(head []byte) (int, error) {
 	size := int(binary.BigEndian.Uint16(head))
 	if size < 1 || size > MaxFrame-2 {
@@ -53,8 +53,8 @@ func frameSize(head []byte) (int, error) {
 	return 2 + size, nil
 }
 
-// nextFrame reads the first frame of b and returns what follows it. The body is
-// a slice of b. Its error has the reason [wire.Malformed].
+// nextFrame parses the first frame of b and returns the rest of b. The body is a slice of b.
+// Its error has the reason [wire.Malformed].
 func nextFrame(b []byte) (k Kind, body, rest []byte, err error) {
 	if len(b) < frameHead {
 		return 0, nil, nil, wire.Refuse(wire.Malformed, "frame: size in bytes", len(b), "at least 3")
@@ -69,24 +69,24 @@ func nextFrame(b []byte) (k Kind, body, rest []byte, err error) {
 	return Kind(b[2]), b[frameHead:size:size], b[size:], nil
 }
 
-// frames reads frames off a connection. Its memory is one frame.
+// frames reads frames from a connection. It buffers one frame.
 type frames struct {
 	in       *bufio.Reader
-	deadline func(time.Time) error // of reading
+	deadline func(time.Time) error // sets the read deadline
 	pace     bucket                // bytes
-	taken    int                   // size of the frame that was returned last
+	taken    int                   // size of the last returned frame, still in the buffer
 }
 
 func newFrames(in io.Reader, deadline func(time.Time) error) *frames {
 	return &frames{in: bufio.NewReaderSize(in, MaxFrame), deadline: deadline, pace: newBucket(bytesEach, bytesBurst)}
 }
 
-// next returns the next frame, whose body is valid until the call after. The
-// whole frame must be there within frameTime, however slowly it comes. An error
-// with the reason [wire.Malformed] is the peer's fault.
+// next returns the next frame, whose body is valid until the next call. The whole frame must
+// arrive within frameTime, however slow the peer is. An error with the reason [wire.Malformed]
+// is the peer's fault.
 func (f *frames) next() (Kind, []byte, error) {
 	if wait := f.pace.owes(float64(f.taken), time.Now()); wait > 0 {
-		time.Sleep(wait) // at most a frame's time at the permitted rate
+		time.Sleep(wait) // at most the time of one frame at the permitted rate
 	}
 	_, _ = f.in.Discard(f.taken) // it is buffered
 	f.taken = 0

@@ -6,13 +6,13 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Item is what the manager relays and keeps: sealed bytes, and beside them in
-// the clear what a relay needs in order to find and to forget them. Its
-// encoding is a frame of its kind with the body
+// Item is a sealed session or tombstone that the manager relays and stores: the sealed bytes,
+// and in the clear the fields with which a relay finds and expires it. Its encoding is a frame
+// of its kind with the body
 //
 //	session 24 ‖ expiry 8 (Unix seconds, big-endian) ‖ sealed bytes
 //
-// and a batch is items one after the other.
+// A batch is a sequence of items.
 type Item struct {
 	Kind    Kind // Sealed or Tombstone
 	Session wire.SessionID
@@ -20,17 +20,16 @@ type Item struct {
 	Bytes   []byte // 1 to MaxSealed
 }
 
-// Sizes in bytes: of an item's body without the sealed bytes, and of an item
-// without them.
+// Sizes in bytes of an item's body and of a whole item, each without the sealed bytes.
 const (
 	itemFixed = 24 + 8
 	itemHead  = frameHead + itemFixed
 )
 
-// Size is the size of the encoding in bytes.
+// Size returns the size of the encoding in bytes.
 func (i Item) Size() int { return itemHead + len(i.Bytes) }
 
-// Append adds the encoding to b.
+// Append appends the encoding to b.
 func (i Item) Append(b []byte) []byte { return i.append(b, i.Kind) }
 
 func (i Item) append(b []byte, k Kind) []byte {
@@ -39,7 +38,7 @@ func (i Item) append(b []byte, k Kind) []byte {
 	return appendFrame(b, k, i.Session[:], expiry[:], i.Bytes)
 }
 
-// check refuses what is not an item, with [wire.Malformed].
+// check refuses an invalid item, with [wire.Malformed].
 func (i Item) check() error {
 	switch {
 	case i.Kind != Sealed && i.Kind != Tombstone:
@@ -50,8 +49,8 @@ func (i Item) check() error {
 	return nil
 }
 
-// NextItem reads the first item of b and returns what follows it. The item's
-// bytes are a slice of b. Its error has the reason [wire.Malformed].
+// NextItem parses the first item of b and returns the rest of b. The item's bytes are a slice
+// of b. Its error has the reason [wire.Malformed].
 func NextItem(b []byte) (item Item, rest []byte, err error) {
 	k, body, rest, err := nextFrame(b)
 	if err != nil {
@@ -61,8 +60,7 @@ func NextItem(b []byte) (item Item, rest []byte, err error) {
 	return item, rest, err
 }
 
-// itemOf reads the body of a frame as an item. The item's bytes are a slice of
-// body.
+// itemOf parses the body of a frame as an item. The item's bytes are a slice of body.
 func itemOf(k Kind, body []byte) (Item, error) {
 	if len(body) < itemFixed {
 		return Item{}, wire.Refuse(wire.Malformed, "item: size in bytes", len(body), "at least 33")

@@ -22,13 +22,13 @@ type link struct {
 	address string
 	config  *tls.Config
 	alive   atomic.Bool
-	woken   chan struct{} // holds a value: the heartbeat is to be sent now
-	frames  chan []byte   // requests to be sent
+	woken   chan struct{} // a value requests a heartbeat now
+	frames  chan []byte   // queued requests
 
 	mu      sync.Mutex
-	pulls   map[wire.SessionID][]chan<- Item // guarded by mu: who waits; an Item without bytes: there is none
-	ranges  []chan<- Range                   // guarded by mu: who waits; empty: there are none
-	pulling int                              // guarded by mu: how many wait for copies
+	pulls   map[wire.SessionID][]chan<- Item // guarded by mu: waiting calls; an Item without bytes: no copy
+	ranges  []chan<- Range                   // guarded by mu: waiting calls; the zero Range: none allocated
+	pulling int                              // guarded by mu: number of calls that wait for copies
 }
 
 func newLink(c *Conn, manager *url.URL, config *tls.Config) *link {
@@ -83,8 +83,7 @@ func (c *Conn) closed() bool {
 	}
 }
 
-// serve makes one connection and uses it to its end, which is never without an
-// error.
+// serve makes one connection and serves it until it ends. It always returns an error.
 func (l *link) serve(ctx context.Context) error {
 	conn, err := l.dial(ctx)
 	if err != nil {
@@ -111,7 +110,7 @@ func (l *link) serve(ctx context.Context) error {
 	return err
 }
 
-// dial connects, and demands the protocol.
+// dial connects, and requires the protocol in ALPN.
 func (l *link) dial(ctx context.Context) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
@@ -131,14 +130,14 @@ func (l *link) dial(ctx context.Context) (*tls.Conn, error) {
 	return conn, nil
 }
 
-// write sends heartbeats, requests and, at the relay, items, until over is
-// closed, a write fails or the Conn is closed.
+// write sends heartbeats, requests and, at the relay, items, until over is closed, a write
+// fails or the Conn is closed.
 func (l *link) write(conn *tls.Conn, over <-chan struct{}) {
 	ticker := time.NewTicker(BeatEvery)
 	defer ticker.Stop()
 	var out []byte
 	for {
-		var items <-chan Item // nil: this is not the relay
+		var items <-chan Item // nil: the manager is not the relay
 		if l.of.isRelay(l) {
 			items = l.of.items
 		}
@@ -165,7 +164,7 @@ func (l *link) write(conn *tls.Conn, over <-chan struct{}) {
 	}
 }
 
-// gather adds items that wait, up to a batch.
+// gather appends queued items to out, up to a batch.
 func gather(out []byte, items <-chan Item) []byte {
 	for len(out) < MaxBatch-MaxFrame {
 		select {
@@ -178,9 +177,9 @@ func gather(out []byte, items <-chan Item) []byte {
 	return out
 }
 
-// finish sends the last heartbeat and the items that wait, and waits until the
-// manager has read them and ends the connection: to close it here while something
-// of the manager's is unread would take back what is on its way. The Conn bounds it.
+// finish sends the last heartbeat and the queued items, and waits until the manager has read
+// them and closes the connection: closing it here while bytes of the manager are unread would
+// reset the connection and lose bytes in transit. The Conn bounds the wait.
 func (l *link) finish(conn *tls.Conn, items <-chan Item, over <-chan struct{}) {
 	out := appendFrame(nil, kindBeat, l.of.body(l))
 	for {
@@ -207,8 +206,7 @@ func (l *link) send(conn *tls.Conn, b []byte) bool {
 	return err == nil
 }
 
-// read takes in what the manager sends, until it sends what it must not, or
-// nothing for too long.
+// read handles the manager's frames until one is invalid or none arrives in time.
 func (l *link) read(in *frames) error {
 	for {
 		k, body, err := in.next()
@@ -221,7 +219,7 @@ func (l *link) read(in *frames) error {
 	}
 }
 
-// take takes in one frame of the manager. Its error ends the connection.
+// take handles one frame of the manager. An error ends the connection.
 func (l *link) take(k Kind, body []byte) error {
 	switch k {
 	case kindBeat:
@@ -257,7 +255,7 @@ func (l *link) take(k Kind, body []byte) error {
 	return wire.Refuse(wire.Malformed, "bus: kind of a manager's frame", k, "heartbeat, range, push, copy, tombstone or hint")
 }
 
-// parseRange reads the body of a manager's range. The zero Range is none.
+// parseRange parses the body of a manager's range. The zero Range means none.
 func parseRange(body []byte) (Range, error) {
 	if len(body) != 16 {
 		return Range{}, wire.Refuse(wire.Malformed, "bus: range in bytes", len(body), 16)
@@ -269,8 +267,7 @@ func parseRange(body []byte) (Range, error) {
 	return r, nil
 }
 
-// parseCopy reads the body of a copy: an item, or one without bytes when there
-// is none.
+// parseCopy parses the body of a copy: an item, or one without bytes if there is no copy.
 func parseCopy(body []byte) (Item, error) {
 	if len(body) == len(wire.SessionID{}) {
 		return Item{Session: wire.SessionID(body)}, nil
@@ -278,16 +275,16 @@ func parseCopy(body []byte) (Item, error) {
 	return itemOf(Sealed, body)
 }
 
-// hinted is why the manager ends the connection, in its own word.
+// hinted returns the error for a hint, which says why the manager ends the connection.
 func hinted(body []byte) error {
 	strange := func(r rune) bool { return r != '-' && (r < 'a' || r > 'z') }
 	if len(body) == 0 || len(body) > maxHintedCause || bytes.IndexFunc(body, strange) >= 0 {
-		return wire.Refuse(wire.Malformed, "bus: hint", "another form", "1 to 32 of a to z and -")
+		return wire.Refuse(wire.Malformed, "bus: hint", fmt.Sprintf("%.40q", body), "1 to 32 of a to z and -")
 	}
-	return wire.Refuse(wire.Unavailable, "bus: connection", "ended by the manager, "+string(body), "one that lasts")
+	return wire.Refuse(wire.Unavailable, "bus: connection", "ended by the manager: "+string(body), "a lasting connection")
 }
 
-// pull asks for a copy.
+// pull requests a copy.
 func (l *link) pull(ctx context.Context, s wire.SessionID) (Item, error) {
 	waiter := make(chan Item, 1)
 	l.mu.Lock()
@@ -305,18 +302,18 @@ func (l *link) pull(ctx context.Context, s wire.SessionID) (Item, error) {
 	case item, ok := <-waiter:
 		switch {
 		case !ok:
-			return Item{}, wire.Refuse(wire.Unavailable, "bus: manager", "gone", "a response")
+			return Item{}, wire.Refuse(wire.Unavailable, "bus: manager", "disconnected", "a response")
 		case item.Bytes == nil:
-			return Item{}, wire.Refuse(wire.NotFound, "bus: session", "no stored copy", "one")
+			return Item{}, wire.Refuse(wire.NotFound, "bus: stored copy of session", s.String()+", which the manager does not have", "a stored session")
 		}
 		return item, nil
 	case <-ctx.Done():
 		l.forget(s, waiter)
-		return Item{}, wire.Refuse(wire.Unavailable, "bus: response of the manager", "none in time", "one")
+		return Item{}, wire.Refuse(wire.Unavailable, "bus: response of the manager", "timed out", "a response in time")
 	}
 }
 
-// forget lets a waiter go.
+// forget removes a waiter.
 func (l *link) forget(s wire.SessionID, waiter chan<- Item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -328,7 +325,7 @@ func (l *link) forget(s wire.SessionID, waiter chan<- Item) {
 	}
 }
 
-// copied gives a copy to those who wait for it.
+// copied sends a copy to the calls that wait for it.
 func (l *link) copied(i Item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -338,13 +335,13 @@ func (l *link) copied(i Item) {
 	}
 	i.Bytes = bytes.Clone(i.Bytes)
 	for _, w := range waiting {
-		w <- i // it has room for one
+		w <- i // buffered for one value
 	}
 	l.pulling -= len(waiting)
 	delete(l.pulls, i.Session)
 }
 
-// numbers asks for a range.
+// numbers requests a range.
 func (l *link) numbers(ctx context.Context) (Range, error) {
 	given := make(chan Range, 1)
 	waiter := (chan<- Range)(given)
@@ -360,23 +357,23 @@ func (l *link) numbers(ctx context.Context) (Range, error) {
 	select {
 	case r := <-given: // the zero Range when the link is gone
 		if r.Count == 0 {
-			return Range{}, wire.Refuse(wire.Unavailable, "bus: range", "none", "one")
+			return Range{}, wire.Refuse(wire.Unavailable, "bus: session numbers in the range", 0, "at least one")
 		}
 		return r, nil
 	case <-ctx.Done():
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.ranges = slices.DeleteFunc(l.ranges, func(w chan<- Range) bool { return w == waiter })
-		return Range{}, wire.Refuse(wire.Unavailable, "bus: response of the manager", "none in time", "one")
+		return Range{}, wire.Refuse(wire.Unavailable, "bus: response of the manager", "timed out", "a response in time")
 	}
 }
 
-// given gives a range to the call that has waited longest.
+// given sends a range to the call that has waited longest.
 func (l *link) given(r Range) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.ranges) > 0 {
-		l.ranges[0] <- r // it has room for one
+		l.ranges[0] <- r // buffered for one value
 		l.ranges = l.ranges[1:]
 	}
 }
@@ -394,7 +391,7 @@ func (l *link) ask(k Kind, body []byte) bool {
 	}
 }
 
-// drop lets everybody go who waits for a manager that is gone.
+// drop ends all calls that wait for a manager that has disconnected.
 func (l *link) drop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -15,17 +15,17 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Duties are what a manager does with the messages of units. Each is called
-// from one goroutine for each unit, Pull from several: a unit whose duty waits
-// sends nothing more meanwhile, and the others go on.
+// Duties are a manager's handlers of units' messages. Each is called from one goroutine for
+// each unit, Pull from several. While a handler blocks, no further message of its unit is
+// read; other units are not affected.
 type Duties struct {
 	Beat  func(Unit, Beat)
-	Item  func(Unit, Item) // it owns the item's bytes
+	Item  func(Unit, Item) // it takes ownership of the item's bytes
 	Pull  func(context.Context, Unit, wire.SessionID) (Item, bool)
 	Range func() (Range, error)
 }
 
-// ServerConfig is what a server is made of. All fields but Ended are required.
+// ServerConfig configures a server. All fields but Ended are required.
 type ServerConfig struct {
 	Address     string // host:port; port 0 takes a free one
 	Certificate func() (*tls.Certificate, error)
@@ -34,11 +34,11 @@ type ServerConfig struct {
 	Connections int // of units at a time
 	Duties      Duties
 
-	// Ended, where set, is called with why a connection ended or was refused.
+	// Ended, if set, is called with the error when a connection ended or was refused.
 	Ended func(remote net.Addr, err error)
 }
 
-// Server is a manager's end of the bus. It is safe for concurrent use.
+// Server is the manager's side of the bus. It is safe for concurrent use.
 type Server struct {
 	config   ServerConfig
 	listener net.Listener
@@ -49,10 +49,10 @@ type Server struct {
 
 	mu       sync.RWMutex
 	clusters map[Cluster]map[wire.UnitID]*station // guarded by mu
-	stations int                                  // guarded by mu: how many
+	stations int                                  // guarded by mu: number of connected units
 }
 
-// Listen begins to serve units. The caller ends the server with [Server.Stop].
+// Listen starts to serve units. The caller ends the server with [Server.Stop].
 func Listen(c ServerConfig) (*Server, error) {
 	l, err := net.Listen("tcp", c.Address)
 	if err != nil {
@@ -65,17 +65,17 @@ func Listen(c ServerConfig) (*Server, error) {
 	return s, nil
 }
 
-// Address is where the server listens.
+// Address returns the address of the listener.
 func (s *Server) Address() string { return s.listener.Addr().String() }
 
-// Connections is how many units are connected.
+// Connections returns the number of connected units.
 func (s *Server) Connections() int {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.stations
 }
 
-// Stop ends all connections and returns when nothing of the server runs.
+// Stop ends all connections and returns when all goroutines of the server have ended.
 func (s *Server) Stop() {
 	s.stop()
 	s.listener.Close()
@@ -90,8 +90,8 @@ func (s *Server) Stop() {
 	s.running.Wait()
 }
 
-// Push sends a batch, items of at most [MaxBatch] bytes, to all units of a
-// cluster that want it. A unit for which too much waits is passed over.
+// Push queues a batch, items of at most [MaxBatch] bytes, for all units of a cluster that want
+// pushes. A unit whose queue is full is skipped.
 func (s *Server) Push(c Cluster, batch []byte) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -103,8 +103,8 @@ func (s *Server) Push(c Cluster, batch []byte) {
 	}
 }
 
-// PushTo sends a batch to one unit after all that waits for it. It blocks until
-// the unit takes the batch, and reports whether it does.
+// PushTo sends a batch to one unit after the frames queued for it. It blocks until the unit's
+// connection takes the batch, and reports whether it does.
 func (s *Server) PushTo(ctx context.Context, to Unit, batch []byte) bool {
 	s.mu.RLock()
 	u := s.clusters[to.Cluster][to.ID]
@@ -142,12 +142,12 @@ func (s *Server) ended(remote net.Addr, err error) {
 	}
 }
 
-// serve has one connection from its first byte to its last.
+// serve handles one connection until it ends.
 func (s *Server) serve(raw net.Conn) error {
 	defer raw.Close()
 	conn, unit, err := s.handshake(raw)
 	if !s.half.remove(raw) || err != nil {
-		return errors.Join(err, wire.Refuse(wire.Unavailable, "bus: handshake", "not completed", "one of a unit"))
+		return errors.Join(err, wire.Refuse(wire.Unavailable, "bus: handshake", "not completed", "a handshake of a unit"))
 	}
 	u := newStation(s, conn, unit)
 	if err := s.admit(u); err != nil {
@@ -158,7 +158,7 @@ func (s *Server) serve(raw net.Conn) error {
 	return u.serve()
 }
 
-// handshake completes TLS, and certifies the unit in it.
+// handshake completes TLS and verifies the unit's certificate.
 func (s *Server) handshake(raw net.Conn) (conn *tls.Conn, unit Unit, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, handshakeTime)
 	defer cancel()
@@ -179,8 +179,8 @@ func (s *Server) handshake(raw net.Conn) (conn *tls.Conn, unit Unit, err error) 
 	return conn, unit, conn.HandshakeContext(ctx)
 }
 
-// admit makes a unit one of its cluster. A second connection of a unit ends the
-// first: it comes back when a network has swallowed that.
+// admit adds a unit's connection. A second connection of a unit replaces the first, which a
+// network failure may have left open.
 func (s *Server) admit(u *station) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -188,7 +188,7 @@ func (s *Server) admit(u *station) error {
 	before := units[u.unit.ID]
 	switch {
 	case s.ctx.Err() != nil:
-		return wire.Refuse(wire.Unavailable, "bus: manager", "ending", "one that serves")
+		return wire.Refuse(wire.Unavailable, "bus: manager", "shutting down", "a running manager")
 	case before != nil:
 		before.end(nil)
 		s.stations--
@@ -204,7 +204,7 @@ func (s *Server) admit(u *station) error {
 	return nil
 }
 
-// leave forgets a connection, unless a later one of the unit has its place.
+// leave removes a connection, unless a later one of the unit has replaced it.
 func (s *Server) leave(u *station) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,18 +218,17 @@ func (s *Server) leave(u *station) {
 	}
 }
 
-// halfOpen are the connections whose handshake is not complete, of which any
-// stranger can make as many as they like. One too many, of an address or in all, ends
-// the one that waits longest: a handshake takes milliseconds, so honest ones are
-// never that.
+// halfOpen tracks the connections whose handshake is not complete, of which any client can
+// make an unlimited number. When an address or the server has too many, the oldest is closed:
+// honest handshakes take milliseconds, so the oldest is never one of them.
 type halfOpen struct {
 	mu        sync.Mutex
-	waiting   []net.Conn     // guarded by mu: in the order in which they came
-	addresses map[string]int // guarded by mu: how many of each
+	waiting   []net.Conn     // guarded by mu: the oldest first
+	addresses map[string]int // guarded by mu: connections of each address
 	closed    bool           // guarded by mu
 }
 
-// add takes a connection in. Once all are closed it closes this one as well.
+// add adds a connection. After close it closes the connection.
 func (h *halfOpen) add(c net.Conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -247,7 +246,7 @@ func (h *halfOpen) add(c net.Conn) {
 	h.addresses[from]++
 }
 
-// remove takes a connection out, and reports whether it was still in.
+// remove removes a connection, and reports whether it was still tracked.
 func (h *halfOpen) remove(c net.Conn) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -258,7 +257,7 @@ func (h *halfOpen) remove(c net.Conn) bool {
 	return i >= 0
 }
 
-// close ends all of them.
+// close closes all tracked connections.
 func (h *halfOpen) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -268,13 +267,13 @@ func (h *halfOpen) close() {
 	}
 }
 
-// drop ends one; the caller holds mu.
+// drop closes a connection and removes it. The caller holds mu.
 func (h *halfOpen) drop(i int) {
 	h.waiting[i].Close()
 	h.forget(i)
 }
 
-// forget takes one out of the books; the caller holds mu.
+// forget removes a connection. The caller holds mu.
 func (h *halfOpen) forget(i int) {
 	from := origin(h.waiting[i])
 	if h.addresses[from]--; h.addresses[from] == 0 {
@@ -283,8 +282,8 @@ func (h *halfOpen) forget(i int) {
 	h.waiting = slices.Delete(h.waiting, i, i+1)
 }
 
-// origin is the address that a connection is counted for: an IPv4 address, or
-// the network of 64 bits of an IPv6 address.
+// origin returns the address that a connection is counted for: an IPv4 address, or the /64
+// network of an IPv6 address.
 func origin(c net.Conn) string {
 	address, ok := c.RemoteAddr().(*net.TCPAddr)
 	if !ok {

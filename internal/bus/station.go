@@ -11,20 +11,20 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// station is one unit's connection at a manager.
+// station is the manager's side of one unit's connection.
 type station struct {
 	server *Server
 	conn   *tls.Conn
 	unit   Unit
-	wants  atomic.Bool // it is pushed what others seal
-	out    chan []byte // waits for the unit
-	bulk   chan []byte // is sent while nothing waits
+	wants  atomic.Bool // the unit receives items of other units
+	out    chan []byte // queued frames
+	bulk   chan []byte // sent while no frame is queued
 	over   chan struct{}
 	ending sync.Once
-	cause  error // set before over is closed: what the manager ends the connection for, or nil
+	cause  error // set before over is closed: why the manager ends the connection, or nil
 
-	pulls chan struct{} // a value for each under way
-	beats bucket        // these two are the reader's
+	pulls chan struct{} // one value for each running pull
+	beats bucket        // these two are used by the read loop alone
 	takes bucket
 }
 
@@ -37,8 +37,8 @@ func newStation(s *Server, conn *tls.Conn, unit Unit) *station {
 	return u
 }
 
-// serve reads and writes until one of the two breaks off, the certificate ends
-// or the manager ends the connection.
+// serve reads and writes until one of the two fails, the certificate expires or the manager
+// ends the connection.
 func (u *station) serve() error {
 	left := u.unit.NotAfter.Sub(u.server.config.Clock())
 	expiry := time.AfterFunc(left, func() {
@@ -56,13 +56,12 @@ func (u *station) serve() error {
 	return err
 }
 
-// end ends the connection, once. A cause is hinted to the unit.
+// end ends the connection, once. If there is a cause, the unit receives its reason as a hint.
 func (u *station) end(cause error) {
 	u.ending.Do(func() { u.cause = cause; close(u.over) })
 }
 
-// write sends what waits, and closes the connection in the end, which ends
-// reading too.
+// write sends queued frames. It closes the connection at its end, which ends reading too.
 func (u *station) write() {
 	defer u.conn.Close()
 	defer u.end(nil)
@@ -90,7 +89,7 @@ func (u *station) write() {
 	}
 }
 
-// hint tells the unit why the connection ends, if it listens.
+// hint sends the unit the reason for which the connection ends. Errors are ignored.
 func (u *station) hint(reason wire.Reason) {
 	if reason == wire.Internal {
 		return
@@ -99,8 +98,8 @@ func (u *station) hint(reason wire.Reason) {
 	_, _ = u.conn.Write(appendFrame(nil, kindHint, []byte(reason)))
 }
 
-// queue lets frames wait for the unit, and reports whether there was room. The
-// bytes are shared and never written to.
+// queue queues frames for the unit, and reports whether there was room. The bytes are shared
+// and never written to.
 func (u *station) queue(b []byte) bool {
 	select {
 	case u.out <- b:
@@ -110,8 +109,7 @@ func (u *station) queue(b []byte) bool {
 	}
 }
 
-// read takes in what the unit sends, until it sends what it must not, or
-// nothing for too long.
+// read handles the unit's frames until one is invalid or none arrives in time.
 func (u *station) read(in *frames, tasks *sync.WaitGroup) error {
 	for {
 		k, body, err := in.next()
@@ -124,7 +122,7 @@ func (u *station) read(in *frames, tasks *sync.WaitGroup) error {
 	}
 }
 
-// take takes in one frame of the unit. Its error ends the connection.
+// take handles one frame of the unit. An error ends the connection.
 func (u *station) take(k Kind, body []byte, tasks *sync.WaitGroup) error {
 	switch k {
 	case kindBeat:
@@ -158,7 +156,8 @@ func (u *station) take(k Kind, body []byte, tasks *sync.WaitGroup) error {
 	return wire.Refuse(wire.Malformed, "bus: kind of a unit's frame", k, "heartbeat, range, push, pull or tombstone")
 }
 
-// numbers is the body of the response to a range: zero when none can be given.
+// numbers returns the body of the response to a range request: the zero range if none can be
+// allocated.
 func (u *station) numbers() []byte {
 	var r Range
 	if u.takes.take(time.Now()) {
@@ -169,7 +168,8 @@ func (u *station) numbers() []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, r.First), r.Count)
 }
 
-// pull responds with a copy. Beyond the unit's share there is none.
+// pull responds with the copy of a session. While too many pulls of the unit are running it
+// responds that there is none.
 func (u *station) pull(s wire.SessionID, tasks *sync.WaitGroup) {
 	select {
 	case u.pulls <- struct{}{}:

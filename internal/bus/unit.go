@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Unit is what a unit's certificate says of it. Only [UnitOf] makes one; the
-// zero Unit is of no cluster that exists.
+// Unit is a unit as its certificate describes it. Only [UnitOf] makes one; the zero Unit is of
+// no existing cluster.
 type Unit struct {
 	ID       wire.UnitID
 	Cluster  Cluster
@@ -21,12 +21,12 @@ type Unit struct {
 	Role     string
 	NotAfter time.Time
 
-	// Leaf and Cross are DER. Cross is the certificate of the issuer's key under the
-	// authority root: in a group that of kind group-bus.
+	// Leaf and Cross are DER. Cross is the certificate of the issuer's key under the authority
+	// root: in a group it is of kind group-bus.
 	Leaf, Cross []byte
 }
 
-// Holder is what the unit serves: its task, or GROUP/ROLE.
+// Holder returns the task of the unit, or GROUP/ROLE.
 func (u Unit) Holder() string {
 	if u.Group != "" {
 		return u.Group + "/" + u.Role
@@ -34,8 +34,8 @@ func (u Unit) Holder() string {
 	return u.Task
 }
 
-// Kinds of leaves that a unit presents, and of their cross-certificates, as the
-// private extension names them (docs/spec/identity.md, section 5).
+// Kinds of leaves that a unit presents, and of their cross-certificates, as the private
+// extension names them (docs/spec/identity.md, section 5).
 const (
 	leafOfTask   = "unit"
 	leafOfGroup  = "group"
@@ -43,16 +43,14 @@ const (
 	crossOfGroup = "group-bus"
 )
 
-// UnitOf reads a unit off the chain that it presents: its signing certificate
-// and its identity's cross-certificate, under one of the authority roots. Of a unit in a
-// group the group root may stand between them. It
-// refuses with [wire.BadChain] what is no such chain, with [wire.WrongKind]
-// leaves that serve TLS and those of other kinds, with [wire.NoExtension] ones
-// without the private extension, and with [wire.WrongIdentity] a leaf that does
-// not agree with its issuer or with its own key. It asks neither code nor
-// policy: that is identity.Check, which a manager does not have. In a group it believes
-// more than peers and clients do, who follow no group to the authority root: what
-// a manager decides concerns availability alone.
+// UnitOf verifies the chain that a unit presents: its signing certificate and its identity's
+// cross-certificate, under one of the authority roots. In a group the group root may be
+// between them. It refuses another chain with [wire.BadChain], leaves that serve TLS and those
+// of other kinds with [wire.WrongKind], certificates without the private extension with
+// [wire.NoExtension], and a leaf that does not match its issuer or its own key with
+// [wire.WrongIdentity]. It verifies neither code nor policy: identity.Check does, which a
+// manager cannot import. In a group UnitOf accepts more than peers and clients do, who accept
+// no group under the authority root: the decisions of a manager affect availability alone.
 func UnitOf(chain []*x509.Certificate, roots *x509.CertPool, at time.Time) (Unit, error) {
 	cluster, err := CheckChain(chain, roots, at)
 	if err != nil {
@@ -60,7 +58,7 @@ func UnitOf(chain []*x509.Certificate, roots *x509.CertPool, at time.Time) (Unit
 	}
 	chain = throughBus(chain)
 	if n := len(chain[0].ExtKeyUsage) + len(chain[0].UnknownExtKeyUsage); n != 0 {
-		return Unit{}, wire.Refuse(wire.WrongKind, "bus: certificate", "one that serves TLS", "a unit's signing certificate")
+		return Unit{}, wire.Refuse(wire.WrongKind, "bus: extended key usages of the certificate", n, "0, as in a unit's signing certificate")
 	}
 	leaf, err := fieldsOf(chain[0])
 	if err != nil {
@@ -77,7 +75,7 @@ func UnitOf(chain []*x509.Certificate, roots *x509.CertPool, at time.Time) (Unit
 	return u.named(leaf, cross)
 }
 
-// named fills in what the private extensions of leaf and cross-certificate say.
+// named sets the fields that follow from the private extensions of leaf and cross-certificate.
 func (u Unit) named(leaf, cross [][]byte) (Unit, error) {
 	switch kind, issuer := string(leaf[fieldKind]), string(cross[fieldKind]); {
 	case kind == leafOfTask && issuer == crossOfTask:
@@ -90,14 +88,13 @@ func (u Unit) named(leaf, cross [][]byte) (Unit, error) {
 	id := leaf[fieldIdentity]
 	if len(id) != len(u.Identity) || string(id) != string(cross[fieldIdentity]) || string(leaf[fieldTask]) != string(cross[fieldTask]) ||
 		string(leaf[fieldUnit]) != string(u.ID[:]) || !wire.NameOK(string(leaf[fieldTask])) {
-		return Unit{}, wire.Refuse(wire.WrongIdentity, "bus: identity, task and unit id of the leaf", "others", "those of its issuer and of its key")
+		return Unit{}, wire.Refuse(wire.WrongIdentity, "bus: identity, task and unit id of the leaf", fmt.Sprintf("%.32x, %.64q, %.32x", id, leaf[fieldTask], leaf[fieldUnit]), "those of its issuer and of its key")
 	}
 	u.Identity = wire.Digest(id)
 	return u, nil
 }
 
-// Places of fields in the private extension; the role stands there in kind
-// group alone.
+// Indices of fields in the private extension. The role exists in kind group alone.
 const (
 	fieldKind     = 0
 	fieldIdentity = 1
@@ -109,8 +106,8 @@ const (
 // maxExtension bounds the private extension, in bytes.
 const maxExtension = 32 << 10
 
-// fieldsOf are the fields of a certificate's private extension. It is found by
-// the label in it: the authority signs no other extension of that form.
+// fieldsOf returns the fields of a certificate's private extension. It finds the extension by
+// its label: the authority signs no other extension of that form.
 func fieldsOf(c *x509.Certificate) ([][]byte, error) {
 	for _, x := range c.Extensions {
 		var framed []byte
@@ -124,11 +121,11 @@ func fieldsOf(c *x509.Certificate) ([][]byte, error) {
 			return fields, nil
 		}
 	}
-	return nil, wire.Refuse(wire.NoExtension, "bus: extension", "none", "the private one of the authority")
+	return nil, wire.Refuse(wire.NoExtension, "bus: private extension of", c.Subject, "a certificate with the authority's private extension")
 }
 
-// throughBus is a chain without the group root that may stand before the group-bus
-// certificate of the same key.
+// throughBus removes from a chain the group root that may precede the group-bus certificate of
+// the same key.
 func throughBus(chain []*x509.Certificate) []*x509.Certificate {
 	if len(chain) == 3 && bytes.Equal(chain[1].RawSubjectPublicKeyInfo, chain[2].RawSubjectPublicKeyInfo) {
 		return []*x509.Certificate{chain[0], chain[2]}
@@ -136,10 +133,10 @@ func throughBus(chain []*x509.Certificate) []*x509.Certificate {
 	return chain
 }
 
-// CheckChain verifies a leaf under an identity's cross-certificate under one of
-// the authority roots, before which a group's root may stand, and returns the cluster that the leaf belongs to. It
-// demands exactly that shape, so a leaf directly under the root belongs to no
-// cluster. Its error has the reason [wire.BadChain].
+// CheckChain verifies a leaf under an identity's cross-certificate under one of the authority
+// roots, and returns the cluster of the leaf. A group's root may precede the
+// cross-certificate. No other shape is accepted, so a leaf directly under the root belongs to
+// no cluster. The error has the reason [wire.BadChain].
 func CheckChain(chain []*x509.Certificate, roots *x509.CertPool, at time.Time) (Cluster, error) {
 	chain = throughBus(chain)
 	if len(chain) != 2 || chain[0].IsCA || roots == nil {
@@ -151,7 +148,7 @@ func CheckChain(chain []*x509.Certificate, roots *x509.CertPool, at time.Time) (
 		Roots: roots, Intermediates: crosses, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
-		return Cluster{}, fmt.Errorf("%w: %w", wire.Refuse(wire.BadChain, "chain", "one that does not hold", "one under the authority root"), err)
+		return Cluster{}, fmt.Errorf("%w: %w", wire.Refuse(wire.BadChain, "chain of", chain[0].Subject.String()+", which does not verify", "a chain under the authority root"), err)
 	}
 	for _, way := range ways {
 		if len(way) == 3 && way[1].Equal(chain[1]) {

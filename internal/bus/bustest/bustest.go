@@ -1,6 +1,5 @@
-// Package bustest gives tests of the bus and the manager an authority that
-// issues real certificates to units, without a cluster around it. Nothing in it
-// verifies anything.
+// Package bustest provides tests of the bus and the manager with an authority that issues real
+// certificates to units, without a cluster. It verifies nothing.
 //
 // It is for tests only: no package of the product imports it.
 package bustest
@@ -21,9 +20,9 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Tasks of every authority, all in key mode shared: two with a long lifetime, of
-// which one has a second release that continues the first, and one whose
-// certificates end within 3 seconds.
+// Tasks of every authority, all in key mode shared: two with a long lifetime, of which one has
+// a second release that continues the first, and one whose certificates expire within 3
+// seconds.
 const (
 	Scoring = "scoring"
 	Keys    = "keys"
@@ -37,10 +36,10 @@ const (
 	Role  = "scorer"
 )
 
-// Name is the DNS name of a task.
+// Name returns the DNS name of a task.
 func Name(task string) string { return task + ".clinic.example" }
 
-// tasks are those of every authority, and the group.
+// tasks is the policy text of every authority's tasks and group.
 const tasks = `
 [task.keys]
 key_mode = "shared"
@@ -83,10 +82,10 @@ type Authority struct {
 	issuer *identity.Issuer
 }
 
-// Unit is what one start of a unit holds.
+// Unit is one start of a unit.
 type Unit struct {
 	bus.Unit
-	Signing tls.Certificate // of its signing key, for the bus
+	Signing tls.Certificate // for its signing key, used on the bus
 	Serving tls.Certificate // the shared leaf
 }
 
@@ -103,14 +102,14 @@ func New(t testing.TB) *Authority {
 	return &Authority{Root: testworld.Must(x509.ParseCertificate(issuer.AuthorityRoot())), world: w, policy: p, issuer: issuer}
 }
 
-// Roots is the pool of the authority's root.
+// Roots returns a pool with the authority's root.
 func (a *Authority) Roots() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.Root)
 	return pool
 }
 
-// Leaf is the authority's own leaf, directly under its root.
+// Leaf returns the authority's own leaf, directly under its root.
 func (a *Authority) Leaf() tls.Certificate {
 	a.world.T.Helper()
 	leaf, err := a.issuer.Authority(time.Now())
@@ -124,8 +123,7 @@ func (a *Authority) Unit(task string) Unit { a.world.T.Helper(); return a.unit(t
 // Next starts a unit of the second release of [Keys].
 func (a *Authority) Next() Unit { a.world.T.Helper(); return a.unit(Keys, "keys 2") }
 
-// Member starts a unit of the role in the group, whose certificates hang under the
-// group root.
+// Member starts a unit of the role in the group, whose certificates are under the group root.
 func (a *Authority) Member() Unit {
 	a.world.T.Helper()
 	p := a.policy.Pact(Group)
@@ -162,7 +160,7 @@ func (a *Authority) start(grant policy.Grant, id identity.Identity) Unit {
 	return u
 }
 
-// Chain is the certificates of a TLS certificate, parsed.
+// Chain returns the parsed certificates of a TLS certificate.
 func Chain(t testing.TB, c tls.Certificate) []*x509.Certificate {
 	t.Helper()
 	var chain []*x509.Certificate

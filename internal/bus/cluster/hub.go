@@ -1,12 +1,11 @@
-// Package cluster is how managers reach one another: over a NATS cluster, which
-// each joins by the server in its own process (package natsd). It is the only
-// importer of the NATS client, and the only place that knows subjects. No unit
-// speaks NATS, and no package that runs inside a TEE imports this one.
+// Package cluster connects managers over a NATS cluster, which each joins by the server in its
+// own process (package natsd). It is the only importer of the NATS client, and the only
+// package that knows subjects. No unit uses NATS, and no package that runs inside a TEE
+// imports this one.
 //
-// [Attach] makes the [Hub] of a manager. Whoever runs the NATS cluster can send
-// anything: what comes over it are hints and sealed bytes, a unit that another
-// manager announces is certified again by its certificate, and what cannot be
-// read is dropped.
+// [Attach] makes the [Hub] of a manager. The operator of the NATS cluster can send anything:
+// its messages are hints and sealed bytes, a unit that another manager announces is verified
+// again by its certificate, and malformed messages are dropped.
 package cluster
 
 import (
@@ -24,43 +23,42 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Subjects, those that end in a dot followed by the cluster.
+// Subjects. Those that end in a dot are followed by the cluster.
 const (
 	subjectPush  = "cohort.push."  // batch of items
-	subjectAsk   = "cohort.ask."   // request: session id, response: item, or silence
+	subjectAsk   = "cohort.ask."   // request: session id, response: item, or none
 	subjectUnit  = "cohort.unit"   // a unit and its heartbeat
 	subjectClaim = "cohort.claim"  // first ‖ count
 	subjectInbox = "cohort.inbox." // responses
 )
 
-// maxUnit bounds the announcement of a unit, in bytes: two certificates, of
-// which the private extension takes the most, and a heartbeat.
+// maxUnit bounds the announcement of a unit in bytes: two certificates, of which the private
+// extension is the largest part, and a heartbeat.
 const maxUnit = 80 << 10
 
-// askTime is how long other managers have to find a copy.
+// askTime is how long other managers have to return a copy.
 const askTime = 50 * time.Millisecond
 
-// Server is the embedded server, as the manager reaches it in process.
+// Server is the embedded NATS server, as the manager reaches it in process.
 type Server interface{ InProcessConn() (net.Conn, error) }
 
-// Duties are what a manager does with the messages of other managers. Each is
-// called from one goroutine of its own.
+// Duties are a manager's handlers of other managers' messages. Each is called from one
+// goroutine of its own.
 type Duties struct {
-	Item  func(bus.Cluster, bus.Item) // the units of another manager sealed it
-	Claim func(bus.Range)             // another manager gives numbers out of it
+	Item  func(bus.Cluster, bus.Item) // published by a unit of another manager
+	Claim func(bus.Range)             // session numbers that another manager has reserved
 	Pull  func(bus.Cluster, wire.SessionID) (bus.Item, bool)
-	// Unit is a unit that is connected to another manager, by its certificates,
-	// which nobody has verified yet.
+	// Unit is a unit that is connected to another manager, by its unverified certificates.
 	Unit func(leaf, cross []byte, b bus.Beat)
 }
 
-// Hub is the manager's connection to others. It is safe for concurrent use.
+// Hub is the manager's connection to other managers. It is safe for concurrent use.
 type Hub struct {
 	nc *nats.Conn
 }
 
-// Attach connects a manager to its server and begins its duties. The caller
-// ends it with [Hub.Close].
+// Attach connects a manager to its server and starts its handlers. The caller ends it with
+// [Hub.Close].
 func Attach(s Server, d Duties) (*Hub, error) {
 	nc, err := nats.Connect("nats://embedded", nats.InProcessServer(s), nats.NoEcho(), nats.CustomInboxPrefix(subjectInbox+rand.Text()),
 		nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(), nats.IgnoreDiscoveredServers(),
@@ -84,21 +82,21 @@ func Attach(s Server, d Duties) (*Hub, error) {
 	return &Hub{nc: nc}, nil
 }
 
-// Close ends the duties.
+// Close disconnects, which ends the handlers.
 func (h *Hub) Close() { h.nc.Close() }
 
-// Push sends other managers a batch, items of at most [bus.MaxBatch] bytes. It
-// keeps nothing of the batch.
+// Push sends other managers a batch, items of at most [bus.MaxBatch] bytes. It does not retain
+// the batch.
 func (h *Hub) Push(c bus.Cluster, batch []byte) error {
 	return h.nc.Publish(subjectPush+c.String(), batch)
 }
 
-// Claim tells other managers which numbers this one gives out.
+// Claim announces to other managers which numbers this one has reserved.
 func (h *Hub) Claim(r bus.Range) error {
 	return h.nc.Publish(subjectClaim, binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, r.First), r.Count))
 }
 
-// Announce tells other managers of a unit that is connected to this one.
+// Announce announces to other managers a unit that is connected to this one.
 func (h *Hub) Announce(u bus.Unit, b bus.Beat) error {
 	body, err := b.Append(nil)
 	if err != nil {
@@ -107,7 +105,7 @@ func (h *Hub) Announce(u bus.Unit, b bus.Beat) error {
 	return h.nc.Publish(subjectUnit, wire.Frame(wire.LabelBusUnit, u.Leaf, u.Cross, body))
 }
 
-// Ask asks other managers, for at most 50 ms, for the copy of a session.
+// Ask requests the copy of a session from other managers, for at most 50 ms.
 func (h *Hub) Ask(ctx context.Context, c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
@@ -119,14 +117,14 @@ func (h *Hub) Ask(ctx context.Context, c bus.Cluster, s wire.SessionID) (bus.Ite
 	return item, err == nil && len(rest) == 0 && item.Session == s
 }
 
-// asked responds with a copy; without one it is silent.
+// asked responds with a copy. Without one it does not respond.
 func (d Duties) asked(m *nats.Msg) {
 	c, ok := clusterIn(m.Subject, subjectAsk)
 	if !ok || len(m.Data) != len(wire.SessionID{}) || !strings.HasPrefix(m.Reply, subjectInbox) {
 		return
 	}
 	if item, found := d.Pull(c, wire.SessionID(m.Data)); found {
-		_ = m.Respond(item.Append(nil)) // the unit asks again when this is lost
+		_ = m.Respond(item.Append(nil)) // if it is lost the unit repeats its request
 	}
 }
 
@@ -136,7 +134,7 @@ func (d Duties) unit(m *nats.Msg) {
 	}
 }
 
-// parseUnit reads an announcement. Its error has the reason [wire.Malformed].
+// parseUnit parses an announcement. Its error has the reason [wire.Malformed].
 func parseUnit(message []byte) (leaf, cross []byte, b bus.Beat, err error) {
 	var fields [3][]byte
 	if len(message) > maxUnit {
@@ -149,24 +147,23 @@ func parseUnit(message []byte) (leaf, cross []byte, b bus.Beat, err error) {
 	return fields[0], fields[1], b, err
 }
 
-// Certify is [bus.UnitOf] for the certificates of an announced unit. One that
-// known has, by its id and certificates, is verified once only. It refuses with
-// [wire.Malformed] what is no certificate, and with [wire.Expired] one that has
-// ended.
+// Certify is [bus.UnitOf] for the certificates of an announced unit. A unit that known returns
+// for its id and certificates is not verified again. It refuses malformed certificates with
+// [wire.Malformed], and expired ones with [wire.Expired].
 func Certify(leaf, cross []byte, known func(id wire.UnitID, leaf, cross []byte) (bus.Unit, bool), roots *x509.CertPool, at time.Time) (bus.Unit, error) {
 	first, err := x509.ParseCertificate(leaf)
 	if err != nil {
-		return bus.Unit{}, fmt.Errorf("%w: %w", wire.Refuse(wire.Malformed, "announced unit: leaf", "another form", "DER"), err)
+		return bus.Unit{}, fmt.Errorf("%w: %w", wire.Refuse(wire.Malformed, "announced unit: size of the leaf in bytes", len(leaf), "a certificate in DER"), err)
 	}
 	if u, ok := known(wire.UnitIDOf(first.RawSubjectPublicKeyInfo), leaf, cross); ok {
 		if at.After(u.NotAfter) {
-			return bus.Unit{}, wire.Refuse(wire.Expired, "announced unit: certificate's end", u.NotAfter, "a later one")
+			return bus.Unit{}, wire.Refuse(wire.Expired, "announced unit: end of the certificate", u.NotAfter, "a later time")
 		}
 		return u, nil
 	}
 	second, err := x509.ParseCertificate(cross)
 	if err != nil {
-		return bus.Unit{}, fmt.Errorf("%w: %w", wire.Refuse(wire.Malformed, "announced unit: cross-certificate", "another form", "DER"), err)
+		return bus.Unit{}, fmt.Errorf("%w: %w", wire.Refuse(wire.Malformed, "announced unit: size of the cross-certificate in bytes", len(cross), "a certificate in DER"), err)
 	}
 	return bus.UnitOf([]*x509.Certificate{first, second}, roots, at)
 }
@@ -181,7 +178,7 @@ func (d Duties) claim(m *nats.Msg) {
 	}
 }
 
-// batchOf reads a batch up to what is no item.
+// batchOf calls f with the items of a batch, up to the first malformed one.
 func batchOf(subject string, rest []byte, f func(bus.Cluster, bus.Item)) {
 	c, ok := clusterIn(subject, subjectPush)
 	for ok && len(rest) > 0 {
@@ -194,7 +191,7 @@ func batchOf(subject string, rest []byte, f func(bus.Cluster, bus.Item)) {
 	}
 }
 
-// clusterIn reads the cluster out of a subject.
+// clusterIn parses the cluster in a subject.
 func clusterIn(subject, prefix string) (bus.Cluster, bool) {
 	digits, ok := strings.CutPrefix(subject, prefix)
 	c, known := bus.ParseCluster(digits)

@@ -10,26 +10,25 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Stream is the JetStream stream of the external cluster that keeps what managers
-// push, for managers that were not there. It is a cache: it may lag, and lose what it
-// has.
+// Stream is the JetStream stream of the external cluster that stores pushed items, for
+// managers that were not connected. It is a cache: it may lag and lose items.
 type Stream struct {
-	Domain   string        // of JetStream there: over a leaf node it has no other address
+	Domain   string        // JetStream domain, which is its address over a leaf node
 	Replicas int           // 1 to 3
-	Life     time.Duration // of what is kept
+	Life     time.Duration // of stored messages
 }
 
-// The stream's name, and its bound in bytes; what is oldest makes room.
+// The stream's name, and its bound in bytes; the oldest messages are removed first.
 const (
 	streamName  = "cohort"
 	streamBytes = 1 << 30
 )
 
-// streamWait is how long an answer of the external cluster is waited for.
+// streamWait bounds the wait for a response of the external cluster.
 const streamWait = 5 * time.Second
 
-// Recall gives the items that the stream kept since a time, oldest first. A stream
-// that is not there is made, and one of that name is taken as it is.
+// Recall calls f with the items that the stream stored since a time, oldest first. It creates
+// the stream if it does not exist, and uses an existing one unchanged.
 func (h *Hub) Recall(ctx context.Context, s Stream, since time.Time, f func(bus.Cluster, bus.Item)) error {
 	js, err := jetstream.NewWithDomain(h.nc, s.Domain, jetstream.WithDefaultTimeout(streamWait))
 	if err != nil {

@@ -12,31 +12,31 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// Join says which NATS cluster a server joins as a leaf node. The zero Join is
-// none. The cluster is untrusted, its certificate guards availability alone.
+// Join names the NATS cluster that a server joins as a leaf node. The zero Join names none.
+// The cluster is untrusted; verifying its certificate protects availability alone.
 type Join struct {
-	URLs []string       // of leaf node ports; a user and password may stand in them
-	CA   *x509.CertPool // nil is the system's
+	URLs []string       // of leaf node ports; they may contain a user and password
+	CA   *x509.CertPool // nil: the system's roots
 
-	// JetStream is its domain in that cluster, where a stream keeps what managers
-	// push; "" is none.
+	// JetStream is the cluster's JetStream domain, where a stream stores the items that
+	// managers push; "" means none.
 	JetStream string
 }
 
 // Times of the link to an external cluster.
 const (
-	joinAgain = 500 * time.Millisecond // between attempts to connect, with as much jitter again
+	joinAgain = 500 * time.Millisecond // between attempts to connect, plus up to as much jitter
 	joinDial  = time.Second
 )
 
-// domainName is what a domain of JetStream may be called.
+// domainName matches the names of JetStream domains.
 var domainName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// Check tells what is wrong with the URLs, which are tls://host:port, or
-// nats://IP:port on loopback, and with the domain.
+// Check verifies the URLs, which are tls://host:port, or nats://IP:port on loopback, and the
+// domain.
 func (j Join) Check() error {
 	if j.JetStream != "" && (len(j.URLs) == 0 || !domainName.MatchString(j.JetStream)) {
-		return wire.Refuse(wire.BadRequest, "nats: domain of JetStream", j.JetStream, "1 to 64 of A-Z, a-z, 0-9, _ and -, beside a URL")
+		return wire.Refuse(wire.BadRequest, "nats: domain of JetStream", j.JetStream, "1 to 64 of A-Z, a-z, 0-9, _ and -, and a URL")
 	}
 	_, err := j.remotes()
 	return err
@@ -46,8 +46,8 @@ func (j Join) remotes() (list []*url.URL, err error) {
 	for _, text := range j.URLs {
 		u, err := url.Parse(text)
 		if err != nil || u.Hostname() == "" || u.Port() == "" || u.Path != "" || u.Scheme != "tls" && !plainOK(u) {
-			// The text may hold a password.
-			return nil, wire.Refuse(wire.BadRequest, "nats: URL", "another", "tls://host:port, or nats://IP:port on loopback")
+			// Do not repeat the URL, which may contain a password.
+			return nil, wire.Refuse(wire.BadRequest, "nats: URL", "a URL of another form", "tls://host:port, or nats://IP:port on loopback")
 		}
 		list = append(list, u)
 	}
@@ -59,7 +59,7 @@ func plainOK(u *url.URL) bool {
 	return err == nil && ip.IsLoopback() && u.Scheme == "nats"
 }
 
-// apply makes the server a leaf node.
+// apply configures the server as a leaf node.
 func (j Join) apply(o *server.Options) error {
 	urls, err := j.remotes()
 	if err != nil || len(urls) == 0 {
@@ -76,5 +76,5 @@ func (j Join) apply(o *server.Options) error {
 	return nil
 }
 
-// Joined reports whether the link to the external cluster is there now.
+// Joined reports whether the link to the external cluster is up.
 func (s *Server) Joined() bool { return s.nats.NumLeafNodes() > 0 }

@@ -6,13 +6,13 @@ import (
 	"sync"
 )
 
-// logger brings the server's log to ours, at DEBUG: a link that is lost is made
-// again, and a metric shows it.
+// logger writes the server's log to ours, at DEBUG: a lost link reconnects, and a metric shows
+// its state.
 type logger struct {
 	log *slog.Logger
 
 	mu   sync.Mutex
-	last error // guarded by mu: why the server cannot run
+	last error // guarded by mu: the fatal error
 }
 
 func (l *logger) debug(format string, v []any) {
@@ -31,7 +31,7 @@ func (l *logger) Fatalf(format string, v ...any) {
 	l.last = fmt.Errorf(format, v...)
 }
 
-// fatal is why the server gave up, or nil.
+// fatal returns the error for which the server gave up, or nil.
 func (l *logger) fatal() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

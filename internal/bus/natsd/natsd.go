@@ -1,11 +1,10 @@
-// Package natsd is the NATS server inside a cluster manager that has others
-// beside it. It listens nowhere: the manager reaches it in process, and it joins
-// an external NATS cluster as a leaf node ([Join]), over which managers exchange
-// what package cluster sends. No unit connects to it, and no program that runs
-// inside a TEE imports it.
+// Package natsd runs the NATS server inside a cluster manager that exchanges messages with
+// other managers. The server opens no port: the manager reaches it in process, and it joins an
+// external NATS cluster as a leaf node ([Join]), over which managers exchange the messages of
+// package cluster. No unit connects to it, and no program that runs inside a TEE imports it.
 //
-// It trusts nothing that comes over the link and bounds it. It has no store, no
-// monitoring port, no system account and no cluster of its own.
+// The link is untrusted, and its messages are bounded. The server has no store, no monitoring
+// port, no system account and no cluster of its own.
 package natsd
 
 import (
@@ -22,9 +21,9 @@ import (
 
 // Bounds of the server.
 const (
-	startTime  = 10 * time.Second // it is up within this
-	writeTime  = 2 * time.Second  // a link that takes nothing for so long is cut, and made again
-	maxPending = 64 << 20         // bytes that wait for the link
+	startTime  = 10 * time.Second // for the server to start
+	writeTime  = 2 * time.Second  // a link whose writes block longer is closed and reconnected
+	maxPending = 64 << 20         // bytes queued for the link
 	maxMessage = 128 << 10        // bytes: a batch, or a unit's certificates
 	pingEvery  = 5 * time.Second
 )
@@ -34,12 +33,11 @@ type Server struct {
 	nats *server.Server
 }
 
-// Start starts a server and begins to join. The caller ends it with
-// [Server.Stop]. It refuses, with [wire.BadRequest], a Join without a URL and
-// one that [Join.Check] refuses.
+// Start starts a server that joins the cluster. The caller ends it with [Server.Stop]. It
+// refuses, with [wire.BadRequest], a Join without a URL and one that [Join.Check] refuses.
 func Start(join Join, log *slog.Logger) (*Server, error) {
 	if len(join.URLs) == 0 {
-		return nil, wire.Refuse(wire.BadRequest, "nats: URL", "none", "one of the cluster to join")
+		return nil, wire.Refuse(wire.BadRequest, "nats: URLs", 0, "a URL of the cluster to join")
 	}
 	o := &server.Options{
 		ServerName: "cohort-" + rand.Text(), DontListen: true,
@@ -61,16 +59,16 @@ func Start(join Join, log *slog.Logger) (*Server, error) {
 	for begun := time.Now(); !n.ReadyForConnections(50 * time.Millisecond); {
 		if cause := said.fatal(); cause != nil || time.Since(begun) > startTime {
 			s.Stop()
-			return nil, fmt.Errorf("starting the NATS server: %w", errors.Join(cause, errors.New("it is not up")))
+			return nil, fmt.Errorf("starting the NATS server: %w", errors.Join(cause, errors.New("it is not ready for connections")))
 		}
 	}
 	return s, nil
 }
 
-// InProcessConn is a connection of the manager itself.
+// InProcessConn returns a connection for the manager itself.
 func (s *Server) InProcessConn() (net.Conn, error) { return s.nats.InProcessConn() }
 
-// Stop cuts all connections and returns when nothing of the server runs.
+// Stop closes all connections and returns when the server has ended.
 func (s *Server) Stop() {
 	s.nats.Shutdown()
 	s.nats.WaitForShutdown()
