@@ -13,67 +13,65 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Use says what a leaf is checked for.
+// Use is the purpose for which a leaf is verified.
 type Use int
 
 // The uses; the zero Use refuses.
 const (
-	UseTLS     Use = iota + 1 // serves or dials TLS
+	UseTLS     Use = iota + 1 // TLS server or client
 	UseSigning                // signs reports, sessions, receipts
 )
 
-// Expect is what the other side must be. The zero Expect refuses everything,
-// as does one with any required field left out.
+// Expect describes the peer that the caller accepts. The zero Expect refuses everything, as
+// does one without a required field.
 type Expect struct {
 	Policy policy.Approved // required: trust domain, genesis and authority root come from it
-	Kinds  []Kind          // required: the leaf is of one of these (shared, unit for TLS of either key mode)
+	Kinds  []Kind          // required: the leaf's kind is one of these (shared, unit for TLS of either key mode)
 	Use    Use             // required
 	At     time.Time       // required
 
-	// IDs and Measurements pin the identity. For kinds shared and unit at least
-	// one of them is required; those that are given must hold.
+	// IDs and Measurements pin the identity. For kinds shared and unit at least one of them is
+	// required; each that is set must match.
 	IDs          []attest.Digest      // the leaf's identity is one of these
-	Measurements []attest.Measurement // all code of the leaf's identity is among these
+	Measurements []attest.Measurement // all measurements of the leaf's identity are among these
 
-	// Group and Roles are required for kind group: the leaf is of this group,
-	// as the policy has it and its parties approve it, and of one of the roles. With
-	// kind authority Group demands the leaf that signs reports for that group.
+	// Group and Roles are required for kind group: the leaf is of this group, as the policy
+	// defines it and its parties approve it, and of one of the roles. With kind authority,
+	// Group requires the leaf that signs reports for that group.
 	Group string
 	Roles []string
-	// Parties pins, by role, the SSH keys of parties as [policy.KeyDigest] makes them: of
-	// a role in it, the leaf's party is one of these, and of a pair that all units of the
-	// role hold the party of each of its members. Optional.
+	// Parties pins, by role, the SSH keys of parties as [policy.KeyDigest] returns them. For a
+	// role in it, the leaf's party is one of these; for a leaf that all units of the role
+	// share, so is the party of each of its members. Optional.
 	Parties map[string][]attest.Digest
 	// Approvers are the keys of the party that the caller trusts in a group: at least one
-	// is a party's of the roster, and each such party approves it under the group root of
-	// the chain. Without them any parties of the group will do, and the owners of the policy
-	// choose who they are.
+	// belongs to a party of the roster, and each such party approves the roster under the
+	// group root of the chain. Without Approvers any parties of the group are accepted, and
+	// the owners of the policy choose them.
 	Approvers []attest.Digest
 }
 
-// Check judges a presented chain: leaf, then the cross-certificate of its
-// identity (for kind authority the leaf alone, or leaf and root; in a group leaf and
-// group root, behind which the group-bus certificate of the same key may stand). The authority
-// root is the one the policy names: authorityRoot is its certificate, checked
-// against the policy's digest. Check recomputes the identity id from the
-// measurements in the cross-certificate's extension, and demands the same id in
-// cross-certificate, leaf and Expect.
+// Check verifies a presented chain: leaf, then the cross-certificate of its identity (for kind
+// authority the leaf alone, or leaf and root; in a group leaf and group root, optionally
+// followed by the group-bus certificate of the same key). The policy names the authority root
+// by a digest: authorityRoot is its certificate, verified against that digest. Check
+// recomputes the identity id from the measurements in the cross-certificate's extension, and
+// requires the same id in cross-certificate, leaf and Expect.
 //
-// A certificate outside its time is refused with "expired", another root with
-// "authority-root", another history with "genesis", another kind or use with
-// "kind", another identity with "identity", another URI with "name", a missing
-// or broken extension with "extension", another development mark with
-// "platform", what breaks the certificate profile with "chain", and a signature
-// that does not verify with "signature". A unit that the policy cuts off is refused
-// as [policy.Approved.CutOff] does, whatever the lifetime that its certificate has
-// left.
+// A certificate outside its validity is refused with "expired", another root with
+// "authority-root", another history with "genesis", another kind or use with "kind", another
+// identity with "identity", another URI with "name", a missing or malformed extension with
+// "extension", another development mark with "platform", a violation of the certificate
+// profile with "chain", and a signature that does not verify with "signature". A unit that the
+// policy cuts off is refused as [policy.Approved.CutOff] does, even if its certificate has not
+// expired.
 //
-// Of kind group, and of kind authority where Expect names a group, the identity is the
-// digest of a roster, and Check demands that it is the group's in the policy, or the one
-// it continues, and that the parties approve it now with the group root of the chain:
-// under the authority root no leaf of a group is accepted. Another trust domain is refused with "trust-domain", another
-// group with "group", another role with "role", another roster with "roster",
-// and a group that is not agreed on with "quorum" or "expired".
+// Of kind group, and of kind authority if Expect names a group, the identity is the digest of
+// a roster. Check requires that it is the roster of the group in the policy, or of the group
+// that it continues, and that the parties approve it now with the group root of the chain: no
+// leaf of a group is accepted under the authority root. Another trust domain is refused with
+// "trust-domain", another group with "group", another role with "role", another roster with
+// "roster", and a group without enough approvals with "quorum" or "expired".
 func Check(chain []*x509.Certificate, authorityRoot *x509.Certificate, e Expect) (Peer, error) {
 	if err := e.complete(); err != nil {
 		return Peer{}, err
@@ -99,7 +97,7 @@ func Check(chain []*x509.Certificate, authorityRoot *x509.Certificate, e Expect)
 	if err != nil {
 		return Peer{}, err
 	}
-	key := chain[0].PublicKey.(*ecdsa.PublicKey) // certificate saw to it
+	key := chain[0].PublicKey.(*ecdsa.PublicKey) // verified by certificate
 	p := Peer{ok: true, leaf: leaf, measurements: cross.measurements, key: key, notAfter: chain[0].NotAfter}
 	if leaf.kind == KindAuthority {
 		return p, nil
@@ -116,10 +114,10 @@ func Check(chain []*x509.Certificate, authorityRoot *x509.Certificate, e Expect)
 	return p, nil
 }
 
-// complete refuses an Expect that leaves something open.
+// complete refuses an Expect without a required field.
 func (e Expect) complete() error {
 	missing := func(reason wire.Reason, field string) error {
-		return wire.Refuse(reason, "expect: "+field, "nothing", "said by the caller")
+		return wire.Refuse(reason, "expect: "+field, "not set", "a value")
 	}
 	ofTask := slices.ContainsFunc(e.Kinds, func(k Kind) bool { return k != KindAuthority && k != KindGroup })
 	switch {
@@ -141,10 +139,10 @@ func (e Expect) complete() error {
 	return nil
 }
 
-// root refuses a certificate of another root than the one the policy names.
+// root verifies the certificate of the authority root: the policy names it.
 func (e Expect) root(c *x509.Certificate) error {
 	if c == nil {
-		return wire.Refuse(wire.WrongRoot, "authority root", "none", e.Policy.Document().Authority.Root)
+		return wire.Refuse(wire.WrongRoot, "authority root", "no certificate", e.Policy.Document().Authority.Root)
 	}
 	if got, want := wire.Sum(c.RawSubjectPublicKeyInfo), e.Policy.Document().Authority.Root; got != want {
 		return wire.Refuse(wire.WrongRoot, "authority root", got, want)
@@ -155,7 +153,7 @@ func (e Expect) root(c *x509.Certificate) error {
 	return signedBy(c, c)
 }
 
-// leaf checks everything about a leaf but its signature.
+// leaf verifies a leaf except its signature.
 func (e Expect) leaf(c *x509.Certificate) (extension, error) {
 	x, err := e.certificate(c)
 	if err != nil {
@@ -165,7 +163,7 @@ func (e Expect) leaf(c *x509.Certificate) (extension, error) {
 		return extension{}, wire.Refuse(wire.WrongKind, "leaf: kind", x.kind, e.Kinds)
 	}
 	if !c.BasicConstraintsValid || c.IsCA || c.KeyUsage != x509.KeyUsageDigitalSignature {
-		return extension{}, wire.Refuse(wire.BadChain, "leaf: profile", "constraints or key usage of another", "no CA, digital signature")
+		return extension{}, wire.Refuse(wire.BadChain, "leaf: CA, and key usage", fmt.Sprintf("%t, %b", c.IsCA, c.KeyUsage), fmt.Sprintf("false, %b: no CA, digital signature", x509.KeyUsageDigitalSignature))
 	}
 	if err := e.usage(c, x); err != nil {
 		return extension{}, err
@@ -190,9 +188,8 @@ func (e Expect) leaf(c *x509.Certificate) (extension, error) {
 	return x, nil
 }
 
-// usage refuses a leaf that is not for this use: TLS needs the extended key
-// usage of TLS, a unit signs with the one that has none, and the authority's
-// leaf does both.
+// usage verifies that a leaf is for this use: TLS requires the extended key usage of TLS, a
+// unit signs with the certificate that has none, and the authority's leaf does both.
 func (e Expect) usage(c *x509.Certificate, x extension) error {
 	want := tlsUsage
 	ofUnit := x.kind == KindUnit || x.kind == KindGroup
@@ -221,7 +218,7 @@ func (e Expect) usage(c *x509.Certificate, x extension) error {
 	return nil
 }
 
-// authority checks the rest of an authority's chain.
+// authority verifies the rest of an authority's chain.
 func (e Expect) authority(chain []*x509.Certificate, root *x509.Certificate, _ extension) (extension, error) {
 	if len(chain) > 2 || len(chain) == 2 && !chain[1].Equal(root) {
 		return extension{}, wire.Refuse(wire.BadChain, "chain: certificates of an authority", len(chain), "leaf alone, or leaf and authority root")
@@ -232,8 +229,8 @@ func (e Expect) authority(chain []*x509.Certificate, root *x509.Certificate, _ e
 	return extension{}, nil
 }
 
-// identity checks the rest of a unit's chain, and the identity itself, and returns
-// what the cross-certificate says of it.
+// identity verifies the rest of a unit's chain, and returns the extension of the
+// cross-certificate.
 func (e Expect) identity(chain []*x509.Certificate, root *x509.Certificate, leaf extension) (extension, error) {
 	if len(chain) != 2 {
 		return extension{}, wire.Refuse(wire.BadChain, "chain: certificates of a unit", len(chain), "leaf and cross-certificate")
@@ -251,8 +248,8 @@ func (e Expect) identity(chain []*x509.Certificate, root *x509.Certificate, leaf
 	return cross, nil
 }
 
-// cross checks a cross-certificate: that the authority root signed it, and that its
-// id is that of its measurements.
+// cross verifies a cross-certificate: that the authority root signed it, and that its id
+// follows from its measurements.
 func (e Expect) cross(c, authorityRoot *x509.Certificate) (extension, error) {
 	x, err := e.ca(c, kindCross)
 	if err == nil {
@@ -267,9 +264,9 @@ func (e Expect) cross(c, authorityRoot *x509.Certificate) (extension, error) {
 	return x, nil
 }
 
-// CheckRoot judges the root of a release's identity: self-signed, with the key and the
-// identity of its cross-certificate, which [Check] would accept in a chain. It
-// refuses as Check does. Of a group [CheckGroupRoot] judges it.
+// CheckRoot verifies the root of a release's identity: self-signed, with the key and the
+// identity of its cross-certificate, which [Check] would accept in a chain. It refuses as
+// Check does. For a group use [CheckGroupRoot].
 func CheckRoot(root, cross, authorityRoot *x509.Certificate, e Expect) error {
 	if err := e.complete(); err != nil {
 		return err
@@ -303,7 +300,7 @@ func (e Expect) pinned(cross extension) error {
 		return nil
 	}
 	if len(cross.measurements) == 0 { // of a group
-		return wire.Refuse(wire.WrongIdentity, "identity: measurements", "none", e.Measurements)
+		return wire.Refuse(wire.WrongIdentity, "identity: number of measurements", 0, e.Measurements)
 	}
 	for _, m := range cross.measurements {
 		if !slices.ContainsFunc(e.Measurements, func(pin attest.Measurement) bool { return pin.Compare(m) == 0 }) {
@@ -313,7 +310,7 @@ func (e Expect) pinned(cross extension) error {
 	return nil
 }
 
-// selfSigned checks a root of an identity, all but whether that identity is expected.
+// selfSigned verifies the root of an identity, except whether that identity is expected.
 func (e Expect) selfSigned(c *x509.Certificate, kind Kind) (extension, error) {
 	x, err := e.ca(c, kind)
 	if err != nil {
@@ -322,7 +319,7 @@ func (e Expect) selfSigned(c *x509.Certificate, kind Kind) (extension, error) {
 	return x, signedBy(c, c)
 }
 
-// ca checks everything about a CA certificate but its signature.
+// ca verifies a CA certificate except its signature.
 func (e Expect) ca(c *x509.Certificate, kind Kind) (extension, error) {
 	x, err := e.certificate(c)
 	if err != nil {
@@ -333,7 +330,7 @@ func (e Expect) ca(c *x509.Certificate, kind Kind) (extension, error) {
 	}
 	depth := pathLen[kind]
 	if !c.IsCA || c.MaxPathLen != depth || c.KeyUsage != x509.KeyUsageCertSign {
-		return extension{}, wire.Refuse(wire.BadChain, "ca: profile", "constraints or key usage of another", fmt.Sprintf("CA, pathLen %d, certificate signing", depth))
+		return extension{}, wire.Refuse(wire.BadChain, "ca: CA, pathLen and key usage", fmt.Sprintf("%t, %d, %b", c.IsCA, c.MaxPathLen, c.KeyUsage), fmt.Sprintf("true, %d, %b: certificate signing", depth, x509.KeyUsageCertSign))
 	}
 	if genesis := e.Policy.Genesis(); x.head != genesis {
 		return extension{}, wire.Refuse(wire.WrongGenesis, "ca: genesis", x.head, genesis)
@@ -341,7 +338,7 @@ func (e Expect) ca(c *x509.Certificate, kind Kind) (extension, error) {
 	return x, nil
 }
 
-// certificate checks what holds for every certificate of a chain.
+// certificate verifies the profile that all certificates of a chain have in common.
 func (e Expect) certificate(c *x509.Certificate) (extension, error) {
 	if c.SignatureAlgorithm != x509.ECDSAWithSHA256 {
 		return extension{}, wire.Refuse(wire.BadChain, "certificate: signature algorithm", c.SignatureAlgorithm, x509.ECDSAWithSHA256)
@@ -350,7 +347,7 @@ func (e Expect) certificate(c *x509.Certificate) (extension, error) {
 		return extension{}, wire.Refuse(wire.BadChain, "certificate: key", c.PublicKeyAlgorithm, "ECDSA on P-256")
 	}
 	if len(c.UnhandledCriticalExtensions) > 0 {
-		return extension{}, wire.Refuse(wire.BadChain, "certificate: critical extension", c.UnhandledCriticalExtensions, "none that is unknown")
+		return extension{}, wire.Refuse(wire.BadChain, "certificate: critical extension", c.UnhandledCriticalExtensions, "no unknown ones")
 	}
 	if e.At.Before(c.NotBefore) || e.At.After(c.NotAfter) {
 		return extension{}, wire.Refuse(wire.Expired, "certificate: time", e.At.UTC(), fmt.Sprintf("%v to %v", c.NotBefore, c.NotAfter))
@@ -363,19 +360,18 @@ func (e Expect) certificate(c *x509.Certificate) (extension, error) {
 		return extension{}, wire.Refuse(wire.NoPlatform, "certificate: development mark", x.development, want)
 	}
 	if x.debug && !e.Policy.Document().Debug() {
-		return extension{}, wire.Refuse(wire.Debug, "certificate: debug mark", "one of a policy that accepts TEEs their host can read", "none")
+		return extension{}, wire.Refuse(wire.Debug, "certificate: debug mark", "set: its policy accepted TEEs that their host can read", "not set")
 	}
 	return x, nil
 }
 
-// signedBy refuses a certificate that the parent's key did not sign in the
-// parent's name.
+// signedBy verifies that the parent's key signed a certificate in the parent's name.
 func signedBy(c, parent *x509.Certificate) error {
 	if !bytes.Equal(c.RawIssuer, parent.RawSubject) {
 		return wire.Refuse(wire.BadChain, "certificate: issuer", c.Issuer, parent.Subject)
 	}
 	if err := parent.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature); err != nil {
-		return wire.Refuse(wire.BadSignature, "certificate: signature", "one that does not verify", "that of "+parent.Subject.String())
+		return wire.Refuse(wire.BadSignature, "certificate: signature", err, "a signature by "+parent.Subject.String())
 	}
 	return nil
 }

@@ -12,19 +12,18 @@ import (
 )
 
 // maxCSR bounds a certificate request, in bytes. One with a P-256 key and
-// nothing else has about 200.
+// nothing else is about 200.
 const maxCSR = 4 << 10
 
-// CSRKey checks a PKCS #10 request that carries a key and nothing else: P-256,
-// self-signed, empty subject, no attribute and no extension. It refuses with
-// "csr".
+// CSRKey verifies a PKCS #10 request that contains a key and nothing else: P-256, self-signed,
+// empty subject, no attribute and no extension. It refuses other requests with "csr".
 func CSRKey(der []byte) (crypto.PublicKey, error) {
 	if len(der) > maxCSR {
 		return nil, wire.Refuse(wire.BadCSR, "csr: size in bytes", len(der), maxCSR)
 	}
 	request, err := x509.ParseCertificateRequest(der)
 	if err != nil {
-		return nil, wire.Refuse(wire.BadCSR, "csr: encoding", "another", "PKCS #10, DER")
+		return nil, wire.Refuse(wire.BadCSR, "csr: encoding", err, "PKCS #10, DER")
 	}
 	key, err := p256(request.PublicKey)
 	if err != nil {
@@ -35,16 +34,16 @@ func CSRKey(der []byte) (crypto.PublicKey, error) {
 		return nil, err
 	}
 	if !bytes.Equal(plain, der) {
-		return nil, wire.Refuse(wire.BadCSR, "csr: content", "a name, an attribute, an extension, another algorithm or encoding", "a key, ecdsa-with-SHA256 and nothing else")
+		return nil, wire.Refuse(wire.BadCSR, "csr: size in bytes of subject, attributes and all", fmt.Sprintf("%d, %d, %d", len(request.RawSubject), len(request.Attributes), len(der)), fmt.Sprintf("an empty subject, no attribute, %d bytes with ecdsa-with-SHA256", len(plain)))
 	}
 	if err := request.CheckSignature(); err != nil {
-		return nil, wire.Refuse(wire.BadCSR, "csr: signature", "one that does not verify", "the key's own")
+		return nil, wire.Refuse(wire.BadCSR, "csr: signature", err, "a signature by the key in the request")
 	}
 	return key, nil
 }
 
-// plainRequest is the one request (RFC 2986, section 4) for a key with this
-// signature that has neither subject nor attributes.
+// plainRequest returns the request (RFC 2986, section 4) for a key with this signature that
+// has neither subject nor attributes.
 func plainRequest(spki, signature []byte) ([]byte, error) {
 	type requestInfo struct {
 		Version    int

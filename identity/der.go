@@ -18,7 +18,7 @@ const (
 	tagContextCons = 0xa0 // the same, constructed
 )
 
-// tlv is an element of DER: a tag, a length, and the parts in a row as content.
+// tlv returns a DER element: a tag, a length, and the concatenated parts as content.
 func tlv(tag byte, parts ...[]byte) []byte {
 	n := 0
 	for _, p := range parts {
@@ -37,7 +37,7 @@ func tlv(tag byte, parts ...[]byte) []byte {
 	return out
 }
 
-// integer is a number that is not negative.
+// integer returns the INTEGER of a number that is not negative.
 func integer(n *big.Int) []byte {
 	b := n.Bytes()
 	if len(b) == 0 || b[0]&0x80 != 0 {
@@ -46,11 +46,11 @@ func integer(n *big.Int) []byte {
 	return tlv(tagInteger, b)
 }
 
-// object is an object identifier.
+// object returns an OBJECT IDENTIFIER.
 func object(arcs ...int) []byte { return encoded(asn1.ObjectIdentifier(arcs)) }
 
-// encoded is DER of a name, times or an object identifier, which were made here
-// or checked before.
+// encoded returns the DER of a name, times or an object identifier that were made here or
+// verified before.
 func encoded(v any) []byte {
 	der, err := asn1.Marshal(v)
 	if err != nil {

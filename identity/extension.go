@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -28,25 +29,23 @@ const (
 	maxChip      = 256
 )
 
-// The marks: developmentMark stands in the certificates of a policy with
-// development set, debugMark in the leaves of one that accepts TEEs which their
-// host can read.
+// The marks: developmentMark is in the certificates of a development policy, debugMark in the
+// leaves of a policy that accepts TEEs which their host can read.
 const (
 	developmentMark = "development"
 	debugMark       = "debug"
 )
 
-// extension is the content of the private extension: what a certificate says
-// in our own words. It is never critical, because OpenSSL refuses critical
-// extensions it does not know; [Check] demands it.
+// extension is the content of the private extension. It is never critical, because OpenSSL
+// refuses unknown critical extensions; [Check] requires it.
 type extension struct {
 	kind         Kind
 	id           attest.Digest
 	task         string
 	keyMode      policy.KeyMode
-	head         attest.Digest // of the history under which it was issued; below
+	head         attest.Digest // policy head under which it was issued; see below
 	development  bool
-	debug        bool // in leaves alone: roots outlive policies
+	debug        bool // in leaves only: roots outlive policies
 	unit         wire.UnitID
 	platform     attest.Platform
 	chip         string
@@ -55,32 +54,31 @@ type extension struct {
 	// Kind group only; task is then the name of the group, and id its
 	// roster's digest.
 	role   string
-	ends   time.Time // of the parties' approval, in whole seconds
-	member member    // of a unit; a pair that all units of the role hold has none
+	ends   time.Time // end of the parties' approval, in whole seconds
+	member member    // of a unit; empty in a leaf that all units of the role share
 }
 
-// member says what program of whose a unit in a group runs.
+// member names the program that a unit in a group runs, and the party that it belongs to.
 type member struct {
 	task, release string
 	party         attest.Digest // of its SSH key: [policy.KeyDigest]
 }
 
-// The field head is the head of the policy history under which a leaf was
-// issued. A leaf that several units hold has in its place the head after the last
-// step that cut one of them off, zero before the first, so that all hold the same
-// leaf. A CA certificate has the digest of the genesis, so that it outlives
-// policies.
+// The field head is the head of the policy history under which a leaf was issued. A leaf that
+// several units share contains instead the head after the last step that cut one of them off,
+// zero before the first such step, so that all of them have the same leaf. A CA certificate
+// contains the digest of the genesis, so that it outlives policies.
 
-// Number of fields before the measurements, or before role and end, and of those
-// that kind group holds there without a member.
+// Number of fields before the measurements, or before role and end, and of the fields of kind
+// group that follow them without and with a member.
 const (
 	extensionFields = 9
 	roleFields      = 2
 	memberFields    = 3
 )
 
-// encode gives the extension's value: a DER OCTET STRING that holds the framing
-// of the fields. It refuses with "extension" what [parseExtension] would.
+// encode returns the extension's value: a DER OCTET STRING with the framing of the fields. It
+// refuses with "extension" what [parseExtension] would.
 func (e extension) encode() ([]byte, error) {
 	if err := e.check(); err != nil {
 		return nil, err
@@ -92,8 +90,8 @@ func (e extension) encode() ([]byte, error) {
 	return der, err
 }
 
-// fields are the nine fields, absent ones empty, then the measurements; of kind
-// group role and end, and of a unit the member that it is.
+// fields returns the nine fields, absent ones empty, then the measurements; in kind group role
+// and end, and the member of a unit.
 func (e extension) fields() [][]byte {
 	fields := [][]byte{
 		[]byte(e.kind), present(e.id[:]), []byte(e.task), []byte(e.keyMode), e.head[:],
@@ -111,7 +109,7 @@ func (e extension) fields() [][]byte {
 	return fields
 }
 
-// marks are the marks that are set, with a space between.
+// marks returns the marks that are set, separated by a space.
 func (e extension) marks() string {
 	var set []string
 	if e.development {
@@ -123,7 +121,7 @@ func (e extension) marks() string {
 	return strings.Join(set, " ")
 }
 
-// present is b, or nothing when all of b is zero.
+// present returns b, or nil if b is all zero.
 func present(b []byte) []byte {
 	if len(bytes.Trim(b, "\x00")) == 0 {
 		return nil
@@ -131,8 +129,8 @@ func present(b []byte) []byte {
 	return b
 }
 
-// parseExtension is the inverse of encode. It refuses everything that encode
-// does not produce, with "extension".
+// parseExtension is the inverse of encode. It refuses everything that encode does not produce,
+// with "extension".
 func parseExtension(der []byte) (extension, error) {
 	e := decodeExtension(der)
 	again, err := e.encode()
@@ -140,14 +138,14 @@ func parseExtension(der []byte) (extension, error) {
 		return extension{}, err
 	}
 	if !bytes.Equal(again, der) {
-		return extension{}, wire.Refuse(wire.NoExtension, "extension: encoding", "another", "the one of docs/spec/identity.md")
+		return extension{}, wire.Refuse(wire.NoExtension, "extension: encoding", fmt.Sprintf("%.64x…", der), "the encoding of docs/spec/identity.md")
 	}
 	return e, nil
 }
 
-// decodeExtension reads the fields where they stand. What it makes of wrong
-// sizes and marks does not encode to the same bytes again; what it cannot read
-// is the zero extension, which does not encode at all.
+// decodeExtension reads the fields without checking them. Wrong sizes and marks do not encode
+// to the same bytes again; malformed bytes return the zero extension, which does not encode at
+// all.
 func decodeExtension(der []byte) extension {
 	var framed []byte
 	if len(der) > maxExtension {
@@ -180,7 +178,7 @@ func decodeExtension(der []byte) extension {
 	return e
 }
 
-// decodeRole reads what kind group holds behind the nine fields.
+// decodeRole reads the fields of kind group that follow the nine common ones.
 func (e extension) decodeRole(f [][]byte) extension {
 	if len(f) != roleFields && len(f) != roleFields+memberFields || len(f[1]) != 8 {
 		return extension{}
@@ -193,15 +191,15 @@ func (e extension) decodeRole(f [][]byte) extension {
 	return e
 }
 
-// shape says which fields the extension of a kind holds; all others are absent.
+// shape says which fields the extension of a kind contains; all others are absent.
 type shape struct {
 	identity     bool             // id and task
 	optional     bool             // id and task, or neither
 	keyModes     []policy.KeyMode // one of these, or none
-	unit         bool             // unit and platform; a chip may stand beside them
+	unit         bool             // unit and platform, optionally a chip
 	measurements bool
-	role         bool // role and end; unit, platform and member may stand beside them
-	shared       bool // several units hold it, unless it names one
+	role         bool // role and end, optionally unit, platform and member
+	shared       bool // shared by several units, unless it names one
 }
 
 var shapes = map[Kind]shape{
@@ -216,7 +214,7 @@ var shapes = map[Kind]shape{
 	KindGroup:         {identity: true, keyModes: []policy.KeyMode{policy.Shared, policy.PerUnit}, role: true, shared: true},
 }
 
-// check refuses, with "extension", fields that do not go with the kind.
+// check refuses, with "extension", fields that do not match the kind.
 func (e extension) check() error {
 	want, known := shapes[e.kind]
 	unit := e.unit != wire.UnitID{}
@@ -225,30 +223,31 @@ func (e extension) check() error {
 	ofMember := want.role && unit
 	rules := []struct {
 		name string
+		got  any
 		ok   bool
 	}{
-		{"kind", known},
-		{"identity", e.id.IsZero() != want.identity},
-		{"task", wire.NameOK(e.task) == want.identity && (e.task != "") == want.identity},
-		{"key mode", slices.Contains(want.keyModes, e.keyMode) || want.keyModes == nil && e.keyMode == ""},
-		{"head", !e.head.IsZero() || want.shared && !unit},
-		{"unit", unit == want.unit && (unit || !want.shared || e.keyMode == policy.Shared)},
-		{"platform", (e.platform != "") == want.unit},
-		{"chip", e.chip == "" || want.unit && len(e.chip) <= maxChip},
-		{"measurements", (len(e.measurements) > 0) == want.measurements && ascending(e.measurements)},
-		{"role", wire.NameOK(e.role) == want.role && (e.role != "") == want.role},
-		{"end", e.ends.IsZero() != want.role},
-		{"member", (e.member != member{}) == ofMember && e.member.complete() == ofMember},
+		{"kind", e.kind, known},
+		{"identity", e.id, e.id.IsZero() != want.identity},
+		{"task", e.task, wire.NameOK(e.task) == want.identity && (e.task != "") == want.identity},
+		{"key mode", e.keyMode, slices.Contains(want.keyModes, e.keyMode) || want.keyModes == nil && e.keyMode == ""},
+		{"head", e.head, !e.head.IsZero() || want.shared && !unit},
+		{"unit", e.unit, unit == want.unit && (unit || !want.shared || e.keyMode == policy.Shared)},
+		{"platform", e.platform, (e.platform != "") == want.unit},
+		{"chip", e.chip, e.chip == "" || want.unit && len(e.chip) <= maxChip},
+		{"measurements", len(e.measurements), (len(e.measurements) > 0) == want.measurements && ascending(e.measurements)},
+		{"role", e.role, wire.NameOK(e.role) == want.role && (e.role != "") == want.role},
+		{"end", e.ends, e.ends.IsZero() != want.role},
+		{"member", e.member, (e.member != member{}) == ofMember && e.member.complete() == ofMember},
 	}
 	for _, r := range rules {
 		if !r.ok {
-			return wire.Refuse(wire.NoExtension, "extension: "+r.name, "none or a wrong one for kind "+string(e.kind), "what the kind holds")
+			return wire.Refuse(wire.NoExtension, "extension: "+r.name, fmt.Sprint(r.got, " in kind ", e.kind), "a value that the kind allows")
 		}
 	}
 	return nil
 }
 
-// facts are what a leaf says of its unit.
+// facts returns the facts about a unit in its leaf.
 func (e extension) facts() policy.Facts {
 	f := policy.Facts{
 		Task: e.task, Identity: e.id, Unit: e.unit, Platform: e.platform, Chip: e.chip, Head: e.head, Shared: e.unit == wire.UnitID{},
@@ -265,7 +264,7 @@ func (m member) complete() bool {
 	return wire.NameOK(m.task) && wire.ReleaseNameOK(m.release) && !m.party.IsZero()
 }
 
-// ascending reports whether the measurements stand in their one order, each once.
+// ascending reports whether the measurements are sorted, without duplicates.
 func ascending(list []attest.Measurement) bool {
 	for i := 1; i < len(list); i++ {
 		if list[i-1].Compare(list[i]) >= 0 {
@@ -275,12 +274,12 @@ func ascending(list []attest.Measurement) bool {
 	return true
 }
 
-// extensionOf finds and reads the private extension of a certificate.
+// extensionOf finds and parses the private extension of a certificate.
 func extensionOf(c *x509.Certificate) (extension, error) {
 	for _, x := range c.Extensions {
 		if x.Id.Equal(extensionOID) && !x.Critical {
 			return parseExtension(x.Value)
 		}
 	}
-	return extension{}, wire.Refuse(wire.NoExtension, "extension", "none", extensionOID)
+	return extension{}, wire.Refuse(wire.NoExtension, "extension of", c.Subject.String()+", which does not have it", extensionOID)
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// member checks what a leaf of a group says of itself.
+// member verifies the group fields of a leaf.
 func (e Expect) member(c *x509.Certificate, x extension) error {
 	if want := e.Policy.Document().TrustDomain; len(c.URIs) == 1 && c.URIs[0].Host != want {
 		return wire.Refuse(wire.WrongDomain, "leaf: trust domain", c.URIs[0].Host, want)
@@ -28,12 +28,12 @@ func (e Expect) member(c *x509.Certificate, x extension) error {
 	return nil
 }
 
-// group checks the rest of a chain in a group: the leaf under the group root, and that
-// root, whose extension it returns. What may stand behind it is for manager and gateway:
-// it must be of the same key, and nothing is accepted for it.
+// group verifies the rest of a chain in a group: the leaf under the group root, and that root,
+// whose extension it returns. A group-bus certificate that follows is for manager and gateway:
+// it must be of the same key, and has no effect on the result.
 func (e Expect) group(chain []*x509.Certificate, authorityRoot *x509.Certificate, leaf extension) (extension, error) {
 	if len(chain) != 2 && len(chain) != 3 {
-		return extension{}, wire.Refuse(wire.BadChain, "chain: certificates in a group", len(chain), "leaf and group root, and a group-bus certificate or none")
+		return extension{}, wire.Refuse(wire.BadChain, "chain: certificates in a group", len(chain), "leaf and group root, optionally a group-bus certificate")
 	}
 	root, err := e.selfSigned(chain[1], kindGroupRoot)
 	if err != nil {
@@ -58,7 +58,7 @@ func (e Expect) group(chain []*x509.Certificate, authorityRoot *x509.Certificate
 	return root, err
 }
 
-// groupBus checks the certificate of a group root's key under the authority root.
+// groupBus verifies the certificate of a group root's key under the authority root.
 func (e Expect) groupBus(c, groupRoot, authorityRoot *x509.Certificate) error {
 	x, err := e.ca(c, kindGroupBus)
 	if err != nil {
@@ -74,17 +74,17 @@ func (e Expect) groupBus(c, groupRoot, authorityRoot *x509.Certificate) error {
 	return signedBy(c, authorityRoot)
 }
 
-// CheckGroupRoot judges the root of a group as [Check] does in a chain: self-signed, of
-// the roster that the policy has in force, and named by the approvals of its parties.
-// Of e it takes Policy, Group, IDs and At, all but IDs required.
+// CheckGroupRoot verifies the root of a group as [Check] does in a chain: self-signed, of the
+// roster that the policy has in force, and named by the approvals of its parties. It uses
+// Policy, Group, IDs and At of e, all but IDs required.
 func CheckGroupRoot(root *x509.Certificate, e Expect) error {
 	switch {
 	case !e.Policy.OK():
-		return wire.Refuse(wire.BadPolicy, "expect: policy", "nothing", "said by the caller")
+		return wire.Refuse(wire.BadPolicy, "expect: policy", "not set", "a value")
 	case e.Group == "":
-		return wire.Refuse(wire.WrongGroup, "expect: group", "nothing", "said by the caller")
+		return wire.Refuse(wire.WrongGroup, "expect: group", "not set", "a value")
 	case e.At.IsZero():
-		return wire.Refuse(wire.ClockSkew, "expect: time", "nothing", "said by the caller")
+		return wire.Refuse(wire.ClockSkew, "expect: time", "not set", "a value")
 	}
 	x, err := e.selfSigned(root, kindGroupRoot)
 	if err != nil {
@@ -96,8 +96,8 @@ func CheckGroupRoot(root *x509.Certificate, e Expect) error {
 	return e.pinned(x)
 }
 
-// agreed demands that a group's identity is one that the policy has in force, and that by
-// the policy's history its parties agree on this root of it.
+// agreed requires that a group's identity is one that the policy has in force, and that its
+// parties approve this root of it according to the policy's history.
 func (e Expect) agreed(root extension, digest attest.Digest) (*policy.Pact, error) {
 	p := e.Policy.Pact(e.Group)
 	if p == nil {
@@ -116,10 +116,10 @@ func (e Expect) agreed(root extension, digest attest.Digest) (*policy.Pact, erro
 	return p, ApprovedBy(p, digest, e.Approvers, e.At)
 }
 
-// parties refuses, with "party", a leaf of another party than the caller pinned for its
-// role. Whether the party that a unit's leaf names approves is what
-// [policy.Approved.CutOff] asks. A pair names none: what stands in for it is the cut that
-// its key is derived from, because only units whose own party approves are given one.
+// parties refuses, with "party", a leaf of another party than the caller pinned for its role.
+// Whether the party named in a unit's leaf approves is checked by [policy.Approved.CutOff]. A
+// shared leaf names no party: its key is derived from the last cut, and only units whose own
+// party approves receive it.
 func (e Expect) parties(p *policy.Pact, leaf extension) error {
 	pins, pinned := e.Parties[leaf.role]
 	if !pinned {
@@ -133,9 +133,9 @@ func (e Expect) parties(p *policy.Pact, leaf extension) error {
 	return nil
 }
 
-// ApprovedBy refuses a group root that a trusted party has not approved: with "party" a
-// roster that has none of its keys, and as [policy.Pact.Consents] does one that each
-// party with such a key does not approve. Without keys it refuses nothing.
+// ApprovedBy refuses a group root that a trusted party has not approved: with "party" a roster
+// that has none of its keys, and as [policy.Pact.Consents] does a root that a party with such
+// a key does not approve. Without keys it refuses nothing.
 func ApprovedBy(p *policy.Pact, root attest.Digest, keys []attest.Digest, at time.Time) error {
 	found := len(keys) == 0
 	for _, party := range p.Roster.Parties {
@@ -153,9 +153,9 @@ func ApprovedBy(p *policy.Pact, root attest.Digest, keys []attest.Digest, at tim
 	return nil
 }
 
-// roleEnds is when the first of the approvals of a group root ends that the parties of a
-// role's members gave, at the latest the group's end: no pair that several of their
-// units hold outlives it. A party that does not approve holds none.
+// roleEnds returns the time at which the first approval of a group root by the parties of a
+// role's members ends, at the latest the group's end: no leaf that several of their units
+// share outlives it. A party that does not approve has no share in it.
 func roleEnds(p *policy.Pact, root attest.Digest, role string, at time.Time) time.Time {
 	first := p.Roster.Until
 	for _, key := range behind(p.Roster, role, attest.Digest{}) {
@@ -166,9 +166,9 @@ func roleEnds(p *policy.Pact, root attest.Digest, role string, at time.Time) tim
 	return first
 }
 
-// behind are the keys of the parties behind a leaf of a role: of the party that the leaf
-// names, or without one, because all units of the role hold it, of the party of each
-// member. There are none where that party brings nothing into the role.
+// behind returns the keys of the parties that stand for a leaf of a role: the party named in
+// the leaf, or, if the leaf names none because all units of the role share it, the party of
+// each member. It is empty if the named party has no member in the role.
 func behind(r policy.Roster, role string, party attest.Digest) []attest.Digest {
 	var keys []attest.Digest
 	for _, x := range r.Roles {

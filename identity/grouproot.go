@@ -11,9 +11,9 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// GroupKeys are the keys derived from the secret of one roster, which no other
-// secret gives: the authority root secret does not. They are immutable and safe for
-// concurrent use, and print as "keys".
+// GroupKeys are the keys that are derived from the secret of one roster. They cannot be
+// derived from any other secret, in particular not from the authority root secret. They are
+// immutable and safe for concurrent use, and print as "keys".
 type GroupKeys struct {
 	roster attest.Digest
 	secret Secret
@@ -25,7 +25,7 @@ type GroupKeys struct {
 // Secret and the zero digest with "store-foreign".
 func DeriveGroup(s Secret, roster attest.Digest) (*GroupKeys, error) {
 	if s.reveal == nil || roster.IsZero() {
-		return nil, wire.Refuse(wire.StoreForeign, "group secret", "none, or one without a roster", "32 bytes, and the roster's digest")
+		return nil, wire.Refuse(wire.StoreForeign, "group secret: size in bytes, and roster", fmt.Sprint(len(s.Expose()), ", ", roster), "32 bytes, and the roster's digest")
 	}
 	root, err := s.signingKey(wire.LabelGroupRootKey, roster[:])
 	if err != nil {
@@ -34,23 +34,23 @@ func DeriveGroup(s Secret, roster attest.Digest) (*GroupKeys, error) {
 	return &GroupKeys{roster: roster, secret: s, root: root, digest: wire.Sum(publicKeyInfo(&root.PublicKey))}, nil
 }
 
-// Roster is the digest of the roster, which is the group's identity.
+// Roster returns the digest of the roster, which is the group's identity.
 func (k *GroupKeys) Roster() attest.Digest { return k.roster }
 
-// Root is the group root: the SHA-256 of its SubjectPublicKeyInfo. It is what
-// parties name when they approve.
+// Root returns the digest of the group root: the SHA-256 of its SubjectPublicKeyInfo. Parties
+// name the root by it when they approve.
 func (k *GroupKeys) Root() attest.Digest { return k.digest }
 
 // Format prints "keys", whatever the verb.
 func (k GroupKeys) Format(f fmt.State, _ rune) { io.WriteString(f, "keys") }
 
-// GroupRootData is what an authority's own evidence is bound to when it shows the root
-// of a roster to a party that asks with a nonce.
+// GroupRootData returns the report data of an authority's own evidence when it presents the
+// root of a roster to a party that sent a nonce.
 func GroupRootData(nonce []byte, roster, root attest.Digest) attest.ReportData {
 	return attest.Bind(wire.LabelGroupRoot, nonce, roster[:], root[:])
 }
 
-// SealedGroup is what a TEE seals of a roster's secret, framed under "cohort group
+// SealedGroup returns the plaintext that a TEE seals for a roster, framed under "cohort group
 // secret v1": the secret and the roster's digest.
 func SealedGroup(s Secret, roster attest.Digest) []byte {
 	secret := s.Expose()
@@ -58,8 +58,8 @@ func SealedGroup(s Secret, roster attest.Digest) []byte {
 	return wire.Frame(wire.LabelGroupSecret, secret, roster[:])
 }
 
-// OpenGroup reads what [SealedGroup] made, and derives the keys. It refuses with
-// "malformed" other bytes, and with "store-foreign" the secret of another roster.
+// OpenGroup parses the output of [SealedGroup], and derives the keys. It refuses other bytes
+// with "malformed", and the secret of another roster with "store-foreign".
 func OpenGroup(plain []byte, roster attest.Digest) (*GroupKeys, error) {
 	f, err := wire.Unframe(wire.LabelGroupSecret, plain, 2)
 	if err != nil {
@@ -75,7 +75,8 @@ func OpenGroup(plain []byte, roster attest.Digest) (*GroupKeys, error) {
 	return DeriveGroup(secret, roster)
 }
 
-// knowGroups does for groups, and those they continue, what know does for releases.
+// knowGroups derives the keys and CA certificates of groups, and of those they continue, from
+// the group keys at hand.
 func (i *Issuer) knowGroups(all []*GroupKeys) error {
 	for _, name := range i.doc.GroupNames() {
 		for p := i.policy.Pact(name); p != nil; p = p.Before {
@@ -97,28 +98,28 @@ func (i *Issuer) knowGroups(all []*GroupKeys) error {
 	return nil
 }
 
-// group is what is known of a group of the policy. It refuses with "not-found" one
-// that is not of this policy, and with "group-authority" one whose keys are not at hand.
+// group finds the identity of a group. It refuses with "not-found" a group that is not of this
+// policy, and with "group-authority" a group without keys.
 func (i *Issuer) group(p *policy.Pact) (known, error) {
 	k, ours := i.groups[p]
 	switch {
 	case !ours:
-		return known{}, wire.Refuse(wire.NotFound, "identity: group", "none of this policy", "one of the policy in force")
+		return known{}, wire.Refuse(wire.NotFound, "identity: group", p.ID(), "a group of the policy in force")
 	case k.ca.key == nil:
-		return known{}, wire.Refuse(wire.GroupElsewhere, "identity: root of group "+k.Group, "no keys of roster "+k.ID.String(), "an authority that the roster names")
+		return known{}, wire.Refuse(wire.GroupElsewhere, "identity: root of group "+k.Group, "roster "+k.ID.String()+", whose keys this authority does not have", "an authority that the roster names")
 	}
 	return k, nil
 }
 
-// Group is the identity of a group. It refuses with "not-found" one that is not of
-// this policy, and with "group-authority" one whose keys are not at hand.
+// Group returns the identity of a group. It refuses with "not-found" a group that is not of
+// this policy, and with "group-authority" a group without keys.
 func (i *Issuer) Group(p *policy.Pact) (Identity, error) {
 	k, err := i.group(p)
 	return k.Identity, err
 }
 
-// GroupAuthority is the kind-authority leaf of a group for the window that holds at. It
-// signs reports for the group's units and serves no TLS; its identity is the roster's.
+// GroupAuthority returns the kind-authority leaf of a group for the window that contains at.
+// It signs reports for the group's units and does not serve TLS; its identity is the roster's.
 // It refuses as Group does.
 func (i *Issuer) GroupAuthority(p *policy.Pact, at time.Time) (Leaf, error) {
 	k, err := i.group(p)

@@ -19,26 +19,26 @@ import (
 // MaxHead bounds a proved head in bytes: a framing of six fields, about 900 bytes.
 const MaxHead = wire.MaxHead
 
-// maxSpread bounds the spread of a proved head: longer than any certificate is valid.
+// maxSpread bounds the spread of a proved head: no certificate is valid longer.
 const maxSpread = wire.MaxLife
 
-// HeadClaim is what an authority states about its policy history at one time. It is
-// unchecked; a [ProvedHead] is the checked form.
+// HeadClaim is the unverified statement of an authority about its policy history at one time;
+// a [ProvedHead] is the verified form.
 type HeadClaim struct {
 	Head   attest.Digest // head of the history
 	Steps  uint64        // steps of the history, at least 1
 	At     time.Time     // time of the authority, in whole seconds
-	Spread time.Duration // over which units spread renewals that a step makes necessary, in whole milliseconds
+	Spread time.Duration // time over which units spread the renewals after a step, in whole milliseconds
 }
 
-// message is what the authority signs.
+// message returns the bytes that the authority signs.
 func (c HeadClaim) message() []byte {
 	return wire.Frame(wire.LabelHead, c.Head[:], wire.Uint64(c.Steps), wire.Uint64(uint64(c.At.Unix())), wire.Uint64(uint64(c.Spread.Milliseconds())))
 }
 
-// ProveHead signs a claim with a kind-authority leaf of an [Issuer], which holds its key.
-// Times are rounded down to their unit. It refuses with "request" a claim that [ParseHead]
-// would refuse whatever its signature.
+// ProveHead signs a claim with a kind-authority leaf of an [Issuer] and its key. Times are
+// rounded down to their unit. It refuses with "request" a claim that [ParseHead] would refuse
+// whatever its signature.
 func ProveHead(c HeadClaim, signer Leaf) ([]byte, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func ProveHead(c HeadClaim, signer Leaf) ([]byte, error) {
 	return wire.AppendField(wire.AppendField(message, signer.DER), signature), nil
 }
 
-// check refuses, with "request", values that have no encoding.
+// check refuses, with "request", values that cannot be encoded.
 func (c HeadClaim) check() error {
 	if c.Head.IsZero() || c.Steps < 1 || c.Steps > wire.MaxHistory || c.At.Unix() < 0 || c.Spread < 0 || c.Spread > maxSpread {
 		return wire.Refuse(wire.BadRequest, "policy head: values", fmt.Sprintf("%v, %d steps, %d, %v", c.Head, c.Steps, c.At.Unix(), c.Spread),
@@ -68,30 +68,31 @@ type ProvedHead struct {
 	encoded []byte
 }
 
-// OK reports whether h proves anything.
+// OK reports whether h came from ParseHead.
 func (h ProvedHead) OK() bool { return len(h.encoded) > 0 }
 
-// Head is the head of the policy history.
+// Head returns the head of the policy history.
 func (h ProvedHead) Head() attest.Digest { return h.claim.Head }
 
-// Steps is how many steps the history had.
+// Steps returns the number of steps of the history.
 func (h ProvedHead) Steps() int { return int(h.claim.Steps) }
 
-// At is the authority's time of the signature, rounded down to a second.
+// At returns the authority's time of the signature, rounded down to a second.
 func (h ProvedHead) At() time.Time { return h.claim.At }
 
-// Spread is the time over which units spread renewals that a step makes necessary.
+// Spread returns the time over which units spread the renewals after a step.
 func (h ProvedHead) Spread() time.Duration { return h.claim.Spread }
 
-// Bytes is the encoding, as [ParseHead] reads it. The caller does not change it.
+// Bytes returns the encoding, as [ParseHead] accepts it. The caller does not change it.
 func (h ProvedHead) Bytes() []byte { return h.encoded }
 
-// Field is the value of the HTTP field [wire.FieldHead]; empty of the zero ProvedHead.
+// Field returns the value of the HTTP field [wire.FieldHead]; it is empty for the zero
+// ProvedHead.
 func (h ProvedHead) Field() string { return base64.RawURLEncoding.EncodeToString(h.encoded) }
 
-// HeadOfField decodes a value of the HTTP field [wire.FieldHead]. The bytes are for
-// [ParseHead] and prove nothing before. It refuses with "malformed" what is no such value,
-// and with "too-large" one of more than [MaxHead] bytes.
+// HeadOfField decodes a value of the HTTP field [wire.FieldHead] without verifying it;
+// [ParseHead] does. It refuses another encoding with "malformed", and more than [MaxHead]
+// bytes with "too-large".
 func HeadOfField(value string) (unverified []byte, err error) {
 	if base64.RawURLEncoding.DecodedLen(len(value)) > MaxHead {
 		return nil, wire.Refuse(wire.TooLarge, "policy head: size of the field", len(value), base64.RawURLEncoding.EncodedLen(MaxHead))
@@ -103,8 +104,8 @@ func HeadOfField(value string) (unverified []byte, err error) {
 	return unverified, nil
 }
 
-// UnverifiedSteps is how many steps a proved head claims, of which nothing is checked; 0
-// where it claims none. It is for those who pass over heads that are no newer than theirs.
+// UnverifiedSteps returns the number of steps that an unverified head claims, 0 if it cannot
+// be read. Callers skip heads that are no newer than their own by it.
 func UnverifiedSteps(b []byte) int {
 	var f [2][]byte
 	if prefix := 1 + len(wire.LabelHead) + 4 + len(attest.Digest{}) + 4 + 8; len(b) < prefix || len(b) > MaxHead || wire.UnframeInto(f[:], wire.LabelHead, b[:prefix]) != nil || len(f[1]) != 8 {
@@ -113,32 +114,32 @@ func UnverifiedSteps(b []byte) int {
 	return int(min(binary.BigEndian.Uint64(f[1]), wire.MaxHistory))
 }
 
-// ParseHead checks a proved head against a policy history that the caller has approved,
-// at a time of the caller's clock. It demands a leaf of kind authority under the root that
-// the policy names, whose certificate is authorityRoot.
+// ParseHead verifies a proved head against a policy history that the caller has approved, at a
+// time of the caller's clock. It requires a leaf of kind authority under the root that the
+// policy names, whose certificate is authorityRoot.
 //
-// It refuses with "malformed" another encoding than the one, with "too-large" more than
-// [MaxHead] bytes, with "signature" one that the leaf's key did not make, and with "clock"
-// a head or leaf of another time: clocks may differ by 5 minutes. A head that is not the
-// one that the approved history had after so many steps is of another history, and refused
-// with "behind". For the leaf the reasons are those of [Check].
+// It refuses with "malformed" any other encoding, with "too-large" more than [MaxHead] bytes,
+// with "signature" a signature that was not made by the leaf's key, and with "clock" a head or
+// leaf of another time: clocks may differ by 5 minutes. A head that differs from the approved
+// history's head after the same number of steps is of another history, and refused with
+// "behind". For the leaf the reasons are those of [Check].
 func ParseHead(b []byte, approved policy.Approved, authorityRoot *x509.Certificate, at time.Time) (ProvedHead, error) {
 	unverified, leaf, signature, err := decodeHead(b)
 	if err != nil {
 		return ProvedHead{}, err
 	}
-	judged, err := timeOfHead(unverified, leaf, at)
+	verifyAt, err := timeOfHead(unverified, leaf, at)
 	if err != nil {
 		return ProvedHead{}, err
 	}
 	_, err = Check([]*x509.Certificate{leaf}, authorityRoot, Expect{
-		Policy: approved, Kinds: []Kind{KindAuthority}, Use: UseSigning, At: judged,
+		Policy: approved, Kinds: []Kind{KindAuthority}, Use: UseSigning, At: verifyAt,
 	})
 	if err != nil {
 		return ProvedHead{}, fmt.Errorf("checking the signer of the policy head: %w", err)
 	}
 	if leaf.CheckSignature(x509.ECDSAWithSHA256, unverified.message(), signature) != nil {
-		return ProvedHead{}, wire.Refuse(wire.BadSignature, "policy head: signature", "one that does not verify", "the authority's")
+		return ProvedHead{}, wire.Refuse(wire.BadSignature, "policy head: signature", "one that does not verify under "+leaf.Subject.String(), "the authority's signature")
 	}
 	heads := approved.Heads()
 	if n := int(unverified.Steps); n <= len(heads) && heads[n-1] != unverified.Head {
@@ -147,7 +148,7 @@ func ParseHead(b []byte, approved policy.Approved, authorityRoot *x509.Certifica
 	return ProvedHead{unverified, bytes.Clone(b)}, nil
 }
 
-// decodeHead reads the fields and checks nothing but their encoding.
+// decodeHead parses the fields and verifies nothing but their encoding.
 func decodeHead(b []byte) (unverified HeadClaim, leaf *x509.Certificate, signature []byte, err error) {
 	if len(b) > MaxHead {
 		return unverified, nil, nil, wire.Refuse(wire.TooLarge, "policy head: size in bytes", len(b), MaxHead)
@@ -156,42 +157,44 @@ func decodeHead(b []byte) (unverified HeadClaim, leaf *x509.Certificate, signatu
 	if err := wire.UnframeInto(f[:], wire.LabelHead, b); err != nil {
 		return unverified, nil, nil, err
 	}
-	malformed := wire.Refuse(wire.Malformed, "policy head: fields", "another encoding", "docs/spec/head.md")
+	malformed := func() error {
+		return wire.Refuse(wire.Malformed, "policy head: sizes and values of its fields", fmt.Sprintf("%x, %x, %x, %x", f[0], f[1], f[2], f[3]), "those of docs/spec/head.md")
+	}
 	if len(f[0]) != len(unverified.Head) || len(f[1]) != 8 || len(f[2]) != 8 || len(f[3]) != 8 {
-		return unverified, nil, nil, malformed
+		return unverified, nil, nil, malformed()
 	}
 	seconds, milliseconds := binary.BigEndian.Uint64(f[2]), binary.BigEndian.Uint64(f[3])
 	if seconds > uint64(lastTime.Unix()) || milliseconds > uint64(maxSpread.Milliseconds()) {
-		return unverified, nil, nil, malformed
+		return unverified, nil, nil, malformed()
 	}
 	unverified = HeadClaim{
 		Head: attest.Digest(f[0]), Steps: binary.BigEndian.Uint64(f[1]),
 		At: time.Unix(int64(seconds), 0).UTC(), Spread: time.Duration(milliseconds) * time.Millisecond,
 	}
 	if unverified.check() != nil {
-		return unverified, nil, nil, malformed
+		return unverified, nil, nil, malformed()
 	}
 	if leaf, err = x509.ParseCertificate(f[4]); err != nil {
-		return unverified, nil, nil, wire.Refuse(wire.Malformed, "policy head: certificate", "another encoding", "X.509, DER")
+		return unverified, nil, nil, wire.Refuse(wire.Malformed, "policy head: certificate", err, "X.509, DER")
 	}
 	return unverified, leaf, f[5], nil
 }
 
-// timeOfHead is the time at which the leaf of a head is checked: the caller's, or the
-// nearer end of the leaf's window when that is no further off than clocks may differ.
+// timeOfHead returns the time at which the leaf of a head is verified: the caller's, or the
+// nearer end of the leaf's window if that differs from it by no more than clocks may differ.
 func timeOfHead(unverified HeadClaim, leaf *x509.Certificate, at time.Time) (time.Time, error) {
-	judged := at
+	verifyAt := at
 	switch {
 	case at.Before(leaf.NotBefore):
-		judged = leaf.NotBefore
+		verifyAt = leaf.NotBefore
 	case at.After(leaf.NotAfter):
-		judged = leaf.NotAfter
+		verifyAt = leaf.NotAfter
 	}
 	signed := unverified.At
-	if judged.Sub(at).Abs() > wire.MaxClockSkew || signed.Sub(at) > wire.MaxClockSkew || signed.Before(leaf.NotBefore) || signed.After(leaf.NotAfter) {
+	if verifyAt.Sub(at).Abs() > wire.MaxClockSkew || signed.Sub(at) > wire.MaxClockSkew || signed.Before(leaf.NotBefore) || signed.After(leaf.NotAfter) {
 		return time.Time{}, wire.Refuse(wire.ClockSkew, "policy head: time, and window of its signer",
 			fmt.Sprintf("%s, %s to %s", signed.Format(time.RFC3339), leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339)),
 			"within 5 minutes of "+at.UTC().Format(time.RFC3339))
 	}
-	return judged, nil
+	return verifyAt, nil
 }

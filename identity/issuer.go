@@ -11,7 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// AuthorityLife is the life of kind-authority leaves.
+// AuthorityLife is the lifetime of kind-authority leaves.
 const AuthorityLife = time.Hour
 
 // Issuer issues certificates under one policy. It is a pure function of root
@@ -24,22 +24,22 @@ type Issuer struct {
 	signer signer // the authority root
 	root   []byte
 	known  map[*policy.Release]known
-	groups map[*policy.Pact]known // without a CA where the keys of the roster are not at hand
+	groups map[*policy.Pact]known // without a CA if the roster's keys are missing
 }
 
-// known is what follows from a release, or a group, alone.
+// known is the identity of a release or group with its CA.
 type known struct {
 	Identity
-	secret Secret        // that keys of the identity derive from: the authority's, or the roster's
-	root   attest.Digest // of a group, that its parties approve
-	ca     signer        // of its root and of its cross-certificate
+	secret Secret        // from which the identity's keys are derived: the authority's, or the roster's
+	root   attest.Digest // of a group: the root that its parties approve
+	ca     signer        // CA of its root and of its cross-certificate
 }
 
-// Leaf is a leaf certificate and when it is renewed.
+// Leaf is a leaf certificate and its renewal times.
 type Leaf struct {
 	DER         []byte
 	Serial      *big.Int
-	Key         *ecdsa.PrivateKey // nil where the unit holds it
+	Key         *ecdsa.PrivateKey // nil if only the unit has it
 	RenewAfter  time.Time         // the next window's begin
 	RenewBefore time.Time         // end of the jitter
 	NotAfter    time.Time
@@ -53,13 +53,13 @@ type Identity struct {
 	Group   string // empty outside groups
 	Role    string // of a unit in a group
 	Root    []byte // self-signed, DER
-	// Cross is the same key under the authority root, pathLen 0, DER. Of a group it is
-	// of kind group-bus, for manager and gateway alone.
+	// Cross is the certificate of the root's key under the authority root, pathLen 0, DER. In
+	// a group it is of kind group-bus, for manager and gateway alone.
 	Cross []byte
 }
 
-// Signing is the chain with which a unit signs, from its certificate on: a group's
-// leaf comes under the group root, any other under the cross-certificate.
+// Signing returns the chain with which a unit signs, from its certificate on: a group's leaf
+// is under the group root, any other under the cross-certificate.
 func (i Identity) Signing(unit []byte) [][]byte {
 	if i.Group != "" {
 		return [][]byte{unit, i.Root}
@@ -67,8 +67,8 @@ func (i Identity) Signing(unit []byte) [][]byte {
 	return [][]byte{unit, i.Cross}
 }
 
-// Serving is the chain that a unit presents in TLS, to peers and to managers. In a
-// group the group-bus certificate stands last, which managers alone look at.
+// Serving returns the chain that a unit presents in TLS, to peers and to managers. In a group
+// it ends with the group-bus certificate, which only managers use.
 func (i Identity) Serving(leaf []byte) [][]byte {
 	if i.Group != "" {
 		return [][]byte{leaf, i.Root, i.Cross}
@@ -76,16 +76,16 @@ func (i Identity) Serving(leaf []byte) [][]byte {
 	return [][]byte{leaf, i.Cross}
 }
 
-// Issuer makes the issuer of a policy, for its tasks and for those of its groups whose
-// roster is among the groups' keys. It refuses with "authority-root" when the policy
-// names another root.
+// Issuer makes the issuer of a policy, for its tasks and for those of its groups whose roster
+// is among the groups' keys. It refuses with "authority-root" a policy that names another
+// root.
 func (k *Keys) Issuer(p policy.Approved, groups ...*GroupKeys) (*Issuer, error) {
 	if !p.OK() {
-		return nil, wire.Refuse(wire.BadPolicy, "issuer: policy", "none", "an approved policy")
+		return nil, wire.Refuse(wire.BadPolicy, "issuer: policy", "an unapproved one", "an approved policy")
 	}
 	doc := p.Document()
 	if doc.Authority.Root != k.Root() {
-		return nil, wire.Refuse(wire.WrongRoot, "issuer: root that policy names", doc.Authority.Root, "the one of these keys")
+		return nil, wire.Refuse(wire.WrongRoot, "issuer: root that policy names", doc.Authority.Root, k.Root())
 	}
 	name := subject("authority root", k.Root(), doc.TrustDomain)
 	i := &Issuer{keys: k, policy: p, doc: doc, signer: newSigner(k.root, name), known: make(map[*policy.Release]known), groups: make(map[*policy.Pact]known)}
@@ -106,12 +106,12 @@ func (k *Keys) Issuer(p policy.Approved, groups ...*GroupKeys) (*Issuer, error) 
 	return i, nil
 }
 
-// AuthorityRoot is the self-signed authority root certificate, DER.
+// AuthorityRoot returns the self-signed authority root certificate, DER.
 func (i *Issuer) AuthorityRoot() []byte { return i.root }
 
-// Authority is the kind-authority leaf of the window that holds at: it signs
-// reports and serves the authority's TLS. Its only name is
-// "authority.<trust domain>" and spiffe://<trust domain>/authority.
+// Authority returns the kind-authority leaf of the window that contains at: it signs reports
+// and serves the authority's TLS. Its only names are "authority.<trust domain>" and
+// spiffe://<trust domain>/authority.
 func (i *Issuer) Authority(at time.Time) (Leaf, error) {
 	w, err := windowAt(AuthorityLife, at)
 	if err != nil {
@@ -128,7 +128,8 @@ func (i *Issuer) Authority(at time.Time) (Leaf, error) {
 	})
 }
 
-// Identity gives the identity of a release; "not-found" when policy has none.
+// Identity returns the identity of a release. It refuses with "not-found" a release that
+// policy does not contain.
 func (i *Issuer) Identity(task, release string) (Identity, error) {
 	r, err := findRelease(i.policy, task, release)
 	if err != nil {
@@ -150,8 +151,8 @@ func (i *Issuer) know(task string, r *policy.Release) (known, error) {
 	return k, err
 }
 
-// roots are the root of an identity with a key, and the key's certificate under the
-// authority root.
+// roots issues the root of an identity, and the certificate of its key under the authority
+// root.
 func (i *Issuer) roots(key *ecdsa.PrivateKey, e extension, crossed Kind) (known, error) {
 	ca := newSigner(key, subject("root of "+e.task, e.id, i.doc.TrustDomain))
 	root, _, err := ca.sign(i.ca(ca, e))
@@ -166,9 +167,8 @@ func (i *Issuer) roots(key *ecdsa.PrivateKey, e extension, crossed Kind) (known,
 	return known{Identity: Identity{ID: e.id, Root: root, Cross: cross}, ca: ca}, nil
 }
 
-// Shared is the shared leaf, with its key, of the window that holds at. It
-// refuses with "not-allowed" a grant of another policy and a task in another
-// key mode than shared.
+// Shared returns the shared leaf, with its key, of the window that contains at. It refuses
+// with "not-allowed" a grant of another policy and a task in another key mode than shared.
 func (i *Issuer) Shared(grant policy.Grant, at time.Time) (Leaf, error) {
 	g, err := i.open(grant, at)
 	if err != nil {
@@ -180,8 +180,8 @@ func (i *Issuer) Shared(grant policy.Grant, at time.Time) (Leaf, error) {
 	if g.role != "" {
 		g.ends = earlier(g.ends, roleEnds(grant.Pact, g.root, g.role, at))
 	}
-	// Another lifetime, and another cut, make another key: none comes back. The role
-	// is empty outside groups.
+	// Lifetime and last cut are inputs of the derivation, so that no later leaf has the key of
+	// a leaf that was cut off. The role is empty outside groups.
 	w, cut := g.validity(), i.policy.LastCut(g.ID, g.role)
 	key, err := g.secret.signingKey(wire.LabelLeafKey, g.ID[:], []byte(g.role), seconds(w.notBefore()), seconds(w.notAfter()), cut[:])
 	if err != nil {
@@ -190,7 +190,7 @@ func (i *Issuer) Shared(grant policy.Grant, at time.Time) (Leaf, error) {
 	return g.leaf(content{private: key, spki: publicKeyInfo(&key.PublicKey), names: g.names, tls: true, extension: extension{kind: KindShared, head: cut}})
 }
 
-// seconds is a time as fields of framings have it: seconds since the Unix epoch.
+// seconds encodes a time as a field of a framing: seconds since the Unix epoch.
 func seconds(at time.Time) []byte { return wire.Uint64(uint64(at.Unix())) }
 
 func earlier(a, b time.Time) time.Time {
@@ -200,11 +200,10 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// Unit is the certificate of a unit's signing key for the window that holds at:
-// kind unit, no extended key usage, so it serves no TLS. It names platform and
-// chip, and its URI is spiffe://<trust domain>/task/<name>. It refuses with
-// "not-allowed" a grant of another policy and with "request" a key that is not
-// on P-256.
+// Unit returns the certificate of a unit's signing key for the window that contains at: kind
+// unit, without extended key usage, so that it cannot serve TLS. It names platform and chip,
+// and its URI is spiffe://<trust domain>/task/<name>. It refuses with "not-allowed" a grant of
+// another policy and with "request" a key that is not on P-256.
 func (i *Issuer) Unit(grant policy.Grant, signing crypto.PublicKey, at time.Time) (Leaf, error) {
 	g, err := i.open(grant, at)
 	if err != nil {
@@ -218,8 +217,8 @@ func (i *Issuer) Unit(grant policy.Grant, signing crypto.PublicKey, at time.Time
 	return g.leaf(content{spki: spki, extension: g.unit(wire.UnitIDOf(spki))})
 }
 
-// UnitTLS is the TLS leaf of a unit in key mode unit. It refuses as Unit does,
-// and with "not-allowed" a task in another key mode.
+// UnitTLS returns the TLS leaf of a unit in key mode unit. It refuses as Unit does, and with
+// "not-allowed" a task in another key mode.
 func (i *Issuer) UnitTLS(grant policy.Grant, key crypto.PublicKey, unit wire.UnitID, at time.Time) (Leaf, error) {
 	g, err := i.open(grant, at)
 	if err != nil {
@@ -235,7 +234,7 @@ func (i *Issuer) UnitTLS(grant policy.Grant, key crypto.PublicKey, unit wire.Uni
 	return g.leaf(content{spki: publicKeyInfo(public), names: g.names, tls: true, extension: g.unit(unit)})
 }
 
-// granted is a grant of the issuer's own policy, ready to be signed for.
+// granted is a verified grant of the issuer's own policy.
 type granted struct {
 	known
 	issuer  *Issuer
@@ -245,22 +244,21 @@ type granted struct {
 	path    string // of the SPIFFE URI
 	names   []string
 	keyMode policy.KeyMode
-	ends    time.Time // of the parties' approval; zero outside groups
+	ends    time.Time // end of the parties' approval; zero outside groups
 	result  attest.Result
 	window  window
 }
 
-// open refuses, with "not-allowed", a grant that this issuer's policy did not
-// give, and with "retired" one of a release that gets no new certificates, and
-// finds the identity and the window.
+// open finds the identity and the window of a grant. It refuses with "not-allowed" a grant of
+// another policy, and with "retired" one of a release that receives no new certificates.
 func (i *Issuer) open(grant policy.Grant, at time.Time) (granted, error) {
-	refused := wire.Refuse(wire.NotAllowed, "issuing: grant", "none of this policy", "one of the policy in force")
+	refused := wire.Refuse(wire.NotAllowed, "issuing: grant", "of another policy", "a grant of the policy in force")
 	if !grant.Result.OK() || grant.Task == nil || grant.Release == nil ||
 		i.doc.Tasks[grant.Task.Name] != grant.Task || grant.Task.Releases[grant.Release.Name] != grant.Release {
 		return granted{}, refused
 	}
 	if grant.Release.Retired {
-		return granted{}, wire.Refuse(wire.Retired, "issuing: release of task "+grant.Task.Name, grant.Release.Name+", which is retired", "one that is not")
+		return granted{}, wire.Refuse(wire.Retired, "issuing: release of task "+grant.Task.Name, grant.Release.Name+", which is retired", "a release that is not retired")
 	}
 	g := granted{
 		known: i.known[grant.Release], issuer: i, result: grant.Result,
@@ -301,15 +299,15 @@ func (g granted) demand(mode policy.KeyMode) error {
 	return nil
 }
 
-// unit is what the certificates of one unit say beside its identity.
+// unit returns the extension fields that the certificates of one unit share.
 func (g granted) unit(id wire.UnitID) extension {
 	return extension{
 		kind: KindUnit, head: g.issuer.policy.Head(), unit: id, platform: g.result.Measurement().Platform, chip: g.result.Chip(), member: g.member,
 	}
 }
 
-// validity is the window of a leaf of the identity. Of a group it ends with the
-// parties' approval at the latest, and is renewed at the same parts of what is left.
+// validity returns the window of a leaf of the identity. In a group it ends with the parties'
+// approval at the latest, and renewal is due at the same fraction of the shortened time.
 func (g granted) validity() window {
 	w := g.window
 	if g.role != "" && w.notAfter().After(g.ends) {
@@ -341,9 +339,8 @@ func (i *Issuer) leaf(by signer, w window, c content) (Leaf, error) {
 	return Leaf{DER: der, Serial: number, Key: c.private, RenewAfter: w.next, RenewBefore: w.renewBefore(), NotAfter: c.notAfter}, nil
 }
 
-// ca is the content of a CA certificate. All run from the genesis on and hold
-// nothing that a later policy changes, so that a pinned root stays the same
-// bytes.
+// ca returns the content of a CA certificate. All are valid from the genesis on and contain
+// nothing that a later policy changes, so that a pinned root stays the same bytes.
 func (i *Issuer) ca(s signer, e extension) content {
 	begin := i.policy.Founded().UTC().Truncate(time.Second)
 	e.head, e.development = i.policy.Genesis(), i.doc.Development

@@ -14,8 +14,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Keys are the keys derived from one root secret that do not depend on policy.
-// They are immutable and safe for concurrent use, and print as "keys".
+// Keys are the keys that are derived from one root secret and do not depend on policy. They
+// are immutable and safe for concurrent use, and print as "keys".
 type Keys struct {
 	secret Secret
 	root   *ecdsa.PrivateKey
@@ -33,7 +33,7 @@ type macFunc func(label wire.Label, fields [][]byte) []byte
 // "store-foreign".
 func Derive(s Secret) (*Keys, error) {
 	if s.reveal == nil {
-		return nil, wire.Refuse(wire.StoreForeign, "root secret", "none", "32 bytes")
+		return nil, wire.Refuse(wire.StoreForeign, "root secret: size in bytes", 0, 32)
 	}
 	k := &Keys{secret: s}
 	var err error
@@ -53,23 +53,23 @@ func Derive(s Secret) (*Keys, error) {
 	return k, nil
 }
 
-// Root is the authority root: the SHA-256 of its SubjectPublicKeyInfo. It is
-// what policy names.
+// Root returns the digest of the authority root: the SHA-256 of its SubjectPublicKeyInfo.
+// Policy names the root by it.
 func (k *Keys) Root() attest.Digest { return k.digest }
 
-// NonceMAC is the MAC over a challenge, 32 bytes (HMAC-SHA256).
+// NonceMAC returns the MAC over a challenge, 32 bytes (HMAC-SHA256).
 func (k *Keys) NonceMAC(fields ...[]byte) []byte {
 	return k.nonce(wire.LabelNonce, fields)
 }
 
-// RowMAC is the MAC over a stored row, 32 bytes; label is LabelRow or LabelAdopted.
+// RowMAC returns the MAC over a stored row, 32 bytes; label is LabelRow or LabelAdopted.
 func (k *Keys) RowMAC(label wire.Label, fields ...[]byte) []byte {
 	return k.store(label, fields)
 }
 
-// Hidden is the secret of the credential that goes with a challenge, 32 bytes: it
-// follows from the challenge's nonce, the device and the name of its key, so that
-// no authority keeps it.
+// Hidden returns the secret of the credential that belongs to a challenge, 32 bytes. It is
+// derived from the challenge's nonce, the device and the name of its key, so that no authority
+// stores it.
 func (k *Keys) Hidden(nonce []byte, in attest.Introduction) []byte {
 	name := wire.Sum(in.Key)
 	return k.hidden(wire.LabelActivate, [][]byte{nonce, in.Device, name[:]})
@@ -91,7 +91,7 @@ func (k *Keys) mac(use wire.Label) (macFunc, error) {
 	}, nil
 }
 
-// p256 refuses, with "request", public keys that are no points of P-256.
+// p256 refuses, with "request", public keys that are not on P-256.
 func p256(public crypto.PublicKey) (*ecdsa.PublicKey, error) {
 	key, ok := public.(*ecdsa.PublicKey)
 	if ok && key != nil && key.Curve == elliptic.P256() {
@@ -99,11 +99,11 @@ func p256(public crypto.PublicKey) (*ecdsa.PublicKey, error) {
 			return key, nil
 		}
 	}
-	return nil, wire.Refuse(wire.BadRequest, "public key", fmt.Sprintf("another %T", public), "ECDSA on P-256")
+	return nil, wire.Refuse(wire.BadRequest, "public key", fmt.Sprintf("%T", public), "ECDSA on P-256")
 }
 
-// publicKeyInfo is the SubjectPublicKeyInfo, DER, of a derived key or one that
-// p256 accepted.
+// publicKeyInfo returns the SubjectPublicKeyInfo, DER, of a derived key or one that p256
+// accepted.
 func publicKeyInfo(key *ecdsa.PublicKey) []byte {
 	spki, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Peer is a checked certificate chain. Only [Check] makes one that is OK; the
-// zero Peer is nobody.
+// Peer is a verified certificate chain. Only [Check] makes one that is OK; the zero Peer is
+// not.
 type Peer struct {
 	ok           bool
 	leaf         extension
@@ -24,13 +24,13 @@ type Peer struct {
 // OK reports whether p came from a successful Check.
 func (p Peer) OK() bool { return p.ok }
 
-// Kind is the kind of the leaf.
+// Kind returns the kind of the leaf.
 func (p Peer) Kind() Kind { return p.leaf.kind }
 
-// ID is the identity, zero for kind authority.
+// ID returns the identity, zero for kind authority.
 func (p Peer) ID() attest.Digest { return p.leaf.id }
 
-// Task is the name of the task, empty for kinds authority and group.
+// Task returns the name of the task, empty for kinds authority and group.
 func (p Peer) Task() string {
 	if p.leaf.kind == KindGroup {
 		return ""
@@ -38,7 +38,7 @@ func (p Peer) Task() string {
 	return p.leaf.task
 }
 
-// Group is the name of the group, for kind group only.
+// Group returns the name of the group, for kind group only.
 func (p Peer) Group() string {
 	if p.leaf.kind != KindGroup {
 		return ""
@@ -46,31 +46,31 @@ func (p Peer) Group() string {
 	return p.leaf.task
 }
 
-// Role is the one role of the leaf in its group, for kind group only.
+// Role returns the role of the leaf in its group, for kind group only.
 func (p Peer) Role() string { return p.leaf.role }
 
-// ApprovedUntil is when the approval of the group's parties ends, for kind group
-// only.
+// ApprovedUntil returns the end of the approval by the group's parties, for kind group only.
 func (p Peer) ApprovedUntil() time.Time { return p.leaf.ends }
 
-// KeyMode says who holds the key that serves TLS; empty for kind authority.
+// KeyMode returns the key mode, which says whether units share the TLS key; empty for kind
+// authority.
 func (p Peer) KeyMode() policy.KeyMode { return p.leaf.keyMode }
 
-// Head is the head of the policy history under which the leaf was issued. Of a
-// leaf that several units hold it is that of the last step that cut one of them
-// off, zero before the first.
+// Head returns the head of the policy history under which the leaf was issued. For a leaf that
+// several units share it is the head after the last step that cut one of them off, zero before
+// the first such step.
 func (p Peer) Head() attest.Digest { return p.leaf.head }
 
-// Member is the program that a unit in a group runs; both are empty for other
-// kinds and for a pair that several units hold.
+// Member returns the program that a unit in a group runs; both are empty for other kinds and
+// for a leaf that several units share.
 func (p Peer) Member() (task, release string) { return p.leaf.member.task, p.leaf.member.release }
 
-// Party is the digest of the SSH key of the party whose program a unit in a group
-// runs, as [policy.KeyDigest] makes it; zero where Member is empty.
+// Party returns the digest of the SSH key of the party whose program a unit in a group runs,
+// as [policy.KeyDigest] returns it; zero if Member is empty.
 func (p Peer) Party() attest.Digest { return p.leaf.member.party }
 
-// Facts are what the leaf says of a unit, or of the units that share it, as policy
-// checks them ([policy.Approved.CutOff]); zero for kind authority.
+// Facts returns the facts in the leaf about a unit, or about the units that share it, as
+// policy checks them ([policy.Approved.CutOff]); zero for kind authority.
 func (p Peer) Facts() policy.Facts {
 	if p.leaf.kind == KindAuthority {
 		return policy.Facts{}
@@ -83,25 +83,25 @@ func (p Peer) Facts() policy.Facts {
 // Development reports whether the leaf was issued for development.
 func (p Peer) Development() bool { return p.leaf.development }
 
-// Debug reports whether the leaf was issued under a policy that accepts TEEs
-// which their host can read.
+// Debug reports whether the leaf was issued under a policy that accepts TEEs which their host
+// can read.
 func (p Peer) Debug() bool { return p.leaf.debug }
 
-// UnitID is the unit; zero where a leaf is shared.
+// UnitID returns the unit id; zero if the leaf is shared.
 func (p Peer) UnitID() wire.UnitID { return p.leaf.unit }
 
-// Platform is the TEE that vouched for the unit; empty where a leaf is shared.
+// Platform returns the platform of the unit's evidence; empty if the leaf is shared.
 func (p Peer) Platform() attest.Platform { return p.leaf.platform }
 
-// Chip is the device that vouched for the unit; empty where a leaf is shared.
+// Chip returns the chip of the unit's evidence; empty if the leaf is shared.
 func (p Peer) Chip() string { return p.leaf.chip }
 
-// Measurements are all the code that has this identity; none for kinds
-// authority and group. The caller may keep the slice.
+// Measurements returns all measurements that have this identity; none for kinds authority and
+// group. The caller may keep the slice.
 func (p Peer) Measurements() []attest.Measurement { return slices.Clone(p.measurements) }
 
-// PublicKey is the leaf's key, nil in the zero Peer.
+// PublicKey returns the leaf's key, nil in the zero Peer.
 func (p Peer) PublicKey() *ecdsa.PublicKey { return p.key }
 
-// NotAfter is the last second of the leaf.
+// NotAfter returns the last second of the leaf.
 func (p Peer) NotAfter() time.Time { return p.notAfter }

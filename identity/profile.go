@@ -15,18 +15,18 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// maxAttribute is the upper bound of RFC 5280, appendix A.1, for common and
-// organisation names, in bytes.
+// maxAttribute is the upper bound of RFC 5280, appendix A.1, for common and organisation
+// names, in bytes.
 const maxAttribute = 64
 
 // serialSize leaves room for the zero byte that DER puts before a number whose
 // first bit is set: RFC 5280 allows 20 bytes.
 const serialSize = 19
 
-// tlsUsage is the extended key usage of leaves that serve and dial TLS.
+// tlsUsage is the extended key usage of leaves for TLS servers and clients.
 var tlsUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 
-// signer is a CA: a key, and what the certificates below say of it.
+// signer is a CA: a key, and the fields of it that certificates repeat.
 type signer struct {
 	key  *ecdsa.PrivateKey
 	name []byte // its subject, DER
@@ -37,8 +37,8 @@ func newSigner(key *ecdsa.PrivateKey, name []byte) signer {
 	return signer{key: key, name: name, spki: publicKeyInfo(&key.PublicKey)}
 }
 
-// content is what differs between the certificates of the profile. The kind in
-// the extension says whether it is a CA or a leaf.
+// content is the variable part of a certificate. The kind in the extension says whether it is
+// a CA or a leaf.
 type content struct {
 	name      []byte // DER
 	spki      []byte // DER
@@ -51,25 +51,25 @@ type content struct {
 	names   []string          // DNS names
 	domain  string            // of the SPIFFE URI
 	path    string            // of the SPIFFE URI
-	tls     bool              // serves and dials TLS
+	tls     bool              // for TLS servers and clients
 }
 
-// subject is a name that people can tell from others: what it is, the first 4
-// bytes of the digest that names it, and the trust domain. OpenSSL takes a CA
-// without a common name, or with that of its leaf, for self-signed.
+// subject returns a subject name that people can tell apart: a description, the first 4 bytes
+// of the digest that names the identity, and the trust domain. OpenSSL takes a CA without a
+// common name, or with that of its leaf, for self-signed.
 func subject(what string, id attest.Digest, domain string) []byte {
 	common := fmt.Sprintf("%.*s %s", maxAttribute-9, what, id.Hex()[:8])
 	name := pkix.Name{CommonName: common, Organization: []string{fmt.Sprintf("%.*s", maxAttribute, domain)}}
 	return encoded(name.ToRDNSequence())
 }
 
-// sign makes the certificate, DER. It is deterministic: signatures follow RFC
-// 6979, and the serial number is a digest of everything else.
+// sign makes the certificate, DER. It is deterministic: signatures follow RFC 6979, and the
+// serial number is a digest of all other fields.
 //
-// It writes what x509.CreateCertificate would, and so builds twice what is
-// signed once. That function can only sign too, and verifies what it signed, in
-// case a crypto.Signer of unknown make does not sign well; this one is
-// crypto/ecdsa, and a unit checks its chain before it serves.
+// It writes the bytes that x509.CreateCertificate would write. That function needs the serial
+// number in advance, so the signed part would be built and signed twice, and it verifies its
+// own signature in case of a faulty crypto.Signer; this one is crypto/ecdsa, and a unit
+// verifies its chain before it serves.
 func (s signer) sign(c content) (der []byte, number *big.Int, err error) {
 	rest, err := c.signed(s)
 	if err != nil {
@@ -85,23 +85,23 @@ func (s signer) sign(c content) (der []byte, number *big.Int, err error) {
 	return tlv(tagSequence, signed, ecdsaWithSHA256, tlv(tagBitString, []byte{0}, signature)), number, nil
 }
 
-// serial is the serial number of a certificate: the first 19 bytes of the
-// digest of the issuer's key and of the certificate's signed part with serial
-// number 1. So no two different certificates of an issuer have one number.
+// serial returns the serial number of a certificate: the first 19 bytes of the digest of the
+// issuer's key and of the certificate's signed part with serial number 1. So no two different
+// certificates of an issuer have the same number.
 func serial(issuer, unnumbered []byte) *big.Int {
 	d := wire.Hash(wire.LabelSerial, issuer, unnumbered)
 	return new(big.Int).SetBytes(d[:serialSize])
 }
 
-// keyID is the key identifier of a SubjectPublicKeyInfo: the first 20 bytes of
-// its SHA-256, in the manner of RFC 7093, section 2.
+// keyID returns the key identifier of a SubjectPublicKeyInfo: the first 20 bytes of its
+// SHA-256, in the manner of RFC 7093, section 2.
 func keyID(spki []byte) []byte {
 	d := wire.Sum(spki)
 	return d[:20]
 }
 
-// signed is the part of a certificate that is signed (RFC 5280, section 4.1),
-// from behind the serial number on.
+// signed returns the signed part of a certificate (RFC 5280, section 4.1), from behind the
+// serial number on.
 func (c content) signed(by signer) ([]byte, error) {
 	value, err := c.extension.encode()
 	if err != nil {
@@ -128,7 +128,7 @@ func (c content) signed(by signer) ([]byte, error) {
 	return bytes.Join([][]byte{ecdsaWithSHA256, by.name, times, c.name, c.spki, extensions}, nil), nil
 }
 
-// altNames are the DNS names and the SPIFFE URI.
+// altNames returns the subject alternative names: the DNS names and the SPIFFE URI.
 func (c content) altNames() []byte {
 	var list [][]byte
 	for _, name := range c.names {
@@ -144,7 +144,7 @@ func critical(id, value []byte) []byte {
 
 func plain(id, value []byte) []byte { return tlv(tagSequence, id, tlv(tagOctetString, value)) }
 
-// What does not change in certificates, DER.
+// Constant parts of certificates, DER.
 var (
 	version3         = tlv(tagContextCons, integer(big.NewInt(2)))
 	isTrue           = tlv(tagBoolean, []byte{0xff})
@@ -163,11 +163,10 @@ var (
 	idExtension        = object(extensionOID...)
 )
 
-// pathLen is how many CAs may stand between a CA of a kind and a leaf. A kind
-// without a row is a leaf's.
+// pathLen is the path length constraint of each kind of CA. Kinds without an entry are leaves.
 var pathLen = map[Kind]int{kindAuthorityRoot: 1, kindIdentityRoot: 0, kindCross: 0, kindGroupRoot: 0, kindGroupBus: 0}
 
-// spiffe is the URI of a path in a trust domain.
+// spiffe returns the SPIFFE URI of a path in a trust domain.
 func spiffe(domain, path string) *url.URL {
 	return &url.URL{Scheme: "spiffe", Host: domain, Path: path}
 }

@@ -17,23 +17,22 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// MaxRingLife is the longest time for which one ring key is current.
+// MaxRingLife is the longest lifetime of a ring key.
 const MaxRingLife = time.Hour
 
-// RingLife is how long a ring key is current, and how long it still opens
-// sessions after that, for a certificate life.
+// RingLife returns the lifetime of a ring key, for a lifetime of certificates. The key can
+// open sessions for the same time again.
 func RingLife(leafLife time.Duration) time.Duration { return min(MaxRingLife, 2*leafLife) }
 
 // RingID names a ring key: the first 16 bytes of H("cohort ring id v1", key).
 type RingID [16]byte
 
-// String is 32 lower-case hexadecimal digits.
+// String returns 32 lower-case hexadecimal digits.
 func (r RingID) String() string { return hex.EncodeToString(r[:]) }
 
-// RingKey is a cluster key: 32 random bytes under which the units of one
-// identity seal sessions for one another. It is never derived from the root
-// secret and never stored. It prints as "secret" in every format and cannot be
-// marshalled. It is safe for concurrent use.
+// RingKey encrypts sessions between units of one identity: 32 random bytes. It is never
+// derived from the root secret and never stored. It prints as "secret" in every format and
+// cannot be marshalled. It is safe for concurrent use.
 type RingKey struct {
 	id  RingID
 	end time.Time
@@ -43,8 +42,8 @@ type RingKey struct {
 	erase  func()
 }
 
-// NewRingKey draws a ring key that opens sessions until end. Only an authority
-// calls it.
+// NewRingKey draws a random ring key that opens sessions until end. Only an authority calls
+// it.
 func NewRingKey(end time.Time) *RingKey {
 	var b [32]byte
 	wire.Secretly(func() { rand.Read(b[:]) }) // never returns an error: it ends the program instead
@@ -52,8 +51,8 @@ func NewRingKey(end time.Time) *RingKey {
 	return newRingKey(b[:], end)
 }
 
-// OpenRingKey takes a ring key out of a certificate report: 32 bytes that are
-// not all zero, of which it keeps a copy. It refuses with "malformed".
+// OpenRingKey copies a ring key from a certificate report: 32 bytes that are not all zero. It
+// refuses other bytes with "malformed".
 func OpenRingKey(b []byte, end time.Time) (*RingKey, error) {
 	if len(b) != 32 || [32]byte(b) == [32]byte{} || end.IsZero() {
 		return nil, wire.Refuse(wire.Malformed, "ring key: size in bytes", len(b), "32, not all zero, with an end")
@@ -73,21 +72,21 @@ func newRingKey(b []byte, end time.Time) *RingKey {
 	return k
 }
 
-// ID names the key.
+// ID returns the name of the key.
 func (k *RingKey) ID() RingID { return k.id }
 
-// End is when the last session under the key has ended.
+// End returns the end of the last session under the key.
 func (k *RingKey) End() time.Time { return k.end }
 
-// Until is the same key with another end.
+// Until returns the same key with another end.
 func (k *RingKey) Until(end time.Time) *RingKey {
 	b := k.Expose()
 	defer clear(b)
 	return newRingKey(b, end)
 }
 
-// Expose gives a copy of the 32 bytes, for a certificate report; zeros once the
-// key is erased.
+// Expose returns a copy of the 32 bytes, for a certificate report; zeros once the key is
+// erased.
 func (k *RingKey) Expose() []byte {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
@@ -98,13 +97,13 @@ func (k *RingKey) Expose() []byte {
 	return b
 }
 
-// Derive is HKDF-SHA256 of the key without salt, its info the framing of the
-// fields under label. It refuses with "ring" once the key is erased.
+// Derive returns HKDF-SHA256 of the key without salt, with the framing of the fields under
+// label as info. It refuses with "ring" once the key is erased.
 func (k *RingKey) Derive(size int, label wire.Label, fields ...[]byte) (key []byte, err error) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	if k.reveal == nil {
-		return nil, wire.Refuse(wire.UnknownRing, "ring key "+k.id.String(), "erased", "a key that is held")
+		return nil, wire.Refuse(wire.UnknownRing, "ring key "+k.id.String(), "erased", "a key that is not erased")
 	}
 	wire.Secretly(func() {
 		secret := k.reveal()
@@ -117,7 +116,7 @@ func (k *RingKey) Derive(size int, label wire.Label, fields ...[]byte) (key []by
 	return key, nil
 }
 
-// Erase overwrites the key, which opens nothing from then on.
+// Erase overwrites the key. It opens nothing afterwards.
 func (k *RingKey) Erase() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -135,23 +134,23 @@ func (k *RingKey) LogValue() slog.Value { return slog.StringValue("secret") }
 
 // MarshalText refuses, and with it JSON and every other textual encoding.
 func (k *RingKey) MarshalText() ([]byte, error) {
-	return nil, errors.New("marshalling a ring key: it stands in certificate reports only")
+	return nil, errors.New("marshalling a ring key: it is written to certificate reports only")
 }
 
-// RingKeys are the keys of one kind of session. A unit seals under Current and
-// opens with every one. Previous is nil when no session under it can be alive;
-// without a Current nothing is sealed.
+// RingKeys are the keys of one kind of session. A unit seals under Current and opens with all
+// of them. Previous is nil if no session under it can be open; without Current nothing is
+// sealed.
 type RingKeys struct {
 	Previous, Current, Next *RingKey
 }
 
-// NewRingKeys are fresh keys of which the first is current from now on.
+// NewRingKeys draws random keys of which the first is current from now on.
 func NewRingKeys(now time.Time, life time.Duration) RingKeys {
 	return RingKeys{Current: NewRingKey(now.Add(2 * life)), Next: NewRingKey(now.Add(3 * life))}
 }
 
-// Roll makes Next current and draws another Next. What was current opens
-// sessions for one more life.
+// Roll makes Next current and draws another Next. The key that was current opens sessions for
+// one more lifetime.
 func (k RingKeys) Roll(now time.Time, life time.Duration) RingKeys {
 	return RingKeys{
 		Previous: k.Current.Until(now.Add(life)),
@@ -160,7 +159,7 @@ func (k RingKeys) Roll(now time.Time, life time.Duration) RingKeys {
 	}
 }
 
-// Trim is k without a Previous that has ended.
+// Trim returns k without a Previous that has ended.
 func (k RingKeys) Trim(now time.Time) RingKeys {
 	if k.Previous != nil && !now.Before(k.Previous.end) {
 		k.Previous = nil
@@ -168,7 +167,7 @@ func (k RingKeys) Trim(now time.Time) RingKeys {
 	return k
 }
 
-// Keys lists the keys that are there, Current first.
+// Keys lists the keys that are not nil, Current first.
 func (k RingKeys) Keys() []*RingKey {
 	var list []*RingKey
 	for _, key := range []*RingKey{k.Current, k.Previous, k.Next} {
@@ -179,17 +178,17 @@ func (k RingKeys) Keys() []*RingKey {
 	return list
 }
 
-// RingHolders says which units hold a ring key. A strict key is held by those of a
-// release, or in a group of one role; a follow key by those of a release and of the
-// releases that continue it, or in a group by those of all roles.
+// RingHolders says which units have a ring key. A strict key belongs to the units of a
+// release, or in a group of one role; a follow key to the units of a release and of the
+// releases that continue it, or in a group to those of all roles.
 type RingHolders struct {
 	Identity attest.Digest // of the release, or of the group
 	Role     string        // in a group, of a strict key
 	Follow   bool
 }
 
-// RingCut is the policy head after the last step that cut off a unit which may hold
-// the keys; zero before the first.
+// RingCut returns the policy head after the last step that cut off a unit which may have the
+// keys; zero before the first such step.
 func RingCut(p policy.Approved, of RingHolders) attest.Digest {
 	if !of.Follow {
 		return p.LastCut(of.Identity, of.Role)
@@ -202,24 +201,24 @@ func RingCut(p policy.Approved, of RingHolders) attest.Digest {
 	return own
 }
 
-// RingCutSince reports whether a policy has a step after a head that cut off a unit
-// which may hold the keys: what is sealed under them since is that unit's too. A head
-// that the policy does not know is newer than it.
+// RingCutSince reports whether a policy has a step after a head that cut off a unit which may
+// have the keys: that unit can read everything sealed under them since. A head that the policy
+// does not know is newer than the policy.
 func RingCutSince(p policy.Approved, of RingHolders, head attest.Digest) bool {
 	since, known := p.Index(head)
 	cut, _ := p.Index(RingCut(p, of))
 	return known && cut > since
 }
 
-// Ring is what a unit of one identity holds.
+// Ring is the ring keys of a unit.
 type Ring struct {
 	Strict    RingKeys // for sessions pinned to code
 	Follow    RingKeys // for sessions opened by task name
 	Inherited Inherited
 }
 
-// Inherited are the follow keys of the release that a release continues. They
-// only open. The zero Inherited is none.
+// Inherited are the follow keys of the release that a release continues. They only open
+// sessions. The zero Inherited has no keys.
 type Inherited struct {
 	Identity attest.Digest // of the predecessor
 	Keys     RingKeys

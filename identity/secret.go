@@ -15,9 +15,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Secret is a 32-byte root secret: that of an authority, or that of one roster. It
-// prints as "secret" in every format and cannot be marshalled. The zero Secret is
-// refused by [Derive] and [DeriveGroup].
+// Secret is a 32-byte root secret: that of an authority, or that of one roster. It prints as
+// "secret" in every format and cannot be marshalled. [Derive] and [DeriveGroup] refuse the
+// zero Secret.
 type Secret struct {
 	// reveal is a function, nil in the zero Secret, because fmt prints the
 	// unexported fields of a struct around a Secret without asking for Format,
@@ -25,7 +25,7 @@ type Secret struct {
 	reveal func() [32]byte
 }
 
-// NewSecret draws a root secret. `authority init` calls it, and an authority for each
+// NewSecret draws a random root secret. `authority init` calls it, and an authority for each
 // roster that names it.
 func NewSecret() Secret {
 	var b [32]byte
@@ -33,8 +33,8 @@ func NewSecret() Secret {
 	return Secret{reveal: func() [32]byte { return b }}
 }
 
-// OpenSecret takes a root secret out of its unsealed form, 32 bytes that are
-// not all zero, and keeps a copy. It refuses with "store-foreign".
+// OpenSecret copies a root secret from its unsealed form, 32 bytes that are not all zero. It
+// refuses other bytes with "store-foreign".
 func OpenSecret(b []byte) (Secret, error) {
 	if len(b) != 32 || [32]byte(b) == [32]byte{} {
 		return Secret{}, wire.Refuse(wire.StoreForeign, "root secret: size in bytes", len(b), "32, not all zero")
@@ -43,7 +43,7 @@ func OpenSecret(b []byte) (Secret, error) {
 	return Secret{reveal: func() [32]byte { return c }}, nil
 }
 
-// Expose gives a copy of the 32 bytes, to be sealed; nil for the zero Secret.
+// Expose returns a copy of the 32 bytes, to be sealed; nil for the zero Secret.
 func (s Secret) Expose() []byte {
 	if s.reveal == nil {
 		return nil
@@ -52,8 +52,8 @@ func (s Secret) Expose() []byte {
 	return b[:]
 }
 
-// bytes derives 32 bytes for one use: HKDF-SHA256 (RFC 5869) without salt, the
-// framing of label and fields as info.
+// bytes derives 32 bytes for one use: HKDF-SHA256 (RFC 5869) without salt, with the framing of
+// label and fields as info.
 func (s Secret) bytes(label wire.Label, fields ...[]byte) ([]byte, error) {
 	b, err := hkdf.Key(sha256.New, s.Expose(), nil, string(wire.Frame(label, fields...)), 32)
 	if err != nil {
@@ -62,10 +62,9 @@ func (s Secret) bytes(label wire.Label, fields ...[]byte) ([]byte, error) {
 	return b, nil
 }
 
-// signingKey derives a P-256 key: the first of the 32-byte strings derived with
-// a counter byte 0, 1, … as last field that is a scalar of the curve, which is
-// nearly always that of 0. Rejecting is exact and needs no arithmetic on
-// secrets.
+// signingKey derives a P-256 key: the first 32-byte string, derived with a counter byte 0, 1,
+// … as last field, that is a scalar of the curve. Nearly always that is the string of 0.
+// Rejection is exact and needs no arithmetic on secrets.
 func (s Secret) signingKey(label wire.Label, fields ...[]byte) (*ecdsa.PrivateKey, error) {
 	for counter := range 256 {
 		scalar, err := s.bytes(label, append(slices.Clip(fields), []byte{byte(counter)})...)

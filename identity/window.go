@@ -11,10 +11,9 @@ import (
 // arithmetic below.
 var lastTime = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// window is one period of leaf certificates of a given life L. Window k begins
-// at 2kL/3 since the Unix epoch and is served until the next begins; its leaf
-// is valid from 60 s before its begin until L after. So a unit that cannot
-// renew for L/4 notices nothing.
+// window is one period of leaf certificates with lifetime L. Window k begins at 2kL/3 since
+// the Unix epoch and is served until the next begins; its leaf is valid from 60 s before its
+// begin until L after. So a unit that cannot renew for L/4 still has a valid leaf.
 type window struct {
 	index uint64
 	begin time.Time
@@ -22,12 +21,11 @@ type window struct {
 	life  time.Duration
 }
 
-// windowAt is the window ⌊3t/2L⌋ that everybody gets at time t. It refuses a
-// life outside the limits with "policy" and a time before 1970 or after 2200
-// with "clock".
+// windowAt returns the window ⌊3t/2L⌋, the same for all callers at time t. It refuses a
+// lifetime outside the limits with "policy" and a time before 1970 or after 2200 with "clock".
 func windowAt(life time.Duration, t time.Time) (window, error) {
 	if life < wire.MinLife || life > wire.MaxLife {
-		return window{}, wire.Refuse(wire.BadPolicy, "window: certificate life", life, "3s to 24h")
+		return window{}, wire.Refuse(wire.BadPolicy, "window: certificate lifetime", life, "3s to 24h")
 	}
 	if t.Unix() < 0 || t.After(lastTime) {
 		return window{}, wire.Refuse(wire.ClockSkew, "window: time", t.UTC(), "1970 to 2200")
@@ -38,7 +36,7 @@ func windowAt(life time.Duration, t time.Time) (window, error) {
 	return window{index: k, begin: windowBegin(k, life), next: windowBegin(k+1, life), life: life}, nil
 }
 
-// windowBegin is the first nanosecond of window k: 2kL/3, rounded up.
+// windowBegin returns the first nanosecond of window k: 2kL/3, rounded up.
 func windowBegin(k uint64, life time.Duration) time.Time {
 	hi, lo := bits.Mul64(k, 2*uint64(life))
 	begin, rest := bits.Div64(hi, lo, 3)
@@ -48,12 +46,12 @@ func windowBegin(k uint64, life time.Duration) time.Time {
 	return time.Unix(0, int64(begin)).UTC()
 }
 
-// notBefore and notAfter are in whole seconds, rounded down, as certificates
-// write them: a leaf never lives longer than its life says.
+// notBefore and notAfter return whole seconds, rounded down, as certificates encode them: no
+// leaf is valid longer than its lifetime.
 func (w window) notBefore() time.Time { return w.begin.Add(-wire.WindowLead).Truncate(time.Second) }
 
 func (w window) notAfter() time.Time { return w.begin.Add(w.life).Truncate(time.Second) }
 
-// renewBefore ends the time over which renewals spread: a twelfth of the life
-// from the next window's begin, so that L/3 - L/12 = L/4 is left for an outage.
+// renewBefore returns the end of the time over which renewals spread: a twelfth of the
+// lifetime after the next window's begin, so that L/3 - L/12 = L/4 is left for an outage.
 func (w window) renewBefore() time.Time { return w.next.Add(w.life / 12) }
