@@ -1,10 +1,8 @@
-// Package api is the authority's HTTP API as both sides see it: paths, bodies,
-// problems (RFC 9457), and a thin client. docs/api/openapi.yaml describes the
-// same.
+// Package api defines the authority's HTTP API for both sides: paths, bodies, problems (RFC
+// 9457), and a thin client. docs/api/openapi.yaml describes the same API.
 //
-// It checks form and size only. Whether an answer may be believed is decided by
-// whoever asked: reports are signed and sealed, policy is signed by its owners,
-// and a trust answer carries evidence.
+// It checks form and size only. Callers decide whether to trust a response: reports are signed
+// and sealed, policy is signed by its owners, and a trust response contains evidence.
 package api
 
 import (
@@ -33,23 +31,23 @@ const (
 	PathMetrics      = "/metrics"
 )
 
-// ChallengeRequest asks for a nonce. A TPM says who it is: the credential in the
-// answer is for it alone.
+// ChallengeRequest requests a nonce. A TPM identifies itself, because only it can open the
+// credential in the response.
 type ChallengeRequest struct {
 	EK []byte `json:"ek,omitempty"` // certificate of its endorsement key, DER
 	AK []byte `json:"ak,omitempty"` // public area of its attestation key, TPMT_PUBLIC
 }
 
-// Challenge is a nonce: expiry, 16 random bytes and a MAC, opaque to the unit. The
-// credential hides a secret that the evidence must show.
+// Challenge is a nonce: expiry, 16 random bytes and a MAC, opaque to the unit. The credential
+// encrypts a secret that the evidence must contain.
 type Challenge struct {
 	Nonce      []byte    `json:"nonce"`
 	Expires    time.Time `json:"expires"`
 	Credential []byte    `json:"credential,omitempty"` // TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET
 }
 
-// CertificateRequest asks for a certificate report. The evidence is bound, by
-// the label "cohort issue v1", to every other field ([CertificateRequest.Bound]).
+// CertificateRequest requests a certificate report. Its evidence is bound, by the label
+// "cohort issue v1", to every other field ([CertificateRequest.Bound]).
 //
 // It is for a task, or for a role in a group.
 type CertificateRequest struct {
@@ -57,17 +55,17 @@ type CertificateRequest struct {
 	Group      string          `json:"group,omitempty"`
 	Role       string          `json:"role,omitempty"`       // with group
 	PartyKeys  []wire.Digest   `json:"party_keys,omitempty"` // with group: SHA-256 of the SSH keys of the unit's own party, the old and the new one
-	Roster     wire.Digest     `json:"roster,omitzero"`      // with group: the one roster the unit works under; zero is any its party approves
+	Roster     wire.Digest     `json:"roster,omitzero"`      // with group: the only roster the unit accepts; zero accepts any that its party approves
 	Nonce      []byte          `json:"nonce"`
 	HPKEKey    []byte          `json:"hpke_key"`      // MLKEM768-X25519, 1216 bytes
 	SigningKey []byte          `json:"signing_key"`   // P-256 SubjectPublicKeyInfo, DER
 	CSR        []byte          `json:"csr,omitempty"` // PKCS #10, DER; in key mode unit only
 	Root       wire.Digest     `json:"authority_root"`
-	Head       wire.Digest     `json:"policy_head"` // highest head the unit has seen
+	Head       wire.Digest     `json:"policy_head"` // newest head that the unit knows
 	Evidence   json.RawMessage `json:"evidence"`    // conceptual message wrapper, RFC 9999
 }
 
-// Bound lists the fields that the request's evidence is bound to, in order.
+// Bound returns the fields to which the request's evidence is bound, in order.
 func (r CertificateRequest) Bound() [][]byte {
 	keys := make([]byte, 0, len(r.PartyKeys)*len(wire.Digest{}))
 	for _, key := range r.PartyKeys {
@@ -76,8 +74,8 @@ func (r CertificateRequest) Bound() [][]byte {
 	return [][]byte{r.Nonce, r.HPKEKey, r.SigningKey, r.CSR, []byte(r.path()), r.Root[:], r.Head[:], keys, r.Roster[:]}
 }
 
-// path is the SPIFFE path that is asked for. Names hold no "/", so that no two
-// requests have one.
+// path returns the requested SPIFFE path. Names contain no "/", so different requests have
+// different paths.
 func (r CertificateRequest) path() string {
 	if r.Group != "" {
 		return wire.RolePath(r.Group, r.Role)
@@ -85,30 +83,31 @@ func (r CertificateRequest) path() string {
 	return wire.TaskPath(r.Task)
 }
 
-// Digest names the request, evidence included: the sealed report is bound to it.
+// Digest returns the digest of the request with its evidence. The sealed report is bound to
+// it.
 func (r CertificateRequest) Digest() wire.Digest {
 	return wire.Hash(wire.LabelRequest, append(r.Bound(), r.Evidence)...)
 }
 
-// SealedReport is the answer: an HPKE ciphertext that only the requesting unit
-// opens. Its HPKE info is [SealInfo].
+// SealedReport is the response: an HPKE ciphertext that only the requesting unit can open. Its
+// HPKE info is [SealInfo].
 type SealedReport struct {
 	// GroupRoot is SHA-256 of the group root's SubjectPublicKeyInfo, in a group. The
 	// ciphertext is bound to it; the unit accepts it only if the group's parties approve it.
 	GroupRoot    wire.Digest `json:"group_root,omitzero"`
 	Encapsulated []byte      `json:"enc"`
 	Ciphertext   []byte      `json:"ciphertext"` // a [SignedReport], JSON
-	// Endorsements are what vendors say beside the unit's evidence, by role:
-	// for whoever appraises it next. Each counts by its own signature, and
-	// [Report.Checked] names its digest.
+	// Endorsements are the vendor's endorsements of the unit's evidence, by role, for later
+	// verifiers. Each is verified by its own signature, and [Report.Checked] contains its
+	// digest.
 	Endorsements map[string][]byte `json:"endorsements,omitempty"`
-	// DeviceEndorsements are the same of each device beside the TEE, in the
-	// order of the evidence.
+	// DeviceEndorsements are the endorsements of each device beside the TEE, in the order of
+	// the evidence.
 	DeviceEndorsements []map[string][]byte `json:"device_endorsements,omitempty"`
 }
 
-// SealInfo is the HPKE info of the report that answers r; in a group it names the
-// group's root, and outside groups groupRoot is zero.
+// SealInfo returns the HPKE info of the report for r. In a group it contains the group's root;
+// outside groups groupRoot is zero.
 func SealInfo(r CertificateRequest, groupRoot wire.Digest) []byte {
 	digest := r.Digest()
 	return wire.Frame(wire.LabelSealedReport, r.Nonce, digest[:], r.Root[:], groupRoot[:])
@@ -124,13 +123,12 @@ type SignedReport struct {
 	Chain [][]byte `json:"chain"`
 }
 
-// ReportMessage is what the signature of a report covers.
+// ReportMessage returns the bytes that the signature of a report covers.
 func ReportMessage(report []byte, request wire.Digest) []byte {
 	return wire.Frame(wire.LabelReport, report, request[:])
 }
 
-// Report is the certificate report: what an attested unit receives. All
-// certificates are DER.
+// Report is the certificate report that an attested unit receives. All certificates are DER.
 type Report struct {
 	Schema      string              `json:"schema"` // "cohort/report/v1"
 	Task        string              `json:"task"`
@@ -139,23 +137,23 @@ type Report struct {
 	KeyMode     string              `json:"key_mode"`
 	Group       string              `json:"group,omitempty"`
 	Role        string              `json:"role,omitempty"`
-	Roster      []byte              `json:"roster,omitempty"`    // what the group's parties approve
-	Approvals   []Said              `json:"approvals,omitempty"` // what they say of it
+	Roster      []byte              `json:"roster,omitempty"`    // the roster that the group's parties approve
+	Approvals   []Said              `json:"approvals,omitempty"` // the parties' statements about it
 	Unit        []byte              `json:"unit"`                // certificate of the signing key
-	Leaf        []byte              `json:"leaf"`                // certificate TLS serves
+	Leaf        []byte              `json:"leaf"`                // certificate for TLS
 	LeafKey     []byte              `json:"leaf_key"`            // PKCS #8; in key mode shared only
 	IdentityCA  []byte              `json:"identity_root"`       // self-signed
-	Cross       []byte              `json:"cross"`               // the same key under the authority root; in a group for manager and gateway alone
+	Cross       []byte              `json:"cross"`               // the identity root's key under the authority root; in a group for manager and gateway alone
 	Authority   []byte              `json:"authority"`           // authority root certificate
 	Calls       map[string][][]byte `json:"calls,omitempty"`     // task → identity roots of its releases
-	Env         map[string]string   `json:"env,omitempty"`       // environment policy gives the program
-	Rings       Rings               `json:"rings"`               // keys under which sessions are sealed; in a group strict are its role's, follow the whole group's
+	Env         map[string]string   `json:"env,omitempty"`       // environment variables that policy sets
+	Rings       Rings               `json:"rings"`               // keys that encrypt sessions between units; in a group strict belongs to the role, follow to the whole group
 	Head        wire.Digest         `json:"policy_head"`
 	ProvedHead  []byte              `json:"proved_head"` // Head under the authority's signature (docs/spec/head.md)
 	RenewAfter  time.Time           `json:"renew_after"`
 	RenewBefore time.Time           `json:"renew_before"`      // end of the jitter
 	NotAfter    time.Time           `json:"not_after"`         // of leaf and unit certificate
-	Checked     []byte              `json:"checked,omitempty"` // when the authority had lists and statements of the vendor
+	Checked     []byte              `json:"checked,omitempty"` // when the authority fetched the vendor's revocation lists and endorsements
 
 	// DevicesChecked is Checked of each device beside the TEE.
 	DevicesChecked [][]byte `json:"devices_checked,omitempty"`
@@ -164,28 +162,28 @@ type Report struct {
 // ReportSchema is the schema of [Report].
 const ReportSchema = "cohort/report/v1"
 
-// HistoryEntry is one step of the history chain: a policy file and the owners'
-// signatures over it, or a party's statement and its signature. Adopted is the authority's own mark that the step took
-// effect; only an authority of the same root can check it, and it makes a step
-// that was lost from a store take effect again without a second delay.
+// HistoryEntry is one step of the history chain: a policy file and the owners' signatures over
+// it, or a party's statement and its signature. Adopted is the authority's mark that the step
+// took effect. Only an authority with the same root can verify it; with it, a step that was
+// lost from a store takes effect again without a second delay.
 type HistoryEntry struct {
 	Policy     []byte   `json:"policy"`
 	Signatures []string `json:"signatures"` // armored SSH signatures
 	Adopted    []byte   `json:"adopted,omitempty"`
-	// AdoptedAt is when the authority adopted the step, by its own time. The mark does
-	// not cover it, so no other party can check it.
+	// AdoptedAt is when the authority adopted the step, by its own clock. The mark does not
+	// cover it, so no other party can verify it.
 	AdoptedAt time.Time `json:"adopted_at,omitzero"`
 }
 
-// Said is what a party says of a group, as it signed it.
+// Said is a party's statement about a group, as signed.
 type Said struct {
 	Statement []byte `json:"statement"`
 	Signature string `json:"signature"` // armored SSH signature
 }
 
-// Heard acknowledges a party's statement: it is in the history, whose head was
-// then Head. The authority signs it with its kind-authority key (ECDSA P-256,
-// ASN.1, over [HeardMessage]).
+// Heard acknowledges a party's statement: the statement is in the history, whose head was then
+// Head. The authority signs it with its kind-authority key (ECDSA P-256, ASN.1, over
+// [HeardMessage]).
 type Heard struct {
 	Statement wire.Digest `json:"statement"` // SHA-256
 	Head      wire.Digest `json:"policy_head"`
@@ -193,36 +191,36 @@ type Heard struct {
 	Chain     [][]byte    `json:"chain"` // DER: the kind-authority leaf, then the authority root
 }
 
-// HeardMessage is what the signature of an acknowledgement covers.
+// HeardMessage returns the bytes that the signature of an acknowledgement covers.
 func HeardMessage(h Heard) []byte {
 	return wire.Frame(wire.LabelHeard, h.Statement[:], h.Head[:])
 }
 
-// Group is a group of the policy in force, and of the group it continues.
+// Group describes a group of the policy in force, or a group that it continues.
 type Group struct {
 	Name      string      `json:"name"`
 	Identity  wire.Digest `json:"identity"`
 	Roster    []byte      `json:"roster"`
-	GroupRoot wire.Digest `json:"group_root,omitzero"` // that this authority holds of the roster; none where the roster does not name it
+	GroupRoot wire.Digest `json:"group_root,omitzero"` // group root of the roster; zero if the roster does not name this authority
 	Said      []Said      `json:"said"`                // newest statement of each party
 	Approved  []string    `json:"approved"`
 	Missing   []string    `json:"missing"`
 	Quorum    int         `json:"quorum"`
-	Ends      *time.Time  `json:"ends,omitempty"` // of the approval; absent without a quorum
+	Ends      *time.Time  `json:"ends,omitempty"` // end of the approval; absent without a quorum
 	Continues *Group      `json:"continues,omitempty"`
 }
 
-// GroupRootRequest asks for the root of a group's roster in force.
+// GroupRootRequest requests the root of a group's roster.
 type GroupRootRequest struct {
-	Nonce []byte `json:"nonce"` // 32 bytes, which the evidence is bound to
+	Nonce []byte `json:"nonce"` // 32 bytes to which the evidence is bound
 	// Credential is for an authority whose TPM has introduced itself.
 	Credential []byte      `json:"credential,omitempty"`
 	Roster     wire.Digest `json:"roster,omitzero"` // the group's identity; zero is the newest
 }
 
-// GroupRoot is the root of a roster, and evidence of the authority that holds it, bound
-// by the label "cohort group root v1" to (nonce, roster, SHA-256 of the root's
-// SubjectPublicKeyInfo). Parties appraise it by the roster's own values before they
+// GroupRoot is the root of a roster, and evidence of the authority that has its key, bound by
+// the label "cohort group root v1" to (nonce, roster, SHA-256 of the root's
+// SubjectPublicKeyInfo). Parties appraise it by the roster's own reference values before they
 // approve the root.
 type GroupRoot struct {
 	Roster   wire.Digest     `json:"roster"`
@@ -230,39 +228,38 @@ type GroupRoot struct {
 	Evidence json.RawMessage `json:"evidence"`
 }
 
-// History is a run of steps, oldest first. The step at index 0 of the whole
-// history is the genesis.
+// History is a range of steps, oldest first. The step at index 0 of the whole history is the
+// genesis.
 type History struct {
 	From    int            `json:"from"` // index of the first entry
 	Entries []HistoryEntry `json:"entries"`
 	Head    wire.Digest    `json:"head"` // after the last step of the whole history
-	// ProvedHead is Head under the authority's signature (docs/spec/head.md): without it
-	// the history may hold steps that are not in force. An authority whose clock is
-	// refused, or that is behind, leaves it out.
+	// ProvedHead is Head under the authority's signature (docs/spec/head.md): without it the
+	// history may contain steps that are not in force. An authority whose clock is refused, or
+	// that is behind, leaves it out.
 	ProvedHead []byte `json:"proved_head,omitempty"`
 }
 
-// LeaveRequest gives the place of a unit that ends back to its task. It is final:
-// nothing more is issued to that unit.
+// LeaveRequest releases the place of a unit that shuts down. It is final: that unit
+// receives no further certificates.
 type LeaveRequest struct {
 	Unit      wire.UnitID `json:"unit"`
 	Time      time.Time   `json:"time"`      // of the unit; whole seconds
 	Signature []byte      `json:"signature"` // by the unit's signing key: ECDSA P-256, ASN.1, over [LeaveMessage]
 }
 
-// LeaveMessage is what the signature of a leave request covers.
+// LeaveMessage returns the bytes that the signature of a leave request covers.
 func LeaveMessage(unit wire.UnitID, at time.Time, root wire.Digest) []byte {
 	return wire.Frame(wire.LabelLeave, unit[:], binary.BigEndian.AppendUint64(nil, uint64(at.Unix())), root[:])
 }
 
-// Left says that a unit has left.
+// Left confirms that a unit has left.
 type Left struct {
 	Unit wire.UnitID `json:"unit"`
 }
 
-// TrustAnswer is what a client needs to trust a task or one identity. The
-// evidence is the authority's own, bound by the label "cohort trust v1" to
-// (nonce, authority root, head).
+// TrustAnswer contains what a client needs to trust a task or one identity. The evidence is
+// the authority's own, bound by the label "cohort trust v1" to (nonce, authority root, head).
 type TrustAnswer struct {
 	Authority  []byte          `json:"authority"` // authority root certificate, DER
 	Identities []TrustIdentity `json:"identities"`
@@ -288,7 +285,7 @@ type Policy struct {
 	Policy   []byte      `json:"policy"`
 }
 
-// Proposal is a policy that waits: for signatures, then for the delay.
+// Proposal is a pending policy, which waits for signatures and then for the delay.
 type Proposal struct {
 	Digest     wire.Digest `json:"digest"`
 	Sequence   uint64      `json:"sequence"`
@@ -299,16 +296,16 @@ type Proposal struct {
 	Quorum     int         `json:"quorum"`
 	Created    time.Time   `json:"created"`
 	Expires    time.Time   `json:"expires"`
-	Waited     int64       `json:"waited"`               // seconds of the delay that have passed while the authority ran
-	Delay      int64       `json:"delay"`                // seconds; 0 where it only tightens
-	Policy     []byte      `json:"policy,omitempty"`     // left out in lists
-	Signatures []string    `json:"signatures,omitempty"` // left out in lists
+	Waited     int64       `json:"waited"`               // seconds of the delay that have elapsed while the authority was running
+	Delay      int64       `json:"delay"`                // seconds; 0 if the policy only tightens
+	Policy     []byte      `json:"policy,omitempty"`     // omitted in lists
+	Signatures []string    `json:"signatures,omitempty"` // omitted in lists
 }
 
-// Proposals are all proposals the authority keeps, newest first.
+// Proposals lists all stored proposals, newest first.
 type Proposals struct {
 	Proposals []Proposal `json:"proposals"`
-	Damaged   []string   `json:"damaged,omitempty"` // rows of the store that were passed over
+	Damaged   []string   `json:"damaged,omitempty"` // rows of the store that were skipped
 }
 
 // ProposeRequest proposes a policy; the first signature is the proposer's.
@@ -328,32 +325,32 @@ type CancelRequest struct {
 	Signature string `json:"signature"`
 }
 
-// BackupRequest asks for shares of the root secret: a backup statement and an
-// owner's signature over it.
+// BackupRequest requests shares of the root secret: a backup statement and an owner's
+// signature over it.
 type BackupRequest struct {
 	Statement []byte `json:"statement"`
 	Signature string `json:"signature"`
 }
 
-// BackupShares are the files of a backup, one for each owner and sealed to him.
-// They are a backup once they were written down and one of them is shown again.
+// BackupShares are the files of a backup, one for each owner, sealed to that owner. The backup
+// counts once the files were stored and one of them was presented again.
 type BackupShares struct {
 	Shares [][]byte `json:"shares"`
 }
 
-// BackupKept shows a share of a backup that was written down.
+// BackupKept presents a share of a backup that was stored.
 type BackupKept struct {
 	Share []byte `json:"share"`
 }
 
 // States of a [Backup].
 const (
-	BackupNone    = "none"    // nobody ever kept one
-	BackupStale   = "stale"   // for owners, keys or a quorum that have changed since
-	BackupCurrent = "current" // a quorum of today's owners restores it
+	BackupNone    = "none"    // no backup was ever confirmed
+	BackupStale   = "stale"   // for owners, keys or a quorum that have since changed
+	BackupCurrent = "current" // a quorum of the current owners can restore it
 )
 
-// Backup is what the authority recorded of the newest backup that was kept.
+// Backup is the record of the newest confirmed backup.
 type Backup struct {
 	State   string      `json:"state"`
 	ID      string      `json:"backup,omitempty"`
@@ -382,37 +379,37 @@ type LogEntry struct {
 	Detail   string      `json:"detail,omitempty"`
 }
 
-// LogDevice is a device beside the TEE that an issuance was for.
+// LogDevice is a device beside the TEE of an issuance.
 type LogDevice struct {
 	Platform string   `json:"platform"`
 	Chip     string   `json:"chip"`
-	Unjudged []string `json:"unjudged,omitempty"` // what nobody compared of its evidence
+	Unjudged []string `json:"unjudged,omitempty"` // parts of its evidence that were not verified
 }
 
 // Log is a page of the log, newest first.
 type Log struct {
 	Entries []LogEntry `json:"entries"`
 	Next    int64      `json:"next,omitempty"`    // pass as before= for the next page
-	Damaged []int64    `json:"damaged,omitempty"` // places of rows that were passed over
+	Damaged []int64    `json:"damaged,omitempty"` // sequence numbers of rows that were skipped
 }
 
-// Health is the answer of the probes. An authority with warnings goes on issuing.
+// Health is the response of the probes. An authority with warnings continues to issue.
 type Health struct {
 	Status         string          `json:"status"`
 	Warnings       []string        `json:"warnings,omitempty"`
 	Contradictions []Contradiction `json:"contradictions,omitempty"`
 }
 
-// Contradiction is a pair of policy heads that both took effect under one root, of
-// which neither extends the other.
+// Contradiction is a pair of policy heads that both took effect under one root, neither of
+// which extends the other.
 type Contradiction struct {
 	Kept  wire.Digest `json:"kept"`  // of the history in force
 	Other wire.Digest `json:"other"` // in the same place
 	Seen  time.Time   `json:"seen"`
 }
 
-// Problem is an error answer, RFC 9457, content type application/problem+json.
-// Detail says rule, got and want of the refusal; it holds no secret.
+// Problem is an error response, RFC 9457, content type application/problem+json. It contains
+// rule, got and want of the refusal, and no secret.
 type Problem struct {
 	Type   string      `json:"type"` // "urn:cohort:problem:" and the reason
 	Title  string      `json:"title"`

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
@@ -11,9 +12,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// ReadBody reads the JSON body of a request of at most limit bytes into v. It
-// refuses another content type, an unknown field and anything after the one
-// value with reason "request", and a longer body with "too-large".
+// ReadBody parses the JSON body of a request of at most limit bytes into v. It refuses another
+// content type, an unknown field and trailing data with reason "request", and a longer body
+// with "too-large".
 func ReadBody(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || kind != "application/json" {
@@ -22,17 +23,17 @@ func ReadBody(w http.ResponseWriter, r *http.Request, limit int64, v any) error 
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
-		return wire.Refuse(wire.TooLarge, "request: size in bytes", "more", limit)
+		return wire.Refuse(wire.TooLarge, "request: size in bytes", fmt.Sprint("more than ", limit), limit)
 	}
 	if err != nil {
-		return wire.Refuse(wire.BadRequest, "request: body", err, "a whole body")
+		return wire.Refuse(wire.BadRequest, "request: body", err, "a complete body")
 	}
 	return Decode(body, v)
 }
 
-// Decode reads exactly one JSON value into v, which has a field for every name
-// in it; anything else is refused with reason "request". A refusal of a field's
-// own decoder keeps its reason.
+// Decode parses exactly one JSON value into v, which must have a field for every name in the
+// value. It refuses other input with reason "request". A refusal by a field's own decoder
+// keeps its reason.
 func Decode(body []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
@@ -44,7 +45,7 @@ func Decode(body []byte, v any) error {
 		return wire.Refuse(wire.BadRequest, "request: JSON", err, "the fields of the API")
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return wire.Refuse(wire.BadRequest, "request: JSON", "more after the value", "one value")
+		return wire.Refuse(wire.BadRequest, "request: JSON", fmt.Sprint("trailing data after byte ", d.InputOffset()), "one value")
 	}
 	return nil
 }

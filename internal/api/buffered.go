@@ -5,9 +5,9 @@ import (
 	"net/http"
 )
 
-// Buffered is a handler whose pages are made whole before the first byte is sent.
-// Metrics are gathered by few requests at a time, and a peer that reads its response
-// slowly must not be one of them. The page is kept in memory.
+// Buffered returns a handler that completes each page in memory before it sends the first
+// byte. Metrics limit the number of concurrent requests, and a peer that reads slowly must not
+// occupy one of them.
 func Buffered(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p := page{header: w.Header(), status: http.StatusOK}
@@ -17,7 +17,7 @@ func Buffered(h http.Handler) http.Handler {
 	})
 }
 
-// page is a response that is kept.
+// page is a buffered response.
 type page struct {
 	header http.Header
 	status int

@@ -12,20 +12,20 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// PollAgain is how long a caller waits before it asks again without waiting, after a
-// server had no place for its poll. The refusal has it as Retry-After.
+// PollAgain is the wait before a caller polls again after a server had no place for its poll.
+// The refusal contains it as Retry-After.
 const PollAgain = 10 * time.Second
 
-// Poll is what a request asks that waits for the next step of the history.
+// Poll is a request that waits for the next step of the history.
 type Poll struct {
-	Head wire.Digest // the newest that the caller has
+	Head wire.Digest // newest head that the caller has
 	Wait time.Duration
 }
 
-// PollOf reads the query of a history request. ok is false where it names an index, as
-// requests do that page through the history, and waits for nothing. A head is 64
-// hexadecimal digits, and no index has as many. It refuses with "request" another form,
-// and a wait of more than [MaxPoll].
+// PollOf parses the query of a history request. ok is false if it names an index, as requests
+// that page through the history do without waiting. A head is 64 hexadecimal digits, longer
+// than any index. It refuses any other form, and a wait of more than [MaxPoll], with
+// "request".
 func PollOf(q url.Values) (p Poll, ok bool, err error) {
 	from := q.Get("from")
 	if len(from) != 2*len(p.Head) {
@@ -46,13 +46,13 @@ func PollOf(q url.Values) (p Poll, ok bool, err error) {
 	return p, true, nil
 }
 
-// RetryPoll sets the field by which a refusal says when to ask again: after [PollAgain].
+// RetryPoll sets Retry-After to [PollAgain] in a refusal.
 func RetryPoll(h http.Header) {
 	h.Set("Retry-After", strconv.Itoa(int(PollAgain/time.Second)))
 }
 
-// Gateway reads the policy history that a manager's gateway serves. It believes nothing it
-// reads. It is safe for concurrent use.
+// Gateway reads the policy history from a manager's gateway. It verifies nothing it reads. It
+// is safe for concurrent use.
 type Gateway struct{ reader Authority }
 
 // NewGateway makes a reader of the gateway at a URL. The caller owns the client.
@@ -65,7 +65,7 @@ func (g *Gateway) Poll(ctx context.Context, head wire.Digest, wait time.Duration
 	return get[History](ctx, &g.reader, wire.PathHistory+"?"+pollQuery(head, wait))
 }
 
-// PollFull reports whether a poll was refused because there was no place for it, so that
+// PollFull reports whether a poll was refused because the server had no place for it, so that
 // another server may have one.
 func PollFull(err error) bool {
 	return errors.Is(err, wire.Overload) || errors.Is(err, wire.TooMany)

@@ -20,12 +20,12 @@ const TypeProblem = "application/problem+json"
 // maxProblem bounds a problem in bytes; ours are below 4 KiB.
 const maxProblem = 16 << 10
 
-// private are the reasons whose detail speaks of the authority's own disk or
-// faults. It belongs in its log and is not sent.
+// private are the reasons whose detail describes the authority's own disk or faults. The
+// detail is logged and not sent.
 var private = map[wire.Reason]bool{wire.StoreFailed: true, wire.StoreForeign: true, wire.Internal: true}
 
-// ProblemOf returns the problem by which the authority refuses. An error that is no refusal,
-// or one whose reason the API does not have, is "internal".
+// ProblemOf returns the problem for an error of the authority. An error that is not a refusal,
+// or whose reason the API does not have, is "internal".
 func ProblemOf(err error) Problem {
 	r := refusalOf(err)
 	status := statuses[r.Reason].authority
@@ -48,9 +48,9 @@ func GatewayProblem(err error) Problem {
 	return problem(r, status)
 }
 
-// UnitProblem is [ProblemOf] for a unit, on the paths of the trusted channel. It holds the
-// reason alone, because a client cannot verify more; the refusal of a quota names the quota. A
-// reason without a status of its own is 400.
+// UnitProblem is [ProblemOf] for a unit, on the paths of the trusted channel. It contains the
+// reason alone, because a client cannot verify more; the refusal of a quota also names the
+// quota. A reason without a status of its own is 400.
 func UnitProblem(err error) Problem {
 	r := refusalOf(err)
 	status := statuses[r.Reason].channel
@@ -76,8 +76,8 @@ func problem(r *wire.Refusal, status int) Problem {
 	}
 }
 
-// Write sends the problem as the whole response. It waits no longer than a second for
-// what is left of the request, which a server of HTTP/1.1 reads before it responds.
+// Write sends the problem as the whole response. It waits at most a second for the rest of the
+// request, which an HTTP/1.1 server reads before it responds.
 func (p Problem) Write(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second)) // a server that has none has its own limits
 	w.Header().Set("Content-Type", TypeProblem)
@@ -86,16 +86,16 @@ func (p Problem) Write(w http.ResponseWriter) {
 		w.Header().Set("Retry-After", "1")
 	}
 	w.WriteHeader(p.Status)
-	// The peer may be gone, and there is nobody else to tell.
+	// An error means that the peer is gone.
 	_ = json.NewEncoder(w).Encode(p)
 }
 
-// refusal reads a problem back into the refusal it tells of. What the peer says
-// is cut and cleaned, since it ends up on terminals.
+// refusal parses a problem and returns its refusal. Texts of the peer are truncated and
+// filtered, since terminals display them.
 func refusal(answer *http.Response) error {
 	kind, _, err := mime.ParseMediaType(answer.Header.Get("Content-Type"))
 	if err != nil || kind != TypeProblem {
-		return wire.Refuse(wire.Unavailable, "answer: status", answer.Status, "an answer of a Cohort authority")
+		return wire.Refuse(wire.Unavailable, "response: status", answer.Status, "a response of a Cohort authority")
 	}
 	body, err := io.ReadAll(io.LimitReader(answer.Body, maxProblem))
 	if err != nil {
@@ -103,7 +103,7 @@ func refusal(answer *http.Response) error {
 	}
 	var p Problem
 	if err := json.Unmarshal(body, &p); err != nil {
-		return wire.Refuse(wire.Malformed, "answer: problem", err, "RFC 9457")
+		return wire.Refuse(wire.Malformed, "response: problem", err, "RFC 9457")
 	}
 	if statuses[p.Reason].authority == 0 {
 		p.Reason = wire.Internal

@@ -7,8 +7,7 @@ import (
 )
 
 // statuses is the HTTP status of each reason: from the authority, and on the paths of the
-// trusted channel, from units and gateways. Zero means that the server does not send the
-// reason by name.
+// trusted channel, from units and gateways. Zero means that the server never sends the reason.
 var statuses = map[wire.Reason]struct{ authority, channel int }{
 	wire.Malformed:      {authority: http.StatusBadRequest, channel: http.StatusBadRequest},
 	wire.BadRequest:     {authority: http.StatusBadRequest, channel: http.StatusBadRequest},
