@@ -47,9 +47,9 @@
 //
 // Founders make a domain:
 //
-//	cohort authority init --draft → authority.Init → founding.Make → store
+//	cohort authority init --draft → authority.Init → founding.MakeRoot → store
 //	cohort policy sign --init → founding.Founder.Check → policy.Draft.Fill → sign
-//	  (and before, where a key is bound by a credential: authority init --open → founding.Open)
+//	  (and before, where a key is bound by a credential: authority init --open → founding.OpenChallenge)
 //
 // Owners change policy:
 //

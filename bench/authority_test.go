@@ -128,12 +128,12 @@ func found(t testing.TB, v *vendors) founded {
 	tee := v.device(attest.SNP, "authority")
 	// It seals for the measurement; hardware's sealing is not played.
 	sealer := attesttest.NewVendor().Chip().Attester(attesttest.MeasureSNP("authority"))
-	draft := testworld.Must(policy.ParseDraft([]byte(w.Text("", tasks, "development  = true\n", "",
+	draft := testworld.Must(policy.ParseDraft([]byte(w.PolicyText("", tasks, "development  = true\n", "",
 		"[platform.soft]\nroots = [\"VENDOR\"]\n", platforms, `{ platform = "soft", program = "authority" }`, reference(attesttest.MeasureSNP("authority")),
 		"AMD", v.amd.Root().String(), "INTEL", v.intel.Root().String(), "NOKEY", strings.Repeat("0", 96),
 		"REFERENCE-OWN", references("own"), "REFERENCE-SCORING", references("scoring")))))
 	f.root = testworld.Must(authority.Init(t.Context(), authority.InitConfig{Store: db, Attester: tee, Sealer: sealer, Draft: draft})).Root
-	genesis := w.Sign(string(testworld.Must(draft.Fill(f.root))))
+	genesis := w.SignPolicy(string(testworld.Must(draft.Fill(f.root))))
 	f.genesis = wire.Sum(genesis.Policy)
 	f.config = authority.Config{
 		Attester: tee, Sealer: sealer, Verifier: verifier(), Clock: authority.SystemClock(),

@@ -186,7 +186,7 @@ func BenchmarkColdOpen(b *testing.B) {
 		}
 	}
 	for { // until the last has arrived
-		if _, err := puller.Pull(b.Context(), ids[known-1]); err == nil {
+		if _, err := puller.FetchCopy(b.Context(), ids[known-1]); err == nil {
 			break
 		}
 	}
@@ -194,7 +194,7 @@ func BenchmarkColdOpen(b *testing.B) {
 		took := make([]time.Duration, rounds)
 		for i := range took {
 			begin := time.Now()
-			testworld.Must(h.Join(insideOf(testworld.Must(puller.Pull(b.Context(), ids[i]))), time.Now()))
+			testworld.Must(h.Join(insideOf(testworld.Must(puller.FetchCopy(b.Context(), ids[i]))), time.Now()))
 			took[i] = time.Since(begin)
 		}
 		slices.Sort(took)
@@ -221,7 +221,7 @@ func newBusWorld(b *testing.B) *busWorld {
 	done := make(chan error, 1)
 	go func() { done <- m.Serve(ctx, l) }()
 	b.Cleanup(func() { cancel(); <-done })
-	for !w.roots.AppendCertsFromPEM(readOrNil(manager.SelfMadeCA(config.DataDir))) {
+	for !w.roots.AppendCertsFromPEM(readOrNil(manager.SelfSignedCA(config.DataDir))) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return w
@@ -245,7 +245,7 @@ func joined(b *testing.B, c *bus.Conn) {
 	b.Helper()
 	for range 100 {
 		ctx, cancel := context.WithTimeout(b.Context(), time.Second)
-		_, err := c.Range(ctx)
+		_, err := c.AllocateRange(ctx)
 		cancel()
 		if err == nil {
 			return

@@ -99,7 +99,7 @@ func (s *server) manager() http.Handler {
 	s.run(func(ctx context.Context) error { return m.Serve(ctx, listener()) })
 	pool := x509.NewCertPool()
 	until(func() bool {
-		b, err := os.ReadFile(manager.SelfMadeCA(dir))
+		b, err := os.ReadFile(manager.SelfSignedCA(dir))
 		return err == nil && pool.AppendCertsFromPEM(b)
 	})
 	u := testworld.Must(unit.Start(s.t.Context(), unit.Config{

@@ -31,9 +31,9 @@ const peerRequests = 3200
 // flight, whose inverse are requests a second.
 func BenchmarkPeers(b *testing.B) {
 	c := systest.New(b, groupTasks(pairGroup)...)
-	c.Agree("pair", c.Form(pairGroup))
+	c.ApproveGroup("pair", c.FormGroup(pairGroup))
 	answer := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
-	holder, caller := c.Join("pair", "holder", "holder 1", answer), c.Join("pair", "caller", "caller 1", answer)
+	holder, caller := c.StartMember("pair", "holder", "holder 1", answer), c.StartMember("pair", "caller", "caller 1", answer)
 	config := testworld.Must(caller.Unit.PeerTLS("pair", "holder"))
 	own := []tls.Certificate{*testworld.Must(config.GetClientCertificate(nil))}
 	l := testworld.Must(net.Listen("tcp", "127.0.0.1:0"))
@@ -92,19 +92,19 @@ func BenchmarkLastApproval(b *testing.B) {
 	Compare(b,
 		Contender{"enrol-40", func() time.Duration {
 			c := systest.New(b, groupTasks(fourGroup)...)
-			c.Agree("four", c.Form(fourGroup))
+			c.ApproveGroup("four", c.FormGroup(fourGroup))
 			return took(startAll(b, c).Wait)
 		}},
 		Contender{"last-approval", func() time.Duration {
 			c := systest.New(b, groupTasks(fourGroup)...)
-			parties := c.Form(fourGroup)
+			parties := c.FormGroup(fourGroup)
 			for _, party := range fourGroup.Roles[:3] {
-				testworld.Must(c.Say("four", party, parties[party], nil))
+				testworld.Must(c.SubmitStatement("four", party, parties[party], nil))
 			}
 			units := startAll(b, c)
 			time.Sleep(waiting)
 			return took(func() {
-				testworld.Must(c.Say("four", "d", parties["d"], nil))
+				testworld.Must(c.SubmitStatement("four", "d", parties["d"], nil))
 				units.Wait()
 			})
 		}})

@@ -132,7 +132,7 @@ const records = 64
 // flight and 16, beside a bare append and fsync of as many bytes.
 func BenchmarkRecord(b *testing.B) {
 	b.Run("sqlite", func(b *testing.B) { benchmarkRecord(b, "sqlite:"+filepath.Join(b.TempDir(), "a.db")) })
-	b.Run("postgres", func(b *testing.B) { benchmarkRecord(b, testdb.New(b).Database(b)) })
+	b.Run("postgres", func(b *testing.B) { benchmarkRecord(b, testdb.NewServer(b).Database(b)) })
 }
 
 func benchmarkRecord(b *testing.B, address string) {

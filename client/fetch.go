@@ -51,7 +51,7 @@ func fetchFrom(ctx context.Context, config *TrustConfig, state State, address st
 	defer cancel()
 	f := &trustFetch{config: config, state: state}
 	var err error
-	if f.peer, err = history.Dial(history.Config{Address: address, Judge: f.currentPolicy, Clock: config.Clock}); err != nil {
+	if f.peer, err = history.NewPeer(history.Config{Address: address, LeafPolicy: f.currentPolicy, Clock: config.Clock}); err != nil {
 		return nil, err
 	}
 	defer f.peer.Close()
@@ -109,10 +109,10 @@ func (f *trustFetch) trust(ctx context.Context) (*Trust, error) {
 // requestTrust sends one request for trust, with a new nonce.
 func (f *trustFetch) requestTrust(ctx context.Context, query *api.TrustQuery) (unverified trustResponse, err error) {
 	rand.Read(query.Nonce[:])
-	if unverified.TrustAnswer, err = f.peer.Authority.Trust(ctx, *query); err != nil {
+	if unverified.TrustResponse, err = f.peer.Authority.Trust(ctx, *query); err != nil {
 		return unverified, fmt.Errorf("requesting trust: %w", err)
 	}
-	if err = json.Unmarshal(unverified.TrustAnswer.Evidence, &unverified.Evidence); err != nil && !isRefusal(err) {
+	if err = json.Unmarshal(unverified.TrustResponse.Evidence, &unverified.Evidence); err != nil && !isRefusal(err) {
 		err = wire.Refuse(wire.Malformed, "evidence: wrapper", err, "RFC 9999")
 	}
 	return unverified, err
@@ -120,7 +120,7 @@ func (f *trustFetch) requestTrust(ctx context.Context, query *api.TrustQuery) (u
 
 // trustResponse is a response of the authority with its evidence decoded.
 type trustResponse struct {
-	api.TrustAnswer
+	api.TrustResponse
 	Evidence attest.Evidence
 }
 
@@ -138,7 +138,7 @@ func (f *trustFetch) pushHistory(ctx context.Context, cause error) error {
 	if !f.state.Policy().OK() {
 		return cause
 	}
-	if err := f.peer.Teach(ctx, f.state.history); err != nil {
+	if err := f.peer.PushHistory(ctx, f.state.history); err != nil {
 		return errors.Join(cause, err)
 	}
 	return nil

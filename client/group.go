@@ -67,7 +67,7 @@ func (c *TrustConfig) pinnedGroup(p policy.Approved) ([]Identity, error) {
 	var found []Identity
 	for ; inForce != nil; inForce = inForce.Before {
 		for _, root := range inForce.Roots(at) {
-			unapproved := identity.ApprovedBy(inForce, root, c.PartyKeys, at)
+			unapproved := identity.CheckApprovers(inForce, root, c.PartyKeys, at)
 			if unapproved == nil && (c.ID.IsZero() || c.ID == inForce.ID()) {
 				found = append(found, Identity{ID: inForce.ID(), Group: c.Group})
 				break

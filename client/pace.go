@@ -32,7 +32,7 @@ const (
 )
 
 // backoffs determines the pause of a replica after its failures.
-var backoffs = retry.Backoff{First: 50 * time.Millisecond, Most: 10 * time.Second}
+var backoffs = retry.Backoff{First: 50 * time.Millisecond, Max: 10 * time.Second}
 
 // backoff determines when a replica that failed is tried again. The zero
 // backoff is ready.

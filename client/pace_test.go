@@ -24,8 +24,8 @@ func TestBackoffPauses(t *testing.T) {
 	for range 1000 {
 		b.failed(at, at, 1)
 	}
-	if got := b.until.Sub(at); got != backoffs.Most {
-		t.Errorf("after many failures: got a pause of %v, want %v", got, backoffs.Most)
+	if got := b.until.Sub(at); got != backoffs.Max {
+		t.Errorf("after many failures: got a pause of %v, want %v", got, backoffs.Max)
 	}
 }
 

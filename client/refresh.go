@@ -73,11 +73,11 @@ func (l *sharedTrust) addUser(gateways *gateways) (release func()) {
 	for _, at := range gateways.all {
 		g := &history.Gateway{Reader: api.NewGateway(at, &http.Client{Transport: gateways.inner}), Root: t.root, Clock: t.config.Clock}
 		added = append(added, g)
-		w.watcher.Add(g)
+		w.watcher.AddSource(g)
 	}
 	return sync.OnceFunc(func() {
 		for _, g := range added {
-			w.watcher.Remove(g)
+			w.watcher.RemoveSource(g)
 		}
 		if l.removeUser() {
 			w.stopAndWait()
@@ -100,7 +100,7 @@ func (l *sharedTrust) watch() *trustWatch {
 	t := l.newest.Load()
 	w := &trustWatch{moved: make(chan struct{}), stale: make(chan struct{}, 1)}
 	w.watcher = history.Watcher{
-		Pin: t.config.Genesis, Held: func() history.History { return l.newest.Load().state.history },
+		Pin: t.config.Genesis, Current: func() history.History { return l.newest.Load().state.history },
 		Adopt: func(h history.History) {
 			if l.adoptHistory(h).incomplete() {
 				w.requestFetch()
@@ -113,9 +113,9 @@ func (l *sharedTrust) watch() *trustWatch {
 	}
 	for _, address := range t.config.Authorities {
 		// FetchTrust has refused invalid addresses.
-		if p, err := history.Dial(history.Config{Address: address, Judge: currentPolicy, Clock: t.config.Clock}); err == nil {
+		if p, err := history.NewPeer(history.Config{Address: address, LeafPolicy: currentPolicy, Clock: t.config.Clock}); err == nil {
 			w.peers = append(w.peers, p)
-			w.watcher.Add(p)
+			w.watcher.AddSource(p)
 		}
 	}
 	var ctx context.Context
@@ -201,7 +201,7 @@ func (l *sharedTrust) hintHead(unverified []byte) {
 	w := l.watching
 	l.mu.Unlock()
 	if t := l.newest.Load(); w != nil {
-		w.watcher.Hint(unverified, t.root, t.config.Clock())
+		w.watcher.HintHead(unverified, t.root, t.config.Clock())
 	}
 }
 
@@ -210,7 +210,7 @@ func (l *sharedTrust) historyCurrent() bool {
 	l.mu.Lock()
 	w := l.watching
 	l.mu.Unlock()
-	return w != nil && w.watcher.At() != nil
+	return w != nil && w.watcher.CurrentSource() != nil
 }
 
 // provedHead returns the newest proved head, to be shown to units.

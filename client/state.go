@@ -36,8 +36,8 @@ type stateFile struct {
 // refuses any other encoding with "malformed", and an invalid history with the
 // reason of [policy.Replay].
 func ParseState(b []byte) (State, error) {
-	if len(b) > wire.MaxAnswer {
-		return State{}, wire.Refuse(wire.TooLarge, "client state: size in bytes", len(b), wire.MaxAnswer)
+	if len(b) > wire.MaxResponse {
+		return State{}, wire.Refuse(wire.TooLarge, "client state: size in bytes", len(b), wire.MaxResponse)
 	}
 	var unverified stateFile
 	if err := json.Unmarshal(b, &unverified); err != nil {

@@ -57,7 +57,7 @@ func TestParseStateRefuses(t *testing.T) {
 		{"trailing byte", good + "\n", wire.Malformed},
 		{"no step", good[:strings.Index(good, `"steps":`)] + `"steps":[]}`, wire.TooLarge},
 		{"a signature less", replace(`"signatures":["`, `"signatures":[],"x":["`), wire.NoQuorum},
-		{"too large", good + strings.Repeat(" ", wire.MaxAnswer), wire.TooLarge},
+		{"too large", good + strings.Repeat(" ", wire.MaxResponse), wire.TooLarge},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

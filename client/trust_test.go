@@ -44,8 +44,8 @@ func TestFetchTrust(t *testing.T) {
 			if got := trust.Policy().Genesis(); got != w.Genesis() {
 				t.Errorf("got genesis %v, want %v", got, w.Genesis())
 			}
-			if got := wire.Sum(trust.AuthorityRoot().RawSubjectPublicKeyInfo); got != w.keys.Root() {
-				t.Errorf("got authority root %v, want %v", got, w.keys.Root())
+			if got := wire.Sum(trust.AuthorityRoot().RawSubjectPublicKeyInfo); got != w.keys.RootDigest() {
+				t.Errorf("got authority root %v, want %v", got, w.keys.RootDigest())
 			}
 			if !trust.Evidence().OK() {
 				t.Error("got evidence that is not appraised")
@@ -93,9 +93,9 @@ func TestFetchTrustRefuses(t *testing.T) {
 
 		{"no history", wire.Behind, func(w *world) { w.hollow = true }, nil},
 		{"the same policy under another root", wire.WrongRoot, func(w *world) { w.keys, w.issuer = stranger.keys, stranger.issuer }, nil},
-		{"another root in the answer", wire.WrongRoot, answer(func(a *api.TrustAnswer) { a.Authority = stranger.issuer.AuthorityRoot() }), nil},
-		{"no root in the answer", wire.Malformed, answer(func(a *api.TrustAnswer) { a.Authority = nil }), nil},
-		{"head of another policy", wire.Behind, answer(func(a *api.TrustAnswer) { a.History.Head[0] ^= 1 }), nil},
+		{"another root in the answer", wire.WrongRoot, answer(func(a *api.TrustResponse) { a.Authority = stranger.issuer.AuthorityRoot() }), nil},
+		{"no root in the answer", wire.Malformed, answer(func(a *api.TrustResponse) { a.Authority = nil }), nil},
+		{"head of another policy", wire.Behind, answer(func(a *api.TrustResponse) { a.History.Head[0] ^= 1 }), nil},
 		{"evidence of another request", wire.BadNonce, faults(attesttest.Faults{OtherReportData: true}), nil},
 		{"evidence of an unknown vendor", wire.UnknownRoot, faults(attesttest.Faults{OtherRoot: true}), nil},
 		{"evidence with a flipped bit", wire.BadSignature, faults(attesttest.Faults{BadSignature: true}), nil},
@@ -104,22 +104,24 @@ func TestFetchTrustRefuses(t *testing.T) {
 		{"evidence of other code", wire.NotMeasured, func(w *world) {
 			w.device = w.Device("another authority")
 		}, nil},
-		{"evidence that is not JSON", wire.Malformed, answer(func(a *api.TrustAnswer) { a.Evidence = []byte(`1`) }), nil},
-		{"no evidence", wire.Malformed, answer(func(a *api.TrustAnswer) { a.Evidence = nil }), nil},
-		{"identity missing", wire.WrongIdentity, answer(func(a *api.TrustAnswer) { a.Identities = nil }), nil},
-		{"identity root missing", wire.Malformed, answer(func(a *api.TrustAnswer) { a.Identities[0].Root = nil }), nil},
-		{"cross-certificate missing", wire.Malformed, answer(func(a *api.TrustAnswer) { a.Identities[0].Cross = nil }), nil},
+		{"evidence that is not JSON", wire.Malformed, answer(func(a *api.TrustResponse) { a.Evidence = []byte(`1`) }), nil},
+		{"no evidence", wire.Malformed, answer(func(a *api.TrustResponse) { a.Evidence = nil }), nil},
+		{"identity missing", wire.WrongIdentity, answer(func(a *api.TrustResponse) { a.Identities = nil }), nil},
+		{"identity root missing", wire.Malformed, answer(func(a *api.TrustResponse) { a.Identities[0].Root = nil }), nil},
+		{"cross-certificate missing", wire.Malformed, answer(func(a *api.TrustResponse) { a.Identities[0].Cross = nil }), nil},
 		{"roots of another task", wire.WrongIdentity, func(w *world) {
-			w.tamper = func(a *api.TrustAnswer) {
+			w.tamper = func(a *api.TrustResponse) {
 				other := testworld.Must(w.issuer.Identity("other", "1"))
 				a.Identities[0].Root, a.Identities[0].Cross = other.Root, other.Cross
 			}
 		}, nil},
 		{"root of another key", wire.WrongIdentity, func(w *world) {
-			w.tamper = func(a *api.TrustAnswer) { a.Identities[0].Root = testworld.Must(w.issuer.Identity("other", "1")).Root }
+			w.tamper = func(a *api.TrustResponse) {
+				a.Identities[0].Root = testworld.Must(w.issuer.Identity("other", "1")).Root
+			}
 		}, nil},
-		{"root that signed nothing", wire.WrongKind, answer(func(a *api.TrustAnswer) { a.Identities[0].Root = a.Identities[0].Cross }), nil},
-		{"cross-certificate that is the root", wire.WrongKind, answer(func(a *api.TrustAnswer) { a.Identities[0].Cross = a.Identities[0].Root }), nil},
+		{"root that signed nothing", wire.WrongKind, answer(func(a *api.TrustResponse) { a.Identities[0].Root = a.Identities[0].Cross }), nil},
+		{"cross-certificate that is the root", wire.WrongKind, answer(func(a *api.TrustResponse) { a.Identities[0].Cross = a.Identities[0].Root }), nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -144,7 +146,7 @@ func TestFetchTrustRefuses(t *testing.T) {
 	}
 }
 
-func answer(f func(*api.TrustAnswer)) func(*world) { return func(w *world) { w.tamper = f } }
+func answer(f func(*api.TrustResponse)) func(*world) { return func(w *world) { w.tamper = f } }
 
 func faults(f attesttest.Faults) func(*world) { return func(w *world) { w.device.Faults = f } }
 

@@ -42,7 +42,7 @@ type world struct {
 	approved policy.Approved
 	issuer   *identity.Issuer
 	limit    int // steps it still has; a rolled-back database
-	tamper   func(*api.TrustAnswer)
+	tamper   func(*api.TrustResponse)
 	pushed   int
 	stubborn bool          // takes no history that is pushed
 	hollow   bool          // gives no history
@@ -92,7 +92,7 @@ lifetime = %q
 			b.WriteString("dynamic = true\n")
 		}
 	}
-	return testworld.Edit(w.T, b.String())
+	return testworld.EditPolicy(w.T, b.String())
 }
 
 // adopt makes a policy with these releases the one in force.
@@ -102,9 +102,9 @@ func (w *world) adopt(releases ...string) {
 	defer w.mu.Unlock()
 	tasks := w.tasksOf(releases)
 	if len(w.Steps) == 0 {
-		w.Found(w.keys.Root(), tasks)
+		w.SignFirst(w.keys.RootDigest(), tasks)
 	} else {
-		w.World = w.Next(w.tasks, tasks)
+		w.World = w.NextPolicy(w.tasks, tasks)
 	}
 	w.tasks, w.approved = tasks, w.Policy()
 	w.issuer = testworld.Must(w.keys.Issuer(w.approved))
@@ -118,7 +118,7 @@ func (w *world) adopt(releases ...string) {
 func (w *world) certificate() (*tls.Certificate, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	leaf, err := w.issuer.Authority(time.Now())
+	leaf, err := w.issuer.AuthorityLeaf(time.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func (w *world) shared(task, program string, at time.Time) *tls.Certificate {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	grant := w.Grant(w.approved, task, program, at)
-	leaf := testworld.Must(w.issuer.Shared(grant, at))
+	leaf := testworld.Must(w.issuer.SharedLeaf(grant, at))
 	cross := testworld.Must(w.issuer.Identity(task, grant.Release.Name)).Cross
 	return &tls.Certificate{Certificate: [][]byte{leaf.DER, cross}, PrivateKey: leaf.Key}
 }
@@ -146,7 +146,7 @@ func (w *world) handler() http.Handler {
 // wait holds a poll until there is a step after its head.
 func (w *world) wait(r *http.Request) {
 	testworld.Must(0, r.ParseForm())
-	poll, named, err := api.PollOf(r.Form)
+	poll, named, err := api.ParsePollQuery(r.Form)
 	if !named || err != nil {
 		return
 	}
@@ -172,13 +172,13 @@ func (w *world) history(rw http.ResponseWriter, r *http.Request) {
 	defer w.mu.Unlock()
 	approved, entries := w.visible()
 	from, _ := strconv.Atoi(r.FormValue("from"))
-	if poll, named, _ := api.PollOf(r.Form); named {
+	if poll, named, _ := api.ParsePollQuery(r.Form); named {
 		if from = slices.Index(approved.Heads(), poll.Head) + 1; from == 0 {
 			api.ProblemOf(wire.Refuse(wire.Behind, "head", poll.Head, approved.Head())).Write(rw)
 			return
 		}
 	}
-	leaf := testworld.Must(w.issuer.Authority(time.Now()))
+	leaf := testworld.Must(w.issuer.AuthorityLeaf(time.Now()))
 	answer := api.History{From: from, Head: approved.Head(), ProvedHead: testworld.Must(identity.ProveHead(identity.HeadClaim{
 		Head: approved.Head(), Steps: uint64(len(approved.Heads())), At: time.Now(), Spread: time.Second,
 	}, leaf))}
@@ -225,9 +225,9 @@ func (w *world) trust(rw http.ResponseWriter, r *http.Request) {
 	defer w.mu.Unlock()
 	w.asked++
 	approved, entries := w.visible()
-	root, head := w.keys.Root(), approved.Head()
+	root, head := w.keys.RootDigest(), approved.Head()
 	evidence := testworld.Must(w.device.Attest(r.Context(), attest.Bind(wire.LabelTrust, nonce, root[:], head[:])))
-	answer := api.TrustAnswer{
+	answer := api.TrustResponse{
 		Authority: w.issuer.AuthorityRoot(),
 		History:   api.History{Entries: entries, Head: head},
 		Evidence:  testworld.Must(json.Marshal(evidence)),

@@ -73,25 +73,25 @@ type Expect struct {
 // "trust-domain", another group with "group", another role with "role", another roster with
 // "roster", and a group without enough approvals with "quorum" or "expired".
 func Check(chain []*x509.Certificate, authorityRoot *x509.Certificate, e Expect) (Peer, error) {
-	if err := e.complete(); err != nil {
+	if err := e.validate(); err != nil {
 		return Peer{}, err
 	}
-	if err := e.root(authorityRoot); err != nil {
+	if err := e.verifyAuthorityRoot(authorityRoot); err != nil {
 		return Peer{}, fmt.Errorf("checking authority root: %w", err)
 	}
 	if len(chain) == 0 {
 		return Peer{}, wire.Refuse(wire.BadChain, "chain: certificates", 0, "at least a leaf")
 	}
-	leaf, err := e.leaf(chain[0])
+	leaf, err := e.verifyLeaf(chain[0])
 	if err != nil {
 		return Peer{}, fmt.Errorf("checking leaf: %w", err)
 	}
-	above := e.identity
+	above := e.verifyUnitChain
 	switch {
 	case leaf.kind == KindGroup || leaf.kind == KindAuthority && e.Group != "":
-		above = e.group
+		above = e.verifyGroupChain
 	case leaf.kind == KindAuthority:
-		above = e.authority
+		above = e.verifyAuthorityChain
 	}
 	cross, err := above(chain, authorityRoot, leaf)
 	if err != nil {
@@ -108,14 +108,14 @@ func Check(chain []*x509.Certificate, authorityRoot *x509.Certificate, e Expect)
 	if err := e.Policy.CutOff(p.Facts(), e.At); err != nil {
 		return Peer{}, fmt.Errorf("checking leaf: %w", err)
 	}
-	if err := e.pinned(cross); err != nil {
+	if err := e.verifyPins(cross); err != nil {
 		return Peer{}, err
 	}
 	return p, nil
 }
 
-// complete refuses an Expect without a required field.
-func (e Expect) complete() error {
+// validate refuses an Expect without a required field.
+func (e Expect) validate() error {
 	missing := func(reason wire.Reason, field string) error {
 		return wire.Refuse(reason, "expect: "+field, "not set", "a value")
 	}
@@ -139,23 +139,23 @@ func (e Expect) complete() error {
 	return nil
 }
 
-// root verifies the certificate of the authority root: the policy names it.
-func (e Expect) root(c *x509.Certificate) error {
+// verifyAuthorityRoot verifies the certificate of the authority root: the policy names it.
+func (e Expect) verifyAuthorityRoot(c *x509.Certificate) error {
 	if c == nil {
 		return wire.Refuse(wire.WrongRoot, "authority root", "no certificate", e.Policy.Document().Authority.Root)
 	}
 	if got, want := wire.Sum(c.RawSubjectPublicKeyInfo), e.Policy.Document().Authority.Root; got != want {
 		return wire.Refuse(wire.WrongRoot, "authority root", got, want)
 	}
-	if _, err := e.ca(c, kindAuthorityRoot); err != nil {
+	if _, err := e.verifyCA(c, kindAuthorityRoot); err != nil {
 		return err
 	}
-	return signedBy(c, c)
+	return verifySignedBy(c, c)
 }
 
-// leaf verifies a leaf except its signature.
-func (e Expect) leaf(c *x509.Certificate) (extension, error) {
-	x, err := e.certificate(c)
+// verifyLeaf verifies a leaf except its signature.
+func (e Expect) verifyLeaf(c *x509.Certificate) (extension, error) {
+	x, err := e.verifyProfile(c)
 	if err != nil {
 		return extension{}, err
 	}
@@ -165,7 +165,7 @@ func (e Expect) leaf(c *x509.Certificate) (extension, error) {
 	if !c.BasicConstraintsValid || c.IsCA || c.KeyUsage != x509.KeyUsageDigitalSignature {
 		return extension{}, wire.Refuse(wire.BadChain, "leaf: CA, and key usage", fmt.Sprintf("%t, %b", c.IsCA, c.KeyUsage), fmt.Sprintf("false, %b: no CA, digital signature", x509.KeyUsageDigitalSignature))
 	}
-	if err := e.usage(c, x); err != nil {
+	if err := e.verifyUse(c, x); err != nil {
 		return extension{}, err
 	}
 	path := wire.TaskPath(x.task)
@@ -176,7 +176,7 @@ func (e Expect) leaf(c *x509.Certificate) (extension, error) {
 		}
 		path = wire.AuthorityPath
 	case KindGroup:
-		if err := e.member(c, x); err != nil {
+		if err := e.verifyMember(c, x); err != nil {
 			return extension{}, err
 		}
 		path = wire.RolePath(x.task, x.role)
@@ -188,9 +188,9 @@ func (e Expect) leaf(c *x509.Certificate) (extension, error) {
 	return x, nil
 }
 
-// usage verifies that a leaf is for this use: TLS requires the extended key usage of TLS, a
+// verifyUse verifies that a leaf is for this use: TLS requires the extended key usage of TLS, a
 // unit signs with the certificate that has none, and the authority's leaf does both.
-func (e Expect) usage(c *x509.Certificate, x extension) error {
+func (e Expect) verifyUse(c *x509.Certificate, x extension) error {
 	want := tlsUsage
 	ofUnit := x.kind == KindUnit || x.kind == KindGroup
 	reporter := x.kind == KindAuthority && x.task != ""
@@ -218,28 +218,28 @@ func (e Expect) usage(c *x509.Certificate, x extension) error {
 	return nil
 }
 
-// authority verifies the rest of an authority's chain.
-func (e Expect) authority(chain []*x509.Certificate, root *x509.Certificate, _ extension) (extension, error) {
+// verifyAuthorityChain verifies the rest of an authority's chain.
+func (e Expect) verifyAuthorityChain(chain []*x509.Certificate, root *x509.Certificate, _ extension) (extension, error) {
 	if len(chain) > 2 || len(chain) == 2 && !chain[1].Equal(root) {
 		return extension{}, wire.Refuse(wire.BadChain, "chain: certificates of an authority", len(chain), "leaf alone, or leaf and authority root")
 	}
-	if err := signedBy(chain[0], root); err != nil {
+	if err := verifySignedBy(chain[0], root); err != nil {
 		return extension{}, fmt.Errorf("checking leaf: %w", err)
 	}
 	return extension{}, nil
 }
 
-// identity verifies the rest of a unit's chain, and returns the extension of the
+// verifyUnitChain verifies the rest of a unit's chain, and returns the extension of the
 // cross-certificate.
-func (e Expect) identity(chain []*x509.Certificate, root *x509.Certificate, leaf extension) (extension, error) {
+func (e Expect) verifyUnitChain(chain []*x509.Certificate, root *x509.Certificate, leaf extension) (extension, error) {
 	if len(chain) != 2 {
 		return extension{}, wire.Refuse(wire.BadChain, "chain: certificates of a unit", len(chain), "leaf and cross-certificate")
 	}
-	cross, err := e.cross(chain[1], root)
+	cross, err := e.verifyCross(chain[1], root)
 	if err != nil {
 		return extension{}, err
 	}
-	if err := signedBy(chain[0], chain[1]); err != nil {
+	if err := verifySignedBy(chain[0], chain[1]); err != nil {
 		return extension{}, fmt.Errorf("checking leaf: %w", err)
 	}
 	if leaf.id != cross.id || leaf.task != cross.task {
@@ -248,12 +248,12 @@ func (e Expect) identity(chain []*x509.Certificate, root *x509.Certificate, leaf
 	return cross, nil
 }
 
-// cross verifies a cross-certificate: that the authority root signed it, and that its id
+// verifyCross verifies a cross-certificate: that the authority root signed it, and that its id
 // follows from its measurements.
-func (e Expect) cross(c, authorityRoot *x509.Certificate) (extension, error) {
-	x, err := e.ca(c, kindCross)
+func (e Expect) verifyCross(c, authorityRoot *x509.Certificate) (extension, error) {
+	x, err := e.verifyCA(c, kindCross)
 	if err == nil {
-		err = signedBy(c, authorityRoot)
+		err = verifySignedBy(c, authorityRoot)
 	}
 	if err != nil {
 		return extension{}, fmt.Errorf("checking cross-certificate: %w", err)
@@ -268,20 +268,20 @@ func (e Expect) cross(c, authorityRoot *x509.Certificate) (extension, error) {
 // identity of its cross-certificate, which [Check] would accept in a chain. It refuses as
 // Check does. For a group use [CheckGroupRoot].
 func CheckRoot(root, cross, authorityRoot *x509.Certificate, e Expect) error {
-	if err := e.complete(); err != nil {
+	if err := e.validate(); err != nil {
 		return err
 	}
-	if err := e.root(authorityRoot); err != nil {
+	if err := e.verifyAuthorityRoot(authorityRoot); err != nil {
 		return fmt.Errorf("checking authority root: %w", err)
 	}
-	under, err := e.cross(cross, authorityRoot)
+	under, err := e.verifyCross(cross, authorityRoot)
 	if err == nil {
-		err = e.pinned(under)
+		err = e.verifyPins(under)
 	}
 	if err != nil {
 		return err
 	}
-	own, err := e.selfSigned(root, kindIdentityRoot)
+	own, err := e.verifySelfSigned(root, kindIdentityRoot)
 	if err != nil {
 		return fmt.Errorf("checking identity root: %w", err)
 	}
@@ -291,8 +291,8 @@ func CheckRoot(root, cross, authorityRoot *x509.Certificate, e Expect) error {
 	return nil
 }
 
-// pinned refuses an identity outside the caller's pins.
-func (e Expect) pinned(cross extension) error {
+// verifyPins refuses an identity outside the caller's pins.
+func (e Expect) verifyPins(cross extension) error {
 	if len(e.IDs) > 0 && !slices.Contains(e.IDs, cross.id) {
 		return wire.Refuse(wire.WrongIdentity, "identity", cross.id, e.IDs)
 	}
@@ -310,18 +310,18 @@ func (e Expect) pinned(cross extension) error {
 	return nil
 }
 
-// selfSigned verifies the root of an identity, except whether that identity is expected.
-func (e Expect) selfSigned(c *x509.Certificate, kind Kind) (extension, error) {
-	x, err := e.ca(c, kind)
+// verifySelfSigned verifies the root of an identity, except whether that identity is expected.
+func (e Expect) verifySelfSigned(c *x509.Certificate, kind Kind) (extension, error) {
+	x, err := e.verifyCA(c, kind)
 	if err != nil {
 		return extension{}, err
 	}
-	return x, signedBy(c, c)
+	return x, verifySignedBy(c, c)
 }
 
-// ca verifies a CA certificate except its signature.
-func (e Expect) ca(c *x509.Certificate, kind Kind) (extension, error) {
-	x, err := e.certificate(c)
+// verifyCA verifies a CA certificate except its signature.
+func (e Expect) verifyCA(c *x509.Certificate, kind Kind) (extension, error) {
+	x, err := e.verifyProfile(c)
 	if err != nil {
 		return extension{}, err
 	}
@@ -338,8 +338,8 @@ func (e Expect) ca(c *x509.Certificate, kind Kind) (extension, error) {
 	return x, nil
 }
 
-// certificate verifies the profile that all certificates of a chain have in common.
-func (e Expect) certificate(c *x509.Certificate) (extension, error) {
+// verifyProfile verifies the profile that all certificates of a chain have in common.
+func (e Expect) verifyProfile(c *x509.Certificate) (extension, error) {
 	if c.SignatureAlgorithm != x509.ECDSAWithSHA256 {
 		return extension{}, wire.Refuse(wire.BadChain, "certificate: signature algorithm", c.SignatureAlgorithm, x509.ECDSAWithSHA256)
 	}
@@ -365,8 +365,8 @@ func (e Expect) certificate(c *x509.Certificate) (extension, error) {
 	return x, nil
 }
 
-// signedBy verifies that the parent's key signed a certificate in the parent's name.
-func signedBy(c, parent *x509.Certificate) error {
+// verifySignedBy verifies that the parent's key signed a certificate in the parent's name.
+func verifySignedBy(c, parent *x509.Certificate) error {
 	if !bytes.Equal(c.RawIssuer, parent.RawSubject) {
 		return wire.Refuse(wire.BadChain, "certificate: issuer", c.Issuer, parent.Subject)
 	}

@@ -111,7 +111,7 @@ func TestCheckAccepts(t *testing.T) {
 			t.Errorf("forgery without edits, %s: got %v, want acceptance", kind, err)
 		}
 	}
-	authority := parse(t, testworld.Must(w.issuer.Authority(noon)).DER, w.issuer.AuthorityRoot())
+	authority := parse(t, testworld.Must(w.issuer.AuthorityLeaf(noon)).DER, w.issuer.AuthorityRoot())
 	for _, use := range []Use{UseTLS, UseSigning} {
 		e := Expect{Policy: w.policy, Kinds: []Kind{KindAuthority}, Use: use, At: noon}
 		for _, chain := range [][]*x509.Certificate{authority[:1], authority} {
@@ -144,7 +144,7 @@ func TestPeer(t *testing.T) {
 	g := w.grant(t, "keys", "1.4")
 	signing, key := &unitKey("signing").PublicKey, &unitKey("tls").PublicKey
 	unit := wire.UnitIDOf(publicKeyInfo(signing))
-	leaf := testworld.Must(w.issuer.UnitTLS(g, key, unit, noon))
+	leaf := testworld.Must(w.issuer.UnitTLSLeaf(g, key, unit, noon))
 	id := testworld.Must(w.issuer.Identity("keys", "1.4"))
 	p, err := Check(parse(t, leaf.DER, id.Cross), w.root(t), Expect{
 		Policy: w.policy, Kinds: []Kind{KindShared, KindUnit}, Use: UseTLS, IDs: []attest.Digest{id.ID}, At: noon,
@@ -271,10 +271,10 @@ func TestCheckRefusesCAs(t *testing.T) {
 		{"cross and root", "shared", wire.BadChain, func(f *forgery) { f.chain = append(w.sharedChain(t), w.root(t)) }},
 		{"cross twice", "shared", wire.BadChain, func(f *forgery) { f.chain = append(w.sharedChain(t), w.sharedChain(t)[1]) }},
 		{"authority with another CA", "authority", wire.BadChain, func(f *forgery) {
-			f.chain = append(parse(t, testworld.Must(w.issuer.Authority(noon)).DER), w.sharedChain(t)[1])
+			f.chain = append(parse(t, testworld.Must(w.issuer.AuthorityLeaf(noon)).DER), w.sharedChain(t)[1])
 		}},
 		{"authority with the root twice", "authority", wire.BadChain, func(f *forgery) {
-			f.chain = append(parse(t, testworld.Must(w.issuer.Authority(noon)).DER), w.root(t), w.root(t))
+			f.chain = append(parse(t, testworld.Must(w.issuer.AuthorityLeaf(noon)).DER), w.root(t), w.root(t))
 		}},
 	}
 	for _, r := range rows {

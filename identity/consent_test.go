@@ -28,8 +28,8 @@ func TestOwnConsent(t *testing.T) {
 	southern, northern := both.scorer(t), both.member(t, "trial", "scorer", "scoring", "2026.10")
 	chains := map[string][]*x509.Certificate{"the role's pair": both.roleChain(t, southern)}
 	for name, g := range map[string]policy.Grant{"south's unit": southern, "north's unit": northern} {
-		leaf := testworld.Must(both.issuer.Unit(g, unitKey(name).Public(), noon))
-		chains[name] = parse(t, leaf.DER, testworld.Must(both.issuer.Group(g.Pact)).Root)
+		leaf := testworld.Must(both.issuer.UnitLeaf(g, unitKey(name).Public(), noon))
+		chains[name] = parse(t, leaf.DER, testworld.Must(both.issuer.GroupIdentity(g.Pact)).Root)
 	}
 	never := newWorld(t, 1, grouped(scorersOfTwo...)...).said(t, "trial", "north", nil)
 	for _, tt := range []struct {
@@ -73,31 +73,31 @@ func TestIssuerDemandsConsent(t *testing.T) {
 	both := agreed(t, 1, scorersOfTwo...)
 	ending := both.said(t, "trial", "south", func(s *policy.Statement) { s.NotAfter = soon })
 	northern := ending.member(t, "trial", "scorer", "scoring", "2026.10")
-	if leaf := testworld.Must(ending.issuer.Shared(northern, noon)); !leaf.NotAfter.Equal(soon) {
+	if leaf := testworld.Must(ending.issuer.SharedLeaf(northern, noon)); !leaf.NotAfter.Equal(soon) {
 		t.Errorf("got a pair of the role until %v, want %v: south's approval ends", leaf.NotAfter, soon)
 	}
-	if leaf := testworld.Must(ending.issuer.Unit(northern, unitKey("n").Public(), noon)); !leaf.NotAfter.After(soon) {
+	if leaf := testworld.Must(ending.issuer.UnitLeaf(northern, unitKey("n").Public(), noon)); !leaf.NotAfter.After(soon) {
 		t.Errorf("got a leaf of north's unit until %v, want it to outlive south's approval", leaf.NotAfter)
 	}
 	southern := ending.scorer(t)
-	if leaf := testworld.Must(ending.issuer.Unit(southern, unitKey("s").Public(), noon)); !leaf.NotAfter.Equal(soon) {
+	if leaf := testworld.Must(ending.issuer.UnitLeaf(southern, unitKey("s").Public(), noon)); !leaf.NotAfter.Equal(soon) {
 		t.Errorf("got a leaf of south's unit until %v, want %v", leaf.NotAfter, soon)
 	}
 	gone := both.said(t, "trial", "south", withdraws)
-	before := testworld.Must(both.issuer.Shared(both.scorer(t), noon))
+	before := testworld.Must(both.issuer.SharedLeaf(both.scorer(t), noon))
 	northern = gone.member(t, "trial", "scorer", "scoring", "2026.10")
-	testworld.Must(gone.issuer.Unit(northern, unitKey("n").Public(), noon))
-	if after := testworld.Must(gone.issuer.Shared(northern, noon)); after.Key.Equal(before.Key) {
+	testworld.Must(gone.issuer.UnitLeaf(northern, unitKey("n").Public(), noon))
+	if after := testworld.Must(gone.issuer.SharedLeaf(northern, noon)); after.Key.Equal(before.Key) {
 		t.Error("the role's pair that south's units held goes on after it withdrew")
 	}
 	forged := northern // as if the authority had not asked
 	forged.Party = party("south").Digest()
-	_, err := gone.issuer.Unit(forged, unitKey("s").Public(), noon)
+	_, err := gone.issuer.UnitLeaf(forged, unitKey("s").Public(), noon)
 	testworld.Refused(t, err, wire.Withdrawn)
-	_, err = gone.issuer.Shared(forged, noon)
+	_, err = gone.issuer.SharedLeaf(forged, noon)
 	testworld.Refused(t, err, wire.Withdrawn)
 	forged.Party = attest.Digest{9}
-	_, err = gone.issuer.Unit(forged, unitKey("s").Public(), noon)
+	_, err = gone.issuer.UnitLeaf(forged, unitKey("s").Public(), noon)
 	testworld.Refused(t, err, wire.NoParty)
 }
 
@@ -107,7 +107,7 @@ func under(t testing.TB, seed byte, root *GroupKeys) *world {
 	t.Helper()
 	w := newWorld(t, seed, grouped()...)
 	for _, name := range []string{"north", "south"} {
-		w = w.said(t, "trial", name, func(s *policy.Statement) { s.GroupRoot = root.Root() })
+		w = w.said(t, "trial", name, func(s *policy.Statement) { s.GroupRoot = root.RootDigest() })
 	}
 	return &world{World: w.World, keys: w.keys, policy: w.policy, issuer: testworld.Must(w.keys.Issuer(w.policy, root))}
 }
@@ -119,11 +119,11 @@ func TestGroupRootIsTheParties(t *testing.T) {
 	w := agreed(t, 1)
 	secret := testworld.Must(DeriveGroup(secretOf(7), w.policy.Pact("trial").ID()))
 	theirs := under(t, 1, secret)
-	if theirs.keys.Root() != w.keys.Root() || theirs.policy.Pact("trial").ID() != w.policy.Pact("trial").ID() {
+	if theirs.keys.RootDigest() != w.keys.RootDigest() || theirs.policy.Pact("trial").ID() != w.policy.Pact("trial").ID() {
 		t.Fatal("the other authority is of another domain: the test tests nothing")
 	}
 	grant, err := theirs.policy.AdmitMember("trial", "scorer", theirs.grant(t, "scoring", "2026.11").Result, everyParty(theirs.policy, "trial"),
-		func(*policy.Pact) attest.Digest { return secret.Root() }, noon)
+		func(*policy.Pact) attest.Digest { return secret.RootDigest() }, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,9 +150,9 @@ func TestGroupAuthority(t *testing.T) {
 	w := agreed(t, 1)
 	reporter := func(w *world, group string) []*x509.Certificate {
 		p := w.policy.Pact(group)
-		return parse(t, testworld.Must(w.issuer.GroupAuthority(p, noon)).DER, testworld.Must(w.issuer.Group(p)).Root)
+		return parse(t, testworld.Must(w.issuer.GroupAuthorityLeaf(p, noon)).DER, testworld.Must(w.issuer.GroupIdentity(p)).Root)
 	}
-	own := parse(t, testworld.Must(w.issuer.Authority(noon)).DER)
+	own := parse(t, testworld.Must(w.issuer.AuthorityLeaf(noon)).DER)
 	expect := func(change func(*Expect)) Expect {
 		e := Expect{Policy: w.policy, Kinds: []Kind{KindAuthority}, Use: UseSigning, At: noon, Group: "trial"}
 		if change != nil {
@@ -187,9 +187,9 @@ func TestGroupAuthority(t *testing.T) {
 			testworld.Refused(t, err, tt.want)
 		})
 	}
-	_, err := testworld.Must(w.keys.Issuer(w.policy)).GroupAuthority(w.policy.Pact("trial"), noon)
+	_, err := testworld.Must(w.keys.Issuer(w.policy)).GroupAuthorityLeaf(w.policy.Pact("trial"), noon)
 	testworld.Refused(t, err, wire.GroupElsewhere)
-	_, err = testworld.Must(w.keys.Issuer(w.policy)).Shared(w.scorer(t), noon)
+	_, err = testworld.Must(w.keys.Issuer(w.policy)).SharedLeaf(w.scorer(t), noon)
 	testworld.Refused(t, err, wire.GroupElsewhere)
 }
 
@@ -198,8 +198,8 @@ func TestGroupAuthority(t *testing.T) {
 func TestPinnedParties(t *testing.T) {
 	w := agreed(t, 1, scorersOfTwo...)
 	north, south := party("north").Digest(), party("south").Digest()
-	unit := testworld.Must(w.issuer.Unit(w.scorer(t), unitKey("s").Public(), noon))
-	signing := parse(t, unit.DER, testworld.Must(w.issuer.Group(w.scorer(t).Pact)).Root)
+	unit := testworld.Must(w.issuer.UnitLeaf(w.scorer(t), unitKey("s").Public(), noon))
+	signing := parse(t, unit.DER, testworld.Must(w.issuer.GroupIdentity(w.scorer(t).Pact)).Root)
 	for _, tt := range []struct {
 		name  string
 		pins  map[string][]attest.Digest
@@ -234,8 +234,8 @@ func TestPinnedParties(t *testing.T) {
 func TestApprovers(t *testing.T) {
 	w := agreed(t, 1, scorersOfTwo...).said(t, "trial", "north", func(s *policy.Statement) { s.Withdraws = true })
 	north, south := party("north").Digest(), party("south").Digest()
-	unit := testworld.Must(w.issuer.Unit(w.scorer(t), unitKey("s").Public(), noon))
-	chain := parse(t, unit.DER, testworld.Must(w.issuer.Group(w.scorer(t).Pact)).Root)
+	unit := testworld.Must(w.issuer.UnitLeaf(w.scorer(t), unitKey("s").Public(), noon))
+	chain := parse(t, unit.DER, testworld.Must(w.issuer.GroupIdentity(w.scorer(t).Pact)).Root)
 	for _, tt := range []struct {
 		name string
 		keys []attest.Digest

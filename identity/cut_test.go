@@ -15,7 +15,7 @@ import (
 // signerOf is the chain of a unit's signing key, and who expects it.
 func (w *world) signerOf(t testing.TB, task, release string) ([]*x509.Certificate, Expect) {
 	t.Helper()
-	leaf := testworld.Must(w.issuer.Unit(w.grant(t, task, release), unitKey("a").Public(), noon))
+	leaf := testworld.Must(w.issuer.UnitLeaf(w.grant(t, task, release), unitKey("a").Public(), noon))
 	id := testworld.Must(w.issuer.Identity(task, release))
 	return parse(t, leaf.DER, id.Cross), Expect{Policy: w.policy, Kinds: []Kind{KindUnit}, Use: UseSigning, IDs: []attest.Digest{id.ID}, At: noon}
 }
@@ -85,7 +85,7 @@ func TestSharedLeafNamesCut(t *testing.T) {
 	back := cut.next("cut_units = [\""+strings.Repeat("a", 32)+"\"]\n", "")
 	keys := map[string]string{}
 	for name, w := range map[string]*world{"before": before, "cut": cut, "taken back": back} {
-		leaf := testworld.Must(w.issuer.Shared(w.grant(t, "scoring", "2026.11"), noon))
+		leaf := testworld.Must(w.issuer.SharedLeaf(w.grant(t, "scoring", "2026.11"), noon))
 		keys[name] = string(publicKeyInfo(&leaf.Key.PublicKey))
 		p, err := Check(w.sharedChain(t), w.root(t), w.expectShared(t))
 		if err != nil {
@@ -124,7 +124,7 @@ func TestSharedKeyNeverReturns(t *testing.T) {
 		grant := v.grant(t, "scoring", "2026.11")
 		today := testworld.Must(windowAt(grant.Life(), noon)).index
 		for _, index := range []uint64{today, today + 1, testworld.Must(windowAt(time.Hour, noon)).index} {
-			leaf := testworld.Must(v.issuer.Shared(grant, windowBegin(index, grant.Life()).Add(time.Second)))
+			leaf := testworld.Must(v.issuer.SharedLeaf(grant, windowBegin(index, grant.Life()).Add(time.Second)))
 			key := string(testworld.Must(leaf.Key.Bytes()))
 			if end, again := ends[key]; again && !end.Equal(leaf.NotAfter) {
 				t.Errorf("life %s: the key of the pair that ended %v is back in the one that ends %v", life, end, leaf.NotAfter)
@@ -136,7 +136,7 @@ func TestSharedKeyNeverReturns(t *testing.T) {
 	hour, more := w.grant(t, "scoring", "2026.11"), w.next(`lifetime = "1h"`, `lifetime = "61m"`)
 	index := testworld.Must(windowAt(time.Hour, noon)).index / 61 * 61
 	at := windowBegin(index, time.Hour).Add(time.Second)
-	one, two := testworld.Must(w.issuer.Shared(hour, at)), testworld.Must(more.issuer.Shared(more.grant(t, "scoring", "2026.11"), at))
+	one, two := testworld.Must(w.issuer.SharedLeaf(hour, at)), testworld.Must(more.issuer.SharedLeaf(more.grant(t, "scoring", "2026.11"), at))
 	if !parse(t, one.DER)[0].NotBefore.Equal(parse(t, two.DER)[0].NotBefore) || one.Key.Equal(two.Key) {
 		t.Error("two pairs that begin together and end apart have one key, or do not begin together")
 	}
@@ -148,10 +148,10 @@ func TestSharedKeyNeverReturns(t *testing.T) {
 // TestSharedKeyVector: the key follows from identity, role, begin, end and cut alone.
 func TestSharedKeyVector(t *testing.T) {
 	w := newWorld(t, 'a').next(cutScoring("a")...)
-	leaf := testworld.Must(w.issuer.Shared(w.grant(t, "scoring", "2026.11"), noon))
+	leaf := testworld.Must(w.issuer.SharedLeaf(w.grant(t, "scoring", "2026.11"), noon))
 	c := parse(t, leaf.DER)[0]
 	id, cut := testworld.Must(ReleaseID(w.policy, "scoring", "2026.11")), w.policy.Head()
-	key := testworld.Must(w.keys.secret.signingKey(wire.LabelLeafKey, id[:], nil, wire.Uint64(uint64(c.NotBefore.Unix())), wire.Uint64(uint64(c.NotAfter.Unix())), cut[:]))
+	key := testworld.Must(w.keys.secret.deriveSigningKey(wire.LabelLeafKey, id[:], nil, wire.Uint64(uint64(c.NotBefore.Unix())), wire.Uint64(uint64(c.NotAfter.Unix())), cut[:]))
 	if !key.Equal(leaf.Key) {
 		t.Error("got another key")
 	}
@@ -164,11 +164,11 @@ func TestRetired(t *testing.T) {
 	shared := w.sharedChain(t)
 	next := w.next("[task.scoring.release.\"2026.11\"]\n", "[task.scoring.release.\"2026.11\"]\nretired = true\n",
 		"[task.keys.release.\"1.4\"]\n", "[task.keys.release.\"1.4\"]\nretired = true\n")
-	_, err := next.issuer.Shared(next.grant(t, "scoring", "2026.11"), noon)
+	_, err := next.issuer.SharedLeaf(next.grant(t, "scoring", "2026.11"), noon)
 	testworld.Refused(t, err, wire.Retired)
-	_, err = next.issuer.Unit(next.grant(t, "scoring", "2026.11"), unitKey("a").Public(), noon)
+	_, err = next.issuer.UnitLeaf(next.grant(t, "scoring", "2026.11"), unitKey("a").Public(), noon)
 	testworld.Refused(t, err, wire.Retired)
-	_, err = next.issuer.UnitTLS(next.grant(t, "keys", "1.4"), unitKey("a").Public(), wire.UnitID{1}, noon)
+	_, err = next.issuer.UnitTLSLeaf(next.grant(t, "keys", "1.4"), unitKey("a").Public(), wire.UnitID{1}, noon)
 	testworld.Refused(t, err, wire.Retired)
 	expect.Policy = next.policy
 	if _, err := Check(chain, w.root(t), expect); err != nil {
@@ -181,7 +181,7 @@ func TestRetired(t *testing.T) {
 		t.Errorf("got %d live releases, want both", len(ids))
 	}
 	again := next.next("retired = true\n", "")
-	testworld.Must(again.issuer.Unit(again.grant(t, "scoring", "2026.11"), unitKey("a").Public(), noon))
+	testworld.Must(again.issuer.UnitLeaf(again.grant(t, "scoring", "2026.11"), unitKey("a").Public(), noon))
 }
 
 // TestHeadOfLeaves: a leaf of one unit names the head it was issued under, that of a
@@ -205,14 +205,14 @@ func TestHeadOfLeaves(t *testing.T) {
 func TestMemberOfLeaves(t *testing.T) {
 	w := agreed(t, 1)
 	scorer, key := w.scorer(t), unitKey("a")
-	signer := testworld.Must(w.issuer.Unit(scorer, key.Public(), noon))
+	signer := testworld.Must(w.issuer.UnitLeaf(scorer, key.Public(), noon))
 	e := w.expectScorer()
 	p := testworld.Must(Check(w.roleChain(t, scorer), w.root(t), e))
 	if task, release := p.Member(); task != "" || release != "" || !p.Party().IsZero() {
 		t.Errorf("pair: got %q %q %v", task, release, p.Party())
 	}
 	e.Use = UseSigning
-	p = testworld.Must(Check(parse(t, testworld.Must(w.issuer.Group(scorer.Pact)).Signing(signer.DER)...), w.root(t), e))
+	p = testworld.Must(Check(parse(t, testworld.Must(w.issuer.GroupIdentity(scorer.Pact)).Signing(signer.DER)...), w.root(t), e))
 	task, release := p.Member()
 	if want := party("south").Digest(); task != "scoring" || release != "2026.11" || p.Party() != want {
 		t.Errorf("unit: got %q %q %v, want the member of south, %v", task, release, p.Party(), want)

@@ -18,8 +18,8 @@ const (
 	tagContextCons = 0xa0 // the same, constructed
 )
 
-// tlv returns a DER element: a tag, a length, and the concatenated parts as content.
-func tlv(tag byte, parts ...[]byte) []byte {
+// derElement returns a DER element: a tag, a length, and the concatenated parts as content.
+func derElement(tag byte, parts ...[]byte) []byte {
 	n := 0
 	for _, p := range parts {
 		n += len(p)
@@ -37,21 +37,21 @@ func tlv(tag byte, parts ...[]byte) []byte {
 	return out
 }
 
-// integer returns the INTEGER of a number that is not negative.
-func integer(n *big.Int) []byte {
+// derInteger returns the INTEGER of a number that is not negative.
+func derInteger(n *big.Int) []byte {
 	b := n.Bytes()
 	if len(b) == 0 || b[0]&0x80 != 0 {
 		b = append([]byte{0}, b...)
 	}
-	return tlv(tagInteger, b)
+	return derElement(tagInteger, b)
 }
 
-// object returns an OBJECT IDENTIFIER.
-func object(arcs ...int) []byte { return encoded(asn1.ObjectIdentifier(arcs)) }
+// derObjectID returns an OBJECT IDENTIFIER.
+func derObjectID(arcs ...int) []byte { return mustMarshal(asn1.ObjectIdentifier(arcs)) }
 
-// encoded returns the DER of a name, times or an object identifier that were made here or
+// mustMarshal returns the DER of a name, times or an object identifier that were made here or
 // verified before.
-func encoded(v any) []byte {
+func mustMarshal(v any) []byte {
 	der, err := asn1.Marshal(v)
 	if err != nil {
 		panic("identity: encoding " + err.Error())

@@ -50,7 +50,7 @@ func ExampleDerive() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(keys.Root() == again.Root())
+	fmt.Println(keys.RootDigest() == again.RootDigest())
 	fmt.Println(secret, keys)
 	// Output:
 	// true

@@ -58,7 +58,7 @@ type extension struct {
 	member member    // of a unit; empty in a leaf that all units of the role share
 }
 
-// member names the program that a unit in a group runs, and the party that it belongs to.
+// verifyMember names the program that a unit in a group runs, and the party that it belongs to.
 type member struct {
 	task, release string
 	party         attest.Digest // of its SSH key: [policy.KeyDigest]
@@ -80,7 +80,7 @@ const (
 // encode returns the extension's value: a DER OCTET STRING with the framing of the fields. It
 // refuses with "extension" what [parseExtension] would.
 func (e extension) encode() ([]byte, error) {
-	if err := e.check(); err != nil {
+	if err := e.validate(); err != nil {
 		return nil, err
 	}
 	der, err := asn1.Marshal(wire.Frame(wire.LabelExtension, e.fields()...))
@@ -94,8 +94,8 @@ func (e extension) encode() ([]byte, error) {
 // and end, and the member of a unit.
 func (e extension) fields() [][]byte {
 	fields := [][]byte{
-		[]byte(e.kind), present(e.id[:]), []byte(e.task), []byte(e.keyMode), e.head[:],
-		[]byte(e.marks()), present(e.unit[:]), []byte(e.platform), []byte(e.chip),
+		[]byte(e.kind), nonZero(e.id[:]), []byte(e.task), []byte(e.keyMode), e.head[:],
+		[]byte(e.marks()), nonZero(e.unit[:]), []byte(e.platform), []byte(e.chip),
 	}
 	for _, m := range e.measurements {
 		fields = append(fields, m.Bytes())
@@ -121,8 +121,8 @@ func (e extension) marks() string {
 	return strings.Join(set, " ")
 }
 
-// present returns b, or nil if b is all zero.
-func present(b []byte) []byte {
+// nonZero returns b, or nil if b is all zero.
+func nonZero(b []byte) []byte {
 	if len(bytes.Trim(b, "\x00")) == 0 {
 		return nil
 	}
@@ -214,8 +214,8 @@ var shapes = map[Kind]shape{
 	KindGroup:         {identity: true, keyModes: []policy.KeyMode{policy.Shared, policy.PerUnit}, role: true, shared: true},
 }
 
-// check refuses, with "extension", fields that do not match the kind.
-func (e extension) check() error {
+// validate refuses, with "extension", fields that do not match the kind.
+func (e extension) validate() error {
 	want, known := shapes[e.kind]
 	unit := e.unit != wire.UnitID{}
 	want.unit = want.unit || want.role && unit
@@ -228,16 +228,16 @@ func (e extension) check() error {
 	}{
 		{"kind", e.kind, known},
 		{"identity", e.id, e.id.IsZero() != want.identity},
-		{"task", e.task, wire.NameOK(e.task) == want.identity && (e.task != "") == want.identity},
+		{"task", e.task, wire.ValidName(e.task) == want.identity && (e.task != "") == want.identity},
 		{"key mode", e.keyMode, slices.Contains(want.keyModes, e.keyMode) || want.keyModes == nil && e.keyMode == ""},
 		{"head", e.head, !e.head.IsZero() || want.shared && !unit},
 		{"unit", e.unit, unit == want.unit && (unit || !want.shared || e.keyMode == policy.Shared)},
 		{"platform", e.platform, (e.platform != "") == want.unit},
 		{"chip", e.chip, e.chip == "" || want.unit && len(e.chip) <= maxChip},
 		{"measurements", len(e.measurements), (len(e.measurements) > 0) == want.measurements && ascending(e.measurements)},
-		{"role", e.role, wire.NameOK(e.role) == want.role && (e.role != "") == want.role},
+		{"role", e.role, wire.ValidName(e.role) == want.role && (e.role != "") == want.role},
 		{"end", e.ends, e.ends.IsZero() != want.role},
-		{"member", e.member, (e.member != member{}) == ofMember && e.member.complete() == ofMember},
+		{"member", e.member, (e.member != member{}) == ofMember && e.member.isComplete() == ofMember},
 	}
 	for _, r := range rules {
 		if !r.ok {
@@ -247,8 +247,8 @@ func (e extension) check() error {
 	return nil
 }
 
-// facts returns the facts about a unit in its leaf.
-func (e extension) facts() policy.Facts {
+// policyFacts returns the facts about a unit in its leaf.
+func (e extension) policyFacts() policy.Facts {
 	f := policy.Facts{
 		Task: e.task, Identity: e.id, Unit: e.unit, Platform: e.platform, Chip: e.chip, Head: e.head, Shared: e.unit == wire.UnitID{},
 	}
@@ -259,9 +259,9 @@ func (e extension) facts() policy.Facts {
 	return f
 }
 
-// complete reports whether m names a program and a party.
-func (m member) complete() bool {
-	return wire.NameOK(m.task) && wire.ReleaseNameOK(m.release) && !m.party.IsZero()
+// validate reports whether m names a program and a party.
+func (m member) isComplete() bool {
+	return wire.ValidName(m.task) && wire.ValidReleaseName(m.release) && !m.party.IsZero()
 }
 
 // ascending reports whether the measurements are sorted, without duplicates.

@@ -12,8 +12,8 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// member verifies the group fields of a leaf.
-func (e Expect) member(c *x509.Certificate, x extension) error {
+// verifyMember verifies the group fields of a leaf.
+func (e Expect) verifyMember(c *x509.Certificate, x extension) error {
 	if want := e.Policy.Document().TrustDomain; len(c.URIs) == 1 && c.URIs[0].Host != want {
 		return wire.Refuse(wire.WrongDomain, "leaf: trust domain", c.URIs[0].Host, want)
 	}
@@ -28,39 +28,39 @@ func (e Expect) member(c *x509.Certificate, x extension) error {
 	return nil
 }
 
-// group verifies the rest of a chain in a group: the leaf under the group root, and that root,
+// verifyGroupChain verifies the rest of a chain in a group: the leaf under the group root, and that root,
 // whose extension it returns. A group-bus certificate that follows is for manager and gateway:
 // it must be of the same key, and has no effect on the result.
-func (e Expect) group(chain []*x509.Certificate, authorityRoot *x509.Certificate, leaf extension) (extension, error) {
+func (e Expect) verifyGroupChain(chain []*x509.Certificate, authorityRoot *x509.Certificate, leaf extension) (extension, error) {
 	if len(chain) != 2 && len(chain) != 3 {
 		return extension{}, wire.Refuse(wire.BadChain, "chain: certificates in a group", len(chain), "leaf and group root, optionally a group-bus certificate")
 	}
-	root, err := e.selfSigned(chain[1], kindGroupRoot)
+	root, err := e.verifySelfSigned(chain[1], kindGroupRoot)
 	if err != nil {
 		return extension{}, fmt.Errorf("checking group root: %w", err)
 	}
-	if err := signedBy(chain[0], chain[1]); err != nil {
+	if err := verifySignedBy(chain[0], chain[1]); err != nil {
 		return extension{}, fmt.Errorf("checking leaf: %w", err)
 	}
 	if leaf.id != root.id || leaf.task != root.task {
 		return extension{}, wire.Refuse(wire.WrongIdentity, "leaf: identity", leaf.id, root.id)
 	}
 	if len(chain) == 3 {
-		if err := e.groupBus(chain[2], chain[1], authorityRoot); err != nil {
+		if err := e.verifyGroupBus(chain[2], chain[1], authorityRoot); err != nil {
 			return extension{}, fmt.Errorf("checking group-bus certificate: %w", err)
 		}
 	}
 	digest := wire.Sum(chain[1].RawSubjectPublicKeyInfo)
-	p, err := e.agreed(root, digest)
+	p, err := e.findApprovedGroup(root, digest)
 	if err == nil && leaf.kind == KindGroup {
-		err = e.parties(p, leaf)
+		err = e.verifyParty(p, leaf)
 	}
 	return root, err
 }
 
-// groupBus verifies the certificate of a group root's key under the authority root.
-func (e Expect) groupBus(c, groupRoot, authorityRoot *x509.Certificate) error {
-	x, err := e.ca(c, kindGroupBus)
+// verifyGroupBus verifies the certificate of a group root's key under the authority root.
+func (e Expect) verifyGroupBus(c, groupRoot, authorityRoot *x509.Certificate) error {
+	x, err := e.verifyCA(c, kindGroupBus)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (e Expect) groupBus(c, groupRoot, authorityRoot *x509.Certificate) error {
 	if x.id != root.id || !bytes.Equal(c.RawSubjectPublicKeyInfo, groupRoot.RawSubjectPublicKeyInfo) {
 		return wire.Refuse(wire.WrongIdentity, "group-bus certificate: identity and key", x.id, root.id)
 	}
-	return signedBy(c, authorityRoot)
+	return verifySignedBy(c, authorityRoot)
 }
 
 // CheckGroupRoot verifies the root of a group as [Check] does in a chain: self-signed, of the
@@ -86,19 +86,19 @@ func CheckGroupRoot(root *x509.Certificate, e Expect) error {
 	case e.At.IsZero():
 		return wire.Refuse(wire.ClockSkew, "expect: time", "not set", "a value")
 	}
-	x, err := e.selfSigned(root, kindGroupRoot)
+	x, err := e.verifySelfSigned(root, kindGroupRoot)
 	if err != nil {
 		return fmt.Errorf("checking group root: %w", err)
 	}
-	if _, err := e.agreed(x, wire.Sum(root.RawSubjectPublicKeyInfo)); err != nil {
+	if _, err := e.findApprovedGroup(x, wire.Sum(root.RawSubjectPublicKeyInfo)); err != nil {
 		return err
 	}
-	return e.pinned(x)
+	return e.verifyPins(x)
 }
 
-// agreed requires that a group's identity is one that the policy has in force, and that its
+// findApprovedGroup requires that a group's identity is one that the policy has in force, and that its
 // parties approve this root of it according to the policy's history.
-func (e Expect) agreed(root extension, digest attest.Digest) (*policy.Pact, error) {
+func (e Expect) findApprovedGroup(root extension, digest attest.Digest) (*policy.Pact, error) {
 	p := e.Policy.Pact(e.Group)
 	if p == nil {
 		return nil, wire.Refuse(wire.NotFound, "group", e.Group, "a group of the policy")
@@ -113,19 +113,19 @@ func (e Expect) agreed(root extension, digest attest.Digest) (*policy.Pact, erro
 	if _, err := p.Agreed(digest, e.At); err != nil {
 		return nil, err
 	}
-	return p, ApprovedBy(p, digest, e.Approvers, e.At)
+	return p, CheckApprovers(p, digest, e.Approvers, e.At)
 }
 
-// parties refuses, with "party", a leaf of another party than the caller pinned for its role.
+// verifyParty refuses, with "party", a leaf of another party than the caller pinned for its role.
 // Whether the party named in a unit's leaf approves is checked by [policy.Approved.CutOff]. A
 // shared leaf names no party: its key is derived from the last cut, and only units whose own
 // party approves receive it.
-func (e Expect) parties(p *policy.Pact, leaf extension) error {
+func (e Expect) verifyParty(p *policy.Pact, leaf extension) error {
 	pins, pinned := e.Parties[leaf.role]
 	if !pinned {
 		return nil
 	}
-	for _, key := range behind(p.Roster, leaf.role, leaf.member.party) {
+	for _, key := range partyKeys(p.Roster, leaf.role, leaf.member.party) {
 		if !slices.Contains(pins, key) {
 			return wire.Refuse(wire.NoParty, "leaf: key of the party of role "+leaf.role, key, pins)
 		}
@@ -133,10 +133,10 @@ func (e Expect) parties(p *policy.Pact, leaf extension) error {
 	return nil
 }
 
-// ApprovedBy refuses a group root that a trusted party has not approved: with "party" a roster
+// CheckApprovers refuses a group root that a trusted party has not approved: with "party" a roster
 // that has none of its keys, and as [policy.Pact.Consents] does a root that a party with such
 // a key does not approve. Without keys it refuses nothing.
-func ApprovedBy(p *policy.Pact, root attest.Digest, keys []attest.Digest, at time.Time) error {
+func CheckApprovers(p *policy.Pact, root attest.Digest, keys []attest.Digest, at time.Time) error {
 	found := len(keys) == 0
 	for _, party := range p.Roster.Parties {
 		if !slices.Contains(keys, party.Key) {
@@ -153,23 +153,23 @@ func ApprovedBy(p *policy.Pact, root attest.Digest, keys []attest.Digest, at tim
 	return nil
 }
 
-// roleEnds returns the time at which the first approval of a group root by the parties of a
+// roleApprovalEnd returns the time at which the first approval of a group root by the parties of a
 // role's members ends, at the latest the group's end: no leaf that several of their units
 // share outlives it. A party that does not approve has no share in it.
-func roleEnds(p *policy.Pact, root attest.Digest, role string, at time.Time) time.Time {
+func roleApprovalEnd(p *policy.Pact, root attest.Digest, role string, at time.Time) time.Time {
 	first := p.Roster.Until
-	for _, key := range behind(p.Roster, role, attest.Digest{}) {
+	for _, key := range partyKeys(p.Roster, role, attest.Digest{}) {
 		if ends, err := p.Consents(root, key, at); err == nil {
-			first = earlier(first, ends)
+			first = earliest(first, ends)
 		}
 	}
 	return first
 }
 
-// behind returns the keys of the parties that stand for a leaf of a role: the party named in
+// partyKeys returns the keys of the parties that stand for a leaf of a role: the party named in
 // the leaf, or, if the leaf names none because all units of the role share it, the party of
 // each member. It is empty if the named party has no member in the role.
-func behind(r policy.Roster, role string, party attest.Digest) []attest.Digest {
+func partyKeys(r policy.Roster, role string, party attest.Digest) []attest.Digest {
 	var keys []attest.Digest
 	for _, x := range r.Roles {
 		for _, m := range x.Members {

@@ -39,13 +39,13 @@ func party(name string) testworld.Key {
 
 // grouped are edits that add the groups.
 func grouped(edits ...string) []string {
-	return append([]string{"[task.keys]\n", groupText + "[task.keys]\n"}, append(edits, "NORTH", party("north").Line(), "SOUTH", party("south").Line())...)
+	return append([]string{"[task.keys]\n", groupText + "[task.keys]\n"}, append(edits, "NORTH", party("north").AuthorizedKey(), "SOUTH", party("south").AuthorizedKey())...)
 }
 
 // said is the world after a party's statement.
 func (w *world) said(t testing.TB, group, name string, change func(*policy.Statement)) *world {
 	t.Helper()
-	return worldOf(w.keys, w.With(w.Statement(group, name, w.groupRoot(w.policy.Pact(group)), change)))
+	return worldOf(w.keys, w.WithStep(w.Statement(group, name, w.groupRoot(w.policy.Pact(group)), change)))
 }
 
 // everyParty pins the keys of all parties of a group.
@@ -59,15 +59,15 @@ func everyParty(p policy.Approved, group string) (pins policy.Pins) {
 }
 
 // groupRoot is the root of a pact, as the issuer has it.
-func (w *world) groupRoot(p *policy.Pact) attest.Digest { return groupKeys(p.ID()).Root() }
+func (w *world) groupRoot(p *policy.Pact) attest.Digest { return groupKeys(p.ID()).RootDigest() }
 
-// agreed is a world whose groups are agreed on.
+// findApprovedGroup is a world whose groups are agreed on.
 func agreed(t testing.TB, seed byte, edits ...string) *world {
 	t.Helper()
 	return newWorld(t, seed, grouped(edits...)...).said(t, "trial", "north", nil).said(t, "trial", "south", nil).said(t, "audit", "north", nil)
 }
 
-// member is the grant of a program as a role of a group.
+// verifyMember is the grant of a program as a role of a group.
 func (w *world) member(t testing.TB, group, role, task, release string) policy.Grant {
 	t.Helper()
 	g, err := w.policy.AdmitMember(group, role, w.grant(t, task, release).Result, everyParty(w.policy, group), w.groupRoot, noon)
@@ -82,12 +82,12 @@ func (w *world) roleChain(t testing.TB, g policy.Grant) []*x509.Certificate {
 	t.Helper()
 	var leaf Leaf
 	if g.Pact.Group.KeyMode == policy.Shared {
-		leaf = testworld.Must(w.issuer.Shared(g, noon))
+		leaf = testworld.Must(w.issuer.SharedLeaf(g, noon))
 	} else {
 		key := unitKey("a").Public()
-		leaf = testworld.Must(w.issuer.UnitTLS(g, key, wire.UnitID{1}, noon))
+		leaf = testworld.Must(w.issuer.UnitTLSLeaf(g, key, wire.UnitID{1}, noon))
 	}
-	id := testworld.Must(w.issuer.Group(g.Pact))
+	id := testworld.Must(w.issuer.GroupIdentity(g.Pact))
 	return parse(t, leaf.DER, id.Root, id.Cross)
 }
 
@@ -113,12 +113,12 @@ func TestCheckGroup(t *testing.T) {
 	e.Use, e.Group, e.Roles = UseSigning, "audit", []string{"holder"}
 	key := unitKey("a")
 	holder := w.member(t, "audit", "holder", "keys", "1.4")
-	signer := testworld.Must(w.issuer.Unit(holder, key.Public(), noon))
-	if p, err = Check(parse(t, signer.DER, testworld.Must(w.issuer.Group(holder.Pact)).Root), w.root(t), e); err != nil || p.UnitID() != wire.UnitIDOf(publicKeyInfo(&key.PublicKey)) {
+	signer := testworld.Must(w.issuer.UnitLeaf(holder, key.Public(), noon))
+	if p, err = Check(parse(t, signer.DER, testworld.Must(w.issuer.GroupIdentity(holder.Pact)).Root), w.root(t), e); err != nil || p.UnitID() != wire.UnitIDOf(publicKeyInfo(&key.PublicKey)) {
 		t.Errorf("the signing key's certificate: %v, unit %v", err, p.UnitID())
 	}
 	for _, g := range []policy.Grant{w.scorer(t), holder} {
-		id := testworld.Must(w.issuer.Group(g.Pact))
+		id := testworld.Must(w.issuer.GroupIdentity(g.Pact))
 		e := Expect{Policy: w.policy, Group: g.Pact.Group.Name, At: noon}
 		if err := CheckGroupRoot(parse(t, id.Root)[0], e); err != nil {
 			t.Errorf("root of %s: %v", e.Group, err)
@@ -190,18 +190,18 @@ quorum = 1`)
 		}
 		seen[key] = name
 	}
-	note("scorer", testworld.Must(w.issuer.Shared(w.scorer(t), noon)))
-	note("holder", testworld.Must(w.issuer.Shared(w.member(t, "trial", "holder", "keys", "1.4"), noon)))
-	note("holder of the other group", testworld.Must(w.issuer.Shared(w.member(t, "audit", "holder", "keys", "1.4"), noon)))
-	note("task", testworld.Must(w.issuer.Shared(w.grant(t, "scoring", "2026.11"), noon)))
-	note("scorer of a later window", testworld.Must(w.issuer.Shared(w.scorer(t), noon.Add(time.Hour))))
+	note("scorer", testworld.Must(w.issuer.SharedLeaf(w.scorer(t), noon)))
+	note("holder", testworld.Must(w.issuer.SharedLeaf(w.member(t, "trial", "holder", "keys", "1.4"), noon)))
+	note("holder of the other group", testworld.Must(w.issuer.SharedLeaf(w.member(t, "audit", "holder", "keys", "1.4"), noon)))
+	note("task", testworld.Must(w.issuer.SharedLeaf(w.grant(t, "scoring", "2026.11"), noon)))
+	note("scorer of a later window", testworld.Must(w.issuer.SharedLeaf(w.scorer(t), noon.Add(time.Hour))))
 }
 
 // TestLeafEndsWithApproval: a leaf lives no longer than the parties say.
 func TestLeafEndsWithApproval(t *testing.T) {
 	soon := noon.Add(20 * time.Minute)
 	w := agreed(t, 1).said(t, "trial", "south", func(s *policy.Statement) { s.NotAfter = soon })
-	leaf := testworld.Must(w.issuer.Shared(w.scorer(t), noon))
+	leaf := testworld.Must(w.issuer.SharedLeaf(w.scorer(t), noon))
 	if !leaf.NotAfter.Equal(soon) || !leaf.RenewBefore.Before(soon) || leaf.RenewBefore.Before(leaf.RenewAfter) {
 		t.Errorf("got end %v, renewal %v to %v, want end %v", leaf.NotAfter, leaf.RenewAfter, leaf.RenewBefore, soon)
 	}
@@ -210,7 +210,7 @@ func TestLeafEndsWithApproval(t *testing.T) {
 	e.At = soon.Add(time.Second)
 	_, err := Check(chain, w.root(t), e)
 	testworld.Refused(t, err, wire.Expired)
-	_, err = w.issuer.Shared(w.scorer(t), soon)
+	_, err = w.issuer.SharedLeaf(w.scorer(t), soon)
 	testworld.Refused(t, err, wire.NoQuorum)
 }
 
@@ -219,11 +219,11 @@ func TestIssuerRefusesPacts(t *testing.T) {
 	w := agreed(t, 1)
 	before := w.scorer(t)
 	after := w.said(t, "trial", "north", nil)
-	_, err := after.issuer.Shared(before, noon)
+	_, err := after.issuer.SharedLeaf(before, noon)
 	testworld.Refused(t, err, wire.NotAllowed)
-	_, err = after.issuer.Group(before.Pact)
+	_, err = after.issuer.GroupIdentity(before.Pact)
 	testworld.Refused(t, err, wire.NotFound)
-	_, err = w.issuer.Group(nil)
+	_, err = w.issuer.GroupIdentity(nil)
 	testworld.Refused(t, err, wire.NotFound)
 }
 

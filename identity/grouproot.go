@@ -27,7 +27,7 @@ func DeriveGroup(s Secret, roster attest.Digest) (*GroupKeys, error) {
 	if s.reveal == nil || roster.IsZero() {
 		return nil, wire.Refuse(wire.StoreForeign, "group secret: size in bytes, and roster", fmt.Sprint(len(s.Expose()), ", ", roster), "32 bytes, and the roster's digest")
 	}
-	root, err := s.signingKey(wire.LabelGroupRootKey, roster[:])
+	root, err := s.deriveSigningKey(wire.LabelGroupRootKey, roster[:])
 	if err != nil {
 		return nil, err
 	}
@@ -37,9 +37,9 @@ func DeriveGroup(s Secret, roster attest.Digest) (*GroupKeys, error) {
 // Roster returns the digest of the roster, which is the group's identity.
 func (k *GroupKeys) Roster() attest.Digest { return k.roster }
 
-// Root returns the digest of the group root: the SHA-256 of its SubjectPublicKeyInfo. Parties
+// RootDigest returns the digest of the group root: the SHA-256 of its SubjectPublicKeyInfo. Parties
 // name the root by it when they approve.
-func (k *GroupKeys) Root() attest.Digest { return k.digest }
+func (k *GroupKeys) RootDigest() attest.Digest { return k.digest }
 
 // Format prints "keys", whatever the verb.
 func (k GroupKeys) Format(f fmt.State, _ rune) { io.WriteString(f, "keys") }
@@ -75,18 +75,18 @@ func OpenGroup(plain []byte, roster attest.Digest) (*GroupKeys, error) {
 	return DeriveGroup(secret, roster)
 }
 
-// knowGroups derives the keys and CA certificates of groups, and of those they continue, from
+// deriveGroups derives the keys and CA certificates of groups, and of those they continue, from
 // the group keys at hand.
-func (i *Issuer) knowGroups(all []*GroupKeys) error {
+func (i *Issuer) deriveGroups(all []*GroupKeys) error {
 	for _, name := range i.doc.GroupNames() {
 		for p := i.policy.Pact(name); p != nil; p = p.Before {
-			k := known{Identity: Identity{ID: p.ID()}}
+			k := issuedIdentity{Identity: Identity{ID: p.ID()}}
 			for _, keys := range all {
 				if keys.roster != p.ID() {
 					continue
 				}
 				var err error
-				if k, err = i.roots(keys.root, extension{kind: kindGroupRoot, id: p.ID(), task: name}, kindGroupBus); err != nil {
+				if k, err = i.issueRoots(keys.root, extension{kind: kindGroupRoot, id: p.ID(), task: name}, kindGroupBus); err != nil {
 					return err
 				}
 				k.secret, k.root = keys.secret, keys.digest
@@ -98,43 +98,43 @@ func (i *Issuer) knowGroups(all []*GroupKeys) error {
 	return nil
 }
 
-// group finds the identity of a group. It refuses with "not-found" a group that is not of this
+// verifyGroupChain finds the identity of a group. It refuses with "not-found" a group that is not of this
 // policy, and with "group-authority" a group without keys.
-func (i *Issuer) group(p *policy.Pact) (known, error) {
+func (i *Issuer) findGroup(p *policy.Pact) (issuedIdentity, error) {
 	k, ours := i.groups[p]
 	switch {
 	case !ours:
-		return known{}, wire.Refuse(wire.NotFound, "identity: group", p.ID(), "a group of the policy in force")
+		return issuedIdentity{}, wire.Refuse(wire.NotFound, "identity: group", p.ID(), "a group of the policy in force")
 	case k.ca.key == nil:
-		return known{}, wire.Refuse(wire.GroupElsewhere, "identity: root of group "+k.Group, "roster "+k.ID.String()+", whose keys this authority does not have", "an authority that the roster names")
+		return issuedIdentity{}, wire.Refuse(wire.GroupElsewhere, "identity: root of group "+k.Group, "roster "+k.ID.String()+", whose keys this authority does not have", "an authority that the roster names")
 	}
 	return k, nil
 }
 
-// Group returns the identity of a group. It refuses with "not-found" a group that is not of
+// GroupIdentity returns the identity of a group. It refuses with "not-found" a group that is not of
 // this policy, and with "group-authority" a group without keys.
-func (i *Issuer) Group(p *policy.Pact) (Identity, error) {
-	k, err := i.group(p)
+func (i *Issuer) GroupIdentity(p *policy.Pact) (Identity, error) {
+	k, err := i.findGroup(p)
 	return k.Identity, err
 }
 
-// GroupAuthority returns the kind-authority leaf of a group for the window that contains at.
+// GroupAuthorityLeaf returns the kind-authority leaf of a group for the window that contains at.
 // It signs reports for the group's units and does not serve TLS; its identity is the roster's.
 // It refuses as Group does.
-func (i *Issuer) GroupAuthority(p *policy.Pact, at time.Time) (Leaf, error) {
-	k, err := i.group(p)
+func (i *Issuer) GroupAuthorityLeaf(p *policy.Pact, at time.Time) (Leaf, error) {
+	k, err := i.findGroup(p)
 	if err != nil {
 		return Leaf{}, err
 	}
-	w, err := windowAt(AuthorityLife, at)
+	w, err := windowAt(AuthorityLeafLifetime, at)
 	if err != nil {
 		return Leaf{}, err
 	}
-	key, err := k.secret.signingKey(wire.LabelSignerKey, wire.Uint64(w.index))
+	key, err := k.secret.deriveSigningKey(wire.LabelSignerKey, wire.Uint64(w.index))
 	if err != nil {
 		return Leaf{}, err
 	}
-	return i.leaf(k.ca, w, content{
+	return i.signLeaf(k.ca, w, certificateContent{
 		name: subject("authority of "+k.Group, k.ID, i.doc.TrustDomain), private: key, spki: publicKeyInfo(&key.PublicKey), path: wire.AuthorityPath,
 		extension: extension{kind: KindAuthority, head: i.policy.Head(), id: k.ID, task: k.Group},
 	})

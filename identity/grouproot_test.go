@@ -14,18 +14,18 @@ import (
 func TestGroupKeys(t *testing.T) {
 	roster, other := attest.Digest{1}, attest.Digest{2}
 	keys := testworld.Must(DeriveGroup(secretOf(1), roster))
-	if again := testworld.Must(OpenGroup(SealedGroup(secretOf(1), roster), roster)); again.Root() != keys.Root() || again.Roster() != roster {
-		t.Errorf("got root %v of %v after sealing, want %v of %v", again.Root(), again.Roster(), keys.Root(), roster)
+	if again := testworld.Must(OpenGroup(SealedGroup(secretOf(1), roster), roster)); again.RootDigest() != keys.RootDigest() || again.Roster() != roster {
+		t.Errorf("got root %v of %v after sealing, want %v of %v", again.RootDigest(), again.Roster(), keys.RootDigest(), roster)
 	}
 	for name, k := range map[string]*GroupKeys{
 		"another secret": testworld.Must(DeriveGroup(secretOf(2), roster)),
 		"another roster": testworld.Must(DeriveGroup(secretOf(1), other)),
 	} {
-		if k.Root() == keys.Root() {
+		if k.RootDigest() == keys.RootDigest() {
 			t.Errorf("%s gives the same root", name)
 		}
 	}
-	if root := testworld.Must(Derive(secretOf(1))).Root(); root == keys.Root() {
+	if root := testworld.Must(Derive(secretOf(1))).RootDigest(); root == keys.RootDigest() {
 		t.Error("the authority root of the same secret is the group root")
 	}
 	if got := fmt.Sprintf("%v %+v %#v %x", keys, *keys, keys, *keys); got != "keys keys keys keys" {

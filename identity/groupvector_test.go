@@ -35,15 +35,15 @@ func TestGroupVector(t *testing.T) {
 	for i := range nonce {
 		nonce[i] = 7
 	}
-	data := GroupRootData(nonce, id, keys.Root())
+	data := GroupRootData(nonce, id, keys.RootDigest())
 	scorer, signing := w.scorer(t), &unitKey("signing").PublicKey
-	group := testworld.Must(w.issuer.Group(p))
-	pair, reporter := testworld.Must(w.issuer.Shared(scorer, noon)), testworld.Must(w.issuer.GroupAuthority(p, noon))
+	group := testworld.Must(w.issuer.GroupIdentity(p))
+	pair, reporter := testworld.Must(w.issuer.SharedLeaf(scorer, noon)), testworld.Must(w.issuer.GroupAuthorityLeaf(p, noon))
 	v := groupVector{
 		Description: "docs/spec/group.md, docs/spec/identity.md; group trial, role scorer; the chip is \"chip-7\"",
 		RootSecret:  hex.EncodeToString(secretOf('a').Expose()), GroupSecret: hex.EncodeToString(secret.Expose()),
 		Sealed: hex.EncodeToString(SealedGroup(secret, id)), Roster: hex.EncodeToString(p.Roster.Bytes()), Identity: id,
-		GroupRoot: keys.Root(), ReportData: hex.EncodeToString(data[:]), At: noon.Format("2006-01-02T15:04:05Z"),
+		GroupRoot: keys.RootDigest(), ReportData: hex.EncodeToString(data[:]), At: noon.Format("2006-01-02T15:04:05Z"),
 		Scalars: map[string]string{
 			"group root":               hex.EncodeToString(testworld.Must(keys.root.Bytes())),
 			"authority leaf of trial":  hex.EncodeToString(testworld.Must(reporter.Key.Bytes())),
@@ -58,7 +58,7 @@ func TestGroupVector(t *testing.T) {
 	}
 	for name, der := range map[string][]byte{
 		"authority root": w.issuer.AuthorityRoot(), "group root": group.Root, "group-bus": group.Cross, "authority leaf of trial": reporter.DER,
-		"shared leaf of scorer": pair.DER, "unit of scorer": testworld.Must(w.issuer.Unit(scorer, signing, noon)).DER,
+		"shared leaf of scorer": pair.DER, "unit of scorer": testworld.Must(w.issuer.UnitLeaf(scorer, signing, noon)).DER,
 	} {
 		v.Certificates[name] = hex.EncodeToString(der)
 		v.Extensions[name] = hex.EncodeToString(testworld.Must(testworld.Must(extensionOf(parse(t, der)[0])).encode()))

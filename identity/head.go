@@ -20,7 +20,7 @@ import (
 const MaxHead = wire.MaxHead
 
 // maxSpread bounds the spread of a proved head: no certificate is valid longer.
-const maxSpread = wire.MaxLife
+const maxSpread = wire.MaxLifetime
 
 // HeadClaim is the unverified statement of an authority about its policy history at one time;
 // a [ProvedHead] is the verified form.
@@ -40,7 +40,7 @@ func (c HeadClaim) message() []byte {
 // rounded down to their unit. It refuses with "request" a claim that [ParseHead] would refuse
 // whatever its signature.
 func ProveHead(c HeadClaim, signer Leaf) ([]byte, error) {
-	if err := c.check(); err != nil {
+	if err := c.validate(); err != nil {
 		return nil, err
 	}
 	message := c.message()
@@ -52,8 +52,8 @@ func ProveHead(c HeadClaim, signer Leaf) ([]byte, error) {
 	return wire.AppendField(wire.AppendField(message, signer.DER), signature), nil
 }
 
-// check refuses, with "request", values that cannot be encoded.
-func (c HeadClaim) check() error {
+// validate refuses, with "request", values that cannot be encoded.
+func (c HeadClaim) validate() error {
 	if c.Head.IsZero() || c.Steps < 1 || c.Steps > wire.MaxHistory || c.At.Unix() < 0 || c.Spread < 0 || c.Spread > maxSpread {
 		return wire.Refuse(wire.BadRequest, "policy head: values", fmt.Sprintf("%v, %d steps, %d, %v", c.Head, c.Steps, c.At.Unix(), c.Spread),
 			fmt.Sprintf("a head, 1 to %d steps, a time since 1970, a spread of at most %v", wire.MaxHistory, maxSpread))
@@ -77,8 +77,8 @@ func (h ProvedHead) Head() attest.Digest { return h.claim.Head }
 // Steps returns the number of steps of the history.
 func (h ProvedHead) Steps() int { return int(h.claim.Steps) }
 
-// At returns the authority's time of the signature, rounded down to a second.
-func (h ProvedHead) At() time.Time { return h.claim.At }
+// SignedAt returns the authority's time of the signature, rounded down to a second.
+func (h ProvedHead) SignedAt() time.Time { return h.claim.At }
 
 // Spread returns the time over which units spread the renewals after a step.
 func (h ProvedHead) Spread() time.Duration { return h.claim.Spread }
@@ -90,10 +90,10 @@ func (h ProvedHead) Bytes() []byte { return h.encoded }
 // ProvedHead.
 func (h ProvedHead) Field() string { return base64.RawURLEncoding.EncodeToString(h.encoded) }
 
-// HeadOfField decodes a value of the HTTP field [wire.FieldHead] without verifying it;
+// DecodeHeadField decodes a value of the HTTP field [wire.FieldHead] without verifying it;
 // [ParseHead] does. It refuses another encoding with "malformed", and more than [MaxHead]
 // bytes with "too-large".
-func HeadOfField(value string) (unverified []byte, err error) {
+func DecodeHeadField(value string) (unverified []byte, err error) {
 	if base64.RawURLEncoding.DecodedLen(len(value)) > MaxHead {
 		return nil, wire.Refuse(wire.TooLarge, "policy head: size of the field", len(value), base64.RawURLEncoding.EncodedLen(MaxHead))
 	}
@@ -171,7 +171,7 @@ func decodeHead(b []byte) (unverified HeadClaim, leaf *x509.Certificate, signatu
 		Head: attest.Digest(f[0]), Steps: binary.BigEndian.Uint64(f[1]),
 		At: time.Unix(int64(seconds), 0).UTC(), Spread: time.Duration(milliseconds) * time.Millisecond,
 	}
-	if unverified.check() != nil {
+	if unverified.validate() != nil {
 		return unverified, nil, nil, malformed()
 	}
 	if leaf, err = x509.ParseCertificate(f[4]); err != nil {

@@ -28,7 +28,7 @@ func (w *world) head(t testing.TB, at time.Time, changes ...func(*HeadClaim)) []
 	for _, change := range changes {
 		change(&c)
 	}
-	return testworld.Must(ProveHead(c, testworld.Must(w.issuer.Authority(at))))
+	return testworld.Must(ProveHead(c, testworld.Must(w.issuer.AuthorityLeaf(at))))
 }
 
 func (w *world) rootCertificate(t testing.TB) *x509.Certificate {
@@ -42,13 +42,13 @@ func TestProvedHead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.Head() != w.policy.Head() || h.Steps() != 1 || !h.At().Equal(noon.Add(time.Second)) || h.Spread() != 2*time.Second || !h.OK() {
-		t.Errorf("got %v, %d steps, at %v, spread %v", h.Head(), h.Steps(), h.At(), h.Spread())
+	if h.Head() != w.policy.Head() || h.Steps() != 1 || !h.SignedAt().Equal(noon.Add(time.Second)) || h.Spread() != 2*time.Second || !h.OK() {
+		t.Errorf("got %v, %d steps, at %v, spread %v", h.Head(), h.Steps(), h.SignedAt(), h.Spread())
 	}
 	if !bytes.Equal(h.Bytes(), b) || len(b) > MaxHead {
 		t.Errorf("got %d bytes, want the %d that were parsed", len(h.Bytes()), len(b))
 	}
-	if again, err := HeadOfField(h.Field()); err != nil || !bytes.Equal(again, b) {
+	if again, err := DecodeHeadField(h.Field()); err != nil || !bytes.Equal(again, b) {
 		t.Errorf("got %x, %v from the field", again, err)
 	}
 	if got := UnverifiedSteps(b); got != 1 || UnverifiedSteps(b[:30]) != 0 || UnverifiedSteps(nil) != 0 {
@@ -83,9 +83,9 @@ func TestParseHeadRefuses(t *testing.T) {
 		changed[i] = field
 		return wire.Frame(wire.LabelHead, changed...)
 	}
-	unit := testworld.Must(w.issuer.Unit(w.grant(t, "keys", "1.4"), &unitKey("signing").PublicKey, noon))
+	unit := testworld.Must(w.issuer.UnitLeaf(w.grant(t, "keys", "1.4"), &unitKey("signing").PublicKey, noon))
 	unit.Key = unitKey("signing")
-	leaf := testworld.Must(w.issuer.Authority(noon))
+	leaf := testworld.Must(w.issuer.AuthorityLeaf(noon))
 	zero := w.claim(noon)
 	zero.Head = wire.Digest{}
 	for name, c := range map[string]struct {
@@ -143,7 +143,7 @@ func TestParseHeadRefuses(t *testing.T) {
 		t.Errorf("proving no head: got %v", err)
 	}
 	for _, field := range []string{"", "=", "aGVhZA==", "a", strings.Repeat("A", 2*MaxHead)} {
-		if _, err := HeadOfField(field); err == nil {
+		if _, err := DecodeHeadField(field); err == nil {
 			t.Errorf("field %.10q: got no refusal", field)
 		}
 	}
@@ -152,9 +152,9 @@ func TestParseHeadRefuses(t *testing.T) {
 // Clocks may differ by 5 minutes: a head of an authority that is ahead, or behind, counts.
 func TestProvedHeadClocks(t *testing.T) {
 	w := newWorld(t, 'a')
-	begin := testworld.Must(windowAt(AuthorityLife, noon)).notBefore()
-	end := testworld.Must(windowAt(AuthorityLife, noon)).notAfter()
-	leaf := testworld.Must(w.issuer.Authority(noon))
+	begin := testworld.Must(windowAt(AuthorityLeafLifetime, noon)).notBefore()
+	end := testworld.Must(windowAt(AuthorityLeafLifetime, noon)).notAfter()
+	leaf := testworld.Must(w.issuer.AuthorityLeaf(noon))
 	for _, c := range []struct {
 		signed, at time.Time
 		ok         bool
@@ -184,7 +184,7 @@ func FuzzParseHead(f *testing.F) {
 		if !bytes.Equal(h.Bytes(), b) {
 			t.Fatalf("got %x of %x", h.Bytes(), b)
 		}
-		again, err := HeadOfField(h.Field())
+		again, err := DecodeHeadField(h.Field())
 		if err != nil || !bytes.Equal(again, b) {
 			t.Fatalf("got %x, %v of the field of %x", again, err, b)
 		}
@@ -212,7 +212,7 @@ func TestHeadVector(t *testing.T) {
 		v := headVector{
 			Description: "docs/spec/head.md; the world of identity.json. The signature is a fresh one each time that this file is made",
 			Policy:      string(w.policy.Document().Raw()), Root: hex.EncodeToString(w.issuer.AuthorityRoot()), Head: h.Head(), Steps: h.Steps(),
-			Time: h.At().Format(time.RFC3339), Spread: h.Spread().Milliseconds(),
+			Time: h.SignedAt().Format(time.RFC3339), Spread: h.Spread().Milliseconds(),
 			Signed: hex.EncodeToString(w.claim(noon).message()), ProvedHead: hex.EncodeToString(h.Bytes()), Field: h.Field(),
 		}
 		if err := os.WriteFile(path, append(testworld.Must(json.MarshalIndent(v, "", "  ")), '\n'), 0o644); err != nil {
@@ -226,11 +226,11 @@ func TestHeadVector(t *testing.T) {
 	if got := hex.EncodeToString(w.claim(noon).message()); got != v.Signed || v.Policy != string(w.policy.Document().Raw()) {
 		t.Errorf("signed bytes: got %s, want %s", got, v.Signed)
 	}
-	h, err := ParseHead(testworld.Must(HeadOfField(v.Field)), w.policy, parse(t, testworld.Must(hex.DecodeString(v.Root)))[0], noon)
+	h, err := ParseHead(testworld.Must(DecodeHeadField(v.Field)), w.policy, parse(t, testworld.Must(hex.DecodeString(v.Root)))[0], noon)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if hex.EncodeToString(h.Bytes()) != v.ProvedHead || h.Head() != v.Head || h.Steps() != v.Steps || h.At().Format(time.RFC3339) != v.Time || h.Spread().Milliseconds() != v.Spread {
+	if hex.EncodeToString(h.Bytes()) != v.ProvedHead || h.Head() != v.Head || h.Steps() != v.Steps || h.SignedAt().Format(time.RFC3339) != v.Time || h.Spread().Milliseconds() != v.Spread {
 		t.Errorf("got another head than that of %s", path)
 	}
 }

@@ -109,5 +109,7 @@ func identityID(p policy.Approved, task string, list []attest.Measurement) attes
 	return p.Document().ReleaseID(p.Genesis(), task, list)
 }
 
-// sorted returns a copy of list in the order in which it is encoded, without duplicates.
-func sorted(list []attest.Measurement) []attest.Measurement { return policy.SortedMeasurements(list) }
+// sortedMeasurements returns a copy of list in the order in which it is encoded, without duplicates.
+func sortedMeasurements(list []attest.Measurement) []attest.Measurement {
+	return policy.SortedMeasurements(list)
+}

@@ -11,8 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// AuthorityLife is the lifetime of kind-authority leaves.
-const AuthorityLife = time.Hour
+// AuthorityLeafLifetime is the lifetime of kind-authority leaves.
+const AuthorityLeafLifetime = time.Hour
 
 // Issuer issues certificates under one policy. It is a pure function of root
 // secret, policy and time: two authorities with the same three issue the same
@@ -23,12 +23,12 @@ type Issuer struct {
 	doc    *policy.Document
 	signer signer // the authority root
 	root   []byte
-	known  map[*policy.Release]known
-	groups map[*policy.Pact]known // without a CA if the roster's keys are missing
+	known  map[*policy.Release]issuedIdentity
+	groups map[*policy.Pact]issuedIdentity // without a CA if the roster's keys are missing
 }
 
-// known is the identity of a release or group with its CA.
-type known struct {
+// issuedIdentity is the identity of a release or group with its CA.
+type issuedIdentity struct {
 	Identity
 	secret Secret        // from which the identity's keys are derived: the authority's, or the roster's
 	root   attest.Digest // of a group: the root that its parties approve
@@ -84,23 +84,23 @@ func (k *Keys) Issuer(p policy.Approved, groups ...*GroupKeys) (*Issuer, error) 
 		return nil, wire.Refuse(wire.BadPolicy, "issuer: policy", "an unapproved one", "an approved policy")
 	}
 	doc := p.Document()
-	if doc.Authority.Root != k.Root() {
-		return nil, wire.Refuse(wire.WrongRoot, "issuer: root that policy names", doc.Authority.Root, k.Root())
+	if doc.Authority.Root != k.RootDigest() {
+		return nil, wire.Refuse(wire.WrongRoot, "issuer: root that policy names", doc.Authority.Root, k.RootDigest())
 	}
-	name := subject("authority root", k.Root(), doc.TrustDomain)
-	i := &Issuer{keys: k, policy: p, doc: doc, signer: newSigner(k.root, name), known: make(map[*policy.Release]known), groups: make(map[*policy.Pact]known)}
+	name := subject("authority root", k.RootDigest(), doc.TrustDomain)
+	i := &Issuer{keys: k, policy: p, doc: doc, signer: newSigner(k.root, name), known: make(map[*policy.Release]issuedIdentity), groups: make(map[*policy.Pact]issuedIdentity)}
 	var err error
-	if i.root, _, err = i.signer.sign(i.ca(i.signer, extension{kind: kindAuthorityRoot})); err != nil {
+	if i.root, _, err = i.signer.signCertificate(i.caContent(i.signer, extension{kind: kindAuthorityRoot})); err != nil {
 		return nil, err
 	}
 	for _, task := range doc.Tasks {
 		for _, release := range task.Releases {
-			if i.known[release], err = i.know(task.Name, release); err != nil {
+			if i.known[release], err = i.deriveRelease(task.Name, release); err != nil {
 				return nil, err
 			}
 		}
 	}
-	if err := i.knowGroups(groups); err != nil {
+	if err := i.deriveGroups(groups); err != nil {
 		return nil, err
 	}
 	return i, nil
@@ -109,20 +109,20 @@ func (k *Keys) Issuer(p policy.Approved, groups ...*GroupKeys) (*Issuer, error) 
 // AuthorityRoot returns the self-signed authority root certificate, DER.
 func (i *Issuer) AuthorityRoot() []byte { return i.root }
 
-// Authority returns the kind-authority leaf of the window that contains at: it signs reports
+// AuthorityLeaf returns the kind-authority leaf of the window that contains at: it signs reports
 // and serves the authority's TLS. Its only names are "authority.<trust domain>" and
 // spiffe://<trust domain>/authority.
-func (i *Issuer) Authority(at time.Time) (Leaf, error) {
-	w, err := windowAt(AuthorityLife, at)
+func (i *Issuer) AuthorityLeaf(at time.Time) (Leaf, error) {
+	w, err := windowAt(AuthorityLeafLifetime, at)
 	if err != nil {
 		return Leaf{}, err
 	}
-	key, err := i.keys.secret.signingKey(wire.LabelSignerKey, wire.Uint64(w.index))
+	key, err := i.keys.secret.deriveSigningKey(wire.LabelSignerKey, wire.Uint64(w.index))
 	if err != nil {
 		return Leaf{}, err
 	}
-	return i.leaf(i.signer, w, content{
-		name: subject("authority", i.keys.Root(), i.doc.TrustDomain), private: key, spki: publicKeyInfo(&key.PublicKey),
+	return i.signLeaf(i.signer, w, certificateContent{
+		name: subject("authority", i.keys.RootDigest(), i.doc.TrustDomain), private: key, spki: publicKeyInfo(&key.PublicKey),
 		names: []string{i.doc.AuthorityName()}, path: wire.AuthorityPath, tls: true,
 		extension: extension{kind: KindAuthority, head: i.policy.Head()},
 	})
@@ -138,74 +138,74 @@ func (i *Issuer) Identity(task, release string) (Identity, error) {
 	return i.known[r].Identity, nil
 }
 
-// know derives the keys of a release's identity and makes its CA certificates.
-func (i *Issuer) know(task string, r *policy.Release) (known, error) {
-	e := extension{kind: kindIdentityRoot, id: identityID(i.policy, task, r.References), task: task, measurements: sorted(r.References)}
-	key, err := i.keys.secret.signingKey(wire.LabelIdentityKey, e.id[:])
+// deriveRelease derives the keys of a release's identity and makes its CA certificates.
+func (i *Issuer) deriveRelease(task string, r *policy.Release) (issuedIdentity, error) {
+	e := extension{kind: kindIdentityRoot, id: identityID(i.policy, task, r.References), task: task, measurements: sortedMeasurements(r.References)}
+	key, err := i.keys.secret.deriveSigningKey(wire.LabelIdentityKey, e.id[:])
 	if err != nil {
-		return known{}, err
+		return issuedIdentity{}, err
 	}
-	k, err := i.roots(key, e, kindCross)
+	k, err := i.issueRoots(key, e, kindCross)
 	k.secret = i.keys.secret
 	k.Task, k.Release = task, r.Name
 	return k, err
 }
 
-// roots issues the root of an identity, and the certificate of its key under the authority
+// issueRoots issues the root of an identity, and the certificate of its key under the authority
 // root.
-func (i *Issuer) roots(key *ecdsa.PrivateKey, e extension, crossed Kind) (known, error) {
+func (i *Issuer) issueRoots(key *ecdsa.PrivateKey, e extension, crossed Kind) (issuedIdentity, error) {
 	ca := newSigner(key, subject("root of "+e.task, e.id, i.doc.TrustDomain))
-	root, _, err := ca.sign(i.ca(ca, e))
+	root, _, err := ca.signCertificate(i.caContent(ca, e))
 	if err != nil {
-		return known{}, err
+		return issuedIdentity{}, err
 	}
 	e.kind = crossed
-	cross, _, err := i.signer.sign(i.ca(ca, e))
+	cross, _, err := i.signer.signCertificate(i.caContent(ca, e))
 	if err != nil {
-		return known{}, err
+		return issuedIdentity{}, err
 	}
-	return known{Identity: Identity{ID: e.id, Root: root, Cross: cross}, ca: ca}, nil
+	return issuedIdentity{Identity: Identity{ID: e.id, Root: root, Cross: cross}, ca: ca}, nil
 }
 
-// Shared returns the shared leaf, with its key, of the window that contains at. It refuses
+// SharedLeaf returns the shared leaf, with its key, of the window that contains at. It refuses
 // with "not-allowed" a grant of another policy and a task in another key mode than shared.
-func (i *Issuer) Shared(grant policy.Grant, at time.Time) (Leaf, error) {
-	g, err := i.open(grant, at)
+func (i *Issuer) SharedLeaf(grant policy.Grant, at time.Time) (Leaf, error) {
+	g, err := i.checkGrant(grant, at)
 	if err != nil {
 		return Leaf{}, err
 	}
-	if err := g.demand(policy.Shared); err != nil {
+	if err := g.checkKeyMode(policy.Shared); err != nil {
 		return Leaf{}, err
 	}
 	if g.role != "" {
-		g.ends = earlier(g.ends, roleEnds(grant.Pact, g.root, g.role, at))
+		g.ends = earliest(g.ends, roleApprovalEnd(grant.Pact, g.root, g.role, at))
 	}
 	// Lifetime and last cut are inputs of the derivation, so that no later leaf has the key of
 	// a leaf that was cut off. The role is empty outside groups.
 	w, cut := g.validity(), i.policy.LastCut(g.ID, g.role)
-	key, err := g.secret.signingKey(wire.LabelLeafKey, g.ID[:], []byte(g.role), seconds(w.notBefore()), seconds(w.notAfter()), cut[:])
+	key, err := g.secret.deriveSigningKey(wire.LabelLeafKey, g.ID[:], []byte(g.role), unixField(w.notBefore()), unixField(w.notAfter()), cut[:])
 	if err != nil {
 		return Leaf{}, err
 	}
-	return g.leaf(content{private: key, spki: publicKeyInfo(&key.PublicKey), names: g.names, tls: true, extension: extension{kind: KindShared, head: cut}})
+	return g.signLeaf(certificateContent{private: key, spki: publicKeyInfo(&key.PublicKey), names: g.names, tls: true, extension: extension{kind: KindShared, head: cut}})
 }
 
-// seconds encodes a time as a field of a framing: seconds since the Unix epoch.
-func seconds(at time.Time) []byte { return wire.Uint64(uint64(at.Unix())) }
+// unixField encodes a time as a field of a framing: seconds since the Unix epoch.
+func unixField(at time.Time) []byte { return wire.Uint64(uint64(at.Unix())) }
 
-func earlier(a, b time.Time) time.Time {
+func earliest(a, b time.Time) time.Time {
 	if b.Before(a) {
 		return b
 	}
 	return a
 }
 
-// Unit returns the certificate of a unit's signing key for the window that contains at: kind
+// UnitLeaf returns the certificate of a unit's signing key for the window that contains at: kind
 // unit, without extended key usage, so that it cannot serve TLS. It names platform and chip,
 // and its URI is spiffe://<trust domain>/task/<name>. It refuses with "not-allowed" a grant of
 // another policy and with "request" a key that is not on P-256.
-func (i *Issuer) Unit(grant policy.Grant, signing crypto.PublicKey, at time.Time) (Leaf, error) {
-	g, err := i.open(grant, at)
+func (i *Issuer) UnitLeaf(grant policy.Grant, signing crypto.PublicKey, at time.Time) (Leaf, error) {
+	g, err := i.checkGrant(grant, at)
 	if err != nil {
 		return Leaf{}, err
 	}
@@ -214,29 +214,29 @@ func (i *Issuer) Unit(grant policy.Grant, signing crypto.PublicKey, at time.Time
 		return Leaf{}, err
 	}
 	spki := publicKeyInfo(key)
-	return g.leaf(content{spki: spki, extension: g.unit(wire.UnitIDOf(spki))})
+	return g.signLeaf(certificateContent{spki: spki, extension: g.unitExtension(wire.UnitIDOf(spki))})
 }
 
-// UnitTLS returns the TLS leaf of a unit in key mode unit. It refuses as Unit does, and with
+// UnitTLSLeaf returns the TLS leaf of a unit in key mode unit. It refuses as Unit does, and with
 // "not-allowed" a task in another key mode.
-func (i *Issuer) UnitTLS(grant policy.Grant, key crypto.PublicKey, unit wire.UnitID, at time.Time) (Leaf, error) {
-	g, err := i.open(grant, at)
+func (i *Issuer) UnitTLSLeaf(grant policy.Grant, key crypto.PublicKey, unit wire.UnitID, at time.Time) (Leaf, error) {
+	g, err := i.checkGrant(grant, at)
 	if err != nil {
 		return Leaf{}, err
 	}
-	if err := g.demand(policy.PerUnit); err != nil {
+	if err := g.checkKeyMode(policy.PerUnit); err != nil {
 		return Leaf{}, err
 	}
 	public, err := p256(key)
 	if err != nil {
 		return Leaf{}, err
 	}
-	return g.leaf(content{spki: publicKeyInfo(public), names: g.names, tls: true, extension: g.unit(unit)})
+	return g.signLeaf(certificateContent{spki: publicKeyInfo(public), names: g.names, tls: true, extension: g.unitExtension(unit)})
 }
 
 // granted is a verified grant of the issuer's own policy.
 type granted struct {
-	known
+	issuedIdentity
 	issuer  *Issuer
 	holder  string // task, or group
 	role    string // in a group
@@ -249,9 +249,9 @@ type granted struct {
 	window  window
 }
 
-// open finds the identity and the window of a grant. It refuses with "not-allowed" a grant of
+// checkGrant finds the identity and the window of a grant. It refuses with "not-allowed" a grant of
 // another policy, and with "retired" one of a release that receives no new certificates.
-func (i *Issuer) open(grant policy.Grant, at time.Time) (granted, error) {
+func (i *Issuer) checkGrant(grant policy.Grant, at time.Time) (granted, error) {
 	refused := wire.Refuse(wire.NotAllowed, "issuing: grant", "of another policy", "a grant of the policy in force")
 	if !grant.Result.OK() || grant.Task == nil || grant.Release == nil ||
 		i.doc.Tasks[grant.Task.Name] != grant.Task || grant.Task.Releases[grant.Release.Name] != grant.Release {
@@ -261,7 +261,7 @@ func (i *Issuer) open(grant policy.Grant, at time.Time) (granted, error) {
 		return granted{}, wire.Refuse(wire.Retired, "issuing: release of task "+grant.Task.Name, grant.Release.Name+", which is retired", "a release that is not retired")
 	}
 	g := granted{
-		known: i.known[grant.Release], issuer: i, result: grant.Result,
+		issuedIdentity: i.known[grant.Release], issuer: i, result: grant.Result,
 		holder: grant.Task.Name, path: wire.TaskPath(grant.Task.Name), names: grant.Task.Names, keyMode: grant.Task.KeyMode,
 	}
 	if p := grant.Pact; p != nil {
@@ -269,7 +269,7 @@ func (i *Issuer) open(grant policy.Grant, at time.Time) (granted, error) {
 			return granted{}, refused
 		}
 		var err error
-		if g.known, err = i.group(p); err != nil {
+		if g.issuedIdentity, err = i.findGroup(p); err != nil {
 			return granted{}, err
 		}
 		if g.ends, err = p.Agreed(g.root, at); err != nil {
@@ -279,7 +279,7 @@ func (i *Issuer) open(grant policy.Grant, at time.Time) (granted, error) {
 		if err != nil {
 			return granted{}, err
 		}
-		g.ends = earlier(g.ends, own)
+		g.ends = earliest(g.ends, own)
 		g.holder, g.role, g.path = p.Group.Name, grant.Role, wire.RolePath(p.Group.Name, grant.Role)
 		g.names, g.keyMode = p.Group.Names, p.Group.KeyMode
 		g.member = member{grant.Member.Task, grant.Member.Release, grant.Party}
@@ -291,16 +291,16 @@ func (i *Issuer) open(grant policy.Grant, at time.Time) (granted, error) {
 	return g, nil
 }
 
-// demand refuses, with "not-allowed", another key mode.
-func (g granted) demand(mode policy.KeyMode) error {
+// checkKeyMode refuses, with "not-allowed", another key mode.
+func (g granted) checkKeyMode(mode policy.KeyMode) error {
 	if g.keyMode != mode {
 		return wire.Refuse(wire.NotAllowed, "issuing: key mode of "+g.holder, g.keyMode, mode)
 	}
 	return nil
 }
 
-// unit returns the extension fields that the certificates of one unit share.
-func (g granted) unit(id wire.UnitID) extension {
+// unitExtension returns the extension fields that the certificates of one unit share.
+func (g granted) unitExtension(id wire.UnitID) extension {
 	return extension{
 		kind: KindUnit, head: g.issuer.policy.Head(), unit: id, platform: g.result.Measurement().Platform, chip: g.result.Chip(), member: g.member,
 	}
@@ -311,38 +311,38 @@ func (g granted) unit(id wire.UnitID) extension {
 func (g granted) validity() window {
 	w := g.window
 	if g.role != "" && w.notAfter().After(g.ends) {
-		w.life = g.ends.Sub(w.begin)
-		w.next = w.begin.Add(w.life * 2 / 3)
+		w.lifetime = g.ends.Sub(w.begin)
+		w.next = w.begin.Add(w.lifetime * 2 / 3)
 	}
 	return w
 }
 
-// leaf signs a leaf of the identity.
-func (g granted) leaf(c content) (Leaf, error) {
+// verifyLeaf signs a leaf of the identity.
+func (g granted) signLeaf(c certificateContent) (Leaf, error) {
 	c.name = subject(g.holder, g.ID, g.issuer.doc.TrustDomain)
 	c.path = g.path
 	c.extension.id, c.extension.task, c.extension.keyMode = g.ID, g.holder, g.keyMode
 	if g.role != "" {
 		c.extension.kind, c.extension.role, c.extension.ends = KindGroup, g.role, g.ends
 	}
-	return g.issuer.leaf(g.ca, g.validity(), c)
+	return g.issuer.signLeaf(g.ca, g.validity(), c)
 }
 
-// leaf signs a leaf of a window under the policy in force.
-func (i *Issuer) leaf(by signer, w window, c content) (Leaf, error) {
+// verifyLeaf signs a leaf of a window under the policy in force.
+func (i *Issuer) signLeaf(by signer, w window, c certificateContent) (Leaf, error) {
 	c.domain, c.notBefore, c.notAfter = i.doc.TrustDomain, w.notBefore(), w.notAfter()
 	c.extension.development, c.extension.debug = i.doc.Development, i.doc.Debug()
-	der, number, err := by.sign(c)
+	der, number, err := by.signCertificate(c)
 	if err != nil {
 		return Leaf{}, err
 	}
 	return Leaf{DER: der, Serial: number, Key: c.private, RenewAfter: w.next, RenewBefore: w.renewBefore(), NotAfter: c.notAfter}, nil
 }
 
-// ca returns the content of a CA certificate. All are valid from the genesis on and contain
+// verifyCA returns the content of a CA certificate. All are valid from the genesis on and contain
 // nothing that a later policy changes, so that a pinned root stays the same bytes.
-func (i *Issuer) ca(s signer, e extension) content {
+func (i *Issuer) caContent(s signer, e extension) certificateContent {
 	begin := i.policy.Founded().UTC().Truncate(time.Second)
 	e.head, e.development = i.policy.Genesis(), i.doc.Development
-	return content{name: s.name, spki: s.spki, notBefore: begin, notAfter: begin.Add(wire.RootLife), extension: e}
+	return certificateContent{name: s.name, spki: s.spki, notBefore: begin, notAfter: begin.Add(wire.RootLifetime), extension: e}
 }

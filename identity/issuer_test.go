@@ -26,15 +26,15 @@ func (w *world) issued(t testing.TB, at time.Time) map[string][]byte {
 	signing := &unitKey("signing").PublicKey
 	return map[string][]byte{
 		"authority root":             w.issuer.AuthorityRoot(),
-		"authority":                  testworld.Must(w.issuer.Authority(at)).DER,
+		"authority":                  testworld.Must(w.issuer.AuthorityLeaf(at)).DER,
 		"identity root":              id.Root,
 		"cross":                      id.Cross,
-		"shared":                     testworld.Must(w.issuer.Shared(scoring, at)).DER,
-		"unit of scoring":            testworld.Must(w.issuer.Unit(scoring, signing, at)).DER,
+		"shared":                     testworld.Must(w.issuer.SharedLeaf(scoring, at)).DER,
+		"unit of scoring":            testworld.Must(w.issuer.UnitLeaf(scoring, signing, at)).DER,
 		"identity root of keys":      keysID.Root,
 		"cross of keys":              keysID.Cross,
-		"unit of keys":               testworld.Must(w.issuer.Unit(keys, signing, at)).DER,
-		"TLS leaf of a unit of keys": testworld.Must(w.issuer.UnitTLS(keys, &unitKey("tls").PublicKey, wire.UnitIDOf(publicKeyInfo(signing)), at)).DER,
+		"unit of keys":               testworld.Must(w.issuer.UnitLeaf(keys, signing, at)).DER,
+		"TLS leaf of a unit of keys": testworld.Must(w.issuer.UnitTLSLeaf(keys, &unitKey("tls").PublicKey, wire.UnitIDOf(publicKeyInfo(signing)), at)).DER,
 	}
 }
 
@@ -61,20 +61,20 @@ func TestTwoIssuersOneResult(t *testing.T) {
 func TestSharedLeafOfWindows(t *testing.T) {
 	w := newWorld(t, 'a')
 	g := w.grant(t, "scoring", "2026.11")
-	first := testworld.Must(w.issuer.Shared(g, noon))
-	last := testworld.Must(w.issuer.Shared(g, first.RenewAfter.Add(-1)))
-	next := testworld.Must(w.issuer.Shared(g, first.RenewAfter))
+	first := testworld.Must(w.issuer.SharedLeaf(g, noon))
+	last := testworld.Must(w.issuer.SharedLeaf(g, first.RenewAfter.Add(-1)))
+	next := testworld.Must(w.issuer.SharedLeaf(g, first.RenewAfter))
 	if !bytes.Equal(first.DER, last.DER) || !first.Key.Equal(last.Key) {
 		t.Error("got two pairs in one window, want one")
 	}
 	if first.Key.Equal(next.Key) {
 		t.Error("got the same key in two windows, want two")
 	}
-	other := testworld.Must(w.issuer.Shared(w.grant(t, "scoring", "2026.10"), noon))
+	other := testworld.Must(w.issuer.SharedLeaf(w.grant(t, "scoring", "2026.10"), noon))
 	if first.Key.Equal(other.Key) {
 		t.Error("got the same key for two identities, want two")
 	}
-	if a, b := testworld.Must(w.issuer.Authority(noon)), testworld.Must(w.issuer.Authority(noon.Add(time.Hour))); a.Key.Equal(b.Key) {
+	if a, b := testworld.Must(w.issuer.AuthorityLeaf(noon)), testworld.Must(w.issuer.AuthorityLeaf(noon.Add(time.Hour))); a.Key.Equal(b.Key) {
 		t.Error("got the same authority key in two windows, want two")
 	}
 	if !first.Key.PublicKey.Equal(parse(t, first.DER)[0].PublicKey) {
@@ -122,7 +122,7 @@ func TestSerials(t *testing.T) {
 				add(der)
 			}
 			key := testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-			add(testworld.Must(w.issuer.Unit(w.grant(t, "keys", "1.4"), &key.PublicKey, noon)).DER)
+			add(testworld.Must(w.issuer.UnitLeaf(w.grant(t, "keys", "1.4"), &key.PublicKey, noon)).DER)
 		}
 	}
 	if len(seen) < 40 {
@@ -133,7 +133,7 @@ func TestSerials(t *testing.T) {
 // TestSerialRule computes a serial number again from the finished certificate.
 func TestSerialRule(t *testing.T) {
 	w := newWorld(t, 'a')
-	leaf := parse(t, testworld.Must(w.issuer.Authority(noon)).DER)[0]
+	leaf := parse(t, testworld.Must(w.issuer.AuthorityLeaf(noon)).DER)[0]
 	tbs := leaf.RawTBSCertificate
 	number := leaf.SerialNumber.Bytes()
 	if number[0] >= 0x80 {
@@ -158,7 +158,7 @@ func TestProfile(t *testing.T) {
 			c.KeyUsage, c.ExtKeyUsage, c.DNSNames, c.URIs, c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339))
 	}
 	short := func(id attest.Digest) string { return id.Hex()[:8] }
-	id, root := testworld.Must(ReleaseID(w.policy, "scoring", "2026.11")), w.keys.Root()
+	id, root := testworld.Must(ReleaseID(w.policy, "scoring", "2026.11")), w.keys.RootDigest()
 	keys := testworld.Must(ReleaseID(w.policy, "keys", "1.4"))
 	const org = "O=[clinic.example]"
 	const life = "2026-11-22T09:00:00Z to 2036-11-19T09:00:00Z"
@@ -185,7 +185,7 @@ func TestProfile(t *testing.T) {
 	if !bytes.Equal(identityRoot.RawSubjectPublicKeyInfo, cross.RawSubjectPublicKeyInfo) || !bytes.Equal(identityRoot.RawSubject, cross.RawSubject) {
 		t.Error("got a cross-certificate of another key or name than the identity root's")
 	}
-	if got, want := wire.Sum(w.root(t).RawSubjectPublicKeyInfo), w.keys.Root(); got != want {
+	if got, want := wire.Sum(w.root(t).RawSubjectPublicKeyInfo), w.keys.RootDigest(); got != want {
 		t.Errorf("authority root: got %v, want %v", got, want)
 	}
 }
@@ -196,7 +196,7 @@ func TestLongNames(t *testing.T) {
 	long := strings.Repeat("s", 63)
 	w := newWorld(t, 'a', "task.scoring", "task."+long, "clinic.example", strings.Repeat("d", 60)+".example")
 	id := testworld.Must(w.issuer.Identity(long, "2026.11"))
-	leaf := testworld.Must(w.issuer.Shared(w.grant(t, long, "2026.11"), noon))
+	leaf := testworld.Must(w.issuer.SharedLeaf(w.grant(t, long, "2026.11"), noon))
 	for _, c := range parse(t, leaf.DER, id.Root, id.Cross) {
 		if len(c.Subject.CommonName) > 64 || len(c.Subject.Organization[0]) > 64 {
 			t.Errorf("got subject %v, want attributes of at most 64 bytes", c.Subject)
@@ -255,10 +255,10 @@ func TestIssuerRefusals(t *testing.T) {
 	mixed := scoring
 	mixed.Release = keys.Release
 	issuer := func(k *Keys, p policy.Approved) error { _, err := k.Issuer(p); return err }
-	shared := func(g policy.Grant, at time.Time) error { _, err := w.issuer.Shared(g, at); return err }
-	unit := func(g policy.Grant, key any) error { _, err := w.issuer.Unit(g, key, noon); return err }
+	shared := func(g policy.Grant, at time.Time) error { _, err := w.issuer.SharedLeaf(g, at); return err }
+	unit := func(g policy.Grant, key any) error { _, err := w.issuer.UnitLeaf(g, key, noon); return err }
 	unitTLS := func(g policy.Grant, key any) error {
-		_, err := w.issuer.UnitTLS(g, key, wire.UnitID{1}, noon)
+		_, err := w.issuer.UnitTLSLeaf(g, key, wire.UnitID{1}, noon)
 		return err
 	}
 	of := func(_ any, err error) error { return err }
@@ -282,7 +282,7 @@ func TestIssuerRefusals(t *testing.T) {
 		{"shared leaf in mode unit", shared(keys, noon), wire.NotAllowed},
 		{"unit TLS leaf in mode shared", unitTLS(scoring, key), wire.NotAllowed},
 		{"no time", shared(scoring, time.Time{}), wire.ClockSkew},
-		{"authority without time", of(w.issuer.Authority(time.Time{})), wire.ClockSkew},
+		{"authority without time", of(w.issuer.AuthorityLeaf(time.Time{})), wire.ClockSkew},
 		{"no key", unit(scoring, nil), wire.BadRequest},
 		{"nil key", unit(scoring, (*ecdsa.PublicKey)(nil)), wire.BadRequest},
 		{"P-384", unit(scoring, p384), wire.BadRequest},

@@ -17,12 +17,12 @@ import (
 // Keys are the keys that are derived from one root secret and do not depend on policy. They
 // are immutable and safe for concurrent use, and print as "keys".
 type Keys struct {
-	secret Secret
-	root   *ecdsa.PrivateKey
-	digest attest.Digest // of the root's SubjectPublicKeyInfo
-	nonce  macFunc
-	store  macFunc
-	hidden macFunc
+	secret     Secret
+	root       *ecdsa.PrivateKey
+	digest     attest.Digest // of the root's SubjectPublicKeyInfo
+	nonce      macFunc
+	store      macFunc
+	credential macFunc
 }
 
 // macFunc is HMAC-SHA256 over the framing of fields under label. It holds its
@@ -37,25 +37,25 @@ func Derive(s Secret) (*Keys, error) {
 	}
 	k := &Keys{secret: s}
 	var err error
-	if k.root, err = s.signingKey(wire.LabelRootKey); err != nil {
+	if k.root, err = s.deriveSigningKey(wire.LabelRootKey); err != nil {
 		return nil, err
 	}
-	if k.nonce, err = k.mac(wire.LabelNonceKey); err != nil {
+	if k.nonce, err = k.deriveMAC(wire.LabelNonceKey); err != nil {
 		return nil, err
 	}
-	if k.store, err = k.mac(wire.LabelStoreKey); err != nil {
+	if k.store, err = k.deriveMAC(wire.LabelStoreKey); err != nil {
 		return nil, err
 	}
-	if k.hidden, err = k.mac(wire.LabelActivateKey); err != nil {
+	if k.credential, err = k.deriveMAC(wire.LabelActivateKey); err != nil {
 		return nil, err
 	}
 	k.digest = wire.Sum(publicKeyInfo(&k.root.PublicKey))
 	return k, nil
 }
 
-// Root returns the digest of the authority root: the SHA-256 of its SubjectPublicKeyInfo.
+// RootDigest returns the digest of the authority root: the SHA-256 of its SubjectPublicKeyInfo.
 // Policy names the root by it.
-func (k *Keys) Root() attest.Digest { return k.digest }
+func (k *Keys) RootDigest() attest.Digest { return k.digest }
 
 // NonceMAC returns the MAC over a challenge, 32 bytes (HMAC-SHA256).
 func (k *Keys) NonceMAC(fields ...[]byte) []byte {
@@ -67,20 +67,20 @@ func (k *Keys) RowMAC(label wire.Label, fields ...[]byte) []byte {
 	return k.store(label, fields)
 }
 
-// Hidden returns the secret of the credential that belongs to a challenge, 32 bytes. It is
+// CredentialSecret returns the secret of the credential that belongs to a challenge, 32 bytes. It is
 // derived from the challenge's nonce, the device and the name of its key, so that no authority
 // stores it.
-func (k *Keys) Hidden(nonce []byte, in attest.Introduction) []byte {
+func (k *Keys) CredentialSecret(nonce []byte, in attest.Introduction) []byte {
 	name := wire.Sum(in.Key)
-	return k.hidden(wire.LabelActivate, [][]byte{nonce, in.Device, name[:]})
+	return k.credential(wire.LabelActivate, [][]byte{nonce, in.Device, name[:]})
 }
 
 // Format prints "keys", whatever the verb.
 func (k Keys) Format(f fmt.State, _ rune) { io.WriteString(f, "keys") }
 
-// mac derives a MAC key.
-func (k *Keys) mac(use wire.Label) (macFunc, error) {
-	key, err := k.secret.bytes(use)
+// deriveMAC derives a MAC key.
+func (k *Keys) deriveMAC(use wire.Label) (macFunc, error) {
+	key, err := k.secret.deriveBytes(use)
 	if err != nil {
 		return nil, err
 	}

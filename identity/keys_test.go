@@ -29,7 +29,7 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 	for _, h := range []slog.Handler{slog.NewTextHandler(&out, nil), slog.NewJSONHandler(&out, nil)} {
 		slog.New(h).Info("x", "secret", secret, "nested", nested{secret, *keys}, "keys", keys)
 	}
-	nonceKey := testworld.Must(keys.secret.bytes(wire.LabelNonceKey))
+	nonceKey := testworld.Must(keys.secret.deriveBytes(wire.LabelNonceKey))
 	forms := []string{"a7a7", "A7A7", "167 167", "0xa7, 0xa7", `\xa7`, "247 247", // of the secret, in every base
 		fmt.Sprint(nonceKey), fmt.Sprintf("%x", nonceKey), fmt.Sprintf("%X", nonceKey), string(nonceKey)}
 	for _, s := range forms {
@@ -92,7 +92,7 @@ func TestKeysAreApart(t *testing.T) {
 		k := testworld.Must(Derive(secretOf(seed)))
 		for _, label := range []wire.Label{wire.LabelRootKey, wire.LabelIdentityKey, wire.LabelLeafKey, wire.LabelSignerKey} {
 			for _, fields := range [][][]byte{nil, {{1}}, {{1}, {2}}, {{1, 2}}} {
-				key := testworld.Must(k.secret.signingKey(label, fields...))
+				key := testworld.Must(k.secret.deriveSigningKey(label, fields...))
 				add(fmt.Sprintf("%c %s %x", seed, label, fields), testworld.Must(key.Bytes()))
 			}
 		}
@@ -110,7 +110,7 @@ func TestFieldsAreNotKept(t *testing.T) {
 	k := testworld.Must(Derive(secretOf('a')))
 	fields := make([][]byte, 1, 2)
 	fields[0] = []byte("x")
-	testworld.Must(k.secret.signingKey(wire.LabelLeafKey, fields...))
+	testworld.Must(k.secret.deriveSigningKey(wire.LabelLeafKey, fields...))
 	if got := fields[:2][1]; got != nil {
 		t.Errorf("got %s behind the caller's fields, want nothing", hex.EncodeToString(got))
 	}

@@ -38,7 +38,7 @@ func (p Peer) Task() string {
 	return p.leaf.task
 }
 
-// Group returns the name of the group, for kind group only.
+// GroupIdentity returns the name of the group, for kind group only.
 func (p Peer) Group() string {
 	if p.leaf.kind != KindGroup {
 		return ""
@@ -75,7 +75,7 @@ func (p Peer) Facts() policy.Facts {
 	if p.leaf.kind == KindAuthority {
 		return policy.Facts{}
 	}
-	f := p.leaf.facts()
+	f := p.leaf.policyFacts()
 	f.Root = p.groupRoot
 	return f
 }

@@ -37,9 +37,9 @@ func newSigner(key *ecdsa.PrivateKey, name []byte) signer {
 	return signer{key: key, name: name, spki: publicKeyInfo(&key.PublicKey)}
 }
 
-// content is the variable part of a certificate. The kind in the extension says whether it is
+// certificateContent is the variable part of a certificate. The kind in the extension says whether it is
 // a CA or a leaf.
-type content struct {
+type certificateContent struct {
 	name      []byte // DER
 	spki      []byte // DER
 	notBefore time.Time
@@ -60,29 +60,29 @@ type content struct {
 func subject(what string, id attest.Digest, domain string) []byte {
 	common := fmt.Sprintf("%.*s %s", maxAttribute-9, what, id.Hex()[:8])
 	name := pkix.Name{CommonName: common, Organization: []string{fmt.Sprintf("%.*s", maxAttribute, domain)}}
-	return encoded(name.ToRDNSequence())
+	return mustMarshal(name.ToRDNSequence())
 }
 
-// sign makes the certificate, DER. It is deterministic: signatures follow RFC 6979, and the
+// signCertificate makes the certificate, DER. It is deterministic: signatures follow RFC 6979, and the
 // serial number is a digest of all other fields.
 //
 // It writes the bytes that x509.CreateCertificate would write. That function needs the serial
 // number in advance, so the signed part would be built and signed twice, and it verifies its
 // own signature in case of a faulty crypto.Signer; this one is crypto/ecdsa, and a unit
 // verifies its chain before it serves.
-func (s signer) sign(c content) (der []byte, number *big.Int, err error) {
-	rest, err := c.signed(s)
+func (s signer) signCertificate(c certificateContent) (der []byte, number *big.Int, err error) {
+	rest, err := c.signedPart(s)
 	if err != nil {
 		return nil, nil, fmt.Errorf("issuing %s certificate: %w", c.extension.kind, err)
 	}
-	number = serial(s.spki, tlv(tagSequence, version3, integer(big.NewInt(1)), rest))
-	signed := tlv(tagSequence, version3, integer(number), rest)
+	number = serial(s.spki, derElement(tagSequence, version3, derInteger(big.NewInt(1)), rest))
+	signed := derElement(tagSequence, version3, derInteger(number), rest)
 	digest := wire.Sum(signed)
 	signature, err := s.key.Sign(nil, digest[:], crypto.SHA256) // no randomness: RFC 6979
 	if err != nil {
 		return nil, nil, fmt.Errorf("signing certificate: %w", err)
 	}
-	return tlv(tagSequence, signed, ecdsaWithSHA256, tlv(tagBitString, []byte{0}, signature)), number, nil
+	return derElement(tagSequence, signed, ecdsaWithSHA256, derElement(tagBitString, []byte{0}, signature)), number, nil
 }
 
 // serial returns the serial number of a certificate: the first 19 bytes of the digest of the
@@ -100,67 +100,69 @@ func keyID(spki []byte) []byte {
 	return d[:20]
 }
 
-// signed returns the signed part of a certificate (RFC 5280, section 4.1), from behind the
+// signedPart returns the signed part of a certificate (RFC 5280, section 4.1), from behind the
 // serial number on.
-func (c content) signed(by signer) ([]byte, error) {
+func (c certificateContent) signedPart(by signer) ([]byte, error) {
 	value, err := c.extension.encode()
 	if err != nil {
 		return nil, err
 	}
-	times := encoded(struct{ NotBefore, NotAfter time.Time }{c.notBefore, c.notAfter})
+	times := mustMarshal(struct{ NotBefore, NotAfter time.Time }{c.notBefore, c.notAfter})
 	usage, constraints := digitalSignature, endOfChain
 	if depth, isCA := pathLen[c.extension.kind]; isCA {
-		usage, constraints = certSign, tlv(tagSequence, isTrue, integer(big.NewInt(int64(depth))))
+		usage, constraints = certSign, derElement(tagSequence, isTrue, derInteger(big.NewInt(int64(depth))))
 	}
-	list := [][]byte{critical(idKeyUsage, usage)}
+	list := [][]byte{criticalExtension(idKeyUsage, usage)}
 	if c.tls {
-		list = append(list, plain(idExtKeyUsage, tlsUsageDER))
+		list = append(list, plainExtension(idExtKeyUsage, tlsUsageDER))
 	}
-	list = append(list, critical(idBasicConstraints, constraints), plain(idSubjectKey, tlv(tagOctetString, keyID(c.spki))))
+	list = append(list, criticalExtension(idBasicConstraints, constraints), plainExtension(idSubjectKey, derElement(tagOctetString, keyID(c.spki))))
 	if !bytes.Equal(by.name, c.name) {
-		list = append(list, plain(idAuthorityKey, tlv(tagSequence, tlv(tagContext, keyID(by.spki)))))
+		list = append(list, plainExtension(idAuthorityKey, derElement(tagSequence, derElement(tagContext, keyID(by.spki)))))
 	}
 	if c.path != "" {
-		list = append(list, plain(idAltName, c.altNames()))
+		list = append(list, plainExtension(idAltName, c.altNames()))
 	}
-	list = append(list, plain(idExtension, value))
-	extensions := tlv(tagContextCons|3, tlv(tagSequence, list...))
+	list = append(list, plainExtension(idExtension, value))
+	extensions := derElement(tagContextCons|3, derElement(tagSequence, list...))
 	return bytes.Join([][]byte{ecdsaWithSHA256, by.name, times, c.name, c.spki, extensions}, nil), nil
 }
 
 // altNames returns the subject alternative names: the DNS names and the SPIFFE URI.
-func (c content) altNames() []byte {
+func (c certificateContent) altNames() []byte {
 	var list [][]byte
 	for _, name := range c.names {
-		list = append(list, tlv(tagContext|2, []byte(name)))
+		list = append(list, derElement(tagContext|2, []byte(name)))
 	}
-	list = append(list, tlv(tagContext|6, []byte(spiffe(c.domain, c.path).String())))
-	return tlv(tagSequence, list...)
+	list = append(list, derElement(tagContext|6, []byte(spiffe(c.domain, c.path).String())))
+	return derElement(tagSequence, list...)
 }
 
-func critical(id, value []byte) []byte {
-	return tlv(tagSequence, id, isTrue, tlv(tagOctetString, value))
+func criticalExtension(id, value []byte) []byte {
+	return derElement(tagSequence, id, isTrue, derElement(tagOctetString, value))
 }
 
-func plain(id, value []byte) []byte { return tlv(tagSequence, id, tlv(tagOctetString, value)) }
+func plainExtension(id, value []byte) []byte {
+	return derElement(tagSequence, id, derElement(tagOctetString, value))
+}
 
 // Constant parts of certificates, DER.
 var (
-	version3         = tlv(tagContextCons, integer(big.NewInt(2)))
-	isTrue           = tlv(tagBoolean, []byte{0xff})
-	digitalSignature = tlv(tagBitString, []byte{7, 1 << 7})
-	certSign         = tlv(tagBitString, []byte{2, 1 << 2})
-	endOfChain       = tlv(tagSequence)
-	ecdsaWithSHA256  = tlv(tagSequence, object(1, 2, 840, 10045, 4, 3, 2))
-	tlsUsageDER      = tlv(tagSequence, object(1, 3, 6, 1, 5, 5, 7, 3, 1), object(1, 3, 6, 1, 5, 5, 7, 3, 2)) // server, client
+	version3         = derElement(tagContextCons, derInteger(big.NewInt(2)))
+	isTrue           = derElement(tagBoolean, []byte{0xff})
+	digitalSignature = derElement(tagBitString, []byte{7, 1 << 7})
+	certSign         = derElement(tagBitString, []byte{2, 1 << 2})
+	endOfChain       = derElement(tagSequence)
+	ecdsaWithSHA256  = derElement(tagSequence, derObjectID(1, 2, 840, 10045, 4, 3, 2))
+	tlsUsageDER      = derElement(tagSequence, derObjectID(1, 3, 6, 1, 5, 5, 7, 3, 1), derObjectID(1, 3, 6, 1, 5, 5, 7, 3, 2)) // server, client
 
-	idSubjectKey       = object(2, 5, 29, 14)
-	idKeyUsage         = object(2, 5, 29, 15)
-	idAltName          = object(2, 5, 29, 17)
-	idBasicConstraints = object(2, 5, 29, 19)
-	idAuthorityKey     = object(2, 5, 29, 35)
-	idExtKeyUsage      = object(2, 5, 29, 37)
-	idExtension        = object(extensionOID...)
+	idSubjectKey       = derObjectID(2, 5, 29, 14)
+	idKeyUsage         = derObjectID(2, 5, 29, 15)
+	idAltName          = derObjectID(2, 5, 29, 17)
+	idBasicConstraints = derObjectID(2, 5, 29, 19)
+	idAuthorityKey     = derObjectID(2, 5, 29, 35)
+	idExtKeyUsage      = derObjectID(2, 5, 29, 37)
+	idExtension        = derObjectID(extensionOID...)
 )
 
 // pathLen is the path length constraint of each kind of CA. Kinds without an entry are leaves.

@@ -20,7 +20,7 @@ import (
 
 // byLibrary is the certificate that crypto/x509 makes of the same content: of
 // an unnumbered one first, whose signed part gives the number.
-func (s signer) byLibrary(t *testing.T, c content) []byte {
+func (s signer) byLibrary(t *testing.T, c certificateContent) []byte {
 	t.Helper()
 	public := testworld.Must(x509.ParsePKIXPublicKey(c.spki))
 	template := &x509.Certificate{
@@ -48,10 +48,10 @@ func (s signer) byLibrary(t *testing.T, c content) []byte {
 func TestCertificatesAreThoseOfTheLibrary(t *testing.T) {
 	w := newWorld(t, 'a')
 	ca := w.issuer.known[w.policy.Document().Tasks["scoring"].Releases["2026.11"]].ca
-	root := w.issuer.ca(ca, extension{kind: kindIdentityRoot, id: attest.Digest{1}, task: "scoring", measurements: w.policy.Document().Authority.References})
+	root := w.issuer.caContent(ca, extension{kind: kindIdentityRoot, id: attest.Digest{1}, task: "scoring", measurements: w.policy.Document().Authority.References})
 	cross := root
 	cross.extension.kind = kindCross
-	leaf := content{
+	leaf := certificateContent{
 		name: subject("scoring", attest.Digest{1}, "clinic.example"), spki: publicKeyInfo(&unitKey("tls").PublicKey),
 		notBefore: noon, notAfter: noon.Add(time.Hour), domain: "clinic.example", path: wire.TaskPath("scoring"), tls: true, names: []string{"a.example"},
 		extension: extension{kind: KindUnit, id: attest.Digest{1}, task: "scoring", keyMode: policy.PerUnit, head: attest.Digest{2}, unit: wire.UnitID{3}, platform: attest.SNP},
@@ -59,17 +59,17 @@ func TestCertificatesAreThoseOfTheLibrary(t *testing.T) {
 	rows := []struct {
 		name string
 		by   signer
-		content
-		edit func(*content)
+		certificateContent
+		edit func(*certificateContent)
 	}{
-		{"authority root", w.issuer.signer, w.issuer.ca(w.issuer.signer, extension{kind: kindAuthorityRoot}), nil},
+		{"authority root", w.issuer.signer, w.issuer.caContent(w.issuer.signer, extension{kind: kindAuthorityRoot}), nil},
 		{"identity root", ca, root, nil},
 		{"cross-certificate", w.issuer.signer, cross, nil},
 		{"leaf", ca, leaf, nil},
-		{"leaf that serves no TLS", ca, leaf, func(c *content) { c.tls = false }},
-		{"no DNS names", ca, leaf, func(c *content) { c.names = nil }},
-		{"100 DNS names", ca, leaf, func(c *content) { c.names = strings.Fields(strings.Repeat("name.clinic.example ", 100)) }},
-		{"times after 2049", ca, leaf, func(c *content) {
+		{"leaf that serves no TLS", ca, leaf, func(c *certificateContent) { c.tls = false }},
+		{"no DNS names", ca, leaf, func(c *certificateContent) { c.names = nil }},
+		{"100 DNS names", ca, leaf, func(c *certificateContent) { c.names = strings.Fields(strings.Repeat("name.clinic.example ", 100)) }},
+		{"times after 2049", ca, leaf, func(c *certificateContent) {
 			c.notBefore, c.notAfter = time.Date(2049, 12, 31, 23, 59, 59, 0, time.UTC), time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC)
 		}},
 	}
@@ -77,20 +77,20 @@ func TestCertificatesAreThoseOfTheLibrary(t *testing.T) {
 		rows = append(rows, struct {
 			name string
 			by   signer
-			content
-			edit func(*content)
-		}{fmt.Sprint("chip of ", size, " bytes"), ca, leaf, func(c *content) { c.extension.chip = strings.Repeat("c", size) }})
+			certificateContent
+			edit func(*certificateContent)
+		}{fmt.Sprint("chip of ", size, " bytes"), ca, leaf, func(c *certificateContent) { c.extension.chip = strings.Repeat("c", size) }})
 	}
 	for _, r := range rows {
 		t.Run(r.name, func(t *testing.T) {
 			if r.edit != nil {
-				r.edit(&r.content)
+				r.edit(&r.certificateContent)
 			}
-			got, number, err := r.by.sign(r.content)
+			got, number, err := r.by.signCertificate(r.certificateContent)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := r.by.byLibrary(t, r.content); !bytes.Equal(got, want) {
+			if want := r.by.byLibrary(t, r.certificateContent); !bytes.Equal(got, want) {
 				t.Errorf("got  %x\nwant %x", got, want)
 			}
 			if want := parse(t, got)[0].SerialNumber; number.Cmp(want) != 0 {
@@ -102,13 +102,13 @@ func TestCertificatesAreThoseOfTheLibrary(t *testing.T) {
 
 func TestDER(t *testing.T) {
 	for _, n := range []int64{0, 1, 0x7f, 0x80, 0xff, 0x100, 0x7fff, 0x8000, 1 << 40} {
-		if got, want := integer(big.NewInt(n)), testworld.Must(asn1.Marshal(n)); !bytes.Equal(got, want) {
+		if got, want := derInteger(big.NewInt(n)), testworld.Must(asn1.Marshal(n)); !bytes.Equal(got, want) {
 			t.Errorf("integer %d: got %x, want %x", n, got, want)
 		}
 	}
 	for _, n := range []int{0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x10000, 1 << 20} {
 		b := make([]byte, n)
-		if got, want := tlv(tagOctetString, b[:n/2], b[n/2:]), testworld.Must(asn1.Marshal(b)); !bytes.Equal(got, want) {
+		if got, want := derElement(tagOctetString, b[:n/2], b[n/2:]), testworld.Must(asn1.Marshal(b)); !bytes.Equal(got, want) {
 			t.Errorf("%d bytes: got %x, want %x", n, got[:8], want[:min(8, len(want))])
 		}
 	}

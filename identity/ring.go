@@ -17,12 +17,12 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// MaxRingLife is the longest lifetime of a ring key.
-const MaxRingLife = time.Hour
+// MaxRingLifetime is the longest lifetime of a ring key.
+const MaxRingLifetime = time.Hour
 
-// RingLife returns the lifetime of a ring key, for a lifetime of certificates. The key can
+// RingLifetime returns the lifetime of a ring key, for a lifetime of certificates. The key can
 // open sessions for the same time again.
-func RingLife(leafLife time.Duration) time.Duration { return min(MaxRingLife, 2*leafLife) }
+func RingLifetime(leafLife time.Duration) time.Duration { return min(MaxRingLifetime, 2*leafLife) }
 
 // RingID names a ring key: the first 16 bytes of H("cohort ring id v1", key).
 type RingID [16]byte
@@ -145,22 +145,22 @@ type RingKeys struct {
 }
 
 // NewRingKeys draws random keys of which the first is current from now on.
-func NewRingKeys(now time.Time, life time.Duration) RingKeys {
-	return RingKeys{Current: NewRingKey(now.Add(2 * life)), Next: NewRingKey(now.Add(3 * life))}
+func NewRingKeys(now time.Time, lifetime time.Duration) RingKeys {
+	return RingKeys{Current: NewRingKey(now.Add(2 * lifetime)), Next: NewRingKey(now.Add(3 * lifetime))}
 }
 
-// Roll makes Next current and draws another Next. The key that was current opens sessions for
+// Rotate makes Next current and draws another Next. The key that was current opens sessions for
 // one more lifetime.
-func (k RingKeys) Roll(now time.Time, life time.Duration) RingKeys {
+func (k RingKeys) Rotate(now time.Time, lifetime time.Duration) RingKeys {
 	return RingKeys{
-		Previous: k.Current.Until(now.Add(life)),
-		Current:  k.Next.Until(now.Add(2 * life)),
-		Next:     NewRingKey(now.Add(3 * life)),
+		Previous: k.Current.Until(now.Add(lifetime)),
+		Current:  k.Next.Until(now.Add(2 * lifetime)),
+		Next:     NewRingKey(now.Add(3 * lifetime)),
 	}
 }
 
-// Trim returns k without a Previous that has ended.
-func (k RingKeys) Trim(now time.Time) RingKeys {
+// WithoutExpired returns k without a Previous that has ended.
+func (k RingKeys) WithoutExpired(now time.Time) RingKeys {
 	if k.Previous != nil && !now.Before(k.Previous.end) {
 		k.Previous = nil
 	}

@@ -96,20 +96,20 @@ func TestRolls(t *testing.T) {
 	if a.Previous != nil || !a.Current.End().Equal(noon.Add(2*life)) || len(a.Keys()) != 2 {
 		t.Errorf("fresh: got %d keys, end %v", len(a.Keys()), a.Current.End())
 	}
-	b := a.Roll(noon.Add(life), life)
+	b := a.Rotate(noon.Add(life), life)
 	if b.Previous.ID() != a.Current.ID() || b.Current.ID() != a.Next.ID() || b.Next.ID() == a.Next.ID() || len(b.Keys()) != 3 {
 		t.Error("a roll moves the keys otherwise")
 	}
 	if !b.Previous.End().Equal(noon.Add(2*life)) || !b.Current.End().Equal(noon.Add(3*life)) {
 		t.Errorf("got ends %v and %v", b.Previous.End(), b.Current.End())
 	}
-	if got := b.Trim(noon.Add(2*life - 1)); got.Previous == nil {
+	if got := b.WithoutExpired(noon.Add(2*life - 1)); got.Previous == nil {
 		t.Error("previous is gone while sessions live")
 	}
-	if got := b.Trim(noon.Add(2 * life)); got.Previous != nil {
+	if got := b.WithoutExpired(noon.Add(2 * life)); got.Previous != nil {
 		t.Error("previous outlives its sessions")
 	}
-	if RingLife(10*time.Minute) != 20*time.Minute || RingLife(24*time.Hour) != time.Hour {
+	if RingLifetime(10*time.Minute) != 20*time.Minute || RingLifetime(24*time.Hour) != time.Hour {
 		t.Error("ring life is not min(1 h, 2 lives)")
 	}
 }

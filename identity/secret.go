@@ -52,9 +52,9 @@ func (s Secret) Expose() []byte {
 	return b[:]
 }
 
-// bytes derives 32 bytes for one use: HKDF-SHA256 (RFC 5869) without salt, with the framing of
+// deriveBytes derives 32 bytes for one use: HKDF-SHA256 (RFC 5869) without salt, with the framing of
 // label and fields as info.
-func (s Secret) bytes(label wire.Label, fields ...[]byte) ([]byte, error) {
+func (s Secret) deriveBytes(label wire.Label, fields ...[]byte) ([]byte, error) {
 	b, err := hkdf.Key(sha256.New, s.Expose(), nil, string(wire.Frame(label, fields...)), 32)
 	if err != nil {
 		return nil, fmt.Errorf("deriving %s: %w", label, err)
@@ -62,12 +62,12 @@ func (s Secret) bytes(label wire.Label, fields ...[]byte) ([]byte, error) {
 	return b, nil
 }
 
-// signingKey derives a P-256 key: the first 32-byte string, derived with a counter byte 0, 1,
+// deriveSigningKey derives a P-256 key: the first 32-byte string, derived with a counter byte 0, 1,
 // … as last field, that is a scalar of the curve. Nearly always that is the string of 0.
 // Rejection is exact and needs no arithmetic on secrets.
-func (s Secret) signingKey(label wire.Label, fields ...[]byte) (*ecdsa.PrivateKey, error) {
+func (s Secret) deriveSigningKey(label wire.Label, fields ...[]byte) (*ecdsa.PrivateKey, error) {
 	for counter := range 256 {
-		scalar, err := s.bytes(label, append(slices.Clip(fields), []byte{byte(counter)})...)
+		scalar, err := s.deriveBytes(label, append(slices.Clip(fields), []byte{byte(counter)})...)
 		if err != nil {
 			return nil, err
 		}

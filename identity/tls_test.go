@@ -22,7 +22,7 @@ func serve(leaf Leaf, key any, above ...[]byte) *tls.Config {
 
 func (w *world) serveShared(t testing.TB) *tls.Config {
 	t.Helper()
-	leaf := testworld.Must(w.issuer.Shared(w.grant(t, "scoring", "2026.11"), noon))
+	leaf := testworld.Must(w.issuer.SharedLeaf(w.grant(t, "scoring", "2026.11"), noon))
 	return serve(leaf, leaf.Key, testworld.Must(w.issuer.Identity("scoring", "2026.11")).Cross)
 }
 
@@ -56,9 +56,9 @@ func (w *world) dial(t testing.TB, name string, e Expect) *tls.Config {
 
 func TestTLSAccepts(t *testing.T) {
 	w := newWorld(t, 'a')
-	authority := testworld.Must(w.issuer.Authority(noon))
+	authority := testworld.Must(w.issuer.AuthorityLeaf(noon))
 	asAuthority := Expect{Policy: w.policy, Kinds: []Kind{KindAuthority}, Use: UseTLS, At: noon}
-	unit := testworld.Must(w.issuer.UnitTLS(w.grant(t, "keys", "1.4"), &unitKey("tls").PublicKey, wire.UnitID{1}, noon))
+	unit := testworld.Must(w.issuer.UnitTLSLeaf(w.grant(t, "keys", "1.4"), &unitKey("tls").PublicKey, wire.UnitID{1}, noon))
 	serveUnit := serve(unit, unitKey("tls"), testworld.Must(w.issuer.Identity("keys", "1.4")).Cross)
 	asUnit := Expect{Policy: w.policy, Kinds: []Kind{KindUnit, KindShared}, Use: UseTLS, IDs: testworld.Must(LiveIDs(w.policy, "keys")), At: noon}
 	tests := []struct {
@@ -94,7 +94,7 @@ func TestTLSRefuses(t *testing.T) {
 		return e
 	}
 	otherRoot := other.root(t)
-	authority := testworld.Must(w.issuer.Authority(noon))
+	authority := testworld.Must(w.issuer.AuthorityLeaf(noon))
 	const name = "scoring.clinic.example"
 	tests := []struct {
 		name           string

@@ -44,7 +44,7 @@ func vectorOf(t testing.TB) vector {
 	v := vector{
 		Description: "docs/spec/identity.md; the chip is \"chip-7\", the units run the first program of their release",
 		RootSecret:  hex.EncodeToString(secretOf('a').Expose()), Policy: string(w.policy.Document().Raw()),
-		Genesis: w.policy.Genesis(), Root: w.keys.Root(), At: noon.Format("2006-01-02T15:04:05Z"),
+		Genesis: w.policy.Genesis(), Root: w.keys.RootDigest(), At: noon.Format("2006-01-02T15:04:05Z"),
 		IDs: map[string]string{}, Extensions: map[string]string{}, Certificates: map[string]string{}, Digests: map[string]string{},
 		MACs: map[string]string{
 			"nonce of (1, empty)": hex.EncodeToString(w.keys.NonceMAC([]byte{1}, nil)),
@@ -57,14 +57,14 @@ func vectorOf(t testing.TB) vector {
 		},
 	}
 	id := testworld.Must(ReleaseID(w.policy, "scoring", "2026.11"))
-	index := testworld.Must(windowAt(AuthorityLife, noon)).index // scoring has the same life
+	index := testworld.Must(windowAt(AuthorityLeafLifetime, noon)).index // scoring has the same life
 	v.IDs["scoring 2026.11"] = id.Hex()
 	v.IDs["keys 1.4"] = testworld.Must(ReleaseID(w.policy, "keys", "1.4")).Hex()
 	v.Scalars = map[string]string{
 		"authority root":           hex.EncodeToString(testworld.Must(w.keys.root.Bytes())),
-		"authority leaf":           hex.EncodeToString(testworld.Must(testworld.Must(w.keys.secret.signingKey(wire.LabelSignerKey, wire.Uint64(index))).Bytes())),
-		"identity scoring 2026.11": hex.EncodeToString(testworld.Must(testworld.Must(w.keys.secret.signingKey(wire.LabelIdentityKey, id[:])).Bytes())),
-		"shared leaf of scoring":   hex.EncodeToString(testworld.Must(testworld.Must(w.issuer.Shared(w.grant(t, "scoring", "2026.11"), noon)).Key.Bytes())),
+		"authority leaf":           hex.EncodeToString(testworld.Must(testworld.Must(w.keys.secret.deriveSigningKey(wire.LabelSignerKey, wire.Uint64(index))).Bytes())),
+		"identity scoring 2026.11": hex.EncodeToString(testworld.Must(testworld.Must(w.keys.secret.deriveSigningKey(wire.LabelIdentityKey, id[:])).Bytes())),
+		"shared leaf of scoring":   hex.EncodeToString(testworld.Must(testworld.Must(w.issuer.SharedLeaf(w.grant(t, "scoring", "2026.11"), noon)).Key.Bytes())),
 	}
 	for name, der := range w.issued(t, noon) {
 		v.Certificates[name] = hex.EncodeToString(der)
@@ -73,7 +73,7 @@ func vectorOf(t testing.TB) vector {
 	}
 	cut := w.next(cutScoring("a")...)
 	v.Cut = string(cut.policy.Document().Raw())
-	after := testworld.Must(cut.issuer.Shared(cut.grant(t, "scoring", "2026.11"), noon))
+	after := testworld.Must(cut.issuer.SharedLeaf(cut.grant(t, "scoring", "2026.11"), noon))
 	v.Scalars["shared leaf of scoring after the cut"] = hex.EncodeToString(testworld.Must(after.Key.Bytes()))
 	v.Certificates["shared, after the cut"] = hex.EncodeToString(after.DER)
 	return v

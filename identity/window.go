@@ -15,30 +15,30 @@ var lastTime = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
 // the Unix epoch and is served until the next begins; its leaf is valid from 60 s before its
 // begin until L after. So a unit that cannot renew for L/4 still has a valid leaf.
 type window struct {
-	index uint64
-	begin time.Time
-	next  time.Time // begin of window index+1
-	life  time.Duration
+	index    uint64
+	begin    time.Time
+	next     time.Time // begin of window index+1
+	lifetime time.Duration
 }
 
 // windowAt returns the window ⌊3t/2L⌋, the same for all callers at time t. It refuses a
 // lifetime outside the limits with "policy" and a time before 1970 or after 2200 with "clock".
-func windowAt(life time.Duration, t time.Time) (window, error) {
-	if life < wire.MinLife || life > wire.MaxLife {
-		return window{}, wire.Refuse(wire.BadPolicy, "window: certificate lifetime", life, "3s to 24h")
+func windowAt(lifetime time.Duration, t time.Time) (window, error) {
+	if lifetime < wire.MinLifetime || lifetime > wire.MaxLifetime {
+		return window{}, wire.Refuse(wire.BadPolicy, "window: certificate lifetime", lifetime, "3s to 24h")
 	}
 	if t.Unix() < 0 || t.After(lastTime) {
 		return window{}, wire.Refuse(wire.ClockSkew, "window: time", t.UTC(), "1970 to 2200")
 	}
 	// Exact on 128 bits: 3t exceeds 64 bits from the year 2164 on.
 	hi, lo := bits.Mul64(3, uint64(t.UnixNano()))
-	k, _ := bits.Div64(hi, lo, 2*uint64(life))
-	return window{index: k, begin: windowBegin(k, life), next: windowBegin(k+1, life), life: life}, nil
+	k, _ := bits.Div64(hi, lo, 2*uint64(lifetime))
+	return window{index: k, begin: windowBegin(k, lifetime), next: windowBegin(k+1, lifetime), lifetime: lifetime}, nil
 }
 
 // windowBegin returns the first nanosecond of window k: 2kL/3, rounded up.
-func windowBegin(k uint64, life time.Duration) time.Time {
-	hi, lo := bits.Mul64(k, 2*uint64(life))
+func windowBegin(k uint64, lifetime time.Duration) time.Time {
+	hi, lo := bits.Mul64(k, 2*uint64(lifetime))
 	begin, rest := bits.Div64(hi, lo, 3)
 	if rest > 0 {
 		begin++
@@ -50,8 +50,8 @@ func windowBegin(k uint64, life time.Duration) time.Time {
 // leaf is valid longer than its lifetime.
 func (w window) notBefore() time.Time { return w.begin.Add(-wire.WindowLead).Truncate(time.Second) }
 
-func (w window) notAfter() time.Time { return w.begin.Add(w.life).Truncate(time.Second) }
+func (w window) notAfter() time.Time { return w.begin.Add(w.lifetime).Truncate(time.Second) }
 
 // renewBefore returns the end of the time over which renewals spread: a twelfth of the
 // lifetime after the next window's begin, so that L/3 - L/12 = L/4 is left for an outage.
-func (w window) renewBefore() time.Time { return w.next.Add(w.life / 12) }
+func (w window) renewBefore() time.Time { return w.next.Add(w.lifetime / 12) }

@@ -93,8 +93,8 @@ func TestWindowRefusals(t *testing.T) {
 		want wire.Reason
 	}{
 		{"no life", 0, noon, wire.BadPolicy},
-		{"life below", wire.MinLife - 1, noon, wire.BadPolicy},
-		{"life above", wire.MaxLife + 1, noon, wire.BadPolicy},
+		{"life below", wire.MinLifetime - 1, noon, wire.BadPolicy},
+		{"life above", wire.MaxLifetime + 1, noon, wire.BadPolicy},
 		{"before 1970", time.Hour, at(-1), wire.ClockSkew},
 		{"no time", time.Hour, time.Time{}, wire.ClockSkew},
 		{"after 2200", time.Hour, lastTime.Add(1), wire.ClockSkew},
@@ -105,5 +105,5 @@ func TestWindowRefusals(t *testing.T) {
 			testworld.Refused(t, err, tt.want)
 		})
 	}
-	testworld.Must(windowAt(wire.MaxLife, lastTime))
+	testworld.Must(windowAt(wire.MaxLifetime, lastTime))
 }

@@ -60,7 +60,7 @@ func newWorld(t testing.TB, seed byte, edits ...string) *world {
 	keys, w := testworld.Must(Derive(secretOf(seed))), testworld.New(t)
 	w.Keys["ana"] = testworld.KeyOf(wire.Sum([]byte("identity test owner")))
 	w.Keys["north"], w.Keys["south"] = party("north"), party("south")
-	return worldOf(keys, w.Found(keys.Root(), tasks, append(edits,
+	return worldOf(keys, w.SignFirst(keys.RootDigest(), tasks, append(edits,
 		testworld.Created, "created      = 2026-11-22T09:00:00Z\n",
 		"VENDOR", "sha256:"+strings.Repeat("1", 64), `program = "authority"`, `program = "sha256:`+strings.Repeat("2", 64)+`"`)...))
 }
@@ -93,7 +93,7 @@ func issuerOf(keys *Keys, p policy.Approved) *Issuer {
 }
 
 // next is the world under the policy that follows, after edits.
-func (w *world) next(edits ...string) *world { return worldOf(w.keys, w.Next(edits...)) }
+func (w *world) next(edits ...string) *world { return worldOf(w.keys, w.NextPolicy(edits...)) }
 
 // grant is what policy gives a unit that runs the first program of a release.
 func (w *world) grant(t testing.TB, task, release string) policy.Grant {
@@ -146,7 +146,7 @@ func (w *world) root(t testing.TB) *x509.Certificate {
 // sharedChain is what a unit of scoring 2026.11 serves.
 func (w *world) sharedChain(t testing.TB) []*x509.Certificate {
 	t.Helper()
-	leaf := testworld.Must(w.issuer.Shared(w.grant(t, "scoring", "2026.11"), noon))
+	leaf := testworld.Must(w.issuer.SharedLeaf(w.grant(t, "scoring", "2026.11"), noon))
 	return parse(t, leaf.DER, testworld.Must(w.issuer.Identity("scoring", "2026.11")).Cross)
 }
 

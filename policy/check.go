@@ -187,7 +187,7 @@ func trustDomainOK(s string) bool { return dnsNameOK("authority." + s) }
 func dnsNameOK(s string) bool {
 	labels := strings.Split(s, ".")
 	for _, l := range labels {
-		if !wire.NameOK(l) || strings.HasPrefix(l, "-") || strings.HasSuffix(l, "-") {
+		if !wire.ValidName(l) || strings.HasPrefix(l, "-") || strings.HasSuffix(l, "-") {
 			return false
 		}
 	}

@@ -203,5 +203,5 @@ func groupHeader(line string) (name string, ok bool) {
 	name, ok = strings.CutPrefix(strings.TrimSpace(line), "[group.")
 	name, end := strings.CutSuffix(name, "]")
 	name = strings.Trim(name, `"`)
-	return name, ok && end && wire.NameOK(name)
+	return name, ok && end && wire.ValidName(name)
 }

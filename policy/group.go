@@ -80,7 +80,7 @@ func (g *Group) party(name string) (Party, bool) {
 
 func (d *Document) readGroups(root table, measured measuredNames) {
 	d.Groups = map[string]*Group{}
-	for _, t := range root.named("group", wantName, wire.NameOK) {
+	for _, t := range root.named("group", wantName, wire.ValidName) {
 		d.Groups[t.name] = readGroup(t, d.Created)
 		d.Groups[t.name].Authority = readGroupCustody(t, measured, domainCustody(root.values, measured))
 		t.done()
@@ -98,14 +98,14 @@ func readGroup(t namedTable, created time.Time) *Group {
 		Roles:   map[string]*Role{},
 	}
 	if t.has("lifetime") {
-		g.Life = t.duration("lifetime", wire.MinLife, wire.MaxLife)
+		g.Life = t.duration("lifetime", wire.MinLifetime, wire.MaxLifetime)
 	}
 	t.text("continues", wantDigest, func(s string) bool { return digestInto(&g.Continues, s) })
 	for _, p := range t.tables("party") {
 		g.Parties = append(g.Parties, readParty(p))
 	}
 	g.Quorum = int(t.number("quorum", 1, int64(len(g.Parties))))
-	for _, r := range t.named("role", wantName, wire.NameOK) {
+	for _, r := range t.named("role", wantName, wire.ValidName) {
 		g.Roles[r.name] = readRole(r)
 	}
 	g.checkTerm(t, created)
@@ -114,7 +114,7 @@ func readGroup(t namedTable, created time.Time) *Group {
 
 func readParty(t table) Party {
 	t.need("name", "ssh")
-	p := Party{Name: t.text("name", wantName, wire.NameOK), Key: readKey(t)}
+	p := Party{Name: t.text("name", wantName, wire.ValidName), Key: readKey(t)}
 	t.done()
 	return p
 }
@@ -133,13 +133,13 @@ func (g *Group) checkTerm(t namedTable, created time.Time) {
 
 func readRole(t namedTable) *Role {
 	t.need("members")
-	r := &Role{Name: t.name, Calls: t.set("calls", "the name of a role", wire.NameOK)}
+	r := &Role{Name: t.name, Calls: t.set("calls", "the name of a role", wire.ValidName)}
 	for _, m := range t.tables("members") {
 		m.need("party", "task", "release")
 		r.Members = append(r.Members, Member{
-			Party:   m.text("party", wantName, wire.NameOK),
-			Task:    m.text("task", wantName, wire.NameOK),
-			Release: m.text("release", "the name of a release", wire.ReleaseNameOK),
+			Party:   m.text("party", wantName, wire.ValidName),
+			Task:    m.text("task", wantName, wire.ValidName),
+			Release: m.text("release", "the name of a release", wire.ValidReleaseName),
 		})
 		m.done()
 	}

@@ -82,7 +82,7 @@ func (d *Document) read(t table) {
 	d.readPlace(t)
 	d.Created = t.moment("created")
 	d.Development = t.flag("development")
-	d.MaxSilence = t.duration("max_silence", time.Second, wire.MaxLife)
+	d.MaxSilence = t.duration("max_silence", time.Second, wire.MaxLifetime)
 	d.readOwners(t)
 	d.Platforms = readRules(t)
 	measured := readMeasured(t)
@@ -131,7 +131,7 @@ func (d *Document) readOwners(root table) {
 
 func readOwner(t table) Owner {
 	t.need("name", "ssh")
-	o := Owner{Name: t.text("name", wantName, wire.NameOK), Key: readKey(t)}
+	o := Owner{Name: t.text("name", wantName, wire.ValidName), Key: readKey(t)}
 	o.Age = t.text("age", "an age recipient: age1 and 58 characters, as age-keygen prints it", ageOK)
 	t.done()
 	return o
@@ -170,7 +170,7 @@ func (d *Document) readAuthority(root table, measured measuredNames) {
 
 func (d *Document) readTasks(root table, measured measuredNames) {
 	d.Tasks = map[string]*Task{}
-	for _, t := range root.named("task", wantName, wire.NameOK) {
+	for _, t := range root.named("task", wantName, wire.ValidName) {
 		d.Tasks[t.name] = readTask(t, measured)
 	}
 }
@@ -183,14 +183,14 @@ func readTask(t namedTable, measured measuredNames) *Task {
 		Names:    t.set("names", "a DNS name in lower case, without wildcard", dnsNameOK),
 		Life:     DefaultLife,
 		Units:    int(t.number("units", 1, 1_000_000)),
-		Calls:    t.set("calls", "the name of a task", wire.NameOK),
+		Calls:    t.set("calls", "the name of a task", wire.ValidName),
 		CutUnits: t.set("cut_units", "the id of a unit, 32 lower-case hexadecimal digits", func(s string) bool { return attest.Digits(s, 16) != nil }),
 		Releases: map[string]*Release{},
 	}
 	if t.has("lifetime") {
-		task.Life = t.duration("lifetime", wire.MinLife, wire.MaxLife)
+		task.Life = t.duration("lifetime", wire.MinLifetime, wire.MaxLifetime)
 	}
-	for _, r := range t.named("release", "1 to 63 of a-z, 0-9, - and .", wire.ReleaseNameOK) {
+	for _, r := range t.named("release", "1 to 63 of a-z, 0-9, - and .", wire.ValidReleaseName) {
 		task.Releases[r.name] = readRelease(r, measured)
 	}
 	if t.has("release") && len(task.Releases) == 0 {
@@ -205,7 +205,7 @@ func readRelease(t namedTable, measured measuredNames) *Release {
 	r := &Release{
 		Name:       t.name,
 		References: measured.references(t.table),
-		Continues:  t.text("continues", "the name of a release", wire.ReleaseNameOK),
+		Continues:  t.text("continues", "the name of a release", wire.ValidReleaseName),
 		Retired:    t.flag("retired"),
 		Dynamic:    t.flag("dynamic"),
 		Env:        readEnv(t.table),

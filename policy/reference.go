@@ -22,7 +22,7 @@ type measuredNames map[string]attest.Digest
 
 func readMeasured(root table) measuredNames {
 	names := measuredNames{}
-	for _, t := range root.named("measured", wantName, wire.NameOK) {
+	for _, t := range root.named("measured", wantName, wire.ValidName) {
 		t.need("sha256")
 		t.text("sha256", "64 lower-case hexadecimal digits", func(s string) bool {
 			d, err := wire.ParseDigest(s)

@@ -161,7 +161,7 @@ func (r Roster) check() error {
 		roles = append(roles, role.Name)
 	}
 	switch {
-	case !trustDomainOK(r.TrustDomain) || !wire.NameOK(r.Group) || r.Root.IsZero() || r.Genesis.IsZero():
+	case !trustDomainOK(r.TrustDomain) || !wire.ValidName(r.Group) || r.Root.IsZero() || r.Genesis.IsZero():
 		return badRoster("place", r.TrustDomain+" "+r.Group, "a group of a trust domain")
 	case r.KeyMode != Shared && r.KeyMode != PerUnit:
 		return badRoster("key mode", r.KeyMode, "shared or unit")
@@ -188,7 +188,7 @@ func (r RosterRole) check(parties, roles []string) error {
 		return badRoster("role "+r.Name, "no member", "at least 1")
 	}
 	for i, m := range r.Members {
-		named := slices.Contains(parties, m.Party) && wire.NameOK(m.Task) && wire.ReleaseNameOK(m.Release) && !m.Identity.IsZero()
+		named := slices.Contains(parties, m.Party) && wire.ValidName(m.Task) && wire.ValidReleaseName(m.Release) && !m.Identity.IsZero()
 		if !named || i > 0 && compareMembers(r.Members[i-1].Member, m.Member) >= 0 {
 			return badRoster("member of role "+r.Name, m.Member, "known parties, in order, each once")
 		}
@@ -205,7 +205,7 @@ func ascendingNames(names []string) bool {
 	var faults Faults
 	checkConfusable(&faults, "", names)
 	for i, name := range names {
-		if !wire.NameOK(name) || i > 0 && names[i-1] >= name {
+		if !wire.ValidName(name) || i > 0 && names[i-1] >= name {
 			return false
 		}
 	}

@@ -95,7 +95,7 @@ func ParseStatement(b []byte) (Statement, error) {
 	s.Number, _ = strconv.ParseUint(value("number"), 10, 64)
 	s.NotAfter, _ = time.Parse(time.RFC3339, value("not_after"))
 	// What could not be read is zero, and does not read back the same.
-	named := !s.Genesis.IsZero() && !s.Group.IsZero() && !s.GroupRoot.IsZero() && !s.Key.IsZero() && wire.NameOK(s.Party)
+	named := !s.Genesis.IsZero() && !s.Group.IsZero() && !s.GroupRoot.IsZero() && !s.Key.IsZero() && wire.ValidName(s.Party)
 	if !named || s.Number == 0 || s.Number > maxNumber || !bytes.Equal(s.Bytes(), b) {
 		return Statement{}, malformed
 	}

@@ -247,7 +247,7 @@ func TestAgentUpgrades(t *testing.T) {
 	a := runAgent(t, "http", nil)
 	a.user.Timeout = 0 // with one the client hides the connection
 	a.text("/hups")
-	testworld.NoError(t, a.attempt(testworld.Soon(t))) // an older connection upgrades like any other
+	testworld.NoError(t, a.attempt(testworld.ShortContext(t))) // an older connection upgrades like any other
 	answer := a.get("/upgrade", "Connection", "Upgrade", "Upgrade", "echo")
 	if answer.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("got status %d, want 101", answer.StatusCode)

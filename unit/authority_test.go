@@ -150,8 +150,8 @@ func TestRollback(t *testing.T) {
 	r.stop()
 	testworld.NoError(t, os.WriteFile(filepath.Join(r.dir, "store"), old, 0o600))
 	r.serve()
-	testworld.Refused(t, u.attempt(testworld.Soon(t)), wire.Behind)
-	testworld.NoError(t, u.attempt(testworld.Soon(t)))
+	testworld.Refused(t, u.attempt(testworld.ShortContext(t)), wire.Behind)
+	testworld.NoError(t, u.attempt(testworld.ShortContext(t)))
 	if got := u.Env()["LANG"]; got != "D" {
 		t.Errorf("got LANG=%q, want that of the second policy", got)
 	}

@@ -120,7 +120,7 @@ func (r *relay) Pull(ctx context.Context, id wire.SessionID) ([]byte, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, pullTime)
 	defer cancel()
-	item, err := conn.Pull(ctx, id)
+	item, err := conn.FetchCopy(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (u *Unit) meet(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := u.attend(ctx, u.held.Load()); err != nil {
 			u.config.Log.Warn("no manager", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
-			_ = retry.Sleep(ctx, authorityBackoff.Most) // the loop sees ctx
+			_ = retry.Sleep(ctx, authorityBackoff.Max) // the loop sees ctx
 		}
 	}
 }
@@ -198,13 +198,13 @@ func (u *Unit) pushed(i bus.Item) {
 func (u *Unit) report(ctx context.Context, conn *bus.Conn, e *enrolment) {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
-	var sent bus.Beat
-	quiet, asked := bus.BeatEvery, bus.BeatEvery // since it was sent, and since numbers were asked for
+	var sent bus.Heartbeat
+	quiet, asked := bus.HeartbeatInterval, bus.HeartbeatInterval // since it was sent, and since numbers were asked for
 	for {
 		select {
 		case <-ctx.Done():
 			sent.Ready = false
-			_ = conn.Beat(sent) // else the gateway tries in vain, for a while
+			_ = conn.SendHeartbeat(sent) // else the gateway tries in vain, for a while
 			u.handOver(conn)
 			return
 		case <-ticker.C:
@@ -214,11 +214,11 @@ func (u *Unit) report(ctx context.Context, conn *bus.Conn, e *enrolment) {
 			return
 		}
 		quiet, asked = quiet+lookEvery, asked+lookEvery
-		if beat := u.beat(now); beat.Ready != sent.Ready || beat.Address != sent.Address || quiet >= bus.BeatEvery {
-			_ = conn.Beat(beat) // the next one is the same
+		if beat := u.beat(now); beat.Ready != sent.Ready || beat.Address != sent.Address || quiet >= bus.HeartbeatInterval {
+			_ = conn.SendHeartbeat(beat) // the next one is the same
 			sent, quiet = beat, 0
 		}
-		if conn.Connected() && asked >= bus.BeatEvery {
+		if conn.Connected() && asked >= bus.HeartbeatInterval {
 			asked = 0
 			u.fillRange(ctx, conn)
 		}
@@ -244,8 +244,8 @@ func (u *Unit) handOver(conn *bus.Conn) {
 }
 
 // beat is how the unit is now.
-func (u *Unit) beat(e *enrolment) bus.Beat {
-	b := bus.Beat{
+func (u *Unit) beat(e *enrolment) bus.Heartbeat {
+	b := bus.Heartbeat{
 		Inherits: e.ring.Inherited.Identity,
 		InFlight: int(u.cluster.inFlight.Load()), Sessions: u.cluster.host.Stats(u.now()).Sessions,
 		Ready: u.cluster.serving.Load() > 0 && u.Ready() == nil,
@@ -263,14 +263,14 @@ func (u *Unit) fillRange(ctx context.Context, conn *bus.Conn) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, rangeTime)
 	defer cancel()
-	if numbers, err := conn.Range(ctx); err == nil {
+	if numbers, err := conn.AllocateRange(ctx); err == nil {
 		u.cluster.relay.take(numbers)
 	}
 }
 
 // check tells whether the managers' URLs are such.
 func (m Manager) check() bool {
-	return m.URL == "" || bus.URLsOK(m.URL)
+	return m.URL == "" || bus.ValidURLs(m.URL)
 }
 
 // addressOK reports whether an advertised address is host:port, or none.

@@ -26,10 +26,10 @@ func (w *world) manager(u *Unit) (Manager, <-chan bus.Item) {
 	s, err := bus.Listen(bus.ServerConfig{
 		Address: "127.0.0.1:0", Certificate: func() (*tls.Certificate, error) { return &own.TLS.Certificates[0], nil },
 		Roots: roots, Clock: time.Now, Connections: 20,
-		Duties: bus.Duties{
-			Beat:  func(bus.Unit, bus.Beat) {},
-			Item:  func(_ bus.Unit, i bus.Item) { items <- i },
-			Range: func() (bus.Range, error) { return bus.Range{First: 5, Count: lowRange + 1}, nil },
+		Handlers: bus.Handlers{
+			Heartbeat: func(bus.Unit, bus.Heartbeat) {},
+			Item:      func(_ bus.Unit, i bus.Item) { items <- i },
+			Range:     func() (bus.Range, error) { return bus.Range{First: 5, Count: lowRange + 1}, nil },
 		},
 	})
 	testworld.NoError(w.T, err)
@@ -49,7 +49,7 @@ func TestHandsOver(t *testing.T) {
 	close(u.done) // nothing renews
 	defer u.Close()
 	never := func(error) bool { return false }
-	testworld.NoError(t, u.obtain(testworld.Soon(t), never))
+	testworld.NoError(t, u.obtain(testworld.ShortContext(t), never))
 	s, sealed := w.open(u)
 	f.set(func(f *fake) {
 		f.faults.report = func(r *api.Report) {
@@ -58,7 +58,7 @@ func TestHandsOver(t *testing.T) {
 			r.Rings.Strict.Previous, r.Rings.Follow.Previous = before.Strict.Current, before.Follow.Current
 		}
 	})
-	testworld.NoError(t, u.obtain(testworld.Soon(t), never))
+	testworld.NoError(t, u.obtain(testworld.ShortContext(t), never))
 
 	var items <-chan bus.Item
 	u.config.Manager, items = w.manager(u)

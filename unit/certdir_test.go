@@ -37,7 +37,7 @@ func TestCertDir(t *testing.T) {
 	}
 	for i := range 3 {
 		before := readPair(t, dir)
-		testworld.NoError(t, a.attempt(testworld.Soon(t)))
+		testworld.NoError(t, a.attempt(testworld.ShortContext(t)))
 		told := fmt.Sprint(i + 1)
 		testworld.Within(t, 5*time.Second, "the program was told", func() bool { return a.text("/hups") == told })
 		if readPair(t, dir) == before {

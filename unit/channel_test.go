@@ -139,7 +139,7 @@ func TestOldRingKept(t *testing.T) {
 		}
 	})
 	for range 2 { // and through the renewal after that
-		testworld.NoError(t, u.attempt(testworld.Soon(t)))
+		testworld.NoError(t, u.attempt(testworld.ShortContext(t)))
 		if _, err := u.cluster.host.Join(sealed, time.Now()); err != nil {
 			t.Errorf("a session under the ring key before: %v", err)
 		}
@@ -159,7 +159,7 @@ func TestOldInheritedRingKept(t *testing.T) {
 	old := u.held.Load().ring.Inherited.Keys.Current.ID()
 	inherited.RingKeys = testKeys(0x60, time.Now())
 	inherited.Previous = nil
-	testworld.NoError(t, u.attempt(testworld.Soon(t)))
+	testworld.NoError(t, u.attempt(testworld.ShortContext(t)))
 	if got := u.held.Load().ring.Inherited.Keys.Previous; got == nil || got.ID() != old {
 		t.Errorf("got %v as the former inherited key, want %v", got != nil, old)
 	}
@@ -261,7 +261,7 @@ func TestManagerConfig(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			c := w.config("scoring", w.authority(w.keys))
 			row.change(&c)
-			_, err := Start(testworld.Soon(t), c)
+			_, err := Start(testworld.ShortContext(t), c)
 			testworld.Refused(t, err, wire.BadRequest)
 		})
 	}
@@ -272,7 +272,7 @@ func TestNoManager(t *testing.T) {
 	w := newWorld(t, "1h")
 	c := w.config("scoring", w.authority(w.keys))
 	c.Manager = Manager{URL: "tls://127.0.0.1:1", CA: x509.NewCertPool()}
-	u, err := Start(testworld.Soon(t), c)
+	u, err := Start(testworld.ShortContext(t), c)
 	testworld.NoError(t, err)
 	defer u.Close()
 	testworld.NoError(t, u.Ready())

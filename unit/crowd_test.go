@@ -21,7 +21,7 @@ import (
 func crowded(t *testing.T, u *Unit) {
 	t.Helper()
 	u.requests = limit.NewShares(quotaRequests, 2)
-	testworld.NoError(t, u.requests.Take(netip.MustParseAddr("127.0.0.1"), 1))
+	testworld.NoError(t, u.requests.Acquire(netip.MustParseAddr("127.0.0.1"), 1))
 }
 
 // TestCrowdedUnit: an address with its share of the requests under way is refused, by
@@ -44,9 +44,9 @@ func TestCrowdedUnit(t *testing.T) {
 			if got := u.Stats().Refused; len(got) != 1 || got[quotaRequests] != 1 {
 				t.Errorf("counted %v, want one of %q", got, quotaRequests)
 			}
-			u.requests.Give(netip.MustParseAddr("127.0.0.1"), 1)
+			u.requests.Release(netip.MustParseAddr("127.0.0.1"), 1)
 			get(t, c, address)
-			if got := u.requests.Taken(); got != 0 {
+			if got := u.requests.InUse(); got != 0 {
 				t.Errorf("got %d under way, want none", got)
 			}
 		})

@@ -78,7 +78,7 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 		return nil, errors.Join(fmt.Errorf("checking the report: %w", err), u.refresh(ctx, p))
 	}
 	if err == nil {
-		e.offset = received.Sub(e.proved.At())
+		e.offset = received.Sub(e.proved.SignedAt())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("checking the report: %w", err)

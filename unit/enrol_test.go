@@ -145,7 +145,7 @@ func TestReportRefused(t *testing.T) {
 			w := newWorld(t, "1h")
 			f := w.authority(w.keys)
 			row.with(f)
-			u, err := Start(testworld.Soon(t), w.config("scoring", f))
+			u, err := Start(testworld.ShortContext(t), w.config("scoring", f))
 			if u != nil {
 				u.Close() // which asks the authority as long as it runs
 				t.Error("got a unit beside the error")
@@ -159,7 +159,7 @@ func TestReportRefused(t *testing.T) {
 func forged(t *testing.T, by *fake, report []byte) api.SignedReport {
 	t.Helper()
 	i, _ := by.issuer()
-	leaf, err := i.Authority(time.Now())
+	leaf, err := i.AuthorityLeaf(time.Now())
 	testworld.NoError(t, err)
 	digest := sha256.Sum256(report)
 	signature, err := ecdsa.SignASN1(rand.Reader, leaf.Key, digest[:])
@@ -174,7 +174,7 @@ func TestReportOfAnotherRequest(t *testing.T) {
 	f := w.authority(w.keys)
 	f.faults.signed = func(s *api.SignedReport) {
 		i, _ := f.issuer()
-		leaf, err := i.Authority(time.Now())
+		leaf, err := i.AuthorityLeaf(time.Now())
 		testworld.NoError(t, err)
 		other := f.requests[0]
 		other.Nonce = []byte("another")
@@ -182,7 +182,7 @@ func TestReportOfAnotherRequest(t *testing.T) {
 		s.Signature, err = ecdsa.SignASN1(rand.Reader, leaf.Key, digest[:])
 		testworld.NoError(t, err)
 	}
-	_, err := Start(testworld.Soon(t), w.config("scoring", f))
+	_, err := Start(testworld.ShortContext(t), w.config("scoring", f))
 	testworld.Refused(t, err, wire.BadSignature)
 }
 
@@ -198,7 +198,7 @@ func TestAnotherUnitsCertificate(t *testing.T) {
 		r.Unit = first
 	}
 	w.start("scoring", f)
-	_, err := Start(testworld.Soon(t), w.config("scoring", f))
+	_, err := Start(testworld.ShortContext(t), w.config("scoring", f))
 	testworld.Refused(t, err, wire.BadChain)
 }
 
@@ -208,7 +208,7 @@ func TestFakeAuthority(t *testing.T) {
 	w, evil := newWorld(t, "1h"), newWorld(t, "1h")
 	f := evil.authority(evil.keys)
 	f.faults.history = func(h *api.History) { h.Entries, h.Head = w.Entries(), w.Policy().Head() }
-	_, err := Start(testworld.Soon(t), w.config("scoring", f))
+	_, err := Start(testworld.ShortContext(t), w.config("scoring", f))
 	testworld.Refused(t, err, wire.WrongRoot)
 	if len(f.requests) != 0 {
 		t.Errorf("got %d requests, want none: evidence went to a stranger", len(f.requests))
@@ -221,14 +221,14 @@ func TestKeyModeUnitRefusesAnotherKey(t *testing.T) {
 	u := w.start("keys", f)
 	first := f.requests[0].CSR
 	f.set(func(f *fake) { f.faults.request = func(r *api.CertificateRequest) { r.CSR = first } })
-	testworld.Refused(t, u.attempt(testworld.Soon(t)), wire.BadNonce)
+	testworld.Refused(t, u.attempt(testworld.ShortContext(t)), wire.BadNonce)
 }
 
 func TestFreshKeysEachTime(t *testing.T) {
 	w := newWorld(t, "1h")
 	f := w.authority(w.keys)
 	u := w.start("keys", f)
-	testworld.NoError(t, u.attempt(testworld.Soon(t)))
+	testworld.NoError(t, u.attempt(testworld.ShortContext(t)))
 	a, b := f.requests[0], f.requests[1]
 	if bytes.Equal(a.HPKEKey, b.HPKEKey) || bytes.Equal(a.CSR, b.CSR) || bytes.Equal(a.Evidence, b.Evidence) {
 		t.Error("a renewal reuses keys or evidence of the one before")
@@ -259,7 +259,7 @@ func TestUnitRefused(t *testing.T) {
 			w := newWorld(t, "1h")
 			c := w.config("scoring", w.authority(w.keys))
 			row.change(w, &c)
-			_, err := Start(testworld.Soon(t), c)
+			_, err := Start(testworld.ShortContext(t), c)
 			testworld.Refused(t, err, row.want)
 		})
 	}
@@ -288,7 +288,7 @@ func TestClockSkew(t *testing.T) {
 			f.clock = ahead(time.Until(begin.Add(row.authority)))
 			c := w.config("scoring", f)
 			c.Clock = machineAhead(time.Until(begin.Add(row.authority + row.apart)))
-			u, err := Start(testworld.Soon(t), c)
+			u, err := Start(testworld.ShortContext(t), c)
 			if row.want != "" {
 				testworld.Refused(t, err, row.want)
 				return
@@ -340,7 +340,7 @@ func TestHistory(t *testing.T) {
 	if got := u.Env()["LANG"]; got != "D" {
 		t.Fatalf("got LANG=%q, want that of the second policy", got)
 	}
-	attempt := func() error { return u.attempt(testworld.Soon(t)) }
+	attempt := func() error { return u.attempt(testworld.ShortContext(t)) }
 	u.stop() // what follows is done step by step
 	<-u.done
 	u.cluster.tasks.Wait()

@@ -38,19 +38,19 @@ type world struct {
 func newWorld(t testing.TB, life string) *world {
 	t.Helper()
 	w := &world{World: testworld.New(t), keys: newKeys()}
-	w.found(w.keys.Root(), life)
+	w.found(w.keys.RootDigest(), life)
 	return w
 }
 
 func (w *world) found(root wire.Digest, life string) {
-	w.Found(root, strings.ReplaceAll(tasks, "LIFE", life))
+	w.SignFirst(root, strings.ReplaceAll(tasks, "LIFE", life))
 }
 
 // edited is a world that goes on from w with one more policy, a copy of the
 // newest with one change; w itself stays where it is.
 func (w *world) edited(old, new string) *world {
 	w.T.Helper()
-	return &world{World: w.Next(old, new), keys: w.keys}
+	return &world{World: w.NextPolicy(old, new), keys: w.keys}
 }
 
 func newKeys() *identity.Keys { return testworld.Must(identity.Derive(identity.NewSecret())) }
@@ -176,14 +176,14 @@ func (f *fake) certificate() (*tls.Certificate, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	i, _ := f.issuer()
-	leaf, err := i.Authority(f.clock())
+	leaf, err := i.AuthorityLeaf(f.clock())
 	return &tls.Certificate{Certificate: [][]byte{leaf.DER, i.AuthorityRoot()}, PrivateKey: leaf.Key}, err
 }
 
 // prove signs the head of p.
 func (f *fake) prove(p policy.Approved) []byte {
 	i, _ := f.issuer()
-	leaf, err := i.Authority(f.clock())
+	leaf, err := i.AuthorityLeaf(f.clock())
 	if err != nil {
 		panic(err)
 	}
@@ -196,7 +196,7 @@ func (f *fake) prove(p policy.Approved) []byte {
 
 // wait holds a poll until the fake changes.
 func (f *fake) wait(r *http.Request) {
-	poll, named, err := api.PollOf(r.URL.Query())
+	poll, named, err := api.ParsePollQuery(r.URL.Query())
 	if r.URL.Path != api.PathHistory || !named || err != nil {
 		return
 	}
@@ -237,7 +237,7 @@ func (f *fake) answer(r *http.Request) (any, error) {
 	switch r.Method + " " + r.URL.Path {
 	case "GET " + api.PathHistory:
 		from, err := strconv.Atoi(r.URL.Query().Get("from"))
-		if poll, named, _ := api.PollOf(r.URL.Query()); named {
+		if poll, named, _ := api.ParsePollQuery(r.URL.Query()); named {
 			if from, err = slices.Index(p.Heads(), poll.Head)+1, nil; from == 0 {
 				return nil, wire.Refuse(wire.Behind, "head", poll.Head, p.Head())
 			}
@@ -258,7 +258,7 @@ func (f *fake) answer(r *http.Request) (any, error) {
 		var l api.LeaveRequest
 		err := json.NewDecoder(r.Body).Decode(&l)
 		f.left = append(f.left, l)
-		return api.Left{Unit: l.Unit}, err
+		return api.LeaveResponse{Unit: l.Unit}, err
 	case "POST " + api.PathCertificates:
 		var request api.CertificateRequest
 		if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
@@ -296,7 +296,7 @@ func (f *fake) certify(request api.CertificateRequest) (any, error) {
 	var groupRoot wire.Digest
 	if request.Group != "" {
 		_, p := f.issuer()
-		groupRoot = f.reporterOf(p, request, report).Root()
+		groupRoot = f.reporterOf(p, request, report).RootDigest()
 	}
 	apply(f.faults.groupRoot, &groupRoot)
 	enc, sender, err := hpke.NewSender(public, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(request, groupRoot))
@@ -355,13 +355,13 @@ func (f *fake) leaves(i *identity.Issuer, grant policy.Grant, request api.Certif
 	if err != nil {
 		return err
 	}
-	unit, err := i.Unit(grant, signing, f.clock())
+	unit, err := i.UnitLeaf(grant, signing, f.clock())
 	if err != nil {
 		return err
 	}
 	var leaf identity.Leaf
 	if report.KeyMode == string(policy.Shared) {
-		leaf, err = i.Shared(grant, f.clock())
+		leaf, err = i.SharedLeaf(grant, f.clock())
 		if err == nil {
 			report.LeafKey, err = x509.MarshalPKCS8PrivateKey(leaf.Key)
 		}
@@ -370,7 +370,7 @@ func (f *fake) leaves(i *identity.Issuer, grant policy.Grant, request api.Certif
 		if csrErr != nil {
 			return csrErr
 		}
-		leaf, err = i.UnitTLS(grant, key, wire.UnitIDOf(request.SigningKey), f.clock())
+		leaf, err = i.UnitTLSLeaf(grant, key, wire.UnitIDOf(request.SigningKey), f.clock())
 	}
 	report.Unit, report.Leaf = unit.DER, leaf.DER
 	report.RenewAfter, report.RenewBefore, report.NotAfter = leaf.RenewAfter, leaf.RenewBefore, leaf.NotAfter
@@ -379,7 +379,7 @@ func (f *fake) leaves(i *identity.Issuer, grant policy.Grant, request api.Certif
 
 func (f *fake) sign(request api.CertificateRequest, report api.Report) (api.SignedReport, error) {
 	i, p := f.issuer()
-	leaf, err := i.Authority(f.clock())
+	leaf, err := i.AuthorityLeaf(f.clock())
 	chain := [][]byte{leaf.DER, i.AuthorityRoot()}
 	if request.Group != "" && !f.faults.domainSigns {
 		keys := f.reporterOf(p, request, report)
@@ -387,8 +387,8 @@ func (f *fake) sign(request api.CertificateRequest, report api.Report) (api.Sign
 			return api.SignedReport{}, err
 		}
 		pact := p.PactOf(keys.Roster())
-		id, _ := i.Group(pact)
-		leaf, err = i.GroupAuthority(pact, f.clock())
+		id, _ := i.GroupIdentity(pact)
+		leaf, err = i.GroupAuthorityLeaf(pact, f.clock())
 		chain = [][]byte{leaf.DER, id.Root, i.AuthorityRoot()}
 	}
 	if err != nil {

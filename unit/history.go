@@ -21,7 +21,7 @@ type peer struct {
 }
 
 func (u *Unit) dial(address string) (*peer, error) {
-	p, err := history.Dial(history.Config{Address: address, Judge: u.judge, Clock: u.now, Certificate: u.signingCertificate})
+	p, err := history.NewPeer(history.Config{Address: address, LeafPolicy: u.judge, Clock: u.now, Certificate: u.signingCertificate})
 	if err != nil {
 		return nil, fmt.Errorf("authority %q: %w", address, err)
 	}
@@ -91,5 +91,5 @@ func (u *Unit) teach(ctx context.Context, p *peer, cause error) error {
 	if !errors.Is(cause, wire.Behind) {
 		return nil
 	}
-	return p.Teach(ctx, *u.seen.Load())
+	return p.PushHistory(ctx, *u.seen.Load())
 }

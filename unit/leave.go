@@ -25,7 +25,7 @@ func (u *Unit) leave() {
 	var err error
 	if l.Signature, err = ecdsa.SignASN1(rand.Reader, u.signing, digest[:]); err == nil {
 		for _, p := range u.peers {
-			if _, err = p.Authority.Leave(ctx, l); err == nil {
+			if _, err = p.Authority.ReleasePlace(ctx, l); err == nil {
 				return
 			}
 		}

@@ -23,7 +23,7 @@ func (c Config) checkParties(fault func(rule string, got, want any)) {
 		fault("party keys", c.PartyKeys, fmt.Sprintf("1 to %d keys of the unit's own party, each once", wire.MaxPartyKeys))
 	}
 	for role, keys := range c.PeerParties {
-		if !wire.NameOK(role) || !keysOK(keys) {
+		if !wire.ValidName(role) || !keysOK(keys) {
 			fault("peer parties of role "+role, keys, "at least 1 key, each once")
 		}
 	}

@@ -28,18 +28,18 @@ party = [ %s ]
 [group.trial.role]
 holder = { members = [ { party = "north", task = "keys", release = "1" } ] }
 scorer = { members = [ { party = "north", task = "scoring", release = "1" }, { party = "south", task = "scoring", release = "1" } ], calls = ["holder"] }
-[task.other]`, time.Now().Add(20*time.Hour).UTC().Format(time.RFC3339), w.Rows("north", "south")))
+[task.other]`, time.Now().Add(20*time.Hour).UTC().Format(time.RFC3339), w.OwnerRows("north", "south")))
 }
 
 // says has a party approve the group under its root, or withdraw.
 func (w *world) says(party string, withdraws bool) {
 	w.T.Helper()
-	w.saysOf(groupKeys(w.Policy().Pact("trial").ID()).Root(), party, withdraws)
+	w.saysOf(groupKeys(w.Policy().Pact("trial").ID()).RootDigest(), party, withdraws)
 }
 
 func (w *world) saysOf(root attest.Digest, party string, withdraws bool) {
 	w.T.Helper()
-	w.World = w.With(w.Statement("trial", party, root, func(s *policy.Statement) { s.Withdraws = withdraws }))
+	w.World = w.WithStep(w.Statement("trial", party, root, func(s *policy.Statement) { s.Withdraws = withdraws }))
 }
 
 // of is the configuration of a unit whose party has a key.
@@ -108,7 +108,7 @@ func TestPeerParties(t *testing.T) {
 		t.Helper()
 		c := w.of(w.Keys[party].Digest(), role, program, a)
 		c.PeerParties = pins
-		u, err := Start(testworld.Soon(t), c)
+		u, err := Start(testworld.ShortContext(t), c)
 		testworld.NoError(t, err)
 		t.Cleanup(u.Close)
 		return u
@@ -147,12 +147,12 @@ func TestPeerRoot(t *testing.T) {
 	const theirs = "another secret of the group"
 	w := partied(t)
 	w.says("north", false)
-	w.saysOf(groupKeysOf(theirs, w.Policy().Pact("trial").ID()).Root(), "south", false)
+	w.saysOf(groupKeysOf(theirs, w.Policy().Pact("trial").ID()).RootDigest(), "south", false)
 	a, b := w.authority(w.keys), w.authority(w.keys)
 	b.set(func(f *fake) { f.secret = theirs })
 	start := func(party, role, program string, at *fake) *Unit {
 		t.Helper()
-		u, err := Start(testworld.Soon(t), w.of(w.Keys[party].Digest(), role, program, at))
+		u, err := Start(testworld.ShortContext(t), w.of(w.Keys[party].Digest(), role, program, at))
 		testworld.NoError(t, err)
 		t.Cleanup(u.Close)
 		return u
@@ -193,7 +193,7 @@ func TestWithdrawnPeer(t *testing.T) {
 	a := w.authority(w.keys)
 	start := func(party, role, program string) *Unit {
 		t.Helper()
-		u, err := Start(testworld.Soon(t), w.of(w.Keys[party].Digest(), role, program, a))
+		u, err := Start(testworld.ShortContext(t), w.of(w.Keys[party].Digest(), role, program, a))
 		testworld.NoError(t, err)
 		t.Cleanup(u.Close)
 		return u

@@ -152,7 +152,7 @@ func (u *Unit) pact() *policy.Pact {
 	at := u.now()
 	for p := u.seen.Load().Policy().Pact(u.config.Group); p != nil; p = p.Before {
 		for _, root := range p.Roots(at) {
-			if identity.ApprovedBy(p, root, u.config.PartyKeys, at) == nil {
+			if identity.CheckApprovers(p, root, u.config.PartyKeys, at) == nil {
 				return p
 			}
 		}

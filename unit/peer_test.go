@@ -38,7 +38,7 @@ party = [ %s ]
 holder = { members = [ { party = "north", task = "keys", release = "1" } ] }
 idler = { members = [ { party = "north", task = "other", release = "1" } ] }
 scorer = { members = [ { party = "north", task = "scoring", release = "1" } ], calls = ["holder"] }
-[task.other]`, w.Rows("north")))
+[task.other]`, w.OwnerRows("north")))
 	w = w.edited("until = 2026-01-20T00:00:00Z", "until = "+time.Now().Add(20*time.Hour).UTC().Format("2006-01-02T15:04:05Z"))
 	w.says("north", false)
 	return w
@@ -90,11 +90,11 @@ func (f *fake) groupReport(i *identity.Issuer, p policy.Approved, request api.Ce
 	if f.faults.party != nil {
 		pins = policy.Pins{Parties: f.faults.party}
 	}
-	grant, err := p.AdmitMember(request.Group, request.Role, result, pins, func(p *policy.Pact) attest.Digest { return groupKeysOf(f.secret, p.ID()).Root() }, f.clock())
+	grant, err := p.AdmitMember(request.Group, request.Role, result, pins, func(p *policy.Pact) attest.Digest { return groupKeysOf(f.secret, p.ID()).RootDigest() }, f.clock())
 	if err != nil {
 		return api.Report{}, err
 	}
-	id, err := i.Group(grant.Pact)
+	id, err := i.GroupIdentity(grant.Pact)
 	if err != nil {
 		return api.Report{}, err
 	}
@@ -148,7 +148,7 @@ func TestGroupReportRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a.set(func(f *fake) { f.faults.report = tt.spoil })
-			_, err := Start(testworld.Soon(t), w.member("scorer", "scoring", a))
+			_, err := Start(testworld.ShortContext(t), w.member("scorer", "scoring", a))
 			testworld.Refused(t, err, tt.want)
 		})
 	}
@@ -169,7 +169,7 @@ func TestGroupReportSigner(t *testing.T) {
 		"the domain's authority": {faults{domainSigns: true}, wire.BadChain},
 		"the domain's authority beside the group root": {faults{domainSigns: true, signed: func(s *api.SignedReport) {
 			i, p := a.issuer()
-			id, _ := i.Group(p.Pact("trial"))
+			id, _ := i.GroupIdentity(p.Pact("trial"))
 			s.Chain = [][]byte{s.Chain[0], id.Root, s.Chain[1]}
 		}}, wire.WrongGroup},
 		"a root that no party approved":       {faults{groupSecret: "the owners'"}, wire.NoQuorum},
@@ -181,7 +181,7 @@ func TestGroupReportSigner(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a.set(func(f *fake) { f.faults = tt.faults })
-			u, err := Start(testworld.Soon(t), w.member("scorer", "scoring", a))
+			u, err := Start(testworld.ShortContext(t), w.member("scorer", "scoring", a))
 			if u != nil {
 				u.Close()
 			}
@@ -189,7 +189,7 @@ func TestGroupReportSigner(t *testing.T) {
 		})
 	}
 	a.set(func(f *fake) { f.faults = faults{groupRoot: func(d *wire.Digest) { d[0]++ }} })
-	_, err := Start(testworld.Soon(t), w.config("scoring", a))
+	_, err := Start(testworld.ShortContext(t), w.config("scoring", a))
 	testworld.Refused(t, err, wire.WrongRoot)
 }
 
@@ -219,7 +219,7 @@ func TestMemberConfigRefusals(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := w.member("scorer", "scoring", a)
 			spoil(&c)
-			_, err := Start(testworld.Soon(t), c)
+			_, err := Start(testworld.ShortContext(t), c)
 			testworld.Refused(t, err, wire.BadRequest)
 		})
 	}

@@ -16,7 +16,7 @@ const attemptTime = 5 * time.Second
 
 // authorityBackoff is the wait while no authority issues a certificate. One that comes back is
 // asked within attemptTime and Most.
-var authorityBackoff = retry.Backoff{First: 50 * time.Millisecond, Most: 5 * time.Second}
+var authorityBackoff = retry.Backoff{First: 50 * time.Millisecond, Max: 5 * time.Second}
 
 // longestPause is how long the clock is not looked at: timers stand still while
 // a machine sleeps, certificates do not.

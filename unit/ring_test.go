@@ -90,7 +90,7 @@ func TestRingsRefused(t *testing.T) {
 				r.Rings.Inherited = inherited
 				row.change(&r.Rings)
 			}
-			_, err := Start(testworld.Soon(t), w.config("scoring", f))
+			_, err := Start(testworld.ShortContext(t), w.config("scoring", f))
 			testworld.Refused(t, err, row.want)
 		})
 	}
@@ -104,7 +104,7 @@ func TestInheritedWithoutContinues(t *testing.T) {
 	f.faults.report = func(r *api.Report) {
 		r.Rings.Inherited = &api.InheritedRing{Identity: r.Identity, RingKeys: testKeys(0x30, time.Now())}
 	}
-	_, err := Start(testworld.Soon(t), w.config("scoring", f))
+	_, err := Start(testworld.ShortContext(t), w.config("scoring", f))
 	testworld.Refused(t, err, wire.WrongIdentity)
 }
 

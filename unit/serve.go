@@ -124,12 +124,12 @@ func (u *Unit) whileCertified(h http.Handler) http.Handler {
 func (u *Unit) shared(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		from := limit.AddressOf(r.RemoteAddr)
-		if err := u.requests.Take(from, 1); err != nil {
+		if err := u.requests.Acquire(from, 1); err != nil {
 			u.counters.quotas.count(err)
 			api.ProblemOf(err).Write(w)
 			return
 		}
-		defer u.requests.Give(from, 1)
+		defer u.requests.Release(from, 1)
 		h.ServeHTTP(w, r)
 	})
 }

@@ -102,7 +102,7 @@ func TestServeReconnects(t *testing.T) {
 				t.Errorf("got %d handshakes, want %d: the connection is kept", got, handshakes)
 			}
 			skip.Store(int64(time.Until(u.Stats().NotAfter) - 10*time.Minute)) // into the next window
-			testworld.NoError(t, u.attempt(testworld.Soon(t)))
+			testworld.NoError(t, u.attempt(testworld.ShortContext(t)))
 			get(t, user, address) // on the older connection, which this ends
 			testworld.Within(t, 5*time.Second, "an answer under the newer certificate", func() bool {
 				_, leaf := get(t, user, address)

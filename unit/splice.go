@@ -72,12 +72,12 @@ func (u *Unit) forward(cut context.Context, c *tls.Conn, address string, crowd *
 	}
 	crowd.Track(c, http.StateActive)
 	from := limit.AddressOf(c.RemoteAddr().String())
-	if err := u.requests.Take(from, 1); err != nil {
+	if err := u.requests.Acquire(from, 1); err != nil {
 		u.counters.quotas.count(err)
 		abort(c)
 		return
 	}
-	defer u.requests.Give(from, 1)
+	defer u.requests.Release(from, 1)
 	dialled, err := new(net.Dialer).DialContext(cut, "tcp", address)
 	if err != nil {
 		abort(c)

@@ -180,14 +180,14 @@ func prepare(c Config) (*Unit, error) {
 	u.cluster.host, u.cluster.relay, u.cluster.soon = host, newRelay(host, began.now), make(chan struct{}, 1)
 	u.seen.Store(&history.History{})
 	u.news.moved = make(chan struct{})
-	u.watcher = history.Watcher{Pin: c.Genesis, Held: func() history.History { return *u.seen.Load() }, Adopt: u.adopt, Wait: u.pollTime}
+	u.watcher = history.Watcher{Pin: c.Genesis, Current: func() history.History { return *u.seen.Load() }, Adopt: u.adopt, Wait: u.pollTime}
 	for _, address := range c.Authorities {
 		p, err := u.dial(address)
 		if err != nil {
 			return nil, err
 		}
 		u.peers = append(u.peers, p)
-		u.watcher.Add(p)
+		u.watcher.AddSource(p)
 	}
 	return u, nil
 }
@@ -209,10 +209,10 @@ func (c Config) check() error {
 	if c.Genesis.IsZero() {
 		fault("genesis", "none", "the digest of the first policy")
 	}
-	if c.Group == "" && c.Role == "" && !wire.NameOK(c.Task) {
+	if c.Group == "" && c.Role == "" && !wire.ValidName(c.Task) {
 		fault("task", c.Task, "the name of a task")
 	}
-	if c.Group+c.Role != "" && (c.Task != "" || !wire.NameOK(c.Group) || !wire.NameOK(c.Role)) {
+	if c.Group+c.Role != "" && (c.Task != "" || !wire.ValidName(c.Group) || !wire.ValidName(c.Role)) {
 		fault("group and role", c.Group+" "+c.Role, "both, and no task")
 	}
 	c.checkParties(fault)

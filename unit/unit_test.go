@@ -83,7 +83,7 @@ func TestNothingLeft(t *testing.T) {
 		w := newWorld(t, "1h")
 		u := w.start("keys", w.authority(w.keys))
 		get(t, w.user(u, "HTTP/2.0"), serve(t, u, hello))
-		_, err := Start(testworld.Soon(t), Config{Authorities: w.config("keys", w.authority(w.keys)).Authorities, Genesis: wire.Digest{1}, Task: "keys", Attester: w.config("keys").Attester})
+		_, err := Start(testworld.ShortContext(t), Config{Authorities: w.config("keys", w.authority(w.keys)).Authorities, Genesis: wire.Digest{1}, Task: "keys", Attester: w.config("keys").Attester})
 		testworld.Refused(t, err, wire.WrongGenesis)
 	})
 	testworld.Within(t, 5*time.Second, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before })

@@ -33,7 +33,7 @@ func (u *Unit) adopt(h history.History) {
 	defer u.news.mu.Unlock()
 	held := u.seen.Load()
 	before, now := held.Policy(), h.Policy()
-	if before.OK() && !now.Knows(before.Head()) || now.Head() == before.Head() && h.Proved().At().Before(held.Proved().At()) {
+	if before.OK() && !now.Knows(before.Head()) || now.Head() == before.Head() && h.Proved().SignedAt().Before(held.Proved().SignedAt()) {
 		return
 	}
 	u.seen.Store(&h)
@@ -57,7 +57,7 @@ func (u *Unit) watchHistory(ctx context.Context) {
 }
 
 // hinted is told of a head that a client or a peer shows.
-func (u *Unit) hinted(unverified []byte) { u.watcher.Hint(unverified, u.authorityRoot(), u.now()) }
+func (u *Unit) hinted(unverified []byte) { u.watcher.HintHead(unverified, u.authorityRoot(), u.now()) }
 
 // provedHead is the newest proved head, to be shown to clients.
 func (u *Unit) provedHead() []byte { return u.seen.Load().Proved().Bytes() }
@@ -77,7 +77,7 @@ func (u *Unit) pollTime() time.Duration {
 func (u *Unit) watchedAt(p *peer) bool {
 	proved := u.seen.Load().Proved()
 	e := u.held.Load()
-	return u.watcher.At() == history.Source(p) && e != nil && u.now().Add(-e.offset).Sub(proved.At()) < u.pollTime()+attemptTime
+	return u.watcher.CurrentSource() == history.Source(p) && e != nil && u.now().Add(-e.offset).Sub(proved.SignedAt()) < u.pollTime()+attemptTime
 }
 
 // concerned reports whether a step that was adopted since a certificate was issued makes
@@ -126,11 +126,11 @@ func (u *Unit) notSilent(e *enrolment, at time.Time) error {
 		return nil
 	}
 	proved := newest.Proved()
-	if proved.At().Before(e.proved.At()) {
+	if proved.SignedAt().Before(e.proved.SignedAt()) {
 		proved = e.proved
 	}
 	// Times of heads are rounded down to a second.
-	age, most := at.Add(-e.offset).Sub(proved.At())-time.Second, newest.Policy().Document().Silence(pact.Group)
+	age, most := at.Add(-e.offset).Sub(proved.SignedAt())-time.Second, newest.Policy().Document().Silence(pact.Group)
 	if age >= most {
 		return wire.Refuse(wire.Expired, "unit: newest proved policy head", age.String()+" old", "younger than "+most.String()+" (max_silence)")
 	}

@@ -77,7 +77,7 @@ func TestStatementConcerns(t *testing.T) {
 	f.spread = 0
 	u := w.start("other", f)
 	asked := f.asked()
-	w.World = w.With(statement)
+	w.World = w.WithStep(statement)
 	f.step(w)
 	adopted(t, w, u)
 	time.Sleep(50 * time.Millisecond) // as above
@@ -93,7 +93,7 @@ func TestRenewalSpread(t *testing.T) {
 	f := w.authority(w.keys)
 	f.spread = spread
 	judge := func(*x509.Certificate) (policy.Approved, time.Time, error) { return w.Policy(), time.Now(), nil }
-	peer, err := history.Dial(history.Config{Address: f.URL, Judge: judge, Clock: time.Now})
+	peer, err := history.NewPeer(history.Config{Address: f.URL, LeafPolicy: judge, Clock: time.Now})
 	testworld.NoError(t, err)
 	defer peer.Close()
 	seen, err := peer.Follow(t.Context(), history.History{}, w.Genesis())

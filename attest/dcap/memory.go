@@ -33,7 +33,7 @@ func (b bundle) known() known {
 
 // sumPEM is one digest for all spellings of certificates, which are as many as
 // anybody likes.
-func sumPEM(text []byte) attest.Digest { return wire.Sum(wire.SamePEM(text)) }
+func sumPEM(text []byte) attest.Digest { return wire.Sum(wire.NormalizePEM(text)) }
 
 // platform checks a bundle, or remembers that it did.
 func (m *memory) platform(b bundle, roots []attest.Digest) (*platform, error) {

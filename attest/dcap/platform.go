@@ -67,7 +67,7 @@ const maxCertificates = 8
 // its end, but for zeros.
 func documents(e attest.Evidence) []attest.Document {
 	start := bytes.Index(e.Raw, []byte("-----BEGIN CERTIFICATE-----"))
-	ders, err := wire.Certificates("dcap: quote", bytes.TrimRight(e.Raw[max(start, 0):], "\x00"), maxCertificates)
+	ders, err := wire.ParseCertificates("dcap: quote", bytes.TrimRight(e.Raw[max(start, 0):], "\x00"), maxCertificates)
 	if err != nil || len(ders) == 0 {
 		return nil
 	}

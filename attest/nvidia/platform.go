@@ -55,7 +55,7 @@ var modelName = regexp.MustCompile(`^NVIDIA (G[A-Z][0-9]{2}[0-9X]) Identity$`)
 // documents reads the model out of the chain that comes with a report. Its lists are
 // named in the certificates, always by these paths.
 func documents(unverified []byte) []attest.Document {
-	ders, _ := wire.Certificates("nvidia: chain", unverified, certificates+3)
+	ders, _ := wire.ParseCertificates("nvidia: chain", unverified, certificates+3)
 	for _, der := range ders {
 		cert, err := x509.ParseCertificate(der)
 		if err != nil {

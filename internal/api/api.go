@@ -71,12 +71,12 @@ func (r CertificateRequest) Bound() [][]byte {
 	for _, key := range r.PartyKeys {
 		keys = append(keys, key[:]...)
 	}
-	return [][]byte{r.Nonce, r.HPKEKey, r.SigningKey, r.CSR, []byte(r.path()), r.Root[:], r.Head[:], keys, r.Roster[:]}
+	return [][]byte{r.Nonce, r.HPKEKey, r.SigningKey, r.CSR, []byte(r.spiffePath()), r.Root[:], r.Head[:], keys, r.Roster[:]}
 }
 
-// path returns the requested SPIFFE path. Names contain no "/", so different requests have
+// spiffePath returns the requested SPIFFE path. Names contain no "/", so different requests have
 // different paths.
-func (r CertificateRequest) path() string {
+func (r CertificateRequest) spiffePath() string {
 	if r.Group != "" {
 		return wire.RolePath(r.Group, r.Role)
 	}
@@ -138,7 +138,7 @@ type Report struct {
 	Group       string              `json:"group,omitempty"`
 	Role        string              `json:"role,omitempty"`
 	Roster      []byte              `json:"roster,omitempty"`    // the roster that the group's parties approve
-	Approvals   []Said              `json:"approvals,omitempty"` // the parties' statements about it
+	Approvals   []SignedStatement   `json:"approvals,omitempty"` // the parties' statements about it
 	Unit        []byte              `json:"unit"`                // certificate of the signing key
 	Leaf        []byte              `json:"leaf"`                // certificate for TLS
 	LeafKey     []byte              `json:"leaf_key"`            // PKCS #8; in key mode shared only
@@ -175,39 +175,39 @@ type HistoryEntry struct {
 	AdoptedAt time.Time `json:"adopted_at,omitzero"`
 }
 
-// Said is a party's statement about a group, as signed.
-type Said struct {
+// SignedStatement is a party's statement about a group, as signed.
+type SignedStatement struct {
 	Statement []byte `json:"statement"`
 	Signature string `json:"signature"` // armored SSH signature
 }
 
-// Heard acknowledges a party's statement: the statement is in the history, whose head was then
+// StatementReceipt acknowledges a party's statement: the statement is in the history, whose head was then
 // Head. The authority signs it with its kind-authority key (ECDSA P-256, ASN.1, over
-// [HeardMessage]).
-type Heard struct {
+// [StatementReceiptMessage]).
+type StatementReceipt struct {
 	Statement wire.Digest `json:"statement"` // SHA-256
 	Head      wire.Digest `json:"policy_head"`
 	Signature []byte      `json:"signature"`
 	Chain     [][]byte    `json:"chain"` // DER: the kind-authority leaf, then the authority root
 }
 
-// HeardMessage returns the bytes that the signature of an acknowledgement covers.
-func HeardMessage(h Heard) []byte {
+// StatementReceiptMessage returns the bytes that the signature of an acknowledgement covers.
+func StatementReceiptMessage(h StatementReceipt) []byte {
 	return wire.Frame(wire.LabelHeard, h.Statement[:], h.Head[:])
 }
 
 // Group describes a group of the policy in force, or a group that it continues.
 type Group struct {
-	Name      string      `json:"name"`
-	Identity  wire.Digest `json:"identity"`
-	Roster    []byte      `json:"roster"`
-	GroupRoot wire.Digest `json:"group_root,omitzero"` // group root of the roster; zero if the roster does not name this authority
-	Said      []Said      `json:"said"`                // newest statement of each party
-	Approved  []string    `json:"approved"`
-	Missing   []string    `json:"missing"`
-	Quorum    int         `json:"quorum"`
-	Ends      *time.Time  `json:"ends,omitempty"` // end of the approval; absent without a quorum
-	Continues *Group      `json:"continues,omitempty"`
+	Name       string            `json:"name"`
+	Identity   wire.Digest       `json:"identity"`
+	Roster     []byte            `json:"roster"`
+	GroupRoot  wire.Digest       `json:"group_root,omitzero"` // group root of the roster; zero if the roster does not name this authority
+	Statements []SignedStatement `json:"said"`                // newest statement of each party
+	Approved   []string          `json:"approved"`
+	Missing    []string          `json:"missing"`
+	Quorum     int               `json:"quorum"`
+	Ends       *time.Time        `json:"ends,omitempty"` // end of the approval; absent without a quorum
+	Continues  *Group            `json:"continues,omitempty"`
 }
 
 // GroupRootRequest requests the root of a group's roster.
@@ -253,14 +253,14 @@ func LeaveMessage(unit wire.UnitID, at time.Time, root wire.Digest) []byte {
 	return wire.Frame(wire.LabelLeave, unit[:], binary.BigEndian.AppendUint64(nil, uint64(at.Unix())), root[:])
 }
 
-// Left confirms that a unit has left.
-type Left struct {
+// LeaveResponse confirms that a unit has left.
+type LeaveResponse struct {
 	Unit wire.UnitID `json:"unit"`
 }
 
-// TrustAnswer contains what a client needs to trust a task or one identity. The evidence is
+// TrustResponse contains what a client needs to trust a task or one identity. The evidence is
 // the authority's own, bound by the label "cohort trust v1" to (nonce, authority root, head).
-type TrustAnswer struct {
+type TrustResponse struct {
 	Authority  []byte          `json:"authority"` // authority root certificate, DER
 	Identities []TrustIdentity `json:"identities"`
 	History    History         `json:"history"`
@@ -338,7 +338,7 @@ type BackupShares struct {
 	Shares [][]byte `json:"shares"`
 }
 
-// BackupKept presents a share of a backup that was stored.
+// ConfirmBackup presents a share of a backup that was stored.
 type BackupKept struct {
 	Share []byte `json:"share"`
 }
@@ -386,7 +386,7 @@ type LogDevice struct {
 	Unjudged []string `json:"unjudged,omitempty"` // parts of its evidence that were not verified
 }
 
-// Log is a page of the log, newest first.
+// IssuanceLog is a page of the log, newest first.
 type Log struct {
 	Entries []LogEntry `json:"entries"`
 	Next    int64      `json:"next,omitempty"`    // pass as before= for the next page

@@ -41,12 +41,12 @@ func TestProblems(t *testing.T) {
 			if strings.Contains(w.Body.String(), "secret") {
 				t.Errorf("got %s, which tells what belongs in the log", w.Body)
 			}
-			answer := w.Result()
-			if answer.StatusCode != row.status {
-				t.Errorf("got status %d, want %d", answer.StatusCode, row.status)
+			response := w.Result()
+			if response.StatusCode != row.status {
+				t.Errorf("got status %d, want %d", response.StatusCode, row.status)
 			}
 			var got *wire.Refusal
-			if err := refusal(answer); !errors.As(err, &got) || *got != *row.want {
+			if err := readProblem(response); !errors.As(err, &got) || *got != *row.want {
 				t.Errorf("got %+v, want %+v", got, row.want)
 			}
 		})
@@ -67,8 +67,8 @@ func TestForeignProblems(t *testing.T) {
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
-			answer := &http.Response{Header: http.Header{"Content-Type": {row.kind}}, Body: io.NopCloser(strings.NewReader(row.body))}
-			if got := wire.ReasonOf(refusal(answer)); got != row.want {
+			response := &http.Response{Header: http.Header{"Content-Type": {row.kind}}, Body: io.NopCloser(strings.NewReader(row.body))}
+			if got := wire.ReasonOf(readProblem(response)); got != row.want {
 				t.Errorf("got reason %q, want %q", got, row.want)
 			}
 		})
@@ -80,9 +80,9 @@ func FuzzProblem(f *testing.F) {
 	ProblemOf(wire.Refuse(wire.NotFound, "task", "x", "y")).Write(w)
 	f.Add(w.Body.String())
 	f.Fuzz(func(t *testing.T, body string) {
-		answer := &http.Response{Header: http.Header{"Content-Type": {TypeProblem}}, Body: io.NopCloser(strings.NewReader(body))}
+		response := &http.Response{Header: http.Header{"Content-Type": {TypeProblem}}, Body: io.NopCloser(strings.NewReader(body))}
 		var r *wire.Refusal
-		if err := refusal(answer); !errors.As(err, &r) {
+		if err := readProblem(response); !errors.As(err, &r) {
 			t.Fatalf("got %v, want a refusal", err)
 		}
 		if statuses[r.Reason].authority == 0 {
@@ -174,7 +174,7 @@ func TestClientRefuses(t *testing.T) {
 		answer http.HandlerFunc
 		want   wire.Reason
 	}{
-		{"too much", func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, wire.MaxAnswer+1)) }, wire.TooLarge},
+		{"too much", func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, wire.MaxResponse+1)) }, wire.TooLarge},
 		{"not JSON", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "x") }, wire.Malformed},
 		{"two values", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}{}") }, wire.Malformed},
 		{"a redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/v1/policy", http.StatusFound) }, wire.Unavailable},
@@ -220,11 +220,11 @@ func TestPush(t *testing.T) {
 	for range steps {
 		h.Entries = append(h.Entries, HistoryEntry{Policy: make([]byte, wire.MaxPolicy), Signatures: []string{strings.Repeat("s", wire.MaxSignature)}})
 	}
-	p, err := a.Push(t.Context(), h)
+	p, err := a.PushHistory(t.Context(), h)
 	if err != nil || p.Sequence != steps || requests < 2 {
 		t.Errorf("got sequence %d after %d requests, %v, want %d after several", p.Sequence, requests, err, steps)
 	}
-	if _, err := a.Push(t.Context(), History{From: steps}); err != nil {
+	if _, err := a.PushHistory(t.Context(), History{From: steps}); err != nil {
 		t.Errorf("pushing nothing: %v", err)
 	}
 }
@@ -245,16 +245,16 @@ func TestPaths(t *testing.T) {
 		{"POST /v1/certificates", func() error { _, err := a.Certify(ctx, CertificateRequest{Evidence: []byte("{}")}); return err }},
 		{"GET /v1/trust?nonce=" + strings.Repeat("00", 32) + "&task=a", func() error { _, err := a.Trust(ctx, TrustQuery{Task: "a"}); return err }},
 		{"GET /v1/trust?id=sha256%3A" + d.Hex() + "&nonce=" + strings.Repeat("00", 32), func() error { _, err := a.Trust(ctx, TrustQuery{ID: d}); return err }},
-		{"POST /v1/leave", func() error { _, err := a.Leave(ctx, LeaveRequest{}); return err }},
+		{"POST /v1/leave", func() error { _, err := a.ReleasePlace(ctx, LeaveRequest{}); return err }},
 		{"GET /readyz", func() error { _, err := a.Ready(ctx); return err }},
 		{"GET /v1/policy", func() error { _, err := a.Policy(ctx); return err }},
 		{"GET /v1/policy/history?from=7", func() error { _, err := a.History(ctx, 7); return err }},
 		{"GET /v1/policy/proposals", func() error { _, err := a.Proposals(ctx); return err }},
 		{"GET /v1/policy/proposals/" + d.Hex(), func() error { _, err := a.Proposal(ctx, d); return err }},
 		{"POST /v1/policy/proposals", func() error { _, err := a.Propose(ctx, ProposeRequest{}); return err }},
-		{"POST /v1/policy/proposals/" + d.Hex() + "/signatures", func() error { _, err := a.Sign(ctx, d, SignatureRequest{}); return err }},
+		{"POST /v1/policy/proposals/" + d.Hex() + "/signatures", func() error { _, err := a.AddSignature(ctx, d, SignatureRequest{}); return err }},
 		{"POST /v1/policy/proposals/" + d.Hex() + "/cancel", func() error { _, err := a.Cancel(ctx, d, CancelRequest{}); return err }},
-		{"GET /v1/log?before=3&limit=2&unit=u", func() error { _, err := a.Log(ctx, LogQuery{Before: 3, Limit: 2, Unit: "u"}); return err }},
+		{"GET /v1/log?before=3&limit=2&unit=u", func() error { _, err := a.IssuanceLog(ctx, LogQuery{Before: 3, Limit: 2, Unit: "u"}); return err }},
 	}
 	for _, row := range rows {
 		if err := row.err(); err != nil || asked != row.want {

@@ -16,9 +16,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// answerWait bounds the wait for the header of a response if the caller's context has no
+// responseWait bounds the wait for the header of a response if the caller's context has no
 // earlier deadline.
-const answerWait = MaxPoll + 15*time.Second
+const responseWait = MaxPoll + 15*time.Second
 
 // MaxPoll is the maximum wait of a poll for the next step of the history.
 const MaxPoll = 30 * time.Second
@@ -46,7 +46,7 @@ func NewAuthority(address string, config *tls.Config) (*Authority, error) {
 			Proxy:                 http.ProxyFromEnvironment,
 			TLSClientConfig:       config,
 			TLSHandshakeTimeout:   10 * time.Second,
-			ResponseHeaderTimeout: answerWait,
+			ResponseHeaderTimeout: responseWait,
 			IdleConnTimeout:       time.Minute,
 			MaxIdleConnsPerHost:   16,
 		},
@@ -64,12 +64,12 @@ func (a *Authority) Challenge(ctx context.Context) (Challenge, error) {
 
 // ChallengeFor requests a nonce and, for a TPM, a credential.
 func (a *Authority) ChallengeFor(ctx context.Context, r ChallengeRequest) (Challenge, error) {
-	return post[Challenge](ctx, a, PathChallenge, r)
+	return postJSON[Challenge](ctx, a, PathChallenge, r)
 }
 
 // Certify requests a certificate report.
 func (a *Authority) Certify(ctx context.Context, r CertificateRequest) (SealedReport, error) {
-	return post[SealedReport](ctx, a, PathCertificates, r)
+	return postJSON[SealedReport](ctx, a, PathCertificates, r)
 }
 
 // TrustQuery names a task, a group or one identity, and the nonce to which the authority's
@@ -84,7 +84,7 @@ type TrustQuery struct {
 }
 
 // Trust requests what is needed to trust a task or one identity.
-func (a *Authority) Trust(ctx context.Context, q TrustQuery) (TrustAnswer, error) {
+func (a *Authority) Trust(ctx context.Context, q TrustQuery) (TrustResponse, error) {
 	values := url.Values{"nonce": {hex.EncodeToString(q.Nonce[:])}}
 	switch {
 	case q.Task != "":
@@ -97,34 +97,34 @@ func (a *Authority) Trust(ctx context.Context, q TrustQuery) (TrustAnswer, error
 	if len(q.Credential) > 0 {
 		values.Set("credential", hex.EncodeToString(q.Credential))
 	}
-	return get[TrustAnswer](ctx, a, PathTrust+"?"+values.Encode())
+	return getJSON[TrustResponse](ctx, a, PathTrust+"?"+values.Encode())
 }
 
-// Leave releases the place of a unit.
-func (a *Authority) Leave(ctx context.Context, r LeaveRequest) (Left, error) {
-	return post[Left](ctx, a, PathLeave, r)
+// ReleasePlace releases the place of a unit.
+func (a *Authority) ReleasePlace(ctx context.Context, r LeaveRequest) (LeaveResponse, error) {
+	return postJSON[LeaveResponse](ctx, a, PathLeave, r)
 }
 
 // Ready requests the state of the authority and its warnings.
 func (a *Authority) Ready(ctx context.Context) (Health, error) {
-	return get[Health](ctx, a, PathReady)
+	return getJSON[Health](ctx, a, PathReady)
 }
 
 // Policy requests the policy in force.
 func (a *Authority) Policy(ctx context.Context) (Policy, error) {
-	return get[Policy](ctx, a, PathPolicy)
+	return getJSON[Policy](ctx, a, PathPolicy)
 }
 
 // History requests the policy history from a step on.
 func (a *Authority) History(ctx context.Context, from int) (History, error) {
-	return get[History](ctx, a, PathHistory+"?from="+strconv.Itoa(from))
+	return getJSON[History](ctx, a, PathHistory+"?from="+strconv.Itoa(from))
 }
 
-// Poll waits for the step after a head, for at most wait, which is no more than [MaxPoll]. It
+// PollHistory waits for the step after a head, for at most wait, which is no more than [MaxPoll]. It
 // returns the steps after that head, none if there are none. An authority that does not know
 // the head refuses with "behind", one without a place for another poll with "overload".
-func (a *Authority) Poll(ctx context.Context, head wire.Digest, wait time.Duration) (History, error) {
-	return get[History](ctx, a, PathHistory+"?"+pollQuery(head, wait))
+func (a *Authority) PollHistory(ctx context.Context, head wire.Digest, wait time.Duration) (History, error) {
+	return getJSON[History](ctx, a, PathHistory+"?"+pollQuery(head, wait))
 }
 
 // pollQuery returns the query of a poll.
@@ -132,14 +132,14 @@ func pollQuery(head wire.Digest, wait time.Duration) string {
 	return "from=" + head.Hex() + "&wait=" + strconv.FormatInt(wait.Milliseconds(), 10) + "ms"
 }
 
-// Push sends a history to the authority, which adopts the steps that are newer than its own
+// PushHistory sends a history to the authority, which adopts the steps that are newer than its own
 // and returns the policy in force. A long history is sent in several requests.
-func (a *Authority) Push(ctx context.Context, h History) (Policy, error) {
+func (a *Authority) PushHistory(ctx context.Context, h History) (Policy, error) {
 	var inForce Policy
 	for first := true; first || len(h.Entries) > 0; first = false {
-		n := pieceOf(h.Entries)
+		n := pieceLength(h.Entries)
 		var err error
-		inForce, err = post[Policy](ctx, a, PathHistory, History{From: h.From, Entries: h.Entries[:n], Head: h.Head})
+		inForce, err = postJSON[Policy](ctx, a, PathHistory, History{From: h.From, Entries: h.Entries[:n], Head: h.Head})
 		if err != nil {
 			return Policy{}, err
 		}
@@ -148,9 +148,9 @@ func (a *Authority) Push(ctx context.Context, h History) (Policy, error) {
 	return inForce, nil
 }
 
-// pieceOf returns the number of entries for one request: as many as stay below half its limit
+// pieceLength returns the number of entries for one request: as many as stay below half its limit
 // before base64, and at least one.
-func pieceOf(entries []HistoryEntry) int {
+func pieceLength(entries []HistoryEntry) int {
 	size := 0
 	for i, e := range entries {
 		size += len(e.Policy) + len(e.Adopted)
@@ -166,58 +166,58 @@ func pieceOf(entries []HistoryEntry) int {
 
 // Proposals requests all proposals.
 func (a *Authority) Proposals(ctx context.Context) (Proposals, error) {
-	return get[Proposals](ctx, a, PathProposals)
+	return getJSON[Proposals](ctx, a, PathProposals)
 }
 
 // Proposal requests the proposal of the policy with a digest.
 func (a *Authority) Proposal(ctx context.Context, digest wire.Digest) (Proposal, error) {
-	return get[Proposal](ctx, a, PathProposals+"/"+digest.Hex())
+	return getJSON[Proposal](ctx, a, PathProposals+"/"+digest.Hex())
 }
 
 // Propose proposes a policy.
 func (a *Authority) Propose(ctx context.Context, r ProposeRequest) (Proposal, error) {
-	return post[Proposal](ctx, a, PathProposals, r)
+	return postJSON[Proposal](ctx, a, PathProposals, r)
 }
 
-// Sign adds an owner's signature to a proposal.
-func (a *Authority) Sign(ctx context.Context, digest wire.Digest, r SignatureRequest) (Proposal, error) {
-	return post[Proposal](ctx, a, PathProposals+"/"+digest.Hex()+"/signatures", r)
+// AddSignature adds an owner's signature to a proposal.
+func (a *Authority) AddSignature(ctx context.Context, digest wire.Digest, r SignatureRequest) (Proposal, error) {
+	return postJSON[Proposal](ctx, a, PathProposals+"/"+digest.Hex()+"/signatures", r)
 }
 
 // Cancel withdraws a proposal.
 func (a *Authority) Cancel(ctx context.Context, digest wire.Digest, r CancelRequest) (Proposal, error) {
-	return post[Proposal](ctx, a, PathProposals+"/"+digest.Hex()+"/cancel", r)
+	return postJSON[Proposal](ctx, a, PathProposals+"/"+digest.Hex()+"/cancel", r)
 }
 
 // Backup requests the record of the newest backup of the root secret.
 func (a *Authority) Backup(ctx context.Context) (Backup, error) {
-	return get[Backup](ctx, a, PathBackup)
+	return getJSON[Backup](ctx, a, PathBackup)
 }
 
 // MakeBackup requests new shares of the root secret.
 func (a *Authority) MakeBackup(ctx context.Context, r BackupRequest) (BackupShares, error) {
-	return post[BackupShares](ctx, a, PathBackup, r)
+	return postJSON[BackupShares](ctx, a, PathBackup, r)
 }
 
-// BackupKept reports that the shares of a backup were stored.
-func (a *Authority) BackupKept(ctx context.Context, r BackupKept) (Backup, error) {
-	return post[Backup](ctx, a, PathBackupKept, r)
+// ConfirmBackup reports that the shares of a backup were stored.
+func (a *Authority) ConfirmBackup(ctx context.Context, r BackupKept) (Backup, error) {
+	return postJSON[Backup](ctx, a, PathBackupKept, r)
 }
 
 // Group requests a group of the policy in force.
 func (a *Authority) Group(ctx context.Context, name string) (Group, error) {
-	return get[Group](ctx, a, PathGroups+"/"+url.PathEscape(name))
+	return getJSON[Group](ctx, a, PathGroups+"/"+url.PathEscape(name))
 }
 
 // GroupRoot requests the root of a group's roster.
 func (a *Authority) GroupRoot(ctx context.Context, group string, r GroupRootRequest) (GroupRoot, error) {
-	return post[GroupRoot](ctx, a, PathGroups+"/"+url.PathEscape(group)+"/root", r)
+	return postJSON[GroupRoot](ctx, a, PathGroups+"/"+url.PathEscape(group)+"/root", r)
 }
 
-// Say sends a party's statement about a group. When it returns without error the statement is
+// SubmitStatement sends a party's statement about a group. When it returns without error the statement is
 // in the history.
-func (a *Authority) Say(ctx context.Context, group string, s Said) (Heard, error) {
-	return post[Heard](ctx, a, PathGroups+"/"+url.PathEscape(group)+"/approvals", s)
+func (a *Authority) SubmitStatement(ctx context.Context, group string, s SignedStatement) (StatementReceipt, error) {
+	return postJSON[StatementReceipt](ctx, a, PathGroups+"/"+url.PathEscape(group)+"/approvals", s)
 }
 
 // LogQuery selects a page of the log. Zero fields select everything, and the
@@ -228,34 +228,34 @@ type LogQuery struct {
 	Task, Unit string
 }
 
-// Log requests a page of the log, newest first.
-func (a *Authority) Log(ctx context.Context, q LogQuery) (Log, error) {
+// IssuanceLog requests a page of the log, newest first.
+func (a *Authority) IssuanceLog(ctx context.Context, q LogQuery) (Log, error) {
 	values := url.Values{}
-	for name, value := range map[string]string{"task": q.Task, "unit": q.Unit, "before": number(q.Before), "limit": number(int64(q.Limit))} {
+	for name, value := range map[string]string{"task": q.Task, "unit": q.Unit, "before": formatNumber(q.Before), "limit": formatNumber(int64(q.Limit))} {
 		if value != "" {
 			values.Set(name, value)
 		}
 	}
-	return get[Log](ctx, a, PathLog+"?"+values.Encode())
+	return getJSON[Log](ctx, a, PathLog+"?"+values.Encode())
 }
 
-func number(n int64) string {
+func formatNumber(n int64) string {
 	if n == 0 {
 		return ""
 	}
 	return strconv.FormatInt(n, 10)
 }
 
-func get[T any](ctx context.Context, a *Authority, path string) (T, error) {
+func getJSON[T any](ctx context.Context, a *Authority, path string) (T, error) {
 	var none T
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, a.base+path, nil)
 	if err != nil {
 		return none, err
 	}
-	return do[T](a, r)
+	return doJSON[T](a, r)
 }
 
-func post[T any](ctx context.Context, a *Authority, path string, body any) (T, error) {
+func postJSON[T any](ctx context.Context, a *Authority, path string, body any) (T, error) {
 	var none T
 	b, err := json.Marshal(body)
 	if err != nil {
@@ -266,27 +266,27 @@ func post[T any](ctx context.Context, a *Authority, path string, body any) (T, e
 		return none, err
 	}
 	r.Header.Set("Content-Type", "application/json")
-	return do[T](a, r)
+	return doJSON[T](a, r)
 }
 
-// do sends a request and parses the response. Unknown fields, which a newer authority may have
+// doJSON sends a request and parses the response. Unknown fields, which a newer authority may have
 // added, are ignored.
-func do[T any](a *Authority, r *http.Request) (T, error) {
+func doJSON[T any](a *Authority, r *http.Request) (T, error) {
 	var none, v T
-	answer, err := a.http.Do(r)
+	response, err := a.http.Do(r)
 	if err != nil {
 		return none, fmt.Errorf("sending a request to the authority: %w", err)
 	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return none, refusal(answer)
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return none, readProblem(response)
 	}
-	body, err := io.ReadAll(io.LimitReader(answer.Body, wire.MaxAnswer+1))
+	body, err := io.ReadAll(io.LimitReader(response.Body, wire.MaxResponse+1))
 	if err != nil {
 		return none, fmt.Errorf("reading the authority's response: %w", err)
 	}
-	if len(body) > wire.MaxAnswer {
-		return none, wire.Refuse(wire.TooLarge, "response: size in bytes", fmt.Sprint("more than ", wire.MaxAnswer), wire.MaxAnswer)
+	if len(body) > wire.MaxResponse {
+		return none, wire.Refuse(wire.TooLarge, "response: size in bytes", fmt.Sprint("more than ", wire.MaxResponse), wire.MaxResponse)
 	}
 	if err := json.Unmarshal(body, &v); err != nil {
 		return none, wire.Refuse(wire.Malformed, "response: JSON", err, "a response of a Cohort authority")

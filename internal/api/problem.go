@@ -20,9 +20,9 @@ const TypeProblem = "application/problem+json"
 // maxProblem bounds a problem in bytes; ours are below 4 KiB.
 const maxProblem = 16 << 10
 
-// private are the reasons whose detail describes the authority's own disk or faults. The
+// unsentDetail are the reasons whose detail describes the authority's own disk or faults. The
 // detail is logged and not sent.
-var private = map[wire.Reason]bool{wire.StoreFailed: true, wire.StoreForeign: true, wire.Internal: true}
+var unsentDetail = map[wire.Reason]bool{wire.StoreFailed: true, wire.StoreForeign: true, wire.Internal: true}
 
 // ProblemOf returns the problem for an error of the authority. An error that is not a refusal,
 // or whose reason the API does not have, is "internal".
@@ -32,10 +32,10 @@ func ProblemOf(err error) Problem {
 	if status == 0 {
 		r, status = &wire.Refusal{Reason: wire.Internal}, http.StatusInternalServerError
 	}
-	if private[r.Reason] {
+	if unsentDetail[r.Reason] {
 		r = &wire.Refusal{Reason: r.Reason}
 	}
-	return problem(r, status)
+	return newProblem(r, status)
 }
 
 // GatewayProblem is [ProblemOf] for a gateway, on the paths of the trusted channel.
@@ -45,7 +45,7 @@ func GatewayProblem(err error) Problem {
 	if status == 0 || r.Reason == wire.Internal {
 		r, status = &wire.Refusal{Reason: wire.Internal}, http.StatusInternalServerError
 	}
-	return problem(r, status)
+	return newProblem(r, status)
 }
 
 // UnitProblem is [ProblemOf] for a unit, on the paths of the trusted channel. It contains the
@@ -60,7 +60,7 @@ func UnitProblem(err error) Problem {
 	if _, quota := limit.QuotaOf(err); !quota {
 		r = &wire.Refusal{Reason: r.Reason}
 	}
-	return problem(r, status)
+	return newProblem(r, status)
 }
 
 func refusalOf(err error) *wire.Refusal {
@@ -69,10 +69,10 @@ func refusalOf(err error) *wire.Refusal {
 	return r
 }
 
-func problem(r *wire.Refusal, status int) Problem {
+func newProblem(r *wire.Refusal, status int) Problem {
 	return Problem{
 		Type: "urn:cohort:problem:" + string(r.Reason), Title: "refused: " + string(r.Reason), Status: status,
-		Reason: r.Reason, Rule: cut(r.Rule), Got: cut(r.Got), Want: cut(r.Want),
+		Reason: r.Reason, Rule: sanitize(r.Rule), Got: sanitize(r.Got), Want: sanitize(r.Want),
 	}
 }
 
@@ -90,14 +90,14 @@ func (p Problem) Write(w http.ResponseWriter) {
 	_ = json.NewEncoder(w).Encode(p)
 }
 
-// refusal parses a problem and returns its refusal. Texts of the peer are truncated and
+// readProblem parses a problem and returns its refusal. Texts of the peer are truncated and
 // filtered, since terminals display them.
-func refusal(answer *http.Response) error {
-	kind, _, err := mime.ParseMediaType(answer.Header.Get("Content-Type"))
+func readProblem(response *http.Response) error {
+	kind, _, err := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	if err != nil || kind != TypeProblem {
-		return wire.Refuse(wire.Unavailable, "response: status", answer.Status, "a response of a Cohort authority")
+		return wire.Refuse(wire.Unavailable, "response: status", response.Status, "a response of a Cohort authority")
 	}
-	body, err := io.ReadAll(io.LimitReader(answer.Body, maxProblem))
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxProblem))
 	if err != nil {
 		return err
 	}
@@ -108,11 +108,11 @@ func refusal(answer *http.Response) error {
 	if statuses[p.Reason].authority == 0 {
 		p.Reason = wire.Internal
 	}
-	return &wire.Refusal{Reason: p.Reason, Rule: cut(p.Rule), Got: cut(p.Got), Want: cut(p.Want)}
+	return &wire.Refusal{Reason: p.Reason, Rule: sanitize(p.Rule), Got: sanitize(p.Got), Want: sanitize(p.Want)}
 }
 
-// cut keeps at most 1,000 printable characters.
-func cut(s string) string {
+// sanitize keeps at most 1,000 printable characters.
+func sanitize(s string) string {
 	n := 0
 	return strings.Map(func(c rune) rune {
 		if n++; n > 1000 || !unicode.IsPrint(c) {

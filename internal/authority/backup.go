@@ -56,7 +56,7 @@ func (a *Authority) backupKept(ctx context.Context, k api.BackupKept) (api.Backu
 	if err != nil {
 		return api.Backup{}, err
 	}
-	if !hmac.Equal(share.Mark, backup.Mark(a.keys, share.Header)) {
+	if !hmac.Equal(share.Mark, backup.MarkBackup(a.keys, share.Header)) {
 		return api.Backup{}, wire.Refuse(wire.BadShare, "backup: mark", "another", "one made under this root")
 	}
 	if err := a.recordBackup(ctx, share.Header); err != nil {

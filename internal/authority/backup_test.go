@@ -66,7 +66,7 @@ func (w *world) restoration(a *Authority, program string) *restoration {
 // unlock is what an owner makes of his share.
 func (r *restoration) unlock(a *Authority, s backup.Share) (backup.Share, error) {
 	at, _ := r.w.clock.Read()
-	return backup.Unlock(s, r.w.identity(s.Owner), backup.Asker{
+	return backup.Unlock(s, r.w.identity(s.Owner), backup.RestoringTEE{
 		Request: r.config.Request, Approved: a.current.Load().approved, Verifier: attesttest.Verifier(), At: at,
 	})
 }
@@ -179,11 +179,11 @@ func TestRestoreRefusals(t *testing.T) {
 			}
 		}, wire.BadShare, "ana"},
 		{"a history of another draft", func(r *restoration) {
-			g := w.Sign(w.text("lifetime = \"30m\"", "lifetime = \"31m\""), "ana", "ben")
+			g := w.SignPolicy(w.text("lifetime = \"30m\"", "lifetime = \"31m\""), "ana", "ben")
 			r.config.Genesis, r.config.History = wire.Sum(g.Policy), []api.HistoryEntry{{Policy: g.Policy, Signatures: g.Signatures}}
 		}, wire.WrongDraft, "ana"},
 		{"a history that has moved to other owners", func(r *restoration) {
-			step := w.Sign(w.After(a.current.Load().approved, "quorum = 2", "quorum = 1"), "ana", "ben")
+			step := w.SignPolicy(w.NextText(a.current.Load().approved, "quorum = 2", "quorum = 1"), "ana", "ben")
 			r.config.History = append(slices.Clip(r.config.History), api.HistoryEntry{Policy: step.Policy, Signatures: step.Signatures})
 		}, wire.StaleShare, "ana"},
 		{"shares unlocked for another request", func(r *restoration) { r.config.Request = w.restoration(a, "authority").config.Request }, "", ""},
@@ -257,15 +257,15 @@ func TestStaleBackup(t *testing.T) {
 	a := w.open()
 	shares := w.split(a)
 	testworld.Must(a.backupKept(t.Context(), api.BackupKept{Share: shares[0].Bytes()}))
-	text := w.After(a.current.Load().approved, "quorum = 2", "quorum = 1")
-	step := w.Sign(text, "ana", "ben")
+	text := w.NextText(a.current.Load().approved, "quorum = 2", "quorum = 1")
+	step := w.SignPolicy(text, "ana", "ben")
 	testworld.Must(a.propose(t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures}))
 	if got := testworld.Must(a.backupState(t.Context())); got.State != api.BackupStale {
 		t.Errorf("got state %q, want stale", got.State)
 	}
 	_, err := w.restoration(a, "authority").unlock(a, shares[0])
 	testworld.Refused(t, err, wire.StaleShare)
-	w.clock.Pass(2 * time.Second)
+	w.clock.Advance(2 * time.Second)
 	fresh := w.split(a)
 	if got := testworld.Must(a.backupKept(t.Context(), api.BackupKept{Share: fresh[0].Bytes()})); got.State != api.BackupCurrent {
 		t.Errorf("got state %q after a new backup, want current", got.State)

@@ -74,7 +74,7 @@ func (o *owned) ask(ctx context.Context, c *child, before *Authority) {
 		return
 	}
 	o.made = o.note(before, answer)
-	if known, err := c.BackupKept(ctx, api.BackupKept{Share: answer.Shares[0]}); err == nil {
+	if known, err := c.ConfirmBackup(ctx, api.BackupKept{Share: answer.Shares[0]}); err == nil {
 		o.kept = true
 		o.same(known, o.made)
 	}
@@ -91,7 +91,7 @@ func (o *owned) note(a *Authority, answer api.BackupShares) (id string) {
 	}
 	for _, b := range answer.Shares {
 		s := testworld.Must(backup.Parse(b))
-		if err := s.For(a.current.Load().approved); err != nil {
+		if err := s.CheckPolicy(a.current.Load().approved); err != nil {
 			o.w.T.Error(err)
 		}
 		id = s.ID
@@ -125,11 +125,11 @@ func (o *owned) check() {
 			o.record = o.made
 		}
 		o.same(told, o.record)
-		o.w.clock.Pass(time.Minute) // a backup of the same second is no newer one
+		o.w.clock.Advance(time.Minute) // a backup of the same second is no newer one
 		next := testworld.Must(a.backup(o.w.ask(a, "ben")))
 		o.record = o.note(a, next)
 		o.same(testworld.Must(a.backupKept(o.w.T.Context(), api.BackupKept{Share: next.Shares[2]})), o.record)
-		o.w.clock.Pass(time.Minute)
+		o.w.clock.Advance(time.Minute)
 	})
 }
 

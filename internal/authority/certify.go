@@ -202,7 +202,7 @@ func (a *Authority) question(e *enrolment) attest.Question {
 		ReportData: attest.Bind(wire.LabelIssue, e.request.Bound()...),
 		Rules:      e.snap.approved.Rules(),
 		At:         e.at,
-		Secret:     func(in attest.Introduction) []byte { return a.keys.Hidden(e.request.Nonce, in) },
+		Secret:     func(in attest.Introduction) []byte { return a.keys.CredentialSecret(e.request.Nonce, in) },
 	}
 }
 
@@ -246,7 +246,7 @@ func (a *Authority) appraise(e *enrolment) error {
 
 // issue makes the certificates and the report. Nothing is told to anybody yet.
 func (*enrolment) issue(e *enrolment) error {
-	unit, err := e.snap.issuer.Unit(e.grant, e.signing, e.at)
+	unit, err := e.snap.issuer.UnitLeaf(e.grant, e.signing, e.at)
 	if err != nil {
 		return err
 	}
@@ -287,7 +287,7 @@ func (e *enrolment) addChecked() {
 // for the unit's own key.
 func (e *enrolment) addLeaf() error {
 	if e.tlsKey != nil {
-		leaf, err := e.snap.issuer.UnitTLS(e.grant, e.tlsKey, wire.UnitIDOf(e.request.SigningKey), e.at)
+		leaf, err := e.snap.issuer.UnitTLSLeaf(e.grant, e.tlsKey, wire.UnitIDOf(e.request.SigningKey), e.at)
 		e.report.Leaf = leaf.DER
 		return err
 	}

@@ -215,7 +215,7 @@ func TestReplay(t *testing.T) {
 		t.Errorf("got %d issuances, want 1", got)
 	}
 	late := p.request(testworld.Must(first.challenge(api.ChallengeRequest{})).Nonce, nil)
-	w.clock.Pass(wire.NonceLife + time.Second)
+	w.clock.Advance(wire.NonceLifetime + time.Second)
 	_, err := direct{first}.Certify(t.Context(), late)
 	testworld.Refused(t, err, wire.NonceUsed)
 }
@@ -254,9 +254,9 @@ func TestWindows(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	one := testworld.Must(w.scoring().enrol(direct{a}))
-	w.clock.Pass(one.RenewAfter.Sub(noon) - time.Second)
+	w.clock.Advance(one.RenewAfter.Sub(noon) - time.Second)
 	same := testworld.Must(w.scoring().enrol(direct{a}))
-	w.clock.Pass(time.Second)
+	w.clock.Advance(time.Second)
 	next := testworld.Must(w.scoring().enrol(direct{a}))
 	if !bytes.Equal(one.Leaf, same.Leaf) {
 		t.Error("the leaf changed inside its window")
@@ -270,7 +270,7 @@ func TestWindows(t *testing.T) {
 // development: it cannot even be written.
 func TestDevelopment(t *testing.T) {
 	w := newWorld(t)
-	w.genesis = w.Sign(w.text("development  = true\n", ""), "ana", "ben")
+	w.genesis = w.SignPolicy(w.text("development  = true\n", ""), "ana", "ben")
 	_, err := Open(t.Context(), w.config("authority"))
 	testworld.Refused(t, err, wire.BadPolicy)
 }

@@ -96,7 +96,7 @@ func (w *world) startChild(n int, config *tls.Config) *child {
 	wall, _ := w.clock.Read()
 	c := &child{points: dir + "/points"}
 	cmd := osexec.Command(os.Args[0], "-test.run=^TestChild$")
-	cmd.Env = append(os.Environ(), failpoint.Kill(n, c.points)...)
+	cmd.Env = append(os.Environ(), failpoint.KillEnv(n, c.points)...)
 	cmd.Env = append(cmd.Env, "TMPDIR="+dir, childVariable+"="+string(testworld.Must(json.Marshal(childWish{w.dsn, wall}))))
 	cmd.Stderr = w
 	in, out := testworld.Must(cmd.StdinPipe()), testworld.Must(cmd.StdoutPipe())

@@ -25,7 +25,7 @@ func TestClockAheadOnce(t *testing.T) {
 	_, end := w.process()
 	end()
 	right := w.clock.Now()
-	w.clock.Set(farAhead)
+	w.clock.SetWall(farAhead)
 	a, end := w.process()
 	stranger := w.applicant("scoring", "--model", "another.json")
 	_, err := stranger.enrol(direct{a})
@@ -33,10 +33,10 @@ func TestClockAheadOnce(t *testing.T) {
 	if err := a.refused(t.Context(), stranger.request(nil, nil), err); err != nil {
 		t.Fatal(err)
 	}
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.After(a.current.Load().approved, tighter...), "eva"))))
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, tighter...), "eva"))))
 	nonce := testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce
 	end()
-	w.clock.Set(right.Add(time.Minute))
+	w.clock.SetWall(right.Add(time.Minute))
 	b := w.open()
 	testworld.Must(w.scoring().enrol(direct{b}))
 	// A challenge of that time would be good for years, also where its record was lost.
@@ -53,12 +53,12 @@ func TestClockWayBack(t *testing.T) {
 	shares := w.split(a)
 	end()
 	right := w.clock.Now()
-	w.clock.Set(farAhead)
+	w.clock.SetWall(farAhead)
 	a, end = w.process()
 	testworld.Must(w.scoring().enrol(direct{a}))
 	w.change(a, tighter...)
 	end()
-	w.clock.Set(right.Add(time.Minute))
+	w.clock.SetWall(right.Add(time.Minute))
 	_, err := Open(t.Context(), w.config("authority"))
 	testworld.Refused(t, err, wire.ClockSkew)
 	if err != nil && !strings.Contains(err.Error(), "2038") {
@@ -92,11 +92,11 @@ func TestBackupOfAClockAhead(t *testing.T) {
 	_, end := w.process()
 	end()
 	right := w.clock.Now()
-	w.clock.Set(farAhead)
+	w.clock.SetWall(farAhead)
 	a, end := w.process()
 	testworld.Must(a.backupKept(t.Context(), api.BackupKept{Share: w.split(a)[0].Bytes()}))
 	end()
-	w.clock.Set(right.Add(time.Minute))
+	w.clock.SetWall(right.Add(time.Minute))
 	b := w.open()
 	later := w.split(b)
 	if got := testworld.Must(b.backupKept(t.Context(), api.BackupKept{Share: later[0].Bytes()})); got.ID != later[0].ID {
@@ -117,14 +117,14 @@ func TestClockFloors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.clock.Pass(time.Hour)
+	w.clock.Advance(time.Hour)
 	testworld.Must(w.scoring().enrol(direct{a}))
 	for range 3 { // newer rows, of refusals, hide nothing
 		if err := a.refused(t.Context(), api.CertificateRequest{}, wire.Refuse(wire.NonceUsed, "", "", "")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	w.clock.Jump(-time.Hour)
+	w.clock.JumpWall(-time.Hour)
 	_, err = Open(t.Context(), w.config("authority"))
 	testworld.Refused(t, err, wire.ClockSkew)
 }
@@ -136,11 +136,11 @@ func TestClockJumps(t *testing.T) {
 	a := w.open()
 	testworld.Must(w.scoring().enrol(direct{a}))
 	for _, jump := range []time.Duration{time.Hour, 25 * time.Hour, -time.Hour, farAhead.Sub(noon), time.Unix(0, 0).Sub(noon)} {
-		w.clock.Jump(jump)
+		w.clock.JumpWall(jump)
 		_, err := w.scoring().enrol(direct{a})
 		testworld.Refused(t, err, wire.ClockSkew)
 		_ = a.catchUp(t.Context())
-		w.clock.Jump(-jump)
+		w.clock.JumpWall(-jump)
 		if _, err := w.scoring().enrol(direct{a}); err != nil {
 			t.Errorf("after a jump of %v and back: %v", jump, err)
 		}

@@ -15,7 +15,7 @@ import (
 // change adopts the policy that follows, edited.
 func (w *world) change(a *Authority, edits ...string) {
 	w.T.Helper()
-	step := w.Sign(w.After(a.current.Load().approved, edits...), "ana", "ben")
+	step := w.SignPolicy(w.NextText(a.current.Load().approved, edits...), "ana", "ben")
 	p, err := a.propose(w.T.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures})
 	if err != nil || p.State != "adopted" {
 		w.T.Fatalf("got state %q, %v, want adopted at once", p.State, err)

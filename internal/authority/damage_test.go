@@ -32,8 +32,8 @@ func TestFlippedBits(t *testing.T) {
 	}
 	w := newWorld(t)
 	a := w.open()
-	text := w.After(a.current.Load().approved, tighter...)
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "ana", "ben"))))
+	text := w.NextText(a.current.Load().approved, tighter...)
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
 	want := testworld.Must(w.scoring().enrol(direct{a}))
 	file := strings.TrimPrefix(w.dsn, "sqlite:")
 	wal := testworld.Must(os.ReadFile(file + "-wal"))
@@ -133,8 +133,8 @@ func TestRestored(t *testing.T) {
 			a := w.open()
 			old := copyStore(t, w.dsn)
 			for _, life := range [][2]string{{"30m", "20m"}, {"20m", "15m"}} {
-				text := w.After(a.current.Load().approved, "lifetime = \""+life[0]+"\"", "lifetime = \""+life[1]+"\"")
-				testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "ana", "ben"))))
+				text := w.NextText(a.current.Load().approved, "lifetime = \""+life[0]+"\"", "lifetime = \""+life[1]+"\"")
+				testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
 			}
 			testworld.Must(w.scoring().enrol(direct{a}))
 			newest := a.current.Load().history(0)

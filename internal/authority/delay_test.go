@@ -24,7 +24,7 @@ func (w *world) process() (*Authority, func()) {
 // waiting proposes a policy that loosens, with its quorum.
 func (w *world) waiting(a *Authority) wire.Digest {
 	w.T.Helper()
-	return testworld.Must(a.propose(w.T.Context(), proposal(w.Sign(w.After(a.current.Load().approved, looser...), "ana", "ben")))).Digest
+	return testworld.Must(a.propose(w.T.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, looser...), "ana", "ben")))).Digest
 }
 
 // waited is how much of its delay a proposal has waited.
@@ -40,7 +40,7 @@ func TestDelayAcrossRestarts(t *testing.T) {
 	a, end := w.process()
 	digest := w.waiting(a)
 	end()
-	w.clock.Jump(61 * time.Minute)
+	w.clock.JumpWall(61 * time.Minute)
 	a, end = w.process()
 	for range 3 {
 		if err := a.catchUp(t.Context()); err != nil {
@@ -55,7 +55,7 @@ func TestDelayAcrossRestarts(t *testing.T) {
 	}
 	w.wait(a, 30*time.Minute)
 	end()
-	w.clock.Pass(5 * time.Hour) // time while none runs does not count
+	w.clock.Advance(5 * time.Hour) // time while none runs does not count
 	a, end = w.process()
 	defer end()
 	if got := w.waited(a, digest); got < 28*time.Minute || got > 30*time.Minute {
@@ -77,7 +77,7 @@ func TestDelayOfAStoppedProcess(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	digest := w.waiting(a)
-	w.clock.Pass(2 * time.Hour)
+	w.clock.Advance(2 * time.Hour)
 	if err := a.catchUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestDelayCountedOnce(t *testing.T) {
 	digest := w.waiting(all[0])
 	pass := func(d time.Duration, running ...*Authority) {
 		for ; d > 0; d -= time.Second {
-			w.clock.Pass(time.Second)
+			w.clock.Advance(time.Second)
 			for _, a := range running {
 				if err := a.catchUp(t.Context()); err != nil {
 					t.Fatal(err)
@@ -132,7 +132,7 @@ func TestDelayOfMovedRows(t *testing.T) {
 	start, _ := w.clock.Read()
 	for range 20 {
 		for range 20 {
-			w.clock.Pass(time.Second)
+			w.clock.Advance(time.Second)
 			for _, x := range []*Authority{a, b} {
 				if err := x.catchUp(t.Context()); err != nil {
 					t.Fatal(err)
@@ -155,7 +155,7 @@ func TestSigningGoesOnCounting(t *testing.T) {
 	digest := w.waiting(a)
 	w.wait(a, 10*time.Minute)
 	before := w.waited(a, digest)
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.After(a.current.Load().approved, looser...), "eva"))))
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, looser...), "eva"))))
 	w.wait(a, 50*time.Second)
 	if got := w.waited(a, digest) - before; got != 50*time.Second {
 		t.Errorf("got %v more after 50 s with a signature in between, want 50s", got)
@@ -167,17 +167,17 @@ func TestSigningGoesOnCounting(t *testing.T) {
 func TestAdoptionRaisesTheFloor(t *testing.T) {
 	w := newWorld(t)
 	a, end := w.process()
-	w.clock.Pass(2 * time.Hour)
+	w.clock.Advance(2 * time.Hour)
 	w.change(a, tighter...)
 	at := testworld.Must(a.guard.now())
 	if got := a.current.Load().entries[1].AdoptedAt; !got.Equal(at) {
 		t.Errorf("got adoption at %v in the history, want %v", got, at)
 	}
 	end()
-	w.clock.Jump(-61 * time.Minute)
+	w.clock.JumpWall(-61 * time.Minute)
 	_, err := Open(t.Context(), w.config("authority"))
 	testworld.Refused(t, err, wire.ClockSkew)
-	w.clock.Jump(61 * time.Minute)
+	w.clock.JumpWall(61 * time.Minute)
 	if b := w.open(); !b.current.Load().entries[1].AdoptedAt.Equal(at) {
 		t.Error("another time of adoption after a restart")
 	}

@@ -135,7 +135,7 @@ func (a *Authority) mayFollow(head wire.Digest, mark []byte) error {
 // lookBack reads the newest rows that name a policy head. It reads them before the
 // history is read, so that no step which is adopted meanwhile looks lost.
 func (a *Authority) lookBack(ctx context.Context, limit int) error {
-	rows, err := a.store.Log(ctx, store.Query{Kind: kindIssued, Limit: limit})
+	rows, err := a.store.ReadLog(ctx, store.Query{Kind: kindIssued, Limit: limit})
 	if err != nil {
 		return err
 	}
@@ -230,7 +230,7 @@ func (a *Authority) setAside(ctx context.Context, h stored) error {
 	if len(others) == 0 {
 		return nil
 	}
-	if err := a.store.Mend(ctx, h.approved.Head(), h.rest, kept); err != nil {
+	if err := a.store.ReplaceSteps(ctx, h.approved.Head(), h.rest, kept); err != nil {
 		return err
 	}
 	_, err := a.read(ctx)

@@ -132,7 +132,7 @@ func TestOneTableBack(t *testing.T) {
 			if err := a.catchUp(t.Context()); err != nil {
 				t.Errorf("the tick while behind: %v", err)
 			}
-			other := w.Sign(w.After(a.current.Load().approved, "lifetime = \"30m\"", "lifetime = \"25m\""), "ana", "ben")
+			other := w.SignPolicy(w.NextText(a.current.Load().approved, "lifetime = \"30m\"", "lifetime = \"25m\""), "ana", "ben")
 			_, err := a.propose(t.Context(), proposal(other))
 			testworld.Refused(t, err, wire.Behind)
 			w.wantBehind(a)
@@ -171,7 +171,7 @@ func TestBehindKeepsTheRoot(t *testing.T) {
 	a, end := w.process()
 	reference := "{ platform = \"soft\", program = \"" + wire.Sum([]byte("authority")).String() + "\" }"
 	rebuilt := "{ platform = \"soft\", program = \"" + wire.Sum([]byte("rebuilt")).String() + "\" }"
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.After(a.current.Load().approved, reference, reference+", "+rebuilt), "ana", "ben"))))
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, reference, reference+", "+rebuilt), "ana", "ben"))))
 	w.wait(a, time.Hour+time.Minute)
 	end()
 	db := testworld.Must(store.Open(t.Context(), w.dsn))
@@ -224,7 +224,7 @@ func TestShownAtTheStart(t *testing.T) {
 		t.Error("an older history changed the one in force")
 	}
 	w.wantContradiction(testworld.Must(start(b.current.Load().entries)), a.current.Load().approved.Head(), b.current.Load().approved.Heads()[1])
-	other := w.Sign(w.text(looser...), "ana", "ben")
+	other := w.SignPolicy(w.text(looser...), "ana", "ben")
 	_, err := start([]api.HistoryEntry{{Policy: other.Policy, Signatures: other.Signatures}})
 	testworld.Refused(t, err, wire.WrongGenesis)
 }
@@ -301,7 +301,7 @@ func TestForkEndsTheWait(t *testing.T) {
 	w, a, b, copied := forked(t)
 	testworld.Must(w.scoring().enrol(direct{b}))
 	testworld.Must(a.store.Head(t.Context()))
-	log := testworld.Must(b.store.Log(t.Context(), store.Query{Limit: 1}))[0]
+	log := testworld.Must(b.store.ReadLog(t.Context(), store.Query{Limit: 1}))[0]
 	exec(t, w.dsn, `INSERT INTO log (id, kind, task, unit, serial, certificate, content, mac) SELECT $1, 'issued', 'scoring', 'x', 'y', $1, $2, $3`, log.Key, log.Content, log.MAC)
 	c := w.open()
 	w.wantBehind(c)
@@ -360,9 +360,9 @@ func TestNoContradiction(t *testing.T) {
 	w := grouped(t)
 	a := w.open()
 	base := a.current.Load().approved
-	twice := w.Sign(w.After(base, "lifetime = \"30m\"", "lifetime = \"25m\""), "ana", "ben")
-	cancelled := w.After(base, "lifetime = \"30m\"", "lifetime = \"24m\"")
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(cancelled, "ana"))))
+	twice := w.SignPolicy(w.NextText(base, "lifetime = \"30m\"", "lifetime = \"25m\""), "ana", "ben")
+	cancelled := w.NextText(base, "lifetime = \"30m\"", "lifetime = \"24m\"")
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(cancelled, "ana"))))
 	if err := w.withdraw(a, "ana", cancelled); err != nil {
 		t.Fatal(err)
 	}
@@ -375,7 +375,7 @@ func TestNoContradiction(t *testing.T) {
 		"two policies of one sequence": entry(twice, nil),
 		"with a forged mark":           entry(twice, make([]byte, 32)),
 		"with the mark of another":     entry(twice, a.current.Load().entries[1].Adopted),
-		"a cancelled one":              entry(w.Sign(cancelled, "ana", "ben"), nil),
+		"a cancelled one":              entry(w.SignPolicy(cancelled, "ana", "ben"), nil),
 	} {
 		_, err := a.push(t.Context(), h)
 		testworld.Refused(t, err, wire.WrongSequence)
@@ -397,7 +397,7 @@ func TestNoContradiction(t *testing.T) {
 func TestDamagedRowsWarn(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.version(a, 1), "ana"))))
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.version(a, 1), "ana"))))
 	exec(t, w.dsn, `UPDATE proposals SET mac = zeroblob(32)`)
 	if err := a.catchUp(t.Context()); err != nil {
 		t.Fatal(err)

@@ -28,19 +28,19 @@ var storeFaults = []storeFault{
 	{"a full disk", fullDisk},
 	{"a server's tables that are locked", func(t *testing.T) (string, func() error, func() error) { return locked(t, testdb.Database(t)) }},
 	{"a server that may only be read", func(t *testing.T) (string, func() error, func() error) {
-		server := testdb.New(t, "fsync=off")
+		server := testdb.NewServer(t, "fsync=off")
 		dsn := server.Database(t)
 		set := func(value string) func() error {
 			return func() error {
-				testdb.Exec(t, dsn, "ALTER SYSTEM SET default_transaction_read_only = "+value)
-				testdb.Exec(t, dsn, "SELECT pg_reload_conf()")
+				testdb.ExecStatement(t, dsn, "ALTER SYSTEM SET default_transaction_read_only = "+value)
+				testdb.ExecStatement(t, dsn, "SELECT pg_reload_conf()")
 				return nil
 			}
 		}
 		return dsn, set("on"), set("off")
 	}},
 	{"a server that is gone", func(t *testing.T) (string, func() error, func() error) {
-		server := testdb.New(t, "fsync=off")
+		server := testdb.NewServer(t, "fsync=off")
 		return server.Database(t), server.Kill, server.Start
 	}},
 }
@@ -93,7 +93,7 @@ func TestStoreFaults(t *testing.T) {
 				err = ask()
 			}
 			testworld.Refused(t, err, wire.StoreFailed)
-			w.clock.Pass(time.Minute)
+			w.clock.Advance(time.Minute)
 			err = ask()
 			testworld.Refused(t, err, wire.StoreFailed)
 			if err := heal(); err != nil {

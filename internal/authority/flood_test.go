@@ -14,7 +14,7 @@ import (
 
 // version is one of many files that tighten, each another proposal.
 func (w *world) version(a *Authority, n int) string {
-	return w.After(a.current.Load().approved, tighter...) + fmt.Sprintf("# %d\n", n)
+	return w.NextText(a.current.Load().approved, tighter...) + fmt.Sprintf("# %d\n", n)
 }
 
 // withdraw cancels a proposal in an owner's name.
@@ -34,7 +34,7 @@ func TestProposalFlood(t *testing.T) {
 	a := w.open()
 	flood := func(from, n int) (taken int) {
 		for i := range n {
-			_, err := a.propose(t.Context(), proposal(w.Sign(w.version(a, from+i), "eva")))
+			_, err := a.propose(t.Context(), proposal(w.SignPolicy(w.version(a, from+i), "eva")))
 			if err == nil {
 				taken++
 			} else if wire.ReasonOf(err) != wire.TooMany || !strings.Contains(err.Error(), "eva") {
@@ -47,7 +47,7 @@ func TestProposalFlood(t *testing.T) {
 		t.Errorf("took %d proposals of one owner, want %d", got, maxLive)
 	}
 	pending := w.version(a, 1000)
-	if _, err := a.propose(t.Context(), proposal(w.Sign(pending, "ana"))); err != nil {
+	if _, err := a.propose(t.Context(), proposal(w.SignPolicy(pending, "ana"))); err != nil {
 		t.Fatalf("another owner beside the flood: %v", err)
 	}
 	for i := range maxLive { // cancelled ones count no more, and are not kept for ever
@@ -56,14 +56,14 @@ func TestProposalFlood(t *testing.T) {
 		}
 	}
 	for round := range 12 {
-		w.clock.Pass(169 * time.Hour)
+		w.clock.Advance(169 * time.Hour)
 		flood(2000+100*round, maxLive+1)
 	}
 	if n := len(testworld.Must(a.showProposals(t.Context())).Proposals); n > 1+maxLive+maxOver+1 {
 		t.Errorf("the store keeps %d proposals of one owner", n)
 	}
-	out := w.After(a.current.Load().approved, fmt.Sprintf(`{ name = "eva", ssh = %q }`, w.Keys["eva"].Line()), "")
-	p, err := a.propose(t.Context(), proposal(w.Sign(out, "ana", "ben")))
+	out := w.NextText(a.current.Load().approved, fmt.Sprintf(`{ name = "eva", ssh = %q }`, w.Keys["eva"].AuthorizedKey()), "")
+	p, err := a.propose(t.Context(), proposal(w.SignPolicy(out, "ana", "ben")))
 	if err != nil || p.State == "pending" {
 		t.Fatalf("the step that takes the key out: state %q, %v", p.State, err)
 	}
@@ -79,9 +79,9 @@ func TestQuorumNeedsNoRoom(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	for i := range maxLive {
-		testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.version(a, i), "eva"))))
+		testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.version(a, i), "eva"))))
 	}
-	p, err := a.propose(t.Context(), proposal(w.Sign(w.version(a, maxLive), "eva", "ben")))
+	p, err := a.propose(t.Context(), proposal(w.SignPolicy(w.version(a, maxLive), "eva", "ben")))
 	if err != nil || p.State != "adopted" {
 		t.Errorf("got state %q, %v, want adopted", p.State, err)
 	}
@@ -92,11 +92,11 @@ func TestProposalsOfBefore(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	for i := range maxLive {
-		testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.version(a, i), "eva"))))
+		testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.version(a, i), "eva"))))
 	}
 	w.change(a, tighter...)
-	text := w.After(a.current.Load().approved, "lifetime = \"20m\"", "lifetime = \"15m\"")
-	if _, err := a.propose(t.Context(), proposal(w.Sign(text, "eva"))); err != nil {
+	text := w.NextText(a.current.Load().approved, "lifetime = \"20m\"", "lifetime = \"15m\"")
+	if _, err := a.propose(t.Context(), proposal(w.SignPolicy(text, "eva"))); err != nil {
 		t.Error(err)
 	}
 }
@@ -106,21 +106,21 @@ func TestProposalsOfBefore(t *testing.T) {
 func TestOverWithItsSignatures(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	text := w.After(a.current.Load().approved, looser...)
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "ana", "ben"))))
+	text := w.NextText(a.current.Load().approved, looser...)
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
 	if err := w.withdraw(a, "ana", text); err != nil {
 		t.Fatal(err)
 	}
 	for round := range 10 { // nothing that others do makes the authority forget it
 		for i := range maxLive {
-			testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.version(a, 10*round+i), "eva"))))
+			testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.version(a, 10*round+i), "eva"))))
 			if err := w.withdraw(a, "eva", w.version(a, 10*round+i)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	for _, names := range [][]string{{"ana", "ben"}, {"ben", "ana"}, {"ben"}, {"eva", "ben"}} {
-		_, err := a.propose(t.Context(), proposal(w.Sign(text, names...)))
+		_, err := a.propose(t.Context(), proposal(w.SignPolicy(text, names...)))
 		testworld.Refused(t, err, wire.ProposalOver)
 	}
 }
@@ -130,12 +130,12 @@ func TestOverWithItsSignatures(t *testing.T) {
 func TestCancelledByAThief(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	text := w.After(a.current.Load().approved, tighter...)
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "eva"))))
+	text := w.NextText(a.current.Load().approved, tighter...)
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "eva"))))
 	if err := w.withdraw(a, "eva", text); err != nil {
 		t.Fatal(err)
 	}
-	p, err := a.propose(t.Context(), proposal(w.Sign(text, "ana", "ben")))
+	p, err := a.propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben")))
 	if err != nil || p.State != "adopted" {
 		t.Errorf("got state %q, %v, want adopted", p.State, err)
 	}
@@ -152,16 +152,16 @@ func TestRottenProposal(t *testing.T) {
 			w := newWorld(t)
 			a := w.open()
 			text := w.version(a, 1)
-			testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "ana"))))
+			testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana"))))
 			exec(t, w.dsn, statement)
 			all := testworld.Must(a.showProposals(t.Context()))
 			if len(all.Proposals) != 0 || len(all.Damaged) != 1 || !strings.Contains(all.Damaged[0], wire.Sum([]byte(text)).Hex()) {
 				t.Errorf("got %d proposals and %q, want none, and the row named", len(all.Proposals), all.Damaged)
 			}
-			if _, err := a.propose(t.Context(), proposal(w.Sign(text, "ana"))); err != nil {
+			if _, err := a.propose(t.Context(), proposal(w.SignPolicy(text, "ana"))); err != nil {
 				t.Errorf("the same file again: %v", err)
 			}
-			p, err := a.propose(t.Context(), proposal(w.Sign(w.version(a, 2), "ana", "ben")))
+			p, err := a.propose(t.Context(), proposal(w.SignPolicy(w.version(a, 2), "ana", "ben")))
 			if err != nil || p.State != "adopted" {
 				t.Errorf("another file: state %q, %v", p.State, err)
 			}
@@ -173,7 +173,7 @@ func TestRottenProposal(t *testing.T) {
 func TestListIsBounded(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.version(a, 1), "ana"))))
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.version(a, 1), "ana"))))
 	all := testworld.Must(a.showProposals(t.Context()))
 	if p := all.Proposals[0]; p.Policy != nil || p.Signatures != nil {
 		t.Error("the list carries a file and its signatures")

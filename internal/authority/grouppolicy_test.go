@@ -22,7 +22,7 @@ func TestGroupFaults(t *testing.T) {
 		{"no end", "until = 2026-12-20T00:00:00Z\n", ""},
 		{"an end after 30 days", "until = 2026-12-20", "until = 2027-12-20"},
 		{"a party twice", `name = "south"`, `name = "north"`},
-		{"one key under two parties", w.Keys["south"].Line(), w.Keys["north"].Line()},
+		{"one key under two parties", w.Keys["south"].AuthorizedKey(), w.Keys["north"].AuthorizedKey()},
 		{"parties reordered", `name = "north"`, `name = "west"`},
 		{"parties alike", `name = "south"`, `name = "n0rth"`},
 		{"roles alike", scorer, scorer + "\n" + strings.Replace(scorer, "scorer", "5corer", 1)},
@@ -34,7 +34,7 @@ func TestGroupFaults(t *testing.T) {
 		{"a capital", "scorer = {", "Scorer = {"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			step := w.Sign(w.After(a.current.Load().approved, tt.old, tt.new), w.Owners...)
+			step := w.SignPolicy(w.NextText(a.current.Load().approved, tt.old, tt.new), w.Owners...)
 			_, err := a.propose(t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures})
 			testworld.Refused(t, err, wire.BadPolicy)
 		})
@@ -66,7 +66,7 @@ func TestOwnersChangeAGroup(t *testing.T) {
 			approvals := saidOf(a.current.Load().approved.Pact("trial"))
 			former := a.current.Load().approved.Pact("trial").ID()
 			for i := range edit {
-				edit[i] = strings.NewReplacer("SOUTH", w.Keys["south"].Line(), "ANA", w.Keys["ana"].Line()).Replace(edit[i])
+				edit[i] = strings.NewReplacer("SOUTH", w.Keys["south"].AuthorizedKey(), "ANA", w.Keys["ana"].AuthorizedKey()).Replace(edit[i])
 			}
 			w.change(a, edit...)
 

@@ -40,7 +40,7 @@ func (g groupRoots) of(p *policy.Pact) (*identity.GroupKeys, error) {
 // keys of it. Statements count for one root alone, so none count under the zero digest.
 func (g groupRoots) root(p *policy.Pact) attest.Digest {
 	if keys, err := g.of(p); err == nil {
-		return keys.Root()
+		return keys.RootDigest()
 	}
 	return attest.Digest{}
 }
@@ -197,11 +197,11 @@ func (a *Authority) groupRoot(ctx context.Context, from netip.Addr, group string
 	if err != nil {
 		return api.GroupRoot{}, err
 	}
-	id, err := snap.issuer.Group(p)
+	id, err := snap.issuer.GroupIdentity(p)
 	if err != nil {
 		return api.GroupRoot{}, err
 	}
-	evidence, err := a.evidence(ctx, from, identity.GroupRootData(r.Nonce, p.ID(), keys.Root()), r.Credential)
+	evidence, err := a.evidence(ctx, from, identity.GroupRootData(r.Nonce, p.ID(), keys.RootDigest()), r.Credential)
 	if err != nil {
 		return api.GroupRoot{}, err
 	}
@@ -214,7 +214,7 @@ func (a *Authority) groupRoot(ctx context.Context, from netip.Addr, group string
 // zero outside groups.
 func (e *enrolment) reporter() (leaf identity.Leaf, chain [][]byte, root wire.Digest, err error) {
 	if p := e.grant.Pact; p != nil {
-		leaf, err = e.snap.issuer.GroupAuthority(p, e.at)
+		leaf, err = e.snap.issuer.GroupAuthorityLeaf(p, e.at)
 		return leaf, [][]byte{leaf.DER, e.identity.Root, e.snap.issuer.AuthorityRoot()}, e.snap.groups.root(p), err
 	}
 	leaf, err = e.snap.authorityLeaf(e.at)

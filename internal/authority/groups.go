@@ -47,7 +47,7 @@ func (s *snapshot) keyMode(r api.CertificateRequest) policy.KeyMode {
 // identityFor is the identity that a grant is for.
 func (s *snapshot) identityFor(g policy.Grant) (identity.Identity, error) {
 	if g.Pact != nil {
-		return s.issuer.Group(g.Pact)
+		return s.issuer.GroupIdentity(g.Pact)
 	}
 	return s.issuer.Identity(g.Task.Name, g.Release.Name)
 }
@@ -64,7 +64,7 @@ func (s *snapshot) identitiesOfGroup(name string) ([]identity.Identity, error) {
 	}
 	var all []identity.Identity
 	for ; p != nil; p = p.Before {
-		if id, err := s.issuer.Group(p); err == nil {
+		if id, err := s.issuer.GroupIdentity(p); err == nil {
 			id.Cross = nil // no client accepts anything under it
 			all = append(all, id)
 		}
@@ -80,10 +80,10 @@ func (e *enrolment) addGroup() {
 	}
 }
 
-func saidOf(p *policy.Pact) []api.Said {
-	all := []api.Said{}
+func saidOf(p *policy.Pact) []api.SignedStatement {
+	all := []api.SignedStatement{}
 	for _, s := range p.Said() {
-		all = append(all, api.Said(s))
+		all = append(all, api.SignedStatement(s))
 	}
 	return all
 }
@@ -106,7 +106,7 @@ func (a *Authority) getGroup(_ http.ResponseWriter, r *http.Request) (any, error
 		}
 		agreed := p.Agreement(counted, now)
 		g := &api.Group{
-			Name: p.Group.Name, Identity: p.ID(), Roster: p.Roster.Bytes(), GroupRoot: own, Said: saidOf(p),
+			Name: p.Group.Name, Identity: p.ID(), Roster: p.Roster.Bytes(), GroupRoot: own, Statements: saidOf(p),
 			Approved: agreed.Approved, Missing: agreed.Missing, Quorum: agreed.Quorum,
 		}
 		if !agreed.Ends.IsZero() {
@@ -122,7 +122,7 @@ func (a *Authority) getGroup(_ http.ResponseWriter, r *http.Request) (any, error
 }
 
 func (a *Authority) postApprovals(w http.ResponseWriter, r *http.Request) (any, error) {
-	var said api.Said
+	var said api.SignedStatement
 	if err := api.ReadBody(w, r, 4*(wire.MaxStatement+wire.MaxSignature), &said); err != nil {
 		return nil, err
 	}
@@ -131,32 +131,32 @@ func (a *Authority) postApprovals(w http.ResponseWriter, r *http.Request) (any, 
 
 // hear takes a party's statement into the history. When it returns, the
 // statement is on disk and no certificate is issued against it.
-func (a *Authority) hear(ctx context.Context, group string, said api.Said) (api.Heard, error) {
+func (a *Authority) hear(ctx context.Context, group string, said api.SignedStatement) (api.StatementReceipt, error) {
 	s, err := policy.ParseStatement(said.Statement)
 	if err != nil {
-		return api.Heard{}, err
+		return api.StatementReceipt{}, err
 	}
 	now, err := a.guard.now()
 	if err != nil {
-		return api.Heard{}, err
+		return api.StatementReceipt{}, err
 	}
 	p := a.current.Load().approved.PactOf(s.Group)
 	switch {
 	case p != nil && p.Group.Name != group:
-		return api.Heard{}, wire.Refuse(wire.WrongGroup, "statement: group", p.Group.Name, group)
+		return api.StatementReceipt{}, wire.Refuse(wire.WrongGroup, "statement: group", p.Group.Name, group)
 	case p != nil && p.Knows(said.Statement):
 		return a.acknowledge(wire.Sum(said.Statement)) // the party asks again
 	}
 	if !s.Withdraws && !now.Before(s.NotAfter) {
-		return api.Heard{}, wire.Refuse(wire.Expired, "statement: not_after", s.NotAfter.UTC(), "after "+now.UTC().String())
+		return api.StatementReceipt{}, wire.Refuse(wire.Expired, "statement: not_after", s.NotAfter.UTC(), "after "+now.UTC().String())
 	}
 	if p != nil && !p.Ends(s) {
 		if err := a.statements.take(p, s, said.Signature, now); err != nil {
-			return api.Heard{}, err
+			return api.StatementReceipt{}, err
 		}
 	}
 	if err := a.adopt(ctx, api.HistoryEntry{Policy: said.Statement, Signatures: []string{said.Signature}}); err != nil {
-		return api.Heard{}, err
+		return api.StatementReceipt{}, err
 	}
 	a.log.Info("statement heard", "group", group, "party", s.Party, "withdraws", s.Withdraws, "number", s.Number)
 	return a.acknowledge(wire.Sum(said.Statement))
@@ -205,21 +205,21 @@ func (r *statementRates) take(p *policy.Pact, s policy.Statement, signature stri
 }
 
 // acknowledge signs that a statement is in the history up to its head.
-func (a *Authority) acknowledge(statement wire.Digest) (api.Heard, error) {
+func (a *Authority) acknowledge(statement wire.Digest) (api.StatementReceipt, error) {
 	now, err := a.guard.now()
 	if err != nil {
-		return api.Heard{}, err
+		return api.StatementReceipt{}, err
 	}
 	snap := a.current.Load()
 	signer, err := snap.authorityLeaf(now)
 	if err != nil {
-		return api.Heard{}, err
+		return api.StatementReceipt{}, err
 	}
-	h := api.Heard{Statement: statement, Head: snap.approved.Head(), Chain: [][]byte{signer.DER, snap.issuer.AuthorityRoot()}}
-	digest := sha256.Sum256(api.HeardMessage(h))
+	h := api.StatementReceipt{Statement: statement, Head: snap.approved.Head(), Chain: [][]byte{signer.DER, snap.issuer.AuthorityRoot()}}
+	digest := sha256.Sum256(api.StatementReceiptMessage(h))
 	h.Signature, err = ecdsa.SignASN1(rand.Reader, signer.Key, digest[:])
 	if err != nil {
-		return api.Heard{}, fmt.Errorf("signing the acknowledgement: %w", err)
+		return api.StatementReceipt{}, fmt.Errorf("signing the acknowledgement: %w", err)
 	}
 	return h, nil
 }

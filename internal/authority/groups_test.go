@@ -42,7 +42,7 @@ until = 2026-12-20T00:00:00Z
 holder = { members = [ { party = "north", task = "keys", release = "1.4" } ], calls = ["scorer"] }
 scorer = { members = [ { party = "south", task = "scoring", release = "2026.11" } ] }
 [task.keys]
-`, quorum, authority, parties["north"].Line(), parties["south"].Line()))...)
+`, quorum, authority, parties["north"].AuthorizedKey(), parties["south"].AuthorizedKey()))...)
 	for name, key := range parties {
 		w.Keys[name] = key
 	}
@@ -50,7 +50,7 @@ scorer = { members = [ { party = "south", task = "scoring", release = "2026.11" 
 }
 
 // say lets a party say it to an authority.
-func (w *world) say(a *Authority, party string, change func(*policy.Statement)) (api.Heard, error) {
+func (w *world) say(a *Authority, party string, change func(*policy.Statement)) (api.StatementReceipt, error) {
 	w.T.Helper()
 	p := a.current.Load().approved.Pact("trial")
 	s, err := p.Statement(w.Keys[party].Digest(), a.current.Load().groups.root(p))
@@ -60,7 +60,7 @@ func (w *world) say(a *Authority, party string, change func(*policy.Statement)) 
 	if change != nil {
 		change(&s)
 	}
-	return a.hear(w.T.Context(), "trial", api.Said{Statement: s.Bytes(), Signature: w.Signature(party, s.Namespace(), string(s.Bytes()))})
+	return a.hear(w.T.Context(), "trial", api.SignedStatement{Statement: s.Bytes(), Signature: w.Signature(party, s.Namespace(), string(s.Bytes()))})
 }
 
 func withdraws(s *policy.Statement) { s.Withdraws = true }
@@ -133,10 +133,10 @@ func TestGroupRequestRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	said := a.current.Load().approved.Pact("trial").Said()[0]
-	if _, err := a.hear(t.Context(), "trial", api.Said(said)); err != nil {
+	if _, err := a.hear(t.Context(), "trial", api.SignedStatement(said)); err != nil {
 		t.Errorf("the same statement again, as after a lost answer: %v", err)
 	}
-	_, err = a.hear(t.Context(), "tribe", api.Said(said))
+	_, err = a.hear(t.Context(), "tribe", api.SignedStatement(said))
 	testworld.Refused(t, err, wire.WrongGroup)
 }
 
@@ -239,7 +239,7 @@ func TestApprovalEnds(t *testing.T) {
 	if r := testworld.Must(w.holder().enrol(direct{a})); r.NotAfter.After(end) {
 		t.Errorf("got a certificate until %v, want %v at most", r.NotAfter, end)
 	}
-	w.clock.Pass(20 * time.Minute)
+	w.clock.Advance(20 * time.Minute)
 	_, err := w.holder().enrol(direct{a})
 	testworld.Refused(t, err, wire.NoQuorum)
 	_, err = w.say(a, "north", func(s *policy.Statement) { s.NotAfter = end })
@@ -258,11 +258,11 @@ func TestHeardIsSigned(t *testing.T) {
 		t.Fatal(err)
 	}
 	leaf := testworld.Must(x509.ParseCertificate(h.Chain[0]))
-	if err := leaf.CheckSignature(x509.ECDSAWithSHA256, api.HeardMessage(h), h.Signature); err != nil || h.Head != a.current.Load().approved.Head() {
+	if err := leaf.CheckSignature(x509.ECDSAWithSHA256, api.StatementReceiptMessage(h), h.Signature); err != nil || h.Head != a.current.Load().approved.Head() {
 		t.Errorf("got %v, head %v", err, h.Head)
 	}
 	h.Head[0]++
-	if leaf.CheckSignature(x509.ECDSAWithSHA256, api.HeardMessage(h), h.Signature) == nil {
+	if leaf.CheckSignature(x509.ECDSAWithSHA256, api.StatementReceiptMessage(h), h.Signature) == nil {
 		t.Error("the signature holds for another head")
 	}
 }
@@ -282,7 +282,7 @@ func TestWithdrawWhileIssuing(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range min(perWorld, rounds-done) {
-			w.clock.Pass(statementEvery)
+			w.clock.Advance(statementEvery)
 			if _, err := w.say(one, "north", nil); err != nil {
 				t.Fatal(err)
 			}

@@ -10,7 +10,7 @@ import (
 )
 
 // maxHistoryBytes bounds the policy files in one answer, so that it stays below
-// [wire.MaxAnswer] in its JSON form. The rest is asked for from where it ends.
+// [wire.MaxResponse] in its JSON form. The rest is asked for from where it ends.
 const maxHistoryBytes = 8 << 20
 
 // history is the run of steps from an index on.

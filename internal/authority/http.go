@@ -68,12 +68,12 @@ func (a *Authority) Handler() http.Handler {
 func (a *Authority) shared(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		from := limit.AddressOf(r.RemoteAddr)
-		if err := a.requests.Take(from, 1); err != nil {
+		if err := a.requests.Acquire(from, 1); err != nil {
 			a.metrics.overQuota(err)
 			api.ProblemOf(err).Write(w)
 			return
 		}
-		defer a.requests.Give(from, 1)
+		defer a.requests.Release(from, 1)
 		h.ServeHTTP(w, r)
 	})
 }
@@ -182,7 +182,7 @@ func (a *Authority) getPolicy(http.ResponseWriter, *http.Request) (any, error) {
 }
 
 func (a *Authority) getHistory(_ http.ResponseWriter, r *http.Request) (any, error) {
-	p, named, err := api.PollOf(r.URL.Query())
+	p, named, err := api.ParsePollQuery(r.URL.Query())
 	if err != nil {
 		return nil, err
 	}

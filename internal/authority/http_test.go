@@ -102,7 +102,7 @@ func TestHealth(t *testing.T) {
 			t.Errorf("%s: got %d %q, want 200 with %q", path, answer.StatusCode, body, want)
 		}
 	}
-	w.clock.Jump(wire.MaxClockJump * 2)
+	w.clock.JumpWall(wire.MaxClockJump * 2)
 	if answer, _ := ask(h, http.MethodGet, api.PathReady, "", ""); answer.StatusCode != 503 {
 		t.Errorf("got ready %d after a jump of the clock, want 503", answer.StatusCode)
 	}
@@ -147,31 +147,31 @@ func TestLog(t *testing.T) {
 	_, err := w.applicant("scoring").enrol(client)
 	testworld.Refused(t, err, wire.NotMeasured)
 
-	all := testworld.Must(client.Log(t.Context(), api.LogQuery{}))
+	all := testworld.Must(client.IssuanceLog(t.Context(), api.LogQuery{}))
 	if len(all.Entries) != 5 || all.Entries[0].Reason != wire.NotMeasured || all.Next != 0 {
 		t.Errorf("got %d entries, newest %+v, next %d, want 5, the refusal, 0", len(all.Entries), all.Entries[0], all.Next)
 	}
 	if got := all.Entries[4]; got.Kind != kindIssued || got.Task != "scoring" || got.Platform != "soft" || got.Serial == "" || got.Head.IsZero() {
 		t.Errorf("got %+v, want the first issuance whole", got)
 	}
-	page := testworld.Must(client.Log(t.Context(), api.LogQuery{Limit: 2}))
-	rest := testworld.Must(client.Log(t.Context(), api.LogQuery{Before: page.Next}))
+	page := testworld.Must(client.IssuanceLog(t.Context(), api.LogQuery{Limit: 2}))
+	rest := testworld.Must(client.IssuanceLog(t.Context(), api.LogQuery{Before: page.Next}))
 	if len(page.Entries) != 2 || len(rest.Entries) != 3 {
 		t.Errorf("got pages of %d and %d, want 2 and 3", len(page.Entries), len(rest.Entries))
 	}
-	if got := testworld.Must(client.Log(t.Context(), api.LogQuery{Task: "keys"})); len(got.Entries) != 1 {
+	if got := testworld.Must(client.IssuanceLog(t.Context(), api.LogQuery{Task: "keys"})); len(got.Entries) != 1 {
 		t.Errorf("got %d entries of task keys, want 1", len(got.Entries))
 	}
-	if got := testworld.Must(client.Log(t.Context(), api.LogQuery{Unit: rest.Entries[0].Unit})); len(got.Entries) != 3 {
+	if got := testworld.Must(client.IssuanceLog(t.Context(), api.LogQuery{Unit: rest.Entries[0].Unit})); len(got.Entries) != 3 {
 		t.Errorf("got %d entries of one unit, want 3", len(got.Entries))
 	}
 	exec(t, w.dsn, `UPDATE log SET task = 'keys' WHERE sequence = 1`)
-	moved := testworld.Must(client.Log(t.Context(), api.LogQuery{Task: "keys"}))
+	moved := testworld.Must(client.IssuanceLog(t.Context(), api.LogQuery{Task: "keys"}))
 	if len(moved.Entries) != 1 || len(moved.Damaged) != 1 || moved.Damaged[0] != 1 {
 		t.Errorf("got %d entries, damaged %v, want 1 and the row that was moved named", len(moved.Entries), moved.Damaged)
 	}
 	exec(t, w.dsn, `UPDATE log SET mac = zeroblob(32) WHERE sequence = 2`)
-	if all := testworld.Must(client.Log(t.Context(), api.LogQuery{})); len(all.Entries) != 4 || len(all.Damaged) != 1 || all.Damaged[0] != 2 {
+	if all := testworld.Must(client.IssuanceLog(t.Context(), api.LogQuery{})); len(all.Entries) != 4 || len(all.Damaged) != 1 || all.Damaged[0] != 2 {
 		t.Errorf("got %d entries, damaged %v, want 4 and the changed row named", len(all.Entries), all.Damaged)
 	}
 }

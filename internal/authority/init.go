@@ -39,7 +39,7 @@ func Init(ctx context.Context, c InitConfig) (founding.Root, error) {
 		return founding.Root{}, fmt.Errorf("deriving keys: %w", err)
 	}
 	a := &Authority{store: c.Store, sealer: c.Sealer, keys: keys, secret: secret, draft: c.Draft.Digest()}
-	made, err := founding.Make(ctx, c.Attester, c.Sealer, keys.Root(), a.draft, c.endorse)
+	made, err := founding.MakeRoot(ctx, c.Attester, c.Sealer, keys.RootDigest(), a.draft, c.endorse)
 	if err != nil {
 		return founding.Root{}, err
 	}

@@ -131,7 +131,7 @@ func (w *world) lifeOf(n int, told *seen) *child {
 			told.reports = append(told.reports, report)
 		}
 	}
-	next := w.Sign(w.After(before.current.Load().approved, narrower(before.current.Load().doc())...), "ana")
+	next := w.SignPolicy(w.NextText(before.current.Load().approved, narrower(before.current.Load().doc())...), "ana")
 	if _, err := c.Propose(ctx, proposal(next)); err == nil {
 		told.proposals = append(told.proposals, wire.Sum(next.Policy))
 	}

@@ -35,14 +35,14 @@ func TestLease(t *testing.T) {
 	first := testworld.Must(w.asks(a))
 	for range 3 { // longer than the term
 		elsewhere(b)
-		w.clock.Pass(leaseTerm - time.Second)
+		w.clock.Advance(leaseTerm - time.Second)
 		a.keepRings(t.Context())
 	}
 	elsewhere(b)
 	if got := shared(first, testworld.Must(w.asks(a))); got != 4 {
 		t.Errorf("got %d keys of before from the holder, want 4", got)
 	}
-	w.clock.Pass(leaseTerm) // a is not heard of
+	w.clock.Advance(leaseTerm) // a is not heard of
 	second := testworld.Must(w.asks(b))
 	if got := shared(first, second); got != 0 {
 		t.Errorf("got %d keys of the former holder from the next, want none", got)
@@ -69,7 +69,7 @@ func TestLeaseThroughOutage(t *testing.T) {
 	a := w.open()
 	first := testworld.Must(w.asks(a))
 	restore := lockStore(t, w.dsn)
-	w.clock.Pass(leaseTerm + time.Second)
+	w.clock.Advance(leaseTerm + time.Second)
 	_, err := w.asks(a)
 	testworld.Refused(t, err, wire.StoreFailed)
 	restore()
@@ -116,6 +116,6 @@ func TestLeaseChanged(t *testing.T) {
 	b := w.open()
 	_, err := w.asks(b)
 	testworld.Refused(t, err, wire.RingElsewhere)
-	w.clock.Pass(leaseTerm)
+	w.clock.Advance(leaseTerm)
 	testworld.Must(w.asks(b))
 }

@@ -76,7 +76,7 @@ func newLimiter(l Limits) *limiter {
 // same: however many flood, one that asks little is served. It refuses with "rate" what is
 // more than an address may ask, and with "overload" what is more than all may.
 func (l *limiter) allow(remote string, at time.Time) error {
-	if !l.sources.Take(remote, at) {
+	if !l.sources.TakeToken(remote, at) {
 		return wire.Refuse(wire.TooMany, quotaRate, "more", fmt.Sprint(l.each, " from one address"))
 	}
 	had, part := l.count(limit.AddressOf(remote), at)

@@ -51,7 +51,7 @@ func TestFullAuthority(t *testing.T) {
 	here := netip.MustParseAddr("127.0.0.1")
 	a.requests = limit.NewShares(quotaRequests, 4)
 	for range 2 {
-		if err := a.requests.Take(here, 1); err != nil {
+		if err := a.requests.Acquire(here, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -66,7 +66,7 @@ func TestFullAuthority(t *testing.T) {
 	if answer.StatusCode != http.StatusTooManyRequests || !strings.Contains(string(body), quotaRequests) {
 		t.Errorf("got %d %s", answer.StatusCode, body)
 	}
-	a.requests.Give(here, 2)
+	a.requests.Release(here, 2)
 	answer, err = http.Get(server.URL + api.PathMetrics)
 	if err != nil {
 		t.Fatal(err)

@@ -42,10 +42,10 @@ func (a *Authority) refused(ctx context.Context, r api.CertificateRequest, cause
 		Time: now.UTC(), Kind: kindRefused, Reason: problem.Reason,
 		Detail: (&wire.Refusal{Reason: problem.Reason, Rule: problem.Rule, Got: problem.Got, Want: problem.Want}).Error(),
 	}
-	if wire.NameOK(r.Task) {
+	if wire.ValidName(r.Task) {
 		entry.Task = r.Task
 	}
-	if wire.NameOK(r.Group) && wire.NameOK(r.Role) {
+	if wire.ValidName(r.Group) && wire.ValidName(r.Role) {
 		entry.Group, entry.Role = r.Group, r.Role
 	}
 	if _, err := parseSigningKey(r.SigningKey); err == nil {
@@ -57,7 +57,7 @@ func (a *Authority) refused(ctx context.Context, r api.CertificateRequest, cause
 	if err != nil {
 		return err
 	}
-	return a.store.Refused(ctx, store.Entry{Row: row, Task: entry.Task, Unit: entry.Unit})
+	return a.store.RecordRefusal(ctx, store.Entry{Row: row, Task: entry.Task, Unit: entry.Unit})
 }
 
 // logPage answers a page of the log.
@@ -83,7 +83,7 @@ func (a *Authority) logPage(ctx context.Context, values url.Values) (api.Log, er
 // page reads a page and checks each row. A damaged row is named and passed over, and so
 // is one whose content is not what it was found by.
 func (a *Authority) page(ctx context.Context, q store.Query) (api.Log, error) {
-	rows, err := a.store.Log(ctx, q)
+	rows, err := a.store.ReadLog(ctx, q)
 	if err != nil {
 		return api.Log{}, err
 	}

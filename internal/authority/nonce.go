@@ -24,21 +24,21 @@ const (
 // maxChallenge bounds the body that asks for a challenge: a certificate and a key.
 const maxChallenge = 8 << 10
 
-// challenge makes a nonce that is good for [wire.NonceLife], and for a TPM a
+// challenge makes a nonce that is good for [wire.NonceLifetime], and for a TPM a
 // credential whose secret follows from it.
 func (a *Authority) challenge(r api.ChallengeRequest) (api.Challenge, error) {
 	now, err := a.guard.now()
 	if err != nil {
 		return api.Challenge{}, err
 	}
-	expires := now.Add(wire.NonceLife).Truncate(time.Second)
+	expires := now.Add(wire.NonceLifetime).Truncate(time.Second)
 	body := make([]byte, nonceBody)
 	binary.BigEndian.PutUint64(body, uint64(expires.Unix()))
 	rand.Read(body[8:])
 	c := api.Challenge{Nonce: slices.Concat(body, a.keys.NonceMAC(body)), Expires: expires.UTC()}
 	if len(r.EK)+len(r.AK) > 0 {
 		in := attest.Introduction{Device: r.EK, Key: r.AK}
-		c.Credential, err = a.verifier.Credential(attest.TPM, in, a.keys.Hidden(c.Nonce, in))
+		c.Credential, err = a.verifier.Credential(attest.TPM, in, a.keys.CredentialSecret(c.Nonce, in))
 	}
 	return c, err
 }
@@ -72,8 +72,8 @@ func (a *Authority) checkNonce(nonce []byte, now time.Time) error {
 	expires := expiryOf([nonceBody]byte(body))
 	// One that was made by a clock far ahead would be good for as long, and for whom
 	// its record was lost with a store.
-	if now.After(expires) || expires.After(now.Add(wire.NonceLife+wire.MaxClockJump)) {
-		return wire.Refuse(wire.NonceUsed, "challenge: expiry", expires.UTC(), fmt.Sprint("after ", now.UTC(), ", within ", wire.NonceLife))
+	if now.After(expires) || expires.After(now.Add(wire.NonceLifetime+wire.MaxClockJump)) {
+		return wire.Refuse(wire.NonceUsed, "challenge: expiry", expires.UTC(), fmt.Sprint("after ", now.UTC(), ", within ", wire.NonceLifetime))
 	}
 	return nil
 }
@@ -96,7 +96,7 @@ type spent struct {
 // newSpent has room for as many nonces as can come, at so many requests a second
 // with bursts of twice that, before they end.
 func newSpent(perSecond int) *spent {
-	most := perSecond * (int(wire.NonceLife/time.Second) + 3)
+	most := perSecond * (int(wire.NonceLifetime/time.Second) + 3)
 	return &spent{most: most, all: make(map[int64]map[[nonceBody]byte]struct{})}
 }
 

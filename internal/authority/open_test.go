@@ -57,7 +57,7 @@ func exec(t testing.TB, dsn string, statement string, args ...any) {
 func copyStore(t testing.TB, dsn string) string {
 	t.Helper()
 	if !strings.HasPrefix(dsn, "sqlite:") {
-		return testdb.Copy(t, dsn)
+		return testdb.CopyDatabase(t, dsn)
 	}
 	file := filepath.Join(t.TempDir(), "copy.db")
 	exec(t, dsn, `VACUUM INTO ?`, file)
@@ -119,15 +119,15 @@ func TestOpenRefusals(t *testing.T) {
 	}{
 		{"no configuration", wire.BadRequest, func(_ *world, c *Config) { *c = Config{} }},
 		{"no genesis on the first run", wire.WrongGenesis, func(_ *world, c *Config) { c.Genesis = nil }},
-		{"one owner only", wire.NoQuorum, func(w *world, c *Config) { g := w.Sign(w.text(), "ana"); c.Genesis = &g }},
-		{"one owner twice", wire.NoQuorum, func(w *world, c *Config) { g := w.Sign(w.text(), "ana", "ana"); c.Genesis = &g }},
+		{"one owner only", wire.NoQuorum, func(w *world, c *Config) { g := w.SignPolicy(w.text(), "ana"); c.Genesis = &g }},
+		{"one owner twice", wire.NoQuorum, func(w *world, c *Config) { g := w.SignPolicy(w.text(), "ana", "ana"); c.Genesis = &g }},
 		{"signed over another text", wire.BadSignature, func(w *world, c *Config) {
-			g := w.Sign(w.text(), "ana", "ben")
+			g := w.SignPolicy(w.text(), "ana", "ben")
 			g.Policy = append(g.Policy, '\n')
 			c.Genesis = &g
 		}},
 		{"a policy that names another root", wire.WrongRoot, func(w *world, c *Config) {
-			g := w.Sign(testworld.Edit(w.T, w.text(), w.root.String(), wire.Sum([]byte("other")).String()), "ana", "ben")
+			g := w.SignPolicy(testworld.EditPolicy(w.T, w.text(), w.root.String(), wire.Sum([]byte("other")).String()), "ana", "ben")
 			c.Genesis = &g
 		}},
 		{"a build that policy does not name", wire.NotMeasured, func(w *world, c *Config) {
@@ -141,7 +141,7 @@ func TestOpenRefusals(t *testing.T) {
 			*c = w.config("authority")
 		}},
 		{"a policy of another draft", wire.WrongDraft, func(w *world, c *Config) {
-			g := w.Sign(w.text("lifetime = \"30m\"", "lifetime = \"31m\""), "ana", "ben")
+			g := w.SignPolicy(w.text("lifetime = \"30m\"", "lifetime = \"31m\""), "ana", "ben")
 			c.Genesis = &g
 		}},
 		{"another build", wire.NotMeasured, func(w *world, c *Config) {
@@ -150,7 +150,7 @@ func TestOpenRefusals(t *testing.T) {
 		{"a platform root that policy does not name", wire.UnknownRoot, func(w *world, c *Config) {
 			c.Attester.(*attesttest.Device).Faults.OtherRoot = true
 		}},
-		{"a policy of the day after", wire.ClockSkew, func(w *world, c *Config) { w.clock.Jump(-24 * time.Hour) }},
+		{"a policy of the day after", wire.ClockSkew, func(w *world, c *Config) { w.clock.JumpWall(-24 * time.Hour) }},
 		{"the sealed root changed", wire.StoreForeign, func(w *world, c *Config) {
 			exec(w.T, w.dsn, `UPDATE root SET key = zeroblob(32)`)
 		}},
@@ -191,7 +191,7 @@ func TestChangedRows(t *testing.T) {
 			w.change(a, tighter...)
 			w.change(a, "lifetime = \"20m\"", "lifetime = \"15m\"")
 			testworld.Must(w.scoring().enrol(direct{a}))
-			testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.After(a.current.Load().approved, "lifetime = \"15m\"", "lifetime = \"14m\""), "ana"))))
+			testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, "lifetime = \"15m\"", "lifetime = \"14m\""), "ana"))))
 			newest := a.current.Load().history(0)
 			exec(t, w.dsn, row.statement)
 
@@ -239,7 +239,7 @@ func TestReopen(t *testing.T) {
 	if string(one.Leaf) != string(two.Leaf) {
 		t.Error("another shared leaf after a restart")
 	}
-	other := w.Sign(w.text("lifetime = \"30m\"", "lifetime = \"31m\""), "ana", "ben")
+	other := w.SignPolicy(w.text("lifetime = \"30m\"", "lifetime = \"31m\""), "ana", "ben")
 	c = w.config("authority")
 	c.Genesis = &other
 	_, err = Open(t.Context(), c)
@@ -262,19 +262,19 @@ func TestClockJump(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	client, _ := w.serve(a)
-	w.clock.Jump(wire.MaxClockJump)
+	w.clock.JumpWall(wire.MaxClockJump)
 	if _, err := w.scoring().enrol(client); err != nil {
 		t.Errorf("after a jump of %v: %v", wire.MaxClockJump, err)
 	}
-	w.clock.Jump(time.Second)
+	w.clock.JumpWall(time.Second)
 	_, err := client.Challenge(t.Context())
 	testworld.Refused(t, err, wire.ClockSkew)
-	w.clock.Jump(-time.Second)
-	w.clock.Pass(time.Hour)
+	w.clock.JumpWall(-time.Second)
+	w.clock.Advance(time.Hour)
 	if _, err := w.scoring().enrol(client); err != nil {
 		t.Errorf("an hour by both clocks later: %v", err)
 	}
-	w.clock.Jump(-4 * time.Minute)
+	w.clock.JumpWall(-4 * time.Minute)
 	_, err = client.Challenge(t.Context())
 	testworld.Refused(t, err, wire.ClockSkew)
 }
@@ -283,12 +283,12 @@ func TestClockJump(t *testing.T) {
 func TestClockFloor(t *testing.T) {
 	w := newWorld(t)
 	testworld.Must(w.scoring().enrol(direct{w.open()}))
-	w.clock.Jump(-time.Minute)
+	w.clock.JumpWall(-time.Minute)
 	a := w.open()
 	if now := testworld.Must(a.guard.now()); now.Before(noon) {
 		t.Errorf("got time %v, want not before the newest record, %v", now, noon)
 	}
-	w.clock.Jump(-2 * time.Minute)
+	w.clock.JumpWall(-2 * time.Minute)
 	_, err := Open(t.Context(), w.config("authority"))
 	testworld.Refused(t, err, wire.ClockSkew)
 }

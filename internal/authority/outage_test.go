@@ -150,7 +150,7 @@ func TestServerKilled(t *testing.T) {
 	if os.Getenv("COHORT_FULL") != "" {
 		kills = 100
 	}
-	server := testdb.New(t, "fsync=off")
+	server := testdb.NewServer(t, "fsync=off")
 	vendor, chip := sameChip(t)
 	w := newWorldAt(t, server.Database(t), vendor, chip)
 	first := w.open()
@@ -198,7 +198,7 @@ func (h *history) await(ctx context.Context, n int) {
 func (w *world) judge(h *history) {
 	w.T.Helper()
 	found := map[string]bool{}
-	rows := testworld.Must(testworld.Must(store.Open(w.T.Context(), w.dsn)).Log(w.T.Context(), store.Query{Limit: 1 << 20}))
+	rows := testworld.Must(testworld.Must(store.Open(w.T.Context(), w.dsn)).ReadLog(w.T.Context(), store.Query{Limit: 1 << 20}))
 	for _, r := range rows {
 		found[string(r.Key)] = true
 	}

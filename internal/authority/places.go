@@ -56,13 +56,13 @@ func (a *Authority) postLeave(w http.ResponseWriter, r *http.Request) (any, erro
 
 // leave gives the place of a unit back, by a request that the unit signed. Leaving again
 // changes nothing.
-func (a *Authority) leave(ctx context.Context, l api.LeaveRequest) (api.Left, error) {
+func (a *Authority) leave(ctx context.Context, l api.LeaveRequest) (api.LeaveResponse, error) {
 	now, err := a.guard.now()
 	if err != nil {
-		return api.Left{}, err
+		return api.LeaveResponse{}, err
 	}
 	if skew := now.Sub(l.Time); skew.Abs() > wire.MaxClockSkew {
-		return api.Left{}, wire.Refuse(wire.ClockSkew, "leave: time", l.Time.UTC(), "within 5 minutes of "+now.UTC().String())
+		return api.LeaveResponse{}, wire.Refuse(wire.ClockSkew, "leave: time", l.Time.UTC(), "within 5 minutes of "+now.UTC().String())
 	}
 	for range leaveTries {
 		err = a.leaveOnce(ctx, l, now)
@@ -70,7 +70,7 @@ func (a *Authority) leave(ctx context.Context, l api.LeaveRequest) (api.Left, er
 			break
 		}
 	}
-	return api.Left{Unit: l.Unit}, err
+	return api.LeaveResponse{Unit: l.Unit}, err
 }
 
 func (a *Authority) leaveOnce(ctx context.Context, l api.LeaveRequest, now time.Time) error {
@@ -102,7 +102,7 @@ func (a *Authority) leaveOnce(ctx context.Context, l api.LeaveRequest, now time.
 	if err != nil {
 		return err
 	}
-	if err := a.store.Leave(ctx, row, next); err != nil {
+	if err := a.store.ReleasePlace(ctx, row, next); err != nil {
 		return err
 	}
 	a.log.Info("unit left", "unit", unit, "task", p.Task)

@@ -56,11 +56,11 @@ func TestUnits(t *testing.T) {
 		}
 	}
 
-	left := testworld.Must(client.Leave(t.Context(), one.leaving()))
+	left := testworld.Must(client.ReleasePlace(t.Context(), one.leaving()))
 	if left.Unit != one.id() {
 		t.Errorf("got %v, want %v left", left.Unit, one.id())
 	}
-	testworld.Must(client.Leave(t.Context(), one.leaving())) // again
+	testworld.Must(client.ReleasePlace(t.Context(), one.leaving())) // again
 	testworld.Must(three.enrol(client))
 	_, err = one.enrol(client)
 	testworld.Refused(t, err, wire.NoPlace)
@@ -68,7 +68,7 @@ func TestUnits(t *testing.T) {
 		t.Errorf("got %q, want that the unit has left", err)
 	}
 
-	w.clock.Pass(46*time.Minute + time.Second) // three quarters of the lifetime and a minute
+	w.clock.Advance(46*time.Minute + time.Second) // three quarters of the lifetime and a minute
 	four := w.scoring()
 	testworld.Must(four.enrol(client))
 	testworld.Must(three.enrol(client)) // it comes late, and there is room
@@ -94,7 +94,7 @@ func TestUnitsByPolicy(t *testing.T) {
 		testworld.Must(a.leave(t.Context(), p.leaving()))
 	}
 	testworld.Must(all[2].enrol(direct{a}))
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.After(a.current.Load().approved, "units = 1\n", ""), "ana", "ben"))))
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, "units = 1\n", ""), "ana", "ben"))))
 	w.wait(a, time.Hour+time.Minute)
 	for range 4 {
 		testworld.Must(w.scoring().enrol(direct{a}))

@@ -30,10 +30,10 @@ func TestApproval(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	client, _ := w.serve(a)
-	text := w.After(a.current.Load().approved, tighter...)
+	text := w.NextText(a.current.Load().approved, tighter...)
 	digest := wire.Sum([]byte(text))
 
-	p, err := client.Propose(t.Context(), proposal(w.Sign(text, "ben")))
+	p, err := client.Propose(t.Context(), proposal(w.SignPolicy(text, "ben")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func TestApproval(t *testing.T) {
 	if all := testworld.Must(client.Proposals(t.Context())); len(all.Proposals) != 1 {
 		t.Errorf("got %d proposals, want 1", len(all.Proposals))
 	}
-	p, err = client.Sign(t.Context(), digest, api.SignatureRequest{Signature: w.Signature("eva", policy.ForPolicy, text)})
+	p, err = client.AddSignature(t.Context(), digest, api.SignatureRequest{Signature: w.Signature("eva", policy.ForPolicy, text)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,13 +64,13 @@ func TestOwnerRefusals(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	client, _ := w.serve(a)
-	text := w.After(a.current.Load().approved, tighter...)
+	text := w.NextText(a.current.Load().approved, tighter...)
 	digest := wire.Sum([]byte(text))
-	testworld.Must(client.Propose(t.Context(), proposal(w.Sign(text, "ana"))))
+	testworld.Must(client.Propose(t.Context(), proposal(w.SignPolicy(text, "ana"))))
 	w.Keys["mallory"] = testworld.NewKey()
 
 	sign := func(signature string) error {
-		_, err := client.Sign(t.Context(), digest, api.SignatureRequest{Signature: signature})
+		_, err := client.AddSignature(t.Context(), digest, api.SignatureRequest{Signature: signature})
 		return err
 	}
 	cancel := func(name, statement string) error {
@@ -92,9 +92,9 @@ func TestOwnerRefusals(t *testing.T) {
 		{"cancelled by another", cancel("ben", statement), wire.NotOwner},
 		{"cancel of another proposal", cancel("ana", strings.Replace(statement, digest.Hex()[:4], "0000", 1)), wire.Malformed},
 		{"proposed by nobody", propose(policy.Step{Policy: []byte(text + "# \n")}), wire.NoQuorum},
-		{"another sequence", propose(w.Sign(strings.Replace(text, "sequence     = 2", "sequence     = 3", 1), "ana")), wire.WrongSequence},
-		{"another root", propose(w.Sign(strings.Replace(text, w.root.String(), digest.String(), 1), "ana", "ben")), wire.WrongRoot},
-		{"not a policy", propose(w.Sign("x", "ana")), wire.BadPolicy},
+		{"another sequence", propose(w.SignPolicy(strings.Replace(text, "sequence     = 2", "sequence     = 3", 1), "ana")), wire.WrongSequence},
+		{"another root", propose(w.SignPolicy(strings.Replace(text, w.root.String(), digest.String(), 1), "ana", "ben")), wire.WrongRoot},
+		{"not a policy", propose(w.SignPolicy("x", "ana")), wire.BadPolicy},
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) { testworld.Refused(t, row.err, row.want) })
@@ -109,18 +109,18 @@ func TestOwnerRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	testworld.Refused(t, sign(w.Signature("ben", policy.ForPolicy, text)), wire.ProposalOver)
-	testworld.Refused(t, propose(w.Sign(text, "ana", "ben")), wire.ProposalOver)
+	testworld.Refused(t, propose(w.SignPolicy(text, "ana", "ben")), wire.ProposalOver)
 }
 
 func TestProposalExpires(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	text := w.After(a.current.Load().approved, tighter...)
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "ana"))))
-	w.clock.Pass(168 * time.Hour)
+	text := w.NextText(a.current.Load().approved, tighter...)
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana"))))
+	w.clock.Advance(168 * time.Hour)
 	_, err := a.sign(t.Context(), wire.Sum([]byte(text)), api.SignatureRequest{Signature: w.Signature("ben", policy.ForPolicy, text)})
 	testworld.Refused(t, err, wire.ProposalOver)
-	_, err = a.propose(t.Context(), proposal(w.Sign(text, "ben", "ana")))
+	_, err = a.propose(t.Context(), proposal(w.SignPolicy(text, "ben", "ana")))
 	testworld.Refused(t, err, wire.ProposalOver)
 }
 
@@ -129,8 +129,8 @@ func TestProposalExpires(t *testing.T) {
 func TestDelay(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	text := w.After(a.current.Load().approved, looser...)
-	p := testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "ana", "ben"))))
+	text := w.NextText(a.current.Load().approved, looser...)
+	p := testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
 	if p.State != "waiting" || p.Waited != 0 || p.Delay != 3600 {
 		t.Errorf("got state %q, %d s waited of %d s, want waiting, none of 3600", p.State, p.Waited, p.Delay)
 	}
@@ -150,10 +150,10 @@ func TestDelay(t *testing.T) {
 // TestSignaturesAtOnce lets two owners sign in the same moment; none is lost.
 func TestSignaturesAtOnce(t *testing.T) {
 	w := newWorld(t, "quorum = 2", "quorum = 3")
-	w.genesis = w.Sign(string(w.genesis.Policy), w.Owners...)
+	w.genesis = w.SignPolicy(string(w.genesis.Policy), w.Owners...)
 	a, b := w.open(), w.open()
-	text := w.After(a.current.Load().approved, tighter...)
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "ana"))))
+	text := w.NextText(a.current.Load().approved, tighter...)
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana"))))
 	var both sync.WaitGroup
 	for name, authority := range map[string]*Authority{"ben": a, "eva": b} {
 		signature := w.Signature(name, policy.ForPolicy, text)
@@ -179,8 +179,8 @@ func TestSignaturesAtOnce(t *testing.T) {
 func TestCutHistory(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	text := w.After(a.current.Load().approved, looser...)
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(text, "ana", "ben"))))
+	text := w.NextText(a.current.Load().approved, looser...)
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
 	w.wait(a, time.Hour)
 	seen := a.current.Load().history(0)
 	exec(t, w.dsn, `DELETE FROM history WHERE step = 2`)
@@ -197,13 +197,13 @@ func TestCutHistory(t *testing.T) {
 	forged := unmarked
 	forged.Entries = []api.HistoryEntry{unmarked.Entries[0]}
 	forged.Entries[0].Adopted = make([]byte, 32)
-	_, err = client.Push(t.Context(), forged)
+	_, err = client.PushHistory(t.Context(), forged)
 	testworld.Refused(t, err, wire.BadSignature)
 	unmarked.Entries[0].Adopted = nil
-	if got := testworld.Must(client.Push(t.Context(), unmarked)); got.Sequence != 1 {
+	if got := testworld.Must(client.PushHistory(t.Context(), unmarked)); got.Sequence != 1 {
 		t.Errorf("got policy %d after a push without mark, want 1: its delay is not over", got.Sequence)
 	}
-	if got := testworld.Must(client.Push(t.Context(), seen)); got.Sequence != 2 || got.Head != seen.Head {
+	if got := testworld.Must(client.PushHistory(t.Context(), seen)); got.Sequence != 2 || got.Head != seen.Head {
 		t.Errorf("got policy %d, head %v after a push, want 2, %v", got.Sequence, got.Head, seen.Head)
 	}
 	again := p.request(testworld.Must(client.Challenge(t.Context())).Nonce, func(r *api.CertificateRequest) { r.Head = seen.Head })
@@ -217,8 +217,8 @@ func TestPushRefusals(t *testing.T) {
 	a := w.open()
 	client, _ := w.serve(a)
 	mine := a.current.Load().history(0)
-	other := w.Sign(w.text(looser...), "ana", "ben")
-	fork := w.Sign(strings.Replace(string(mine.Entries[0].Policy), "units", "units", 1)+"# fork\n", "ana", "ben")
+	other := w.SignPolicy(w.text(looser...), "ana", "ben")
+	fork := w.SignPolicy(strings.Replace(string(mine.Entries[0].Policy), "units", "units", 1)+"# fork\n", "ana", "ben")
 	rows := []struct {
 		name string
 		h    api.History
@@ -231,11 +231,11 @@ func TestPushRefusals(t *testing.T) {
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
-			_, err := client.Push(t.Context(), row.h)
+			_, err := client.PushHistory(t.Context(), row.h)
 			testworld.Refused(t, err, row.want)
 		})
 	}
-	if got, err := client.Push(t.Context(), mine); err != nil || got.Sequence != 1 {
+	if got, err := client.PushHistory(t.Context(), mine); err != nil || got.Sequence != 1 {
 		t.Errorf("pushing what it has: policy %d, error %v", got.Sequence, err)
 	}
 }
@@ -245,7 +245,7 @@ func TestPushRefusals(t *testing.T) {
 func TestRolledBackBeneath(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.After(a.current.Load().approved, tighter...), "ana", "ben"))))
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, tighter...), "ana", "ben"))))
 	exec(t, w.dsn, `DELETE FROM history WHERE step = 2`)
 	if _, err := w.scoring().enrol(direct{a}); err != nil {
 		t.Error(err)
@@ -260,7 +260,7 @@ func TestRolledBackBeneath(t *testing.T) {
 func TestAdoptedMeanwhile(t *testing.T) {
 	w := newWorld(t)
 	a, other := w.open(), w.open()
-	next := w.Sign(w.After(a.current.Load().approved), "ana", "ben")
+	next := w.SignPolicy(w.NextText(a.current.Load().approved), "ana", "ben")
 	for _, by := range []*Authority{a, a, other} {
 		if err := by.adopt(t.Context(), api.HistoryEntry{Policy: next.Policy, Signatures: next.Signatures}); err != nil {
 			t.Error(err)
@@ -276,7 +276,7 @@ func TestAdoptedMeanwhile(t *testing.T) {
 func TestFollowed(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(), w.open()
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.After(a.current.Load().approved, tighter...), "ana", "ben"))))
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, tighter...), "ana", "ben"))))
 	report := testworld.Must(w.scoring().enrol(direct{b}))
 	if want := a.current.Load().approved.Head(); report.Head != want {
 		t.Errorf("got a report under head %v, want %v", report.Head, want)
@@ -289,11 +289,11 @@ func TestUpgrade(t *testing.T) {
 	a := w.open()
 	rebuilt := wire.Sum([]byte("rebuilt")).String()
 	reference := "{ platform = \"soft\", program = \"" + wire.Sum([]byte("authority")).String() + "\" }"
-	both := w.After(a.current.Load().approved, reference, reference+", { platform = \"soft\", program = \""+rebuilt+"\" }")
+	both := w.NextText(a.current.Load().approved, reference, reference+", { platform = \"soft\", program = \""+rebuilt+"\" }")
 
 	_, err := Open(t.Context(), w.config("rebuilt"))
 	testworld.Refused(t, err, wire.NotMeasured)
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(both, "ana", "ben"))))
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(both, "ana", "ben"))))
 	w.wait(a, time.Hour)
 	b, err := Open(t.Context(), w.config("rebuilt"))
 	if err != nil {
@@ -303,8 +303,8 @@ func TestUpgrade(t *testing.T) {
 		t.Error("the root changed with the build")
 	}
 	// The old value out: the old build issues nothing more, and cannot start.
-	single := w.After(b.current.Load().approved, reference+", ", "")
-	testworld.Must(b.propose(t.Context(), proposal(w.Sign(single, "ana", "ben"))))
+	single := w.NextText(b.current.Load().approved, reference+", ", "")
+	testworld.Must(b.propose(t.Context(), proposal(w.SignPolicy(single, "ana", "ben"))))
 	if err := a.catchUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -323,7 +323,7 @@ func TestPushMoves(t *testing.T) {
 	w.open()
 	copied := copyStore(t, w.dsn)
 	a := w.open()
-	testworld.Must(a.propose(t.Context(), proposal(w.Sign(w.After(a.current.Load().approved, tighter...), "ana", "ben"))))
+	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, tighter...), "ana", "ben"))))
 	w.dsn = copied
 	b := w.open()
 	if got := testworld.Must(b.push(t.Context(), a.current.Load().history(1))); got.Head != a.current.Load().approved.Head() {

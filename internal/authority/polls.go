@@ -48,7 +48,7 @@ func (a *Authority) polled(h http.Handler) http.Handler {
 	wait := a.respond(route{path: api.PathHistory + "?wait"}, a.waitHistory)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet && r.URL.Path == api.PathHistory {
-			if p, _, err := api.PollOf(r.URL.Query()); err == nil && p.Wait > 0 && p.Head == a.current.Load().approved.Head() {
+			if p, _, err := api.ParsePollQuery(r.URL.Query()); err == nil && p.Wait > 0 && p.Head == a.current.Load().approved.Head() {
 				wait.ServeHTTP(w, r)
 				return
 			}
@@ -61,11 +61,11 @@ func (a *Authority) polled(h http.Handler) http.Handler {
 // It gives its place back at once when the client goes away, and ends at once when the
 // server shuts down.
 func (a *Authority) waitHistory(w http.ResponseWriter, r *http.Request) (any, error) {
-	p, _, err := api.PollOf(r.URL.Query())
+	p, _, err := api.ParsePollQuery(r.URL.Query())
 	if err != nil {
 		return nil, err
 	}
-	if !a.limiter.sources.Take(r.RemoteAddr, time.Now()) {
+	if !a.limiter.sources.TakeToken(r.RemoteAddr, time.Now()) {
 		return nil, wire.Refuse(wire.TooMany, quotaRate, "more", a.limits.PerAddress)
 	}
 	now, err := a.guard.now()
@@ -74,11 +74,11 @@ func (a *Authority) waitHistory(w http.ResponseWriter, r *http.Request) (any, er
 	}
 	give, err := a.polls.take(r, a.current.Load().issuer.AuthorityRoot(), now)
 	if err != nil {
-		api.RetryPoll(w.Header())
+		api.SetPollRetry(w.Header())
 		return nil, err
 	}
 	defer give()
-	defer a.clients.Apart()()
+	defer a.clients.Exclude()()
 	// The limit on reading the request would end the context of one that waits for longer.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // a server that has none has its own limits
 	ending, _ := r.Context().Value(endKey{}).(<-chan struct{})
@@ -105,10 +105,10 @@ func (a *Authority) waitHistory(w http.ResponseWriter, r *http.Request) (any, er
 // certificate, else one of the others. The certificate guards availability only.
 func (p *polls) take(r *http.Request, root []byte, at time.Time) (give func(), err error) {
 	if unit, ok := p.unitOf(r, root, at); ok {
-		return func() { p.units.Give(unit) }, p.units.Take(unit)
+		return func() { p.units.Release(unit) }, p.units.Acquire(unit)
 	}
 	from := limit.AddressOf(r.RemoteAddr)
-	return func() { p.others.Give(from) }, p.others.Take(from)
+	return func() { p.others.Release(from) }, p.others.Acquire(from)
 }
 
 // unitOf is the unit whose signing certificate the client presented, under the authority

@@ -37,7 +37,7 @@ type polled struct {
 func poll(ctx context.Context, client *api.Authority, head wire.Digest, wait time.Duration) <-chan polled {
 	done := make(chan polled, 1)
 	go func() {
-		h, err := client.Poll(ctx, head, wait)
+		h, err := client.PollHistory(ctx, head, wait)
 		done <- polled{h, err}
 	}()
 	return done
@@ -58,8 +58,8 @@ func TestPoll(t *testing.T) {
 	for range 5 {
 		all = append(all, poll(t.Context(), client, genesis, api.MaxPoll))
 	}
-	testworld.Eventually(t, "5 polls wait", func() bool { return a.polls.others.Taken() == 5 })
-	step := w.Sign(w.After(a.current.Load().approved, tighter...), "ana", "ben")
+	testworld.Eventually(t, "5 polls wait", func() bool { return a.polls.others.InUse() == 5 })
+	step := w.SignPolicy(w.NextText(a.current.Load().approved, tighter...), "ana", "ben")
 	testworld.Must(a.propose(t.Context(), proposal(step)))
 	for _, done := range all {
 		got := <-done
@@ -70,13 +70,13 @@ func TestPoll(t *testing.T) {
 			t.Errorf("got head %v after %d steps, %v", h.Head(), h.Steps(), err)
 		}
 	}
-	testworld.Eventually(t, "all places are given back", func() bool { return a.polls.others.Taken() == 0 })
+	testworld.Eventually(t, "all places are given back", func() bool { return a.polls.others.InUse() == 0 })
 
 	older := <-poll(t.Context(), client, genesis, api.MaxPoll) // waits for nothing
 	if older.err != nil || len(older.history.Entries) != 1 {
 		t.Errorf("from an older head: got %+v, %v", older.history, older.err)
 	}
-	_, err := client.Poll(t.Context(), wire.Digest{1}, api.MaxPoll)
+	_, err := client.PollHistory(t.Context(), wire.Digest{1}, api.MaxPoll)
 	testworld.Refused(t, err, wire.Behind)
 	for _, query := range []string{"from=1&wait=1s", "wait=1s", "from=" + genesis.Hex() + "&wait=31s", "from=" + genesis.Hex() + "&wait=-1s", "from=" + genesis.Hex() + "&wait=long"} {
 		if answer, body := ask(a.Handler(), http.MethodGet, api.PathHistory+"?"+query, "", ""); answer.StatusCode != http.StatusBadRequest {
@@ -99,7 +99,7 @@ func TestPollStatement(t *testing.T) {
 	a := w.open()
 	client, _ := w.serve(a)
 	done := poll(t.Context(), client, a.current.Load().approved.Head(), api.MaxPoll)
-	testworld.Eventually(t, "the poll waits", func() bool { return a.polls.others.Taken() == 1 })
+	testworld.Eventually(t, "the poll waits", func() bool { return a.polls.others.InUse() == 1 })
 	heard := testworld.Must(w.say(a, "north", nil))
 	if got := <-done; got.err != nil || got.history.Head != heard.Head || !policy.IsStatement(got.history.Entries[0].Policy) {
 		t.Errorf("got %+v, %v", got.history, got.err)
@@ -120,9 +120,9 @@ func TestPollPlaces(t *testing.T) {
 	var mine []<-chan polled
 	for n := range 3 { // one after the other, because two connections are all that may be idle
 		mine = append(mine, poll(gone, client, head, api.MaxPoll))
-		testworld.Eventually(t, "a poll waits", func() bool { return a.polls.others.Taken() == n+1 })
+		testworld.Eventually(t, "a poll waits", func() bool { return a.polls.others.InUse() == n+1 })
 	}
-	_, err := client.Poll(t.Context(), head, api.MaxPoll)
+	_, err := client.PollHistory(t.Context(), head, api.MaxPoll)
 	testworld.Refused(t, err, wire.Overload)
 	if !strings.Contains(err.Error(), quotaOthers) {
 		t.Errorf("got %v, want the quota's name", err)
@@ -134,7 +134,7 @@ func TestPollPlaces(t *testing.T) {
 		t.Fatal("no unit")
 	}
 	waiting := poll(t.Context(), units, head, 200*time.Millisecond)
-	testworld.Eventually(t, "the unit's poll waits", func() bool { return a.polls.units.Taken() == 1 })
+	testworld.Eventually(t, "the unit's poll waits", func() bool { return a.polls.units.InUse() == 1 })
 	if got := <-waiting; got.err != nil {
 		t.Errorf("the unit's poll: %v", got.err)
 	}
@@ -145,7 +145,7 @@ func TestPollPlaces(t *testing.T) {
 			t.Errorf("got %v", got.err)
 		}
 	}
-	testworld.Eventually(t, "the places of clients that went away are given back", func() bool { return a.polls.others.Taken() == 0 })
+	testworld.Eventually(t, "the places of clients that went away are given back", func() bool { return a.polls.others.InUse() == 0 })
 	if got := <-poll(t.Context(), client, head, time.Millisecond); got.err != nil {
 		t.Error(got.err)
 	}
@@ -180,7 +180,7 @@ func TestPollRefused(t *testing.T) {
 			r.Body.Close()
 		}
 	}()
-	testworld.Eventually(t, "a poll waits", func() bool { return a.polls.others.Taken() == 1 })
+	testworld.Eventually(t, "a poll waits", func() bool { return a.polls.others.InUse() == 1 })
 	answer := testworld.Must(http.Get(server.URL + query))
 	body := testworld.Must(io.ReadAll(answer.Body))
 	answer.Body.Close()
@@ -210,7 +210,7 @@ func TestPollShutdown(t *testing.T) {
 	for range 4 {
 		done = append(done, poll(t.Context(), client, a.current.Load().approved.Head(), api.MaxPoll))
 	}
-	testworld.Eventually(t, "the polls wait", func() bool { return a.polls.others.Taken() == 4 })
+	testworld.Eventually(t, "the polls wait", func() bool { return a.polls.others.InUse() == 4 })
 	begin := time.Now()
 	stop()
 	if err := <-served; err != nil {
@@ -231,11 +231,11 @@ func TestPollShutdown(t *testing.T) {
 func TestHintsAreNotProved(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	w.clock.Jump(time.Hour)
+	w.clock.JumpWall(time.Hour)
 	if h := a.proveHistory(a.current.Load(), 0); h.ProvedHead != nil || len(h.Entries) != 1 {
 		t.Errorf("clock: got proof %x of %d steps", h.ProvedHead, len(h.Entries))
 	}
-	w.clock.Jump(-time.Hour)
+	w.clock.JumpWall(-time.Hour)
 	a.doubt.mu.Lock()
 	a.doubt.lost = map[wire.Digest]string{{1}: "a row"}
 	a.doubt.mu.Unlock()
@@ -267,7 +267,7 @@ func TestSpread(t *testing.T) {
 	if n, err := a.live(t.Context()); n != 3 || err != nil {
 		t.Errorf("got %d live units, %v, want 3", n, err)
 	}
-	w.clock.Pass(2 * time.Hour)
+	w.clock.Advance(2 * time.Hour)
 	if n, err := a.live(t.Context()); n != 0 || err != nil {
 		t.Errorf("after their lifetime: got %d live units, %v", n, err)
 	}

@@ -90,7 +90,7 @@ func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
 		return wire.Digest{}, fmt.Errorf("replaying the history: %w", err)
 	}
 	for _, s := range c.Shares {
-		if err := s.For(approved); err != nil {
+		if err := s.CheckPolicy(approved); err != nil {
 			return wire.Digest{}, err
 		}
 	}
@@ -135,7 +135,7 @@ func (a *Authority) combine(ctx context.Context, c RestoreConfig) error {
 	if a.keys, err = identity.Derive(secret); err != nil {
 		return fmt.Errorf("deriving keys: %w", err)
 	}
-	a.root = a.keys.Root()
+	a.root = a.keys.RootDigest()
 	return nil
 }
 

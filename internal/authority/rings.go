@@ -63,7 +63,7 @@ func (a *Authority) addRings(e *enrolment) error {
 // certificate lives longer than that: as with a certificate, from a third of the
 // life before the end on, over a twelfth.
 func (e *enrolment) renewWithin(end time.Time) {
-	life := identity.RingLife(e.grant.Life())
+	life := identity.RingLifetime(e.grant.Life())
 	due := end.Add(-life / 3)
 	if latest := due.Add(life / 12); e.report.RenewBefore.After(latest) {
 		e.report.RenewBefore = latest
@@ -154,7 +154,7 @@ func (r *rings) hold(is ring, e *enrolment) *ring {
 	if r.held[is.identity] == nil {
 		r.held[is.identity] = &is
 	}
-	ring, life := r.held[is.identity], identity.RingLife(e.grant.Life())
+	ring, life := r.held[is.identity], identity.RingLifetime(e.grant.Life())
 	ring.holdTo(e.snap.approved, e.at, life)
 	ring.roll(e.at, life)
 	return ring
@@ -199,8 +199,8 @@ func (r *rings) keep(p policy.Approved, now time.Time) {
 			delete(r.held, id)
 			continue
 		}
-		ring.holdTo(p, now, identity.RingLife(life))
-		ring.roll(now, identity.RingLife(life))
+		ring.holdTo(p, now, identity.RingLifetime(life))
+		ring.roll(now, identity.RingLifetime(life))
 	}
 }
 
@@ -231,9 +231,9 @@ func rolled(keys identity.RingKeys, now time.Time, life time.Duration) identity.
 		return replace(keys, identity.NewRingKeys(now, life))
 	}
 	for due := keys.Current.End().Add(-life); !now.Before(due); due = due.Add(life) {
-		keys = replace(keys, keys.Roll(due, life))
+		keys = replace(keys, keys.Rotate(due, life))
 	}
-	return replace(keys, keys.Trim(now))
+	return replace(keys, keys.WithoutExpired(now))
 }
 
 // replace erases the keys that are not among the next, and gives the next.

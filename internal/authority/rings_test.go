@@ -142,7 +142,7 @@ func TestRingsRoll(t *testing.T) {
 			a := w.open()
 			last := testworld.Must(w.scoring().enrol(direct{a})).Rings
 			for at := asked; at <= 4*time.Hour; at += asked {
-				w.clock.Pass(asked)
+				w.clock.Advance(asked)
 				now := testworld.Must(w.scoring().enrol(direct{a})).Rings
 				for kind, pair := range map[string][2]api.RingKeys{"strict": {last.Strict, now.Strict}, "follow": {last.Follow, now.Follow}} {
 					before, after := pair[0], pair[1]
@@ -278,7 +278,7 @@ func TestRingsNobodyAsksFor(t *testing.T) {
 	w := newWorld(t, withReleases()...)
 	a := w.open()
 	named, removed := testworld.Must(w.scoring().enrol(direct{a})).Identity, testworld.Must(w.newest().enrol(direct{a})).Identity
-	next := w.Sign(w.After(a.current.Load().approved, "[task.scoring.release.\"2026.12\"]\ncontinues = \"2026.11\"\nreference = [ { platform = \"soft\", program = \""+
+	next := w.SignPolicy(w.NextText(a.current.Load().approved, "[task.scoring.release.\"2026.12\"]\ncontinues = \"2026.11\"\nreference = [ { platform = \"soft\", program = \""+
 		wire.Sum([]byte("newest")).String()+"\" } ]\n", ""), "ana", "ben")
 	keys := func(r *ring) []*identity.RingKey { return append(r.strict.Keys(), r.follow.Keys()...) }
 	dropped := keys(a.rings.held[removed])
@@ -292,7 +292,7 @@ func TestRingsNobodyAsksFor(t *testing.T) {
 	if a.rings.held[removed] != nil || !erased(dropped...) {
 		t.Error("keys of a removed release are still there")
 	}
-	w.clock.Pass(2 * time.Hour)
+	w.clock.Advance(2 * time.Hour)
 	a.keepRings(t.Context())
 	if a.rings.held[named] == nil || !erased(kept...) {
 		t.Error("keys of a release that policy names were not rolled, or what was dropped is not erased")
@@ -308,7 +308,7 @@ func TestRingsRollAlone(t *testing.T) {
 	a := w.open()
 	id := testworld.Must(w.scoring().enrol(direct{a})).Identity
 	first := a.rings.held[id].strict.Next.ID()
-	w.clock.Pass(time.Hour)
+	w.clock.Advance(time.Hour)
 	w.serve(a)
 	current := func() identity.RingID {
 		a.rings.mu.Lock()
@@ -327,7 +327,7 @@ func TestRenewalBeforeTheRingEnds(t *testing.T) {
 		for range 50 {
 			r := testworld.Must(w.scoring().enrol(direct{a}))
 			now, _ := w.clock.Read()
-			if latest := r.Rings.Strict.Current.End.Add(-identity.RingLife(life) / 4); r.RenewBefore.After(latest) {
+			if latest := r.Rings.Strict.Current.End.Add(-identity.RingLifetime(life) / 4); r.RenewBefore.After(latest) {
 				t.Errorf("life %s, at %v: got renewal until %v, want %v at the latest", text, now, r.RenewBefore, latest)
 			}
 			if r.RenewAfter.After(r.RenewBefore) || !r.RenewAfter.After(now) {
@@ -335,7 +335,7 @@ func TestRenewalBeforeTheRingEnds(t *testing.T) {
 			}
 			// A certificate is renewed two thirds into its life, which ends in whole seconds.
 			early = early || r.NotAfter.Add(-life/3).Sub(r.RenewAfter) > time.Second
-			w.clock.Pass(7 * time.Minute)
+			w.clock.Advance(7 * time.Minute)
 		}
 		if early != want {
 			t.Errorf("life %s: renewal ahead of the certificate's: got %v, want %v", text, early, want)

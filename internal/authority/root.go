@@ -31,7 +31,7 @@ func (a *Authority) unseal(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("deriving keys: %w", err)
 	}
-	a.root = a.keys.Root()
+	a.root = a.keys.RootDigest()
 	if !hmac.Equal(row.MAC, a.tag(tableRoot, row)) {
 		return wire.Refuse(wire.StoreForeign, "store: row of root", "a changed row", "as this authority wrote it")
 	}

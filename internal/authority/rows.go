@@ -185,5 +185,5 @@ func (a *Authority) keep(ctx context.Context, from wire.Digest, next policy.Appr
 			rows = append(rows, r) // may follow now
 		}
 	}
-	return entry, a.store.Mend(ctx, from, rest, rows)
+	return entry, a.store.ReplaceSteps(ctx, from, rest, rows)
 }

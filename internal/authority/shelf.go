@@ -29,7 +29,7 @@ func (s shelf) Load(ctx context.Context, name string) (d collateral.Document) {
 func (s shelf) Store(ctx context.Context, name string, d collateral.Document) {
 	row, err := s.a.seal(tableCollateral, []byte(name), d)
 	if err == nil {
-		err = s.a.store.KeepCollateral(ctx, store.Collateral{Row: row, OfChip: d.OfChip, Kept: d.Fetched})
+		err = s.a.store.PutCollateral(ctx, store.Collateral{Row: row, OfChip: d.OfChip, Kept: d.Fetched})
 	}
 	if err != nil {
 		s.a.log.Warn("keeping collateral", "name", name, "error", err)

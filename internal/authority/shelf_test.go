@@ -33,7 +33,7 @@ func TestDocumentsAreAuthenticated(t *testing.T) {
 	row := func() store.Row { return testworld.Must(a.store.Collateral(t.Context(), "snp/Milan/crl.der")) }
 	put := func(r store.Row) {
 		t.Helper()
-		if err := a.store.KeepCollateral(t.Context(), store.Collateral{Row: r, Kept: noon}); err != nil {
+		if err := a.store.PutCollateral(t.Context(), store.Collateral{Row: r, Kept: noon}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -80,7 +80,7 @@ func (a *Authority) live(ctx context.Context) (int, error) {
 	if err != nil {
 		now = a.guard.last() // an estimate is enough
 	}
-	return a.store.Live(ctx, now)
+	return a.store.CountUnits(ctx, now)
 }
 
 // swap makes fresh the snapshot in force, if old still is, and ends the polls that wait for
@@ -147,7 +147,7 @@ func (s *snapshot) sharedLeaf(g policy.Grant, at time.Time) (identity.Leaf, erro
 	if leaf, ok := s.shared[name]; ok && at.Before(leaf.RenewAfter) {
 		return leaf, nil
 	}
-	leaf, err := s.issuer.Shared(g, at)
+	leaf, err := s.issuer.SharedLeaf(g, at)
 	if err == nil {
 		s.shared[name] = leaf
 	}
@@ -161,7 +161,7 @@ func (s *snapshot) authorityLeaf(at time.Time) (identity.Leaf, error) {
 	if s.signer.DER != nil && at.Before(s.signer.RenewAfter) {
 		return s.signer, nil
 	}
-	leaf, err := s.issuer.Authority(at)
+	leaf, err := s.issuer.AuthorityLeaf(at)
 	if err == nil {
 		s.signer = leaf
 	}

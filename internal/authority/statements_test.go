@@ -10,7 +10,7 @@ import (
 )
 
 // said is a party's next statement, changed and then signed.
-func (w *world) said(a *Authority, party string, change func(*policy.Statement)) api.Said {
+func (w *world) said(a *Authority, party string, change func(*policy.Statement)) api.SignedStatement {
 	w.T.Helper()
 	snap := a.current.Load()
 	p := snap.approved.Pact("trial")
@@ -21,7 +21,7 @@ func (w *world) said(a *Authority, party string, change func(*policy.Statement))
 	if change != nil {
 		change(&s)
 	}
-	return api.Said{Statement: s.Bytes(), Signature: w.Signature(party, s.Namespace(), string(s.Bytes()))}
+	return api.SignedStatement{Statement: s.Bytes(), Signature: w.Signature(party, s.Namespace(), string(s.Bytes()))}
 }
 
 // TestOwnConsent: with a quorum of one of two parties, the program of a party that
@@ -101,7 +101,7 @@ func TestStatementRate(t *testing.T) {
 		_, err = w.say(a, "north", change)
 		testworld.Refused(t, err, wire.TooMany)
 	}
-	w.clock.Pass(statementEvery)
+	w.clock.Advance(statementEvery)
 	testworld.Must(w.say(a, "north", nil))
 	_, err = w.say(a, "north", nil)
 	testworld.Refused(t, err, wire.TooMany)
@@ -124,7 +124,7 @@ func TestTwoTextsAtOnce(t *testing.T) {
 	for _, a := range []*Authority{one, two} {
 		_, err := w.holder().enrol(direct{a})
 		testworld.Refused(t, err, wire.NoQuorum)
-		for _, again := range []api.Said{approval, withdrawal} { // as after a lost response
+		for _, again := range []api.SignedStatement{approval, withdrawal} { // as after a lost response
 			if h := testworld.Must(a.hear(t.Context(), "trial", again)); h.Head != heard.Head {
 				t.Errorf("got head %v for a statement that was heard, want %v", h.Head, heard.Head)
 			}

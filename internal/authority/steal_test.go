@@ -41,21 +41,21 @@ func TestStolenRoot(t *testing.T) {
 	}{
 		{"the operator as the only owner", func(w *world) policy.Step {
 			w.strangers()
-			return w.Sign(w.text("quorum = 2", "quorum = 1"), "ana")
+			return w.SignPolicy(w.text("quorum = 2", "quorum = 1"), "ana")
 		}},
 		{"a program of the operator's beside the authority's", func(w *world) policy.Step {
 			w.strangers()
-			return w.Sign(w.text(`{ platform = "soft", program = "authority" } ]`,
+			return w.SignPolicy(w.text(`{ platform = "soft", program = "authority" } ]`,
 				fmt.Sprintf(`{ platform = "soft", program = "authority" }, { platform = "soft", program = %q } ]`, evil)), "ana", "ben")
 		}},
 		{"a draft that the founders signed and gave up", func(w *world) policy.Step {
-			return w.Sign(w.text("lifetime = \"30m\"", "lifetime = \"31m\""), "ana", "ben")
+			return w.SignPolicy(w.text("lifetime = \"30m\"", "lifetime = \"31m\""), "ana", "ben")
 		}},
 		{"the founders' draft with one byte more", func(w *world) policy.Step {
-			return w.Sign(w.text()+"#", "ana", "ben")
+			return w.SignPolicy(w.text()+"#", "ana", "ben")
 		}},
 		{"the founders' draft on other machines", func(w *world) policy.Step {
-			return w.Sign(w.text(`machines = "any"`, `machines = ["chip:0123456789abcdef"]`), "ana", "ben")
+			return w.SignPolicy(w.text(`machines = "any"`, `machines = ["chip:0123456789abcdef"]`), "ana", "ben")
 		}},
 	}
 	for _, row := range rows {
@@ -101,7 +101,7 @@ func TestRefusalsNameNoOtherRoot(t *testing.T) {
 	w := newWorld(t)
 	sealed := w.root
 	w.root = wire.Sum([]byte("another"))
-	w.genesis = w.Sign(w.text(), "ana", "ben")
+	w.genesis = w.SignPolicy(w.text(), "ana", "ben")
 	_, err := Open(t.Context(), w.config("authority"))
 	testworld.Refused(t, err, wire.WrongRoot)
 	if err != nil && strings.Contains(err.Error(), sealed.Hex()) {
@@ -134,7 +134,7 @@ func TestInitAgain(t *testing.T) {
 	_, err = Open(t.Context(), w.config("authority")) // under the genesis of before
 	testworld.Refused(t, err, wire.WrongDraft)
 	w.root = root
-	w.genesis = w.Sign(w.text(corrected...), "ana", "ben")
+	w.genesis = w.SignPolicy(w.text(corrected...), "ana", "ben")
 	w.open()
 	_, err = w.initAgain(corrected...)
 	testworld.Refused(t, err, wire.StoreForeign)
@@ -175,8 +175,8 @@ func TestFirstFormat(t *testing.T) {
 		t.Fatal(err)
 	}
 	db.Close()
-	w.root = a.keys.Root()
-	w.genesis = w.Sign(w.text(), "ana", "ben")
+	w.root = a.keys.RootDigest()
+	w.genesis = w.SignPolicy(w.text(), "ana", "ben")
 	_, err := Open(t.Context(), w.config("authority"))
 	testworld.Refused(t, err, wire.RootUnbound)
 }

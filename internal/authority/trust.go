@@ -26,24 +26,24 @@ const trustNonce = 32
 
 // trust answers what a client needs to trust a task or one identity, with fresh
 // evidence of our own bound to the client's nonce.
-func (a *Authority) trust(ctx context.Context, from netip.Addr, q url.Values) (api.TrustAnswer, error) {
+func (a *Authority) trust(ctx context.Context, from netip.Addr, q url.Values) (api.TrustResponse, error) {
 	nonce, err := hex.DecodeString(q.Get("nonce"))
 	if err != nil || len(nonce) != trustNonce {
-		return api.TrustAnswer{}, wire.Refuse(wire.BadRequest, "trust: nonce", q.Get("nonce"), "64 hexadecimal digits")
+		return api.TrustResponse{}, wire.Refuse(wire.BadRequest, "trust: nonce", q.Get("nonce"), "64 hexadecimal digits")
 	}
 	asked := len(q) - 1 // beside the nonce
 	if q.Has("credential") {
 		asked--
 	}
 	if asked != 1 {
-		return api.TrustAnswer{}, wire.Refuse(wire.BadRequest, "trust: task, group or id", "several or none", "one of them")
+		return api.TrustResponse{}, wire.Refuse(wire.BadRequest, "trust: task, group or id", "several or none", "one of them")
 	}
 	if err := a.behind(); err != nil {
-		return api.TrustAnswer{}, err
+		return api.TrustResponse{}, err
 	}
 	snap := a.current.Load()
 	if snap.unnamed != nil {
-		return api.TrustAnswer{}, wire.Refuse(wire.Unavailable, "authority", snap.unnamed, "an authority that policy names")
+		return api.TrustResponse{}, wire.Refuse(wire.Unavailable, "authority", snap.unnamed, "an authority that policy names")
 	}
 	var found []identity.Identity
 	switch {
@@ -55,17 +55,17 @@ func (a *Authority) trust(ctx context.Context, from netip.Addr, q url.Values) (a
 		found, err = snap.identityOf(q.Get("id"))
 	}
 	if err != nil {
-		return api.TrustAnswer{}, err
+		return api.TrustResponse{}, err
 	}
 	credential, err := hex.DecodeString(q.Get("credential"))
 	if err != nil || len(credential) > maxCredential {
-		return api.TrustAnswer{}, wire.Refuse(wire.BadRequest, "trust: credential", len(q.Get("credential")), "at most 2048 hexadecimal digits")
+		return api.TrustResponse{}, wire.Refuse(wire.BadRequest, "trust: credential", len(q.Get("credential")), "at most 2048 hexadecimal digits")
 	}
 	evidence, err := a.evidence(ctx, from, a.trustData(nonce, snap.approved), credential)
 	if err != nil {
-		return api.TrustAnswer{}, err
+		return api.TrustResponse{}, err
 	}
-	answer := api.TrustAnswer{Authority: snap.issuer.AuthorityRoot(), History: a.proveHistory(snap, 0), Evidence: evidence}
+	answer := api.TrustResponse{Authority: snap.issuer.AuthorityRoot(), History: a.proveHistory(snap, 0), Evidence: evidence}
 	for _, id := range found {
 		answer.Identities = append(answer.Identities, api.TrustIdentity{
 			Task: id.Task, Release: id.Release, Group: id.Group, ID: id.ID, Root: id.Root, Cross: id.Cross,
@@ -119,10 +119,10 @@ const maxCredential = 1024
 // is one, and with the endorsements that
 // a client needs to appraise it.
 func (a *Authority) evidence(ctx context.Context, from netip.Addr, data attest.ReportData, credential []byte) (json.RawMessage, error) {
-	if err := a.trusts.Wait(ctx, from, ""); err != nil {
+	if err := a.trusts.Acquire(ctx, from, ""); err != nil {
 		return nil, err
 	}
-	defer a.trusts.Done()
+	defer a.trusts.Release()
 	evidence, err := attest.Answer(ctx, a.attester, data, credential)
 	if err != nil {
 		return nil, fmt.Errorf("attesting ourselves: %w", err)

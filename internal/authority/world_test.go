@@ -57,7 +57,7 @@ reference = [ { platform = "soft", program = "scoring", args = ["--model", "m.js
 func (w *world) wait(a *Authority, d time.Duration) {
 	w.T.Helper()
 	for step := 50 * time.Second; d > 0; d -= step {
-		w.clock.Pass(min(step, d))
+		w.clock.Advance(min(step, d))
 		if err := a.catchUp(w.T.Context()); err != nil {
 			w.T.Fatal(err)
 		}
@@ -106,7 +106,7 @@ func newWorldAt(t testing.TB, dsn string, vendor *attesttest.Vendor, chip *attes
 func (w *world) found(edits ...string) {
 	w.T.Helper()
 	w.root = w.init(w.dsn, "authority", edits...).Root
-	w.genesis = w.Sign(w.text(edits...), "ana", "ben")
+	w.genesis = w.SignPolicy(w.text(edits...), "ana", "ben")
 }
 
 // draft is the genesis of these edits without a root.
@@ -156,7 +156,7 @@ func (w *world) text(edits ...string) string {
 	if !w.root.IsZero() {
 		root = w.root.String()
 	}
-	return w.Text(root, tasks, append([]string{testworld.Created, "created      = 2026-11-22T09:00:00Z\n",
+	return w.PolicyText(root, tasks, append([]string{testworld.Created, "created      = 2026-11-22T09:00:00Z\n",
 		"quorum = 1", "quorum = 2", `delay = "0s"`, `delay = "1h"`}, edits...)...)
 }
 

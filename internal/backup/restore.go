@@ -50,8 +50,8 @@ func ParseRequest(b []byte) (Request, error) {
 	return r, nil
 }
 
-// Asker is who asks an owner for his share, and by what he is judged.
-type Asker struct {
+// RestoringTEE is who asks an owner for his share, and by what he is judged.
+type RestoringTEE struct {
 	Request  Request
 	Approved policy.Approved // the newest policy the owner knows
 	Verifier *attest.Verifier
@@ -60,9 +60,9 @@ type Asker struct {
 	Endorsements attest.Endorsements
 }
 
-// admit appraises the TEE that asks: an authority by the owners' newest policy.
+// appraise appraises the TEE that asks: an authority by the owners' newest policy.
 // Where that is to be challenged, only who opens the challenge is.
-func (a Asker) admit() (attest.Challenge, error) {
+func (a RestoringTEE) appraise() (attest.Challenge, error) {
 	var evidence attest.Evidence
 	if err := evidence.UnmarshalJSON(a.Request.Evidence); err != nil {
 		return attest.Challenge{}, err
@@ -79,64 +79,64 @@ func (a Asker) admit() (attest.Challenge, error) {
 // Unlock opens an owner's share and seals it to the TEE that asks. It refuses,
 // before it opens anything, a TEE that the policy does not name as authority and
 // a share for another root or other owners than the policy's.
-func Unlock(s Share, id age.Identity, asker Asker) (Share, error) {
+func Unlock(s Share, id age.Identity, asker RestoringTEE) (Share, error) {
 	if s.Schema != SchemaShare {
 		return Share{}, malformed("schema", s.Schema, SchemaShare)
 	}
-	if err := s.For(asker.Approved); err != nil {
+	if err := s.CheckPolicy(asker.Approved); err != nil {
 		return Share{}, err
 	}
-	challenge, err := asker.admit()
+	challenge, err := asker.appraise()
 	if err != nil {
 		return Share{}, fmt.Errorf("judging the TEE that asks: %w", err)
 	}
 	r, err := age.Decrypt(bytes.NewReader(s.Sealed), id)
 	if err != nil {
-		return Share{}, wire.Refuse(wire.BadShare, s.name(), err, "one sealed to this key")
+		return Share{}, wire.Refuse(wire.BadShare, s.label(), err, "one sealed to this key")
 	}
 	plain, err := io.ReadAll(io.LimitReader(r, wire.MaxShare))
 	defer clear(plain)
 	if err != nil {
-		return Share{}, wire.Refuse(wire.BadShare, s.name(), err, "an age file, whole")
+		return Share{}, wire.Refuse(wire.BadShare, s.label(), err, "an age file, whole")
 	}
-	if err := s.verify(plain); err != nil {
+	if err := s.verifyCommitments(plain); err != nil {
 		return Share{}, err
 	}
 	key, err := hpke.MLKEM768X25519().NewPublicKey(asker.Request.Key)
 	if err != nil {
 		return Share{}, wire.Refuse(wire.Malformed, "restore request: key", err, "MLKEM768-X25519, 1216 bytes")
 	}
-	hidden, err := s.hide(plain, challenge)
+	hidden, err := s.encryptForChallenge(plain, challenge)
 	if err != nil {
-		return Share{}, fmt.Errorf("sealing the %s: %w", s.name(), err)
+		return Share{}, fmt.Errorf("sealing the %s: %w", s.label(), err)
 	}
-	enc, sender, err := hpke.NewSender(key, hpke.HKDFSHA256(), hpke.AES256GCM(), s.info())
+	enc, sender, err := hpke.NewSender(key, hpke.HKDFSHA256(), hpke.AES256GCM(), s.hpkeInfo())
 	if err == nil {
 		s.Sealed, err = sender.Seal(nil, hidden)
 	}
 	if err != nil {
-		return Share{}, fmt.Errorf("sealing the %s: %w", s.name(), err)
+		return Share{}, fmt.Errorf("sealing the %s: %w", s.label(), err)
 	}
 	s.Schema, s.Encapsulated, s.Credential = SchemaUnlocked, enc, challenge.Credential
 	return s, nil
 }
 
-// hide encrypts what is sealed under the secret of a challenge, if there is one:
+// encryptForChallenge encrypts what is sealed under the secret of a challenge, if there is one:
 // it is given to the device that opens the challenge, not to whoever knows the
 // request's key.
-func (s Share) hide(plain []byte, c attest.Challenge) ([]byte, error) {
+func (s Share) encryptForChallenge(plain []byte, c attest.Challenge) ([]byte, error) {
 	if c.Secret() == nil {
 		return plain, nil
 	}
-	aead, err := s.cipher(c.Secret())
+	aead, err := s.challengeCipher(c.Secret())
 	if err != nil {
 		return nil, err
 	}
 	return aead.Seal(nil, nil, plain, nil), nil
 }
 
-// cipher is that of one share under the secret of a challenge.
-func (s Share) cipher(secret []byte) (cipher.AEAD, error) {
+// challengeCipher is that of one share under the secret of a challenge.
+func (s Share) challengeCipher(secret []byte) (cipher.AEAD, error) {
 	digest := s.Digest()
 	key, err := hkdf.Key(sha256.New, secret, nil, string(wire.Frame(wire.LabelHiddenShare, digest[:], []byte{byte(s.Number)})), 32)
 	if err != nil {
@@ -150,48 +150,48 @@ func (s Share) cipher(secret []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// info is the HPKE info of an unlocked share.
-func (s Share) info() []byte {
+// hpkeInfo is the HPKE info of an unlocked share.
+func (s Share) hpkeInfo() []byte {
 	digest := s.Digest()
 	return wire.Frame(wire.LabelSealedShare, digest[:], []byte{byte(s.Number)})
 }
 
-// For refuses a share of another root or draft, and one for owners that are not
+// CheckPolicy refuses a share of another root or draft, and one for owners that are not
 // those of the policy any more.
-func (s Share) For(approved policy.Approved) error {
+func (s Share) CheckPolicy(approved policy.Approved) error {
 	if !approved.OK() {
 		return wire.Refuse(wire.BadPolicy, "restore: policy", "none", "a history from the pinned genesis")
 	}
 	doc := approved.Document()
 	switch {
 	case s.Draft != approved.Draft():
-		return wire.Refuse(wire.WrongDraft, s.name()+": draft of the first policy", s.Draft, approved.Draft())
+		return wire.Refuse(wire.WrongDraft, s.label()+": draft of the first policy", s.Draft, approved.Draft())
 	case s.Genesis != approved.Genesis():
-		return wire.Refuse(wire.WrongGenesis, s.name()+": genesis", s.Genesis, approved.Genesis())
+		return wire.Refuse(wire.WrongGenesis, s.label()+": genesis", s.Genesis, approved.Genesis())
 	case s.Root != doc.Authority.Root:
-		return wire.Refuse(wire.WrongRoot, s.name()+": authority root", "another than the policy's", doc.Authority.Root)
+		return wire.Refuse(wire.WrongRoot, s.label()+": authority root", "another than the policy's", doc.Authority.Root)
 	case !approved.Knows(s.Head) || s.Head.IsZero():
-		return wire.Refuse(wire.Behind, s.name()+": policy head", s.Head, "a history that has come as far")
+		return wire.Refuse(wire.Behind, s.label()+": policy head", s.Head, "a history that has come as far")
 	case s.Owners != doc.Owners.Digest():
-		return wire.Refuse(wire.StaleShare, s.name()+": owners", s.Owners, doc.Owners.Digest())
+		return wire.Refuse(wire.StaleShare, s.label()+": owners", s.Owners, doc.Owners.Digest())
 	case len(s.Commitments) != doc.Owners.Quorum || s.Count != len(doc.Owners.Keys) || doc.Owners.Keys[s.Number-1].Name != s.Owner:
-		return wire.Refuse(wire.BadShare, s.name(), "another owner, number or quorum", "those of the policy it names")
+		return wire.Refuse(wire.BadShare, s.label(), "another owner, number or quorum", "those of the policy it names")
 	}
 	return nil
 }
 
-// verify holds the opened value against the commitments.
-func (s Share) verify(plain []byte) error {
-	value, err := s.open(plain)
+// verifyCommitments holds the opened value against the commitments.
+func (s Share) verifyCommitments(plain []byte) error {
+	value, err := s.parsePlaintext(plain)
 	if err != nil {
 		return err
 	}
-	points, err := s.commitments()
+	points, err := s.parseCommitments()
 	if err != nil {
 		return err
 	}
-	if !secretsharing.Verify(uint(len(points)-1), s.raw(value), points) {
-		return wire.Refuse(wire.BadShare, s.name(), "a value that its commitments do not hold", "the one that was sealed")
+	if !secretsharing.Verify(uint(len(points)-1), s.toShamir(value), points) {
+		return wire.Refuse(wire.BadShare, s.label(), "a value that its commitments do not hold", "the one that was sealed")
 	}
 	return nil
 }
@@ -207,7 +207,7 @@ type Keys struct {
 // Combine opens shares with the TEE's keys and restores the secret, with the header
 // that all shares bear. It refuses fewer than a quorum, repeated shares, shares of
 // several backups, and whatever does not give the root and the mark of that
-// header. It asks no policy: the caller holds the header against one with [Share.For]
+// header. It asks no policy: the caller holds the header against one with [Share.CheckPolicy]
 // when the header is known to be of the root's own making.
 func Combine(shares []Share, keys Keys) (identity.Secret, Header, error) {
 	raw := make([]secretsharing.Share, 0, len(shares))
@@ -215,14 +215,14 @@ func Combine(shares []Share, keys Keys) (identity.Secret, Header, error) {
 	for _, s := range shares {
 		switch {
 		case s.Schema != SchemaUnlocked:
-			return identity.Secret{}, Header{}, wire.Refuse(wire.BadShare, s.name(), "sealed to its owner", "what `cohort authority unlock` made of it")
+			return identity.Secret{}, Header{}, wire.Refuse(wire.BadShare, s.label(), "sealed to its owner", "what `cohort authority unlock` made of it")
 		case seen[s.Number]:
-			return identity.Secret{}, Header{}, wire.Refuse(wire.BadShare, s.name(), "given twice", "each share once")
+			return identity.Secret{}, Header{}, wire.Refuse(wire.BadShare, s.label(), "given twice", "each share once")
 		case s.Digest() != shares[0].Digest():
-			return identity.Secret{}, Header{}, wire.Refuse(wire.BadShare, s.name()+": backup", s.ID+" of "+s.Created.Format(time.RFC3339), shares[0].ID+" of "+shares[0].Created.Format(time.RFC3339)+", as the "+shares[0].name())
+			return identity.Secret{}, Header{}, wire.Refuse(wire.BadShare, s.label()+": backup", s.ID+" of "+s.Created.Format(time.RFC3339), shares[0].ID+" of "+shares[0].Created.Format(time.RFC3339)+", as the "+shares[0].label())
 		}
 		seen[s.Number] = true
-		value, err := s.unseal(keys)
+		value, err := s.openUnlocked(keys)
 		if err != nil {
 			return identity.Secret{}, Header{}, err
 		}
@@ -231,64 +231,64 @@ func Combine(shares []Share, keys Keys) (identity.Secret, Header, error) {
 	if len(raw) == 0 || len(raw) < len(shares[0].Commitments) {
 		return identity.Secret{}, Header{}, wire.Refuse(wire.NoQuorum, "restore: shares", len(raw), "a quorum of the owners")
 	}
-	secret, err := recovered(shares[0], raw)
+	secret, err := combineSecret(shares[0], raw)
 	return secret, shares[0].Header, err
 }
 
-// unseal opens an unlocked share.
-func (s Share) unseal(keys Keys) (secretsharing.Share, error) {
+// openUnlocked opens an unlocked share.
+func (s Share) openUnlocked(keys Keys) (secretsharing.Share, error) {
 	var none secretsharing.Share
-	recipient, err := hpke.NewRecipient(s.Encapsulated, keys.Private, hpke.HKDFSHA256(), hpke.AES256GCM(), s.info())
+	recipient, err := hpke.NewRecipient(s.Encapsulated, keys.Private, hpke.HKDFSHA256(), hpke.AES256GCM(), s.hpkeInfo())
 	var hidden []byte
 	if err == nil {
 		hidden, err = recipient.Open(nil, s.Sealed)
 	}
 	defer clear(hidden)
 	if err != nil {
-		return none, wire.Refuse(wire.BadShare, s.name(), err, "one unlocked for this very request")
+		return none, wire.Refuse(wire.BadShare, s.label(), err, "one unlocked for this very request")
 	}
-	plain, err := s.show(hidden, keys)
+	plain, err := s.decryptWithChallenge(hidden, keys)
 	defer clear(plain)
 	if err != nil {
 		return none, err
 	}
-	if err := s.verify(plain); err != nil {
+	if err := s.verifyCommitments(plain); err != nil {
 		return none, err
 	}
-	value, err := s.open(plain)
+	value, err := s.parsePlaintext(plain)
 	if err != nil {
 		return none, err
 	}
-	return s.raw(value), nil
+	return s.toShamir(value), nil
 }
 
-// show is the inverse of hide.
-func (s Share) show(hidden []byte, keys Keys) ([]byte, error) {
+// decryptWithChallenge is the inverse of hide.
+func (s Share) decryptWithChallenge(hidden []byte, keys Keys) ([]byte, error) {
 	if s.Credential == nil {
 		return hidden, nil
 	}
 	if keys.Open == nil {
-		return nil, wire.Refuse(wire.BadShare, s.name(), "one for a TEE that is challenged", "one unlocked for this very request")
+		return nil, wire.Refuse(wire.BadShare, s.label(), "one for a TEE that is challenged", "one unlocked for this very request")
 	}
 	secret, err := keys.Open(s.Credential)
 	defer clear(secret)
 	if err != nil {
-		return nil, fmt.Errorf("opening the credential of the %s: %w", s.name(), err)
+		return nil, fmt.Errorf("opening the credential of the %s: %w", s.label(), err)
 	}
-	aead, err := s.cipher(secret)
+	aead, err := s.challengeCipher(secret)
 	if err != nil {
 		return nil, err
 	}
 	plain, err := aead.Open(nil, nil, hidden, nil)
 	if err != nil {
-		return nil, wire.Refuse(wire.BadShare, s.name(), err, "one unlocked for this very request")
+		return nil, wire.Refuse(wire.BadShare, s.label(), err, "one unlocked for this very request")
 	}
 	return plain, nil
 }
 
-// recovered puts the secret together and demands the root and the mark that
+// combineSecret puts the secret together and demands the root and the mark that
 // the shares carry: commitments alone could all be forged together.
-func recovered(first Share, raw []secretsharing.Share) (identity.Secret, error) {
+func combineSecret(first Share, raw []secretsharing.Share) (identity.Secret, error) {
 	scalar, err := secretsharing.Recover(uint(len(first.Commitments)-1), raw)
 	if err != nil {
 		return identity.Secret{}, fmt.Errorf("combining the shares: %w", err)
@@ -309,10 +309,10 @@ func recovered(first Share, raw []secretsharing.Share) (identity.Secret, error) 
 	if err != nil {
 		return identity.Secret{}, err
 	}
-	if keys.Root() != first.Root {
+	if keys.RootDigest() != first.Root {
 		return identity.Secret{}, wire.Refuse(wire.WrongRoot, "restore: root of the shares together", "another than theirs", first.Root)
 	}
-	if !hmac.Equal(first.Mark, Mark(keys, first.Header)) {
+	if !hmac.Equal(first.Mark, MarkBackup(keys, first.Header)) {
 		return identity.Secret{}, wire.Refuse(wire.BadShare, "restore: mark of the backup", "another", "one made under this root")
 	}
 	return secret, nil

@@ -102,7 +102,7 @@ func Parse(b []byte) (Share, error) {
 	if err := json.Unmarshal(b, &s); err != nil || !bytes.Equal(s.Bytes(), b) {
 		return Share{}, malformed("encoding", "another", "a file of `cohort authority backup`, unchanged")
 	}
-	if err := s.check(); err != nil {
+	if err := s.validate(); err != nil {
 		return Share{}, err
 	}
 	return s, nil
@@ -112,7 +112,7 @@ func malformed(rule string, got, want any) error {
 	return wire.Refuse(wire.Malformed, "share: "+rule, got, want)
 }
 
-func (s Share) check() error {
+func (s Share) validate() error {
 	id, err := hex.DecodeString(s.ID)
 	quorum := len(s.Commitments)
 	switch {
@@ -134,14 +134,14 @@ func (s Share) check() error {
 		return malformed("number of commitments", quorum, "1 to the number of owners")
 	case s.Number < 1 || s.Number > s.Count:
 		return malformed("number", s.Number, "1 to the number of owners")
-	case !wire.NameOK(s.Owner):
+	case !wire.ValidName(s.Owner):
 		return malformed("owner", s.Owner, "a name")
 	}
 	return nil
 }
 
-// commitments reads the points, each of the one encoding and none the identity.
-func (h Header) commitments() (secretsharing.SecretCommitment, error) {
+// parseCommitments reads the points, each of the one encoding and none the identity.
+func (h Header) parseCommitments() (secretsharing.SecretCommitment, error) {
 	points := make(secretsharing.SecretCommitment, len(h.Commitments))
 	for i, b := range h.Commitments {
 		points[i] = curve.NewElement()
@@ -155,25 +155,25 @@ func (h Header) commitments() (secretsharing.SecretCommitment, error) {
 	return points, nil
 }
 
-// name is the share in errors.
-func (s Share) name() string { return "share of " + s.Owner }
+// label is the share in errors.
+func (s Share) label() string { return "share of " + s.Owner }
 
-// plain is what is sealed: the header's digest, the number and the value, so
+// encodePlaintext is what is sealed: the header's digest, the number and the value, so
 // that no share stands under another header or number.
-func (s Share) plain(value []byte) []byte {
+func (s Share) encodePlaintext(value []byte) []byte {
 	digest := s.Digest()
 	return wire.Frame(wire.LabelShare, digest[:], []byte{byte(s.Number)}, value)
 }
 
-// open reads what was sealed.
-func (s Share) open(plain []byte) (value group.Scalar, err error) {
+// parsePlaintext reads what was sealed.
+func (s Share) parsePlaintext(plain []byte) (value group.Scalar, err error) {
 	fields, err := wire.Unframe(wire.LabelShare, plain, 3)
 	if err != nil {
 		return nil, err
 	}
 	digest := s.Digest()
 	if !bytes.Equal(fields[0], digest[:]) || !bytes.Equal(fields[1], []byte{byte(s.Number)}) {
-		return nil, wire.Refuse(wire.BadShare, s.name(), "sealed for another header or number", "its own")
+		return nil, wire.Refuse(wire.BadShare, s.label(), "sealed for another header or number", "its own")
 	}
 	value = curve.NewScalar()
 	if len(fields[2]) != valueSize || value.UnmarshalBinary(fields[2]) != nil {
@@ -185,7 +185,7 @@ func (s Share) open(plain []byte) (value group.Scalar, err error) {
 	return value, nil
 }
 
-// raw is the share as the library takes it.
-func (s Share) raw(value group.Scalar) secretsharing.Share {
+// toShamir is the share as the library takes it.
+func (s Share) toShamir(value group.Scalar) secretsharing.Share {
 	return secretsharing.Share{ID: curve.NewScalar().SetUint64(uint64(s.Number)), Value: value}
 }

@@ -47,9 +47,9 @@ func newHouse(t testing.TB) *house {
 	for _, name := range w.Owners {
 		h.ids[name] = testworld.Must(agessh.NewEd25519Identity(w.Keys[name].Private))
 	}
-	text := w.Text(testworld.Must(identity.Derive(h.secret)).Root().String(), "", "quorum = 1", "quorum = 2", "OWNERS",
-		fmt.Sprintf("%s, { name = \"ben\", ssh = %q, age = %q }, %s", w.Rows("ana"), w.Keys["ben"].Line(), ben.Recipient(), w.Rows("eva")))
-	h.approved = testworld.Must(policy.Genesis(wire.Sum([]byte(text)), w.Sign(text, "ana", "ben")))
+	text := w.PolicyText(testworld.Must(identity.Derive(h.secret)).RootDigest().String(), "", "quorum = 1", "quorum = 2", "OWNERS",
+		fmt.Sprintf("%s, { name = \"ben\", ssh = %q, age = %q }, %s", w.OwnerRows("ana"), w.Keys["ben"].AuthorizedKey(), ben.Recipient(), w.OwnerRows("eva")))
+	h.approved = testworld.Must(policy.Genesis(wire.Sum([]byte(text)), w.SignPolicy(text, "ana", "ben")))
 	return h
 }
 
@@ -71,7 +71,7 @@ func (h *house) opened(t testing.TB, s Share) []byte {
 // unlocked is a share for a TEE's key, sealed as [Unlock] does it.
 func (h *house) unlocked(t testing.TB, s Share, plain []byte, key hpke.PublicKey) Share {
 	t.Helper()
-	enc, sender := must2(hpke.NewSender(key, hpke.HKDFSHA256(), hpke.AES256GCM(), s.info()))
+	enc, sender := must2(hpke.NewSender(key, hpke.HKDFSHA256(), hpke.AES256GCM(), s.hpkeInfo()))
 	s.Schema, s.Encapsulated, s.Sealed = SchemaUnlocked, enc, testworld.Must(sender.Seal(nil, plain))
 	return s
 }
@@ -114,7 +114,7 @@ func TestForgedTogether(t *testing.T) {
 		plain := h.opened(t, s)
 		fields := testworld.Must(wire.Unframe(wire.LabelShare, plain, 3))
 		s.Root = h.approved.Document().Authority.Root
-		open = append(open, h.unlocked(t, s, s.plain(fields[2]), key.PublicKey()))
+		open = append(open, h.unlocked(t, s, s.encodePlaintext(fields[2]), key.PublicKey()))
 	}
 	_, _, err := Combine(open, Keys{Private: key})
 	testworld.Refused(t, err, wire.WrongRoot)
@@ -182,11 +182,11 @@ func TestParseRefusals(t *testing.T) {
 func TestCommitmentRefusals(t *testing.T) {
 	good := testworld.Must(newHouse(t).split())[0]
 	identityPoint := make([]byte, commitmentSize)
-	long := testworld.Must(testworld.Must(good.commitments())[0].MarshalBinary())
+	long := testworld.Must(testworld.Must(good.parseCommitments())[0].MarshalBinary())
 	for _, bad := range [][]byte{nil, {0}, identityPoint, long, good.Commitments[0][:48]} {
 		s := good
 		s.Commitments = [][]byte{bad, good.Commitments[1]}
-		_, err := s.commitments()
+		_, err := s.parseCommitments()
 		testworld.Refused(t, err, wire.Malformed)
 	}
 }
@@ -210,7 +210,7 @@ func TestVector(t *testing.T) {
 	if want := string(testworld.Must(os.ReadFile("testdata/vectors/share.expect"))); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
-	if err := s.verify(plain); err != nil {
+	if err := s.verifyCommitments(plain); err != nil {
 		t.Errorf("verifying the vector: %v", err)
 	}
 }
@@ -244,8 +244,8 @@ func FuzzParse(f *testing.F) {
 		if !bytes.Equal(s.Bytes(), b) {
 			t.Error("got other bytes back")
 		}
-		if _, err := s.commitments(); err == nil {
-			_ = s.verify(b)
+		if _, err := s.parseCommitments(); err == nil {
+			_ = s.verifyCommitments(b)
 		}
 		_ = s.Digest()
 	})
@@ -254,9 +254,9 @@ func FuzzParse(f *testing.F) {
 // FuzzOpen reads what an owner's key opened: anybody can seal anything to him.
 func FuzzOpen(f *testing.F) {
 	s := testworld.Must(Parse(testworld.Must(os.ReadFile(vector))))
-	f.Add(s.plain(make([]byte, valueSize)))
+	f.Add(s.encodePlaintext(make([]byte, valueSize)))
 	f.Fuzz(func(t *testing.T, plain []byte) {
-		if value, err := s.open(plain); err == nil && !bytes.Equal(s.plain(testworld.Must(value.MarshalBinary())), plain) {
+		if value, err := s.parsePlaintext(plain); err == nil && !bytes.Equal(s.encodePlaintext(testworld.Must(value.MarshalBinary())), plain) {
 			t.Error("got other bytes back")
 		}
 	})

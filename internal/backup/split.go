@@ -38,7 +38,7 @@ func Split(secret identity.Secret, draft wire.Digest, approved policy.Approved, 
 	}
 	sharing := secretsharing.New(rand.Reader, uint(doc.Owners.Quorum-1), scalar)
 	header := Header{
-		TrustDomain: doc.TrustDomain, Genesis: approved.Genesis(), Root: keys.Root(), Draft: draft, ID: newID(), Created: at.UTC().Truncate(time.Second),
+		TrustDomain: doc.TrustDomain, Genesis: approved.Genesis(), Root: keys.RootDigest(), Draft: draft, ID: newID(), Created: at.UTC().Truncate(time.Second),
 		Head: approved.Head(), Owners: doc.Owners.Digest(), Count: len(doc.Owners.Keys),
 	}
 	for _, point := range sharing.CommitSecret() {
@@ -50,17 +50,17 @@ func Split(secret identity.Secret, draft wire.Digest, approved policy.Approved, 
 	}
 	shares := make([]Share, header.Count)
 	for i, raw := range sharing.Share(uint(header.Count)) {
-		shares[i] = Share{Schema: SchemaShare, Header: header, Mark: Mark(keys, header), Owner: doc.Owners.Keys[i].Name, Number: i + 1}
-		if err := shares[i].seal(raw, recipients[i]); err != nil {
+		shares[i] = Share{Schema: SchemaShare, Header: header, Mark: MarkBackup(keys, header), Owner: doc.Owners.Keys[i].Name, Number: i + 1}
+		if err := shares[i].sealTo(raw, recipients[i]); err != nil {
 			return nil, err
 		}
 	}
 	return shares, nil
 }
 
-// Mark is the authority's own sign that it made a backup: whoever shows it has
+// MarkBackup is the authority's own sign that it made a backup: whoever shows it has
 // seen one of its shares.
-func Mark(keys *identity.Keys, h Header) []byte {
+func MarkBackup(keys *identity.Keys, h Header) []byte {
 	digest := h.Digest()
 	return keys.RowMAC(wire.LabelBackup, digest[:])
 }
@@ -102,13 +102,13 @@ func recipientOf(owner policy.Owner) (age.Recipient, error) {
 	return agessh.NewEd25519Recipient(owner.Key)
 }
 
-// seal encrypts the value to the share's owner.
-func (s *Share) seal(raw secretsharing.Share, to age.Recipient) error {
+// sealTo encrypts the value to the share's owner.
+func (s *Share) sealTo(raw secretsharing.Share, to age.Recipient) error {
 	value, err := raw.Value.MarshalBinary()
 	if err != nil {
-		return fmt.Errorf("encoding the %s: %w", s.name(), err)
+		return fmt.Errorf("encoding the %s: %w", s.label(), err)
 	}
-	plain := s.plain(value)
+	plain := s.encodePlaintext(value)
 	defer clear(plain)
 	defer clear(value)
 	var sealed bytes.Buffer
@@ -120,7 +120,7 @@ func (s *Share) seal(raw secretsharing.Share, to age.Recipient) error {
 		err = w.Close()
 	}
 	if err != nil {
-		return fmt.Errorf("sealing the %s: %w", s.name(), err)
+		return fmt.Errorf("sealing the %s: %w", s.label(), err)
 	}
 	s.Sealed = sealed.Bytes()
 	return nil

@@ -45,11 +45,11 @@ const Indeterminate = -1
 // HTTP/1.1 could not carry.
 func AppendRequest(b []byte, h Head) ([]byte, error) {
 	for _, part := range []string{h.Scheme, h.Authority, h.Path} {
-		if !visible(part) {
+		if !isVisible(part) {
 			return nil, wire.Refuse(wire.BadRequest, "request: URL", part, "visible ASCII")
 		}
 	}
-	if !token(h.Method) {
+	if !isToken(h.Method) {
 		return nil, wire.Refuse(wire.BadRequest, "request: method", h.Method, "a token")
 	}
 	b = appendFraming(b, h, knownRequest)
@@ -105,11 +105,11 @@ func appendSection(b []byte, fields http.Header, length int64) ([]byte, error) {
 		if hopByHop[name] {
 			continue
 		}
-		if !token(name) {
+		if !isToken(name) {
 			return nil, wire.Refuse(wire.BadRequest, "field: name", name, "a token")
 		}
 		for _, value := range values {
-			if !fieldValue(value) {
+			if !isFieldValue(value) {
 				return nil, wire.Refuse(wire.BadRequest, "field: value of "+name, "control characters, or spaces around it", "neither")
 			}
 			b = appendString(appendLower(b, name), value)
@@ -180,8 +180,8 @@ type parser struct {
 	err   error
 }
 
-// cut is fail where the message ends too soon.
-func (p *parser) cut(rule string, got, want any) {
+// failTruncated is fail where the message ends too soon.
+func (p *parser) failTruncated(rule string, got, want any) {
 	p.short = p.short || p.more && p.err == nil
 	p.fail(rule, got, want)
 }
@@ -195,7 +195,7 @@ func (p *parser) fail(rule string, got, want any) {
 
 func (p *parser) integer() uint64 {
 	if len(p.rest) == 0 || len(p.rest) < 1<<(p.rest[0]>>6) {
-		p.cut("integer", "a cut one", "all its bytes")
+		p.failTruncated("integer", "a cut one", "all its bytes")
 		return 0
 	}
 	v, rest, err := ParseVarint(p.rest)
@@ -210,7 +210,7 @@ func (p *parser) integer() uint64 {
 func (p *parser) bytes() []byte {
 	n := p.integer()
 	if n > uint64(len(p.rest)) {
-		p.cut("length", n, "within the message")
+		p.failTruncated("length", n, "within the message")
 		return nil
 	}
 	b := p.rest[:n]
@@ -218,10 +218,10 @@ func (p *parser) bytes() []byte {
 	return b
 }
 
-// text takes a string of visible ASCII.
-func (p *parser) text(what string) string {
+// visibleText takes a string of visible ASCII.
+func (p *parser) visibleText(what string) string {
 	s := string(p.bytes())
-	if !visible(s) {
+	if !isVisible(s) {
 		p.fail(what, s, "visible ASCII")
 	}
 	return s
@@ -261,12 +261,12 @@ func (p *parser) request() Head {
 	if framing != knownRequest && framing != indeterminateRequest {
 		p.fail("framing indicator", framing, "a request's")
 	}
-	h := Head{Method: p.text("method"), Scheme: p.text("scheme"), Authority: p.text("authority"), Path: p.text("path")}
-	if p.err == nil && !token(h.Method) {
+	h := Head{Method: p.visibleText("method"), Scheme: p.visibleText("scheme"), Authority: p.visibleText("authority"), Path: p.visibleText("path")}
+	if p.err == nil && !isToken(h.Method) {
 		p.fail("method", h.Method, "a token")
 	}
 	p.known = framing == knownRequest
-	p.head(&h)
+	p.readHead(&h)
 	return h
 }
 
@@ -292,13 +292,13 @@ func (p *parser) response() Head {
 	if p.err == nil && (h.Status < 200 || h.Status > 599) {
 		p.fail("status", h.Status, "200 to 599")
 	}
-	p.head(&h)
+	p.readHead(&h)
 	return h
 }
 
-// head takes the field section and, if it is known, the length of the content.
+// readHead takes the field section and, if it is known, the length of the content.
 // A message may end where nothing but zeros would follow.
-func (p *parser) head(h *Head) {
+func (p *parser) readHead(h *Head) {
 	h.Fields, h.Length = p.section(), Indeterminate
 	if p.known {
 		h.Length = 0
@@ -333,13 +333,13 @@ func (p *parser) fields() http.Header {
 			return fields
 		}
 		key, value := fieldName(name), string(p.bytes())
-		if p.err == nil && (key == "" || hopByHop[key] && key != "Host" || !fieldValue(value)) {
+		if p.err == nil && (key == "" || hopByHop[key] && key != "Host" || !isFieldValue(value)) {
 			p.fail("field", string(name), "a lower-case name that is not a connection's, a value without control characters")
 		}
 		fields[key] = append(fields[key], value)
 	}
 	if !p.known && p.err == nil {
-		p.cut("field section", "no end", "a terminator")
+		p.failTruncated("field section", "no end", "a terminator")
 	}
 	return fields
 }
@@ -362,7 +362,7 @@ var tokenChars = func() (t [256]bool) {
 	return t
 }()
 
-func token(s string) bool {
+func isToken(s string) bool {
 	for i := range len(s) {
 		if !tokenChars[s[i]] {
 			return false
@@ -371,14 +371,14 @@ func token(s string) bool {
 	return s != ""
 }
 
-// visible reports whether s is ASCII without spaces and control characters.
-func visible(s string) bool {
+// isVisible reports whether s is ASCII without spaces and control characters.
+func isVisible(s string) bool {
 	return !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c >= 0x7f })
 }
 
-// fieldValue reports whether s can be the value of a field: no control
+// isFieldValue reports whether s can be the value of a field: no control
 // characters but tabs, no spaces around it (RFC 9110, section 5.5).
-func fieldValue(s string) bool {
+func isFieldValue(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
 			return false

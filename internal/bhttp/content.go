@@ -30,14 +30,14 @@ type Content struct {
 	After  func(error) error
 	Closer io.Closer // closed by Close; nil: none
 
-	chunks  Chunks
-	buf     []byte // plaintext of the current chunk that is not read yet
-	known   bool   // one length for all of the content
-	left    uint64 // of the content, or of its current part
-	length  int64  // of all of the content; -1: not known before its end
-	seen    int64  // of it, read so far
-	trailer http.Header
-	err     error
+	chunks    Chunks
+	buf       []byte // plaintext of the current chunk that is not read yet
+	known     bool   // one length for all of the content
+	remaining uint64 // of the content, or of its current part
+	length    int64  // of all of the content; -1: not known before its end
+	seen      int64  // of it, read so far
+	trailer   http.Header
+	err       error
 }
 
 // NewContent reads the content of the message whose head was parsed; rest is what followed the
@@ -45,7 +45,7 @@ type Content struct {
 func NewContent(chunks Chunks, h Head, rest []byte) *Content {
 	c := &Content{chunks: chunks, buf: rest, known: h.Length != Indeterminate, length: h.Length, trailer: http.Header{}}
 	if c.known {
-		c.left = uint64(h.Length)
+		c.remaining = uint64(h.Length)
 	}
 	return c
 }
@@ -61,7 +61,7 @@ func (c *Content) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n := copy(p, b)
-	return n, c.took(n)
+	return n, c.consume(n)
 }
 
 // WriteTo writes the content that is left from where it was decrypted, which
@@ -74,7 +74,7 @@ func (c *Content) WriteTo(w io.Writer) (written int64, err error) {
 		}
 		n, failed := w.Write(b)
 		written += int64(n)
-		err = c.took(n)
+		err = c.consume(n)
 		if failed != nil {
 			return written, failed
 		}
@@ -87,39 +87,39 @@ func (c *Content) WriteTo(w io.Writer) (written int64, err error) {
 
 // ready returns content that is there, at least one byte.
 func (c *Content) ready() ([]byte, error) {
-	if err := c.part(); err != nil {
-		return nil, c.end(err)
+	if err := c.nextPart(); err != nil {
+		return nil, c.setEnd(err)
 	}
 	if len(c.buf) == 0 {
-		if err := c.fill(); err != nil {
+		if err := c.nextChunk(); err != nil {
 			if err == io.EOF {
 				err = wire.Refuse(wire.Malformed, "binary http: content", "an early end", "all its bytes")
 			}
-			return nil, c.end(err)
+			return nil, c.setEnd(err)
 		}
 	}
-	return c.buf[:min(uint64(len(c.buf)), c.left)], nil
+	return c.buf[:min(uint64(len(c.buf)), c.remaining)], nil
 }
 
-// took moves on by n bytes of what was ready.
-func (c *Content) took(n int) error {
-	c.buf, c.left, c.seen = c.buf[n:], c.left-uint64(n), c.seen+int64(n)
+// consume moves on by n bytes of what was ready.
+func (c *Content) consume(n int) error {
+	c.buf, c.remaining, c.seen = c.buf[n:], c.remaining-uint64(n), c.seen+int64(n)
 	if c.length != Indeterminate && c.seen > c.length {
-		return c.end(wire.Refuse(wire.Malformed, "binary http: content length", c.seen, c.length))
+		return c.setEnd(wire.Refuse(wire.Malformed, "binary http: content length", c.seen, c.length))
 	}
-	if c.known && c.left == 0 && c.chunks.Done() {
+	if c.known && c.remaining == 0 && c.chunks.Done() {
 		return c.finish() // spares the caller another call
 	}
 	return nil
 }
 
-// part makes left more than 0, or returns io.EOF when the content has ended.
-func (c *Content) part() (err error) {
-	if c.left > 0 {
+// nextPart makes left more than 0, or returns io.EOF when the content has ended.
+func (c *Content) nextPart() (err error) {
+	if c.remaining > 0 {
 		return nil
 	}
 	if !c.known {
-		if c.left, err = c.integer(); err != nil || c.left > 0 {
+		if c.remaining, err = c.integer(); err != nil || c.remaining > 0 {
 			return err
 		}
 	}
@@ -132,16 +132,16 @@ func (c *Content) finish() error {
 	for err == nil {
 		for _, b := range c.buf {
 			if b != 0 {
-				return c.end(wire.Refuse(wire.Malformed, "binary http: padding", b, 0))
+				return c.setEnd(wire.Refuse(wire.Malformed, "binary http: padding", b, 0))
 			}
 		}
-		err = c.fill()
+		err = c.nextChunk()
 	}
-	return c.end(err)
+	return c.setEnd(err)
 }
 
-// end remembers how reading ended.
-func (c *Content) end(err error) error {
+// setEnd remembers how reading ended.
+func (c *Content) setEnd(err error) error {
 	if c.err == nil {
 		if err == io.EOF && c.length != Indeterminate && c.seen != c.length {
 			err = wire.Refuse(wire.Malformed, "binary http: content length", c.seen, c.length)
@@ -158,8 +158,8 @@ func (c *Content) end(err error) error {
 	return c.err
 }
 
-// fill makes buf the next chunk.
-func (c *Content) fill() (err error) {
+// nextChunk makes buf the next chunk.
+func (c *Content) nextChunk() (err error) {
 	c.buf, err = c.chunks.Next()
 	return err
 }
@@ -170,7 +170,7 @@ func (c *Content) integer() (uint64, error) {
 	var b [8]byte
 	for n := range b {
 		for len(c.buf) == 0 {
-			switch err := c.fill(); {
+			switch err := c.nextChunk(); {
 			case err == io.EOF && n == 0:
 				return 0, nil
 			case err == io.EOF:
@@ -195,12 +195,12 @@ func (c *Content) trailers() error {
 		if err != nil || size == 0 {
 			return err
 		}
-		b, err := c.take(size, nil)
+		b, err := c.readSection(size, nil)
 		if err != nil {
 			return err
 		}
 		p := &parser{rest: b, known: true}
-		c.add(p.fields())
+		c.addTrailers(p.fields())
 		return p.err
 	}
 	section, err := c.lines()
@@ -208,12 +208,12 @@ func (c *Content) trailers() error {
 		return err
 	}
 	p := &parser{rest: append(section, 0)}
-	c.add(p.fields())
+	c.addTrailers(p.fields())
 	return p.err
 }
 
-// add adds trailers to the map that the request or response refers to.
-func (c *Content) add(fields http.Header) {
+// addTrailers adds trailers to the map that the request or response refers to.
+func (c *Content) addTrailers(fields http.Header) {
 	for name, values := range fields {
 		c.trailer[name] = values
 	}
@@ -228,21 +228,21 @@ func (c *Content) lines() ([]byte, error) {
 			if err != nil || size == 0 && part == 0 {
 				return section, err
 			}
-			if section, err = c.take(size, AppendVarint(section, size)); err != nil {
+			if section, err = c.readSection(size, AppendVarint(section, size)); err != nil {
 				return nil, err
 			}
 		}
 	}
 }
 
-// take reads size bytes behind b.
-func (c *Content) take(size uint64, b []byte) ([]byte, error) {
+// readSection reads size bytes behind b.
+func (c *Content) readSection(size uint64, b []byte) ([]byte, error) {
 	if uint64(len(b))+size > MaxTrailers {
 		return nil, wire.Refuse(wire.TooLarge, "binary http: trailers: size in bytes", uint64(len(b))+size, MaxTrailers)
 	}
 	for size > 0 {
 		if len(c.buf) == 0 {
-			if err := c.fill(); err == io.EOF {
+			if err := c.nextChunk(); err == io.EOF {
 				return nil, wire.Refuse(wire.Malformed, "binary http: trailers", "an early end", "all their bytes")
 			} else if err != nil {
 				return nil, err
@@ -260,7 +260,7 @@ var errBodyClosed = errors.New("reading a closed body")
 
 // Close ends reading.
 func (c *Content) Close() error {
-	c.end(errBodyClosed)
+	c.setEnd(errBodyClosed)
 	if c.Closer == nil {
 		return nil
 	}

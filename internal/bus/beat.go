@@ -10,9 +10,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Beat is a heartbeat, which a unit sends every [BeatEvery]. All of its fields are hints. The
+// Heartbeat is a heartbeat, which a unit sends every [HeartbeatInterval]. All of its fields are hints. The
 // certificate says which unit it is ([Unit]).
-type Beat struct {
+type Heartbeat struct {
 	Address  string      // host:port of its listener; empty: none
 	Inherits wire.Digest // identity whose sessions the unit can open too; zero: none
 	InFlight int         // requests in progress, 0 to 2^31-1
@@ -27,13 +27,13 @@ const (
 	flagRelay
 )
 
-// beatFixed is the size of a heartbeat's body without the address, in bytes.
-const beatFixed = 1 + 4 + 4 + 32
+// heartbeatFixed is the size of a heartbeat's body without the address, in bytes.
+const heartbeatFixed = 1 + 4 + 4 + 32
 
 // Append appends the body of the heartbeat's frame to b. It refuses with [wire.BadRequest]
-// what [ParseBeat] would refuse.
-func (h Beat) Append(b []byte) ([]byte, error) {
-	if !count(h.InFlight) || !count(h.Sessions) || !addressOK(h.Address) {
+// what [ParseHeartbeat] would refuse.
+func (h Heartbeat) Append(b []byte) ([]byte, error) {
+	if !validCount(h.InFlight) || !validCount(h.Sessions) || !validAddress(h.Address) {
 		return nil, wire.Refuse(wire.BadRequest, "heartbeat", h, "counts of 31 bits, host:port of at most 255 bytes")
 	}
 	var flags byte
@@ -50,32 +50,32 @@ func (h Beat) Append(b []byte) ([]byte, error) {
 	return append(b, h.Address...), nil
 }
 
-// ParseBeat is the inverse of Append. Its error has the reason [wire.Malformed].
-func ParseBeat(body []byte) (Beat, error) {
-	if len(body) < beatFixed {
-		return Beat{}, wire.Refuse(wire.Malformed, "heartbeat: size in bytes", len(body), "at least 41")
+// ParseHeartbeat is the inverse of Append. Its error has the reason [wire.Malformed].
+func ParseHeartbeat(body []byte) (Heartbeat, error) {
+	if len(body) < heartbeatFixed {
+		return Heartbeat{}, wire.Refuse(wire.Malformed, "heartbeat: size in bytes", len(body), "at least 41")
 	}
 	inFlight, sessions := binary.BigEndian.Uint32(body[1:]), binary.BigEndian.Uint32(body[5:])
-	h := Beat{
-		Inherits: wire.Digest(body[9:beatFixed]), Ready: body[0]&flagReady != 0, Relay: body[0]&flagRelay != 0,
+	h := Heartbeat{
+		Inherits: wire.Digest(body[9:heartbeatFixed]), Ready: body[0]&flagReady != 0, Relay: body[0]&flagRelay != 0,
 	}
 	switch {
 	case body[0]&^(flagReady|flagRelay) != 0:
-		return Beat{}, wire.Refuse(wire.Malformed, "heartbeat: flags", body[0], "bits 0 and 1")
+		return Heartbeat{}, wire.Refuse(wire.Malformed, "heartbeat: flags", body[0], "bits 0 and 1")
 	case inFlight > math.MaxInt32 || sessions > math.MaxInt32:
-		return Beat{}, wire.Refuse(wire.Malformed, "heartbeat: counts", max(inFlight, sessions), "below 2^31")
-	case len(body)-beatFixed > maxAddress || !addressOK(string(body[beatFixed:])):
-		return Beat{}, wire.Refuse(wire.Malformed, "heartbeat: address", string(body[beatFixed:]), "host:port of printable ASCII, at most 255 bytes")
+		return Heartbeat{}, wire.Refuse(wire.Malformed, "heartbeat: counts", max(inFlight, sessions), "below 2^31")
+	case len(body)-heartbeatFixed > maxAddress || !validAddress(string(body[heartbeatFixed:])):
+		return Heartbeat{}, wire.Refuse(wire.Malformed, "heartbeat: address", string(body[heartbeatFixed:]), "host:port of printable ASCII, at most 255 bytes")
 	}
-	h.InFlight, h.Sessions, h.Address = int(inFlight), int(sessions), string(body[beatFixed:])
+	h.InFlight, h.Sessions, h.Address = int(inFlight), int(sessions), string(body[heartbeatFixed:])
 	return h, nil
 }
 
-func count(n int) bool { return n >= 0 && n <= math.MaxInt32 }
+func validCount(n int) bool { return n >= 0 && n <= math.MaxInt32 }
 
-// addressOK reports whether an address is host:port in printable ASCII, or
+// validAddress reports whether an address is host:port in printable ASCII, or
 // empty.
-func addressOK(address string) bool {
+func validAddress(address string) bool {
 	if address == "" {
 		return true
 	}

@@ -35,8 +35,8 @@ const (
 	maxAddress = 255
 )
 
-// BeatEvery is the interval between two heartbeats of a unit.
-const BeatEvery = time.Second
+// HeartbeatInterval is the interval between two heartbeats of a unit.
+const HeartbeatInterval = time.Second
 
 // Cluster names all units of one identity on the bus: the first 16 bytes of the SHA-256 of the
 // identity's public key (SubjectPublicKeyInfo, DER). It follows from any certificate chain of
@@ -61,7 +61,7 @@ func ParseCluster(text string) (c Cluster, ok bool) {
 	return Cluster(b), true
 }
 
-// Range is a range of session numbers that no other unit receives.
+// AllocateRange is a range of session numbers that no other unit receives.
 type Range struct {
 	First, Count uint64
 }
@@ -70,7 +70,7 @@ type Range struct {
 // numbers from 2^63 on.
 const rangeEnd = 1 << 63
 
-// valid reports whether the range is not empty and ends below [rangeEnd].
-func (r Range) valid() bool {
+// isValid reports whether the range is not empty and ends below [rangeEnd].
+func (r Range) isValid() bool {
 	return r.Count > 0 && r.First < rangeEnd && r.Count <= rangeEnd-r.First
 }

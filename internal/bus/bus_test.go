@@ -70,17 +70,17 @@ func reasonOf(err error) string {
 // asManager and asUnit read frames as one of the two sides does, one after the
 // other, until one ends the connection.
 func asManager(b []byte) error {
-	s := &Server{config: ServerConfig{Duties: Duties{
-		Beat: func(Unit, Beat) {}, Item: func(Unit, Item) {}, Range: func() (Range, error) { return Range{1, 1}, nil },
+	s := &Server{config: ServerConfig{Handlers: Handlers{
+		Heartbeat: func(Unit, Heartbeat) {}, Item: func(Unit, Item) {}, Range: func() (Range, error) { return Range{1, 1}, nil },
 	}}}
-	u := newStation(s, nil, Unit{})
+	u := newUnitConn(s, nil, Unit{})
 	u.pulls = make(chan struct{}) // full: none is passed on
-	return each(b, func(k Kind, body []byte) error { return u.take(k, body, nil) })
+	return each(b, func(k Kind, body []byte) error { return u.handleFrame(k, body, nil) })
 }
 
 func asUnit(b []byte) error {
-	l := &link{of: &Conn{}, pulls: map[wire.SessionID][]chan<- Item{}}
-	return each(b, l.take)
+	l := &link{conn: &Conn{}, pulls: map[wire.SessionID][]chan<- Item{}}
+	return each(b, l.handleFrame)
 }
 
 func each(b []byte, take func(Kind, []byte) error) error {
@@ -123,12 +123,12 @@ func TestSizes(t *testing.T) {
 		}
 	}
 	for _, n := range []uint32{0, 1, math.MaxInt32, 1 << 31, math.MaxUint32} {
-		body, err := Beat{Address: "a:1"}.Append(nil)
+		body, err := Heartbeat{Address: "a:1"}.Append(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		copy(body[1:], wire.Uint64(uint64(n)<<32|uint64(n)))
-		got, err := ParseBeat(body)
+		got, err := ParseHeartbeat(body)
 		if (err == nil) != (n <= math.MaxInt32) || err == nil && (got.InFlight != int(n) || got.Sessions != int(n)) {
 			t.Errorf("counts %d: got %v, %v", n, got, err)
 		}
@@ -136,7 +136,7 @@ func TestSizes(t *testing.T) {
 }
 
 func TestBeatRefusals(t *testing.T) {
-	for _, b := range []Beat{
+	for _, b := range []Heartbeat{
 		{InFlight: -1}, {Sessions: math.MaxInt32 + 1}, {Address: "host"}, {Address: ":1"}, {Address: "a:0"}, {Address: "a:65536"},
 		{Address: "a:x"}, {Address: "a b:1"}, {Address: "ä:1"}, {Address: strings.Repeat("a", maxAddress) + ":1"},
 	} {
@@ -205,14 +205,14 @@ func FuzzFrames(f *testing.F) {
 		in := newFrames(bytes.NewReader(b), func(time.Time) error { return nil })
 		for rest := b; ; {
 			k, body, more, slow := nextFrame(rest)
-			gotKind, gotBody, err := in.next()
+			gotKind, gotBody, err := in.read()
 			if (slow == nil) != (err == nil) || err == nil && (k != gotKind || !bytes.Equal(body, gotBody)) {
 				t.Fatalf("read off a connection %d %x (%v), off bytes %d %x (%v)", gotKind, gotBody, err, k, body, slow)
 			}
 			if err != nil {
 				break
 			}
-			if beat, err := ParseBeat(body); err == nil {
+			if beat, err := ParseHeartbeat(body); err == nil {
 				if again, err := beat.Append(nil); err != nil || !bytes.Equal(again, body) {
 					t.Errorf("another encoding was read: got %x, want %x (%v)", body, again, err)
 				}
@@ -227,18 +227,18 @@ func TestBucket(t *testing.T) {
 	b := newBucket(10, 20)
 	taken := 0
 	for range 100 {
-		if b.take(now) {
+		if b.tryTake(now) {
 			taken++
 		}
 	}
-	if taken != 20 || b.take(now.Add(-time.Hour)) || !b.take(now.Add(time.Second)) {
+	if taken != 20 || b.tryTake(now.Add(-time.Hour)) || !b.tryTake(now.Add(time.Second)) {
 		t.Errorf("got %d at once, want 20, then one after a second and none for a clock that goes back", taken)
 	}
 	owing := newBucket(100, 100)
-	if got := owing.owes(100, now); got != 0 {
+	if got := owing.reserve(100, now); got != 0 {
 		t.Errorf("within the burst: got %v, want 0", got)
 	}
-	if got := owing.owes(50, now); got != 500*time.Millisecond {
+	if got := owing.reserve(50, now); got != 500*time.Millisecond {
 		t.Errorf("beyond it: got %v, want 500ms", got)
 	}
 }
@@ -248,22 +248,22 @@ func TestConnectRefusals(t *testing.T) {
 		t.Errorf("without TLS: got %v, want %v", err, wire.BadRequest)
 	}
 	for _, url := range []string{"", "127.0.0.1:1", "nats://127.0.0.1:1", "tls://127.0.0.1", "tls://u@h:1", "tls://h:1/path", "tls://h:1,"} {
-		if URLsOK(url) {
+		if ValidURLs(url) {
 			t.Errorf("%q: got ok", url)
 		}
 	}
-	if !URLsOK("tls://h:1,tls://[::1]:2") {
+	if !ValidURLs("tls://h:1,tls://[::1]:2") {
 		t.Error("two managers: got refused")
 	}
 }
 
 func TestCheckChainRefusesNothing(t *testing.T) {
 	for _, chain := range [][]*x509.Certificate{nil, {{}}, {{}, {}, {}}} {
-		if _, err := CheckChain(chain, x509.NewCertPool(), time.Now()); !errors.Is(err, wire.BadChain) {
+		if _, err := VerifyChain(chain, x509.NewCertPool(), time.Now()); !errors.Is(err, wire.BadChain) {
 			t.Errorf("%d certificates: got %v, want %v", len(chain), err, wire.BadChain)
 		}
 	}
-	if _, err := CheckChain([]*x509.Certificate{{}, {}}, nil, time.Now()); !errors.Is(err, wire.BadChain) {
+	if _, err := VerifyChain([]*x509.Certificate{{}, {}}, nil, time.Now()); !errors.Is(err, wire.BadChain) {
 		t.Errorf("no roots: got %v, want %v", err, wire.BadChain)
 	}
 }

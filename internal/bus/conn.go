@@ -36,19 +36,19 @@ type Config struct {
 //
 // It is safe for concurrent use. Only methods with a context wait for a manager.
 type Conn struct {
-	links []*link
-	items chan Item // queued for the relay
-	ended func(manager string, err error)
-	call  atomic.Pointer[func(Item)]
+	links      []*link
+	items      chan Item // queued for the relay
+	ended      func(manager string, err error)
+	subscriber atomic.Pointer[func(Item)]
 
 	once    sync.Once
 	closing chan struct{} // closed: write queued items, then end
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 
-	mu    sync.Mutex
-	beat  Beat  // guarded by mu: the heartbeat that is sent
-	relay *link // guarded by mu; nil: no manager is connected
+	mu        sync.Mutex
+	heartbeat Heartbeat // guarded by mu: the heartbeat that is sent
+	relay     *link     // guarded by mu; nil: no manager is connected
 }
 
 // Connect starts to connect, and does not wait for a connection: its errors, with the reason
@@ -58,25 +58,25 @@ func Connect(c Config) (*Conn, error) {
 		return nil, wire.Refuse(wire.BadRequest, "bus: TLS", "nil", "a configuration with the unit's certificate")
 	}
 	managers := strings.Split(c.URL, ",")
-	if !URLsOK(c.URL) {
+	if !ValidURLs(c.URL) {
 		return nil, wire.Refuse(wire.BadRequest, "bus: URL", c.URL, "tls://host:port, several separated by commas")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	conn := &Conn{items: make(chan Item, mostWaiting), ended: c.Ended, closing: make(chan struct{}), cancel: cancel}
 	for _, text := range managers {
-		u, _ := url.Parse(text) // URLsOK has verified it
+		u, _ := url.Parse(text) // ValidURLs has verified it
 		conn.links = append(conn.links, newLink(conn, u, c.TLS))
 	}
 	// Shuffle, so that units choose different managers as their relay.
 	rand.Shuffle(len(conn.links), func(i, j int) { conn.links[i], conn.links[j] = conn.links[j], conn.links[i] })
 	for _, l := range conn.links {
-		conn.running.Go(func() { l.run(ctx) })
+		conn.running.Go(func() { l.keepConnected(ctx) })
 	}
 	return conn, nil
 }
 
-// URLsOK reports whether a text lists managers as [Config] requires.
-func URLsOK(text string) bool {
+// ValidURLs reports whether a text lists managers as [Config] requires.
+func ValidURLs(text string) bool {
 	for one := range strings.SplitSeq(text, ",") {
 		u, err := url.Parse(one)
 		if err != nil || u.Scheme != "tls" || u.Hostname() == "" || u.Port() == "" || u.User != nil || u.Path != "" {
@@ -103,26 +103,26 @@ func (c *Conn) Connected() bool {
 	return c.relay != nil
 }
 
-// Beat sends a heartbeat to every manager, now and every [BeatEvery] until the next call. The
-// Conn sets its Relay. It refuses a heartbeat that [Beat.Append] refuses.
-func (c *Conn) Beat(b Beat) error {
+// Heartbeat sends a heartbeat to every manager, now and every [HeartbeatInterval] until the next call. The
+// Conn sets its Relay. It refuses a heartbeat that [Heartbeat.Append] refuses.
+func (c *Conn) SendHeartbeat(b Heartbeat) error {
 	if _, err := b.Append(nil); err != nil {
 		return err
 	}
 	c.mu.Lock()
-	c.beat = b
+	c.heartbeat = b
 	c.mu.Unlock()
 	for _, l := range c.links {
-		l.wake()
+		l.requestHeartbeat()
 	}
 	return nil
 }
 
-// body returns the body of the heartbeat for one of the managers.
-func (c *Conn) body(l *link) []byte {
+// heartbeatBody returns the body of the heartbeat for one of the managers.
+func (c *Conn) heartbeatBody(l *link) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b := c.beat
+	b := c.heartbeat
 	b.Relay = c.relay == l
 	body, _ := b.Append(nil) // Beat has encoded it before, or it is zero
 	return body
@@ -135,8 +135,8 @@ func (c *Conn) isRelay(l *link) bool {
 	return c.relay == l
 }
 
-// turn records that a manager is connected or not, and chooses the relay.
-func (c *Conn) turn(l *link, there bool) {
+// updateRelay records that a manager is connected or not, and chooses the relay.
+func (c *Conn) updateRelay(l *link, there bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -144,9 +144,9 @@ func (c *Conn) turn(l *link, there bool) {
 		c.relay = l
 	case !there && c.relay == l:
 		c.relay = nil
-		if i := slices.IndexFunc(c.links, (*link).there); i >= 0 {
+		if i := slices.IndexFunc(c.links, (*link).isConnected); i >= 0 {
 			c.relay = c.links[i]
-			c.relay.wake()
+			c.relay.requestHeartbeat()
 		}
 	}
 }
@@ -155,7 +155,7 @@ func (c *Conn) turn(l *link, there bool) {
 // its bytes. It refuses with [wire.Overload] while the queue is full, and with
 // [wire.Malformed] an invalid item.
 func (c *Conn) Publish(i Item) error {
-	if err := i.check(); err != nil {
+	if err := i.validate(); err != nil {
 		return err
 	}
 	select {
@@ -168,7 +168,7 @@ func (c *Conn) Publish(i Item) error {
 
 // PublishWithin is Publish that, while the queue is full, waits until ctx ends.
 func (c *Conn) PublishWithin(ctx context.Context, i Item) error {
-	if err := i.check(); err != nil {
+	if err := i.validate(); err != nil {
 		return err
 	}
 	select {
@@ -181,15 +181,15 @@ func (c *Conn) PublishWithin(ctx context.Context, i Item) error {
 
 // Subscribe calls f with every item that a manager pushes, the unit's own included, from one
 // goroutine for each manager. The item's bytes are valid during the call only.
-func (c *Conn) Subscribe(f func(Item)) { c.call.Store(&f) }
+func (c *Conn) Subscribe(f func(Item)) { c.subscriber.Store(&f) }
 
-// Pull requests the stored copy of a session: a sealed session or its tombstone. It asks one
+// FetchCopy requests the stored copy of a session: a sealed session or its tombstone. It asks one
 // manager after the other. Its error has the reason [wire.NotFound] if the managers that
 // respond have no copy, and [wire.Unavailable] if none responds.
-func (c *Conn) Pull(ctx context.Context, s wire.SessionID) (Item, error) {
+func (c *Conn) FetchCopy(ctx context.Context, s wire.SessionID) (Item, error) {
 	err := error(wire.Refuse(wire.Unavailable, "bus: managers connected", 0, "at least one"))
-	for _, l := range c.byTurn() {
-		item, failed := l.pull(ctx, s)
+	for _, l := range c.connectedLinks() {
+		item, failed := l.fetchCopy(ctx, s)
 		if failed == nil {
 			return item, nil
 		}
@@ -200,8 +200,8 @@ func (c *Conn) Pull(ctx context.Context, s wire.SessionID) (Item, error) {
 	return Item{}, err
 }
 
-// byTurn returns the connected managers, the relay first.
-func (c *Conn) byTurn() []*link {
+// connectedLinks returns the connected managers, the relay first.
+func (c *Conn) connectedLinks() []*link {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var list []*link
@@ -209,28 +209,28 @@ func (c *Conn) byTurn() []*link {
 		switch {
 		case l == c.relay:
 			list = slices.Insert(list, 0, l)
-		case l.there():
+		case l.isConnected():
 			list = append(list, l)
 		}
 	}
 	return list
 }
 
-// Range requests session numbers from the relay that no other unit receives. Its error has the
+// AllocateRange requests session numbers from the relay that no other unit receives. Its error has the
 // reason [wire.Unavailable].
-func (c *Conn) Range(ctx context.Context) (Range, error) {
+func (c *Conn) AllocateRange(ctx context.Context) (Range, error) {
 	c.mu.Lock()
 	l := c.relay
 	c.mu.Unlock()
 	if l == nil {
 		return Range{}, wire.Refuse(wire.Unavailable, "bus: managers connected", 0, "at least one")
 	}
-	return l.numbers(ctx)
+	return l.fetchRange(ctx)
 }
 
-// pushed calls the subscriber.
-func (c *Conn) pushed(i Item) {
-	if f := c.call.Load(); f != nil {
+// deliver calls the subscriber.
+func (c *Conn) deliver(i Item) {
+	if f := c.subscriber.Load(); f != nil {
 		(*f)(i)
 	}
 }

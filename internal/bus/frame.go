@@ -14,13 +14,13 @@ type Kind byte
 
 // The kinds of frames.
 const (
-	kindBeat  Kind = 1
-	kindRange Kind = 2
-	Sealed    Kind = 3 // a push: a session, sealed under a ring key
-	kindPull  Kind = 4
-	kindCopy  Kind = 5
-	Tombstone Kind = 6 // the end of a session, sealed under a ring key
-	kindHint  Kind = 7
+	kindHeartbeat Kind = 1
+	kindRange     Kind = 2
+	Sealed        Kind = 3 // a push: a session, sealed under a ring key
+	kindPull      Kind = 4
+	kindCopy      Kind = 5
+	Tombstone     Kind = 6 // the end of a session, sealed under a ring key
+	kindHint      Kind = 7
 )
 
 // Sizes in bytes of a frame's header, and of the largest body.
@@ -74,22 +74,22 @@ type frames struct {
 	in       *bufio.Reader
 	deadline func(time.Time) error // sets the read deadline
 	pace     bucket                // bytes
-	taken    int                   // size of the last returned frame, still in the buffer
+	unread   int                   // size of the last returned frame, still in the buffer
 }
 
 func newFrames(in io.Reader, deadline func(time.Time) error) *frames {
 	return &frames{in: bufio.NewReaderSize(in, MaxFrame), deadline: deadline, pace: newBucket(bytesEach, bytesBurst)}
 }
 
-// next returns the next frame, whose body is valid until the next call. The whole frame must
+// read returns the next frame, whose body is valid until the next call. The whole frame must
 // arrive within frameTime, however slow the peer is. An error with the reason [wire.Malformed]
 // is the peer's fault.
-func (f *frames) next() (Kind, []byte, error) {
-	if wait := f.pace.owes(float64(f.taken), time.Now()); wait > 0 {
+func (f *frames) read() (Kind, []byte, error) {
+	if wait := f.pace.reserve(float64(f.unread), time.Now()); wait > 0 {
 		time.Sleep(wait) // at most the time of one frame at the permitted rate
 	}
-	_, _ = f.in.Discard(f.taken) // it is buffered
-	f.taken = 0
+	_, _ = f.in.Discard(f.unread) // it is buffered
+	f.unread = 0
 	if err := f.deadline(time.Now().Add(frameTime)); err != nil {
 		return 0, nil, err
 	}
@@ -105,6 +105,6 @@ func (f *frames) next() (Kind, []byte, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	f.taken = size
+	f.unread = size
 	return Kind(whole[2]), whole[frameHead:], nil
 }

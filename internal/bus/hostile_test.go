@@ -133,7 +133,7 @@ func TestManagerThatNeverEnds(t *testing.T) {
 	c.Subscribe(func(bus.Item) { heard.Add(1) })
 	for range 200 {
 		ctx, cancel := timeout(t, 5*time.Millisecond)
-		if i, err := c.Pull(ctx, wire.SessionID{7}); !errors.Is(err, wire.Unavailable) {
+		if i, err := c.FetchCopy(ctx, wire.SessionID{7}); !errors.Is(err, wire.Unavailable) {
 			t.Fatalf("pull: got %v, %v, want %v", i, err, wire.Unavailable)
 		}
 		cancel()
@@ -161,7 +161,7 @@ func TestSilentManager(t *testing.T) {
 	begin := time.Now()
 	ctx, cancel := timeout(t, 50*time.Millisecond)
 	defer cancel()
-	if _, err := c.Range(ctx); !errors.Is(err, wire.Unavailable) {
+	if _, err := c.AllocateRange(ctx); !errors.Is(err, wire.Unavailable) {
 		t.Errorf("range: got %v, want %v", err, wire.Unavailable)
 	}
 	var slow net.Error

@@ -30,16 +30,16 @@ const (
 func (i Item) Size() int { return itemHead + len(i.Bytes) }
 
 // Append appends the encoding to b.
-func (i Item) Append(b []byte) []byte { return i.append(b, i.Kind) }
+func (i Item) Append(b []byte) []byte { return i.appendAs(b, i.Kind) }
 
-func (i Item) append(b []byte, k Kind) []byte {
+func (i Item) appendAs(b []byte, k Kind) []byte {
 	var expiry [8]byte
 	binary.BigEndian.PutUint64(expiry[:], i.Expiry)
 	return appendFrame(b, k, i.Session[:], expiry[:], i.Bytes)
 }
 
-// check refuses an invalid item, with [wire.Malformed].
-func (i Item) check() error {
+// validate refuses an invalid item, with [wire.Malformed].
+func (i Item) validate() error {
 	switch {
 	case i.Kind != Sealed && i.Kind != Tombstone:
 		return wire.Refuse(wire.Malformed, "item: kind", i.Kind, "push or tombstone")
@@ -56,17 +56,17 @@ func NextItem(b []byte) (item Item, rest []byte, err error) {
 	if err != nil {
 		return Item{}, nil, err
 	}
-	item, err = itemOf(k, body)
+	item, err = parseItem(k, body)
 	return item, rest, err
 }
 
-// itemOf parses the body of a frame as an item. The item's bytes are a slice of body.
-func itemOf(k Kind, body []byte) (Item, error) {
+// parseItem parses the body of a frame as an item. The item's bytes are a slice of body.
+func parseItem(k Kind, body []byte) (Item, error) {
 	if len(body) < itemFixed {
 		return Item{}, wire.Refuse(wire.Malformed, "item: size in bytes", len(body), "at least 33")
 	}
 	i := Item{Kind: k, Session: wire.SessionID(body[:24]), Expiry: binary.BigEndian.Uint64(body[24:]), Bytes: body[itemFixed:]}
-	if err := i.check(); err != nil {
+	if err := i.validate(); err != nil {
 		return Item{}, err
 	}
 	return i, nil

@@ -13,18 +13,18 @@ const (
 	writeTime     = 4 * time.Second        // for the peer to accept a write
 	dialTime      = 5 * time.Second        // TCP and TLS, at a unit
 	closeTime     = time.Second            // to write what was published before Close
-	settled       = time.Second            // a connection that lasted this long resets the back-off; a certificate lasts 3 s at least
+	stableAfter   = time.Second            // a connection that lasted this long resets the back-off; a certificate lasts 3 s at least
 	hintTime      = 500 * time.Millisecond // to write the reason before a connection ends
 )
 
 // connectBackoff is the wait between two attempts of a unit to connect.
-var connectBackoff = retry.Backoff{First: 50 * time.Millisecond, Most: 2 * time.Second}
+var connectBackoff = retry.Backoff{First: 50 * time.Millisecond, Max: 2 * time.Second}
 
 // Rates a second, and bursts.
 const (
-	bytesEach, bytesBurst   = 32 << 20, 64 << 20 // from the peer
-	beatsEach, beatsBurst   = 10, 20             // of one unit; honest units send 1
-	rangesEach, rangesBurst = 2, 8               // of one unit; each may cause a write to the manager's disk
+	bytesEach, bytesBurst           = 32 << 20, 64 << 20 // from the peer
+	heartbeatsEach, heartbeatsBurst = 10, 20             // of one unit; honest units send 1
+	rangesEach, rangesBurst         = 2, 8               // of one unit; each may cause a write to the manager's disk
 )
 
 // Counts.
@@ -47,16 +47,16 @@ type bucket struct {
 
 func newBucket(rate, burst float64) bucket { return bucket{rate: rate, burst: burst, tokens: burst} }
 
-func (b *bucket) fill(now time.Time) {
+func (b *bucket) refill(now time.Time) {
 	if !b.at.IsZero() {
 		b.tokens = min(b.burst, b.tokens+max(0, now.Sub(b.at).Seconds())*b.rate)
 	}
 	b.at = now
 }
 
-// take takes a token, and reports whether there was one.
-func (b *bucket) take(now time.Time) bool {
-	b.fill(now)
+// tryTake takes a token, and reports whether there was one.
+func (b *bucket) tryTake(now time.Time) bool {
+	b.refill(now)
 	if b.tokens < 1 {
 		return false
 	}
@@ -64,9 +64,9 @@ func (b *bucket) take(now time.Time) bool {
 	return true
 }
 
-// owes takes n tokens, and returns the wait until they are available.
-func (b *bucket) owes(n float64, now time.Time) time.Duration {
-	b.fill(now)
+// reserve takes n tokens, and returns the wait until they are available.
+func (b *bucket) reserve(n float64, now time.Time) time.Duration {
+	b.refill(now)
 	b.tokens -= n
 	if b.tokens >= 0 {
 		return 0

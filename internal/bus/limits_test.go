@@ -92,7 +92,7 @@ func TestFloodingUnits(t *testing.T) {
 	took := time.Since(begin).Seconds()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if got, most := s.beats[u.ID], 20+10*(took+1); got == 0 || float64(got) > most {
+	if got, most := s.heartbeats[u.ID], 20+10*(took+1); got == 0 || float64(got) > most {
 		t.Errorf("got %d heartbeats of 5000, want at most %.0f", got, most)
 	}
 	if most := 8 + 2*(took+1); given == 0 || float64(given) > most {
@@ -113,7 +113,7 @@ func TestHalfOpen(t *testing.T) {
 	}
 	begin := time.Now()
 	c := connect(t, a.Unit(bustest.Scoring), url(s))
-	if _, err := c.Pull(t.Context(), wire.SessionID{1}); err != nil {
+	if _, err := c.FetchCopy(t.Context(), wire.SessionID{1}); err != nil {
 		t.Errorf("got %v", err)
 	}
 	if took := time.Since(begin); took > 4*time.Second {

@@ -18,12 +18,12 @@ import (
 
 // link is a unit's connection to one manager.
 type link struct {
-	of      *Conn
-	address string
-	config  *tls.Config
-	alive   atomic.Bool
-	woken   chan struct{} // a value requests a heartbeat now
-	frames  chan []byte   // queued requests
+	conn         *Conn
+	address      string
+	config       *tls.Config
+	alive        atomic.Bool
+	heartbeatNow chan struct{} // a value requests a heartbeat now
+	frames       chan []byte   // queued requests
 
 	mu      sync.Mutex
 	pulls   map[wire.SessionID][]chan<- Item // guarded by mu: waiting calls; an Item without bytes: no copy
@@ -36,38 +36,38 @@ func newLink(c *Conn, manager *url.URL, config *tls.Config) *link {
 	config.MinVersion, config.ServerName, config.NextProtos = tls.VersionTLS13, manager.Hostname(), []string{Protocol}
 	config.ClientSessionCache = nil
 	return &link{
-		of: c, address: manager.Host, config: config, woken: make(chan struct{}, 1), frames: make(chan []byte, mostRequests),
+		conn: c, address: manager.Host, config: config, heartbeatNow: make(chan struct{}, 1), frames: make(chan []byte, mostRequests),
 		pulls: make(map[wire.SessionID][]chan<- Item),
 	}
 }
 
-func (l *link) there() bool { return l.alive.Load() }
+func (l *link) isConnected() bool { return l.alive.Load() }
 
-func (l *link) wake() {
+func (l *link) requestHeartbeat() {
 	select {
-	case l.woken <- struct{}{}:
+	case l.heartbeatNow <- struct{}{}:
 	default:
 	}
 }
 
-// run keeps the link connected until ctx ends or the Conn is closed.
-func (l *link) run(ctx context.Context) {
+// keepConnected keeps the link connected until ctx ends or the Conn is closed.
+func (l *link) keepConnected(ctx context.Context) {
 	for attempt := 1; ; attempt++ {
 		begun := time.Now()
-		err := l.serve(ctx)
-		if ctx.Err() != nil || l.of.closed() {
+		err := l.connectOnce(ctx)
+		if ctx.Err() != nil || l.conn.closed() {
 			return
 		}
-		if l.of.ended != nil {
-			l.of.ended("tls://"+l.address, err)
+		if l.conn.ended != nil {
+			l.conn.ended("tls://"+l.address, err)
 		}
-		if time.Since(begun) > settled {
+		if time.Since(begun) > stableAfter {
 			attempt = 1
 		}
 		timer := time.NewTimer(connectBackoff.Wait(attempt))
 		select {
 		case <-timer.C:
-		case <-l.of.closing:
+		case <-l.conn.closing:
 		case <-ctx.Done():
 		}
 		timer.Stop()
@@ -83,35 +83,35 @@ func (c *Conn) closed() bool {
 	}
 }
 
-// serve makes one connection and serves it until it ends. It always returns an error.
-func (l *link) serve(ctx context.Context) error {
-	conn, err := l.dial(ctx)
+// connectOnce makes one connection and serves it until it ends. It always returns an error.
+func (l *link) connectOnce(ctx context.Context) error {
+	conn, err := l.connect(ctx)
 	if err != nil {
 		return fmt.Errorf("connecting to the manager: %w", err)
 	}
 	l.alive.Store(true)
-	l.of.turn(l, true)
-	l.wake()
+	l.conn.updateRelay(l, true)
+	l.requestHeartbeat()
 	over := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	var writing sync.WaitGroup
 	writing.Go(func() {
 		defer conn.Close() // ends reading
-		l.write(conn, over)
+		l.writeLoop(conn, over)
 	})
-	err = l.read(newFrames(conn, conn.SetReadDeadline))
+	err = l.readLoop(newFrames(conn, conn.SetReadDeadline))
 	close(over)
 	conn.Close()
 	writing.Wait()
 	l.alive.Store(false)
-	l.of.turn(l, false)
-	l.drop()
+	l.conn.updateRelay(l, false)
+	l.releaseWaiters()
 	return err
 }
 
-// dial connects, and requires the protocol in ALPN.
-func (l *link) dial(ctx context.Context) (*tls.Conn, error) {
+// connect connects, and requires the protocol in ALPN.
+func (l *link) connect(ctx context.Context) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", l.address)
@@ -130,42 +130,42 @@ func (l *link) dial(ctx context.Context) (*tls.Conn, error) {
 	return conn, nil
 }
 
-// write sends heartbeats, requests and, at the relay, items, until over is closed, a write
+// writeLoop sends heartbeats, requests and, at the relay, items, until over is closed, a write
 // fails or the Conn is closed.
-func (l *link) write(conn *tls.Conn, over <-chan struct{}) {
-	ticker := time.NewTicker(BeatEvery)
+func (l *link) writeLoop(conn *tls.Conn, over <-chan struct{}) {
+	ticker := time.NewTicker(HeartbeatInterval)
 	defer ticker.Stop()
 	var out []byte
 	for {
 		var items <-chan Item // nil: the manager is not the relay
-		if l.of.isRelay(l) {
-			items = l.of.items
+		if l.conn.isRelay(l) {
+			items = l.conn.items
 		}
 		out = out[:0]
 		select {
 		case <-over:
 			return
 		case <-ticker.C:
-			out = appendFrame(out, kindBeat, l.of.body(l))
-		case <-l.woken:
-			ticker.Reset(BeatEvery)
-			out = appendFrame(out, kindBeat, l.of.body(l))
+			out = appendFrame(out, kindHeartbeat, l.conn.heartbeatBody(l))
+		case <-l.heartbeatNow:
+			ticker.Reset(HeartbeatInterval)
+			out = appendFrame(out, kindHeartbeat, l.conn.heartbeatBody(l))
 		case f := <-l.frames:
 			out = append(out, f...)
 		case i := <-items:
 			out = i.Append(out)
-		case <-l.of.closing:
-			l.finish(conn, items, over)
+		case <-l.conn.closing:
+			l.flushAndClose(conn, items, over)
 			return
 		}
-		if !l.send(conn, gather(out, items)) {
+		if !l.writeBytes(conn, appendPending(out, items)) {
 			return
 		}
 	}
 }
 
-// gather appends queued items to out, up to a batch.
-func gather(out []byte, items <-chan Item) []byte {
+// appendPending appends queued items to out, up to a batch.
+func appendPending(out []byte, items <-chan Item) []byte {
 	for len(out) < MaxBatch-MaxFrame {
 		select {
 		case i := <-items:
@@ -177,14 +177,14 @@ func gather(out []byte, items <-chan Item) []byte {
 	return out
 }
 
-// finish sends the last heartbeat and the queued items, and waits until the manager has read
+// flushAndClose sends the last heartbeat and the queued items, and waits until the manager has read
 // them and closes the connection: closing it here while bytes of the manager are unread would
 // reset the connection and lose bytes in transit. The Conn bounds the wait.
-func (l *link) finish(conn *tls.Conn, items <-chan Item, over <-chan struct{}) {
-	out := appendFrame(nil, kindBeat, l.of.body(l))
+func (l *link) flushAndClose(conn *tls.Conn, items <-chan Item, over <-chan struct{}) {
+	out := appendFrame(nil, kindHeartbeat, l.conn.heartbeatBody(l))
 	for {
 		before := len(out)
-		if out = gather(out, items); !l.send(conn, out) {
+		if out = appendPending(out, items); !l.writeBytes(conn, out) {
 			return
 		}
 		if len(out) == before {
@@ -197,7 +197,7 @@ func (l *link) finish(conn *tls.Conn, items <-chan Item, over <-chan struct{}) {
 	}
 }
 
-func (l *link) send(conn *tls.Conn, b []byte) bool {
+func (l *link) writeBytes(conn *tls.Conn, b []byte) bool {
 	if len(b) == 0 {
 		return true
 	}
@@ -206,12 +206,12 @@ func (l *link) send(conn *tls.Conn, b []byte) bool {
 	return err == nil
 }
 
-// read handles the manager's frames until one is invalid or none arrives in time.
-func (l *link) read(in *frames) error {
+// readLoop handles the manager's frames until one is invalid or none arrives in time.
+func (l *link) readLoop(in *frames) error {
 	for {
-		k, body, err := in.next()
+		k, body, err := in.read()
 		if err == nil {
-			err = l.take(k, body)
+			err = l.handleFrame(k, body)
 		}
 		if err != nil {
 			return err
@@ -219,10 +219,10 @@ func (l *link) read(in *frames) error {
 	}
 }
 
-// take handles one frame of the manager. An error ends the connection.
-func (l *link) take(k Kind, body []byte) error {
+// tryTake handles one frame of the manager. An error ends the connection.
+func (l *link) handleFrame(k Kind, body []byte) error {
 	switch k {
-	case kindBeat:
+	case kindHeartbeat:
 		if len(body) > 0 {
 			return wire.Refuse(wire.Malformed, "bus: heartbeat of a manager in bytes", len(body), 0)
 		}
@@ -230,27 +230,27 @@ func (l *link) take(k Kind, body []byte) error {
 	case kindRange:
 		r, err := parseRange(body)
 		if err == nil {
-			l.given(r)
+			l.deliverRange(r)
 		}
 		return err
 	case Sealed, Tombstone:
-		item, err := itemOf(k, body)
+		item, err := parseItem(k, body)
 		if err != nil {
 			return err
 		}
 		if k == Tombstone {
-			l.copied(item)
+			l.deliverCopy(item)
 		}
-		l.of.pushed(item)
+		l.conn.deliver(item)
 		return nil
 	case kindCopy:
 		item, err := parseCopy(body)
 		if err == nil {
-			l.copied(item)
+			l.deliverCopy(item)
 		}
 		return err
 	case kindHint:
-		return hinted(body)
+		return parseHint(body)
 	}
 	return wire.Refuse(wire.Malformed, "bus: kind of a manager's frame", k, "heartbeat, range, push, copy, tombstone or hint")
 }
@@ -261,7 +261,7 @@ func parseRange(body []byte) (Range, error) {
 		return Range{}, wire.Refuse(wire.Malformed, "bus: range in bytes", len(body), 16)
 	}
 	r := Range{First: binary.BigEndian.Uint64(body), Count: binary.BigEndian.Uint64(body[8:])}
-	if r != (Range{}) && !r.valid() {
+	if r != (Range{}) && !r.isValid() {
 		return Range{}, wire.Refuse(wire.Malformed, "bus: range", r, "numbers below 2^63")
 	}
 	return r, nil
@@ -272,11 +272,11 @@ func parseCopy(body []byte) (Item, error) {
 	if len(body) == len(wire.SessionID{}) {
 		return Item{Session: wire.SessionID(body)}, nil
 	}
-	return itemOf(Sealed, body)
+	return parseItem(Sealed, body)
 }
 
-// hinted returns the error for a hint, which says why the manager ends the connection.
-func hinted(body []byte) error {
+// parseHint returns the error for a hint, which says why the manager ends the connection.
+func parseHint(body []byte) error {
 	strange := func(r rune) bool { return r != '-' && (r < 'a' || r > 'z') }
 	if len(body) == 0 || len(body) > maxHintedCause || bytes.IndexFunc(body, strange) >= 0 {
 		return wire.Refuse(wire.Malformed, "bus: hint", fmt.Sprintf("%.40q", body), "1 to 32 of a to z and -")
@@ -284,8 +284,8 @@ func hinted(body []byte) error {
 	return wire.Refuse(wire.Unavailable, "bus: connection", "ended by the manager: "+string(body), "a lasting connection")
 }
 
-// pull requests a copy.
-func (l *link) pull(ctx context.Context, s wire.SessionID) (Item, error) {
+// fetchCopy requests a copy.
+func (l *link) fetchCopy(ctx context.Context, s wire.SessionID) (Item, error) {
 	waiter := make(chan Item, 1)
 	l.mu.Lock()
 	full := l.pulling >= mostPulls
@@ -294,8 +294,8 @@ func (l *link) pull(ctx context.Context, s wire.SessionID) (Item, error) {
 		l.pulling++
 	}
 	l.mu.Unlock()
-	if full || !l.ask(kindPull, s[:]) {
-		l.forget(s, waiter)
+	if full || !l.enqueue(kindPull, s[:]) {
+		l.removeWaiter(s, waiter)
 		return Item{}, wire.Refuse(wire.Unavailable, "bus: pulls under way", mostPulls, "fewer")
 	}
 	select {
@@ -308,13 +308,13 @@ func (l *link) pull(ctx context.Context, s wire.SessionID) (Item, error) {
 		}
 		return item, nil
 	case <-ctx.Done():
-		l.forget(s, waiter)
+		l.removeWaiter(s, waiter)
 		return Item{}, wire.Refuse(wire.Unavailable, "bus: response of the manager", "timed out", "a response in time")
 	}
 }
 
-// forget removes a waiter.
-func (l *link) forget(s wire.SessionID, waiter chan<- Item) {
+// removeWaiter removes a waiter.
+func (l *link) removeWaiter(s wire.SessionID, waiter chan<- Item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	before := len(l.pulls[s])
@@ -325,8 +325,8 @@ func (l *link) forget(s wire.SessionID, waiter chan<- Item) {
 	}
 }
 
-// copied sends a copy to the calls that wait for it.
-func (l *link) copied(i Item) {
+// deliverCopy sends a copy to the calls that wait for it.
+func (l *link) deliverCopy(i Item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	waiting := l.pulls[i.Session]
@@ -341,8 +341,8 @@ func (l *link) copied(i Item) {
 	delete(l.pulls, i.Session)
 }
 
-// numbers requests a range.
-func (l *link) numbers(ctx context.Context) (Range, error) {
+// fetchRange requests a range.
+func (l *link) fetchRange(ctx context.Context) (Range, error) {
 	given := make(chan Range, 1)
 	waiter := (chan<- Range)(given)
 	l.mu.Lock()
@@ -351,7 +351,7 @@ func (l *link) numbers(ctx context.Context) (Range, error) {
 		l.ranges = append(l.ranges, waiter)
 	}
 	l.mu.Unlock()
-	if full || !l.ask(kindRange, nil) {
+	if full || !l.enqueue(kindRange, nil) {
 		return Range{}, wire.Refuse(wire.Unavailable, "bus: requests for ranges under way", mostPulls, "fewer")
 	}
 	select {
@@ -368,8 +368,8 @@ func (l *link) numbers(ctx context.Context) (Range, error) {
 	}
 }
 
-// given sends a range to the call that has waited longest.
-func (l *link) given(r Range) {
+// deliverRange sends a range to the call that has waited longest.
+func (l *link) deliverRange(r Range) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.ranges) > 0 {
@@ -378,9 +378,9 @@ func (l *link) given(r Range) {
 	}
 }
 
-// ask queues a request, and reports whether there was room.
-func (l *link) ask(k Kind, body []byte) bool {
-	if !l.there() {
+// enqueue queues a request, and reports whether there was room.
+func (l *link) enqueue(k Kind, body []byte) bool {
+	if !l.isConnected() {
 		return false
 	}
 	select {
@@ -391,8 +391,8 @@ func (l *link) ask(k Kind, body []byte) bool {
 	}
 }
 
-// drop ends all calls that wait for a manager that has disconnected.
-func (l *link) drop() {
+// releaseWaiters ends all calls that wait for a manager that has disconnected.
+func (l *link) releaseWaiters() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for s, waiting := range l.pulls {

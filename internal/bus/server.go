@@ -15,14 +15,14 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Duties are a manager's handlers of units' messages. Each is called from one goroutine for
+// Handlers are a manager's handlers of units' messages. Each is called from one goroutine for
 // each unit, Pull from several. While a handler blocks, no further message of its unit is
 // read; other units are not affected.
-type Duties struct {
-	Beat  func(Unit, Beat)
-	Item  func(Unit, Item) // it takes ownership of the item's bytes
-	Pull  func(context.Context, Unit, wire.SessionID) (Item, bool)
-	Range func() (Range, error)
+type Handlers struct {
+	Heartbeat func(Unit, Heartbeat)
+	Item      func(Unit, Item) // it takes ownership of the item's bytes
+	Pull      func(context.Context, Unit, wire.SessionID) (Item, bool)
+	Range     func() (Range, error)
 }
 
 // ServerConfig configures a server. All fields but Ended are required.
@@ -32,7 +32,7 @@ type ServerConfig struct {
 	Roots       *x509.CertPool // authority roots
 	Clock       func() time.Time
 	Connections int // of units at a time
-	Duties      Duties
+	Handlers    Handlers
 
 	// Ended, if set, is called with the error when a connection ended or was refused.
 	Ended func(remote net.Addr, err error)
@@ -47,9 +47,9 @@ type Server struct {
 	stop     context.CancelFunc
 	running  sync.WaitGroup
 
-	mu       sync.RWMutex
-	clusters map[Cluster]map[wire.UnitID]*station // guarded by mu
-	stations int                                  // guarded by mu: number of connected units
+	mu        sync.RWMutex
+	clusters  map[Cluster]map[wire.UnitID]*unitConn // guarded by mu
+	connected int                                   // guarded by mu: number of connected units
 }
 
 // Listen starts to serve units. The caller ends the server with [Server.Stop].
@@ -58,7 +58,7 @@ func Listen(c ServerConfig) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting the bus: %w", err)
 	}
-	s := &Server{config: c, listener: l, clusters: make(map[Cluster]map[wire.UnitID]*station)}
+	s := &Server{config: c, listener: l, clusters: make(map[Cluster]map[wire.UnitID]*unitConn)}
 	s.half.addresses = make(map[string]int)
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.running.Go(s.accept)
@@ -72,7 +72,7 @@ func (s *Server) Address() string { return s.listener.Addr().String() }
 func (s *Server) Connections() int {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.stations
+	return s.connected
 }
 
 // Stop ends all connections and returns when all goroutines of the server have ended.
@@ -83,7 +83,7 @@ func (s *Server) Stop() {
 	s.mu.Lock()
 	for _, units := range s.clusters {
 		for _, u := range units {
-			u.end(nil)
+			u.terminate(nil)
 		}
 	}
 	s.mu.Unlock()
@@ -97,8 +97,8 @@ func (s *Server) Push(c Cluster, batch []byte) {
 	defer s.mu.RUnlock()
 	batch = bytes.Clone(batch) // one copy, which all of them share
 	for _, u := range s.clusters[c] {
-		if u.wants.Load() {
-			u.queue(batch)
+		if u.wantsItems.Load() {
+			u.enqueue(batch)
 		}
 	}
 }
@@ -115,7 +115,7 @@ func (s *Server) PushTo(ctx context.Context, to Unit, batch []byte) bool {
 	select {
 	case u.bulk <- bytes.Clone(batch):
 		return true
-	case <-u.over:
+	case <-u.done:
 	case <-ctx.Done():
 	}
 	return false
@@ -131,30 +131,30 @@ func (s *Server) accept() {
 			time.Sleep(10 * time.Millisecond) // out of descriptors, for now
 			continue
 		}
-		s.half.add(conn)
-		s.running.Go(func() { s.ended(conn.RemoteAddr(), s.serve(conn)) })
+		s.half.track(conn)
+		s.running.Go(func() { s.reportEnd(conn.RemoteAddr(), s.serve(conn)) })
 	}
 }
 
-func (s *Server) ended(remote net.Addr, err error) {
+func (s *Server) reportEnd(remote net.Addr, err error) {
 	if s.config.Ended != nil && s.ctx.Err() == nil {
 		s.config.Ended(remote, err)
 	}
 }
 
-// serve handles one connection until it ends.
+// connectOnce handles one connection until it ends.
 func (s *Server) serve(raw net.Conn) error {
 	defer raw.Close()
 	conn, unit, err := s.handshake(raw)
 	if !s.half.remove(raw) || err != nil {
 		return errors.Join(err, wire.Refuse(wire.Unavailable, "bus: handshake", "not completed", "a handshake of a unit"))
 	}
-	u := newStation(s, conn, unit)
+	u := newUnitConn(s, conn, unit)
 	if err := s.admit(u); err != nil {
-		u.hint(wire.ReasonOf(err))
+		u.sendHint(wire.ReasonOf(err))
 		return err
 	}
-	defer s.leave(u)
+	defer s.remove(u)
 	return u.serve()
 }
 
@@ -181,7 +181,7 @@ func (s *Server) handshake(raw net.Conn) (conn *tls.Conn, unit Unit, err error) 
 
 // admit adds a unit's connection. A second connection of a unit replaces the first, which a
 // network failure may have left open.
-func (s *Server) admit(u *station) error {
+func (s *Server) admit(u *unitConn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	units := s.clusters[u.unit.Cluster]
@@ -190,29 +190,29 @@ func (s *Server) admit(u *station) error {
 	case s.ctx.Err() != nil:
 		return wire.Refuse(wire.Unavailable, "bus: manager", "shutting down", "a running manager")
 	case before != nil:
-		before.end(nil)
-		s.stations--
-	case s.stations >= s.config.Connections:
-		return wire.Refuse(wire.Overload, "bus: units connected", s.stations, "fewer")
+		before.terminate(nil)
+		s.connected--
+	case s.connected >= s.config.Connections:
+		return wire.Refuse(wire.Overload, "bus: units connected", s.connected, "fewer")
 	}
 	if units == nil {
-		units = make(map[wire.UnitID]*station)
+		units = make(map[wire.UnitID]*unitConn)
 		s.clusters[u.unit.Cluster] = units
 	}
 	units[u.unit.ID] = u
-	s.stations++
+	s.connected++
 	return nil
 }
 
-// leave removes a connection, unless a later one of the unit has replaced it.
-func (s *Server) leave(u *station) {
+// remove removes a connection, unless a later one of the unit has replaced it.
+func (s *Server) remove(u *unitConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	units := s.clusters[u.unit.Cluster]
 	if units[u.unit.ID] != u {
 		return
 	}
-	s.stations--
+	s.connected--
 	if delete(units, u.unit.ID); len(units) == 0 {
 		delete(s.clusters, u.unit.Cluster)
 	}
@@ -228,19 +228,19 @@ type halfOpen struct {
 	closed    bool           // guarded by mu
 }
 
-// add adds a connection. After close it closes the connection.
-func (h *halfOpen) add(c net.Conn) {
+// track adds a connection. After close it closes the connection.
+func (h *halfOpen) track(c net.Conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	from := origin(c)
+	from := sourceAddress(c)
 	switch {
 	case h.closed:
 		c.Close()
 		return
 	case h.addresses[from] >= mostOfAddress:
-		h.drop(slices.IndexFunc(h.waiting, func(one net.Conn) bool { return origin(one) == from }))
+		h.closeAt(slices.IndexFunc(h.waiting, func(one net.Conn) bool { return sourceAddress(one) == from }))
 	case len(h.waiting) >= mostHalfOpen:
-		h.drop(0)
+		h.closeAt(0)
 	}
 	h.waiting = append(h.waiting, c)
 	h.addresses[from]++
@@ -252,7 +252,7 @@ func (h *halfOpen) remove(c net.Conn) bool {
 	defer h.mu.Unlock()
 	i := slices.Index(h.waiting, c)
 	if i >= 0 {
-		h.forget(i)
+		h.removeAt(i)
 	}
 	return i >= 0
 }
@@ -263,28 +263,28 @@ func (h *halfOpen) close() {
 	defer h.mu.Unlock()
 	h.closed = true
 	for len(h.waiting) > 0 {
-		h.drop(0)
+		h.closeAt(0)
 	}
 }
 
-// drop closes a connection and removes it. The caller holds mu.
-func (h *halfOpen) drop(i int) {
+// releaseWaiters closes a connection and removes it. The caller holds mu.
+func (h *halfOpen) closeAt(i int) {
 	h.waiting[i].Close()
-	h.forget(i)
+	h.removeAt(i)
 }
 
-// forget removes a connection. The caller holds mu.
-func (h *halfOpen) forget(i int) {
-	from := origin(h.waiting[i])
+// removeWaiter removes a connection. The caller holds mu.
+func (h *halfOpen) removeAt(i int) {
+	from := sourceAddress(h.waiting[i])
 	if h.addresses[from]--; h.addresses[from] == 0 {
 		delete(h.addresses, from)
 	}
 	h.waiting = slices.Delete(h.waiting, i, i+1)
 }
 
-// origin returns the address that a connection is counted for: an IPv4 address, or the /64
+// sourceAddress returns the address that a connection is counted for: an IPv4 address, or the /64
 // network of an IPv6 address.
-func origin(c net.Conn) string {
+func sourceAddress(c net.Conn) string {
 	address, ok := c.RemoteAddr().(*net.TCPAddr)
 	if !ok {
 		return ""

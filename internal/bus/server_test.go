@@ -23,32 +23,32 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// station is a server for the units of an authority, and what reached it.
-type station struct {
+// unitConn is a server for the units of an authority, and what reached it.
+type unitConn struct {
 	*bus.Server
 	ended chan error
 
-	mu    sync.Mutex
-	beats map[wire.UnitID]int
-	units map[wire.UnitID]bus.Unit
-	items []bus.Item
+	mu         sync.Mutex
+	heartbeats map[wire.UnitID]int
+	units      map[wire.UnitID]bus.Unit
+	items      []bus.Item
 }
 
-// serve serves the bus for the units of an authority. The manager's own certificate is
+// connectOnce serves the bus for the units of an authority. The manager's own certificate is
 // not what these tests are about.
-func serve(t testing.TB, a *bustest.Authority, edit func(*bus.ServerConfig)) *station {
+func serve(t testing.TB, a *bustest.Authority, edit func(*bus.ServerConfig)) *unitConn {
 	t.Helper()
 	own := a.Unit(bustest.Keys).Serving
-	s := &station{ended: make(chan error, 4096), beats: map[wire.UnitID]int{}, units: map[wire.UnitID]bus.Unit{}}
+	s := &unitConn{ended: make(chan error, 4096), heartbeats: map[wire.UnitID]int{}, units: map[wire.UnitID]bus.Unit{}}
 	c := bus.ServerConfig{
 		Address: "127.0.0.1:0", Certificate: func() (*tls.Certificate, error) { return &own, nil },
 		Roots: a.Roots(), Clock: time.Now, Connections: 20,
 		Ended: func(_ net.Addr, err error) { s.ended <- err },
-		Duties: bus.Duties{
-			Beat: func(u bus.Unit, _ bus.Beat) {
+		Handlers: bus.Handlers{
+			Heartbeat: func(u bus.Unit, _ bus.Heartbeat) {
 				s.mu.Lock()
 				defer s.mu.Unlock()
-				s.beats[u.ID]++
+				s.heartbeats[u.ID]++
 				s.units[u.ID] = u
 			},
 			Item: func(_ bus.Unit, i bus.Item) {
@@ -79,7 +79,7 @@ func config(certificate tls.Certificate) *tls.Config {
 }
 
 // raw is a connection of a unit without the manners of [bus.Conn].
-func raw(t testing.TB, s *station, u bustest.Unit) *tls.Conn {
+func raw(t testing.TB, s *unitConn, u bustest.Unit) *tls.Conn {
 	t.Helper()
 	c, err := tls.Dial("tcp", s.Address(), config(u.Signing))
 	if err != nil {
@@ -106,7 +106,7 @@ func frame(kind byte, body ...byte) []byte {
 	return append(append(binary.BigEndian.AppendUint16(nil, uint16(1+len(body))), kind), body...)
 }
 
-func url(s *station) string { return "tls://" + s.Address() }
+func url(s *unitConn) string { return "tls://" + s.Address() }
 
 func TestOnlyUnitsComeIn(t *testing.T) {
 	a, other := bustest.New(t), bustest.New(t)
@@ -131,7 +131,7 @@ func TestOnlyUnitsComeIn(t *testing.T) {
 		{"the shared leaf of a role", member.Serving, wire.WrongKind},
 		{"a unit of another authority", other.Unit(bustest.Scoring).Signing, wire.BadChain},
 		{"the shared leaf", unit.Serving, wire.WrongKind},
-		{"the authority's own leaf", a.Leaf(), wire.BadChain},
+		{"the authority's own leaf", a.AuthorityLeaf(), wire.BadChain},
 		{"no cross-certificate", alone, wire.BadChain},
 		{"another identity's cross-certificate", crossed, wire.BadChain},
 		{"no certificate", tls.Certificate{}, wire.Unavailable},
@@ -216,12 +216,12 @@ func TestOnlyOneProtocol(t *testing.T) {
 func TestCertificateDecides(t *testing.T) {
 	a := bustest.New(t)
 	s := serve(t, a, nil)
-	for _, u := range []bustest.Unit{a.Unit(bustest.Scoring), a.Next()} {
+	for _, u := range []bustest.Unit{a.Unit(bustest.Scoring), a.Successor()} {
 		c := connect(t, u, url(s))
-		if err := c.Beat(bus.Beat{Address: "127.0.0.1:1"}); err != nil {
+		if err := c.SendHeartbeat(bus.Heartbeat{Address: "127.0.0.1:1"}); err != nil {
 			t.Fatal(err)
 		}
-		testworld.Eventually(t, "the heartbeat is there", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.beats[u.ID] > 0 })
+		testworld.Eventually(t, "the heartbeat is there", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.heartbeats[u.ID] > 0 })
 		s.mu.Lock()
 		got := s.units[u.ID]
 		s.mu.Unlock()
@@ -295,7 +295,7 @@ func TestHostileUnits(t *testing.T) {
 	a := bustest.New(t)
 	s := serve(t, a, nil)
 	honest := connect(t, a.Unit(bustest.Scoring), url(s))
-	if _, err := honest.Pull(t.Context(), wire.SessionID{1}); err != nil {
+	if _, err := honest.FetchCopy(t.Context(), wire.SessionID{1}); err != nil {
 		t.Fatal(err)
 	}
 	random := make([]byte, 1<<20)
@@ -321,7 +321,7 @@ func TestHostileUnits(t *testing.T) {
 	if grown := heap() - before; grown > 8<<20 {
 		t.Errorf("the heap grew by %d bytes", grown)
 	}
-	if _, err := honest.Pull(t.Context(), wire.SessionID{2}); err != nil {
+	if _, err := honest.FetchCopy(t.Context(), wire.SessionID{2}); err != nil {
 		t.Errorf("another unit: %v", err)
 	}
 }
@@ -338,19 +338,19 @@ func heap() int64 {
 // relays, and when that one is gone, another does.
 func TestSeveralManagers(t *testing.T) {
 	a := bustest.New(t)
-	all := []*station{serve(t, a, nil), serve(t, a, nil)}
+	all := []*unitConn{serve(t, a, nil), serve(t, a, nil)}
 	u := a.Unit(bustest.Scoring)
 	c := connect(t, u, url(all[0])+","+url(all[1]))
 	var heard atomic.Int64
 	c.Subscribe(func(bus.Item) { heard.Add(1) })
-	if err := c.Beat(bus.Beat{Address: "127.0.0.1:1", Ready: true}); err != nil {
+	if err := c.SendHeartbeat(bus.Heartbeat{Address: "127.0.0.1:1", Ready: true}); err != nil {
 		t.Fatal(err)
 	}
-	knows := func(s *station) bool { s.mu.Lock(); defer s.mu.Unlock(); return s.beats[u.ID] > 1 }
+	knows := func(s *unitConn) bool { s.mu.Lock(); defer s.mu.Unlock(); return s.heartbeats[u.ID] > 1 }
 	testworld.Eventually(t, "both know the unit", func() bool { return knows(all[0]) && knows(all[1]) })
 	item := bus.Item{Kind: bus.Sealed, Session: wire.SessionID{1}, Bytes: []byte("x")}
-	relayed := func() *station {
-		var by *station
+	relayed := func() *unitConn {
+		var by *unitConn
 		testworld.Eventually(t, "one manager is given what the unit seals", func() bool {
 			_ = c.Publish(item) // again: what was on its way to one that is lost is lost
 			for _, s := range all {
@@ -372,7 +372,7 @@ func TestSeveralManagers(t *testing.T) {
 	if time.Sleep(100 * time.Millisecond); heard.Load() != 1 {
 		t.Errorf("heard %d times, want once", heard.Load())
 	}
-	if r, err := c.Range(t.Context()); err != nil || r != (bus.Range{First: 5, Count: 7}) {
+	if r, err := c.AllocateRange(t.Context()); err != nil || r != (bus.Range{First: 5, Count: 7}) {
 		t.Errorf("range: got %v, %v", r, err)
 	}
 	first.Stop()
@@ -382,12 +382,12 @@ func TestSeveralManagers(t *testing.T) {
 		}
 		return relayed() != first
 	})
-	if _, err := c.Pull(t.Context(), wire.SessionID{}); !errors.Is(err, wire.NotFound) {
+	if _, err := c.FetchCopy(t.Context(), wire.SessionID{}); !errors.Is(err, wire.NotFound) {
 		t.Errorf("no copy: got %v, want %v", err, wire.NotFound)
 	}
-	slices.DeleteFunc(all, func(s *station) bool { return s == first })[0].Stop()
+	slices.DeleteFunc(all, func(s *unitConn) bool { return s == first })[0].Stop()
 	testworld.Eventually(t, "none is there", func() bool { return !c.Connected() })
-	if _, err := c.Pull(t.Context(), wire.SessionID{1}); !errors.Is(err, wire.Unavailable) {
+	if _, err := c.FetchCopy(t.Context(), wire.SessionID{1}); !errors.Is(err, wire.Unavailable) {
 		t.Errorf("without a manager: got %v, want %v", err, wire.Unavailable)
 	}
 }

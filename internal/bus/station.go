@@ -11,60 +11,60 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// station is the manager's side of one unit's connection.
-type station struct {
-	server *Server
-	conn   *tls.Conn
-	unit   Unit
-	wants  atomic.Bool // the unit receives items of other units
-	out    chan []byte // queued frames
-	bulk   chan []byte // sent while no frame is queued
-	over   chan struct{}
-	ending sync.Once
-	cause  error // set before over is closed: why the manager ends the connection, or nil
+// unitConn is the manager's side of one unit's connection.
+type unitConn struct {
+	server     *Server
+	conn       *tls.Conn
+	unit       Unit
+	wantsItems atomic.Bool // the unit receives items of other units
+	out        chan []byte // queued frames
+	bulk       chan []byte // sent while no frame is queued
+	done       chan struct{}
+	ending     sync.Once
+	cause      error // set before over is closed: why the manager ends the connection, or nil
 
-	pulls chan struct{} // one value for each running pull
-	beats bucket        // these two are used by the read loop alone
-	takes bucket
+	pulls         chan struct{} // one value for each running pull
+	heartbeats    bucket        // these two are used by the read loop alone
+	rangeRequests bucket
 }
 
-func newStation(s *Server, conn *tls.Conn, unit Unit) *station {
-	u := &station{
-		server: s, conn: conn, unit: unit, out: make(chan []byte, mostBatches), bulk: make(chan []byte), over: make(chan struct{}),
-		pulls: make(chan struct{}, mostPulls), beats: newBucket(beatsEach, beatsBurst), takes: newBucket(rangesEach, rangesBurst),
+func newUnitConn(s *Server, conn *tls.Conn, unit Unit) *unitConn {
+	u := &unitConn{
+		server: s, conn: conn, unit: unit, out: make(chan []byte, mostBatches), bulk: make(chan []byte), done: make(chan struct{}),
+		pulls: make(chan struct{}, mostPulls), heartbeats: newBucket(heartbeatsEach, heartbeatsBurst), rangeRequests: newBucket(rangesEach, rangesBurst),
 	}
-	u.wants.Store(true)
+	u.wantsItems.Store(true)
 	return u
 }
 
-// serve reads and writes until one of the two fails, the certificate expires or the manager
+// connectOnce reads and writes until one of the two fails, the certificate expires or the manager
 // ends the connection.
-func (u *station) serve() error {
+func (u *unitConn) serve() error {
 	left := u.unit.NotAfter.Sub(u.server.config.Clock())
 	expiry := time.AfterFunc(left, func() {
-		u.end(wire.Refuse(wire.Expired, "bus: certificate's end", u.unit.NotAfter.UTC().Format(time.RFC3339), "a later one"))
+		u.terminate(wire.Refuse(wire.Expired, "bus: certificate's end", u.unit.NotAfter.UTC().Format(time.RFC3339), "a later one"))
 	})
 	defer expiry.Stop()
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
-	tasks.Go(u.write)
-	err := u.read(newFrames(u.conn, u.conn.SetReadDeadline), &tasks)
-	u.end(nil)
+	tasks.Go(u.writeLoop)
+	err := u.readLoop(newFrames(u.conn, u.conn.SetReadDeadline), &tasks)
+	u.terminate(nil)
 	if u.cause != nil {
 		return u.cause
 	}
 	return err
 }
 
-// end ends the connection, once. If there is a cause, the unit receives its reason as a hint.
-func (u *station) end(cause error) {
-	u.ending.Do(func() { u.cause = cause; close(u.over) })
+// terminate ends the connection, once. If there is a cause, the unit receives its reason as a hint.
+func (u *unitConn) terminate(cause error) {
+	u.ending.Do(func() { u.cause = cause; close(u.done) })
 }
 
-// write sends queued frames. It closes the connection at its end, which ends reading too.
-func (u *station) write() {
+// writeLoop sends queued frames. It closes the connection at its end, which ends reading too.
+func (u *unitConn) writeLoop() {
 	defer u.conn.Close()
-	defer u.end(nil)
+	defer u.terminate(nil)
 	var together []byte
 	for {
 		var b []byte
@@ -74,8 +74,8 @@ func (u *station) write() {
 			select {
 			case b = <-u.out:
 			case b = <-u.bulk:
-			case <-u.over:
-				u.hint(wire.ReasonOf(u.cause))
+			case <-u.done:
+				u.sendHint(wire.ReasonOf(u.cause))
 				return
 			}
 		}
@@ -89,8 +89,8 @@ func (u *station) write() {
 	}
 }
 
-// hint sends the unit the reason for which the connection ends. Errors are ignored.
-func (u *station) hint(reason wire.Reason) {
+// sendHint sends the unit the reason for which the connection ends. Errors are ignored.
+func (u *unitConn) sendHint(reason wire.Reason) {
 	if reason == wire.Internal {
 		return
 	}
@@ -98,9 +98,9 @@ func (u *station) hint(reason wire.Reason) {
 	_, _ = u.conn.Write(appendFrame(nil, kindHint, []byte(reason)))
 }
 
-// queue queues frames for the unit, and reports whether there was room. The bytes are shared
+// enqueue queues frames for the unit, and reports whether there was room. The bytes are shared
 // and never written to.
-func (u *station) queue(b []byte) bool {
+func (u *unitConn) enqueue(b []byte) bool {
 	select {
 	case u.out <- b:
 		return true
@@ -109,12 +109,12 @@ func (u *station) queue(b []byte) bool {
 	}
 }
 
-// read handles the unit's frames until one is invalid or none arrives in time.
-func (u *station) read(in *frames, tasks *sync.WaitGroup) error {
+// readLoop handles the unit's frames until one is invalid or none arrives in time.
+func (u *unitConn) readLoop(in *frames, tasks *sync.WaitGroup) error {
 	for {
-		k, body, err := in.next()
+		k, body, err := in.read()
 		if err == nil {
-			err = u.take(k, body, tasks)
+			err = u.handleFrame(k, body, tasks)
 		}
 		if err != nil {
 			return err
@@ -122,71 +122,71 @@ func (u *station) read(in *frames, tasks *sync.WaitGroup) error {
 	}
 }
 
-// take handles one frame of the unit. An error ends the connection.
-func (u *station) take(k Kind, body []byte, tasks *sync.WaitGroup) error {
+// tryTake handles one frame of the unit. An error ends the connection.
+func (u *unitConn) handleFrame(k Kind, body []byte, tasks *sync.WaitGroup) error {
 	switch k {
-	case kindBeat:
-		b, err := ParseBeat(body)
-		if err == nil && u.beats.take(time.Now()) {
-			u.wants.Store(b.Relay)
-			u.server.config.Duties.Beat(u.unit, b)
-			u.queue(appendFrame(nil, kindBeat))
+	case kindHeartbeat:
+		b, err := ParseHeartbeat(body)
+		if err == nil && u.heartbeats.tryTake(time.Now()) {
+			u.wantsItems.Store(b.Relay)
+			u.server.config.Handlers.Heartbeat(u.unit, b)
+			u.enqueue(appendFrame(nil, kindHeartbeat))
 		}
 		return err
 	case kindRange:
 		if len(body) > 0 {
 			return wire.Refuse(wire.Malformed, "bus: range of a unit in bytes", len(body), 0)
 		}
-		u.queue(appendFrame(nil, kindRange, u.numbers()))
+		u.enqueue(appendFrame(nil, kindRange, u.allocateRange()))
 		return nil
 	case Sealed, Tombstone:
-		item, err := itemOf(k, body)
+		item, err := parseItem(k, body)
 		if err == nil {
 			item.Bytes = bytes.Clone(item.Bytes)
-			u.server.config.Duties.Item(u.unit, item)
+			u.server.config.Handlers.Item(u.unit, item)
 		}
 		return err
 	case kindPull:
 		if len(body) != len(wire.SessionID{}) {
 			return wire.Refuse(wire.Malformed, "bus: pull in bytes", len(body), len(wire.SessionID{}))
 		}
-		u.pull(wire.SessionID(body), tasks)
+		u.sendCopy(wire.SessionID(body), tasks)
 		return nil
 	}
 	return wire.Refuse(wire.Malformed, "bus: kind of a unit's frame", k, "heartbeat, range, push, pull or tombstone")
 }
 
-// numbers returns the body of the response to a range request: the zero range if none can be
+// fetchRange returns the body of the response to a range request: the zero range if none can be
 // allocated.
-func (u *station) numbers() []byte {
+func (u *unitConn) allocateRange() []byte {
 	var r Range
-	if u.takes.take(time.Now()) {
-		if given, err := u.server.config.Duties.Range(); err == nil {
+	if u.rangeRequests.tryTake(time.Now()) {
+		if given, err := u.server.config.Handlers.Range(); err == nil {
 			r = given
 		}
 	}
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, r.First), r.Count)
 }
 
-// pull responds with the copy of a session. While too many pulls of the unit are running it
+// fetchCopy responds with the copy of a session. While too many pulls of the unit are running it
 // responds that there is none.
-func (u *station) pull(s wire.SessionID, tasks *sync.WaitGroup) {
+func (u *unitConn) sendCopy(s wire.SessionID, tasks *sync.WaitGroup) {
 	select {
 	case u.pulls <- struct{}{}:
 	default:
-		u.queue(appendFrame(nil, kindCopy, s[:]))
+		u.enqueue(appendFrame(nil, kindCopy, s[:]))
 		return
 	}
 	tasks.Go(func() {
 		defer func() { <-u.pulls }()
-		item, found := u.server.config.Duties.Pull(u.server.ctx, u.unit, s)
+		item, found := u.server.config.Handlers.Pull(u.server.ctx, u.unit, s)
 		switch {
 		case !found:
-			u.queue(appendFrame(nil, kindCopy, s[:]))
+			u.enqueue(appendFrame(nil, kindCopy, s[:]))
 		case item.Kind == Tombstone:
-			u.queue(item.Append(nil))
+			u.enqueue(item.Append(nil))
 		default:
-			u.queue(item.append(nil, kindCopy))
+			u.enqueue(item.appendAs(nil, kindCopy))
 		}
 	})
 }

@@ -52,19 +52,19 @@ const (
 // manager cannot import. In a group UnitOf accepts more than peers and clients do, who accept
 // no group under the authority root: the decisions of a manager affect availability alone.
 func UnitOf(chain []*x509.Certificate, roots *x509.CertPool, at time.Time) (Unit, error) {
-	cluster, err := CheckChain(chain, roots, at)
+	cluster, err := VerifyChain(chain, roots, at)
 	if err != nil {
 		return Unit{}, err
 	}
-	chain = throughBus(chain)
+	chain = withoutGroupRoot(chain)
 	if n := len(chain[0].ExtKeyUsage) + len(chain[0].UnknownExtKeyUsage); n != 0 {
 		return Unit{}, wire.Refuse(wire.WrongKind, "bus: extended key usages of the certificate", n, "0, as in a unit's signing certificate")
 	}
-	leaf, err := fieldsOf(chain[0])
+	leaf, err := extensionFields(chain[0])
 	if err != nil {
 		return Unit{}, err
 	}
-	cross, err := fieldsOf(chain[1])
+	cross, err := extensionFields(chain[1])
 	if err != nil {
 		return Unit{}, err
 	}
@@ -72,22 +72,22 @@ func UnitOf(chain []*x509.Certificate, roots *x509.CertPool, at time.Time) (Unit
 		ID: wire.UnitIDOf(chain[0].RawSubjectPublicKeyInfo), Cluster: cluster, NotAfter: chain[0].NotAfter,
 		Leaf: chain[0].Raw, Cross: chain[1].Raw,
 	}
-	return u.named(leaf, cross)
+	return u.withNames(leaf, cross)
 }
 
-// named sets the fields that follow from the private extensions of leaf and cross-certificate.
-func (u Unit) named(leaf, cross [][]byte) (Unit, error) {
+// withNames sets the fields that follow from the private extensions of leaf and cross-certificate.
+func (u Unit) withNames(leaf, cross [][]byte) (Unit, error) {
 	switch kind, issuer := string(leaf[fieldKind]), string(cross[fieldKind]); {
 	case kind == leafOfTask && issuer == crossOfTask:
 		u.Task = string(leaf[fieldTask])
-	case kind == leafOfGroup && issuer == crossOfGroup && len(leaf) > fieldRole && wire.NameOK(string(leaf[fieldRole])):
+	case kind == leafOfGroup && issuer == crossOfGroup && len(leaf) > fieldRole && wire.ValidName(string(leaf[fieldRole])):
 		u.Group, u.Role = string(leaf[fieldTask]), string(leaf[fieldRole])
 	default:
 		return Unit{}, wire.Refuse(wire.WrongKind, "bus: kinds of leaf and issuer", kind+" under "+issuer, "a unit's or a group's, under its own")
 	}
 	id := leaf[fieldIdentity]
 	if len(id) != len(u.Identity) || string(id) != string(cross[fieldIdentity]) || string(leaf[fieldTask]) != string(cross[fieldTask]) ||
-		string(leaf[fieldUnit]) != string(u.ID[:]) || !wire.NameOK(string(leaf[fieldTask])) {
+		string(leaf[fieldUnit]) != string(u.ID[:]) || !wire.ValidName(string(leaf[fieldTask])) {
 		return Unit{}, wire.Refuse(wire.WrongIdentity, "bus: identity, task and unit id of the leaf", fmt.Sprintf("%.32x, %.64q, %.32x", id, leaf[fieldTask], leaf[fieldUnit]), "those of its issuer and of its key")
 	}
 	u.Identity = wire.Digest(id)
@@ -106,9 +106,9 @@ const (
 // maxExtension bounds the private extension, in bytes.
 const maxExtension = 32 << 10
 
-// fieldsOf returns the fields of a certificate's private extension. It finds the extension by
+// extensionFields returns the fields of a certificate's private extension. It finds the extension by
 // its label: the authority signs no other extension of that form.
-func fieldsOf(c *x509.Certificate) ([][]byte, error) {
+func extensionFields(c *x509.Certificate) ([][]byte, error) {
 	for _, x := range c.Extensions {
 		var framed []byte
 		if len(x.Value) > maxExtension {
@@ -124,21 +124,21 @@ func fieldsOf(c *x509.Certificate) ([][]byte, error) {
 	return nil, wire.Refuse(wire.NoExtension, "bus: private extension of", c.Subject, "a certificate with the authority's private extension")
 }
 
-// throughBus removes from a chain the group root that may precede the group-bus certificate of
+// withoutGroupRoot removes from a chain the group root that may precede the group-bus certificate of
 // the same key.
-func throughBus(chain []*x509.Certificate) []*x509.Certificate {
+func withoutGroupRoot(chain []*x509.Certificate) []*x509.Certificate {
 	if len(chain) == 3 && bytes.Equal(chain[1].RawSubjectPublicKeyInfo, chain[2].RawSubjectPublicKeyInfo) {
 		return []*x509.Certificate{chain[0], chain[2]}
 	}
 	return chain
 }
 
-// CheckChain verifies a leaf under an identity's cross-certificate under one of the authority
+// VerifyChain verifies a leaf under an identity's cross-certificate under one of the authority
 // roots, and returns the cluster of the leaf. A group's root may precede the
 // cross-certificate. No other shape is accepted, so a leaf directly under the root belongs to
 // no cluster. The error has the reason [wire.BadChain].
-func CheckChain(chain []*x509.Certificate, roots *x509.CertPool, at time.Time) (Cluster, error) {
-	chain = throughBus(chain)
+func VerifyChain(chain []*x509.Certificate, roots *x509.CertPool, at time.Time) (Cluster, error) {
+	chain = withoutGroupRoot(chain)
 	if len(chain) != 2 || chain[0].IsCA || roots == nil {
 		return Cluster{}, wire.Refuse(wire.BadChain, "chain: certificates", len(chain), "a leaf and its cross-certificate")
 	}

@@ -20,7 +20,7 @@ import (
 func (w *world) adopt(edits ...string) policy.Approved {
 	w.T.Helper()
 	const created = "created      = "
-	next := testworld.Must(w.policy.Next(w.Sign(w.After(w.policy, append(edits, created+w.policy.Document().Created.Format(time.RFC3339),
+	next := testworld.Must(w.policy.Next(w.SignPolicy(w.NextText(w.policy, append(edits, created+w.policy.Document().Created.Format(time.RFC3339),
 		created+w.clock.Now().UTC().Truncate(time.Second).Format(time.RFC3339))...))))
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -226,7 +226,7 @@ func TestRingRolls(t *testing.T) {
 	newest := first
 	for range 3 {
 		before := h.standing.follow
-		w.ring.Follow = w.ring.Follow.Roll(now, time.Hour)
+		w.ring.Follow = w.ring.Follow.Rotate(now, time.Hour)
 		update()
 		sealed, left, err := h.Reseal(10, now)
 		if err != nil || len(sealed) != 1 || left != 0 {

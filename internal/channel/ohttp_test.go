@@ -87,9 +87,9 @@ func TestExamplesOfOHTTP(t *testing.T) {
 				case c.form.Chunked:
 					part = nil
 				}
-				add := out.Add
+				add := out.Append
 				if i == 2 {
-					add = out.End
+					add = out.Finish
 				}
 				answer = append(answer, testworld.Must(add(part))...)
 			}
@@ -113,7 +113,7 @@ func theirs(t *testing.T, f ohttp.Form, keys OneOffKeys, private hpke.PrivateKey
 	sent := sealedOneOff(keys, f, "/")
 	header := ohttp.ParseHeader([7]byte(sent))
 	recipient := testworld.Must(f.NewRecipient(header, sent[7:39], private))
-	h, _, err := (&ohttp.Reader{Form: f, From: bytes.NewReader(sent[39:]), Open: recipient.Open}).Head(bhttp.ParseRequest)
+	h, _, err := (&ohttp.Reader{Form: f, From: bytes.NewReader(sent[39:]), Open: recipient.Open}).ReadHead(bhttp.ParseRequest)
 	if err != nil || h.Method != "GET" || h.Authority != "scoring.clinic.example" || h.Path != "/" {
 		t.Errorf("our request: got %v, %v", h, err)
 	}

@@ -44,7 +44,7 @@ func TestOneOffKeysEnd(t *testing.T) {
 	opens := func() error {
 		x, err := h.OpenOneOff(ohttp.Whole, bytes.NewReader(first), w.clock.Now())
 		if err == nil { // perhaps by chance: another ring key of the same key id
-			_, _, err = x.body.Head(bhttp.ParseRequest)
+			_, _, err = x.body.ReadHead(bhttp.ParseRequest)
 		}
 		return err
 	}
@@ -55,7 +55,7 @@ func TestOneOffKeysEnd(t *testing.T) {
 		}
 	}
 	roll := func() {
-		w.ring.Follow = w.ring.Follow.Roll(w.clock.Now(), time.Hour)
+		w.ring.Follow = w.ring.Follow.Rotate(w.clock.Now(), time.Hour)
 		stand()
 	}
 	roll()

@@ -34,7 +34,7 @@ func (h *Host) OpenOneOff(f ohttp.Form, body io.Reader, at time.Time) (*OneOffRe
 		return nil, err
 	}
 	x := &OneOffRequest{host: h, standing: st, header: ohttp.ParseHeader(raw)}
-	i, err := x.header.KEM()
+	i, err := x.header.KEMIndex()
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +116,7 @@ func (x *OneOffRequest) Head(admit func() error) (h bhttp.Head, rest []byte, err
 		}
 		return open(ad, ciphertext)
 	}
-	return x.body.Head(bhttp.ParseRequest)
+	return x.body.ReadHead(bhttp.ParseRequest)
 }
 
 // Opened reports whether the first chunk was opened: then there is a response.
@@ -173,7 +173,7 @@ type oneOffOutlet struct{ *ohttp.Writer }
 
 func (o oneOffOutlet) put(b []byte, at place) ([]byte, error) {
 	if at == final {
-		return o.End(b[lengthSize:])
+		return o.Finish(b[lengthSize:])
 	}
-	return o.Add(b[lengthSize:])
+	return o.Append(b[lengthSize:])
 }

@@ -62,14 +62,14 @@ func (s *SealedOneOff) Whole() []byte {
 
 // add seals more of the request.
 func (s *SealedOneOff) add(plaintext []byte) error {
-	sealed, err := s.writer.Add(plaintext)
+	sealed, err := s.writer.Append(plaintext)
 	s.out = append(s.out, sealed...)
 	return err
 }
 
 // end seals the last of the request.
 func (s *SealedOneOff) end(plaintext []byte) error {
-	sealed, err := s.writer.End(plaintext)
+	sealed, err := s.writer.Finish(plaintext)
 	s.out, s.ended = append(s.out, sealed...), true
 	return err
 }
@@ -131,7 +131,7 @@ func (s *SealedOneOff) Open(f ohttp.Form, r io.Reader) (bhttp.Head, *bhttp.Conte
 		return bhttp.Head{}, nil, err
 	}
 	u := &ohttp.Reader{Form: f, From: r, Open: key.Open}
-	h, rest, err := u.Head(bhttp.ParseResponse)
+	h, rest, err := u.ReadHead(bhttp.ParseResponse)
 	if err == nil && s.stands != nil {
 		err = s.stands()
 	}

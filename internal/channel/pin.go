@@ -46,7 +46,7 @@ func (p Pin) Check() error {
 			given++
 		}
 	}
-	named := wire.NameOK(p.Task+p.Group) && (p.Role == "" || p.Group != "" && wire.NameOK(p.Role))
+	named := wire.ValidName(p.Task+p.Group) && (p.Role == "" || p.Group != "" && wire.ValidName(p.Role))
 	if !p.ID.IsZero() && p.Group == "" {
 		given, named = given+1, p.Role == ""
 	}

@@ -106,7 +106,7 @@ func TestReceiptAfterACut(t *testing.T) {
 			w := newWorld(t)
 			h := w.host(Limits{})
 			good, expect := w.recorded(h), ReceiptExpect{Pin: w.byTask(), At: noon}
-			w.clock.Pass(row.later)
+			w.clock.Advance(row.later)
 			cut := w.cutOff(h.ID())
 			check := func(what string) {
 				t.Helper()
@@ -133,7 +133,7 @@ func TestReceiptOfTheTwin(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
 	before := w.trust()
-	w.clock.Pass(time.Minute)
+	w.clock.Advance(time.Minute)
 	w.cutOff(h.ID())
 	after := w.trust()
 	w.policy = before.Policy // the client has not heard either
@@ -152,7 +152,7 @@ func TestReceiptOfARelease(t *testing.T) {
 	h := w.host(Limits{})
 	record, expect := w.recorded(h), ReceiptExpect{Pin: w.byTask(), At: noon}
 	from := w.policy.Head()
-	w.clock.Pass(time.Minute)
+	w.clock.Advance(time.Minute)
 	w.adopt("[task.scoring.release.\"1\"]\n", "[task.scoring.release.\"1\"]\nretired = true\n")
 	got, err := VerifyReceipt(record, w.trust(), expect)
 	if err != nil || got.Later != nil || got.Head != from || !got.At.Equal(noon) {

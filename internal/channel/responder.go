@@ -221,7 +221,7 @@ func (r *Responder) Finish() error {
 // SizeKept is how many bytes of a response in one piece wait for its end.
 func (r *Responder) SizeKept() int {
 	if c, ok := r.sink.(oneOffOutlet); ok {
-		return c.Kept()
+		return c.Buffered()
 	}
 	return 0
 }

@@ -184,7 +184,7 @@ func TestTimeWithTheNumber(t *testing.T) {
 	raw := asked(s, "POST", h.ID(), noon.Add(time.Second))
 	x := testworld.Must(h.begin([wire.HeaderSize]byte(raw), noon))
 	slow := io.MultiReader(bytes.NewReader(raw[wire.HeaderSize:len(raw)-1]), readerFunc(func(p []byte) (int, error) {
-		w.clock.Pass(2 * time.Second)
+		w.clock.Advance(2 * time.Second)
 		return copy(p, raw[len(raw)-1:]), io.EOF
 	}))
 	locked := false

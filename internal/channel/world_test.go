@@ -56,7 +56,7 @@ continues = "1"
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{World: testworld.New(t), signing: map[wire.UnitID]*ecdsa.PrivateKey{}, clock: testworld.NewClock(noon), keys: testworld.Must(identity.Derive(identity.NewSecret()))}
-	w.policy = w.Found(w.keys.Root(), tasks).Policy()
+	w.policy = w.SignFirst(w.keys.RootDigest(), tasks).Policy()
 	w.issuer = testworld.Must(w.keys.Issuer(w.policy))
 	w.ring = identity.Ring{Strict: identity.NewRingKeys(noon, time.Hour), Follow: identity.NewRingKeys(noon, time.Hour)}
 	return w
@@ -64,7 +64,7 @@ func newWorld(t testing.TB) *world {
 
 // next is the policy that follows, unchanged but for its sequence.
 func (w *world) next() policy.Approved {
-	return testworld.Must(w.policy.Next(w.Sign(w.After(w.policy))))
+	return testworld.Must(w.policy.Next(w.SignPolicy(w.NextText(w.policy))))
 }
 
 // unitClock is the clock of units.
@@ -100,14 +100,14 @@ func newKey() *ecdsa.PrivateKey {
 // standing is that of a unit of scoring with this key.
 func (w *world) standing(key *ecdsa.PrivateKey, release string) Standing {
 	w.T.Helper()
-	leaf := testworld.Must(w.issuer.Unit(w.Grant(w.policy, "scoring", "scoring "+release, noon), key.Public(), w.clock.Now()))
+	leaf := testworld.Must(w.issuer.UnitLeaf(w.Grant(w.policy, "scoring", "scoring "+release, noon), key.Public(), w.clock.Now()))
 	cross := testworld.Must(w.issuer.Identity("scoring", release)).Cross
 	chain := []*x509.Certificate{testworld.Must(x509.ParseCertificate(leaf.DER)), testworld.Must(x509.ParseCertificate(cross))}
 	peer := testworld.Must(identity.Check(chain, w.root(), identity.Expect{
 		Policy: w.policy, Kinds: []identity.Kind{identity.KindUnit}, Use: identity.UseSigning, At: w.clock.Now(), IDs: []attest.Digest{w.id(release)},
 	}))
 	return Standing{
-		Task: "scoring", Identity: w.id(release), Genesis: w.policy.Genesis(), Root: w.keys.Root(), Head: w.policy.Head(),
+		Task: "scoring", Identity: w.id(release), Genesis: w.policy.Genesis(), Root: w.keys.RootDigest(), Head: w.policy.Head(),
 		Unit: leaf.DER, Cross: cross, NotAfter: leaf.NotAfter, Facts: peer.Facts(), Ring: copyRing(w.ring),
 	}
 }

@@ -141,7 +141,7 @@ var ofSessions = []behaviour{
 		return m.refusal(foreign.units[0], q).naming(foreign.units)
 	})},
 	{name: "keeps sessions beyond their end", opens: 2, after: func(m *hostile) {
-		m.clock.Pass(61 * time.Minute)
+		m.clock.Advance(61 * time.Minute)
 		for _, u := range m.all() {
 			testworld.Must(0, u.Update(m.standing(m.keyOf(u.Host), "1")))
 		}

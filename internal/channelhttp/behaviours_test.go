@@ -98,7 +98,7 @@ var ofRequests = []behaviour{
 	{name: "delays a request beyond its end", fails: unmarked, request: atFirst(func(m *hostile, q carried) said {
 		if q.header().Target != (wire.UnitID{}) && m.first(q.from) {
 			m.act()
-			m.clock.Pass(defaultNotAfter + time.Second)
+			m.clock.Advance(defaultNotAfter + time.Second)
 		}
 		return m.route(q)
 	})},
@@ -128,7 +128,7 @@ var ofRequests = []behaviour{
 	})},
 	{name: "replays everything at the end", after: (*hostile).replay},
 	{name: "replays everything ten minutes later", after: func(m *hostile) {
-		m.clock.Pass(10 * time.Minute)
+		m.clock.Advance(10 * time.Minute)
 		m.replay()
 	}},
 	{name: "replays everything to a unit that restarted", after: func(m *hostile) {
@@ -270,7 +270,7 @@ var ofAnswers = []behaviour{
 	})},
 	{name: "gives an answer of ten minutes ago", fails: unmarked, request: given(func(m *hostile, q carried, a said) said {
 		if m.first("pass") {
-			m.clock.Pass(10 * time.Minute)
+			m.clock.Advance(10 * time.Minute)
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()

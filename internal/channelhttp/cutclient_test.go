@@ -170,7 +170,7 @@ func TestAuthorityAway(t *testing.T) {
 		if s := testworld.Must(rt.Session(t.Context())); !s.Alone() || rt.Opens() != opens {
 			t.Error("the session that a unit holds alone ended when the unit renewed")
 		}
-		c.clock.Pass(renewPause)
+		c.clock.Advance(renewPause)
 		for range 2 { // the first begins to open another, for which the twin may be asked too
 			if _, err := say(t, rt, http.MethodGet, "/", ""); err != nil {
 				t.Fatal(err)

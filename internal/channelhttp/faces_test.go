@@ -315,7 +315,7 @@ func TestRefresh(t *testing.T) {
 		t.Errorf("20 callers at once: got %d sessions, want 1", got)
 	}
 	first := testworld.Must(rt.Session(t.Context()))
-	c.clock.Pass(50 * time.Minute)
+	c.clock.Advance(50 * time.Minute)
 	for range 100 {
 		if _, err := say(t, rt, "GET", "/", ""); err != nil {
 			t.Fatal(err)

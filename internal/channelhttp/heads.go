@@ -36,7 +36,7 @@ func (h Heads) heard(header http.Header) {
 	if field == "" || h.Heard == nil {
 		return
 	}
-	if unverified, err := identity.HeadOfField(field); err == nil {
+	if unverified, err := identity.DecodeHeadField(field); err == nil {
 		h.Heard(unverified)
 	}
 }

@@ -164,7 +164,7 @@ func TestLateCopy(t *testing.T) {
 	rt := c.client(c.byTask(), 0)
 	testworld.Must(say(t, rt, "GET", "/", ""))
 	for range 3 { // until the key that the ticket is under is gone
-		c.ring.Strict, c.ring.Follow = c.ring.Strict.Roll(noon, time.Hour), c.ring.Follow.Roll(noon, time.Hour)
+		c.ring.Strict, c.ring.Follow = c.ring.Strict.Rotate(noon, time.Hour), c.ring.Follow.Rotate(noon, time.Hour)
 		for _, u := range c.units {
 			testworld.Must(0, u.Update(c.standing(c.keyOf(u.Host), "1")))
 			sealed, _, err := u.Reseal(1, noon)
@@ -375,7 +375,7 @@ func TestNotAfter(t *testing.T) {
 			sent := 0
 			cluster.tampers = func(*http.Request) (*http.Response, error) {
 				if sent++; sent == 1 {
-					cluster.clock.Pass(c.delay)
+					cluster.clock.Advance(c.delay)
 				}
 				return nil, nil
 			}

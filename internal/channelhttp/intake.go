@@ -64,14 +64,14 @@ func readWhole(w http.ResponseWriter, r *http.Request, limit int) ([]byte, error
 // turn, as far as it distinguishes them.
 func (i *intake) turn(r *http.Request) (done func(), err error) {
 	sender := r.Header.Get(wire.FieldSender)
-	if err := i.evidence.Wait(r.Context(), limit.AddressOf(r.RemoteAddr), sender[:min(len(sender), maxSender)]); err != nil {
+	if err := i.evidence.Acquire(r.Context(), limit.AddressOf(r.RemoteAddr), sender[:min(len(sender), maxSender)]); err != nil {
 		return nil, err
 	}
 	if err := context.Cause(r.Context()); err != nil { // no client waits for the evidence
-		i.evidence.Done()
+		i.evidence.Release()
 		return nil, err
 	}
-	return i.evidence.Done, nil
+	return i.evidence.Release, nil
 }
 
 // reserved is what one request has taken, until it ends or has no more need of it.
@@ -83,7 +83,7 @@ type reserved struct {
 
 // take takes n more.
 func (t *reserved) take(n int) error {
-	if err := t.shares.Take(t.from, n); err != nil {
+	if err := t.shares.Acquire(t.from, n); err != nil {
 		return err
 	}
 	t.n += n
@@ -93,7 +93,7 @@ func (t *reserved) take(n int) error {
 // give returns what was taken.
 func (t *reserved) give() {
 	if t.n > 0 {
-		t.shares.Give(t.from, t.n)
+		t.shares.Release(t.from, t.n)
 		t.n = 0
 	}
 }

@@ -172,12 +172,12 @@ func TestStalledOneOffs(t *testing.T) {
 		}
 	}
 	for range 200 {
-		if u.server.intake.reading.Taken() > 0 {
+		if u.server.intake.reading.InUse() > 0 {
 			break
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	if got := u.server.intake.oneOffs.Taken(); got != 0 {
+	if got := u.server.intake.oneOffs.InUse(); got != 0 {
 		t.Errorf("got %d places taken by what stalls, want none", got)
 	}
 	for _, whole := range []bool{true, false} {
@@ -191,8 +191,8 @@ func TestStalledOneOffs(t *testing.T) {
 			t.Errorf("one that ended too soon: got %d, want 400", got)
 		}
 	}
-	if in := u.server.intake; in.oneOffs.Taken() != 0 || in.reading.Taken() != 0 {
-		t.Errorf("in the end: got %d places and %d bytes taken", in.oneOffs.Taken(), in.reading.Taken())
+	if in := u.server.intake; in.oneOffs.InUse() != 0 || in.reading.InUse() != 0 {
+		t.Errorf("in the end: got %d places and %d bytes taken", in.oneOffs.InUse(), in.reading.InUse())
 	}
 }
 
@@ -216,7 +216,7 @@ func TestQuotasOfUnit(t *testing.T) {
 	}
 	u.server.intake.reading = limit.NewShares(quotaReading, 3*leastReading)
 	for _, from := range []string{"192.0.2.1", "192.0.2.2"} {
-		if err := u.server.intake.reading.Take(netip.MustParseAddr(from), leastReading); err != nil {
+		if err := u.server.intake.reading.Acquire(netip.MustParseAddr(from), leastReading); err != nil {
 			t.Fatal(err)
 		}
 	}

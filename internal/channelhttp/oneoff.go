@@ -68,7 +68,7 @@ func (s *Server) pinOf(query url.Values) (pin channel.Pin, err error) {
 	switch {
 	case len(query) == 0:
 		return channel.Pin{Task: s.config.Host.Task()}, nil
-	case len(query) == 1 && len(task) == 1 && wire.NameOK(task[0]):
+	case len(query) == 1 && len(task) == 1 && wire.ValidName(task[0]):
 		return channel.Pin{Task: task[0]}, nil
 	case len(query) == 1 && len(id) == 1:
 		pin.ID, err = wire.ParseDigest(id[0])

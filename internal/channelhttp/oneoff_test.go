@@ -145,10 +145,10 @@ func TestOneOffsThatWait(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.units[0].server.intake.oneOffs.Take(netip.Addr{}, 1)
+	c.units[0].server.intake.oneOffs.Acquire(netip.Addr{}, 1)
 	_, err := say(t, c.oneOffs(keys, true), "GET", "/", "")
 	testworld.Refused(t, err, wire.Unavailable)
-	c.units[0].server.intake.oneOffs.Give(netip.Addr{}, 1)
+	c.units[0].server.intake.oneOffs.Release(netip.Addr{}, 1)
 	if _, err := say(t, c.oneOffs(keys, true), "GET", "/", ""); err != nil {
 		t.Error(err)
 	}
@@ -321,18 +321,18 @@ func TestOneOffRefusals(t *testing.T) {
 			t.Errorf("%s: got problem %v", row.name, p)
 		}
 	}
-	u.server.intake.oneOffs.Take(netip.Addr{}, u.Limits().OneOffs)
+	u.server.intake.oneOffs.Acquire(netip.Addr{}, u.Limits().OneOffs)
 	if status, p := post("POST", wire.TypeOneOff, whole); status != 503 || p.Reason != wire.Overload {
 		t.Errorf("too many: got %d %q", status, p.Reason)
 	}
-	u.server.intake.oneOffs.Give(netip.Addr{}, u.Limits().OneOffs)
+	u.server.intake.oneOffs.Release(netip.Addr{}, u.Limits().OneOffs)
 	if n := asked.Load(); n != 0 {
 		t.Errorf("the app was asked %d times", n)
 	}
 	if status, _ := post("POST", wire.TypeOneOff, whole); status != 200 || asked.Load() != 1 {
 		t.Errorf("unchanged: got %d", status)
 	}
-	c.clock.Pass(time.Hour) // the certificate's end
+	c.clock.Advance(time.Hour) // the certificate's end
 	if status, p := post("POST", wire.TypeOneOff, whole); status != 503 || p.Reason != wire.CertExpired {
 		t.Errorf("after the certificate: got %d %q", status, p.Reason)
 	}

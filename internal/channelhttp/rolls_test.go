@@ -85,7 +85,7 @@ func TestUnitKilledUnderWay(t *testing.T) {
 // roll gives every unit the next ring key, one after the other, and relays what
 // they seal anew.
 func (m *hostile) roll() {
-	m.ring.Strict, m.ring.Follow = m.ring.Strict.Roll(m.clock.Now(), time.Hour), m.ring.Follow.Roll(m.clock.Now(), time.Hour)
+	m.ring.Strict, m.ring.Follow = m.ring.Strict.Rotate(m.clock.Now(), time.Hour), m.ring.Follow.Rotate(m.clock.Now(), time.Hour)
 	for _, u := range m.all() {
 		testworld.Must(0, u.Update(m.standing(m.keyOf(u.Host), "1")))
 		sealed, left, err := u.Reseal(1000, m.clock.Now())

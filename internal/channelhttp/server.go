@@ -285,7 +285,7 @@ func (s *Server) find(r *http.Request, raw [wire.HeaderSize]byte) (*channel.Serv
 // pull asks for the stored copy of a session, at a bounded rate for each address:
 // any client can make up a session, and asking costs a round trip.
 func (s *Server) pull(r *http.Request, session wire.SessionID) ([]byte, error) {
-	if !s.intake.pulls.Take(r.RemoteAddr, s.intake.now()) {
+	if !s.intake.pulls.TakeToken(r.RemoteAddr, s.intake.now()) {
 		s.count(wire.Refuse(wire.TooMany, quotaPulls, "more", "fewer from one address"))
 		return nil, wire.Refuse(wire.Unavailable, quotaPulls, "more", "fewer from one address")
 	}

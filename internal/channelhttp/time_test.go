@@ -95,7 +95,7 @@ func TestBoundOnceUnderClocks(t *testing.T) {
 				} else if got := opens(u, testworld.Must(channel.NewOpening(c.byTask(), 0)).Request(), nil).StatusCode; got != http.StatusServiceUnavailable {
 					t.Errorf("while the clock is wrong: an open got status %d", got)
 				}
-				c.clock.Pass(time.Second)
+				c.clock.Advance(time.Second)
 			}
 			if app.of("") != 1 {
 				t.Errorf("ran %d times, statuses %v", app.of(""), statuses)

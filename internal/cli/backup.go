@@ -71,7 +71,7 @@ func (a *app) makeBackup(ctx context.Context, c authorityClient, key, out string
 		return err
 	}
 	a.say("wrote %d shares to %s, telling the authority", len(made.Shares), out)
-	kept, err := c.BackupKept(ctx, api.BackupKept{Share: made.Shares[0]})
+	kept, err := c.ConfirmBackup(ctx, api.BackupKept{Share: made.Shares[0]})
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func backupFiles(made api.BackupShares, approved policy.Approved) (map[string][]
 	for i, b := range made.Shares {
 		s, err := backup.Parse(b)
 		if err == nil {
-			err = s.For(approved)
+			err = s.CheckPolicy(approved)
 		}
 		if err != nil {
 			return nil, err
@@ -187,7 +187,7 @@ func (f *restoreFlags) read() (request backup.Request, entries []api.HistoryEntr
 	if err != nil {
 		return request, nil, genesis, fmt.Errorf("reading --request: %w", err)
 	}
-	if b, err = readFile(f.history, 4*wire.MaxAnswer); err != nil {
+	if b, err = readFile(f.history, 4*wire.MaxResponse); err != nil {
 		return request, nil, genesis, fmt.Errorf("reading --history: %w", err)
 	}
 	file := struct {

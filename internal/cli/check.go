@@ -272,7 +272,7 @@ func get(ctx context.Context, address string, config *tls.Config) (int, error) {
 // wrongRootRefused: a client that trusts another root, the manager's own,
 // completes no handshake.
 func (c checker) wrongRootRefused(ctx context.Context) (string, error) {
-	other, err := readPool(manager.SelfMadeCA(c.cluster.Manager.Data))
+	other, err := readPool(manager.SelfSignedCA(c.cluster.Manager.Data))
 	if err != nil {
 		return "", err
 	}

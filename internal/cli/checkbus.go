@@ -121,7 +121,7 @@ func (c checker) hostileManager(ctx context.Context) (_ string, err error) {
 		return "", err
 	}
 	defer h.close()
-	own, err := os.ReadFile(manager.SelfMadeCA(c.cluster.Manager.Data))
+	own, err := os.ReadFile(manager.SelfSignedCA(c.cluster.Manager.Data))
 	if err != nil {
 		return "", err
 	}

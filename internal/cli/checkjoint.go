@@ -111,7 +111,7 @@ func (d *dev) groupLog(ctx context.Context, after int64) (found []api.LogEntry, 
 		return nil, err
 	}
 	defer a.Close()
-	log, err := a.Log(ctx, api.LogQuery{Limit: 100})
+	log, err := a.IssuanceLog(ctx, api.LogQuery{Limit: 100})
 	for _, e := range log.Entries {
 		if e.Group == devJoint && e.Sequence > after {
 			found = append(found, e)

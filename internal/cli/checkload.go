@@ -125,7 +125,7 @@ func (c checker) issued(ctx context.Context) (map[string]bool, error) {
 		return nil, err
 	}
 	defer a.Close()
-	log, err := a.Log(ctx, api.LogQuery{Task: c.cluster.Task})
+	log, err := a.IssuanceLog(ctx, api.LogQuery{Task: c.cluster.Task})
 	if err != nil {
 		return nil, err
 	}

@@ -199,7 +199,7 @@ func (r *rogue) attack(ctx context.Context, config *tls.Config, own string, got 
 	go func() { defer close(reading); got.read(conn, session) }()
 	forged := r.forged(identity, session)
 	for n := 0; time.Now().Before(end); n++ {
-		beat := bus.Beat{Address: []string{own, r.victim}[n/50%2], Inherits: identity, Ready: true, Relay: true}
+		beat := bus.Heartbeat{Address: []string{own, r.victim}[n/50%2], Inherits: identity, Ready: true, Relay: true}
 		body, err := beat.Append(nil)
 		if err != nil {
 			return err

@@ -271,7 +271,7 @@ func (r *rollback) wholeStore(ctx context.Context, newest api.History) error {
 	if err := forked.knows(seen); !errors.Is(err, wire.Behind) {
 		return fmt.Errorf("a client that has seen the first policy: got %v, want a refusal [%s]", err, wire.Behind)
 	}
-	if _, err := forked.Push(ctx, newest); !errors.Is(err, wire.WrongSequence) {
+	if _, err := forked.PushHistory(ctx, newest); !errors.Is(err, wire.WrongSequence) {
 		return fmt.Errorf("showing the first policy: got %v, want a refusal [%s]", err, wire.WrongSequence)
 	}
 	for range 2 { // the alarm outlives the process

@@ -111,7 +111,7 @@ func (c checker) refusalLogged(ctx context.Context, got string) error {
 		return err
 	}
 	defer a.Close()
-	log, err := a.Log(ctx, api.LogQuery{Limit: 20})
+	log, err := a.IssuanceLog(ctx, api.LogQuery{Limit: 20})
 	if err != nil {
 		return err
 	}

@@ -357,7 +357,7 @@ func TestSuccessor(t *testing.T) {
 // TestSuccessorCopiesAuthority: the step after a file with a group that says nothing of
 // its authority gives it the trust domain's.
 func TestSuccessorCopiesAuthority(t *testing.T) {
-	raw := strings.Replace(cutPolicy, cutOwner, testworld.NewKey().Line(), 1) + strings.Replace(cutGroup, cutCustody, "", 1)
+	raw := strings.Replace(cutPolicy, cutOwner, testworld.NewKey().AuthorizedKey(), 1) + strings.Replace(cutGroup, cutCustody, "", 1)
 	for letter, digit := range map[string]string{"A": "a", "B": "b", "C": "c"} {
 		raw = strings.ReplaceAll(raw, `"`+letter+`"`, `"sha384:`+strings.Repeat(digit, 96)+`"`)
 	}

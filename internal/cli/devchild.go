@@ -19,7 +19,7 @@ import (
 )
 
 // restarts is the wait before a child is started again; one that ran for settled begins anew.
-var restarts = retry.Backoff{First: 100 * time.Millisecond, Most: 5 * time.Second}
+var restarts = retry.Backoff{First: 100 * time.Millisecond, Max: 5 * time.Second}
 
 const settled = 10 * time.Second
 

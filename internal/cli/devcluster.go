@@ -183,7 +183,7 @@ func (d *dev) pins() pinFlags {
 // unitArgs is the command line of a unit.
 func (d *dev) unitArgs(u clusterUnit, as ...string) []string {
 	return append(append([]string{"unit"}, as...), "--authority", d.cluster.Authority, "--genesis", d.cluster.Genesis,
-		"--manager", "tls://"+d.bus, "--manager-ca", manager.SelfMadeCA(d.cluster.Manager.Data),
+		"--manager", "tls://"+d.bus, "--manager-ca", manager.SelfSignedCA(d.cluster.Manager.Data),
 		"--listen", u.Address, "--health", strings.TrimPrefix(u.Health, "http://"))
 }
 

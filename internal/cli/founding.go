@@ -100,7 +100,7 @@ func (a *app) openChallenge(ctx context.Context, path string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	proof, err := founding.Open(ctx, a.tee.device, a.tee.device, challenge)
+	proof, err := founding.OpenChallenge(ctx, a.tee.device, a.tee.device, challenge)
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func newFounders(t *testing.T) founders {
 func (f founders) init(program string, root, draft wire.Digest) string {
 	f.t.Helper()
 	tee := f.chip.Attester(attesttest.Measure(program))
-	r, err := founding.Make(f.t.Context(), tee, tee, root, draft, func(context.Context, attest.Evidence) (attest.Endorsements, error) { return nil, nil })
+	r, err := founding.MakeRoot(f.t.Context(), tee, tee, root, draft, func(context.Context, attest.Evidence) (attest.Endorsements, error) { return nil, nil })
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func pactOf(p policy.Approved, group, digest string) (*policy.Pact, error) {
 
 // acknowledged demands the authority's signature that the statement is in the
 // history.
-func (a *app) acknowledged(p policy.Approved, said api.Said, h api.Heard) error {
+func (a *app) acknowledged(p policy.Approved, said api.SignedStatement, h api.StatementReceipt) error {
 	if h.Statement != wire.Sum(said.Statement) || len(h.Chain) != 2 {
 		return wire.Refuse(wire.BadDigest, "acknowledgement: statement", h.Statement, wire.Sum(said.Statement))
 	}
@@ -67,7 +67,7 @@ func (a *app) acknowledged(p policy.Approved, said api.Said, h api.Heard) error 
 	if err != nil {
 		return err
 	}
-	if chain[0].CheckSignature(x509.ECDSAWithSHA256, api.HeardMessage(h), h.Signature) != nil {
+	if chain[0].CheckSignature(x509.ECDSAWithSHA256, api.StatementReceiptMessage(h), h.Signature) != nil {
 		return wire.Refuse(wire.BadSignature, "acknowledgement: signature", "one that does not verify", "the authority's")
 	}
 	return nil

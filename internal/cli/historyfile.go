@@ -17,7 +17,7 @@ func readHistory(path string) ([]api.HistoryEntry, error) {
 	if path == "" {
 		return nil, nil
 	}
-	b, err := readFile(path, 4*wire.MaxAnswer)
+	b, err := readFile(path, 4*wire.MaxResponse)
 	if err != nil {
 		return nil, fmt.Errorf("reading --history: %w", err)
 	}

@@ -23,7 +23,7 @@ func (a *app) live(ctx context.Context, c authorityClient) ([]api.LogEntry, erro
 	now, seen := a.now(), map[string]bool{}
 	var out []api.LogEntry
 	for q := (api.LogQuery{Limit: logPageSize}); ; {
-		page, err := c.Log(ctx, q)
+		page, err := c.IssuanceLog(ctx, q)
 		if err != nil {
 			return nil, err
 		}
@@ -31,7 +31,7 @@ func (a *app) live(ctx context.Context, c authorityClient) ([]api.LogEntry, erro
 			if e.Kind != "issued" {
 				continue
 			}
-			if e.Time.Before(now.Add(-wire.MaxLife)) {
+			if e.Time.Before(now.Add(-wire.MaxLifetime)) {
 				return out, nil // no certificate lives longer
 			}
 			if !seen[e.Unit] && now.Before(e.NotAfter) {

@@ -114,7 +114,7 @@ scorer = { members = [ { party = "east", task = "scoring", release = "2" } ] }
 func TestAffectedGroup(t *testing.T) {
 	owner := testworld.NewKey()
 	keyed := func(edits ...string) []string {
-		return append([]string{cutOwner, owner.Line(), "[task.scoring]\n", cutGroup + "[task.scoring]\n"}, edits...)
+		return append([]string{cutOwner, owner.AuthorizedKey(), "[task.scoring]\n", cutGroup + "[task.scoring]\n"}, edits...)
 	}
 	doc := parsed(t, keyed()...)
 	inForce := founded(t, owner, doc)

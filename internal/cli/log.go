@@ -42,7 +42,7 @@ type logFlags struct {
 func (l logFlags) read(ctx context.Context, c authorityClient, now time.Time) ([]api.LogEntry, error) {
 	entries := []api.LogEntry{}
 	for q := l.query; ; {
-		page, err := c.Log(ctx, q)
+		page, err := c.IssuanceLog(ctx, q)
 		if err != nil {
 			return nil, err
 		}

@@ -86,7 +86,7 @@ func (a *app) runManager(ctx context.Context, f managerFlags) (err error) {
 	if config.Roots, err = readCertificates(f.roots); err != nil {
 		return err
 	}
-	ca, scheme := manager.SelfMadeCA(f.data), "http"
+	ca, scheme := manager.SelfSignedCA(f.data), "http"
 	switch {
 	case (f.cert == "") != (f.key == ""):
 		return usage("give both --tls-cert and --tls-key, or neither")

@@ -72,7 +72,7 @@ func parsePeerParties(values []string) (map[string][]attest.Digest, error) {
 	parties := map[string][]attest.Digest{}
 	for _, value := range values {
 		role, name, ok := strings.Cut(value, "=")
-		if !ok || !wire.NameOK(role) {
+		if !ok || !wire.ValidName(role) {
 			return nil, usage("--peer-party: got %q, want ROLE=KEY", value)
 		}
 		key, err := parsePartyKey(name)

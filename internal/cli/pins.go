@@ -153,7 +153,7 @@ func (a *app) seenFile(p pinFlags) (string, error) {
 }
 
 func readState(path string) (client.State, error) {
-	b, err := readFile(path, wire.MaxAnswer)
+	b, err := readFile(path, wire.MaxResponse)
 	if errors.Is(err, os.ErrNotExist) {
 		return client.State{}, nil
 	}
@@ -216,11 +216,11 @@ func (a *app) authority(ctx context.Context, p pinFlags) (authorityClient, error
 func (a *app) authorityAt(ctx context.Context, address string, genesis wire.Digest) (authorityClient, error) {
 	var newest history.History
 	judge := func(*x509.Certificate) (policy.Approved, time.Time, error) { return newest.Policy(), a.now(), nil }
-	peer, err := history.Dial(history.Config{Address: address, Judge: judge, Clock: a.now})
+	peer, err := history.NewPeer(history.Config{Address: address, LeafPolicy: judge, Clock: a.now})
 	if err != nil {
 		return authorityClient{}, err
 	}
-	newest, err = peer.Read(ctx, newest, genesis)
+	newest, err = peer.FollowUnproved(ctx, newest, genesis)
 	return authorityClient{peer.Authority, newest.Policy()}, err
 }
 

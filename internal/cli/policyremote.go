@@ -91,7 +91,7 @@ func (a *app) policyApproveCommand() *cobra.Command {
 				return err
 			}
 			for _, sig := range sigs {
-				if p, err = c.Sign(ctx, p.Digest, api.SignatureRequest{Signature: sig}); err != nil {
+				if p, err = c.AddSignature(ctx, p.Digest, api.SignatureRequest{Signature: sig}); err != nil {
 					return err
 				}
 			}

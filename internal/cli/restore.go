@@ -128,7 +128,7 @@ func (a *app) unlockShare(ctx context.Context, f restoreFlags, path string) erro
 	if err != nil {
 		return err
 	}
-	asker := backup.Asker{Request: request, Approved: approved, Verifier: verifier(), At: a.now()}
+	asker := backup.RestoringTEE{Request: request, Approved: approved, Verifier: verifier(), At: a.now()}
 	if asker.Endorsements, err = f.endorse(ctx, a, request); err != nil {
 		return err
 	}

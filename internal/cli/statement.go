@@ -145,7 +145,7 @@ func (a *app) stateOfGroup(ctx context.Context, c authorityClient, group string,
 // authority, whose acknowledgement it checks. The group with the digest is taken from
 // the history that the authority proved, and the group's root from evidence: the
 // authority's own word counts for neither.
-func (a *app) sayOfGroup(ctx context.Context, c authorityClient, group string, f statementFlags, ns policy.Namespace) (s policy.Statement, heard api.Heard, err error) {
+func (a *app) sayOfGroup(ctx context.Context, c authorityClient, group string, f statementFlags, ns policy.Namespace) (s policy.Statement, heard api.StatementReceipt, err error) {
 	pact, err := pactOf(c.policy, group, f.digest)
 	if err != nil {
 		return s, heard, err
@@ -185,10 +185,10 @@ func (a *app) sayOfGroup(ctx context.Context, c authorityClient, group string, f
 			return s, heard, err
 		}
 	}
-	if heard, err = c.Say(ctx, group, api.Said(said)); err != nil {
+	if heard, err = c.SubmitStatement(ctx, group, api.SignedStatement(said)); err != nil {
 		return s, heard, err
 	}
-	if err := a.acknowledged(c.policy, api.Said(said), heard); err != nil {
+	if err := a.acknowledged(c.policy, api.SignedStatement(said), heard); err != nil {
 		return s, heard, fmt.Errorf("checking the acknowledgement: %w", err)
 	}
 	return s, heard, nil

@@ -64,7 +64,7 @@ func (a *app) statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log, err := c.Log(ctx, api.LogQuery{Limit: 10})
+			log, err := c.IssuanceLog(ctx, api.LogQuery{Limit: 10})
 			if err != nil {
 				return err
 			}

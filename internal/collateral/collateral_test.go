@@ -156,7 +156,7 @@ func TestDownForADay(t *testing.T) {
 		judge(time.Second, wire.Expired)
 		s.listed(vendor, time.Now().Add(72*time.Hour))
 		s.answer(nil)
-		judge(vendorBackoff.Most+tick, "")
+		judge(vendorBackoff.Max+tick, "")
 		if err := s.fault(t, "crl"); err != nil {
 			t.Errorf("got fault %v after the vendor is back", err)
 		}

@@ -20,7 +20,7 @@ import (
 const maxDocument = 1 << 20
 
 // vendorBackoff is the wait while a vendor does not respond, or refuses.
-var vendorBackoff = retry.Backoff{First: time.Second, Most: 10 * time.Minute}
+var vendorBackoff = retry.Backoff{First: time.Second, Max: 10 * time.Minute}
 
 // mostWait is the longest wait that a vendor can ask for.
 const mostWait = time.Hour

@@ -78,7 +78,7 @@ func (it item) statementEnd(d Document) (time.Time, error) {
 }
 
 func chainEnd(text []byte) (end time.Time, err error) {
-	ders, err := wire.Certificates("collateral: chain", text, maxChain)
+	ders, err := wire.ParseCertificates("collateral: chain", text, maxChain)
 	for _, der := range ders {
 		cert, err := x509.ParseCertificate(der)
 		if err != nil {

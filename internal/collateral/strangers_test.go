@@ -187,11 +187,11 @@ func TestShares(t *testing.T) {
 	}
 	s.answer(status(http.StatusServiceUnavailable))
 	for range 10 {
-		s.at = s.at.Add(vendorBackoff.Most)
+		s.at = s.at.Add(vendorBackoff.Max)
 		want(t, try(invented(), "192.0.2.2:1"), wire.Unavailable)
 	}
 	s.answer(nil)
-	s.at = s.at.Add(vendorBackoff.Most)
+	s.at = s.at.Add(vendorBackoff.Max)
 	for range maxInVain {
 		want(t, try(invented(), "192.0.2.2:1"), wire.Unavailable)
 	}

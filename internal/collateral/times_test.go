@@ -43,7 +43,7 @@ func TestTimesOfKeptDocuments(t *testing.T) {
 	_, err = attest.NewVerifier(snp.Platform().Appraiser()).Appraise(q)
 	want(t, err, wire.Expired)
 	s.answer(nil)
-	s.at = s.at.Add(vendorBackoff.Most)
+	s.at = s.at.Add(vendorBackoff.Max)
 	want(t, s.appraise(t), wire.Revoked)
 	s.at = s.vendor.ListUntil.Add(time.Second) // of the list as it is signed
 	s.answer(status(503))

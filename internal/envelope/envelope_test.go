@@ -70,7 +70,7 @@ func TestPinOf(t *testing.T) {
 		{PinGroup, "risk", wire.Digest{1}},
 		{PinRole, "risk/bank", wire.Digest{1}},
 	} {
-		if got, err := PinOf(open(p.Encode())); err != nil || got != p {
+		if got, err := ParsePin(open(p.Encode())); err != nil || got != p {
 			t.Errorf("got %v, %v, want %v", got, err, p)
 		}
 	}
@@ -85,7 +85,7 @@ func TestPinOf(t *testing.T) {
 		"a short genesis":   wire.Frame(wire.LabelPin, []byte(PinTask), []byte("scoring"), genesis[:31]),
 		"no pin":            nil,
 	} {
-		if _, err := PinOf(open(pin)); !errors.Is(err, wire.Malformed) {
+		if _, err := ParsePin(open(pin)); !errors.Is(err, wire.Malformed) {
 			t.Errorf("%s: got %v, want malformed", name, err)
 		}
 	}
@@ -106,7 +106,7 @@ func FuzzPinOf(f *testing.F) {
 	f.Add(open(Pin{PinID, strings.Repeat("x", 32), wire.Digest{}}.Encode()))
 	f.Add(open(Pin{PinRole, "risk/bank", wire.Digest{}}.Encode()))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if pin, err := PinOf(raw); err == nil && !bytes.Contains(raw, pin.Encode()) {
+		if pin, err := ParsePin(raw); err == nil && !bytes.Contains(raw, pin.Encode()) {
 			t.Errorf("got %+v of %x", pin, raw)
 		}
 	})

@@ -30,8 +30,8 @@ func (p Pin) Encode() []byte {
 	return wire.Frame(wire.LabelPin, []byte(p.Kind), []byte(p.Name), p.Genesis[:])
 }
 
-// PinOf reads the pin of an open request.
-func PinOf(open []byte) (Pin, error) {
+// ParsePin reads the pin of an open request.
+func ParsePin(open []byte) (Pin, error) {
 	var request [6][]byte // suite, KEM key, nonce, pin, wants, least policy head
 	if err := wire.UnframeInto(request[:], wire.LabelSessionOpen, open); err != nil {
 		return Pin{}, err
@@ -45,23 +45,23 @@ func parsePin(raw []byte) (Pin, error) {
 		return Pin{}, err
 	}
 	p := Pin{Kind: PinKind(f[0]), Name: string(f[1])}
-	if !p.named() || len(f[2]) != len(p.Genesis) {
+	if !p.hasValidName() || len(f[2]) != len(p.Genesis) {
 		return Pin{}, wire.Refuse(wire.Malformed, "pin", string(f[0])+" "+p.Name, "id, task, group or role, its name, and a genesis digest")
 	}
 	p.Genesis = wire.Digest(f[2])
 	return p, nil
 }
 
-// named reports whether the pin has a name of its kind.
-func (p Pin) named() bool {
+// hasValidName reports whether the pin has a name of its kind.
+func (p Pin) hasValidName() bool {
 	switch p.Kind {
 	case PinID:
 		return len(p.Name) == len(wire.Digest{})
 	case PinTask, PinGroup:
-		return wire.NameOK(p.Name)
+		return wire.ValidName(p.Name)
 	case PinRole:
 		group, role, _ := strings.Cut(p.Name, "/")
-		return wire.NameOK(group) && wire.NameOK(role)
+		return wire.ValidName(group) && wire.ValidName(role)
 	}
 	return false
 }

@@ -6,7 +6,7 @@
 //
 // A test runs its own binary as a child, which makes [Points] from [FromEnv],
 // wraps what it gives its authority, and does the work; the test kills it at one
-// point after the other with [Kill] in the child's environment, and looks at what
+// point after the other with [KillEnv] in the child's environment, and looks at what
 // is left.
 //
 // It is for tests only: no package of the product imports it.
@@ -32,10 +32,10 @@ const (
 	logVariable  = "FAILPOINT_LOG"
 )
 
-// Kill is the environment that kills a child at its n-th point, counted from 1,
+// KillEnv is the environment that kills a child at its n-th point, counted from 1,
 // or at none when n is 0. The points that it passed are in a file, as [Passed]
 // reads it.
-func Kill(n int, log string) []string {
+func KillEnv(n int, log string) []string {
 	return []string{fmt.Sprint(killVariable, "=", n), logVariable + "=" + log}
 }
 
@@ -59,7 +59,7 @@ type Points struct {
 	keep []any // guarded by mu: functions that only SQLite points to
 }
 
-// FromEnv are the points as [Kill] says. It panics on anything else.
+// FromEnv are the points as [KillEnv] says. It panics on anything else.
 func FromEnv() *Points {
 	n, err := strconv.ParseInt(os.Getenv(killVariable), 10, 64)
 	if err != nil {
@@ -72,8 +72,8 @@ func FromEnv() *Points {
 	return &Points{kill: n, log: log}
 }
 
-// Pass passes a point, and ends the process when it is the one to do so.
-func (p *Points) Pass(name string) { p.passAfter(name, func() {}) }
+// PassPoint passes a point, and ends the process when it is the one to do so.
+func (p *Points) PassPoint(name string) { p.passAfter(name, func() {}) }
 
 // passAfter does what is only half done before the process ends.
 func (p *Points) passAfter(name string, half func()) {
@@ -98,14 +98,14 @@ type sealer struct {
 }
 
 func (s sealer) Seal(ctx context.Context, secret []byte, to []attest.ReferenceValue) ([]byte, error) {
-	s.points.Pass("seal")
-	defer s.points.Pass("sealed")
+	s.points.PassPoint("seal")
+	defer s.points.PassPoint("sealed")
 	return s.Sealer.Seal(ctx, secret, to)
 }
 
 func (s sealer) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
-	s.points.Pass("unseal")
-	defer s.points.Pass("unsealed")
+	s.points.PassPoint("unseal")
+	defer s.points.PassPoint("unsealed")
 	return s.Sealer.Unseal(ctx, sealed)
 }
 
@@ -133,9 +133,9 @@ type conn struct {
 }
 
 func (c conn) Write(b []byte) (int, error) {
-	c.points.Pass("answer")
+	c.points.PassPoint("answer")
 	c.points.passAfter("half-answer", func() { c.Conn.Write(b[:len(b)/2]) })
 	n, err := c.Conn.Write(b)
-	c.points.Pass("answered")
+	c.points.PassPoint("answered")
 	return n, err
 }

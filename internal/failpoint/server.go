@@ -61,6 +61,6 @@ type piece struct {
 }
 
 func (w piece) Write(b []byte) (int, error) {
-	w.points.Pass(w.name)
+	w.points.PassPoint(w.name)
 	return w.Writer.Write(b)
 }

@@ -15,21 +15,21 @@ func (p *Points) SQLite() {
 	if rc := sqlite3.Xsqlite3_initialize(tls); rc != sqlite3.SQLITE_OK {
 		panic(rc)
 	}
-	vfs := at[sqlite3.Tsqlite3_vfs](sqlite3.Xsqlite3_vfs_find(tls, 0))
+	vfs := objectAt[sqlite3.Tsqlite3_vfs](sqlite3.Xsqlite3_vfs_find(tls, 0))
 	open := function[func(*libc.TLS, uintptr, uintptr, uintptr, int32, uintptr) int32](vfs.FxOpen)
 	vfs.FxOpen = p.pointer(func(tls *libc.TLS, vfs, name, file uintptr, flags int32, out uintptr) int32 {
 		rc := open(tls, vfs, name, file, flags, out)
-		if f := at[sqlite3.Tsqlite3_file](file); rc == sqlite3.SQLITE_OK && f.FpMethods != 0 {
-			methods := p.methods(at[sqlite3.Tsqlite3_io_methods](f.FpMethods), kind(flags))
+		if f := objectAt[sqlite3.Tsqlite3_file](file); rc == sqlite3.SQLITE_OK && f.FpMethods != 0 {
+			methods := p.methods(objectAt[sqlite3.Tsqlite3_io_methods](f.FpMethods), fileKind(flags))
 			// SQLite's memory: the race detector lets it have no pointer into ours.
 			f.FpMethods = libc.Xmalloc(tls, libc.Tsize_t(unsafe.Sizeof(methods)))
-			*at[sqlite3.Tsqlite3_io_methods](f.FpMethods) = methods
+			*objectAt[sqlite3.Tsqlite3_io_methods](f.FpMethods) = methods
 		}
 		return rc
 	})
 }
 
-func kind(flags int32) string {
+func fileKind(flags int32) string {
 	switch {
 	case flags&sqlite3.SQLITE_OPEN_MAIN_DB != 0:
 		return "database"
@@ -50,18 +50,18 @@ func (p *Points) methods(of *sqlite3.Tsqlite3_io_methods, kind string) sqlite3.T
 		return write(tls, file, from, size, offset)
 	})
 	wrapped.FxSync = p.pointer(func(tls *libc.TLS, file uintptr, flags int32) int32 {
-		p.Pass(kind + "-sync")
+		p.PassPoint(kind + "-sync")
 		return sync(tls, file, flags)
 	})
 	wrapped.FxTruncate = p.pointer(func(tls *libc.TLS, file uintptr, size int64) int32 {
-		p.Pass(kind + "-truncate")
+		p.PassPoint(kind + "-truncate")
 		return truncate(tls, file, size)
 	})
 	return wrapped
 }
 
-// at is what lies at an address of SQLite's.
-func at[T any](address uintptr) *T { return *(**T)(unsafe.Pointer(&address)) }
+// objectAt is what lies at an address of SQLite's.
+func objectAt[T any](address uintptr) *T { return *(**T)(unsafe.Pointer(&address)) }
 
 // function is the function behind a pointer of SQLite's.
 func function[F any](pointer uintptr) F {

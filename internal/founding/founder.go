@@ -57,18 +57,18 @@ func (f Founder) Check(d policy.Draft, r Root, p *Proof) (genesis []byte, c *Cha
 		return genesis, nil, nil
 	}
 	if p == nil {
-		c, err := f.challenge(r, evidence)
+		c, err := f.newChallenge(r, evidence)
 		return nil, c, err
 	}
-	if err := f.opened(r, evidence, *p); err != nil {
+	if err := f.verifyProof(r, evidence, *p); err != nil {
 		return nil, nil, err
 	}
 	return genesis, nil, nil
 }
 
-// challenge hides this founder's secret for the device that evidence introduces.
-func (f Founder) challenge(r Root, e attest.Evidence) (*Challenge, error) {
-	in, secret, err := f.secret(r, e)
+// newChallenge hides this founder's secret for the device that evidence introduces.
+func (f Founder) newChallenge(r Root, e attest.Evidence) (*Challenge, error) {
+	in, secret, err := f.challengeSecret(r, e)
 	if err != nil {
 		return nil, err
 	}
@@ -78,9 +78,9 @@ func (f Founder) challenge(r Root, e attest.Evidence) (*Challenge, error) {
 	return &c, err
 }
 
-// opened demands the secret that was hidden for this root, draft, device and key.
-func (f Founder) opened(r Root, e attest.Evidence, p Proof) error {
-	_, want, err := f.secret(r, e)
+// verifyProof demands the secret that was hidden for this root, draft, device and key.
+func (f Founder) verifyProof(r Root, e attest.Evidence, p Proof) error {
+	_, want, err := f.challengeSecret(r, e)
 	if err != nil {
 		return err
 	}
@@ -91,9 +91,9 @@ func (f Founder) opened(r Root, e attest.Evidence, p Proof) error {
 	return nil
 }
 
-// secret follows from the founder's key, the root, the draft, the device and its
+// challengeSecret follows from the founder's key, the root, the draft, the device and its
 // key: no answer serves another of them, or another founder.
-func (f Founder) secret(r Root, e attest.Evidence) (attest.Introduction, []byte, error) {
+func (f Founder) challengeSecret(r Root, e attest.Evidence) (attest.Introduction, []byte, error) {
 	if len(f.Key) != KeySize {
 		return attest.Introduction{}, nil, wire.Refuse(wire.BadRequest, "founder's key: size in bytes", len(f.Key), KeySize)
 	}

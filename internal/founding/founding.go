@@ -2,7 +2,7 @@
 // authority root which it will name was made for their draft, inside a TEE of the
 // program and on a machine that the draft names.
 //
-// [Make] and [Open] run inside the TEE, [Founder.Check] runs at each founder and
+// [MakeRoot] and [OpenChallenge] run inside the TEE, [Founder.Check] runs at each founder and
 // is the only maker of a genesis to sign. It trusts the founder's own copy of the
 // draft and the platform roots in it, and nothing of what the authority's operator
 // passed on. Where a platform's keys are bound by credential activation (TPM), the
@@ -104,9 +104,9 @@ func decode(b []byte, v any, ok func() bool, what, command string) error {
 	return nil
 }
 
-// Make is the output for a root that this TEE has just drawn for a draft, with the
+// MakeRoot is the output for a root that this TEE has just drawn for a draft, with the
 // vendor's endorsements: endorse gives those of one part of evidence.
-func Make(ctx context.Context, tee attest.Attester, sealer attest.Sealer, root, draft wire.Digest, endorse func(context.Context, attest.Evidence) (attest.Endorsements, error)) (Root, error) {
+func MakeRoot(ctx context.Context, tee attest.Attester, sealer attest.Sealer, root, draft wire.Digest, endorse func(context.Context, attest.Evidence) (attest.Endorsements, error)) (Root, error) {
 	r := Root{Schema: SchemaRoot, Root: root, Draft: draft}
 	evidence, err := tee.Attest(ctx, r.ReportData())
 	if err != nil {
@@ -136,11 +136,11 @@ func Make(ctx context.Context, tee attest.Attester, sealer attest.Sealer, root, 
 	return r, nil
 }
 
-// Open answers a challenge inside the TEE. It makes no evidence: what the device
+// OpenChallenge answers a challenge inside the TEE. It makes no evidence: what the device
 // opens with the kept key says where that key lives, and the evidence under
 // it was made for the root alone. It refuses with "wrong-chip" a credential for
 // another device or key, and with "platform" a TEE that is not challenged.
-func Open(ctx context.Context, tee attest.Attester, sealer attest.Sealer, c Challenge) (Proof, error) {
+func OpenChallenge(ctx context.Context, tee attest.Attester, sealer attest.Sealer, c Challenge) (Proof, error) {
 	keeper, ok := tee.(attest.Keeper)
 	if !ok {
 		return Proof{}, wire.Refuse(wire.NoPlatform, "init challenge: platform", "a TEE whose keys are bound otherwise", "one that is challenged: sign without a proof")

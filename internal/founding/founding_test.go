@@ -30,7 +30,7 @@ func draftOf(t *testing.T, platform, rules, machines, reference string) policy.D
 	if platform != string(attest.Soft) {
 		edits = append(edits, "development  = true\n", "")
 	}
-	return testworld.Must(policy.ParseDraft([]byte(testworld.New(t).Text("", "", edits...))))
+	return testworld.Must(policy.ParseDraft([]byte(testworld.New(t).PolicyText("", "", edits...))))
 }
 
 // site is a machine of the development TEE that made a root, and a founder.
@@ -63,7 +63,7 @@ func (s *site) made(program string, root, draft wire.Digest, faults attesttest.F
 	s.t.Helper()
 	tee := s.chip.Attester(attesttest.Measure(program))
 	tee.Faults = faults
-	return testworld.Must(Make(s.t.Context(), tee, tee, root, draft, noEndorsements))
+	return testworld.Must(MakeRoot(s.t.Context(), tee, tee, root, draft, noEndorsements))
 }
 
 func (s *site) good() Root {
@@ -185,7 +185,7 @@ func TestChallenged(t *testing.T) {
 	draft := m.draft(measured, `"any"`)
 	s := newSite(t)
 	s.founder.At = time.Now().Add(time.Minute) // the maker's certificates begin now
-	r := testworld.Must(ParseRoot(testworld.Must(Make(t.Context(), first, first, s.root, draft.Digest(), noEndorsements)).Bytes()))
+	r := testworld.Must(ParseRoot(testworld.Must(MakeRoot(t.Context(), first, first, s.root, draft.Digest(), noEndorsements)).Bytes()))
 
 	genesis, challenge, err := s.founder.Check(draft, r, nil)
 	if err != nil || genesis != nil || challenge == nil {
@@ -193,7 +193,7 @@ func TestChallenged(t *testing.T) {
 	}
 	asked := testworld.Must(ParseChallenge(challenge.Bytes()))
 	later, _ := m.launch()
-	proof := testworld.Must(ParseProof(testworld.Must(Open(t.Context(), later, later, asked)).Bytes()))
+	proof := testworld.Must(ParseProof(testworld.Must(OpenChallenge(t.Context(), later, later, asked)).Bytes()))
 	genesis, _, err = s.founder.Check(draft, r, &proof)
 	if err != nil || !bytes.Equal(genesis, testworld.Must(draft.Fill(s.root))) {
 		t.Fatalf("after the answer: %v", err)
@@ -225,7 +225,7 @@ func TestChallenged(t *testing.T) {
 			testworld.Refused(t, err, row.want)
 		}
 		stranger, _ := elsewhere.launch()
-		_, err := Open(t.Context(), stranger, stranger, asked)
+		_, err := OpenChallenge(t.Context(), stranger, stranger, asked)
 		if err == nil {
 			t.Error("another TPM opened the challenge")
 		}
@@ -235,7 +235,7 @@ func TestChallenged(t *testing.T) {
 		for machines, want := range map[string]wire.Reason{fmt.Sprintf("[\"chip:%s\"]", chip.Hex()): "", fmt.Sprintf("[\"chip:%s\"]", strings.Repeat("0", 64)): wire.WrongChip} {
 			d := m.draft(measured, machines)
 			device, _ := m.launch()
-			r := testworld.Must(Make(t.Context(), device, device, s.root, d.Digest(), noEndorsements))
+			r := testworld.Must(MakeRoot(t.Context(), device, device, s.root, d.Digest(), noEndorsements))
 			_, challenge, err := s.founder.Check(d, r, nil)
 			if want == "" && (err != nil || challenge == nil) || want != "" && wire.ReasonOf(err) != want {
 				t.Errorf("machines = %s: got challenge %v, %v, want reason %q", machines, challenge != nil, err, want)
@@ -248,7 +248,7 @@ func TestChallenged(t *testing.T) {
 func TestNotChallenged(t *testing.T) {
 	s := newSite(t)
 	tee := s.chip.Attester(attesttest.Measure("authority"))
-	_, err := Open(t.Context(), tee, tee, Challenge{Schema: SchemaChallenge})
+	_, err := OpenChallenge(t.Context(), tee, tee, Challenge{Schema: SchemaChallenge})
 	testworld.Refused(t, err, wire.NoPlatform)
 }
 

@@ -81,27 +81,27 @@ type Peer struct {
 	clock      func() time.Time
 }
 
-// Judge says, at each handshake, under which policy and for which time the
+// LeafPolicy says, at each handshake, under which policy and for which time the
 // authority's leaf is checked.
-type Judge func(leaf *x509.Certificate) (policy.Approved, time.Time, error)
+type LeafPolicy func(leaf *x509.Certificate) (policy.Approved, time.Time, error)
 
 // Config says how an address of the authority is spoken with. All fields are required
 // but Certificate.
 type Config struct {
-	Address string // an https URL
-	Judge   Judge
-	Clock   func() time.Time
+	Address    string // an https URL
+	LeafPolicy LeafPolicy
+	Clock      func() time.Time
 	// Certificate is presented when the history is polled: a unit's, for a place of
 	// those that are kept for units.
 	Certificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 }
 
-// Dial makes a peer. It opens no connection.
-func Dial(c Config) (*Peer, error) {
+// NewPeer makes a peer. It opens no connection.
+func NewPeer(c Config) (*Peer, error) {
 	p := &Peer{clock: c.Clock}
 	var err error
 	p.unverified, err = api.NewAuthority(c.Address, &tls.Config{
-		MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, VerifyConnection: p.note, GetClientCertificate: c.Certificate,
+		MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, VerifyConnection: p.recordCertificate, GetClientCertificate: c.Certificate,
 	})
 	if err != nil {
 		return nil, err
@@ -109,7 +109,7 @@ func Dial(c Config) (*Peer, error) {
 	p.Authority, err = api.NewAuthority(c.Address, &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		InsecureSkipVerify: true, // replaced by the stricter check below
-		VerifyConnection:   c.Judge.demandAuthority,
+		VerifyConnection:   c.LeafPolicy.verifyAuthority,
 	})
 	if err != nil {
 		return nil, err
@@ -117,9 +117,9 @@ func Dial(c Config) (*Peer, error) {
 	return p, nil
 }
 
-// note keeps the certificate that should be the authority root. It proves nothing: a head
+// recordCertificate keeps the certificate that should be the authority root. It proves nothing: a head
 // is checked under it after its digest was compared with that of policy.
-func (p *Peer) note(state tls.ConnectionState) error {
+func (p *Peer) recordCertificate(state tls.ConnectionState) error {
 	if n := len(state.PeerCertificates); n > 0 {
 		p.presented.Store(state.PeerCertificates[n-1])
 	}
@@ -132,9 +132,9 @@ func (p *Peer) Close() {
 	p.Authority.Close()
 }
 
-// demandAuthority completes a handshake only with the authority, which presents
+// verifyAuthority completes a handshake only with the authority, which presents
 // its leaf and its root.
-func (j Judge) demandAuthority(state tls.ConnectionState) error {
+func (j LeafPolicy) verifyAuthority(state tls.ConnectionState) error {
 	chain := state.PeerCertificates
 	if len(chain) != 2 {
 		return wire.Refuse(wire.BadChain, "authority: certificates presented", len(chain), 2)
@@ -153,32 +153,34 @@ func (j Judge) demandAuthority(state tls.ConnectionState) error {
 }
 
 // Follow fetches and approves what comes after h. A peer whose history does not
-// contain h is refused with "behind": it may be shown h, with [Peer.Teach].
+// contain h is refused with "behind": it may be shown h, with [Peer.PushHistory].
 func (p *Peer) Follow(ctx context.Context, h History, pin attest.Digest) (History, error) {
-	return h.follow(pin, func(seen History) (api.History, error) { return p.unverified.History(ctx, len(seen.entries)) }, p.prove)
+	return h.follow(pin, func(seen History) (api.History, error) { return p.unverified.History(ctx, len(seen.entries)) }, p.verifyHead)
 }
 
-// Read is Follow without a proof of the head, for owners who look at an authority that may
+// FollowUnproved is Follow without a proof of the head, for owners who look at an authority that may
 // be behind, or have no good clock. No unit is checked under what it returns.
-func (p *Peer) Read(ctx context.Context, h History, pin attest.Digest) (History, error) {
+func (p *Peer) FollowUnproved(ctx context.Context, h History, pin attest.Digest) (History, error) {
 	return h.follow(pin, func(seen History) (api.History, error) { return p.unverified.History(ctx, len(seen.entries)) },
 		func(h History, _ []byte) (History, error) { return h, nil })
 }
 
-// prove demands that the authority has signed the head of h, under the root that was
+// verifyHead demands that the authority has signed the head of h, under the root that was
 // presented last.
-func (p *Peer) prove(h History, unverified []byte) (History, error) {
-	return h.prove(unverified, p.presented.Load(), p.clock())
+func (p *Peer) verifyHead(h History, unverified []byte) (History, error) {
+	return h.verifyHead(unverified, p.presented.Load(), p.clock())
 }
 
 // Watch is Follow that waits for the next step where there is none after h, for at most
 // wait. It returns h with a newer proof where none came. Where the peer has no place for
-// the caller the error is one of [api.PollFull]. Without a policy in h it waits for nothing.
+// the caller the error is one of [api.IsPollRefused]. Without a policy in h it waits for nothing.
 func (p *Peer) Watch(ctx context.Context, h History, pin attest.Digest, wait time.Duration) (History, error) {
 	if !h.policy.OK() {
 		return p.Follow(ctx, h, pin)
 	}
-	return h.follow(pin, func(seen History) (api.History, error) { return p.unverified.Poll(ctx, seen.policy.Head(), wait) }, p.prove)
+	return h.follow(pin, func(seen History) (api.History, error) {
+		return p.unverified.PollHistory(ctx, seen.policy.Head(), wait)
+	}, p.verifyHead)
 }
 
 // Gateway is a gateway's copy of the history, for a caller that knows the authority root.
@@ -191,8 +193,10 @@ type Gateway struct {
 
 // Watch is [Peer.Watch] at a gateway. The history h is not empty.
 func (g *Gateway) Watch(ctx context.Context, h History, pin attest.Digest, wait time.Duration) (History, error) {
-	return h.follow(pin, func(seen History) (api.History, error) { return g.Reader.Poll(ctx, seen.policy.Head(), wait) },
-		func(h History, unverified []byte) (History, error) { return h.prove(unverified, g.Root, g.Clock()) })
+	return h.follow(pin, func(seen History) (api.History, error) { return g.Reader.PollHistory(ctx, seen.policy.Head(), wait) },
+		func(h History, unverified []byte) (History, error) {
+			return h.verifyHead(unverified, g.Root, g.Clock())
+		})
 }
 
 // follow extends h by what ask returns of the steps after a history, until that is all. It
@@ -208,7 +212,7 @@ func (h History) follow(pin attest.Digest, ask func(seen History) (api.History, 
 		}
 		from := next
 		if len(unverified.Entries) == 0 {
-			err = from.caughtUp(unverified.Head)
+			err = from.checkComplete(unverified.Head)
 		} else {
 			next, err = from.Extend(pin, unverified.Entries)
 		}
@@ -223,8 +227,8 @@ func (h History) follow(pin attest.Digest, ask func(seen History) (api.History, 
 	}
 }
 
-// prove demands that the authority has signed the head of h.
-func (h History) prove(unverified []byte, root *x509.Certificate, at time.Time) (History, error) {
+// verifyHead demands that the authority has signed the head of h.
+func (h History) verifyHead(unverified []byte, root *x509.Certificate, at time.Time) (History, error) {
 	if len(unverified) == 0 {
 		return History{}, wire.Refuse(wire.Behind, "policy history: proof of its head", "none", "the authority's signature")
 	}
@@ -246,16 +250,16 @@ func (h History) forks(pin attest.Digest, entry api.HistoryEntry) bool {
 	return err != nil
 }
 
-func (h History) caughtUp(head attest.Digest) error {
+func (h History) checkComplete(head attest.Digest) error {
 	if want := h.policy.Head(); head != want || !h.policy.OK() {
 		return wire.Refuse(wire.Behind, "policy history: head", head, want)
 	}
 	return nil
 }
 
-// Teach shows the authority a history; it adopts what is newer than its own.
-func (p *Peer) Teach(ctx context.Context, h History) error {
-	if _, err := p.Authority.Push(ctx, api.History{Entries: h.entries, Head: h.policy.Head()}); err != nil {
+// PushHistory shows the authority a history; it adopts what is newer than its own.
+func (p *Peer) PushHistory(ctx context.Context, h History) error {
+	if _, err := p.Authority.PushHistory(ctx, api.History{Entries: h.entries, Head: h.policy.Head()}); err != nil {
 		return fmt.Errorf("pushing the newer policy history: %w", err)
 	}
 	return nil

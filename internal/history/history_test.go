@@ -33,7 +33,7 @@ func extend(t *testing.T, pin attest.Digest, steps []policy.Step) history.Histor
 
 func dial(t *testing.T, c *systest.Cluster, p policy.Approved) *history.Peer {
 	t.Helper()
-	peer, err := history.Dial(history.Config{Address: c.URL(), Clock: time.Now, Judge: func(*x509.Certificate) (policy.Approved, time.Time, error) { return p, time.Now(), nil }})
+	peer, err := history.NewPeer(history.Config{Address: c.URL(), Clock: time.Now, LeafPolicy: func(*x509.Certificate) (policy.Approved, time.Time, error) { return p, time.Now(), nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,11 +52,11 @@ func TestFollow(t *testing.T) {
 	_, err = peer.Follow(t.Context(), history.History{}, wire.Sum([]byte("another genesis")))
 	testworld.Refused(t, err, wire.WrongGenesis)
 
-	c.Next("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
+	c.NextPolicy("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
 	newer := extend(t, c.Genesis, c.Steps)
-	_, err = peer.Follow(testworld.Soon(t), newer, c.Genesis) // a caller that takes such a peer for one ahead asks it without end
+	_, err = peer.Follow(testworld.ShortContext(t), newer, c.Genesis) // a caller that takes such a peer for one ahead asks it without end
 	testworld.Refused(t, err, wire.Behind)
-	if err := peer.Teach(t.Context(), newer); err != nil {
+	if err := peer.PushHistory(t.Context(), newer); err != nil {
 		t.Fatalf("teaching: %v", err)
 	}
 	if h, err = peer.Follow(t.Context(), h, c.Genesis); err != nil || h.Policy().Head() != newer.Policy().Head() {
@@ -69,14 +69,14 @@ func TestFollow(t *testing.T) {
 func TestFork(t *testing.T) {
 	c := cluster(t)
 	genesis := c.Steps
-	c.Next("lifetime = \"1h0m0s\"", "lifetime = \"58m0s\"")
+	c.NextPolicy("lifetime = \"1h0m0s\"", "lifetime = \"58m0s\"")
 	seen := extend(t, c.Genesis, c.Steps)
 	c.Steps = genesis
-	c.Next("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
-	c.Next("lifetime = \"59m0s\"", "lifetime = \"57m0s\"")
+	c.NextPolicy("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
+	c.NextPolicy("lifetime = \"59m0s\"", "lifetime = \"57m0s\"")
 	fork := extend(t, c.Genesis, c.Steps)
 	peer := dial(t, c, fork.Policy())
-	if err := peer.Teach(t.Context(), fork); err != nil {
+	if err := peer.PushHistory(t.Context(), fork); err != nil {
 		t.Fatal(err)
 	}
 	_, err := peer.Follow(t.Context(), seen, c.Genesis)
@@ -93,7 +93,7 @@ func TestForkOfOtherOwners(t *testing.T) {
 			_ = json.NewEncoder(w).Encode(api.History{From: 1, Entries: []api.HistoryEntry{{Policy: []byte("x"), Signatures: signatures}}, Head: wire.Digest{1}})
 		}))
 		defer server.Close()
-		peer, err := history.Dial(history.Config{Address: server.URL, Clock: time.Now, Judge: func(*x509.Certificate) (policy.Approved, time.Time, error) { return seen.Policy(), time.Now(), nil }})
+		peer, err := history.NewPeer(history.Config{Address: server.URL, Clock: time.Now, LeafPolicy: func(*x509.Certificate) (policy.Approved, time.Time, error) { return seen.Policy(), time.Now(), nil }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -118,7 +118,7 @@ func TestChainPresented(t *testing.T) {
 	c := cluster(t)
 	server := httptest.NewTLSServer(http.NotFoundHandler()) // presents one certificate
 	defer server.Close()
-	peer, err := history.Dial(history.Config{Address: server.URL, Clock: time.Now, Judge: func(*x509.Certificate) (policy.Approved, time.Time, error) {
+	peer, err := history.NewPeer(history.Config{Address: server.URL, Clock: time.Now, LeafPolicy: func(*x509.Certificate) (policy.Approved, time.Time, error) {
 		return extend(t, c.Genesis, c.Steps).Policy(), time.Now(), nil
 	}})
 	if err != nil {

@@ -59,7 +59,7 @@ func TestUnprovedHistory(t *testing.T) {
 	root, seen := rootOf(t, c), extend(t, c.Genesis, c.Steps)
 	older := page(t, c, 0)
 	peer := dial(t, c, seen.Policy())
-	c.Next("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
+	c.NextPolicy("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
 	signed := extend(t, c.Genesis, c.Steps) // signed, and not adopted
 	pending := api.History{From: 1, Entries: testworld.Entries(c.Steps[1:]), Head: signed.Policy().Head()}
 	var response api.History
@@ -87,7 +87,7 @@ func TestUnprovedHistory(t *testing.T) {
 			t.Errorf("%s: got head %v, %v, want %q", row.name, h.Policy().Head(), err, row.want)
 		}
 	}
-	if err := peer.Teach(t.Context(), signed); err != nil {
+	if err := peer.PushHistory(t.Context(), signed); err != nil {
 		t.Fatal(err)
 	}
 	response = page(t, c, 1)
@@ -109,9 +109,9 @@ func TestWatch(t *testing.T) {
 	if err != nil || same.Policy().Head() != seen.Policy().Head() || !same.Proved().OK() {
 		t.Fatalf("without a step: got %v, %v", same.Policy().Head(), err)
 	}
-	c.Next("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
+	c.NextPolicy("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
 	newer := extend(t, c.Genesis, c.Steps)
-	time.AfterFunc(50*time.Millisecond, func() { _ = peer.Teach(context.Background(), newer) })
+	time.AfterFunc(50*time.Millisecond, func() { _ = peer.PushHistory(context.Background(), newer) })
 	got, err := peer.Watch(t.Context(), seen, c.Genesis, 20*time.Second)
 	if err != nil || got.Policy().Head() != newer.Policy().Head() {
 		t.Errorf("got head %v, %v", got.Policy().Head(), err)
@@ -134,7 +134,7 @@ func (s *scripted) Watch(ctx context.Context, h history.History, _ attest.Digest
 	return play(ctx, h, wait)
 }
 
-func (s *scripted) Teach(context.Context, history.History) error { return nil }
+func (s *scripted) PushHistory(context.Context, history.History) error { return nil }
 
 func (s *scripted) count() int {
 	s.mu.Lock()
@@ -176,11 +176,11 @@ func away(context.Context, history.History, time.Duration) (history.History, err
 }
 
 // watch runs a watcher of sources in a bubble for a time.
-func watch(t *testing.T, held history.History, d time.Duration, hints func(*history.Watcher), sources ...*scripted) {
+func watch(t *testing.T, current history.History, d time.Duration, hints func(*history.Watcher), sources ...*scripted) {
 	synctest.Test(t, func(t *testing.T) {
-		w := history.Watcher{Held: func() history.History { return held }, Adopt: func(history.History) {}, Wait: func() time.Duration { return api.MaxPoll }}
+		w := history.Watcher{Current: func() history.History { return current }, Adopt: func(history.History) {}, Wait: func() time.Duration { return api.MaxPoll }}
 		for _, s := range sources {
-			w.Add(s)
+			w.AddSource(s)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
@@ -198,33 +198,33 @@ func watch(t *testing.T, held history.History, d time.Duration, hints func(*hist
 // none has, the watcher asks without waiting each 5 to 15 seconds; where none responds it
 // backs off; and the first source is tried again after a minute.
 func TestWatcherSources(t *testing.T) {
-	held := history.History{}
+	current := history.History{}
 	one := &scripted{play: waits}
-	watch(t, held, 5*time.Minute, nil, one)
+	watch(t, current, 5*time.Minute, nil, one)
 	if got := one.count(); got < 10 || got > 12 {
 		t.Errorf("one source: got %d polls in 5 minutes, want one each 30 s", got)
 	}
 
 	first, second := &scripted{play: full}, &scripted{play: waits}
-	watch(t, held, 30*time.Second, nil, first, second)
+	watch(t, current, 30*time.Second, nil, first, second)
 	if first.count() != 1 || second.count() < 1 {
 		t.Errorf("the first is full: got %d and %d polls", first.count(), second.count())
 	}
 
 	crowded := &scripted{play: full}
-	watch(t, held, 100*time.Second, nil, crowded)
+	watch(t, current, 100*time.Second, nil, crowded)
 	if unwaited := crowded.unwaited(); unwaited < 6 || unwaited > 21 {
 		t.Errorf("no place: got %d requests without waiting in 100 s, want one each 5 to 15", unwaited)
 	}
 
 	gone := &scripted{play: away}
-	watch(t, held, 100*time.Second, nil, gone)
+	watch(t, current, 100*time.Second, nil, gone)
 	if got := gone.count(); got < 20 || got > 50 {
 		t.Errorf("away: got %d polls in 100 s, want a back-off to 5 s", got)
 	}
 
 	first, second = &scripted{play: away}, &scripted{play: waits}
-	watch(t, held, 5*time.Minute, nil, first, second)
+	watch(t, current, 5*time.Minute, nil, first, second)
 	if got := first.count(); got < 3 || got > 6 {
 		t.Errorf("the first away: got %d polls there in 5 minutes, want one each minute", got)
 	}
@@ -240,9 +240,9 @@ func TestWatcherHints(t *testing.T) {
 	root, seen := rootOf(t, c), extend(t, c.Genesis, c.Steps)
 	same := page(t, c, 0).ProvedHead
 	for _, each := range []*systest.Cluster{c, other} {
-		each.Next("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
+		each.NextPolicy("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
 		p := dial(t, each, extend(t, each.Genesis, each.Steps[:1]).Policy())
-		if err := p.Teach(t.Context(), extend(t, each.Genesis, each.Steps)); err != nil {
+		if err := p.PushHistory(t.Context(), extend(t, each.Genesis, each.Steps)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -253,14 +253,14 @@ func TestWatcherHints(t *testing.T) {
 	watch(t, seen, time.Second, func(w *history.Watcher) {
 		synctest.Wait()
 		for _, head := range [][]byte{same, forged, nil, newer[:40]} {
-			w.Hint(head, root, at)
+			w.HintHead(head, root, at)
 			time.Sleep(10 * time.Millisecond)
 		}
 		if got := source.count(); got != 1 {
 			t.Errorf("hints that prove nothing newer: got %d polls, want 1", got)
 		}
 		for range 5 {
-			w.Hint(newer, root, at)
+			w.HintHead(newer, root, at)
 			time.Sleep(10 * time.Millisecond)
 			synctest.Wait()
 		}
@@ -268,8 +268,8 @@ func TestWatcherHints(t *testing.T) {
 			t.Errorf("five hints: got %d requests, want 3", got)
 		}
 		time.Sleep(5 * time.Second)
-		w.Hint(newer, root, at)
-		w.Hint(newer, root, at)
+		w.HintHead(newer, root, at)
+		w.HintHead(newer, root, at)
 		synctest.Wait()
 		if got := source.unwaited(); got != 4 {
 			t.Errorf("after 5 s: got %d requests, want 4", got)

@@ -17,8 +17,8 @@ import (
 
 // Times of a watcher.
 const (
-	pollLeast = 250 * time.Millisecond // between two polls that bring no step, whatever a source responds
-	homeAgain = time.Minute            // after which a source that comes later is left for the first
+	minPollInterval = 250 * time.Millisecond // between two polls that bring no step, whatever a source responds
+	returnToFirst   = time.Minute            // after which a source that comes later is left for the first
 
 	hintsAtOnce = 3 // fetches because of heads that others show
 	hintsEach   = 5 * time.Second
@@ -27,31 +27,31 @@ const (
 )
 
 // backoff is the wait while no source responds.
-var backoff = retry.Backoff{First: 50 * time.Millisecond, Most: 5 * time.Second}
+var backoff = retry.Backoff{First: 50 * time.Millisecond, Max: 5 * time.Second}
 
 // Source is where a history is watched: a [Peer] or a [Gateway].
 type Source interface {
 	Watch(ctx context.Context, h History, pin attest.Digest, wait time.Duration) (History, error)
 	// Teach shows the source a history that it does not know, if it can be shown one.
-	Teach(ctx context.Context, h History) error
+	PushHistory(ctx context.Context, h History) error
 }
 
-// Teach does nothing: a gateway takes no history.
-func (g *Gateway) Teach(context.Context, History) error { return nil }
+// PushHistory does nothing: a gateway takes no history.
+func (g *Gateway) PushHistory(context.Context, History) error { return nil }
 
 // Watcher keeps a history current by one poll at a time, at the first of its sources that
 // has a place for it. The zero Watcher with its exported fields set is ready; they are not
 // changed once [Watcher.Run] is called. Its methods are safe for concurrent use.
 type Watcher struct {
-	Pin   attest.Digest // digest of the first policy
-	Held  func() History
-	Adopt func(History) // takes what Run found, from its goroutine: Held with steps or with a newer proof
-	Wait  func() time.Duration
+	Pin     attest.Digest // digest of the first policy
+	Current func() History
+	Adopt   func(History) // takes what Run found, from its goroutine: Held with steps or with a newer proof
+	Wait    func() time.Duration
 
 	mu      sync.Mutex
 	sources []Source           // guarded by mu: the one in use first
-	home    Source             // guarded by mu: the one that was added first
-	at      Source             // guarded by mu: where the last poll went well; nil after one that did not
+	first   Source             // guarded by mu: the one that was added first
+	current Source             // guarded by mu: where the last poll went well; nil after one that did not
 	cancel  context.CancelFunc // guarded by mu: of the wait under way
 	hinted  bool               // guarded by mu: a newer head was shown
 	tokens  int                // guarded by mu: fetches for hints that were made since filled
@@ -60,19 +60,19 @@ type Watcher struct {
 	checks  int                // guarded by mu: hints of it whose signatures were checked
 }
 
-// Add adds a source behind the others.
-func (w *Watcher) Add(s Source) {
+// AddSource adds a source behind the others.
+func (w *Watcher) AddSource(s Source) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.home == nil {
-		w.home = s
+	if w.first == nil {
+		w.first = s
 	}
 	w.sources = append(w.sources, s)
-	w.wake()
+	w.wakeUp()
 }
 
-// Remove removes a source that was added.
-func (w *Watcher) Remove(s Source) {
+// RemoveSource removes a source that was added.
+func (w *Watcher) RemoveSource(s Source) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i, other := range w.sources {
@@ -81,26 +81,26 @@ func (w *Watcher) Remove(s Source) {
 			break
 		}
 	}
-	w.wake()
+	w.wakeUp()
 }
 
-// At is the source at which the history was found current last, nil while none is.
-func (w *Watcher) At() Source {
+// CurrentSource is the source at which the history was found current last, nil while none is.
+func (w *Watcher) CurrentSource() Source {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.at
+	return w.current
 }
 
-// Hint is told of a policy head that somebody shows, as bytes of which nothing is checked.
+// HintHead is told of a policy head that somebody shows, as bytes of which nothing is checked.
 // One that the authority has signed, and that is newer than what is held, makes the watcher
 // ask at once: three times, then every 5 seconds. Root is the certificate of the authority
 // root. It does not block.
-func (w *Watcher) Hint(unverified []byte, root *x509.Certificate, at time.Time) {
-	held, now := w.Held(), time.Now()
-	if steps := identity.UnverifiedSteps(unverified); steps <= len(held.entries) || !w.mayCheck(now) {
+func (w *Watcher) HintHead(unverified []byte, root *x509.Certificate, at time.Time) {
+	current, now := w.Current(), time.Now()
+	if steps := identity.UnverifiedSteps(unverified); steps <= len(current.entries) || !w.allowCheck(now) {
 		return
 	}
-	if _, err := identity.ParseHead(unverified, held.policy, root, at); err != nil {
+	if _, err := identity.ParseHead(unverified, current.policy, root, at); err != nil {
 		return
 	}
 	w.mu.Lock()
@@ -111,12 +111,12 @@ func (w *Watcher) Hint(unverified []byte, root *x509.Certificate, at time.Time) 
 	if w.tokens < hintsAtOnce {
 		w.tokens++
 		w.hinted = true
-		w.wake()
+		w.wakeUp()
 	}
 }
 
-// mayCheck counts a hint whose signatures are to be checked: any stranger may show one.
-func (w *Watcher) mayCheck(now time.Time) bool {
+// allowCheck counts a hint whose signatures are to be checked: any stranger may show one.
+func (w *Watcher) allowCheck(now time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if second := now.Unix(); second != w.second {
@@ -126,8 +126,8 @@ func (w *Watcher) mayCheck(now time.Time) bool {
 	return w.checks <= hintsChecked
 }
 
-// wake ends the wait under way. The caller holds mu.
-func (w *Watcher) wake() {
+// wakeUp ends the wait under way. The caller holds mu.
+func (w *Watcher) wakeUp() {
 	if w.cancel != nil {
 		w.cancel()
 	}
@@ -135,28 +135,28 @@ func (w *Watcher) wake() {
 
 // Run watches until ctx is done.
 func (w *Watcher) Run(ctx context.Context) {
-	r := run{Watcher: w}
+	r := watchState{Watcher: w}
 	for ctx.Err() == nil {
-		r.once(ctx)
+		r.pollOnce(ctx)
 	}
 }
 
-// run is the state of [Watcher.Run].
-type run struct {
+// watchState is the state of [Watcher.Run].
+type watchState struct {
 	*Watcher
 	failures int  // rounds of all sources in vain, in a row
 	tried    int  // sources in vain since one went well
 	full     bool // one of those had no place
 
-	failing bool      // the last poll was in vain
-	left    time.Time // when the first source was left
+	failing   bool      // the last poll was in vain
+	leftFirst time.Time // when the first source was left
 }
 
-// once polls one source, and waits before the next where none is left to try.
-func (r *run) once(ctx context.Context) {
+// pollOnce polls one source, and waits before the next where none is left to try.
+func (r *watchState) pollOnce(ctx context.Context) {
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
-	source, count, hinted := r.begin(cancel)
+	source, count, hinted := r.nextSource(cancel)
 	if source == nil {
 		<-waiting.Done() // for a source
 		return
@@ -167,24 +167,24 @@ func (r *run) once(ctx context.Context) {
 	if hinted || r.failing {
 		wait = 0
 	}
-	began, held := time.Now(), r.Held()
-	next, err := source.Watch(waiting, held, r.Pin, wait)
+	began, current := time.Now(), r.Current()
+	next, err := source.Watch(waiting, current, r.Pin, wait)
 	switch {
 	case waiting.Err() != nil: // of ctx, or woken
 	case err == nil:
 		r.Adopt(next)
-		pause := pollLeast - time.Since(began)
-		if full := r.went(source); full {
-			pause = api.PollAgain/2 + rand.N(api.PollAgain)
-		} else if next.policy.Head() != held.policy.Head() {
+		pause := minPollInterval - time.Since(began)
+		if full := r.recordSuccess(source); full {
+			pause = api.PollRetryAfter/2 + rand.N(api.PollRetryAfter)
+		} else if next.policy.Head() != current.policy.Head() {
 			pause = 0
 		}
 		_ = retry.Sleep(waiting, pause) // the caller sees ctx
 	default:
 		if errors.Is(err, wire.Behind) {
-			_ = source.Teach(waiting, held) // it may be caught up by the next time
+			_ = source.PushHistory(waiting, current) // it may be caught up by the next time
 		}
-		r.failed(source, err)
+		r.recordFailure(source, err)
 		if r.tried >= count && !(r.full && r.tried == count) {
 			r.failures++
 			_ = retry.Sleep(waiting, backoff.Wait(r.failures)) // as above
@@ -193,9 +193,9 @@ func (r *run) once(ctx context.Context) {
 	}
 }
 
-// begin is the source to poll, how many there are, and whether somebody showed a newer
+// nextSource is the source to poll, how many there are, and whether somebody showed a newer
 // head. The wait that follows ends with cancel.
-func (r *run) begin(cancel context.CancelFunc) (source Source, count int, hinted bool) {
+func (r *watchState) nextSource(cancel context.CancelFunc) (source Source, count int, hinted bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.cancel = cancel
@@ -203,41 +203,43 @@ func (r *run) begin(cancel context.CancelFunc) (source Source, count int, hinted
 	if len(r.sources) == 0 {
 		return nil, 0, false
 	}
-	if r.sources[0] != r.home && time.Since(r.left) > homeAgain {
+	if r.sources[0] != r.first && time.Since(r.leftFirst) > returnToFirst {
 		for range r.sources {
-			if r.rotate(); r.sources[0] == r.home {
+			if r.rotate(); r.sources[0] == r.first {
 				break
 			}
 		}
-		r.left = time.Now()
+		r.leftFirst = time.Now()
 	}
 	return r.sources[0], len(r.sources), hinted
 }
 
-// went notes that a source responded, and reports whether that was without waiting because
+// recordSuccess notes that a source responded, and reports whether that was without waiting because
 // none has a place.
-func (r *run) went(source Source) (full bool) {
+func (r *watchState) recordSuccess(source Source) (full bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	full = r.full && r.tried >= len(r.sources)
-	r.at, r.failures, r.tried, r.full, r.failing = source, 0, 0, false, false
+	r.current, r.failures, r.tried, r.full, r.failing = source, 0, 0, false, false
 	return full
 }
 
-// failed makes the next source the one in use.
-func (r *run) failed(source Source, err error) {
+// recordFailure makes the next source the one in use.
+func (r *watchState) recordFailure(source Source, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.at, r.failing = nil, true
+	r.current, r.failing = nil, true
 	r.tried++
-	r.full = r.full || api.PollFull(err)
+	r.full = r.full || api.IsPollRefused(err)
 	if len(r.sources) > 1 && r.sources[0] == source {
-		if source == r.home {
-			r.left = time.Now()
+		if source == r.first {
+			r.leftFirst = time.Now()
 		}
 		r.rotate()
 	}
 }
 
 // rotate puts the first source behind the others. The caller holds mu.
-func (r *run) rotate() { r.sources = append(r.sources[1:len(r.sources):len(r.sources)], r.sources[0]) }
+func (r *watchState) rotate() {
+	r.sources = append(r.sources[1:len(r.sources):len(r.sources)], r.sources[0])
+}

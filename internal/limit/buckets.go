@@ -25,11 +25,13 @@ func NewBuckets(perSecond int) *Buckets {
 	return &Buckets{perSecond: perSecond, sources: make(map[netip.Addr]*rate.Limiter)}
 }
 
-// Take reports whether there was a token for a remote "host:port", and takes it.
-func (b *Buckets) Take(remote string, at time.Time) bool { return b.of(remote).AllowN(at, 1) }
+// TakeToken reports whether there was a token for a remote "host:port", and takes it.
+func (b *Buckets) TakeToken(remote string, at time.Time) bool {
+	return b.bucketOf(remote).AllowN(at, 1)
+}
 
-// of is the bucket of the address of a remote "host:port".
-func (b *Buckets) of(remote string) *rate.Limiter {
+// bucketOf is the bucket of the address of a remote "host:port".
+func (b *Buckets) bucketOf(remote string) *rate.Limiter {
 	ip := AddressOf(remote)
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -20,12 +20,12 @@ func TestSources(t *testing.T) {
 		{"[::ffff:192.0.2.1]:1", "192.0.2.1:1", true},
 	}
 	for _, row := range rows {
-		if got := b.of(row.x) == b.of(row.y); got != row.same {
+		if got := b.bucketOf(row.x) == b.bucketOf(row.y); got != row.same {
 			t.Errorf("%s and %s: got same %v, want %v", row.x, row.y, got, row.same)
 		}
 	}
 	for i := range 2 * maxAddresses {
-		b.of(fmt.Sprintf("10.0.%d.%d:1", i/256, i%256))
+		b.bucketOf(fmt.Sprintf("10.0.%d.%d:1", i/256, i%256))
 	}
 	if len(b.sources) > maxAddresses {
 		t.Errorf("got %d addresses kept, want at most %d", len(b.sources), maxAddresses)
@@ -37,7 +37,7 @@ func TestSources(t *testing.T) {
 func TestBuckets(t *testing.T) {
 	b, now := NewBuckets(5), time.Unix(1e9, 0)
 	taken := func() (n int) {
-		for b.Take("192.0.2.1:1", now) {
+		for b.TakeToken("192.0.2.1:1", now) {
 			n++
 		}
 		return n
@@ -49,7 +49,7 @@ func TestBuckets(t *testing.T) {
 	if got := taken(); got != 5 {
 		t.Errorf("a second later: got %d, want 5", got)
 	}
-	if !b.Take("192.0.2.2:1", now) {
+	if !b.TakeToken("192.0.2.2:1", now) {
 		t.Error("another address finds nothing")
 	}
 }

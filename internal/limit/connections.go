@@ -19,11 +19,11 @@ type Connections struct {
 	most    int
 	crowded atomic.Int64
 
-	mu     sync.Mutex
-	apart  int                      // guarded by mu: of those open, that another quota bounds
-	open   map[net.Conn]*connection // guarded by mu
-	of     map[netip.Addr]*crowd    // guarded by mu: of the addresses below
-	crowds crowds                   // guarded by mu: addresses with any that waits
+	mu       sync.Mutex
+	excluded int                            // guarded by mu: of those open, that another quota bounds
+	open     map[net.Conn]*connection       // guarded by mu
+	waiting  map[netip.Addr]*waitingAddress // guarded by mu: of the addresses below
+	crowds   waitingHeap                    // guarded by mu: addresses with any that waits
 }
 
 // connection is one that is open.
@@ -34,12 +34,12 @@ type connection struct {
 
 // NewConnections bounds them to most, which is at least 1.
 func NewConnections(most int) *Connections {
-	return &Connections{most: most, open: make(map[net.Conn]*connection), of: make(map[netip.Addr]*crowd)}
+	return &Connections{most: most, open: make(map[net.Conn]*connection), waiting: make(map[netip.Addr]*waitingAddress)}
 }
 
 // Track is the ConnState of an http.Server.
 func (c *Connections) Track(conn net.Conn, state http.ConnState) {
-	if crowded := c.moved(conn, state); crowded != nil {
+	if crowded := c.recordState(conn, state); crowded != nil {
 		c.crowded.Add(1)
 		rawConn(crowded).Close()
 	}
@@ -48,22 +48,22 @@ func (c *Connections) Track(conn net.Conn, state http.ConnState) {
 // Crowded is how many were closed because there was one too many.
 func (c *Connections) Crowded() int64 { return c.crowded.Load() }
 
-// Apart takes one connection that is at work out of the count until back is called, which
+// Exclude takes one connection that is at work out of the count until back is called, which
 // is once: another quota bounds how many there are of those.
-func (c *Connections) Apart() (back func()) {
+func (c *Connections) Exclude() (back func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.apart++
+	c.excluded++
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.apart--
+		c.excluded--
 	}
 }
 
-// moved notes the new state and gives the connection to be closed, or nil. One
+// recordState notes the new state and gives the connection to be closed, or nil. One
 // that was given counts as closed at once: its own goroutine says so later.
-func (c *Connections) moved(conn net.Conn, state http.ConnState) net.Conn {
+func (c *Connections) recordState(conn net.Conn, state http.ConnState) net.Conn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	k := c.open[conn]
@@ -74,77 +74,77 @@ func (c *Connections) moved(conn net.Conn, state http.ConnState) net.Conn {
 		k = &connection{from: AddressOf(conn.RemoteAddr().String())}
 		c.open[conn] = k
 	}
-	c.unwait(k)
+	c.removeWaiting(k)
 	switch state {
 	case http.StateClosed, http.StateHijacked:
 		delete(c.open, conn)
 	case http.StateActive:
 	default:
-		c.wait(k, conn)
+		c.addWaiting(k, conn)
 	}
-	if len(c.open)-c.apart <= c.most || len(c.crowds) == 0 {
+	if len(c.open)-c.excluded <= c.most || len(c.crowds) == 0 {
 		return nil
 	}
 	crowded := c.crowds[0].waiting.Front().Value.(net.Conn)
-	c.unwait(c.open[crowded])
+	c.removeWaiting(c.open[crowded])
 	delete(c.open, crowded)
 	return crowded
 }
 
-// wait puts a connection behind the others of its address that wait. The caller
+// addWaiting puts a connection behind the others of its address that wait. The caller
 // holds mu.
-func (c *Connections) wait(k *connection, conn net.Conn) {
-	a := c.of[k.from]
+func (c *Connections) addWaiting(k *connection, conn net.Conn) {
+	a := c.waiting[k.from]
 	if a == nil {
-		a = &crowd{from: k.from, waiting: list.New()}
-		c.of[k.from] = a
+		a = &waitingAddress{from: k.from, waiting: list.New()}
+		c.waiting[k.from] = a
 		heap.Push(&c.crowds, a)
 	}
 	k.place = a.waiting.PushBack(conn)
-	heap.Fix(&c.crowds, a.place)
+	heap.Fix(&c.crowds, a.index)
 }
 
-// unwait takes a connection out of those that wait. The caller holds mu.
-func (c *Connections) unwait(k *connection) {
+// removeWaiting takes a connection out of those that wait. The caller holds mu.
+func (c *Connections) removeWaiting(k *connection) {
 	if k.place == nil {
 		return
 	}
-	a := c.of[k.from]
+	a := c.waiting[k.from]
 	a.waiting.Remove(k.place)
 	k.place = nil
 	if a.waiting.Len() == 0 {
-		heap.Remove(&c.crowds, a.place)
-		delete(c.of, k.from)
+		heap.Remove(&c.crowds, a.index)
+		delete(c.waiting, k.from)
 		return
 	}
-	heap.Fix(&c.crowds, a.place)
+	heap.Fix(&c.crowds, a.index)
 }
 
-// crowd is an address with its connections that wait, the longest first.
-type crowd struct {
+// waitingAddress is an address with its connections that wait, the longest first.
+type waitingAddress struct {
 	from    netip.Addr
 	waiting *list.List // of net.Conn; never empty in a heap at rest
-	place   int        // in the heap
+	index   int        // in the heap
 }
 
-// crowds is a heap, the address with the most waiting connections first.
-type crowds []*crowd
+// waitingHeap is a heap, the address with the most waiting connections first.
+type waitingHeap []*waitingAddress
 
-func (c crowds) Len() int           { return len(c) }
-func (c crowds) Less(i, j int) bool { return c[i].waiting.Len() > c[j].waiting.Len() }
-func (c crowds) Swap(i, j int) {
+func (c waitingHeap) Len() int           { return len(c) }
+func (c waitingHeap) Less(i, j int) bool { return c[i].waiting.Len() > c[j].waiting.Len() }
+func (c waitingHeap) Swap(i, j int) {
 	c[i], c[j] = c[j], c[i]
-	c[i].place, c[j].place = i, j
+	c[i].index, c[j].index = i, j
 }
 
 // Push and Pop are for container/heap alone.
-func (c *crowds) Push(x any) {
-	a := x.(*crowd)
-	a.place = len(*c)
+func (c *waitingHeap) Push(x any) {
+	a := x.(*waitingAddress)
+	a.index = len(*c)
 	*c = append(*c, a)
 }
 
-func (c *crowds) Pop() any {
+func (c *waitingHeap) Pop() any {
 	last := len(*c) - 1
 	a := (*c)[last]
 	(*c)[last] = nil

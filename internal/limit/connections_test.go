@@ -33,7 +33,7 @@ func TestCrowd(t *testing.T) {
 		if step.shut >= 0 {
 			want = conns[step.shut]
 		}
-		if got := c.moved(conns[step.conn], step.state); got != want {
+		if got := c.recordState(conns[step.conn], step.state); got != want {
 			t.Errorf("step %d: closed %v, want %v", i, got, want)
 		}
 	}
@@ -56,29 +56,29 @@ func TestCrowdByAddress(t *testing.T) {
 	c := NewConnections(4)
 	honest, newcomer := &from{address: "192.0.2.1"}, &from{address: "192.0.2.2"}
 	flood := []net.Conn{&from{address: "2001:db8::1"}, &from{address: "2001:db8::2"}, &from{address: "2001:db8::3"}, &from{address: "2001:db8::4"}}
-	c.moved(honest, http.StateNew) // and waits longest
+	c.recordState(honest, http.StateNew) // and waits longest
 	for _, conn := range flood[:3] {
-		if got := c.moved(conn, http.StateNew); got != nil {
+		if got := c.recordState(conn, http.StateNew); got != nil {
 			t.Fatalf("with room: closed %v", got)
 		}
 	}
-	if got := c.moved(newcomer, http.StateNew); got != flood[0] {
+	if got := c.recordState(newcomer, http.StateNew); got != flood[0] {
 		t.Errorf("for a newcomer: closed %v, want the flood's first", got)
 	}
-	c.moved(flood[0], http.StateClosed)
-	if got := c.moved(flood[3], http.StateNew); got != flood[1] {
+	c.recordState(flood[0], http.StateClosed)
+	if got := c.recordState(flood[3], http.StateNew); got != flood[1] {
 		t.Errorf("for one more of the flood: closed %v, want the flood's second", got)
 	}
 	for _, conn := range []net.Conn{flood[2], flood[3], honest, newcomer} {
-		c.moved(conn, http.StateActive)
+		c.recordState(conn, http.StateActive)
 	}
-	if got := c.moved(flood[0], http.StateNew); got != flood[0] {
+	if got := c.recordState(flood[0], http.StateNew); got != flood[0] {
 		t.Errorf("all at work: closed %v, want the one that came last", got)
 	}
 	for _, conn := range []net.Conn{flood[2], flood[3], honest, newcomer} {
-		c.moved(conn, http.StateClosed)
+		c.recordState(conn, http.StateClosed)
 	}
-	if len(c.open) != 0 || len(c.of) != 0 || len(c.crowds) != 0 {
-		t.Errorf("all closed: got %d connections, %d and %d addresses", len(c.open), len(c.of), len(c.crowds))
+	if len(c.open) != 0 || len(c.waiting) != 0 || len(c.crowds) != 0 {
+		t.Errorf("all closed: got %d connections, %d and %d addresses", len(c.open), len(c.waiting), len(c.crowds))
 	}
 }

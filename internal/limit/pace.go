@@ -35,14 +35,14 @@ const maxStreams = 250
 // it hijacks is its own.
 func (p Pace) Handler(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		x := &paced{ResponseWriter: w, pace: p, control: http.NewResponseController(w)}
-		x.writes = newLimit(x.stop)
+		x := &pacedResponse{ResponseWriter: w, pace: p, control: http.NewResponseController(w)}
+		x.writes = newTimeLimit(x.interruptWrite)
 		if r.ProtoMajor == 1 {
 			_ = x.control.SetWriteDeadline(time.Time{}) // of the request before, on this connection
 		}
-		defer x.end(r.ProtoMajor)
+		defer x.finish(r.ProtoMajor)
 		if r.Body != nil && r.Body != http.NoBody {
-			x.body, x.reads = r.Body, newLimit(x.stopReading)
+			x.body, x.reads = r.Body, newTimeLimit(x.interruptRead)
 			r = r.WithContext(r.Context()) // the server goes on looking at its own
 			r.Body = pacedBody{x}
 		}
@@ -50,33 +50,33 @@ func (p Pace) Handler(h http.Handler) http.Handler {
 	})
 }
 
-// paced is a response, and the body of its request, at a pace.
-type paced struct {
+// pacedResponse is a response, and the body of its request, at a pace.
+type pacedResponse struct {
 	http.ResponseWriter
 	pace    Pace
 	control *http.ResponseController
 	body    io.ReadCloser // nil: none
-	reads   limit         // none without a body
-	writes  limit
+	reads   timeLimit     // none without a body
+	writes  timeLimit
 	ended   atomic.Bool // the body was read to its end
 
-	mu   sync.Mutex
-	over bool // guarded by mu: the handler has ended, or took the connection
-	own  bool // guarded by mu: the handler decides about reads
+	mu           sync.Mutex
+	finished     bool // guarded by mu: the handler has ended, or took the connection
+	handlerReads bool // guarded by mu: the handler decides about reads
 }
 
-// limit is the time limit of what one goroutine at a time does.
-type limit struct{ timer *time.Timer }
+// timeLimit is the time limit of what one goroutine at a time does.
+type timeLimit struct{ timer *time.Timer }
 
-// newLimit is one after which late is called. It has not begun.
-func newLimit(late func()) limit {
-	l := limit{time.AfterFunc(time.Hour, late)}
+// newTimeLimit is one after which late is called. It has not begun.
+func newTimeLimit(late func()) timeLimit {
+	l := timeLimit{time.AfterFunc(time.Hour, late)}
 	l.timer.Stop()
 	return l
 }
 
 // within begins the limit; the caller ends it.
-func (l limit) within(d time.Duration) (end func() bool) {
+func (l timeLimit) within(d time.Duration) (end func() bool) {
 	l.timer.Reset(d)
 	return l.timer.Stop
 }
@@ -84,35 +84,35 @@ func (l limit) within(d time.Duration) (end func() bool) {
 // past is a deadline that is over.
 var past = time.Unix(1, 0)
 
-// stopReading ends a read that takes too long.
-func (x *paced) stopReading() {
+// interruptRead ends a read that takes too long.
+func (x *pacedResponse) interruptRead() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !x.over && !x.own {
+	if !x.finished && !x.handlerReads {
 		_ = x.control.SetReadDeadline(past) // a server that has none has its own limits
 	}
 }
 
-// stop ends a write that takes too long. A server may also be reading in it: what
+// interruptWrite ends a write that takes too long. A server may also be reading in it: what
 // is left of the request, before the response begins.
-func (x *paced) stop() {
+func (x *pacedResponse) interruptWrite() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !x.over {
+	if !x.finished {
 		_ = x.control.SetReadDeadline(past) // as above
 		_ = x.control.SetWriteDeadline(past)
 	}
 }
 
-// end leaves the server time for what comes after the handler: the end of the
+// finish leaves the server time for what comes after the handler: the end of the
 // response, and what is left of the request. HTTP/2 leaves nothing to be read.
-func (x *paced) end(major int) {
+func (x *pacedResponse) finish(major int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.over {
+	if x.finished {
 		return
 	}
-	x.over = true
+	x.finished = true
 	now := time.Now()
 	_ = x.control.SetWriteDeadline(now.Add(x.pace.Write)) // as above
 	if x.body != nil && !x.ended.Load() && major == 1 {
@@ -122,7 +122,7 @@ func (x *paced) end(major int) {
 
 // pacedBody is the body of the request. It is no [io.WriterTo], which would read
 // without a limit.
-type pacedBody struct{ x *paced }
+type pacedBody struct{ x *pacedResponse }
 
 // Read reads what comes within the limit.
 func (b pacedBody) Read(p []byte) (int, error) {
@@ -141,44 +141,44 @@ func (b pacedBody) Close() error {
 }
 
 // Write writes what the peer takes within the limit.
-func (x *paced) Write(p []byte) (int, error) {
+func (x *pacedResponse) Write(p []byte) (int, error) {
 	defer x.writes.within(x.pace.Write)()
 	return x.ResponseWriter.Write(p)
 }
 
 // WriteString is Write without a copy of s.
-func (x *paced) WriteString(s string) (int, error) {
+func (x *pacedResponse) WriteString(s string) (int, error) {
 	defer x.writes.within(x.pace.Write)()
 	return io.WriteString(x.ResponseWriter, s)
 }
 
 // Flush is for programs that ask for a [http.Flusher].
-func (x *paced) Flush() { _ = x.FlushError() }
+func (x *pacedResponse) Flush() { _ = x.FlushError() }
 
 // FlushError sends what was written, within the limit.
-func (x *paced) FlushError() error {
+func (x *pacedResponse) FlushError() error {
 	defer x.writes.within(x.pace.Write)()
 	return x.control.Flush()
 }
 
 // SetReadDeadline lets the handler decide about reads, until it sets none.
-func (x *paced) SetReadDeadline(at time.Time) error {
+func (x *pacedResponse) SetReadDeadline(at time.Time) error {
 	x.mu.Lock()
-	x.own = !at.IsZero()
+	x.handlerReads = !at.IsZero()
 	x.mu.Unlock()
 	return x.control.SetReadDeadline(at)
 }
 
 // Hijack hands the connection over, for programs that ask for a [http.Hijacker].
-func (x *paced) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+func (x *pacedResponse) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffered, err := x.control.Hijack()
 	if err == nil {
 		x.mu.Lock()
-		x.over = true
+		x.finished = true
 		x.mu.Unlock()
 	}
 	return conn, buffered, err
 }
 
 // Unwrap is for [http.ResponseController].
-func (x *paced) Unwrap() http.ResponseWriter { return x.ResponseWriter }
+func (x *pacedResponse) Unwrap() http.ResponseWriter { return x.ResponseWriter }

@@ -24,23 +24,23 @@ func NewPool[K comparable](what string, most, share int) *Pool[K] {
 	return &Pool[K]{what: what, most: most, share: share, held: make(map[K]int)}
 }
 
-// Take takes a place until [Pool.Give]. It refuses with "overload".
-func (p *Pool[K]) Take(by K) error {
+// TakeToken takes a place until [Pool.Release]. It refuses with "overload".
+func (p *Pool[K]) Acquire(by K) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case p.taken >= p.most:
 		return wire.Refuse(wire.Overload, p.what, p.taken, p.most)
 	case p.held[by] >= p.share:
-		return wire.Refuse(wire.Overload, p.what+ofOne, p.held[by], p.share)
+		return wire.Refuse(wire.Overload, p.what+oneAddressSuffix, p.held[by], p.share)
 	}
 	p.taken++
 	p.held[by]++
 	return nil
 }
 
-// Give gives a place back.
-func (p *Pool[K]) Give(by K) {
+// Release gives a place back.
+func (p *Pool[K]) Release(by K) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.taken--
@@ -49,8 +49,8 @@ func (p *Pool[K]) Give(by K) {
 	}
 }
 
-// Taken is how many places are taken.
-func (p *Pool[K]) Taken() int {
+// InUse is how many places are taken.
+func (p *Pool[K]) InUse() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.taken

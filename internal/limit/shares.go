@@ -31,10 +31,10 @@ func NewShares(what string, most int) *Shares {
 	return &Shares{what: what, most: most, held: make(map[netip.Addr]int)}
 }
 
-// Take takes n for an address until [Shares.Give]. It refuses with "rate" what is
+// TakeToken takes n for an address until [Shares.Release]. It refuses with "rate" what is
 // more than the share of the address, and with "overload" what is more than there
 // is.
-func (s *Shares) Take(from netip.Addr, n int) error {
+func (s *Shares) Acquire(from netip.Addr, n int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	held, free := s.held[from], s.most-s.taken
@@ -42,15 +42,15 @@ func (s *Shares) Take(from netip.Addr, n int) error {
 	case n < 0 || n > free:
 		return wire.Refuse(wire.Overload, s.what, s.taken, fmt.Sprint(n, " below ", s.most))
 	case held > 0 && held > free-n:
-		return wire.Refuse(wire.TooMany, s.what+ofOne, held, fmt.Sprint("at most the ", free, " that are free"))
+		return wire.Refuse(wire.TooMany, s.what+oneAddressSuffix, held, fmt.Sprint("at most the ", free, " that are free"))
 	}
 	s.taken += n
 	s.held[from] = held + n
 	return nil
 }
 
-// Give returns n of what the address took.
-func (s *Shares) Give(from netip.Addr, n int) {
+// Release returns n of what the address took.
+func (s *Shares) Release(from netip.Addr, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.taken -= n
@@ -59,15 +59,15 @@ func (s *Shares) Give(from netip.Addr, n int) {
 	}
 }
 
-// Taken is how much all addresses hold.
-func (s *Shares) Taken() int {
+// InUse is how much all addresses hold.
+func (s *Shares) InUse() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.taken
 }
 
-// ofOne follows the name of the quota in the refusal of more than a share.
-const ofOne = ", of one address"
+// oneAddressSuffix follows the name of the quota in the refusal of more than a share.
+const oneAddressSuffix = ", of one address"
 
 // QuotaOf is the name of the quota that refused something with "rate" or
 // "overload"; ok is false of other errors.
@@ -76,7 +76,7 @@ func QuotaOf(err error) (name string, ok bool) {
 	if !errors.As(err, &refusal) || refusal.Reason != wire.TooMany && refusal.Reason != wire.Overload {
 		return "", false
 	}
-	return strings.TrimSuffix(refusal.Rule, ofOne), true
+	return strings.TrimSuffix(refusal.Rule, oneAddressSuffix), true
 }
 
 // AddressOf is the address that quotas count for a remote "host:port": an IPv4

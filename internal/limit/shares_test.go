@@ -12,7 +12,7 @@ import (
 
 // take takes one after the other for an address and gives how many it got.
 func take(s *Shares, from string, n int) (got int) {
-	for got < n && s.Take(netip.MustParseAddr(from), 1) == nil {
+	for got < n && s.Acquire(netip.MustParseAddr(from), 1) == nil {
 		got++
 	}
 	return got
@@ -28,14 +28,14 @@ func TestShares(t *testing.T) {
 	if got := take(s, "192.0.2.2", 100); got != 25 {
 		t.Errorf("beside it: got %d, want 25", got)
 	}
-	err := s.Take(netip.MustParseAddr("192.0.2.1"), 1)
+	err := s.Acquire(netip.MustParseAddr("192.0.2.1"), 1)
 	if refusal := (*wire.Refusal)(nil); !errors.As(err, &refusal) || refusal.Reason != wire.TooMany || refusal.Rule != "test: places, of one address" {
 		t.Errorf("more than its share: got %v", err)
 	}
-	s.Give(netip.MustParseAddr("192.0.2.1"), 50)
-	s.Give(netip.MustParseAddr("192.0.2.2"), 25)
-	if s.Taken() != 0 || len(s.held) != 0 {
-		t.Errorf("given back: got %d taken by %d", s.Taken(), len(s.held))
+	s.Release(netip.MustParseAddr("192.0.2.1"), 50)
+	s.Release(netip.MustParseAddr("192.0.2.2"), 25)
+	if s.InUse() != 0 || len(s.held) != 0 {
+		t.Errorf("given back: got %d taken by %d", s.InUse(), len(s.held))
 	}
 }
 
@@ -61,19 +61,19 @@ func TestSharesOfSizes(t *testing.T) {
 		want wire.Reason
 	}{{0, ""}, {1, ""}, {100, ""}, {101, wire.Overload}, {1 << 31, wire.Overload}, {math.MaxInt, wire.Overload}, {-1, wire.Overload}, {math.MinInt, wire.Overload}} {
 		s := NewShares("test: bytes", 100)
-		err := s.Take(at, c.n)
+		err := s.Acquire(at, c.n)
 		if got := wire.ReasonOf(err); err != nil && got != c.want || (err == nil) != (c.want == "") {
 			t.Errorf("%d: got %v, want %q", c.n, err, c.want)
 		}
-		if err != nil && s.Taken() != 0 {
-			t.Errorf("%d: refused, and %d taken", c.n, s.Taken())
+		if err != nil && s.InUse() != 0 {
+			t.Errorf("%d: refused, and %d taken", c.n, s.InUse())
 		}
 	}
 	s := NewShares("test: bytes", 100)
-	if s.Take(at, 40) != nil || s.Take(other, 40) != nil {
+	if s.Acquire(at, 40) != nil || s.Acquire(other, 40) != nil {
 		t.Error("two that fit were refused")
 	}
-	if err := s.Take(other, 1); !errors.Is(err, wire.TooMany) {
+	if err := s.Acquire(other, 1); !errors.Is(err, wire.TooMany) {
 		t.Errorf("more than is free: got %v, want %v", err, wire.TooMany)
 	}
 }

@@ -22,29 +22,29 @@ import (
 func queued(t *testing.T, most int, calls ...string) (order, refused []string) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := NewTurns("test: calls that wait", 1, most)
-		if err := turns.Wait(t.Context(), netip.Addr{}, ""); err != nil {
+		if err := turns.Acquire(t.Context(), netip.Addr{}, ""); err != nil {
 			t.Fatal(err)
 		}
 		var mu sync.Mutex
 		for _, call := range calls {
 			go func() {
 				address, sender, _ := strings.Cut(call, " ")
-				err := turns.Wait(t.Context(), netip.MustParseAddr("192.0.2."+address), sender)
+				err := turns.Acquire(t.Context(), netip.MustParseAddr("192.0.2."+address), sender)
 				mu.Lock()
 				defer mu.Unlock()
 				if err == nil {
 					order = append(order, call)
-					turns.Done()
+					turns.Release()
 				} else if errors.Is(err, wire.Overload) {
 					refused = append(refused, call)
 				}
 			}()
 			synctest.Wait()
 		}
-		turns.Done()
+		turns.Release()
 		synctest.Wait()
-		if turns.free != 1 || turns.calls.waiting != 0 || len(turns.calls.lines) != 0 {
-			t.Errorf("in the end: got %d free, %d that wait", turns.free, turns.calls.waiting)
+		if turns.free != 1 || turns.waiters.waiting != 0 || len(turns.waiters.queues) != 0 {
+			t.Errorf("in the end: got %d free, %d that wait", turns.free, turns.waiters.waiting)
 		}
 	})
 	return order, refused
@@ -78,7 +78,7 @@ func TestTurns(t *testing.T) {
 func TestCancelledTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns, at := NewTurns("test: calls that wait", 1, 64), netip.MustParseAddr("192.0.2.1")
-		if err := turns.Wait(t.Context(), at, ""); err != nil {
+		if err := turns.Acquire(t.Context(), at, ""); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -86,17 +86,17 @@ func TestCancelledTurns(t *testing.T) {
 		var all sync.WaitGroup
 		for n := range 64 {
 			all.Go(func() {
-				if err := turns.Wait(ctx, at, fmt.Sprint(n%3)); !errors.Is(err, context.DeadlineExceeded) {
+				if err := turns.Acquire(ctx, at, fmt.Sprint(n%3)); !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
 				}
 			})
 		}
 		all.Wait()
-		if turns.calls.waiting != 0 || len(turns.calls.lines) != 0 {
-			t.Errorf("got %d that wait, want none", turns.calls.waiting)
+		if turns.waiters.waiting != 0 || len(turns.waiters.queues) != 0 {
+			t.Errorf("got %d that wait, want none", turns.waiters.waiting)
 		}
-		turns.Done()
-		if err := turns.Wait(t.Context(), at, ""); err != nil {
+		turns.Release()
+		if err := turns.Acquire(t.Context(), at, ""); err != nil {
 			t.Errorf("the next: got %v", err)
 		}
 	})
@@ -113,7 +113,7 @@ func TestTurnsTogether(t *testing.T) {
 		all.Go(func() {
 			for i := range 50 {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Duration((n*i)%7)*10*time.Microsecond)
-				if turns.Wait(ctx, netip.AddrFrom4([4]byte{byte(n % 5)}), "") == nil {
+				if turns.Acquire(ctx, netip.AddrFrom4([4]byte{byte(n % 5)}), "") == nil {
 					mu.Lock()
 					now++
 					most = max(most, now)
@@ -122,14 +122,14 @@ func TestTurnsTogether(t *testing.T) {
 					mu.Lock()
 					now--
 					mu.Unlock()
-					turns.Done()
+					turns.Release()
 				}
 				cancel()
 			}
 		})
 	}
 	all.Wait()
-	if turns.free != 2 || most > 2 || turns.calls.waiting != 0 {
-		t.Errorf("got %d free, at most %d at once, %d that wait; want 2, 2, 0", turns.free, most, turns.calls.waiting)
+	if turns.free != 2 || most > 2 || turns.waiters.waiting != 0 {
+		t.Errorf("got %d free, at most %d at once, %d that wait; want 2, 2, 0", turns.free, most, turns.waiters.waiting)
 	}
 }

@@ -37,15 +37,15 @@ func (s *slow) deadline(at time.Time) error {
 // read last was no error.
 func TestReleasedBody(t *testing.T) {
 	s := &slow{reading: make(chan struct{}), over: make(chan struct{}), t: t}
-	b := &body{source: s, deadline: s.deadline}
-	r := b.reader()
+	b := &requestBody{source: s, deadline: s.deadline}
+	r := b.newReader()
 	done := make(chan error)
 	go func() {
 		_, err := r.Read(make([]byte, 8))
 		done <- err
 	}()
 	<-s.reading
-	b.release()
+	b.detach()
 	s.released = true
 	if err := <-done; err != nil {
 		t.Errorf("the read under way: got %v, want a byte", err)

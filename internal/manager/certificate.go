@@ -24,22 +24,22 @@ const (
 	privateFile = "manager-key.pem"
 )
 
-// selfMadeLife is the lifetime of a self-signed certificate.
-const selfMadeLife = 10 * 365 * 24 * time.Hour
+// selfSignedLifetime is the lifetime of a self-signed certificate.
+const selfSignedLifetime = 10 * 365 * 24 * time.Hour
 
-// SelfMadeCA returns the path of the self-signed certificate of a manager without an
+// SelfSignedCA returns the path of the self-signed certificate of a manager without an
 // operator's certificate. Units receive this file as --manager-ca.
-func SelfMadeCA(dataDir string) string { return filepath.Join(dataDir, caFile) }
+func SelfSignedCA(dataDir string) string { return filepath.Join(dataDir, caFile) }
 
-// selfMade reads the self-signed certificate, or creates it.
-func selfMade(c Config) (func() (*tls.Certificate, error), error) {
+// loadSelfSigned reads the self-signed certificate, or creates it.
+func loadSelfSigned(c Config) (func() (*tls.Certificate, error), error) {
 	private := filepath.Join(c.DataDir, privateFile)
-	pair, err := tls.LoadX509KeyPair(SelfMadeCA(c.DataDir), private)
+	pair, err := tls.LoadX509KeyPair(SelfSignedCA(c.DataDir), private)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := makeSelf(c, private); err != nil {
+		if err := createSelfSigned(c, private); err != nil {
 			return nil, fmt.Errorf("making a certificate: %w", err)
 		}
-		pair, err = tls.LoadX509KeyPair(SelfMadeCA(c.DataDir), private)
+		pair, err = tls.LoadX509KeyPair(SelfSignedCA(c.DataDir), private)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the self-signed certificate: %w", err)
@@ -47,16 +47,16 @@ func selfMade(c Config) (func() (*tls.Certificate, error), error) {
 	return func() (*tls.Certificate, error) { return &pair, nil }, nil
 }
 
-// makeSelf writes a certificate for loopback and for the bus address. For units on other
+// createSelfSigned writes a certificate for loopback and for the bus address. For units on other
 // machines the operator provides a certificate.
-func makeSelf(c Config, private string) error {
+func createSelfSigned(c Config, private string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "cohort manager"},
-		NotBefore: c.Clock().Add(-time.Hour), NotAfter: c.Clock().Add(selfMadeLife),
+		NotBefore: c.Clock().Add(-time.Hour), NotAfter: c.Clock().Add(selfSignedLifetime),
 		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		DNSNames:    []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
@@ -78,5 +78,5 @@ func makeSelf(c Config, private string) error {
 	if err := os.WriteFile(private, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600); err != nil {
 		return err
 	}
-	return os.WriteFile(SelfMadeCA(c.DataDir), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+	return os.WriteFile(SelfSignedCA(c.DataDir), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 }

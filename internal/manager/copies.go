@@ -17,33 +17,33 @@ import (
 // item of each session. A tombstone replaces its session permanently. When a cluster exceeds
 // its share, the items that expire first are removed: their clients still have tickets.
 type copies struct {
-	most int // bytes of one cluster
+	maxBytes int // bytes of one cluster
 
 	mu       sync.RWMutex
-	clusters map[bus.Cluster]*shelf // guarded by mu
+	clusters map[bus.Cluster]*clusterCopies // guarded by mu
 }
 
-// shelf is the stored copies of one cluster.
-type shelf struct {
-	sessions map[wire.SessionID]*kept
-	ends     ends
+// clusterCopies is the stored copies of one cluster.
+type clusterCopies struct {
+	sessions map[wire.SessionID]*storedCopy
+	byExpiry expiryHeap
 	bytes    int
 }
 
-// kept is one stored item.
-type kept struct {
+// storedCopy is one stored item.
+type storedCopy struct {
 	bus.Item
-	place int // in byExpiry
+	index int // in byExpiry
 }
 
 func newCopies(most int) *copies {
-	return &copies{most: most, clusters: make(map[bus.Cluster]*shelf)}
+	return &copies{maxBytes: most, clusters: make(map[bus.Cluster]*clusterCopies)}
 }
 
-// put stores an item, whose bytes it copies, and reports whether it did.
-func (c *copies) put(cluster bus.Cluster, item bus.Item, now time.Time) bool {
+// store stores an item, whose bytes it copies, and reports whether it did.
+func (c *copies) store(cluster bus.Cluster, item bus.Item, now time.Time) bool {
 	unix := uint64(now.Unix())
-	if item.Expiry <= unix || item.Expiry > unix+uint64(copyLife/time.Second) {
+	if item.Expiry <= unix || item.Expiry > unix+uint64(copyLifetime/time.Second) {
 		return false
 	}
 	item.Bytes = bytes.Clone(item.Bytes)
@@ -54,7 +54,7 @@ func (c *copies) put(cluster bus.Cluster, item bus.Item, now time.Time) bool {
 		if len(c.clusters) >= maxClusters {
 			return false
 		}
-		s = &shelf{sessions: make(map[wire.SessionID]*kept)}
+		s = &clusterCopies{sessions: make(map[wire.SessionID]*storedCopy)}
 		c.clusters[cluster] = s
 	}
 	if old := s.sessions[item.Session]; old != nil {
@@ -63,15 +63,15 @@ func (c *copies) put(cluster bus.Cluster, item bus.Item, now time.Time) bool {
 		}
 		s.remove(old)
 	}
-	for len(s.ends) > 0 && s.bytes+item.Size() > c.most {
-		s.remove(s.ends[0])
+	for len(s.byExpiry) > 0 && s.bytes+item.Size() > c.maxBytes {
+		s.remove(s.byExpiry[0])
 	}
-	s.add(item)
+	s.insert(item)
 	return true
 }
 
-// get returns the stored item of a session. Its bytes are never written to.
-func (c *copies) get(cluster bus.Cluster, session wire.SessionID, now time.Time) (bus.Item, bool) {
+// lookup returns the stored item of a session. Its bytes are never written to.
+func (c *copies) lookup(cluster bus.Cluster, session wire.SessionID, now time.Time) (bus.Item, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	s := c.clusters[cluster]
@@ -85,29 +85,29 @@ func (c *copies) get(cluster bus.Cluster, session wire.SessionID, now time.Time)
 	return k.Item, true
 }
 
-// of lists the stored items of a cluster.
-func (c *copies) of(cluster bus.Cluster) []bus.Item {
+// ofCluster lists the stored items of a cluster.
+func (c *copies) ofCluster(cluster bus.Cluster) []bus.Item {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	s := c.clusters[cluster]
 	if s == nil {
 		return nil
 	}
-	items := make([]bus.Item, len(s.ends))
-	for i, k := range s.ends {
+	items := make([]bus.Item, len(s.byExpiry))
+	for i, k := range s.byExpiry {
 		items[i] = k.Item
 	}
 	return items
 }
 
-// holders returns the clusters with a copy of a session: more than one if a later release has
+// clustersWith returns the clusters with a copy of a session: more than one if a later release has
 // sealed it again.
-func (c *copies) holders(session wire.SessionID) []bus.Cluster {
-	return c.others(session, bus.Cluster{})
+func (c *copies) clustersWith(session wire.SessionID) []bus.Cluster {
+	return c.otherClustersWith(session, bus.Cluster{})
 }
 
-// others returns the clusters with a copy of a session, except one.
-func (c *copies) others(session wire.SessionID, but bus.Cluster) []bus.Cluster {
+// managerBatches returns the clusters with a copy of a session, except one.
+func (c *copies) otherClustersWith(session wire.SessionID, but bus.Cluster) []bus.Cluster {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	var found []bus.Cluster
@@ -126,7 +126,7 @@ func (c *copies) sealedFor(session wire.SessionID) (found []wire.Digest) {
 	defer c.mu.RUnlock()
 	for _, s := range c.clusters {
 		if k := s.sessions[session]; k != nil {
-			sealedFor, _ := sealedForOf(k.Item)
+			sealedFor, _ := sealedForItem(k.Item)
 			found = append(found, sealedFor)
 		}
 	}
@@ -141,29 +141,29 @@ func sealedKind(i bus.Item) envelope.Kind {
 	return envelope.Session
 }
 
-// sealedForOf returns the identity or role that an item is sealed for. ok is false if the
+// sealedForItem returns the identity or role that an item is sealed for. ok is false if the
 // sealed bytes are malformed, or name another session or expiry than the item.
-func sealedForOf(i bus.Item) (d wire.Digest, ok bool) {
+func sealedForItem(i bus.Item) (d wire.Digest, ok bool) {
 	s, err := envelope.ParseSealed(sealedKind(i), i.Bytes)
 	return s.For, err == nil && s.Session == i.Session && s.Expiry == i.Expiry
 }
 
-// prune removes expired items.
-func (c *copies) prune(now time.Time) {
+// removeExpired removes expired items.
+func (c *copies) removeExpired(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for cluster, s := range c.clusters {
-		for len(s.ends) > 0 && s.ends[0].Expiry <= uint64(now.Unix()) {
-			s.remove(s.ends[0])
+		for len(s.byExpiry) > 0 && s.byExpiry[0].Expiry <= uint64(now.Unix()) {
+			s.remove(s.byExpiry[0])
 		}
-		if len(s.ends) == 0 {
+		if len(s.byExpiry) == 0 {
 			delete(c.clusters, cluster)
 		}
 	}
 }
 
-// size returns the number of stored items, and their bytes.
-func (c *copies) size() (items, bytes int) {
+// totals returns the number of stored items, and their bytes.
+func (c *copies) totals() (items, bytes int) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	for _, s := range c.clusters {
@@ -173,13 +173,13 @@ func (c *copies) size() (items, bytes int) {
 	return items, bytes
 }
 
-// all calls f with every stored item. It does not hold the lock during the calls.
-func (c *copies) all(f func(bus.Cluster, bus.Item) error) error {
+// forEach calls f with every stored item. It does not hold the lock during the calls.
+func (c *copies) forEach(f func(bus.Cluster, bus.Item) error) error {
 	c.mu.RLock()
 	clusters := slices.Collect(maps.Keys(c.clusters))
 	c.mu.RUnlock()
 	for _, cluster := range clusters {
-		for _, item := range c.of(cluster) {
+		for _, item := range c.ofCluster(cluster) {
 			if err := f(cluster, item); err != nil {
 				return err
 			}
@@ -188,37 +188,37 @@ func (c *copies) all(f func(bus.Cluster, bus.Item) error) error {
 	return nil
 }
 
-func (s *shelf) add(item bus.Item) {
-	k := &kept{Item: item}
-	heap.Push(&s.ends, k)
+func (s *clusterCopies) insert(item bus.Item) {
+	k := &storedCopy{Item: item}
+	heap.Push(&s.byExpiry, k)
 	s.sessions[item.Session] = k
 	s.bytes += item.Size()
 }
 
-func (s *shelf) remove(k *kept) {
-	heap.Remove(&s.ends, k.place)
+func (s *clusterCopies) remove(k *storedCopy) {
+	heap.Remove(&s.byExpiry, k.index)
 	delete(s.sessions, k.Session)
 	s.bytes -= k.Size()
 }
 
-// ends is a heap of items, the earliest expiry first.
-type ends []*kept
+// expiryHeap is a heap of items, the earliest expiry first.
+type expiryHeap []*storedCopy
 
-func (e ends) Len() int           { return len(e) }
-func (e ends) Less(i, j int) bool { return e[i].Expiry < e[j].Expiry }
-func (e ends) Swap(i, j int) {
+func (e expiryHeap) Len() int           { return len(e) }
+func (e expiryHeap) Less(i, j int) bool { return e[i].Expiry < e[j].Expiry }
+func (e expiryHeap) Swap(i, j int) {
 	e[i], e[j] = e[j], e[i]
-	e[i].place, e[j].place = i, j
+	e[i].index, e[j].index = i, j
 }
 
 // Push and Pop implement heap.Interface.
-func (e *ends) Push(x any) {
-	k := x.(*kept)
-	k.place = len(*e)
+func (e *expiryHeap) Push(x any) {
+	k := x.(*storedCopy)
+	k.index = len(*e)
 	*e = append(*e, k)
 }
 
-func (e *ends) Pop() any {
+func (e *expiryHeap) Pop() any {
 	last := len(*e) - 1
 	k := (*e)[last]
 	(*e)[last] = nil

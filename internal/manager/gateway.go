@@ -25,80 +25,80 @@ import (
 // gateway forwards the requests of users to units. It reads the outer header of a request and
 // the pin of an open request, both unauthenticated, and passes everything else on unread.
 type gateway struct {
-	registry *registry
-	copies   *copies
-	metrics  *metrics
-	clock    func() time.Time
-	log      *slog.Logger
-	reading  *limit.Shares  // bytes buffered of requests that are being read
-	slots    *limit.Shares  // one place for each request in progress
-	pages    *limit.Shares  // one place for each request that the manager serves itself
-	buckets  *limit.Buckets // for requests that cost a unit more than the client
-	unknown  *limit.Buckets // for requests in sessions that the client may have invented
-	vouched  vouched
-	secret   [32]byte // key of the pseudonyms of client addresses
+	registry        *registry
+	copies          *copies
+	metrics         *metrics
+	clock           func() time.Time
+	log             *slog.Logger
+	reading         *limit.Shares  // bytes buffered of requests that are being read
+	slots           *limit.Shares  // one place for each request in progress
+	pages           *limit.Shares  // one place for each request that the manager serves itself
+	expensive       *limit.Buckets // for requests that cost a unit more than the client
+	unknownSessions *limit.Buckets // for requests in sessions that the client may have invented
+	knownSessions   sessionSet
+	secret          [32]byte // key of the pseudonyms of client addresses
 
 	warmUntil atomic.Pointer[time.Time]
 }
 
-func newGateway(c Config, r *registry, kept *copies) *gateway {
+func newGateway(c Config, r *registry, stored *copies) *gateway {
 	l := c.Limits
 	g := &gateway{
-		registry: r, copies: kept, clock: c.Clock, log: c.Log,
+		registry: r, copies: stored, clock: c.Clock, log: c.Log,
 		reading: limit.NewShares(quotaReading, l.Reading), slots: limit.NewShares(quotaInFlight, l.InFlight), pages: limit.NewShares(quotaPages, maxPages),
-		buckets: limit.NewBuckets(l.PerAddress), unknown: limit.NewBuckets(max(1, l.PerAddress/10)),
+		expensive: limit.NewBuckets(l.PerAddress), unknownSessions: limit.NewBuckets(max(1, l.PerAddress/10)),
 	}
 	rand.Read(g.secret[:]) // never returns an error: it ends the program instead
 	return g
 }
 
-// warm starts the time in which units reconnect to a restarted manager.
-func (g *gateway) warm(now time.Time) {
+// startWarmUp starts the time in which units reconnect to a restarted manager.
+func (g *gateway) startWarmUp(now time.Time) {
 	until := now.Add(warmUp)
 	g.warmUntil.Store(&until)
 }
 
-// exchange is one request that the gateway forwards.
-type exchange struct {
-	w       http.ResponseWriter
-	r       *http.Request
-	from    netip.Addr // the address that quotas count
-	control *http.ResponseController
-	body    *body
-	size    int64 // of the body; -1 when it streams
-	early   bool  // the response may begin before the body has ended
-	wanted  wanted
-	again   bool   // may be sent to another unit although one may have received it
-	query   string // query that the unit receives
+// forwardedRequest is one request that the gateway forwards.
+type forwardedRequest struct {
+	w          http.ResponseWriter
+	r          *http.Request
+	from       netip.Addr // the address that quotas count
+	control    *http.ResponseController
+	body       *requestBody
+	size       int64 // of the body; -1 when it streams
+	fullDuplex bool  // the response may begin before the body has ended
+	filter     unitFilter
+	retryable  bool   // may be sent to another unit although one may have received it
+	query      string // query that the unit receives
 	// unknown is the session of the request, if the gateway does not know that it exists.
-	unknown wire.SessionID
-	opened  *vouched // records the session that an open request opens; nil for other requests
+	unknownSession wire.SessionID
+	openedSessions *sessionSet // records the session that an open request opens; nil for other requests
 }
 
-// session forwards an open request to a unit of the identity or task that it is pinned to. An
+// serveSession forwards an open request to a unit of the identity or task that it is pinned to. An
 // open request may be repeated: that costs a session that is never used.
-func (g *gateway) session(w http.ResponseWriter, r *http.Request) {
-	g.limited(w, r, func(x *exchange) error {
-		if err := x.whole(maxOpen); err != nil {
+func (g *gateway) serveSession(w http.ResponseWriter, r *http.Request) {
+	g.serveWithQuotas(w, r, func(x *forwardedRequest) error {
+		if err := x.readWhole(maxOpen); err != nil {
 			return err
 		}
-		x.wanted.identity, x.wanted.task = pinOf(x.body.begin)
-		x.again, x.opened = true, &g.vouched
+		x.filter.identity, x.filter.task = parsePin(x.body.prefix)
+		x.retryable, x.openedSessions = true, &g.knownSessions
 		// The TPM challenge of an open request is for one unit: no other unit can serve the
 		// request.
 		if name := r.Header.Get(wire.FieldUnit); name != "" {
-			return x.wanted.target.UnmarshalText([]byte(name))
+			return x.filter.unit.UnmarshalText([]byte(name))
 		}
 		return nil
 	})
 }
 
-// request forwards a bound request to its unit, and an unbound one to any unit that has the
+// serveRequest forwards a bound request to its unit, and an unbound one to any unit that has the
 // session. The channel's rules make unbound requests safe to repeat, so they may be sent to
 // another unit when one fails.
-func (g *gateway) request(w http.ResponseWriter, r *http.Request) {
-	g.limited(w, r, func(x *exchange) error {
-		first, err := x.first(wire.HeaderSize)
+func (g *gateway) serveRequest(w http.ResponseWriter, r *http.Request) {
+	g.serveWithQuotas(w, r, func(x *forwardedRequest) error {
+		first, err := x.readPrefix(wire.HeaderSize)
 		if err != nil {
 			return err
 		}
@@ -106,78 +106,78 @@ func (g *gateway) request(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return err
 		}
-		x.wanted.clusters, x.wanted.sealedFor = g.copies.holders(header.Session), g.copies.sealedFor(header.Session)
-		x.wanted.target = header.Target
-		x.again = header.Target == wire.UnitID{}
-		if err := g.vouch(x, header.Session); err != nil {
+		x.filter.clusters, x.filter.sealedFor = g.copies.clustersWith(header.Session), g.copies.sealedFor(header.Session)
+		x.filter.unit = header.Target
+		x.retryable = header.Target == wire.UnitID{}
+		if err := g.chargeUnknownSession(x, header.Session); err != nil {
 			return err
 		}
-		return g.route(&x.wanted, header.Session, r.Header.Get(wire.FieldTicket))
+		return g.routeByTicket(&x.filter, header.Session, r.Header.Get(wire.FieldTicket))
 	})
 }
 
-// vouch charges the client's address for a request in a session that the client may have
+// chargeUnknownSession charges the client's address for a request in a session that the client may have
 // invented: a unit without the session requests its stored copy. A ticket beside the request
 // proves nothing here, since the gateway cannot open it.
-func (g *gateway) vouch(x *exchange, session wire.SessionID) error {
-	if x.wanted.clusters != nil || g.vouched.has(session) {
+func (g *gateway) chargeUnknownSession(x *forwardedRequest, session wire.SessionID) error {
+	if x.filter.clusters != nil || g.knownSessions.contains(session) {
 		return nil
 	}
-	x.unknown = session
-	if !g.unknown.Take(x.r.RemoteAddr, g.clock()) {
+	x.unknownSession = session
+	if !g.unknownSessions.TakeToken(x.r.RemoteAddr, g.clock()) {
 		return wire.Refuse(wire.TooMany, quotaUnknown, "too many from one address", "fewer")
 	}
 	return nil
 }
 
-// oneOff forwards a one-off request, or a request for the keys of one-off requests, to any
+// serveOneOff forwards a one-off request, or a request for the keys of one-off requests, to any
 // unit of the identity that its query names, or, if none is ready, of the task. The channel's
 // rules make these requests safe to repeat or marked, so they may be sent to another unit when
 // one fails.
-func (g *gateway) oneOff(w http.ResponseWriter, r *http.Request) {
-	g.limited(w, r, func(x *exchange) (err error) {
+func (g *gateway) serveOneOff(w http.ResponseWriter, r *http.Request) {
+	g.serveWithQuotas(w, r, func(x *forwardedRequest) (err error) {
 		query := r.URL.Query()
-		x.again = true
+		x.retryable = true
 		switch {
 		case r.Method == http.MethodGet && r.ContentLength != 0:
 			err = wire.Refuse(wire.BadRequest, "request: body of a GET in bytes", r.ContentLength, 0)
 		case r.Method == http.MethodGet:
 			x.query = query.Encode()
-			x.body.keep(nil)
+			x.body.setBuffered(nil)
 			x.size = 0
 		case inOnePiece(r):
-			err = x.whole(maxOneOff)
+			err = x.readWhole(maxOneOff)
 		default:
-			_, err = x.first(capsuleSize)
+			_, err = x.readPrefix(capsuleSize)
 		}
 		if err != nil {
 			return err
 		}
 		if id := query.Get("id"); id != "" {
-			if x.wanted.identity, err = wire.ParseDigest(id); err != nil {
+			if x.filter.identity, err = wire.ParseDigest(id); err != nil {
 				return err
 			}
 		}
-		if task := query.Get("task"); task != "" && (x.wanted.identity.IsZero() || g.registry.find(x.wanted, g.clock()) == nil) {
-			x.wanted.identity, x.wanted.task = wire.Digest{}, task
+		if task := query.Get("task"); task != "" && (x.filter.identity.IsZero() || g.registry.selectUnit(x.filter, g.clock()) == nil) {
+			x.filter.identity, x.filter.task = wire.Digest{}, task
 		}
 		return nil
 	})
 }
 
-// dear charges the client's address for a request that makes a unit use a private key: a
+// chargeAddress charges the client's address for a request that makes a unit use a private key: a
 // client that floods the gateway with such requests spends its own tokens.
-func (g *gateway) dear(r *http.Request) error {
-	if r.URL.Path != wire.PathRequest && !g.buckets.Take(r.RemoteAddr, g.clock()) {
-		return wire.Refuse(wire.TooMany, quotaDear, "too many from one address", "fewer")
+func (g *gateway) chargeAddress(r *http.Request) error {
+	if r.URL.Path != wire.PathRequest && !g.expensive.TakeToken(r.RemoteAddr, g.clock()) {
+		return wire.Refuse(wire.TooMany, quotaExpensive, "too many from one address", "fewer")
 	}
 	return nil
 }
 
-// pinOf parses the pin of an open request: an identity, or a task, a role (GROUP/ROLE) or a
+// parsePin parses the pin of an open request: an identity, or a task, a role (GROUP/ROLE) or a
 // group (GROUP/). It returns neither if the pin is malformed.
-func pinOf(open []byte) (identity wire.Digest, task string) {
-	pin, err := envelope.PinOf(open)
+func parsePin(open []byte) (identity wire.Digest, task string) {
+	pin, err := envelope.ParsePin(open)
 	switch {
 	case err != nil:
 		return identity, ""
@@ -189,54 +189,54 @@ func pinOf(open []byte) (identity wire.Digest, task string) {
 	return identity, pin.Name
 }
 
-// limited forwards a request within the quotas, and responds with a problem when the request
+// serveWithQuotas forwards a request within the quotas, and responds with a problem when the request
 // is refused. The function read reads the start of the request and sets the filter.
-func (g *gateway) limited(w http.ResponseWriter, r *http.Request, read func(*exchange) error) {
+func (g *gateway) serveWithQuotas(w http.ResponseWriter, r *http.Request, read func(*forwardedRequest) error) {
 	start := time.Now()
-	x := &exchange{w: w, r: r, from: limit.AddressOf(r.RemoteAddr), control: http.NewResponseController(w), size: r.ContentLength}
-	x.body = &body{source: r.Body, deadline: x.control.SetReadDeadline}
-	x.wanted.host = hostOf(r)
-	defer x.body.release()
-	err := g.admitted(x, read)
+	x := &forwardedRequest{w: w, r: r, from: limit.AddressOf(r.RemoteAddr), control: http.NewResponseController(w), size: r.ContentLength}
+	x.body = &requestBody{source: r.Body, deadline: x.control.SetReadDeadline}
+	x.filter.host = requestedHost(r)
+	defer x.body.detach()
+	err := g.admit(x, read)
 	if err != nil {
 		g.log.Debug("request not forwarded", "path", r.URL.Path, "error", err)
 		x.setHint(g.registry)
-		x.lastOn()
+		x.closeUnreadConnection()
 		api.GatewayProblem(err).Write(w)
 	}
-	g.metrics.forwarded(r.URL.Path, err, time.Since(start))
+	g.metrics.observeRequest(r.URL.Path, err, time.Since(start))
 }
 
-// admitted reads the start of a request before it takes a place and forwards the request.
-func (g *gateway) admitted(x *exchange, read func(*exchange) error) error {
+// admit reads the start of a request before it takes a place and forwards the request.
+func (g *gateway) admit(x *forwardedRequest, read func(*forwardedRequest) error) error {
 	if asks := x.r.Method == http.MethodGet && x.r.URL.Path == wire.PathOneOff; x.r.Method != http.MethodPost && !asks {
 		return wire.Refuse(wire.BadRequest, "request: method", x.r.Method, http.MethodPost)
 	}
-	if err := g.dear(x.r); err != nil {
+	if err := g.chargeAddress(x.r); err != nil {
 		return err
 	}
-	done, err := g.read(x, read)
+	done, err := g.readWithQuota(x, read)
 	defer done()
 	if err != nil {
 		return err
 	}
-	return placed(g.slots, x, func() error { return g.forward(x) })
+	return withPlace(g.slots, x, func() error { return g.forward(x) })
 }
 
-// duplex lets the response begin before the request has ended, as HTTP/2 always does. It is
+// enableFullDuplex lets the response begin before the request has ended, as HTTP/2 always does. It is
 // called only for admitted requests: after it, the server of net/http panics at the next
 // request if this one was not read to its end (go.dev/issue/68560), and refused requests are
 // not.
-func (x *exchange) duplex() error {
+func (x *forwardedRequest) enableFullDuplex() error {
 	if err := x.control.EnableFullDuplex(); err != nil && x.r.ProtoMajor == 1 {
 		return err
 	}
-	x.early = true
+	x.fullDuplex = true
 	return nil
 }
 
-// hostOf returns the host that the client requested, without the port.
-func hostOf(r *http.Request) string {
+// requestedHost returns the host that the client requested, without the port.
+func requestedHost(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.Host)
 	if err != nil {
 		host = r.Host
@@ -245,91 +245,91 @@ func hostOf(r *http.Request) string {
 }
 
 // forward tries units until one responds, and copies its response.
-func (g *gateway) forward(x *exchange) error {
-	m := g.registry.wait(x.r.Context(), x.wanted, g.clock, *g.warmUntil.Load())
+func (g *gateway) forward(x *forwardedRequest) error {
+	m := g.registry.waitForUnit(x.r.Context(), x.filter, g.clock, *g.warmUntil.Load())
 	if m == nil {
-		return nobody(x.wanted)
+		return noUnitError(x.filter)
 	}
-	if err := x.duplex(); err != nil {
+	if err := x.enableFullDuplex(); err != nil {
 		return err
 	}
 	for {
-		again, err := g.try(x, m)
+		again, err := g.tryUnit(x, m)
 		if !again {
 			return err
 		}
-		x.wanted.tried = append(x.wanted.tried, m)
-		if m = g.registry.find(x.wanted, g.clock()); m == nil || len(x.wanted.tried) == maxAttempts {
+		x.filter.exclude = append(x.filter.exclude, m)
+		if m = g.registry.selectUnit(x.filter, g.clock()); m == nil || len(x.filter.exclude) == maxAttempts {
 			return err
 		}
 		g.metrics.retries.Inc()
 	}
 }
 
-// nobody returns the refusal when no unit can be tried.
-func nobody(w wanted) error {
-	if w.target != (wire.UnitID{}) {
-		return wire.Refuse(wire.Misdirected, "request: target unit", w.target, "a unit that the gateway knows")
+// noUnitError returns the refusal when no unit can be tried.
+func noUnitError(w unitFilter) error {
+	if w.unit != (wire.UnitID{}) {
+		return wire.Refuse(wire.Misdirected, "request: target unit", w.unit, "a unit that the gateway knows")
 	}
 	return wire.Refuse(wire.Unavailable, "gateway: units ready", 0, "at least one")
 }
 
-// try sends the request to one unit and copies the response. It reports whether there was no
+// tryUnit sends the request to one unit and copies the response. It reports whether there was no
 // response and another unit may be tried.
-func (g *gateway) try(x *exchange, m *member) (again bool, err error) {
-	if err := m.places.Take(x.from, 1); err != nil {
-		return x.wanted.target == wire.UnitID{}, err
+func (g *gateway) tryUnit(x *forwardedRequest, m *backend) (again bool, err error) {
+	if err := m.places.Acquire(x.from, 1); err != nil {
+		return x.filter.unit == wire.UnitID{}, err
 	}
-	defer m.places.Give(x.from, 1)
+	defer m.places.Release(x.from, 1)
 	m.inFlight.Add(1)
 	defer m.inFlight.Add(-1)
-	ctx, done := m.during(x.r.Context())
+	ctx, done := m.requestContext(x.r.Context())
 	defer done()
-	answer, err := g.send(ctx, x, m)
+	response, err := g.sendWithRetry(ctx, x, m)
 	if err != nil {
 		if x.r.Context().Err() != nil {
 			panic(http.ErrAbortHandler) // the client is gone
 		}
 		if errors.Is(err, wire.Overload) { // a limit of this gateway, not a failure of the unit
-			return x.wanted.target == wire.UnitID{}, err
+			return x.filter.unit == wire.UnitID{}, err
 		}
-		m.failed(g.clock())
+		m.recordFailure(g.clock())
 		g.metrics.failures.Inc()
 		g.log.Debug("unit does not respond", "unit", m.id, "error", err)
-		retry := x.wanted.target == wire.UnitID{} && (x.again || neverSent(err)) && x.body.whole()
+		retry := x.filter.unit == wire.UnitID{} && (x.retryable || neverSent(err)) && x.body.replayable()
 		return retry, wire.Refuse(wire.Unavailable, "gateway: unit", m.id.String()+", which does not respond", "a unit that responds")
 	}
-	defer answer.Body.Close()
-	m.answered()
-	if x.unknown != (wire.SessionID{}) && answer.StatusCode == http.StatusOK {
-		g.vouched.add(x.unknown)
+	defer response.Body.Close()
+	m.recordSuccess()
+	if x.unknownSession != (wire.SessionID{}) && response.StatusCode == http.StatusOK {
+		g.knownSessions.insert(x.unknownSession)
 	}
 	x.setHint(g.registry)
-	x.answer(answer)
+	x.copyResponse(response)
 	return false, nil
 }
 
-// send sends the request to one unit. A kept-alive connection may be dead, so a request that
+// sendWithRetry sends the request to one unit. A kept-alive connection may be dead, so a request that
 // failed on one is sent once more on a new connection: the same unit executes the same request
 // at most once.
-func (g *gateway) send(ctx context.Context, x *exchange, m *member) (*http.Response, error) {
-	answer, reused, err := g.sendOnce(ctx, x, m)
-	if err == nil || !reused || ctx.Err() != nil || !x.body.whole() {
-		return answer, err
+func (g *gateway) sendWithRetry(ctx context.Context, x *forwardedRequest, m *backend) (*http.Response, error) {
+	response, reused, err := g.roundTrip(ctx, x, m)
+	if err == nil || !reused || ctx.Err() != nil || !x.body.replayable() {
+		return response, err
 	}
-	m.close()
-	answer, _, err = g.sendOnce(ctx, x, m)
-	return answer, err
+	m.closeIdle()
+	response, _, err = g.roundTrip(ctx, x, m)
+	return response, err
 }
 
-func (g *gateway) sendOnce(ctx context.Context, x *exchange, m *member) (answer *http.Response, reused bool, err error) {
-	done, err := m.turn(ctx, x.from)
+func (g *gateway) roundTrip(ctx context.Context, x *forwardedRequest, m *backend) (response *http.Response, reused bool, err error) {
+	done, err := m.waitForConnection(ctx, x.from)
 	if err != nil {
 		return nil, false, err
 	}
 	defer done()
 	trace := &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused; done() }}
-	out, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), x.r.Method, "https://unit"+x.r.URL.Path, x.body.reader())
+	out, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), x.r.Method, "https://unit"+x.r.URL.Path, x.body.newReader())
 	if err != nil {
 		return nil, false, wire.Refuse(wire.BadRequest, "request", err, "a request that can be forwarded")
 	}
@@ -341,15 +341,15 @@ func (g *gateway) sendOnce(ctx context.Context, x *exchange, m *member) (answer 
 	out.Header["User-Agent"] = nil
 	delete(out.Header, wire.FieldSender) // set by the gateway alone
 	if x.r.URL.Path == wire.PathSession {
-		out.Header.Set(wire.FieldSender, g.nameOf(x.from))
+		out.Header.Set(wire.FieldSender, g.senderName(x.from))
 	}
-	answer, err = m.transport.RoundTrip(out)
-	return answer, reused, err
+	response, err = m.transport.RoundTrip(out)
+	return response, reused, err
 }
 
-// nameOf returns a pseudonym of a client's address. Units distinguish clients by it without
+// senderName returns a pseudonym of a client's address. Units distinguish clients by it without
 // learning addresses.
-func (g *gateway) nameOf(from netip.Addr) string {
+func (g *gateway) senderName(from netip.Addr) string {
 	mac := hmac.New(sha256.New, g.secret[:])
 	mac.Write(from.AsSlice())
 	return hex.EncodeToString(mac.Sum(nil)[:8])
@@ -371,8 +371,8 @@ func copyFields(to, from http.Header) {
 }
 
 // setHint lists units that the client may try instead.
-func (x *exchange) setHint(r *registry) {
-	if ids := r.hint(x.wanted); ids != "" {
+func (x *forwardedRequest) setHint(r *registry) {
+	if ids := r.alternatives(x.filter); ids != "" {
 		x.w.Header().Set(wire.FieldUnits, ids)
 	}
 }

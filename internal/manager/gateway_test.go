@@ -27,7 +27,7 @@ import (
 func TestGatewayRoutesByTarget(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.named(bustest.Scoring), w.named(bustest.Scoring)
-	c := w.client(bustest.Name(bustest.Scoring))
+	c := w.client(bustest.DNSName(bustest.Scoring))
 	for range 5 {
 		for _, r := range []*replica{a, b} {
 			if _, got, _ := c.request(t, wire.Header{Target: r.ID}, "x"); got != r.ID.String() {
@@ -40,7 +40,7 @@ func TestGatewayRoutesByTarget(t *testing.T) {
 func TestGatewaySpreadsUnboundRequests(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.named(bustest.Scoring), w.named(bustest.Scoring)
-	c := w.client(bustest.Name(bustest.Scoring))
+	c := w.client(bustest.DNSName(bustest.Scoring))
 	for range 60 {
 		c.request(t, wire.Header{}, "x")
 	}
@@ -51,12 +51,12 @@ func TestGatewaySpreadsUnboundRequests(t *testing.T) {
 
 func TestGatewayPrefersFewestInFlight(t *testing.T) {
 	w := newWorld(t)
-	hold, held := make(chan struct{}), make(chan struct{}, 1)
-	busy := w.replica(bustest.Scoring, func(http.ResponseWriter, *http.Request) { held <- struct{}{}; <-hold })
-	c := w.client(bustest.Name(bustest.Scoring))
+	hold, current := make(chan struct{}), make(chan struct{}, 1)
+	busy := w.replica(bustest.Scoring, func(http.ResponseWriter, *http.Request) { current <- struct{}{}; <-hold })
+	c := w.client(bustest.DNSName(bustest.Scoring))
 	var wait sync.WaitGroup
 	wait.Go(func() { c.request(t, wire.Header{Target: busy.ID}, "x") })
-	<-held
+	<-current
 	idle := w.named(bustest.Scoring)
 	for range 10 {
 		if _, got, _ := c.request(t, wire.Header{}, "x"); got != idle.ID.String() {
@@ -76,17 +76,17 @@ func TestGatewayOpensByPinThenName(t *testing.T) {
 	}{
 		{"task", "gateway.example", "task", bustest.Keys, keys},
 		{"another task", "gateway.example", "task", bustest.Scoring, scoring},
-		{"identity", bustest.Name(bustest.Keys), "id", string(scoring.Identity[:]), scoring},
-		{"no pin that can be read, name", bustest.Name(bustest.Keys), "colour", "green", keys},
-		{"no pin that can be read, name and port", strings.ToUpper(bustest.Name(bustest.Scoring)) + ".:443", "colour", "green", scoring},
+		{"identity", bustest.DNSName(bustest.Keys), "id", string(scoring.Identity[:]), scoring},
+		{"no pin that can be read, name", bustest.DNSName(bustest.Keys), "colour", "green", keys},
+		{"no pin that can be read, name and port", strings.ToUpper(bustest.DNSName(bustest.Scoring)) + ".:443", "colour", "green", scoring},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for range 4 {
-				answer, err := w.client(c.host).post(t, wire.PathSession, bytes.NewReader(openBody(c.kind, c.pin)))
+				response, err := w.client(c.host).post(t, wire.PathSession, bytes.NewReader(openBody(c.kind, c.pin)))
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, got, _ := read(t, answer); got != c.want.ID.String() {
+				if _, got, _ := read(t, response); got != c.want.ID.String() {
 					t.Errorf("got %q, want %v", got, c.want.ID)
 				}
 			}
@@ -106,21 +106,21 @@ func TestGatewayOpensAtTheUnitThatIntroducedItself(t *testing.T) {
 		return c.post(t, wire.PathSession, bytes.NewReader(openBody("task", bustest.Scoring)))
 	}
 	for range 8 {
-		answer, err := ask(second.ID.String())
+		response, err := ask(second.ID.String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, got, _ := read(t, answer); got != second.ID.String() {
+		if _, got, _ := read(t, response); got != second.ID.String() {
 			t.Errorf("got %q, want %v", got, second.ID)
 		}
 	}
 	for unit, want := range map[string]int{wire.UnitID{1}.String(): http.StatusMisdirectedRequest, "x": http.StatusBadRequest} {
-		answer, err := ask(unit)
+		response, err := ask(unit)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if answer.Body.Close(); answer.StatusCode != want {
-			t.Errorf("unit %s: got status %d, want %d", unit, answer.StatusCode, want)
+		if response.Body.Close(); response.StatusCode != want {
+			t.Errorf("unit %s: got status %d, want %d", unit, response.StatusCode, want)
 		}
 	}
 }
@@ -128,12 +128,12 @@ func TestGatewayOpensAtTheUnitThatIntroducedItself(t *testing.T) {
 func TestGatewayFindsTheClusterOfASession(t *testing.T) {
 	w := newWorld(t)
 	scoring, keys := w.named(bustest.Scoring), w.named(bustest.Keys)
-	kept := item(256, keys.Identity)
-	session := kept.Session
-	if err := keys.conn.Publish(kept); err != nil {
+	stored := item(256, keys.Identity)
+	session := stored.Session
+	if err := keys.conn.Publish(stored); err != nil {
 		t.Fatal(err)
 	}
-	testworld.Eventually(t, "the copy is kept", func() bool { return len(w.manager.copies.holders(session)) == 1 })
+	testworld.Eventually(t, "the copy is kept", func() bool { return len(w.manager.copies.clustersWith(session)) == 1 })
 	for range 8 {
 		if _, got, _ := w.client("gateway.example").request(t, wire.Header{Session: session}, "x"); got != keys.ID.String() {
 			t.Errorf("got %q, want %v, not %v", got, keys.ID, scoring.ID)
@@ -169,28 +169,28 @@ func TestGatewayRoutesOneOffs(t *testing.T) {
 		{"an identity", "gateway.example", "?id=" + id, scoring},
 		{"an identity before a task", "gateway.example", "?id=" + id + "&task=" + bustest.Keys, scoring},
 		{"an identity that is gone", "gateway.example", "?id=" + strings.Repeat("ab", 32) + "&task=" + bustest.Keys, keys},
-		{"a name", bustest.Name(bustest.Keys), "", keys},
+		{"a name", bustest.DNSName(bustest.Keys), "", keys},
 	} {
 		for method, passed := range map[string]string{http.MethodGet: c.query, http.MethodPost: ""} {
 			r, _ := http.NewRequest(method, "http://"+w.gateway+wire.PathOneOff+c.query, strings.NewReader(strings.Repeat("x", capsuleSize)[:(len(method)-3)*capsuleSize]))
 			r.Host = c.host
 			r.Header.Set("Accept", wire.TypeKeys)
-			answer, err := w.client("").http.Do(r)
+			response, err := w.client("").http.Do(r)
 			if err != nil {
 				t.Fatal(err)
 			}
-			status, got, _ := read(t, answer)
+			status, got, _ := read(t, response)
 			if want := method + " " + wire.PathOneOff + passed + " " + wire.TypeKeys; status != http.StatusOK || got != c.want.ID.String() || query.Load() != want {
 				t.Errorf("%s, %s: got %d %q, which saw %q, want %v and %q", method, c.name, status, got, query.Load(), c.want.ID, want)
 			}
 		}
 	}
 	for query, want := range map[string]int{"?id=green": http.StatusBadRequest, "?task=nobody": http.StatusServiceUnavailable, "?id=" + strings.Repeat("ab", 32): http.StatusServiceUnavailable} {
-		answer, err := w.client("").post(t, wire.PathOneOff+query, strings.NewReader("capsule"))
+		response, err := w.client("").post(t, wire.PathOneOff+query, strings.NewReader("capsule"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if status, _, _ := read(t, answer); status != want {
+		if status, _, _ := read(t, response); status != want {
 			t.Errorf("%s: got %d, want %d", query, status, want)
 		}
 	}
@@ -222,17 +222,17 @@ func TestGatewayRefusals(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.Host = bustest.Name(bustest.Scoring)
-			answer, err := w.client("").http.Do(r)
+			r.Host = bustest.DNSName(bustest.Scoring)
+			response, err := w.client("").http.Do(r)
 			if err != nil {
 				t.Fatal(err)
 			}
-			status, _, p := read(t, answer)
+			status, _, p := read(t, response)
 			if status != c.status || p.Reason != c.reason {
 				t.Errorf("got %d %q, want %d %q", status, p.Reason, c.status, c.reason)
 			}
-			if c.reason == wire.Misdirected && answer.Header.Get(wire.FieldUnits) != unit.ID.String() {
-				t.Errorf("%s: got %q, want %v", wire.FieldUnits, answer.Header.Get(wire.FieldUnits), unit.ID)
+			if c.reason == wire.Misdirected && response.Header.Get(wire.FieldUnits) != unit.ID.String() {
+				t.Errorf("%s: got %q, want %v", wire.FieldUnits, response.Header.Get(wire.FieldUnits), unit.ID)
 			}
 		})
 	}
@@ -246,18 +246,18 @@ func TestGatewayIsFull(t *testing.T) {
 	w.named(bustest.Scoring)
 	slots := limit.NewShares(quotaInFlight, 1)
 	w.manager.gateway.slots = slots
-	if err := slots.Take(netip.Addr{}, 1); err != nil {
+	if err := slots.Acquire(netip.Addr{}, 1); err != nil {
 		t.Fatal(err)
 	}
-	c := w.client(bustest.Name(bustest.Scoring))
+	c := w.client(bustest.DNSName(bustest.Scoring))
 	if status, _, p := c.request(t, wire.Header{}, "x"); status != http.StatusServiceUnavailable || p.Reason != wire.Overload {
 		t.Errorf("got %d %q, want 503 %q", status, p.Reason, wire.Overload)
 	}
-	slots.Give(netip.Addr{}, 1)
+	slots.Release(netip.Addr{}, 1)
 	if status, _, _ := c.request(t, wire.Header{}, "x"); status != http.StatusOK {
 		t.Errorf("with room again: got %d", status)
 	}
-	if n := slots.Taken(); n != 0 {
+	if n := slots.InUse(); n != 0 {
 		t.Errorf("got %d requests under way, want 0", n)
 	}
 }
@@ -269,26 +269,26 @@ func TestGatewayCountsWhatIsDear(t *testing.T) {
 	unit := w.named(bustest.Scoring)
 	now := time.Now()
 	w.manager.gateway.clock = func() time.Time { return now }
-	w.manager.gateway.buckets = limit.NewBuckets(2)
-	c := w.client(bustest.Name(bustest.Scoring))
-	dear := func(path string) int {
-		answer, err := c.post(t, path, strings.NewReader("capsule"))
+	w.manager.gateway.expensive = limit.NewBuckets(2)
+	c := w.client(bustest.DNSName(bustest.Scoring))
+	expensive := func(path string) int {
+		response, err := c.post(t, path, strings.NewReader("capsule"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		status, _, p := read(t, answer)
-		if limited := status == http.StatusTooManyRequests; limited != (p.Reason == wire.TooMany) || limited != (answer.Header.Get("Retry-After") != "") {
-			t.Errorf("got %d %q, Retry-After %q", status, p.Reason, answer.Header.Get("Retry-After"))
+		status, _, p := read(t, response)
+		if limited := status == http.StatusTooManyRequests; limited != (p.Reason == wire.TooMany) || limited != (response.Header.Get("Retry-After") != "") {
+			t.Errorf("got %d %q, Retry-After %q", status, p.Reason, response.Header.Get("Retry-After"))
 		}
 		return status
 	}
 	for i, path := range []string{wire.PathSession, wire.PathOneOff, wire.PathOneOff, wire.PathSession} {
-		if got := dear(path); got != http.StatusOK {
+		if got := expensive(path); got != http.StatusOK {
 			t.Errorf("%d: got %d", i+1, got)
 		}
 	}
 	for _, path := range []string{wire.PathSession, wire.PathOneOff} {
-		if got := dear(path); got != http.StatusTooManyRequests {
+		if got := expensive(path); got != http.StatusTooManyRequests {
 			t.Errorf("%s, one too many: got %d", path, got)
 		}
 	}
@@ -299,7 +299,7 @@ func TestGatewayCountsWhatIsDear(t *testing.T) {
 		t.Errorf("in a session: got %d", status)
 	}
 	now = now.Add(time.Second)
-	if got := dear(wire.PathOneOff); got != http.StatusOK {
+	if got := expensive(wire.PathOneOff); got != http.StatusOK {
 		t.Errorf("a second later: got %d", got)
 	}
 }
@@ -321,21 +321,21 @@ func TestGatewayPassesNoSecrets(t *testing.T) {
 	for name, value := range map[string]string{"Cookie": "c=d", "Authorization": "Basic eA==", "X-Forwarded-For": "1.2.3.4", "Content-Type": wire.TypeRequest, wire.FieldTicket: "dGlja2V0"} {
 		r.Header.Set(name, value)
 	}
-	answer, err := w.client("").http.Do(r)
+	response, err := w.client("").http.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer.Body.Close()
+	response.Body.Close()
 	if len(got) != 3 || got.Get("Content-Length") != "58" || got.Get(wire.FieldTicket) != "dGlja2V0" || got.Get("Content-Type") != wire.TypeRequest {
 		t.Errorf("the unit got %v", got)
 	}
 	for name, want := range map[string]string{"Set-Cookie": "", "Retry-After": "7", "Content-Type": wire.TypeAnswer, "X-Accel-Buffering": "no", "Cache-Control": "no-store"} {
-		if answer.Header.Get(name) != want {
-			t.Errorf("%s: got %q, want %q", name, answer.Header.Get(name), want)
+		if response.Header.Get(name) != want {
+			t.Errorf("%s: got %q, want %q", name, response.Header.Get(name), want)
 		}
 	}
-	if units := answer.Header.Get(wire.FieldUnits); answer.StatusCode != http.StatusGone || units == "evil" || len(units) != 32 {
-		t.Errorf("got status %d and units %q", answer.StatusCode, units)
+	if units := response.Header.Get(wire.FieldUnits); response.StatusCode != http.StatusGone || units == "evil" || len(units) != 32 {
+		t.Errorf("got status %d and units %q", response.StatusCode, units)
 	}
 }
 
@@ -359,12 +359,12 @@ func TestGatewayStreamsBothWays(t *testing.T) {
 	out, in := io.Pipe()
 	first := header(wire.UnitID{})
 	go in.Write(append(first, "0\n"...))
-	answer, err := w.client("").post(t, wire.PathRequest, out)
+	response, err := w.client("").post(t, wire.PathRequest, out)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	lines := bufio.NewReader(answer.Body)
+	defer response.Body.Close()
+	lines := bufio.NewReader(response.Body)
 	lines.ReadString('\n')
 	for _, word := range []string{"one\n", "two\n", "three\n"} {
 		io.WriteString(in, word)
@@ -391,11 +391,11 @@ func TestGatewayPassesLargeBodies(t *testing.T) {
 		"of known length": bytes.NewReader(append(first, content...)),
 		"in chunks":       io.MultiReader(bytes.NewReader(first), bytes.NewReader(content)),
 	} {
-		answer, err := w.client("").post(t, wire.PathRequest, body)
+		response, err := w.client("").post(t, wire.PathRequest, body)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := io.ReadAll(answer.Body)
+		got, err := io.ReadAll(response.Body)
 		if err != nil || sha256.Sum256(got) != sha256.Sum256(append(first, content...)) {
 			t.Errorf("%s: got %d bytes, %v, want the same %d", name, len(got), err, len(first)+len(content))
 		}
@@ -422,11 +422,11 @@ func TestUnitBreaksOff(t *testing.T) {
 			r := w.replica(bustest.Scoring, h)
 			first := header(r.ID)
 			begin := time.Now()
-			answer, err := w.client("").post(t, wire.PathRequest, bytes.NewReader(first))
+			response, err := w.client("").post(t, wire.PathRequest, bytes.NewReader(first))
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := io.ReadAll(answer.Body)
+			got, err := io.ReadAll(response.Body)
 			if err == nil || string(got) != "half" {
 				t.Errorf("got %q, %v, want \"half\" and an error", got, err)
 			}
@@ -447,18 +447,18 @@ func TestClientHangsUp(t *testing.T) {
 		close(ended)
 	})
 	first := header(wire.UnitID{})
-	answer, err := w.client("").post(t, wire.PathRequest, bytes.NewReader(first))
+	response, err := w.client("").post(t, wire.PathRequest, bytes.NewReader(first))
 	if err != nil {
 		t.Fatal(err)
 	}
-	io.ReadFull(answer.Body, make([]byte, 1))
-	answer.Body.Close()
+	io.ReadFull(response.Body, make([]byte, 1))
+	response.Body.Close()
 	select {
 	case <-ended:
 	case <-time.After(5 * time.Second):
 		t.Fatal("the unit goes on for a client that is gone")
 	}
-	testworld.Eventually(t, "nothing is under way", func() bool { return w.manager.gateway.slots.Taken() == 0 })
+	testworld.Eventually(t, "nothing is under way", func() bool { return w.manager.gateway.slots.InUse() == 0 })
 }
 
 // TestBackPressure: a client that does not read stops the unit; the gateway
@@ -477,11 +477,11 @@ func TestBackPressure(t *testing.T) {
 		}
 	})
 	first := header(wire.UnitID{})
-	answer, err := w.client("").post(t, wire.PathRequest, bytes.NewReader(first))
+	response, err := w.client("").post(t, wire.PathRequest, bytes.NewReader(first))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
+	defer response.Body.Close()
 	var last int64
 	testworld.Eventually(t, "the unit stops", func() bool {
 		time.Sleep(100 * time.Millisecond)
@@ -493,7 +493,7 @@ func TestBackPressure(t *testing.T) {
 	if last >= whole/2 {
 		t.Errorf("the unit wrote %d bytes of %d that nobody read", last, whole)
 	}
-	if n, err := io.Copy(io.Discard, answer.Body); n < whole || err != nil {
+	if n, err := io.Copy(io.Discard, response.Body); n < whole || err != nil {
 		t.Errorf("read on: got %d bytes, %v", n, err)
 	}
 }
@@ -502,7 +502,7 @@ func TestBackPressure(t *testing.T) {
 func TestKilledUnit(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.named(bustest.Scoring), w.named(bustest.Scoring)
-	c := w.client(bustest.Name(bustest.Scoring))
+	c := w.client(bustest.DNSName(bustest.Scoring))
 	for range 10 {
 		c.request(t, wire.Header{}, "warm both connections")
 	}
@@ -512,11 +512,11 @@ func TestKilledUnit(t *testing.T) {
 			t.Fatalf("request %d: got %d %q, want %v", i, status, got, b.ID)
 		}
 		if i%10 == 0 {
-			answer, err := c.post(t, wire.PathSession, bytes.NewReader(openBody("task", bustest.Scoring)))
+			response, err := c.post(t, wire.PathSession, bytes.NewReader(openBody("task", bustest.Scoring)))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, got, _ := read(t, answer); got != b.ID.String() {
+			if _, got, _ := read(t, response); got != b.ID.String() {
 				t.Errorf("open: got %q, want %v", got, b.ID)
 			}
 		}
@@ -524,7 +524,7 @@ func TestKilledUnit(t *testing.T) {
 	if status, _, p := c.request(t, wire.Header{Target: a.ID}, "x"); status != http.StatusServiceUnavailable || p.Reason != wire.Unavailable {
 		t.Errorf("bound: got %d %q, want 503 %q", status, p.Reason, wire.Unavailable)
 	}
-	testworld.Eventually(t, "the silent unit is forgotten", func() bool { n, _ := w.manager.registry.size(); return n == 1 })
+	testworld.Eventually(t, "the silent unit is forgotten", func() bool { n, _ := w.manager.registry.counts(); return n == 1 })
 	if status, _, p := c.request(t, wire.Header{Target: a.ID}, "x"); status != http.StatusMisdirectedRequest || p.Reason != wire.Misdirected {
 		t.Errorf("forgotten: got %d %q, want 421 %q", status, p.Reason, wire.Misdirected)
 	}
@@ -535,7 +535,7 @@ func TestNoSecondUnitForABoundRequest(t *testing.T) {
 	w := newWorld(t)
 	abort := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 	a, b := w.replica(bustest.Scoring, abort), w.named(bustest.Scoring)
-	c := w.client(bustest.Name(bustest.Scoring))
+	c := w.client(bustest.DNSName(bustest.Scoring))
 	if status, _, _ := c.request(t, wire.Header{Target: a.ID}, "x"); status != http.StatusServiceUnavailable || b.calls.Load() != 0 {
 		t.Errorf("got status %d, and %d requests at another unit", status, b.calls.Load())
 	}
@@ -554,8 +554,8 @@ func TestNoSecondUnitAfterALongBody(t *testing.T) {
 		panic(http.ErrAbortHandler)
 	})
 	b := w.replica(bustest.Scoring, func(http.ResponseWriter, *http.Request) {})
-	w.claim(b, func(x *bus.Beat) { x.InFlight = 1000 }) // a goes first
-	c := w.client(bustest.Name(bustest.Scoring))
+	w.claim(b, func(x *bus.Heartbeat) { x.InFlight = 1000 }) // a goes first
+	c := w.client(bustest.DNSName(bustest.Scoring))
 	if status, _, _ := c.request(t, wire.Header{}, strings.Repeat("x", 4*maxReplay)); status != http.StatusServiceUnavailable {
 		t.Errorf("got %d, want 503", status)
 	}
@@ -573,7 +573,7 @@ func TestLastUnitIsNeverEjected(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		}
 	})
-	c := w.client(bustest.Name(bustest.Scoring))
+	c := w.client(bustest.DNSName(bustest.Scoring))
 	for range 8 {
 		c.request(t, wire.Header{}, "x")
 	}
@@ -586,8 +586,8 @@ func TestLastUnitIsNeverEjected(t *testing.T) {
 func TestUnitThatIsNotReady(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.named(bustest.Scoring), w.named(bustest.Scoring)
-	w.claim(a, func(x *bus.Beat) { x.Ready = false })
-	c := w.client(bustest.Name(bustest.Scoring))
+	w.claim(a, func(x *bus.Heartbeat) { x.Ready = false })
+	c := w.client(bustest.DNSName(bustest.Scoring))
 	for range 10 {
 		if _, got, _ := c.request(t, wire.Header{}, "x"); got != b.ID.String() {
 			t.Errorf("unbound: got %q, want %v", got, b.ID)
@@ -603,11 +603,11 @@ func TestUnitThatIsNotReady(t *testing.T) {
 func TestUnitThatLeaves(t *testing.T) {
 	w := newWorld(t)
 	r := w.named(bustest.Scoring)
-	w.client(bustest.Name(bustest.Scoring)).request(t, wire.Header{}, "x")
+	w.client(bustest.DNSName(bustest.Scoring)).request(t, wire.Header{}, "x")
 	if r.conns.Load() == 0 {
 		t.Fatal("no connection is kept alive")
 	}
-	w.claim(r, func(b *bus.Beat) { b.Ready = false })
+	w.claim(r, func(b *bus.Heartbeat) { b.Ready = false })
 	testworld.Eventually(t, "no connection is left", func() bool { return r.conns.Load() == 0 })
 }
 
@@ -615,14 +615,14 @@ func TestUnitThatLeaves(t *testing.T) {
 func TestUnitsThatLie(t *testing.T) {
 	w := newWorld(t)
 	honest, liar := w.named(bustest.Scoring), w.named(bustest.Keys)
-	c := w.client(bustest.Name(bustest.Scoring))
-	for name, lie := range map[string]func(*bus.Beat){
-		"another unit's address": func(b *bus.Beat) { b.Address = honest.claims.Load().Address },
-		"an address of nobody":   func(b *bus.Beat) { b.Address = "127.0.0.1:1" },
+	c := w.client(bustest.DNSName(bustest.Scoring))
+	for name, lie := range map[string]func(*bus.Heartbeat){
+		"another unit's address": func(b *bus.Heartbeat) { b.Address = honest.claims.Load().Address },
+		"an address of nobody":   func(b *bus.Heartbeat) { b.Address = "127.0.0.1:1" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			truth := *liar.claims.Load()
-			defer w.claim(liar, func(b *bus.Beat) { *b = truth })
+			defer w.claim(liar, func(b *bus.Heartbeat) { *b = truth })
 			w.claim(liar, lie)
 			liar.calls.Store(0)
 			for range 10 {
@@ -642,7 +642,7 @@ func TestWarmUp(t *testing.T) {
 	w := newWorld(t)
 	unit := w.named(bustest.Scoring)
 	w.restart()
-	c := w.client(bustest.Name(bustest.Scoring))
+	c := w.client(bustest.DNSName(bustest.Scoring))
 	for _, h := range []wire.Header{{Target: unit.ID}, {}} {
 		if status, got, _ := c.request(t, h, "x"); status != http.StatusOK || got != unit.ID.String() {
 			t.Errorf("target %v: got %d %q, want %v", h.Target, status, got, unit.ID)
@@ -656,7 +656,7 @@ func TestStaleConnections(t *testing.T) {
 	w := newWorld(t)
 	w.idle = 20 * time.Millisecond
 	unit := w.named(bustest.Scoring)
-	c := w.client(bustest.Name(bustest.Scoring))
+	c := w.client(bustest.DNSName(bustest.Scoring))
 	for i := range 40 {
 		if status, _, _ := c.request(t, wire.Header{Target: unit.ID}, "x"); status != http.StatusOK {
 			t.Fatalf("request %d: got %d", i, status)
@@ -689,17 +689,17 @@ func TestUploadEndsWithItsUnit(t *testing.T) {
 		}
 	}()
 	begin := time.Now()
-	answer, err := w.client("").post(t, wire.PathRequest, out)
+	response, err := w.client("").post(t, wire.PathRequest, out)
 	if err == nil {
-		answer.Body.Close()
-		if answer.StatusCode != http.StatusServiceUnavailable {
-			t.Errorf("got %d, want 503", answer.StatusCode)
+		response.Body.Close()
+		if response.StatusCode != http.StatusServiceUnavailable {
+			t.Errorf("got %d, want 503", response.StatusCode)
 		}
 	}
 	if took := time.Since(begin); took > 2*time.Second {
 		t.Errorf("told after %v", took)
 	}
-	testworld.Eventually(t, "nothing is under way", func() bool { return w.manager.gateway.slots.Taken() == 0 })
+	testworld.Eventually(t, "nothing is under way", func() bool { return w.manager.gateway.slots.InUse() == 0 })
 }
 
 // TestGatewayOverTLS speaks to it with the operator's certificate, over HTTP/2
@@ -714,13 +714,13 @@ func TestGatewayOverTLS(t *testing.T) {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	defer transport.CloseIdleConnections()
 	c := client{http: &http.Client{Transport: transport}, url: "https://" + w.gateway}
-	answer, err := c.post(t, wire.PathRequest, bytes.NewReader(header(wire.UnitID{1})))
+	response, err := c.post(t, wire.PathRequest, bytes.NewReader(header(wire.UnitID{1})))
 	if err != nil {
 		t.Fatal(err)
 	}
-	status, _, p := read(t, answer)
-	if status != http.StatusMisdirectedRequest || p.Reason != wire.Misdirected || answer.ProtoMajor != 2 {
-		t.Errorf("got %d %q over %s, want 421 %q over HTTP/2", status, p.Reason, answer.Proto, wire.Misdirected)
+	status, _, p := read(t, response)
+	if status != http.StatusMisdirectedRequest || p.Reason != wire.Misdirected || response.ProtoMajor != 2 {
+		t.Errorf("got %d %q over %s, want 421 %q over HTTP/2", status, p.Reason, response.Proto, wire.Misdirected)
 	}
 	old := &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}
 	if conn, err := tls.Dial("tcp", w.gateway, old); err == nil {

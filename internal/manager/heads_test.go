@@ -35,11 +35,11 @@ func TestStalledHeads(t *testing.T) {
 						continue
 					}
 					for _, f := range flows() {
-						answer, err := f.send(t.Context(), honest, len(f.body))
+						response, err := f.send(t.Context(), honest, len(f.body))
 						if err != nil {
 							t.Fatal(err)
 						}
-						if status, body, _ := read(t, answer); status != http.StatusOK {
+						if status, body, _ := read(t, response); status != http.StatusOK {
 							t.Errorf("beside %d: got %d %s", n, status, body)
 						}
 					}

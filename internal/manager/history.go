@@ -23,36 +23,36 @@ import (
 
 // Times and sizes of the copy of the policy history.
 const (
-	historySize   = 64 << 20               // bytes of policies and signatures that are kept, the newest of them
-	historyPage   = 8 << 20                // in one response, which is twice that in JSON at most
-	historyAtMost = 250 * time.Millisecond // between two polls without a step
+	historySize    = 64 << 20               // bytes of policies and signatures that are kept, the newest of them
+	historyPage    = 8 << 20                // in one response, which is twice that in JSON at most
+	historyPollGap = 250 * time.Millisecond // between two polls without a step
 )
 
 // historyBackoff is the wait while no authority responds.
-var historyBackoff = retry.Backoff{First: 50 * time.Millisecond, Most: 5 * time.Second}
+var historyBackoff = retry.Backoff{First: 50 * time.Millisecond, Max: 5 * time.Second}
 
-// chronicle is the gateway's copy of the policy history. One poll of an authority serves all
+// mirror is the gateway's copy of the policy history. One poll of an authority serves all
 // clients of the gateway. Clients verify the history; the gateway checks only that the steps
 // lead to the head beside them, so that it can find the position of any head. The zero
 // chronicle has no authority.
-type chronicle struct {
+type historyMirror struct {
 	authorities []*api.Authority
 	log         *slog.Logger
-	held        atomic.Pointer[annals]
+	current     atomic.Pointer[historyCopy]
 }
 
-// annals is the history as an authority returned it. It is immutable.
-type annals struct {
+// historyCopy is the history as an authority returned it. It is immutable.
+type historyCopy struct {
 	heads   []wire.Digest // after each step, genesis first
 	entries []api.HistoryEntry
 	first   int           // index of the first of entries; older ones are dropped
 	proof   []byte        // of the last head, by the authority
-	moved   chan struct{} // closed when a copy with another head is published
+	changed chan struct{} // closed when a copy with another head is published
 }
 
-// newChronicle makes the copy for a validated configuration.
-func newChronicle(c Config, pool *x509.CertPool) (*chronicle, error) {
-	k := &chronicle{log: c.Log}
+// newHistoryMirror makes the copy for a validated configuration.
+func newHistoryMirror(c Config, pool *x509.CertPool) (*historyMirror, error) {
+	k := &historyMirror{log: c.Log}
 	for _, address := range c.Authorities {
 		a, err := api.NewAuthority(address, authorityTLS(pool, c.Clock))
 		if err != nil {
@@ -60,7 +60,7 @@ func newChronicle(c Config, pool *x509.CertPool) (*chronicle, error) {
 		}
 		k.authorities = append(k.authorities, a)
 	}
-	k.held.Store(&annals{moved: make(chan struct{})})
+	k.current.Store(&historyCopy{changed: make(chan struct{})})
 	return k, nil
 }
 
@@ -81,32 +81,32 @@ func authorityTLS(pool *x509.CertPool, clock func() time.Time) *tls.Config {
 	}
 }
 
-// keep polls the authorities until ctx is done.
-func (k *chronicle) keep(ctx context.Context) {
+// acceptFromManager polls the authorities until ctx is done.
+func (k *historyMirror) follow(ctx context.Context) {
 	if len(k.authorities) == 0 {
 		return
 	}
 	for i, failures := 0, 0; ctx.Err() == nil; {
-		began, held := time.Now(), k.held.Load()
+		began, current := time.Now(), k.current.Load()
 		wait := api.MaxPoll
-		next, err := held.after(ctx, k.authorities[i], wait)
-		full := api.PollFull(err)
+		next, err := current.fetchAfter(ctx, k.authorities[i], wait)
+		full := api.IsPollRefused(err)
 		if full {
-			next, err = held.after(ctx, k.authorities[i], 0)
+			next, err = current.fetchAfter(ctx, k.authorities[i], 0)
 		}
 		switch {
 		case err == nil:
-			k.hold(held, next)
+			k.publish(current, next)
 			failures = 0
 			switch {
 			case full:
-				_ = retry.Sleep(ctx, api.PollAgain/2+rand.N(api.PollAgain))
-			case next.head() == held.head():
-				_ = retry.Sleep(ctx, historyAtMost-time.Since(began))
+				_ = retry.Sleep(ctx, api.PollRetryAfter/2+rand.N(api.PollRetryAfter))
+			case next.lastHead() == current.lastHead():
+				_ = retry.Sleep(ctx, historyPollGap-time.Since(began))
 			}
 			continue
 		case errors.Is(err, wire.Behind): // the authority's history does not contain this copy
-			k.hold(held, &annals{})
+			k.publish(current, &historyCopy{})
 		}
 		if ctx.Err() == nil {
 			k.log.Debug("policy history not read", "reason", wire.ReasonOf(err), "error", err)
@@ -117,72 +117,72 @@ func (k *chronicle) keep(ctx context.Context) {
 	}
 }
 
-// hold publishes next.
-func (k *chronicle) hold(held, next *annals) {
-	if next.moved = held.moved; next.head() != held.head() {
-		next.moved = make(chan struct{})
+// publish publishes next.
+func (k *historyMirror) publish(current, next *historyCopy) {
+	if next.changed = current.changed; next.lastHead() != current.lastHead() {
+		next.changed = make(chan struct{})
 	}
-	k.held.Store(next)
-	if next.moved != held.moved {
-		close(held.moved)
+	k.current.Store(next)
+	if next.changed != current.changed {
+		close(current.changed)
 	}
 }
 
-// close ends idle connections.
-func (k *chronicle) close() {
+// closeIdle ends idle connections.
+func (k *historyMirror) close() {
 	for _, a := range k.authorities {
 		a.Close()
 	}
 }
 
-// head returns the last head, or zero without a step.
-func (a *annals) head() wire.Digest {
+// lastHead returns the last head, or zero without a step.
+func (a *historyCopy) lastHead() wire.Digest {
 	if len(a.heads) == 0 {
 		return wire.Digest{}
 	}
 	return a.heads[len(a.heads)-1]
 }
 
-// after returns a with the steps that an authority has after it, or, without new steps, with a
+// fetchAfter returns a with the steps that an authority has after it, or, without new steps, with a
 // newer proof.
-func (a *annals) after(ctx context.Context, from *api.Authority, wait time.Duration) (*annals, error) {
+func (a *historyCopy) fetchAfter(ctx context.Context, from *api.Authority, wait time.Duration) (*historyCopy, error) {
 	next := *a
 	for {
 		var unverified api.History
 		var err error
-		if head := next.head(); head.IsZero() || len(next.heads) != len(a.heads) {
+		if head := next.lastHead(); head.IsZero() || len(next.heads) != len(a.heads) {
 			unverified, err = from.History(ctx, len(next.heads))
 		} else {
-			unverified, err = from.Poll(ctx, head, wait)
+			unverified, err = from.PollHistory(ctx, head, wait)
 		}
 		if err != nil {
 			return nil, err
 		}
-		if next, err = next.with(unverified); err != nil {
+		if next, err = next.appendPage(unverified); err != nil {
 			return nil, err
 		}
-		if next.head() == unverified.Head {
+		if next.lastHead() == unverified.Head {
 			next.proof = unverified.ProvedHead
 			return &next, nil
 		}
 	}
 }
 
-// with returns a with one page of an authority's history appended.
-func (a *annals) with(unverified api.History) (annals, error) {
-	next := annals{heads: slices.Clip(a.heads), entries: slices.Clip(a.entries), first: a.first}
+// appendPage returns a with one page of an authority's history appended.
+func (a *historyCopy) appendPage(unverified api.History) (historyCopy, error) {
+	next := historyCopy{heads: slices.Clip(a.heads), entries: slices.Clip(a.entries), first: a.first}
 	n := len(next.heads) + len(unverified.Entries)
-	if unverified.From != len(next.heads) || n > wire.MaxHistory || len(unverified.Entries) == 0 && next.head() != unverified.Head || len(unverified.ProvedHead) > wire.MaxHead {
-		return annals{}, wire.Refuse(wire.Malformed, "policy history: steps", fmt.Sprint(len(unverified.Entries), " from ", unverified.From),
+	if unverified.From != len(next.heads) || n > wire.MaxHistory || len(unverified.Entries) == 0 && next.lastHead() != unverified.Head || len(unverified.ProvedHead) > wire.MaxHead {
+		return historyCopy{}, wire.Refuse(wire.Malformed, "policy history: steps", fmt.Sprint(len(unverified.Entries), " from ", unverified.From),
 			fmt.Sprint("those from ", len(next.heads), " on, up to the head beside them"))
 	}
 	for _, e := range unverified.Entries {
-		next.heads = append(next.heads, wire.NextHead(next.head(), e.Policy))
+		next.heads = append(next.heads, wire.NextHead(next.lastHead(), e.Policy))
 		next.entries = append(next.entries, e)
 	}
 	size := 0
 	for i, e := range slices.Backward(next.entries) {
-		if size += sizeOf(e); size > historySize {
+		if size += entrySize(e); size > historySize {
 			next.first, next.entries = next.first+i+1, slices.Clone(next.entries[i+1:])
 			break
 		}
@@ -190,8 +190,8 @@ func (a *annals) with(unverified api.History) (annals, error) {
 	return next, nil
 }
 
-// sizeOf returns the bytes that an entry takes.
-func sizeOf(e api.HistoryEntry) int {
+// entrySize returns the bytes that an entry takes.
+func entrySize(e api.HistoryEntry) int {
 	size := len(e.Policy) + len(e.Adopted)
 	for _, s := range e.Signatures {
 		size += len(s)
@@ -199,16 +199,16 @@ func sizeOf(e api.HistoryEntry) int {
 	return size
 }
 
-// page returns the steps from an index on, within the page size.
-func (a *annals) page(from int) (api.History, error) {
+// limitPages returns the steps from an index on, within the page size.
+func (a *historyCopy) pageFrom(from int) (api.History, error) {
 	from = min(from, len(a.heads))
 	if from < a.first {
 		return api.History{}, wire.Refuse(wire.NotFound, "policy history: step", from, fmt.Sprint("from ", a.first, " on: the authority has the older ones"))
 	}
-	h := api.History{From: from, Head: a.head(), ProvedHead: a.proof, Entries: []api.HistoryEntry{}}
+	h := api.History{From: from, Head: a.lastHead(), ProvedHead: a.proof, Entries: []api.HistoryEntry{}}
 	size := 0
 	for _, e := range a.entries[from-a.first:] {
-		if size += sizeOf(e); size > historyPage && len(h.Entries) > 0 {
+		if size += entrySize(e); size > historyPage && len(h.Entries) > 0 {
 			break
 		}
 		h.Entries = append(h.Entries, e)
@@ -216,11 +216,11 @@ func (a *annals) page(from int) (api.History, error) {
 	return h, nil
 }
 
-// history serves the policy history. A request that names the newest head waits for the next
+// serveHistory serves the policy history. A request that names the newest head waits for the next
 // step and takes a place for polls.
-func (m *Manager) history(w http.ResponseWriter, r *http.Request) {
+func (m *Manager) serveHistory(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	h, err := m.historyOf(w, r)
+	h, err := m.readHistory(w, r)
 	if err != nil {
 		api.ProblemOf(err).Write(w)
 	} else {
@@ -228,22 +228,22 @@ func (m *Manager) history(w http.ResponseWriter, r *http.Request) {
 		// An error means that the client is gone.
 		_ = json.NewEncoder(w).Encode(h)
 	}
-	m.metrics.forwarded(r.URL.Path, err, time.Since(start))
+	m.metrics.observeRequest(r.URL.Path, err, time.Since(start))
 }
 
-func (m *Manager) historyOf(w http.ResponseWriter, r *http.Request) (api.History, error) {
+func (m *Manager) readHistory(w http.ResponseWriter, r *http.Request) (api.History, error) {
 	if r.Method != http.MethodGet {
 		return api.History{}, wire.Refuse(wire.BadRequest, "request: method", r.Method, http.MethodGet)
 	}
-	poll, named, err := api.PollOf(r.URL.Query())
+	poll, named, err := api.ParsePollQuery(r.URL.Query())
 	if err != nil {
 		return api.History{}, err
 	}
-	held := m.chronicle.held.Load()
+	current := m.mirror.current.Load()
 	switch {
-	case len(m.chronicle.authorities) == 0:
+	case len(m.mirror.authorities) == 0:
 		return api.History{}, wire.Refuse(wire.NotFound, "gateway: authorities", 0, "a manager with --authority")
-	case len(held.heads) == 0:
+	case len(current.heads) == 0:
 		return api.History{}, wire.Refuse(wire.Unavailable, "gateway: steps of the policy history", 0, "the history of the authority, once it was read")
 	}
 	if !named {
@@ -251,38 +251,38 @@ func (m *Manager) historyOf(w http.ResponseWriter, r *http.Request) (api.History
 		if err != nil {
 			return api.History{}, wire.Refuse(wire.BadRequest, "history: from", r.URL.Query().Get("from"), "a policy head, or an index")
 		}
-		return held.page(int(min(from, wire.MaxHistory)))
+		return current.pageFrom(int(min(from, wire.MaxHistory)))
 	}
-	if poll.Head == held.head() && poll.Wait > 0 {
-		if err := m.awaitStep(w, r, held, poll.Wait); err != nil {
+	if poll.Head == current.lastHead() && poll.Wait > 0 {
+		if err := m.waitForStep(w, r, current, poll.Wait); err != nil {
 			return api.History{}, err
 		}
-		held = m.chronicle.held.Load()
+		current = m.mirror.current.Load()
 	}
-	for i, head := range slices.Backward(held.heads) {
+	for i, head := range slices.Backward(current.heads) {
 		if head == poll.Head {
-			return held.page(i + 1)
+			return current.pageFrom(i + 1)
 		}
 	}
-	return api.History{}, wire.Refuse(wire.Behind, "history: policy head", poll.Head, held.head())
+	return api.History{}, wire.Refuse(wire.Behind, "history: policy head", poll.Head, current.lastHead())
 }
 
-// awaitStep blocks until there is a step after held, for at most wait, or until the client
+// waitForStep blocks until there is a step after held, for at most wait, or until the client
 // disconnects. It refuses if no place is free, and when the manager shuts down.
-func (m *Manager) awaitStep(w http.ResponseWriter, r *http.Request, held *annals, wait time.Duration) error {
+func (m *Manager) waitForStep(w http.ResponseWriter, r *http.Request, current *historyCopy, wait time.Duration) error {
 	from := limit.AddressOf(r.RemoteAddr)
-	if err := m.polls.Take(from, 1); err != nil {
-		api.RetryPoll(w.Header())
+	if err := m.polls.Acquire(from, 1); err != nil {
+		api.SetPollRetry(w.Header())
 		return err
 	}
-	defer m.polls.Give(from, 1)
+	defer m.polls.Release(from, 1)
 	if r.ProtoMajor == 1 { // an HTTP/2 connection carries other requests too
-		defer m.clients.Apart()()
+		defer m.clients.Exclude()()
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
-	case <-held.moved:
+	case <-current.changed:
 	case <-timer.C:
 	case <-r.Context().Done():
 	case <-m.ending:

@@ -71,7 +71,7 @@ func (s *scribe) head() wire.Digest {
 }
 
 func (s *scribe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	p, named, err := api.PollOf(r.URL.Query())
+	p, named, err := api.ParsePollQuery(r.URL.Query())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked++
@@ -116,18 +116,18 @@ func (s *scribe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func chronicled(t *testing.T, limits Limits, major int) (*world, *scribe, client) {
 	t.Helper()
 	w := newWorld(t)
-	s := newScribe(t, w.authority.Leaf())
+	s := newScribe(t, w.authority.AuthorityLeaf())
 	w.stop()
 	if major == 2 {
 		var err error
-		if w.config.Certificate, err = selfMade(w.config); err != nil { // that the bus has too
+		if w.config.Certificate, err = loadSelfSigned(w.config); err != nil { // that the bus has too
 			t.Fatal(err)
 		}
 	}
 	w.config.Authorities, w.config.Limits = []string{s.URL}, limits
 	w.start()
 	t.Cleanup(func() { w.stop() }) // before its authority
-	testworld.Eventually(t, "the history is read", func() bool { return w.manager.chronicle.held.Load().head() == s.head() })
+	testworld.Eventually(t, "the history is read", func() bool { return w.manager.mirror.current.Load().lastHead() == s.head() })
 	return w, s, w.from("127.0.0.1", major)
 }
 
@@ -137,16 +137,16 @@ func (c client) askHistory(ctx context.Context, query string) (h api.History, st
 	if err != nil {
 		return h, 0, err
 	}
-	answer, err := c.http.Do(r)
+	response, err := c.http.Do(r)
 	if err != nil {
 		return h, 0, err
 	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
-	if err == nil && answer.StatusCode == http.StatusOK {
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode == http.StatusOK {
 		err = json.Unmarshal(body, &h)
 	}
-	return h, answer.StatusCode, err
+	return h, response.StatusCode, err
 }
 
 // TestGatewayHistory: all clients of a gateway have the next step from one poll of the
@@ -166,7 +166,7 @@ func TestGatewayHistory(t *testing.T) {
 			got[i], _, _ = c.askHistory(t.Context(), "from="+genesis.Hex()+"&wait=30s")
 		})
 	}
-	testworld.Eventually(t, "all wait", func() bool { return w.manager.polls.Taken() == clients })
+	testworld.Eventually(t, "all wait", func() bool { return w.manager.polls.InUse() == clients })
 	s.mu.Lock()
 	polls, asked := s.polls, s.asked
 	s.mu.Unlock()
@@ -180,7 +180,7 @@ func TestGatewayHistory(t *testing.T) {
 			t.Fatalf("client %d got %+v", i, h)
 		}
 	}
-	testworld.Eventually(t, "all places are given back", func() bool { return w.manager.polls.Taken() == 0 })
+	testworld.Eventually(t, "all places are given back", func() bool { return w.manager.polls.InUse() == 0 })
 	old, _, err := c.askHistory(t.Context(), "from="+genesis.Hex()+"&wait=30s")
 	if err != nil || len(old.Entries) != 1 {
 		t.Errorf("an older head: got %+v, %v", old, err)
@@ -213,34 +213,34 @@ func TestGatewayPolls(t *testing.T) {
 					_, status, _ := c.askHistory(gone, query)
 					done <- status
 				}()
-				testworld.Eventually(t, "a poll waits", func() bool { return w.manager.polls.Taken() == n+1 })
+				testworld.Eventually(t, "a poll waits", func() bool { return w.manager.polls.InUse() == n+1 })
 			}
 			_, status, err := c.askHistory(t.Context(), strings.Replace(query, "30s", "1s", 1))
 			if err != nil || status != http.StatusTooManyRequests {
 				t.Errorf("one poll more of the address: got %d, %v", status, err)
 			}
-			answer, err := c.http.Get(c.url + api.PathMetrics)
+			response, err := c.http.Get(c.url + api.PathMetrics)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, page, _ := read(t, answer); !strings.Contains(page, fmt.Sprintf("cohort_gateway_refused_total{quota=%q} 1\n", quotaPolls)) {
+			if _, page, _ := read(t, response); !strings.Contains(page, fmt.Sprintf("cohort_gateway_refused_total{quota=%q} 1\n", quotaPolls)) {
 				t.Errorf("want one refusal by the quota of polls in the metrics: %s", page)
 			}
-			if err := w.manager.polls.Take(netip.MustParseAddr("192.0.2.1"), 1); err != nil {
+			if err := w.manager.polls.Acquire(netip.MustParseAddr("192.0.2.1"), 1); err != nil {
 				t.Errorf("another address: %v", err)
 			}
-			w.manager.polls.Give(netip.MustParseAddr("192.0.2.1"), 1)
+			w.manager.polls.Release(netip.MustParseAddr("192.0.2.1"), 1)
 			leave()
 			<-done
 			<-done
-			testworld.Eventually(t, "the places are given back", func() bool { return w.manager.polls.Taken() == 0 })
+			testworld.Eventually(t, "the places are given back", func() bool { return w.manager.polls.InUse() == 0 })
 
 			ended := make(chan int, 1)
 			go func() {
 				_, status, _ := c.askHistory(t.Context(), query)
 				ended <- status
 			}()
-			testworld.Eventually(t, "a poll waits", func() bool { return w.manager.polls.Taken() == 1 })
+			testworld.Eventually(t, "a poll waits", func() bool { return w.manager.polls.InUse() == 1 })
 			begin := time.Now()
 			w.stop()
 			if status := <-ended; status != http.StatusServiceUnavailable {
@@ -263,24 +263,24 @@ func TestGatewayHistoryRefuses(t *testing.T) {
 		t.Errorf("without an authority: got %d", status)
 	}
 	unit := w.authority.Unit(bustest.Scoring)
-	for name, as := range map[string]tls.Certificate{"a unit": unit.Serving, "another authority": bustest.New(t).Leaf()} {
+	for name, as := range map[string]tls.Certificate{"a unit": unit.Serving, "another authority": bustest.New(t).AuthorityLeaf()} {
 		s := newScribe(t, as)
 		a, err := api.NewAuthority(s.URL, authorityTLS(w.authority.Roots(), time.Now))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := (&annals{}).after(t.Context(), a, 0); err == nil {
+		if _, err := (&historyCopy{}).fetchAfter(t.Context(), a, 0); err == nil {
 			t.Errorf("%s: got its history", name)
 		}
 		a.Close()
 	}
-	s := newScribe(t, w.authority.Leaf())
+	s := newScribe(t, w.authority.AuthorityLeaf())
 	a, err := api.NewAuthority(s.URL, authorityTLS(w.authority.Roots(), time.Now))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer a.Close()
-	first, err := (&annals{}).after(t.Context(), a, 0)
+	first, err := (&historyCopy{}).fetchAfter(t.Context(), a, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,34 +295,34 @@ func TestGatewayHistoryRefuses(t *testing.T) {
 		s.mu.Lock()
 		s.wrong = wrong
 		s.mu.Unlock()
-		if got, err := first.after(t.Context(), a, 0); err == nil {
-			t.Errorf("%s: got head %v", name, got.head())
+		if got, err := first.fetchAfter(t.Context(), a, 0); err == nil {
+			t.Errorf("%s: got head %v", name, got.lastHead())
 		}
 	}
 }
 
 // TestGatewayHistoryBounded: the newest steps are kept, as far as they fit.
 func TestGatewayHistoryBounded(t *testing.T) {
-	a := &annals{}
+	a := &historyCopy{}
 	big := make([]byte, 1<<20)
 	var head wire.Digest
 	for n := range 80 {
 		big[0] = byte(n)
 		entry := api.HistoryEntry{Policy: append([]byte(nil), big...)}
 		head = wire.NextHead(head, entry.Policy)
-		next, err := a.with(api.History{From: n, Entries: []api.HistoryEntry{entry}, Head: head})
+		next, err := a.appendPage(api.History{From: n, Entries: []api.HistoryEntry{entry}, Head: head})
 		if err != nil {
 			t.Fatal(err)
 		}
 		a = &next
 	}
-	if len(a.heads) != 80 || len(a.entries) != 64 || a.first != 16 || a.head() != head {
+	if len(a.heads) != 80 || len(a.entries) != 64 || a.first != 16 || a.lastHead() != head {
 		t.Errorf("got %d heads, %d entries from %d on", len(a.heads), len(a.entries), a.first)
 	}
-	if _, err := a.page(15); wire.ReasonOf(err) != wire.NotFound {
+	if _, err := a.pageFrom(15); wire.ReasonOf(err) != wire.NotFound {
 		t.Errorf("a step that is not kept: got %v", err)
 	}
-	h, err := a.page(16)
+	h, err := a.pageFrom(16)
 	if err != nil || len(h.Entries) != 8 || h.Head != head {
 		t.Errorf("got %d entries, %v, want a page of 8", len(h.Entries), err)
 	}

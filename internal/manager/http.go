@@ -13,29 +13,29 @@ import (
 // Its paths work while [Manager.Serve] runs.
 func (m *Manager) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc(wire.PathSession, m.whileServing(m.gateway.session))
-	mux.HandleFunc(wire.PathRequest, m.whileServing(m.gateway.request))
-	mux.HandleFunc(wire.PathOneOff, m.whileServing(m.gateway.oneOff))
-	mux.HandleFunc(wire.PathHistory, m.whileServing(m.history))
-	mux.Handle("GET "+api.PathMetrics, m.page(api.Buffered(m.metrics.handler()).ServeHTTP))
-	mux.Handle("GET "+api.PathLive, m.page(func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, health{Status: "live"}) }))
-	mux.Handle("GET "+api.PathReady, m.page(m.whileServing(m.ready)))
-	mux.Handle("/", m.page(func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc(wire.PathSession, m.whileServing(m.gateway.serveSession))
+	mux.HandleFunc(wire.PathRequest, m.whileServing(m.gateway.serveRequest))
+	mux.HandleFunc(wire.PathOneOff, m.whileServing(m.gateway.serveOneOff))
+	mux.HandleFunc(wire.PathHistory, m.whileServing(m.serveHistory))
+	mux.Handle("GET "+api.PathMetrics, m.limitPages(api.Buffered(m.metrics.handler()).ServeHTTP))
+	mux.Handle("GET "+api.PathLive, m.limitPages(func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, health{Status: "live"}) }))
+	mux.Handle("GET "+api.PathReady, m.limitPages(m.whileServing(m.serveReady)))
+	mux.Handle("/", m.limitPages(func(w http.ResponseWriter, r *http.Request) {
 		api.GatewayProblem(wire.Refuse(wire.NotFound, "request: path", r.URL.Path, "a path of the gateway")).Write(w)
 	}))
-	return pace().Handler(mux)
+	return clientPace().Handler(mux)
 }
 
-// page limits the number of concurrent requests that the manager serves itself.
-func (m *Manager) page(f http.HandlerFunc) http.HandlerFunc {
+// limitPages limits the number of concurrent requests that the manager serves itself.
+func (m *Manager) limitPages(f http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		from := limit.AddressOf(r.RemoteAddr)
-		if err := m.gateway.pages.Take(from, 1); err != nil {
-			m.metrics.overQuota(err)
+		if err := m.gateway.pages.Acquire(from, 1); err != nil {
+			m.metrics.countQuota(err)
 			api.GatewayProblem(err).Write(w)
 			return
 		}
-		defer m.gateway.pages.Give(from, 1)
+		defer m.gateway.pages.Release(from, 1)
 		f(w, r)
 	}
 }
@@ -57,10 +57,10 @@ type health struct {
 	Units  int    `json:"units,omitempty"`
 }
 
-// ready reports that the manager relays. It is ready without units, since units connect once
+// serveReady reports that the manager relays. It is ready without units, since units connect once
 // it is ready.
-func (m *Manager) ready(w http.ResponseWriter, _ *http.Request) {
-	_, units := m.registry.size()
+func (m *Manager) serveReady(w http.ResponseWriter, _ *http.Request) {
+	_, units := m.registry.counts()
 	writeHealth(w, health{Status: "ready", Units: units})
 }
 

@@ -20,19 +20,19 @@ import (
 // The quotas by which the gateway refuses requests. They are the rules of the refusals, and
 // the labels of a metric.
 const (
-	quotaReading  = "gateway: bytes of requests that are read"
-	quotaInFlight = "gateway: requests under way"
-	quotaPerUnit  = "gateway: requests under way at one unit"
-	quotaConnect  = "gateway: requests that wait for a connection to one unit"
-	quotaPages    = "gateway: pages under way"
-	quotaPolls    = "gateway: polls of the policy history"
-	quotaDear     = "gateway: open and one-off requests a second"
-	quotaUnknown  = "gateway: requests a second in sessions it does not know"
+	quotaReading   = "gateway: bytes of requests that are read"
+	quotaInFlight  = "gateway: requests under way"
+	quotaPerUnit   = "gateway: requests under way at one unit"
+	quotaConnect   = "gateway: requests that wait for a connection to one unit"
+	quotaPages     = "gateway: pages under way"
+	quotaPolls     = "gateway: polls of the policy history"
+	quotaExpensive = "gateway: open and one-off requests a second"
+	quotaUnknown   = "gateway: requests a second in sessions it does not know"
 )
 
-// cost returns the bytes that a request is charged while it is read: the most that may be
+// readingCost returns the bytes that a request is charged while it is read: the most that may be
 // buffered of it, and at least the fixed cost of a request.
-func cost(r *http.Request) int {
+func readingCost(r *http.Request) int {
 	most := 0
 	switch {
 	case r.URL.Path == wire.PathSession:
@@ -49,8 +49,8 @@ func cost(r *http.Request) int {
 // inOnePiece reports whether a one-off request is a single message of bounded size.
 func inOnePiece(r *http.Request) bool { return r.Header.Get("Content-Type") == wire.TypeOneOff }
 
-// whole reads and buffers the whole body, of at most limit bytes.
-func (x *exchange) whole(limit int) error {
+// readWhole reads and buffers the whole body, of at most limit bytes.
+func (x *forwardedRequest) readWhole(limit int) error {
 	_ = x.control.SetReadDeadline(time.Now().Add(wholeWait)) // the server may have none
 	b, err := io.ReadAll(http.MaxBytesReader(x.w, x.r.Body, int64(limit)))
 	var large *http.MaxBytesError
@@ -63,48 +63,48 @@ func (x *exchange) whole(limit int) error {
 		return wire.Refuse(wire.BadRequest, "request: body", err, "a complete body")
 	}
 	_ = x.control.SetReadDeadline(time.Time{})
-	x.body.keep(b)
+	x.body.setBuffered(b)
 	x.size = int64(len(b))
 	return nil
 }
 
-// first reads the first bytes of a body. They remain part of the body that is forwarded.
-func (x *exchange) first(size int) ([]byte, error) {
+// readPrefix reads the first bytes of a body. They remain part of the body that is forwarded.
+func (x *forwardedRequest) readPrefix(size int) ([]byte, error) {
 	first := make([]byte, size)
 	_ = x.control.SetReadDeadline(time.Now().Add(headerWait)) // the server may have none
 	if _, err := io.ReadFull(x.r.Body, first); err != nil {
 		return nil, wire.Refuse(wire.BadRequest, "request: header", err, "the first bytes within "+headerWait.String())
 	}
 	_ = x.control.SetReadDeadline(time.Time{})
-	x.body.begin, x.body.read = first, len(first)
+	x.body.prefix, x.body.consumed = first, len(first)
 	return first, nil
 }
 
-// read runs f to read the start of a request, and charges its bytes until done is called,
+// load runs f to read the start of a request, and charges its bytes until done is called,
 // since they may be buffered that long.
-func (g *gateway) read(x *exchange, f func(*exchange) error) (done func(), err error) {
-	n := cost(x.r)
-	if err := g.reading.Take(x.from, n); err != nil {
+func (g *gateway) readWithQuota(x *forwardedRequest, f func(*forwardedRequest) error) (done func(), err error) {
+	n := readingCost(x.r)
+	if err := g.reading.Acquire(x.from, n); err != nil {
 		return func() {}, err
 	}
 	err = f(x)
 	if x.r.URL.Path == wire.PathRequest { // it streams from here on, and little is buffered
-		g.reading.Give(x.from, n)
+		g.reading.Release(x.from, n)
 		return func() {}, err
 	}
-	return func() { g.reading.Give(x.from, n) }, err
+	return func() { g.reading.Release(x.from, n) }, err
 }
 
-// placed runs f with one of the places that client addresses share.
-func placed(s *limit.Shares, x *exchange, f func() error) error {
-	if err := s.Take(x.from, 1); err != nil {
+// withPlace runs f with one of the places that client addresses share.
+func withPlace(s *limit.Shares, x *forwardedRequest, f func() error) error {
+	if err := s.Acquire(x.from, 1); err != nil {
 		return err
 	}
-	defer s.Give(x.from, 1)
+	defer s.Release(x.from, 1)
 	return f()
 }
 
-// keep sets the buffered whole of a body, which can be sent any number of times.
-func (b *body) keep(whole []byte) {
-	b.source, b.begin, b.read, b.end = bytes.NewReader(nil), whole, len(whole), io.EOF
+// acceptFromManager sets the buffered whole of a body, which can be sent any number of times.
+func (b *requestBody) setBuffered(whole []byte) {
+	b.source, b.prefix, b.consumed, b.readErr = bytes.NewReader(nil), whole, len(whole), io.EOF
 }

@@ -44,13 +44,13 @@ type journal struct {
 // openJournal loads the copies of a previous process into c.
 func openJournal(dir string, c *copies, now time.Time) (*journal, error) {
 	j := &journal{path: filepath.Join(dir, journalFile)}
-	if err := j.read(c, now); err != nil {
+	if err := j.load(c, now); err != nil {
 		return nil, err
 	}
-	return j, j.rewrite(c)
+	return j, j.compact(c)
 }
 
-func (j *journal) read(c *copies, now time.Time) error {
+func (j *journal) load(c *copies, now time.Time) error {
 	f, err := os.Open(j.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -69,7 +69,7 @@ func (j *journal) read(c *copies, now time.Time) error {
 		if !ok {
 			return nil
 		}
-		c.put(cluster, item, now)
+		c.store(cluster, item, now)
 		_, _ = in.Discard(len(b) - len(rest)) // it is buffered
 	}
 }
@@ -94,8 +94,8 @@ func appendRecord(b []byte, cluster bus.Cluster, item bus.Item) []byte {
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b[begin:], castagnoli))
 }
 
-// add writes an item to the buffer.
-func (j *journal) add(cluster bus.Cluster, item bus.Item) error {
+// distribute writes an item to the buffer.
+func (j *journal) append(cluster bus.Cluster, item bus.Item) error {
 	n, err := j.out.Write(appendRecord(j.out.AvailableBuffer(), cluster, item))
 	j.size += n
 	return err
@@ -103,20 +103,20 @@ func (j *journal) add(cluster bus.Cluster, item bus.Item) error {
 
 // flush writes the buffer to the file, and rewrites the file when it is mostly out of date.
 func (j *journal) flush(c *copies) error {
-	if _, live := c.size(); j.size > 2*live+journalSlack {
-		return j.rewrite(c)
+	if _, live := c.totals(); j.size > 2*live+journalSlack {
+		return j.compact(c)
 	}
 	return j.out.Flush()
 }
 
-// rewrite replaces the file by one with the current copies.
-func (j *journal) rewrite(c *copies) error {
+// compact replaces the file by one with the current copies.
+func (j *journal) compact(c *copies) error {
 	f, err := os.OpenFile(j.path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	fresh := &journal{path: j.path, file: f, out: bufio.NewWriterSize(f, bus.MaxBatch)}
-	err = errors.Join(c.all(fresh.add), fresh.out.Flush())
+	err = errors.Join(c.forEach(fresh.append), fresh.out.Flush())
 	if err == nil {
 		err = os.Rename(f.Name(), j.path)
 	}
@@ -128,7 +128,7 @@ func (j *journal) rewrite(c *copies) error {
 	return nil
 }
 
-// close writes the buffer and closes the file. Errors are ignored: they lose no more than a
+// closeIdle writes the buffer and closes the file. Errors are ignored: they lose no more than a
 // crash would.
 func (j *journal) close() {
 	if j.file != nil {

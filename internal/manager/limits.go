@@ -22,7 +22,7 @@ type Limits struct {
 	PerAddress  int // open and one-off requests a second from one address; default 1,000, bursts of twice that; a tenth of it for requests in sessions that the manager does not know
 }
 
-func (l Limits) orDefault() Limits {
+func (l Limits) withDefaults() Limits {
 	for _, field := range []struct {
 		value     *int
 		otherwise int
@@ -36,51 +36,51 @@ func (l Limits) orDefault() Limits {
 
 // Sizes in bytes and counts.
 const (
-	maxOpen      = 8 << 10   // of an open request; ours are below 2 KiB
-	maxOneOff    = 260 << 10 // of a whole one-off request; units accept less
-	capsuleSize  = 7         // header of a one-off request, RFC 9458, section 4.3
-	minCost      = 8 << 10   // charged at least for a request that is being read
-	maxPages     = 256       // concurrent requests for metrics, probes and other paths
-	maxVouched   = 1 << 15   // recent sessions without a copy that are known to exist
-	maxReplay    = 16 << 10  // bytes of a streaming request that can be sent again
-	chunkSize    = 32 << 10  // buffer for responses of units
-	maxClusters  = 1_024     // clusters with units, and clusters with copies
-	maxNames     = 64        // DNS names recorded for one unit
-	maxNaming    = 64        // concurrent connections that read DNS names
-	maxWaiting   = 1_024     // requests that wait for a connection to one unit
-	maxAttempts  = 3         // units tried for one request
-	unitsHinted  = 8         // unit ids in one Cohort-Units field
-	rangeSize    = 1 << 16   // numbers allocated to a unit at once
-	rangeReserve = 1 << 32   // numbers reserved by one write to disk
+	maxOpen          = 8 << 10   // of an open request; ours are below 2 KiB
+	maxOneOff        = 260 << 10 // of a whole one-off request; units accept less
+	capsuleSize      = 7         // header of a one-off request, RFC 9458, section 4.3
+	minCost          = 8 << 10   // charged at least for a request that is being read
+	maxPages         = 256       // concurrent requests for metrics, probes and other paths
+	maxKnownSessions = 1 << 15   // recent sessions without a copy that are known to exist
+	maxReplay        = 16 << 10  // bytes of a streaming request that can be sent again
+	chunkSize        = 32 << 10  // buffer for responses of units
+	maxClusters      = 1_024     // clusters with units, and clusters with copies
+	maxNames         = 64        // DNS names recorded for one unit
+	maxNaming        = 64        // concurrent connections that read DNS names
+	maxWaiting       = 1_024     // requests that wait for a connection to one unit
+	maxAttempts      = 3         // units tried for one request
+	unitsHinted      = 8         // unit ids in one Cohort-Units field
+	rangeSize        = 1 << 16   // numbers allocated to a unit at once
+	rangeReserve     = 1 << 32   // numbers reserved by one write to disk
 )
 
 // Times.
 const (
-	batchGap      = time.Millisecond // between two pushes; items that arrive in between share a batch
-	silence       = 4 * time.Second  // a unit without a heartbeat for this long is removed
-	settleEvery   = time.Second      // between two address changes of a unit
-	nameAgain     = time.Second      // before the second attempt to read a unit's names; doubles each time
-	nameMost      = 30 * time.Second
-	bequeathEvery = 30 * time.Second // a unit that was away longer receives inherited sessions again
-	tidyEvery     = time.Second      // between removals of silent units and expired copies
-	moveEvery     = 3 * time.Second  // between two moves to other numbers, because another manager reserved the same
-	warmUp        = 5 * time.Second  // units reconnect to a restarted manager within this
-	copyLife      = 2 * time.Hour    // maximum lifetime of a session
-	recallSlack   = time.Minute      // covers the delay until a cut link is detected, and clock differences
-	connectWait   = 3 * time.Second  // TCP and TLS to a unit
-	lostUnit      = 4 * time.Second  // a connection without incoming data is closed
-	idleUnit      = 30 * time.Second // idle connection to a unit; the unit's own limit is longer
-	headerWait    = 5 * time.Second  // TLS handshake and request header of a client
-	wholeWait     = 10 * time.Second // for a whole open request or one-off request
-	readWait      = time.Minute      // for the next bytes of a request
-	restWait      = time.Second      // for the rest of a request after its response
-	writeWait     = 30 * time.Second // for a client to accept the next bytes of a response
-	idleWait      = 90 * time.Second // idle connection of a client
-	endWait       = 10 * time.Second // for running requests at shutdown
+	batchGap            = time.Millisecond // between two pushes; items that arrive in between share a batch
+	silence             = 4 * time.Second  // a unit without a heartbeat for this long is removed
+	addressInterval     = time.Second      // between two address changes of a unit
+	minNameWait         = time.Second      // before the second attempt to read a unit's names; doubles each time
+	maxNameWait         = 30 * time.Second
+	forwardAgainAfter   = 30 * time.Second // a unit that was away longer receives inherited sessions again
+	maintenanceInterval = time.Second      // between removals of silent units and expired copies
+	moveInterval        = 3 * time.Second  // between two moves to other numbers, because another manager reserved the same
+	warmUp              = 5 * time.Second  // units reconnect to a restarted manager within this
+	copyLifetime        = 2 * time.Hour    // maximum lifetime of a session
+	recallSlack         = time.Minute      // covers the delay until a cut link is detected, and clock differences
+	connectWait         = 3 * time.Second  // TCP and TLS to a unit
+	lostUnit            = 4 * time.Second  // a connection without incoming data is closed
+	idleUnit            = 30 * time.Second // idle connection to a unit; the unit's own limit is longer
+	headerWait          = 5 * time.Second  // TLS handshake and request header of a client
+	wholeWait           = 10 * time.Second // for a whole open request or one-off request
+	readWait            = time.Minute      // for the next bytes of a request
+	restWait            = time.Second      // for the rest of a request after its response
+	writeWait           = 30 * time.Second // for a client to accept the next bytes of a response
+	idleWait            = 90 * time.Second // idle connection of a client
+	endWait             = 10 * time.Second // for running requests at shutdown
 )
 
 // unitBackoff is how long a unit that cannot be reached receives no requests.
-var unitBackoff = retry.Backoff{First: 100 * time.Millisecond, Most: 5 * time.Second}
+var unitBackoff = retry.Backoff{First: 100 * time.Millisecond, Max: 5 * time.Second}
 
-// pace returns the time limits for the gateway's clients.
-func pace() limit.Pace { return limit.Pace{Read: readWait, Write: writeWait, Rest: restWait} }
+// clientPace returns the time limits for the gateway's clients.
+func clientPace() limit.Pace { return limit.Pace{Read: readWait, Write: writeWait, Rest: restWait} }

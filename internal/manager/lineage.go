@@ -9,31 +9,31 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// lineage records which releases continue which. The identity of a unit comes from its
+// successors records which releases continue which. The identity of a unit comes from its
 // certificate. The identity that it inherits from is the unit's own claim, and counts only for
 // an identity of the same task, or of the same role of the same group. So a unit receives
 // sealed sessions of no other tenant, and of its own tenant it can open only those whose keys
 // the authority gave it.
-type lineage struct {
-	mu       sync.Mutex
-	clusters map[wire.Digest]bus.Cluster          // guarded by mu, by identity
-	holders  map[bus.Cluster]string               // guarded by mu: task or GROUP/ROLE
-	children map[bus.Cluster]map[bus.Cluster]bool // guarded by mu: clusters that inherit from the key
+type successors struct {
+	mu         sync.Mutex
+	clusters   map[wire.Digest]bus.Cluster          // guarded by mu, by identity
+	holders    map[bus.Cluster]string               // guarded by mu: task or GROUP/ROLE
+	successors map[bus.Cluster]map[bus.Cluster]bool // guarded by mu: clusters that inherit from the key
 }
 
-func newLineage() *lineage {
-	l := &lineage{}
+func newSuccessors() *successors {
+	l := &successors{}
 	l.reset()
 	return l
 }
 
-func (l *lineage) reset() {
-	l.clusters, l.holders, l.children = map[wire.Digest]bus.Cluster{}, map[bus.Cluster]string{}, map[bus.Cluster]map[bus.Cluster]bool{}
+func (l *successors) reset() {
+	l.clusters, l.holders, l.successors = map[wire.Digest]bus.Cluster{}, map[bus.Cluster]string{}, map[bus.Cluster]map[bus.Cluster]bool{}
 }
 
-// heard records the identity of a verified unit, and the identity that it claims to inherit
+// record records the identity of a verified unit, and the identity that it claims to inherit
 // from. It returns the cluster of the latter if the claim counts.
-func (l *lineage) heard(u bus.Unit, inherits wire.Digest) (from bus.Cluster, ok bool) {
+func (l *successors) record(u bus.Unit, inherits wire.Digest) (from bus.Cluster, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, known := l.clusters[u.Identity]; !known && len(l.clusters) >= 2*maxClusters {
@@ -44,33 +44,33 @@ func (l *lineage) heard(u bus.Unit, inherits wire.Digest) (from bus.Cluster, ok 
 	if inherits.IsZero() || !known || from == u.Cluster || l.holders[from] != u.Holder() {
 		return bus.Cluster{}, false
 	}
-	if l.children[from] == nil {
-		l.children[from] = map[bus.Cluster]bool{}
+	if l.successors[from] == nil {
+		l.successors[from] = map[bus.Cluster]bool{}
 	}
-	l.children[from][u.Cluster] = true
+	l.successors[from][u.Cluster] = true
 	return from, true
 }
 
-// cluster returns the cluster of an identity.
-func (l *lineage) cluster(identity wire.Digest) (c bus.Cluster, known bool) {
+// clusterOf returns the cluster of an identity.
+func (l *successors) clusterOf(identity wire.Digest) (c bus.Cluster, known bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c, known = l.clusters[identity]
 	return c, known
 }
 
-// heirs returns the clusters that inherit from c.
-func (l *lineage) heirs(c bus.Cluster) []bus.Cluster {
+// successorsOf returns the clusters that inherit from c.
+func (l *successors) successorsOf(c bus.Cluster) []bus.Cluster {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.Collect(maps.Keys(l.children[c]))
+	return slices.Collect(maps.Keys(l.successors[c]))
 }
 
-// parents returns the clusters that c inherits from.
-func (l *lineage) parents(c bus.Cluster) (list []bus.Cluster) {
+// predecessorsOf returns the clusters that c inherits from.
+func (l *successors) predecessorsOf(c bus.Cluster) (list []bus.Cluster) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for parent, children := range l.children {
+	for parent, children := range l.successors {
 		if children[c] {
 			list = append(list, parent)
 		}
@@ -78,9 +78,9 @@ func (l *lineage) parents(c bus.Cluster) (list []bus.Cluster) {
 	return list
 }
 
-// holder returns the task, or GROUP/ROLE, of the first known cluster of a list, empty if it
+// holderOf returns the task, or GROUP/ROLE, of the first known cluster of a list, empty if it
 // knows none.
-func (l *lineage) holder(clusters []bus.Cluster) string {
+func (l *successors) holderOf(clusters []bus.Cluster) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, c := range clusters {

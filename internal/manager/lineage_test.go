@@ -17,39 +17,39 @@ import (
 func TestHeirs(t *testing.T) {
 	w := newWorld(t)
 	before := w.named(bustest.Keys)
-	kept, later := item(1, before.Identity), item(2, before.Identity)
-	if err := before.conn.Publish(kept); err != nil {
+	stored, later := item(1, before.Identity), item(2, before.Identity)
+	if err := before.conn.Publish(stored); err != nil {
 		t.Fatal(err)
 	}
-	testworld.Eventually(t, "the item is kept", func() bool { return w.holds(before.Cluster, kept) })
+	testworld.Eventually(t, "the item is kept", func() bool { return w.holds(before.Cluster, stored) })
 
-	after := w.namedOf(w.authority.Next())
+	after := w.namedOf(w.authority.Successor())
 	heard := listen(t, after.conn)
-	inherit := func(b *bus.Beat) { b.Inherits = before.Identity }
+	inherit := func(b *bus.Heartbeat) { b.Inherits = before.Identity }
 	w.claim(after, inherit)
-	testworld.Eventually(t, "what is kept is pushed to the heir", func() bool { return heard.times(kept) == 1 })
+	testworld.Eventually(t, "what is kept is pushed to the heir", func() bool { return heard.times(stored) == 1 })
 	if err := before.conn.Publish(later); err != nil {
 		t.Fatal(err)
 	}
 	testworld.Eventually(t, "what comes later is, too", func() bool { return heard.times(later) == 1 })
-	if got, err := after.conn.Pull(t.Context(), later.Session); err != nil || got.Session != later.Session {
+	if got, err := after.conn.FetchCopy(t.Context(), later.Session); err != nil || got.Session != later.Session {
 		t.Errorf("pulled by the heir: got %v, %v", got.Session, err)
 	}
-	if w.holds(after.Cluster, kept) {
+	if w.holds(after.Cluster, stored) {
 		t.Error("what was only passed on is kept twice")
 	}
 
 	stranger := w.named(bustest.Short) // of another task, ready all the time
-	_, err := stranger.conn.Pull(t.Context(), later.Session)
+	_, err := stranger.conn.FetchCopy(t.Context(), later.Session)
 	testworld.Refused(t, err, wire.NotFound)
 	w.cool()
 	gateway := w.client("gateway.example")
-	if status, body, _ := gateway.request(t, wire.Header{Session: kept.Session}, ""); status != 200 || body != before.ID.String() {
+	if status, body, _ := gateway.request(t, wire.Header{Session: stored.Session}, ""); status != 200 || body != before.ID.String() {
 		t.Errorf("while the former release serves: got %d by %q", status, body)
 	}
-	w.claim(before, func(b *bus.Beat) { b.Ready = false })
+	w.claim(before, func(b *bus.Heartbeat) { b.Ready = false })
 	for range 10 {
-		if status, body, _ := gateway.request(t, wire.Header{Session: kept.Session}, ""); status != 200 || body != after.ID.String() {
+		if status, body, _ := gateway.request(t, wire.Header{Session: stored.Session}, ""); status != 200 || body != after.ID.String() {
 			t.Errorf("afterwards: got %d by %q, want the heir", status, body)
 		}
 	}
@@ -59,15 +59,15 @@ func TestHeirs(t *testing.T) {
 		t.Fatal(err)
 	}
 	testworld.Eventually(t, "the heir's own item is kept", func() bool { return w.holds(after.Cluster, resealed) })
-	second := w.connect(w.authority.Next())
+	second := w.connect(w.authority.Successor())
 	alsoHeard := listen(t, second)
-	claims := bus.Beat{Address: "127.0.0.1:1"}
+	claims := bus.Heartbeat{Address: "127.0.0.1:1"}
 	inherit(&claims)
-	testworld.NoError(t, second.Beat(claims))
+	testworld.NoError(t, second.SendHeartbeat(claims))
 	testworld.Eventually(t, "a new heir is pushed what its cluster has not sealed", func() bool { return alsoHeard.times(later) == 1 })
-	testworld.NoError(t, second.Beat(claims))
+	testworld.NoError(t, second.SendHeartbeat(claims))
 	time.Sleep(20 * batchGap)
-	if got, again, first := alsoHeard.times(kept), alsoHeard.times(later), heard.times(later); got != 0 || again != 1 || first != 1 {
+	if got, again, first := alsoHeard.times(stored), alsoHeard.times(later), heard.times(later); got != 0 || again != 1 || first != 1 {
 		t.Errorf("pushed %d times what the heirs have sealed for themselves, and %d and %d times the other, want never and once each", got, again, first)
 	}
 }
@@ -79,7 +79,7 @@ func TestLineage(t *testing.T) {
 	role := func(n byte, role string) bus.Unit {
 		return bus.Unit{Cluster: bus.Cluster{n}, Identity: wire.Digest{n}, Group: "t", Role: role}
 	}
-	l := newLineage()
+	l := newSuccessors()
 	for _, row := range []struct {
 		name     string
 		unit     bus.Unit
@@ -97,21 +97,21 @@ func TestLineage(t *testing.T) {
 		{"a role", role(6, "r"), 0, 2},
 		{"another role", role(7, "s"), 6, 2},
 	} {
-		l.heard(row.unit, wire.Digest{row.inherits})
-		if got := len(l.heirs(bus.Cluster{1})); got != row.heirs {
+		l.record(row.unit, wire.Digest{row.inherits})
+		if got := len(l.successorsOf(bus.Cluster{1})); got != row.heirs {
 			t.Errorf("%s: got %d heirs, want %d", row.name, got, row.heirs)
 		}
 	}
-	if got := l.heirs(bus.Cluster{6}); len(got) > 0 {
+	if got := l.successorsOf(bus.Cluster{6}); len(got) > 0 {
 		t.Errorf("of a role: got %v, want none", got)
 	}
-	if got := l.holder([]bus.Cluster{{9}, {1}}); got != "t" {
+	if got := l.holderOf([]bus.Cluster{{9}, {1}}); got != "t" {
 		t.Errorf("holder: got %q, want %q", got, "t")
 	}
 	for n := range 3 * maxClusters {
 		u := unit(byte(n), "t")
 		u.Cluster[1], u.Identity[1] = byte(n>>8)+1, byte(n>>8)+1
-		l.heard(u, wire.Digest{})
+		l.record(u, wire.Digest{})
 	}
 	if got := len(l.clusters); got > 2*maxClusters {
 		t.Errorf("identities known: got %d, want at most %d", got, 2*maxClusters)
@@ -121,30 +121,30 @@ func TestLineage(t *testing.T) {
 // TestBequests: a unit that comes back is pushed what it inherits again only
 // after it was away for a while.
 func TestBequests(t *testing.T) {
-	b, now := newBequests(), time.Now()
+	b, now := newForwardLog(), time.Now()
 	unit, from := wire.UnitID{1}, bus.Cluster{1}
 	for _, row := range []struct {
 		after  time.Duration
 		begins bool
-	}{{0, true}, {time.Second, false}, {bequeathEvery, false}, {2 * bequeathEvery, false}, {3*bequeathEvery + 1, true}} {
-		if got := b.begins(unit, from, now.Add(row.after)); got != row.begins {
+	}{{0, true}, {time.Second, false}, {forwardAgainAfter, false}, {2 * forwardAgainAfter, false}, {3*forwardAgainAfter + 1, true}} {
+		if got := b.shouldForward(unit, from, now.Add(row.after)); got != row.begins {
 			t.Errorf("after %v: got %v, want %v", row.after, got, row.begins)
 		}
 	}
-	if b.prune(now.Add(5 * bequeathEvery)); len(b.last) != 0 {
-		t.Errorf("got %d units, want none", len(b.last))
+	if b.removeExpired(now.Add(5 * forwardAgainAfter)); len(b.lastSeen) != 0 {
+		t.Errorf("got %d units, want none", len(b.lastSeen))
 	}
 }
 
 // TestBequeathEnds: a unit that takes nothing ends what it is pushed.
 func TestBequeathEnds(t *testing.T) {
 	c := newCopies(1 << 20)
-	r := newRelay(c, newLineage(), nil, Config{Clock: time.Now})
+	r := newRelay(c, newSuccessors(), nil, Config{Clock: time.Now})
 	for n := range 1000 {
-		c.put(bus.Cluster{1}, item(n), time.Now())
+		c.store(bus.Cluster{1}, item(n), time.Now())
 	}
 	batches := 0
-	r.bequeath(bus.Cluster{1}, bus.Unit{Cluster: bus.Cluster{2}}, func(b []byte) bool {
+	r.forwardSessions(bus.Cluster{1}, bus.Unit{Cluster: bus.Cluster{2}}, func(b []byte) bool {
 		if batches++; len(b) == 0 || len(b) > bus.MaxBatch {
 			t.Errorf("got a batch of %d bytes", len(b))
 		}

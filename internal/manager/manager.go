@@ -64,37 +64,37 @@ type Config struct {
 
 // Manager is a cluster manager. It is safe for concurrent use.
 type Manager struct {
-	config    Config
-	pool      *x509.CertPool // of Config.Roots
-	ranges    *ranges
-	copies    *copies
-	journal   *journal
-	registry  *registry
-	bequests  *bequests
-	gateway   *gateway
-	chronicle *chronicle
-	metrics   *metrics
-	clients   *limit.Connections
-	polls     *limit.Shares // one place for each request that waits for the next policy step
-	ending    chan struct{} // closed when Serve ends
-	serving   atomic.Bool
-	recalled  atomic.Bool                  // the NATS stream was read since the link came up
-	bus       atomic.Pointer[bus.Server]   // nil before Serve
-	server    atomic.Pointer[natsd.Server] // nil before Serve, and without NATS
-	hub       atomic.Pointer[cluster.Hub]  // nil before Serve, and without NATS
+	config   Config
+	pool     *x509.CertPool // of Config.Roots
+	ranges   *ranges
+	copies   *copies
+	journal  *journal
+	registry *registry
+	forwards *forwardLog
+	gateway  *gateway
+	mirror   *historyMirror
+	metrics  *metrics
+	clients  *limit.Connections
+	polls    *limit.Shares // one place for each request that waits for the next policy step
+	ending   chan struct{} // closed when Serve ends
+	serving  atomic.Bool
+	recalled atomic.Bool                  // the NATS stream was read since the link came up
+	bus      atomic.Pointer[bus.Server]   // nil before Serve
+	server   atomic.Pointer[natsd.Server] // nil before Serve, and without NATS
+	hub      atomic.Pointer[cluster.Hub]  // nil before Serve, and without NATS
 }
 
 // New makes a manager and loads what a previous process stored in the data directory. It
 // reports all configuration errors together.
 func New(c Config) (*Manager, error) {
-	if err := c.complete(); err != nil {
+	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("configuring the manager: %w", err)
 	}
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
 	m := &Manager{
-		config: c, pool: x509.NewCertPool(), copies: newCopies(c.Limits.Copies), bequests: newBequests(),
+		config: c, pool: x509.NewCertPool(), copies: newCopies(c.Limits.Copies), forwards: newForwardLog(),
 		clients: limit.NewConnections(c.Limits.Clients), polls: limit.NewShares(quotaPolls, c.Limits.Polls), ending: make(chan struct{}),
 	}
 	for _, root := range c.Roots {
@@ -107,7 +107,7 @@ func New(c Config) (*Manager, error) {
 	if m.journal, err = openJournal(c.DataDir, m.copies, c.Clock()); err != nil {
 		return nil, fmt.Errorf("opening the stored copies: %w", err)
 	}
-	if m.chronicle, err = newChronicle(m.config, m.pool); err != nil {
+	if m.mirror, err = newHistoryMirror(m.config, m.pool); err != nil {
 		return nil, err
 	}
 	m.registry = newRegistry(c.Limits, dialer{roots: m.pool, clock: c.Clock})
@@ -117,15 +117,15 @@ func New(c Config) (*Manager, error) {
 	return m, nil
 }
 
-// complete sets defaults and reports all missing fields.
-func (c *Config) complete() error {
+// validate sets defaults and reports all missing fields.
+func (c *Config) validate() error {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
 	if c.Clock == nil {
 		c.Clock = time.Now
 	}
-	c.Limits = c.Limits.orDefault()
+	c.Limits = c.Limits.withDefaults()
 	faults := []error{c.NATS.Check()}
 	for _, field := range []struct {
 		name    string
@@ -143,14 +143,14 @@ func (c *Config) complete() error {
 // manager have ended. Serve can be called once.
 func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
 	defer m.journal.close()
-	defer m.chronicle.close()
+	defer m.mirror.close()
 	defer m.registry.close()
-	certificate, err := m.certificate(l)
+	certificate, err := m.busCertificate(l)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	r := newRelay(m.copies, m.registry.lineage, m.journal, m.config)
-	leave, err := m.join(r)
+	r := newRelay(m.copies, m.registry.successors, m.journal, m.config)
+	leave, err := m.joinCluster(r)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
@@ -168,13 +168,13 @@ func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer stop()
-	running.Go(func() { r.run(work, m.outlets(units)) })
-	running.Go(func() { m.tidy(work) })
-	running.Go(func() { m.chronicle.keep(work) })
+	running.Go(func() { r.run(work, m.sinks(units)) })
+	running.Go(func() { m.runMaintenance(work) })
+	running.Go(func() { m.mirror.follow(work) })
 	if m.config.NATS.JetStream != "" {
-		running.Go(func() { m.remember(work, m.hub.Load(), r) })
+		running.Go(func() { m.restoreCopies(work, m.hub.Load(), r) })
 	}
-	m.gateway.warm(m.config.Clock())
+	m.gateway.startWarmUp(m.config.Clock())
 	m.serving.Store(true)
 	defer m.serving.Store(false)
 	return m.serveGateway(work, l)
@@ -190,24 +190,24 @@ func (m *Manager) busConfig(ctx context.Context, r *relay, certificate func() (*
 			if reason == wire.Internal {
 				reason = "" // the unit left, or its network broke off
 			}
-			m.metrics.ended.WithLabelValues(string(reason)).Inc()
+			m.metrics.busEnded.WithLabelValues(string(reason)).Inc()
 			m.config.Log.Debug("bus connection ended", "remote", remote, "reason", reason, "cause", err)
 		},
-		Duties: bus.Duties{
-			Beat: func(u bus.Unit, b bus.Beat) { m.beat(ctx, r, u, b) },
+		Handlers: bus.Handlers{
+			Heartbeat: func(u bus.Unit, b bus.Heartbeat) { m.handleHeartbeat(ctx, r, u, b) },
 			Item: func(u bus.Unit, i bus.Item) {
-				if err := r.take(u, i); err != nil {
-					m.metrics.refused.Inc()
+				if err := r.acceptFromUnit(u, i); err != nil {
+					m.metrics.itemsRefused.Inc()
 					m.config.Log.Debug("item not relayed", "unit", u.ID, "cause", err)
 				}
 			},
-			Pull: m.pull, Range: m.take,
+			Pull: m.pullCopy, Range: m.allocateRange,
 		},
 	}
 }
 
-// join connects to other managers, if any are configured.
-func (m *Manager) join(r *relay) (leave func(), err error) {
+// joinCluster connects to other managers, if any are configured.
+func (m *Manager) joinCluster(r *relay) (leave func(), err error) {
 	if len(m.config.NATS.URLs) == 0 {
 		return func() {}, nil
 	}
@@ -215,7 +215,7 @@ func (m *Manager) join(r *relay) (leave func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	hub, err := cluster.Attach(server, cluster.Duties{Item: r.keep, Claim: m.claimed, Pull: m.kept, Unit: m.announced})
+	hub, err := cluster.Attach(server, cluster.Handlers{Item: r.acceptFromManager, Claim: m.handleClaim, Pull: m.findCopy, Unit: m.handleAnnouncement})
 	if err != nil {
 		server.Stop()
 		return nil, err
@@ -225,42 +225,42 @@ func (m *Manager) join(r *relay) (leave func(), err error) {
 	return func() { hub.Close(); server.Stop() }, nil
 }
 
-// outlets returns the functions with which the relay pushes batches.
-func (m *Manager) outlets(units *bus.Server) outlets {
+// sinks returns the functions with which the relay pushes batches.
+func (m *Manager) sinks(units *bus.Server) sinks {
 	if hub := m.hub.Load(); hub != nil {
-		return outlets{units: units.Push, managers: hub.Push}
+		return sinks{units: units.Push, managers: hub.PushBatch}
 	}
-	return outlets{units: units.Push}
+	return sinks{units: units.Push}
 }
 
-// joined reports whether the link to the external NATS cluster is up.
-func (m *Manager) joined() bool {
+// isJoined reports whether the link to the external NATS cluster is up.
+func (m *Manager) isJoined() bool {
 	server := m.server.Load()
 	return server != nil && server.Joined()
 }
 
-// certificate returns the certificate of the bus. It refuses a gateway in plain text on an
+// busCertificate returns the certificate of the bus. It refuses a gateway in plain text on an
 // address that is not loopback.
-func (m *Manager) certificate(l net.Listener) (func() (*tls.Certificate, error), error) {
+func (m *Manager) busCertificate(l net.Listener) (func() (*tls.Certificate, error), error) {
 	if m.config.Certificate != nil {
 		return m.config.Certificate, nil
 	}
 	if address, ok := l.Addr().(*net.TCPAddr); ok && !address.IP.IsLoopback() {
 		return nil, wire.Refuse(wire.NotAllowed, "gateway without a certificate", address, "a loopback address, or --tls-cert")
 	}
-	return selfMade(m.config)
+	return loadSelfSigned(m.config)
 }
 
 func (m *Manager) serveGateway(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
-		Handler: m.Handler(), HTTP2: pace().HTTP2(),
+		Handler: m.Handler(), HTTP2: clientPace().HTTP2(),
 		ReadHeaderTimeout: headerWait, IdleTimeout: idleWait, MaxHeaderBytes: 16 << 10,
 		ConnState: m.clients.Track,
 		ErrorLog:  slog.NewLogLogger(m.config.Log.Handler(), slog.LevelDebug), // failed handshakes of any client
 	}
 	ended := make(chan struct{})
 	cancel := context.AfterFunc(ctx, func() { defer close(ended); close(m.ending); m.shutDown(server) })
-	err := m.accept(server, l)
+	err := m.serveListener(server, l)
 	if cancel() {
 		return errors.Join(fmt.Errorf("serving the gateway: %w", err), server.Close())
 	}
@@ -268,7 +268,7 @@ func (m *Manager) serveGateway(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-func (m *Manager) accept(server *http.Server, l net.Listener) error {
+func (m *Manager) serveListener(server *http.Server, l net.Listener) error {
 	if m.config.Certificate == nil {
 		return server.Serve(l)
 	}
@@ -289,10 +289,10 @@ func (m *Manager) shutDown(server *http.Server) {
 	}
 }
 
-// tidy removes silent units and expired copies, and announces to other managers which session
+// runMaintenance removes silent units and expired copies, and announces to other managers which session
 // numbers are reserved here.
-func (m *Manager) tidy(ctx context.Context) {
-	ticker := time.NewTicker(tidyEvery)
+func (m *Manager) runMaintenance(ctx context.Context) {
+	ticker := time.NewTicker(maintenanceInterval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -300,21 +300,21 @@ func (m *Manager) tidy(ctx context.Context) {
 			return
 		case <-ticker.C:
 			now := m.config.Clock()
-			m.registry.forget(ctx, now)
-			m.copies.prune(now)
-			m.bequests.prune(now)
+			m.registry.dropSilent(ctx, now)
+			m.copies.removeExpired(now)
+			m.forwards.removeExpired(now)
 			if hub := m.hub.Load(); hub != nil {
-				_ = hub.Claim(m.ranges.claim()) // repeated every second
+				_ = hub.AnnounceRanges(m.ranges.unallocated()) // repeated every second
 			}
 		}
 	}
 }
 
-// remember reads the NATS stream each time the link to the external cluster comes up, to store
+// restoreCopies reads the NATS stream each time the link to the external cluster comes up, to store
 // what other managers pushed while the link was down.
-func (m *Manager) remember(ctx context.Context, hub *cluster.Hub, r *relay) {
-	stream := cluster.Stream{Domain: m.config.NATS.JetStream, Replicas: min(len(m.config.NATS.URLs), 3), Life: copyLife}
-	ticker := time.NewTicker(tidyEvery)
+func (m *Manager) restoreCopies(ctx context.Context, hub *cluster.Hub, r *relay) {
+	stream := cluster.Stream{Domain: m.config.NATS.JetStream, Replicas: min(len(m.config.NATS.URLs), 3), MaxAge: copyLifetime}
+	ticker := time.NewTicker(maintenanceInterval)
 	defer ticker.Stop()
 	var since time.Time // older items are already stored; zero: read all
 	for faulty := false; ; {
@@ -324,12 +324,12 @@ func (m *Manager) remember(ctx context.Context, hub *cluster.Hub, r *relay) {
 		case <-ticker.C:
 		}
 		now := m.config.Clock()
-		if !m.joined() {
+		if !m.isJoined() {
 			m.recalled.Store(false)
 			continue
 		}
 		if !m.recalled.Load() {
-			items, err := r.recall(func(f func(bus.Cluster, bus.Item)) error { return hub.Recall(ctx, stream, since, f) })
+			items, err := r.restoreFromStream(func(f func(bus.Cluster, bus.Item)) error { return hub.Recall(ctx, stream, since, f) })
 			if err != nil {
 				if !faulty && ctx.Err() == nil {
 					m.config.Log.Warn("stored copies cannot be read from NATS", "error", err)
@@ -345,83 +345,83 @@ func (m *Manager) remember(ctx context.Context, hub *cluster.Hub, r *relay) {
 	}
 }
 
-// beat records a heartbeat and announces the unit to other managers. If the unit inherits
+// handleHeartbeat records a heartbeat and announces the unit to other managers. If the unit inherits
 // sessions of a predecessor, beat also sends it the predecessor's stored sessions that its own
 // cluster has not sealed again: the units that received them when they were pushed may be
 // gone.
-func (m *Manager) beat(ctx context.Context, r *relay, u bus.Unit, b bus.Beat) {
+func (m *Manager) handleHeartbeat(ctx context.Context, r *relay, u bus.Unit, b bus.Heartbeat) {
 	now := m.config.Clock()
-	from, inherits := m.hear(u, b, itself, now)
+	from, inherits := m.recordUnit(u, b, ownConnection, now)
 	if !b.Relay {
 		return // another manager relays for it
 	}
 	if hub := m.hub.Load(); hub != nil {
-		_ = hub.Announce(u, b) // repeated with the next heartbeat
+		_ = hub.AnnounceUnit(u, b) // repeated with the next heartbeat
 	}
-	if units := m.bus.Load(); inherits && units != nil && m.bequests.begins(u.ID, from, now) {
-		r.tasks.Go(func() { r.bequeath(from, u, func(batch []byte) bool { return units.PushTo(ctx, u, batch) }) })
+	if units := m.bus.Load(); inherits && units != nil && m.forwards.shouldForward(u.ID, from, now) {
+		r.tasks.Go(func() { r.forwardSessions(from, u, func(batch []byte) bool { return units.PushTo(ctx, u, batch) }) })
 	}
 }
 
-// hear records a heartbeat that a unit, or another manager on its behalf, sent. It returns the
+// recordUnit records a heartbeat that a unit, or another manager on its behalf, sent. It returns the
 // cluster from which the unit inherits sessions.
-func (m *Manager) hear(u bus.Unit, b bus.Beat, by source, now time.Time) (from bus.Cluster, inherits bool) {
-	if m.registry.heard(u, b, by, now) {
+func (m *Manager) recordUnit(u bus.Unit, b bus.Heartbeat, by reporter, now time.Time) (from bus.Cluster, inherits bool) {
+	if m.registry.recordHeartbeat(u, b, by, now) {
 		m.config.Log.Info("unit added", "unit", u.ID, "task", u.Holder(), "address", b.Address)
 	}
-	return m.registry.lineage.heard(u, b.Inherits)
+	return m.registry.successors.record(u, b.Inherits)
 }
 
-// announced records a unit that another manager announced. It verifies the unit's
+// handleAnnouncement records a unit that another manager announced. It verifies the unit's
 // certificates, once for each pair of certificates.
-func (m *Manager) announced(leaf, cross []byte, b bus.Beat) {
+func (m *Manager) handleAnnouncement(leaf, cross []byte, b bus.Heartbeat) {
 	now := m.config.Clock()
-	u, err := cluster.Certify(leaf, cross, m.registry.certified, m.pool, now)
+	u, err := cluster.VerifyUnit(leaf, cross, m.registry.unitByCertificates, m.pool, now)
 	if err != nil {
 		m.config.Log.Debug("announced unit not verified", "cause", err)
 		return
 	}
-	m.hear(u, b, elsewhere, now)
+	m.recordUnit(u, b, otherManager, now)
 }
 
-// pull returns the copy of a session for a unit. If it has none it asks other managers.
-func (m *Manager) pull(ctx context.Context, u bus.Unit, s wire.SessionID) (bus.Item, bool) {
-	item, found := m.kept(u.Cluster, s)
-	if hub := m.hub.Load(); !found && hub != nil && m.joined() {
-		item, found = hub.Ask(ctx, u.Cluster, s)
+// pullCopy returns the copy of a session for a unit. If it has none it asks other managers.
+func (m *Manager) pullCopy(ctx context.Context, u bus.Unit, s wire.SessionID) (bus.Item, bool) {
+	item, found := m.findCopy(u.Cluster, s)
+	if hub := m.hub.Load(); !found && hub != nil && m.isJoined() {
+		item, found = hub.RequestCopy(ctx, u.Cluster, s)
 	}
 	m.metrics.pulls.WithLabelValues(foundLabel[found]).Inc()
 	return item, found
 }
 
-// kept returns the copy of a session that a cluster may open: its own, or that of a
+// storedCopy returns the copy of a session that a cluster may open: its own, or that of a
 // predecessor.
-func (m *Manager) kept(c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
-	item, found := m.copies.get(c, s, m.config.Clock())
-	for _, before := range m.registry.lineage.parents(c) {
+func (m *Manager) findCopy(c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
+	item, found := m.copies.lookup(c, s, m.config.Clock())
+	for _, before := range m.registry.successors.predecessorsOf(c) {
 		if !found {
-			item, found = m.copies.get(before, s, m.config.Clock())
+			item, found = m.copies.lookup(before, s, m.config.Clock())
 		}
 	}
 	return item, found
 }
 
-func (m *Manager) take() (bus.Range, error) {
-	r, err := m.ranges.take()
+func (m *Manager) allocateRange() (bus.Range, error) {
+	r, err := m.ranges.allocate()
 	if err != nil {
 		m.config.Log.Warn("session numbers not allocated", "error", err)
 	}
 	return r, err
 }
 
-func (m *Manager) claimed(other bus.Range) {
-	if err := m.ranges.heard(other, m.config.Clock()); err != nil {
+func (m *Manager) handleClaim(other bus.Range) {
+	if err := m.ranges.avoidClaim(other, m.config.Clock()); err != nil {
 		m.config.Log.Warn("session numbers that another manager allocates too", "error", err)
 	}
 }
 
-// connected returns the number of units that are connected to the bus.
-func (m *Manager) connected() int {
+// connectedUnits returns the number of units that are connected to the bus.
+func (m *Manager) connectedUnits() int {
 	if units := m.bus.Load(); units != nil {
 		return units.Connections()
 	}

@@ -39,7 +39,7 @@ func copiesHeap(n int) uint64 {
 	for i := range n {
 		item := bus.Item{Kind: bus.Sealed, Expiry: uint64(now.Add(time.Hour).Unix()) + uint64(i%600), Bytes: sealed}
 		binary.BigEndian.PutUint64(item.Session[:], uint64(i))
-		c.put(bus.Cluster{1}, item, now)
+		c.store(bus.Cluster{1}, item, now)
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)

@@ -16,24 +16,24 @@ import (
 // metrics are the manager's metrics. Labels are closed lists; none of them names a unit, a
 // session or a user.
 type metrics struct {
-	registry *prometheus.Registry
-	requests *prometheus.HistogramVec // seconds, by path and reason
-	retries  prometheus.Counter
-	failures prometheus.Counter
-	pulls    *prometheus.CounterVec // by outcome
-	quotas   *prometheus.CounterVec // refusals, by quota
-	ended    *prometheus.CounterVec // by reason
-	refused  prometheus.Counter
+	registry     *prometheus.Registry
+	requests     *prometheus.HistogramVec // seconds, by path and reason
+	retries      prometheus.Counter
+	failures     prometheus.Counter
+	pulls        *prometheus.CounterVec // by outcome
+	quotas       *prometheus.CounterVec // refusals, by quota
+	busEnded     *prometheus.CounterVec // by reason
+	itemsRefused prometheus.Counter
 }
 
 // quotas are the labels of refusals by a quota. Each is the rule of its refusals.
-var quotas = []string{quotaReading, quotaInFlight, quotaPerUnit, quotaConnect, quotaPages, quotaPolls, quotaDear, quotaUnknown}
+var quotas = []string{quotaReading, quotaInFlight, quotaPerUnit, quotaConnect, quotaPages, quotaPolls, quotaExpensive, quotaUnknown}
 
 // foundLabel is the label of a request for a copy.
 var foundLabel = map[bool]string{true: "copy", false: "nothing"}
 
-// yes is the value of a boolean gauge.
-var yes = map[bool]float64{true: 1}
+// boolGauge is the value of a boolean gauge.
+var boolGauge = map[bool]float64{true: 1}
 
 func newMetrics(m *Manager) *metrics {
 	s := &metrics{
@@ -54,20 +54,20 @@ func newMetrics(m *Manager) *metrics {
 	for _, q := range quotas {
 		s.quotas.WithLabelValues(q)
 	}
-	s.ended = prometheus.NewCounterVec(prometheus.CounterOpts{
+	s.busEnded = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "cohort_manager_bus_ended_total", Help: "Connections to the bus that ended or were refused.",
 	}, []string{"reason"})
-	s.refused = counter("cohort_manager_items_refused_total", "Sealed sessions of units that were not relayed.")
-	s.registry.MustRegister(s.requests, s.retries, s.failures, s.pulls, s.quotas, s.ended, s.refused,
-		gauge("cohort_manager_bus_connections", "Units that are connected to the bus.", func() float64 { return float64(m.connected()) }),
-		gauge("cohort_manager_units", "Units with a recent heartbeat.", func() float64 { n, _ := m.registry.size(); return float64(n) }),
-		gauge("cohort_manager_units_ready", "Units that report to be ready.", func() float64 { _, n := m.registry.size(); return float64(n) }),
-		gauge("cohort_manager_joined", "1 while the link to the external NATS cluster is up.", func() float64 { return yes[m.joined()] }),
-		gauge("cohort_manager_recalled", "1 when the stored copies were read from NATS since that link came up.", func() float64 { return yes[m.recalled.Load()] }),
-		gauge("cohort_manager_copies", "Sealed sessions stored.", func() float64 { n, _ := m.copies.size(); return float64(n) }),
-		gauge("cohort_manager_copies_bytes", "Bytes of stored sealed sessions.", func() float64 { _, n := m.copies.size(); return float64(n) }),
-		gauge("cohort_gateway_in_flight", "Requests in progress.", func() float64 { return float64(m.gateway.slots.Taken()) }),
-		gauge("cohort_gateway_reading_bytes", "Bytes charged for requests that are being read.", func() float64 { return float64(m.gateway.reading.Taken()) }),
+	s.itemsRefused = counter("cohort_manager_items_refused_total", "Sealed sessions of units that were not relayed.")
+	s.registry.MustRegister(s.requests, s.retries, s.failures, s.pulls, s.quotas, s.busEnded, s.itemsRefused,
+		gauge("cohort_manager_bus_connections", "Units that are connected to the bus.", func() float64 { return float64(m.connectedUnits()) }),
+		gauge("cohort_manager_units", "Units with a recent heartbeat.", func() float64 { n, _ := m.registry.counts(); return float64(n) }),
+		gauge("cohort_manager_units_ready", "Units that report to be ready.", func() float64 { _, n := m.registry.counts(); return float64(n) }),
+		gauge("cohort_manager_joined", "1 while the link to the external NATS cluster is up.", func() float64 { return boolGauge[m.isJoined()] }),
+		gauge("cohort_manager_recalled", "1 when the stored copies were read from NATS since that link came up.", func() float64 { return boolGauge[m.recalled.Load()] }),
+		gauge("cohort_manager_copies", "Sealed sessions stored.", func() float64 { n, _ := m.copies.totals(); return float64(n) }),
+		gauge("cohort_manager_copies_bytes", "Bytes of stored sealed sessions.", func() float64 { _, n := m.copies.totals(); return float64(n) }),
+		gauge("cohort_gateway_in_flight", "Requests in progress.", func() float64 { return float64(m.gateway.slots.InUse()) }),
+		gauge("cohort_gateway_reading_bytes", "Bytes charged for requests that are being read.", func() float64 { return float64(m.gateway.reading.InUse()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "cohort_gateway_crowded_total", Help: "Connections of clients closed because there were too many."}, func() float64 { return float64(m.clients.Crowded()) }),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return s
@@ -81,18 +81,18 @@ func gauge(name, help string, f func() float64) prometheus.GaugeFunc {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
 }
 
-// forwarded records a request; err is nil when a unit responded.
-func (s *metrics) forwarded(path string, err error, took time.Duration) {
+// observeRequest records a request; err is nil when a unit responded.
+func (s *metrics) observeRequest(path string, err error, took time.Duration) {
 	reason := wire.Reason("")
 	if err != nil {
 		reason = api.GatewayProblem(err).Reason
-		s.overQuota(err)
+		s.countQuota(err)
 	}
 	s.requests.WithLabelValues(path, string(reason)).Observe(took.Seconds())
 }
 
-// overQuota counts a refusal by a quota, and ignores other refusals.
-func (s *metrics) overQuota(err error) {
+// countQuota counts a refusal by a quota, and ignores other refusals.
+func (s *metrics) countQuota(err error) {
 	if quota, ok := limit.QuotaOf(err); ok && slices.Contains(quotas, quota) {
 		s.quotas.WithLabelValues(quota).Inc()
 	}

@@ -48,13 +48,13 @@ func pair(t *testing.T) (one, two *world, nats *server.Server) {
 	nats, join := outside(t, false)
 	a := bustest.New(t)
 	one, two = newWorldOf(t, a, join), newWorldOf(t, a, join)
-	testworld.Eventually(t, "both managers are joined", func() bool { return one.manager.joined() && two.manager.joined() })
+	testworld.Eventually(t, "both managers are joined", func() bool { return one.manager.isJoined() && two.manager.isJoined() })
 	return one, two, nats
 }
 
-// holds reports whether a manager has a copy.
+// canServeSession reports whether a manager has a copy.
 func (w *world) holds(c bus.Cluster, i bus.Item) bool {
-	_, found := w.manager.copies.get(c, i.Session, time.Now())
+	_, found := w.manager.copies.lookup(c, i.Session, time.Now())
 	return found
 }
 
@@ -77,8 +77,8 @@ func TestManagersMeet(t *testing.T) {
 	x, y := one.named(bustest.Scoring), two.named(bustest.Scoring)
 	atX, atY := listen(t, x.conn), listen(t, y.conn)
 	testworld.Eventually(t, "each manager knows both units", func() bool {
-		n, _ := one.manager.registry.size()
-		m, _ := two.manager.registry.size()
+		n, _ := one.manager.registry.counts()
+		m, _ := two.manager.registry.counts()
 		return n == 2 && m == 2
 	})
 	probe := item(1000, x.Identity) // until the interest of the other side has arrived
@@ -100,7 +100,7 @@ func TestManagersMeet(t *testing.T) {
 	}
 	for _, w := range []*world{one, two} {
 		for _, r := range []*replica{x, y} {
-			status, body, _ := w.client(bustest.Name(bustest.Scoring)).request(t, wire.Header{Target: r.ID}, "")
+			status, body, _ := w.client(bustest.DNSName(bustest.Scoring)).request(t, wire.Header{Target: r.ID}, "")
 			if status != 200 || body != r.ID.String() {
 				t.Errorf("bound to %s: got %d from %q", r.ID, status, body)
 			}
@@ -113,17 +113,17 @@ func TestManagersMeet(t *testing.T) {
 func TestPeersAnswerPulls(t *testing.T) {
 	one, two, nats := pair(t)
 	y := two.named(bustest.Scoring)
-	kept := item(1, y.Identity)
-	one.manager.copies.put(y.Cluster, kept, time.Now())
+	stored := item(1, y.Identity)
+	one.manager.copies.store(y.Cluster, stored, time.Now())
 	testworld.Eventually(t, "the copy comes from the other manager", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		got, err := y.conn.Pull(ctx, kept.Session)
-		return err == nil && got.Session == kept.Session && string(got.Bytes) == string(kept.Bytes)
+		got, err := y.conn.FetchCopy(ctx, stored.Session)
+		return err == nil && got.Session == stored.Session && string(got.Bytes) == string(stored.Bytes)
 	})
 	nats.Shutdown()
-	testworld.Eventually(t, "the link is gone", func() bool { return !two.manager.joined() })
-	_, err := y.conn.Pull(t.Context(), kept.Session)
+	testworld.Eventually(t, "the link is gone", func() bool { return !two.manager.isJoined() })
+	_, err := y.conn.FetchCopy(t.Context(), stored.Session)
 	testworld.Refused(t, err, wire.NotFound)
 }
 
@@ -148,7 +148,7 @@ func TestStream(t *testing.T) {
 	testworld.Eventually(t, "all items are heard", func() bool { return atX.times(last) > 0 })
 	one.stop()
 	two := newWorldOf(t, a, join)
-	testworld.Eventually(t, "all items are kept", func() bool { n, _ := two.manager.copies.size(); return n == 1000 })
+	testworld.Eventually(t, "all items are kept", func() bool { n, _ := two.manager.copies.totals(); return n == 1000 })
 
 	_, without := outside(t, false)
 	without.JetStream = "hub"
@@ -164,13 +164,13 @@ func TestRecallIsOlder(t *testing.T) {
 	one, _, _ := pair(t)
 	c := bus.Cluster{1}
 	newer, older, lost := sealed(item(1), "newer"), sealed(item(1), "older"), item(2)
-	one.manager.copies.put(c, newer, time.Now())
-	r := newRelay(one.manager.copies, one.manager.registry.lineage, one.manager.journal, one.manager.config)
-	n, err := r.recall(func(f func(bus.Cluster, bus.Item)) error { f(c, older); f(c, lost); return nil })
+	one.manager.copies.store(c, newer, time.Now())
+	r := newRelay(one.manager.copies, one.manager.registry.successors, one.manager.journal, one.manager.config)
+	n, err := r.restoreFromStream(func(f func(bus.Cluster, bus.Item)) error { f(c, older); f(c, lost); return nil })
 	if err != nil || n != 1 {
 		t.Errorf("got %d items, %v, want the one that was lost", n, err)
 	}
-	if got, _ := one.manager.copies.get(c, newer.Session, time.Now()); !reads(got, "newer") {
+	if got, _ := one.manager.copies.lookup(c, newer.Session, time.Now()); !reads(got, "newer") {
 		t.Errorf("got %q, want the newer one", got.Bytes)
 	}
 }
@@ -197,7 +197,7 @@ func TestCopiedDirectory(t *testing.T) {
 		t.Cleanup(w.stop)
 	}
 	apart := func() bool {
-		p, q := one.manager.ranges.claim(), two.manager.ranges.claim()
+		p, q := one.manager.ranges.unallocated(), two.manager.ranges.unallocated()
 		return p.First >= q.First+q.Count || q.First >= p.First+p.Count
 	}
 	testworld.Eventually(t, "the numbers are apart", apart)
@@ -210,7 +210,7 @@ func TestRangesMove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	now, before := time.Now(), r.claim()
+	now, before := time.Now(), r.unallocated()
 	for _, c := range []struct {
 		name  string
 		other bus.Range
@@ -220,14 +220,14 @@ func TestRangesMove(t *testing.T) {
 		{"just below", bus.Range{First: before.First - 1, Count: 1}, now, false},
 		{"just above", bus.Range{First: before.First + before.Count, Count: 1}, now, false},
 		{"the first number", bus.Range{First: before.First - 1, Count: 2}, now, true},
-		{"everything, too soon", bus.Range{First: 1, Count: 1<<64 - 2}, now.Add(moveEvery - 1), false},
-		{"everything", bus.Range{First: 1, Count: 1<<64 - 2}, now.Add(moveEvery), true},
+		{"everything, too soon", bus.Range{First: 1, Count: 1<<64 - 2}, now.Add(moveInterval - 1), false},
+		{"everything", bus.Range{First: 1, Count: 1<<64 - 2}, now.Add(moveInterval), true},
 	} {
-		was := r.claim()
-		if err := r.heard(c.other, c.at); err != nil {
+		was := r.unallocated()
+		if err := r.avoidClaim(c.other, c.at); err != nil {
 			t.Fatal(err)
 		}
-		if got := r.claim() != was; got != c.moves {
+		if got := r.unallocated() != was; got != c.moves {
 			t.Errorf("%s: moved: got %v, want %v", c.name, got, c.moves)
 		}
 	}
@@ -247,8 +247,8 @@ func TestForeignMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	kept := item(1, x.Identity)
-	one.manager.copies.put(x.Cluster, kept, time.Now())
+	stored := item(1, x.Identity)
+	one.manager.copies.store(x.Cluster, stored, time.Now())
 	cluster := x.Cluster.String()
 	for _, subject := range []string{"cohort.push." + cluster, "cohort.ask." + cluster, "cohort.claim", "cohort.unit", "cohort.push.x", "cohort.ask.x"} {
 		for _, text := range []string{"", "{", strings.Repeat("x", 16), strings.Repeat("\xff", 16), strings.Repeat("y", 100_000)} {
@@ -258,21 +258,21 @@ func TestForeignMessages(t *testing.T) {
 		}
 	}
 	stranger := bustest.New(t).Unit(bustest.Scoring)
-	known, _ := one.manager.registry.size()
+	known, _ := one.manager.registry.counts()
 	for name, u := range map[string]bustest.Unit{"of another authority": stranger, "that is connected": x.Unit, "whose leaf is no certificate": {}} {
-		body, err := bus.Beat{Address: "127.0.0.1:1", Ready: true}.Append(nil)
+		body, err := bus.Heartbeat{Address: "127.0.0.1:1", Ready: true}.Append(nil)
 		testworld.NoError(t, err)
 		testworld.NoError(t, nc.Publish("cohort.unit", wire.Frame(wire.LabelBusUnit, u.Leaf, u.Cross, body)))
 		testworld.NoError(t, nc.Flush())
 		time.Sleep(20 * batchGap)
-		if got, _ := one.manager.registry.size(); got > known {
+		if got, _ := one.manager.registry.counts(); got > known {
 			t.Errorf("a unit %s is known", name)
 		}
 	}
 	if status, body, _ := one.client("").request(t, wire.Header{Target: x.ID}, ""); status != 200 || body != x.ID.String() {
 		t.Errorf("after a stranger announced the unit elsewhere: got %d by %q, want the unit", status, body)
 	}
-	if _, err := nc.Request("cohort.ask."+cluster, kept.Session[:], 300*time.Millisecond); !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, nats.ErrNoResponders) {
+	if _, err := nc.Request("cohort.ask."+cluster, stored.Session[:], 300*time.Millisecond); !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, nats.ErrNoResponders) {
 		t.Errorf("asked with a foreign inbox: got %v, want no response", err)
 	}
 	later := item(3, x.Identity)
@@ -280,7 +280,7 @@ func TestForeignMessages(t *testing.T) {
 		_ = nc.Publish("cohort.push."+cluster, later.Append(nil))
 		return one.holds(x.Cluster, later)
 	})
-	if got, err := x.conn.Pull(t.Context(), kept.Session); err != nil || got.Session != kept.Session {
+	if got, err := x.conn.FetchCopy(t.Context(), stored.Session); err != nil || got.Session != stored.Session {
 		t.Errorf("afterwards: got %v, %v", got, err)
 	}
 }

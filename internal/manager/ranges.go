@@ -55,8 +55,8 @@ func randomPoint() uint64 {
 	return binary.BigEndian.Uint64(b[:])>>2 | 1
 }
 
-// take returns the next range, which is reserved on disk before it is returned.
-func (r *ranges) take() (bus.Range, error) {
+// acceptFromUnit returns the next range, which is reserved on disk before it is returned.
+func (r *ranges) allocate() (bus.Range, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.next+rangeSize > r.reserved {
@@ -69,21 +69,21 @@ func (r *ranges) take() (bus.Range, error) {
 	return given, nil
 }
 
-// claim returns the numbers that are reserved and not yet allocated.
-func (r *ranges) claim() bus.Range {
+// unallocated returns the numbers that are reserved and not yet allocated.
+func (r *ranges) unallocated() bus.Range {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return bus.Range{First: r.next, Count: r.reserved - r.next}
 }
 
-// heard moves to other numbers if another manager has reserved the same, by chance or because
+// record moves to other numbers if another manager has reserved the same, by chance or because
 // its directory is a copy. Claims of other managers are hints: an invented claim costs one
 // write every few seconds.
-func (r *ranges) heard(other bus.Range, now time.Time) error {
+func (r *ranges) avoidClaim(other bus.Range, now time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	apart := other.First >= r.reserved || r.next >= other.First+other.Count
-	if apart || now.Sub(r.moved) < moveEvery {
+	if apart || now.Sub(r.moved) < moveInterval {
 		return nil
 	}
 	r.moved = now

@@ -17,100 +17,100 @@ import (
 // the TLS leaf that the gateway sees when it connects contains its DNS names; a heartbeat adds
 // its address and load.
 type registry struct {
-	limits  Limits
-	dialer  dialer
-	lineage *lineage
-	naming  chan struct{}  // one value for each running connection that reads names
-	tasks   sync.WaitGroup // connections that read names
-	ctx     context.Context
-	end     context.CancelFunc
+	limits     Limits
+	dialer     dialer
+	successors *successors
+	nameProbes chan struct{}  // one value for each running connection that reads names
+	tasks      sync.WaitGroup // connections that read names
+	ctx        context.Context
+	end        context.CancelFunc
 
 	mu      sync.RWMutex
-	units   map[wire.UnitID]*member // guarded by mu
-	changed chan struct{}           // guarded by mu: closed when a unit is added, becomes ready or changes its address
+	units   map[wire.UnitID]*backend // guarded by mu
+	changed chan struct{}            // guarded by mu: closed when a unit is added, becomes ready or changes its address
 }
 
 func newRegistry(l Limits, d dialer) *registry {
 	r := &registry{
-		limits: l, dialer: d, lineage: newLineage(), naming: make(chan struct{}, maxNaming),
-		units: make(map[wire.UnitID]*member), changed: make(chan struct{}),
+		limits: l, dialer: d, successors: newSuccessors(), nameProbes: make(chan struct{}, maxNaming),
+		units: make(map[wire.UnitID]*backend), changed: make(chan struct{}),
 	}
 	r.ctx, r.end = context.WithCancel(context.Background())
 	return r
 }
 
-// source says who reported a unit.
-type source bool
+// reporter says who reported a unit.
+type reporter bool
 
 // A heartbeat arrives over the unit's own connection or is announced by another manager. An
 // announcement is ignored while the unit's own connection sends heartbeats.
 const (
-	itself    source = true
-	elsewhere source = false
+	ownConnection reporter = true
+	otherManager  reporter = false
 )
 
-// heard records a heartbeat, and reports whether the unit is new. A unit can change its
+// record records a heartbeat, and reports whether the unit is new. A unit can change its
 // address once a second.
-func (r *registry) heard(u bus.Unit, b bus.Beat, by source, now time.Time) bool {
+func (r *registry) recordHeartbeat(u bus.Unit, b bus.Heartbeat, by reporter, now time.Time) bool {
 	if b.Address == "" {
 		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m := r.units[u.ID]
-	same := m != nil && m.unit.Cluster == u.Cluster && m.beat.Address == b.Address
+	same := m != nil && m.unit.Cluster == u.Cluster && m.heartbeat.Address == b.Address
 	switch {
-	case m == nil && !r.room(u.Cluster):
+	case m == nil && !r.hasRoom(u.Cluster):
 		return false
-	case m != nil && by == elsewhere && m.by == itself && now.Sub(m.last) <= silence:
+	case m != nil && by == otherManager && m.reportedBy == ownConnection && now.Sub(m.lastSeen) <= silence:
 		return false
-	case m != nil && !same && now.Sub(m.since) < settleEvery:
+	case m != nil && !same && now.Sub(m.addressSince) < addressInterval:
 		return false
 	}
 	if !same {
 		if m != nil {
-			m.close()
+			m.closeIdle()
 		}
-		fresh := newMember(u, now, r.limits.PerUnit)
-		fresh.transport = r.dialer.transport(u.Cluster, b.Address, fresh.named)
+		fresh := newBackend(u, now, r.limits.PerUnit)
+		fresh.transport = r.dialer.newTransport(u.Cluster, b.Address, fresh.setNames)
 		r.units[u.ID] = fresh
 	}
-	if same && m.beat.Ready && !b.Ready {
-		m.close() // a unit that shuts down waits for unused connections to close
+	if same && m.heartbeat.Ready && !b.Ready {
+		m.closeIdle() // a unit that shuts down waits for unused connections to close
 	}
-	if !same || b.Ready && !m.beat.Ready {
+	if !same || b.Ready && !m.heartbeat.Ready {
 		close(r.changed)
 		r.changed = make(chan struct{})
 	}
 	found := r.units[u.ID]
-	found.unit, found.beat, found.by, found.last = u, b, by, now
-	r.askNames(found, now)
+	found.unit, found.heartbeat, found.reportedBy, found.lastSeen = u, b, by, now
+	r.fetchNames(found, now)
 	return m == nil
 }
 
-// askNames connects to a unit to read its DNS names, if they are unknown and not too many such
+// fetchNames connects to a unit to read its DNS names, if they are unknown and not too many such
 // connections are open. The caller holds mu.
-func (r *registry) askNames(m *member, now time.Time) {
-	if m.names.Load() != nil || now.Before(m.nameAt) || r.ctx.Err() != nil {
+func (r *registry) fetchNames(m *backend, now time.Time) {
+	if m.names.Load() != nil || now.Before(m.nextNameProbe) || r.ctx.Err() != nil {
 		return
 	}
 	select {
-	case r.naming <- struct{}{}:
+	case r.nameProbes <- struct{}{}:
 	default:
 		return // a later heartbeat tries again
 	}
-	m.nameWait = min(nameMost, max(nameAgain, 2*m.nameWait))
-	m.nameAt = now.Add(m.nameWait)
+	m.nameBackoff = min(maxNameWait, max(minNameWait, 2*m.nameBackoff))
+	m.nextNameProbe = now.Add(m.nameBackoff)
 	r.tasks.Go(func() {
-		defer func() { <-r.naming }()
+		defer func() { <-r.nameProbes }()
 		if conn, err := m.transport.DialTLSContext(r.ctx, "tcp", ""); err == nil {
 			conn.Close() // the handshake has recorded the names
 		}
 	})
 }
 
-// certified returns the unit that is recorded with these certificates, in DER.
-func (r *registry) certified(id wire.UnitID, leaf, cross []byte) (bus.Unit, bool) {
+// unitByCertificates returns the unit that is recorded with these certificates, in DER.
+func (r *registry) unitByCertificates(id wire.UnitID, leaf, cross []byte) (bus.Unit, bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	m := r.units[id]
@@ -120,8 +120,8 @@ func (r *registry) certified(id wire.UnitID, leaf, cross []byte) (bus.Unit, bool
 	return m.unit, true
 }
 
-// room reports whether one more unit of a cluster fits into the limits. The caller holds mu.
-func (r *registry) room(c bus.Cluster) bool {
+// hasRoom reports whether one more unit of a cluster fits into the limits. The caller holds mu.
+func (r *registry) hasRoom(c bus.Cluster) bool {
 	if len(r.units) >= r.limits.Units {
 		return false
 	}
@@ -132,24 +132,24 @@ func (r *registry) room(c bus.Cluster) bool {
 	return len(clusters) <= maxClusters
 }
 
-// forget removes units without a recent heartbeat. Requests in progress at such a unit
+// dropSilent removes units without a recent heartbeat. Requests in progress at such a unit
 // continue if a new connection to it succeeds; otherwise they are cancelled, since a network
 // that drops packets would never end them. It blocks until these connections succeed or fail.
-func (r *registry) forget(ctx context.Context, now time.Time) {
+func (r *registry) dropSilent(ctx context.Context, now time.Time) {
 	var probes sync.WaitGroup
 	defer probes.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, m := range r.units {
-		if now.Sub(m.last) > silence {
+		if now.Sub(m.lastSeen) > silence {
 			delete(r.units, id)
-			m.close()
-			probes.Go(func() { m.probe(ctx) })
+			m.closeIdle()
+			probes.Go(func() { m.cancelIfUnreachable(ctx) })
 		}
 	}
 }
 
-// close removes all units.
+// closeIdle removes all units.
 func (r *registry) close() {
 	r.end()
 	defer r.tasks.Wait()
@@ -157,48 +157,48 @@ func (r *registry) close() {
 	defer r.mu.Unlock()
 	for id, m := range r.units {
 		delete(r.units, id)
-		m.close()
+		m.closeIdle()
 	}
 }
 
-// size returns the number of units, and of those that are ready.
-func (r *registry) size() (units, ready int) {
+// totals returns the number of units, and of those that are ready.
+func (r *registry) counts() (units, ready int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for _, m := range r.units {
-		if m.beat.Ready {
+		if m.heartbeat.Ready {
 			ready++
 		}
 	}
 	return len(r.units), ready
 }
 
-// wanted selects the units that can serve a request. Zero fields select all units.
-type wanted struct {
-	target   wire.UnitID   // this unit only
+// filter selects the units that can serve a request. Zero fields select all units.
+type unitFilter struct {
+	unit     wire.UnitID   // this unit only
 	clusters []bus.Cluster // of one of these clusters, or, if none of them is usable, of their task
 	identity wire.Digest   // of this identity
 	task     string        // of this task or GROUP/ROLE; GROUP/ selects all roles of a group
 	// sealedFor are the identities or roles for which the session is sealed, if known. Units
 	// of other roles in their groups cannot open it.
 	sealedFor []wire.Digest
-	host      string    // with this DNS name, if any unit has it
-	tried     []*member // units already tried
+	host      string     // with this DNS name, if any unit has it
+	exclude   []*backend // units already tried
 }
 
-// find returns the ready unit with the fewest requests in progress that is not resting after a
+// selectUnit returns the ready unit with the fewest requests in progress that is not resting after a
 // failure. If all are resting it returns one of them: the last unit is never ejected. It
 // returns nil if no unit matches.
-func (r *registry) find(w wanted, now time.Time) *member {
+func (r *registry) selectUnit(filter unitFilter, now time.Time) *backend {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if w.target != (wire.UnitID{}) {
-		return r.units[w.target]
+	if filter.unit != (wire.UnitID{}) {
+		return r.units[filter.unit]
 	}
-	var best *member
+	var best *backend
 	var ties int
-	for _, m := range r.candidates(w, now) {
-		if !m.beat.Ready || slices.Contains(w.tried, m) || int(m.inFlight.Load()) >= r.limits.PerUnit {
+	for _, m := range r.candidates(filter, now) {
+		if !m.heartbeat.Ready || slices.Contains(filter.exclude, m) || int(m.inFlight.Load()) >= r.limits.PerUnit {
 			continue
 		}
 		switch order := m.compare(best, now); {
@@ -216,28 +216,30 @@ func (r *registry) find(w wanted, now time.Time) *member {
 // candidates returns the units that match w, restricted to those with the requested host name
 // if any has it. If no usable unit of the clusters is left it adds the other units of their
 // task, since another release may have inherited their sessions. The caller holds mu.
-func (r *registry) candidates(w wanted, now time.Time) []*member {
-	found := r.among(w)
-	left := func(m *member) bool { return m.beat.Ready && m.rest(now) == 0 && !slices.Contains(w.tried, m) }
+func (r *registry) candidates(w unitFilter, now time.Time) []*backend {
+	found := r.matching(w)
+	left := func(m *backend) bool {
+		return m.heartbeat.Ready && m.restLeft(now) == 0 && !slices.Contains(w.exclude, m)
+	}
 	if w.clusters == nil || slices.ContainsFunc(found, left) {
 		return found
 	}
-	w.task = r.lineage.holder(w.clusters)
+	w.task = r.successors.holderOf(w.clusters)
 	w.clusters = nil
-	return append(found, slices.DeleteFunc(r.among(w), func(m *member) bool { return slices.Contains(found, m) })...)
+	return append(found, slices.DeleteFunc(r.matching(w), func(m *backend) bool { return slices.Contains(found, m) })...)
 }
 
-func (r *registry) among(w wanted) []*member {
-	var all, named []*member
-	if w.open() && severalTenants(r.units, w.host) {
+func (r *registry) matching(w unitFilter) []*backend {
+	var all, named []*backend
+	if w.isUnpinned() && hasSeveralTenants(r.units, w.host) {
 		return nil // no tenant receives a request of another tenant's user
 	}
 	for _, m := range r.units {
 		switch {
 		case w.clusters != nil && !slices.Contains(w.clusters, m.unit.Cluster),
 			!w.identity.IsZero() && m.unit.Identity != w.identity,
-			w.task != "" && !serves(m.unit.Holder(), w.task),
-			w.sealedFor != nil && !holds(m.unit, w.sealedFor):
+			w.task != "" && !servesHolder(m.unit.Holder(), w.task),
+			w.sealedFor != nil && !canServeSession(m.unit, w.sealedFor):
 			continue
 		}
 		all = append(all, m)
@@ -251,23 +253,23 @@ func (r *registry) among(w wanted) []*member {
 	return all
 }
 
-// serves reports whether a unit's holder is the wanted task, role or group.
-func serves(holder, wanted string) bool {
+// servesHolder reports whether a unit's holder is the wanted task, role or group.
+func servesHolder(holder, wanted string) bool {
 	return holder == wanted || strings.HasSuffix(wanted, "/") && strings.HasPrefix(holder, wanted)
 }
 
-// holds reports whether a unit can open a session. Outside groups all units of a cluster can.
-func holds(u bus.Unit, sealedFor []wire.Digest) bool {
+// canServeSession reports whether a unit can open a session. Outside groups all units of a cluster can.
+func canServeSession(u bus.Unit, sealedFor []wire.Digest) bool {
 	return u.Group == "" || slices.Contains(sealedFor, u.Identity) || slices.Contains(sealedFor, wire.RoleID(u.Identity, u.Role))
 }
 
-// wait is find that, until warm, waits for a unit whose first heartbeat has not arrived.
-func (r *registry) wait(ctx context.Context, w wanted, now func() time.Time, warm time.Time) *member {
+// waitForUnit is find that, until warm, waits for a unit whose first heartbeat has not arrived.
+func (r *registry) waitForUnit(ctx context.Context, w unitFilter, now func() time.Time, warm time.Time) *backend {
 	for {
 		r.mu.RLock()
 		changed := r.changed
 		r.mu.RUnlock()
-		m := r.find(w, now())
+		m := r.selectUnit(w, now())
 		left := warm.Sub(now())
 		if m != nil || left <= 0 {
 			return m
@@ -286,15 +288,15 @@ func (r *registry) wait(ctx context.Context, w wanted, now func() time.Time, war
 	}
 }
 
-// hint returns the value of the Cohort-Units field: the ids of some ready units that match w,
+// alternatives returns the value of the Cohort-Units field: the ids of some ready units that match w,
 // in random order.
-func (r *registry) hint(w wanted) string {
+func (r *registry) alternatives(w unitFilter) string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	var ids []string
 	now := r.dialer.clock()
 	for _, m := range r.candidates(w, now) { // the iteration order of a map is random
-		if m.beat.Ready && m.rest(now) == 0 && len(ids) < unitsHinted {
+		if m.heartbeat.Ready && m.restLeft(now) == 0 && len(ids) < unitsHinted {
 			ids = append(ids, m.id.String())
 		}
 	}

@@ -24,7 +24,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// heard collects what the manager pushes to a unit.
+// record collects what the manager pushes to a unit.
 type heard struct {
 	mu    sync.Mutex
 	items []bus.Item
@@ -42,7 +42,7 @@ func listen(t *testing.T, c *bus.Conn) *heard {
 	// A response to a later request says that the manager has the connection.
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	if _, err := c.Range(ctx); err != nil {
+	if _, err := c.AllocateRange(ctx); err != nil {
 		t.Fatal(err)
 	}
 	return h
@@ -106,7 +106,7 @@ func TestLateJoinerPulls(t *testing.T) {
 	if err := sealer.Publish(item(7, first.Identity)); err != nil {
 		t.Fatal(err)
 	}
-	testworld.Eventually(t, "the copy is kept", func() bool { return len(w.manager.copies.holders(item(7).Session)) == 1 })
+	testworld.Eventually(t, "the copy is kept", func() bool { return len(w.manager.copies.clustersWith(item(7).Session)) == 1 })
 	unit, other := w.authority.Unit(bustest.Scoring), w.authority.Unit(bustest.Keys)
 	pull := func(u bustest.Unit, n int) (bus.Item, error) {
 		t.Helper()
@@ -114,7 +114,7 @@ func TestLateJoinerPulls(t *testing.T) {
 		defer cancel()
 		c := w.connect(u)
 		defer c.Close() // a second connection of the unit would end this one
-		return c.Pull(ctx, item(n).Session)
+		return c.FetchCopy(ctx, item(n).Session)
 	}
 	expect := func(when string) {
 		t.Helper()
@@ -138,7 +138,7 @@ func TestLateJoinerPulls(t *testing.T) {
 	again.Publish(tomb)
 	again.Publish(item(7, first.Identity)) // a late re-sealing brings nothing back
 	again.Publish(item(9, first.Identity))
-	testworld.Eventually(t, "the last is kept", func() bool { return len(w.manager.copies.holders(item(9).Session)) == 1 })
+	testworld.Eventually(t, "the last is kept", func() bool { return len(w.manager.copies.clustersWith(item(9).Session)) == 1 })
 	if got, err := pull(unit, 7); err != nil || got.Kind != bus.Tombstone {
 		t.Errorf("closed: got kind %v, %v, want a tombstone", got.Kind, err)
 	}
@@ -161,9 +161,9 @@ func TestBatches(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer j.close()
-		r := newRelay(c, newLineage(), j, Config{Clock: time.Now, Log: slog.New(slog.DiscardHandler)})
+		r := newRelay(c, newSuccessors(), j, Config{Clock: time.Now, Log: slog.New(slog.DiscardHandler)})
 		take := func(i bus.Item) {
-			if err := r.take(bus.Unit{Cluster: bus.Cluster{1}}, i); err != nil {
+			if err := r.acceptFromUnit(bus.Unit{Cluster: bus.Cluster{1}}, i); err != nil {
 				t.Error(err)
 			}
 		}
@@ -176,7 +176,7 @@ func TestBatches(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			r.run(ctx, outlets{units: func(_ bus.Cluster, b []byte) { pushes <- pushed{time.Now(), len(b)} }})
+			r.run(ctx, sinks{units: func(_ bus.Cluster, b []byte) { pushes <- pushed{time.Now(), len(b)} }})
 		}()
 		begin := time.Now()
 		one := item(1)
@@ -214,7 +214,7 @@ func TestRangesAreDisjoint(t *testing.T) {
 	take := func(when string, r *ranges, n int) {
 		t.Helper()
 		for range n {
-			got, err := r.take()
+			got, err := r.allocate()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -268,13 +268,13 @@ func TestRangesAreOnDiskFirst(t *testing.T) {
 	if err := os.RemoveAll(filepath.Dir(r.path)); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := r.take(); err == nil {
+	if got, err := r.allocate(); err == nil {
 		t.Errorf("without a disk: got %v", got)
 	}
 	if err := os.Mkdir(filepath.Dir(r.path), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.take(); err != nil {
+	if _, err := r.allocate(); err != nil {
 		t.Errorf("with the disk back: %v", err)
 	}
 }
@@ -289,33 +289,33 @@ func TestCopies(t *testing.T) {
 		i.Session, i.Expiry = wire.SessionID{byte(n)}, uint64(now.Add(left).Unix())
 		return i
 	}
-	for _, bad := range []bus.Item{at(0, 0), at(0, -time.Second), at(0, copyLife+time.Minute)} {
-		if c.put(cluster, bad, now) {
+	for _, bad := range []bus.Item{at(0, 0), at(0, -time.Second), at(0, copyLifetime+time.Minute)} {
+		if c.store(cluster, bad, now) {
 			t.Errorf("kept one that expires at %d", bad.Expiry)
 		}
 	}
 	for n, left := range []time.Duration{40 * time.Minute, 10 * time.Minute, 30 * time.Minute, 20 * time.Minute} {
-		if !c.put(cluster, at(n, left), now) {
+		if !c.store(cluster, at(n, left), now) {
 			t.Errorf("item %d was not kept", n)
 		}
 	}
-	kept := func(n int, at time.Time) bool { _, ok := c.get(cluster, wire.SessionID{byte(n)}, at); return ok }
-	if !kept(0, now) || kept(1, now) || !kept(2, now) || !kept(3, now) {
+	stored := func(n int, at time.Time) bool { _, ok := c.lookup(cluster, wire.SessionID{byte(n)}, at); return ok }
+	if !stored(0, now) || stored(1, now) || !stored(2, now) || !stored(3, now) {
 		t.Error("when full, the first to expire makes room, and only that")
 	}
-	if !c.put(bus.Cluster{2}, at(1, time.Minute), now) || !kept(0, now) {
+	if !c.store(bus.Cluster{2}, at(1, time.Minute), now) || !stored(0, now) {
 		t.Error("a cluster takes another's room")
 	}
 	later := now.Add(25 * time.Minute)
-	if kept(3, later) {
+	if stored(3, later) {
 		t.Error("an expired copy is given")
 	}
-	c.prune(later)
-	if n, size := c.size(); n != 2 || size != 2*one.Size() {
+	c.removeExpired(later)
+	if n, size := c.totals(); n != 2 || size != 2*one.Size() {
 		t.Errorf("after pruning: got %d items of %d bytes, want 2 of %d", n, size, 2*one.Size())
 	}
-	c.prune(now.Add(time.Hour))
-	if n, size := c.size(); n != 0 || size != 0 || len(c.clusters) != 0 {
+	c.removeExpired(now.Add(time.Hour))
+	if n, size := c.totals(); n != 0 || size != 0 || len(c.clusters) != 0 {
 		t.Errorf("at the end: got %d items of %d bytes in %d clusters", n, size, len(c.clusters))
 	}
 }
@@ -332,8 +332,8 @@ func TestJournalDamage(t *testing.T) {
 	}
 	const n = 5
 	for i := range n {
-		c.put(bus.Cluster{1}, item(i), now)
-		j.add(bus.Cluster{1}, item(i))
+		c.store(bus.Cluster{1}, item(i), now)
+		j.append(bus.Cluster{1}, item(i))
 	}
 	j.flush(c)
 	j.close()
@@ -351,7 +351,7 @@ func TestJournalDamage(t *testing.T) {
 				t.Fatalf("byte %d: %v", at, err)
 			}
 			j.close()
-			if got, _ := c.size(); got != at/size {
+			if got, _ := c.totals(); got != at/size {
 				t.Fatalf("byte %d: got %d copies, want %d", at, got, at/size)
 			}
 		}
@@ -375,8 +375,8 @@ func TestJournalIsWrittenAnew(t *testing.T) {
 	big := item(1)
 	big.Bytes = make([]byte, bus.MaxSealed)
 	for range 2 * journalSlack / big.Size() { // the same one, again and again
-		c.put(bus.Cluster{1}, big, now)
-		j.add(bus.Cluster{1}, big)
+		c.store(bus.Cluster{1}, big, now)
+		j.append(bus.Cluster{1}, big)
 		if err := j.flush(c); err != nil {
 			t.Fatal(err)
 		}
@@ -391,7 +391,7 @@ func TestJournalIsWrittenAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	j.close()
-	if n, _ := again.size(); n != 1 {
+	if n, _ := again.totals(); n != 1 {
 		t.Errorf("got %d copies, want 1", n)
 	}
 }
@@ -409,7 +409,7 @@ func FuzzNextRecord(f *testing.F) {
 func TestProbesAndMetrics(t *testing.T) {
 	w := newWorld(t)
 	w.named(bustest.Scoring)
-	c := w.client(bustest.Name(bustest.Scoring))
+	c := w.client(bustest.DNSName(bustest.Scoring))
 	c.request(t, wire.Header{}, "x")
 	w.cool()
 	c.request(t, wire.Header{Target: wire.UnitID{1}}, "x")
@@ -418,12 +418,12 @@ func TestProbesAndMetrics(t *testing.T) {
 		api.PathReady:   `"ready"`,
 		api.PathMetrics: `cohort_gateway_request_seconds_count{path="/.well-known/cohort/request",reason="misdirected"} 1`,
 	} {
-		answer, err := http.Get("http://" + w.gateway + path)
+		response, err := http.Get("http://" + w.gateway + path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, _ := io.ReadAll(answer.Body)
-		answer.Body.Close()
+		b, _ := io.ReadAll(response.Body)
+		response.Body.Close()
 		if !strings.Contains(string(b), want) {
 			t.Errorf("%s: got %s, want %s", path, b, want)
 		}
@@ -443,7 +443,7 @@ func TestNothingRunsOn(t *testing.T) {
 	before := runtime.NumGoroutine()
 	w := newWorld(t)
 	unit := w.named(bustest.Scoring)
-	c := w.client(bustest.Name(bustest.Scoring))
+	c := w.client(bustest.DNSName(bustest.Scoring))
 	for range 10 {
 		c.request(t, wire.Header{}, "x")
 	}

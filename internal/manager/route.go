@@ -9,12 +9,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// route selects units for a request in a session of which the manager has no copy: those of
+// routeByTicket selects units for a request in a session of which the manager has no copy: those of
 // the identity that the client's ticket names. It refuses with [wire.TicketWanted] a request
 // that could belong to several tenants, so that no tenant receives a request of another
 // tenant's user.
-func (g *gateway) route(w *wanted, session wire.SessionID, ticket string) error {
-	if w.target != (wire.UnitID{}) || w.clusters != nil {
+func (g *gateway) routeByTicket(w *unitFilter, session wire.SessionID, ticket string) error {
+	if w.unit != (wire.UnitID{}) || w.clusters != nil {
 		return nil
 	}
 	if sealed, err := base64.RawURLEncoding.DecodeString(ticket); err == nil {
@@ -22,7 +22,7 @@ func (g *gateway) route(w *wanted, session wire.SessionID, ticket string) error 
 			w.clusters, w.sealedFor = g.registry.clustersOf(s.For), []wire.Digest{s.For}
 		}
 	}
-	if w.clusters == nil && g.registry.ambiguous(*w) {
+	if w.clusters == nil && g.registry.isAmbiguous(*w) {
 		return wire.Refuse(wire.TicketWanted, "gateway: session", session, "one that the manager has a copy of, or its ticket")
 	}
 	return nil
@@ -38,34 +38,34 @@ func (r *registry) clustersOf(d wire.Digest) (list []bus.Cluster) {
 			list = append(list, u.Cluster)
 		}
 	}
-	if c, known := r.lineage.cluster(d); known && !slices.Contains(list, c) {
+	if c, known := r.successors.clusterOf(d); known && !slices.Contains(list, c) {
 		list = append(list, c)
 	}
 	return list
 }
 
-// ambiguous reports whether a request selects no units and there are units of several tenants.
-func (r *registry) ambiguous(w wanted) bool {
+// isAmbiguous reports whether a request selects no units and there are units of several tenants.
+func (r *registry) isAmbiguous(w unitFilter) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return w.open() && severalTenants(r.units, w.host)
+	return w.isUnpinned() && hasSeveralTenants(r.units, w.host)
 }
 
-// open reports whether the filter names neither unit, cluster, identity nor task.
-func (w wanted) open() bool {
-	return w.target == (wire.UnitID{}) && w.clusters == nil && w.identity.IsZero() && w.task == ""
+// isUnpinned reports whether the filter names neither unit, cluster, identity nor task.
+func (w unitFilter) isUnpinned() bool {
+	return w.unit == (wire.UnitID{}) && w.clusters == nil && w.identity.IsZero() && w.task == ""
 }
 
-// severalTenants reports whether units are of more than one task or group, and no unit has the
+// hasSeveralTenants reports whether units are of more than one task or group, and no unit has the
 // DNS name.
-func severalTenants(units map[wire.UnitID]*member, name string) bool {
+func hasSeveralTenants(units map[wire.UnitID]*backend, name string) bool {
 	several, first := false, ""
 	for _, m := range units {
 		if m.hasName(name) {
 			return false
 		}
 		holder := m.unit.Holder()
-		several = several || first != "" && !sameHolder(first, holder)
+		several = several || first != "" && !sameTenant(first, holder)
 		first = holder
 	}
 	return several

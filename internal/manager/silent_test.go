@@ -23,9 +23,9 @@ func TestSilentUnits(t *testing.T) {
 	t.Cleanup(func() { close(never) })
 	gone, quiet := w.replica(bustest.Scoring, after(never)), w.replica(bustest.Scoring, after(later))
 	for _, r := range []*replica{quiet, w.named(bustest.Scoring)} {
-		w.claim(r, func(b *bus.Beat) { b.InFlight = 1000 }) // gone goes first
+		w.claim(r, func(b *bus.Heartbeat) { b.InFlight = 1000 }) // gone goes first
 	}
-	c := w.client(bustest.Name(bustest.Scoring))
+	c := w.client(bustest.DNSName(bustest.Scoring))
 	type outcome struct {
 		status int
 		body   string
@@ -50,7 +50,7 @@ func TestSilentUnits(t *testing.T) {
 	if got := <-bound; got.status != http.StatusServiceUnavailable || got.reason != wire.Unavailable {
 		t.Errorf("bound: got %+v, want 503 %q", got, wire.Unavailable)
 	}
-	testworld.Eventually(t, "both are forgotten", func() bool { n, _ := w.manager.registry.size(); return n == 1 })
+	testworld.Eventually(t, "both are forgotten", func() bool { n, _ := w.manager.registry.counts(); return n == 1 })
 	close(later)
 	if got := <-patient; got.body != "in the end" {
 		t.Errorf("at the silent unit: got %+v, want its answer", got)

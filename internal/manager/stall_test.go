@@ -33,7 +33,7 @@ func narrow(t *testing.T, major int) *world {
 	w.config.Limits = Limits{Clients: 2 * n, InFlight: n * 3 / 4, PerUnit: n * 5 / 7, Reading: n * 3 / 4 * minCost}
 	if major == 2 {
 		var err error
-		if w.config.Certificate, err = selfMade(w.config); err != nil { // that the bus has too
+		if w.config.Certificate, err = loadSelfSigned(w.config); err != nil { // that the bus has too
 			t.Fatal(err)
 		}
 	}
@@ -59,7 +59,7 @@ func (w *world) from(address string, major int) client {
 	w.t.Cleanup(transport.CloseIdleConnections)
 	return client{
 		http: &http.Client{Transport: transport, Timeout: 30 * time.Second},
-		url:  map[int]string{1: "http://", 2: "https://"}[major] + w.gateway, host: bustest.Name(bustest.Scoring),
+		url:  map[int]string{1: "http://", 2: "https://"}[major] + w.gateway, host: bustest.DNSName(bustest.Scoring),
 	}
 }
 
@@ -75,7 +75,7 @@ func flows() []flow {
 	}
 }
 
-// send sends so much of a flow's body; where that is not all, the rest never comes.
+// sendWithRetry sends so much of a flow's body; where that is not all, the rest never comes.
 func (f flow) send(ctx context.Context, c client, sent int) (*http.Response, error) {
 	out, in := io.Pipe()
 	stop := context.AfterFunc(ctx, func() { in.CloseWithError(context.Canceled) })
@@ -154,16 +154,16 @@ func (w *world) stalled(t *testing.T, unit *replica, major, addresses int, sent 
 		all.Go(func() {
 			begun.Add(1)
 			for ctx.Err() == nil {
-				answer, err := f.send(ctx, c, sent(len(f.body)))
+				response, err := f.send(ctx, c, sent(len(f.body)))
 				if err != nil {
 					continue
 				}
-				if answer.StatusCode != http.StatusOK {
+				if response.StatusCode != http.StatusOK {
 					refused.Add(1)
 				} else {
 					<-ctx.Done() // and reads nothing
 				}
-				answer.Body.Close()
+				response.Body.Close()
 				select {
 				case <-time.After(3 * time.Second): // all of them are in this process, as the gateway is
 				case <-ctx.Done():
@@ -180,7 +180,7 @@ func (w *world) stalled(t *testing.T, unit *replica, major, addresses int, sent 
 		if same++; last != before { // the gateway makes connections for them still
 			same = 0
 		}
-		return begun.Load() == int64(stallers()) && g.reading.Taken()+g.slots.Taken() > 0 && same >= 10
+		return begun.Load() == int64(stallers()) && g.reading.InUse()+g.slots.InUse() > 0 && same >= 10
 	})
 	honest := w.from("127.0.0.1", major)
 	for range 5 {
@@ -188,13 +188,13 @@ func (w *world) stalled(t *testing.T, unit *replica, major, addresses int, sent 
 			f.served(t, honest)
 		}
 	}
-	if n := g.slots.Taken(); sent(1400) < 2 && n > 0 {
+	if n := g.slots.InUse(); sent(1400) < 2 && n > 0 {
 		t.Errorf("%d places are taken by requests that cannot be worked on", n)
 	}
-	t.Logf("%d bytes are read, %d requests under way, %d were refused", g.reading.Taken(), g.slots.Taken(), refused.Load())
+	t.Logf("%d bytes are read, %d requests under way, %d were refused", g.reading.InUse(), g.slots.InUse(), refused.Load())
 	cancel()
 	all.Wait()
-	testworld.Eventually(t, "everything comes back", func() bool { return g.reading.Taken() == 0 && g.slots.Taken() == 0 })
+	testworld.Eventually(t, "everything comes back", func() bool { return g.reading.InUse() == 0 && g.slots.InUse() == 0 })
 }
 
 // served sends a flow as an honest client, which sends again what reached no unit: where
@@ -203,11 +203,11 @@ func (w *world) stalled(t *testing.T, unit *replica, major, addresses int, sent 
 func (f flow) served(t *testing.T, c client) {
 	t.Helper()
 	for range 4 {
-		answer, err := f.send(t.Context(), c, len(f.body))
+		response, err := f.send(t.Context(), c, len(f.body))
 		if err != nil {
 			t.Fatalf("honest %s: %v", f.path, err)
 		}
-		status, body, p := read(t, answer)
+		status, body, p := read(t, response)
 		if status == http.StatusOK {
 			return
 		}
@@ -230,24 +230,24 @@ func TestStallsEnd(t *testing.T) {
 			var all sync.WaitGroup
 			for _, f := range flows() {
 				all.Go(func() {
-					answer, err := f.send(t.Context(), w.from("127.0.1.1", major), 1)
+					response, err := f.send(t.Context(), w.from("127.0.1.1", major), 1)
 					if err != nil {
 						t.Errorf("%s: %v", f.path, err)
 						return
 					}
-					if status, body, p := read(t, answer); status != http.StatusBadRequest || p.Reason != wire.BadRequest || !strings.Contains(p.Want, "within") {
+					if status, body, p := read(t, response); status != http.StatusBadRequest || p.Reason != wire.BadRequest || !strings.Contains(p.Want, "within") {
 						t.Errorf("%s: got %d %s, want 400 and how long it may take", f.path, status, body)
 					}
 				})
 			}
 			g := w.manager.gateway
-			testworld.Eventually(t, "all are read", func() bool { return g.reading.Taken() >= len(flows())*minCost })
-			if n := g.slots.Taken(); n > 0 {
+			testworld.Eventually(t, "all are read", func() bool { return g.reading.InUse() >= len(flows())*minCost })
+			if n := g.slots.InUse(); n > 0 {
 				t.Errorf("got %d requests under way, want none of those that cannot be worked on", n)
 			}
 			all.Wait()
-			if g.reading.Taken() != 0 || g.slots.Taken() != 0 {
-				t.Errorf("got %d bytes read, %d requests under way, want none", g.reading.Taken(), g.slots.Taken())
+			if g.reading.InUse() != 0 || g.slots.InUse() != 0 {
+				t.Errorf("got %d bytes read, %d requests under way, want none", g.reading.InUse(), g.slots.InUse())
 			}
 		})
 	}
@@ -262,13 +262,13 @@ func TestQuotas(t *testing.T) {
 	g.clock = func() time.Time { return now }
 	full := func(what string) *limit.Shares {
 		s := limit.NewShares(what, 2)
-		if err := s.Take(netip.MustParseAddr("127.0.0.1"), 1); err != nil {
+		if err := s.Acquire(netip.MustParseAddr("127.0.0.1"), 1); err != nil {
 			t.Fatal(err)
 		}
 		return s
 	}
 	w.manager.registry.mu.RLock()
-	var unit *member
+	var unit *backend
 	for _, m := range w.manager.registry.units {
 		unit = m
 	}
@@ -280,39 +280,41 @@ func TestQuotas(t *testing.T) {
 		status int
 	}{
 		{quotaUnknown, func() {
-			g.unknown = limit.NewBuckets(1)
-			g.unknown.Take("127.0.0.1:1", now)
-			g.unknown.Take("127.0.0.1:1", now)
+			g.unknownSessions = limit.NewBuckets(1)
+			g.unknownSessions.TakeToken("127.0.0.1:1", now)
+			g.unknownSessions.TakeToken("127.0.0.1:1", now)
 		}, flows()[1], http.StatusTooManyRequests},
 		{quotaPerUnit, func() { unit.places = full(quotaPerUnit) }, flows()[0], http.StatusTooManyRequests},
-		{quotaConnect, func() { unit.places, unit.turns = limit.NewShares(quotaPerUnit, 9), limit.NewTurns(quotaConnect, 0, 0) }, flows()[0], http.StatusServiceUnavailable},
-		{quotaInFlight, func() { g.slots = full(quotaInFlight); _ = g.slots.Take(other, 1) }, flows()[0], http.StatusServiceUnavailable},
+		{quotaConnect, func() {
+			unit.places, unit.dialTurns = limit.NewShares(quotaPerUnit, 9), limit.NewTurns(quotaConnect, 0, 0)
+		}, flows()[0], http.StatusServiceUnavailable},
+		{quotaInFlight, func() { g.slots = full(quotaInFlight); _ = g.slots.Acquire(other, 1) }, flows()[0], http.StatusServiceUnavailable},
 		{quotaReading, func() { g.reading = limit.NewShares(quotaReading, minCost-1) }, flows()[2], http.StatusServiceUnavailable},
-		{quotaDear, func() { g.buckets = limit.NewBuckets(0) }, flows()[0], http.StatusTooManyRequests},
+		{quotaExpensive, func() { g.expensive = limit.NewBuckets(0) }, flows()[0], http.StatusTooManyRequests},
 		{quotaPages, func() { g.pages = full(quotaPages) }, flow{path: "/elsewhere"}, http.StatusTooManyRequests},
 	} {
 		c.set()
-		answer, err := c.flow.send(t.Context(), w.from("127.0.0.1", 1), len(c.flow.body))
+		response, err := c.flow.send(t.Context(), w.from("127.0.0.1", 1), len(c.flow.body))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if status, body, p := read(t, answer); status != c.status || !strings.HasPrefix(p.Rule, c.quota) {
+		if status, body, p := read(t, response); status != c.status || !strings.HasPrefix(p.Rule, c.quota) {
 			t.Errorf("%s: got %d %s, want %d", c.quota, status, body, c.status)
 		}
 	}
 	w.manager.polls = full(quotaPolls)
 	poll, refused := httptest.NewRequest(http.MethodGet, wire.PathHistory, nil), httptest.NewRecorder()
 	poll.RemoteAddr = "127.0.0.1:1"
-	err := w.manager.awaitStep(refused, poll, w.manager.chronicle.held.Load(), time.Minute)
-	if w.manager.metrics.overQuota(err); wire.ReasonOf(err) != wire.TooMany || refused.Header().Get("Retry-After") != "10" {
+	err := w.manager.waitForStep(refused, poll, w.manager.mirror.current.Load(), time.Minute)
+	if w.manager.metrics.countQuota(err); wire.ReasonOf(err) != wire.TooMany || refused.Header().Get("Retry-After") != "10" {
 		t.Errorf("%s: got %v, Retry-After %q", quotaPolls, err, refused.Header().Get("Retry-After"))
 	}
 	g.pages = limit.NewShares(quotaPages, maxPages)
-	answer, err := w.from("127.0.0.1", 1).http.Get("http://" + w.gateway + api.PathMetrics)
+	response, err := w.from("127.0.0.1", 1).http.Get("http://" + w.gateway + api.PathMetrics)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, page, _ := read(t, answer)
+	_, page, _ := read(t, response)
 	for _, quota := range quotas {
 		if quota == quotaPolls { // TestGatewayPolls has it
 			continue
@@ -339,7 +341,7 @@ func TestUnknownSessions(t *testing.T) {
 	})
 	g, now := w.manager.gateway, time.Now()
 	g.clock = func() time.Time { return now }
-	c := w.client(bustest.Name(bustest.Scoring))
+	c := w.client(bustest.DNSName(bustest.Scoring))
 	for n := range 4 * w.manager.config.Limits.PerAddress / 10 {
 		c.request(t, wire.Header{Session: wire.SessionID{2, byte(n), byte(n >> 8)}}, "x")
 	}
@@ -374,15 +376,15 @@ func TestOpenedSessions(t *testing.T) {
 	})
 	g, now := w.manager.gateway, time.Now()
 	g.clock = func() time.Time { return now }
-	g.unknown = limit.NewBuckets(0)
-	c := w.client(bustest.Name(bustest.Scoring))
+	g.unknownSessions = limit.NewBuckets(0)
+	c := w.client(bustest.DNSName(bustest.Scoring))
 	for n := range 20 {
 		number.Store(uint32(n))
-		answer, err := c.post(t, wire.PathSession, strings.NewReader(flows()[0].body))
+		response, err := c.post(t, wire.PathSession, strings.NewReader(flows()[0].body))
 		if err != nil {
 			t.Fatal(err)
 		}
-		read(t, answer)
+		read(t, response)
 		if status, _, p := c.request(t, wire.Header{Session: wire.SessionID{1, byte(n)}}, "x"); status != http.StatusOK {
 			t.Errorf("the first request of session %d: got %d %v", n, status, p)
 		}
@@ -394,14 +396,14 @@ func TestOpenedSessions(t *testing.T) {
 
 // TestVouched: the newest are remembered, and no more than twice their bound.
 func TestVouched(t *testing.T) {
-	var v vouched
-	for n := range 4 * maxVouched {
-		v.add(wire.SessionID{byte(n), byte(n >> 8), byte(n >> 16)})
+	var v sessionSet
+	for n := range 4 * maxKnownSessions {
+		v.insert(wire.SessionID{byte(n), byte(n >> 8), byte(n >> 16)})
 	}
-	if n := len(v.young) + len(v.old); n > 2*maxVouched {
-		t.Errorf("got %d sessions kept, want at most %d", n, 2*maxVouched)
+	if n := len(v.recent) + len(v.previous); n > 2*maxKnownSessions {
+		t.Errorf("got %d sessions kept, want at most %d", n, 2*maxKnownSessions)
 	}
-	if n := 3*maxVouched + 1; !v.has(wire.SessionID{byte(n), byte(n >> 8), byte(n >> 16)}) || v.has(wire.SessionID{}) {
+	if n := 3*maxKnownSessions + 1; !v.contains(wire.SessionID{byte(n), byte(n >> 8), byte(n >> 16)}) || v.contains(wire.SessionID{}) {
 		t.Error("the newest are not there, or the oldest are")
 	}
 }
@@ -416,11 +418,11 @@ func TestSenderName(t *testing.T) {
 	ask := func(address string, f flow) []string {
 		c := w.from(address, 1)
 		c.more = http.Header{wire.FieldSender: {"made up"}}
-		answer, err := f.send(t.Context(), c, len(f.body))
+		response, err := f.send(t.Context(), c, len(f.body))
 		if err != nil {
 			t.Fatal(err)
 		}
-		answer.Body.Close()
+		response.Body.Close()
 		return <-names
 	}
 	open := flows()[0]
@@ -454,11 +456,11 @@ func TestKeptAlive(t *testing.T) {
 	}})
 	ask := func(f flow, want int) {
 		t.Helper()
-		answer, err := f.send(ctx, c, len(f.body))
+		response, err := f.send(ctx, c, len(f.body))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if status, body, _ := read(t, answer); status != want {
+		if status, body, _ := read(t, response); status != want {
 			t.Errorf("%s: got %d %s, want %d", f.path, status, body, want)
 		}
 	}

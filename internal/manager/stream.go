@@ -12,28 +12,28 @@ import (
 // buffers are the buffers in which responses are copied.
 var buffers = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 
-// answer copies a unit's response to the client as it arrives and flushes each piece. A client
+// copyResponse copies a unit's response to the client as it arrives and flushes each piece. A client
 // that stops reading blocks the unit, and is disconnected by the server's write limit. If the
 // unit's connection breaks, answer aborts the client's connection, so that a truncated
 // response never looks complete.
-func (x *exchange) answer(answer *http.Response) {
-	answer.Header.Del(wire.FieldUnits) // set by the gateway alone
-	copyFields(x.w.Header(), answer.Header)
+func (x *forwardedRequest) copyResponse(response *http.Response) {
+	response.Header.Del(wire.FieldUnits) // set by the gateway alone
+	copyFields(x.w.Header(), response.Header)
 	x.w.Header().Set("X-Accel-Buffering", "no") // keep nginx from buffering
-	x.lastOn()
-	x.w.WriteHeader(answer.StatusCode)
+	x.closeUnreadConnection()
+	x.w.WriteHeader(response.StatusCode)
 	buffer := buffers.Get().(*[chunkSize]byte)
 	defer buffers.Put(buffer)
-	for left := answer.ContentLength; ; {
-		n, err := answer.Body.Read(buffer[:])
+	for left := response.ContentLength; ; {
+		n, err := response.Body.Read(buffer[:])
 		left -= int64(n)
-		if opened := x.opened; n > 0 && opened != nil {
-			x.opened = nil
-			if id, ok := envelope.OpenedSession(buffer[:n]); ok && answer.StatusCode == http.StatusOK {
-				opened.add(id)
+		if opened := x.openedSessions; n > 0 && opened != nil {
+			x.openedSessions = nil
+			if id, ok := envelope.OpenedSession(buffer[:n]); ok && response.StatusCode == http.StatusOK {
+				opened.insert(id)
 			}
 		}
-		if n > 0 && !x.pass(buffer[:n], left != 0) {
+		if n > 0 && !x.writePiece(buffer[:n], left != 0) {
 			panic(http.ErrAbortHandler) // the client is gone
 		}
 		if err == io.EOF {
@@ -45,17 +45,17 @@ func (x *exchange) answer(answer *http.Response) {
 	}
 }
 
-// lastOn asks the client to close an HTTP/1.1 connection whose request may not be read to its
+// closeUnreadConnection asks the client to close an HTTP/1.1 connection whose request may not be read to its
 // end although the response has begun. Otherwise the client might send the next request while
 // the server closes the connection, and not know its outcome.
-func (x *exchange) lastOn() {
-	if x.r.ProtoMajor == 1 && x.early && !x.body.ended() {
+func (x *forwardedRequest) closeUnreadConnection() {
+	if x.r.ProtoMajor == 1 && x.fullDuplex && !x.body.atEOF() {
 		x.w.Header().Set("Connection", "close")
 	}
 }
 
-// pass writes one piece, and flushes it if more follow.
-func (x *exchange) pass(piece []byte, more bool) bool {
+// writePiece writes one piece, and flushes it if more follow.
+func (x *forwardedRequest) writePiece(piece []byte, more bool) bool {
 	_, err := x.w.Write(piece)
 	if err == nil && more {
 		err = x.control.Flush()

@@ -28,18 +28,18 @@ func TestRogueTenant(t *testing.T) {
 	var stolen atomic.Int64
 	rogue := w.replica(bustest.Keys, func(rw http.ResponseWriter, _ *http.Request) { stolen.Add(1); rw.WriteHeader(http.StatusTeapot) })
 	atRogue, atVictim := listen(t, rogue.conn), listen(t, victim.conn)
-	w.claim(rogue, func(b *bus.Beat) { b.Inherits = victim.Identity })
+	w.claim(rogue, func(b *bus.Heartbeat) { b.Inherits = victim.Identity })
 
-	kept := item(1, victim.Identity)
-	testworld.NoError(t, victim.conn.Publish(kept))
-	testworld.Eventually(t, "the session is kept", func() bool { return w.holds(victim.Cluster, kept) })
+	stored := item(1, victim.Identity)
+	testworld.NoError(t, victim.conn.Publish(stored))
+	testworld.Eventually(t, "the session is kept", func() bool { return w.holds(victim.Cluster, stored) })
 	for name, forged := range map[string]bus.Item{
 		"sealed for the victim":          item(2, victim.Identity),
-		"sealed for nobody":              {Kind: bus.Sealed, Session: wire.SessionID{3}, Expiry: kept.Expiry, Bytes: []byte("x")},
-		"the victim's session":           sealed(kept, "mine", rogue.Identity),
-		"a tombstone of it":              sealed(bus.Item{Kind: bus.Tombstone, Session: kept.Session, Expiry: kept.Expiry}, "", rogue.Identity),
-		"another session in it":          {Kind: bus.Sealed, Session: wire.SessionID{4}, Expiry: kept.Expiry, Bytes: item(5, rogue.Identity).Bytes},
-		"another expiry than sealed":     {Kind: bus.Sealed, Session: item(6).Session, Expiry: kept.Expiry + 60, Bytes: item(6, rogue.Identity).Bytes},
+		"sealed for nobody":              {Kind: bus.Sealed, Session: wire.SessionID{3}, Expiry: stored.Expiry, Bytes: []byte("x")},
+		"the victim's session":           sealed(stored, "mine", rogue.Identity),
+		"a tombstone of it":              sealed(bus.Item{Kind: bus.Tombstone, Session: stored.Session, Expiry: stored.Expiry}, "", rogue.Identity),
+		"another session in it":          {Kind: bus.Sealed, Session: wire.SessionID{4}, Expiry: stored.Expiry, Bytes: item(5, rogue.Identity).Bytes},
+		"another expiry than sealed":     {Kind: bus.Sealed, Session: item(6).Session, Expiry: stored.Expiry + 60, Bytes: item(6, rogue.Identity).Bytes},
 		"a role of the victim's in none": item(7, wire.RoleID(rogue.Identity, "r")),
 	} {
 		testworld.NoError(t, rogue.conn.Publish(forged))
@@ -48,22 +48,22 @@ func TestRogueTenant(t *testing.T) {
 		w.manager.copies.mu.Lock()
 		w.manager.copies.clusters[rogue.Cluster].remove(w.manager.copies.clusters[rogue.Cluster].sessions[last.Session])
 		w.manager.copies.mu.Unlock()
-		if w.holds(rogue.Cluster, forged) || w.holds(victim.Cluster, forged) && forged.Session != kept.Session {
+		if w.holds(rogue.Cluster, forged) || w.holds(victim.Cluster, forged) && forged.Session != stored.Session {
 			t.Errorf("%s: is kept", name)
 		}
 	}
-	_, err := rogue.conn.Pull(t.Context(), kept.Session)
+	_, err := rogue.conn.FetchCopy(t.Context(), stored.Session)
 	testworld.Refused(t, err, wire.NotFound)
 
 	w.cool()
 	c := w.client("gateway.example")
 	for range 100 {
 		for kind, name := range map[string]string{"id": string(victim.Identity[:]), "task": bustest.Scoring} {
-			answer, err := c.post(t, wire.PathSession, bytes.NewReader(openBody(kind, name)))
+			response, err := c.post(t, wire.PathSession, bytes.NewReader(openBody(kind, name)))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if status, body, _ := read(t, answer); status != http.StatusOK || body != victim.ID.String() {
+			if status, body, _ := read(t, response); status != http.StatusOK || body != victim.ID.String() {
 				t.Fatalf("open pinned to the victim's %s: got %d by %q", kind, status, body)
 			}
 		}
@@ -75,12 +75,12 @@ func TestRogueTenant(t *testing.T) {
 		if status, body, _ := ticketed.request(t, wire.Header{Session: item(78).Session}, ""); status != http.StatusOK || body != victim.ID.String() {
 			t.Fatalf("request of a session with its ticket: got %d by %q", status, body)
 		}
-		for name, h := range map[string]wire.Header{"bound": {Target: victim.ID}, "of its session": {Session: kept.Session}} {
+		for name, h := range map[string]wire.Header{"bound": {Target: victim.ID}, "of its session": {Session: stored.Session}} {
 			if status, body, _ := c.request(t, h, "x"); status != http.StatusOK || body != victim.ID.String() {
 				t.Fatalf("request %s: got %d by %q", name, status, body)
 			}
 		}
-		if status, body, _ := w.client(bustest.Name(bustest.Scoring)).request(t, wire.Header{}, "x"); status != http.StatusOK || body != victim.ID.String() {
+		if status, body, _ := w.client(bustest.DNSName(bustest.Scoring)).request(t, wire.Header{}, "x"); status != http.StatusOK || body != victim.ID.String() {
 			t.Fatalf("request for the victim's name: got %d by %q", status, body)
 		}
 	}
@@ -90,14 +90,14 @@ func TestRogueTenant(t *testing.T) {
 	atRogue.mu.Lock()
 	defer atRogue.mu.Unlock()
 	for _, i := range atRogue.items {
-		if d, _ := sealedForOf(i); d != rogue.Identity {
+		if d, _ := sealedForItem(i); d != rogue.Identity {
 			t.Errorf("the rogue unit was pushed a session sealed for %v", d)
 		}
 	}
 	if got := atVictim.count(); got != 1 {
 		t.Errorf("the victim heard %d items, want its own", got)
 	}
-	if heirs := w.manager.registry.lineage.heirs(victim.Cluster); len(heirs) > 0 {
+	if heirs := w.manager.registry.successors.successorsOf(victim.Cluster); len(heirs) > 0 {
 		t.Errorf("got %d heirs of the victim", len(heirs))
 	}
 }
@@ -107,21 +107,21 @@ func TestRogueTenant(t *testing.T) {
 func TestFloodOfHeartbeats(t *testing.T) {
 	w := newWorld(t)
 	before := w.named(bustest.Keys)
-	heir := w.connect(w.authority.Next())
+	heir := w.connect(w.authority.Successor())
 	atHeir := listen(t, heir)
-	claims := bus.Beat{Address: "127.0.0.1:1", Inherits: before.Identity}
-	testworld.NoError(t, heir.Beat(claims))
-	testworld.Eventually(t, "the heir is known", func() bool { return len(w.manager.registry.lineage.heirs(before.Cluster)) == 1 })
+	claims := bus.Heartbeat{Address: "127.0.0.1:1", Inherits: before.Identity}
+	testworld.NoError(t, heir.SendHeartbeat(claims))
+	testworld.Eventually(t, "the heir is known", func() bool { return len(w.manager.registry.successors.successorsOf(before.Cluster)) == 1 })
 	const items = 500
 	for n := range items {
 		testworld.NoError(t, before.conn.Publish(item(n, before.Identity)))
 	}
 	testworld.Eventually(t, "all are pushed", func() bool { return atHeir.count() == items })
-	rogue := w.authority.Next()
+	rogue := w.authority.Successor()
 	for range 3 {
 		conn := w.connect(rogue)
 		for range 3000 {
-			testworld.NoError(t, conn.Beat(claims))
+			testworld.NoError(t, conn.SendHeartbeat(claims))
 		}
 		conn.Close()
 	}
@@ -129,9 +129,9 @@ func TestFloodOfHeartbeats(t *testing.T) {
 	if got := atHeir.count(); got != items {
 		t.Errorf("got %d items, want %d, each once", got, items)
 	}
-	w.manager.bequests.mu.Lock()
-	defer w.manager.bequests.mu.Unlock()
-	if got := len(w.manager.bequests.last); got != 2 {
+	w.manager.forwards.mu.Lock()
+	defer w.manager.forwards.mu.Unlock()
+	if got := len(w.manager.forwards.lastSeen); got != 2 {
 		t.Errorf("got %d bequests, want one to each of the two units", got)
 	}
 }

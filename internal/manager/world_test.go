@@ -112,7 +112,7 @@ func (w *world) restart() {
 // connect takes a unit to the bus.
 func (w *world) connect(u bustest.Unit) *bus.Conn {
 	w.t.Helper()
-	pem, err := os.ReadFile(SelfMadeCA(w.config.DataDir))
+	pem, err := os.ReadFile(SelfSignedCA(w.config.DataDir))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -137,11 +137,11 @@ type replica struct {
 	server  *http.Server
 	listens string // address
 	calls   atomic.Int64
-	conns   atomic.Int64             // of the gateway
-	claims  atomic.Pointer[bus.Beat] // what it says of itself
-	hush    func()                   // ends its beats
-	vanish  func()                   // and takes no further connection; those there are stay
-	kill    func()                   // and cuts them
+	conns   atomic.Int64                  // of the gateway
+	claims  atomic.Pointer[bus.Heartbeat] // what it says of itself
+	hush    func()                        // ends its beats
+	vanish  func()                        // and takes no further connection; those there are stay
+	kill    func()                        // and cuts them
 }
 
 // replica starts a unit of a task. Every request is counted, then handled.
@@ -157,7 +157,7 @@ func (w *world) replicaOf(u bustest.Unit, h http.HandlerFunc) *replica {
 		w.t.Fatal(err)
 	}
 	r := &replica{Unit: u, listens: l.Addr().String()}
-	r.claims.Store(&bus.Beat{Address: l.Addr().String(), Ready: true})
+	r.claims.Store(&bus.Heartbeat{Address: l.Addr().String(), Ready: true})
 	r.server = &http.Server{
 		IdleTimeout: w.idle,
 		ErrorLog:    slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
@@ -192,7 +192,7 @@ func (r *replica) count(_ net.Conn, s http.ConnState) {
 
 func (r *replica) beat(ctx context.Context) {
 	for {
-		_ = r.conn.Beat(*r.claims.Load())
+		_ = r.conn.SendHeartbeat(*r.claims.Load())
 		select {
 		case <-ctx.Done():
 			return
@@ -201,8 +201,8 @@ func (r *replica) beat(ctx context.Context) {
 	}
 }
 
-// claim changes what the unit says of itself, and waits until it was heard.
-func (w *world) claim(r *replica, edit func(*bus.Beat)) {
+// unallocated changes what the unit says of itself, and waits until it was heard.
+func (w *world) claim(r *replica, edit func(*bus.Heartbeat)) {
 	w.t.Helper()
 	b := *r.claims.Load()
 	edit(&b)
@@ -222,7 +222,7 @@ func (w *world) known(r *replica) {
 		if m == nil {
 			return false
 		}
-		got := m.beat
+		got := m.heartbeat
 		got.Relay = false
 		return got == want && (want.Address != r.listens || m.names.Load() != nil)
 	})
@@ -231,7 +231,7 @@ func (w *world) known(r *replica) {
 // names answers with the unit's own id.
 func (r *replica) names(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, r.ID.String()) }
 
-// named starts a unit that answers with its id.
+// setNames starts a unit that answers with its id.
 func (w *world) named(task string) *replica {
 	w.t.Helper()
 	return w.namedOf(w.authority.Unit(task))
@@ -274,28 +274,28 @@ func (c client) post(t testing.TB, path string, body io.Reader) (*http.Response,
 	return c.http.Do(r)
 }
 
-// request sends a request of a session, and gives status, body and problem.
+// serveRequest sends a request of a session, and gives status, body and problem.
 func (c client) request(t testing.TB, h wire.Header, content string) (int, string, api.Problem) {
 	t.Helper()
 	h.Number, h.NotAfter = 1, time.Now().Add(time.Minute)
 	first := h.Encode()
-	answer, err := c.post(t, wire.PathRequest, bytes.NewReader(append(first[:], content...)))
+	response, err := c.post(t, wire.PathRequest, bytes.NewReader(append(first[:], content...)))
 	if err != nil {
 		t.Fatalf("request: %v", err)
 	}
-	return read(t, answer)
+	return read(t, response)
 }
 
-func read(t testing.TB, answer *http.Response) (int, string, api.Problem) {
+func read(t testing.TB, response *http.Response) (int, string, api.Problem) {
 	t.Helper()
-	defer answer.Body.Close()
-	b, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	b, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Fatalf("answer: %v", err)
 	}
 	var p api.Problem
 	_ = json.Unmarshal(b, &p)
-	return answer.StatusCode, string(b), p
+	return response.StatusCode, string(b), p
 }
 
 // header is the outer header of a request to a unit, or to any.

@@ -14,15 +14,15 @@ type Writer struct {
 	Form Form
 	Seal func(ad, plaintext []byte) (ciphertext []byte, err error) // of the next chunk
 
-	kept []byte
-	full error // nothing more is accepted
+	buffered []byte
+	full     error // nothing more is accepted
 }
 
-// Add returns what is to be sent of more of the message. It refuses, with "too-large", more
+// Append returns what is to be sent of more of the message. It refuses, with "too-large", more
 // than one piece may hold.
-func (w *Writer) Add(plaintext []byte) (out []byte, err error) {
+func (w *Writer) Append(plaintext []byte) (out []byte, err error) {
 	if !w.Form.Chunked {
-		return nil, w.keep(plaintext)
+		return nil, w.buffer(plaintext)
 	}
 	for len(plaintext) > 0 {
 		n := min(len(plaintext), MaxSent)
@@ -34,14 +34,14 @@ func (w *Writer) Add(plaintext []byte) (out []byte, err error) {
 	return out, nil
 }
 
-// End is Add for the last of the message. The final chunk says that its length is 0, because it
+// Finish is Add for the last of the message. The final chunk says that its length is 0, because it
 // extends to the end.
-func (w *Writer) End(plaintext []byte) (out []byte, err error) {
+func (w *Writer) Finish(plaintext []byte) (out []byte, err error) {
 	if !w.Form.Chunked {
-		if err := w.keep(plaintext); err != nil {
+		if err := w.buffer(plaintext); err != nil {
 			return nil, err
 		}
-		return w.Seal(nil, w.kept)
+		return w.Seal(nil, w.buffered)
 	}
 	for len(plaintext) > MaxSent {
 		if out, err = w.chunk(out, plaintext[:MaxSent]); err != nil {
@@ -56,15 +56,15 @@ func (w *Writer) End(plaintext []byte) (out []byte, err error) {
 	return append(append(out, 0), sealed...), nil
 }
 
-// Kept is the number of bytes that wait for the end.
-func (w *Writer) Kept() int { return len(w.kept) }
+// Buffered is the number of bytes that wait for the end.
+func (w *Writer) Buffered() int { return len(w.buffered) }
 
-func (w *Writer) keep(plaintext []byte) error {
-	if w.full == nil && len(w.kept)+len(plaintext) > MaxWhole {
-		w.full = wire.Refuse(wire.TooLarge, "one-off: size in bytes", len(w.kept)+len(plaintext), MaxWhole)
+func (w *Writer) buffer(plaintext []byte) error {
+	if w.full == nil && len(w.buffered)+len(plaintext) > MaxWhole {
+		w.full = wire.Refuse(wire.TooLarge, "one-off: size in bytes", len(w.buffered)+len(plaintext), MaxWhole)
 	}
 	if w.full == nil {
-		w.kept = append(w.kept, plaintext...)
+		w.buffered = append(w.buffered, plaintext...)
 	}
 	return w.full
 }
@@ -94,7 +94,7 @@ func (r *Reader) Next() (plaintext []byte, last bool, err error) {
 	if r.ended {
 		return nil, true, io.EOF
 	}
-	ciphertext, last, err := r.ciphertext()
+	ciphertext, last, err := r.readCiphertext()
 	if err != nil {
 		return nil, false, err
 	}
@@ -116,18 +116,18 @@ func (r *Reader) Next() (plaintext []byte, last bool, err error) {
 // Done reports whether Next returned the final chunk.
 func (r *Reader) Done() bool { return r.ended }
 
-// ciphertext reads the next chunk.
-func (r *Reader) ciphertext() (b []byte, last bool, err error) {
+// readCiphertext reads the next chunk.
+func (r *Reader) readCiphertext() (b []byte, last bool, err error) {
 	if !r.Form.Chunked {
-		b, err = r.rest(MaxWhole)
+		b, err = r.readRest(MaxWhole)
 		return b, true, err
 	}
-	length, err := r.length()
+	length, err := r.readLength()
 	if err != nil {
 		return nil, false, err
 	}
 	if length == 0 {
-		b, err = r.rest(maxChunk)
+		b, err = r.readRest(maxChunk)
 		return b, true, err
 	}
 	if length < tagSize || length > maxChunk+tagSize {
@@ -135,21 +135,21 @@ func (r *Reader) ciphertext() (b []byte, last bool, err error) {
 	}
 	b = make([]byte, length)
 	if _, err := io.ReadFull(r.From, b); err != nil {
-		return nil, false, truncated(err)
+		return nil, false, truncatedError(err)
 	}
 	return b, false, nil
 }
 
-// length reads the length of a chunk. Any encoding will do: nothing
+// readLength reads the length of a chunk. Any encoding will do: nothing
 // authenticates it.
-func (r *Reader) length() (uint64, error) {
+func (r *Reader) readLength() (uint64, error) {
 	var b [8]byte
 	if _, err := io.ReadFull(r.From, b[:1]); err != nil {
-		return 0, truncated(err)
+		return 0, truncatedError(err)
 	}
 	size := 1 << (b[0] >> 6)
 	if _, err := io.ReadFull(r.From, b[1:size]); err != nil {
-		return 0, truncated(err)
+		return 0, truncatedError(err)
 	}
 	v := uint64(b[0] & 0x3f)
 	for _, c := range b[1:size] {
@@ -158,21 +158,21 @@ func (r *Reader) length() (uint64, error) {
 	return v, nil
 }
 
-// rest reads to the end, of at most limit bytes of plaintext.
-func (r *Reader) rest(limit int) ([]byte, error) {
+// readRest reads to the end, of at most limit bytes of plaintext.
+func (r *Reader) readRest(limit int) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r.From, int64(limit+tagSize+1)))
 	switch {
 	case err != nil:
-		return nil, truncated(err)
+		return nil, truncatedError(err)
 	case len(b) > limit+tagSize:
 		return nil, wire.Refuse(wire.TooLarge, "one-off: size in bytes", "more", limit+tagSize)
 	}
 	return b, nil
 }
 
-// Head reads the head of a message, which may lie across the first chunks, and returns the rest
+// ReadHead reads the head of a message, which may lie across the first chunks, and returns the rest
 // of the last of those.
-func (r *Reader) Head(parse bhttp.Parse) (bhttp.Head, []byte, error) {
+func (r *Reader) ReadHead(parse bhttp.Parse) (bhttp.Head, []byte, error) {
 	var b []byte
 	for range maxHeads {
 		part, last, err := r.Next()
@@ -194,8 +194,8 @@ func (r *Reader) Head(parse bhttp.Parse) (bhttp.Head, []byte, error) {
 	return bhttp.Head{}, nil, wire.Refuse(wire.TooLarge, "one-off: head", "more", fmt.Sprint(maxHeads, " chunks and ", maxChunk, " bytes"))
 }
 
-// truncated is the error of a message that ends too soon.
-func truncated(err error) error {
+// truncatedError is the error of a message that ends too soon.
+func truncatedError(err error) error {
 	short := wire.Refuse(wire.Truncated, "one-off", "an early end", "a final chunk")
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return short

@@ -44,9 +44,9 @@ func sealedParts(f Form, parts ...[]byte) *Reader {
 	seal, open := zeros(), zeros()
 	w := &Writer{Form: f, Seal: seal.Seal}
 	for i, part := range parts {
-		add := w.Add
+		add := w.Append
 		if i == len(parts)-1 {
-			add = w.End
+			add = w.Finish
 		}
 		b = append(b, testworld.Must(add(part))...)
 	}
@@ -65,7 +65,7 @@ func TestHeadsAcrossChunks(t *testing.T) {
 			for cut := range len(whole) + 1 {
 				for other := cut; other <= len(whole); other++ {
 					u := sealedParts(Chunks, whole[:cut], whole[cut:other], whole[other:])
-					h, rest, err := u.Head(bhttp.ParseRequest)
+					h, rest, err := u.ReadHead(bhttp.ParseRequest)
 					if err != nil {
 						t.Fatalf("cut at %d and %d: %v", cut, other, err)
 					}
@@ -89,7 +89,7 @@ func TestHeadsThatAreTooLong(t *testing.T) {
 		"chunks": sealedParts(Chunks, single...),
 		"bytes":  sealedParts(Chunks, raw),
 	} {
-		if _, _, err := u.Head(bhttp.ParseRequest); !errors.Is(err, wire.TooLarge) {
+		if _, _, err := u.ReadHead(bhttp.ParseRequest); !errors.Is(err, wire.TooLarge) {
 			t.Errorf("%s: got %v, want %v", name, err, wire.TooLarge)
 		}
 	}
@@ -159,7 +159,7 @@ func FuzzOneOffPlaintext(f *testing.F) {
 		one = min(max(one, 0), len(b))
 		two = min(max(two, one), len(b))
 		u := sealedParts(Chunks, b[:one], b[one:two], b[two:])
-		h, rest, err := u.Head(bhttp.ParseRequest)
+		h, rest, err := u.ReadHead(bhttp.ParseRequest)
 		if err != nil {
 			return
 		}

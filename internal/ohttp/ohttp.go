@@ -71,7 +71,7 @@ const (
 // finalAD is the associated data of a final chunk.
 var finalAD = []byte("final")
 
-// KEM is a KEM that requests may use, with the AEADs that are offered with it.
+// KEMIndex is a KEM that requests may use, with the AEADs that are offered with it.
 type KEM struct {
 	hpke.KEM
 	EncSize, keySize int // of the encapsulated secret and of a public key, in bytes
@@ -91,8 +91,8 @@ const (
 	hkdfSHA256 = 0x0001
 )
 
-// aead is one of the AEADs with the size of its keys in bytes.
-func aead(id uint16) (hpke.AEAD, int) {
+// aeadByID is one of the AEADs with the size of its keys in bytes.
+func aeadByID(id uint16) (hpke.AEAD, int) {
 	if id == aes128 {
 		return hpke.AES128GCM(), 16
 	}
@@ -116,9 +116,9 @@ func ParseHeader(b [HeaderSize]byte) Header {
 	return Header{b[0], binary.BigEndian.Uint16(b[1:]), binary.BigEndian.Uint16(b[3:]), binary.BigEndian.Uint16(b[5:])}
 }
 
-// KEM returns the index in [KEMs] of the header's KEM. It refuses, with "ohttp-key",
+// KEMIndex returns the index in [KEMs] of the header's KEM. It refuses, with "ohttp-key",
 // algorithms that are not offered together.
-func (h Header) KEM() (int, error) {
+func (h Header) KEMIndex() (int, error) {
 	i := slices.IndexFunc(KEMs[:], func(k KEM) bool { return k.ID() == h.kem })
 	if i < 0 || h.kdf != hkdfSHA256 || !slices.Contains(KEMs[i].aeads, h.aead) {
 		return 0, wire.Refuse(wire.OneOffKey, "one-off: algorithms", fmt.Sprintf("%04x %04x %04x", h.kem, h.kdf, h.aead), "those of a key configuration")
@@ -129,8 +129,8 @@ func (h Header) KEM() (int, error) {
 // NewRecipient opens the encapsulated secret of a request with a private key.
 func (f Form) NewRecipient(h Header, enc []byte, key hpke.PrivateKey) (recipient *hpke.Recipient, err error) {
 	wire.Secretly(func() {
-		aead, _ := aead(h.aead)
-		recipient, err = hpke.NewRecipient(enc, key, hpke.HKDFSHA256(), aead, f.info(h))
+		aead, _ := aeadByID(h.aead)
+		recipient, err = hpke.NewRecipient(enc, key, hpke.HKDFSHA256(), aead, f.hpkeInfo(h))
 	})
 	return recipient, err
 }
@@ -138,20 +138,20 @@ func (f Form) NewRecipient(h Header, enc []byte, key hpke.PrivateKey) (recipient
 // NewSender encapsulates a secret for a public key.
 func (f Form) NewSender(key PublicKey) (enc []byte, sender *hpke.Sender, err error) {
 	wire.Secretly(func() {
-		aead, _ := aead(key.aead)
-		enc, sender, err = hpke.NewSender(key.Public, hpke.HKDFSHA256(), aead, f.info(key.Header))
+		aead, _ := aeadByID(key.aead)
+		enc, sender, err = hpke.NewSender(key.Public, hpke.HKDFSHA256(), aead, f.hpkeInfo(key.Header))
 	})
 	return enc, sender, err
 }
 
-// info binds a request to its form and header.
-func (f Form) info(h Header) []byte {
+// hpkeInfo binds a request to its form and header.
+func (f Form) hpkeInfo(h Header) []byte {
 	return append(append([]byte(f.requestLabel), 0), h.Encode()...)
 }
 
 // NonceSize is the size of the response nonce in bytes.
 func (h Header) NonceSize() int {
-	_, size := aead(h.aead)
+	_, size := aeadByID(h.aead)
 	return size
 }
 
@@ -191,8 +191,8 @@ func (f Form) ResponseCipher(export func(string, int) ([]byte, error), h Header,
 	return a, nil
 }
 
-// next is the nonce of the next chunk.
-func (a *ResponseCipher) next() []byte {
+// nextNonce is the nonce of the next chunk.
+func (a *ResponseCipher) nextNonce() []byte {
 	n := a.nonce
 	binary.BigEndian.PutUint64(n[4:], binary.BigEndian.Uint64(n[4:])^a.count)
 	a.count++
@@ -201,12 +201,12 @@ func (a *ResponseCipher) next() []byte {
 
 // Seal encrypts the next chunk.
 func (a *ResponseCipher) Seal(ad, plaintext []byte) ([]byte, error) {
-	return a.aead.Seal(nil, a.next(), plaintext, ad), nil
+	return a.aead.Seal(nil, a.nextNonce(), plaintext, ad), nil
 }
 
 // Open decrypts the next chunk.
 func (a *ResponseCipher) Open(ad, ciphertext []byte) ([]byte, error) {
-	return a.aead.Open(nil, a.next(), ciphertext, ad)
+	return a.aead.Open(nil, a.nextNonce(), ciphertext, ad)
 }
 
 func newAEAD(key []byte) (cipher.AEAD, error) {

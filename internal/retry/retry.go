@@ -12,15 +12,15 @@ import (
 // Backoff is a wait that doubles with each failure in a row.
 type Backoff struct {
 	First time.Duration // after the first failure
-	Most  time.Duration // after many
+	Max   time.Duration // after many
 }
 
 // Longest returns the wait after so many failures in a row, at least 1: First, doubled for
 // each further failure, and at most Most.
 func (b Backoff) Longest(failures int) time.Duration {
 	doublings := min(max(failures, 1)-1, 62)
-	if b.First > b.Most>>doublings {
-		return b.Most
+	if b.First > b.Max>>doublings {
+		return b.Max
 	}
 	return b.First << doublings
 }

@@ -10,7 +10,7 @@ import (
 )
 
 func TestBackoff(t *testing.T) {
-	b := Backoff{First: 50 * time.Millisecond, Most: 300 * time.Millisecond}
+	b := Backoff{First: 50 * time.Millisecond, Max: 300 * time.Millisecond}
 	for failures, want := range map[int]time.Duration{
 		math.MinInt: 50, 0: 50, 1: 50, 2: 100, 3: 200, 4: 300, 5: 300, math.MaxInt: 300,
 	} {
@@ -25,7 +25,7 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("%d failures: got a wait of %v", failures, wait)
 		}
 	}
-	if got := (Backoff{First: 1, Most: math.MaxInt64}).Longest(math.MaxInt); got <= 0 {
+	if got := (Backoff{First: 1, Max: math.MaxInt64}).Longest(math.MaxInt); got <= 0 {
 		t.Errorf("after an overflow: got %v", got)
 	}
 	if got := (Backoff{}).Wait(9); got != 0 {

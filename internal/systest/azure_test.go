@@ -51,7 +51,7 @@ func TestAzure(t *testing.T) {
 	v.tpm.Extend(t, 4, "another kernel")
 	_, err = e.enrol(attest.AzureSNP, "scoring 1")
 	wantRule(t, err, wire.NotMeasured, "measurement: pcr4")
-	next := e.Next(azureMilanRow, "")
+	next := e.NextPolicy(azureMilanRow, "")
 	wantCut(t, e.Steps[0], next)
 	push(t, e.Cluster, next)
 	_, err = e.enrol(attest.AzureSNP, "scoring 1")

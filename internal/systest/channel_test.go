@@ -119,7 +119,7 @@ func opener(t *testing.T, ch *client.Channel, units []*Replica) *Replica {
 func TestTicketsAlone(t *testing.T) {
 	t.Parallel()
 	c, units := shared(t, 2, time.Hour, &service{seen: map[string]int{}})
-	ch := c.Open(c.OpenConfig("scoring"))
+	ch := c.OpenChannel(c.OpenConfig("scoring"))
 	opener(t, ch, units).Kill()
 	c.StopManager()
 	c.WipeManager()
@@ -142,7 +142,7 @@ func TestTicketsAlone(t *testing.T) {
 // go on, new ones open, and units share them again.
 func TestManagerLost(t *testing.T) {
 	c, units := shared(t, 2, time.Hour, &service{seen: map[string]int{}})
-	ch := c.Open(c.OpenConfig("scoring"))
+	ch := c.OpenChannel(c.OpenConfig("scoring"))
 	for _, step := range []func(){func() {}, c.WipeManager} {
 		c.StopManager()
 		if err := units[0].Unit.Ready(); err != nil {
@@ -156,7 +156,7 @@ func TestManagerLost(t *testing.T) {
 			}
 		}
 		attended(t, units...)
-		second := c.Open(c.OpenConfig("scoring"))
+		second := c.OpenChannel(c.OpenConfig("scoring"))
 		for i := range 10 {
 			if _, err := call(t.Context(), second, http.MethodPost, fmt.Sprint(i), ""); err != nil {
 				t.Errorf("new session: %v", err)
@@ -177,7 +177,7 @@ func TestReceipt(t *testing.T) {
 	c, units := shared(t, 2, time.Hour, &service{seen: map[string]int{}})
 	config := c.OpenConfig("scoring")
 	config.Receipts, config.FreshEvidence = true, true
-	ch := c.Open(config)
+	ch := c.OpenChannel(config)
 	if s, err := ch.Session(t.Context()); err != nil || !s.Evidence.OK() {
 		t.Errorf("fresh evidence: %v, %v", s.Evidence, err)
 	}
@@ -225,7 +225,7 @@ func TestReceipt(t *testing.T) {
 // brings it back.
 func TestCloseSession(t *testing.T) {
 	c, units := shared(t, 3, time.Hour, &service{seen: map[string]int{}})
-	ch := c.Open(c.OpenConfig("scoring"))
+	ch := c.OpenChannel(c.OpenConfig("scoring"))
 	for i := range 6 {
 		if _, err := call(t.Context(), ch, http.MethodGet, fmt.Sprint(i), ""); err != nil {
 			t.Fatal(err)
@@ -254,7 +254,7 @@ func TestPins(t *testing.T) {
 	if config.Trust, err = client.FetchTrust(t.Context(), pins); err != nil {
 		t.Fatal(err)
 	}
-	ch := c.Open(config)
+	ch := c.OpenChannel(config)
 	for i := range 4 {
 		if _, err := call(t.Context(), ch, http.MethodPost, fmt.Sprint(i), ""); err != nil {
 			t.Error(err)
@@ -280,10 +280,10 @@ func TestPolicyMovesOn(t *testing.T) {
 	t.Parallel()
 	c, units := shared(t, 1, 3*time.Second, &service{seen: map[string]int{}})
 	old, cannot := c.OpenConfig("scoring"), c.OpenConfig("scoring")
-	push(t, c, c.Next("lifetime = \"3s\"", "lifetime = \"4s\""))
+	push(t, c, c.NextPolicy("lifetime = \"3s\"", "lifetime = \"4s\""))
 	before := units[0].Unit.Stats().Renewals
 	testworld.Within(t, 10*time.Second, "two renewals", func() bool { return units[0].Unit.Stats().Renewals >= before+2 })
-	if got := c.Open(old).Trust().Policy().Document().Sequence; got != 2 {
+	if got := c.OpenChannel(old).Trust().Policy().Document().Sequence; got != 2 {
 		t.Errorf("got sequence %d, want 2", got)
 	}
 	c.StopAuthority()
@@ -296,10 +296,10 @@ func TestPolicyMovesOn(t *testing.T) {
 func TestPolicyJustMovedOn(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	config := client.OpenConfig{Trust: trust(t, c)}
-	push(t, c, c.Next("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\""))
+	push(t, c, c.NextPolicy("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\""))
 	r := c.Start("scoring", "scoring 1", &service{seen: map[string]int{}})
 	config.Gateway = astray(t, r, r)
-	if got := c.Open(config).Trust().Policy().Document().Sequence; got != 2 {
+	if got := c.OpenChannel(config).Trust().Policy().Document().Sequence; got != 2 {
 		t.Errorf("got sequence %d, want 2", got)
 	}
 }

@@ -69,18 +69,18 @@ const FirstBuild = "authority build 1"
 // New starts a cluster of the given tasks, which ends with the test.
 func New(t testing.TB, tasks ...Task) *Cluster {
 	t.Helper()
-	return On(t, attesttest.NewVendor(), tasks...)
+	return NewOnVendor(t, attesttest.NewVendor(), tasks...)
 }
 
-// On is New with TEEs of the given vendor.
-func On(t testing.TB, vendor *attesttest.Vendor, tasks ...Task) *Cluster {
+// NewOnVendor is New with TEEs of the given vendor.
+func NewOnVendor(t testing.TB, vendor *attesttest.Vendor, tasks ...Task) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, Chip: vendor.Chip(), owner: testworld.NewKey(), build: FirstBuild, Log: slog.New(slog.DiscardHandler), Host: "127.0.0.1"}
 	c.dsn = newDSN(t)
 	draft := c.draft(vendor, tasks)
 	c.Root = c.initialise(draft)
 	text := filled(t, draft, c.Root)
-	c.Steps = []policy.Step{c.Sign(text)}
+	c.Steps = []policy.Step{c.SignPolicy(text)}
 	c.Genesis = wire.Sum([]byte(text))
 	c.addr = loopback.FreeAddress(t)
 	c.StartAuthority()
@@ -142,7 +142,7 @@ func (c *Cluster) draft(vendor *attesttest.Vendor, tasks []Task) policy.Draft {
 	fmt.Fprintf(&b, "schema = %q\ntrust_domain = %q\nsequence = 1\nprevious = \"\"\n", policy.Schema, Domain)
 	fmt.Fprintf(&b, "created = %s\ndevelopment = true\n", time.Now().Add(-time.Minute).UTC().Format(time.RFC3339))
 	fmt.Fprintf(&b, "[owners]\nquorum = 1\napprove_within = \"1h\"\ndelay = \"0s\"\nkeys = [ { name = \"ana\", ssh = %q } ]\n",
-		c.owner.Line())
+		c.owner.AuthorizedKey())
 	fmt.Fprintf(&b, "[platform.soft]\nroots = [%q]\n", vendor.Root())
 	fmt.Fprintf(&b, "[authority]\nroot = \"\"\nmachines = \"any\"\nreference = [ %s ]\n", Reference(c.build))
 	for _, task := range tasks {
@@ -172,8 +172,8 @@ func quoted(names []string) string {
 	return strings.Join(out, ", ")
 }
 
-// Sign is a policy text with the owner's signature.
-func (c *Cluster) Sign(text string) policy.Step {
+// SignPolicy is a policy text with the owner's signature.
+func (c *Cluster) SignPolicy(text string) policy.Step {
 	c.t.Helper()
 	sig, err := policy.Sign(c.owner, policy.ForPolicy, []byte(text))
 	if err != nil {
@@ -182,9 +182,9 @@ func (c *Cluster) Sign(text string) policy.Step {
 	return policy.Step{Policy: []byte(text), Signatures: []string{sig}}
 }
 
-// Next writes and signs the policy that follows the newest, after edits "old",
+// NextPolicy writes and signs the policy that follows the newest, after edits "old",
 // "new"; it is part of Steps from then on, but nobody has told the authority.
-func (c *Cluster) Next(edits ...string) policy.Step {
+func (c *Cluster) NextPolicy(edits ...string) policy.Step {
 	c.t.Helper()
 	approved, err := policy.Replay(c.Genesis, c.Steps)
 	if err != nil {
@@ -209,7 +209,7 @@ func (c *Cluster) Next(edits ...string) policy.Step {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	step := c.Sign(string(copied))
+	step := c.SignPolicy(string(copied))
 	c.Steps = append(c.Steps, step)
 	return step
 }
@@ -232,9 +232,9 @@ func (c *Cluster) TryAuthority() (err error) {
 	return err
 }
 
-// Beside starts another authority on the same store, until the test ends or it
+// StartReplica starts another authority on the same store, until the test ends or it
 // is stopped.
-func (c *Cluster) Beside() (url string, stop func()) {
+func (c *Cluster) StartReplica() (url string, stop func()) {
 	c.t.Helper()
 	addr := loopback.FreeAddress(c.t)
 	stop, _, err := c.serve(addr)
@@ -274,7 +274,7 @@ func (c *Cluster) serve(addr string) (stop, reset func(), err error) {
 			c.t.Errorf("authority ended: %v", err)
 		}
 		s.Close()
-	}), l.cut, nil
+	}), l.cutAll, nil
 }
 
 // StopAuthority stops the authority, if it runs.
@@ -298,7 +298,7 @@ func (c *Cluster) Rebuild(program string) { c.build = program }
 // UnitConfig is the configuration of a unit that runs a program.
 func (c *Cluster) UnitConfig(task, program string) unit.Config {
 	return unit.Config{
-		Authorities: []string{c.URL()}, Genesis: c.Genesis, Task: task, Log: c.Log, Manager: c.meets(),
+		Authorities: []string{c.URL()}, Genesis: c.Genesis, Task: task, Log: c.Log, Manager: c.managerConfig(),
 		Attester: c.Chip.Attester(attesttest.Measure(program)),
 	}
 }
@@ -358,7 +358,7 @@ func (c *Cluster) serveUnit(u *unit.Unit, inner net.Listener, h http.Handler) *R
 		}
 		u.Close()
 	})
-	r.Kill = func() { l.cut(); r.Stop() }
+	r.Kill = func() { l.cutAll(); r.Stop() }
 	c.t.Cleanup(r.Stop)
 	return r
 }

@@ -25,7 +25,7 @@ func TestCutEndsConnections(t *testing.T) {
 	t.Parallel()
 	s := newCutScene(t, policy.PerUnit, false)
 	twins := s.twinsOf(flowingOn)
-	holder := s.Join("trial", "holder", "holder 1", flowingOn)
+	holder := s.StartMember("trial", "holder", "holder 1", flowingOn)
 	ends := map[string]<-chan error{
 		"a response of the twin": flowing(t, s.adder, twins.holder),
 		"a response to the twin": flowing(t, twins.adder, holder),

@@ -33,7 +33,7 @@ func newCutScene(t *testing.T, mode policy.KeyMode, managed bool) *cutScene {
 		return Task{Name: name, KeyMode: mode, Life: time.Hour, Programs: []string{name + " 1"}}
 	}
 	s := &cutScene{Cluster: New(t, task("adder"), task("holder"), task("scoring")), t: t, managed: managed, cut: map[string]string{}}
-	s.Agree("trial", s.Form(Group{
+	s.ApproveGroup("trial", s.FormGroup(Group{
 		Name: "trial", KeyMode: mode, Life: time.Hour, Quorum: 2, Roles: []string{"adder", "holder"}, Calls: map[string][]string{"adder": {"holder"}},
 	}))
 	if managed {
@@ -43,7 +43,7 @@ func newCutScene(t *testing.T, mode policy.KeyMode, managed bool) *cutScene {
 	if managed {
 		attended(t, honest...)
 	}
-	s.adder, s.holder = s.Join("trial", "adder", "adder 1", hello("adder")), s.Join("trial", "holder", "holder 1", hello("holder"))
+	s.adder, s.holder = s.StartMember("trial", "adder", "adder 1", hello("adder")), s.StartMember("trial", "holder", "holder 1", hello("holder"))
 	return s
 }
 

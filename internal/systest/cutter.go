@@ -29,8 +29,8 @@ func (c *cutter) Accept() (net.Conn, error) {
 	return conn, nil
 }
 
-// cut resets all connections and takes no further one.
-func (c *cutter) cut() {
+// cutAll resets all connections and takes no further one.
+func (c *cutter) cutAll() {
 	c.Listener.Close()
 	c.mu.Lock()
 	defer c.mu.Unlock()

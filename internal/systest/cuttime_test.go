@@ -72,7 +72,7 @@ func (s *cutScene) ways(t twins) []*observed {
 	}
 	receipts := config
 	receipts.Receipts = true
-	session, signed := s.Open(config), s.Open(receipts)
+	session, signed := s.OpenChannel(config), s.OpenChannel(receipts)
 	oneOff := testworld.Must(client.NewOneOff(s.t.Context(), client.OneOffConfig{Trust: trusted, Gateway: config.Gateway, CA: config.CA}))
 	direct := testworld.Must(client.New(client.Config{Trust: trusted, Addresses: []string{scoring.Address}}))
 	kept, anew, calling := calls(s.t, s.adder), calls(s.t, s.adder), calls(s.t, t.adder)

@@ -87,7 +87,7 @@ func StartDev(t testing.TB, args ...string) *Dev {
 	})
 	t.Cleanup(stop)
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if _, err := d.read(); err == nil {
+		if _, err := d.readInfo(); err == nil {
 			return d
 		}
 	}
@@ -95,7 +95,7 @@ func StartDev(t testing.TB, args ...string) *Dev {
 	return nil
 }
 
-func (d *Dev) read() (DevInfo, error) {
+func (d *Dev) readInfo() (DevInfo, error) {
 	var info DevInfo
 	b, err := os.ReadFile(filepath.Join(d.Dir, "dev.json"))
 	if err != nil {
@@ -104,10 +104,10 @@ func (d *Dev) read() (DevInfo, error) {
 	return info, json.Unmarshal(b, &info)
 }
 
-// Info is dev.json as it is now.
-func (d *Dev) Info() DevInfo {
+// WaitInfo is dev.json as it is now.
+func (d *Dev) WaitInfo() DevInfo {
 	d.t.Helper()
-	info, err := d.read()
+	info, err := d.readInfo()
 	if err != nil {
 		d.t.Fatalf("reading dev.json: %v", err)
 	}
@@ -129,7 +129,7 @@ func (i DevInfo) Addresses() []string {
 // Client is a client of the cluster's task, closed with the test.
 func (d *Dev) Client() *client.Client {
 	d.t.Helper()
-	info := d.Info()
+	info := d.WaitInfo()
 	genesis, err := wire.ParseDigest(info.Genesis)
 	if err != nil {
 		d.t.Fatal(err)
@@ -149,10 +149,10 @@ func (d *Dev) Client() *client.Client {
 	return cl
 }
 
-// Kill kills a unit with SIGKILL.
-func (d *Dev) Kill(i int) {
+// KillUnit kills a unit with SIGKILL.
+func (d *Dev) KillUnit(i int) {
 	d.t.Helper()
-	u := d.Info().Units[i]
+	u := d.WaitInfo().Units[i]
 	if err := syscall.Kill(u.Pid, syscall.SIGKILL); err != nil {
 		d.t.Errorf("killing unit %d (process %d): %v", i+1, u.Pid, err)
 	}

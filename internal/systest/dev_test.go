@@ -16,7 +16,7 @@ func TestKillUnderLoad(t *testing.T) {
 		length, every = time.Minute, 5*time.Second
 	}
 	d := StartDev(t)
-	load := Load{Client: d.Client(), URL: d.Info().URL(), Post: "/score", Body: applicants, Rate: 500, Bare: 10, For: length}
+	load := Load{Client: d.Client(), URL: d.WaitInfo().URL(), Post: "/score", Body: applicants, Rate: 500, Bare: 10, For: length}
 	control := load.Run(t.Context())
 	t.Logf("control: %v", control)
 	if len(control.Failed) > 0 || len(control.BareOther) > 0 {
@@ -47,7 +47,7 @@ func (d *Dev) killInTurn(every time.Duration, stop <-chan struct{}) int {
 		case <-stop:
 			return n
 		case <-tick.C:
-			d.Kill(n % 3)
+			d.KillUnit(n % 3)
 		}
 	}
 }

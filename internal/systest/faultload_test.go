@@ -66,7 +66,7 @@ func fewestReady(ctx context.Context, c *client.Client) int {
 // freeze stops units for a while, as a paused machine does: their sockets stay
 // open, and the system goes on accepting connections.
 func (d *Dev) freeze(t *testing.T, wait time.Duration, units ...int) {
-	all := d.Info().Units
+	all := d.WaitInfo().Units
 	for _, s := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGCONT} {
 		for _, u := range units {
 			if err := syscall.Kill(all[u].Pid, s); err != nil {
@@ -106,7 +106,7 @@ func TestFaultsUnderLoad(t *testing.T) {
 		length = 5 * time.Second
 	}
 	d := StartDev(t)
-	load := Load{Client: d.Client(), URL: d.Info().URL(), Post: "/score", Body: applicants, Rate: 500, For: length + time.Second}
+	load := Load{Client: d.Client(), URL: d.WaitInfo().URL(), Post: "/score", Body: applicants, Rate: 500, For: length + time.Second}
 	control := load.Run(t.Context())
 	t.Logf("control: %v", control)
 	load.unharmed(t, control)

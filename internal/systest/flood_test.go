@@ -338,7 +338,7 @@ func TestCookieBeforeEvidence(t *testing.T) {
 	}
 	open := c.OpenConfig("scoring")
 	open.FreshEvidence = true
-	c.Open(open)
+	c.OpenChannel(open)
 	if got := tee.calls.Load(); got != enrolled+1 {
 		t.Errorf("evidence for a client with a cookie: got %d times, want 1", got-enrolled)
 	}

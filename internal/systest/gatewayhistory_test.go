@@ -46,7 +46,7 @@ func TestCutHeardAtGateway(t *testing.T) {
 	if early.Trust.Policy().Head() != before {
 		t.Fatal("the client's trust is not that of before the cut")
 	}
-	ch := c.Open(early)
+	ch := c.OpenChannel(early)
 	testworld.Within(t, 10*time.Second, "the client to have the step from the gateway", func() bool { return ch.Trust().Policy().Head() == head })
 	for i := range 40 {
 		if got, err := fetched(t.Context(), ch, scoringURL); err != nil || got != "honest" {

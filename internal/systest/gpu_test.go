@@ -76,7 +76,7 @@ func TestGPU(t *testing.T) {
 	testworld.Refused(t, enrol(attesttest.NewNVIDIAVendor(v.now).GPU("GH100")), wire.UnknownRoot)
 	testworld.Refused(t, enrol(v.gpu, v.gpu), wire.WrongChip)
 
-	page, err := authorityOf(t, e.Cluster).Log(t.Context(), api.LogQuery{})
+	page, err := authorityOf(t, e.Cluster).IssuanceLog(t.Context(), api.LogQuery{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestGPU(t *testing.T) {
 		t.Errorf("got %d certificates, want 2", len(units))
 	}
 
-	push(t, e.Cluster, e.Next("modes = [\"SPT\"]\n", fmt.Sprintf("modes = [\"SPT\"]\ncut_chips = [%q]\n", v.gpu.Chip())))
+	push(t, e.Cluster, e.NextPolicy("modes = [\"SPT\"]\n", fmt.Sprintf("modes = [\"SPT\"]\ncut_chips = [%q]\n", v.gpu.Chip())))
 	testworld.Refused(t, enrol(v.gpu), wire.NoPlatform)
 	if err := enrol(second); err != nil {
 		t.Errorf("another GPU than the one cut off: %v", err)

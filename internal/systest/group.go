@@ -32,14 +32,14 @@ type Group struct {
 // Parties are the keys of a group's parties, by name.
 type Parties map[string]testworld.Key
 
-// text is the group as a policy writes it.
-func (g Group) text(parties Parties) string {
+// policyText is the group as a policy writes it.
+func (g Group) policyText(parties Parties) string {
 	var b, names strings.Builder
 	for i, role := range g.Roles {
 		if i > 0 {
 			names.WriteString(", ")
 		}
-		fmt.Fprintf(&names, "{ name = %q, ssh = %q }", role, parties[role].Line())
+		fmt.Fprintf(&names, "{ name = %q, ssh = %q }", role, parties[role].AuthorizedKey())
 	}
 	until := time.Now().Add(24 * time.Hour).UTC().Format(time.RFC3339)
 	fmt.Fprintf(&b, "[group.%s]\nkey_mode = %q\nquorum = %d\nuntil = %s\nlifetime = %q\nnames = [%q]\nparty = [ %s ]\n%s[group.%s.role]\n",
@@ -50,22 +50,22 @@ func (g Group) text(parties Parties) string {
 	return b.String()
 }
 
-// Form puts a group into the policy and gives the keys of its parties, which
+// FormGroup puts a group into the policy and gives the keys of its parties, which
 // have said nothing yet.
-func (c *Cluster) Form(g Group) Parties {
+func (c *Cluster) FormGroup(g Group) Parties {
 	c.t.Helper()
 	parties := Parties{}
 	for _, role := range g.Roles {
 		parties[role] = testworld.NewKey()
 	}
-	c.Adopt("[authority]\n", g.text(parties)+"[authority]\n")
+	c.Adopt("[authority]\n", g.policyText(parties)+"[authority]\n")
 	return parties
 }
 
 // Adopt makes the policy after edits the one in force.
 func (c *Cluster) Adopt(edits ...string) {
 	c.t.Helper()
-	step := c.Next(edits...)
+	step := c.NextPolicy(edits...)
 	p, err := authorityOf(c.t, c).Propose(c.t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures})
 	if err != nil || p.State != string(policy.Adopted) {
 		c.t.Fatalf("adopting policy %d: %v, %s", p.Sequence, err, p.State)
@@ -91,7 +91,7 @@ func (c *Cluster) Approved() policy.Approved {
 }
 
 // Statement is what a party says of a group next, signed.
-func (c *Cluster) Statement(group, party string, key testworld.Key, change func(*policy.Statement)) api.Said {
+func (c *Cluster) Statement(group, party string, key testworld.Key, change func(*policy.Statement)) api.SignedStatement {
 	c.t.Helper()
 	p := c.Approved().Pact(group)
 	s, err := p.Statement(partyKey(p, party), c.groupRoot(p))
@@ -105,7 +105,7 @@ func (c *Cluster) Statement(group, party string, key testworld.Key, change func(
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return api.Said{Statement: s.Bytes(), Signature: signature}
+	return api.SignedStatement{Statement: s.Bytes(), Signature: signature}
 }
 
 // groupRoot is the root of a group as the authority has it. No party of these tests
@@ -133,20 +133,20 @@ func partyKey(p *policy.Pact, party string) attest.Digest {
 	return attest.Digest{}
 }
 
-// Withdraws makes a statement a withdrawal.
-func Withdraws(s *policy.Statement) { s.Withdraws = true }
+// Withdraw makes a statement a withdrawal.
+func Withdraw(s *policy.Statement) { s.Withdraws = true }
 
-// Say lets a party say it to the authority.
-func (c *Cluster) Say(group, party string, key testworld.Key, change func(*policy.Statement)) (api.Heard, error) {
+// SubmitStatement lets a party say it to the authority.
+func (c *Cluster) SubmitStatement(group, party string, key testworld.Key, change func(*policy.Statement)) (api.StatementReceipt, error) {
 	c.t.Helper()
-	return authorityOf(c.t, c).Say(c.t.Context(), group, c.Statement(group, party, key, change))
+	return authorityOf(c.t, c).SubmitStatement(c.t.Context(), group, c.Statement(group, party, key, change))
 }
 
-// Agree lets all parties approve a group.
-func (c *Cluster) Agree(group string, parties Parties) {
+// ApproveGroup lets all parties approve a group.
+func (c *Cluster) ApproveGroup(group string, parties Parties) {
 	c.t.Helper()
 	for party, key := range parties {
-		if _, err := c.Say(group, party, key, nil); err != nil {
+		if _, err := c.SubmitStatement(group, party, key, nil); err != nil {
 			c.t.Fatalf("%s approving: %v", party, err)
 		}
 	}
@@ -165,8 +165,8 @@ func (c *Cluster) MemberConfig(group, role, program string) unit.Config {
 	return config
 }
 
-// Join starts a unit in a group that serves the handler.
-func (c *Cluster) Join(group, role, program string, h http.Handler) *Replica {
+// StartMember starts a unit in a group that serves the handler.
+func (c *Cluster) StartMember(group, role, program string, h http.Handler) *Replica {
 	c.t.Helper()
 	u, err := unit.Start(c.t.Context(), c.MemberConfig(group, role, program))
 	if err != nil {

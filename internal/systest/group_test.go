@@ -75,10 +75,10 @@ func TestCallMatrix(t *testing.T) {
 			c := newFour(t, policy.Shared)
 			g := four
 			g.KeyMode = mode
-			c.Agree("trial", c.Form(g))
+			c.ApproveGroup("trial", c.FormGroup(g))
 			units := map[string]*Replica{}
 			for _, role := range g.Roles {
-				units[role] = c.Join("trial", role, role+" 1", whoCalled)
+				units[role] = c.StartMember("trial", role, role+" 1", whoCalled)
 			}
 			for _, from := range g.Roles {
 				for _, to := range g.Roles {
@@ -101,7 +101,7 @@ func TestCallMatrix(t *testing.T) {
 // after one withdrew.
 func TestQuorumOfParties(t *testing.T) {
 	c := newFour(t, policy.Shared)
-	parties := c.Form(four)
+	parties := c.FormGroup(four)
 	try := func(patience time.Duration) error {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
@@ -125,20 +125,20 @@ func TestQuorumOfParties(t *testing.T) {
 		if err := start(); !errors.Is(err, wire.NoQuorum) {
 			t.Fatalf("after %d approvals: got %v, want %q", i, err, wire.NoQuorum)
 		}
-		if _, err := c.Say("trial", party, parties[party], nil); err != nil {
+		if _, err := c.SubmitStatement("trial", party, parties[party], nil); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := start(); err != nil {
 		t.Fatalf("after 3 approvals: %v", err)
 	}
-	if _, err := c.Say("trial", "broker", parties["broker"], Withdraws); err != nil {
+	if _, err := c.SubmitStatement("trial", "broker", parties["broker"], Withdraw); err != nil {
 		t.Fatal(err)
 	}
 	if err := start(); !errors.Is(err, wire.NoQuorum) {
 		t.Fatalf("after a withdrawal: got %v, want %q", err, wire.NoQuorum)
 	}
-	c.Agree("trial", parties)
+	c.ApproveGroup("trial", parties)
 	if err := start(); err != nil {
 		t.Fatalf("approved again: %v", err)
 	}

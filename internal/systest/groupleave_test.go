@@ -129,12 +129,12 @@ func TestMemberLeaves(t *testing.T) {
 	c := newFour(t, policy.Shared)
 	g := four
 	g.Life = 6 * time.Second
-	parties := c.Form(g)
-	c.Agree("trial", parties)
+	parties := c.FormGroup(g)
+	c.ApproveGroup("trial", parties)
 	c.StartManager()
 	units := map[string]*Replica{}
 	for _, role := range g.Roles {
-		units[role] = c.Join("trial", role, role+" 1", hello(role))
+		units[role] = c.StartMember("trial", role, role+" 1", hello(role))
 	}
 	holder, scorer := units["holder"], units["scorer"]
 	attended(t, holder, scorer, units["adder"], units["broker"])
@@ -155,7 +155,7 @@ func TestMemberLeaves(t *testing.T) {
 	c.Adopt("[group.trial.role]\n", "continues = \""+former.String()+"\"\n[group.trial.role]\n",
 		`scorer = { members = [ { party = "scorer", task = "scorer", release = "1" } ], calls = ["adder", "broker", "holder"] }`+"\n", "")
 	delete(parties, "scorer")
-	c.Agree("trial", parties)
+	c.ApproveGroup("trial", parties)
 	next := c.Approved().Pact("trial").ID()
 	testworld.Within(t, 4*g.Life, "the holder to hold the new identity", func() bool { return holder.Unit.Identity().ID == next })
 
@@ -198,9 +198,9 @@ func TestCutMember(t *testing.T) {
 	c := newFour(t, policy.Shared)
 	g := four
 	g.Life = 4 * time.Second
-	c.Agree("trial", c.Form(g))
-	bad, good := c.Join("trial", "holder", "holder 1", whoCalled), c.Join("trial", "holder", "holder 1", whoCalled)
-	adder := c.Join("trial", "adder", "adder 1", whoCalled)
+	c.ApproveGroup("trial", c.FormGroup(g))
+	bad, good := c.StartMember("trial", "holder", "holder 1", whoCalled), c.StartMember("trial", "holder", "holder 1", whoCalled)
+	adder := c.StartMember("trial", "adder", "adder 1", whoCalled)
 	id := c.Approved().Pact("trial").ID()
 	c.Adopt("[task.holder]\n", fmt.Sprintf("[task.holder]\ncut_units = [%q]\n", bad.Unit.ID()))
 	testworld.Within(t, 4*g.Life, "the unit that was cut off to stop", func() bool { return bad.Unit.Ready() != nil })

@@ -46,7 +46,7 @@ func refusedMember(t *testing.T, c *Cluster, group, role, program string, want w
 // TestStrangersInAGroup: code that is no member, and a member in another's role.
 func TestStrangersInAGroup(t *testing.T) {
 	c := newFour(t, policy.Shared)
-	c.Agree("trial", c.Form(four))
+	c.ApproveGroup("trial", c.FormGroup(four))
 	refusedMember(t, c, "trial", "holder", "stranger", wire.NotMeasured)
 	refusedMember(t, c, "trial", "holder", "scorer 1", wire.WrongRole)
 	refusedMember(t, c, "trial", "owner", "holder 1", wire.NotFound)
@@ -57,7 +57,7 @@ func TestStrangersInAGroup(t *testing.T) {
 // said, and changes nothing.
 func TestApprovalsAtTheAuthority(t *testing.T) {
 	c := newFour(t, policy.Shared)
-	parties := c.Form(four)
+	parties := c.FormGroup(four)
 	head := c.Approved().Head()
 	for _, tt := range []struct {
 		name, party string
@@ -78,7 +78,7 @@ func TestApprovalsAtTheAuthority(t *testing.T) {
 			if tt.key != "ana" {
 				key = parties[tt.key]
 			}
-			_, err := c.Say("trial", tt.party, key, tt.change)
+			_, err := c.SubmitStatement("trial", tt.party, key, tt.change)
 			if !errors.Is(err, tt.want) || c.Approved().Head() != head {
 				t.Errorf("got %v, want %q and the head unchanged", err, tt.want)
 			}
@@ -96,11 +96,11 @@ func TestRosterChanges(t *testing.T) {
 	c := newFour(t, policy.Shared)
 	g := four
 	g.Life = 4 * time.Second
-	parties := c.Form(g)
-	c.Agree("trial", parties)
+	parties := c.FormGroup(g)
+	c.ApproveGroup("trial", parties)
 	units := map[string]*Replica{}
 	for _, role := range g.Roles {
-		units[role] = c.Join("trial", role, role+" 1", whoCalled)
+		units[role] = c.StartMember("trial", role, role+" 1", whoCalled)
 	}
 	old := c.Approved().Pact("trial")
 	c.Adopt("[group.trial.role]\n", "continues = \""+old.ID().String()+"\"\n[group.trial.role]\n",
@@ -118,7 +118,7 @@ func TestRosterChanges(t *testing.T) {
 		if party == "scorer" {
 			continue // whose member leaves
 		}
-		if _, err := c.Say("trial", party, key, nil); err != nil {
+		if _, err := c.SubmitStatement("trial", party, key, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -154,15 +154,15 @@ func TestRosterChanges(t *testing.T) {
 // Once anybody shows the newer statement, nothing is issued.
 func TestWithdrawalAfterARollback(t *testing.T) {
 	c := newFour(t, policy.Shared)
-	parties := c.Form(four)
+	parties := c.FormGroup(four)
 	for _, party := range []string{"adder", "broker", "holder"} {
-		if _, err := c.Say("trial", party, parties[party], nil); err != nil {
+		if _, err := c.SubmitStatement("trial", party, parties[party], nil); err != nil {
 			t.Fatal(err)
 		}
 	}
 	before := c.copyStore()
-	withdrawal := c.Statement("trial", "holder", parties["holder"], Withdraws)
-	if _, err := authorityOf(t, c).Say(t.Context(), "trial", withdrawal); err != nil {
+	withdrawal := c.Statement("trial", "holder", parties["holder"], Withdraw)
+	if _, err := authorityOf(t, c).SubmitStatement(t.Context(), "trial", withdrawal); err != nil {
 		t.Fatal(err)
 	}
 	rollBack := func() {
@@ -184,7 +184,7 @@ func TestWithdrawalAfterARollback(t *testing.T) {
 	if err := certified(config); err != nil {
 		t.Fatalf("nobody has shown the withdrawal yet: %v", err)
 	}
-	if _, err := authorityOf(t, c).Say(t.Context(), "trial", withdrawal); err != nil {
+	if _, err := authorityOf(t, c).SubmitStatement(t.Context(), "trial", withdrawal); err != nil {
 		t.Fatalf("showing the statement: %v", err)
 	}
 	if err := certified(config); !errors.Is(err, wire.NoQuorum) {
@@ -195,7 +195,7 @@ func TestWithdrawalAfterARollback(t *testing.T) {
 		t.Fatal(err)
 	}
 	rollBack()
-	if _, err := authorityOf(t, c).Push(t.Context(), history); err != nil {
+	if _, err := authorityOf(t, c).PushHistory(t.Context(), history); err != nil {
 		t.Fatalf("showing the history: %v", err)
 	}
 	if err := certified(config); !errors.Is(err, wire.NoQuorum) {
@@ -207,12 +207,12 @@ func TestWithdrawalAfterARollback(t *testing.T) {
 // one with the whole group by all, and plain requests by nobody.
 func TestRoleSessions(t *testing.T) {
 	c := newFour(t, policy.Shared)
-	c.Agree("trial", c.Form(four))
+	c.ApproveGroup("trial", c.FormGroup(four))
 	c.StartManager()
 	var units []*Replica
 	for _, role := range four.Roles {
 		for range 2 {
-			units = append(units, c.Join("trial", role, role+" 1", hello(role)))
+			units = append(units, c.StartMember("trial", role, role+" 1", hello(role)))
 		}
 	}
 	attended(t, units...)
@@ -261,13 +261,13 @@ func TestRoleSessions(t *testing.T) {
 // openssl accepts and refuses what we do at the level of X.509.
 func TestGroupByOtherTools(t *testing.T) {
 	c := newFour(t, policy.Shared)
-	c.Agree("trial", c.Form(four))
+	c.ApproveGroup("trial", c.FormGroup(four))
 	other := four
 	other.Name = "audit"
-	c.Agree("audit", c.Form(other))
+	c.ApproveGroup("audit", c.FormGroup(other))
 	dir := t.TempDir()
-	holder, adder := c.Join("trial", "holder", "holder 1", whoCalled), c.Join("trial", "adder", "adder 1", whoCalled)
-	stranger := c.Join("audit", "adder", "adder 1", whoCalled)
+	holder, adder := c.StartMember("trial", "holder", "holder 1", whoCalled), c.StartMember("trial", "adder", "adder 1", whoCalled)
+	stranger := c.StartMember("audit", "adder", "adder 1", whoCalled)
 	root := func(group string) string { return file(t, dir, group+".pem", c.GroupTrust(group).PEM()) }
 	trial, audit := root("trial"), root("audit")
 	pair := func(r *Replica, name string) (leaf, key string) {
@@ -329,7 +329,7 @@ func TestGroupByOtherTools(t *testing.T) {
 			}
 			return err == nil || !strings.Contains(err.Error(), "refused")
 		})
-		scorer := c.Join("trial", "scorer", "scorer 1", whoCalled)
+		scorer := c.StartMember("trial", "scorer", "scorer 1", whoCalled)
 		_, err := callPeer(scorer, "trial", "adder", &Replica{Address: address})
 		if (err == nil) != tt.want {
 			t.Errorf("%s: we accept: %v (%v), want %v", tt.name, err == nil, err, tt.want)

@@ -21,8 +21,8 @@ func TestTrustedParty(t *testing.T) {
 	c := newFour(t, policy.Shared)
 	group := four
 	group.Quorum = 1
-	parties := c.Form(group)
-	c.Agree("trial", parties)
+	parties := c.FormGroup(group)
+	c.ApproveGroup("trial", parties)
 	trust := func(keys ...attest.Digest) error {
 		_, err := client.FetchTrust(t.Context(), client.TrustConfig{
 			Authorities: []string{c.URL()}, Genesis: c.Genesis, Group: "trial", PartyKeys: keys, Verifier: attesttest.Verifier(),
@@ -40,7 +40,7 @@ func TestTrustedParty(t *testing.T) {
 	check("all approve", "a party", trust(holder), "")
 	check("all approve", "its old and its new key", trust(attest.Digest{1}, holder), "")
 	check("all approve", "a party of another group", trust(attest.Digest{1}), wire.NoParty)
-	if _, err := c.Say("trial", "holder", parties["holder"], Withdraws); err != nil {
+	if _, err := c.SubmitStatement("trial", "holder", parties["holder"], Withdraw); err != nil {
 		t.Fatal(err)
 	}
 	check("one withdrew", "no party", trust(), "")
@@ -62,10 +62,10 @@ func TestTrustedParty(t *testing.T) {
 // where that party approves the group.
 func TestReceiptOfAGroup(t *testing.T) {
 	c := newFour(t, policy.Shared)
-	parties := c.Form(four)
-	c.Agree("trial", parties)
+	parties := c.FormGroup(four)
+	c.ApproveGroup("trial", parties)
 	c.StartManager()
-	attended(t, c.Join("trial", "holder", "holder 1", hello("holder")))
+	attended(t, c.StartMember("trial", "holder", "holder 1", hello("holder")))
 	trust := c.GroupTrust("trial")
 	ch, err := client.OpenGroup(t.Context(), client.OpenConfig{Trust: trust, Role: "holder", Gateway: "https://" + c.manager.listen, CA: c.manager.ca, Receipts: true})
 	if err != nil {
@@ -103,9 +103,9 @@ func TestReceiptOfAGroup(t *testing.T) {
 // follows the group by name goes on.
 func TestPinnedRoster(t *testing.T) {
 	c := newFour(t, policy.Shared)
-	parties := c.Form(four)
-	c.Agree("trial", parties)
-	holder := c.Join("trial", "holder", "holder 1", hello("holder"))
+	parties := c.FormGroup(four)
+	c.ApproveGroup("trial", parties)
+	holder := c.StartMember("trial", "holder", "holder 1", hello("holder"))
 	former := c.Approved().Pact("trial").ID()
 	open := func(id attest.Digest) *client.Channel {
 		trust, err := client.FetchTrust(t.Context(), client.TrustConfig{
@@ -123,7 +123,7 @@ func TestPinnedRoster(t *testing.T) {
 		}
 	}
 	c.Adopt("[group.trial.role]\n", "continues = \""+former.String()+"\"\n[group.trial.role]\n", `calls = ["broker", "holder"]`, `calls = ["holder"]`)
-	c.Agree("trial", parties)
+	c.ApproveGroup("trial", parties)
 	next := c.Approved().Pact("trial").ID()
 	testworld.Within(t, 10*time.Second, "the unit to have the new identity", func() bool { return holder.Unit.Identity().ID == next })
 	testworld.Within(t, 10*time.Second, "a response to the client that follows the group", func() bool { return answerer(t, follows) == "holder" })

@@ -252,7 +252,7 @@ func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
 		t.Fatal(err)
 	}
 	text := filled(t, draft, made.Root)
-	c.Root, c.Steps, c.Genesis = made.Root, []policy.Step{c.Sign(text)}, wire.Sum([]byte(text))
+	c.Root, c.Steps, c.Genesis = made.Root, []policy.Step{c.SignPolicy(text)}, wire.Sum([]byte(text))
 	e.open(c, tee, sealer)
 	return e
 }
@@ -289,7 +289,7 @@ func (e *estate) policy(own attest.Measurement, platforms ...attest.Platform) st
 	text := fmt.Sprintf("schema = %q\ntrust_domain = %q\nsequence = 1\nprevious = \"\"\ncreated = %s\ndevelopment = %t\n",
 		policy.Schema, Domain, v.wall().UTC().Format(time.RFC3339), platforms[0] == attest.Soft)
 	text += fmt.Sprintf("[owners]\nquorum = 1\napprove_within = \"1h\"\ndelay = \"1h\"\nkeys = [ { name = \"ana\", ssh = %q } ]\n",
-		e.owner.Line())
+		e.owner.AuthorizedKey())
 	var references []string
 	for _, p := range platforms {
 		text += fmt.Sprintf(platformRules[p], v.root(p))
@@ -502,7 +502,7 @@ func TestOwnersSwitches(t *testing.T) {
 			if _, err := e.enrol(row.platform, "scoring 1"); err != nil {
 				t.Fatal(err)
 			}
-			old, next := e.Steps[0], e.Next(row.edits...)
+			old, next := e.Steps[0], e.NextPolicy(row.edits...)
 			wantCut(t, old, next)
 			push(t, e.Cluster, next)
 			_, err := e.enrol(row.platform, "scoring 1")
@@ -575,7 +575,7 @@ func TestCollateralStapled(t *testing.T) {
 				table := fmt.Sprintf("[platform.%s]\n", p)
 				edits = append(edits, table, table+"checked_within = \"48h\"\n")
 			}
-			push(t, e.Cluster, e.Next(edits...))
+			push(t, e.Cluster, e.NextPolicy(edits...))
 			u, err := e.enrol(p, "scoring 1")
 			if err != nil {
 				t.Fatal(err)

@@ -19,9 +19,9 @@ func TestApprovalReachesAll(t *testing.T) {
 	}
 	const units = 40
 	c := newFour(t, policy.Shared)
-	parties := c.Form(four)
+	parties := c.FormGroup(four)
 	for _, party := range []string{"adder", "broker", "scorer"} {
-		if _, err := c.Say("trial", party, parties[party], nil); err != nil {
+		if _, err := c.SubmitStatement("trial", party, parties[party], nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -35,7 +35,7 @@ func TestApprovalReachesAll(t *testing.T) {
 	}
 	time.Sleep(7 * time.Second) // for a back-off of 2.5 to 5 seconds
 	begin := time.Now()
-	if _, err := authorityOf(t, c).Say(t.Context(), "trial", last); err != nil {
+	if _, err := authorityOf(t, c).SubmitStatement(t.Context(), "trial", last); err != nil {
 		t.Fatal(err)
 	}
 	starting.Wait()

@@ -14,7 +14,7 @@ import (
 func (e *estate) issuedAt(p attest.Platform) time.Time {
 	e.t.Helper()
 	u := testworld.Must(e.enrol(p, "scoring 1"))
-	return testworld.Must(authorityOf(e.t, e.Cluster).Log(e.t.Context(), api.LogQuery{Unit: u.ID().String()})).Entries[0].Time
+	return testworld.Must(authorityOf(e.t, e.Cluster).IssuanceLog(e.t.Context(), api.LogQuery{Unit: u.ID().String()})).Entries[0].Time
 }
 
 // TestDocumentsRaiseTheTime: what a vendor signed a little ahead of the authority's

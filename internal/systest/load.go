@@ -70,7 +70,7 @@ func (l Load) Run(ctx context.Context) *Outcome {
 		time.Sleep(time.Until(due))
 		bare := l.Bare > 0 && n%((l.Rate+l.Bare)/l.Bare) == 0
 		wg.Go(func() {
-			stale, err := l.one(ctx, n, bare)
+			stale, err := l.doRequest(ctx, n, bare)
 			took := time.Since(due)
 			mu.Lock()
 			defer mu.Unlock()
@@ -103,8 +103,8 @@ func (o *Outcome) count(bare bool, took time.Duration, stale bool, err error) {
 	}
 }
 
-// one sends the n-th request and reads its answer.
-func (l Load) one(ctx context.Context, n int, bare bool) (stale bool, err error) {
+// doRequest sends the n-th request and reads its answer.
+func (l Load) doRequest(ctx context.Context, n int, bare bool) (stale bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	req, err := l.request(ctx, n, bare)

@@ -36,7 +36,7 @@ func newMallory(t *testing.T, c *Cluster) *mallory {
 	t.Helper()
 	keys := testworld.Must(identity.Derive(identity.NewSecret()))
 	owner := testworld.NewKey()
-	text := strings.NewReplacer(c.Root.String(), keys.Root().String(), c.owner.Line(), owner.Line()).Replace(string(c.Steps[0].Policy))
+	text := strings.NewReplacer(c.Root.String(), keys.RootDigest().String(), c.owner.AuthorizedKey(), owner.AuthorizedKey()).Replace(string(c.Steps[0].Policy))
 	step := policy.Step{Policy: []byte(text), Signatures: []string{testworld.Must(policy.Sign(owner, policy.ForPolicy, []byte(text)))}}
 	approved := testworld.Must(policy.Genesis(wire.Sum(step.Policy), step))
 	return &mallory{c: c, approved: approved, issuer: testworld.Must(keys.Issuer(approved))}
@@ -44,7 +44,7 @@ func newMallory(t *testing.T, c *Cluster) *mallory {
 
 // authority is a certificate of kind authority under her root.
 func (m *mallory) authority() *tls.Certificate {
-	leaf := testworld.Must(m.issuer.Authority(time.Now()))
+	leaf := testworld.Must(m.issuer.AuthorityLeaf(time.Now()))
 	return &tls.Certificate{Certificate: [][]byte{leaf.DER, m.issuer.AuthorityRoot()}, PrivateKey: leaf.Key}
 }
 
@@ -55,7 +55,7 @@ func (m *mallory) shared(t *testing.T, task, program string) *tls.Certificate {
 	evidence := testworld.Must(m.c.Chip.Attester(attesttest.Measure(program)).Attest(t.Context(), data))
 	result := testworld.Must(attesttest.Verifier().Appraise(attest.Question{Evidence: evidence, ReportData: data, Rules: m.approved.Rules(), At: time.Now()}))
 	grant := testworld.Must(m.approved.Admit(task, result))
-	leaf := testworld.Must(m.issuer.Shared(grant, time.Now()))
+	leaf := testworld.Must(m.issuer.SharedLeaf(grant, time.Now()))
 	cross := testworld.Must(m.issuer.Identity(task, grant.Release.Name)).Cross
 	return &tls.Certificate{Certificate: [][]byte{leaf.DER, cross}, PrivateKey: leaf.Key}
 }

@@ -103,8 +103,8 @@ func (c *Cluster) WipeManager() {
 	}
 }
 
-// meets is how units find the manager, if there is one.
-func (c *Cluster) meets() unit.Manager {
+// managerConfig is how units find the manager, if there is one.
+func (c *Cluster) managerConfig() unit.Manager {
 	if c.manager == nil {
 		return unit.Manager{}
 	}
@@ -121,8 +121,8 @@ func (c *Cluster) OpenConfig(task string) client.OpenConfig {
 	return client.OpenConfig{Trust: trust, Gateway: "https://" + c.manager.listen, CA: c.manager.ca}
 }
 
-// Open opens a channel, which ends with the test.
-func (c *Cluster) Open(config client.OpenConfig) *client.Channel {
+// OpenChannel opens a channel, which ends with the test.
+func (c *Cluster) OpenChannel(config client.OpenConfig) *client.Channel {
 	c.t.Helper()
 	ch, err := client.Open(c.t.Context(), config)
 	if err != nil {

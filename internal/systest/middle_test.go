@@ -119,7 +119,7 @@ func TestCommandsThroughAManInTheMiddle(t *testing.T) {
 	service := newRelay(t, "127.0.0.1:0", m.shared(t, "scoring", "scoring 1"), r.Address)
 	s := shell{bin: filepath.Join(Build(t, "./cmd/cohort"), "cohort"), dir: t.TempDir()}
 	testworld.Must(0, os.WriteFile(filepath.Join(s.dir, "hers.pem"), m.pem(), 0o600))
-	next := c.Next("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
+	next := c.NextPolicy("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
 	testworld.Must(0, os.WriteFile(filepath.Join(s.dir, "next.toml"), next.Policy, 0o600))
 	testworld.Must(0, os.WriteFile(filepath.Join(s.dir, "next.sig"), []byte(next.Signatures[0]), 0o600))
 	block := testworld.Must(ssh.MarshalPrivateKey(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), ""))

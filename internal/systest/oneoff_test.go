@@ -96,7 +96,7 @@ func TestOneOffs(t *testing.T) {
 
 	first := "[task.scoring.release.\"1\"]\n"
 	next := "[task.scoring.release.\"2\"]\nreference = [ " + Reference("scoring 2") + " ]\ncontinues = \"1\"\noneoff = true\n"
-	push(t, c, c.Next(first, next+first))
+	push(t, c, c.NextPolicy(first, next+first))
 	heir := c.Start("scoring", "scoring 2", release("heir"))
 	attended(t, heir)
 	for _, u := range units {

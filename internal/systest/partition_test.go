@@ -91,7 +91,7 @@ func TestManagerPartedFromAUnit(t *testing.T) {
 		toBus.parted.Lock()
 		toUnit.parted.Lock()
 		time.Sleep(parted / 2)
-		_, err := call(t.Context(), c.Open(c.OpenConfig("scoring")), http.MethodPost, "while it is parted", "marked")
+		_, err := call(t.Context(), c.OpenChannel(c.OpenConfig("scoring")), http.MethodPost, "while it is parted", "marked")
 		if err != nil {
 			t.Errorf("new session: %v", err)
 		}

@@ -105,7 +105,7 @@ func beManager(t *testing.T) any {
 	if err != nil {
 		t.Fatal(err)
 	}
-	place := managerPlace{Gateway: wish.Gateway, Bus: wish.Bus, CA: manager.SelfMadeCA(wish.Dir)}
+	place := managerPlace{Gateway: wish.Gateway, Bus: wish.Bus, CA: manager.SelfSignedCA(wish.Dir)}
 	m, err := manager.New(manager.Config{
 		DataDir: wish.Dir, Roots: []*x509.Certificate{root}, BusAddress: place.Bus, Log: toStderr(),
 		Limits: manager.Limits{Copies: 1 << 30}, // room for a million sessions

@@ -14,7 +14,7 @@ import (
 func TestAuthorityReplicas(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	first := c.Start("scoring", "scoring 1", http.NotFoundHandler())
-	second, stop := c.Beside()
+	second, stop := c.StartReplica()
 	start := func(authorities ...string) *unit.Unit {
 		t.Helper()
 		config := c.UnitConfig("scoring", "scoring 1")

@@ -25,7 +25,7 @@ func TestRollout(t *testing.T) {
 	cl := c.Client("scoring", old.Address, fresh.Address)
 	testworld.Within(t, 10*time.Second, "both releases serve", answers(t, cl, "one", "two"))
 
-	push(t, c, c.Next("[task.scoring.release.\"1\"]\nreference = [ "+Reference("scoring 1")+" ]\n", ""))
+	push(t, c, c.NextPolicy("[task.scoring.release.\"1\"]\nreference = [ "+Reference("scoring 1")+" ]\n", ""))
 	removed := time.Now()
 	load := Load{Client: cl, URL: "https://" + ServerName("scoring"), Post: "/", Body: "{}", Rate: 100, For: 5 * time.Second}
 	if out := load.Run(t.Context()); len(out.Failed) > 0 || out.Stale > 0 {
@@ -67,11 +67,11 @@ func TestRetiredBesideRemoved(t *testing.T) {
 	loaded := make(chan *Outcome, 1)
 	go func() { loaded <- load.Run(t.Context()) }()
 
-	push(t, c, c.Next("[task.scoring.release.\"1\"]\n", "[task.scoring.release.\"1\"]\nretired = true\n"))
+	push(t, c, c.NextPolicy("[task.scoring.release.\"1\"]\n", "[task.scoring.release.\"1\"]\nretired = true\n"))
 	_, err := unit.Start(t.Context(), c.UnitConfig("scoring", "scoring 1"))
 	testworld.Refused(t, err, wire.Retired)
 	renewals := retired.Unit.Stats().Renewals
-	push(t, c, c.Next("[task.scoring.release.\"3\"]\nreference = [ "+Reference("scoring 3")+" ]\n", ""))
+	push(t, c, c.NextPolicy("[task.scoring.release.\"3\"]\nreference = [ "+Reference("scoring 3")+" ]\n", ""))
 	gone := time.Now()
 	if out := <-loaded; len(out.Failed) > 0 {
 		t.Errorf("%d of %d requests failed, the first: %v, want none", len(out.Failed), out.Sent, first(out.Failed))

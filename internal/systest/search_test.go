@@ -60,7 +60,7 @@ func within(e *base64.Encoding, at int, secret []byte) []byte {
 	return []byte(encoded[(8*at+5)/6 : 8*len(padded)/6])
 }
 
-// text looks for one way to write a secret, unless another is the same.
+// policyText looks for one way to write a secret, unless another is the same.
 func (s *search) text(name, form string, text []byte) {
 	key := [8]byte(text)
 	if slices.ContainsFunc(s.pattern[key], func(p pattern) bool { return bytes.Equal(p.text, text) }) {

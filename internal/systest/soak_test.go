@@ -73,7 +73,7 @@ func (s *soak) phase(t *testing.T, rate int, length, pause time.Duration) held {
 	t.Helper()
 	load := &storm{executed: s.app.executed, rate: rate, length: length}
 	for range 20 {
-		load.channels = append(load.channels, s.Open(s.config))
+		load.channels = append(load.channels, s.OpenChannel(s.config))
 	}
 	stop := every(pause, s.fault)
 	out := load.run(t)
@@ -102,7 +102,7 @@ func (s *soak) topRate(t *testing.T) (top int) {
 	t.Helper()
 	load := &storm{executed: s.app.executed, rate: 500, length: 5 * time.Second}
 	for range 20 {
-		load.channels = append(load.channels, s.Open(s.config))
+		load.channels = append(load.channels, s.OpenChannel(s.config))
 	}
 	for ; ; load.rate += load.rate / 4 {
 		out := load.run(t)

@@ -93,7 +93,7 @@ func TestStalledStrangers(t *testing.T) {
 	}
 	s := &service{seen: map[string]int{}}
 	c, _ := shared(t, 2, time.Hour, s)
-	ch := c.Open(c.OpenConfig("scoring"))
+	ch := c.OpenChannel(c.OpenConfig("scoring"))
 	one := oneOff(t, c, trust(t, c), true)
 	quiet, _ := measured(t, ch, length/4)
 	ctx, stop := context.WithCancel(t.Context())
@@ -106,7 +106,7 @@ func TestStalledStrangers(t *testing.T) {
 	})
 	loud, calls := measured(t, ch, length)
 	for range 5 {
-		c.Open(c.OpenConfig("scoring"))
+		c.OpenChannel(c.OpenConfig("scoring"))
 		if status, _ := once(t, one, http.MethodGet, ""); status != http.StatusForbidden { // by the service, which wants a session
 			t.Errorf("a one-off request: got %d", status)
 		}
@@ -130,7 +130,7 @@ func TestAbortedStreams(t *testing.T) {
 		w.(http.Flusher).Flush()
 		_, _ = io.Copy(w, r.Body)
 	}))
-	ch := c.Open(c.OpenConfig("scoring"))
+	ch := c.OpenChannel(c.OpenConfig("scoring"))
 	abort(t, ch, 50)
 	time.Sleep(time.Second)
 	before := runtime.NumGoroutine()

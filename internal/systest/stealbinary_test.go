@@ -22,7 +22,7 @@ func (b *binaries) stealRoot(m commander) {
 	b.t.Helper()
 	mallory := testworld.NewKey()
 	genesis := string(b.Steps[0].Policy)
-	own := strings.Replace(genesis, b.owner.Line(), mallory.Line(), 1)
+	own := strings.Replace(genesis, b.owner.AuthorizedKey(), mallory.AuthorizedKey(), 1)
 	for name, forged := range map[string]struct {
 		by   testworld.Key
 		text string

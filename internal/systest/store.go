@@ -59,7 +59,7 @@ func (c *Cluster) restoreStore(old string) {
 func copyOf(t testing.TB, dsn string) string {
 	t.Helper()
 	if !strings.HasPrefix(dsn, "sqlite:") {
-		return testdb.Copy(t, dsn)
+		return testdb.CopyDatabase(t, dsn)
 	}
 	dir := t.TempDir()
 	for _, name := range filesOf(t, dsn) {

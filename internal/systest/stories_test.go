@@ -164,14 +164,14 @@ func TestRebuiltAuthority(t *testing.T) {
 
 	c.Rebuild(FirstBuild)
 	c.StartAuthority()
-	push(t, c, c.Next("reference = [ "+Reference(FirstBuild)+" ]", "reference = [ "+Reference(FirstBuild)+", "+Reference(next)+" ]"))
+	push(t, c, c.NextPolicy("reference = [ "+Reference(FirstBuild)+" ]", "reference = [ "+Reference(FirstBuild)+", "+Reference(next)+" ]"))
 	c.StopAuthority()
 	c.Rebuild(next)
 	c.StartAuthority()
 	if got := trust(t, c).AuthorityRoot().Raw; string(got) != string(root) {
 		t.Error("the rebuilt authority has another root certificate")
 	}
-	push(t, c, c.Next("reference = [ "+Reference(FirstBuild)+", "+Reference(next)+" ]", "reference = [ "+Reference(next)+" ]"))
+	push(t, c, c.NextPolicy("reference = [ "+Reference(FirstBuild)+", "+Reference(next)+" ]", "reference = [ "+Reference(next)+" ]"))
 	c.StopAuthority()
 	c.Rebuild(FirstBuild)
 	testworld.Refused(t, c.TryAuthority(), wire.NotMeasured)
@@ -204,7 +204,7 @@ func push(t *testing.T, c *Cluster, step policy.Step) {
 // clients is refused by units and clients of the first.
 func TestOtherRoot(t *testing.T) {
 	vendor := attesttest.NewVendor()
-	mine, theirs := On(t, vendor, scoring(time.Hour)), On(t, vendor, scoring(time.Hour))
+	mine, theirs := NewOnVendor(t, vendor, scoring(time.Hour)), NewOnVendor(t, vendor, scoring(time.Hour))
 
 	config := mine.UnitConfig("scoring", "scoring 1")
 	config.Authorities = []string{theirs.URL()}
@@ -234,7 +234,7 @@ func TestCalls(t *testing.T) {
 		{Name: "c", KeyMode: policy.Shared, Life: time.Hour, Programs: []string{"program c"}},
 	}
 	vendor := attesttest.NewVendor()
-	mine, theirs := On(t, vendor, tasks...), On(t, vendor, tasks...)
+	mine, theirs := NewOnVendor(t, vendor, tasks...), NewOnVendor(t, vendor, tasks...)
 	a := mine.Start("a", "program a", hello("a"))
 	tests := []struct {
 		name, address string
@@ -272,7 +272,7 @@ func TestCalls(t *testing.T) {
 func TestHistoryCut(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	old := c.copyStore()
-	push(t, c, c.Next("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\""))
+	push(t, c, c.NextPolicy("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\""))
 	seen := trust(t, c).State()
 
 	c.StopAuthority()
@@ -329,7 +329,7 @@ func TestDebugRefused(t *testing.T) {
 	_, err := unit.Start(t.Context(), config)
 	testworld.Refused(t, err, attest.Reason(wire.Debug))
 
-	push(t, c, c.Next("[platform.soft]\n", "[platform.soft]\ndebug = true\n"))
+	push(t, c, c.NextPolicy("[platform.soft]\n", "[platform.soft]\ndebug = true\n"))
 	allowed, err := unit.Start(t.Context(), config)
 	if err != nil {
 		t.Fatalf("debug that policy allows: %v", err)

@@ -109,7 +109,7 @@ func channels(c *Cluster, n int) []*client.Channel {
 	config := c.OpenConfig("scoring")
 	var list []*client.Channel
 	for range n {
-		list = append(list, c.Open(config))
+		list = append(list, c.OpenChannel(config))
 	}
 	return list
 }

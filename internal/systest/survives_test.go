@@ -85,13 +85,13 @@ func newCleanRoom(t *testing.T, programs ...string) *cleanRoom {
 	if len(programs) > 0 {
 		more = authorities(vendor, programs...)
 	}
-	r := &cleanRoom{Cluster: On(t, vendor, task("bank"), task("joiner")), t: t, vendor: vendor}
-	r.parties = r.Form(Group{
+	r := &cleanRoom{Cluster: NewOnVendor(t, vendor, task("bank"), task("joiner")), t: t, vendor: vendor}
+	r.parties = r.FormGroup(Group{
 		Name: "trial", KeyMode: policy.Shared, Life: time.Hour, Quorum: 2, Roles: []string{"bank", "joiner"},
 		Calls: map[string][]string{"joiner": {"bank"}}, More: more,
 	})
-	r.Agree("trial", r.parties)
-	r.bank = r.Join("trial", "bank", "bank 1", whoCalled)
+	r.ApproveGroup("trial", r.parties)
+	r.bank = r.StartMember("trial", "bank", "bank 1", whoCalled)
 	return r
 }
 
@@ -107,7 +107,7 @@ func (r *cleanRoom) goesOn(when string, root attest.Digest) {
 	if got := r.root(); got != root {
 		r.t.Errorf("%s: got group root %v, want %v", when, got, root)
 	}
-	joiner := r.Join("trial", "joiner", "joiner 1", whoCalled)
+	joiner := r.StartMember("trial", "joiner", "joiner 1", whoCalled)
 	testworld.Within(r.t, 20*time.Second, when+": a call of the unit that has run", func() bool {
 		got, err := callPeer(joiner, "trial", "bank", r.bank)
 		return err == nil && got == "joiner"
@@ -157,7 +157,7 @@ func (r *cleanRoom) anotherRoot(when string, approved attest.Digest) {
 	}
 	r.noUnit(when, wire.NoQuorum)
 	r.wantShown(when, groupStatus, "trial of test.example: not agreed", "root     "+r.root().String(), "bank         group-root: approved root "+approved.String())
-	r.Agree("trial", r.parties)
+	r.ApproveGroup("trial", r.parties)
 	r.goesOn(when+", approved again", r.root())
 }
 
@@ -171,7 +171,7 @@ func TestGroupOverRestarts(t *testing.T) {
 		r.StartAuthority()
 		r.goesOn(fmt.Sprint("restart ", i+1), root)
 	}
-	url, _ := r.Beside()
+	url, _ := r.StartReplica()
 	r.StopAuthority()
 	r.addr = strings.TrimPrefix(url, "https://")
 	r.goesOn("another authority", root)
@@ -200,7 +200,7 @@ func (r *cleanRoom) restore(k kept, on *attesttest.Chip, dsn string) {
 	db := testworld.Must(store.Create(r.t.Context(), dsn))
 	defer db.Close()
 	request := testworld.Must(authority.AskRestore(r.t.Context(), r.device(), r.device()))
-	unlocked, err := backup.Unlock(k.share, testworld.Must(agessh.NewEd25519Identity(r.owner.Private)), backup.Asker{
+	unlocked, err := backup.Unlock(k.share, testworld.Must(agessh.NewEd25519Identity(r.owner.Private)), backup.RestoringTEE{
 		Request: request, Approved: approved, Verifier: attesttest.Verifier(), At: time.Now(),
 	})
 	if err != nil {
@@ -280,7 +280,7 @@ func TestGroupAuthorityChanges(t *testing.T) {
 		r.ended("the new program")
 		r.Adopt(authorities(r.vendor, FirstBuild), authorities(r.vendor, FirstBuild, second))
 		r.noUnit("a roster that names the new program", wire.NoQuorum)
-		r.Agree("trial", r.parties)
+		r.ApproveGroup("trial", r.parties)
 		r.goesOn("a roster that names the new program, approved", r.root())
 	})
 }
@@ -301,13 +301,13 @@ func TestGroupPartyKeyChanges(t *testing.T) {
 	old := r.Approved().Pact("trial").ID()
 	r.Adopt(line(former), line(next), "[group.trial.role]\n", fmt.Sprintf("continues = %q\n[group.trial.role]\n", old))
 	r.parties["bank"] = next
-	r.Agree("trial", r.parties)
+	r.ApproveGroup("trial", r.parties)
 	r.wantShown("all of the new roster approve", groupStatus, "trial of test.example: not agreed", "bank         approves until", "joiner       approves until",
 		"2 of the parties of the roster before must approve as well: joiner; missing bank", "continues:\n    group trial of test.example: agreed until")
 	if got := r.bank.Unit.Identity().ID; got != old {
 		t.Errorf("before the former key approves: a unit has identity %v, want %v", got, old)
 	}
-	if _, err := r.Say("trial", "bank", former, func(s *policy.Statement) { s.Key, s.Number = policy.KeyDigest(former.PublicKey()), 1 }); err != nil {
+	if _, err := r.SubmitStatement("trial", "bank", former, func(s *policy.Statement) { s.Key, s.Number = policy.KeyDigest(former.PublicKey()), 1 }); err != nil {
 		t.Fatal(err)
 	}
 	id := r.Approved().Pact("trial").ID()

@@ -71,7 +71,7 @@ func scorer(c *Cluster) *attesttest.Device { return c.Chip.Attester(attesttest.M
 // logged counts the log's entries of a kind.
 func logged(t *testing.T, a *api.Authority, kind string) (n int) {
 	t.Helper()
-	page, err := a.Log(t.Context(), api.LogQuery{})
+	page, err := a.IssuanceLog(t.Context(), api.LogQuery{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,14 +224,14 @@ func TestOwnersTogether(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	a := authorityOf(t, c)
 	owners := map[string]testworld.Key{"ana": c.owner, "ben": testworld.NewKey(), "eva": testworld.NewKey()}
-	keys := fmt.Sprintf("{ name = \"ben\", ssh = %q }, { name = \"eva\", ssh = %q } ]", owners["ben"].Line(), owners["eva"].Line())
-	push(t, c, c.Next("quorum = 1", "quorum = 2", "approve_within = \"1h\"", "approve_within = \"2s\"", "} ]\n[platform", "}, "+keys+"\n[platform"))
+	keys := fmt.Sprintf("{ name = \"ben\", ssh = %q }, { name = \"eva\", ssh = %q } ]", owners["ben"].AuthorizedKey(), owners["eva"].AuthorizedKey())
+	push(t, c, c.NextPolicy("quorum = 1", "quorum = 2", "approve_within = \"1h\"", "approve_within = \"2s\"", "} ]\n[platform", "}, "+keys+"\n[platform"))
 	sign := func(digest wire.Digest, name string, text []byte) (api.Proposal, error) {
-		return a.Sign(t.Context(), digest, api.SignatureRequest{Signature: testworld.Must(policy.Sign(owners[name], policy.ForPolicy, text))})
+		return a.AddSignature(t.Context(), digest, api.SignatureRequest{Signature: testworld.Must(policy.Sign(owners[name], policy.ForPolicy, text))})
 	}
 	propose := func(edit string) (wire.Digest, []byte) {
 		t.Helper()
-		step := c.Next("lifetime = \"1h0m0s\"", edit)
+		step := c.NextPolicy("lifetime = \"1h0m0s\"", edit)
 		c.Steps = c.Steps[:len(c.Steps)-1] // it is not in force
 		p, err := a.Propose(t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures})
 		if err != nil {

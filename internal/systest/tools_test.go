@@ -25,7 +25,7 @@ func run(t *testing.T, stdin, name string, args ...string) string {
 func TestOtherTools(t *testing.T) {
 	for mode, want := range map[string]int{"shared": 1, "unit": 3} {
 		t.Run(mode, func(t *testing.T) {
-			info := StartDev(t, "--key-mode", mode).Info()
+			info := StartDev(t, "--key-mode", mode).WaitInfo()
 			leaves := map[string]bool{}
 			for _, address := range info.Addresses() {
 				body := run(t, "", "curl", "-sS", "--fail", "--cacert", info.Root, "--connect-to", "::"+address, info.URL()+"/")

@@ -86,7 +86,7 @@ func TestTPMCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	const table = "[platform.tpm]\n"
-	next := e.Next(table, fmt.Sprintf("%scut_chips = [%q]\n", table, wire.Sum(endorsement.RawSubjectPublicKeyInfo)))
+	next := e.NextPolicy(table, fmt.Sprintf("%scut_chips = [%q]\n", table, wire.Sum(endorsement.RawSubjectPublicKeyInfo)))
 	wantCut(t, e.Steps[0], next)
 	push(t, e.Cluster, next)
 	_, err = e.enrol(attest.TPM, "scoring 1")

@@ -25,7 +25,7 @@ func TestTPMGroup(t *testing.T) {
 	north := testworld.NewKey()
 	v.group = fmt.Sprintf("[group.trial]\nkey_mode = \"shared\"\nquorum = 1\nuntil = %s\n"+
 		"authority = { machines = \"any\", platform = { tpm = { roots = [%q] } }, reference = [ %s, %s ] }\nparty = [ { name = \"north\", ssh = %q } ]\n[group.trial.role]\n%s",
-		v.wall().Add(24*time.Hour).UTC().Format(time.RFC3339), v.root(attest.TPM), tpmReference(v.measured("authority")), tpmReference(v.measured("authority 2")), north.Line(),
+		v.wall().Add(24*time.Hour).UTC().Format(time.RFC3339), v.root(attest.TPM), tpmReference(v.measured("authority")), tpmReference(v.measured("authority 2")), north.AuthorizedKey(),
 		"scorer = { members = [ { party = \"north\", task = \"scoring\", release = \"1\" } ] }\n")
 	e := settle(t, v, attest.TPM)
 	roster := e.Approved().Pact("trial")
@@ -44,7 +44,7 @@ func TestTPMGroup(t *testing.T) {
 	}
 	again.wantShown("after a boot", groupStatus, "root     "+digest.String())
 	for _, program := range []string{"authority", "authority 2"} {
-		if keys, err := e.openGroup(program); err != nil || keys.Root() != digest {
+		if keys, err := e.openGroup(program); err != nil || keys.RootDigest() != digest {
 			t.Fatalf("a later start of %s: %v", program, err)
 		}
 	}
@@ -54,7 +54,7 @@ func TestTPMGroup(t *testing.T) {
 	_, err = e.openGroup("authority")
 	wantRule(t, err, wire.NotMeasured, "measurement: pcr8")
 	v.boot("quiet")
-	if keys, err := e.openGroup("authority"); err != nil || keys.Root() != digest {
+	if keys, err := e.openGroup("authority"); err != nil || keys.RootDigest() != digest {
 		t.Errorf("the machine as it was: %v", err)
 	}
 }

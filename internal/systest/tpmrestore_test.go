@@ -62,7 +62,7 @@ func (b backedUp) ask(program string) backup.Request {
 
 // unlock is what the owner makes of his share for a request.
 func (b backedUp) unlock(r backup.Request) (backup.Share, error) {
-	return backup.Unlock(b.share, b.owner, backup.Asker{Request: r, Approved: b.trust().Policy(), Verifier: verifier(), At: b.wall()})
+	return backup.Unlock(b.share, b.owner, backup.RestoringTEE{Request: r, Approved: b.trust().Policy(), Verifier: verifier(), At: b.wall()})
 }
 
 // restore is another start of the authority's program, which was given the share.

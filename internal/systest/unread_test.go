@@ -21,7 +21,7 @@ func TestLargeContentRefused(t *testing.T) {
 			w.WriteHeader(http.StatusRequestEntityTooLarge)
 		}
 	})))
-	ch := c.Open(c.OpenConfig("scoring"))
+	ch := c.OpenChannel(c.OpenConfig("scoring"))
 	ask := func(method string, size, want int) {
 		t.Helper()
 		r := testworld.Must(http.NewRequestWithContext(t.Context(), method, scoringURL+"/", io.MultiReader(bytes.NewReader(make([]byte, size)))))

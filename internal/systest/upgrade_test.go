@@ -36,7 +36,7 @@ func (u *upgrades) approve() {
 	if now > 1 {
 		edits = append(edits, table(now-1), table(now-1)+"retired = true\n")
 	}
-	push(u.t, u.Cluster, u.Next(edits...))
+	push(u.t, u.Cluster, u.NextPolicy(edits...))
 	u.release = next
 }
 
@@ -64,7 +64,7 @@ func (u *upgrades) pinned() *client.Channel {
 	if config.Trust, err = client.FetchTrust(u.t.Context(), pins); err != nil {
 		u.t.Fatal(err)
 	}
-	return u.Open(config)
+	return u.OpenChannel(config)
 }
 
 // gone demands that a channel to a former release is served by nobody.
@@ -95,7 +95,7 @@ func TestRollingUpgrades(t *testing.T) {
 	c, units := shared(t, 3, time.Hour, app)
 	u := &upgrades{Cluster: c, t: t, service: app, release: 1, units: units}
 	s.channels = channels(c, sessions)
-	idle := c.Open(c.OpenConfig("scoring"))
+	idle := c.OpenChannel(c.OpenConfig("scoring"))
 	var load sync.WaitGroup
 	var out *tally
 	load.Go(func() { out = s.run(t) })

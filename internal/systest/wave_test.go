@@ -67,7 +67,7 @@ func renewalWave(t *testing.T, n int) {
 	began, spent = time.Now(), cpu(t, authority)
 	c.Adopt("[task.scoring]\n", fmt.Sprintf("[task.scoring]\ncut_units = [%q]\n", cut.id()))
 	approved := c.Approved()
-	h := testworld.Must(w.authority.Poll(t.Context(), before.Head(), 0))
+	h := testworld.Must(w.authority.PollHistory(t.Context(), before.Head(), 0))
 	spread := testworld.Must(identity.ParseHead(h.ProvedHead, approved, root, time.Now())).Spread()
 	renewed := make([]time.Duration, len(others)) // after the adoption
 	w.all(len(others), func(i int) error {

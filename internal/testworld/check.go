@@ -8,8 +8,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// patience is longer than anything takes that a test waits for, on a busy machine too.
-const patience = 15 * time.Second
+// waitLimit is longer than anything takes that a test waits for, on a busy machine too.
+const waitLimit = 15 * time.Second
 
 // Must returns the value of a call that has no reason to fail, and panics where it does.
 func Must[T any](v T, err error) T {
@@ -41,7 +41,7 @@ func Refused(t testing.TB, err error, want wire.Reason) {
 // Eventually waits until something holds that another goroutine or process brings about.
 func Eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	Within(t, patience, what, holds)
+	Within(t, waitLimit, what, holds)
 }
 
 // Within is Eventually with a limit of the test's own, which is part of what it shows.
@@ -54,10 +54,10 @@ func Within(t testing.TB, limit time.Duration, what string, holds func() bool) {
 	}
 }
 
-// Soon is a context that ends before a hanging call holds up the tests for long.
-func Soon(t testing.TB) context.Context {
+// ShortContext is a context that ends before a hanging call holds up the tests for long.
+func ShortContext(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	t.Cleanup(cancel)
 	return ctx
 }

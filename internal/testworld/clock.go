@@ -32,19 +32,19 @@ func (c *Clock) Now() time.Time {
 	return wall
 }
 
-// Pass lets time go by and returns the time after it.
-func (c *Clock) Pass(d time.Duration) time.Time {
+// Advance lets time go by and returns the time after it.
+func (c *Clock) Advance(d time.Duration) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.wall, c.elapsed = c.wall.Add(d), c.elapsed+d
 	return c.wall
 }
 
-// Jump moves the wall clock alone, as an operator does.
-func (c *Clock) Jump(d time.Duration) { c.Set(c.Now().Add(d)) }
+// JumpWall moves the wall clock alone, as an operator does.
+func (c *Clock) JumpWall(d time.Duration) { c.SetWall(c.Now().Add(d)) }
 
-// Set moves the wall clock alone to a time.
-func (c *Clock) Set(at time.Time) {
+// SetWall moves the wall clock alone to a time.
+func (c *Clock) SetWall(at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.wall = at

@@ -60,45 +60,45 @@ func KeyOf(seed [ed25519.SeedSize]byte) Key {
 	return Key{Signer: Must(ssh.NewSignerFromKey(private)), Private: private}
 }
 
-// Line is the public key as policies contain it.
-func (k Key) Line() string {
+// AuthorizedKey is the public key as policies contain it.
+func (k Key) AuthorizedKey() string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k.PublicKey())))
 }
 
 // Digest is the public key as statements name it.
 func (k Key) Digest() attest.Digest { return policy.KeyDigest(k.PublicKey()) }
 
-// Rows are the owners or parties of these names as a policy lists them.
-func (w *World) Rows(names ...string) string {
+// OwnerRows are the owners or parties of these names as a policy lists them.
+func (w *World) OwnerRows(names ...string) string {
 	var rows []string
 	for _, name := range names {
-		rows = append(rows, fmt.Sprintf("{ name = %q, ssh = %q }", name, w.Keys[name].Line()))
+		rows = append(rows, fmt.Sprintf("{ name = %q, ssh = %q }", name, w.Keys[name].AuthorizedKey()))
 	}
 	return strings.Join(rows, ", ")
 }
 
-// Text is a first policy, after edits "old", "new". It names a root, or none as a draft
+// PolicyText is a first policy, after edits "old", "new". It names a root, or none as a draft
 // does. OWNERS, VENDOR and ROOT are filled in after the edits, which may contain them.
-func (w *World) Text(root, tasks string, edits ...string) string {
+func (w *World) PolicyText(root, tasks string, edits ...string) string {
 	w.T.Helper()
-	return finish(strings.NewReplacer("OWNERS", w.Rows(w.Owners...), "VENDOR", w.Vendor.Root().String(), "ROOT", root).
+	return finish(strings.NewReplacer("OWNERS", w.OwnerRows(w.Owners...), "VENDOR", w.Vendor.Root().String(), "ROOT", root).
 		Replace(replace(w.T, head+tasks, edits)))
 }
 
-// After is the text of the policy that follows p, after edits "old", "new".
-func (w *World) After(p policy.Approved, edits ...string) string {
+// NextText is the text of the policy that follows p, after edits "old", "new".
+func (w *World) NextText(p policy.Approved, edits ...string) string {
 	w.T.Helper()
 	doc, previous := p.Document(), ""
 	if !doc.Previous.IsZero() {
 		previous = doc.Previous.String()
 	}
-	return Edit(w.T, string(doc.Raw()), append(edits,
+	return EditPolicy(w.T, string(doc.Raw()), append(edits,
 		fmt.Sprintf("sequence     = %d\n", doc.Sequence), fmt.Sprintf("sequence     = %d\n", doc.Sequence+1),
 		fmt.Sprintf("previous     = %q\n", previous), fmt.Sprintf("previous     = %q\n", doc.Digest()))...)
 }
 
-// Edit is a policy after edits "old", "new".
-func Edit(t testing.TB, text string, edits ...string) string {
+// EditPolicy is a policy after edits "old", "new".
+func EditPolicy(t testing.TB, text string, edits ...string) string {
 	t.Helper()
 	return finish(replace(t, text, edits))
 }
@@ -127,9 +127,9 @@ func finish(text string) string {
 	return text // a test spoils it on purpose
 }
 
-// Sign is a policy as a step of the history, signed by the owners of these names, or by
+// SignPolicy is a policy as a step of the history, signed by the owners of these names, or by
 // all.
-func (w *World) Sign(text string, owners ...string) policy.Step {
+func (w *World) SignPolicy(text string, owners ...string) policy.Step {
 	w.T.Helper()
 	if len(owners) == 0 {
 		owners = w.Owners

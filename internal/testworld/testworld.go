@@ -2,8 +2,8 @@
 // vendor of development TEEs with one chip, and the policies that the owners signed. It
 // also has the clock that a test moves, and the checks that tests of many packages make.
 //
-// A test writes the tasks of its policy as TOML; [World.Found] puts the head of a
-// policy before them and [World.Next] edits single lines, so that a test shows what
+// A test writes the tasks of its policy as TOML; [World.SignFirst] puts the head of a
+// policy before them and [World.NextPolicy] edits single lines, so that a test shows what
 // its policy has of its own and no more. The real packages sign and verify all of it.
 // Internal tests of package policy cannot import this package, which imports theirs.
 //
@@ -31,7 +31,7 @@ type World struct {
 	Keys   map[string]Key // of owners, and of parties and strangers that a test adds
 	Vendor *attesttest.Vendor
 	Chip   *attesttest.Chip
-	Steps  []policy.Step // the history, empty before [World.Found]
+	Steps  []policy.Step // the history, empty before [World.SignFirst]
 }
 
 // New makes a world without a policy, with an owner of each name, or with ana alone.
@@ -46,22 +46,22 @@ func New(t testing.TB, owners ...string) *World {
 	return &World{T: t, Owners: owners, Keys: keys, Vendor: vendor, Chip: vendor.Chip()}
 }
 
-// Found begins the history with a first policy, which all owners sign.
-func (w *World) Found(root wire.Digest, tasks string, edits ...string) *World {
+// SignFirst begins the history with a first policy, which all owners sign.
+func (w *World) SignFirst(root wire.Digest, tasks string, edits ...string) *World {
 	w.T.Helper()
-	w.Steps = []policy.Step{w.Sign(w.Text(root.String(), tasks, edits...))}
+	w.Steps = []policy.Step{w.SignPolicy(w.PolicyText(root.String(), tasks, edits...))}
 	return w
 }
 
-// Next returns a world that goes on from w with the next policy, which all owners sign.
-func (w *World) Next(edits ...string) *World {
+// NextPolicy returns a world that goes on from w with the next policy, which all owners sign.
+func (w *World) NextPolicy(edits ...string) *World {
 	w.T.Helper()
-	return w.With(w.Sign(w.After(w.Policy(), edits...)))
+	return w.WithStep(w.SignPolicy(w.NextText(w.Policy(), edits...)))
 }
 
-// With returns a world that goes on from w with one more step. w keeps its history, so
+// WithStep returns a world that goes on from w with one more step. w keeps its history, so
 // that two calls fork it.
-func (w *World) With(step policy.Step) *World {
+func (w *World) WithStep(step policy.Step) *World {
 	next := *w
 	next.Steps = append(slices.Clip(w.Steps), step)
 	return &next

@@ -46,13 +46,13 @@ func TestRefused(t *testing.T) {
 
 // TestFork shows that a world keeps its history when two others go on from it.
 func TestFork(t *testing.T) {
-	w := testworld.New(t).Found(wire.Sum([]byte("root")), `
+	w := testworld.New(t).SignFirst(wire.Sum([]byte("root")), `
 [task.scoring]
 key_mode = "shared"
 [task.scoring.release."1"]
 reference = [ { platform = "soft", program = "scoring 1" } ]
 `)
-	one, two := w.Next("[task.scoring]\n", "[task.scoring]\nlifetime = \"30m\"\n"), w.Next(`"shared"`, `"unit"`)
+	one, two := w.NextPolicy("[task.scoring]\n", "[task.scoring]\nlifetime = \"30m\"\n"), w.NextPolicy(`"shared"`, `"unit"`)
 	if got := len(w.Policy().Heads()); got != 1 || one.Policy().Head() == two.Policy().Head() {
 		t.Errorf("got %d heads and next heads %v and %v, want one head and two that differ", got, one.Policy().Head(), two.Policy().Head())
 	}

@@ -111,10 +111,10 @@ func TestNames(t *testing.T) {
 		{"", false, false}, {strings.Repeat("a", 64), false, false}, {"A", false, false}, {"a b", false, false},
 		{"a/b", false, false}, {"ä", false, false}, {"a_b", false, false}, {"a\n", false, false}, {"a\x00", false, false},
 	} {
-		if got := NameOK(c.s); got != c.name {
+		if got := ValidName(c.s); got != c.name {
 			t.Errorf("NameOK(%q): got %v, want %v", c.s, got, c.name)
 		}
-		if got := ReleaseNameOK(c.s); got != c.release {
+		if got := ValidReleaseName(c.s); got != c.release {
 			t.Errorf("ReleaseNameOK(%q): got %v, want %v", c.s, got, c.release)
 		}
 	}

@@ -10,7 +10,7 @@ const (
 	MaxSignature  = 8 << 10   // one armored SSH signature
 	MaxEvidence   = 256 << 10 // evidence with event logs
 	MaxRequest    = 1 << 20   // body of any API request
-	MaxAnswer     = 16 << 20  // body of any API answer: a whole policy history fits
+	MaxResponse   = 16 << 20  // body of any API answer: a whole policy history fits
 	MaxHistory    = 10_000    // steps of one history
 	MaxStatements = 8_000     // of them, statements of parties
 	MaxHead       = 2 << 10   // one proved policy head
@@ -23,11 +23,11 @@ const (
 
 // Times of the enrolment protocol.
 const (
-	NonceLife    = 2 * time.Minute  // a challenge is answered within this
-	WindowLead   = 60 * time.Second // a leaf is valid this long before its window begins
-	MaxClockSkew = 5 * time.Minute  // a unit refuses a certificate window further off than this
-	MaxClockJump = 2 * time.Minute  // wall clock against the time that has passed since the start
-	MinLife      = 3 * time.Second  // shortest certificate life a policy may state
-	MaxLife      = 24 * time.Hour   // longest certificate life a policy may state
-	RootLife     = 10 * 365 * 24 * time.Hour
+	NonceLifetime = 2 * time.Minute  // a challenge is answered within this
+	WindowLead    = 60 * time.Second // a leaf is valid this long before its window begins
+	MaxClockSkew  = 5 * time.Minute  // a unit refuses a certificate window further off than this
+	MaxClockJump  = 2 * time.Minute  // wall clock against the time that has passed since the start
+	MinLifetime   = 3 * time.Second  // shortest certificate life a policy may state
+	MaxLifetime   = 24 * time.Hour   // longest certificate life a policy may state
+	RootLifetime  = 10 * 365 * 24 * time.Hour
 )

@@ -2,14 +2,14 @@ package wire
 
 import "strings"
 
-// NameOK reports whether s is a name as policy writes them: 1 to 63 of a-z,
-// 0-9 and "-". Release names may also hold "." ([ReleaseNameOK]).
-func NameOK(s string) bool { return nameOf(s, "-") }
+// ValidName reports whether s is a name as policy writes them: 1 to 63 of a-z,
+// 0-9 and "-". Release names may also hold "." ([ValidReleaseName]).
+func ValidName(s string) bool { return validName(s, "-") }
 
-// ReleaseNameOK reports whether s is 1 to 63 of a-z, 0-9, "-" and ".".
-func ReleaseNameOK(s string) bool { return nameOf(s, "-.") }
+// ValidReleaseName reports whether s is 1 to 63 of a-z, 0-9, "-" and ".".
+func ValidReleaseName(s string) bool { return validName(s, "-.") }
 
-func nameOf(s, extra string) bool {
+func validName(s, extra string) bool {
 	if len(s) < 1 || len(s) > 63 {
 		return false
 	}

@@ -16,11 +16,11 @@ const (
 // nobody signs it, and tools differ in width and ends of lines.
 const pemSpace = " \t\r\n"
 
-// Certificates reads at most so many certificates in PEM (RFC 7468) and gives
+// ParseCertificates reads at most so many certificates in PEM (RFC 7468) and gives
 // their DER, unparsed. White space may stand anywhere but in the lines that begin
 // and end a certificate; all else has one encoding, and any other text is refused
 // with reason "malformed". None at all is no refusal.
-func Certificates(of string, text []byte, most int) ([][]byte, error) {
+func ParseCertificates(of string, text []byte, most int) ([][]byte, error) {
 	var ders [][]byte
 	for rest := bytes.Trim(text, pemSpace); len(rest) > 0; rest = bytes.TrimLeft(rest, pemSpace) {
 		body, begun := bytes.CutPrefix(rest, []byte(pemBegin))
@@ -42,11 +42,11 @@ func Certificates(of string, text []byte, most int) ([][]byte, error) {
 
 func isPEMSpace(b byte) bool { return bytes.IndexByte([]byte(pemSpace), b) >= 0 }
 
-// SamePEM is a text of certificates in the one spelling that all its spellings
+// NormalizePEM is a text of certificates in the one spelling that all its spellings
 // share, and any other text as it is. Whoever remembers by a digest of the text
 // takes this, or each spelling would be remembered for itself.
-func SamePEM(text []byte) []byte {
-	ders, err := Certificates("", text, len(text))
+func NormalizePEM(text []byte) []byte {
+	ders, err := ParseCertificates("", text, len(text))
 	if err != nil || len(ders) == 0 {
 		return text
 	}

@@ -14,7 +14,7 @@ func encode(der []byte) string { return base64.StdEncoding.EncodeToString(der) }
 func two() (text string, ders [][]byte) {
 	ders = [][]byte{bytes.Repeat([]byte{1, 2, 3, 4, 5}, 30), {9}}
 	for _, der := range ders {
-		text += string(SamePEM([]byte(pemBegin + encode(der) + pemEnd)))
+		text += string(NormalizePEM([]byte(pemBegin + encode(der) + pemEnd)))
 	}
 	return text, ders
 }
@@ -29,11 +29,11 @@ func TestCertificates(t *testing.T) {
 		"an empty line at the end": text + "\n", "empty lines between": "\n\n" + strings.ReplaceAll(text, pemBegin, "\n\n"+pemBegin),
 		"spaces and tabs": strings.ReplaceAll(text, "\n", " \t\n"),
 	} {
-		got, err := Certificates("chain", []byte(spelled), 2)
+		got, err := ParseCertificates("chain", []byte(spelled), 2)
 		if err != nil || len(got) != 2 || !bytes.Equal(got[0], want[0]) || !bytes.Equal(got[1], want[1]) {
 			t.Errorf("%s: got %x, %v", name, got, err)
 		}
-		if same := SamePEM([]byte(spelled)); string(same) != text {
+		if same := NormalizePEM([]byte(spelled)); string(same) != text {
 			t.Errorf("%s: got %q, want %q", name, same, text)
 		}
 	}
@@ -53,17 +53,17 @@ func TestCertificates(t *testing.T) {
 		"base64 without padding": strings.Replace(text, encode(want[1]), "CQ", 1),
 		"base64 of URLs":         strings.Replace(text, encode(want[1]), "_Q==", 1),
 	} {
-		if got, err := Certificates("chain", []byte(spelled), 2); !errors.Is(err, Malformed) {
+		if got, err := ParseCertificates("chain", []byte(spelled), 2); !errors.Is(err, Malformed) {
 			t.Errorf("%s: got %x, %v, want reason %q", name, got, err, Malformed)
 		}
-		if same := SamePEM([]byte(spelled)); string(same) != spelled {
+		if same := NormalizePEM([]byte(spelled)); string(same) != spelled {
 			t.Errorf("%s: got %q, want it as it is", name, same)
 		}
 	}
-	if _, err := Certificates("chain", []byte(text), 1); !errors.Is(err, Malformed) {
+	if _, err := ParseCertificates("chain", []byte(text), 1); !errors.Is(err, Malformed) {
 		t.Errorf("one too many: %v, want reason %q", err, Malformed)
 	}
-	if got, err := Certificates("chain", []byte(" \r\n"), 1); err != nil || len(got) != 0 {
+	if got, err := ParseCertificates("chain", []byte(" \r\n"), 1); err != nil || len(got) != 0 {
 		t.Errorf("nothing: got %x, %v", got, err)
 	}
 }
@@ -76,7 +76,7 @@ func FuzzCertificates(f *testing.F) {
 	f.Add([]byte(strings.ReplaceAll(text, "\n", "\r\n") + "\n"))
 	f.Add([]byte(pemBegin + pemEnd))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		ders, err := Certificates("chain", text, 4)
+		ders, err := ParseCertificates("chain", text, 4)
 		if err != nil {
 			if !errors.Is(err, Malformed) {
 				t.Fatalf("refused without its reason: %v", err)
@@ -86,11 +86,11 @@ func FuzzCertificates(f *testing.F) {
 		if len(ders) == 0 {
 			return
 		}
-		again, err := Certificates("chain", SamePEM(text), 4)
+		again, err := ParseCertificates("chain", NormalizePEM(text), 4)
 		if err != nil || !bytes.Equal(bytes.Join(again, nil), bytes.Join(ders, nil)) || len(again) != len(ders) {
 			t.Fatalf("written again: got %x, %v, want %x", again, err, ders)
 		}
-		if same := SamePEM(SamePEM(text)); !bytes.Equal(same, SamePEM(text)) {
+		if same := NormalizePEM(NormalizePEM(text)); !bytes.Equal(same, NormalizePEM(text)) {
 			t.Fatalf("two spellings of one: %q", same)
 		}
 	})

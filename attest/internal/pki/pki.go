@@ -33,7 +33,7 @@ type Vendor struct {
 // Certificates reads at most so many certificates in PEM. It refuses other text with
 // reason "malformed"; no certificate at all is no refusal.
 func (v Vendor) Certificates(of string, text []byte, most int) ([]*x509.Certificate, error) {
-	ders, err := wire.Certificates(v.Name+": "+of, text, most)
+	ders, err := wire.ParseCertificates(v.Name+": "+of, text, most)
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,7 @@ func (s *Store) Backup(ctx context.Context) (Row, error) {
 		return Row{}, nil
 	}
 	if err != nil {
-		return Row{}, failed("reading the backup record", err)
+		return Row{}, storeError("reading the backup record", err)
 	}
 	return r, nil
 }
@@ -24,10 +24,10 @@ func (s *Store) Backup(ctx context.Context) (Row, error) {
 // none; otherwise it refuses with reason "behind".
 func (s *Store) SwapBackup(ctx context.Context, old, next Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		ok, err := c.changed(ctx, `INSERT INTO backup ("only", key, content, mac) VALUES (1, $1, $2, $3) ON CONFLICT ("only") DO UPDATE SET key = $1, content = $2, mac = $3 WHERE backup.mac = $4`,
+		ok, err := c.execChanged(ctx, `INSERT INTO backup ("only", key, content, mac) VALUES (1, $1, $2, $3) ON CONFLICT ("only") DO UPDATE SET key = $1, content = $2, mac = $3 WHERE backup.mac = $4`,
 			next.Key, next.Content, next.MAC, old.MAC)
 		if err == nil && !ok {
-			return moved("backup")
+			return errChanged("backup")
 		}
 		return err
 	})

@@ -32,14 +32,14 @@ func (s *Store) Collateral(ctx context.Context, name string) (Row, error) {
 		return Row{}, nil
 	}
 	if err != nil {
-		return Row{}, failed("reading collateral", err)
+		return Row{}, storeError("reading collateral", err)
 	}
 	return r, nil
 }
 
-// KeepCollateral keeps a vendor's document, in the place of the one before. A new
+// PutCollateral keeps a vendor's document, in the place of the one before. A new
 // one that all chips need is refused with "rate" when there are too many.
-func (s *Store) KeepCollateral(ctx context.Context, c Collateral) error {
+func (s *Store) PutCollateral(ctx context.Context, c Collateral) error {
 	const statement = `INSERT INTO collateral (name, content, mac, chip, kept) SELECT $1, $2, $3, $4, $5
 		WHERE $4 = 1 OR (SELECT count(*) FROM collateral WHERE chip = 0 AND name <> $1) < $6
 		ON CONFLICT (name) DO UPDATE SET content = excluded.content, mac = excluded.mac, chip = excluded.chip, kept = excluded.kept`
@@ -48,14 +48,14 @@ func (s *Store) KeepCollateral(ctx context.Context, c Collateral) error {
 		chip = 1
 	}
 	return s.write(ctx, func(ctx context.Context, w *session) error {
-		ok, err := w.changed(ctx, statement, string(c.Key), c.Content, c.MAC, chip, c.Kept.Unix(), maxShared)
+		ok, err := w.execChanged(ctx, statement, string(c.Key), c.Content, c.MAC, chip, c.Kept.Unix(), maxShared)
 		if err != nil {
 			return err
 		}
 		if !ok {
 			return wire.Refuse(wire.TooMany, "store: documents that all chips of a vendor need", maxShared, "fewer")
 		}
-		_, err = w.changed(ctx, `DELETE FROM collateral WHERE name IN
+		_, err = w.execChanged(ctx, `DELETE FROM collateral WHERE name IN
 			(SELECT name FROM collateral WHERE chip = 1 AND name <> $1 ORDER BY kept DESC LIMIT 1000 OFFSET $2)`, string(c.Key), maxChips-1)
 		return err
 	})

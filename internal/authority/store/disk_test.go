@@ -92,7 +92,7 @@ func TestFullDisk(t *testing.T) {
 func TestServerFull(t *testing.T) {
 	d := newDisk(t, 120)
 	t.Setenv("TMPDIR", d.dir)
-	server := testdb.New(t, "max_wal_size=32MB", "min_wal_size=32MB")
+	server := testdb.NewServer(t, "max_wal_size=32MB", "min_wal_size=32MB")
 	dsn := server.Database(t)
 	s := fresh(t, dsn)
 	d.fill(t)

@@ -17,7 +17,7 @@ func (s *Store) Group(ctx context.Context, roster wire.Digest) (Row, error) {
 		return Row{}, nil
 	}
 	if err != nil {
-		return Row{}, failed("reading the secret of a group", err)
+		return Row{}, storeError("reading the secret of a group", err)
 	}
 	return r, nil
 }
@@ -29,7 +29,7 @@ func (s *Store) CreateGroup(ctx context.Context, r Row, believed func(Row) bool)
 	stands := r
 	err := s.write(ctx, func(ctx context.Context, c *session) error {
 		stands = r
-		ok, err := c.changed(ctx, `INSERT INTO groups (roster, content, mac) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
+		ok, err := c.execChanged(ctx, `INSERT INTO groups (roster, content, mac) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
 		if err != nil || ok {
 			return err
 		}
@@ -41,7 +41,7 @@ func (s *Store) CreateGroup(ctx context.Context, r Row, believed func(Row) bool)
 			stands = old
 			return nil
 		}
-		_, err = c.changed(ctx, `UPDATE groups SET content = $1, mac = $2 WHERE roster = $3`, r.Content, r.MAC, r.Key)
+		_, err = c.execChanged(ctx, `UPDATE groups SET content = $1, mac = $2 WHERE roster = $3`, r.Content, r.MAC, r.Key)
 		return err
 	})
 	return stands, err

@@ -14,7 +14,7 @@ func (s *Store) Lease(ctx context.Context, name string) (Row, error) {
 		return Row{}, nil
 	}
 	if err != nil {
-		return Row{}, failed("reading the lease", err)
+		return Row{}, storeError("reading the lease", err)
 	}
 	return r, nil
 }
@@ -27,9 +27,9 @@ func (s *Store) SwapLease(ctx context.Context, old, next Row) error {
 		if old.Key != nil {
 			statement, args = `UPDATE lease SET content = $2, mac = $3 WHERE name = $1 AND mac = $4`, append(args, old.MAC)
 		}
-		ok, err := c.changed(ctx, statement, args...)
+		ok, err := c.execChanged(ctx, statement, args...)
 		if err == nil && !ok {
-			return moved("lease")
+			return errChanged("lease")
 		}
 		return err
 	})

@@ -28,8 +28,8 @@ type Issuance struct {
 	Place       Place       // that the unit takes among those of its task
 }
 
-// Logged is a row of the log in its place.
-type Logged struct {
+// LoggedRow is a row of the log in its place.
+type LoggedRow struct {
 	Row
 	Sequence int64
 }
@@ -54,29 +54,29 @@ const recordStatement = `INSERT INTO log (id, kind, task, unit, serial, certific
 // second certificate under a known serial number ("store").
 func (s *Store) Record(ctx context.Context, i Issuance) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		full := i.Place.free(ctx, c)
+		full := i.Place.checkFree(ctx, c)
 		if full != nil && wire.ReasonOf(full) != wire.NoPlace {
 			return full
 		}
 		if full == nil {
-			ok, err := c.changed(ctx, recordStatement,
+			ok, err := c.execChanged(ctx, recordStatement,
 				i.Key, i.Task, i.Unit, i.Serial, i.Certificate[:], i.Content, i.MAC, i.Head[:])
 			if err != nil {
 				return err
 			}
 			if ok {
-				return i.Place.take(ctx, c)
+				return i.Place.occupy(ctx, c)
 			}
 		}
-		if err := whyNot(ctx, c, i); full == nil || wire.ReasonOf(err) != wire.StoreFailed {
+		if err := conflictError(ctx, c, i); full == nil || wire.ReasonOf(err) != wire.StoreFailed {
 			return err
 		}
 		return full
 	})
 }
 
-// whyNot finds which condition of an issuance did not hold.
-func whyNot(ctx context.Context, c *session, i Issuance) error {
+// conflictError finds which condition of an issuance did not hold.
+func conflictError(ctx context.Context, c *session, i Issuance) error {
 	var used, current bool
 	err := c.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM log WHERE id = $1),
 		coalesce((SELECT head FROM history ORDER BY step DESC LIMIT 1) = $2, false)`, i.Key, i.Head[:]).Scan(&used, &current)
@@ -86,27 +86,27 @@ func whyNot(ctx context.Context, c *session, i Issuance) error {
 	case used:
 		return wire.Refuse(wire.NonceUsed, "issuance: nonce", "a challenge answered before", "a fresh one")
 	case !current:
-		return moved("history")
+		return errChanged("history")
 	}
 	return wire.Refuse(wire.StoreFailed, "issuance: serial", i.Serial, "one certificate for each serial number")
 }
 
-// Refused writes a refusal and forgets the oldest beyond the newest 10,000.
-func (s *Store) Refused(ctx context.Context, e Entry) error {
+// RecordRefusal writes a refusal and forgets the oldest beyond the newest 10,000.
+func (s *Store) RecordRefusal(ctx context.Context, e Entry) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		_, err := c.changed(ctx, `INSERT INTO log (id, kind, task, unit, serial, certificate, content, mac)
+		_, err := c.execChanged(ctx, `INSERT INTO log (id, kind, task, unit, serial, certificate, content, mac)
 			VALUES ($1, 'refused', $2, $3, '', $4, $5, $6)`, e.Key, e.Task, e.Unit, []byte{}, e.Content, e.MAC)
 		if err != nil {
 			return err
 		}
-		_, err = c.changed(ctx, `DELETE FROM log WHERE kind = 'refused' AND sequence <=
+		_, err = c.execChanged(ctx, `DELETE FROM log WHERE kind = 'refused' AND sequence <=
 			(SELECT sequence FROM log WHERE kind = 'refused' ORDER BY sequence DESC LIMIT 1 OFFSET $1)`, maxRefusals)
 		return err
 	})
 }
 
-// Log is a page of the log, newest first.
-func (s *Store) Log(ctx context.Context, q Query) ([]Logged, error) {
+// ReadLog is a page of the log, newest first.
+func (s *Store) ReadLog(ctx context.Context, q Query) ([]LoggedRow, error) {
 	where, args := []string{"true"}, []any{q.Limit}
 	only := func(condition string, arg any) {
 		args = append(args, arg)
@@ -127,19 +127,19 @@ func (s *Store) Log(ctx context.Context, q Query) ([]Logged, error) {
 	rows, err := s.reader.QueryContext(ctx, `SELECT sequence, id, content, mac FROM log WHERE `+
 		strings.Join(where, " AND ")+` ORDER BY sequence DESC LIMIT $1`, args...)
 	if err != nil {
-		return nil, failed("reading the log", err)
+		return nil, storeError("reading the log", err)
 	}
 	defer rows.Close()
-	var page []Logged
+	var page []LoggedRow
 	for rows.Next() {
-		var l Logged
+		var l LoggedRow
 		if err := rows.Scan(&l.Sequence, &l.Key, &l.Content, &l.MAC); err != nil {
-			return nil, failed("reading the log", err)
+			return nil, storeError("reading the log", err)
 		}
 		page = append(page, l)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, failed("reading the log", err)
+		return nil, storeError("reading the log", err)
 	}
 	return page, nil
 }

@@ -24,8 +24,8 @@ type Place struct {
 	Believed func(Row) bool
 }
 
-// holder is one unit that holds a place.
-type holder struct {
+// placeHolder is one unit that holds a place.
+type placeHolder struct {
 	unit  string
 	until time.Time
 }
@@ -33,13 +33,13 @@ type holder struct {
 // maxNamed bounds the holders that a refusal names.
 const maxNamed = 16
 
-// free refuses, with "units", a unit that has left, and one for which its task has no
+// checkFree refuses, with "units", a unit that has left, and one for which its task has no
 // place. One that holds a place keeps it.
-func (p Place) free(ctx context.Context, c *session) error {
+func (p Place) checkFree(ctx context.Context, c *session) error {
 	if p.Key == nil {
 		return nil // an issuance that takes none
 	}
-	left, err := c.number(ctx, `SELECT "left" FROM places WHERE unit = $1`, string(p.Key))
+	left, err := c.queryInt(ctx, `SELECT "left" FROM places WHERE unit = $1`, string(p.Key))
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func (p Place) free(ctx context.Context, c *session) error {
 		return nil
 	}
 	const count = `SELECT count(*) FROM places WHERE task = $1 AND until > $2 AND "left" = 0 AND unit <> $3`
-	others, err := c.number(ctx, count, p.Task, p.Now.UnixMilli(), string(p.Key))
+	others, err := c.queryInt(ctx, count, p.Task, p.Now.UnixMilli(), string(p.Key))
 	if err != nil || others < p.Limit {
 		return err
 	}
@@ -58,19 +58,19 @@ func (p Place) free(ctx context.Context, c *session) error {
 	if err != nil || len(holders) < p.Limit {
 		return err
 	}
-	return p.full(holders)
+	return p.fullError(holders)
 }
 
 // others are the units that hold the places of the task, first the one whose place becomes
 // free first. Damaged rows hold none.
-func (p Place) others(ctx context.Context, c *session) ([]holder, error) {
+func (p Place) others(ctx context.Context, c *session) ([]placeHolder, error) {
 	rows, err := c.QueryContext(ctx, `SELECT unit, content, mac, until FROM places
 		WHERE task = $1 AND until > $2 AND "left" = 0 AND unit <> $3 ORDER BY until, unit`, p.Task, p.Now.UnixMilli(), string(p.Key))
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var all []holder
+	var all []placeHolder
 	for rows.Next() {
 		var unit string
 		var r Row
@@ -79,16 +79,16 @@ func (p Place) others(ctx context.Context, c *session) ([]holder, error) {
 			return nil, err
 		}
 		if r.Key = []byte(unit); p.Believed(r) {
-			all = append(all, holder{unit, time.UnixMilli(until).UTC()})
+			all = append(all, placeHolder{unit, time.UnixMilli(until).UTC()})
 		}
 	}
 	return all, rows.Err()
 }
 
-// full is the refusal: who holds the places, and when the next one becomes free. With more
+// fullError is the refusal: who holds the places, and when the next one becomes free. With more
 // holders than places, as after a policy that lowered their number, that is when enough have
 // ended.
-func (p Place) full(holders []holder) error {
+func (p Place) fullError(holders []placeHolder) error {
 	var names []string
 	for _, h := range holders[:min(len(holders), maxNamed)] {
 		names = append(names, h.unit)
@@ -102,18 +102,18 @@ func (p Place) full(holders []holder) error {
 		fmt.Sprintf("fewer than %d; the next place becomes free at %s, or when a unit leaves", p.Limit, next.Format(time.RFC3339)))
 }
 
-// take writes the place, and forgets those of the task that ended long ago.
-func (p Place) take(ctx context.Context, c *session) error {
+// occupy writes the place, and forgets those of the task that ended long ago.
+func (p Place) occupy(ctx context.Context, c *session) error {
 	if p.Key == nil {
 		return nil
 	}
-	_, err := c.changed(ctx, `INSERT INTO places (unit, task, until, "left", content, mac) VALUES ($1, $2, $3, 0, $4, $5)
+	_, err := c.execChanged(ctx, `INSERT INTO places (unit, task, until, "left", content, mac) VALUES ($1, $2, $3, 0, $4, $5)
 		ON CONFLICT (unit) DO UPDATE SET task = excluded.task, until = excluded.until, content = excluded.content, mac = excluded.mac`,
 		string(p.Key), p.Task, p.Until.UnixMilli(), p.Content, p.MAC)
 	if err != nil {
 		return err
 	}
-	_, err = c.changed(ctx, `DELETE FROM places WHERE task = $1 AND until < $2 AND "left" = 0`, p.Task, p.Now.Add(-wire.MaxLife).UnixMilli())
+	_, err = c.execChanged(ctx, `DELETE FROM places WHERE task = $1 AND until < $2 AND "left" = 0`, p.Task, p.Now.Add(-wire.MaxLifetime).UnixMilli())
 	return err
 }
 
@@ -125,29 +125,29 @@ func (s *Store) Place(ctx context.Context, unit string) (Row, error) {
 		return Row{}, nil
 	}
 	if err != nil {
-		return Row{}, failed("reading a place", err)
+		return Row{}, storeError("reading a place", err)
 	}
 	return r, nil
 }
 
-// Leave gives a place back, for good: next takes the place of the row old, if it is still
+// ReleasePlace gives a place back, for good: next takes the place of the row old, if it is still
 // so; otherwise it refuses with reason "behind".
-func (s *Store) Leave(ctx context.Context, old, next Row) error {
+func (s *Store) ReleasePlace(ctx context.Context, old, next Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		ok, err := c.changed(ctx, `UPDATE places SET "left" = 1, content = $1, mac = $2 WHERE unit = $3 AND mac = $4`, next.Content, next.MAC, string(old.Key), old.MAC)
+		ok, err := c.execChanged(ctx, `UPDATE places SET "left" = 1, content = $1, mac = $2 WHERE unit = $3 AND mac = $4`, next.Content, next.MAC, string(old.Key), old.MAC)
 		if err == nil && !ok {
-			return moved("places")
+			return errChanged("places")
 		}
 		return err
 	})
 }
 
-// Live is how many units hold a place at a time, of all tasks. Rows are counted as they
+// CountUnits is how many units hold a place at a time, of all tasks. Rows are counted as they
 // stand, so whoever writes to the database can change the number.
-func (s *Store) Live(ctx context.Context, now time.Time) (n int, err error) {
+func (s *Store) CountUnits(ctx context.Context, now time.Time) (n int, err error) {
 	err = s.reader.QueryRowContext(ctx, `SELECT count(*) FROM places WHERE until > $1 AND "left" = 0`, now.UnixMilli()).Scan(&n)
 	if err != nil {
-		return 0, failed("counting units", err)
+		return 0, storeError("counting units", err)
 	}
 	return n, nil
 }

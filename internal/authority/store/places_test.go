@@ -62,8 +62,8 @@ func testPlaces(t *testing.T, dsn string) {
 	if err := takes(s, t, 12, other); err != nil {
 		t.Errorf("a unit of another task: %v", err)
 	}
-	testworld.Refused(t, s.Leave(t.Context(), row("nobody"), row("nobody")), wire.Behind)
-	if err := s.Leave(t.Context(), two.Row, Row{Content: []byte("left"), MAC: []byte("tag left")}); err != nil {
+	testworld.Refused(t, s.ReleasePlace(t.Context(), row("nobody"), row("nobody")), wire.Behind)
+	if err := s.ReleasePlace(t.Context(), two.Row, Row{Content: []byte("left"), MAC: []byte("tag left")}); err != nil {
 		t.Fatal(err)
 	}
 	if err := takes(s, t, 13, placeOf("four", 2, end)); err != nil {
@@ -148,9 +148,9 @@ func testMend(t *testing.T, dsn string) {
 	damaged := step(2)
 	damaged.MAC = damaged.Content
 	edit(t, dsn, `UPDATE history SET mac = content WHERE step = 2`)
-	testworld.Refused(t, s.Mend(t.Context(), head(1), []Row{step(2), step(3), step(4)}, nil), wire.Behind)
-	testworld.Refused(t, s.Mend(t.Context(), head(9), []Row{damaged, step(3), step(4)}, nil), wire.Behind)
-	if err := s.Mend(t.Context(), head(1), []Row{damaged, step(3), step(4)}, []Row{step(2), step(3), step(4)}); err != nil {
+	testworld.Refused(t, s.ReplaceSteps(t.Context(), head(1), []Row{step(2), step(3), step(4)}, nil), wire.Behind)
+	testworld.Refused(t, s.ReplaceSteps(t.Context(), head(9), []Row{damaged, step(3), step(4)}, nil), wire.Behind)
+	if err := s.ReplaceSteps(t.Context(), head(1), []Row{damaged, step(3), step(4)}, []Row{step(2), step(3), step(4)}); err != nil {
 		t.Fatal(err)
 	}
 	steps, err := s.Steps(t.Context())
@@ -160,7 +160,7 @@ func testMend(t *testing.T, dsn string) {
 	for n, got := range steps {
 		check(t, fmt.Sprint("step ", n+1), nil, got, step(n+1))
 	}
-	if err := s.Mend(t.Context(), wire.Digest{}, steps, []Row{step(1)}); err != nil {
+	if err := s.ReplaceSteps(t.Context(), wire.Digest{}, steps, []Row{step(1)}); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := s.Head(t.Context()); err != nil || got != head(1) {

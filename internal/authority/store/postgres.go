@@ -78,11 +78,11 @@ func openServer(dsn string) (*Store, error) {
 	}
 	reading := config.Copy()
 	reading.RuntimeParams["default_transaction_read_only"] = "on"
-	return start(inPostgres, stdlib.OpenDB(*reading), stdlib.OpenDB(*config)), nil
+	return newStore(inPostgres, stdlib.OpenDB(*reading), stdlib.OpenDB(*config)), nil
 }
 
-// state is the SQLSTATE of an answer of PostgreSQL, empty for other errors.
-func state(err error) string {
+// sqlState is the SQLSTATE of an answer of PostgreSQL, empty for other errors.
+func sqlState(err error) string {
 	var answer *pgconn.PgError
 	if errors.As(err, &answer) {
 		return answer.Code

@@ -18,7 +18,7 @@ func (s *Store) Root(ctx context.Context) (Row, error) {
 		return Row{}, wire.Refuse(wire.StoreForeign, "store: root", "none", "a store made by `cohort authority init`")
 	}
 	if err != nil {
-		return Row{}, failed("reading the root", err)
+		return Row{}, storeError("reading the root", err)
 	}
 	return r, nil
 }
@@ -27,7 +27,7 @@ func (s *Store) Root(ctx context.Context) (Row, error) {
 // refused with reason "store-foreign".
 func (s *Store) CreateRoot(ctx context.Context, r Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		ok, err := c.changed(ctx, `INSERT INTO root ("only", key, content, mac) VALUES (1, $1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
+		ok, err := c.execChanged(ctx, `INSERT INTO root ("only", key, content, mac) VALUES (1, $1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
 		if err == nil && !ok {
 			return wire.Refuse(wire.StoreForeign, "store: root", "a root exists", "none")
 		}
@@ -40,7 +40,7 @@ func (s *Store) CreateRoot(ctx context.Context, r Row) error {
 // "store-foreign".
 func (s *Store) ReplaceRoot(ctx context.Context, r Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		ok, err := c.changed(ctx, `UPDATE root SET key = $1, content = $2, mac = $3 WHERE NOT EXISTS (SELECT 1 FROM history)`, r.Key, r.Content, r.MAC)
+		ok, err := c.execChanged(ctx, `UPDATE root SET key = $1, content = $2, mac = $3 WHERE NOT EXISTS (SELECT 1 FROM history)`, r.Key, r.Content, r.MAC)
 		if err == nil && !ok {
 			return wire.Refuse(wire.StoreForeign, "store: root to replace", "none, or a policy history", "a root that no policy was adopted under")
 		}
@@ -52,9 +52,9 @@ func (s *Store) ReplaceRoot(ctx context.Context, r Row) error {
 // refuses with reason "behind".
 func (s *Store) SwapRoot(ctx context.Context, old, next Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		ok, err := c.changed(ctx, `UPDATE root SET key = $1, content = $2, mac = $3 WHERE mac = $4`, next.Key, next.Content, next.MAC, old.MAC)
+		ok, err := c.execChanged(ctx, `UPDATE root SET key = $1, content = $2, mac = $3 WHERE mac = $4`, next.Key, next.Content, next.MAC, old.MAC)
 		if err == nil && !ok {
-			return moved("root")
+			return errChanged("root")
 		}
 		return err
 	})
@@ -64,9 +64,9 @@ func (s *Store) SwapRoot(ctx context.Context, old, next Row) error {
 func (s *Store) Steps(ctx context.Context) ([]Row, error) {
 	rows, err := s.reader.QueryContext(ctx, `SELECT head, content, mac FROM history ORDER BY step LIMIT $1`, wire.MaxHistory)
 	if err != nil {
-		return nil, failed("reading the history", err)
+		return nil, storeError("reading the history", err)
 	}
-	return collect("reading the history", rows)
+	return scanRows("reading the history", rows)
 }
 
 // Head is the key of the last step, or the zero digest in an empty history.
@@ -74,7 +74,7 @@ func (s *Store) Head(ctx context.Context) (wire.Digest, error) {
 	var head []byte
 	err := s.reader.QueryRowContext(ctx, `SELECT head FROM history ORDER BY step DESC LIMIT 1`).Scan(&head)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return wire.Digest{}, failed("reading the head", err)
+		return wire.Digest{}, storeError("reading the head", err)
 	}
 	var d wire.Digest
 	copy(d[:], head)
@@ -90,25 +90,25 @@ func (s *Store) Append(ctx context.Context, from wire.Digest, step Row) error {
 		ON CONFLICT DO NOTHING`
 	var none wire.Digest
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		ok, err := c.changed(ctx, statement, step.Key, step.Content, step.MAC, none[:], from[:])
+		ok, err := c.execChanged(ctx, statement, step.Key, step.Content, step.MAC, none[:], from[:])
 		if err == nil && !ok {
-			return moved("history")
+			return errChanged("history")
 		}
 		return err
 	})
 }
 
-// Mend replaces the rows of the history behind the head from, if they are still
+// ReplaceSteps replaces the rows of the history behind the head from, if they are still
 // old, by others; otherwise it refuses with reason "behind". It is for rows that are
 // damaged, or that do not follow.
-func (s *Store) Mend(ctx context.Context, from wire.Digest, old, next []Row) error {
+func (s *Store) ReplaceSteps(ctx context.Context, from wire.Digest, old, next []Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		var none wire.Digest
 		place := int64(-1)
 		if from != none {
 			err := c.QueryRowContext(ctx, `SELECT step FROM history WHERE head = $1`, from[:]).Scan(&place)
 			if errors.Is(err, sql.ErrNoRows) {
-				return moved("history")
+				return errChanged("history")
 			}
 			if err != nil {
 				return err
@@ -118,18 +118,18 @@ func (s *Store) Mend(ctx context.Context, from wire.Digest, old, next []Row) err
 		if err != nil {
 			return err
 		}
-		found, err := collect("reading the history", rows)
+		found, err := scanRows("reading the history", rows)
 		if err != nil {
 			return err
 		}
 		if !slices.EqualFunc(found, old, func(x, y Row) bool { return string(x.Key) == string(y.Key) && string(x.MAC) == string(y.MAC) }) {
-			return moved("history")
+			return errChanged("history")
 		}
-		if _, err := c.changed(ctx, `DELETE FROM history WHERE step > $1`, place); err != nil {
+		if _, err := c.execChanged(ctx, `DELETE FROM history WHERE step > $1`, place); err != nil {
 			return err
 		}
 		for _, r := range next {
-			if _, err := c.changed(ctx, `INSERT INTO history (head, content, mac) VALUES ($1, $2, $3)`, r.Key, r.Content, r.MAC); err != nil {
+			if _, err := c.execChanged(ctx, `INSERT INTO history (head, content, mac) VALUES ($1, $2, $3)`, r.Key, r.Content, r.MAC); err != nil {
 				return err
 			}
 		}
@@ -144,15 +144,15 @@ const maxForks = 64
 func (s *Store) Forks(ctx context.Context) ([]Row, error) {
 	rows, err := s.reader.QueryContext(ctx, `SELECT key, content, mac FROM forks ORDER BY key LIMIT $1`, maxForks)
 	if err != nil {
-		return nil, failed("reading the contradictions", err)
+		return nil, storeError("reading the contradictions", err)
 	}
-	return collect("reading the contradictions", rows)
+	return scanRows("reading the contradictions", rows)
 }
 
 // PutFork keeps a contradiction, in the place of one with the same key.
 func (s *Store) PutFork(ctx context.Context, r Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		_, err := c.changed(ctx, `INSERT INTO forks (key, content, mac) SELECT $1, $2, $3
+		_, err := c.execChanged(ctx, `INSERT INTO forks (key, content, mac) SELECT $1, $2, $3
 			WHERE (SELECT count(*) FROM forks WHERE key <> $1) < $4
 			ON CONFLICT (key) DO UPDATE SET content = excluded.content, mac = excluded.mac`, r.Key, r.Content, r.MAC, maxForks)
 		return err
@@ -163,16 +163,16 @@ func (s *Store) PutFork(ctx context.Context, r Row) error {
 func (s *Store) Proposals(ctx context.Context) ([]Row, error) {
 	rows, err := s.reader.QueryContext(ctx, `SELECT digest, content, mac FROM proposals`)
 	if err != nil {
-		return nil, failed("reading the proposals", err)
+		return nil, storeError("reading the proposals", err)
 	}
-	return collect("reading the proposals", rows)
+	return scanRows("reading the proposals", rows)
 }
 
 // PutProposal adds a proposal. One with the same key that is believed is refused with
 // reason "behind"; another is replaced.
 func (s *Store) PutProposal(ctx context.Context, r Row, believed func(Row) bool) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		ok, err := c.changed(ctx, `INSERT INTO proposals (digest, content, mac) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
+		ok, err := c.execChanged(ctx, `INSERT INTO proposals (digest, content, mac) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
 		if err != nil || ok {
 			return err
 		}
@@ -181,9 +181,9 @@ func (s *Store) PutProposal(ctx context.Context, r Row, believed func(Row) bool)
 			return err
 		}
 		if believed(old) {
-			return moved("proposals")
+			return errChanged("proposals")
 		}
-		_, err = c.changed(ctx, `UPDATE proposals SET content = $1, mac = $2 WHERE digest = $3`, r.Content, r.MAC, r.Key)
+		_, err = c.execChanged(ctx, `UPDATE proposals SET content = $1, mac = $2 WHERE digest = $3`, r.Content, r.MAC, r.Key)
 		return err
 	})
 }
@@ -192,10 +192,10 @@ func (s *Store) PutProposal(ctx context.Context, r Row, believed func(Row) bool)
 // refuses with reason "behind".
 func (s *Store) SwapProposal(ctx context.Context, old, next Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		ok, err := c.changed(ctx, `UPDATE proposals SET content = $1, mac = $2 WHERE digest = $3 AND mac = $4`,
+		ok, err := c.execChanged(ctx, `UPDATE proposals SET content = $1, mac = $2 WHERE digest = $3 AND mac = $4`,
 			next.Content, next.MAC, old.Key, old.MAC)
 		if err == nil && !ok {
-			return moved("proposals")
+			return errChanged("proposals")
 		}
 		return err
 	})
@@ -204,29 +204,29 @@ func (s *Store) SwapProposal(ctx context.Context, old, next Row) error {
 // RemoveProposal forgets a proposal if it is still the row old.
 func (s *Store) RemoveProposal(ctx context.Context, old Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
-		_, err := c.changed(ctx, `DELETE FROM proposals WHERE digest = $1 AND mac = $2`, old.Key, old.MAC)
+		_, err := c.execChanged(ctx, `DELETE FROM proposals WHERE digest = $1 AND mac = $2`, old.Key, old.MAC)
 		return err
 	})
 }
 
-// moved is the refusal of a write that was decided on older rows.
-func moved(table string) error {
+// errChanged is the refusal of a write that was decided on older rows.
+func errChanged(table string) error {
 	return wire.Refuse(wire.Behind, "store: "+table, "changed meanwhile", "as it was read")
 }
 
-// collect reads and closes rows of key, content and mac.
-func collect(step string, rows *sql.Rows) ([]Row, error) {
+// scanRows reads and closes rows of key, content and mac.
+func scanRows(step string, rows *sql.Rows) ([]Row, error) {
 	defer rows.Close()
 	var all []Row
 	for rows.Next() {
 		var r Row
 		if err := rows.Scan(&r.Key, &r.Content, &r.MAC); err != nil {
-			return nil, failed(step, err)
+			return nil, storeError(step, err)
 		}
 		all = append(all, r)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, failed(step, err)
+		return nil, storeError(step, err)
 	}
 	return all, nil
 }

@@ -16,14 +16,14 @@ import (
 // begin, so that none fails half way for another process's.
 //
 // The places of the log are one more than the greatest, which is that of a row
-// that stays: [Store.Refused] keeps the newest. Stores of earlier programs have
+// that stays: [Store.RecordRefusal] keeps the newest. Stores of earlier programs have
 // AUTOINCREMENT there, which counts the same and costs each commit a page more;
 // they are left so, because making the log anew would stop whoever writes for as
 // long as the log is.
 var inSQLite = engine{
 	name: "SQLite",
 	begin: func(ctx context.Context, c *session) error {
-		_, err := c.exec(ctx, `BEGIN IMMEDIATE`)
+		_, err := c.execPrepared(ctx, `BEGIN IMMEDIATE`)
 		return err
 	},
 	tables: `SELECT count(*), count(*) FILTER (WHERE name = 'cohort_schema') FROM sqlite_schema`,
@@ -73,33 +73,33 @@ func createFile(file string) error {
 		err = f.Close()
 	}
 	if err != nil {
-		return failed("creating "+file, err)
+		return storeError("creating "+file, err)
 	}
 	return nil
 }
 
 func openFile(file string) (*Store, error) {
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
-		return nil, notOurs("no file " + file)
+		return nil, foreignStore("no file " + file)
 	}
 	users, err := os.OpenFile(file+"-users", os.O_RDWR|os.O_CREATE, 0o600)
 	if err == nil {
 		err = flock(users, syscall.LOCK_SH)
 	}
 	if err != nil {
-		return nil, failed("opening "+file+"-users", err)
+		return nil, storeError("opening "+file+"-users", err)
 	}
 	uri := (&url.URL{Scheme: "file", Opaque: url.PathEscape(file)}).String() +
 		"?mode=rw&_pragma=busy_timeout(2000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)"
 	reader, err := sql.Open("sqlite", uri+"&_pragma=query_only(1)")
 	if err != nil {
-		return nil, failed("opening", errors.Join(err, users.Close()))
+		return nil, storeError("opening", errors.Join(err, users.Close()))
 	}
 	writer, err := sql.Open("sqlite", uri)
 	if err != nil {
-		return nil, failed("opening", errors.Join(err, reader.Close(), users.Close()))
+		return nil, storeError("opening", errors.Join(err, reader.Close(), users.Close()))
 	}
-	s := start(inSQLite, reader, writer)
+	s := newStore(inSQLite, reader, writer)
 	s.users = users
 	return s, nil
 }
@@ -125,13 +125,13 @@ func (s *Store) endLeases(ctx context.Context) error {
 	}
 	// A change of locks lets go of the first, so it is taken again either way.
 	if err := flock(s.users, syscall.LOCK_SH); err != nil {
-		return failed("locking", err)
+		return storeError("locking", err)
 	}
 	return nil
 }
 
-// code is the result code of SQLite, 0 for other errors.
-func code(err error) int {
+// sqliteCode is the result code of SQLite, 0 for other errors.
+func sqliteCode(err error) int {
 	var answer *sqlite.Error
 	if errors.As(err, &answer) {
 		return answer.Code() & 0xff // without the extension

@@ -30,17 +30,17 @@ import (
 // engine is what one kind of database does in its own way.
 type engine struct {
 	name       string
-	begin      apply    // begins a transaction that no other writer's overlaps
-	tables     string   // counts the tables that are there, and among them that of the version
-	durable    []string // settings of a server without which a commit is not on disk
-	migrations []string // the n-th makes version n of the one before; each but the first only adds
+	begin      transactionFunc // begins a transaction that no other writer's overlaps
+	tables     string          // counts the tables that are there, and among them that of the version
+	durable    []string        // settings of a server without which a commit is not on disk
+	migrations []string        // the n-th makes version n of the one before; each but the first only adds
 }
 
 // version is the layout of the tables this program was written for.
 func (e engine) version() int { return len(e.migrations) }
 
-// readers is how many reads run beside the one writer.
-const readers = 4
+// maxReaders is how many reads run beside the one writer.
+const maxReaders = 4
 
 // Row is one row as the authority made it: its primary key, its content, and
 // the authority's tag over table, key and content. The store believes none of
@@ -58,7 +58,7 @@ type Store struct {
 	users  *os.File // of SQLite: locked by all processes that use the database
 	reader *sql.DB
 	writer *sql.DB // one connection
-	writes chan write
+	writes chan pendingWrite
 	quit   chan struct{} // closed by Close
 	done   chan struct{} // closed when run has ended
 
@@ -93,7 +93,7 @@ func Open(ctx context.Context, dsn string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = s.check(ctx)
+	err = s.migrateTables(ctx)
 	if err == nil {
 		_, err = s.Root(ctx)
 	}
@@ -121,7 +121,7 @@ func Examine(ctx context.Context, dsn string) (string, error) {
 	for _, name := range s.engine.durable {
 		var value string
 		if err := s.reader.QueryRowContext(ctx, "SHOW "+name).Scan(&value); err != nil {
-			return "", failed("reading settings", err)
+			return "", storeError("reading settings", err)
 		}
 		if value != "on" {
 			return "", wire.Refuse(wire.StoreFailed, "store: setting "+name+" of the server", value, "on")
@@ -146,7 +146,7 @@ func (s *Store) Close() error {
 func (s *Store) Ping(ctx context.Context) error {
 	var one int
 	if err := s.reader.QueryRowContext(ctx, `SELECT 1 FROM cohort_schema`).Scan(&one); err != nil {
-		return failed("reading", err)
+		return storeError("reading", err)
 	}
 	return nil
 }
@@ -164,24 +164,24 @@ func connect(dsn string) (*Store, error) {
 	return nil, wire.Refuse(wire.BadRequest, "store: address", "another form", "sqlite:FILE or postgres://USER@HOST/DATABASE")
 }
 
-// start makes a store of two pools and starts its writer.
-func start(e engine, reader, writer *sql.DB) *Store {
-	reader.SetMaxOpenConns(readers)
-	reader.SetMaxIdleConns(readers)
+// newStore makes a store of two pools and starts its writer.
+func newStore(e engine, reader, writer *sql.DB) *Store {
+	reader.SetMaxOpenConns(maxReaders)
+	reader.SetMaxIdleConns(maxReaders)
 	writer.SetMaxOpenConns(1)
-	s := &Store{engine: e, reader: reader, writer: writer, writes: make(chan write), quit: make(chan struct{}), done: make(chan struct{})}
-	go s.run()
+	s := &Store{engine: e, reader: reader, writer: writer, writes: make(chan pendingWrite), quit: make(chan struct{}), done: make(chan struct{})}
+	go s.writeLoop()
 	return s
 }
 
-// prepare makes the tables in an empty database and checks any other.
+// prepareOnce makes the tables in an empty database and checks any other.
 func (s *Store) prepare(ctx context.Context) error {
 	var tables, ours int
 	if err := s.reader.QueryRowContext(ctx, s.engine.tables).Scan(&tables, &ours); err != nil {
-		return failed("reading the tables", err)
+		return storeError("reading the tables", err)
 	}
 	if tables > 0 {
-		return s.check(ctx)
+		return s.migrateTables(ctx)
 	}
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		if err := c.QueryRowContext(ctx, s.engine.tables).Scan(&tables, &ours); err != nil || tables > 0 {
@@ -191,11 +191,11 @@ func (s *Store) prepare(ctx context.Context) error {
 	})
 }
 
-// check demands tables of a version that this program knows how to use, and
+// migrateTables demands tables of a version that this program knows how to use, and
 // migrates older ones. Migrations only add, and statements name the columns they
 // use, so that a process of version N goes on while one of N+1 has migrated under
 // it.
-func (s *Store) check(ctx context.Context) error {
+func (s *Store) migrateTables(ctx context.Context) error {
 	found, err := s.version(ctx)
 	if err != nil || found >= s.engine.version() {
 		return err
@@ -212,13 +212,13 @@ func (s *Store) check(ctx context.Context) error {
 func (s *Store) version(ctx context.Context) (found int, err error) {
 	var tables, ours int
 	if err := s.reader.QueryRowContext(ctx, s.engine.tables).Scan(&tables, &ours); err != nil {
-		return 0, failed("reading the tables", err)
+		return 0, storeError("reading the tables", err)
 	}
 	if ours == 0 {
-		return 0, notOurs(fmt.Sprint(tables, " tables, and no cohort_schema"))
+		return 0, foreignStore(fmt.Sprint(tables, " tables, and no cohort_schema"))
 	}
 	if err := s.reader.QueryRowContext(ctx, `SELECT version FROM cohort_schema`).Scan(&found); err != nil {
-		return 0, failed("reading the version of the tables", err)
+		return 0, storeError("reading the version of the tables", err)
 	}
 	newest := s.engine.version() + 1
 	if found < 1 || found > newest {
@@ -241,29 +241,29 @@ func (s *Store) migrate(ctx context.Context, c *session, from int) error {
 	return err
 }
 
-func notOurs(got any) error {
+func foreignStore(got any) error {
 	return wire.Refuse(wire.StoreForeign, "store", got, "a store made by `cohort authority init`")
 }
 
-// failed is the error of anything that is not an answer of the database. A
+// storeError is the error of anything that is not an answer of the database. A
 // damaged one is "store-foreign", other tables than ours too.
-func failed(step string, err error) error {
+func storeError(step string, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("store: %s: %w", step, err)
-	case errors.Is(err, sql.ErrNoRows), foreign(err):
+	case errors.Is(err, sql.ErrNoRows), isDamaged(err):
 		return wire.Refuse(wire.StoreForeign, "store: "+step, err, "a store made by `cohort authority init`")
 	}
 	return wire.Refuse(wire.StoreFailed, "store: "+step, err, "")
 }
 
-// foreign reports whether a database said that it is damaged, or no database.
-func foreign(err error) bool {
-	switch code(err) {
+// isDamaged reports whether a database said that it is damaged, or no database.
+func isDamaged(err error) bool {
+	switch sqliteCode(err) {
 	case sqliteNotADB, sqliteCorrupt:
 		return true
 	}
-	switch state(err) {
+	switch sqlState(err) {
 	case "XX001", "XX002": // data, index corrupted
 		return true
 	}

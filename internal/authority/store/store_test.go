@@ -80,7 +80,7 @@ func issuance(n int) Issuance {
 
 func count(t testing.TB, s *Store) int {
 	t.Helper()
-	page, err := s.Log(t.Context(), Query{Limit: 1 << 20})
+	page, err := s.ReadLog(t.Context(), Query{Limit: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func testRoundTrip(t *testing.T, dsn string) {
 	check(t, "history", err, steps[0], step(1))
 	proposals, err := s.Proposals(t.Context())
 	check(t, "proposals", err, proposals[0], row("p"))
-	page, err := s.Log(t.Context(), Query{Limit: 9})
+	page, err := s.ReadLog(t.Context(), Query{Limit: 9})
 	check(t, "log", err, page[0].Row, issuance(1).Row)
 	if got, err := s.Head(t.Context()); err != nil || got != head(1) {
 		t.Errorf("got head %v, %v, want %v", got, err, head(1))
@@ -255,7 +255,7 @@ func edit(t testing.TB, dsn, statement string) {
 	t.Helper()
 	file, ok := strings.CutPrefix(dsn, "sqlite:")
 	if !ok {
-		testdb.Exec(t, dsn, statement)
+		testdb.ExecStatement(t, dsn, statement)
 		return
 	}
 	db, err := sql.Open("sqlite", file)
@@ -290,9 +290,9 @@ func testGroupCommit(t *testing.T, dsn string) {
 // TestGather takes along every writer that waits, and waits for none.
 func TestGather(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &Store{writes: make(chan write)}
+		s := &Store{writes: make(chan pendingWrite)}
 		for range 5 {
-			go func() { s.writes <- write{} }()
+			go func() { s.writes <- pendingWrite{} }()
 		}
 		synctest.Wait()
 		if got := len(s.gather(<-s.writes)); got != 5 {
@@ -308,26 +308,26 @@ func TestBatch(t *testing.T) { onBoth(t, testBatch) }
 
 func testBatch(t *testing.T, dsn string) {
 	s := fresh(t, dsn)
-	ours := func(n int) apply {
+	ours := func(n int) transactionFunc {
 		return func(ctx context.Context, c *session) error {
 			_, err := c.ExecContext(ctx, `INSERT INTO proposals VALUES ($1, $1, $1)`, fmt.Append(nil, n))
 			return err
 		}
 	}
-	refused := func(context.Context, *session) error { return moved("nothing") }
+	refused := func(context.Context, *session) error { return errChanged("nothing") }
 	broken := func(ctx context.Context, c *session) error {
 		_, err := c.ExecContext(ctx, `INSERT INTO nothing VALUES (1)`)
 		return err
 	}
-	outcomes, err := s.transact([]write{{apply: ours(1)}, {apply: refused}, {apply: ours(2)}})
+	outcomes, err := s.transact([]pendingWrite{{apply: ours(1)}, {apply: refused}, {apply: ours(2)}})
 	if err != nil || outcomes[0] != nil || outcomes[2] != nil {
 		t.Errorf("got %v, %v, want the good writes done", outcomes, err)
 	}
 	testworld.Refused(t, outcomes[1], wire.Behind)
-	if _, err := s.transact([]write{{apply: ours(3)}, {apply: broken}}); err == nil {
+	if _, err := s.transact([]pendingWrite{{apply: ours(3)}, {apply: broken}}); err == nil {
 		t.Error("got no error of a transaction with a broken write")
 	}
-	if _, err := s.transact([]write{{apply: ours(4)}}); err != nil {
+	if _, err := s.transact([]pendingWrite{{apply: ours(4)}}); err != nil {
 		t.Errorf("the transaction after it: %v", err)
 	}
 	if rows, err := s.Proposals(t.Context()); err != nil || len(rows) != 3 {
@@ -349,7 +349,7 @@ func testClosed(t *testing.T, dsn string) {
 	testworld.Refused(t, s.Record(t.Context(), issuance(1)), wire.Unavailable)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := reopen(t, dsn).Log(ctx, Query{Limit: 1}); !errors.Is(err, context.Canceled) {
+	if _, err := reopen(t, dsn).ReadLog(ctx, Query{Limit: 1}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
 }
@@ -367,14 +367,14 @@ func testRefusalsAreBounded(t *testing.T, dsn string) {
 		INSERT INTO log (id, kind, task, unit, serial, certificate, content, mac)
 		SELECT %s, 'refused', '', '', '', %[3]s, %[3]s, %[3]s FROM n`, maxRefusals, blob[0], blob[1]))
 	for n := range 3 {
-		if err := s.Refused(t.Context(), Entry{Row: row(fmt.Sprint("refusal ", n))}); err != nil {
+		if err := s.RecordRefusal(t.Context(), Entry{Row: row(fmt.Sprint("refusal ", n))}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if got, want := count(t, s), maxRefusals+1; got != want {
 		t.Errorf("got %d rows, want %d: the newest refusals and the issuance", got, want)
 	}
-	if newest, err := s.Log(t.Context(), Query{Limit: 1}); err != nil || newest[0].Sequence != maxRefusals+4 {
+	if newest, err := s.ReadLog(t.Context(), Query{Limit: 1}); err != nil || newest[0].Sequence != maxRefusals+4 {
 		t.Errorf("got the newest in place %v, %v, want %d: no place is given twice", newest, err, maxRefusals+4)
 	}
 }
@@ -421,7 +421,7 @@ func testKill(t *testing.T, dsn string) {
 			acknowledged[line] = true
 		}
 	}
-	page, err := reopen(t, dsn).Log(t.Context(), Query{Limit: 1 << 20})
+	page, err := reopen(t, dsn).ReadLog(t.Context(), Query{Limit: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,7 +67,7 @@ func TestCollateral(t *testing.T) { onBoth(t, testCollateral) }
 func testCollateral(t *testing.T, dsn string) {
 	s := fresh(t, dsn)
 	keep := func(name, content string, ofChip bool, kept time.Time) error {
-		return s.KeepCollateral(t.Context(), Collateral{Row{[]byte(name), []byte(content), []byte("tag of " + content)}, ofChip, kept})
+		return s.PutCollateral(t.Context(), Collateral{Row{[]byte(name), []byte(content), []byte("tag of " + content)}, ofChip, kept})
 	}
 	want := func(name, content string) {
 		t.Helper()
@@ -134,7 +134,7 @@ func TestServerSettings(t *testing.T) {
 func TestServerLocked(t *testing.T) {
 	dsn := testdb.Database(t)
 	s, other := fresh(t, dsn), reopen(t, dsn)
-	_, err := s.transact([]write{{apply: func(ctx context.Context, _ *session) error {
+	_, err := s.transact([]pendingWrite{{apply: func(ctx context.Context, _ *session) error {
 		testworld.Refused(t, other.Append(ctx, head(1), step(2)), wire.StoreFailed)
 		return nil
 	}}})
@@ -149,7 +149,7 @@ func TestServerLocked(t *testing.T) {
 
 // TestExamine looks at stores of both kinds, and at a server that forgets.
 func TestExamine(t *testing.T) {
-	server := testdb.New(t)
+	server := testdb.NewServer(t)
 	want := func(dsn, want string) {
 		t.Helper()
 		if got, err := Examine(t.Context(), dsn); err != nil || got != want {

@@ -48,8 +48,8 @@ func testVersions(t *testing.T, dsn string) {
 	}
 	root, err := now.Root(t.Context())
 	check(t, "root", err, root, row("root"))
-	if err := errors.Join(first.check(t.Context()), first.Record(t.Context(), issuance(2)), now.Record(t.Context(), issuance(3)),
-		older(t, dsn, 1).check(t.Context())); err != nil {
+	if err := errors.Join(first.migrateTables(t.Context()), first.Record(t.Context(), issuance(2)), now.Record(t.Context(), issuance(3)),
+		older(t, dsn, 1).migrateTables(t.Context())); err != nil {
 		t.Errorf("version 1 beside the next: %v", err)
 	}
 	testworld.Refused(t, first.Record(t.Context(), issuance(3)), wire.NonceUsed)
@@ -106,7 +106,7 @@ func testNextVersion(t *testing.T, dsn string) {
 	now := fresh(t, dsn)
 	works(t, now, 1)
 	next := newer(t, dsn, toCome)
-	if err := next.check(t.Context()); err != nil {
+	if err := next.migrateTables(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	works(t, now, 2)
@@ -118,7 +118,7 @@ func testNextVersion(t *testing.T, dsn string) {
 			t.Errorf("%s: got %d rows, %d with the default, %v", table, rows, later, err)
 		}
 	}
-	if err := newer(t, dsn, toCome, `CREATE TABLE latest (name TEXT PRIMARY KEY);`).check(t.Context()); err != nil {
+	if err := newer(t, dsn, toCome, `CREATE TABLE latest (name TEXT PRIMARY KEY);`).migrateTables(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for name, open := range map[string]func() (*Store, error){
@@ -168,8 +168,8 @@ func works(t *testing.T, s *Store, n int) {
 	}
 	if err := errors.Join(
 		s.SwapRoot(ctx, root, row(name)), s.Append(ctx, head(n), step(n+1)), s.PutProposal(ctx, row(name), believed),
-		s.SwapProposal(ctx, row(name), row(name)), s.Refused(ctx, Entry{Row: row("refusal " + name)}), s.SwapBackup(ctx, kept, row(name)),
-		s.SwapLease(ctx, Row{}, row("lease "+name)), s.KeepCollateral(ctx, Collateral{Row: row(name)}), s.PutFork(ctx, row("fork "+name)),
+		s.SwapProposal(ctx, row(name), row(name)), s.RecordRefusal(ctx, Entry{Row: row("refusal " + name)}), s.SwapBackup(ctx, kept, row(name)),
+		s.SwapLease(ctx, Row{}, row("lease "+name)), s.PutCollateral(ctx, Collateral{Row: row(name)}), s.PutFork(ctx, row("fork "+name)),
 		created(s.CreateGroup(ctx, row("group "+name), believed)),
 	); err != nil {
 		t.Errorf("%s: %v", name, err)
@@ -209,7 +209,7 @@ func TestEarlierLog(t *testing.T) {
 	if err := s.reader.QueryRowContext(t.Context(), `SELECT seq FROM sqlite_sequence WHERE name = 'log'`).Scan(&counted); err != nil || counted != 3 {
 		t.Errorf("got %d counted, %v, want 3", counted, err)
 	}
-	if page, err := reopen(t, dsn).Log(t.Context(), Query{Limit: 9}); err != nil || len(page) != 3 || page[0].Sequence != 3 {
+	if page, err := reopen(t, dsn).ReadLog(t.Context(), Query{Limit: 9}); err != nil || len(page) != 3 || page[0].Sequence != 3 {
 		t.Errorf("got %v, %v, want 3 rows", page, err)
 	}
 }

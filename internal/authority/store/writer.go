@@ -15,9 +15,9 @@ import (
 // first of them waits for the last.
 const maxBatch = 256
 
-// apply is one write inside a transaction. A refusal is its own outcome and
+// transactionFunc is one write inside a transaction. A refusal is its own outcome and
 // must have written nothing; any other error takes the whole transaction back.
-type apply func(context.Context, *session) error
+type transactionFunc func(context.Context, *session) error
 
 // session is the writer's connection with the statements it has prepared.
 type session struct {
@@ -25,19 +25,19 @@ type session struct {
 	prepared map[string]*sql.Stmt
 }
 
-type write struct {
-	apply apply
+type pendingWrite struct {
+	apply transactionFunc
 	done  chan error // holds one
 }
 
-// write hands a write to the writer and waits until it is committed. When ctx
+// pendingWrite hands a write to the writer and waits until it is committed. When ctx
 // ends first the outcome is unknown, and the caller acknowledges nothing.
-func (s *Store) write(ctx context.Context, a apply) error {
-	w := write{apply: a, done: make(chan error, 1)}
+func (s *Store) write(ctx context.Context, a transactionFunc) error {
+	w := pendingWrite{apply: a, done: make(chan error, 1)}
 	select {
 	case s.writes <- w:
 	case <-ctx.Done():
-		return failed("waiting to write", ctx.Err())
+		return storeError("waiting to write", ctx.Err())
 	case <-s.quit:
 		return wire.Refuse(wire.Unavailable, "store", "closed", "open")
 	}
@@ -45,14 +45,14 @@ func (s *Store) write(ctx context.Context, a apply) error {
 	case err := <-w.done:
 		return err
 	case <-ctx.Done():
-		return failed("waiting for the disk", ctx.Err())
+		return storeError("waiting for the disk", ctx.Err())
 	}
 }
 
-// run is the one writer. [Store.Close] ends it and waits for it.
-func (s *Store) run() {
+// writeLoop is the one writer. [Store.Close] ends it and waits for it.
+func (s *Store) writeLoop() {
 	defer close(s.done)
-	defer s.hangUp()
+	defer s.closeSession()
 	for {
 		select {
 		case <-s.quit:
@@ -64,11 +64,11 @@ func (s *Store) run() {
 }
 
 // gather takes along all writers that wait already, and waits for none.
-func (s *Store) gather(first write) []write {
+func (s *Store) gather(first pendingWrite) []pendingWrite {
 	// Writers that the last commit woke run first: they are about to write
 	// again, and would otherwise wait for a whole fsync of a batch of one.
 	runtime.Gosched()
-	batch := []write{first}
+	batch := []pendingWrite{first}
 	for len(batch) < maxBatch {
 		select {
 		case w := <-s.writes:
@@ -81,23 +81,23 @@ func (s *Store) gather(first write) []write {
 }
 
 // commit writes a batch in one transaction and tells each writer its outcome.
-func (s *Store) commit(batch []write) {
+func (s *Store) commit(batch []pendingWrite) {
 	outcomes, err := s.transact(batch)
 	for i, w := range batch {
 		if err != nil {
-			w.done <- failed("writing", err)
+			w.done <- storeError("writing", err)
 		} else {
 			w.done <- outcomes[i]
 		}
 	}
 }
 
-// patience bounds a transaction, where the database does not.
-const patience = 10 * time.Second
+// transactionTimeout bounds a transaction, where the database does not.
+const transactionTimeout = 10 * time.Second
 
 // transact uses no caller's context: the transaction belongs to several.
-func (s *Store) transact(batch []write) ([]error, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+func (s *Store) transact(batch []pendingWrite) ([]error, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), transactionTimeout)
 	defer cancel()
 	if s.session == nil {
 		c, err := s.writer.Conn(ctx)
@@ -112,16 +112,16 @@ func (s *Store) transact(batch []write) ([]error, error) {
 		outcomes, err = applyAll(ctx, s.session, batch)
 	}
 	if err == nil {
-		_, err = s.session.exec(ctx, `COMMIT`)
+		_, err = s.session.execPrepared(ctx, `COMMIT`)
 	}
 	if err != nil {
-		s.takeBack(ctx)
+		s.rollBack(ctx)
 		return nil, err
 	}
 	return outcomes, nil
 }
 
-func applyAll(ctx context.Context, c *session, batch []write) ([]error, error) {
+func applyAll(ctx context.Context, c *session, batch []pendingWrite) ([]error, error) {
 	outcomes := make([]error, len(batch))
 	for i, w := range batch {
 		var refusal *wire.Refusal
@@ -133,19 +133,19 @@ func applyAll(ctx context.Context, c *session, batch []write) ([]error, error) {
 	return outcomes, nil
 }
 
-// takeBack rolls back. When even that fails, because SQLite did so already or
+// rollBack rolls back. When even that fails, because SQLite did so already or
 // the connection is broken, the connection is given up; the next transaction
 // opens another.
-func (s *Store) takeBack(ctx context.Context) {
+func (s *Store) rollBack(ctx context.Context) {
 	if _, err := s.session.ExecContext(ctx, "ROLLBACK"); err != nil {
-		s.hangUp()
+		s.closeSession()
 	}
 }
 
-// hangUp ends the session and closes its connection, statements first: the
+// closeSession ends the session and closes its connection, statements first: the
 // driver touches the connection for each. Nothing is left to be lost by it, so
 // the errors say nothing.
-func (s *Store) hangUp() {
+func (s *Store) closeSession() {
 	if s.session == nil {
 		return
 	}
@@ -156,8 +156,8 @@ func (s *Store) hangUp() {
 	s.session = nil
 }
 
-// prepare gives one statement, which it prepares the first time.
-func (c *session) prepare(ctx context.Context, statement string) (*sql.Stmt, error) {
+// prepareOnce gives one statement, which it prepares the first time.
+func (c *session) prepareOnce(ctx context.Context, statement string) (*sql.Stmt, error) {
 	if c.prepared[statement] == nil {
 		p, err := c.PrepareContext(ctx, statement)
 		if err != nil {
@@ -168,18 +168,18 @@ func (c *session) prepare(ctx context.Context, statement string) (*sql.Stmt, err
 	return c.prepared[statement], nil
 }
 
-// exec runs one statement.
-func (c *session) exec(ctx context.Context, statement string, args ...any) (sql.Result, error) {
-	p, err := c.prepare(ctx, statement)
+// execPrepared runs one statement.
+func (c *session) execPrepared(ctx context.Context, statement string, args ...any) (sql.Result, error) {
+	p, err := c.prepareOnce(ctx, statement)
 	if err != nil {
 		return nil, err
 	}
 	return p.ExecContext(ctx, args...)
 }
 
-// number reads the one number that a statement gives, 0 where it gives no row.
-func (c *session) number(ctx context.Context, statement string, args ...any) (n int, err error) {
-	p, err := c.prepare(ctx, statement)
+// queryInt reads the one number that a statement gives, 0 where it gives no row.
+func (c *session) queryInt(ctx context.Context, statement string, args ...any) (n int, err error) {
+	p, err := c.prepareOnce(ctx, statement)
 	if err != nil {
 		return 0, err
 	}
@@ -189,9 +189,9 @@ func (c *session) number(ctx context.Context, statement string, args ...any) (n 
 	return 0, nil
 }
 
-// changed runs a conditional statement and reports whether its condition held.
-func (c *session) changed(ctx context.Context, statement string, args ...any) (bool, error) {
-	result, err := c.exec(ctx, statement, args...)
+// execChanged runs a conditional statement and reports whether its condition held.
+func (c *session) execChanged(ctx context.Context, statement string, args ...any) (bool, error) {
+	result, err := c.execPrepared(ctx, statement, args...)
 	if err != nil {
 		return false, err
 	}

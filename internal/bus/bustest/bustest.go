@@ -36,8 +36,8 @@ const (
 	Role  = "scorer"
 )
 
-// Name returns the DNS name of a task.
-func Name(task string) string { return task + ".clinic.example" }
+// DNSName returns the DNS name of a task.
+func DNSName(task string) string { return task + ".clinic.example" }
 
 // tasks is the policy text of every authority's tasks and group.
 const tasks = `
@@ -94,10 +94,10 @@ func New(t testing.TB) *Authority {
 	t.Helper()
 	keys, w, now := testworld.Must(identity.Derive(identity.NewSecret())), testworld.New(t), time.Now().UTC()
 	w.Keys["north"] = testworld.NewKey()
-	w.Found(keys.Root(), tasks, testworld.Created, "created      = "+now.Add(-time.Hour).Format(time.RFC3339)+"\n",
-		"UNTIL", now.Add(24*time.Hour).Format(time.RFC3339), "PARTY", w.Rows("north"))
+	w.SignFirst(keys.RootDigest(), tasks, testworld.Created, "created      = "+now.Add(-time.Hour).Format(time.RFC3339)+"\n",
+		"UNTIL", now.Add(24*time.Hour).Format(time.RFC3339), "PARTY", w.OwnerRows("north"))
 	group := testworld.Must(identity.DeriveGroup(identity.NewSecret(), w.Policy().Pact(Group).ID()))
-	p := w.With(w.Statement(Group, "north", group.Root(), nil)).Policy()
+	p := w.WithStep(w.Statement(Group, "north", group.RootDigest(), nil)).Policy()
 	issuer := testworld.Must(keys.Issuer(p, group))
 	return &Authority{Root: testworld.Must(x509.ParseCertificate(issuer.AuthorityRoot())), world: w, policy: p, issuer: issuer}
 }
@@ -109,19 +109,19 @@ func (a *Authority) Roots() *x509.CertPool {
 	return pool
 }
 
-// Leaf returns the authority's own leaf, directly under its root.
-func (a *Authority) Leaf() tls.Certificate {
+// AuthorityLeaf returns the authority's own leaf, directly under its root.
+func (a *Authority) AuthorityLeaf() tls.Certificate {
 	a.world.T.Helper()
-	leaf, err := a.issuer.Authority(time.Now())
+	leaf, err := a.issuer.AuthorityLeaf(time.Now())
 	testworld.NoError(a.world.T, err)
 	return tls.Certificate{Certificate: [][]byte{leaf.DER, a.Root.Raw}, PrivateKey: leaf.Key}
 }
 
 // Unit starts a unit of a task's first release.
-func (a *Authority) Unit(task string) Unit { a.world.T.Helper(); return a.unit(task, task) }
+func (a *Authority) Unit(task string) Unit { a.world.T.Helper(); return a.startProgram(task, task) }
 
-// Next starts a unit of the second release of [Keys].
-func (a *Authority) Next() Unit { a.world.T.Helper(); return a.unit(Keys, "keys 2") }
+// Successor starts a unit of the second release of [Keys].
+func (a *Authority) Successor() Unit { a.world.T.Helper(); return a.startProgram(Keys, "keys 2") }
 
 // Member starts a unit of the role in the group, whose certificates are under the group root.
 func (a *Authority) Member() Unit {
@@ -130,26 +130,26 @@ func (a *Authority) Member() Unit {
 	pins := policy.Pins{Parties: []attest.Digest{a.world.Keys["north"].Digest()}}
 	grant, err := a.policy.AdmitMember(Group, Role, a.world.Grant(a.policy, Scoring, Scoring, time.Now()).Result, pins, policy.ApprovedRoot(time.Now()), time.Now())
 	testworld.NoError(a.world.T, err)
-	id, err := a.issuer.Group(p)
+	id, err := a.issuer.GroupIdentity(p)
 	testworld.NoError(a.world.T, err)
-	return a.start(grant, id)
+	return a.issueUnit(grant, id)
 }
 
-// unit starts a program of a task.
-func (a *Authority) unit(task, program string) Unit {
+// startProgram starts a program of a task.
+func (a *Authority) startProgram(task, program string) Unit {
 	a.world.T.Helper()
 	grant := a.world.Grant(a.policy, task, program, time.Now())
-	return a.start(grant, testworld.Must(a.issuer.Identity(task, grant.Release.Name)))
+	return a.issueUnit(grant, testworld.Must(a.issuer.Identity(task, grant.Release.Name)))
 }
 
-func (a *Authority) start(grant policy.Grant, id identity.Identity) Unit {
+func (a *Authority) issueUnit(grant policy.Grant, id identity.Identity) Unit {
 	a.world.T.Helper()
 	now := time.Now()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	testworld.NoError(a.world.T, err)
-	signing, err := a.issuer.Unit(grant, &key.PublicKey, now)
+	signing, err := a.issuer.UnitLeaf(grant, &key.PublicKey, now)
 	testworld.NoError(a.world.T, err)
-	serving, err := a.issuer.Shared(grant, now)
+	serving, err := a.issuer.SharedLeaf(grant, now)
 	testworld.NoError(a.world.T, err)
 	u := Unit{
 		Signing: tls.Certificate{Certificate: id.Serving(signing.DER), PrivateKey: key},

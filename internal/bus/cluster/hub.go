@@ -36,20 +36,20 @@ const (
 // extension is the largest part, and a heartbeat.
 const maxUnit = 80 << 10
 
-// askTime is how long other managers have to return a copy.
-const askTime = 50 * time.Millisecond
+// copyTimeout is how long other managers have to return a copy.
+const copyTimeout = 50 * time.Millisecond
 
 // Server is the embedded NATS server, as the manager reaches it in process.
 type Server interface{ InProcessConn() (net.Conn, error) }
 
-// Duties are a manager's handlers of other managers' messages. Each is called from one
+// Handlers are a manager's handlers of other managers' messages. Each is called from one
 // goroutine of its own.
-type Duties struct {
+type Handlers struct {
 	Item  func(bus.Cluster, bus.Item) // published by a unit of another manager
 	Claim func(bus.Range)             // session numbers that another manager has reserved
 	Pull  func(bus.Cluster, wire.SessionID) (bus.Item, bool)
 	// Unit is a unit that is connected to another manager, by its unverified certificates.
-	Unit func(leaf, cross []byte, b bus.Beat)
+	Unit func(leaf, cross []byte, b bus.Heartbeat)
 }
 
 // Hub is the manager's connection to other managers. It is safe for concurrent use.
@@ -59,7 +59,7 @@ type Hub struct {
 
 // Attach connects a manager to its server and starts its handlers. The caller ends it with
 // [Hub.Close].
-func Attach(s Server, d Duties) (*Hub, error) {
+func Attach(s Server, d Handlers) (*Hub, error) {
 	nc, err := nats.Connect("nats://embedded", nats.InProcessServer(s), nats.NoEcho(), nats.CustomInboxPrefix(subjectInbox+rand.Text()),
 		nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(), nats.IgnoreDiscoveredServers(),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
@@ -67,8 +67,8 @@ func Attach(s Server, d Duties) (*Hub, error) {
 		return nil, fmt.Errorf("attaching to NATS: %w", err)
 	}
 	for subject, f := range map[string]nats.MsgHandler{
-		subjectPush + "*": func(m *nats.Msg) { batchOf(m.Subject, m.Data, d.Item) },
-		subjectAsk + "*":  d.asked, subjectUnit: d.unit, subjectClaim: d.claim,
+		subjectPush + "*": func(m *nats.Msg) { forEachItem(m.Subject, m.Data, d.Item) },
+		subjectAsk + "*":  d.respondCopy, subjectUnit: d.handleUnit, subjectClaim: d.handleClaim,
 	} {
 		if _, err := nc.Subscribe(subject, f); err != nil {
 			nc.Close()
@@ -85,19 +85,19 @@ func Attach(s Server, d Duties) (*Hub, error) {
 // Close disconnects, which ends the handlers.
 func (h *Hub) Close() { h.nc.Close() }
 
-// Push sends other managers a batch, items of at most [bus.MaxBatch] bytes. It does not retain
+// PushBatch sends other managers a batch, items of at most [bus.MaxBatch] bytes. It does not retain
 // the batch.
-func (h *Hub) Push(c bus.Cluster, batch []byte) error {
+func (h *Hub) PushBatch(c bus.Cluster, batch []byte) error {
 	return h.nc.Publish(subjectPush+c.String(), batch)
 }
 
-// Claim announces to other managers which numbers this one has reserved.
-func (h *Hub) Claim(r bus.Range) error {
+// AnnounceRanges announces to other managers which numbers this one has reserved.
+func (h *Hub) AnnounceRanges(r bus.Range) error {
 	return h.nc.Publish(subjectClaim, binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, r.First), r.Count))
 }
 
-// Announce announces to other managers a unit that is connected to this one.
-func (h *Hub) Announce(u bus.Unit, b bus.Beat) error {
+// AnnounceUnit announces to other managers a unit that is connected to this one.
+func (h *Hub) AnnounceUnit(u bus.Unit, b bus.Heartbeat) error {
 	body, err := b.Append(nil)
 	if err != nil {
 		return err
@@ -105,9 +105,9 @@ func (h *Hub) Announce(u bus.Unit, b bus.Beat) error {
 	return h.nc.Publish(subjectUnit, wire.Frame(wire.LabelBusUnit, u.Leaf, u.Cross, body))
 }
 
-// Ask requests the copy of a session from other managers, for at most 50 ms.
-func (h *Hub) Ask(ctx context.Context, c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
+// RequestCopy requests the copy of a session from other managers, for at most 50 ms.
+func (h *Hub) RequestCopy(ctx context.Context, c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
+	ctx, cancel := context.WithTimeout(ctx, copyTimeout)
 	defer cancel()
 	m, err := h.nc.RequestWithContext(ctx, subjectAsk+c.String(), s[:])
 	if err != nil {
@@ -117,9 +117,9 @@ func (h *Hub) Ask(ctx context.Context, c bus.Cluster, s wire.SessionID) (bus.Ite
 	return item, err == nil && len(rest) == 0 && item.Session == s
 }
 
-// asked responds with a copy. Without one it does not respond.
-func (d Duties) asked(m *nats.Msg) {
-	c, ok := clusterIn(m.Subject, subjectAsk)
+// respondCopy responds with a copy. Without one it does not respond.
+func (d Handlers) respondCopy(m *nats.Msg) {
+	c, ok := clusterOfSubject(m.Subject, subjectAsk)
 	if !ok || len(m.Data) != len(wire.SessionID{}) || !strings.HasPrefix(m.Reply, subjectInbox) {
 		return
 	}
@@ -128,14 +128,14 @@ func (d Duties) asked(m *nats.Msg) {
 	}
 }
 
-func (d Duties) unit(m *nats.Msg) {
+func (d Handlers) handleUnit(m *nats.Msg) {
 	if leaf, cross, b, err := parseUnit(m.Data); err == nil {
 		d.Unit(leaf, cross, b)
 	}
 }
 
 // parseUnit parses an announcement. Its error has the reason [wire.Malformed].
-func parseUnit(message []byte) (leaf, cross []byte, b bus.Beat, err error) {
+func parseUnit(message []byte) (leaf, cross []byte, b bus.Heartbeat, err error) {
 	var fields [3][]byte
 	if len(message) > maxUnit {
 		return nil, nil, b, wire.Refuse(wire.Malformed, "announced unit: size in bytes", len(message), maxUnit)
@@ -143,14 +143,14 @@ func parseUnit(message []byte) (leaf, cross []byte, b bus.Beat, err error) {
 	if err := wire.UnframeInto(fields[:], wire.LabelBusUnit, message); err != nil {
 		return nil, nil, b, err
 	}
-	b, err = bus.ParseBeat(fields[2])
+	b, err = bus.ParseHeartbeat(fields[2])
 	return fields[0], fields[1], b, err
 }
 
-// Certify is [bus.UnitOf] for the certificates of an announced unit. A unit that known returns
+// VerifyUnit is [bus.UnitOf] for the certificates of an announced unit. A unit that known returns
 // for its id and certificates is not verified again. It refuses malformed certificates with
 // [wire.Malformed], and expired ones with [wire.Expired].
-func Certify(leaf, cross []byte, known func(id wire.UnitID, leaf, cross []byte) (bus.Unit, bool), roots *x509.CertPool, at time.Time) (bus.Unit, error) {
+func VerifyUnit(leaf, cross []byte, known func(id wire.UnitID, leaf, cross []byte) (bus.Unit, bool), roots *x509.CertPool, at time.Time) (bus.Unit, error) {
 	first, err := x509.ParseCertificate(leaf)
 	if err != nil {
 		return bus.Unit{}, fmt.Errorf("%w: %w", wire.Refuse(wire.Malformed, "announced unit: size of the leaf in bytes", len(leaf), "a certificate in DER"), err)
@@ -168,7 +168,7 @@ func Certify(leaf, cross []byte, known func(id wire.UnitID, leaf, cross []byte) 
 	return bus.UnitOf([]*x509.Certificate{first, second}, roots, at)
 }
 
-func (d Duties) claim(m *nats.Msg) {
+func (d Handlers) handleClaim(m *nats.Msg) {
 	if len(m.Data) != 16 {
 		return
 	}
@@ -178,9 +178,9 @@ func (d Duties) claim(m *nats.Msg) {
 	}
 }
 
-// batchOf calls f with the items of a batch, up to the first malformed one.
-func batchOf(subject string, rest []byte, f func(bus.Cluster, bus.Item)) {
-	c, ok := clusterIn(subject, subjectPush)
+// forEachItem calls f with the items of a batch, up to the first malformed one.
+func forEachItem(subject string, rest []byte, f func(bus.Cluster, bus.Item)) {
+	c, ok := clusterOfSubject(subject, subjectPush)
 	for ok && len(rest) > 0 {
 		var item bus.Item
 		var err error
@@ -191,8 +191,8 @@ func batchOf(subject string, rest []byte, f func(bus.Cluster, bus.Item)) {
 	}
 }
 
-// clusterIn parses the cluster in a subject.
-func clusterIn(subject, prefix string) (bus.Cluster, bool) {
+// clusterOfSubject parses the cluster in a subject.
+func clusterOfSubject(subject, prefix string) (bus.Cluster, bool) {
 	digits, ok := strings.CutPrefix(subject, prefix)
 	c, known := bus.ParseCluster(digits)
 	return c, ok && known

@@ -15,7 +15,7 @@ import (
 func TestDutiesDrop(t *testing.T) {
 	cluster := bus.Cluster{0xab}
 	item := bus.Item{Kind: bus.Sealed, Session: wire.SessionID{1}, Bytes: []byte("x")}.Append(nil)
-	body, err := bus.Beat{Address: "a:1"}.Append(nil)
+	body, err := bus.Heartbeat{Address: "a:1"}.Append(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,19 +43,19 @@ func TestDutiesDrop(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			took := 0
-			d := Duties{
+			d := Handlers{
 				Item:  func(got bus.Cluster, _ bus.Item) { took++ },
-				Unit:  func(_, _ []byte, _ bus.Beat) { took++ },
+				Unit:  func(_, _ []byte, _ bus.Heartbeat) { took++ },
 				Claim: func(bus.Range) { took++ },
 			}
 			m := &nats.Msg{Subject: c.subject, Data: c.data}
 			switch {
 			case strings.HasPrefix(c.subject, subjectPush):
-				batchOf(m.Subject, m.Data, d.Item)
+				forEachItem(m.Subject, m.Data, d.Item)
 			case c.subject == subjectUnit:
-				d.unit(m)
+				d.handleUnit(m)
 			default:
-				d.claim(m)
+				d.handleClaim(m)
 			}
 			if took != c.took {
 				t.Errorf("taken: got %d, want %d", took, c.took)
@@ -65,7 +65,7 @@ func TestDutiesDrop(t *testing.T) {
 }
 
 func FuzzParseUnit(f *testing.F) {
-	body, _ := bus.Beat{Address: "a:1", InFlight: 3, Ready: true}.Append(nil)
+	body, _ := bus.Heartbeat{Address: "a:1", InFlight: 3, Ready: true}.Append(nil)
 	f.Add(wire.Frame(wire.LabelBusUnit, []byte("leaf"), []byte("cross"), body))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, message []byte) {

@@ -15,7 +15,7 @@ import (
 type Stream struct {
 	Domain   string        // JetStream domain, which is its address over a leaf node
 	Replicas int           // 1 to 3
-	Life     time.Duration // of stored messages
+	MaxAge   time.Duration // of stored messages
 }
 
 // The stream's name, and its bound in bytes; the oldest messages are removed first.
@@ -37,7 +37,7 @@ func (h *Hub) Recall(ctx context.Context, s Stream, since time.Time, f func(bus.
 	stream, err := js.Stream(ctx, streamName)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		stream, err = js.CreateStream(ctx, jetstream.StreamConfig{
-			Name: streamName, Subjects: []string{subjectPush + "*"}, Replicas: s.Replicas, MaxAge: s.Life, MaxBytes: streamBytes,
+			Name: streamName, Subjects: []string{subjectPush + "*"}, Replicas: s.Replicas, MaxAge: s.MaxAge, MaxBytes: streamBytes,
 		})
 	}
 	if err != nil {
@@ -58,7 +58,7 @@ func (h *Hub) Recall(ctx context.Context, s Stream, since time.Time, f func(bus.
 	}
 	defer messages.Stop()
 	for left > 0 {
-		m, err := next(ctx, messages)
+		m, err := nextMessage(ctx, messages)
 		if err != nil {
 			return fmt.Errorf("reading the stream, of which %d batches are left: %w", left, err)
 		}
@@ -67,12 +67,12 @@ func (h *Hub) Recall(ctx context.Context, s Stream, since time.Time, f func(bus.
 			return fmt.Errorf("reading the stream: %w", err)
 		}
 		left = meta.NumPending
-		batchOf(m.Subject(), m.Data(), f)
+		forEachItem(m.Subject(), m.Data(), f)
 	}
 	return nil
 }
 
-func next(ctx context.Context, messages jetstream.MessagesContext) (jetstream.Msg, error) {
+func nextMessage(ctx context.Context, messages jetstream.MessagesContext) (jetstream.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, streamWait)
 	defer cancel()
 	return messages.Next(jetstream.NextContext(ctx))

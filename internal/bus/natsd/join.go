@@ -25,8 +25,8 @@ type Join struct {
 
 // Times of the link to an external cluster.
 const (
-	joinAgain = 500 * time.Millisecond // between attempts to connect, plus up to as much jitter
-	joinDial  = time.Second
+	reconnectInterval = 500 * time.Millisecond // between attempts to connect, plus up to as much jitter
+	joinDial          = time.Second
 )
 
 // domainName matches the names of JetStream domains.
@@ -38,14 +38,14 @@ func (j Join) Check() error {
 	if j.JetStream != "" && (len(j.URLs) == 0 || !domainName.MatchString(j.JetStream)) {
 		return wire.Refuse(wire.BadRequest, "nats: domain of JetStream", j.JetStream, "1 to 64 of A-Z, a-z, 0-9, _ and -, and a URL")
 	}
-	_, err := j.remotes()
+	_, err := j.parseURLs()
 	return err
 }
 
-func (j Join) remotes() (list []*url.URL, err error) {
+func (j Join) parseURLs() (list []*url.URL, err error) {
 	for _, text := range j.URLs {
 		u, err := url.Parse(text)
-		if err != nil || u.Hostname() == "" || u.Port() == "" || u.Path != "" || u.Scheme != "tls" && !plainOK(u) {
+		if err != nil || u.Hostname() == "" || u.Port() == "" || u.Path != "" || u.Scheme != "tls" && !isLoopbackURL(u) {
 			// Do not repeat the URL, which may contain a password.
 			return nil, wire.Refuse(wire.BadRequest, "nats: URL", "a URL of another form", "tls://host:port, or nats://IP:port on loopback")
 		}
@@ -54,14 +54,14 @@ func (j Join) remotes() (list []*url.URL, err error) {
 	return list, nil
 }
 
-func plainOK(u *url.URL) bool {
+func isLoopbackURL(u *url.URL) bool {
 	ip, err := netip.ParseAddr(u.Hostname())
 	return err == nil && ip.IsLoopback() && u.Scheme == "nats"
 }
 
-// apply configures the server as a leaf node.
-func (j Join) apply(o *server.Options) error {
-	urls, err := j.remotes()
+// configure configures the server as a leaf node.
+func (j Join) configure(o *server.Options) error {
+	urls, err := j.parseURLs()
 	if err != nil || len(urls) == 0 {
 		return err
 	}
@@ -72,7 +72,7 @@ func (j Join) apply(o *server.Options) error {
 	if remote.TLS {
 		remote.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: j.CA}
 	}
-	o.LeafNode = server.LeafNodeOpts{Remotes: []*server.RemoteLeafOpts{remote}, ReconnectInterval: joinAgain}
+	o.LeafNode = server.LeafNodeOpts{Remotes: []*server.RemoteLeafOpts{remote}, ReconnectInterval: reconnectInterval}
 	return nil
 }
 

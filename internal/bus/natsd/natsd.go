@@ -45,19 +45,19 @@ func Start(join Join, log *slog.Logger) (*Server, error) {
 		MaxPayload: maxMessage, MaxPending: maxPending,
 		WriteDeadline: writeTime, PingInterval: pingEvery, MaxPingsOut: 2,
 	}
-	if err := join.apply(o); err != nil {
+	if err := join.configure(o); err != nil {
 		return nil, err
 	}
 	n, err := server.NewServer(o)
 	if err != nil {
 		return nil, fmt.Errorf("making the NATS server: %w", err)
 	}
-	said := &logger{log: log}
-	n.SetLoggerV2(said, false, false, false)
+	serverLog := &logger{log: log}
+	n.SetLoggerV2(serverLog, false, false, false)
 	n.Start()
 	s := &Server{nats: n}
 	for begun := time.Now(); !n.ReadyForConnections(50 * time.Millisecond); {
-		if cause := said.fatal(); cause != nil || time.Since(begun) > startTime {
+		if cause := serverLog.fatal(); cause != nil || time.Since(begun) > startTime {
 			s.Stop()
 			return nil, fmt.Errorf("starting the NATS server: %w", errors.Join(cause, errors.New("it is not ready for connections")))
 		}

@@ -3,7 +3,7 @@
 // whatever way.
 //
 // [Database] gives an empty database (a schema) on the one server of the test binary;
-// [New] starts a server that a test may kill. Where PostgreSQL is not installed
+// [NewServer] starts a server that a test may kill. Where PostgreSQL is not installed
 // the test is skipped, and says so.
 //
 // It is for tests only: no package of the product imports it.
@@ -50,22 +50,22 @@ var shared = sync.OnceValues(func() (*Server, error) { return start("fsync=off",
 func Database(t testing.TB) string {
 	t.Helper()
 	s, err := shared()
-	skip(t, err)
+	skipIfMissing(t, err)
 	return s.Database(t)
 }
 
-// New starts a server for one test, with settings such as "fsync=off".
-func New(t testing.TB, settings ...string) *Server {
+// NewServer starts a server for one test, with settings such as "fsync=off".
+func NewServer(t testing.TB, settings ...string) *Server {
 	t.Helper()
 	s, err := start(settings...)
-	skip(t, err)
+	skipIfMissing(t, err)
 	t.Cleanup(s.Stop)
 	return s
 }
 
 var errMissing = errors.New("PostgreSQL is NOT INSTALLED: nothing of it is tested (Debian: postgresql)")
 
-func skip(t testing.TB, err error) {
+func skipIfMissing(t testing.TB, err error) {
 	t.Helper()
 	if errors.Is(err, errMissing) {
 		t.Skip(err)
@@ -84,11 +84,11 @@ func start(settings ...string) (*Server, error) {
 		return nil, errMissing
 	}
 	s := &Server{bin: filepath.Dir(found[0]), settings: settings}
-	if err := s.settle(); err != nil {
+	if err := s.makeDirectory(); err != nil {
 		return nil, err
 	}
 	initdb := exec.Command(filepath.Join(s.bin, "initdb"), "--no-sync", "--no-instructions", "--auth=trust", "--username=cohort",
-		"--encoding=UTF8", "--locale=C", "--pgdata="+s.data())
+		"--encoding=UTF8", "--locale=C", "--pgdata="+s.dataDir())
 	initdb.SysProcAttr, initdb.Dir = &syscall.SysProcAttr{Credential: s.user}, s.dir
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w: %s", err, out)
@@ -96,8 +96,8 @@ func start(settings ...string) (*Server, error) {
 	return s, s.Start()
 }
 
-// settle makes the directory, and finds the user: PostgreSQL refuses root.
-func (s *Server) settle() (err error) {
+// makeDirectory makes the directory, and finds the user: PostgreSQL refuses root.
+func (s *Server) makeDirectory() (err error) {
 	if s.dir, err = os.MkdirTemp("", "pg"); err != nil || os.Getuid() != 0 {
 		return err
 	}
@@ -113,7 +113,7 @@ func (s *Server) settle() (err error) {
 	return os.Chown(s.dir, uid, uid)
 }
 
-func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+func (s *Server) dataDir() string { return filepath.Join(s.dir, "data") }
 
 // Start starts the server and waits until it answers. A shell ends it, and takes
 // its directory away, when our end of the pipe is closed, by us or by our death.
@@ -124,7 +124,7 @@ func (s *Server) Start() error {
 	}
 	defer log.Close()
 	const script = `dir=$1; shift; "$@" </dev/null & read -r keep; kill -QUIT $!; wait; [ "$keep" ] || rm -rf "$dir"`
-	args := []string{"-c", script, "sh", s.dir, filepath.Join(s.bin, "postgres"), "-D", s.data(), "-k", s.dir,
+	args := []string{"-c", script, "sh", s.dir, filepath.Join(s.bin, "postgres"), "-D", s.dataDir(), "-k", s.dir,
 		"-c", "listen_addresses=", "-c", "max_connections=300", "-c", "shared_buffers=16MB"}
 	for _, setting := range s.settings {
 		args = append(args, "-c", setting)
@@ -139,14 +139,14 @@ func (s *Server) Start() error {
 	}
 	s.ended = make(chan struct{})
 	go func() { cmd.Wait(); close(s.ended) }()
-	return s.await()
+	return s.waitUntilReady()
 }
 
-func (s *Server) await() error {
+func (s *Server) waitUntilReady() error {
 	ctx, cancel := context.WithTimeout(context.Background(), startWait)
 	defer cancel()
 	for {
-		c, err := pgx.Connect(ctx, s.dsn(""))
+		c, err := pgx.Connect(ctx, s.address(""))
 		if err == nil {
 			return c.Close(ctx)
 		}
@@ -170,7 +170,7 @@ func (s *Server) Stop() {
 // Kill kills the postmaster, as a crash does: what it holds in memory only is
 // lost, and [Server.Start] recovers the rest. It may have ended by itself before.
 func (s *Server) Kill() error {
-	pid, err := s.pid()
+	pid, err := s.postmasterPID()
 	if err == nil {
 		err = syscall.Kill(pid, syscall.SIGKILL)
 	}
@@ -179,12 +179,12 @@ func (s *Server) Kill() error {
 	}
 	io.WriteString(s.guard.(io.Writer), "keep\n")
 	<-s.ended
-	return s.orphans()
+	return s.waitForChildren()
 }
 
-// pid is the postmaster's.
-func (s *Server) pid() (int, error) {
-	b, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
+// postmasterPID is the postmaster's.
+func (s *Server) postmasterPID() (int, error) {
+	b, err := os.ReadFile(filepath.Join(s.dataDir(), "postmaster.pid"))
 	if err != nil {
 		return 0, err
 	}
@@ -192,9 +192,9 @@ func (s *Server) pid() (int, error) {
 	return strconv.Atoi(line)
 }
 
-// orphans waits until the children of a killed postmaster have seen that it is
+// waitForChildren waits until the children of a killed postmaster have seen that it is
 // gone: until then no other can start.
-func (s *Server) orphans() error {
+func (s *Server) waitForChildren() error {
 	for range 1000 {
 		all, err := filepath.Glob("/proc/[0-9]*/cwd")
 		if err != nil {
@@ -202,7 +202,7 @@ func (s *Server) orphans() error {
 		}
 		left := false
 		for _, cwd := range all {
-			if at, err := os.Readlink(cwd); err == nil && at == s.data() {
+			if at, err := os.Readlink(cwd); err == nil && at == s.dataDir() {
 				left = true
 			}
 		}
@@ -219,17 +219,17 @@ func (s *Server) orphans() error {
 func (s *Server) Database(t testing.TB) string {
 	t.Helper()
 	name := fmt.Sprint("d", s.numbers.Add(1))
-	Exec(t, s.dsn(""), "CREATE SCHEMA "+name)
-	return s.dsn(name)
+	ExecStatement(t, s.address(""), "CREATE SCHEMA "+name)
+	return s.address(name)
 }
 
-func (s *Server) dsn(schema string) string {
+func (s *Server) address(schema string) string {
 	return (&url.URL{Scheme: "postgres", User: url.User("cohort"), Path: "/postgres",
 		RawQuery: url.Values{"host": {s.dir}, "search_path": {schema}}.Encode()}).String()
 }
 
-// Copy is the address of a copy of a database as it is at one moment.
-func Copy(t testing.TB, dsn string) string {
+// CopyDatabase is the address of a copy of a database as it is at one moment.
+func CopyDatabase(t testing.TB, dsn string) string {
 	t.Helper()
 	u, err := url.Parse(dsn)
 	if err != nil {
@@ -238,7 +238,7 @@ func Copy(t testing.TB, dsn string) string {
 	query := u.Query()
 	from := query.Get("search_path")
 	to := fmt.Sprint(from, "c", time.Now().UnixNano())
-	Exec(t, dsn, strings.NewReplacer("FROM_", from, "TO_", to).Replace(`DO $$ DECLARE x record; BEGIN
+	ExecStatement(t, dsn, strings.NewReplacer("FROM_", from, "TO_", to).Replace(`DO $$ DECLARE x record; BEGIN
 		CREATE SCHEMA TO_;
 		FOR x IN SELECT tablename AS name FROM pg_tables WHERE schemaname = 'FROM_' LOOP
 			EXECUTE format('CREATE TABLE TO_.%I (LIKE FROM_.%I INCLUDING ALL)', x.name, x.name);
@@ -253,8 +253,8 @@ func Copy(t testing.TB, dsn string) string {
 	return u.String()
 }
 
-// Exec runs a statement behind the store's back.
-func Exec(t testing.TB, dsn, statement string) {
+// ExecStatement runs a statement behind the store's back.
+func ExecStatement(t testing.TB, dsn, statement string) {
 	t.Helper()
 	c, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {
