@@ -34,8 +34,8 @@ func Example() {
 	config := identity.ClientTLS("scoring.clinic.example", func() *x509.Certificate { return root }, expect)
 	fmt.Println(config.VerifyConnection(tls.ConnectionState{}))
 	// Output:
-	// policy: identity: policy: got "none", want "an approved policy"
-	// policy: expect: policy: got "nothing", want "said by the caller"
+	// policy: identity: policy: got "an unapproved one", want "an approved policy"
+	// policy: expect: policy: got "not set", want "a value"
 }
 
 // The root secret exists only inside the authority's TEE. What it derives, the

@@ -58,7 +58,7 @@ type extension struct {
 	member member    // of a unit; empty in a leaf that all units of the role share
 }
 
-// verifyMember names the program that a unit in a group runs, and the party that it belongs to.
+// member names the program that a unit in a group runs, and the party that it belongs to.
 type member struct {
 	task, release string
 	party         attest.Digest // of its SSH key: [policy.KeyDigest]
@@ -259,7 +259,7 @@ func (e extension) policyFacts() policy.Facts {
 	return f
 }
 
-// validate reports whether m names a program and a party.
+// isComplete reports whether m names a program and a party.
 func (m member) isComplete() bool {
 	return wire.ValidName(m.task) && wire.ValidReleaseName(m.release) && !m.party.IsZero()
 }

@@ -98,13 +98,13 @@ func (i *Issuer) deriveGroups(all []*GroupKeys) error {
 	return nil
 }
 
-// verifyGroupChain finds the identity of a group. It refuses with "not-found" a group that is not of this
+// findGroup finds the identity of a group. It refuses with "not-found" a group that is not of this
 // policy, and with "group-authority" a group without keys.
 func (i *Issuer) findGroup(p *policy.Pact) (issuedIdentity, error) {
 	k, ours := i.groups[p]
 	switch {
 	case !ours:
-		return issuedIdentity{}, wire.Refuse(wire.NotFound, "identity: group", p.ID(), "a group of the policy in force")
+		return issuedIdentity{}, wire.Refuse(wire.NotFound, "identity: group", "of another policy", "a group of the policy in force")
 	case k.ca.key == nil:
 		return issuedIdentity{}, wire.Refuse(wire.GroupElsewhere, "identity: root of group "+k.Group, "roster "+k.ID.String()+", whose keys this authority does not have", "an authority that the roster names")
 	}

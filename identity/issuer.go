@@ -317,7 +317,7 @@ func (g granted) validity() window {
 	return w
 }
 
-// verifyLeaf signs a leaf of the identity.
+// signLeaf signs a leaf of the identity.
 func (g granted) signLeaf(c certificateContent) (Leaf, error) {
 	c.name = subject(g.holder, g.ID, g.issuer.doc.TrustDomain)
 	c.path = g.path
@@ -328,7 +328,7 @@ func (g granted) signLeaf(c certificateContent) (Leaf, error) {
 	return g.issuer.signLeaf(g.ca, g.validity(), c)
 }
 
-// verifyLeaf signs a leaf of a window under the policy in force.
+// signLeaf signs a leaf of a window under the policy in force.
 func (i *Issuer) signLeaf(by signer, w window, c certificateContent) (Leaf, error) {
 	c.domain, c.notBefore, c.notAfter = i.doc.TrustDomain, w.notBefore(), w.notAfter()
 	c.extension.development, c.extension.debug = i.doc.Development, i.doc.Debug()
@@ -339,7 +339,7 @@ func (i *Issuer) signLeaf(by signer, w window, c certificateContent) (Leaf, erro
 	return Leaf{DER: der, Serial: number, Key: c.private, RenewAfter: w.next, RenewBefore: w.renewBefore(), NotAfter: c.notAfter}, nil
 }
 
-// verifyCA returns the content of a CA certificate. All are valid from the genesis on and contain
+// caContent returns the content of a CA certificate. All are valid from the genesis on and contain
 // nothing that a later policy changes, so that a pinned root stays the same bytes.
 func (i *Issuer) caContent(s signer, e extension) certificateContent {
 	begin := i.policy.Founded().UTC().Truncate(time.Second)

@@ -38,7 +38,7 @@ func (p Peer) Task() string {
 	return p.leaf.task
 }
 
-// GroupIdentity returns the name of the group, for kind group only.
+// Group returns the name of the group, for kind group only.
 func (p Peer) Group() string {
 	if p.leaf.kind != KindGroup {
 		return ""

@@ -338,7 +338,7 @@ type BackupShares struct {
 	Shares [][]byte `json:"shares"`
 }
 
-// ConfirmBackup presents a share of a backup that was stored.
+// BackupKept presents a share of a backup that was stored.
 type BackupKept struct {
 	Share []byte `json:"share"`
 }
@@ -386,7 +386,7 @@ type LogDevice struct {
 	Unjudged []string `json:"unjudged,omitempty"` // parts of its evidence that were not verified
 }
 
-// IssuanceLog is a page of the log, newest first.
+// Log is a page of the log, newest first.
 type Log struct {
 	Entries []LogEntry `json:"entries"`
 	Next    int64      `json:"next,omitempty"`    // pass as before= for the next page

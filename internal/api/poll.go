@@ -16,7 +16,7 @@ import (
 // The refusal contains it as Retry-After.
 const PollRetryAfter = 10 * time.Second
 
-// PollHistory is a request that waits for the next step of the history.
+// PollQuery is a request that waits for the next step of the history.
 type PollQuery struct {
 	Head wire.Digest // newest head that the caller has
 	Wait time.Duration

@@ -24,19 +24,19 @@ import (
 // SchemaRequest is the schema of a [Request].
 const SchemaRequest = "cohort/restore-request/v1"
 
-// Request asks owners for their shares: a key that only the TEE which made it
-// can use, and evidence over it (label "cohort restore v1").
+// Request requests shares from owners: a key that only the TEE which made it can use, and
+// evidence over it (label "cohort restore v1").
 type Request struct {
 	Schema    string          `json:"schema"`
 	Key       []byte          `json:"hpke_key"`   // MLKEM768-X25519, 1216 bytes
-	SealedKey []byte          `json:"sealed_key"` // its private half, sealed to the TEE's own measurement; with the kept key of one that is challenged
+	SealedKey []byte          `json:"sealed_key"` // its private half, sealed to the TEE's own measurement; for a challenged TEE together with its attestation key
 	Evidence  json.RawMessage `json:"evidence"`
 }
 
-// ReportData is what the evidence of a request is bound to.
+// ReportData returns the report data of a request's evidence.
 func (r Request) ReportData() attest.ReportData { return attest.Bind(wire.LabelRestore, r.Key) }
 
-// ParseRequest reads a request; nothing in it is checked but its form.
+// ParseRequest parses a request and verifies its form alone.
 func ParseRequest(b []byte) (Request, error) {
 	var r Request
 	if len(b) > wire.MaxRequest {
@@ -45,23 +45,25 @@ func ParseRequest(b []byte) (Request, error) {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil || d.More() || r.Schema != SchemaRequest {
-		return Request{}, wire.Refuse(wire.Malformed, "restore request", "another form", "what `cohort authority restore` printed")
+		return Request{}, wire.Refuse(wire.Malformed, "restore request", fmt.Sprint(len(b), " bytes of another form"), "what `cohort authority restore` printed")
 	}
 	return r, nil
 }
 
-// RestoringTEE is who asks an owner for his share, and by what he is judged.
+// RestoringTEE is the request of a TEE for an owner's share, and the policy by which it is
+// appraised.
 type RestoringTEE struct {
 	Request  Request
 	Approved policy.Approved // the newest policy the owner knows
 	Verifier *attest.Verifier
 	At       time.Time
-	// Endorsements of the request's evidence, beside those that came along.
+	// Endorsements of the request's evidence, in addition to those in the evidence.
 	Endorsements attest.Endorsements
 }
 
-// appraise appraises the TEE that asks: an authority by the owners' newest policy.
-// Where that is to be challenged, only who opens the challenge is.
+// appraise appraises the requesting TEE as an authority under the owners' newest policy. It
+// returns the challenge if the platform requires one: then only the challenged TEE can open
+// the share.
 func (a RestoringTEE) appraise() (attest.Challenge, error) {
 	var evidence attest.Evidence
 	if err := evidence.UnmarshalJSON(a.Request.Evidence); err != nil {
@@ -76,9 +78,9 @@ func (a RestoringTEE) appraise() (attest.Challenge, error) {
 	return challenge, a.Approved.AdmitAuthority(result)
 }
 
-// Unlock opens an owner's share and seals it to the TEE that asks. It refuses,
-// before it opens anything, a TEE that the policy does not name as authority and
-// a share for another root or other owners than the policy's.
+// Unlock opens an owner's share and seals it to the TEE that requests it. Before it opens the
+// share it refuses a TEE that the policy does not name as authority and a share for another
+// root or other owners than the policy's.
 func Unlock(s Share, id age.Identity, asker RestoringTEE) (Share, error) {
 	if s.Schema != SchemaShare {
 		return Share{}, malformed("schema", s.Schema, SchemaShare)
@@ -88,16 +90,16 @@ func Unlock(s Share, id age.Identity, asker RestoringTEE) (Share, error) {
 	}
 	challenge, err := asker.appraise()
 	if err != nil {
-		return Share{}, fmt.Errorf("judging the TEE that asks: %w", err)
+		return Share{}, fmt.Errorf("appraising the TEE that requests the share: %w", err)
 	}
 	r, err := age.Decrypt(bytes.NewReader(s.Sealed), id)
 	if err != nil {
-		return Share{}, wire.Refuse(wire.BadShare, s.label(), err, "one sealed to this key")
+		return Share{}, wire.Refuse(wire.BadShare, s.label(), err, "a share sealed to this key")
 	}
 	plain, err := io.ReadAll(io.LimitReader(r, wire.MaxShare))
 	defer clear(plain)
 	if err != nil {
-		return Share{}, wire.Refuse(wire.BadShare, s.label(), err, "an age file, whole")
+		return Share{}, wire.Refuse(wire.BadShare, s.label(), err, "a complete age file")
 	}
 	if err := s.verifyCommitments(plain); err != nil {
 		return Share{}, err
@@ -121,8 +123,8 @@ func Unlock(s Share, id age.Identity, asker RestoringTEE) (Share, error) {
 	return s, nil
 }
 
-// encryptForChallenge encrypts what is sealed under the secret of a challenge, if there is one:
-// it is given to the device that opens the challenge, not to whoever knows the
+// encryptForChallenge encrypts the plaintext under the secret of a challenge, if there is one,
+// so that only the device that opens the challenge can read it, and not any holder of the
 // request's key.
 func (s Share) encryptForChallenge(plain []byte, c attest.Challenge) ([]byte, error) {
 	if c.Secret() == nil {
@@ -156,11 +158,11 @@ func (s Share) hpkeInfo() []byte {
 	return wire.Frame(wire.LabelSealedShare, digest[:], []byte{byte(s.Number)})
 }
 
-// CheckPolicy refuses a share of another root or draft, and one for owners that are not
-// those of the policy any more.
+// CheckPolicy refuses a share of another root or draft, and one for owners other than those of
+// the policy.
 func (s Share) CheckPolicy(approved policy.Approved) error {
 	if !approved.OK() {
-		return wire.Refuse(wire.BadPolicy, "restore: policy", "none", "a history from the pinned genesis")
+		return wire.Refuse(wire.BadPolicy, "restore: policy", "an unapproved one", "a history from the pinned genesis")
 	}
 	doc := approved.Document()
 	switch {
@@ -169,18 +171,18 @@ func (s Share) CheckPolicy(approved policy.Approved) error {
 	case s.Genesis != approved.Genesis():
 		return wire.Refuse(wire.WrongGenesis, s.label()+": genesis", s.Genesis, approved.Genesis())
 	case s.Root != doc.Authority.Root:
-		return wire.Refuse(wire.WrongRoot, s.label()+": authority root", "another than the policy's", doc.Authority.Root)
+		return wire.Refuse(wire.WrongRoot, s.label()+": authority root", s.Root, doc.Authority.Root)
 	case !approved.Knows(s.Head) || s.Head.IsZero():
-		return wire.Refuse(wire.Behind, s.label()+": policy head", s.Head, "a history that has come as far")
+		return wire.Refuse(wire.Behind, s.label()+": policy head", s.Head, "a head of the policy history")
 	case s.Owners != doc.Owners.Digest():
 		return wire.Refuse(wire.StaleShare, s.label()+": owners", s.Owners, doc.Owners.Digest())
 	case len(s.Commitments) != doc.Owners.Quorum || s.Count != len(doc.Owners.Keys) || doc.Owners.Keys[s.Number-1].Name != s.Owner:
-		return wire.Refuse(wire.BadShare, s.label(), "another owner, number or quorum", "those of the policy it names")
+		return wire.Refuse(wire.BadShare, s.label(), fmt.Sprintf("owner %s, number %d of %d, quorum %d", s.Owner, s.Number, s.Count, len(s.Commitments)), "owner, number and quorum as in the policy")
 	}
 	return nil
 }
 
-// verifyCommitments holds the opened value against the commitments.
+// verifyCommitments verifies the opened value against the commitments.
 func (s Share) verifyCommitments(plain []byte) error {
 	value, err := s.parsePlaintext(plain)
 	if err != nil {
@@ -191,24 +193,24 @@ func (s Share) verifyCommitments(plain []byte) error {
 		return err
 	}
 	if !secretsharing.Verify(uint(len(points)-1), s.toShamir(value), points) {
-		return wire.Refuse(wire.BadShare, s.label(), "a value that its commitments do not hold", "the one that was sealed")
+		return wire.Refuse(wire.BadShare, s.label(), "a value that does not match its commitments", "the value that was sealed")
 	}
 	return nil
 }
 
-// Keys open what owners unlocked for a request.
+// Keys open the shares that owners unlocked for a request.
 type Keys struct {
 	Private hpke.PrivateKey // of the request
-	// Open gives the secret of a credential, where owners challenge the TEE;
-	// nil where they do not.
+	// Open returns the secret of a credential, if owners challenge the TEE; nil if they do
+	// not.
 	Open func(credential []byte) ([]byte, error)
 }
 
-// Combine opens shares with the TEE's keys and restores the secret, with the header
-// that all shares bear. It refuses fewer than a quorum, repeated shares, shares of
-// several backups, and whatever does not give the root and the mark of that
-// header. It asks no policy: the caller holds the header against one with [Share.CheckPolicy]
-// when the header is known to be of the root's own making.
+// Combine opens shares with the TEE's keys and restores the secret and the header that all
+// shares have in common. It refuses fewer than a quorum, repeated shares, shares of several
+// backups, and shares whose secret does not match the root and the mark of the header. It does
+// not check policy: the caller checks the header with [Share.CheckPolicy] once the header is
+// known to have been made under the root.
 func Combine(shares []Share, keys Keys) (identity.Secret, Header, error) {
 	raw := make([]secretsharing.Share, 0, len(shares))
 	seen := map[int]bool{}
@@ -217,7 +219,7 @@ func Combine(shares []Share, keys Keys) (identity.Secret, Header, error) {
 		case s.Schema != SchemaUnlocked:
 			return identity.Secret{}, Header{}, wire.Refuse(wire.BadShare, s.label(), "sealed to its owner", "what `cohort authority unlock` made of it")
 		case seen[s.Number]:
-			return identity.Secret{}, Header{}, wire.Refuse(wire.BadShare, s.label(), "given twice", "each share once")
+			return identity.Secret{}, Header{}, wire.Refuse(wire.BadShare, s.label(), "passed twice", "each share once")
 		case s.Digest() != shares[0].Digest():
 			return identity.Secret{}, Header{}, wire.Refuse(wire.BadShare, s.label()+": backup", s.ID+" of "+s.Created.Format(time.RFC3339), shares[0].ID+" of "+shares[0].Created.Format(time.RFC3339)+", as the "+shares[0].label())
 		}
@@ -245,7 +247,7 @@ func (s Share) openUnlocked(keys Keys) (secretsharing.Share, error) {
 	}
 	defer clear(hidden)
 	if err != nil {
-		return none, wire.Refuse(wire.BadShare, s.label(), err, "one unlocked for this very request")
+		return none, wire.Refuse(wire.BadShare, s.label(), err, "a share unlocked for this request")
 	}
 	plain, err := s.decryptWithChallenge(hidden, keys)
 	defer clear(plain)
@@ -268,7 +270,7 @@ func (s Share) decryptWithChallenge(hidden []byte, keys Keys) ([]byte, error) {
 		return hidden, nil
 	}
 	if keys.Open == nil {
-		return nil, wire.Refuse(wire.BadShare, s.label(), "one for a TEE that is challenged", "one unlocked for this very request")
+		return nil, wire.Refuse(wire.BadShare, s.label(), "a share for a TEE that is challenged", "a share unlocked for this request")
 	}
 	secret, err := keys.Open(s.Credential)
 	defer clear(secret)
@@ -281,7 +283,7 @@ func (s Share) decryptWithChallenge(hidden []byte, keys Keys) ([]byte, error) {
 	}
 	plain, err := aead.Open(nil, nil, hidden, nil)
 	if err != nil {
-		return nil, wire.Refuse(wire.BadShare, s.label(), err, "one unlocked for this very request")
+		return nil, wire.Refuse(wire.BadShare, s.label(), err, "a share unlocked for this request")
 	}
 	return plain, nil
 }
@@ -299,7 +301,7 @@ func combineSecret(first Share, raw []secretsharing.Share) (identity.Secret, err
 	}
 	defer clear(b)
 	if top := b[:len(b)-secretSize]; !bytes.Equal(top, make([]byte, len(top))) {
-		return identity.Secret{}, wire.Refuse(wire.WrongRoot, "restore", "no root secret", first.Root)
+		return identity.Secret{}, wire.Refuse(wire.WrongRoot, "restore: size of the restored value", "more than 32 bytes", "32 bytes")
 	}
 	secret, err := identity.OpenSecret(b[len(b)-secretSize:])
 	if err != nil {
@@ -310,10 +312,10 @@ func combineSecret(first Share, raw []secretsharing.Share) (identity.Secret, err
 		return identity.Secret{}, err
 	}
 	if keys.RootDigest() != first.Root {
-		return identity.Secret{}, wire.Refuse(wire.WrongRoot, "restore: root of the shares together", "another than theirs", first.Root)
+		return identity.Secret{}, wire.Refuse(wire.WrongRoot, "restore: root of the combined shares", keys.RootDigest(), first.Root)
 	}
 	if !hmac.Equal(first.Mark, MarkBackup(keys, first.Header)) {
-		return identity.Secret{}, wire.Refuse(wire.BadShare, "restore: mark of the backup", "another", "one made under this root")
+		return identity.Secret{}, wire.Refuse(wire.BadShare, "restore: mark of the backup", fmt.Sprintf("%x", first.Mark), "a mark made under this root")
 	}
 	return secret, nil
 }

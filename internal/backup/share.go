@@ -1,12 +1,11 @@
-// Package backup keeps the authority's root secret for its owners: as Shamir
-// shares of which a quorum of owners restores it, each sealed to one owner.
+// Package backup splits the authority's root secret for its owners into Shamir shares, of
+// which a quorum of owners can restore it. Each share is sealed to one owner.
 //
-// [Split] and [Combine] run inside the authority's TEE, the only place where the
-// secret and k opened shares are ever together. [Unlock] runs at an owner: it
-// opens his share and seals it to the TEE that asks, after appraising that TEE
-// under the policy the owners signed. A share says for whom and of which backup
-// it is; a bad one is named whenever the commitments or the other shares tell
-// it. The bytes are those of docs/spec/backup.md.
+// [Split] and [Combine] run inside the authority's TEE, the only place where the secret or a
+// quorum of opened shares exists. [Unlock] runs at an owner: it opens the owner's share and
+// seals it to the TEE that requests it, after appraising that TEE under the policy that the
+// owners signed. A share names its owner and its backup; a bad share is named whenever the
+// commitments or the other shares reveal it. docs/spec/backup.md specifies every byte.
 package backup
 
 import (
@@ -14,6 +13,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"time"
 
@@ -29,7 +29,7 @@ const (
 )
 
 // curve is the group of shares and commitments. Its order is over 2^256, so that
-// every root secret is a scalar as it stands.
+// every root secret is a scalar without reduction.
 var curve = group.P384
 
 // Sizes in bytes.
@@ -46,21 +46,21 @@ const maxOwners = 255
 // maxCredential bounds a credential in bytes.
 const maxCredential = 1 << 10
 
-// Header is what all shares of one backup say alike.
+// Header is the common part of all shares of one backup.
 type Header struct {
 	TrustDomain string      `json:"trust_domain"`
 	Genesis     wire.Digest `json:"genesis"`
 	Root        wire.Digest `json:"authority_root"`
-	Draft       wire.Digest `json:"draft"`   // that the root was made for
+	Draft       wire.Digest `json:"draft"`   // the draft for which the root was made
 	ID          string      `json:"backup"`  // 32 hexadecimal digits, random
 	Created     time.Time   `json:"created"` // whole seconds, UTC
 	Head        wire.Digest `json:"policy_head"`
 	Owners      wire.Digest `json:"owners"`      // policy.Owners.Digest
-	Count       int         `json:"count"`       // of owners, and so of shares
-	Commitments [][]byte    `json:"commitments"` // to the polynomial, constant first; their number is the quorum
+	Count       int         `json:"count"`       // number of owners and of shares
+	Commitments [][]byte    `json:"commitments"` // to the coefficients of the polynomial, constant first; their number is the quorum
 }
 
-// Digest names the header.
+// Digest returns the digest of the header.
 func (h Header) Digest() wire.Digest {
 	id, _ := hex.DecodeString(h.ID)
 	fields := [][]byte{
@@ -70,20 +70,20 @@ func (h Header) Digest() wire.Digest {
 	return wire.Hash(wire.LabelBackup, append(fields, h.Commitments...)...)
 }
 
-// Share is one owner's share. Nothing in it is checked but its form; what Mark
-// says only an authority of the same root can tell.
+// Share is one owner's share. Only its form is verified; its Mark can be verified only by an
+// authority of the same root.
 type Share struct {
 	Schema string `json:"schema"`
 	Header
 	Mark         []byte `json:"mark"`                 // MAC of the header's digest under the root
-	Owner        string `json:"owner"`                // his name in the policy
+	Owner        string `json:"owner"`                // the owner's name in the policy
 	Number       int    `json:"number"`               // 1 to Count
 	Encapsulated []byte `json:"enc,omitempty"`        // HPKE, in an unlocked share alone
-	Credential   []byte `json:"credential,omitempty"` // hides a key that it is sealed under too, for a TEE that is challenged
+	Credential   []byte `json:"credential,omitempty"` // contains a second key, for a TEE that is challenged
 	Sealed       []byte `json:"sealed"`               // an age file, or an HPKE ciphertext
 }
 
-// Bytes is the one encoding: indented JSON and a line feed.
+// Bytes returns the one encoding: indented JSON and a line feed.
 func (s Share) Bytes() []byte {
 	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
@@ -92,15 +92,15 @@ func (s Share) Bytes() []byte {
 	return append(b, '\n')
 }
 
-// Parse reads a share of either schema, or refuses with "malformed" and
-// "too-large". It checks form alone.
+// Parse parses a share of either schema and verifies its form alone. It refuses with
+// "malformed" and "too-large".
 func Parse(b []byte) (Share, error) {
 	var s Share
 	if len(b) > wire.MaxShare {
 		return s, wire.Refuse(wire.TooLarge, "share: size in bytes", len(b), wire.MaxShare)
 	}
 	if err := json.Unmarshal(b, &s); err != nil || !bytes.Equal(s.Bytes(), b) {
-		return Share{}, malformed("encoding", "another", "a file of `cohort authority backup`, unchanged")
+		return Share{}, malformed("encoding", fmt.Sprint(len(b), " bytes of another form"), "a file of `cohort authority backup`, unchanged")
 	}
 	if err := s.validate(); err != nil {
 		return Share{}, err
@@ -119,11 +119,11 @@ func (s Share) validate() error {
 	case s.Schema != SchemaShare && s.Schema != SchemaUnlocked:
 		return malformed("schema", s.Schema, SchemaShare+" or "+SchemaUnlocked)
 	case (s.Schema == SchemaUnlocked) != (len(s.Encapsulated) > 0):
-		return malformed("enc", len(s.Encapsulated), "one in "+SchemaUnlocked+" alone")
+		return malformed("enc", len(s.Encapsulated), "bytes in "+SchemaUnlocked+" alone")
 	case s.Schema != SchemaUnlocked && s.Credential != nil || len(s.Credential) > maxCredential:
 		return malformed("credential", len(s.Credential), "at most 1024 bytes, in "+SchemaUnlocked+" alone")
 	case s.Draft.IsZero():
-		return malformed("draft", "none", "the digest of a draft")
+		return malformed("draft", "empty", "the digest of a draft")
 	case err != nil || len(id) != idSize || hex.EncodeToString(id) != s.ID:
 		return malformed("backup", s.ID, "32 lower-case hexadecimal digits")
 	case !s.Created.Equal(s.Created.Truncate(time.Second)) || s.Created.Location() != time.UTC || s.Created.Unix() < 0:
@@ -140,7 +140,7 @@ func (s Share) validate() error {
 	return nil
 }
 
-// parseCommitments reads the points, each of the one encoding and none the identity.
+// parseCommitments parses the points, each in its one encoding and none the identity.
 func (h Header) parseCommitments() (secretsharing.SecretCommitment, error) {
 	points := make(secretsharing.SecretCommitment, len(h.Commitments))
 	for i, b := range h.Commitments {
@@ -158,8 +158,8 @@ func (h Header) parseCommitments() (secretsharing.SecretCommitment, error) {
 // label is the share in errors.
 func (s Share) label() string { return "share of " + s.Owner }
 
-// encodePlaintext is what is sealed: the header's digest, the number and the value, so
-// that no share stands under another header or number.
+// encodePlaintext returns the bytes to seal: the header's digest, the number and the value, so
+// that a share cannot be moved to another header or number.
 func (s Share) encodePlaintext(value []byte) []byte {
 	digest := s.Digest()
 	return wire.Frame(wire.LabelShare, digest[:], []byte{byte(s.Number)}, value)
@@ -173,14 +173,14 @@ func (s Share) parsePlaintext(plain []byte) (value group.Scalar, err error) {
 	}
 	digest := s.Digest()
 	if !bytes.Equal(fields[0], digest[:]) || !bytes.Equal(fields[1], []byte{byte(s.Number)}) {
-		return nil, wire.Refuse(wire.BadShare, s.label(), "sealed for another header or number", "its own")
+		return nil, wire.Refuse(wire.BadShare, s.label(), fmt.Sprintf("sealed for header %x and number %d", fields[0], fields[1]), fmt.Sprintf("header %x and number %d", digest, s.Number))
 	}
 	value = curve.NewScalar()
 	if len(fields[2]) != valueSize || value.UnmarshalBinary(fields[2]) != nil {
 		return nil, malformed("value", len(fields[2]), "a scalar of P-384")
 	}
 	if again, err := value.MarshalBinary(); err != nil || !bytes.Equal(again, fields[2]) {
-		return nil, malformed("value", "another encoding", "a scalar of P-384")
+		return nil, malformed("value", "a scalar that is not reduced", "a scalar of P-384")
 	}
 	return value, nil
 }

@@ -17,9 +17,9 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// Split makes one share for each owner of the policy in force, a quorum of which
-// restores the secret and the draft that it was made for. It refuses with "recipient", naming the owners, when to
-// one of them nothing can be sealed, and makes nothing then.
+// Split makes one share for each owner of the policy in force. A quorum of the shares restores
+// the secret and the draft for which it was made. If nothing can be sealed to some owners it
+// makes no share, and refuses with "recipient", naming those owners.
 func Split(secret identity.Secret, draft wire.Digest, approved policy.Approved, at time.Time) ([]Share, error) {
 	doc := approved.Document()
 	recipients, err := recipientsOf(doc.Owners)
@@ -58,8 +58,8 @@ func Split(secret identity.Secret, draft wire.Digest, approved policy.Approved, 
 	return shares, nil
 }
 
-// MarkBackup is the authority's own sign that it made a backup: whoever shows it has
-// seen one of its shares.
+// MarkBackup returns the authority's MAC over the header of a backup: a caller that presents
+// it has seen one of the shares.
 func MarkBackup(keys *identity.Keys, h Header) []byte {
 	digest := h.Digest()
 	return keys.RowMAC(wire.LabelBackup, digest[:])
@@ -71,7 +71,7 @@ func newID() string {
 	return hex.EncodeToString(id)
 }
 
-// recipientsOf are the age recipients of owners, in their order.
+// recipientsOf returns the age recipients of owners, in their order.
 func recipientsOf(owners policy.Owners) ([]age.Recipient, error) {
 	if len(owners.Keys) > maxOwners {
 		return nil, wire.Refuse(wire.TooLarge, "backup: owners", len(owners.Keys), maxOwners)
@@ -90,8 +90,8 @@ func recipientsOf(owners policy.Owners) ([]age.Recipient, error) {
 	return recipients, nil
 }
 
-// recipientOf is the recipient that policy gives an owner, or his SSH key where
-// that can open something: an ECDSA key, or a hardware key, only signs.
+// recipientOf returns the age recipient that policy sets for an owner, or the owner's SSH key
+// if it can decrypt: an ECDSA key, or a hardware key, can only sign.
 func recipientOf(owner policy.Owner) (age.Recipient, error) {
 	if owner.Age != "" {
 		return age.ParseX25519Recipient(owner.Age)

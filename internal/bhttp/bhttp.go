@@ -165,7 +165,7 @@ func (h Head) contentLength() (int64, error) {
 }
 
 // hopByHop are the fields of one connection; they do not enter a message (RFC
-// 9292, section 3.6). The host stands in the control data.
+// 9292, section 3.6). The host is in the control data.
 var hopByHop = map[string]bool{
 	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Te": true,
 	"Transfer-Encoding": true, "Upgrade": true, "Host": true,
@@ -174,7 +174,7 @@ var hopByHop = map[string]bool{
 // parser takes a message apart; after its first error it returns zero values.
 type parser struct {
 	rest  []byte
-	known bool // the message's lengths stand before what they measure
+	known bool // known-length framing: each length precedes its content
 	more  bool // rest is the beginning of a message, of which nothing is left out
 	short bool // the error is that rest ends too soon
 	err   error
@@ -227,7 +227,7 @@ func (p *parser) visibleText(what string) string {
 	return s
 }
 
-// Part says how much of a message is there.
+// Part says which part of a message is available.
 type Part int
 
 // The parts of a message.

@@ -2,6 +2,7 @@ package bhttp
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 
@@ -11,7 +12,7 @@ import (
 // MaxTrailers bounds a trailer section in bytes.
 const MaxTrailers = 16 << 10
 
-// Chunks are the pieces in which the plaintext of a message comes.
+// Chunks returns the plaintext of a message in pieces.
 type Chunks interface {
 	// Next returns the next piece, valid until the call after, and io.EOF at the
 	// message's end.
@@ -25,8 +26,8 @@ type Chunks interface {
 // Content reads the content of a message, then its trailers, then its padding. It is the body
 // of a request or response.
 type Content struct {
-	// After, where set, is called once with how the content ended: io.EOF at the message's
-	// end, or the first error. Read returns its result instead.
+	// After, if set, is called once with the end of the content: io.EOF at the message's end,
+	// or the first error. Read returns its result instead.
 	After  func(error) error
 	Closer io.Closer // closed by Close; nil: none
 
@@ -93,7 +94,7 @@ func (c *Content) ready() ([]byte, error) {
 	if len(c.buf) == 0 {
 		if err := c.nextChunk(); err != nil {
 			if err == io.EOF {
-				err = wire.Refuse(wire.Malformed, "binary http: content", "an early end", "all its bytes")
+				err = wire.Refuse(wire.Malformed, "binary http: content", fmt.Sprintf("an end after %d bytes", c.seen), "all its bytes")
 			}
 			return nil, c.setEnd(err)
 		}
@@ -174,7 +175,7 @@ func (c *Content) integer() (uint64, error) {
 			case err == io.EOF && n == 0:
 				return 0, nil
 			case err == io.EOF:
-				return 0, wire.Refuse(wire.Malformed, "binary http: integer", "a cut one", "all its bytes")
+				return 0, wire.Refuse(wire.Malformed, "binary http: bytes of an integer", n, "all its bytes")
 			case err != nil:
 				return 0, err
 			}
@@ -243,7 +244,7 @@ func (c *Content) readSection(size uint64, b []byte) ([]byte, error) {
 	for size > 0 {
 		if len(c.buf) == 0 {
 			if err := c.nextChunk(); err == io.EOF {
-				return nil, wire.Refuse(wire.Malformed, "binary http: trailers", "an early end", "all their bytes")
+				return nil, wire.Refuse(wire.Malformed, "binary http: trailers", fmt.Sprintf("an end with %d bytes missing", size), "all their bytes")
 			} else if err != nil {
 				return nil, err
 			}

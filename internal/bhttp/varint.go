@@ -37,7 +37,7 @@ func VarintSize(v uint64) int {
 // ParseVarint reads an integer in its shortest encoding and returns what follows it.
 func ParseVarint(b []byte) (v uint64, rest []byte, err error) {
 	if len(b) == 0 || len(b) < 1<<(b[0]>>6) {
-		return 0, nil, wire.Refuse(wire.Malformed, "binary http: integer", "a cut one", "all its bytes")
+		return 0, nil, wire.Refuse(wire.Malformed, "binary http: bytes of an integer", len(b), "all its bytes")
 	}
 	size := 1 << (b[0] >> 6)
 	v = uint64(b[0] & 0x3f)
@@ -45,7 +45,7 @@ func ParseVarint(b []byte) (v uint64, rest []byte, err error) {
 		v = v<<8 | uint64(c)
 	}
 	if VarintSize(v) != size {
-		return 0, nil, wire.Refuse(wire.Malformed, "binary http: integer", "a longer encoding", "the shortest")
+		return 0, nil, wire.Refuse(wire.Malformed, "binary http: bytes of an integer", size, VarintSize(v))
 	}
 	return v, b[size:], nil
 }

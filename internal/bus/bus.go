@@ -61,7 +61,7 @@ func ParseCluster(text string) (c Cluster, ok bool) {
 	return Cluster(b), true
 }
 
-// AllocateRange is a range of session numbers that no other unit receives.
+// Range is a range of session numbers that no other unit receives.
 type Range struct {
 	First, Count uint64
 }

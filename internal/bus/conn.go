@@ -103,7 +103,7 @@ func (c *Conn) Connected() bool {
 	return c.relay != nil
 }
 
-// Heartbeat sends a heartbeat to every manager, now and every [HeartbeatInterval] until the next call. The
+// SendHeartbeat sends a heartbeat to every manager, now and every [HeartbeatInterval] until the next call. The
 // Conn sets its Relay. It refuses a heartbeat that [Heartbeat.Append] refuses.
 func (c *Conn) SendHeartbeat(b Heartbeat) error {
 	if _, err := b.Append(nil); err != nil {

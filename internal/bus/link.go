@@ -219,7 +219,7 @@ func (l *link) readLoop(in *frames) error {
 	}
 }
 
-// tryTake handles one frame of the manager. An error ends the connection.
+// handleFrame handles one frame of the manager. An error ends the connection.
 func (l *link) handleFrame(k Kind, body []byte) error {
 	switch k {
 	case kindHeartbeat:

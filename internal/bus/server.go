@@ -142,7 +142,7 @@ func (s *Server) reportEnd(remote net.Addr, err error) {
 	}
 }
 
-// connectOnce handles one connection until it ends.
+// serve handles one connection until it ends.
 func (s *Server) serve(raw net.Conn) error {
 	defer raw.Close()
 	conn, unit, err := s.handshake(raw)
@@ -267,13 +267,13 @@ func (h *halfOpen) close() {
 	}
 }
 
-// releaseWaiters closes a connection and removes it. The caller holds mu.
+// closeAt closes a connection and removes it. The caller holds mu.
 func (h *halfOpen) closeAt(i int) {
 	h.waiting[i].Close()
 	h.removeAt(i)
 }
 
-// removeWaiter removes a connection. The caller holds mu.
+// removeAt removes a connection. The caller holds mu.
 func (h *halfOpen) removeAt(i int) {
 	from := sourceAddress(h.waiting[i])
 	if h.addresses[from]--; h.addresses[from] == 0 {

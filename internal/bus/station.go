@@ -37,7 +37,7 @@ func newUnitConn(s *Server, conn *tls.Conn, unit Unit) *unitConn {
 	return u
 }
 
-// connectOnce reads and writes until one of the two fails, the certificate expires or the manager
+// serve reads and writes until one of the two fails, the certificate expires or the manager
 // ends the connection.
 func (u *unitConn) serve() error {
 	left := u.unit.NotAfter.Sub(u.server.config.Clock())
@@ -122,7 +122,7 @@ func (u *unitConn) readLoop(in *frames, tasks *sync.WaitGroup) error {
 	}
 }
 
-// tryTake handles one frame of the unit. An error ends the connection.
+// handleFrame handles one frame of the unit. An error ends the connection.
 func (u *unitConn) handleFrame(k Kind, body []byte, tasks *sync.WaitGroup) error {
 	switch k {
 	case kindHeartbeat:
@@ -156,7 +156,7 @@ func (u *unitConn) handleFrame(k Kind, body []byte, tasks *sync.WaitGroup) error
 	return wire.Refuse(wire.Malformed, "bus: kind of a unit's frame", k, "heartbeat, range, push, pull or tombstone")
 }
 
-// fetchRange returns the body of the response to a range request: the zero range if none can be
+// allocateRange returns the body of the response to a range request: the zero range if none can be
 // allocated.
 func (u *unitConn) allocateRange() []byte {
 	var r Range
@@ -168,7 +168,7 @@ func (u *unitConn) allocateRange() []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, r.First), r.Count)
 }
 
-// fetchCopy responds with the copy of a session. While too many pulls of the unit are running it
+// sendCopy responds with the copy of a session. While too many pulls of the unit are running it
 // responds that there is none.
 func (u *unitConn) sendCopy(s wire.SessionID, tasks *sync.WaitGroup) {
 	select {

@@ -43,7 +43,7 @@ func (k Kind) labels() (message, header wire.Label) {
 type Header struct {
 	For     wire.Digest    // the identity, or role of a group, whose units open the message
 	Ring    [16]byte       // id of the ring key
-	Session wire.SessionID // that the message carries or ends
+	Session wire.SessionID // the session that the message contains or ends
 	Expiry  uint64         // of the session, in Unix seconds
 	Sealer  wire.UnitID    // the unit that sealed the message
 }

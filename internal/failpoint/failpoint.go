@@ -1,13 +1,11 @@
-// Package failpoint kills the process it is in, as a power failure would, at
-// one of the points that its work passes: a write or sync of a database file, a
-// message to or from a database server, sealing and unsealing, the writing of an
-// answer. The points are where they are by nature; no code of the product knows
-// of them.
+// Package failpoint kills its own process, as a power failure would, at one of the points that
+// its work passes: a write or sync of a database file, a message to or from a database server,
+// sealing and unsealing, the writing of a response. The points are in the wrapped interfaces;
+// no code of the product contains them.
 //
-// A test runs its own binary as a child, which makes [Points] from [FromEnv],
-// wraps what it gives its authority, and does the work; the test kills it at one
-// point after the other with [KillEnv] in the child's environment, and looks at what
-// is left.
+// A test runs its own binary as a child, which makes [Points] from [FromEnv], wraps the parts
+// of its authority, and does the work; the test kills it at one point after the other with
+// [KillEnv] in the child's environment, and inspects the remaining state.
 //
 // It is for tests only: no package of the product imports it.
 package failpoint
@@ -59,7 +57,7 @@ type Points struct {
 	keep []any // guarded by mu: functions that only SQLite points to
 }
 
-// FromEnv are the points as [KillEnv] says. It panics on anything else.
+// FromEnv returns the points that [KillEnv] set. It panics on anything else.
 func FromEnv() *Points {
 	n, err := strconv.ParseInt(os.Getenv(killVariable), 10, 64)
 	if err != nil {
@@ -75,11 +73,11 @@ func FromEnv() *Points {
 // PassPoint passes a point, and ends the process when it is the one to do so.
 func (p *Points) PassPoint(name string) { p.passAfter(name, func() {}) }
 
-// passAfter does what is only half done before the process ends.
+// passAfter passes a point; before the process ends it runs half, which does half of the work.
 func (p *Points) passAfter(name string, half func()) {
 	n := p.passed.Add(1)
 	if p.kill != 0 && n > p.kill {
-		select {} // the end is near
+		select {} // another goroutine is killing the process
 	}
 	fmt.Fprintln(p.log, name)
 	if n == p.kill {
@@ -110,7 +108,7 @@ func (s sealer) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
 }
 
 // Listener has a point before each write to a connection that it accepts, after
-// half of it and after it. Connections to it carry nothing else than answers and
+// half of it and after it. Connections to it carry only responses and
 // what TLS adds.
 func (p *Points) Listener(l net.Listener) net.Listener { return listener{l, p} }
 

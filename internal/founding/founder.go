@@ -15,24 +15,23 @@ import (
 // KeySize is the size of a founder's key in bytes.
 const KeySize = 32
 
-// Founder is who is about to sign the first policy.
+// Founder holds what one founder uses to verify a root before signing the first policy.
 type Founder struct {
 	Verifier *attest.Verifier
-	// Key is this founder's own, 32 random bytes that are never sent: the
-	// secrets of challenges follow from it, so that none is kept.
+	// Key is this founder's own key, 32 random bytes that are never sent. The secrets of
+	// challenges are derived from it, so that none is stored.
 	Key []byte
 	At  time.Time
-	// Endorsements of the TEE's evidence, beside those that came along.
+	// Endorsements of the TEE's evidence, in addition to those in the evidence.
 	Endorsements attest.Endorsements
 }
 
-// Check appraises the evidence of a root by a founder's own draft: its platform
-// rules, its reference values of the authority, its machines. It returns the
-// genesis to sign. Where the machine must be challenged and there is no proof yet,
-// it returns no genesis but the challenge. It refuses with "draft" a root that was
-// made for another draft, with "authority-root" a file that names another root, with
-// "wrong-chip" the proof of another challenge, and as [attest.Verifier.Appraise]
-// and [policy.Draft.AdmitAuthority] do.
+// Check appraises the evidence of a root by a founder's own draft: its platform rules, its
+// reference values of the authority, its machines. It returns the genesis to sign. If the
+// machine must be challenged and there is no proof yet, it returns the challenge and no
+// genesis. It refuses with "draft" a root that was made for another draft, with
+// "authority-root" a file that names another root, with "wrong-chip" the proof of another
+// challenge, and as [attest.Verifier.Appraise] and [policy.Draft.AdmitAuthority] do.
 func (f Founder) Check(d policy.Draft, r Root, p *Proof) (genesis []byte, c *Challenge, err error) {
 	if got := d.Digest(); got != r.Draft {
 		return nil, nil, wire.Refuse(wire.WrongDraft, "init: draft", r.Draft, got.String()+", the draft to be signed")
@@ -86,13 +85,13 @@ func (f Founder) verifyProof(r Root, e attest.Evidence, p Proof) error {
 	}
 	defer clear(want)
 	if p.Root != r.Root || p.Draft != r.Draft || subtle.ConstantTimeCompare(p.Secret, want) != 1 {
-		return wire.Refuse(wire.WrongChip, "init: proof", "the answer to another challenge", "what the device of the evidence opened of this founder's own")
+		return wire.Refuse(wire.WrongChip, "init: proof", "a secret of another challenge", "the secret of this founder's challenge, opened by the device of the evidence")
 	}
 	return nil
 }
 
 // challengeSecret follows from the founder's key, the root, the draft, the device and its
-// key: no answer serves another of them, or another founder.
+// key: no proof is valid for another of them, or for another founder.
 func (f Founder) challengeSecret(r Root, e attest.Evidence) (attest.Introduction, []byte, error) {
 	if len(f.Key) != KeySize {
 		return attest.Introduction{}, nil, wire.Refuse(wire.BadRequest, "founder's key: size in bytes", len(f.Key), KeySize)

@@ -1,13 +1,12 @@
-// Package founding is how founders know, before they sign the first policy, that the
-// authority root which it will name was made for their draft, inside a TEE of the
-// program and on a machine that the draft names.
+// Package founding lets founders verify, before they sign the first policy, that the authority
+// root in it was made for their draft, inside a TEE of the program and on a machine that the
+// draft names.
 //
 // [MakeRoot] and [OpenChallenge] run inside the TEE, [Founder.Check] runs at each founder and
-// is the only maker of a genesis to sign. It trusts the founder's own copy of the
-// draft and the platform roots in it, and nothing of what the authority's operator
-// passed on. Where a platform's keys are bound by credential activation (TPM), the
-// founder challenges the machine first. The bytes are those of
-// docs/spec/enrolment.md.
+// is the only function that returns a genesis to sign. It trusts the founder's own copy of the
+// draft and the platform roots in it, and nothing that the authority's operator passed on. If
+// a platform's keys are bound by credential activation (TPM), the founder challenges the
+// machine first. docs/spec/enrolment.md specifies every byte.
 package founding
 
 import (
@@ -27,40 +26,40 @@ const (
 	SchemaProof     = "cohort/init-proof/v1"
 )
 
-// Root is what `cohort authority init` prints: the authority root that it made for
-// a draft, and evidence over both. Nothing in it is checked but by [Founder.Check].
+// Root is the output of `cohort authority init`: the authority root that it made for a draft,
+// and evidence over both. Only [Founder.Check] verifies it.
 type Root struct {
 	Schema    string          `json:"schema"`
 	Root      wire.Digest     `json:"root"`
 	Draft     wire.Digest     `json:"draft"`
-	Evidence  json.RawMessage `json:"evidence"`             // with the vendor's endorsements; it introduces a device that is challenged
-	SealedKey []byte          `json:"sealed_key,omitempty"` // of such a device: its key, sealed to the program itself
+	Evidence  json.RawMessage `json:"evidence"`             // with the vendor's endorsements, and for a challenged TEE the keys of its device
+	SealedKey []byte          `json:"sealed_key,omitempty"` // for a challenged TEE: its attestation key, sealed to the program itself
 }
 
-// ReportData is what the evidence is bound to.
+// ReportData returns the report data of the evidence.
 func (r Root) ReportData() attest.ReportData {
 	return attest.Bind(wire.LabelInit, r.Root[:], r.Draft[:])
 }
 
-// Challenge asks the machine of a root to show that the key of its evidence lives
-// in the device that the evidence introduces.
+// Challenge requires a machine to prove that the key of its evidence is in the device that the
+// evidence names.
 type Challenge struct {
 	Schema     string      `json:"schema"`
 	Root       wire.Digest `json:"root"`
 	Draft      wire.Digest `json:"draft"`
-	Credential []byte      `json:"credential"` // only the device opens it, with that key
-	SealedKey  []byte      `json:"sealed_key"` // as the machine gave it
+	Credential []byte      `json:"credential"` // only the device can open it, with that key
+	SealedKey  []byte      `json:"sealed_key"` // as in [Root]
 }
 
-// Proof answers a [Challenge].
+// Proof is the response to a [Challenge].
 type Proof struct {
 	Schema string      `json:"schema"`
 	Root   wire.Digest `json:"root"`
 	Draft  wire.Digest `json:"draft"`
-	Secret []byte      `json:"secret"` // that the credential hid, 32 bytes
+	Secret []byte      `json:"secret"` // secret in the credential, 32 bytes
 }
 
-// Bytes is one line of JSON: evidence has one encoding.
+// Bytes returns one line of JSON.
 func (r Root) Bytes() []byte      { return encode(r) }
 func (c Challenge) Bytes() []byte { return encode(c) }
 func (p Proof) Bytes() []byte     { return encode(p) }
@@ -73,20 +72,20 @@ func encode(v any) []byte {
 	return append(b, '\n')
 }
 
-// ParseRoot reads what `cohort authority init` printed. Like the two below it
-// checks form alone, and refuses with "malformed" and "too-large".
+// ParseRoot parses the output of `cohort authority init`. Like the two functions below it
+// verifies form alone, and refuses with "malformed" and "too-large".
 func ParseRoot(b []byte) (r Root, err error) {
 	err = decode(b, &r, func() bool { return r.Schema == SchemaRoot && !r.Root.IsZero() && !r.Draft.IsZero() }, "init", "authority init --draft")
 	return r, err
 }
 
-// ParseChallenge reads what `cohort policy sign --init` wrote for the machine.
+// ParseChallenge parses the file that `cohort policy sign --init` wrote for the machine.
 func ParseChallenge(b []byte) (c Challenge, err error) {
 	err = decode(b, &c, func() bool { return c.Schema == SchemaChallenge }, "init challenge", "policy sign --init")
 	return c, err
 }
 
-// ParseProof reads what `cohort authority init --open` printed.
+// ParseProof parses the output of `cohort authority init --open`.
 func ParseProof(b []byte) (p Proof, err error) {
 	err = decode(b, &p, func() bool { return p.Schema == SchemaProof }, "init proof", "authority init --open")
 	return p, err
@@ -99,13 +98,13 @@ func decode(b []byte, v any, ok func() bool, what, command string) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil || d.More() || !ok() {
-		return wire.Refuse(wire.Malformed, what, "another form", "what `cohort "+command+"` printed, unchanged")
+		return wire.Refuse(wire.Malformed, what, fmt.Sprint(len(b), " bytes of another form"), "the output of `cohort "+command+"`, unchanged")
 	}
 	return nil
 }
 
-// MakeRoot is the output for a root that this TEE has just drawn for a draft, with the
-// vendor's endorsements: endorse gives those of one part of evidence.
+// MakeRoot returns the output for a root that this TEE has just made for a draft, with the
+// vendor's endorsements: endorse returns those of one part of the evidence.
 func MakeRoot(ctx context.Context, tee attest.Attester, sealer attest.Sealer, root, draft wire.Digest, endorse func(context.Context, attest.Evidence) (attest.Endorsements, error)) (Root, error) {
 	r := Root{Schema: SchemaRoot, Root: root, Draft: draft}
 	evidence, err := tee.Attest(ctx, r.ReportData())
@@ -136,14 +135,15 @@ func MakeRoot(ctx context.Context, tee attest.Attester, sealer attest.Sealer, ro
 	return r, nil
 }
 
-// OpenChallenge answers a challenge inside the TEE. It makes no evidence: what the device
-// opens with the kept key says where that key lives, and the evidence under
-// it was made for the root alone. It refuses with "wrong-chip" a credential for
-// another device or key, and with "platform" a TEE that is not challenged.
+// OpenChallenge responds to a challenge inside the TEE. It makes no new evidence: the device
+// opens the credential with the key of the evidence, which proves that the key is in this
+// device, and the evidence under that key was made for the root alone. It refuses with
+// "wrong-chip" a credential for another device or key, and with "platform" a TEE that is not
+// challenged.
 func OpenChallenge(ctx context.Context, tee attest.Attester, sealer attest.Sealer, c Challenge) (Proof, error) {
 	keeper, ok := tee.(attest.Keeper)
 	if !ok {
-		return Proof{}, wire.Refuse(wire.NoPlatform, "init challenge: platform", "a TEE whose keys are bound otherwise", "one that is challenged: sign without a proof")
+		return Proof{}, wire.Refuse(wire.NoPlatform, "init challenge: platform", "a TEE that is not challenged", "a TEE with credential activation; without it, sign without a proof")
 	}
 	framed, err := sealer.Unseal(ctx, c.SealedKey)
 	defer clear(framed)

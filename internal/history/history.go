@@ -1,16 +1,15 @@
-// Package history follows the policy history of an authority, for everybody who
-// pins its genesis: units, clients, owners.
+// Package history follows the policy history of an authority, for all programs that pin its
+// genesis: units, clients, owners.
 //
-// A [History] authenticates itself by the owners' signatures back to the pinned
-// genesis, and by the authority's signature over its head ([identity.ProvedHead]): a
-// step that owners signed and that is not in force yet counts for nothing. So it is
-// fetched over TLS from whoever answers, and from a gateway. Everything else is
-// asked only of a [Peer] that proves to hold the authority root which the newest
-// policy names. A history that does not contain one that was seen before is
+// A [History] is authenticated by the owners' signatures back to the pinned genesis, and by
+// the authority's signature over its head ([identity.ProvedHead]): a step that owners signed
+// and that is not in force yet has no effect. So it may be fetched over unauthenticated TLS,
+// and from a gateway. All other requests go only to a [Peer] that proves to have the authority
+// root which the newest policy names. A history that does not contain a previously seen one is
 // refused with reason "behind".
 //
-// [Peer.Follow] fetches what there is, [Peer.Watch] and [Gateway.Watch] wait for what
-// comes.
+// [Peer.Follow] fetches the existing steps, [Peer.Watch] and [Gateway.Watch] wait for further
+// ones.
 package history
 
 import (
@@ -29,25 +28,24 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// History is the policy history that somebody has seen, replayed. It is
-// immutable; the zero History has seen nothing.
+// History is a verified policy history. It is immutable; the zero History is empty.
 type History struct {
 	policy  policy.Approved
 	entries []api.HistoryEntry
 	proved  identity.ProvedHead // of policy, or zero
 }
 
-// Policy is the newest policy; the zero Approved in the zero History.
+// Policy returns the newest policy; the zero Approved for the zero History.
 func (h History) Policy() policy.Approved { return h.policy }
 
-// Entries are all steps, as they were fetched. The caller does not change them.
+// Entries returns all steps, as they were fetched. The caller does not change them.
 func (h History) Entries() []api.HistoryEntry { return slices.Clip(h.entries) }
 
-// Proved is the newest proof of the history's head; zero where the history was extended
+// Proved returns the newest proof of the history's head; zero if the history was extended
 // without one, as from a file.
 func (h History) Proved() identity.ProvedHead { return h.proved }
 
-// Extend approves further steps. The first of all must have the digest pin.
+// Extend verifies further steps. The first step of all must have the digest pin.
 func (h History) Extend(pin attest.Digest, entries []api.HistoryEntry) (History, error) {
 	next := History{policy: h.policy, entries: append(h.Entries(), entries...)}
 	if len(next.entries) == 0 || len(next.entries) > wire.MaxHistory {
@@ -69,30 +67,28 @@ func (h History) Extend(pin attest.Digest, entries []api.HistoryEntry) (History,
 	return next, nil
 }
 
-// Peer is one address of the authority. Its owner closes it.
+// Peer is a client of the authority at one address. The caller closes it.
 type Peer struct {
-	// Authority speaks only with a holder of a kind-authority certificate
-	// under the root that the policy names.
+	// Authority connects only to a server with a kind-authority certificate under the root
+	// that the policy names.
 	Authority *api.Authority
-	// unverified speaks TLS with whoever answers. It fetches the history and
-	// nothing else.
+	// unverified connects to any TLS server. It fetches the history and nothing else.
 	unverified *api.Authority
-	presented  atomic.Pointer[x509.Certificate] // the last certificate that unverified was shown: unverified
+	presented  atomic.Pointer[x509.Certificate] // the last certificate presented to unverified, not verified
 	clock      func() time.Time
 }
 
-// LeafPolicy says, at each handshake, under which policy and for which time the
-// authority's leaf is checked.
+// LeafPolicy returns, at each handshake, the policy and the time with which the authority's
+// leaf is verified.
 type LeafPolicy func(leaf *x509.Certificate) (policy.Approved, time.Time, error)
 
-// Config says how an address of the authority is spoken with. All fields are required
-// but Certificate.
+// Config configures a peer. All fields but Certificate are required.
 type Config struct {
 	Address    string // an https URL
 	LeafPolicy LeafPolicy
 	Clock      func() time.Time
-	// Certificate is presented when the history is polled: a unit's, for a place of
-	// those that are kept for units.
+	// Certificate is presented when the history is polled: a unit's certificate, for which
+	// servers reserve places.
 	Certificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 }
 
@@ -108,7 +104,7 @@ func NewPeer(c Config) (*Peer, error) {
 	}
 	p.Authority, err = api.NewAuthority(c.Address, &tls.Config{
 		MinVersion:         tls.VersionTLS13,
-		InsecureSkipVerify: true, // replaced by the stricter check below
+		InsecureSkipVerify: true, // VerifyConnection is stricter
 		VerifyConnection:   c.LeafPolicy.verifyAuthority,
 	})
 	if err != nil {
@@ -117,8 +113,8 @@ func NewPeer(c Config) (*Peer, error) {
 	return p, nil
 }
 
-// recordCertificate keeps the certificate that should be the authority root. It proves nothing: a head
-// is checked under it after its digest was compared with that of policy.
+// recordCertificate stores the certificate that should be the authority root. It proves
+// nothing: a head is verified under it after its digest was compared with that of policy.
 func (p *Peer) recordCertificate(state tls.ConnectionState) error {
 	if n := len(state.PeerCertificates); n > 0 {
 		p.presented.Store(state.PeerCertificates[n-1])
@@ -152,14 +148,14 @@ func (j LeafPolicy) verifyAuthority(state tls.ConnectionState) error {
 	return err
 }
 
-// Follow fetches and approves what comes after h. A peer whose history does not
-// contain h is refused with "behind": it may be shown h, with [Peer.PushHistory].
+// Follow fetches and verifies the steps after h. It refuses with "behind" a peer whose history
+// does not contain h; [Peer.PushHistory] can send h to it.
 func (p *Peer) Follow(ctx context.Context, h History, pin attest.Digest) (History, error) {
 	return h.follow(pin, func(seen History) (api.History, error) { return p.unverified.History(ctx, len(seen.entries)) }, p.verifyHead)
 }
 
-// FollowUnproved is Follow without a proof of the head, for owners who look at an authority that may
-// be behind, or have no good clock. No unit is checked under what it returns.
+// FollowUnproved is Follow without a proof of the head, for owners who inspect an authority
+// that may be behind, or whose own clock is inaccurate. No unit is verified under its result.
 func (p *Peer) FollowUnproved(ctx context.Context, h History, pin attest.Digest) (History, error) {
 	return h.follow(pin, func(seen History) (api.History, error) { return p.unverified.History(ctx, len(seen.entries)) },
 		func(h History, _ []byte) (History, error) { return h, nil })
@@ -191,7 +187,7 @@ type Gateway struct {
 	Clock  func() time.Time
 }
 
-// Watch is [Peer.Watch] at a gateway. The history h is not empty.
+// Watch is [Peer.Watch] at a gateway. The history h must not be empty.
 func (g *Gateway) Watch(ctx context.Context, h History, pin attest.Digest, wait time.Duration) (History, error) {
 	return h.follow(pin, func(seen History) (api.History, error) { return g.Reader.PollHistory(ctx, seen.policy.Head(), wait) },
 		func(h History, unverified []byte) (History, error) {
@@ -199,11 +195,11 @@ func (g *Gateway) Watch(ctx context.Context, h History, pin attest.Digest, wait 
 		})
 }
 
-// follow extends h by what ask returns of the steps after a history, until that is all. It
-// ends with prove, which is given the proof that came with the newest head.
-func (h History) follow(pin attest.Digest, ask func(seen History) (api.History, error), prove func(History, []byte) (History, error)) (History, error) {
+// follow extends h by the steps that fetch returns, until there are no more. It ends with
+// prove, which receives the proof of the newest head.
+func (h History) follow(pin attest.Digest, fetch func(seen History) (api.History, error), prove func(History, []byte) (History, error)) (History, error) {
 	for next := h; ; {
-		unverified, err := ask(next)
+		unverified, err := fetch(next)
 		if err != nil {
 			return History{}, fmt.Errorf("fetching the policy history: %w", err)
 		}
@@ -218,7 +214,7 @@ func (h History) follow(pin attest.Digest, ask func(seen History) (api.History, 
 		}
 		switch {
 		case len(unverified.Entries) > 0 && from.policy.OK() && err != nil && from.forks(pin, unverified.Entries[0]):
-			return History{}, wire.Refuse(wire.Behind, "policy history: step after the newest seen", "of another history: "+err.Error(), from.policy.Head())
+			return History{}, wire.Refuse(wire.Behind, "policy history: step after the newest seen", "a step of another history: "+err.Error(), from.policy.Head())
 		case err != nil:
 			return History{}, fmt.Errorf("replaying the policy history: %w", err)
 		case next.policy.Head() == unverified.Head:
@@ -230,7 +226,7 @@ func (h History) follow(pin attest.Digest, ask func(seen History) (api.History, 
 // verifyHead demands that the authority has signed the head of h.
 func (h History) verifyHead(unverified []byte, root *x509.Certificate, at time.Time) (History, error) {
 	if len(unverified) == 0 {
-		return History{}, wire.Refuse(wire.Behind, "policy history: proof of its head", "none", "the authority's signature")
+		return History{}, wire.Refuse(wire.Behind, "policy history: size of the proof of its head", 0, "the authority's signature")
 	}
 	proved, err := identity.ParseHead(unverified, h.policy, root, at)
 	if err != nil {
@@ -243,8 +239,9 @@ func (h History) verifyHead(unverified []byte, root *x509.Certificate, at time.T
 	return h, nil
 }
 
-// forks reports whether the step that a peer has after h does not follow h: the peer's
-// history is another, whichever keys signed it. The peer learns that by being shown h.
+// forks reports whether the step that a peer has after h does not extend h: then the peer's
+// history is another one, whichever keys signed it. The peer detects that when h is sent to
+// it.
 func (h History) forks(pin attest.Digest, entry api.HistoryEntry) bool {
 	_, err := h.Extend(pin, []api.HistoryEntry{entry})
 	return err != nil
@@ -257,7 +254,8 @@ func (h History) checkComplete(head attest.Digest) error {
 	return nil
 }
 
-// PushHistory shows the authority a history; it adopts what is newer than its own.
+// PushHistory sends a history to the authority, which adopts the steps that are newer than its
+// own.
 func (p *Peer) PushHistory(ctx context.Context, h History) error {
 	if _, err := p.Authority.PushHistory(ctx, api.History{Entries: h.entries, Head: h.policy.Head()}); err != nil {
 		return fmt.Errorf("pushing the newer policy history: %w", err)

@@ -17,8 +17,8 @@ import (
 
 // Times of a watcher.
 const (
-	minPollInterval = 250 * time.Millisecond // between two polls that bring no step, whatever a source responds
-	returnToFirst   = time.Minute            // after which a source that comes later is left for the first
+	minPollInterval = 250 * time.Millisecond // between two polls without a new step, whatever a source responds
+	returnToFirst   = time.Minute            // time after which the watcher returns to its first source
 
 	hintsAtOnce = 3 // fetches because of heads that others show
 	hintsEach   = 5 * time.Second
@@ -29,7 +29,7 @@ const (
 // backoff is the wait while no source responds.
 var backoff = retry.Backoff{First: 50 * time.Millisecond, Max: 5 * time.Second}
 
-// Source is where a history is watched: a [Peer] or a [Gateway].
+// Source is a server at which a history is watched: a [Peer] or a [Gateway].
 type Source interface {
 	Watch(ctx context.Context, h History, pin attest.Digest, wait time.Duration) (History, error)
 	// Teach shows the source a history that it does not know, if it can be shown one.
@@ -39,13 +39,13 @@ type Source interface {
 // PushHistory does nothing: a gateway takes no history.
 func (g *Gateway) PushHistory(context.Context, History) error { return nil }
 
-// Watcher keeps a history current by one poll at a time, at the first of its sources that
-// has a place for it. The zero Watcher with its exported fields set is ready; they are not
-// changed once [Watcher.Run] is called. Its methods are safe for concurrent use.
+// Watcher keeps a history current by one poll at a time, at the first of its sources that has
+// a place for it. A Watcher with its exported fields set is ready for use; they must not
+// change after [Watcher.Run] is called. Its methods are safe for concurrent use.
 type Watcher struct {
 	Pin     attest.Digest // digest of the first policy
 	Current func() History
-	Adopt   func(History) // takes what Run found, from its goroutine: Held with steps or with a newer proof
+	Adopt   func(History) // called by Run with the current history extended by steps or a newer proof
 	Wait    func() time.Duration
 
 	mu      sync.Mutex
@@ -91,10 +91,9 @@ func (w *Watcher) CurrentSource() Source {
 	return w.current
 }
 
-// HintHead is told of a policy head that somebody shows, as bytes of which nothing is checked.
-// One that the authority has signed, and that is newer than what is held, makes the watcher
-// ask at once: three times, then every 5 seconds. Root is the certificate of the authority
-// root. It does not block.
+// HintHead receives an unverified policy head that a peer presents. If the authority has
+// signed it and it is newer than the current one, the watcher polls at once: three times, then
+// every 5 seconds. Root is the certificate of the authority root. It does not block.
 func (w *Watcher) HintHead(unverified []byte, root *x509.Certificate, at time.Time) {
 	current, now := w.Current(), time.Now()
 	if steps := identity.UnverifiedSteps(unverified); steps <= len(current.entries) || !w.allowCheck(now) {
@@ -193,8 +192,8 @@ func (r *watchState) pollOnce(ctx context.Context) {
 	}
 }
 
-// nextSource is the source to poll, how many there are, and whether somebody showed a newer
-// head. The wait that follows ends with cancel.
+// nextSource returns the source to poll, the number of sources, and whether a newer head was
+// presented. The wait that follows ends with cancel.
 func (r *watchState) nextSource(cancel context.CancelFunc) (source Source, count int, hinted bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -8,11 +8,12 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// maxAddresses bounds the memory of buckets. Beyond it all addresses begin anew.
+// maxAddresses bounds the memory of buckets. When it is exceeded all addresses start with full
+// buckets.
 const maxAddresses = 4096
 
-// Buckets are token buckets, one for each remote address: so much a second, and
-// twice that in a burst. It is safe for concurrent use.
+// Buckets are token buckets, one for each remote address, with a burst of two seconds. It is
+// safe for concurrent use.
 type Buckets struct {
 	perSecond int
 
@@ -20,7 +21,7 @@ type Buckets struct {
 	sources map[netip.Addr]*rate.Limiter // guarded by mu
 }
 
-// NewBuckets makes buckets that fill with so many tokens a second, at least 1.
+// NewBuckets makes buckets that fill with perSecond tokens a second, at least 1.
 func NewBuckets(perSecond int) *Buckets {
 	return &Buckets{perSecond: perSecond, sources: make(map[netip.Addr]*rate.Limiter)}
 }

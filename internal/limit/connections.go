@@ -10,26 +10,25 @@ import (
 	"sync/atomic"
 )
 
-// Connections bounds how many a server has open at once. When there is one too
-// many, the address that has the most connections without a request under way
-// loses the one of them that has waited longest. So half-open connections cannot
-// keep honest ones out, nor fill the memory, and a flood from some addresses
-// closes its own. It is safe for concurrent use.
+// Connections bounds the open connections of a server. When the bound is exceeded, the address
+// with the most connections without a running request loses the one of them that has waited
+// longest. So half-open connections cannot keep honest clients out, nor exhaust memory, and a
+// flood from some addresses closes its own connections. It is safe for concurrent use.
 type Connections struct {
 	most    int
 	crowded atomic.Int64
 
 	mu       sync.Mutex
-	excluded int                            // guarded by mu: of those open, that another quota bounds
+	excluded int                            // guarded by mu: open connections that another quota bounds
 	open     map[net.Conn]*connection       // guarded by mu
 	waiting  map[netip.Addr]*waitingAddress // guarded by mu: of the addresses below
 	crowds   waitingHeap                    // guarded by mu: addresses with any that waits
 }
 
-// connection is one that is open.
+// connection is an open connection.
 type connection struct {
 	from  netip.Addr
-	place *list.Element // among those of its address that wait; nil at work
+	place *list.Element // among the waiting connections of its address; nil while a request is running
 }
 
 // NewConnections bounds them to most, which is at least 1.
@@ -61,8 +60,8 @@ func (c *Connections) Exclude() (back func()) {
 	}
 }
 
-// recordState notes the new state and gives the connection to be closed, or nil. One
-// that was given counts as closed at once: its own goroutine says so later.
+// recordState records the new state and returns the connection to be closed, or nil. It counts
+// the returned connection as closed at once; that connection's own goroutine reports it later.
 func (c *Connections) recordState(conn net.Conn, state http.ConnState) net.Conn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -104,7 +103,7 @@ func (c *Connections) addWaiting(k *connection, conn net.Conn) {
 	heap.Fix(&c.crowds, a.index)
 }
 
-// removeWaiting takes a connection out of those that wait. The caller holds mu.
+// removeWaiting removes a connection from the waiting ones. The caller holds mu.
 func (c *Connections) removeWaiting(k *connection) {
 	if k.place == nil {
 		return

@@ -1,9 +1,9 @@
-// Package limit bounds what the peers of a server can take of it: how many requests a second
+// Package limit bounds the resources that the peers of a server can use: requests a second
 // ([Buckets]), connections ([Connections]), bytes and requests at once ([Shares], [Pool]),
-// places in a queue ([Turns]), and time for each read and write ([Pace]).
+// places in a queue ([Turns]), and the time of each read and write ([Pace]).
 //
-// Everything is divided by remote address, so that a flood from some addresses costs those
-// addresses their requests and leaves room for others. An address proves nothing: a client
-// behind a shared address shares its part. Refusals are "rate", where one address has more
-// than its part, and "overload", where there is no room; both name the quota.
+// Resources are divided between remote addresses, so that a flood from some addresses affects
+// the requests of those addresses and leaves room for others. An address is not authenticated:
+// clients behind one address share its part. A refusal is "rate" if one address exceeds its
+// part, and "overload" if there is no room; both name the quota.
 package limit

@@ -17,7 +17,7 @@ import (
 type Pace struct {
 	Read  time.Duration // for the next bytes of a body
 	Write time.Duration // for the peer to take the next bytes of a response
-	Rest  time.Duration // for what the handler has left of a body, after it
+	Rest  time.Duration // for the unread rest of a body, after the handler
 }
 
 // HTTP2 are limits of a server for what no handler sees of an HTTP/2 connection:
@@ -152,7 +152,7 @@ func (x *pacedResponse) WriteString(s string) (int, error) {
 	return io.WriteString(x.ResponseWriter, s)
 }
 
-// Flush is for programs that ask for a [http.Flusher].
+// Flush implements [http.Flusher].
 func (x *pacedResponse) Flush() { _ = x.FlushError() }
 
 // FlushError sends what was written, within the limit.
@@ -169,7 +169,7 @@ func (x *pacedResponse) SetReadDeadline(at time.Time) error {
 	return x.control.SetReadDeadline(at)
 }
 
-// Hijack hands the connection over, for programs that ask for a [http.Hijacker].
+// Hijack implements [http.Hijacker].
 func (x *pacedResponse) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffered, err := x.control.Hijack()
 	if err == nil {
@@ -180,5 +180,5 @@ func (x *pacedResponse) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return conn, buffered, err
 }
 
-// Unwrap is for [http.ResponseController].
+// Unwrap implements the interface of [http.ResponseController].
 func (x *pacedResponse) Unwrap() http.ResponseWriter { return x.ResponseWriter }

@@ -6,9 +6,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Pool is a number of places of which each holder takes at most a share, whatever is
-// free: those who wait for a long time do not keep others out. It is safe for concurrent
-// use.
+// Pool is a number of places of which each holder takes at most a share, even if more are
+// free: long waits of some do not keep others out. It is safe for concurrent use.
 type Pool[K comparable] struct {
 	what        string
 	most, share int
@@ -24,7 +23,7 @@ func NewPool[K comparable](what string, most, share int) *Pool[K] {
 	return &Pool[K]{what: what, most: most, share: share, held: make(map[K]int)}
 }
 
-// TakeToken takes a place until [Pool.Release]. It refuses with "overload".
+// Acquire takes a place until [Pool.Release]. It refuses with "overload".
 func (p *Pool[K]) Acquire(by K) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -39,7 +38,7 @@ func (p *Pool[K]) Acquire(by K) error {
 	return nil
 }
 
-// Release gives a place back.
+// Release releases a place.
 func (p *Pool[K]) Release(by K) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,19 +10,18 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Shares are what a server has a bounded number of, such as requests under way
-// or bytes of their bodies, divided between remote addresses. An address may
-// hold no more than what is free: alone half of all, two addresses a third each,
-// fifty a fifty-first each. So no address, and no few of them, take what is left
-// for one that comes new, and nothing that was given is taken back. It is safe
-// for concurrent use.
+// Shares divides a bounded resource, such as requests in progress or bytes of their bodies,
+// between remote addresses. An address can have no more than the rest that is free: a single
+// address half of all, two addresses a third each, fifty a fifty-first each. So no few
+// addresses can take everything before a new address arrives, and nothing is revoked. It is
+// safe for concurrent use.
 type Shares struct {
 	what string
 	most int
 
 	mu    sync.Mutex
 	taken int                // guarded by mu: of most, by all
-	held  map[netip.Addr]int // guarded by mu: by each address that holds any
+	held  map[netip.Addr]int // guarded by mu: by each address that has any
 }
 
 // NewShares divides most, which is at least 1. What names the quota, in refusals
@@ -31,9 +30,8 @@ func NewShares(what string, most int) *Shares {
 	return &Shares{what: what, most: most, held: make(map[netip.Addr]int)}
 }
 
-// TakeToken takes n for an address until [Shares.Release]. It refuses with "rate" what is
-// more than the share of the address, and with "overload" what is more than there
-// is.
+// Acquire takes n for an address until [Shares.Release]. It refuses with "rate" more than the
+// share of the address, and with "overload" more than is free.
 func (s *Shares) Acquire(from netip.Addr, n int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,7 +57,7 @@ func (s *Shares) Release(from netip.Addr, n int) {
 	}
 }
 
-// InUse is how much all addresses hold.
+// InUse returns the sum over all addresses.
 func (s *Shares) InUse() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -10,10 +10,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Turns lets a few at a time do what takes a while, such as asking a TEE for
-// evidence, and the others wait. Addresses come in turn, and of one address its
-// senders, however many each of them has waiting. A call that is cancelled leaves
-// at once. It is safe for concurrent use.
+// Turns limits the concurrency of slow operations, such as collecting evidence from a TEE, and
+// queues the other calls. Addresses take turns, and within one address its senders, however
+// many calls each of them has queued. A cancelled call leaves the queue at once. It is safe
+// for concurrent use.
 type Turns struct {
 	what string
 	most int
@@ -109,7 +109,7 @@ func (t *Turns) releaseNext() {
 
 // waiter is one that waits. Turns.mu guards it, but turn.
 type waiter struct {
-	queues   []*queue // the lines it stands in, the outermost first
+	queues   []*queue // the queues that contain it, the outermost first
 	turn     chan struct{}
 	released bool
 	err      error // once it is called
@@ -162,7 +162,7 @@ func (l *queue) popFront() *waiter {
 	return c
 }
 
-// remove takes a call out of the line and of those in it that it stands in.
+// remove removes a call from the queue and from the queues in it.
 func (l *queue) remove(c *waiter) {
 	l.waiting--
 	if i := slices.Index(l.calls, c); i >= 0 {

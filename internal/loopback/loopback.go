@@ -1,4 +1,4 @@
-// Package loopback gives tests addresses for the servers that they start.
+// Package loopback reserves addresses for the servers that tests start.
 package loopback
 
 import (
@@ -8,14 +8,14 @@ import (
 	"testing"
 )
 
-// The ports that are given out. They lie below the range that Linux gives to
-// outgoing connections and to listeners on port 0 (32768 and above), so that no
-// such socket takes one while its server is not there yet, or starts again.
+// The range of ports. It is below the range that Linux uses for outgoing connections and for
+// listeners on port 0 (32768 and above), so that no such socket takes a port before its server
+// has started or while it restarts.
 const lowest, highest = 10000, 32000
 
-// FreeAddress is an address on 127.0.0.1 that no TCP socket is bound to. It is
-// this test's until the test ends: the UDP port of the same number is held, and
-// whoever else asks, in any process, passes it by.
+// FreeAddress returns an address on 127.0.0.1 that no TCP socket is bound to. It is reserved
+// until the test ends: the UDP port of the same number stays open, and other callers, in any
+// process, skip it.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
 	for range 1000 {

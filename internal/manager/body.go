@@ -24,7 +24,7 @@ type requestBody struct {
 // newReader returns a reader that starts at the first byte.
 func (b *requestBody) newReader() io.ReadCloser { return &bodyReader{body: b} }
 
-// readWhole reports whether all bytes read so far are still buffered.
+// replayable reports whether all bytes read so far are still buffered.
 func (b *requestBody) replayable() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

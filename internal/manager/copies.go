@@ -106,7 +106,7 @@ func (c *copies) clustersWith(session wire.SessionID) []bus.Cluster {
 	return c.otherClustersWith(session, bus.Cluster{})
 }
 
-// managerBatches returns the clusters with a copy of a session, except one.
+// otherClustersWith returns the clusters with a copy of a session, except one.
 func (c *copies) otherClustersWith(session wire.SessionID, but bus.Cluster) []bus.Cluster {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -31,10 +31,10 @@ const (
 // historyBackoff is the wait while no authority responds.
 var historyBackoff = retry.Backoff{First: 50 * time.Millisecond, Max: 5 * time.Second}
 
-// mirror is the gateway's copy of the policy history. One poll of an authority serves all
+// historyMirror is the gateway's copy of the policy history. One poll of an authority serves all
 // clients of the gateway. Clients verify the history; the gateway checks only that the steps
 // lead to the head beside them, so that it can find the position of any head. The zero
-// chronicle has no authority.
+// historyMirror has no authority.
 type historyMirror struct {
 	authorities []*api.Authority
 	log         *slog.Logger
@@ -81,7 +81,7 @@ func authorityTLS(pool *x509.CertPool, clock func() time.Time) *tls.Config {
 	}
 }
 
-// acceptFromManager polls the authorities until ctx is done.
+// follow polls the authorities until ctx is done.
 func (k *historyMirror) follow(ctx context.Context) {
 	if len(k.authorities) == 0 {
 		return
@@ -128,7 +128,7 @@ func (k *historyMirror) publish(current, next *historyCopy) {
 	}
 }
 
-// closeIdle ends idle connections.
+// close ends idle connections.
 func (k *historyMirror) close() {
 	for _, a := range k.authorities {
 		a.Close()
@@ -199,7 +199,7 @@ func entrySize(e api.HistoryEntry) int {
 	return size
 }
 
-// limitPages returns the steps from an index on, within the page size.
+// pageFrom returns the steps from an index on, within the page size.
 func (a *historyCopy) pageFrom(from int) (api.History, error) {
 	from = min(from, len(a.heads))
 	if from < a.first {
@@ -267,7 +267,7 @@ func (m *Manager) readHistory(w http.ResponseWriter, r *http.Request) (api.Histo
 	return api.History{}, wire.Refuse(wire.Behind, "history: policy head", poll.Head, current.lastHead())
 }
 
-// waitForStep blocks until there is a step after held, for at most wait, or until the client
+// waitForStep blocks until there is a step after current, for at most wait, or until the client
 // disconnects. It refuses if no place is free, and when the manager shuts down.
 func (m *Manager) waitForStep(w http.ResponseWriter, r *http.Request, current *historyCopy, wait time.Duration) error {
 	from := limit.AddressOf(r.RemoteAddr)

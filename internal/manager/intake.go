@@ -58,7 +58,7 @@ func (x *forwardedRequest) readWhole(limit int) error {
 	case errors.As(err, &large):
 		return wire.Refuse(wire.TooLarge, "request: size in bytes", fmt.Sprint("more than ", limit), limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return wire.Refuse(wire.BadRequest, "request: body", "incomplete after "+wholeWait.String(), "a complete body")
+		return wire.Refuse(wire.BadRequest, "request: body", "incomplete", "a complete body within "+wholeWait.String())
 	case err != nil:
 		return wire.Refuse(wire.BadRequest, "request: body", err, "a complete body")
 	}
@@ -80,7 +80,7 @@ func (x *forwardedRequest) readPrefix(size int) ([]byte, error) {
 	return first, nil
 }
 
-// load runs f to read the start of a request, and charges its bytes until done is called,
+// readWithQuota runs f to read the start of a request, and charges its bytes until done is called,
 // since they may be buffered that long.
 func (g *gateway) readWithQuota(x *forwardedRequest, f func(*forwardedRequest) error) (done func(), err error) {
 	n := readingCost(x.r)
@@ -104,7 +104,7 @@ func withPlace(s *limit.Shares, x *forwardedRequest, f func() error) error {
 	return f()
 }
 
-// acceptFromManager sets the buffered whole of a body, which can be sent any number of times.
+// setBuffered sets the buffered whole of a body, which can be sent any number of times.
 func (b *requestBody) setBuffered(whole []byte) {
 	b.source, b.prefix, b.consumed, b.readErr = bytes.NewReader(nil), whole, len(whole), io.EOF
 }

@@ -94,7 +94,7 @@ func appendRecord(b []byte, cluster bus.Cluster, item bus.Item) []byte {
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b[begin:], castagnoli))
 }
 
-// distribute writes an item to the buffer.
+// append writes an item to the buffer.
 func (j *journal) append(cluster bus.Cluster, item bus.Item) error {
 	n, err := j.out.Write(appendRecord(j.out.AvailableBuffer(), cluster, item))
 	j.size += n
@@ -128,7 +128,7 @@ func (j *journal) compact(c *copies) error {
 	return nil
 }
 
-// closeIdle writes the buffer and closes the file. Errors are ignored: they lose no more than a
+// close writes the buffer and closes the file. Errors are ignored: they lose no more than a
 // crash would.
 func (j *journal) close() {
 	if j.file != nil {

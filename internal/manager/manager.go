@@ -394,7 +394,7 @@ func (m *Manager) pullCopy(ctx context.Context, u bus.Unit, s wire.SessionID) (b
 	return item, found
 }
 
-// storedCopy returns the copy of a session that a cluster may open: its own, or that of a
+// findCopy returns the copy of a session that a cluster may open: its own, or that of a
 // predecessor.
 func (m *Manager) findCopy(c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
 	item, found := m.copies.lookup(c, s, m.config.Clock())

@@ -55,7 +55,7 @@ func randomPoint() uint64 {
 	return binary.BigEndian.Uint64(b[:])>>2 | 1
 }
 
-// acceptFromUnit returns the next range, which is reserved on disk before it is returned.
+// allocate returns the next range, which is reserved on disk before it is returned.
 func (r *ranges) allocate() (bus.Range, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -76,7 +76,7 @@ func (r *ranges) unallocated() bus.Range {
 	return bus.Range{First: r.next, Count: r.reserved - r.next}
 }
 
-// record moves to other numbers if another manager has reserved the same, by chance or because
+// avoidClaim moves to other numbers if another manager has reserved the same, by chance or because
 // its directory is a copy. Claims of other managers are hints: an invented claim costs one
 // write every few seconds.
 func (r *ranges) avoidClaim(other bus.Range, now time.Time) error {

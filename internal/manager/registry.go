@@ -49,7 +49,7 @@ const (
 	otherManager  reporter = false
 )
 
-// record records a heartbeat, and reports whether the unit is new. A unit can change its
+// recordHeartbeat records a heartbeat, and reports whether the unit is new. A unit can change its
 // address once a second.
 func (r *registry) recordHeartbeat(u bus.Unit, b bus.Heartbeat, by reporter, now time.Time) bool {
 	if b.Address == "" {
@@ -149,7 +149,7 @@ func (r *registry) dropSilent(ctx context.Context, now time.Time) {
 	}
 }
 
-// closeIdle removes all units.
+// close removes all units.
 func (r *registry) close() {
 	r.end()
 	defer r.tasks.Wait()
@@ -161,7 +161,7 @@ func (r *registry) close() {
 	}
 }
 
-// totals returns the number of units, and of those that are ready.
+// counts returns the number of units, and of those that are ready.
 func (r *registry) counts() (units, ready int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -173,7 +173,7 @@ func (r *registry) counts() (units, ready int) {
 	return len(r.units), ready
 }
 
-// filter selects the units that can serve a request. Zero fields select all units.
+// unitFilter selects the units that can serve a request. Zero fields select all units.
 type unitFilter struct {
 	unit     wire.UnitID   // this unit only
 	clusters []bus.Cluster // of one of these clusters, or, if none of them is usable, of their task
@@ -263,7 +263,7 @@ func canServeSession(u bus.Unit, sealedFor []wire.Digest) bool {
 	return u.Group == "" || slices.Contains(sealedFor, u.Identity) || slices.Contains(sealedFor, wire.RoleID(u.Identity, u.Role))
 }
 
-// waitForUnit is find that, until warm, waits for a unit whose first heartbeat has not arrived.
+// waitForUnit is selectUnit that, until warm, waits for a unit whose first heartbeat has not arrived.
 func (r *registry) waitForUnit(ctx context.Context, w unitFilter, now func() time.Time, warm time.Time) *backend {
 	for {
 		r.mu.RLock()

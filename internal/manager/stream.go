@@ -14,7 +14,7 @@ var buffers = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 
 // copyResponse copies a unit's response to the client as it arrives and flushes each piece. A client
 // that stops reading blocks the unit, and is disconnected by the server's write limit. If the
-// unit's connection breaks, answer aborts the client's connection, so that a truncated
+// unit's connection breaks, copyResponse aborts the client's connection, so that a truncated
 // response never looks complete.
 func (x *forwardedRequest) copyResponse(response *http.Response) {
 	response.Header.Del(wire.FieldUnits) // set by the gateway alone

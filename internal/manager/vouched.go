@@ -6,7 +6,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// knownSessions is a set of sessions that a unit has opened, or served a request of, through this
+// sessionSet is a set of sessions that a unit has opened, or served a request of, through this
 // gateway. They exist although the manager may not have a copy yet. It contains at least the
 // last maxKnownSessions sessions, and at most twice as many.
 type sessionSet struct {

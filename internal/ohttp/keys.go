@@ -37,7 +37,7 @@ func ParseKeys(b []byte) (found PublicKey, err error) {
 	}
 	for len(b) > 0 {
 		if len(b) < 2 || len(b)-2 < int(binary.BigEndian.Uint16(b)) {
-			return PublicKey{}, wire.Refuse(wire.Malformed, "one-off keys", "a cut key", "its whole length")
+			return PublicKey{}, wire.Refuse(wire.Malformed, "one-off keys: bytes left", len(b), "the whole length of a key")
 		}
 		end := 2 + int(binary.BigEndian.Uint16(b))
 		key, err := parseKey(b[2:end])
@@ -50,7 +50,7 @@ func ParseKeys(b []byte) (found PublicKey, err error) {
 		b = b[end:]
 	}
 	if found.Public == nil {
-		return PublicKey{}, wire.Refuse(wire.Malformed, "one-off keys", "none of a known kind", "MLKEM768-X25519 or X25519")
+		return PublicKey{}, wire.Refuse(wire.Malformed, "one-off keys: number of keys of a known kind", 0, "a key of MLKEM768-X25519 or X25519")
 	}
 	return found, nil
 }
@@ -58,7 +58,7 @@ func ParseKeys(b []byte) (found PublicKey, err error) {
 // parseKey reads one key configuration. One of unknown algorithms has no public key.
 func parseKey(b []byte) (key PublicKey, err error) {
 	if len(b) < 3 {
-		return PublicKey{}, wire.Refuse(wire.Malformed, "one-off key", "a cut one", "id and KEM")
+		return PublicKey{}, wire.Refuse(wire.Malformed, "one-off key: size in bytes", len(b), "at least 3: id and KEM")
 	}
 	id := binary.BigEndian.Uint16(b[1:])
 	i := slices.IndexFunc(KEMs[:], func(k KEM) bool { return k.ID() == id })

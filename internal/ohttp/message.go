@@ -9,7 +9,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Writer encrypts a message: in one piece, which it keeps until it is whole, or in chunks.
+// Writer encrypts a message: whole, which it buffers until the end, or in chunks.
 type Writer struct {
 	Form Form
 	Seal func(ad, plaintext []byte) (ciphertext []byte, err error) // of the next chunk
@@ -18,8 +18,8 @@ type Writer struct {
 	full     error // nothing more is accepted
 }
 
-// Append returns what is to be sent of more of the message. It refuses, with "too-large", more
-// than one piece may hold.
+// Append adds plaintext and returns the ciphertext to send now. It refuses, with "too-large",
+// more than a whole message may contain.
 func (w *Writer) Append(plaintext []byte) (out []byte, err error) {
 	if !w.Form.Chunked {
 		return nil, w.buffer(plaintext)
@@ -34,8 +34,8 @@ func (w *Writer) Append(plaintext []byte) (out []byte, err error) {
 	return out, nil
 }
 
-// Finish is Add for the last of the message. The final chunk says that its length is 0, because it
-// extends to the end.
+// Finish is Append for the last plaintext of the message. The length of the final chunk is
+// encoded as 0, because it extends to the end.
 func (w *Writer) Finish(plaintext []byte) (out []byte, err error) {
 	if !w.Form.Chunked {
 		if err := w.buffer(plaintext); err != nil {
@@ -80,7 +80,7 @@ func (w *Writer) chunk(out, plaintext []byte) ([]byte, error) {
 // Reader decrypts a message; one in one piece is a final chunk.
 type Reader struct {
 	Form Form
-	From io.Reader                                                 // what stands behind the encapsulated secret, or the response nonce
+	From io.Reader                                                 // the message after the encapsulated secret, or the response nonce
 	Open func(ad, ciphertext []byte) (plaintext []byte, err error) // of the next chunk
 
 	ended bool
@@ -165,7 +165,7 @@ func (r *Reader) readRest(limit int) ([]byte, error) {
 	case err != nil:
 		return nil, truncatedError(err)
 	case len(b) > limit+tagSize:
-		return nil, wire.Refuse(wire.TooLarge, "one-off: size in bytes", "more", limit+tagSize)
+		return nil, wire.Refuse(wire.TooLarge, "one-off: size in bytes", fmt.Sprint("more than ", limit+tagSize), limit+tagSize)
 	}
 	return b, nil
 }
@@ -191,12 +191,12 @@ func (r *Reader) ReadHead(parse bhttp.Parse) (bhttp.Head, []byte, error) {
 			break
 		}
 	}
-	return bhttp.Head{}, nil, wire.Refuse(wire.TooLarge, "one-off: head", "more", fmt.Sprint(maxHeads, " chunks and ", maxChunk, " bytes"))
+	return bhttp.Head{}, nil, wire.Refuse(wire.TooLarge, "one-off: size of the head in bytes", fmt.Sprint("more than ", len(b)), fmt.Sprint(maxHeads, " chunks and ", maxChunk, " bytes"))
 }
 
 // truncatedError is the error of a message that ends too soon.
 func truncatedError(err error) error {
-	short := wire.Refuse(wire.Truncated, "one-off", "an early end", "a final chunk")
+	short := wire.Refuse(wire.Truncated, "one-off", "an end before the final chunk", "a final chunk")
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return short
 	}

@@ -71,7 +71,7 @@ const (
 // finalAD is the associated data of a final chunk.
 var finalAD = []byte("final")
 
-// KEMIndex is a KEM that requests may use, with the AEADs that are offered with it.
+// KEM is a KEM that requests may use, with the AEADs that are offered with it.
 type KEM struct {
 	hpke.KEM
 	EncSize, keySize int // of the encapsulated secret and of a public key, in bytes

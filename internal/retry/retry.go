@@ -1,4 +1,4 @@
-// Package retry says how long a caller waits before it tries again.
+// Package retry computes how long a caller waits before it tries again.
 //
 // It trusts nothing and refuses nothing. The zero [Backoff] never waits.
 package retry

@@ -183,7 +183,7 @@ func (c *Cluster) SignPolicy(text string) policy.Step {
 }
 
 // NextPolicy writes and signs the policy that follows the newest, after edits "old",
-// "new"; it is part of Steps from then on, but nobody has told the authority.
+// "new"; it is part of Steps from then on, but is not sent to the authority.
 func (c *Cluster) NextPolicy(edits ...string) policy.Step {
 	c.t.Helper()
 	approved, err := policy.Replay(c.Genesis, c.Steps)
@@ -226,7 +226,7 @@ func (c *Cluster) StartAuthority() {
 	}
 }
 
-// TryAuthority starts the authority, or says why it refuses to start.
+// TryAuthority starts the authority, or returns why it refuses to start.
 func (c *Cluster) TryAuthority() (err error) {
 	c.stop, c.reset, err = c.serve(c.addr)
 	return err

@@ -50,8 +50,8 @@ func (g Group) policyText(parties Parties) string {
 	return b.String()
 }
 
-// FormGroup puts a group into the policy and gives the keys of its parties, which
-// have said nothing yet.
+// FormGroup adds a group to the policy and returns the keys of its parties, which have made no
+// statement yet.
 func (c *Cluster) FormGroup(g Group) Parties {
 	c.t.Helper()
 	parties := Parties{}
@@ -90,7 +90,7 @@ func (c *Cluster) Approved() policy.Approved {
 	return approved
 }
 
-// Statement is what a party says of a group next, signed.
+// Statement returns a party's next signed statement about a group.
 func (c *Cluster) Statement(group, party string, key testworld.Key, change func(*policy.Statement)) api.SignedStatement {
 	c.t.Helper()
 	p := c.Approved().Pact(group)
@@ -136,7 +136,7 @@ func partyKey(p *policy.Pact, party string) attest.Digest {
 // Withdraw makes a statement a withdrawal.
 func Withdraw(s *policy.Statement) { s.Withdraws = true }
 
-// SubmitStatement lets a party say it to the authority.
+// SubmitStatement sends a party's statement to the authority.
 func (c *Cluster) SubmitStatement(group, party string, key testworld.Key, change func(*policy.Statement)) (api.StatementReceipt, error) {
 	c.t.Helper()
 	return authorityOf(c.t, c).SubmitStatement(c.t.Context(), group, c.Statement(group, party, key, change))

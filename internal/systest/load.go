@@ -35,8 +35,8 @@ type Outcome struct {
 	Bare      int
 	Maybe     int             // bare ones that ended in ErrMaybeExecuted
 	BareOther []error         // bare ones that ended in any other error
-	Stale     int             // answers on a certificate past its end
-	Latency   []time.Duration // of answers to what may be retried, sorted
+	Stale     int             // responses with an expired certificate
+	Latency   []time.Duration // of responses to requests that may be retried, sorted
 }
 
 // Quantile is the latency that the share q of requests did not exceed.
@@ -56,7 +56,7 @@ func (o *Outcome) String() string {
 // requestTimeout bounds one request: what takes longer counts as failed.
 const requestTimeout = 10 * time.Second
 
-// Run sends the load and waits for every answer.
+// Run sends the load and waits for every response.
 func (l Load) Run(ctx context.Context) *Outcome {
 	var (
 		out Outcome
@@ -103,7 +103,7 @@ func (o *Outcome) count(bare bool, took time.Duration, stale bool, err error) {
 	}
 }
 
-// doRequest sends the n-th request and reads its answer.
+// doRequest sends the n-th request and reads its response.
 func (l Load) doRequest(ctx context.Context, n int, bare bool) (stale bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()

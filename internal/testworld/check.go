@@ -38,13 +38,13 @@ func Refused(t testing.TB, err error, want wire.Reason) {
 	}
 }
 
-// Eventually waits until something holds that another goroutine or process brings about.
+// Eventually waits until a condition holds that another goroutine or process causes.
 func Eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	Within(t, waitLimit, what, holds)
 }
 
-// Within is Eventually with a limit of the test's own, which is part of what it shows.
+// Within is Eventually with a limit that is part of the test.
 func Within(t testing.TB, limit time.Duration, what string, holds func() bool) {
 	t.Helper()
 	for end := time.Now().Add(limit); !holds(); time.Sleep(5 * time.Millisecond) {

@@ -1,11 +1,11 @@
-// Package testworld is the trust domain that tests work in: owners with their keys, a
-// vendor of development TEEs with one chip, and the policies that the owners signed. It
-// also has the clock that a test moves, and the checks that tests of many packages make.
+// Package testworld provides the trust domain of tests: owners with their keys, a vendor of
+// development TEEs with one chip, and the policies that the owners signed. It also provides
+// the clock that a test moves, and the checks that tests of many packages make.
 //
-// A test writes the tasks of its policy as TOML; [World.SignFirst] puts the head of a
-// policy before them and [World.NextPolicy] edits single lines, so that a test shows what
-// its policy has of its own and no more. The real packages sign and verify all of it.
-// Internal tests of package policy cannot import this package, which imports theirs.
+// A test writes the tasks of its policy as TOML; [World.SignFirst] puts the common head of a
+// policy before them and [World.NextPolicy] edits single lines, so that a test shows only the
+// special parts of its policy. The real packages sign and verify all of it. Internal tests of
+// package policy cannot import this package, which imports theirs.
 //
 // It is for tests only: no package of the product imports it.
 package testworld

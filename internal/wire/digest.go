@@ -11,7 +11,7 @@ import (
 // Digest means "none" and is never the digest of anything.
 type Digest [32]byte
 
-// Sum is the plain SHA-256 of b, for files and keys that other tools digest too.
+// Sum returns the plain SHA-256 of b, for files and keys that other tools digest too.
 func Sum(b []byte) Digest { return sha256.Sum256(b) }
 
 // ParseDigest reads 64 lower-case hexadecimal digits, not all zero, with or
@@ -26,16 +26,16 @@ func ParseDigest(s string) (Digest, error) {
 	return Digest(b), nil
 }
 
-// String is the text form with its prefix.
+// String returns the text form with its prefix.
 func (d Digest) String() string { return "sha256:" + d.Hex() }
 
-// Hex is the 64 digits alone, the form of a genesis digest on a command line.
+// Hex returns the 64 digits alone, the form of a genesis digest on a command line.
 func (d Digest) Hex() string { return hex.EncodeToString(d[:]) }
 
 // IsZero reports whether d is the zero Digest.
 func (d Digest) IsZero() bool { return d == Digest{} }
 
-// MarshalText gives the text form, and nothing for the zero Digest.
+// MarshalText returns the text form, and empty text for the zero Digest.
 func (d Digest) MarshalText() ([]byte, error) {
 	if d.IsZero() {
 		return nil, nil
@@ -61,16 +61,16 @@ func (d *Digest) UnmarshalText(text []byte) error {
 // unit's signing key (SubjectPublicKeyInfo, DER).
 type UnitID [16]byte
 
-// UnitIDOf is the id of the unit whose signing key is spki.
+// UnitIDOf returns the id of the unit whose signing key is spki.
 func UnitIDOf(spki []byte) UnitID {
 	d := Sum(spki)
 	return UnitID(d[:16])
 }
 
-// String is 32 lower-case hexadecimal digits.
+// String returns 32 lower-case hexadecimal digits.
 func (u UnitID) String() string { return hex.EncodeToString(u[:]) }
 
-// MarshalText gives the 32 digits.
+// MarshalText returns the 32 digits.
 func (u UnitID) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
 
 // UnmarshalText reads 32 lower-case hexadecimal digits.
@@ -83,11 +83,11 @@ func (u *UnitID) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// RoleID names the units of one role of a group, where they share keys: H("cohort
-// group ring v1", group identity, role).
+// RoleID identifies the units of one role of a group, which share keys: H("cohort group ring
+// v1", group identity, role).
 func RoleID(group Digest, role string) Digest { return Hash(LabelRing, group[:], []byte(role)) }
 
-// NextHead is the head of the history chain after one more step: the digest of the head
+// NextHead returns the head of the history chain after one more step: the digest of the head
 // before it, zero for the first, and of the step.
 func NextHead(head Digest, step []byte) Digest {
 	digest := Sum(step)

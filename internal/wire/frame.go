@@ -1,11 +1,9 @@
-// Package wire holds what every other package must agree on to the byte: the
-// framing that goes into digests, signatures and tags, the one table of labels,
-// digests and identifiers, the SPIFFE path forms, size limits, and the closed
-// list of reasons for which something is refused.
+// Package wire defines everything on which other packages must agree to the byte: the framing
+// inside digests, signatures and tags, the one table of labels, digests and identifiers, the
+// SPIFFE path forms, size limits, and the closed list of reasons for refusals.
 //
-// It trusts nothing and decides nothing. It refuses encodings that are not the
-// one canonical encoding: a length beyond its limit, a label that is not the
-// expected one, trailing bytes.
+// It trusts nothing and decides nothing. It refuses encodings other than the canonical one: a
+// length beyond its limit, another label than the expected one, trailing bytes.
 package wire
 
 import (
@@ -14,13 +12,11 @@ import (
 	"encoding/binary"
 )
 
-// Frame encodes fields under a label: one byte of label length, the label, and
-// for each field four bytes of big-endian length and the field. The label says
-// the use and its version, so no two uses share an encoding and no two field
-// lists of one use do.
+// Frame encodes fields under a label: one byte of label length, the label, and for each field
+// four bytes of big-endian length and the field. The label names the use and its version, so
+// no two uses share an encoding, and no two field lists of one use do.
 //
-// Frame panics when a field is 4 GiB or longer; sizes are bounded where bytes
-// come in.
+// Frame panics if a field is 4 GiB or longer; callers bound sizes when they read bytes.
 func Frame(label Label, fields ...[]byte) []byte {
 	size := 1 + len(label)
 	for _, f := range fields {
@@ -29,7 +25,7 @@ func Frame(label Label, fields ...[]byte) []byte {
 	return AppendFrame(make([]byte, 0, size), label, fields...)
 }
 
-// AppendFrame appends what [Frame] gives to b, and panics as it does.
+// AppendFrame appends the result of [Frame] to b, and panics as it does.
 func AppendFrame(b []byte, label Label, fields ...[]byte) []byte {
 	b = append(b, byte(len(label)))
 	b = append(b, label...)
@@ -39,8 +35,7 @@ func AppendFrame(b []byte, label Label, fields ...[]byte) []byte {
 	return b
 }
 
-// AppendField adds one more field to a framing: what signs a framing appends
-// its signature to it.
+// AppendField appends one more field to a framing, such as a signature over it.
 func AppendField(framing, field []byte) []byte {
 	if uint64(len(field)) > 1<<32-1 {
 		panic("wire: field of 4 GiB or more")
@@ -97,18 +92,18 @@ func UnframeInto(fields [][]byte, label Label, b []byte) error {
 	return nil
 }
 
-// Hash is SHA-256 over the framing of fields under label.
+// Hash returns SHA-256 over the framing of fields under label.
 func Hash(label Label, fields ...[]byte) Digest {
 	return sha256.Sum256(Frame(label, fields...))
 }
 
-// Hash512 is SHA-512 over the framing of fields under label: the size of the
+// Hash512 returns SHA-512 over the framing of fields under label: the size of the
 // report data of every TEE.
 func Hash512(label Label, fields ...[]byte) [64]byte {
 	return sha512.Sum512(Frame(label, fields...))
 }
 
-// Uint64 is the eight big-endian bytes of v, the form of every number inside a
+// Uint64 returns the eight big-endian bytes of v, the form of every number inside a
 // framing.
 func Uint64(v uint64) []byte {
 	return binary.BigEndian.AppendUint64(nil, v)

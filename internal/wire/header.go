@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"math"
 	"strings"
 	"time"
@@ -31,27 +32,27 @@ const (
 )
 
 // Header fields of the trusted channel. Nothing in them is authenticated but
-// what is inside a ticket.
+// the content of a ticket.
 const (
 	FieldTicket = "Cohort-Ticket" // a sealed session, base64url without padding
 	FieldCookie = "Cohort-Cookie" // proof of an address, base64url without padding
 	FieldUnits  = "Cohort-Units"  // unit ids, separated by commas: the gateway's hint
-	FieldSender = "Cohort-Sender" // of an open request, 16 hex digits that stand for the client's address: the gateway's hint
+	FieldSender = "Cohort-Sender" // of an open request, a pseudonym of the client's address, 16 hex digits: the gateway's hint
 	FieldHead   = "Cohort-Head"   // a proved policy head, base64url without padding
 	FieldTime   = "Cohort-Time"   // the unit's time beside "expired", Unix milliseconds, decimal: a hint
 
-	FieldCredential = "Cohort-Credential" // for the unit that introduced itself, base64url without padding
-	FieldUnit       = "Cohort-Unit"       // id of that unit, which alone opens it
+	FieldCredential = "Cohort-Credential" // for the unit with the challenged TPM, base64url without padding
+	FieldUnit       = "Cohort-Unit"       // id of that unit, which alone can open it
 )
 
 // SessionID names a session: 8 bytes of the range that the manager allocated to
 // the opening unit, and 16 bytes of a digest of the transcript.
 type SessionID [24]byte
 
-// Range is the number from the manager's range.
+// Range returns the number from the manager's range.
 func (s SessionID) Range() uint64 { return binary.BigEndian.Uint64(s[:]) }
 
-// String is 48 lower-case hexadecimal digits.
+// String returns 48 lower-case hexadecimal digits.
 func (s SessionID) String() string { return hex.EncodeToString(s[:]) }
 
 // ParseSessionID reads 48 lower-case hexadecimal digits. Its error has the
@@ -64,17 +65,17 @@ func ParseSessionID(s string) (SessionID, error) {
 	return SessionID(b), nil
 }
 
-// Flags are what a request asks for beside its content.
+// Flags are options of a request.
 type Flags byte
 
 // The flags: at most one is set, all other bits are zero.
 const (
 	FlagReceipt Flags = 1 << iota // the answer ends in a receipt
-	FlagClose                     // the session is to end; the request has no content
+	FlagClose                     // ends the session; the request has no content
 )
 
-// Header is the outer header of a request: all that is not encrypted. Units
-// authenticate it; a gateway routes by it and believes nothing in it.
+// Header is the outer header of a request, its only unencrypted part. Units authenticate it; a
+// gateway routes by it unverified.
 type Header struct {
 	Session  SessionID
 	Number   uint64    // from 1, below 2^63, never twice in a session
@@ -88,7 +89,7 @@ const HeaderSize = 1 + 24 + 8 + 16 + 8 + 1
 
 const headerVersion = 1
 
-// Encode is version, session, number, target, not after in Unix milliseconds,
+// Encode returns version, session, number, target, not after in Unix milliseconds,
 // and flags.
 func (h Header) Encode() [HeaderSize]byte {
 	var b [HeaderSize]byte
@@ -105,7 +106,7 @@ func (h Header) Encode() [HeaderSize]byte {
 // has the reason [Malformed].
 func ParseHeader(b []byte) (Header, error) {
 	if len(b) < HeaderSize || b[0] != headerVersion {
-		return Header{}, Refuse(Malformed, "request header", "another size or version", "58 bytes of version 1")
+		return Header{}, Refuse(Malformed, "request header", fmt.Sprintf("%d bytes that begin with %.1x", len(b), b), "58 bytes of version 1")
 	}
 	number, notAfter := binary.BigEndian.Uint64(b[25:]), binary.BigEndian.Uint64(b[49:])
 	if number == 0 || number > math.MaxInt64 {
@@ -116,7 +117,7 @@ func ParseHeader(b []byte) (Header, error) {
 	}
 	flags := Flags(b[57])
 	if flags&^(FlagReceipt|FlagClose) != 0 || flags == FlagReceipt|FlagClose {
-		return Header{}, Refuse(Malformed, "request header: flags", flags, "one of those known, or none")
+		return Header{}, Refuse(Malformed, "request header: flags", flags, "at most one of the known flags")
 	}
 	return Header{
 		Session: SessionID(b[1:25]), Number: number, Target: UnitID(b[33:49]),

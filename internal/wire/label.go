@@ -22,7 +22,7 @@ const (
 	LabelSerial      Label = "cohort serial v1"      // certificate serial numbers
 	LabelDraft       Label = "cohort draft v1"       // a genesis policy without its authority root
 	LabelHistory     Label = "cohort history v1"     // one step of the history chain
-	LabelChecked     Label = "cohort checked v1"     // when documents of vendors were had from them
+	LabelChecked     Label = "cohort checked v1"     // when vendor documents were fetched
 
 	LabelOwners Label = "cohort owners v1" // quorum, owners and their keys
 	LabelBackup Label = "cohort backup v2" // header of a backup; also the MAC over its digest
@@ -55,18 +55,18 @@ const (
 	LabelSealedReport Label = "cohort sealed report v1" // HPKE info of a certificate report
 	LabelReport       Label = "cohort report v1"        // signature over a certificate report
 	LabelHead         Label = "cohort head v1"          // signature over a policy head: head, steps, time, spread
-	LabelLeave        Label = "cohort leave v1"         // signature of a unit that gives its place back
+	LabelLeave        Label = "cohort leave v1"         // signature of a unit that releases its place
 	LabelRoot         Label = "cohort root v2"          // what a TEE seals: the root secret and its draft
 	LabelSealedRoot   Label = "cohort sealed root v1"   // the reference values that it is sealed to
 	LabelGroupSecret  Label = "cohort group secret v1"  // what a TEE seals: the secret of a roster and the roster's digest
 	LabelOwnSealKey   Label = "cohort own seal key v1"  // HKDF info: what a TEE seals to one program alone
 
-	LabelShare         Label = "cohort share v1"          // what is sealed to one owner
+	LabelShare         Label = "cohort share v1"          // plaintext sealed to one owner
 	LabelSealedShare   Label = "cohort sealed share v1"   // HPKE info of a share for the TEE that restores
 	LabelHiddenShare   Label = "cohort hidden share v1"   // HKDF info: key of a share under the secret of a credential
-	LabelInitKey       Label = "cohort init key v1"       // what a TEE that is challenged seals of its init: kept key
+	LabelInitKey       Label = "cohort init key v1"       // sealed by a challenged TEE at init: its attestation key
 	LabelInitChallenge Label = "cohort init challenge v1" // MAC: secret of the credential with which a founder challenges
-	LabelRestoreKey    Label = "cohort restore key v1"    // what a TEE that is challenged seals of its request: HPKE key, kept key
+	LabelRestoreKey    Label = "cohort restore key v1"    // sealed by a challenged TEE with its request: HPKE key, attestation key
 
 	// Rings and sealed sessions (docs/spec/channel.md).
 	LabelRingID         Label = "cohort ring id v1"               // name of a ring key
@@ -84,19 +84,19 @@ const (
 	// The trusted channel (docs/spec/channel.md).
 	LabelPin              Label = "cohort pin v1"                // what a session is pinned to
 	LabelSessionOpen      Label = "cohort session open v1"       // open request
-	LabelSessionAnswer    Label = "cohort session answer v1"     // answer to it
+	LabelSessionAnswer    Label = "cohort session answer v1"     // response to it
 	LabelSessionKEM       Label = "cohort session kem v1"        // HPKE info and exporter context
-	LabelTranscript       Label = "cohort session transcript v1" // digest of everything both sides said
+	LabelTranscript       Label = "cohort session transcript v1" // digest of all messages of both sides
 	LabelSessionID        Label = "cohort session id v1"         // second part of a session id
 	LabelSessionSecret    Label = "cohort session secret v1"     // HKDF info: session secret
 	LabelConfirm          Label = "cohort session confirm v1"    // HKDF info: confirmation key
-	LabelSessionSignature Label = "cohort session signature v1"  // what the unit signs
+	LabelSessionSignature Label = "cohort session signature v1"  // signature of the unit
 	LabelSessionEvidence  Label = "cohort session v1"            // report data of fresh evidence
 	LabelChain            Label = "cohort chain v1"              // unit certificate and cross-certificate
 	LabelRequestKey       Label = "cohort request key v1"        // HKDF info: key of one request
-	LabelAnswerKey        Label = "cohort answer key v1"         // HKDF info: key of one answer
-	LabelCloseKey         Label = "cohort close key v1"          // HKDF info: what a unit keeps of a closed session
-	LabelReceipt          Label = "cohort receipt v1"            // receipt of one answer
+	LabelAnswerKey        Label = "cohort answer key v1"         // HKDF info: key of one response
+	LabelCloseKey         Label = "cohort close key v1"          // HKDF info: key that a unit keeps of a closed session
+	LabelReceipt          Label = "cohort receipt v1"            // receipt of one response
 
 	// One-off requests (docs/spec/ohttp.md).
 	LabelOneOffKey  Label = "cohort ohttp key v1"  // HKDF info: seed of a KEM key pair
@@ -106,7 +106,7 @@ const (
 	LabelExtension     Label = "cohort certificate v1"        // private certificate extension
 	LabelSoftEvidence  Label = "cohort soft evidence v1"      // evidence of the development TEE
 	LabelSoftSeal      Label = "cohort soft seal v1"          // secret sealed by the development TEE
-	LabelSoftSecret    Label = "cohort soft secret v1"        // what stands inside: secret, reference values
+	LabelSoftSecret    Label = "cohort soft secret v1"        // plaintext: secret, reference values
 	LabelTPMEvidence   Label = "cohort tpm evidence v1"       // evidence of a TPM
 	LabelTPMLaunch     Label = "cohort tpm launch v1"         // one launch: what extends PCR 14
 	LabelTPMLaunches   Label = "cohort tpm launches v1"       // launch log: PCR 14 before the first, launches

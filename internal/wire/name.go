@@ -2,8 +2,8 @@ package wire
 
 import "strings"
 
-// ValidName reports whether s is a name as policy writes them: 1 to 63 of a-z,
-// 0-9 and "-". Release names may also hold "." ([ValidReleaseName]).
+// ValidName reports whether s is a name as in policy: 1 to 63 of a-z, 0-9 and "-". Release
+// names may also contain "." ([ValidReleaseName]).
 func ValidName(s string) bool { return validName(s, "-") }
 
 // ValidReleaseName reports whether s is 1 to 63 of a-z, 0-9, "-" and ".".

@@ -12,14 +12,14 @@ const (
 	pemEnd   = "-----END CERTIFICATE-----"
 )
 
-// pemSpace is what the text between and inside certificates may have anywhere:
-// nobody signs it, and tools differ in width and ends of lines.
+// pemSpace is the white space that is allowed anywhere between and inside certificates: it is
+// not signed, and tools differ in width and line ends.
 const pemSpace = " \t\r\n"
 
-// ParseCertificates reads at most so many certificates in PEM (RFC 7468) and gives
-// their DER, unparsed. White space may stand anywhere but in the lines that begin
-// and end a certificate; all else has one encoding, and any other text is refused
-// with reason "malformed". None at all is no refusal.
+// ParseCertificates parses at most most certificates in PEM (RFC 7468) and returns their
+// unparsed DER. White space is allowed anywhere but in the lines that begin and end a
+// certificate; all other text has one encoding, and is otherwise refused with reason
+// "malformed". An empty text returns no certificates.
 func ParseCertificates(of string, text []byte, most int) ([][]byte, error) {
 	var ders [][]byte
 	for rest := bytes.Trim(text, pemSpace); len(rest) > 0; rest = bytes.TrimLeft(rest, pemSpace) {
@@ -42,9 +42,9 @@ func ParseCertificates(of string, text []byte, most int) ([][]byte, error) {
 
 func isPEMSpace(b byte) bool { return bytes.IndexByte([]byte(pemSpace), b) >= 0 }
 
-// NormalizePEM is a text of certificates in the one spelling that all its spellings
-// share, and any other text as it is. Whoever remembers by a digest of the text
-// takes this, or each spelling would be remembered for itself.
+// NormalizePEM returns a text of certificates in one normal form, and any other text
+// unchanged. Caches by a digest of the text use it, so that texts with the same certificates
+// share an entry.
 func NormalizePEM(text []byte) []byte {
 	ders, err := ParseCertificates("", text, len(text))
 	if err != nil || len(ders) == 0 {

@@ -6,10 +6,9 @@ import (
 	"strings"
 )
 
-// Reason says in one stable word why something was refused. The list is
-// closed: it is the `reason` of API problems and the code that `cohort explain`
-// takes. A Reason is an error, so that errors.Is(err, ReasonX) works on any
-// error that wraps a [Refusal].
+// Reason is one stable word for the cause of a refusal. The list is closed: it is the `reason`
+// of API problems and the argument of `cohort explain`. A Reason is an error, so that
+// errors.Is(err, ReasonX) works on any error that wraps a [Refusal].
 type Reason string
 
 // Error makes a Reason usable as a target of errors.Is.
@@ -19,7 +18,7 @@ func (r Reason) Error() string { return string(r) }
 const (
 	Malformed     Reason = "malformed"       // bytes that are not the one encoding
 	UnknownRoot   Reason = "unknown-root"    // no accepted root vouches
-	BadChain      Reason = "chain"           // a certificate chain that does not hold
+	BadChain      Reason = "chain"           // a certificate chain that does not verify
 	Revoked       Reason = "revoked"         // revoked by its issuer
 	WrongChip     Reason = "wrong-chip"      // another chip's certificate
 	BadSignature  Reason = "signature"       // a signature that does not verify
@@ -32,21 +31,21 @@ const (
 	NoPlatform    Reason = "platform"        // platform that policy does not name
 	NotMeasured   Reason = "measurement"     // code that no reference value names
 	DeviceMissing Reason = "device-missing"  // a device that policy demands beside a TEE is not there
-	NotThisDevice Reason = "not-this-device" // this machine has no such TEE, or it does not answer
+	NotThisDevice Reason = "not-this-device" // this machine has no such TEE, or it does not respond
 )
 
 // Reasons of policy.
 const (
 	BadPolicy     Reason = "policy"         // a policy file that breaks a rule
 	NoQuorum      Reason = "quorum"         // too few owners signed
-	NotOwner      Reason = "not-owner"      // a signature by a key that is nobody's here
+	NotOwner      Reason = "not-owner"      // a signature by a key of no owner or party
 	WrongSequence Reason = "sequence"       // not the next policy
 	WrongGenesis  Reason = "genesis"        // another history than the pinned one
 	WrongDomain   Reason = "trust-domain"   // another trust domain
 	WrongRoot     Reason = "authority-root" // a root that the signed policy does not name
 	WrongDraft    Reason = "draft"          // a root that was made for another first policy
 	RootUnbound   Reason = "root-unbound"   // a root of the first format, made for no first policy
-	Behind        Reason = "behind"         // somebody has seen newer policy
+	Behind        Reason = "behind"         // newer policy has been seen
 	NotFound      Reason = "not-found"      // no such task, proposal, release
 	ProposalOver  Reason = "proposal-over"  // a proposal that was cancelled or has run out
 	Withdrawn     Reason = "withdrawn"      // a party that withdrew from a group, or a roster that another succeeded
@@ -58,11 +57,11 @@ const (
 	BadRequest     Reason = "request"             // a request that breaks the API's form
 	TooLarge       Reason = "too-large"           // over a size limit
 	TooMany        Reason = "rate"                // over a rate limit, or too many at once
-	NonceUsed      Reason = "nonce-used"          // a challenge answered before, or not ours
+	NonceUsed      Reason = "nonce-used"          // a challenge that was used before, or is not ours
 	BadCSR         Reason = "csr"                 // a CSR with more than a key
 	WrongKind      Reason = "kind"                // certificate of another kind
 	WrongIdentity  Reason = "identity"            // certificate of another identity
-	WrongName      Reason = "name"                // a name that policy does not give
+	WrongName      Reason = "name"                // a name that policy does not contain
 	WrongGroup     Reason = "group"               // of another group
 	WrongRole      Reason = "role"                // of another role of the group, or none
 	StaleRoster    Reason = "roster"              // a group's identity that is no longer the one in force
@@ -70,7 +69,7 @@ const (
 	ClockSkew      Reason = "clock"               // clocks too far apart, or one that jumped
 	StoreFailed    Reason = "store"               // nothing was recorded, so nothing was issued
 	StoreForeign   Reason = "store-foreign"       // an empty, damaged or foreign store
-	RingElsewhere  Reason = "ring-elsewhere"      // another authority of the store gives ring keys
+	RingElsewhere  Reason = "ring-elsewhere"      // another authority of the store issues ring keys
 	GroupElsewhere Reason = "group-authority"     // the group's parties do not name this authority, or it cannot open their secret
 	Unavailable    Reason = "unavailable"         // not ready, or shutting down
 	CertExpired    Reason = "certificate-expired" // a unit past its certificate's end
@@ -90,20 +89,20 @@ const (
 const (
 	Misdirected     Reason = "misdirected"      // bound to another unit than it came to
 	Rekey           Reason = "rekey"            // the unit cannot open the session: open another
-	TicketWanted    Reason = "ticket-wanted"    // the unit does not hold the session: send the ticket
+	TicketWanted    Reason = "ticket-wanted"    // the unit does not have the session: send the ticket
 	CookieWanted    Reason = "cookie-wanted"    // open again with the cookie that came along
 	NotExecuted     Reason = "not-executed"     // authenticated: the unit has not executed it and will not
-	Replayed        Reason = "replayed"         // a request number seen before, or too old to tell
+	Replayed        Reason = "replayed"         // a request number that was seen before, or is too old to check
 	Overload        Reason = "overload"         // no room for another session or request
-	UnknownRing     Reason = "ring"             // sealed under a ring key that the unit does not hold
+	UnknownRing     Reason = "ring"             // sealed under a ring key that the unit does not have
 	SessionOver     Reason = "session-over"     // a session past its expiry, or closed
 	Truncated       Reason = "truncated"        // a stream that ends before its final chunk
 	EvidenceMissing Reason = "evidence-missing" // fresh evidence, or a receipt, was wanted and is not there
-	OneOffKey       Reason = "ohttp-key"        // a one-off request under a key that the unit does not hold
+	OneOffKey       Reason = "ohttp-key"        // a one-off request under a key that the unit does not have
 )
 
 // Refusal is the error of every check: a reason of the closed list, the rule
-// that was broken, what was got and what was wanted. It holds no secret.
+// that was broken, the value seen and the value wanted. It contains no secret.
 type Refusal struct {
 	Reason Reason
 	Rule   string

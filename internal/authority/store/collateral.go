@@ -37,8 +37,8 @@ func (s *Store) Collateral(ctx context.Context, name string) (Row, error) {
 	return r, nil
 }
 
-// PutCollateral keeps a vendor's document, in the place of the one before. A new
-// one that all chips need is refused with "rate" when there are too many.
+// PutCollateral stores a vendor's document, replacing the one of the same name. It refuses
+// with "rate" a new document that all chips need if there are too many.
 func (s *Store) PutCollateral(ctx context.Context, c Collateral) error {
 	const statement = `INSERT INTO collateral (name, content, mac, chip, kept) SELECT $1, $2, $3, $4, $5
 		WHERE $4 = 1 OR (SELECT count(*) FROM collateral WHERE chip = 0 AND name <> $1) < $6

@@ -75,7 +75,7 @@ func (s *Store) Record(ctx context.Context, i Issuance) error {
 	})
 }
 
-// conflictError finds which condition of an issuance did not hold.
+// conflictError returns the error for the violated condition of an issuance.
 func conflictError(ctx context.Context, c *session, i Issuance) error {
 	var used, current bool
 	err := c.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM log WHERE id = $1),

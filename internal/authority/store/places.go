@@ -24,7 +24,7 @@ type Place struct {
 	Believed func(Row) bool
 }
 
-// placeHolder is one unit that holds a place.
+// placeHolder is one unit with a place.
 type placeHolder struct {
 	unit  string
 	until time.Time
@@ -34,7 +34,7 @@ type placeHolder struct {
 const maxNamed = 16
 
 // checkFree refuses, with "units", a unit that has left, and one for which its task has no
-// place. One that holds a place keeps it.
+// place. A unit with a place keeps it.
 func (p Place) checkFree(ctx context.Context, c *session) error {
 	if p.Key == nil {
 		return nil // an issuance that takes none
@@ -85,9 +85,9 @@ func (p Place) others(ctx context.Context, c *session) ([]placeHolder, error) {
 	return all, rows.Err()
 }
 
-// fullError is the refusal: who holds the places, and when the next one becomes free. With more
-// holders than places, as after a policy that lowered their number, that is when enough have
-// ended.
+// fullError returns the refusal: which units have the places, and when the next place becomes
+// free. If there are more units than places, as after a policy that lowered the limit, that is
+// when enough places have ended.
 func (p Place) fullError(holders []placeHolder) error {
 	var names []string
 	for _, h := range holders[:min(len(holders), maxNamed)] {
@@ -130,8 +130,8 @@ func (s *Store) Place(ctx context.Context, unit string) (Row, error) {
 	return r, nil
 }
 
-// ReleasePlace gives a place back, for good: next takes the place of the row old, if it is still
-// so; otherwise it refuses with reason "behind".
+// ReleasePlace releases a place permanently: next replaces the row old if it is unchanged;
+// otherwise it refuses with reason "behind".
 func (s *Store) ReleasePlace(ctx context.Context, old, next Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		ok, err := c.execChanged(ctx, `UPDATE places SET "left" = 1, content = $1, mac = $2 WHERE unit = $3 AND mac = $4`, next.Content, next.MAC, string(old.Key), old.MAC)
@@ -142,8 +142,8 @@ func (s *Store) ReleasePlace(ctx context.Context, old, next Row) error {
 	})
 }
 
-// CountUnits is how many units hold a place at a time, of all tasks. Rows are counted as they
-// stand, so whoever writes to the database can change the number.
+// CountUnits returns the number of units of all tasks that have a place at a time. It does not
+// verify the rows, so a writer to the database can change the number.
 func (s *Store) CountUnits(ctx context.Context, now time.Time) (n int, err error) {
 	err = s.reader.QueryRowContext(ctx, `SELECT count(*) FROM places WHERE until > $1 AND "left" = 0`, now.UnixMilli()).Scan(&n)
 	if err != nil {

@@ -81,7 +81,7 @@ func openServer(dsn string) (*Store, error) {
 	return newStore(inPostgres, stdlib.OpenDB(*reading), stdlib.OpenDB(*config)), nil
 }
 
-// sqlState is the SQLSTATE of an answer of PostgreSQL, empty for other errors.
+// sqlState returns the SQLSTATE of a PostgreSQL error, empty for other errors.
 func sqlState(err error) string {
 	var answer *pgconn.PgError
 	if errors.As(err, &answer) {

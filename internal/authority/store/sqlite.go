@@ -130,7 +130,7 @@ func (s *Store) endLeases(ctx context.Context) error {
 	return nil
 }
 
-// sqliteCode is the result code of SQLite, 0 for other errors.
+// sqliteCode returns the result code of a SQLite error, 0 for other errors.
 func sqliteCode(err error) int {
 	var answer *sqlite.Error
 	if errors.As(err, &answer) {

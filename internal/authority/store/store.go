@@ -152,7 +152,7 @@ func (s *Store) Ping(ctx context.Context) error {
 }
 
 // connect opens what dsn names. The dsn is not repeated in errors: one of
-// PostgreSQL may hold a password.
+// PostgreSQL may contain a password.
 func connect(dsn string) (*Store, error) {
 	file, ok := strings.CutPrefix(dsn, "sqlite:")
 	switch {
@@ -174,7 +174,7 @@ func newStore(e engine, reader, writer *sql.DB) *Store {
 	return s
 }
 
-// prepareOnce makes the tables in an empty database and checks any other.
+// prepare makes the tables in an empty database, and checks existing ones.
 func (s *Store) prepare(ctx context.Context) error {
 	var tables, ours int
 	if err := s.reader.QueryRowContext(ctx, s.engine.tables).Scan(&tables, &ours); err != nil {
@@ -245,8 +245,8 @@ func foreignStore(got any) error {
 	return wire.Refuse(wire.StoreForeign, "store", got, "a store made by `cohort authority init`")
 }
 
-// storeError is the error of anything that is not an answer of the database. A
-// damaged one is "store-foreign", other tables than ours too.
+// storeError returns the error of a failed database operation. A damaged database, or tables
+// other than ours, is "store-foreign".
 func storeError(step string, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
@@ -257,7 +257,7 @@ func storeError(step string, err error) error {
 	return wire.Refuse(wire.StoreFailed, "store: "+step, err, "")
 }
 
-// isDamaged reports whether a database said that it is damaged, or no database.
+// isDamaged reports whether a database reported that it is damaged, or not a database.
 func isDamaged(err error) bool {
 	switch sqliteCode(err) {
 	case sqliteNotADB, sqliteCorrupt:

@@ -30,8 +30,8 @@ type pendingWrite struct {
 	done  chan error // holds one
 }
 
-// pendingWrite hands a write to the writer and waits until it is committed. When ctx
-// ends first the outcome is unknown, and the caller acknowledges nothing.
+// write queues a write and waits until it is committed. If ctx ends first the outcome is
+// unknown, and the caller must not acknowledge it.
 func (s *Store) write(ctx context.Context, a transactionFunc) error {
 	w := pendingWrite{apply: a, done: make(chan error, 1)}
 	select {
@@ -156,7 +156,7 @@ func (s *Store) closeSession() {
 	s.session = nil
 }
 
-// prepareOnce gives one statement, which it prepares the first time.
+// prepareOnce returns one statement, which it prepares the first time.
 func (c *session) prepareOnce(ctx context.Context, statement string) (*sql.Stmt, error) {
 	if c.prepared[statement] == nil {
 		p, err := c.PrepareContext(ctx, statement)
@@ -177,7 +177,7 @@ func (c *session) execPrepared(ctx context.Context, statement string, args ...an
 	return p.ExecContext(ctx, args...)
 }
 
-// queryInt reads the one number that a statement gives, 0 where it gives no row.
+// queryInt returns the number that a statement selects, 0 without a row.
 func (c *session) queryInt(ctx context.Context, statement string, args ...any) (n int, err error) {
 	p, err := c.prepareOnce(ctx, statement)
 	if err != nil {
@@ -189,7 +189,7 @@ func (c *session) queryInt(ctx context.Context, statement string, args ...any) (
 	return 0, nil
 }
 
-// execChanged runs a conditional statement and reports whether its condition held.
+// execChanged runs a conditional statement and reports whether it changed a row.
 func (c *session) execChanged(ctx context.Context, statement string, args ...any) (bool, error) {
 	result, err := c.execPrepared(ctx, statement, args...)
 	if err != nil {
