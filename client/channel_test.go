@@ -37,14 +37,14 @@ func TestOpenConfig(t *testing.T) {
 	}
 }
 
-// TestOpenMeetsNobody: a gateway that answers anything but a unit's answer opens
+// TestOpenWithoutUnit: a gateway that returns anything but a unit's response opens
 // no session, and Open ends.
-func TestOpenMeetsNobody(t *testing.T) {
+func TestOpenWithoutUnit(t *testing.T) {
 	trust := newWorld(t, "1").fetch(nil)
 	for _, row := range []struct {
-		name   string
-		answer http.HandlerFunc
-		want   error
+		name     string
+		response http.HandlerFunc
+		want     error
 	}{
 		{"no unit", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }, client.ErrUnreachable},
 		{"nonsense", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("200 OK")) }, wire.Malformed},
@@ -53,7 +53,7 @@ func TestOpenMeetsNobody(t *testing.T) {
 			var asked atomic.Int64
 			gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				asked.Add(1)
-				row.answer(w, r)
+				row.response(w, r)
 			}))
 			defer gateway.Close()
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -77,11 +77,11 @@ func ExampleOpen() {
 	}
 	defer channel.Close(context.Background())
 	user := &http.Client{Transport: channel}
-	answer, err := user.Get("https://scoring.clinic.example/") // any unit answers
+	response, err := user.Get("https://scoring.clinic.example/") // any unit serves it
 	if errors.Is(err, client.ErrOutcomeUnknown) {
 		return // only of what may not be sent twice
 	}
 	if err == nil {
-		answer.Body.Close()
+		response.Body.Close()
 	}
 }

@@ -86,12 +86,12 @@ func ExampleNew() {
 	}
 	defer c.Close()
 	http := &http.Client{Transport: c}
-	answer, err := http.Get("https://scoring.clinic.example/")
+	response, err := http.Get("https://scoring.clinic.example/")
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
 	if err != nil {
 		log.Fatal(err)
 	}

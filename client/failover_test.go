@@ -38,7 +38,7 @@ func soon(t testing.TB, r *http.Request) *http.Request {
 	return r.WithContext(ctx)
 }
 
-// TestFaults breaks the first answer of the cluster, whoever gives it.
+// TestFaults breaks the first response of the cluster, from any replica.
 func TestFaults(t *testing.T) {
 	const deadline = 300 * time.Millisecond
 	unavailable := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
@@ -49,10 +49,10 @@ func TestFaults(t *testing.T) {
 		once  error // what one that may not ends with
 		code  int   // status that the latter gets
 	}{
-		{"reset before the answer", func(w http.ResponseWriter, _ *http.Request) { reset(w) }, nil, client.ErrMaybeExecuted, 0},
-		{"cut in a short answer", func(w http.ResponseWriter, _ *http.Request) { half(w, "100") }, nil, client.ErrMaybeExecuted, 0},
+		{"reset before the response", func(w http.ResponseWriter, _ *http.Request) { reset(w) }, nil, client.ErrMaybeExecuted, 0},
+		{"cut in a short response", func(w http.ResponseWriter, _ *http.Request) { half(w, "100") }, nil, client.ErrMaybeExecuted, 0},
 		{"cut in a stream", func(w http.ResponseWriter, _ *http.Request) { half(w, "") }, io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, 200},
-		{"cut in a long answer", func(w http.ResponseWriter, _ *http.Request) { half(w, "1000000") }, io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, 200},
+		{"cut in a long response", func(w http.ResponseWriter, _ *http.Request) { half(w, "1000000") }, io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, 200},
 		{"hang", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, nil, client.ErrMaybeExecuted, 0},
 		{"slow", func(w http.ResponseWriter, _ *http.Request) {
 			time.Sleep(deadline / 2)
@@ -67,7 +67,7 @@ func TestFaults(t *testing.T) {
 				replicas := w.replicas(3, "1")
 				var first atomic.Bool
 				for _, r := range replicas {
-					r.answer(func(w http.ResponseWriter, r *http.Request) {
+					r.setHandler(func(w http.ResponseWriter, r *http.Request) {
 						if body, _ := io.ReadAll(r.Body); r.Method == "POST" && string(body) != "one" {
 							t.Errorf("got body %q, want %q", body, "one")
 						}
@@ -85,13 +85,13 @@ func TestFaults(t *testing.T) {
 				if kind == "plain" {
 					want = tt.once
 				}
-				answer, err := c.RoundTrip(request().WithContext(ctx))
+				response, err := c.RoundTrip(request().WithContext(ctx))
 				if err == nil {
-					if kind == "plain" && answer.StatusCode != tt.code {
-						t.Errorf("got status %d, want %d", answer.StatusCode, tt.code)
+					if kind == "plain" && response.StatusCode != tt.code {
+						t.Errorf("got status %d, want %d", response.StatusCode, tt.code)
 					}
-					_, err = io.ReadAll(answer.Body)
-					answer.Body.Close()
+					_, err = io.ReadAll(response.Body)
+					response.Body.Close()
 				}
 				if !errors.Is(err, want) {
 					t.Errorf("got error %v, want %v", err, want)
@@ -159,8 +159,7 @@ func TestDeadAddresses(t *testing.T) {
 	}
 }
 
-// TestNeverShort: an answer without a length ends only where the replica says
-// so under TLS.
+// TestNeverShort: an response without a length ends only with a TLS close of the replica.
 func TestNeverShort(t *testing.T) {
 	w := newWorld(t, "1")
 	r := w.replicas(1, "1")[0]
@@ -174,7 +173,7 @@ func TestNeverShort(t *testing.T) {
 		{"cut", func(c *tls.Conn) { c.NetConn().Close() }, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r.answer(func(w http.ResponseWriter, _ *http.Request) {
+			r.setHandler(func(w http.ResponseWriter, _ *http.Request) {
 				raw, _, _ := w.(http.Hijacker).Hijack()
 				io.WriteString(raw, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhalf")
 				tt.end(raw.(*tls.Conn))
@@ -188,7 +187,7 @@ func TestNeverShort(t *testing.T) {
 }
 
 // load sends requests that may be repeated from n goroutines until stop, and
-// gives the errors and how long each request took.
+// returns the errors and how long each request took.
 func load(c *client.Client, n int, stop <-chan struct{}) (took []time.Duration, faults []error) {
 	var mu sync.Mutex
 	var all sync.WaitGroup
@@ -230,7 +229,7 @@ func TestKilledReplicas(t *testing.T) {
 	w := newWorld(t, "1")
 	replicas := w.replicas(3, "1")
 	for _, r := range replicas {
-		r.answer(func(w http.ResponseWriter, _ *http.Request) {
+		r.setHandler(func(w http.ResponseWriter, _ *http.Request) {
 			time.Sleep(10 * time.Millisecond)
 			io.WriteString(w, "ok")
 		})
@@ -270,7 +269,7 @@ func TestFrozenReplica(t *testing.T) {
 	w := newWorld(t, "1")
 	replicas := w.replicas(3, "1")
 	for _, r := range replicas {
-		r.answer(func(w http.ResponseWriter, _ *http.Request) {
+		r.setHandler(func(w http.ResponseWriter, _ *http.Request) {
 			time.Sleep(10 * time.Millisecond)
 			io.WriteString(w, "ok")
 		})
@@ -300,8 +299,8 @@ func TestFrozenReplica(t *testing.T) {
 	replicas[1].gate.set(false)
 }
 
-// TestOutage: when nobody answers, requests fail at once and do not multiply;
-// when somebody is back, no pause keeps requests from him.
+// TestOutage: when no replica responds, requests fail at once and do not
+// multiply; when one is back, no pause keeps requests from it.
 func TestOutage(t *testing.T) {
 	for _, n := range []int{1, 3} {
 		w := newWorld(t, "1")
@@ -358,7 +357,7 @@ func TestClose(t *testing.T) {
 	before := runtime.NumGoroutine()
 	var addresses []string
 	for _, r := range replicas {
-		r.answer(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+		r.setHandler(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 		addresses = append(addresses, r.address)
 	}
 	c := testworld.Must(client.New(client.Config{Trust: trust, Addresses: addresses}))
@@ -380,4 +379,39 @@ func TestClose(t *testing.T) {
 		t.Errorf("after Close: got error %v, want %v", err, client.ErrClosed)
 	}
 	testworld.Eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+// TestRetriesElsewhere: when a connection that was used before breaks, the next
+// attempt goes to the other replica, and not to the same one over another
+// connection.
+func TestRetriesElsewhere(t *testing.T) {
+	w := newWorld(t, "1")
+	replicas := w.replicas(2, "1")
+	c := w.client(replicas...)
+	testworld.Eventually(t, "both replicas have connections", func() bool {
+		get(t, c, "ok")
+		return replicas[0].executed.Load() > 0 && replicas[1].executed.Load() > 0
+	})
+	for _, kind := range []string{"safe", "marked"} {
+		before := executed(replicas)
+		var broken atomic.Pointer[replica]
+		for _, r := range replicas {
+			r.setHandler(func(w http.ResponseWriter, _ *http.Request) {
+				if broken.CompareAndSwap(nil, r) {
+					reset(w)
+					return
+				}
+				if broken.Load() == r {
+					t.Errorf("%s: sent again to the replica whose connection broke", kind)
+				}
+				io.WriteString(w, "ok")
+			})
+		}
+		if body, err := do(c, soon(t, kinds[kind]())); err != nil || body != "ok" {
+			t.Errorf("%s: got %q and error %v, want %q", kind, body, err, "ok")
+		}
+		if got := executed(replicas) - before; got != 2 {
+			t.Errorf("%s: executed %d times, want 2", kind, got)
+		}
+	}
 }

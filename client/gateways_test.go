@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// TestGateways: requests stay with a gateway while it answers, and go to the
+// TestGateways: requests stay with a gateway while it responds, and go to the
 // next after it did not, or said that it reaches no unit.
 func TestGateways(t *testing.T) {
 	status := map[string]int{}
@@ -35,8 +35,8 @@ func TestGateways(t *testing.T) {
 	send := func() {
 		r := httptest.NewRequest(http.MethodPost, one.URL+"/p/x", strings.NewReader("content"))
 		r.RequestURI = ""
-		if answer, err := g.RoundTrip(r); err == nil {
-			answer.Body.Close()
+		if response, err := g.RoundTrip(r); err == nil {
+			response.Body.Close()
 		}
 		if got := "http://" + r.URL.Host; got != one.URL {
 			t.Errorf("the caller's request was changed: %s", got)
@@ -52,7 +52,7 @@ func TestGateways(t *testing.T) {
 	status[second] = http.StatusBadGateway
 	send()
 	one.Close()
-	send() // meets nobody
+	send() // no gateway responds
 	status[second] = 0
 	send()
 	want := []string{first, first, first, second, second, second}
@@ -99,9 +99,9 @@ func TestGatewayDials(t *testing.T) {
 				all.Go(func() {
 					r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, nil)
 					if err == nil {
-						var answer *http.Response
-						if answer, err = gateway.RoundTrip(r); err == nil {
-							err = answer.Body.Close()
+						var response *http.Response
+						if response, err = gateway.RoundTrip(r); err == nil {
+							err = response.Body.Close()
 						}
 					}
 					if err != nil {

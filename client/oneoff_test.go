@@ -13,12 +13,12 @@ import (
 )
 
 // TestNewOneOffRefuses: without keys that a unit of the pin has signed there is
-// nobody to send to.
+// no unit to send to.
 func TestNewOneOffRefuses(t *testing.T) {
 	trust := newWorld(t, "1").fetch(nil)
 	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
-		case "/nobody" + wire.PathOneOff:
+		case "/none" + wire.PathOneOff:
 			w.WriteHeader(http.StatusServiceUnavailable)
 		case "/long" + wire.PathOneOff:
 			w.Write(make([]byte, 1<<20))
@@ -37,7 +37,7 @@ func TestNewOneOffRefuses(t *testing.T) {
 		{"no trust", nil, gateway.URL, wire.BadRequest},
 		{"no gateway", trust, "", wire.BadRequest},
 		{"another scheme", trust, "tls://gateway.example", wire.BadRequest},
-		{"no unit", trust, gateway.URL + "/nobody", client.ErrUnreachable},
+		{"no unit", trust, gateway.URL + "/none", client.ErrUnreachable},
 		{"nonsense", trust, gateway.URL, wire.Malformed},
 		{"no end of it", trust, gateway.URL + "/long", wire.TooLarge},
 	} {
@@ -60,9 +60,9 @@ func ExampleNewOneOff() {
 	}
 	defer o.Close()
 	user := &http.Client{Transport: o}
-	answer, err := user.Get("https://scoring.clinic.example/") // any unit answers
+	response, err := user.Get("https://scoring.clinic.example/") // any unit serves it
 	if err != nil {
 		return
 	}
-	defer answer.Body.Close()
+	defer response.Body.Close()
 }

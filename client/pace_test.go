@@ -66,7 +66,7 @@ func TestLateAfter(t *testing.T) {
 		l.add(time.Millisecond)
 	}
 	if got := l.lateAfter(); got != minLateAfter {
-		t.Errorf("fast answers: got %v, want %v", got, minLateAfter)
+		t.Errorf("fast responses: got %v, want %v", got, minLateAfter)
 	}
 	for i := range hedgeWindow {
 		l.add(time.Duration(i) * time.Millisecond)
@@ -77,7 +77,7 @@ func TestLateAfter(t *testing.T) {
 	}
 }
 
-// TestLateDoesNotFeedItself: answers that are given up move the quantile
+// TestLateDoesNotFeedItself: canceled responses move the quantile
 // neither up nor down.
 func TestLateDoesNotFeedItself(t *testing.T) {
 	var l latencies

@@ -16,14 +16,14 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestStepEndsAnswer: a step that takes a release away ends an answer of it that is under
+// TestStepEndsResponse: a step that takes a release away ends an response of it that is under
 // way, and the client sends it nothing more, long before trust is to be fetched anew.
-func TestStepEndsAnswer(t *testing.T) {
+func TestStepEndsResponse(t *testing.T) {
 	w := newWorld(t, "1", "2")
 	gone := w.replicas(1, "1")[0]
 	leaf := w.shared("scoring", "scoring 1", time.Now())
 	gone.certificate = func() *tls.Certificate { return leaf }
-	gone.answer(func(rw http.ResponseWriter, r *http.Request) {
+	gone.setHandler(func(rw http.ResponseWriter, r *http.Request) {
 		io.WriteString(rw, "begun")
 		rw.(http.Flusher).Flush()
 		<-r.Context().Done()
@@ -31,19 +31,19 @@ func TestStepEndsAnswer(t *testing.T) {
 	c := w.clientOf(client.Config{Refresh: time.Hour}, gone)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	answer, err := c.RoundTrip(testworld.Must(http.NewRequestWithContext(ctx, "GET", "https://"+serverName+"/", nil)))
+	response, err := c.RoundTrip(testworld.Must(http.NewRequestWithContext(ctx, "GET", "https://"+serverName+"/", nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
+	defer response.Body.Close()
 	watched(t, w)
 	began := time.Now()
 	w.adopt("2")
-	if body, err := io.ReadAll(answer.Body); err == nil {
+	if body, err := io.ReadAll(response.Body); err == nil {
 		t.Errorf("got %q to its end", body)
 	}
 	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("the answer ended %v after the step", took)
+		t.Errorf("the response ended %v after the step", took)
 	}
 	before := gone.executed.Load()
 	_, err = do(c, soon(t, testworld.Must(http.NewRequest("GET", "https://"+serverName+"/", nil))))
@@ -53,7 +53,7 @@ func TestStepEndsAnswer(t *testing.T) {
 	}
 }
 
-// stuck resolves a name once. The second look-up, which the client's upkeep makes, does
+// stuck resolves a name once. The second lookup, which the client's upkeep makes, does
 // not end before it is given up.
 type stuck struct {
 	address string
@@ -171,7 +171,7 @@ func TestPinStandsForNothing(t *testing.T) {
 	w.adopt("2")
 	testworld.Eventually(t, "the step is adopted", func() bool { return c.Stats().PolicyHead == w.visibleHead() })
 	if _, err := do(c, soon(t, testworld.Must(http.NewRequest("GET", "https://"+serverName+"/", nil)))); err == nil {
-		t.Error("got an answer of a release that policy no longer has")
+		t.Error("got an response of a release that policy no longer has")
 	}
 	w.adopt("1", "2")
 	testworld.Eventually(t, "it is reached again", func() bool {

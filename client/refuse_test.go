@@ -48,7 +48,7 @@ func newImpostor(t testing.TB, certificate *tls.Certificate) *impostor {
 	return i
 }
 
-// listen reads until the client gives up.
+// listen reads until the client closes the connection.
 func (i *impostor) listen(c *tls.Conn) {
 	defer c.Close()
 	b := make([]byte, 1024)
@@ -61,7 +61,7 @@ func (i *impostor) listen(c *tls.Conn) {
 	}
 }
 
-// TestRefusesPeers is THREATS case 10: whoever is not named by trust is left
+// TestRefusesPeers is THREATS case 10: a peer that trust does not name is left
 // before any application data.
 func TestRefusesPeers(t *testing.T) {
 	w, stranger := newWorld(t, "1", "2"), newWorld(t, "1")
@@ -140,7 +140,7 @@ func TestManInTheMiddle(t *testing.T) {
 	w, own := newWorld(t, "1"), newWorld(t, "1")
 	trust := w.fetch(nil)
 	units := newImpostor(t, own.shared("scoring", "scoring 1", time.Now()))
-	own.mu.Lock() // he relays the genuine history
+	own.mu.Lock() // it relays the genuine history
 	own.Steps = w.Steps
 	own.mu.Unlock()
 	calls := map[string]func() error{
@@ -175,11 +175,11 @@ func TestManInTheMiddle(t *testing.T) {
 		})
 	}
 	if own.asked != 0 || own.pushed != 0 || units.bytes.Load() != 0 {
-		t.Errorf("he saw %d questions, %d histories, %d bytes of requests, want none", own.asked, own.pushed, units.bytes.Load())
+		t.Errorf("the man in the middle saw %d questions, %d histories, %d bytes of requests, want none", own.asked, own.pushed, units.bytes.Load())
 	}
 }
 
-// TestRefusesRequests: a request for somebody else is not sent to this cluster.
+// TestRefusesRequests: a request for another server is not sent to this cluster.
 func TestRefusesRequests(t *testing.T) {
 	w := newWorld(t, "1")
 	r := w.replicas(1, "1")
@@ -306,7 +306,7 @@ func TestVerify(t *testing.T) {
 	two.kill()
 	report = testworld.Must(client.Verify(t.Context(), "cluster.test:443", config))
 	if got := report.Cluster; !got.OneIdentity || got.Addresses[0].Error == "" && got.Addresses[1].Error == "" {
-		t.Errorf("got cluster %+v, want one address that does not answer", got)
+		t.Errorf("got cluster %+v, want one address that does not response", got)
 	}
 	one.kill()
 	if _, err := client.Verify(t.Context(), "cluster.test:443", config); !errors.Is(err, client.ErrUnreachable) {
@@ -317,8 +317,8 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// TestDynamic: that a release may load code which is not measured is told with all
-// that is told of it, and of no other.
+// TestDynamic: that a release may load code which is not measured is reported
+// wherever that release is, and of no other.
 func TestDynamic(t *testing.T) {
 	for release, want := range map[string][]string{"1": {}, "2-dynamic": {"scoring release 2-dynamic"}} {
 		w := newWorld(t, release)

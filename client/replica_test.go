@@ -41,11 +41,11 @@ type replica struct {
 	made     time.Time
 }
 
-// newReplica starts a replica; it answers "ok" until it is told otherwise.
+// newReplica starts a replica; it responds "ok" until its handler is set.
 func newReplica(t testing.TB, certificate func() *tls.Certificate) *replica {
 	t.Helper()
 	r := &replica{certificate: certificate, notAfter: make(map[net.Conn]time.Time)}
-	r.answer(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
+	r.setHandler(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
 	l := listen(t)
 	r.address = l.Addr().String()
 	r.serve(l)
@@ -56,7 +56,7 @@ func newReplica(t testing.TB, certificate func() *tls.Certificate) *replica {
 	return r
 }
 
-// listen gives a port on a loopback address that no other process is likely to
+// listen returns a listener on a loopback address that no other process is likely to
 // use, so that it stays ours when it is closed.
 func listen(t testing.TB) net.Listener {
 	t.Helper()
@@ -93,7 +93,7 @@ func (f fixed) LookupHost(_ context.Context, host string) ([]string, error) {
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
-func (r *replica) answer(h http.HandlerFunc) { r.handler.Store(&h) }
+func (r *replica) setHandler(h http.HandlerFunc) { r.handler.Store(&h) }
 
 func (r *replica) serve(l net.Listener) {
 	config := identity.ServerTLS(nil)
@@ -147,7 +147,7 @@ func (r *replica) kill() {
 	r.conns = nil
 	server := r.server
 	r.mu.Unlock()
-	server.Close() // waits for whoever accepts, who waits for mu
+	server.Close() // waits for Accept, which waits for mu
 }
 
 // restart serves again on the same address.
@@ -233,7 +233,7 @@ func reset(w http.ResponseWriter) {
 	raw.Close()
 }
 
-// half writes the first bytes of an answer and cuts the connection.
+// half writes the first bytes of an response and cuts the connection.
 func half(w http.ResponseWriter, length string) {
 	if length != "" {
 		w.Header().Set("Content-Length", length)
@@ -243,7 +243,7 @@ func half(w http.ResponseWriter, length string) {
 	panic(http.ErrAbortHandler)
 }
 
-// get makes a GET that must be answered with want.
+// get makes a GET and expects want.
 func get(t testing.TB, c http.RoundTripper, want string) {
 	t.Helper()
 	body, err := do(c, testworld.Must(http.NewRequest("GET", "https://"+serverName+"/", nil)))
@@ -254,13 +254,13 @@ func get(t testing.TB, c http.RoundTripper, want string) {
 	}
 }
 
-// do sends a request and reads its answer to the end.
+// do sends a request and reads its response to the end.
 func do(c http.RoundTripper, r *http.Request) (string, error) {
-	answer, err := c.RoundTrip(r)
+	response, err := c.RoundTrip(r)
 	if err != nil {
 		return "", err
 	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
 	return string(body), err
 }

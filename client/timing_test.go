@@ -74,7 +74,7 @@ func (m *memory) dial(ctx context.Context, network, address string) (net.Conn, e
 }
 
 // inBubble runs f with a client of two replicas, "192.0.2.1:1" and ":2", that
-// answer as handler says.
+// response as handler says.
 func inBubble(t *testing.T, handler func(address string) http.HandlerFunc, f func(m *memory, c *client.Client)) {
 	w := newWorld(t, "1")
 	m := &memory{clock: time.Now(), servers: make(map[string]*listener), down: make(map[string]bool), dials: make(map[string]int)}
@@ -114,7 +114,7 @@ func sleepy(d time.Duration) http.HandlerFunc {
 	}
 }
 
-// TestHedgeTime: a late answer is waited for 50 ms while nothing is known, and
+// TestHedgeTime: a late response is waited for 50 ms while nothing is known, and
 // then the other replica is asked.
 func TestHedgeTime(t *testing.T) {
 	var once sync.Once

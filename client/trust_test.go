@@ -93,9 +93,9 @@ func TestFetchTrustRefuses(t *testing.T) {
 
 		{"no history", wire.Behind, func(w *world) { w.hollow = true }, nil},
 		{"the same policy under another root", wire.WrongRoot, func(w *world) { w.keys, w.issuer = stranger.keys, stranger.issuer }, nil},
-		{"another root in the answer", wire.WrongRoot, answer(func(a *api.TrustResponse) { a.Authority = stranger.issuer.AuthorityRoot() }), nil},
-		{"no root in the answer", wire.Malformed, answer(func(a *api.TrustResponse) { a.Authority = nil }), nil},
-		{"head of another policy", wire.Behind, answer(func(a *api.TrustResponse) { a.History.Head[0] ^= 1 }), nil},
+		{"another root in the response", wire.WrongRoot, tampered(func(a *api.TrustResponse) { a.Authority = stranger.issuer.AuthorityRoot() }), nil},
+		{"no root in the response", wire.Malformed, tampered(func(a *api.TrustResponse) { a.Authority = nil }), nil},
+		{"head of another policy", wire.Behind, tampered(func(a *api.TrustResponse) { a.History.Head[0] ^= 1 }), nil},
 		{"evidence of another request", wire.BadNonce, faults(attesttest.Faults{OtherReportData: true}), nil},
 		{"evidence of an unknown vendor", wire.UnknownRoot, faults(attesttest.Faults{OtherRoot: true}), nil},
 		{"evidence with a flipped bit", wire.BadSignature, faults(attesttest.Faults{BadSignature: true}), nil},
@@ -104,11 +104,11 @@ func TestFetchTrustRefuses(t *testing.T) {
 		{"evidence of other code", wire.NotMeasured, func(w *world) {
 			w.device = w.Device("another authority")
 		}, nil},
-		{"evidence that is not JSON", wire.Malformed, answer(func(a *api.TrustResponse) { a.Evidence = []byte(`1`) }), nil},
-		{"no evidence", wire.Malformed, answer(func(a *api.TrustResponse) { a.Evidence = nil }), nil},
-		{"identity missing", wire.WrongIdentity, answer(func(a *api.TrustResponse) { a.Identities = nil }), nil},
-		{"identity root missing", wire.Malformed, answer(func(a *api.TrustResponse) { a.Identities[0].Root = nil }), nil},
-		{"cross-certificate missing", wire.Malformed, answer(func(a *api.TrustResponse) { a.Identities[0].Cross = nil }), nil},
+		{"evidence that is not JSON", wire.Malformed, tampered(func(a *api.TrustResponse) { a.Evidence = []byte(`1`) }), nil},
+		{"no evidence", wire.Malformed, tampered(func(a *api.TrustResponse) { a.Evidence = nil }), nil},
+		{"identity missing", wire.WrongIdentity, tampered(func(a *api.TrustResponse) { a.Identities = nil }), nil},
+		{"identity root missing", wire.Malformed, tampered(func(a *api.TrustResponse) { a.Identities[0].Root = nil }), nil},
+		{"cross-certificate missing", wire.Malformed, tampered(func(a *api.TrustResponse) { a.Identities[0].Cross = nil }), nil},
 		{"roots of another task", wire.WrongIdentity, func(w *world) {
 			w.tamper = func(a *api.TrustResponse) {
 				other := testworld.Must(w.issuer.Identity("other", "1"))
@@ -120,8 +120,8 @@ func TestFetchTrustRefuses(t *testing.T) {
 				a.Identities[0].Root = testworld.Must(w.issuer.Identity("other", "1")).Root
 			}
 		}, nil},
-		{"root that signed nothing", wire.WrongKind, answer(func(a *api.TrustResponse) { a.Identities[0].Root = a.Identities[0].Cross }), nil},
-		{"cross-certificate that is the root", wire.WrongKind, answer(func(a *api.TrustResponse) { a.Identities[0].Cross = a.Identities[0].Root }), nil},
+		{"root that signed nothing", wire.WrongKind, tampered(func(a *api.TrustResponse) { a.Identities[0].Root = a.Identities[0].Cross }), nil},
+		{"cross-certificate that is the root", wire.WrongKind, tampered(func(a *api.TrustResponse) { a.Identities[0].Cross = a.Identities[0].Root }), nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -146,12 +146,12 @@ func TestFetchTrustRefuses(t *testing.T) {
 	}
 }
 
-func answer(f func(*api.TrustResponse)) func(*world) { return func(w *world) { w.tamper = f } }
+func tampered(f func(*api.TrustResponse)) func(*world) { return func(w *world) { w.tamper = f } }
 
 func faults(f attesttest.Faults) func(*world) { return func(w *world) { w.device.Faults = f } }
 
 // TestNeverOlder: a client that has seen newer policy does not go back. It
-// gives the authority what it has seen.
+// pushes the history it has seen to the authority.
 func TestNeverOlder(t *testing.T) {
 	w := newWorld(t, "1")
 	w.adopt("1", "2")

@@ -45,8 +45,8 @@ type world struct {
 	tamper   func(*api.TrustResponse)
 	pushed   int
 	stubborn bool          // takes no history that is pushed
-	hollow   bool          // gives no history
-	asked    int           // trust answers given
+	hollow   bool          // returns no history
+	asked    int           // trust responses sent
 	polls    int           // that came
 	moved    chan struct{} // closed by the next step
 }
@@ -179,17 +179,17 @@ func (w *world) history(rw http.ResponseWriter, r *http.Request) {
 		}
 	}
 	leaf := testworld.Must(w.issuer.AuthorityLeaf(time.Now()))
-	answer := api.History{From: from, Head: approved.Head(), ProvedHead: testworld.Must(identity.ProveHead(identity.HeadClaim{
+	response := api.History{From: from, Head: approved.Head(), ProvedHead: testworld.Must(identity.ProveHead(identity.HeadClaim{
 		Head: approved.Head(), Steps: uint64(len(approved.Heads())), At: time.Now(), Spread: time.Second,
 	}, leaf))}
 	if w.hollow {
-		writeJSON(rw, answer)
+		writeJSON(rw, response)
 		return
 	}
 	if from < len(entries) {
-		answer.Entries = entries[from:]
+		response.Entries = entries[from:]
 	}
-	writeJSON(rw, answer)
+	writeJSON(rw, response)
 }
 
 // visible is the history of the database as it stands.
@@ -227,7 +227,7 @@ func (w *world) trust(rw http.ResponseWriter, r *http.Request) {
 	approved, entries := w.visible()
 	root, head := w.keys.RootDigest(), approved.Head()
 	evidence := testworld.Must(w.device.Attest(r.Context(), attest.Bind(wire.LabelTrust, nonce, root[:], head[:])))
-	answer := api.TrustResponse{
+	response := api.TrustResponse{
 		Authority: w.issuer.AuthorityRoot(),
 		History:   api.History{Entries: entries, Head: head},
 		Evidence:  testworld.Must(json.Marshal(evidence)),
@@ -236,14 +236,14 @@ func (w *world) trust(rw http.ResponseWriter, r *http.Request) {
 		for _, release := range approved.Document().Tasks[task].ReleaseNames() {
 			i := testworld.Must(w.issuer.Identity(task, release))
 			if task == r.FormValue("task") || i.ID.String() == r.FormValue("id") {
-				answer.Identities = append(answer.Identities, api.TrustIdentity{Task: task, Release: release, ID: i.ID, Root: i.Root, Cross: i.Cross})
+				response.Identities = append(response.Identities, api.TrustIdentity{Task: task, Release: release, ID: i.ID, Root: i.Root, Cross: i.Cross})
 			}
 		}
 	}
 	if w.tamper != nil {
-		w.tamper(&answer)
+		w.tamper(&response)
 	}
-	writeJSON(rw, answer)
+	writeJSON(rw, response)
 }
 
 func writeJSON(rw http.ResponseWriter, v any) {
