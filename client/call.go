@@ -162,8 +162,11 @@ func (k *call) startAttempt() bool {
 // for other calls.
 func (k *call) admit(a *attempt, on *conn) bool {
 	switch i := slices.Index(k.waiting, a); {
-	case a.conn != nil: // it broke before a response, and the transport took another
-		a.wrote = a.sent()
+	case a.conn != nil: // it ended before a response, and the transport took another
+		if a.wrote = a.sent(); a.wrote && !k.repeatable { // by the rules of net/http it may be
+			a.cancel(errCut)
+			return false
+		}
 	case i < 0 || k.wanted == 0:
 		return false
 	default:

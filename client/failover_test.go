@@ -415,3 +415,26 @@ func TestRetriesElsewhere(t *testing.T) {
 		}
 	}
 }
+
+// TestNotReplayed: a POST without Idempotency-Key is not sent again when the
+// replica closes a used connection in good order without a response, though
+// net/http takes X-Idempotency-Key for a mark.
+func TestNotReplayed(t *testing.T) {
+	w := newWorld(t, "1")
+	r := w.replicas(1, "1")[0]
+	c := w.client(r)
+	get(t, c, "ok")
+	before := r.executed.Load()
+	r.setHandler(func(w http.ResponseWriter, _ *http.Request) {
+		raw, _, _ := w.(http.Hijacker).Hijack()
+		raw.Close()
+	})
+	request := kinds["plain"]()
+	request.Header.Set("X-Idempotency-Key", "1")
+	if _, err := do(c, soon(t, request)); !errors.Is(err, client.ErrMaybeExecuted) {
+		t.Errorf("got error %v, want %v", err, client.ErrMaybeExecuted)
+	}
+	if got := r.executed.Load() - before; got != 1 {
+		t.Errorf("executed %d times, want 1", got)
+	}
+}
