@@ -136,7 +136,7 @@ func (c *Client) dial(ctx context.Context, r *replica) (net.Conn, error) {
 }
 
 // connect dials under the newest trust. A refusal makes the client fetch trust
-// again, because policy may have moved on; if it has, connect dials once more.
+// again, because policy may have changed; if it has, connect dials once more.
 func (c *Client) connect(r *replica) (*conn, error) {
 	ctx, cancel := context.WithTimeout(c.lifetime, dialTimeout)
 	defer cancel()
