@@ -1,7 +1,7 @@
 // Package dcap appraises Intel's quotes, of TDX trust domains and SGX enclaves,
 // and asks the TEE it runs in for one.
 //
-// An [quoteAppraiser] trusts the Intel roots whose digests the rules name, and
+// The appraiser trusts the Intel roots whose digests the rules name, and
 // nothing else. Evidence is the quote alone, of version 3 (SGX), 4 or 5, with
 // its PCK certificate chain. The endorsements, by role, are
 //

@@ -1,7 +1,7 @@
 // Package nitro appraises attestation documents of AWS Nitro enclaves, and asks
 // the security module of the enclave it runs in for one.
 //
-// [documentAppraiser] trusts the root keys whose digests the rules name (AWS has one,
+// The appraiser trusts the root keys whose digests the rules name (AWS has one,
 // Root-G1) and nothing else. Evidence is the document as the module gives it:
 // an untagged COSE_Sign1 (RFC 9052) over a CBOR map, which carries its own
 // certificates. The endorsements, by role, are AWS's revocation lists, DER:

@@ -5,7 +5,7 @@
 // were asked, and nothing of the program that uses them. So [attest.Verifier] takes
 // it beside a TEE's evidence only.
 //
-// [reportAppraiser] trusts the root keys whose digests the rules name (NVIDIA has one,
+// The appraiser trusts the root keys whose digests the rules name (NVIDIA has one,
 // "NVIDIA Device Identity CA") and nothing else. Evidence is an SPDM 1.1 request for
 // measurements (DMTF DSP0274) with the GPU's response, whose signature covers both;
 // the endorsements are the GPU's certificate chain (role "cert_chain", PEM) and two

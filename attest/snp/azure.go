@@ -29,7 +29,7 @@ const (
 // reports are the paravisor's, who runs at privilege level 0 and gives the guest a
 // TPM: a report binds the TPM's attestation key, and that key quotes the PCRs. It
 // is safe for concurrent use; the zero Azure is ready. Endorsements and rules are
-// those of [reportAppraiser].
+// those of [Platform].
 //
 // It trusts the paravisor, which the launch digest names: every guest that can
 // ask for a report at level 0 can bind a key of its own.

@@ -1,7 +1,7 @@
 // Package snp appraises AMD SEV-SNP attestation reports, and asks the TEE it
 // runs in for one.
 //
-// [reportAppraiser] trusts the AMD root keys (ARK) whose digests the rules name, and
+// The appraiser trusts the AMD root keys (ARK) whose digests the rules name, and
 // nothing else. Evidence is the report alone, 1184 bytes of version 2 to 5. The
 // endorsements, by role, are
 //
@@ -18,7 +18,7 @@
 //
 // Forgery is told before policy: rules are asked about signed fields only.
 //
-// [azureAppraiser] judges the form of Azure's confidential virtual machines, where the
+// [AzurePlatform] appraises the form of Azure's confidential virtual machines, where the
 // report binds a TPM's key and that key quotes the PCRs; [AzureAttester] asks for it.
 package snp
 

@@ -13,7 +13,7 @@
 // refused, since their interpreter would not be measured. Shared libraries are
 // not measured either; evidence says so (dynamic), and policy decides.
 //
-// [softAppraiser] judges evidence. [NewDaemon] and [Daemon.Serve] are the daemon,
+// The appraiser of [Platform] appraises evidence. [NewDaemon] and [Daemon.Serve] are the daemon,
 // [Launch] starts a program under it, and [Inherited] is the [Device] as the
 // started program sees it.
 package soft

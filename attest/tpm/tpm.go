@@ -1,7 +1,7 @@
 // Package tpm appraises what a TPM 2.0 says about the machine it is part of and
 // the programs that were launched there, and asks a TPM for it.
 //
-// [quoteAppraiser] trusts the manufacturers' certificate authorities whose digests
+// The appraiser trusts the manufacturers' certificate authorities whose digests
 // the rules name, and nothing else. Evidence is a framing of the endorsement key's
 // certificate, an attestation key, a quote over the boot PCRs and PCR 14 with
 // their values, the log of launches that PCR 14 stands for, the firmware's event
