@@ -85,7 +85,7 @@ func (k *Keys) Issuer(p policy.Approved, groups ...*GroupKeys) (*Issuer, error) 
 	}
 	doc := p.Document()
 	if doc.Authority.Root != k.RootDigest() {
-		return nil, wire.Refuse(wire.WrongRoot, "issuer: root that policy names", doc.Authority.Root, k.RootDigest())
+		return nil, wire.Refuse(wire.WrongRoot, "issuer: root that policy names", doc.Authority.Root, "the root of these keys")
 	}
 	name := subject("authority root", k.RootDigest(), doc.TrustDomain)
 	i := &Issuer{keys: k, policy: p, doc: doc, signer: newSigner(k.root, name), known: make(map[*policy.Release]issuedIdentity), groups: make(map[*policy.Pact]issuedIdentity)}

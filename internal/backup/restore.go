@@ -171,7 +171,7 @@ func (s Share) CheckPolicy(approved policy.Approved) error {
 	case s.Genesis != approved.Genesis():
 		return wire.Refuse(wire.WrongGenesis, s.label()+": genesis", s.Genesis, approved.Genesis())
 	case s.Root != doc.Authority.Root:
-		return wire.Refuse(wire.WrongRoot, s.label()+": authority root", s.Root, doc.Authority.Root)
+		return wire.Refuse(wire.WrongRoot, s.label()+": authority root", "a root that policy does not name", doc.Authority.Root)
 	case !approved.Knows(s.Head) || s.Head.IsZero():
 		return wire.Refuse(wire.Behind, s.label()+": policy head", s.Head, "a head of the policy history")
 	case s.Owners != doc.Owners.Digest():
@@ -312,7 +312,7 @@ func combineSecret(first Share, raw []secretsharing.Share) (identity.Secret, err
 		return identity.Secret{}, err
 	}
 	if keys.RootDigest() != first.Root {
-		return identity.Secret{}, wire.Refuse(wire.WrongRoot, "restore: root of the combined shares", keys.RootDigest(), first.Root)
+		return identity.Secret{}, wire.Refuse(wire.WrongRoot, "restore: root of the combined shares", "a root that differs from the one in the shares", first.Root)
 	}
 	if !hmac.Equal(first.Mark, MarkBackup(keys, first.Header)) {
 		return identity.Secret{}, wire.Refuse(wire.BadShare, "restore: mark of the backup", fmt.Sprintf("%x", first.Mark), "a mark made under this root")
