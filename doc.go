@@ -125,6 +125,8 @@
 //	   internal/founding         what founders check before they sign the first policy: on
 //	                             its own, because the TEE that makes a root and the
 //	                             owner who pins it must agree, and neither is the other
+//	   internal/relay            sealed sessions between the units of a cluster, and stored
+//	                             copies of them; knows no key
 //	   internal/history          following the policy history from its genesis
 //	   internal/channel          the trusted channel: sessions, requests and responses, as a
 //	                             state machine without network
@@ -135,7 +137,7 @@
 //	5  internal/channelhttp      the trusted channel over net/http: a RoundTripper and a Handler,
 //	                             which unit and client stand on
 //	   internal/authority        challenge, issue, trust, policy
-//	   internal/manager          relay, registry, gateway; knows no key
+//	   internal/manager          registry, gateway, links to units and managers; knows no key
 //	   unit                      SDK for units, and the agent
 //	   client                    the verifying client
 //	   examples/jointrisk/risk   what the three programs of that example agree on

@@ -19,6 +19,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/limit"
+	"github.com/cohort-tee/cohort/internal/relay"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -26,7 +27,7 @@ import (
 // the pin of an open request, both unauthenticated, and passes everything else on unread.
 type gateway struct {
 	registry        *registry
-	copies          *copies
+	copies          *relay.Copies
 	metrics         *metrics
 	clock           func() time.Time
 	log             *slog.Logger
@@ -41,7 +42,7 @@ type gateway struct {
 	warmUntil atomic.Pointer[time.Time]
 }
 
-func newGateway(c Config, r *registry, stored *copies) *gateway {
+func newGateway(c Config, r *registry, stored *relay.Copies) *gateway {
 	l := c.Limits
 	g := &gateway{
 		registry: r, copies: stored, clock: c.Clock, log: c.Log,
@@ -106,7 +107,7 @@ func (g *gateway) serveRequest(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return err
 		}
-		x.filter.clusters, x.filter.sealedFor = g.copies.clustersWith(header.Session), g.copies.sealedFor(header.Session)
+		x.filter.clusters, x.filter.sealedFor = g.copies.ClustersWith(header.Session), g.copies.SealedFor(header.Session)
 		x.filter.unit = header.Target
 		x.retryable = header.Target == wire.UnitID{}
 		if err := g.chargeUnknownSession(x, header.Session); err != nil {

@@ -133,7 +133,7 @@ func TestGatewayFindsTheClusterOfASession(t *testing.T) {
 	if err := keys.conn.Publish(stored); err != nil {
 		t.Fatal(err)
 	}
-	testworld.Eventually(t, "the copy is kept", func() bool { return len(w.manager.copies.clustersWith(session)) == 1 })
+	testworld.Eventually(t, "the copy is kept", func() bool { return len(w.manager.copies.ClustersWith(session)) == 1 })
 	for range 8 {
 		if _, got, _ := w.client("gateway.example").request(t, wire.Header{Session: session}, "x"); got != keys.ID.String() {
 			t.Errorf("got %q, want %v, not %v", got, keys.ID, scoring.ID)

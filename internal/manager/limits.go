@@ -44,7 +44,7 @@ const (
 	maxKnownSessions = 1 << 15   // recent sessions without a copy that are known to exist
 	maxReplay        = 16 << 10  // bytes of a streaming request that can be sent again
 	chunkSize        = 32 << 10  // buffer for responses of units
-	maxClusters      = 1_024     // clusters with units, and clusters with copies
+	maxClusters      = 1_024     // clusters with units
 	maxNames         = 64        // DNS names recorded for one unit
 	maxNaming        = 64        // concurrent connections that read DNS names
 	maxWaiting       = 1_024     // requests that wait for a connection to one unit
@@ -56,16 +56,13 @@ const (
 
 // Times.
 const (
-	batchGap            = time.Millisecond // between two pushes; items that arrive in between share a batch
-	silence             = 4 * time.Second  // a unit without a heartbeat for this long is removed
-	addressInterval     = time.Second      // between two address changes of a unit
-	minNameWait         = time.Second      // before the second attempt to read a unit's names; doubles each time
+	silence             = 4 * time.Second // a unit without a heartbeat for this long is removed
+	addressInterval     = time.Second     // between two address changes of a unit
+	minNameWait         = time.Second     // before the second attempt to read a unit's names; doubles each time
 	maxNameWait         = 30 * time.Second
-	forwardAgainAfter   = 30 * time.Second // a unit that was away longer receives inherited sessions again
 	maintenanceInterval = time.Second      // between removals of silent units and expired copies
 	moveInterval        = 3 * time.Second  // between two moves to other numbers, because another manager reserved the same
 	warmUp              = 5 * time.Second  // units reconnect to a restarted manager within this
-	copyLifetime        = 2 * time.Hour    // maximum lifetime of a session
 	recallSlack         = time.Minute      // covers the delay until a cut link is detected, and clock differences
 	connectWait         = 3 * time.Second  // TCP and TLS to a unit
 	lostUnit            = 4 * time.Second  // a connection without incoming data is closed

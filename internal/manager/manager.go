@@ -34,6 +34,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus/cluster"
 	"github.com/cohort-tee/cohort/internal/bus/natsd"
 	"github.com/cohort-tee/cohort/internal/limit"
+	"github.com/cohort-tee/cohort/internal/relay"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -64,24 +65,25 @@ type Config struct {
 
 // Manager is a cluster manager. It is safe for concurrent use.
 type Manager struct {
-	config   Config
-	pool     *x509.CertPool // of Config.Roots
-	ranges   *ranges
-	copies   *copies
-	journal  *journal
-	registry *registry
-	forwards *forwardLog
-	gateway  *gateway
-	mirror   *historyMirror
-	metrics  *metrics
-	clients  *limit.Connections
-	polls    *limit.Shares // one place for each request that waits for the next policy step
-	ending   chan struct{} // closed when Serve ends
-	serving  atomic.Bool
-	recalled atomic.Bool                  // the NATS stream was read since the link came up
-	bus      atomic.Pointer[bus.Server]   // nil before Serve
-	server   atomic.Pointer[natsd.Server] // nil before Serve, and without NATS
-	hub      atomic.Pointer[cluster.Hub]  // nil before Serve, and without NATS
+	config     Config
+	pool       *x509.CertPool // of Config.Roots
+	ranges     *ranges
+	copies     *relay.Copies
+	journal    *relay.Journal
+	registry   *registry
+	forwards   *relay.ForwardLog
+	gateway    *gateway
+	mirror     *historyMirror
+	metrics    *metrics
+	clients    *limit.Connections
+	polls      *limit.Shares  // one place for each request that waits for the next policy step
+	forwarding sync.WaitGroup // running ForwardSessions of the relay
+	ending     chan struct{}  // closed when Serve ends
+	serving    atomic.Bool
+	recalled   atomic.Bool                  // the NATS stream was read since the link came up
+	bus        atomic.Pointer[bus.Server]   // nil before Serve
+	server     atomic.Pointer[natsd.Server] // nil before Serve, and without NATS
+	hub        atomic.Pointer[cluster.Hub]  // nil before Serve, and without NATS
 }
 
 // New makes a manager and loads what a previous process stored in the data directory. It
@@ -94,7 +96,7 @@ func New(c Config) (*Manager, error) {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
 	m := &Manager{
-		config: c, pool: x509.NewCertPool(), copies: newCopies(c.Limits.Copies), forwards: newForwardLog(),
+		config: c, pool: x509.NewCertPool(), copies: relay.NewCopies(c.Limits.Copies), forwards: relay.NewForwardLog(),
 		clients: limit.NewConnections(c.Limits.Clients), polls: limit.NewShares(quotaPolls, c.Limits.Polls), ending: make(chan struct{}),
 	}
 	for _, root := range c.Roots {
@@ -104,7 +106,7 @@ func New(c Config) (*Manager, error) {
 	if m.ranges, err = openRanges(c.DataDir); err != nil {
 		return nil, fmt.Errorf("reserving session numbers: %w", err)
 	}
-	if m.journal, err = openJournal(c.DataDir, m.copies, c.Clock()); err != nil {
+	if m.journal, err = relay.OpenJournal(c.DataDir, m.copies, c.Clock()); err != nil {
 		return nil, fmt.Errorf("opening the stored copies: %w", err)
 	}
 	if m.mirror, err = newHistoryMirror(m.config, m.pool); err != nil {
@@ -142,21 +144,21 @@ func (c *Config) validate() error {
 // requests finish for at most 10 seconds. It closes l, and returns when all goroutines of the
 // manager have ended. Serve can be called once.
 func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
-	defer m.journal.close()
+	defer m.journal.Close()
 	defer m.mirror.close()
 	defer m.registry.close()
 	certificate, err := m.busCertificate(l)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	r := newRelay(m.copies, m.registry.successors, m.journal, m.config)
+	r := relay.New(m.copies, m.registry.successors, m.journal, m.config.Clock, m.config.Log)
 	leave, err := m.joinCluster(r)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
 	defer leave()
 	work, stop := context.WithCancel(ctx)
-	defer r.tasks.Wait()
+	defer m.forwarding.Wait()
 	units, err := bus.Listen(m.busConfig(work, r, certificate))
 	if err != nil {
 		stop()
@@ -168,7 +170,7 @@ func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer stop()
-	running.Go(func() { r.run(work, m.sinks(units)) })
+	running.Go(func() { r.Run(work, m.sinks(units)) })
 	running.Go(func() { m.runMaintenance(work) })
 	running.Go(func() { m.mirror.follow(work) })
 	if m.config.NATS.JetStream != "" {
@@ -181,7 +183,7 @@ func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
 }
 
 // busConfig returns the configuration of the bus server.
-func (m *Manager) busConfig(ctx context.Context, r *relay, certificate func() (*tls.Certificate, error)) bus.ServerConfig {
+func (m *Manager) busConfig(ctx context.Context, r *relay.Relay, certificate func() (*tls.Certificate, error)) bus.ServerConfig {
 	return bus.ServerConfig{
 		Address: m.config.BusAddress, Certificate: certificate, Roots: m.pool,
 		Clock: m.config.Clock, Connections: m.config.Limits.Connections,
@@ -196,7 +198,7 @@ func (m *Manager) busConfig(ctx context.Context, r *relay, certificate func() (*
 		Handlers: bus.Handlers{
 			Heartbeat: func(u bus.Unit, b bus.Heartbeat) { m.handleHeartbeat(ctx, r, u, b) },
 			Item: func(u bus.Unit, i bus.Item) {
-				if err := r.acceptFromUnit(u, i); err != nil {
+				if err := r.AcceptFromUnit(u, i); err != nil {
 					m.metrics.itemsRefused.Inc()
 					m.config.Log.Debug("item not relayed", "unit", u.ID, "cause", err)
 				}
@@ -207,7 +209,7 @@ func (m *Manager) busConfig(ctx context.Context, r *relay, certificate func() (*
 }
 
 // joinCluster connects to other managers, if any are configured.
-func (m *Manager) joinCluster(r *relay) (leave func(), err error) {
+func (m *Manager) joinCluster(r *relay.Relay) (leave func(), err error) {
 	if len(m.config.NATS.URLs) == 0 {
 		return func() {}, nil
 	}
@@ -215,7 +217,7 @@ func (m *Manager) joinCluster(r *relay) (leave func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	hub, err := cluster.Attach(server, cluster.Handlers{Item: r.acceptFromManager, Claim: m.handleClaim, Pull: m.findCopy, Unit: m.handleAnnouncement})
+	hub, err := cluster.Attach(server, cluster.Handlers{Item: r.AcceptFromManager, Claim: m.handleClaim, Pull: m.findCopy, Unit: m.handleAnnouncement})
 	if err != nil {
 		server.Stop()
 		return nil, err
@@ -226,11 +228,11 @@ func (m *Manager) joinCluster(r *relay) (leave func(), err error) {
 }
 
 // sinks returns the functions with which the relay pushes batches.
-func (m *Manager) sinks(units *bus.Server) sinks {
+func (m *Manager) sinks(units *bus.Server) relay.Sinks {
 	if hub := m.hub.Load(); hub != nil {
-		return sinks{units: units.Push, managers: hub.PushBatch}
+		return relay.Sinks{Units: units.Push, Managers: hub.PushBatch}
 	}
-	return sinks{units: units.Push}
+	return relay.Sinks{Units: units.Push}
 }
 
 // isJoined reports whether the link to the external NATS cluster is up.
@@ -301,8 +303,8 @@ func (m *Manager) runMaintenance(ctx context.Context) {
 		case <-ticker.C:
 			now := m.config.Clock()
 			m.registry.dropSilent(ctx, now)
-			m.copies.removeExpired(now)
-			m.forwards.removeExpired(now)
+			m.copies.RemoveExpired(now)
+			m.forwards.RemoveExpired(now)
 			if hub := m.hub.Load(); hub != nil {
 				_ = hub.AnnounceRanges(m.ranges.unallocated()) // repeated every second
 			}
@@ -312,8 +314,8 @@ func (m *Manager) runMaintenance(ctx context.Context) {
 
 // restoreCopies reads the NATS stream each time the link to the external cluster comes up, to store
 // what other managers pushed while the link was down.
-func (m *Manager) restoreCopies(ctx context.Context, hub *cluster.Hub, r *relay) {
-	stream := cluster.Stream{Domain: m.config.NATS.JetStream, Replicas: min(len(m.config.NATS.URLs), 3), MaxAge: copyLifetime}
+func (m *Manager) restoreCopies(ctx context.Context, hub *cluster.Hub, r *relay.Relay) {
+	stream := cluster.Stream{Domain: m.config.NATS.JetStream, Replicas: min(len(m.config.NATS.URLs), 3), MaxAge: relay.CopyLifetime}
 	ticker := time.NewTicker(maintenanceInterval)
 	defer ticker.Stop()
 	var since time.Time // older items are already stored; zero: read all
@@ -329,7 +331,7 @@ func (m *Manager) restoreCopies(ctx context.Context, hub *cluster.Hub, r *relay)
 			continue
 		}
 		if !m.recalled.Load() {
-			items, err := r.restoreFromStream(func(f func(bus.Cluster, bus.Item)) error { return hub.Recall(ctx, stream, since, f) })
+			items, err := r.RestoreFromStream(func(f func(bus.Cluster, bus.Item)) error { return hub.Recall(ctx, stream, since, f) })
 			if err != nil {
 				if !faulty && ctx.Err() == nil {
 					m.config.Log.Warn("stored copies cannot be read from NATS", "error", err)
@@ -349,7 +351,7 @@ func (m *Manager) restoreCopies(ctx context.Context, hub *cluster.Hub, r *relay)
 // sessions of a predecessor, beat also sends it the predecessor's stored sessions that its own
 // cluster has not sealed again: the units that received them when they were pushed may be
 // gone.
-func (m *Manager) handleHeartbeat(ctx context.Context, r *relay, u bus.Unit, b bus.Heartbeat) {
+func (m *Manager) handleHeartbeat(ctx context.Context, r *relay.Relay, u bus.Unit, b bus.Heartbeat) {
 	now := m.config.Clock()
 	from, inherits := m.recordUnit(u, b, ownConnection, now)
 	if !b.Relay {
@@ -358,8 +360,8 @@ func (m *Manager) handleHeartbeat(ctx context.Context, r *relay, u bus.Unit, b b
 	if hub := m.hub.Load(); hub != nil {
 		_ = hub.AnnounceUnit(u, b) // repeated with the next heartbeat
 	}
-	if units := m.bus.Load(); inherits && units != nil && m.forwards.shouldForward(u.ID, from, now) {
-		r.tasks.Go(func() { r.forwardSessions(from, u, func(batch []byte) bool { return units.PushTo(ctx, u, batch) }) })
+	if units := m.bus.Load(); inherits && units != nil && m.forwards.ShouldForward(u.ID, from, now) {
+		m.forwarding.Go(func() { r.ForwardSessions(from, u, func(batch []byte) bool { return units.PushTo(ctx, u, batch) }) })
 	}
 }
 
@@ -369,7 +371,7 @@ func (m *Manager) recordUnit(u bus.Unit, b bus.Heartbeat, by reporter, now time.
 	if m.registry.recordHeartbeat(u, b, by, now) {
 		m.config.Log.Info("unit added", "unit", u.ID, "task", u.Holder(), "address", b.Address)
 	}
-	return m.registry.successors.record(u, b.Inherits)
+	return m.registry.successors.Record(u, b.Inherits)
 }
 
 // handleAnnouncement records a unit that another manager announced. It verifies the unit's
@@ -397,10 +399,10 @@ func (m *Manager) pullCopy(ctx context.Context, u bus.Unit, s wire.SessionID) (b
 // findCopy returns the copy of a session that a cluster may open: its own, or that of a
 // predecessor.
 func (m *Manager) findCopy(c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
-	item, found := m.copies.lookup(c, s, m.config.Clock())
-	for _, before := range m.registry.successors.predecessorsOf(c) {
+	item, found := m.copies.Lookup(c, s, m.config.Clock())
+	for _, before := range m.registry.successors.PredecessorsOf(c) {
 		if !found {
-			item, found = m.copies.lookup(before, s, m.config.Clock())
+			item, found = m.copies.Lookup(before, s, m.config.Clock())
 		}
 	}
 	return item, found

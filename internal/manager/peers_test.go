@@ -15,6 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus/bustest"
 	"github.com/cohort-tee/cohort/internal/bus/natsd"
 	"github.com/cohort-tee/cohort/internal/loopback"
+	"github.com/cohort-tee/cohort/internal/relay"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/nats-io/nats-server/v2/server"
@@ -54,7 +55,7 @@ func pair(t *testing.T) (one, two *world, nats *server.Server) {
 
 // canServeSession reports whether a manager has a copy.
 func (w *world) holds(c bus.Cluster, i bus.Item) bool {
-	_, found := w.manager.copies.lookup(c, i.Session, time.Now())
+	_, found := w.manager.copies.Lookup(c, i.Session, time.Now())
 	return found
 }
 
@@ -92,7 +93,7 @@ func TestManagersMeet(t *testing.T) {
 	}
 	testworld.Eventually(t, "all items are heard", func() bool { return atX.times(last) > 0 && atY.times(last) > 0 })
 	testworld.Eventually(t, "both managers keep them", func() bool { return one.holds(x.Cluster, last) && two.holds(x.Cluster, last) })
-	time.Sleep(20 * batchGap) // for what would come a second time
+	time.Sleep(20 * relay.BatchGap) // for what would come a second time
 	for n := range 200 {
 		if at, elsewhere := atX.times(item(n)), atY.times(item(n)); at != 1 || elsewhere != 1 {
 			t.Errorf("item %d: heard %d and %d times, want once each", n, at, elsewhere)
@@ -114,7 +115,7 @@ func TestPeersAnswerPulls(t *testing.T) {
 	one, two, nats := pair(t)
 	y := two.named(bustest.Scoring)
 	stored := item(1, y.Identity)
-	one.manager.copies.store(y.Cluster, stored, time.Now())
+	one.manager.copies.Store(y.Cluster, stored, time.Now())
 	testworld.Eventually(t, "the copy comes from the other manager", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -148,7 +149,7 @@ func TestStream(t *testing.T) {
 	testworld.Eventually(t, "all items are heard", func() bool { return atX.times(last) > 0 })
 	one.stop()
 	two := newWorldOf(t, a, join)
-	testworld.Eventually(t, "all items are kept", func() bool { n, _ := two.manager.copies.totals(); return n == 1000 })
+	testworld.Eventually(t, "all items are kept", func() bool { n, _ := two.manager.copies.Totals(); return n == 1000 })
 
 	_, without := outside(t, false)
 	without.JetStream = "hub"
@@ -164,13 +165,13 @@ func TestRecallIsOlder(t *testing.T) {
 	one, _, _ := pair(t)
 	c := bus.Cluster{1}
 	newer, older, lost := sealed(item(1), "newer"), sealed(item(1), "older"), item(2)
-	one.manager.copies.store(c, newer, time.Now())
-	r := newRelay(one.manager.copies, one.manager.registry.successors, one.manager.journal, one.manager.config)
-	n, err := r.restoreFromStream(func(f func(bus.Cluster, bus.Item)) error { f(c, older); f(c, lost); return nil })
+	one.manager.copies.Store(c, newer, time.Now())
+	r := relay.New(one.manager.copies, one.manager.registry.successors, one.manager.journal, one.manager.config.Clock, one.manager.config.Log)
+	n, err := r.RestoreFromStream(func(f func(bus.Cluster, bus.Item)) error { f(c, older); f(c, lost); return nil })
 	if err != nil || n != 1 {
 		t.Errorf("got %d items, %v, want the one that was lost", n, err)
 	}
-	if got, _ := one.manager.copies.lookup(c, newer.Session, time.Now()); !reads(got, "newer") {
+	if got, _ := one.manager.copies.Lookup(c, newer.Session, time.Now()); !reads(got, "newer") {
 		t.Errorf("got %q, want the newer one", got.Bytes)
 	}
 }
@@ -248,7 +249,7 @@ func TestForeignMessages(t *testing.T) {
 	}
 	defer nc.Close()
 	stored := item(1, x.Identity)
-	one.manager.copies.store(x.Cluster, stored, time.Now())
+	one.manager.copies.Store(x.Cluster, stored, time.Now())
 	cluster := x.Cluster.String()
 	for _, subject := range []string{"cohort.push." + cluster, "cohort.ask." + cluster, "cohort.claim", "cohort.unit", "cohort.push.x", "cohort.ask.x"} {
 		for _, text := range []string{"", "{", strings.Repeat("x", 16), strings.Repeat("\xff", 16), strings.Repeat("y", 100_000)} {
@@ -264,7 +265,7 @@ func TestForeignMessages(t *testing.T) {
 		testworld.NoError(t, err)
 		testworld.NoError(t, nc.Publish("cohort.unit", wire.Frame(wire.LabelBusUnit, u.Leaf, u.Cross, body)))
 		testworld.NoError(t, nc.Flush())
-		time.Sleep(20 * batchGap)
+		time.Sleep(20 * relay.BatchGap)
 		if got, _ := one.manager.registry.counts(); got > known {
 			t.Errorf("a unit %s is known", name)
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/relay"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -19,7 +20,7 @@ import (
 type registry struct {
 	limits     Limits
 	dialer     dialer
-	successors *successors
+	successors *relay.Successors
 	nameProbes chan struct{}  // one value for each running connection that reads names
 	tasks      sync.WaitGroup // connections that read names
 	ctx        context.Context
@@ -32,7 +33,7 @@ type registry struct {
 
 func newRegistry(l Limits, d dialer) *registry {
 	r := &registry{
-		limits: l, dialer: d, successors: newSuccessors(), nameProbes: make(chan struct{}, maxNaming),
+		limits: l, dialer: d, successors: relay.NewSuccessors(), nameProbes: make(chan struct{}, maxNaming),
 		units: make(map[wire.UnitID]*backend), changed: make(chan struct{}),
 	}
 	r.ctx, r.end = context.WithCancel(context.Background())
@@ -224,7 +225,7 @@ func (r *registry) candidates(w unitFilter, now time.Time) []*backend {
 	if w.clusters == nil || slices.ContainsFunc(found, left) {
 		return found
 	}
-	w.task = r.successors.holderOf(w.clusters)
+	w.task = r.successors.HolderOf(w.clusters)
 	w.clusters = nil
 	return append(found, slices.DeleteFunc(r.matching(w), func(m *backend) bool { return slices.Contains(found, m) })...)
 }

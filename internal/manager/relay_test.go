@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
@@ -67,6 +65,19 @@ func sealed(i bus.Item, text string, of ...wire.Digest) bus.Item {
 	return i
 }
 
+func sealedKind(i bus.Item) envelope.Kind {
+	if i.Kind == bus.Tombstone {
+		return envelope.Tombstone
+	}
+	return envelope.Session
+}
+
+// recipient is the identity or role that an item is sealed for.
+func recipient(i bus.Item) wire.Digest {
+	s, _ := envelope.ParseSealed(sealedKind(i), i.Bytes)
+	return s.For
+}
+
 // reads reports whether an item holds a text.
 func reads(i bus.Item, text string) bool { return bytes.HasSuffix(i.Bytes, []byte(text)) }
 
@@ -106,7 +117,7 @@ func TestLateJoinerPulls(t *testing.T) {
 	if err := sealer.Publish(item(7, first.Identity)); err != nil {
 		t.Fatal(err)
 	}
-	testworld.Eventually(t, "the copy is kept", func() bool { return len(w.manager.copies.clustersWith(item(7).Session)) == 1 })
+	testworld.Eventually(t, "the copy is kept", func() bool { return len(w.manager.copies.ClustersWith(item(7).Session)) == 1 })
 	unit, other := w.authority.Unit(bustest.Scoring), w.authority.Unit(bustest.Keys)
 	pull := func(u bustest.Unit, n int) (bus.Item, error) {
 		t.Helper()
@@ -138,74 +149,18 @@ func TestLateJoinerPulls(t *testing.T) {
 	again.Publish(tomb)
 	again.Publish(item(7, first.Identity)) // a late re-sealing brings nothing back
 	again.Publish(item(9, first.Identity))
-	testworld.Eventually(t, "the last is kept", func() bool { return len(w.manager.copies.clustersWith(item(9).Session)) == 1 })
+	testworld.Eventually(t, "the last is kept", func() bool { return len(w.manager.copies.ClustersWith(item(9).Session)) == 1 })
 	if got, err := pull(unit, 7); err != nil || got.Kind != bus.Tombstone {
 		t.Errorf("closed: got kind %v, %v, want a tombstone", got.Kind, err)
 	}
 
 	w.stop()
-	if err := os.Remove(filepath.Join(w.config.DataDir, journalFile)); err != nil {
+	if err := os.Remove(filepath.Join(w.config.DataDir, "sessions")); err != nil {
 		t.Fatal(err)
 	}
 	w.start()
 	_, err = pull(unit, 7)
 	testworld.Refused(t, err, wire.NotFound)
-}
-
-// TestBatches is about the relay's clock, so it has a made one.
-func TestBatches(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCopies(1 << 30)
-		j, err := openJournal(t.TempDir(), c, time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer j.close()
-		r := newRelay(c, newSuccessors(), j, Config{Clock: time.Now, Log: slog.New(slog.DiscardHandler)})
-		take := func(i bus.Item) {
-			if err := r.acceptFromUnit(bus.Unit{Cluster: bus.Cluster{1}}, i); err != nil {
-				t.Error(err)
-			}
-		}
-		type pushed struct {
-			at   time.Time
-			size int
-		}
-		pushes := make(chan pushed, 8)
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			r.run(ctx, sinks{units: func(_ bus.Cluster, b []byte) { pushes <- pushed{time.Now(), len(b)} }})
-		}()
-		begin := time.Now()
-		one := item(1)
-		take(one)
-		if got, want := <-pushes, (pushed{begin, one.Size()}); got != want {
-			t.Errorf("after a rest: got %v, want %v", got, want)
-		}
-		for range 3 {
-			take(one)
-		}
-		if got, want := <-pushes, (pushed{begin.Add(batchGap), 3 * one.Size()}); got != want {
-			t.Errorf("a few: got %v, want %v", got, want)
-		}
-		begin = time.Now()
-		big := sealed(item(2), strings.Repeat("x", 800))
-		for range bus.MaxBatch/big.Size() + 1 {
-			take(big)
-		}
-		synctest.Wait()
-		if got, want := <-pushes, (pushed{begin, bus.MaxBatch / big.Size() * big.Size()}); got != want {
-			t.Errorf("many: got %v, want %v", got, want)
-		}
-		cancel()
-		<-done
-		if len(pushes) != 1 {
-			t.Errorf("what waited at the end: got %d pushes, want 1", len(pushes))
-		}
-		take(one) // waits for nobody
-	})
 }
 
 func TestRangesAreDisjoint(t *testing.T) {
@@ -277,133 +232,6 @@ func TestRangesAreOnDiskFirst(t *testing.T) {
 	if _, err := r.allocate(); err != nil {
 		t.Errorf("with the disk back: %v", err)
 	}
-}
-
-func TestCopies(t *testing.T) {
-	now := time.Now()
-	one := item(1)
-	c := newCopies(3 * one.Size())
-	cluster := bus.Cluster{1}
-	at := func(n int, left time.Duration) bus.Item {
-		i := one
-		i.Session, i.Expiry = wire.SessionID{byte(n)}, uint64(now.Add(left).Unix())
-		return i
-	}
-	for _, bad := range []bus.Item{at(0, 0), at(0, -time.Second), at(0, copyLifetime+time.Minute)} {
-		if c.store(cluster, bad, now) {
-			t.Errorf("kept one that expires at %d", bad.Expiry)
-		}
-	}
-	for n, left := range []time.Duration{40 * time.Minute, 10 * time.Minute, 30 * time.Minute, 20 * time.Minute} {
-		if !c.store(cluster, at(n, left), now) {
-			t.Errorf("item %d was not kept", n)
-		}
-	}
-	stored := func(n int, at time.Time) bool { _, ok := c.lookup(cluster, wire.SessionID{byte(n)}, at); return ok }
-	if !stored(0, now) || stored(1, now) || !stored(2, now) || !stored(3, now) {
-		t.Error("when full, the first to expire makes room, and only that")
-	}
-	if !c.store(bus.Cluster{2}, at(1, time.Minute), now) || !stored(0, now) {
-		t.Error("a cluster takes another's room")
-	}
-	later := now.Add(25 * time.Minute)
-	if stored(3, later) {
-		t.Error("an expired copy is given")
-	}
-	c.removeExpired(later)
-	if n, size := c.totals(); n != 2 || size != 2*one.Size() {
-		t.Errorf("after pruning: got %d items of %d bytes, want 2 of %d", n, size, 2*one.Size())
-	}
-	c.removeExpired(now.Add(time.Hour))
-	if n, size := c.totals(); n != 0 || size != 0 || len(c.clusters) != 0 {
-		t.Errorf("at the end: got %d items of %d bytes in %d clusters", n, size, len(c.clusters))
-	}
-}
-
-// TestJournalDamage: whatever happens to the file, what is whole before the
-// damage is read, and the manager starts.
-func TestJournalDamage(t *testing.T) {
-	dir := t.TempDir()
-	now := time.Now()
-	c := newCopies(1 << 20)
-	j, err := openJournal(dir, c, now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const n = 5
-	for i := range n {
-		c.store(bus.Cluster{1}, item(i), now)
-		j.append(bus.Cluster{1}, item(i))
-	}
-	j.flush(c)
-	j.close()
-	whole, err := os.ReadFile(j.path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	size := len(whole) / n
-	for at := range whole {
-		for _, damaged := range [][]byte{whole[:at], flipped(whole, at)} {
-			os.WriteFile(j.path, damaged, 0o600)
-			c := newCopies(1 << 20)
-			j, err := openJournal(dir, c, now)
-			if err != nil {
-				t.Fatalf("byte %d: %v", at, err)
-			}
-			j.close()
-			if got, _ := c.totals(); got != at/size {
-				t.Fatalf("byte %d: got %d copies, want %d", at, got, at/size)
-			}
-		}
-	}
-}
-
-func flipped(b []byte, at int) []byte {
-	b = bytes.Clone(b)
-	b[at] ^= 1
-	return b
-}
-
-func TestJournalIsWrittenAnew(t *testing.T) {
-	dir := t.TempDir()
-	now := time.Now()
-	c := newCopies(1 << 30)
-	j, err := openJournal(dir, c, now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	big := item(1)
-	big.Bytes = make([]byte, bus.MaxSealed)
-	for range 2 * journalSlack / big.Size() { // the same one, again and again
-		c.store(bus.Cluster{1}, big, now)
-		j.append(bus.Cluster{1}, big)
-		if err := j.flush(c); err != nil {
-			t.Fatal(err)
-		}
-	}
-	j.close()
-	info, err := os.Stat(j.path)
-	if err != nil || info.Size() > journalSlack+4*int64(big.Size()) {
-		t.Errorf("got %d bytes, %v, want at most %d", info.Size(), err, journalSlack)
-	}
-	again := newCopies(1 << 30)
-	if j, err = openJournal(dir, again, now); err != nil {
-		t.Fatal(err)
-	}
-	j.close()
-	if n, _ := again.totals(); n != 1 {
-		t.Errorf("got %d copies, want 1", n)
-	}
-}
-
-func FuzzNextRecord(f *testing.F) {
-	f.Add(appendRecord(nil, bus.Cluster{1}, bus.Item{Kind: bus.Sealed, Bytes: []byte("x")}))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		cluster, item, rest, ok := nextRecord(b)
-		if again := append(appendRecord(nil, cluster, item), rest...); ok && !bytes.Equal(again, b) {
-			t.Errorf("another encoding was read: got %x, want %x", b, again)
-		}
-	})
 }
 
 func TestProbesAndMetrics(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/relay"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -38,7 +39,7 @@ func (r *registry) clustersOf(d wire.Digest) (list []bus.Cluster) {
 			list = append(list, u.Cluster)
 		}
 	}
-	if c, known := r.successors.clusterOf(d); known && !slices.Contains(list, c) {
+	if c, known := r.successors.ClusterOf(d); known && !slices.Contains(list, c) {
 		list = append(list, c)
 	}
 	return list
@@ -65,7 +66,7 @@ func hasSeveralTenants(units map[wire.UnitID]*backend, name string) bool {
 			return false
 		}
 		holder := m.unit.Holder()
-		several = several || first != "" && !sameTenant(first, holder)
+		several = several || first != "" && !relay.SameTenant(first, holder)
 		first = holder
 	}
 	return several

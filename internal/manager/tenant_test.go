@@ -12,6 +12,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/bus/bustest"
+	"github.com/cohort-tee/cohort/internal/relay"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -33,6 +34,7 @@ func TestRogueTenant(t *testing.T) {
 	stored := item(1, victim.Identity)
 	testworld.NoError(t, victim.conn.Publish(stored))
 	testworld.Eventually(t, "the session is kept", func() bool { return w.holds(victim.Cluster, stored) })
+	following := 100
 	for name, forged := range map[string]bus.Item{
 		"sealed for the victim":          item(2, victim.Identity),
 		"sealed for nobody":              {Kind: bus.Sealed, Session: wire.SessionID{3}, Expiry: stored.Expiry, Bytes: []byte("x")},
@@ -43,11 +45,9 @@ func TestRogueTenant(t *testing.T) {
 		"a role of the victim's in none": item(7, wire.RoleID(rogue.Identity, "r")),
 	} {
 		testworld.NoError(t, rogue.conn.Publish(forged))
-		last := item(99, rogue.Identity)
+		last := item(following, rogue.Identity) // a new one each time
+		following++
 		testworld.Eventually(t, "what follows is kept", func() bool { _ = rogue.conn.Publish(last); return w.holds(rogue.Cluster, last) })
-		w.manager.copies.mu.Lock()
-		w.manager.copies.clusters[rogue.Cluster].remove(w.manager.copies.clusters[rogue.Cluster].sessions[last.Session])
-		w.manager.copies.mu.Unlock()
 		if w.holds(rogue.Cluster, forged) || w.holds(victim.Cluster, forged) && forged.Session != stored.Session {
 			t.Errorf("%s: is kept", name)
 		}
@@ -90,14 +90,14 @@ func TestRogueTenant(t *testing.T) {
 	atRogue.mu.Lock()
 	defer atRogue.mu.Unlock()
 	for _, i := range atRogue.items {
-		if d, _ := sealedForItem(i); d != rogue.Identity {
+		if d := recipient(i); d != rogue.Identity {
 			t.Errorf("the rogue unit was pushed a session sealed for %v", d)
 		}
 	}
 	if got := atVictim.count(); got != 1 {
 		t.Errorf("the victim heard %d items, want its own", got)
 	}
-	if heirs := w.manager.registry.successors.successorsOf(victim.Cluster); len(heirs) > 0 {
+	if heirs := w.manager.registry.successors.SuccessorsOf(victim.Cluster); len(heirs) > 0 {
 		t.Errorf("got %d heirs of the victim", len(heirs))
 	}
 }
@@ -111,7 +111,7 @@ func TestFloodOfHeartbeats(t *testing.T) {
 	atHeir := listen(t, heir)
 	claims := bus.Heartbeat{Address: "127.0.0.1:1", Inherits: before.Identity}
 	testworld.NoError(t, heir.SendHeartbeat(claims))
-	testworld.Eventually(t, "the heir is known", func() bool { return len(w.manager.registry.successors.successorsOf(before.Cluster)) == 1 })
+	testworld.Eventually(t, "the heir is known", func() bool { return len(w.manager.registry.successors.SuccessorsOf(before.Cluster)) == 1 })
 	const items = 500
 	for n := range items {
 		testworld.NoError(t, before.conn.Publish(item(n, before.Identity)))
@@ -125,13 +125,11 @@ func TestFloodOfHeartbeats(t *testing.T) {
 		}
 		conn.Close()
 	}
-	time.Sleep(20 * batchGap)
+	time.Sleep(20 * relay.BatchGap)
 	if got := atHeir.count(); got != items {
 		t.Errorf("got %d items, want %d, each once", got, items)
 	}
-	w.manager.forwards.mu.Lock()
-	defer w.manager.forwards.mu.Unlock()
-	if got := len(w.manager.forwards.lastSeen); got != 2 {
+	if got := w.manager.forwards.Len(); got != 2 {
 		t.Errorf("got %d bequests, want one to each of the two units", got)
 	}
 }

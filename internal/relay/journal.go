@@ -1,4 +1,4 @@
-package manager
+package relay
 
 import (
 	"bufio"
@@ -20,7 +20,7 @@ import (
 //	cluster 16 ‖ item ‖ CRC-32C 4 (of both)
 //
 // The file is a cache. It is not synced to disk, is read up to the first incomplete or damaged
-// record, and is rewritten when most of it is out of date.
+// Record, and is rewritten when most of it is out of date.
 const journalFile = "sessions"
 
 // journalSlack is the number of outdated bytes, beyond the size of the stored copies, from
@@ -33,24 +33,24 @@ const maxRecord = 16 + 64 + bus.MaxSealed + 4
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// journal stores copies across restarts. One goroutine owns it.
-type journal struct {
+// Journal stores copies across restarts. One goroutine owns it.
+type Journal struct {
 	path string
 	file *os.File
 	out  *bufio.Writer
 	size int
 }
 
-// openJournal loads the copies of a previous process into c.
-func openJournal(dir string, c *copies, now time.Time) (*journal, error) {
-	j := &journal{path: filepath.Join(dir, journalFile)}
+// OpenJournal loads the copies of a previous process into c.
+func OpenJournal(dir string, c *Copies, now time.Time) (*Journal, error) {
+	j := &Journal{path: filepath.Join(dir, journalFile)}
 	if err := j.load(c, now); err != nil {
 		return nil, err
 	}
 	return j, j.compact(c)
 }
 
-func (j *journal) load(c *copies, now time.Time) error {
+func (j *Journal) load(c *Copies, now time.Time) error {
 	f, err := os.Open(j.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -69,7 +69,7 @@ func (j *journal) load(c *copies, now time.Time) error {
 		if !ok {
 			return nil
 		}
-		c.store(cluster, item, now)
+		c.Store(cluster, item, now)
 		_, _ = in.Discard(len(b) - len(rest)) // it is buffered
 	}
 }
@@ -95,27 +95,27 @@ func appendRecord(b []byte, cluster bus.Cluster, item bus.Item) []byte {
 }
 
 // append writes an item to the buffer.
-func (j *journal) append(cluster bus.Cluster, item bus.Item) error {
+func (j *Journal) append(cluster bus.Cluster, item bus.Item) error {
 	n, err := j.out.Write(appendRecord(j.out.AvailableBuffer(), cluster, item))
 	j.size += n
 	return err
 }
 
 // flush writes the buffer to the file, and rewrites the file when it is mostly out of date.
-func (j *journal) flush(c *copies) error {
-	if _, live := c.totals(); j.size > 2*live+journalSlack {
+func (j *Journal) flush(c *Copies) error {
+	if _, live := c.Totals(); j.size > 2*live+journalSlack {
 		return j.compact(c)
 	}
 	return j.out.Flush()
 }
 
 // compact replaces the file by one with the current copies.
-func (j *journal) compact(c *copies) error {
+func (j *Journal) compact(c *Copies) error {
 	f, err := os.OpenFile(j.path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	fresh := &journal{path: j.path, file: f, out: bufio.NewWriterSize(f, bus.MaxBatch)}
+	fresh := &Journal{path: j.path, file: f, out: bufio.NewWriterSize(f, bus.MaxBatch)}
 	err = errors.Join(c.forEach(fresh.append), fresh.out.Flush())
 	if err == nil {
 		err = os.Rename(f.Name(), j.path)
@@ -123,14 +123,14 @@ func (j *journal) compact(c *copies) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("rewriting the copies: %w", err), f.Close())
 	}
-	j.close()
+	j.Close()
 	*j = *fresh
 	return nil
 }
 
-// close writes the buffer and closes the file. Errors are ignored: they lose no more than a
+// Close writes the buffer and closes the file. Errors are ignored: they lose no more than a
 // crash would.
-func (j *journal) close() {
+func (j *Journal) Close() {
 	if j.file != nil {
 		_ = j.out.Flush()
 		_ = j.file.Close()

@@ -1,4 +1,4 @@
-package manager
+package relay
 
 import (
 	"encoding/binary"
@@ -34,12 +34,12 @@ func copiesHeap(n int) uint64 {
 	runtime.GC()
 	runtime.GC() // what tests before left to finalizers
 	runtime.ReadMemStats(&before)
-	c := newCopies(1 << 40)
+	c := NewCopies(1 << 40)
 	sealed := make([]byte, sealedSize)
 	for i := range n {
 		item := bus.Item{Kind: bus.Sealed, Expiry: uint64(now.Add(time.Hour).Unix()) + uint64(i%600), Bytes: sealed}
 		binary.BigEndian.PutUint64(item.Session[:], uint64(i))
-		c.store(bus.Cluster{1}, item, now)
+		c.Store(bus.Cluster{1}, item, now)
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)

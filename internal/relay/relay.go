@@ -1,41 +1,39 @@
-package manager
+package relay
 
 import (
 	"context"
 	"errors"
 	"log/slog"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// relay distributes sealed sessions to all units of their cluster, in batches, and stores a
+// Relay distributes sealed sessions to all units of their cluster, in batches, and stores a
 // copy of each. The goroutine of run owns the batches and the journal. Each unit has at most
 // one item in the queue, so that no unit delays the others.
-type relay struct {
-	copies     *copies
-	successors *successors
-	journal    *journal
+type Relay struct {
+	copies     *Copies
+	successors *Successors
+	journal    *Journal
 	clock      func() time.Time
 	log        *slog.Logger
 	queue      chan incoming
 	ended      chan struct{}
-	tasks      sync.WaitGroup // running forwardSessions
 
-	out            sinks
+	out            Sinks
 	unitBatches    map[bus.Cluster][]byte // pending batches for units
 	managerBatches map[bus.Cluster][]byte // pending batches for other managers
 	pending        bool                   // an item arrived since the last push
 	damaged        bool                   // the last write to the journal failed, and that was logged
 }
 
-// sinks are the functions that push batches.
-type sinks struct {
-	units    func(bus.Cluster, []byte)
-	managers func(bus.Cluster, []byte) error // nil without other managers
+// Sinks are the functions that push batches.
+type Sinks struct {
+	Units    func(bus.Cluster, []byte)
+	Managers func(bus.Cluster, []byte) error // nil without other managers
 }
 
 // incoming is a received item.
@@ -46,63 +44,64 @@ type incoming struct {
 	fromStream  bool // read from the NATS stream; it is stored and not pushed
 }
 
-func newRelay(c *copies, l *successors, j *journal, config Config) *relay {
-	return &relay{
-		copies: c, successors: l, journal: j, clock: config.Clock, log: config.Log,
+// New makes a relay that has not started. A clock returns the current time.
+func New(c *Copies, l *Successors, j *Journal, clock func() time.Time, log *slog.Logger) *Relay {
+	return &Relay{
+		copies: c, successors: l, journal: j, clock: clock, log: log,
 		queue: make(chan incoming, 1024), ended: make(chan struct{}), unitBatches: make(map[bus.Cluster][]byte), managerBatches: make(map[bus.Cluster][]byte),
 	}
 }
 
-// acceptFromUnit queues an item that a unit published. It blocks while the queue is full. It refuses
+// AcceptFromUnit queues an item that a unit published. It blocks while the queue is full. It refuses
 // with [wire.WrongIdentity] an item that is not sealed for the unit's own identity or role,
 // and a session of another task or group.
-func (r *relay) acceptFromUnit(u bus.Unit, item bus.Item) error {
+func (r *Relay) AcceptFromUnit(u bus.Unit, item bus.Item) error {
 	sealedFor, ok := sealedForItem(item)
 	if !ok || sealedFor != u.Identity && (u.Group == "" || sealedFor != wire.RoleID(u.Identity, u.Role)) {
 		return wire.Refuse(wire.WrongIdentity, "relay: identity that a session is sealed for", sealedFor, u.Identity)
 	}
-	if other := r.successors.holderOf(r.copies.otherClustersWith(item.Session, u.Cluster)); other != "" && !sameTenant(other, u.Holder()) {
+	if other := r.successors.HolderOf(r.copies.otherClustersWith(item.Session, u.Cluster)); other != "" && !SameTenant(other, u.Holder()) {
 		return wire.Refuse(wire.WrongIdentity, "relay: holder of the session", u.Holder(), other)
 	}
 	r.enqueue(incoming{cluster: u.Cluster, item: item})
 	return nil
 }
 
-// sameTenant reports whether two holders are the same task or roles of the same group.
-func sameTenant(a, b string) bool {
+// SameTenant reports whether two holders are the same task or roles of the same group.
+func SameTenant(a, b string) bool {
 	groupA, _, inA := strings.Cut(a, "/")
 	groupB, _, inB := strings.Cut(b, "/")
 	return groupA == groupB && inA == inB
 }
 
-// acceptFromManager queues an item that another manager pushed. It takes ownership of the item's bytes.
-func (r *relay) acceptFromManager(c bus.Cluster, item bus.Item) {
+// AcceptFromManager queues an item that another manager pushed. It takes ownership of the item's bytes.
+func (r *Relay) AcceptFromManager(c bus.Cluster, item bus.Item) {
 	if _, ok := sealedForItem(item); ok {
 		r.enqueue(incoming{cluster: c, item: item, fromManager: true})
 	}
 }
 
-func (r *relay) enqueue(a incoming) {
+func (r *Relay) enqueue(a incoming) {
 	select {
 	case r.queue <- a:
 	case <-r.ended:
 	}
 }
 
-// run relays until ctx ends, and then pushes the pending batches. An item that arrives more
-// than batchGap after the last push is pushed at once; one that arrives earlier waits, to
+// Run relays until ctx ends, and then pushes the pending batches. An item that arrives more
+// than BatchGap after the last push is pushed at once; one that arrives earlier waits, to
 // share a batch.
-func (r *relay) run(ctx context.Context, out sinks) {
+func (r *Relay) Run(ctx context.Context, out Sinks) {
 	r.out = out
 	defer close(r.ended)
-	timer := time.NewTimer(batchGap)
+	timer := time.NewTimer(BatchGap)
 	timer.Stop()
 	var last time.Time // time of the last push
 	for {
 		select {
 		case a := <-r.queue:
 			if !r.pending {
-				timer.Reset(batchGap - time.Since(last)) // fires at once if the gap has passed
+				timer.Reset(BatchGap - time.Since(last)) // fires at once if the gap has passed
 			}
 			r.distribute(a)
 		case <-timer.C:
@@ -116,25 +115,25 @@ func (r *relay) run(ctx context.Context, out sinks) {
 }
 
 // distribute stores an item, and appends it to the batches of its cluster, of the cluster's
-// successors, and for other managers.
-func (r *relay) distribute(a incoming) {
+// Successors, and for other managers.
+func (r *Relay) distribute(a incoming) {
 	r.pending = true
-	if r.copies.store(a.cluster, a.item, r.clock()) {
+	if r.copies.Store(a.cluster, a.item, r.clock()) {
 		r.logJournalError(r.journal.append(a.cluster, a.item))
 	}
 	if a.fromStream {
 		return
 	}
-	for _, cluster := range append(r.successors.successorsOf(a.cluster), a.cluster) {
+	for _, cluster := range append(r.successors.SuccessorsOf(a.cluster), a.cluster) {
 		r.unitBatches[cluster] = r.appendToBatch(cluster, r.unitBatches[cluster], a.item, r.pushUnits)
 	}
-	if !a.fromManager && r.out.managers != nil {
+	if !a.fromManager && r.out.Managers != nil {
 		r.managerBatches[a.cluster] = r.appendToBatch(a.cluster, r.managerBatches[a.cluster], a.item, r.pushManagers)
 	}
 }
 
 // appendToBatch appends an item to a batch. It pushes the batch first if the item does not fit.
-func (r *relay) appendToBatch(c bus.Cluster, batch []byte, item bus.Item, push func(bus.Cluster, []byte)) []byte {
+func (r *Relay) appendToBatch(c bus.Cluster, batch []byte, item bus.Item, push func(bus.Cluster, []byte)) []byte {
 	if len(batch)+item.Size() > bus.MaxBatch {
 		push(c, batch)
 		batch = batch[:0]
@@ -142,9 +141,9 @@ func (r *relay) appendToBatch(c bus.Cluster, batch []byte, item bus.Item, push f
 	return item.Append(batch)
 }
 
-// forwardSessions sends a unit the stored sessions of a predecessor, without those that the unit's
+// ForwardSessions sends a unit the stored sessions of a predecessor, without those that the unit's
 // own cluster has sealed again. It stops when the unit's connection ends.
-func (r *relay) forwardSessions(from bus.Cluster, to bus.Unit, push func([]byte) bool) {
+func (r *Relay) ForwardSessions(from bus.Cluster, to bus.Unit, push func([]byte) bool) {
 	var batch []byte
 	for _, item := range r.copies.ofCluster(from) {
 		if !r.isMissing(to.Cluster, item.Session) {
@@ -163,13 +162,13 @@ func (r *relay) forwardSessions(from bus.Cluster, to bus.Unit, push func([]byte)
 	}
 }
 
-// restoreFromStream stores the items that read returns for sessions without a stored copy. An item that a
+// RestoreFromStream stores the items that read returns for sessions without a stored copy. An item that a
 // unit published in the meantime is newer and stays.
-func (r *relay) restoreFromStream(read func(func(bus.Cluster, bus.Item)) error) (items int, err error) {
-	missed := newCopies(r.copies.maxBytes)
+func (r *Relay) RestoreFromStream(read func(func(bus.Cluster, bus.Item)) error) (items int, err error) {
+	missed := NewCopies(r.copies.maxBytes)
 	err = read(func(c bus.Cluster, item bus.Item) {
 		if r.isMissing(c, item.Session) {
-			missed.store(c, item, r.clock())
+			missed.Store(c, item, r.clock())
 		}
 	})
 	return items, errors.Join(err, missed.forEach(func(c bus.Cluster, item bus.Item) error {
@@ -182,12 +181,12 @@ func (r *relay) restoreFromStream(read func(func(bus.Cluster, bus.Item)) error) 
 }
 
 // isMissing reports whether there is no stored copy of a session.
-func (r *relay) isMissing(c bus.Cluster, session wire.SessionID) bool {
-	_, has := r.copies.lookup(c, session, r.clock())
+func (r *Relay) isMissing(c bus.Cluster, session wire.SessionID) bool {
+	_, has := r.copies.Lookup(c, session, r.clock())
 	return !has
 }
 
-func (r *relay) pushAll() {
+func (r *Relay) pushAll() {
 	for cluster, batch := range r.unitBatches {
 		r.pushUnits(cluster, batch)
 	}
@@ -200,24 +199,24 @@ func (r *relay) pushAll() {
 	r.logJournalError(r.journal.flush(r.copies))
 }
 
-func (r *relay) pushUnits(c bus.Cluster, batch []byte) {
+func (r *Relay) pushUnits(c bus.Cluster, batch []byte) {
 	if len(batch) > 0 {
-		r.out.units(c, batch)
+		r.out.Units(c, batch)
 	}
 }
 
-func (r *relay) pushManagers(c bus.Cluster, batch []byte) {
+func (r *Relay) pushManagers(c bus.Cluster, batch []byte) {
 	if len(batch) == 0 {
 		return
 	}
-	if err := r.out.managers(c, batch); err != nil {
+	if err := r.out.Managers(c, batch); err != nil {
 		r.log.Debug("pushing sealed sessions to other managers", "error", err) // other managers request the copies they miss
 	}
 }
 
 // logJournalError logs a failed write to the journal, once until a write succeeds. The relay continues
 // without the journal.
-func (r *relay) logJournalError(err error) {
+func (r *Relay) logJournalError(err error) {
 	if err != nil && !r.damaged {
 		r.log.Warn("stored copies will not survive a restart", "error", err)
 	}

@@ -1,4 +1,4 @@
-package manager
+package relay
 
 import (
 	"bytes"
@@ -13,10 +13,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// copies stores the sealed sessions of the clusters in memory until they expire, the newest
+// Copies stores the sealed sessions of the clusters in memory until they expire, the newest
 // item of each session. A tombstone replaces its session permanently. When a cluster exceeds
 // its share, the items that expire first are removed: their clients still have tickets.
-type copies struct {
+type Copies struct {
 	maxBytes int // bytes of one cluster
 
 	mu       sync.RWMutex
@@ -36,14 +36,14 @@ type storedCopy struct {
 	index int // in byExpiry
 }
 
-func newCopies(most int) *copies {
-	return &copies{maxBytes: most, clusters: make(map[bus.Cluster]*clusterCopies)}
+func NewCopies(most int) *Copies {
+	return &Copies{maxBytes: most, clusters: make(map[bus.Cluster]*clusterCopies)}
 }
 
-// store stores an item, whose bytes it copies, and reports whether it did.
-func (c *copies) store(cluster bus.Cluster, item bus.Item, now time.Time) bool {
+// Store stores an item, whose bytes it copies, and reports whether it did.
+func (c *Copies) Store(cluster bus.Cluster, item bus.Item, now time.Time) bool {
 	unix := uint64(now.Unix())
-	if item.Expiry <= unix || item.Expiry > unix+uint64(copyLifetime/time.Second) {
+	if item.Expiry <= unix || item.Expiry > unix+uint64(CopyLifetime/time.Second) {
 		return false
 	}
 	item.Bytes = bytes.Clone(item.Bytes)
@@ -51,7 +51,7 @@ func (c *copies) store(cluster bus.Cluster, item bus.Item, now time.Time) bool {
 	defer c.mu.Unlock()
 	s := c.clusters[cluster]
 	if s == nil {
-		if len(c.clusters) >= maxClusters {
+		if len(c.clusters) >= MaxClusters {
 			return false
 		}
 		s = &clusterCopies{sessions: make(map[wire.SessionID]*storedCopy)}
@@ -70,8 +70,8 @@ func (c *copies) store(cluster bus.Cluster, item bus.Item, now time.Time) bool {
 	return true
 }
 
-// lookup returns the stored item of a session. Its bytes are never written to.
-func (c *copies) lookup(cluster bus.Cluster, session wire.SessionID, now time.Time) (bus.Item, bool) {
+// Lookup returns the stored item of a session. Its bytes are never written to.
+func (c *Copies) Lookup(cluster bus.Cluster, session wire.SessionID, now time.Time) (bus.Item, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	s := c.clusters[cluster]
@@ -86,7 +86,7 @@ func (c *copies) lookup(cluster bus.Cluster, session wire.SessionID, now time.Ti
 }
 
 // ofCluster lists the stored items of a cluster.
-func (c *copies) ofCluster(cluster bus.Cluster) []bus.Item {
+func (c *Copies) ofCluster(cluster bus.Cluster) []bus.Item {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	s := c.clusters[cluster]
@@ -100,14 +100,14 @@ func (c *copies) ofCluster(cluster bus.Cluster) []bus.Item {
 	return items
 }
 
-// clustersWith returns the clusters with a copy of a session: more than one if a later release has
+// ClustersWith returns the clusters with a copy of a session: more than one if a later release has
 // sealed it again.
-func (c *copies) clustersWith(session wire.SessionID) []bus.Cluster {
+func (c *Copies) ClustersWith(session wire.SessionID) []bus.Cluster {
 	return c.otherClustersWith(session, bus.Cluster{})
 }
 
 // otherClustersWith returns the clusters with a copy of a session, except one.
-func (c *copies) otherClustersWith(session wire.SessionID, but bus.Cluster) []bus.Cluster {
+func (c *Copies) otherClustersWith(session wire.SessionID, but bus.Cluster) []bus.Cluster {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	var found []bus.Cluster
@@ -119,9 +119,9 @@ func (c *copies) otherClustersWith(session wire.SessionID, but bus.Cluster) []bu
 	return found
 }
 
-// sealedFor returns the identities or roles that a session is sealed for, according to its
+// SealedFor returns the identities or roles that a session is sealed for, according to its
 // unauthenticated items.
-func (c *copies) sealedFor(session wire.SessionID) (found []wire.Digest) {
+func (c *Copies) SealedFor(session wire.SessionID) (found []wire.Digest) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	for _, s := range c.clusters {
@@ -148,8 +148,8 @@ func sealedForItem(i bus.Item) (d wire.Digest, ok bool) {
 	return s.For, err == nil && s.Session == i.Session && s.Expiry == i.Expiry
 }
 
-// removeExpired removes expired items.
-func (c *copies) removeExpired(now time.Time) {
+// RemoveExpired removes expired items.
+func (c *Copies) RemoveExpired(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for cluster, s := range c.clusters {
@@ -162,8 +162,8 @@ func (c *copies) removeExpired(now time.Time) {
 	}
 }
 
-// totals returns the number of stored items, and their bytes.
-func (c *copies) totals() (items, bytes int) {
+// Totals returns the number of stored items, and their bytes.
+func (c *Copies) Totals() (items, bytes int) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	for _, s := range c.clusters {
@@ -174,7 +174,7 @@ func (c *copies) totals() (items, bytes int) {
 }
 
 // forEach calls f with every stored item. It does not hold the lock during the calls.
-func (c *copies) forEach(f func(bus.Cluster, bus.Item) error) error {
+func (c *Copies) forEach(f func(bus.Cluster, bus.Item) error) error {
 	c.mu.RLock()
 	clusters := slices.Collect(maps.Keys(c.clusters))
 	c.mu.RUnlock()
