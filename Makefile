@@ -13,7 +13,7 @@ TOOLS    = openssl:openssl ssh-keygen:openssh-client curl:curl nmap:nmap \
            spin:spin \
            ip:iproute2 gcc:build-essential
 # What takes longest goes first, so that it does not run alone at the end.
-ALL      = ./internal/systest ./cmd/... ./internal/cli ./...
+ALL      = ./internal/systest ./cmd/... ./internal/cli/... ./internal/dev/... ./...
 # nitro and nvidia keep nothing between calls, so the race detector has nothing to see there.
 RACE     = ./internal/systest ./internal/... ./attest ./attest/soft ./attest/dcap ./attest/snp ./attest/tpm ./identity ./policy ./unit ./client
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
@@ -70,7 +70,7 @@ tools:
 ROUNDS ?= 15
 bench:
 	@$(MAKE) --no-print-directory tools TOOLS="etcd:etcd-server nginx:nginx"
-	@{ go test -run '^$$' -bench 'Appraise|Proxy|JointRisk' -benchtime $(ROUNDS)x ./attest/... ./unit ./internal/cli; \
+	@{ go test -run '^$$' -bench 'Appraise|Proxy|JointRisk' -benchtime $(ROUNDS)x ./attest/... ./unit ./internal/dev/check/groupcheck; \
 	  go test -run '^$$' -bench . -benchtime $(ROUNDS)x ./bench; \
 	  go test -run '^$$' -bench SessionMemory -benchtime 1x ./internal/channel; } | awk -f bench/ratios.awk
 

@@ -141,7 +141,19 @@
 //	   unit                      SDK for units, and the agent
 //	   client                    the verifying client
 //	   examples/jointrisk/risk   what the three programs of that example agree on
-//	6  internal/cli              one file per subcommand; picks platforms
+//	6  internal/cli              the commands of all families put together
+//	   internal/cli/localtee     the TEEs of this build: platforms, measuring, launching
+//	   internal/cli/frame        one run of a command: flags, results, errors, its TEE
+//	   internal/cli/sshkey       the SSH keys of owners and parties
+//	   internal/cli/drafttext    the text of policies: a draft, a successor
+//	   internal/authorityclient  a command's pins, its trust, and its client of an authority
+//	   internal/cli/partystatement  what a party states of a group, signed and kept
+//	   internal/cli/…cmd         the commands of one family each: policy, authority, group,
+//	                             client, evidence, ops, run, dev
+//	   internal/cli/clitest      what tests of commands share; tests only
+//	   internal/dev              a development cluster on one machine
+//	   internal/dev/check        the frame of its checks from outside, and beside it
+//	                             identitycheck, channelcheck and groupcheck
 //	   internal/systest          a cluster in one process; tests only
 //	   bench                     what things cost beside their limits; tests only
 //	   examples/…                services to run under Cohort

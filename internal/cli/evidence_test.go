@@ -19,7 +19,8 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/attest/vectortest"
-	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/cli/clitest"
+	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -39,7 +40,7 @@ func newLaboratory(t *testing.T) *laboratory {
 	l := &laboratory{at: time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)}
 	l.aws, l.nvidia = attesttest.NewNitroVendor(l.at), attesttest.NewNVIDIAVendor(l.at)
 	l.gpu = l.nvidia.GPU("GH100")
-	text := cutPolicy[:strings.Index(cutPolicy, "[platform.")]
+	text := clitest.Policy[:strings.Index(clitest.Policy, "[platform.")]
 	text += fmt.Sprintf("[platform.nitro]\nroots = [%q]\nmax_age = \"5m\"\n", l.aws.Root())
 	text += fmt.Sprintf("[platform.nvidia-gpu]\nroots = [%q]\ncrl = \"if-present\"\nmodels = [\"GH100\"]\nchips = \"any\"\ndrivers = \"any\"\nvbios = \"any\"\nmodes = [\"SPT\"]\nmeasurements = \"any\"\nmode = \"development\"\n", l.nvidia.Root())
 	text += fmt.Sprintf("[authority]\nroot = %q\nmachines = \"any\"\nreference = [ { platform = \"nitro\", %s } ]\n", wire.Sum([]byte("root")), pcrs("authority"))
@@ -47,7 +48,7 @@ func newLaboratory(t *testing.T) *laboratory {
 	if _, err := policy.Parse([]byte(text)); err != nil {
 		t.Fatal(err)
 	}
-	l.policy = write(t, "policy.toml", text)
+	l.policy = clitest.Write(t, "policy.toml", text)
 	return l
 }
 
@@ -71,7 +72,7 @@ func (l *laboratory) evidence(t *testing.T, data attest.ReportData, devices ...a
 	if err != nil {
 		t.Fatal(err)
 	}
-	return write(t, "evidence.json", string(text))
+	return clitest.Write(t, "evidence.json", string(text))
 }
 
 // printed is a file of what a command prints about GPUs that are asked for a use.
@@ -79,7 +80,7 @@ func printed(t *testing.T, data attest.ReportData, gpus ...*attesttest.NVIDIAGPU
 	t.Helper()
 	w, nonce := httptest.NewRecorder(), sha256.Sum256(data[:])
 	attesttest.NVIDIACollection(gpus...).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/"+hex.EncodeToString(nonce[:]), nil))
-	return write(t, "gpus.json", w.Body.String())
+	return clitest.Write(t, "gpus.json", w.Body.String())
 }
 
 const notCompared = "measurements: compared with no reference value (RIM)"
@@ -94,7 +95,7 @@ func TestEvidenceOfDevices(t *testing.T) {
 		t.Fatal(err)
 	}
 	alone, broken := hex.EncodeToString(report), hex.EncodeToString(append(report[:len(report)-1:len(report)-1], report[len(report)-1]^1))
-	beside := []string{"--endorsement", "cert_chain=" + write(t, "chain.pem", string(chain))}
+	beside := []string{"--endorsement", "cert_chain=" + clitest.Write(t, "chain.pem", string(chain))}
 	bound := []string{"--report-data", hex.EncodeToString(data[:])}
 	other := []string{"--report-data", strings.Repeat("01", 64)}
 	single, double := printed(t, data, l.gpu), printed(t, data, l.gpu, l.nvidia.GPU("GH100"))
@@ -107,19 +108,19 @@ func TestEvidenceOfDevices(t *testing.T) {
 	}{
 		{"with a GPU", l.evidence(t, data, l.gpu), bound, 0, []string{"verdict      holds", "task train, release 1", "not judged device 0: " + notCompared}, 0},
 		{"with two", l.evidence(t, data, l.gpu, l.nvidia.GPU("GH100")), bound, 0, []string{"not judged device 1: " + notCompared}, 0},
-		{"for another use", l.evidence(t, data, l.gpu), other, exitRefused, []string{"[nonce]"}, 0},
-		{"without the GPU that the release demands", l.evidence(t, data), bound, exitRefused, []string{"[device-missing]", "at least 1, by release 1"}, 0},
-		{"with a stranger's", l.evidence(t, data, attesttest.NewNVIDIAVendor(l.at).GPU("GH100")), bound, exitRefused, []string{"[unknown-root]", "device 0"}, exitRefused},
-		{"a GPU alone, as NVIDIA's tools print it", write(t, "gpu.txt", alone+"\n"), slices.Concat(beside, bound), 0, []string{"verdict      holds", "not judged " + notCompared, "a device: it counts beside a TEE only"}, 0},
-		{"a GPU alone, in lines of 64", write(t, "gpu.txt", alone[:64]+"\n"+alone[64:128]+"\r\n"+alone[128:]+"\n"), slices.Concat(beside, bound), 0, []string{"verdict      holds"}, 0},
+		{"for another use", l.evidence(t, data, l.gpu), other, frame.ExitRefused, []string{"[nonce]"}, 0},
+		{"without the GPU that the release demands", l.evidence(t, data), bound, frame.ExitRefused, []string{"[device-missing]", "at least 1, by release 1"}, 0},
+		{"with a stranger's", l.evidence(t, data, attesttest.NewNVIDIAVendor(l.at).GPU("GH100")), bound, frame.ExitRefused, []string{"[unknown-root]", "device 0"}, frame.ExitRefused},
+		{"a GPU alone, as NVIDIA's tools print it", clitest.Write(t, "gpu.txt", alone+"\n"), slices.Concat(beside, bound), 0, []string{"verdict      holds", "not judged " + notCompared, "a device: it counts beside a TEE only"}, 0},
+		{"a GPU alone, in lines of 64", clitest.Write(t, "gpu.txt", alone[:64]+"\n"+alone[64:128]+"\r\n"+alone[128:]+"\n"), slices.Concat(beside, bound), 0, []string{"verdict      holds"}, 0},
 		{"a GPU as nvattest prints it", single, bound, 0, []string{"verdict      holds", "a device: it counts beside a TEE only"}, 0},
 		{"two as nvattest prints them", double, bound, 0, []string{"verdict      holds", "not judged device 0: " + notCompared}, 0},
-		{"two for another use", double, other, exitRefused, []string{"[nonce]"}, 0},
-		{"one that nvattest prints twice", printed(t, data, l.gpu, l.gpu), bound, exitRefused, []string{"[wrong-chip]"}, exitRefused},
-		{"with a GPU, and no use named", l.evidence(t, data, l.gpu), nil, exitUsage, []string{`"report-data" not set`}, 0},
-		{"a GPU alone, and no use named", single, nil, exitUsage, []string{`"report-data" not set`}, 0},
-		{"a GPU alone, altered", write(t, "gpu.txt", broken), slices.Concat(beside, bound), exitRefused, []string{"[signature]"}, exitRefused},
-		{"a GPU alone without its chain", write(t, "gpu.txt", alone), bound, exitRefused, []string{"[chain]"}, exitRefused},
+		{"two for another use", double, other, frame.ExitRefused, []string{"[nonce]"}, 0},
+		{"one that nvattest prints twice", printed(t, data, l.gpu, l.gpu), bound, frame.ExitRefused, []string{"[wrong-chip]"}, frame.ExitRefused},
+		{"with a GPU, and no use named", l.evidence(t, data, l.gpu), nil, frame.ExitUsage, []string{`"report-data" not set`}, 0},
+		{"a GPU alone, and no use named", single, nil, frame.ExitUsage, []string{`"report-data" not set`}, 0},
+		{"a GPU alone, altered", clitest.Write(t, "gpu.txt", broken), slices.Concat(beside, bound), frame.ExitRefused, []string{"[signature]"}, frame.ExitRefused},
+		{"a GPU alone without its chain", clitest.Write(t, "gpu.txt", alone), bound, frame.ExitRefused, []string{"[chain]"}, frame.ExitRefused},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			args := append([]string{row.file, "--policy", l.policy, "--at", l.at.Format(time.RFC3339)}, row.more...)
@@ -134,14 +135,6 @@ func TestEvidenceOfDevices(t *testing.T) {
 			}
 			l.inspect(t, row.inspected, args)
 		})
-	}
-}
-
-// TestLogOfDevices: the log says which GPUs a unit had, and what nobody compared.
-func TestLogOfDevices(t *testing.T) {
-	got := logLine(api.LogEntry{Kind: "issued", Task: "train", Platform: "snp", Chip: "c", Devices: []api.LogDevice{{Platform: "nvidia-gpu", Chip: "d", Unjudged: []string{"x", "y"}}}})
-	if want := " on snp c with nvidia-gpu d (not judged: x; y)"; !strings.HasSuffix(got, want) {
-		t.Errorf("got %q, want it to end in %q", got, want)
 	}
 }
 
@@ -197,7 +190,7 @@ func TestDevelopmentModeOfGPUs(t *testing.T) {
 		{"mode = \"production\"\n", "every GPU is refused", "[debug]"},
 		{"", "every GPU is refused", "[debug]"},
 	} {
-		file := write(t, "policy.toml", strings.Replace(string(text), "mode = \"development\"\n", row.mode, 1))
+		file := clitest.Write(t, "policy.toml", strings.Replace(string(text), "mode = \"development\"\n", row.mode, 1))
 		if got := run(t, nil, "policy", "check", file); got.exit != 0 || !strings.Contains(got.out, row.checked) {
 			t.Errorf("%q: policy check: got exit %d, want it to say %q\n%s%s", row.mode, got.exit, row.checked, got.out, got.talk)
 		}

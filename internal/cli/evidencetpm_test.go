@@ -11,6 +11,9 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/attest/tpm"
+	"github.com/cohort-tee/cohort/internal/cli/clitest"
+	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/cli/localtee"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -26,7 +29,7 @@ func TestEvidenceOfATPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reference, err := tpmReference(machine, measurement{Program: launch.Program.String()}, nil)
+	reference, err := localtee.TPMReference(machine, localtee.Measurement{Program: launch.Program.String()}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,11 +46,11 @@ func TestEvidenceOfATPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := write(t, "evidence.json", string(text))
-	rules := cutPolicy[:strings.Index(cutPolicy, "[platform.")]
+	file := clitest.Write(t, "evidence.json", string(text))
+	rules := clitest.Policy[:strings.Index(clitest.Policy, "[platform.")]
 	rules += fmt.Sprintf("[platform.tpm]\nroots = [%q]\n[authority]\nroot = %q\nmachines = \"any\"\nreference = [ %s ]\n", maker.Root(t), wire.Sum([]byte("root")), strings.Replace(reference, launch.Program.String(), wire.Sum([]byte("authority")).String(), 1))
 	rules += fmt.Sprintf("[task.scoring]\nkey_mode = \"unit\"\n[task.scoring.release.1]\nreference = [ %s ]\n", reference)
-	policy := write(t, "policy.toml", rules)
+	policy := clitest.Write(t, "policy.toml", rules)
 	for name, row := range map[string]struct {
 		data string
 		says []string
@@ -57,7 +60,7 @@ func TestEvidenceOfATPM(t *testing.T) {
 	} {
 		got := run(t, nil, "evidence", "appraise", file, "--policy", policy, "--at", time.Now().UTC().Format(time.RFC3339), "--report-data", row.data)
 		for _, says := range row.says {
-			if got.exit != exitRefused || !strings.Contains(got.out+got.talk, says) {
+			if got.exit != frame.ExitRefused || !strings.Contains(got.out+got.talk, says) {
 				t.Errorf("%s: got exit %d, want it to say %q\n%s%s", name, got.exit, says, got.out, got.talk)
 			}
 		}

@@ -11,6 +11,10 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/attest/soft"
+	"github.com/cohort-tee/cohort/internal/cli/clitest"
+	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/cli/localtee"
+	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/founding"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -27,18 +31,18 @@ type founders struct {
 func newFounders(t *testing.T) founders {
 	t.Helper()
 	vendor := attesttest.NewVendor()
-	d := testDraft(t)
-	d.softRoots, d.machines = []string{vendor.Root().String()}, []string{"chip:" + soft.Chip(vendor.Root())}
-	d.authority = []string{reference(attest.Soft, measurement{Program: wire.Sum([]byte("authority")).String()}, nil)}
-	draft, err := policy.ParseDraft([]byte(d.text()))
+	d := clitest.Draft(t)
+	d.SoftRoots, d.Machines = []string{vendor.Root().String()}, []string{"chip:" + soft.Chip(vendor.Root())}
+	d.Authority = []string{localtee.Reference(attest.Soft, localtee.Measurement{Program: wire.Sum([]byte("authority")).String()}, nil)}
+	draft, err := policy.ParseDraft([]byte(d.Text()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	owners, err := sshKeys(t.TempDir(), "owner-1", "owner-2", "owner-3")
+	owners, err := sshkey.Pairs(t.TempDir(), "owner-1", "owner-2", "owner-3")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return founders{t, owners[0].path, write(t, "genesis.toml", d.text()), t.TempDir(), draft, vendor.Chip()}
+	return founders{t, owners[0].Path, clitest.Write(t, "genesis.toml", d.Text()), t.TempDir(), draft, vendor.Chip()}
 }
 
 // init is the file that a program of the machine printed for a root and a draft.
@@ -49,7 +53,7 @@ func (f founders) init(program string, root, draft wire.Digest) string {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return write(f.t, "init.json", string(r.Bytes()))
+	return clitest.Write(f.t, "init.json", string(r.Bytes()))
 }
 
 func (f founders) sign(more ...string) result {
@@ -69,7 +73,7 @@ func TestFoundersSign(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if r := f.sign("--init", made); r.exit != exitDone {
+		if r := f.sign("--init", made); r.exit != frame.ExitDone {
 			t.Fatalf("got %+v, want a signature", r)
 		}
 		text, err := os.ReadFile(f.file)
@@ -106,7 +110,7 @@ func TestFirstPolicyIsSignedWithEvidenceAlone(t *testing.T) {
 		{"a program of the operator's", string(filled), []string{"--init", f.init("evil", root, f.draft.Digest())}, wire.NotMeasured},
 		{"a root for another draft", string(f.draft.Raw()), []string{"--init", f.init("authority", root, other)}, wire.WrongDraft},
 		{"another root", string(filled), []string{"--init", f.init("authority", other, f.draft.Digest())}, wire.WrongRoot},
-		{"no output of init", string(filled), []string{"--init", write(t, "init.json", "{}")}, wire.Malformed},
+		{"no output of init", string(filled), []string{"--init", clitest.Write(t, "init.json", "{}")}, wire.Malformed},
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
@@ -114,7 +118,7 @@ func TestFirstPolicyIsSignedWithEvidenceAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 			r := f.sign(row.args...)
-			if r.exit != exitRefused || !strings.Contains(r.talk, "["+string(row.want)+"]") {
+			if r.exit != frame.ExitRefused || !strings.Contains(r.talk, "["+string(row.want)+"]") {
 				t.Errorf("got %+v, want exit 1 and [%s]", r, row.want)
 			}
 			if _, err := os.Stat(f.file + ".sig"); err == nil {
@@ -125,22 +129,22 @@ func TestFirstPolicyIsSignedWithEvidenceAlone(t *testing.T) {
 			}
 		})
 	}
-	a := &app{out: new(bytes.Buffer), talk: new(bytes.Buffer), env: func(string) (string, bool) { return "", false }}
-	if _, err := a.signPolicy(f.key, filled); wire.ReasonOf(err) != wire.EvidenceMissing {
+	a := &frame.App{Stdout: new(bytes.Buffer), Stderr: new(bytes.Buffer), Env: func(string) (string, bool) { return "", false }}
+	if _, err := sshkey.SignPolicy(a, f.key, filled); wire.ReasonOf(err) != wire.EvidenceMissing {
 		t.Errorf("proposing or approving a first policy: got %v, want [%s]", err, wire.EvidenceMissing)
 	}
 }
 
 // TestCheckDraft: `policy check` prints a draft's digest, and what "any" machine means.
 func TestCheckDraft(t *testing.T) {
-	d := testDraft(t)
-	r := run(t, nil, "policy", "check", write(t, "genesis.toml", d.text()))
-	draft, err := policy.ParseDraft([]byte(d.text()))
+	d := clitest.Draft(t)
+	r := run(t, nil, "policy", "check", clitest.Write(t, "genesis.toml", d.Text()))
+	draft, err := policy.ParseDraft([]byte(d.Text()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{fmt.Sprint("draft     ", draft.Digest()), "none yet", "ANY: an attacker who can forge"} {
-		if r.exit != exitDone || !strings.Contains(r.out, want) {
+		if r.exit != frame.ExitDone || !strings.Contains(r.out, want) {
 			t.Errorf("got %+v, want %q", r, want)
 		}
 	}

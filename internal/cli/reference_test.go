@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/spf13/cobra"
 )
 
@@ -16,13 +17,13 @@ func TestReferenceIsComplete(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := string(b)
-	for code := range explanations {
+	for code := range frame.Explanations {
 		if !strings.Contains(page, "\n| `"+code+"` |") {
 			t.Errorf("code %q is not in the reference", code)
 		}
 	}
-	root := (&app{}).commands()
-	for key, f := range configKeys(root) {
+	root := commands((&frame.App{}))
+	for key, f := range frame.ConfigKeys(root) {
 		if !strings.Contains(page, "`--"+f.Name) {
 			t.Errorf("flag %s is not in the reference", key)
 		}

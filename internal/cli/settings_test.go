@@ -8,13 +8,15 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/cli/clitest"
+	"github.com/cohort-tee/cohort/internal/cli/policycmd"
 )
 
 // TestPolicyCheckShowsSettings: `policy check` prints what is demanded of hosts,
 // the demands that nobody wrote included, and which cut-offs and floors are void.
 func TestPolicyCheckShowsSettings(t *testing.T) {
-	doc := parsed(t, "chips = \"any\"", "chips = \"any\"\nmigration = true\ncut_chips = [\""+strings.Repeat("1", 32)+"\"]\nattributes = { PERFMON = false, TPA = \"any\" }")
-	got := run(t, nil, "policy", "check", write(t, "policy.toml", string(doc.Raw())))
+	doc := clitest.Parsed(t, "chips = \"any\"", "chips = \"any\"\nmigration = true\ncut_chips = [\""+strings.Repeat("1", 32)+"\"]\nattributes = { PERFMON = false, TPA = \"any\" }")
+	got := run(t, nil, "policy", "check", clitest.Write(t, "policy.toml", string(doc.Raw())))
 	for _, want := range []string{
 		"demands attributes.SEPT_VE_DISABLE set, attributes.PERFMON clear, xfam.X87 set, xfam.SSE set\n",
 		"warning   platform.tdx.cut_chips: void ",
@@ -24,7 +26,7 @@ func TestPolicyCheckShowsSettings(t *testing.T) {
 			t.Errorf("exit %d, got no %q in\n%s%s", got.exit, want, got.out, got.talk)
 		}
 	}
-	if v := describe(doc); len(v.Warnings) != 2 || slices.Contains(v.Platforms[0].Bits, "attributes.TPA clear") {
+	if v := policycmd.Describe(doc); len(v.Warnings) != 2 || slices.Contains(v.Platforms[0].Bits, "attributes.TPA clear") {
 		t.Errorf("got warnings %q, demands %q", v.Warnings, v.Platforms[0].Bits)
 	}
 }
@@ -50,7 +52,7 @@ func TestEvidenceShowsSettings(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := run(t, nil, "evidence", "inspect", write(t, "evidence", string(e.Raw)))
+			got := run(t, nil, "evidence", "inspect", clitest.Write(t, "evidence", string(e.Raw)))
 			for _, want := range row.want {
 				if got.exit != 0 || !strings.Contains(got.out, want) {
 					t.Errorf("exit %d, got no %q in\n%s%s", got.exit, want, got.out, got.talk)

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"runtime/debug"
 
+	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/spf13/cobra"
 )
 
@@ -37,7 +38,7 @@ func thisBuild() build {
 	return b
 }
 
-func (a *app) versionCommand() *cobra.Command {
+func versionCommand(a *frame.App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Say which build this is",
@@ -48,7 +49,7 @@ func (a *app) versionCommand() *cobra.Command {
 			if b.Revision != "" {
 				text += fmt.Sprintf("revision %s\n", b.Revision)
 			}
-			return a.emit("version", b, text+fmt.Sprintf("%s %s\n", b.Go, b.Platform))
+			return a.Emit("version", b, text+fmt.Sprintf("%s %s\n", b.Go, b.Platform))
 		},
 	}
 }

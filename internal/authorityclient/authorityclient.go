@@ -1,0 +1,80 @@
+// Package authorityclient is how commands talk to an authority: the flags that pin one
+// ([Pins]), trust in it ([Trust]), and a client of it whose policy history was checked
+// ([Dial]). [Command] makes a verb of that.
+//
+// It trusts the pinned genesis digest and nothing at the addresses. It refuses an authority
+// that does not hold the root which the newest policy names, and one that is behind the newest
+// policy that this machine has seen, which it remembers in a file.
+package authorityclient
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/history"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// Client is an authority that was checked: it holds the root that the
+// newest policy of the pinned genesis names.
+type Client struct {
+	*api.Authority
+	Approved policy.Approved
+}
+
+// Dial follows the policy history of the first authority that answers,
+// and speaks with it as its policy says.
+func Dial(ctx context.Context, a *frame.App, p Pins) (Client, error) {
+	genesis, err := wire.ParseDigest(p.Genesis)
+	if err != nil {
+		return Client{}, frame.Usage("--genesis: %w", err)
+	}
+	if err := p.named(); err != nil {
+		return Client{}, err
+	}
+	path, err := SeenFile(a, p)
+	if err != nil {
+		return Client{}, err
+	}
+	seen, err := ReadState(path)
+	if err != nil {
+		return Client{}, err
+	}
+	var faults []error
+	for _, address := range p.Authorities {
+		c, err := DialAt(ctx, a, address, genesis)
+		if err == nil {
+			err = c.Knows(seen.Policy())
+		}
+		if err == nil {
+			return c, nil
+		}
+		faults = append(faults, fmt.Errorf("authority %s: %w", address, err))
+	}
+	return Client{}, errors.Join(faults...)
+}
+
+func DialAt(ctx context.Context, a *frame.App, address string, genesis wire.Digest) (Client, error) {
+	var newest history.History
+	judge := func(*x509.Certificate) (policy.Approved, time.Time, error) { return newest.Policy(), a.Now(), nil }
+	peer, err := history.NewPeer(history.Config{Address: address, LeafPolicy: judge, Clock: a.Now})
+	if err != nil {
+		return Client{}, err
+	}
+	newest, err = peer.FollowUnproved(ctx, newest, genesis)
+	return Client{peer.Authority, newest.Policy()}, err
+}
+
+// Knows refuses an authority that is behind the newest policy seen before.
+func (c Client) Knows(seen policy.Approved) error {
+	if seen.OK() && !c.Approved.Knows(seen.Head()) {
+		return wire.Refuse(wire.Behind, "policy history: head", c.Approved.Head(), seen.Head())
+	}
+	return nil
+}

@@ -1,0 +1,68 @@
+package authorityclient
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/spf13/cobra"
+)
+
+// maxReady bounds the body of a gateway's probe, in bytes.
+const maxReady = 1 << 20
+
+// Gateway say where a manager's gateway is. It is trusted with nothing: its
+// certificate is checked for availability's sake.
+type Gateway struct{ URL, CA string }
+
+func (g *Gateway) Register(cmd *cobra.Command, usage string) {
+	cmd.Flags().StringVar(&g.URL, "gateway", "", usage)
+	g.RegisterCA(cmd)
+}
+
+func (g *Gateway) RegisterCA(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&g.CA, "manager-ca", "", "certificates that the gateway's stands under (PEM; default the system's)")
+}
+
+// Ready asks whether a manager relays, the first that does, and how many units
+// it has ready.
+func (g Gateway) Ready(ctx context.Context) (units int, err error) {
+	for url := range strings.SplitSeq(g.URL, ",") {
+		if units, err = (Gateway{url, g.CA}).readyOne(ctx); err == nil {
+			break
+		}
+	}
+	return units, err
+}
+
+func (g Gateway) readyOne(ctx context.Context) (units int, err error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS13}
+	if g.CA != "" {
+		if config.RootCAs, err = frame.ReadPool(g.CA); err != nil {
+			return 0, err
+		}
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, g.URL+api.PathReady, nil)
+	if err != nil {
+		return 0, frame.Usage("--gateway: %w", err)
+	}
+	answer, err := (&http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}).Do(r)
+	if err != nil {
+		return 0, err
+	}
+	defer answer.Body.Close()
+	var said struct{ Units int }
+	if answer.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("manager at %s: %s", g.URL, answer.Status)
+	}
+	if err := json.NewDecoder(io.LimitReader(answer.Body, maxReady)).Decode(&said); err != nil {
+		return 0, fmt.Errorf("manager at %s: reading its answer: %w", g.URL, err)
+	}
+	return said.Units, nil
+}

@@ -1,0 +1,100 @@
+package clientcmd
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/authorityclient"
+	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/spf13/cobra"
+)
+
+// verifyFlags are the flags of `cohort verify`.
+type verifyFlags struct {
+	pins    authorityclient.Pins
+	name    string
+	session sessionFlags
+	receipt string
+}
+
+func Verify(a *frame.App) *cobra.Command {
+	var f verifyFlags
+	cmd := &cobra.Command{
+		Use:   "verify ADDRESS",
+		Short: "Check what stands at an address: hardware, code, policy, key, cluster",
+		Long: "Check what stands at an address: hardware, code, policy, key, cluster. With\n" +
+			"--session, ADDRESS is the URL of a gateway, and what is checked is the cluster\n" +
+			"behind it. With --receipt, check offline which unit gave an answer.",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case (f.receipt == "") != (len(args) == 1):
+				return frame.Usage("verify: got %d addresses, want one, or --receipt", len(args))
+			case f.receipt != "":
+				return verifyReceipt(a, f.pins, f.receipt)
+			case f.session.wanted:
+				f.session.gateway.URL = args[0]
+				return verifySession(cmd.Context(), a, f)
+			case f.session != sessionFlags{} || f.pins.Group != "":
+				return frame.Usage("--fresh-evidence, --manager-ca, --group and --role need --session")
+			}
+			return verifyAddress(cmd.Context(), a, f, args[0])
+		},
+	}
+	f.pins.Register(cmd)
+	f.pins.RegisterGroup(cmd, "with --session or --receipt: group to follow through the rosters its parties approve")
+	cmd.Flags().StringVar(&f.session.role, "role", "", "role of the group that the session is with; * is the whole group")
+	f.session.register(cmd)
+	f.session.gateway.RegisterCA(cmd)
+	cmd.Flags().StringVar(&f.name, "server-name", "", "name of the task to ask for (default its first)")
+	cmd.Flags().StringVar(&f.receipt, "receipt", "", "receipt to check, as `cohort request --receipt-out` wrote it")
+	return cmd
+}
+
+func verifyAddress(ctx context.Context, a *frame.App, f verifyFlags, address string) error {
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return frame.Usage("ADDRESS: got %q, want HOST:PORT", address)
+	}
+	t, err := authorityclient.Trust(ctx, a, f.pins)
+	if err != nil {
+		return err
+	}
+	r, err := client.Verify(ctx, address, client.Config{Trust: t, ServerName: f.name})
+	if err != nil {
+		return err
+	}
+	var tree strings.Builder
+	if err := r.WriteTree(&tree); err != nil {
+		return fmt.Errorf("writing the report: %w", err)
+	}
+	return a.Emit("verify", r, tree.String())
+}
+
+// verifySession opens a session and closes it: each unit that confirms the end
+// has proved that it held it. It sends no request to the program.
+func verifySession(ctx context.Context, a *frame.App, f verifyFlags) error {
+	t, err := authorityclient.Trust(ctx, a, f.pins)
+	if err != nil {
+		return err
+	}
+	c, err := f.session.open(ctx, client.OpenConfig{Trust: t})
+	if err != nil {
+		return err
+	}
+	s, err := c.Session(ctx)
+	closed := c.Close(ctx)
+	if err != nil {
+		return err
+	}
+	v := struct {
+		trustView
+		Session sessionView `json:"session"`
+	}{viewTrust(t), viewSession(s)}
+	for _, unit := range closed.Confirmed {
+		v.Session.Closed = append(v.Session.Closed, unit.String())
+	}
+	return a.Emit("verify-session", v, v.trustView.String()+v.Session.String())
+}

@@ -1,0 +1,69 @@
+package localtee
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/attest/soft"
+	"github.com/cohort-tee/cohort/attest/tpm"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// tpmDevice is a TPM as the launch of this process, or of its program, uses it.
+type tpmDevice struct {
+	*tpm.Device
+	program *os.File
+	args    []string
+}
+
+func (d tpmDevice) Args() []string { return d.args }
+
+func (d tpmDevice) Program() (*os.File, error) {
+	if d.program == nil {
+		return nil, wire.Refuse(wire.NotFound, "tpm device: program", "a launch without an agent", "an agent's")
+	}
+	return d.program, nil
+}
+
+// NewTPMDevice measures this process, or a program of which it is the agent, and enters
+// that into the launch log of the machine.
+func NewTPMDevice(c tpm.Config, program []string) (d tpmDevice, err error) {
+	if len(program) > 0 {
+		d.args = program[1:]
+	}
+	if d.program, c.Launch, err = measureLaunch(program); err != nil {
+		return d, err
+	}
+	if d.Device, err = tpm.NewDevice(c); err != nil {
+		return d, fmt.Errorf("launching beside the TPM: %w", err)
+	}
+	return d, nil
+}
+
+// measureLaunch measures this process, or copies a program where nobody can change
+// it and measures both.
+func measureLaunch(program []string) (copied *os.File, l tpm.Launch, err error) {
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return nil, l, err
+	}
+	defer self.Close()
+	own, dynamic, err := soft.Measure(self, nil, nil)
+	if err != nil {
+		return nil, l, fmt.Errorf("measuring this program: %w", err)
+	}
+	l.Program, l.Dynamic, l.Arguments = attest.Digest(own.Registers[1].Value), dynamic, tpm.Arguments(nil)
+	if len(program) == 0 {
+		return nil, l, nil
+	}
+	file, err := os.Open(program[0])
+	if err != nil {
+		return nil, l, err
+	}
+	defer file.Close()
+	l.Agent, l.Arguments = l.Program, tpm.Arguments(program[1:])
+	copied, l.Program, dynamic, err = soft.Copy(file)
+	l.Dynamic = l.Dynamic || dynamic
+	return copied, l, err
+}

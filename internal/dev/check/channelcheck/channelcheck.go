@@ -1,0 +1,210 @@
+// Package channelcheck checks the trusted channel of a development cluster: sessions that go on
+// while units and managers end, receipts, one-off requests, and peers that break the protocol.
+package channelcheck
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/authorityclient"
+	"github.com/cohort-tee/cohort/internal/dev"
+	"github.com/cohort-tee/cohort/internal/dev/check"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// receipt: a receipt names the unit that answered, and nothing in it can be
+// changed.
+func Receipt(ctx context.Context, c check.Checker) (string, error) {
+	return c.InSession(ctx, c.Cluster.Gateway, func(s *check.Session) (string, error) {
+		r, unit, err := s.Ask(ctx)
+		if err != nil {
+			return "", err
+		}
+		if issued, err := c.Issued(ctx); err != nil || !issued[unit.String()] {
+			return "", fmt.Errorf("the receipt names unit %s, which holds no certificate: %w", unit, err)
+		}
+		for name, part := range map[string][]byte{"request": r.Request, "answer": r.Answer, "receipt": r.Receipt} {
+			part[len(part)-1] ^= 1
+			_, err := client.VerifyReceipt(r, s.Channel.Trust(), c.App.Now())
+			part[len(part)-1] ^= 1
+			if !errors.Is(err, wire.BadDigest) && !errors.Is(err, wire.BadSignature) {
+				return "", fmt.Errorf("changed %s: got %v, want a refusal", name, err)
+			}
+		}
+		return fmt.Sprintf("unit %s signed; changed request, answer and receipt refused; session on fresh %s evidence",
+			unit.String()[:8], s.Evidence.Measurement().Platform), nil
+	})
+}
+
+// answerTime is far more than an answer takes. A call that nobody answers well
+// looks for another unit for longer.
+const answerTime = 500 * time.Millisecond
+
+func callWithin(ctx context.Context, s *check.Session, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return check.Call(ctx, s, s.Url)
+}
+
+// alteredBytes: one changed bit of an answer or of a request is refused,
+// wherever it is.
+func AlteredBytes(ctx context.Context, c check.Checker) (string, error) {
+	return c.OverMiddleman(ctx, func(m *check.Middleman, s *check.Session) (string, error) {
+		for i := range check.Asks {
+			for _, way := range []*check.Change{{Answer: check.Flip(i, check.Asks)}, {Request: check.Flip(i, check.Asks)}} {
+				m.Way.Store(way)
+				if callWithin(ctx, s, answerTime) == nil {
+					return "", fmt.Errorf("a bit changed after %d/%d was accepted", i, check.Asks)
+				}
+			}
+		}
+		m.Way.Store(&check.Change{})
+		return fmt.Sprintf("%d requests and answers with one changed bit refused; the next, unchanged, answered", 2*check.Asks), check.Call(ctx, s, s.Url)
+	})
+}
+
+// streamCut: an answer that is cut off is an error, never a short answer. A
+// chat's stream is cut by killing its unit; any other answer on its way.
+func StreamCut(ctx context.Context, c check.Checker) (string, error) {
+	return c.OverMiddleman(ctx, func(m *check.Middleman, s *check.Session) (string, error) {
+		if c.Cluster.Task == dev.Chat {
+			return chatCut(ctx, c, m, s)
+		}
+		m.Way.Store(&check.Change{Answer: check.Half})
+		if err := check.Call(ctx, s, s.Url); !errors.Is(err, wire.Truncated) {
+			return "", fmt.Errorf("half an answer: got %v, want a refusal [%s]", err, wire.Truncated)
+		}
+		m.Way.Store(&check.Change{})
+		_, err := s.GoesOn(ctx)
+		return fmt.Sprintf("half an answer is refused [%s]; the session goes on", wire.Truncated), err
+	})
+}
+
+// chatCut kills the unit that streams.
+func chatCut(ctx context.Context, c check.Checker, m *check.Middleman, s *check.Session) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, check.RestartTime)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.Url+"chat", strings.NewReader(`{"prompt":"The keeper","max_tokens":2000,"delay_ms":10}`))
+	if err != nil {
+		return "", err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	answer, err := s.RoundTrip(r)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	first := make([]byte, 1<<10)
+	if _, err := io.ReadFull(answer.Body, first); err != nil {
+		return "", fmt.Errorf("reading the first tokens: %w", err)
+	}
+	back, err := c.KillNamed(ctx, *m.Target.Load())
+	if err != nil {
+		return "", err
+	}
+	killed := c.App.Now()
+	rest, err := io.ReadAll(answer.Body)
+	told := c.App.Now().Sub(killed).Round(time.Millisecond)
+	if !errors.Is(err, client.ErrTruncated) || told > time.Second {
+		return "", fmt.Errorf("stream of a killed unit: got %v after %v, want [%s] within 1s", err, told, wire.Truncated)
+	}
+	_, goesOn := s.GoesOn(ctx)
+	_, err = back()
+	tokens := bytes.Count(append(first, rest...), []byte("event: token"))
+	return fmt.Sprintf("unit killed after %d of 2000 tokens: [%s] after %v; the session goes on", tokens, wire.Truncated, told), errors.Join(goesOn, err)
+}
+
+// oneSessionAnyUnit: a session is opened on one unit, which is killed; another
+// one answers the next request of that session.
+func OneSessionAnyUnit(ctx context.Context, c check.Checker) (string, error) {
+	return c.InSession(ctx, c.Cluster.Gateway, func(s *check.Session) (string, error) {
+		opener := s.Unit.UnitID()
+		before, err := s.GoesOn(ctx)
+		if err != nil {
+			return "", err
+		}
+		back, err := c.KillNamed(ctx, opener)
+		if err != nil {
+			return "", err
+		}
+		killed := c.App.Now()
+		_, next, err := s.Ask(ctx)
+		if err != nil || next == opener {
+			return "", fmt.Errorf("after unit %s was killed: answered by %s: %w", opener, next, err)
+		}
+		answered := c.App.Now().Sub(killed).Round(time.Millisecond)
+		_, goesOn := s.GoesOn(ctx)
+		_, err = back()
+		return fmt.Sprintf("opened on %s, answered by %s; killed, after %v answered by %s; 1 session opened",
+			opener.String()[:8], strings.Join(before, " "), answered, next.String()[:8]), errors.Join(goesOn, err)
+	})
+}
+
+// managerRestart: a killed manager costs no open session.
+func ManagerRestart(ctx context.Context, c check.Checker) (string, error) {
+	return managerDies(ctx, c, func() error { return nil })
+}
+
+// managerWiped: nor does one that loses what it stored. Its certificates stay,
+// which units were told to expect.
+func ManagerWiped(ctx context.Context, c check.Checker) (string, error) {
+	return managerDies(ctx, c, func() error {
+		files, err := filepath.Glob(filepath.Join(c.Cluster.Manager.Data, "*"))
+		for _, f := range files {
+			if filepath.Ext(f) != ".pem" {
+				err = errors.Join(err, os.Remove(f))
+			}
+		}
+		return err
+	})
+}
+
+// managerDies kills the manager after something was done to it, and demands that
+// a session goes on and another can be opened.
+func managerDies(ctx context.Context, c check.Checker, first func() error) (string, error) {
+	return c.InSession(ctx, c.Cluster.Gateway, func(s *check.Session) (string, error) {
+		pid := c.Live().Manager.PID
+		if pid <= 1 {
+			return "", errors.New("the manager has no process id")
+		}
+		if err := errors.Join(first(), syscall.Kill(pid, syscall.SIGKILL)); err != nil {
+			return "", fmt.Errorf("killing the manager: %w", err)
+		}
+		killed := c.App.Now()
+		if err := managerBack(ctx, c); err != nil {
+			return "", err
+		}
+		back := c.App.Now().Sub(killed).Round(time.Millisecond)
+		if _, err := s.GoesOn(ctx); err != nil {
+			return "", fmt.Errorf("the open session: %w", err)
+		}
+		return c.InSession(ctx, c.Cluster.Gateway, func(another *check.Session) (string, error) {
+			_, err := another.GoesOn(ctx)
+			return fmt.Sprintf("back after %v; the open session went on, another opened", back), err
+		})
+	})
+}
+
+func managerBack(ctx context.Context, c check.Checker) error {
+	ctx, cancel := context.WithTimeout(ctx, check.RestartTime)
+	defer cancel()
+	for {
+		units, err := authorityclient.Gateway{URL: c.Cluster.Gateway}.Ready(ctx)
+		if err == nil && units > 0 {
+			return nil
+		}
+		if !check.Pause(ctx, 20*time.Millisecond) {
+			return fmt.Errorf("manager not back within %v with its units: %w", check.RestartTime, err)
+		}
+	}
+}

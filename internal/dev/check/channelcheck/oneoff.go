@@ -1,0 +1,50 @@
+package channelcheck
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/dev/check"
+)
+
+// oneOff: a request without a session, whole and in chunks, is answered; one
+// that is not safe is refused inside; whoever changes a bit of one gets nothing.
+func OneOff(ctx context.Context, c check.Checker) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, check.StepTime)
+	defer cancel()
+	m, err := check.NewMiddleman(c.Cluster.Gateway)
+	if err != nil {
+		return "", err
+	}
+	defer m.Close()
+	t, err := c.Trust(ctx)
+	if err != nil {
+		return "", err
+	}
+	var signer string
+	for _, whole := range []bool{true, false} {
+		o, err := client.NewOneOff(ctx, client.OneOffConfig{Trust: t, Gateway: m.Url, Whole: whole})
+		if err != nil {
+			return "", err
+		}
+		defer o.Close()
+		_, unit, _ := o.Keys()
+		signer = unit.UnitID().String()[:8]
+		if status, err := c.Once(ctx, o, http.MethodGet); err != nil || status == http.StatusForbidden {
+			return "", fmt.Errorf("GET: status %d, %w", status, err)
+		}
+		if status, err := c.Once(ctx, o, http.MethodDelete); err != nil || status != http.StatusForbidden {
+			return "", fmt.Errorf("DELETE, marked: got status %d, %v, want %d", status, err, http.StatusForbidden)
+		}
+		m.Way.Store(&check.Change{Request: check.Flip(1, 2)})
+		_, err = c.Once(ctx, o, http.MethodGet)
+		m.Way.Store(&check.Change{})
+		if err == nil {
+			return "", errors.New("a changed request was answered")
+		}
+	}
+	return fmt.Sprintf("keys signed by unit %s; GET answered, whole and in chunks; DELETE and changed requests refused", signer), nil
+}

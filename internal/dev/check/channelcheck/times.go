@@ -1,0 +1,138 @@
+package channelcheck
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/dev"
+	"github.com/cohort-tee/cohort/internal/dev/check"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// stopTime is how long a unit's process is stopped: longer than it would take a
+// watchdog that counts seconds to end it.
+const stopTime = 6 * time.Second
+
+// everyNumber: a stranger brings each unit the request numbers and ends at the
+// ends of their ranges, which are refused or answered at once; a unit whose process
+// stands still for a while, as on a host that migrates it, goes on as the same unit.
+func EveryNumber(ctx context.Context, c check.Checker) (string, error) {
+	s, err := newStranger(ctx, c)
+	if err != nil {
+		return "", err
+	}
+	defer s.close()
+	ends := []uint64{0, 1, 1 << 31, 1<<32 - 1, math.MaxInt64, 1 << 63, 1<<64 - 2, 1<<64 - 1}
+	sent := 0
+	for _, u := range s.at {
+		for i, end := range ends {
+			want := http.StatusOK
+			if end == 0 || end > math.MaxInt64 {
+				want = http.StatusBadRequest
+			}
+			late := http.StatusPreconditionFailed
+			if end > math.MaxInt64 {
+				late = http.StatusBadRequest
+			}
+			for _, step := range []struct {
+				q    says
+				want int
+			}{
+				{says{method: http.MethodGet, number: end, target: s.units[u.Address], end: in(time.Minute)}, want},
+				{says{method: http.MethodGet, number: uint64(1000 + i), target: s.units[u.Address], end: end}, late},
+			} {
+				sent++
+				if got, _, err := s.send(ctx, u, step.q); err != nil || got != step.want {
+					return "", fmt.Errorf("unit %s: number %d, end %d: got status %d, %v, want %d", u.Address, step.q.number, step.q.end, got, err, step.want)
+				}
+			}
+		}
+	}
+	if err := stands(ctx, c, s); err != nil {
+		return "", err
+	}
+	_, err = c.AnyReplica(ctx)
+	return fmt.Sprintf("%d requests with numbers and ends up to 2^64-1 refused or answered by %d units; one stopped for %v is the same still", sent, len(s.at), stopTime), err
+}
+
+// stands stops a unit's process for a while, and wants it to be the same after.
+func stands(ctx context.Context, c check.Checker, s *stranger) error {
+	u := s.at[len(s.at)-1]
+	pid := c.Pid(u)
+	if pid <= 1 {
+		return fmt.Errorf("unit %s has no process id", u.Address)
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		return fmt.Errorf("stopping unit %s: %w", u.Address, err)
+	}
+	check.Pause(ctx, stopTime)
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		return fmt.Errorf("continuing unit %s: %w", u.Address, err)
+	}
+	check.Pause(ctx, check.SettleTime)
+	id, err := check.UnitAt(ctx, u)
+	if err != nil || id != s.units[u.Address] {
+		return fmt.Errorf("unit %s was stopped for %v: got unit %s, %w, want %s still", u.Address, stopTime, id, err, s.units[u.Address])
+	}
+	return nil
+}
+
+// onceInTime: what is not safe is executed by the unit that it is bound to, once,
+// and by no unit when it is bound to none; what is late or ends too far ahead is
+// refused by the unit's clock, which the refusal tells.
+func OnceInTime(ctx context.Context, c check.Checker) (string, error) {
+	s, err := newStranger(ctx, c)
+	if err != nil {
+		return "", err
+	}
+	defer s.close()
+	number := uint64(0)
+	expect := func(u dev.Unit, q says, want int, what string) (int64, error) {
+		got, at, err := s.send(ctx, u, q)
+		if err != nil || got != want {
+			return at, fmt.Errorf("unit %s: %s: got status %d, %v, want %d", u.Address, what, got, err, want)
+		}
+		return at, nil
+	}
+	for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodPatch} {
+		number++
+		for _, u := range s.at {
+			if _, err := expect(u, says{method: method, number: number, end: in(30 * time.Second)}, http.StatusForbidden, method+", bound to no unit"); err != nil {
+				return "", err
+			}
+		}
+	}
+	for _, bound := range s.at {
+		number++
+		q := says{method: http.MethodPost, number: number, target: s.units[bound.Address], end: in(30 * time.Second)}
+		if _, err := expect(bound, q, http.StatusOK, "a bound POST"); err != nil {
+			return "", err
+		}
+		for _, u := range s.at {
+			want, what := http.StatusConflict, "the same again"
+			if u.Address != bound.Address {
+				want, what = http.StatusMisdirectedRequest, "the same at another unit"
+			}
+			for range 3 {
+				if _, err := expect(u, q, want, what); err != nil {
+					return "", err
+				}
+			}
+		}
+		for _, off := range []time.Duration{-time.Hour, -time.Second, 3 * time.Minute, 50 * time.Minute, 25 * time.Hour} {
+			number++
+			at, err := expect(bound, says{method: http.MethodPost, number: number, target: s.units[bound.Address], end: in(off)}, http.StatusPreconditionFailed, "an end "+off.String()+" ahead")
+			if err != nil {
+				return "", err
+			}
+			if skew := time.Until(time.UnixMilli(at)); skew.Abs() > wire.MaxClockSkew {
+				return "", fmt.Errorf("unit %s: its time beside the refusal is %v off", bound.Address, skew)
+			}
+		}
+	}
+	return fmt.Sprintf("POST, PUT, DELETE and PATCH bound to no unit refused by %d; bound ones run once, 4 times delivered; late and far ends refused", len(s.at)), nil
+}

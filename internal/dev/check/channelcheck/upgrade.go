@@ -1,0 +1,132 @@
+package channelcheck
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/cli/localtee"
+	"github.com/cohort-tee/cohort/internal/dev"
+	"github.com/cohort-tee/cohort/internal/dev/check"
+)
+
+// firstRelease is the release that a development policy begins with.
+const firstRelease = 1
+
+// Upgrades replaces the program by n releases one after the other, each continuing
+// the one before, while requests run in one session that is opened by the task's
+// name. It refuses unless the session goes on through all of them and no request
+// fails.
+func Upgrades(ctx context.Context, started *dev.Cluster, n int) error {
+	if n == 0 {
+		return nil
+	}
+	d := cluster{started}
+	_, err := check.Of(d.Cluster).InSession(ctx, d.Doc.Gateway, func(s *check.Session) (string, error) {
+		for release := firstRelease + 1; release <= firstRelease+n; release++ {
+			if err := d.upgradeOnce(ctx, s, release); err != nil {
+				return "", &frame.Fault{Code: frame.CodeCheckFailed, Cause: fmt.Errorf("upgrading to release %d: %w", release, err)}
+			}
+		}
+		return "", nil
+	})
+	return err
+}
+
+// upgradeOnce upgrades to a release, and says how the session went on meanwhile.
+func (d cluster) upgradeOnce(ctx context.Context, s *check.Session, release int) error {
+	began := d.App.Now()
+	asked, err := whileAsking(ctx, s, func() error { return d.upgrade(ctx, release) })
+	if err != nil {
+		return err
+	}
+	if _, err := s.GoesOn(ctx); err != nil {
+		return err
+	}
+	o := check.Outcome{Name: "channel/upgrade", OK: true, Detail: fmt.Sprintf("release %d on %d units after %v; %d requests, 0 failed, in the session of the first release",
+		release, dev.Units, d.App.Now().Sub(began).Round(time.Millisecond), asked)}
+	return d.App.Emit("check", o, o.Line())
+}
+
+// whileAsking sends one request after the other while something is done, and says
+// how many were answered; the first that fails is an error.
+func whileAsking(ctx context.Context, s *check.Session, do func() error) (asked int, err error) {
+	done := make(chan struct{})
+	var asking sync.WaitGroup
+	var failed error
+	asking.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+			if failed = check.Call(ctx, s, s.Url); failed != nil {
+				return
+			}
+			asked++
+		}
+	})
+	err = do()
+	close(done)
+	asking.Wait()
+	return asked, errors.Join(err, failed)
+}
+
+// upgrade approves the next release, which is the same program with a byte more,
+// and starts the units again with it, one after the other.
+func (d cluster) upgrade(ctx context.Context, release int) error {
+	dir := filepath.Join(d.State, fmt.Sprint("release-", release))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	changed, err := check.AppendByte(d.Program()[0], dir)
+	if err != nil {
+		return err
+	}
+	program := append([]string{changed}, d.Program()[1:]...)
+	m, err := localtee.Measure(d.Bin.Cohort, program)
+	if err != nil {
+		return err
+	}
+	if err := check.Approve(ctx, d.Cluster, release, m); err != nil {
+		return fmt.Errorf("approving release %d: %w", release, err)
+	}
+	d.Note(func(c *dev.Description) { c.Program = program })
+	for _, u := range d.Describe().Units {
+		if err := d.replace(ctx, u); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replace ends a unit, which is started again, and waits until it serves.
+func (d cluster) replace(ctx context.Context, u dev.Unit) error {
+	ctx, cancel := context.WithTimeout(ctx, dev.StartTime)
+	defer cancel()
+	old := check.Of(d.Cluster).Pid(u)
+	if err := syscall.Kill(old, syscall.SIGTERM); err != nil {
+		return fmt.Errorf("ending unit %s: %w", u.Address, err)
+	}
+	for {
+		answer, err := http.Get(u.Health + api.PathReady)
+		if err == nil {
+			answer.Body.Close()
+			if answer.StatusCode == http.StatusOK && check.Of(d.Cluster).Pid(u) != old {
+				return nil
+			}
+		}
+		if !check.Pause(ctx, 50*time.Millisecond) {
+			return fmt.Errorf("unit %s: not back within %v: %w", u.Address, dev.StartTime, err)
+		}
+	}
+}

@@ -1,0 +1,141 @@
+// Package check is the frame of the checks of a development cluster from outside: a check, its
+// outcome, and what checks have in common: sessions, a middleman before the gateway, a cable
+// that can be cut, units that must be refused, and owners who adopt a policy.
+//
+// A check knows the cluster's description and no more. Production code imports none of this.
+package check
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/dev"
+)
+
+// StepTime bounds one step of a story.
+const StepTime = 10 * time.Second
+
+// Checker judges a cluster from outside, as any client sees it. All it knows is
+// the cluster's description.
+type Checker struct {
+	App     *frame.App
+	Cluster dev.Description
+	// Live is the description now: processes change when they start again.
+	Live func() dev.Description
+}
+
+// Of checks a cluster that this process runs.
+func Of(d *dev.Cluster) Checker { return Checker{d.App, d.Describe(), d.Describe} }
+
+// Pid is the process of a unit now.
+func (c Checker) Pid(u dev.Unit) int {
+	for _, now := range c.Live().Units {
+		if now.Health == u.Health {
+			return now.PID
+		}
+	}
+	return u.PID
+}
+
+// Story is one thing that must hold. Its detail is what was observed.
+type Story struct {
+	Name string
+	Run  func(context.Context, Checker) (detail string, err error)
+}
+
+// Outcome is how one story went.
+type Outcome struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+}
+
+// Run tells stories, one line each, and refuses unless all hold.
+func (c Checker) Run(ctx context.Context, stories []Story) error {
+	var all struct {
+		Stories []Outcome `json:"stories"`
+	}
+	failed := 0
+	for _, s := range stories {
+		o := Outcome{Name: s.Name, OK: true}
+		var err error
+		if o.Detail, err = s.Run(ctx, c); err != nil {
+			o.OK, o.Detail = false, frame.OneLine(err.Error())
+			failed++
+		}
+		all.Stories = append(all.Stories, o)
+		if c.App.Output == "text" {
+			if err := c.App.Emit("check", o, o.Line()); err != nil {
+				return err
+			}
+		}
+	}
+	if c.App.Output == "json" {
+		if err := c.App.Emit("check", all, ""); err != nil {
+			return err
+		}
+	}
+	if failed > 0 {
+		return &frame.Fault{Code: frame.CodeCheckFailed, Cause: fmt.Errorf("checking the cluster: %d of %d stories do not hold", failed, len(stories))}
+	}
+	return nil
+}
+
+func (o Outcome) Line() string {
+	word := "ok"
+	if !o.OK {
+		word = "FAIL"
+	}
+	return fmt.Sprintf("%s %s %s\n", word, o.Name, o.Detail)
+}
+
+// Plain is what a Go program knows that was given one root file and one name.
+func (c Checker) Plain() (*tls.Config, error) { return c.Cluster.ClientTLS() }
+
+// anyReplica: the root file and the name suffice to be answered by each unit.
+func (c Checker) AnyReplica(ctx context.Context) (string, error) {
+	config, err := c.Plain()
+	if err != nil {
+		return "", err
+	}
+	statuses := make([]string, len(c.Cluster.Units))
+	for i, u := range c.Cluster.Units {
+		status, err := Get(ctx, u.Address, config)
+		if err != nil {
+			return "", err
+		}
+		if status >= http.StatusInternalServerError {
+			return "", fmt.Errorf("unit %s: got status %d, want an answer of the program", u.Address, status)
+		}
+		statuses[i] = fmt.Sprint(status)
+	}
+	return "GET / answered by each unit: " + strings.Join(statuses, " "), nil
+}
+
+// Get asks one unit for "/" over a connection of its own and gives the status.
+func Get(ctx context.Context, address string, config *tls.Config) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, StepTime)
+	defer cancel()
+	transport := &http.Transport{
+		TLSClientConfig:   config,
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		},
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+config.ServerName+"/", nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(r)
+	if err != nil {
+		return 0, fmt.Errorf("unit %s: %w", address, err)
+	}
+	return resp.StatusCode, resp.Body.Close()
+}

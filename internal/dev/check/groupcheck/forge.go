@@ -1,0 +1,96 @@
+package groupcheck
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/authorityclient"
+	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/dev"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// joinersChain is what a genuine joiner presents to its peers.
+func (d cluster) joinersChain(ctx context.Context) (chain [][]byte, err error) {
+	err = d.as(ctx, dev.Joiner, func(config *tls.Config) error {
+		chain = config.Certificates[0].Certificate
+		return nil
+	})
+	return chain, err
+}
+
+// forgedRefused forges what an authority would that ignores policy and the parties: the
+// joiner's certificates, word by word, under a group root of its own. It demands that the
+// holders end the handshake, and that nothing is wrong with the forgery but that the
+// parties do not agree on its root.
+func (d cluster) forgedRefused(ctx context.Context, genuine [][]byte) (string, error) {
+	forged, err := forge(genuine)
+	if err != nil {
+		return "", fmt.Errorf("forging the joiner's certificates: %w", err)
+	}
+	t, err := authorityclient.Trust(ctx, d.App, d.Pins())
+	if err != nil {
+		return "", err
+	}
+	chain := make([]*x509.Certificate, len(forged.Certificate))
+	for i, der := range forged.Certificate {
+		if chain[i], err = x509.ParseCertificate(der); err != nil {
+			return "", err
+		}
+	}
+	_, err = identity.Check(chain, t.AuthorityRoot(), identity.Expect{
+		Policy: t.Policy(), Kinds: []identity.Kind{identity.KindGroup}, Use: identity.UseTLS, At: d.App.Now(), Group: dev.Joint, Roles: []string{dev.JointMembers[dev.Joiner].Role},
+	})
+	expected := []wire.Reason{wire.NoQuorum, wire.StaleRoster, wire.Withdrawn, wire.NotFound}
+	if !slices.ContainsFunc(expected, func(r wire.Reason) bool { return errors.Is(err, r) }) {
+		return "", fmt.Errorf("checking the forged certificates: got %v, want one of %v", err, expected)
+	}
+	for _, role := range []int{dev.Bank, dev.Insurer} {
+		config := &tls.Config{InsecureSkipVerify: true, ServerName: d.Doc.ServerName, MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{forged}}
+		if err := turnedAway(ctx, d.Doc.Units[role].Address, config); !frame.IsAlert(err) {
+			return "", fmt.Errorf("%s, called with forged certificates: got %v, want a TLS alert", dev.JointMembers[role].Role, err)
+		}
+	}
+	return fmt.Sprintf("the joiner's certificates under another group root refused [%s]", wire.ReasonOf(err)), nil
+}
+
+// forge makes leaf and group root of a chain anew, for keys of its own.
+func forge(genuine [][]byte) (tls.Certificate, error) {
+	if len(genuine) < 2 {
+		return tls.Certificate{}, fmt.Errorf("got %d certificates, want leaf and group root", len(genuine))
+	}
+	leaf, leafErr := x509.ParseCertificate(genuine[0])
+	root, rootErr := x509.ParseCertificate(genuine[1])
+	leafKey, leafKeyErr := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	rootKey, rootKeyErr := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err := errors.Join(leafErr, rootErr, leafKeyErr, rootKeyErr); err != nil {
+		return tls.Certificate{}, err
+	}
+	for _, c := range []*x509.Certificate{leaf, root} {
+		c.SubjectKeyId, c.AuthorityKeyId = nil, nil
+		for _, e := range c.Extensions {
+			if standard := len(e.Id) == 4 && e.Id[0] == 2 && e.Id[1] == 5 && e.Id[2] == 29; !standard {
+				c.ExtraExtensions = append(c.ExtraExtensions, e)
+			}
+		}
+	}
+	root.PublicKey = rootKey.Public() // it signs itself
+	rootDER, err := x509.CreateCertificate(rand.Reader, root, root, rootKey.Public(), rootKey)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	parent, err := x509.ParseCertificate(rootDER)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, parent, leafKey.Public(), rootKey)
+	return tls.Certificate{Certificate: [][]byte{leafDER, rootDER}, PrivateKey: leafKey}, err
+}

@@ -1,0 +1,406 @@
+// Package groupcheck checks a group in a development cluster: that nothing is issued before its
+// parties approve, that the owners of the policy cannot take it over, and that a withdrawal
+// ends it.
+package groupcheck
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authorityclient"
+	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/cli/localtee"
+	"github.com/cohort-tee/cohort/internal/cli/sshkey"
+	"github.com/cohort-tee/cohort/internal/dev"
+	"github.com/cohort-tee/cohort/internal/dev/check"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// jointTime is how long a statistic over two tables may take.
+const jointTime = time.Minute
+
+// Run checks the cluster of a group, whose last party has not approved yet.
+func Run(ctx context.Context, started *dev.Cluster) error {
+	d := cluster{started}
+	as := func(run func(cluster, context.Context) (string, error)) func(context.Context, check.Checker) (string, error) {
+		return func(ctx context.Context, _ check.Checker) (string, error) { return run(d, ctx) }
+	}
+	return check.Of(d.Cluster).Run(ctx, []check.Story{
+		{Name: "group/quorum", Run: as(cluster.quorumStory)},
+		{Name: "group/statistic", Run: as(cluster.statisticStory)},
+		{Name: "group/stranger", Run: as(cluster.strangerStory)},
+		{Name: "group/role", Run: as(cluster.roleStory)},
+		{Name: "group/listener", Run: as(cluster.listenerStory)},
+		{Name: "group/takeover-by-owners/successor", Run: d.takeoverStory(bySuccessor)},
+		{Name: "group/takeover-by-owners/program", Run: d.takeoverStory(byVictimsProgram)},
+		{Name: "group/takeover-by-owners/name", Run: d.takeoverStory(byName)},
+		{Name: "group/takeover-by-owners/authority", Run: d.takeoverStory(byAuthority)},
+		{Name: "group/takeover-by-owners/chip", Run: d.takeoverStory(byChip)},
+		{Name: "group/withdrawal", Run: as(cluster.withdrawalStory)},
+		{Name: "group/withdraw", Run: as(cluster.withdrawStory)},
+	})
+}
+
+// quorumStory: while one of three has not approved, no unit gets a certificate and
+// nobody trusts the group; then all do.
+func (d cluster) quorumStory(ctx context.Context) (string, error) {
+	refused, err := d.waits(ctx, 0, "bank", "insurer", "joiner")
+	if err != nil {
+		return "", err
+	}
+	for _, u := range d.Doc.Units {
+		if dev.Ready(ctx, u.Health) == nil {
+			return "", fmt.Errorf("unit %s is ready before all parties approved", u.Address)
+		}
+	}
+	began := d.App.Now()
+	if err := d.Agree(ctx); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("2 of 3 approve: %d requests refused [%s], no certificate; the third approves: 3 units up after %v",
+		refused, wire.NoQuorum, since(d, began)), nil
+}
+
+func since(d cluster, began time.Time) time.Duration {
+	return d.App.Now().Sub(began).Round(time.Millisecond)
+}
+
+// waits demands that a unit of each role is refused for want of a quorum and none
+// gets a certificate, all after a place of the log, and that no client trusts the
+// group. It says how many were refused.
+func (d cluster) waits(ctx context.Context, after int64, roles ...string) (int, error) {
+	if _, err := d.GroupTrust(ctx); !errors.Is(err, wire.NoQuorum) {
+		return 0, fmt.Errorf("client of the group: got %v, want a refusal [%s]", err, wire.NoQuorum)
+	}
+	ctx, cancel := context.WithTimeout(ctx, check.RefusalTime)
+	defer cancel()
+	for {
+		entries, err := d.groupLog(ctx, after)
+		if err != nil {
+			return 0, err
+		}
+		refused := map[string]bool{}
+		for _, e := range entries {
+			if e.Kind == "issued" {
+				return 0, fmt.Errorf("unit %s got a certificate of role %s without the quorum", e.Unit, e.Role)
+			}
+			refused[e.Role] = refused[e.Role] || e.Reason == wire.NoQuorum
+		}
+		missing := slices.IndexFunc(roles, func(role string) bool { return !refused[role] })
+		if missing < 0 {
+			return len(entries), nil
+		}
+		if !check.Pause(ctx, 50*time.Millisecond) {
+			return 0, fmt.Errorf("no unit of role %s was refused [%s]", roles[missing], wire.NoQuorum)
+		}
+	}
+}
+
+// groupLog is what the authority logged of the group after a place, newest first.
+func (d cluster) groupLog(ctx context.Context, after int64) (found []api.LogEntry, err error) {
+	a, err := authorityclient.Dial(ctx, d.App, d.Pins())
+	if err != nil {
+		return nil, err
+	}
+	defer a.Close()
+	log, err := a.IssuanceLog(ctx, api.LogQuery{Limit: 100})
+	for _, e := range log.Entries {
+		if e.Group == dev.Joint && e.Sequence > after {
+			found = append(found, e)
+		}
+	}
+	return found, err
+}
+
+// statisticStory: what the joiner says is what one computes who holds both tables.
+func (d cluster) statisticStory(ctx context.Context) (string, error) {
+	began := d.App.Now()
+	if _, err := d.statistic(ctx); err != nil { // the programs may still read their tables
+		return "", err
+	}
+	first := since(d, began)
+	began = d.App.Now()
+	joint, err := d.statistic(ctx)
+	if err != nil {
+		return "", err
+	}
+	took := since(d, began)
+	began = d.App.Now()
+	pooled, err := d.Bin.Pooled(ctx)
+	if err == nil && !bytes.Equal(joint, pooled) {
+		err = fmt.Errorf("got %s, want %s as on the pooled tables", joint, pooled)
+	}
+	return fmt.Sprintf("%s rows a side: equal to the plain computation; in the group %v, at first %v; plain, reading both tables, %v",
+		dev.RowsOf(d.Bin.Tables), took, first, since(d, began)), err
+}
+
+// statistic asks the joiner in a session with its role.
+func (d cluster) statistic(ctx context.Context) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, jointTime)
+	defer cancel()
+	t, err := d.GroupTrust(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ch, err := client.OpenGroup(ctx, client.OpenConfig{Trust: t, Role: dev.JointMembers[dev.Joiner].Role, Gateway: d.Doc.Gateway, FreshEvidence: true})
+	if err != nil {
+		return nil, err
+	}
+	defer ch.Close(ctx)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+d.Doc.ServerName+"/statistic", nil)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := ch.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(answer.Body, dev.MaxDev))
+	if err == nil && answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("asking the joiner: got %s: %s", answer.Status, b)
+	}
+	return b, err
+}
+
+// strangerStory: a program that no company brought gets no certificate, and the
+// bank gives nothing to who has none or has made one.
+func (d cluster) strangerStory(ctx context.Context) (_ string, err error) {
+	dir, err := os.MkdirTemp("", "cohort-stranger-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	changed, err := check.AppendByte(d.Bin.Program[0], dir)
+	if err != nil {
+		return "", err
+	}
+	stranger, err := d.newMember(dir, dev.Joiner, append([]string{changed}, d.Bin.Program[1:]...))
+	if err != nil {
+		return "", err
+	}
+	if err := stranger.MustBeRefused(ctx, d.Doc.TEE, wire.NotMeasured); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("not enrolled [%s]; the bank answers %d without a certificate and an alert to one made at home",
+		wire.NotMeasured, http.StatusForbidden), d.bankIsClosed(ctx)
+}
+
+// bankIsClosed demands that the bank gives nothing to who is not in the group.
+func (d cluster) bankIsClosed(ctx context.Context) error {
+	holder := d.Doc.Units[dev.Bank].Address
+	made, err := selfMade()
+	if err != nil {
+		return err
+	}
+	config := &tls.Config{InsecureSkipVerify: true, ServerName: d.Doc.ServerName, MinVersion: tls.VersionTLS13}
+	if status, err := check.Get(ctx, holder, config); err != nil || status != http.StatusForbidden {
+		return fmt.Errorf("bank, asked without a certificate: got %d, %v, want %d", status, err, http.StatusForbidden)
+	}
+	config.Certificates = []tls.Certificate{made}
+	if err := turnedAway(ctx, holder, config); !frame.IsAlert(err) {
+		return fmt.Errorf("bank, asked with a certificate made at home: got %v, want a TLS alert", err)
+	}
+	return nil
+}
+
+// selfMade is a certificate that nobody vouches for.
+func selfMade() (c tls.Certificate, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return c, err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+}
+
+// newMember prepares one more unit of a role, with a program and more flags.
+func (d cluster) newMember(dir string, role int, program []string, flags ...string) (check.Newcomer, error) {
+	list, err := dev.Addresses(0, 2)
+	if err != nil {
+		return check.Newcomer{}, err
+	}
+	u := dev.Unit{Address: list[0], Health: "http://" + list[1]}
+	settings, err := localtee.CommandSettings(append(d.MemberArgs(role, u), flags...))
+	if err != nil {
+		return check.Newcomer{}, err
+	}
+	log, err := os.Create(filepath.Join(dir, "unit.log"))
+	if err != nil {
+		return check.Newcomer{}, err
+	}
+	return check.Newcomer{Launch: localtee.Launch{Agent: d.Bin.Cohort, Program: program, Settings: settings, Stdout: log, Stderr: log}, Listen: u.Address, Health: u.Health, Log: log}, nil
+}
+
+// roleStory: a program has the role that its company's word gave it, and calls
+// whom that role may call.
+func (d cluster) roleStory(ctx context.Context) (string, error) {
+	dir, err := os.MkdirTemp("", "cohort-role-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	other, err := d.newMember(dir, dev.Insurer, d.Bin.Members[dev.Bank])
+	if err != nil {
+		return "", err
+	}
+	if err := other.MustBeRefused(ctx, d.Doc.TEE, wire.WrongRole); err != nil {
+		return "", fmt.Errorf("the bank's program as insurer: %w", err)
+	}
+	calling, err := d.newMember(dir, dev.Bank, d.Bin.Members[dev.Bank], "--peer", dev.JointMembers[dev.Insurer].Role+"="+d.Doc.Units[dev.Insurer].Address)
+	if err != nil {
+		return "", err
+	}
+	defer calling.Log.Close()
+	if err := check.MustEndRefused(ctx, d.Doc.TEE, calling.Launch, wire.NotAllowed); err != nil {
+		return "", fmt.Errorf("a bank that calls the insurer: %w", err)
+	}
+	return fmt.Sprintf("the bank's program as insurer is refused [%s]; a bank that would call the insurer [%s]", wire.WrongRole, wire.NotAllowed), nil
+}
+
+// listenerStory: the insurer's own listener turns a bank away, whose agent would
+// not have called it, and serves a joiner.
+func (d cluster) listenerStory(ctx context.Context) (string, error) {
+	called, status := d.Doc.Units[dev.Insurer].Address, 0
+	err := d.as(ctx, dev.Bank, func(config *tls.Config) error {
+		if err := turnedAway(ctx, called, config); !frame.IsAlert(err) {
+			return fmt.Errorf("insurer, called by a bank: got %v, want a TLS alert", err)
+		}
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	err = d.as(ctx, dev.Joiner, func(config *tls.Config) (err error) { status, err = check.Get(ctx, called, config); return err })
+	return fmt.Sprintf("the insurer ends the handshake of a bank by an alert, and answers a joiner: %d", status), err
+}
+
+// as calls with the certificate and key of one more unit of a role, and checks
+// nothing.
+func (d cluster) as(ctx context.Context, role int, call func(*tls.Config) error) (err error) {
+	dir, err := os.MkdirTemp("", "cohort-caller-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	caller, err := d.newMember(dir, role, d.Bin.Members[role], "--cert-dir", dir, "--cert-dir-on-disk")
+	if err != nil {
+		return err
+	}
+	defer caller.Log.Close()
+	p, err := caller.Launch.Start(ctx, d.Doc.TEE)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, check.Ended(p)) }()
+	if err := check.ComesUp(ctx, caller); err != nil {
+		return err
+	}
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
+	if err != nil {
+		return err
+	}
+	return call(&tls.Config{
+		InsecureSkipVerify: true, ServerName: d.Doc.ServerName, MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair},
+	})
+}
+
+// turnedAway is how a unit ends a connection whose certificate it refuses, which
+// in TLS 1.3 it sees after the client's handshake. Nothing is sent on it, since
+// what a unit has not read when it closes would take its alert away.
+func turnedAway(ctx context.Context, address string, config *tls.Config) error {
+	ctx, cancel := context.WithTimeout(ctx, check.StepTime)
+	defer cancel()
+	c, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	_, err = c.Read(make([]byte, 1))
+	return err
+}
+
+// withdrawStory: after a party's withdrawal was heard, no unit gets a certificate
+// and nobody opens a session; once it approves again, all goes on.
+func (d cluster) withdrawStory(ctx context.Context) (_ string, err error) {
+	dir, err := os.MkdirTemp("", "cohort-withdraw-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	parties, err := d.Parties()
+	if err != nil {
+		return "", err
+	}
+	party := parties[len(parties)-1]
+	before, err := d.withdraw(ctx, party)
+	if err != nil {
+		return "", err
+	}
+	late, err := d.newMember(dir, dev.Insurer, d.Bin.Members[dev.Insurer])
+	if err != nil {
+		return "", err
+	}
+	defer late.Log.Close()
+	p, err := late.Launch.Start(ctx, d.Doc.TEE)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, check.Ended(p)) }()
+	if _, err := d.waits(ctx, before, dev.JointMembers[dev.Insurer].Role); err != nil {
+		return "", err
+	}
+	began := d.App.Now()
+	if err := d.Tell(ctx, party, policy.ForApprove); err != nil {
+		return "", err
+	}
+	if err := check.ComesUp(ctx, late); err != nil {
+		return "", err
+	}
+	took := since(d, began)
+	// The others renew, because a withdrawal is a cut: until then no pair of a role is accepted.
+	waiting, cancel := context.WithTimeout(ctx, dev.StartTime)
+	defer cancel()
+	for _, err = d.statistic(ctx); err != nil && check.Pause(waiting, 50*time.Millisecond); {
+		_, err = d.statistic(ctx)
+	}
+	if err == nil {
+		_, err = d.statisticStory(ctx)
+	}
+	return fmt.Sprintf("%s withdraws: no certificate, no trust [%s]; it approves again: a unit that waited is up after %v, the statistic is equal",
+		party.Name, wire.NoQuorum, took), err
+}
+
+// withdraw has a party withdraw, and gives the place of the log after that.
+func (d cluster) withdraw(ctx context.Context, party sshkey.Pair) (int64, error) {
+	if err := d.Tell(ctx, party, policy.ForWithdraw); err != nil {
+		return 0, err
+	}
+	before, err := d.groupLog(ctx, 0)
+	if err == nil && len(before) == 0 {
+		err = errors.New("the log names no unit of the group")
+	}
+	if err != nil {
+		return 0, err
+	}
+	return before[0].Sequence, nil
+}

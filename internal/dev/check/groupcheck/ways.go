@@ -1,0 +1,204 @@
+package groupcheck
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cohort-tee/cohort/internal/authorityclient"
+	"github.com/cohort-tee/cohort/internal/cli/drafttext"
+	"github.com/cohort-tee/cohort/internal/cli/localtee"
+	"github.com/cohort-tee/cohort/internal/dev"
+	"github.com/cohort-tee/cohort/internal/dev/check"
+)
+
+// bySuccessor: owners adopt a successor of the group with a party of their own, whose
+// approval alone is its quorum, and their program in the joiner's place.
+func bySuccessor(r *rivals) (takeover, error) {
+	id, err := r.groupID()
+	if err != nil {
+		return takeover{}, err
+	}
+	return takeover{
+		policies: []check.Edit{all(r.joins(), check.After("[group."+dev.Joint+"]\n", fmt.Sprintf("continues = %q\n", id)))}, speaks: true,
+		try: func(r *rivals, ctx context.Context) (string, error) {
+			reason, err := r.runs(ctx, dev.Joiner, r.program)
+			return "a successor with a party and a quorum of the owners': its program refused [" + reason + "]", err
+		},
+	}, nil
+}
+
+// byVictimsProgram: the party of the owners' lists the bank's own program as its own, and
+// they start it as theirs.
+func byVictimsProgram(r *rivals) (takeover, error) {
+	return takeover{
+		policies: []check.Edit{all(r.joins(), check.Replaced(`{ party = "north", task = "bank", release = "1" }`, `{ party = "rival", task = "bank", release = "1" }`))}, speaks: true,
+		try: func(r *rivals, ctx context.Context) (string, error) {
+			theirs, err := r.runs(ctx, dev.Bank, r.Bin.Members[dev.Bank])
+			if err != nil {
+				return "", err
+			}
+			n, err := r.member(dev.Bank, r.Doc.Authority, r.Bin.Members[dev.Bank], r.PartyKey("north"))
+			if err != nil {
+				return "", err
+			}
+			norths, err := staysOut(ctx, r.Doc.TEE, n)
+			return "the bank's program listed under a party of the owners': refused as theirs [" + theirs + "] and as the bank's [" + norths + "]", err
+		},
+	}, nil
+}
+
+// byName: owners end the group and use its name again, with nothing before it.
+func byName(r *rivals) (takeover, error) {
+	var group string
+	return takeover{
+		policies: []check.Edit{
+			func(text string) (rest string, err error) { rest, group, err = withoutGroup(text); return rest, err },
+			func(text string) (string, error) { return r.joins()(text + group) },
+		}, speaks: true,
+		try: func(r *rivals, ctx context.Context) (string, error) {
+			reason, err := r.runs(ctx, dev.Joiner, r.program)
+			return "the group ended, and its name used again: the owners' program refused [" + reason + "]", err
+		},
+	}, nil
+}
+
+// byAuthority: owners name an authority program of their own. It opens the authority root,
+// which is sealed to it as well, but no root of the group.
+func byAuthority(r *rivals) (takeover, error) {
+	changed, err := check.AppendByte(r.Bin.Cohort, filepath.Join(r.dir, "rival"))
+	if err != nil {
+		return takeover{}, err
+	}
+	m, err := localtee.Measure("", []string{changed})
+	if err != nil {
+		return takeover{}, err
+	}
+	return takeover{
+		policies: []check.Edit{check.After("# may hold the root\nreference = [\n", "  "+m.Reference+",\n")},
+		try: func(r *rivals, ctx context.Context) (_ string, err error) {
+			url, stop, err := r.authority(ctx, changed)
+			if err != nil {
+				return "", err
+			}
+			defer func() { err = errors.Join(err, stop()) }()
+			n, err := r.member(dev.Insurer, url, r.Bin.Members[dev.Insurer], r.PartyKey("south"))
+			if err != nil {
+				return "", err
+			}
+			reason, err := staysOut(ctx, r.Doc.TEE, n)
+			return "an authority program of the owners': it gives the insurer's program nothing [" + reason + "]", err
+		},
+	}, nil
+}
+
+// authority runs an authority program beside the cluster's, on its store.
+func (r *rivals) authority(ctx context.Context, program string) (url string, stop func() error, err error) {
+	list, err := dev.Addresses(0, 1)
+	if err != nil {
+		return "", nil, err
+	}
+	args := []string{"authority", "run", "--store", "sqlite:" + r.StoreFile(), "--listen", list[0], "--genesis-policy", r.GenesisFile()}
+	sigs, err := filepath.Glob(r.GenesisFile() + ".*.sig")
+	if err != nil {
+		return "", nil, err
+	}
+	for _, path := range sigs {
+		args = append(args, "--signature", path)
+	}
+	settings, err := localtee.CommandSettings(args)
+	if err != nil {
+		return "", nil, err
+	}
+	log, err := os.Create(filepath.Join(r.dir, "authority.log"))
+	if err != nil {
+		return "", nil, err
+	}
+	defer log.Close()
+	p, err := localtee.Launch{Program: []string{program}, Settings: settings, Stdout: log, Stderr: log}.Start(ctx, r.Doc.TEE)
+	if err != nil {
+		return "", nil, err
+	}
+	url, stop = "https://"+list[0], func() error { return check.Ended(p) }
+	ctx, cancel := context.WithTimeout(ctx, dev.StartTime)
+	defer cancel()
+	pins := r.Pins()
+	pins.Authorities = []string{url}
+	for {
+		c, err := authorityclient.Dial(ctx, r.App, pins)
+		if err == nil {
+			c.Close()
+			return url, stop, nil
+		}
+		if !check.Pause(ctx, check.StepTime/100) {
+			return "", nil, errors.Join(fmt.Errorf("the owners' authority: %w: %s", err, dev.Tail(log.Name())), stop())
+		}
+	}
+}
+
+// byChip: owners accept a machine of their own, whose evidence they can forge: the
+// joiner's own program runs there, as the joiner's party's.
+func byChip(r *rivals) (takeover, error) {
+	var other *dev.Daemon
+	return takeover{
+		policies: []check.Edit{func(text string) (_ string, err error) {
+			state := filepath.Join(r.dir, "chip")
+			if err := os.Mkdir(state, 0o700); err != nil {
+				return "", err
+			}
+			if other, err = dev.StartDaemon(context.Background(), r.Bin.Cohort, state); err != nil {
+				return "", err
+			}
+			return check.After("[platform.soft]\nroots = [", localtee.TOMLString(other.Root)+", ")(text)
+		}},
+		loosens: true,
+		try: func(r *rivals, ctx context.Context) (_ string, err error) {
+			defer func() { err = errors.Join(err, other.Stop()) }()
+			n, err := r.member(dev.Joiner, r.Doc.Authority, r.Bin.Members[dev.Joiner], r.PartyKey("east"))
+			if err != nil {
+				return "", err
+			}
+			reason, err := staysOut(ctx, other.Socket, n)
+			return "a machine of the owners', whose evidence they can forge: the joiner's program there refused [" + reason + "]", err
+		},
+	}, nil
+}
+
+// all makes one change after the other.
+func all(changes ...check.Edit) check.Edit {
+	return func(text string) (string, error) {
+		var err error
+		for _, change := range changes {
+			if text, err = change(text); err != nil {
+				return "", err
+			}
+		}
+		return text, nil
+	}
+}
+
+// joins puts the rivals' party and program into the group, and makes one approval enough.
+func (r *rivals) joins() check.Edit {
+	keys, err := drafttext.Owners([]string{r.party.Name + "=" + r.party.Path + ".pub"})
+	if err != nil {
+		return func(string) (string, error) { return "", err }
+	}
+	south, members := `  { name = "south", ssh = `, `members = [ { party = "east", task = "joiner", release = "1" }`
+	return all(
+		check.Replaced(south, fmt.Sprintf("  { name = %q, ssh = %q },\n%s", keys[0].Name, keys[0].SSH, south)),
+		check.Replaced("quorum = 3 # of the parties", "quorum = 1 # of the parties"),
+		check.Replaced(members, members+`, { party = "rival", task = "rival", release = "1" }`),
+		check.Appended(r.task),
+	)
+}
+
+// runs starts a program in a role as the rivals' party's, and returns why it is refused.
+func (r *rivals) runs(ctx context.Context, role int, program []string) (string, error) {
+	n, err := r.member(role, r.Doc.Authority, program, r.party.Path+".pub")
+	if err != nil {
+		return "", err
+	}
+	return staysOut(ctx, r.Doc.TEE, n)
+}

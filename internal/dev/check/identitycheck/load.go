@@ -1,0 +1,94 @@
+package identitycheck
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/dev/check"
+)
+
+const (
+	callers   = 4                     // of the load
+	callPause = 20 * time.Millisecond // of each caller, between two requests
+)
+
+// killAndRestart: one unit is killed under load through the client. No request
+// fails, and the unit comes back on its address as another unit.
+func KillAndRestart(ctx context.Context, c check.Checker) (string, error) {
+	t, err := c.Trust(ctx)
+	if err != nil {
+		return "", err
+	}
+	config := client.Config{Trust: t, ServerName: c.Cluster.ServerName}
+	for _, u := range c.Cluster.Units {
+		config.Addresses = append(config.Addresses, u.Address)
+	}
+	through, err := client.New(config)
+	if err != nil {
+		return "", err
+	}
+	defer through.Close()
+	load := startLoad(ctx, through, "https://"+c.Cluster.ServerName+"/")
+	detail, err := killOne(ctx, c)
+	if failed := load.stop(); err == nil && failed != nil {
+		err = failed
+	}
+	return fmt.Sprintf("%d requests, 0 failed; %s", load.sent.Load(), detail), err
+}
+
+// killOne kills the last unit and waits until it is back.
+func killOne(ctx context.Context, c check.Checker) (string, error) {
+	victim := c.Cluster.Units[len(c.Cluster.Units)-1]
+	check.Pause(ctx, check.SettleTime)
+	killed := c.App.Now()
+	back, err := c.Kill(ctx, victim)
+	if err != nil {
+		return "", err
+	}
+	id, err := back()
+	took := c.App.Now().Sub(killed).Round(time.Millisecond)
+	check.Pause(ctx, check.SettleTime)
+	return fmt.Sprintf("%s back after %v as unit %s", victim.Address, took, id), err
+}
+
+// load sends requests until it is stopped.
+type load struct {
+	sent    atomic.Int64
+	failed  atomic.Int64
+	first   atomic.Pointer[error]
+	end     context.CancelFunc
+	callers sync.WaitGroup
+}
+
+func startLoad(ctx context.Context, through http.RoundTripper, url string) *load {
+	l := &load{}
+	running, end := context.WithCancel(ctx)
+	l.end = end
+	for range callers {
+		l.callers.Go(func() {
+			for check.Pause(running, callPause) {
+				l.sent.Add(1)
+				if err := check.Call(ctx, through, url); err != nil {
+					l.failed.Add(1)
+					l.first.CompareAndSwap(nil, &err)
+				}
+			}
+		})
+	}
+	return l
+}
+
+// stop ends the load and tells what failed of it.
+func (l *load) stop() error {
+	l.end()
+	l.callers.Wait()
+	if first := l.first.Load(); first != nil {
+		return fmt.Errorf("%d of %d requests failed: %w", l.failed.Load(), l.sent.Load(), *first)
+	}
+	return nil
+}

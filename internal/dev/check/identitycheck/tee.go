@@ -1,0 +1,143 @@
+package identitycheck
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authorityclient"
+	"github.com/cohort-tee/cohort/internal/cli/localtee"
+	"github.com/cohort-tee/cohort/internal/dev"
+	"github.com/cohort-tee/cohort/internal/dev/check"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// changedProgramRefused: a program with one byte more is refused, by name of
+// got and want, and is never ready; the others go on.
+func ChangedProgramRefused(ctx context.Context, c check.Checker) (string, error) {
+	dir, err := os.MkdirTemp("", "cohort-changed-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	changed, err := check.AppendByte(c.Cluster.Program[0], dir)
+	if err != nil {
+		return "", err
+	}
+	m, err := localtee.Measure(c.Cluster.Agent, append([]string{changed}, c.Cluster.Program[1:]...))
+	if err != nil {
+		return "", err
+	}
+	u, err := c.NewUnit(dir, c.Cluster.Authority, []string{changed})
+	if err != nil {
+		return "", err
+	}
+	if err := u.MustBeRefused(ctx, c.Cluster.TEE, wire.NotMeasured); err != nil {
+		return "", err
+	}
+	if err := refusalLogged(ctx, c, m.Program); err != nil {
+		return "", err
+	}
+	_, err = c.AnyReplica(ctx)
+	return "refused [measurement] got " + m.Program[:15] + "…, never ready, others go on", err
+}
+
+// refusalLogged demands that the authority's log names the measurement it got
+// and one that policy wants.
+func refusalLogged(ctx context.Context, c check.Checker, got string) error {
+	a, err := authorityclient.Dial(ctx, c.App, c.Pins())
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	log, err := a.IssuanceLog(ctx, api.LogQuery{Limit: 20})
+	if err != nil {
+		return err
+	}
+	original, err := check.FileDigest(c.Cluster.Program[0])
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(log.Entries, func(e api.LogEntry) bool {
+		return e.Kind == "refused" && e.Reason == wire.NotMeasured && strings.Contains(e.Detail, got) && strings.Contains(e.Detail, original.String())
+	}) {
+		return fmt.Errorf("the authority's log has no refusal that names got %s and want %s", got, original)
+	}
+	return nil
+}
+
+// otherAuthorityRefused: the same code with another root secret serves nobody
+// here. Under this cluster's own policy it refuses to start; under a policy of
+// its own, client and unit that were given this cluster's genesis refuse it.
+func OtherAuthorityRefused(ctx context.Context, c check.Checker) (_ string, err error) {
+	dir, err := os.MkdirTemp("", "cohort-other-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	other, err := otherCluster(ctx, c, dir)
+	if err != nil {
+		return "", err
+	}
+	ctx, other.Cancel = context.WithCancel(ctx)
+	defer func() { err = errors.Join(err, other.Stop()) }()
+	if err := other.InitAuthority(ctx); err != nil {
+		return "", err
+	}
+	if err := refusesOurPolicy(ctx, c, other); err != nil {
+		return "", fmt.Errorf("another root under this policy: %w", err)
+	}
+	if err := other.SignGenesis(ctx); err != nil {
+		return "", err
+	}
+	if err := other.StartAuthority(ctx); err != nil {
+		return "", err
+	}
+	fooled := c
+	fooled.Cluster.Authority = other.Doc.Authority
+	if _, err := fooled.Trust(ctx); !errors.Is(err, wire.WrongGenesis) {
+		return "", fmt.Errorf("client at another authority: got %v, want a refusal [%s]", err, wire.WrongGenesis)
+	}
+	u, err := c.NewUnit(dir, other.Doc.Authority, c.Cluster.Program[:1:1])
+	if err != nil {
+		return "", err
+	}
+	if err := u.MustBeRefused(ctx, c.Cluster.TEE, wire.WrongGenesis); err != nil {
+		return "", fmt.Errorf("unit at another authority: %w", err)
+	}
+	return "refuses to start under this policy [draft]; client and unit refuse it [genesis]", nil
+}
+
+// otherCluster is a second authority in the same TEE, not started yet.
+func otherCluster(ctx context.Context, c check.Checker, dir string) (cluster, error) {
+	t, err := c.Trust(ctx)
+	if err != nil {
+		return cluster{}, err
+	}
+	roots := t.Policy().Document().Platforms[attest.Soft].Roots
+	if len(roots) == 0 {
+		return cluster{}, errors.New("the policy names no soft root")
+	}
+	b := dev.Binaries{Cohort: c.Cluster.Agent, Program: c.Cluster.Program}
+	d, err := dev.New(c.App, dev.Flags{Task: c.Cluster.Task, KeyMode: c.Cluster.KeyMode}, dir, b)
+	if err != nil {
+		return cluster{}, err
+	}
+	d.TEE = &dev.Daemon{Root: roots[0].String(), Socket: c.Cluster.TEE}
+	return cluster{d}, d.PrepareState()
+}
+
+// refusesOurPolicy starts the other authority under this cluster's first policy.
+func refusesOurPolicy(ctx context.Context, c check.Checker, other cluster) error {
+	a, err := authorityclient.Dial(ctx, c.App, c.Pins())
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	return c.MustNotStart(ctx, other.Dir, other.StoreFile(), a.Approved.Steps()[0], wire.WrongDraft)
+}

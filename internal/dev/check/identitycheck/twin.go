@@ -1,0 +1,102 @@
+package identitycheck
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest/soft"
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/dev"
+	"github.com/cohort-tee/cohort/internal/dev/check"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// twin is a unit that goes on whatever policy says: once its cable to the authority is
+// cut no later policy reaches it, and its certificates are good for an hour.
+type twin struct {
+	check.Newcomer
+	id      wire.UnitID
+	process *soft.Process
+	cable   *check.Cable
+	gateway *check.Middleman // brings everything to this unit
+}
+
+// newTwin starts a unit with a program in a TEE. Its caller closes it.
+func newTwin(ctx context.Context, c check.Checker, dir, socket string, program []string) (_ *twin, err error) {
+	t := &twin{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.close())
+		}
+	}()
+	if t.cable, err = check.NewCable(strings.TrimPrefix(c.Cluster.Authority, "https://")); err != nil {
+		return nil, err
+	}
+	if t.Newcomer, err = c.NewUnit(dir, "https://"+t.cable.Listener.Addr().String(), program); err != nil {
+		return nil, err
+	}
+	if t.process, err = t.Launch.Start(ctx, socket); err != nil {
+		return nil, err
+	}
+	if err := check.ComesUp(ctx, t.Newcomer); err != nil {
+		return nil, err
+	}
+	if t.id, err = check.UnitAt(ctx, dev.Unit{Address: t.Listen, Health: t.Health}); err != nil {
+		return nil, err
+	}
+	t.gateway, err = check.NewMiddleman("https://" + t.Listen)
+	return t, err
+}
+
+func (t *twin) close() error {
+	var faults []error
+	if t.gateway != nil {
+		t.gateway.Close()
+	}
+	if t.process != nil {
+		faults = append(faults, check.Ended(t.process))
+	}
+	if t.cable != nil {
+		t.cable.Close()
+	}
+	if t.Log != nil {
+		faults = append(faults, t.Log.Close())
+	}
+	return errors.Join(faults...)
+}
+
+// uses are how clients of ours use a unit of the task: in a session, by a receipt, by a
+// one-off request, and over TLS on a connection that is kept.
+func uses(ctx context.Context, c check.Checker, t *twin) (all []check.Use, err error) {
+	ctx, cancel := context.WithTimeout(ctx, check.StepTime)
+	defer cancel()
+	trust, err := c.Trust(ctx)
+	if err != nil {
+		return nil, err
+	}
+	url := "https://" + c.Cluster.ServerName + "/"
+	ch, err := client.Open(ctx, client.OpenConfig{Trust: trust, Gateway: t.gateway.Url, Receipts: true})
+	if err != nil {
+		return nil, err
+	}
+	all = append(all, check.Use{Name: "sessions", Ask: func(ctx context.Context) error { return check.Call(ctx, ch, url) }, End: func() {
+		ending, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		ch.Close(ending)
+	}})
+	s := &check.Session{Channel: ch, Url: url}
+	all = append(all, check.Use{Name: "receipts", Ask: func(ctx context.Context) error { _, _, err := s.Ask(ctx); return err }, End: func() {}})
+	o, err := client.NewOneOff(ctx, client.OneOffConfig{Trust: trust, Gateway: t.gateway.Url})
+	if err != nil {
+		return all, err
+	}
+	all = append(all, check.Use{Name: "one-offs", Ask: func(ctx context.Context) error { _, err := c.Once(ctx, o, http.MethodGet); return err }, End: o.Close})
+	direct, err := client.New(client.Config{Trust: trust, ServerName: c.Cluster.ServerName, Addresses: []string{t.Listen}})
+	if err != nil {
+		return all, err
+	}
+	return append(all, check.Use{Name: "TLS", Ask: func(ctx context.Context) error { return check.Call(ctx, direct, url) }, End: direct.Close}), nil
+}

@@ -1,0 +1,124 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authorityclient"
+	"github.com/cohort-tee/cohort/internal/dev"
+)
+
+const (
+	RestartTime = 15 * time.Second // a killed unit is back within this
+	SettleTime  = time.Second      // of load before the kill and after the restart
+)
+
+// Kill ends a unit; back waits until another one is at its address and gives its
+// id.
+func (c Checker) Kill(ctx context.Context, u dev.Unit) (back func() (string, error), err error) {
+	before, err := c.Issued(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if pid := c.Pid(u); pid <= 1 {
+		err = errors.New("no process id")
+	} else {
+		err = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("killing unit %s: %w", u.Address, err)
+	}
+	return func() (string, error) { return c.comesBack(ctx, u.Address, before) }, nil
+}
+
+// comesBack waits until a unit that was not among before holds a certificate,
+// and the address answers again.
+func (c Checker) comesBack(ctx context.Context, address string, before map[string]bool) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, RestartTime)
+	defer cancel()
+	config, err := c.Plain()
+	if err != nil {
+		return "", err
+	}
+	for {
+		id, err := c.newcomerAmong(ctx, before)
+		if err == nil {
+			if _, err = dev.Handshake(ctx, address, config); err == nil {
+				return id, nil
+			}
+		}
+		if !Pause(ctx, 50*time.Millisecond) {
+			return "", fmt.Errorf("unit %s was killed and is not back within %v: %w", address, RestartTime, err)
+		}
+	}
+}
+
+// newcomerAmong is a unit with a certificate that was not there before.
+func (c Checker) newcomerAmong(ctx context.Context, before map[string]bool) (string, error) {
+	now, err := c.Issued(ctx)
+	if err != nil {
+		return "", err
+	}
+	for id := range now {
+		if !before[id] {
+			return id, nil
+		}
+	}
+	return "", errors.New("no other unit was given a certificate")
+}
+
+// Issued are the unit ids of the newest certificates of the task.
+func (c Checker) Issued(ctx context.Context) (map[string]bool, error) {
+	a, err := authorityclient.Dial(ctx, c.App, c.Pins())
+	if err != nil {
+		return nil, err
+	}
+	defer a.Close()
+	log, err := a.IssuanceLog(ctx, api.LogQuery{Task: c.Cluster.Task})
+	if err != nil {
+		return nil, err
+	}
+	ids := map[string]bool{}
+	for _, e := range log.Entries {
+		if e.Kind == "issued" {
+			ids[e.Unit] = true
+		}
+	}
+	return ids, nil
+}
+
+// Pause waits, and reports whether ctx still holds.
+func Pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// Call is one request and its whole answer.
+func Call(ctx context.Context, through http.RoundTripper, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, StepTime)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := through.RoundTrip(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode >= http.StatusInternalServerError {
+		return errors.New(answer.Status)
+	}
+	_, err = io.Copy(io.Discard, answer.Body)
+	return err
+}

@@ -1,0 +1,53 @@
+package check
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// TestMiddlemanChanges holds that what the stories call changed or cut is so on
+// the wire: a story with a middleman that does nothing would prove nothing.
+func TestMiddlemanChanges(t *testing.T) {
+	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) }))
+	defer gateway.Close()
+	m, err := NewMiddleman(gateway.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	header := wire.Header{Number: 1, Target: wire.UnitID{1, 2}, NotAfter: time.Unix(1, 0)}.Encode()
+	sent := append(header[:], "four more bytes"...)
+	last := bytes.Clone(sent)
+	last[len(last)*11/12] ^= 1
+	for _, tt := range []struct {
+		name, path string
+		way        Change
+		want       []byte
+	}{
+		{"nothing", wire.PathRequest, Change{}, sent},
+		{"a request's bit", wire.PathRequest, Change{Request: Flip(11, 12)}, last},
+		{"an answer's bit", wire.PathRequest, Change{Answer: Flip(11, 12)}, last},
+		{"half an answer", wire.PathRequest, Change{Answer: Half}, sent[:len(sent)/2]},
+		{"another path", wire.PathSession, Change{Request: Half, Answer: Half}, sent},
+	} {
+		m.Way.Store(&tt.way)
+		answer, err := http.Post(m.Url+tt.path, "", bytes.NewReader(sent))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(answer.Body)
+		answer.Body.Close()
+		if err != nil || !bytes.Equal(got, tt.want) {
+			t.Errorf("%s: got %x, %v, want %x", tt.name, got, err, tt.want)
+		}
+	}
+	if got := m.Target.Load(); got == nil || *got != (wire.UnitID{1, 2}) {
+		t.Errorf("got target %v, want the header's", got)
+	}
+}

@@ -1,0 +1,119 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Asks is how many requests tell what a cluster does.
+const Asks = 12
+
+// Session is a channel of a story, with the session that it began with.
+type Session struct {
+	*client.Channel
+	client.Session
+	Url string
+}
+
+// InSession tells a story in a session that was opened on fresh evidence.
+func (c Checker) InSession(ctx context.Context, gateway string, tell func(*Session) (string, error)) (string, error) {
+	t, err := c.Trust(ctx)
+	if err != nil {
+		return "", err
+	}
+	opening, cancel := context.WithTimeout(ctx, StepTime)
+	defer cancel()
+	ch, err := client.Open(opening, client.OpenConfig{Trust: t, Gateway: gateway, FreshEvidence: true, Receipts: true})
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		ending, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		ch.Close(ending)
+	}()
+	s := &Session{Channel: ch, Url: "https://" + c.Cluster.ServerName + "/"}
+	if s.Session, err = ch.Session(opening); err != nil {
+		return "", err
+	}
+	return tell(s)
+}
+
+// OverMiddleman is inSession through a middleman.
+func (c Checker) OverMiddleman(ctx context.Context, tell func(*Middleman, *Session) (string, error)) (string, error) {
+	m, err := NewMiddleman(c.Cluster.Gateway)
+	if err != nil {
+		return "", err
+	}
+	defer m.Close()
+	return c.InSession(ctx, m.Url, func(s *Session) (string, error) { return tell(m, s) })
+}
+
+// Ask asks for "/" with a receipt, and gives that and the unit it names.
+func (s *Session) Ask(ctx context.Context) (r client.Record, unit wire.UnitID, err error) {
+	if err = Call(client.WithRecord(ctx, &r), s, s.Url); err != nil {
+		return r, unit, err
+	}
+	receipt, err := client.VerifyReceipt(r, s.Channel.Trust(), time.Now())
+	if err != nil {
+		return r, unit, fmt.Errorf("judging the receipt: %w", err)
+	}
+	return r, receipt.Unit.UnitID(), nil
+}
+
+// GoesOn asks several times and tells who answered. It refuses when another
+// session had to be opened for that.
+func (s *Session) GoesOn(ctx context.Context) (units []string, err error) {
+	for range Asks {
+		_, unit, err := s.Ask(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if name := unit.String()[:8]; !slices.Contains(units, name) {
+			units = append(units, name)
+		}
+	}
+	if opens := s.Opens(); opens != 1 {
+		return nil, fmt.Errorf("got %d sessions, want the first to go on", opens)
+	}
+	return units, nil
+}
+
+// KillNamed kills the unit with an id, which its health pages tell.
+func (c Checker) KillNamed(ctx context.Context, id wire.UnitID) (back func() (string, error), err error) {
+	for _, u := range c.Cluster.Units {
+		answer, err := http.Get(u.Health + "/livez")
+		if err != nil {
+			continue // another may be it
+		}
+		answer.Body.Close()
+		if answer.Header.Get(frame.UnitField) == id.String() {
+			return c.Kill(ctx, u)
+		}
+	}
+	return nil, fmt.Errorf("unit %s is none of those described", id)
+}
+
+// Once sends a request that is marked, and gives the status of its answer.
+func (c Checker) Once(ctx context.Context, o *client.OneOff, method string) (int, error) {
+	r, err := http.NewRequestWithContext(ctx, method, "https://"+c.Cluster.ServerName+"/", nil)
+	if err != nil {
+		return 0, err
+	}
+	r.Header.Set("Idempotency-Key", "check")
+	answer, err := o.RoundTrip(r)
+	if err != nil {
+		return 0, err
+	}
+	defer answer.Body.Close()
+	_, err = io.Copy(io.Discard, answer.Body)
+	return answer.StatusCode, err
+}

@@ -1,0 +1,235 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest/soft"
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/authorityclient"
+	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/cli/localtee"
+	"github.com/cohort-tee/cohort/internal/dev"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// ComesUp waits until a unit is ready.
+func ComesUp(ctx context.Context, n Newcomer) error {
+	ctx, cancel := context.WithTimeout(ctx, dev.StartTime)
+	defer cancel()
+	for {
+		err := dev.Ready(ctx, n.Health)
+		if err == nil {
+			return nil
+		}
+		if !Pause(ctx, 50*time.Millisecond) {
+			return fmt.Errorf("unit %s: not ready within %v: %w: %s", n.Listen, dev.StartTime, err, dev.Tail(n.Log.Name()))
+		}
+	}
+}
+
+// Ended ends a process and waits for it.
+func Ended(p *soft.Process) error {
+	err := p.Signal(9)
+	_, waited := p.Wait()
+	return errors.Join(err, waited)
+}
+
+// MustNotStart starts the cluster's own program, measured, on a store and under a
+// first policy, and demands that it refuses to serve.
+func (c Checker) MustNotStart(ctx context.Context, dir, storeFile string, first policy.Step, reason wire.Reason) error {
+	file := filepath.Join(dir, "first.toml")
+	args := []string{"authority", "run", "--store", "sqlite:" + storeFile, "--listen", "127.0.0.1:0", "--genesis-policy", file}
+	if err := os.WriteFile(file, first.Policy, 0o600); err != nil {
+		return err
+	}
+	for i, sig := range first.Signatures {
+		path := fmt.Sprintf("%s.%d.sig", file, i)
+		if err := os.WriteFile(path, []byte(sig), 0o600); err != nil {
+			return err
+		}
+		args = append(args, "--signature", path)
+	}
+	settings, err := localtee.CommandSettings(args)
+	if err != nil {
+		return err
+	}
+	log, err := os.Create(filepath.Join(dir, "first.log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	return MustEndRefused(ctx, c.Cluster.TEE, localtee.Launch{Program: []string{c.Cluster.Agent}, Settings: settings, Stdout: log, Stderr: log}, reason)
+}
+
+// UnitAt is the id of the unit whose health pages these are.
+func UnitAt(ctx context.Context, u dev.Unit) (id wire.UnitID, err error) {
+	ctx, cancel := context.WithTimeout(ctx, StepTime)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.Health+"/livez", nil)
+	if err != nil {
+		return id, err
+	}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return id, fmt.Errorf("unit %s: %w", u.Address, err)
+	}
+	answer.Body.Close()
+	return id, id.UnmarshalText([]byte(answer.Header.Get(frame.UnitField)))
+}
+
+// RefusalTime is how long a unit or authority that must refuse to start may
+// take to say so.
+const RefusalTime = 20 * time.Second
+
+// Pins are what the description gives a client. What it has seen would lie
+// beside the root.
+func (c Checker) Pins() authorityclient.Pins {
+	return authorityclient.Pins{
+		Authorities: []string{c.Cluster.Authority}, Genesis: c.Cluster.Genesis, Task: c.Cluster.Task,
+		State: filepath.Join(filepath.Dir(c.Cluster.Root), "seen.json"),
+	}
+}
+
+// Trust is what a client of the SDK makes of the description. It remembers
+// nothing.
+func (c Checker) Trust(ctx context.Context) (*client.Trust, error) {
+	genesis, err := wire.ParseDigest(c.Cluster.Genesis)
+	if err != nil {
+		return nil, err
+	}
+	return client.FetchTrust(ctx, client.TrustConfig{
+		Authorities: []string{c.Cluster.Authority}, Genesis: genesis, Task: c.Cluster.Task, Verifier: localtee.Verifier(), Clock: c.App.Now,
+	})
+}
+
+// verify: the checking client finds the same identity at each address.
+func (c Checker) Verify(ctx context.Context) (string, error) {
+	t, err := c.Trust(ctx)
+	if err != nil {
+		return "", err
+	}
+	var id wire.Digest
+	for _, u := range c.Cluster.Units {
+		r, err := client.Verify(ctx, u.Address, client.Config{Trust: t, ServerName: c.Cluster.ServerName})
+		if err != nil {
+			return "", fmt.Errorf("unit %s: %w", u.Address, err)
+		}
+		if !id.IsZero() && id != r.Code.Identity {
+			return "", fmt.Errorf("unit %s: got identity %s, want %s", u.Address, r.Code.Identity, id)
+		}
+		id = r.Code.Identity
+	}
+	return fmt.Sprintf("each unit is %s, authority appraised on %s", id, t.Evidence().Measurement().Platform), nil
+}
+
+// AppendByte copies a program into dir, with one byte more.
+func AppendByte(path, dir string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	out := filepath.Join(dir, "changed")
+	return out, os.WriteFile(out, append(b, 0), 0o700)
+}
+
+// Newcomer is a unit that must be refused.
+type Newcomer struct {
+	Launch localtee.Launch
+	Listen string
+	Health string
+	Log    *os.File
+}
+
+// NewUnit prepares one more unit of the cluster's task at an authority. program
+// replaces the cluster's program, whose arguments stay; flags are more of the
+// unit's.
+func (c Checker) NewUnit(dir, authority string, program []string, flags ...string) (Newcomer, error) {
+	list, err := dev.Addresses(0, 2)
+	if err != nil {
+		return Newcomer{}, err
+	}
+	settings, err := localtee.CommandSettings(append([]string{"unit", "--task", c.Cluster.Task, "--authority", authority,
+		"--genesis", c.Cluster.Genesis, "--listen", list[0], "--health", list[1]}, flags...))
+	if err != nil {
+		return Newcomer{}, err
+	}
+	log, err := os.Create(filepath.Join(dir, "unit.log"))
+	if err != nil {
+		return Newcomer{}, err
+	}
+	l := localtee.Launch{Agent: c.Cluster.Agent, Program: append(program, c.Cluster.Program[1:]...), Settings: settings, Stdout: log, Stderr: log}
+	return Newcomer{l, list[0], "http://" + list[1], log}, nil
+}
+
+// MustBeRefused launches the unit, and demands that it ends as refused for this
+// reason without having been ready.
+func (n Newcomer) MustBeRefused(ctx context.Context, socket string, reason wire.Reason) error {
+	defer n.Log.Close()
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	wasReady := n.watch(watching)
+	if err := MustEndRefused(ctx, socket, n.Launch, reason); err != nil {
+		return err
+	}
+	stop()
+	if <-wasReady {
+		return errors.New("the unit was ready before it was refused")
+	}
+	return nil
+}
+
+// watch says, once ctx is done, whether the health pages ever said ready.
+func (n Newcomer) watch(ctx context.Context) <-chan bool {
+	was := make(chan bool, 1)
+	go func() {
+		ready := false
+		for ctx.Err() == nil {
+			if r, err := http.Get(n.Health + "/readyz"); err == nil {
+				ready = ready || r.StatusCode == http.StatusOK
+				r.Body.Close()
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		was <- ready
+	}()
+	return was
+}
+
+// MustEndRefused runs a measured cohort and demands that it refuses, for one
+// reason, to go on. Its streams are one file.
+func MustEndRefused(ctx context.Context, socket string, l localtee.Launch, reason wire.Reason) error {
+	ctx, cancel := context.WithTimeout(ctx, RefusalTime)
+	defer cancel()
+	p, err := l.Start(ctx, socket)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = p.Signal(9) })
+	defer stop()
+	exit, err := p.Wait()
+	if err != nil {
+		return err
+	}
+	said := dev.Tail(l.Stderr.Name())
+	if exit != (soft.Exit{Code: frame.ExitRefused}) || !strings.Contains(said, "["+string(reason)+"]") {
+		return fmt.Errorf("got %v, want a refusal [%s]; it said: %s", exit, reason, said)
+	}
+	return nil
+}
+
+// FileDigest is the SHA-256 of a file.
+func FileDigest(path string) (wire.Digest, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return wire.Digest{}, err
+	}
+	return wire.Sum(b), nil
+}

@@ -1,0 +1,265 @@
+package dev
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest/soft"
+	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/cli/localtee"
+	"github.com/cohort-tee/cohort/internal/retry"
+)
+
+// restarts is the wait before a child is started again; one that ran for settled begins anew.
+var restarts = retry.Backoff{First: 100 * time.Millisecond, Max: 5 * time.Second}
+
+const settled = 10 * time.Second
+
+// longestSocket is the length of a socket's path that the kernel takes.
+const longestSocket = 100
+
+// Daemon is the soft daemon as a child process.
+type Daemon struct {
+	Root   string
+	Socket string
+	temp   string // folder of the socket, where the state's own path is too long
+	cmd    *exec.Cmd
+	exited chan struct{} // closed when err is set
+	err    error         // how the process ended
+}
+
+// StartDaemon runs `cohort soft` and waits until it listens.
+func StartDaemon(ctx context.Context, cohort, state string) (*Daemon, error) {
+	d := &Daemon{Socket: filepath.Join(state, "tee"), exited: make(chan struct{})}
+	if len(d.Socket) > longestSocket {
+		var err error
+		if d.temp, err = os.MkdirTemp("", "cohort-"); err != nil {
+			return nil, err
+		}
+		d.Socket = filepath.Join(d.temp, "tee")
+	}
+	log, err := os.Create(filepath.Join(state, "soft.log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	d.cmd = plainCommand(context.Background(), log, cohort, "soft", "--socket", d.Socket, "--dir", filepath.Join(state, "soft"), "-o", "json")
+	out, err := d.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.run(ctx, out); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w\n%s", err, Tail(log.Name())), d.Stop())
+	}
+	return d, nil
+}
+
+// plainCommand is a cohort outside the TEE, which is asked to end when ctx is
+// done. A group of its own keeps the terminal's Ctrl-C from it; should the thread
+// that starts it end, as when this process is killed, the kernel ends it.
+func plainCommand(ctx context.Context, log *os.File, cohort string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, cohort, args...)
+	cmd.Env, cmd.Stderr = []string{}, log
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	return cmd
+}
+
+// run starts the process on a thread that lives as long as it, because the
+// parent-death signal is the thread's, and reads the root it prints.
+func (d *Daemon) run(ctx context.Context, out io.Reader) error {
+	started := make(chan error)
+	read := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer close(d.exited)
+		err := d.cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		var said struct{ Root string }
+		err = json.NewDecoder(bufio.NewReader(out)).Decode(&said)
+		d.Root = said.Root
+		read <- err
+		d.err = d.cmd.Wait()
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	select {
+	case err := <-read:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Stop ends the daemon, and with it whatever it launched.
+func (d *Daemon) Stop() error {
+	if d.cmd.Process != nil {
+		_ = d.cmd.Process.Signal(syscall.SIGTERM)
+	}
+	<-d.exited
+	err := d.err
+	if d.temp != "" {
+		err = errors.Join(err, os.RemoveAll(d.temp))
+	}
+	return err
+}
+
+// output runs a cohort command measured and gives what it printed. What it said
+// beside that is passed on where it failed.
+func (d *Daemon) output(ctx context.Context, cohort string, args ...string) ([]byte, error) {
+	settings, err := localtee.CommandSettings(args)
+	if err != nil {
+		return nil, err
+	}
+	out, err := os.CreateTemp("", "cohort-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(out.Name())
+	defer out.Close()
+	talk, err := os.CreateTemp("", "cohort-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(talk.Name())
+	defer talk.Close()
+	l := localtee.Launch{Program: []string{cohort}, Settings: settings, Stdout: out, Stderr: talk}
+	p, err := l.Start(ctx, d.Socket)
+	if err != nil {
+		return nil, err
+	}
+	exit, err := p.Wait()
+	if err == nil && exit != (soft.Exit{}) {
+		err = fmt.Errorf("cohort %s: %v: %s", args[0], exit, Tail(talk.Name()))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(out.Name())
+}
+
+// child is one supervised process.
+type child struct {
+	name    string
+	Log     string
+	run     runner
+	started func(pid int)
+	failed  chan error // the first end, for who waits until it is ready
+}
+
+// runner runs a process until it ends, which it is asked to when ctx is done.
+// Its error is never nil.
+type runner func(ctx context.Context, log *os.File, started func(pid int)) error
+
+func (d *Cluster) NewChild(name string, run runner) *child {
+	return &child{name: name, Log: filepath.Join(d.State, name+".log"), run: run, started: func(int) {}, failed: make(chan error, 1)}
+}
+
+// Measured runs a cohort with a command line in the TEE.
+func (d *Cluster) Measured(l localtee.Launch, args []string) runner {
+	return func(ctx context.Context, log *os.File, started func(int)) (err error) {
+		l.Stdout, l.Stderr = log, log
+		if l.Settings, err = localtee.CommandSettings(args); err != nil {
+			return err
+		}
+		p, err := l.Start(ctx, d.TEE.Socket)
+		if err != nil {
+			return err
+		}
+		started(p.PID)
+		stop := context.AfterFunc(ctx, func() { _ = p.Signal(syscall.SIGTERM) })
+		defer stop()
+		exit, err := p.Wait()
+		if err != nil {
+			return err
+		}
+		return errors.New(exit.String())
+	}
+}
+
+// plain runs a cohort with a command line outside the TEE.
+func (d *Cluster) plain(args ...string) runner {
+	return func(ctx context.Context, log *os.File, started func(int)) error {
+		runtime.LockOSThread() // see plainCommand
+		defer runtime.UnlockOSThread()
+		cmd := plainCommand(ctx, log, d.Bin.Cohort, args...)
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		started(cmd.Process.Pid)
+		if err := cmd.Wait(); err != nil {
+			return err
+		}
+		return errors.New("exit status 0")
+	}
+}
+
+// supervise keeps a child running until ctx is done.
+func (d *Cluster) supervise(ctx context.Context, c *child) {
+	d.children.Go(func() {
+		failures := 0
+		for ctx.Err() == nil {
+			began := d.App.Now()
+			err := c.RunOnce(ctx)
+			if ctx.Err() != nil {
+				return
+			}
+			select {
+			case c.failed <- err:
+			default:
+			}
+			if d.App.Now().Sub(began) > settled {
+				failures = 0
+			}
+			failures++
+			pause := restarts.Longest(failures)
+			d.App.Notef("%s ended (%v); starting it again in %v", c.name, err, pause)
+			_ = retry.Sleep(ctx, pause) // the loop sees ctx
+		}
+	})
+}
+
+// RunOnce runs the child until it ends, with its log.
+func (c *child) RunOnce(ctx context.Context) error {
+	log, err := os.OpenFile(c.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	return c.run(ctx, log, c.started)
+}
+
+// Await tries ready until it holds. A child that ends before is an error, with
+// the end of its log.
+func (c *child) Await(ctx context.Context, ready func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, StartTime)
+	defer cancel()
+	for {
+		err := ready(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case end := <-c.failed:
+			return &frame.Fault{Code: frame.CodeProgram, Cause: fmt.Errorf("%s: %w:\n%s", c.name, end, Tail(c.Log)), Hint: "its whole log is " + c.Log}
+		case <-ctx.Done():
+			return fmt.Errorf("%s: not ready within %v: %w:\n%s", c.name, StartTime, err, Tail(c.Log))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,289 @@
+package dev
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/authorityclient"
+	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/cli/localtee"
+	"github.com/cohort-tee/cohort/internal/manager"
+)
+
+const (
+	Domain    = "dev.test"
+	Units     = 3
+	devPorts  = 3 + 2*Units // authority, gateway, units, health pages, bus
+	StartTime = 30 * time.Second
+)
+
+// Cluster is a development cluster: the soft daemon, an authority, a manager and
+// three units, all children of this process.
+type Cluster struct {
+	App       *frame.App
+	Dir       string // of dev.json
+	State     string // of this build, below dir
+	Bin       Binaries
+	bus       string // address where units connect to the manager
+	reference localtee.Measurement
+	TEE       *Daemon
+	children  sync.WaitGroup
+	Cancel    context.CancelFunc
+	members   []*child // units of a group, by role
+	checking  bool     // the first story has the last party of a group approve
+
+	mu  sync.Mutex // guards cluster
+	Doc Description
+}
+
+// New chooses names, addresses and the state of this build.
+func New(a *frame.App, f Flags, dir string, b Binaries) (*Cluster, error) {
+	key, err := b.key(f.Task, f.KeyMode)
+	if err != nil {
+		return nil, err
+	}
+	d := &Cluster{App: a, Dir: dir, State: filepath.Join(dir, "cluster-"+key), Bin: b, checking: f.Checking}
+	if d.reference, err = localtee.Measure(b.Cohort, b.Program); err != nil {
+		return nil, err
+	}
+	a.NoteUnmeasured(d.reference)
+	if others, _ := filepath.Glob(filepath.Join(dir, "cluster-*")); len(others) > 0 && !slices.Contains(others, d.State) {
+		a.Notef("%s holds the state of another build; starting a fresh cluster beside it", dir)
+	}
+	list, err := Addresses(f.BasePort, devPorts)
+	if err != nil {
+		return nil, err
+	}
+	d.bus = list[devPorts-1]
+	d.Doc = Description{
+		Schema: devSchema, Authority: "https://" + list[0], Gateway: "http://" + list[1], KeyMode: f.KeyMode, Agent: b.Cohort, Program: b.Program,
+		service: service{Task: f.Task, ServerName: f.Task + "." + Domain, Root: filepath.Join(dir, f.Task+"-root.pem")},
+	}
+	if len(b.Members) > 0 {
+		d.Doc.Group = Joint
+		d.Doc.ServerName, d.Doc.Root = Joint+"."+Domain, filepath.Join(dir, Joint+"-root.pem")
+	}
+	for i := range Units {
+		d.Doc.Units = append(d.Doc.Units, Unit{Address: list[2+i], Health: "http://" + list[2+Units+i]})
+	}
+	return d, nil
+}
+
+// Describe is what dev.json says now.
+func (d *Cluster) Describe() Description {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.Doc
+	c.Units = slices.Clone(c.Units)
+	c.Tasks = []service{c.service}
+	if c.Group != "" {
+		c.Tasks = c.roles()
+	}
+	return c
+}
+
+// Start brings everything up, in the order in which one needs the other.
+func (d *Cluster) Start(ctx context.Context) error {
+	ctx, d.Cancel = context.WithCancel(ctx)
+	if err := errors.Join(d.removeDescription(), d.PrepareState()); err != nil {
+		return err
+	}
+	steps := []struct {
+		saying string
+		do     func(context.Context) error
+	}{
+		{"starting the development TEE", d.startTEE},
+		{"making the authority's root", d.InitAuthority},
+		{"signing the genesis policy", d.SignGenesis},
+		{"starting the authority", d.StartAuthority},
+		{"starting the manager", d.startManager},
+		{fmt.Sprintf("starting %d units of %s", Units, cmp.Or(d.Doc.Group, d.Doc.Task)), d.startUnits},
+	}
+	for _, s := range steps {
+		d.App.Notef("%s", s.saying)
+		if err := s.do(ctx); err != nil {
+			return fmt.Errorf("%s: %w", s.saying, err)
+		}
+	}
+	return writeCluster(d.Dir, d.Describe())
+}
+
+// Files of a cluster's state.
+func (d *Cluster) GenesisFile() string { return filepath.Join(d.State, "genesis.toml") }
+
+func (d *Cluster) StoreFile() string { return filepath.Join(d.State, "authority.db") }
+
+func (d *Cluster) authorityRoot() string { return filepath.Join(d.State, "authority-root.pem") }
+
+// PrepareState keeps a state that was finished once, and begins anew otherwise.
+func (d *Cluster) PrepareState() error {
+	if _, err := os.Stat(d.GenesisFile()); err == nil {
+		return nil
+	}
+	if err := os.RemoveAll(d.State); err != nil {
+		return err
+	}
+	return os.MkdirAll(d.State, 0o700)
+}
+
+func (d *Cluster) startTEE(ctx context.Context) error {
+	var err error
+	d.TEE, err = StartDaemon(ctx, d.Bin.Cohort, d.State)
+	if err == nil {
+		d.Doc.TEE = d.TEE.Socket
+	}
+	return err
+}
+
+func (d *Cluster) StartAuthority(ctx context.Context) error {
+	args := []string{"authority", "run", "--store", "sqlite:" + d.StoreFile(), "--listen", strings.TrimPrefix(d.Doc.Authority, "https://"), "--genesis-policy", d.GenesisFile(),
+		"--polls-per-address", "256"} // everyone is on this machine
+	sigs, err := filepath.Glob(d.GenesisFile() + ".*.sig")
+	if err != nil {
+		return err
+	}
+	for _, path := range sigs {
+		args = append(args, "--signature", path)
+	}
+	c := d.NewChild("authority", d.Measured(localtee.Launch{Program: []string{d.Bin.Cohort}}, args))
+	d.supervise(ctx, c)
+	return c.Await(ctx, func(ctx context.Context) error {
+		t, err := authorityclient.Trust(ctx, d.App, d.Pins())
+		if err != nil {
+			return err
+		}
+		return errors.Join(frame.ReplaceFile(d.Doc.Root, t.PEM()), frame.ReplaceFile(d.authorityRoot(), frame.CertificatePEM(t.AuthorityRoot())))
+	})
+}
+
+// startManager starts the manager with its gateway. It is trusted with nothing,
+// and so runs outside the TEE.
+func (d *Cluster) startManager(ctx context.Context) error {
+	d.Doc.Manager.Data, d.Doc.Manager.Bus = filepath.Join(d.State, "manager"), d.bus
+	c := d.NewChild("manager", d.plain("manager", "--listen", strings.TrimPrefix(d.Doc.Gateway, "http://"),
+		"--bus", d.bus, "--authority", d.Doc.Authority, "--authority-root", d.authorityRoot(), "--data", d.Doc.Manager.Data))
+	c.started = func(pid int) { d.Note(func(c *Description) { c.Manager.PID = pid }) }
+	d.supervise(ctx, c)
+	return c.Await(ctx, func(ctx context.Context) error {
+		_, err := authorityclient.Gateway{URL: d.Doc.Gateway}.Ready(ctx)
+		return err
+	})
+}
+
+// Pins are what a client of this cluster is given.
+func (d *Cluster) Pins() authorityclient.Pins {
+	return authorityclient.Pins{Authorities: []string{d.Doc.Authority}, Genesis: d.Doc.Genesis, Task: d.Doc.Task, State: filepath.Join(d.State, "seen.json")}
+}
+
+// unitArgs is the command line of a unit.
+func (d *Cluster) unitArgs(u Unit, as ...string) []string {
+	return append(append([]string{"unit"}, as...), "--authority", d.Doc.Authority, "--genesis", d.Doc.Genesis,
+		"--manager", "tls://"+d.bus, "--manager-ca", manager.SelfSignedCA(d.Doc.Manager.Data),
+		"--listen", u.Address, "--health", strings.TrimPrefix(u.Health, "http://"))
+}
+
+func (d *Cluster) startUnits(ctx context.Context) error {
+	if d.Doc.Group != "" {
+		return d.startMembers(ctx)
+	}
+	units := make([]*child, Units)
+	for i, u := range d.Doc.Units {
+		c := d.NewChild(fmt.Sprintf("unit-%d", i+1), d.unit(d.unitArgs(u, "--task", d.Doc.Task)))
+		c.started = func(pid int) { d.Note(func(c *Description) { c.Units[i].PID = pid }) }
+		units[i] = c
+		d.supervise(ctx, c)
+	}
+	for i, c := range units {
+		now := d.Describe()
+		err := c.Await(ctx, func(ctx context.Context) error {
+			config, err := now.ClientTLS()
+			if err == nil {
+				_, err = Handshake(ctx, d.Doc.Units[i].Address, config)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unit runs the agent with the program of the release in use.
+func (d *Cluster) unit(args []string) runner {
+	return func(ctx context.Context, log *os.File, started func(int)) error {
+		return d.Measured(localtee.Launch{Agent: d.Bin.Cohort, Program: d.Program()}, args)(ctx, log, started)
+	}
+}
+
+// Note changes the description, in dev.json too once there is one.
+func (d *Cluster) Note(change func(*Description)) {
+	d.mu.Lock()
+	change(&d.Doc)
+	d.mu.Unlock()
+	if _, err := os.Stat(filepath.Join(d.Dir, File)); err != nil {
+		return
+	}
+	if err := writeCluster(d.Dir, d.Describe()); err != nil {
+		d.App.Log.Error("writing dev.json", "error", err)
+	}
+}
+
+// Stop ends everything and waits for it. dev.json goes, since what it says is
+// no longer true.
+func (d *Cluster) Stop() error {
+	if d.Cancel != nil {
+		d.Cancel()
+	}
+	d.children.Wait()
+	err := d.removeDescription()
+	if d.TEE != nil && d.TEE.cmd != nil {
+		err = errors.Join(err, d.TEE.Stop())
+	}
+	return err
+}
+
+// removeDescription removes dev.json, if it is there.
+func (d *Cluster) removeDescription() error {
+	if err := os.Remove(filepath.Join(d.Dir, File)); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Tail is the end of a log file, for an error.
+func Tail(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	lines := bytes.Split(bytes.TrimSpace(b), []byte("\n"))
+	return string(bytes.Join(lines[max(0, len(lines)-6):], []byte("\n")))
+}
+
+// handshakeTime bounds one TLS handshake.
+const handshakeTime = 10 * time.Second
+
+// Handshake does one TLS handshake and returns the connection's state.
+func Handshake(ctx context.Context, address string, config *tls.Config) (tls.ConnectionState, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return tls.ConnectionState{}, fmt.Errorf("unit %s: %w", address, err)
+	}
+	return conn.(*tls.Conn).ConnectionState(), conn.Close()
+}
+
+// Program is what units run when they start next.
+func (d *Cluster) Program() []string { return d.Describe().Program }

@@ -1,0 +1,114 @@
+// Package dev is a development cluster on one machine: the development TEE, an authority, a
+// manager, and three units of a program, or one unit of each role of a group. All of them are
+// children of this process, which starts them again when they end.
+//
+// It protects nothing from the machine that it runs on, and says so. [File] describes the
+// running cluster to clients and to checks.
+package dev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cohort-tee/cohort/internal/cli/frame"
+)
+
+const developmentNotice = "DEVELOPMENT: the soft TEE protects nothing from this machine."
+
+// Examples are the folders below examples that `cohort dev` runs.
+var Examples = []string{"scoring", Chat, Joint}
+
+// Chat is the example that streams.
+const Chat = "chat"
+
+// Flags are the flags of `cohort dev`.
+type Flags struct {
+	Dir      string
+	BasePort int
+	Checking bool
+	Cluster  string
+	Example  string
+	KeyMode  string
+	Upgrades int
+	Rows     int    // of each table of jointrisk; 0 is the default
+	Task     string // the example, its main task, or "app" for the user's own program
+}
+
+// Run runs a cluster until ctx is done.
+func Run(ctx context.Context, a *frame.App, f Flags, program []string) error {
+	if f.Dir == "" {
+		var err error
+		if f.Dir, err = a.StateDir("dev"); err != nil {
+			return err
+		}
+	}
+	return With(ctx, a, f, program, func(d *Cluster) error {
+		if err := a.Emit("dev", d.Describe(), d.banner()); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			a.Notef("stopping the cluster")
+			return nil
+		case <-d.TEE.exited:
+			return &frame.Fault{Code: frame.CodeProgram, Cause: errors.New("the development TEE ended, and the cluster with it"), Hint: "its log is " + filepath.Join(d.State, "soft.log")}
+		}
+	})
+}
+
+// With starts a cluster in f.dir, runs use, and stops it.
+func With(ctx context.Context, a *frame.App, f Flags, program []string, use func(*Cluster) error) (err error) {
+	dir, err := filepath.Abs(f.Dir)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	a.Notef(developmentNotice)
+	lock, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	b, err := f.findBinaries(ctx, dir, program)
+	if err != nil {
+		return err
+	}
+	d, err := New(a, f, dir, b)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Stop()) }()
+	if err := d.Start(ctx); err != nil {
+		return err
+	}
+	return use(d)
+}
+
+// banner says what runs and what to try.
+func (d *Cluster) banner() string {
+	c := d.Describe()
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line(developmentNotice + "\n")
+	line("authority  %s\ngenesis    %s\ngateway    %s\ntask       %s, key mode %s", c.Authority, c.Genesis, c.Gateway, c.Task, c.KeyMode)
+	if c.Group != "" {
+		return b.String() + d.jointBanner(c)
+	}
+	for i, u := range c.Units {
+		line("unit %d     https://%s  (pid %d, health %s)", i+1, u.Address, u.PID, u.Health)
+	}
+	first := c.Units[0]
+	line("\ntry:\n  curl --cacert %s --connect-to ::%s https://%s/", c.Root, first.Address, c.ServerName)
+	line("  kill -9 %d    # it comes back on the same address", first.PID)
+	pins := fmt.Sprintf("--authority %s --genesis %s --task %s", c.Authority, c.Genesis, c.Task)
+	line("  %s verify %s %s", d.Bin.Cohort, first.Address, pins)
+	line("  %s request https://%s/ --session --receipt --gateway %s %s", d.Bin.Cohort, c.ServerName, c.Gateway, pins)
+	line("\nCtrl-C stops everything. State: %s", d.Dir)
+	return b.String()
+}

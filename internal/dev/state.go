@@ -1,0 +1,127 @@
+package dev
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/cli/sshkey"
+)
+
+// Description describes a running cluster to those who talk to it or judge it: the
+// content of dev.json.
+type Description struct {
+	Schema    string `json:"schema"` // "cohort/dev/v1"
+	Genesis   string `json:"genesis"`
+	Authority string `json:"authority"`
+	Gateway   string `json:"gateway"`
+	Manager   struct {
+		PID  int    `json:"pid"`
+		Data string `json:"data"` // its data directory
+		Bus  string `json:"bus"`  // host:port where units connect
+	} `json:"manager"`
+	service
+	Tasks   []service `json:"tasks"`
+	Group   string    `json:"group,omitempty"` // that the units are in, one of each role
+	KeyMode string    `json:"key_mode"`
+	TEE     string    `json:"tee"`   // socket of the soft daemon
+	Agent   string    `json:"agent"` // the measured cohort
+	// Program is the measured program with its arguments, as it can be
+	// launched again.
+	Program []string `json:"program"`
+}
+
+// service is one task of a cluster and where its units are.
+type service struct {
+	Task       string `json:"task"`
+	ServerName string `json:"server_name"`
+	Root       string `json:"root"` // PEM file
+	Units      []Unit `json:"units"`
+}
+
+// Unit is one running unit. PID is the process that holds its TLS
+// listener.
+type Unit struct {
+	Address string `json:"address"`
+	PID     int    `json:"pid"`
+	Health  string `json:"health"` // URL of its health pages
+}
+
+// ClientTLS is what a Go program knows that was given one root file and one name.
+func (c Description) ClientTLS() (*tls.Config, error) {
+	roots, err := frame.ReadPool(c.Root)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{RootCAs: roots, ServerName: c.ServerName, MinVersion: tls.VersionTLS13}, nil
+}
+
+const (
+	devSchema = "cohort/dev/v1"
+	File      = "dev.json"
+	MaxDev    = 1 << 20
+)
+
+// ReadCluster reads a dev.json.
+func ReadCluster(path string) (Description, error) {
+	var c Description
+	b, err := frame.ReadFile(path, MaxDev)
+	if err != nil {
+		return c, err
+	}
+	if err := json.Unmarshal(b, &c); err != nil || c.Schema != devSchema || len(c.Units) == 0 {
+		return c, frame.Usage("%s: want a description of schema %s with units", path, devSchema)
+	}
+	return c, nil
+}
+
+// writeCluster replaces dir's dev.json in one step.
+func writeCluster(dir string, c Description) error {
+	b, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", File, err)
+	}
+	return frame.ReplaceFile(filepath.Join(dir, File), append(b, '\n'))
+}
+
+// lockDir takes a directory for this process alone until the file is closed.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(&frame.Fault{Code: frame.CodeInUse, Cause: fmt.Errorf("locking %s: another `cohort dev` runs there", dir), Hint: ""}, f.Close())
+	}
+	return f, nil
+}
+
+// Owners are the three owners of a development policy.
+func Owners(dir string) ([]sshkey.Pair, error) {
+	return sshkey.Pairs(dir, "owner-1", "owner-2", "owner-3")
+}
+
+// Addresses gives n loopback addresses: the ports from base on, each tried, or
+// any free ones when base is 0.
+func Addresses(base, n int) ([]string, error) {
+	list := make([]string, n)
+	for i := range list {
+		port := 0
+		if base > 0 {
+			port = base + i
+		}
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			return nil, fmt.Errorf("trying port %d: %w", port, err)
+		}
+		list[i] = l.Addr().String()
+		defer l.Close() // all are held until all are found, so that no two are equal
+	}
+	return list, nil
+}
