@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"strconv"
@@ -33,6 +34,7 @@ type AgentConfig struct {
 	Peers   []AgentPeer  // roles of the unit's group that the program calls
 	Stdout  io.Writer    // of the program; nil discards
 	Stderr  io.Writer
+	Log     *slog.Logger // nil discards
 
 	// CertDir is a directory on a tmpfs that the agent keeps filled with
 	// tls.crt, tls.key and ca.crt. Empty writes none.
@@ -63,6 +65,9 @@ const acceptTime = 30 * time.Second
 func RunAgent(ctx context.Context, c AgentConfig) (err error) {
 	if err := c.check(); err != nil {
 		return err
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.Listen != nil {
 		defer c.Listen.Close()
@@ -108,9 +113,9 @@ func (c AgentConfig) serve(ctx context.Context, address string) error {
 	case c.Listen == nil:
 		<-ctx.Done()
 	case c.Forward == ForwardTCP:
-		err = c.Unit.serveTCP(ctx, c.Listen, address)
+		err = serveTCP(ctx, c.Unit, c.Listen, address)
 	default:
-		proxy, closeIdle := newProxy(address, c.Unit.config.Log)
+		proxy, closeIdle := newProxy(address, c.Log)
 		defer closeIdle()
 		err = c.Unit.Serve(ctx, c.Listen, proxy)
 	}

@@ -2,10 +2,9 @@ package unit
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,8 +22,9 @@ type certDir struct {
 	path   string
 	unit   *Unit
 	reload syscall.Signal
-	held   *enrolment // what the files are of
-	last   string     // name of the newest pair
+	log    *slog.Logger
+	newer  <-chan struct{} // closed when the unit holds a newer pair than the files; nil when it holds none
+	last   string          // name of the newest pair
 }
 
 // Names in a certificate directory.
@@ -34,11 +34,12 @@ const (
 	freshPrefix = ".pair-"
 )
 
+// certFiles are the chain, its key, and the root.
 var certFiles = []string{"tls.crt", "tls.key", "ca.crt"}
 
 // openCertDir prepares the directory and writes the first pair.
 func openCertDir(c AgentConfig) (*certDir, error) {
-	d := &certDir{path: c.CertDir, unit: c.Unit, reload: c.Reload}
+	d := &certDir{path: c.CertDir, unit: c.Unit, reload: c.Reload, log: c.Log}
 	if d.path == "" {
 		return d, nil
 	}
@@ -51,7 +52,10 @@ func openCertDir(c AgentConfig) (*certDir, error) {
 	if err := d.clean(); err != nil {
 		return nil, err
 	}
-	e, err := c.Unit.current()
+	if err := c.Unit.Ready(); err != nil {
+		return nil, err
+	}
+	pair, err := c.Unit.Credentials()
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +64,7 @@ func openCertDir(c AgentConfig) (*certDir, error) {
 			return nil, err
 		}
 	}
-	return d, d.write(e)
+	return d, d.write(pair)
 }
 
 // checkMedium refuses, with "not-allowed", a directory whose files may outlive
@@ -90,9 +94,9 @@ func (d *certDir) keep(ctx context.Context, p *program) <-chan error {
 			case <-ctx.Done():
 				done <- d.clean()
 				return
-			case <-d.held.replaced:
+			case <-d.newer:
 				if err := d.update(p); err != nil {
-					d.unit.config.Log.Warn("certificate directory not renewed", "cause", err)
+					d.log.Warn("certificate directory not renewed", "cause", err)
 				}
 			}
 		}
@@ -102,12 +106,15 @@ func (d *certDir) keep(ctx context.Context, p *program) <-chan error {
 
 // update writes the newest pair and sends the reload signal.
 func (d *certDir) update(p *program) error {
-	e := d.unit.held.Load()
-	if e == nil {
-		d.held = &enrolment{} // closed: nothing replaces it
+	pair, err := d.unit.Credentials()
+	if errors.Is(err, wire.NotEnrolled) {
+		d.newer = nil // the unit is closed
 		return nil
 	}
-	if err := d.write(e); err != nil {
+	if err == nil {
+		err = d.write(pair)
+	}
+	if err != nil {
 		return err
 	}
 	if d.reload == 0 {
@@ -117,18 +124,14 @@ func (d *certDir) update(p *program) error {
 }
 
 // write puts the pair into a fresh directory and renames the link to it.
-func (d *certDir) write(e *enrolment) error {
-	d.held = e
+func (d *certDir) write(pair Credentials) error {
+	d.newer = pair.Replaced
 	fresh, err := os.MkdirTemp(d.path, freshPrefix)
 	if err != nil {
 		return err
 	}
-	pair, err := e.files()
-	if err != nil {
-		return err
-	}
-	for name, content := range pair {
-		if err := os.WriteFile(filepath.Join(fresh, name), content, 0o600); err != nil {
+	for i, content := range [][]byte{pair.Chain, pair.Key, pair.Root} {
+		if err := os.WriteFile(filepath.Join(fresh, certFiles[i]), content, 0o600); err != nil {
 			return err
 		}
 	}
@@ -162,26 +165,4 @@ func (d *certDir) clean(kept ...string) error {
 		}
 	}
 	return err
-}
-
-// files are the contents by name: the chain TLS serves, its key, and the root
-// that trusts this identity and no other.
-func (e *enrolment) files() (map[string][]byte, error) {
-	key, err := x509.MarshalPKCS8PrivateKey(e.leaf.PrivateKey)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the key: %w", err)
-	}
-	var chain []byte
-	for _, der := range e.leaf.Certificate {
-		chain = append(chain, pemOf("CERTIFICATE", der)...)
-	}
-	return map[string][]byte{
-		"tls.crt": chain,
-		"tls.key": pemOf("PRIVATE KEY", key),
-		"ca.crt":  pemOf("CERTIFICATE", e.identity.Root),
-	}, nil
-}
-
-func pemOf(kind string, der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }

@@ -31,13 +31,17 @@ func tmpfs(t *testing.T) string {
 
 func TestCertDir(t *testing.T) {
 	dir := filepath.Join(tmpfs(t), "certs")
-	a := runAgent(t, "http", func(c *AgentConfig) { c.CertDir, c.Reload = dir, syscall.SIGHUP })
+	w := newWorld(t, "1h")
+	authority := w.authority(w.keys)
+	authority.spread = 0 // a policy that concerns the unit renews it at once
+	a := runAgentIn(t, w, w.start("scoring", authority), "http", func(c *AgentConfig) { c.CertDir, c.Reload = dir, syscall.SIGHUP })
 	if got := a.text("/hups"); got != "0" {
 		t.Errorf("got %s reload signals before any renewal", got)
 	}
 	for i := range 3 {
 		before := readPair(t, dir)
-		testworld.NoError(t, a.attempt(testworld.ShortContext(t)))
+		w = w.edited(fmt.Sprintf("LANG = \"C%s\"", strings.Repeat("x", i)), fmt.Sprintf("LANG = \"C%s\"", strings.Repeat("x", i+1)))
+		authority.set(func(f *fake) { f.steps = w.Entries() })
 		told := fmt.Sprint(i + 1)
 		testworld.Within(t, 5*time.Second, "the program was told", func() bool { return a.text("/hups") == told })
 		if readPair(t, dir) == before {

@@ -46,6 +46,12 @@ func (w *world) open(u *Unit) (*channel.Session, []byte) {
 	return s, sealed
 }
 
+// trusts is a client of the world that trusts an authority.
+type trusts struct{ trust channel.Trust }
+
+func (t trusts) Trust() channel.Trust                { return t.trust }
+func (t trusts) Renew(context.Context) channel.Trust { return t.trust }
+
 // TestAgentServesChannel: a program that knows nothing of Cohort answers the
 // requests of sessions, streams included.
 func TestAgentServesChannel(t *testing.T) {
@@ -58,7 +64,7 @@ func TestAgentServesChannel(t *testing.T) {
 	rt, err := channelhttp.NewTransport(channelhttp.TransportConfig{
 		Gateway: gateway, Inner: inner, Clock: time.Now,
 		Pin:   channel.Pin{Genesis: a.world.Genesis(), Task: "scoring"},
-		Trust: trusting{channel.Trust{Policy: a.world.Policy(), Root: a.authorityRoot()}},
+		Trust: trusts{channel.Trust{Policy: a.world.Policy(), Root: a.world.authorityRoot()}},
 	})
 	testworld.NoError(t, err)
 	defer rt.Close(t.Context())

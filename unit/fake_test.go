@@ -79,6 +79,12 @@ lifetime  = "LIFE"
 reference = [ { platform = "soft", program = "other" } ]
 `
 
+// authorityRoot is the certificate of the authority's root.
+func (w *world) authorityRoot() *x509.Certificate {
+	i := testworld.Must(w.keys.Issuer(w.Policy(), groupsOf(ownSecret, w.Policy())...))
+	return testworld.Must(x509.ParseCertificate(i.AuthorityRoot()))
+}
+
 // config is that of a unit that runs the program of a task.
 func (w *world) config(task string, authorities ...*fake) Config {
 	c := Config{

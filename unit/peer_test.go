@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -302,7 +303,7 @@ func TestAgentPeers(t *testing.T) {
 	testworld.NoError(t, err)
 	dead := l.Addr().String()
 	testworld.NoError(t, l.Close())
-	proxy, err := AgentConfig{Unit: scorer, Peers: []AgentPeer{{Role: "holder", Addresses: []string{dead, address}}}}.openPeers()
+	proxy, err := AgentConfig{Unit: scorer, Log: slog.New(slog.DiscardHandler), Peers: []AgentPeer{{Role: "holder", Addresses: []string{dead, address}}}}.openPeers()
 	testworld.NoError(t, err)
 	defer proxy.close()
 	url := strings.TrimPrefix(proxy.environment()[0], "PEER_HOLDER=")
@@ -323,7 +324,7 @@ func TestAgentPeers(t *testing.T) {
 		"no address":        {Role: "holder"},
 		"a role not called": {Role: "idler", Addresses: []string{address}},
 	} {
-		if _, err := (AgentConfig{Unit: scorer, Peers: []AgentPeer{peer}}).openPeers(); err == nil {
+		if _, err := (AgentConfig{Unit: scorer, Log: slog.New(slog.DiscardHandler), Peers: []AgentPeer{peer}}).openPeers(); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -31,6 +32,9 @@ type AgentPeer struct {
 	// nothing. One that cannot be reached is passed over.
 	Addresses []string
 }
+
+// peerIdleTime is how long a connection to or from a peer is kept without a request.
+const peerIdleTime = 2 * time.Minute
 
 // peers are the open loopback addresses of an agent, by role.
 type peers map[string]*peerProxy
@@ -53,7 +57,7 @@ func (c AgentConfig) openPeers() (peers, error) {
 			all.close()
 			return nil, wire.Refuse(wire.BadRequest, "agent configuration: peer", peer.Role, "each role once, with an address")
 		}
-		p, err := c.Unit.openPeer(peer)
+		p, err := c.openPeer(peer)
 		if err != nil {
 			all.close()
 			return nil, fmt.Errorf("peer %s: %w", peer.Role, err)
@@ -63,8 +67,9 @@ func (c AgentConfig) openPeers() (peers, error) {
 	return all, nil
 }
 
-func (u *Unit) openPeer(peer AgentPeer) (*peerProxy, error) {
-	config, err := u.PeerTLS(u.config.Group, peer.Role)
+func (c AgentConfig) openPeer(peer AgentPeer) (*peerProxy, error) {
+	group := c.Unit.Identity().Group
+	config, err := c.Unit.PeerTLS(group, peer.Role)
 	if err != nil {
 		return nil, err
 	}
@@ -75,24 +80,24 @@ func (u *Unit) openPeer(peer AgentPeer) (*peerProxy, error) {
 	}
 	p := &peerProxy{url: "http://" + l.Addr().String(), addresses: peer.Addresses}
 	p.transport = &http.Transport{
-		DialTLSContext:    func(ctx context.Context, _, _ string) (net.Conn, error) { return p.dial(ctx, u, config) },
+		DialTLSContext:    func(ctx context.Context, _, _ string) (net.Conn, error) { return p.dial(ctx, c.Unit, config) },
 		ForceAttemptHTTP2: true,
-		IdleConnTimeout:   idleTime, DisableCompression: true,
+		IdleConnTimeout:   peerIdleTime, DisableCompression: true,
 	}
-	target := &url.URL{Scheme: "https", Host: peer.Role + "." + u.config.Group}
+	target := &url.URL{Scheme: "https", Host: peer.Role + "." + group}
 	proxy := &httputil.ReverseProxy{
 		Transport:     p.transport,
 		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(target) },
 		FlushInterval: -1,
 		BufferPool:    buffers{},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			u.config.Log.Warn("peer did not answer", "role", peer.Role, "reason", wire.ReasonOf(err), "cause", err)
+			c.Log.Warn("peer did not answer", "role", peer.Role, "reason", wire.ReasonOf(err), "cause", err)
 			w.WriteHeader(http.StatusBadGateway)
 		},
 	}
 	p.server = &http.Server{
-		Handler: proxy, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime,
-		ErrorLog: slog.NewLogLogger(u.config.Log.Handler(), slog.LevelDebug),
+		Handler: proxy, ReadHeaderTimeout: handshakeTime, IdleTimeout: peerIdleTime,
+		ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug),
 	}
 	p.done.Go(func() { _ = p.server.Serve(l) }) // ends by close
 	return p, nil

@@ -24,7 +24,7 @@ const stopTime = 10 * time.Second
 // host's choice reaches it.
 const programName = "program"
 
-// Exit is the error of [RunAgent] when the program ended by itself.
+// Exit is the error of [Run] when the program ended by itself.
 type Exit struct {
 	// Code is the program's exit code, or 128 and the number of the signal
 	// that ended it.

@@ -123,16 +123,31 @@ func (u *Unit) whileCertified(h http.Handler) http.Handler {
 // shared serves a request while there is room for it.
 func (u *Unit) shared(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		from := limit.AddressOf(r.RemoteAddr)
-		if err := u.requests.Acquire(from, 1); err != nil {
-			u.counters.quotas.count(err)
+		release, err := u.Admit(r.RemoteAddr)
+		if err != nil {
 			api.ProblemOf(err).Write(w)
 			return
 		}
-		defer u.requests.Release(from, 1)
+		defer release()
 		h.ServeHTTP(w, r)
 	})
 }
+
+// Admit takes a place among the 10,000 requests in flight for an address, host:port, as
+// [Unit.Serve] does for each request; release returns it. It refuses when there is none.
+func (u *Unit) Admit(address string) (release func(), err error) {
+	from := limit.AddressOf(address)
+	if err := u.requests.Acquire(from, 1); err != nil {
+		u.counters.quotas.count(err)
+		return nil, err
+	}
+	return func() { u.requests.Release(from, 1) }, nil
+}
+
+// Listen is a listener whose connections end with the certificate of their handshake, and
+// with what a policy cuts off. It is for servers with the configuration of [Unit.ServerTLS];
+// [Unit.Serve] does it by itself.
+func (u *Unit) Listen(l net.Listener) net.Listener { return listener{l, u} }
 
 // listener makes each connection a [conn] of the unit.
 type listener struct {
@@ -193,6 +208,14 @@ func (c *conn) still() error {
 }
 
 func (c *conn) cut() { c.Conn.Close() }
+
+// SetLinger is that of the TCP connection: with 0, Close resets it.
+func (c *conn) SetLinger(sec int) error {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		return tcp.SetLinger(sec)
+	}
+	return nil
+}
 
 func (c *conn) enrolment() *enrolment {
 	c.mu.Lock()

@@ -16,14 +16,23 @@ import (
 	"github.com/cohort-tee/cohort/internal/retry"
 )
 
+// Bounds of forwarding, as those of [unit.Unit.Serve].
+const (
+	handshakeTime  = 10 * time.Second
+	forwardTime    = 10 * time.Second      // connections open at shutdown
+	acceptPause    = 50 * time.Millisecond // while no file can be opened
+	maxConnections = 10_000                // open at once
+)
+
 // serveTCP forwards what TLS connections carry to address, until ctx is done;
 // it then lets open connections finish for at most 10 seconds. A connection
 // ends with its certificate. It closes l.
 //
-// Handshakes are bounded as those of [Unit.Serve] are, and what is forwarded counts
+// Handshakes are bounded as those of [unit.Unit.Serve] are, and what is forwarded counts
 // as requests in flight do. What the program speaks is not known here, and a
 // connection on which nothing moves may be as it should be: it stays.
-func (u *Unit) serveTCP(ctx context.Context, l net.Listener, address string) error {
+func serveTCP(ctx context.Context, u *Unit, l net.Listener, address string) error {
+	l = u.Listen(l)
 	cut, cutAll := context.WithCancel(context.WithoutCancel(ctx))
 	defer cutAll()
 	closing := context.AfterFunc(ctx, func() { l.Close() })
@@ -31,16 +40,16 @@ func (u *Unit) serveTCP(ctx context.Context, l net.Listener, address string) err
 
 	config := u.ServerTLS()
 	config.NextProtos = nil // the program's protocol has no name here
-	crowd := limit.NewConnections(maxConns)
+	crowd := limit.NewConnections(maxConnections)
 	var open sync.WaitGroup
 	for {
-		c, err := listener{l, u}.Accept()
+		c, err := l.Accept()
 		if err == nil {
 			secured := tls.Server(c, config)
 			crowd.Track(secured, http.StateNew)
 			open.Go(func() {
 				defer crowd.Track(secured, http.StateClosed)
-				u.forward(cut, secured, address, crowd)
+				forward(cut, u, secured, address, crowd)
 			})
 			continue
 		}
@@ -48,7 +57,7 @@ func (u *Unit) serveTCP(ctx context.Context, l net.Listener, address string) err
 			if endedBy(ctx) != nil {
 				cutAll() // nobody is left to drain
 			}
-			cutting := time.AfterFunc(drainTime, cutAll)
+			cutting := time.AfterFunc(forwardTime, cutAll)
 			defer cutting.Stop()
 			open.Wait()
 			return nil
@@ -58,26 +67,25 @@ func (u *Unit) serveTCP(ctx context.Context, l net.Listener, address string) err
 			open.Wait()
 			return fmt.Errorf("accepting: %w", err)
 		}
-		_ = retry.Sleep(ctx, authorityBackoff.First) // until a file is closed
+		_ = retry.Sleep(ctx, acceptPause) // until a file is closed
 	}
 }
 
 // forward completes the handshake and carries both directions of one
 // connection until both have ended, while there is room for it.
-func (u *Unit) forward(cut context.Context, c *tls.Conn, address string, crowd *limit.Connections) {
+func forward(cut context.Context, u *Unit, c *tls.Conn, address string, crowd *limit.Connections) {
 	defer c.Close()
 	defer context.AfterFunc(cut, func() { abort(c) })()
 	if shake(cut, c) != nil {
 		return
 	}
 	crowd.Track(c, http.StateActive)
-	from := limit.AddressOf(c.RemoteAddr().String())
-	if err := u.requests.Acquire(from, 1); err != nil {
-		u.counters.quotas.count(err)
+	release, err := u.Admit(c.RemoteAddr().String())
+	if err != nil {
 		abort(c)
 		return
 	}
-	defer u.requests.Release(from, 1)
+	defer release()
 	dialled, err := new(net.Dialer).DialContext(cut, "tcp", address)
 	if err != nil {
 		abort(c)
@@ -94,7 +102,7 @@ func (u *Unit) forward(cut context.Context, c *tls.Conn, address string, crowd *
 }
 
 func shake(ctx context.Context, c *tls.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, headerTime)
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
 	return c.HandshakeContext(ctx)
 }
@@ -126,10 +134,10 @@ func splice(to, from halfConn) {
 func abort(c halfConn) {
 	raw := net.Conn(c)
 	if t, ok := c.(*tls.Conn); ok {
-		raw = t.NetConn().(*conn).Conn
+		raw = t.NetConn()
 	}
-	if tcp, ok := raw.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
+	if tcp, ok := raw.(interface{ SetLinger(sec int) error }); ok {
+		_ = tcp.SetLinger(0) // fails on a closed connection alone
 	}
 	raw.Close()
 }
