@@ -70,7 +70,7 @@ tools:
 ROUNDS ?= 15
 bench:
 	@$(MAKE) --no-print-directory tools TOOLS="etcd:etcd-server nginx:nginx"
-	@{ go test -run '^$$' -bench 'Appraise|Proxy|JointRisk' -benchtime $(ROUNDS)x ./attest/... ./unit ./internal/dev/check/groupcheck; \
+	@{ go test -run '^$$' -bench 'Appraise|Proxy|JointRisk' -benchtime $(ROUNDS)x ./attest/... ./internal/agent ./internal/dev/check/groupcheck; \
 	  go test -run '^$$' -bench . -benchtime $(ROUNDS)x ./bench; \
 	  go test -run '^$$' -bench SessionMemory -benchtime 1x ./internal/channel; } | awk -f bench/ratios.awk
 

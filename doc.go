@@ -138,10 +138,12 @@
 //	                             which unit and client stand on
 //	   internal/authority        challenge, issue, trust, policy
 //	   internal/manager          registry, gateway, links to units and managers; knows no key
-//	   unit                      SDK for units, and the agent
+//	   unit                      SDK for units
+//	   unit/unittest             an authority that misbehaves on demand; tests only
 //	   client                    the verifying client
 //	   examples/jointrisk/risk   what the three programs of that example agree on
-//	6  internal/cli              the commands of all families put together
+//	6  internal/agent            runs a program that knows nothing of Cohort as a unit
+//	   internal/cli              the commands of all families put together
 //	   internal/cli/localtee     the TEEs of this build: platforms, measuring, launching
 //	   internal/cli/frame        one run of a command: flags, results, errors, its TEE
 //	   internal/cli/sshkey       the SSH keys of owners and parties

@@ -78,7 +78,9 @@ var house = []room{
 	{path: "internal/authority", floor: 5, third: []string{"github.com/prometheus/client_golang", "golang.org/x/time", "golang.org/x/sync"}},
 	{path: "internal/manager", floor: 5, third: []string{"github.com/prometheus/client_golang"}, below: []string{"internal/api", "internal/bus", "internal/bus/cluster", "internal/bus/natsd", "internal/envelope", "internal/limit", "internal/relay", "internal/retry", "internal/wire"}},
 	{path: "unit", floor: 5, beside: []string{"internal/channelhttp"}, third: []string{"golang.org/x/sys", "golang.org/x/sync"}},
+	{path: "unit/unittest", floor: 5, testsOnly: true},
 	{path: "client", floor: 5, beside: []string{"internal/channelhttp"}, third: []string{"golang.org/x/sync"}},
+	{path: "internal/agent", floor: 6, third: []string{"golang.org/x/sys"}},
 	{path: "internal/cli/localtee", floor: 6},
 	{path: "internal/cli/frame", floor: 6, beside: []string{"internal/cli/localtee"}, third: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/pelletier/go-toml/v2"}},
 	{path: "internal/cli/sshkey", floor: 6, beside: []string{"internal/cli/frame"}, third: []string{"golang.org/x/crypto", "golang.org/x/sys"}},
@@ -91,7 +93,7 @@ var house = []room{
 	{path: "internal/cli/clientcmd", floor: 6, beside: []string{"internal/authorityclient", "internal/cli/frame"}, third: []string{"github.com/spf13/cobra"}},
 	{path: "internal/cli/evidencecmd", floor: 6, beside: []string{"internal/cli/frame", "internal/cli/localtee"}, third: []string{"github.com/spf13/cobra"}},
 	{path: "internal/cli/opscmd", floor: 6, beside: []string{"internal/authorityclient", "internal/cli/frame", "internal/cli/localtee", "internal/cli/policycmd"}, third: []string{"github.com/spf13/cobra", "golang.org/x/sys"}},
-	{path: "internal/cli/runcmd", floor: 6, beside: []string{"internal/cli/frame", "internal/cli/localtee", "internal/cli/sshkey"}, third: []string{"github.com/spf13/cobra"}},
+	{path: "internal/cli/runcmd", floor: 6, beside: []string{"internal/agent", "internal/cli/frame", "internal/cli/localtee", "internal/cli/sshkey"}, third: []string{"github.com/spf13/cobra"}},
 	{path: "internal/dev", floor: 6, beside: []string{"internal/authorityclient", "internal/cli/drafttext", "internal/cli/frame", "internal/cli/localtee", "internal/cli/partystatement", "internal/cli/sshkey"}},
 	{path: "internal/dev/check", floor: 6, beside: []string{"internal/authorityclient", "internal/cli/drafttext", "internal/cli/frame", "internal/cli/localtee", "internal/cli/sshkey", "internal/dev"}},
 	{path: "internal/dev/check/identitycheck", floor: 6, beside: []string{"internal/authorityclient", "internal/cli/drafttext", "internal/cli/frame", "internal/cli/localtee", "internal/cli/sshkey", "internal/dev", "internal/dev/check"}},
@@ -110,9 +112,10 @@ var house = []room{
 // never lists what a room must not reach, however indirectly.
 var never = map[string][]string{
 	"unit":             {"github.com/nats-io", "github.com/prometheus/client_golang", "modernc.org/sqlite", "github.com/jackc/pgx"},
+	"internal/agent":   {"github.com/nats-io", "github.com/prometheus/client_golang", "modernc.org/sqlite", "github.com/jackc/pgx"},
 	"client":           {"github.com/nats-io", "github.com/prometheus/client_golang", "modernc.org/sqlite", "github.com/jackc/pgx"},
 	"internal/manager": {module + "/attest", module + "/identity", module + "/policy", module + "/internal/channel", module + "/internal/channelhttp"},
-	"cmd/cohort":       {module + "/attest/attesttest", module + "/attest/vectortest", module + "/internal/systest", module + "/internal/bus/bustest", module + "/internal/testworld", module + "/internal/cli/clitest", module + "/internal/authority/store/testdb", module + "/internal/failpoint", "github.com/rogpeppe/go-internal", "testing"},
+	"cmd/cohort":       {module + "/attest/attesttest", module + "/attest/vectortest", module + "/internal/systest", module + "/internal/bus/bustest", module + "/internal/testworld", module + "/internal/cli/clitest", module + "/unit/unittest", module + "/internal/authority/store/testdb", module + "/internal/failpoint", "github.com/rogpeppe/go-internal", "testing"},
 }
 
 // neverItself lists what a room must not import itself: other rooms may, below it.

@@ -19,11 +19,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
 // real is an authority as the product runs it, with its store in a directory.
 type real struct {
-	world   *world
+	world   *unittest.World
 	device  *attesttest.Device
 	dir     string
 	address string
@@ -33,7 +34,7 @@ type real struct {
 // newReal makes a root and a genesis policy that names it, and serves.
 func newReal(t *testing.T, life string) *real {
 	t.Helper()
-	w := newWorld(t, life)
+	w := unittest.New(t, life)
 	r := &real{world: w, device: w.Vendor.Chip().Attester(attesttest.Measure("authority")), dir: t.TempDir(), address: "127.0.0.1:0"}
 	s, err := store.Create(t.Context(), r.dsn())
 	testworld.NoError(t, err)
@@ -42,7 +43,7 @@ func newReal(t *testing.T, life string) *real {
 	made, err := authority.Init(t.Context(), authority.InitConfig{Store: s, Attester: r.device, Sealer: r.device, Draft: draft})
 	testworld.NoError(t, err)
 	testworld.NoError(t, s.Close())
-	w.found(made.Root, life)
+	w.FoundAs(made.Root, life)
 	r.serve()
 	t.Cleanup(func() { r.stop() })
 	return r
@@ -80,7 +81,7 @@ func (r *real) serve() {
 
 func (r *real) start(task string) *Unit {
 	r.world.T.Helper()
-	c := r.world.config(task)
+	c := configOf(r.world, task)
 	c.Authorities = []string{"https://" + r.address}
 	u, err := Start(r.world.T.Context(), c)
 	testworld.NoError(r.world.T, err)
@@ -136,7 +137,7 @@ func TestRollback(t *testing.T) {
 	old, err := os.ReadFile(filepath.Join(r.dir, "store"))
 	testworld.NoError(t, err)
 	r.serve()
-	next := r.world.edited(`LANG = "C"`, `LANG = "D"`).Steps[1]
+	next := r.world.Edited(`LANG = "C"`, `LANG = "D"`).Steps[1]
 	client, err := api.NewAuthority("https://"+r.address, &tls.Config{InsecureSkipVerify: true})
 	testworld.NoError(t, err)
 	defer client.Close()
@@ -150,8 +151,8 @@ func TestRollback(t *testing.T) {
 	r.stop()
 	testworld.NoError(t, os.WriteFile(filepath.Join(r.dir, "store"), old, 0o600))
 	r.serve()
-	testworld.Refused(t, u.attempt(testworld.ShortContext(t)), wire.Behind)
-	testworld.NoError(t, u.attempt(testworld.ShortContext(t)))
+	testworld.Refused(t, u.Attempt(testworld.ShortContext(t)), wire.Behind)
+	testworld.NoError(t, u.Attempt(testworld.ShortContext(t)))
 	if got := u.Env()["LANG"]; got != "D" {
 		t.Errorf("got LANG=%q, want that of the second policy", got)
 	}

@@ -12,11 +12,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
 // manager serves the bus for the units of the world's authority, and passes on what
 // they publish.
-func (w *world) manager(u *Unit) (Manager, <-chan bus.Item) {
+func manager(w *unittest.World, u *Unit) (Manager, <-chan bus.Item) {
 	w.T.Helper()
 	own := httptest.NewTLSServer(nil) // for its certificate, which holds for 127.0.0.1
 	own.Close()
@@ -42,26 +43,26 @@ func (w *world) manager(u *Unit) (Manager, <-chan bus.Item) {
 // TestHandsOver: a unit that ends before it has sealed sessions of older ring keys again
 // does so with its last words to the manager.
 func TestHandsOver(t *testing.T) {
-	w := newWorld(t, "1h")
-	f := w.authority(w.keys)
-	u, err := prepare(w.config("scoring", f)) // which does nothing by itself
+	w := unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
+	u, err := prepare(configOf(w, "scoring", f)) // which does nothing by itself
 	testworld.NoError(t, err)
 	close(u.done) // nothing renews
 	defer u.Close()
 	never := func(error) bool { return false }
 	testworld.NoError(t, u.obtain(testworld.ShortContext(t), never))
-	s, sealed := w.open(u)
-	f.set(func(f *fake) {
-		f.faults.report = func(r *api.Report) {
+	s, sealed := open(w, u)
+	f.Set(func(f *unittest.Authority) {
+		f.Faults.Report = func(r *api.Report) {
 			before := r.Rings
-			r.Rings.Strict, r.Rings.Follow = testKeys(0x50, f.clock()), testKeys(0x60, f.clock())
+			r.Rings.Strict, r.Rings.Follow = unittest.RingKeys(0x50, f.Clock()), unittest.RingKeys(0x60, f.Clock())
 			r.Rings.Strict.Previous, r.Rings.Follow.Previous = before.Strict.Current, before.Follow.Current
 		}
 	})
 	testworld.NoError(t, u.obtain(testworld.ShortContext(t), never))
 
 	var items <-chan bus.Item
-	u.config.Manager, items = w.manager(u)
+	u.config.Manager, items = manager(w, u)
 	ctx, end := context.WithCancel(t.Context())
 	attended := make(chan error)
 	go func() { attended <- u.attend(ctx, u.held.Load()) }()

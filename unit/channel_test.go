@@ -3,13 +3,7 @@ package unit
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
-	"errors"
-	"io"
-	"net/http"
-	"net/url"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,20 +14,21 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/channel"
-	"github.com/cohort-tee/cohort/internal/channelhttp"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
 // trusting is a client of the world that trusts the unit's authority.
 type trusting struct{ trust channel.Trust }
 
-func (t trusting) Trust() channel.Trust                { return t.trust }
+func (t trusting) Trust() channel.Trust { return t.trust }
+
 func (t trusting) Renew(context.Context) channel.Trust { return t.trust }
 
 // open opens a session at the unit and gives its sealed copy.
-func (w *world) open(u *Unit) (*channel.Session, []byte) {
+func open(w *unittest.World, u *Unit) (*channel.Session, []byte) {
 	w.T.Helper()
 	o, err := channel.NewOpening(channel.Pin{Genesis: w.Genesis(), Task: u.config.Task}, 0)
 	testworld.NoError(w.T, err)
@@ -44,44 +39,6 @@ func (w *world) open(u *Unit) (*channel.Session, []byte) {
 	s, err := o.Finish(answer, channel.Trust{Policy: w.Policy(), Root: u.authorityRoot()}, time.Now())
 	testworld.NoError(w.T, err)
 	return s, sealed
-}
-
-// trusts is a client of the world that trusts an authority.
-type trusts struct{ trust channel.Trust }
-
-func (t trusts) Trust() channel.Trust                { return t.trust }
-func (t trusts) Renew(context.Context) channel.Trust { return t.trust }
-
-// TestAgentServesChannel: a program that knows nothing of Cohort answers the
-// requests of sessions, streams included.
-func TestAgentServesChannel(t *testing.T) {
-	a := runAgent(t, "http", nil)
-	a.text("/hups") // accepts
-	gateway, err := url.Parse("https://" + a.address)
-	testworld.NoError(t, err)
-	inner := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // the channel checks, not TLS
-	defer inner.CloseIdleConnections()
-	rt, err := channelhttp.NewTransport(channelhttp.TransportConfig{
-		Gateway: gateway, Inner: inner, Clock: time.Now,
-		Pin:   channel.Pin{Genesis: a.world.Genesis(), Task: "scoring"},
-		Trust: trusts{channel.Trust{Policy: a.world.Policy(), Root: a.world.authorityRoot()}},
-	})
-	testworld.NoError(t, err)
-	defer rt.Close(t.Context())
-	for _, path := range []string{"/echo", "/stream"} {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://scoring.clinic.example"+path, strings.NewReader("hello"))
-		testworld.NoError(t, err)
-		answer, err := rt.RoundTrip(r)
-		testworld.NoError(t, err)
-		b, err := io.ReadAll(answer.Body)
-		testworld.NoError(t, errors.Join(err, answer.Body.Close()))
-		if !strings.HasSuffix(string(b), "hello") {
-			t.Errorf("%s: got %q", path, b)
-		}
-	}
-	if got := a.Stats().Sessions; got != 1 {
-		t.Errorf("got %d sessions, want 1", got)
-	}
 }
 
 // TestStapled: evidence for clients has the vendor's documents beside it, and when
@@ -96,17 +53,17 @@ func TestStapled(t *testing.T) {
 		"only one beside": {nil, forged, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, "1h")
-			f := w.authority(w.keys)
-			f.faults.report = func(r *api.Report) { r.Checked, r.DevicesChecked = row.report, [][]byte{row.report} }
-			f.faults.sealed = func(s *api.SealedReport) {
+			w := unittest.New(t, "1h")
+			f := w.Authority(w.AuthorityKeys)
+			f.Faults.Report = func(r *api.Report) { r.Checked, r.DevicesChecked = row.report, [][]byte{row.report} }
+			f.Faults.Sealed = func(s *api.SealedReport) {
 				s.Endorsements = map[string][]byte{"crl": []byte("of the TEE's vendor")}
 				s.DeviceEndorsements = []map[string][]byte{{"root_crl": []byte("of the GPU's vendor")}}
 				if row.beside != nil {
 					s.Endorsements[attest.RoleChecked], s.DeviceEndorsements[0][attest.RoleChecked] = row.beside, row.beside
 				}
 			}
-			u := w.start("scoring", f)
+			u := started(w, "scoring", f)
 			u.tee.Attester = attest.WithDevices(u.tee.Attester, attesttest.NewNVIDIAVendor(time.Now()).GPU("GH100")) // which the fake knows no rules for
 			got, err := stapling{u}.Attest(t.Context(), attest.ReportData{1})
 			testworld.NoError(t, err)
@@ -124,28 +81,28 @@ func TestStapled(t *testing.T) {
 // TestStapledInPart: documents of other devices than those the report speaks of are
 // not taken.
 func TestStapledInPart(t *testing.T) {
-	w := newWorld(t, "1h")
-	f := w.authority(w.keys)
-	f.faults.report = func(r *api.Report) { r.DevicesChecked = [][]byte{nil} }
-	_, err := Start(t.Context(), w.config("scoring", f))
+	w := unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
+	f.Faults.Report = func(r *api.Report) { r.DevicesChecked = [][]byte{nil} }
+	_, err := Start(t.Context(), configOf(w, "scoring", f))
 	testworld.Refused(t, err, wire.Malformed)
 }
 
 // TestOldRingKept: an authority that started again gives other ring keys; the
 // unit goes on opening sessions under the one before, and seals them anew.
 func TestOldRingKept(t *testing.T) {
-	w := newWorld(t, "1h")
-	f := w.authority(w.keys)
-	u := w.start("scoring", f)
-	_, sealed := w.open(u)
-	f.set(func(f *fake) {
-		f.faults.report = func(r *api.Report) {
-			r.Rings = api.Rings{Strict: testKeys(0x40, time.Now()), Follow: testKeys(0x50, time.Now())}
+	w := unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
+	u := started(w, "scoring", f)
+	_, sealed := open(w, u)
+	f.Set(func(f *unittest.Authority) {
+		f.Faults.Report = func(r *api.Report) {
+			r.Rings = api.Rings{Strict: unittest.RingKeys(0x40, time.Now()), Follow: unittest.RingKeys(0x50, time.Now())}
 			r.Rings.Strict.Previous, r.Rings.Follow.Previous = nil, nil
 		}
 	})
 	for range 2 { // and through the renewal after that
-		testworld.NoError(t, u.attempt(testworld.ShortContext(t)))
+		testworld.NoError(t, u.Attempt(testworld.ShortContext(t)))
 		if _, err := u.cluster.host.Join(sealed, time.Now()); err != nil {
 			t.Errorf("a session under the ring key before: %v", err)
 		}
@@ -159,13 +116,13 @@ func TestOldRingKept(t *testing.T) {
 // TestOldInheritedRingKept: the same for the keys of the release before.
 func TestOldInheritedRingKept(t *testing.T) {
 	w, inherited := continued(t)
-	f := w.authority(w.keys)
-	f.faults.report = func(r *api.Report) { r.Rings.Inherited = inherited }
-	u := w.start("scoring", f)
+	f := w.Authority(w.AuthorityKeys)
+	f.Faults.Report = func(r *api.Report) { r.Rings.Inherited = inherited }
+	u := started(w, "scoring", f)
 	old := u.held.Load().ring.Inherited.Keys.Current.ID()
-	inherited.RingKeys = testKeys(0x60, time.Now())
+	inherited.RingKeys = unittest.RingKeys(0x60, time.Now())
 	inherited.Previous = nil
-	testworld.NoError(t, u.attempt(testworld.ShortContext(t)))
+	testworld.NoError(t, u.Attempt(testworld.ShortContext(t)))
 	if got := u.held.Load().ring.Inherited.Keys.Previous; got == nil || got.ID() != old {
 		t.Errorf("got %v as the former inherited key, want %v", got != nil, old)
 	}
@@ -239,8 +196,8 @@ func TestNumbers(t *testing.T) {
 
 // TestItemOf reads session and expiry off what a host sealed.
 func TestItemOf(t *testing.T) {
-	w := newWorld(t, "1h")
-	s, sealed := w.open(w.start("scoring", w.authority(w.keys)))
+	w := unittest.New(t, "1h")
+	s, sealed := open(w, started(w, "scoring", w.Authority(w.AuthorityKeys)))
 	got, err := itemOf(envelope.Session, sealed)
 	testworld.NoError(t, err)
 	if got.Kind != bus.Sealed || got.Session != s.ID() || int64(got.Expiry) != s.Expires().Unix() {
@@ -254,7 +211,7 @@ func TestItemOf(t *testing.T) {
 
 // TestManagerConfig: what does not name a manager, or an address, is refused.
 func TestManagerConfig(t *testing.T) {
-	w := newWorld(t, "1h")
+	w := unittest.New(t, "1h")
 	for _, row := range []struct {
 		name   string
 		change func(*Config)
@@ -265,7 +222,7 @@ func TestManagerConfig(t *testing.T) {
 		{"address without a host", func(c *Config) { c.Address = ":8443" }},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			c := w.config("scoring", w.authority(w.keys))
+			c := configOf(w, "scoring", w.Authority(w.AuthorityKeys))
 			row.change(&c)
 			_, err := Start(testworld.ShortContext(t), c)
 			testworld.Refused(t, err, wire.BadRequest)
@@ -275,14 +232,14 @@ func TestManagerConfig(t *testing.T) {
 
 // TestNoManager: a manager that is not there does not hold a unit up.
 func TestNoManager(t *testing.T) {
-	w := newWorld(t, "1h")
-	c := w.config("scoring", w.authority(w.keys))
+	w := unittest.New(t, "1h")
+	c := configOf(w, "scoring", w.Authority(w.AuthorityKeys))
 	c.Manager = Manager{URL: "tls://127.0.0.1:1", CA: x509.NewCertPool()}
 	u, err := Start(testworld.ShortContext(t), c)
 	testworld.NoError(t, err)
 	defer u.Close()
 	testworld.NoError(t, u.Ready())
-	w.open(u)
+	open(w, u)
 	if u.Stats().Manager {
 		t.Error("connected to nobody")
 	}

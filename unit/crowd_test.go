@@ -1,11 +1,7 @@
 package unit
 
 import (
-	"context"
-	"crypto/tls"
-	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -15,6 +11,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
 // crowded gives the unit room for two requests, one of which this machine has.
@@ -29,10 +26,10 @@ func crowded(t *testing.T, u *Unit) {
 func TestCrowdedUnit(t *testing.T) {
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(protocol, func(t *testing.T) {
-			w := newWorld(t, "1h")
-			u := w.start("scoring", w.authority(w.keys))
+			w := unittest.New(t, "1h")
+			u := started(w, "scoring", w.Authority(w.AuthorityKeys))
 			crowded(t, u)
-			address, c := serve(t, u, hello), w.user(u, protocol)
+			address, c := serve(t, u, hello), user(w, u, protocol)
 			answer, err := c.Post("https://"+address+"/", "text/plain", strings.NewReader("x"))
 			testworld.NoError(t, err)
 			body, err := io.ReadAll(answer.Body)
@@ -53,48 +50,14 @@ func TestCrowdedUnit(t *testing.T) {
 	}
 }
 
-// TestCrowdedForwarding: of what is forwarded as TCP a connection too many is cut, and
-// the program does not see it.
-func TestCrowdedForwarding(t *testing.T) {
-	w := newWorld(t, "1h")
-	u := w.start("scoring", w.authority(w.keys))
-	program, err := net.Listen("tcp", "127.0.0.1:0")
-	testworld.NoError(t, err)
-	defer program.Close()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	testworld.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- serveTCP(ctx, u, l, program.Addr().String()) }()
-	defer func() { cancel(); testworld.NoError(t, <-done) }()
-	for err == nil { // the places of this machine
-		_, err = u.Admit("127.0.0.1:1")
-	}
-	const quota = "unit: requests under way"
-	before := u.Stats().Refused[quota]
-	c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{InsecureSkipVerify: true})
-	testworld.NoError(t, err)
-	defer c.Close()
-	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
-		t.Errorf("got %v, want a connection that is cut", err)
-	}
-	testworld.NoError(t, program.(*net.TCPListener).SetDeadline(time.Now().Add(100*time.Millisecond)))
-	if _, err := program.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("the program: got %v, want no connection", err)
-	}
-	if got := u.Stats().Refused[quota] - before; got != 1 {
-		t.Errorf("counted %d, want 1", got)
-	}
-}
-
 // TestStalledAtUnit: a request that stalls, and a response that is not read, end at a
 // unit's own listener.
 func TestStalledAtUnit(t *testing.T) {
 	if os.Getenv("COHORT_FULL") == "" {
 		t.Skip("SKIPPED: the limits are a minute and half of one; COHORT_FULL=1 waits for them")
 	}
-	w := newWorld(t, "1h")
-	u := w.start("scoring", w.authority(w.keys))
+	w := unittest.New(t, "1h")
+	u := started(w, "scoring", w.Authority(w.AuthorityKeys))
 	ended := make(chan string)
 	address := serve(t, u, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for piece := make([]byte, 64<<10); r.Method == http.MethodGet; {
@@ -109,7 +72,7 @@ func TestStalledAtUnit(t *testing.T) {
 	}))
 	want := map[string]bool{}
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
-		c := w.user(u, protocol)
+		c := user(w, u, protocol)
 		c.Timeout = 0
 		out, in := io.Pipe()
 		defer in.Close()

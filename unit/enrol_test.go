@@ -17,6 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
 // TestReportRefused changes one thing in what a good authority answers.
@@ -30,122 +31,122 @@ func TestReportRefused(t *testing.T) {
 	testworld.NoError(t, err)
 	otherSPKI, err := x509.MarshalPKIXPublicKey(otherKey.Public())
 	testworld.NoError(t, err)
-	evil := newWorld(t, "1h")
-	evilAuthority := evil.authority(evil.keys)
-	otherIssuer, _ := evilAuthority.issuer()
+	evil := unittest.New(t, "1h")
+	evilAuthority := evil.Authority(evil.AuthorityKeys)
+	otherIssuer, _ := evilAuthority.Issuer()
 
 	for _, row := range []struct {
 		name string
-		with func(*fake)
+		with func(*unittest.Authority)
 		want wire.Reason
 	}{
-		{"ciphertext changed", func(f *fake) {
-			f.faults.sealed = func(s *api.SealedReport) { s.Ciphertext[10] ^= 1 }
+		{"ciphertext changed", func(f *unittest.Authority) {
+			f.Faults.Sealed = func(s *api.SealedReport) { s.Ciphertext[10] ^= 1 }
 		}, wire.BadSignature},
-		{"encapsulated key cut", func(f *fake) {
-			f.faults.sealed = func(s *api.SealedReport) { s.Encapsulated = s.Encapsulated[1:] }
+		{"encapsulated key cut", func(f *unittest.Authority) {
+			f.Faults.Sealed = func(s *api.SealedReport) { s.Encapsulated = s.Encapsulated[1:] }
 		}, wire.BadSignature},
-		{"times of the collateral changed", func(f *fake) {
-			f.faults.report = func(r *api.Report) { r.Checked = []byte("not framed") }
+		{"times of the collateral changed", func(f *unittest.Authority) {
+			f.Faults.Report = func(r *api.Report) { r.Checked = []byte("not framed") }
 		}, wire.Malformed},
-		{"signature changed", func(f *fake) {
-			f.faults.signed = func(s *api.SignedReport) { s.Signature[len(s.Signature)-1] ^= 1 }
+		{"signature changed", func(f *unittest.Authority) {
+			f.Faults.Signed = func(s *api.SignedReport) { s.Signature[len(s.Signature)-1] ^= 1 }
 		}, wire.BadSignature},
-		{"signature over another report", func(f *fake) {
-			f.faults.signed = func(s *api.SignedReport) {
+		{"signature over another report", func(f *unittest.Authority) {
+			f.Faults.Signed = func(s *api.SignedReport) {
 				s.Report = bytes.Replace(s.Report, []byte(`"LANG":"C"`), []byte(`"LANG":"D"`), 1)
 			}
 		}, wire.BadSignature},
-		{"signed by an authority of another root", func(f *fake) {
-			f.faults.signed = func(s *api.SignedReport) { *s = forged(t, evilAuthority, s.Report) }
+		{"signed by an authority of another root", func(f *unittest.Authority) {
+			f.Faults.Signed = func(s *api.SignedReport) { *s = forged(t, evilAuthority, s.Report) }
 		}, wire.WrongRoot},
-		{"signed by another key", func(f *fake) {
-			f.faults.signed = func(s *api.SignedReport) {
+		{"signed by another key", func(f *unittest.Authority) {
+			f.Faults.Signed = func(s *api.SignedReport) {
 				digest := sha256.Sum256(s.Report)
 				s.Signature, _ = ecdsa.SignASN1(rand.Reader, otherKey, digest[:])
 			}
 		}, wire.BadSignature},
-		{"signer's root left out", func(f *fake) {
-			f.faults.signed = func(s *api.SignedReport) { s.Chain = s.Chain[:1] }
+		{"signer's root left out", func(f *unittest.Authority) {
+			f.Faults.Signed = func(s *api.SignedReport) { s.Chain = s.Chain[:1] }
 		}, wire.BadChain},
-		{"signed with a unit's certificate", func(f *fake) {
-			f.faults.signed = func(s *api.SignedReport) {
+		{"signed with a unit's certificate", func(f *unittest.Authority) {
+			f.Faults.Signed = func(s *api.SignedReport) {
 				var r api.Report
 				testworld.NoError(t, json.Unmarshal(s.Report, &r))
 				s.Chain[0] = r.Unit
 			}
 		}, wire.WrongKind},
-		{"certificate that is none", func(f *fake) {
-			f.faults.signed = func(s *api.SignedReport) { s.Chain[0] = []byte("x") }
+		{"certificate that is none", func(f *unittest.Authority) {
+			f.Faults.Signed = func(s *api.SignedReport) { s.Chain[0] = []byte("x") }
 		}, wire.Malformed},
-		{"another schema", func(f *fake) {
-			f.faults.report = func(r *api.Report) { r.Schema = "cohort/report/v2" }
+		{"another schema", func(f *unittest.Authority) {
+			f.Faults.Report = func(r *api.Report) { r.Schema = "cohort/report/v2" }
 		}, wire.Malformed},
-		{"another task", func(f *fake) {
-			f.faults.report = func(r *api.Report) { r.Task = "other" }
+		{"another task", func(f *unittest.Authority) {
+			f.Faults.Report = func(r *api.Report) { r.Task = "other" }
 		}, wire.WrongIdentity},
-		{"another key mode", func(f *fake) {
-			f.faults.report = func(r *api.Report) { r.KeyMode = "unit" }
+		{"another key mode", func(f *unittest.Authority) {
+			f.Faults.Report = func(r *api.Report) { r.KeyMode = "unit" }
 		}, wire.WrongKind},
-		{"a release that policy does not name", func(f *fake) {
-			f.faults.report = func(r *api.Report) { r.Release = "2" }
+		{"a release that policy does not name", func(f *unittest.Authority) {
+			f.Faults.Report = func(r *api.Report) { r.Release = "2" }
 		}, wire.NotFound},
-		{"another identity", func(f *fake) {
-			f.faults.report = func(r *api.Report) { r.Identity[0] ^= 1 }
+		{"another identity", func(f *unittest.Authority) {
+			f.Faults.Report = func(r *api.Report) { r.Identity[0] ^= 1 }
 		}, wire.WrongIdentity},
-		{"another authority root", func(f *fake) {
-			f.faults.report = func(r *api.Report) { r.Authority = otherIssuer.AuthorityRoot() }
+		{"another authority root", func(f *unittest.Authority) {
+			f.Faults.Report = func(r *api.Report) { r.Authority = otherIssuer.AuthorityRoot() }
 		}, wire.WrongRoot},
-		{"another identity's cross-certificate", func(f *fake) {
-			f.faults.report = func(r *api.Report) {
-				i, _ := f.issuer()
+		{"another identity's cross-certificate", func(f *unittest.Authority) {
+			f.Faults.Report = func(r *api.Report) {
+				i, _ := f.Issuer()
 				id, err := i.Identity("other", "1")
 				testworld.NoError(t, err)
 				r.Cross = id.Cross
 			}
 		}, wire.BadChain},
-		{"another's leaf", func(f *fake) {
-			f.faults.report = func(r *api.Report) { r.Leaf = r.Unit }
+		{"another's leaf", func(f *unittest.Authority) {
+			f.Faults.Report = func(r *api.Report) { r.Leaf = r.Unit }
 		}, wire.BadChain},
-		{"signing key swapped on the way", func(f *fake) {
-			f.faults.request = func(r *api.CertificateRequest) { r.SigningKey = otherSPKI }
+		{"signing key swapped on the way", func(f *unittest.Authority) {
+			f.Faults.Request = func(r *api.CertificateRequest) { r.SigningKey = otherSPKI }
 		}, wire.BadNonce},
-		{"the leaf as unit certificate", func(f *fake) {
-			f.faults.report = func(r *api.Report) { r.Unit = r.Leaf }
+		{"the leaf as unit certificate", func(f *unittest.Authority) {
+			f.Faults.Report = func(r *api.Report) { r.Unit = r.Leaf }
 		}, wire.BadChain},
-		{"another's key", func(f *fake) {
-			f.faults.report = func(r *api.Report) { r.LeafKey = otherPKCS8 }
+		{"another's key", func(f *unittest.Authority) {
+			f.Faults.Report = func(r *api.Report) { r.LeafKey = otherPKCS8 }
 		}, wire.BadChain},
-		{"a key that is none", func(f *fake) {
-			f.faults.report = func(r *api.Report) { r.LeafKey = nil }
+		{"a key that is none", func(f *unittest.Authority) {
+			f.Faults.Report = func(r *api.Report) { r.LeafKey = nil }
 		}, wire.Malformed},
-		{"renewal after the end", func(f *fake) {
-			f.faults.report = func(r *api.Report) { r.RenewAfter, r.RenewBefore = r.NotAfter, r.NotAfter }
+		{"renewal after the end", func(f *unittest.Authority) {
+			f.Faults.Report = func(r *api.Report) { r.RenewAfter, r.RenewBefore = r.NotAfter, r.NotAfter }
 		}, wire.Malformed},
-		{"renewal that ends before it begins", func(f *fake) {
-			f.faults.report = func(r *api.Report) { r.RenewBefore = r.RenewAfter.Add(-1) }
+		{"renewal that ends before it begins", func(f *unittest.Authority) {
+			f.Faults.Report = func(r *api.Report) { r.RenewBefore = r.RenewAfter.Add(-1) }
 		}, wire.Malformed},
-		{"HPKE key swapped on the way", func(f *fake) {
-			f.faults.request = func(r *api.CertificateRequest) { r.HPKEKey[0] ^= 1 }
+		{"HPKE key swapped on the way", func(f *unittest.Authority) {
+			f.Faults.Request = func(r *api.CertificateRequest) { r.HPKEKey[0] ^= 1 }
 		}, wire.BadNonce},
-		{"history of another genesis", func(f *fake) {
-			f.faults.history = func(h *api.History) { h.Entries = evil.Entries() }
+		{"history of another genesis", func(f *unittest.Authority) {
+			f.Faults.History = func(h *api.History) { h.Entries = evil.Entries() }
 		}, wire.WrongGenesis},
-		{"history from elsewhere", func(f *fake) {
-			f.faults.history = func(h *api.History) { h.From = 1 }
+		{"history from elsewhere", func(f *unittest.Authority) {
+			f.Faults.History = func(h *api.History) { h.From = 1 }
 		}, wire.Malformed},
-		{"history with a signature cut off", func(f *fake) {
-			f.faults.history = func(h *api.History) { h.Entries = []api.HistoryEntry{{Policy: h.Entries[0].Policy}} }
+		{"history with a signature cut off", func(f *unittest.Authority) {
+			f.Faults.History = func(h *api.History) { h.Entries = []api.HistoryEntry{{Policy: h.Entries[0].Policy}} }
 		}, wire.NoQuorum},
-		{"measurement refused", func(f *fake) {
-			f.faults.refusal = wire.Refuse(wire.NotMeasured, "measurement", "a", "b")
+		{"measurement refused", func(f *unittest.Authority) {
+			f.Faults.Refusal = wire.Refuse(wire.NotMeasured, "measurement", "a", "b")
 		}, wire.NotMeasured},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			w := newWorld(t, "1h")
-			f := w.authority(w.keys)
+			w := unittest.New(t, "1h")
+			f := w.Authority(w.AuthorityKeys)
 			row.with(f)
-			u, err := Start(testworld.ShortContext(t), w.config("scoring", f))
+			u, err := Start(testworld.ShortContext(t), configOf(w, "scoring", f))
 			if u != nil {
 				u.Close() // which asks the authority as long as it runs
 				t.Error("got a unit beside the error")
@@ -156,9 +157,9 @@ func TestReportRefused(t *testing.T) {
 }
 
 // forged is a report under the signature of another authority.
-func forged(t *testing.T, by *fake, report []byte) api.SignedReport {
+func forged(t *testing.T, by *unittest.Authority, report []byte) api.SignedReport {
 	t.Helper()
-	i, _ := by.issuer()
+	i, _ := by.Issuer()
 	leaf, err := i.AuthorityLeaf(time.Now())
 	testworld.NoError(t, err)
 	digest := sha256.Sum256(report)
@@ -170,66 +171,66 @@ func forged(t *testing.T, by *fake, report []byte) api.SignedReport {
 // TestReportOfAnotherRequest: an authority that signs the answer to another
 // request, sealed to this one.
 func TestReportOfAnotherRequest(t *testing.T) {
-	w := newWorld(t, "1h")
-	f := w.authority(w.keys)
-	f.faults.signed = func(s *api.SignedReport) {
-		i, _ := f.issuer()
+	w := unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
+	f.Faults.Signed = func(s *api.SignedReport) {
+		i, _ := f.Issuer()
 		leaf, err := i.AuthorityLeaf(time.Now())
 		testworld.NoError(t, err)
-		other := f.requests[0]
+		other := f.Requests[0]
 		other.Nonce = []byte("another")
 		digest := sha256.Sum256(api.ReportMessage(s.Report, other.Digest()))
 		s.Signature, err = ecdsa.SignASN1(rand.Reader, leaf.Key, digest[:])
 		testworld.NoError(t, err)
 	}
-	_, err := Start(testworld.ShortContext(t), w.config("scoring", f))
+	_, err := Start(testworld.ShortContext(t), configOf(w, "scoring", f))
 	testworld.Refused(t, err, wire.BadSignature)
 }
 
 // TestAnotherUnitsCertificate: the certificate of one unit is given to the next.
 func TestAnotherUnitsCertificate(t *testing.T) {
-	w := newWorld(t, "1h")
-	f := w.authority(w.keys)
+	w := unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
 	var first []byte
-	f.faults.report = func(r *api.Report) {
+	f.Faults.Report = func(r *api.Report) {
 		if first == nil {
 			first = r.Unit
 		}
 		r.Unit = first
 	}
-	w.start("scoring", f)
-	_, err := Start(testworld.ShortContext(t), w.config("scoring", f))
+	started(w, "scoring", f)
+	_, err := Start(testworld.ShortContext(t), configOf(w, "scoring", f))
 	testworld.Refused(t, err, wire.BadChain)
 }
 
 // TestFakeAuthority: the same code, genesis and policy under another root
 // secret. The unit is given the right history and sends its host nothing more.
 func TestFakeAuthority(t *testing.T) {
-	w, evil := newWorld(t, "1h"), newWorld(t, "1h")
-	f := evil.authority(evil.keys)
-	f.faults.history = func(h *api.History) { h.Entries, h.Head = w.Entries(), w.Policy().Head() }
-	_, err := Start(testworld.ShortContext(t), w.config("scoring", f))
+	w, evil := unittest.New(t, "1h"), unittest.New(t, "1h")
+	f := evil.Authority(evil.AuthorityKeys)
+	f.Faults.History = func(h *api.History) { h.Entries, h.Head = w.Entries(), w.Policy().Head() }
+	_, err := Start(testworld.ShortContext(t), configOf(w, "scoring", f))
 	testworld.Refused(t, err, wire.WrongRoot)
-	if len(f.requests) != 0 {
-		t.Errorf("got %d requests, want none: evidence went to a stranger", len(f.requests))
+	if len(f.Requests) != 0 {
+		t.Errorf("got %d requests, want none: evidence went to a stranger", len(f.Requests))
 	}
 }
 
 func TestKeyModeUnitRefusesAnotherKey(t *testing.T) {
-	w := newWorld(t, "1h")
-	f := w.authority(w.keys)
-	u := w.start("keys", f)
-	first := f.requests[0].CSR
-	f.set(func(f *fake) { f.faults.request = func(r *api.CertificateRequest) { r.CSR = first } })
-	testworld.Refused(t, u.attempt(testworld.ShortContext(t)), wire.BadNonce)
+	w := unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
+	u := started(w, "keys", f)
+	first := f.Requests[0].CSR
+	f.Set(func(f *unittest.Authority) { f.Faults.Request = func(r *api.CertificateRequest) { r.CSR = first } })
+	testworld.Refused(t, u.Attempt(testworld.ShortContext(t)), wire.BadNonce)
 }
 
 func TestFreshKeysEachTime(t *testing.T) {
-	w := newWorld(t, "1h")
-	f := w.authority(w.keys)
-	u := w.start("keys", f)
-	testworld.NoError(t, u.attempt(testworld.ShortContext(t)))
-	a, b := f.requests[0], f.requests[1]
+	w := unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
+	u := started(w, "keys", f)
+	testworld.NoError(t, u.Attempt(testworld.ShortContext(t)))
+	a, b := f.Requests[0], f.Requests[1]
 	if bytes.Equal(a.HPKEKey, b.HPKEKey) || bytes.Equal(a.CSR, b.CSR) || bytes.Equal(a.Evidence, b.Evidence) {
 		t.Error("a renewal reuses keys or evidence of the one before")
 	}
@@ -241,23 +242,23 @@ func TestFreshKeysEachTime(t *testing.T) {
 func TestUnitRefused(t *testing.T) {
 	for _, row := range []struct {
 		name   string
-		change func(*world, *Config)
+		change func(*unittest.World, *Config)
 		want   wire.Reason
 	}{
-		{"another program", func(w *world, c *Config) {
+		{"another program", func(w *unittest.World, c *Config) {
 			c.Attester = w.Vendor.Chip().Attester(attesttest.Measure("scoring", "an argument"))
 		}, wire.NotMeasured},
-		{"another genesis", func(_ *world, c *Config) { c.Genesis[0] ^= 1 }, wire.WrongGenesis},
-		{"unknown task", func(_ *world, c *Config) { c.Task = "unheard-of" }, wire.NotFound},
-		{"no such TEE", func(w *world, c *Config) {
+		{"another genesis", func(_ *unittest.World, c *Config) { c.Genesis[0] ^= 1 }, wire.WrongGenesis},
+		{"unknown task", func(_ *unittest.World, c *Config) { c.Task = "unheard-of" }, wire.NotFound},
+		{"no such TEE", func(w *unittest.World, c *Config) {
 			device := w.Vendor.Chip().Attester(attesttest.Measure("scoring"))
 			device.Faults.Error = wire.Refuse(wire.NotThisDevice, "soft", "", "")
 			c.Attester = device
 		}, wire.NotThisDevice},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			w := newWorld(t, "1h")
-			c := w.config("scoring", w.authority(w.keys))
+			w := unittest.New(t, "1h")
+			c := configOf(w, "scoring", w.Authority(w.AuthorityKeys))
 			row.change(w, &c)
 			_, err := Start(testworld.ShortContext(t), c)
 			testworld.Refused(t, err, row.want)
@@ -283,10 +284,10 @@ func TestClockSkew(t *testing.T) {
 		{"unit days ahead", 20 * time.Minute, 48 * time.Hour, wire.ClockSkew},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			w := newWorld(t, "1h")
-			f := w.authority(w.keys)
-			f.clock = ahead(time.Until(begin.Add(row.authority)))
-			c := w.config("scoring", f)
+			w := unittest.New(t, "1h")
+			f := w.Authority(w.AuthorityKeys)
+			f.Clock = unittest.Ahead(time.Until(begin.Add(row.authority)))
+			c := configOf(w, "scoring", f)
 			c.Clock = machineAhead(time.Until(begin.Add(row.authority + row.apart)))
 			u, err := Start(testworld.ShortContext(t), c)
 			if row.want != "" {
@@ -332,38 +333,38 @@ func TestClockSkewOfWindows(t *testing.T) {
 // TestHistory: a unit that has seen the second policy follows no authority
 // that has not, and teaches it.
 func TestHistory(t *testing.T) {
-	old := newWorld(t, "1h")
-	w := old.edited(`env = { LANG = "C" }`, `env = { LANG = "D" }`)
-	fork := old.edited(`env = { LANG = "C" }`, `env = { LANG = "E" }`)
-	f := w.authority(w.keys)
-	u := w.start("scoring", f)
+	old := unittest.New(t, "1h")
+	w := old.Edited(`env = { LANG = "C" }`, `env = { LANG = "D" }`)
+	fork := old.Edited(`env = { LANG = "C" }`, `env = { LANG = "E" }`)
+	f := w.Authority(w.AuthorityKeys)
+	u := started(w, "scoring", f)
 	if got := u.Env()["LANG"]; got != "D" {
 		t.Fatalf("got LANG=%q, want that of the second policy", got)
 	}
-	attempt := func() error { return u.attempt(testworld.ShortContext(t)) }
+	attempt := func() error { return u.Attempt(testworld.ShortContext(t)) }
 	u.stop() // what follows is done step by step
 	<-u.done
 	u.cluster.tasks.Wait()
 
-	f.set(func(f *fake) { f.steps, f.faults.deaf = old.Entries(), true })
-	asked := len(f.requests)
+	f.Set(func(f *unittest.Authority) { f.Steps, f.Faults.Deaf = old.Entries(), true })
+	asked := len(f.Requests)
 	testworld.Refused(t, attempt(), wire.Behind)
 	testworld.Refused(t, attempt(), wire.Behind)
-	if got := len(f.requests); got != asked {
+	if got := len(f.Requests); got != asked {
 		t.Errorf("got %d requests to an authority that is behind, want none", got-asked)
 	}
 
-	f.set(func(f *fake) { f.faults.deaf = false })
+	f.Set(func(f *unittest.Authority) { f.Faults.Deaf = false })
 	testworld.Refused(t, attempt(), wire.Behind)
 	testworld.NoError(t, attempt()) // it was taught
 
-	f.set(func(f *fake) { f.steps = fork.Entries() })
+	f.Set(func(f *unittest.Authority) { f.Steps = fork.Entries() })
 	testworld.Refused(t, attempt(), wire.Behind)
-	f.set(func(f *fake) { f.steps = fork.edited("LANG", "LANGUAGE").Entries() })
+	f.Set(func(f *unittest.Authority) { f.Steps = fork.Edited("LANG", "LANGUAGE").Entries() })
 	testworld.Refused(t, attempt(), wire.Behind)
 	testworld.NoError(t, u.Ready())
 
-	f.set(func(f *fake) { f.steps = w.edited(`LANG = "D"`, `LANG = "F"`).Entries() })
+	f.Set(func(f *unittest.Authority) { f.Steps = w.Edited(`LANG = "D"`, `LANG = "F"`).Entries() })
 	testworld.NoError(t, attempt())
 	if got := u.Env()["LANG"]; got != "F" {
 		t.Errorf("got LANG=%q, want that of the third policy", got)
@@ -373,12 +374,12 @@ func TestHistory(t *testing.T) {
 // TestPolicyChangesUnderWay: a report under another policy than the unit has
 // checked is not taken.
 func TestPolicyChangesUnderWay(t *testing.T) {
-	w := newWorld(t, "1h")
-	f := w.authority(w.keys)
-	f.faults.report = func(r *api.Report) { r.Head[0] ^= 1 }
+	w := unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
+	f.Faults.Report = func(r *api.Report) { r.Head[0] ^= 1 }
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
-	_, err := Start(ctx, w.config("scoring", f))
+	_, err := Start(ctx, configOf(w, "scoring", f))
 	testworld.Refused(t, err, wire.Behind)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want the deadline beside it: behind is retried", err)
@@ -386,11 +387,11 @@ func TestPolicyChangesUnderWay(t *testing.T) {
 }
 
 func TestFailOver(t *testing.T) {
-	w := newWorld(t, "1h")
-	dead, evil, good := w.authority(w.keys), newWorld(t, "1h"), w.authority(w.keys)
+	w := unittest.New(t, "1h")
+	dead, evil, good := w.Authority(w.AuthorityKeys), unittest.New(t, "1h"), w.Authority(w.AuthorityKeys)
 	dead.Close()
-	stranger := evil.authority(evil.keys)
-	u := w.start("scoring", dead, stranger, good)
+	stranger := evil.Authority(evil.AuthorityKeys)
+	u := started(w, "scoring", dead, stranger, good)
 	testworld.NoError(t, u.Ready())
 	if got := u.Stats(); got.Failures != 2 || got.LastFailure != wire.WrongGenesis {
 		t.Errorf("got %+v, want 2 failures, the last by genesis", got)

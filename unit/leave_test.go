@@ -9,24 +9,25 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
 // TestLeaves: a unit that ends in good order gives its place back, once, to the first authority
 // that answers, by the signature of its own key.
 func TestLeaves(t *testing.T) {
-	w := newWorld(t, "1h")
-	f, dead := w.authority(w.keys), w.authority(w.keys)
-	dead.set(func(f *fake) { f.faults.serve = unavailable{} })
-	u := w.start("scoring", f, dead)
+	w := unittest.New(t, "1h")
+	f, dead := w.Authority(w.AuthorityKeys), w.Authority(w.AuthorityKeys)
+	dead.Set(func(f *unittest.Authority) { f.Faults.Serve = unittest.Unavailable{} })
+	u := started(w, "scoring", f, dead)
 	u.peers[0], u.peers[1] = u.peers[1], u.peers[0]
 	u.Close()
 	u.Close()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.left) != 1 {
-		t.Fatalf("got %d leave requests, want 1", len(f.left))
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	if len(f.Left) != 1 {
+		t.Fatalf("got %d leave requests, want 1", len(f.Left))
 	}
-	l := f.left[0]
+	l := f.Left[0]
 	root := w.Policy().Document().Authority.Root
 	digest := sha256.Sum256(api.LeaveMessage(u.ID(), l.Time, root))
 	if l.Unit != u.ID() || !ecdsa.VerifyASN1(&u.signing.PublicKey, digest[:], l.Signature) || time.Since(l.Time).Abs() > time.Minute {
@@ -36,9 +37,9 @@ func TestLeaves(t *testing.T) {
 
 // TestLeavesNobody: an authority that is away does not keep a unit from ending.
 func TestLeavesNobody(t *testing.T) {
-	w := newWorld(t, "1h")
-	f := w.authority(w.keys)
-	u := w.start("scoring", f)
+	w := unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
+	u := started(w, "scoring", f)
 	stalled := make(chan struct{})
 	f.Config.Handler = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-stalled })
 	began := time.Now()

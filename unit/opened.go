@@ -98,7 +98,8 @@ type called struct {
 }
 
 func (c *called) still() error { return c.check() }
-func (c *called) cut()         { c.Conn.Close() }
+
+func (c *called) cut() { c.Conn.Close() }
 
 // Close ends the connection.
 func (c *called) Close() error {

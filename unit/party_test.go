@@ -10,16 +10,16 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
 // partied is a world whose policy has a group of two parties, one of which is its quorum.
 // Both bring the one program of scorers.
-func partied(t *testing.T) *world {
+func partied(t *testing.T) *unittest.World {
 	t.Helper()
-	w := newWorld(t, "1h")
+	w := unittest.New(t, "1h")
 	w.Keys["north"], w.Keys["south"] = testworld.NewKey(), testworld.NewKey()
-	return w.edited("[task.other]", fmt.Sprintf(`[group.trial]
+	return w.Edited("[task.other]", fmt.Sprintf(`[group.trial]
 key_mode = "unit"
 quorum = 1
 until = %s
@@ -31,20 +31,9 @@ scorer = { members = [ { party = "north", task = "scoring", release = "1" }, { p
 [task.other]`, time.Now().Add(20*time.Hour).UTC().Format(time.RFC3339), w.OwnerRows("north", "south")))
 }
 
-// says has a party approve the group under its root, or withdraw.
-func (w *world) says(party string, withdraws bool) {
-	w.T.Helper()
-	w.saysOf(groupKeys(w.Policy().Pact("trial").ID()).RootDigest(), party, withdraws)
-}
-
-func (w *world) saysOf(root attest.Digest, party string, withdraws bool) {
-	w.T.Helper()
-	w.World = w.WithStep(w.Statement("trial", party, root, func(s *policy.Statement) { s.Withdraws = withdraws }))
-}
-
 // of is the configuration of a unit whose party has a key.
-func (w *world) of(party attest.Digest, role, program string, at *fake) Config {
-	c := w.member(role, program, at)
+func of(w *unittest.World, party attest.Digest, role, program string, at *unittest.Authority) Config {
+	c := member(w, role, program, at)
 	c.PartyKeys = []attest.Digest{party}
 	return c
 }
@@ -56,15 +45,15 @@ func TestOwnParty(t *testing.T) {
 		t.Skip("SKIPPED: that a unit checks its own party is not shown; run without -short")
 	}
 	w := partied(t)
-	w.says("north", false)
-	silent := w.authority(w.keys)
-	w.says("south", false)
-	both := w.authority(w.keys)
-	w.says("south", true)
-	withdrew := w.authority(w.keys)
+	w.Says("north", false)
+	silent := w.Authority(w.AuthorityKeys)
+	w.Says("south", false)
+	both := w.Authority(w.AuthorityKeys)
+	w.Says("south", true)
+	withdrew := w.Authority(w.AuthorityKeys)
 	north := []attest.Digest{w.Keys["north"].Digest()}
 	for name, tt := range map[string]struct {
-		at     *fake
+		at     *unittest.Authority
 		admits []attest.Digest // by whose word the authority admits the unit; none: its own
 		change func(*Config)
 		want   wire.Reason // none: it enrols
@@ -81,8 +70,8 @@ func TestOwnParty(t *testing.T) {
 		"honest authority, silent party": {silent, nil, func(*Config) {}, wire.NoQuorum},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tt.at.set(func(f *fake) { f.faults.party = tt.admits })
-			c := w.of(w.Keys["south"].Digest(), "scorer", "scoring", tt.at)
+			tt.at.Set(func(f *unittest.Authority) { f.Faults.Party = tt.admits })
+			c := of(w, w.Keys["south"].Digest(), "scorer", "scoring", tt.at)
 			tt.change(&c)
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			defer cancel()
@@ -101,12 +90,12 @@ func TestOwnParty(t *testing.T) {
 // others of that role neither as caller nor as server.
 func TestPeerParties(t *testing.T) {
 	w := partied(t)
-	w.says("north", false)
-	w.says("south", false)
-	a := w.authority(w.keys)
+	w.Says("north", false)
+	w.Says("south", false)
+	a := w.Authority(w.AuthorityKeys)
 	join := func(party, role, program string, pins map[string][]attest.Digest) *Unit {
 		t.Helper()
-		c := w.of(w.Keys[party].Digest(), role, program, a)
+		c := of(w, w.Keys[party].Digest(), role, program, a)
 		c.PeerParties = pins
 		u, err := Start(testworld.ShortContext(t), c)
 		testworld.NoError(t, err)
@@ -146,13 +135,13 @@ func TestPeerParties(t *testing.T) {
 func TestPeerRoot(t *testing.T) {
 	const theirs = "another secret of the group"
 	w := partied(t)
-	w.says("north", false)
-	w.saysOf(groupKeysOf(theirs, w.Policy().Pact("trial").ID()).RootDigest(), "south", false)
-	a, b := w.authority(w.keys), w.authority(w.keys)
-	b.set(func(f *fake) { f.secret = theirs })
-	start := func(party, role, program string, at *fake) *Unit {
+	w.Says("north", false)
+	w.SaysOf(unittest.GroupKeysOf(theirs, w.Policy().Pact("trial").ID()).RootDigest(), "south", false)
+	a, b := w.Authority(w.AuthorityKeys), w.Authority(w.AuthorityKeys)
+	b.Set(func(f *unittest.Authority) { f.Secret = theirs })
+	start := func(party, role, program string, at *unittest.Authority) *Unit {
 		t.Helper()
-		u, err := Start(testworld.ShortContext(t), w.of(w.Keys[party].Digest(), role, program, at))
+		u, err := Start(testworld.ShortContext(t), of(w, w.Keys[party].Digest(), role, program, at))
 		testworld.NoError(t, err)
 		t.Cleanup(u.Close)
 		return u
@@ -188,12 +177,12 @@ func TestPeerRoot(t *testing.T) {
 // ignores it, and keeps it from others.
 func TestWithdrawnPeer(t *testing.T) {
 	w := partied(t)
-	w.says("north", false)
-	w.says("south", false)
-	a := w.authority(w.keys)
+	w.Says("north", false)
+	w.Says("south", false)
+	a := w.Authority(w.AuthorityKeys)
 	start := func(party, role, program string) *Unit {
 		t.Helper()
-		u, err := Start(testworld.ShortContext(t), w.of(w.Keys[party].Digest(), role, program, a))
+		u, err := Start(testworld.ShortContext(t), of(w, w.Keys[party].Digest(), role, program, a))
 		testworld.NoError(t, err)
 		t.Cleanup(u.Close)
 		return u
@@ -215,7 +204,7 @@ func TestWithdrawnPeer(t *testing.T) {
 		return err
 	}
 	testworld.NoError(t, get())
-	w.says("south", true)
-	a.set(func(f *fake) { f.steps = w.Entries() })
+	w.Says("south", true)
+	a.Set(func(f *unittest.Authority) { f.Steps = w.Entries() })
 	testworld.Within(t, 10*time.Second, "the holder has ended the connection, and takes no other", func() bool { return get() != nil })
 }

@@ -62,7 +62,7 @@ func (u *Unit) obtain(ctx context.Context, ends func(error) bool) error {
 	var told error
 	for failures := 1; ; failures++ {
 		moved := u.news.next()
-		err := u.attempt(ctx)
+		err := u.Attempt(ctx)
 		if err == nil || ends(err) {
 			return err
 		}
@@ -83,10 +83,10 @@ func (u *Unit) obtain(ctx context.Context, ends func(error) bool) error {
 	}
 }
 
-// attempt asks each authority once, beginning with the one that gave the last
+// Attempt asks each authority once, beginning with the one that gave the last
 // certificate: of several, one gives ring keys. When none gives a certificate the
 // error is that of the first final refusal, or of the first address.
-func (u *Unit) attempt(ctx context.Context) error {
+func (u *Unit) Attempt(ctx context.Context) error {
 	var told error
 	for i, p := range u.peers {
 		err := u.attemptAt(ctx, p)

@@ -16,6 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/history"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
 // TestBackOff: an authority that does not answer costs one warning for each
@@ -67,12 +68,12 @@ func TestFinal(t *testing.T) {
 
 // TestStartWaits: an authority that is busy is asked again.
 func TestStartWaits(t *testing.T) {
-	w := newWorld(t, "1h")
-	f := w.authority(w.keys)
-	f.faults.refusal = wire.Refuse(wire.TooMany, "requests", "", "")
-	timer := time.AfterFunc(100*time.Millisecond, func() { f.set(func(f *fake) { f.faults.refusal = nil }) })
+	w := unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
+	f.Faults.Refusal = wire.Refuse(wire.TooMany, "requests", "", "")
+	timer := time.AfterFunc(100*time.Millisecond, func() { f.Set(func(f *unittest.Authority) { f.Faults.Refusal = nil }) })
 	defer timer.Stop()
-	u := w.start("scoring", f)
+	u := started(w, "scoring", f)
 	if got := u.Stats(); got.Failures == 0 || got.LastFailure != wire.TooMany {
 		t.Errorf("got %+v, want failures by %q", got, wire.TooMany)
 	}
@@ -136,10 +137,10 @@ func TestAwaitRenewalAfterSleep(t *testing.T) {
 // its certificate's end, is expired after it, and comes back.
 func TestAuthorityAway(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "3s")
-	f := w.authority(w.keys)
-	u := w.start("scoring", f)
-	f.set(func(f *fake) { f.faults.serve = unavailable{} })
+	w := unittest.New(t, "3s")
+	f := w.Authority(w.AuthorityKeys)
+	u := started(w, "scoring", f)
+	f.Set(func(f *unittest.Authority) { f.Faults.Serve = unittest.Unavailable{} })
 	end := u.Stats().NotAfter
 	for time.Now().Before(end.Add(-50 * time.Millisecond)) {
 		if err := u.Ready(); err != nil && time.Now().Before(end) {
@@ -155,7 +156,7 @@ func TestAuthorityAway(t *testing.T) {
 	if _, err := u.ClientTLS("keys"); wire.ReasonOf(err) != wire.CertExpired {
 		t.Errorf("got %v, want no calls with an expired certificate", err)
 	}
-	f.set(func(f *fake) { f.faults.serve = nil })
+	f.Set(func(f *unittest.Authority) { f.Faults.Serve = nil })
 	testworld.Within(t, 10*time.Second, "the unit is ready again", func() bool { return u.Ready() == nil })
 	if got := u.Stats(); got.LastFailure != wire.Unavailable {
 		t.Errorf("got last failure %q, want %q", got.LastFailure, wire.Unavailable)

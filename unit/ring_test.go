@@ -10,39 +10,28 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/unit/unittest"
 )
-
-// testKeys are ring keys of which every byte is the given one or follows it.
-func testKeys(first byte, now time.Time) api.RingKeys {
-	key := func(n byte) *api.RingKey {
-		return &api.RingKey{Key: bytes.Repeat([]byte{first + n}, 32), End: now.Add(time.Duration(n+1) * time.Hour).UTC()}
-	}
-	return api.RingKeys{Previous: key(0), Current: key(1), Next: key(2)}
-}
-
-func testRings(now time.Time) api.Rings {
-	return api.Rings{Strict: testKeys(0x10, now), Follow: testKeys(0x20, now)}
-}
 
 // continued is a world where the scoring release continues another, and what it
 // inherits from that.
-func continued(t *testing.T) (*world, *api.InheritedRing) {
+func continued(t *testing.T) (*unittest.World, *api.InheritedRing) {
 	t.Helper()
-	w := newWorld(t, "1h").edited("[task.scoring.release.\"1\"]\n", "[task.scoring.release.\"0\"]\n"+
+	w := unittest.New(t, "1h").Edited("[task.scoring.release.\"1\"]\n", "[task.scoring.release.\"0\"]\n"+
 		"reference = [ { platform = \"soft\", program = \"zero\" } ]\n[task.scoring.release.\"1\"]\ncontinues = \"0\"\n")
 	id, err := identity.ReleaseID(w.Policy(), "scoring", "0")
 	testworld.NoError(t, err)
-	return w, &api.InheritedRing{Identity: id, RingKeys: testKeys(0x30, time.Now())}
+	return w, &api.InheritedRing{Identity: id, RingKeys: unittest.RingKeys(0x30, time.Now())}
 }
 
 // TestRings compares the keys that a unit holds with those of its report.
 func TestRings(t *testing.T) {
 	w, inherited := continued(t)
-	f := w.authority(w.keys)
-	want := testRings(time.Now())
+	f := w.Authority(w.AuthorityKeys)
+	want := unittest.Rings(time.Now())
 	want.Inherited = inherited
-	f.faults.report = func(r *api.Report) { r.Rings = want }
-	u := w.start("scoring", f)
+	f.Faults.Report = func(r *api.Report) { r.Rings = want }
+	u := started(w, "scoring", f)
 	e := u.held.Load()
 	same := func(kind string, got identity.RingKeys, want api.RingKeys) {
 		t.Helper()
@@ -85,12 +74,12 @@ func TestRingsRefused(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			w, inherited := continued(t)
-			f := w.authority(w.keys)
-			f.faults.report = func(r *api.Report) {
+			f := w.Authority(w.AuthorityKeys)
+			f.Faults.Report = func(r *api.Report) {
 				r.Rings.Inherited = inherited
 				row.change(&r.Rings)
 			}
-			_, err := Start(testworld.ShortContext(t), w.config("scoring", f))
+			_, err := Start(testworld.ShortContext(t), configOf(w, "scoring", f))
 			testworld.Refused(t, err, row.want)
 		})
 	}
@@ -99,19 +88,19 @@ func TestRingsRefused(t *testing.T) {
 // TestInheritedWithoutContinues offers another release's keys to one that
 // continues none.
 func TestInheritedWithoutContinues(t *testing.T) {
-	w := newWorld(t, "1h")
-	f := w.authority(w.keys)
-	f.faults.report = func(r *api.Report) {
-		r.Rings.Inherited = &api.InheritedRing{Identity: r.Identity, RingKeys: testKeys(0x30, time.Now())}
+	w := unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
+	f.Faults.Report = func(r *api.Report) {
+		r.Rings.Inherited = &api.InheritedRing{Identity: r.Identity, RingKeys: unittest.RingKeys(0x30, time.Now())}
 	}
-	_, err := Start(testworld.ShortContext(t), w.config("scoring", f))
+	_, err := Start(testworld.ShortContext(t), configOf(w, "scoring", f))
 	testworld.Refused(t, err, wire.WrongIdentity)
 }
 
 // FuzzRings reads ring keys as a report carries them: what is accepted is what
 // stood there.
 func FuzzRings(f *testing.F) {
-	seed, err := json.Marshal(testKeys(0x10, time.Unix(1e9, 0)))
+	seed, err := json.Marshal(unittest.RingKeys(0x10, time.Unix(1e9, 0)))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -152,20 +141,20 @@ func TestRingsAfterACut(t *testing.T) {
 		{"a cut", "[task.scoring]\n", "[task.scoring]\ncut_units = [\"" + wire.UnitID{1}.String() + "\"]\n", false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			w := newWorld(t, "1h")
-			f := w.authority(w.keys)
-			f.spread = 0
+			w := unittest.New(t, "1h")
+			f := w.Authority(w.AuthorityKeys)
+			f.Spread = 0
 			give := func(first byte) {
-				rings := api.Rings{Strict: testKeys(first, time.Now()), Follow: testKeys(first+0x10, time.Now())}
+				rings := api.Rings{Strict: unittest.RingKeys(first, time.Now()), Follow: unittest.RingKeys(first+0x10, time.Now())}
 				rings.Strict.Previous, rings.Follow.Previous = nil, nil
-				f.set(func(f *fake) { f.faults.report = func(r *api.Report) { r.Rings = rings } })
+				f.Set(func(f *unittest.Authority) { f.Faults.Report = func(r *api.Report) { r.Rings = rings } })
 			}
 			give(0x10)
-			u := w.start("scoring", f)
+			u := started(w, "scoring", f)
 			first := u.held.Load()
 			give(0x50)
-			w = w.edited(row.old, row.new)
-			f.step(w)
+			w = w.Edited(row.old, row.new)
+			f.Step(w)
 			testworld.Within(t, 5*time.Second, "the unit renews", func() bool { return u.held.Load() != first })
 			second := u.held.Load()
 			for kind, keys := range map[string][2]identity.RingKeys{"strict": {first.ring.Strict, second.ring.Strict}, "follow": {first.ring.Follow, second.ring.Follow}} {

@@ -20,6 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
 // serve serves h on a loopback port until the test ends, and gives its address.
@@ -40,7 +41,7 @@ func serve(t *testing.T, u *Unit, h http.Handler) string {
 }
 
 // user is an HTTP client that demands the unit's identity.
-func (w *world) user(u *Unit, protocol string) *http.Client {
+func user(w *unittest.World, u *Unit, protocol string) *http.Client {
 	w.T.Helper()
 	root, err := x509.ParseCertificate(u.held.Load().root.Raw)
 	testworld.NoError(w.T, err)
@@ -81,15 +82,15 @@ func TestServeReconnects(t *testing.T) {
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(protocol, func(t *testing.T) {
 			var skip atomic.Int64
-			w := newWorld(t, "1h")
-			f := w.authority(w.keys)
-			f.clock = func() time.Time { return time.Now().Add(time.Duration(skip.Load())) }
-			c := w.config("scoring", f)
+			w := unittest.New(t, "1h")
+			f := w.Authority(w.AuthorityKeys)
+			f.Clock = func() time.Time { return time.Now().Add(time.Duration(skip.Load())) }
+			c := configOf(w, "scoring", f)
 			c.Clock = skipping(&skip)
 			u, err := Start(t.Context(), c)
 			testworld.NoError(t, err)
 			defer u.Close()
-			user := w.user(u, protocol)
+			user := user(w, u, protocol)
 			address := serve(t, u, hello)
 
 			answer, first := get(t, user, address)
@@ -102,7 +103,7 @@ func TestServeReconnects(t *testing.T) {
 				t.Errorf("got %d handshakes, want %d: the connection is kept", got, handshakes)
 			}
 			skip.Store(int64(time.Until(u.Stats().NotAfter) - 10*time.Minute)) // into the next window
-			testworld.NoError(t, u.attempt(testworld.ShortContext(t)))
+			testworld.NoError(t, u.Attempt(testworld.ShortContext(t)))
 			get(t, user, address) // on the older connection, which this ends
 			testworld.Within(t, 5*time.Second, "an answer under the newer certificate", func() bool {
 				_, leaf := get(t, user, address)
@@ -116,13 +117,13 @@ func TestServeReconnects(t *testing.T) {
 // over are not served, and new handshakes fail.
 func TestNothingServedAfterTheEnd(t *testing.T) {
 	var skip atomic.Int64
-	w := newWorld(t, "1h")
-	c := w.config("scoring", w.authority(w.keys))
+	w := unittest.New(t, "1h")
+	c := configOf(w, "scoring", w.Authority(w.AuthorityKeys))
 	c.Clock = skipping(&skip)
 	u, err := Start(t.Context(), c)
 	testworld.NoError(t, err)
 	defer u.Close()
-	user := w.user(u, "HTTP/1.1")
+	user := user(w, u, "HTTP/1.1")
 	address := serve(t, u, hello)
 	get(t, user, address)
 	skip.Store(int64(time.Until(u.Stats().NotAfter)))
@@ -136,8 +137,8 @@ func TestNothingServedAfterTheEnd(t *testing.T) {
 // TestConnectionCutAtTheEnd: an idle connection ends with its certificate.
 func TestConnectionCutAtTheEnd(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "3s")
-	u := w.start("scoring", w.authority(w.keys))
+	w := unittest.New(t, "3s")
+	u := started(w, "scoring", w.Authority(w.AuthorityKeys))
 	address := serve(t, u, hello)
 	c, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
 	testworld.NoError(t, err)
@@ -154,8 +155,8 @@ func TestConnectionCutAtTheEnd(t *testing.T) {
 // and none is served under a certificate past its end.
 func TestLoadOverRenewals(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "5s")
-	u := w.start("scoring", w.authority(w.keys))
+	w := unittest.New(t, "5s")
+	u := started(w, "scoring", w.Authority(w.AuthorityKeys))
 	var late, served atomic.Int64
 	address := serve(t, u, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !time.Now().Before(r.Context().Value(connKey{}).(*conn).enrolment().notAfter) {
@@ -169,7 +170,7 @@ func TestLoadOverRenewals(t *testing.T) {
 	var users sync.WaitGroup
 	leaves := sync.Map{}
 	for i := range 8 {
-		user := w.user(u, []string{"HTTP/1.1", "HTTP/2.0"}[i%2])
+		user := user(w, u, []string{"HTTP/1.1", "HTTP/2.0"}[i%2])
 		users.Go(func() {
 			for ctx.Err() == nil {
 				answer, err := user.Post("https://"+address+"/", "text/plain", strings.NewReader("a body"))
@@ -194,8 +195,8 @@ func TestLoadOverRenewals(t *testing.T) {
 
 // TestServeFinishesRequests: a request in flight at shutdown is answered.
 func TestServeFinishesRequests(t *testing.T) {
-	w := newWorld(t, "1h")
-	u := w.start("scoring", w.authority(w.keys))
+	w := unittest.New(t, "1h")
+	u := started(w, "scoring", w.Authority(w.AuthorityKeys))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	testworld.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -207,14 +208,14 @@ func TestServeFinishesRequests(t *testing.T) {
 			hello(w, r)
 		}))
 	}()
-	get(t, w.user(u, "HTTP/1.1"), l.Addr().String())
+	get(t, user(w, u, "HTTP/1.1"), l.Addr().String())
 	testworld.NoError(t, <-done)
 }
 
 // TestServeTellsBrokenListener: the end of the listener is an error.
 func TestServeTellsBrokenListener(t *testing.T) {
-	w := newWorld(t, "1h")
-	u := w.start("scoring", w.authority(w.keys))
+	w := unittest.New(t, "1h")
+	u := started(w, "scoring", w.Authority(w.AuthorityKeys))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	testworld.NoError(t, err)
 	l.Close()
@@ -224,8 +225,8 @@ func TestServeTellsBrokenListener(t *testing.T) {
 }
 
 func TestServerTLSProfile(t *testing.T) {
-	w := newWorld(t, "1h")
-	u := w.start("scoring", w.authority(w.keys))
+	w := unittest.New(t, "1h")
+	u := started(w, "scoring", w.Authority(w.AuthorityKeys))
 	address := serve(t, u, hello)
 	if c, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}); err == nil {
 		c.Close()
@@ -241,9 +242,9 @@ func TestServerTLSProfile(t *testing.T) {
 // TestClientTLS: a unit of a task calls the tasks that policy lets it call, and
 // nobody who is not one of those.
 func TestClientTLS(t *testing.T) {
-	w, evil := newWorld(t, "1h"), newWorld(t, "1h")
-	f := w.authority(w.keys)
-	caller := w.start("scoring", f)
+	w, evil := unittest.New(t, "1h"), unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
+	caller := started(w, "scoring", f)
 	config, err := caller.ClientTLS("keys")
 	testworld.NoError(t, err)
 	call := func(address string) error {
@@ -253,20 +254,20 @@ func TestClientTLS(t *testing.T) {
 		}
 		return c.Close()
 	}
-	testworld.NoError(t, call(serve(t, w.start("keys", f), hello)))
+	testworld.NoError(t, call(serve(t, started(w, "keys", f), hello)))
 
-	testworld.Refused(t, call(serve(t, w.start("other", f), hello)), wire.WrongIdentity)
-	stranger := evil.start("keys", evil.authority(evil.keys))
+	testworld.Refused(t, call(serve(t, started(w, "other", f), hello)), wire.WrongIdentity)
+	stranger := started(evil, "keys", evil.Authority(evil.AuthorityKeys))
 	testworld.Refused(t, call(serve(t, stranger, hello)), wire.WrongGenesis)
 	for _, task := range []string{"other", "scoring", "unheard-of"} {
 		_, err := caller.ClientTLS(task)
 		testworld.Refused(t, err, wire.NotAllowed)
 	}
 
-	callee := serve(t, w.start("keys", f), hello)
+	callee := serve(t, started(w, "keys", f), hello)
 	testworld.NoError(t, call(callee))
-	without := w.edited(`calls = ["keys"]`, ``)
-	f.set(func(f *fake) { f.steps = without.Entries() })
+	without := w.Edited(`calls = ["keys"]`, ``)
+	f.Set(func(f *unittest.Authority) { f.Steps = without.Entries() })
 	testworld.Within(t, 5*time.Second, "the step is adopted", func() bool { return caller.newest().Head() == without.Policy().Head() })
 	testworld.Refused(t, call(callee), wire.BadPolicy)
 }
@@ -274,20 +275,20 @@ func TestClientTLS(t *testing.T) {
 // TestClientTLSWithoutNames: a task that policy gives no DNS name is known by
 // its URI.
 func TestClientTLSWithoutNames(t *testing.T) {
-	w := newWorld(t, "1h").edited(`calls = ["keys"]`, `calls = ["other"]`)
-	f := w.authority(w.keys)
-	config, err := w.start("scoring", f).ClientTLS("other")
+	w := unittest.New(t, "1h").Edited(`calls = ["keys"]`, `calls = ["other"]`)
+	f := w.Authority(w.AuthorityKeys)
+	config, err := started(w, "scoring", f).ClientTLS("other")
 	testworld.NoError(t, err)
-	c, err := tls.Dial("tcp", serve(t, w.start("other", f), hello), config)
+	c, err := tls.Dial("tcp", serve(t, started(w, "other", f), hello), config)
 	testworld.NoError(t, err)
 	c.Close()
 }
 
 // TestClientCertificate: the caller presents its own leaf.
 func TestClientCertificate(t *testing.T) {
-	w := newWorld(t, "1h")
-	f := w.authority(w.keys)
-	caller, callee := w.start("scoring", f), w.start("keys", f)
+	w := unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
+	caller, callee := started(w, "scoring", f), started(w, "keys", f)
 	config, err := caller.ClientTLS("keys")
 	testworld.NoError(t, err)
 	server := callee.ServerTLS()

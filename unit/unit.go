@@ -13,7 +13,7 @@
 // has seen, and certificates of a time that is not its own. Nothing the host
 // gives it, addresses included, is trusted with more than availability.
 //
-// [RunAgent] does the same for a program that knows nothing of Cohort.
+// `cohort unit` does the same for a program that knows nothing of Cohort.
 //
 // Private keys live in memory only. Go copies memory freely, so erasing them is
 // best effort unless the program is built with GOEXPERIMENT=runtimesecret.

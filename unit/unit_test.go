@@ -10,13 +10,14 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
 func TestStart(t *testing.T) {
 	for _, task := range []string{"scoring", "keys"} {
 		t.Run(task, func(t *testing.T) {
-			w := newWorld(t, "1h")
-			u := w.start(task, w.authority(w.keys))
+			w := unittest.New(t, "1h")
+			u := started(w, task, w.Authority(w.AuthorityKeys))
 			testworld.NoError(t, u.Ready())
 			if got := u.Identity(); got.Task != task || got.Release != "1" || got.ID.IsZero() {
 				t.Errorf("got identity of task %q release %q id %v", got.Task, got.Release, got.ID)
@@ -29,8 +30,8 @@ func TestStart(t *testing.T) {
 }
 
 func TestEnv(t *testing.T) {
-	w := newWorld(t, "1h")
-	u := w.start("scoring", w.authority(w.keys))
+	w := unittest.New(t, "1h")
+	u := started(w, "scoring", w.Authority(w.AuthorityKeys))
 	if got := u.Env(); len(got) != 1 || got["LANG"] != "C" {
 		t.Errorf("got environment %v, want LANG=C", got)
 	}
@@ -48,8 +49,8 @@ func TestConfigTellsAllFaults(t *testing.T) {
 }
 
 func TestHealth(t *testing.T) {
-	w := newWorld(t, "1h")
-	u := w.start("scoring", w.authority(w.keys))
+	w := unittest.New(t, "1h")
+	u := started(w, "scoring", w.Authority(w.AuthorityKeys))
 	h := u.Health()
 	get := func(path string, status int) map[string]any {
 		t.Helper()
@@ -80,10 +81,10 @@ func TestHealth(t *testing.T) {
 func TestNothingLeft(t *testing.T) {
 	before := runtime.NumGoroutine()
 	t.Run("lives", func(t *testing.T) {
-		w := newWorld(t, "1h")
-		u := w.start("keys", w.authority(w.keys))
-		get(t, w.user(u, "HTTP/2.0"), serve(t, u, hello))
-		_, err := Start(testworld.ShortContext(t), Config{Authorities: w.config("keys", w.authority(w.keys)).Authorities, Genesis: wire.Digest{1}, Task: "keys", Attester: w.config("keys").Attester})
+		w := unittest.New(t, "1h")
+		u := started(w, "keys", w.Authority(w.AuthorityKeys))
+		get(t, user(w, u, "HTTP/2.0"), serve(t, u, hello))
+		_, err := Start(testworld.ShortContext(t), Config{Authorities: configOf(w, "keys", w.Authority(w.AuthorityKeys)).Authorities, Genesis: wire.Digest{1}, Task: "keys", Attester: configOf(w, "keys").Attester})
 		testworld.Refused(t, err, wire.WrongGenesis)
 	})
 	testworld.Within(t, 5*time.Second, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before })

@@ -15,22 +15,11 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
-// asked is how many certificates were asked of a fake.
-func (f *fake) asked() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.requests)
-}
-
-// step makes the fake adopt what w has.
-func (f *fake) step(w *world) {
-	f.set(func(f *fake) { f.steps = w.Entries() })
-}
-
 // adopted waits until a unit has seen the newest policy of w.
-func adopted(t *testing.T, w *world, u *Unit) {
+func adopted(t *testing.T, w *unittest.World, u *Unit) {
 	t.Helper()
 	testworld.Within(t, 5*time.Second, "the step is adopted", func() bool { return u.newest().Head() == w.Policy().Head() })
 }
@@ -38,31 +27,31 @@ func adopted(t *testing.T, w *world, u *Unit) {
 // TestStepsConcern counts renewals: a step makes only those units renew that it concerns,
 // and all adopt it at once.
 func TestStepsConcern(t *testing.T) {
-	w := newWorld(t, "1h")
-	f := w.authority(w.keys)
-	f.spread = 0
-	scoring, other := w.start("scoring", f), w.start("other", f)
-	asked := f.asked()
+	w := unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
+	f.Spread = 0
+	scoring, other := started(w, "scoring", f), started(w, "other", f)
+	asked := f.Asked()
 	release := "[task.other]\n"
 	for _, c := range []struct{ name, old, new string }{
 		{"another release", release, "[task.scoring.release.\"2\"]\nreference = [ { platform = \"soft\", program = \"scoring 2\" } ]\n" + release},
 		{"another task", release, "[task.third]\nkey_mode = \"unit\"\nlifetime = \"1h\"\n[task.third.release.\"1\"]\nreference = [ { platform = \"soft\", program = \"third\" } ]\n" + release},
 		{"a comment", release, "# nothing\n" + release},
 	} {
-		w = w.edited(c.old, c.new)
-		f.step(w)
+		w = w.Edited(c.old, c.new)
+		f.Step(w)
 		adopted(t, w, scoring)
 		adopted(t, w, other)
 		time.Sleep(50 * time.Millisecond) // within which a renewal would have begun: the spread is zero
-		if got := f.asked(); got != asked {
+		if got := f.Asked(); got != asked {
 			t.Errorf("%s: %d units renewed", c.name, got-asked)
 		}
 	}
-	w = w.edited(`env = { LANG = "C" }`, `env = { LANG = "D" }`)
-	f.step(w)
+	w = w.Edited(`env = { LANG = "C" }`, `env = { LANG = "D" }`)
+	f.Step(w)
 	testworld.Within(t, 5*time.Second, "the unit renews", func() bool { return scoring.Env()["LANG"] == "D" })
 	adopted(t, w, other)
-	testworld.Within(t, time.Second, "it renews once", func() bool { return f.asked() == asked+1 })
+	testworld.Within(t, time.Second, "it renews once", func() bool { return f.Asked() == asked+1 })
 	if got := other.Stats().Renewals; got != 1 {
 		t.Errorf("the other unit holds its certificate number %d, want 1", got)
 	}
@@ -70,18 +59,18 @@ func TestStepsConcern(t *testing.T) {
 
 // TestStatementConcerns: a party's statement concerns the units of its group and no others.
 func TestStatementConcerns(t *testing.T) {
-	w := grouped(t)
+	w := unittest.Grouped(t)
 	statement := w.Steps[len(w.Steps)-1]
 	w.Steps = w.Steps[:len(w.Steps)-1]
-	f := w.authority(w.keys)
-	f.spread = 0
-	u := w.start("other", f)
-	asked := f.asked()
+	f := w.Authority(w.AuthorityKeys)
+	f.Spread = 0
+	u := started(w, "other", f)
+	asked := f.Asked()
 	w.World = w.WithStep(statement)
-	f.step(w)
+	f.Step(w)
 	adopted(t, w, u)
 	time.Sleep(50 * time.Millisecond) // as above
-	if got := f.asked(); got != asked {
+	if got := f.Asked(); got != asked {
 		t.Errorf("%d units outside the group renewed", got-asked)
 	}
 }
@@ -89,9 +78,9 @@ func TestStatementConcerns(t *testing.T) {
 // TestRenewalSpread: renewals that a step makes necessary are spread as the authority proved.
 func TestRenewalSpread(t *testing.T) {
 	const spread = 8 * time.Second
-	w := newWorld(t, "1h")
-	f := w.authority(w.keys)
-	f.spread = spread
+	w := unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
+	f.Spread = spread
 	judge := func(*x509.Certificate) (policy.Approved, time.Time, error) { return w.Policy(), time.Now(), nil }
 	peer, err := history.NewPeer(history.Config{Address: f.URL, LeafPolicy: judge, Clock: time.Now})
 	testworld.NoError(t, err)
@@ -119,21 +108,21 @@ func TestRenewalSpread(t *testing.T) {
 // TestApprovalEndsTheWait: a unit that waits for what a step brings is not held up by its
 // back-off.
 func TestApprovalEndsTheWait(t *testing.T) {
-	w := newWorld(t, "1h")
-	f := w.authority(w.keys)
-	f.faults.refusal = wire.Refuse(wire.NoQuorum, "group", "1 of 2", "2")
+	w := unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
+	f.Faults.Refusal = wire.Refuse(wire.NoQuorum, "group", "1 of 2", "2")
 	started := make(chan error, 1)
 	go func() {
-		u, err := Start(t.Context(), w.config("scoring", f))
+		u, err := Start(t.Context(), configOf(w, "scoring", f))
 		if err == nil {
 			u.Close()
 		}
 		started <- err
 	}()
-	testworld.Within(t, 20*time.Second, "the back-off is over a second", func() bool { return f.asked() >= 7 })
+	testworld.Within(t, 20*time.Second, "the back-off is over a second", func() bool { return f.Asked() >= 7 })
 	begin := time.Now()
-	w = w.edited(`env = { LANG = "C" }`, `env = { LANG = "D" }`)
-	f.set(func(f *fake) { f.steps, f.faults.refusal = w.Entries(), nil })
+	w = w.Edited(`env = { LANG = "C" }`, `env = { LANG = "D" }`)
+	f.Set(func(f *unittest.Authority) { f.Steps, f.Faults.Refusal = w.Entries(), nil })
 	testworld.NoError(t, <-started)
 	if took := time.Since(begin); took > 500*time.Millisecond {
 		t.Errorf("enrolled %v after the step", took)
@@ -143,12 +132,12 @@ func TestApprovalEndsTheWait(t *testing.T) {
 // TestCutUnitStops: a unit that the newest policy cuts off serves nothing from the moment
 // that it hears, whatever its certificate says.
 func TestCutUnitStops(t *testing.T) {
-	w := newWorld(t, "1h")
-	f := w.authority(w.keys)
-	cut, left := w.start("scoring", f), w.start("scoring", f)
-	f.set(func(f *fake) { f.faults.refusal = wire.Refuse(wire.Unavailable, "authority", "", "") }) // no renewal helps
-	w = w.edited("[task.scoring]\n", "[task.scoring]\ncut_units = [\""+cut.ID().String()+"\"]\n")
-	f.step(w)
+	w := unittest.New(t, "1h")
+	f := w.Authority(w.AuthorityKeys)
+	cut, left := started(w, "scoring", f), started(w, "scoring", f)
+	f.Set(func(f *unittest.Authority) { f.Faults.Refusal = wire.Refuse(wire.Unavailable, "authority", "", "") }) // no renewal helps
+	w = w.Edited("[task.scoring]\n", "[task.scoring]\ncut_units = [\""+cut.ID().String()+"\"]\n")
+	f.Step(w)
 	testworld.Within(t, 5*time.Second, "it is refused", func() bool { return wire.ReasonOf(cut.Ready()) == wire.CutOff })
 	adopted(t, w, left)
 	testworld.NoError(t, left.Ready())
@@ -176,27 +165,27 @@ func TestCutUnitStops(t *testing.T) {
 // serves nothing, and goes on when it hears of one; a unit outside groups does not care. The
 // unit's clock may differ from the authority's.
 func TestSilence(t *testing.T) {
-	w := grouped(t, "development  = true\n", "development  = true\nmax_silence = \"10m\"\n")
-	f := w.authority(w.keys)
+	w := unittest.Grouped(t, "development  = true\n", "development  = true\nmax_silence = \"10m\"\n")
+	f := w.Authority(w.AuthorityKeys)
 	var skew atomic.Int64
 	skew.Store(int64(4 * time.Minute))
 	clock := func() (time.Time, time.Duration) {
 		wall, elapsed := systemClock()
 		return wall.Add(time.Duration(skew.Load())), elapsed + time.Duration(skew.Load())
 	}
-	config := w.member("holder", "keys", f)
+	config := member(w, "holder", "keys", f)
 	config.Clock = clock
 	member, err := Start(t.Context(), config)
 	testworld.NoError(t, err)
 	t.Cleanup(member.Close)
-	alone := w.config("other", f)
+	alone := configOf(w, "other", f)
 	alone.Clock = clock
 	u, err := Start(t.Context(), alone)
 	testworld.NoError(t, err)
 	t.Cleanup(u.Close)
 	testworld.NoError(t, member.Ready())
 
-	f.set(func(f *fake) { f.faults.serve = unavailable{} })
+	f.Set(func(f *unittest.Authority) { f.Faults.Serve = unittest.Unavailable{} })
 	skew.Add(int64(9 * time.Minute))
 	testworld.NoError(t, member.Ready())
 	skew.Add(int64(2 * time.Minute))
@@ -205,9 +194,9 @@ func TestSilence(t *testing.T) {
 		t.Errorf("got %v, want it to name max_silence", err)
 	}
 	testworld.NoError(t, u.Ready())
-	f.set(func(f *fake) {
-		f.faults.serve = nil
-		f.clock = func() time.Time { return time.Now().Add(11 * time.Minute) } // the same time has passed there
+	f.Set(func(f *unittest.Authority) {
+		f.Faults.Serve = nil
+		f.Clock = func() time.Time { return time.Now().Add(11 * time.Minute) } // the same time has passed there
 	})
 	testworld.Within(t, 10*time.Second, "it goes on", func() bool { return member.Ready() == nil })
 }

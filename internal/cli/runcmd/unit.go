@@ -16,6 +16,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/nvidia"
+	"github.com/cohort-tee/cohort/internal/agent"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/limit"
@@ -165,9 +166,9 @@ func runUnit(ctx context.Context, a *frame.App, f unitFlags) error {
 	defer u.Close()
 	health.set(named(u.ID(), notStarted(u.Health())))
 	a.Log.Info("enrolled", "unit", u.ID(), "task", f.task, "group", f.group, "role", f.role, "identity", u.Identity().ID, "listen", f.listen)
-	return agentEnd(unit.RunAgent(ctx, unit.AgentConfig{
-		Unit: u, Program: program, Args: a.TEE.Args(), Listen: listener, Forward: unit.Forward(f.forward), Peers: peers,
-		Stdout: a.Stdout, Stderr: a.Stderr, CertDir: f.certDir, Disk: f.disk, Reload: reload,
+	return agentEnd(agent.Run(ctx, agent.Config{
+		Unit: u, Program: program, Args: a.TEE.Args(), Listen: listener, Forward: agent.Forward(f.forward), Peers: peers,
+		Stdout: a.Stdout, Stderr: a.Stderr, Log: a.Log, CertDir: f.certDir, Disk: f.disk, Reload: reload,
 		Started: func() { health.set(named(u.ID(), u.Health())) },
 	}))
 }
@@ -206,15 +207,15 @@ func (f unitFlags) parties() (c unit.Config, err error) {
 }
 
 // called are the peers that the flags name, each role once.
-func (f unitFlags) called() (peers []unit.AgentPeer, err error) {
+func (f unitFlags) called() (peers []agent.Peer, err error) {
 	for _, pair := range f.peers {
 		role, address, ok := strings.Cut(pair, "=")
 		if _, _, err := net.SplitHostPort(address); !ok || err != nil {
 			return nil, frame.Usage("--peer: got %q, want ROLE=HOST:PORT", pair)
 		}
-		i := slices.IndexFunc(peers, func(p unit.AgentPeer) bool { return p.Role == role })
+		i := slices.IndexFunc(peers, func(p agent.Peer) bool { return p.Role == role })
 		if i < 0 {
-			i, peers = len(peers), append(peers, unit.AgentPeer{Role: role})
+			i, peers = len(peers), append(peers, agent.Peer{Role: role})
 		}
 		peers[i].Addresses = append(peers[i].Addresses, address)
 	}
@@ -237,7 +238,7 @@ func (f unitFlags) met() (unit.Manager, error) {
 
 // agentEnd passes a program's own exit on: it is no fault of the agent.
 func agentEnd(err error) error {
-	if ended := (*unit.Exit)(nil); errors.As(err, &ended) {
+	if ended := (*agent.Exit)(nil); errors.As(err, &ended) {
 		return &frame.Fault{Code: frame.CodeProgram, Cause: fmt.Errorf("running the program: %w", err), Hint: ""}
 	}
 	return err

@@ -1,4 +1,11 @@
-package unit
+// Package agent runs a program that knows nothing of Cohort as a unit: behind the
+// unit's certificate, with a port on loopback, and with its peers at plain HTTP addresses.
+//
+// [Run] starts the program from its open file and gives it the environment that policy
+// names, and nothing else of the agent's. Requests reach it once it accepts connections,
+// and it never outlives the agent. What the unit trusts and refuses, package unit says;
+// nothing that a client sends is passed to the program as the agent's own word.
+package agent
 
 import (
 	"context"
@@ -13,6 +20,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/unit"
 )
 
 // Forward says what the agent passes on to its program.
@@ -24,14 +32,14 @@ const (
 	ForwardTCP  Forward = "tcp"  // what TLS carries, byte by byte
 )
 
-// AgentConfig says which program an agent runs and how it serves it.
-type AgentConfig struct {
-	Unit    *Unit        // enrolled; the caller closes it
+// Config says which program an agent runs and how it serves it.
+type Config struct {
+	Unit    *unit.Unit   // enrolled; the caller closes it
 	Program *os.File     // the program's file, which is executed as it is, not by name
 	Args    []string     // after argv[0]; {port} stands for the program's port
 	Listen  net.Listener // closed by the agent; nil only with CertDir, for a program that serves TLS itself
 	Forward Forward      // required with Listen
-	Peers   []AgentPeer  // roles of the unit's group that the program calls
+	Peers   []Peer       // roles of the unit's group that the program calls
 	Stdout  io.Writer    // of the program; nil discards
 	Stderr  io.Writer
 	Log     *slog.Logger // nil discards
@@ -52,7 +60,7 @@ type AgentConfig struct {
 // acceptTime is how long a program may take until it accepts connections.
 const acceptTime = 30 * time.Second
 
-// RunAgent runs a program that knows nothing of Cohort behind the unit's
+// Run runs a program that knows nothing of Cohort behind the unit's
 // certificate, until ctx is done or the program ends. The program gets a
 // loopback port as PORT and in place of {port}, the environment that policy
 // gives it, and nothing else of the agent's environment. No connection is
@@ -60,9 +68,9 @@ const acceptTime = 30 * time.Second
 //
 // When ctx is done, requests in flight are finished, the program and what it
 // started are asked to end (SIGTERM) and after 10 seconds made to (SIGKILL), and
-// RunAgent returns nil. When the program ends by itself the error is an [*Exit].
+// Run returns nil. When the program ends by itself the error is an [*Exit].
 // The program never outlives the agent, however that ends.
-func RunAgent(ctx context.Context, c AgentConfig) (err error) {
+func Run(ctx context.Context, c Config) (err error) {
 	if err := c.check(); err != nil {
 		return err
 	}
@@ -107,7 +115,7 @@ func RunAgent(ctx context.Context, c AgentConfig) (err error) {
 }
 
 // serve forwards until ctx is done, and says why when that is the program's end.
-func (c AgentConfig) serve(ctx context.Context, address string) error {
+func (c Config) serve(ctx context.Context, address string) error {
 	var err error
 	switch {
 	case c.Listen == nil:
@@ -131,7 +139,7 @@ func endedBy(ctx context.Context) error {
 }
 
 // check tells every fault of a configuration.
-func (c AgentConfig) check() error {
+func (c Config) check() error {
 	var faults []error
 	fault := func(rule string, got, want any) {
 		faults = append(faults, wire.Refuse(wire.BadRequest, "agent configuration: "+rule, got, want))

@@ -1,4 +1,4 @@
-package unit
+package agent
 
 import (
 	"context"
@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/cohort-tee/cohort/unit"
 )
 
 // bufferSize is that of copying between connections, in bytes.
@@ -107,7 +109,7 @@ func rewrite(r *httputil.ProxyRequest, address string) {
 		}
 	}
 	r.Out.URL.Scheme, r.Out.URL.Host = "http", address
-	if p, ok := PeerOf(r.In.Context()); ok {
+	if p, ok := unit.PeerOf(r.In.Context()); ok {
 		r.Out.Header[RoleField] = []string{p.Role()}
 	}
 	r.Out.Header["Forwarded"] = []string{forwarded(r.In.RemoteAddr, r.In.Host)}
@@ -131,5 +133,6 @@ type buffers struct{}
 
 var bufferPool = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
-func (buffers) Get() []byte  { return bufferPool.Get().(*[bufferSize]byte)[:] }
+func (buffers) Get() []byte { return bufferPool.Get().(*[bufferSize]byte)[:] }
+
 func (buffers) Put(b []byte) { bufferPool.Put((*[bufferSize]byte)(b)) }

@@ -1,4 +1,4 @@
-package unit
+package agent
 
 import (
 	"context"
@@ -43,7 +43,7 @@ type program struct {
 }
 
 // launch starts the program from its open file.
-func launch(c AgentConfig, address string, peers peers, died context.CancelCauseFunc) (*program, error) {
+func launch(c Config, address string, peers peers, died context.CancelCauseFunc) (*program, error) {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package unit
+package agent
 
 import (
 	"context"
@@ -16,17 +16,18 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/unit"
 )
 
 // RoleField is the header field in which an agent tells its program the role of
 // the unit that sent a request. It is never the sender's word.
 const RoleField = "Cohort-Role"
 
-// AgentPeer is a role that an agent's program calls: in plain HTTP at a loopback
+// Peer is a role that an agent's program calls: in plain HTTP at a loopback
 // address, from where the agent brings requests to units of the role over mutual
 // TLS. The program finds the URL in the variable PEER_ROLE, with the role in
 // capitals and "_" for "-", and in place of {peer.role} in its arguments.
-type AgentPeer struct {
+type Peer struct {
 	Role string
 	// Addresses are "host:port" of units of the role, which are trusted with
 	// nothing. One that cannot be reached is passed over.
@@ -50,7 +51,7 @@ type peerProxy struct {
 }
 
 // openPeers opens one loopback address for each peer.
-func (c AgentConfig) openPeers() (peers, error) {
+func (c Config) openPeers() (peers, error) {
 	all := peers{}
 	for _, peer := range c.Peers {
 		if all[peer.Role] != nil || len(peer.Addresses) == 0 {
@@ -67,7 +68,7 @@ func (c AgentConfig) openPeers() (peers, error) {
 	return all, nil
 }
 
-func (c AgentConfig) openPeer(peer AgentPeer) (*peerProxy, error) {
+func (c Config) openPeer(peer Peer) (*peerProxy, error) {
 	group := c.Unit.Identity().Group
 	config, err := c.Unit.PeerTLS(group, peer.Role)
 	if err != nil {
@@ -105,7 +106,7 @@ func (c AgentConfig) openPeer(peer AgentPeer) (*peerProxy, error) {
 
 // dial connects to the next address at which there is a unit that the newest policy
 // accepts.
-func (p *peerProxy) dial(ctx context.Context, u *Unit, config *tls.Config) (net.Conn, error) {
+func (p *peerProxy) dial(ctx context.Context, u *unit.Unit, config *tls.Config) (net.Conn, error) {
 	var faults []error
 	first := p.turn.Add(1)
 	for i := range p.addresses {

@@ -1,4 +1,4 @@
-package unit
+package agent
 
 import (
 	"crypto/tls"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/unit/unittest"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,17 +32,17 @@ func tmpfs(t *testing.T) string {
 
 func TestCertDir(t *testing.T) {
 	dir := filepath.Join(tmpfs(t), "certs")
-	w := newWorld(t, "1h")
-	authority := w.authority(w.keys)
-	authority.spread = 0 // a policy that concerns the unit renews it at once
-	a := runAgentIn(t, w, w.start("scoring", authority), "http", func(c *AgentConfig) { c.CertDir, c.Reload = dir, syscall.SIGHUP })
+	w := unittest.New(t, "1h")
+	authority := w.Authority(w.AuthorityKeys)
+	authority.Spread = 0 // a policy that concerns the unit renews it at once
+	a := runAgentIn(t, w, started(w, "scoring", authority), "http", func(c *Config) { c.CertDir, c.Reload = dir, syscall.SIGHUP })
 	if got := a.text("/hups"); got != "0" {
 		t.Errorf("got %s reload signals before any renewal", got)
 	}
 	for i := range 3 {
 		before := readPair(t, dir)
-		w = w.edited(fmt.Sprintf("LANG = \"C%s\"", strings.Repeat("x", i)), fmt.Sprintf("LANG = \"C%s\"", strings.Repeat("x", i+1)))
-		authority.set(func(f *fake) { f.steps = w.Entries() })
+		w = w.Edited(fmt.Sprintf("LANG = \"C%s\"", strings.Repeat("x", i)), fmt.Sprintf("LANG = \"C%s\"", strings.Repeat("x", i+1)))
+		authority.Set(func(f *unittest.Authority) { f.Steps = w.Entries() })
 		told := fmt.Sprint(i + 1)
 		testworld.Within(t, 5*time.Second, "the program was told", func() bool { return a.text("/hups") == told })
 		if readPair(t, dir) == before {
@@ -96,7 +97,7 @@ func TestCertDirMedium(t *testing.T) {
 	if err := unix.Statfs(dir, &fs); err != nil || fs.Type == unix.TMPFS_MAGIC {
 		t.Skipf("SKIPPED: the temporary directory is a tmpfs, or %v", err)
 	}
-	a := runAgent(t, "http", func(c *AgentConfig) { c.CertDir = dir })
+	a := runAgent(t, "http", func(c *Config) { c.CertDir = dir })
 	giveUp := time.AfterFunc(5*time.Second, a.stop)
 	defer giveUp.Stop()
 	testworld.Refused(t, <-a.done, wire.NotAllowed)
@@ -104,7 +105,7 @@ func TestCertDirMedium(t *testing.T) {
 	if err != nil || len(entries) != 0 {
 		t.Errorf("got %v, %v, want nothing written", entries, err)
 	}
-	a = runAgent(t, "http", func(c *AgentConfig) { c.CertDir, c.Disk = dir, true })
+	a = runAgent(t, "http", func(c *Config) { c.CertDir, c.Disk = dir, true })
 	a.text("/hups")
 	readPair(t, dir)
 }
@@ -118,7 +119,7 @@ func TestCertDirWithoutListener(t *testing.T) {
 	testworld.NoError(t, os.Symlink("nowhere", filepath.Join(dir, nextName)))
 	var listen net.Listener
 	started := make(chan struct{})
-	a := runAgent(t, "http", func(c *AgentConfig) {
+	a := runAgent(t, "http", func(c *Config) {
 		listen, c.Listen, c.CertDir = c.Listen, nil, dir
 		c.Started = func() { close(started) }
 	})

@@ -1,4 +1,4 @@
-package unit
+package agent
 
 import (
 	"bufio"
@@ -23,6 +23,8 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/unit"
+	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
 // programDir is where [built] builds.
@@ -55,9 +57,9 @@ var built = sync.OnceValues(func() (string, error) {
 
 // agent is an agent under test, behind a unit of the task scoring.
 type agent struct {
-	*Unit
+	*unit.Unit
 	t       *testing.T
-	world   *world
+	world   *unittest.World
 	address string
 	user    *http.Client
 	stop    context.CancelFunc
@@ -65,13 +67,13 @@ type agent struct {
 }
 
 // runAgent runs an agent in the program's mode.
-func runAgent(t *testing.T, mode string, change func(*AgentConfig)) *agent {
+func runAgent(t *testing.T, mode string, change func(*Config)) *agent {
 	t.Helper()
-	w := newWorld(t, "1h")
-	return runAgentIn(t, w, w.start("scoring", w.authority(w.keys)), mode, change)
+	w := unittest.New(t, "1h")
+	return runAgentIn(t, w, started(w, "scoring", w.Authority(w.AuthorityKeys)), mode, change)
 }
 
-func runAgentIn(t *testing.T, w *world, u *Unit, mode string, change func(*AgentConfig)) *agent {
+func runAgentIn(t *testing.T, w *unittest.World, u *unit.Unit, mode string, change func(*Config)) *agent {
 	t.Helper()
 	name, err := built()
 	testworld.NoError(t, err)
@@ -79,7 +81,7 @@ func runAgentIn(t *testing.T, w *world, u *Unit, mode string, change func(*Agent
 	testworld.NoError(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	testworld.NoError(t, err)
-	c := AgentConfig{
+	c := Config{
 		Unit: u, Program: file, Args: []string{mode, "{port}", "port={port}"}, Listen: l, Forward: ForwardHTTP,
 		Stdout: t.Output(), Stderr: t.Output(),
 	}
@@ -87,10 +89,10 @@ func runAgentIn(t *testing.T, w *world, u *Unit, mode string, change func(*Agent
 		change(&c)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	a := &agent{Unit: u, t: t, world: w, address: l.Addr().String(), user: w.user(u, "HTTP/1.1"), stop: stop, done: make(chan error, 1)}
+	a := &agent{Unit: u, t: t, world: w, address: l.Addr().String(), user: user(w, u, "HTTP/1.1"), stop: stop, done: make(chan error, 1)}
 	go func() {
 		defer file.Close()
-		a.done <- RunAgent(ctx, c)
+		a.done <- Run(ctx, c)
 		close(a.done)
 	}()
 	t.Cleanup(func() {
@@ -156,7 +158,7 @@ func TestAgentExecutesTheFile(t *testing.T) {
 	defer file.Close()
 	testworld.NoError(t, os.Remove(copied))
 	testworld.NoError(t, os.WriteFile(copied, []byte("#!/bin/false\n"), 0o700))
-	a := runAgent(t, "http", func(c *AgentConfig) { c.Program = file })
+	a := runAgent(t, "http", func(c *Config) { c.Program = file })
 	if got := a.text("/hups"); got != "0" {
 		t.Errorf("got %q, want the program's answer", got)
 	}
@@ -165,7 +167,7 @@ func TestAgentExecutesTheFile(t *testing.T) {
 func TestAgentForwardedHeader(t *testing.T) {
 	a := runAgent(t, "http", nil)
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
-		a.user = a.world.user(a.Unit, protocol)
+		a.user = user(a.world, a.Unit, protocol)
 		var got struct {
 			Header http.Header
 			Host   string
@@ -204,7 +206,7 @@ func TestForwarded(t *testing.T) {
 func TestAgentStreams(t *testing.T) {
 	a := runAgent(t, "http", nil)
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
-		a.user = a.world.user(a.Unit, protocol)
+		a.user = user(a.world, a.Unit, protocol)
 		answer, out := a.stream()
 		lines := bufio.NewScanner(answer)
 		for _, line := range []string{"ready", "one", "two"} {
@@ -247,7 +249,7 @@ func TestAgentUpgrades(t *testing.T) {
 	a := runAgent(t, "http", nil)
 	a.user.Timeout = 0 // with one the client hides the connection
 	a.text("/hups")
-	testworld.NoError(t, a.attempt(testworld.ShortContext(t))) // an older connection upgrades like any other
+	testworld.NoError(t, a.Attempt(testworld.ShortContext(t))) // an older connection upgrades like any other
 	answer := a.get("/upgrade", "Connection", "Upgrade", "Upgrade", "echo")
 	if answer.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("got status %d, want 101", answer.StatusCode)
@@ -386,7 +388,7 @@ func TestAgentDies(t *testing.T) {
 func TestAgentProgramThatNeverAccepts(t *testing.T) {
 	out, in := io.Pipe()
 	defer out.Close()
-	a := runAgent(t, "deaf", func(c *AgentConfig) {
+	a := runAgent(t, "deaf", func(c *Config) {
 		c.Stdout, c.Started = in, func() { t.Error("said to accept connections") }
 	})
 	_, err := out.Read(make([]byte, 1)) // so it runs
@@ -411,7 +413,7 @@ func TestAgentProgramThatEndsAtOnce(t *testing.T) {
 }
 
 func TestAgentConfigTellsAllFaults(t *testing.T) {
-	err := RunAgent(t.Context(), AgentConfig{Reload: syscall.SIGHUP})
+	err := Run(t.Context(), Config{Reload: syscall.SIGHUP})
 	testworld.Refused(t, err, wire.BadRequest)
 	if joined, ok := err.(interface{ Unwrap() []error }); !ok || len(joined.Unwrap()) != 4 {
 		t.Errorf("got %v, want 4 faults: unit, program, listener, reload signal", err)
@@ -419,12 +421,12 @@ func TestAgentConfigTellsAllFaults(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	testworld.NoError(t, err)
 	defer l.Close()
-	err = AgentConfig{Unit: &Unit{}, Program: os.Stdin, Listen: l}.check()
+	err = Config{Unit: &unit.Unit{}, Program: os.Stdin, Listen: l}.check()
 	testworld.Refused(t, err, wire.BadRequest)
 }
 
 func TestAgentForwardsTCP(t *testing.T) {
-	a := runAgent(t, "tcp", func(c *AgentConfig) { c.Forward = ForwardTCP })
+	a := runAgent(t, "tcp", func(c *Config) { c.Forward = ForwardTCP })
 	c, err := tls.Dial("tcp", a.address, &tls.Config{InsecureSkipVerify: true})
 	testworld.NoError(t, err)
 	defer c.Close()
@@ -443,7 +445,7 @@ func TestAgentForwardsTCP(t *testing.T) {
 // transmission to the program.
 func TestAgentForwardsNoTruncation(t *testing.T) {
 	broken := make(lineWriter, 1)
-	a := runAgent(t, "tcp", func(c *AgentConfig) { c.Forward, c.Stderr = ForwardTCP, broken })
+	a := runAgent(t, "tcp", func(c *Config) { c.Forward, c.Stderr = ForwardTCP, broken })
 	c, err := tls.Dial("tcp", a.address, &tls.Config{InsecureSkipVerify: true})
 	testworld.NoError(t, err)
 	io.WriteString(c, "half of it")
@@ -467,7 +469,7 @@ func (l lineWriter) Write(b []byte) (int, error) {
 
 // TestAgentForwardsNoTruncationBack: nor to the client.
 func TestAgentForwardsNoTruncationBack(t *testing.T) {
-	a := runAgent(t, "tcp", func(c *AgentConfig) { c.Forward = ForwardTCP })
+	a := runAgent(t, "tcp", func(c *Config) { c.Forward = ForwardTCP })
 	c, err := tls.Dial("tcp", a.address, &tls.Config{InsecureSkipVerify: true})
 	testworld.NoError(t, err)
 	defer c.Close()
@@ -478,7 +480,7 @@ func TestAgentForwardsNoTruncationBack(t *testing.T) {
 }
 
 func TestAgentTCPDrains(t *testing.T) {
-	a := runAgent(t, "tcp", func(c *AgentConfig) { c.Forward = ForwardTCP })
+	a := runAgent(t, "tcp", func(c *Config) { c.Forward = ForwardTCP })
 	c, err := tls.Dial("tcp", a.address, &tls.Config{InsecureSkipVerify: true})
 	testworld.NoError(t, err)
 	defer c.Close()

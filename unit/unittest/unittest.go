@@ -1,4 +1,6 @@
-package unit
+// Package unittest is a trust domain with an authority that can be made to misbehave, for
+// the tests of units and of what runs beside them. Only tests import it.
+package unittest
 
 import (
 	"crypto/ecdsa"
@@ -28,29 +30,29 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// world is a trust domain, and the keys of its authority.
-type world struct {
+// World is a trust domain, and the keys of its authority.
+type World struct {
 	*testworld.World
-	keys *identity.Keys
+	AuthorityKeys *identity.Keys
 }
 
-// newWorld makes a world whose genesis policy gives certificates of this life.
-func newWorld(t testing.TB, life string) *world {
+// New makes a world whose genesis policy gives certificates of this life.
+func New(t testing.TB, life string) *World {
 	t.Helper()
-	w := &world{World: testworld.New(t), keys: newKeys()}
-	w.found(w.keys.RootDigest(), life)
+	w := &World{World: testworld.New(t), AuthorityKeys: newKeys()}
+	w.FoundAs(w.AuthorityKeys.RootDigest(), life)
 	return w
 }
 
-func (w *world) found(root wire.Digest, life string) {
+func (w *World) FoundAs(root wire.Digest, life string) {
 	w.SignFirst(root, strings.ReplaceAll(tasks, "LIFE", life))
 }
 
-// edited is a world that goes on from w with one more policy, a copy of the
+// Edited is a world that goes on from w with one more policy, a copy of the
 // newest with one change; w itself stays where it is.
-func (w *world) edited(old, new string) *world {
+func (w *World) Edited(old, new string) *World {
 	w.T.Helper()
-	return &world{World: w.NextPolicy(old, new), keys: w.keys}
+	return &World{World: w.NextPolicy(old, new), AuthorityKeys: w.AuthorityKeys}
 }
 
 func newKeys() *identity.Keys { return testworld.Must(identity.Derive(identity.NewSecret())) }
@@ -79,74 +81,51 @@ lifetime  = "LIFE"
 reference = [ { platform = "soft", program = "other" } ]
 `
 
-// authorityRoot is the certificate of the authority's root.
-func (w *world) authorityRoot() *x509.Certificate {
-	i := testworld.Must(w.keys.Issuer(w.Policy(), groupsOf(ownSecret, w.Policy())...))
+// AuthorityRoot is the certificate of the authority's root.
+func (w *World) AuthorityRoot() *x509.Certificate {
+	i := testworld.Must(w.AuthorityKeys.Issuer(w.Policy(), groupsOf(OwnSecret, w.Policy())...))
 	return testworld.Must(x509.ParseCertificate(i.AuthorityRoot()))
 }
 
-// config is that of a unit that runs the program of a task.
-func (w *world) config(task string, authorities ...*fake) Config {
-	c := Config{
-		Genesis:  w.Genesis(),
-		Task:     task,
-		Attester: w.Vendor.Chip().Attester(attesttest.Measure(task)),
-		Log:      slog.New(slog.NewTextHandler(w.T.Output(), nil)),
-	}
-	for _, a := range authorities {
-		c.Authorities = append(c.Authorities, a.URL)
-	}
-	return c
-}
-
-// start starts a unit that the test closes.
-func (w *world) start(task string, authorities ...*fake) *Unit {
-	w.T.Helper()
-	u, err := Start(w.T.Context(), w.config(task, authorities...))
-	testworld.NoError(w.T, err)
-	w.T.Cleanup(u.Close)
-	return u
-}
-
-// fake is an authority that can be made to misbehave. It holds all checks that
+// Authority is an authority that can be made to misbehave. It holds all checks that
 // units rely on an authority for, and keeps nothing.
-type fake struct {
+type Authority struct {
 	*httptest.Server
-	world *world
+	world *World
 	keys  *identity.Keys
 
-	mu       sync.Mutex
-	steps    []api.HistoryEntry
-	requests []api.CertificateRequest
-	left     []api.LeaveRequest
-	clock    func() time.Time
-	secret   string // that its group roots come from
-	faults   faults
-	spread   time.Duration // in proved heads
+	Mu       sync.Mutex
+	Steps    []api.HistoryEntry
+	Requests []api.CertificateRequest
+	Left     []api.LeaveRequest
+	Clock    func() time.Time
+	Secret   string // that its group roots come from
+	Faults   Faults
+	Spread   time.Duration // in proved heads
 	moved    chan struct{} // closed by set, which polls wait for
 }
 
-// faults change what a fake answers, from inside to outside.
-type faults struct {
-	history func(*api.History)
-	party   []attest.Digest               // whose program a unit in a group is, whatever it asks for
-	deaf    bool                          // adopts nothing that is pushed
-	request func(*api.CertificateRequest) // the request as the fake understands it
-	report  func(*api.Report)
-	signed  func(*api.SignedReport)
-	sealed  func(*api.SealedReport)
+// Faults change what a fake answers, from inside to outside.
+type Faults struct {
+	History func(*api.History)
+	Party   []attest.Digest               // whose program a unit in a group is, whatever it asks for
+	Deaf    bool                          // adopts nothing that is pushed
+	Request func(*api.CertificateRequest) // the request as the fake understands it
+	Report  func(*api.Report)
+	Signed  func(*api.SignedReport)
+	Sealed  func(*api.SealedReport)
 	// Of reports for a group: the root that they are sealed under, the secret that their
 	// signer has, and whether the domain's authority signs them.
-	groupRoot   func(*wire.Digest)
-	groupSecret string
-	domainSigns bool
-	refusal     error        // instead of a report
-	serve       http.Handler // instead of the fake
+	GroupRoot   func(*wire.Digest)
+	GroupSecret string
+	DomainSigns bool
+	Refusal     error        // instead of a report
+	Serve       http.Handler // instead of the fake
 }
 
-// authority starts an authority of the world with a root secret.
-func (w *world) authority(keys *identity.Keys) *fake {
-	f := &fake{world: w, keys: keys, secret: ownSecret, steps: w.Entries(), clock: time.Now, spread: time.Second, moved: make(chan struct{})}
+// Authority starts an authority of the world with a root secret.
+func (w *World) Authority(keys *identity.Keys) *Authority {
+	f := &Authority{world: w, keys: keys, Secret: OwnSecret, Steps: w.Entries(), Clock: time.Now, Spread: time.Second, moved: make(chan struct{})}
 	f.Server = httptest.NewUnstartedServer(f)
 	f.Listener = tls.NewListener(f.Listener, identity.ServerTLS(f.certificate))
 	f.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
@@ -156,44 +135,44 @@ func (w *world) authority(keys *identity.Keys) *fake {
 	return f
 }
 
-// set changes the fake while it serves.
-func (f *fake) set(change func(*fake)) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+// Set changes the fake while it serves.
+func (f *Authority) Set(change func(*Authority)) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
 	change(f)
 	close(f.moved)
 	f.moved = make(chan struct{})
 }
 
-// issuer issues under the newest policy, whatever root that names.
-func (f *fake) issuer() (*identity.Issuer, policy.Approved) {
-	h, err := history.History{}.Extend(f.world.Genesis(), f.steps)
+// Issuer issues under the newest policy, whatever root that names.
+func (f *Authority) Issuer() (*identity.Issuer, policy.Approved) {
+	h, err := history.History{}.Extend(f.world.Genesis(), f.Steps)
 	if err != nil {
 		panic(err)
 	}
-	i, err := f.keys.Issuer(h.Policy(), groupsOf(f.secret, h.Policy())...)
+	i, err := f.keys.Issuer(h.Policy(), groupsOf(f.Secret, h.Policy())...)
 	if err != nil {
 		panic(err)
 	}
 	return i, h.Policy()
 }
 
-func (f *fake) certificate() (*tls.Certificate, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	i, _ := f.issuer()
-	leaf, err := i.AuthorityLeaf(f.clock())
+func (f *Authority) certificate() (*tls.Certificate, error) {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	i, _ := f.Issuer()
+	leaf, err := i.AuthorityLeaf(f.Clock())
 	return &tls.Certificate{Certificate: [][]byte{leaf.DER, i.AuthorityRoot()}, PrivateKey: leaf.Key}, err
 }
 
 // prove signs the head of p.
-func (f *fake) prove(p policy.Approved) []byte {
-	i, _ := f.issuer()
-	leaf, err := i.AuthorityLeaf(f.clock())
+func (f *Authority) prove(p policy.Approved) []byte {
+	i, _ := f.Issuer()
+	leaf, err := i.AuthorityLeaf(f.Clock())
 	if err != nil {
 		panic(err)
 	}
-	head, err := identity.ProveHead(identity.HeadClaim{Head: p.Head(), Steps: uint64(len(p.Heads())), At: f.clock(), Spread: f.spread}, leaf)
+	head, err := identity.ProveHead(identity.HeadClaim{Head: p.Head(), Steps: uint64(len(p.Heads())), At: f.Clock(), Spread: f.Spread}, leaf)
 	if err != nil {
 		panic(err)
 	}
@@ -201,17 +180,17 @@ func (f *fake) prove(p policy.Approved) []byte {
 }
 
 // wait holds a poll until the fake changes.
-func (f *fake) wait(r *http.Request) {
+func (f *Authority) wait(r *http.Request) {
 	poll, named, err := api.ParsePollQuery(r.URL.Query())
 	if r.URL.Path != api.PathHistory || !named || err != nil {
 		return
 	}
 	timer := time.NewTimer(poll.Wait)
 	defer timer.Stop()
-	f.mu.Lock()
-	_, p := f.issuer()
+	f.Mu.Lock()
+	_, p := f.Issuer()
 	moved := f.moved
-	f.mu.Unlock()
+	f.Mu.Unlock()
 	if p.Head() != poll.Head {
 		return
 	}
@@ -222,12 +201,12 @@ func (f *fake) wait(r *http.Request) {
 	}
 }
 
-func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (f *Authority) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.wait(r)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.faults.serve != nil {
-		f.faults.serve.ServeHTTP(w, r)
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	if f.Faults.Serve != nil {
+		f.Faults.Serve.ServeHTTP(w, r)
 		return
 	}
 	body, err := f.answer(r)
@@ -238,8 +217,8 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(body)
 }
 
-func (f *fake) answer(r *http.Request) (any, error) {
-	_, p := f.issuer()
+func (f *Authority) answer(r *http.Request) (any, error) {
+	_, p := f.Issuer()
 	switch r.Method + " " + r.URL.Path {
 	case "GET " + api.PathHistory:
 		from, err := strconv.Atoi(r.URL.Query().Get("from"))
@@ -248,14 +227,14 @@ func (f *fake) answer(r *http.Request) (any, error) {
 				return nil, wire.Refuse(wire.Behind, "head", poll.Head, p.Head())
 			}
 		}
-		h := api.History{From: from, Entries: f.steps[min(from, len(f.steps)):], Head: p.Head(), ProvedHead: f.prove(p)}
-		apply(f.faults.history, &h)
+		h := api.History{From: from, Entries: f.Steps[min(from, len(f.Steps)):], Head: p.Head(), ProvedHead: f.prove(p)}
+		apply(f.Faults.History, &h)
 		return h, err
 	case "POST " + api.PathHistory:
 		var pushed api.History
 		err := json.NewDecoder(r.Body).Decode(&pushed)
-		if all := append(slices.Clone(f.steps[:pushed.From]), pushed.Entries...); !f.faults.deaf && len(all) > len(f.steps) {
-			f.steps = all
+		if all := append(slices.Clone(f.Steps[:pushed.From]), pushed.Entries...); !f.Faults.Deaf && len(all) > len(f.Steps) {
+			f.Steps = all
 		}
 		return api.Policy{}, err
 	case "POST " + api.PathChallenge:
@@ -263,34 +242,34 @@ func (f *fake) answer(r *http.Request) (any, error) {
 	case "POST " + api.PathLeave:
 		var l api.LeaveRequest
 		err := json.NewDecoder(r.Body).Decode(&l)
-		f.left = append(f.left, l)
+		f.Left = append(f.Left, l)
 		return api.LeaveResponse{Unit: l.Unit}, err
 	case "POST " + api.PathCertificates:
 		var request api.CertificateRequest
 		if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
 			return nil, err
 		}
-		f.requests = append(f.requests, request)
+		f.Requests = append(f.Requests, request)
 		return f.certify(request)
 	}
 	return nil, wire.Refuse(wire.BadRequest, "path", r.URL.Path, "")
 }
 
-func (f *fake) certify(request api.CertificateRequest) (any, error) {
-	if f.faults.refusal != nil {
-		return nil, f.faults.refusal
+func (f *Authority) certify(request api.CertificateRequest) (any, error) {
+	if f.Faults.Refusal != nil {
+		return nil, f.Faults.Refusal
 	}
-	apply(f.faults.request, &request)
+	apply(f.Faults.Request, &request)
 	report, err := f.report(request)
 	if err != nil {
 		return nil, err
 	}
-	apply(f.faults.report, &report)
+	apply(f.Faults.Report, &report)
 	signed, err := f.sign(request, report)
 	if err != nil {
 		return nil, err
 	}
-	apply(f.faults.signed, &signed)
+	apply(f.Faults.Signed, &signed)
 	plain, err := json.Marshal(signed)
 	if err != nil {
 		return nil, err
@@ -301,17 +280,17 @@ func (f *fake) certify(request api.CertificateRequest) (any, error) {
 	}
 	var groupRoot wire.Digest
 	if request.Group != "" {
-		_, p := f.issuer()
+		_, p := f.Issuer()
 		groupRoot = f.reporterOf(p, request, report).RootDigest()
 	}
-	apply(f.faults.groupRoot, &groupRoot)
+	apply(f.Faults.GroupRoot, &groupRoot)
 	enc, sender, err := hpke.NewSender(public, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(request, groupRoot))
 	if err != nil {
 		return nil, err
 	}
 	ciphertext, err := sender.Seal(nil, plain)
 	sealed := api.SealedReport{GroupRoot: groupRoot, Encapsulated: enc, Ciphertext: ciphertext}
-	apply(f.faults.sealed, &sealed)
+	apply(f.Faults.Sealed, &sealed)
 	return sealed, err
 }
 
@@ -322,8 +301,8 @@ func apply[T any](change func(*T), v *T) {
 }
 
 // report appraises the request and fills a report.
-func (f *fake) report(request api.CertificateRequest) (api.Report, error) {
-	i, p := f.issuer()
+func (f *Authority) report(request api.CertificateRequest) (api.Report, error) {
+	i, p := f.Issuer()
 	if !p.Knows(request.Head) {
 		return api.Report{}, wire.Refuse(wire.Behind, "head", request.Head, p.Head())
 	}
@@ -332,7 +311,7 @@ func (f *fake) report(request api.CertificateRequest) (api.Report, error) {
 		return api.Report{}, err
 	}
 	result, err := attesttest.Verifier().Appraise(attest.Question{
-		Evidence: evidence, ReportData: attest.Bind(wire.LabelIssue, request.Bound()...), Rules: p.Rules(), At: f.clock(),
+		Evidence: evidence, ReportData: attest.Bind(wire.LabelIssue, request.Bound()...), Rules: p.Rules(), At: f.Clock(),
 	})
 	if err != nil {
 		return api.Report{}, err
@@ -350,24 +329,24 @@ func (f *fake) report(request api.CertificateRequest) (api.Report, error) {
 	}
 	report := api.Report{
 		Schema: api.ReportSchema, Task: id.Task, Release: id.Release, Identity: id.ID, KeyMode: string(grant.Task.KeyMode),
-		IdentityCA: id.Root, Cross: id.Cross, Authority: i.AuthorityRoot(), Env: grant.Release.Env, Head: p.Head(), ProvedHead: f.prove(p), Rings: testRings(f.clock()),
+		IdentityCA: id.Root, Cross: id.Cross, Authority: i.AuthorityRoot(), Env: grant.Release.Env, Head: p.Head(), ProvedHead: f.prove(p), Rings: Rings(f.Clock()),
 	}
 	return report, f.leaves(i, grant, request, &report)
 }
 
 // leaves issues what the key mode asks for.
-func (f *fake) leaves(i *identity.Issuer, grant policy.Grant, request api.CertificateRequest, report *api.Report) error {
+func (f *Authority) leaves(i *identity.Issuer, grant policy.Grant, request api.CertificateRequest, report *api.Report) error {
 	signing, err := x509.ParsePKIXPublicKey(request.SigningKey)
 	if err != nil {
 		return err
 	}
-	unit, err := i.UnitLeaf(grant, signing, f.clock())
+	unit, err := i.UnitLeaf(grant, signing, f.Clock())
 	if err != nil {
 		return err
 	}
 	var leaf identity.Leaf
 	if report.KeyMode == string(policy.Shared) {
-		leaf, err = i.SharedLeaf(grant, f.clock())
+		leaf, err = i.SharedLeaf(grant, f.Clock())
 		if err == nil {
 			report.LeafKey, err = x509.MarshalPKCS8PrivateKey(leaf.Key)
 		}
@@ -376,25 +355,25 @@ func (f *fake) leaves(i *identity.Issuer, grant policy.Grant, request api.Certif
 		if csrErr != nil {
 			return csrErr
 		}
-		leaf, err = i.UnitTLSLeaf(grant, key, wire.UnitIDOf(request.SigningKey), f.clock())
+		leaf, err = i.UnitTLSLeaf(grant, key, wire.UnitIDOf(request.SigningKey), f.Clock())
 	}
 	report.Unit, report.Leaf = unit.DER, leaf.DER
 	report.RenewAfter, report.RenewBefore, report.NotAfter = leaf.RenewAfter, leaf.RenewBefore, leaf.NotAfter
 	return err
 }
 
-func (f *fake) sign(request api.CertificateRequest, report api.Report) (api.SignedReport, error) {
-	i, p := f.issuer()
-	leaf, err := i.AuthorityLeaf(f.clock())
+func (f *Authority) sign(request api.CertificateRequest, report api.Report) (api.SignedReport, error) {
+	i, p := f.Issuer()
+	leaf, err := i.AuthorityLeaf(f.Clock())
 	chain := [][]byte{leaf.DER, i.AuthorityRoot()}
-	if request.Group != "" && !f.faults.domainSigns {
+	if request.Group != "" && !f.Faults.DomainSigns {
 		keys := f.reporterOf(p, request, report)
 		if i, err = f.keys.Issuer(p, keys); err != nil {
 			return api.SignedReport{}, err
 		}
 		pact := p.PactOf(keys.Roster())
 		id, _ := i.GroupIdentity(pact)
-		leaf, err = i.GroupAuthorityLeaf(pact, f.clock())
+		leaf, err = i.GroupAuthorityLeaf(pact, f.Clock())
 		chain = [][]byte{leaf.DER, id.Root, i.AuthorityRoot()}
 	}
 	if err != nil {
@@ -411,24 +390,36 @@ func (f *fake) sign(request api.CertificateRequest, report api.Report) (api.Sign
 
 // reporterOf are the keys under which a report for a group is signed: those of the roster
 // that it is for, unless it was spoilt.
-func (f *fake) reporterOf(p policy.Approved, request api.CertificateRequest, report api.Report) *identity.GroupKeys {
+func (f *Authority) reporterOf(p policy.Approved, request api.CertificateRequest, report api.Report) *identity.GroupKeys {
 	id := report.Identity
 	if p.PactOf(id) == nil {
 		id = p.Pact(request.Group).ID()
 	}
-	if f.faults.groupSecret != "" {
-		return groupKeysOf(f.faults.groupSecret, id)
+	if f.Faults.GroupSecret != "" {
+		return GroupKeysOf(f.Faults.GroupSecret, id)
 	}
-	return groupKeysOf(f.secret, id)
+	return GroupKeysOf(f.Secret, id)
 }
 
-// ahead is a clock that runs ahead of this machine's.
-func ahead(d time.Duration) func() time.Time {
+// Ahead is a clock that runs ahead of this machine's.
+func Ahead(d time.Duration) func() time.Time {
 	return func() time.Time { return time.Now().Add(d) }
 }
 
-type unavailable struct{}
+type Unavailable struct{}
 
-func (unavailable) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+func (Unavailable) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	api.ProblemOf(wire.Refuse(wire.Unavailable, "authority", "", "")).Write(w)
+}
+
+// Asked is how many certificates were asked of a fake.
+func (f *Authority) Asked() int {
+	f.Mu.Lock()
+	defer f.Mu.Unlock()
+	return len(f.Requests)
+}
+
+// Step makes the fake adopt what w has.
+func (f *Authority) Step(w *World) {
+	f.Set(func(f *Authority) { f.Steps = w.Entries() })
 }

@@ -1,4 +1,4 @@
-package unit
+package agent
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/retry"
+	"github.com/cohort-tee/cohort/unit"
 )
 
 // Bounds of forwarding, as those of [unit.Unit.Serve].
@@ -31,7 +32,7 @@ const (
 // Handshakes are bounded as those of [unit.Unit.Serve] are, and what is forwarded counts
 // as requests in flight do. What the program speaks is not known here, and a
 // connection on which nothing moves may be as it should be: it stays.
-func serveTCP(ctx context.Context, u *Unit, l net.Listener, address string) error {
+func serveTCP(ctx context.Context, u *unit.Unit, l net.Listener, address string) error {
 	l = u.Listen(l)
 	cut, cutAll := context.WithCancel(context.WithoutCancel(ctx))
 	defer cutAll()
@@ -73,7 +74,7 @@ func serveTCP(ctx context.Context, u *Unit, l net.Listener, address string) erro
 
 // forward completes the handshake and carries both directions of one
 // connection until both have ended, while there is room for it.
-func forward(cut context.Context, u *Unit, c *tls.Conn, address string, crowd *limit.Connections) {
+func forward(cut context.Context, u *unit.Unit, c *tls.Conn, address string, crowd *limit.Connections) {
 	defer c.Close()
 	defer context.AfterFunc(cut, func() { abort(c) })()
 	if shake(cut, c) != nil {

@@ -1,4 +1,4 @@
-package unit
+package agent
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/unit"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,7 +21,7 @@ import (
 // once sees one pair. The zero certDir keeps nothing.
 type certDir struct {
 	path   string
-	unit   *Unit
+	unit   *unit.Unit
 	reload syscall.Signal
 	log    *slog.Logger
 	newer  <-chan struct{} // closed when the unit holds a newer pair than the files; nil when it holds none
@@ -38,7 +39,7 @@ const (
 var certFiles = []string{"tls.crt", "tls.key", "ca.crt"}
 
 // openCertDir prepares the directory and writes the first pair.
-func openCertDir(c AgentConfig) (*certDir, error) {
+func openCertDir(c Config) (*certDir, error) {
 	d := &certDir{path: c.CertDir, unit: c.Unit, reload: c.Reload, log: c.Log}
 	if d.path == "" {
 		return d, nil
@@ -69,7 +70,7 @@ func openCertDir(c AgentConfig) (*certDir, error) {
 
 // checkMedium refuses, with "not-allowed", a directory whose files may outlive
 // the TEE's memory.
-func (c AgentConfig) checkMedium() error {
+func (c Config) checkMedium() error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(c.CertDir, &fs); err != nil {
 		return fmt.Errorf("reading the file system's type: %w", err)
@@ -124,7 +125,7 @@ func (d *certDir) update(p *program) error {
 }
 
 // write puts the pair into a fresh directory and renames the link to it.
-func (d *certDir) write(pair Credentials) error {
+func (d *certDir) write(pair unit.Credentials) error {
 	d.newer = pair.Replaced
 	fresh, err := os.MkdirTemp(d.path, freshPrefix)
 	if err != nil {
