@@ -93,6 +93,7 @@
 //	   internal/limit            what a server bounds for each address: connections, requests,
 //	                             places, the pace of reads and writes
 //	   internal/retry            how long a caller waits before it tries again
+//	   internal/cli/tree         prints facts for people, each below the one it belongs to
 //	   internal/loopback         addresses for the servers that tests start; tests only
 //	   attest/internal/closed    keeps the set of appraisers closed
 //	1  attest                    Evidence in, Attestation Result out

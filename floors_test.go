@@ -82,6 +82,7 @@ var house = []room{
 	{path: "client", floor: 5, beside: []string{"internal/channelhttp"}, third: []string{"golang.org/x/sync"}},
 	{path: "internal/agent", floor: 6, third: []string{"golang.org/x/sys"}},
 	{path: "internal/cli/localtee", floor: 6},
+	{path: "internal/cli/tree", floor: 0},
 	{path: "internal/cli/frame", floor: 6, beside: []string{"internal/cli/localtee"}, third: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/pelletier/go-toml/v2"}},
 	{path: "internal/cli/sshkey", floor: 6, beside: []string{"internal/cli/frame"}, third: []string{"golang.org/x/crypto", "golang.org/x/sys"}},
 	{path: "internal/authorityclient", floor: 6, beside: []string{"internal/cli/frame", "internal/cli/localtee", "internal/cli/sshkey"}, third: []string{"github.com/spf13/cobra"}},

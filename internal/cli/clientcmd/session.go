@@ -8,6 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/authorityclient"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/cli/tree"
 	"github.com/spf13/cobra"
 )
 
@@ -66,6 +67,9 @@ func (v sessionView) String() string {
 	if v.Evidence != "" {
 		evidence = v.Evidence + ", appraised just now"
 	}
-	return fmt.Sprintf("session       %s, until %s\n├─ opened by  unit %s\n├─ evidence   %s\n└─ closed by  unit %s\n",
-		v.ID, v.Expires, v.Unit, evidence, strings.Join(v.Closed, "\n              unit "))
+	root := tree.New("session       %s, until %s", v.ID, v.Expires)
+	root.Add("opened by  unit %s", v.Unit)
+	root.Add("evidence   %s", evidence)
+	root.Add("closed by  unit %s", strings.Join(v.Closed, "\n              unit "))
+	return root.Drawn()
 }

@@ -6,7 +6,9 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/cli/policycmd"
+	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
 
@@ -30,5 +32,25 @@ func TestTrustShowsDynamic(t *testing.T) {
 	}
 	if text := policycmd.Describe(doc).String(); !strings.Contains(text, "release 2 (dynamic: loads code that is not measured)") || strings.Count(text, "dynamic") != 1 {
 		t.Errorf("got %s", text)
+	}
+}
+
+// TestReportTree: what `verify` prints names every part of a report.
+func TestReportTree(t *testing.T) {
+	r := &client.Report{}
+	r.Cluster.ServerName, r.Hardware.Development = "scoring.test", true
+	r.Code.Task, r.Code.Dynamic, r.Policy.Genesis = "scoring", []string{"scoring release 2"}, wire.Sum([]byte("genesis"))
+	text := reportTree(r)
+	for _, want := range []string{
+		"scoring.test: trusted (DEVELOPMENT", "├─ hardware\n", "├─ code\n│  ├─ task         scoring\n", "├─ policy\n", "├─ key\n",
+		"└─ cluster\n   └─ identity     several releases of the task\n", r.Policy.Genesis.String(), "scoring release 2 loads code that is not measured",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the tree has no %q:\n%s", want, text)
+		}
+	}
+	r.Cluster.OneIdentity, r.Code.Dynamic = true, nil
+	if text := reportTree(r); strings.Contains(text, "not measured") || !strings.Contains(text, "one identity") {
+		t.Errorf("got\n%s", text)
 	}
 }

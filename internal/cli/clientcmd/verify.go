@@ -2,9 +2,7 @@ package clientcmd
 
 import (
 	"context"
-	"fmt"
 	"net"
-	"strings"
 
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/authorityclient"
@@ -66,11 +64,7 @@ func verifyAddress(ctx context.Context, a *frame.App, f verifyFlags, address str
 	if err != nil {
 		return err
 	}
-	var tree strings.Builder
-	if err := r.WriteTree(&tree); err != nil {
-		return fmt.Errorf("writing the report: %w", err)
-	}
-	return a.Emit("verify", r, tree.String())
+	return a.Emit("verify", r, reportTree(r))
 }
 
 // verifySession opens a session and closes it: each unit that confirms the end

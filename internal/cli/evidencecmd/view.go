@@ -10,6 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/cli/tree"
 )
 
 // evidenceView is evidence for people.
@@ -78,48 +79,50 @@ func (v verdictView) text(of attest.Platform) string {
 
 // tree is the view as text, every field on a line of its own.
 func (v evidenceView) tree() string {
-	var b strings.Builder
-	b.WriteString(v.part("evidence"))
+	root := tree.New("")
+	v.addTo(root, "evidence")
 	for i, d := range v.Devices {
-		b.WriteString(d.part(fmt.Sprintf("device %d", i)))
+		d.addTo(root, fmt.Sprintf("device %d", i))
 	}
 	if v.Verified {
-		fmt.Fprintf(&b, "note         verified at %s, but for what it was made for\n", v.At)
+		root.Add("note         verified at %s, but for what it was made for", v.At)
 	} else {
-		b.WriteString("note         nothing above is verified\n")
+		root.Add("note         nothing above is verified")
 	}
-	return b.String()
+	return root.Indented()
 }
 
-// part is one part as text.
-func (v evidenceView) part(name string) string {
-	var b strings.Builder
+// addTo adds one part of the evidence.
+func (v evidenceView) addTo(root *tree.Node, name string) {
 	platform, _ := platforms.All().Lookup(v.Platform)
-	fmt.Fprintf(&b, "%-12s %s, %d bytes\n", name, platform.Title, v.Size)
+	part := root.Add("%-12s %s, %d bytes", name, platform.Title, v.Size)
 	for _, role := range slices.Sorted(maps.Keys(v.Endorsements)) {
-		fmt.Fprintf(&b, "  beside     %s, %d bytes\n", role, v.Endorsements[role])
+		part.Add("beside     %s, %d bytes", role, v.Endorsements[role])
 	}
 	for _, c := range v.Checked {
-		fmt.Fprintf(&b, "  checked    %s at %s, valid until %s\n", c.Role, frame.RFC3339(c.At), frame.RFC3339(c.Until))
+		part.Add("checked    %s at %s, valid until %s", c.Role, frame.RFC3339(c.At), frame.RFC3339(c.Until))
 	}
 	if registers := platform.RegisterNames(); len(registers) > 0 {
-		b.WriteString("measurement\n")
+		measurement := root.Add("measurement")
 		for _, name := range registers {
-			fmt.Fprintf(&b, "  %-26s %s\n", name, v.Registers[name])
+			measurement.Add("%-26s %s", name, v.Registers[name])
 		}
 	}
-	fmt.Fprintf(&b, "state\n  %-26s %s\n  %-26s %v\n  %-26s %v\n", "report_data", v.ReportData, "debug", v.Debug, "dynamic", v.Dynamic)
+	state := root.Add("state")
+	state.Add("%-26s %s", "report_data", v.ReportData)
+	state.Add("%-26s %v", "debug", v.Debug)
+	state.Add("%-26s %v", "dynamic", v.Dynamic)
 	if v.Chip != "" {
-		fmt.Fprintf(&b, "  %-26s %s\n", "chip", v.Chip)
+		state.Add("%-26s %s", "chip", v.Chip)
 	}
 	for _, what := range v.Unjudged {
-		fmt.Fprintf(&b, "  %-26s %s\n", "not judged", what)
+		state.Add("%-26s %s", "not judged", what)
 	}
-	if len(v.Fields) > 0 {
-		b.WriteString("fields\n")
+	if len(v.Fields) == 0 {
+		return
 	}
+	fields := root.Add("fields")
 	for _, name := range slices.Sorted(maps.Keys(v.Fields)) {
-		fmt.Fprintf(&b, "  %-26s %v\n", name, v.Fields[name])
+		fields.Add("%-26s %v", name, v.Fields[name])
 	}
-	return b.String()
 }

@@ -36,7 +36,7 @@ func groupStatusCommand(a *frame.App) *cobra.Command {
 				*groupView
 				authorityclient.Filling
 			}{viewGroup(a, pact, held.Digest), authorityclient.FillingOf(c.Approved)}
-			return a.Emit("group-status", v, v.status("")+v.Filling.String())
+			return a.Emit("group-status", v, v.status().Indented()+v.Filling.String())
 		})
 	cmd.Long = "Show who approves a group, who is missing, and until when. `group-root` stands at\n" +
 		"a party that approved another root of the group than the authority holds now."

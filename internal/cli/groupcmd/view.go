@@ -3,7 +3,6 @@ package groupcmd
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/cli/partystatement"
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
+	"github.com/cohort-tee/cohort/internal/cli/tree"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -148,25 +148,26 @@ func (v *groupView) trusted(t *client.Trust) {
 }
 
 // status is one line for each party.
-func (v *groupView) status(indent string) string {
-	var b strings.Builder
+func (v *groupView) status() *tree.Node {
 	state := "not agreed"
 	if v.Agreed {
 		state = "agreed until " + frame.RFC3339(v.Ends)
 	}
-	fmt.Fprintf(&b, "%sgroup %s of %s: %s\n%s  identity %s\n%s  root     %s\n%s  %d of these parties must approve, and for each program its own:\n",
-		indent, v.Name, v.TrustDomain, state, indent, v.Identity, indent, cmp.Or(v.GroupRoot, "none"), indent, v.Quorum)
+	root := tree.New("group %s of %s: %s", v.Name, v.TrustDomain, state)
+	root.Add("identity %s", v.Identity)
+	root.Add("root     %s", cmp.Or(v.GroupRoot, "none"))
+	root.Add("%d of these parties must approve, and for each program its own:", v.Quorum)
 	for _, p := range v.Parties {
-		fmt.Fprintf(&b, "%s  %-12s %s%s\n", indent, p.Name, p.Says, until(p))
+		root.Add("%-12s %s%s", p.Name, p.Says, until(p))
 	}
 	if v.Former != nil {
-		fmt.Fprintf(&b, "%s  %d of the parties of the roster before must approve as well: %s; missing %s\n", indent, v.Former.Quorum,
+		root.Add("%d of the parties of the roster before must approve as well: %s; missing %s", v.Former.Quorum,
 			cmp.Or(strings.Join(v.Former.Approved, ", "), "none did"), cmp.Or(strings.Join(v.Former.Missing, ", "), "none"))
 	}
 	if v.Continues != nil {
-		b.WriteString(indent + "  continues:\n" + v.Continues.status(indent+"    "))
+		root.Add("continues:").Append(v.Continues.status())
 	}
-	return b.String()
+	return root
 }
 
 func until(p partyView) string {
@@ -181,42 +182,37 @@ func until(p partyView) string {
 
 // tree is the group as `group verify` prints it.
 func (v *groupView) tree() string {
-	var b strings.Builder
 	state := "NOT AGREED"
 	if v.Agreed {
 		state = "agreed until " + frame.RFC3339(v.Ends)
 	}
-	fmt.Fprintf(&b, "%s: %s\n├─ group\n│  ├─ identity     %s\n│  ├─ domain       %s\n│  ├─ genesis      %s\n│  ├─ key mode     %s\n│  └─ ends         %s\n",
-		v.Name, state, v.Identity, v.TrustDomain, v.Genesis, v.KeyMode, frame.RFC3339(v.Until))
-	fmt.Fprintf(&b, "├─ authority\n│  ├─ root         %s\n│  ├─ group root   %s\n│  └─ code         %s\n",
-		v.Root, cmp.Or(v.GroupRoot, "none approved"), cmp.Or(v.Authority, "not asked"))
-	fmt.Fprintf(&b, "├─ approvals (%d needed)\n", v.Quorum)
-	for i, p := range v.Parties {
-		fmt.Fprintf(&b, "│  %s %-12s %s%s, key %s\n", twig(i, len(v.Parties)), p.Name, p.Says, until(p), p.Fingerprint)
-	}
-	b.WriteString("└─ roles\n")
-	for i, r := range v.Roles {
-		below := "│ "
-		if i == len(v.Roles)-1 {
-			below = "  "
+	root := tree.New("%s: %s", v.Name, state)
+	facts := func(name string, rows ...[2]string) {
+		part := root.Add("%s", name)
+		for _, row := range rows {
+			part.Add("%-12s %s", row[0], row[1])
 		}
-		fmt.Fprintf(&b, "   %s %s, calls %s\n", twig(i, len(v.Roles)), r.Name, cmp.Or(strings.Join(r.Calls, ", "), "nobody"))
-		for j, m := range r.Members {
-			fmt.Fprintf(&b, "   %s %s %s: task %s release %s, identity %s\n", below, twig(j, len(r.Members)), m.Party, m.Task, m.Release, m.Identity)
+	}
+	facts("group", [2]string{"identity", v.Identity}, [2]string{"domain", v.TrustDomain}, [2]string{"genesis", v.Genesis},
+		[2]string{"key mode", v.KeyMode}, [2]string{"ends", frame.RFC3339(v.Until)})
+	facts("authority", [2]string{"root", v.Root}, [2]string{"group root", cmp.Or(v.GroupRoot, "none approved")},
+		[2]string{"code", cmp.Or(v.Authority, "not asked")})
+	approvals := root.Add("approvals (%d needed)", v.Quorum)
+	for _, p := range v.Parties {
+		approvals.Add("%-12s %s%s, key %s", p.Name, p.Says, until(p), p.Fingerprint)
+	}
+	roles := root.Add("roles")
+	for _, r := range v.Roles {
+		role := roles.Add("%s, calls %s", r.Name, cmp.Or(strings.Join(r.Calls, ", "), "nobody"))
+		for _, m := range r.Members {
+			member := role.Add("%s: task %s release %s, identity %s", m.Party, m.Task, m.Release, m.Identity)
 			if m.Dynamic {
-				fmt.Fprintf(&b, "   %s    dynamic: loads code that is not measured\n", below)
+				member.More("dynamic: loads code that is not measured")
 			}
 			for _, platform := range m.Platforms {
-				fmt.Fprintf(&b, "   %s    %s\n", below, platform)
+				member.More("%s", platform)
 			}
 		}
 	}
-	return b.String()
-}
-
-func twig(i, n int) string {
-	if i == n-1 {
-		return "└─"
-	}
-	return "├─"
+	return root.Drawn()
 }

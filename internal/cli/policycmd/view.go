@@ -11,6 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/internal/cli/drafttext"
+	"github.com/cohort-tee/cohort/internal/cli/tree"
 	"github.com/cohort-tee/cohort/policy"
 	"golang.org/x/crypto/ssh"
 )
@@ -198,67 +199,71 @@ func describeTask(t *policy.Task) taskView {
 
 // String is the view as indented lines.
 func (v PolicyView) String() string {
-	var b strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("policy %d of %s", v.Sequence, v.TrustDomain)
+	root := tree.New("policy %d of %s", v.Sequence, v.TrustDomain)
 	if v.Development {
-		line("  DEVELOPMENT: soft roots may vouch; nothing is protected from its host")
+		root.Add("DEVELOPMENT: soft roots may vouch; nothing is protected from its host")
 	}
 	if v.Draft != "" {
-		line("  draft     %s", v.Draft)
+		root.Add("draft     %s", v.Draft)
 	}
-	line("  digest    %s\n  created   %s", cmp.Or(v.Digest, "none yet: the draft names no root"), v.Created.Format(time.RFC3339))
-	line("  owners    %d of %d sign; loosening waits %s", v.Quorum, len(v.Owners), v.Delay)
+	root.Add("digest    %s", cmp.Or(v.Digest, "none yet: the draft names no root"))
+	root.Add("created   %s", v.Created.Format(time.RFC3339))
+	owners := root.Add("owners    %d of %d sign; loosening waits %s", v.Quorum, len(v.Owners), v.Delay)
 	for _, o := range v.Owners {
-		line("    %-12s %s", o.Name, o.Key)
+		owners.Add("%-12s %s", o.Name, o.Key)
 	}
 	for _, p := range v.Platforms {
-		line("  platform  %s, vouched for by %s", p.Platform, strings.Join(p.Roots, ", "))
+		platform := root.Add("platform  %s, vouched for by %s", p.Platform, strings.Join(p.Roots, ", "))
 		if p.Debug {
-			line("    debug: TEEs whose memory their host can read are accepted")
+			platform.Add("debug: TEEs whose memory their host can read are accepted")
 		}
 		if len(p.Bits) > 0 {
-			line("    demands %s", strings.Join(p.Bits, ", "))
+			platform.Add("demands %s", strings.Join(p.Bits, ", "))
 		}
 		for _, note := range p.Notes {
-			line("    %s", note)
+			platform.Add("%s", note)
 		}
 	}
-	line("  authority root %s", cmp.Or(v.Root, "none yet: `cohort authority init --draft` makes it"))
-	if slices.Equal(v.Machines, []string{drafttext.AnyMachine}) {
-		line("    machines: ANY: an attacker who can forge the evidence of one chip of these platforms has the root")
-	} else {
-		line("    machines that may hold the root: %s", strings.Join(v.Machines, ", "))
-	}
-	for _, ref := range v.Authority {
-		line("    %s", ref)
-	}
-	for _, p := range v.Upgrades {
-		line("    %s", p)
-	}
+	v.addAuthority(root)
 	for _, t := range v.Tasks {
-		line("  task %s: key mode %s, names %s, lifetime %s, %s", t.Name, t.KeyMode, strings.Join(t.Names, " "), t.Life, unitsText(t.Units))
-		if len(t.Calls) > 0 {
-			line("    may call %s", strings.Join(t.Calls, ", "))
-		}
-		for _, r := range t.Releases {
-			line("    release %s%s%s", r.Name, map[bool]string{true: " (dynamic: loads code that is not measured)"}[r.Dynamic],
-				map[bool]string{true: " (retired: no new certificates)"}[r.Retired])
-			for _, p := range slices.Sorted(maps.Keys(r.Devices)) {
-				line("      with at least %d %s beside the TEE", r.Devices[p], p)
-			}
-			for _, ref := range r.References {
-				line("      %s", ref)
-			}
-		}
+		t.addTo(root)
 	}
 	for _, g := range v.Groups {
-		g.write(line)
+		g.addTo(root)
 	}
 	for _, w := range v.Warnings {
-		line("  warning   %s", w)
+		root.Add("warning   %s", w)
 	}
-	return b.String()
+	return root.Indented()
+}
+
+func (v PolicyView) addAuthority(root *tree.Node) {
+	authority := root.Add("authority root %s", cmp.Or(v.Root, "none yet: `cohort authority init --draft` makes it"))
+	if slices.Equal(v.Machines, []string{drafttext.AnyMachine}) {
+		authority.Add("machines: ANY: an attacker who can forge the evidence of one chip of these platforms has the root")
+	} else {
+		authority.Add("machines that may hold the root: %s", strings.Join(v.Machines, ", "))
+	}
+	for _, line := range slices.Concat(v.Authority, v.Upgrades) {
+		authority.Add("%s", line)
+	}
+}
+
+func (t taskView) addTo(root *tree.Node) {
+	task := root.Add("task %s: key mode %s, names %s, lifetime %s, %s", t.Name, t.KeyMode, strings.Join(t.Names, " "), t.Life, unitsText(t.Units))
+	if len(t.Calls) > 0 {
+		task.Add("may call %s", strings.Join(t.Calls, ", "))
+	}
+	for _, r := range t.Releases {
+		release := task.Add("release %s%s%s", r.Name, map[bool]string{true: " (dynamic: loads code that is not measured)"}[r.Dynamic],
+			map[bool]string{true: " (retired: no new certificates)"}[r.Retired])
+		for _, p := range slices.Sorted(maps.Keys(r.Devices)) {
+			release.Add("with at least %d %s beside the TEE", r.Devices[p], p)
+		}
+		for _, ref := range r.References {
+			release.Add("%s", ref)
+		}
+	}
 }
 
 // unitsText is how many units of a task may hold a place at once.
@@ -269,14 +274,14 @@ func unitsText(n int) string {
 	return fmt.Sprintf("at most %d units", n)
 }
 
-func (g groupRow) write(line func(string, ...any)) {
-	line("  group %s: key mode %s, names %s, lifetime %s, until %s", g.Name, g.KeyMode, strings.Join(g.Names, " "), g.Life, g.Until.Format(time.RFC3339))
-	line("    its units go on for %s without a proved head of the history", g.Silence)
-	line("    %d of %d parties must approve", g.Quorum, len(g.Parties))
+func (g groupRow) addTo(root *tree.Node) {
+	group := root.Add("group %s: key mode %s, names %s, lifetime %s, until %s", g.Name, g.KeyMode, strings.Join(g.Names, " "), g.Life, g.Until.Format(time.RFC3339))
+	group.Add("its units go on for %s without a proved head of the history", g.Silence)
+	parties := group.Add("%d of %d parties must approve", g.Quorum, len(g.Parties))
 	for _, p := range g.Parties {
-		line("      %-12s %s", p.Name, p.Key)
+		parties.Add("%-12s %s", p.Name, p.Key)
 	}
 	for _, r := range g.Roles {
-		line("    role %s: %s%s", r.Name, strings.Join(r.Members, ", "), map[bool]string{true: "; may call " + strings.Join(r.Calls, ", ")}[len(r.Calls) > 0])
+		group.Add("role %s: %s%s", r.Name, strings.Join(r.Members, ", "), map[bool]string{true: "; may call " + strings.Join(r.Calls, ", ")}[len(r.Calls) > 0])
 	}
 }
