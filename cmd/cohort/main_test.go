@@ -49,6 +49,16 @@ func withPrograms(m *testing.M) int {
 			return 1
 		}
 	}
+	for _, name := range []string{"scoring", "chat", "jointrisk"} {
+		b, err := os.ReadFile(filepath.Join("../../examples", name, "dev.toml"))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(bin, name+".toml"), b, 0o600)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
 	self, err := os.Executable()
 	if err == nil {
 		err = os.Symlink(self, filepath.Join(bin, "freeport"))

@@ -60,6 +60,7 @@ func Dial(ctx context.Context, a *frame.App, p Pins) (Client, error) {
 	return Client{}, errors.Join(faults...)
 }
 
+// DialAt is Dial at one address, whatever this machine has seen before.
 func DialAt(ctx context.Context, a *frame.App, address string, genesis wire.Digest) (Client, error) {
 	var newest history.History
 	judge := func(*x509.Certificate) (policy.Approved, time.Time, error) { return newest.Policy(), a.Now(), nil }

@@ -32,6 +32,7 @@ func Command(a *frame.App, use, short string, args cobra.PositionalArgs, run fun
 	return cmd, f
 }
 
+// RegisterSigning adds the flags that name a key to sign with, or signatures.
 func (f *Flags) RegisterSigning(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.Key, "ssh-key", "", "SSH key to sign with")
 	cmd.Flags().StringArrayVar(&f.Signatures, "signature", nil, "file of a signature made before; repeat")

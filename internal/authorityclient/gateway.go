@@ -21,11 +21,13 @@ const maxReady = 1 << 20
 // certificate is checked for availability's sake.
 type Gateway struct{ URL, CA string }
 
+// Register adds the flags to a command, with the usage of --gateway.
 func (g *Gateway) Register(cmd *cobra.Command, usage string) {
 	cmd.Flags().StringVar(&g.URL, "gateway", "", usage)
 	g.RegisterCA(cmd)
 }
 
+// RegisterCA adds --manager-ca alone.
 func (g *Gateway) RegisterCA(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&g.CA, "manager-ca", "", "certificates that the gateway's stands under (PEM; default the system's)")
 }

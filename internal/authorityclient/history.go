@@ -31,6 +31,7 @@ type Filling struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
+// FillingOf lists the warnings of a policy history.
 func FillingOf(p policy.Approved) (f Filling) {
 	for _, w := range p.Filling() {
 		f.Warnings = append(f.Warnings, w.String())

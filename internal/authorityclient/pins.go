@@ -49,6 +49,7 @@ func (p *Pins) RegisterGroup(cmd *cobra.Command, use string) {
 	p.RegisterParty(cmd)
 }
 
+// RegisterParty adds the keys of the party whose approval counts.
 func (p *Pins) RegisterParty(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&p.partyKeys, "party-key", nil, "with a group: "+sshkey.PartyKeyHelp+" of a party that must approve it; repeat for its new key")
 }
@@ -73,6 +74,7 @@ func SeenFile(a *frame.App, p Pins) (string, error) {
 	return filepath.Join(dir, p.Genesis+".json"), nil
 }
 
+// ReadState reads what was seen before; a file that does not exist is nothing.
 func ReadState(path string) (client.State, error) {
 	b, err := frame.ReadFile(path, wire.MaxResponse)
 	if errors.Is(err, os.ErrNotExist) {

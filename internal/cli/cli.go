@@ -21,7 +21,6 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/opscmd"
 	"github.com/cohort-tee/cohort/internal/cli/policycmd"
 	"github.com/cohort-tee/cohort/internal/cli/runcmd"
-	"github.com/cohort-tee/cohort/internal/dev/check/channelcheck"
 	"github.com/spf13/cobra"
 )
 
@@ -72,7 +71,7 @@ func commands(a *frame.App) *cobra.Command {
 		clientcmd.Trust(a), clientcmd.Verify(a), clientcmd.Request(a),
 		policycmd.Command(a), groupcmd.Command(a), evidencecmd.Measure(a), evidencecmd.Evidence(a), opscmd.Status(a), opscmd.Doctor(a),
 		explainCommand(a), opscmd.Log(a), versionCommand(a), configCommand(a, root),
-		channelcheck.RogueCommand(a),
+		devcmd.Rogue(a),
 	)
 	root.InitDefaultCompletionCmd()
 	frame.Harden(root)

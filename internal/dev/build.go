@@ -22,8 +22,9 @@ type Binaries struct {
 	Cohort  string   // authority and agent; static
 	Program []string // path and arguments
 
+	Example  Example    // that they are of; zero for the user's own program
 	Members  [][]string // of a group: what its roles run, in their order
-	generate string     // program that makes what they compute on
+	Generate string     // program that makes what they compute on
 	Tables   string     // folder of that
 }
 
@@ -38,14 +39,8 @@ func (f Flags) findBinaries(ctx context.Context, dir string, program []string) (
 	if b.Cohort, err = staticCohort(ctx, self, dir); err != nil {
 		return b, err
 	}
-	if f.Example == Joint {
-		b.Tables = f.Tables(dir)
-		return b.Joint(ctx, self, dir)
-	}
 	if len(program) == 0 {
-		path, err := exampleProgram(ctx, f.Example, self, dir)
-		b.Program = []string{path}
-		return b, err
+		return f.FindPrograms(ctx, b, self, dir)
 	}
 	path, err := frame.ProgramPath(program[0])
 	b.Program = append([]string{path}, program[1:]...)
@@ -64,19 +59,6 @@ func staticCohort(ctx context.Context, self, dir string) (string, error) {
 		return "", &frame.Fault{Code: frame.CodeUsage, Cause: errors.New("this cohort loads shared libraries, which are not measured"), Hint: "build it with CGO_ENABLED=0"}
 	}
 	return GoBuild(ctx, "./cmd/cohort", filepath.Join(dir, "bin", "cohort"))
-}
-
-// exampleProgram finds an example beside this executable, or builds it.
-func exampleProgram(ctx context.Context, name, self, dir string) (string, error) {
-	beside := filepath.Join(filepath.Dir(self), name)
-	if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
-		return beside, nil
-	}
-	if _, ok := sourceTree(); !ok {
-		return "", &frame.Fault{Code: frame.CodeFile, Cause: fmt.Errorf("finding example %s: neither beside %s nor in a source tree here", name, self),
-			Hint: "run it in the source tree, or give a program of your own: cohort dev -- ./my-server"}
-	}
-	return GoBuild(ctx, "./examples/"+name, filepath.Join(dir, "bin", name))
 }
 
 // sourceTree is the folder of this module above the working directory.
@@ -99,8 +81,13 @@ func sourceTree() (string, bool) {
 // make the same source the same bytes.
 func GoBuild(ctx context.Context, pkg, out string) (string, error) {
 	tree, _ := sourceTree()
+	return build(ctx, tree, pkg, out)
+}
+
+// build is GoBuild in a folder.
+func build(ctx context.Context, dir, pkg, out string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", out, pkg)
-	cmd.Dir = tree
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building %s: %w: %s", pkg, err, bytes.TrimSpace(output))

@@ -166,6 +166,7 @@ type child struct {
 // Its error is never nil.
 type runner func(ctx context.Context, log *os.File, started func(pid int)) error
 
+// NewChild prepares a process with a log of its own.
 func (d *Cluster) NewChild(name string, run runner) *child {
 	return &child{name: name, Log: filepath.Join(d.State, name+".log"), run: run, started: func(int) {}, failed: make(chan error, 1)}
 }

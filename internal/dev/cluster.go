@@ -22,8 +22,7 @@ import (
 
 const (
 	Domain    = "dev.test"
-	Units     = 3
-	devPorts  = 3 + 2*Units // authority, gateway, units, health pages, bus
+	Units     = 3 // of a task; a group has one for each role
 	StartTime = 30 * time.Second
 )
 
@@ -60,21 +59,26 @@ func New(a *frame.App, f Flags, dir string, b Binaries) (*Cluster, error) {
 	if others, _ := filepath.Glob(filepath.Join(dir, "cluster-*")); len(others) > 0 && !slices.Contains(others, d.State) {
 		a.Notef("%s holds the state of another build; starting a fresh cluster beside it", dir)
 	}
-	list, err := Addresses(f.BasePort, devPorts)
+	units := Units
+	if b.Example.Grouped() {
+		units = len(b.Example.Roles)
+	}
+	list, err := Addresses(f.BasePort, 3+2*units) // authority, gateway, units, health pages, bus
 	if err != nil {
 		return nil, err
 	}
-	d.bus = list[devPorts-1]
+	d.bus = list[len(list)-1]
 	d.Doc = Description{
-		Schema: devSchema, Authority: "https://" + list[0], Gateway: "http://" + list[1], KeyMode: f.KeyMode, Agent: b.Cohort, Program: b.Program,
+		Schema: devSchema, Authority: "https://" + list[0], Gateway: "http://" + list[1], KeyMode: f.KeyMode, Agent: b.Cohort, Program: b.Program, Stream: b.Example.Stream,
 		service: service{Task: f.Task, ServerName: f.Task + "." + Domain, Root: filepath.Join(dir, f.Task+"-root.pem")},
 	}
 	if len(b.Members) > 0 {
-		d.Doc.Group = Joint
-		d.Doc.ServerName, d.Doc.Root = Joint+"."+Domain, filepath.Join(dir, Joint+"-root.pem")
+		name := b.Example.Name
+		d.Doc.Group = name
+		d.Doc.ServerName, d.Doc.Root = name+"."+Domain, filepath.Join(dir, name+"-root.pem")
 	}
-	for i := range Units {
-		d.Doc.Units = append(d.Doc.Units, Unit{Address: list[2+i], Health: "http://" + list[2+Units+i]})
+	for i := range units {
+		d.Doc.Units = append(d.Doc.Units, Unit{Address: list[2+i], Health: "http://" + list[2+units+i]})
 	}
 	return d, nil
 }
@@ -87,7 +91,7 @@ func (d *Cluster) Describe() Description {
 	c.Units = slices.Clone(c.Units)
 	c.Tasks = []service{c.service}
 	if c.Group != "" {
-		c.Tasks = c.roles()
+		c.Tasks = d.roles(c)
 	}
 	return c
 }
@@ -107,7 +111,7 @@ func (d *Cluster) Start(ctx context.Context) error {
 		{"signing the genesis policy", d.SignGenesis},
 		{"starting the authority", d.StartAuthority},
 		{"starting the manager", d.startManager},
-		{fmt.Sprintf("starting %d units of %s", Units, cmp.Or(d.Doc.Group, d.Doc.Task)), d.startUnits},
+		{fmt.Sprintf("starting %d units of %s", len(d.Doc.Units), cmp.Or(d.Doc.Group, d.Doc.Task)), d.startUnits},
 	}
 	for _, s := range steps {
 		d.App.Notef("%s", s.saying)
@@ -145,6 +149,7 @@ func (d *Cluster) startTEE(ctx context.Context) error {
 	return err
 }
 
+// StartAuthority starts the authority, and writes its roots once it can be trusted.
 func (d *Cluster) StartAuthority(ctx context.Context) error {
 	args := []string{"authority", "run", "--store", "sqlite:" + d.StoreFile(), "--listen", strings.TrimPrefix(d.Doc.Authority, "https://"), "--genesis-policy", d.GenesisFile(),
 		"--polls-per-address", "256"} // everyone is on this machine

@@ -19,23 +19,17 @@ import (
 
 const developmentNotice = "DEVELOPMENT: the soft TEE protects nothing from this machine."
 
-// Examples are the folders below examples that `cohort dev` runs.
-var Examples = []string{"scoring", Chat, Joint}
-
-// Chat is the example that streams.
-const Chat = "chat"
-
 // Flags are the flags of `cohort dev`.
 type Flags struct {
 	Dir      string
 	BasePort int
 	Checking bool
 	Cluster  string
-	Example  string
+	Example  Example // zero for the user's own program
 	KeyMode  string
 	Upgrades int
-	Rows     int    // of each table of jointrisk; 0 is the default
-	Task     string // the example, its main task, or "app" for the user's own program
+	Rows     int    // of the example's data; 0 is its default
+	Task     string // the example's, or "app" for the user's own program
 }
 
 // Run runs a cluster until ctx is done.
@@ -98,7 +92,7 @@ func (d *Cluster) banner() string {
 	line(developmentNotice + "\n")
 	line("authority  %s\ngenesis    %s\ngateway    %s\ntask       %s, key mode %s", c.Authority, c.Genesis, c.Gateway, c.Task, c.KeyMode)
 	if c.Group != "" {
-		return b.String() + d.jointBanner(c)
+		return b.String() + d.groupBanner(c)
 	}
 	for i, u := range c.Units {
 		line("unit %d     https://%s  (pid %d, health %s)", i+1, u.Address, u.PID, u.Health)

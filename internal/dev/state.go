@@ -35,6 +35,8 @@ type Description struct {
 	// Program is the measured program with its arguments, as it can be
 	// launched again.
 	Program []string `json:"program"`
+	// Stream is a request whose response streams, where the example has one.
+	Stream *Stream `json:"stream,omitempty"`
 }
 
 // service is one task of a cluster and where its units are.

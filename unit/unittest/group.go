@@ -20,6 +20,7 @@ func (w *World) Says(party string, withdraws bool) {
 	w.SaysOf(groupKeys(w.Policy().Pact("trial").ID()).RootDigest(), party, withdraws)
 }
 
+// SaysOf adds what a party states of the group under a root.
 func (w *World) SaysOf(root attest.Digest, party string, withdraws bool) {
 	w.T.Helper()
 	w.World = w.WithStep(w.Statement("trial", party, root, func(s *policy.Statement) { s.Withdraws = withdraws }))
@@ -58,6 +59,7 @@ func groupKeys(roster attest.Digest) *identity.GroupKeys {
 // OwnSecret is what the root of each roster comes from at the authorities of its parties.
 const OwnSecret = "the group's own secret"
 
+// GroupKeysOf are the keys of a roster whose secret comes from a text.
 func GroupKeysOf(from string, roster attest.Digest) *identity.GroupKeys {
 	seed := wire.Sum([]byte(from + roster.Hex()))
 	secret, err := identity.OpenSecret(seed[:])
@@ -111,6 +113,7 @@ func RingKeys(first byte, now time.Time) api.RingKeys {
 	return api.RingKeys{Previous: key(0), Current: key(1), Next: key(2)}
 }
 
+// Rings are the ring keys that the authority gives at a time.
 func Rings(now time.Time) api.Rings {
 	return api.Rings{Strict: RingKeys(0x10, now), Follow: RingKeys(0x20, now)}
 }

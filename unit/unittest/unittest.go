@@ -44,6 +44,7 @@ func New(t testing.TB, life string) *World {
 	return w
 }
 
+// FoundAs begins the history with a policy that names a root.
 func (w *World) FoundAs(root wire.Digest, life string) {
 	w.SignFirst(root, strings.ReplaceAll(tasks, "LIFE", life))
 }
@@ -406,6 +407,7 @@ func Ahead(d time.Duration) func() time.Time {
 	return func() time.Time { return time.Now().Add(d) }
 }
 
+// Unavailable responds as an authority that is shutting down.
 type Unavailable struct{}
 
 func (Unavailable) ServeHTTP(w http.ResponseWriter, _ *http.Request) {

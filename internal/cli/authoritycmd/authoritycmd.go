@@ -29,6 +29,7 @@ type authorityFlags struct {
 	collateral frame.CollateralFlags
 }
 
+// Command is `cohort authority`.
 func Command(a *frame.App) *cobra.Command {
 	cmd := &cobra.Command{Use: "authority", Short: "Run the trusted certificate generator"}
 	cmd.AddCommand(authorityInitCommand(a), authorityRunCommand(a), authorityBackupCommand(a), authorityRestoreCommand(a), authorityUnlockCommand(a))

@@ -34,6 +34,7 @@ type requestFlags struct {
 	receiptOut string
 }
 
+// Request is `cohort request`.
 func Request(a *frame.App) *cobra.Command {
 	var f requestFlags
 	cmd := &cobra.Command{

@@ -89,6 +89,7 @@ func (v trustView) String() string {
 	return b.String()
 }
 
+// Trust is `cohort trust`.
 func Trust(a *frame.App) *cobra.Command {
 	var p authorityclient.Pins
 	var out, authority string

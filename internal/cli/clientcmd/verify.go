@@ -18,6 +18,7 @@ type verifyFlags struct {
 	receipt string
 }
 
+// Verify is `cohort verify`.
 func Verify(a *frame.App) *cobra.Command {
 	var f verifyFlags
 	cmd := &cobra.Command{

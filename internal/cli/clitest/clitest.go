@@ -17,6 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
+// App is an application that prints results to out and has no environment.
 func App(out io.Writer) *frame.App {
 	return &frame.App{
 		Stdout: out, Stderr: io.Discard, Now: time.Now, Output: "text",
@@ -34,6 +35,7 @@ func Write(t *testing.T, name, content string) string {
 	return path
 }
 
+// Draft is the draft of a first policy with three owners and a task.
 func Draft(t *testing.T) drafttext.Draft {
 	t.Helper()
 	owners, err := sshkey.Pairs(t.TempDir(), "owner-1", "owner-2", "owner-3")

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/dev"
@@ -14,35 +12,37 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// Command is `cohort dev`.
 func Command(a *frame.App) *cobra.Command {
 	var f dev.Flags
+	var example string
 	cmd := &cobra.Command{
-		Use:   "dev [-- PROGRAM ARGS]",
+		Use:   "dev [FILE] [-- PROGRAM ARGS]",
 		Short: "Run a whole cluster on this machine, for development",
 		Long: "Run an authority, a manager with its gateway, and three units of an example or\n" +
 			"of your own program, in the development TEE. No root, no network, and no\n" +
 			"protection from this machine.\n" +
-			"With --check, judge a fresh cluster from outside and end. The example jointrisk is\n" +
-			"a group: one unit of each of three companies' programs.",
+			"FILE describes an example, as examples/scoring/dev.toml does. An example may be a group:\n" +
+			"examples/jointrisk/dev.toml runs one unit of each of three companies' programs.\n" +
+			"With --check, judge a fresh cluster from outside and end.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkFlags(f); err != nil {
+			files, program := args, []string(nil)
+			if dash := cmd.ArgsLenAtDash(); dash >= 0 {
+				files, program = args[:dash], args[dash:]
+			}
+			if err := describe(&f, example, cmd.Flags().Changed("example"), files, program); err != nil {
 				return err
 			}
-			switch f.Task = f.Example; {
-			case f.Example == dev.Joint && len(args) > 0:
-				return frame.Usage("--example %s runs programs of its own", dev.Joint)
-			case f.Example == dev.Joint:
-				f.Task = dev.JointMembers[dev.Joiner].Role
-			case len(args) > 0:
-				f.Task = "app"
+			if err := checkFlags(f); err != nil {
+				return err
 			}
 			switch {
 			case f.Cluster != "":
 				return checkRunning(cmd.Context(), a, f.Cluster)
 			case f.Checking:
-				return checkFresh(cmd.Context(), a, f, args)
+				return checkFresh(cmd.Context(), a, f, program)
 			}
-			return dev.Run(cmd.Context(), a, f, args)
+			return dev.Run(cmd.Context(), a, f, program)
 		},
 	}
 	flags := cmd.Flags()
@@ -50,11 +50,35 @@ func Command(a *frame.App) *cobra.Command {
 	flags.IntVar(&f.BasePort, "base-port", 7440, "first of 9 ports; 0 takes any free ones")
 	flags.BoolVar(&f.Checking, "check", false, "judge a fresh cluster from outside, one line for each story")
 	flags.StringVar(&f.Cluster, "cluster", "", "with --check: judge the running cluster that this dev.json describes")
-	flags.StringVar(&f.Example, "example", dev.Examples[0], "example to run: "+strings.Join(dev.Examples, ", "))
+	flags.StringVar(&example, "example", "scoring", "name of an example to run in place of FILE: its description is examples/NAME/dev.toml, or NAME.toml beside this program")
 	flags.IntVar(&f.Upgrades, "upgrades", 0, "with --check: then replace the program by so many releases, one after the other, while one session goes on")
-	flags.IntVar(&f.Rows, "rows", 0, "with --example jointrisk: rows of each table (default 1000000, with --check 20000)")
+	flags.IntVar(&f.Rows, "rows", 0, "with an example that makes data: its size in rows (default as FILE says)")
 	flags.StringVar(&f.KeyMode, "key-mode", string(policy.Shared), "shared: one certificate for all units; unit: one each")
 	return cmd
+}
+
+// describe finds the description of the example to run, in FILE or by its name. A program of
+// the user's own needs none.
+func describe(f *dev.Flags, name string, named bool, files, program []string) (err error) {
+	switch {
+	case len(files) > 1 || len(files) == 1 && (named || len(program) > 0):
+		return frame.Usage("give one FILE, or --example, or a program after --")
+	case len(files) == 1:
+		f.Example, err = dev.ReadExample(files[0])
+	case len(program) > 0 && !named || f.Cluster != "":
+		f.Task = "app"
+		return nil
+	default:
+		f.Example, err = dev.FindExample(name)
+	}
+	f.Task = "app"
+	if err == nil && len(program) == 0 {
+		f.Task = f.Example.Task()
+	}
+	if err == nil && len(program) > 0 && f.Example.Grouped() {
+		err = frame.Usage("--example %s runs programs of its own", name)
+	}
+	return err
 }
 
 // checkFlags reports the first flag that is wrong.
@@ -62,14 +86,12 @@ func checkFlags(f dev.Flags) error {
 	switch {
 	case f.KeyMode != string(policy.Shared) && f.KeyMode != string(policy.PerUnit):
 		return frame.Usage("--key-mode: got %q, want shared or unit", f.KeyMode)
-	case !slices.Contains(dev.Examples, f.Example):
-		return frame.Usage("--example: got %q, want one of %s", f.Example, strings.Join(dev.Examples, ", "))
 	case f.Upgrades < 0 || f.Upgrades > 0 && (!f.Checking || f.Cluster != ""):
 		return frame.Usage("--upgrades needs --check, and a fresh cluster")
-	case f.Upgrades > 0 && f.Example == dev.Joint:
-		return frame.Usage("--upgrades does not go with --example %s", dev.Joint)
-	case f.Rows < 0 || f.Rows > 0 && f.Example != dev.Joint:
-		return frame.Usage("--rows needs --example %s, and 1 or more", dev.Joint)
+	case f.Upgrades > 0 && f.Example.Grouped():
+		return frame.Usage("--upgrades does not go with a group, as %s is", f.Example.Name)
+	case f.Rows < 0 || f.Rows > 0 && f.Example.Data == nil:
+		return frame.Usage("--rows needs an example that makes data, and 1 or more")
 	case f.Cluster != "" && !f.Checking:
 		return frame.Usage("--cluster needs --check")
 	}

@@ -35,8 +35,10 @@ type Draft struct {
 	Task        Task
 }
 
+// Owner is an owner as a policy lists them: a name, and an SSH public key as one line.
 type Owner struct{ Name, SSH string }
 
+// Task is a task with one release.
 type Task struct {
 	Name, KeyMode, Release string
 	Names                  []string
@@ -75,6 +77,7 @@ func (d Draft) Text() string {
 	return b.String()
 }
 
+// Write writes the task and its release, a line at a time.
 func (t Task) Write(line func(string, ...any)) {
 	if t.Name == "" {
 		return
@@ -87,6 +90,7 @@ func (t Task) Write(line func(string, ...any)) {
 	t.WriteRelease(line)
 }
 
+// WriteRelease writes the release alone.
 func (t Task) WriteRelease(line func(string, ...any)) {
 	line("\n[task.%s.release.%q]\nreference = [\n%s]", t.Name, t.Release, indented(t.References))
 	if t.Dynamic {

@@ -31,6 +31,7 @@ func (f *evidenceFlags) register(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.endorsements, "endorsement", nil, "ROLE=FILE of a vendor's document, beside those in the evidence; repeat")
 }
 
+// Evidence is `cohort evidence`.
 func Evidence(a *frame.App) *cobra.Command {
 	cmd := &cobra.Command{Use: "evidence", Short: "Read and appraise evidence in a file"}
 	cmd.AddCommand(inspectCommand(a), appraiseCommand(a))

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// Measure is `cohort measure`.
 func Measure(a *frame.App) *cobra.Command {
 	var agent, platform string
 	var machine frame.TPMFlags

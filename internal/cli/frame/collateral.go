@@ -16,6 +16,7 @@ type CollateralFlags struct {
 	sources map[string]*string // URL by source
 }
 
+// Register adds the flags to a command.
 func (f *CollateralFlags) Register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.dir, "collateral-dir", "", "directory of vendors' documents, asked first; for closed networks")

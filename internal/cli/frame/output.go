@@ -62,6 +62,7 @@ type written struct {
 	Text   string `json:"text,omitempty"`
 }
 
+// Write writes a file that a command makes, to out or as the result where out is empty.
 func (a *App) Write(what, out string, content []byte) error {
 	w := written{Digest: wire.Sum(content).String()}
 	if out == "" {

@@ -21,6 +21,7 @@ type TEEFlags struct {
 	tpm              TPMFlags
 }
 
+// Register adds the flags to a command.
 func (t *TEEFlags) Register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&t.platform, "platform", "", "TEE to run in: soft, tpm, snp, azure-snp, tdx, sgx, nitro (default: the one that started this process)")
 	cmd.Flags().StringVar(&t.socket, "tee-socket", "", "socket of the soft daemon, with --platform soft")
@@ -156,6 +157,7 @@ func (f *TPMFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.eventLog, "tpm-event-log", kernelEventLog, "event log of the firmware; may be missing")
 }
 
+// RegisterMachine adds the flags that name the TPM and its launch log, with a default path.
 func (f *TPMFlags) RegisterMachine(cmd *cobra.Command, path string) {
 	cmd.Flags().StringVar(&f.Machine.Path, "tpm", path, "TPM: a device, or the Unix socket of a software TPM")
 	cmd.Flags().StringVar(&f.Machine.Log, "tpm-log", "/run/cohort/launches", "launch log of the machine, on a tmpfs that all agents share")

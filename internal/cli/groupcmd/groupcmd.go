@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// Command is `cohort group`.
 func Command(a *frame.App) *cobra.Command {
 	cmd := &cobra.Command{Use: "group", Short: "Approve, withdraw from and check groups of several parties"}
 	cmd.AddCommand(

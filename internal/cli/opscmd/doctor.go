@@ -87,6 +87,7 @@ var (
 	errWarned  = errors.New("works without it")
 )
 
+// Doctor is `cohort doctor`.
 func Doctor(a *frame.App) *cobra.Command {
 	var p authorityclient.Pins
 	var g authorityclient.Gateway

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// Log is `cohort log`.
 func Log(a *frame.App) *cobra.Command {
 	var l logFlags
 	cmd, _ := authorityclient.Command(a, "log", "Print what the authority issued and refused, newest first", cobra.NoArgs,

@@ -68,6 +68,7 @@ func healthOf(ctx context.Context, c authorityclient.Client) api.Health {
 	return h
 }
 
+// Status is `cohort status`.
 func Status(a *frame.App) *cobra.Command {
 	var g authorityclient.Gateway
 	cmd, _ := authorityclient.Command(a, "status", "Show the policy in force, how far units have come under it, the backup of the root, what waits, and recent issuances", cobra.NoArgs,

@@ -154,6 +154,7 @@ type Flags struct {
 	Kept               string // directory of statements that were signed
 }
 
+// Register adds the flags to a command.
 func (s *Flags) Register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&s.Party, "party", "", "name of the party (default the one that has the key)")
 	cmd.Flags().StringVar(&s.Key, "ssh-key", "", "SSH key of the party")

@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// Command is `cohort policy`.
 func Command(a *frame.App) *cobra.Command {
 	cmd := &cobra.Command{Use: "policy", Short: "Write, check, sign and adopt policy"}
 	cmd.AddCommand(

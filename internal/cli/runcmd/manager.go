@@ -30,6 +30,7 @@ type managerFlags struct {
 	copies      int // MiB
 }
 
+// Manager is `cohort manager`.
 func Manager(a *frame.App) *cobra.Command {
 	var f managerFlags
 	cmd := &cobra.Command{

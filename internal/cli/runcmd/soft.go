@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// Soft is `cohort soft`.
 func Soft(a *frame.App) *cobra.Command {
 	var socket, dir string
 	cmd := &cobra.Command{

@@ -50,6 +50,7 @@ type unitFlags struct {
 	reload      string
 }
 
+// Unit is `cohort unit`.
 func Unit(a *frame.App) *cobra.Command {
 	var f unitFlags
 	cmd := &cobra.Command{

@@ -28,6 +28,7 @@ type Cable struct {
 	conns []net.Conn
 }
 
+// NewCable listens for connections that it passes on to an address.
 func NewCable(to string) (*Cable, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -80,6 +81,7 @@ func (c *Cable) pass(to, from net.Conn) {
 	}
 }
 
+// Close ends all connections.
 func (c *Cable) Close() {
 	c.Listener.Close()
 	c.mu.Lock()

@@ -87,6 +87,7 @@ func (c Checker) Run(ctx context.Context, stories []Story) error {
 	return nil
 }
 
+// Line is the outcome as one line of text.
 func (o Outcome) Line() string {
 	word := "ok"
 	if !o.OK {
@@ -98,7 +99,7 @@ func (o Outcome) Line() string {
 // Plain is what a Go program knows that was given one root file and one name.
 func (c Checker) Plain() (*tls.Config, error) { return c.Cluster.ClientTLS() }
 
-// anyReplica: the root file and the name suffice to be answered by each unit.
+// AnyReplica: the root file and the name suffice to be answered by each unit.
 func (c Checker) AnyReplica(ctx context.Context) (string, error) {
 	config, err := c.Plain()
 	if err != nil {

@@ -29,6 +29,7 @@ type Middleman struct {
 // Change makes other bytes of a sealed request and of a sealed answer.
 type Change struct{ Request, Answer func([]byte) []byte }
 
+// NewMiddleman stands before the gateway at a URL, and changes nothing at first.
 func NewMiddleman(gateway string) (*Middleman, error) {
 	to, err := url.Parse(gateway)
 	if err != nil {
@@ -49,6 +50,7 @@ func NewMiddleman(gateway string) (*Middleman, error) {
 	return m, nil
 }
 
+// Close ends it.
 func (m *Middleman) Close() {
 	_ = m.server.Close()
 	m.served.Wait()

@@ -29,8 +29,10 @@ func Replaced(old, with string) Edit {
 	}
 }
 
+// After puts more text behind text that must stand in the policy once.
 func After(text, more string) Edit { return Replaced(text, text+more) }
 
+// Appended puts text at the end of the policy.
 func Appended(more string) Edit { return func(text string) (string, error) { return text + more, nil } }
 
 // PolicyText is the text of the policy in force.

@@ -110,7 +110,7 @@ func (c Checker) Trust(ctx context.Context) (*client.Trust, error) {
 	})
 }
 
-// verify: the checking client finds the same identity at each address.
+// Verify: the checking client finds the same identity at each address.
 func (c Checker) Verify(ctx context.Context) (string, error) {
 	t, err := c.Trust(ctx)
 	if err != nil {

@@ -108,7 +108,7 @@ func (h *hostile) close() {
 	h.serving.Wait()
 }
 
-// hostileManager: a manager that sends sizes and frames which no manager may send
+// HostileManager: a manager that sends sizes and frames which no manager may send
 // ends no unit and fills none. The unit goes on, and shares sessions by its other
 // manager.
 func HostileManager(ctx context.Context, c check.Checker) (_ string, err error) {

@@ -17,12 +17,11 @@ import (
 
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/authorityclient"
-	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// receipt: a receipt names the unit that answered, and nothing in it can be
+// Receipt: a receipt names the unit that answered, and nothing in it can be
 // changed.
 func Receipt(ctx context.Context, c check.Checker) (string, error) {
 	return c.InSession(ctx, c.Cluster.Gateway, func(s *check.Session) (string, error) {
@@ -56,7 +55,7 @@ func callWithin(ctx context.Context, s *check.Session, patience time.Duration) e
 	return check.Call(ctx, s, s.Url)
 }
 
-// alteredBytes: one changed bit of an answer or of a request is refused,
+// AlteredBytes: one changed bit of an answer or of a request is refused,
 // wherever it is.
 func AlteredBytes(ctx context.Context, c check.Checker) (string, error) {
 	return c.OverMiddleman(ctx, func(m *check.Middleman, s *check.Session) (string, error) {
@@ -73,12 +72,12 @@ func AlteredBytes(ctx context.Context, c check.Checker) (string, error) {
 	})
 }
 
-// streamCut: an answer that is cut off is an error, never a short answer. A
+// StreamCut: an answer that is cut off is an error, never a short answer. A
 // chat's stream is cut by killing its unit; any other answer on its way.
 func StreamCut(ctx context.Context, c check.Checker) (string, error) {
 	return c.OverMiddleman(ctx, func(m *check.Middleman, s *check.Session) (string, error) {
-		if c.Cluster.Task == dev.Chat {
-			return chatCut(ctx, c, m, s)
+		if c.Cluster.Stream != nil {
+			return cutStreaming(ctx, c, m, s)
 		}
 		m.Way.Store(&check.Change{Answer: check.Half})
 		if err := check.Call(ctx, s, s.Url); !errors.Is(err, wire.Truncated) {
@@ -90,11 +89,12 @@ func StreamCut(ctx context.Context, c check.Checker) (string, error) {
 	})
 }
 
-// chatCut kills the unit that streams.
-func chatCut(ctx context.Context, c check.Checker, m *check.Middleman, s *check.Session) (string, error) {
+// cutStreaming kills the unit that streams.
+func cutStreaming(ctx context.Context, c check.Checker, m *check.Middleman, s *check.Session) (string, error) {
+	stream := c.Cluster.Stream
 	ctx, cancel := context.WithTimeout(ctx, check.RestartTime)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.Url+"chat", strings.NewReader(`{"prompt":"The keeper","max_tokens":2000,"delay_ms":10}`))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(s.Url, "/")+stream.Path, strings.NewReader(stream.Body))
 	if err != nil {
 		return "", err
 	}
@@ -120,11 +120,11 @@ func chatCut(ctx context.Context, c check.Checker, m *check.Middleman, s *check.
 	}
 	_, goesOn := s.GoesOn(ctx)
 	_, err = back()
-	tokens := bytes.Count(append(first, rest...), []byte("event: token"))
-	return fmt.Sprintf("unit killed after %d of 2000 tokens: [%s] after %v; the session goes on", tokens, wire.Truncated, told), errors.Join(goesOn, err)
+	tokens := bytes.Count(append(first, rest...), []byte(stream.Event))
+	return fmt.Sprintf("unit killed after %d of %d tokens: [%s] after %v; the session goes on", tokens, stream.Count, wire.Truncated, told), errors.Join(goesOn, err)
 }
 
-// oneSessionAnyUnit: a session is opened on one unit, which is killed; another
+// OneSessionAnyUnit: a session is opened on one unit, which is killed; another
 // one answers the next request of that session.
 func OneSessionAnyUnit(ctx context.Context, c check.Checker) (string, error) {
 	return c.InSession(ctx, c.Cluster.Gateway, func(s *check.Session) (string, error) {
@@ -150,12 +150,12 @@ func OneSessionAnyUnit(ctx context.Context, c check.Checker) (string, error) {
 	})
 }
 
-// managerRestart: a killed manager costs no open session.
+// ManagerRestart: a killed manager costs no open session.
 func ManagerRestart(ctx context.Context, c check.Checker) (string, error) {
 	return managerDies(ctx, c, func() error { return nil })
 }
 
-// managerWiped: nor does one that loses what it stored. Its certificates stay,
+// ManagerWiped: nor does one that loses what it stored. Its certificates stay,
 // which units were told to expect.
 func ManagerWiped(ctx context.Context, c check.Checker) (string, error) {
 	return managerDies(ctx, c, func() error {

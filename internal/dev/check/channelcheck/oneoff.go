@@ -10,7 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/dev/check"
 )
 
-// oneOff: a request without a session, whole and in chunks, is answered; one
+// OneOff: a request without a session, whole and in chunks, is answered; one
 // that is not safe is refused inside; whoever changes a bit of one gets nothing.
 func OneOff(ctx context.Context, c check.Checker) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, check.StepTime)

@@ -18,7 +18,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// rogueTenant: owners approve another task, and a unit of it claims everything of
+// RogueTenant: owners approve another task, and a unit of it claims everything of
 // this one: its address, its identity, its sessions. It gets none of them, and this
 // task's users notice nothing.
 func RogueTenant(ctx context.Context, c check.Checker) (string, error) {

@@ -17,7 +17,7 @@ import (
 // watchdog that counts seconds to end it.
 const stopTime = 6 * time.Second
 
-// everyNumber: a stranger brings each unit the request numbers and ends at the
+// EveryNumber: a stranger brings each unit the request numbers and ends at the
 // ends of their ranges, which are refused or answered at once; a unit whose process
 // stands still for a while, as on a host that migrates it, goes on as the same unit.
 func EveryNumber(ctx context.Context, c check.Checker) (string, error) {
@@ -81,7 +81,7 @@ func stands(ctx context.Context, c check.Checker, s *stranger) error {
 	return nil
 }
 
-// onceInTime: what is not safe is executed by the unit that it is bound to, once,
+// OnceInTime: what is not safe is executed by the unit that it is bound to, once,
 // and by no unit when it is bound to none; what is late or ends too far ahead is
 // refused by the unit's clock, which the refusal tells.
 func OnceInTime(ctx context.Context, c check.Checker) (string, error) {

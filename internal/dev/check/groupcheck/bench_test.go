@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/bench"
-	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/loopback"
 )
 
@@ -20,7 +19,7 @@ import (
 // and a session made anew, beside the same three programs over plain HTTP on
 // loopback, and one program that reads both tables.
 func BenchmarkJointRisk(b *testing.B) {
-	d := startJoint(b, dev.JointRows)
+	d := startJoint(b, 0) // rows as the example has them
 	plain := d.startPlain(b)
 	took := func(f func() error) func() time.Duration {
 		return func() time.Duration {
@@ -41,9 +40,9 @@ func BenchmarkJointRisk(b *testing.B) {
 // the joiner's URL.
 func (d cluster) startPlain(b *testing.B) string {
 	urls := map[string]string{}
-	for i, m := range dev.JointMembers {
+	for i, m := range d.Bin.Example.Roles {
 		address := loopback.FreeAddress(b)
-		urls["{peer."+m.Role+"}"] = "http://" + address
+		urls["{peer."+m.Name+"}"] = "http://" + address
 		args := d.Bin.Members[i]
 		cmd := exec.Command(args[0])
 		for _, arg := range args[1:] {
@@ -60,11 +59,11 @@ func (d cluster) startPlain(b *testing.B) string {
 		b.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 		for end := time.Now().Add(jointTime); fetch("http://"+address) != nil; time.Sleep(50 * time.Millisecond) {
 			if time.Now().After(end) {
-				b.Fatalf("%s does not answer", m.Role)
+				b.Fatalf("%s does not answer", m.Name)
 			}
 		}
 	}
-	return urls["{peer."+dev.JointMembers[dev.Joiner].Role+"}"]
+	return urls["{peer."+d.name(d.asked())+"}"]
 }
 
 // fetch reads a page, whatever it says but a fault of the server.

@@ -14,13 +14,12 @@ import (
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/authorityclient"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
-	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// joinersChain is what a genuine joiner presents to its peers.
-func (d cluster) joinersChain(ctx context.Context) (chain [][]byte, err error) {
-	err = d.as(ctx, dev.Joiner, func(config *tls.Config) error {
+// genuineChain is what a genuine unit of the role that users ask presents to its peers.
+func (d cluster) genuineChain(ctx context.Context) (chain [][]byte, err error) {
+	err = d.as(ctx, d.asked(), func(config *tls.Config) error {
 		chain = config.Certificates[0].Certificate
 		return nil
 	})
@@ -28,13 +27,13 @@ func (d cluster) joinersChain(ctx context.Context) (chain [][]byte, err error) {
 }
 
 // forgedRefused forges what an authority would that ignores policy and the parties: the
-// joiner's certificates, word by word, under a group root of its own. It demands that the
+// asked role's certificates, word by word, under a group root of its own. It demands that the
 // holders end the handshake, and that nothing is wrong with the forgery but that the
 // parties do not agree on its root.
 func (d cluster) forgedRefused(ctx context.Context, genuine [][]byte) (string, error) {
 	forged, err := forge(genuine)
 	if err != nil {
-		return "", fmt.Errorf("forging the joiner's certificates: %w", err)
+		return "", fmt.Errorf("forging the %s's certificates: %w", d.name(d.asked()), err)
 	}
 	t, err := authorityclient.Trust(ctx, d.App, d.Pins())
 	if err != nil {
@@ -47,19 +46,19 @@ func (d cluster) forgedRefused(ctx context.Context, genuine [][]byte) (string, e
 		}
 	}
 	_, err = identity.Check(chain, t.AuthorityRoot(), identity.Expect{
-		Policy: t.Policy(), Kinds: []identity.Kind{identity.KindGroup}, Use: identity.UseTLS, At: d.App.Now(), Group: dev.Joint, Roles: []string{dev.JointMembers[dev.Joiner].Role},
+		Policy: t.Policy(), Kinds: []identity.Kind{identity.KindGroup}, Use: identity.UseTLS, At: d.App.Now(), Group: d.Doc.Group, Roles: []string{d.name(d.asked())},
 	})
 	expected := []wire.Reason{wire.NoQuorum, wire.StaleRoster, wire.Withdrawn, wire.NotFound}
 	if !slices.ContainsFunc(expected, func(r wire.Reason) bool { return errors.Is(err, r) }) {
 		return "", fmt.Errorf("checking the forged certificates: got %v, want one of %v", err, expected)
 	}
-	for _, role := range []int{dev.Bank, dev.Insurer} {
+	for _, role := range d.Bin.Example.Holders() {
 		config := &tls.Config{InsecureSkipVerify: true, ServerName: d.Doc.ServerName, MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{forged}}
 		if err := turnedAway(ctx, d.Doc.Units[role].Address, config); !frame.IsAlert(err) {
-			return "", fmt.Errorf("%s, called with forged certificates: got %v, want a TLS alert", dev.JointMembers[role].Role, err)
+			return "", fmt.Errorf("%s, called with forged certificates: got %v, want a TLS alert", d.name(role), err)
 		}
 	}
-	return fmt.Sprintf("the joiner's certificates under another group root refused [%s]", wire.ReasonOf(err)), nil
+	return fmt.Sprintf("the %s's certificates under another group root refused [%s]", d.name(d.asked()), wire.ReasonOf(err)), nil
 }
 
 // forge makes leaf and group root of a chain anew, for keys of its own.

@@ -39,6 +39,9 @@ const jointTime = time.Minute
 // Run checks the cluster of a group, whose last party has not approved yet.
 func Run(ctx context.Context, started *dev.Cluster) error {
 	d := cluster{started}
+	if holders := started.Bin.Example.Holders(); len(holders) < 2 || started.Bin.Example.Request.HandedOut == "" {
+		return frame.Usage("checking group %s: got %d roles that are called and call none, want 2, and what they log (handed_out)", started.Doc.Group, len(holders))
+	}
 	as := func(run func(cluster, context.Context) (string, error)) func(context.Context, check.Checker) (string, error) {
 		return func(ctx context.Context, _ check.Checker) (string, error) { return run(d, ctx) }
 	}
@@ -58,10 +61,14 @@ func Run(ctx context.Context, started *dev.Cluster) error {
 	})
 }
 
-// quorumStory: while one of three has not approved, no unit gets a certificate and
+// quorumStory: while one of the parties has not approved, no unit gets a certificate and
 // nobody trusts the group; then all do.
 func (d cluster) quorumStory(ctx context.Context) (string, error) {
-	refused, err := d.waits(ctx, 0, "bank", "insurer", "joiner")
+	parties, last := len(d.Bin.Example.Parties()), "last"
+	if ordinals := []string{"second", "third", "fourth", "fifth"}; parties-2 >= 0 && parties-2 < len(ordinals) {
+		last = ordinals[parties-2]
+	}
+	refused, err := d.waits(ctx, 0, d.names()...)
 	if err != nil {
 		return "", err
 	}
@@ -74,8 +81,8 @@ func (d cluster) quorumStory(ctx context.Context) (string, error) {
 	if err := d.Agree(ctx); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("2 of 3 approve: %d requests refused [%s], no certificate; the third approves: 3 units up after %v",
-		refused, wire.NoQuorum, since(d, began)), nil
+	return fmt.Sprintf("%d of %d approve: %d requests refused [%s], no certificate; the %s approves: %d units up after %v",
+		parties-1, parties, refused, wire.NoQuorum, last, len(d.Doc.Units), since(d, began)), nil
 }
 
 func since(d cluster, began time.Time) time.Duration {
@@ -122,14 +129,14 @@ func (d cluster) groupLog(ctx context.Context, after int64) (found []api.LogEntr
 	defer a.Close()
 	log, err := a.IssuanceLog(ctx, api.LogQuery{Limit: 100})
 	for _, e := range log.Entries {
-		if e.Group == dev.Joint && e.Sequence > after {
+		if e.Group == d.Doc.Group && e.Sequence > after {
 			found = append(found, e)
 		}
 	}
 	return found, err
 }
 
-// statisticStory: what the joiner says is what one computes who holds both tables.
+// statisticStory: what the role that users ask responds is what its program's data gives at once.
 func (d cluster) statisticStory(ctx context.Context) (string, error) {
 	began := d.App.Now()
 	if _, err := d.statistic(ctx); err != nil { // the programs may still read their tables
@@ -151,7 +158,7 @@ func (d cluster) statisticStory(ctx context.Context) (string, error) {
 		dev.RowsOf(d.Bin.Tables), took, first, since(d, began)), err
 }
 
-// statistic asks the joiner in a session with its role.
+// statistic sends the request of the example in a session with the role that it asks.
 func (d cluster) statistic(ctx context.Context) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, jointTime)
 	defer cancel()
@@ -159,12 +166,12 @@ func (d cluster) statistic(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	ch, err := client.OpenGroup(ctx, client.OpenConfig{Trust: t, Role: dev.JointMembers[dev.Joiner].Role, Gateway: d.Doc.Gateway, FreshEvidence: true})
+	ch, err := client.OpenGroup(ctx, client.OpenConfig{Trust: t, Role: d.name(d.asked()), Gateway: d.Doc.Gateway, FreshEvidence: true})
 	if err != nil {
 		return nil, err
 	}
 	defer ch.Close(ctx)
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+d.Doc.ServerName+"/statistic", nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+d.Doc.ServerName+d.Bin.Example.Request.Path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -175,13 +182,13 @@ func (d cluster) statistic(ctx context.Context) ([]byte, error) {
 	defer answer.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(answer.Body, dev.MaxDev))
 	if err == nil && answer.StatusCode != http.StatusOK {
-		err = fmt.Errorf("asking the joiner: got %s: %s", answer.Status, b)
+		err = fmt.Errorf("asking the %s: got %s: %s", d.name(d.asked()), answer.Status, b)
 	}
 	return b, err
 }
 
 // strangerStory: a program that no company brought gets no certificate, and the
-// bank gives nothing to who has none or has made one.
+// holder gives nothing to a client that has none or has made one.
 func (d cluster) strangerStory(ctx context.Context) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-stranger-")
 	if err != nil {
@@ -192,31 +199,31 @@ func (d cluster) strangerStory(ctx context.Context) (_ string, err error) {
 	if err != nil {
 		return "", err
 	}
-	stranger, err := d.newMember(dir, dev.Joiner, append([]string{changed}, d.Bin.Program[1:]...))
+	stranger, err := d.newMember(dir, d.asked(), append([]string{changed}, d.Bin.Program[1:]...))
 	if err != nil {
 		return "", err
 	}
 	if err := stranger.MustBeRefused(ctx, d.Doc.TEE, wire.NotMeasured); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("not enrolled [%s]; the bank answers %d without a certificate and an alert to one made at home",
-		wire.NotMeasured, http.StatusForbidden), d.bankIsClosed(ctx)
+	return fmt.Sprintf("not enrolled [%s]; the %s answers %d without a certificate and an alert to one made at home",
+		wire.NotMeasured, d.name(d.holder()), http.StatusForbidden), d.holderIsClosed(ctx)
 }
 
-// bankIsClosed demands that the bank gives nothing to who is not in the group.
-func (d cluster) bankIsClosed(ctx context.Context) error {
-	holder := d.Doc.Units[dev.Bank].Address
+// holderIsClosed demands that the holder gives nothing to who is not in the group.
+func (d cluster) holderIsClosed(ctx context.Context) error {
+	holder := d.Doc.Units[d.holder()].Address
 	made, err := selfMade()
 	if err != nil {
 		return err
 	}
 	config := &tls.Config{InsecureSkipVerify: true, ServerName: d.Doc.ServerName, MinVersion: tls.VersionTLS13}
 	if status, err := check.Get(ctx, holder, config); err != nil || status != http.StatusForbidden {
-		return fmt.Errorf("bank, asked without a certificate: got %d, %v, want %d", status, err, http.StatusForbidden)
+		return fmt.Errorf("%s, asked without a certificate: got %d, %v, want %d", d.name(d.holder()), status, err, http.StatusForbidden)
 	}
 	config.Certificates = []tls.Certificate{made}
 	if err := turnedAway(ctx, holder, config); !frame.IsAlert(err) {
-		return fmt.Errorf("bank, asked with a certificate made at home: got %v, want a TLS alert", err)
+		return fmt.Errorf("%s, asked with a certificate made at home: got %v, want a TLS alert", d.name(d.holder()), err)
 	}
 	return nil
 }
@@ -258,39 +265,39 @@ func (d cluster) roleStory(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	other, err := d.newMember(dir, dev.Insurer, d.Bin.Members[dev.Bank])
+	other, err := d.newMember(dir, d.other(), d.Bin.Members[d.holder()])
 	if err != nil {
 		return "", err
 	}
 	if err := other.MustBeRefused(ctx, d.Doc.TEE, wire.WrongRole); err != nil {
-		return "", fmt.Errorf("the bank's program as insurer: %w", err)
+		return "", fmt.Errorf("the %s's program as %s: %w", d.name(d.holder()), d.name(d.other()), err)
 	}
-	calling, err := d.newMember(dir, dev.Bank, d.Bin.Members[dev.Bank], "--peer", dev.JointMembers[dev.Insurer].Role+"="+d.Doc.Units[dev.Insurer].Address)
+	calling, err := d.newMember(dir, d.holder(), d.Bin.Members[d.holder()], "--peer", d.name(d.other())+"="+d.Doc.Units[d.other()].Address)
 	if err != nil {
 		return "", err
 	}
 	defer calling.Log.Close()
 	if err := check.MustEndRefused(ctx, d.Doc.TEE, calling.Launch, wire.NotAllowed); err != nil {
-		return "", fmt.Errorf("a bank that calls the insurer: %w", err)
+		return "", fmt.Errorf("a %s that calls the %s: %w", d.name(d.holder()), d.name(d.other()), err)
 	}
-	return fmt.Sprintf("the bank's program as insurer is refused [%s]; a bank that would call the insurer [%s]", wire.WrongRole, wire.NotAllowed), nil
+	return fmt.Sprintf("the %[1]s's program as %[2]s is refused [%[3]s]; a %[1]s that would call the %[2]s [%[4]s]", d.name(d.holder()), d.name(d.other()), wire.WrongRole, wire.NotAllowed), nil
 }
 
-// listenerStory: the insurer's own listener turns a bank away, whose agent would
-// not have called it, and serves a joiner.
+// listenerStory: a holder's own listener refuses another holder, whose agent would
+// not have called it, and serves a role that may call it.
 func (d cluster) listenerStory(ctx context.Context) (string, error) {
-	called, status := d.Doc.Units[dev.Insurer].Address, 0
-	err := d.as(ctx, dev.Bank, func(config *tls.Config) error {
+	called, status := d.Doc.Units[d.other()].Address, 0
+	err := d.as(ctx, d.holder(), func(config *tls.Config) error {
 		if err := turnedAway(ctx, called, config); !frame.IsAlert(err) {
-			return fmt.Errorf("insurer, called by a bank: got %v, want a TLS alert", err)
+			return fmt.Errorf("%s, called by a %s: got %v, want a TLS alert", d.name(d.other()), d.name(d.holder()), err)
 		}
 		return nil
 	})
 	if err != nil {
 		return "", err
 	}
-	err = d.as(ctx, dev.Joiner, func(config *tls.Config) (err error) { status, err = check.Get(ctx, called, config); return err })
-	return fmt.Sprintf("the insurer ends the handshake of a bank by an alert, and answers a joiner: %d", status), err
+	err = d.as(ctx, d.asked(), func(config *tls.Config) (err error) { status, err = check.Get(ctx, called, config); return err })
+	return fmt.Sprintf("the %s ends the handshake of a %s by an alert, and answers a %s: %d", d.name(d.other()), d.name(d.holder()), d.name(d.asked()), status), err
 }
 
 // as calls with the certificate and key of one more unit of a role, and checks
@@ -356,7 +363,8 @@ func (d cluster) withdrawStory(ctx context.Context) (_ string, err error) {
 	if err != nil {
 		return "", err
 	}
-	late, err := d.newMember(dir, dev.Insurer, d.Bin.Members[dev.Insurer])
+	role := d.Bin.Example.OfParty(party.Name)
+	late, err := d.newMember(dir, role, d.Bin.Members[role])
 	if err != nil {
 		return "", err
 	}
@@ -366,7 +374,7 @@ func (d cluster) withdrawStory(ctx context.Context) (_ string, err error) {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, check.Ended(p)) }()
-	if _, err := d.waits(ctx, before, dev.JointMembers[dev.Insurer].Role); err != nil {
+	if _, err := d.waits(ctx, before, d.name(role)); err != nil {
 		return "", err
 	}
 	began := d.App.Now()

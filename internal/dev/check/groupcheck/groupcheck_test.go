@@ -44,13 +44,13 @@ func TestGroupChecksFail(t *testing.T) {
 			return err
 		}},
 		{"a bank that answers anybody", "asked without a certificate: got 404", func(ctx context.Context) error {
-			defer func(address string) { d.Doc.Units[dev.Bank].Address = address }(d.Doc.Units[dev.Bank].Address)
-			d.Doc.Units[dev.Bank].Address = open.Listener.Addr().String()
-			return d.bankIsClosed(ctx)
+			defer func(address string) { d.Doc.Units[d.holder()].Address = address }(d.Doc.Units[d.holder()].Address)
+			d.Doc.Units[d.holder()].Address = open.Listener.Addr().String()
+			return d.holderIsClosed(ctx)
 		}},
 		{"an insurer that answers anybody", "want a TLS alert", func(ctx context.Context) error {
-			defer func(address string) { d.Doc.Units[dev.Insurer].Address = address }(d.Doc.Units[dev.Insurer].Address)
-			d.Doc.Units[dev.Insurer].Address = open.Listener.Addr().String()
+			defer func(address string) { d.Doc.Units[d.other()].Address = address }(d.Doc.Units[d.other()].Address)
+			d.Doc.Units[d.other()].Address = open.Listener.Addr().String()
 			_, err := d.listenerStory(ctx)
 			return err
 		}},
@@ -84,8 +84,12 @@ func startJoint(t testing.TB, rows int) cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := dev.Flags{Example: dev.Joint, Task: dev.JointMembers[dev.Joiner].Role, KeyMode: string(policy.Shared), Rows: rows}
-	b, err := dev.Binaries{Cohort: cohort, Tables: f.Tables(dir)}.Joint(t.Context(), cohort, dir)
+	example, err := dev.ReadExample("../../../../examples/jointrisk/dev.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := dev.Flags{Example: example, Task: example.Task(), KeyMode: string(policy.Shared), Rows: rows}
+	b, err := f.FindPrograms(t.Context(), dev.Binaries{Cohort: cohort}, cohort, dir)
 	if err != nil {
 		t.Fatal(err)
 	}

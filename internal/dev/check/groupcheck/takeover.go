@@ -26,11 +26,8 @@ import (
 // takeoverTime is how long a program of the owners' tries to get into a group.
 const takeoverTime = 3 * time.Second
 
-// handedOut is what a holder of the example logs for each table that leaves it.
-const handedOut = "records handed out"
-
 // rivals are policy owners without the parties: a quorum of them, with a key of a party
-// of their own, a program of their own for the joiner's place, and every machine.
+// of their own, a program of their own for the place of the one that users ask, and every machine.
 type rivals struct {
 	cluster
 	dir     string
@@ -91,7 +88,7 @@ func (d cluster) takeoverStory(way func(*rivals) (takeover, error)) func(context
 		if err != nil {
 			return "", err
 		}
-		genuine, err := d.joinersChain(ctx)
+		genuine, err := d.genuineChain(ctx)
 		if err != nil {
 			return "", err
 		}
@@ -144,7 +141,7 @@ func (d cluster) takeoverStory(way func(*rivals) (takeover, error)) func(context
 // giveUp makes the policy of before the one in force.
 func (t takeover) giveUp(ctx context.Context, c check.Checker, before string) error {
 	if t.loosens {
-		ended, _, err := withoutGroup(before)
+		ended, _, err := withoutGroup(before, c.Cluster.Group)
 		if err == nil {
 			err = c.Adopt(ctx, ended)
 		}
@@ -159,22 +156,22 @@ func (t takeover) giveUp(ctx context.Context, c check.Checker, before string) er
 }
 
 // withoutGroup takes the group's tables, which are the last, from the text of a policy.
-func withoutGroup(text string) (rest, group string, err error) {
-	begins := strings.Index(text, "\n[group."+dev.Joint+"]\n")
+func withoutGroup(text, name string) (rest, group string, err error) {
+	begins := strings.Index(text, "\n[group."+name+"]\n")
 	if begins < 0 {
-		return "", "", errors.New("the policy has no group " + dev.Joint)
+		return "", "", errors.New("the policy has no group " + name)
 	}
 	return text[:begins], text[begins:], nil
 }
 
 // handed is how often records left a holder so far, as the holders count it.
 func (d cluster) handed() (n int, err error) {
-	for _, role := range []int{dev.Bank, dev.Insurer} {
-		b, err := os.ReadFile(filepath.Join(d.State, "unit-"+dev.JointMembers[role].Role+".log"))
+	for _, role := range d.Bin.Example.Holders() {
+		b, err := os.ReadFile(filepath.Join(d.State, "unit-"+d.name(role)+".log"))
 		if err != nil {
 			return 0, err
 		}
-		n += bytes.Count(b, []byte(handedOut))
+		n += bytes.Count(b, d.handedOut())
 	}
 	return n, nil
 }
@@ -205,7 +202,7 @@ func (d cluster) groupID() (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	pact, err := partystatement.PactOf(c.Approved, dev.Joint, "")
+	pact, err := partystatement.PactOf(c.Approved, d.Doc.Group, "")
 	if err != nil {
 		return "", err
 	}
@@ -225,9 +222,9 @@ func (d cluster) memberOf(dir string, role int, authority string, program []stri
 	if err != nil {
 		return check.Newcomer{}, err
 	}
-	args := []string{"unit", "--group", dev.Joint, "--role", dev.JointMembers[role].Role, "--authority", authority, "--genesis", d.Doc.Genesis, "--listen", list[0], "--health", list[1]}
-	for _, called := range dev.JointMembers[role].Calls {
-		i := slices.IndexFunc(dev.JointMembers, func(m dev.JointMember) bool { return m.Role == called })
+	args := []string{"unit", "--group", d.Doc.Group, "--role", d.name(role), "--authority", authority, "--genesis", d.Doc.Genesis, "--listen", list[0], "--health", list[1]}
+	for _, called := range d.Bin.Example.Roles[role].Calls {
+		i := slices.IndexFunc(d.Bin.Example.Roles, func(m dev.Role) bool { return m.Name == called })
 		args = append(args, "--peer", called+"="+cmp.Or(others[called], d.Doc.Units[i].Address))
 	}
 	for _, key := range keys {

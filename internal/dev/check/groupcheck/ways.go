@@ -15,37 +15,37 @@ import (
 )
 
 // bySuccessor: owners adopt a successor of the group with a party of their own, whose
-// approval alone is its quorum, and their program in the joiner's place.
+// approval alone is its quorum, and their program in the place of the one that users ask.
 func bySuccessor(r *rivals) (takeover, error) {
 	id, err := r.groupID()
 	if err != nil {
 		return takeover{}, err
 	}
 	return takeover{
-		policies: []check.Edit{all(r.joins(), check.After("[group."+dev.Joint+"]\n", fmt.Sprintf("continues = %q\n", id)))}, speaks: true,
+		policies: []check.Edit{all(r.joins(), check.After("[group."+r.Doc.Group+"]\n", fmt.Sprintf("continues = %q\n", id)))}, speaks: true,
 		try: func(r *rivals, ctx context.Context) (string, error) {
-			reason, err := r.runs(ctx, dev.Joiner, r.program)
+			reason, err := r.runs(ctx, r.asked(), r.program)
 			return "a successor with a party and a quorum of the owners': its program refused [" + reason + "]", err
 		},
 	}, nil
 }
 
-// byVictimsProgram: the party of the owners' lists the bank's own program as its own, and
+// byVictimsProgram: the party of the owners' lists a holder's own program as its own, and
 // they start it as theirs.
 func byVictimsProgram(r *rivals) (takeover, error) {
 	return takeover{
-		policies: []check.Edit{all(r.joins(), check.Replaced(`{ party = "north", task = "bank", release = "1" }`, `{ party = "rival", task = "bank", release = "1" }`))}, speaks: true,
+		policies: []check.Edit{all(r.joins(), check.Replaced(r.memberOfParty(r.holder(), r.cluster.party(r.holder())), r.memberOfParty(r.holder(), "rival")))}, speaks: true,
 		try: func(r *rivals, ctx context.Context) (string, error) {
-			theirs, err := r.runs(ctx, dev.Bank, r.Bin.Members[dev.Bank])
+			theirs, err := r.runs(ctx, r.holder(), r.Bin.Members[r.holder()])
 			if err != nil {
 				return "", err
 			}
-			n, err := r.member(dev.Bank, r.Doc.Authority, r.Bin.Members[dev.Bank], r.PartyKey("north"))
+			n, err := r.member(r.holder(), r.Doc.Authority, r.Bin.Members[r.holder()], r.PartyKey(r.cluster.party(r.holder())))
 			if err != nil {
 				return "", err
 			}
-			norths, err := staysOut(ctx, r.Doc.TEE, n)
-			return "the bank's program listed under a party of the owners': refused as theirs [" + theirs + "] and as the bank's [" + norths + "]", err
+			owners, err := staysOut(ctx, r.Doc.TEE, n)
+			return fmt.Sprintf("the %[1]s's program listed under a party of the owners': refused as theirs [%[2]s] and as the %[1]s's [%[3]s]", r.name(r.holder()), theirs, owners), err
 		},
 	}, nil
 }
@@ -55,11 +55,14 @@ func byName(r *rivals) (takeover, error) {
 	var group string
 	return takeover{
 		policies: []check.Edit{
-			func(text string) (rest string, err error) { rest, group, err = withoutGroup(text); return rest, err },
+			func(text string) (rest string, err error) {
+				rest, group, err = withoutGroup(text, r.Doc.Group)
+				return rest, err
+			},
 			func(text string) (string, error) { return r.joins()(text + group) },
 		}, speaks: true,
 		try: func(r *rivals, ctx context.Context) (string, error) {
-			reason, err := r.runs(ctx, dev.Joiner, r.program)
+			reason, err := r.runs(ctx, r.asked(), r.program)
 			return "the group ended, and its name used again: the owners' program refused [" + reason + "]", err
 		},
 	}, nil
@@ -84,12 +87,12 @@ func byAuthority(r *rivals) (takeover, error) {
 				return "", err
 			}
 			defer func() { err = errors.Join(err, stop()) }()
-			n, err := r.member(dev.Insurer, url, r.Bin.Members[dev.Insurer], r.PartyKey("south"))
+			n, err := r.member(r.other(), url, r.Bin.Members[r.other()], r.PartyKey(r.cluster.party(r.other())))
 			if err != nil {
 				return "", err
 			}
 			reason, err := staysOut(ctx, r.Doc.TEE, n)
-			return "an authority program of the owners': it gives the insurer's program nothing [" + reason + "]", err
+			return "an authority program of the owners': it gives the " + r.name(r.other()) + "'s program nothing [" + reason + "]", err
 		},
 	}, nil
 }
@@ -139,7 +142,7 @@ func (r *rivals) authority(ctx context.Context, program string) (url string, sto
 }
 
 // byChip: owners accept a machine of their own, whose evidence they can forge: the
-// joiner's own program runs there, as the joiner's party's.
+// asked role's own program runs there, as its party's.
 func byChip(r *rivals) (takeover, error) {
 	var other *dev.Daemon
 	return takeover{
@@ -156,12 +159,12 @@ func byChip(r *rivals) (takeover, error) {
 		loosens: true,
 		try: func(r *rivals, ctx context.Context) (_ string, err error) {
 			defer func() { err = errors.Join(err, other.Stop()) }()
-			n, err := r.member(dev.Joiner, r.Doc.Authority, r.Bin.Members[dev.Joiner], r.PartyKey("east"))
+			n, err := r.member(r.asked(), r.Doc.Authority, r.Bin.Members[r.asked()], r.PartyKey(r.cluster.party(r.asked())))
 			if err != nil {
 				return "", err
 			}
 			reason, err := staysOut(ctx, other.Socket, n)
-			return "a machine of the owners', whose evidence they can forge: the joiner's program there refused [" + reason + "]", err
+			return "a machine of the owners', whose evidence they can forge: the " + r.name(r.asked()) + "'s program there refused [" + reason + "]", err
 		},
 	}, nil
 }
@@ -185,10 +188,11 @@ func (r *rivals) joins() check.Edit {
 	if err != nil {
 		return func(string) (string, error) { return "", err }
 	}
-	south, members := `  { name = "south", ssh = `, `members = [ { party = "east", task = "joiner", release = "1" }`
+	parties := r.Bin.Example.Parties()
+	last, members := fmt.Sprintf("  { name = %q, ssh = ", parties[len(parties)-1]), "members = [ "+r.memberOfParty(r.asked(), r.cluster.party(r.asked()))
 	return all(
-		check.Replaced(south, fmt.Sprintf("  { name = %q, ssh = %q },\n%s", keys[0].Name, keys[0].SSH, south)),
-		check.Replaced("quorum = 3 # of the parties", "quorum = 1 # of the parties"),
+		check.Replaced(last, fmt.Sprintf("  { name = %q, ssh = %q },\n%s", keys[0].Name, keys[0].SSH, last)),
+		check.Replaced(fmt.Sprintf("quorum = %d # of the parties", len(parties)), "quorum = 1 # of the parties"),
 		check.Replaced(members, members+`, { party = "rival", task = "rival", release = "1" }`),
 		check.Appended(r.task),
 	)

@@ -7,19 +7,21 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest/soft"
 	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// withdrawalStory: the bank's party withdraws, and a bank unit goes on as if it had not.
-// A joiner that calls that unit, and the client that asks the joiner, refuse it in time, and
+// withdrawalStory: a holder's party withdraws, and a unit of it goes on as if it had not.
+// A unit that calls it, and the client that asks that unit, refuse it in time, and
 // no further record leaves it.
 func (d cluster) withdrawalStory(ctx context.Context) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-withdrawal-")
@@ -32,11 +34,11 @@ func (d cluster) withdrawalStory(ctx context.Context) (_ string, err error) {
 		return "", err
 	}
 	defer line.Close()
-	twin, err := d.memberOf(dir, dev.Bank, "https://"+line.Listener.Addr().String(), d.Bin.Members[dev.Bank], nil, d.PartyKey("north"))
+	twin, err := d.memberOf(dir, d.holder(), "https://"+line.Listener.Addr().String(), d.Bin.Members[d.holder()], nil, d.PartyKey(d.party(d.holder())))
 	if err != nil {
 		return "", err
 	}
-	caller, err := d.memberOf(dir, dev.Joiner, d.Doc.Authority, d.Bin.Members[dev.Joiner], map[string]string{dev.JointMembers[dev.Bank].Role: twin.Listen}, d.PartyKey("east"))
+	caller, err := d.memberOf(dir, d.asked(), d.Doc.Authority, d.Bin.Members[d.asked()], map[string]string{d.name(d.holder()): twin.Listen}, d.PartyKey(d.party(d.asked())))
 	if err != nil {
 		return "", errors.Join(err, twin.Log.Close())
 	}
@@ -57,15 +59,15 @@ func (d cluster) withdrawalStory(ctx context.Context) (_ string, err error) {
 	if err != nil {
 		return "", err
 	}
-	north := parties[1]
+	withdrawing := parties[slices.IndexFunc(parties, func(p sshkey.Pair) bool { return p.Name == d.party(d.holder()) })]
 	last, err := check.LastAccepted(ctx, []check.Use{asking}, func(ctx context.Context) error {
 		close(line.Cut)
-		return d.Tell(ctx, north, policy.ForWithdraw)
+		return d.Tell(ctx, withdrawing, policy.ForWithdraw)
 	})
 	if err != nil {
 		return "", err
 	}
-	left, err := handedBy(twin)
+	left, err := d.handedBy(twin)
 	if err != nil {
 		return "", err
 	}
@@ -76,15 +78,15 @@ func (d cluster) withdrawalStory(ctx context.Context) (_ string, err error) {
 		return "", fmt.Errorf("a client that begins now: got %v, want a refusal [%s]", err, wire.NoQuorum)
 	}
 	check.Pause(ctx, check.QuietTime)
-	if now, err := handedBy(twin); err != nil || now != left || left == 0 {
+	if now, err := d.handedBy(twin); err != nil || now != left || left == 0 {
 		return "", fmt.Errorf("the unit that goes on handed records out %d times, then %d, %w; want some before the withdrawal and none after", left, now, err)
 	}
-	if err := d.Tell(ctx, north, policy.ForApprove); err != nil {
+	if err := d.Tell(ctx, withdrawing, policy.ForApprove); err != nil {
 		return "", err
 	}
 	took, err := d.goesOn(ctx)
-	return fmt.Sprintf("north withdraws, and a bank unit goes on: the last response accepted, after the withdrawal: %s; then 0 records leave it; north approves again: the statistic is back after %v",
-		last, took), err
+	return fmt.Sprintf("%[1]s withdraws, and a %[2]s unit goes on: the last response accepted, after the withdrawal: %[3]s; then 0 records leave it; %[1]s approves again: the statistic is back after %[4]v",
+		withdrawing.Name, d.name(d.holder()), last, took), err
 }
 
 // begin starts a unit and waits until it is ready.
@@ -99,8 +101,8 @@ func (d cluster) begin(ctx context.Context, n check.Newcomer) (*soft.Process, er
 	return p, nil
 }
 
-// asks is the use of a joiner by a client of the bank's company: for a statistic, which
-// the joiner gets by calling a bank.
+// asks is the use of a unit that users ask by a client of the first party: for the example's
+// request, for which it calls a holder.
 func (d cluster) asks(ctx context.Context, joins check.Newcomer) (check.Use, func(), error) {
 	t, err := d.GroupTrust(ctx)
 	if err != nil {
@@ -110,13 +112,13 @@ func (d cluster) asks(ctx context.Context, joins check.Newcomer) (check.Use, fun
 	if err != nil {
 		return check.Use{}, nil, err
 	}
-	ch, err := client.OpenGroup(ctx, client.OpenConfig{Trust: t, Role: dev.JointMembers[dev.Joiner].Role, Gateway: m.Url})
+	ch, err := client.OpenGroup(ctx, client.OpenConfig{Trust: t, Role: d.name(d.asked()), Gateway: m.Url})
 	if err != nil {
 		m.Close()
 		return check.Use{}, nil, err
 	}
 	ask := func(ctx context.Context) error {
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+d.Doc.ServerName+"/statistic", nil)
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+d.Doc.ServerName+d.Bin.Example.Request.Path, nil)
 		if err != nil {
 			return err
 		}
@@ -126,7 +128,7 @@ func (d cluster) asks(ctx context.Context, joins check.Newcomer) (check.Use, fun
 		}
 		defer answer.Body.Close()
 		if answer.StatusCode != http.StatusOK {
-			return fmt.Errorf("asking the joiner: got %s", answer.Status)
+			return fmt.Errorf("asking the %s: got %s", d.name(d.asked()), answer.Status)
 		}
 		return nil
 	}
@@ -139,7 +141,7 @@ func (d cluster) asks(ctx context.Context, joins check.Newcomer) (check.Use, fun
 }
 
 // handedBy is how often records left one holder.
-func handedBy(n check.Newcomer) (int, error) {
+func (d cluster) handedBy(n check.Newcomer) (int, error) {
 	b, err := os.ReadFile(n.Log.Name())
-	return bytes.Count(b, []byte(handedOut)), err
+	return bytes.Count(b, d.handedOut()), err
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// cutUnit: owners cut off one unit by its id, which goes on as if they had not. Clients
+// CutUnit: owners cut off one unit by its id, which goes on as if they had not. Clients
 // refuse it, and the others serve.
 func CutUnit(ctx context.Context, c check.Checker) (string, error) {
 	return cutOff(ctx, c, "id", func(dir string) (cutting, error) {
@@ -26,7 +26,7 @@ func CutUnit(ctx context.Context, c check.Checker) (string, error) {
 	})
 }
 
-// cutRelease: owners take away a release of which a unit runs.
+// CutRelease: owners take away a release of which a unit runs.
 func CutRelease(ctx context.Context, c check.Checker) (string, error) {
 	return cutOff(ctx, c, "release", func(dir string) (cutting, error) {
 		changed, err := check.AppendByte(c.Cluster.Program[0], dir)
@@ -44,14 +44,14 @@ func CutRelease(ctx context.Context, c check.Checker) (string, error) {
 	})
 }
 
-// cutChip: owners cut off a machine by the name of its chip.
+// CutChip: owners cut off a machine by the name of its chip.
 func CutChip(ctx context.Context, c check.Checker) (string, error) {
 	return onOtherChip(ctx, c, "chip", func(root, chip string) check.Edit {
 		return check.After("[platform.soft]\n", fmt.Sprintf("cut_chips = [%q]\n", chip))
 	})
 }
 
-// cutPlatform: owners take the root away that vouches for a machine's TEE.
+// CutPlatform: owners take the root away that vouches for a machine's TEE.
 func CutPlatform(ctx context.Context, c check.Checker) (string, error) {
 	return onOtherChip(ctx, c, "platform root", func(root, chip string) check.Edit { return check.Replaced(root, "") })
 }

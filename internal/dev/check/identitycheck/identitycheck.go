@@ -16,7 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// oneCertificate: in key mode shared all units serve the same leaf; in key mode
+// OneCertificate: in key mode shared all units serve the same leaf; in key mode
 // unit each its own, under one root.
 func OneCertificate(ctx context.Context, c check.Checker) (string, error) {
 	config, err := c.Plain()
@@ -43,7 +43,7 @@ func OneCertificate(ctx context.Context, c check.Checker) (string, error) {
 	return fmt.Sprintf("%d units, %d leaf certificate(s), 1 root, key mode %s", units, len(leaves), c.Cluster.KeyMode), nil
 }
 
-// tls13Only: a client that speaks TLS 1.2 at most is turned away by an alert,
+// Tls13Only: a client that speaks TLS 1.2 at most is turned away by an alert,
 // whatever it would trust.
 func Tls13Only(ctx context.Context, c check.Checker) (string, error) {
 	old := &tls.Config{InsecureSkipVerify: true, ServerName: c.Cluster.ServerName, MaxVersion: tls.VersionTLS12}
@@ -70,7 +70,7 @@ func (t *ticketCount) Put(_ string, s *tls.ClientSessionState) {
 	}
 }
 
-// noTickets: a client that would keep session tickets is given none.
+// NoTickets: a client that would keep session tickets is given none.
 func NoTickets(ctx context.Context, c check.Checker) (string, error) {
 	for _, u := range c.Cluster.Units {
 		config, err := c.Plain()
@@ -89,7 +89,7 @@ func NoTickets(ctx context.Context, c check.Checker) (string, error) {
 	return "no session ticket from any unit", nil
 }
 
-// wrongRootRefused: a client that trusts another root, the manager's own,
+// WrongRootRefused: a client that trusts another root, the manager's own,
 // completes no handshake.
 func WrongRootRefused(ctx context.Context, c check.Checker) (string, error) {
 	other, err := frame.ReadPool(manager.SelfSignedCA(c.Cluster.Manager.Data))

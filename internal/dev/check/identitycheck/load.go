@@ -17,7 +17,7 @@ const (
 	callPause = 20 * time.Millisecond // of each caller, between two requests
 )
 
-// killAndRestart: one unit is killed under load through the client. No request
+// KillAndRestart: one unit is killed under load through the client. No request
 // fails, and the unit comes back on its address as another unit.
 func KillAndRestart(ctx context.Context, c check.Checker) (string, error) {
 	t, err := c.Trust(ctx)

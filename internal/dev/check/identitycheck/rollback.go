@@ -29,7 +29,7 @@ type rollback struct {
 	ended   chan error
 }
 
-// rolledBackStore: the host of another authority in the same TEE puts one table of yesterday
+// RolledBackStore: the host of another authority in the same TEE puts one table of yesterday
 // back, and then the whole store. The authority issues nothing and names the cause, until it is shown the signed
 // files; where another policy took effect meanwhile, it reports that for good.
 func RolledBackStore(ctx context.Context, c check.Checker) (_ string, err error) {

@@ -18,7 +18,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// rootSteal: the operator of an authority copies its sealed root into a store with
+// RootSteal: the operator of an authority copies its sealed root into a store with
 // nothing else, and starts the very same program in the very same TEE under first
 // policies of their own. Each names the right root and the right program, so nothing
 // but the draft that was sealed with the root tells them from the founders'. What the

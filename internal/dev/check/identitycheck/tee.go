@@ -17,7 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// changedProgramRefused: a program with one byte more is refused, by name of
+// ChangedProgramRefused: a program with one byte more is refused, by name of
 // got and want, and is never ready; the others go on.
 func ChangedProgramRefused(ctx context.Context, c check.Checker) (string, error) {
 	dir, err := os.MkdirTemp("", "cohort-changed-")
@@ -71,7 +71,7 @@ func refusalLogged(ctx context.Context, c check.Checker, got string) error {
 	return nil
 }
 
-// otherAuthorityRefused: the same code with another root secret serves nobody
+// OtherAuthorityRefused: the same code with another root secret serves nobody
 // here. Under this cluster's own policy it refuses to start; under a policy of
 // its own, client and unit that were given this cluster's genesis refuse it.
 func OtherAuthorityRefused(ctx context.Context, c check.Checker) (_ string, err error) {

@@ -1,12 +1,9 @@
 package dev
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,105 +22,11 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Joint is the example of three companies, and the name of its group.
-const Joint = "jointrisk"
-
-// Rows of each table, where --rows says nothing.
-const (
-	JointRows      = 1_000_000
-	jointCheckRows = 20_000
-)
-
-// JointMember is a role of the group, and its program's and task's name.
-type JointMember struct {
-	Role, party string
-	Calls       []string
-}
-
-// JointMembers are in the order of their roles; the units of the cluster too.
-var JointMembers = []JointMember{
-	{"bank", "north", nil},
-	{"insurer", "south", nil},
-	{"joiner", "east", []string{"bank", "insurer"}},
-}
-
-// Places of roles in jointMembers.
-const (
-	Bank = iota
-	Insurer
-	Joiner
-)
-
-// Tables is the folder of the tables of so many rows.
-func (f Flags) Tables(dir string) string {
-	rows := f.Rows
-	switch {
-	case rows == 0 && f.Checking:
-		rows = jointCheckRows
-	case rows == 0:
-		rows = JointRows
-	}
-	return filepath.Join(dir, fmt.Sprintf("tables-%d", rows))
-}
-
-// RowsOf is how many rows the tables of a folder have.
-func RowsOf(tables string) string { return strings.TrimPrefix(filepath.Base(tables), "tables-") }
-
-// Joint finds the programs of the three companies, and makes their tables once.
-func (b Binaries) Joint(ctx context.Context, self, dir string) (Binaries, error) {
-	var err error
-	if b.generate, err = exampleProgram(ctx, Joint+"/generate", self, dir); err != nil {
-		return b, err
-	}
-	for _, m := range JointMembers {
-		path, err := exampleProgram(ctx, Joint+"/"+m.Role, self, dir)
-		if err != nil {
-			return b, err
-		}
-		program := []string{path}
-		for _, called := range m.Calls {
-			program = append(program, "-"+called, "{peer."+called+"}")
-		}
-		if len(m.Calls) == 0 {
-			program = append(program, "-table", filepath.Join(b.Tables, m.Role+".csv"))
-		}
-		b.Members = append(b.Members, program)
-	}
-	b.Program = b.Members[Joiner]
-	return b, b.MakeTables(ctx)
-}
-
-// MakeTables generates the tables, unless they are there.
-func (b Binaries) MakeTables(ctx context.Context) error {
-	if _, err := os.Stat(b.Tables); err == nil {
-		return nil
-	}
-	unfinished, err := os.MkdirTemp(filepath.Dir(b.Tables), "unfinished-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(unfinished)
-	rows := RowsOf(b.Tables)
-	if out, err := exec.CommandContext(ctx, b.generate, "-dir", unfinished, "-rows", rows).CombinedOutput(); err != nil {
-		return fmt.Errorf("making tables of %s rows: %w: %s", rows, err, bytes.TrimSpace(out))
-	}
-	return os.Rename(unfinished, b.Tables)
-}
-
-// Pooled is the statistic as one computes it who holds both tables.
-func (b Binaries) Pooled(ctx context.Context) ([]byte, error) {
-	out, err := exec.CommandContext(ctx, b.generate, "-pooled", "-dir", b.Tables).Output()
-	if err != nil {
-		return nil, fmt.Errorf("computing on both tables: %w", err)
-	}
-	return out, nil
-}
-
-// Parties are the SSH keys of the three companies, in the order of their names.
+// Parties are the SSH keys of the parties, in the order of their names.
 // They stand beside the clusters' states, so that one can bring keys of his own,
 // or public keys only: then the party approves by itself.
 func (d *Cluster) Parties() ([]sshkey.Pair, error) {
-	return sshkey.Pairs(filepath.Join(d.Dir, "parties"), "east", "north", "south")
+	return sshkey.Pairs(filepath.Join(d.Dir, "parties"), d.Bin.Example.Parties()...)
 }
 
 // withGroup is the first policy with the other tasks and the group.
@@ -139,7 +42,7 @@ func (d *Cluster) withGroup(first drafttext.Draft) ([]byte, error) {
 	if err := d.writeTasks(line, first.Task); err != nil {
 		return nil, err
 	}
-	line("\n[group.%s]\nkey_mode = %q\nquorum = %d # of the parties, not of the owners", Joint, d.Doc.KeyMode, len(parties))
+	line("\n[group.%s]\nkey_mode = %q\nquorum = %d # of the parties, not of the owners", d.Doc.Group, d.Doc.KeyMode, len(parties))
 	line("until = %s\nlifetime = \"1h\"\nnames = %s\nparty = [", frame.RFC3339(first.Created.Add(30*24*time.Hour)), localtee.Quoted([]string{d.Doc.ServerName}))
 	for _, p := range parties {
 		keys, err := drafttext.Owners([]string{p.Name + "=" + p.Path + ".pub"})
@@ -148,22 +51,25 @@ func (d *Cluster) withGroup(first drafttext.Draft) ([]byte, error) {
 		}
 		line("  { name = %q, ssh = %q },", p.Name, keys[0].SSH)
 	}
-	line("]\n[group.%s.role]", Joint)
-	for _, m := range JointMembers {
-		line("%s = { members = [ { party = %q, task = %q, release = \"1\" } ], calls = %s }", m.Role, m.party, m.Role, localtee.Quoted(m.Calls))
+	line("]\n[group.%s.role]", d.Doc.Group)
+	for _, m := range d.Bin.Example.Roles {
+		line("%s = { members = [ { party = %q, task = %q, release = \"1\" } ], calls = %s }", m.Name, m.Party, m.Name, localtee.Quoted(m.Calls))
 	}
 	return policy.CopyAuthority([]byte(b.String()))
 }
 
-// writeTasks writes the tasks that are not the draft's own, the joiner's.
+// writeTasks writes the tasks of the other roles than the draft's own.
 func (d *Cluster) writeTasks(line func(string, ...any), like drafttext.Task) error {
-	for i, m := range JointMembers[:Joiner] {
+	for i, m := range d.Bin.Example.Roles {
+		if i == d.Bin.Example.Asked() {
+			continue
+		}
 		measured, err := localtee.Measure(d.Bin.Cohort, d.Bin.Members[i])
 		if err != nil {
 			return err
 		}
 		t := like
-		t.Name, t.Names = m.Role, []string{m.Role + "." + Domain}
+		t.Name, t.Names = m.Name, []string{m.Name + "." + Domain}
 		t.References, t.Dynamic = []string{measured.Reference}, measured.Dynamic
 		t.Write(line)
 	}
@@ -171,10 +77,10 @@ func (d *Cluster) writeTasks(line func(string, ...any), like drafttext.Task) err
 }
 
 // roles describes the units of a group, each as its role's.
-func (c Description) roles() []service {
+func (d *Cluster) roles(c Description) []service {
 	all := make([]service, len(c.Units))
 	for i, u := range c.Units {
-		all[i] = service{JointMembers[i].Role, c.ServerName, c.Root, []Unit{u}}
+		all[i] = service{d.Bin.Example.Roles[i].Name, c.ServerName, c.Root, []Unit{u}}
 	}
 	return all
 }
@@ -186,7 +92,7 @@ func (d *Cluster) Tell(ctx context.Context, party sshkey.Pair, ns policy.Namespa
 		return err
 	}
 	defer c.Close()
-	pact, err := partystatement.PactOf(c.Approved, Joint, "")
+	pact, err := partystatement.PactOf(c.Approved, d.Doc.Group, "")
 	if err != nil {
 		return err
 	}
@@ -194,7 +100,7 @@ func (d *Cluster) Tell(ctx context.Context, party sshkey.Pair, ns policy.Namespa
 		return nil // in an earlier run on this state
 	}
 	s := partystatement.Flags{Digest: pact.ID().String(), Party: party.Name, Key: party.Path, Kept: filepath.Join(d.State, "statements")}
-	_, _, err = partystatement.Say(ctx, d.App, c, Joint, s, ns)
+	_, _, err = partystatement.Say(ctx, d.App, c, d.Doc.Group, s, ns)
 	return err
 }
 
@@ -222,7 +128,7 @@ func (d *Cluster) startMembers(ctx context.Context) error {
 		}
 	}
 	for i, u := range d.Doc.Units {
-		c := d.NewChild("unit-"+JointMembers[i].Role, d.Measured(localtee.Launch{Agent: d.Bin.Cohort, Program: d.Bin.Members[i]}, d.MemberArgs(i, u)))
+		c := d.NewChild("unit-"+d.Bin.Example.Roles[i].Name, d.Measured(localtee.Launch{Agent: d.Bin.Cohort, Program: d.Bin.Members[i]}, d.MemberArgs(i, u)))
 		c.started = func(pid int) { d.Note(func(c *Description) { c.Units[i].PID = pid }) }
 		d.members = append(d.members, c)
 		d.supervise(ctx, c)
@@ -235,14 +141,14 @@ func (d *Cluster) startMembers(ctx context.Context) error {
 
 // MemberArgs is the command line of a unit in a role.
 func (d *Cluster) MemberArgs(role int, u Unit) []string {
-	m := JointMembers[role]
-	as := []string{"--group", Joint, "--role", m.Role, "--party-key", d.PartyKey(m.party)}
-	for i, other := range JointMembers {
-		if slices.Contains(m.Calls, other.Role) {
-			as = append(as, "--peer", other.Role+"="+d.Doc.Units[i].Address)
+	m := d.Bin.Example.Roles[role]
+	as := []string{"--group", d.Doc.Group, "--role", m.Name, "--party-key", d.PartyKey(m.Party)}
+	for i, other := range d.Bin.Example.Roles {
+		if slices.Contains(m.Calls, other.Name) {
+			as = append(as, "--peer", other.Name+"="+d.Doc.Units[i].Address)
 		}
-		if slices.Contains(m.Calls, other.Role) || slices.Contains(other.Calls, m.Role) {
-			as = append(as, "--peer-party", other.Role+"="+d.PartyKey(other.party))
+		if slices.Contains(m.Calls, other.Name) || slices.Contains(other.Calls, m.Name) {
+			as = append(as, "--peer-party", other.Name+"="+d.PartyKey(other.Party))
 		}
 	}
 	return d.unitArgs(u, as...)
@@ -315,12 +221,12 @@ func (d *Cluster) GroupTrust(ctx context.Context) (*client.Trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := sshkey.ParsePartyKeys([]string{d.PartyKey(JointMembers[Bank].party)})
+	keys, err := sshkey.ParsePartyKeys([]string{d.PartyKey(d.Bin.Example.Roles[0].Party)})
 	if err != nil {
 		return nil, err
 	}
 	return client.FetchTrust(ctx, client.TrustConfig{
-		Authorities: []string{d.Doc.Authority}, Genesis: genesis, Group: Joint, PartyKeys: keys, Verifier: localtee.Verifier(), Clock: d.App.Now,
+		Authorities: []string{d.Doc.Authority}, Genesis: genesis, Group: d.Doc.Group, PartyKeys: keys, Verifier: localtee.Verifier(), Clock: d.App.Now,
 	})
 }
 
@@ -330,22 +236,25 @@ func (d *Cluster) away() bool {
 	return err == nil && slices.ContainsFunc(parties, func(p sshkey.Pair) bool { return !p.Here() })
 }
 
-// jointBanner says what runs of a group and what to try.
-func (d *Cluster) jointBanner(c Description) string {
+// groupBanner says what runs of a group and what to try.
+func (d *Cluster) groupBanner(c Description) string {
+	e := d.Bin.Example
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	for i, u := range c.Units {
-		line("%-10s https://%s  (party %s, pid %d, health %s)", JointMembers[i].Role, u.Address, JointMembers[i].party, u.PID, u.Health)
+		line("%-10s https://%s  (party %s, pid %d, health %s)", d.Bin.Example.Roles[i].Name, u.Address, d.Bin.Example.Roles[i].Party, u.PID, u.Health)
 	}
 	pins := fmt.Sprintf("--authority %s --genesis %s", c.Authority, c.Genesis)
 	if d.away() {
-		line("\nthe units wait for the parties whose keys are not here; each says:\n  %s group approve %s --digest IDENTITY --ssh-key KEY %s", d.Bin.Cohort, Joint, pins)
+		line("\nthe units wait for the parties whose keys are not here; each says:\n  %s group approve %s --digest IDENTITY --ssh-key KEY %s", d.Bin.Cohort, d.Doc.Group, pins)
 	}
-	line("\ntry:\n  %s request https://%s/statistic --session --group %s --role joiner --party-key %s --gateway %s %s", d.Bin.Cohort, c.ServerName, Joint, d.PartyKey(JointMembers[Bank].party), c.Gateway, pins)
-	line("  %s -pooled -dir %s    # the same, from both tables at once", d.Bin.generate, d.Bin.Tables)
+	line("\ntry:\n  %s request https://%s%s --session --group %s --role %s --party-key %s --gateway %s %s",
+		d.Bin.Cohort, c.ServerName, e.Request.Path, d.Doc.Group, e.Request.Role, d.PartyKey(e.Roles[0].Party), c.Gateway, pins)
+	line("  %s    # %s", strings.Join(d.Bin.same(), " "), e.Request.Note)
+	second := e.Roles[min(1, len(e.Roles)-1)].Party
 	for _, verb := range []string{"status ", "verify ", "withdraw "} {
-		key := map[string]string{"verify ": "--party-key " + d.PartyKey("south") + " ", "withdraw ": "--ssh-key " + filepath.Join(d.Dir, "parties", "south") + " "}[verb]
-		line("  %s group %s%s %s%s", d.Bin.Cohort, verb, Joint, key, pins)
+		key := map[string]string{"verify ": "--party-key " + d.PartyKey(second) + " ", "withdraw ": "--ssh-key " + filepath.Join(d.Dir, "parties", second) + " "}[verb]
+		line("  %s group %s%s %s%s", d.Bin.Cohort, verb, d.Doc.Group, key, pins)
 	}
 	line("\nCtrl-C stops everything. State: %s", d.Dir)
 	return b.String()

@@ -1,0 +1,291 @@
+package dev
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/pelletier/go-toml/v2"
+)
+
+const (
+	exampleSchema = "cohort/dev-example/v1"
+	maxExample    = 64 << 10 // bytes of a description
+)
+
+// Example describes what a development cluster runs: three units of one program, or one
+// unit of each role of a group. It is read from a TOML file that stands with the programs.
+type Example struct {
+	Schema  string    `toml:"schema"`  // "cohort/dev-example/v1"
+	Name    string    `toml:"name"`    // of the task, or of the group
+	Program string    `toml:"program"` // of the task: "." or a folder of Go code beside the file
+	Args    []string  `toml:"args"`
+	Stream  *Stream   `toml:"stream"`
+	Data    *Data     `toml:"data"`
+	Roles   []Role    `toml:"role"` // of the group; the units of the cluster have their order
+	Request *Requests `toml:"request"`
+
+	dir string // of the file
+}
+
+// Stream is a request whose response is a stream of events.
+type Stream struct {
+	Path  string `toml:"path" json:"path"`
+	Body  string `toml:"body" json:"body"`
+	Event string `toml:"event" json:"event"` // text of each event
+	Count int    `toml:"count" json:"count"` // of events
+}
+
+// Data is what the programs of a group compute on. In arguments {data} stands for its
+// folder, and {rows} for its size.
+type Data struct {
+	Program   string   `toml:"program"`
+	Args      []string `toml:"args"`
+	Rows      int      `toml:"rows"`       // where --rows is not given
+	CheckRows int      `toml:"check_rows"` // with --check
+}
+
+// Role is a role of the group, with the program and the party of its one member. Its task
+// has the same name.
+type Role struct {
+	Name    string   `toml:"name"`
+	Party   string   `toml:"party"`
+	Program string   `toml:"program"`
+	Args    []string `toml:"args"`
+	Calls   []string `toml:"calls"`
+}
+
+// Requests is what a user asks a role of the group.
+type Requests struct {
+	Role      string   `toml:"role"`
+	Path      string   `toml:"path"`
+	Same      []string `toml:"same"`       // arguments of the data's program, which then prints the response
+	Note      string   `toml:"note"`       // what that is, for people
+	HandedOut string   `toml:"handed_out"` // what a called role logs each time that data leaves it
+}
+
+// ReadExample reads the description of an example.
+func ReadExample(path string) (Example, error) {
+	e := Example{}
+	b, err := frame.ReadFile(path, maxExample)
+	if err != nil {
+		return e, err
+	}
+	if err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(&e); err != nil {
+		return e, frame.Usage("%s: %w", path, err)
+	}
+	if err := e.check(); err != nil {
+		return e, frame.Usage("%s: %w", path, err)
+	}
+	e.dir, err = filepath.Abs(filepath.Dir(path))
+	return e, err
+}
+
+// FindExample reads the description of an example by its name: NAME.toml beside this
+// executable, or examples/NAME/dev.toml in the source tree.
+func FindExample(name string) (Example, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return Example{}, err
+	}
+	if !wire.ValidName(name) {
+		return Example{}, frame.Usage("--example: got %q, want a name", name)
+	}
+	paths := []string{filepath.Join(filepath.Dir(self), name+".toml")}
+	if tree, ok := sourceTree(); ok {
+		paths = append(paths, filepath.Join(tree, "examples", name, "dev.toml"))
+	}
+	for _, path := range paths {
+		if _, err := os.Stat(path); err == nil {
+			return ReadExample(path)
+		}
+	}
+	return Example{}, &frame.Fault{
+		Code: frame.CodeUsage, Cause: fmt.Errorf("--example: got %q, and its description is neither beside %s nor in a source tree here", name, self),
+		Hint: "run it in the source tree, give the file of the description, or a program of your own: cohort dev -- ./my-server",
+	}
+}
+
+// check refuses a description that leaves something open.
+func (e Example) check() error {
+	switch {
+	case e.Schema != exampleSchema:
+		return fmt.Errorf("schema: got %q, want %s", e.Schema, exampleSchema)
+	case !wire.ValidName(e.Name):
+		return fmt.Errorf("name: got %q, want a name", e.Name)
+	case (e.Program == "") == (len(e.Roles) == 0):
+		return errors.New("want program, or roles")
+	case len(e.Roles) == 0 && (e.Data != nil || e.Request != nil):
+		return errors.New("data and request are for roles")
+	case len(e.Roles) > 0 && (e.Data == nil || e.Request == nil):
+		return errors.New("roles want data and request")
+	case len(e.Roles) > 0 && (e.role(e.Request.Role) < 0 || !strings.HasPrefix(e.Request.Path, "/")):
+		return fmt.Errorf("request: got role %q and path %q, want a role and a path", e.Request.Role, e.Request.Path)
+	case e.Data != nil && (e.Data.Rows < 1 || e.Data.CheckRows < 1):
+		return fmt.Errorf("data: got rows %d and check_rows %d, want 1 or more", e.Data.Rows, e.Data.CheckRows)
+	}
+	names := map[string]bool{}
+	for _, r := range e.Roles {
+		if !wire.ValidName(r.Name) || !wire.ValidName(r.Party) || r.Program == "" || names[r.Name] {
+			return fmt.Errorf("role %q: want a name of its own, a party and a program", r.Name)
+		}
+		names[r.Name] = true
+		for _, called := range r.Calls {
+			if e.role(called) < 0 {
+				return fmt.Errorf("role %q: calls: got %q, want a role", r.Name, called)
+			}
+		}
+	}
+	return nil
+}
+
+// role is the place of a role, -1 where there is none.
+func (e Example) role(name string) int {
+	return slices.IndexFunc(e.Roles, func(r Role) bool { return r.Name == name })
+}
+
+// Grouped reports whether the example is a group.
+func (e Example) Grouped() bool { return len(e.Roles) > 0 }
+
+// Asked is the place of the role that users ask.
+func (e Example) Asked() int { return e.role(e.Request.Role) }
+
+// Holders are the places of the roles that others call and that call none: those that
+// hold data.
+func (e Example) Holders() (places []int) {
+	for i, r := range e.Roles {
+		called := func(other Role) bool { return slices.Contains(other.Calls, r.Name) }
+		if len(r.Calls) == 0 && slices.ContainsFunc(e.Roles, called) {
+			places = append(places, i)
+		}
+	}
+	return places
+}
+
+// Parties are the names of the parties, sorted.
+func (e Example) Parties() (names []string) {
+	for _, r := range e.Roles {
+		names = append(names, r.Party)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// OfParty is the place of the first role of a party.
+func (e Example) OfParty(party string) int {
+	return slices.IndexFunc(e.Roles, func(r Role) bool { return r.Party == party })
+}
+
+// Task is the task that a cluster of the example is described by.
+func (e Example) Task() string {
+	if e.Grouped() {
+		return e.Request.Role
+	}
+	return e.Name
+}
+
+// tables is the folder of the data of a cluster in dir.
+func (f Flags) tables(dir string) string {
+	rows := f.Rows
+	switch {
+	case rows == 0 && f.Checking:
+		rows = f.Example.Data.CheckRows
+	case rows == 0:
+		rows = f.Example.Data.Rows
+	}
+	return filepath.Join(dir, "tables-"+strconv.Itoa(rows))
+}
+
+// RowsOf is the size of the data in a folder.
+func RowsOf(tables string) string { return strings.TrimPrefix(filepath.Base(tables), "tables-") }
+
+// FindPrograms finds the programs of an example beside the executable self, or builds them
+// into dir, and makes the data that they compute on once.
+func (f Flags) FindPrograms(ctx context.Context, b Binaries, self, dir string) (Binaries, error) {
+	b.Example = f.Example
+	if !f.Example.Grouped() {
+		path, err := f.Example.find(ctx, f.Example.Program, self, dir)
+		b.Program = append([]string{path}, f.Example.Args...)
+		return b, err
+	}
+	var err error
+	b.Tables = f.tables(dir)
+	if b.Generate, err = f.Example.find(ctx, f.Example.Data.Program, self, dir); err != nil {
+		return b, err
+	}
+	for _, r := range f.Example.Roles {
+		path, err := f.Example.find(ctx, r.Program, self, dir)
+		if err != nil {
+			return b, err
+		}
+		b.Members = append(b.Members, append([]string{path}, b.filled(r.Args, b.Tables)...))
+	}
+	b.Program = b.Members[f.Example.Asked()]
+	return b, b.MakeTables(ctx)
+}
+
+// find finds a program of the example, or builds it.
+func (e Example) find(ctx context.Context, program, self, dir string) (string, error) {
+	name := filepath.Join(e.Name, program)
+	beside := filepath.Join(filepath.Dir(self), name)
+	if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+		return beside, nil
+	}
+	source := filepath.Join(e.dir, program)
+	if files, _ := filepath.Glob(filepath.Join(source, "*.go")); len(files) == 0 {
+		return "", &frame.Fault{
+			Code: frame.CodeFile, Cause: fmt.Errorf("finding program %s: neither beside %s nor Go code in %s", name, self, source),
+			Hint: "build it, or give a program of your own: cohort dev -- ./my-server",
+		}
+	}
+	return build(ctx, source, ".", filepath.Join(dir, "bin", name))
+}
+
+// filled puts the folder of the data and its size into arguments.
+func (b Binaries) filled(args []string, folder string) []string {
+	filled := make([]string, len(args))
+	for i, arg := range args {
+		filled[i] = strings.NewReplacer("{data}", folder, "{rows}", RowsOf(b.Tables)).Replace(arg)
+	}
+	return filled
+}
+
+// MakeTables makes the data, unless it is there.
+func (b Binaries) MakeTables(ctx context.Context) error {
+	if _, err := os.Stat(b.Tables); err == nil {
+		return nil
+	}
+	unfinished, err := os.MkdirTemp(filepath.Dir(b.Tables), "unfinished-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(unfinished)
+	if out, err := exec.CommandContext(ctx, b.Generate, b.filled(b.Example.Data.Args, unfinished)...).CombinedOutput(); err != nil {
+		return fmt.Errorf("making data of %s rows: %w: %s", RowsOf(b.Tables), err, bytes.TrimSpace(out))
+	}
+	return os.Rename(unfinished, b.Tables)
+}
+
+// same is the command that prints what the request of the example returns.
+func (b Binaries) same() []string {
+	return append([]string{b.Generate}, b.filled(b.Example.Request.Same, b.Tables)...)
+}
+
+// Pooled is what the request of the example returns, computed on all data at once.
+func (b Binaries) Pooled(ctx context.Context) ([]byte, error) {
+	command := b.same()
+	out, err := exec.CommandContext(ctx, command[0], command[1:]...).Output()
+	if err != nil {
+		return nil, fmt.Errorf("computing on all data: %w", err)
+	}
+	return out, nil
+}
