@@ -39,7 +39,7 @@ type Cluster struct {
 	children  sync.WaitGroup
 	Cancel    context.CancelFunc
 	members   []*child // units of a group, by role
-	checking  bool     // the first story has the last party of a group approve
+	checking  bool     // the first check has the last party of a group approve
 
 	mu  sync.Mutex // guards cluster
 	Doc Description

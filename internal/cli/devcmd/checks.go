@@ -12,10 +12,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/dev/check/identitycheck"
 )
 
-// stories are the checks of a task, in their order: those that disturb the cluster come last.
-var stories = []check.Story{
+// checks are the checks of a task, in their order: those that disturb the cluster come last.
+var checks = []check.Case{
 	{Name: "identity/one-certificate", Run: identitycheck.OneCertificate},
-	{Name: "identity/tls13-only", Run: identitycheck.Tls13Only},
+	{Name: "identity/tls13-only", Run: identitycheck.TLS13Only},
 	{Name: "identity/no-tickets", Run: identitycheck.NoTickets},
 	{Name: "identity/any-replica-with-one-root", Run: func(ctx context.Context, c check.Checker) (string, error) { return c.AnyReplica(ctx) }},
 	{Name: "identity/wrong-root-refused", Run: identitycheck.WrongRootRefused},
@@ -57,7 +57,7 @@ func checkRunning(ctx context.Context, a *frame.App, path string) error {
 		}
 		return c
 	}
-	return check.Checker{App: a, Cluster: c, Live: live}.Run(ctx, stories)
+	return check.Checker{App: a, Cluster: c, Live: live}.Run(ctx, checks)
 }
 
 // checkStarted checks a cluster that was just started, and then replaces its program by so
@@ -66,5 +66,5 @@ func checkStarted(ctx context.Context, d *dev.Cluster, upgrades int) error {
 	if d.Doc.Group != "" {
 		return groupcheck.Run(ctx, d)
 	}
-	return errors.Join(check.Of(d).Run(ctx, stories), channelcheck.Upgrades(ctx, d, upgrades))
+	return errors.Join(check.Of(d).Run(ctx, checks), channelcheck.Upgrades(ctx, d, upgrades))
 }

@@ -29,7 +29,7 @@ import (
 )
 
 // TestCheckFindsBrokenClusters judges three clusters that are broken on purpose.
-// Each of them must fail in just the story that is about it; that a good one
+// Each of them must fail in just the check that is about it; that a good one
 // fails in none is seen by the command itself, in ./cmd/cohort.
 func TestCheckFindsBrokenClusters(t *testing.T) {
 	if testing.Short() {
@@ -51,7 +51,7 @@ func TestCheckFindsBrokenClusters(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var out bytes.Buffer
 			judge := check.Checker{App: clitest.App(&out), Cluster: tt.cluster(t, d.Describe()), Live: d.Describe}
-			err := judge.Run(t.Context(), stories)
+			err := judge.Run(t.Context(), checks)
 			var failed []string
 			for line := range strings.Lines(out.String()) {
 				if name, ok := strings.CutPrefix(line, "FAIL "); ok {
@@ -129,7 +129,7 @@ func (d runningDev) writesOneOffKeys(t *testing.T) {
 	}
 	defer m.Close()
 	m.Way.Store(&check.Change{Answer: check.Flip(1, 8)}) // in the public key of the first
-	if r := trust(m.Url, "other"); r.exit != frame.ExitRefused || !strings.Contains(r.talk, "[signature]") {
+	if r := trust(m.URL, "other"); r.exit != frame.ExitRefused || !strings.Contains(r.talk, "[signature]") {
 		t.Errorf("changed keys: got exit %d %s", r.exit, r.talk)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "other")); !errors.Is(err, os.ErrNotExist) {

@@ -18,7 +18,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/dev"
 )
 
-// StepTime bounds one step of a story.
+// StepTime bounds one step of a check.
 const StepTime = 10 * time.Second
 
 // Checker judges a cluster from outside, as any client sees it. All it knows is
@@ -33,8 +33,8 @@ type Checker struct {
 // Of checks a cluster that this process runs.
 func Of(d *dev.Cluster) Checker { return Checker{d.App, d.Describe(), d.Describe} }
 
-// Pid is the process of a unit now.
-func (c Checker) Pid(u dev.Unit) int {
+// PID is the process of a unit now.
+func (c Checker) PID(u dev.Unit) int {
 	for _, now := range c.Live().Units {
 		if now.Health == u.Health {
 			return now.PID
@@ -43,21 +43,21 @@ func (c Checker) Pid(u dev.Unit) int {
 	return u.PID
 }
 
-// Story is one thing that must hold. Its detail is what was observed.
-type Story struct {
+// Case is one check. Its detail is what was observed.
+type Case struct {
 	Name string
 	Run  func(context.Context, Checker) (detail string, err error)
 }
 
-// Outcome is how one story went.
+// Outcome is how one check went.
 type Outcome struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail"`
 }
 
-// Run tells stories, one line each, and refuses unless all hold.
-func (c Checker) Run(ctx context.Context, stories []Story) error {
+// Run runs checks, prints one line for each, and refuses unless all pass.
+func (c Checker) Run(ctx context.Context, stories []Case) error {
 	var all struct {
 		Stories []Outcome `json:"stories"`
 	}

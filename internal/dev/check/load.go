@@ -26,7 +26,7 @@ func (c Checker) Kill(ctx context.Context, u dev.Unit) (back func() (string, err
 	if err != nil {
 		return nil, err
 	}
-	if pid := c.Pid(u); pid <= 1 {
+	if pid := c.PID(u); pid <= 1 {
 		err = errors.New("no process id")
 	} else {
 		err = syscall.Kill(pid, syscall.SIGKILL)

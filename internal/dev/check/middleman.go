@@ -19,7 +19,7 @@ import (
 // Middleman stands between a client and the gateway, as anybody can. It changes
 // the requests and answers of sessions and one-off requests, and reads of them what everybody can.
 type Middleman struct {
-	Url    string
+	URL    string
 	server *http.Server
 	served sync.WaitGroup
 	Way    atomic.Pointer[Change]
@@ -39,7 +39,7 @@ func NewMiddleman(gateway string) (*Middleman, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Middleman{Url: "http://" + listener.Addr().String()}
+	m := &Middleman{URL: "http://" + listener.Addr().String()}
 	m.Way.Store(&Change{})
 	m.server = &http.Server{ReadHeaderTimeout: StepTime, Handler: &httputil.ReverseProxy{
 		Rewrite:        func(r *httputil.ProxyRequest) { r.SetURL(to); m.request(r.Out) },

@@ -11,8 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestMiddlemanChanges holds that what the stories call changed or cut is so on
-// the wire: a story with a middleman that does nothing would prove nothing.
+// TestMiddlemanChanges holds that what checks call changed or cut is so on
+// the wire: a check with a middleman that does nothing would prove nothing.
 func TestMiddlemanChanges(t *testing.T) {
 	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) }))
 	defer gateway.Close()
@@ -37,7 +37,7 @@ func TestMiddlemanChanges(t *testing.T) {
 		{"another path", wire.PathSession, Change{Request: Half, Answer: Half}, sent},
 	} {
 		m.Way.Store(&tt.way)
-		answer, err := http.Post(m.Url+tt.path, "", bytes.NewReader(sent))
+		answer, err := http.Post(m.URL+tt.path, "", bytes.NewReader(sent))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,14 +16,14 @@ import (
 // Asks is how many requests tell what a cluster does.
 const Asks = 12
 
-// Session is a channel of a story, with the session that it began with.
+// Session is a channel of a check, with the session that it began with.
 type Session struct {
 	*client.Channel
 	client.Session
-	Url string
+	URL string
 }
 
-// InSession tells a story in a session that was opened on fresh evidence.
+// InSession runs a check in a session that was opened on fresh evidence.
 func (c Checker) InSession(ctx context.Context, gateway string, tell func(*Session) (string, error)) (string, error) {
 	t, err := c.Trust(ctx)
 	if err != nil {
@@ -40,7 +40,7 @@ func (c Checker) InSession(ctx context.Context, gateway string, tell func(*Sessi
 		defer cancel()
 		ch.Close(ending)
 	}()
-	s := &Session{Channel: ch, Url: "https://" + c.Cluster.ServerName + "/"}
+	s := &Session{Channel: ch, URL: "https://" + c.Cluster.ServerName + "/"}
 	if s.Session, err = ch.Session(opening); err != nil {
 		return "", err
 	}
@@ -54,12 +54,12 @@ func (c Checker) OverMiddleman(ctx context.Context, tell func(*Middleman, *Sessi
 		return "", err
 	}
 	defer m.Close()
-	return c.InSession(ctx, m.Url, func(s *Session) (string, error) { return tell(m, s) })
+	return c.InSession(ctx, m.URL, func(s *Session) (string, error) { return tell(m, s) })
 }
 
 // Ask asks for "/" with a receipt, and gives that and the unit it names.
 func (s *Session) Ask(ctx context.Context) (r client.Record, unit wire.UnitID, err error) {
-	if err = Call(client.WithRecord(ctx, &r), s, s.Url); err != nil {
+	if err = Call(client.WithRecord(ctx, &r), s, s.URL); err != nil {
 		return r, unit, err
 	}
 	receipt, err := client.VerifyReceipt(r, s.Channel.Trust(), time.Now())

@@ -52,7 +52,7 @@ const answerTime = 500 * time.Millisecond
 func callWithin(ctx context.Context, s *check.Session, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	return check.Call(ctx, s, s.Url)
+	return check.Call(ctx, s, s.URL)
 }
 
 // AlteredBytes: one changed bit of an answer or of a request is refused,
@@ -68,7 +68,7 @@ func AlteredBytes(ctx context.Context, c check.Checker) (string, error) {
 			}
 		}
 		m.Way.Store(&check.Change{})
-		return fmt.Sprintf("%d requests and answers with one changed bit refused; the next, unchanged, answered", 2*check.Asks), check.Call(ctx, s, s.Url)
+		return fmt.Sprintf("%d requests and answers with one changed bit refused; the next, unchanged, answered", 2*check.Asks), check.Call(ctx, s, s.URL)
 	})
 }
 
@@ -80,7 +80,7 @@ func StreamCut(ctx context.Context, c check.Checker) (string, error) {
 			return cutStreaming(ctx, c, m, s)
 		}
 		m.Way.Store(&check.Change{Answer: check.Half})
-		if err := check.Call(ctx, s, s.Url); !errors.Is(err, wire.Truncated) {
+		if err := check.Call(ctx, s, s.URL); !errors.Is(err, wire.Truncated) {
 			return "", fmt.Errorf("half an answer: got %v, want a refusal [%s]", err, wire.Truncated)
 		}
 		m.Way.Store(&check.Change{})
@@ -94,7 +94,7 @@ func cutStreaming(ctx context.Context, c check.Checker, m *check.Middleman, s *c
 	stream := c.Cluster.Stream
 	ctx, cancel := context.WithTimeout(ctx, check.RestartTime)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(s.Url, "/")+stream.Path, strings.NewReader(stream.Body))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(s.URL, "/")+stream.Path, strings.NewReader(stream.Body))
 	if err != nil {
 		return "", err
 	}

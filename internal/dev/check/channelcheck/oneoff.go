@@ -26,7 +26,7 @@ func OneOff(ctx context.Context, c check.Checker) (string, error) {
 	}
 	var signer string
 	for _, whole := range []bool{true, false} {
-		o, err := client.NewOneOff(ctx, client.OneOffConfig{Trust: t, Gateway: m.Url, Whole: whole})
+		o, err := client.NewOneOff(ctx, client.OneOffConfig{Trust: t, Gateway: m.URL, Whole: whole})
 		if err != nil {
 			return "", err
 		}

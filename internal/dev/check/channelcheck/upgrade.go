@@ -69,7 +69,7 @@ func whileAsking(ctx context.Context, s *check.Session, do func() error) (asked 
 				return
 			case <-time.After(10 * time.Millisecond):
 			}
-			if failed = check.Call(ctx, s, s.Url); failed != nil {
+			if failed = check.Call(ctx, s, s.URL); failed != nil {
 				return
 			}
 			asked++
@@ -113,7 +113,7 @@ func (d cluster) upgrade(ctx context.Context, release int) error {
 func (d cluster) replace(ctx context.Context, u dev.Unit) error {
 	ctx, cancel := context.WithTimeout(ctx, dev.StartTime)
 	defer cancel()
-	old := check.Of(d.Cluster).Pid(u)
+	old := check.Of(d.Cluster).PID(u)
 	if err := syscall.Kill(old, syscall.SIGTERM); err != nil {
 		return fmt.Errorf("ending unit %s: %w", u.Address, err)
 	}
@@ -121,7 +121,7 @@ func (d cluster) replace(ctx context.Context, u dev.Unit) error {
 		answer, err := http.Get(u.Health + api.PathReady)
 		if err == nil {
 			answer.Body.Close()
-			if answer.StatusCode == http.StatusOK && check.Of(d.Cluster).Pid(u) != old {
+			if answer.StatusCode == http.StatusOK && check.Of(d.Cluster).PID(u) != old {
 				return nil
 			}
 		}

@@ -45,25 +45,25 @@ func Run(ctx context.Context, started *dev.Cluster) error {
 	as := func(run func(cluster, context.Context) (string, error)) func(context.Context, check.Checker) (string, error) {
 		return func(ctx context.Context, _ check.Checker) (string, error) { return run(d, ctx) }
 	}
-	return check.Of(d.Cluster).Run(ctx, []check.Story{
-		{Name: "group/quorum", Run: as(cluster.quorumStory)},
-		{Name: "group/statistic", Run: as(cluster.statisticStory)},
-		{Name: "group/stranger", Run: as(cluster.strangerStory)},
-		{Name: "group/role", Run: as(cluster.roleStory)},
-		{Name: "group/listener", Run: as(cluster.listenerStory)},
-		{Name: "group/takeover-by-owners/successor", Run: d.takeoverStory(bySuccessor)},
-		{Name: "group/takeover-by-owners/program", Run: d.takeoverStory(byVictimsProgram)},
-		{Name: "group/takeover-by-owners/name", Run: d.takeoverStory(byName)},
-		{Name: "group/takeover-by-owners/authority", Run: d.takeoverStory(byAuthority)},
-		{Name: "group/takeover-by-owners/chip", Run: d.takeoverStory(byChip)},
-		{Name: "group/withdrawal", Run: as(cluster.withdrawalStory)},
-		{Name: "group/withdraw", Run: as(cluster.withdrawStory)},
+	return check.Of(d.Cluster).Run(ctx, []check.Case{
+		{Name: "group/quorum", Run: as(cluster.quorum)},
+		{Name: "group/statistic", Run: as(cluster.sameStatistic)},
+		{Name: "group/stranger", Run: as(cluster.stranger)},
+		{Name: "group/role", Run: as(cluster.wrongRole)},
+		{Name: "group/listener", Run: as(cluster.listener)},
+		{Name: "group/takeover-by-owners/successor", Run: d.takeover(bySuccessor)},
+		{Name: "group/takeover-by-owners/program", Run: d.takeover(byVictimsProgram)},
+		{Name: "group/takeover-by-owners/name", Run: d.takeover(byName)},
+		{Name: "group/takeover-by-owners/authority", Run: d.takeover(byAuthority)},
+		{Name: "group/takeover-by-owners/chip", Run: d.takeover(byChip)},
+		{Name: "group/withdrawal", Run: as(cluster.unitIgnoresWithdrawal)},
+		{Name: "group/withdraw", Run: as(cluster.withdrawAndApprove)},
 	})
 }
 
-// quorumStory: while one of the parties has not approved, no unit gets a certificate and
+// quorum: while one of the parties has not approved, no unit gets a certificate and
 // nobody trusts the group; then all do.
-func (d cluster) quorumStory(ctx context.Context) (string, error) {
+func (d cluster) quorum(ctx context.Context) (string, error) {
 	parties, last := len(d.Bin.Example.Parties()), "last"
 	if ordinals := []string{"second", "third", "fourth", "fifth"}; parties-2 >= 0 && parties-2 < len(ordinals) {
 		last = ordinals[parties-2]
@@ -136,8 +136,8 @@ func (d cluster) groupLog(ctx context.Context, after int64) (found []api.LogEntr
 	return found, err
 }
 
-// statisticStory: what the role that users ask responds is what its program's data gives at once.
-func (d cluster) statisticStory(ctx context.Context) (string, error) {
+// sameStatistic: what the role that users ask responds is what its program's data gives at once.
+func (d cluster) sameStatistic(ctx context.Context) (string, error) {
 	began := d.App.Now()
 	if _, err := d.statistic(ctx); err != nil { // the programs may still read their tables
 		return "", err
@@ -187,9 +187,9 @@ func (d cluster) statistic(ctx context.Context) ([]byte, error) {
 	return b, err
 }
 
-// strangerStory: a program that no company brought gets no certificate, and the
+// stranger: a program that no company brought gets no certificate, and the
 // holder gives nothing to a client that has none or has made one.
-func (d cluster) strangerStory(ctx context.Context) (_ string, err error) {
+func (d cluster) stranger(ctx context.Context) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-stranger-")
 	if err != nil {
 		return "", err
@@ -257,9 +257,9 @@ func (d cluster) newMember(dir string, role int, program []string, flags ...stri
 	return check.Newcomer{Launch: localtee.Launch{Agent: d.Bin.Cohort, Program: program, Settings: settings, Stdout: log, Stderr: log}, Listen: u.Address, Health: u.Health, Log: log}, nil
 }
 
-// roleStory: a program has the role that its company's word gave it, and calls
+// wrongRole: a program has the role that its company's word gave it, and calls
 // whom that role may call.
-func (d cluster) roleStory(ctx context.Context) (string, error) {
+func (d cluster) wrongRole(ctx context.Context) (string, error) {
 	dir, err := os.MkdirTemp("", "cohort-role-")
 	if err != nil {
 		return "", err
@@ -283,9 +283,9 @@ func (d cluster) roleStory(ctx context.Context) (string, error) {
 	return fmt.Sprintf("the %[1]s's program as %[2]s is refused [%[3]s]; a %[1]s that would call the %[2]s [%[4]s]", d.name(d.holder()), d.name(d.other()), wire.WrongRole, wire.NotAllowed), nil
 }
 
-// listenerStory: a holder's own listener refuses another holder, whose agent would
+// listener: a holder's own listener refuses another holder, whose agent would
 // not have called it, and serves a role that may call it.
-func (d cluster) listenerStory(ctx context.Context) (string, error) {
+func (d cluster) listener(ctx context.Context) (string, error) {
 	called, status := d.Doc.Units[d.other()].Address, 0
 	err := d.as(ctx, d.holder(), func(config *tls.Config) error {
 		if err := turnedAway(ctx, called, config); !frame.IsAlert(err) {
@@ -346,9 +346,9 @@ func turnedAway(ctx context.Context, address string, config *tls.Config) error {
 	return err
 }
 
-// withdrawStory: after a party's withdrawal was heard, no unit gets a certificate
+// withdrawAndApprove: after a party's withdrawal was heard, no unit gets a certificate
 // and nobody opens a session; once it approves again, all goes on.
-func (d cluster) withdrawStory(ctx context.Context) (_ string, err error) {
+func (d cluster) withdrawAndApprove(ctx context.Context) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-withdraw-")
 	if err != nil {
 		return "", err
@@ -392,7 +392,7 @@ func (d cluster) withdrawStory(ctx context.Context) (_ string, err error) {
 		_, err = d.statistic(ctx)
 	}
 	if err == nil {
-		_, err = d.statisticStory(ctx)
+		_, err = d.sameStatistic(ctx)
 	}
 	return fmt.Sprintf("%s withdraws: no certificate, no trust [%s]; it approves again: a unit that waited is up after %v, the statistic is equal",
 		party.Name, wire.NoQuorum, took), err

@@ -31,7 +31,7 @@ func TestGroupChecksFail(t *testing.T) {
 		judge      func(context.Context) error
 	}{
 		{"all parties approved already", "want a refusal [quorum]", func(ctx context.Context) error {
-			_, err := d.quorumStory(ctx)
+			_, err := d.quorum(ctx)
 			return err
 		}},
 		{"other tables", "as on the pooled tables", func(ctx context.Context) error {
@@ -40,7 +40,7 @@ func TestGroupChecksFail(t *testing.T) {
 			if err := d.Bin.MakeTables(ctx); err != nil {
 				return err
 			}
-			_, err := d.statisticStory(ctx)
+			_, err := d.sameStatistic(ctx)
 			return err
 		}},
 		{"a bank that answers anybody", "asked without a certificate: got 404", func(ctx context.Context) error {
@@ -51,7 +51,7 @@ func TestGroupChecksFail(t *testing.T) {
 		{"an insurer that answers anybody", "want a TLS alert", func(ctx context.Context) error {
 			defer func(address string) { d.Doc.Units[d.other()].Address = address }(d.Doc.Units[d.other()].Address)
 			d.Doc.Units[d.other()].Address = open.Listener.Addr().String()
-			_, err := d.listenerStory(ctx)
+			_, err := d.listener(ctx)
 			return err
 		}},
 		{"a certificate after the withdrawal", "without the quorum", func(ctx context.Context) error {

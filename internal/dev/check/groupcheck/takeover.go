@@ -66,10 +66,10 @@ type takeover struct {
 	try      func(*rivals, context.Context) (string, error)
 }
 
-// takeoverStory has owners take a group over, and demands that no record leaves its
+// takeover has owners take a group over, and demands that no record leaves its
 // holders meanwhile, that nothing forged is accepted, and that the group goes on once the
 // owners have given up.
-func (d cluster) takeoverStory(way func(*rivals) (takeover, error)) func(context.Context, check.Checker) (string, error) {
+func (d cluster) takeover(way func(*rivals) (takeover, error)) func(context.Context, check.Checker) (string, error) {
 	return func(ctx context.Context, c check.Checker) (_ string, err error) {
 		dir, err := os.MkdirTemp("", "cohort-takeover-")
 		if err != nil {
@@ -97,7 +97,7 @@ func (d cluster) takeoverStory(way func(*rivals) (takeover, error)) func(context
 			return "", err
 		}
 		defer func() {
-			if err != nil { // the next story begins with the group as it was
+			if err != nil { // the next check begins with the group as it was
 				err = errors.Join(err, t.giveUp(ctx, c, before))
 			}
 		}()
@@ -183,7 +183,7 @@ func (d cluster) goesOn(ctx context.Context) (time.Duration, error) {
 	defer cancel()
 	began := d.App.Now()
 	for {
-		_, err := d.statisticStory(ctx)
+		_, err := d.sameStatistic(ctx)
 		if err == nil {
 			return since(d, began), nil
 		}

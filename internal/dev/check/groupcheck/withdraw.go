@@ -20,10 +20,10 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// withdrawalStory: a holder's party withdraws, and a unit of it goes on as if it had not.
+// unitIgnoresWithdrawal: a holder's party withdraws, and a unit of it goes on as if it had not.
 // A unit that calls it, and the client that asks that unit, refuse it in time, and
 // no further record leaves it.
-func (d cluster) withdrawalStory(ctx context.Context) (_ string, err error) {
+func (d cluster) unitIgnoresWithdrawal(ctx context.Context) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-withdrawal-")
 	if err != nil {
 		return "", err
@@ -112,7 +112,7 @@ func (d cluster) asks(ctx context.Context, joins check.Newcomer) (check.Use, fun
 	if err != nil {
 		return check.Use{}, nil, err
 	}
-	ch, err := client.OpenGroup(ctx, client.OpenConfig{Trust: t, Role: d.name(d.asked()), Gateway: m.Url})
+	ch, err := client.OpenGroup(ctx, client.OpenConfig{Trust: t, Role: d.name(d.asked()), Gateway: m.URL})
 	if err != nil {
 		m.Close()
 		return check.Use{}, nil, err

@@ -43,9 +43,9 @@ func OneCertificate(ctx context.Context, c check.Checker) (string, error) {
 	return fmt.Sprintf("%d units, %d leaf certificate(s), 1 root, key mode %s", units, len(leaves), c.Cluster.KeyMode), nil
 }
 
-// Tls13Only: a client that speaks TLS 1.2 at most is turned away by an alert,
+// TLS13Only: a client that speaks TLS 1.2 at most is turned away by an alert,
 // whatever it would trust.
-func Tls13Only(ctx context.Context, c check.Checker) (string, error) {
+func TLS13Only(ctx context.Context, c check.Checker) (string, error) {
 	old := &tls.Config{InsecureSkipVerify: true, ServerName: c.Cluster.ServerName, MaxVersion: tls.VersionTLS12}
 	for _, u := range c.Cluster.Units {
 		state, err := dev.Handshake(ctx, u.Address, old)

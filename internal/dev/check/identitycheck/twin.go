@@ -78,7 +78,7 @@ func uses(ctx context.Context, c check.Checker, t *twin) (all []check.Use, err e
 		return nil, err
 	}
 	url := "https://" + c.Cluster.ServerName + "/"
-	ch, err := client.Open(ctx, client.OpenConfig{Trust: trust, Gateway: t.gateway.Url, Receipts: true})
+	ch, err := client.Open(ctx, client.OpenConfig{Trust: trust, Gateway: t.gateway.URL, Receipts: true})
 	if err != nil {
 		return nil, err
 	}
@@ -87,9 +87,9 @@ func uses(ctx context.Context, c check.Checker, t *twin) (all []check.Use, err e
 		defer cancel()
 		ch.Close(ending)
 	}})
-	s := &check.Session{Channel: ch, Url: url}
+	s := &check.Session{Channel: ch, URL: url}
 	all = append(all, check.Use{Name: "receipts", Ask: func(ctx context.Context) error { _, _, err := s.Ask(ctx); return err }, End: func() {}})
-	o, err := client.NewOneOff(ctx, client.OneOffConfig{Trust: trust, Gateway: t.gateway.Url})
+	o, err := client.NewOneOff(ctx, client.OneOffConfig{Trust: trust, Gateway: t.gateway.URL})
 	if err != nil {
 		return all, err
 	}
