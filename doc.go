@@ -53,7 +53,7 @@
 //
 // Owners change policy:
 //
-//	cohort policy sign → policy.Parse → ⇒ authority.propose → policy.Propose
+//	cohort policy sign → policyfile.Parse → ⇒ authority.propose → policy.Propose
 //	  → policy.Approved.Next → store (compare and swap) → snapshot
 //
 // The parties of a group approve its root, which owners do not have:
@@ -105,12 +105,15 @@
 //	   attest/internal/pki       how vendors vouch by certificates: chains, revocation
 //	                             lists, validity, and a memory of what was verified
 //	   internal/api              the authority's API: bodies, problems, client
+//	   policy/sshsig             SSH signatures of owners and parties
 //	   internal/bus              units and their managers: hints and sealed bytes, in
 //	                             frames of our own
 //	2  attest/soft …             one platform each, attest/nvidia a device beside one;
 //	                             attest/snp imports attest/tpm beside it, whose quotes
 //	                             Azure's reports vouch for
-//	   policy                    what owners approve, and when it is approved
+//	   policy/policyfile         policy files: read, checked, compared
+//	   policy                    what owners and parties approve, and when it is approved
+//	   policy/policytest         policies, keys and vectors of their tests; tests only
 //	   internal/bus/cluster      managers and one another over NATS, which no unit reaches
 //	   internal/bus/natsd        the NATS server in a manager, which listens nowhere
 //	   internal/ohttp            Oblivious HTTP (RFC 9458): keys, and messages whole or in chunks

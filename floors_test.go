@@ -63,7 +63,10 @@ var house = []room{
 	{path: "attest/platforms", floor: 3},
 	{path: "internal/ohttp", floor: 2},
 	{path: "internal/collateral", floor: 2, third: []string{"golang.org/x/sync"}},
-	{path: "policy", floor: 2, third: []string{"github.com/pelletier/go-toml/v2", "golang.org/x/crypto", "filippo.io/age"}},
+	{path: "policy/sshsig", floor: 1, third: []string{"golang.org/x/crypto"}},
+	{path: "policy/policyfile", floor: 2, third: []string{"github.com/pelletier/go-toml/v2", "golang.org/x/crypto", "filippo.io/age"}},
+	{path: "policy", floor: 2, beside: []string{"policy/policyfile"}, third: []string{"golang.org/x/crypto"}},
+	{path: "policy/policytest", floor: 2, third: []string{"golang.org/x/crypto"}, testsOnly: true},
 	{path: "identity", floor: 3},
 	{path: "internal/testworld", floor: 4, third: []string{"golang.org/x/crypto"}, testsOnly: true},
 	{path: "internal/relay", floor: 4, below: []string{"internal/bus", "internal/envelope", "internal/wire"}},
@@ -116,7 +119,7 @@ var never = map[string][]string{
 	"internal/agent":   {"github.com/nats-io", "github.com/prometheus/client_golang", "modernc.org/sqlite", "github.com/jackc/pgx"},
 	"client":           {"github.com/nats-io", "github.com/prometheus/client_golang", "modernc.org/sqlite", "github.com/jackc/pgx"},
 	"internal/manager": {module + "/attest", module + "/identity", module + "/policy", module + "/internal/channel", module + "/internal/channelhttp"},
-	"cmd/cohort":       {module + "/attest/attesttest", module + "/attest/vectortest", module + "/internal/systest", module + "/internal/bus/bustest", module + "/internal/testworld", module + "/internal/cli/clitest", module + "/unit/unittest", module + "/internal/authority/store/testdb", module + "/internal/failpoint", "github.com/rogpeppe/go-internal", "testing"},
+	"cmd/cohort":       {module + "/attest/attesttest", module + "/attest/vectortest", module + "/internal/systest", module + "/internal/bus/bustest", module + "/internal/testworld", module + "/internal/cli/clitest", module + "/unit/unittest", module + "/policy/policytest", module + "/internal/authority/store/testdb", module + "/internal/failpoint", "github.com/rogpeppe/go-internal", "testing"},
 }
 
 // neverItself lists what a room must not import itself: other rooms may, below it.
@@ -300,9 +303,9 @@ func TestFloorsRefuse(t *testing.T) {
 		{"test support in code that ships", "internal/authority", module + "/attest/attesttest", true},
 		{"a server below its room", "internal/channel", "net/http", true},
 		{"no room", "internal/cli", module + "/internal/drawer", true},
-		{"a library in its room", "policy", "github.com/pelletier/go-toml/v2", false},
+		{"a library in its room", "policy/policyfile", "github.com/pelletier/go-toml/v2", false},
 		{"a library outside its room", "identity", "github.com/pelletier/go-toml/v2", true},
-		{"a library with a longer name", "policy", "github.com/pelletier/go-toml/v22", true},
+		{"a library with a longer name", "policy/policyfile", "github.com/pelletier/go-toml/v22", true},
 		{"standard library", "internal/wire", "crypto/sha256", false},
 		{"an example below the SDK", "examples/scoring", module + "/attest", true},
 		{"main around the command line", "cmd/cohort", module + "/client", true},

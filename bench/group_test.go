@@ -12,13 +12,13 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/systest"
 	"github.com/cohort-tee/cohort/internal/testworld"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/cohort-tee/cohort/unit"
 )
 
 // pairGroup is a group of two roles, of which one calls the other.
 var pairGroup = systest.Group{
-	Name: "pair", KeyMode: policy.Shared, Life: time.Hour, Quorum: 2, Roles: []string{"caller", "holder"},
+	Name: "pair", KeyMode: policyfile.Shared, Life: time.Hour, Quorum: 2, Roles: []string{"caller", "holder"},
 	Calls: map[string][]string{"caller": {"holder"}},
 }
 
@@ -57,7 +57,7 @@ func BenchmarkPeers(b *testing.B) {
 // groupTasks are a task for each role of a group.
 func groupTasks(g systest.Group) (tasks []systest.Task) {
 	for _, role := range g.Roles {
-		tasks = append(tasks, systest.Task{Name: role, KeyMode: policy.Shared, Life: time.Hour, Programs: []string{role + " 1"}})
+		tasks = append(tasks, systest.Task{Name: role, KeyMode: policyfile.Shared, Life: time.Hour, Programs: []string{role + " 1"}})
 	}
 	return tasks
 }
@@ -82,7 +82,7 @@ func took(f func()) time.Duration {
 }
 
 // fourGroup is a group of four roles, all of whose parties must approve.
-var fourGroup = systest.Group{Name: "four", KeyMode: policy.Shared, Life: time.Hour, Quorum: 4, Roles: []string{"a", "b", "c", "d"}}
+var fourGroup = systest.Group{Name: "four", KeyMode: policyfile.Shared, Life: time.Hour, Quorum: 4, Roles: []string{"a", "b", "c", "d"}}
 
 // BenchmarkLastApproval is the time from the last party's approval until all
 // units of 4 tasks with 10 replicas each, which wait for it, hold the group's

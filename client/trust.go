@@ -34,7 +34,7 @@ type TrustConfig struct {
 	Group string
 	// ID pins one release, or with Group one roster, by its identity id.
 	ID attest.Digest
-	// PartyKeys are digests (policy.KeyDigest) of the SSH keys of the trusted
+	// PartyKeys are digests (sshsig.KeyDigest) of the SSH keys of the trusted
 	// party, for example its old and its new key. With them a roster of the group
 	// is accepted only if at least one of the keys is a party's, and each such
 	// party approves it. Without them the owners of the policy determine whose

@@ -11,6 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // Use is the purpose for which a leaf is verified.
@@ -40,7 +41,7 @@ type Expect struct {
 	// Group requires the leaf that signs reports for that group.
 	Group string
 	Roles []string
-	// Parties pins, by role, the SSH keys of parties as [policy.KeyDigest] returns them. For a
+	// Parties pins, by role, the SSH keys of parties as [sshsig.KeyDigest] returns them. For a
 	// role in it, the leaf's party is one of these; for a leaf that all units of the role
 	// share, so is the party of each of its members. Optional.
 	Parties map[string][]attest.Digest
@@ -209,8 +210,8 @@ func (e Expect) verifyUse(c *x509.Certificate, x extension) error {
 	if !ofUnit {
 		return nil
 	}
-	if e.Use == UseTLS && x.kind == KindUnit && x.keyMode != policy.PerUnit {
-		return wire.Refuse(wire.WrongKind, "leaf: key mode of a unit's TLS leaf", x.keyMode, policy.PerUnit)
+	if e.Use == UseTLS && x.kind == KindUnit && x.keyMode != policyfile.PerUnit {
+		return wire.Refuse(wire.WrongKind, "leaf: key mode of a unit's TLS leaf", x.keyMode, policyfile.PerUnit)
 	}
 	if got := wire.UnitIDOf(c.RawSubjectPublicKeyInfo); e.Use == UseSigning && got != x.unit {
 		return wire.Refuse(wire.WrongIdentity, "leaf: unit id", x.unit, got)

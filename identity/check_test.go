@@ -17,6 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // forgery is a chain in the making, signed with the real keys of a world, so
@@ -157,7 +158,7 @@ func TestPeer(t *testing.T) {
 		got, want any
 	}{
 		{"ok", p.OK(), true}, {"kind", p.Kind(), KindUnit}, {"id", p.ID(), id.ID}, {"task", p.Task(), "keys"},
-		{"key mode", p.KeyMode(), policy.PerUnit}, {"head", p.Head(), w.policy.Head()},
+		{"key mode", p.KeyMode(), policyfile.PerUnit}, {"head", p.Head(), w.policy.Head()},
 		{"development", p.Development(), true}, {"unit", p.UnitID(), unit}, {"platform", p.Platform(), attest.Soft},
 		{"chip", p.Chip(), "chip-7"}, {"not after", p.NotAfter(), leaf.NotAfter}, {"measurements", len(p.Measurements()), 1},
 		{"measurement", p.Measurements()[0].String(), g.Release.References[0].String()}, {"key", key.Equal(p.PublicKey()), true},
@@ -328,7 +329,7 @@ func TestCheckRefusesLeaves(t *testing.T) {
 		{"signing certificate for TLS", "signing", wire.WrongKind, func(f *forgery) { f.expect.Use = UseTLS }},
 		{"TLS leaf of a unit for signing", "tls", wire.WrongKind, func(f *forgery) { f.expect.Use = UseSigning }},
 		{"shared leaf for signing", "shared", wire.WrongKind, func(f *forgery) { f.expect.Use = UseSigning }},
-		{"TLS leaf of a unit in mode shared", "tls", wire.WrongKind, func(f *forgery) { f.leaf.extension.keyMode = policy.Shared }},
+		{"TLS leaf of a unit in mode shared", "tls", wire.WrongKind, func(f *forgery) { f.leaf.extension.keyMode = policyfile.Shared }},
 		{"authority without EKU", "authority", wire.WrongKind, usages()},
 		{"shared for unit", "shared", wire.WrongKind, func(f *forgery) { f.expect.Kinds = []Kind{KindUnit} }},
 		{"shared for authority", "shared", wire.WrongKind, func(f *forgery) { f.expect.Kinds = []Kind{KindAuthority} }},

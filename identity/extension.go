@@ -13,6 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // extensionOID names the private extension. It is the UUID
@@ -42,7 +43,7 @@ type extension struct {
 	kind         Kind
 	id           attest.Digest
 	task         string
-	keyMode      policy.KeyMode
+	keyMode      policyfile.KeyMode
 	head         attest.Digest // policy head under which it was issued; see below
 	development  bool
 	debug        bool // in leaves only: roots outlive policies
@@ -61,7 +62,7 @@ type extension struct {
 // member names the program that a unit in a group runs, and the party that it belongs to.
 type member struct {
 	task, release string
-	party         attest.Digest // of its SSH key: [policy.KeyDigest]
+	party         attest.Digest // of its SSH key: [sshsig.KeyDigest]
 }
 
 // The field head is the head of the policy history under which a leaf was issued. A leaf that
@@ -159,7 +160,7 @@ func decodeExtension(der []byte) extension {
 		return extension{}
 	}
 	e := extension{
-		kind: Kind(f[0]), task: string(f[2]), keyMode: policy.KeyMode(f[3]),
+		kind: Kind(f[0]), task: string(f[2]), keyMode: policyfile.KeyMode(f[3]),
 		development: bytes.HasPrefix(f[5], []byte(developmentMark)), debug: bytes.HasSuffix(f[5], []byte(debugMark)), platform: attest.Platform(f[7]), chip: string(f[8]),
 	}
 	copy(e.id[:], f[1])
@@ -193,10 +194,10 @@ func (e extension) decodeRole(f [][]byte) extension {
 
 // shape says which fields the extension of a kind contains; all others are absent.
 type shape struct {
-	identity     bool             // id and task
-	optional     bool             // id and task, or neither
-	keyModes     []policy.KeyMode // one of these, or none
-	unit         bool             // unit and platform, optionally a chip
+	identity     bool                 // id and task
+	optional     bool                 // id and task, or neither
+	keyModes     []policyfile.KeyMode // one of these, or none
+	unit         bool                 // unit and platform, optionally a chip
 	measurements bool
 	role         bool // role and end, optionally unit, platform and member
 	shared       bool // shared by several units, unless it names one
@@ -207,11 +208,11 @@ var shapes = map[Kind]shape{
 	KindAuthority:     {optional: true},
 	kindIdentityRoot:  {identity: true, measurements: true},
 	kindCross:         {identity: true, measurements: true},
-	KindShared:        {identity: true, keyModes: []policy.KeyMode{policy.Shared}, shared: true},
-	KindUnit:          {identity: true, keyModes: []policy.KeyMode{policy.Shared, policy.PerUnit}, unit: true},
+	KindShared:        {identity: true, keyModes: []policyfile.KeyMode{policyfile.Shared}, shared: true},
+	KindUnit:          {identity: true, keyModes: []policyfile.KeyMode{policyfile.Shared, policyfile.PerUnit}, unit: true},
 	kindGroupRoot:     {identity: true},
 	kindGroupBus:      {identity: true},
-	KindGroup:         {identity: true, keyModes: []policy.KeyMode{policy.Shared, policy.PerUnit}, role: true, shared: true},
+	KindGroup:         {identity: true, keyModes: []policyfile.KeyMode{policyfile.Shared, policyfile.PerUnit}, role: true, shared: true},
 }
 
 // validate refuses, with "extension", fields that do not match the kind.
@@ -231,7 +232,7 @@ func (e extension) validate() error {
 		{"task", e.task, wire.ValidName(e.task) == want.identity && (e.task != "") == want.identity},
 		{"key mode", e.keyMode, slices.Contains(want.keyModes, e.keyMode) || want.keyModes == nil && e.keyMode == ""},
 		{"head", e.head, !e.head.IsZero() || want.shared && !unit},
-		{"unit", e.unit, unit == want.unit && (unit || !want.shared || e.keyMode == policy.Shared)},
+		{"unit", e.unit, unit == want.unit && (unit || !want.shared || e.keyMode == policyfile.Shared)},
 		{"platform", e.platform, (e.platform != "") == want.unit},
 		{"chip", e.chip, e.chip == "" || want.unit && len(e.chip) <= maxChip},
 		{"measurements", len(e.measurements), (len(e.measurements) > 0) == want.measurements && ascending(e.measurements)},

@@ -17,7 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 func softMeasurement(program byte) attest.Measurement {
@@ -35,11 +35,11 @@ func goodExtensions() map[Kind]extension {
 		KindAuthority:     {kind: KindAuthority, head: digest, development: true},
 		kindIdentityRoot:  {kind: kindIdentityRoot, head: digest, id: id, task: "scoring", measurements: list},
 		kindCross:         {kind: kindCross, head: digest, id: id, task: "scoring", measurements: list[:1]},
-		KindShared:        {kind: KindShared, head: digest, id: id, task: "scoring", keyMode: policy.Shared, development: true, debug: true},
-		KindUnit:          {kind: KindUnit, head: digest, id: id, task: "scoring", keyMode: policy.PerUnit, unit: wire.UnitID{1}, platform: attest.Soft, chip: "chip-7", debug: true},
+		KindShared:        {kind: KindShared, head: digest, id: id, task: "scoring", keyMode: policyfile.Shared, development: true, debug: true},
+		KindUnit:          {kind: KindUnit, head: digest, id: id, task: "scoring", keyMode: policyfile.PerUnit, unit: wire.UnitID{1}, platform: attest.Soft, chip: "chip-7", debug: true},
 		kindGroupRoot:     {kind: kindGroupRoot, head: digest, id: id, task: "trial"},
 		kindGroupBus:      {kind: kindGroupBus, head: digest, id: id, task: "trial"},
-		KindGroup:         {kind: KindGroup, id: id, task: "trial", keyMode: policy.Shared, role: "scorer", ends: noon},
+		KindGroup:         {kind: KindGroup, id: id, task: "trial", keyMode: policyfile.Shared, role: "scorer", ends: noon},
 	}
 }
 
@@ -121,9 +121,9 @@ func TestExtensionShapes(t *testing.T) {
 		{"task that is no name", KindShared, func(e *extension) { e.task = "a/b" }},
 		{"task of an authority", KindAuthority, func(e *extension) { e.task = "scoring" }},
 		{"no key mode", KindShared, func(e *extension) { e.keyMode = "" }},
-		{"shared leaf in mode unit", KindShared, func(e *extension) { e.keyMode = policy.PerUnit }},
+		{"shared leaf in mode unit", KindShared, func(e *extension) { e.keyMode = policyfile.PerUnit }},
 		{"unknown key mode", KindUnit, func(e *extension) { e.keyMode = "none" }},
-		{"key mode of a CA", kindCross, func(e *extension) { e.keyMode = policy.Shared }},
+		{"key mode of a CA", kindCross, func(e *extension) { e.keyMode = policyfile.Shared }},
 		{"no head", KindAuthority, func(e *extension) { e.head = attest.Digest{} }},
 		{"no unit", KindUnit, func(e *extension) { e.unit = wire.UnitID{} }},
 		{"unit of a shared leaf", KindShared, func(e *extension) { e.unit = wire.UnitID{1} }},
@@ -146,7 +146,7 @@ func TestExtensionShapes(t *testing.T) {
 		{"member without a release", KindGroup, func(e *extension) { *e = ofMember(); e.member.release = "" }},
 		{"member without a party", KindGroup, func(e *extension) { *e = ofMember(); e.member.party = attest.Digest{} }},
 		{"member of a pair", KindGroup, func(e *extension) { e.member = ofMember().member }},
-		{"pair of a group in mode unit", KindGroup, func(e *extension) { e.keyMode = policy.PerUnit }},
+		{"pair of a group in mode unit", KindGroup, func(e *extension) { e.keyMode = policyfile.PerUnit }},
 		{"unsorted measurements", kindIdentityRoot, func(e *extension) {
 			e.measurements = []attest.Measurement{softMeasurement(2), softMeasurement(1)}
 		}},

@@ -10,6 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // groupText are two groups of the test policy's tasks, in mode shared and unit.
@@ -81,7 +82,7 @@ func (w *world) member(t testing.TB, group, role, task, release string) policy.G
 func (w *world) roleChain(t testing.TB, g policy.Grant) []*x509.Certificate {
 	t.Helper()
 	var leaf Leaf
-	if g.Pact.Group.KeyMode == policy.Shared {
+	if g.Pact.Group.KeyMode == policyfile.Shared {
 		leaf = testworld.Must(w.issuer.SharedLeaf(g, noon))
 	} else {
 		key := unitKey("a").Public()

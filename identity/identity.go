@@ -31,6 +31,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // Kind is the purpose of a certificate. Every verifier requires a fixed set of kinds.
@@ -80,7 +81,7 @@ func LiveIDs(p policy.Approved, task string) ([]attest.Digest, error) {
 	return ids, nil
 }
 
-func findTask(p policy.Approved, task string) (*policy.Task, error) {
+func findTask(p policy.Approved, task string) (*policyfile.Task, error) {
 	if !p.OK() {
 		return nil, wire.Refuse(wire.BadPolicy, "identity: policy", "an unapproved one", "an approved policy")
 	}
@@ -91,7 +92,7 @@ func findTask(p policy.Approved, task string) (*policy.Task, error) {
 	return t, nil
 }
 
-func findRelease(p policy.Approved, task, release string) (*policy.Release, error) {
+func findRelease(p policy.Approved, task, release string) (*policyfile.Release, error) {
 	t, err := findTask(p, task)
 	if err != nil {
 		return nil, err
@@ -111,5 +112,5 @@ func identityID(p policy.Approved, task string, list []attest.Measurement) attes
 
 // sortedMeasurements returns a copy of list in the order in which it is encoded, without duplicates.
 func sortedMeasurements(list []attest.Measurement) []attest.Measurement {
-	return policy.SortedMeasurements(list)
+	return policyfile.SortedMeasurements(list)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // AuthorityLeafLifetime is the lifetime of kind-authority leaves.
@@ -20,10 +21,10 @@ const AuthorityLeafLifetime = time.Hour
 type Issuer struct {
 	keys   *Keys
 	policy policy.Approved
-	doc    *policy.Document
+	doc    *policyfile.Document
 	signer signer // the authority root
 	root   []byte
-	known  map[*policy.Release]issuedIdentity
+	known  map[*policyfile.Release]issuedIdentity
 	groups map[*policy.Pact]issuedIdentity // without a CA if the roster's keys are missing
 }
 
@@ -88,7 +89,7 @@ func (k *Keys) Issuer(p policy.Approved, groups ...*GroupKeys) (*Issuer, error) 
 		return nil, wire.Refuse(wire.WrongRoot, "issuer: root that policy names", doc.Authority.Root, "the root of these keys")
 	}
 	name := subject("authority root", k.RootDigest(), doc.TrustDomain)
-	i := &Issuer{keys: k, policy: p, doc: doc, signer: newSigner(k.root, name), known: make(map[*policy.Release]issuedIdentity), groups: make(map[*policy.Pact]issuedIdentity)}
+	i := &Issuer{keys: k, policy: p, doc: doc, signer: newSigner(k.root, name), known: make(map[*policyfile.Release]issuedIdentity), groups: make(map[*policy.Pact]issuedIdentity)}
 	var err error
 	if i.root, _, err = i.signer.signCertificate(i.caContent(i.signer, extension{kind: kindAuthorityRoot})); err != nil {
 		return nil, err
@@ -139,7 +140,7 @@ func (i *Issuer) Identity(task, release string) (Identity, error) {
 }
 
 // deriveRelease derives the keys of a release's identity and makes its CA certificates.
-func (i *Issuer) deriveRelease(task string, r *policy.Release) (issuedIdentity, error) {
+func (i *Issuer) deriveRelease(task string, r *policyfile.Release) (issuedIdentity, error) {
 	e := extension{kind: kindIdentityRoot, id: identityID(i.policy, task, r.References), task: task, measurements: sortedMeasurements(r.References)}
 	key, err := i.keys.secret.deriveSigningKey(wire.LabelIdentityKey, e.id[:])
 	if err != nil {
@@ -174,7 +175,7 @@ func (i *Issuer) SharedLeaf(grant policy.Grant, at time.Time) (Leaf, error) {
 	if err != nil {
 		return Leaf{}, err
 	}
-	if err := g.checkKeyMode(policy.Shared); err != nil {
+	if err := g.checkKeyMode(policyfile.Shared); err != nil {
 		return Leaf{}, err
 	}
 	if g.role != "" {
@@ -224,7 +225,7 @@ func (i *Issuer) UnitTLSLeaf(grant policy.Grant, key crypto.PublicKey, unit wire
 	if err != nil {
 		return Leaf{}, err
 	}
-	if err := g.checkKeyMode(policy.PerUnit); err != nil {
+	if err := g.checkKeyMode(policyfile.PerUnit); err != nil {
 		return Leaf{}, err
 	}
 	public, err := p256(key)
@@ -243,7 +244,7 @@ type granted struct {
 	member  member // in a group
 	path    string // of the SPIFFE URI
 	names   []string
-	keyMode policy.KeyMode
+	keyMode policyfile.KeyMode
 	ends    time.Time // end of the parties' approval; zero outside groups
 	result  attest.Result
 	window  window
@@ -292,7 +293,7 @@ func (i *Issuer) checkGrant(grant policy.Grant, at time.Time) (granted, error) {
 }
 
 // checkKeyMode refuses, with "not-allowed", another key mode.
-func (g granted) checkKeyMode(mode policy.KeyMode) error {
+func (g granted) checkKeyMode(mode policyfile.KeyMode) error {
 	if g.keyMode != mode {
 		return wire.Refuse(wire.NotAllowed, "issuing: key mode of "+g.holder, g.keyMode, mode)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // Peer is a verified certificate chain. Only [Check] makes one that is OK; the zero Peer is
@@ -54,7 +55,7 @@ func (p Peer) ApprovedUntil() time.Time { return p.leaf.ends }
 
 // KeyMode returns the key mode, which says whether units share the TLS key; empty for kind
 // authority.
-func (p Peer) KeyMode() policy.KeyMode { return p.leaf.keyMode }
+func (p Peer) KeyMode() policyfile.KeyMode { return p.leaf.keyMode }
 
 // Head returns the head of the policy history under which the leaf was issued. For a leaf that
 // several units share it is the head after the last step that cut one of them off, zero before
@@ -66,7 +67,7 @@ func (p Peer) Head() attest.Digest { return p.leaf.head }
 func (p Peer) Member() (task, release string) { return p.leaf.member.task, p.leaf.member.release }
 
 // Party returns the digest of the SSH key of the party whose program a unit in a group runs,
-// as [policy.KeyDigest] returns it; zero if Member is empty.
+// as [sshsig.KeyDigest] returns it; zero if Member is empty.
 func (p Peer) Party() attest.Digest { return p.leaf.member.party }
 
 // Facts returns the facts in the leaf about a unit, or about the units that share it, as

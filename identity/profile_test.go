@@ -15,7 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // byLibrary is the certificate that crypto/x509 makes of the same content: of
@@ -54,7 +54,7 @@ func TestCertificatesAreThoseOfTheLibrary(t *testing.T) {
 	leaf := certificateContent{
 		name: subject("scoring", attest.Digest{1}, "clinic.example"), spki: publicKeyInfo(&unitKey("tls").PublicKey),
 		notBefore: noon, notAfter: noon.Add(time.Hour), domain: "clinic.example", path: wire.TaskPath("scoring"), tls: true, names: []string{"a.example"},
-		extension: extension{kind: KindUnit, id: attest.Digest{1}, task: "scoring", keyMode: policy.PerUnit, head: attest.Digest{2}, unit: wire.UnitID{3}, platform: attest.SNP},
+		extension: extension{kind: KindUnit, id: attest.Digest{1}, task: "scoring", keyMode: policyfile.PerUnit, head: attest.Digest{2}, unit: wire.UnitID{3}, platform: attest.SNP},
 	}
 	rows := []struct {
 		name string

@@ -2,26 +2,26 @@ package policy
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // Grant is what policy gives an attested unit.
 type Grant struct {
-	Task    *Task
-	Release *Release
+	Task    *policyfile.Task
+	Release *policyfile.Release
 	Result  attest.Result
 	Pact    *Pact  // in a group; nil outside
 	Role    string // in a group
 
-	Member Member        // of the roster, in a group
-	Party  attest.Digest // key of the member's party, in a group
-	Ends   time.Time     // of the approval of that party, or of the group, in a group
+	Member policyfile.Member // of the roster, in a group
+	Party  attest.Digest     // key of the member's party, in a group
+	Ends   time.Time         // of the approval of that party, or of the group, in a group
 }
 
 // Life is that of the unit's leaf certificates.
@@ -48,39 +48,20 @@ func (a Approved) Admit(task string, result attest.Result) (Grant, error) {
 	var all []attest.ReferenceValue
 	for _, name := range t.ReleaseNames() {
 		release := t.Releases[name]
-		if match(release.References, result.Measurement()) == nil {
-			return t.grant(release, result)
+		if policyfile.Match(release.References, result.Measurement()) == nil {
+			return grantOf(t, release, result)
 		}
 		all = append(all, release.References...)
 	}
-	return Grant{}, match(all, result.Measurement())
+	return Grant{}, policyfile.Match(all, result.Measurement())
 }
 
-// grant is what a program that is a release gets. It refuses one that loads
-// unmeasured libraries, unless the release says dynamic, and one that lacks a device.
-func (t *Task) grant(r *Release, result attest.Result) (Grant, error) {
-	if result.Dynamic() && !r.Dynamic {
-		return Grant{}, wire.Refuse(wire.NotMeasured, "admission: libraries", "a program that loads unmeasured libraries", "a static one, or dynamic = true in release "+r.Name)
-	}
-	if err := r.Equipped(result.Devices()); err != nil {
+// grantOf returns the grant of a program that is a release, which has to admit it.
+func grantOf(t *policyfile.Task, r *policyfile.Release, result attest.Result) (Grant, error) {
+	if err := r.Admit(result); err != nil {
 		return Grant{}, err
 	}
 	return Grant{Task: t, Release: r, Result: result}, nil
-}
-
-// Equipped refuses, with "device-missing", fewer devices of a platform than the
-// release demands.
-func (r *Release) Equipped(devices []attest.Device) error {
-	have := map[attest.Platform]int{}
-	for _, d := range devices {
-		have[d.Platform]++
-	}
-	for _, p := range slices.Sorted(maps.Keys(r.Devices)) {
-		if have[p] < r.Devices[p] {
-			return wire.Refuse(wire.DeviceMissing, "admission: devices of platform "+string(p), have[p], fmt.Sprintf("at least %d, by release %s", r.Devices[p], r.Name))
-		}
-	}
-	return nil
 }
 
 // Pins are what a unit was given of its own party: keys of it, the old and the new
@@ -106,10 +87,10 @@ func (a Approved) AdmitMember(group, role string, result attest.Result, pins Pin
 	if p == nil || p.Group.Roles[role] == nil {
 		return Grant{}, wire.Refuse(wire.NotFound, "admission: role of group "+group, role, "one of the policy")
 	}
-	grant, err := a.doc.memberOf(p.Group.Roles[role], result)
+	grant, err := memberOf(a.doc, p.Group.Roles[role], result)
 	if err != nil {
 		for _, other := range p.Group.RoleNames() {
-			if _, no := a.doc.memberOf(p.Group.Roles[other], result); no == nil {
+			if _, no := memberOf(a.doc, p.Group.Roles[other], result); no == nil {
 				return Grant{}, wire.Refuse(wire.WrongRole, "admission: role", role, other)
 			}
 		}
@@ -141,7 +122,7 @@ func (a Approved) AdmitMember(group, role string, result attest.Result, pins Pin
 // Pinned is the member of a role that the program with an identity is, of the one
 // party that is pinned, and that party's key. It refuses with "roster" and "party" as
 // [Approved.AdmitMember] does, and does not ask whether the party approves.
-func (r Roster) Pinned(role string, id attest.Digest, pins Pins) (m Member, key attest.Digest, err error) {
+func (r Roster) Pinned(role string, id attest.Digest, pins Pins) (m policyfile.Member, key attest.Digest, err error) {
 	if !pins.Roster.IsZero() && pins.Roster != r.ID() {
 		return m, key, wire.Refuse(wire.StaleRoster, "admission: roster of group "+r.Group, r.ID(), pins.Roster)
 	}
@@ -158,23 +139,23 @@ func (r Roster) Pinned(role string, id attest.Digest, pins Pins) (m Member, key 
 	}
 	if found != 1 {
 		want := fmt.Sprint("exactly one of the pinned keys ", pins.Parties)
-		return Member{}, attest.Digest{}, wire.Refuse(wire.NoParty, "admission: party of the program in role "+role, strings.Join(listed, ", "), want)
+		return policyfile.Member{}, attest.Digest{}, wire.Refuse(wire.NoParty, "admission: party of the program in role "+role, strings.Join(listed, ", "), want)
 	}
 	return m, key, nil
 }
 
 // memberOf finds the member of a role that a result is.
-func (d *Document) memberOf(r *Role, result attest.Result) (Grant, error) {
+func memberOf(d *policyfile.Document, r *policyfile.Role, result attest.Result) (Grant, error) {
 	var all []attest.ReferenceValue
 	for _, m := range r.Members {
 		task := d.Tasks[m.Task]
 		release := task.Releases[m.Release]
-		if match(release.References, result.Measurement()) == nil {
-			return task.grant(release, result)
+		if policyfile.Match(release.References, result.Measurement()) == nil {
+			return grantOf(task, release, result)
 		}
 		all = append(all, release.References...)
 	}
-	return Grant{}, match(all, result.Measurement())
+	return Grant{}, policyfile.Match(all, result.Measurement())
 }
 
 // AdmitAuthority matches a result with the authority's reference values, and with
@@ -184,26 +165,7 @@ func (a Approved) AdmitAuthority(result attest.Result) error {
 	if !a.OK() {
 		return errNothing
 	}
-	return a.doc.admitAuthority(result)
-}
-
-func (d *Document) admitAuthority(result attest.Result) error {
-	return admitTo(d.Authority.References, d.Authority.Machines, result)
-}
-
-// admitTo matches a result with the reference values and the machines of
-// authorities.
-func admitTo(references []attest.ReferenceValue, machines Machines, result attest.Result) error {
-	if err := present(result); err != nil {
-		return err
-	}
-	if result.Dynamic() {
-		return wire.Refuse(wire.NotMeasured, "admission: libraries", "an authority that loads unmeasured libraries", "a static one")
-	}
-	if err := match(references, result.Measurement()); err != nil {
-		return err
-	}
-	return machines.admit(result)
+	return a.doc.Authority.Admit(result)
 }
 
 // admissible refuses the zero Approved and the zero result.
@@ -211,43 +173,5 @@ func (a Approved) admissible(result attest.Result) error {
 	if !a.OK() {
 		return errNothing
 	}
-	return present(result)
-}
-
-func present(result attest.Result) error {
-	if !result.OK() {
-		return wire.Refuse(wire.NotMeasured, "admission: attestation result", "none", "an appraised one")
-	}
-	return nil
-}
-
-// match is nil when one of the reference values is the measurement, and else the
-// refusal of the nearest: that with the most equal registers.
-func match(refs []attest.ReferenceValue, got attest.Measurement) error {
-	nearest := wire.Refuse(wire.NotMeasured, "measurement", got, "a reference value of the policy")
-	best := -1
-	for _, ref := range refs {
-		err := attest.Match(ref, got)
-		if err == nil {
-			return nil
-		}
-		if n := agreement(ref, got); n > best {
-			nearest, best = err, n
-		}
-	}
-	return nearest
-}
-
-// agreement counts the registers that agree; -1 is another platform.
-func agreement(ref attest.ReferenceValue, got attest.Measurement) int {
-	if ref.Platform != got.Platform {
-		return -1
-	}
-	n := 0
-	for i, r := range ref.Registers {
-		if i < len(got.Registers) && (r.Any || string(r.Value) == string(got.Registers[i].Value)) {
-			n++
-		}
-	}
-	return n
+	return policyfile.CheckAppraised(result)
 }

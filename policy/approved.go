@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // Step is one step of the history: a policy file and the armored SSH signatures
@@ -24,7 +25,7 @@ type Step struct {
 // [Approved.Next] and [Replay] make one; the zero Approved refuses everything.
 // It is immutable and cheap to copy.
 type Approved struct {
-	doc     *Document
+	doc     *policyfile.Document
 	genesis attest.Digest
 	draft   attest.Digest // of the genesis
 	founded time.Time
@@ -45,7 +46,7 @@ func Genesis(pin attest.Digest, step Step) (Approved, error) {
 	if got := wire.Sum(step.Policy); got != pin {
 		return Approved{}, wire.Refuse(wire.WrongGenesis, "genesis: digest of the first policy", got, pin)
 	}
-	doc, err := Parse(step.Policy)
+	doc, err := policyfile.Parse(step.Policy)
 	if err != nil {
 		return Approved{}, fmt.Errorf("reading the genesis policy: %w", err)
 	}
@@ -56,14 +57,14 @@ func Genesis(pin attest.Digest, step Step) (Approved, error) {
 	if err != nil {
 		return Approved{}, err
 	}
-	if err := doc.Owners.quorum(signed); err != nil {
+	if err := doc.Owners.CheckQuorum(signed); err != nil {
 		return Approved{}, err
 	}
-	draft, err := splitRoot(step.Policy)
+	line, err := policyfile.SplitRoot(step.Policy)
 	if err != nil {
 		return Approved{}, fmt.Errorf("reading the genesis policy: %w", err)
 	}
-	a := Approved{genesis: pin, draft: draft.Digest(), founded: doc.Created}
+	a := Approved{genesis: pin, draft: line.DraftDigest(), founded: doc.Created}
 	pacts, err := a.succeed(doc)
 	if err != nil {
 		return Approved{}, err
@@ -94,7 +95,7 @@ func (a Approved) next(step Step) (Approved, error) {
 	if err != nil {
 		return Approved{}, err
 	}
-	if err := a.doc.Owners.quorum(signed); err != nil {
+	if err := a.doc.Owners.CheckQuorum(signed); err != nil {
 		return Approved{}, err
 	}
 	doc, err := a.successor(step.Policy)
@@ -145,11 +146,11 @@ var errNothing = wire.Refuse(wire.BadPolicy, "approved policy", "none", "a histo
 
 // extended is a with one more step, which was checked, and what is in force by
 // it.
-func (a Approved) extended(doc *Document, step Step, pacts map[string]*Pact) Approved {
+func (a Approved) extended(doc *policyfile.Document, step Step, pacts map[string]*Pact) Approved {
 	if a.doc == doc {
 		a.cuts = a.cuts.with(cutByStatement(a.pacts, pacts), len(a.heads))
 	} else {
-		live := doc.programs(a.genesis)
+		live := programsOf(doc, a.genesis)
 		if a.doc != nil {
 			a.cuts = a.cuts.with(a.cutBy(doc, live, pacts), len(a.heads))
 		}
@@ -165,8 +166,8 @@ func (a Approved) extended(doc *Document, step Step, pacts map[string]*Pact) App
 
 // successor parses a policy and demands that it may follow a, whoever signed
 // it.
-func (a Approved) successor(raw []byte) (*Document, error) {
-	next, err := Parse(raw)
+func (a Approved) successor(raw []byte) (*policyfile.Document, error) {
+	next, err := policyfile.Parse(raw)
 	if err != nil {
 		return nil, fmt.Errorf("reading the next policy: %w", err)
 	}
@@ -196,13 +197,13 @@ func (a Approved) under(sequence uint64) (Approved, error) {
 	digest := a.digests[sequence-1]
 	i := slices.IndexFunc(a.steps, func(s Step) bool { return wire.Sum(s.Policy) == digest })
 	var err error
-	a.doc, err = Parse(a.steps[i].Policy)
+	a.doc, err = policyfile.Parse(a.steps[i].Policy)
 	return a, err
 }
 
 // signers are the owners who signed a step, each once, in the order of the
 // signatures. A signature by anybody else is refused.
-func signers(owners Owners, step Step) ([]string, error) {
+func signers(owners policyfile.Owners, step Step) ([]string, error) {
 	if len(step.Policy) > wire.MaxPolicy {
 		return nil, wire.Refuse(wire.TooLarge, "policy: size in bytes", len(step.Policy), wire.MaxPolicy)
 	}
@@ -211,7 +212,7 @@ func signers(owners Owners, step Step) ([]string, error) {
 	}
 	var names []string
 	for _, sig := range step.Signatures {
-		name, err := owners.signer(sig, ForPolicy, step.Policy)
+		name, err := owners.Signer(sig, sshsig.ForPolicy, step.Policy)
 		if err != nil {
 			return nil, err
 		}
@@ -222,46 +223,11 @@ func signers(owners Owners, step Step) ([]string, error) {
 	return names, nil
 }
 
-// signer is the owner whose signature over a message this is.
-func (o Owners) signer(armored string, ns Namespace, message []byte) (string, error) {
-	key, err := Verify(armored, ns, message)
-	if err != nil {
-		return "", err
-	}
-	for _, owner := range o.Keys {
-		if bytes.Equal(owner.Key.Marshal(), key.Marshal()) {
-			return owner.Name, nil
-		}
-	}
-	return "", wire.Refuse(wire.NotOwner, "signature: key", key.Type(), "a key of "+strings.Join(o.missing(nil), ", "))
-}
-
-// quorum refuses too few distinct owners and says who is missing.
-func (o Owners) quorum(signed []string) error {
-	if o.Quorum > 0 && len(signed) >= o.Quorum {
-		return nil
-	}
-	got := fmt.Sprintf("%d of %d (%s)", len(signed), o.Quorum, strings.Join(signed, ", "))
-	want := fmt.Sprintf("%d more of %s", o.Quorum-len(signed), strings.Join(o.missing(signed), ", "))
-	return wire.Refuse(wire.NoQuorum, "policy: owners who signed", got, want)
-}
-
-// missing are the owners who are not among signed, in the order of the file.
-func (o Owners) missing(signed []string) []string {
-	var names []string
-	for _, owner := range o.Keys {
-		if !slices.Contains(signed, owner.Name) {
-			names = append(names, owner.Name)
-		}
-	}
-	return names
-}
-
 // OK reports whether a was approved.
 func (a Approved) OK() bool { return a.doc != nil }
 
 // Document is the policy in force, nil in the zero Approved.
-func (a Approved) Document() *Document { return a.doc }
+func (a Approved) Document() *policyfile.Document { return a.doc }
 
 // Genesis is the pinned digest of the first policy.
 func (a Approved) Genesis() attest.Digest { return a.genesis }

@@ -10,6 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 func TestZeroApproved(t *testing.T) {
@@ -18,43 +20,43 @@ func TestZeroApproved(t *testing.T) {
 	if a.OK() || a.Document() != nil || !a.Head().IsZero() || a.Knows(attest.Digest{}) || a.Rules() != nil || len(a.Steps()) > 0 {
 		t.Error("the zero Approved says something")
 	}
-	raw := h.text(t)
+	raw := h.Text(t)
 	_, err := a.Next(h.step(t, raw, "ana", "ben"))
-	refused(t, err, wire.BadPolicy)
+	policytest.Refused(t, err, wire.BadPolicy)
 	_, err = a.Admit("scoring", result(t, attest.Measurement{Platform: attest.Soft}))
-	refused(t, err, wire.BadPolicy)
-	refused(t, a.AdmitAuthority(result(t, attest.Measurement{Platform: attest.Soft})), wire.BadPolicy)
-	_, err = Propose(a, h.step(t, raw, "ana"), start)
-	refused(t, err, wire.BadPolicy)
+	policytest.Refused(t, err, wire.BadPolicy)
+	policytest.Refused(t, a.AdmitAuthority(result(t, attest.Measurement{Platform: attest.Soft})), wire.BadPolicy)
+	_, err = Propose(a, h.step(t, raw, "ana"), policytest.Start)
+	policytest.Refused(t, err, wire.BadPolicy)
 }
 
 func TestGenesisRefusals(t *testing.T) {
 	h, other := newHouse(), newHouse()
-	other.owners["ana"] = fixed("mallory")
-	raw := h.text(t)
+	other.Owners["ana"] = policytest.Fixed("mallory")
+	raw := h.Text(t)
 	pin := wire.Sum(raw)
-	second := h.text(t, "sequence     = 1", "sequence     = 2", `previous     = ""`, `previous = "`+pin.String()+`"`)
-	broken := h.text(t, "quorum = 2", "quorum = 0")
+	second := h.Text(t, "sequence     = 1", "sequence     = 2", `previous     = ""`, `previous = "`+pin.String()+`"`)
+	broken := h.Text(t, "quorum = 2", "quorum = 0")
 	for _, row := range []struct {
 		name string
 		pin  attest.Digest
 		step Step
 		want attest.Reason
 	}{
-		{"another pin", digest("a"), h.step(t, raw, "ana", "ben"), wire.WrongGenesis},
+		{"another pin", policytest.Digest("a"), h.step(t, raw, "ana", "ben"), wire.WrongGenesis},
 		{"no pin", attest.Digest{}, h.step(t, raw, "ana", "ben"), wire.WrongGenesis},
 		{"sequence 2", wire.Sum(second), h.step(t, second, "ana", "ben"), wire.WrongSequence},
 		{"quorum 0", wire.Sum(broken), h.step(t, broken, "ana", "ben"), wire.BadPolicy},
 		{"no signature", pin, h.step(t, raw), wire.NoQuorum},
 		{"one signature", pin, h.step(t, raw, "ana"), wire.NoQuorum},
 		{"one signature twice", pin, h.step(t, raw, "ana", "ana"), wire.NoQuorum},
-		{"a stranger among the owners", pin, Step{raw, append(h.sign(t, ForPolicy, raw, "ben", "eva"), other.sign(t, ForPolicy, raw, "ana")...)}, wire.NotOwner},
-		{"signed as a cancel statement", pin, Step{raw, h.sign(t, ForCancel, raw, "ana", "ben")}, wire.BadSignature},
+		{"a stranger among the owners", pin, Step{raw, append(h.sign(t, sshsig.ForPolicy, raw, "ben", "eva"), other.sign(t, sshsig.ForPolicy, raw, "ana")...)}, wire.NotOwner},
+		{"signed as a cancel statement", pin, Step{raw, h.sign(t, sshsig.ForCancel, raw, "ana", "ben")}, wire.BadSignature},
 		{"more signatures than owners", pin, h.step(t, raw, "ana", "ben", "eva", "ana"), wire.TooLarge},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			a, err := Genesis(row.pin, row.step)
-			refused(t, err, row.want)
+			policytest.Refused(t, err, row.want)
 			if a.OK() {
 				t.Error("got an approved policy beside the error")
 			}
@@ -71,15 +73,15 @@ func TestOwnerActions(t *testing.T) {
 	comment := append(bytes.Clone(raw), "# reformatted\n"...)
 
 	_, err := a.Next(h.step(t, raw, "eva"))
-	refused(t, err, wire.NoQuorum)
+	policytest.Refused(t, err, wire.NoQuorum)
 	var r *attest.Refusal
 	if !errors.As(err, &r) || r.Got != "1 of 2 (eva)" || r.Want != "1 more of ana, ben" {
 		t.Errorf("got %v, want who signed and who is missing", err)
 	}
 	_, err = a.Next(h.step(t, raw, "eva", "eva"))
-	refused(t, err, wire.NoQuorum)
-	_, err = a.Next(Step{comment, h.sign(t, ForPolicy, raw, "ana", "ben")})
-	refused(t, err, wire.BadSignature)
+	policytest.Refused(t, err, wire.NoQuorum)
+	_, err = a.Next(Step{comment, h.sign(t, sshsig.ForPolicy, raw, "ana", "ben")})
+	policytest.Refused(t, err, wire.BadSignature)
 	if _, err = a.Next(h.step(t, raw, "eva", "eva", "ben")); err != nil {
 		t.Errorf("a quorum and one of it twice: %v", err)
 	}
@@ -97,7 +99,7 @@ func TestNextRefusals(t *testing.T) {
 		{"another trust domain", []string{`trust_domain = "clinic.example"`, `trust_domain = "bank.example"`}, wire.WrongDomain},
 		{"a sequence left out", []string{"sequence     = 2", "sequence     = 3"}, wire.WrongSequence},
 		{"the genesis again", []string{"sequence     = 2", "sequence     = 1", previous, `previous = ""`}, wire.WrongSequence},
-		{"another previous", []string{previous, `previous = "` + digest("a").String() + `"`}, wire.WrongSequence},
+		{"another previous", []string{previous, `previous = "` + policytest.Digest("a").String() + `"`}, wire.WrongSequence},
 		{"created before", []string{"2026-11-22T09:00:00Z", "2026-11-22T08:59:59Z"}, wire.BadPolicy},
 		{"no policy", []string{"quorum = 2", "quorum = 4"}, wire.BadPolicy},
 	} {
@@ -110,7 +112,7 @@ func TestNextRefusals(t *testing.T) {
 				raw = bytes.Replace(raw, []byte(row.edits[i]), []byte(row.edits[i+1]), 1)
 			}
 			_, err := a.Next(h.step(t, raw, "ana", "ben"))
-			refused(t, err, row.want)
+			policytest.Refused(t, err, row.want)
 		})
 	}
 }
@@ -121,7 +123,7 @@ func TestDevelopmentStays(t *testing.T) {
 	h := newHouse()
 	raw := h.next(t, a)
 	_, err := a.successor(raw)
-	refused(t, err, wire.BadPolicy)
+	policytest.Refused(t, err, wire.BadPolicy)
 }
 
 // TestQuorumOfTheOwnersBefore lets the owners of the new policy sign, and then
@@ -129,12 +131,12 @@ func TestDevelopmentStays(t *testing.T) {
 func TestQuorumOfTheOwnersBefore(t *testing.T) {
 	h := newHouse()
 	a := h.found(t)
-	h.owners["new"] = fixed("new")
-	newKey := keyLine(h.owners["new"].PublicKey())
+	h.Owners["new"] = policytest.Fixed("new")
+	newKey := policytest.KeyLine(h.Owners["new"].PublicKey())
 	raw := h.next(t, a, `name = "ana", ssh = "ANA"`, `name = "new", ssh = "`+newKey+`"`)
 
 	_, err := a.Next(h.step(t, raw, "new", "ben"))
-	refused(t, err, wire.NotOwner)
+	policytest.Refused(t, err, wire.NotOwner)
 	b, err := a.Next(h.step(t, raw, "ana", "ben"))
 	if err != nil {
 		t.Fatal(err)
@@ -142,7 +144,7 @@ func TestQuorumOfTheOwnersBefore(t *testing.T) {
 	raw = bytes.Replace(raw, []byte("sequence     = 2"), []byte("sequence = 3"), 1)
 	raw = bytes.Replace(raw, []byte(a.Document().Digest().String()), []byte(b.Document().Digest().String()), 1)
 	_, err = b.Next(h.step(t, raw, "ana", "ben"))
-	refused(t, err, wire.NotOwner)
+	policytest.Refused(t, err, wire.NotOwner)
 	if _, err = b.Next(h.step(t, raw, "new", "ben")); err != nil {
 		t.Error(err)
 	}
@@ -186,7 +188,7 @@ func TestHistory(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", row.name, got, row.want)
 		}
 	}
-	if !b.Founded().Equal(start) || b.Genesis() != a.Genesis() {
+	if !b.Founded().Equal(policytest.Start) || b.Genesis() != a.Genesis() {
 		t.Error("a later policy has another genesis")
 	}
 
@@ -198,13 +200,13 @@ func TestHistory(t *testing.T) {
 		t.Error("replaying the steps gives another history")
 	}
 	_, err = Replay(a.Genesis(), b.Steps()[1:])
-	refused(t, err, wire.WrongGenesis)
+	policytest.Refused(t, err, wire.WrongGenesis)
 	_, err = Replay(a.Genesis(), append(b.Steps(), fork.Steps()[1]))
-	refused(t, err, wire.WrongSequence)
+	policytest.Refused(t, err, wire.WrongSequence)
 	_, err = Replay(a.Genesis(), nil)
-	refused(t, err, wire.TooLarge)
+	policytest.Refused(t, err, wire.TooLarge)
 	_, err = Replay(a.Genesis(), make([]Step, wire.MaxHistory+1))
-	refused(t, err, wire.TooLarge)
+	policytest.Refused(t, err, wire.TooLarge)
 }
 
 // TestThen looks back: what was in force after each step is what was approved then.
@@ -235,7 +237,7 @@ func TestThen(t *testing.T) {
 			}
 		}
 	}
-	for _, head := range []attest.Digest{{}, digest("a"), third.Head()} {
+	for _, head := range []attest.Digest{{}, policytest.Digest("a"), third.Head()} {
 		if then, known := second.At(head); known || then.OK() {
 			t.Errorf("got what was in force at %v, want none", head)
 		}
@@ -254,7 +256,7 @@ func TestSuccessorsShareNothing(t *testing.T) {
 	h := newHouse()
 	a := h.found(t)
 	grow := func(comment string) Approved {
-		raw := h.text(t, "# Policy of a clinic.", comment, "sequence     = 1", fmt.Sprintf("sequence = %d", a.Document().Sequence+1),
+		raw := h.Text(t, "# Policy of a clinic.", comment, "sequence     = 1", fmt.Sprintf("sequence = %d", a.Document().Sequence+1),
 			`previous     = ""`, fmt.Sprintf("previous = %q", a.Document().Digest()))
 		b, err := a.Next(h.step(t, raw, "ana", "ben"))
 		if err != nil {
@@ -281,7 +283,7 @@ func appraised(t testing.TB, c attest.Claims) attest.Result {
 	data := attest.Bind(wire.LabelIssue)
 	c.ReportData = data[:]
 	r, err := attest.NewVerifier(attesttest.Vouch(c)).Appraise(attest.Question{
-		Evidence: attest.Evidence{Platform: attest.Soft}, ReportData: data, Rules: map[attest.Platform]attest.Rules{attest.Soft: {}}, At: start,
+		Evidence: attest.Evidence{Platform: attest.Soft}, ReportData: data, Rules: map[attest.Platform]attest.Rules{attest.Soft: {}}, At: policytest.Start,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -305,7 +307,7 @@ func measured(agent, program attest.Digest, args ...string) attest.Measurement {
 
 func TestAdmit(t *testing.T) {
 	a := newHouse().found(t)
-	agent, none := digest("2"), attest.Digest{}
+	agent, none := policytest.Digest("2"), attest.Digest{}
 	for _, row := range []struct {
 		name    string
 		task    string
@@ -314,17 +316,17 @@ func TestAdmit(t *testing.T) {
 		want    attest.Reason
 		say     string // part of the refusal
 	}{
-		{name: "first release", task: "scoring", claims: attest.Claims{Measurement: measured(agent, digest("5"))}, release: "2026.10"},
-		{name: "second release", task: "scoring", claims: attest.Claims{Measurement: measured(agent, digest("6"), "--model", "m.json")}, release: "2026.11"},
-		{name: "second reference value", task: "scoring", claims: attest.Claims{Measurement: measured(agent, digest("7"))}, release: "2026.11"},
-		{name: "open registers", task: "keys", claims: attest.Claims{Measurement: measured(digest("9"), digest("4"), "-v")}, release: "1.4"},
-		{name: "dynamic where policy says so", task: "scoring", claims: attest.Claims{Measurement: measured(agent, digest("7")), Dynamic: true}, release: "2026.11"},
-		{name: "dynamic elsewhere", task: "scoring", claims: attest.Claims{Measurement: measured(agent, digest("5")), Dynamic: true}, want: wire.NotMeasured, say: "dynamic = true in release 2026.10"},
-		{name: "unknown task", task: "score", claims: attest.Claims{Measurement: measured(agent, digest("5"))}, want: wire.NotFound},
-		{name: "code of another task", task: "keys", claims: attest.Claims{Measurement: measured(agent, digest("5"))}, want: wire.NotMeasured, say: "program"},
-		{name: "other arguments", task: "scoring", claims: attest.Claims{Measurement: measured(agent, digest("6"), "--model", "n.json")}, want: wire.NotMeasured, say: "args"},
-		{name: "arguments joined", task: "scoring", claims: attest.Claims{Measurement: measured(agent, digest("6"), "--model m.json")}, want: wire.NotMeasured, say: "args"},
-		{name: "no agent", task: "scoring", claims: attest.Claims{Measurement: measured(none, digest("7"))}, want: wire.NotMeasured, say: `agent: got "none"`},
+		{name: "first release", task: "scoring", claims: attest.Claims{Measurement: measured(agent, policytest.Digest("5"))}, release: "2026.10"},
+		{name: "second release", task: "scoring", claims: attest.Claims{Measurement: measured(agent, policytest.Digest("6"), "--model", "m.json")}, release: "2026.11"},
+		{name: "second reference value", task: "scoring", claims: attest.Claims{Measurement: measured(agent, policytest.Digest("7"))}, release: "2026.11"},
+		{name: "open registers", task: "keys", claims: attest.Claims{Measurement: measured(policytest.Digest("9"), policytest.Digest("4"), "-v")}, release: "1.4"},
+		{name: "dynamic where policy says so", task: "scoring", claims: attest.Claims{Measurement: measured(agent, policytest.Digest("7")), Dynamic: true}, release: "2026.11"},
+		{name: "dynamic elsewhere", task: "scoring", claims: attest.Claims{Measurement: measured(agent, policytest.Digest("5")), Dynamic: true}, want: wire.NotMeasured, say: "dynamic = true in release 2026.10"},
+		{name: "unknown task", task: "score", claims: attest.Claims{Measurement: measured(agent, policytest.Digest("5"))}, want: wire.NotFound},
+		{name: "code of another task", task: "keys", claims: attest.Claims{Measurement: measured(agent, policytest.Digest("5"))}, want: wire.NotMeasured, say: "program"},
+		{name: "other arguments", task: "scoring", claims: attest.Claims{Measurement: measured(agent, policytest.Digest("6"), "--model", "n.json")}, want: wire.NotMeasured, say: "args"},
+		{name: "arguments joined", task: "scoring", claims: attest.Claims{Measurement: measured(agent, policytest.Digest("6"), "--model m.json")}, want: wire.NotMeasured, say: "args"},
+		{name: "no agent", task: "scoring", claims: attest.Claims{Measurement: measured(none, policytest.Digest("7"))}, want: wire.NotMeasured, say: `agent: got "none"`},
 		{name: "code of the authority", task: "scoring", claims: attest.Claims{Measurement: measured(none, agent)}, want: wire.NotMeasured},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -335,10 +337,10 @@ func TestAdmit(t *testing.T) {
 			if could := a.CouldAdmit(row.task, row.claims.Measurement); (could == nil) != (err == nil) && !row.claims.Dynamic {
 				t.Errorf("before appraisal: got %v, want as after it: %v", could, err)
 			} else if could != nil {
-				refused(t, could, row.want)
+				policytest.Refused(t, could, row.want)
 			}
 			if row.want != "" {
-				refused(t, err, row.want)
+				policytest.Refused(t, err, row.want)
 				if !strings.Contains(err.Error(), row.say) || grant.Task != nil {
 					t.Errorf("got %v with grant %v, want %q and none", err, grant, row.say)
 				}
@@ -352,8 +354,8 @@ func TestAdmit(t *testing.T) {
 			}
 		})
 	}
-	refused(t, Approved{}.CouldAdmit("scoring", measured(agent, digest("5"))), wire.BadPolicy)
-	refused(t, Approved{}.CouldAdmitMember("trial", "scorer", measured(agent, digest("5"))), wire.BadPolicy)
+	policytest.Refused(t, Approved{}.CouldAdmit("scoring", measured(agent, policytest.Digest("5"))), wire.BadPolicy)
+	policytest.Refused(t, Approved{}.CouldAdmitMember("trial", "scorer", measured(agent, policytest.Digest("5"))), wire.BadPolicy)
 	_, err := a.Admit("scoring", attest.Result{})
 	var r *attest.Refusal
 	if !errors.As(err, &r) || r.Rule != "admission: attestation result" {
@@ -364,11 +366,11 @@ func TestAdmit(t *testing.T) {
 func TestAdmitAuthority(t *testing.T) {
 	h := newHouse()
 	a := h.found(t)
-	draft, err := ParseDraft(h.text(t))
+	draft, err := ParseDraft(h.Text(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	own := measured(attest.Digest{}, digest("2"))
+	own := measured(attest.Digest{}, policytest.Digest("2"))
 	on := func(chip string, m attest.Measurement) attest.Result {
 		return appraised(t, attest.Claims{Measurement: m, Chip: chip})
 	}
@@ -377,28 +379,28 @@ func TestAdmitAuthority(t *testing.T) {
 		if err := admit(on(named, own)); err != nil {
 			t.Error(err)
 		}
-		refused(t, admit(on(named, measured(digest("2"), digest("5")))), wire.NotMeasured)
-		refused(t, admit(on(named, measured(attest.Digest{}, digest("2"), "-v"))), wire.NotMeasured)
-		refused(t, admit(appraised(t, attest.Claims{Measurement: own, Dynamic: true, Chip: named})), wire.NotMeasured)
-		refused(t, admit(attest.Result{}), wire.NotMeasured)
+		policytest.Refused(t, admit(on(named, measured(policytest.Digest("2"), policytest.Digest("5")))), wire.NotMeasured)
+		policytest.Refused(t, admit(on(named, measured(attest.Digest{}, policytest.Digest("2"), "-v"))), wire.NotMeasured)
+		policytest.Refused(t, admit(appraised(t, attest.Claims{Measurement: own, Dynamic: true, Chip: named})), wire.NotMeasured)
+		policytest.Refused(t, admit(attest.Result{}), wire.NotMeasured)
 		for _, other := range []string{"", "0123456789abcde", "0123456789abcdee", "chip:" + named, "vlek:aws"} {
-			refused(t, admit(on(other, own)), wire.WrongChip)
+			policytest.Refused(t, admit(on(other, own)), wire.WrongChip)
 		}
 	}
-	anywhere := mustParse(t, h.text(t, `["chip:0123456789abcdef"]`, `"any"`))
-	if err := anywhere.admitAuthority(on("fedcba9876543210", own)); err != nil {
+	anywhere := mustParse(t, h.Text(t, `["chip:0123456789abcdef"]`, `"any"`))
+	if err := anywhere.Authority.Admit(on("fedcba9876543210", own)); err != nil {
 		t.Error(err)
 	}
-	refused(t, Draft{}.AdmitAuthority(on(named, own)), wire.BadPolicy)
-	refused(t, Approved{}.AdmitAuthority(on(named, own)), wire.BadPolicy)
+	policytest.Refused(t, Draft{}.AdmitAuthority(on(named, own)), wire.BadPolicy)
+	policytest.Refused(t, Approved{}.AdmitAuthority(on(named, own)), wire.BadPolicy)
 }
 
 // TestNearestReference has the difference that a person would look for.
 func TestNearestReference(t *testing.T) {
 	a := newHouse().found(t)
-	_, err := a.Admit("scoring", result(t, measured(digest("2"), digest("8"), "--model", "m.json")))
+	_, err := a.Admit("scoring", result(t, measured(policytest.Digest("2"), policytest.Digest("8"), "--model", "m.json")))
 	var r *attest.Refusal
-	if !errors.As(err, &r) || r.Rule != "measurement: program" || r.Got != digest("8").String() || r.Want != digest("6").String() {
+	if !errors.As(err, &r) || r.Rule != "measurement: program" || r.Got != policytest.Digest("8").String() || r.Want != policytest.Digest("6").String() {
 		t.Errorf("got %v, want the program of the reference value with the same arguments", err)
 	}
 }

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"fmt"
 
-	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // BackupStatement is the text by which an owner asks for a backup of the root
@@ -29,14 +29,5 @@ func (a Approved) AdmitBackup(statement []byte, signature string) (string, error
 	if want := BackupStatement(a); !bytes.Equal(statement, want) {
 		return "", wire.Refuse(wire.Malformed, "backup: statement", string(statement), string(want))
 	}
-	return a.doc.Owners.signer(signature, ForBackup, statement)
-}
-
-// Digest names the owners, their keys and their quorum: whom a backup is for.
-func (o Owners) Digest() attest.Digest {
-	fields := [][]byte{{byte(o.Quorum >> 8), byte(o.Quorum)}}
-	for _, owner := range o.Keys {
-		fields = append(fields, []byte(owner.Name), owner.Key.Marshal(), []byte(owner.Age))
-	}
-	return wire.Hash(wire.LabelOwners, fields...)
+	return a.doc.Owners.Signer(signature, sshsig.ForBackup, statement)
 }

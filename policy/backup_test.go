@@ -6,17 +6,19 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // TestAdmitBackup lets an owner ask for a backup under the policy in force, and
 // nobody for anything else.
 func TestAdmitBackup(t *testing.T) {
 	h := newHouse()
-	h.owners["mallory"] = fixed("mallory")
+	h.Owners["mallory"] = policytest.Fixed("mallory")
 	a := h.found(t)
 	good := BackupStatement(a)
 	for _, owner := range []string{"ana", "ben", "eva"} {
-		if got, err := a.AdmitBackup(good, h.sign(t, ForBackup, good, owner)[0]); err != nil || got != owner {
+		if got, err := a.AdmitBackup(good, h.sign(t, sshsig.ForBackup, good, owner)[0]); err != nil || got != owner {
 			t.Errorf("%s: got %q, %v", owner, got, err)
 		}
 	}
@@ -29,41 +31,41 @@ func TestAdmitBackup(t *testing.T) {
 		name      string
 		in        Approved
 		statement []byte
-		namespace Namespace
+		namespace sshsig.Namespace
 		signer    string
 		want      attest.Reason
 	}{
-		{"a stranger", a, good, ForBackup, "mallory", wire.NotOwner},
-		{"a signature for another use", a, good, ForPolicy, "ana", wire.BadSignature},
-		{"a line more", a, more, ForBackup, "ana", wire.Malformed},
-		{"nothing", a, nil, ForBackup, "ana", wire.Malformed},
-		{"under the policy before", next, good, ForBackup, "ana", wire.Malformed},
-		{"under nothing", Approved{}, BackupStatement(Approved{}), ForBackup, "ana", wire.ReasonOf(errNothing)},
+		{"a stranger", a, good, sshsig.ForBackup, "mallory", wire.NotOwner},
+		{"a signature for another use", a, good, sshsig.ForPolicy, "ana", wire.BadSignature},
+		{"a line more", a, more, sshsig.ForBackup, "ana", wire.Malformed},
+		{"nothing", a, nil, sshsig.ForBackup, "ana", wire.Malformed},
+		{"under the policy before", next, good, sshsig.ForBackup, "ana", wire.Malformed},
+		{"under nothing", Approved{}, BackupStatement(Approved{}), sshsig.ForBackup, "ana", wire.ReasonOf(errNothing)},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			got, err := row.in.AdmitBackup(row.statement, h.sign(t, row.namespace, row.statement, row.signer)[0])
-			refused(t, err, row.want)
+			policytest.Refused(t, err, row.want)
 			if got != "" {
 				t.Errorf("got owner %q with an error", got)
 			}
 		})
 	}
-	_, err = a.AdmitBackup(good, h.sign(t, ForBackup, more, "ana")[0])
-	refused(t, err, wire.BadSignature)
+	_, err = a.AdmitBackup(good, h.sign(t, sshsig.ForBackup, more, "ana")[0])
+	policytest.Refused(t, err, wire.BadSignature)
 }
 
 // TestOwnersDigest differs with each thing that decides who restores a backup,
 // and with nothing else.
 func TestOwnersDigest(t *testing.T) {
 	h := newHouse()
-	h.owners["another"] = fixed("another")
-	of := func(edits ...string) attest.Digest { return mustParse(t, h.text(t, edits...)).Owners.Digest() }
+	h.Owners["another"] = policytest.Fixed("another")
+	of := func(edits ...string) attest.Digest { return mustParse(t, h.Text(t, edits...)).Owners.Digest() }
 	good := of()
 	for name, edits := range map[string][]string{
 		"quorum":   {"quorum = 2", "quorum = 3"},
 		"name":     {`"ana"`, `"anna"`},
 		"key":      {`ssh = "ANA"`, `ssh = "ANOTHER"`},
-		"age":      {`ssh = "ANA"`, `ssh = "ANA", age = "` + ageRecipient + `"`},
+		"age":      {`ssh = "ANA"`, `ssh = "ANA", age = "` + policytest.AgeRecipient + `"`},
 		"one more": {`ssh = "EVA" },`, `ssh = "EVA" }, { name = "una", ssh = "ANOTHER" },`},
 		"one less": {`  { name = "eva", ssh = "EVA" },` + "\n", ""},
 	} {

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // Concerns reports whether a step after a head concerns a unit, so that it renews
@@ -28,7 +29,7 @@ func (a Approved) Concerns(since attest.Digest, c Facts) bool {
 		return true
 	}
 	was := a.documentAt(index)
-	return was != a.doc && !reflect.DeepEqual(was.concern(a.genesis, c), a.doc.concern(a.genesis, c))
+	return was != a.doc && !reflect.DeepEqual(concernOf(was, a.genesis, c), concernOf(a.doc, a.genesis, c))
 }
 
 // ringsCut reports whether a step after one of an index cut off a unit that holds ring
@@ -60,22 +61,22 @@ func (a Approved) heardSince(index int, c Facts) bool {
 
 // concern is what a document says that bears on one unit's certificate report.
 type concern struct {
-	authority Authority
-	task      Task    // without its releases
-	release   Release // its own
+	authority policyfile.Authority
+	task      policyfile.Task    // without its releases
+	release   policyfile.Release // its own
 	platforms map[attest.Platform]attest.Rules
-	calls     map[string]*Task
-	group     *Group
+	calls     map[string]*policyfile.Task
+	group     *policyfile.Group
 }
 
-// concern is what d says of a unit.
-func (d *Document) concern(genesis attest.Digest, c Facts) concern {
-	out := concern{authority: d.Authority, platforms: map[attest.Platform]attest.Rules{}, calls: map[string]*Task{}, group: d.Groups[c.Group]}
+// concernOf is what d says of a unit.
+func concernOf(d *policyfile.Document, genesis attest.Digest, c Facts) concern {
+	out := concern{authority: d.Authority, platforms: map[attest.Platform]attest.Rules{}, calls: map[string]*policyfile.Task{}, group: d.Groups[c.Group]}
 	var own program
 	if t := d.Tasks[c.Task]; t != nil && c.Group != "" {
 		own = program{t, t.Releases[c.Release]}
 	} else {
-		own = d.programs(genesis)[c.Identity]
+		own = programsOf(d, genesis)[c.Identity]
 	}
 	if own.release == nil {
 		return out // it is cut off

@@ -6,13 +6,15 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // TestConcerns: which steps a unit of task scoring, one of task keys, which scoring
 // calls, and one of a role of a group renew for.
 func TestConcerns(t *testing.T) {
 	h := newGroupHouse()
-	before := h.heard(t, h.began(t, h.text(t, grouped()...)), "north", "south")
+	before := h.heard(t, h.began(t, h.Text(t, policytest.Grouped()...)), "north", "south")
 	unit := "cut_units = [\"" + strings.Repeat("a", 32) + "\"]\n"
 	release := func(task, name, digit string) []string {
 		line := "[task." + task + ".release.\"" + name + "\"]\n"
@@ -21,7 +23,7 @@ func TestConcerns(t *testing.T) {
 	scoring := Facts{Task: "scoring", Identity: before.id(t, "scoring", "2026.11"), Unit: wire.UnitID{1}, Platform: attest.Soft}
 	keys := Facts{Task: "keys", Identity: before.id(t, "keys", "1.4"), Unit: wire.UnitID{1}, Platform: attest.Soft}
 	holder := Facts{Task: "keys", Release: "1.4", Identity: before.Pact("trial").ID(), Group: "trial", Role: "holder",
-		Party: KeyDigest(h.owners["north"].PublicKey()), Unit: wire.UnitID{1}, Platform: attest.Soft}
+		Party: sshsig.KeyDigest(h.Owners["north"].PublicKey()), Unit: wire.UnitID{1}, Platform: attest.Soft}
 	for _, tt := range []struct {
 		name                  string
 		step                  func(testing.TB) Approved
@@ -45,7 +47,7 @@ func TestConcerns(t *testing.T) {
 		{"the authority", edited(h, before, `["chip:0123456789abcdef"]`, `"any"`), true, true, true},
 		{"the group's quorum", edited(h, before, "quorum = 2\nuntil", "quorum = 3\nuntil"), false, false, true},
 		{"the group's names", edited(h, before, `names = ["trial.clinic.example"]`, ""), false, false, true},
-		{"the group", func(t testing.TB) Approved { return h.nextPolicy(t, before, h.text(t)) }, false, false, true},
+		{"the group", func(t testing.TB) Approved { return h.nextPolicy(t, before, h.Text(t)) }, false, false, true},
 		{"a party of the group", func(t testing.TB) Approved { return h.says(t, before, "east", nil) }, false, false, true},
 		{"a party that withdraws", func(t testing.TB) Approved { return h.says(t, before, "south", withdraws) }, false, false, true},
 	} {
@@ -68,7 +70,7 @@ func TestConcerns(t *testing.T) {
 			}
 		})
 	}
-	for name, since := range map[string]attest.Digest{"a head of another history": digest("9"), "no head": {}} {
+	for name, since := range map[string]attest.Digest{"a head of another history": policytest.Digest("9"), "no head": {}} {
 		if !before.Concerns(since, scoring) {
 			t.Errorf("%s concerns nobody", name)
 		}
@@ -81,7 +83,7 @@ func TestConcerns(t *testing.T) {
 // edited is the history a with one policy more: the good one with the group, after
 // edits.
 func edited(h *house, a Approved, edits ...string) func(testing.TB) Approved {
-	return func(t testing.TB) Approved { return h.nextPolicy(t, a, h.text(t, grouped(edits...)...)) }
+	return func(t testing.TB) Approved { return h.nextPolicy(t, a, h.Text(t, policytest.Grouped(edits...)...)) }
 }
 
 // TestConcernsOfSharedRings: a cut of a release that continues another concerns both,
@@ -93,7 +95,7 @@ func TestConcernsOfSharedRings(t *testing.T) {
 		return "[task.scoring.release.\"" + name + "\"]\n" + continues + "reference = [ { platform = \"soft\", program = \"sha256:" + strings.Repeat(digit, 64) + "\" } ]\n"
 	}
 	heir, stranger := release("next", "9", "continues = \"2026.11\"\n"), release("other", "8", "")
-	before := h.began(t, h.text(t, line, heir+stranger+line))
+	before := h.began(t, h.Text(t, line, heir+stranger+line))
 	facts := func(name string) Facts {
 		return Facts{Task: "scoring", Identity: before.id(t, "scoring", name), Platform: attest.Soft}
 	}
@@ -101,9 +103,9 @@ func TestConcernsOfSharedRings(t *testing.T) {
 		after                  Approved
 		first, second, another bool
 	}{
-		"the heir goes":          {h.nextPolicy(t, before, h.text(t, line, stranger+line)), true, true, false},
-		"the first demands more": {h.nextPolicy(t, before, h.text(t, line, heir+stranger+line, "dynamic = true\n", "")), true, true, false},
-		"the stranger goes":      {h.nextPolicy(t, before, h.text(t, line, heir+line)), false, false, true},
+		"the heir goes":          {h.nextPolicy(t, before, h.Text(t, line, stranger+line)), true, true, false},
+		"the first demands more": {h.nextPolicy(t, before, h.Text(t, line, heir+stranger+line, "dynamic = true\n", "")), true, true, false},
+		"the stranger goes":      {h.nextPolicy(t, before, h.Text(t, line, heir+line)), false, false, true},
 	} {
 		for release, want := range map[string]bool{"2026.11": row.first, "next": row.second, "other": row.another} {
 			if got := row.after.Concerns(before.Head(), facts(release)); got != want {
@@ -117,9 +119,9 @@ func TestConcernsOfSharedRings(t *testing.T) {
 // said was taken back before they heard.
 func TestConcernsAfterCutTakenBack(t *testing.T) {
 	h := newHouse()
-	before := h.began(t, h.text(t))
-	cut := h.nextPolicy(t, before, h.text(t, "units = 50\n", "units = 50\ncut_units = [\""+strings.Repeat("a", 32)+"\"]\n"))
-	back := h.nextPolicy(t, cut, h.text(t))
+	before := h.began(t, h.Text(t))
+	cut := h.nextPolicy(t, before, h.Text(t, "units = 50\n", "units = 50\ncut_units = [\""+strings.Repeat("a", 32)+"\"]\n"))
+	back := h.nextPolicy(t, cut, h.Text(t))
 	facts := Facts{Task: "scoring", Identity: before.id(t, "scoring", "2026.11"), Platform: attest.Soft}
 	if !back.Concerns(before.Head(), facts) {
 		t.Error("a cut that was taken back does not concern who held the pair before it")

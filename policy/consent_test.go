@@ -9,13 +9,16 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/crypto/ssh"
 )
 
 // keyed are the key digests of owners of the house.
 func (h *house) keyed(names ...string) (keys []attest.Digest) {
 	for _, name := range names {
-		keys = append(keys, KeyDigest(h.owners[name].PublicKey()))
+		keys = append(keys, sshsig.KeyDigest(h.Owners[name].PublicKey()))
 	}
 	return keys
 }
@@ -23,7 +26,7 @@ func (h *house) keyed(names ...string) (keys []attest.Digest) {
 // holding is the result of the program that is a holder.
 func holding(t testing.TB) attest.Result {
 	t.Helper()
-	return result(t, measured(digest("9"), digest("4"), "-v"))
+	return result(t, measured(policytest.Digest("9"), policytest.Digest("4"), "-v"))
 }
 
 // then is a with a policy that follows it, signed by two owners.
@@ -53,15 +56,15 @@ var loose = []string{"quorum = 2\nuntil", "quorum = 1\nuntil"}
 // a quorum of others is no consent of that party.
 func TestOwnConsent(t *testing.T) {
 	h := newGroupHouse()
-	a := h.says(t, h.found(t, grouped(loose...)...), "south", nil)
-	if _, err := a.Pact("trial").Agreed(groupRoot, start); err != nil {
+	a := h.says(t, h.found(t, policytest.Grouped(loose...)...), "south", nil)
+	if _, err := a.Pact("trial").Agreed(groupRoot, policytest.Start); err != nil {
 		t.Fatal(err)
 	}
 	north := Pins{Parties: h.keyed("north")}
 	admit := func(a Approved, at time.Time) (Grant, error) {
 		return a.AdmitMember("trial", "holder", holding(t), north, rooted, at)
 	}
-	early := start.Add(time.Hour)
+	early := policytest.Start.Add(time.Hour)
 	approved := h.says(t, a, "north", nil)
 	for _, tt := range []struct {
 		name string
@@ -69,23 +72,23 @@ func TestOwnConsent(t *testing.T) {
 		at   time.Time
 		want attest.Reason
 	}{
-		{"its party said nothing", a, start, wire.NoQuorum},
-		{"its party approves another root", h.says(t, a, "north", func(s *Statement) { s.GroupRoot = digest("b") }), start, wire.NoQuorum},
-		{"its party withdrew", h.says(t, approved, "north", withdraws), start, wire.Withdrawn},
-		{"its party withdrew, under another root", h.says(t, approved, "north", func(s *Statement) { s.Withdraws, s.GroupRoot = true, digest("b") }), start, wire.Withdrawn},
-		{"its party signed two texts with one number", h.says(t, approved, "north", func(s *Statement) { s.Number, s.NotAfter = 1, early }), start, wire.Withdrawn},
+		{"its party said nothing", a, policytest.Start, wire.NoQuorum},
+		{"its party approves another root", h.says(t, a, "north", func(s *Statement) { s.GroupRoot = policytest.Digest("b") }), policytest.Start, wire.NoQuorum},
+		{"its party withdrew", h.says(t, approved, "north", withdraws), policytest.Start, wire.Withdrawn},
+		{"its party withdrew, under another root", h.says(t, approved, "north", func(s *Statement) { s.Withdraws, s.GroupRoot = true, policytest.Digest("b") }), policytest.Start, wire.Withdrawn},
+		{"its party signed two texts with one number", h.says(t, approved, "north", func(s *Statement) { s.Number, s.NotAfter = 1, early }), policytest.Start, wire.Withdrawn},
 		{"its party's approval ended", h.says(t, a, "north", func(s *Statement) { s.NotAfter = early }), early, wire.Expired},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := admit(tt.a, tt.at)
-			refused(t, err, tt.want)
+			policytest.Refused(t, err, tt.want)
 		})
 	}
-	g, err := admit(approved, start)
-	if err != nil || g.Member != (Member{"north", "keys", "1.4"}) || g.Party != north.Parties[0] || !g.Ends.Equal(g.Pact.Roster.Until) {
+	g, err := admit(approved, policytest.Start)
+	if err != nil || g.Member != (policyfile.Member{Party: "north", Task: "keys", Release: "1.4"}) || g.Party != north.Parties[0] || !g.Ends.Equal(g.Pact.Roster.Until) {
 		t.Errorf("got member %v of party %v until %v, %v", g.Member, g.Party, g.Ends, err)
 	}
-	if g, err := admit(h.says(t, a, "north", func(s *Statement) { s.NotAfter = early }), start); err != nil || !g.Ends.Equal(early) {
+	if g, err := admit(h.says(t, a, "north", func(s *Statement) { s.NotAfter = early }), policytest.Start); err != nil || !g.Ends.Equal(early) {
 		t.Errorf("got end %v, %v, want that of the party's own approval", g.Ends, err)
 	}
 }
@@ -96,7 +99,7 @@ func TestPins(t *testing.T) {
 	h := newGroupHouse()
 	listed := append(slices.Clone(loose), `{ party = "north", task = "keys", release = "1.4" }`,
 		`{ party = "east", task = "keys", release = "1.4" }, { party = "north", task = "keys", release = "1.4" }`)
-	a := h.heard(t, h.found(t, grouped(listed...)...), "north")
+	a := h.heard(t, h.found(t, policytest.Grouped(listed...)...), "north")
 	id := a.Pact("trial").ID()
 	for _, tt := range []struct {
 		name string
@@ -104,20 +107,20 @@ func TestPins(t *testing.T) {
 		want attest.Reason
 	}{
 		{"its party's key", Pins{Parties: h.keyed("north")}, ""},
-		{"the key and one of nobody", Pins{Parties: append(h.keyed("north"), digest("7"))}, ""},
+		{"the key and one of nobody", Pins{Parties: append(h.keyed("north"), policytest.Digest("7"))}, ""},
 		{"and the roster", Pins{Parties: h.keyed("north"), Roster: id}, ""},
 		{"no pin", Pins{}, wire.NoParty},
 		{"the roster alone", Pins{Roster: id}, wire.NoParty},
-		{"another roster", Pins{Parties: h.keyed("north"), Roster: digest("7")}, wire.StaleRoster},
+		{"another roster", Pins{Parties: h.keyed("north"), Roster: policytest.Digest("7")}, wire.StaleRoster},
 		{"a party that brings another program", Pins{Parties: h.keyed("south")}, wire.NoParty},
 		{"an owner", Pins{Parties: h.keyed("ana")}, wire.NoParty},
 		{"a party that lists the program and does not approve", Pins{Parties: h.keyed("east")}, wire.NoQuorum},
 		{"two parties that list the program", Pins{Parties: h.keyed("east", "north")}, wire.NoParty},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			g, err := a.AdmitMember("trial", "holder", holding(t), tt.pins, rooted, start)
+			g, err := a.AdmitMember("trial", "holder", holding(t), tt.pins, rooted, policytest.Start)
 			if tt.want != "" {
-				refused(t, err, tt.want)
+				policytest.Refused(t, err, tt.want)
 				return
 			}
 			if err != nil || g.Member.Party != "north" {
@@ -126,19 +129,19 @@ func TestPins(t *testing.T) {
 		})
 	}
 	// Nor is it where one party alone lists the program.
-	scoring := result(t, measured(digest("2"), digest("6"), "--model", "m.json"))
-	_, err := a.AdmitMember("trial", "scorer", scoring, Pins{}, rooted, start)
-	refused(t, err, wire.NoParty)
-	other := func(*Pact) attest.Digest { return digest("b") }
-	_, err = a.AdmitMember("trial", "holder", holding(t), Pins{Parties: h.keyed("north")}, other, start)
-	refused(t, err, wire.NoQuorum) // the authority's root is another than the party approves
+	scoring := result(t, measured(policytest.Digest("2"), policytest.Digest("6"), "--model", "m.json"))
+	_, err := a.AdmitMember("trial", "scorer", scoring, Pins{}, rooted, policytest.Start)
+	policytest.Refused(t, err, wire.NoParty)
+	other := func(*Pact) attest.Digest { return policytest.Digest("b") }
+	_, err = a.AdmitMember("trial", "holder", holding(t), Pins{Parties: h.keyed("north")}, other, policytest.Start)
+	policytest.Refused(t, err, wire.NoQuorum) // the authority's root is another than the party approves
 }
 
 // TestNumbers: numbers do not come near where they would overflow, so a withdrawal
 // is always newer than what it ends.
 func TestNumbers(t *testing.T) {
 	h := newGroupHouse()
-	a := h.heard(t, h.found(t, grouped()...), "north")
+	a := h.heard(t, h.found(t, policytest.Grouped()...), "north")
 	for _, tt := range []struct {
 		number uint64
 		want   attest.Reason
@@ -148,15 +151,15 @@ func TestNumbers(t *testing.T) {
 	} {
 		b, err := a.Next(h.say(t, a, "north", func(s *Statement) { s.Number, s.Withdraws = tt.number, true }))
 		if tt.want != "" {
-			refused(t, err, tt.want)
+			policytest.Refused(t, err, tt.want)
 			continue
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, err = b.Next(h.say(t, b, "north", func(s *Statement) { s.Number = 1 })) // the approval again
-		refused(t, err, wire.WrongSequence)
-		if again := h.says(t, b, "north", nil); len(again.Pact("trial").Agreement(groupRoot, start).Approved) != 1 {
+		policytest.Refused(t, err, wire.WrongSequence)
+		if again := h.says(t, b, "north", nil); len(again.Pact("trial").Agreement(groupRoot, policytest.Start).Approved) != 1 {
 			t.Errorf("after a withdrawal with number %d the party approves no more", tt.number)
 		}
 	}
@@ -166,10 +169,10 @@ func TestNumbers(t *testing.T) {
 // number, and touch nothing else.
 func TestSecondText(t *testing.T) {
 	h := newGroupHouse()
-	a := h.heard(t, h.found(t, grouped()...), "north", "south")
+	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
 	shorter := func(s *Statement) { s.Number, s.NotAfter = 1, s.NotAfter.Add(-time.Second) }
 	b := h.says(t, a, "north", shorter)
-	agreement := b.Pact("trial").Agreement(groupRoot, start)
+	agreement := b.Pact("trial").Agreement(groupRoot, policytest.Start)
 	if !slices.Equal(agreement.Approved, []string{"south"}) || b.Head() == a.Head() {
 		t.Errorf("got approvals of %v, want south's alone, in a step of its own", agreement.Approved)
 	}
@@ -178,8 +181,8 @@ func TestSecondText(t *testing.T) {
 	all := p.Said()
 	for range all {
 		all = append(all[1:], all[0])
-		_, err := p.Roster.Check(groupRoot, all, []ssh.PublicKey{h.owners["south"].PublicKey()}, start)
-		refused(t, err, wire.NoQuorum)
+		_, err := p.Roster.Check(groupRoot, all, []ssh.PublicKey{h.Owners["south"].PublicKey()}, policytest.Start)
+		policytest.Refused(t, err, wire.NoQuorum)
 	}
 	if len(all) != 3 {
 		t.Errorf("got %d statements, want both texts of north and south's", len(all))
@@ -193,35 +196,35 @@ func TestSecondText(t *testing.T) {
 			t.Errorf("%s: got %v, want it refused", name, err)
 		}
 	}
-	if _, err := h.heard(t, b, "north").Pact("trial").Agreed(groupRoot, start); err != nil {
+	if _, err := h.heard(t, b, "north").Pact("trial").Agreed(groupRoot, policytest.Start); err != nil {
 		t.Errorf("after a higher number: %v", err)
 	}
 	withdrawn := h.says(t, a, "north", withdraws)
 	_, err := withdrawn.Next(h.say(t, withdrawn, "north", func(s *Statement) { s.Number = 2 }))
-	refused(t, err, wire.WrongSequence) // beside a withdrawal a second text changes nothing
+	policytest.Refused(t, err, wire.WrongSequence) // beside a withdrawal a second text changes nothing
 }
 
 // TestStatementsElsewhere: a statement counts for its own roster, key, and place
 // only; every other use of its bytes is refused.
 func TestStatementsElsewhere(t *testing.T) {
 	h := newGroupHouse()
-	a := h.found(t, grouped()...)
-	audit := strings.NewReplacer("[group.trial", "[group.audit", `names = ["trial.clinic.example"]`, "").Replace(trial)
-	two := h.found(t, append(grouped(), "[group.trial]\n", audit+"[group.trial]\n")...)
+	a := h.found(t, policytest.Grouped()...)
+	audit := strings.NewReplacer("[group.trial", "[group.audit", `names = ["trial.clinic.example"]`, "").Replace(policytest.Trial)
+	two := h.found(t, append(policytest.Grouped(), "[group.trial]\n", audit+"[group.trial]\n")...)
 	step := h.say(t, a, "north", nil)
 	parsed, err := ParseStatement(step.Policy)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = two.Next(step)
-	refused(t, err, wire.WrongGenesis)
+	policytest.Refused(t, err, wire.WrongGenesis)
 	edited := func(change func(*Statement)) Step {
 		s := parsed
 		change(&s)
 		return Step{s.Bytes(), step.Signatures}
 	}
 	for name, change := range map[string]func(*Statement){
-		"renumbered": func(s *Statement) { s.Number++ }, "under another root": func(s *Statement) { s.GroupRoot = digest("b") },
+		"renumbered": func(s *Statement) { s.Number++ }, "under another root": func(s *Statement) { s.GroupRoot = policytest.Digest("b") },
 		"for longer": func(s *Statement) { s.NotAfter = s.NotAfter.Add(-time.Hour) },
 	} {
 		_, err := a.Next(edited(change))
@@ -230,57 +233,57 @@ func TestStatementsElsewhere(t *testing.T) {
 		}
 	}
 	_, err = a.Next(edited(func(s *Statement) { s.Party, s.Key = "south", h.keyed("south")[0] }))
-	refused(t, err, wire.BadSignature)
+	policytest.Refused(t, err, wire.BadSignature)
 	_, err = a.Next(edited(func(s *Statement) { s.Key = h.keyed("south")[0] }))
-	refused(t, err, wire.NotOwner)
+	policytest.Refused(t, err, wire.NotOwner)
 	// One party's word on one group says nothing of another.
 	s, err := two.Pact("audit").Statement(h.keyed("north")[0], groupRoot)
 	if err != nil {
 		t.Fatal(err)
 	}
-	two, err = two.Next(Step{s.Bytes(), h.sign(t, ForApprove, s.Bytes(), "north")})
+	two, err = two.Next(Step{s.Bytes(), h.sign(t, sshsig.ForApprove, s.Bytes(), "north")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := two.Pact("trial").Agreement(groupRoot, start).Approved; len(got) != 0 {
+	if got := two.Pact("trial").Agreement(groupRoot, policytest.Start).Approved; len(got) != 0 {
 		t.Errorf("got approvals of the other group by %v", got)
 	}
 	s.Group = two.Pact("trial").ID()
-	_, err = two.Next(Step{s.Bytes(), h.sign(t, ForApprove, two.Steps()[1].Policy, "north")})
-	refused(t, err, wire.BadSignature)
+	_, err = two.Next(Step{s.Bytes(), h.sign(t, sshsig.ForApprove, two.Steps()[1].Policy, "north")})
+	policytest.Refused(t, err, wire.BadSignature)
 }
 
 // TestRoots: an approval counts for the root that it names.
 func TestRoots(t *testing.T) {
 	h := newGroupHouse()
-	a := h.heard(t, h.found(t, grouped()...), "north")
-	moved := digest("b")
+	a := h.heard(t, h.found(t, policytest.Grouped()...), "north")
+	moved := policytest.Digest("b")
 	other := func(s *Statement) { s.GroupRoot = moved }
 	split := h.says(t, a, "south", other)
 	p := split.Pact("trial")
-	if roots := p.Roots(start); len(roots) != 0 {
+	if roots := p.Roots(policytest.Start); len(roots) != 0 {
 		t.Errorf("got roots %v though no two parties approve one", roots)
 	}
-	got := p.Agreement(groupRoot, start)
+	got := p.Agreement(groupRoot, policytest.Start)
 	if !slices.Equal(got.OtherRoot, []string{"south"}) || !slices.Equal(got.Approved, []string{"north"}) {
 		t.Errorf("got %+v, want south to approve another root", got)
 	}
-	_, err := p.Agreed(moved, start)
-	refused(t, err, wire.NoQuorum)
+	_, err := p.Agreed(moved, policytest.Start)
+	policytest.Refused(t, err, wire.NoQuorum)
 	all := h.says(t, split, "north", other).Pact("trial")
-	if roots := all.Roots(start); len(roots) != 1 || roots[0] != moved || ApprovedRoot(start)(all) != moved {
+	if roots := all.Roots(policytest.Start); len(roots) != 1 || roots[0] != moved || ApprovedRoot(policytest.Start)(all) != moved {
 		t.Errorf("got roots %v, want the one that both approve", roots)
 	}
-	_, err = all.Agreed(groupRoot, start)
-	refused(t, err, wire.NoQuorum) // what north approved before counts no more
-	one := h.found(t, grouped(loose...)...)
+	_, err = all.Agreed(groupRoot, policytest.Start)
+	policytest.Refused(t, err, wire.NoQuorum) // what north approved before counts no more
+	one := h.found(t, policytest.Grouped(loose...)...)
 	one = h.says(t, h.says(t, one, "north", nil), "south", other)
 	want := []attest.Digest{groupRoot, moved}
 	slices.SortFunc(want, func(x, y attest.Digest) int { return bytes.Compare(x[:], y[:]) })
-	if roots := one.Pact("trial").Roots(start); !slices.Equal(roots, want) {
+	if roots := one.Pact("trial").Roots(policytest.Start); !slices.Equal(roots, want) {
 		t.Errorf("got roots %v, want both, in order", roots)
 	}
-	if !ApprovedRoot(start)(h.found(t, grouped()...).Pact("trial")).IsZero() {
+	if !ApprovedRoot(policytest.Start)(h.found(t, policytest.Grouped()...).Pact("trial")).IsZero() {
 		t.Error("got a root that nobody approves")
 	}
 }

@@ -1,51 +1,39 @@
 package policy
 
 import (
-	"bytes"
-	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/policytest"
 )
-
-// custodyOf is the key "authority" of the trial.
-func custodyOf(t testing.TB) string {
-	t.Helper()
-	for line := range strings.Lines(trial) {
-		if text, ok := strings.CutPrefix(line, "authority = "); ok {
-			return strings.TrimSuffix(text, "\n")
-		}
-	}
-	t.Fatal("the trial has no authority")
-	return ""
-}
 
 // TestRosterNamesAuthorities: a roster appraises an authority by what stands in it,
 // whatever policy says now.
 func TestRosterNamesAuthorities(t *testing.T) {
 	h := newGroupHouse()
-	a := h.found(t, grouped()...)
+	a := h.found(t, policytest.Grouped()...)
 	r, err := ParseRoster(a.Pact("trial").Roster.Bytes())
 	if err != nil {
 		t.Fatal(err)
 	}
 	const named = "0123456789abcdef"
-	own := measured(attest.Digest{}, digest("2")) // the digest that @agent-1 names
+	own := measured(attest.Digest{}, policytest.Digest("2")) // the digest that @agent-1 names
 	on := func(chip string, m attest.Measurement) attest.Result {
 		return appraised(t, attest.Claims{Measurement: m, Chip: chip})
 	}
 	if err := r.AdmitAuthority(on(named, own)); err != nil {
 		t.Error(err)
 	}
-	refused(t, r.AdmitAuthority(on("fedcba9876543210", own)), wire.WrongChip)
-	refused(t, r.AdmitAuthority(on(named, measured(attest.Digest{}, digest("8")))), wire.NotMeasured)
-	refused(t, r.AdmitAuthority(appraised(t, attest.Claims{Measurement: own, Dynamic: true, Chip: named})), wire.NotMeasured)
-	refused(t, r.AdmitAuthority(attest.Result{}), wire.NotMeasured)
-	refused(t, Roster{}.AdmitAuthority(on(named, own)), wire.BadPolicy)
+	policytest.Refused(t, r.AdmitAuthority(on("fedcba9876543210", own)), wire.WrongChip)
+	policytest.Refused(t, r.AdmitAuthority(on(named, measured(attest.Digest{}, policytest.Digest("8")))), wire.NotMeasured)
+	policytest.Refused(t, r.AdmitAuthority(appraised(t, attest.Claims{Measurement: own, Dynamic: true, Chip: named})), wire.NotMeasured)
+	policytest.Refused(t, r.AdmitAuthority(attest.Result{}), wire.NotMeasured)
+	policytest.Refused(t, Roster{}.AdmitAuthority(on(named, own)), wire.BadPolicy)
 	rules := r.AuthorityRules()
-	if got := rules[attest.Soft]; len(rules) != 1 || len(got.Roots) != 1 || got.Roots[0] != digest("1") || got.Debug {
+	if got := rules[attest.Soft]; len(rules) != 1 || len(got.Roots) != 1 || got.Roots[0] != policytest.Digest("1") || got.Debug {
 		t.Errorf("got rules %+v, want those of the roster", rules)
 	}
 	if (Roster{}).AuthorityRules() != nil {
@@ -53,23 +41,23 @@ func TestRosterNamesAuthorities(t *testing.T) {
 	}
 	// Owners who name another authority program, on another machine, name none that
 	// this roster admits; the group stays what its parties approved.
-	next := h.then(t, a, grouped("machines = [\"chip:0123456789abcdef\"]\n", "machines = [\"chip:fedcba9876543210\"]\n",
+	next := h.then(t, a, policytest.Grouped("machines = [\"chip:0123456789abcdef\"]\n", "machines = [\"chip:fedcba9876543210\"]\n",
 		`reference = [ { platform = "soft", program = "@agent-1" } ]`+"\n\n", `reference = [ { platform = "soft", program = "sha256:`+strings.Repeat("8", 64)+`" } ]`+"\n\n")...)
-	evil := on("fedcba9876543210", measured(attest.Digest{}, digest("8")))
+	evil := on("fedcba9876543210", measured(attest.Digest{}, policytest.Digest("8")))
 	if err := next.AdmitAuthority(evil); err != nil {
 		t.Error(err)
 	}
 	if next.Pact("trial").ID() != a.Pact("trial").ID() {
 		t.Error("the group is another because the policy's authority is")
 	}
-	refused(t, next.Pact("trial").Roster.AdmitAuthority(evil), wire.NotMeasured)
+	policytest.Refused(t, next.Pact("trial").Roster.AdmitAuthority(evil), wire.NotMeasured)
 }
 
 // TestCustodyIsApproved: what a roster says of authorities is part of what parties
 // approve.
 func TestCustodyIsApproved(t *testing.T) {
 	h := newGroupHouse()
-	a := h.heard(t, h.found(t, grouped()...), "north", "south")
+	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
 	for name, edit := range map[string][]string{
 		"another program":     {`reference = [ { platform = "soft", program = "@agent-1" } ] }`, `reference = [ { platform = "soft", program = "sha256:` + strings.Repeat("8", 64) + `" } ] }`},
 		"what a name means":   {"sha256 = \"" + strings.Repeat("2", 64), "sha256 = \"" + strings.Repeat("8", 64)},
@@ -78,12 +66,12 @@ func TestCustodyIsApproved(t *testing.T) {
 		"debug":               {`soft = { roots`, `soft = { debug = true, roots`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			next := h.then(t, a, grouped(edit...)...)
+			next := h.then(t, a, policytest.Grouped(edit...)...)
 			if next.Pact("trial").ID() == a.Pact("trial").ID() {
 				t.Error("the group is the same")
 			}
-			_, err := next.Pact("trial").Agreed(groupRoot, start)
-			refused(t, err, wire.NoQuorum)
+			_, err := next.Pact("trial").Agreed(groupRoot, policytest.Start)
+			policytest.Refused(t, err, wire.NoQuorum)
 		})
 	}
 }
@@ -91,7 +79,7 @@ func TestCustodyIsApproved(t *testing.T) {
 func TestCustodyRefusals(t *testing.T) {
 	h := newGroupHouse()
 	for _, tt := range []struct{ name, old, new, rule string }{
-		{"left out", "authority = " + custodyOf(t) + "\n", "", "required key"},
+		{"left out", "authority = " + policytest.CustodyOf(t) + "\n", "", "required key"},
 		{"no program", `reference = [ { platform = "soft", program = "@agent-1" } ] }`, "}", "required key"},
 		{"no machine", `authority = { machines = ["chip:0123456789abcdef"], `, "authority = { ", "required key"},
 		{"an empty list of machines", `authority = { machines = ["chip:0123456789abcdef"]`, "authority = { machines = []", "number of machines"},
@@ -103,11 +91,11 @@ func TestCustodyRefusals(t *testing.T) {
 		{"a control character", `{ platform = "soft", program = "@agent-1" } ] }`, `{ platform = "soft", program = "@agent-1", args = ["\u0007"] } ] }`, "encoding"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if !strings.Contains(trial, tt.old) {
+			if !strings.Contains(policytest.Trial, tt.old) {
 				t.Fatalf("the trial has no %q", tt.old)
 			}
-			_, err := Parse(h.text(t, "oneoff = true\n", "oneoff = true\n"+strings.Replace(trial, tt.old, tt.new, 1)))
-			faults, _ := err.(Faults)
+			_, err := policyfile.Parse(h.Text(t, "oneoff = true\n", "oneoff = true\n"+strings.Replace(policytest.Trial, tt.old, tt.new, 1)))
+			faults, _ := err.(policyfile.Faults)
 			found := false
 			for _, f := range faults {
 				found = found || strings.HasPrefix(f.Path, "group.trial.authority") && f.Rule == tt.rule
@@ -117,10 +105,10 @@ func TestCustodyRefusals(t *testing.T) {
 			}
 		})
 	}
-	good := h.found(t, grouped()...).Pact("trial").Roster
+	good := h.found(t, policytest.Grouped()...).Pact("trial").Roster
 	for name, line := range map[string]string{
 		"none": "", "no table": "1", "a key more": strings.Replace(good.Authority, "{ ", "{ a = 1, ", 1), "other spaces": strings.Replace(good.Authority, "{ ", "{  ", 1),
-		"a name": strings.Replace(good.Authority, digest("2").String(), "@agent-1", 1), "two lines": good.Authority + "\nroot = 1", "text behind": good.Authority + " # x",
+		"a name": strings.Replace(good.Authority, policytest.Digest("2").String(), "@agent-1", 1), "two lines": good.Authority + "\nroot = 1", "text behind": good.Authority + " # x",
 		"no one who vouches": strings.Replace(good.Authority, "soft = {", "tpm = {", 1),
 	} {
 		r := good
@@ -132,67 +120,13 @@ func TestCustodyRefusals(t *testing.T) {
 	}
 }
 
-// TestCopyAuthority: a group that says nothing of its authority is given what the
-// trust domain has, and one that does keeps it.
-func TestCopyAuthority(t *testing.T) {
-	h := newGroupHouse()
-	bare := strings.Replace(trial, "authority = "+custodyOf(t)+"\n", "", 1)
-	with := func(group string) []byte {
-		return h.text(t, "debug = true\n", "", "oneoff = true\n", "oneoff = true\n"+group)
-	}
-	copied, err := CopyAuthority(with(bare))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := `{ machines = ["chip:0123456789abcdef"], platform = { soft = { roots = ["` + digest("1").String() + `"] } }, reference = [{ platform = "soft", program = "` + digest("2").String() + `" }] }`
-	if got := mustParse(t, copied).Groups["trial"].Authority; got.line != want {
-		t.Errorf("got %s, want %s", got.line, want)
-	}
-	for name, raw := range map[string][]byte{"a group that has one": with(trial), "no group": h.text(t), "what was copied": copied} {
-		if again, err := CopyAuthority(raw); err != nil || !bytes.Equal(again, raw) {
-			t.Errorf("%s: it is changed, %v", name, err)
-		}
-	}
-	for _, header := range []string{"[group.\"trial\"]", " [group.trial] # a group"} {
-		text, err := CopyAuthority(with(strings.Replace(bare, "[group.trial]", header, 1)))
-		if err != nil || !strings.Contains(string(text), header+"\nauthority = ") {
-			t.Errorf("under %s nothing is copied, %v", header, err)
-		}
-	}
-	if _, err := CopyAuthority([]byte("a = ")); err == nil {
-		t.Error("what is no TOML is taken")
-	}
-}
-
-// TestHardwareCustody: the line holds the rules of every platform as the policy file
-// has them, times included.
-func TestHardwareCustody(t *testing.T) {
-	d := mustParse(t, ironText(t))
-	tree := d.tree()
-	references := under(tree, "authority")["reference"].([]any)
-	for _, task := range d.TaskNames() {
-		for _, release := range d.Tasks[task].ReleaseNames() {
-			references = append(references, under(tree, "task", task, "release", release)["reference"].([]any)...)
-		}
-	}
-	var none Faults
-	measured := readMeasured(newTable("", tree, &none))
-	c, err := parseCustody(literal(measured.resolved(map[string]any{"machines": "any", "platform": tree["platform"], "reference": references})))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(c.References) != len(d.references()) || !reflect.DeepEqual(c.Rules, d.Platforms) {
-		t.Errorf("got %d reference values and rules %+v, want %d and %+v", len(c.References), c.Rules, len(d.references()), d.Platforms)
-	}
-}
-
 func FuzzCustody(f *testing.F) {
-	f.Add(custodyOf(f))
-	f.Add(newGroupHouse().found(f, grouped()...).Pact("trial").Roster.Authority)
+	f.Add(policytest.CustodyOf(f))
+	f.Add(newGroupHouse().found(f, policytest.Grouped()...).Pact("trial").Roster.Authority)
 	f.Fuzz(func(t *testing.T, line string) {
-		c, err := parseCustody(line)
-		if err == nil && c.line != line {
-			t.Errorf("another encoding of %q: %q", line, c.line)
+		c, err := policyfile.ParseCustody(line)
+		if err == nil && c.String() != line {
+			t.Errorf("another encoding of %q: %q", line, c.String())
 		}
 	})
 }

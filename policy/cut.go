@@ -6,6 +6,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // Facts are what a unit's certificate says of the unit. [Approved.CutOff] judges
@@ -99,7 +100,7 @@ func (a Approved) cutUnit(id attest.Digest, f Facts) error {
 	if !named {
 		return cutOff("platform", f.Platform, "one that policy names")
 	}
-	if key := ChipRefused(f.Platform, rules, f.Chip); key != "" {
+	if key := policyfile.ChipRefused(f.Platform, rules, f.Chip); key != "" {
 		return cutOff("chip", f.Chip, "one that "+key+" of platform "+string(f.Platform)+" accepts")
 	}
 	raised := a.raised(id, program.release, f.Platform)
@@ -155,12 +156,12 @@ func (a Approved) Index(head attest.Digest) (int, bool) {
 
 // program is a release that the policy in force names, and its task.
 type program struct {
-	task    *Task
-	release *Release
+	task    *policyfile.Task
+	release *policyfile.Release
 }
 
-// programs are the releases of a document by their identities.
-func (d *Document) programs(genesis attest.Digest) map[attest.Digest]program {
+// programsOf are the releases of a document by their identities.
+func programsOf(d *policyfile.Document, genesis attest.Digest) map[attest.Digest]program {
 	all := map[attest.Digest]program{}
 	for _, task := range d.Tasks {
 		for _, release := range task.Releases {
@@ -187,15 +188,4 @@ func (r Roster) keyOf(party string) attest.Digest {
 		return r.Parties[i].Key
 	}
 	return attest.Digest{}
-}
-
-// ChipRefused is the key of a platform's rules that refuses a chip, as results
-// of appraisal name it: "cut_chips", "hidden_chips" or "chips"; empty where the
-// rules accept it.
-func ChipRefused(p attest.Platform, rules attest.Rules, chip string) string {
-	known, ok := known.lookup(p)
-	if !ok || known.ChipRefused == nil {
-		return "" // no rule of it names a chip
-	}
-	return known.ChipRefused(rules, chip)
 }

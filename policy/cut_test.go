@@ -9,6 +9,8 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/policytest"
 )
 
 var (
@@ -39,7 +41,7 @@ func (h *house) nextPolicy(t testing.TB, a Approved, text []byte) Approved {
 }
 
 // signersOf are as many of ana and ben as a policy demands.
-func signersOf(d *Document) []string { return []string{"ana", "ben"}[:d.Owners.Quorum] }
+func signersOf(d *policyfile.Document) []string { return []string{"ana", "ben"}[:d.Owners.Quorum] }
 
 // id is the identity of a release.
 func (a Approved) id(t testing.TB, task, release string) attest.Digest {
@@ -129,14 +131,14 @@ func TestCutOff(t *testing.T) {
 	h := newHouse()
 	for _, tt := range hardwareCuts {
 		t.Run(tt.name, func(t *testing.T) {
-			before := h.began(t, ironText(t))
-			after := h.nextPolicy(t, before, ironText(t, tt.edits...))
+			before := h.began(t, policytest.IronText(t))
+			after := h.nextPolicy(t, before, policytest.IronText(t, tt.edits...))
 			for p, unit := range hardwareUnits(t, before) {
-				if err := before.CutOff(unit, start); err != nil {
+				if err := before.CutOff(unit, policytest.Start); err != nil {
 					t.Fatalf("%s, before the step: %v", p, err)
 				}
 				want := bytes.Contains(fmt.Append(nil, tt.cuts), []byte(p)) // of the list's names none is in another
-				err := after.CutOff(unit, start)
+				err := after.CutOff(unit, policytest.Start)
 				if got := wire.ReasonOf(err) == wire.CutOff; got != want || err != nil && !got {
 					t.Errorf("%s: got %v, want cut off: %v", p, err, want)
 				}
@@ -161,10 +163,10 @@ func TestCutStays(t *testing.T) {
 			continue
 		}
 		t.Run(tt.name, func(t *testing.T) {
-			before := h.began(t, ironText(t))
-			cut := h.nextPolicy(t, before, ironText(t, tt.edits...))
-			back := h.nextPolicy(t, cut, ironText(t))
-			later := h.nextPolicy(t, back, ironText(t, "[owners]", "# later\n[owners]"))
+			before := h.began(t, policytest.IronText(t))
+			cut := h.nextPolicy(t, before, policytest.IronText(t, tt.edits...))
+			back := h.nextPolicy(t, cut, policytest.IronText(t))
+			later := h.nextPolicy(t, back, policytest.IronText(t, "[owners]", "# later\n[owners]"))
 			id, last := before.id(t, "keys", "1"), cut.Head()
 			if strings.Contains(tt.name, "replaced") {
 				last = back.Head() // removes the other
@@ -177,14 +179,14 @@ func TestCutStays(t *testing.T) {
 				exact := strings.Contains(tt.name, "chip") || strings.Contains(tt.name, "PPID") || strings.Contains(tt.name, "unit")
 				for p, unit := range hardwareUnits(t, before) {
 					want := bytes.Contains(fmt.Append(nil, tt.cuts), []byte(p)) && !exact
-					if got := a.CutOff(unit, start) != nil; got != want {
-						t.Errorf("%s, %s: got %v, want cut off: %v", name, p, a.CutOff(unit, start), want)
+					if got := a.CutOff(unit, policytest.Start) != nil; got != want {
+						t.Errorf("%s, %s: got %v, want cut off: %v", name, p, a.CutOff(unit, policytest.Start), want)
 					}
 				}
 			}
 			// Who was admitted after the cut was taken back is not cut off.
 			for p, unit := range hardwareUnits(t, back) {
-				if err := later.CutOff(unit, start); err != nil {
+				if err := later.CutOff(unit, policytest.Start); err != nil {
 					t.Errorf("%s, admitted later: %v", p, err)
 				}
 			}
@@ -204,12 +206,12 @@ func mustReplay(t testing.TB, a Approved) Approved {
 // TestCutPair: a shared leaf is accepted exactly while it names the last cut.
 func TestCutPair(t *testing.T) {
 	h := newHouse()
-	first := h.began(t, h.text(t))
-	raised := h.nextPolicy(t, first, h.text(t, "debug = true\n", ""))
-	again := h.nextPolicy(t, raised, h.text(t))
-	gone := h.nextPolicy(t, again, h.text(t, strings.Repeat("6", 64), strings.Repeat("8", 64)))
-	back := h.nextPolicy(t, gone, h.text(t))
-	other := h.nextPolicy(t, back, h.text(t, strings.Repeat("4", 64), strings.Repeat("8", 64))) // of task keys
+	first := h.began(t, h.Text(t))
+	raised := h.nextPolicy(t, first, h.Text(t, "debug = true\n", ""))
+	again := h.nextPolicy(t, raised, h.Text(t))
+	gone := h.nextPolicy(t, again, h.Text(t, strings.Repeat("6", 64), strings.Repeat("8", 64)))
+	back := h.nextPolicy(t, gone, h.Text(t))
+	other := h.nextPolicy(t, back, h.Text(t, strings.Repeat("4", 64), strings.Repeat("8", 64))) // of task keys
 	id := first.id(t, "scoring", "2026.11")
 	pair := func(cut attest.Digest) Facts {
 		return Facts{Task: "scoring", Identity: id, Head: cut, Shared: true}
@@ -231,17 +233,17 @@ func TestCutPair(t *testing.T) {
 		{"put back, before it was gone", back, raised.Head(), wire.CutOff},
 		{"put back", back, gone.Head(), ""},
 		{"a cut of another task", other, gone.Head(), ""},
-		{"a head of another history", other, digest("9"), wire.Behind},
+		{"a head of another history", other, policytest.Digest("9"), wire.Behind},
 		{"replayed", mustReplay(t, other), gone.Head(), ""},
 		{"nothing approved", Approved{}, attest.Digest{}, wire.BadPolicy},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			err := tt.a.CutOff(pair(tt.cut), start)
+			err := tt.a.CutOff(pair(tt.cut), policytest.Start)
 			if tt.want == "" && err != nil {
 				t.Fatal(err)
 			}
 			if tt.want != "" {
-				refused(t, err, tt.want)
+				policytest.Refused(t, err, tt.want)
 			}
 		})
 	}
@@ -255,8 +257,8 @@ func TestCutPair(t *testing.T) {
 func TestCutsOfPrefixes(t *testing.T) {
 	h := newHouse()
 	texts := [][]byte{
-		h.text(t), h.text(t, "debug = true\n", ""), h.text(t), h.text(t, strings.Repeat("6", 64), strings.Repeat("8", 64)),
-		h.text(t), h.text(t, "units = 50\n", "units = 50\ncut_units = [\""+strings.Repeat("a", 32)+"\"]\n"),
+		h.Text(t), h.Text(t, "debug = true\n", ""), h.Text(t), h.Text(t, strings.Repeat("6", 64), strings.Repeat("8", 64)),
+		h.Text(t), h.Text(t, "units = 50\n", "units = 50\ncut_units = [\""+strings.Repeat("a", 32)+"\"]\n"),
 	}
 	a := h.began(t, texts[0])
 	id := a.id(t, "scoring", "2026.11")
@@ -289,15 +291,15 @@ func TestCutsOfPrefixes(t *testing.T) {
 // record refuses the leaves of before.
 func TestCutOfRaisedRelease(t *testing.T) {
 	h := newHouse()
-	first := h.began(t, h.text(t))
-	static := h.nextPolicy(t, first, h.text(t, "dynamic = true\n", ""))
+	first := h.began(t, h.Text(t))
+	static := h.nextPolicy(t, first, h.Text(t, "dynamic = true\n", ""))
 	unit := Facts{Task: "scoring", Identity: first.id(t, "scoring", "2026.11"), Unit: wire.UnitID{1}, Platform: attest.Soft, Head: first.Head()}
-	refused(t, static.CutOff(unit, start), wire.CutOff)
+	policytest.Refused(t, static.CutOff(unit, policytest.Start), wire.CutOff)
 	unit.Head = static.Head()
-	if err := static.CutOff(unit, start); err != nil {
+	if err := static.CutOff(unit, policytest.Start); err != nil {
 		t.Error(err)
 	}
-	oneoff := h.nextPolicy(t, first, h.text(t, "oneoff = true\n", "", "continues = \"2026.10\"\n", "", `env = { LANG = "C" }`, `env = { LANG = "D" }`))
+	oneoff := h.nextPolicy(t, first, h.Text(t, "oneoff = true\n", "", "continues = \"2026.10\"\n", "", `env = { LANG = "C" }`, `env = { LANG = "D" }`))
 	if got := oneoff.LastCut(unit.Identity, ""); !got.IsZero() {
 		t.Errorf("got cut %v of what a release is given, want none", got)
 	}
@@ -309,14 +311,14 @@ func TestCutOnTPM(t *testing.T) {
 	h := newHouse()
 	two := fmt.Sprintf("program = %q, args = [\"-v\"] } ]\n", wire.Sum([]byte("keys")))
 	more := two + "[task.more]\nkey_mode = \"unit\"\n[task.more.release.1]\n" + strings.Replace(referenceOfKeys(t), `args = ["-v"]`, `args = ["-w"]`, 1)
-	first := h.began(t, []byte(tpmPolicy(two, more)))
-	gone := h.nextPolicy(t, first, []byte(tpmPolicy()))
+	first := h.began(t, []byte(policytest.TPMPolicy(two, more)))
+	gone := h.nextPolicy(t, first, []byte(policytest.TPMPolicy()))
 	unit := unitOf(t, first, "1", attest.TPM, strings.Repeat("0a", 32))
-	refused(t, gone.CutOff(unit, start), wire.CutOff)
+	policytest.Refused(t, gone.CutOff(unit, policytest.Start), wire.CutOff)
 	if gone.LastCut(unit.Identity, "") != gone.Head() {
 		t.Error("the step is no cut of the release that stays")
 	}
-	added := h.nextPolicy(t, gone, []byte(tpmPolicy(two, more)))
+	added := h.nextPolicy(t, gone, []byte(policytest.TPMPolicy(two, more)))
 	if added.LastCut(unit.Identity, "") != gone.Head() {
 		t.Error("code that comes is a cut")
 	}
@@ -324,14 +326,14 @@ func TestCutOnTPM(t *testing.T) {
 
 // referenceOfKeys is the reference of task keys in the policy of the TPM.
 func referenceOfKeys(t testing.TB) string {
-	text := tpmPolicy()
+	text := policytest.TPMPolicy()
 	return text[strings.LastIndex(text, "reference = "):]
 }
 
 func TestIndex(t *testing.T) {
 	h := newHouse()
-	first := h.began(t, h.text(t))
-	second := h.nextPolicy(t, first, h.text(t))
+	first := h.began(t, h.Text(t))
+	second := h.nextPolicy(t, first, h.Text(t))
 	for i, head := range second.Heads() {
 		if got, known := second.Index(head); got != i || !known {
 			t.Errorf("got %d, %v, want %d", got, known, i)
@@ -380,8 +382,44 @@ func TestChipRefused(t *testing.T) {
 		{"a GPU", attest.NvidiaGPU, fmt.Sprintf("sha256:%x", id), attest.Rules{NVIDIA: attest.NVIDIARules{Chips: anyChip, CutChips: [][]byte{id}}}, "cut_chips"},
 		{"an instance of AWS", attest.Nitro, "i-0123456789abcdef-enc0123456789abcdef", attest.Rules{}, ""},
 	} {
-		if got := ChipRefused(tt.platform, tt.rules, tt.chip); got != tt.want {
+		if got := policyfile.ChipRefused(tt.platform, tt.rules, tt.chip); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
+	}
+}
+
+// TestCutsOff says of one release whether a change takes units of it away.
+func TestCutsOff(t *testing.T) {
+	cut := `cut_units = ["` + strings.Repeat("a", 32) + `"]`
+	for _, row := range []struct {
+		name          string
+		edits         []string
+		next, reverse bool // from the good policy to the edited one, and back
+	}{
+		{"nothing", nil, false, false},
+		{"a unit", []string{"units = 50", "units = 50\n" + cut}, true, false},
+		{"a unit of another task", []string{"[task.keys]\n", "[task.keys]\n" + cut + "\n"}, false, false},
+		{"a chip's roots", []string{`roots = ["sha256:1`, `roots = ["sha256:` + strings.Repeat("8", 64) + `", "sha256:1`}, false, true},
+		{"debug", []string{"debug = true\n", ""}, true, false},
+		{"code", []string{strings.Repeat("6", 64), strings.Repeat("8", 64)}, true, true},
+		{"code by its name", []string{strings.Repeat("2", 64), strings.Repeat("8", 64)}, true, true},
+		{"code of another task", []string{strings.Repeat("4", 64), strings.Repeat("8", 64)}, false, false},
+		{"what a release gives", []string{"dynamic = true\n", ""}, true, false},
+		{"its names, life and calls", []string{`, "score.clinic.example"`, "", `lifetime = "30m"`, `lifetime = "20m"`, `calls = ["keys"]`, ""}, false, false},
+		{"the quorum", []string{"quorum = 2", "quorum = 1"}, false, false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			h := newHouse()
+			cut := func(old, next []byte) bool {
+				a := h.began(t, old)
+				return !h.nextPolicy(t, a, next).LastCut(a.id(t, "scoring", "2026.11"), "").IsZero()
+			}
+			if got := cut(h.Text(t), h.Text(t, row.edits...)); got != row.next {
+				t.Errorf("got %v, want %v", got, row.next)
+			}
+			if got := cut(h.Text(t, row.edits...), h.Text(t)); got != row.reverse {
+				t.Errorf("back: got %v, want %v", got, row.reverse)
+			}
+		})
 	}
 }

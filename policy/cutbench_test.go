@@ -14,7 +14,7 @@ import (
 func BenchmarkReplay(b *testing.B) {
 	h := newHouse()
 	text := func(sequence int, previous string) []byte {
-		return h.text(b, "sequence     = 1\n", fmt.Sprintf("sequence     = %d\n", sequence), `previous     = ""`, fmt.Sprintf("previous     = %q", previous),
+		return h.Text(b, "sequence     = 1\n", fmt.Sprintf("sequence     = %d\n", sequence), `previous     = ""`, fmt.Sprintf("previous     = %q", previous),
 			"sha256:"+strings.Repeat("5", 64), fmt.Sprintf("sha256:%064x", sequence))
 	}
 	steps := []Step{h.step(b, text(1, ""), "ana", "ben")}

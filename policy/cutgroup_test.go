@@ -7,15 +7,19 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // TestCutOfGroups: which roles of the group trial a step is a cut for, and whether
 // units of the two roles that were admitted before are refused.
 func TestCutOfGroups(t *testing.T) {
 	h := newGroupHouse()
-	before := h.heard(t, h.began(t, h.text(t, grouped()...)), "north", "south", "east")
+	before := h.heard(t, h.began(t, h.Text(t, policytest.Grouped()...)), "north", "south", "east")
 	policy := func(edits ...string) func(testing.TB, Approved) Approved {
-		return func(t testing.TB, a Approved) Approved { return h.nextPolicy(t, a, h.text(t, grouped(edits...)...)) }
+		return func(t testing.TB, a Approved) Approved {
+			return h.nextPolicy(t, a, h.Text(t, policytest.Grouped(edits...)...))
+		}
 	}
 	says := func(party string, change func(*Statement)) func(testing.TB, Approved) Approved {
 		return func(t testing.TB, a Approved) Approved { return h.says(t, a, party, change) }
@@ -36,20 +40,20 @@ func TestCutOfGroups(t *testing.T) {
 		{"a release of the task that is no member's", policy("[task.keys.release.\"1.4\"]\n", "[task.keys.release.\"1.3\"]\nreference = [ { platform = \"soft\", program = \"sha256:"+strings.Repeat("9", 64)+"\" } ]\n[task.keys.release.\"1.4\"]\n"), false, false, "", ""},
 		{"the member's code", policy(strings.Repeat("4", 64), strings.Repeat("8", 64)), true, true, wire.Withdrawn, wire.Withdrawn},
 		{"a retired member", policy("[task.keys.release.\"1.4\"]\n", "[task.keys.release.\"1.4\"]\nretired = true\n"), false, false, "", ""},
-		{"the group", func(t testing.TB, a Approved) Approved { return h.nextPolicy(t, a, h.text(t)) }, true, true, wire.Withdrawn, wire.Withdrawn},
+		{"the group", func(t testing.TB, a Approved) Approved { return h.nextPolicy(t, a, h.Text(t)) }, true, true, wire.Withdrawn, wire.Withdrawn},
 		{"another quorum", policy("quorum = 2\nuntil", "quorum = 3\nuntil"), true, true, wire.Withdrawn, wire.Withdrawn},
 		{"a party approves again", says("north", nil), false, false, "", ""},
-		{"a party approves for less long", says("north", func(s *Statement) { s.NotAfter = start.Add(time.Hour) }), true, true, "", ""},
+		{"a party approves for less long", says("north", func(s *Statement) { s.NotAfter = policytest.Start.Add(time.Hour) }), true, true, "", ""},
 		{"a member's party withdraws", says("north", withdraws), true, true, wire.Withdrawn, ""},
 		{"another member's party withdraws", says("east", withdraws), true, true, "", ""},
-		{"a party approves another root", says("south", func(s *Statement) { s.GroupRoot = digest("9") }), true, true, "", wire.NoQuorum},
+		{"a party approves another root", says("south", func(s *Statement) { s.GroupRoot = policytest.Digest("9") }), true, true, "", wire.NoQuorum},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			pact := before.Pact("trial")
 			after := tt.step(t, before)
 			unit := func(role, task, release, party string) Facts {
 				return Facts{Task: task, Release: release, Identity: pact.ID(), Group: "trial", Role: role, Root: groupRoot,
-					Party: KeyDigest(h.owners[party].PublicKey()), Unit: wire.UnitID{1}, Platform: attest.Soft, Head: before.Head()}
+					Party: sshsig.KeyDigest(h.Owners[party].PublicKey()), Unit: wire.UnitID{1}, Platform: attest.Soft, Head: before.Head()}
 			}
 			for _, row := range []struct {
 				role string
@@ -63,17 +67,17 @@ func TestCutOfGroups(t *testing.T) {
 				if got := after.LastCut(pact.ID(), row.role) == after.Head(); got != row.cut {
 					t.Errorf("%s: got a cut %v, want %v", row.role, got, row.cut)
 				}
-				if err := before.CutOff(row.unit, start); err != nil {
+				if err := before.CutOff(row.unit, policytest.Start); err != nil {
 					t.Fatalf("%s, before: %v", row.role, err)
 				}
-				if err := after.CutOff(row.unit, start); wire.ReasonOf(err) != row.want && !(err == nil && row.want == "") {
+				if err := after.CutOff(row.unit, policytest.Start); wire.ReasonOf(err) != row.want && !(err == nil && row.want == "") {
 					t.Errorf("%s: got %v, want reason %q", row.role, err, row.want)
 				}
 				pair := Facts{Identity: pact.ID(), Group: "trial", Role: row.role, Root: groupRoot, Shared: true}
-				if err := before.CutOff(pair, start); err != nil {
+				if err := before.CutOff(pair, policytest.Start); err != nil {
 					t.Fatalf("pair of %s, before: %v", row.role, err)
 				}
-				if err := after.CutOff(pair, start); (err != nil) != row.cut {
+				if err := after.CutOff(pair, policytest.Start); (err != nil) != row.cut {
 					t.Errorf("pair of %s: got %v, want refused %v", row.role, err, row.cut)
 				}
 			}
@@ -85,10 +89,10 @@ func TestCutOfGroups(t *testing.T) {
 // of nobody.
 func TestCutOfMembers(t *testing.T) {
 	h := newGroupHouse()
-	a := h.heard(t, h.began(t, h.text(t, grouped()...)), "north", "south", "east")
+	a := h.heard(t, h.began(t, h.Text(t, policytest.Grouped()...)), "north", "south", "east")
 	good := Facts{Task: "scoring", Release: "2026.11", Identity: a.Pact("trial").ID(), Group: "trial", Role: "scorer", Root: groupRoot,
-		Party: KeyDigest(h.owners["south"].PublicKey()), Unit: wire.UnitID{1}, Platform: attest.Soft, Head: a.Head()}
-	if err := a.CutOff(good, start); err != nil {
+		Party: sshsig.KeyDigest(h.Owners["south"].PublicKey()), Unit: wire.UnitID{1}, Platform: attest.Soft, Head: a.Head()}
+	if err := a.CutOff(good, policytest.Start); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
@@ -96,13 +100,13 @@ func TestCutOfMembers(t *testing.T) {
 		edit func(*Facts)
 		want attest.Reason
 	}{
-		{"another party that approves", func(f *Facts) { f.Party = KeyDigest(h.owners["east"].PublicKey()) }, wire.CutOff},
-		{"a key that is no party's", func(f *Facts) { f.Party = digest("9") }, wire.NoParty},
+		{"another party that approves", func(f *Facts) { f.Party = sshsig.KeyDigest(h.Owners["east"].PublicKey()) }, wire.CutOff},
+		{"a key that is no party's", func(f *Facts) { f.Party = policytest.Digest("9") }, wire.NoParty},
 		{"no party", func(f *Facts) { f.Party = attest.Digest{} }, wire.NoParty},
 		{"another release", func(f *Facts) { f.Release = "2026.10" }, wire.CutOff},
 		{"another task", func(f *Facts) { f.Task = "keys" }, wire.CutOff},
 		{"another role", func(f *Facts) { f.Role = "holder" }, wire.CutOff},
-		{"another root", func(f *Facts) { f.Root = digest("9") }, wire.NoQuorum},
+		{"another root", func(f *Facts) { f.Root = policytest.Digest("9") }, wire.NoQuorum},
 		{"no root", func(f *Facts) { f.Root = attest.Digest{} }, wire.NoQuorum},
 		{"another group's name", func(f *Facts) { f.Group = "audit" }, wire.Withdrawn},
 		{"another platform", func(f *Facts) { f.Platform = attest.SNP }, wire.CutOff},
@@ -110,8 +114,8 @@ func TestCutOfMembers(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			f := good
 			tt.edit(&f)
-			refused(t, a.CutOff(f, start), tt.want)
+			policytest.Refused(t, a.CutOff(f, policytest.Start), tt.want)
 		})
 	}
-	refused(t, a.CutOff(good, a.Pact("trial").Group.Until), wire.Expired)
+	policytest.Refused(t, a.CutOff(good, a.Pact("trial").Group.Until), wire.Expired)
 }

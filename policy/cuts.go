@@ -2,10 +2,10 @@ package policy
 
 import (
 	"maps"
-	"reflect"
 	"slices"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // cuts are the steps of a history that cut units off. They are found when a step is
@@ -49,7 +49,7 @@ type holder struct {
 
 // raised is the last step of a history that refuses every older leaf of a release on
 // a platform, -1 where there is none.
-func (a Approved) raised(id attest.Digest, r *Release, p attest.Platform) int {
+func (a Approved) raised(id attest.Digest, r *policyfile.Release, p attest.Platform) int {
 	last := max(a.cuts.whole[id].before(len(a.heads)), a.cuts.floors[p].before(len(a.heads)))
 	for device := range r.Devices {
 		last = max(last, a.cuts.floors[device].before(len(a.heads)))
@@ -101,16 +101,16 @@ func copied[K comparable](m map[K]indexes) map[K]indexes {
 }
 
 // cutBy is what a policy that follows a cuts off.
-func (a Approved) cutBy(doc *Document, live map[attest.Digest]program, pacts map[string]*Pact) (f found) {
-	narrowed, raised := tightened(a.doc, doc)
+func (a Approved) cutBy(doc *policyfile.Document, live map[attest.Digest]program, pacts map[string]*Pact) (f found) {
+	narrowed, raised := policyfile.Tightened(a.doc, doc)
 	f.floors = slices.Collect(maps.Keys(raised))
 	cut := map[attest.Digest]bool{}
 	for id, was := range a.live {
 		now, stays := live[id]
 		switch {
-		case !stays || was.release.raised(now.release):
+		case !stays || raisedBy(was.release, now.release):
 			f.whole, cut[id] = append(f.whole, id), true
-		case now.release.on(narrowed) || slices.ContainsFunc(now.task.CutUnits, func(u string) bool { return !slices.Contains(was.task.CutUnits, u) }):
+		case runsOn(now.release, narrowed) || slices.ContainsFunc(now.task.CutUnits, func(u string) bool { return !slices.Contains(was.task.CutUnits, u) }):
 			cut[id] = true
 		}
 		if cut[id] {
@@ -171,69 +171,24 @@ func chains(pacts map[string]*Pact) (all []*Pact) {
 	return all
 }
 
-// raised reports whether a release demands more of its units than before, in what
+// raisedBy reports whether a release demands more of its units than before, in what
 // their leaves do not record.
-func (r *Release) raised(now *Release) bool {
+func raisedBy(was, now *policyfile.Release) bool {
 	for p, n := range now.Devices {
-		if n > r.Devices[p] {
+		if n > was.Devices[p] {
 			return true
 		}
 	}
-	return r.Dynamic && !now.Dynamic
+	return was.Dynamic && !now.Dynamic
 }
 
-// on reports whether units of a release are on one of the platforms, or have
+// runsOn reports whether units of a release are on one of the platforms, or have
 // devices of it.
-func (r *Release) on(platforms map[attest.Platform]bool) bool {
+func runsOn(r *policyfile.Release, platforms map[attest.Platform]bool) bool {
 	for p := range r.Devices {
 		if platforms[p] {
 			return true
 		}
 	}
 	return slices.ContainsFunc(r.References, func(v attest.ReferenceValue) bool { return platforms[v.Platform] })
-}
-
-// tightened are the platforms that accept less after a step, or are gone, and of
-// those the ones that accept less of what a leaf does not record. On a TPM every
-// program that ran since the machine booted is looked at, so code that goes is a
-// narrower rule for all.
-func tightened(old, next *Document) (narrowed, raised map[attest.Platform]bool) {
-	narrowed, raised = map[attest.Platform]bool{}, map[attest.Platform]bool{}
-	before, after := under(old.tree(), "platform"), under(next.tree(), "platform")
-	for _, name := range slices.Sorted(maps.Keys(before)) {
-		p := attest.Platform(name)
-		if _, kept := next.Platforms[p]; !kept {
-			narrowed[p], raised[p] = true, true
-			continue
-		}
-		if reflect.DeepEqual(before[name], after[name]) {
-			continue
-		}
-		one := func(tree map[string]any) map[string]any { return map[string]any{name: tree[name]} }
-		for _, c := range diffTables("platform", "platform", one(before), one(after)) {
-			if c.Loosens {
-				continue
-			}
-			narrowed[p] = true
-			raised[p] = raised[p] || p.IsDevice() || !known.keys[c.Path].Recorded
-		}
-	}
-	for _, p := range known.all {
-		if p.Launches != nil && launchesLess(p, old, next) {
-			narrowed[p.Platform], raised[p.Platform] = true, true
-		}
-	}
-	maps.DeleteFunc(raised, func(_ attest.Platform, is bool) bool { return !is })
-	return narrowed, raised
-}
-
-// launchesLess reports whether next names no longer some code that a machine of a platform
-// may have launched.
-func launchesLess(p attest.PolicyRules, old, next *Document) bool {
-	before, after := old.Platforms[p.Platform], next.Platforms[p.Platform]
-	now := map[string]bool{}
-	for _, r := range *p.Launches(&after) {
-		now[string(r.Bytes())] = true
-	}
-	return slices.ContainsFunc(*p.Launches(&before), func(r attest.ReferenceValue) bool { return !now[string(r.Bytes())] })
 }

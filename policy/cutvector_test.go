@@ -6,20 +6,22 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/cohort-tee/cohort/policy/policytest"
 )
 
 // TestCutVectors reads policies that follow cuts/first.toml, whose first line says
 // whether the step is a cut for release 1 of task keys, and the platforms on which
 // leaves of its units that were issued before are refused.
 func TestCutVectors(t *testing.T) {
-	if *update {
+	if *policytest.Update {
 		writeCutVectors(t)
 	}
 	h := newHouse()
-	first := h.began(t, []byte(readVector(t, "cuts", "first.toml")))
-	for _, path := range files(t, "cuts/after-*.toml") {
+	first := h.began(t, []byte(policytest.ReadVector(t, "cuts", "first.toml")))
+	for _, path := range policytest.Files(t, "cuts/after-*.toml") {
 		t.Run(filepath.Base(path), func(t *testing.T) {
-			text := readVector(t, "cuts", filepath.Base(path))
+			text := policytest.ReadVector(t, "cuts", filepath.Base(path))
 			a, err := first.Next(h.step(t, []byte(text), "ana"))
 			if err != nil {
 				t.Fatal(err)
@@ -37,7 +39,7 @@ func cutLine(t testing.TB, before, after Approved) string {
 	t.Helper()
 	var refused []string
 	for p, unit := range hardwareUnits(t, before) {
-		if after.CutOff(unit, start) != nil {
+		if after.CutOff(unit, policytest.Start) != nil {
 			refused = append(refused, string(p))
 		}
 	}
@@ -48,11 +50,11 @@ func cutLine(t testing.TB, before, after Approved) string {
 
 func writeCutVectors(t *testing.T) {
 	h := newHouse()
-	first := ironText(t)
-	writeVector(t, string(first), "cuts", "first.toml")
+	first := policytest.IronText(t)
+	policytest.WriteVector(t, string(first), "cuts", "first.toml")
 	before := h.began(t, first)
 	for _, tt := range hardwareCuts {
-		raw := h.nextPolicy(t, before, ironText(t, tt.edits...)).Document().Raw()
+		raw := h.nextPolicy(t, before, policytest.IronText(t, tt.edits...)).Document().Raw()
 		var refused []string
 		for _, p := range tt.cuts {
 			refused = append(refused, string(p))
@@ -60,6 +62,6 @@ func writeCutVectors(t *testing.T) {
 		slices.Sort(refused)
 		// The comment makes another file, and so another previous of none.
 		line := fmt.Sprintf("# expect: cut %v, refused %s\n", tt.isCut, strings.Join(append(refused, "end"), " "))
-		writeVector(t, line+string(raw), "cuts", "after-"+strings.ReplaceAll(strings.ReplaceAll(tt.name, " ", "-"), ",", "")+".toml")
+		policytest.WriteVector(t, line+string(raw), "cuts", "after-"+strings.ReplaceAll(strings.ReplaceAll(tt.name, " ", "-"), ",", "")+".toml")
 	}
 }

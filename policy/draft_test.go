@@ -4,14 +4,15 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // threes is the root of the good policy.
@@ -39,16 +40,16 @@ var draftCases = []struct {
 
 // TestDraftVectors reads files of a header, an empty line and a policy.
 func TestDraftVectors(t *testing.T) {
-	if *update {
+	if *policytest.Update {
 		h := newHouse()
 		for _, c := range draftCases {
-			raw := h.text(t, c.edits...)
-			writeVector(t, fmt.Sprintf("note: %s\n%s\n%s", c.note, draftVerdict(raw), raw), "draft", c.name+".txt")
+			raw := h.Text(t, c.edits...)
+			policytest.WriteVector(t, fmt.Sprintf("note: %s\n%s\n%s", c.note, draftVerdict(raw), raw), "draft", c.name+".txt")
 		}
 	}
-	for _, path := range files(t, "draft/*.txt") {
+	for _, path := range policytest.Files(t, "draft/*.txt") {
 		t.Run(filepath.Base(path), func(t *testing.T) {
-			head, raw, _ := strings.Cut(readVector(t, "draft", filepath.Base(path)), "\n\n")
+			head, raw, _ := strings.Cut(policytest.ReadVector(t, "draft", filepath.Base(path)), "\n\n")
 			_, want, _ := strings.Cut(head, "\n")
 			if got := strings.TrimSuffix(draftVerdict([]byte(raw)), "\n"); got != want {
 				t.Errorf("got %s\nwant %s", got, want)
@@ -59,7 +60,7 @@ func TestDraftVectors(t *testing.T) {
 
 func draftVerdict(raw []byte) string {
 	d, err := ParseDraft(raw)
-	var faults Faults
+	var faults policyfile.Faults
 	if errors.As(err, &faults) {
 		return fmt.Sprintf("expect: policy, %s: %s\n", faults[0].Path, faults[0].Rule)
 	}
@@ -74,7 +75,7 @@ func draftVerdict(raw []byte) string {
 // and the history knows the draft that its genesis was.
 func TestDraftIsItsGenesisWithoutTheRoot(t *testing.T) {
 	h := newHouse()
-	raw := h.text(t, "sha256:"+threes, "")
+	raw := h.Text(t, "sha256:"+threes, "")
 	d, err := ParseDraft(raw)
 	if err != nil {
 		t.Fatal(err)
@@ -90,12 +91,12 @@ func TestDraftIsItsGenesisWithoutTheRoot(t *testing.T) {
 	if !bytes.Equal(d.Raw(), raw) || d.Digest() != wire.Hash(wire.LabelDraft, raw) {
 		t.Error("got another text or digest than the file's")
 	}
-	a, err := Genesis(wire.Sum(genesis), Step{Policy: genesis, Signatures: h.sign(t, ForPolicy, genesis, "ana", "ben")})
+	a, err := Genesis(wire.Sum(genesis), Step{Policy: genesis, Signatures: h.sign(t, sshsig.ForPolicy, genesis, "ana", "ben")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	next := h.next(t, a, `lifetime = "30m"`, `lifetime = "20m"`)
-	b, err := a.Next(Step{Policy: next, Signatures: h.sign(t, ForPolicy, next, "ana", "ben")})
+	b, err := a.Next(Step{Policy: next, Signatures: h.sign(t, sshsig.ForPolicy, next, "ana", "ben")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +111,7 @@ func TestDraftIsItsGenesisWithoutTheRoot(t *testing.T) {
 		t.Errorf("filling a second time: %v", err)
 	}
 	_, err = filled.Fill(wire.Sum([]byte("another")))
-	refused(t, err, wire.WrongRoot)
+	policytest.Refused(t, err, wire.WrongRoot)
 }
 
 // FuzzDraft: whatever is a draft becomes, with any root, a genesis whose draft it is
@@ -118,7 +119,7 @@ func TestDraftIsItsGenesisWithoutTheRoot(t *testing.T) {
 func FuzzDraft(f *testing.F) {
 	h := newHouse()
 	for _, c := range draftCases {
-		f.Add(h.text(f, c.edits...))
+		f.Add(h.Text(f, c.edits...))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		root := wire.Sum([]byte("root"))
@@ -136,7 +137,7 @@ func FuzzDraft(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		doc, err := Parse(genesis)
+		doc, err := policyfile.Parse(genesis)
 		if err != nil || doc.Authority.Root != root {
 			t.Fatalf("got %v under root %v", err, root)
 		}
@@ -144,35 +145,4 @@ func FuzzDraft(f *testing.F) {
 			t.Fatalf("got draft %v (%v), want %v", again.Digest(), err, d.Digest())
 		}
 	})
-}
-
-// TestMachineForms: the chip of each platform's evidence, as policy names it, and as
-// another platform would.
-func TestMachineForms(t *testing.T) {
-	hex := func(n int) string { return strings.Repeat("a", n) }
-	forms := map[attest.Platform][]string{
-		attest.Soft: {hex(16)}, attest.SNP: {hex(128), hex(16)}, attest.AzureSNP: {hex(128), hex(16)}, attest.TDX: {hex(32)}, attest.SGX: {hex(32)},
-		attest.TPM: {hex(64)}, attest.Nitro: {"i-0123456789abcdef0-enc0123456789abcdef"},
-	}
-	chips := map[attest.Platform]func(string) []byte{}
-	for _, p := range Platforms() {
-		if isTEE(p) != (p.Chip != nil) {
-			t.Errorf("%s: got a form %v, want one for each platform that an authority may run on", p.Platform, p.Chip != nil)
-		}
-		if isTEE(p) {
-			chips[p.Platform] = p.Chip
-		}
-	}
-	all := slices.Sorted(maps.Keys(chips))
-	every := append(slices.Concat(slices.Collect(maps.Values(forms))...), "", hex(15), hex(63), strings.ToUpper(hex(64)), "vlek:aws", "any")
-	for _, p := range all {
-		for _, chip := range every {
-			if got, want := chips[p](chip) != nil, slices.Contains(forms[p], chip); got != want {
-				t.Errorf("%s: chip %q: got %v, want %v", p, chip, got, want)
-			}
-		}
-	}
-	if short, long := chips[attest.SNP](hex(16)), chips[attest.SNP](hex(16)+strings.Repeat("0", 112)); !bytes.Equal(short, long) {
-		t.Error("the two spellings of a Turin's chip differ")
-	}
 }

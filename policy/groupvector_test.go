@@ -10,23 +10,25 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/policytest"
 )
 
 // groupVectors are the roster and the approval of the vectors.
 func groupVectors() (Roster, Statement) {
 	member := func(party, task, release, id string) RosterMember {
-		return RosterMember{Member{party, task, release}, digest(id)}
+		return RosterMember{policyfile.Member{Party: party, Task: task, Release: release}, policytest.Digest(id)}
 	}
 	r := Roster{
-		TrustDomain: "clinic.example", Root: digest("1"), Genesis: digest("2"), Group: "trial", Quorum: 2, KeyMode: Shared, Until: start, Floors: "{  }",
-		Authority: `{ machines = "any", platform = { soft = { roots = ["` + digest("7").String() + `"] } }, reference = [{ platform = "soft", program = "` + digest("8").String() + `" }] }`,
-		Parties:   []RosterParty{{"north", digest("3")}, {"south", digest("4")}},
+		TrustDomain: "clinic.example", Root: policytest.Digest("1"), Genesis: policytest.Digest("2"), Group: "trial", Quorum: 2, KeyMode: policyfile.Shared, Until: policytest.Start, Floors: "{  }",
+		Authority: `{ machines = "any", platform = { soft = { roots = ["` + policytest.Digest("7").String() + `"] } }, reference = [{ platform = "soft", program = "` + policytest.Digest("8").String() + `" }] }`,
+		Parties:   []RosterParty{{"north", policytest.Digest("3")}, {"south", policytest.Digest("4")}},
 		Roles: []RosterRole{
 			{Name: "holder", Members: []RosterMember{member("north", "keys", "1.4", "5")}},
 			{Name: "scorer", Calls: []string{"holder"}, Members: []RosterMember{member("south", "scoring", "2026.11", "6")}},
 		},
 	}
-	return r, Statement{TrustDomain: r.TrustDomain, Genesis: r.Genesis, Group: r.ID(), GroupRoot: digest("9"), Party: "north", Key: digest("3"), Number: 1, NotAfter: start}
+	return r, Statement{TrustDomain: r.TrustDomain, Genesis: r.Genesis, Group: r.ID(), GroupRoot: policytest.Digest("9"), Party: "north", Key: policytest.Digest("3"), Number: 1, NotAfter: policytest.Start}
 }
 
 // TestGroupVectors: the bytes of a roster and of both statements never change.
@@ -38,17 +40,17 @@ func TestGroupVectors(t *testing.T) {
 		"roster.hex": hex.EncodeToString(r.Bytes()) + "\n", "identity.txt": r.ID().String() + "\n",
 		"approve.txt": string(approve.Bytes()), "withdraw.txt": string(withdraw.Bytes()),
 	} {
-		path := filepath.Join(vectors, "group", name)
-		if *update {
+		path := filepath.Join(policytest.Vectors, "group", name)
+		if *policytest.Update {
 			if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if want := readVector(t, "group", name); got != string(want) {
+		if want := policytest.ReadVector(t, "group", name); got != string(want) {
 			t.Errorf("%s: got %q, want %q", name, got, want)
 		}
 	}
-	raw, err := hex.DecodeString(strings.TrimSpace(string(readVector(t, "group", "roster.hex"))))
+	raw, err := hex.DecodeString(strings.TrimSpace(string(policytest.ReadVector(t, "group", "roster.hex"))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,8 +82,8 @@ func TestGroupTexts(t *testing.T) {
 	for name, edit := range map[string][]string{
 		"number 2^63": {"number = 1", "number = 9223372036854775808"}, "number 2^64-1": {"number = 1", "number = 18446744073709551615"},
 		"number 0": {"number = 1", "number = 0"}, "number with a zero before it": {"number = 1", "number = 01"}, "another schema": {"approve/v1", "approve/v2"},
-		"no group root": {"group_root = \"" + digest("9").String() + "\"\n", ""}, "group root of zeros": {strings.Repeat("9", 64), strings.Repeat("0", 64)},
-		"no key": {"key = \"" + digest("3").String() + "\"\n", ""}, "key of zeros": {strings.Repeat("3", 64), strings.Repeat("0", 64)},
+		"no group root": {"group_root = \"" + policytest.Digest("9").String() + "\"\n", ""}, "group root of zeros": {strings.Repeat("9", 64), strings.Repeat("0", 64)},
+		"no key": {"key = \"" + policytest.Digest("3").String() + "\"\n", ""}, "key of zeros": {strings.Repeat("3", 64), strings.Repeat("0", 64)},
 		"party in capitals": {"north", "North"}, "time with an offset": {"09:00:00Z", "09:00:00+00:00"}, "CR": {"\n", "\r\n"},
 		"a line more": {"number = 1", "number = 1\n"}, "another order": {"party = \"north\"\n", "", "number = 1\n", "number = 1\nparty = \"north\"\n"},
 	} {
@@ -96,12 +98,12 @@ func TestGroupTexts(t *testing.T) {
 	change("roster that names no authority", string(wire.Malformed), func(r *Roster) { r.Authority = "" })
 	change("authority with another space", string(wire.Malformed), func(r *Roster) { r.Authority = strings.Replace(r.Authority, "{ ", "{  ", 1) })
 	change("authority by a name", string(wire.Malformed), func(r *Roster) {
-		r.Authority = strings.Replace(r.Authority, digest("8").String(), "@agent-1", 1)
+		r.Authority = strings.Replace(r.Authority, policytest.Digest("8").String(), "@agent-1", 1)
 	})
 	change("quorum above the parties", string(wire.Malformed), func(r *Roster) { r.Quorum = 3 })
 	slices.SortStableFunc(made, func(a, b groupVector) int { return strings.Compare(a.Name, b.Name) })
-	path := filepath.Join(vectors, "group", "texts.json")
-	if *update {
+	path := filepath.Join(policytest.Vectors, "group", "texts.json")
+	if *policytest.Update {
 		b, err := json.MarshalIndent(made, "", "  ")
 		if err != nil {
 			t.Fatal(err)
@@ -111,7 +113,7 @@ func TestGroupTexts(t *testing.T) {
 		}
 	}
 	var all []groupVector
-	if err := json.Unmarshal([]byte(readVector(t, "group", "texts.json")), &all); err != nil {
+	if err := json.Unmarshal([]byte(policytest.ReadVector(t, "group", "texts.json")), &all); err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Equal(all, made) {

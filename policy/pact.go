@@ -3,25 +3,26 @@ package policy
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // Pact is a group as the history stands: its roster and what its parties said.
 // Only [Approved.Pact] gives one. It is immutable.
 type Pact struct {
-	Group  *Group // of the policy under which the roster came to be in force
+	Group  *policyfile.Group // of the policy under which the roster came to be in force
 	Roster Roster
 	// Before is the pact whose units go on meanwhile, by the policy's word
 	// "continues"; nil is none.
 	Before *Pact
 
 	id        attest.Digest
-	floors    map[string]any
+	floors    policyfile.Floors
 	said      words    // the newest statement of each key
 	former    *settled // what was agreed on last under the name, nil where that is this roster, or none
 	succeeded bool     // it was agreed on before former
@@ -217,34 +218,14 @@ func (p *Pact) voice(key attest.Digest) (RosterParty, bool) {
 	return RosterParty{}, false
 }
 
-// ReleaseID is the identity id of code as a task of a policy's trust domain:
-// H("cohort identity v1", trust domain, authority root, genesis digest, task
-// name, sorted measurements).
-func (d *Document) ReleaseID(genesis attest.Digest, task string, list []attest.Measurement) attest.Digest {
-	root := d.Authority.Root
-	fields := [][]byte{[]byte(d.TrustDomain), root[:], genesis[:], []byte(task)}
-	for _, m := range SortedMeasurements(list) {
-		fields = append(fields, m.Bytes())
-	}
-	return wire.Hash(wire.LabelIdentity, fields...)
-}
-
-// SortedMeasurements is a copy of list in the one order in which it is encoded,
-// each measurement once.
-func SortedMeasurements(list []attest.Measurement) []attest.Measurement {
-	list = slices.Clone(list)
-	slices.SortFunc(list, attest.Measurement.Compare)
-	return slices.CompactFunc(list, func(a, b attest.Measurement) bool { return a.Compare(b) == 0 })
-}
-
-// pact is the group under a document, with the floors it came to be with.
-func (g *Group) pact(doc *Document, genesis attest.Digest, floors map[string]any) *Pact {
+// pactOf is the group under a document, with the floors it came to be with.
+func pactOf(g *policyfile.Group, doc *policyfile.Document, genesis attest.Digest, floors policyfile.Floors) *Pact {
 	r := Roster{
 		TrustDomain: doc.TrustDomain, Root: doc.Authority.Root, Genesis: genesis, Group: g.Name,
-		Quorum: g.Quorum, KeyMode: g.KeyMode, Until: g.Until, Floors: literal(floors), Authority: g.Authority.line,
+		Quorum: g.Quorum, KeyMode: g.KeyMode, Until: g.Until, Floors: floors.String(), Authority: g.Authority.String(),
 	}
 	for _, p := range g.Parties {
-		r.Parties = append(r.Parties, RosterParty{p.Name, KeyDigest(p.Key)})
+		r.Parties = append(r.Parties, RosterParty{p.Name, sshsig.KeyDigest(p.Key)})
 	}
 	for _, name := range g.RoleNames() {
 		role := RosterRole{Name: name, Calls: g.Roles[name].Calls}
@@ -257,65 +238,17 @@ func (g *Group) pact(doc *Document, genesis attest.Digest, floors map[string]any
 	return &Pact{Group: g, Roster: r, id: r.ID(), floors: floors}
 }
 
-// floorsOf is what a document demands of a group's members beside their
-// measurements: the tables of their platforms, of the devices beside them included,
-// and the settings of their releases.
-func (d *Document) floorsOf(g *Group) map[string]any {
-	tree := d.tree()
-	platforms, tasks := map[string]any{}, map[string]any{}
-	for _, role := range g.Roles {
-		for _, m := range role.Members {
-			if d.Tasks[m.Task] == nil || d.Tasks[m.Task].Releases[m.Release] == nil {
-				continue // of an earlier policy
-			}
-			release := maps.Clone(under(tree, "task", m.Task, "release", m.Release))
-			delete(release, "reference") // is in the identity
-			delete(release, "continues") // bears on sessions with the task
-			delete(release, "retired")   // bears on new certificates alone
-			inner, _ := tasks[m.Task].(map[string]any)
-			if inner == nil {
-				inner = map[string]any{}
-			}
-			inner[m.Release] = release
-			tasks[m.Task] = inner
-			for _, ref := range d.Tasks[m.Task].Releases[m.Release].References {
-				platforms[string(ref.Platform)] = under(tree, "platform", string(ref.Platform))
-			}
-			for device := range d.Tasks[m.Task].Releases[m.Release].Devices {
-				platforms[string(device)] = under(tree, "platform", string(device))
-			}
-		}
-	}
-	for task, releases := range tasks {
-		tasks[task] = map[string]any{"release": releases}
-	}
-	return map[string]any{"platform": platforms, "task": tasks}
-}
-
-// under is the table at a path.
-func under(tree map[string]any, path ...string) map[string]any {
-	for _, key := range path {
-		tree, _ = tree[key].(map[string]any)
-	}
-	return tree
-}
-
-// loosened reports whether floors demand less than those before.
-func loosened(before, now map[string]any) bool {
-	return slices.ContainsFunc(diffTables("", "", before, now), func(c Change) bool { return c.Loosens })
-}
-
 // succeed makes the pacts of the policy that follows a. A group keeps its
 // identity, and with it what its parties said, as long as nothing in its roster
 // changes and no floor falls below those it came to be with.
-func (a Approved) succeed(doc *Document) (map[string]*Pact, error) {
+func (a Approved) succeed(doc *policyfile.Document) (map[string]*Pact, error) {
 	pacts := make(map[string]*Pact, len(doc.Groups))
 	for _, name := range doc.GroupNames() {
 		g, old := doc.Groups[name], a.pacts[name]
-		floors := doc.floorsOf(g)
-		next := g.pact(doc, a.genesis, floors)
-		if old != nil && !loosened(old.floors, floors) {
-			if kept := g.pact(doc, a.genesis, old.floors); kept.id == old.id {
+		floors := doc.FloorsOf(g)
+		next := pactOf(g, doc, a.genesis, floors)
+		if old != nil && !old.floors.Loosened(floors) {
+			if kept := pactOf(g, doc, a.genesis, old.floors); kept.id == old.id {
 				next = kept
 			}
 		}
@@ -331,7 +264,7 @@ func (a Approved) succeed(doc *Document) (map[string]*Pact, error) {
 // GroupsAfter are the identities whose units go on as units of a group once next is
 // in force: the group's own then, and the one it continues; none when there is no
 // such group. Whether the parties agree on it is another question.
-func (a Approved) GroupsAfter(next *Document, name string) (ids []attest.Digest) {
+func (a Approved) GroupsAfter(next *policyfile.Document, name string) (ids []attest.Digest) {
 	pacts, err := a.succeed(next)
 	if err != nil {
 		return nil // no policy that can follow
@@ -344,7 +277,7 @@ func (a Approved) GroupsAfter(next *Document, name string) (ids []attest.Digest)
 
 // continued is the pact that one names with "continues": the one in force before
 // it, or the one that was continued already.
-func (p *Pact) continued(old *Pact, doc *Document) (*Pact, error) {
+func (p *Pact) continued(old *Pact, doc *policyfile.Document) (*Pact, error) {
 	want := p.Group.Continues
 	if want.IsZero() {
 		return nil, nil
@@ -356,7 +289,7 @@ func (p *Pact) continued(old *Pact, doc *Document) (*Pact, error) {
 		if old.Group.KeyMode != p.Group.KeyMode {
 			return nil, wire.Refuse(wire.BadPolicy, "group "+p.Group.Name+": key mode", p.Group.KeyMode, "that of the group it continues")
 		}
-		if loosened(old.floors, doc.floorsOf(old.Group)) {
+		if old.floors.Loosened(doc.FloorsOf(old.Group)) {
 			return nil, wire.Refuse(wire.BadPolicy, "group "+p.Group.Name+": continues", want, "a group whose floors have not fallen")
 		}
 		before := *old

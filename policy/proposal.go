@@ -8,6 +8,8 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // State says how far a proposal has come.
@@ -42,8 +44,8 @@ type Record struct {
 // [Propose] and [Reopen] make one. It is immutable.
 type Proposal struct {
 	record  Record
-	owners  Owners        // of the policy it follows
-	base    attest.Digest // of the policy it follows
+	owners  policyfile.Owners // of the policy it follows
+	base    attest.Digest     // of the policy it follows
 	signed  []string
 	loosens bool
 }
@@ -56,7 +58,7 @@ func Propose(a Approved, step Step, at time.Time) (Proposal, error) {
 	if err != nil {
 		return Proposal{}, err
 	}
-	if doc, err := Parse(step.Policy); err != nil {
+	if doc, err := policyfile.Parse(step.Policy); err != nil {
 		return Proposal{}, err
 	} else if _, err := a.succeed(doc); err != nil {
 		return Proposal{}, err
@@ -67,7 +69,7 @@ func Propose(a Approved, step Step, at time.Time) (Proposal, error) {
 // Reopen checks a stored proposal again, against the policy that it was made
 // to follow, which a must know.
 func Reopen(a Approved, r Record) (Proposal, error) {
-	doc, err := Parse(r.Policy)
+	doc, err := policyfile.Parse(r.Policy)
 	if err != nil {
 		return Proposal{}, fmt.Errorf("reading the proposed policy: %w", err)
 	}
@@ -114,15 +116,15 @@ func open(a Approved, r Record) (Proposal, error) {
 	if latest := r.Created.Add(wire.MaxClockSkew); doc.Created.After(latest) {
 		return Proposal{}, wire.Refuse(wire.ClockSkew, "proposal: created", doc.Created, "not after "+latest.String())
 	}
-	r.Policy, r.Signatures = doc.raw, slices.Clone(r.Signatures)
-	return Proposal{record: r, owners: owners, base: a.doc.Digest(), signed: signed, loosens: Loosens(a.doc, doc)}, nil
+	r.Policy, r.Signatures = doc.Raw(), slices.Clone(r.Signatures)
+	return Proposal{record: r, owners: owners, base: a.doc.Digest(), signed: signed, loosens: policyfile.Loosens(a.doc, doc)}, nil
 }
 
 // timely reports whether the time of the quorum is one that Propose or Sign
 // could have noted.
 func (p Proposal) timely() bool {
 	at := p.record.Quorate
-	if p.owners.quorum(p.signed) != nil {
+	if p.owners.CheckQuorum(p.signed) != nil {
 		return at.IsZero()
 	}
 	return !at.Before(p.record.Created) && at.Before(p.Expires())
@@ -130,7 +132,7 @@ func (p Proposal) timely() bool {
 
 // counted is p with the time of its quorum, if it has one now and had none.
 func (p Proposal) counted(at time.Time) Proposal {
-	if p.record.Quorate.IsZero() && p.owners.quorum(p.signed) == nil {
+	if p.record.Quorate.IsZero() && p.owners.CheckQuorum(p.signed) == nil {
 		p.record.Quorate = at
 	}
 	return p
@@ -142,7 +144,7 @@ func (p Proposal) Sign(a Approved, signature string, at time.Time) (Proposal, er
 	if err := p.alive(a, at); err != nil {
 		return Proposal{}, err
 	}
-	name, err := p.owners.signer(signature, ForPolicy, p.record.Policy)
+	name, err := p.owners.Signer(signature, sshsig.ForPolicy, p.record.Policy)
 	if err != nil {
 		return Proposal{}, err
 	}
@@ -172,7 +174,7 @@ func (p Proposal) Cancel(a Approved, statement []byte, signature string, at time
 
 // checkCancel demands the proposer's signature over the cancel statement.
 func (p Proposal) checkCancel(a Approved, signature string) error {
-	name, err := p.owners.signer(signature, ForCancel, CancelStatement(a, p.Digest()))
+	name, err := p.owners.Signer(signature, sshsig.ForCancel, CancelStatement(a, p.Digest()))
 	if err != nil {
 		return err
 	}
@@ -238,7 +240,7 @@ func (p Proposal) Proposer() string { return p.signed[0] }
 func (p Proposal) Signed() []string { return slices.Clone(p.signed) }
 
 // Missing are the owners who have not.
-func (p Proposal) Missing() []string { return p.owners.missing(p.signed) }
+func (p Proposal) Missing() []string { return p.owners.Missing(p.signed) }
 
 // Quorum is how many owners it needs.
 func (p Proposal) Quorum() int { return p.owners.Quorum }
@@ -292,7 +294,7 @@ func (p Proposal) Renew(a Approved, signatures []string, at time.Time) (Proposal
 	}
 	var others []string
 	for _, s := range signatures {
-		name, err := p.owners.signer(s, ForPolicy, p.record.Policy)
+		name, err := p.owners.Signer(s, sshsig.ForPolicy, p.record.Policy)
 		if err != nil {
 			return Proposal{}, err
 		}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"golang.org/x/crypto/ssh"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // Roster is what the parties of a group approve, all of it. Its digest is the
@@ -22,7 +22,7 @@ type Roster struct {
 	Genesis     attest.Digest
 	Group       string
 	Quorum      int
-	KeyMode     KeyMode
+	KeyMode     policyfile.KeyMode
 	Until       time.Time
 	Floors      string // what policy demanded of platforms and members when the group came to be, as TOML
 	Authority   string // which authorities may hold the group's root, and who vouches for them, as TOML
@@ -45,13 +45,9 @@ type RosterRole struct {
 
 // RosterMember is a member and the identity of its release.
 type RosterMember struct {
-	Member
+	policyfile.Member
 	Identity attest.Digest
 }
-
-// KeyDigest is the SHA-256 of an SSH public key in its wire form: the
-// fingerprint that ssh-keygen -l prints, as a digest.
-func KeyDigest(key ssh.PublicKey) attest.Digest { return wire.Sum(key.Marshal()) }
 
 // ID is the group's identity.
 func (r Roster) ID() attest.Digest { return wire.Sum(r.Bytes()) }
@@ -108,7 +104,7 @@ func ParseRoster(b []byte) (Roster, error) {
 	if len(f) < rosterFields {
 		return Roster{}, badRoster("number of fields", len(f), rosterFields)
 	}
-	r := Roster{TrustDomain: string(f[0]), Group: string(f[3]), KeyMode: KeyMode(f[5]), Floors: string(f[7]), Authority: string(f[8])}
+	r := Roster{TrustDomain: string(f[0]), Group: string(f[3]), KeyMode: policyfile.KeyMode(f[5]), Floors: string(f[7]), Authority: string(f[8])}
 	copy(r.Root[:], f[1])
 	copy(r.Genesis[:], f[2])
 	r.Quorum, r.Until = int(number64(f[4])&0xffff), time.Unix(int64(number64(f[6])), 0).UTC()
@@ -132,7 +128,7 @@ func parseRole(f [][]byte) RosterRole {
 	role := RosterRole{Name: string(f[0]), Calls: strings.Fields(string(f[1]))}
 	for _, text := range f[2:] {
 		words := append(strings.Split(string(text), " "), "", "", "", "")
-		m := RosterMember{Member: Member{words[0], words[1], words[2]}}
+		m := RosterMember{Member: policyfile.Member{Party: words[0], Task: words[1], Release: words[2]}}
 		m.Identity, _ = wire.ParseDigest(words[3])
 		role.Members = append(role.Members, m)
 	}
@@ -161,9 +157,9 @@ func (r Roster) check() error {
 		roles = append(roles, role.Name)
 	}
 	switch {
-	case !trustDomainOK(r.TrustDomain) || !wire.ValidName(r.Group) || r.Root.IsZero() || r.Genesis.IsZero():
+	case !policyfile.TrustDomainOK(r.TrustDomain) || !wire.ValidName(r.Group) || r.Root.IsZero() || r.Genesis.IsZero():
 		return badRoster("place", r.TrustDomain+" "+r.Group, "a group of a trust domain")
-	case r.KeyMode != Shared && r.KeyMode != PerUnit:
+	case r.KeyMode != policyfile.Shared && r.KeyMode != policyfile.PerUnit:
 		return badRoster("key mode", r.KeyMode, "shared or unit")
 	case r.Quorum < 1 || r.Quorum > len(r.Parties):
 		return badRoster("quorum", r.Quorum, "1 to the number of parties")
@@ -177,7 +173,7 @@ func (r Roster) check() error {
 			return err
 		}
 	}
-	if _, err := parseCustody(r.Authority); err != nil {
+	if _, err := policyfile.ParseCustody(r.Authority); err != nil {
 		return badRoster("authority", err, "one line of TOML, as docs/spec/group.md has it")
 	}
 	return nil
@@ -189,7 +185,7 @@ func (r RosterRole) check(parties, roles []string) error {
 	}
 	for i, m := range r.Members {
 		named := slices.Contains(parties, m.Party) && wire.ValidName(m.Task) && wire.ValidReleaseName(m.Release) && !m.Identity.IsZero()
-		if !named || i > 0 && compareMembers(r.Members[i-1].Member, m.Member) >= 0 {
+		if !named || i > 0 && r.Members[i-1].Member.Compare(m.Member) >= 0 {
 			return badRoster("member of role "+r.Name, m.Member, "known parties, in order, each once")
 		}
 	}
@@ -202,12 +198,31 @@ func (r RosterRole) check(parties, roles []string) error {
 }
 
 func ascendingNames(names []string) bool {
-	var faults Faults
-	checkConfusable(&faults, "", names)
 	for i, name := range names {
 		if !wire.ValidName(name) || i > 0 && names[i-1] >= name {
 			return false
 		}
 	}
-	return len(faults) == 0
+	return !policyfile.Confusable(names)
+}
+
+// AuthorityRules are what the roster says about the platforms of authorities, for
+// appraisal. Policy, which may say something else, is not asked.
+func (r Roster) AuthorityRules() map[attest.Platform]attest.Rules {
+	c, err := policyfile.ParseCustody(r.Authority)
+	if err != nil {
+		return nil
+	}
+	return c.Rules
+}
+
+// AdmitAuthority matches a result with the authorities that the roster names, as
+// [Approved.AdmitAuthority] does with those of the policy. The result is one of
+// appraisal by [Roster.AuthorityRules].
+func (r Roster) AdmitAuthority(result attest.Result) error {
+	c, err := policyfile.ParseCustody(r.Authority)
+	if err != nil {
+		return err
+	}
+	return c.Admit(result)
 }

@@ -9,11 +9,13 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/crypto/ssh"
 )
 
 func TestRosterRoundTrip(t *testing.T) {
-	r := newGroupHouse().found(t, grouped()...).Pact("trial").Roster
+	r := newGroupHouse().found(t, policytest.Grouped()...).Pact("trial").Roster
 	got, err := ParseRoster(r.Bytes())
 	if err != nil {
 		t.Fatal(err)
@@ -24,7 +26,7 @@ func TestRosterRoundTrip(t *testing.T) {
 }
 
 func TestRosterRefusals(t *testing.T) {
-	good := newGroupHouse().found(t, grouped()...).Pact("trial").Roster
+	good := newGroupHouse().found(t, policytest.Grouped()...).Pact("trial").Roster
 	for name, edit := range map[string]func(*Roster){
 		"quorum of 0":               func(r *Roster) { r.Quorum = 0 },
 		"quorum over the parties":   func(r *Roster) { r.Quorum = 4 },
@@ -52,22 +54,22 @@ func TestRosterRefusals(t *testing.T) {
 			}
 			edit(&r)
 			_, err = ParseRoster(r.Bytes())
-			refused(t, err, wire.Malformed)
+			policytest.Refused(t, err, wire.Malformed)
 		})
 	}
 	_, err := ParseRoster(append(good.Bytes(), 0))
-	refused(t, err, wire.Malformed)
+	policytest.Refused(t, err, wire.Malformed)
 	_, err = ParseRoster(make([]byte, wire.MaxPolicy+1))
-	refused(t, err, wire.TooLarge)
+	policytest.Refused(t, err, wire.TooLarge)
 }
 
 // TestRosterOffline: whoever holds roster and statements, and trusts a party's
 // key, needs nothing else.
 func TestRosterOffline(t *testing.T) {
 	h := newGroupHouse()
-	a := h.heard(t, h.found(t, grouped()...), "north", "south")
+	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
 	p := a.Pact("trial")
-	key := func(name string) ssh.PublicKey { return h.owners[name].PublicKey() }
+	key := func(name string) ssh.PublicKey { return h.Owners[name].PublicKey() }
 	other, _ := ParseRoster(p.Roster.Bytes())
 	other.Quorum = 1
 	withdrawn, err := a.Next(h.say(t, a, "north", withdraws))
@@ -83,14 +85,14 @@ func TestRosterOffline(t *testing.T) {
 		at     time.Time
 		want   attest.Reason
 	}{
-		{"approved", p.Roster, p.Said(), []ssh.PublicKey{key("north"), key("south")}, start, ""},
-		{"no key", p.Roster, p.Said(), nil, start, wire.NotOwner},
-		{"a party that said nothing", p.Roster, p.Said(), []ssh.PublicKey{key("east")}, start, wire.NotOwner},
-		{"an owner", p.Roster, p.Said(), []ssh.PublicKey{key("ana")}, start, wire.NotOwner},
-		{"one approval", p.Roster, p.Said()[:1], []ssh.PublicKey{key("north")}, start, wire.NoQuorum},
-		{"one approval twice", p.Roster, []Said{p.Said()[0], p.Said()[0]}, []ssh.PublicKey{key("north")}, start, wire.NoQuorum},
-		{"a withdrawal beside the approval", p.Roster, append(p.Said(), newest...), []ssh.PublicKey{key("south")}, start, wire.NoQuorum},
-		{"another roster", other, p.Said(), []ssh.PublicKey{key("north")}, start, wire.StaleRoster},
+		{"approved", p.Roster, p.Said(), []ssh.PublicKey{key("north"), key("south")}, policytest.Start, ""},
+		{"no key", p.Roster, p.Said(), nil, policytest.Start, wire.NotOwner},
+		{"a party that said nothing", p.Roster, p.Said(), []ssh.PublicKey{key("east")}, policytest.Start, wire.NotOwner},
+		{"an owner", p.Roster, p.Said(), []ssh.PublicKey{key("ana")}, policytest.Start, wire.NotOwner},
+		{"one approval", p.Roster, p.Said()[:1], []ssh.PublicKey{key("north")}, policytest.Start, wire.NoQuorum},
+		{"one approval twice", p.Roster, []Said{p.Said()[0], p.Said()[0]}, []ssh.PublicKey{key("north")}, policytest.Start, wire.NoQuorum},
+		{"a withdrawal beside the approval", p.Roster, append(p.Said(), newest...), []ssh.PublicKey{key("south")}, policytest.Start, wire.NoQuorum},
+		{"another roster", other, p.Said(), []ssh.PublicKey{key("north")}, policytest.Start, wire.StaleRoster},
 		{"after the end", p.Roster, p.Said(), []ssh.PublicKey{key("north")}, p.Group.Until, wire.Expired},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -101,7 +103,7 @@ func TestRosterOffline(t *testing.T) {
 				}
 				return
 			}
-			refused(t, err, tt.want)
+			policytest.Refused(t, err, tt.want)
 		})
 	}
 }
@@ -130,13 +132,13 @@ func TestGroupIdentity(t *testing.T) {
 		{"a member's environment", []string{`LANG = "C"`, `LANG = "C", TRACE = "x"`}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			a := h.heard(t, h.found(t, grouped()...), "north", "south")
-			raw := h.next(t, a, grouped(tt.edit...)...)
+			a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
+			raw := h.next(t, a, policytest.Grouped(tt.edit...)...)
 			next, err := a.Next(h.step(t, raw, "ana", "ben"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = next.Pact("trial").Agreed(groupRoot, start)
+			_, err = next.Pact("trial").Agreed(groupRoot, policytest.Start)
 			if same := next.Pact("trial").ID() == a.Pact("trial").ID(); same != tt.same || (err == nil) != tt.same {
 				t.Errorf("same identity: %v, agreed: %v, want %v", same, err, tt.same)
 			}
@@ -148,12 +150,12 @@ func TestGroupIdentity(t *testing.T) {
 // parties approved, and no further.
 func TestFloorsDoNotWalkDown(t *testing.T) {
 	h := newGroupHouse()
-	a := h.found(t, grouped()...)
+	a := h.found(t, policytest.Grouped()...)
 	id := a.Pact("trial").ID()
 	step := func(edit ...string) {
 		t.Helper()
 		d := a.Document()
-		raw := h.text(t, append([]string{"sequence     = 1\n", "sequence     = " + string(rune('1'+d.Sequence)) + "\n", `previous     = ""`, `previous     = "` + d.Digest().String() + `"`}, grouped(edit...)...)...)
+		raw := h.Text(t, append([]string{"sequence     = 1\n", "sequence     = " + string(rune('1'+d.Sequence)) + "\n", `previous     = ""`, `previous     = "` + d.Digest().String() + `"`}, policytest.Grouped(edit...)...)...)
 		var err error
 		if a, err = a.Next(h.step(t, raw, "ana", "ben")); err != nil {
 			t.Fatal(err)
@@ -173,11 +175,11 @@ func TestFloorsDoNotWalkDown(t *testing.T) {
 
 func TestGroupContinues(t *testing.T) {
 	h := newGroupHouse()
-	a := h.heard(t, h.found(t, grouped()...), "north", "south")
+	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
 	old := a.Pact("trial").ID()
 	smaller := []string{`{ party = "east", task = "scoring", release = "2026.10" }, `, ""}
 	continuing := func(id attest.Digest, more ...string) []byte {
-		return h.next(t, a, grouped(append(append(smaller, more...), "[group.trial]\n", "[group.trial]\ncontinues = \""+id.String()+"\"\n")...)...)
+		return h.next(t, a, policytest.Grouped(append(append(smaller, more...), "[group.trial]\n", "[group.trial]\ncontinues = \""+id.String()+"\"\n")...)...)
 	}
 	raw := continuing(old)
 	b, err := a.Next(h.step(t, raw, "ana", "ben"))
@@ -188,23 +190,23 @@ func TestGroupContinues(t *testing.T) {
 	if p.ID() == old || p.Before.ID() != old {
 		t.Fatalf("got group %v before %v", p.ID(), p.Before)
 	}
-	if inForce, err := p.InForce(rooted, start); err != nil || inForce.ID() != old {
+	if inForce, err := p.InForce(rooted, policytest.Start); err != nil || inForce.ID() != old {
 		t.Errorf("while nobody approved the new one: got %v, %v", inForce, err)
 	}
 	b = h.heard(t, b, "north", "south")
-	if inForce, err := b.Pact("trial").InForce(rooted, start); err != nil || inForce != b.Pact("trial") {
+	if inForce, err := b.Pact("trial").InForce(rooted, policytest.Start); err != nil || inForce != b.Pact("trial") {
 		t.Errorf("once it is approved: got %v, %v", inForce, err)
 	}
 	for name, raw := range map[string][]byte{
-		"a group that never was": continuing(digest("9")),
+		"a group that never was": continuing(policytest.Digest("9")),
 		"another key mode":       continuing(old, "key_mode = \"shared\"\nquorum", "key_mode = \"unit\"\nquorum"),
 		"a floor that fell":      continuing(old, `roots = ["sha256:1111`, `roots = ["sha256:`+strings.Repeat("8", 64)+`", "sha256:1111`),
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := a.Next(h.step(t, raw, "ana", "ben"))
-			refused(t, err, wire.BadPolicy)
-			_, err = Propose(a, h.step(t, raw, "ana"), start)
-			refused(t, err, wire.BadPolicy)
+			policytest.Refused(t, err, wire.BadPolicy)
+			_, err = Propose(a, h.step(t, raw, "ana"), policytest.Start)
+			policytest.Refused(t, err, wire.BadPolicy)
 		})
 	}
 }
@@ -213,23 +215,23 @@ func TestGroupContinues(t *testing.T) {
 // for.
 func TestProposalsSurviveStatements(t *testing.T) {
 	h := newGroupHouse()
-	a := h.found(t, grouped()...)
-	p, err := Propose(a, h.step(t, h.next(t, a, grouped("debug = true\n", "")...), "ana"), start)
+	a := h.found(t, policytest.Grouped()...)
+	p, err := Propose(a, h.step(t, h.next(t, a, policytest.Grouped("debug = true\n", "")...), "ana"), policytest.Start)
 	if err != nil {
 		t.Fatal(err)
 	}
 	a = h.heard(t, a, "north")
-	if got := p.State(a, start); got != Pending {
+	if got := p.State(a, policytest.Start); got != Pending {
 		t.Fatalf("got state %q, want %q", got, Pending)
 	}
-	if p, err = p.Sign(a, h.sign(t, ForPolicy, p.record.Policy, "ben")[0], start); err != nil {
+	if p, err = p.Sign(a, h.sign(t, sshsig.ForPolicy, p.record.Policy, "ben")[0], policytest.Start); err != nil {
 		t.Fatal(err)
 	}
 	next, err := a.Next(p.Step())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := p.State(next, start); got != Adopted {
+	if got := p.State(next, policytest.Start); got != Adopted {
 		t.Errorf("got state %q, want %q", got, Adopted)
 	}
 	if _, err := Reopen(next, p.Record()); err != nil {
@@ -238,7 +240,7 @@ func TestProposalsSurviveStatements(t *testing.T) {
 }
 
 func FuzzParseRoster(f *testing.F) {
-	f.Add(newGroupHouse().found(f, grouped()...).Pact("trial").Roster.Bytes())
+	f.Add(newGroupHouse().found(f, policytest.Grouped()...).Pact("trial").Roster.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := ParseRoster(b)
 		if err == nil && !bytes.Equal(r.Bytes(), b) {
@@ -248,7 +250,7 @@ func FuzzParseRoster(f *testing.F) {
 }
 
 func FuzzParseStatement(f *testing.F) {
-	s := Statement{TrustDomain: "clinic.example", Genesis: digest("1"), Group: digest("2"), GroupRoot: digest("3"), Party: "north", Key: digest("4"), Number: 1, NotAfter: start}
+	s := Statement{TrustDomain: "clinic.example", Genesis: policytest.Digest("1"), Group: policytest.Digest("2"), GroupRoot: policytest.Digest("3"), Party: "north", Key: policytest.Digest("4"), Number: 1, NotAfter: policytest.Start}
 	f.Add(s.Bytes())
 	s.Withdraws = true
 	f.Add(s.Bytes())

@@ -3,6 +3,7 @@ package policy
 import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // CouldAdmit refuses, as Admit would, a program that is no release of a task. It is
@@ -20,7 +21,7 @@ func (a Approved) CouldAdmit(task string, unverified attest.Measurement) error {
 	for _, name := range t.ReleaseNames() {
 		all = append(all, t.Releases[name].References...)
 	}
-	return match(all, unverified)
+	return policyfile.Match(all, unverified)
 }
 
 // CouldAdmitMember is CouldAdmit for a role of a group. Whether its parties agreed
@@ -37,5 +38,5 @@ func (a Approved) CouldAdmitMember(group, role string, unverified attest.Measure
 	for _, m := range p.Group.Roles[role].Members {
 		all = append(all, a.doc.Tasks[m.Task].Releases[m.Release].References...)
 	}
-	return match(all, unverified)
+	return policyfile.Match(all, unverified)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -45,11 +46,11 @@ const (
 )
 
 // Namespace is the SSH namespace in which the party signs it.
-func (s Statement) Namespace() Namespace {
+func (s Statement) Namespace() sshsig.Namespace {
 	if s.Withdraws {
-		return ForWithdraw
+		return sshsig.ForWithdraw
 	}
-	return ForApprove
+	return sshsig.ForApprove
 }
 
 // Bytes is the text that the party signs.
@@ -87,11 +88,13 @@ func ParseStatement(b []byte) (Statement, error) {
 		return text
 	}
 	s.TrustDomain = quoted("trust_domain")
-	_ = digestInto(&s.Genesis, quoted("genesis"))
-	_ = digestInto(&s.Group, quoted("group"))
-	_ = digestInto(&s.GroupRoot, quoted("group_root"))
+	digest := func(key string) (d attest.Digest) {
+		_ = d.UnmarshalText([]byte(quoted(key)))
+		return d
+	}
+	s.Genesis, s.Group, s.GroupRoot = digest("genesis"), digest("group"), digest("group_root")
 	s.Party = quoted("party")
-	_ = digestInto(&s.Key, quoted("key"))
+	s.Key = digest("key")
 	s.Number, _ = strconv.ParseUint(value("number"), 10, 64)
 	s.NotAfter, _ = time.Parse(time.RFC3339, value("not_after"))
 	// What could not be read is zero, and does not read back the same.
@@ -182,12 +185,12 @@ func (r Roster) hear(id attest.Digest, said Said) (heard, error) {
 	case s.NotAfter.After(r.Until):
 		return heard{}, wire.Refuse(wire.Expired, "statement: not_after", s.NotAfter.UTC(), "not after the group's end "+r.Until.UTC().Format(time.RFC3339))
 	}
-	key, err := Verify(said.Signature, s.Namespace(), said.Statement)
+	key, err := sshsig.Verify(said.Signature, s.Namespace(), said.Statement)
 	if err != nil {
 		return heard{}, err
 	}
-	if KeyDigest(key) != s.Key {
-		return heard{}, wire.Refuse(wire.NotOwner, "statement: key", KeyDigest(key), s.Key)
+	if sshsig.KeyDigest(key) != s.Key {
+		return heard{}, wire.Refuse(wire.NotOwner, "statement: key", sshsig.KeyDigest(key), s.Key)
 	}
 	return heard{Statement: s, said: said}, nil
 }
@@ -298,9 +301,9 @@ func (r Roster) Check(root attest.Digest, all []Said, trusted []ssh.PublicKey, a
 		return a, wire.Refuse(wire.NotOwner, "roster: trusted keys", "none", "at least one party's")
 	}
 	for _, key := range trusted {
-		i := slices.IndexFunc(r.Parties, func(p RosterParty) bool { return p.Key == KeyDigest(key) })
+		i := slices.IndexFunc(r.Parties, func(p RosterParty) bool { return p.Key == sshsig.KeyDigest(key) })
 		if i < 0 || !slices.Contains(a.Approved, r.Parties[i].Name) {
-			return a, wire.Refuse(wire.NotOwner, "roster: trusted key", KeyDigest(key), "that of a party that approves")
+			return a, wire.Refuse(wire.NotOwner, "roster: trusted key", sshsig.KeyDigest(key), "that of a party that approves")
 		}
 	}
 	return a, nil

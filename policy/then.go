@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // then is what a step of a history came to, beside the policy in force, which is read
@@ -41,9 +42,9 @@ func (a Approved) Since(head attest.Digest) (later []Approved, known bool) {
 }
 
 // after is a as it was after the step of an index, under the document of then.
-func (a Approved) after(index int, doc *Document) Approved {
+func (a Approved) after(index int, doc *policyfile.Document) Approved {
 	if doc != a.doc {
-		a.live = doc.programs(a.genesis)
+		a.live = programsOf(doc, a.genesis)
 	}
 	a.doc, a.pacts, a.lineage = doc, a.past[index].pacts, a.past[index].lineage
 	a.steps, a.heads, a.past = a.steps[:index+1], a.heads[:index+1], a.past[:index+1]
@@ -52,7 +53,7 @@ func (a Approved) after(index int, doc *Document) Approved {
 }
 
 // documentAt is the policy in force after the step of an index.
-func (a Approved) documentAt(index int) *Document {
+func (a Approved) documentAt(index int) *policyfile.Document {
 	isPolicy := func(s Step) bool { return !IsStatement(s.Policy) }
 	if !slices.ContainsFunc(a.steps[index+1:], isPolicy) {
 		return a.doc
@@ -60,7 +61,7 @@ func (a Approved) documentAt(index int) *Document {
 	for !isPolicy(a.steps[index]) {
 		index--
 	}
-	doc, err := Parse(a.steps[index].Policy)
+	doc, err := policyfile.Parse(a.steps[index].Policy)
 	if err != nil {
 		panic("policy: reading a policy that was approved: " + err.Error())
 	}

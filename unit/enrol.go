@@ -20,6 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // enrolment is what one certificate report gave: an immutable snapshot.
@@ -123,12 +124,12 @@ func (u *Unit) request(ctx context.Context, challenge api.Challenge) (api.Certif
 
 // newSecrets draws the keys that the key mode asks for, and puts their public
 // halves into the request.
-func newSecrets(mode policy.KeyMode, request *api.CertificateRequest) (keys secrets, err error) {
+func newSecrets(mode policyfile.KeyMode, request *api.CertificateRequest) (keys secrets, err error) {
 	if keys.hpke, err = hpke.MLKEM768X25519().GenerateKey(); err != nil {
 		return keys, fmt.Errorf("making the HPKE key: %w", err)
 	}
 	request.HPKEKey = keys.hpke.PublicKey().Bytes()
-	if mode == policy.Shared {
+	if mode == policyfile.Shared {
 		return keys, nil
 	}
 	if keys.tls, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
@@ -140,7 +141,7 @@ func newSecrets(mode policy.KeyMode, request *api.CertificateRequest) (keys secr
 	return keys, nil
 }
 
-func taskOf(p policy.Approved, name string) (*policy.Task, error) {
+func taskOf(p policy.Approved, name string) (*policyfile.Task, error) {
 	task, ok := p.Document().Tasks[name]
 	if !ok {
 		return nil, wire.Refuse(wire.NotFound, "policy: task", name, "a task of the policy")
@@ -327,7 +328,7 @@ func (u *Unit) checkUnit(e *enrolment, report api.Report) error {
 // checkLeaf checks the pair that TLS serves, and takes it over.
 func (u *Unit) checkLeaf(e *enrolment, report api.Report, keys secrets) error {
 	kind, key := identity.KindUnit, keys.tls
-	if report.KeyMode == string(policy.Shared) {
+	if report.KeyMode == string(policyfile.Shared) {
 		parsed, err := x509.ParsePKCS8PrivateKey(report.LeafKey)
 		shared, ok := parsed.(*ecdsa.PrivateKey)
 		if err != nil || !ok {

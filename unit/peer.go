@@ -14,6 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // Peer is a unit of another role, or of another task, whose certificate was
@@ -35,7 +36,7 @@ func PeerOf(ctx context.Context) (p Peer, ok bool) {
 
 // terms are what policy says of a unit's certificates.
 type terms struct {
-	keyMode policy.KeyMode
+	keyMode policyfile.KeyMode
 	life    time.Duration
 }
 
@@ -70,7 +71,7 @@ func (c Config) identity(p policy.Approved, report api.Report) (attest.Digest, e
 	if pact == nil || pact.Group.Name != c.Group || !bytes.Equal(report.Roster, pact.Roster.Bytes()) {
 		return attest.Digest{}, wire.Refuse(wire.StaleRoster, "report: roster", report.Identity, p.Pact(c.Group).ID())
 	}
-	of := func(m policy.Member) bool { return m.Task == report.Task && m.Release == report.Release }
+	of := func(m policyfile.Member) bool { return m.Task == report.Task && m.Release == report.Release }
 	if role := pact.Group.Roles[c.Role]; role == nil || !slices.ContainsFunc(role.Members, of) {
 		return attest.Digest{}, wire.Refuse(wire.WrongRole, "report: member of role "+c.Role, report.Task+" "+report.Release, "one of the roster")
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // ServerTLS is a live TLS 1.3 configuration that serves the newest certificate.
@@ -74,7 +75,7 @@ func (u *Unit) clientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate,
 }
 
 // callee is the task that caller asks to call, if policy lets it.
-func callee(p policy.Approved, caller, task string) (*policy.Task, error) {
+func callee(p policy.Approved, caller, task string) (*policyfile.Task, error) {
 	own, err := taskOf(p, caller)
 	if err != nil {
 		return nil, err

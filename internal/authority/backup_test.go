@@ -17,13 +17,14 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // ask is an owner's request for a backup under the policy in force.
 func (w *world) ask(a *Authority, owner string) api.BackupRequest {
 	w.T.Helper()
 	statement := policy.BackupStatement(a.current.Load().approved)
-	return api.BackupRequest{Statement: statement, Signature: w.Signature(owner, policy.ForBackup, string(statement))}
+	return api.BackupRequest{Statement: statement, Signature: w.Signature(owner, sshsig.ForBackup, string(statement))}
 }
 
 // split makes a backup, without telling that it was kept.
@@ -121,7 +122,7 @@ func TestBackupRefusals(t *testing.T) {
 	w.Keys["mallory"] = testworld.NewKey()
 	good := w.ask(a, "ana")
 	stranger, another, other := w.ask(a, "mallory"), good, good
-	another.Signature = w.Signature("ana", policy.ForPolicy, string(good.Statement))
+	another.Signature = w.Signature("ana", sshsig.ForPolicy, string(good.Statement))
 	other.Statement = []byte(strings.Replace(string(good.Statement), "clinic", "klinik", 1))
 	rows := []struct {
 		name string

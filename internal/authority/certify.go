@@ -25,6 +25,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // enrolment is one certificate request on its way, and what each step found.
@@ -124,7 +125,7 @@ func (a *Authority) checkRequest(e *enrolment) error {
 
 // notCut refuses a unit that its task's policy cuts off. Of a unit in a group the
 // task is known once its program is.
-func (e *enrolment) notCut(task *policy.Task) error {
+func (e *enrolment) notCut(task *policyfile.Task) error {
 	if unit := wire.UnitIDOf(e.request.SigningKey).String(); task != nil && slices.Contains(task.CutUnits, unit) {
 		return wire.Refuse(wire.CutOff, "request: unit", unit, "one that is not among the task's cut_units")
 	}
@@ -143,10 +144,10 @@ func (*enrolment) parseKeys(e *enrolment) error {
 		return err
 	}
 	mode := e.snap.keyMode(r)
-	if (mode == policy.PerUnit) != (len(r.CSR) > 0) {
+	if (mode == policyfile.PerUnit) != (len(r.CSR) > 0) {
 		return wire.Refuse(wire.BadCSR, "request: CSR", fmt.Sprint(len(r.CSR), " bytes"), "one in key mode unit only; the mode is "+string(mode))
 	}
-	if mode == policy.PerUnit {
+	if mode == policyfile.PerUnit {
 		e.tlsKey, err = identity.CSRKey(r.CSR)
 	}
 	return err

@@ -10,6 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // version is one of many files that tighten, each another proposal.
@@ -21,7 +22,7 @@ func (w *world) version(a *Authority, n int) string {
 func (w *world) withdraw(a *Authority, name, text string) error {
 	statement := policy.CancelStatement(a.current.Load().approved, wire.Sum([]byte(text)))
 	_, err := a.cancel(w.T.Context(), wire.Sum([]byte(text)), api.CancelRequest{
-		Statement: statement, Signature: w.Signature(name, policy.ForCancel, string(statement)),
+		Statement: statement, Signature: w.Signature(name, sshsig.ForCancel, string(statement)),
 	})
 	return err
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/time/rate"
 )
 
@@ -37,7 +39,7 @@ func (s *snapshot) asked(r api.CertificateRequest) error {
 }
 
 // keyMode is that of what a request asks for, which the policy has.
-func (s *snapshot) keyMode(r api.CertificateRequest) policy.KeyMode {
+func (s *snapshot) keyMode(r api.CertificateRequest) policyfile.KeyMode {
 	if r.Group != "" {
 		return s.doc().Groups[r.Group].KeyMode
 	}
@@ -180,12 +182,12 @@ type statementRates struct {
 // that key has not signed, so that nobody else uses its bucket up, and with "rate"
 // more statements than a key may make.
 func (r *statementRates) take(p *policy.Pact, s policy.Statement, signature string, at time.Time) error {
-	key, err := policy.Verify(signature, s.Namespace(), s.Bytes())
+	key, err := sshsig.Verify(signature, s.Namespace(), s.Bytes())
 	if err != nil {
 		return err
 	}
-	if policy.KeyDigest(key) != s.Key {
-		return wire.Refuse(wire.NotOwner, "statement: key", policy.KeyDigest(key), s.Key)
+	if sshsig.KeyDigest(key) != s.Key {
+		return wire.Refuse(wire.NotOwner, "statement: key", sshsig.KeyDigest(key), s.Key)
 	}
 	if _, err := p.Statement(s.Key, s.GroupRoot); err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/failpoint"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // seen is what the world outside was told by authorities that then died.
@@ -83,7 +83,7 @@ var lastBuild = regexp.MustCompile(`, \{ platform = "soft", program = "[^"]*" \}
 // narrower is what makes the policy after this one, which takes effect at once:
 // without the last build, so that the root is sealed anew, as long as there is
 // one.
-func narrower(doc *policy.Document) []string {
+func narrower(doc *policyfile.Document) []string {
 	if build := lastBuild.FindString(string(doc.Raw())); build != "" {
 		return []string{build, " ]\n"}
 	}

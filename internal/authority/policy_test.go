@@ -11,6 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 func proposal(s policy.Step) api.ProposeRequest {
@@ -43,7 +44,7 @@ func TestApproval(t *testing.T) {
 	if all := testworld.Must(client.Proposals(t.Context())); len(all.Proposals) != 1 {
 		t.Errorf("got %d proposals, want 1", len(all.Proposals))
 	}
-	p, err = client.AddSignature(t.Context(), digest, api.SignatureRequest{Signature: w.Signature("eva", policy.ForPolicy, text)})
+	p, err = client.AddSignature(t.Context(), digest, api.SignatureRequest{Signature: w.Signature("eva", sshsig.ForPolicy, text)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +75,7 @@ func TestOwnerRefusals(t *testing.T) {
 		return err
 	}
 	cancel := func(name, statement string) error {
-		_, err := client.Cancel(t.Context(), digest, api.CancelRequest{Statement: []byte(statement), Signature: w.Signature(name, policy.ForCancel, statement)})
+		_, err := client.Cancel(t.Context(), digest, api.CancelRequest{Statement: []byte(statement), Signature: w.Signature(name, sshsig.ForCancel, statement)})
 		return err
 	}
 	propose := func(s policy.Step) error { _, err := client.Propose(t.Context(), proposal(s)); return err }
@@ -84,10 +85,10 @@ func TestOwnerRefusals(t *testing.T) {
 		err  error
 		want wire.Reason
 	}{
-		{"one owner twice", sign(w.Signature("ana", policy.ForPolicy, text)), wire.NoQuorum},
-		{"over another version", sign(w.Signature("ben", policy.ForPolicy, text+"\n")), wire.BadSignature},
-		{"in another namespace", sign(w.Signature("ben", policy.ForCancel, text)), wire.BadSignature},
-		{"by nobody's key", sign(w.Signature("mallory", policy.ForPolicy, text)), wire.NotOwner},
+		{"one owner twice", sign(w.Signature("ana", sshsig.ForPolicy, text)), wire.NoQuorum},
+		{"over another version", sign(w.Signature("ben", sshsig.ForPolicy, text+"\n")), wire.BadSignature},
+		{"in another namespace", sign(w.Signature("ben", sshsig.ForCancel, text)), wire.BadSignature},
+		{"by nobody's key", sign(w.Signature("mallory", sshsig.ForPolicy, text)), wire.NotOwner},
 		{"no signature", sign(""), wire.Malformed},
 		{"cancelled by another", cancel("ben", statement), wire.NotOwner},
 		{"cancel of another proposal", cancel("ana", strings.Replace(statement, digest.Hex()[:4], "0000", 1)), wire.Malformed},
@@ -108,7 +109,7 @@ func TestOwnerRefusals(t *testing.T) {
 	if err := cancel("ana", statement); err != nil {
 		t.Fatal(err)
 	}
-	testworld.Refused(t, sign(w.Signature("ben", policy.ForPolicy, text)), wire.ProposalOver)
+	testworld.Refused(t, sign(w.Signature("ben", sshsig.ForPolicy, text)), wire.ProposalOver)
 	testworld.Refused(t, propose(w.SignPolicy(text, "ana", "ben")), wire.ProposalOver)
 }
 
@@ -118,7 +119,7 @@ func TestProposalExpires(t *testing.T) {
 	text := w.NextText(a.current.Load().approved, tighter...)
 	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana"))))
 	w.clock.Advance(168 * time.Hour)
-	_, err := a.sign(t.Context(), wire.Sum([]byte(text)), api.SignatureRequest{Signature: w.Signature("ben", policy.ForPolicy, text)})
+	_, err := a.sign(t.Context(), wire.Sum([]byte(text)), api.SignatureRequest{Signature: w.Signature("ben", sshsig.ForPolicy, text)})
 	testworld.Refused(t, err, wire.ProposalOver)
 	_, err = a.propose(t.Context(), proposal(w.SignPolicy(text, "ben", "ana")))
 	testworld.Refused(t, err, wire.ProposalOver)
@@ -156,7 +157,7 @@ func TestSignaturesAtOnce(t *testing.T) {
 	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana"))))
 	var both sync.WaitGroup
 	for name, authority := range map[string]*Authority{"ben": a, "eva": b} {
-		signature := w.Signature(name, policy.ForPolicy, text)
+		signature := w.Signature(name, sshsig.ForPolicy, text)
 		both.Go(func() {
 			if _, err := authority.sign(t.Context(), wire.Sum([]byte(text)), api.SignatureRequest{Signature: signature}); err != nil {
 				t.Errorf("%s signs: %v", name, err)

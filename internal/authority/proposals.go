@@ -12,6 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // Bounds of what one owner's key can make the store keep. A proposal that
@@ -133,7 +134,7 @@ func (a *Authority) propose(ctx context.Context, r api.ProposeRequest) (api.Prop
 // admitRoot refuses a proposal that could never be adopted here: one that names
 // another root.
 func (a *Authority) admitRoot(raw []byte) error {
-	doc, err := policy.Parse(raw)
+	doc, err := policyfile.Parse(raw)
 	if err != nil {
 		return err
 	}
@@ -324,7 +325,7 @@ func (a *Authority) showProposals(ctx context.Context) (api.Proposals, error) {
 }
 
 func (k kept) show(approved policy.Approved, now time.Time) (api.Proposal, error) {
-	doc, err := policy.Parse(k.Step().Policy)
+	doc, err := policyfile.Parse(k.Step().Policy)
 	if err != nil {
 		return api.Proposal{}, err
 	}

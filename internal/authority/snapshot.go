@@ -13,6 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // snapshot is the policy in force and all that follows from it. It is swapped
@@ -134,7 +135,7 @@ func (a *Authority) trustData(nonce []byte, approved policy.Approved) attest.Rep
 	return attest.Bind(wire.LabelTrust, nonce, a.root[:], head[:])
 }
 
-func (s *snapshot) doc() *policy.Document { return s.approved.Document() }
+func (s *snapshot) doc() *policyfile.Document { return s.approved.Document() }
 
 // sharedLeaf gives the shared leaf of the window that holds at.
 func (s *snapshot) sharedLeaf(g policy.Grant, at time.Time) (identity.Leaf, error) {

@@ -7,6 +7,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // said is a party's next statement, changed and then signed.
@@ -85,7 +86,7 @@ func TestStatementRate(t *testing.T) {
 	w := grouped(t)
 	a := w.open()
 	forged := w.said(a, "north", nil)
-	forged.Signature = w.Signature("ana", policy.ForApprove, string(forged.Statement))
+	forged.Signature = w.Signature("ana", sshsig.ForApprove, string(forged.Statement))
 	for range 2 * statementBurst {
 		_, err := a.hear(t.Context(), "trial", forged)
 		testworld.Refused(t, err, wire.NotOwner)

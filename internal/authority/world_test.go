@@ -30,6 +30,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // noon is when every test begins.
@@ -303,7 +304,7 @@ func (p *applicant) request(nonce []byte, before func(*api.CertificateRequest)) 
 		SigningKey: testworld.Must(x509.MarshalPKIXPublicKey(&p.signing.PublicKey)),
 	}
 	if p.party != "" {
-		r.PartyKeys = []wire.Digest{policy.KeyDigest(p.w.Keys[p.party].PublicKey())}
+		r.PartyKeys = []wire.Digest{sshsig.KeyDigest(p.w.Keys[p.party].PublicKey())}
 	}
 	if p.tls != nil {
 		r.CSR = testworld.Must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, p.tls))

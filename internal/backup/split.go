@@ -14,6 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -72,7 +73,7 @@ func newID() string {
 }
 
 // recipientsOf returns the age recipients of owners, in their order.
-func recipientsOf(owners policy.Owners) ([]age.Recipient, error) {
+func recipientsOf(owners policyfile.Owners) ([]age.Recipient, error) {
 	if len(owners.Keys) > maxOwners {
 		return nil, wire.Refuse(wire.TooLarge, "backup: owners", len(owners.Keys), maxOwners)
 	}
@@ -92,7 +93,7 @@ func recipientsOf(owners policy.Owners) ([]age.Recipient, error) {
 
 // recipientOf returns the age recipient that policy sets for an owner, or the owner's SSH key
 // if it can decrypt: an ECDSA key, or a hardware key, can only sign.
-func recipientOf(owner policy.Owner) (age.Recipient, error) {
+func recipientOf(owner policyfile.Owner) (age.Recipient, error) {
 	if owner.Age != "" {
 		return age.ParseX25519Recipient(owner.Age)
 	}

@@ -22,7 +22,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/clitest"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // laboratory is a machine of a test's own vendors: an enclave with GPUs beside it,
@@ -45,7 +45,7 @@ func newLaboratory(t *testing.T) *laboratory {
 	text += fmt.Sprintf("[platform.nvidia-gpu]\nroots = [%q]\ncrl = \"if-present\"\nmodels = [\"GH100\"]\nchips = \"any\"\ndrivers = \"any\"\nvbios = \"any\"\nmodes = [\"SPT\"]\nmeasurements = \"any\"\nmode = \"development\"\n", l.nvidia.Root())
 	text += fmt.Sprintf("[authority]\nroot = %q\nmachines = \"any\"\nreference = [ { platform = \"nitro\", %s } ]\n", wire.Sum([]byte("root")), pcrs("authority"))
 	text += fmt.Sprintf("[task.train]\nkey_mode = \"unit\"\n[task.train.release.1]\nreference = [ { platform = \"nitro\", %s } ]\ndevices = { nvidia-gpu = 1 }\n", pcrs("train"))
-	if _, err := policy.Parse([]byte(text)); err != nil {
+	if _, err := policyfile.Parse([]byte(text)); err != nil {
 		t.Fatal(err)
 	}
 	l.policy = clitest.Write(t, "policy.toml", text)
@@ -149,7 +149,7 @@ func TestModesOfGPUs(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, mode := range []string{"SPT", "MPT", "PPCIE", "unstated"} {
-		doc, err := policy.Parse(bytes.Replace(text, []byte(`"SPT"`), []byte(strconv.Quote(mode)), 1))
+		doc, err := policyfile.Parse(bytes.Replace(text, []byte(`"SPT"`), []byte(strconv.Quote(mode)), 1))
 		if err != nil || !slices.Equal(doc.Platforms[attest.NvidiaGPU].NVIDIA.Modes, []string{mode}) {
 			t.Errorf("%s: %v", mode, err)
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/founding"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // founders are an owner with a draft, and the machine that makes a root for it.
@@ -84,7 +85,7 @@ func TestFoundersSign(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := policy.Verify(string(sig), policy.ForPolicy, want); err != nil {
+		if _, err := sshsig.Verify(string(sig), sshsig.ForPolicy, want); err != nil {
 			t.Error(err)
 		}
 	}

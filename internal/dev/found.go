@@ -15,6 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/founding"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // Files of a cluster's founding, in its state.
@@ -108,7 +109,7 @@ func (d *Cluster) found() ([]byte, error) {
 		return nil, err
 	}
 	for _, o := range owners[:Quorum] {
-		sig, err := sshkey.Sign(d.App, o.Path, policy.ForPolicy, genesis)
+		sig, err := sshkey.Sign(d.App, o.Path, sshsig.ForPolicy, genesis)
 		if err != nil {
 			return nil, err
 		}

@@ -20,6 +20,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // Parties are the SSH keys of the parties, in the order of their names.
@@ -55,7 +57,7 @@ func (d *Cluster) withGroup(first drafttext.Draft) ([]byte, error) {
 	for _, m := range d.Bin.Example.Roles {
 		line("%s = { members = [ { party = %q, task = %q, release = \"1\" } ], calls = %s }", m.Name, m.Party, m.Name, localtee.Quoted(m.Calls))
 	}
-	return policy.CopyAuthority([]byte(b.String()))
+	return policyfile.CopyAuthority([]byte(b.String()))
 }
 
 // writeTasks writes the tasks of the other roles than the draft's own.
@@ -86,7 +88,7 @@ func (d *Cluster) roles(c Description) []service {
 }
 
 // Tell lets a party say something of the group to the authority.
-func (d *Cluster) Tell(ctx context.Context, party sshkey.Pair, ns policy.Namespace) error {
+func (d *Cluster) Tell(ctx context.Context, party sshkey.Pair, ns sshsig.Namespace) error {
 	c, err := authorityclient.Dial(ctx, d.App, d.Pins())
 	if err != nil {
 		return err
@@ -96,7 +98,7 @@ func (d *Cluster) Tell(ctx context.Context, party sshkey.Pair, ns policy.Namespa
 	if err != nil {
 		return err
 	}
-	if ns == policy.ForApprove && d.approves(pact, party.Name) {
+	if ns == sshsig.ForApprove && d.approves(pact, party.Name) {
 		return nil // in an earlier run on this state
 	}
 	s := partystatement.Flags{Digest: pact.ID().String(), Party: party.Name, Key: party.Path, Kept: filepath.Join(d.State, "statements")}
@@ -123,7 +125,7 @@ func (d *Cluster) startMembers(ctx context.Context) error {
 		approve = parties[:len(parties)-1]
 	}
 	for _, p := range approve {
-		if err := d.Tell(ctx, p, policy.ForApprove); err != nil {
+		if err := d.Tell(ctx, p, sshsig.ForApprove); err != nil {
 			return fmt.Errorf("party %s: %w", p.Name, err)
 		}
 	}
@@ -164,7 +166,7 @@ func (d *Cluster) Agree(ctx context.Context) error {
 		return err
 	}
 	last := parties[len(parties)-1]
-	if err := d.Tell(ctx, last, policy.ForApprove); err != nil {
+	if err := d.Tell(ctx, last, sshsig.ForApprove); err != nil {
 		return fmt.Errorf("party %s: %w", last.Name, err)
 	}
 	return d.agreed(ctx)

@@ -10,7 +10,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/cli/clitest"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 func TestLockDirIsTakenOnce(t *testing.T) {
@@ -79,7 +79,7 @@ func TestDevSaysWhatItLeavesOut(t *testing.T) {
 	var talk bytes.Buffer
 	a := clitest.App(&talk)
 	a.Stderr = &talk
-	if _, err := New(a, Flags{Task: "app", KeyMode: string(policy.Shared)}, t.TempDir(), Binaries{Cohort: self, Program: clitest.InterpreterHere(t)}); err != nil {
+	if _, err := New(a, Flags{Task: "app", KeyMode: string(policyfile.Shared)}, t.TempDir(), Binaries{Cohort: self, Program: clitest.InterpreterHere(t)}); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(talk.String(), "not measured: the code that sh runs") {

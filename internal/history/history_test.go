@@ -15,10 +15,11 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 func cluster(t *testing.T) *systest.Cluster {
-	return systest.New(t, systest.Task{Name: "scoring", KeyMode: policy.Shared, Life: time.Hour, Programs: []string{"p"}})
+	return systest.New(t, systest.Task{Name: "scoring", KeyMode: policyfile.Shared, Life: time.Hour, Programs: []string{"p"}})
 }
 
 // extend is the history of the steps.

@@ -26,7 +26,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/cohort-tee/cohort/unit"
 )
 
@@ -103,7 +103,7 @@ func TestClientClock(t *testing.T) {
 
 // TestCSRWithNames sends CSRs that carry more than a key: refused, not trimmed.
 func TestCSRWithNames(t *testing.T) {
-	c := New(t, Task{Name: "scoring", KeyMode: policy.PerUnit, Life: time.Hour, Programs: []string{"scoring 1"}})
+	c := New(t, Task{Name: "scoring", KeyMode: policyfile.PerUnit, Life: time.Hour, Programs: []string{"scoring 1"}})
 	a := authorityOf(t, c)
 	authority := pkix.Extension{Id: []int{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xff}}
 	for name, template := range map[string]*x509.CertificateRequest{

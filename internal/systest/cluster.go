@@ -26,6 +26,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"github.com/cohort-tee/cohort/unit"
 )
 
@@ -36,7 +38,7 @@ const Domain = "test.example"
 // program, named "1", "2" and so on.
 type Task struct {
 	Name     string
-	KeyMode  policy.KeyMode
+	KeyMode  policyfile.KeyMode
 	Life     time.Duration
 	Calls    []string
 	Programs []string
@@ -139,7 +141,7 @@ func filled(t testing.TB, draft policy.Draft, root attest.Digest) string {
 // draft writes the first policy, without a root.
 func (c *Cluster) draft(vendor *attesttest.Vendor, tasks []Task) policy.Draft {
 	var b strings.Builder
-	fmt.Fprintf(&b, "schema = %q\ntrust_domain = %q\nsequence = 1\nprevious = \"\"\n", policy.Schema, Domain)
+	fmt.Fprintf(&b, "schema = %q\ntrust_domain = %q\nsequence = 1\nprevious = \"\"\n", policyfile.Schema, Domain)
 	fmt.Fprintf(&b, "created = %s\ndevelopment = true\n", time.Now().Add(-time.Minute).UTC().Format(time.RFC3339))
 	fmt.Fprintf(&b, "[owners]\nquorum = 1\napprove_within = \"1h\"\ndelay = \"0s\"\nkeys = [ { name = \"ana\", ssh = %q } ]\n",
 		c.owner.AuthorizedKey())
@@ -175,7 +177,7 @@ func quoted(names []string) string {
 // SignPolicy is a policy text with the owner's signature.
 func (c *Cluster) SignPolicy(text string) policy.Step {
 	c.t.Helper()
-	sig, err := policy.Sign(c.owner, policy.ForPolicy, []byte(text))
+	sig, err := sshsig.Sign(c.owner, sshsig.ForPolicy, []byte(text))
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -205,7 +207,7 @@ func (c *Cluster) NextPolicy(edits ...string) policy.Step {
 		}
 		text = strings.Replace(text, edits[i], edits[i+1], 1)
 	}
-	copied, err := policy.CopyAuthority([]byte(text))
+	copied, err := policyfile.CopyAuthority([]byte(text))
 	if err != nil {
 		c.t.Fatal(err)
 	}

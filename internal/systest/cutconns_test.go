@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // flowingOn responds until its client is gone.
@@ -23,7 +23,7 @@ var flowingOn = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 // adopted that cuts the peer off, on both sides, and calls of others go on.
 func TestCutEndsConnections(t *testing.T) {
 	t.Parallel()
-	s := newCutScene(t, policy.PerUnit, false)
+	s := newCutScene(t, policyfile.PerUnit, false)
 	twins := s.twinsOf(flowingOn)
 	holder := s.StartMember("trial", "holder", "holder 1", flowingOn)
 	ends := map[string]<-chan error{

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/testworld"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/cohort-tee/cohort/unit"
 )
 
@@ -27,7 +27,7 @@ type cutScene struct {
 }
 
 // newCutScene is a cluster of a task and a group, with an honest unit or two of each.
-func newCutScene(t *testing.T, mode policy.KeyMode, managed bool) *cutScene {
+func newCutScene(t *testing.T, mode policyfile.KeyMode, managed bool) *cutScene {
 	t.Helper()
 	task := func(name string) Task {
 		return Task{Name: name, KeyMode: mode, Life: time.Hour, Programs: []string{name + " 1"}}

@@ -14,7 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // cutWay is one way in which a client or a peer uses a unit.
@@ -237,7 +237,7 @@ func TestTimeToCut(t *testing.T) {
 		name          string
 		managed, kill bool
 	}{{"with a manager", true, false}, {"without a manager", false, false}, {"the authority killed", true, true}} {
-		for _, mode := range []policy.KeyMode{policy.Shared, policy.PerUnit} {
+		for _, mode := range []policyfile.KeyMode{policyfile.Shared, policyfile.PerUnit} {
 			t.Run(scene.name+"/"+string(mode), func(t *testing.T) {
 				if !full() {
 					t.Parallel() // it waits for most of its time; figures are those of the long form

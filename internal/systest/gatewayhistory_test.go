@@ -14,7 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // TestCutHeardAtGateway: a client begins with the policy of before a cut, and no authority
@@ -22,7 +22,7 @@ import (
 // goes on as before, and is served by another. Without trust from an authority no client
 // begins.
 func TestCutHeardAtGateway(t *testing.T) {
-	c := New(t, Task{Name: "scoring", KeyMode: policy.PerUnit, Life: time.Hour, Programs: []string{"scoring 1"}})
+	c := New(t, Task{Name: "scoring", KeyMode: policyfile.PerUnit, Life: time.Hour, Programs: []string{"scoring 1"}})
 	c.StartManager()
 	link := newLink(t, c.addr)
 	config := c.UnitConfig("scoring", "scoring 1")

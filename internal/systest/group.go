@@ -14,6 +14,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"github.com/cohort-tee/cohort/unit"
 )
 
@@ -21,7 +23,7 @@ import (
 // release of the task of the role's name, which the party of that name brings.
 type Group struct {
 	Name    string
-	KeyMode policy.KeyMode
+	KeyMode policyfile.KeyMode
 	Life    time.Duration
 	Quorum  int
 	Calls   map[string][]string // of each role, in the order of their names
@@ -101,7 +103,7 @@ func (c *Cluster) Statement(group, party string, key testworld.Key, change func(
 	if change != nil {
 		change(&s)
 	}
-	signature, err := policy.Sign(key, s.Namespace(), s.Bytes())
+	signature, err := sshsig.Sign(key, s.Namespace(), s.Bytes())
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -11,18 +11,18 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/cohort-tee/cohort/unit"
 )
 
 // four is a group of four roles in which each calls some of the others.
 var four = Group{
-	Name: "trial", KeyMode: policy.Shared, Life: time.Minute, Quorum: 3, Roles: []string{"adder", "broker", "holder", "scorer"},
+	Name: "trial", KeyMode: policyfile.Shared, Life: time.Minute, Quorum: 3, Roles: []string{"adder", "broker", "holder", "scorer"},
 	Calls: map[string][]string{"adder": {"broker", "holder"}, "broker": {"broker"}, "scorer": {"adder", "broker", "holder"}},
 }
 
 // newFour is a cluster with a task for each role of four.
-func newFour(t *testing.T, mode policy.KeyMode) *Cluster {
+func newFour(t *testing.T, mode policyfile.KeyMode) *Cluster {
 	t.Helper()
 	var tasks []Task
 	for _, role := range four.Roles {
@@ -70,9 +70,9 @@ func callBlindly(t *testing.T, from, to *Replica) (string, error) {
 // TestCallMatrix: of 4 callers and 4 roles exactly those cells connect that the
 // parties approved, and the one who is called sees to it as well as the caller.
 func TestCallMatrix(t *testing.T) {
-	for _, mode := range []policy.KeyMode{policy.Shared, policy.PerUnit} {
+	for _, mode := range []policyfile.KeyMode{policyfile.Shared, policyfile.PerUnit} {
 		t.Run(string(mode), func(t *testing.T) {
-			c := newFour(t, policy.Shared)
+			c := newFour(t, policyfile.Shared)
 			g := four
 			g.KeyMode = mode
 			c.ApproveGroup("trial", c.FormGroup(g))
@@ -100,7 +100,7 @@ func TestCallMatrix(t *testing.T) {
 // TestQuorumOfParties: no certificate before enough parties approve, and none
 // after one withdrew.
 func TestQuorumOfParties(t *testing.T) {
-	c := newFour(t, policy.Shared)
+	c := newFour(t, policyfile.Shared)
 	parties := c.FormGroup(four)
 	try := func(patience time.Duration) error {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -17,7 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // trialURL is where sessions with the group send requests.
@@ -126,7 +126,7 @@ func sending(t *testing.T, ch *client.Channel) (end func() (sent int, failed []e
 // all.
 func TestMemberLeaves(t *testing.T) {
 	t.Parallel()
-	c := newFour(t, policy.Shared)
+	c := newFour(t, policyfile.Shared)
 	g := four
 	g.Life = 6 * time.Second
 	parties := c.FormGroup(g)
@@ -195,7 +195,7 @@ func TestMemberLeaves(t *testing.T) {
 // group, that role's other unit and who calls it go on.
 func TestCutMember(t *testing.T) {
 	t.Parallel()
-	c := newFour(t, policy.Shared)
+	c := newFour(t, policyfile.Shared)
 	g := four
 	g.Life = 4 * time.Second
 	c.ApproveGroup("trial", c.FormGroup(g))

@@ -21,6 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/cohort-tee/cohort/unit"
 )
 
@@ -45,7 +46,7 @@ func refusedMember(t *testing.T, c *Cluster, group, role, program string, want w
 
 // TestStrangersInAGroup: code that is no member, and a member in another's role.
 func TestStrangersInAGroup(t *testing.T) {
-	c := newFour(t, policy.Shared)
+	c := newFour(t, policyfile.Shared)
 	c.ApproveGroup("trial", c.FormGroup(four))
 	refusedMember(t, c, "trial", "holder", "stranger", wire.NotMeasured)
 	refusedMember(t, c, "trial", "holder", "scorer 1", wire.WrongRole)
@@ -56,7 +57,7 @@ func TestStrangersInAGroup(t *testing.T) {
 // TestApprovalsAtTheAuthority: what parties may not say is refused where it is
 // said, and changes nothing.
 func TestApprovalsAtTheAuthority(t *testing.T) {
-	c := newFour(t, policy.Shared)
+	c := newFour(t, policyfile.Shared)
 	parties := c.FormGroup(four)
 	head := c.Approved().Head()
 	for _, tt := range []struct {
@@ -93,7 +94,7 @@ func TestRosterChanges(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: a change of the roster is not shown; run without -short")
 	}
-	c := newFour(t, policy.Shared)
+	c := newFour(t, policyfile.Shared)
 	g := four
 	g.Life = 4 * time.Second
 	parties := c.FormGroup(g)
@@ -153,7 +154,7 @@ func TestRosterChanges(t *testing.T) {
 // TestWithdrawalAfterARollback: the store is put back to before a withdrawal.
 // Once anybody shows the newer statement, nothing is issued.
 func TestWithdrawalAfterARollback(t *testing.T) {
-	c := newFour(t, policy.Shared)
+	c := newFour(t, policyfile.Shared)
 	parties := c.FormGroup(four)
 	for _, party := range []string{"adder", "broker", "holder"} {
 		if _, err := c.SubmitStatement("trial", party, parties[party], nil); err != nil {
@@ -206,7 +207,7 @@ func TestWithdrawalAfterARollback(t *testing.T) {
 // TestRoleSessions: a session with a role is read by units of that role alone,
 // one with the whole group by all, and plain requests by nobody.
 func TestRoleSessions(t *testing.T) {
-	c := newFour(t, policy.Shared)
+	c := newFour(t, policyfile.Shared)
 	c.ApproveGroup("trial", c.FormGroup(four))
 	c.StartManager()
 	var units []*Replica
@@ -260,7 +261,7 @@ func TestRoleSessions(t *testing.T) {
 // TestGroupByOtherTools: with the roots that are written for other programs,
 // openssl accepts and refuses what we do at the level of X.509.
 func TestGroupByOtherTools(t *testing.T) {
-	c := newFour(t, policy.Shared)
+	c := newFour(t, policyfile.Shared)
 	c.ApproveGroup("trial", c.FormGroup(four))
 	other := four
 	other.Name = "audit"

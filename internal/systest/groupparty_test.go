@@ -12,13 +12,14 @@ import (
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // TestTrustedParty: a client that trusts a party follows a group only while that party
 // approves it, though others do, who are a quorum.
 func TestTrustedParty(t *testing.T) {
-	c := newFour(t, policy.Shared)
+	c := newFour(t, policyfile.Shared)
 	group := four
 	group.Quorum = 1
 	parties := c.FormGroup(group)
@@ -29,7 +30,7 @@ func TestTrustedParty(t *testing.T) {
 		})
 		return err
 	}
-	holder, scorer := policy.KeyDigest(parties["holder"].PublicKey()), policy.KeyDigest(parties["scorer"].PublicKey())
+	holder, scorer := sshsig.KeyDigest(parties["holder"].PublicKey()), sshsig.KeyDigest(parties["scorer"].PublicKey())
 	check := func(when, who string, got error, want wire.Reason) {
 		t.Helper()
 		if want == "" && got != nil || want != "" && !errors.Is(got, want) {
@@ -61,7 +62,7 @@ func TestTrustedParty(t *testing.T) {
 // TestReceiptOfAGroup: a receipt of a unit in a group counts for who trusts a party only
 // where that party approves the group.
 func TestReceiptOfAGroup(t *testing.T) {
-	c := newFour(t, policy.Shared)
+	c := newFour(t, policyfile.Shared)
 	parties := c.FormGroup(four)
 	c.ApproveGroup("trial", parties)
 	c.StartManager()
@@ -84,7 +85,7 @@ func TestReceiptOfAGroup(t *testing.T) {
 		want   wire.Reason
 	}{
 		{"no party", nil, attest.Digest{}, ""},
-		{"a party that approves", []attest.Digest{policy.KeyDigest(parties["scorer"].PublicKey())}, attest.Digest{}, ""},
+		{"a party that approves", []attest.Digest{sshsig.KeyDigest(parties["scorer"].PublicKey())}, attest.Digest{}, ""},
 		{"a party of another group", []attest.Digest{{1}}, attest.Digest{}, wire.NoParty},
 		{"exactly its roster", nil, id, ""},
 		{"another roster", nil, attest.Digest{1}, wire.WrongIdentity},
@@ -102,7 +103,7 @@ func TestReceiptOfAGroup(t *testing.T) {
 // follows it, though the parties agree on that and the session is the group's. One that
 // follows the group by name goes on.
 func TestPinnedRoster(t *testing.T) {
-	c := newFour(t, policy.Shared)
+	c := newFour(t, policyfile.Shared)
 	parties := c.FormGroup(four)
 	c.ApproveGroup("trial", parties)
 	holder := c.StartMember("trial", "holder", "holder 1", hello("holder"))

@@ -36,6 +36,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/cohort-tee/cohort/unit"
 )
 
@@ -242,7 +243,7 @@ func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
 	}
 	t.Cleanup(func() { db.Close() })
 	e.db = db
-	first, err := policy.CopyAuthority([]byte(e.policy(own, platforms...) + v.group))
+	first, err := policyfile.CopyAuthority([]byte(e.policy(own, platforms...) + v.group))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +288,7 @@ func (e *estate) open(c *Cluster, tee attest.Attester, sealer attest.Sealer) {
 func (e *estate) policy(own attest.Measurement, platforms ...attest.Platform) string {
 	v := e.vendors
 	text := fmt.Sprintf("schema = %q\ntrust_domain = %q\nsequence = 1\nprevious = \"\"\ncreated = %s\ndevelopment = %t\n",
-		policy.Schema, Domain, v.wall().UTC().Format(time.RFC3339), platforms[0] == attest.Soft)
+		policyfile.Schema, Domain, v.wall().UTC().Format(time.RFC3339), platforms[0] == attest.Soft)
 	text += fmt.Sprintf("[owners]\nquorum = 1\napprove_within = \"1h\"\ndelay = \"1h\"\nkeys = [ { name = \"ana\", ssh = %q } ]\n",
 		e.owner.AuthorizedKey())
 	var references []string
@@ -517,15 +518,15 @@ func TestOwnersSwitches(t *testing.T) {
 // wantCut demands that `policy diff` shows something, all of it as a cut.
 func wantCut(t *testing.T, old, next policy.Step) {
 	t.Helper()
-	var docs [2]*policy.Document
+	var docs [2]*policyfile.Document
 	for i, step := range []policy.Step{old, next} {
 		var err error
-		if docs[i], err = policy.Parse(step.Policy); err != nil {
+		if docs[i], err = policyfile.Parse(step.Policy); err != nil {
 			t.Fatal(err)
 		}
 	}
-	changes := policy.Diff(docs[0], docs[1])
-	if len(changes) == 0 || policy.Loosens(docs[0], docs[1]) {
+	changes := policyfile.Diff(docs[0], docs[1])
+	if len(changes) == 0 || policyfile.Loosens(docs[0], docs[1]) {
 		t.Errorf("the diff says %v, want cuts", changes)
 	}
 }

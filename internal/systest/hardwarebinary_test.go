@@ -22,6 +22,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // TestHardwareByTheBinaries: cohort as it is shipped, on machines that have the
@@ -124,7 +125,7 @@ func (b *binaries) signing(more ...string) *exec.Cmd {
 func (b *binaries) founded() {
 	b.t.Helper()
 	step := policy.Step{Policy: b.read("genesis.toml"), Signatures: []string{string(b.read("genesis.sig"))}}
-	doc, err := policy.Parse(step.Policy)
+	doc, err := policyfile.Parse(step.Policy)
 	if err != nil {
 		b.t.Fatal(err)
 	}

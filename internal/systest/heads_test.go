@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/testworld"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/cohort-tee/cohort/unit"
 )
 
@@ -18,7 +18,7 @@ func TestApprovalReachesAll(t *testing.T) {
 		t.Skip("SKIPPED: waits until units back off by seconds")
 	}
 	const units = 40
-	c := newFour(t, policy.Shared)
+	c := newFour(t, policyfile.Shared)
 	parties := c.FormGroup(four)
 	for _, party := range []string{"adder", "broker", "scorer"} {
 		if _, err := c.SubmitStatement("trial", party, parties[party], nil); err != nil {
@@ -56,7 +56,7 @@ func TestApprovalReachesAll(t *testing.T) {
 // with what it takes away, though the life of certificates is an hour and trust is fetched
 // anew each minute.
 func TestCutReachesClient(t *testing.T) {
-	c := New(t, Task{Name: "scoring", KeyMode: policy.PerUnit, Life: time.Hour, Programs: []string{"scoring 1"}})
+	c := New(t, Task{Name: "scoring", KeyMode: policyfile.PerUnit, Life: time.Hour, Programs: []string{"scoring 1"}})
 	hold := func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusOK)
 		_ = http.NewResponseController(w).Flush()

@@ -21,6 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // mallory is everything an attacker can make by herself of a cluster: a root
@@ -37,7 +38,7 @@ func newMallory(t *testing.T, c *Cluster) *mallory {
 	keys := testworld.Must(identity.Derive(identity.NewSecret()))
 	owner := testworld.NewKey()
 	text := strings.NewReplacer(c.Root.String(), keys.RootDigest().String(), c.owner.AuthorizedKey(), owner.AuthorizedKey()).Replace(string(c.Steps[0].Policy))
-	step := policy.Step{Policy: []byte(text), Signatures: []string{testworld.Must(policy.Sign(owner, policy.ForPolicy, []byte(text)))}}
+	step := policy.Step{Policy: []byte(text), Signatures: []string{testworld.Must(sshsig.Sign(owner, sshsig.ForPolicy, []byte(text)))}}
 	approved := testworld.Must(policy.Genesis(wire.Sum(step.Policy), step))
 	return &mallory{c: c, approved: approved, issuer: testworld.Must(keys.Issuer(approved))}
 }

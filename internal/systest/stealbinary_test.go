@@ -10,7 +10,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // stealRoot is what the operator of an authority tries with a copy of its store,
@@ -34,7 +34,7 @@ func (b *binaries) stealRoot(m commander) {
 		if forged.text == genesis {
 			b.t.Fatalf("%s: the genesis has nothing to change", name)
 		}
-		signature, err := policy.Sign(forged.by, policy.ForPolicy, []byte(forged.text))
+		signature, err := sshsig.Sign(forged.by, sshsig.ForPolicy, []byte(forged.text))
 		if err != nil {
 			b.t.Fatal(err)
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/cohort-tee/cohort/unit"
 )
 
@@ -35,7 +36,7 @@ func hello(name string) http.Handler {
 }
 
 func scoring(life time.Duration) Task {
-	return Task{Name: "scoring", KeyMode: policy.Shared, Life: life, Programs: []string{"scoring 1"}}
+	return Task{Name: "scoring", KeyMode: policyfile.Shared, Life: life, Programs: []string{"scoring 1"}}
 }
 
 // get asks one replica over a task's client TLS, and gives its answer.
@@ -229,9 +230,9 @@ func TestOtherRoot(t *testing.T) {
 // authority, and a task that policy does not let it call.
 func TestCalls(t *testing.T) {
 	tasks := []Task{
-		{Name: "a", KeyMode: policy.PerUnit, Life: time.Hour, Calls: []string{"b"}, Programs: []string{"program a"}},
-		{Name: "b", KeyMode: policy.Shared, Life: time.Hour, Programs: []string{"program b"}},
-		{Name: "c", KeyMode: policy.Shared, Life: time.Hour, Programs: []string{"program c"}},
+		{Name: "a", KeyMode: policyfile.PerUnit, Life: time.Hour, Calls: []string{"b"}, Programs: []string{"program a"}},
+		{Name: "b", KeyMode: policyfile.Shared, Life: time.Hour, Programs: []string{"program b"}},
+		{Name: "c", KeyMode: policyfile.Shared, Life: time.Hour, Programs: []string{"program c"}},
 	}
 	vendor := attesttest.NewVendor()
 	mine, theirs := NewOnVendor(t, vendor, tasks...), NewOnVendor(t, vendor, tasks...)
@@ -297,7 +298,7 @@ func TestHistoryCut(t *testing.T) {
 // TestKeyModes: units of a shared task serve one leaf; units of a task in key
 // mode unit serve a leaf each, under one root.
 func TestKeyModes(t *testing.T) {
-	for _, mode := range []policy.KeyMode{policy.Shared, policy.PerUnit} {
+	for _, mode := range []policyfile.KeyMode{policyfile.Shared, policyfile.PerUnit} {
 		t.Run(string(mode), func(t *testing.T) {
 			c := New(t, Task{Name: "scoring", KeyMode: mode, Life: time.Hour, Programs: []string{"scoring 1"}})
 			leaves := map[string]bool{}
@@ -312,7 +313,7 @@ func TestKeyModes(t *testing.T) {
 				resp.Body.Close()
 				leaves[string(resp.TLS.PeerCertificates[0].Raw)] = true
 			}
-			want := map[policy.KeyMode]int{policy.Shared: 1, policy.PerUnit: 3}[mode]
+			want := map[policyfile.KeyMode]int{policyfile.Shared: 1, policyfile.PerUnit: 3}[mode]
 			if len(leaves) != want {
 				t.Errorf("got %d different leaves on three units, want %d", len(leaves), want)
 			}

@@ -24,6 +24,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"github.com/cohort-tee/cohort/unit"
 	"golang.org/x/crypto/ssh"
 )
@@ -79,7 +81,7 @@ type cleanRoom struct {
 func newCleanRoom(t *testing.T, programs ...string) *cleanRoom {
 	t.Helper()
 	task := func(name string) Task {
-		return Task{Name: name, KeyMode: policy.Shared, Life: time.Hour, Programs: []string{name + " 1"}}
+		return Task{Name: name, KeyMode: policyfile.Shared, Life: time.Hour, Programs: []string{name + " 1"}}
 	}
 	vendor, more := attesttest.NewVendor(), ""
 	if len(programs) > 0 {
@@ -87,7 +89,7 @@ func newCleanRoom(t *testing.T, programs ...string) *cleanRoom {
 	}
 	r := &cleanRoom{Cluster: NewOnVendor(t, vendor, task("bank"), task("joiner")), t: t, vendor: vendor}
 	r.parties = r.FormGroup(Group{
-		Name: "trial", KeyMode: policy.Shared, Life: time.Hour, Quorum: 2, Roles: []string{"bank", "joiner"},
+		Name: "trial", KeyMode: policyfile.Shared, Life: time.Hour, Quorum: 2, Roles: []string{"bank", "joiner"},
 		Calls: map[string][]string{"joiner": {"bank"}}, More: more,
 	})
 	r.ApproveGroup("trial", r.parties)
@@ -186,7 +188,7 @@ type kept struct {
 func (r *cleanRoom) backUp() kept {
 	r.t.Helper()
 	statement := policy.BackupStatement(r.Approved())
-	signature := testworld.Must(policy.Sign(r.owner, policy.ForBackup, statement))
+	signature := testworld.Must(sshsig.Sign(r.owner, sshsig.ForBackup, statement))
 	made := testworld.Must(authorityOf(r.t, r.Cluster).MakeBackup(r.t.Context(), api.BackupRequest{Statement: statement, Signature: signature}))
 	return kept{testworld.Must(backup.Parse(made.Shares[0])), testworld.Must(authorityOf(r.t, r.Cluster).History(r.t.Context(), 0)).Entries}
 }
@@ -295,7 +297,7 @@ func TestGroupPartyKeyChanges(t *testing.T) {
 		return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key.PublicKey())))
 	}
 	config := r.MemberConfig("trial", "bank", "bank 1")
-	config.PartyKeys = []attest.Digest{policy.KeyDigest(former.PublicKey()), policy.KeyDigest(next.PublicKey())}
+	config.PartyKeys = []attest.Digest{sshsig.KeyDigest(former.PublicKey()), sshsig.KeyDigest(next.PublicKey())}
 	r.bank.Stop()
 	r.bank = r.StartWith(config, whoCalled)
 	old := r.Approved().Pact("trial").ID()
@@ -307,7 +309,7 @@ func TestGroupPartyKeyChanges(t *testing.T) {
 	if got := r.bank.Unit.Identity().ID; got != old {
 		t.Errorf("before the former key approves: a unit has identity %v, want %v", got, old)
 	}
-	if _, err := r.SubmitStatement("trial", "bank", former, func(s *policy.Statement) { s.Key, s.Number = policy.KeyDigest(former.PublicKey()), 1 }); err != nil {
+	if _, err := r.SubmitStatement("trial", "bank", former, func(s *policy.Statement) { s.Key, s.Number = sshsig.KeyDigest(former.PublicKey()), 1 }); err != nil {
 		t.Fatal(err)
 	}
 	id := r.Approved().Pact("trial").ID()

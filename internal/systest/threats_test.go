@@ -24,6 +24,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"github.com/cohort-tee/cohort/unit"
 )
 
@@ -227,7 +229,7 @@ func TestOwnersTogether(t *testing.T) {
 	keys := fmt.Sprintf("{ name = \"ben\", ssh = %q }, { name = \"eva\", ssh = %q } ]", owners["ben"].AuthorizedKey(), owners["eva"].AuthorizedKey())
 	push(t, c, c.NextPolicy("quorum = 1", "quorum = 2", "approve_within = \"1h\"", "approve_within = \"2s\"", "} ]\n[platform", "}, "+keys+"\n[platform"))
 	sign := func(digest wire.Digest, name string, text []byte) (api.Proposal, error) {
-		return a.AddSignature(t.Context(), digest, api.SignatureRequest{Signature: testworld.Must(policy.Sign(owners[name], policy.ForPolicy, text))})
+		return a.AddSignature(t.Context(), digest, api.SignatureRequest{Signature: testworld.Must(sshsig.Sign(owners[name], sshsig.ForPolicy, text))})
 	}
 	propose := func(edit string) (wire.Digest, []byte) {
 		t.Helper()
@@ -268,8 +270,8 @@ func TestOwnersTogether(t *testing.T) {
 // does not name is left before a byte of the request.
 func TestPeersNobodyNamed(t *testing.T) {
 	tasks := []Task{
-		{Name: "a", KeyMode: policy.Shared, Life: time.Hour, Calls: []string{"b"}, Programs: []string{"program a"}},
-		{Name: "b", KeyMode: policy.Shared, Life: time.Hour, Programs: []string{"program b"}},
+		{Name: "a", KeyMode: policyfile.Shared, Life: time.Hour, Calls: []string{"b"}, Programs: []string{"program a"}},
+		{Name: "b", KeyMode: policyfile.Shared, Life: time.Hour, Programs: []string{"program b"}},
 	}
 	c := New(t, tasks...)
 	a, b := c.Start("a", "program a", hello("a")), c.Start("b", "program b", hello("b"))

@@ -11,6 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -66,7 +68,7 @@ func (k Key) AuthorizedKey() string {
 }
 
 // Digest is the public key as statements name it.
-func (k Key) Digest() attest.Digest { return policy.KeyDigest(k.PublicKey()) }
+func (k Key) Digest() attest.Digest { return sshsig.KeyDigest(k.PublicKey()) }
 
 // OwnerRows are the owners or parties of these names as a policy lists them.
 func (w *World) OwnerRows(names ...string) string {
@@ -121,7 +123,7 @@ func finish(text string) string {
 	text = regexp.MustCompile(`program = "[^":@]*"`).ReplaceAllStringFunc(text, func(s string) string {
 		return fmt.Sprintf("program = %q", wire.Sum([]byte(strings.Split(s, `"`)[1])))
 	})
-	if copied, err := policy.CopyAuthority([]byte(text)); err == nil {
+	if copied, err := policyfile.CopyAuthority([]byte(text)); err == nil {
 		return string(copied)
 	}
 	return text // a test spoils it on purpose
@@ -136,15 +138,15 @@ func (w *World) SignPolicy(text string, owners ...string) policy.Step {
 	}
 	step := policy.Step{Policy: []byte(text)}
 	for _, name := range owners {
-		step.Signatures = append(step.Signatures, w.Signature(name, policy.ForPolicy, text))
+		step.Signatures = append(step.Signatures, w.Signature(name, sshsig.ForPolicy, text))
 	}
 	return step
 }
 
 // Signature is a signature of a text by the key of a name.
-func (w *World) Signature(name string, ns policy.Namespace, text string) string {
+func (w *World) Signature(name string, ns sshsig.Namespace, text string) string {
 	w.T.Helper()
-	armored, err := policy.Sign(w.Keys[name], ns, []byte(text))
+	armored, err := sshsig.Sign(w.Keys[name], ns, []byte(text))
 	NoError(w.T, err)
 	return armored
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // World is a trust domain, and the keys of its authority.
@@ -346,7 +347,7 @@ func (f *Authority) leaves(i *identity.Issuer, grant policy.Grant, request api.C
 		return err
 	}
 	var leaf identity.Leaf
-	if report.KeyMode == string(policy.Shared) {
+	if report.KeyMode == string(policyfile.Shared) {
 		leaf, err = i.SharedLeaf(grant, f.Clock())
 		if err == nil {
 			report.LeafKey, err = x509.MarshalPKCS8PrivateKey(leaf.Key)

@@ -18,6 +18,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ssh"
 )
@@ -52,7 +53,7 @@ func makeBackup(ctx context.Context, a *frame.App, c authorityclient.Client, key
 		return frame.Usage("--out %s: it exists", out)
 	}
 	statement := policy.BackupStatement(c.Approved)
-	signature, err := sshkey.Sign(a, key, policy.ForBackup, statement)
+	signature, err := sshkey.Sign(a, key, sshsig.ForBackup, statement)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/cli/policycmd"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // TestTrustShowsDynamic: `trust`, and what prints its view, names each release that
@@ -25,8 +25,8 @@ func TestTrustShowsDynamic(t *testing.T) {
 			t.Errorf("got %q, want the line %q", got, want)
 		}
 	}
-	doc := &policy.Document{
-		Platforms: map[attest.Platform]attest.Rules{}, Tasks: map[string]*policy.Task{"app": {Name: "app", Releases: map[string]*policy.Release{
+	doc := &policyfile.Document{
+		Platforms: map[attest.Platform]attest.Rules{}, Tasks: map[string]*policyfile.Task{"app": {Name: "app", Releases: map[string]*policyfile.Release{
 			"1": {Name: "1"}, "2": {Name: "2", Dynamic: true},
 		}}},
 	}

@@ -10,6 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -39,7 +41,7 @@ reference = [ { platform = "tdx", any = ["mrtd", "mrconfigid", "rtmr0", "rtmr1",
 `
 
 // Parsed is the policy above, edited.
-func Parsed(t *testing.T, edits ...string) *policy.Document {
+func Parsed(t *testing.T, edits ...string) *policyfile.Document {
 	t.Helper()
 	text := Policy
 	for i := 0; i < len(edits); i += 2 {
@@ -50,7 +52,7 @@ func Parsed(t *testing.T, edits ...string) *policy.Document {
 	}
 	register := func(digit string) string { return "sha384:" + strings.Repeat(digit, 96) }
 	text = strings.NewReplacer(`"A"`, `"`+register("a")+`"`, `"B"`, `"`+register("b")+`"`, `"C"`, `"`+register("c")+`"`, `"D"`, `"`+register("d")+`"`).Replace(text)
-	doc, err := policy.Parse([]byte(text))
+	doc, err := policyfile.Parse([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +106,7 @@ func ApprovedForks(t *testing.T) (first, second, fork policy.Approved) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sig, err := policy.Sign(signer, policy.ForPolicy, raw)
+		sig, err := sshsig.Sign(signer, sshsig.ForPolicy, raw)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/dev"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/spf13/cobra"
 )
 
@@ -53,7 +53,7 @@ func Command(a *frame.App) *cobra.Command {
 	flags.StringVar(&example, "example", "scoring", "name of an example to run in place of FILE: its description is examples/NAME/dev.toml, or NAME.toml beside this program")
 	flags.IntVar(&f.Upgrades, "upgrades", 0, "with --check: then replace the program by so many releases, one after the other, while one session goes on")
 	flags.IntVar(&f.Rows, "rows", 0, "with an example that makes data: its size in rows (default as FILE says)")
-	flags.StringVar(&f.KeyMode, "key-mode", string(policy.Shared), "shared: one certificate for all units; unit: one each")
+	flags.StringVar(&f.KeyMode, "key-mode", string(policyfile.Shared), "shared: one certificate for all units; unit: one each")
 	return cmd
 }
 
@@ -84,7 +84,7 @@ func describe(f *dev.Flags, name string, named bool, files, program []string) (e
 // checkFlags reports the first flag that is wrong.
 func checkFlags(f dev.Flags) error {
 	switch {
-	case f.KeyMode != string(policy.Shared) && f.KeyMode != string(policy.PerUnit):
+	case f.KeyMode != string(policyfile.Shared) && f.KeyMode != string(policyfile.PerUnit):
 		return frame.Usage("--key-mode: got %q, want shared or unit", f.KeyMode)
 	case f.Upgrades < 0 || f.Upgrades > 0 && (!f.Checking || f.Cluster != ""):
 		return frame.Usage("--upgrades needs --check, and a fresh cluster")

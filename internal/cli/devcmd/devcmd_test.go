@@ -25,7 +25,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // TestCheckFindsBrokenClusters judges three clusters that are broken on purpose.
@@ -80,7 +80,7 @@ func startDev(t *testing.T) runningDev {
 		}
 	}
 	a := clitest.App(io.Discard)
-	d, err := dev.New(a, dev.Flags{Task: "scoring", KeyMode: string(policy.PerUnit)}, t.TempDir(),
+	d, err := dev.New(a, dev.Flags{Task: "scoring", KeyMode: string(policyfile.PerUnit)}, t.TempDir(),
 		dev.Binaries{Cohort: filepath.Join(bin, "cohort"), Program: []string{filepath.Join(bin, "scoring")}})
 	if err != nil {
 		t.Fatal(err)
@@ -140,7 +140,7 @@ func (d runningDev) writesOneOffKeys(t *testing.T) {
 // otherLeaves describes units in key mode shared of which two serve other leaves
 // under the same root.
 func otherLeaves(_ *testing.T, c dev.Description) dev.Description {
-	c.KeyMode = string(policy.Shared)
+	c.KeyMode = string(policyfile.Shared)
 	c.Units = append([]dev.Unit{c.Units[0]}, c.Units...)
 	return c
 }

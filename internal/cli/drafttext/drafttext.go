@@ -18,7 +18,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/localtee"
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -52,7 +53,7 @@ func (d Draft) Text() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("# Signed as it stands: reformatting this file, comments included, voids its signatures.")
-	line("schema       = %q", policy.Schema)
+	line("schema       = %q", policyfile.Schema)
 	line("trust_domain = %q", d.TrustDomain)
 	line("sequence     = 1")
 	line(`previous     = ""`)
@@ -151,11 +152,11 @@ var (
 // as it stands; a group that says nothing of its authority is given the trust
 // domain's.
 func Successor(raw []byte, created time.Time) ([]byte, error) {
-	copied, err := policy.CopyAuthority(raw)
+	copied, err := policyfile.CopyAuthority(raw)
 	if err != nil {
 		return nil, err
 	}
-	doc, err := policy.Parse(copied)
+	doc, err := policyfile.Parse(copied)
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +181,7 @@ func Placed(text string, sequence uint64, before wire.Digest, created time.Time)
 		}
 		text = text[:found[0][0]] + s.line + text[found[0][1]:]
 	}
-	next, err := policy.Parse([]byte(text))
+	next, err := policyfile.Parse([]byte(text))
 	if err != nil {
 		return nil, fmt.Errorf("checking the next policy: %w", err)
 	}
@@ -199,7 +200,7 @@ func Owners(pairs []string) ([]Owner, error) {
 		if err != nil {
 			return nil, err
 		}
-		key, err := policy.ParsePublicKey(b)
+		key, err := sshsig.ParsePublicKey(b)
 		if err != nil {
 			return nil, frame.Usage("--owner %s: %s: %w", name, path, err)
 		}

@@ -14,7 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/cli/localtee"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/spf13/cobra"
 )
 
@@ -184,12 +184,12 @@ func (f evidenceFlags) endorse(e attest.Evidence) (attest.Evidence, error) {
 }
 
 // question is what the flags ask of evidence, and the policy that they name.
-func (f evidenceFlags) question(e attest.Evidence, now time.Time) (q attest.Question, doc *policy.Document, err error) {
+func (f evidenceFlags) question(e attest.Evidence, now time.Time) (q attest.Question, doc *policyfile.Document, err error) {
 	file, err := frame.ReadFile(f.policy, wire.MaxPolicy)
 	if err != nil {
 		return q, nil, err
 	}
-	if doc, err = policy.Parse(file); err != nil {
+	if doc, err = policyfile.Parse(file); err != nil {
 		return q, nil, err
 	}
 	if f.at != "" {
@@ -212,7 +212,7 @@ func (f evidenceFlags) question(e attest.Evidence, now time.Time) (q attest.Ques
 // the program in it. Devices without a TEE are appraised by themselves, and are no
 // program. Only the verifier that asked for the evidence can check a credential in it,
 // so evidence that needs one is not bound.
-func appraise(q attest.Question, doc *policy.Document) (verdictView, error) {
+func appraise(q attest.Question, doc *policyfile.Document) (verdictView, error) {
 	v := verdictView{Verdict: "holds", At: frame.RFC3339(q.At), Bound: true}
 	if q.Evidence.Platform.IsDevice() {
 		devices, err := localtee.Verifier().AppraiseDevices(q)
@@ -251,7 +251,7 @@ func unjudged(of []string, devices []attest.Device) []string {
 
 // programs are the names that a policy has for what was appraised; none is refused,
 // and so is one alone that lacks a device.
-func programs(doc *policy.Document, result attest.Result) ([]string, error) {
+func programs(doc *policyfile.Document, result attest.Result) ([]string, error) {
 	var names []string
 	m := result.Measurement()
 	refused := wire.Refuse(wire.NotMeasured, "measurement", m, "a program of the policy")

@@ -8,7 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // testKey is an owner's public key, whose private half nobody has.
@@ -31,11 +31,11 @@ func TestReferenceLines(t *testing.T) {
 	for _, m := range []attest.Measurement{
 		attesttest.MeasureSNP("a"), azure, attesttest.MeasureTDX("a"), attesttest.MeasureSGX("a"), attesttest.MeasureNitro("a"),
 	} {
-		text := fmt.Sprintf("schema = %q\ntrust_domain = \"a.example\"\nsequence = 1\nprevious = \"\"\ncreated = 2026-11-22T09:00:00Z\n", policy.Schema) +
+		text := fmt.Sprintf("schema = %q\ntrust_domain = \"a.example\"\nsequence = 1\nprevious = \"\"\ncreated = 2026-11-22T09:00:00Z\n", policyfile.Schema) +
 			"[owners]\nquorum = 1\napprove_within = \"1h\"\ndelay = \"1h\"\nkeys = [ { name = \"ana\", ssh = \"" + testKey + "\" } ]\n" +
 			fmt.Sprintf(platforms, "sha256:"+strings.Repeat("1", 64)) +
 			fmt.Sprintf("[authority]\nroot = \"sha256:%s\"\nmachines = \"any\"\nreference = [ %s ]\n", strings.Repeat("2", 64), referenceLine(m))
-		doc, err := policy.Parse([]byte(text))
+		doc, err := policyfile.Parse([]byte(text))
 		if err != nil {
 			t.Errorf("%s: %v", m.Platform, err)
 			continue

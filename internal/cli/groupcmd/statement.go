@@ -7,7 +7,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/authorityclient"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/cli/partystatement"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"github.com/spf13/cobra"
 )
 
@@ -15,7 +15,7 @@ func groupApproveCommand(a *frame.App) *cobra.Command {
 	var s partystatement.Flags
 	cmd, _ := authorityclient.Command(a, "approve GROUP --digest D", "Approve a group, as one of its parties", cobra.ExactArgs(1),
 		func(ctx context.Context, c authorityclient.Client, _ *authorityclient.Flags, args []string) error {
-			return stateOfGroup(ctx, a, c, args[0], s, policy.ForApprove)
+			return stateOfGroup(ctx, a, c, args[0], s, sshsig.ForApprove)
 		})
 	cmd.Long = "Approve the group whose identity has the digest D, with the party's SSH key. D\n" +
 		"is what the parties agreed on beside Cohort; what a server shows is never signed.\n" +
@@ -32,7 +32,7 @@ func groupWithdrawCommand(a *frame.App) *cobra.Command {
 	var s partystatement.Flags
 	cmd, _ := authorityclient.Command(a, "withdraw GROUP", "Withdraw from a group, as one of its parties", cobra.ExactArgs(1),
 		func(ctx context.Context, c authorityclient.Client, _ *authorityclient.Flags, args []string) error {
-			return stateOfGroup(ctx, a, c, args[0], s, policy.ForWithdraw)
+			return stateOfGroup(ctx, a, c, args[0], s, sshsig.ForWithdraw)
 		})
 	s.Register(cmd)
 	cmd.Flags().StringVar(&s.Digest, "digest", "", "identity of the group (default the one of the newest policy)")
@@ -41,7 +41,7 @@ func groupWithdrawCommand(a *frame.App) *cobra.Command {
 
 // stateOfGroup signs and sends what a party states of a group, and prints that it is in
 // the history.
-func stateOfGroup(ctx context.Context, a *frame.App, c authorityclient.Client, group string, s partystatement.Flags, ns policy.Namespace) error {
+func stateOfGroup(ctx context.Context, a *frame.App, c authorityclient.Client, group string, s partystatement.Flags, ns sshsig.Namespace) error {
 	statement, heard, err := partystatement.Say(ctx, a, c, group, s, ns)
 	if err != nil {
 		return err

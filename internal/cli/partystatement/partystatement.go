@@ -26,6 +26,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"github.com/spf13/cobra"
 )
 
@@ -166,7 +167,7 @@ func (s *Flags) Register(cmd *cobra.Command) {
 // authority, whose acknowledgement it checks. The group with the digest is taken from
 // the history that the authority proved, and the group's root from evidence: the
 // authority's own word counts for neither.
-func Say(ctx context.Context, a *frame.App, c authorityclient.Client, group string, f Flags, ns policy.Namespace) (s policy.Statement, heard api.StatementReceipt, err error) {
+func Say(ctx context.Context, a *frame.App, c authorityclient.Client, group string, f Flags, ns sshsig.Namespace) (s policy.Statement, heard api.StatementReceipt, err error) {
 	pact, err := PactOf(c.Approved, group, f.Digest)
 	if err != nil {
 		return s, heard, err
@@ -176,7 +177,7 @@ func Say(ctx context.Context, a *frame.App, c authorityclient.Client, group stri
 		return s, heard, err
 	}
 	defer closeAgent()
-	key := policy.KeyDigest(signer.PublicKey())
+	key := sshsig.KeyDigest(signer.PublicKey())
 	path, err := statementPath(a, f.Kept, pact.ID(), key)
 	if err != nil {
 		return s, heard, err
@@ -199,7 +200,7 @@ func Say(ctx context.Context, a *frame.App, c authorityclient.Client, group stri
 		a.Notef("statement %d was signed before: sending the same bytes again", s.Number)
 	} else {
 		said.Statement = s.Bytes()
-		if said.Signature, err = policy.Sign(signer, ns, said.Statement); err != nil {
+		if said.Signature, err = sshsig.Sign(signer, ns, said.Statement); err != nil {
 			return s, heard, err
 		}
 		if err := writeStatement(path, said); err != nil {
@@ -216,7 +217,7 @@ func Say(ctx context.Context, a *frame.App, c authorityclient.Client, group stri
 }
 
 // statement is what the flags say, with the number that the history leaves to the key.
-func (f Flags) statement(p *policy.Pact, key, root attest.Digest, ns policy.Namespace) (policy.Statement, error) {
+func (f Flags) statement(p *policy.Pact, key, root attest.Digest, ns sshsig.Namespace) (policy.Statement, error) {
 	s, err := p.Statement(key, root)
 	if err != nil {
 		return s, err
@@ -224,7 +225,7 @@ func (f Flags) statement(p *policy.Pact, key, root attest.Digest, ns policy.Name
 	if f.Party != "" && f.Party != s.Party {
 		return s, wire.Refuse(wire.NotOwner, "group "+p.Group.Name+": key of party", s.Party, f.Party)
 	}
-	if s.Withdraws = ns == policy.ForWithdraw; f.NotAfter != "" {
+	if s.Withdraws = ns == sshsig.ForWithdraw; f.NotAfter != "" {
 		if s.NotAfter, err = time.Parse(time.RFC3339, f.NotAfter); err != nil {
 			return s, frame.Usage("--not-after: got %q, want a time such as 2026-12-01T00:00:00Z", f.NotAfter)
 		}
@@ -235,8 +236,8 @@ func (f Flags) statement(p *policy.Pact, key, root attest.Digest, ns policy.Name
 // statedRoot is the group root that a statement names: of an approval the one that the
 // authority proves just now, of a withdrawal one that the key approved, which ends the
 // approval under every root.
-func statedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, p *policy.Pact, key attest.Digest, kept policy.Statement, ns policy.Namespace) (attest.Digest, error) {
-	if ns == policy.ForWithdraw {
+func statedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, p *policy.Pact, key attest.Digest, kept policy.Statement, ns sshsig.Namespace) (attest.Digest, error) {
+	if ns == sshsig.ForWithdraw {
 		for _, s := range Statements(p) {
 			if s.Key == key {
 				return s.GroupRoot, nil

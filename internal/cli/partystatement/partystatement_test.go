@@ -27,6 +27,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -74,7 +75,7 @@ holder = { members = [ { party = "north", task = "scoring", release = "1" } ] }
 		t.Fatal(err)
 	}
 	raw := parsed.Document().Raw()
-	signature, err := policy.Sign(ana, policy.ForPolicy, raw)
+	signature, err := sshsig.Sign(ana, sshsig.ForPolicy, raw)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +163,7 @@ func TestGroupRootIsAppraised(t *testing.T) {
 // and no number is used for two texts.
 func TestStatementAgain(t *testing.T) {
 	approved, party := trial(t, attesttest.NewVendor())
-	key, root := policy.KeyDigest(party.PublicKey()), attest.Digest{1}
+	key, root := sshsig.KeyDigest(party.PublicKey()), attest.Digest{1}
 	want := func(p policy.Approved, change func(*policy.Statement)) policy.Statement {
 		t.Helper()
 		s, err := p.Pact("trial").Statement(key, root)
@@ -175,7 +176,7 @@ func TestStatementAgain(t *testing.T) {
 	same, withdraw := func(*policy.Statement) {}, func(s *policy.Statement) { s.Withdraws = true }
 	hear := func(p policy.Approved, s policy.Statement) policy.Approved {
 		t.Helper()
-		signature, err := policy.Sign(party, s.Namespace(), s.Bytes())
+		signature, err := sshsig.Sign(party, s.Namespace(), s.Bytes())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/authorityclient"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // affectedUnit is a live unit that a policy cuts off, and why.
@@ -29,7 +30,7 @@ type affectedUnit struct {
 // policyChange is one policy after another. inForce is the policy that groups are known
 // by: what their parties approved is no part of a file.
 type policyChange struct {
-	old, next *policy.Document
+	old, next *policyfile.Document
 	inForce   policy.Approved
 }
 
@@ -71,7 +72,7 @@ func (c policyChange) cutCause(e api.LogEntry) string {
 }
 
 // deviceCause says what of a unit's devices the next policy does not accept.
-func deviceCause(devices []api.LogDevice, release *policy.Release, next *policy.Document) string {
+func deviceCause(devices []api.LogDevice, release *policyfile.Release, next *policyfile.Document) string {
 	have := map[attest.Platform]int{}
 	for _, d := range devices {
 		rules, named := next.Platforms[attest.Platform(d.Platform)]
@@ -100,7 +101,7 @@ func (c policyChange) groupCause(e api.LogEntry) string {
 	if group == nil {
 		return "group " + e.Group + " is removed"
 	}
-	role, is := group.Roles[e.Role], func(m policy.Member) bool { return m.Task == e.Task && m.Release == e.Release }
+	role, is := group.Roles[e.Role], func(m policyfile.Member) bool { return m.Task == e.Task && m.Release == e.Release }
 	switch {
 	case role == nil:
 		return "role " + e.Role + " of group " + e.Group + " is removed"
@@ -113,7 +114,7 @@ func (c policyChange) groupCause(e api.LogEntry) string {
 }
 
 // lessCode reports whether a release lost a reference value.
-func lessCode(old, next *policy.Task, release string) bool {
+func lessCode(old, next *policyfile.Task, release string) bool {
 	if old == nil || old.Releases[release] == nil {
 		return false
 	}
@@ -124,7 +125,7 @@ func lessCode(old, next *policy.Task, release string) bool {
 
 // chipCause says whether the rules of a platform cut a chip off.
 func chipCause(p attest.Platform, chip string, rules attest.Rules) string {
-	if key := policy.ChipRefused(p, rules, chip); key != "chips" {
+	if key := policyfile.ChipRefused(p, rules, chip); key != "chips" {
 		return key
 	}
 	return "chip is not among chips"
@@ -153,7 +154,7 @@ func affectedText(units []affectedUnit) string {
 }
 
 // foretell says whom a policy cuts off, before it is signed or proposed.
-func foretell(ctx context.Context, a *frame.App, c authorityclient.Client, next *policy.Document) ([]affectedUnit, error) {
+func foretell(ctx context.Context, a *frame.App, c authorityclient.Client, next *policyfile.Document) ([]affectedUnit, error) {
 	units, err := authorityclient.Live(ctx, a, c)
 	if err != nil {
 		return nil, err

@@ -11,6 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -104,9 +106,9 @@ func TestAffectedGroup(t *testing.T) {
 }
 
 // founded is a first policy, signed.
-func founded(t *testing.T, owner ssh.Signer, doc *policy.Document) policy.Approved {
+func founded(t *testing.T, owner ssh.Signer, doc *policyfile.Document) policy.Approved {
 	t.Helper()
-	signature, err := policy.Sign(owner, policy.ForPolicy, doc.Raw())
+	signature, err := sshsig.Sign(owner, sshsig.ForPolicy, doc.Raw())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 func TestDraftParsesAsWritten(t *testing.T) {
@@ -41,14 +42,14 @@ func TestSuccessor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	next, err := policy.Parse(b)
+	next, err := policyfile.Parse(b)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if next.Sequence != 2 || next.Previous != doc.Digest() || !next.Created.Equal(doc.Created.Add(time.Hour)) {
 		t.Errorf("got %d %s %s, want the next step", next.Sequence, next.Previous, next.Created)
 	}
-	if changes := policy.Diff(doc, next); len(changes) != 0 {
+	if changes := policyfile.Diff(doc, next); len(changes) != 0 {
 		t.Errorf("got changes %v, want none", changes)
 	}
 }
@@ -60,18 +61,18 @@ func TestSuccessorCopiesAuthority(t *testing.T) {
 	for letter, digit := range map[string]string{"A": "a", "B": "b", "C": "c"} {
 		raw = strings.ReplaceAll(raw, `"`+letter+`"`, `"sha384:`+strings.Repeat(digit, 96)+`"`)
 	}
-	if _, err := policy.Parse([]byte(raw)); err == nil {
+	if _, err := policyfile.Parse([]byte(raw)); err == nil {
 		t.Fatal("the group says nothing of its authority, and is taken")
 	}
 	b, err := drafttext.Successor([]byte(raw), time.Date(2026, 11, 23, 9, 0, 0, 0, time.UTC))
 	if err != nil {
 		t.Fatal(err)
 	}
-	next, err := policy.Parse(b)
+	next, err := policyfile.Parse(b)
 	if err != nil || next.Previous != wire.Sum([]byte(raw)) {
 		t.Fatalf("got previous %v, %v, want the file as it stood", next.Previous, err)
 	}
-	if ended := policy.GroupsEnded(nil, next); len(ended) != 0 || !next.Groups["trial"].Authority.Machines.Any {
+	if ended := policyfile.GroupsEnded(nil, next); len(ended) != 0 || !next.Groups["trial"].Authority.Machines.Any {
 		t.Errorf("got %v, want the trust domain's authority", ended)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/founding"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // signFlags are the flags of `policy sign`.
@@ -38,7 +39,7 @@ func signFirst(ctx context.Context, a *frame.App, f signFlags, draft policy.Draf
 	if err != nil {
 		return err
 	}
-	sig, err := sshkey.Sign(a, f.key, policy.ForPolicy, genesis)
+	sig, err := sshkey.Sign(a, f.key, sshsig.ForPolicy, genesis)
 	if err != nil {
 		return err
 	}

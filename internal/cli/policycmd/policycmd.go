@@ -17,6 +17,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"github.com/spf13/cobra"
 )
 
@@ -32,12 +34,12 @@ func Command(a *frame.App) *cobra.Command {
 
 // readPolicy reads and parses a policy file. That it parses says nothing about
 // who signed it.
-func readPolicy(path string) (*policy.Document, error) {
+func readPolicy(path string) (*policyfile.Document, error) {
 	b, err := frame.ReadFile(path, wire.MaxPolicy)
 	if err != nil {
 		return nil, err
 	}
-	doc, err := policy.Parse(b)
+	doc, err := policyfile.Parse(b)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -59,7 +61,7 @@ func readView(path string) (PolicyView, error) {
 		}
 		return v, nil
 	}
-	doc, err := policy.Parse(raw)
+	doc, err := policyfile.Parse(raw)
 	if err != nil {
 		return PolicyView{}, fmt.Errorf("%s: %w", path, err)
 	}
@@ -255,7 +257,7 @@ func signPolicyFile(ctx context.Context, a *frame.App, f signFlags) error {
 		}
 		return signFirst(ctx, a, f, draft)
 	}
-	doc, later := policy.Parse(raw)
+	doc, later := policyfile.Parse(raw)
 	if later != nil {
 		return fmt.Errorf("%s: %w", f.policy, err)
 	}
@@ -278,7 +280,7 @@ func signatures(a *frame.App, files []string, key string, message []byte) ([]str
 		if err != nil {
 			return nil, err
 		}
-		if _, err := policy.Verify(string(b), policy.ForPolicy, message); err != nil {
+		if _, err := sshsig.Verify(string(b), sshsig.ForPolicy, message); err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		sigs = append(sigs, string(b))

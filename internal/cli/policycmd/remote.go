@@ -12,6 +12,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"github.com/spf13/cobra"
 )
 
@@ -52,7 +54,7 @@ func policyApproveCommand(a *frame.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if doc, err := policy.Parse(p.Policy); err == nil {
+			if doc, err := policyfile.Parse(p.Policy); err == nil {
 				cut, err := foretell(ctx, a, c, doc)
 				if err != nil {
 					return err
@@ -99,7 +101,7 @@ func policyCancelCommand(a *frame.App) *cobra.Command {
 				return frame.Usage("%w", err)
 			}
 			statement := policy.CancelStatement(c.Approved, d)
-			sig, err := sshkey.Sign(a, f.Key, policy.ForCancel, statement)
+			sig, err := sshkey.Sign(a, f.Key, sshsig.ForCancel, statement)
 			if err != nil {
 				return err
 			}
@@ -191,15 +193,15 @@ func ProposalText(p api.Proposal) string {
 }
 
 // diffText lists what a policy changes and when that takes effect.
-func diffText(before, after *policy.Document) string {
+func diffText(before, after *policyfile.Document) string {
 	var b strings.Builder
-	for _, c := range policy.Diff(before, after) {
+	for _, c := range policyfile.Diff(before, after) {
 		fmt.Fprintln(&b, c)
 	}
 	if b.Len() == 0 {
 		b.WriteString("no difference\n")
 	}
-	if policy.Loosens(before, after) {
+	if policyfile.Loosens(before, after) {
 		fmt.Fprintf(&b, "loosens: waits %v after its quorum\n", before.Owners.Delay)
 	} else {
 		b.WriteString("tightens or keeps: takes effect with its quorum\n")
@@ -209,7 +211,7 @@ func diffText(before, after *policy.Document) string {
 
 // emitDiff is the result of `policy diff`; cut is nil where no authority was
 // asked whom the change cuts off.
-func emitDiff(a *frame.App, before, after *policy.Document, cut []affectedUnit) error {
+func emitDiff(a *frame.App, before, after *policyfile.Document, cut []affectedUnit) error {
 	type change struct {
 		Path    string `json:"path"`
 		Old     string `json:"old,omitempty"`
@@ -223,12 +225,12 @@ func emitDiff(a *frame.App, before, after *policy.Document, cut []affectedUnit) 
 
 		Affected []affectedUnit `json:"affected,omitempty"`
 		Ended    []string       `json:"groups_ended,omitempty"` // by what [authority] says now
-	}{Changes: []change{}, Loosens: policy.Loosens(before, after), Delay: before.Owners.Delay.String(), Affected: cut}
-	for _, c := range policy.Diff(before, after) {
+	}{Changes: []change{}, Loosens: policyfile.Loosens(before, after), Delay: before.Owners.Delay.String(), Affected: cut}
+	for _, c := range policyfile.Diff(before, after) {
 		v.Changes = append(v.Changes, change{Path: c.Path, Old: c.Old, New: c.New, Loosens: c.Loosens})
 	}
 	text := diffText(before, after)
-	for _, w := range policy.GroupsEnded(before, after) {
+	for _, w := range policyfile.GroupsEnded(before, after) {
 		v.Ended = append(v.Ended, w.String())
 		text += "warning: " + w.String() + "\n"
 	}

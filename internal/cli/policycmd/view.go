@@ -12,7 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/internal/cli/drafttext"
 	"github.com/cohort-tee/cohort/internal/cli/tree"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -91,7 +91,7 @@ type roleRow struct {
 }
 
 // Describe is the view of a document.
-func Describe(doc *policy.Document) PolicyView {
+func Describe(doc *policyfile.Document) PolicyView {
 	v := PolicyView{
 		Digest: doc.Digest().String(), TrustDomain: doc.TrustDomain, Sequence: doc.Sequence, Created: doc.Created,
 		Development: doc.Development, Quorum: doc.Owners.Quorum, Delay: doc.Owners.Delay.String(), Root: doc.Authority.Root.String(),
@@ -125,7 +125,7 @@ func Describe(doc *policy.Document) PolicyView {
 	for _, name := range doc.GroupNames() {
 		v.Groups = append(v.Groups, describeGroup(doc, doc.Groups[name]))
 	}
-	for _, w := range append(doc.Warnings(), policy.GroupsEnded(nil, doc)...) {
+	for _, w := range append(doc.Warnings(), policyfile.GroupsEnded(nil, doc)...) {
 		v.Warnings = append(v.Warnings, w.String())
 	}
 	return v
@@ -157,7 +157,7 @@ func demands(name attest.Platform, rules attest.Rules) []string {
 
 // upgrades say for each platform of the authority how another build of it gets the
 // root: by policy, where sealing is to a set of values, else from its owners.
-func upgrades(doc *policy.Document) []string {
+func upgrades(doc *policyfile.Document) []string {
 	found := map[string]bool{}
 	for _, ref := range doc.Authority.References {
 		if p, _ := platforms.All().Lookup(ref.Platform); p.SealsToOthers {
@@ -169,7 +169,7 @@ func upgrades(doc *policy.Document) []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-func describeGroup(doc *policy.Document, g *policy.Group) groupRow {
+func describeGroup(doc *policyfile.Document, g *policyfile.Group) groupRow {
 	v := groupRow{Name: g.Name, KeyMode: string(g.KeyMode), Names: g.Names, Life: g.Life.String(), Silence: doc.Silence(g).String(), Until: g.Until, Quorum: g.Quorum}
 	for _, p := range g.Parties {
 		v.Parties = append(v.Parties, ownerView{p.Name, ssh.FingerprintSHA256(p.Key)})
@@ -184,7 +184,7 @@ func describeGroup(doc *policy.Document, g *policy.Group) groupRow {
 	return v
 }
 
-func describeTask(t *policy.Task) taskView {
+func describeTask(t *policyfile.Task) taskView {
 	v := taskView{Name: t.Name, KeyMode: string(t.KeyMode), Names: t.Names, Life: t.Life.String(), Units: t.Units, Calls: t.Calls}
 	for _, name := range t.ReleaseNames() {
 		r := t.Releases[name]

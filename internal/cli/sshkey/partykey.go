@@ -8,7 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // fingerprintPrefix begins a fingerprint as ssh-keygen -lf prints it.
@@ -45,11 +45,11 @@ func parsePartyKey(value string) (attest.Digest, error) {
 	if bytes.ContainsAny(line, "\n\r") || len(line) > maxKeyLine || !bytes.HasPrefix(line, []byte("ssh-")) && !bytes.HasPrefix(line, []byte("ecdsa-")) && !bytes.HasPrefix(line, []byte("sk-")) {
 		return attest.Digest{}, wire.Refuse(wire.Malformed, "SSH key", "another text", "one OpenSSH public key line")
 	}
-	key, err := policy.ParsePublicKey(line)
+	key, err := sshsig.ParsePublicKey(line)
 	if err != nil {
 		return attest.Digest{}, err
 	}
-	return policy.KeyDigest(key), nil
+	return sshsig.KeyDigest(key), nil
 }
 
 // PartyKeyHelp says what the values of --party-key are.

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/attest"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -24,11 +24,11 @@ func TestPartyKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := policy.ParsePublicKey(file)
+	key, err := sshsig.ParsePublicKey(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, line := policy.KeyDigest(key), strings.TrimSpace(string(file))
+	want, line := sshsig.KeyDigest(key), strings.TrimSpace(string(file))
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

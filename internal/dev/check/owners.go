@@ -14,6 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // Edit changes the text of a policy.
@@ -63,7 +64,7 @@ func (c Checker) Adopt(ctx context.Context, text string) error {
 	}
 	request := api.ProposeRequest{Policy: next}
 	for _, o := range owners[:a.Approved.Document().Owners.Quorum] {
-		sig, err := sshkey.Sign(c.App, o.Path, policy.ForPolicy, next)
+		sig, err := sshkey.Sign(c.App, o.Path, sshsig.ForPolicy, next)
 		if err != nil {
 			return err
 		}

@@ -15,7 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/localtee"
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // RogueTenant: owners approve another task, and a unit of it claims everything of
@@ -150,7 +150,7 @@ func approveRogue(ctx context.Context, c check.Checker, program string) (task st
 	if err != nil {
 		return "", err
 	}
-	t := drafttext.Task{Name: "tenant-" + digest.Hex()[:8], KeyMode: string(policy.Shared), Release: "1", References: []string{m.Reference}, Dynamic: m.Dynamic, Units: 5}
+	t := drafttext.Task{Name: "tenant-" + digest.Hex()[:8], KeyMode: string(policyfile.Shared), Release: "1", References: []string{m.Reference}, Dynamic: m.Dynamic, Units: 5}
 	t.Names = []string{t.Name + "." + dev.Domain}
 	if a.Approved.Document().Tasks[t.Name] != nil {
 		return t.Name, nil // by a check before

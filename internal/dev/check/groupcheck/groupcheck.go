@@ -30,7 +30,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // jointTime is how long a statistic over two tables may take.
@@ -378,7 +378,7 @@ func (d cluster) withdrawAndApprove(ctx context.Context) (_ string, err error) {
 		return "", err
 	}
 	began := d.App.Now()
-	if err := d.Tell(ctx, party, policy.ForApprove); err != nil {
+	if err := d.Tell(ctx, party, sshsig.ForApprove); err != nil {
 		return "", err
 	}
 	if err := check.ComesUp(ctx, late); err != nil {
@@ -400,7 +400,7 @@ func (d cluster) withdrawAndApprove(ctx context.Context) (_ string, err error) {
 
 // withdraw has a party withdraw, and gives the place of the log after that.
 func (d cluster) withdraw(ctx context.Context, party sshkey.Pair) (int64, error) {
-	if err := d.Tell(ctx, party, policy.ForWithdraw); err != nil {
+	if err := d.Tell(ctx, party, sshsig.ForWithdraw); err != nil {
 		return 0, err
 	}
 	before, err := d.groupLog(ctx, 0)

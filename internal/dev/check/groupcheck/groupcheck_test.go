@@ -13,7 +13,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/cli/clitest"
 	"github.com/cohort-tee/cohort/internal/dev"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // TestGroupChecksFail: what judges a group fails where it does not hold.
@@ -88,7 +88,7 @@ func startJoint(t testing.TB, rows int) cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := dev.Flags{Example: example, Task: example.Task(), KeyMode: string(policy.Shared), Rows: rows}
+	f := dev.Flags{Example: example, Task: example.Task(), KeyMode: string(policyfile.Shared), Rows: rows}
 	b, err := f.FindPrograms(t.Context(), dev.Binaries{Cohort: cohort}, cohort, dir)
 	if err != nil {
 		t.Fatal(err)

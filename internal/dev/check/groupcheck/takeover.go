@@ -20,7 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // takeoverTime is how long a program of the owners' tries to get into a group.
@@ -111,7 +111,7 @@ func (d cluster) takeover(way func(*rivals) (takeover, error)) func(context.Cont
 			}
 		}
 		if t.speaks {
-			if err := d.Tell(ctx, r.party, policy.ForApprove); err != nil {
+			if err := d.Tell(ctx, r.party, sshsig.ForApprove); err != nil {
 				return "", fmt.Errorf("the owners' party approving: %w", err)
 			}
 		}

@@ -17,7 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // unitIgnoresWithdrawal: a holder's party withdraws, and a unit of it goes on as if it had not.
@@ -62,7 +62,7 @@ func (d cluster) unitIgnoresWithdrawal(ctx context.Context) (_ string, err error
 	withdrawing := parties[slices.IndexFunc(parties, func(p sshkey.Pair) bool { return p.Name == d.party(d.holder()) })]
 	last, err := check.LastAccepted(ctx, []check.Use{asking}, func(ctx context.Context) error {
 		close(line.Cut)
-		return d.Tell(ctx, withdrawing, policy.ForWithdraw)
+		return d.Tell(ctx, withdrawing, sshsig.ForWithdraw)
 	})
 	if err != nil {
 		return "", err
@@ -81,7 +81,7 @@ func (d cluster) unitIgnoresWithdrawal(ctx context.Context) (_ string, err error
 	if now, err := d.handedBy(twin); err != nil || now != left || left == 0 {
 		return "", fmt.Errorf("the unit that goes on handed records out %d times, then %d, %w; want some before the withdrawal and none after", left, now, err)
 	}
-	if err := d.Tell(ctx, withdrawing, policy.ForApprove); err != nil {
+	if err := d.Tell(ctx, withdrawing, sshsig.ForApprove); err != nil {
 		return "", err
 	}
 	took, err := d.goesOn(ctx)

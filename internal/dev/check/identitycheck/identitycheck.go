@@ -13,7 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
 	"github.com/cohort-tee/cohort/internal/manager"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // OneCertificate: in key mode shared all units serve the same leaf; in key mode
@@ -34,7 +34,7 @@ func OneCertificate(ctx context.Context, c check.Checker) (string, error) {
 		roots[string(chain[len(chain)-1].Raw)] = true
 	}
 	units, want := len(c.Cluster.Units), 1
-	if c.Cluster.KeyMode == string(policy.PerUnit) {
+	if c.Cluster.KeyMode == string(policyfile.PerUnit) {
 		want = units
 	}
 	if len(leaves) != want || len(roots) != 1 {

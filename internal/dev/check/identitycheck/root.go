@@ -16,6 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/dev/check"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
 // RootSteal: the operator of an authority copies its sealed root into a store with
@@ -132,7 +133,7 @@ func (d cluster) forgedHistories() (map[string]policy.Step, error) {
 		}
 		step := policy.Step{Policy: []byte(of.text)}
 		for _, o := range of.by[:dev.Quorum] {
-			sig, err := sshkey.Sign(d.App, o.Path, policy.ForPolicy, step.Policy)
+			sig, err := sshkey.Sign(d.App, o.Path, sshsig.ForPolicy, step.Policy)
 			if err != nil {
 				return nil, err
 			}

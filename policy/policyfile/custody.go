@@ -1,0 +1,189 @@
+package policyfile
+
+import (
+	"bytes"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Custody is which authorities may hold the root of a group and draw its rings: the
+// key "authority" of [group.G], which enters the roster. The parties approve it, so
+// that owners who name another authority program for the trust domain name none that
+// reads the group.
+type Custody struct {
+	References []attest.ReferenceValue
+	Machines   Machines
+	Rules      map[attest.Platform]attest.Rules // who vouches for their platforms
+
+	line string // all of it
+}
+
+// String returns the table as one line of TOML with sorted keys, as a roster holds it.
+func (c Custody) String() string { return c.line }
+
+// custodyKeys are the keys of the table, each of which is given.
+var custodyKeys = []string{"reference", "machines", "platform"}
+
+func readCustody(t table, measured measuredNames) Custody {
+	t.need(custodyKeys...)
+	c := Custody{References: measured.references(t), Rules: readRules(t), line: literal(measured.resolved(t.values))}
+	c.Machines = readMachines(t, c.References)
+	nameLaunches(c.Rules, c.References)
+	t.done()
+	return c
+}
+
+// readGroupCustody reads the key of a group, whose line a roster can hold.
+func readGroupCustody(t namedTable, measured measuredNames, domain string) Custody {
+	const key = "authority"
+	inner, ok := t.table.table(key)
+	if !ok {
+		if !t.has(key) {
+			t.fault(key, "required key", "none", "a table; the trust domain's is "+domain)
+		}
+		return Custody{}
+	}
+	before := len(*t.faults)
+	c := readCustody(inner, measured)
+	if len(*t.faults) > before {
+		return c
+	}
+	if _, err := ParseCustody(c.line); err != nil {
+		t.fault(key, "encoding", err, "text without control characters")
+	}
+	return c
+}
+
+// ParseCustody reads the line of a roster. It refuses every other encoding.
+func ParseCustody(line string) (Custody, error) {
+	values, err := decode([]byte("authority = " + line))
+	if err != nil {
+		return Custody{}, err
+	}
+	var faults Faults
+	root := newTable("", values, &faults)
+	t, ok := root.table("authority")
+	if !ok {
+		return Custody{}, wire.Refuse(wire.Malformed, "roster: authority", line, "a table")
+	}
+	c := readCustody(t, nil)
+	c.checkPlatforms(&faults, t.path)
+	root.done()
+	if c.line != line {
+		faults.add(t.path, "encoding", line, c.line)
+	}
+	if len(faults) > 0 {
+		return Custody{}, faults
+	}
+	return c, nil
+}
+
+// checkPlatforms demands that the table says who vouches for each reference value.
+func (c Custody) checkPlatforms(faults *Faults, path string) {
+	for _, ref := range c.References {
+		if _, ok := c.Rules[ref.Platform]; !ok {
+			faults.add(path+".reference", "platform", ref.Platform, "one in the table platform beside it")
+		}
+	}
+}
+
+// checkCustody keeps development platforms out of other policies, and refuses code of
+// a task: it would be given the group's root.
+func (d *Document) checkCustody(faults *Faults, path string, c Custody) {
+	c.checkPlatforms(faults, path)
+	if soft := slices.ContainsFunc(slices.Collect(maps.Keys(c.Rules)), known.development); soft && !d.Development {
+		faults.add(path+".platform.soft", "development", "soft without development = true", "hardware alone")
+	}
+	for _, ref := range d.references() {
+		if !strings.HasPrefix(ref.Path, "authority.") && slices.ContainsFunc(c.References, func(r attest.ReferenceValue) bool { return overlap(r, ref.ReferenceValue) }) {
+			faults.add(path+".reference", "measurement", ref.String(), "code that "+ref.Path+" does not hold too")
+		}
+	}
+}
+
+// resolved is a table with a reference value's names of [measured.X] replaced by
+// their digests.
+func (m measuredNames) resolved(values map[string]any) map[string]any {
+	values = maps.Clone(values)
+	list, _ := values["reference"].([]any)
+	list = slices.Clone(list)
+	for i, v := range list {
+		ref, is := v.(map[string]any)
+		if !is {
+			continue
+		}
+		ref = maps.Clone(ref)
+		for key, v := range ref {
+			text, _ := v.(string)
+			if name, named := strings.CutPrefix(text, "@"); named && !m[name].IsZero() {
+				ref[key] = m[name].String()
+			}
+		}
+		list[i] = ref
+	}
+	if list != nil {
+		values["reference"] = list
+	}
+	return values
+}
+
+// CopyAuthority adds to each group of a policy file that says nothing of its
+// authority what the file says of the trust domain's: its reference values, its
+// machines, and the rules of their platforms. A group whose table has no line of its
+// own of the form [group.G] is left as it is.
+func CopyAuthority(raw []byte) ([]byte, error) {
+	values, err := decode(raw)
+	if err != nil {
+		return nil, err
+	}
+	var faults Faults
+	measured := readMeasured(newTable("", values, &faults))
+	line := "authority = " + domainCustody(values, measured) + "\n"
+	var out bytes.Buffer
+	for text := range bytes.Lines(raw) {
+		out.Write(text)
+		name, is := groupHeader(string(text))
+		if group := under(values, "group", name); is && group != nil && group["authority"] == nil {
+			if text[len(text)-1] != '\n' {
+				out.WriteByte('\n')
+			}
+			out.WriteString(line)
+		}
+	}
+	return out.Bytes(), nil
+}
+
+// domainCustody is what a policy file says of the trust domain's authority, as a
+// group's.
+func domainCustody(values map[string]any, measured measuredNames) string {
+	authority := under(values, "authority")
+	return literal(measured.resolved(map[string]any{
+		"reference": authority["reference"], "machines": authority["machines"], "platform": platformsOf(authority, under(values, "platform")),
+	}))
+}
+
+// platformsOf are the tables of the platforms of reference values.
+func platformsOf(authority, platforms map[string]any) map[string]any {
+	used := map[string]any{}
+	list, _ := authority["reference"].([]any)
+	for _, v := range list {
+		ref, _ := v.(map[string]any)
+		if name, is := ref["platform"].(string); is && platforms[name] != nil {
+			used[name] = platforms[name]
+		}
+	}
+	return used
+}
+
+// groupHeader reads the name of the group whose table begins with a line.
+func groupHeader(line string) (name string, ok bool) {
+	line, _, _ = strings.Cut(line, "#")
+	name, ok = strings.CutPrefix(strings.TrimSpace(line), "[group.")
+	name, end := strings.CutSuffix(name, "]")
+	name = strings.Trim(name, `"`)
+	return name, ok && end && wire.ValidName(name)
+}

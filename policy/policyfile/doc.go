@@ -1,0 +1,13 @@
+// Package policyfile reads policy files and compares them.
+//
+// A policy is one TOML file that names the owners, who may vouch for hardware, the
+// authority's root, and which code may hold which identity. [Parse] reads it strictly
+// and returns every fault at once; that a file parses says nothing about who wrote it.
+// [Diff] lists the changes between two documents and says of each whether it loosens;
+// a change that no table knows loosens.
+//
+// Documents of this package are not approved: code that acts on policy takes
+// policy.Approved. The package refuses unknown keys, values that are not the one
+// encoding, and characters that a reader does not see. It reads no clock, no file and
+// no network.
+package policyfile

@@ -1,0 +1,70 @@
+package policyfile
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Machines are the machines that may hold the authority's root (key "machines" of
+// [authority]). The zero Machines are none.
+type Machines struct {
+	// Any accepts every machine of the platforms: an attacker who can forge the evidence
+	// of one chip of them has the root.
+	Any   bool
+	Chips []string // as `cohort evidence inspect` prints them
+}
+
+// chipPrefix begins a machine in a policy file.
+const chipPrefix = "chip:"
+
+// readMachines reads "any" or a list of machines. Each must be one that a platform
+// of the authority's reference values can name.
+func readMachines(t table, references []attest.ReferenceValue) Machines {
+	const key = "machines"
+	if _, word := t.values[key].(string); word {
+		return Machines{Any: t.text(key, `"any", or a list`, oneOf([]string{anyWord})) == anyWord}
+	}
+	var m Machines
+	want := `"chip:" and the id of a chip, as ` + "`cohort evidence inspect`" + ` prints it, of a platform of authority.reference`
+	for _, s := range t.set(key, want, func(s string) bool { return machineOK(s, references) }) {
+		m.Chips = append(m.Chips, strings.TrimPrefix(s, chipPrefix))
+	}
+	if t.has(key) && len(m.Chips) == 0 {
+		t.fault(key, "number of machines", 0, `at least 1, or "any"`)
+	}
+	return m
+}
+
+func machineOK(s string, references []attest.ReferenceValue) bool {
+	chip, ok := strings.CutPrefix(s, chipPrefix)
+	return ok && slices.ContainsFunc(references, func(r attest.ReferenceValue) bool {
+		p, _ := known.lookup(r.Platform)
+		return p.Chip != nil && p.Chip(chip) != nil
+	})
+}
+
+// admit refuses, with "wrong-chip", a result of a machine that is not named.
+func (m Machines) admit(result attest.Result) error {
+	if m.Any {
+		return nil
+	}
+	p, _ := known.lookup(result.Measurement().Platform)
+	if p.Chip != nil {
+		got := p.Chip(result.Chip())
+		if got != nil && slices.ContainsFunc(m.Chips, func(chip string) bool { return string(p.Chip(chip)) == string(got) }) {
+			return nil
+		}
+	}
+	return wire.Refuse(wire.WrongChip, "admission: machine of the authority", result.Chip(), "one of authority.machines: "+m.String())
+}
+
+// String is "any", or the chips.
+func (m Machines) String() string {
+	if m.Any {
+		return anyWord
+	}
+	return strings.Join(m.Chips, ", ")
+}

@@ -1,0 +1,119 @@
+package policyfile
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"filippo.io/age"
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/sshsig"
+	"golang.org/x/crypto/ssh"
+)
+
+// Owners are the people who sign policy, k of n.
+type Owners struct {
+	Quorum        int
+	ApproveWithin time.Duration // how long a proposal may wait for its quorum
+	Delay         time.Duration // how long loosening waits after the quorum
+	Keys          []Owner       // in the order of the file
+}
+
+// Owner is one owner and their SSH key.
+type Owner struct {
+	Name string
+	Key  ssh.PublicKey
+	Age  string // age recipient of the owner's backup shares; empty where the SSH key itself is one
+}
+
+// Signer returns the name of the owner whose signature over a message this is.
+func (o Owners) Signer(armored string, ns sshsig.Namespace, message []byte) (string, error) {
+	key, err := sshsig.Verify(armored, ns, message)
+	if err != nil {
+		return "", err
+	}
+	for _, owner := range o.Keys {
+		if bytes.Equal(owner.Key.Marshal(), key.Marshal()) {
+			return owner.Name, nil
+		}
+	}
+	return "", wire.Refuse(wire.NotOwner, "signature: key", key.Type(), "a key of "+strings.Join(o.Missing(nil), ", "))
+}
+
+// CheckQuorum refuses too few distinct owners and names those who are missing.
+func (o Owners) CheckQuorum(signed []string) error {
+	if o.Quorum > 0 && len(signed) >= o.Quorum {
+		return nil
+	}
+	got := fmt.Sprintf("%d of %d (%s)", len(signed), o.Quorum, strings.Join(signed, ", "))
+	want := fmt.Sprintf("%d more of %s", o.Quorum-len(signed), strings.Join(o.Missing(signed), ", "))
+	return wire.Refuse(wire.NoQuorum, "policy: owners who signed", got, want)
+}
+
+// Missing returns the owners who are not among signed, in the order of the file.
+func (o Owners) Missing(signed []string) []string {
+	var names []string
+	for _, owner := range o.Keys {
+		if !slices.Contains(signed, owner.Name) {
+			names = append(names, owner.Name)
+		}
+	}
+	return names
+}
+
+// Digest names the owners, their keys and their quorum: whom a backup is for.
+func (o Owners) Digest() attest.Digest {
+	fields := [][]byte{{byte(o.Quorum >> 8), byte(o.Quorum)}}
+	for _, owner := range o.Keys {
+		fields = append(fields, []byte(owner.Name), owner.Key.Marshal(), []byte(owner.Age))
+	}
+	return wire.Hash(wire.LabelOwners, fields...)
+}
+
+func (d *Document) readOwners(root table) {
+	t, ok := root.table("owners")
+	if !ok {
+		return
+	}
+	t.need("quorum", "approve_within", "delay", "keys")
+	d.Owners = Owners{
+		ApproveWithin: t.duration("approve_within", time.Second, longestWait),
+		Delay:         t.duration("delay", 0, longestWait),
+	}
+	for _, k := range t.tables("keys") {
+		d.Owners.Keys = append(d.Owners.Keys, readOwner(k))
+	}
+	d.Owners.Quorum = int(t.number("quorum", 1, int64(len(d.Owners.Keys))))
+	t.done()
+}
+
+func readOwner(t table) Owner {
+	t.need("name", "ssh")
+	o := Owner{Name: t.text("name", wantName, wire.ValidName), Key: readKey(t)}
+	o.Age = t.text("age", "an age recipient: age1 and 58 characters, as age-keygen prints it", ageOK)
+	t.done()
+	return o
+}
+
+func readKey(t table) (key ssh.PublicKey) {
+	t.text("ssh", "an ssh-ed25519, ecdsa-sha2-nistp256, -384, -521 key or its sk- form, as in a .pub file", func(s string) bool {
+		var err error
+		key, err = sshsig.ParseKeyLine(s)
+		return err == nil
+	})
+	return key
+}
+
+// ageOK reports whether something can be sealed to a recipient: to a point of
+// small order, whose sealed boxes anyone opens, age seals nothing.
+func ageOK(s string) bool {
+	r, err := age.ParseX25519Recipient(s)
+	if err != nil {
+		return false
+	}
+	_, err = r.Wrap(make([]byte, 16))
+	return err == nil
+}

@@ -1,0 +1,86 @@
+package policyfile
+
+import (
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/cohort-tee/cohort/attest"
+)
+
+// bits reads a table of demands: the name of a bit, and true, false or "any". What
+// other tables read of it is left to them.
+func (t table) bits(field attest.BitField) attest.Bits {
+	var demands attest.Bits
+	for _, name := range field.Names() {
+		t.known[name] = true
+		if v, ok := t.values[name]; ok {
+			demand := demandOf(v)
+			if demand == 0 {
+				t.fault(name, "value", show(v), `true, false or "any"`)
+			}
+			if demands == nil {
+				demands = attest.Bits{}
+			}
+			demands[name] = demand
+		}
+	}
+	return demands
+}
+
+// demandOf is what a value says of a bit, zero where it says nothing known.
+func demandOf(v any) attest.Demand {
+	switch v {
+	case true:
+		return attest.DemandSet
+	case false:
+		return attest.DemandClear
+	case anyWord:
+		return attest.DemandAny
+	}
+	return 0
+}
+
+// vector reads a list of the numbers of bits, each once.
+func (t table) vector(key string) uint64 {
+	var vector uint64
+	for i, v := range read(t, key, "a list", anything[[]any]) {
+		n, is := v.(int64)
+		if !is || n < 0 || n > 63 {
+			t.faults.add(t.element(key, i), "value", show(v), "the number of a bit, 0 to 63")
+			continue
+		}
+		if vector>>n&1 == 1 {
+			t.fault(key, "element twice", n, "each once")
+		}
+		vector |= 1 << n
+	}
+	return vector
+}
+
+// narrows reports whether another demand on a bit accepts less: the same, or one
+// value where both were. Nothing is what the field's own table says.
+func narrows(field attest.BitField, name, was, is string) bool {
+	demand := func(text string) attest.Demand {
+		switch text {
+		case "true":
+			return attest.DemandSet
+		case "false":
+			return attest.DemandClear
+		case "":
+			return field.Default(name)
+		}
+		return attest.DemandAny
+	}
+	before, after := demand(was), demand(is)
+	return before == attest.DemandAny || before == after
+}
+
+// versionNumber is a version of two numbers as a policy file writes it, in quotes; an
+// absent one is zero.
+func versionNumber(text string) int {
+	major, minor, _ := strings.Cut(strings.Trim(text, `"`), ".")
+	high, _ := strconv.Atoi(major)
+	low, _ := strconv.Atoi(minor)
+	return high*(math.MaxUint8+1) + low
+}

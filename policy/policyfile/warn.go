@@ -1,0 +1,34 @@
+package policyfile
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/cohort-tee/cohort/attest"
+)
+
+// Warnings lists the cut-offs and floors of a document that are void, and why, in
+// the order of the platforms, and then the tasks of which no unit can start.
+func (d *Document) Warnings() []Warning {
+	var all []Warning
+	for _, p := range slices.Sorted(maps.Keys(d.Platforms)) {
+		path, rules := join("platform", string(p)), d.Platforms[p]
+		warn := func(key, text string) { all = append(all, Warning{path + "." + key, text}) }
+		if rules.Debug {
+			warn("debug", "the host can read and change such a TEE: no measurement, cut-off or floor restrains it")
+		}
+		if rules.CRL == attest.CRLIfPresent {
+			warn("crl", "what the vendor revokes is refused only while its list is at hand")
+		}
+		if own, _ := known.lookup(p); own.Warn != nil {
+			own.Warn(rules, d.references(), warn)
+		}
+	}
+	for _, name := range d.TaskNames() {
+		live := func(release string) bool { return !d.Tasks[name].Releases[release].Retired }
+		if !slices.ContainsFunc(d.Tasks[name].ReleaseNames(), live) {
+			all = append(all, Warning{join("task", name) + ".release", "every release is retired: no unit of the task gets a certificate"})
+		}
+	}
+	return all
+}
