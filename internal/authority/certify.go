@@ -74,17 +74,29 @@ func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest, f
 	}
 	e := &enrolment{request: r, from: from, at: now, snap: a.current.Load()}
 	defer e.clear()
-	endorse := func(e *enrolment) (err error) {
-		stranger := &collateral.Stranger{Address: e.from, Screen: sync.OnceValue(func() error { return a.screen(e) })}
-		e.endorsed, err = a.endorse(ctx, e.evidence, e.snap.approved, stranger)
-		e.evidence = e.evidence.WithEach(e.endorsed)
-		return err
+	if err := a.checkRequest(e); err != nil {
+		return api.SealedReport{}, err
 	}
-	hold := func(*enrolment) error { return a.holdRings(ctx) }
-	for _, step := range []func(*enrolment) error{a.checkRequest, e.parseKeys, hold, endorse, a.appraise, e.issue, a.addRings} {
-		if err := step(e); err != nil {
-			return api.SealedReport{}, err
-		}
+	if err := e.parseKeys(); err != nil {
+		return api.SealedReport{}, err
+	}
+	if err := a.holdRings(ctx); err != nil {
+		return api.SealedReport{}, err
+	}
+	stranger := &collateral.Stranger{Address: e.from, Screen: sync.OnceValue(func() error { return a.screen(e) })}
+	e.endorsed, err = a.endorse(ctx, e.evidence, e.snap.approved, stranger)
+	if err != nil {
+		return api.SealedReport{}, err
+	}
+	e.evidence = e.evidence.WithEach(e.endorsed)
+	if err := a.appraise(e); err != nil {
+		return api.SealedReport{}, err
+	}
+	if err := e.issue(); err != nil {
+		return api.SealedReport{}, err
+	}
+	if err := a.addRings(e); err != nil {
+		return api.SealedReport{}, err
 	}
 	if err := a.record(ctx, e); err != nil {
 		return api.SealedReport{}, err
@@ -134,7 +146,7 @@ func (e *enrolment) notCut(task *policyfile.Task) error {
 
 // parseKeys reads the keys of the request. A CSR belongs to key mode unit and to
 // no other.
-func (*enrolment) parseKeys(e *enrolment) error {
+func (e *enrolment) parseKeys() error {
 	r := e.request
 	var err error
 	if e.hpkeKey, err = hpke.MLKEM768X25519().NewPublicKey(r.HPKEKey); err != nil {
@@ -245,8 +257,8 @@ func (a *Authority) appraise(e *enrolment) error {
 	return err
 }
 
-// issue makes the certificates and the report. Nothing is told to anybody yet.
-func (*enrolment) issue(e *enrolment) error {
+// issue makes the certificates and the report. Nothing leaves the authority yet.
+func (e *enrolment) issue() error {
 	unit, err := e.snap.issuer.UnitLeaf(e.grant, e.signing, e.at)
 	if err != nil {
 		return err
