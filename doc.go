@@ -106,6 +106,7 @@
 //	                             lists, validity, and a memory of what was verified
 //	   internal/api              the authority's API: bodies, problems, client
 //	   policy/sshsig             SSH signatures of owners and parties
+//	   internal/authority/trustedclock  the authority's time, of which the host has one clock
 //	   internal/bus              units and their managers: hints and sealed bytes, in
 //	                             frames of our own
 //	2  attest/soft …             one platform each, attest/nvidia a device beside one;
@@ -124,6 +125,7 @@
 //	   attest/attesttest         plays TEE vendors; tests only
 //	   attest/vectortest         judges folders of captured evidence; tests only
 //	4  internal/authority/store  what the authority keeps; testdb/ starts a server, tests only
+//	   internal/authority/records  rows of that store under the root's MAC, and damaged ones
 //	   internal/failpoint        kills a process at one point of its work; tests only
 //	   internal/backup           the root secret as shares sealed to its owners
 //	   internal/founding         what founders check before they sign the first policy: on

@@ -78,6 +78,8 @@ var house = []room{
 	{path: "internal/authority/store/testdb", floor: 4, third: []string{"github.com/jackc/pgx/v5"}, testsOnly: true},
 	{path: "internal/failpoint", floor: 4, third: []string{"modernc.org/sqlite", "modernc.org/libc"}, testsOnly: true},
 	{path: "internal/channelhttp", floor: 5},
+	{path: "internal/authority/trustedclock", floor: 1},
+	{path: "internal/authority/records", floor: 4, beside: []string{"internal/authority/store"}, third: []string{"github.com/prometheus/client_golang"}},
 	{path: "internal/authority", floor: 5, third: []string{"github.com/prometheus/client_golang", "golang.org/x/time", "golang.org/x/sync"}},
 	{path: "internal/manager", floor: 5, third: []string{"github.com/prometheus/client_golang"}, below: []string{"internal/api", "internal/bus", "internal/bus/cluster", "internal/bus/natsd", "internal/envelope", "internal/limit", "internal/relay", "internal/retry", "internal/wire"}},
 	{path: "unit", floor: 5, beside: []string{"internal/channelhttp"}, third: []string{"golang.org/x/sys", "golang.org/x/sync"}},

@@ -21,6 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -136,7 +137,7 @@ func found(t testing.TB, v *vendors) founded {
 	genesis := w.SignPolicy(string(testworld.Must(draft.Fill(f.root))))
 	f.genesis = wire.Sum(genesis.Policy)
 	f.config = authority.Config{
-		Attester: tee, Sealer: sealer, Verifier: verifier(), Clock: authority.SystemClock(),
+		Attester: tee, Sealer: sealer, Verifier: verifier(), Clock: trustedclock.System(),
 		Endorser: func(collateral.Cache) authority.Endorser { return v.collateral(t) },
 		Log:      slog.New(slog.DiscardHandler),
 		Genesis:  &genesis,

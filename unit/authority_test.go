@@ -16,6 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -59,7 +60,7 @@ func (r *real) serve() {
 	testworld.NoError(t, err)
 	a, err := authority.Open(t.Context(), authority.Config{
 		Store: s, Attester: r.device, Sealer: r.device, Verifier: attesttest.Verifier(),
-		Clock: authority.SystemClock(), Log: slog.New(slog.DiscardHandler),
+		Clock: trustedclock.System(), Log: slog.New(slog.DiscardHandler),
 		Genesis: &r.world.Steps[0],
 	})
 	testworld.NoError(t, err)

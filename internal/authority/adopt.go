@@ -106,8 +106,8 @@ func (a *Authority) enter(ctx context.Context, old, fresh *snapshot) error {
 	}
 	doc := fresh.doc()
 	a.cutRings(fresh.approved)
-	a.guard.raise(doc.Created)
-	a.guard.raise(fresh.entries[len(fresh.entries)-1].AdoptedAt)
+	a.clock.Raise(doc.Created)
+	a.clock.Raise(fresh.entries[len(fresh.entries)-1].AdoptedAt)
 	a.metrics.sequence.Set(float64(doc.Sequence))
 	a.log.Info("policy in force", "sequence", doc.Sequence, "digest", doc.Digest(), "head", fresh.approved.Head())
 	if fresh.unnamed != nil {

@@ -25,7 +25,9 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -39,7 +41,7 @@ type Config struct {
 	Attester attest.Attester
 	Sealer   attest.Sealer
 	Verifier *attest.Verifier
-	Clock    Clock
+	Clock    trustedclock.Source
 	Log      *slog.Logger
 	Genesis  *policy.Step // the first policy; optional once the store has it
 	Limits   Limits       // optional
@@ -93,7 +95,8 @@ type Authority struct {
 	verifier   *attest.Verifier
 	endorser   Endorser // nil when there is none
 	log        *slog.Logger
-	guard      *guard
+	clock      *trustedclock.Clock
+	records    *records.Records
 	keys       *identity.Keys
 	root       wire.Digest
 	draft      wire.Digest // that the root was made for
@@ -110,7 +113,7 @@ type Authority struct {
 	lease      lease
 	counts     counts
 	opened     opened
-	damage     damage
+	damage     records.Damage
 	doubt      doubt
 	groups     groupSecrets
 
@@ -128,13 +131,13 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 	}
 	limits := c.Limits.orDefault()
 	a := &Authority{
-		store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier, log: c.Log, guard: newGuard(c.Clock),
+		store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier, log: c.Log, clock: trustedclock.New(c.Clock),
 		limits: limits, metrics: newMetrics(), limiter: newLimiter(limits), spent: newSpent(limits.Total),
 		polls: newPolls(limits), clients: limit.NewConnections(limits.Connections),
 		requests: limit.NewShares(quotaRequests, limits.Requests), trusts: limit.NewTurns(quotaTrusts, maxTrusts, waitingTrusts), lease: newLease(),
 	}
-	a.damage.rows = a.metrics.damaged
-	a.guard.raise(c.Built)
+	a.damage.Rows = a.metrics.damaged
+	a.clock.Raise(c.Built)
 	if err := a.unseal(ctx); err != nil {
 		return nil, err
 	}
@@ -151,7 +154,7 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 	if err := a.ready(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := a.seeLease(ctx, a.guard.sinceStart()); err != nil {
+	if _, err := a.seeLease(ctx, a.clock.SinceStart()); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -230,8 +233,8 @@ func (a *Authority) begin(ctx context.Context, genesis *policy.Step) error {
 // adoption. What was issued is looked at by [Authority.lookBack]; the time of a
 // refusal is no floor, since every stranger can cause one.
 func (a *Authority) raiseFloor(h stored) {
-	a.guard.raise(h.approved.Document().Created)
+	a.clock.Raise(h.approved.Document().Created)
 	for _, entry := range h.entries {
-		a.guard.raise(entry.AdoptedAt)
+		a.clock.Raise(entry.AdoptedAt)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/backup"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -33,7 +34,7 @@ func (a *Authority) backup(r api.BackupRequest) (api.BackupShares, error) {
 	if err != nil {
 		return api.BackupShares{}, err
 	}
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
 		return api.BackupShares{}, err
 	}
@@ -67,7 +68,7 @@ func (a *Authority) backupKept(ctx context.Context, k api.BackupKept) (api.Backu
 }
 
 func (a *Authority) recordBackup(ctx context.Context, h backup.Header) error {
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
 		return err
 	}
@@ -76,7 +77,7 @@ func (a *Authority) recordBackup(ctx context.Context, h backup.Header) error {
 	if believed := !known.Created.After(now.Add(wire.MaxClockJump)); err != nil || old.MAC != nil && believed && !h.Created.After(known.Created) {
 		return err
 	}
-	row, err := a.seal(tableBackup, []byte(h.ID), backupRecord{ID: h.ID, Created: h.Created, Head: h.Head, Owners: h.Owners})
+	row, err := a.records.Seal(records.TableBackup, []byte(h.ID), backupRecord{ID: h.ID, Created: h.Created, Head: h.Head, Owners: h.Owners})
 	if err != nil {
 		return err
 	}
@@ -86,8 +87,8 @@ func (a *Authority) recordBackup(ctx context.Context, h backup.Header) error {
 // backupRecord reads the record, the zero Row where there is none.
 func (a *Authority) backupRecord(ctx context.Context) (row store.Row, known backupRecord, err error) {
 	if row, err = a.store.Backup(ctx); err == nil && row.MAC != nil {
-		fault := a.open(tableBackup, row, &known)
-		a.damage.note(a.log, tableBackup, faults(fault))
+		fault := a.records.Open(records.TableBackup, row, &known)
+		a.damage.Note(a.log, records.TableBackup, records.Faults(fault))
 		if fault != nil {
 			known = backupRecord{} // as if none were recorded; the next one takes its place
 		}

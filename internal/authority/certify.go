@@ -21,6 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -68,7 +69,7 @@ func (a *Authority) certify(ctx context.Context, r api.CertificateRequest, from 
 var errMoved = errors.New("policy changed while issuing")
 
 func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest, from string) (api.SealedReport, error) {
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
 		return api.SealedReport{}, err
 	}
@@ -101,7 +102,7 @@ func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest, f
 	if err := a.record(ctx, e); err != nil {
 		return api.SealedReport{}, err
 	}
-	a.guard.raise(e.grant.Result.Issued())
+	a.clock.Raise(e.grant.Result.Issued())
 	return e.seal()
 }
 
@@ -240,7 +241,7 @@ func (a *Authority) appraise(e *enrolment) error {
 	if err != nil {
 		return err
 	}
-	if err := a.guard.believable(result.Issued()); err != nil {
+	if err := a.clock.CheckSigned(result.Issued()); err != nil {
 		return err
 	}
 	if r := e.request; r.Group != "" {
@@ -337,7 +338,7 @@ func (a *Authority) record(ctx context.Context, e *enrolment) error {
 		Unit: wire.UnitIDOf(e.request.SigningKey).String(), Platform: string(e.grant.Result.Measurement().Platform),
 		Chip: e.grant.Result.Chip(), Devices: logged(e.grant.Result.Devices()), Serial: e.serial.Text(16), NotAfter: e.report.NotAfter, Head: e.report.Head,
 	}
-	row, err := a.seal(tableLog, e.request.Nonce, entry)
+	row, err := a.records.Seal(records.TableLog, e.request.Nonce, entry)
 	if err != nil {
 		return err
 	}

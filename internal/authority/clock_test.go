@@ -10,6 +10,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -145,7 +146,7 @@ func TestClockJumps(t *testing.T) {
 			t.Errorf("after a jump of %v and back: %v", jump, err)
 		}
 	}
-	if now := testworld.Must(a.guard.now()); now.After(noon.Add(time.Second)) {
+	if now := testworld.Must(a.clock.Now()); now.After(noon.Add(time.Second)) {
 		t.Errorf("got time %v, want the jumps without trace", now)
 	}
 }
@@ -167,10 +168,10 @@ func TestExpiriesOfNonces(t *testing.T) {
 // the floor, and no later time.
 func TestBelievable(t *testing.T) {
 	clock := testworld.NewClock(noon)
-	g := newGuard(clock.Read)
-	g.raise(noon.Add(wire.MaxClockJump))
-	if err := g.believable(noon.Add(wire.MaxClockJump)); err != nil {
+	g := trustedclock.New(clock.Read)
+	g.Raise(noon.Add(wire.MaxClockJump))
+	if err := g.CheckSigned(noon.Add(wire.MaxClockJump)); err != nil {
 		t.Error(err)
 	}
-	testworld.Refused(t, g.believable(noon.Add(wire.MaxClockJump+time.Second)), wire.ClockSkew)
+	testworld.Refused(t, g.CheckSigned(noon.Add(wire.MaxClockJump+time.Second)), wire.ClockSkew)
 }

@@ -94,7 +94,7 @@ func TestOldPolicyCutsNothing(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	before := testworld.Must(w.scoring().enrol(direct{a}))
-	old, now := a.current.Load(), testworld.Must(a.guard.now())
+	old, now := a.current.Load(), testworld.Must(a.clock.Now())
 	w.change(a, "calls = [\"keys\"]\n", fmt.Sprintf("calls = [\"keys\"]\ncut_units = [%q]\n", wire.UnitID{1}))
 	next := a.current.Load().approved
 	r := a.rings.held[before.Identity]

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -40,7 +41,7 @@ type count struct {
 func (a *Authority) countDelays(ctx context.Context, approved policy.Approved, at time.Time) ([]kept, error) {
 	a.counts.mu.Lock()
 	defer a.counts.mu.Unlock()
-	now := a.guard.sinceStart()
+	now := a.clock.SinceStart()
 	all, err := a.proposals(ctx, approved)
 	if err != nil {
 		return nil, err
@@ -55,7 +56,7 @@ func (a *Authority) countDelays(ctx context.Context, approved policy.Approved, a
 			continue
 		}
 		next := k.Counted(entry, a.lease.holder)
-		row, err := a.seal(tableProposals, k.row.Key, next.Record())
+		row, err := a.records.Seal(records.TableProposals, k.row.Key, next.Record())
 		if err != nil {
 			return nil, err
 		}

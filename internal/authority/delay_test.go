@@ -169,7 +169,7 @@ func TestAdoptionRaisesTheFloor(t *testing.T) {
 	a, end := w.process()
 	w.clock.Advance(2 * time.Hour)
 	w.change(a, tighter...)
-	at := testworld.Must(a.guard.now())
+	at := testworld.Must(a.clock.Now())
 	if got := a.current.Load().entries[1].AdoptedAt; !got.Equal(at) {
 		t.Errorf("got adoption at %v in the history, want %v", got, at)
 	}

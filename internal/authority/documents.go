@@ -3,6 +3,7 @@ package authority
 import (
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -10,7 +11,7 @@ import (
 // that ends first, and how many could not be renewed at the last try.
 type documents struct {
 	endorser Endorser
-	clock    Clock
+	clock    trustedclock.Source
 }
 
 var (

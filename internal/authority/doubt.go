@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -121,7 +122,7 @@ func (a *Authority) behind() error {
 // mark of this root always, another only where nothing newer is known to exist.
 func (a *Authority) mayFollow(head wire.Digest, mark []byte) error {
 	if len(mark) > 0 {
-		if !hmac.Equal(mark, a.mark(head)) {
+		if !hmac.Equal(mark, a.records.AdoptionMAC(head)) {
 			return wire.Refuse(wire.BadSignature, "history: mark of adoption", "another", "one made under this root")
 		}
 		return nil
@@ -143,17 +144,17 @@ func (a *Authority) lookBack(ctx context.Context, limit int) error {
 	var damaged []error
 	for _, r := range rows {
 		var entry api.LogEntry
-		if err := a.open(tableLog, r.Row, &entry); err != nil {
+		if err := a.records.Open(records.TableLog, r.Row, &entry); err != nil {
 			damaged = append(damaged, err)
 		} else {
 			found[entry.Head] = fmt.Sprint("row ", r.Sequence, " of the log")
 			if limit == pastRows {
-				a.guard.raise(entry.Time)
+				a.clock.Raise(entry.Time)
 			}
 		}
 	}
 	if limit == pastRows {
-		a.damage.note(a.log, tableLog, damaged)
+		a.damage.Note(a.log, records.TableLog, damaged)
 	}
 	if _, known, err := a.backupRecord(ctx); err != nil {
 		return err
@@ -186,7 +187,7 @@ func (a *Authority) compare(ctx context.Context, snap *snapshot, index int, entr
 	var others []wire.Digest
 	for _, e := range entries {
 		from = policy.NextHead(from, e.Policy)
-		if !hmac.Equal(e.Adopted, a.mark(from)) {
+		if !hmac.Equal(e.Adopted, a.records.AdoptionMAC(from)) {
 			break
 		}
 		others = append(others, from)
@@ -218,7 +219,7 @@ func (a *Authority) setAside(ctx context.Context, h stored) error {
 		var entry api.HistoryEntry
 		var head wire.Digest
 		copy(head[:], r.Key)
-		if a.open(tableHistory, r, &entry) != nil || !grow(&others, h.approved.Heads(), head, entry.Policy) {
+		if a.records.Open(records.TableHistory, r, &entry) != nil || !grow(&others, h.approved.Heads(), head, entry.Policy) {
 			kept = append(kept, r)
 		}
 	}
@@ -269,7 +270,7 @@ func (a *Authority) contradicted(ctx context.Context, kept wire.Digest, others [
 	if len(others) == 0 {
 		return nil
 	}
-	f := fork{api.Contradiction{Kept: kept, Other: others[0], Seen: a.guard.last().UTC()}, slices.Clone(others[1:min(len(others), 1+maxForkHeads)])}
+	f := fork{api.Contradiction{Kept: kept, Other: others[0], Seen: a.clock.Last().UTC()}, slices.Clone(others[1:min(len(others), 1+maxForkHeads)])}
 	if !a.doubt.add(f) {
 		return nil
 	}
@@ -315,20 +316,20 @@ func (a *Authority) keepForks(ctx context.Context) error {
 	written := map[string][]byte{}
 	for _, r := range rows {
 		var f fork
-		if err := a.open(tableForks, r, &f); err != nil {
+		if err := a.records.Open(records.TableForks, r, &f); err != nil {
 			damaged = append(damaged, err)
 			continue
 		}
 		written[string(r.Key)] = r.Content
 		a.doubt.add(f)
 	}
-	a.damage.note(a.log, tableForks, damaged)
+	a.damage.Note(a.log, records.TableForks, damaged)
 	a.doubt.mu.Lock()
 	forks := slices.Clone(a.doubt.forks)
 	a.doubt.mu.Unlock()
 	a.metrics.forks.Set(float64(len(forks)))
 	for _, f := range forks {
-		row, err := a.seal(tableForks, slices.Concat(f.Kept[:], f.Other[:]), f)
+		row, err := a.records.Seal(records.TableForks, slices.Concat(f.Kept[:], f.Other[:]), f)
 		if err != nil {
 			return err
 		}
@@ -349,7 +350,7 @@ func (a *Authority) warnings() []string {
 	if n := len(a.contradictions()); n > 0 {
 		all = append(all, fmt.Sprint("contradictions in the policy history: ", n, "; the store was copied or put back, and both histories were served"))
 	}
-	if tables := a.damage.tables(); len(tables) > 0 {
+	if tables := a.damage.Tables(); len(tables) > 0 {
 		all = append(all, "damaged rows were passed over in: "+strings.Join(tables, ", "))
 	}
 	return append(all, a.current.Load().ended()...)

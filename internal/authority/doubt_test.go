@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -402,7 +403,7 @@ func TestDamagedRowsWarn(t *testing.T) {
 	if err := a.catchUp(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if code, h, _ := readyz(a); code != http.StatusOK || len(h.Warnings) != 1 || !strings.Contains(h.Warnings[0], tableProposals) {
+	if code, h, _ := readyz(a); code != http.StatusOK || len(h.Warnings) != 1 || !strings.Contains(h.Warnings[0], records.TableProposals) {
 		t.Errorf("got %d %+v, want a warning that names the table", code, h)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -83,7 +84,7 @@ func (a *Authority) groupRoots(ctx context.Context, approved policy.Approved, ow
 			if err == nil && keys == nil {
 				var fault error
 				keys, fault, err = a.openGroup(ctx, p)
-				damaged = append(damaged, faults(fault)...)
+				damaged = append(damaged, records.Faults(fault)...)
 			}
 			if err != nil {
 				found.refused[p.ID()] = err
@@ -94,7 +95,7 @@ func (a *Authority) groupRoots(ctx context.Context, approved policy.Approved, ow
 		}
 	}
 	if unnamed == nil {
-		a.damage.note(a.log, tableGroups, damaged)
+		a.damage.Note(a.log, records.TableGroups, damaged)
 		a.groups.keys = kept
 	}
 	return found
@@ -122,8 +123,8 @@ func (a *Authority) openGroup(ctx context.Context, p *policy.Pact) (keys *identi
 	if err != nil {
 		return nil, nil, err
 	}
-	if row.Key != nil && !a.tagged(tableGroups, row) {
-		damaged = wire.Refuse(wire.StoreForeign, fmt.Sprintf("store: row %x of %s", row.Key, tableGroups), "a changed row", "as an authority wrote it")
+	if row.Key != nil && !a.records.Tagged(records.TableGroups, row) {
+		damaged = wire.Refuse(wire.StoreForeign, fmt.Sprintf("store: row %x of %s", row.Key, records.TableGroups), "a changed row", "as an authority wrote it")
 	}
 	if row.Key == nil || damaged != nil {
 		if row, err = a.drawGroup(ctx, p); err != nil {
@@ -154,8 +155,8 @@ func (a *Authority) drawGroup(ctx context.Context, p *policy.Pact) (store.Row, e
 		return store.Row{}, fmt.Errorf("sealing the secret of group %s: %w", p.Group.Name, err)
 	}
 	row := store.Row{Key: id[:], Content: sealed}
-	row.MAC = a.tag(tableGroups, row)
-	row, err = a.store.CreateGroup(ctx, row, a.believed(tableGroups))
+	row.MAC = a.records.Tag(records.TableGroups, row)
+	row, err = a.store.CreateGroup(ctx, row, a.records.Believed(records.TableGroups))
 	if err == nil {
 		a.log.Info("a group has a root", "group", p.Group.Name, "roster", id)
 	}

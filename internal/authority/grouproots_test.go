@@ -13,6 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/backup"
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/testworld"
@@ -220,7 +221,7 @@ func TestGroupRootDamaged(t *testing.T) {
 	root := rootOf(t, a)
 	exec(t, w.dsn, `UPDATE groups SET mac = zeroblob(32)`)
 	b := w.open()
-	if named := b.damage.of(tableGroups); len(named) != 1 {
+	if named := b.damage.Of(records.TableGroups); len(named) != 1 {
 		t.Errorf("got damaged rows %q, want the one of the group", named)
 	}
 	if got := rootOf(t, b); got == root {

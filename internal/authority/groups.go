@@ -91,7 +91,7 @@ func saidOf(p *policy.Pact) []api.SignedStatement {
 }
 
 func (a *Authority) getGroup(_ http.ResponseWriter, r *http.Request) (any, error) {
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ func (a *Authority) hear(ctx context.Context, group string, said api.SignedState
 	if err != nil {
 		return api.StatementReceipt{}, err
 	}
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
 		return api.StatementReceipt{}, err
 	}
@@ -208,7 +208,7 @@ func (r *statementRates) take(p *policy.Pact, s policy.Statement, signature stri
 
 // acknowledge signs that a statement is in the history up to its head.
 func (a *Authority) acknowledge(statement wire.Digest) (api.StatementReceipt, error) {
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
 		return api.StatementReceipt{}, err
 	}

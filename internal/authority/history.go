@@ -64,7 +64,7 @@ func (a *Authority) pushOne(ctx context.Context, index int, entries []api.Histor
 		return a.adopt(ctx, entry)
 	}
 	if a.leadsToNamed(snap.approved.Head(), entries) {
-		entry.Adopted = a.mark(policy.NextHead(snap.approved.Head(), entry.Policy)) // a row of this root names it
+		entry.Adopted = a.records.AdoptionMAC(policy.NextHead(snap.approved.Head(), entry.Policy)) // a row of this root names it
 		return a.adopt(ctx, entry)
 	}
 	if policy.IsStatement(entry.Policy) {

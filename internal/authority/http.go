@@ -278,7 +278,7 @@ func (a *Authority) getLog(_ http.ResponseWriter, r *http.Request) (any, error) 
 // getReady says whether certificates can be issued now, and warns of what does not
 // keep the authority from it.
 func (a *Authority) getReady(_ http.ResponseWriter, r *http.Request) (any, error) {
-	if _, err := a.guard.now(); err != nil {
+	if _, err := a.clock.Now(); err != nil {
 		return nil, err
 	}
 	if err := a.behind(); err != nil {

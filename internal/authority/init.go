@@ -6,6 +6,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/founding"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -38,7 +39,7 @@ func Init(ctx context.Context, c InitConfig) (founding.Root, error) {
 	if err != nil {
 		return founding.Root{}, fmt.Errorf("deriving keys: %w", err)
 	}
-	a := &Authority{store: c.Store, sealer: c.Sealer, keys: keys, secret: secret, draft: c.Draft.Digest()}
+	a := &Authority{store: c.Store, sealer: c.Sealer, keys: keys, records: records.New(keys), secret: secret, draft: c.Draft.Digest()}
 	made, err := founding.MakeRoot(ctx, c.Attester, c.Sealer, keys.RootDigest(), a.draft, c.endorse)
 	if err != nil {
 		return founding.Root{}, err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -56,7 +57,7 @@ func (a *Authority) holdRings(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	now := a.guard.sinceStart()
+	now := a.clock.SinceStart()
 	if now < l.renewal {
 		return nil
 	}
@@ -80,7 +81,7 @@ func (a *Authority) takeLease(ctx context.Context, now time.Duration) error {
 		a.loseRings()
 		return wire.Refuse(wire.RingElsewhere, "authority: ring lease", "held by another", "held by this one")
 	}
-	next, err := a.seal(tableLease, []byte(leaseRings), holding{l.holder, h.Beat + 1})
+	next, err := a.records.Seal(records.TableLease, []byte(leaseRings), holding{l.holder, h.Beat + 1})
 	if err != nil {
 		return err
 	}
@@ -108,8 +109,8 @@ func (a *Authority) seeLease(ctx context.Context, now time.Duration) (h holding,
 		return h, err
 	}
 	if row.Key != nil {
-		fault := a.open(tableLease, row, &h)
-		a.damage.note(a.log, tableLease, faults(fault))
+		fault := a.records.Open(records.TableLease, row, &h)
+		a.damage.Note(a.log, records.TableLease, records.Faults(fault))
 		if fault != nil {
 			h = holding{Holder: "a damaged row"} // some authority's, until it was not written for the term
 		}
@@ -139,7 +140,7 @@ func (a *Authority) yieldRings(ctx context.Context) error {
 	if err != nil || h.Holder != a.lease.holder {
 		return err
 	}
-	next, err := a.seal(tableLease, []byte(leaseRings), holding{Beat: h.Beat + 1})
+	next, err := a.records.Seal(records.TableLease, []byte(leaseRings), holding{Beat: h.Beat + 1})
 	if err != nil {
 		return err
 	}

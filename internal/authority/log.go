@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -34,7 +35,7 @@ func (a *Authority) refused(ctx context.Context, r api.CertificateRequest, cause
 	if !a.limiter.refusals.Allow() {
 		return nil
 	}
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
 		return err
 	}
@@ -53,7 +54,7 @@ func (a *Authority) refused(ctx context.Context, r api.CertificateRequest, cause
 	}
 	id := make([]byte, 16)
 	rand.Read(id)
-	row, err := a.seal(tableLog, id, entry)
+	row, err := a.records.Seal(records.TableLog, id, entry)
 	if err != nil {
 		return err
 	}
@@ -90,13 +91,13 @@ func (a *Authority) page(ctx context.Context, q store.Query) (api.Log, error) {
 	page := api.Log{Entries: make([]api.LogEntry, 0, len(rows))}
 	for _, r := range rows {
 		var entry api.LogEntry
-		err := a.open(tableLog, r.Row, &entry)
+		err := a.records.Open(records.TableLog, r.Row, &entry)
 		if err == nil && (q.Task != "" && entry.Task != q.Task || q.Unit != "" && entry.Unit != q.Unit) {
-			err = wire.Refuse(wire.StoreForeign, fmt.Sprintf("store: row %x of %s", r.Key, tableLog), "found under another task or unit", "its own")
+			err = wire.Refuse(wire.StoreForeign, fmt.Sprintf("store: row %x of %s", r.Key, records.TableLog), "found under another task or unit", "its own")
 		}
 		if err != nil {
 			page.Damaged = append(page.Damaged, r.Sequence)
-			a.log.Error("a row of the store is damaged and passed over", "table", tableLog, "sequence", r.Sequence, "error", err)
+			a.log.Error("a row of the store is damaged and passed over", "table", records.TableLog, "sequence", r.Sequence, "error", err)
 			continue
 		}
 		entry.Sequence = r.Sequence

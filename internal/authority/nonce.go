@@ -27,7 +27,7 @@ const maxChallenge = 8 << 10
 // challenge makes a nonce that is good for [wire.NonceLifetime], and for a TPM a
 // credential whose secret follows from it.
 func (a *Authority) challenge(r api.ChallengeRequest) (api.Challenge, error) {
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
 		return api.Challenge{}, err
 	}
@@ -49,7 +49,7 @@ func (a *Authority) challenge(r api.ChallengeRequest) (api.Challenge, error) {
 // authority of this store, or we before a restart, issued for it is decided by the
 // store.
 func (a *Authority) spend(nonce []byte) error {
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
 	"github.com/cohort-tee/cohort/internal/testworld"
@@ -173,16 +174,16 @@ func TestChangedRows(t *testing.T) {
 		name, statement, table string
 		behind                 bool
 	}{
-		{"history content", `UPDATE history SET content = CAST(replace(CAST(content AS TEXT), '"policy"', '"policY"') AS BLOB) WHERE step = 2`, tableHistory, true},
-		{"history tag", `UPDATE history SET mac = zeroblob(32) WHERE step = 2`, tableHistory, true},
-		{"history head", `UPDATE history SET head = zeroblob(32) WHERE step = 2`, tableHistory, true},
-		{"history in the middle", `UPDATE history SET mac = zeroblob(32) WHERE step = 2 OR step = 3`, tableHistory, true},
-		{"log content", `UPDATE log SET content = CAST(replace(CAST(content AS TEXT), 'scoring', 'scorinG') AS BLOB)`, tableLog, false},
-		{"proposal content", `UPDATE proposals SET content = CAST('{}' AS BLOB)`, tableProposals, false},
-		{"proposal in another's place", `UPDATE proposals SET digest = zeroblob(32) WHERE digest = (SELECT digest FROM proposals ORDER BY digest DESC LIMIT 1)`, tableProposals, false},
-		{"lease", `UPDATE lease SET mac = zeroblob(32)`, tableLease, false},
-		{"backup record", `INSERT INTO backup ("only", key, content, mac) VALUES (1, zeroblob(32), zeroblob(32), zeroblob(32))`, tableBackup, false},
-		{"contradiction", `INSERT INTO forks (key, content, mac) VALUES (zeroblob(32), zeroblob(32), zeroblob(32))`, tableForks, false},
+		{"history content", `UPDATE history SET content = CAST(replace(CAST(content AS TEXT), '"policy"', '"policY"') AS BLOB) WHERE step = 2`, records.TableHistory, true},
+		{"history tag", `UPDATE history SET mac = zeroblob(32) WHERE step = 2`, records.TableHistory, true},
+		{"history head", `UPDATE history SET head = zeroblob(32) WHERE step = 2`, records.TableHistory, true},
+		{"history in the middle", `UPDATE history SET mac = zeroblob(32) WHERE step = 2 OR step = 3`, records.TableHistory, true},
+		{"log content", `UPDATE log SET content = CAST(replace(CAST(content AS TEXT), 'scoring', 'scorinG') AS BLOB)`, records.TableLog, false},
+		{"proposal content", `UPDATE proposals SET content = CAST('{}' AS BLOB)`, records.TableProposals, false},
+		{"proposal in another's place", `UPDATE proposals SET digest = zeroblob(32) WHERE digest = (SELECT digest FROM proposals ORDER BY digest DESC LIMIT 1)`, records.TableProposals, false},
+		{"lease", `UPDATE lease SET mac = zeroblob(32)`, records.TableLease, false},
+		{"backup record", `INSERT INTO backup ("only", key, content, mac) VALUES (1, zeroblob(32), zeroblob(32), zeroblob(32))`, records.TableBackup, false},
+		{"contradiction", `INSERT INTO forks (key, content, mac) VALUES (zeroblob(32), zeroblob(32), zeroblob(32))`, records.TableForks, false},
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
@@ -198,7 +199,7 @@ func TestChangedRows(t *testing.T) {
 			b := w.open()
 			_, _ = b.seeLease(t.Context(), 0)
 			_, _ = b.showProposals(t.Context())
-			if named := b.damage.of(row.table); len(named) == 0 || !strings.Contains(named[0], "of "+row.table) {
+			if named := b.damage.Of(row.table); len(named) == 0 || !strings.Contains(named[0], "of "+row.table) {
 				t.Errorf("got damaged rows %q, want one of %s named", named, row.table)
 			}
 			_, err := w.scoring().enrol(direct{b})
@@ -285,7 +286,7 @@ func TestClockFloor(t *testing.T) {
 	testworld.Must(w.scoring().enrol(direct{w.open()}))
 	w.clock.JumpWall(-time.Minute)
 	a := w.open()
-	if now := testworld.Must(a.guard.now()); now.Before(noon) {
+	if now := testworld.Must(a.clock.Now()); now.Before(noon) {
 		t.Errorf("got time %v, want not before the newest record, %v", now, noon)
 	}
 	w.clock.JumpWall(-2 * time.Minute)

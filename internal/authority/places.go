@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -40,9 +41,9 @@ func (a *Authority) placeOf(e *enrolment) (store.Place, error) {
 		until = e.report.NotAfter
 	}
 	p := place{Unit: wire.UnitIDOf(e.request.SigningKey).String(), Task: e.grant.Task.Name, Key: e.request.SigningKey, Until: until.UTC()}
-	row, err := a.seal(tablePlaces, []byte(p.Unit), p)
+	row, err := a.records.Seal(records.TablePlaces, []byte(p.Unit), p)
 	return store.Place{
-		Row: row, Task: p.Task, Now: e.at, Until: until, Limit: e.grant.Task.Units, Believed: a.believed(tablePlaces),
+		Row: row, Task: p.Task, Now: e.at, Until: until, Limit: e.grant.Task.Units, Believed: a.records.Believed(records.TablePlaces),
 	}, err
 }
 
@@ -57,7 +58,7 @@ func (a *Authority) postLeave(w http.ResponseWriter, r *http.Request) (any, erro
 // leave gives the place of a unit back, by a request that the unit signed. Leaving again
 // changes nothing.
 func (a *Authority) leave(ctx context.Context, l api.LeaveRequest) (api.LeaveResponse, error) {
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
 		return api.LeaveResponse{}, err
 	}
@@ -83,7 +84,7 @@ func (a *Authority) leaveOnce(ctx context.Context, l api.LeaveRequest, now time.
 	if row.Key == nil {
 		return wire.Refuse(wire.NotFound, "leave: unit", unit, "a unit that was issued to")
 	}
-	if err := a.open(tablePlaces, row, &p); err != nil {
+	if err := a.records.Open(records.TablePlaces, row, &p); err != nil {
 		return err
 	}
 	key, err := parseSigningKey(p.Key)
@@ -98,7 +99,7 @@ func (a *Authority) leaveOnce(ctx context.Context, l api.LeaveRequest, now time.
 		return nil
 	}
 	p.Left = now.UTC()
-	next, err := a.seal(tablePlaces, row.Key, p)
+	next, err := a.records.Seal(records.TablePlaces, row.Key, p)
 	if err != nil {
 		return err
 	}

@@ -68,7 +68,7 @@ func (a *Authority) waitHistory(w http.ResponseWriter, r *http.Request) (any, er
 	if !a.limiter.sources.TakeToken(r.RemoteAddr, time.Now()) {
 		return nil, wire.Refuse(wire.TooMany, quotaRate, "more", a.limits.PerAddress)
 	}
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +165,7 @@ func (a *Authority) historyAfter(snap *snapshot, head wire.Digest) (api.History,
 // authority that is behind, or whose clock is refused, gives no proof: what it has is a hint.
 func (a *Authority) proveHistory(snap *snapshot, from int) api.History {
 	h := snap.history(from)
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err == nil {
 		err = a.behind()
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -61,19 +62,19 @@ func (a *Authority) proposals(ctx context.Context, approved policy.Approved) ([]
 		all = append(all, k)
 	}
 	a.opened.rows = fresh
-	a.damage.note(a.log, tableProposals, damaged)
+	a.damage.Note(a.log, records.TableProposals, damaged)
 	slices.SortFunc(all, func(x, y kept) int { return y.Record().Created.Compare(x.Record().Created) })
 	return all, nil
 }
 
 func (a *Authority) openProposal(row store.Row, approved policy.Approved) (kept, error) {
 	var r policy.Record
-	if err := a.open(tableProposals, row, &r); err != nil {
+	if err := a.records.Open(records.TableProposals, row, &r); err != nil {
 		return kept{}, err
 	}
 	p, err := policy.Reopen(approved, r)
 	if err != nil {
-		return kept{}, fmt.Errorf("row %x of %s: %w", row.Key, tableProposals, err)
+		return kept{}, fmt.Errorf("row %x of %s: %w", row.Key, records.TableProposals, err)
 	}
 	return kept{p, row}, nil
 }
@@ -106,7 +107,7 @@ func (a *Authority) propose(ctx context.Context, r api.ProposeRequest) (api.Prop
 	case !errors.Is(err, wire.NotFound):
 		return api.Proposal{}, err
 	}
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
 		return api.Proposal{}, err
 	}
@@ -121,11 +122,11 @@ func (a *Authority) propose(ctx context.Context, r api.ProposeRequest) (api.Prop
 	if err := a.room(ctx, approved, p, now); err != nil {
 		return api.Proposal{}, err
 	}
-	row, err := a.seal(tableProposals, digest[:], p.Record())
+	row, err := a.records.Seal(records.TableProposals, digest[:], p.Record())
 	if err != nil {
 		return api.Proposal{}, err
 	}
-	if err := a.store.PutProposal(ctx, row, a.believed(tableProposals)); err != nil {
+	if err := a.store.PutProposal(ctx, row, a.records.Believed(records.TableProposals)); err != nil {
 		return api.Proposal{}, err
 	}
 	return a.settle(ctx, digest)
@@ -216,7 +217,7 @@ func (a *Authority) cancel(ctx context.Context, digest wire.Digest, r api.Cancel
 // change was faster, so that of two signatures at once none is lost.
 func (a *Authority) change(ctx context.Context, digest wire.Digest, apply func(time.Time, kept, policy.Approved) (policy.Proposal, error)) (api.Proposal, error) {
 	for {
-		now, err := a.guard.now()
+		now, err := a.clock.Now()
 		if err != nil {
 			return api.Proposal{}, err
 		}
@@ -229,7 +230,7 @@ func (a *Authority) change(ctx context.Context, digest wire.Digest, apply func(t
 		if err != nil {
 			return api.Proposal{}, err
 		}
-		row, err := a.seal(tableProposals, digest[:], p.Record())
+		row, err := a.records.Seal(records.TableProposals, digest[:], p.Record())
 		if err != nil {
 			return api.Proposal{}, err
 		}
@@ -261,7 +262,7 @@ func (a *Authority) settle(ctx context.Context, digest wire.Digest) (api.Proposa
 // those that are ready; the others for its place are over by that. One that cannot be
 // adopted does not keep the next from it.
 func (a *Authority) adoptReady(ctx context.Context) error {
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
 		return err
 	}
@@ -293,7 +294,7 @@ func (a *Authority) showProposal(ctx context.Context, digest wire.Digest) (api.P
 	if err != nil {
 		return api.Proposal{}, err
 	}
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
 		return api.Proposal{}, err
 	}
@@ -308,11 +309,11 @@ func (a *Authority) showProposals(ctx context.Context) (api.Proposals, error) {
 	if err != nil {
 		return api.Proposals{}, err
 	}
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
 		return api.Proposals{}, err
 	}
-	answer := api.Proposals{Proposals: make([]api.Proposal, len(all)), Damaged: a.damage.of(tableProposals)}
+	answer := api.Proposals{Proposals: make([]api.Proposal, len(all)), Damaged: a.damage.Of(records.TableProposals)}
 	for i, k := range all {
 		p, err := k.show(approved, now)
 		if err != nil {

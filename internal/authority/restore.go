@@ -14,7 +14,9 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/backup"
 	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -58,7 +60,7 @@ type RestoreConfig struct {
 	Attester attest.Attester
 	Sealer   attest.Sealer
 	Verifier *attest.Verifier
-	Clock    Clock
+	Clock    trustedclock.Source
 	Endorser func(kept collateral.Cache) Endorser // optional, as in [Config]
 	Genesis  wire.Digest
 	History  []api.HistoryEntry // whole, as an authority of this root gave it
@@ -74,7 +76,7 @@ type RestoreConfig struct {
 // refused by everybody but Restore, which may be run again.
 func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
 	a := &Authority{store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier,
-		guard: newGuard(c.Clock), log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+		clock: trustedclock.New(c.Clock), log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	if err := a.combine(ctx, c); err != nil {
 		return wire.Digest{}, err
 	}
@@ -135,7 +137,7 @@ func (a *Authority) combine(ctx context.Context, c RestoreConfig) error {
 	if a.keys, err = identity.Derive(secret); err != nil {
 		return fmt.Errorf("deriving keys: %w", err)
 	}
-	a.root = a.keys.RootDigest()
+	a.root, a.records = a.keys.RootDigest(), records.New(a.keys)
 	return nil
 }
 
@@ -143,7 +145,7 @@ func (a *Authority) combine(ctx context.Context, c RestoreConfig) error {
 // and has not taken effect is no history.
 func (a *Authority) adopted(history []api.HistoryEntry, approved policy.Approved) error {
 	for i, head := range approved.Heads() {
-		if !hmac.Equal(history[i].Adopted, a.mark(head)) {
+		if !hmac.Equal(history[i].Adopted, a.records.AdoptionMAC(head)) {
 			return wire.Refuse(wire.BadSignature, fmt.Sprint("history: mark of adoption of policy ", i+1), "another", "one made under this root")
 		}
 	}

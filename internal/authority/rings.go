@@ -77,7 +77,7 @@ func (e *enrolment) renewWithin(end time.Time) {
 // asks for. Where nothing may be issued, the lease is left to another.
 func (a *Authority) keepRings(ctx context.Context) {
 	snap := a.current.Load()
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil || snap.unnamed != nil || a.behind() != nil {
 		err = a.yieldRings(ctx)
 	} else if err = a.holdRings(ctx); err == nil {
@@ -91,9 +91,9 @@ func (a *Authority) keepRings(ctx context.Context) {
 // cutRings draws unscheduled keys where a new policy cuts off units that hold those
 // there are, current and next.
 func (a *Authority) cutRings(p policy.Approved) {
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
-		now = a.guard.last()
+		now = a.clock.Last()
 	}
 	a.rings.keep(p, now)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -31,8 +32,8 @@ func (a *Authority) unseal(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("deriving keys: %w", err)
 	}
-	a.root = a.keys.RootDigest()
-	if !hmac.Equal(row.MAC, a.tag(tableRoot, row)) {
+	a.root, a.records = a.keys.RootDigest(), records.New(a.keys)
+	if !hmac.Equal(row.MAC, a.records.Tag(records.TableRoot, row)) {
 		return wire.Refuse(wire.StoreForeign, "store: row of root", "a changed row", "as this authority wrote it")
 	}
 	return nil
@@ -83,7 +84,7 @@ func (a *Authority) sealRoot(ctx context.Context, to []attest.ReferenceValue) (s
 	}
 	set := setDigest(to)
 	r := store.Row{Key: set[:], Content: sealed}
-	r.MAC = a.tag(tableRoot, r)
+	r.MAC = a.records.Tag(records.TableRoot, r)
 	return r, nil
 }
 

@@ -2,69 +2,15 @@ package authority
 
 import (
 	"context"
-	"crypto/hmac"
-	"encoding/json"
 	"fmt"
 	"slices"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
-
-// Tables, as they stand in the tags of their rows.
-const (
-	tableRoot       = "root"
-	tableHistory    = "history"
-	tableProposals  = "proposals"
-	tableLog        = "log"
-	tableLease      = "lease"
-	tableBackup     = "backup"
-	tableCollateral = "collateral"
-	tablePlaces     = "places"
-	tableForks      = "forks"
-	tableGroups     = "groups"
-)
-
-// tag is the MAC of a row: nobody but an authority of this root writes a row
-// that is believed, and none is believed in another place than its own.
-func (a *Authority) tag(table string, r store.Row) []byte {
-	return a.keys.RowMAC(wire.LabelRow, []byte(table), r.Key, r.Content)
-}
-
-// seal makes a row of v.
-func (a *Authority) seal(table string, key []byte, v any) (store.Row, error) {
-	content, err := json.Marshal(v)
-	if err != nil {
-		return store.Row{}, fmt.Errorf("encoding row of %s: %w", table, err)
-	}
-	r := store.Row{Key: key, Content: content}
-	r.MAC = a.tag(table, r)
-	return r, nil
-}
-
-// tagged reports whether a row carries its tag.
-func (a *Authority) tagged(table string, r store.Row) bool {
-	return hmac.Equal(r.MAC, a.tag(table, r))
-}
-
-// open reads a row into v, or refuses it with "store-foreign", naming table and
-// row.
-func (a *Authority) open(table string, r store.Row, v any) error {
-	if !a.tagged(table, r) {
-		return wire.Refuse(wire.StoreForeign, fmt.Sprintf("store: row %x of %s", r.Key, table), "a changed row", "as this authority wrote it")
-	}
-	if err := json.Unmarshal(r.Content, v); err != nil {
-		return fmt.Errorf("decoding row %x of %s: %w", r.Key, table, err)
-	}
-	return nil
-}
-
-// mark is the authority's own sign that the step to head took effect.
-func (a *Authority) mark(head wire.Digest) []byte {
-	return a.keys.RowMAC(wire.LabelAdopted, head[:])
-}
 
 // stored is the history as the store has it.
 type stored struct {
@@ -88,7 +34,7 @@ func (a *Authority) read(ctx context.Context) (stored, error) {
 	entries := make([]api.HistoryEntry, len(rows))
 	whole := 0 // how many rows, from the first on, carry their tags
 	for i, r := range rows {
-		if err := a.open(tableHistory, r, &entries[i]); err != nil {
+		if err := a.records.Open(records.TableHistory, r, &entries[i]); err != nil {
 			damaged = append(damaged, err)
 		} else if whole == i {
 			whole++
@@ -98,10 +44,10 @@ func (a *Authority) read(ctx context.Context) (stored, error) {
 		h.rest = slices.Clone(rows[len(h.entries):])
 	}
 	if len(h.entries) < whole {
-		damaged = append(damaged, wire.Refuse(wire.StoreForeign, fmt.Sprintf("store: row %x of %s", h.rest[0].Key, tableHistory),
+		damaged = append(damaged, wire.Refuse(wire.StoreForeign, fmt.Sprintf("store: row %x of %s", h.rest[0].Key, records.TableHistory),
 			"a step that does not follow the one before it", "the whole history, in its order"))
 	}
-	a.damage.note(a.log, tableHistory, damaged)
+	a.damage.Note(a.log, records.TableHistory, damaged)
 	a.doubt.setRest(h.rest)
 	return h, nil
 }
@@ -149,7 +95,7 @@ func (a *Authority) load(ctx context.Context) (policy.Approved, []api.HistoryEnt
 		return policy.Approved{}, nil, err
 	}
 	if len(h.rest) > 0 {
-		return policy.Approved{}, nil, wire.Refuse(wire.StoreForeign, "store: rows of history", a.damage.of(tableHistory), "as this authority wrote them")
+		return policy.Approved{}, nil, wire.Refuse(wire.StoreForeign, "store: rows of history", a.damage.Of(records.TableHistory), "as this authority wrote them")
 	}
 	return h.approved, h.entries, nil
 }
@@ -163,15 +109,15 @@ func stepOf(e api.HistoryEntry) policy.Step {
 // unless it had one.
 func (a *Authority) keep(ctx context.Context, from wire.Digest, next policy.Approved, entry api.HistoryEntry) (api.HistoryEntry, error) {
 	head := next.Head()
-	entry.Adopted = a.mark(head)
+	entry.Adopted = a.records.AdoptionMAC(head)
 	if entry.AdoptedAt.IsZero() {
-		now, err := a.guard.now()
+		now, err := a.clock.Now()
 		if err != nil {
 			return entry, err
 		}
 		entry.AdoptedAt = now.UTC()
 	}
-	row, err := a.seal(tableHistory, head[:], entry)
+	row, err := a.records.Seal(records.TableHistory, head[:], entry)
 	if err != nil {
 		return entry, err
 	}
@@ -181,7 +127,7 @@ func (a *Authority) keep(ctx context.Context, from wire.Digest, next policy.Appr
 	}
 	rows := []store.Row{row}
 	for _, r := range rest {
-		if a.tagged(tableHistory, r) && string(r.Key) != string(row.Key) {
+		if a.records.Tagged(records.TableHistory, r) && string(r.Key) != string(row.Key) {
 			rows = append(rows, r) // may follow now
 		}
 	}

@@ -3,6 +3,7 @@ package authority
 import (
 	"context"
 
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/collateral"
 )
@@ -16,7 +17,7 @@ type shelf struct{ a *Authority }
 func (s shelf) Load(ctx context.Context, name string) (d collateral.Document) {
 	row, err := s.a.store.Collateral(ctx, name)
 	if err == nil && len(row.Key) > 0 {
-		err = s.a.open(tableCollateral, row, &d)
+		err = s.a.records.Open(records.TableCollateral, row, &d)
 	}
 	if err != nil {
 		s.a.log.Warn("loading collateral", "name", name, "error", err)
@@ -27,7 +28,7 @@ func (s shelf) Load(ctx context.Context, name string) (d collateral.Document) {
 
 // Store implements [collateral.Cache].
 func (s shelf) Store(ctx context.Context, name string, d collateral.Document) {
-	row, err := s.a.seal(tableCollateral, []byte(name), d)
+	row, err := s.a.records.Seal(records.TableCollateral, []byte(name), d)
 	if err == nil {
 		err = s.a.store.PutCollateral(ctx, store.Collateral{Row: row, OfChip: d.OfChip, Kept: d.Fetched})
 	}

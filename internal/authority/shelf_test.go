@@ -14,6 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/attest/snp"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/testworld"
@@ -54,7 +55,7 @@ func TestDocumentsAreAuthenticated(t *testing.T) {
 			return r
 		},
 		"no tag":             func(r store.Row) store.Row { r.MAC = []byte{}; return r },
-		"the tag of a lease": func(r store.Row) store.Row { r.MAC = a.tag(tableLease, r); return r },
+		"the tag of a lease": func(r store.Row) store.Row { r.MAC = a.records.Tag(records.TableLease, r); return r },
 		"another name":       func(r store.Row) store.Row { r.Key = []byte("snp/Genoa/crl.der"); return r },
 		"no JSON":            func(r store.Row) store.Row { r.Content = []byte("{"); return r },
 	} {

@@ -77,9 +77,9 @@ func spreadOf(live int) time.Duration {
 
 // live is the number of units that were issued to and have not left or ended.
 func (a *Authority) live(ctx context.Context) (int, error) {
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
-		now = a.guard.last() // an estimate is enough
+		now = a.clock.Last() // an estimate is enough
 	}
 	return a.store.CountUnits(ctx, now)
 }
@@ -97,7 +97,7 @@ func (a *Authority) swap(old, fresh *snapshot) bool {
 // examine asks for our own evidence, with endorsements. What it gives is to be
 // appraised under rules.
 func (a *Authority) examine(ctx context.Context, approved policy.Approved) (attest.Question, error) {
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
 		return attest.Question{}, err
 	}
@@ -173,9 +173,9 @@ func (s *snapshot) authorityLeaf(at time.Time) (identity.Leaf, error) {
 // believed it is the last leaf, so that whoever asks is told so.
 func (a *Authority) certificate() (*tls.Certificate, error) {
 	snap := a.current.Load()
-	now, err := a.guard.now()
+	now, err := a.clock.Now()
 	if err != nil {
-		now = a.guard.last()
+		now = a.clock.Last()
 	}
 	leaf, err := snap.authorityLeaf(now)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -168,7 +169,7 @@ func TestFirstFormat(t *testing.T) {
 	a.keys = testworld.Must(identity.Derive(a.secret))
 	set := setDigest(nil)
 	row := store.Row{Key: set[:], Content: testworld.Must(tee.Seal(t.Context(), a.secret.Expose(), nil))}
-	row.MAC = a.tag(tableRoot, row)
+	row.MAC = a.records.Tag(records.TableRoot, row)
 	w.dsn = newDSN(t)
 	db := testworld.Must(store.Create(t.Context(), w.dsn))
 	if err := db.CreateRoot(t.Context(), row); err != nil {

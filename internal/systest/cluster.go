@@ -22,6 +22,7 @@ import (
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/authority"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -254,7 +255,7 @@ func (c *Cluster) serve(addr string) (stop, reset func(), err error) {
 	}
 	a, err := authority.Open(c.t.Context(), authority.Config{
 		Store: s, Attester: c.device(), Sealer: c.device(), Verifier: attesttest.Verifier(),
-		Clock: authority.SystemClock(), Log: c.Log, Genesis: &c.Steps[0],
+		Clock: trustedclock.System(), Log: c.Log, Genesis: &c.Steps[0],
 		Limits: authority.Limits{PerAddress: 10_000, Total: 10_000, PollsPerAddress: 1_000},
 	})
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/backup"
 	"github.com/cohort-tee/cohort/internal/cli"
 	"github.com/cohort-tee/cohort/internal/testworld"
@@ -209,7 +210,7 @@ func (r *cleanRoom) restore(k kept, on *attesttest.Chip, dsn string) {
 		r.t.Fatal(err)
 	}
 	root, err := authority.Restore(r.t.Context(), authority.RestoreConfig{
-		Store: db, Attester: r.device(), Sealer: r.device(), Verifier: attesttest.Verifier(), Clock: authority.SystemClock(),
+		Store: db, Attester: r.device(), Sealer: r.device(), Verifier: attesttest.Verifier(), Clock: trustedclock.System(),
 		Genesis: r.Genesis, History: k.history, Request: request, Shares: []backup.Share{unlocked},
 	})
 	if err != nil || root != r.Root {

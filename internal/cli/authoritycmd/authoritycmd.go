@@ -9,6 +9,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/authority"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/cli/localtee"
 	"github.com/cohort-tee/cohort/internal/collateral"
@@ -82,7 +83,7 @@ func runAuthority(ctx context.Context, a *frame.App, f authorityFlags) (err erro
 	var found *collateral.Collateral
 	served, err := authority.Open(ctx, authority.Config{
 		Store: db, Attester: a.TEE.Device, Sealer: a.TEE.Device, Verifier: localtee.Verifier(),
-		Clock: authority.SystemClock(), Log: a.Log, Genesis: genesis, Built: built(), History: shown, Limits: f.limits,
+		Clock: trustedclock.System(), Log: a.Log, Genesis: genesis, Built: built(), History: shown, Limits: f.limits,
 		Endorser: func(kept collateral.Cache) authority.Endorser {
 			found = f.collateral.Open(kept, a.Now)
 			return found

@@ -9,6 +9,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/authority"
 	"github.com/cohort-tee/cohort/internal/authority/store"
+	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/backup"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/cli/localtee"
@@ -75,7 +76,7 @@ func restoreAuthority(ctx context.Context, a *frame.App, f restoreFlags, paths [
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	root, err := authority.Restore(ctx, authority.RestoreConfig{
-		Store: db, Attester: a.TEE.Device, Sealer: a.TEE.Device, Verifier: localtee.Verifier(), Clock: authority.SystemClock(),
+		Store: db, Attester: a.TEE.Device, Sealer: a.TEE.Device, Verifier: localtee.Verifier(), Clock: trustedclock.System(),
 		Endorser: func(kept collateral.Cache) authority.Endorser { return f.collateral.Open(kept, a.Now) },
 		Genesis:  genesis, History: entries, Request: request, Shares: shares,
 	})

@@ -1,0 +1,73 @@
+package records
+
+import (
+	"log/slog"
+	"slices"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// maxNoted bounds the rows that are named, and remembered as logged, of one table.
+const maxNoted = 256
+
+// Damage collects the rows of the store that are damaged and passed over: those that
+// no authority of this root wrote as they are. A damaged row costs only its own
+// content, and is named in the log, in metrics, and where its table is shown. The zero
+// Damage has none, and is safe for concurrent use.
+type Damage struct {
+	Rows *prometheus.GaugeVec // by table; nil without metrics
+
+	mu     sync.Mutex
+	found  map[string][]string // guarded by mu: by table, as last read
+	logged map[string]bool     // guarded by mu
+}
+
+// Note replaces what is known of a table by what the last reading found. Each row
+// is logged once.
+func (d *Damage) Note(log *slog.Logger, table string, faults []error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.found == nil {
+		d.found, d.logged = map[string][]string{}, map[string]bool{}
+	}
+	if d.Rows != nil {
+		d.Rows.WithLabelValues(table).Set(float64(len(faults)))
+	}
+	delete(d.found, table)
+	for _, err := range faults[:min(len(faults), maxNoted)] {
+		text := err.Error()
+		d.found[table] = append(d.found[table], text)
+		if !d.logged[text] && len(d.logged) < 8*maxNoted {
+			d.logged[text] = true
+			log.Error("a row of the store is damaged and passed over", "table", table, "error", err)
+		}
+	}
+}
+
+// Of returns the damaged rows of a table, each with its fault.
+func (d *Damage) Of(table string) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.found[table])
+}
+
+// Tables returns the tables with damaged rows, in order.
+func (d *Damage) Tables() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var names []string
+	for name := range d.found {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Faults returns a list of the one error, or of none.
+func Faults(err error) []error {
+	if err == nil {
+		return nil
+	}
+	return []error{err}
+}
