@@ -53,14 +53,14 @@
 //
 // Owners change policy:
 //
-//	cohort policy sign → policyfile.Parse → ⇒ authority.propose → policy.Propose
+//	cohort policy sign → policyfile.Parse → ⇒ history.Propose → policy.Propose
 //	  → policy.Approved.Next → store (compare and swap) → snapshot
 //
 // The parties of a group approve its root, which owners do not have:
 //
 //	(*Authority).snapshot → groupRoots → Roster.AdmitAuthority → store (first row stays)
 //	cohort group approve ⇒ authority.groupRoot → attest.Verifier.Appraise, Roster.AdmitAuthority
-//	  → sign ⇒ authority.hear → policy.Approved.Next → policy.Pact
+//	  → sign ⇒ history.AddStatement → policy.Approved.Next → policy.Pact
 //	policy.Approved.AdmitMember → identity.Issuer → identity.Check
 //
 // Owners keep a backup of the root, and bring it back on another machine:
@@ -72,7 +72,7 @@
 // A policy step reaches everyone: units and clients each have one poll waiting, at the
 // authority or at a gateway, which has one for all its clients:
 //
-//	authority.adopt → snapshot → authority.waitHistory ⇒ history.Watcher.Run
+//	history.Adopt → snapshot → authority.waitHistory ⇒ history.Watcher.Run
 //	  → History.Extend → identity.ParseHead → unit.adopt → Unit.concerned → unit.renew
 //	                                        → client's Trust.under → connections checked again
 //	  (manager's chronicle ⇒ Gateway.Watch, where no authority has a place)
@@ -142,10 +142,11 @@
 //	                             testworld; tests only
 //	5  internal/channelhttp      the trusted channel over net/http: a RoundTripper and a Handler,
 //	                             which unit and client stand on
-//	   internal/authority        challenge, issue, trust, policy
 //	   internal/manager          registry, gateway, links to units and managers; knows no key
 //	   unit                      SDK for units
 //	   unit/unittest             an authority that misbehaves on demand; tests only
+//	   internal/authority/history  the policy history: steps, proposals, delays, statements
+//	   internal/authority        challenge, issue, trust; the API over both
 //	   client                    the verifying client
 //	   examples/jointrisk/risk   what the three programs of that example agree on
 //	6  internal/agent            runs a program that knows nothing of Cohort as a unit

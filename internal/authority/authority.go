@@ -19,12 +19,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/history"
 	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
@@ -89,36 +89,32 @@ func (c Config) check() error {
 // Authority issues certificates. It is safe for concurrent use; several may
 // share a store.
 type Authority struct {
-	store      *store.Store
-	attester   attest.Attester
-	sealer     attest.Sealer
-	verifier   *attest.Verifier
-	endorser   Endorser // nil when there is none
-	log        *slog.Logger
-	clock      *trustedclock.Clock
-	records    *records.Records
-	keys       *identity.Keys
-	root       wire.Digest
-	draft      wire.Digest // that the root was made for
-	limits     Limits
-	metrics    *metrics
-	limiter    *limiter
-	statements statementRates
-	spent      *spent
-	requests   *limit.Shares // one place for each under way
-	polls      polls
-	clients    *limit.Connections
-	trusts     *limit.Turns // of own evidence
-	rings      rings
-	lease      lease
-	counts     counts
-	opened     opened
-	damage     records.Damage
-	doubt      doubt
-	groups     groupSecrets
+	store    *store.Store
+	attester attest.Attester
+	sealer   attest.Sealer
+	verifier *attest.Verifier
+	endorser Endorser // nil when there is none
+	log      *slog.Logger
+	clock    *trustedclock.Clock
+	records  *records.Records
+	keys     *identity.Keys
+	root     wire.Digest
+	draft    wire.Digest // that the root was made for
+	limits   Limits
+	metrics  *metrics
+	limiter  *limiter
+	spent    *spent
+	requests *limit.Shares // one place for each under way
+	polls    polls
+	clients  *limit.Connections
+	trusts   *limit.Turns // of own evidence
+	rings    rings
+	lease    lease
+	damage   records.Damage
+	groups   groupSecrets
 
+	history *history.History
 	secret  identity.Secret
-	current atomic.Pointer[snapshot]
 }
 
 // Open unseals the root, replays and checks the history of the store, or adopts
@@ -145,7 +141,10 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 		a.endorser = c.Endorser(shelf{a})
 		a.metrics.registry.MustRegister(documents{a.endorser, c.Clock})
 	}
-	if err := a.begin(ctx, c.Genesis); err != nil {
+	a.history = a.newHistory(history.Metrics{
+		Sequence: a.metrics.sequence, Forks: a.metrics.forks, Behind: a.metrics.behind, Recovered: a.metrics.again,
+	})
+	if err := a.history.Begin(ctx, c.Genesis); err != nil {
 		return nil, err
 	}
 	if err := a.show(ctx, c.History); err != nil {
@@ -165,15 +164,15 @@ func (a *Authority) Root() wire.Digest { return a.root }
 
 // Genesis is the digest of the first policy: the one value that units and
 // clients are given.
-func (a *Authority) Genesis() wire.Digest { return a.current.Load().approved.Genesis() }
+func (a *Authority) Genesis() wire.Digest { return a.inForce().approved.Genesis() }
 
 // TrustDomain is the trust domain of the policy in force.
-func (a *Authority) TrustDomain() string { return a.current.Load().doc().TrustDomain }
+func (a *Authority) TrustDomain() string { return a.inForce().doc().TrustDomain }
 
 // show takes the history that an authority is shown at its start. One of another genesis is refused. One
 // that leaves this authority's own history, or does not verify, is logged: it keeps nothing from starting.
 func (a *Authority) show(ctx context.Context, entries []api.HistoryEntry) error {
-	_, err := a.push(ctx, api.History{Entries: entries})
+	_, err := a.history.Push(ctx, api.History{Entries: entries})
 	if errors.Is(err, wire.WrongSequence) {
 		a.log.Error("the history that was shown is another than this authority's", "error", err)
 		return nil
@@ -187,8 +186,8 @@ func (a *Authority) show(ctx context.Context, entries []api.HistoryEntry) error 
 // ready demands a policy that names this authority, and seals the root to it. An authority that is
 // behind starts all the same, to be shown what is newer, and leaves the root as it is.
 func (a *Authority) ready(ctx context.Context) error {
-	snap := a.current.Load()
-	if behind := a.behind(); behind != nil {
+	snap := a.inForce()
+	if behind := a.history.Behind(); behind != nil {
 		a.log.Error("this authority issues nothing until it is shown newer policy", "cause", behind)
 		return nil
 	}
@@ -196,45 +195,4 @@ func (a *Authority) ready(ctx context.Context) error {
 		return snap.unnamed
 	}
 	return a.reseal(ctx, snap.approved)
-}
-
-// begin finds the policy in force: that of the store, or the genesis.
-func (a *Authority) begin(ctx context.Context, genesis *policy.Step) error {
-	if err := a.lookBack(ctx, pastRows); err != nil {
-		return err
-	}
-	h, err := a.read(ctx)
-	if err != nil {
-		return err
-	}
-	if !h.approved.OK() {
-		h, err = a.found(ctx, genesis)
-		if err != nil {
-			return err
-		}
-	}
-	if pin := h.approved.Genesis(); genesis != nil && wire.Sum(genesis.Policy) != pin {
-		return wire.Refuse(wire.WrongGenesis, "authority: genesis policy", wire.Sum(genesis.Policy), pin)
-	}
-	a.raiseFloor(h)
-	snap, err := a.snapshot(ctx, h.approved, h.entries)
-	if err != nil {
-		return err
-	}
-	a.current.Store(snap)
-	a.metrics.sequence.Set(float64(snap.doc().Sequence))
-	if err := a.keepForks(ctx); err != nil {
-		return err
-	}
-	return a.setAside(ctx, h)
-}
-
-// raiseFloor keeps time from going below the policy in force and the newest
-// adoption. What was issued is looked at by [Authority.lookBack]; the time of a
-// refusal is no floor, since every stranger can cause one.
-func (a *Authority) raiseFloor(h stored) {
-	a.clock.Raise(h.approved.Document().Created)
-	for _, entry := range h.entries {
-		a.clock.Raise(entry.AdoptedAt)
-	}
 }

@@ -64,7 +64,7 @@ func checkLeaf(t *testing.T, w *world, a *Authority, r api.Report, kind identity
 	chain := []*x509.Certificate{testworld.Must(x509.ParseCertificate(r.Leaf)), testworld.Must(x509.ParseCertificate(r.Cross))}
 	at, _ := w.clock.Read()
 	_, err := identity.Check(chain, testworld.Must(x509.ParseCertificate(r.Authority)), identity.Expect{
-		Policy: a.current.Load().approved, Kinds: []identity.Kind{kind}, Use: identity.UseTLS, IDs: []wire.Digest{r.Identity}, At: at,
+		Policy: a.inForce().approved, Kinds: []identity.Kind{kind}, Use: identity.UseTLS, IDs: []wire.Digest{r.Identity}, At: at,
 	})
 	if err != nil {
 		t.Errorf("checking the leaf: %v", err)

@@ -3,30 +3,19 @@ package authority
 import (
 	"context"
 	"crypto/hmac"
-	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
-	"github.com/cohort-tee/cohort/internal/authority/records"
-	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/backup"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// backupRecord is what the store keeps of the newest backup.
-type backupRecord struct {
-	ID      string
-	Created time.Time
-	Head    wire.Digest
-	Owners  wire.Digest
-}
-
 // backup makes shares for the owners of the policy in force, at the signed word
 // of one of them. Nothing is recorded: shares that nobody wrote down are none.
 func (a *Authority) backup(r api.BackupRequest) (api.BackupShares, error) {
-	if err := a.behind(); err != nil {
+	if err := a.history.Behind(); err != nil {
 		return api.BackupShares{}, err
 	}
-	snap := a.current.Load()
+	snap := a.inForce()
 	if snap.unnamed != nil {
 		return api.BackupShares{}, wire.Refuse(wire.Unavailable, "authority", snap.unnamed, "an authority that policy names")
 	}
@@ -60,50 +49,21 @@ func (a *Authority) backupKept(ctx context.Context, k api.BackupKept) (api.Backu
 	if !hmac.Equal(share.Mark, backup.MarkBackup(a.keys, share.Header)) {
 		return api.Backup{}, wire.Refuse(wire.BadShare, "backup: mark", "another", "one made under this root")
 	}
-	if err := a.recordBackup(ctx, share.Header); err != nil {
+	if err := a.history.RecordBackup(ctx, share.Header); err != nil {
 		return api.Backup{}, err
 	}
 	a.log.Info("backup recorded", "backup", share.ID)
 	return a.backupState(ctx)
 }
 
-func (a *Authority) recordBackup(ctx context.Context, h backup.Header) error {
-	now, err := a.clock.Now()
-	if err != nil {
-		return err
-	}
-	old, known, err := a.backupRecord(ctx)
-	// A record of a clock that was far ahead keeps no newer one out.
-	if believed := !known.Created.After(now.Add(wire.MaxClockJump)); err != nil || old.MAC != nil && believed && !h.Created.After(known.Created) {
-		return err
-	}
-	row, err := a.records.Seal(records.TableBackup, []byte(h.ID), backupRecord{ID: h.ID, Created: h.Created, Head: h.Head, Owners: h.Owners})
-	if err != nil {
-		return err
-	}
-	return a.store.SwapBackup(ctx, old, row)
-}
-
-// backupRecord reads the record, the zero Row where there is none.
-func (a *Authority) backupRecord(ctx context.Context) (row store.Row, known backupRecord, err error) {
-	if row, err = a.store.Backup(ctx); err == nil && row.MAC != nil {
-		fault := a.records.Open(records.TableBackup, row, &known)
-		a.damage.Note(a.log, records.TableBackup, records.Faults(fault))
-		if fault != nil {
-			known = backupRecord{} // as if none were recorded; the next one takes its place
-		}
-	}
-	return row, known, err
-}
-
 // backupState is the record as the API shows it, held against today's owners.
 func (a *Authority) backupState(ctx context.Context) (api.Backup, error) {
-	_, known, err := a.backupRecord(ctx)
+	_, known, err := a.history.BackupRecord(ctx)
 	if err != nil || known.ID == "" {
 		return api.Backup{State: api.BackupNone}, err
 	}
 	state := api.BackupCurrent
-	if known.Owners != a.current.Load().doc().Owners.Digest() {
+	if known.Owners != a.inForce().doc().Owners.Digest() {
 		state = api.BackupStale
 	}
 	return api.Backup{State: state, ID: known.ID, Created: &known.Created, Head: known.Head}, nil

@@ -23,7 +23,7 @@ import (
 // ask is an owner's request for a backup under the policy in force.
 func (w *world) ask(a *Authority, owner string) api.BackupRequest {
 	w.T.Helper()
-	statement := policy.BackupStatement(a.current.Load().approved)
+	statement := policy.BackupStatement(a.inForce().approved)
 	return api.BackupRequest{Statement: statement, Signature: w.Signature(owner, sshsig.ForBackup, string(statement))}
 }
 
@@ -60,7 +60,7 @@ func (w *world) restoration(a *Authority, program string) *restoration {
 	w.dsn = dsn
 	return &restoration{w, RestoreConfig{
 		Store: db, Attester: tee, Sealer: tee, Verifier: attesttest.Verifier(), Clock: w.clock.Read,
-		Genesis: a.Genesis(), History: a.current.Load().history(0).Entries, Request: request,
+		Genesis: a.Genesis(), History: a.history.Current().Run(0).Entries, Request: request,
 	}}
 }
 
@@ -68,7 +68,7 @@ func (w *world) restoration(a *Authority, program string) *restoration {
 func (r *restoration) unlock(a *Authority, s backup.Share) (backup.Share, error) {
 	at, _ := r.w.clock.Read()
 	return backup.Unlock(s, r.w.identity(s.Owner), backup.RestoringTEE{
-		Request: r.config.Request, Approved: a.current.Load().approved, Verifier: attesttest.Verifier(), At: at,
+		Request: r.config.Request, Approved: a.inForce().approved, Verifier: attesttest.Verifier(), At: at,
 	})
 }
 
@@ -184,7 +184,7 @@ func TestRestoreRefusals(t *testing.T) {
 			r.config.Genesis, r.config.History = wire.Sum(g.Policy), []api.HistoryEntry{{Policy: g.Policy, Signatures: g.Signatures}}
 		}, wire.WrongDraft, "ana"},
 		{"a history that has moved to other owners", func(r *restoration) {
-			step := w.SignPolicy(w.NextText(a.current.Load().approved, "quorum = 2", "quorum = 1"), "ana", "ben")
+			step := w.SignPolicy(w.NextText(a.inForce().approved, "quorum = 2", "quorum = 1"), "ana", "ben")
 			r.config.History = append(slices.Clip(r.config.History), api.HistoryEntry{Policy: step.Policy, Signatures: step.Signatures})
 		}, wire.StaleShare, "ana"},
 		{"shares unlocked for another request", func(r *restoration) { r.config.Request = w.restoration(a, "authority").config.Request }, "", ""},
@@ -258,9 +258,9 @@ func TestStaleBackup(t *testing.T) {
 	a := w.open()
 	shares := w.split(a)
 	testworld.Must(a.backupKept(t.Context(), api.BackupKept{Share: shares[0].Bytes()}))
-	text := w.NextText(a.current.Load().approved, "quorum = 2", "quorum = 1")
+	text := w.NextText(a.inForce().approved, "quorum = 2", "quorum = 1")
 	step := w.SignPolicy(text, "ana", "ben")
-	testworld.Must(a.propose(t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures}))
+	testworld.Must(a.history.Propose(t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures}))
 	if got := testworld.Must(a.backupState(t.Context())); got.State != api.BackupStale {
 		t.Errorf("got state %q, want stale", got.State)
 	}

@@ -91,7 +91,7 @@ func (o *owned) note(a *Authority, answer api.BackupShares) (id string) {
 	}
 	for _, b := range answer.Shares {
 		s := testworld.Must(backup.Parse(b))
-		if err := s.CheckPolicy(a.current.Load().approved); err != nil {
+		if err := s.CheckPolicy(a.inForce().approved); err != nil {
 			o.w.T.Error(err)
 		}
 		id = s.ID

@@ -56,7 +56,7 @@ func (a *Authority) certify(ctx context.Context, r api.CertificateRequest, from 
 	}
 	answer, err := a.certifyOnce(ctx, r, from)
 	if errors.Is(err, errMoved) {
-		if err := a.refresh(ctx); err != nil {
+		if err := a.history.Refresh(ctx); err != nil {
 			return api.SealedReport{}, err
 		}
 		answer, err = a.certifyOnce(ctx, r, from)
@@ -73,7 +73,7 @@ func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest, f
 	if err != nil {
 		return api.SealedReport{}, err
 	}
-	e := &enrolment{request: r, from: from, at: now, snap: a.current.Load()}
+	e := &enrolment{request: r, from: from, at: now, snap: a.inForce()}
 	defer e.clear()
 	if err := a.checkRequest(e); err != nil {
 		return api.SealedReport{}, err
@@ -111,7 +111,7 @@ func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest, f
 // seen.
 func (a *Authority) checkRequest(e *enrolment) error {
 	r := e.request
-	if err := a.behind(); err != nil {
+	if err := a.history.Behind(); err != nil {
 		return err
 	}
 	if e.snap.unnamed != nil {
@@ -333,7 +333,7 @@ func (e *enrolment) addCalls() error {
 // and a policy that is no longer in force in the same transaction.
 func (a *Authority) record(ctx context.Context, e *enrolment) error {
 	entry := api.LogEntry{
-		Time: e.at.UTC(), Kind: kindIssued, Task: e.report.Task, Release: e.report.Release, Identity: e.report.Identity,
+		Time: e.at.UTC(), Kind: records.KindIssued, Task: e.report.Task, Release: e.report.Release, Identity: e.report.Identity,
 		Group: e.report.Group, Role: e.report.Role,
 		Unit: wire.UnitIDOf(e.request.SigningKey).String(), Platform: string(e.grant.Result.Measurement().Platform),
 		Chip: e.grant.Result.Chip(), Devices: logged(e.grant.Result.Devices()), Serial: e.serial.Text(16), NotAfter: e.report.NotAfter, Head: e.report.Head,

@@ -16,6 +16,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -68,7 +69,7 @@ func TestRefusals(t *testing.T) {
 		}},
 		{"CSR swapped", wire.BadNonce, func() *applicant { return w.applicant("keys") }, nil, csr(t, &x509.CertificateRequest{})},
 		{"nonce swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) { r.Nonce = testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce }},
-		{"head swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) { r.Head = a.current.Load().approved.Head() }},
+		{"head swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) { r.Head = a.inForce().approved.Head() }},
 		{"evidence that is no wrapper", wire.Malformed, w.scoring, nil, func(r *api.CertificateRequest) { r.Evidence = json.RawMessage(`{}`) }},
 		{"no evidence", wire.Malformed, w.scoring, nil, func(r *api.CertificateRequest) { r.Evidence = nil }},
 		{"an unknown platform", wire.NoPlatform, w.scoring, nil, func(r *api.CertificateRequest) {
@@ -94,7 +95,7 @@ func TestRefusals(t *testing.T) {
 				t.Error("got a ciphertext with a refusal")
 			}
 			page := testworld.Must(a.page(t.Context(), store.Query{Limit: 1}))
-			if got := page.Entries[0]; got.Kind != kindRefused || got.Reason != row.want {
+			if got := page.Entries[0]; got.Kind != records.KindRefused || got.Reason != row.want {
 				t.Errorf("got log entry %+v, want a refusal with reason %q", got, row.want)
 			}
 			if desk.asked != nil || desk.proved != nil {

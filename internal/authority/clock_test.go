@@ -34,7 +34,7 @@ func TestClockAheadOnce(t *testing.T) {
 	if err := a.refused(t.Context(), stranger.request(nil, nil), err); err != nil {
 		t.Fatal(err)
 	}
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, tighter...), "eva"))))
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.inForce().approved, tighter...), "eva"))))
 	nonce := testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce
 	end()
 	w.clock.SetWall(right.Add(time.Minute))
@@ -80,7 +80,7 @@ func TestClockWayBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := b.current.Load().doc().Sequence; got != 2 {
+	if got := b.inForce().doc().Sequence; got != 2 {
 		t.Errorf("got policy %d after the restore, want 2", got)
 	}
 	testworld.Must(w.scoring().enrol(direct{b}))
@@ -140,7 +140,7 @@ func TestClockJumps(t *testing.T) {
 		w.clock.JumpWall(jump)
 		_, err := w.scoring().enrol(direct{a})
 		testworld.Refused(t, err, wire.ClockSkew)
-		_ = a.catchUp(t.Context())
+		_ = a.history.Sync(t.Context())
 		w.clock.JumpWall(-jump)
 		if _, err := w.scoring().enrol(direct{a}); err != nil {
 			t.Errorf("after a jump of %v and back: %v", jump, err)

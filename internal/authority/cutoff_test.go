@@ -15,8 +15,8 @@ import (
 // change adopts the policy that follows, edited.
 func (w *world) change(a *Authority, edits ...string) {
 	w.T.Helper()
-	step := w.SignPolicy(w.NextText(a.current.Load().approved, edits...), "ana", "ben")
-	p, err := a.propose(w.T.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures})
+	step := w.SignPolicy(w.NextText(a.inForce().approved, edits...), "ana", "ben")
+	p, err := a.history.Propose(w.T.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures})
 	if err != nil || p.State != "adopted" {
 		w.T.Fatalf("got state %q, %v, want adopted at once", p.State, err)
 	}
@@ -94,9 +94,9 @@ func TestOldPolicyCutsNothing(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	before := testworld.Must(w.scoring().enrol(direct{a}))
-	old, now := a.current.Load(), testworld.Must(a.clock.Now())
+	old, now := a.inForce(), testworld.Must(a.clock.Now())
 	w.change(a, "calls = [\"keys\"]\n", fmt.Sprintf("calls = [\"keys\"]\ncut_units = [%q]\n", wire.UnitID{1}))
-	next := a.current.Load().approved
+	next := a.inForce().approved
 	r := a.rings.held[before.Identity]
 	current := r.strict.Current.ID()
 	r.holdTo(old.approved, now, time.Hour)

@@ -32,8 +32,8 @@ func TestFlippedBits(t *testing.T) {
 	}
 	w := newWorld(t)
 	a := w.open()
-	text := w.NextText(a.current.Load().approved, tighter...)
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
+	text := w.NextText(a.inForce().approved, tighter...)
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
 	want := testworld.Must(w.scoring().enrol(direct{a}))
 	file := strings.TrimPrefix(w.dsn, "sqlite:")
 	wal := testworld.Must(os.ReadFile(file + "-wal"))
@@ -133,11 +133,11 @@ func TestRestored(t *testing.T) {
 			a := w.open()
 			old := copyStore(t, w.dsn)
 			for _, life := range [][2]string{{"30m", "20m"}, {"20m", "15m"}} {
-				text := w.NextText(a.current.Load().approved, "lifetime = \""+life[0]+"\"", "lifetime = \""+life[1]+"\"")
-				testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
+				text := w.NextText(a.inForce().approved, "lifetime = \""+life[0]+"\"", "lifetime = \""+life[1]+"\"")
+				testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
 			}
 			testworld.Must(w.scoring().enrol(direct{a}))
-			newest := a.current.Load().history(0)
+			newest := a.history.Current().Run(0)
 			restore(w, old)
 			b := w.open()
 			before := issued(t, b)
@@ -150,14 +150,14 @@ func TestRestored(t *testing.T) {
 			if got := issued(t, b); got != before {
 				t.Errorf("issued %d times while behind", got-before)
 			}
-			testworld.Must(b.push(t.Context(), newest))
+			testworld.Must(b.history.Push(t.Context(), newest))
 			p := w.scoring()
 			r := p.request(testworld.Must(b.challenge(api.ChallengeRequest{})).Nonce, func(r *api.CertificateRequest) { r.Head = newest.Head })
 			report := testworld.Must(p.openReport(r, testworld.Must(direct{b}.Certify(t.Context(), r))))
 			if report.Head != newest.Head {
 				t.Errorf("got head %v after healing, want %v", report.Head, newest.Head)
 			}
-			if c := w.open(); c.current.Load().approved.Head() != newest.Head {
+			if c := w.open(); c.inForce().approved.Head() != newest.Head {
 				t.Error("what healed it is not in the store")
 			}
 		})

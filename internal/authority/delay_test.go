@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/authority/history"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -24,13 +25,13 @@ func (w *world) process() (*Authority, func()) {
 // waiting proposes a policy that loosens, with its quorum.
 func (w *world) waiting(a *Authority) wire.Digest {
 	w.T.Helper()
-	return testworld.Must(a.propose(w.T.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, looser...), "ana", "ben")))).Digest
+	return testworld.Must(a.history.Propose(w.T.Context(), proposal(w.SignPolicy(w.NextText(a.inForce().approved, looser...), "ana", "ben")))).Digest
 }
 
 // waited is how much of its delay a proposal has waited.
 func (w *world) waited(a *Authority, digest wire.Digest) time.Duration {
 	w.T.Helper()
-	return time.Duration(testworld.Must(a.showProposal(w.T.Context(), digest)).Waited) * time.Second
+	return time.Duration(testworld.Must(a.history.ShowProposal(w.T.Context(), digest)).Waited) * time.Second
 }
 
 // TestDelayAcrossRestarts sets the clock while the authority does not run: forward by an
@@ -43,11 +44,11 @@ func TestDelayAcrossRestarts(t *testing.T) {
 	w.clock.JumpWall(61 * time.Minute)
 	a, end = w.process()
 	for range 3 {
-		if err := a.catchUp(t.Context()); err != nil {
+		if err := a.history.Sync(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if got := a.current.Load().doc().Sequence; got != 1 {
+	if got := a.inForce().doc().Sequence; got != 1 {
 		t.Fatalf("got policy %d in force, want 1: seconds have passed", got)
 	}
 	if got := w.waited(a, digest); got != 0 {
@@ -62,11 +63,11 @@ func TestDelayAcrossRestarts(t *testing.T) {
 		t.Errorf("got %v waited after half an hour with an authority, want about that", got)
 	}
 	w.wait(a, 25*time.Minute)
-	if got := a.current.Load().doc().Sequence; got != 1 {
+	if got := a.inForce().doc().Sequence; got != 1 {
 		t.Errorf("got policy %d in force after 55 minutes, want 1", got)
 	}
 	w.wait(a, 8*time.Minute) // with what the restarts cost
-	if got := a.current.Load().doc().Sequence; got != 2 {
+	if got := a.inForce().doc().Sequence; got != 2 {
 		t.Errorf("got policy %d in force after the delay, want 2", got)
 	}
 }
@@ -78,11 +79,11 @@ func TestDelayOfAStoppedProcess(t *testing.T) {
 	a := w.open()
 	digest := w.waiting(a)
 	w.clock.Advance(2 * time.Hour)
-	if err := a.catchUp(t.Context()); err != nil {
+	if err := a.history.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := w.waited(a, digest); got > countAtMost {
-		t.Errorf("got %v waited for one look in two hours, want at most %v", got, countAtMost)
+	if got := w.waited(a, digest); got > history.MaxCount {
+		t.Errorf("got %v waited for one look in two hours, want at most %v", got, history.MaxCount)
 	}
 }
 
@@ -96,7 +97,7 @@ func TestDelayCountedOnce(t *testing.T) {
 		for ; d > 0; d -= time.Second {
 			w.clock.Advance(time.Second)
 			for _, a := range running {
-				if err := a.catchUp(t.Context()); err != nil {
+				if err := a.history.Sync(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -134,7 +135,7 @@ func TestDelayOfMovedRows(t *testing.T) {
 		for range 20 {
 			w.clock.Advance(time.Second)
 			for _, x := range []*Authority{a, b} {
-				if err := x.catchUp(t.Context()); err != nil {
+				if err := x.history.Sync(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -155,7 +156,7 @@ func TestSigningGoesOnCounting(t *testing.T) {
 	digest := w.waiting(a)
 	w.wait(a, 10*time.Minute)
 	before := w.waited(a, digest)
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, looser...), "eva"))))
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.inForce().approved, looser...), "eva"))))
 	w.wait(a, 50*time.Second)
 	if got := w.waited(a, digest) - before; got != 50*time.Second {
 		t.Errorf("got %v more after 50 s with a signature in between, want 50s", got)
@@ -170,7 +171,7 @@ func TestAdoptionRaisesTheFloor(t *testing.T) {
 	w.clock.Advance(2 * time.Hour)
 	w.change(a, tighter...)
 	at := testworld.Must(a.clock.Now())
-	if got := a.current.Load().entries[1].AdoptedAt; !got.Equal(at) {
+	if got := a.history.Current().Entries[1].AdoptedAt; !got.Equal(at) {
 		t.Errorf("got adoption at %v in the history, want %v", got, at)
 	}
 	end()
@@ -178,7 +179,7 @@ func TestAdoptionRaisesTheFloor(t *testing.T) {
 	_, err := Open(t.Context(), w.config("authority"))
 	testworld.Refused(t, err, wire.ClockSkew)
 	w.clock.JumpWall(61 * time.Minute)
-	if b := w.open(); !b.current.Load().entries[1].AdoptedAt.Equal(at) {
+	if b := w.open(); !b.history.Current().Entries[1].AdoptedAt.Equal(at) {
 		t.Error("another time of adoption after a restart")
 	}
 }

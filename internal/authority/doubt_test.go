@@ -87,7 +87,7 @@ func putBack(t *testing.T) (w *world, newest api.History) {
 	w.change(a, tighter...)
 	w.change(a, "lifetime = \"20m\"", "lifetime = \"15m\"")
 	testworld.Must(w.scoring().enrol(direct{a}))
-	newest = a.current.Load().history(0)
+	newest = a.history.Current().Run(0)
 	end()
 	exec(t, w.dsn, `DELETE FROM history WHERE step > 1`)
 	exec(t, w.dsn, `DELETE FROM proposals`)
@@ -107,17 +107,17 @@ func TestOneTableBack(t *testing.T) {
 	}
 	for name, heal := range map[string]func(*world, *Authority, api.History) *Authority{
 		"a unit pushes": func(w *world, a *Authority, newest api.History) *Authority {
-			testworld.Must(a.push(w.T.Context(), newest))
+			testworld.Must(a.history.Push(w.T.Context(), newest))
 			return a
 		},
 		"step by step": func(w *world, a *Authority, newest api.History) *Authority {
-			testworld.Must(a.push(w.T.Context(), api.History{From: 1, Entries: newest.Entries[1:2]}))
+			testworld.Must(a.history.Push(w.T.Context(), api.History{From: 1, Entries: newest.Entries[1:2]}))
 			w.wantBehind(a)
-			testworld.Must(a.push(w.T.Context(), api.History{From: 2, Entries: newest.Entries[2:]}))
+			testworld.Must(a.history.Push(w.T.Context(), api.History{From: 2, Entries: newest.Entries[2:]}))
 			return a
 		},
 		"files of owners, without a mark": func(w *world, a *Authority, newest api.History) *Authority {
-			testworld.Must(a.push(w.T.Context(), unmarked(newest)))
+			testworld.Must(a.history.Push(w.T.Context(), unmarked(newest)))
 			return a
 		},
 		"--history": func(w *world, a *Authority, newest api.History) *Authority {
@@ -130,15 +130,15 @@ func TestOneTableBack(t *testing.T) {
 			w, newest := putBack(t)
 			a := w.open()
 			w.wantBehind(a)
-			if err := a.catchUp(t.Context()); err != nil {
+			if err := a.history.Sync(t.Context()); err != nil {
 				t.Errorf("the tick while behind: %v", err)
 			}
-			other := w.SignPolicy(w.NextText(a.current.Load().approved, "lifetime = \"30m\"", "lifetime = \"25m\""), "ana", "ben")
-			_, err := a.propose(t.Context(), proposal(other))
+			other := w.SignPolicy(w.NextText(a.inForce().approved, "lifetime = \"30m\"", "lifetime = \"25m\""), "ana", "ben")
+			_, err := a.history.Propose(t.Context(), proposal(other))
 			testworld.Refused(t, err, wire.Behind)
 			w.wantBehind(a)
 			b := heal(w, a, newest)
-			if got := b.current.Load().approved.Head(); got != newest.Head {
+			if got := b.inForce().approved.Head(); got != newest.Head {
 				t.Errorf("got head %v, want %v", got, newest.Head)
 			}
 			w.wantNoDoubt(b)
@@ -158,7 +158,7 @@ func TestReadyProposalHealsItself(t *testing.T) {
 	exec(t, w.dsn, `DELETE FROM history WHERE step > 1`)
 	b := w.open()
 	w.wantBehind(b)
-	if err := b.catchUp(t.Context()); err != nil {
+	if err := b.history.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	w.wantNoDoubt(b)
@@ -172,27 +172,27 @@ func TestBehindKeepsTheRoot(t *testing.T) {
 	a, end := w.process()
 	reference := "{ platform = \"soft\", program = \"" + wire.Sum([]byte("authority")).String() + "\" }"
 	rebuilt := "{ platform = \"soft\", program = \"" + wire.Sum([]byte("rebuilt")).String() + "\" }"
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, reference, reference+", "+rebuilt), "ana", "ben"))))
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.inForce().approved, reference, reference+", "+rebuilt), "ana", "ben"))))
 	w.wait(a, time.Hour+time.Minute)
 	end()
 	db := testworld.Must(store.Open(t.Context(), w.dsn))
 	b := testworld.Must(Open(t.Context(), w.configOn(db, "rebuilt")))
 	w.change(b, reference+", ", "")
 	testworld.Must(w.scoring().enrol(direct{b}))
-	newest, sealed := b.current.Load().history(0), testworld.Must(b.store.Root(t.Context()))
+	newest, sealed := b.history.Current().Run(0), testworld.Must(b.store.Root(t.Context()))
 	db.Close()
 	exec(t, w.dsn, `DELETE FROM history WHERE step > 1`)
 	exec(t, w.dsn, `DELETE FROM proposals`)
 
 	c := testworld.Must(Open(t.Context(), w.config("rebuilt")))
 	w.wantBehind(c)
-	if err := c.catchUp(t.Context()); err != nil {
+	if err := c.history.Sync(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if row := testworld.Must(c.store.Root(t.Context())); string(row.Content) != string(sealed.Content) {
 		t.Error("the root was sealed anew, to the program of yesterday's policy")
 	}
-	testworld.Must(c.push(t.Context(), newest))
+	testworld.Must(c.history.Push(t.Context(), newest))
 	w.wantNoDoubt(c)
 }
 
@@ -202,13 +202,13 @@ func TestDamagedStep(t *testing.T) {
 	w := newWorld(t)
 	a, end := w.process()
 	w.change(a, tighter...)
-	newest := a.current.Load().history(0)
+	newest := a.history.Current().Run(0)
 	end()
 	exec(t, w.dsn, `DELETE FROM proposals`)
 	exec(t, w.dsn, `UPDATE history SET mac = zeroblob(32) WHERE step = 2`)
 	b := w.open()
 	w.wantBehind(b)
-	testworld.Must(b.push(t.Context(), newest))
+	testworld.Must(b.history.Push(t.Context(), newest))
 	w.wantNoDoubt(b)
 }
 
@@ -221,10 +221,10 @@ func TestShownAtTheStart(t *testing.T) {
 		c.History = entries
 		return Open(t.Context(), c)
 	}
-	if c := testworld.Must(start(a.current.Load().entries[:1])); c.current.Load().approved.Head() != a.current.Load().approved.Head() {
+	if c := testworld.Must(start(a.history.Current().Entries[:1])); c.inForce().approved.Head() != a.inForce().approved.Head() {
 		t.Error("an older history changed the one in force")
 	}
-	w.wantContradiction(testworld.Must(start(b.current.Load().entries)), a.current.Load().approved.Head(), b.current.Load().approved.Heads()[1])
+	w.wantContradiction(testworld.Must(start(b.history.Current().Entries)), a.inForce().approved.Head(), b.inForce().approved.Heads()[1])
 	other := w.SignPolicy(w.text(looser...), "ana", "ben")
 	_, err := start([]api.HistoryEntry{{Policy: other.Policy, Signatures: other.Signatures}})
 	testworld.Refused(t, err, wire.WrongGenesis)
@@ -238,13 +238,13 @@ func TestStoreOfYesterday(t *testing.T) {
 	old := copyStore(t, w.dsn)
 	w.change(a, tighter...)
 	testworld.Must(w.scoring().enrol(direct{a}))
-	newest := a.current.Load().history(0)
+	newest := a.history.Current().Run(0)
 	w.dsn = old
 	b := w.open()
 	testworld.Must(w.scoring().enrol(direct{b}))
-	testworld.Must(b.push(t.Context(), newest))
+	testworld.Must(b.history.Push(t.Context(), newest))
 	w.wantNoDoubt(b)
-	if got := b.current.Load().approved.Head(); got != newest.Head {
+	if got := b.inForce().approved.Head(); got != newest.Head {
 		t.Errorf("got head %v, want %v", got, newest.Head)
 	}
 	if !strings.Contains(w.log.String(), "the store had lost a step that was in force") {
@@ -274,11 +274,11 @@ func forked(t *testing.T) (w *world, a, b *Authority, copied string) {
 func TestFork(t *testing.T) {
 	w, a, b, _ := forked(t)
 	w.wantNoDoubt(a)
-	_, err := a.push(t.Context(), b.current.Load().history(0))
+	_, err := a.history.Push(t.Context(), b.history.Current().Run(0))
 	testworld.Refused(t, err, wire.WrongSequence)
-	kept, other := a.current.Load().approved.Heads()[1], b.current.Load().approved.Heads()[1]
+	kept, other := a.inForce().approved.Heads()[1], b.inForce().approved.Heads()[1]
 	w.wantContradiction(a, kept, other)
-	_, err = a.push(t.Context(), b.current.Load().history(0))
+	_, err = a.history.Push(t.Context(), b.history.Current().Run(0))
 	testworld.Refused(t, err, wire.WrongSequence)
 	w.wantContradiction(a, kept, other)
 	if !strings.Contains(w.log.String(), other.String()) {
@@ -286,12 +286,12 @@ func TestFork(t *testing.T) {
 	}
 	w.wantContradiction(w.open(), kept, other)
 	exec(t, w.dsn, `DELETE FROM forks`)
-	if err := a.catchUp(t.Context()); err != nil {
+	if err := a.history.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	w.wantContradiction(w.open(), kept, other)
 	// The other copy learns it the same way, from its side.
-	_, err = b.push(t.Context(), a.current.Load().history(0))
+	_, err = b.history.Push(t.Context(), a.history.Current().Run(0))
 	testworld.Refused(t, err, wire.WrongSequence)
 	w.wantContradiction(b, other, kept)
 }
@@ -306,9 +306,9 @@ func TestForkEndsTheWait(t *testing.T) {
 	exec(t, w.dsn, `INSERT INTO log (id, kind, task, unit, serial, certificate, content, mac) SELECT $1, 'issued', 'scoring', 'x', 'y', $1, $2, $3`, log.Key, log.Content, log.MAC)
 	c := w.open()
 	w.wantBehind(c)
-	_, err := c.push(t.Context(), b.current.Load().history(0))
+	_, err := c.history.Push(t.Context(), b.history.Current().Run(0))
 	testworld.Refused(t, err, wire.WrongSequence)
-	kept, other := a.current.Load().approved.Heads()[1], b.current.Load().approved.Heads()[1]
+	kept, other := a.inForce().approved.Heads()[1], b.inForce().approved.Heads()[1]
 	w.wantContradiction(c, kept, other)
 	w.wantContradiction(w.open(), kept, other)
 	_ = copied
@@ -323,11 +323,11 @@ func TestForkedStoreBeneath(t *testing.T) {
 	for _, r := range rows {
 		exec(t, w.dsn, `INSERT INTO history (head, content, mac) VALUES ($1, $2, $3)`, r.Key, r.Content, r.MAC)
 	}
-	testworld.Refused(t, a.catchUp(t.Context()), wire.StoreForeign)
+	testworld.Refused(t, a.history.Sync(t.Context()), wire.StoreForeign)
 	_, err := w.scoring().enrol(direct{a})
 	testworld.Refused(t, err, wire.StoreForeign)
-	kept, other := a.current.Load().approved.Heads()[1], b.current.Load().approved.Heads()[1]
-	if got := a.contradictions(); len(got) != 1 || got[0].Kept != kept || got[0].Other != other {
+	kept, other := a.inForce().approved.Heads()[1], b.inForce().approved.Heads()[1]
+	if got := a.history.Contradictions(); len(got) != 1 || got[0].Kept != kept || got[0].Other != other {
 		t.Errorf("got %+v, want %v and %v", got, kept, other)
 	}
 	w.wantContradiction(w.open(), other, kept) // seen from the history that is in the store now
@@ -340,8 +340,8 @@ func TestForkedRow(t *testing.T) {
 	for _, r := range testworld.Must(b.store.Steps(t.Context()))[1:] {
 		exec(t, w.dsn, `INSERT INTO history (head, content, mac) VALUES ($1, $2, $3)`, r.Key, r.Content, r.MAC)
 	}
-	kept, other := a.current.Load().approved.Heads()[1], b.current.Load().approved.Heads()[1]
-	if err := a.catchUp(t.Context()); err != nil {
+	kept, other := a.inForce().approved.Heads()[1], b.inForce().approved.Heads()[1]
+	if err := a.history.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	w.wantContradiction(a, kept, other)
@@ -360,10 +360,10 @@ func TestForkedRow(t *testing.T) {
 func TestNoContradiction(t *testing.T) {
 	w := grouped(t)
 	a := w.open()
-	base := a.current.Load().approved
+	base := a.inForce().approved
 	twice := w.SignPolicy(w.NextText(base, "lifetime = \"30m\"", "lifetime = \"25m\""), "ana", "ben")
 	cancelled := w.NextText(base, "lifetime = \"30m\"", "lifetime = \"24m\"")
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(cancelled, "ana"))))
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(cancelled, "ana"))))
 	if err := w.withdraw(a, "ana", cancelled); err != nil {
 		t.Fatal(err)
 	}
@@ -375,10 +375,10 @@ func TestNoContradiction(t *testing.T) {
 	for name, h := range map[string]api.History{
 		"two policies of one sequence": entry(twice, nil),
 		"with a forged mark":           entry(twice, make([]byte, 32)),
-		"with the mark of another":     entry(twice, a.current.Load().entries[1].Adopted),
+		"with the mark of another":     entry(twice, a.history.Current().Entries[1].Adopted),
 		"a cancelled one":              entry(w.SignPolicy(cancelled, "ana", "ben"), nil),
 	} {
-		_, err := a.push(t.Context(), h)
+		_, err := a.history.Push(t.Context(), h)
 		testworld.Refused(t, err, wire.WrongSequence)
 		if code, health, _ := readyz(a); code != http.StatusOK || len(health.Contradictions) > 0 {
 			t.Errorf("%s: got %d %+v", name, code, health)
@@ -387,7 +387,7 @@ func TestNoContradiction(t *testing.T) {
 	nonce := testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce
 	_, err := a.certify(t.Context(), w.scoring().request(nonce, func(r *api.CertificateRequest) { r.Head = policy.NextHead(base.Head(), twice.Policy) }), "")
 	testworld.Refused(t, err, wire.Behind)
-	if err := a.catchUp(t.Context()); err != nil {
+	if err := a.history.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	w.wantNoDoubt(a)
@@ -398,9 +398,9 @@ func TestNoContradiction(t *testing.T) {
 func TestDamagedRowsWarn(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.version(a, 1), "ana"))))
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.version(a, 1), "ana"))))
 	exec(t, w.dsn, `UPDATE proposals SET mac = zeroblob(32)`)
-	if err := a.catchUp(t.Context()); err != nil {
+	if err := a.history.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if code, h, _ := readyz(a); code != http.StatusOK || len(h.Warnings) != 1 || !strings.Contains(h.Warnings[0], records.TableProposals) {

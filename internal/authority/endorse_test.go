@@ -133,7 +133,7 @@ func TestEndorser(t *testing.T) {
 	}
 	desk.asked = nil
 	stranger := attest.Evidence{Platform: attest.SNP, Raw: []byte{1}, Devices: []attest.Evidence{{Platform: attest.NvidiaGPU, Raw: []byte{1}}}}
-	if got, err := a.endorse(t.Context(), stranger, a.current.Load().approved, nil); err != nil || len(got) != 2 || got[0] != nil || got[1] != nil || desk.asked != nil {
+	if got, err := a.endorse(t.Context(), stranger, a.inForce().approved, nil); err != nil || len(got) != 2 || got[0] != nil || got[1] != nil || desk.asked != nil {
 		t.Errorf("evidence that policy does not name: got %v, %v, asked %v", got, err, desk.asked)
 	}
 }

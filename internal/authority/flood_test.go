@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/history"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -15,13 +16,13 @@ import (
 
 // version is one of many files that tighten, each another proposal.
 func (w *world) version(a *Authority, n int) string {
-	return w.NextText(a.current.Load().approved, tighter...) + fmt.Sprintf("# %d\n", n)
+	return w.NextText(a.inForce().approved, tighter...) + fmt.Sprintf("# %d\n", n)
 }
 
 // withdraw cancels a proposal in an owner's name.
 func (w *world) withdraw(a *Authority, name, text string) error {
-	statement := policy.CancelStatement(a.current.Load().approved, wire.Sum([]byte(text)))
-	_, err := a.cancel(w.T.Context(), wire.Sum([]byte(text)), api.CancelRequest{
+	statement := policy.CancelStatement(a.inForce().approved, wire.Sum([]byte(text)))
+	_, err := a.history.Cancel(w.T.Context(), wire.Sum([]byte(text)), api.CancelRequest{
 		Statement: statement, Signature: w.Signature(name, sshsig.ForCancel, string(statement)),
 	})
 	return err
@@ -35,7 +36,7 @@ func TestProposalFlood(t *testing.T) {
 	a := w.open()
 	flood := func(from, n int) (taken int) {
 		for i := range n {
-			_, err := a.propose(t.Context(), proposal(w.SignPolicy(w.version(a, from+i), "eva")))
+			_, err := a.history.Propose(t.Context(), proposal(w.SignPolicy(w.version(a, from+i), "eva")))
 			if err == nil {
 				taken++
 			} else if wire.ReasonOf(err) != wire.TooMany || !strings.Contains(err.Error(), "eva") {
@@ -44,32 +45,32 @@ func TestProposalFlood(t *testing.T) {
 		}
 		return taken
 	}
-	if got := flood(0, 80); got != maxLive {
-		t.Errorf("took %d proposals of one owner, want %d", got, maxLive)
+	if got := flood(0, 80); got != history.MaxPending {
+		t.Errorf("took %d proposals of one owner, want %d", got, history.MaxPending)
 	}
 	pending := w.version(a, 1000)
-	if _, err := a.propose(t.Context(), proposal(w.SignPolicy(pending, "ana"))); err != nil {
+	if _, err := a.history.Propose(t.Context(), proposal(w.SignPolicy(pending, "ana"))); err != nil {
 		t.Fatalf("another owner beside the flood: %v", err)
 	}
-	for i := range maxLive { // cancelled ones count no more, and are not kept for ever
+	for i := range history.MaxPending { // cancelled ones count no more, and are not kept for ever
 		if err := w.withdraw(a, "eva", w.version(a, i)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for round := range 12 {
 		w.clock.Advance(169 * time.Hour)
-		flood(2000+100*round, maxLive+1)
+		flood(2000+100*round, history.MaxPending+1)
 	}
-	if n := len(testworld.Must(a.showProposals(t.Context())).Proposals); n > 1+maxLive+maxOver+1 {
+	if n := len(testworld.Must(a.history.ShowProposals(t.Context())).Proposals); n > 1+history.MaxPending+history.MaxOver+1 {
 		t.Errorf("the store keeps %d proposals of one owner", n)
 	}
-	out := w.NextText(a.current.Load().approved, fmt.Sprintf(`{ name = "eva", ssh = %q }`, w.Keys["eva"].AuthorizedKey()), "")
-	p, err := a.propose(t.Context(), proposal(w.SignPolicy(out, "ana", "ben")))
+	out := w.NextText(a.inForce().approved, fmt.Sprintf(`{ name = "eva", ssh = %q }`, w.Keys["eva"].AuthorizedKey()), "")
+	p, err := a.history.Propose(t.Context(), proposal(w.SignPolicy(out, "ana", "ben")))
 	if err != nil || p.State == "pending" {
 		t.Fatalf("the step that takes the key out: state %q, %v", p.State, err)
 	}
 	w.wait(a, time.Hour)
-	if got := a.current.Load().doc(); got.Sequence != 2 || len(got.Owners.Keys) != 2 {
+	if got := a.inForce().doc(); got.Sequence != 2 || len(got.Owners.Keys) != 2 {
 		t.Errorf("got policy %d with %d owners, want 2 with 2", got.Sequence, len(got.Owners.Keys))
 	}
 }
@@ -79,10 +80,10 @@ func TestProposalFlood(t *testing.T) {
 func TestQuorumNeedsNoRoom(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	for i := range maxLive {
-		testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.version(a, i), "eva"))))
+	for i := range history.MaxPending {
+		testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.version(a, i), "eva"))))
 	}
-	p, err := a.propose(t.Context(), proposal(w.SignPolicy(w.version(a, maxLive), "eva", "ben")))
+	p, err := a.history.Propose(t.Context(), proposal(w.SignPolicy(w.version(a, history.MaxPending), "eva", "ben")))
 	if err != nil || p.State != "adopted" {
 		t.Errorf("got state %q, %v, want adopted", p.State, err)
 	}
@@ -92,12 +93,12 @@ func TestQuorumNeedsNoRoom(t *testing.T) {
 func TestProposalsOfBefore(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	for i := range maxLive {
-		testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.version(a, i), "eva"))))
+	for i := range history.MaxPending {
+		testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.version(a, i), "eva"))))
 	}
 	w.change(a, tighter...)
-	text := w.NextText(a.current.Load().approved, "lifetime = \"20m\"", "lifetime = \"15m\"")
-	if _, err := a.propose(t.Context(), proposal(w.SignPolicy(text, "eva"))); err != nil {
+	text := w.NextText(a.inForce().approved, "lifetime = \"20m\"", "lifetime = \"15m\"")
+	if _, err := a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "eva"))); err != nil {
 		t.Error(err)
 	}
 }
@@ -107,21 +108,21 @@ func TestProposalsOfBefore(t *testing.T) {
 func TestOverWithItsSignatures(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	text := w.NextText(a.current.Load().approved, looser...)
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
+	text := w.NextText(a.inForce().approved, looser...)
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
 	if err := w.withdraw(a, "ana", text); err != nil {
 		t.Fatal(err)
 	}
 	for round := range 10 { // nothing that others do makes the authority forget it
-		for i := range maxLive {
-			testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.version(a, 10*round+i), "eva"))))
+		for i := range history.MaxPending {
+			testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.version(a, 10*round+i), "eva"))))
 			if err := w.withdraw(a, "eva", w.version(a, 10*round+i)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	for _, names := range [][]string{{"ana", "ben"}, {"ben", "ana"}, {"ben"}, {"eva", "ben"}} {
-		_, err := a.propose(t.Context(), proposal(w.SignPolicy(text, names...)))
+		_, err := a.history.Propose(t.Context(), proposal(w.SignPolicy(text, names...)))
 		testworld.Refused(t, err, wire.ProposalOver)
 	}
 }
@@ -131,12 +132,12 @@ func TestOverWithItsSignatures(t *testing.T) {
 func TestCancelledByAThief(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	text := w.NextText(a.current.Load().approved, tighter...)
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "eva"))))
+	text := w.NextText(a.inForce().approved, tighter...)
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "eva"))))
 	if err := w.withdraw(a, "eva", text); err != nil {
 		t.Fatal(err)
 	}
-	p, err := a.propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben")))
+	p, err := a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben")))
 	if err != nil || p.State != "adopted" {
 		t.Errorf("got state %q, %v, want adopted", p.State, err)
 	}
@@ -153,16 +154,16 @@ func TestRottenProposal(t *testing.T) {
 			w := newWorld(t)
 			a := w.open()
 			text := w.version(a, 1)
-			testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana"))))
+			testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "ana"))))
 			exec(t, w.dsn, statement)
-			all := testworld.Must(a.showProposals(t.Context()))
+			all := testworld.Must(a.history.ShowProposals(t.Context()))
 			if len(all.Proposals) != 0 || len(all.Damaged) != 1 || !strings.Contains(all.Damaged[0], wire.Sum([]byte(text)).Hex()) {
 				t.Errorf("got %d proposals and %q, want none, and the row named", len(all.Proposals), all.Damaged)
 			}
-			if _, err := a.propose(t.Context(), proposal(w.SignPolicy(text, "ana"))); err != nil {
+			if _, err := a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "ana"))); err != nil {
 				t.Errorf("the same file again: %v", err)
 			}
-			p, err := a.propose(t.Context(), proposal(w.SignPolicy(w.version(a, 2), "ana", "ben")))
+			p, err := a.history.Propose(t.Context(), proposal(w.SignPolicy(w.version(a, 2), "ana", "ben")))
 			if err != nil || p.State != "adopted" {
 				t.Errorf("another file: state %q, %v", p.State, err)
 			}
@@ -174,12 +175,12 @@ func TestRottenProposal(t *testing.T) {
 func TestListIsBounded(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.version(a, 1), "ana"))))
-	all := testworld.Must(a.showProposals(t.Context()))
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.version(a, 1), "ana"))))
+	all := testworld.Must(a.history.ShowProposals(t.Context()))
 	if p := all.Proposals[0]; p.Policy != nil || p.Signatures != nil {
 		t.Error("the list carries a file and its signatures")
 	}
-	if p := testworld.Must(a.showProposal(t.Context(), all.Proposals[0].Digest)); len(p.Policy) == 0 || len(p.Signatures) != 1 {
+	if p := testworld.Must(a.history.ShowProposal(t.Context(), all.Proposals[0].Digest)); len(p.Policy) == 0 || len(p.Signatures) != 1 {
 		t.Error("a proposal by its digest comes without its file or signature")
 	}
 }

@@ -14,7 +14,7 @@ import (
 func TestGroupFaults(t *testing.T) {
 	w := grouped(t)
 	a := w.agreed()
-	head := a.current.Load().approved.Head()
+	head := a.inForce().approved.Head()
 	scorer := `scorer = { members = [ { party = "south", task = "scoring", release = "2026.11" } ] }`
 	for _, tt := range []struct{ name, old, new string }{
 		{"quorum of 0", "quorum = 2\nuntil", "quorum = 0\nuntil"},
@@ -34,12 +34,12 @@ func TestGroupFaults(t *testing.T) {
 		{"a capital", "scorer = {", "Scorer = {"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			step := w.SignPolicy(w.NextText(a.current.Load().approved, tt.old, tt.new), w.Owners...)
-			_, err := a.propose(t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures})
+			step := w.SignPolicy(w.NextText(a.inForce().approved, tt.old, tt.new), w.Owners...)
+			_, err := a.history.Propose(t.Context(), api.ProposeRequest{Policy: step.Policy, Signatures: step.Signatures})
 			testworld.Refused(t, err, wire.BadPolicy)
 		})
 	}
-	if got := a.current.Load().approved.Head(); got != head {
+	if got := a.inForce().approved.Head(); got != head {
 		t.Errorf("got head %v, want %v as before", got, head)
 	}
 	if _, err := w.holder().enrol(direct{a}); err != nil {
@@ -63,20 +63,20 @@ func TestOwnersChangeAGroup(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := grouped(t, `delay = "1h"`, `delay = "0s"`)
 			a := w.agreed()
-			approvals := saidOf(a.current.Load().approved.Pact("trial"))
-			former := a.current.Load().approved.Pact("trial").ID()
+			approvals := saidOf(a.inForce().approved.Pact("trial"))
+			former := a.inForce().approved.Pact("trial").ID()
 			for i := range edit {
 				edit[i] = strings.NewReplacer("SOUTH", w.Keys["south"].AuthorizedKey(), "ANA", w.Keys["ana"].AuthorizedKey()).Replace(edit[i])
 			}
 			w.change(a, edit...)
 
-			if got := a.current.Load().approved.Pact("trial").ID(); got == former {
+			if got := a.inForce().approved.Pact("trial").ID(); got == former {
 				t.Errorf("the group is the same")
 			}
 			_, err := w.holder().enrol(direct{a})
 			testworld.Refused(t, err, wire.NoQuorum)
 			for _, said := range approvals {
-				_, err := a.hear(t.Context(), "trial", said)
+				_, err := a.addStatement(t.Context(), "trial", said)
 				testworld.Refused(t, err, wire.StaleRoster)
 			}
 		})

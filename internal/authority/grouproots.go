@@ -181,10 +181,10 @@ func (a *Authority) groupRoot(ctx context.Context, from netip.Addr, group string
 	if len(r.Nonce) != trustNonce || len(r.Credential) > maxCredential {
 		return api.GroupRoot{}, wire.Refuse(wire.BadRequest, "group root: nonce, credential in bytes", fmt.Sprint(len(r.Nonce), ", ", len(r.Credential)), fmt.Sprint(trustNonce, ", at most ", maxCredential))
 	}
-	if err := a.behind(); err != nil {
+	if err := a.history.Behind(); err != nil {
 		return api.GroupRoot{}, err
 	}
-	snap := a.current.Load()
+	snap := a.inForce()
 	p := snap.approved.Pact(group)
 	if p == nil {
 		return api.GroupRoot{}, wire.Refuse(wire.NotFound, "group", group, "a group of the policy in force")

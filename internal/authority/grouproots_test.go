@@ -75,7 +75,7 @@ func TestGroupRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := a.current.Load().approved.Pact("trial")
+	p := a.inForce().approved.Pact("trial")
 	root := testworld.Must(x509.ParseCertificate(r.Root))
 	digest := wire.Sum(root.RawSubjectPublicKeyInfo)
 	var evidence attest.Evidence
@@ -121,7 +121,7 @@ func TestGroupRootRefusals(t *testing.T) {
 		{"a short nonce", func(r *api.GroupRootRequest) { r.Nonce = r.Nonce[1:] }, wire.BadRequest},
 		{"a long credential", func(r *api.GroupRootRequest) { r.Credential = make([]byte, maxCredential+1) }, wire.BadRequest},
 		{"another roster", func(r *api.GroupRootRequest) { r.Roster = wire.Digest{1} }, wire.StaleRoster},
-		{"the roster itself", func(r *api.GroupRootRequest) { r.Roster = a.current.Load().approved.Pact("trial").ID() }, ""},
+		{"the roster itself", func(r *api.GroupRootRequest) { r.Roster = a.inForce().approved.Pact("trial").ID() }, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := askRoot(t, a, tt.change)
@@ -151,9 +151,9 @@ func TestRosterNamesNoOther(t *testing.T) {
 			testworld.Refused(t, err, wire.GroupElsewhere)
 			_, err = askRoot(t, a, nil)
 			testworld.Refused(t, err, wire.GroupElsewhere)
-			_, err = a.current.Load().identitiesOfGroup("trial")
+			_, err = a.inForce().identitiesOfGroup("trial")
 			testworld.Refused(t, err, wire.GroupElsewhere)
-			if row, err := a.store.Group(t.Context(), a.current.Load().approved.Pact("trial").ID()); err != nil || row.Key != nil {
+			if row, err := a.store.Group(t.Context(), a.inForce().approved.Pact("trial").ID()); err != nil || row.Key != nil {
 				t.Errorf("got row %x of the group's secret, %v", row.Key, err)
 			}
 			if _, err := w.applicant("keys").enrol(direct{a}); err != nil {
@@ -162,7 +162,7 @@ func TestRosterNamesNoOther(t *testing.T) {
 			if said := a.warnings(); len(said) != 1 || !strings.Contains(said[0], "no root of group trial") {
 				t.Errorf("got warnings %q, want one of the group", said)
 			}
-			if a.current.Load().groups.passing() {
+			if a.inForce().groups.passing() {
 				t.Error("the refusal is tried again each second, want it to stay until another policy")
 			}
 		})
@@ -184,9 +184,9 @@ func TestAuthorityProgramChanges(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := groupedUnder(t, 2, tt.line, `delay = "1h"`, `delay = "0s"`)
 			former := w.agreed()
-			root, id := rootOf(t, former), former.current.Load().approved.Pact("trial").ID()
+			root, id := rootOf(t, former), former.inForce().approved.Pact("trial").ID()
 			w.change(former, w.newcomer()...)
-			if got := former.current.Load().approved.Pact("trial").ID(); got != id {
+			if got := former.inForce().approved.Pact("trial").ID(); got != id {
 				t.Fatalf("got group %v, want %v: its roster has its own authorities", got, id)
 			}
 			testworld.Must(w.holder().enrol(direct{former}))
@@ -229,7 +229,7 @@ func TestGroupRootDamaged(t *testing.T) {
 	}
 	_, err := w.holder().enrol(direct{b})
 	testworld.Refused(t, err, wire.NoQuorum)
-	if agreed := b.current.Load().approved.Pact("trial").Agreement(rootOf(t, b), noon); len(agreed.OtherRoot) != 2 {
+	if agreed := b.inForce().approved.Pact("trial").Agreement(rootOf(t, b), noon); len(agreed.OtherRoot) != 2 {
 		t.Errorf("got parties of another root %v, want both", agreed.OtherRoot)
 	}
 	w.agree(b)
@@ -257,8 +257,8 @@ func TestGroupReportSigner(t *testing.T) {
 	if _, err := unit.openReport(request, other); err == nil {
 		t.Error("the report opens without its group root")
 	}
-	authority := testworld.Must(x509.ParseCertificate(a.current.Load().issuer.AuthorityRoot()))
-	expect := identity.Expect{Policy: a.current.Load().approved, Kinds: []identity.Kind{identity.KindAuthority}, Use: identity.UseSigning, At: noon, Group: "trial"}
+	authority := testworld.Must(x509.ParseCertificate(a.inForce().issuer.AuthorityRoot()))
+	expect := identity.Expect{Policy: a.inForce().approved, Kinds: []identity.Kind{identity.KindAuthority}, Use: identity.UseSigning, At: noon, Group: "trial"}
 	signer := unit.signer
 	if len(signer) != 3 || !signer[2].Equal(authority) || string(signer[1].Raw) != string(report.IdentityCA) {
 		t.Fatalf("got a chain of %d", len(signer))

@@ -7,17 +7,12 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/http"
-	"sync"
-	"time"
 
-	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/policy/policyfile"
-	"github.com/cohort-tee/cohort/policy/sshsig"
-	"golang.org/x/time/rate"
 )
 
 // asked refuses a request that names neither a task nor a role in a group of the
@@ -95,7 +90,7 @@ func (a *Authority) getGroup(_ http.ResponseWriter, r *http.Request) (any, error
 	if err != nil {
 		return nil, err
 	}
-	snap := a.current.Load()
+	snap := a.inForce()
 	p := snap.approved.Pact(r.PathValue("group"))
 	if p == nil {
 		return nil, wire.Refuse(wire.NotFound, "group", r.PathValue("group"), "a group of the policy in force")
@@ -128,82 +123,15 @@ func (a *Authority) postApprovals(w http.ResponseWriter, r *http.Request) (any, 
 	if err := api.ReadBody(w, r, 4*(wire.MaxStatement+wire.MaxSignature), &said); err != nil {
 		return nil, err
 	}
-	return a.hear(r.Context(), r.PathValue("group"), said)
+	return a.addStatement(r.Context(), r.PathValue("group"), said)
 }
 
-// hear takes a party's statement into the history. When it returns, the
-// statement is on disk and no certificate is issued against it.
-func (a *Authority) hear(ctx context.Context, group string, said api.SignedStatement) (api.StatementReceipt, error) {
-	s, err := policy.ParseStatement(said.Statement)
-	if err != nil {
+// addStatement adds a party's statement to the history, and acknowledges it.
+func (a *Authority) addStatement(ctx context.Context, group string, said api.SignedStatement) (api.StatementReceipt, error) {
+	if err := a.history.AddStatement(ctx, group, said); err != nil {
 		return api.StatementReceipt{}, err
 	}
-	now, err := a.clock.Now()
-	if err != nil {
-		return api.StatementReceipt{}, err
-	}
-	p := a.current.Load().approved.PactOf(s.Group)
-	switch {
-	case p != nil && p.Group.Name != group:
-		return api.StatementReceipt{}, wire.Refuse(wire.WrongGroup, "statement: group", p.Group.Name, group)
-	case p != nil && p.Knows(said.Statement):
-		return a.acknowledge(wire.Sum(said.Statement)) // the party asks again
-	}
-	if !s.Withdraws && !now.Before(s.NotAfter) {
-		return api.StatementReceipt{}, wire.Refuse(wire.Expired, "statement: not_after", s.NotAfter.UTC(), "after "+now.UTC().String())
-	}
-	if p != nil && !p.Ends(s) {
-		if err := a.statements.take(p, s, said.Signature, now); err != nil {
-			return api.StatementReceipt{}, err
-		}
-	}
-	if err := a.adopt(ctx, api.HistoryEntry{Policy: said.Statement, Signatures: []string{said.Signature}}); err != nil {
-		return api.StatementReceipt{}, err
-	}
-	a.log.Info("statement heard", "group", group, "party", s.Party, "withdraws", s.Withdraws, "number", s.Number)
 	return a.acknowledge(wire.Sum(said.Statement))
-}
-
-// How often a key makes statements: each is a step that every unit and client of the
-// trust domain fetches.
-const (
-	statementBurst = 16
-	statementEvery = time.Minute
-)
-
-// statementRates are the token buckets of the parties' keys. There are as many as
-// keys have signed a statement of a group of theirs.
-type statementRates struct {
-	mu   sync.Mutex
-	keys map[attest.Digest]*rate.Limiter // guarded by mu
-}
-
-// take counts a statement of a party's key. It refuses as the history would do what
-// that key has not signed, so that nobody else uses its bucket up, and with "rate"
-// more statements than a key may make.
-func (r *statementRates) take(p *policy.Pact, s policy.Statement, signature string, at time.Time) error {
-	key, err := sshsig.Verify(signature, s.Namespace(), s.Bytes())
-	if err != nil {
-		return err
-	}
-	if sshsig.KeyDigest(key) != s.Key {
-		return wire.Refuse(wire.NotOwner, "statement: key", sshsig.KeyDigest(key), s.Key)
-	}
-	if _, err := p.Statement(s.Key, s.GroupRoot); err != nil {
-		return err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.keys[s.Key] == nil {
-		if r.keys == nil {
-			r.keys = map[attest.Digest]*rate.Limiter{}
-		}
-		r.keys[s.Key] = rate.NewLimiter(rate.Every(statementEvery), statementBurst)
-	}
-	if !r.keys[s.Key].AllowN(at, 1) {
-		return wire.Refuse(wire.TooMany, "statements of one key", "more", fmt.Sprint(statementBurst, " at once, one each ", statementEvery))
-	}
-	return nil
 }
 
 // acknowledge signs that a statement is in the history up to its head.
@@ -212,7 +140,7 @@ func (a *Authority) acknowledge(statement wire.Digest) (api.StatementReceipt, er
 	if err != nil {
 		return api.StatementReceipt{}, err
 	}
-	snap := a.current.Load()
+	snap := a.inForce()
 	signer, err := snap.authorityLeaf(now)
 	if err != nil {
 		return api.StatementReceipt{}, err

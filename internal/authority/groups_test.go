@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/history"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -52,15 +53,15 @@ scorer = { members = [ { party = "south", task = "scoring", release = "2026.11" 
 // say lets a party say it to an authority.
 func (w *world) say(a *Authority, party string, change func(*policy.Statement)) (api.StatementReceipt, error) {
 	w.T.Helper()
-	p := a.current.Load().approved.Pact("trial")
-	s, err := p.Statement(w.Keys[party].Digest(), a.current.Load().groups.root(p))
+	p := a.inForce().approved.Pact("trial")
+	s, err := p.Statement(w.Keys[party].Digest(), a.inForce().groups.root(p))
 	if err != nil {
 		w.T.Fatal(err)
 	}
 	if change != nil {
 		change(&s)
 	}
-	return a.hear(w.T.Context(), "trial", api.SignedStatement{Statement: s.Bytes(), Signature: w.Signature(party, s.Namespace(), string(s.Bytes()))})
+	return a.addStatement(w.T.Context(), "trial", api.SignedStatement{Statement: s.Bytes(), Signature: w.Signature(party, s.Namespace(), string(s.Bytes()))})
 }
 
 func withdraws(s *policy.Statement) { s.Withdraws = true }
@@ -90,7 +91,7 @@ func TestGroupReport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := a.current.Load().approved.Pact("trial")
+	p := a.inForce().approved.Pact("trial")
 	if one.Group != "trial" || one.Role != "holder" || one.Task != "keys" || one.Identity != p.ID() || string(one.Roster) != string(p.Roster.Bytes()) || len(one.Approvals) != 2 {
 		t.Errorf("got report for %q %q %q, identity %v, %d approvals", one.Group, one.Role, one.Task, one.Identity, len(one.Approvals))
 	}
@@ -132,11 +133,11 @@ func TestGroupRequestRefusals(t *testing.T) {
 	if _, err := w.say(a, "north", nil); err != nil {
 		t.Fatal(err)
 	}
-	said := a.current.Load().approved.Pact("trial").Said()[0]
-	if _, err := a.hear(t.Context(), "trial", api.SignedStatement(said)); err != nil {
+	said := a.inForce().approved.Pact("trial").Said()[0]
+	if _, err := a.addStatement(t.Context(), "trial", api.SignedStatement(said)); err != nil {
 		t.Errorf("the same statement again, as after a lost answer: %v", err)
 	}
-	_, err = a.hear(t.Context(), "tribe", api.SignedStatement(said))
+	_, err = a.addStatement(t.Context(), "tribe", api.SignedStatement(said))
 	testworld.Refused(t, err, wire.WrongGroup)
 }
 
@@ -173,7 +174,7 @@ func TestMemberLeaves(t *testing.T) {
 	a := w.agreed()
 	held := testworld.Must(w.scorer().enrol(direct{a})).Rings
 	whole := testworld.Must(w.holder().enrol(direct{a})).Rings.Follow
-	former := a.current.Load().approved.Pact("trial").ID()
+	former := a.inForce().approved.Pact("trial").ID()
 	w.change(a, "[group.trial.role]\n", "continues = \""+former.String()+"\"\n[group.trial.role]\n", `, calls = ["scorer"]`, "",
 		`scorer = { members = [ { party = "south", task = "scoring", release = "2026.11" } ] }`+"\n", "")
 
@@ -196,7 +197,7 @@ func TestGroupGrows(t *testing.T) {
 	w := grouped(t, `delay = "1h"`, `delay = "0s"`)
 	a := w.agreed()
 	before := testworld.Must(w.holder().enrol(direct{a})).Rings
-	w.change(a, "[group.trial.role]\n", "continues = \""+a.current.Load().approved.Pact("trial").ID().String()+"\"\n[group.trial.role]\n", `, calls = ["scorer"]`, "")
+	w.change(a, "[group.trial.role]\n", "continues = \""+a.inForce().approved.Pact("trial").ID().String()+"\"\n[group.trial.role]\n", `, calls = ["scorer"]`, "")
 	after := testworld.Must(w.holder().enrol(direct{a})).Rings
 	wantKey(t, "the role's next", after.Strict.Next, before.Strict.Next)
 	wantKey(t, "the whole group's next", after.Follow.Next, before.Follow.Next)
@@ -258,7 +259,7 @@ func TestHeardIsSigned(t *testing.T) {
 		t.Fatal(err)
 	}
 	leaf := testworld.Must(x509.ParseCertificate(h.Chain[0]))
-	if err := leaf.CheckSignature(x509.ECDSAWithSHA256, api.StatementReceiptMessage(h), h.Signature); err != nil || h.Head != a.current.Load().approved.Head() {
+	if err := leaf.CheckSignature(x509.ECDSAWithSHA256, api.StatementReceiptMessage(h), h.Signature); err != nil || h.Head != a.inForce().approved.Head() {
 		t.Errorf("got %v, head %v", err, h.Head)
 	}
 	h.Head[0]++
@@ -282,11 +283,11 @@ func TestWithdrawWhileIssuing(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range min(perWorld, rounds-done) {
-			w.clock.Advance(statementEvery)
+			w.clock.Advance(history.StatementEvery)
 			if _, err := w.say(one, "north", nil); err != nil {
 				t.Fatal(err)
 			}
-			if err := two.refresh(t.Context()); err != nil {
+			if err := two.history.Refresh(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			withdrawWhileIssuing(t, w, one, two)

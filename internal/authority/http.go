@@ -175,10 +175,10 @@ func (a *Authority) getTrust(_ http.ResponseWriter, r *http.Request) (any, error
 }
 
 func (a *Authority) getPolicy(http.ResponseWriter, *http.Request) (any, error) {
-	if err := a.behind(); err != nil {
+	if err := a.history.Behind(); err != nil {
 		return nil, err
 	}
-	return a.current.Load().policy(), nil
+	return a.history.Current().Policy(), nil
 }
 
 func (a *Authority) getHistory(_ http.ResponseWriter, r *http.Request) (any, error) {
@@ -187,13 +187,13 @@ func (a *Authority) getHistory(_ http.ResponseWriter, r *http.Request) (any, err
 		return nil, err
 	}
 	if named {
-		return a.historyAfter(a.current.Load(), p.Head)
+		return a.historyAfter(a.history.Current(), p.Head)
 	}
 	from, err := number(r.URL.Query(), "from", 0)
 	if err != nil {
 		return nil, err
 	}
-	return a.proveHistory(a.current.Load(), int(min(from, wire.MaxHistory))), nil
+	return a.proveHistory(a.history.Current(), int(min(from, wire.MaxHistory))), nil
 }
 
 func (a *Authority) postHistory(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -201,11 +201,11 @@ func (a *Authority) postHistory(w http.ResponseWriter, r *http.Request) (any, er
 	if err := api.ReadBody(w, r, wire.MaxRequest, &h); err != nil {
 		return nil, err
 	}
-	return a.push(r.Context(), h)
+	return a.history.Push(r.Context(), h)
 }
 
 func (a *Authority) getProposals(_ http.ResponseWriter, r *http.Request) (any, error) {
-	return a.showProposals(r.Context())
+	return a.history.ShowProposals(r.Context())
 }
 
 func (a *Authority) getProposal(_ http.ResponseWriter, r *http.Request) (any, error) {
@@ -213,7 +213,7 @@ func (a *Authority) getProposal(_ http.ResponseWriter, r *http.Request) (any, er
 	if err != nil {
 		return nil, err
 	}
-	return a.showProposal(r.Context(), digest)
+	return a.history.ShowProposal(r.Context(), digest)
 }
 
 func (a *Authority) postProposals(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -221,7 +221,7 @@ func (a *Authority) postProposals(w http.ResponseWriter, r *http.Request) (any, 
 	if err := api.ReadBody(w, r, wire.MaxRequest, &p); err != nil {
 		return nil, err
 	}
-	return a.propose(r.Context(), p)
+	return a.history.Propose(r.Context(), p)
 }
 
 func (a *Authority) postSignatures(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -230,7 +230,7 @@ func (a *Authority) postSignatures(w http.ResponseWriter, r *http.Request) (any,
 	if err != nil {
 		return nil, err
 	}
-	return a.sign(r.Context(), digest, s)
+	return a.history.Sign(r.Context(), digest, s)
 }
 
 func (a *Authority) postCancel(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -239,7 +239,7 @@ func (a *Authority) postCancel(w http.ResponseWriter, r *http.Request) (any, err
 	if err != nil {
 		return nil, err
 	}
-	return a.cancel(r.Context(), digest, c)
+	return a.history.Cancel(r.Context(), digest, c)
 }
 
 // onProposal reads the proposal's digest out of the path, and the body.
@@ -281,13 +281,13 @@ func (a *Authority) getReady(_ http.ResponseWriter, r *http.Request) (any, error
 	if _, err := a.clock.Now(); err != nil {
 		return nil, err
 	}
-	if err := a.behind(); err != nil {
+	if err := a.history.Behind(); err != nil {
 		return nil, err
 	}
-	if cause := a.current.Load().unnamed; cause != nil {
+	if cause := a.inForce().unnamed; cause != nil {
 		return nil, wire.Refuse(wire.Unavailable, "authority", cause, "an authority that policy names")
 	}
-	return api.Health{Status: "ready", Warnings: a.warnings(), Contradictions: a.contradictions()}, a.store.Ping(r.Context())
+	return api.Health{Status: "ready", Warnings: a.warnings(), Contradictions: a.history.Contradictions()}, a.store.Ping(r.Context())
 }
 
 // levelOf is the level at which a refusal is logged: our own troubles louder

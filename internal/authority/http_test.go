@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/history"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -127,7 +129,7 @@ func TestTrust(t *testing.T) {
 	if !bytes.Equal(byID.Identities[0].Root, byTask.Identities[0].Root) {
 		t.Error("task and identity gave two roots")
 	}
-	approved, err := policy.Replay(a.Genesis(), []policy.Step{stepOf(byTask.History.Entries[0])})
+	approved, err := policy.Replay(a.Genesis(), []policy.Step{history.StepOf(byTask.History.Entries[0])})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +153,7 @@ func TestLog(t *testing.T) {
 	if len(all.Entries) != 5 || all.Entries[0].Reason != wire.NotMeasured || all.Next != 0 {
 		t.Errorf("got %d entries, newest %+v, next %d, want 5, the refusal, 0", len(all.Entries), all.Entries[0], all.Next)
 	}
-	if got := all.Entries[4]; got.Kind != kindIssued || got.Task != "scoring" || got.Platform != "soft" || got.Serial == "" || got.Head.IsZero() {
+	if got := all.Entries[4]; got.Kind != records.KindIssued || got.Task != "scoring" || got.Platform != "soft" || got.Serial == "" || got.Head.IsZero() {
 		t.Errorf("got %+v, want the first issuance whole", got)
 	}
 	page := testworld.Must(client.IssuanceLog(t.Context(), api.LogQuery{Limit: 2}))

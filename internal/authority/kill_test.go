@@ -131,7 +131,7 @@ func (w *world) lifeOf(n int, told *seen) *child {
 			told.reports = append(told.reports, report)
 		}
 	}
-	next := w.SignPolicy(w.NextText(before.current.Load().approved, narrower(before.current.Load().doc())...), "ana")
+	next := w.SignPolicy(w.NextText(before.inForce().approved, narrower(before.inForce().doc())...), "ana")
 	if _, err := c.Propose(ctx, proposal(next)); err == nil {
 		told.proposals = append(told.proposals, wire.Sum(next.Policy))
 	}
@@ -184,16 +184,16 @@ func (w *world) check(told seen) {
 		serials[serial] = r.Unit
 	}
 	for _, head := range told.heads {
-		if !a.current.Load().approved.Knows(head) {
+		if !a.inForce().approved.Knows(head) {
 			w.T.Errorf("policy %v was in force and is lost", head)
 		}
 	}
 	for _, digest := range told.proposals {
-		if _, err := a.showProposal(w.T.Context(), digest); err != nil {
+		if _, err := a.history.ShowProposal(w.T.Context(), digest); err != nil {
 			w.T.Errorf("proposal %v was taken in and is lost: %v", digest, err)
 		}
 	}
-	if err := errors.Join(a.catchUp(w.T.Context()), errOf(w.scoring().enrol(direct{a}))); err != nil {
+	if err := errors.Join(a.history.Sync(w.T.Context()), errOf(w.scoring().enrol(direct{a}))); err != nil {
 		w.T.Errorf("the next authority does not go on: %v", err)
 	}
 }

@@ -101,8 +101,7 @@ func TestLeaseOfTheUnnamed(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(), w.open()
 	testworld.Must(w.asks(a))
-	snap := a.current.Load()
-	a.current.Store(&snapshot{approved: snap.approved, unnamed: wire.Refuse(wire.NotMeasured, "test", "", "")})
+	a.inForce().unnamed = wire.Refuse(wire.NotMeasured, "test", "", "")
 	a.keepRings(t.Context())
 	testworld.Must(w.asks(b))
 }

@@ -15,12 +15,6 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Kinds of log entries.
-const (
-	kindIssued  = "issued"
-	kindRefused = "refused"
-)
-
 // Length of a page of the log.
 const (
 	logLimit    = 100
@@ -40,7 +34,7 @@ func (a *Authority) refused(ctx context.Context, r api.CertificateRequest, cause
 		return err
 	}
 	entry := api.LogEntry{
-		Time: now.UTC(), Kind: kindRefused, Reason: problem.Reason,
+		Time: now.UTC(), Kind: records.KindRefused, Reason: problem.Reason,
 		Detail: (&wire.Refusal{Reason: problem.Reason, Rule: problem.Rule, Got: problem.Got, Want: problem.Want}).Error(),
 	}
 	if wire.ValidName(r.Task) {

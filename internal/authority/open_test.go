@@ -192,30 +192,30 @@ func TestChangedRows(t *testing.T) {
 			w.change(a, tighter...)
 			w.change(a, "lifetime = \"20m\"", "lifetime = \"15m\"")
 			testworld.Must(w.scoring().enrol(direct{a}))
-			testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, "lifetime = \"15m\"", "lifetime = \"14m\""), "ana"))))
-			newest := a.current.Load().history(0)
+			testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.inForce().approved, "lifetime = \"15m\"", "lifetime = \"14m\""), "ana"))))
+			newest := a.history.Current().Run(0)
 			exec(t, w.dsn, row.statement)
 
 			b := w.open()
 			_, _ = b.seeLease(t.Context(), 0)
-			_, _ = b.showProposals(t.Context())
+			_, _ = b.history.ShowProposals(t.Context())
 			if named := b.damage.Of(row.table); len(named) == 0 || !strings.Contains(named[0], "of "+row.table) {
 				t.Errorf("got damaged rows %q, want one of %s named", named, row.table)
 			}
 			_, err := w.scoring().enrol(direct{b})
 			if row.behind {
 				testworld.Refused(t, err, wire.Behind)
-				testworld.Must(b.push(t.Context(), newest))
+				testworld.Must(b.history.Push(t.Context(), newest))
 				_, err = w.scoring().enrol(direct{b})
 			}
 			if err != nil {
 				t.Errorf("issuing: %v", err)
 			}
-			if got := b.current.Load().approved.Head(); got != newest.Head {
+			if got := b.inForce().approved.Head(); got != newest.Head {
 				t.Errorf("got head %v, want %v", got, newest.Head)
 			}
-			if c := w.open(); c.behind() != nil {
-				t.Errorf("after another start: %v", c.behind())
+			if c := w.open(); c.history.Behind() != nil {
+				t.Errorf("after another start: %v", c.history.Behind())
 			}
 		})
 	}

@@ -65,8 +65,8 @@ func issuances(operations []observed) bool {
 	return true
 }
 
-// history is what all who ask have seen.
-type history struct {
+// record is what all who ask have seen.
+type record struct {
 	start time.Time
 
 	mu         sync.Mutex
@@ -74,9 +74,9 @@ type history struct {
 	reports    []api.Report // guarded by mu
 }
 
-func (h *history) now() int64 { return time.Since(h.start).Nanoseconds() }
+func (h *record) now() int64 { return time.Since(h.start).Nanoseconds() }
 
-func (h *history) add(nonce []byte, call int64, result outcome) {
+func (h *record) add(nonce []byte, call int64, result outcome) {
 	end := h.now()
 	if result == unknown {
 		end = math.MaxInt64
@@ -86,14 +86,14 @@ func (h *history) add(nonce []byte, call int64, result outcome) {
 	h.operations = append(h.operations, observed{string(nonce), call, end, result})
 }
 
-func (h *history) issued() int {
+func (h *record) issued() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.reports)
 }
 
 // ask asks one authority after the other, as a unit does.
-func (h *history) ask(ctx context.Context, p *applicant, r api.CertificateRequest, authorities []*child) {
+func (h *record) ask(ctx context.Context, p *applicant, r api.CertificateRequest, authorities []*child) {
 	for _, a := range authorities {
 		call := h.now()
 		sealed, err := a.Certify(ctx, r)
@@ -120,7 +120,7 @@ func (h *history) ask(ctx context.Context, p *applicant, r api.CertificateReques
 
 // enrolUntil has units enrol until ctx ends, each request sent twice at once and
 // once more later.
-func (h *history) enrolUntil(ctx context.Context, w *world, authorities []*child) {
+func (h *record) enrolUntil(ctx context.Context, w *world, authorities []*child) {
 	for n := 0; ctx.Err() == nil; n++ {
 		mine := append(append([]*child(nil), authorities[n%len(authorities):]...), authorities[:n%len(authorities)]...)
 		challenge, err := mine[0].Challenge(ctx)
@@ -161,7 +161,7 @@ func TestServerKilled(t *testing.T) {
 			t.Fatalf("starting an authority: %v\n%s", authorities[i].stop(), w.log)
 		}
 	}
-	h := &history{start: time.Now()}
+	h := &record{start: time.Now()}
 	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer stop()
 	var asking sync.WaitGroup
@@ -187,7 +187,7 @@ func TestServerKilled(t *testing.T) {
 }
 
 // await blocks until so many certificates were issued.
-func (h *history) await(ctx context.Context, n int) {
+func (h *record) await(ctx context.Context, n int) {
 	for h.issued() < n && ctx.Err() == nil {
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -195,7 +195,7 @@ func (h *history) await(ctx context.Context, n int) {
 
 // judge looks for the record of each nonce, and holds all that was seen against
 // what may be.
-func (w *world) judge(h *history) {
+func (w *world) judge(h *record) {
 	w.T.Helper()
 	found := map[string]bool{}
 	rows := testworld.Must(testworld.Must(store.Open(w.T.Context(), w.dsn)).ReadLog(w.T.Context(), store.Query{Limit: 1 << 20}))
@@ -233,7 +233,7 @@ func TestImpossibleHistories(t *testing.T) {
 		"an answer without a record": {issuedNow, absent},
 		"a record that was lost":     {present, absent},
 	} {
-		h := &history{start: time.Now()}
+		h := &record{start: time.Now()}
 		for _, result := range results {
 			h.add([]byte("nonce"), h.now(), result)
 			time.Sleep(time.Microsecond)
@@ -242,7 +242,7 @@ func TestImpossibleHistories(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	h := &history{start: time.Now()}
+	h := &record{start: time.Now()}
 	for _, result := range []outcome{unknown, absent, unknown, used, present} {
 		h.add([]byte("nonce"), h.now(), result)
 	}

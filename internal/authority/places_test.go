@@ -94,7 +94,7 @@ func TestUnitsByPolicy(t *testing.T) {
 		testworld.Must(a.leave(t.Context(), p.leaving()))
 	}
 	testworld.Must(all[2].enrol(direct{a}))
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, "units = 1\n", ""), "ana", "ben"))))
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.inForce().approved, "units = 1\n", ""), "ana", "ben"))))
 	w.wait(a, time.Hour+time.Minute)
 	for range 4 {
 		testworld.Must(w.scoring().enrol(direct{a}))

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/history"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -31,7 +32,7 @@ func TestApproval(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	client, _ := w.serve(a)
-	text := w.NextText(a.current.Load().approved, tighter...)
+	text := w.NextText(a.inForce().approved, tighter...)
 	digest := wire.Sum([]byte(text))
 
 	p, err := client.Propose(t.Context(), proposal(w.SignPolicy(text, "ben")))
@@ -55,7 +56,7 @@ func TestApproval(t *testing.T) {
 		t.Errorf("got policy %d %v, want 2 %v", got.Sequence, got.Digest, digest)
 	}
 	h := testworld.Must(client.History(t.Context(), 0))
-	if got, err := policy.Replay(a.Genesis(), []policy.Step{stepOf(h.Entries[0]), stepOf(h.Entries[1])}); err != nil || got.Head() != h.Head {
+	if got, err := policy.Replay(a.Genesis(), []policy.Step{history.StepOf(h.Entries[0]), history.StepOf(h.Entries[1])}); err != nil || got.Head() != h.Head {
 		t.Errorf("replaying the history: head %v, error %v, want %v", got.Head(), err, h.Head)
 	}
 }
@@ -65,7 +66,7 @@ func TestOwnerRefusals(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	client, _ := w.serve(a)
-	text := w.NextText(a.current.Load().approved, tighter...)
+	text := w.NextText(a.inForce().approved, tighter...)
 	digest := wire.Sum([]byte(text))
 	testworld.Must(client.Propose(t.Context(), proposal(w.SignPolicy(text, "ana"))))
 	w.Keys["mallory"] = testworld.NewKey()
@@ -79,7 +80,7 @@ func TestOwnerRefusals(t *testing.T) {
 		return err
 	}
 	propose := func(s policy.Step) error { _, err := client.Propose(t.Context(), proposal(s)); return err }
-	statement := string(policy.CancelStatement(a.current.Load().approved, digest))
+	statement := string(policy.CancelStatement(a.inForce().approved, digest))
 	rows := []struct {
 		name string
 		err  error
@@ -116,12 +117,12 @@ func TestOwnerRefusals(t *testing.T) {
 func TestProposalExpires(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	text := w.NextText(a.current.Load().approved, tighter...)
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana"))))
+	text := w.NextText(a.inForce().approved, tighter...)
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "ana"))))
 	w.clock.Advance(168 * time.Hour)
-	_, err := a.sign(t.Context(), wire.Sum([]byte(text)), api.SignatureRequest{Signature: w.Signature("ben", sshsig.ForPolicy, text)})
+	_, err := a.history.Sign(t.Context(), wire.Sum([]byte(text)), api.SignatureRequest{Signature: w.Signature("ben", sshsig.ForPolicy, text)})
 	testworld.Refused(t, err, wire.ProposalOver)
-	_, err = a.propose(t.Context(), proposal(w.SignPolicy(text, "ben", "ana")))
+	_, err = a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "ben", "ana")))
 	testworld.Refused(t, err, wire.ProposalOver)
 }
 
@@ -130,20 +131,20 @@ func TestProposalExpires(t *testing.T) {
 func TestDelay(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	text := w.NextText(a.current.Load().approved, looser...)
-	p := testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
+	text := w.NextText(a.inForce().approved, looser...)
+	p := testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
 	if p.State != "waiting" || p.Waited != 0 || p.Delay != 3600 {
 		t.Errorf("got state %q, %d s waited of %d s, want waiting, none of 3600", p.State, p.Waited, p.Delay)
 	}
 	w.wait(a, time.Hour-10*time.Second)
-	if got := a.current.Load().policy().Sequence; got != 1 {
+	if got := a.history.Current().Policy().Sequence; got != 1 {
 		t.Fatalf("got policy %d before the delay is over, want 1", got)
 	}
-	if p := testworld.Must(a.showProposal(t.Context(), p.Digest)); p.Waited < 3540 || p.Waited > 3590 {
+	if p := testworld.Must(a.history.ShowProposal(t.Context(), p.Digest)); p.Waited < 3540 || p.Waited > 3590 {
 		t.Errorf("got %d s waited of %d s, want what has passed", p.Waited, p.Delay)
 	}
 	w.wait(a, 10*time.Second)
-	if got := a.current.Load().policy().Sequence; got != 2 {
+	if got := a.history.Current().Policy().Sequence; got != 2 {
 		t.Errorf("got policy %d after the delay, want 2", got)
 	}
 }
@@ -153,23 +154,23 @@ func TestSignaturesAtOnce(t *testing.T) {
 	w := newWorld(t, "quorum = 2", "quorum = 3")
 	w.genesis = w.SignPolicy(string(w.genesis.Policy), w.Owners...)
 	a, b := w.open(), w.open()
-	text := w.NextText(a.current.Load().approved, tighter...)
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana"))))
+	text := w.NextText(a.inForce().approved, tighter...)
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "ana"))))
 	var both sync.WaitGroup
 	for name, authority := range map[string]*Authority{"ben": a, "eva": b} {
 		signature := w.Signature(name, sshsig.ForPolicy, text)
 		both.Go(func() {
-			if _, err := authority.sign(t.Context(), wire.Sum([]byte(text)), api.SignatureRequest{Signature: signature}); err != nil {
+			if _, err := authority.history.Sign(t.Context(), wire.Sum([]byte(text)), api.SignatureRequest{Signature: signature}); err != nil {
 				t.Errorf("%s signs: %v", name, err)
 			}
 		})
 	}
 	both.Wait()
 	for _, authority := range []*Authority{a, b} {
-		if err := authority.catchUp(t.Context()); err != nil {
+		if err := authority.history.Sync(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if got := authority.current.Load().policy().Sequence; got != 2 {
+		if got := authority.history.Current().Policy().Sequence; got != 2 {
 			t.Errorf("got policy %d, want 2", got)
 		}
 	}
@@ -180,10 +181,10 @@ func TestSignaturesAtOnce(t *testing.T) {
 func TestCutHistory(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	text := w.NextText(a.current.Load().approved, looser...)
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
+	text := w.NextText(a.inForce().approved, looser...)
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
 	w.wait(a, time.Hour)
-	seen := a.current.Load().history(0)
+	seen := a.history.Current().Run(0)
 	exec(t, w.dsn, `DELETE FROM history WHERE step = 2`)
 	exec(t, w.dsn, `DELETE FROM proposals`)
 
@@ -217,7 +218,7 @@ func TestPushRefusals(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	client, _ := w.serve(a)
-	mine := a.current.Load().history(0)
+	mine := a.history.Current().Run(0)
 	other := w.SignPolicy(w.text(looser...), "ana", "ben")
 	fork := w.SignPolicy(strings.Replace(string(mine.Entries[0].Policy), "units", "units", 1)+"# fork\n", "ana", "ben")
 	rows := []struct {
@@ -246,12 +247,12 @@ func TestPushRefusals(t *testing.T) {
 func TestRolledBackBeneath(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, tighter...), "ana", "ben"))))
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.inForce().approved, tighter...), "ana", "ben"))))
 	exec(t, w.dsn, `DELETE FROM history WHERE step = 2`)
 	if _, err := w.scoring().enrol(direct{a}); err != nil {
 		t.Error(err)
 	}
-	if got, want := testworld.Must(a.store.Head(t.Context())), a.current.Load().approved.Head(); got != want {
+	if got, want := testworld.Must(a.store.Head(t.Context())), a.inForce().approved.Head(); got != want {
 		t.Errorf("got head %v in the store, want %v", got, want)
 	}
 }
@@ -261,12 +262,12 @@ func TestRolledBackBeneath(t *testing.T) {
 func TestAdoptedMeanwhile(t *testing.T) {
 	w := newWorld(t)
 	a, other := w.open(), w.open()
-	next := w.SignPolicy(w.NextText(a.current.Load().approved), "ana", "ben")
+	next := w.SignPolicy(w.NextText(a.inForce().approved), "ana", "ben")
 	for _, by := range []*Authority{a, a, other} {
-		if err := by.adopt(t.Context(), api.HistoryEntry{Policy: next.Policy, Signatures: next.Signatures}); err != nil {
+		if err := by.history.Adopt(t.Context(), api.HistoryEntry{Policy: next.Policy, Signatures: next.Signatures}); err != nil {
 			t.Error(err)
 		}
-		if got, want := by.current.Load().doc().Digest(), wire.Sum(next.Policy); got != want {
+		if got, want := by.inForce().doc().Digest(), wire.Sum(next.Policy); got != want {
 			t.Errorf("got policy %v in force, want %v", got, want)
 		}
 	}
@@ -277,9 +278,9 @@ func TestAdoptedMeanwhile(t *testing.T) {
 func TestFollowed(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(), w.open()
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, tighter...), "ana", "ben"))))
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.inForce().approved, tighter...), "ana", "ben"))))
 	report := testworld.Must(w.scoring().enrol(direct{b}))
-	if want := a.current.Load().approved.Head(); report.Head != want {
+	if want := a.inForce().approved.Head(); report.Head != want {
 		t.Errorf("got a report under head %v, want %v", report.Head, want)
 	}
 }
@@ -290,11 +291,11 @@ func TestUpgrade(t *testing.T) {
 	a := w.open()
 	rebuilt := wire.Sum([]byte("rebuilt")).String()
 	reference := "{ platform = \"soft\", program = \"" + wire.Sum([]byte("authority")).String() + "\" }"
-	both := w.NextText(a.current.Load().approved, reference, reference+", { platform = \"soft\", program = \""+rebuilt+"\" }")
+	both := w.NextText(a.inForce().approved, reference, reference+", { platform = \"soft\", program = \""+rebuilt+"\" }")
 
 	_, err := Open(t.Context(), w.config("rebuilt"))
 	testworld.Refused(t, err, wire.NotMeasured)
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(both, "ana", "ben"))))
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(both, "ana", "ben"))))
 	w.wait(a, time.Hour)
 	b, err := Open(t.Context(), w.config("rebuilt"))
 	if err != nil {
@@ -304,9 +305,9 @@ func TestUpgrade(t *testing.T) {
 		t.Error("the root changed with the build")
 	}
 	// The old value out: the old build issues nothing more, and cannot start.
-	single := w.NextText(b.current.Load().approved, reference+", ", "")
-	testworld.Must(b.propose(t.Context(), proposal(w.SignPolicy(single, "ana", "ben"))))
-	if err := a.catchUp(t.Context()); err != nil {
+	single := w.NextText(b.inForce().approved, reference+", ", "")
+	testworld.Must(b.history.Propose(t.Context(), proposal(w.SignPolicy(single, "ana", "ben"))))
+	if err := a.history.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	_, err = w.scoring().enrol(direct{a})
@@ -324,10 +325,10 @@ func TestPushMoves(t *testing.T) {
 	w.open()
 	copied := copyStore(t, w.dsn)
 	a := w.open()
-	testworld.Must(a.propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.current.Load().approved, tighter...), "ana", "ben"))))
+	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.inForce().approved, tighter...), "ana", "ben"))))
 	w.dsn = copied
 	b := w.open()
-	if got := testworld.Must(b.push(t.Context(), a.current.Load().history(1))); got.Head != a.current.Load().approved.Head() {
-		t.Errorf("got head %v, want %v", got.Head, a.current.Load().approved.Head())
+	if got := testworld.Must(b.history.Push(t.Context(), a.history.Current().Run(1))); got.Head != a.inForce().approved.Head() {
+		t.Errorf("got head %v, want %v", got.Head, a.inForce().approved.Head())
 	}
 }

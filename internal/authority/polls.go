@@ -11,6 +11,7 @@ import (
 
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/history"
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -48,7 +49,7 @@ func (a *Authority) polled(h http.Handler) http.Handler {
 	wait := a.respond(route{path: api.PathHistory + "?wait"}, a.waitHistory)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet && r.URL.Path == api.PathHistory {
-			if p, _, err := api.ParsePollQuery(r.URL.Query()); err == nil && p.Wait > 0 && p.Head == a.current.Load().approved.Head() {
+			if p, _, err := api.ParsePollQuery(r.URL.Query()); err == nil && p.Wait > 0 && p.Head == a.history.Current().Approved.Head() {
 				wait.ServeHTTP(w, r)
 				return
 			}
@@ -72,7 +73,7 @@ func (a *Authority) waitHistory(w http.ResponseWriter, r *http.Request) (any, er
 	if err != nil {
 		return nil, err
 	}
-	give, err := a.polls.take(r, a.current.Load().issuer.AuthorityRoot(), now)
+	give, err := a.polls.take(r, a.inForce().issuer.AuthorityRoot(), now)
 	if err != nil {
 		api.SetPollRetry(w.Header())
 		return nil, err
@@ -85,12 +86,12 @@ func (a *Authority) waitHistory(w http.ResponseWriter, r *http.Request) (any, er
 	timer := time.NewTimer(p.Wait)
 	defer timer.Stop()
 	for {
-		snap := a.current.Load()
-		if snap.approved.Head() != p.Head {
+		snap := a.history.Current()
+		if snap.Approved.Head() != p.Head {
 			return a.historyAfter(snap, p.Head)
 		}
 		select {
-		case <-snap.replaced:
+		case <-snap.Replaced:
 		case <-timer.C:
 			return a.historyAfter(snap, p.Head)
 		case <-ending:
@@ -150,27 +151,27 @@ func (p *polls) remember(leaf wire.Digest, unit bus.Unit) {
 
 // historyAfter is the run of steps after a head. It refuses with "behind" a head that this
 // authority does not know.
-func (a *Authority) historyAfter(snap *snapshot, head wire.Digest) (api.History, error) {
-	if err := a.behind(); err != nil {
+func (a *Authority) historyAfter(snap *history.Snapshot, head wire.Digest) (api.History, error) {
+	if err := a.history.Behind(); err != nil {
 		return api.History{}, err
 	}
-	index := slices.Index(snap.approved.Heads(), head)
+	index := slices.Index(snap.Approved.Heads(), head)
 	if index < 0 {
-		return api.History{}, wire.Refuse(wire.Behind, "history: policy head", head, snap.approved.Head())
+		return api.History{}, wire.Refuse(wire.Behind, "history: policy head", head, snap.Approved.Head())
 	}
 	return a.proveHistory(snap, index+1), nil
 }
 
 // proveHistory is the run of steps from an index on, with the proof of the head. An
 // authority that is behind, or whose clock is refused, gives no proof: what it has is a hint.
-func (a *Authority) proveHistory(snap *snapshot, from int) api.History {
-	h := snap.history(from)
+func (a *Authority) proveHistory(snap *history.Snapshot, from int) api.History {
+	h := snap.Run(from)
 	now, err := a.clock.Now()
 	if err == nil {
-		err = a.behind()
+		err = a.history.Behind()
 	}
 	if err == nil {
-		h.ProvedHead, err = snap.proveHead(now)
+		h.ProvedHead, err = snap.Derived.(*snapshot).proveHead(now)
 	}
 	if err != nil && !errors.Is(err, wire.Behind) && !errors.Is(err, wire.ClockSkew) {
 		a.log.Error("proving the policy head", "error", err)
@@ -197,7 +198,7 @@ func (s *snapshot) proveHead(at time.Time) ([]byte, error) {
 		return s.proved.head, nil
 	}
 	head, err := identity.ProveHead(identity.HeadClaim{
-		Head: s.approved.Head(), Steps: uint64(len(s.entries)), At: at, Spread: s.spread,
+		Head: s.approved.Head(), Steps: uint64(len(s.approved.Heads())), At: at, Spread: s.spread,
 	}, signer)
 	if err != nil {
 		return nil, err

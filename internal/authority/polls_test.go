@@ -16,6 +16,7 @@ import (
 
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/backup"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -23,9 +24,9 @@ import (
 
 // provedBy is the proved head in a history of an authority.
 func (w *world) provedBy(a *Authority, h api.History) (identity.ProvedHead, error) {
-	root := testworld.Must(x509.ParseCertificate(a.current.Load().issuer.AuthorityRoot()))
+	root := testworld.Must(x509.ParseCertificate(a.inForce().issuer.AuthorityRoot()))
 	at, _ := w.clock.Read()
-	return identity.ParseHead(h.ProvedHead, a.current.Load().approved, root, at)
+	return identity.ParseHead(h.ProvedHead, a.inForce().approved, root, at)
 }
 
 // polled is what a poll came to.
@@ -48,7 +49,7 @@ func TestPoll(t *testing.T) {
 	w := newWorld(t, `delay = "1h"`, `delay = "0s"`)
 	a := w.open()
 	client, _ := w.serve(a)
-	genesis := a.current.Load().approved.Head()
+	genesis := a.inForce().approved.Head()
 
 	empty := <-poll(t.Context(), client, genesis, 50*time.Millisecond)
 	if h, err := w.provedBy(a, empty.history); empty.err != nil || err != nil || len(empty.history.Entries) != 0 || h.Head() != genesis || h.Steps() != 1 || h.Spread() != time.Second {
@@ -59,14 +60,14 @@ func TestPoll(t *testing.T) {
 		all = append(all, poll(t.Context(), client, genesis, api.MaxPoll))
 	}
 	testworld.Eventually(t, "5 polls wait", func() bool { return a.polls.others.InUse() == 5 })
-	step := w.SignPolicy(w.NextText(a.current.Load().approved, tighter...), "ana", "ben")
-	testworld.Must(a.propose(t.Context(), proposal(step)))
+	step := w.SignPolicy(w.NextText(a.inForce().approved, tighter...), "ana", "ben")
+	testworld.Must(a.history.Propose(t.Context(), proposal(step)))
 	for _, done := range all {
 		got := <-done
 		if got.err != nil || got.history.From != 1 || len(got.history.Entries) != 1 || string(got.history.Entries[0].Policy) != string(step.Policy) {
 			t.Fatalf("got %+v, %v", got.history, got.err)
 		}
-		if h, err := w.provedBy(a, got.history); err != nil || h.Head() != got.history.Head || h.Head() != a.current.Load().approved.Head() || h.Steps() != 2 {
+		if h, err := w.provedBy(a, got.history); err != nil || h.Head() != got.history.Head || h.Head() != a.inForce().approved.Head() || h.Steps() != 2 {
 			t.Errorf("got head %v after %d steps, %v", h.Head(), h.Steps(), err)
 		}
 	}
@@ -98,7 +99,7 @@ func TestPollStatement(t *testing.T) {
 	w := grouped(t)
 	a := w.open()
 	client, _ := w.serve(a)
-	done := poll(t.Context(), client, a.current.Load().approved.Head(), api.MaxPoll)
+	done := poll(t.Context(), client, a.inForce().approved.Head(), api.MaxPoll)
 	testworld.Eventually(t, "the poll waits", func() bool { return a.polls.others.InUse() == 1 })
 	heard := testworld.Must(w.say(a, "north", nil))
 	if got := <-done; got.err != nil || got.history.Head != heard.Head || !policy.IsStatement(got.history.Entries[0].Policy) {
@@ -115,7 +116,7 @@ func TestPollPlaces(t *testing.T) {
 	c.Limits.PollsPerAddress, c.Limits.Connections, c.Limits.Requests = 3, 2, 1
 	a := testworld.Must(Open(t.Context(), c))
 	client, address := w.serve(a)
-	head := a.current.Load().approved.Head()
+	head := a.inForce().approved.Head()
 	gone, leave := context.WithCancel(t.Context())
 	var mine []<-chan polled
 	for n := range 3 { // one after the other, because two connections are all that may be idle
@@ -172,7 +173,7 @@ func TestPollRefused(t *testing.T) {
 	a := testworld.Must(Open(t.Context(), c))
 	server := httptest.NewServer(a.Handler())
 	defer server.Close()
-	query := api.PathHistory + "?from=" + a.current.Load().approved.Head().Hex() + "&wait=30s"
+	query := api.PathHistory + "?from=" + a.inForce().approved.Head().Hex() + "&wait=30s"
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() {
@@ -208,7 +209,7 @@ func TestPollShutdown(t *testing.T) {
 	defer client.Close()
 	var done []<-chan polled
 	for range 4 {
-		done = append(done, poll(t.Context(), client, a.current.Load().approved.Head(), api.MaxPoll))
+		done = append(done, poll(t.Context(), client, a.inForce().approved.Head(), api.MaxPoll))
 	}
 	testworld.Eventually(t, "the polls wait", func() bool { return a.polls.others.InUse() == 4 })
 	begin := time.Now()
@@ -232,17 +233,16 @@ func TestHintsAreNotProved(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	w.clock.JumpWall(time.Hour)
-	if h := a.proveHistory(a.current.Load(), 0); h.ProvedHead != nil || len(h.Entries) != 1 {
+	if h := a.proveHistory(a.history.Current(), 0); h.ProvedHead != nil || len(h.Entries) != 1 {
 		t.Errorf("clock: got proof %x of %d steps", h.ProvedHead, len(h.Entries))
 	}
 	w.clock.JumpWall(-time.Hour)
-	a.doubt.mu.Lock()
-	a.doubt.lost = map[wire.Digest]string{{1}: "a row"}
-	a.doubt.mu.Unlock()
-	if h := a.proveHistory(a.current.Load(), 0); h.ProvedHead != nil {
+	testworld.NoError(t, a.history.RecordBackup(t.Context(), backup.Header{ID: "1", Created: noon, Head: wire.Digest{1}}))
+	testworld.NoError(t, a.history.Sync(t.Context()))
+	if h := a.proveHistory(a.history.Current(), 0); h.ProvedHead != nil {
 		t.Errorf("behind: got proof %x", h.ProvedHead)
 	}
-	_, err := a.historyAfter(a.current.Load(), a.current.Load().approved.Head())
+	_, err := a.historyAfter(a.history.Current(), a.inForce().approved.Head())
 	testworld.Refused(t, err, wire.Behind)
 }
 

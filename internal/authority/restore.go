@@ -2,7 +2,6 @@ package authority
 
 import (
 	"context"
-	"crypto/hmac"
 	"crypto/hpke"
 	"encoding/json"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/history"
 	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
@@ -80,12 +80,13 @@ func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
 	if err := a.combine(ctx, c); err != nil {
 		return wire.Digest{}, err
 	}
+	a.history = a.newHistory(history.Metrics{})
 	if c.Endorser != nil { // whose rows are under the store key
 		a.endorser = c.Endorser(shelf{a})
 	}
 	steps := make([]policy.Step, len(c.History))
 	for i, e := range c.History {
-		steps[i] = stepOf(e)
+		steps[i] = history.StepOf(e)
 	}
 	approved, err := policy.Replay(c.Genesis, steps)
 	if err != nil {
@@ -96,7 +97,7 @@ func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
 			return wire.Digest{}, err
 		}
 	}
-	if err := a.adopted(c.History, approved); err != nil {
+	if err := a.history.CheckAdopted(c.History, approved); err != nil {
 		return wire.Digest{}, err
 	}
 	own, err := a.examine(ctx, approved)
@@ -141,34 +142,23 @@ func (a *Authority) combine(ctx context.Context, c RestoreConfig) error {
 	return nil
 }
 
-// adopted demands the mark of this root on every step: a policy that was signed
-// and has not taken effect is no history.
-func (a *Authority) adopted(history []api.HistoryEntry, approved policy.Approved) error {
-	for i, head := range approved.Heads() {
-		if !hmac.Equal(history[i].Adopted, a.records.AdoptionMAC(head)) {
-			return wire.Refuse(wire.BadSignature, fmt.Sprint("history: mark of adoption of policy ", i+1), "another", "one made under this root")
-		}
-	}
-	return nil
-}
-
 // writeBack writes history, backup record and root, in this order. What an
 // earlier try wrote stays.
 func (a *Authority) writeBack(ctx context.Context, c RestoreConfig, approved policy.Approved) error {
 	if _, err := c.Store.Root(ctx); err == nil {
 		return wire.Refuse(wire.StoreForeign, "store: root", "a root exists", "a new store")
 	}
-	stored, _, err := a.load(ctx)
+	stored, _, err := a.history.Load(ctx)
 	if err != nil {
 		return err
 	}
 	if !approved.Knows(stored.Head()) {
 		return wire.Refuse(wire.StoreForeign, "store: history", stored.Head(), "none, or a part of the one to restore")
 	}
-	if err := a.restore(ctx, stored, unstamped(c.History[len(stored.Steps()):])); err != nil {
+	if err := a.history.Rewrite(ctx, stored, unstamped(c.History[len(stored.Steps()):])); err != nil {
 		return err
 	}
-	if err := a.recordBackup(ctx, c.Shares[0].Header); err != nil {
+	if err := a.history.RecordBackup(ctx, c.Shares[0].Header); err != nil {
 		return err
 	}
 	row, err := a.sealRoot(ctx, approved.Document().Authority.References)

@@ -76,9 +76,9 @@ func (e *enrolment) renewWithin(end time.Time) {
 // keepRings keeps the lease of the rings, and rolls and drops keys that nobody
 // asks for. Where nothing may be issued, the lease is left to another.
 func (a *Authority) keepRings(ctx context.Context) {
-	snap := a.current.Load()
+	snap := a.inForce()
 	now, err := a.clock.Now()
-	if err != nil || snap.unnamed != nil || a.behind() != nil {
+	if err != nil || snap.unnamed != nil || a.history.Behind() != nil {
 		err = a.yieldRings(ctx)
 	} else if err = a.holdRings(ctx); err == nil {
 		a.rings.keep(snap.approved, now)

@@ -278,11 +278,11 @@ func TestRingsNobodyAsksFor(t *testing.T) {
 	w := newWorld(t, withReleases()...)
 	a := w.open()
 	named, removed := testworld.Must(w.scoring().enrol(direct{a})).Identity, testworld.Must(w.newest().enrol(direct{a})).Identity
-	next := w.SignPolicy(w.NextText(a.current.Load().approved, "[task.scoring.release.\"2026.12\"]\ncontinues = \"2026.11\"\nreference = [ { platform = \"soft\", program = \""+
+	next := w.SignPolicy(w.NextText(a.inForce().approved, "[task.scoring.release.\"2026.12\"]\ncontinues = \"2026.11\"\nreference = [ { platform = \"soft\", program = \""+
 		wire.Sum([]byte("newest")).String()+"\" } ]\n", ""), "ana", "ben")
 	keys := func(r *ring) []*identity.RingKey { return append(r.strict.Keys(), r.follow.Keys()...) }
 	dropped := keys(a.rings.held[removed])
-	if err := a.adopt(t.Context(), api.HistoryEntry{Policy: next.Policy, Signatures: next.Signatures}); err != nil {
+	if err := a.history.Adopt(t.Context(), api.HistoryEntry{Policy: next.Policy, Signatures: next.Signatures}); err != nil {
 		t.Fatal(err)
 	}
 	kept := keys(a.rings.held[named])

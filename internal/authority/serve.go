@@ -50,7 +50,7 @@ func (a *Authority) Serve(ctx context.Context, listener net.Listener) error {
 		return context.WithValue(ctx, endKey{}, work.Done())
 	}
 	var running sync.WaitGroup
-	running.Go(func() { a.keepUp(work) })
+	running.Go(func() { a.run(work) })
 	running.Go(func() {
 		<-work.Done()
 		a.shutDown(server)

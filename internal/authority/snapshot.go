@@ -10,7 +10,6 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
-	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/policy/policyfile"
@@ -22,11 +21,9 @@ import (
 type snapshot struct {
 	approved policy.Approved
 	issuer   *identity.Issuer
-	entries  []api.HistoryEntry // the whole history, genesis first
-	unnamed  error              // why this authority may not issue; nil when policy names it
+	unnamed  error // why this authority may not issue; nil when policy names it
 	groups   groupRoots
 	spread   time.Duration // over which units renew that the last step concerns
-	replaced chan struct{} // closed when another snapshot is in force
 
 	mu     sync.Mutex
 	proved proved                   // guarded by mu: the newest proved head
@@ -37,7 +34,7 @@ type snapshot struct {
 // snapshot makes the snapshot of an approved history. It refuses a history that
 // does not start from the draft of our root, and a policy that names another root;
 // one that does not name our measurement makes a snapshot that issues nothing.
-func (a *Authority) snapshot(ctx context.Context, approved policy.Approved, entries []api.HistoryEntry) (*snapshot, error) {
+func (a *Authority) snapshot(ctx context.Context, approved policy.Approved) (*snapshot, error) {
 	if err := a.bound(approved); err != nil {
 		return nil, err
 	}
@@ -55,8 +52,8 @@ func (a *Authority) snapshot(ctx context.Context, approved policy.Approved, entr
 		return nil, err
 	}
 	return &snapshot{
-		approved: approved, issuer: issuer, entries: entries,
-		unnamed: unnamed, groups: groups, spread: spreadOf(live), replaced: make(chan struct{}),
+		approved: approved, issuer: issuer,
+		unnamed: unnamed, groups: groups, spread: spreadOf(live),
 		shared: make(map[string]identity.Leaf),
 	}, nil
 }
@@ -82,16 +79,6 @@ func (a *Authority) live(ctx context.Context) (int, error) {
 		now = a.clock.Last() // an estimate is enough
 	}
 	return a.store.CountUnits(ctx, now)
-}
-
-// swap makes fresh the snapshot in force, if old still is, and ends the polls that wait for
-// what follows old.
-func (a *Authority) swap(old, fresh *snapshot) bool {
-	if !a.current.CompareAndSwap(old, fresh) {
-		return false
-	}
-	close(old.replaced)
-	return true
 }
 
 // examine asks for our own evidence, with endorsements. What it gives is to be
@@ -172,7 +159,7 @@ func (s *snapshot) authorityLeaf(at time.Time) (identity.Leaf, error) {
 // certificate is what the authority serves TLS with. While the clock cannot be
 // believed it is the last leaf, so that whoever asks is told so.
 func (a *Authority) certificate() (*tls.Certificate, error) {
-	snap := a.current.Load()
+	snap := a.inForce()
 	now, err := a.clock.Now()
 	if err != nil {
 		now = a.clock.Last()

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/history"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -13,7 +14,7 @@ import (
 // said is a party's next statement, changed and then signed.
 func (w *world) said(a *Authority, party string, change func(*policy.Statement)) api.SignedStatement {
 	w.T.Helper()
-	snap := a.current.Load()
+	snap := a.inForce()
 	p := snap.approved.Pact("trial")
 	s, err := p.Statement(w.Keys[party].Digest(), snap.groups.root(p))
 	if err != nil {
@@ -55,23 +56,23 @@ func TestOldStatementsAgain(t *testing.T) {
 			a := w.open()
 			testworld.Must(w.say(a, "south", nil))
 			old := w.said(a, "north", nil)
-			testworld.Must(a.hear(t.Context(), "trial", old))
+			testworld.Must(a.addStatement(t.Context(), "trial", old))
 			testworld.Must(w.holder().enrol(direct{a}))
 			for _, wraps := range []uint64{1<<64 - 1, 1 << 63, 0} {
-				_, err := a.hear(t.Context(), "trial", w.said(a, "north", func(s *policy.Statement) { s.Withdraws, s.Number = true, wraps }))
+				_, err := a.addStatement(t.Context(), "trial", w.said(a, "north", func(s *policy.Statement) { s.Withdraws, s.Number = true, wraps }))
 				testworld.Refused(t, err, wire.Malformed)
 			}
-			testworld.Must(a.hear(t.Context(), "trial", w.said(a, "north", func(s *policy.Statement) { s.Withdraws, s.Number = true, number })))
-			head := a.current.Load().approved.Head()
-			_, err := a.hear(t.Context(), "trial", old)
+			testworld.Must(a.addStatement(t.Context(), "trial", w.said(a, "north", func(s *policy.Statement) { s.Withdraws, s.Number = true, number })))
+			head := a.inForce().approved.Head()
+			_, err := a.addStatement(t.Context(), "trial", old)
 			testworld.Refused(t, err, wire.WrongSequence)
 			renumbered := w.said(a, "north", func(s *policy.Statement) { s.Number = number + 1 })
 			renumbered.Signature = old.Signature
-			_, err = a.hear(t.Context(), "trial", renumbered)
+			_, err = a.addStatement(t.Context(), "trial", renumbered)
 			testworld.Refused(t, err, wire.BadSignature)
 			_, err = w.holder().enrol(direct{a})
 			testworld.Refused(t, err, wire.NoQuorum)
-			if a.current.Load().approved.Head() != head {
+			if a.inForce().approved.Head() != head {
 				t.Error("a refused statement is in the history")
 			}
 			testworld.Must(w.say(a, "north", nil))
@@ -87,11 +88,11 @@ func TestStatementRate(t *testing.T) {
 	a := w.open()
 	forged := w.said(a, "north", nil)
 	forged.Signature = w.Signature("ana", sshsig.ForApprove, string(forged.Statement))
-	for range 2 * statementBurst {
-		_, err := a.hear(t.Context(), "trial", forged)
+	for range 2 * history.StatementBurst {
+		_, err := a.addStatement(t.Context(), "trial", forged)
 		testworld.Refused(t, err, wire.NotOwner)
 	}
-	for range statementBurst {
+	for range history.StatementBurst {
 		testworld.Must(w.say(a, "north", nil))
 	}
 	_, err := w.say(a, "north", nil)
@@ -102,7 +103,7 @@ func TestStatementRate(t *testing.T) {
 		_, err = w.say(a, "north", change)
 		testworld.Refused(t, err, wire.TooMany)
 	}
-	w.clock.Advance(statementEvery)
+	w.clock.Advance(history.StatementEvery)
 	testworld.Must(w.say(a, "north", nil))
 	_, err = w.say(a, "north", nil)
 	testworld.Refused(t, err, wire.TooMany)
@@ -117,16 +118,16 @@ func TestTwoTextsAtOnce(t *testing.T) {
 	one, two := w.open(), w.open()
 	testworld.Must(w.say(one, "south", nil))
 	approval, withdrawal := w.said(one, "north", nil), w.said(one, "north", withdraws)
-	testworld.Must(one.hear(t.Context(), "trial", approval))
-	heard := testworld.Must(two.hear(t.Context(), "trial", withdrawal))
-	if heard.Head == one.current.Load().approved.Head() {
+	testworld.Must(one.addStatement(t.Context(), "trial", approval))
+	heard := testworld.Must(two.addStatement(t.Context(), "trial", withdrawal))
+	if heard.Head == one.inForce().approved.Head() {
 		t.Error("the second text is no step of its own")
 	}
 	for _, a := range []*Authority{one, two} {
 		_, err := w.holder().enrol(direct{a})
 		testworld.Refused(t, err, wire.NoQuorum)
 		for _, again := range []api.SignedStatement{approval, withdrawal} { // as after a lost response
-			if h := testworld.Must(a.hear(t.Context(), "trial", again)); h.Head != heard.Head {
+			if h := testworld.Must(a.addStatement(t.Context(), "trial", again)); h.Head != heard.Head {
 				t.Errorf("got head %v for a statement that was heard, want %v", h.Head, heard.Head)
 			}
 		}

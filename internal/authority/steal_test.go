@@ -167,6 +167,7 @@ func TestFirstFormat(t *testing.T) {
 	tee := w.Device("authority")
 	a := &Authority{secret: identity.NewSecret()}
 	a.keys = testworld.Must(identity.Derive(a.secret))
+	a.records = records.New(a.keys)
 	set := setDigest(nil)
 	row := store.Row{Key: set[:], Content: testworld.Must(tee.Seal(t.Context(), a.secret.Expose(), nil))}
 	row.MAC = a.records.Tag(records.TableRoot, row)

@@ -38,10 +38,11 @@ func (a *Authority) trust(ctx context.Context, from netip.Addr, q url.Values) (a
 	if asked != 1 {
 		return api.TrustResponse{}, wire.Refuse(wire.BadRequest, "trust: task, group or id", "several or none", "one of them")
 	}
-	if err := a.behind(); err != nil {
+	if err := a.history.Behind(); err != nil {
 		return api.TrustResponse{}, err
 	}
-	snap := a.current.Load()
+	current := a.history.Current()
+	snap := current.Derived.(*snapshot)
 	if snap.unnamed != nil {
 		return api.TrustResponse{}, wire.Refuse(wire.Unavailable, "authority", snap.unnamed, "an authority that policy names")
 	}
@@ -65,7 +66,7 @@ func (a *Authority) trust(ctx context.Context, from netip.Addr, q url.Values) (a
 	if err != nil {
 		return api.TrustResponse{}, err
 	}
-	answer := api.TrustResponse{Authority: snap.issuer.AuthorityRoot(), History: a.proveHistory(snap, 0), Evidence: evidence}
+	answer := api.TrustResponse{Authority: snap.issuer.AuthorityRoot(), History: a.proveHistory(current, 0), Evidence: evidence}
 	for _, id := range found {
 		answer.Identities = append(answer.Identities, api.TrustIdentity{
 			Task: id.Task, Release: id.Release, Group: id.Group, ID: id.ID, Root: id.Root, Cross: id.Cross,
@@ -127,7 +128,7 @@ func (a *Authority) evidence(ctx context.Context, from netip.Addr, data attest.R
 	if err != nil {
 		return nil, fmt.Errorf("attesting ourselves: %w", err)
 	}
-	endorsed, err := a.endorse(ctx, evidence, a.current.Load().approved, nil)
+	endorsed, err := a.endorse(ctx, evidence, a.inForce().approved, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
 	"github.com/cohort-tee/cohort/internal/founding"
@@ -59,7 +60,7 @@ func (w *world) wait(a *Authority, d time.Duration) {
 	w.T.Helper()
 	for step := 50 * time.Second; d > 0; d -= step {
 		w.clock.Advance(min(step, d))
-		if err := a.catchUp(w.T.Context()); err != nil {
+		if err := a.history.Sync(w.T.Context()); err != nil {
 			w.T.Fatal(err)
 		}
 	}
@@ -218,10 +219,10 @@ func (w *world) serve(a *Authority) (*api.Authority, string) {
 
 // clientTLS demands the authority that its policy names.
 func (w *world) clientTLS(a *Authority) *tls.Config {
-	root := testworld.Must(x509.ParseCertificate(a.current.Load().issuer.AuthorityRoot()))
+	root := testworld.Must(x509.ParseCertificate(a.inForce().issuer.AuthorityRoot()))
 	return identity.ClientTLS("authority.clinic.example", func() *x509.Certificate { return root }, func() identity.Expect {
 		at, _ := w.clock.Read()
-		return identity.Expect{Policy: a.current.Load().approved, Kinds: []identity.Kind{identity.KindAuthority}, Use: identity.UseTLS, At: at}
+		return identity.Expect{Policy: a.inForce().approved, Kinds: []identity.Kind{identity.KindAuthority}, Use: identity.UseTLS, At: at}
 	})
 }
 
@@ -372,7 +373,7 @@ func issued(t testing.TB, a *Authority) int {
 			t.Fatal(err)
 		}
 		for _, e := range page.Entries {
-			if e.Kind == kindIssued {
+			if e.Kind == records.KindIssued {
 				n++
 			}
 		}

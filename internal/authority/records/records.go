@@ -33,6 +33,12 @@ const (
 	TableGroups     = "groups"
 )
 
+// Kinds of log entries.
+const (
+	KindIssued  = "issued"
+	KindRefused = "refused"
+)
+
 // Tag returns the MAC of a row. Only an authority of this root writes a row that is
 // believed, and none is believed in another place than its own.
 func (r *Records) Tag(table string, row store.Row) []byte {

@@ -1,7 +1,8 @@
-package authority
+package history
 
 import (
 	"context"
+	"crypto/hmac"
 	"fmt"
 	"slices"
 
@@ -24,32 +25,32 @@ type stored struct {
 // read reads and checks the history of the store, from the genesis on: tags, and
 // owners' signatures. What does not follow ends it, is named, and stands in the rest. An
 // empty history gives the zero Approved.
-func (a *Authority) read(ctx context.Context) (stored, error) {
-	rows, err := a.store.Steps(ctx)
+func (h *History) read(ctx context.Context) (stored, error) {
+	rows, err := h.store.Steps(ctx)
 	if err != nil {
 		return stored{}, err
 	}
-	var h stored
+	var st stored
 	var damaged []error
 	entries := make([]api.HistoryEntry, len(rows))
 	whole := 0 // how many rows, from the first on, carry their tags
 	for i, r := range rows {
-		if err := a.records.Open(records.TableHistory, r, &entries[i]); err != nil {
+		if err := h.records.Open(records.TableHistory, r, &entries[i]); err != nil {
 			damaged = append(damaged, err)
 		} else if whole == i {
 			whole++
 		}
 	}
-	if h.approved, h.entries = replay(rows[:whole], entries); len(h.entries) < len(rows) {
-		h.rest = slices.Clone(rows[len(h.entries):])
+	if st.approved, st.entries = replay(rows[:whole], entries); len(st.entries) < len(rows) {
+		st.rest = slices.Clone(rows[len(st.entries):])
 	}
-	if len(h.entries) < whole {
-		damaged = append(damaged, wire.Refuse(wire.StoreForeign, fmt.Sprintf("store: row %x of %s", h.rest[0].Key, records.TableHistory),
+	if len(st.entries) < whole {
+		damaged = append(damaged, wire.Refuse(wire.StoreForeign, fmt.Sprintf("store: row %x of %s", st.rest[0].Key, records.TableHistory),
 			"a step that does not follow the one before it", "the whole history, in its order"))
 	}
-	a.damage.Note(a.log, records.TableHistory, damaged)
-	a.doubt.setRest(h.rest)
-	return h, nil
+	h.damage.Note(h.log, records.TableHistory, damaged)
+	h.doubt.setRest(st.rest)
+	return st, nil
 }
 
 // replay approves the entries of rows as far as each follows the one before, and leads to the
@@ -60,10 +61,10 @@ func replay(rows []store.Row, entries []api.HistoryEntry) (approved policy.Appro
 	}
 	steps := make([]policy.Step, len(rows))
 	for i := range rows {
-		steps[i] = stepOf(entries[i])
+		steps[i] = StepOf(entries[i])
 	}
-	keyed := func(a policy.Approved, i int) bool {
-		head := a.Heads()[i]
+	keyed := func(approved policy.Approved, i int) bool {
+		head := approved.Heads()[i]
 		return string(head[:]) == string(rows[i].Key)
 	}
 	whole, err := policy.Replay(wire.Sum(steps[0].Policy), steps)
@@ -88,48 +89,60 @@ func follow(approved policy.Approved, step policy.Step) (policy.Approved, error)
 	return approved.Next(step)
 }
 
-// load is read for a store that has to be whole.
-func (a *Authority) load(ctx context.Context) (policy.Approved, []api.HistoryEntry, error) {
-	h, err := a.read(ctx)
+// Load is read for a store that has to be whole.
+func (h *History) Load(ctx context.Context) (policy.Approved, []api.HistoryEntry, error) {
+	st, err := h.read(ctx)
 	if err != nil {
 		return policy.Approved{}, nil, err
 	}
-	if len(h.rest) > 0 {
-		return policy.Approved{}, nil, wire.Refuse(wire.StoreForeign, "store: rows of history", a.damage.Of(records.TableHistory), "as this authority wrote them")
+	if len(st.rest) > 0 {
+		return policy.Approved{}, nil, wire.Refuse(wire.StoreForeign, "store: rows of history", h.damage.Of(records.TableHistory), "as this authority wrote them")
 	}
-	return h.approved, h.entries, nil
+	return st.approved, st.entries, nil
 }
 
-func stepOf(e api.HistoryEntry) policy.Step {
+// StepOf returns an entry as a step to approve.
+func StepOf(e api.HistoryEntry) policy.Step {
 	return policy.Step{Policy: e.Policy, Signatures: e.Signatures}
 }
 
 // keep makes the step that leads to next durable; the head must still be
 // from. The entry that is returned carries the mark, and the time of its adoption
 // unless it had one.
-func (a *Authority) keep(ctx context.Context, from wire.Digest, next policy.Approved, entry api.HistoryEntry) (api.HistoryEntry, error) {
+func (h *History) keep(ctx context.Context, from wire.Digest, next policy.Approved, entry api.HistoryEntry) (api.HistoryEntry, error) {
 	head := next.Head()
-	entry.Adopted = a.records.AdoptionMAC(head)
+	entry.Adopted = h.records.AdoptionMAC(head)
 	if entry.AdoptedAt.IsZero() {
-		now, err := a.clock.Now()
+		now, err := h.clock.Now()
 		if err != nil {
 			return entry, err
 		}
 		entry.AdoptedAt = now.UTC()
 	}
-	row, err := a.records.Seal(records.TableHistory, head[:], entry)
+	row, err := h.records.Seal(records.TableHistory, head[:], entry)
 	if err != nil {
 		return entry, err
 	}
-	rest := a.doubt.restOf()
+	rest := h.doubt.restOf()
 	if len(rest) == 0 {
-		return entry, a.store.Append(ctx, from, row)
+		return entry, h.store.Append(ctx, from, row)
 	}
 	rows := []store.Row{row}
 	for _, r := range rest {
-		if a.records.Tagged(records.TableHistory, r) && string(r.Key) != string(row.Key) {
+		if h.records.Tagged(records.TableHistory, r) && string(r.Key) != string(row.Key) {
 			rows = append(rows, r) // may follow now
 		}
 	}
-	return entry, a.store.ReplaceSteps(ctx, from, rest, rows)
+	return entry, h.store.ReplaceSteps(ctx, from, rest, rows)
+}
+
+// CheckAdopted demands the mark of this root on every step: a policy that was signed
+// and has not taken effect is no history.
+func (h *History) CheckAdopted(entries []api.HistoryEntry, approved policy.Approved) error {
+	for i, head := range approved.Heads() {
+		if !hmac.Equal(entries[i].Adopted, h.records.AdoptionMAC(head)) {
+			return wire.Refuse(wire.BadSignature, fmt.Sprint("history: mark of adoption of policy ", i+1), "another", "one made under this root")
+		}
+	}
+	return nil
 }

@@ -1,4 +1,4 @@
-package authority
+package history
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 // monotonic clock: the host sets the other one.
 const (
 	countEvery  = 5 * time.Second  // time waited is written down so often
-	countAtMost = 60 * time.Second // one entry adds no more: a stopped process waits for nothing
+	MaxCount = 60 * time.Second // one entry adds no more: a stopped process waits for nothing
 	countLost   = 15 * time.Second // a row that was not written for so long has lost its counter
 )
 
@@ -38,35 +38,35 @@ type count struct {
 // countDelays gives the proposals, newest first, after it has added what has passed to those that
 // wait for their delay. A row that another authority counts is left to it until it has not written
 // for a while.
-func (a *Authority) countDelays(ctx context.Context, approved policy.Approved, at time.Time) ([]kept, error) {
-	a.counts.mu.Lock()
-	defer a.counts.mu.Unlock()
-	now := a.clock.SinceStart()
-	all, err := a.proposals(ctx, approved)
+func (h *History) countDelays(ctx context.Context, approved policy.Approved, at time.Time) ([]kept, error) {
+	h.counts.mu.Lock()
+	defer h.counts.mu.Unlock()
+	now := h.clock.SinceStart()
+	all, err := h.proposals(ctx, approved)
 	if err != nil {
 		return nil, err
 	}
-	a.counts.forget(all)
+	h.counts.forget(all)
 	for i, k := range all {
 		if k.State(approved, at) != policy.Waiting {
 			continue
 		}
-		entry, due := a.counts.due(k, now)
+		entry, due := h.counts.due(k, now)
 		if !due {
 			continue
 		}
-		next := k.Counted(entry, a.lease.holder)
-		row, err := a.records.Seal(records.TableProposals, k.row.Key, next.Record())
+		next := k.Counted(entry, h.holder)
+		row, err := h.records.Seal(records.TableProposals, k.row.Key, next.Record())
 		if err != nil {
 			return nil, err
 		}
-		switch err := a.store.SwapProposal(ctx, k.row, row); {
+		switch err := h.store.SwapProposal(ctx, k.row, row); {
 		case errors.Is(err, wire.Behind): // another authority wrote it, or an owner signed
 			continue
 		case err != nil:
 			return nil, err
 		}
-		a.counts.rows[k.Digest()] = count{string(row.MAC), now, true}
+		h.counts.rows[k.Digest()] = count{string(row.MAC), now, true}
 		all[i] = kept{next, row}
 	}
 	return all, nil
@@ -84,7 +84,7 @@ func (c *counts) due(k kept, now time.Duration) (time.Duration, bool) {
 	if !seen.own {
 		return 0, passed >= countLost
 	}
-	passed = min(passed, countAtMost)
+	passed = min(passed, MaxCount)
 	return passed, passed >= countEvery || k.Waited()+passed >= k.Delay()
 }
 

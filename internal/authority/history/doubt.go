@@ -1,4 +1,4 @@
-package authority
+package history
 
 import (
 	"bytes"
@@ -6,7 +6,6 @@ import (
 	"crypto/hmac"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/cohort-tee/cohort/internal/api"
@@ -77,13 +76,13 @@ func (d *doubt) names(head wire.Digest) bool {
 	return d.lost[head] != ""
 }
 
-// contradictions are those that were found, in the order in which they were, once each.
-func (a *Authority) contradictions() []api.Contradiction {
-	approved := a.current.Load().approved
-	a.doubt.mu.Lock()
-	defer a.doubt.mu.Unlock()
+// Contradictions are those that were found, in the order in which they were, once each.
+func (h *History) Contradictions() []api.Contradiction {
+	approved := h.Current().Approved
+	h.doubt.mu.Lock()
+	defer h.doubt.mu.Unlock()
 	var all []api.Contradiction
-	for _, f := range a.doubt.forks {
+	for _, f := range h.doubt.forks {
 		is := f.seenFrom(approved).Contradiction
 		if !slices.ContainsFunc(all, func(c api.Contradiction) bool { return c.Kept == is.Kept && c.Other == is.Other }) {
 			all = append(all, is)
@@ -92,51 +91,51 @@ func (a *Authority) contradictions() []api.Contradiction {
 	return all
 }
 
-// behind refuses, with "behind", while a row of this root names a policy head that
+// Behind refuses, with "behind", while a row of this root names a policy head that
 // the history does not know, or the history in the store does not hold together. The authority
 // then serves and issues nothing, until the signed files are shown. A head of a history
 // that is known to contradict this one is no reason to wait: it can never be reached.
-func (a *Authority) behind() error {
-	snap := a.current.Load()
-	a.doubt.mu.Lock()
-	defer a.doubt.mu.Unlock()
-	for head := range a.doubt.lost {
-		if snap.approved.Knows(head) || slices.ContainsFunc(a.doubt.forks, func(f fork) bool { return f.seenFrom(snap.approved).has(head) }) {
-			delete(a.doubt.lost, head)
+func (h *History) Behind() error {
+	snap := h.Current()
+	h.doubt.mu.Lock()
+	defer h.doubt.mu.Unlock()
+	for head := range h.doubt.lost {
+		if snap.Approved.Knows(head) || slices.ContainsFunc(h.doubt.forks, func(f fork) bool { return f.seenFrom(snap.Approved).has(head) }) {
+			delete(h.doubt.lost, head)
 		}
 	}
 	const want = "the signed files up to it: push the history, or start with --history FILE"
-	for head, place := range a.doubt.lost {
-		a.metrics.behind.Set(1)
+	for head, place := range h.doubt.lost {
+		h.metrics.Behind.Set(1)
 		return wire.Refuse(wire.Behind, "authority: "+place+" names the policy head", head, want)
 	}
-	if len(a.doubt.rest) > 0 {
-		a.metrics.behind.Set(1)
-		return wire.Refuse(wire.Behind, fmt.Sprintf("authority: row %x of the history", a.doubt.rest[0].Key), "one that does not follow, or is damaged", want)
+	if len(h.doubt.rest) > 0 {
+		h.metrics.Behind.Set(1)
+		return wire.Refuse(wire.Behind, fmt.Sprintf("authority: row %x of the history", h.doubt.rest[0].Key), "one that does not follow, or is damaged", want)
 	}
-	a.metrics.behind.Set(0)
+	h.metrics.Behind.Set(0)
 	return nil
 }
 
 // mayFollow decides whether a step that leads to a head may be adopted: one with the
 // mark of this root always, another only where nothing newer is known to exist.
-func (a *Authority) mayFollow(head wire.Digest, mark []byte) error {
+func (h *History) mayFollow(head wire.Digest, mark []byte) error {
 	if len(mark) > 0 {
-		if !hmac.Equal(mark, a.records.AdoptionMAC(head)) {
+		if !hmac.Equal(mark, h.records.AdoptionMAC(head)) {
 			return wire.Refuse(wire.BadSignature, "history: mark of adoption", "another", "one made under this root")
 		}
 		return nil
 	}
-	if a.doubt.names(head) {
+	if h.doubt.names(head) {
 		return nil
 	}
-	return a.behind()
+	return h.Behind()
 }
 
 // lookBack reads the newest rows that name a policy head. It reads them before the
 // history is read, so that no step which is adopted meanwhile looks lost.
-func (a *Authority) lookBack(ctx context.Context, limit int) error {
-	rows, err := a.store.ReadLog(ctx, store.Query{Kind: kindIssued, Limit: limit})
+func (h *History) lookBack(ctx context.Context, limit int) error {
+	rows, err := h.store.ReadLog(ctx, store.Query{Kind: records.KindIssued, Limit: limit})
 	if err != nil {
 		return err
 	}
@@ -144,32 +143,32 @@ func (a *Authority) lookBack(ctx context.Context, limit int) error {
 	var damaged []error
 	for _, r := range rows {
 		var entry api.LogEntry
-		if err := a.records.Open(records.TableLog, r.Row, &entry); err != nil {
+		if err := h.records.Open(records.TableLog, r.Row, &entry); err != nil {
 			damaged = append(damaged, err)
 		} else {
 			found[entry.Head] = fmt.Sprint("row ", r.Sequence, " of the log")
 			if limit == pastRows {
-				a.clock.Raise(entry.Time)
+				h.clock.Raise(entry.Time)
 			}
 		}
 	}
 	if limit == pastRows {
-		a.damage.Note(a.log, records.TableLog, damaged)
+		h.damage.Note(h.log, records.TableLog, damaged)
 	}
-	if _, known, err := a.backupRecord(ctx); err != nil {
+	if _, known, err := h.BackupRecord(ctx); err != nil {
 		return err
 	} else if !known.Head.IsZero() {
 		found[known.Head] = "the record of the backup"
 	}
-	snap := a.current.Load()
-	a.doubt.mu.Lock()
-	defer a.doubt.mu.Unlock()
-	if a.doubt.lost == nil {
-		a.doubt.lost = map[wire.Digest]string{}
+	snap := h.Current()
+	h.doubt.mu.Lock()
+	defer h.doubt.mu.Unlock()
+	if h.doubt.lost == nil {
+		h.doubt.lost = map[wire.Digest]string{}
 	}
 	for head, place := range found {
-		if !head.IsZero() && (snap == nil || !snap.approved.Knows(head)) {
-			a.doubt.lost[head] = place
+		if !head.IsZero() && (snap == nil || !snap.Approved.Knows(head)) {
+			h.doubt.lost[head] = place
 		}
 	}
 	return nil
@@ -178,63 +177,63 @@ func (a *Authority) lookBack(ctx context.Context, limit int) error {
 // compare looks at entries that were shown for a place of the history where another step
 // stands. With the mark of this root they took effect: a contradiction. Without it
 // they are nothing but files that owners signed.
-func (a *Authority) compare(ctx context.Context, snap *snapshot, index int, entries []api.HistoryEntry) error {
+func (h *History) compare(ctx context.Context, snap *Snapshot, index int, entries []api.HistoryEntry) error {
 	var from wire.Digest
-	heads := snap.approved.Heads()
+	heads := snap.Approved.Heads()
 	if index > 0 {
 		from = heads[index-1]
 	}
 	var others []wire.Digest
 	for _, e := range entries {
 		from = policy.NextHead(from, e.Policy)
-		if !hmac.Equal(e.Adopted, a.records.AdoptionMAC(from)) {
+		if !hmac.Equal(e.Adopted, h.records.AdoptionMAC(from)) {
 			break
 		}
 		others = append(others, from)
 	}
-	return a.contradicted(ctx, heads[index], others)
+	return h.contradicted(ctx, heads[index], others)
 }
 
 // otherHistory refuses a store whose history is not the one this authority remembers, though both
 // are of this root.
-func (a *Authority) otherHistory(ctx context.Context, snap *snapshot, h stored) error {
-	ours, theirs := snap.approved.Heads(), h.approved.Heads()
+func (h *History) otherHistory(ctx context.Context, snap *Snapshot, st stored) error {
+	ours, theirs := snap.Approved.Heads(), st.approved.Heads()
 	at := 0
 	for at < min(len(ours), len(theirs))-1 && ours[at] == theirs[at] {
 		at++
 	}
-	err := a.contradicted(ctx, ours[at], theirs[at:])
+	err := h.contradicted(ctx, ours[at], theirs[at:])
 	if err == nil {
-		err = wire.Refuse(wire.StoreForeign, "store: head of history", h.approved.Head(), snap.approved.Head())
+		err = wire.Refuse(wire.StoreForeign, "store: head of history", st.approved.Head(), snap.Approved.Head())
 	}
 	return err
 }
 
 // setAside takes rows out of the history that took effect in another one, once
 // that is noted. The rest of what does not follow stays, for what is missing may be shown.
-func (a *Authority) setAside(ctx context.Context, h stored) error {
+func (h *History) setAside(ctx context.Context, st stored) error {
 	var others []branch
 	var kept []store.Row
-	for _, r := range h.rest {
+	for _, r := range st.rest {
 		var entry api.HistoryEntry
 		var head wire.Digest
 		copy(head[:], r.Key)
-		if a.records.Open(records.TableHistory, r, &entry) != nil || !grow(&others, h.approved.Heads(), head, entry.Policy) {
+		if h.records.Open(records.TableHistory, r, &entry) != nil || !grow(&others, st.approved.Heads(), head, entry.Policy) {
 			kept = append(kept, r)
 		}
 	}
 	for _, b := range others {
-		if err := a.contradicted(ctx, b.kept, b.heads); err != nil {
+		if err := h.contradicted(ctx, b.kept, b.heads); err != nil {
 			return err
 		}
 	}
 	if len(others) == 0 {
 		return nil
 	}
-	if err := a.store.ReplaceSteps(ctx, h.approved.Head(), h.rest, kept); err != nil {
+	if err := h.store.ReplaceSteps(ctx, st.approved.Head(), st.rest, kept); err != nil {
 		return err
 	}
-	_, err := a.read(ctx)
+	_, err := h.read(ctx)
 	return err
 }
 
@@ -266,17 +265,17 @@ func grow(others *[]branch, history []wire.Digest, head wire.Digest, step []byte
 
 // contradicted notes that heads of another history took effect under this root, the first in
 // the place of the head kept. Both digests stay, in this process and in the store.
-func (a *Authority) contradicted(ctx context.Context, kept wire.Digest, others []wire.Digest) error {
+func (h *History) contradicted(ctx context.Context, kept wire.Digest, others []wire.Digest) error {
 	if len(others) == 0 {
 		return nil
 	}
-	f := fork{api.Contradiction{Kept: kept, Other: others[0], Seen: a.clock.Last().UTC()}, slices.Clone(others[1:min(len(others), 1+maxForkHeads)])}
-	if !a.doubt.add(f) {
+	f := fork{api.Contradiction{Kept: kept, Other: others[0], Seen: h.clock.Last().UTC()}, slices.Clone(others[1:min(len(others), 1+maxForkHeads)])}
+	if !h.doubt.add(f) {
 		return nil
 	}
-	a.log.Error("two policies took effect under this root in one place of the history: the store was copied or put back, and both were served",
+	h.log.Error("two policies took effect under this root in one place of the history: the store was copied or put back, and both were served",
 		"kept", kept, "other", others[0])
-	return a.keepForks(ctx)
+	return h.keepForks(ctx)
 }
 
 // add reports whether anything of a contradiction is new.
@@ -307,8 +306,8 @@ func (d *doubt) add(f fork) bool {
 
 // keepForks brings the contradictions of this process and of the store together. What one of
 // them knows, both do.
-func (a *Authority) keepForks(ctx context.Context) error {
-	rows, err := a.store.Forks(ctx)
+func (h *History) keepForks(ctx context.Context) error {
+	rows, err := h.store.Forks(ctx)
 	if err != nil {
 		return err
 	}
@@ -316,42 +315,29 @@ func (a *Authority) keepForks(ctx context.Context) error {
 	written := map[string][]byte{}
 	for _, r := range rows {
 		var f fork
-		if err := a.records.Open(records.TableForks, r, &f); err != nil {
+		if err := h.records.Open(records.TableForks, r, &f); err != nil {
 			damaged = append(damaged, err)
 			continue
 		}
 		written[string(r.Key)] = r.Content
-		a.doubt.add(f)
+		h.doubt.add(f)
 	}
-	a.damage.Note(a.log, records.TableForks, damaged)
-	a.doubt.mu.Lock()
-	forks := slices.Clone(a.doubt.forks)
-	a.doubt.mu.Unlock()
-	a.metrics.forks.Set(float64(len(forks)))
+	h.damage.Note(h.log, records.TableForks, damaged)
+	h.doubt.mu.Lock()
+	forks := slices.Clone(h.doubt.forks)
+	h.doubt.mu.Unlock()
+	h.metrics.Forks.Set(float64(len(forks)))
 	for _, f := range forks {
-		row, err := a.records.Seal(records.TableForks, slices.Concat(f.Kept[:], f.Other[:]), f)
+		row, err := h.records.Seal(records.TableForks, slices.Concat(f.Kept[:], f.Other[:]), f)
 		if err != nil {
 			return err
 		}
 		if bytes.Equal(written[string(row.Key)], row.Content) {
 			continue
 		}
-		if err := a.store.PutFork(ctx, row); err != nil {
+		if err := h.store.PutFork(ctx, row); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// warnings are what does not keep the authority from issuing: what is wrong with the
-// store, and groups that it does not serve.
-func (a *Authority) warnings() []string {
-	var all []string
-	if n := len(a.contradictions()); n > 0 {
-		all = append(all, fmt.Sprint("contradictions in the policy history: ", n, "; the store was copied or put back, and both histories were served"))
-	}
-	if tables := a.damage.Tables(); len(tables) > 0 {
-		all = append(all, "damaged rows were passed over in: "+strings.Join(tables, ", "))
-	}
-	return append(all, a.current.Load().ended()...)
 }

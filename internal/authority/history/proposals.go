@@ -1,4 +1,4 @@
-package authority
+package history
 
 import (
 	"context"
@@ -20,8 +20,8 @@ import (
 // carries its quorum counts in none of them: whatever a stolen key does, the
 // owners together take it out.
 const (
-	maxLive    = 8  // proposals of one owner that wait for their quorum
-	maxOver    = 64 // of one owner that are over without one, and stay so
+	MaxPending    = 8  // proposals of one owner that wait for their quorum
+	MaxOver    = 64 // of one owner that are over without one, and stay so
 	maxSettled = 64 // of all owners that followed a policy which is no longer in force
 )
 
@@ -40,20 +40,20 @@ type opened struct {
 
 // proposals reads and checks all proposals of the store, newest first. A damaged
 // row is named and passed over.
-func (a *Authority) proposals(ctx context.Context, approved policy.Approved) ([]kept, error) {
-	rows, err := a.store.Proposals(ctx)
+func (h *History) proposals(ctx context.Context, approved policy.Approved) ([]kept, error) {
+	rows, err := h.store.Proposals(ctx)
 	if err != nil {
 		return nil, err
 	}
-	a.opened.mu.Lock()
-	defer a.opened.mu.Unlock()
+	h.opened.mu.Lock()
+	defer h.opened.mu.Unlock()
 	fresh := make(map[string]kept, len(rows))
 	var all []kept
 	var damaged []error
 	for _, row := range rows {
-		k, known := a.opened.rows[string(row.MAC)+string(row.Content)]
+		k, known := h.opened.rows[string(row.MAC)+string(row.Content)]
 		if !known || string(k.row.Key) != string(row.Key) {
-			if k, err = a.openProposal(row, approved); err != nil {
+			if k, err = h.openProposal(row, approved); err != nil {
 				damaged = append(damaged, err)
 				continue
 			}
@@ -61,15 +61,15 @@ func (a *Authority) proposals(ctx context.Context, approved policy.Approved) ([]
 		fresh[string(row.MAC)+string(row.Content)] = k
 		all = append(all, k)
 	}
-	a.opened.rows = fresh
-	a.damage.Note(a.log, records.TableProposals, damaged)
+	h.opened.rows = fresh
+	h.damage.Note(h.log, records.TableProposals, damaged)
 	slices.SortFunc(all, func(x, y kept) int { return y.Record().Created.Compare(x.Record().Created) })
 	return all, nil
 }
 
-func (a *Authority) openProposal(row store.Row, approved policy.Approved) (kept, error) {
+func (h *History) openProposal(row store.Row, approved policy.Approved) (kept, error) {
 	var r policy.Record
-	if err := a.records.Open(records.TableProposals, row, &r); err != nil {
+	if err := h.records.Open(records.TableProposals, row, &r); err != nil {
 		return kept{}, err
 	}
 	p, err := policy.Reopen(approved, r)
@@ -80,8 +80,8 @@ func (a *Authority) openProposal(row store.Row, approved policy.Approved) (kept,
 }
 
 // proposal finds one proposal, or refuses with "not-found".
-func (a *Authority) proposal(ctx context.Context, approved policy.Approved, digest wire.Digest) (kept, error) {
-	all, err := a.proposals(ctx, approved)
+func (h *History) proposal(ctx context.Context, approved policy.Approved, digest wire.Digest) (kept, error) {
+	all, err := h.proposals(ctx, approved)
 	if err != nil {
 		return kept{}, err
 	}
@@ -93,62 +93,62 @@ func (a *Authority) proposal(ctx context.Context, approved policy.Approved, dige
 	return kept{}, wire.Refuse(wire.NotFound, "proposal", digest, "a proposal the authority keeps")
 }
 
-// propose takes a proposal in and, if it is ready, adopts it. Proposing a file
+// Propose takes a proposal in and, if it is ready, adopts it. Proposing a file
 // again adds the signatures that are new; one that is over stays over, unless a quorum
 // of owners carries it who had not signed it.
-func (a *Authority) propose(ctx context.Context, r api.ProposeRequest) (api.Proposal, error) {
+func (h *History) Propose(ctx context.Context, r api.ProposeRequest) (api.Proposal, error) {
 	digest := wire.Sum(r.Policy)
-	_, err := a.proposal(ctx, a.current.Load().approved, digest)
+	_, err := h.proposal(ctx, h.Current().Approved, digest)
 	switch {
 	case err == nil:
-		return a.change(ctx, digest, func(now time.Time, k kept, approved policy.Approved) (policy.Proposal, error) {
+		return h.change(ctx, digest, func(now time.Time, k kept, approved policy.Approved) (policy.Proposal, error) {
 			return addSignatures(now, k, approved, r.Signatures)
 		})
 	case !errors.Is(err, wire.NotFound):
 		return api.Proposal{}, err
 	}
-	now, err := a.clock.Now()
+	now, err := h.clock.Now()
 	if err != nil {
 		return api.Proposal{}, err
 	}
-	approved := a.current.Load().approved
+	approved := h.Current().Approved
 	p, err := policy.Propose(approved, policy.Step{Policy: r.Policy, Signatures: r.Signatures}, now)
 	if err != nil {
 		return api.Proposal{}, err
 	}
-	if err := a.admitRoot(r.Policy); err != nil {
+	if err := h.admitRoot(r.Policy); err != nil {
 		return api.Proposal{}, err
 	}
-	if err := a.room(ctx, approved, p, now); err != nil {
+	if err := h.room(ctx, approved, p, now); err != nil {
 		return api.Proposal{}, err
 	}
-	row, err := a.records.Seal(records.TableProposals, digest[:], p.Record())
+	row, err := h.records.Seal(records.TableProposals, digest[:], p.Record())
 	if err != nil {
 		return api.Proposal{}, err
 	}
-	if err := a.store.PutProposal(ctx, row, a.records.Believed(records.TableProposals)); err != nil {
+	if err := h.store.PutProposal(ctx, row, h.records.Believed(records.TableProposals)); err != nil {
 		return api.Proposal{}, err
 	}
-	return a.settle(ctx, digest)
+	return h.settle(ctx, digest)
 }
 
 // admitRoot refuses a proposal that could never be adopted here: one that names
 // another root.
-func (a *Authority) admitRoot(raw []byte) error {
+func (h *History) admitRoot(raw []byte) error {
 	doc, err := policyfile.Parse(raw)
 	if err != nil {
 		return err
 	}
-	if doc.Authority.Root != a.root {
-		return wire.Refuse(wire.WrongRoot, "proposal: authority root", doc.Authority.Root, a.root)
+	if doc.Authority.Root != h.root {
+		return wire.Refuse(wire.WrongRoot, "proposal: authority root", doc.Authority.Root, h.root)
 	}
 	return nil
 }
 
 // room refuses one proposal too many of its proposer, and forgets those that were over
 // long before others. A proposal with its quorum always has room.
-func (a *Authority) room(ctx context.Context, approved policy.Approved, p policy.Proposal, now time.Time) error {
-	all, err := a.proposals(ctx, approved) // newest first
+func (h *History) room(ctx context.Context, approved policy.Approved, p policy.Proposal, now time.Time) error {
+	all, err := h.proposals(ctx, approved) // newest first
 	if err != nil {
 		return err
 	}
@@ -163,17 +163,17 @@ func (a *Authority) room(ctx context.Context, approved policy.Approved, p policy
 			live++
 		case (state == policy.Expired || state == policy.Cancelled) && k.Quorate().IsZero():
 			over[k.Proposer()]++
-			drop = over[k.Proposer()] > maxOver
+			drop = over[k.Proposer()] > MaxOver
 		}
 		if drop {
-			if err := a.store.RemoveProposal(ctx, k.row); err != nil {
+			if err := h.store.RemoveProposal(ctx, k.row); err != nil {
 				return err
 			}
 		}
 	}
-	if p.Quorate().IsZero() && live >= maxLive {
+	if p.Quorate().IsZero() && live >= MaxPending {
 		return wire.Refuse(wire.TooMany, "proposals of "+p.Proposer()+" without a quorum", live,
-			fmt.Sprint("fewer than ", maxLive, "; cancel one, or propose with a quorum of signatures"))
+			fmt.Sprint("fewer than ", MaxPending, "; cancel one, or propose with a quorum of signatures"))
 	}
 	return nil
 }
@@ -198,31 +198,31 @@ func addSignatures(now time.Time, k kept, approved policy.Approved, signatures [
 	return p, nil
 }
 
-// sign adds an owner's signature and, if that makes the proposal ready, adopts
+// Sign adds an owner's signature and, if that makes the proposal ready, adopts
 // it.
-func (a *Authority) sign(ctx context.Context, digest wire.Digest, r api.SignatureRequest) (api.Proposal, error) {
-	return a.change(ctx, digest, func(now time.Time, k kept, approved policy.Approved) (policy.Proposal, error) {
+func (h *History) Sign(ctx context.Context, digest wire.Digest, r api.SignatureRequest) (api.Proposal, error) {
+	return h.change(ctx, digest, func(now time.Time, k kept, approved policy.Approved) (policy.Proposal, error) {
 		return k.Sign(approved, r.Signature, now)
 	})
 }
 
-// cancel ends a proposal at its proposer's word.
-func (a *Authority) cancel(ctx context.Context, digest wire.Digest, r api.CancelRequest) (api.Proposal, error) {
-	return a.change(ctx, digest, func(now time.Time, k kept, approved policy.Approved) (policy.Proposal, error) {
+// Cancel ends a proposal at its proposer's word.
+func (h *History) Cancel(ctx context.Context, digest wire.Digest, r api.CancelRequest) (api.Proposal, error) {
+	return h.change(ctx, digest, func(now time.Time, k kept, approved policy.Approved) (policy.Proposal, error) {
 		return k.Cancel(approved, r.Statement, r.Signature, now)
 	})
 }
 
 // change applies a change to a stored proposal. It starts again when another
 // change was faster, so that of two signatures at once none is lost.
-func (a *Authority) change(ctx context.Context, digest wire.Digest, apply func(time.Time, kept, policy.Approved) (policy.Proposal, error)) (api.Proposal, error) {
+func (h *History) change(ctx context.Context, digest wire.Digest, apply func(time.Time, kept, policy.Approved) (policy.Proposal, error)) (api.Proposal, error) {
 	for {
-		now, err := a.clock.Now()
+		now, err := h.clock.Now()
 		if err != nil {
 			return api.Proposal{}, err
 		}
-		approved := a.current.Load().approved
-		k, err := a.proposal(ctx, approved, digest)
+		approved := h.Current().Approved
+		k, err := h.proposal(ctx, approved, digest)
 		if err != nil {
 			return api.Proposal{}, err
 		}
@@ -230,16 +230,16 @@ func (a *Authority) change(ctx context.Context, digest wire.Digest, apply func(t
 		if err != nil {
 			return api.Proposal{}, err
 		}
-		row, err := a.records.Seal(records.TableProposals, digest[:], p.Record())
+		row, err := h.records.Seal(records.TableProposals, digest[:], p.Record())
 		if err != nil {
 			return api.Proposal{}, err
 		}
 		if string(row.MAC) == string(k.row.MAC) {
-			return a.settle(ctx, digest) // nothing is new
+			return h.settle(ctx, digest) // nothing is new
 		}
-		err = a.counts.rewrite(digest, k.row.MAC, row.MAC, func() error { return a.store.SwapProposal(ctx, k.row, row) })
+		err = h.counts.rewrite(digest, k.row.MAC, row.MAC, func() error { return h.store.SwapProposal(ctx, k.row, row) })
 		if err == nil {
-			return a.settle(ctx, digest)
+			return h.settle(ctx, digest)
 		}
 		if !errors.Is(err, wire.Behind) {
 			return api.Proposal{}, err
@@ -249,9 +249,9 @@ func (a *Authority) change(ctx context.Context, digest wire.Digest, apply func(t
 
 // settle adopts what is ready and shows one proposal as it then is. That another
 // proposal cannot be adopted is no fault of this one.
-func (a *Authority) settle(ctx context.Context, digest wire.Digest) (api.Proposal, error) {
-	adopting := a.adoptReady(ctx)
-	p, err := a.showProposal(ctx, digest)
+func (h *History) settle(ctx context.Context, digest wire.Digest) (api.Proposal, error) {
+	adopting := h.adoptReady(ctx)
+	p, err := h.ShowProposal(ctx, digest)
 	if err == nil && p.State == string(policy.Ready) {
 		err = adopting
 	}
@@ -261,13 +261,13 @@ func (a *Authority) settle(ctx context.Context, digest wire.Digest) (api.Proposa
 // adoptReady counts delays, and adopts the proposal that had its quorum first of
 // those that are ready; the others for its place are over by that. One that cannot be
 // adopted does not keep the next from it.
-func (a *Authority) adoptReady(ctx context.Context) error {
-	now, err := a.clock.Now()
+func (h *History) adoptReady(ctx context.Context) error {
+	now, err := h.clock.Now()
 	if err != nil {
 		return err
 	}
-	approved := a.current.Load().approved
-	all, err := a.countDelays(ctx, approved, now)
+	approved := h.Current().Approved
+	all, err := h.countDelays(ctx, approved, now)
 	if err != nil {
 		return err
 	}
@@ -275,7 +275,7 @@ func (a *Authority) adoptReady(ctx context.Context) error {
 	slices.SortFunc(all, func(x, y kept) int { return x.ripe().Compare(y.ripe()) })
 	var faults []error
 	for _, k := range all {
-		err := a.adopt(ctx, api.HistoryEntry{Policy: k.Step().Policy, Signatures: k.Step().Signatures})
+		err := h.Adopt(ctx, api.HistoryEntry{Policy: k.Step().Policy, Signatures: k.Step().Signatures})
 		if err == nil {
 			return nil
 		}
@@ -287,33 +287,33 @@ func (a *Authority) adoptReady(ctx context.Context) error {
 // ripe orders proposals that are ready.
 func (k kept) ripe() time.Time { return k.Quorate().Add(k.Delay()) }
 
-// showProposal is one proposal as the API shows it.
-func (a *Authority) showProposal(ctx context.Context, digest wire.Digest) (api.Proposal, error) {
-	approved := a.current.Load().approved
-	k, err := a.proposal(ctx, approved, digest)
+// ShowProposal is one proposal as the API shows it.
+func (h *History) ShowProposal(ctx context.Context, digest wire.Digest) (api.Proposal, error) {
+	approved := h.Current().Approved
+	k, err := h.proposal(ctx, approved, digest)
 	if err != nil {
 		return api.Proposal{}, err
 	}
-	now, err := a.clock.Now()
+	now, err := h.clock.Now()
 	if err != nil {
 		return api.Proposal{}, err
 	}
 	return k.show(approved, now)
 }
 
-// showProposals are all proposals, newest first. Files and signatures are left
+// ShowProposals are all proposals, newest first. Files and signatures are left
 // out, so that the answer has a bound whatever owners propose.
-func (a *Authority) showProposals(ctx context.Context) (api.Proposals, error) {
-	approved := a.current.Load().approved
-	all, err := a.proposals(ctx, approved)
+func (h *History) ShowProposals(ctx context.Context) (api.Proposals, error) {
+	approved := h.Current().Approved
+	all, err := h.proposals(ctx, approved)
 	if err != nil {
 		return api.Proposals{}, err
 	}
-	now, err := a.clock.Now()
+	now, err := h.clock.Now()
 	if err != nil {
 		return api.Proposals{}, err
 	}
-	answer := api.Proposals{Proposals: make([]api.Proposal, len(all)), Damaged: a.damage.Of(records.TableProposals)}
+	answer := api.Proposals{Proposals: make([]api.Proposal, len(all)), Damaged: h.damage.Of(records.TableProposals)}
 	for i, k := range all {
 		p, err := k.show(approved, now)
 		if err != nil {

@@ -1,0 +1,248 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// adoptTries bounds how often an adoption starts again because another
+// authority of this store was faster.
+const adoptTries = 3
+
+// adoptGenesis adopts the first policy of an authority that has none.
+func (h *History) adoptGenesis(ctx context.Context, genesis *policy.Step) (stored, error) {
+	if genesis == nil {
+		return stored{}, wire.Refuse(wire.WrongGenesis, "authority: policy", "none", "a genesis policy on the first run")
+	}
+	approved, err := policy.Genesis(wire.Sum(genesis.Policy), *genesis)
+	if err != nil {
+		return stored{}, err
+	}
+	first, err := h.derive(ctx, approved, nil)
+	if err == nil {
+		err = first.Derived.Unnamed()
+	}
+	if err != nil {
+		return stored{}, err
+	}
+	_, err = h.keep(ctx, wire.Digest{}, approved, api.HistoryEntry{Policy: genesis.Policy, Signatures: genesis.Signatures})
+	if err != nil && !errors.Is(err, wire.Behind) { // another authority of this store was first
+		return stored{}, err
+	}
+	return h.read(ctx)
+}
+
+// Adopt makes a step the policy in force: durable first, then the snapshot,
+// then the sealing of the root. Whether the step's delay has passed was decided
+// before. What the tick, or another authority of this store, has adopted meanwhile
+// is in force, as it should be.
+//
+// An entry with a mark was in force before under this root. One without a mark follows only
+// a history that no row contradicts: see [History.Behind].
+func (h *History) Adopt(ctx context.Context, entry api.HistoryEntry) error {
+	for range adoptTries {
+		snap := h.Current()
+		if snap.Approved.Document().Digest() == wire.Sum(entry.Policy) {
+			return nil
+		}
+		next, err := snap.Approved.Next(StepOf(entry))
+		if err != nil {
+			return err
+		}
+		if err := h.mayFollow(next.Head(), entry.Adopted); err != nil {
+			return err
+		}
+		fresh, err := h.derive(ctx, next, nil)
+		if err != nil {
+			return err
+		}
+		kept, err := h.keep(ctx, snap.Approved.Head(), next, api.HistoryEntry{Policy: entry.Policy, Signatures: entry.Signatures})
+		if err == nil {
+			fresh.Entries = append(slices.Clip(snap.Entries), kept)
+			return h.installStep(ctx, snap, fresh, entry.Adopted)
+		}
+		if !errors.Is(err, wire.Behind) {
+			return err
+		}
+		if err := h.Refresh(ctx); err != nil {
+			return err
+		}
+	}
+	return wire.Refuse(wire.Behind, "adoption", "policy that keeps changing", "a free moment")
+}
+
+// installStep enters a step that is durable. Where rows of the history had been left over,
+// they may follow now.
+func (h *History) installStep(ctx context.Context, old, fresh *Snapshot, mark []byte) error {
+	if len(mark) > 0 {
+		h.metrics.Recovered.Inc()
+		h.log.Warn("the store had lost a step that was in force; it was shown, and is in force again", "head", fresh.Approved.Head())
+	}
+	if err := h.install(ctx, old, fresh); err != nil {
+		return err
+	}
+	if len(h.doubt.restOf()) > 0 {
+		return h.Refresh(ctx)
+	}
+	return nil
+}
+
+// install swaps the snapshot. Whoever else swapped it meanwhile read the same
+// history from the store, or a longer one.
+func (h *History) install(ctx context.Context, old, fresh *Snapshot) error {
+	if !h.swap(old, fresh) {
+		return h.Refresh(ctx)
+	}
+	doc := fresh.Approved.Document()
+	h.follower.Entered(fresh.Approved)
+	h.clock.Raise(doc.Created)
+	h.clock.Raise(fresh.Entries[len(fresh.Entries)-1].AdoptedAt)
+	h.metrics.Sequence.Set(float64(doc.Sequence))
+	h.log.Info("policy in force", "sequence", doc.Sequence, "digest", doc.Digest(), "head", fresh.Approved.Head())
+	if fresh.Derived.Unnamed() != nil {
+		h.log.Error("this authority issues nothing under the new policy", "cause", fresh.Derived.Unnamed())
+	}
+	for _, cause := range fresh.Derived.Ended() {
+		h.log.Warn("a group is not served here", "cause", cause)
+	}
+	if h.Behind() != nil {
+		return nil // what is in force here may name programs that lost the root since
+	}
+	if err := h.follower.Reseal(ctx, fresh.Approved); err != nil {
+		return fmt.Errorf("policy is in force, but sealing the root to it: %w", err)
+	}
+	return nil
+}
+
+// Refresh brings snapshot and store together: what another authority adopted is
+// taken over, and steps that the store lost are written again.
+func (h *History) Refresh(ctx context.Context) error {
+	snap := h.Current()
+	st, err := h.read(ctx)
+	if err != nil {
+		return err
+	}
+	switch head := snap.Approved.Head(); {
+	case st.approved.Head() == head:
+		return h.setAside(ctx, st)
+	case st.approved.Knows(head):
+		fresh, err := h.derive(ctx, st.approved, st.entries)
+		if err != nil {
+			return err
+		}
+		if err := h.install(ctx, snap, fresh); err != nil {
+			return err
+		}
+		return h.setAside(ctx, st)
+	case snap.Approved.Knows(st.approved.Head()):
+		return h.Rewrite(ctx, st.approved, snap.Entries[len(st.entries):])
+	}
+	return h.otherHistory(ctx, snap, st)
+}
+
+// Rewrite writes the steps again that a running authority remembers and its
+// store no longer has.
+func (h *History) Rewrite(ctx context.Context, stored policy.Approved, lost []api.HistoryEntry) error {
+	for _, entry := range lost {
+		from := stored.Head()
+		var err error
+		if stored, err = follow(stored, StepOf(entry)); err != nil {
+			return err
+		}
+		if _, err := h.keep(ctx, from, stored, entry); err != nil {
+			return err
+		}
+		if len(h.doubt.restOf()) > 0 {
+			if _, err := h.read(ctx); err != nil { // what is left over changed
+				return err
+			}
+		}
+	}
+	if h.metrics.Recovered != nil {
+		h.metrics.Recovered.Add(float64(len(lost)))
+	}
+	h.log.Warn("the store had lost policy that was in force; written again", "steps", len(lost))
+	return nil
+}
+
+// Sync takes over what the store has, adopts proposals whose delay is over,
+// and tries again what did not work before.
+func (h *History) Sync(ctx context.Context) error {
+	if err := h.lookBack(ctx, recentRows); err != nil {
+		return err
+	}
+	snap := h.Current()
+	head, err := h.store.Head(ctx)
+	if err != nil {
+		return err
+	}
+	if head != snap.Approved.Head() || h.Behind() != nil {
+		if err := h.Refresh(ctx); err != nil {
+			return err
+		}
+	}
+	if snap.Derived.Unnamed() != nil || snap.Derived.Passing() {
+		fresh, err := h.derive(ctx, snap.Approved, snap.Entries)
+		if err != nil {
+			return err
+		}
+		h.swap(snap, fresh)
+	}
+	if err := h.keepForks(ctx); err != nil {
+		return err
+	}
+	if err := h.adoptReady(ctx); err != nil {
+		return err
+	}
+	if h.Behind() != nil {
+		return nil
+	}
+	return h.follower.Reseal(ctx, h.Current().Approved)
+}
+
+// Begin finds the policy in force: that of the store, or the genesis.
+func (h *History) Begin(ctx context.Context, genesis *policy.Step) error {
+	if err := h.lookBack(ctx, pastRows); err != nil {
+		return err
+	}
+	st, err := h.read(ctx)
+	if err != nil {
+		return err
+	}
+	if !st.approved.OK() {
+		st, err = h.adoptGenesis(ctx, genesis)
+		if err != nil {
+			return err
+		}
+	}
+	if pin := st.approved.Genesis(); genesis != nil && wire.Sum(genesis.Policy) != pin {
+		return wire.Refuse(wire.WrongGenesis, "authority: genesis policy", wire.Sum(genesis.Policy), pin)
+	}
+	h.raiseFloor(st)
+	snap, err := h.derive(ctx, st.approved, st.entries)
+	if err != nil {
+		return err
+	}
+	h.current.Store(snap)
+	h.metrics.Sequence.Set(float64(snap.Approved.Document().Sequence))
+	if err := h.keepForks(ctx); err != nil {
+		return err
+	}
+	return h.setAside(ctx, st)
+}
+
+// raiseFloor keeps time from going below the policy in force and the newest
+// adoption. What was issued is looked at by [History.lookBack]; the time of a
+// refusal is no floor, since every stranger can cause one.
+func (h *History) raiseFloor(st stored) {
+	h.clock.Raise(st.approved.Document().Created)
+	for _, entry := range st.entries {
+		h.clock.Raise(entry.AdoptedAt)
+	}
+}

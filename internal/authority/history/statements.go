@@ -1,0 +1,91 @@
+package history
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/sshsig"
+	"golang.org/x/time/rate"
+)
+
+// AddStatement adds a party's statement to the history. When it returns, the statement
+// is on disk and no certificate is issued against it. A statement that the history has
+// already is no fault.
+func (h *History) AddStatement(ctx context.Context, group string, said api.SignedStatement) error {
+	s, err := policy.ParseStatement(said.Statement)
+	if err != nil {
+		return err
+	}
+	now, err := h.clock.Now()
+	if err != nil {
+		return err
+	}
+	p := h.Current().Approved.PactOf(s.Group)
+	switch {
+	case p != nil && p.Group.Name != group:
+		return wire.Refuse(wire.WrongGroup, "statement: group", p.Group.Name, group)
+	case p != nil && p.Knows(said.Statement):
+		return nil // the party asks again
+	}
+	if !s.Withdraws && !now.Before(s.NotAfter) {
+		return wire.Refuse(wire.Expired, "statement: not_after", s.NotAfter.UTC(), "after "+now.UTC().String())
+	}
+	if p != nil && !p.Ends(s) {
+		if err := h.statements.take(p, s, said.Signature, now); err != nil {
+			return err
+		}
+	}
+	if err := h.Adopt(ctx, api.HistoryEntry{Policy: said.Statement, Signatures: []string{said.Signature}}); err != nil {
+		return err
+	}
+	h.log.Info("statement heard", "group", group, "party", s.Party, "withdraws", s.Withdraws, "number", s.Number)
+	return nil
+}
+
+// How often a key makes statements: each is a step that every unit and client of the
+// trust domain fetches.
+const (
+	StatementBurst = 16
+	StatementEvery = time.Minute
+)
+
+// statementRates are the token buckets of the parties' keys. There are as many as
+// keys have signed a statement of a group of theirs.
+type statementRates struct {
+	mu   sync.Mutex
+	keys map[attest.Digest]*rate.Limiter // guarded by mu
+}
+
+// take counts a statement of a party's key. It refuses as the history would do what
+// that key has not signed, so that nobody else uses its bucket up, and with "rate"
+// more statements than a key may make.
+func (r *statementRates) take(p *policy.Pact, s policy.Statement, signature string, at time.Time) error {
+	key, err := sshsig.Verify(signature, s.Namespace(), s.Bytes())
+	if err != nil {
+		return err
+	}
+	if sshsig.KeyDigest(key) != s.Key {
+		return wire.Refuse(wire.NotOwner, "statement: key", sshsig.KeyDigest(key), s.Key)
+	}
+	if _, err := p.Statement(s.Key, s.GroupRoot); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.keys[s.Key] == nil {
+		if r.keys == nil {
+			r.keys = map[attest.Digest]*rate.Limiter{}
+		}
+		r.keys[s.Key] = rate.NewLimiter(rate.Every(StatementEvery), StatementBurst)
+	}
+	if !r.keys[s.Key].AllowN(at, 1) {
+		return wire.Refuse(wire.TooMany, "statements of one key", "more", fmt.Sprint(StatementBurst, " at once, one each ", StatementEvery))
+	}
+	return nil
+}

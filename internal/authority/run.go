@@ -1,0 +1,27 @@
+package authority
+
+import (
+	"context"
+	"time"
+)
+
+// tick is how often the authority looks for proposals whose delay has ended and
+// for what another authority of this store adopted.
+const tick = time.Second
+
+// run does the authority's own work until ctx ends.
+func (a *Authority) run(ctx context.Context) {
+	every := time.NewTicker(tick)
+	defer every.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-every.C:
+			a.keepRings(ctx)
+			if err := a.history.Sync(ctx); err != nil && ctx.Err() == nil {
+				a.log.Warn("keeping up with the store", "error", err)
+			}
+		}
+	}
+}
