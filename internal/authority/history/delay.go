@@ -15,9 +15,9 @@ import (
 // How the delay of a policy that loosens is counted, by each authority's own
 // monotonic clock: the host sets the other one.
 const (
-	countEvery  = 5 * time.Second  // time waited is written down so often
-	MaxCount = 60 * time.Second // one entry adds no more: a stopped process waits for nothing
-	countLost   = 15 * time.Second // a row that was not written for so long has lost its counter
+	countEvery = 5 * time.Second  // time waited is written down so often
+	MaxCount   = 60 * time.Second // one entry adds no more: a stopped process waits for nothing
+	countLost  = 15 * time.Second // a row that was not written for so long has lost its counter
 )
 
 // counts are the proposals' rows as this authority last saw them.

@@ -20,7 +20,7 @@ import (
 // carries its quorum counts in none of them: whatever a stolen key does, the
 // owners together take it out.
 const (
-	MaxPending    = 8  // proposals of one owner that wait for their quorum
+	MaxPending = 8  // proposals of one owner that wait for their quorum
 	MaxOver    = 64 // of one owner that are over without one, and stay so
 	maxSettled = 64 // of all owners that followed a policy which is no longer in force
 )
