@@ -5,4 +5,6 @@
 // whose key that is. It refuses every encoding but one, other namespaces and hashes
 // than ours, kinds of keys that owners cannot have, points of small order, and
 // signatures of hardware keys without user presence.
+//
+// Files from the ground up: point.go, signature.go.
 package sshsig
