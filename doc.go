@@ -42,8 +42,8 @@
 //
 // A client that knows nothing of us sends one-off requests (Oblivious HTTP):
 //
-//	cohort trust --ohttp → client.NewOneOff → channel.VerifyOneOffKeys (signed by a unit)
-//	any OHTTP client ⇒ manager's gateway ⇒ channel.Host.OpenOneOff (any unit) → http.Handler
+//	cohort trust --ohttp → client.NewOneOff → unitauth.VerifyOHTTPKeys (signed by a unit)
+//	any OHTTP client ⇒ manager's gateway ⇒ channel.Host.OpenOHTTP (any unit) → http.Handler
 //
 // Founders make a domain:
 //
@@ -94,6 +94,7 @@
 //	                             places, the pace of reads and writes
 //	   internal/retry            how long a caller waits before it tries again
 //	   internal/cli/tree         prints facts for people, each below the one it belongs to
+//	   internal/queue            a heap whose items can be removed from wherever they are
 //	   internal/loopback         addresses for the servers that tests start; tests only
 //	   attest/internal/closed    keeps the set of appraisers closed
 //	1  attest                    Evidence in, Attestation Result out
@@ -102,6 +103,7 @@
 //	                             because every unit reads policy
 //	   internal/envelope         what an untrusted carrier may read of the channel's messages
 //	   internal/bhttp            binary HTTP (RFC 9292), the plaintext of requests and responses
+//	   internal/chunk            a message as encrypted chunks, in order and to its end
 //	   attest/internal/pki       how vendors vouch by certificates: chains, revocation
 //	                             lists, validity, and a memory of what was verified
 //	   internal/api              the authority's API: bodies, problems, client
@@ -134,8 +136,9 @@
 //	   internal/relay            sealed sessions between the units of a cluster, and stored
 //	                             copies of them; knows no key
 //	   internal/history          following the policy history from its genesis
+//	   internal/unitauth         how a client knows units: pins, trust, certificates, receipts
 //	   internal/channel          the trusted channel: sessions, requests and responses, as a
-//	                             state machine without network
+//	                             state machine without network, over unitauth
 //	   internal/testworld        owners, the policies they signed, a clock and checks, in one
 //	                             place for the tests of all packages; tests only
 //	   internal/bus/bustest      units' certificates for tests of bus and manager, beside

@@ -58,7 +58,7 @@ func (r *relay) Push(kind envelope.Kind, sealed []byte) {
 	for _, u := range r.units {
 		take := u.Join
 		if kind == envelope.Tombstone {
-			take = u.Bury
+			take = u.Terminate
 		}
 		testworld.Must(take(sealed, time.Now()))
 	}

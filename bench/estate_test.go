@@ -85,7 +85,7 @@ func (e estate) host(t testing.TB) *channel.Host {
 	a := e.applicant(t.Context(), attest.SNP, "scoring", e.challenges(t.Context(), 1)[0])
 	r := a.report(t.Context(), e)
 	h := testworld.Must(channel.NewHost(a.signing, channel.Limits{}))
-	err := h.Update(channel.Standing{
+	err := h.Update(channel.UnitCredentials{
 		Task: r.Task, Identity: r.Identity, Genesis: e.genesis, Root: e.root, Head: r.Head, Unit: r.Unit, Cross: r.Cross,
 		NotAfter: r.NotAfter, Ring: identity.Ring{Strict: ringKeys(r.Rings.Strict), Follow: ringKeys(r.Rings.Follow)},
 	})

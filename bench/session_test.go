@@ -7,6 +7,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -39,7 +40,7 @@ func BenchmarkJoin(b *testing.B) {
 func (p *peer) sealed(b *testing.B, n int) [][]byte {
 	b.Helper()
 	h := p.estate.host(b)
-	o := testworld.Must(channel.NewOpening(channel.Pin{Genesis: p.Genesis, Task: "scoring"}, 0))
+	o := testworld.Must(channel.NewClientHandshake(unitauth.Pin{Genesis: p.Genesis, Task: "scoring"}, 0))
 	var all [][]byte
 	for i := range n {
 		a := testworld.Must(h.Accept(channel.OpenRequest{Body: o.Request(), Number: uint64(i)}, time.Now()))

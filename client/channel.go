@@ -16,6 +16,8 @@ import (
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/channelhttp"
+	"github.com/cohort-tee/cohort/internal/chunk"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -23,12 +25,12 @@ import (
 var (
 	// ErrOutcomeUnknown is in the error of a request that may not be repeated
 	// and was cut off: it was executed once or not at all.
-	ErrOutcomeUnknown = channel.ErrOutcomeUnknown
+	ErrOutcomeUnknown = channelhttp.ErrOutcomeUnknown
 	// ErrNotExecuted is in the error of a request that no unit has executed or
 	// will execute, as the units report, each authenticated.
-	ErrNotExecuted = channel.ErrNotExecuted
+	ErrNotExecuted = channelhttp.ErrNotExecuted
 	// ErrTruncated is in the error of a response body that was cut short.
-	ErrTruncated = channel.ErrTruncated
+	ErrTruncated = chunk.ErrTruncated
 )
 
 // maxGatewayIdle limits the idle connections to a gateway.
@@ -103,7 +105,7 @@ func open(ctx context.Context, config OpenConfig) (*Channel, error) {
 	c.gateways.startRandom()
 	c.trust.attach(config.Trust, minRefresh, &c.gateways)
 	c.transport, err = channelhttp.NewTransport(channelhttp.TransportConfig{
-		Gateway: all[0], Inner: &c.gateways, Pin: config.sessionPin(), Wants: config.sessionOptions(), Trust: trustSource{c}, Heads: channelhttp.Heads{Newest: c.trust.provedHead, Heard: c.trust.hintHead},
+		Gateway: all[0], Inner: &c.gateways, Pin: config.sessionPin(), Options: config.sessionOptions(), Trust: trustSource{c}, Heads: channelhttp.Heads{Newest: c.trust.provedHead, Received: c.trust.hintHead},
 		Clock: config.Trust.config.Clock, NotAfter: config.NotAfter,
 	})
 	if err != nil {
@@ -130,7 +132,7 @@ func (o OpenConfig) check() ([]*url.URL, error) {
 	return all, errors.Join(append(faults, err)...)
 }
 
-func (o OpenConfig) sessionOptions() (w channel.Wants) {
+func (o OpenConfig) sessionOptions() (w channel.SessionOptions) {
 	if o.FreshEvidence {
 		w |= channel.WantEvidence
 	}
@@ -141,8 +143,8 @@ func (o OpenConfig) sessionOptions() (w channel.Wants) {
 }
 
 // pin returns the pin of sessions under t.
-func (t *Trust) pin() channel.Pin {
-	p := channel.Pin{Genesis: t.config.Genesis, ID: t.config.ID, Task: t.config.Task, Group: t.config.Group}
+func (t *Trust) pin() unitauth.Pin {
+	p := unitauth.Pin{Genesis: t.config.Genesis, ID: t.config.ID, Task: t.config.Task, Group: t.config.Group}
 	if p.Task+p.Group == "" {
 		p.ID = t.identities[0].ID
 	}
@@ -184,16 +186,16 @@ func (c *Channel) maintain(ctx context.Context) {
 type trustSource struct{ c *Channel }
 
 // Trust returns the newest trust.
-func (t trustSource) Trust() channel.Trust { return t.c.channelTrust(t.c.trust.Load()) }
+func (t trustSource) Trust() unitauth.Trust { return t.c.channelTrust(t.c.trust.Load()) }
 
 // Renew fetches trust again, at most once a second; it waits until it may.
-func (t trustSource) Renew(ctx context.Context) channel.Trust {
+func (t trustSource) Renew(ctx context.Context) unitauth.Trust {
 	newer, _ := t.c.trust.renew(ctx, t.c.trust.Load())
 	return t.c.channelTrust(newer)
 }
 
 // channelTrust returns t as the channel checks responses under it.
-func (c *Channel) channelTrust(t *Trust) channel.Trust {
+func (c *Channel) channelTrust(t *Trust) unitauth.Trust {
 	verified := t.channelTrust()
 	if c.evidence {
 		verified.Verifier = t.config.Verifier
@@ -220,7 +222,7 @@ func wrapChannelError(err error) error {
 	switch {
 	case errors.Is(err, channel.ErrClosed):
 		return fmt.Errorf("%w: %w", ErrClosed, err)
-	case errors.Is(err, channel.ErrUnreachable):
+	case errors.Is(err, channelhttp.ErrUnreachable):
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	return err
@@ -267,10 +269,10 @@ func (c *Channel) Close(ctx context.Context) Closed {
 }
 
 // Record is the offline proof of which unit sent a response.
-type Record = channel.Record
+type Record = unitauth.Record
 
 // Receipt is the content of a verified receipt. Only [VerifyReceipt] makes one.
-type Receipt = channel.Receipt
+type Receipt = unitauth.Receipt
 
 // WithRecord requests a receipt for a request through a [Channel]. The record is
 // filled in when the response body was read to its end; a body without the receipt
@@ -283,5 +285,5 @@ func WithRecord(ctx context.Context, r *Record) context.Context {
 // response. It refuses a changed request, response or unit, and a unit outside the
 // pin of t.
 func VerifyReceipt(r Record, t *Trust, at time.Time) (Receipt, error) {
-	return channel.VerifyReceipt(r, t.channelTrust(), channel.ReceiptExpect{Pin: t.pin(), At: at})
+	return unitauth.VerifyReceipt(r, t.channelTrust(), unitauth.ReceiptExpect{Pin: t.pin(), At: at})
 }

@@ -7,7 +7,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
-	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -31,7 +31,7 @@ func OpenGroup(ctx context.Context, config OpenConfig) (*Channel, error) {
 }
 
 // sessionPin returns the pin of sessions.
-func (o OpenConfig) sessionPin() channel.Pin {
+func (o OpenConfig) sessionPin() unitauth.Pin {
 	p := o.Trust.pin()
 	if o.Role != Whole {
 		p.Role = o.Role

@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/identity"
-	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/channelhttp"
 	"github.com/cohort-tee/cohort/internal/retry"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -54,7 +54,7 @@ type OneOff struct {
 	trust    trustRefresher
 
 	mu   sync.Mutex // guards keys; held while they are fetched
-	keys channel.OneOffKeys
+	keys unitauth.OHTTPKeys
 }
 
 // NewOneOff fetches the key configuration that a unit signed, and checks it. It
@@ -74,7 +74,7 @@ func NewOneOff(ctx context.Context, config OneOffConfig) (*OneOff, error) {
 	o := &OneOff{config: config, gateways: gateways{inner: newGateway(config.CA), all: all}}
 	o.gateways.startRandom()
 	o.trust.attach(config.Trust, minRefresh, &o.gateways)
-	if _, err := o.currentKeys(ctx, channel.OneOffKeys{}); err != nil {
+	if _, err := o.currentKeys(ctx, unitauth.OHTTPKeys{}); err != nil {
 		o.Close()
 		return nil, err
 	}
@@ -114,7 +114,7 @@ func (o *OneOff) resourceURL(query url.Values) *url.URL {
 
 // requestURL returns a URL with the release that signed the keys and, for a pinned
 // task, the task, which a later release may serve.
-func (o *OneOff) requestURL(keys channel.OneOffKeys) *url.URL {
+func (o *OneOff) requestURL(keys unitauth.OHTTPKeys) *url.URL {
 	query := url.Values{"id": {keys.Unit.ID().Hex()}}
 	if task := o.config.Trust.config.Task; task != "" {
 		query.Set("task", task)
@@ -123,14 +123,14 @@ func (o *OneOff) requestURL(keys channel.OneOffKeys) *url.URL {
 }
 
 // currentKeys returns valid keys other than old. It fetches them if necessary.
-func (o *OneOff) currentKeys(ctx context.Context, old channel.OneOffKeys) (channel.OneOffKeys, error) {
+func (o *OneOff) currentKeys(ctx context.Context, old unitauth.OHTTPKeys) (unitauth.OHTTPKeys, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := o.config.Trust.config.Clock()
 	if o.keys.Plain != nil && now.Before(o.keys.Expires) && string(o.keys.Plain) != string(old.Plain) && o.checkNotCutOff(o.keys) == nil {
 		return o.keys, nil
 	}
-	var keys channel.OneOffKeys
+	var keys unitauth.OHTTPKeys
 	var err error
 	for try := range maxKeyFetches {
 		// After a cut-off, until a unit has renewed its keys, the cut-off unit holds them all.
@@ -146,10 +146,10 @@ func (o *OneOff) currentKeys(ctx context.Context, old channel.OneOffKeys) (chann
 }
 
 // fetchKeys fetches keys and verifies them.
-func (o *OneOff) fetchKeys(ctx context.Context) (channel.OneOffKeys, error) {
+func (o *OneOff) fetchKeys(ctx context.Context) (unitauth.OHTTPKeys, error) {
 	signed, err := o.fetchSigned(ctx)
 	if err != nil {
-		return channel.OneOffKeys{}, fmt.Errorf("fetching one-off keys: %w: %w", ErrUnreachable, err)
+		return unitauth.OHTTPKeys{}, fmt.Errorf("fetching one-off keys: %w: %w", ErrUnreachable, err)
 	}
 	trust := o.trust.Load()
 	keys, err := o.verifyKeys(signed, trust)
@@ -158,17 +158,17 @@ func (o *OneOff) fetchKeys(ctx context.Context) (channel.OneOffKeys, error) {
 		keys, err = o.verifyKeys(signed, trust)
 	}
 	if err != nil {
-		return channel.OneOffKeys{}, fmt.Errorf("verifying one-off keys: %w", err)
+		return unitauth.OHTTPKeys{}, fmt.Errorf("verifying one-off keys: %w", err)
 	}
 	return keys, nil
 }
 
-func (o *OneOff) verifyKeys(signed []byte, t *Trust) (channel.OneOffKeys, error) {
-	return channel.VerifyOneOffKeys(signed, t.pin(), t.channelTrust(), t.config.Clock())
+func (o *OneOff) verifyKeys(signed []byte, t *Trust) (unitauth.OHTTPKeys, error) {
+	return unitauth.VerifyOHTTPKeys(signed, t.pin(), t.channelTrust(), t.config.Clock())
 }
 
 // checkNotCutOff refuses keys that a unit may hold which the newest policy cuts off.
-func (o *OneOff) checkNotCutOff(keys channel.OneOffKeys) error {
+func (o *OneOff) checkNotCutOff(keys unitauth.OHTTPKeys) error {
 	return keys.CutOff(o.trust.Load().Policy(), o.config.Trust.config.Clock())
 }
 
@@ -213,7 +213,7 @@ func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, wire.Refuse(wire.NotAllowed, "one-off: method", r.Method, "a safe one, or an Idempotency-Key")
 	}
-	keys, err := o.currentKeys(r.Context(), channel.OneOffKeys{})
+	keys, err := o.currentKeys(r.Context(), unitauth.OHTTPKeys{})
 	if err != nil {
 		return nil, err
 	}
@@ -234,7 +234,7 @@ func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 	return o.send(r, keys)
 }
 
-func (o *OneOff) send(r *http.Request, keys channel.OneOffKeys) (*http.Response, error) {
+func (o *OneOff) send(r *http.Request, keys unitauth.OHTTPKeys) (*http.Response, error) {
 	through, err := channelhttp.NewOHTTPTransport(channelhttp.OHTTPConfig{URL: o.requestURL(keys), Inner: &o.gateways, Keys: keys, Whole: o.config.Whole, Valid: func() error { return o.checkNotCutOff(keys) }})
 	if err != nil {
 		return nil, err

@@ -12,7 +12,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
-	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -243,8 +243,8 @@ func (t *Trust) expect(at time.Time) identity.Expect {
 }
 
 // channelTrust returns the trust of sessions.
-func (t *Trust) channelTrust() channel.Trust {
-	return channel.Trust{Policy: t.Policy(), Root: t.root, Approvers: t.config.PartyKeys}
+func (t *Trust) channelTrust() unitauth.Trust {
+	return unitauth.Trust{Policy: t.Policy(), Root: t.root, Approvers: t.config.PartyKeys}
 }
 
 // refetch fetches trust again, starting from the state of t.

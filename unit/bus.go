@@ -125,7 +125,7 @@ func (r *relay) Pull(ctx context.Context, id wire.SessionID) ([]byte, error) {
 		return nil, err
 	}
 	if item.Kind == bus.Tombstone {
-		_, err := r.host.Bury(item.Bytes, r.clock()) // one that does not hold buries nothing
+		_, err := r.host.Terminate(item.Bytes, r.clock()) // one that does not hold buries nothing
 		return nil, errors.Join(wire.Refuse(wire.SessionOver, "session "+id.String(), "a tombstone", "a sealed session"), err)
 	}
 	return item.Bytes, nil
@@ -185,7 +185,7 @@ func (u *Unit) busTLS() *tls.Config {
 func (u *Unit) pushed(i bus.Item) {
 	take := u.cluster.host.Join
 	if i.Kind == bus.Tombstone {
-		take = u.cluster.host.Bury
+		take = u.cluster.host.Terminate
 	}
 	_, err := take(i.Bytes, u.now())
 	if errors.Is(err, wire.UnknownRing) {

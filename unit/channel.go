@@ -81,7 +81,7 @@ func (u *Unit) stand(e *enrolment) error {
 	if task := e.policy.Document().Tasks[e.identity.Task]; task != nil && e.identity.Group == "" {
 		oneOff = task.Releases[e.identity.Release].OneOff
 	}
-	return u.cluster.host.Update(channel.Standing{
+	return u.cluster.host.Update(channel.UnitCredentials{
 		Task: e.identity.Task, Group: e.identity.Group, Role: e.identity.Role, Identity: e.identity.ID, Genesis: u.config.Genesis,
 		Root: wire.Sum(e.root.RawSubjectPublicKeyInfo), Head: e.policy.Head(),
 		Unit: e.unit, Cross: e.identity.Signing(e.unit)[1], NotAfter: unit.NotAfter, OneOff: oneOff, Facts: e.facts, Ring: e.ring,
@@ -194,7 +194,7 @@ func (u *Unit) await(ctx context.Context, d time.Duration) (soon bool, err error
 func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	server, err := channelhttp.NewServer(channelhttp.ServerConfig{
 		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: u.forClients(),
-		RingUnknown: u.renewSoon, Heads: channelhttp.Heads{Newest: u.provedHead, Heard: u.hinted}, Crowded: u.counters.quotas.count, Clock: u.clock.checked, Log: u.config.Log,
+		RingUnknown: u.renewSoon, Heads: channelhttp.Heads{Newest: u.provedHead, Received: u.hinted}, Crowded: u.counters.quotas.count, Clock: u.clock.checked, Log: u.config.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("serving the channel: %w", err)

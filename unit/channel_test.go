@@ -16,27 +16,28 @@ import (
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
 // trusting is a client of the world that trusts the unit's authority.
-type trusting struct{ trust channel.Trust }
+type trusting struct{ trust unitauth.Trust }
 
-func (t trusting) Trust() channel.Trust { return t.trust }
+func (t trusting) Trust() unitauth.Trust { return t.trust }
 
-func (t trusting) Renew(context.Context) channel.Trust { return t.trust }
+func (t trusting) Renew(context.Context) unitauth.Trust { return t.trust }
 
 // open opens a session at the unit and gives its sealed copy.
 func open(w *unittest.World, u *Unit) (*channel.Session, []byte) {
 	w.T.Helper()
-	o, err := channel.NewOpening(channel.Pin{Genesis: w.Genesis(), Task: u.config.Task}, 0)
+	o, err := channel.NewClientHandshake(unitauth.Pin{Genesis: w.Genesis(), Task: u.config.Task}, 0)
 	testworld.NoError(w.T, err)
 	a, err := u.cluster.host.Accept(channel.OpenRequest{Body: o.Request(), Number: u.cluster.relay.Number()}, time.Now())
 	testworld.NoError(w.T, err)
 	answer, sealed, err := a.Finish(attest.Evidence{}, time.Now())
 	testworld.NoError(w.T, err)
-	s, err := o.Finish(answer, channel.Trust{Policy: w.Policy(), Root: u.authorityRoot()}, time.Now())
+	s, err := o.Finish(answer, unitauth.Trust{Policy: w.Policy(), Root: u.authorityRoot()}, time.Now())
 	testworld.NoError(w.T, err)
 	return s, sealed
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/history"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/unit/unittest"
@@ -145,7 +146,7 @@ func TestCutUnitStops(t *testing.T) {
 		t.Errorf("a handshake: got %v", err)
 	}
 	open := func(u *Unit) (sealed []byte, err error) {
-		o, err := channel.NewOpening(channel.Pin{Genesis: u.config.Genesis, Task: "scoring"}, 0)
+		o, err := channel.NewClientHandshake(unitauth.Pin{Genesis: u.config.Genesis, Task: "scoring"}, 0)
 		testworld.NoError(t, err)
 		a, err := u.cluster.host.Accept(channel.OpenRequest{Body: o.Request(), Number: 1}, u.now())
 		if err == nil {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -11,17 +12,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/channelhttp"
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
 // trusts is a client of the world that trusts an authority.
-type trusts struct{ trust channel.Trust }
+type trusts struct{ trust unitauth.Trust }
 
-func (t trusts) Trust() channel.Trust { return t.trust }
+func (t trusts) Trust() unitauth.Trust { return t.trust }
 
-func (t trusts) Renew(context.Context) channel.Trust { return t.trust }
+func (t trusts) Renew(context.Context) unitauth.Trust { return t.trust }
 
 // TestAgentServesChannel: a program that knows nothing of Cohort answers the
 // requests of sessions, streams included.
@@ -34,8 +34,8 @@ func TestAgentServesChannel(t *testing.T) {
 	defer inner.CloseIdleConnections()
 	rt, err := channelhttp.NewTransport(channelhttp.TransportConfig{
 		Gateway: gateway, Inner: inner, Clock: time.Now,
-		Pin:   channel.Pin{Genesis: a.world.Genesis(), Task: "scoring"},
-		Trust: trusts{channel.Trust{Policy: a.world.Policy(), Root: a.world.AuthorityRoot()}},
+		Pin:   unitauth.Pin{Genesis: a.world.Genesis(), Task: "scoring"},
+		Trust: trusts{unitauth.Trust{Policy: a.world.Policy(), Root: a.world.AuthorityRoot()}},
 	})
 	testworld.NoError(t, err)
 	defer rt.Close(t.Context())

@@ -5,10 +5,10 @@ import (
 	"context"
 
 	"github.com/cohort-tee/cohort/client"
-	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/cli/localtee"
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -28,7 +28,7 @@ func Parties(a *frame.App, p Pins) ([]wire.Digest, error) {
 }
 
 // Pin is what a client of one service pins.
-func (p Pins) Pin() (pin channel.Pin, err error) {
+func (p Pins) Pin() (pin unitauth.Pin, err error) {
 	pin.Task, pin.Group = p.Task, p.Group
 	if pin.Genesis, err = wire.ParseDigest(p.Genesis); err != nil {
 		return pin, frame.Usage("--genesis: %w", err)

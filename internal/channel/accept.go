@@ -11,6 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -22,10 +23,10 @@ type OpenRequest struct {
 	Pending int    // opens under way at this unit
 }
 
-// Acceptance is a session that is being opened. It is used by one goroutine.
-type Acceptance struct {
+// ServerHandshake is a session that is being opened. It is used by one goroutine.
+type ServerHandshake struct {
 	host    *Host
-	opening opening
+	opening parsedOpen
 	number  uint64
 	footing
 	enc        []byte
@@ -35,10 +36,10 @@ type Acceptance struct {
 
 // footing is what a session is opened on.
 type footing struct {
-	standing *standing
-	ring     *ring
-	head     attest.Digest // that the session names
-	alone    bool          // the ring is older than a cut that the unit knows: the session is sealed under none
+	credentials *credentials
+	ring        *ring
+	head        attest.Digest // that the session names
+	alone       bool          // the ring is older than a cut that the unit knows: the session is sealed under none
 }
 
 // Cookie is what a client must send back with its open request: it shows that
@@ -82,7 +83,7 @@ func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
 // sealing is the ring key that sessions opened for the pin are sealed under. It
 // refuses, with "identity", a pin that is not this unit's, and with "unavailable" a
 // ring key that has ended: the unit waits for its next report.
-func (st *standing) sealing(pin []byte, at time.Time) (*ring, error) {
+func (st *credentials) sealing(pin []byte, at time.Time) (*ring, error) {
 	var r *ring
 	switch string(pin) {
 	case string(st.strict.pin):
@@ -113,7 +114,7 @@ func cookieMAC(r *ring, kemKey []byte, minute uint64) ([]byte, error) {
 // cookieHolds reports whether a cookie was given for the KEM key in this minute
 // or the one before: there is a MAC under a ring key that is held, and each of
 // those is right.
-func (st *standing) cookieHolds(got, kemKey []byte, at time.Time) (holds bool) {
+func (st *credentials) cookieHolds(got, kemKey []byte, at time.Time) (holds bool) {
 	if len(got) < 8 || len(got) > maxCookie || len(got)%32 != 8 {
 		return false
 	}
@@ -135,10 +136,10 @@ func (st *standing) cookieHolds(got, kemKey []byte, at time.Time) (holds bool) {
 	return holds
 }
 
-// opening is an open request taken apart.
-type opening struct {
+// parsedOpen is an open request taken apart.
+type parsedOpen struct {
 	kemKey, nonce, pin []byte
-	wants              Wants
+	wants              SessionOptions
 	least              []byte // policy head that the unit must have got to; empty: none
 }
 
@@ -149,29 +150,29 @@ func WantsEvidence(open []byte) bool {
 	return err == nil && o.wants&WantEvidence != 0
 }
 
-func parseOpen(b []byte) (opening, error) {
+func parseOpen(b []byte) (parsedOpen, error) {
 	if len(b) > MaxOpenRequest {
-		return opening{}, wire.Refuse(wire.TooLarge, "open request: size in bytes", len(b), MaxOpenRequest)
+		return parsedOpen{}, wire.Refuse(wire.TooLarge, "open request: size in bytes", len(b), MaxOpenRequest)
 	}
 	var f [6][]byte
 	if err := wire.UnframeInto(f[:], wire.LabelSessionOpen, b); err != nil {
-		return opening{}, err
+		return parsedOpen{}, err
 	}
 	if len(f[0]) != 1 || f[0][0] != envelope.Suite {
-		return opening{}, wire.Refuse(wire.Malformed, "open request: suite", f[0], envelope.Suite)
+		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: suite", f[0], envelope.Suite)
 	}
 	if len(f[1]) != kemKeySize || len(f[2]) != nonceSize || len(f[4]) != 1 {
-		return opening{}, wire.Refuse(wire.Malformed, "open request: sizes", "others", "1216, 32 and 1 byte")
+		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: sizes", "others", "1216, 32 and 1 byte")
 	}
-	wants := Wants(f[4][0])
+	wants := SessionOptions(f[4][0])
 	if wants&^(WantEvidence|WantReceipts|WantHead) != 0 {
-		return opening{}, wire.Refuse(wire.Malformed, "open request: wants", wants, "known bits")
+		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: wants", wants, "known bits")
 	}
 	named := len(f[5]) == len(attest.Digest{}) && !attest.Digest(f[5]).IsZero()
 	if named != (wants&WantHead != 0) || !named && len(f[5]) > 0 {
-		return opening{}, wire.Refuse(wire.Malformed, "open request: least policy head", len(f[5]), "32 bytes with bit 2 of what is wanted, none without")
+		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: least policy head", len(f[5]), "32 bytes with bit 2 of what is wanted, none without")
 	}
-	return opening{kemKey: f[1], nonce: f[2], pin: f[3], wants: wants, least: f[5]}, nil
+	return parsedOpen{kemKey: f[1], nonce: f[2], pin: f[3], wants: wants, least: f[5]}, nil
 }
 
 // Accept begins to open a session: it makes the secret and the transcript, and
@@ -181,17 +182,17 @@ func parseOpen(b []byte) (opening, error) {
 // one whose KEM key was taken in the last two minutes, with "behind" one that wants a
 // policy head which the unit has not got to, and with "overload" when there is no
 // room.
-func (h *Host) Accept(r OpenRequest, at time.Time) (*Acceptance, error) {
+func (h *Host) Accept(r OpenRequest, at time.Time) (*ServerHandshake, error) {
 	o, err := parseOpen(r.Body)
 	if err != nil {
 		return nil, err
 	}
-	a := &Acceptance{host: h, opening: o, number: r.Number}
+	a := &ServerHandshake{host: h, opening: o, number: r.Number}
 	if at, err = a.admit(at); err != nil {
 		return nil, err
 	}
 	expensive := o.wants&WantEvidence != 0 || r.Pending > h.limits.Cookies
-	if expensive && !a.standing.cookieHolds(r.Cookie, o.kemKey, at) {
+	if expensive && !a.credentials.cookieHolds(r.Cookie, o.kemKey, at) {
 		return nil, wire.Refuse(wire.CookieWanted, "open request: cookie", "none that holds", "that of this answer")
 	}
 	if err := h.spend(o.kemKey, at); err != nil {
@@ -200,10 +201,10 @@ func (h *Host) Accept(r OpenRequest, at time.Time) (*Acceptance, error) {
 	return a, a.begin(at)
 }
 
-// Again begins once more under the newest certificate report, after [Acceptance.Finish]
+// Again begins once more under the newest certificate report, after [ServerHandshake.Finish]
 // refused with "ring": the ring was replaced meanwhile. It refuses as
 // [Host.Accept] does, but asks for no cookie.
-func (a *Acceptance) Again(at time.Time) error {
+func (a *ServerHandshake) Again(at time.Time) error {
 	at, err := a.admit(at)
 	if err != nil {
 		return err
@@ -212,14 +213,14 @@ func (a *Acceptance) Again(at time.Time) error {
 }
 
 // admit takes what the unit is now, and the ring key of the pin.
-func (a *Acceptance) admit(at time.Time) (_ time.Time, err error) {
+func (a *ServerHandshake) admit(at time.Time) (_ time.Time, err error) {
 	a.footing, at, err = a.host.admit(a.opening, at)
 	return at, err
 }
 
 // begin makes the secret and the transcript.
-func (a *Acceptance) begin(at time.Time) error {
-	o, st := a.opening, a.standing
+func (a *ServerHandshake) begin(at time.Time) error {
+	o, st := a.opening, a.credentials
 	enc, shared, err := encapsulate(o.kemKey)
 	if err != nil {
 		return err
@@ -238,7 +239,7 @@ func (a *Acceptance) begin(at time.Time) error {
 
 // admit gives what a session for the request may be opened on. It refuses, with
 // "behind", a request that wants a policy head which the unit has not got to.
-func (h *Host) admit(o opening, at time.Time) (footing, time.Time, error) {
+func (h *Host) admit(o parsedOpen, at time.Time) (footing, time.Time, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	at = h.at(at)
@@ -247,8 +248,8 @@ func (h *Host) admit(o opening, at time.Time) (footing, time.Time, error) {
 	if err != nil {
 		return footing{}, at, err
 	}
-	if _, ok := h.table.room(true, at); !ok {
-		return footing{}, at, h.full()
+	if _, ok := h.table.findRoom(true, at); !ok {
+		return footing{}, at, h.refuseFull()
 	}
 	r, err := st.sealing(o.pin, at)
 	if err != nil {
@@ -257,7 +258,7 @@ func (h *Host) admit(o opening, at time.Time) (footing, time.Time, error) {
 	if o.wants&WantHead != 0 && !h.known.reached(attest.Digest(o.least)) {
 		return footing{}, at, wire.Refuse(wire.Behind, "open request: least policy head", attest.Digest(o.least), "one that the unit has got to: "+h.known.head.String())
 	}
-	return footing{standing: st, ring: r, head: h.known.head, alone: h.known.old[r.key.ID()]}, at, nil
+	return footing{credentials: st, ring: r, head: h.known.head, alone: h.known.old[r.key.ID()]}, at, nil
 }
 
 // spend takes a client's KEM key, once.
@@ -267,16 +268,16 @@ func (h *Host) spend(kemKey []byte, at time.Time) error {
 	return h.spent.take(kemKey, h.at(at))
 }
 
-// expiry is when a session that is opened now ends: within an hour, the
+// Expiry is when a session that is opened now ends: within an hour, the
 // certificate, and the ring key.
-func (st *standing) expiry(sealing *ring, at time.Time) uint64 {
-	end := min(at.Unix()+maxSession, st.NotAfter.Unix(), sealing.key.End().Unix())
+func (st *credentials) expiry(sealing *ring, at time.Time) uint64 {
+	end := min(at.Unix()+unitauth.MaxSession, st.NotAfter.Unix(), sealing.key.End().Unix())
 	return uint64(end)
 }
 
 // Evidence is the report data of the fresh evidence that the client wants, and
 // whether it wants any.
-func (a *Acceptance) Evidence() (data attest.ReportData, wanted bool, err error) {
+func (a *ServerHandshake) Evidence() (data attest.ReportData, wanted bool, err error) {
 	if a.opening.wants&WantEvidence == 0 {
 		return attest.ReportData{}, false, nil
 	}
@@ -288,9 +289,9 @@ func (a *Acceptance) Evidence() (data attest.ReportData, wanted bool, err error)
 // session for all other units, nil of one that is sealed for none. Evidence is the
 // zero Evidence where none is wanted. It refuses, with "replayed", an id that is known
 // already, and with "ring" a session whose ring was replaced, or is older than a cut
-// that became known, since [Host.Accept]: see [Acceptance.Again].
+// that became known, since [Host.Accept]: see [ServerHandshake.Again].
 // At is the unit's time, which the response names: making evidence takes a while.
-func (a *Acceptance) Finish(evidence attest.Evidence, at time.Time) (answer, sealed []byte, err error) {
+func (a *ServerHandshake) Finish(evidence attest.Evidence, at time.Time) (answer, sealed []byte, err error) {
 	var text []byte
 	if a.opening.wants&WantEvidence != 0 {
 		if text, err = evidence.MarshalJSON(); err != nil {
@@ -305,8 +306,8 @@ func (a *Acceptance) Finish(evidence attest.Evidence, at time.Time) (answer, sea
 		}
 	}
 	digest, ticketDigest := wire.Sum(text), wire.Sum(ticket)
-	now := timeBytes(at)
-	signature, err := sign(h.key, wire.LabelSessionSignature, a.transcript[:], digest[:], ticketDigest[:], now)
+	now := unitauth.TimeBytes(at)
+	signature, err := unitauth.Sign(h.key, wire.LabelSessionSignature, a.transcript[:], digest[:], ticketDigest[:], now)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -318,7 +319,7 @@ func (a *Acceptance) Finish(evidence attest.Evidence, at time.Time) (answer, sea
 	if err := h.add(s); err != nil {
 		return nil, nil, err
 	}
-	st := a.standing
+	st := a.credentials
 	return wire.Frame(wire.LabelSessionAnswer, a.enc, s.id[:], h.id[:], st.Identity[:], s.ring[:], s.head[:],
 		wire.Uint64(s.expiry), st.chain, signature, text, ticket, now), ticket, nil
 }

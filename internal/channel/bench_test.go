@@ -37,7 +37,7 @@ func BenchmarkJoin(b *testing.B) {
 	a := w.host(Limits{})
 	_, sealed := w.opened(a, w.byTask())
 	u := testworld.Must(envelope.ParseSealed(envelope.Session, sealed))
-	k := testworld.Must(a.standing.follow.derive(a.id))
+	k := testworld.Must(a.credentials.follow.derive(a.id))
 	b.Run("aead", func(b *testing.B) {
 		dst := make([]byte, 0, envelope.MaxSealed)
 		measured(b, func() { testworld.Must(k.aead.Open(dst, u.Nonce, u.Ciphertext, u.AD)) })
@@ -75,7 +75,7 @@ func BenchmarkSessionMemory(b *testing.B) {
 				runtime.GC()
 				runtime.ReadMemStats(&before)
 				for i := range n {
-					s := &session{id: wire.SessionID{byte(i), byte(i >> 8), byte(i >> 16)}, expiry: 1 << 40, ring: h.standing.follow.key.ID()}
+					s := &session{id: wire.SessionID{byte(i), byte(i >> 8), byte(i >> 16)}, expiry: 1 << 40, ring: h.credentials.follow.key.ID()}
 					if err := h.install(s, noon); err != nil {
 						b.Fatal(err)
 					}

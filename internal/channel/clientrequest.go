@@ -9,12 +9,10 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/chunk"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
-
-// buckets are the sizes in bytes to which a message in one chunk is padded: 256
-// bytes, 1, 4 and 16 KiB of content, with 256 bytes for the head.
-var buckets = []int{512, 1280, 4352, 16640}
 
 // MaxSmall is the largest content in bytes that is read whole before it is sent.
 const MaxSmall = 16 << 10
@@ -22,28 +20,9 @@ const MaxSmall = 16 << 10
 // headSize is what the head of a small message takes mostly, in bytes.
 const headSize = 256
 
-// bucket is the size to which n bytes are padded.
-func bucket(n int) int {
-	i, _ := slices.BinarySearch(buckets, n)
-	if i == len(buckets) {
-		return n
-	}
-	return buckets[i]
-}
-
-// pad fills up to the next bucket with zeros what begins at from in b. What is
-// larger than all buckets stays as it is.
-func pad(b []byte, from int) []byte {
-	n := bucket(len(b) - from)
-	b = slices.Grow(b, from+n-len(b)+tagSize)
-	full := b[:from+n]
-	clear(full[len(b):])
-	return full
-}
-
-// answerFirst is the size in bytes of what the plaintext of an answer begins with:
+// responseStart is the size in bytes of what the plaintext of an answer begins with:
 // its kind, and the unit's time.
-const answerFirst = 1 + 8
+const responseStart = 1 + 8
 
 // ResponseKind says what a response is, by the first byte of its plaintext.
 type ResponseKind byte
@@ -55,9 +34,9 @@ const (
 	KindClosed                          // nothing follows
 )
 
-// answerPrefix is the size in bytes of what stands before the chunks of an
+// responsePrefix is the size in bytes of what stands before the chunks of an
 // answer: unit id and response nonce.
-const answerPrefix = 16 + 16
+const responsePrefix = 16 + 16
 
 // RequestConfig says how a request of a session is sent. Only NotAfter is required.
 type RequestConfig struct {
@@ -65,7 +44,7 @@ type RequestConfig struct {
 	NotAfter time.Time    // when a unit may no longer begin to execute it
 	Flags    wire.Flags   // whether it closes the session, or wants a receipt
 	Valid    func() error // refuses once policy has ended the session; nil: never
-	Pool     *ChunkPool   // lends buffers for its chunks; nil: they are made
+	Pool     *chunk.Pool  // lends buffers for its chunks; nil: they are made
 }
 
 // ClientRequest seals one request of a client, and opens the response to it. It is used
@@ -75,9 +54,9 @@ type ClientRequest struct {
 	session *Session
 	header  wire.Header
 	raw     [wire.HeaderSize]byte
-	stands  func() error // refuses once policy has ended the session; nil: never
-	record  *Record      // what a receipt is about; nil: none wanted
-	pool    *ChunkPool   // for its chunks; nil: none
+	stands  func() error     // refuses once policy has ended the session; nil: never
+	record  *unitauth.Record // what a receipt is about; nil: none wanted
+	pool    *chunk.Pool      // for its chunks; nil: none
 }
 
 // NewRequest takes the next request number of the session. It refuses, with
@@ -99,7 +78,7 @@ func (x *ClientRequest) Number() uint64 { return x.header.Number }
 
 // Record is what the receipt of the response is about: complete when the request was
 // sent and the response read to its end. It is nil where no receipt is wanted.
-func (x *ClientRequest) Record() *Record { return x.record }
+func (x *ClientRequest) Record() *unitauth.Record { return x.record }
 
 // begin takes the next request number of the session.
 func (s *Session) begin(target wire.UnitID, notAfter time.Time, flags wire.Flags) (*ClientRequest, error) {
@@ -109,18 +88,18 @@ func (s *Session) begin(target wire.UnitID, notAfter time.Time, flags wire.Flags
 	}
 	x := &ClientRequest{session: s, header: header, raw: header.Encode()}
 	if flags&wire.FlagReceipt != 0 {
-		x.record = &Record{}
+		x.record = &unitauth.Record{}
 	}
 	return x, nil
 }
 
-func (x *ClientRequest) sealer() (*sealer, error) {
+func (x *ClientRequest) sealer() (*chunk.Writer, error) {
 	aead, err := x.session.key(wire.LabelRequestKey, x.raw[:])
-	return &sealer{aead: aead}, err
+	return chunk.NewWriter(aead), err
 }
 
-// said keeps plaintext of the request for the receipt.
-func (x *ClientRequest) said(plaintext []byte) {
+// digest keeps plaintext of the request for the receipt.
+func (x *ClientRequest) recordPlaintext(plaintext []byte) {
 	if x.record != nil {
 		x.record.Request = append(x.record.Request, plaintext...)
 	}
@@ -133,8 +112,8 @@ func (x *ClientRequest) Whole(h bhttp.Head, body io.Reader) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	const start = wire.HeaderSize + lengthSize
-	b := make([]byte, start, start+bucket(int(h.Length)+headSize)+tagSize)
+	const start = wire.HeaderSize + chunk.LengthSize
+	b := make([]byte, start, start+chunk.Bucket(int(h.Length)+headSize)+chunk.TagSize)
 	copy(b, x.raw[:])
 	if h.Method != "" {
 		if b, err = bhttp.AppendRequest(b, h); err != nil {
@@ -144,38 +123,38 @@ func (x *ClientRequest) Whole(h bhttp.Head, body io.Reader) ([]byte, error) {
 		if _, err := io.ReadFull(body, b[len(b):len(b)+int(h.Length)]); err != nil {
 			return nil, fmt.Errorf("reading the request's body: %w", err)
 		}
-		b = pad(b[:len(b)+int(h.Length)], start)
+		b = chunk.Pad(b[:len(b)+int(h.Length)], start)
 	}
-	if len(b)-start > MaxPlaintext {
-		return nil, wire.Refuse(wire.TooLarge, "request: head: size in bytes", len(b)-start, MaxPlaintext)
+	if len(b)-start > chunk.MaxPlaintext {
+		return nil, wire.Refuse(wire.TooLarge, "request: head: size in bytes", len(b)-start, chunk.MaxPlaintext)
 	}
-	x.said(b[start:])
-	return append(b[:wire.HeaderSize], s.seal(b[wire.HeaderSize:], final)...), nil
+	x.recordPlaintext(b[start:])
+	return append(b[:wire.HeaderSize], s.Seal(b[wire.HeaderSize:], chunk.Final)...), nil
 }
 
 // RequestStream is a request of many chunks, sealed as it is read: first the head alone,
 // so that the unit begins before there is content.
 type RequestStream struct {
 	x       *ClientRequest
-	sealer  *sealer
+	sealer  *chunk.Writer
 	head    bhttp.Head
 	body    io.ReadCloser
 	trailer map[string][]string // filled in by the time body has ended
 	left    int64               // of content of known length
 	read    atomic.Bool         // something was, or was to be, read
 	begun   bool
-	outbox
-	buf *chunkBuffer // nil before the second chunk, and after the end
+	pending
+	buf *chunk.Buffer // nil before the second chunk, and after the end
 }
 
-// outbox is what is sealed of a request and not sent yet.
-type outbox struct {
+// pending is what is sealed of a request and not sent yet.
+type pending struct {
 	out   []byte
 	ended bool // nothing follows out
 }
 
-// take gives the next bytes; fill seals more where there are none.
-func (o *outbox) take(p []byte, fill func() error) (int, error) {
+// ringOfKey gives the next bytes; fill seals more where there are none.
+func (o *pending) take(p []byte, fill func() error) (int, error) {
 	if err := o.ready(fill); err != nil {
 		return 0, err
 	}
@@ -185,7 +164,7 @@ func (o *outbox) take(p []byte, fill func() error) (int, error) {
 }
 
 // ready makes out at least one byte, or gives io.EOF.
-func (o *outbox) ready(fill func() error) error {
+func (o *pending) ready(fill func() error) error {
 	for len(o.out) == 0 {
 		if o.ended {
 			return io.EOF
@@ -233,10 +212,10 @@ func (s *RequestStream) WriteTo(w io.Writer) (written int64, err error) {
 	}
 }
 
-// release gives the buffer back, all of which was sent. Only who has read the last
+// Release gives the buffer back, all of which was sent. Only who has read the last
 // of it may: a body is closed by others, and while it is read.
 func (s *RequestStream) release() {
-	s.x.pool.put(s.buf)
+	s.x.pool.Put(s.buf)
 	s.buf = nil
 }
 
@@ -253,9 +232,9 @@ func (s *RequestStream) fill() error {
 		return s.first()
 	}
 	if s.buf == nil {
-		s.buf = s.x.pool.get()
+		s.buf = s.x.pool.Get()
 	}
-	buf := s.buf.grow(partRoom + maxPart + tagSize)
+	buf := s.buf.Grow(partRoom + maxPart + chunk.TagSize)
 	room := buf[partRoom : partRoom+maxPart]
 	if s.head.Length != bhttp.Indeterminate {
 		room = room[:min(int64(len(room)), s.left)]
@@ -266,15 +245,15 @@ func (s *RequestStream) fill() error {
 	}
 	switch {
 	case s.head.Length == bhttp.Indeterminate && n > 0:
-		s.out = s.chunk(indeterminatePart(buf, n), inner)
+		s.out = s.chunk(indeterminatePart(buf, n), chunk.More)
 	case s.head.Length == bhttp.Indeterminate && err == io.EOF:
 		return s.last([]byte{0})
 	case n > 0 && int64(n) == s.left && len(s.trailer) == 0:
 		s.ended = true
-		s.out = s.chunk(buf[partRoom-lengthSize:partRoom+n], final)
+		s.out = s.chunk(buf[partRoom-chunk.LengthSize:partRoom+n], chunk.Final)
 	case n > 0:
 		s.left -= int64(n)
-		s.out = s.chunk(buf[partRoom-lengthSize:partRoom+n], inner)
+		s.out = s.chunk(buf[partRoom-chunk.LengthSize:partRoom+n], chunk.More)
 	case s.left == 0:
 		return s.last(nil)
 	case err == io.EOF:
@@ -284,49 +263,49 @@ func (s *RequestStream) fill() error {
 }
 
 // chunk seals a buffer that begins with room for the length.
-func (s *RequestStream) chunk(b []byte, at place) []byte {
-	s.x.said(b[lengthSize:])
-	return s.sealer.seal(b, at)
+func (s *RequestStream) chunk(b []byte, at chunk.Flag) []byte {
+	s.x.recordPlaintext(b[chunk.LengthSize:])
+	return s.sealer.Seal(b, at)
 }
 
-// first is header and head.
+// First is header and head.
 func (s *RequestStream) first() error {
-	b := make([]byte, wire.HeaderSize+lengthSize, 1024)
+	b := make([]byte, wire.HeaderSize+chunk.LengthSize, 1024)
 	copy(b, s.x.raw[:])
 	b, err := bhttp.AppendRequest(b, s.head)
 	if err != nil {
 		return err
 	}
-	if len(b) > wire.HeaderSize+lengthSize+MaxPlaintext {
-		return wire.Refuse(wire.TooLarge, "request: head: size in bytes", len(b), MaxPlaintext)
+	if len(b) > wire.HeaderSize+chunk.LengthSize+chunk.MaxPlaintext {
+		return wire.Refuse(wire.TooLarge, "request: head: size in bytes", len(b), chunk.MaxPlaintext)
 	}
-	s.out = append(b[:wire.HeaderSize], s.chunk(b[wire.HeaderSize:], inner)...)
+	s.out = append(b[:wire.HeaderSize], s.chunk(b[wire.HeaderSize:], chunk.More)...)
 	return nil
 }
 
 // last is the chunk of the trailers.
 func (s *RequestStream) last(terminator []byte) error {
-	b, err := bhttp.AppendTrailers(append(make([]byte, lengthSize), terminator...), s.trailer, s.head.Length)
+	b, err := bhttp.AppendTrailers(append(make([]byte, chunk.LengthSize), terminator...), s.trailer, s.head.Length)
 	if err != nil {
 		return err
 	}
 	s.ended = true
-	s.out = s.chunk(b, final)
+	s.out = s.chunk(b, chunk.Final)
 	return nil
 }
 
 // A part of content is read behind room for the chunk's length and, where the
 // content is of indeterminate length, the part's.
 const (
-	partRoom = lengthSize + 4
-	maxPart  = MaxPlaintext - 4
+	partRoom = chunk.LengthSize + 4
+	maxPart  = chunk.MaxPlaintext - 4
 )
 
 // indeterminatePart puts the part's length before its n bytes at partRoom and
 // gives the buffer from the chunk's length on.
 func indeterminatePart(buf []byte, n int) []byte {
-	start := partRoom - lengthSize - bhttp.VarintSize(uint64(n))
-	bhttp.AppendVarint(buf[:start+lengthSize], uint64(n))
+	start := partRoom - chunk.LengthSize - bhttp.VarintSize(uint64(n))
+	bhttp.AppendVarint(buf[:start+chunk.LengthSize], uint64(n))
 	return buf[start : partRoom+n]
 }
 
@@ -335,10 +314,10 @@ type Response struct {
 	Unit    wire.UnitID
 	Time    time.Time // the unit's, when it began to respond
 	Kind    ResponseKind
-	Reason  wire.Reason    // of what was not executed
-	Head    bhttp.Head     // of KindResponse alone, as the content is
-	Content *bhttp.Content // fails once Valid of the request refuses
-	source  *source        // that Content reads
+	Reason  wire.Reason      // of what was not executed
+	Head    bhttp.Head       // of KindResponse alone, as the content is
+	Content *bhttp.Content   // fails once Valid of the request refuses
+	source  *chunk.Plaintext // that Content reads
 }
 
 // Receipt is the unit's receipt, once the content was read to its end; nil: there is
@@ -347,41 +326,41 @@ func (a *Response) Receipt() []byte {
 	if a.source == nil {
 		return nil
 	}
-	return a.source.proof
+	return a.source.Receipt()
 }
 
 // Open reads a response up to the end of its head. It refuses with "identity" an
-// answer of another unit than the bound one, and as [opener.next] does.
+// answer of another unit than the bound one, and as [Reader.next] does.
 func (x *ClientRequest) Open(r io.Reader) (Response, error) {
-	var prefix [answerPrefix]byte
+	var prefix [responsePrefix]byte
 	if _, err := io.ReadFull(r, prefix[:]); err != nil {
-		return Response{}, cutOff(err)
+		return Response{}, chunk.CutOff(err)
 	}
 	a := Response{Unit: wire.UnitID(prefix[:16])}
 	if x.header.Target != (wire.UnitID{}) && a.Unit != x.header.Target {
 		return Response{}, wire.Refuse(wire.WrongIdentity, "answer: unit", a.Unit, x.header.Target)
 	}
-	aead, err := x.session.answerKey(x.header, x.raw[:], prefix[:16], prefix[16:])
+	aead, err := x.session.responseKey(x.header, x.raw[:], prefix[:16], prefix[16:])
 	if err != nil {
 		return Response{}, err
 	}
-	s := newSource(r, aead, x.pool)
-	s.stands = x.stands
+	s := chunk.NewPlaintext(r, aead, x.pool)
+	s.Valid = x.stands
 	if x.record != nil {
-		s.receipt, s.copy = true, (*answerRecorder)(x.record)
+		s.EndsInReceipt, s.Copy = true, (*responseRecorder)(x.record)
 	}
 	first, err := s.Next()
 	if err != nil {
 		return Response{}, err
 	}
-	if len(first) < answerFirst {
+	if len(first) < responseStart {
 		return Response{}, wire.Refuse(wire.Malformed, "answer: size in bytes", len(first), "its kind and time")
 	}
 	a.Kind = ResponseKind(first[0])
-	if a.Time, err = parseTime(first[1:answerFirst]); err != nil {
+	if a.Time, err = unitauth.ParseTime(first[1:responseStart]); err != nil {
 		return Response{}, err
 	}
-	switch rest := first[answerFirst:]; a.Kind {
+	switch rest := first[responseStart:]; a.Kind {
 	case KindResponse:
 		if a.Head, rest, err = bhttp.ParseResponse(rest, bhttp.Whole); err != nil {
 			return Response{}, err
@@ -401,10 +380,10 @@ func (x *ClientRequest) Open(r io.Reader) (Response, error) {
 	return a, nil
 }
 
-// answerRecorder adds plaintext of the answer to a record.
-type answerRecorder Record
+// responseRecorder adds plaintext of the answer to a record.
+type responseRecorder unitauth.Record
 
-func (r *answerRecorder) Write(b []byte) (int, error) {
+func (r *responseRecorder) Write(b []byte) (int, error) {
 	r.Answer = append(r.Answer, b...)
 	return len(b), nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -28,7 +29,7 @@ func (w *world) adopt(edits ...string) policy.Approved {
 	return next
 }
 
-// cutOff is the policy that cuts one more unit off, in force as by adopt.
+// CutOff is the policy that cuts one more unit off, in force as by adopt.
 func (w *world) cutOff(id wire.UnitID) policy.Approved {
 	w.T.Helper()
 	const table, key = "[task.scoring]\n", "cut_units = ["
@@ -61,7 +62,7 @@ func (w *world) drawRings() {
 }
 
 // openedBy is what a unit answers an open request with, and what it seals.
-func (w *world) openedBy(h *Host, o *Opening) (answer, sealed []byte) {
+func (w *world) openedBy(h *Host, o *ClientHandshake) (answer, sealed []byte) {
 	w.T.Helper()
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, w.clock.Now()))
 	answer, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
@@ -85,8 +86,8 @@ func TestCutUnitOpensNothing(t *testing.T) {
 		},
 	} {
 		cut()
-		for _, pin := range []Pin{w.byTask(), {Genesis: w.policy.Genesis(), ID: twin.standing.Identity}} {
-			o := testworld.Must(NewOpening(pin, 0))
+		for _, pin := range []unitauth.Pin{w.byTask(), {Genesis: w.policy.Genesis(), ID: twin.credentials.Identity}} {
+			o := testworld.Must(NewClientHandshake(pin, 0))
 			answer, _ := w.openedBy(twin, o)
 			if _, err := o.Finish(answer, before, noon); err != nil {
 				t.Errorf("by policy before the cut: %v", err)
@@ -96,11 +97,11 @@ func TestCutUnitOpensNothing(t *testing.T) {
 				t.Errorf("session: got %v, want %q or, where the release is gone, %q", err, wire.CutOff, wire.WrongIdentity)
 			}
 		}
-		signed, _, err := twin.OneOffKeys(Pin{Task: "scoring"}, noon)
+		signed, _, err := twin.OHTTPKeys(unitauth.Pin{Task: "scoring"}, noon)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err = VerifyOneOffKeys(signed, w.byTask(), w.trust(), noon); wire.ReasonOf(err) != wire.CutOff {
+		if _, err = unitauth.VerifyOHTTPKeys(signed, w.byTask(), w.trust(), noon); wire.ReasonOf(err) != wire.CutOff {
 			t.Errorf("one-off keys: got %v, want %q", err, wire.CutOff)
 		}
 		w.policy, w.issuer = before.Policy, testworld.Must(w.keys.Issuer(before.Policy))
@@ -141,7 +142,7 @@ func TestBetweenCutAndRenewal(t *testing.T) {
 	if err := brought(h, asked(kept, http.MethodPost, h.ID(), noon.Add(time.Minute)), noon); err != nil {
 		t.Errorf("a request in a session in memory: %v", err)
 	}
-	_, _, err := h.OneOffKeys(Pin{Task: "scoring"}, noon)
+	_, _, err := h.OHTTPKeys(unitauth.Pin{Task: "scoring"}, noon)
 	testworld.Refused(t, err, wire.Behind)
 	h.mu.Lock()
 	h.stale = true
@@ -149,7 +150,7 @@ func TestBetweenCutAndRenewal(t *testing.T) {
 	if again, left, err := h.Reseal(10, noon); err != nil || len(again)+left > 0 {
 		t.Errorf("got %d sealed anew, %d left, %v, want nothing", len(again), left, err)
 	}
-	o := testworld.Must(NewOpening(w.byTask(), 0))
+	o := testworld.Must(NewClientHandshake(w.byTask(), 0))
 	answer, sealed := w.openedBy(h, o)
 	alone := testworld.Must(o.Finish(answer, w.trust(), noon))
 	if sealed != nil || !alone.Alone() || len(alone.Ticket()) > 0 || alone.Head() != from {
@@ -180,18 +181,18 @@ func TestUnheardUnit(t *testing.T) {
 	w := newWorld(t)
 	h, other := w.host(Limits{}), w.host(Limits{})
 	w.cutOff(other.ID())
-	for name, pin := range map[string]Pin{"by task": w.byTask(), "by id": w.byID()} {
-		o := testworld.Must(NewOpening(pin, 0))
+	for name, pin := range map[string]unitauth.Pin{"by task": w.byTask(), "by id": w.byID()} {
+		o := testworld.Must(NewClientHandshake(pin, 0))
 		answer, _ := w.openedBy(h, o)
 		if _, err := o.Finish(answer, w.trust(), noon); wire.ReasonOf(err) != wire.Behind {
 			t.Errorf("%s: got %v, want %q", name, err, wire.Behind)
 		}
 	}
-	signed, _, err := h.OneOffKeys(Pin{Task: "scoring"}, noon)
+	signed, _, err := h.OHTTPKeys(unitauth.Pin{Task: "scoring"}, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = VerifyOneOffKeys(signed, w.byTask(), w.trust(), noon)
+	_, err = unitauth.VerifyOHTTPKeys(signed, w.byTask(), w.trust(), noon)
 	testworld.Refused(t, err, wire.Behind)
 }
 
@@ -202,7 +203,7 @@ func TestLeastHead(t *testing.T) {
 	first := w.policy.Head()
 	w.cutOff(other.ID())
 	open := func(least attest.Digest) error {
-		o := testworld.Must(NewOpeningSince(w.byTask(), 0, least))
+		o := testworld.Must(NewClientHandshakeSince(w.byTask(), 0, least))
 		_, err := h.Accept(OpenRequest{Body: o.Request()}, noon)
 		return err
 	}
@@ -240,10 +241,10 @@ func TestLeastHeadIsSaid(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
 	w.adopt("other.clinic.example", "more.clinic.example")
-	o := testworld.Must(NewOpeningSince(w.byTask(), 0, w.policy.Head()))
+	o := testworld.Must(NewClientHandshakeSince(w.byTask(), 0, w.policy.Head()))
 	h.known.head = w.policy.Head() // so that it takes the request
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
-	a.head = h.standing.Head
+	a.head = h.credentials.Head
 	testworld.Must(0, a.begin(noon))
 	answer, _, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	if err != nil {
@@ -251,7 +252,7 @@ func TestLeastHeadIsSaid(t *testing.T) {
 	}
 	_, err = o.Finish(answer, w.trust(), noon)
 	testworld.Refused(t, err, wire.Behind)
-	if _, err := NewOpening(w.byTask(), WantHead); wire.ReasonOf(err) != wire.BadRequest {
+	if _, err := NewClientHandshake(w.byTask(), WantHead); wire.ReasonOf(err) != wire.BadRequest {
 		t.Errorf("wanting a head without one: got %v, want %q", err, wire.BadRequest)
 	}
 }
@@ -261,7 +262,7 @@ func TestLeastHeadIsSaid(t *testing.T) {
 func TestKnownBesideOpen(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
-	o := testworld.Must(NewOpening(w.byTask(), 0))
+	o := testworld.Must(NewClientHandshake(w.byTask(), 0))
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
 	h.Follow(w.cutOff(w.host(Limits{}).ID()))
 	_, _, err := a.Finish(attest.Evidence{}, w.clock.Now())
@@ -311,7 +312,7 @@ func TestHeirs(t *testing.T) {
 		t.Errorf("a session that the cut units cannot read: %v", err)
 	}
 	h.Follow(w.policy)
-	if len(h.known.old) != 2 || !h.known.old[h.standing.follow.key.ID()] {
+	if len(h.known.old) != 2 || !h.known.old[h.credentials.follow.key.ID()] {
 		t.Errorf("got %d keys that are older than the cut, want the follow keys", len(h.known.old))
 	}
 	sealed, _ := w.opened(h, w.byID())
@@ -337,7 +338,7 @@ func TestRetiredIsNotCut(t *testing.T) {
 	if _, err := other.Join(sealed, noon); err != nil {
 		t.Errorf("joining the session: %v", err)
 	}
-	o := testworld.Must(NewOpeningSince(w.byTask(), 0, w.byTask().LastCut(w.policy)))
+	o := testworld.Must(NewClientHandshakeSince(w.byTask(), 0, w.byTask().LastCut(w.policy)))
 	answer, sealed := w.openedBy(h, o)
 	if again, err := o.Finish(answer, w.trust(), noon); err != nil || again.Alone() || sealed == nil {
 		t.Errorf("another session: %v, %d sealed bytes, want one for all units", err, len(sealed))
@@ -353,7 +354,7 @@ func TestAloneOpenerIsCut(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
 	h.Follow(w.cutOff(w.host(Limits{}).ID()))
-	o := testworld.Must(NewOpening(w.byTask(), 0))
+	o := testworld.Must(NewClientHandshake(w.byTask(), 0))
 	answer, _ := w.openedBy(h, o)
 	s := testworld.Must(o.Finish(answer, w.trust(), noon))
 	if err := s.CutOff(w.cutOff(w.host(Limits{}).ID()), noon); err != nil || !s.Alone() {

@@ -9,6 +9,7 @@ import (
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -79,7 +80,7 @@ func TestResealUnknownRing(t *testing.T) {
 func TestCutBesideOpen(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
-	o := testworld.Must(NewOpening(w.byTask(), 0))
+	o := testworld.Must(NewClientHandshake(w.byTask(), 0))
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, w.clock.Now()))
 	w.cutRings(h)
 	_, _, err := a.Finish(attest.Evidence{}, w.clock.Now())
@@ -101,7 +102,7 @@ func TestCutBesideOpen(t *testing.T) {
 // was derived for that is not kept.
 func TestErasedRingKeepsNothing(t *testing.T) {
 	w := newWorld(t)
-	r := w.host(Limits{}).standing.follow
+	r := w.host(Limits{}).credentials.follow
 	var derived *sealKey
 	err := r.use(wire.UnitID{1}, func(k *sealKey) error {
 		derived = k
@@ -121,9 +122,9 @@ func TestErasedRingKeepsNothing(t *testing.T) {
 func TestRingHasEnded(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
-	h.standing.NotAfter = noon.Add(10 * time.Hour)
-	request := testworld.Must(NewOpening(w.byTask(), 0)).Request()
-	end := h.standing.follow.key.End()
+	h.credentials.NotAfter = noon.Add(10 * time.Hour)
+	request := testworld.Must(NewClientHandshake(w.byTask(), 0)).Request()
+	end := h.credentials.follow.key.End()
 	if _, err := h.Accept(OpenRequest{Body: request, Number: 7}, end.Add(-time.Second)); err != nil {
 		t.Errorf("a second before the end: %v", err)
 	}
@@ -131,6 +132,6 @@ func TestRingHasEnded(t *testing.T) {
 	testworld.Refused(t, err, wire.Unavailable)
 	_, err = h.Cookie(request, end)
 	testworld.Refused(t, err, wire.Unavailable)
-	_, _, err = h.OneOffKeys(Pin{Task: "scoring"}, end)
+	_, _, err = h.OHTTPKeys(unitauth.Pin{Task: "scoring"}, end)
 	testworld.Refused(t, err, wire.Unavailable)
 }

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"crypto/hpke"
 	"fmt"
-
-	"github.com/cohort-tee/cohort/internal/channel"
 )
 
 // A KEM with a bound transcript out of RFC 9180: base mode, export only.
@@ -17,15 +15,4 @@ func Example_kem() {
 	two, _ := recipient.Export("secret", 32)
 	fmt.Println(len(key.PublicKey().Bytes()), len(enc), bytes.Equal(one, two))
 	// Output: 1216 1120 true
-}
-
-// What may follow an attempt depends only on what the client knows itself.
-func ExampleDecide() {
-	cut := channel.Attempt{Left: true, Whole: true}
-	fmt.Println(channel.Decide(cut) == channel.OutcomeUnknown)
-	cut.Marked = true
-	fmt.Println(channel.Decide(cut) == channel.Repeat)
-	// Output:
-	// true
-	// true
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/chunk"
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
@@ -21,7 +22,7 @@ func TestStreamWritten(t *testing.T) {
 	trailer := http.Header{"Late": {"3"}}
 	for _, size := range []int{1, maxPart - 1, maxPart, maxPart + 1, 3*maxPart + 1} {
 		for _, length := range []int64{int64(size), bhttp.Indeterminate} {
-			x := testworld.Must(s.NewRequest(RequestConfig{Target: h.ID(), NotAfter: noon.Add(time.Minute), Pool: &ChunkPool{}}))
+			x := testworld.Must(s.NewRequest(RequestConfig{Target: h.ID(), NotAfter: noon.Add(time.Minute), Pool: &chunk.Pool{}}))
 			again := func() *RequestStream {
 				h := bhttp.Head{Method: "POST", Scheme: "https", Authority: "a", Path: "/", Length: length}
 				return testworld.Must(x.Stream(h, io.NopCloser(strings.NewReader(strings.Repeat("x", size))), trailer))

@@ -11,7 +11,9 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/chunk"
 	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -25,9 +27,9 @@ type Limits struct {
 	OneOffs  int // one-off requests under way; 512
 }
 
-// Standing is what a unit is by its newest certificate report. The host owns
+// UnitCredentials is what a unit is by its newest certificate report. The host owns
 // the ring keys in it: it erases those that a later standing does not hold.
-type Standing struct {
+type UnitCredentials struct {
 	Task     string
 	Group    string // and Role, where the unit works in a group: then strict ring
 	Role     string // keys are its role's, and follow ring keys the whole group's
@@ -50,25 +52,25 @@ type Standing struct {
 // that does would bring back sessions whose replay windows are gone. Of two that
 // come in another order than they were read the later one counts.
 type Host struct {
-	id      wire.UnitID
-	key     *ecdsa.PrivateKey
-	limits  Limits
-	bodies  sync.Pool // of *[]byte, for plaintext of sealed sessions
-	chunks  ChunkPool // of requests
-	answers sync.Pool // of *[]byte, for chunks of answers
+	id        wire.UnitID
+	key       *ecdsa.PrivateKey
+	limits    Limits
+	bodies    sync.Pool  // of *[]byte, for plaintext of sealed sessions
+	chunks    chunk.Pool // of requests
+	responses sync.Pool  // of *[]byte, for chunks of answers
 
-	mu       watched // guards all below
-	newest   time.Time
-	standing *standing // nil before the first Update
-	known    known     // of policy, beside the standing
-	table    table
-	spent    spent // KEM keys of clients
-	stale    bool  // a session in the table may want to be sealed anew
+	mu          watched // guards all below
+	newest      time.Time
+	credentials *credentials // nil before the first Update
+	known       knownPolicy  // of policy, beside the standing
+	table       table
+	spent       spent // KEM keys of clients
+	stale       bool  // a session in the table may want to be sealed anew
 }
 
-// standing is a Standing ready for use. It is immutable.
-type standing struct {
-	Standing
+// credentials is a Standing ready for use. It is immutable.
+type credentials struct {
+	UnitCredentials
 	chain  []byte // Frame("cohort chain v1", unit certificate, cross-certificate)
 	strict *ring  // current, for sessions pinned to code
 	follow *ring  // current, for sessions opened by task name
@@ -110,10 +112,10 @@ func (h *Host) Limits() Limits { return h.limits }
 func (h *Host) Task() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.standing == nil {
+	if h.credentials == nil {
 		return ""
 	}
-	return h.standing.Task
+	return h.credentials.Task
 }
 
 // ID is the unit's id.
@@ -126,21 +128,21 @@ func (h *Host) ID() wire.UnitID { return h.id }
 //
 // A ring key that is older than a cut which s.Head knows is not taken over, whoever
 // gives it.
-func (h *Host) Update(s Standing) error {
-	if err := h.mine(s); err != nil {
+func (h *Host) Update(s UnitCredentials) error {
+	if err := h.checkOwner(s); err != nil {
 		return err
 	}
-	next := &standing{Standing: s, chain: wire.Frame(wire.LabelChain, s.Unit, s.Cross), rings: map[identity.RingID]*ring{}}
+	next := &credentials{UnitCredentials: s, chain: wire.Frame(wire.LabelChain, s.Unit, s.Cross), rings: map[identity.RingID]*ring{}}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var held map[identity.RingID]*ring
-	if h.standing != nil {
-		held = h.standing.rings
+	if h.credentials != nil {
+		held = h.credentials.rings
 	}
 	then, _ := h.known.policy.At(s.Head) // whose report this is; zero where the policy is not followed yet
-	own := func(keys identity.RingKeys, of attest.Digest, pin Pin, holders identity.RingHolders) *ring {
+	own := func(keys identity.RingKeys, of attest.Digest, pin unitauth.Pin, holders identity.RingHolders) *ring {
 		for _, key := range keys.Keys() {
-			r := take(held[key.ID()], key, of, pin.bytes())
+			r := ringOfKey(held[key.ID()], key, of, pin.Bytes())
 			r.holders = holders
 			if r.since.IsZero() {
 				r.since = s.Head
@@ -156,9 +158,9 @@ func (h *Host) Update(s Standing) error {
 		}
 		return next.rings[keys.Current.ID()]
 	}
-	strict, follow, of := Pin{Genesis: s.Genesis, ID: s.Identity}, Pin{Genesis: s.Genesis, Task: s.Task}, s.Identity
+	strict, follow, of := unitauth.Pin{Genesis: s.Genesis, ID: s.Identity}, unitauth.Pin{Genesis: s.Genesis, Task: s.Task}, s.Identity
 	if s.Group != "" {
-		strict, follow = Pin{Genesis: s.Genesis, Group: s.Group, Role: s.Role}, Pin{Genesis: s.Genesis, Group: s.Group}
+		strict, follow = unitauth.Pin{Genesis: s.Genesis, Group: s.Group, Role: s.Role}, unitauth.Pin{Genesis: s.Genesis, Group: s.Group}
 		of = wire.RoleID(s.Identity, s.Role)
 	}
 	own(s.Ring.Inherited.Keys, s.Ring.Inherited.Identity, follow, identity.RingHolders{Identity: s.Ring.Inherited.Identity, Follow: true})
@@ -167,14 +169,14 @@ func (h *Host) Update(s Standing) error {
 	if next.strict == nil || next.follow == nil {
 		return wire.Refuse(wire.UnknownRing, "unit: ring", "none", "a current key of each kind, no older than a cut that policy knows")
 	}
-	h.standing, h.stale = next, true
+	h.credentials, h.stale = next, true
 	h.known.consider(next)
 	h.forget(held)
 	return nil
 }
 
-// mine refuses a standing that is not this unit's.
-func (h *Host) mine(s Standing) error {
+// checkOwner refuses a standing that is not this unit's.
+func (h *Host) checkOwner(s UnitCredentials) error {
 	c, err := x509.ParseCertificate(s.Unit)
 	if err != nil {
 		return wire.Refuse(wire.BadChain, "unit: certificate", err, "DER")
@@ -185,9 +187,9 @@ func (h *Host) mine(s Standing) error {
 	return nil
 }
 
-// take is the ring of a key, with what was derived from it, and since when it is
+// ringOfKey is the ring of a key, with what was derived from it, and since when it is
 // held, where it is held already.
-func take(held *ring, key *identity.RingKey, of attest.Digest, pin []byte) *ring {
+func ringOfKey(held *ring, key *identity.RingKey, of attest.Digest, pin []byte) *ring {
 	r := &ring{key: key, identity: of, pin: pin}
 	if held != nil {
 		r.derived, r.since = held.derived, held.since
@@ -201,14 +203,14 @@ func take(held *ring, key *identity.RingKey, of attest.Digest, pin []byte) *ring
 // newest sealed copy is under one. A session that was sealed under none stays.
 func (h *Host) forget(held map[identity.RingID]*ring) {
 	for id, r := range held {
-		if h.standing.rings[id] == nil {
+		if h.credentials.rings[id] == nil {
 			r.erase()
-		} else if h.standing.rings[id].key != r.key {
+		} else if h.credentials.rings[id].key != r.key {
 			r.key.Erase() // the new standing has its own copy
 		}
 	}
 	for _, s := range h.table.byID {
-		if h.standing.rings[s.ring] == nil && s.state == open && !s.alone {
+		if h.credentials.rings[s.ring] == nil && s.state == open && !s.alone {
 			s.drop()
 		}
 	}
@@ -227,21 +229,21 @@ func (h *Host) at(t time.Time) time.Time {
 
 // serving is the standing, if its certificate and policy let the unit serve. The
 // caller holds the mutex.
-func (h *Host) serving(at time.Time) (*standing, error) {
-	if h.standing == nil {
+func (h *Host) serving(at time.Time) (*credentials, error) {
+	if h.credentials == nil {
 		return nil, wire.Refuse(wire.NotEnrolled, "unit: certificate", "none", "an enrolled unit")
 	}
-	if !at.Before(h.standing.NotAfter) {
-		return nil, wire.Refuse(wire.CertExpired, "unit: time", at.UTC(), h.standing.NotAfter.UTC())
+	if !at.Before(h.credentials.NotAfter) {
+		return nil, wire.Refuse(wire.CertExpired, "unit: time", at.UTC(), h.credentials.NotAfter.UTC())
 	}
-	return h.standing, h.known.cutOff(h.standing, at)
+	return h.credentials, h.known.cutOff(h.credentials, at)
 }
 
-// holds is the ring of a key that sessions are sealed and opened under. It refuses,
+// usableRing is the ring of a key that sessions are sealed and opened under. It refuses,
 // with "ring", one that the unit does not hold, and one that is older than a cut. The
 // caller holds the mutex.
-func (h *Host) holds(id identity.RingID) (*ring, error) {
-	r := h.standing.rings[id]
+func (h *Host) usableRing(id identity.RingID) (*ring, error) {
+	r := h.credentials.rings[id]
 	if r == nil {
 		return nil, wire.Refuse(wire.UnknownRing, "session: ring id", id, "one that the unit holds")
 	}
@@ -302,7 +304,7 @@ func (h *Host) unverified(kind envelope.Kind, sealed []byte, at time.Time) (enve
 	if st.Group != "" && u.For != st.strict.identity && u.For != st.Identity {
 		return envelope.Sealed{}, nil, wire.Refuse(wire.WrongRole, "sealed session: role", u.For, st.Role)
 	}
-	r, err := h.holds(u.Ring)
+	r, err := h.usableRing(u.Ring)
 	if err != nil {
 		return envelope.Sealed{}, nil, err
 	}
@@ -319,7 +321,7 @@ func (h *Host) install(s *session, at time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.expire(h.at(at))
-	if _, err := h.holds(s.ring); err != nil {
+	if _, err := h.usableRing(s.ring); err != nil {
 		return err
 	}
 	known := h.table.byID[s.id]
@@ -335,45 +337,45 @@ func (h *Host) install(s *session, at time.Time) error {
 		return wire.Refuse(wire.Replayed, "session "+s.id.String(), "a second secret or expiry", "one")
 	}
 	known.secret, known.state = s.secret, open
-	if h.standing.current(s.ring) || h.standing.rings[known.ring] == nil {
+	if h.credentials.current(s.ring) || h.credentials.rings[known.ring] == nil {
 		known.ring = s.ring
 	}
-	h.stale = h.stale || !h.standing.current(known.ring)
+	h.stale = h.stale || !h.credentials.current(known.ring)
 	return nil
 }
 
-// add puts a new session into the table, in the place of one that yields when the
+// Add puts a new session into the table, in the place of one that yields when the
 // table is full. The caller holds the mutex.
 func (h *Host) add(s *session) error {
-	yields, ok := h.table.room(s.opener == h.id, h.newest)
+	yields, ok := h.table.findRoom(s.opener == h.id, h.newest)
 	if !ok {
-		return h.full()
+		return h.refuseFull()
 	}
-	if _, err := h.holds(s.ring); err != nil && !s.alone {
+	if _, err := h.usableRing(s.ring); err != nil && !s.alone {
 		return err
 	}
 	if yields != nil {
 		h.table.remove(yields)
 	}
 	h.table.add(s)
-	h.stale = h.stale || !h.standing.current(s.ring) && !s.alone
+	h.stale = h.stale || !h.credentials.current(s.ring) && !s.alone
 	return nil
 }
 
-// full is the refusal of another session.
-func (h *Host) full() error {
+// refuseFull is the refusal of another session.
+func (h *Host) refuseFull() error {
 	return wire.Refuse(wire.Overload, "unit: sessions", fmt.Sprintf("%d, of those opened here %d, none of which may yield", len(h.table.byID), h.table.own.Len()),
 		fmt.Sprintf("below %d, of those opened here below %d", h.limits.Sessions, h.limits.Opened))
 }
 
 // current reports whether new sessions are sealed under a ring key.
-func (st *standing) current(id identity.RingID) bool {
+func (st *credentials) current(id identity.RingID) bool {
 	return id == st.strict.key.ID() || id == st.follow.key.ID()
 }
 
-// Bury ends a session by the tombstone that another unit sealed. A record of it
+// Terminate ends a session by the tombstone that another unit sealed. A record of it
 // stays, so that no sealed copy opens it again. It refuses as [Host.Join] does.
-func (h *Host) Bury(tombstone []byte, at time.Time) (wire.SessionID, error) {
+func (h *Host) Terminate(tombstone []byte, at time.Time) (wire.SessionID, error) {
 	u, r, err := h.unverified(envelope.Tombstone, tombstone, at)
 	if err != nil {
 		return wire.SessionID{}, err
@@ -389,8 +391,8 @@ func (h *Host) Bury(tombstone []byte, at time.Time) (wire.SessionID, error) {
 		return u.Session, nil
 	}
 	if s := h.table.byID[u.Session]; s != nil {
-		h.table.bury(s, 0, at)
-	} else if !h.table.keep(&record{id: u.Session, expiry: u.Expiry}, at) {
+		h.table.terminate(s, 0, at)
+	} else if !h.table.keepRecord(&record{id: u.Session, expiry: u.Expiry}, at) {
 		return u.Session, wire.Refuse(wire.Overload, "unit: records of closed sessions", len(h.table.records), fmt.Sprint("below ", h.limits.Closed))
 	}
 	return u.Session, nil
@@ -438,9 +440,9 @@ func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err e
 // reseal seals a session of the table under the current ring key of its kind. The
 // caller holds the mutex.
 func (h *Host) reseal(s *session) ([]byte, error) {
-	r, err := h.standing.newer(s.ring)
+	r, err := h.credentials.newer(s.ring)
 	if err == nil {
-		r, err = h.holds(r.key.ID())
+		r, err = h.usableRing(r.key.ID())
 	}
 	if err != nil {
 		return nil, err
@@ -451,7 +453,7 @@ func (h *Host) reseal(s *session) ([]byte, error) {
 // newer is the current ring for sessions under a ring that is not: strict stays
 // strict, and what follows a task by name, inherited or not, follows on. It refuses,
 // with "ring", one that is not held: of which kind its sessions are is not known.
-func (st *standing) newer(id identity.RingID) (*ring, error) {
+func (st *credentials) newer(id identity.RingID) (*ring, error) {
 	switch r := st.rings[id]; {
 	case r == nil:
 		return nil, wire.Refuse(wire.UnknownRing, "session: ring id", id, "one that the unit holds")
@@ -461,7 +463,7 @@ func (st *standing) newer(id identity.RingID) (*ring, error) {
 	return st.follow, nil
 }
 
-// seal seals a session under a ring. The session is guarded by the mutex, or not
+// Seal seals a session under a ring. The session is guarded by the mutex, or not
 // in the table yet.
 func (h *Host) seal(r *ring, s *session) ([]byte, error) {
 	if uint64(r.key.End().Unix()) < s.expiry {
@@ -491,8 +493,8 @@ func (h *Host) Stats(at time.Time) Stats {
 	defer h.mu.Unlock()
 	h.expire(h.at(at))
 	s := Stats{Sessions: len(h.table.byID), Opened: h.table.own.Len(), Closed: len(h.table.records)}
-	if h.standing != nil {
-		s.Rings = len(h.standing.rings)
+	if h.credentials != nil {
+		s.Rings = len(h.credentials.rings)
 	}
 	return s
 }

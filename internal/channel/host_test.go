@@ -34,10 +34,10 @@ func inAD(sealed []byte, field int, change func([]byte) []byte) []byte {
 // sealAs is a sealed session as a unit that holds the ring could make one.
 func sealAs(w *world, h *Host, edit func(*session, *envelope.Header, *ring)) []byte {
 	w.T.Helper()
-	r := h.standing.follow
+	r := h.credentials.follow
 	s := &session{id: wire.SessionID{9}, expiry: uint64(noon.Add(time.Minute).Unix()), head: w.policy.Head(), opener: h.id, secret: [32]byte{5}}
-	b := envelope.Header{For: h.standing.Identity, Ring: r.key.ID(), Session: s.id, Expiry: s.expiry, Sealer: h.id}
-	other := take(nil, r.key, r.identity, r.pin)
+	b := envelope.Header{For: h.credentials.Identity, Ring: r.key.ID(), Session: s.id, Expiry: s.expiry, Sealer: h.id}
+	other := ringOfKey(nil, r.key, r.identity, r.pin)
 	edit(s, &b, other)
 	return testworld.Must(other.seal(envelope.Session, b, sealedBody(s, other.pin)))
 }
@@ -60,7 +60,7 @@ func TestJoinRefusals(t *testing.T) {
 		{"another suite", inAD(sealed, 0, flip), 0, wire.Malformed},
 		{"another identity", inAD(sealed, 1, flip), 0, wire.WrongIdentity},
 		{"an unknown ring", inAD(sealed, 2, flip), 0, wire.UnknownRing},
-		{"the ring of sessions pinned otherwise", inAD(sealed, 2, func([]byte) []byte { id := a.standing.strict.key.ID(); return id[:] }), 0, wire.BadSignature},
+		{"the ring of sessions pinned otherwise", inAD(sealed, 2, func([]byte) []byte { id := a.credentials.strict.key.ID(); return id[:] }), 0, wire.BadSignature},
 		{"another session id", inAD(sealed, 3, flip), 0, wire.BadSignature},
 		{"another expiry", inAD(sealed, 4, flip), 0, wire.BadSignature},
 		{"a nearer expiry", inAD(sealed, 4, func([]byte) []byte { return wire.Uint64(in(time.Minute)) }), 0, wire.BadSignature},
@@ -71,7 +71,7 @@ func TestJoinRefusals(t *testing.T) {
 		{"the ciphertext of another", relabel(sealed, 2, func([]byte) []byte { return testworld.Must(wire.Unframe(wire.LabelSealedSession, strict, 3))[2] }), 0, wire.BadSignature},
 		{"past its expiry", sealAs(w, a, func(s *session, b *envelope.Header, _ *ring) { b.Expiry = in(0) }), 0, wire.SessionOver},
 		{"beyond an hour", sealAs(w, a, func(s *session, b *envelope.Header, _ *ring) { b.Expiry = in(66 * time.Minute) }), 0, wire.Expired},
-		{"of another pin", sealAs(w, a, func(_ *session, _ *envelope.Header, r *ring) { r.pin = w.byID().bytes() }), 0, wire.WrongIdentity},
+		{"of another pin", sealAs(w, a, func(_ *session, _ *envelope.Header, r *ring) { r.pin = w.byID().Bytes() }), 0, wire.WrongIdentity},
 		{"past the certificate", sealed, 2 * time.Hour, wire.CertExpired},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -166,7 +166,7 @@ func TestTombstoneWhileClosing(t *testing.T) {
 	one, late, two := arrives(a), arrives(a), arrives(b)
 	testworld.Must(0, late.Authenticate(nil, atNoon))
 	testworld.Must(0, two.Authenticate(nil, atNoon))
-	if _, err := a.Bury(testworld.Must(two.Close()), noon); err != nil {
+	if _, err := a.Terminate(testworld.Must(two.Close()), noon); err != nil {
 		t.Fatal(err)
 	}
 	if err := one.Authenticate(nil, atNoon); err != nil || !one.Closed() {
@@ -225,14 +225,14 @@ func TestRingRolls(t *testing.T) {
 	}
 	newest := first
 	for range 3 {
-		before := h.standing.follow
+		before := h.credentials.follow
 		w.ring.Follow = w.ring.Follow.Rotate(now, time.Hour)
 		update()
 		sealed, left, err := h.Reseal(10, now)
 		if err != nil || len(sealed) != 1 || left != 0 {
 			t.Fatalf("got %d sealed anew, %d left, %v, want 1", len(sealed), left, err)
 		}
-		if before.key.ID() == h.standing.follow.key.ID() {
+		if before.key.ID() == h.credentials.follow.key.ID() {
 			t.Fatal("the ring did not roll")
 		}
 		newest = sealed[0]
@@ -259,7 +259,7 @@ func TestErasedRings(t *testing.T) {
 	}
 	s, sealed := w.opened(h, w.byTask())
 	raw := testworld.Must(s.begin(wire.UnitID{}, noon.Add(time.Minute), 0)).raw
-	held := h.standing.rings
+	held := h.credentials.rings
 	kept := w.ring
 	w.ring.Follow = identity.NewRingKeys(noon, time.Hour)
 	if err := h.Update(w.standing(key, "1")); err != nil {
@@ -271,7 +271,7 @@ func TestErasedRings(t *testing.T) {
 	testworld.Refused(t, err, wire.UnknownRing)
 	erased := 0
 	for id, r := range held {
-		if h.standing.rings[id] != nil {
+		if h.credentials.rings[id] != nil {
 			continue
 		}
 		erased++
@@ -304,13 +304,13 @@ func TestStandingRefusals(t *testing.T) {
 	h := testworld.Must(NewHost(key, Limits{}))
 	for _, c := range []struct {
 		name string
-		edit func(*Standing)
+		edit func(*UnitCredentials)
 		want wire.Reason
 	}{
-		{"no certificate", func(s *Standing) { s.Unit = nil }, wire.BadChain},
-		{"another unit's certificate", func(s *Standing) { s.Unit = w.standing(newKey(), "1").Unit }, wire.WrongIdentity},
-		{"no ring", func(s *Standing) { s.Ring = identity.Ring{} }, wire.UnknownRing},
-		{"no ring of one kind", func(s *Standing) { s.Ring.Strict.Current = nil }, wire.UnknownRing},
+		{"no certificate", func(s *UnitCredentials) { s.Unit = nil }, wire.BadChain},
+		{"another unit's certificate", func(s *UnitCredentials) { s.Unit = w.standing(newKey(), "1").Unit }, wire.WrongIdentity},
+		{"no ring", func(s *UnitCredentials) { s.Ring = identity.Ring{} }, wire.UnknownRing},
+		{"no ring of one kind", func(s *UnitCredentials) { s.Ring.Strict.Current = nil }, wire.UnknownRing},
 	} {
 		s := w.standing(key, "1")
 		c.edit(&s)
@@ -333,7 +333,7 @@ func FuzzJoin(f *testing.F) {
 		if id, err := h.Join(b, noon); err == nil && (id != s.ID() || !bytes.Equal(b, sealed)) {
 			t.Error("another encoding was joined")
 		}
-		if _, err := h.Bury(b, noon); err == nil {
+		if _, err := h.Terminate(b, noon); err == nil {
 			t.Error("a tombstone nobody made")
 		}
 	})

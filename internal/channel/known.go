@@ -9,10 +9,10 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// known is what a unit knows of policy beside its certificate report, and what
+// knownPolicy is what a unit knows of policy beside its certificate report, and what
 // follows from that for what it does until its next one. The host's mutex guards
 // it; the map is never changed, so that a copy may be read without.
-type known struct {
+type knownPolicy struct {
 	policy  policy.Approved // the newest that was followed; zero: none
 	head    attest.Digest   // the policy head that the unit has got to, which its sessions name
 	old     map[identity.RingID]bool
@@ -35,13 +35,13 @@ func (h *Host) Follow(p policy.Approved) {
 		return
 	}
 	h.known.policy = p
-	if h.standing != nil {
-		h.known.consider(h.standing)
+	if h.credentials != nil {
+		h.known.consider(h.credentials)
 	}
 }
 
 // consider says what policy means for a standing.
-func (k *known) consider(st *standing) {
+func (k *knownPolicy) consider(st *credentials) {
 	k.head, k.old, k.checked, k.cut = st.Head, map[identity.RingID]bool{}, false, nil
 	for id, r := range st.rings {
 		if r.cutBy(k.policy) {
@@ -58,14 +58,14 @@ func (k *known) consider(st *standing) {
 func (h *Host) CutOff(at time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.standing == nil {
+	if h.credentials == nil {
 		return nil
 	}
-	return h.known.cutOff(h.standing, at)
+	return h.known.cutOff(h.credentials, at)
 }
 
-// cutOff is [Host.CutOff]. It asks policy once for each standing and policy.
-func (k *known) cutOff(st *standing, at time.Time) error {
+// CutOff is [Host.CutOff]. It asks policy once for each standing and policy.
+func (k *knownPolicy) cutOff(st *credentials, at time.Time) error {
 	if !k.checked && k.policy.Knows(st.Head) {
 		k.checked, k.cut = true, nil
 		if cause := k.policy.CutOff(st.Facts, at); cause != nil {
@@ -77,20 +77,20 @@ func (k *known) cutOff(st *standing, at time.Time) error {
 
 // reached is the policy head that a unit has got to which signs under a standing, or
 // has a newer one since. It refuses as [Host.CutOff] does.
-func (h *Host) reached(st *standing, at time.Time) (attest.Digest, error) {
+func (h *Host) reached(st *credentials, at time.Time) (attest.Digest, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if err := h.known.cutOff(h.standing, at); err != nil {
+	if err := h.known.cutOff(h.credentials, at); err != nil {
 		return attest.Digest{}, err
 	}
-	if st != h.standing { // whose certificate may be of a release that the newest policy has removed
+	if st != h.credentials { // whose certificate may be of a release that the newest policy has removed
 		return st.Head, nil
 	}
 	return h.known.head, nil
 }
 
 // reached reports whether the unit has got to a policy head.
-func (k *known) reached(head attest.Digest) bool {
+func (k *knownPolicy) reached(head attest.Digest) bool {
 	if head == k.head {
 		return true
 	}

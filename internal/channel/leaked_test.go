@@ -22,7 +22,7 @@ type thief struct {
 }
 
 func newThief(w *world, victim *Host) *thief {
-	s := victim.standing.Standing
+	s := victim.credentials.UnitCredentials
 	s.Ring = identity.Ring{Strict: identity.NewRingKeys(w.clock.Now(), time.Hour), Follow: identity.NewRingKeys(w.clock.Now(), time.Hour)}
 	h := testworld.Must(NewHost(victim.key, Limits{}))
 	testworld.Must(0, h.Update(s))
@@ -30,8 +30,8 @@ func newThief(w *world, victim *Host) *thief {
 }
 
 // opened lets the thief answer a client's open request.
-func (f *thief) opened(wants Wants) (*Session, error) {
-	o := testworld.Must(NewOpening(f.byTask(), wants))
+func (f *thief) opened(wants SessionOptions) (*Session, error) {
+	o := testworld.Must(NewClientHandshake(f.byTask(), wants))
 	a := testworld.Must(f.host.Accept(OpenRequest{Body: o.Request(), Cookie: testworld.Must(f.host.Cookie(o.Request(), f.clock.Now())), Number: 1}, f.clock.Now()))
 	var evidence attest.Evidence
 	if data, wanted, err := a.Evidence(); err != nil {
@@ -70,7 +70,7 @@ func TestLeakedSigningKey(t *testing.T) {
 	}{
 		{"none", func(attest.ReportData) (attest.Evidence, bool) { return attest.Evidence{}, false }, wire.EvidenceMissing},
 		{"the unit's, for the thief's own session", func(attest.ReportData) (attest.Evidence, bool) {
-			o := testworld.Must(NewOpening(w.byTask(), WantEvidence))
+			o := testworld.Must(NewClientHandshake(w.byTask(), WantEvidence))
 			a := testworld.Must(victim.Accept(OpenRequest{Body: o.Request(), Cookie: testworld.Must(victim.Cookie(o.Request(), noon))}, noon))
 			data, _, err := a.Evidence()
 			return testworld.Must(genuine.Attest(t.Context(), testworld.Must(data, err))), true
@@ -100,7 +100,7 @@ func TestLeakedSigningKey(t *testing.T) {
 func TestEveryByteOfAnOpenRequest(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
-	o := testworld.Must(NewOpening(w.byTask(), 0))
+	o := testworld.Must(NewClientHandshake(w.byTask(), 0))
 	answered := 0
 	for i := range o.Request() {
 		b := bytes.Clone(o.Request())
@@ -137,14 +137,14 @@ func TestEveryByteOfATombstone(t *testing.T) {
 	for i := range tombstone {
 		bad := bytes.Clone(tombstone)
 		bad[i] ^= 1 << (i % 8)
-		if _, err := b.Bury(bad, noon); err == nil {
+		if _, err := b.Terminate(bad, noon); err == nil {
 			t.Fatalf("byte %d: accepted", i)
 		}
 	}
 	if _, err := b.begin(x.raw, noon); err != nil {
 		t.Errorf("the session after all of them: %v", err)
 	}
-	if _, err := b.Bury(tombstone, noon); err != nil {
+	if _, err := b.Terminate(tombstone, noon); err != nil {
 		t.Errorf("unchanged: %v", err)
 	}
 	if in := testworld.Must(b.begin(x.raw, noon)); !in.closed {

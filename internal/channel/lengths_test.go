@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/cohort-tee/cohort/internal/chunk"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -13,15 +14,15 @@ import (
 // TestLengthsAtTheEnds puts lengths at both ends of their ranges in the place of
 // each length that a peer sends: nothing is taken, no memory for what does not come.
 func TestLengthsAtTheEnds(t *testing.T) {
-	lengths := []uint32{0, 1, tagSize - 1, tagSize, MaxPlaintext + tagSize, MaxPlaintext + tagSize + 1, 1<<31 - 1, 1 << 31, 1<<31 | 1, 1<<32 - 2, 1<<32 - 1}
+	lengths := []uint32{0, 1, chunk.TagSize - 1, chunk.TagSize, chunk.MaxPlaintext + chunk.TagSize, chunk.MaxPlaintext + chunk.TagSize + 1, 1<<31 - 1, 1 << 31, 1<<31 | 1, 1<<32 - 2, 1<<32 - 1}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	t.Run("chunks", func(t *testing.T) {
 		for _, length := range lengths {
 			var secret [secretSize]byte
 			message := append(binary.BigEndian.AppendUint32(nil, length), make([]byte, 64)...)
-			o := &opener{r: bytes.NewReader(message), aead: testworld.Must(newKeys(&secret).message(wire.LabelRequestKey))}
-			if b, _, err := o.next(); err == nil {
+			o := chunk.NewReader(bytes.NewReader(message), testworld.Must(newKeys(&secret).message(wire.LabelRequestKey)), nil)
+			if b, _, err := o.Next(); err == nil {
 				t.Errorf("length %d: got %d bytes", length, len(b))
 			}
 		}
@@ -39,7 +40,7 @@ func framesAtTheEnds(t *testing.T, lengths []uint32) {
 	t.Helper()
 	w := newWorld(t)
 	h := w.host(Limits{})
-	o := testworld.Must(NewOpening(w.byTask(), 0))
+	o := testworld.Must(NewClientHandshake(w.byTask(), 0))
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
 	answer, sealed, err := a.Finish(noEvidence, noon)
 	testworld.Must(0, err)
@@ -51,7 +52,7 @@ func framesAtTheEnds(t *testing.T, lengths []uint32) {
 		"open request":   {wire.LabelSessionOpen, o.Request(), func(b []byte) error { _, err := h.Accept(OpenRequest{Body: b}, noon); return err }},
 		"answer":         {wire.LabelSessionAnswer, answer, func(b []byte) error { _, err := o.Finish(b, w.trust(), noon); return err }},
 		"sealed session": {wire.LabelSealedSession, sealed, func(b []byte) error { _, err := h.Join(b, noon); return err }},
-		"tombstone":      {wire.LabelTombstone, wire.Frame(wire.LabelTombstone, nil, nil, nil), func(b []byte) error { _, err := h.Bury(b, noon); return err }},
+		"tombstone":      {wire.LabelTombstone, wire.Frame(wire.LabelTombstone, nil, nil, nil), func(b []byte) error { _, err := h.Terminate(b, noon); return err }},
 	} {
 		at := 1 + len(c.label)
 		for at+4 <= len(c.good) {

@@ -8,6 +8,7 @@ import (
 	"testing/cryptotest"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/chunk"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -28,8 +29,8 @@ func (p *pairs) message(subkey string, chunks []byte) {
 	if p.seen == nil {
 		p.seen = map[string]int{}
 	}
-	for n := 0; len(chunks) >= lengthSize; n++ {
-		size := lengthSize + int(binary.BigEndian.Uint32(chunks)&^finalBit)
+	for n := 0; len(chunks) >= chunk.LengthSize; n++ {
+		size := chunk.LengthSize + int(binary.BigEndian.Uint32(chunks)&^uint32(chunk.Final))
 		pair := fmt.Sprint(subkey, " ", n)
 		p.seen[pair]++
 		p.count++
@@ -57,7 +58,7 @@ func TestPairsWithASeededSource(t *testing.T) {
 		}
 		in := &ServerRequest{host: h, raw: x.raw, keys: newKeys(&s.secret)}
 		b := testworld.Must(in.plain(KindNotExecuted, wire.Expired))
-		p.message(fmt.Sprintf("answer %x %x", x.raw, b[:answerPrefix]), b[answerPrefix:])
+		p.message(fmt.Sprintf("answer %x %x", x.raw, b[:responsePrefix]), b[responsePrefix:])
 	}
 	if p.twice != 1 {
 		t.Errorf("got %d pairs twice, want 1", p.twice)
@@ -71,7 +72,7 @@ func TestSeededUnits(t *testing.T) {
 	h := w.host(Limits{})
 	for i := range 2 {
 		cryptotest.SetGlobalRandom(t, 7)
-		o := testworld.Must(NewOpening(w.byTask(), 0))
+		o := testworld.Must(NewClientHandshake(w.byTask(), 0))
 		a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 1}, noon))
 		_, _, err := a.Finish(noEvidence, noon)
 		h.spent = spent{} // which would refuse the KEM key

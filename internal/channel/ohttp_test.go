@@ -14,6 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/ohttp"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 )
 
 // readVector reads one file of testdata/vectors.
@@ -61,9 +62,9 @@ func TestExamplesOfOHTTP(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			_, bytesOf := readVector(t, c.name)
 			one := bytesOf("key_configuration")
-			keys := testworld.Must(UnverifiedOneOffKeys(append(binary.BigEndian.AppendUint16(nil, uint16(len(one))), one...)))
+			keys := testworld.Must(unitauth.UnverifiedOHTTPKeys(append(binary.BigEndian.AppendUint16(nil, uint16(len(one))), one...)))
 			private := testworld.Must(ohttp.KEMs[1].NewPrivateKey(bytesOf("private_key")))
-			if got := keys.key.Header; got != ohttp.ParseHeader([7]byte{1, 0, 0x20, 0, 1, 0, 1}) || !bytes.Equal(keys.key.Public.Bytes(), private.PublicKey().Bytes()) {
+			if got := keys.Key.Header; got != ohttp.ParseHeader([7]byte{1, 0, 0x20, 0, 1, 0, 1}) || !bytes.Equal(keys.Key.Public.Bytes(), private.PublicKey().Bytes()) {
 				t.Errorf("got key %v", got)
 			}
 			request := bytesOf("encapsulated_request")
@@ -108,7 +109,7 @@ func TestExamplesOfOHTTP(t *testing.T) {
 
 // theirs opens, with the private key of an example, what our client sends for its
 // key configuration.
-func theirs(t *testing.T, f ohttp.Form, keys OneOffKeys, private hpke.PrivateKey) {
+func theirs(t *testing.T, f ohttp.Form, keys unitauth.OHTTPKeys, private hpke.PrivateKey) {
 	t.Helper()
 	sent := sealedOneOff(keys, f, "/")
 	header := ohttp.ParseHeader([7]byte(sent))

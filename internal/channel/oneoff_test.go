@@ -12,12 +12,13 @@ import (
 	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/ohttp"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // x25519 is a key configuration without its first key.
-func x25519(k OneOffKeys) OneOffKeys {
-	return testworld.Must(UnverifiedOneOffKeys(k.Plain[2+binary.BigEndian.Uint16(k.Plain):]))
+func x25519(k unitauth.OHTTPKeys) unitauth.OHTTPKeys {
+	return testworld.Must(unitauth.UnverifiedOHTTPKeys(k.Plain[2+binary.BigEndian.Uint16(k.Plain):]))
 }
 
 // TestOneOffKeysEnd: requests are opened under every ring key that the unit holds,
@@ -33,16 +34,16 @@ func TestOneOffKeysEnd(t *testing.T) {
 		}
 	}
 	stand()
-	keys := func() OneOffKeys {
-		signed, _, err := h.OneOffKeys(w.byTask(), w.clock.Now())
+	keys := func() unitauth.OHTTPKeys {
+		signed, _, err := h.OHTTPKeys(w.byTask(), w.clock.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
-		return x25519(testworld.Must(VerifyOneOffKeys(signed, w.byTask(), w.trust(), w.clock.Now())))
+		return x25519(testworld.Must(unitauth.VerifyOHTTPKeys(signed, w.byTask(), w.trust(), w.clock.Now())))
 	}
 	first := sealedOneOff(keys(), ohttp.Whole, "/")
 	opens := func() error {
-		x, err := h.OpenOneOff(ohttp.Whole, bytes.NewReader(first), w.clock.Now())
+		x, err := h.OpenOHTTP(ohttp.Whole, bytes.NewReader(first), w.clock.Now())
 		if err == nil { // perhaps by chance: another ring key of the same key id
 			_, _, err = x.body.ReadHead(bhttp.ParseRequest)
 		}
@@ -74,7 +75,7 @@ func TestOneOffKeysEnd(t *testing.T) {
 	if err := opens(); err != nil {
 		t.Errorf("under the current key: %v", err)
 	}
-	for id, r := range h.standing.rings {
+	for id, r := range h.credentials.rings {
 		r.erase()
 		if r.oneOffs != [len(ohttp.KEMs)]hpke.PrivateKey{} {
 			t.Errorf("ring %s keeps one-off keys", id)
@@ -87,22 +88,22 @@ func TestOneOffKeysEnd(t *testing.T) {
 func TestSignedKeysRefusals(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
-	signed, plain, err := h.OneOffKeys(w.byTask(), noon)
+	signed, plain, err := h.OHTTPKeys(w.byTask(), noon)
 	if err != nil {
 		t.Fatal(err)
 	}
-	strict, _, _ := h.OneOffKeys(w.byID(), noon)
+	strict, _, _ := h.OHTTPKeys(w.byID(), noon)
 	f := testworld.Must(wire.Unframe(wire.LabelOneOffKeys, signed, 8))
 	with := func(i int, b []byte) []byte {
 		g := slices.Clone(f)
 		g[i] = b
 		return wire.Frame(wire.LabelOneOffKeys, g...)
 	}
-	if k, err := VerifyOneOffKeys(signed, w.byTask(), w.trust(), noon); err != nil || !bytes.Equal(k.Plain, plain) || k.Unit.UnitID() != h.ID() || !k.Expires.Equal(noon.Add(time.Hour)) {
+	if k, err := unitauth.VerifyOHTTPKeys(signed, w.byTask(), w.trust(), noon); err != nil || !bytes.Equal(k.Plain, plain) || k.Unit.UnitID() != h.ID() || !k.Expires.Equal(noon.Add(time.Hour)) {
 		t.Fatalf("got %v until %v, %v", k.Unit.UnitID(), k.Expires, err)
 	}
 	thief := w.host(Limits{})
-	evil, _, _ := thief.OneOffKeys(w.byTask(), noon)
+	evil, _, _ := thief.OHTTPKeys(w.byTask(), noon)
 	other := testworld.Must(wire.Unframe(wire.LabelOneOffKeys, evil, 8))
 	long := wire.Uint64(uint64(noon.Add(3 * time.Hour).Unix()))
 	for _, row := range []struct {
@@ -112,9 +113,9 @@ func TestSignedKeysRefusals(t *testing.T) {
 		want wire.Reason
 	}{
 		{"nothing", nil, 0, wire.Malformed},
-		{"too large", make([]byte, maxSignedKeys+1), 0, wire.TooLarge},
+		{"too large", make([]byte, unitauth.MaxSignedKeys+1), 0, wire.TooLarge},
 		{"a short identity", with(1, f[1][1:]), 0, wire.Malformed},
-		{"a large chain", with(6, make([]byte, maxChain+1)), 0, wire.TooLarge},
+		{"a large chain", with(6, make([]byte, unitauth.MaxChain+1)), 0, wire.TooLarge},
 		{"the configuration of another pin", strict, 0, wire.WrongIdentity},
 		{"a pin put in", with(0, testworld.Must(wire.Unframe(wire.LabelOneOffKeys, strict, 8))[0]), 0, wire.WrongIdentity},
 		{"another identity", with(1, flip(bytes.Clone(f[1]))), 0, wire.WrongIdentity},
@@ -125,24 +126,24 @@ func TestSignedKeysRefusals(t *testing.T) {
 		{"an earlier expiry", with(4, wire.Uint64(uint64(noon.Unix()+1))), 0, wire.BadSignature},
 		{"expired", signed, time.Hour, wire.Expired},
 		{"somebody's keys", with(5, flip(bytes.Clone(f[5]))), 0, wire.BadSignature},
-		{"keys left out", with(5, x25519(OneOffKeys{Plain: plain}).Plain), 0, wire.BadSignature},
+		{"keys left out", with(5, x25519(unitauth.OHTTPKeys{Plain: plain}).Plain), 0, wire.BadSignature},
 		{"another unit's chain", with(6, other[6]), 0, wire.BadSignature},
 		{"another signature", with(7, flip(bytes.Clone(f[7]))), 0, wire.BadSignature},
 	} {
-		if _, err := VerifyOneOffKeys(row.b, w.byTask(), w.trust(), noon.Add(row.at)); wire.ReasonOf(err) != row.want {
+		if _, err := unitauth.VerifyOHTTPKeys(row.b, w.byTask(), w.trust(), noon.Add(row.at)); wire.ReasonOf(err) != row.want {
 			t.Errorf("%s: got %v, want %v", row.name, err, row.want)
 		}
 	}
 	trust := w.trust()
 	trust.Policy = newWorld(t).policy
-	_, err = VerifyOneOffKeys(signed, w.byTask(), trust, noon)
+	_, err = unitauth.VerifyOHTTPKeys(signed, w.byTask(), trust, noon)
 	testworld.Refused(t, err, wire.Behind)
 }
 
 // TestPlainKeysRefusals reads key configurations of others.
 func TestPlainKeysRefusals(t *testing.T) {
 	w := newWorld(t)
-	_, plain, err := w.host(Limits{}).OneOffKeys(w.byTask(), noon)
+	_, plain, err := w.host(Limits{}).OHTTPKeys(w.byTask(), noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +176,7 @@ func TestPlainKeysRefusals(t *testing.T) {
 		{"unknown algorithms alone", list(edit(func(b []byte) { b[38], b[42] = 9, 9 })), wire.Malformed},
 		{"a key that is none", list(append(append([]byte{1, 0x64, 0x7a}, bytes.Repeat([]byte{0xff}, kemKeySize)...), 0, 4, 0, 1, 0, 2)), wire.Malformed},
 	} {
-		_, err := UnverifiedOneOffKeys(row.b)
+		_, err := unitauth.UnverifiedOHTTPKeys(row.b)
 		if row.want == "" && err != nil || row.want != "" && wire.ReasonOf(err) != row.want {
 			t.Errorf("%s: got %v, want %v", row.name, err, row.want)
 		}
@@ -185,15 +186,15 @@ func TestPlainKeysRefusals(t *testing.T) {
 // FuzzOneOffKeys: what is accepted is a list of keys of known length.
 func FuzzOneOffKeys(f *testing.F) {
 	w := newWorld(f)
-	_, plain, err := w.host(Limits{}).OneOffKeys(w.byTask(), noon)
+	_, plain, err := w.host(Limits{}).OHTTPKeys(w.byTask(), noon)
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(plain)
-	f.Add(x25519(OneOffKeys{Plain: plain}).Plain)
+	f.Add(x25519(unitauth.OHTTPKeys{Plain: plain}).Plain)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		k, err := UnverifiedOneOffKeys(b)
-		if err == nil && (k.key.Public == nil || !bytes.Equal(k.Plain, b)) {
+		k, err := unitauth.UnverifiedOHTTPKeys(b)
+		if err == nil && (k.Key.Public == nil || !bytes.Equal(k.Plain, b)) {
 			t.Error("accepted without a key")
 		}
 	})

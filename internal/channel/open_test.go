@@ -17,6 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -24,17 +25,17 @@ import (
 type exchanged struct {
 	*world
 	host    *Host
-	opening *Opening
+	opening *ClientHandshake
 	answer  []byte
-	trust   Trust
+	trust   unitauth.Trust
 	at      time.Time
 }
 
 // accepted opens a session up to the answer; evidence comes from the device
 // where it is wanted.
-func (w *world) accepted(h *Host, pin Pin, wants Wants, device *attesttest.Device) *exchanged {
+func (w *world) accepted(h *Host, pin unitauth.Pin, wants SessionOptions, device *attesttest.Device) *exchanged {
 	w.T.Helper()
-	o := testworld.Must(NewOpening(pin, wants))
+	o := testworld.Must(NewClientHandshake(pin, wants))
 	r := OpenRequest{Body: o.Request(), Number: 7}
 	if wants&WantEvidence != 0 {
 		r.Cookie = testworld.Must(h.Cookie(o.Request(), w.clock.Now()))
@@ -126,16 +127,16 @@ func TestAnswerRefusals(t *testing.T) {
 		{"no chain", field(7, empty), wire.Malformed},
 		{"a chain of one", field(7, func([]byte) []byte { return wire.Frame(wire.LabelChain, nil) }), wire.Malformed},
 		{"a chain that is no certificates", field(7, func([]byte) []byte { return wire.Frame(wire.LabelChain, nil, nil) }), wire.BadChain},
-		{"a chain too large", field(7, func([]byte) []byte { return make([]byte, maxChain+1) }), wire.TooLarge},
+		{"a chain too large", field(7, func([]byte) []byte { return make([]byte, unitauth.MaxChain+1) }), wire.TooLarge},
 		{"another signature", field(8, flip), wire.BadSignature},
 		{"the other signature that the key allows", field(8, highS), wire.BadSignature},
 		{"no signature", field(8, empty), wire.BadSignature},
 		{"wanted evidence left out", field(9, empty), wire.BadSignature},
 		{"another ticket", field(10, flip), wire.BadSignature},
-		{"for another request", func(x *exchanged) { x.opening = testworld.Must(NewOpening(x.byTask(), WantEvidence)) }, wire.BadDigest},
+		{"for another request", func(x *exchanged) { x.opening = testworld.Must(NewClientHandshake(x.byTask(), WantEvidence)) }, wire.BadDigest},
 		{"for other wants", func(x *exchanged) { x.opening.wants = 0 }, wire.BadDigest},
 		{"for another pin", func(x *exchanged) { x.opening.pin = x.byID() }, wire.BadDigest},
-		{"a pin of another release", func(x *exchanged) { x.opening.pin = Pin{Genesis: x.policy.Genesis(), ID: x.id("2")} }, wire.WrongIdentity},
+		{"a pin of another release", func(x *exchanged) { x.opening.pin = unitauth.Pin{Genesis: x.policy.Genesis(), ID: x.id("2")} }, wire.WrongIdentity},
 		{"a pin of another task", func(x *exchanged) { x.opening.pin.Task = "other" }, wire.WrongIdentity},
 		{"a pin of no task", func(x *exchanged) { x.opening.pin.Task = "none" }, wire.NotFound},
 		{"a pin of another history", func(x *exchanged) { x.opening.pin.Genesis = wire.Sum(nil) }, wire.WrongGenesis},
@@ -256,8 +257,8 @@ func TestResealGoesOn(t *testing.T) {
 func TestAcceptRefusals(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{Sessions: 4, Opened: 2, Cookies: 1})
-	open := func(pin Pin, wants Wants) OpenRequest {
-		return OpenRequest{Body: testworld.Must(NewOpening(pin, wants)).Request(), Number: 1}
+	open := func(pin unitauth.Pin, wants SessionOptions) OpenRequest {
+		return OpenRequest{Body: testworld.Must(NewClientHandshake(pin, wants)).Request(), Number: 1}
 	}
 	edit := func(field int, change func([]byte) []byte) OpenRequest {
 		f := testworld.Must(wire.Unframe(wire.LabelSessionOpen, open(w.byTask(), 0).Body, 6))
@@ -300,8 +301,8 @@ func TestAcceptRefusals(t *testing.T) {
 		{"a short least head", since(bytes.Repeat([]byte{1}, 31)), wire.Malformed},
 		{"the zero head as the least", since(make([]byte, 32)), wire.Malformed},
 		{"a least head that is not known", since(bytes.Repeat([]byte{1}, 32)), wire.Behind},
-		{"a pin of another release", open(Pin{Genesis: w.policy.Genesis(), ID: w.id("2")}, 0), wire.WrongIdentity},
-		{"a pin of another task", open(Pin{Genesis: w.policy.Genesis(), Task: "other"}, 0), wire.WrongIdentity},
+		{"a pin of another release", open(unitauth.Pin{Genesis: w.policy.Genesis(), ID: w.id("2")}, 0), wire.WrongIdentity},
+		{"a pin of another task", open(unitauth.Pin{Genesis: w.policy.Genesis(), Task: "other"}, 0), wire.WrongIdentity},
 		{"a pin of another history", open(strange.byTask(), 0), wire.WrongIdentity},
 		{"evidence without a cookie", open(w.byTask(), WantEvidence), wire.CookieWanted},
 		{"a busy unit without a cookie", busy, wire.CookieWanted},
@@ -336,7 +337,7 @@ func TestAcceptRefusals(t *testing.T) {
 func TestCookieOfAnotherUnit(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.host(Limits{}), w.host(Limits{})
-	r := OpenRequest{Body: testworld.Must(NewOpening(w.byTask(), WantEvidence)).Request()}
+	r := OpenRequest{Body: testworld.Must(NewClientHandshake(w.byTask(), WantEvidence)).Request()}
 	r.Cookie = testworld.Must(a.Cookie(r.Body, noon))
 	if _, err := b.Accept(r, noon.Add(time.Minute)); err != nil {
 		t.Errorf("a minute later: %v", err)
@@ -357,7 +358,7 @@ func TestCookieOfAnotherRelease(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		from, to *Host
-		pin      Pin
+		pin      unitauth.Pin
 		want     wire.Reason
 	}{
 		{"the release after's", second, first, w.byTask(), ""},
@@ -369,7 +370,7 @@ func TestCookieOfAnotherRelease(t *testing.T) {
 		{"before a cut", first, cut, w.byTask(), ""},
 		{"after a cut, pinned to code", cut, first, w.byID(), ""},
 	} {
-		r := OpenRequest{Body: testworld.Must(NewOpening(c.pin, WantEvidence)).Request()}
+		r := OpenRequest{Body: testworld.Must(NewClientHandshake(c.pin, WantEvidence)).Request()}
 		r.Cookie = testworld.Must(c.from.Cookie(r.Body, noon))
 		if _, err := c.to.Accept(r, noon); c.want == "" && err != nil || c.want != "" && wire.ReasonOf(err) != c.want {
 			t.Errorf("%s: got %v, want reason %q", c.name, err, c.want)
@@ -397,7 +398,7 @@ func TestCookieOfAnotherRole(t *testing.T) {
 		of   *Host
 		want error
 	}{{"", bank, nil}, {"", insurer, nil}, {"bank", bank, nil}, {"bank", insurer, wire.WrongIdentity}} {
-		r := OpenRequest{Body: testworld.Must(NewOpening(Pin{Genesis: w.policy.Genesis(), Group: "trial", Role: c.role}, WantEvidence)).Request()}
+		r := OpenRequest{Body: testworld.Must(NewClientHandshake(unitauth.Pin{Genesis: w.policy.Genesis(), Group: "trial", Role: c.role}, WantEvidence)).Request()}
 		r.Cookie = testworld.Must(bank.Cookie(r.Body, noon))
 		if _, err := c.of.Accept(r, noon); !errors.Is(err, c.want) {
 			t.Errorf("pin to role %q: got %v, want %v", c.role, err, c.want)
@@ -407,10 +408,10 @@ func TestCookieOfAnotherRole(t *testing.T) {
 
 func TestPinRefusals(t *testing.T) {
 	d := wire.Sum(nil)
-	for name, pin := range map[string]Pin{
+	for name, pin := range map[string]unitauth.Pin{
 		"nothing": {}, "no genesis": {Task: "scoring"}, "neither": {Genesis: d}, "both": {Genesis: d, ID: d, Task: "scoring"}, "no name": {Genesis: d, Task: "A"},
 	} {
-		if _, err := NewOpening(pin, 0); wire.ReasonOf(err) != wire.BadRequest {
+		if _, err := NewClientHandshake(pin, 0); wire.ReasonOf(err) != wire.BadRequest {
 			t.Errorf("%s: got %v, want %v", name, err, wire.BadRequest)
 		}
 	}
@@ -421,7 +422,7 @@ func FuzzAnswer(f *testing.F) {
 	x := w.accepted(w.host(Limits{}), w.byTask(), 0, nil)
 	f.Add(x.answer)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if a, err := unverifiedAnswer(b); err == nil && binary.BigEndian.Uint64(a.expiry) > 0 && !bytes.Equal(b, x.answer) {
+		if a, err := unverifiedResponse(b); err == nil && binary.BigEndian.Uint64(a.expiry) > 0 && !bytes.Equal(b, x.answer) {
 			if _, err := x.opening.Finish(b, x.trust, noon); err == nil {
 				t.Error("another answer was accepted")
 			}
@@ -432,8 +433,8 @@ func FuzzAnswer(f *testing.F) {
 func FuzzOpenRequest(f *testing.F) {
 	w := newWorld(f)
 	h := w.host(Limits{})
-	f.Add(testworld.Must(NewOpening(w.byTask(), 0)).Request())
-	f.Add(testworld.Must(NewOpeningSince(w.byID(), WantReceipts, w.policy.Head())).Request())
+	f.Add(testworld.Must(NewClientHandshake(w.byTask(), 0)).Request())
+	f.Add(testworld.Must(NewClientHandshakeSince(w.byID(), WantReceipts, w.policy.Head())).Request())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if _, err := h.Accept(OpenRequest{Body: b}, noon); err != nil && wire.ReasonOf(err) == wire.Internal {
 			t.Errorf("got %v", err)

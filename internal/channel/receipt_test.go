@@ -10,12 +10,14 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/chunk"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // recorded is the record of a request with a receipt, in a session of its own.
-func (w *world) recorded(h *Host) Record {
+func (w *world) recorded(h *Host) unitauth.Record {
 	w.T.Helper()
 	s, _ := w.opened(h, w.byTask())
 	const body = "how much?"
@@ -40,8 +42,8 @@ func TestReceiptRefusals(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
 	good := w.recorded(h)
-	edit := func(field int, change func([]byte) []byte) func(*Record, *ReceiptExpect) {
-		return func(r *Record, _ *ReceiptExpect) {
+	edit := func(field int, change func([]byte) []byte) func(*unitauth.Record, *unitauth.ReceiptExpect) {
+		return func(r *unitauth.Record, _ *unitauth.ReceiptExpect) {
 			f := testworld.Must(wire.Unframe(wire.LabelReceipt, r.Receipt, 9))
 			f[field] = change(bytes.Clone(f[field]))
 			r.Receipt = wire.Frame(wire.LabelReceipt, f...)
@@ -50,13 +52,13 @@ func TestReceiptRefusals(t *testing.T) {
 	other := w.recorded(h)
 	for _, tt := range []struct {
 		name string
-		edit func(*Record, *ReceiptExpect)
+		edit func(*unitauth.Record, *unitauth.ReceiptExpect)
 		want wire.Reason
 	}{
-		{"no receipt", func(r *Record, _ *ReceiptExpect) { r.Receipt = nil }, wire.Malformed},
-		{"too large", func(r *Record, _ *ReceiptExpect) { r.Receipt = make([]byte, maxReceipt+1) }, wire.TooLarge},
-		{"a changed request", func(r *Record, _ *ReceiptExpect) { r.Request = flip(bytes.Clone(r.Request)) }, wire.BadDigest},
-		{"a changed answer", func(r *Record, _ *ReceiptExpect) { r.Answer = flip(bytes.Clone(r.Answer)) }, wire.BadDigest},
+		{"no receipt", func(r *unitauth.Record, _ *unitauth.ReceiptExpect) { r.Receipt = nil }, wire.Malformed},
+		{"too large", func(r *unitauth.Record, _ *unitauth.ReceiptExpect) { r.Receipt = make([]byte, unitauth.MaxReceipt+1) }, wire.TooLarge},
+		{"a changed request", func(r *unitauth.Record, _ *unitauth.ReceiptExpect) { r.Request = flip(bytes.Clone(r.Request)) }, wire.BadDigest},
+		{"a changed answer", func(r *unitauth.Record, _ *unitauth.ReceiptExpect) { r.Answer = flip(bytes.Clone(r.Answer)) }, wire.BadDigest},
 		{"another session", edit(0, flip), wire.BadSignature},
 		{"a short session", edit(0, func(b []byte) []byte { return b[1:] }), wire.Malformed},
 		{"another number", edit(1, flip), wire.BadSignature},
@@ -69,20 +71,23 @@ func TestReceiptRefusals(t *testing.T) {
 		{"an unknown policy head", edit(6, flip), wire.Behind},
 		{"no policy head", edit(6, func([]byte) []byte { return make([]byte, 32) }), wire.Behind},
 		{"a short policy head", edit(6, func(b []byte) []byte { return b[1:] }), wire.Malformed},
-		{"another unit's chain", edit(7, func([]byte) []byte { return w.host(Limits{}).standing.chain }), wire.BadSignature},
+		{"another unit's chain", edit(7, func([]byte) []byte { return w.host(Limits{}).credentials.chain }), wire.BadSignature},
 		{"another signature", edit(8, flip), wire.BadSignature},
-		{"another's receipt", func(r *Record, _ *ReceiptExpect) { r.Receipt = other.Receipt; r.Request = []byte("x") }, wire.BadDigest},
-		{"another pin", func(_ *Record, e *ReceiptExpect) { e.Pin.Task = "other" }, wire.WrongIdentity},
-		{"an answer of another time", func(_ *Record, e *ReceiptExpect) { e.At = noon.Add(6 * time.Minute) }, wire.ClockSkew},
+		{"another's receipt", func(r *unitauth.Record, _ *unitauth.ReceiptExpect) {
+			r.Receipt = other.Receipt
+			r.Request = []byte("x")
+		}, wire.BadDigest},
+		{"another pin", func(_ *unitauth.Record, e *unitauth.ReceiptExpect) { e.Pin.Task = "other" }, wire.WrongIdentity},
+		{"an answer of another time", func(_ *unitauth.Record, e *unitauth.ReceiptExpect) { e.At = noon.Add(6 * time.Minute) }, wire.ClockSkew},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r, e := good, ReceiptExpect{Pin: w.byTask(), At: noon}
+			r, e := good, unitauth.ReceiptExpect{Pin: w.byTask(), At: noon}
 			tt.edit(&r, &e)
-			_, err := VerifyReceipt(r, w.trust(), e)
+			_, err := unitauth.VerifyReceipt(r, w.trust(), e)
 			testworld.Refused(t, err, tt.want)
 		})
 	}
-	got, err := VerifyReceipt(good, w.trust(), ReceiptExpect{Pin: w.byTask(), At: noon})
+	got, err := unitauth.VerifyReceipt(good, w.trust(), unitauth.ReceiptExpect{Pin: w.byTask(), At: noon})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,12 +110,12 @@ func TestReceiptAfterACut(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			h := w.host(Limits{})
-			good, expect := w.recorded(h), ReceiptExpect{Pin: w.byTask(), At: noon}
+			good, expect := w.recorded(h), unitauth.ReceiptExpect{Pin: w.byTask(), At: noon}
 			w.clock.Advance(row.later)
 			cut := w.cutOff(h.ID())
 			check := func(what string) {
 				t.Helper()
-				got, err := VerifyReceipt(good, w.trust(), expect)
+				got, err := unitauth.VerifyReceipt(good, w.trust(), expect)
 				switch {
 				case row.want != "":
 					testworld.Refused(t, err, row.want)
@@ -137,11 +142,11 @@ func TestReceiptOfTheTwin(t *testing.T) {
 	w.cutOff(h.ID())
 	after := w.trust()
 	w.policy = before.Policy // the client has not heard either
-	record, expect := w.recorded(h), ReceiptExpect{Pin: w.byTask(), At: noon.Add(time.Minute)}
-	if _, err := VerifyReceipt(record, before, expect); err != nil {
+	record, expect := w.recorded(h), unitauth.ReceiptExpect{Pin: w.byTask(), At: noon.Add(time.Minute)}
+	if _, err := unitauth.VerifyReceipt(record, before, expect); err != nil {
 		t.Errorf("by policy before the cut: %v", err)
 	}
-	_, err := VerifyReceipt(record, after, expect)
+	_, err := unitauth.VerifyReceipt(record, after, expect)
 	testworld.Refused(t, err, wire.CutOff)
 }
 
@@ -150,16 +155,16 @@ func TestReceiptOfTheTwin(t *testing.T) {
 func TestReceiptOfARelease(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
-	record, expect := w.recorded(h), ReceiptExpect{Pin: w.byTask(), At: noon}
+	record, expect := w.recorded(h), unitauth.ReceiptExpect{Pin: w.byTask(), At: noon}
 	from := w.policy.Head()
 	w.clock.Advance(time.Minute)
 	w.adopt("[task.scoring.release.\"1\"]\n", "[task.scoring.release.\"1\"]\nretired = true\n")
-	got, err := VerifyReceipt(record, w.trust(), expect)
+	got, err := unitauth.VerifyReceipt(record, w.trust(), expect)
 	if err != nil || got.Later != nil || got.Head != from || !got.At.Equal(noon) {
 		t.Errorf("retired: got %+v, %v, want no later step", got, err)
 	}
 	w.adopt("[task.scoring.release.\"1\"]\nretired = true\nreference = [ { platform = \"soft\", program = \""+wire.Sum([]byte("scoring 1")).String()+"\" } ]\n", "", "continues = \"1\"\n", "")
-	if got, err = VerifyReceipt(record, w.trust(), expect); err != nil || got.Later == nil || got.Later.Sequence != 3 {
+	if got, err = unitauth.VerifyReceipt(record, w.trust(), expect); err != nil || got.Later == nil || got.Later.Sequence != 3 {
 		t.Errorf("gone: got %+v, %v, want the later step of policy 3", got.Later, err)
 	}
 }
@@ -171,13 +176,13 @@ func TestNoReceipt(t *testing.T) {
 	s, _ := w.opened(h, w.byTask())
 	x := testworld.Must(s.NewRequest(RequestConfig{NotAfter: noon.Add(time.Minute), Flags: wire.FlagReceipt}))
 	in := &ServerRequest{host: h, raw: x.raw, keys: newKeys(&s.secret)}
-	prefix, seal, err := in.answerSealer()
+	prefix, seal, err := in.responseWriter()
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := append(make([]byte, lengthSize), (&ServerRequest{at: noon}).begins(KindResponse)...)
+	b := append(make([]byte, chunk.LengthSize), (&ServerRequest{at: noon}).begins(KindResponse)...)
 	b = testworld.Must(bhttp.AppendResponse(b, bhttp.Head{Status: 200}))
-	a, err := x.Open(bytes.NewReader(append(prefix[:], seal.seal(b, final)...)))
+	a, err := x.Open(bytes.NewReader(append(prefix[:], seal.Seal(b, chunk.Final)...)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,11 +194,11 @@ func TestNoReceipt(t *testing.T) {
 func FuzzReceipt(f *testing.F) {
 	w := newWorld(f)
 	good := w.recorded(w.host(Limits{}))
-	expect := ReceiptExpect{Pin: w.byTask(), At: noon}
-	want := testworld.Must(VerifyReceipt(good, w.trust(), expect))
+	expect := unitauth.ReceiptExpect{Pin: w.byTask(), At: noon}
+	want := testworld.Must(unitauth.VerifyReceipt(good, w.trust(), expect))
 	f.Add(good.Receipt)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		got, err := VerifyReceipt(Record{good.Request, good.Answer, b}, w.trust(), expect)
+		got, err := unitauth.VerifyReceipt(unitauth.Record{Request: good.Request, Answer: good.Answer, Receipt: b}, w.trust(), expect)
 		if err == nil && (got.Session != want.Session || got.Number != want.Number || got.Unit.UnitID() != want.Unit.UnitID()) {
 			t.Errorf("another receipt was accepted: %x", b)
 		}

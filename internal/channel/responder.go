@@ -7,6 +7,8 @@ import (
 	"io"
 
 	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/chunk"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -14,11 +16,13 @@ import (
 type chunkSink interface {
 	// put encrypts b, whose first 4 bytes are room for a length, and returns what is to be
 	// sent of the message: nothing as long as it is kept back.
-	put(b []byte, at place) ([]byte, error)
+	put(b []byte, at chunk.Flag) ([]byte, error)
 }
 
-// put is seal, as a [chunkSink].
-func (s *sealer) put(b []byte, at place) ([]byte, error) { return s.seal(b, at), nil }
+// sealedSink seals the chunks of a response in a session.
+type sealedSink struct{ *chunk.Writer }
+
+func (s sealedSink) put(b []byte, at chunk.Flag) ([]byte, error) { return s.Seal(b, at), nil }
 
 // Responder seals the response to one request, in a session or one-off. The content is
 // kept until the head is known: either [Responder.Whole] and [Responder.Finish] follow, or
@@ -43,22 +47,22 @@ const headRoom = 2 << 10
 
 // buffer takes a buffer for whole chunks.
 func (h *Host) buffer() *[]byte {
-	if b, ok := h.answers.Get().(*[]byte); ok {
+	if b, ok := h.responses.Get().(*[]byte); ok {
 		return b
 	}
-	b := make([]byte, 0, lengthSize+MaxPlaintext+tagSize)
+	b := make([]byte, 0, chunk.LengthSize+chunk.MaxPlaintext+chunk.TagSize)
 	return &b
 }
 
 // Responder makes the responder of a request that was authenticated, which writes to w.
 func (x *ServerRequest) Responder(w io.Writer) (*Responder, error) {
-	prefix, s, err := x.answerSealer()
+	prefix, s, err := x.responseWriter()
 	if err != nil {
 		return nil, err
 	}
-	r := newResponder(w, x.host, s, prefix[:])
+	r := newResponder(w, x.host, sealedSink{s}, prefix[:])
 	r.x = x
-	if x.said != nil {
+	if x.digest != nil {
 		r.sum = sha256.New()
 	}
 	return r, nil
@@ -82,7 +86,7 @@ func (r *Responder) Begun() bool { return r.begun }
 // first chunk. The response to a one-off request has neither kind nor time.
 func (r *Responder) Begin(h bhttp.Head) error {
 	r.length = h.Length
-	b := make([]byte, lengthSize, 256)
+	b := make([]byte, chunk.LengthSize, 256)
 	if r.x != nil {
 		b = append(b, r.x.begins(KindResponse)...)
 	}
@@ -90,8 +94,8 @@ func (r *Responder) Begin(h bhttp.Head) error {
 	if err != nil {
 		return err
 	}
-	if len(b) > MaxPlaintext/2 {
-		return wire.Refuse(wire.TooLarge, "answer: head: size in bytes", len(b), MaxPlaintext/2)
+	if len(b) > chunk.MaxPlaintext/2 {
+		return wire.Refuse(wire.TooLarge, "answer: head: size in bytes", len(b), chunk.MaxPlaintext/2)
 	}
 	content := r.Kept()
 	if h.Length == bhttp.Indeterminate && len(content) > 0 {
@@ -108,13 +112,13 @@ func (r *Responder) Begin(h bhttp.Head) error {
 // Write puts content into chunks and sends those that are full.
 func (r *Responder) Write(p []byte) (int, error) {
 	for left := p; len(left) > 0; {
-		room := r.start + lengthSize + MaxPlaintext - len(r.buf)
-		room = min(room, cap(r.buf)-tagSize-len(r.buf))
+		room := r.start + chunk.LengthSize + chunk.MaxPlaintext - len(r.buf)
+		room = min(room, cap(r.buf)-chunk.TagSize-len(r.buf))
 		if r.length == bhttp.Indeterminate {
 			room -= 4 // of the part's length
 		}
 		if room <= 0 {
-			if err := r.send(inner); err != nil {
+			if err := r.send(chunk.More); err != nil {
 				return len(p), err
 			}
 			continue
@@ -129,20 +133,20 @@ func (r *Responder) Write(p []byte) (int, error) {
 }
 
 // Flush sends the chunk that is filled, if there is anything in it.
-func (r *Responder) Flush() error { return r.send(inner) }
+func (r *Responder) Flush() error { return r.send(chunk.More) }
 
 // send seals the chunk that was filled and sends it. Only a final chunk may be
 // empty.
-func (r *Responder) send(at place) error {
-	plaintext := r.buf[r.start+lengthSize:]
-	if len(plaintext) == 0 && at == inner {
+func (r *Responder) send(at chunk.Flag) error {
+	plaintext := r.buf[r.start+chunk.LengthSize:]
+	if len(plaintext) == 0 && at == chunk.More {
 		return nil
 	}
 	if r.sum != nil {
 		r.sum.Write(plaintext)
 	}
 	sealed, err := r.sink.put(r.buf[r.start:], at)
-	r.start, r.buf = 0, r.buf[:lengthSize]
+	r.start, r.buf = 0, r.buf[:chunk.LengthSize]
 	if err != nil || len(sealed) == 0 {
 		return err
 	}
@@ -160,8 +164,8 @@ func (r *Responder) End(trailer map[string][]string) error {
 	if r.length == bhttp.Indeterminate {
 		r.buf = append(r.buf, 0)
 	}
-	if len(r.buf)-r.start > lengthSize+MaxPlaintext-bhttp.MaxTrailers {
-		if err := r.send(inner); err != nil {
+	if len(r.buf)-r.start > chunk.LengthSize+chunk.MaxPlaintext-bhttp.MaxTrailers {
+		if err := r.send(chunk.More); err != nil {
 			return err
 		}
 	}
@@ -182,9 +186,9 @@ func (r *Responder) Whole(h bhttp.Head, trailer map[string][]string) (size int, 
 	if r.buf, err = bhttp.AppendTrailers(r.buf, trailer, h.Length); err != nil {
 		return 0, err
 	}
-	r.buf = pad(r.buf, r.start+lengthSize)
+	r.buf = chunk.Pad(r.buf, r.start+chunk.LengthSize)
 	if r.x != nil && r.sum == nil {
-		size = answerPrefix + len(r.buf) - r.start + tagSize
+		size = responsePrefix + len(r.buf) - r.start + chunk.TagSize
 	}
 	return size, nil
 }
@@ -193,9 +197,9 @@ func (r *Responder) Whole(h bhttp.Head, trailer map[string][]string) (size int, 
 // request is read to its end.
 func (r *Responder) Finish() error {
 	if r.sum == nil {
-		return r.send(final)
+		return r.send(chunk.Final)
 	}
-	if err := r.send(inner); err != nil {
+	if err := r.send(chunk.More); err != nil {
 		return err
 	}
 	for !r.x.Whole() { // an app need not read, and may close, the request
@@ -203,24 +207,26 @@ func (r *Responder) Finish() error {
 			return fmt.Errorf("reading the request for its receipt: %w", err)
 		}
 	}
-	said, answered := wire.Digest(r.x.said.Sum(nil)), wire.Digest(r.sum.Sum(nil))
-	at := r.x.time()
-	head, err := r.host.reached(r.x.standing, at)
+	said, answered := wire.Digest(r.x.digest.Sum(nil)), wire.Digest(r.sum.Sum(nil))
+	at := r.x.now()
+	head, err := r.host.reached(r.x.credentials, at)
 	if err != nil {
 		return err
 	}
-	receipt, err := makeReceipt(r.host.key, r.x.standing.chain, receiptFields(r.x.header, said, answered, r.host.id, at, head))
+	receipt, err := unitauth.SignReceipt(r.host.key, r.x.credentials.chain, unitauth.ReceiptClaims{
+		Session: r.x.header.Session, Number: r.x.header.Number, Request: said, Response: answered, Unit: r.host.id, At: at, Head: head,
+	})
 	if err != nil {
 		return err
 	}
 	r.sum = nil
 	r.buf = append(r.buf, receipt...)
-	return r.send(final)
+	return r.send(chunk.Final)
 }
 
 // SizeKept is how many bytes of a response in one piece wait for its end.
 func (r *Responder) SizeKept() int {
-	if c, ok := r.sink.(oneOffOutlet); ok {
+	if c, ok := r.sink.(ohttpSink); ok {
 		return c.Buffered()
 	}
 	return 0
@@ -230,5 +236,5 @@ func (r *Responder) SizeKept() int {
 // than the app's memory does.
 func (r *Responder) Release() {
 	*r.lent, r.buf = r.buf[:0], nil // not what buf was before a large head: that holds plaintext
-	r.host.answers.Put(r.lent)
+	r.host.responses.Put(r.lent)
 }

@@ -38,7 +38,7 @@ func TestPairsAcrossRestarts(t *testing.T) {
 			in := testworld.Must(h.begin([wire.HeaderSize]byte(body), noon))
 			testworld.Must(0, in.open(bytes.NewReader(body[wire.HeaderSize:]), atNoon))
 			note([]byte("request"), x.raw[:])
-			note([]byte("answer"), x.raw[:], testworld.Must(in.plain(KindNotExecuted, wire.Expired))[:answerPrefix])
+			note([]byte("answer"), x.raw[:], testworld.Must(in.plain(KindNotExecuted, wire.Expired))[:responsePrefix])
 		}
 	}
 	if len(seen) != messages {

@@ -14,6 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/ohttp"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -57,7 +58,7 @@ func (r *ring) use(unit wire.UnitID, f func(*sealKey) error) error {
 		clear(k.nonce)
 		return err
 	}
-	r.keep(unit, k)
+	r.keepKey(unit, k)
 	return nil
 }
 
@@ -85,9 +86,9 @@ func (r *ring) derive(unit wire.UnitID) (*sealKey, error) {
 	return k, err
 }
 
-// keep keeps a seal key, unless the ring was erased while the key was used, or
+// keepRecord keeps a seal key, unless the ring was erased while the key was used, or
 // another goroutine was first.
-func (r *ring) keep(unit wire.UnitID, k *sealKey) {
+func (r *ring) keepKey(unit wire.UnitID, k *sealKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.erased || r.seals[unit] != nil {
@@ -113,7 +114,7 @@ func (r *ring) header(s *session, sealer wire.UnitID) envelope.Header {
 	return envelope.Header{For: r.identity, Ring: r.key.ID(), Session: s.id, Expiry: s.expiry, Sealer: sealer}
 }
 
-// seal returns a sealed message. The nonce is a MAC of the header and the plaintext: equal
+// Seal returns a sealed message. The nonce is a MAC of the header and the plaintext: equal
 // plaintexts give equal bytes, and different ones never share a nonce.
 func (r *ring) seal(kind envelope.Kind, h envelope.Header, plaintext []byte) (sealed []byte, err error) {
 	ad := h.Encode(kind)
@@ -170,7 +171,7 @@ func (r *ring) alive(u envelope.Header, at time.Time) error {
 	if u.Expiry <= now {
 		return wire.Refuse(wire.SessionOver, "sealed session: expiry", u.Expiry, fmt.Sprint("after ", now))
 	}
-	if u.Expiry > end || u.Expiry > now+maxSession+clockMargin {
+	if u.Expiry > end || u.Expiry > now+unitauth.MaxSession+unitauth.ClockMargin {
 		return wire.Refuse(wire.Expired, "sealed session: expiry", u.Expiry, fmt.Sprint("within an hour and the ring key's end ", end))
 	}
 	return nil

@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"hash"
 	"io"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/chunk"
 	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -18,22 +21,22 @@ import (
 // then [ServerRequest.Authenticate], then one response. It is used by one goroutine at
 // a time.
 type ServerRequest struct {
-	host     *Host
-	standing *standing
-	header   wire.Header
-	raw      [wire.HeaderSize]byte
-	body     io.Reader // what follows the header
-	keys     *keys
-	source   *source
-	first    []byte     // plaintext of the first chunk
-	head     bhttp.Head // in it, unless fault
-	rest     []byte     // of it, after the head
-	fault    error      // the request is malformed
-	clock    func() (time.Time, error)
-	at       time.Time // the unit's, when the number was taken
-	closed   bool      // the session was, and that is all there is to say
-	news     []byte    // proved policy head that this session has not been sent; empty: none
-	said     hash.Hash // of the request's plaintext; nil when no receipt is wanted
+	host        *Host
+	credentials *credentials
+	header      wire.Header
+	raw         [wire.HeaderSize]byte
+	body        io.Reader // what follows the header
+	keys        *keys
+	source      *chunk.Plaintext
+	first       []byte     // plaintext of the first chunk
+	head        bhttp.Head // in it, unless fault
+	rest        []byte     // of it, after the head
+	fault       error      // the request is malformed
+	clock       func() (time.Time, error)
+	at          time.Time // the unit's, when the number was taken
+	closed      bool      // the session was, and that is all there is to say
+	news        []byte    // proved policy head that this session has not been sent; empty: none
+	digest      hash.Hash // of the request's plaintext; nil when no receipt is wanted
 }
 
 // Open finds the session of a request, by the request's header. Nothing of the request
@@ -67,8 +70,8 @@ func (h *Host) begin(raw [wire.HeaderSize]byte, at time.Time) (*ServerRequest, e
 	if header.Target != (wire.UnitID{}) && header.Target != h.id {
 		return nil, wire.Refuse(wire.Misdirected, "request: unit", header.Target, h.id)
 	}
-	x := &ServerRequest{host: h, standing: st, header: header, raw: raw, at: at}
-	if over, err := x.over(); over || err != nil {
+	x := &ServerRequest{host: h, credentials: st, header: header, raw: raw, at: at}
+	if over, err := x.checkClosed(); over || err != nil {
 		return x, err
 	}
 	s := h.table.byID[header.Session]
@@ -79,10 +82,10 @@ func (h *Host) begin(raw [wire.HeaderSize]byte, at time.Time) (*ServerRequest, e
 	return x, nil
 }
 
-// over reports whether the session was closed, and a request that asks for that is
+// checkClosed reports whether the session was closed, and a request that asks for that is
 // told so. It refuses, with "rekey", all others in a closed session. The caller
 // holds the mutex of the host.
-func (x *ServerRequest) over() (bool, error) {
+func (x *ServerRequest) checkClosed() (bool, error) {
 	key, known := x.host.table.closed(x.header.Session)
 	if !known {
 		return false, nil
@@ -140,10 +143,10 @@ func (x *ServerRequest) open(r io.Reader, clock func() (time.Time, error)) error
 	if err != nil {
 		return err
 	}
-	x.source = newSource(r, aead, &x.host.chunks)
+	x.source = chunk.NewPlaintext(r, aead, &x.host.chunks)
 	if x.header.Flags&wire.FlagReceipt != 0 {
-		x.said = sha256.New()
-		x.source.copy = x.said
+		x.digest = sha256.New()
+		x.source.Copy = x.digest
 	}
 	first, err := x.source.Next()
 	if err != nil {
@@ -152,7 +155,7 @@ func (x *ServerRequest) open(r io.Reader, clock func() (time.Time, error)) error
 	if x.Whole() {
 		// HTTP/1.1 closes a request's body when its answer begins, so what
 		// follows the final chunk is looked for before the app can begin one.
-		if _, _, err := x.source.opener.next(); err != io.EOF {
+		if _, err := x.source.Next(); err != io.EOF {
 			return err
 		}
 	}
@@ -160,10 +163,10 @@ func (x *ServerRequest) open(r io.Reader, clock func() (time.Time, error)) error
 	if x.header.Flags&wire.FlagClose == 0 {
 		x.head, x.rest, x.fault = bhttp.ParseRequest(first, bhttp.Whole)
 	}
-	return x.take()
+	return x.takeNumber()
 }
 
-// take takes the request's number, and reads the time in the same step: between
+// ringOfKey takes the request's number, and reads the time in the same step: between
 // the two the entry could yield, and the number be taken once more.
 //
 // It refuses with "not-allowed" what is not safe and bound to no unit, with
@@ -171,7 +174,7 @@ func (x *ServerRequest) open(r io.Reader, clock func() (time.Time, error)) error
 // and with "replayed" a number seen before, or too old to tell. Nothing
 // authenticated is answered to any of these, since another delivery of the same
 // request may be executed, or may come.
-func (x *ServerRequest) take() error {
+func (x *ServerRequest) takeNumber() error {
 	h := x.host
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -181,10 +184,10 @@ func (x *ServerRequest) take() error {
 	}
 	x.at = h.at(now)
 	h.expire(x.at)
-	if err := h.known.cutOff(h.standing, x.at); err != nil { // a policy came while the request was read
+	if err := h.known.cutOff(h.credentials, x.at); err != nil { // a policy came while the request was read
 		return err
 	}
-	if over, err := x.over(); over || err != nil { // another unit's tombstone came while the request was read
+	if over, err := x.checkClosed(); over || err != nil { // another unit's tombstone came while the request was read
 		return err
 	}
 	s := h.table.byID[x.header.Session]
@@ -202,10 +205,10 @@ func (x *ServerRequest) take() error {
 		return wire.Refuse(wire.Replayed, "request: number", x.header.Number, "one not seen before")
 	}
 	h.table.touch(s, notAfter)
-	if s.told == first(x.news) {
+	if s.sentHead == first(x.news) {
 		x.news = nil
 	} else {
-		s.told = first(x.news)
+		s.sentHead = first(x.news)
 	}
 	return nil
 }
@@ -222,7 +225,7 @@ func inTime(notAfter int64, at time.Time, expiry uint64) error {
 }
 
 // Whole reports whether the final chunk of the request was read.
-func (x *ServerRequest) Whole() bool { return x.source.opener.done() }
+func (x *ServerRequest) Whole() bool { return x.source.Done() }
 
 // Empty reports whether the request has no content: padding at most.
 func (x *ServerRequest) Empty() bool {
@@ -235,7 +238,7 @@ func (x *ServerRequest) Close() ([]byte, error) {
 	h := x.host
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if over, err := x.over(); over || err != nil {
+	if over, err := x.checkClosed(); over || err != nil {
 		return nil, err
 	}
 	s := h.table.byID[x.header.Session]
@@ -246,37 +249,37 @@ func (x *ServerRequest) Close() ([]byte, error) {
 	var err error
 	sealed := !s.alone && !h.known.old[s.ring]
 	if sealed {
-		if r, err = h.standing.newer(s.ring); err != nil {
+		if r, err = h.credentials.newer(s.ring); err != nil {
 			return nil, err
 		}
 		sealed = !h.known.old[r.key.ID()]
 	}
 	closing := closeKey(&s.secret)
 	x.keys = newKeys(&closing)
-	h.table.bury(s, h.newest.Add(MaxAhead).UnixMilli(), h.newest)
+	h.table.terminate(s, h.newest.Add(MaxAhead).UnixMilli(), h.newest)
 	if !sealed {
 		return nil, nil
 	}
 	return r.seal(envelope.Tombstone, r.header(s, h.id), nil)
 }
 
-// answerSealer gives what stands before the chunks of the answer, and what
+// responseWriter gives what stands before the chunks of the answer, and what
 // encrypts them.
-func (x *ServerRequest) answerSealer() (prefix [answerPrefix]byte, s *sealer, err error) {
+func (x *ServerRequest) responseWriter() (prefix [responsePrefix]byte, s *chunk.Writer, err error) {
 	copy(prefix[:], x.host.id[:])
 	rand.Read(prefix[16:]) // never returns an error: it ends the program instead
 	aead, err := x.keys.message(wire.LabelAnswerKey, x.raw[:], prefix[:16], prefix[16:])
-	return prefix, &sealer{aead: aead}, err
+	return prefix, chunk.NewWriter(aead), err
 }
 
 // begins is what the plaintext of an answer begins with: its kind and the unit's
 // time. While the clock is refused that is when the number was taken.
 func (x *ServerRequest) begins(kind ResponseKind) []byte {
-	return append([]byte{byte(kind)}, timeBytes(x.time())...)
+	return append([]byte{byte(kind)}, unitauth.TimeBytes(x.now())...)
 }
 
-// time is the unit's now, or when the number was taken.
-func (x *ServerRequest) time() time.Time {
+// now is the unit's now, or when the number was taken.
+func (x *ServerRequest) now() time.Time {
 	if x.clock != nil {
 		if now, err := x.clock(); err == nil {
 			return now
@@ -297,11 +300,24 @@ func (x *ServerRequest) ConfirmClose() ([]byte, error) { return x.plain(KindClos
 // plain is a whole answer without content: not executed with a reason, or
 // closed.
 func (x *ServerRequest) plain(kind ResponseKind, reason wire.Reason) ([]byte, error) {
-	prefix, s, err := x.answerSealer()
+	prefix, s, err := x.responseWriter()
 	if err != nil {
 		return nil, err
 	}
-	b := append(make([]byte, lengthSize), x.begins(kind)...)
-	b = pad(append(b, reason...), lengthSize)
-	return append(prefix[:], s.seal(b, final)...), nil
+	b := append(make([]byte, chunk.LengthSize), x.begins(kind)...)
+	b = chunk.Pad(append(b, reason...), chunk.LengthSize)
+	return append(prefix[:], s.Seal(b, chunk.Final)...), nil
+}
+
+// Caller is who sent a request through the channel, as the app may know it.
+type Caller struct {
+	Unit    wire.UnitID // that serves the request
+	session wire.SessionID
+}
+
+// Tag is the same for all requests of one session, at every unit, and differs
+// between sessions. It says nothing else, and anybody on the way can compute it.
+func (c Caller) Tag() string {
+	digest := wire.Sum(c.session[:])
+	return hex.EncodeToString(digest[:16])
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Session is the client's side of a trusted channel. Only [Opening.Finish] makes
+// Session is the client's side of a trusted channel. Only [ClientHandshake.Finish] makes
 // one. It is safe for concurrent use.
 type Session struct {
 	id       wire.SessionID
@@ -28,10 +28,10 @@ type Session struct {
 	head     attest.Digest
 	expires  time.Time
 	unitTime time.Time // of the unit that opened it, then
-	wants    Wants
+	wants    SessionOptions
 	ticket   []byte
 	verdict  atomic.Pointer[verdict] // by the policy that was asked last
-	told     atomic.Pointer[byte]    // where the proved policy head begins that a request in it carried last
+	sentHead atomic.Pointer[byte]    // where the proved policy head begins that a request in it carried last
 
 	mu     sync.Mutex       // guards all below
 	secret [secretSize]byte // zeros once closed
@@ -86,14 +86,14 @@ func (s *Session) OpenedAt() time.Time { return s.unitTime }
 // Unsent reports whether a proved policy head is another than the one that the newest
 // request of the session carried, and notes that the next one carries it.
 func (s *Session) Unsent(head []byte) bool {
-	if s.told.Load() == first(head) {
+	if s.sentHead.Load() == first(head) {
 		return false
 	}
-	s.told.Store(first(head))
+	s.sentHead.Store(first(head))
 	return true
 }
 
-// first is what distinguishes one head from another: where it begins.
+// First is what distinguishes one head from another: where it begins.
 func first(head []byte) *byte {
 	if len(head) == 0 {
 		return nil
@@ -116,7 +116,7 @@ func (s *Session) Close() {
 	s.keys, s.closed = nil, true
 }
 
-// take gives the header of the next request: its number is never given again.
+// ringOfKey gives the header of the next request: its number is never given again.
 func (s *Session) take(target wire.UnitID, notAfter time.Time, flags wire.Flags) (wire.Header, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,9 +127,9 @@ func (s *Session) take(target wire.UnitID, notAfter time.Time, flags wire.Flags)
 	return wire.Header{Session: s.id, Number: s.number, Target: target, NotAfter: notAfter, Flags: flags}, nil
 }
 
-// answerKey is the key of an answer to a request with this header. Closing is
+// responseKey is the key of an answer to a request with this header. Closing is
 // confirmed with what a unit keeps of a closed session.
-func (s *Session) answerKey(header wire.Header, fields ...[]byte) (cipher.AEAD, error) {
+func (s *Session) responseKey(header wire.Header, fields ...[]byte) (cipher.AEAD, error) {
 	if header.Flags&wire.FlagClose == 0 {
 		return s.key(wire.LabelAnswerKey, fields...)
 	}

@@ -28,7 +28,7 @@ type spentKey struct {
 	end time.Time
 }
 
-// take takes a KEM key. It refuses, with "replayed", one that was taken in the
+// ringOfKey takes a KEM key. It refuses, with "replayed", one that was taken in the
 // last two minutes, and with "overload" more than there is room for.
 func (s *spent) take(kemKey []byte, at time.Time) error {
 	s.forget(at)

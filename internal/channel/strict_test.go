@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/chunk"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -21,17 +22,17 @@ func TestPlainAnswersAreWhole(t *testing.T) {
 	x := testworld.Must(s.begin(h.ID(), w.clock.Now().Add(time.Second), 0))
 	in := &ServerRequest{host: h, header: x.header, raw: x.raw, keys: newKeys(&s.secret), at: w.clock.Now()}
 	answer := func(kind ResponseKind, content string, more bool) error {
-		prefix, seal, err := in.answerSealer()
+		prefix, seal, err := in.responseWriter()
 		if err != nil {
 			t.Fatal(err)
 		}
-		first, at := append(append(make([]byte, lengthSize), in.begins(kind)...), content...), final
+		first, at := append(append(make([]byte, chunk.LengthSize), in.begins(kind)...), content...), chunk.Final
 		if more {
-			at = inner
+			at = chunk.More
 		}
-		b := append(prefix[:], seal.seal(first, at)...)
+		b := append(prefix[:], seal.Seal(first, at)...)
 		if more {
-			b = append(b, seal.seal(append(make([]byte, lengthSize), 0), final)...)
+			b = append(b, seal.Seal(append(make([]byte, chunk.LengthSize), 0), chunk.Final)...)
 		}
 		_, err = x.Open(bytes.NewReader(b))
 		return err
@@ -52,7 +53,7 @@ func TestMarked(t *testing.T) {
 		if got := Marked(c.fields); got != c.want {
 			t.Errorf("%v: got %v, want %v", c.fields, got, c.want)
 		}
-		x := &OneOffRequest{standing: &standing{Standing: Standing{OneOff: true}}}
+		x := &OHTTPServerRequest{credentials: &credentials{UnitCredentials: UnitCredentials{OneOff: true}}}
 		h := bhttp.Head{Method: http.MethodPost, Scheme: "https", Authority: "a", Path: "/", Fields: c.fields}
 		if err := x.Allowed(h); (err == nil) != c.want || !c.want && !errors.Is(err, wire.NotAllowed) {
 			t.Errorf("unit, %v: got %v, want %v", c.fields, err, c.want)

@@ -5,6 +5,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/queue"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -12,18 +13,18 @@ import (
 // its host. It stays in the table until its expiry or until it yields, whatever
 // happens to its secret, because its window must.
 type session struct {
-	id     wire.SessionID
-	expiry uint64 // Unix seconds
-	head   attest.Digest
-	opener wire.UnitID
-	ring   identity.RingID  // under which its newest sealed copy is
-	secret [secretSize]byte // while dropped, its digest; once closed, its close key, or zeros
-	state  state
-	alone  bool // it is sealed under no ring key, and never will be: only its opener holds it
-	window window
-	told   *byte  // where the proved policy head begins that a response in it carried last
-	latest int64  // not after of all numbers taken, executed or not, Unix milliseconds; 0: none was
-	turn   uint64 // in which it came into the table
+	id       wire.SessionID
+	expiry   uint64 // Unix seconds
+	head     attest.Digest
+	opener   wire.UnitID
+	ring     identity.RingID  // under which its newest sealed copy is
+	secret   [secretSize]byte // while dropped, its digest; once closed, its close key, or zeros
+	state    state
+	alone    bool // it is sealed under no ring key, and never will be: only its opener holds it
+	window   window
+	sentHead *byte  // where the proved policy head begins that a response in it carried last
+	latest   int64  // not after of all numbers taken, executed or not, Unix milliseconds; 0: none was
+	turn     uint64 // in which it came into the table
 
 	byExpiry, byYield int // places in queues
 }
@@ -81,26 +82,26 @@ type table struct {
 	self     wire.UnitID
 	limits   Limits
 	byID     map[wire.SessionID]*session
-	byExpiry queue[*session]
-	own      queue[*session] // opened by this unit; the one that yields next is first
-	joined   queue[*session] // opened by others; likewise
+	byExpiry queue.Queue[*session]
+	own      queue.Queue[*session] // opened by this unit; the one that yields next is first
+	joined   queue.Queue[*session] // opened by others; likewise
 	turns    uint64
 
 	records      map[wire.SessionID]*record
-	recordExpiry queue[*record]
-	recordYields queue[*record]
+	recordExpiry queue.Queue[*record]
+	recordYields queue.Queue[*record]
 }
 
 func newTable(self wire.UnitID, limits Limits) table {
-	yield := func() queue[*session] {
-		return newQueue(yieldsBefore, func(s *session) *int { return &s.byYield })
+	yield := func() queue.Queue[*session] {
+		return queue.New(yieldsBefore, func(s *session) *int { return &s.byYield })
 	}
 	return table{
 		self: self, limits: limits, byID: map[wire.SessionID]*session{}, own: yield(), joined: yield(),
-		byExpiry:     newQueue(func(a, b *session) bool { return a.expiry < b.expiry }, func(s *session) *int { return &s.byExpiry }),
+		byExpiry:     queue.New(func(a, b *session) bool { return a.expiry < b.expiry }, func(s *session) *int { return &s.byExpiry }),
 		records:      map[wire.SessionID]*record{},
-		recordExpiry: newQueue(func(a, b *record) bool { return a.expiry < b.expiry }, func(r *record) *int { return &r.byExpiry }),
-		recordYields: newQueue(func(a, b *record) bool { return a.until < b.until }, func(r *record) *int { return &r.byYield }),
+		recordExpiry: queue.New(func(a, b *record) bool { return a.expiry < b.expiry }, func(r *record) *int { return &r.byExpiry }),
+		recordYields: queue.New(func(a, b *record) bool { return a.until < b.until }, func(r *record) *int { return &r.byYield }),
 	}
 }
 
@@ -114,18 +115,18 @@ func yieldsBefore(a, b *session) bool {
 }
 
 // queueOf is the queue in which a session waits to yield.
-func (t *table) queueOf(s *session) *queue[*session] {
+func (t *table) queueOf(s *session) *queue.Queue[*session] {
 	if s.opener == t.self {
 		return &t.own
 	}
 	return &t.joined
 }
 
-// room reports whether there is room for a session that this unit opened, or
+// findRoom reports whether there is room for a session that this unit opened, or
 // another, and which one has to yield for it; nil: none has to.
-func (t *table) room(opened bool, at time.Time) (yields *session, ok bool) {
-	own, anyOwn := t.own.first()
-	joined, anyJoined := t.joined.first()
+func (t *table) findRoom(opened bool, at time.Time) (yields *session, ok bool) {
+	own, anyOwn := t.own.First()
+	joined, anyJoined := t.joined.First()
 	switch {
 	case opened && t.own.Len() >= t.limits.Opened:
 		yields = own
@@ -139,20 +140,20 @@ func (t *table) room(opened bool, at time.Time) (yields *session, ok bool) {
 	return yields, yields != nil && yields.yields(at)
 }
 
-// add puts a session into the table, for which there is room.
+// Add puts a session into the table, for which there is room.
 func (t *table) add(s *session) {
 	t.turns++
 	s.turn = t.turns
 	t.byID[s.id] = s
-	t.byExpiry.add(s)
-	t.queueOf(s).add(s)
+	t.byExpiry.Add(s)
+	t.queueOf(s).Add(s)
 }
 
-// remove takes a session out of the table and erases its secret.
+// Remove takes a session out of the table and erases its secret.
 func (t *table) remove(s *session) {
 	delete(t.byID, s.id)
-	t.byExpiry.remove(s)
-	t.queueOf(s).remove(s)
+	t.byExpiry.Remove(s)
+	t.queueOf(s).Remove(s)
 	clear(s.secret[:])
 	s.state = closed
 }
@@ -161,7 +162,7 @@ func (t *table) remove(s *session) {
 func (t *table) touch(s *session, notAfter int64) {
 	if notAfter > s.latest {
 		s.latest = notAfter
-		t.queueOf(s).moved(s)
+		t.queueOf(s).Moved(s)
 	}
 }
 
@@ -177,48 +178,48 @@ func (t *table) closed(id wire.SessionID) (key *[secretSize]byte, known bool) {
 	return nil, false
 }
 
-// bury closes a session: a record takes its place, until its numbers are over and
+// terminate closes a session: a record takes its place, until its numbers are over and
 // not before least, in Unix milliseconds. Where there is no room for one the
 // entry itself stays, without its secret.
-func (t *table) bury(s *session, least int64, at time.Time) {
+func (t *table) terminate(s *session, least int64, at time.Time) {
 	s.close()
 	t.touch(s, least)
 	r := &record{id: s.id, key: s.secret, expiry: s.expiry, until: s.latest}
-	if t.keep(r, at) {
+	if t.keepRecord(r, at) {
 		t.remove(s)
 	}
 }
 
-// keep keeps a record, and reports whether there was room for it.
-func (t *table) keep(r *record, at time.Time) bool {
+// keepRecord keeps a record, and reports whether there was room for it.
+func (t *table) keepRecord(r *record, at time.Time) bool {
 	if len(t.records) >= t.limits.Closed {
-		oldest, _ := t.recordYields.first()
+		oldest, _ := t.recordYields.First()
 		if oldest == nil || !passed(at, oldest.until) {
 			return false
 		}
 		t.forget(oldest)
 	}
 	t.records[r.id] = r
-	t.recordExpiry.add(r)
-	t.recordYields.add(r)
+	t.recordExpiry.Add(r)
+	t.recordYields.Add(r)
 	return true
 }
 
 // forget removes a record.
 func (t *table) forget(r *record) {
 	delete(t.records, r.id)
-	t.recordExpiry.remove(r)
-	t.recordYields.remove(r)
+	t.recordExpiry.Remove(r)
+	t.recordYields.Remove(r)
 	clear(r.key[:])
 }
 
 // expire removes the sessions, and the records of sessions, that have ended.
 func (t *table) expire(at time.Time) {
 	now := uint64(at.Unix())
-	for s, ok := t.byExpiry.first(); ok && s.expiry <= now; s, ok = t.byExpiry.first() {
+	for s, ok := t.byExpiry.First(); ok && s.expiry <= now; s, ok = t.byExpiry.First() {
 		t.remove(s)
 	}
-	for r, ok := t.recordExpiry.first(); ok && r.expiry <= now; r, ok = t.recordExpiry.first() {
+	for r, ok := t.recordExpiry.First(); ok && r.expiry <= now; r, ok = t.recordExpiry.First() {
 		t.forget(r)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -119,7 +120,7 @@ func TestOwnQuarter(t *testing.T) {
 func TestCookieOnce(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
-	o := testworld.Must(NewOpening(w.byTask(), WantEvidence))
+	o := testworld.Must(NewClientHandshake(w.byTask(), WantEvidence))
 	cookie := testworld.Must(h.Cookie(o.Request(), noon))
 	accept := func(at time.Time, cookie []byte) error {
 		_, err := h.Accept(OpenRequest{Body: o.Request(), Cookie: cookie, Number: 7}, at)
@@ -206,11 +207,13 @@ func TestClosedRecords(t *testing.T) {
 // TestTombstonesReachAll: a tombstone is taken by the other units of a session,
 // whatever its pin.
 func TestTombstonesReachAll(t *testing.T) {
-	for name, pin := range map[string]func(*world) Pin{
-		"task":  (*world).byTask,
-		"id":    (*world).byID,
-		"role":  func(w *world) Pin { return Pin{Genesis: w.policy.Genesis(), Group: "trial", Role: "holder"} },
-		"group": func(w *world) Pin { return Pin{Genesis: w.policy.Genesis(), Group: "trial"} },
+	for name, pin := range map[string]func(*world) unitauth.Pin{
+		"task": (*world).byTask,
+		"id":   (*world).byID,
+		"role": func(w *world) unitauth.Pin {
+			return unitauth.Pin{Genesis: w.policy.Genesis(), Group: "trial", Role: "holder"}
+		},
+		"group": func(w *world) unitauth.Pin { return unitauth.Pin{Genesis: w.policy.Genesis(), Group: "trial"} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -224,7 +227,7 @@ func TestTombstonesReachAll(t *testing.T) {
 				return h
 			}
 			a, b := start(), start()
-			o := testworld.Must(NewOpening(pin(w), 0))
+			o := testworld.Must(NewClientHandshake(pin(w), 0))
 			acceptance := testworld.Must(a.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
 			_, sealed, err := acceptance.Finish(attest.Evidence{}, noon)
 			testworld.Must(0, err)
@@ -234,7 +237,7 @@ func TestTombstonesReachAll(t *testing.T) {
 			raw := testworld.Must(x.Whole(bhttp.Head{}, nil))
 			in := testworld.Must(a.begin([wire.HeaderSize]byte(raw), noon))
 			testworld.Must(0, in.open(bytes.NewReader(raw[wire.HeaderSize:]), atNoon))
-			if _, err := b.Bury(testworld.Must(in.Close()), noon); err != nil {
+			if _, err := b.Terminate(testworld.Must(in.Close()), noon); err != nil {
 				t.Fatalf("the other unit: %v", err)
 			}
 			_, err = b.Join(sealed, noon)
@@ -249,7 +252,7 @@ func TestTombstonesReachAll(t *testing.T) {
 func TestOneKeyAtOnce(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
-	o := testworld.Must(NewOpening(w.byTask(), 0))
+	o := testworld.Must(NewClientHandshake(w.byTask(), 0))
 	var accepted atomic.Int64
 	var all sync.WaitGroup
 	for range 50 {

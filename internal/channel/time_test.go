@@ -15,6 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -99,13 +100,13 @@ func TestNumbersAtTheEnds(t *testing.T) {
 		}
 	}
 	for _, minute := range ends {
-		o := testworld.Must(NewOpening(w.byTask(), WantEvidence))
+		o := testworld.Must(NewClientHandshake(w.byTask(), WantEvidence))
 		cookie := append(wire.Uint64(minute), testworld.Must(h.Cookie(o.Request(), noon))[8:]...)
 		_, err := h.Accept(OpenRequest{Body: o.Request(), Cookie: cookie, Number: minute}, noon)
 		testworld.Refused(t, err, wire.CookieWanted)
 	}
 	for _, number := range ends {
-		o := testworld.Must(NewOpening(w.byTask(), 0))
+		o := testworld.Must(NewClientHandshake(w.byTask(), 0))
 		a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: number}, noon))
 		answer, _, err := a.Finish(noEvidence, noon)
 		testworld.Must(0, err)
@@ -122,7 +123,7 @@ func TestAnswersAtTheEnds(t *testing.T) {
 	h := w.host(Limits{})
 	for _, end := range ends {
 		for _, field := range []string{"time", "expiry"} {
-			o := testworld.Must(NewOpening(w.byTask(), 0))
+			o := testworld.Must(NewClientHandshake(w.byTask(), 0))
 			a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
 			answer, _, err := a.Finish(noEvidence, noon)
 			testworld.Must(0, err)
@@ -130,7 +131,7 @@ func TestAnswersAtTheEnds(t *testing.T) {
 			if field == "time" {
 				f[11] = wire.Uint64(end)
 				text, ticket := wire.Sum(f[9]), wire.Sum(f[10])
-				f[8] = testworld.Must(sign(h.key, wire.LabelSessionSignature, a.transcript[:], text[:], ticket[:], f[11]))
+				f[8] = testworld.Must(unitauth.Sign(h.key, wire.LabelSessionSignature, a.transcript[:], text[:], ticket[:], f[11]))
 			} else {
 				f[6] = wire.Uint64(end)
 			}
@@ -141,7 +142,7 @@ func TestAnswersAtTheEnds(t *testing.T) {
 		}
 	}
 	for _, ms := range ends {
-		if at, err := parseTime(wire.Uint64(ms)); (err == nil) != (ms <= math.MaxInt64) || err == nil && uint64(at.UnixMilli()) != ms {
+		if at, err := unitauth.ParseTime(wire.Uint64(ms)); (err == nil) != (ms <= math.MaxInt64) || err == nil && uint64(at.UnixMilli()) != ms {
 			t.Errorf("time %d: got %v, %v", ms, at, err)
 		}
 	}

@@ -1,16 +1,10 @@
 package channel
 
 import (
-	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/hkdf"
 	"crypto/hpke"
-	"crypto/rand"
 	"crypto/sha256"
-	"encoding/asn1"
 	"fmt"
-	"math/big"
 	"slices"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -21,14 +15,11 @@ import (
 
 // Sizes in bytes.
 const (
-	kemKeySize  = 1216
-	encSize     = 1120
-	nonceSize   = 32
-	secretSize  = 32
-	maxChain    = 16 << 10
-	maxCookie   = 8 + 6*(16+16) // previous, current and next key of two releases
-	maxSession  = 3600          // seconds from opening to expiry
-	clockMargin = 300           // seconds by which the clocks of two honest machines may differ
+	kemKeySize = 1216
+	encSize    = 1120
+	nonceSize  = 32
+	secretSize = 32
+	maxCookie  = 8 + 6*(16+16) // previous, current and next key of two releases
 )
 
 // Sizes in bytes of what opens a session.
@@ -37,11 +28,21 @@ const (
 	MaxOpenResponse = 32<<10 + wire.MaxEvidence*2
 )
 
+// SessionOptions is what a client asks of a session.
+type SessionOptions byte
+
+// The wants; all other bits are zero.
+const (
+	WantEvidence SessionOptions = 1 << iota // fresh evidence, bound to the session's secret
+	WantReceipts                            // receipts for requests of this session
+	WantHead                                // a unit that stands under a policy head which the request names, or a later one
+)
+
 // transcript is everything that both sides said. Both compute its digest; the
 // client takes no field of it from the unit without a check.
 type transcript struct {
 	kemKey, nonce, pin []byte
-	wants              Wants
+	wants              SessionOptions
 	least              []byte // policy head that the unit must have got to; empty: none
 	enc                []byte
 	unit               wire.UnitID
@@ -132,43 +133,4 @@ func evidenceData(secret []byte, transcript attest.Digest) (data attest.ReportDa
 		data = attest.Bind(wire.LabelSessionEvidence, transcript[:], digest[:])
 	})
 	return data, err
-}
-
-// sign is an ECDSA signature, ASN.1, over the framing of fields under label.
-func sign(key *ecdsa.PrivateKey, label wire.Label, fields ...[]byte) ([]byte, error) {
-	digest := wire.Hash(label, fields...)
-	signature, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
-	if err == nil {
-		signature, err = lowS(signature, key.Params())
-	}
-	if err != nil {
-		return nil, fmt.Errorf("signing %s: %w", label, err)
-	}
-	return signature, nil
-}
-
-// lowS is the signature with the smaller s of the two, (r, s) and (r, n-s), that
-// ECDSA accepts for one message. Only that one counts, so that nobody without the key
-// makes a second signature of one.
-func lowS(signature []byte, curve *elliptic.CurveParams) ([]byte, error) {
-	var pair struct{ R, S *big.Int }
-	if _, err := asn1.Unmarshal(signature, &pair); err != nil {
-		return nil, err
-	}
-	if other := new(big.Int).Sub(curve.N, pair.S); other.Cmp(pair.S) < 0 {
-		pair.S = other
-	}
-	return asn1.Marshal(pair)
-}
-
-// verify refuses, with "signature", what sign did not make.
-func verify(key *ecdsa.PublicKey, signature []byte, label wire.Label, fields ...[]byte) error {
-	digest := wire.Hash(label, fields...)
-	if !ecdsa.VerifyASN1(key, digest[:], signature) { // first: it bounds what lowS takes apart
-		return wire.Refuse(wire.BadSignature, string(label), "one that does not verify", "the unit's")
-	}
-	if low, err := lowS(signature, key.Params()); err != nil || !bytes.Equal(low, signature) {
-		return wire.Refuse(wire.BadSignature, string(label), "a high s", "the lower s of the two (r, s) and (r, n-s)")
-	}
-	return nil
 }

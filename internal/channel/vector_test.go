@@ -24,9 +24,11 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/chunk"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/ohttp"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -53,7 +55,7 @@ func in(pairs ...any) map[string]string {
 }
 
 // openVector is a session from the client's key to the sealed session.
-func openVector(t *testing.T, wants Wants, evidence attest.Evidence) (vector, *Host, *Session) {
+func openVector(t *testing.T, wants SessionOptions, evidence attest.Evidence) (vector, *Host, *Session) {
 	t.Helper()
 	fixed := func(name string) []byte { d := wire.Sum([]byte(name)); return d[:] }
 	key := testworld.Must(ecdsa.ParseRawPrivateKey(elliptic.P256(), fixed("unit")))
@@ -61,27 +63,27 @@ func openVector(t *testing.T, wants Wants, evidence attest.Evidence) (vector, *H
 	ringKey := func(name string) *identity.RingKey {
 		return testworld.Must(identity.OpenRingKey(fixed(name), noon.Add(2*time.Hour)))
 	}
-	st := &standing{Standing: Standing{Task: "scoring", Identity: wire.Sum([]byte("identity")), Genesis: wire.Sum([]byte("genesis")),
+	st := &credentials{UnitCredentials: UnitCredentials{Task: "scoring", Identity: wire.Sum([]byte("identity")), Genesis: wire.Sum([]byte("genesis")),
 		Root: wire.Sum([]byte("root")), Head: wire.Sum([]byte("head")), NotAfter: noon.Add(time.Hour)},
 		chain: wire.Frame(wire.LabelChain, []byte("unit certificate"), []byte("cross-certificate")), rings: map[identity.RingID]*ring{}}
-	add := func(k *identity.RingKey, pin Pin) *ring {
-		r := take(nil, k, st.Identity, pin.bytes())
+	add := func(k *identity.RingKey, pin unitauth.Pin) *ring {
+		r := ringOfKey(nil, k, st.Identity, pin.Bytes())
 		st.rings[k.ID()] = r
 		return r
 	}
-	st.strict = add(ringKey("strict"), Pin{Genesis: st.Genesis, ID: st.Identity})
-	st.follow = add(ringKey("follow"), Pin{Genesis: st.Genesis, Task: st.Task})
-	h.standing = st
+	st.strict = add(ringKey("strict"), unitauth.Pin{Genesis: st.Genesis, ID: st.Identity})
+	st.follow = add(ringKey("follow"), unitauth.Pin{Genesis: st.Genesis, Task: st.Task})
+	h.credentials = st
 	h.known.consider(st)
 
 	cryptotest.SetGlobalRandom(t, 1)
 	private := testworld.Must(hpke.MLKEM768X25519().DeriveKeyPair(fixed("client")))
-	pin := Pin{Genesis: st.Genesis, Task: st.Task}
-	o := &Opening{key: private, pin: pin, nonce: fixed("nonce"), wants: wants}
+	pin := unitauth.Pin{Genesis: st.Genesis, Task: st.Task}
+	o := &ClientHandshake{key: private, pin: pin, nonce: fixed("nonce"), wants: wants}
 	if wants&WantHead != 0 {
 		o.least = st.Head[:]
 	}
-	o.request = wire.Frame(wire.LabelSessionOpen, []byte{envelope.Suite}, o.kemKey(), o.nonce, pin.bytes(), []byte{byte(wants)}, o.least)
+	o.request = wire.Frame(wire.LabelSessionOpen, []byte{envelope.Suite}, o.kemKey(), o.nonce, pin.Bytes(), []byte{byte(wants)}, o.least)
 	cookie := testworld.Must(h.Cookie(o.request, noon))
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.request, Cookie: cookie, Number: 7}, noon))
 	answer, sealed, err := a.Finish(evidence, noon)
@@ -102,9 +104,9 @@ func openVector(t *testing.T, wants Wants, evidence attest.Evidence) (vector, *H
 		In: in("client_seed", fixed("client"), "unit_key", fixed("unit"), "follow_ring_key", fixed("follow"),
 			"identity", st.Identity[:], "genesis", st.Genesis[:], "authority_root", st.Root[:], "policy_head", st.Head[:],
 			"open_request", o.request, "answer", answer, "ek_certificate", fixed("ek"), "attestation_key", fixed("ak")),
-		Out: in("pin", pin.bytes(), "kem_secret", sharedHex, "unit_id", h.id[:], "ring_id", ringID[:], "session_id", s.id[:],
+		Out: in("pin", pin.Bytes(), "kem_secret", sharedHex, "unit_id", h.id[:], "ring_id", ringID[:], "session_id", s.id[:],
 			"transcript", a.transcript[:], "session_secret", secret[:], "evidence_report_data", data[:], "sealed_session", sealed,
-			"cookie_at_noon", cookie, "unit_time", timeBytes(noon), "introduction", Introduction{h.id, attest.Introduction{Device: fixed("ek"), Key: fixed("ak")}}.Encode()),
+			"cookie_at_noon", cookie, "unit_time", unitauth.TimeBytes(noon), "introduction", unitauth.Introduction{Unit: h.id, Introduction: attest.Introduction{Device: fixed("ek"), Key: fixed("ak")}}.Encode()),
 	}
 	return v, h, s
 }
@@ -119,22 +121,24 @@ func requestVector(t *testing.T, h *Host, s *Session) vector {
 	if err := in1.open(bytes.NewReader(request[wire.HeaderSize:]), atNoon); err != nil {
 		t.Fatal(err)
 	}
-	prefix, seal, err := in1.answerSealer()
+	prefix, seal, err := in1.responseWriter()
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain := append(make([]byte, lengthSize), in1.begins(KindResponse)...)
+	plain := append(make([]byte, chunk.LengthSize), in1.begins(KindResponse)...)
 	plain = testworld.Must(bhttp.AppendResponse(plain, bhttp.Head{Status: 200, Fields: http.Header{"Content-Type": {"text/plain"}}, Length: 2}))
-	plain = pad(append(plain, "it"...), lengthSize)
-	said, answered := wire.Sum(in1.first), wire.Sum(plain[lengthSize:])
-	receipt := testworld.Must(makeReceipt(h.key, h.standing.chain, receiptFields(in1.header, said, answered, h.id, noon, h.standing.Head)))
-	answer := append(prefix[:], seal.seal(bytes.Clone(plain), inner)...)
-	answer = append(answer, seal.seal(append(make([]byte, lengthSize), receipt...), final)...)
+	plain = chunk.Pad(append(plain, "it"...), chunk.LengthSize)
+	said, answered := wire.Sum(in1.first), wire.Sum(plain[chunk.LengthSize:])
+	receipt := testworld.Must(unitauth.SignReceipt(h.key, h.credentials.chain, unitauth.ReceiptClaims{
+		Session: in1.header.Session, Number: in1.header.Number, Request: said, Response: answered, Unit: h.id, At: noon, Head: h.credentials.Head,
+	}))
+	answer := append(prefix[:], seal.Seal(bytes.Clone(plain), chunk.More)...)
+	answer = append(answer, seal.Seal(append(make([]byte, chunk.LengthSize), receipt...), chunk.Final)...)
 	return vector{
 		Description: "a request in one chunk, bound to the unit, with a receipt wanted, and its answer",
 		In:          in("session_secret", s.secret[:], "request", request, "answer", answer),
 		Out: in("header", x.raw[:], "request_content", in1.first, "unit_id", prefix[:16], "response_nonce", prefix[16:],
-			"answer_content", plain[lengthSize:], "receipt", receipt),
+			"answer_content", plain[chunk.LengthSize:], "receipt", receipt),
 	}
 }
 
@@ -170,9 +174,9 @@ func streamVector(t *testing.T, h *Host, s *Session) vector {
 // the fields make.
 func contentOf(t *testing.T, secret [secretSize]byte, label wire.Label, message []byte, fields ...[]byte) (all []byte) {
 	t.Helper()
-	o := &opener{r: bytes.NewReader(message), aead: testworld.Must(newKeys(&secret).message(label, fields...))}
+	o := chunk.NewReader(bytes.NewReader(message), testworld.Must(newKeys(&secret).message(label, fields...)), nil)
 	for {
-		b, _, err := o.next()
+		b, _, err := o.Next()
 		if err == io.EOF {
 			return all
 		}
@@ -186,7 +190,7 @@ func contentOf(t *testing.T, secret [secretSize]byte, label wire.Label, message 
 // answerContent is the plaintext of all chunks of an answer.
 func answerContent(t *testing.T, secret [secretSize]byte, request, answer []byte) []byte {
 	t.Helper()
-	return contentOf(t, secret, wire.LabelAnswerKey, answer[answerPrefix:], request[:wire.HeaderSize], answer[:16], answer[16:answerPrefix])
+	return contentOf(t, secret, wire.LabelAnswerKey, answer[responsePrefix:], request[:wire.HeaderSize], answer[:16], answer[16:responsePrefix])
 }
 
 // plainVector are the answers without content, and a tombstone.
@@ -248,14 +252,14 @@ func TestVectors(t *testing.T) {
 // under its first key with its answer.
 func oneOffVector(t *testing.T, h *Host) vector {
 	t.Helper()
-	pin := Pin{Genesis: h.standing.Genesis, Task: h.standing.Task}
-	signed, plain, err := h.OneOffKeys(pin, noon)
+	pin := unitauth.Pin{Genesis: h.credentials.Genesis, Task: h.credentials.Task}
+	signed, plain, err := h.OHTTPKeys(pin, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := testworld.Must(UnverifiedOneOffKeys(plain))
+	keys := testworld.Must(unitauth.UnverifiedOHTTPKeys(plain))
 	request := sealedOneOff(keys, ohttp.Chunks, "/score")
-	x := testworld.Must(h.OpenOneOff(ohttp.Chunks, bytes.NewReader(request), noon))
+	x := testworld.Must(h.OpenOHTTP(ohttp.Chunks, bytes.NewReader(request), noon))
 	content, _, err := x.body.Next()
 	if err != nil {
 		t.Fatal(err)
@@ -265,30 +269,30 @@ func oneOffVector(t *testing.T, h *Host) vector {
 	r.Keep([]byte("it"))
 	testworld.Must(r.Whole(bhttp.Head{Status: 200, Fields: http.Header{"Content-Type": {"text/plain"}}}, nil))
 	testworld.Must(0, r.Finish())
-	follow := h.standing.follow.key
+	follow := h.credentials.follow.key
 	seed := testworld.Must(follow.Derive(32, wire.LabelOneOffKey, []byte{0x64, 0x7a}, ringBytes(follow.ID())))
 	return vector{
 		Description: "a signed key configuration of a follow ring; a one-off request in chunks under its first key, and its answer; certificates are placeholders",
-		In: in("follow_ring_key", follow.Expose(), "unit_key", testworld.Must(h.key.Bytes()), "identity", h.standing.Identity[:], "genesis", h.standing.Genesis[:],
-			"authority_root", h.standing.Root[:], "policy_head", h.standing.Head[:], "signed", signed, "request", request, "answer", answer.Bytes()),
-		Out: in("pin", pin.bytes(), "seed", seed, "key_configuration", plain, "request_content", content,
-			"answer_content", pad(testworld.Must(hex.DecodeString("0140c8180c636f6e74656e742d747970650a746578742f706c61696e026974")), 0)),
+		In: in("follow_ring_key", follow.Expose(), "unit_key", testworld.Must(h.key.Bytes()), "identity", h.credentials.Identity[:], "genesis", h.credentials.Genesis[:],
+			"authority_root", h.credentials.Root[:], "policy_head", h.credentials.Head[:], "signed", signed, "request", request, "answer", answer.Bytes()),
+		Out: in("pin", pin.Bytes(), "seed", seed, "key_configuration", plain, "request_content", content,
+			"answer_content", chunk.Pad(testworld.Must(hex.DecodeString("0140c8180c636f6e74656e742d747970650a746578742f706c61696e026974")), 0)),
 	}
 }
 
 func ringBytes(id identity.RingID) []byte { return id[:] }
 
 // sealedOneOff is a one-off request without content.
-func sealedOneOff(keys OneOffKeys, form ohttp.Form, path string) []byte {
+func sealedOneOff(keys unitauth.OHTTPKeys, form ohttp.Form, path string) []byte {
 	h := bhttp.Head{Method: "GET", Scheme: "https", Authority: "scoring.clinic.example", Path: path}
-	return testworld.Must(io.ReadAll(testworld.Must(keys.Seal(h, OneOffConfig{Form: form, Body: io.NopCloser(strings.NewReader(""))}))))
+	return testworld.Must(io.ReadAll(testworld.Must(SealOHTTP(keys, h, OHTTPRequestConfig{Form: form, Body: io.NopCloser(strings.NewReader(""))}))))
 }
 
 // checkOneOff derives keys and opens messages of a vector alone.
 func checkOneOff(t *testing.T, v vector) {
 	t.Helper()
 	bytesOf := func(name string) []byte { return testworld.Must(hex.DecodeString(v.In[name] + v.Out[name])) }
-	r := take(nil, testworld.Must(identity.OpenRingKey(bytesOf("follow_ring_key"), noon.Add(2*time.Hour))), attest.Digest{}, nil)
+	r := ringOfKey(nil, testworld.Must(identity.OpenRingKey(bytesOf("follow_ring_key"), noon.Add(2*time.Hour))), attest.Digest{}, nil)
 	private := testworld.Must(r.oneOffKey(0))
 	if same := testworld.Must(ohttp.KEMs[0].DeriveKeyPair(bytesOf("seed"))); !bytes.Equal(same.PublicKey().Bytes(), private.PublicKey().Bytes()) {
 		t.Error("another seed")
@@ -299,7 +303,7 @@ func checkOneOff(t *testing.T, v vector) {
 	f := testworld.Must(wire.Unframe(wire.LabelOneOffKeys, bytesOf("signed"), 8))
 	unit := testworld.Must(ecdsa.ParseRawPrivateKey(elliptic.P256(), bytesOf("unit_key")))
 	chain := wire.Sum(f[6])
-	if err := verify(&unit.PublicKey, f[7], wire.LabelOneOffKeys, append(slices.Clone(f[:6]), bytesOf("authority_root"), chain[:])...); err != nil {
+	if err := unitauth.Verify(&unit.PublicKey, f[7], wire.LabelOneOffKeys, append(slices.Clone(f[:6]), bytesOf("authority_root"), chain[:])...); err != nil {
 		t.Error(err)
 	}
 	for i, name := range []string{"pin", "identity", "", "policy_head", "", "key_configuration"} {
@@ -340,7 +344,7 @@ func checkOpen(t *testing.T, v vector) {
 		t.Fatal(err)
 	}
 	same("pin", o.pin)
-	a := testworld.Must(unverifiedAnswer(bytesOf("answer")))
+	a := testworld.Must(unverifiedResponse(bytesOf("answer")))
 	tr := &transcript{kemKey: o.kemKey, nonce: o.nonce, pin: o.pin, wants: o.wants, least: o.least, enc: a.enc, unit: wire.UnitID(a.unit), identity: attest.Digest(a.identity),
 		root: attest.Digest(bytesOf("authority_root")), chain: wire.Sum(a.chain), ring: identity.RingID(a.ring), head: attest.Digest(a.head), expiry: uint64(noon.Add(time.Hour).Unix())}
 	id := tr.sessionID(7)
@@ -355,11 +359,11 @@ func checkOpen(t *testing.T, v vector) {
 	same("evidence_report_data", data[:])
 	unit := testworld.Must(ecdsa.ParseRawPrivateKey(elliptic.P256(), bytesOf("unit_key")))
 	evidence, ticket := wire.Sum(a.evidence), wire.Sum(a.ticket)
-	if err := verify(&unit.PublicKey, a.signature, wire.LabelSessionSignature, digest[:], evidence[:], ticket[:], a.time); err != nil {
+	if err := unitauth.Verify(&unit.PublicKey, a.signature, wire.LabelSessionSignature, digest[:], evidence[:], ticket[:], a.time); err != nil {
 		t.Error(err)
 	}
 	key := testworld.Must(identity.OpenRingKey(bytesOf("follow_ring_key"), noon.Add(2*time.Hour)))
-	r := take(nil, key, tr.identity, o.pin)
+	r := ringOfKey(nil, key, tr.identity, o.pin)
 	session := &session{id: id, expiry: tr.expiry, head: tr.head, opener: tr.unit, secret: secret}
 	same("sealed_session", testworld.Must(r.seal(envelope.Session, envelope.Header{For: tr.identity, Ring: key.ID(), Session: id, Expiry: tr.expiry, Sealer: tr.unit}, sealedBody(session, o.pin))))
 	same("sealed_session", a.ticket)
@@ -375,14 +379,14 @@ func checkRequest(t *testing.T, v vector) {
 	if !bytes.Equal(request[:wire.HeaderSize], bytesOf("header")) {
 		t.Error("another header")
 	}
-	up := &opener{r: bytes.NewReader(request[wire.HeaderSize:]), aead: testworld.Must(newKeys(&secret).message(wire.LabelRequestKey, request[:wire.HeaderSize]))}
-	got, at, err := up.next()
-	if err != nil || at != final || !bytes.Equal(got, bytesOf("request_content")) {
+	up := chunk.NewReader(bytes.NewReader(request[wire.HeaderSize:]), testworld.Must(newKeys(&secret).message(wire.LabelRequestKey, request[:wire.HeaderSize])), nil)
+	got, at, err := up.Next()
+	if err != nil || at != chunk.Final || !bytes.Equal(got, bytesOf("request_content")) {
 		t.Errorf("request: got %x, %v", got, err)
 	}
-	down := &opener{r: bytes.NewReader(answer[answerPrefix:]), aead: testworld.Must(newKeys(&secret).message(wire.LabelAnswerKey, request[:wire.HeaderSize], answer[:16], answer[16:answerPrefix]))}
+	down := chunk.NewReader(bytes.NewReader(answer[responsePrefix:]), testworld.Must(newKeys(&secret).message(wire.LabelAnswerKey, request[:wire.HeaderSize], answer[:16], answer[16:responsePrefix])), nil)
 	for i, want := range [][]byte{bytesOf("answer_content"), bytesOf("receipt")} {
-		if got, _, err := down.next(); err != nil || !bytes.Equal(got, want) {
+		if got, _, err := down.Next(); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("answer, chunk %d: got %x, %v", i, got, err)
 		}
 	}
@@ -418,14 +422,14 @@ func checkClose(t *testing.T, v, opened vector) {
 	keys := map[string]*keys{"closed": newKeys(&closing), "not_executed": newKeys(&secret)}
 	for name, want := range map[string][]byte{"closed": bytesOf("closed_content"), "not_executed": bytesOf("not_executed_content")} {
 		answer := bytesOf(name)
-		o := &opener{r: bytes.NewReader(answer[answerPrefix:]), aead: testworld.Must(keys[name].message(wire.LabelAnswerKey, header, answer[:16], answer[16:answerPrefix]))}
-		got, at, err := o.next()
-		if err != nil || at != final || !bytes.Equal(got, pad(append(make([]byte, lengthSize), want...), lengthSize)[lengthSize:]) {
+		o := chunk.NewReader(bytes.NewReader(answer[responsePrefix:]), testworld.Must(keys[name].message(wire.LabelAnswerKey, header, answer[:16], answer[16:responsePrefix])), nil)
+		got, at, err := o.Next()
+		if err != nil || at != chunk.Final || !bytes.Equal(got, chunk.Pad(append(make([]byte, chunk.LengthSize), want...), chunk.LengthSize)[chunk.LengthSize:]) {
 			t.Errorf("%s: got %x, %v, want %x", name, got, err, want)
 		}
 	}
 	key := testworld.Must(identity.OpenRingKey(testworld.Must(hex.DecodeString(opened.In["follow_ring_key"])), noon.Add(2*time.Hour)))
-	r := take(nil, key, attest.Digest{}, nil)
+	r := ringOfKey(nil, key, attest.Digest{}, nil)
 	u := testworld.Must(envelope.ParseSealed(envelope.Tombstone, bytesOf("tombstone")))
 	if _, err := r.open(u, nil); err != nil || u.Session.String() != opened.Out["session_id"] {
 		t.Errorf("tombstone of %v: %v", u.Session, err)

@@ -1,5 +1,17 @@
 package channel
 
+import "time"
+
+// MaxAhead is how far a request's not after may be ahead of the unit's time. So
+// what was touched may yield 2 minutes after it was used last.
+const MaxAhead = 2 * time.Minute
+
+// passed reports whether an end, in Unix milliseconds, is over. This one
+// comparison says of a request that it is late, and of an entry that all numbers
+// taken in it are: were there two, a number could be forgotten in the last
+// instant in which it is taken.
+func passed(at time.Time, end int64) bool { return at.UnixMilli() > end }
+
 // windowSize is the width of replay windows in request numbers.
 const windowSize = 1024
 
@@ -10,7 +22,7 @@ type window struct {
 	seen   [windowSize / 64]uint64
 }
 
-// take reports whether a number is new, and remembers it. A number that is too
+// ringOfKey reports whether a number is new, and remembers it. A number that is too
 // old to tell is not new.
 func (w *window) take(number uint64) bool {
 	if number > w.newest {

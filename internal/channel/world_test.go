@@ -16,6 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -62,7 +63,7 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-// next is the policy that follows, unchanged but for its sequence.
+// Next is the policy that follows, unchanged but for its sequence.
 func (w *world) next() policy.Approved {
 	return testworld.Must(w.policy.Next(w.SignPolicy(w.NextText(w.policy))))
 }
@@ -77,28 +78,30 @@ func (w *world) root() *x509.Certificate {
 	return testworld.Must(x509.ParseCertificate(w.issuer.AuthorityRoot()))
 }
 
-func (w *world) trust() Trust {
+func (w *world) trust() unitauth.Trust {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return Trust{Policy: w.policy, Root: w.root(), Verifier: attesttest.Verifier()}
+	return unitauth.Trust{Policy: w.policy, Root: w.root(), Verifier: attesttest.Verifier()}
 }
 
-func (w *world) Renew(context.Context) Trust { return w.trust() }
+func (w *world) Renew(context.Context) unitauth.Trust { return w.trust() }
 
 func (w *world) id(release string) attest.Digest {
 	return testworld.Must(identity.ReleaseID(w.policy, "scoring", release))
 }
 
-func (w *world) byTask() Pin { return Pin{Genesis: w.policy.Genesis(), Task: "scoring"} }
+func (w *world) byTask() unitauth.Pin {
+	return unitauth.Pin{Genesis: w.policy.Genesis(), Task: "scoring"}
+}
 
-func (w *world) byID() Pin { return Pin{Genesis: w.policy.Genesis(), ID: w.id("1")} }
+func (w *world) byID() unitauth.Pin { return unitauth.Pin{Genesis: w.policy.Genesis(), ID: w.id("1")} }
 
 func newKey() *ecdsa.PrivateKey {
 	return testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 }
 
-// standing is that of a unit of scoring with this key.
-func (w *world) standing(key *ecdsa.PrivateKey, release string) Standing {
+// credentials is that of a unit of scoring with this key.
+func (w *world) standing(key *ecdsa.PrivateKey, release string) UnitCredentials {
 	w.T.Helper()
 	leaf := testworld.Must(w.issuer.UnitLeaf(w.Grant(w.policy, "scoring", "scoring "+release, noon), key.Public(), w.clock.Now()))
 	cross := testworld.Must(w.issuer.Identity("scoring", release)).Cross
@@ -106,7 +109,7 @@ func (w *world) standing(key *ecdsa.PrivateKey, release string) Standing {
 	peer := testworld.Must(identity.Check(chain, w.root(), identity.Expect{
 		Policy: w.policy, Kinds: []identity.Kind{identity.KindUnit}, Use: identity.UseSigning, At: w.clock.Now(), IDs: []attest.Digest{w.id(release)},
 	}))
-	return Standing{
+	return UnitCredentials{
 		Task: "scoring", Identity: w.id(release), Genesis: w.policy.Genesis(), Root: w.keys.RootDigest(), Head: w.policy.Head(),
 		Unit: leaf.DER, Cross: cross, NotAfter: leaf.NotAfter, Facts: peer.Facts(), Ring: copyRing(w.ring),
 	}
@@ -148,9 +151,9 @@ func (w *world) keyOf(h *Host) *ecdsa.PrivateKey {
 }
 
 // opened opens a session at a host and gives both ends.
-func (w *world) opened(h *Host, pin Pin) (*Session, []byte) {
+func (w *world) opened(h *Host, pin unitauth.Pin) (*Session, []byte) {
 	w.T.Helper()
-	o := testworld.Must(NewOpening(pin, 0))
+	o := testworld.Must(NewClientHandshake(pin, 0))
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, w.clock.Now()))
 	answer, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	if err != nil {

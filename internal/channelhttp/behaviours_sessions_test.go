@@ -11,6 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -356,7 +357,7 @@ var ofOpens = []behaviour{
 		}))
 	})},
 	{name: "puts its own KEM key into open requests", fails: all, open: openRequest(1, func([]byte) []byte {
-		return testworld.Must(wire.Unframe(wire.LabelSessionOpen, testworld.Must(channel.NewOpening(channel.Pin{Genesis: wire.Sum(nil), Task: "scoring"}, 0)).Request(), 6))[1]
+		return testworld.Must(wire.Unframe(wire.LabelSessionOpen, testworld.Must(channel.NewClientHandshake(unitauth.Pin{Genesis: wire.Sum(nil), Task: "scoring"}, 0)).Request(), 6))[1]
 	})},
 	{name: "puts its own nonce into open requests", fails: all, open: openRequest(2, flip)},
 	{name: "asks for a receipt in the user's name", fails: all, open: openRequest(4, func([]byte) []byte { return []byte{byte(channel.WantReceipts)} })},

@@ -10,8 +10,8 @@ import (
 	"net/url"
 	"testing"
 
-	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -64,7 +64,7 @@ func BenchmarkRequest(b *testing.B) {
 func BenchmarkOneOff(b *testing.B) {
 	c := newCluster(b, 1, repeat)
 	hybrid := c.keysOf(c.units[0], c.byTask())
-	for name, keys := range map[string]channel.OneOffKeys{"hybrid": hybrid, "x25519": x25519(hybrid)} {
+	for name, keys := range map[string]unitauth.OHTTPKeys{"hybrid": hybrid, "x25519": x25519(hybrid)} {
 		body := oneOffBody(keys, true, testworld.Must(http.NewRequest(http.MethodGet, base, bytes.NewReader(make([]byte, 1<<10)))))
 		b.Run(name, func(b *testing.B) {
 			measured(b, func() {

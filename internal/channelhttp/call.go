@@ -16,6 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/retry"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -25,7 +26,7 @@ type recordKey struct{}
 // WithRecord makes a request want a receipt. The record is filled in when the
 // answer's body was read to its end; a body without the receipt of the unit that
 // answered ends in an error.
-func WithRecord(ctx context.Context, r *channel.Record) context.Context {
+func WithRecord(ctx context.Context, r *unitauth.Record) context.Context {
 	return context.WithValue(ctx, recordKey{}, r)
 }
 
@@ -33,11 +34,11 @@ func WithRecord(ctx context.Context, r *channel.Record) context.Context {
 type call struct {
 	t       *Transport
 	request *http.Request
-	record  *channel.Record // nil: no receipt wanted
-	small   bool            // it goes into one chunk
-	content []byte          // where it was read whole
-	begun   bool            // the body was handed on, to whoever closes it
-	tries   tries
+	record  *unitauth.Record // nil: no receipt wanted
+	small   bool             // it goes into one chunk
+	content []byte           // where it was read whole
+	begun   bool             // the body was handed on, to whoever closes it
+	budget  retryBudget
 	tried   []wire.UnitID
 	yield   *time.Timer // ends the call's turn to look for somebody who answers; nil: it had none
 }
@@ -48,22 +49,22 @@ type call struct {
 //
 // A request that is safe, or carries an Idempotency-Key, is sent again when an
 // attempt brings no answer; any other only when it surely was not executed, and
-// else the error is [channel.ErrOutcomeUnknown]. An answer that ends early is an
+// else the error is [ErrOutcomeUnknown]. An answer that ends early is an
 // [channel.ErrTruncated] of its body. RoundTrip blocks until there is an answer, nothing
 // is left to try, or the request's context is done.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	c := &call{t: t, request: r, tries: newTries()}
-	c.record, _ = r.Context().Value(recordKey{}).(*channel.Record)
-	if err := c.read(); err != nil {
+	c := &call{t: t, request: r, budget: newRetryBudget()}
+	c.record, _ = r.Context().Value(recordKey{}).(*unitauth.Record)
+	if err := c.readSmall(); err != nil {
 		return nil, err
 	}
-	defer c.endTurn()
+	defer c.releaseProbe()
 	for {
 		response, failed := c.attempt()
 		if response != nil {
 			return response, nil
 		}
-		if err := c.next(failed); err != nil {
+		if err := c.nextAttempt(failed); err != nil {
 			if c.content == nil && !c.begun {
 				r.Body.Close()
 			}
@@ -72,8 +73,8 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// read takes the content of a small request that cannot be had again.
-func (c *call) read() error {
+// readSmall takes the content of a small request that cannot be had again.
+func (c *call) readSmall() error {
 	r := c.request
 	if r.Body == nil || r.Body == http.NoBody {
 		c.small, c.content = true, []byte{}
@@ -95,30 +96,30 @@ func (c *call) read() error {
 type failure struct {
 	err     error
 	hint    Hint
-	attempt channel.Attempt
-	session *held // nil when there was none
+	attempt Attempt
+	session *activeSession // nil when there was none
 }
 
-// next decides how the call goes on: nil for another attempt.
-func (c *call) next(f failure) error {
+// nextAttempt decides how the call goes on: nil for another attempt.
+func (c *call) nextAttempt(f failure) error {
 	if ctx := c.request.Context(); ctx.Err() != nil {
 		f.attempt.Whole = false
 		f.err = errors.Join(f.err, context.Cause(ctx))
 	}
-	switch channel.Decide(f.attempt) {
-	case channel.OutcomeUnknown:
-		return fmt.Errorf("%w: %w", channel.ErrOutcomeUnknown, f.err)
-	case channel.GiveUp:
+	switch Decide(f.attempt) {
+	case OutcomeUnknown:
+		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, f.err)
+	case GiveUp:
 		return f.err
 	}
 	if f.session == nil || errors.Is(f.err, channel.ErrClosed) {
 		return f.err
 	}
-	return c.again(f)
+	return c.prepareRetry(f)
 }
 
-// again prepares another attempt as the hint says, while the call may.
-func (c *call) again(f failure) error {
+// retryWith prepares another attempt as the hint says, while the call may.
+func (c *call) prepareRetry(f failure) error {
 	reason := f.hint.Reason
 	switch {
 	case f.attempt.NotExecuted:
@@ -128,17 +129,17 @@ func (c *call) again(f failure) error {
 	case f.session.Alone() && (reason == wire.Misdirected || reason == wire.TicketWanted):
 		reason = wire.Rekey // no other unit will have it
 	}
-	allowed := c.tries.spend(reason)
+	allowed := c.budget.spend(reason)
 	switch reason {
 	case wire.Misdirected:
 		if !allowed {
-			return fmt.Errorf("%w: %w", channel.ErrMisdirected, f.err)
+			return fmt.Errorf("%w: %w", ErrMisdirected, f.err)
 		}
 	case wire.Rekey, wire.TicketWanted:
 		c.t.forget(f.session)
 		c.tried = nil // in the next session nobody was
 		if !allowed {
-			return fmt.Errorf("%w: %w", channel.ErrRekey, f.err)
+			return fmt.Errorf("%w: %w", ErrRekey, f.err)
 		}
 	case wire.CutOff:
 		c.t.forget(f.session)
@@ -147,34 +148,34 @@ func (c *call) again(f failure) error {
 		}
 	case wire.NotExecuted:
 		if !allowed {
-			return fmt.Errorf("%w: %w", channel.ErrNotExecuted, f.err)
+			return fmt.Errorf("%w: %w", ErrNotExecuted, f.err)
 		}
 	case wire.Expired:
 		if !allowed {
 			return f.err
 		}
 	default:
-		if !allowed || !c.turn() {
-			return fmt.Errorf("%w: %w", channel.ErrUnreachable, f.err)
+		if !allowed || !c.acquireProbe() {
+			return fmt.Errorf("%w: %w", ErrUnreachable, f.err)
 		}
 	}
 	return nil
 }
 
-// turn pauses before an attempt after one that found nobody, or somebody who has
+// acquireProbe pauses before an attempt after one that found nobody, or somebody who has
 // too much to do. While the gateway or all units are away for a moment all calls of
 // a transport come to this, and if all of them tried on, those who come back would
 // be asked for more than they can do, and for it again. So a few look at a time, and
 // the others wait: there is no turn when that takes too long. A turn ends with the
 // call, or when its attempt is under way for so long that somebody seems to be there.
-func (c *call) turn() bool {
-	rest := againPause << (maxOthers - 1 - c.tries.others)
+func (c *call) acquireProbe() bool {
+	rest := againPause << (maxOthers - 1 - c.budget.others)
 	begin := time.Now()
 	if c.yield == nil || !c.yield.Stop() {
-		long := time.NewTimer(turnWait)
+		long := time.NewTimer(probeWait)
 		defer long.Stop()
 		select {
-		case c.t.turns <- struct{}{}:
+		case c.t.probeSlots <- struct{}{}:
 		case <-long.C:
 			return false
 		case <-c.request.Context().Done():
@@ -182,14 +183,14 @@ func (c *call) turn() bool {
 		}
 	}
 	_ = retry.Sleep(c.request.Context(), rest-time.Since(begin))
-	c.yield = time.AfterFunc(turnTime, func() { <-c.t.turns })
+	c.yield = time.AfterFunc(probeTime, func() { <-c.t.probeSlots })
 	return true
 }
 
-// endTurn ends the call's turn, if it has one.
-func (c *call) endTurn() {
+// releaseProbe ends the call's turn, if it has one.
+func (c *call) releaseProbe() {
 	if c.yield != nil && c.yield.Stop() {
-		<-c.t.turns
+		<-c.t.probeSlots
 	}
 }
 
@@ -210,15 +211,15 @@ func (c *call) attempt() (*http.Response, failure) {
 		return nil, f
 	}
 	ticket := ""
-	if out.stream != nil || c.tries.ticket < 1 {
+	if out.stream != nil || c.budget.ticket < 1 {
 		ticket = encodeTicket(h.Session) // a stream cannot be sent again with it, and once wanted it is again
 	}
-	answer, err := c.send(h, out, ticket, &f)
-	if err == nil && f.hint.Reason == wire.TicketWanted && !h.Alone() && out.stream == nil && c.tries.spend(wire.TicketWanted) {
+	answer, err := c.sendOuter(h, out, ticket, &f)
+	if err == nil && f.hint.Reason == wire.TicketWanted && !h.Alone() && out.stream == nil && c.budget.spend(wire.TicketWanted) {
 		out.again.Store(true)
-		answer, err = c.send(h, out, encodeTicket(h.Session), &f)
+		answer, err = c.sendOuter(h, out, encodeTicket(h.Session), &f)
 	}
-	f.attempt.Left, f.attempt.Whole = out.left(err), c.knows().Whole
+	f.attempt.Left, f.attempt.Whole = out.mayHaveLeft(err), c.knows().Whole
 	if err != nil || answer == nil {
 		f.err = errors.Join(f.err, err)
 		return nil, f
@@ -232,8 +233,8 @@ func (c *call) attempt() (*http.Response, failure) {
 }
 
 // knows is what is known of an attempt before it is made.
-func (c *call) knows() channel.Attempt {
-	return channel.Attempt{
+func (c *call) knows() Attempt {
+	return Attempt{
 		Safe:   channel.Safe(c.request.Method),
 		Marked: channel.Marked(c.request.Header),
 		Whole:  c.content != nil || !c.begun || c.request.GetBody != nil,
@@ -241,7 +242,7 @@ func (c *call) knows() channel.Attempt {
 }
 
 // prepare seals the request for a session: whole, or as a stream.
-func (c *call) prepare(h *held) (*channel.ClientRequest, *outgoing, error) {
+func (c *call) prepare(h *activeSession) (*channel.ClientRequest, *outgoing, error) {
 	target := c.target(h)
 	if target != (wire.UnitID{}) {
 		c.tried = append(c.tried, target)
@@ -255,7 +256,7 @@ func (c *call) prepare(h *held) (*channel.ClientRequest, *outgoing, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	request := c.head()
+	request := c.innerHead()
 	body, err := c.body()
 	if err != nil {
 		return nil, nil, err
@@ -270,12 +271,12 @@ func (c *call) prepare(h *held) (*channel.ClientRequest, *outgoing, error) {
 }
 
 // target is the unit that the next attempt is bound to, or zero for none.
-func (c *call) target(h *held) wire.UnitID {
+func (c *call) target(h *activeSession) wire.UnitID {
 	opener := h.Peer().UnitID()
 	switch {
 	case h.Alone():
 		return opener
-	case c.tries.rekey == 0 && !slices.Contains(c.tried, opener): // it surely holds the new session
+	case c.budget.rekey == 0 && !slices.Contains(c.tried, opener): // it surely holds the new session
 		return opener
 	case !channel.Safe(c.request.Method) || c.t.isWary():
 		return c.t.choose(h, c.tried)
@@ -295,8 +296,8 @@ func (c *call) body() (io.ReadCloser, error) {
 	return c.request.Body, nil
 }
 
-// head is the request as binary HTTP says it.
-func (c *call) head() bhttp.Head {
+// innerHead is the request as binary HTTP says it.
+func (c *call) innerHead() bhttp.Head {
 	h := headOf(c.request)
 	if !c.small && c.request.ContentLength <= 0 {
 		h.Length = bhttp.Indeterminate
@@ -327,10 +328,10 @@ type outgoing struct {
 	again  atomic.Bool // raw was sent, or was to be, more than once
 }
 
-// left reports whether a part of the request may have left, when sending it
+// mayHaveLeft reports whether a part of the request may have left, when sending it
 // ended in err: always, but for a stream that was not read and a first
 // connection that could not be made.
-func (o *outgoing) left(err error) bool {
+func (o *outgoing) mayHaveLeft(err error) bool {
 	if o.stream != nil {
 		return o.stream.Started()
 	}
@@ -341,7 +342,7 @@ func (o *outgoing) left(err error) bool {
 // outer makes a request one that carries a sealed one. The same sealed bytes may
 // be sent twice, since no unit executes them twice: the inner transport may do
 // so when a kept-alive connection turns out to be gone.
-func (t *Transport) outer(r *http.Request, h *held, o *outgoing, ticket string) *http.Request {
+func (t *Transport) outer(r *http.Request, h *activeSession, o *outgoing, ticket string) *http.Request {
 	r.Method, r.URL, r.Host = http.MethodPost, t.requestURL, t.requestURL.Host
 	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.1", 1, 1
 	r.TransferEncoding, r.Trailer, r.Close, r.Form, r.PostForm, r.MultipartForm = nil, nil, false, nil, nil, nil
@@ -365,9 +366,9 @@ func (t *Transport) outer(r *http.Request, h *held, o *outgoing, ticket string) 
 	return r
 }
 
-// send makes one outer request. It gives an outer answer that holds an inner
+// sendOuter makes one outer request. It gives an outer answer that holds an inner
 // one, or fills in what is hinted instead.
-func (c *call) send(h *held, o *outgoing, ticket string, f *failure) (*http.Response, error) {
+func (c *call) sendOuter(h *activeSession, o *outgoing, ticket string, f *failure) (*http.Response, error) {
 	outer := *c.request // for its context
 	answer, err := c.t.config.Inner.RoundTrip(c.t.outer(&outer, h, o, ticket))
 	if err != nil {
@@ -375,10 +376,10 @@ func (c *call) send(h *held, o *outgoing, ticket string, f *failure) (*http.Resp
 		return nil, err
 	}
 	f.hint = hintOf(answer)
-	c.t.heard(f.hint)
-	c.t.config.Heads.heard(answer.Header)
+	c.t.noteUnits(f.hint)
+	c.t.config.Heads.receive(answer.Header)
 	if !f.hint.Time.IsZero() {
-		c.t.times.heard(o.target, f.hint.Time, c.t.config.Clock())
+		c.t.times.note(o.target, f.hint.Time, c.t.config.Clock())
 	}
 	if answer.StatusCode == http.StatusOK && answer.Header.Get("Content-Type") == wire.TypeAnswer {
 		return answer, nil
@@ -387,7 +388,7 @@ func (c *call) send(h *held, o *outgoing, ticket string, f *failure) (*http.Resp
 	answer.Body.Close()
 	f.err = wire.Refuse(f.hint.Reason, "outer answer: status", answer.StatusCode, http.StatusOK)
 	if !f.hint.Time.IsZero() {
-		f.err = errors.Join(channel.CheckSkew(f.hint.Time, c.t.config.Clock()), f.err)
+		f.err = errors.Join(unitauth.CheckSkew(f.hint.Time, c.t.config.Clock()), f.err)
 	}
 	return nil, nil
 }
@@ -401,7 +402,7 @@ func (c *call) accept(x *channel.ClientRequest, outer *http.Response, f *failure
 	if err != nil {
 		return nil, err
 	}
-	c.t.times.heard(a.Unit, a.Time, c.t.config.Clock())
+	c.t.times.note(a.Unit, a.Time, c.t.config.Clock())
 	if a.Kind != channel.KindResponse {
 		// What is not safe is bound, and then open saw to it that the bound
 		// unit says so.
@@ -432,10 +433,10 @@ func (c *call) prove(x *channel.ClientRequest, a channel.Response, at time.Time)
 	if record.Receipt == nil {
 		return wire.Refuse(wire.EvidenceMissing, "answer: receipt", "none", "the unit's")
 	}
-	expect := channel.ReceiptExpect{Pin: c.t.config.Pin, At: at}
-	receipt, err := channel.VerifyReceipt(*record, c.t.config.Trust.Trust(), expect)
+	expect := unitauth.ReceiptExpect{Pin: c.t.config.Pin, At: at}
+	receipt, err := unitauth.VerifyReceipt(*record, c.t.config.Trust.Trust(), expect)
 	if err != nil { // perhaps of a release that is newer than what is known
-		receipt, err = channel.VerifyReceipt(*record, c.t.config.Trust.Renew(c.request.Context()), expect)
+		receipt, err = unitauth.VerifyReceipt(*record, c.t.config.Trust.Renew(c.request.Context()), expect)
 	}
 	if err == nil && receipt.Later != nil {
 		err = receipt.Later.Cause

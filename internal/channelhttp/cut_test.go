@@ -9,6 +9,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -19,12 +20,12 @@ func TestCutUnitServesNothing(t *testing.T) {
 	s, sealed := c.opened(c.host(channel.Limits{}), c.byTask())
 	h.Follow(c.cutOff(h.ID()))
 	testworld.Refused(t, h.CutOff(noon), wire.CutOff)
-	_, err := h.Accept(channel.OpenRequest{Body: testworld.Must(channel.NewOpening(c.byTask(), 0)).Request()}, noon)
+	_, err := h.Accept(channel.OpenRequest{Body: testworld.Must(channel.NewClientHandshake(c.byTask(), 0)).Request()}, noon)
 	testworld.Refused(t, err, wire.CutOff)
 	_, err = h.Join(sealed, noon)
 	testworld.Refused(t, err, wire.CutOff)
 	testworld.Refused(t, brought(h, asked(s, http.MethodGet, h.ID(), noon.Add(time.Minute)), noon), wire.CutOff)
-	_, _, err = h.OneOffKeys(channel.Pin{Task: "scoring"}, noon)
+	_, _, err = h.OHTTPKeys(unitauth.Pin{Task: "scoring"}, noon)
 	testworld.Refused(t, err, wire.CutOff)
 	_, _, err = h.Reseal(1, noon)
 	testworld.Refused(t, err, wire.CutOff)
@@ -49,8 +50,8 @@ func (h *heads) taken() string {
 
 func (h *heads) both() Heads {
 	return Heads{
-		Newest: func() []byte { h.mu.Lock(); defer h.mu.Unlock(); return h.head },
-		Heard:  func(b []byte) { h.mu.Lock(); defer h.mu.Unlock(); h.heard = append(h.heard, string(b)) },
+		Newest:   func() []byte { h.mu.Lock(); defer h.mu.Unlock(); return h.head },
+		Received: func(b []byte) { h.mu.Lock(); defer h.mu.Unlock(); h.heard = append(h.heard, string(b)) },
 	}
 }
 
@@ -88,14 +89,14 @@ func TestHeadsTravel(t *testing.T) {
 	client.set("c3")
 	call()
 	want("a newer one at the client", "c3", "")
-	rt.forget(rt.held)
+	rt.forget(rt.active)
 	call()
 	want("another session", "c3 c3", "u2 u2")
 
 	var none Heads
 	for _, field := range []string{"", "=", "a", strings.Repeat("A", 2800), "a b"} {
-		none.heard(http.Header{wire.FieldHead: {field}})
-		unit.both().heard(http.Header{wire.FieldHead: {field}})
+		none.receive(http.Header{wire.FieldHead: {field}})
+		unit.both().receive(http.Header{wire.FieldHead: {field}})
 	}
 	want("what is no head", "", "")
 }
@@ -104,11 +105,11 @@ func TestHeadsTravel(t *testing.T) {
 func TestOneOffAnswerAfterTheCut(t *testing.T) {
 	for _, whole := range []bool{false, true} {
 		c := newCluster(t, 1, repeat)
-		signed, _, err := c.units[0].OneOffKeys(channel.Pin{Task: "scoring"}, noon)
+		signed, _, err := c.units[0].OHTTPKeys(unitauth.Pin{Task: "scoring"}, noon)
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := c.oneOffs(testworld.Must(channel.VerifyOneOffKeys(signed, c.byTask(), c.trust(), noon)), whole)
+		o := c.oneOffs(testworld.Must(unitauth.VerifyOHTTPKeys(signed, c.byTask(), c.trust(), noon)), whole)
 		if _, err := say(t, o, http.MethodGet, "/", ""); err != nil {
 			t.Errorf("whole %v: before: %v", whole, err)
 		}

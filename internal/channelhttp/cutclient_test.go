@@ -13,6 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/ohttp"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -31,7 +32,7 @@ func TestTwinServesNobodyWhoHeard(t *testing.T) {
 		t.Run(by, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCluster(t, 3, unitName)
-				pin := map[string]channel.Pin{"task": c.byTask(), "id": c.byID()}[by]
+				pin := map[string]unitauth.Pin{"task": c.byTask(), "id": c.byID()}[by]
 				twin, others, rt := c.units[0], c.units[1:], c.client(pin, 0)
 				served := map[string]int{}
 				call := func(method string) {
@@ -118,8 +119,8 @@ func TestAnswerAfterTheCut(t *testing.T) {
 		victim = c.host(channel.Limits{})
 		done = begin(http.MethodPost, "/")
 		cut()
-		if got := <-done; !errors.Is(got.err, channel.ErrOutcomeUnknown) || !errors.Is(got.err, wire.CutOff) {
-			t.Errorf("POST: got %q, %v, want %v", got.body, got.err, channel.ErrOutcomeUnknown)
+		if got := <-done; !errors.Is(got.err, ErrOutcomeUnknown) || !errors.Is(got.err, wire.CutOff) {
+			t.Errorf("POST: got %q, %v, want %v", got.body, got.err, ErrOutcomeUnknown)
 		}
 		victim = c.host(channel.Limits{})
 		done = begin(http.MethodGet, "/stream")
@@ -221,7 +222,7 @@ func TestClientWaitsForUnits(t *testing.T) {
 		rt.config.Heads = Heads{Newest: func() []byte { return []byte("a proved head") }}
 		heard := 0
 		for _, u := range c.units {
-			u.server.config.Heads = Heads{Heard: func([]byte) { heard++; u.Follow(c.policy) }}
+			u.server.config.Heads = Heads{Received: func([]byte) { heard++; u.Follow(c.policy) }}
 		}
 		if _, err := say(t, rt, http.MethodGet, "/", ""); err != nil {
 			t.Fatal(err)
@@ -253,20 +254,20 @@ func TestUnheardUnitsKeepClientOut(t *testing.T) {
 func TestOneOffAfterTheCut(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(channel.Limits{})
-	signed, _, err := h.OneOffKeys(channel.Pin{Task: "scoring"}, noon)
+	signed, _, err := h.OHTTPKeys(unitauth.Pin{Task: "scoring"}, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := testworld.Must(channel.VerifyOneOffKeys(signed, w.byTask(), w.trust(), noon))
+	keys := testworld.Must(unitauth.VerifyOHTTPKeys(signed, w.byTask(), w.trust(), noon))
 	request := oneOffBody(keys, false, testworld.Must(http.NewRequest(http.MethodGet, base+"/", nil)))
-	if _, err := h.OpenOneOff(ohttp.Chunks, strings.NewReader(string(request)), noon); err != nil {
+	if _, err := h.OpenOHTTP(ohttp.Chunks, strings.NewReader(string(request)), noon); err != nil {
 		t.Fatal(err)
 	}
 	if err := keys.CutOff(w.policy, noon); err != nil {
 		t.Errorf("before the cut: %v", err)
 	}
 	h.Follow(w.cutOff(w.host(channel.Limits{}).ID()))
-	_, err = h.OpenOneOff(ohttp.Chunks, strings.NewReader(string(request)), noon)
+	_, err = h.OpenOHTTP(ohttp.Chunks, strings.NewReader(string(request)), noon)
 	testworld.Refused(t, err, wire.OneOffKey)
 	testworld.Refused(t, keys.CutOff(w.policy, noon), wire.CutOff)
 	w.adopt("[task.scoring]\n", "[task.scoring]\n# another step\n")

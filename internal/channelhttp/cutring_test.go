@@ -38,7 +38,7 @@ func TestCutBesideEvidence(t *testing.T) {
 	c := newCluster(t, 1, http.NotFoundHandler())
 	left := openAgain
 	c.units[0].server.config.Attester = cutting{c.Device("scoring 1"), &left, func() { c.cutRings(c.units[0].Host) }}
-	o := testworld.Must(channel.NewOpening(c.byTask(), channel.WantEvidence))
+	o := testworld.Must(channel.NewClientHandshake(c.byTask(), channel.WantEvidence))
 	send := func(cookie string) *http.Response {
 		r := testworld.Must(http.NewRequest(http.MethodPost, "http://unit"+wire.PathSession, bytes.NewReader(o.Request())))
 		r.Header.Set("Content-Type", wire.TypeSession)
@@ -80,7 +80,7 @@ func TestCutsBesideEverything(t *testing.T) {
 	copies := make(chan opening, 64)
 	for range 2 {
 		again(func() {
-			o := testworld.Must(channel.NewOpening(c.byTask(), 0))
+			o := testworld.Must(channel.NewClientHandshake(c.byTask(), 0))
 			r := testworld.Must(http.NewRequest(http.MethodPost, "http://unit"+wire.PathSession, bytes.NewReader(o.Request())))
 			r.Header.Set("Content-Type", wire.TypeSession)
 			answer := serve(c.units[0].server, r)
@@ -94,7 +94,7 @@ func TestCutsBesideEverything(t *testing.T) {
 		})
 	}
 	again(func() {
-		o := testworld.Must(channel.NewOpening(c.byTask(), 0))
+		o := testworld.Must(channel.NewClientHandshake(c.byTask(), 0))
 		a, err := other.Accept(channel.OpenRequest{Body: o.Request(), Number: 7}, c.clock.Now())
 		if err != nil {
 			return

@@ -18,6 +18,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -54,7 +55,7 @@ type behaviour struct {
 	pull    func(*hostile, wire.SessionID) []byte
 	number  func(*hostile) uint64
 	after   func(*hostile) // at the end, between calls
-	wants   channel.Wants
+	wants   channel.SessionOptions
 	fails   calls  // that may end in an error; all others must succeed
 	opens   uint64 // sessions a user needs, or many; 0 is 1: the session survives
 }
@@ -206,11 +207,11 @@ func (m *hostile) relay(p pushed) {
 	}
 }
 
-// take gives a unit what was pushed; the error is what the unit says to it.
+// takeShare gives a unit what was pushed; the error is what the unit says to it.
 func (u *unit) take(p pushed, m *hostile) error {
 	join := u.Join
 	if p.kind == envelope.Tombstone {
-		join = u.Bury
+		join = u.Terminate
 	}
 	_, err := join(p.sealed, m.clock.Now())
 	return err
@@ -320,8 +321,8 @@ func (m *hostile) answer(q carried) said {
 }
 
 // user is a client that is one of the manager's customers.
-func (m *hostile) user(name string, wants channel.Wants) *Transport {
-	t := testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse("http://gateway.example")), Inner: &door{m, name}, Pin: m.byTask(), Wants: wants, Trust: m.world, Clock: m.clock.Now}))
+func (m *hostile) user(name string, wants channel.SessionOptions) *Transport {
+	t := testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse("http://gateway.example")), Inner: &door{m, name}, Pin: m.byTask(), Options: wants, Trust: m.world, Clock: m.clock.Now}))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.users[name] = t
@@ -343,7 +344,7 @@ func other(user string) string {
 
 // chainOf is the certificate chain of a host, as it signs with it.
 func (m *hostile) chainOf(h *channel.Host) []byte {
-	signed, _, err := h.OneOffKeys(channel.Pin{Task: "scoring"}, m.clock.Now())
+	signed, _, err := h.OHTTPKeys(unitauth.Pin{Task: "scoring"}, m.clock.Now())
 	return testworld.Must(wire.Unframe(wire.LabelOneOffKeys, testworld.Must(signed, err), 8))[6]
 }
 

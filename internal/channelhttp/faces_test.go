@@ -20,7 +20,9 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/chunk"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -119,7 +121,7 @@ func TestAnswersOfEveryKind(t *testing.T) {
 					s.Seek(0, io.SeekStart)
 				}
 				r := testworld.Must(http.NewRequest(tt.method, base+"/", tt.body))
-				record := &channel.Record{}
+				record := &unitauth.Record{}
 				if receipt != "" {
 					r = r.WithContext(WithRecord(t.Context(), record))
 				}
@@ -208,11 +210,11 @@ func TestStreamsThatBreak(t *testing.T) {
 			}
 			got, err := say(t, rt, "POST", path, "")
 			if cut == 40 {
-				if !errors.Is(err, channel.ErrOutcomeUnknown) {
-					t.Errorf("got %q, %v, want %v", got, err, channel.ErrOutcomeUnknown)
+				if !errors.Is(err, ErrOutcomeUnknown) {
+					t.Errorf("got %q, %v, want %v", got, err, ErrOutcomeUnknown)
 				}
-			} else if !errors.Is(err, channel.ErrTruncated) {
-				t.Errorf("got %d bytes, %v, want %v", len(got), err, channel.ErrTruncated)
+			} else if !errors.Is(err, chunk.ErrTruncated) {
+				t.Errorf("got %d bytes, %v, want %v", len(got), err, chunk.ErrTruncated)
 			}
 			c.tampers = nil
 			if _, err := say(t, rt, "GET", "/", ""); err != nil {
@@ -237,8 +239,8 @@ func TestRequestsThatBreak(t *testing.T) {
 		return nil, nil
 	}
 	_, _ = say(t, rt, "POST", "/", strings.Repeat("x", 200_000))
-	if err := <-heard; !errors.Is(err, channel.ErrTruncated) {
-		t.Errorf("got %v, want %v", err, channel.ErrTruncated)
+	if err := <-heard; !errors.Is(err, chunk.ErrTruncated) {
+		t.Errorf("got %v, want %v", err, chunk.ErrTruncated)
 	}
 }
 
@@ -417,7 +419,7 @@ func TestContentLeftUnread(t *testing.T) {
 	for _, row := range []struct {
 		path string
 		size int
-	}{{"/", 1}, {"/", channel.MaxSmall + 1}, {"/", 3 * channel.MaxPlaintext}, {"/", 8 * channel.MaxPlaintext}, {"/pieces", 1}, {"/pieces", 3 * channel.MaxPlaintext}} {
+	}{{"/", 1}, {"/", channel.MaxSmall + 1}, {"/", 3 * chunk.MaxPlaintext}, {"/", 8 * chunk.MaxPlaintext}, {"/pieces", 1}, {"/pieces", 3 * chunk.MaxPlaintext}} {
 		for range 10 {
 			body := io.MultiReader(strings.NewReader(strings.Repeat("x", row.size)))
 			answer, err := rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodPost, "https://scoring.example"+row.path, body)))

@@ -21,6 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -139,8 +140,8 @@ func (p *pairs) message(subkey string, chunks []byte) {
 }
 
 // x25519 is a key configuration without its first key.
-func x25519(k channel.OneOffKeys) channel.OneOffKeys {
-	return testworld.Must(channel.UnverifiedOneOffKeys(k.Plain[2+binary.BigEndian.Uint16(k.Plain):]))
+func x25519(k unitauth.OHTTPKeys) unitauth.OHTTPKeys {
+	return testworld.Must(unitauth.UnverifiedOHTTPKeys(k.Plain[2+binary.BigEndian.Uint16(k.Plain):]))
 }
 
 func flip(b []byte) []byte { b[len(b)-1] ^= 1; return b }
@@ -197,30 +198,30 @@ func (w *world) root() *x509.Certificate {
 	return testworld.Must(x509.ParseCertificate(w.issuer.AuthorityRoot()))
 }
 
-func (w *world) trust() channel.Trust {
+func (w *world) trust() unitauth.Trust {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return channel.Trust{Policy: w.policy, Root: w.root(), Verifier: attesttest.Verifier()}
+	return unitauth.Trust{Policy: w.policy, Root: w.root(), Verifier: attesttest.Verifier()}
 }
 
-func (w *world) Renew(context.Context) channel.Trust { return w.trust() }
+func (w *world) Renew(context.Context) unitauth.Trust { return w.trust() }
 
 func (w *world) id(release string) attest.Digest {
 	return testworld.Must(identity.ReleaseID(w.policy, "scoring", release))
 }
 
-func (w *world) byTask() channel.Pin {
-	return channel.Pin{Genesis: w.policy.Genesis(), Task: "scoring"}
+func (w *world) byTask() unitauth.Pin {
+	return unitauth.Pin{Genesis: w.policy.Genesis(), Task: "scoring"}
 }
 
-func (w *world) byID() channel.Pin { return channel.Pin{Genesis: w.policy.Genesis(), ID: w.id("1")} }
+func (w *world) byID() unitauth.Pin { return unitauth.Pin{Genesis: w.policy.Genesis(), ID: w.id("1")} }
 
 func newKey() *ecdsa.PrivateKey {
 	return testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 }
 
 // standing is that of a unit of scoring with this key.
-func (w *world) standing(key *ecdsa.PrivateKey, release string) channel.Standing {
+func (w *world) standing(key *ecdsa.PrivateKey, release string) channel.UnitCredentials {
 	w.T.Helper()
 	leaf := testworld.Must(w.issuer.UnitLeaf(w.Grant(w.policy, "scoring", "scoring "+release, noon), key.Public(), w.clock.Now()))
 	cross := testworld.Must(w.issuer.Identity("scoring", release)).Cross
@@ -228,7 +229,7 @@ func (w *world) standing(key *ecdsa.PrivateKey, release string) channel.Standing
 	peer := testworld.Must(identity.Check(chain, w.root(), identity.Expect{
 		Policy: w.policy, Kinds: []identity.Kind{identity.KindUnit}, Use: identity.UseSigning, At: w.clock.Now(), IDs: []attest.Digest{w.id(release)},
 	}))
-	return channel.Standing{
+	return channel.UnitCredentials{
 		Task: "scoring", Identity: w.id(release), Genesis: w.policy.Genesis(), Root: w.keys.RootDigest(), Head: w.policy.Head(),
 		Unit: leaf.DER, Cross: cross, NotAfter: leaf.NotAfter, Facts: peer.Facts(), Ring: copyRing(w.ring),
 	}
@@ -270,9 +271,9 @@ func (w *world) keyOf(h *channel.Host) *ecdsa.PrivateKey {
 }
 
 // opened opens a session at a host and gives both ends.
-func (w *world) opened(h *channel.Host, pin channel.Pin) (*channel.Session, []byte) {
+func (w *world) opened(h *channel.Host, pin unitauth.Pin) (*channel.Session, []byte) {
 	w.T.Helper()
-	o := testworld.Must(channel.NewOpening(pin, 0))
+	o := testworld.Must(channel.NewClientHandshake(pin, 0))
 	a := testworld.Must(h.Accept(channel.OpenRequest{Body: o.Request(), Number: 7}, w.clock.Now()))
 	answer, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	if err != nil {

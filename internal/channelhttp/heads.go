@@ -18,7 +18,7 @@ type Heads struct {
 	Newest func() []byte
 	// Heard is called with what came from the other side, unchecked, at most
 	// [identity.MaxHead] bytes, which it may keep. It does not block.
-	Heard func([]byte)
+	Received func([]byte)
 }
 
 // newest is the head to send.
@@ -29,15 +29,15 @@ func (h Heads) newest() []byte {
 	return h.Newest()
 }
 
-// heard hands on the head in a header. What is none is passed over, as a head that is
+// noteUnits hands on the head in a header. What is none is passed over, as a head that is
 // lost.
-func (h Heads) heard(header http.Header) {
+func (h Heads) receive(header http.Header) {
 	field := header.Get(wire.FieldHead)
-	if field == "" || h.Heard == nil {
+	if field == "" || h.Received == nil {
 		return
 	}
 	if unverified, err := identity.DecodeHeadField(field); err == nil {
-		h.Heard(unverified)
+		h.Received(unverified)
 	}
 }
 

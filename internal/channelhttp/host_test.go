@@ -31,13 +31,13 @@ func TestTombstones(t *testing.T) {
 		}
 	}
 	late := c.start()
-	if _, err := late.Bury(c.stored[s.ID()], noon); err != nil {
+	if _, err := late.Terminate(c.stored[s.ID()], noon); err != nil {
 		t.Fatal(err)
 	}
 	_, err := late.Join(ticket, noon)
 	testworld.Refused(t, err, wire.SessionOver)
-	_, err = late.Bury(ticket, noon)
+	_, err = late.Terminate(ticket, noon)
 	testworld.Refused(t, err, wire.Malformed)
-	_, err = late.Bury(flip(bytes.Clone(c.stored[s.ID()])), noon)
+	_, err = late.Terminate(flip(bytes.Clone(c.stored[s.ID()])), noon)
 	testworld.Refused(t, err, wire.BadSignature)
 }

@@ -75,8 +75,8 @@ func TestReplays(t *testing.T) {
 		t.Errorf("got %q, %v", got, err)
 	}
 	c.tampers = twice(c, 1)
-	if got, err := say(t, rt, "POST", "/", "second"); !errors.Is(err, channel.ErrOutcomeUnknown) {
-		t.Errorf("got %q, %v, want %v", got, err, channel.ErrOutcomeUnknown)
+	if got, err := say(t, rt, "POST", "/", "second"); !errors.Is(err, ErrOutcomeUnknown) {
+		t.Errorf("got %q, %v, want %v", got, err, ErrOutcomeUnknown)
 	}
 	for _, body := range []string{"first", "second"} {
 		if n := app.of(body); n != 1 {
@@ -198,9 +198,9 @@ func TestMisdirected(t *testing.T) {
 		u.dead = true
 	}
 	c.start()
-	rt.heard(Hint{Units: []wire.UnitID{c.units[0].ID()}})
-	if _, err := say(t, rt, "POST", "/", "unmarked"); !errors.Is(err, channel.ErrOutcomeUnknown) {
-		t.Errorf("got %v, want %v", err, channel.ErrOutcomeUnknown)
+	rt.noteUnits(Hint{Units: []wire.UnitID{c.units[0].ID()}})
+	if _, err := say(t, rt, "POST", "/", "unmarked"); !errors.Is(err, ErrOutcomeUnknown) {
+		t.Errorf("got %v, want %v", err, ErrOutcomeUnknown)
 	}
 	if _, err := say(t, rt, "POST", "/", "the next"); err != nil {
 		t.Errorf("the next knows the unit: %v", err)
@@ -221,16 +221,16 @@ func TestForgedHints(t *testing.T) {
 		sent   int // requests of the call at most
 		opens  uint64
 	}{
-		{"misdirected, safe", 421, "GET", channel.ErrMisdirected, 4, 1},
-		{"misdirected", 421, "POST", channel.ErrOutcomeUnknown, 1, 1},
-		{"rekey, safe", 410, "GET", channel.ErrRekey, 2, 2},
-		{"rekey", 410, "POST", channel.ErrOutcomeUnknown, 1, 1},
-		{"ticket wanted, safe", 428, "GET", channel.ErrRekey, 3, 2},
-		{"ticket wanted", 428, "POST", channel.ErrOutcomeUnknown, 2, 1},
-		{"replayed, safe", 409, "GET", channel.ErrUnreachable, 1 + maxOthers, 1},
-		{"overload, safe", 503, "GET", channel.ErrUnreachable, 1 + maxOthers, 1},
-		{"overload", 503, "POST", channel.ErrOutcomeUnknown, 1, 1},
-		{"an answer in the clear", 200, "POST", channel.ErrOutcomeUnknown, 1, 1},
+		{"misdirected, safe", 421, "GET", ErrMisdirected, 4, 1},
+		{"misdirected", 421, "POST", ErrOutcomeUnknown, 1, 1},
+		{"rekey, safe", 410, "GET", ErrRekey, 2, 2},
+		{"rekey", 410, "POST", ErrOutcomeUnknown, 1, 1},
+		{"ticket wanted, safe", 428, "GET", ErrRekey, 3, 2},
+		{"ticket wanted", 428, "POST", ErrOutcomeUnknown, 2, 1},
+		{"replayed, safe", 409, "GET", ErrUnreachable, 1 + maxOthers, 1},
+		{"overload, safe", 503, "GET", ErrUnreachable, 1 + maxOthers, 1},
+		{"overload", 503, "POST", ErrOutcomeUnknown, 1, 1},
+		{"an answer in the clear", 200, "POST", ErrOutcomeUnknown, 1, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -339,8 +339,8 @@ func TestAnswersOfOthers(t *testing.T) {
 			answer.Body = io.NopCloser(bytes.NewReader(kept[0]))
 			return answer, nil
 		}
-		if got, err := say(t, rt, "POST", "/", "x"); !errors.Is(err, channel.ErrOutcomeUnknown) {
-			t.Errorf("%s: got %q, %v, want %v", name, got, err, channel.ErrOutcomeUnknown)
+		if got, err := say(t, rt, "POST", "/", "x"); !errors.Is(err, ErrOutcomeUnknown) {
+			t.Errorf("%s: got %q, %v, want %v", name, got, err, ErrOutcomeUnknown)
 		}
 	}
 }
@@ -358,10 +358,10 @@ func TestNotAfter(t *testing.T) {
 		want   error
 		sent   int
 	}{
-		{"late", "POST", false, 31 * time.Second, 0, channel.ErrOutcomeUnknown, 1},
+		{"late", "POST", false, 31 * time.Second, 0, ErrOutcomeUnknown, 1},
 		{"late and marked", "POST", true, 31 * time.Second, 0, nil, 2},
 		{"late and safe", "GET", false, 2 * time.Minute, 0, nil, 2},
-		{"too far ahead", "POST", false, 0, 3 * time.Minute, channel.ErrOutcomeUnknown, 1},
+		{"too far ahead", "POST", false, 0, 3 * time.Minute, ErrOutcomeUnknown, 1},
 		{"too far ahead and marked", "POST", true, 0, 3 * time.Minute, nil, 2},
 		{"too far ahead and safe", "GET", false, 0, 3 * time.Minute, nil, 2},
 	} {
@@ -417,8 +417,8 @@ func TestAnsweredByAnother(t *testing.T) {
 		answer.Body = io.NopCloser(bytes.NewReader(b))
 		return answer, nil
 	}
-	if got, err := say(t, rt, "POST", "/", "x"); !errors.Is(err, channel.ErrOutcomeUnknown) {
-		t.Errorf("got %q, %v, want %v", got, err, channel.ErrOutcomeUnknown)
+	if got, err := say(t, rt, "POST", "/", "x"); !errors.Is(err, ErrOutcomeUnknown) {
+		t.Errorf("got %q, %v, want %v", got, err, ErrOutcomeUnknown)
 	}
 }
 

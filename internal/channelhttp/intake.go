@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/chunk"
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/ohttp"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -25,12 +26,16 @@ const (
 
 const (
 	maxReading   = 64 << 20 // bytes; of one-offs in one piece each counts as much as it may be
-	chunkReading = channel.MaxPlaintext
+	chunkReading = chunk.MaxPlaintext
 	leastReading = 4 << 10 // what a request costs at least
 	maxEvidence  = 64      // open requests that wait; one at a time is served
 	pullsEach    = 500     // stored copies asked for in a second for one address, bursts of twice that
 	maxSender    = 16      // characters of a sender's name
 )
+
+// bodyWait is how long an open request, or a one-off request in one piece, may take
+// to come, and of one in chunks the head.
+const bodyWait = 10 * time.Second
 
 // intake is what a server has of each.
 type intake struct {
@@ -60,9 +65,9 @@ func readWhole(w http.ResponseWriter, r *http.Request, limit int) ([]byte, error
 	return b, err
 }
 
-// turn waits for the one place at the TEE. Of a gateway's clients each comes in
+// acquireProbe waits for the one place at the TEE. Of a gateway's clients each comes in
 // turn, as far as it distinguishes them.
-func (i *intake) turn(r *http.Request) (done func(), err error) {
+func (i *intake) waitForEvidence(r *http.Request) (done func(), err error) {
 	sender := r.Header.Get(wire.FieldSender)
 	if err := i.evidence.Acquire(r.Context(), limit.AddressOf(r.RemoteAddr), sender[:min(len(sender), maxSender)]); err != nil {
 		return nil, err
@@ -81,8 +86,8 @@ type reserved struct {
 	n      int // 0: nothing
 }
 
-// take takes n more.
-func (t *reserved) take(n int) error {
+// takeShare takes n more.
+func (t *reserved) takeShare(n int) error {
 	if err := t.shares.Acquire(t.from, n); err != nil {
 		return err
 	}
@@ -90,8 +95,8 @@ func (t *reserved) take(n int) error {
 	return nil
 }
 
-// give returns what was taken.
-func (t *reserved) give() {
+// giveBack returns what was taken.
+func (t *reserved) giveBack() {
 	if t.n > 0 {
 		t.shares.Release(t.from, t.n)
 		t.n = 0
@@ -100,7 +105,7 @@ func (t *reserved) give() {
 
 // oneOffReading is how many bytes may be kept of a one-off request.
 func oneOffReading(f ohttp.Form, r *http.Request) int {
-	most := ohttp.MaxWhole + channel.MaxPlaintext/64 // with what stands before the ciphertext
+	most := ohttp.MaxWhole + chunk.MaxPlaintext/64 // with what stands before the ciphertext
 	if f.Chunked {
 		most = chunkReading
 	}

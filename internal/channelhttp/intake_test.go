@@ -38,7 +38,7 @@ func (b *busyTEE) Attest(ctx context.Context, d attest.ReportData) (attest.Evide
 
 // fresh is an open request that wants evidence and brings its cookie, from an address.
 func (c *cluster) fresh(u *unit, from, sender string) *http.Request {
-	body := testworld.Must(channel.NewOpening(c.byTask(), channel.WantEvidence)).Request()
+	body := testworld.Must(channel.NewClientHandshake(c.byTask(), channel.WantEvidence)).Request()
 	r := testworld.Must(http.NewRequest(http.MethodPost, base+wire.PathSession, bytes.NewReader(body)))
 	r.RemoteAddr = from + ":1"
 	r.Header.Set("Content-Type", wire.TypeSession)

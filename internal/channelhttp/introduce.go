@@ -11,6 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -36,7 +37,7 @@ func (s *Server) wantAgain(w http.ResponseWriter, body []byte, at time.Time, cau
 	p := askAgain{problemFor(cause), nil}
 	if channel.WantsEvidence(body) {
 		if tee, ok := s.config.Attester.(attest.Challenged); ok {
-			p.Introduction = channel.Introduction{Unit: s.config.Host.ID(), Introduction: tee.Introduce()}.Encode()
+			p.Introduction = unitauth.Introduction{Unit: s.config.Host.ID(), Introduction: tee.Introduce()}.Encode()
 		}
 	}
 	w.Header().Set(wire.FieldCookie, base64.RawURLEncoding.EncodeToString(cookie))
@@ -55,20 +56,20 @@ func credentialOf(r *http.Request) ([]byte, error) {
 	return credential, nil
 }
 
-// again is what an open request comes with once more; zero: nothing.
-type again struct {
+// retryWith is what an open request comes with once more; zero: nothing.
+type retryWith struct {
 	cookie     string
 	unit       wire.UnitID // that is to get it: introduced itself, or is another than one that was refused; zero: any
 	credential []byte      // for it; nil: it did not introduce itself
 }
 
-// again reads what a unit wants the request to come with. A unit that introduces
+// retryWith reads what a unit wants the request to come with. A unit that introduces
 // itself is challenged.
-func (t *Transport) again(o *channel.Opening, answer *http.Response) (next again, err error) {
+func (t *Transport) again(o *channel.ClientHandshake, answer *http.Response) (next retryWith, err error) {
 	o.Unchallenge()
 	next.cookie = answer.Header.Get(wire.FieldCookie)
 	verifier := t.config.Trust.Trust().Verifier
-	if next.cookie == "" || t.config.Wants&channel.WantEvidence == 0 || verifier == nil {
+	if next.cookie == "" || t.config.Options&channel.WantEvidence == 0 || verifier == nil {
 		return next, nil
 	}
 	var p askAgain
@@ -78,13 +79,13 @@ func (t *Transport) again(o *channel.Opening, answer *http.Response) (next again
 	}
 	next.unit, next.credential, err = o.Challenge(p.Introduction, verifier)
 	if err != nil {
-		return again{}, err
+		return retryWith{}, err
 	}
 	return next, nil
 }
 
-// set puts it into the header of a request.
-func (a again) set(h http.Header) {
+// setHeader puts it into the header of a request.
+func (a retryWith) setHeader(h http.Header) {
 	if a.cookie != "" {
 		h.Set(wire.FieldCookie, a.cookie)
 	}

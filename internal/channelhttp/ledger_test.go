@@ -99,7 +99,7 @@ func (m *hostile) call(user, kind, token string) error {
 	if bound && runs > 1 {
 		m.T.Errorf("%s: executed %d times", token, runs)
 	}
-	if bound && runs > 0 && err != nil && !answered && !errors.Is(err, channel.ErrOutcomeUnknown) {
+	if bound && runs > 0 && err != nil && !answered && !errors.Is(err, ErrOutcomeUnknown) {
 		m.T.Errorf("%s: executed, and the error says otherwise: %v", token, err)
 	}
 	if err == nil && runs == 0 {

@@ -21,8 +21,8 @@ import (
 // one that all units may hold, and where units have no certificate report since, and
 // there is no session, takes one that its opener holds alone.
 func (t *Transport) negotiate(ctx context.Context) (*channel.Session, error) {
-	var o *channel.Opening
-	var with again
+	var o *channel.ClientHandshake
+	var with retryWith
 	shared := true
 	for try := 1; ; try++ {
 		if with.cookie == "" { // a unit takes a KEM key once, and a cookie is for one
@@ -31,18 +31,18 @@ func (t *Transport) negotiate(ctx context.Context) (*channel.Session, error) {
 				least = t.config.Pin.LastCut(t.config.Trust.Trust().Policy)
 			}
 			var err error
-			if o, err = channel.NewOpeningSince(t.config.Pin, t.config.Wants, least); err != nil {
+			if o, err = channel.NewClientHandshakeSince(t.config.Pin, t.config.Options, least); err != nil {
 				return nil, err
 			}
 		}
-		s, next, err := t.ask(ctx, o, with)
+		s, next, err := t.requestOpen(ctx, o, with)
 		if err == nil {
 			return s, nil
 		}
 		// A certificate that ended on the answer's way is renewed by now. A unit that
 		// left its group, or whose release did, beats until its certificate's end: the
 		// gateway may choose another.
-		unreached, refused := errors.Is(err, channel.ErrUnreachable), (*cutUnit)(nil)
+		unreached, refused := errors.Is(err, ErrUnreachable), (*cutUnit)(nil)
 		left := !unreached && (errors.Is(err, wire.WrongRole) || errors.Is(err, wire.WrongIdentity))
 		unheard := errors.Is(err, channel.ErrBeforeCut) // by the next try the unit has the head that came with this one
 		isCut := errors.As(err, &refused)
@@ -53,7 +53,7 @@ func (t *Transport) negotiate(ctx context.Context) (*channel.Session, error) {
 		with = next
 		switch {
 		case with.cookie != "" || left:
-		case unreached && shared && errors.Is(err, wire.Behind) && !t.holds():
+		case unreached && shared && errors.Is(err, wire.Behind) && !t.hasSession():
 			shared = false
 		case isCut:
 			if with.unit = t.besides(refused.unit); with.unit == (wire.UnitID{}) {
@@ -73,8 +73,8 @@ type cutUnits struct {
 	refused []wire.UnitID // the newest
 }
 
-// by is them by a policy.
-func (c *cutUnits) by(p policy.Approved) map[wire.UnitID]bool {
+// idsUnder is them by a policy.
+func (c *cutUnits) idsUnder(p policy.Approved) map[wire.UnitID]bool {
 	if c.ids != nil && c.head == p.Head() || !p.OK() {
 		return c.ids
 	}
@@ -110,11 +110,11 @@ type cutUnit struct {
 func (c *cutUnit) Error() string { return "unit " + c.unit.String() + ": " + c.cause.Error() }
 func (c *cutUnit) Unwrap() error { return c.cause }
 
-// holds reports whether there is a session.
-func (t *Transport) holds() bool {
+// hasSession reports whether there is a session.
+func (t *Transport) hasSession() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.held != nil
+	return t.active != nil
 }
 
 // besides is any of the units that are said to be there, but for those that are cut
@@ -123,7 +123,7 @@ func (t *Transport) besides(one wire.UnitID) wire.UnitID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.cut.refuse(one)
-	cut := t.cut.by(t.config.Trust.Trust().Policy)
+	cut := t.cut.idsUnder(t.config.Trust.Trust().Policy)
 	for _, i := range rand.Perm(len(t.units)) {
 		if !cut[t.units[i]] {
 			return t.units[i]
@@ -132,23 +132,23 @@ func (t *Transport) besides(one wire.UnitID) wire.UnitID {
 	return wire.UnitID{}
 }
 
-// ask sends the open request once and judges the answer. With an error it may
+// requestOpen sends the open request once and judges the answer. With an error it may
 // give what to come again with.
-func (t *Transport) ask(ctx context.Context, o *channel.Opening, with again) (s *channel.Session, next again, err error) {
+func (t *Transport) requestOpen(ctx context.Context, o *channel.ClientHandshake, with retryWith) (s *channel.Session, next retryWith, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, t.sessionURL.String(), bytes.NewReader(o.Request()))
 	if err != nil {
-		return nil, again{}, err
+		return nil, retryWith{}, err
 	}
 	request.Header.Set("Content-Type", wire.TypeSession)
-	with.set(request.Header)
+	with.setHeader(request.Header)
 	setHead(request.Header, t.config.Heads.newest())
 	answer, err := t.config.Inner.RoundTrip(request)
 	if err != nil {
-		return nil, again{}, fmt.Errorf("%w: %w", channel.ErrUnreachable, err)
+		return nil, retryWith{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	defer answer.Body.Close()
-	t.heard(hintOf(answer))
-	t.config.Heads.heard(answer.Header)
+	t.noteUnits(hintOf(answer))
+	t.config.Heads.receive(answer.Header)
 	if answer.StatusCode != http.StatusOK {
 		err := wire.Refuse(wire.Unavailable, "open request: status", answer.StatusCode, http.StatusOK)
 		if answer.StatusCode == http.StatusPreconditionFailed {
@@ -158,11 +158,11 @@ func (t *Transport) ask(ctx context.Context, o *channel.Opening, with again) (s 
 		if next.unit == (wire.UnitID{}) {
 			next.unit = with.unit
 		}
-		return nil, next, fmt.Errorf("%w: %w", channel.ErrUnreachable, errors.Join(err, unread))
+		return nil, next, fmt.Errorf("%w: %w", ErrUnreachable, errors.Join(err, unread))
 	}
 	body, err := io.ReadAll(io.LimitReader(answer.Body, channel.MaxOpenResponse+1))
 	if err != nil {
-		return nil, again{}, fmt.Errorf("%w: %w", channel.ErrUnreachable, err)
+		return nil, retryWith{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	now := t.config.Clock()
 	if s, err = o.Finish(body, t.config.Trust.Trust(), now); err != nil && !isCut(err) && !errors.Is(err, channel.ErrBeforeCut) {
@@ -172,13 +172,13 @@ func (t *Transport) ask(ctx context.Context, o *channel.Opening, with again) (s 
 		err = t.cutOff(s) // by policy that came meanwhile
 	}
 	if isCut(err) {
-		return nil, again{}, &cutUnit{channel.UnverifiedOpener(body), err}
+		return nil, retryWith{}, &cutUnit{channel.UnverifiedOpener(body), err}
 	}
 	if err != nil {
-		return nil, again{}, err
+		return nil, retryWith{}, err
 	}
 	t.times.opened(s.Peer().UnitID(), s.OpenedAt(), now)
-	return s, again{}, nil
+	return s, retryWith{}, nil
 }
 
 // isCut reports whether an error is that policy cuts a unit off.

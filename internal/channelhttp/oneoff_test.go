@@ -24,6 +24,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/ohttp"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -31,16 +32,16 @@ import (
 var oneOffURL = noGateway.JoinPath("/").JoinPath(wire.PathOneOff)
 
 // keysOf is the key configuration of a unit, verified.
-func (c *cluster) keysOf(u *unit, pin channel.Pin) channel.OneOffKeys {
+func (c *cluster) keysOf(u *unit, pin unitauth.Pin) unitauth.OHTTPKeys {
 	c.T.Helper()
-	signed, _, err := u.OneOffKeys(pin, c.clock.Now())
+	signed, _, err := u.OHTTPKeys(pin, c.clock.Now())
 	if err != nil {
 		c.T.Fatal(err)
 	}
-	return testworld.Must(channel.VerifyOneOffKeys(signed, pin, c.trust(), c.clock.Now()))
+	return testworld.Must(unitauth.VerifyOHTTPKeys(signed, pin, c.trust(), c.clock.Now()))
 }
 
-func (c *cluster) oneOffs(keys channel.OneOffKeys, whole bool) *OHTTPTransport {
+func (c *cluster) oneOffs(keys unitauth.OHTTPKeys, whole bool) *OHTTPTransport {
 	return testworld.Must(NewOHTTPTransport(OHTTPConfig{URL: oneOffURL, Inner: c, Keys: keys, Whole: whole}))
 }
 
@@ -66,9 +67,9 @@ var repeat = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 // both pins.
 func TestOneOffs(t *testing.T) {
 	c := newCluster(t, 2, repeat)
-	for _, pin := range []channel.Pin{c.byTask(), c.byID()} {
+	for _, pin := range []unitauth.Pin{c.byTask(), c.byID()} {
 		keys := c.keysOf(c.units[0], pin)
-		for _, keys := range []channel.OneOffKeys{keys, x25519(keys)} {
+		for _, keys := range []unitauth.OHTTPKeys{keys, x25519(keys)} {
 			for _, whole := range []bool{true, false} {
 				rt := c.oneOffs(keys, whole)
 				for _, size := range []int{0, 1, channel.MaxSmall, channel.MaxSmall + 1, 200_000} {
@@ -243,7 +244,7 @@ func TestOneOffsReplayedToAllUnits(t *testing.T) {
 }
 
 // oneOffBody is an outer request of a client of these keys.
-func oneOffBody(keys channel.OneOffKeys, whole bool, r *http.Request) []byte {
+func oneOffBody(keys unitauth.OHTTPKeys, whole bool, r *http.Request) []byte {
 	o := testworld.Must(NewOHTTPTransport(OHTTPConfig{URL: oneOffURL, Inner: http.DefaultTransport, Keys: keys, Whole: whole}))
 	return testworld.Must(io.ReadAll(testworld.Must(o.seal(r))))
 }
@@ -404,10 +405,10 @@ func TestOneOffKeysResource(t *testing.T) {
 	id := c.byID().ID.Hex()
 	for _, row := range []struct {
 		query string
-		pin   channel.Pin
+		pin   unitauth.Pin
 	}{{"", c.byTask()}, {"?task=scoring", c.byTask()}, {"?id=" + id, c.byID()}} {
 		w := get(row.query, "*/*")
-		keys, err := channel.VerifyOneOffKeys(w.Body.Bytes(), row.pin, c.trust(), noon)
+		keys, err := unitauth.VerifyOHTTPKeys(w.Body.Bytes(), row.pin, c.trust(), noon)
 		if err != nil || w.Header().Get("Content-Type") != wire.TypeSignedKeys {
 			t.Errorf("%q: got %s, %v", row.query, w.Header().Get("Content-Type"), err)
 		}

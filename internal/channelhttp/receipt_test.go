@@ -10,6 +10,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -25,9 +26,9 @@ func TestNoReceiptOfACutUnit(t *testing.T) {
 		io.WriteString(w, "it")
 	}))
 	w := c.trust()
-	rt := testworld.Must(NewTransport(TransportConfig{Gateway: noGateway, Inner: c, Pin: c.byTask(), Wants: channel.WantReceipts, Trust: still{w}, Clock: c.clock.Now}))
+	rt := testworld.Must(NewTransport(TransportConfig{Gateway: noGateway, Inner: c, Pin: c.byTask(), Options: channel.WantReceipts, Trust: still{w}, Clock: c.clock.Now}))
 	defer rt.Close(t.Context())
-	var record channel.Record
+	var record unitauth.Record
 	r := testworld.Must(http.NewRequest(http.MethodPost, base+"/", nil))
 	answer, err := rt.RoundTrip(r.WithContext(WithRecord(t.Context(), &record)))
 	if err == nil {
@@ -40,11 +41,11 @@ func TestNoReceiptOfACutUnit(t *testing.T) {
 }
 
 // still is trust that stays as it is.
-type still struct{ trust channel.Trust }
+type still struct{ trust unitauth.Trust }
 
-func (s still) Trust() channel.Trust { return s.trust }
+func (s still) Trust() unitauth.Trust { return s.trust }
 
-func (s still) Renew(context.Context) channel.Trust { return s.trust }
+func (s still) Renew(context.Context) unitauth.Trust { return s.trust }
 
 // TestReceiptLeftOut is a unit that gives a whole answer without its receipt: the
 // client refuses it.
@@ -89,10 +90,10 @@ func TestReceiptOfUnreadRequest(t *testing.T) {
 		}
 		return c.RoundTrip(r)
 	})
-	rt := testworld.Must(NewTransport(TransportConfig{Gateway: noGateway, Inner: inner, Pin: c.byTask(), Wants: channel.WantReceipts, Trust: c.world, Clock: c.clock.Now}))
+	rt := testworld.Must(NewTransport(TransportConfig{Gateway: noGateway, Inner: inner, Pin: c.byTask(), Options: channel.WantReceipts, Trust: c.world, Clock: c.clock.Now}))
 	defer rt.Close(t.Context())
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
-		var record channel.Record
+		var record unitauth.Record
 		r := testworld.Must(http.NewRequest(method, base+"/", strings.NewReader("a few words")))
 		answer, err := rt.RoundTrip(r.WithContext(WithRecord(t.Context(), &record)))
 		if err != nil {
@@ -102,7 +103,7 @@ func TestReceiptOfUnreadRequest(t *testing.T) {
 			t.Errorf("%s: %v", method, err)
 		}
 		answer.Body.Close()
-		if _, err := channel.VerifyReceipt(record, c.trust(), channel.ReceiptExpect{Pin: c.byTask(), At: noon}); err != nil {
+		if _, err := unitauth.VerifyReceipt(record, c.trust(), unitauth.ReceiptExpect{Pin: c.byTask(), At: noon}); err != nil {
 			t.Errorf("%s: verifying the receipt: %v", method, err)
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -63,7 +62,7 @@ func TestUnitKilledUnderWay(t *testing.T) {
 		for i, err := range errs {
 			switch {
 			case err == nil:
-			case i%3 == 2 && errors.Is(err, channel.ErrOutcomeUnknown):
+			case i%3 == 2 && errors.Is(err, ErrOutcomeUnknown):
 				unknown++
 			default:
 				t.Errorf("call %d: %v", i, err)

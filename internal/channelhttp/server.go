@@ -78,9 +78,9 @@ func NewServer(c ServerConfig) (*Server, error) {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case wire.PathSession:
-		s.post(w, r, wire.TypeSession, s.open)
+		s.servePost(w, r, wire.TypeSession, s.serveOpen)
 	case wire.PathRequest:
-		s.post(w, r, wire.TypeRequest, s.request)
+		s.servePost(w, r, wire.TypeRequest, s.request)
 	case wire.PathOneOff:
 		if err := s.oneOff(w, r); err != nil {
 			s.problem(w, err)
@@ -90,8 +90,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// post demands method and type, and tells what a handler refuses.
-func (s *Server) post(w http.ResponseWriter, r *http.Request, kind string, h func(http.ResponseWriter, *http.Request) error) {
+// servePost demands method and type, and tells what a handler refuses.
+func (s *Server) servePost(w http.ResponseWriter, r *http.Request, kind string, h func(http.ResponseWriter, *http.Request) error) {
 	if r.Method != http.MethodPost || r.Header.Get("Content-Type") != kind {
 		s.problem(w, wire.Refuse(wire.BadRequest, "channel: method and content type", r.Method, kind))
 		return
@@ -131,9 +131,9 @@ func problemFor(err error) api.Problem {
 // replaced while it was worked on. Rings are replaced seconds apart at the least.
 const openAgain = 2
 
-// open answers an open request.
-func (s *Server) open(w http.ResponseWriter, r *http.Request) error {
-	s.config.Heads.heard(r.Header)
+// serveOpen answers an open request.
+func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) error {
+	s.config.Heads.receive(r.Header)
 	setHead(w.Header(), s.config.Heads.newest())
 	body, err := readWhole(w, r, channel.MaxOpenRequest)
 	if err != nil {
@@ -175,7 +175,7 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request) error {
 
 // finish makes the fresh evidence of an open request, if any is wanted, and installs
 // the session.
-func (s *Server) finish(r *http.Request, a *channel.Acceptance) (answer, sealed []byte, err error) {
+func (s *Server) finish(r *http.Request, a *channel.ServerHandshake) (answer, sealed []byte, err error) {
 	evidence, err := s.evidence(r, a)
 	if err != nil {
 		return nil, nil, err
@@ -187,8 +187,8 @@ func (s *Server) finish(r *http.Request, a *channel.Acceptance) (answer, sealed 
 	return a.Finish(evidence, at)
 }
 
-// again is [channel.Acceptance.Again] at the unit's time.
-func (s *Server) again(a *channel.Acceptance) error {
+// retryWith is [channel.ServerHandshake.Again] at the unit's time.
+func (s *Server) again(a *channel.ServerHandshake) error {
 	at, err := s.config.Clock()
 	if err != nil {
 		return err
@@ -197,7 +197,7 @@ func (s *Server) again(a *channel.Acceptance) error {
 }
 
 // evidence is the fresh evidence that the client wants, if it wants any.
-func (s *Server) evidence(r *http.Request, a *channel.Acceptance) (attest.Evidence, error) {
+func (s *Server) evidence(r *http.Request, a *channel.ServerHandshake) (attest.Evidence, error) {
 	data, wanted, err := a.Evidence()
 	if err != nil || !wanted {
 		return attest.Evidence{}, err
@@ -209,7 +209,7 @@ func (s *Server) evidence(r *http.Request, a *channel.Acceptance) (attest.Eviden
 	if err != nil {
 		return attest.Evidence{}, err
 	}
-	done, err := s.intake.turn(r)
+	done, err := s.intake.waitForEvidence(r)
 	if err != nil {
 		return attest.Evidence{}, err
 	}
@@ -223,14 +223,14 @@ func (s *Server) request(w http.ResponseWriter, r *http.Request) error {
 	if _, err := io.ReadFull(r.Body, raw[:]); err != nil {
 		return wire.Refuse(wire.Malformed, "request: header", "cut off", "58 bytes")
 	}
-	x, err := s.find(r, raw)
+	x, err := s.findSession(r, raw)
 	if err != nil {
 		return err
 	}
 	if x.Closed() {
 		return confirmClose(w, x)
 	}
-	s.config.Heads.heard(r.Header)
+	s.config.Heads.receive(r.Header)
 	if err := x.Authenticate(s.config.Heads.newest(), s.config.Clock); err != nil {
 		if errors.Is(err, wire.Expired) {
 			w.Header().Set(wire.FieldTime, strconv.FormatInt(x.TakenAt().UnixMilli(), 10))
@@ -249,9 +249,9 @@ func (s *Server) request(w http.ResponseWriter, r *http.Request) error {
 	return s.serve(w, r, x)
 }
 
-// find finds the session of a request: in the table, in the ticket that came
+// findSession finds the session of a request: in the table, in the ticket that came
 // along, in the manager's stored copy.
-func (s *Server) find(r *http.Request, raw [wire.HeaderSize]byte) (*channel.ServerRequest, error) {
+func (s *Server) findSession(r *http.Request, raw [wire.HeaderSize]byte) (*channel.ServerRequest, error) {
 	x, err := s.begin(r, raw)
 	if !errors.Is(err, wire.TicketWanted) {
 		return x, err
@@ -261,13 +261,13 @@ func (s *Server) find(r *http.Request, raw [wire.HeaderSize]byte) (*channel.Serv
 		return nil, parseErr
 	}
 	ticket, _ := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldTicket))
-	byTicket := s.join(ticket, header.Session)
+	byTicket := s.joinSealed(ticket, header.Session)
 	if byTicket == nil {
 		return s.begin(r, raw)
 	}
-	stored, byCopy := s.pull(r, header.Session)
+	stored, byCopy := s.pullCopy(r, header.Session)
 	if byCopy == nil {
-		byCopy = s.join(stored, header.Session)
+		byCopy = s.joinSealed(stored, header.Session)
 	}
 	if byCopy == nil {
 		return s.begin(r, raw)
@@ -282,9 +282,9 @@ func (s *Server) find(r *http.Request, raw [wire.HeaderSize]byte) (*channel.Serv
 	return nil, err
 }
 
-// pull asks for the stored copy of a session, at a bounded rate for each address:
+// pullCopy asks for the stored copy of a session, at a bounded rate for each address:
 // any client can make up a session, and asking costs a round trip.
-func (s *Server) pull(r *http.Request, session wire.SessionID) ([]byte, error) {
+func (s *Server) pullCopy(r *http.Request, session wire.SessionID) ([]byte, error) {
 	if !s.intake.pulls.TakeToken(r.RemoteAddr, s.intake.now()) {
 		s.count(wire.Refuse(wire.TooMany, quotaPulls, "more", "fewer from one address"))
 		return nil, wire.Refuse(wire.Unavailable, quotaPulls, "more", "fewer from one address")
@@ -301,10 +301,10 @@ func (s *Server) begin(r *http.Request, raw [wire.HeaderSize]byte) (*channel.Ser
 	return s.config.Host.Open(raw, r.Body, at)
 }
 
-// join takes over the sealed session that a request needs, if there is one. It
+// joinSealed takes over the sealed session that a request needs, if there is one. It
 // refuses, with "not-found", one of another session: it helps the request no more than
 // none.
-func (s *Server) join(sealed []byte, id wire.SessionID) error {
+func (s *Server) joinSealed(sealed []byte, id wire.SessionID) error {
 	if len(sealed) == 0 {
 		return wire.Refuse(wire.NotFound, "sealed session", "none", "one")
 	}

@@ -20,7 +20,7 @@ func TestOpensSentAgain(t *testing.T) {
 	for range 2 {
 		c.start()
 	}
-	captured := testworld.Must(channel.NewOpening(c.byTask(), 0)).Request()
+	captured := testworld.Must(channel.NewClientHandshake(c.byTask(), 0)).Request()
 	statuses := map[int]int{}
 	for range 100 {
 		for _, u := range c.units {
@@ -32,7 +32,7 @@ func TestOpensSentAgain(t *testing.T) {
 	}
 	for range 100 { // with a key of its own each
 		for _, u := range c.units {
-			opens(u, testworld.Must(channel.NewOpening(c.byTask(), 0)).Request(), nil)
+			opens(u, testworld.Must(channel.NewClientHandshake(c.byTask(), 0)).Request(), nil)
 		}
 	}
 	if _, err := say(t, c.client(c.byTask(), 0), "POST", "/", "x"); err != nil {

@@ -22,7 +22,7 @@ func TestTimeHintsAtTheEnds(t *testing.T) {
 		answer := status(http.StatusPreconditionFailed)
 		answer.Header.Set(wire.FieldTime, fmt.Sprint(ms))
 		var known times
-		known.heard(wire.UnitID{}, hintOf(answer).Time, noon)
+		known.note(wire.UnitID{}, hintOf(answer).Time, noon)
 		if got := known.notAfter(wire.UnitID{}, noon, time.Second); got.After(noon.Add(channel.MaxAhead)) || got.Before(noon) {
 			t.Errorf("hint %d: got %v", ms, got)
 		}
@@ -92,7 +92,7 @@ func TestBoundOnceUnderClocks(t *testing.T) {
 				if at, err := u.server.config.Clock(); err == nil {
 					u.Join(sealed, at)
 					u.Stats(at)
-				} else if got := opens(u, testworld.Must(channel.NewOpening(c.byTask(), 0)).Request(), nil).StatusCode; got != http.StatusServiceUnavailable {
+				} else if got := opens(u, testworld.Must(channel.NewClientHandshake(c.byTask(), 0)).Request(), nil).StatusCode; got != http.StatusServiceUnavailable {
 					t.Errorf("while the clock is wrong: an open got status %d", got)
 				}
 				c.clock.Advance(time.Second)

@@ -1,14 +1,17 @@
 package channelhttp
 
 import (
-	"net/http"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
+
+// defaultNotAfter is how long after its sending a unit may begin to execute a request,
+// where the client sets nothing.
+const defaultNotAfter = 30 * time.Second
 
 // leastSpread is by how much the clocks of two units are thought to differ while
 // the client has seen less.
@@ -32,10 +35,10 @@ func (t *times) opened(unit wire.UnitID, at, now time.Time) {
 	t.ahead = map[wire.UnitID]time.Duration{unit: t.opener}
 }
 
-// heard notes a time that is said to be a unit's, by the unit itself or by a hint.
+// noteUnits notes a time that is said to be a unit's, by the unit itself or by a hint.
 // One that is too far off is not used.
-func (t *times) heard(unit wire.UnitID, at, now time.Time) {
-	if channel.CheckSkew(at, now) != nil {
+func (t *times) note(unit wire.UnitID, at, now time.Time) {
+	if unitauth.CheckSkew(at, now) != nil {
 		return
 	}
 	t.mu.Lock()
@@ -60,13 +63,4 @@ func (t *times) notAfter(unit wire.UnitID, now time.Time, after time.Duration) t
 	}
 	after = max(channel.MaxAhead-max(t.spread, leastSpread), defaultNotAfter)
 	return now.Add(t.opener + after)
-}
-
-// timeHint is the time in an outer answer, if there is one: a hint.
-func timeHint(answer *http.Response) (at time.Time, ok bool) {
-	ms, err := strconv.ParseInt(answer.Header.Get(wire.FieldTime), 10, 64)
-	if err != nil || ms < 0 {
-		return time.Time{}, false
-	}
-	return time.UnixMilli(ms), true
 }

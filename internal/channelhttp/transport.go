@@ -11,29 +11,30 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/chunk"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // Times of a client.
 const (
-	defaultNotAfter = 30 * time.Second
-	openTime        = 30 * time.Second       // for opening one session
-	openPause       = 100 * time.Millisecond // after a failed try, growing
-	openTries       = 6
-	openOthers      = 4                      // of these, that another than the pin's units answers
-	againPause      = 20 * time.Millisecond  // before an attempt after one that found nobody, doubling
-	turnTime        = 100 * time.Millisecond // of such an attempt, in which no other call makes one in its place
-	turnWait        = 10 * time.Second       // for the turn to make one
-	renewPause      = 5 * time.Second        // after opening ahead of expiry failed
+	openTime   = 30 * time.Second       // for opening one session
+	openPause  = 100 * time.Millisecond // after a failed try, growing
+	openTries  = 6
+	openOthers = 4                      // of these, that another than the pin's units answers
+	againPause = 20 * time.Millisecond  // before an attempt after one that found nobody, doubling
+	probeTime  = 100 * time.Millisecond // of such an attempt, in which no other call makes one in its place
+	probeWait  = 10 * time.Second       // for the turn to make one
+	renewPause = 5 * time.Second        // after opening ahead of expiry failed
 )
 
-// Truster gives what answers are judged by.
-type Truster interface {
+// TrustSource gives what answers are judged by.
+type TrustSource interface {
 	// Trust is the newest trust there is. It does not block.
-	Trust() channel.Trust
+	Trust() unitauth.Trust
 	// Renew fetches trust anew, after an answer that the newest does not
 	// accept, and gives the newest there is then.
-	Renew(ctx context.Context) channel.Trust
+	Renew(ctx context.Context) unitauth.Trust
 }
 
 // TransportConfig says which cluster a transport speaks to. Every field is
@@ -41,9 +42,9 @@ type Truster interface {
 type TransportConfig struct {
 	Gateway *url.URL          // whatever reaches the units; trusted with nothing
 	Inner   http.RoundTripper // sends outer requests to the gateway
-	Pin     channel.Pin
-	Wants   channel.Wants
-	Trust   Truster
+	Pin     unitauth.Pin
+	Options channel.SessionOptions
+	Trust   TrustSource
 	Heads   Heads // that travel beside sessions
 	Clock   func() time.Time
 	// NotAfter is how long after its sending a unit may begin to execute a
@@ -62,16 +63,16 @@ type Transport struct {
 	sessionURL *url.URL
 	requestURL *url.URL
 
-	times  times             // of units
-	chunks channel.ChunkPool // of answers, and of requests in several
-	turns  chan struct{}     // of calls that look for somebody who answers
+	times      times         // of units
+	chunks     chunk.Pool    // of answers, and of requests in several
+	probeSlots chan struct{} // of calls that look for somebody who answers
 
 	life  context.Context // ends with Close
 	stop  context.CancelFunc
 	tasks sync.WaitGroup // every goroutine started
 
 	mu      sync.Mutex // guards all below
-	held    *held
+	active  *activeSession
 	opening *flight       // under way; nil: none
 	units   []wire.UnitID // of the newest hint, without those that are cut off
 	wary    bool          // there were such: a request that is bound to none may come to one
@@ -80,8 +81,8 @@ type Transport struct {
 	closed  bool
 }
 
-// held is a session in use.
-type held struct {
+// activeSession is a session in use.
+type activeSession struct {
 	*channel.Session
 	renew time.Time // when the next is opened
 	last  time.Time // when it takes no further request
@@ -110,7 +111,7 @@ func NewTransport(c TransportConfig) (*Transport, error) {
 		c.NotAfter = defaultNotAfter
 	}
 	gateway := c.Gateway.JoinPath("/") // JoinPath of an empty path is relative
-	t := &Transport{config: c, sessionURL: gateway.JoinPath(wire.PathSession), requestURL: gateway.JoinPath(wire.PathRequest), turns: make(chan struct{}, maxTurns)}
+	t := &Transport{config: c, sessionURL: gateway.JoinPath(wire.PathSession), requestURL: gateway.JoinPath(wire.PathRequest), probeSlots: make(chan struct{}, maxProbes)}
 	t.life, t.stop = context.WithCancel(context.Background())
 	return t, nil
 }
@@ -134,7 +135,7 @@ func (t *Transport) Opens() uint64 {
 }
 
 // acquire gives the session to use; the caller releases it.
-func (t *Transport) acquire(ctx context.Context) (*held, error) {
+func (t *Transport) acquire(ctx context.Context) (*activeSession, error) {
 	for {
 		h, wait, err := t.current()
 		if h != nil || err != nil {
@@ -153,58 +154,58 @@ func (t *Transport) acquire(ctx context.Context) (*held, error) {
 
 // current is the session that may be used now, or the opening of one to wait
 // for. It begins an opening when it is time to.
-func (t *Transport) current() (*held, *flight, error) {
+func (t *Transport) current() (*activeSession, *flight, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
 		return nil, nil, channel.ErrClosed
 	}
 	now := t.config.Clock()
-	if t.held != nil && (!now.Before(t.held.last) || t.cutOff(t.held.Session) != nil) {
+	if t.active != nil && (!now.Before(t.active.last) || t.cutOff(t.active.Session) != nil) {
 		t.replace(nil)
 	}
-	if t.opening == nil && (t.held == nil || !now.Before(t.held.renew)) {
+	if t.opening == nil && (t.active == nil || !now.Before(t.active.renew)) {
 		f := &flight{done: make(chan struct{})}
 		t.opening = f
 		t.tasks.Go(func() { t.open(f) })
 	}
-	if t.held != nil {
-		t.held.users++
-		return t.held, nil, nil
+	if t.active != nil {
+		t.active.users++
+		return t.active, nil, nil
 	}
 	return nil, t.opening, nil
 }
 
 // replace makes h the session for calls from now on, and erases the one before
 // as soon as no call uses it. The caller holds the mutex.
-func (t *Transport) replace(h *held) {
-	old := t.held
-	t.held = h
+func (t *Transport) replace(h *activeSession) {
+	old := t.active
+	t.active = h
 	if old != nil && old.users == 0 {
 		old.Close()
 	}
 }
 
 // release ends a call's use of a session.
-func (t *Transport) release(h *held) {
+func (t *Transport) release(h *activeSession) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h.users--
-	if h.users == 0 && t.held != h {
+	if h.users == 0 && t.active != h {
 		h.Close()
 	}
 }
 
 // forget drops a session that the cluster does not open any more.
-func (t *Transport) forget(h *held) {
+func (t *Transport) forget(h *activeSession) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.held == h {
+	if t.active == h {
 		t.replace(nil)
 	}
 }
 
-// open is one flight.
+// serveOpen is one flight.
 func (t *Transport) open(f *flight) {
 	ctx, cancel := context.WithTimeout(t.life, openTime)
 	defer cancel()
@@ -220,13 +221,13 @@ func (t *Transport) open(f *flight) {
 	}
 	now := t.config.Clock()
 	if err != nil {
-		if t.held != nil {
-			t.held.renew = now.Add(renewPause)
+		if t.active != nil {
+			t.active.renew = now.Add(renewPause)
 		}
 		return
 	}
 	life := s.Expires().Sub(s.OpenedAt())
-	h := &held{Session: s, renew: now.Add(life * 3 / 4), last: s.Expires().Add(-min(life/10, 5*time.Second))}
+	h := &activeSession{Session: s, renew: now.Add(life * 3 / 4), last: s.Expires().Add(-min(life/10, 5*time.Second))}
 	if s.Alone() { // until units have certificate reports since the cut
 		h.renew = now.Add(renewPause)
 	}
@@ -234,14 +235,14 @@ func (t *Transport) open(f *flight) {
 	t.opens++
 }
 
-// heard keeps the units that a hint names.
-func (t *Transport) heard(h Hint) {
+// noteUnits keeps the units that a hint names.
+func (t *Transport) noteUnits(h Hint) {
 	if h.Units == nil {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	cut := t.cut.by(t.config.Trust.Trust().Policy)
+	cut := t.cut.idsUnder(t.config.Trust.Trust().Policy)
 	t.units = slices.DeleteFunc(h.Units, func(id wire.UnitID) bool { return cut[id] })
 	t.wary = len(t.units) < len(h.Units)
 }
@@ -257,7 +258,7 @@ func (t *Transport) isWary() bool {
 // choose picks the unit that a request is bound to: of those that are said to be
 // there any that was not tried, then the one that opened the session, which surely
 // was there once, then the one whose turn was longest ago.
-func (t *Transport) choose(h *held, tried []wire.UnitID) (unit wire.UnitID) {
+func (t *Transport) choose(h *activeSession, tried []wire.UnitID) (unit wire.UnitID) {
 	t.mu.Lock()
 	units := t.units
 	t.mu.Unlock()
@@ -295,8 +296,8 @@ type Closed struct {
 // go on; later calls fail with [channel.ErrClosed].
 func (t *Transport) Close(ctx context.Context) Closed {
 	t.mu.Lock()
-	h, units := t.held, t.units
-	t.closed, t.held = true, nil
+	h, units := t.active, t.units
+	t.closed, t.active = true, nil
 	t.mu.Unlock()
 	t.stop()
 	t.tasks.Wait()
@@ -323,7 +324,7 @@ func (t *Transport) Close(ctx context.Context) Closed {
 }
 
 // closeAt asks one unit to close the session.
-func (t *Transport) closeAt(ctx context.Context, h *held, unit wire.UnitID) error {
+func (t *Transport) closeAt(ctx context.Context, h *activeSession, unit wire.UnitID) error {
 	x, err := h.NewRequest(channel.RequestConfig{Target: unit, NotAfter: t.notAfter(h, unit), Flags: wire.FlagClose})
 	if err != nil {
 		return err
@@ -339,13 +340,13 @@ func (t *Transport) closeAt(ctx context.Context, h *held, unit wire.UnitID) erro
 	defer answer.Body.Close()
 	a, err := x.Open(answer.Body)
 	if err == nil && a.Kind != channel.KindClosed {
-		err = channel.ErrNotExecuted
+		err = ErrNotExecuted
 	}
 	return err
 }
 
 // notAfter is the end of an attempt that is bound to a unit, or to none.
-func (t *Transport) notAfter(h *held, unit wire.UnitID) time.Time {
+func (t *Transport) notAfter(h *activeSession, unit wire.UnitID) time.Time {
 	end := t.times.notAfter(unit, t.config.Clock(), t.config.NotAfter)
 	if end.After(h.Expires()) {
 		return h.Expires()

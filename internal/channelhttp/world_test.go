@@ -16,11 +16,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // Trust and Renew make the world a Truster.
-func (w *world) Trust() channel.Trust { return w.trust() }
+func (w *world) Trust() unitauth.Trust { return w.trust() }
 
 // unit is a host with its server, reached without a network.
 type unit struct {
@@ -93,7 +94,7 @@ func (r *relay) Push(kind envelope.Kind, sealed []byte) {
 		}
 		join := u.Join
 		if kind == envelope.Tombstone {
-			join = u.Bury
+			join = u.Terminate
 		}
 		id, err := join(sealed, r.c.clock.Now())
 		if err != nil && !errors.Is(err, wire.UnknownRing) {
@@ -234,9 +235,9 @@ func (p *pipeWriter) Write(b []byte) (int, error) {
 }
 
 // client is a transport to the cluster.
-func (c *cluster) client(pin channel.Pin, wants channel.Wants) *Transport {
+func (c *cluster) client(pin unitauth.Pin, wants channel.SessionOptions) *Transport {
 	c.T.Helper()
-	t := testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse("http://gateway.example")), Inner: c, Pin: pin, Wants: wants, Trust: c.world, Clock: c.clock.Now}))
+	t := testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse("http://gateway.example")), Inner: c, Pin: pin, Options: wants, Trust: c.world, Clock: c.clock.Now}))
 	c.T.Cleanup(func() {
 		c.mu.Lock()
 		c.tampers = nil

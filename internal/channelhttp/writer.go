@@ -105,7 +105,7 @@ func (a *responseWriter) FlushError() error {
 	return http.NewResponseController(a.w).Flush()
 }
 
-// head is the head of the response. Its content type, where the app has set none, is
+// innerHead is the head of the response. Its content type, where the app has set none, is
 // detected in a sample of the content.
 func (a *responseWriter) head(sample []byte) bhttp.Head {
 	if _, ok := a.header["Content-Type"]; !ok && len(sample) > 0 && a.header.Get("Content-Encoding") == "" {

@@ -25,6 +25,7 @@ import (
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -317,7 +318,7 @@ func TestCookieBeforeEvidence(t *testing.T) {
 	enrolled := tee.calls.Load()
 	gateway := &http.Client{Transport: &http.Transport{TLSClientConfig: insecure()}}
 	defer gateway.CloseIdleConnections()
-	pin := channel.Pin{Genesis: c.Genesis, Task: "scoring"}
+	pin := unitauth.Pin{Genesis: c.Genesis, Task: "scoring"}
 	ask := func(body []byte, cookie string) int {
 		rq := testworld.Must(http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+c.manager.listen+wire.PathSession, bytes.NewReader(body)))
 		rq.Header.Set("Content-Type", wire.TypeSession)
@@ -327,7 +328,7 @@ func TestCookieBeforeEvidence(t *testing.T) {
 		return answer.StatusCode
 	}
 	for n := range 300 {
-		body := testworld.Must(channel.NewOpening(pin, channel.WantEvidence)).Request()
+		body := testworld.Must(channel.NewClientHandshake(pin, channel.WantEvidence)).Request()
 		cookie := strings.Repeat("A", n%60)
 		if status := ask(body, cookie); status != http.StatusPreconditionRequired {
 			t.Fatalf("without a cookie that holds: got %d, want %d", status, http.StatusPreconditionRequired)

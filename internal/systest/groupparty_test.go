@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/client"
-	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/cohort-tee/cohort/policy/sshsig"
@@ -90,9 +90,9 @@ func TestReceiptOfAGroup(t *testing.T) {
 		{"exactly its roster", nil, id, ""},
 		{"another roster", nil, attest.Digest{1}, wire.WrongIdentity},
 	} {
-		by := channel.Trust{Policy: trust.Policy(), Root: trust.AuthorityRoot(), Approvers: tt.keys}
-		pin := channel.Pin{Genesis: c.Genesis, ID: tt.roster, Group: "trial", Role: "holder"}
-		_, err := channel.VerifyReceipt(record, by, channel.ReceiptExpect{Pin: pin, At: time.Now()})
+		by := unitauth.Trust{Policy: trust.Policy(), Root: trust.AuthorityRoot(), Approvers: tt.keys}
+		pin := unitauth.Pin{Genesis: c.Genesis, ID: tt.roster, Group: "trial", Role: "holder"}
+		_, err := unitauth.VerifyReceipt(record, by, unitauth.ReceiptExpect{Pin: pin, At: time.Now()})
 		if tt.want == "" && err != nil || tt.want != "" && !errors.Is(err, tt.want) {
 			t.Errorf("trusting %s: got %v, want reason %q", tt.name, err, tt.want)
 		}

@@ -16,19 +16,19 @@ import (
 
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/client"
-	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/channelhttp"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 )
 
 // fixedTrust is trust that does not change during a test.
 type fixedTrust struct{ of *client.Trust }
 
-func (f fixedTrust) Trust() channel.Trust {
-	return channel.Trust{Policy: f.of.Policy(), Root: f.of.AuthorityRoot(), Verifier: attesttest.Verifier()}
+func (f fixedTrust) Trust() unitauth.Trust {
+	return unitauth.Trust{Policy: f.of.Policy(), Root: f.of.AuthorityRoot(), Verifier: attesttest.Verifier()}
 }
 
-func (f fixedTrust) Renew(context.Context) channel.Trust { return f.Trust() }
+func (f fixedTrust) Renew(context.Context) unitauth.Trust { return f.Trust() }
 
 // crowd are sessions that share their connections to the gateway, as those of
 // one client would not.
@@ -46,7 +46,7 @@ func (c *crowd) grow(n int) {
 	c.sessions = append(c.sessions, make([]*channelhttp.Transport, (n-c.opened)/c.every)...)
 	config := channelhttp.TransportConfig{
 		Gateway: testworld.Must(url.Parse("http://" + c.gateway.Gateway)), Inner: c.inner, Trust: fixedTrust{c.trust}, Clock: time.Now,
-		Pin: channel.Pin{Genesis: c.place.Genesis, Task: "scoring"},
+		Pin: unitauth.Pin{Genesis: c.place.Genesis, Task: "scoring"},
 	}
 	c.each(c.opened, n, func(i int) error {
 		rt := testworld.Must(channelhttp.NewTransport(config))

@@ -18,8 +18,8 @@ import (
 	"time"
 
 	"github.com/cloudflare/circl/hpke"
-	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/channelhttp"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/openpcc/ohttp"
 	"github.com/openpcc/ohttp/encoding/bhttp"
 )
@@ -200,7 +200,7 @@ func TestTheirGateway(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		keys, err := channel.UnverifiedOneOffKeys(raw)
+		keys, err := unitauth.UnverifiedOHTTPKeys(raw)
 		if err != nil {
 			t.Fatal(err)
 		}

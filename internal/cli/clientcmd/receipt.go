@@ -8,8 +8,8 @@ import (
 
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/authorityclient"
-	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -97,7 +97,7 @@ func verifyReceipt(a *frame.App, p authorityclient.Pins, path string) error {
 	if sequence < p.MinSequence {
 		return wire.Refuse(wire.WrongSequence, "receipt: policy sequence", sequence, p.MinSequence)
 	}
-	r, err := channel.VerifyReceipt(f.Record, trust, channel.ReceiptExpect{Pin: pin, At: f.At})
+	r, err := unitauth.VerifyReceipt(f.Record, trust, unitauth.ReceiptExpect{Pin: pin, At: f.At})
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func verifyReceipt(a *frame.App, p authorityclient.Pins, path string) error {
 // newestPolicy is the newer one of the policy that a receipt's file brings and the
 // newest that was seen here. It refuses, with "genesis", a file of another history than
 // the pin's, and with "behind" one that the history seen here does not follow.
-func newestPolicy(a *frame.App, p authorityclient.Pins, pin channel.Pin, brought policy.Approved) (policy.Approved, error) {
+func newestPolicy(a *frame.App, p authorityclient.Pins, pin unitauth.Pin, brought policy.Approved) (policy.Approved, error) {
 	if brought.Genesis() != pin.Genesis {
 		return policy.Approved{}, wire.Refuse(wire.WrongGenesis, "receipt: policy history", brought.Genesis(), pin.Genesis)
 	}
@@ -140,18 +140,18 @@ func newestPolicy(a *frame.App, p authorityclient.Pins, pin channel.Pin, brought
 
 // readReceipt reads a receipt's file, with the history that it brings replayed.
 // Whose history that is, the pin decides.
-func readReceipt(b []byte) (receiptFile, channel.Trust, error) {
+func readReceipt(b []byte) (receiptFile, unitauth.Trust, error) {
 	var f receiptFile
 	if err := json.Unmarshal(b, &f); err != nil || f.Schema != receiptSchema {
-		return f, channel.Trust{}, frame.Usage("want a receipt of schema %s", receiptSchema)
+		return f, unitauth.Trust{}, frame.Usage("want a receipt of schema %s", receiptSchema)
 	}
 	state, err := client.ParseState(f.History)
 	if err != nil {
-		return f, channel.Trust{}, fmt.Errorf("policy history: %w", err)
+		return f, unitauth.Trust{}, fmt.Errorf("policy history: %w", err)
 	}
 	root, err := x509.ParseCertificate(f.Root)
 	if err != nil {
-		return f, channel.Trust{}, wire.Refuse(wire.Malformed, "receipt: authority root", err, "a certificate")
+		return f, unitauth.Trust{}, wire.Refuse(wire.Malformed, "receipt: authority root", err, "a certificate")
 	}
-	return f, channel.Trust{Policy: state.Policy(), Root: root}, nil
+	return f, unitauth.Trust{Policy: state.Policy(), Root: root}, nil
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authorityclient"
-	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/cli/clitest"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -75,7 +75,7 @@ func TestReceiptByTheNewestPolicy(t *testing.T) {
 			if row.seen.OK() {
 				pins.State = remembered(t, row.seen)
 			}
-			got, err := newestPolicy((&frame.App{}), pins, channel.Pin{Genesis: first.Genesis()}, row.brought)
+			got, err := newestPolicy((&frame.App{}), pins, unitauth.Pin{Genesis: first.Genesis()}, row.brought)
 			if row.no != "" {
 				if err == nil || wire.ReasonOf(err) != row.no {
 					t.Errorf("got %v, want a refusal [%s]", err, row.no)

@@ -20,11 +20,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/cli/clitest"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
@@ -120,7 +120,7 @@ func (d runningDev) writesOneOffKeys(t *testing.T) {
 	if err != nil || r.exit != 0 || !strings.Contains(r.out, "oneoff?id=") {
 		t.Fatalf("got exit %d %s %s, %v", r.exit, r.out, r.talk, err)
 	}
-	if got, err := channel.UnverifiedOneOffKeys(keys); err != nil || len(got.Plain) != len(keys) {
+	if got, err := unitauth.UnverifiedOHTTPKeys(keys); err != nil || len(got.Plain) != len(keys) {
 		t.Errorf("reading the keys: %v", err)
 	}
 	m, err := check.NewMiddleman(c.Gateway)

@@ -6,20 +6,22 @@ import (
 	"io"
 
 	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/chunk"
 	"github.com/cohort-tee/cohort/internal/ohttp"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 )
 
-// OneOffConfig says how a one-off request is sealed.
-type OneOffConfig struct {
+// OHTTPRequestConfig says how a one-off request is sealed.
+type OHTTPRequestConfig struct {
 	Form    ohttp.Form
 	Body    io.ReadCloser       // the content, of the head's length
 	Trailer map[string][]string // filled in by the time Body has ended
 	Valid   func() error        // refuses once policy has cut off a unit that may hold the keys; nil: never
 }
 
-// SealedOneOff is a one-off request on its way: an [io.ReadCloser] of what is sent. It
+// OHTTPClientRequest is a one-off request on its way: an [io.ReadCloser] of what is sent. It
 // opens the response too.
-type SealedOneOff struct {
+type OHTTPClientRequest struct {
 	header  ohttp.Header
 	enc     []byte
 	stands  func() error // nil: never
@@ -27,15 +29,15 @@ type SealedOneOff struct {
 	writer  *ohttp.Writer
 	body    io.ReadCloser
 	trailer map[string][]string
-	outbox
+	pending
 	buf []byte
 }
 
-// Seal begins a request: a small one is whole then.
-func (k OneOffKeys) Seal(h bhttp.Head, c OneOffConfig) (*SealedOneOff, error) {
-	s := &SealedOneOff{header: k.key.Header, stands: c.Valid, body: c.Body, trailer: c.Trailer}
+// SealOHTTP begins a request: a small one is whole then.
+func SealOHTTP(k unitauth.OHTTPKeys, h bhttp.Head, c OHTTPRequestConfig) (*OHTTPClientRequest, error) {
+	s := &OHTTPClientRequest{header: k.Key.Header, stands: c.Valid, body: c.Body, trailer: c.Trailer}
 	var err error
-	if s.enc, s.sender, err = c.Form.NewSender(k.key); err != nil {
+	if s.enc, s.sender, err = c.Form.NewSender(k.Key); err != nil {
 		return nil, fmt.Errorf("encapsulating: %w", err)
 	}
 	s.writer = &ohttp.Writer{Form: c.Form, Seal: s.sender.Seal}
@@ -53,29 +55,29 @@ func (k OneOffKeys) Seal(h bhttp.Head, c OneOffConfig) (*SealedOneOff, error) {
 
 // Whole returns the whole request, if all of it is sealed; nil otherwise. It is called
 // before the first Read.
-func (s *SealedOneOff) Whole() []byte {
+func (s *OHTTPClientRequest) Whole() []byte {
 	if !s.ended {
 		return nil
 	}
 	return s.out
 }
 
-// add seals more of the request.
-func (s *SealedOneOff) add(plaintext []byte) error {
+// Add seals more of the request.
+func (s *OHTTPClientRequest) add(plaintext []byte) error {
 	sealed, err := s.writer.Append(plaintext)
 	s.out = append(s.out, sealed...)
 	return err
 }
 
 // end seals the last of the request.
-func (s *SealedOneOff) end(plaintext []byte) error {
+func (s *OHTTPClientRequest) end(plaintext []byte) error {
 	sealed, err := s.writer.Finish(plaintext)
 	s.out, s.ended = append(s.out, sealed...), true
 	return err
 }
 
 // whole is a request whose content is read before it is sent.
-func (s *SealedOneOff) whole(h bhttp.Head) error {
+func (s *OHTTPClientRequest) whole(h bhttp.Head) error {
 	content, err := io.ReadAll(io.LimitReader(s.body, ohttp.MaxWhole+1))
 	if err != nil {
 		return fmt.Errorf("reading the request's body: %w", err)
@@ -91,24 +93,24 @@ func (s *SealedOneOff) whole(h bhttp.Head) error {
 	if b, err = bhttp.AppendTrailers(append(b, content...), s.trailer, h.Length); err != nil {
 		return err
 	}
-	return s.end(pad(b, 0))
+	return s.end(chunk.Pad(b, 0))
 }
 
 // Read gives the request's bytes.
-func (s *SealedOneOff) Read(p []byte) (int, error) { return s.take(p, s.fill) }
+func (s *OHTTPClientRequest) Read(p []byte) (int, error) { return s.take(p, s.fill) }
 
 // Close closes the request's body.
-func (s *SealedOneOff) Close() error { return s.body.Close() }
+func (s *OHTTPClientRequest) Close() error { return s.body.Close() }
 
 // fill seals the next part of the content, or after it the trailers.
-func (s *SealedOneOff) fill() error {
+func (s *OHTTPClientRequest) fill() error {
 	if s.buf == nil {
 		s.buf = make([]byte, partRoom+ohttp.MaxSent-4)
 	}
 	n, err := s.body.Read(s.buf[partRoom:])
 	switch {
 	case n > 0:
-		return s.add(indeterminatePart(s.buf, n)[lengthSize:])
+		return s.add(indeterminatePart(s.buf, n)[chunk.LengthSize:])
 	case err == io.EOF:
 		end, err := bhttp.AppendTrailers([]byte{0}, s.trailer, bhttp.Indeterminate)
 		if err != nil {
@@ -121,10 +123,10 @@ func (s *SealedOneOff) fill() error {
 
 // Open opens a response up to the end of its head. It may have the other form than the
 // request: gateways other than ours send that.
-func (s *SealedOneOff) Open(f ohttp.Form, r io.Reader) (bhttp.Head, *bhttp.Content, error) {
+func (s *OHTTPClientRequest) Open(f ohttp.Form, r io.Reader) (bhttp.Head, *bhttp.Content, error) {
 	nonce := make([]byte, s.header.NonceSize())
 	if _, err := io.ReadFull(r, nonce); err != nil {
-		return bhttp.Head{}, nil, cutOff(err)
+		return bhttp.Head{}, nil, chunk.CutOff(err)
 	}
 	key, err := f.ResponseCipher(s.sender.Export, s.header, s.enc, nonce)
 	if err != nil {
@@ -139,5 +141,7 @@ func (s *SealedOneOff) Open(f ohttp.Form, r io.Reader) (bhttp.Head, *bhttp.Conte
 		return bhttp.Head{}, nil, err
 	}
 	// rest is of a buffer that is nobody else's.
-	return h, bhttp.NewContent(&source{opener: oneOffChunks{u}, stands: s.stands}, h, rest), nil
+	p := chunk.Decrypted(ohttpChunks{u})
+	p.Valid = s.stands
+	return h, bhttp.NewContent(p, h, rest), nil
 }

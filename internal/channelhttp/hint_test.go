@@ -17,7 +17,7 @@ import (
 
 func TestTries(t *testing.T) {
 	for reason, want := range map[wire.Reason]int{wire.Misdirected: 3, wire.Rekey: 1, wire.Replayed: maxOthers, wire.NotExecuted: 2} {
-		n, tries := 0, newTries()
+		n, tries := 0, newRetryBudget()
 		for tries.spend(reason) {
 			n++
 		}
@@ -35,7 +35,7 @@ func FuzzHint(f *testing.F) {
 	f.Fuzz(func(t *testing.T, status int, units, at string) {
 		h := hintOf(&http.Response{StatusCode: status, Header: http.Header{wire.FieldUnits: {units}, wire.FieldTime: {at}}})
 		var known times
-		known.heard(wire.UnitID{}, h.Time, noon)
+		known.note(wire.UnitID{}, h.Time, noon)
 		if got := known.notAfter(wire.UnitID{}, noon, time.Second); got.Before(noon.Add(-wire.MaxClockSkew)) || got.After(noon.Add(wire.MaxClockSkew+channel.MaxAhead)) {
 			t.Errorf("a hint of %q moved an end to %v", at, got)
 		}
@@ -55,14 +55,14 @@ func TestChoose(t *testing.T) {
 	rt.units = []wire.UnitID{{1}, {2}, {3}}
 	var tried []wire.UnitID
 	for n := range 12 {
-		unit := rt.choose(rt.held, tried)
+		unit := rt.choose(rt.active, tried)
 		if n%4 == 3 != (unit == opener) || slices.Contains(tried[max(0, n-3):], unit) {
 			t.Errorf("after %v: got %v, want the unit of %v whose turn was longest ago, or %v each fourth time", tried, unit, rt.units, opener)
 		}
 		tried = append(tried, unit)
 	}
 	rt.units = nil
-	if got := rt.choose(rt.held, nil); got != opener {
+	if got := rt.choose(rt.active, nil); got != opener {
 		t.Errorf("without a hint: got %v, want %v", got, opener)
 	}
 }
@@ -97,13 +97,48 @@ func TestTurns(t *testing.T) {
 					})
 				}
 				all.Wait()
-				if got := vain.Load(); got > calls+8*maxTurns {
-					t.Errorf("got %d attempts while nobody answered, want at most %d", got, calls+8*maxTurns)
+				if got := vain.Load(); got > calls+8*maxProbes {
+					t.Errorf("got %d attempts while nobody answered, want at most %d", got, calls+8*maxProbes)
 				}
 				if took, want := time.Since(begin), away+slow+4*time.Second; took > want {
 					t.Errorf("the last answer came after %v, want at most %v", took, want)
 				}
 			})
 		})
+	}
+}
+
+// TestDecide is the whole table: whatever is not in a row that repeats may have
+// been executed, and is not repeated.
+func TestDecide(t *testing.T) {
+	for i := range 32 {
+		bit := func(n int) bool { return i>>n&1 == 1 }
+		a := Attempt{Safe: bit(0), Marked: bit(1), Left: bit(2), NotExecuted: bit(3), Whole: bit(4)}
+		want := Repeat
+		if a.Left && !a.Safe && !a.Marked && !a.NotExecuted {
+			want = OutcomeUnknown
+		} else if !a.Whole {
+			want = GiveUp
+		}
+		if got := Decide(a); got != want {
+			t.Errorf("%+v: got %v, want %v", a, got, want)
+		}
+	}
+	for _, c := range []struct {
+		name string
+		a    Attempt
+		want Verdict
+	}{
+		{"nothing known", Attempt{}, GiveUp},
+		{"an unsafe one that left", Attempt{Left: true, Whole: true}, OutcomeUnknown},
+		{"an unsafe one that did not leave", Attempt{Whole: true}, Repeat},
+		{"an unsafe one the unit did not execute", Attempt{Left: true, NotExecuted: true, Whole: true}, Repeat},
+		{"a safe one", Attempt{Left: true, Safe: true, Whole: true}, Repeat},
+		{"a marked one", Attempt{Left: true, Marked: true, Whole: true}, Repeat},
+		{"a safe one whose content is gone", Attempt{Left: true, Safe: true}, GiveUp},
+	} {
+		if got := Decide(c.a); got != c.want {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
+		}
 	}
 }

@@ -54,8 +54,8 @@ func (f *impostor) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(answer))}, nil
 }
 
-func (f *impostor) client(wants channel.Wants) *Transport {
-	return testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse("http://gateway.example")), Inner: f, Pin: f.byTask(), Wants: wants, Trust: f.world, Clock: f.clock.Now}))
+func (f *impostor) client(wants channel.SessionOptions) *Transport {
+	return testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse("http://gateway.example")), Inner: f, Pin: f.byTask(), Options: wants, Trust: f.world, Clock: f.clock.Now}))
 }
 
 // TestLeakedSigningKeyOfUnit lets an impostor with a unit's signing key meet new clients
@@ -78,7 +78,7 @@ func TestLeakedSigningKeyOfUnit(t *testing.T) {
 		want wire.Reason
 	}{
 		{"the unit's, for the impostor's own session", func(attest.ReportData) attest.Evidence {
-			o := testworld.Must(channel.NewOpening(w.byTask(), channel.WantEvidence))
+			o := testworld.Must(channel.NewClientHandshake(w.byTask(), channel.WantEvidence))
 			a := testworld.Must(victim.Accept(channel.OpenRequest{Body: o.Request(), Cookie: testworld.Must(victim.Cookie(o.Request(), noon))}, noon))
 			data, _, err := a.Evidence()
 			return testworld.Must(genuine.Attest(t.Context(), testworld.Must(data, err)))

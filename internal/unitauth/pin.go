@@ -1,4 +1,4 @@
-package channel
+package unitauth
 
 import (
 	"time"
@@ -36,7 +36,7 @@ func (p Pin) envelope() envelope.Pin {
 	return envelope.Pin{Kind: envelope.PinID, Name: string(p.ID[:]), Genesis: p.Genesis}
 }
 
-func (p Pin) bytes() []byte { return p.envelope().Encode() }
+func (p Pin) Bytes() []byte { return p.envelope().Encode() }
 
 // Check refuses, with "request", a pin that is not exactly one.
 func (p Pin) Check() error {
@@ -56,9 +56,9 @@ func (p Pin) Check() error {
 	return nil
 }
 
-// holders are the units that hold the ring keys of the pin's sessions which a unit
+// Holders are the units that hold the ring keys of the pin's sessions which a unit
 // opens.
-func (p Pin) holders(peer identity.Peer) identity.RingHolders {
+func (p Pin) Holders(peer identity.Peer) identity.RingHolders {
 	return identity.RingHolders{Identity: peer.ID(), Role: p.Role, Follow: p.follows()}
 }
 
@@ -115,13 +115,3 @@ func (p Pin) expect(approved policy.Approved, at time.Time) (identity.Expect, er
 	}
 	return e, nil
 }
-
-// Wants is what a client asks of a session.
-type Wants byte
-
-// The wants; all other bits are zero.
-const (
-	WantEvidence Wants = 1 << iota // fresh evidence, bound to the session's secret
-	WantReceipts                   // receipts for requests of this session
-	WantHead                       // a unit that stands under a policy head which the request names, or a later one
-)

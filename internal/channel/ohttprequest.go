@@ -7,33 +7,34 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bhttp"
+	"github.com/cohort-tee/cohort/internal/chunk"
 	"github.com/cohort-tee/cohort/internal/ohttp"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// OneOffRequest is a one-off request, as a unit serves it. It is used by one goroutine at
+// OHTTPServerRequest is a one-off request, as a unit serves it. It is used by one goroutine at
 // a time.
-type OneOffRequest struct {
-	host     *Host
-	standing *standing
-	header   ohttp.Header
-	enc      []byte
-	body     *ohttp.Reader
-	opened   *hpke.Recipient // once the first chunk was
+type OHTTPServerRequest struct {
+	host        *Host
+	credentials *credentials
+	header      ohttp.Header
+	enc         []byte
+	body        *ohttp.Reader
+	opened      *hpke.Recipient // once the first chunk was
 }
 
-// OpenOneOff reads what stands before the chunks and finds the keys that it may
+// OpenOHTTP reads what stands before the chunks and finds the keys that it may
 // mean. It refuses with "ohttp-key" when the unit holds none.
-func (h *Host) OpenOneOff(f ohttp.Form, body io.Reader, at time.Time) (*OneOffRequest, error) {
+func (h *Host) OpenOHTTP(f ohttp.Form, body io.Reader, at time.Time) (*OHTTPServerRequest, error) {
 	var raw [ohttp.HeaderSize]byte
 	if _, err := io.ReadFull(body, raw[:]); err != nil {
 		return nil, wire.Refuse(wire.Malformed, "one-off: header", "cut off", "7 bytes")
 	}
-	st, k, err := h.forOneOffs(at)
+	st, k, err := h.forOHTTP(at)
 	if err != nil {
 		return nil, err
 	}
-	x := &OneOffRequest{host: h, standing: st, header: ohttp.ParseHeader(raw)}
+	x := &OHTTPServerRequest{host: h, credentials: st, header: ohttp.ParseHeader(raw)}
 	i, err := x.header.KEMIndex()
 	if err != nil {
 		return nil, err
@@ -51,32 +52,32 @@ func (h *Host) OpenOneOff(f ohttp.Form, body io.Reader, at time.Time) (*OneOffRe
 	return x, nil
 }
 
-// ServesOneOffs refuses, as [Host.OpenOneOff] does, while the unit serves no one-off
+// ServesOHTTP refuses, as [Host.OpenOHTTP] does, while the unit serves no one-off
 // requests.
-func (h *Host) ServesOneOffs(at time.Time) error {
-	_, _, err := h.forOneOffs(at)
+func (h *Host) ServesOHTTP(at time.Time) error {
+	_, _, err := h.forOHTTP(at)
 	return err
 }
 
-// forOneOffs is what the unit is and knows, if it serves one-off requests at all. It
+// forOHTTP is what the unit is and knows, if it serves one-off requests at all. It
 // refuses, with "not-found", a unit of a group.
-func (h *Host) forOneOffs(at time.Time) (*standing, known, error) {
+func (h *Host) forOHTTP(at time.Time) (*credentials, knownPolicy, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	st, err := h.serving(h.at(at))
 	if err != nil {
-		return nil, known{}, err
+		return nil, knownPolicy{}, err
 	}
 	if st.Group != "" {
-		return nil, known{}, wire.Refuse(wire.NotFound, "one-off", "a unit of group "+st.Group, "one of a task")
+		return nil, knownPolicy{}, wire.Refuse(wire.NotFound, "one-off", "a unit of group "+st.Group, "one of a task")
 	}
 	return st, h.known, nil
 }
 
 // rings are the private keys that the key id may mean, but for those that a unit
 // which was cut off may hold.
-func (x *OneOffRequest) rings(i int, k known, at time.Time) (held []hpke.PrivateKey, err error) {
-	for id, r := range x.standing.rings {
+func (x *OHTTPServerRequest) rings(i int, k knownPolicy, at time.Time) (held []hpke.PrivateKey, err error) {
+	for id, r := range x.credentials.rings {
 		if oneOffID(id, i) != x.header.Key || !at.Before(r.key.End()) || k.old[id] {
 			continue
 		}
@@ -90,9 +91,9 @@ func (x *OneOffRequest) rings(i int, k known, at time.Time) (held []hpke.Private
 	return held, nil
 }
 
-// first opens the first chunk under the key that was meant; the next ones follow
+// First opens the first chunk under the key that was meant; the next ones follow
 // in its context.
-func (x *OneOffRequest) first(f ohttp.Form, held []hpke.PrivateKey, ad, ciphertext []byte) (plaintext []byte, err error) {
+func (x *OHTTPServerRequest) first(f ohttp.Form, held []hpke.PrivateKey, ad, ciphertext []byte) (plaintext []byte, err error) {
 	for _, private := range held {
 		var recipient *hpke.Recipient
 		if recipient, err = f.NewRecipient(x.header, x.enc, private); err != nil {
@@ -108,7 +109,7 @@ func (x *OneOffRequest) first(f ohttp.Form, held []hpke.PrivateKey, ad, cipherte
 
 // Head reads and opens the first chunk, which takes a private key: admit refuses, just
 // before, a request that the unit has no room for. It returns what follows the head too.
-func (x *OneOffRequest) Head(admit func() error) (h bhttp.Head, rest []byte, err error) {
+func (x *OHTTPServerRequest) Head(admit func() error) (h bhttp.Head, rest []byte, err error) {
 	open := x.body.Open
 	x.body.Open = func(ad, ciphertext []byte) ([]byte, error) {
 		if err := admit(); err != nil {
@@ -120,21 +121,21 @@ func (x *OneOffRequest) Head(admit func() error) (h bhttp.Head, rest []byte, err
 }
 
 // Opened reports whether the first chunk was opened: then there is a response.
-func (x *OneOffRequest) Opened() bool { return x.opened != nil }
+func (x *OHTTPServerRequest) Opened() bool { return x.opened != nil }
 
 // Form is the form of the request and its response.
-func (x *OneOffRequest) Form() ohttp.Form { return x.body.Form }
+func (x *OHTTPServerRequest) Form() ohttp.Form { return x.body.Form }
 
 // Whole reports whether the final chunk of the request was read.
-func (x *OneOffRequest) Whole() bool { return x.body.Done() }
+func (x *OHTTPServerRequest) Whole() bool { return x.body.Done() }
 
 // Plaintext is what follows the first chunk.
-func (x *OneOffRequest) Plaintext() bhttp.Chunks { return &source{opener: oneOffChunks{x.body}} }
+func (x *OHTTPServerRequest) Plaintext() bhttp.Chunks { return chunk.Decrypted(ohttpChunks{x.body}) }
 
 // Allowed refuses, with "not-allowed", a request that might be replayed to every unit
 // and is not safe to be: at most those that are marked may follow, where policy says so.
-func (x *OneOffRequest) Allowed(h bhttp.Head) error {
-	if !Safe(h.Method) && !(x.standing.OneOff && Marked(h.Fields)) {
+func (x *OHTTPServerRequest) Allowed(h bhttp.Head) error {
+	if !Safe(h.Method) && !(x.credentials.OneOff && Marked(h.Fields)) {
 		return wire.Refuse(wire.NotAllowed, "one-off: method", h.Method, "a safe one")
 	}
 	if h.Fields.Get("Expect") != "" {
@@ -144,36 +145,36 @@ func (x *OneOffRequest) Allowed(h bhttp.Head) error {
 }
 
 // Responder makes a responder, which writes to w under a response nonce of its own.
-func (x *OneOffRequest) Responder(w io.Writer) (*Responder, error) {
+func (x *OHTTPServerRequest) Responder(w io.Writer) (*Responder, error) {
 	nonce := make([]byte, x.header.NonceSize())
 	rand.Read(nonce) // never returns an error: it ends the program instead
 	answer, err := x.body.Form.ResponseCipher(x.opened.Export, x.header, x.enc, nonce)
 	if err != nil {
 		return nil, err
 	}
-	return newResponder(w, x.host, oneOffOutlet{&ohttp.Writer{Form: x.body.Form, Seal: answer.Seal}}, nonce), nil
+	return newResponder(w, x.host, ohttpSink{&ohttp.Writer{Form: x.body.Form, Seal: answer.Seal}}, nonce), nil
 }
 
-// oneOffChunks are the chunks of a message as [source] reads them.
-type oneOffChunks struct{ *ohttp.Reader }
+// ohttpChunks are the chunks of a message as [Plaintext] reads them.
+type ohttpChunks struct{ *ohttp.Reader }
 
-func (c oneOffChunks) next() ([]byte, place, error) {
-	b, last, err := c.Next()
+func (c ohttpChunks) Next() ([]byte, chunk.Flag, error) {
+	b, last, err := c.Reader.Next()
 	if last {
-		return b, final, err
+		return b, chunk.Final, err
 	}
-	return b, inner, err
+	return b, chunk.More, err
 }
 
-func (c oneOffChunks) done() bool { return c.Done() }
-func (c oneOffChunks) release()   {}
+// Release does nothing: the reader keeps its buffer.
+func (c ohttpChunks) Release() {}
 
-// oneOffOutlet encrypts a response as [Responder] sends it.
-type oneOffOutlet struct{ *ohttp.Writer }
+// ohttpSink encrypts a response as [Responder] sends it.
+type ohttpSink struct{ *ohttp.Writer }
 
-func (o oneOffOutlet) put(b []byte, at place) ([]byte, error) {
-	if at == final {
-		return o.Finish(b[lengthSize:])
+func (o ohttpSink) put(b []byte, at chunk.Flag) ([]byte, error) {
+	if at == chunk.Final {
+		return o.Finish(b[chunk.LengthSize:])
 	}
-	return o.Append(b[lengthSize:])
+	return o.Append(b[chunk.LengthSize:])
 }

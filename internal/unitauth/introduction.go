@@ -1,4 +1,4 @@
-package channel
+package unitauth
 
 import (
 	"github.com/cohort-tee/cohort/attest"
@@ -21,7 +21,7 @@ func (i Introduction) Encode() []byte {
 	return wire.Frame(wire.LabelIntroduction, i.Unit[:], i.Device, i.Key)
 }
 
-func unverifiedIntroduction(b []byte) (Introduction, error) {
+func UnverifiedIntroduction(b []byte) (Introduction, error) {
 	if len(b) > maxIntroduction {
 		return Introduction{}, wire.Refuse(wire.TooLarge, "introduction: size in bytes", len(b), maxIntroduction)
 	}
@@ -34,21 +34,3 @@ func unverifiedIntroduction(b []byte) (Introduction, error) {
 	}
 	return Introduction{wire.UnitID(f[0]), attest.Introduction{Device: f[1], Key: f[2]}}, nil
 }
-
-// Challenge challenges the unit that introduces itself: from then on only evidence of its
-// device and key is accepted. The credential is for that unit.
-func (o *Opening) Challenge(introduction []byte, verifier *attest.Verifier) (unit wire.UnitID, credential []byte, err error) {
-	in, err := unverifiedIntroduction(introduction)
-	if err != nil {
-		return wire.UnitID{}, nil, err
-	}
-	challenge, err := verifier.Challenge(attest.TPM, in.Introduction)
-	if err != nil {
-		return wire.UnitID{}, nil, err
-	}
-	o.hidden = challenge.Hidden
-	return in.Unit, challenge.Credential, nil
-}
-
-// Unchallenge forgets the unit that was challenged.
-func (o *Opening) Unchallenge() { o.hidden = nil }

@@ -1,4 +1,4 @@
-package channel
+package unitauth
 
 import (
 	"bytes"
@@ -18,7 +18,7 @@ func TestIntroduction(t *testing.T) {
 		"bytes left":     append(Introduction{}.Encode(), 0),
 		"more than 8KiB": Introduction{Introduction: attest.Introduction{Key: make([]byte, maxIntroduction)}}.Encode(),
 	} {
-		if got, err := unverifiedIntroduction(b); wire.ReasonOf(err) != wire.Malformed && wire.ReasonOf(err) != wire.TooLarge {
+		if got, err := UnverifiedIntroduction(b); wire.ReasonOf(err) != wire.Malformed && wire.ReasonOf(err) != wire.TooLarge {
 			t.Errorf("%s: got %v, %v", name, got, err)
 		}
 	}
@@ -27,7 +27,7 @@ func TestIntroduction(t *testing.T) {
 func FuzzIntroduction(f *testing.F) {
 	f.Add(Introduction{wire.UnitID{1}, attest.Introduction{Device: []byte("device"), Key: []byte("key")}}.Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if in, err := unverifiedIntroduction(b); err == nil && !bytes.Equal(in.Encode(), b) {
+		if in, err := UnverifiedIntroduction(b); err == nil && !bytes.Equal(in.Encode(), b) {
 			t.Errorf("got %x, want %x", in.Encode(), b)
 		}
 	})

@@ -1,4 +1,4 @@
-package channel
+package unitauth
 
 import (
 	"crypto/ecdsa"
@@ -41,24 +41,31 @@ type LaterCut struct {
 	Cause     error         // why the unit is refused since
 }
 
-// receiptFields are what the unit's signature covers.
-func receiptFields(h wire.Header, request, answer attest.Digest, unit wire.UnitID, at time.Time, head attest.Digest) [][]byte {
-	return [][]byte{h.Session[:], wire.Uint64(h.Number), request[:], answer[:], unit[:], timeBytes(at), head[:]}
+// ReceiptClaims are what the unit's signature covers.
+type ReceiptClaims struct {
+	Session  wire.SessionID
+	Number   uint64        // of the request
+	Request  attest.Digest // SHA-256 of its plaintext
+	Response attest.Digest
+	Unit     wire.UnitID
+	At       time.Time
+	Head     attest.Digest // policy head
 }
 
-// makeReceipt is Frame("cohort receipt v1", session id, request number, SHA-256
+// SignReceipt is Frame("cohort receipt v1", session id, request number, SHA-256
 // of the request, SHA-256 of the answer, unit id, time, policy head, chain,
 // signature); the signature covers the framing of the first seven.
-func makeReceipt(key *ecdsa.PrivateKey, chain []byte, fields [][]byte) ([]byte, error) {
-	signature, err := sign(key, wire.LabelReceipt, fields...)
+func SignReceipt(key *ecdsa.PrivateKey, chain []byte, c ReceiptClaims) ([]byte, error) {
+	fields := [][]byte{c.Session[:], wire.Uint64(c.Number), c.Request[:], c.Response[:], c.Unit[:], TimeBytes(c.At), c.Head[:]}
+	signature, err := Sign(key, wire.LabelReceipt, fields...)
 	if err != nil {
 		return nil, err
 	}
 	return wire.AppendField(wire.AppendField(wire.Frame(wire.LabelReceipt, fields...), chain), signature), nil
 }
 
-// maxReceipt bounds a receipt in bytes.
-const maxReceipt = maxChain + 1<<10
+// MaxReceipt bounds a receipt in bytes.
+const MaxReceipt = MaxChain + 1<<10
 
 // ReceiptExpect is whose receipt is wanted, and for which time.
 type ReceiptExpect struct {
@@ -79,8 +86,8 @@ type ReceiptExpect struct {
 // the answer's, with "behind" a policy head that trust does not know, and as
 // [identity.Check] does.
 func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
-	if len(r.Receipt) > maxReceipt {
-		return Receipt{}, wire.Refuse(wire.TooLarge, "receipt: size in bytes", len(r.Receipt), maxReceipt)
+	if len(r.Receipt) > MaxReceipt {
+		return Receipt{}, wire.Refuse(wire.TooLarge, "receipt: size in bytes", len(r.Receipt), MaxReceipt)
 	}
 	var f [9][]byte
 	if err := wire.UnframeInto(f[:], wire.LabelReceipt, r.Receipt); err != nil {
@@ -89,7 +96,7 @@ func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
 	if len(f[0]) != 24 || len(f[1]) != 8 || len(f[5]) != 8 || len(f[6]) != len(attest.Digest{}) {
 		return Receipt{}, wire.Refuse(wire.Malformed, "receipt: sizes", "others", "24, 8, 8 and 32 bytes")
 	}
-	at, err := parseTime(f[5])
+	at, err := ParseTime(f[5])
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -102,7 +109,7 @@ func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
 	if err != nil {
 		return Receipt{}, err
 	}
-	if err := verify(peer.PublicKey(), f[8], wire.LabelReceipt, f[:7]...); err != nil {
+	if err := Verify(peer.PublicKey(), f[8], wire.LabelReceipt, f[:7]...); err != nil {
 		return Receipt{}, err
 	}
 	if err := CheckSkew(at, e.At); err != nil {

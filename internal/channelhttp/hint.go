@@ -2,6 +2,7 @@ package channelhttp
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,6 +44,15 @@ func hintOf(answer *http.Response) Hint {
 	return h
 }
 
+// timeHint is the time in an outer answer, if there is one: a hint.
+func timeHint(answer *http.Response) (at time.Time, ok bool) {
+	ms, err := strconv.ParseInt(answer.Header.Get(wire.FieldTime), 10, 64)
+	if err != nil || ms < 0 {
+		return time.Time{}, false
+	}
+	return time.UnixMilli(ms), true
+}
+
 // unitsOf reads the ids in a list; what is none is left out.
 func unitsOf(list string) (units []wire.UnitID) {
 	for s := range strings.SplitSeq(list, ",") {
@@ -54,23 +64,23 @@ func unitsOf(list string) (units []wire.UnitID) {
 	return units
 }
 
-// tries bounds what a call does again, by the hint or fault that made it.
-type tries struct{ misdirected, rekey, cut, ticket, notExecuted, expired, others int }
+// retryBudget bounds what a call does again, by the hint or fault that made it.
+type retryBudget struct{ misdirected, rekey, cut, ticket, notExecuted, expired, others int }
 
 // maxOthers is how often a call looks for somebody who answers, with pauses that
 // double: 5 seconds in all, within which a gateway starts again.
 const maxOthers = 8
 
-// maxTurns is how many calls of a transport do so at a time.
-const maxTurns = 8
+// maxProbes is how many calls of a transport do so at a time.
+const maxProbes = 8
 
-// newTries are what one call may do again.
-func newTries() tries {
-	return tries{misdirected: 3, rekey: 1, cut: 2, ticket: 1, notExecuted: 2, expired: 2, others: maxOthers}
+// newRetryBudget are what one call may do again.
+func newRetryBudget() retryBudget {
+	return retryBudget{misdirected: 3, rekey: 1, cut: 2, ticket: 1, notExecuted: 2, expired: 2, others: maxOthers}
 }
 
 // spend reports whether one more is allowed.
-func (t *tries) spend(reason wire.Reason) bool {
+func (t *retryBudget) spend(reason wire.Reason) bool {
 	left := &t.others
 	switch reason {
 	case wire.Misdirected:

@@ -11,6 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/ohttp"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -19,7 +20,7 @@ import (
 type OHTTPConfig struct {
 	URL   *url.URL          // of the gateway's resource, or of a relay's; trusted with nothing
 	Inner http.RoundTripper // sends outer requests
-	Keys  channel.OneOffKeys
+	Keys  unitauth.OHTTPKeys
 	// Valid refuses once policy has cut off a unit that may hold the keys: what comes
 	// of an answer from then on is not taken. Nil takes all.
 	Valid func() error
@@ -94,18 +95,18 @@ func (o *OHTTPTransport) roundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // seal seals a request.
-func (o *OHTTPTransport) seal(r *http.Request) (*channel.SealedOneOff, error) {
+func (o *OHTTPTransport) seal(r *http.Request) (*channel.OHTTPClientRequest, error) {
 	h, body := headOf(r), r.Body
 	if body == nil || body == http.NoBody {
 		h.Length, body = 0, http.NoBody
 	} else if h.Length <= 0 {
 		h.Length = bhttp.Indeterminate
 	}
-	return o.config.Keys.Seal(h, channel.OneOffConfig{Form: o.form, Body: body, Trailer: r.Trailer, Valid: o.config.Valid})
+	return channel.SealOHTTP(o.config.Keys, h, channel.OHTTPRequestConfig{Form: o.form, Body: body, Trailer: r.Trailer, Valid: o.config.Valid})
 }
 
 // openOneOff opens the response in an outer one.
-func openOneOff(sent *channel.SealedOneOff, r *http.Request, outer *http.Response) (*http.Response, error) {
+func openOneOff(sent *channel.OHTTPClientRequest, r *http.Request, outer *http.Response) (*http.Response, error) {
 	f, err := ohttp.ResponseForm(outer.Header.Get("Content-Type"))
 	if outer.StatusCode != http.StatusOK || err != nil {
 		return nil, gatewayRefusal(outer)

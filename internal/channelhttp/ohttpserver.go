@@ -10,12 +10,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/ohttp"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
-
-// bodyWait is how long an open request, or a one-off request in one piece, may take
-// to come, and of one in chunks the head.
-const bodyWait = 10 * time.Second
 
 // oneOff serves one-off requests, and the key configuration for them.
 func (s *Server) oneOff(w http.ResponseWriter, r *http.Request) error {
@@ -23,7 +20,7 @@ func (s *Server) oneOff(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.config.Host.ServesOneOffs(at); err != nil {
+	if err := s.config.Host.ServesOHTTP(at); err != nil {
 		return err
 	}
 	switch r.Method {
@@ -42,11 +39,11 @@ func (s *Server) oneOffKeys(w http.ResponseWriter, r *http.Request, at time.Time
 		return err
 	}
 	place := reserved{shares: s.intake.oneOffs, from: limit.AddressOf(r.RemoteAddr)}
-	if err := place.take(1); err != nil {
+	if err := place.takeShare(1); err != nil {
 		return err
 	}
-	signed, plain, err := s.config.Host.OneOffKeys(pin, at)
-	place.give() // the client may take its time
+	signed, plain, err := s.config.Host.OHTTPKeys(pin, at)
+	place.giveBack() // the client may take its time
 	if err != nil {
 		return err
 	}
@@ -63,20 +60,20 @@ func (s *Server) oneOffKeys(w http.ResponseWriter, r *http.Request, at time.Time
 }
 
 // pinOf is the pin of a query: a task, an identity, or the unit's own task.
-func (s *Server) pinOf(query url.Values) (pin channel.Pin, err error) {
+func (s *Server) pinOf(query url.Values) (pin unitauth.Pin, err error) {
 	task, id := query["task"], query["id"]
 	switch {
 	case len(query) == 0:
-		return channel.Pin{Task: s.config.Host.Task()}, nil
+		return unitauth.Pin{Task: s.config.Host.Task()}, nil
 	case len(query) == 1 && len(task) == 1 && wire.ValidName(task[0]):
-		return channel.Pin{Task: task[0]}, nil
+		return unitauth.Pin{Task: task[0]}, nil
 	case len(query) == 1 && len(id) == 1:
 		pin.ID, err = wire.ParseDigest(id[0])
 		if err == nil {
 			return pin, nil
 		}
 	}
-	return channel.Pin{}, wire.Refuse(wire.BadRequest, "one-off: query", query.Encode(), "task=NAME or id=IDENTITY")
+	return unitauth.Pin{}, wire.Refuse(wire.BadRequest, "one-off: query", query.Encode(), "task=NAME or id=IDENTITY")
 }
 
 // oneOffRequest answers a one-off request. Once it is opened, every answer is
@@ -90,26 +87,26 @@ func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request, at time.T
 	}
 	from := limit.AddressOf(r.RemoteAddr)
 	kept, place := reserved{shares: s.intake.reading, from: from}, reserved{shares: s.intake.oneOffs, from: from}
-	defer kept.give()
-	defer place.give()
-	if err := kept.take(oneOffReading(f, r)); err != nil {
+	defer kept.giveBack()
+	defer place.giveBack()
+	if err := kept.takeShare(oneOffReading(f, r)); err != nil {
 		return err
 	}
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(bodyWait)) // a server that has none has its own limit
-	x, err := s.config.Host.OpenOneOff(f, r.Body, at)
+	x, err := s.config.Host.OpenOHTTP(f, r.Body, at)
 	if err != nil {
 		return err
 	}
-	h, rest, err := x.Head(func() error { return place.take(1) })
+	h, rest, err := x.Head(func() error { return place.takeShare(1) })
 	if err != nil && !x.Opened() {
 		return err
 	}
 	_ = control.SetReadDeadline(time.Time{})
 	leave := func() {}
 	if f.Chunked {
-		place.give()
-		kept.give()
+		place.giveBack()
+		kept.giveBack()
 		leave = fullDuplex(w, r)
 	}
 	answered, sealErr := respondOneOff(w, x)
@@ -125,8 +122,8 @@ func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request, at time.T
 	if !x.Whole() {
 		lastOn(w, r)
 	}
-	place.give() // the client may take its time, and what is kept for it counts
-	if err := kept.take(answered.responder.SizeKept()); err != nil {
+	place.giveBack() // the client may take its time, and what is kept for it counts
+	if err := kept.takeShare(answered.responder.SizeKept()); err != nil {
 		return err
 	}
 	if err := finishOneOff(w, x, answered); err != nil {
@@ -137,7 +134,7 @@ func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request, at time.T
 }
 
 // respondOneOff makes the writer of the response to a one-off request.
-func respondOneOff(w http.ResponseWriter, x *channel.OneOffRequest) (*responseWriter, error) {
+func respondOneOff(w http.ResponseWriter, x *channel.OHTTPServerRequest) (*responseWriter, error) {
 	r, err := x.Responder(w)
 	if err != nil {
 		return nil, err
@@ -145,8 +142,8 @@ func respondOneOff(w http.ResponseWriter, x *channel.OneOffRequest) (*responseWr
 	return newWriter(w, x.Form().ResponseType, r), nil
 }
 
-// serveOneOff lets the app respond. It refuses as [channel.OneOffRequest.Allowed] does.
-func serveOneOff(app http.Handler, a *responseWriter, outer *http.Request, x *channel.OneOffRequest, h bhttp.Head, rest []byte) error {
+// serveOneOff lets the app respond. It refuses as [channel.OHTTPServerRequest.Allowed] does.
+func serveOneOff(app http.Handler, a *responseWriter, outer *http.Request, x *channel.OHTTPServerRequest, h bhttp.Head, rest []byte) error {
 	if err := x.Allowed(h); err != nil {
 		return err
 	}
@@ -161,7 +158,7 @@ func serveOneOff(app http.Handler, a *responseWriter, outer *http.Request, x *ch
 
 // finishOneOff ends the answer. In place of one that is more than one piece may hold,
 // of which nothing was sent, it says so.
-func finishOneOff(w http.ResponseWriter, x *channel.OneOffRequest, a *responseWriter) error {
+func finishOneOff(w http.ResponseWriter, x *channel.OHTTPServerRequest, a *responseWriter) error {
 	err := a.finish()
 	if err == nil {
 		return nil

@@ -1,6 +1,4 @@
-package channel
-
-import "net/textproto"
+package channelhttp
 
 // Attempt is what a client knows about an attempt that brought no answer: by
 // itself, or authenticated by a unit. What an untrusted carrier says has no place here.
@@ -33,20 +31,4 @@ func Decide(a Attempt) Verdict {
 		return GiveUp
 	}
 	return Repeat
-}
-
-// Safe reports whether a method changes nothing, RFC 9110, section 9.2.1. The empty one
-// is GET.
-func Safe(method string) bool {
-	switch method {
-	case "", "GET", "HEAD", "OPTIONS", "TRACE":
-		return true
-	}
-	return false
-}
-
-// Marked reports whether the caller of a request allows, by an Idempotency-Key that is
-// not empty, that it is executed more than once.
-func Marked(fields map[string][]string) bool {
-	return textproto.MIMEHeader(fields).Get("Idempotency-Key") != ""
 }

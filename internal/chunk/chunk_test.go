@@ -1,37 +1,37 @@
-package channel
+package chunk
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
 	"errors"
 	"io"
 	"slices"
-	"strings"
 	"testing"
 
-	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // sealed are the chunks of a message, one for each part.
 func sealed(parts ...string) [][]byte {
-	s := &sealer{aead: testworld.Must(newAEAD(make([]byte, 32)))}
+	s := NewWriter(testworld.Must(newAES(make([]byte, 32))))
 	var chunks [][]byte
 	for i, part := range parts {
-		at := inner
+		at := More
 		if i == len(parts)-1 {
-			at = final
+			at = Final
 		}
-		chunks = append(chunks, s.seal(append(make([]byte, lengthSize), part...), at))
+		chunks = append(chunks, s.Seal(append(make([]byte, LengthSize), part...), at))
 	}
 	return chunks
 }
 
 // unsealed reads a message of chunks to its end.
 func unsealed(b []byte) (parts []string, err error) {
-	o := &opener{r: bytes.NewReader(b), aead: testworld.Must(newAEAD(make([]byte, 32)))}
+	o := NewReader(bytes.NewReader(b), testworld.Must(newAES(make([]byte, 32))), nil)
 	for {
-		part, _, err := o.next()
+		part, _, err := o.Next()
 		if err == io.EOF {
 			return parts, nil
 		}
@@ -54,49 +54,31 @@ func TestChunks(t *testing.T) {
 // was in it.
 func TestLentBuffers(t *testing.T) {
 	c := sealed("a longer one", string(bytes.Repeat([]byte{1}, 1000)), "two")
-	var pool ChunkPool
-	s := newSource(bytes.NewReader(slices.Concat(c...)), testworld.Must(newAEAD(make([]byte, 32))), &pool)
+	var pool Pool
+	s := NewPlaintext(bytes.NewReader(slices.Concat(c...)), testworld.Must(newAES(make([]byte, 32))), &pool)
 	for range c {
 		testworld.Must(s.Next())
 	}
-	lent := s.opener.(*opener).buf
+	lent := s.opener.(*Reader).buf
 	whole := lent.b[:cap(lent.b)]
 	if bytes.Equal(whole, make([]byte, len(whole))) {
 		t.Fatal("got zeros before it was given back, want plaintext")
 	}
-	s.opener.release()
+	s.opener.Release()
 	if !bytes.Equal(whole, make([]byte, len(whole))) {
 		t.Errorf("got %q, want zeros", bytes.Trim(whole, "\x00"))
 	}
 }
 
-// TestLentBuffersOfAnswers: what is given back holds no plaintext of an answer,
-// even where a large head made the content move.
-func TestLentBuffersOfAnswers(t *testing.T) {
-	h := newWorld(t).host(Limits{})
-	for _, head := range []int{10, 2 * headRoom} {
-		r := newResponder(io.Discard, h, &sealer{aead: testworld.Must(newAEAD(make([]byte, 32)))}, nil)
-		content := strings.Repeat("content", 100)
-		r.Keep([]byte(content))
-		lent := r.lent
-		testworld.Must(r.Whole(bhttp.Head{Status: 200, Fields: map[string][]string{"Large": {strings.Repeat("x", head)}}}, nil))
-		testworld.Must(0, r.Finish())
-		r.Release()
-		if bytes.Contains((*lent)[:cap(*lent)], []byte(content[:70])) {
-			t.Errorf("with a head of %d bytes: got plaintext, want none", head)
-		}
-	}
-}
-
 func TestChunkRefusals(t *testing.T) {
 	c := sealed("one", "two", "three")
-	elsewhere := &sealer{aead: testworld.Must(newAEAD(bytes.Repeat([]byte{1}, 32)))}
+	elsewhere := NewWriter(testworld.Must(newAES(bytes.Repeat([]byte{1}, 32))))
 	elsewhere.step()
-	other := elsewhere.seal(append(make([]byte, lengthSize), "two"...), final)
+	other := elsewhere.Seal(append(make([]byte, LengthSize), "two"...), Final)
 	early := bytes.Clone(c[1])
 	early[0] |= 0x80
-	long := append(make([]byte, lengthSize), make([]byte, MaxPlaintext+1)...)
-	long = (&sealer{aead: testworld.Must(newAEAD(make([]byte, 32)))}).seal(long, final)
+	long := append(make([]byte, LengthSize), make([]byte, MaxPlaintext+1)...)
+	long = NewWriter(testworld.Must(newAES(make([]byte, 32)))).Seal(long, Final)
 	for _, tt := range []struct {
 		name   string
 		chunks [][]byte
@@ -140,11 +122,11 @@ func TestEveryByteOfAMessage(t *testing.T) {
 // TestReadErrorsAreTruncations keeps the cause of a stream that breaks.
 func TestReadErrorsAreTruncations(t *testing.T) {
 	cause := errors.New("connection reset")
-	o := &opener{r: io.MultiReader(bytes.NewReader(sealed("a", "b")[0]), errorReader{cause}), aead: testworld.Must(newAEAD(make([]byte, 32)))}
-	if _, _, err := o.next(); err != nil {
+	o := NewReader(io.MultiReader(bytes.NewReader(sealed("a", "b")[0]), errorReader{cause}), testworld.Must(newAES(make([]byte, 32))), nil)
+	if _, _, err := o.Next(); err != nil {
 		t.Fatal(err)
 	}
-	_, _, err := o.next()
+	_, _, err := o.Next()
 	if !errors.Is(err, cause) || !errors.Is(err, ErrTruncated) || wire.ReasonOf(err) != wire.Truncated {
 		t.Errorf("got %v, want %v because of %v", err, ErrTruncated, cause)
 	}
@@ -163,4 +145,12 @@ func FuzzChunks(f *testing.F) {
 			t.Errorf("another encoding was read: %x", b)
 		}
 	})
+}
+
+func newAES(key []byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
 }

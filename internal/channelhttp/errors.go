@@ -1,0 +1,20 @@
+package channelhttp
+
+import "github.com/cohort-tee/cohort/internal/wire"
+
+// Errors of calls. Each is also its reason: errors.Is(err, wire.Rekey).
+var (
+	// ErrOutcomeUnknown says that a request which may not be repeated was cut
+	// off: it was executed once or not at all.
+	ErrOutcomeUnknown = wire.Refuse(wire.OutcomeUnknown, "call", "cut off after it was sent", "an answer")
+	// ErrNotExecuted says, authenticated, that the unit has not executed the
+	// request and will not.
+	ErrNotExecuted = wire.Refuse(wire.NotExecuted, "call", "refused by the unit", "an answer")
+	// ErrMisdirected says that requests came to other units than they were
+	// bound to, however often they were tried.
+	ErrMisdirected = wire.Refuse(wire.Misdirected, "call", "another unit", "the unit it is bound to")
+	// ErrRekey says that the cluster opens no session of this client's.
+	ErrRekey = wire.Refuse(wire.Rekey, "call", "a session that no unit opens", "one that the cluster holds")
+	// ErrUnreachable says that nobody takes the request.
+	ErrUnreachable = wire.Refuse(wire.Unavailable, "call", "nobody answers", "a unit that does")
+)

@@ -1,0 +1,26 @@
+package chunk
+
+import "slices"
+
+// buckets are the sizes in bytes to which a message in one chunk is padded: 256
+// bytes, 1, 4 and 16 KiB of content, with 256 bytes for the head.
+var buckets = []int{512, 1280, 4352, 16640}
+
+// Bucket is the size to which n bytes are padded.
+func Bucket(n int) int {
+	i, _ := slices.BinarySearch(buckets, n)
+	if i == len(buckets) {
+		return n
+	}
+	return buckets[i]
+}
+
+// Pad fills up to the next bucket with zeros what begins at from in b. What is
+// larger than all buckets stays as it is.
+func Pad(b []byte, from int) []byte {
+	n := Bucket(len(b) - from)
+	b = slices.Grow(b, from+n-len(b)+TagSize)
+	full := b[:from+n]
+	clear(full[len(b):])
+	return full
+}

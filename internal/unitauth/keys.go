@@ -1,0 +1,92 @@
+package unitauth
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/ohttp"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// MaxSignedKeys is the largest signed key configuration, in bytes.
+const MaxSignedKeys = 32 << 10
+
+// OHTTPKeys is a key configuration for one-off requests.
+type OHTTPKeys struct {
+	Plain   []byte        // as application/ohttp-keys has it
+	Unit    identity.Peer // that signed it
+	Expires time.Time
+	Key     ohttp.PublicKey // that requests are sealed for
+	head    attest.Digest   // that the unit stood under
+	holders identity.RingHolders
+}
+
+// OK reports whether there are keys: the zero OHTTPKeys hold none.
+func (k OHTTPKeys) OK() bool { return k.Key.Public != nil }
+
+// CutOff refuses, with "cut-off", keys that a policy lets nobody use any more: of a
+// signer that it cuts off, or that a unit which was cut off since may hold.
+func (k OHTTPKeys) CutOff(p policy.Approved, at time.Time) error {
+	if err := p.CutOff(k.Unit.Facts(), at); err != nil {
+		return err
+	}
+	if identity.RingCutSince(p, k.holders, k.head) {
+		return wire.Refuse(wire.CutOff, "one-off keys: cut of a unit that may hold them", "after policy head "+k.head.String(), "keys since the cut")
+	}
+	return nil
+}
+
+// VerifyOHTTPKeys judges a signed key configuration for clients with a pin. It
+// refuses with "identity" one for another pin, with "behind" a policy head that
+// trust does not know, and one before a cut of units that hold the private keys, with
+// the reasons of [identity.Check] a signer that is no unit of the pin's, with "expired" one of another time, and with "signature"
+// one that the unit did not sign.
+func VerifyOHTTPKeys(b []byte, pin Pin, trust Trust, at time.Time) (OHTTPKeys, error) {
+	if len(b) > MaxSignedKeys {
+		return OHTTPKeys{}, wire.Refuse(wire.TooLarge, "one-off keys: size in bytes", len(b), MaxSignedKeys)
+	}
+	var f [8][]byte
+	if err := wire.UnframeInto(f[:], wire.LabelOneOffKeys, b); err != nil {
+		return OHTTPKeys{}, err
+	}
+	for i, size := range []int{32, 16, 32, 8} {
+		if len(f[i+1]) != size {
+			return OHTTPKeys{}, wire.Refuse(wire.Malformed, fmt.Sprint("one-off keys: size of field ", i+2), len(f[i+1]), size)
+		}
+	}
+	if len(f[6]) > MaxChain {
+		return OHTTPKeys{}, wire.Refuse(wire.TooLarge, "one-off keys: size of the chain", len(f[6]), MaxChain)
+	}
+	if string(f[0]) != string(pin.Bytes()) {
+		return OHTTPKeys{}, wire.Refuse(wire.WrongIdentity, "one-off keys: pin", "another", "the client's")
+	}
+	said := SignerClaims{Head: f[3], Identity: f[1], Expiry: f[4]}
+	peer, err := trust.Signer(f[6], pin, said, at)
+	if err != nil {
+		return OHTTPKeys{}, err
+	}
+	head, holders := attest.Digest(f[3]), pin.Holders(peer)
+	if identity.RingCutSince(trust.Policy, holders, head) {
+		return OHTTPKeys{}, wire.Refuse(wire.Behind, "one-off keys: policy head", "one before a cut", "one since the cut")
+	}
+	root, chain := trust.Policy.Document().Authority.Root, wire.Sum(f[6])
+	if err := Verify(peer.PublicKey(), f[7], wire.LabelOneOffKeys, append(slices.Clone(f[:6]), root[:], chain[:])...); err != nil {
+		return OHTTPKeys{}, err
+	}
+	keys, err := UnverifiedOHTTPKeys(f[5])
+	keys.Unit, keys.head, keys.holders = peer, head, holders
+	keys.Expires = time.Unix(int64(binary.BigEndian.Uint64(f[4])), 0)
+	return keys, err
+}
+
+// UnverifiedOHTTPKeys reads application/ohttp-keys that is verified by other means. It takes
+// the first key that it can use, and refuses with "malformed" a list without one.
+func UnverifiedOHTTPKeys(b []byte) (OHTTPKeys, error) {
+	key, err := ohttp.ParseKeys(b)
+	return OHTTPKeys{Plain: b, Key: key}, err
+}

@@ -1,0 +1,52 @@
+package unitauth
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/asn1"
+	"fmt"
+	"math/big"
+
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// Sign is an ECDSA signature, ASN.1, over the framing of fields under label.
+func Sign(key *ecdsa.PrivateKey, label wire.Label, fields ...[]byte) ([]byte, error) {
+	digest := wire.Hash(label, fields...)
+	signature, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
+	if err == nil {
+		signature, err = lowerS(signature, key.Params())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("signing %s: %w", label, err)
+	}
+	return signature, nil
+}
+
+// lowerS is the signature with the smaller s of the two, (r, s) and (r, n-s), that
+// ECDSA accepts for one message. Only that one counts, so that nobody without the key
+// makes a second signature of one.
+func lowerS(signature []byte, curve *elliptic.CurveParams) ([]byte, error) {
+	var pair struct{ R, S *big.Int }
+	if _, err := asn1.Unmarshal(signature, &pair); err != nil {
+		return nil, err
+	}
+	if other := new(big.Int).Sub(curve.N, pair.S); other.Cmp(pair.S) < 0 {
+		pair.S = other
+	}
+	return asn1.Marshal(pair)
+}
+
+// Verify refuses, with "signature", what sign did not make.
+func Verify(key *ecdsa.PublicKey, signature []byte, label wire.Label, fields ...[]byte) error {
+	digest := wire.Hash(label, fields...)
+	if !ecdsa.VerifyASN1(key, digest[:], signature) { // first: it bounds what lowerS takes apart
+		return wire.Refuse(wire.BadSignature, string(label), "one that does not verify", "the unit's")
+	}
+	if low, err := lowerS(signature, key.Params()); err != nil || !bytes.Equal(low, signature) {
+		return wire.Refuse(wire.BadSignature, string(label), "a high s", "the lower s of the two (r, s) and (r, n-s)")
+	}
+	return nil
+}

@@ -1,0 +1,145 @@
+package unitauth
+
+import (
+	"crypto/x509"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// Trust is what a client judges an answer by.
+type Trust struct {
+	Policy policy.Approved
+	Root   *x509.Certificate // of the authority that Policy names
+	// Approvers are the keys of the party that must approve a group, as in
+	// [identity.Expect]; without them the owners choose its parties.
+	Approvers []attest.Digest
+	// Verifier appraises fresh evidence; nil appraises none.
+	Verifier *attest.Verifier
+	// Endorsements of fresh evidence, where its platform needs any.
+	Endorsements attest.Endorsements
+}
+
+// Sizes and times of what a unit signs.
+const (
+	MaxChain    = 16 << 10 // bytes of certificates
+	MaxSession  = 3600     // seconds from opening to expiry
+	ClockMargin = 300      // seconds by which the clocks of two honest machines may differ
+)
+
+// SignerClaims is what a unit says of itself beside its chain; nothing is checked yet.
+type SignerClaims struct{ Head, Unit, Identity, Expiry []byte } // unit: nil where the message names none
+
+// SignerClaims is the unit of a pin, as far as its certificates go, whose chain stands
+// beside what it says.
+func (t Trust) Signer(chain []byte, pin Pin, said SignerClaims, at time.Time) (identity.Peer, error) {
+	head := attest.Digest(said.Head)
+	if head.IsZero() {
+		return identity.Peer{}, wire.Refuse(wire.Malformed, "unit: policy head", "none", "a head")
+	}
+	if !t.Policy.Knows(head) {
+		return identity.Peer{}, wire.Refuse(wire.Behind, "unit: policy head", head, "one of the history that is known")
+	}
+	peer, err := t.unit(chain, pin, at)
+	if err != nil {
+		return identity.Peer{}, err
+	}
+	if id := peer.UnitID(); said.Unit != nil && wire.UnitID(said.Unit) != id {
+		return identity.Peer{}, wire.Refuse(wire.WrongIdentity, "unit: id beside the chain", wire.UnitID(said.Unit), id)
+	}
+	if attest.Digest(said.Identity) != peer.ID() {
+		return identity.Peer{}, wire.Refuse(wire.WrongIdentity, "unit: identity", "another", "that of the certificate of "+peer.UnitID().String())
+	}
+	expires, now := binary.BigEndian.Uint64(said.Expiry), uint64(at.Unix())
+	if expires <= now || expires > now+MaxSession+ClockMargin || expires > uint64(peer.NotAfter().Unix()) {
+		return identity.Peer{}, wire.Refuse(wire.Expired, "unit: expiry", expires, fmt.Sprint("after ", now, ", within an hour and the unit's certificate"))
+	}
+	return peer, nil
+}
+
+// Unit checks a unit's chain against a pin.
+func (t Trust) unit(b []byte, pin Pin, at time.Time) (identity.Peer, error) {
+	chain, err := parseChain(b)
+	if err != nil {
+		return identity.Peer{}, err
+	}
+	if at, err = checkedAt(chain[0], at); err != nil {
+		return identity.Peer{}, err
+	}
+	expect, err := pin.expect(t.Policy, at)
+	if err != nil {
+		return identity.Peer{}, err
+	}
+	expect.Approvers = t.Approvers
+	peer, err := identity.Check(chain, t.Root, expect)
+	if err != nil {
+		return identity.Peer{}, fmt.Errorf("checking the unit: %w", err)
+	}
+	return peer, nil
+}
+
+// checkedAt is the time at which a unit's certificate is checked: at, or its begin
+// while the client's clock is behind the authority's by no more than clocks may
+// differ. It refuses, with "clock", one that begins later.
+func checkedAt(c *x509.Certificate, at time.Time) (time.Time, error) {
+	if !at.Before(c.NotBefore) {
+		return at, nil
+	}
+	if earliest := c.NotBefore.Add(wire.WindowLead - wire.MaxClockSkew); at.Before(earliest) {
+		return time.Time{}, wire.Refuse(wire.ClockSkew, "unit: begin of the certificate against this machine's time", at.UTC().Format(time.RFC3339), "after "+earliest.UTC().Format(time.RFC3339))
+	}
+	return c.NotBefore, nil
+}
+
+// parseChain reads Frame("cohort chain v1", unit certificate, cross-certificate).
+func parseChain(b []byte) ([]*x509.Certificate, error) {
+	ders, err := wire.Unframe(wire.LabelChain, b, 2)
+	if err != nil {
+		return nil, err
+	}
+	var chain []*x509.Certificate
+	for _, der := range ders {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, wire.Refuse(wire.BadChain, "chain: certificate", err, "DER")
+		}
+		chain = append(chain, c)
+	}
+	return chain, nil
+}
+
+// Appraise appraises fresh evidence: it must be bound to this session's secret, and
+// of code that policy admits as the identity in the certificate.
+func (t Trust) Appraise(raw []byte, q attest.Question, peer identity.Peer) (attest.Result, error) {
+	if len(raw) == 0 || t.Verifier == nil {
+		return attest.Result{}, wire.Refuse(wire.EvidenceMissing, "session answer: evidence", "none that can be judged", "fresh evidence")
+	}
+	if err := q.Evidence.UnmarshalJSON(raw); err != nil { // directly: it scans what it reads itself
+		return attest.Result{}, err
+	}
+	q.Endorsements, q.Rules = t.Endorsements, t.Policy.Rules()
+	result, err := t.Verifier.Appraise(q)
+	if err != nil {
+		return attest.Result{}, err
+	}
+	if peer.Group() != "" {
+		grant, err := t.Policy.AdmitMember(peer.Group(), peer.Role(), result, policy.Pins{Parties: []attest.Digest{peer.Party()}}, policy.ApprovedRoot(q.At), q.At)
+		if err == nil && grant.Pact.ID() != peer.ID() {
+			err = wire.Refuse(wire.StaleRoster, "fresh evidence: group", peer.ID(), grant.Pact.ID())
+		}
+		return result, err
+	}
+	grant, err := t.Policy.Admit(peer.Task(), result)
+	if err != nil {
+		return attest.Result{}, err
+	}
+	if id, err := identity.ReleaseID(t.Policy, peer.Task(), grant.Release.Name); err != nil || id != peer.ID() {
+		return attest.Result{}, wire.Refuse(wire.WrongIdentity, "fresh evidence: identity", id, peer.ID())
+	}
+	return result, nil
+}
