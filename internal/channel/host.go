@@ -68,7 +68,7 @@ type Host struct {
 	stale       bool  // a session in the table may want to be sealed anew
 }
 
-// credentials is a Standing ready for use. It is immutable.
+// credentials are UnitCredentials ready for use. They are immutable.
 type credentials struct {
 	UnitCredentials
 	chain  []byte // Frame("cohort chain v1", unit certificate, cross-certificate)

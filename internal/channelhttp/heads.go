@@ -16,7 +16,7 @@ type Heads struct {
 	// Newest is the newest proved head there is, and nil where there is none. It is
 	// the same slice for the same head, and nobody changes it. It does not block.
 	Newest func() []byte
-	// Heard is called with what came from the other side, unchecked, at most
+	// Received is called with what came from the other side, unchecked, at most
 	// [identity.MaxHead] bytes, which it may keep. It does not block.
 	Received func([]byte)
 }
