@@ -130,7 +130,7 @@ const mostLines = 2500
 
 var longer = map[string]string{
 	"policy/policyfile": "one file format: each key, its reader, its checks and the direction of its changes",
-	"internal/channel": "one protocol: handshake, table of sessions, requests, responses",
+	"internal/channel":  "one protocol: handshake, table of sessions, requests, responses",
 }
 
 // undivided are packages that wait to be divided.
