@@ -149,6 +149,7 @@
 //	   unit                      SDK for units
 //	   unit/unittest             an authority that misbehaves on demand; tests only
 //	   internal/authority/history  the policy history: steps, proposals, delays, statements
+//	   internal/authority/ringkeys  ring keys, and the lease by which one authority makes them
 //	   internal/authority        challenge, issue, trust; the API over both
 //	   client                    the verifying client
 //	   examples/jointrisk/risk   what the three programs of that example agree on

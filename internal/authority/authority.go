@@ -16,6 +16,7 @@ package authority
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,6 +27,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/history"
 	"github.com/cohort-tee/cohort/internal/authority/records"
+	"github.com/cohort-tee/cohort/internal/authority/ringkeys"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/collateral"
@@ -108,8 +110,8 @@ type Authority struct {
 	polls    polls
 	clients  *limit.Connections
 	trusts   *limit.Turns // of own evidence
-	rings    rings
-	lease    lease
+	holder   string       // names this start of the authority
+	rings    *ringkeys.Keyring
 	damage   records.Damage
 	groups   groupSecrets
 
@@ -130,7 +132,7 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 		store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier, log: c.Log, clock: trustedclock.New(c.Clock),
 		limits: limits, metrics: newMetrics(), limiter: newLimiter(limits), spent: newSpent(limits.Total),
 		polls: newPolls(limits), clients: limit.NewConnections(limits.Connections),
-		requests: limit.NewShares(quotaRequests, limits.Requests), trusts: limit.NewTurns(quotaTrusts, maxTrusts, waitingTrusts), lease: newLease(),
+		requests: limit.NewShares(quotaRequests, limits.Requests), trusts: limit.NewTurns(quotaTrusts, maxTrusts, waitingTrusts), holder: rand.Text(),
 	}
 	a.damage.Rows = a.metrics.damaged
 	a.clock.Raise(c.Built)
@@ -141,6 +143,9 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 		a.endorser = c.Endorser(shelf{a})
 		a.metrics.registry.MustRegister(documents{a.endorser, c.Clock})
 	}
+	a.rings = ringkeys.New(ringkeys.Config{
+		Store: a.store, Records: a.records, Damage: &a.damage, Clock: a.clock, Log: a.log, Holder: a.holder, Leased: a.metrics.lease,
+	})
 	a.history = a.newHistory(history.Metrics{
 		Sequence: a.metrics.sequence, Forks: a.metrics.forks, Behind: a.metrics.behind, Recovered: a.metrics.again,
 	})
@@ -153,7 +158,7 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 	if err := a.ready(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := a.seeLease(ctx, a.clock.SinceStart()); err != nil {
+	if err := a.rings.ReadLease(ctx); err != nil {
 		return nil, err
 	}
 	return a, nil

@@ -81,7 +81,7 @@ func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest, f
 	if err := e.parseKeys(); err != nil {
 		return api.SealedReport{}, err
 	}
-	if err := a.holdRings(ctx); err != nil {
+	if err := a.rings.EnsureLease(ctx); err != nil {
 		return api.SealedReport{}, err
 	}
 	stranger := &collateral.Stranger{Address: e.from, Screen: sync.OnceValue(func() error { return a.screen(e) })}

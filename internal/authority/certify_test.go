@@ -288,7 +288,7 @@ func TestNothingWithoutRecord(t *testing.T) {
 	client, _ := w.serve(a)
 	p := w.scoring()
 	r := p.request(testworld.Must(client.Challenge(t.Context())).Nonce, nil)
-	if err := a.holdRings(t.Context()); err != nil {
+	if err := a.rings.EnsureLease(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	restore := lockStore(t, w.dsn)

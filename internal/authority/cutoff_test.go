@@ -1,15 +1,17 @@
 package authority
 
 import (
+	"bytes"
 	"crypto/x509"
 	"fmt"
 	"testing"
 	"time"
 
-	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/ringkeys"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
 )
 
 // change adopts the policy that follows, edited.
@@ -97,17 +99,28 @@ func TestOldPolicyCutsNothing(t *testing.T) {
 	old, now := a.inForce(), testworld.Must(a.clock.Now())
 	w.change(a, "calls = [\"keys\"]\n", fmt.Sprintf("calls = [\"keys\"]\ncut_units = [%q]\n", wire.UnitID{1}))
 	next := a.inForce().approved
-	r := a.rings.held[before.Identity]
-	current := r.strict.Current.ID()
-	r.holdTo(old.approved, now, time.Hour)
-	if r.strict.Current.ID() != current || r.head != next.Head() {
+	strict, _ := a.rings.Keys(before.Identity)
+	current := strict.Current.ID()
+	a.rings.Apply(old.approved, now)
+	if strict, _ = a.rings.Keys(before.Identity); strict.Current.ID() != current {
 		t.Error("an older policy changed the ring")
 	}
-	late := &ring{identity: before.Identity, strict: identity.NewRingKeys(now, time.Hour), follow: identity.NewRingKeys(now, time.Hour), head: old.approved.Head()}
-	kept := late.strict.Current.ID()
-	late.holdTo(next, now, time.Hour)
-	if late.strict.Current.ID() == kept || late.strict.Previous != nil {
-		t.Error("a ring that was not held to the newest policy is given out")
+	a.rings.Apply(next, now)
+	if strict, _ = a.rings.Keys(before.Identity); strict.Current.ID() != current {
+		t.Error("an older policy was noted as the one applied")
+	}
+	late := ringkeys.New(ringkeys.Config{})
+	grant := policy.Grant{Task: old.doc().Tasks["scoring"], Release: old.doc().Tasks["scoring"].Releases["2026.11"]}
+	kept, _, err := late.Add(ringkeys.Request{Approved: old.approved, Grant: grant, At: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	returned, _, err := late.Add(ringkeys.Request{Approved: next, Grant: grant, At: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Equal(returned.Strict.Current.Key, kept.Strict.Current.Key) || returned.Strict.Previous != nil {
+		t.Error("a ring that the newest policy was not applied to is returned")
 	}
 }
 

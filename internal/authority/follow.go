@@ -30,7 +30,7 @@ func (f follower) Reseal(ctx context.Context, approved policy.Approved) error {
 // newHistory makes the history of an authority whose root is unsealed.
 func (a *Authority) newHistory(m history.Metrics) *history.History {
 	return history.New(history.Config{
-		Store: a.store, Records: a.records, Damage: &a.damage, Clock: a.clock, Log: a.log, Root: a.root, Holder: a.lease.holder,
+		Store: a.store, Records: a.records, Damage: &a.damage, Clock: a.clock, Log: a.log, Root: a.root, Holder: a.holder,
 		Follower: follower{a}, Metrics: m,
 	})
 }

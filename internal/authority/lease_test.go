@@ -6,7 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/ringkeys"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -35,23 +37,23 @@ func TestLease(t *testing.T) {
 	first := testworld.Must(w.asks(a))
 	for range 3 { // longer than the term
 		elsewhere(b)
-		w.clock.Advance(leaseTerm - time.Second)
+		w.clock.Advance(ringkeys.Term - time.Second)
 		a.keepRings(t.Context())
 	}
 	elsewhere(b)
 	if got := shared(first, testworld.Must(w.asks(a))); got != 4 {
 		t.Errorf("got %d keys of before from the holder, want 4", got)
 	}
-	w.clock.Advance(leaseTerm) // a is not heard of
+	w.clock.Advance(ringkeys.Term) // a is not heard of
 	second := testworld.Must(w.asks(b))
 	if got := shared(first, second); got != 0 {
 		t.Errorf("got %d keys of the former holder from the next, want none", got)
 	}
 	elsewhere(a)
-	if len(a.rings.held) > 0 {
+	if strict, _ := a.rings.Keys(testworld.Must(identity.ReleaseID(a.inForce().approved, "scoring", "2026.11"))); strict.Current != nil {
 		t.Error("the former holder kept its keys")
 	}
-	if err := b.yieldRings(t.Context()); err != nil {
+	if err := b.rings.ReleaseLease(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := shared(append(first, second...), testworld.Must(w.asks(a))); got != 0 {
@@ -69,7 +71,7 @@ func TestLeaseThroughOutage(t *testing.T) {
 	a := w.open()
 	first := testworld.Must(w.asks(a))
 	restore := lockStore(t, w.dsn)
-	w.clock.Advance(leaseTerm + time.Second)
+	w.clock.Advance(ringkeys.Term + time.Second)
 	_, err := w.asks(a)
 	testworld.Refused(t, err, wire.StoreFailed)
 	restore()
@@ -115,6 +117,6 @@ func TestLeaseChanged(t *testing.T) {
 	b := w.open()
 	_, err := w.asks(b)
 	testworld.Refused(t, err, wire.RingElsewhere)
-	w.clock.Advance(leaseTerm)
+	w.clock.Advance(ringkeys.Term)
 	testworld.Must(w.asks(b))
 }

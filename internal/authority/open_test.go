@@ -197,7 +197,7 @@ func TestChangedRows(t *testing.T) {
 			exec(t, w.dsn, row.statement)
 
 			b := w.open()
-			_, _ = b.seeLease(t.Context(), 0)
+			_ = b.rings.ReadLease(t.Context())
 			_, _ = b.history.ShowProposals(t.Context())
 			if named := b.damage.Of(row.table); len(named) == 0 || !strings.Contains(named[0], "of "+row.table) {
 				t.Errorf("got damaged rows %q, want one of %s named", named, row.table)

@@ -160,68 +160,6 @@ func TestRingsRoll(t *testing.T) {
 	}
 }
 
-// TestRolled moves keys of a life of one hour to a time, under a life that policy
-// may have changed. Times are in minutes since they were drawn.
-func TestRolled(t *testing.T) {
-	minutes := func(n int) time.Time { return noon.Add(time.Duration(n) * time.Minute) }
-	for _, row := range []struct {
-		name          string
-		at            int
-		life          time.Duration
-		current, next string    // what they were before: "current", "next", or "" for new
-		ends          [3]int    // previous (0 for none), current, next
-		alive         [2]string // of the first current and next key, those that still open sessions
-	}{
-		{"before the end of its life", 59, time.Hour, "current", "next", [3]int{0, 120, 180}, [2]string{"current", "next"}},
-		{"at the end of its life", 60, time.Hour, "next", "", [3]int{120, 180, 240}, [2]string{"current", "next"}},
-		{"before the previous ended", 119, time.Hour, "next", "", [3]int{120, 180, 240}, [2]string{"current", "next"}},
-		{"two lives later", 120, time.Hour, "", "", [3]int{180, 240, 300}, [2]string{"", "next"}},
-		{"when all have ended", 180, time.Hour, "", "", [3]int{0, 300, 360}, [2]string{"", ""}},
-		{"a year later", 525600, time.Hour, "", "", [3]int{0, 525720, 525780}, [2]string{"", ""}},
-		{"at once when life grew", 1, 2 * time.Hour, "next", "", [3]int{120, 240, 360}, [2]string{"current", "next"}},
-		{"kept when life shrank", 99, 20 * time.Minute, "current", "next", [3]int{0, 120, 180}, [2]string{"current", "next"}},
-		{"sessions outlive a shorter life", 100, 20 * time.Minute, "next", "", [3]int{120, 140, 160}, [2]string{"current", "next"}},
-		{"a clock that went back", -30, time.Hour, "current", "next", [3]int{0, 120, 180}, [2]string{"current", "next"}},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			old := identity.NewRingKeys(noon, time.Hour)
-			names := map[identity.RingID]string{old.Current.ID(): "current", old.Next.ID(): "next"}
-			got := rolled(old, minutes(row.at), row.life)
-			if a, b := names[got.Current.ID()], names[got.Next.ID()]; a != row.current || b != row.next {
-				t.Errorf("got current %q and next %q, want %q and %q", a, b, row.current, row.next)
-			}
-			for i, key := range []*identity.RingKey{got.Previous, got.Current, got.Next} {
-				switch {
-				case (key == nil) != (row.ends[i] == 0):
-					t.Errorf("key %d: got %v, want one that ends at minute %d", i, key, row.ends[i])
-				case key != nil && !key.End().Equal(minutes(row.ends[i])):
-					t.Errorf("key %d: got the end %v, want minute %d", i, key.End(), row.ends[i])
-				}
-			}
-			var alive [2]string
-			for _, key := range got.Keys() {
-				if i := slices.Index([]string{"current", "next"}, names[key.ID()]); i >= 0 {
-					alive[i] = names[key.ID()]
-				}
-			}
-			if alive != row.alive {
-				t.Errorf("got alive %q, want %q", alive, row.alive)
-			}
-			for _, key := range got.Keys() {
-				if bytes.Equal(key.Expose(), make([]byte, 32)) {
-					t.Error("a key that is given out is erased")
-				}
-			}
-			for _, key := range old.Keys() {
-				held := slices.Contains(got.Keys(), key)
-				if erased := bytes.Equal(key.Expose(), make([]byte, 32)); erased == held {
-					t.Errorf("old key: held %v, erased %v; want one of them", held, erased)
-				}
-			}
-		})
-	}
-}
-
 // TestInherited looks at what a chain of releases hands down.
 func TestInherited(t *testing.T) {
 	w := newWorld(t, withReleases()...)
@@ -280,24 +218,27 @@ func TestRingsNobodyAsksFor(t *testing.T) {
 	named, removed := testworld.Must(w.scoring().enrol(direct{a})).Identity, testworld.Must(w.newest().enrol(direct{a})).Identity
 	next := w.SignPolicy(w.NextText(a.inForce().approved, "[task.scoring.release.\"2026.12\"]\ncontinues = \"2026.11\"\nreference = [ { platform = \"soft\", program = \""+
 		wire.Sum([]byte("newest")).String()+"\" } ]\n", ""), "ana", "ben")
-	keys := func(r *ring) []*identity.RingKey { return append(r.strict.Keys(), r.follow.Keys()...) }
-	dropped := keys(a.rings.held[removed])
+	keys := func(id wire.Digest) []*identity.RingKey {
+		strict, follow := a.rings.Keys(id)
+		return append(strict.Keys(), follow.Keys()...)
+	}
+	dropped := keys(removed)
 	if err := a.history.Adopt(t.Context(), api.HistoryEntry{Policy: next.Policy, Signatures: next.Signatures}); err != nil {
 		t.Fatal(err)
 	}
-	kept := keys(a.rings.held[named])
+	kept := keys(named)
 	if _, err := w.newest().enrol(direct{a}); wire.ReasonOf(err) != wire.NotMeasured {
 		t.Errorf("enrolling a removed release: got %v, want reason %q", err, wire.NotMeasured)
 	}
-	if a.rings.held[removed] != nil || !erased(dropped...) {
+	if len(keys(removed)) > 0 || !erased(dropped...) {
 		t.Error("keys of a removed release are still there")
 	}
 	w.clock.Advance(2 * time.Hour)
 	a.keepRings(t.Context())
-	if a.rings.held[named] == nil || !erased(kept...) {
+	if len(keys(named)) == 0 || !erased(kept...) {
 		t.Error("keys of a release that policy names were not rolled, or what was dropped is not erased")
 	}
-	if erased(keys(a.rings.held[named])...) {
+	if erased(keys(named)...) {
 		t.Error("the keys that are given out are erased")
 	}
 }
@@ -307,13 +248,13 @@ func TestRingsRollAlone(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	id := testworld.Must(w.scoring().enrol(direct{a})).Identity
-	first := a.rings.held[id].strict.Next.ID()
+	strict, _ := a.rings.Keys(id)
+	first := strict.Next.ID()
 	w.clock.Advance(time.Hour)
 	w.serve(a)
 	current := func() identity.RingID {
-		a.rings.mu.Lock()
-		defer a.rings.mu.Unlock()
-		return a.rings.held[id].strict.Current.ID()
+		strict, _ := a.rings.Keys(id)
+		return strict.Current.ID()
 	}
 	testworld.Within(t, 10*tick, "the ring rolls", func() bool { return current() != first })
 }

@@ -71,7 +71,7 @@ func (a *Authority) shutDown(server *http.Server) {
 	if err := server.Shutdown(ctx); err != nil {
 		a.log.Warn("requests cut off at shutdown", "error", errors.Join(err, server.Close()))
 	}
-	if err := a.yieldRings(ctx); err != nil {
-		a.log.Warn("giving the ring lease back", "error", err)
+	if err := a.rings.ReleaseLease(ctx); err != nil {
+		a.log.Warn("releasing the ring lease", "error", err)
 	}
 }

@@ -1,0 +1,214 @@
+package ringkeys
+
+import (
+	"slices"
+	"time"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy"
+)
+
+// ring is what the units of one identity seal sessions with.
+type ring struct {
+	identity       attest.Digest
+	task, release  string        // outside groups
+	group          attest.Digest // the group's identity; identity is then that, or of one role
+	role           string        // that role
+	head           attest.Digest // of the newest policy that was applied to it
+	strict, follow identity.RingKeys
+}
+
+// Request is one enrolment that ring keys are for.
+type Request struct {
+	Approved policy.Approved // that the enrolment was decided under
+	Grant    policy.Grant
+	At       time.Time
+}
+
+// Add returns the ring keys for a report, and when the current strict key ends: those of
+// the unit's own identity, and of the release that its release continues the follow
+// keys. No unit gets keys of a successor. The lease is ensured before ([Keyring.EnsureLease]).
+func (k *Keyring) Add(r Request) (api.Rings, time.Time, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if p := r.Grant.Pact; p != nil {
+		id := p.ID()
+		role := k.rollRing(ring{identity: wire.RoleID(id, r.Grant.Role), group: id, role: r.Grant.Role}, r)
+		whole := k.rollRing(ring{identity: id, group: id}, r)
+		return api.Rings{Strict: exposed(role.strict), Follow: exposed(whole.follow)}, role.strict.Current.End(), nil
+	}
+	own, err := k.releaseRing(r, r.Grant.Release.Name)
+	if err != nil {
+		return api.Rings{}, time.Time{}, err
+	}
+	keys := api.Rings{Strict: exposed(own.strict), Follow: exposed(own.follow)}
+	if before := r.Grant.Release.Continues; before != "" {
+		inherited, err := k.releaseRing(r, before)
+		if err != nil {
+			return api.Rings{}, time.Time{}, err
+		}
+		keys.Inherited = &api.InheritedRing{Identity: inherited.identity, RingKeys: exposed(inherited.follow)}
+	}
+	return keys, own.strict.Current.End(), nil
+}
+
+// applyPolicy draws keys anew, without previous ones, where a unit that has them was cut
+// off by policy since policy was last applied to them: nothing is sealed or opened any
+// more with the keys of before. An older policy than the one applied changes nothing.
+func (r *ring) applyPolicy(p policy.Approved, now time.Time, lifetime time.Duration) {
+	if r.head.IsZero() {
+		r.head = p.Head()
+	}
+	before, known := p.At(r.head)
+	if !known || r.head == p.Head() {
+		return
+	}
+	holders := identity.RingHolders{Identity: r.identity}
+	if !r.group.IsZero() {
+		holders = identity.RingHolders{Identity: r.group, Role: r.role}
+	}
+	left := r.memberLeft(before, p)
+	if left || identity.RingCutSince(p, holders, r.head) {
+		r.strict = replace(r.strict, identity.NewRingKeys(now, lifetime))
+	}
+	holders.Follow = true
+	if left || identity.RingCutSince(p, holders, r.head) {
+		r.follow = replace(r.follow, identity.NewRingKeys(now, lifetime))
+	}
+	r.head = p.Head()
+}
+
+// memberLeft reports whether the group of a ring has another roster than before, which
+// leaves out a member whose units hold the ring.
+func (r *ring) memberLeft(before, now policy.Approved) bool {
+	if r.group.IsZero() {
+		return false
+	}
+	p := now.PactOf(r.group)
+	newest, old := now.Pact(p.Group.Name), before.Pact(p.Group.Name)
+	return (old == nil || old.ID() != newest.ID()) && !newest.Keeps(p)
+}
+
+// releaseRing returns the ring of a release of the enrolment's task, at the enrolment's
+// time. The caller has locked mu.
+func (k *Keyring) releaseRing(r Request, release string) (*ring, error) {
+	id, err := identity.ReleaseID(r.Approved, r.Grant.Task.Name, release)
+	if err != nil {
+		return nil, err
+	}
+	return k.rollRing(ring{identity: id, task: r.Grant.Task.Name, release: release}, r), nil
+}
+
+// rollRing returns the ring of an identity, the one passed where there was none, with
+// policy applied and rolled. The caller has locked mu.
+func (k *Keyring) rollRing(first ring, r Request) *ring {
+	if k.rings[first.identity] == nil {
+		k.rings[first.identity] = &first
+	}
+	ring, lifetime := k.rings[first.identity], identity.RingLifetime(r.Grant.Life())
+	ring.applyPolicy(r.Approved, r.At, lifetime)
+	ring.rollKeys(r.At, lifetime)
+	return ring
+}
+
+// lifetime returns that of the certificates of a ring's units, and whether the policy
+// names them.
+func (r *ring) lifetime(p policy.Approved) (time.Duration, bool) {
+	if !r.group.IsZero() {
+		pact := p.PactOf(r.group)
+		if pact == nil {
+			return 0, false
+		}
+		return pact.Group.Life, true
+	}
+	id, err := identity.ReleaseID(p, r.task, r.release)
+	if err != nil || id != r.identity {
+		return 0, false
+	}
+	return p.Document().Tasks[r.task].Life, true
+}
+
+// Apply applies a policy to the rings of identities that it names and rolls them, and
+// drops each other ring.
+func (k *Keyring) Apply(p policy.Approved, now time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for id, ring := range k.rings {
+		lifetime, named := ring.lifetime(p)
+		if !named {
+			ring.erase()
+			delete(k.rings, id)
+			continue
+		}
+		ring.applyPolicy(p, now, identity.RingLifetime(lifetime))
+		ring.rollKeys(now, identity.RingLifetime(lifetime))
+	}
+}
+
+// Keys returns the keys of an identity, none where there is no ring of it.
+func (k *Keyring) Keys(id attest.Digest) (strict, follow identity.RingKeys) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if ring := k.rings[id]; ring != nil {
+		return ring.strict, ring.follow
+	}
+	return strict, follow
+}
+
+// dropRings erases all ring keys: from now on another authority's count.
+func (k *Keyring) dropRings() {
+	k.renewal, k.until = 0, 0
+	k.leased.Set(0)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, ring := range k.rings {
+		ring.erase()
+	}
+	clear(k.rings)
+}
+
+func (r *ring) rollKeys(now time.Time, lifetime time.Duration) {
+	r.strict, r.follow = rolled(r.strict, now, lifetime), rolled(r.follow, now, lifetime)
+}
+
+func (r *ring) erase() {
+	replace(r.strict, identity.RingKeys{})
+	replace(r.follow, identity.RingKeys{})
+}
+
+// rolled returns keys as they are at a time: rolled whenever the current one had a
+// lifetime left, so that its end stays as units know it, and drawn afresh when all have
+// ended. It erases what it drops.
+func rolled(keys identity.RingKeys, now time.Time, lifetime time.Duration) identity.RingKeys {
+	if keys.Current == nil || !now.Before(keys.Next.End()) {
+		return replace(keys, identity.NewRingKeys(now, lifetime))
+	}
+	for due := keys.Current.End().Add(-lifetime); !now.Before(due); due = due.Add(lifetime) {
+		keys = replace(keys, keys.Rotate(due, lifetime))
+	}
+	return replace(keys, keys.WithoutExpired(now))
+}
+
+// replace erases the keys that are not among the next, and returns the next.
+func replace(old, next identity.RingKeys) identity.RingKeys {
+	for _, key := range old.Keys() {
+		if !slices.Contains(next.Keys(), key) {
+			key.Erase()
+		}
+	}
+	return next
+}
+
+// exposed returns keys as a report carries them.
+func exposed(keys identity.RingKeys) api.RingKeys {
+	one := func(k *identity.RingKey) *api.RingKey {
+		if k == nil {
+			return nil
+		}
+		return &api.RingKey{Key: k.Expose(), End: k.End().UTC()}
+	}
+	return api.RingKeys{Previous: one(keys.Previous), Current: one(keys.Current), Next: one(keys.Next)}
+}
