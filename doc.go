@@ -47,7 +47,7 @@
 //
 // Founders make a domain:
 //
-//	cohort authority init --draft → authority.Init → founding.MakeRoot → store
+//	cohort authority init --draft → sealed.Init → founding.MakeRoot → store
 //	cohort policy sign --init → founding.Founder.Check → policy.Draft.Fill → sign
 //	  (and before, where a key is bound by a credential: authority init --open → founding.OpenChallenge)
 //
@@ -149,6 +149,7 @@
 //	   unit                      SDK for units
 //	   unit/unittest             an authority that misbehaves on demand; tests only
 //	   internal/authority/history  the policy history: steps, proposals, delays, statements
+//	   internal/authority/sealed  the root and the secrets of groups, sealed in the store
 //	   internal/authority/ringkeys  ring keys, and the lease by which one authority makes them
 //	   internal/authority        challenge, issue, trust; the API over both
 //	   client                    the verifying client

@@ -20,6 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/snp"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/collateral"
@@ -133,7 +134,7 @@ func found(t testing.TB, v *vendors) founded {
 		"[platform.soft]\nroots = [\"VENDOR\"]\n", platforms, `{ platform = "soft", program = "authority" }`, reference(attesttest.MeasureSNP("authority")),
 		"AMD", v.amd.Root().String(), "INTEL", v.intel.Root().String(), "NOKEY", strings.Repeat("0", 96),
 		"REFERENCE-OWN", references("own"), "REFERENCE-SCORING", references("scoring")))))
-	f.root = testworld.Must(authority.Init(t.Context(), authority.InitConfig{Store: db, Attester: tee, Sealer: sealer, Draft: draft})).Root
+	f.root = testworld.Must(sealed.Init(t.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: sealer, Draft: draft})).Root
 	genesis := w.SignPolicy(string(testworld.Must(draft.Fill(f.root))))
 	f.genesis = wire.Sum(genesis.Policy)
 	f.config = authority.Config{

@@ -15,6 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/testworld"
@@ -41,7 +42,7 @@ func newReal(t *testing.T, life string) *real {
 	testworld.NoError(t, err)
 	draft, err := policy.ParseDraft(w.Steps[0].Policy) // another root, and so the same draft
 	testworld.NoError(t, err)
-	made, err := authority.Init(t.Context(), authority.InitConfig{Store: s, Attester: r.device, Sealer: r.device, Draft: draft})
+	made, err := sealed.Init(t.Context(), sealed.InitConfig{Store: s, Attester: r.device, Sealer: r.device, Draft: draft})
 	testworld.NoError(t, err)
 	testworld.NoError(t, s.Close())
 	w.FoundAs(made.Root, life)

@@ -10,7 +10,7 @@
 // policy that does not name its own measurement. Every refusal has a reason of
 // the closed list, is counted, and is answered as a problem (RFC 9457).
 //
-// [Init] makes the root, once. [Open] makes an [Authority], [Authority.Serve]
+// Package sealed makes the root, once. [Open] makes an [Authority], [Authority.Serve]
 // serves it until its context ends.
 package authority
 
@@ -23,11 +23,11 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
-	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/history"
 	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/ringkeys"
+	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/collateral"
@@ -99,9 +99,7 @@ type Authority struct {
 	log      *slog.Logger
 	clock    *trustedclock.Clock
 	records  *records.Records
-	keys     *identity.Keys
-	root     wire.Digest
-	draft    wire.Digest // that the root was made for
+	root     sealed.Root
 	limits   Limits
 	metrics  *metrics
 	limiter  *limiter
@@ -113,10 +111,9 @@ type Authority struct {
 	holder   string       // names this start of the authority
 	rings    *ringkeys.Keyring
 	damage   records.Damage
-	groups   groupSecrets
+	groups   *sealed.Groups
 
 	history *history.History
-	secret  identity.Secret
 }
 
 // Open unseals the root, replays and checks the history of the store, or adopts
@@ -136,9 +133,12 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 	}
 	a.damage.Rows = a.metrics.damaged
 	a.clock.Raise(c.Built)
-	if err := a.unseal(ctx); err != nil {
+	var err error
+	if a.root, err = sealed.Unseal(ctx, a.store, a.sealer); err != nil {
 		return nil, err
 	}
+	a.records = records.New(a.root.Keys)
+	a.groups = &sealed.Groups{Store: a.store, Sealer: a.sealer, Verifier: a.verifier, Records: a.records, Damage: &a.damage, Log: a.log}
 	if c.Endorser != nil { // whose rows are under the store key
 		a.endorser = c.Endorser(shelf{a})
 		a.metrics.registry.MustRegister(documents{a.endorser, c.Clock})
@@ -165,7 +165,7 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 }
 
 // Root is the authority root: the digest that policy names.
-func (a *Authority) Root() wire.Digest { return a.root }
+func (a *Authority) Root() wire.Digest { return a.root.Digest }
 
 // Genesis is the digest of the first policy: the one value that units and
 // clients are given.
@@ -200,4 +200,13 @@ func (a *Authority) ready(ctx context.Context) error {
 		return snap.unnamed
 	}
 	return a.reseal(ctx, snap.approved)
+}
+
+// reseal seals the root to the authority reference values of a policy.
+func (a *Authority) reseal(ctx context.Context, approved policy.Approved) error {
+	changed, err := a.root.Reseal(ctx, a.store, a.sealer, approved)
+	if changed {
+		a.log.Info("root sealed anew", "policy", approved.Document().Sequence)
+	}
+	return err
 }

@@ -27,7 +27,7 @@ func (a *Authority) backup(r api.BackupRequest) (api.BackupShares, error) {
 	if err != nil {
 		return api.BackupShares{}, err
 	}
-	shares, err := backup.Split(a.secret, a.draft, snap.approved, now)
+	shares, err := backup.Split(a.root.Secret, a.root.Draft, snap.approved, now)
 	if err != nil {
 		return api.BackupShares{}, err
 	}
@@ -46,7 +46,7 @@ func (a *Authority) backupKept(ctx context.Context, k api.BackupKept) (api.Backu
 	if err != nil {
 		return api.Backup{}, err
 	}
-	if !hmac.Equal(share.Mark, backup.MarkBackup(a.keys, share.Header)) {
+	if !hmac.Equal(share.Mark, backup.MarkBackup(a.root.Keys, share.Header)) {
 		return api.Backup{}, wire.Refuse(wire.BadShare, "backup: mark", "another", "one made under this root")
 	}
 	if err := a.history.RecordBackup(ctx, share.Header); err != nil {

@@ -12,6 +12,7 @@ import (
 	"filippo.io/age/agessh"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/backup"
 	"github.com/cohort-tee/cohort/internal/testworld"
@@ -56,7 +57,7 @@ func (w *world) restoration(a *Authority, program string) *restoration {
 	db := testworld.Must(store.Create(w.T.Context(), dsn))
 	w.T.Cleanup(func() { db.Close() })
 	tee := w.Vendor.Chip().Attester(attesttest.Measure(program))
-	request := testworld.Must(AskRestore(w.T.Context(), tee, tee))
+	request := testworld.Must(sealed.AskRestore(w.T.Context(), tee, tee))
 	w.dsn = dsn
 	return &restoration{w, RestoreConfig{
 		Store: db, Attester: tee, Sealer: tee, Verifier: attesttest.Verifier(), Clock: w.clock.Read,

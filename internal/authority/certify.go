@@ -123,8 +123,8 @@ func (a *Authority) checkRequest(e *enrolment) error {
 	if err := e.notCut(e.snap.doc().Tasks[r.Task]); err != nil {
 		return err
 	}
-	if r.Root != a.root {
-		return wire.Refuse(wire.WrongRoot, "request: authority root", r.Root, a.root)
+	if r.Root != a.root.Digest {
+		return wire.Refuse(wire.WrongRoot, "request: authority root", r.Root, a.root.Digest)
 	}
 	if !e.snap.approved.Knows(r.Head) {
 		return wire.Refuse(wire.Behind, "request: policy head", r.Head, e.snap.approved.Head())
@@ -216,7 +216,7 @@ func (a *Authority) question(e *enrolment) attest.Question {
 		ReportData: attest.Bind(wire.LabelIssue, e.request.Bound()...),
 		Rules:      e.snap.approved.Rules(),
 		At:         e.at,
-		Secret:     func(in attest.Introduction) []byte { return a.keys.CredentialSecret(e.request.Nonce, in) },
+		Secret:     func(in attest.Introduction) []byte { return a.root.Keys.CredentialSecret(e.request.Nonce, in) },
 	}
 }
 
@@ -246,7 +246,7 @@ func (a *Authority) appraise(e *enrolment) error {
 	}
 	if r := e.request; r.Group != "" {
 		pins := policy.Pins{Parties: r.PartyKeys, Roster: r.Roster}
-		if e.grant, err = e.snap.approved.AdmitMember(r.Group, r.Role, result, pins, e.snap.groups.root, e.at); err == nil {
+		if e.grant, err = e.snap.approved.AdmitMember(r.Group, r.Role, result, pins, e.snap.groups.Root, e.at); err == nil {
 			err = e.notCut(e.grant.Task)
 		}
 	} else {

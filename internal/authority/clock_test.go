@@ -157,7 +157,7 @@ func TestExpiriesOfNonces(t *testing.T) {
 	a := w.open()
 	for _, expiry := range []uint64{0, 1, 1 << 31, 1<<32 - 1, math.MaxInt64, 1 << 63, math.MaxUint64 - 1, math.MaxUint64} {
 		body := append(binary.BigEndian.AppendUint64(nil, expiry), make([]byte, 16)...)
-		err := a.checkNonce(slices.Concat(body, a.keys.NonceMAC(body)), noon)
+		err := a.checkNonce(slices.Concat(body, a.root.Keys.NonceMAC(body)), noon)
 		if err == nil {
 			t.Errorf("a challenge until %d: taken", expiry)
 		}

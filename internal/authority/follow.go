@@ -30,7 +30,7 @@ func (f follower) Reseal(ctx context.Context, approved policy.Approved) error {
 // newHistory makes the history of an authority whose root is unsealed.
 func (a *Authority) newHistory(m history.Metrics) *history.History {
 	return history.New(history.Config{
-		Store: a.store, Records: a.records, Damage: &a.damage, Clock: a.clock, Log: a.log, Root: a.root, Holder: a.holder,
+		Store: a.store, Records: a.records, Damage: &a.damage, Clock: a.clock, Log: a.log, Root: a.root.Digest, Holder: a.holder,
 		Follower: follower{a}, Metrics: m,
 	})
 }
@@ -44,7 +44,7 @@ func (a *Authority) inForce() *snapshot {
 func (s *snapshot) Unnamed() error { return s.unnamed }
 
 // Passing implements [history.Derived].
-func (s *snapshot) Passing() bool { return s.groups.passing() }
+func (s *snapshot) Passing() bool { return s.groups.Passing() }
 
 // Ended implements [history.Derived].
 func (s *snapshot) Ended() []string { return s.ended() }

@@ -162,7 +162,7 @@ func TestRosterNamesNoOther(t *testing.T) {
 			if said := a.warnings(); len(said) != 1 || !strings.Contains(said[0], "no root of group trial") {
 				t.Errorf("got warnings %q, want one of the group", said)
 			}
-			if a.inForce().groups.passing() {
+			if a.inForce().groups.Passing() {
 				t.Error("the refusal is tried again each second, want it to stay until another policy")
 			}
 		})

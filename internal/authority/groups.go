@@ -96,7 +96,7 @@ func (a *Authority) getGroup(_ http.ResponseWriter, r *http.Request) (any, error
 		return nil, wire.Refuse(wire.NotFound, "group", r.PathValue("group"), "a group of the policy in force")
 	}
 	show := func(p *policy.Pact) *api.Group {
-		own := snap.groups.root(p)
+		own := snap.groups.Root(p)
 		counted := own
 		if own.IsZero() {
 			counted = policy.ApprovedRoot(now)(p)

@@ -54,7 +54,7 @@ scorer = { members = [ { party = "south", task = "scoring", release = "2026.11" 
 func (w *world) say(a *Authority, party string, change func(*policy.Statement)) (api.StatementReceipt, error) {
 	w.T.Helper()
 	p := a.inForce().approved.Pact("trial")
-	s, err := p.Statement(w.Keys[party].Digest(), a.inForce().groups.root(p))
+	s, err := p.Statement(w.Keys[party].Digest(), a.inForce().groups.Root(p))
 	if err != nil {
 		w.T.Fatal(err)
 	}

@@ -205,7 +205,7 @@ func TestSecrets(t *testing.T) {
 		_, body := ask(a.Handler(), http.MethodGet, path, "", "")
 		seen += body
 	}
-	for name, secret := range map[string][]byte{"root secret": a.secret.Expose(), "leaf key": report.LeafKey} {
+	for name, secret := range map[string][]byte{"root secret": a.root.Secret.Expose(), "leaf key": report.LeafKey} {
 		for form, text := range map[string]string{"raw": string(secret), "base64": must2(json.Marshal(secret)), "hex": wire.Digest(secret[:32]).Hex()} {
 			if strings.Contains(seen, strings.Trim(text, `"`)) {
 				t.Errorf("found the %s, %s", name, form)

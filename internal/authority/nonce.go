@@ -35,10 +35,10 @@ func (a *Authority) challenge(r api.ChallengeRequest) (api.Challenge, error) {
 	body := make([]byte, nonceBody)
 	binary.BigEndian.PutUint64(body, uint64(expires.Unix()))
 	rand.Read(body[8:])
-	c := api.Challenge{Nonce: slices.Concat(body, a.keys.NonceMAC(body)), Expires: expires.UTC()}
+	c := api.Challenge{Nonce: slices.Concat(body, a.root.Keys.NonceMAC(body)), Expires: expires.UTC()}
 	if len(r.EK)+len(r.AK) > 0 {
 		in := attest.Introduction{Device: r.EK, Key: r.AK}
-		c.Credential, err = a.verifier.Credential(attest.TPM, in, a.keys.CredentialSecret(c.Nonce, in))
+		c.Credential, err = a.verifier.Credential(attest.TPM, in, a.root.Keys.CredentialSecret(c.Nonce, in))
 	}
 	return c, err
 }
@@ -66,7 +66,7 @@ func (a *Authority) checkNonce(nonce []byte, now time.Time) error {
 		return wire.Refuse(wire.NonceUsed, "challenge: size in bytes", len(nonce), nonceSize)
 	}
 	body := nonce[:nonceBody]
-	if !hmac.Equal(nonce[nonceBody:], a.keys.NonceMAC(body)) {
+	if !hmac.Equal(nonce[nonceBody:], a.root.Keys.NonceMAC(body)) {
 		return wire.Refuse(wire.NonceUsed, "challenge", "not made here", "a challenge of this authority")
 	}
 	expires := expiryOf([nonceBody]byte(body))

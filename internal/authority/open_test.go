@@ -12,6 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/authority/records"
+	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
 	"github.com/cohort-tee/cohort/internal/testworld"
@@ -88,9 +89,9 @@ func TestInit(t *testing.T) {
 	db := testworld.Must(store.Create(t.Context(), w.dsn))
 	defer db.Close()
 	tee := w.Device("authority")
-	_, err := Init(t.Context(), InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft()})
+	_, err := sealed.Init(t.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft()})
 	testworld.Refused(t, err, wire.StoreForeign)
-	_, err = Init(t.Context(), InitConfig{Store: db, Attester: tee, Sealer: tee})
+	_, err = sealed.Init(t.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: tee})
 	testworld.Refused(t, err, wire.BadPolicy)
 
 	made := w.init(newDSN(t), "authority")

@@ -91,7 +91,7 @@ func (a *Authority) leaveOnce(ctx context.Context, l api.LeaveRequest, now time.
 	if err != nil {
 		return err
 	}
-	digest := sha256.Sum256(api.LeaveMessage(unit, l.Time, a.root))
+	digest := sha256.Sum256(api.LeaveMessage(unit, l.Time, a.root.Digest))
 	if !ecdsa.VerifyASN1(key, digest[:], l.Signature) {
 		return wire.Refuse(wire.BadSignature, "leave: signature", "one that does not verify", "by the signing key of unit "+unit.String())
 	}

@@ -104,7 +104,7 @@ func TestOwnerRefusals(t *testing.T) {
 	if got := testworld.Must(client.Policy(t.Context())).Sequence; got != 1 {
 		t.Errorf("got policy %d in force, want 1", got)
 	}
-	_, err := client.Proposal(t.Context(), a.root)
+	_, err := client.Proposal(t.Context(), a.root.Digest)
 	testworld.Refused(t, err, wire.NotFound)
 
 	if err := cancel("ana", statement); err != nil {

@@ -2,8 +2,6 @@ package authority
 
 import (
 	"context"
-	"crypto/hpke"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,10 +9,10 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
-	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/history"
 	"github.com/cohort-tee/cohort/internal/authority/records"
+	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/backup"
@@ -22,37 +20,6 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
-
-// AskRestore makes the request that owners answer with their shares. Its key is
-// sealed to our own measurement, so that the process may end meanwhile.
-func AskRestore(ctx context.Context, attester attest.Attester, sealer attest.Sealer) (backup.Request, error) {
-	r := backup.Request{Schema: backup.SchemaRequest}
-	key, err := hpke.MLKEM768X25519().GenerateKey()
-	if err != nil {
-		return r, fmt.Errorf("making the request's key: %w", err)
-	}
-	private, err := key.Bytes()
-	if err != nil {
-		return r, fmt.Errorf("making the request's key: %w", err)
-	}
-	defer clear(private)
-	r.Key = key.PublicKey().Bytes()
-	if tee, ok := attester.(attest.Keeper); ok {
-		kept := tee.Keep()
-		private = wire.Frame(wire.LabelRestoreKey, private, kept)
-		clear(kept)
-		defer clear(private)
-	}
-	if r.SealedKey, err = sealer.Seal(ctx, private, nil); err != nil {
-		return r, fmt.Errorf("sealing the request's key: %w", err)
-	}
-	evidence, err := attester.Attest(ctx, r.ReportData())
-	if err != nil {
-		return r, fmt.Errorf("attesting the request's key: %w", err)
-	}
-	r.Evidence, err = json.Marshal(evidence)
-	return r, err
-}
 
 // RestoreConfig is what [Restore] needs.
 type RestoreConfig struct {
@@ -77,9 +44,11 @@ type RestoreConfig struct {
 func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
 	a := &Authority{store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier,
 		clock: trustedclock.New(c.Clock), log: slog.New(slog.NewTextHandler(io.Discard, nil))}
-	if err := a.combine(ctx, c); err != nil {
+	var err error
+	if a.root, err = sealed.Restore(ctx, c.Attester, c.Sealer, c.Request, c.Shares); err != nil {
 		return wire.Digest{}, err
 	}
+	a.records = records.New(a.root.Keys)
 	a.history = a.newHistory(history.Metrics{})
 	if c.Endorser != nil { // whose rows are under the store key
 		a.endorser = c.Endorser(shelf{a})
@@ -107,39 +76,7 @@ func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
 	if err := a.named(approved, own); err != nil {
 		return wire.Digest{}, err
 	}
-	return a.root, a.writeBack(ctx, c, approved)
-}
-
-// combine opens the shares with the key that only we can unseal, and takes secret and
-// draft from them.
-func (a *Authority) combine(ctx context.Context, c RestoreConfig) error {
-	sealed, err := a.sealer.Unseal(ctx, c.Request.SealedKey)
-	defer clear(sealed)
-	if err != nil {
-		return fmt.Errorf("unsealing the request's key: %w", err)
-	}
-	private, keys := sealed, backup.Keys{}
-	if tee, ok := a.attester.(attest.Keeper); ok {
-		f, err := wire.Unframe(wire.LabelRestoreKey, sealed, 2)
-		if err != nil {
-			return fmt.Errorf("reading the request's key: %w", err)
-		}
-		private = f[0]
-		keys.Open = func(credential []byte) ([]byte, error) { return tee.Open(ctx, f[1], credential) }
-	}
-	if keys.Private, err = hpke.MLKEM768X25519().NewPrivateKey(private); err != nil {
-		return fmt.Errorf("reading the request's key: %w", err)
-	}
-	secret, header, err := backup.Combine(c.Shares, keys)
-	if err != nil {
-		return err
-	}
-	a.secret, a.draft = secret, header.Draft
-	if a.keys, err = identity.Derive(secret); err != nil {
-		return fmt.Errorf("deriving keys: %w", err)
-	}
-	a.root, a.records = a.keys.RootDigest(), records.New(a.keys)
-	return nil
+	return a.root.Digest, a.writeBack(ctx, c, approved)
 }
 
 // writeBack writes history, backup record and root, in this order. What an
@@ -161,7 +98,7 @@ func (a *Authority) writeBack(ctx context.Context, c RestoreConfig, approved pol
 	if err := a.history.RecordBackup(ctx, c.Shares[0].Header); err != nil {
 		return err
 	}
-	row, err := a.sealRoot(ctx, approved.Document().Authority.References)
+	row, err := a.root.Seal(ctx, a.sealer, approved.Document().Authority.References)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/policy/policyfile"
@@ -22,7 +23,7 @@ type snapshot struct {
 	approved policy.Approved
 	issuer   *identity.Issuer
 	unnamed  error // why this authority may not issue; nil when policy names it
-	groups   groupRoots
+	groups   sealed.GroupRoots
 	spread   time.Duration // over which units renew that the last step concerns
 
 	mu     sync.Mutex
@@ -35,15 +36,15 @@ type snapshot struct {
 // does not start from the draft of our root, and a policy that names another root;
 // one that does not name our measurement makes a snapshot that issues nothing.
 func (a *Authority) snapshot(ctx context.Context, approved policy.Approved) (*snapshot, error) {
-	if err := a.bound(approved); err != nil {
+	if err := a.root.CheckDraft(approved); err != nil {
 		return nil, err
 	}
 	own, unnamed := a.examine(ctx, approved)
 	if unnamed == nil {
 		unnamed = a.named(approved, own)
 	}
-	groups := a.groupRoots(ctx, approved, own, unnamed)
-	issuer, err := a.keys.Issuer(approved, groups.keys...)
+	groups := a.groups.Find(ctx, approved, own, unnamed)
+	issuer, err := a.root.Keys.Issuer(approved, groups.All...)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +120,7 @@ func (a *Authority) named(approved policy.Approved, own attest.Question) error {
 // trustData is what our own evidence is bound to.
 func (a *Authority) trustData(nonce []byte, approved policy.Approved) attest.ReportData {
 	head := approved.Head()
-	return attest.Bind(wire.LabelTrust, nonce, a.root[:], head[:])
+	return attest.Bind(wire.LabelTrust, nonce, a.root.Digest[:], head[:])
 }
 
 func (s *snapshot) doc() *policyfile.Document { return s.approved.Document() }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/authority/records"
+	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -119,7 +120,7 @@ func (w *world) initAgain(edits ...string) (wire.Digest, error) {
 	db := testworld.Must(store.Open(w.T.Context(), w.dsn))
 	defer db.Close()
 	tee := w.Device("authority")
-	made, err := Init(w.T.Context(), InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft(edits...), Again: true})
+	made, err := sealed.Init(w.T.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft(edits...), Again: true})
 	return made.Root, err
 }
 
@@ -152,7 +153,7 @@ func TestInitAfterAFailure(t *testing.T) {
 	db := testworld.Must(store.Create(t.Context(), w.dsn))
 	tee := w.Device("authority")
 	tee.Faults.Error = wire.NotThisDevice
-	_, err := Init(t.Context(), InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft()})
+	_, err := sealed.Init(t.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft()})
 	if err == nil {
 		t.Error("got a root without evidence")
 	}
@@ -165,44 +166,18 @@ func TestInitAfterAFailure(t *testing.T) {
 func TestFirstFormat(t *testing.T) {
 	w := newWorld(t)
 	tee := w.Device("authority")
-	a := &Authority{secret: identity.NewSecret()}
-	a.keys = testworld.Must(identity.Derive(a.secret))
-	a.records = records.New(a.keys)
-	set := setDigest(nil)
-	row := store.Row{Key: set[:], Content: testworld.Must(tee.Seal(t.Context(), a.secret.Expose(), nil))}
-	row.MAC = a.records.Tag(records.TableRoot, row)
+	secret := identity.NewSecret()
+	keys := testworld.Must(identity.Derive(secret))
+	row := store.Row{Key: make([]byte, 32), Content: testworld.Must(tee.Seal(t.Context(), secret.Expose(), nil))}
+	row.MAC = records.New(keys).Tag(records.TableRoot, row)
 	w.dsn = newDSN(t)
 	db := testworld.Must(store.Create(t.Context(), w.dsn))
 	if err := db.CreateRoot(t.Context(), row); err != nil {
 		t.Fatal(err)
 	}
 	db.Close()
-	w.root = a.keys.RootDigest()
+	w.root = keys.RootDigest()
 	w.genesis = w.SignPolicy(w.text(), "ana", "ben")
 	_, err := Open(t.Context(), w.config("authority"))
 	testworld.Refused(t, err, wire.RootUnbound)
-}
-
-// TestSealedRootForm reads what is no sealed root.
-func TestSealedRootForm(t *testing.T) {
-	secret, draft := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
-	if _, got, err := openRoot(wire.Frame(wire.LabelRoot, secret, draft)); err != nil || !bytes.Equal(got[:], draft) {
-		t.Errorf("got draft %v, %v, want the one that was sealed", got, err)
-	}
-	for _, row := range []struct {
-		plain []byte
-		want  wire.Reason
-	}{
-		{nil, wire.Malformed},
-		{secret, wire.RootUnbound},
-		{wire.Frame(wire.LabelRoot, secret), wire.Malformed},
-		{wire.Frame(wire.LabelRoot, secret, draft, nil), wire.Malformed},
-		{wire.Frame(wire.LabelRoot, secret, draft[:31]), wire.Malformed},
-		{wire.Frame(wire.LabelRoot, secret, make([]byte, 32)), wire.Malformed},
-		{wire.Frame(wire.LabelRoot, make([]byte, 32), draft), wire.StoreForeign},
-		{wire.Frame(wire.LabelShare, secret, draft), wire.Malformed},
-	} {
-		_, _, err := openRoot(row.plain)
-		testworld.Refused(t, err, row.want)
-	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/loopback"
@@ -112,7 +113,7 @@ func (c *Cluster) initialise(draft policy.Draft) attest.Digest {
 		c.t.Fatal(err)
 	}
 	defer s.Close()
-	result, err := authority.Init(c.t.Context(), authority.InitConfig{Store: s, Attester: c.device(), Sealer: c.device(), Draft: draft})
+	result, err := sealed.Init(c.t.Context(), sealed.InitConfig{Store: s, Attester: c.device(), Sealer: c.device(), Draft: draft})
 	if err != nil {
 		c.t.Fatal(err)
 	}

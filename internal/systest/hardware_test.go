@@ -30,6 +30,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/tpm"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/loopback"
@@ -248,7 +249,7 @@ func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
 		t.Fatal(err)
 	}
 	draft := draftOf(t, string(first))
-	made, err := authority.Init(t.Context(), authority.InitConfig{Store: db, Attester: tee, Sealer: sealer, Draft: draft, Endorser: e.collateral})
+	made, err := sealed.Init(t.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: sealer, Draft: draft, Endorser: e.collateral})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/backup"
@@ -202,7 +203,7 @@ func (r *cleanRoom) restore(k kept, on *attesttest.Chip, dsn string) {
 	r.Chip, r.dsn = on, dsn
 	db := testworld.Must(store.Create(r.t.Context(), dsn))
 	defer db.Close()
-	request := testworld.Must(authority.AskRestore(r.t.Context(), r.device(), r.device()))
+	request := testworld.Must(sealed.AskRestore(r.t.Context(), r.device(), r.device()))
 	unlocked, err := backup.Unlock(k.share, testworld.Must(agessh.NewEd25519Identity(r.owner.Private)), backup.RestoringTEE{
 		Request: request, Approved: approved, Verifier: attesttest.Verifier(), At: time.Now(),
 	})

@@ -11,6 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/tpm"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/backup"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -53,7 +54,7 @@ func (e *estate) backUp() backedUp {
 func (b backedUp) ask(program string) backup.Request {
 	b.t.Helper()
 	tee, _ := b.launch(program)
-	r, err := authority.AskRestore(b.t.Context(), tee, tee)
+	r, err := sealed.AskRestore(b.t.Context(), tee, tee)
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -7,8 +7,9 @@
 // monotonic clock; it refuses, with "ring-elsewhere", what another authority of the store
 // would have to make, and erases every key that it drops.
 //
-// [Keyring.ReadLease] begins the term of another authority, [Keyring.EnsureLease] takes or renews it, [Keyring.Add] returns
-// the keys for a report, and [Keyring.Apply] applies a policy to all.
+// [Keyring.ReadLease] begins the term of another authority, [Keyring.EnsureLease] takes or
+// renews the lease, [Keyring.Add] returns the keys for a report, and [Keyring.Apply]
+// applies a policy to all.
 package ringkeys
 
 import (
@@ -18,13 +19,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Config is what a keyring runs on. All fields are required.

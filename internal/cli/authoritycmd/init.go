@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/founding"
@@ -75,7 +75,7 @@ func initAuthority(ctx context.Context, a *frame.App, f initFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	made, err := authority.Init(ctx, authority.InitConfig{
+	made, err := sealed.Init(ctx, sealed.InitConfig{
 		Store: db, Attester: a.TEE.Device, Sealer: a.TEE.Device, Draft: draft, Endorser: f.collateral.Open(nil, a.Now), Again: f.again,
 	})
 	if err != nil {

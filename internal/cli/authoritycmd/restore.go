@@ -8,6 +8,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/backup"
@@ -43,7 +44,7 @@ func authorityRestoreCommand(a *frame.App) *cobra.Command {
 
 // askRestore prints a request, which is a file for owners whatever --output is.
 func askRestore(ctx context.Context, a *frame.App) error {
-	r, err := authority.AskRestore(ctx, a.TEE.Device, a.TEE.Device)
+	r, err := sealed.AskRestore(ctx, a.TEE.Device, a.TEE.Device)
 	if err != nil {
 		return err
 	}

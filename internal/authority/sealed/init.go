@@ -1,12 +1,10 @@
-package authority
+package sealed
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
-	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/founding"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -19,32 +17,36 @@ type InitConfig struct {
 	Attester attest.Attester
 	Sealer   attest.Sealer
 	Draft    policy.Draft // what founders will sign, as soon as it names the root
-	Endorser Endorser     // optional, as in [Config]
+	Endorser Endorser     // optional: without one only endorsements that come with evidence count
 	// Again replaces a root that no policy was adopted under: drafts have
-	// mistakes. A store with a history is refused whatever it says.
+	// mistakes. A store with a history is refused all the same.
 	Again bool
 }
 
+// Endorser returns the vendor's endorsements of evidence, as far as it can get them. It
+// may send a request to the vendor, and blocks until ctx ends at the latest.
+type Endorser interface {
+	Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsements, error)
+}
+
 // Init draws the root secret inside the TEE and seals it, with the digest of the
-// draft, to the measurement of the program that runs Init. What it gives back is
+// draft, to the measurement of the program that runs Init. What it returns is
 // for the founders: the root, and evidence that a TEE made it for this draft.
-// Nothing else ever makes a root; a store that has one is refused with reason
+// Nothing else makes a root; a store that has one is refused with reason
 // "store-foreign".
 func Init(ctx context.Context, c InitConfig) (founding.Root, error) {
 	if c.Draft.Document() == nil {
-		return founding.Root{}, wire.Refuse(wire.BadPolicy, "init: draft", "none", "a first policy with an empty authority.root")
+		return founding.Root{}, wire.Refuse(wire.BadPolicy, "init: draft", "no draft", "a first policy with an empty authority.root")
 	}
-	secret := identity.NewSecret()
-	keys, err := identity.Derive(secret)
-	if err != nil {
-		return founding.Root{}, fmt.Errorf("deriving keys: %w", err)
-	}
-	a := &Authority{store: c.Store, sealer: c.Sealer, keys: keys, records: records.New(keys), secret: secret, draft: c.Draft.Digest()}
-	made, err := founding.MakeRoot(ctx, c.Attester, c.Sealer, keys.RootDigest(), a.draft, c.endorse)
+	r, err := newRoot(identity.NewSecret(), c.Draft.Digest())
 	if err != nil {
 		return founding.Root{}, err
 	}
-	row, err := a.sealRoot(ctx, nil)
+	made, err := founding.MakeRoot(ctx, c.Attester, c.Sealer, r.Digest, r.Draft, c.endorse)
+	if err != nil {
+		return founding.Root{}, err
+	}
+	row, err := r.Seal(ctx, c.Sealer, nil)
 	if err != nil {
 		return founding.Root{}, err
 	}
@@ -54,7 +56,7 @@ func Init(ctx context.Context, c InitConfig) (founding.Root, error) {
 	return made, c.Store.CreateRoot(ctx, row)
 }
 
-// endorse is what the vendor says of one part of the evidence.
+// endorse returns the vendor's endorsements of one part of the evidence.
 func (c InitConfig) endorse(ctx context.Context, part attest.Evidence) (attest.Endorsements, error) {
 	if c.Endorser == nil {
 		return nil, nil
