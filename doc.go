@@ -127,6 +127,7 @@
 //	   attest/attesttest         plays TEE vendors; tests only
 //	   attest/vectortest         judges folders of captured evidence; tests only
 //	4  internal/authority/store  what the authority keeps; testdb/ starts a server, tests only
+//	   internal/authority/admission  bounds on requests, polls and challenges
 //	   internal/authority/records  rows of that store under the root's MAC, and damaged ones
 //	   internal/failpoint        kills a process at one point of its work; tests only
 //	   internal/backup           the root secret as shares sealed to its owners
@@ -149,6 +150,7 @@
 //	   unit                      SDK for units
 //	   unit/unittest             an authority that misbehaves on demand; tests only
 //	   internal/authority/history  the policy history: steps, proposals, delays, statements
+//	   internal/authority/metrics  the authority's numbers
 //	   internal/authority/sealed  the root and the secrets of groups, sealed in the store
 //	   internal/authority/ringkeys  ring keys, and the lease by which one authority makes them
 //	   internal/authority        challenge, issue, trust; the API over both

@@ -20,6 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/snp"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/admission"
 	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
@@ -142,7 +143,7 @@ func found(t testing.TB, v *vendors) founded {
 		Endorser: func(collateral.Cache) authority.Endorser { return v.collateral(t) },
 		Log:      slog.New(slog.DiscardHandler),
 		Genesis:  &genesis,
-		Limits:   authority.Limits{PerAddress: 1 << 20, Total: 1 << 20},
+		Limits:   admission.Limits{PerAddress: 1 << 20, Total: 1 << 20},
 	}
 	return f
 }

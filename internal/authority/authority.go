@@ -24,7 +24,9 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/admission"
 	"github.com/cohort-tee/cohort/internal/authority/history"
+	"github.com/cohort-tee/cohort/internal/authority/metrics"
 	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/ringkeys"
 	"github.com/cohort-tee/cohort/internal/authority/sealed"
@@ -45,9 +47,9 @@ type Config struct {
 	Verifier *attest.Verifier
 	Clock    trustedclock.Source
 	Log      *slog.Logger
-	Genesis  *policy.Step // the first policy; optional once the store has it
-	Limits   Limits       // optional
-	Built    time.Time    // when this program was built: the present is not before; optional
+	Genesis  *policy.Step     // the first policy; optional once the store has it
+	Limits   admission.Limits // optional
+	Built    time.Time        // when this program was built: the present is not before; optional
 	// History is shown to the authority when it starts, as units show it while it runs: what its
 	// store lost takes effect again. Optional.
 	History []api.HistoryEntry
@@ -100,12 +102,12 @@ type Authority struct {
 	clock    *trustedclock.Clock
 	records  *records.Records
 	root     sealed.Root
-	limits   Limits
-	metrics  *metrics
-	limiter  *limiter
-	spent    *spent
+	limits   admission.Limits
+	metrics  *metrics.Metrics
+	limiter  *admission.Limiter
+	nonces   *admission.Nonces
 	requests *limit.Shares // one place for each under way
-	polls    polls
+	polls    *admission.Polls
 	clients  *limit.Connections
 	trusts   *limit.Turns // of own evidence
 	holder   string       // names this start of the authority
@@ -124,14 +126,14 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	limits := c.Limits.orDefault()
+	limits := c.Limits.OrDefault()
 	a := &Authority{
 		store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier, log: c.Log, clock: trustedclock.New(c.Clock),
-		limits: limits, metrics: newMetrics(), limiter: newLimiter(limits), spent: newSpent(limits.Total),
-		polls: newPolls(limits), clients: limit.NewConnections(limits.Connections),
-		requests: limit.NewShares(quotaRequests, limits.Requests), trusts: limit.NewTurns(quotaTrusts, maxTrusts, waitingTrusts), holder: rand.Text(),
+		limits: limits, metrics: metrics.New(), limiter: admission.NewLimiter(limits), nonces: admission.NewNonces(limits.Total),
+		polls: admission.NewPolls(limits), clients: limit.NewConnections(limits.Connections),
+		requests: limit.NewShares(admission.QuotaRequests, limits.Requests), trusts: limit.NewTurns(admission.QuotaTrusts, maxTrusts, waitingTrusts), holder: rand.Text(),
 	}
-	a.damage.Rows = a.metrics.damaged
+	a.damage.Rows = a.metrics.Damaged
 	a.clock.Raise(c.Built)
 	var err error
 	if a.root, err = sealed.Unseal(ctx, a.store, a.sealer); err != nil {
@@ -141,13 +143,13 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 	a.groups = &sealed.Groups{Store: a.store, Sealer: a.sealer, Verifier: a.verifier, Records: a.records, Damage: &a.damage, Log: a.log}
 	if c.Endorser != nil { // whose rows are under the store key
 		a.endorser = c.Endorser(shelf{a})
-		a.metrics.registry.MustRegister(documents{a.endorser, c.Clock})
+		a.metrics.Registry.MustRegister(metrics.Documents{Stats: a.endorser.Stats, Clock: c.Clock})
 	}
 	a.rings = ringkeys.New(ringkeys.Config{
-		Store: a.store, Records: a.records, Damage: &a.damage, Clock: a.clock, Log: a.log, Holder: a.holder, Leased: a.metrics.lease,
+		Store: a.store, Records: a.records, Damage: &a.damage, Clock: a.clock, Log: a.log, Holder: a.holder, Leased: a.metrics.Lease,
 	})
 	a.history = a.newHistory(history.Metrics{
-		Sequence: a.metrics.sequence, Forks: a.metrics.forks, Behind: a.metrics.behind, Recovered: a.metrics.again,
+		Sequence: a.metrics.Sequence, Forks: a.metrics.Forks, Behind: a.metrics.Behind, Recovered: a.metrics.Recovered,
 	})
 	if err := a.history.Begin(ctx, c.Genesis); err != nil {
 		return nil, err

@@ -51,7 +51,7 @@ type enrolment struct {
 // the policy changed between decision and record, the request is decided once more,
 // under the new policy.
 func (a *Authority) certify(ctx context.Context, r api.CertificateRequest, from string) (api.SealedReport, error) {
-	if err := a.spend(r.Nonce); err != nil {
+	if err := a.spendNonce(r.Nonce); err != nil {
 		return api.SealedReport{}, err
 	}
 	answer, err := a.certifyOnce(ctx, r, from)
@@ -199,7 +199,7 @@ func (a *Authority) endorse(ctx context.Context, e attest.Evidence, approved pol
 		if s == nil {
 			all[i], err = a.endorser.Endorse(ctx, part)
 		} else if all[i], err = a.endorser.EndorseFor(ctx, part, *s); errors.Is(err, wire.TooMany) {
-			a.metrics.unknown.Inc()
+			a.metrics.Unknown.Inc()
 		}
 		if err != nil {
 			return nil, fmt.Errorf("finding endorsements: %w", err)

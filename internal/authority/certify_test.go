@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -149,34 +148,6 @@ func TestChallengeServesOnce(t *testing.T) {
 	testworld.Refused(t, err, wire.NonceUsed) // our own trouble is no second try for what it cost
 	if len(desk.asked) != 1 {
 		t.Errorf("asked %d times, want once", len(desk.asked))
-	}
-}
-
-// TestSpent: what came is remembered until it ends, at any time that a nonce can
-// hold, and no more of it than there is room for.
-func TestSpent(t *testing.T) {
-	nonce := func(end uint64, n byte) (b [nonceBody]byte) {
-		binary.BigEndian.PutUint64(b[:], end)
-		b[8] = n
-		return b
-	}
-	for _, end := range []uint64{0, 1, 1 << 31, 1<<32 - 1, 1<<63 - 1, 1 << 63, 1<<64 - 2, 1<<64 - 1} {
-		s := newSpent(1)
-		at := time.Unix(int64(end), 0)
-		if err := s.take(nonce(end, 1), at); err != nil {
-			t.Errorf("%d: %v", end, err)
-		}
-		testworld.Refused(t, s.take(nonce(end, 1), at), wire.NonceUsed)
-	}
-	s := newSpent(1)
-	for i := range s.most {
-		if err := s.take(nonce(uint64(noon.Unix()), byte(i)), noon); err != nil {
-			t.Fatalf("nonce %d of %d: %v", i, s.most, err)
-		}
-	}
-	testworld.Refused(t, s.take(nonce(uint64(noon.Unix())+9, 1), noon), wire.TooMany)
-	if err := s.take(nonce(uint64(noon.Unix())+9, 1), noon.Add(time.Second)); err != nil || s.held != 1 || len(s.all) != 1 {
-		t.Errorf("once they ended: %v, %d held", err, s.held)
 	}
 }
 

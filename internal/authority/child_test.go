@@ -18,6 +18,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/admission"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/failpoint"
 	"github.com/cohort-tee/cohort/internal/testworld"
@@ -67,7 +68,7 @@ func TestChild(t *testing.T) {
 		Store: db, Attester: tee, Sealer: points.Sealer(tee), Verifier: attesttest.Verifier(),
 		Clock:  func() (time.Time, time.Duration) { d := time.Since(start); return wish.Wall.Add(d), d },
 		Log:    slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		Limits: Limits{PerAddress: 10_000, Total: 10_000},
+		Limits: admission.Limits{PerAddress: 10_000, Total: 10_000},
 	}))
 	fmt.Println("https://" + listener.Addr().String())
 	ctx, stop := context.WithCancel(t.Context())

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/authority/metrics"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/testworld"
@@ -76,7 +77,7 @@ func (d *vendorDesk) Stats() []collateral.Status {
 // say nothing of what there is none of but that it is missing.
 func TestDocuments(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(documents{new(vendorDesk), trustedclock.System()})
+	registry.MustRegister(metrics.Documents{Stats: new(vendorDesk).Stats, Clock: trustedclock.System()})
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -59,7 +59,7 @@ func (a *Authority) Handler() http.Handler {
 	for _, r := range a.routes() {
 		mux.Handle(r.path, a.serve(r))
 	}
-	mux.Handle("GET "+api.PathMetrics, api.Buffered(a.metrics.handler()))
+	mux.Handle("GET "+api.PathMetrics, api.Buffered(a.metrics.Handler()))
 	return pace().Handler(a.polled(a.shared(mux)))
 }
 
@@ -69,7 +69,7 @@ func (a *Authority) shared(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		from := limit.AddressOf(r.RemoteAddr)
 		if err := a.requests.Acquire(from, 1); err != nil {
-			a.metrics.overQuota(err)
+			a.metrics.CountQuota(err)
 			api.ProblemOf(err).Write(w)
 			return
 		}
@@ -101,7 +101,7 @@ func (a *Authority) respond(route route, serve answerer) http.Handler {
 		if err != nil {
 			problem := problemOf(route, r, err)
 			status, reason = problem.Status, problem.Reason
-			a.metrics.overQuota(err)
+			a.metrics.CountQuota(err)
 			a.log.Log(r.Context(), levelOf(status), "request refused", "route", route.path, "remote", r.RemoteAddr, "reason", reason, "error", err)
 			problem.Write(w)
 		} else {
@@ -109,12 +109,12 @@ func (a *Authority) respond(route route, serve answerer) http.Handler {
 			// The peer may be gone, and there is nobody else to tell.
 			_, _ = w.Write(body)
 		}
-		a.metrics.answered(route.path, strconv.Itoa(status), reason, time.Since(start))
+		a.metrics.CountRequest(route.path, strconv.Itoa(status), reason, time.Since(start))
 	})
 }
 
 func (a *Authority) answer(route route, w http.ResponseWriter, r *http.Request) (any, error) {
-	if err := a.limiter.allow(r.RemoteAddr, time.Now()); err != nil {
+	if err := a.limiter.Allow(r.RemoteAddr, time.Now()); err != nil {
 		return nil, err
 	}
 	if route.methods == nil {
@@ -153,7 +153,7 @@ func (a *Authority) postCertificates(w http.ResponseWriter, r *http.Request) (an
 		answer, err = a.certify(r.Context(), request, r.RemoteAddr)
 	}
 	if err == nil {
-		a.metrics.issued.WithLabelValues(request.Task + request.Group).Inc()
+		a.metrics.Issued.WithLabelValues(request.Task + request.Group).Inc()
 		a.log.Info("issued", "task", request.Task, "group", request.Group, "role", request.Role, "unit", wire.UnitIDOf(request.SigningKey), "remote", r.RemoteAddr)
 		return answer, nil
 	}

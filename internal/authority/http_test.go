@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/admission"
 	"github.com/cohort-tee/cohort/internal/authority/history"
 	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/testworld"
@@ -182,7 +183,7 @@ func TestLog(t *testing.T) {
 func TestRates(t *testing.T) {
 	w := newWorld(t)
 	c := w.config("authority")
-	c.Limits = Limits{PerAddress: 1, Total: 1}
+	c.Limits = admission.Limits{PerAddress: 1, Total: 1}
 	h := testworld.Must(Open(t.Context(), c)).Handler()
 	var last *http.Response
 	for range 3 {

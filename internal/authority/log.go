@@ -26,7 +26,7 @@ const (
 // part: the metric counts all.
 func (a *Authority) refused(ctx context.Context, r api.CertificateRequest, cause error) error {
 	problem := api.ProblemOf(cause)
-	if !a.limiter.refusals.Allow() {
+	if !a.limiter.AllowRow() {
 		return nil
 	}
 	now, err := a.clock.Now()

@@ -1,43 +1,16 @@
 package authority
 
 import (
-	"crypto/x509"
 	"errors"
 	"net/http"
-	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/history"
-	"github.com/cohort-tee/cohort/internal/bus"
-	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
-
-// pollsPerUnit is more than one, because the end of a connection may be seen late.
-const pollsPerUnit = 4
-
-// polls are the requests that wait for the next step of the history. They have places of
-// their own, because they would take all of those for requests that do something.
-type polls struct {
-	units  *limit.Pool[wire.UnitID]
-	others *limit.Pool[netip.Addr]
-	most   int // units that are remembered
-
-	mu    sync.Mutex
-	known map[wire.Digest]bus.Unit // guarded by mu: by the digest of a signing certificate that was verified
-}
-
-func newPolls(l Limits) polls {
-	return polls{
-		units:  limit.NewPool[wire.UnitID](quotaPolls, l.Polls, pollsPerUnit),
-		others: limit.NewPool[netip.Addr](quotaOthers, l.StrangerPolls, l.PollsPerAddress),
-		most:   l.Polls, known: make(map[wire.Digest]bus.Unit),
-	}
-}
 
 // endKey is the key of a connection's context under which a channel is closed when the
 // server shuts down.
@@ -66,19 +39,19 @@ func (a *Authority) waitHistory(w http.ResponseWriter, r *http.Request) (any, er
 	if err != nil {
 		return nil, err
 	}
-	if !a.limiter.sources.TakeToken(r.RemoteAddr, time.Now()) {
-		return nil, wire.Refuse(wire.TooMany, quotaRate, "more", a.limits.PerAddress)
+	if err := a.limiter.AllowPoll(r.RemoteAddr, time.Now()); err != nil {
+		return nil, err
 	}
 	now, err := a.clock.Now()
 	if err != nil {
 		return nil, err
 	}
-	give, err := a.polls.take(r, a.inForce().issuer.AuthorityRoot(), now)
+	release, err := a.polls.Acquire(r, a.inForce().issuer.AuthorityRoot(), now)
 	if err != nil {
 		api.SetPollRetry(w.Header())
 		return nil, err
 	}
-	defer give()
+	defer release()
 	defer a.clients.Exclude()()
 	// The limit on reading the request would end the context of one that waits for longer.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // a server that has none has its own limits
@@ -97,56 +70,9 @@ func (a *Authority) waitHistory(w http.ResponseWriter, r *http.Request) (any, er
 		case <-ending:
 			return nil, wire.Refuse(wire.Unavailable, "authority", "shutting down", "another authority, or this one later")
 		case <-r.Context().Done():
-			return nil, wire.Refuse(wire.Unavailable, "history: client", "gone", "one that waits")
+			return nil, wire.Refuse(wire.Unavailable, "history: client", r.Context().Err(), "a client that waits")
 		}
 	}
-}
-
-// take takes a place for a poll: one of those of units for a unit that presents its signing
-// certificate, else one of the others. The certificate guards availability only.
-func (p *polls) take(r *http.Request, root []byte, at time.Time) (give func(), err error) {
-	if unit, ok := p.unitOf(r, root, at); ok {
-		return func() { p.units.Release(unit) }, p.units.Acquire(unit)
-	}
-	from := limit.AddressOf(r.RemoteAddr)
-	return func() { p.others.Release(from) }, p.others.Acquire(from)
-}
-
-// unitOf is the unit whose signing certificate the client presented, under the authority
-// root.
-func (p *polls) unitOf(r *http.Request, root []byte, at time.Time) (unit wire.UnitID, ok bool) {
-	if r.TLS == nil || len(r.TLS.PeerCertificates) < 2 {
-		return unit, false
-	}
-	chain := r.TLS.PeerCertificates
-	leaf := wire.Sum(chain[0].Raw)
-	p.mu.Lock()
-	known, found := p.known[leaf]
-	p.mu.Unlock()
-	if !found {
-		parsed, err := x509.ParseCertificate(root)
-		if err != nil {
-			return unit, false
-		}
-		roots := x509.NewCertPool()
-		roots.AddCert(parsed)
-		if known, err = bus.UnitOf(chain, roots, at); err != nil {
-			return unit, false
-		}
-		p.remember(leaf, known)
-	}
-	return known.ID, at.Before(known.NotAfter)
-}
-
-// remember keeps a unit that was verified. Beyond the bound all are verified anew.
-func (p *polls) remember(leaf wire.Digest, unit bus.Unit) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.known) >= 2*p.most {
-		clear(p.known)
-	}
-	unit.Leaf, unit.Cross = nil, nil
-	p.known[leaf] = unit
 }
 
 // historyAfter is the run of steps after a head. It refuses with "behind" a head that this

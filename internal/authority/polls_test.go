@@ -16,6 +16,7 @@ import (
 
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/admission"
 	"github.com/cohort-tee/cohort/internal/backup"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -44,6 +45,10 @@ func poll(ctx context.Context, client *api.Authority, head wire.Digest, wait tim
 	return done
 }
 
+func pollsOfUnits(a *Authority) int { units, _ := a.polls.InUse(); return units }
+
+func pollsOfOthers(a *Authority) int { _, others := a.polls.InUse(); return others }
+
 // TestPoll: polls wait for the next step and are told it, with the proof of the head.
 func TestPoll(t *testing.T) {
 	w := newWorld(t, `delay = "1h"`, `delay = "0s"`)
@@ -59,7 +64,7 @@ func TestPoll(t *testing.T) {
 	for range 5 {
 		all = append(all, poll(t.Context(), client, genesis, api.MaxPoll))
 	}
-	testworld.Eventually(t, "5 polls wait", func() bool { return a.polls.others.InUse() == 5 })
+	testworld.Eventually(t, "5 polls wait", func() bool { return pollsOfOthers(a) == 5 })
 	step := w.SignPolicy(w.NextText(a.inForce().approved, tighter...), "ana", "ben")
 	testworld.Must(a.history.Propose(t.Context(), proposal(step)))
 	for _, done := range all {
@@ -71,7 +76,7 @@ func TestPoll(t *testing.T) {
 			t.Errorf("got head %v after %d steps, %v", h.Head(), h.Steps(), err)
 		}
 	}
-	testworld.Eventually(t, "all places are given back", func() bool { return a.polls.others.InUse() == 0 })
+	testworld.Eventually(t, "all places are given back", func() bool { return pollsOfOthers(a) == 0 })
 
 	older := <-poll(t.Context(), client, genesis, api.MaxPoll) // waits for nothing
 	if older.err != nil || len(older.history.Entries) != 1 {
@@ -100,7 +105,7 @@ func TestPollStatement(t *testing.T) {
 	a := w.open()
 	client, _ := w.serve(a)
 	done := poll(t.Context(), client, a.inForce().approved.Head(), api.MaxPoll)
-	testworld.Eventually(t, "the poll waits", func() bool { return a.polls.others.InUse() == 1 })
+	testworld.Eventually(t, "the poll waits", func() bool { return pollsOfOthers(a) == 1 })
 	heard := testworld.Must(w.say(a, "north", nil))
 	if got := <-done; got.err != nil || got.history.Head != heard.Head || !policy.IsStatement(got.history.Entries[0].Policy) {
 		t.Errorf("got %+v, %v", got.history, got.err)
@@ -121,11 +126,11 @@ func TestPollPlaces(t *testing.T) {
 	var mine []<-chan polled
 	for n := range 3 { // one after the other, because two connections are all that may be idle
 		mine = append(mine, poll(gone, client, head, api.MaxPoll))
-		testworld.Eventually(t, "a poll waits", func() bool { return a.polls.others.InUse() == n+1 })
+		testworld.Eventually(t, "a poll waits", func() bool { return pollsOfOthers(a) == n+1 })
 	}
 	_, err := client.PollHistory(t.Context(), head, api.MaxPoll)
 	testworld.Refused(t, err, wire.Overload)
-	if !strings.Contains(err.Error(), quotaOthers) {
+	if !strings.Contains(err.Error(), admission.QuotaOthers) {
 		t.Errorf("got %v, want the quota's name", err)
 	}
 	testworld.Must(client.Policy(t.Context())) // one request under way, beside the polls
@@ -135,7 +140,7 @@ func TestPollPlaces(t *testing.T) {
 		t.Fatal("no unit")
 	}
 	waiting := poll(t.Context(), units, head, 200*time.Millisecond)
-	testworld.Eventually(t, "the unit's poll waits", func() bool { return a.polls.units.InUse() == 1 })
+	testworld.Eventually(t, "the unit's poll waits", func() bool { return pollsOfUnits(a) == 1 })
 	if got := <-waiting; got.err != nil {
 		t.Errorf("the unit's poll: %v", got.err)
 	}
@@ -146,7 +151,7 @@ func TestPollPlaces(t *testing.T) {
 			t.Errorf("got %v", got.err)
 		}
 	}
-	testworld.Eventually(t, "the places of clients that went away are given back", func() bool { return a.polls.others.InUse() == 0 })
+	testworld.Eventually(t, "the places of clients that went away are given back", func() bool { return pollsOfOthers(a) == 0 })
 	if got := <-poll(t.Context(), client, head, time.Millisecond); got.err != nil {
 		t.Error(got.err)
 	}
@@ -181,17 +186,17 @@ func TestPollRefused(t *testing.T) {
 			r.Body.Close()
 		}
 	}()
-	testworld.Eventually(t, "a poll waits", func() bool { return a.polls.others.InUse() == 1 })
+	testworld.Eventually(t, "a poll waits", func() bool { return pollsOfOthers(a) == 1 })
 	answer := testworld.Must(http.Get(server.URL + query))
 	body := testworld.Must(io.ReadAll(answer.Body))
 	answer.Body.Close()
-	if answer.StatusCode != http.StatusServiceUnavailable || answer.Header.Get("Retry-After") != "10" || !strings.Contains(string(body), quotaOthers) {
+	if answer.StatusCode != http.StatusServiceUnavailable || answer.Header.Get("Retry-After") != "10" || !strings.Contains(string(body), admission.QuotaOthers) {
 		t.Errorf("got %d, Retry-After %q, %s", answer.StatusCode, answer.Header.Get("Retry-After"), body)
 	}
 	metrics := testworld.Must(http.Get(server.URL + api.PathMetrics))
 	body = testworld.Must(io.ReadAll(metrics.Body))
 	metrics.Body.Close()
-	if want := fmt.Sprintf("cohort_authority_crowded_total{quota=%q} 1", quotaOthers); !strings.Contains(string(body), want) {
+	if want := fmt.Sprintf("cohort_authority_crowded_total{quota=%q} 1", admission.QuotaOthers); !strings.Contains(string(body), want) {
 		t.Errorf("metrics: want %s", want)
 	}
 }
@@ -211,7 +216,7 @@ func TestPollShutdown(t *testing.T) {
 	for range 4 {
 		done = append(done, poll(t.Context(), client, a.inForce().approved.Head(), api.MaxPoll))
 	}
-	testworld.Eventually(t, "the polls wait", func() bool { return a.polls.others.InUse() == 4 })
+	testworld.Eventually(t, "the polls wait", func() bool { return pollsOfOthers(a) == 4 })
 	begin := time.Now()
 	stop()
 	if err := <-served; err != nil {

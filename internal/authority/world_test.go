@@ -24,6 +24,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/authority/admission"
 	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
@@ -178,7 +179,7 @@ func (w *world) configOn(db *store.Store, program string) Config {
 	tee := w.Device(program)
 	return Config{
 		Store: db, Attester: tee, Sealer: tee, Verifier: attesttest.Verifier(), Clock: w.clock.Read,
-		Log: slog.New(slog.NewTextHandler(w, nil)), Genesis: &w.genesis, Limits: Limits{PerAddress: 10_000, Total: 10_000},
+		Log: slog.New(slog.NewTextHandler(w, nil)), Genesis: &w.genesis, Limits: admission.Limits{PerAddress: 10_000, Total: 10_000},
 	}
 }
 
@@ -246,8 +247,11 @@ func (d direct) Certify(ctx context.Context, r api.CertificateRequest) (api.Seal
 	answer, err := d.a.certify(ctx, r, "")
 	if errors.Is(err, wire.RingElsewhere) {
 		d.a.freeLease(ctx)
-		d.a.spent.forget() // as with another challenge
-		answer, err = d.a.certify(ctx, r, "")
+		if answer, err = d.a.certifyOnce(ctx, r, ""); errors.Is(err, errMoved) { // its challenge is spent
+			if err = d.a.history.Refresh(ctx); err == nil {
+				answer, err = d.a.certifyOnce(ctx, r, "")
+			}
+		}
 	}
 	return answer, err
 }
@@ -264,14 +268,6 @@ func (a *Authority) freeLease(ctx context.Context) {
 	if err := a.store.SwapLease(ctx, old, next); err != nil && !errors.Is(err, wire.Behind) {
 		panic(err)
 	}
-}
-
-// forget forgets every nonce that came.
-func (s *spent) forget() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	clear(s.all)
-	s.held = 0
 }
 
 // applicant plays a unit that enrols.

@@ -21,6 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/admission"
 	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
@@ -257,7 +258,7 @@ func (c *Cluster) serve(addr string) (stop, reset func(), err error) {
 	a, err := authority.Open(c.t.Context(), authority.Config{
 		Store: s, Attester: c.device(), Sealer: c.device(), Verifier: attesttest.Verifier(),
 		Clock: trustedclock.System(), Log: c.Log, Genesis: &c.Steps[0],
-		Limits: authority.Limits{PerAddress: 10_000, Total: 10_000, PollsPerAddress: 1_000},
+		Limits: admission.Limits{PerAddress: 10_000, Total: 10_000, PollsPerAddress: 1_000},
 	})
 	if err != nil {
 		s.Close()

@@ -30,6 +30,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/tpm"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/admission"
 	"github.com/cohort-tee/cohort/internal/authority/sealed"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/collateral"
@@ -265,7 +266,7 @@ func (e *estate) open(c *Cluster, tee attest.Attester, sealer attest.Sealer) {
 	t.Helper()
 	a, err := authority.Open(t.Context(), authority.Config{
 		Store: e.db, Attester: tee, Sealer: sealer, Verifier: verifier(), Clock: e.read, Log: c.Log, Genesis: &c.Steps[0],
-		Endorser: func(collateral.Cache) authority.Endorser { return e.collateral }, Limits: authority.Limits{PerAddress: 10_000, Total: 10_000},
+		Endorser: func(collateral.Cache) authority.Endorser { return e.collateral }, Limits: admission.Limits{PerAddress: 10_000, Total: 10_000},
 	})
 	if err != nil {
 		t.Fatalf("opening the authority: %v", err)

@@ -8,6 +8,7 @@ import (
 	"net"
 
 	"github.com/cohort-tee/cohort/internal/authority"
+	"github.com/cohort-tee/cohort/internal/authority/admission"
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
@@ -26,7 +27,7 @@ type authorityFlags struct {
 	genesis    string
 	signatures []string
 	history    string
-	limits     authority.Limits
+	limits     admission.Limits
 	collateral frame.CollateralFlags
 }
 

@@ -1,17 +1,18 @@
-package authority
+package metrics
 
 import (
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
+	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// documents are the numbers of what vendors said, by role: the oldest, the one
-// that ends first, and how many could not be renewed at the last try.
-type documents struct {
-	endorser Endorser
-	clock    trustedclock.Source
+// Documents are the numbers of vendors' documents, by role: the oldest, the one that ends
+// first, and how many could not be renewed at the last try.
+type Documents struct {
+	Stats func() []collateral.Status
+	Clock trustedclock.Source
 }
 
 var (
@@ -21,20 +22,20 @@ var (
 )
 
 // Describe implements [prometheus.Collector].
-func (documents) Describe(out chan<- *prometheus.Desc) {
+func (Documents) Describe(out chan<- *prometheus.Desc) {
 	out <- collateralAge
 	out <- collateralLeft
 	out <- collateralFaults
 }
 
 // Collect implements [prometheus.Collector].
-func (d documents) Collect(out chan<- prometheus.Metric) {
+func (d Documents) Collect(out chan<- prometheus.Metric) {
 	type extremes struct {
 		oldest, first time.Time
 		faults        int
 	}
 	roles := map[string]extremes{}
-	for _, s := range d.endorser.Stats() {
+	for _, s := range d.Stats() {
 		e := roles[s.Role]
 		if s.Fault != nil {
 			e.faults++
@@ -47,7 +48,7 @@ func (d documents) Collect(out chan<- prometheus.Metric) {
 		}
 		roles[s.Role] = e
 	}
-	now, _ := d.clock()
+	now, _ := d.Clock()
 	for role, e := range roles {
 		out <- prometheus.MustNewConstMetric(collateralFaults, prometheus.GaugeValue, float64(e.faults), role)
 		if !e.oldest.IsZero() {
