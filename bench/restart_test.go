@@ -32,7 +32,7 @@ func BenchmarkRestart(b *testing.B) {
 	first() // collateral is fetched, the genesis adopted
 	floor := newFloors().evidence(attest.SNP)
 	db := testworld.Must(store.Open(b.Context(), f.dsn))
-	sealed := testworld.Must(db.Root(b.Context())).Content
+	sealed := testworld.Must(db.RootRow(b.Context())).Content
 	db.Close()
 	Compare(b,
 		Contender{"floor", func() time.Duration {

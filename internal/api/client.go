@@ -39,7 +39,7 @@ func NewAuthority(address string, config *tls.Config) (*Authority, error) {
 		return nil, wire.Refuse(wire.BadRequest, "authority: URL", address, "https://HOST:PORT")
 	}
 	if config == nil {
-		return nil, wire.Refuse(wire.BadRequest, "authority: TLS configuration", "nil", "a configuration that verifies the authority")
+		return nil, wire.Refuse(wire.BadRequest, "authority: TLS configuration", "no configuration", "a configuration that verifies the authority")
 	}
 	return &Authority{base: "https://" + u.Host, http: &http.Client{
 		Transport: &http.Transport{

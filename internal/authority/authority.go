@@ -74,7 +74,7 @@ type Endorser interface {
 	Stats() []collateral.Status
 }
 
-func (c Config) check() error {
+func (c Config) validate() error {
 	var faults []error
 	missing := func(name string, there bool) {
 		if !there {
@@ -123,7 +123,7 @@ type Authority struct {
 // force names this root and this measurement. It re-seals the root when the
 // policy in force names other authority reference values than it was sealed to.
 func Open(ctx context.Context, c Config) (*Authority, error) {
-	if err := c.check(); err != nil {
+	if err := c.validate(); err != nil {
 		return nil, err
 	}
 	limits := c.Limits.OrDefault()
@@ -136,13 +136,13 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 	a.damage.Rows = a.metrics.Damaged
 	a.clock.Raise(c.Built)
 	var err error
-	if a.root, err = sealed.Unseal(ctx, a.store, a.sealer); err != nil {
+	if a.root, err = sealed.UnsealRoot(ctx, a.store, a.sealer); err != nil {
 		return nil, err
 	}
 	a.records = records.New(a.root.Keys)
 	a.groups = &sealed.Groups{Store: a.store, Sealer: a.sealer, Verifier: a.verifier, Records: a.records, Damage: &a.damage, Log: a.log}
 	if c.Endorser != nil { // whose rows are under the store key
-		a.endorser = c.Endorser(shelf{a})
+		a.endorser = c.Endorser(documentCache{a})
 		a.metrics.Registry.MustRegister(metrics.Documents{Stats: a.endorser.Stats, Clock: c.Clock})
 	}
 	a.rings = ringkeys.New(ringkeys.Config{
@@ -154,10 +154,10 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 	if err := a.history.Begin(ctx, c.Genesis); err != nil {
 		return nil, err
 	}
-	if err := a.show(ctx, c.History); err != nil {
+	if err := a.applyShownHistory(ctx, c.History); err != nil {
 		return nil, err
 	}
-	if err := a.ready(ctx); err != nil {
+	if err := a.checkReady(ctx); err != nil {
 		return nil, err
 	}
 	if err := a.rings.ReadLease(ctx); err != nil {
@@ -166,19 +166,19 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 	return a, nil
 }
 
-// Root is the authority root: the digest that policy names.
-func (a *Authority) Root() wire.Digest { return a.root.Digest }
+// RootDigest is the authority root: the digest that policy names.
+func (a *Authority) RootDigest() wire.Digest { return a.root.Digest }
 
 // Genesis is the digest of the first policy: the one value that units and
 // clients are given.
 func (a *Authority) Genesis() wire.Digest { return a.inForce().approved.Genesis() }
 
 // TrustDomain is the trust domain of the policy in force.
-func (a *Authority) TrustDomain() string { return a.inForce().doc().TrustDomain }
+func (a *Authority) TrustDomain() string { return a.inForce().document().TrustDomain }
 
-// show takes the history that an authority is shown at its start. One of another genesis is refused. One
+// applyShownHistory takes the history that an authority is shown at its start. One of another genesis is refused. One
 // that leaves this authority's own history, or does not verify, is logged: it keeps nothing from starting.
-func (a *Authority) show(ctx context.Context, entries []api.HistoryEntry) error {
+func (a *Authority) applyShownHistory(ctx context.Context, entries []api.HistoryEntry) error {
 	_, err := a.history.Push(ctx, api.History{Entries: entries})
 	if errors.Is(err, wire.WrongSequence) {
 		a.log.Error("the history that was shown is another than this authority's", "error", err)
@@ -190,9 +190,9 @@ func (a *Authority) show(ctx context.Context, entries []api.HistoryEntry) error 
 	return nil
 }
 
-// ready demands a policy that names this authority, and seals the root to it. An authority that is
+// checkReady demands a policy that names this authority, and seals the root to it. An authority that is
 // behind starts all the same, to be shown what is newer, and leaves the root as it is.
-func (a *Authority) ready(ctx context.Context) error {
+func (a *Authority) checkReady(ctx context.Context) error {
 	snap := a.inForce()
 	if behind := a.history.Behind(); behind != nil {
 		a.log.Error("this authority issues nothing until it is shown newer policy", "cause", behind)

@@ -3,6 +3,7 @@ package authority
 import (
 	"context"
 	"crypto/hmac"
+	"fmt"
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/backup"
@@ -31,12 +32,12 @@ func (a *Authority) backup(r api.BackupRequest) (api.BackupShares, error) {
 	if err != nil {
 		return api.BackupShares{}, err
 	}
-	var answer api.BackupShares
+	var response api.BackupShares
 	for _, s := range shares {
-		answer.Shares = append(answer.Shares, s.Bytes())
+		response.Shares = append(response.Shares, s.Bytes())
 	}
 	a.log.Info("shares of the root made", "owner", owner, "backup", shares[0].ID, "shares", len(shares))
-	return answer, nil
+	return response, nil
 }
 
 // backupKept records a backup, one of whose shares is shown: its mark says that
@@ -47,7 +48,7 @@ func (a *Authority) backupKept(ctx context.Context, k api.BackupKept) (api.Backu
 		return api.Backup{}, err
 	}
 	if !hmac.Equal(share.Mark, backup.MarkBackup(a.root.Keys, share.Header)) {
-		return api.Backup{}, wire.Refuse(wire.BadShare, "backup: mark", "another", "one made under this root")
+		return api.Backup{}, wire.Refuse(wire.BadShare, "backup: mark", fmt.Sprintf("%x", share.Mark), "a mark made under this root")
 	}
 	if err := a.history.RecordBackup(ctx, share.Header); err != nil {
 		return api.Backup{}, err
@@ -63,7 +64,7 @@ func (a *Authority) backupState(ctx context.Context) (api.Backup, error) {
 		return api.Backup{State: api.BackupNone}, err
 	}
 	state := api.BackupCurrent
-	if known.Owners != a.inForce().doc().Owners.Digest() {
+	if known.Owners != a.inForce().document().Owners.Digest() {
 		state = api.BackupStale
 	}
 	return api.Backup{State: state, ID: known.ID, Created: &known.Created, Head: known.Head}, nil

@@ -61,7 +61,7 @@ func (w *world) restoration(a *Authority, program string) *restoration {
 	w.dsn = dsn
 	return &restoration{w, RestoreConfig{
 		Store: db, Attester: tee, Sealer: tee, Verifier: attesttest.Verifier(), Clock: w.clock.Read,
-		Genesis: a.Genesis(), History: a.history.Current().Run(0).Entries, Request: request,
+		Genesis: a.Genesis(), History: a.history.Current().StepsFrom(0).Entries, Request: request,
 	}}
 }
 
@@ -209,7 +209,7 @@ func TestRestoreRefusals(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), row.named) {
 				t.Errorf("got %v, want an error that names %q", err, row.named)
 			}
-			if _, err := r.config.Store.Root(t.Context()); err == nil {
+			if _, err := r.config.Store.RootRow(t.Context()); err == nil {
 				t.Error("a refused restore left a root")
 			}
 		})

@@ -69,12 +69,12 @@ func (o *owned) live(n int) *child {
 // ask asks for shares, and shows one of them.
 func (o *owned) ask(ctx context.Context, c *child, before *Authority) {
 	o.w.T.Helper()
-	answer, err := c.MakeBackup(ctx, o.w.ask(before, "ana"))
+	response, err := c.MakeBackup(ctx, o.w.ask(before, "ana"))
 	if err != nil {
 		return
 	}
-	o.made = o.note(before, answer)
-	if known, err := c.ConfirmBackup(ctx, api.BackupKept{Share: answer.Shares[0]}); err == nil {
+	o.made = o.note(before, response)
+	if known, err := c.ConfirmBackup(ctx, api.BackupKept{Share: response.Shares[0]}); err == nil {
 		o.kept = true
 		o.same(known, o.made)
 	}
@@ -84,12 +84,12 @@ func (o *owned) ask(ctx context.Context, c *child, before *Authority) {
 }
 
 // note demands a whole backup, and keeps it.
-func (o *owned) note(a *Authority, answer api.BackupShares) (id string) {
+func (o *owned) note(a *Authority, response api.BackupShares) (id string) {
 	o.w.T.Helper()
-	if len(answer.Shares) != len(o.w.Owners) {
-		o.w.T.Fatalf("got %d shares, want %d", len(answer.Shares), len(o.w.Owners))
+	if len(response.Shares) != len(o.w.Owners) {
+		o.w.T.Fatalf("got %d shares, want %d", len(response.Shares), len(o.w.Owners))
 	}
-	for _, b := range answer.Shares {
+	for _, b := range response.Shares {
 		s := testworld.Must(backup.Parse(b))
 		if err := s.CheckPolicy(a.inForce().approved); err != nil {
 			o.w.T.Error(err)

@@ -54,19 +54,19 @@ func (a *Authority) certify(ctx context.Context, r api.CertificateRequest, from 
 	if err := a.spendNonce(r.Nonce); err != nil {
 		return api.SealedReport{}, err
 	}
-	answer, err := a.certifyOnce(ctx, r, from)
-	if errors.Is(err, errMoved) {
+	response, err := a.certifyOnce(ctx, r, from)
+	if errors.Is(err, errPolicyChanged) {
 		if err := a.history.Refresh(ctx); err != nil {
 			return api.SealedReport{}, err
 		}
-		answer, err = a.certifyOnce(ctx, r, from)
+		response, err = a.certifyOnce(ctx, r, from)
 	}
-	return answer, err
+	return response, err
 }
 
-// errMoved says that the store's policy is not the one a request was decided
+// errPolicyChanged says that the store's policy is not the one a request was decided
 // under.
-var errMoved = errors.New("policy changed while issuing")
+var errPolicyChanged = errors.New("policy changed while issuing")
 
 func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest, from string) (api.SealedReport, error) {
 	now, err := a.clock.Now()
@@ -85,7 +85,7 @@ func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest, f
 		return api.SealedReport{}, err
 	}
 	stranger := &collateral.Stranger{Address: e.from, Screen: sync.OnceValue(func() error { return a.screen(e) })}
-	e.endorsed, err = a.endorse(ctx, e.evidence, e.snap.approved, stranger)
+	e.endorsed, err = a.endorseEvidence(ctx, e.evidence, e.snap.approved, stranger)
 	if err != nil {
 		return api.SealedReport{}, err
 	}
@@ -103,7 +103,7 @@ func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest, f
 		return api.SealedReport{}, err
 	}
 	a.clock.Raise(e.grant.Result.Issued())
-	return e.seal()
+	return e.sealReport()
 }
 
 // checkRequest does the cheap checks: that we may issue, that the task exists, and
@@ -117,10 +117,10 @@ func (a *Authority) checkRequest(e *enrolment) error {
 	if e.snap.unnamed != nil {
 		return wire.Refuse(wire.Unavailable, "authority", e.snap.unnamed, "an authority that policy names")
 	}
-	if err := e.snap.asked(r); err != nil {
+	if err := e.snap.validateTarget(r); err != nil {
 		return err
 	}
-	if err := e.notCut(e.snap.doc().Tasks[r.Task]); err != nil {
+	if err := e.notCut(e.snap.document().Tasks[r.Task]); err != nil {
 		return err
 	}
 	if r.Root != a.root.Digest {
@@ -167,26 +167,26 @@ func (e *enrolment) parseKeys() error {
 }
 
 func parseSigningKey(spki []byte) (*ecdsa.PublicKey, error) {
-	refused := wire.Refuse(wire.BadRequest, "request: signing key", "another", "a P-256 SubjectPublicKeyInfo")
+	const rule, want = "request: signing key", "a P-256 SubjectPublicKeyInfo"
 	parsed, err := x509.ParsePKIXPublicKey(spki)
 	if err != nil {
-		return nil, refused
+		return nil, wire.Refuse(wire.BadRequest, rule, err, want)
 	}
 	key, ok := parsed.(*ecdsa.PublicKey)
 	if !ok || key.Curve != elliptic.P256() {
-		return nil, refused
+		return nil, wire.Refuse(wire.BadRequest, rule, fmt.Sprintf("%T, not of P-256", parsed), want)
 	}
 	// One encoding only: the unit id is a digest of it.
 	if again, err := x509.MarshalPKIXPublicKey(key); err != nil || string(again) != string(spki) {
-		return nil, refused
+		return nil, wire.Refuse(wire.BadRequest, rule, "a second encoding of a key", want)
 	}
 	return key, nil
 }
 
-// endorse is what vendors say beside evidence, the TEE's and then each device's. Of
+// endorseEvidence is what vendors say beside evidence, the TEE's and then each device's. Of
 // platforms that policy does not name it is nothing. The stranger is who sent the
 // evidence; there is none where it is our own.
-func (a *Authority) endorse(ctx context.Context, e attest.Evidence, approved policy.Approved, s *collateral.Stranger) ([]attest.Endorsements, error) {
+func (a *Authority) endorseEvidence(ctx context.Context, e attest.Evidence, approved policy.Approved, s *collateral.Stranger) ([]attest.Endorsements, error) {
 	if a.endorser == nil {
 		return nil, nil
 	}
@@ -246,7 +246,7 @@ func (a *Authority) appraise(e *enrolment) error {
 	}
 	if r := e.request; r.Group != "" {
 		pins := policy.Pins{Parties: r.PartyKeys, Roster: r.Roster}
-		if e.grant, err = e.snap.approved.AdmitMember(r.Group, r.Role, result, pins, e.snap.groups.Root, e.at); err == nil {
+		if e.grant, err = e.snap.approved.AdmitMember(r.Group, r.Role, result, pins, e.snap.groups.RootDigest, e.at); err == nil {
 			err = e.notCut(e.grant.Task)
 		}
 	} else {
@@ -318,7 +318,7 @@ func (e *enrolment) addLeaf() error {
 func (e *enrolment) addCalls() error {
 	e.report.Calls = make(map[string][][]byte, len(e.grant.Task.Calls))
 	for _, task := range e.grant.Task.Calls {
-		for _, release := range e.snap.doc().Tasks[task].ReleaseNames() {
+		for _, release := range e.snap.document().Tasks[task].ReleaseNames() {
 			id, err := e.snap.issuer.Identity(task, release)
 			if err != nil {
 				return err
@@ -351,7 +351,7 @@ func (a *Authority) record(ctx context.Context, e *enrolment) error {
 		Serial: entry.Serial, Certificate: wire.Sum(e.report.Unit), Head: entry.Head, Place: place,
 	})
 	if errors.Is(err, wire.Behind) {
-		return fmt.Errorf("%w: %w", errMoved, err)
+		return fmt.Errorf("%w: %w", errPolicyChanged, err)
 	}
 	return err
 }
@@ -371,10 +371,10 @@ func (e *enrolment) clear() {
 	e.report.Rings.Clear()
 }
 
-// seal signs the report with the kind-authority key, in a group with the group's, and encrypts it to the key
+// sealReport signs the report with the kind-authority key, in a group with the group's, and encrypts it to the key
 // that the evidence names.
-func (e *enrolment) seal() (api.SealedReport, error) {
-	signer, chain, groupRoot, err := e.reporter()
+func (e *enrolment) sealReport() (api.SealedReport, error) {
+	signer, chain, groupRoot, err := e.reportSigner()
 	if err != nil {
 		return api.SealedReport{}, err
 	}
@@ -403,21 +403,21 @@ func (e *enrolment) seal() (api.SealedReport, error) {
 	if err != nil {
 		return api.SealedReport{}, fmt.Errorf("sealing report: %w", err)
 	}
-	answer := api.SealedReport{GroupRoot: groupRoot, Encapsulated: enc, Ciphertext: sealed}
-	e.addDocuments(&answer)
-	return answer, nil
+	response := api.SealedReport{GroupRoot: groupRoot, Encapsulated: enc, Ciphertext: sealed}
+	e.addDocuments(&response)
+	return response, nil
 }
 
 // addDocuments puts beside the sealed report the vendors' own words, which are no
 // secret and need no signature of ours.
-func (e *enrolment) addDocuments(answer *api.SealedReport) {
+func (e *enrolment) addDocuments(response *api.SealedReport) {
 	for i, endorsed := range e.endorsed {
 		documents := maps.Clone(endorsed)
 		delete(documents, attest.RoleChecked)
 		if i == 0 {
-			answer.Endorsements = documents
+			response.Endorsements = documents
 		} else {
-			answer.DeviceEndorsements = append(answer.DeviceEndorsements, documents)
+			response.DeviceEndorsements = append(response.DeviceEndorsements, documents)
 		}
 	}
 }

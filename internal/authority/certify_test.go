@@ -88,12 +88,12 @@ func TestRefusals(t *testing.T) {
 			if row.after != nil {
 				row.after(&r)
 			}
-			answer, err := client.Certify(t.Context(), r)
+			response, err := client.Certify(t.Context(), r)
 			testworld.Refused(t, err, row.want)
-			if len(answer.Ciphertext) > 0 {
+			if len(response.Ciphertext) > 0 {
 				t.Error("got a ciphertext with a refusal")
 			}
-			page := testworld.Must(a.page(t.Context(), store.Query{Limit: 1}))
+			page := testworld.Must(a.readLogPage(t.Context(), store.Query{Limit: 1}))
 			if got := page.Entries[0]; got.Kind != records.KindRefused || got.Reason != row.want {
 				t.Errorf("got log entry %+v, want a refusal with reason %q", got, row.want)
 			}
@@ -263,9 +263,9 @@ func TestNothingWithoutRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	restore := lockStore(t, w.dsn)
-	answer, err := client.Certify(t.Context(), r)
+	response, err := client.Certify(t.Context(), r)
 	testworld.Refused(t, err, wire.StoreFailed)
-	if len(answer.Ciphertext) > 0 {
+	if len(response.Ciphertext) > 0 {
 		t.Error("got a report without a record")
 	}
 	if strings.Contains(err.Error(), "locked") {

@@ -31,7 +31,7 @@ func TestClockAheadOnce(t *testing.T) {
 	stranger := w.applicant("scoring", "--model", "another.json")
 	_, err := stranger.enrol(direct{a})
 	testworld.Refused(t, err, wire.NotMeasured)
-	if err := a.refused(t.Context(), stranger.request(nil, nil), err); err != nil {
+	if err := a.recordRefusal(t.Context(), stranger.request(nil, nil), err); err != nil {
 		t.Fatal(err)
 	}
 	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.inForce().approved, tighter...), "eva"))))
@@ -80,7 +80,7 @@ func TestClockWayBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := b.inForce().doc().Sequence; got != 2 {
+	if got := b.inForce().document().Sequence; got != 2 {
 		t.Errorf("got policy %d after the restore, want 2", got)
 	}
 	testworld.Must(w.scoring().enrol(direct{b}))
@@ -121,7 +121,7 @@ func TestClockFloors(t *testing.T) {
 	w.clock.Advance(time.Hour)
 	testworld.Must(w.scoring().enrol(direct{a}))
 	for range 3 { // newer rows, of refusals, hide nothing
-		if err := a.refused(t.Context(), api.CertificateRequest{}, wire.Refuse(wire.NonceUsed, "", "", "")); err != nil {
+		if err := a.recordRefusal(t.Context(), api.CertificateRequest{}, wire.Refuse(wire.NonceUsed, "", "", "")); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -99,23 +99,23 @@ func TestOldPolicyCutsNothing(t *testing.T) {
 	old, now := a.inForce(), testworld.Must(a.clock.Now())
 	w.change(a, "calls = [\"keys\"]\n", fmt.Sprintf("calls = [\"keys\"]\ncut_units = [%q]\n", wire.UnitID{1}))
 	next := a.inForce().approved
-	strict, _ := a.rings.Keys(before.Identity)
+	strict, _ := a.rings.KeysOf(before.Identity)
 	current := strict.Current.ID()
 	a.rings.Apply(old.approved, now)
-	if strict, _ = a.rings.Keys(before.Identity); strict.Current.ID() != current {
+	if strict, _ = a.rings.KeysOf(before.Identity); strict.Current.ID() != current {
 		t.Error("an older policy changed the ring")
 	}
 	a.rings.Apply(next, now)
-	if strict, _ = a.rings.Keys(before.Identity); strict.Current.ID() != current {
+	if strict, _ = a.rings.KeysOf(before.Identity); strict.Current.ID() != current {
 		t.Error("an older policy was noted as the one applied")
 	}
 	late := ringkeys.New(ringkeys.Config{})
-	grant := policy.Grant{Task: old.doc().Tasks["scoring"], Release: old.doc().Tasks["scoring"].Releases["2026.11"]}
-	kept, _, err := late.Add(ringkeys.Request{Approved: old.approved, Grant: grant, At: now})
+	grant := policy.Grant{Task: old.document().Tasks["scoring"], Release: old.document().Tasks["scoring"].Releases["2026.11"]}
+	kept, _, err := late.AddKeys(ringkeys.Request{Approved: old.approved, Grant: grant, At: now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	returned, _, err := late.Add(ringkeys.Request{Approved: next, Grant: grant, At: now})
+	returned, _, err := late.AddKeys(ringkeys.Request{Approved: next, Grant: grant, At: now})
 	if err != nil {
 		t.Fatal(err)
 	}

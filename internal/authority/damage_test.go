@@ -38,7 +38,7 @@ func TestFlippedBits(t *testing.T) {
 	file := strings.TrimPrefix(w.dsn, "sqlite:")
 	wal := testworld.Must(os.ReadFile(file + "-wal"))
 	whole := strings.TrimPrefix(copyStore(t, w.dsn), "sqlite:")
-	sealed := testworld.Must(testworld.Must(store.Open(t.Context(), "sqlite:"+whole)).Root(t.Context())).Content
+	sealed := testworld.Must(testworld.Must(store.Open(t.Context(), "sqlite:"+whole)).RootRow(t.Context())).Content
 	database, began := testworld.Must(os.ReadFile(whole)), testworld.Must(os.ReadFile(file))
 	root := strings.Index(string(database), string(sealed))
 	if root < 0 {
@@ -100,7 +100,7 @@ func (w *world) survives(t *testing.T, database, wal, key []byte) bool {
 		}
 		return false
 	}
-	if a.Root() != w.root {
+	if a.RootDigest() != w.root {
 		t.Error("another root")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -137,7 +137,7 @@ func TestRestored(t *testing.T) {
 				testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
 			}
 			testworld.Must(w.scoring().enrol(direct{a}))
-			newest := a.history.Current().Run(0)
+			newest := a.history.Current().StepsFrom(0)
 			restore(w, old)
 			b := w.open()
 			before := issued(t, b)

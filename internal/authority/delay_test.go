@@ -48,7 +48,7 @@ func TestDelayAcrossRestarts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := a.inForce().doc().Sequence; got != 1 {
+	if got := a.inForce().document().Sequence; got != 1 {
 		t.Fatalf("got policy %d in force, want 1: seconds have passed", got)
 	}
 	if got := w.waited(a, digest); got != 0 {
@@ -63,11 +63,11 @@ func TestDelayAcrossRestarts(t *testing.T) {
 		t.Errorf("got %v waited after half an hour with an authority, want about that", got)
 	}
 	w.wait(a, 25*time.Minute)
-	if got := a.inForce().doc().Sequence; got != 1 {
+	if got := a.inForce().document().Sequence; got != 1 {
 		t.Errorf("got policy %d in force after 55 minutes, want 1", got)
 	}
 	w.wait(a, 8*time.Minute) // with what the restarts cost
-	if got := a.inForce().doc().Sequence; got != 2 {
+	if got := a.inForce().document().Sequence; got != 2 {
 		t.Errorf("got policy %d in force after the delay, want 2", got)
 	}
 }

@@ -87,7 +87,7 @@ func putBack(t *testing.T) (w *world, newest api.History) {
 	w.change(a, tighter...)
 	w.change(a, "lifetime = \"20m\"", "lifetime = \"15m\"")
 	testworld.Must(w.scoring().enrol(direct{a}))
-	newest = a.history.Current().Run(0)
+	newest = a.history.Current().StepsFrom(0)
 	end()
 	exec(t, w.dsn, `DELETE FROM history WHERE step > 1`)
 	exec(t, w.dsn, `DELETE FROM proposals`)
@@ -179,7 +179,7 @@ func TestBehindKeepsTheRoot(t *testing.T) {
 	b := testworld.Must(Open(t.Context(), w.configOn(db, "rebuilt")))
 	w.change(b, reference+", ", "")
 	testworld.Must(w.scoring().enrol(direct{b}))
-	newest, sealed := b.history.Current().Run(0), testworld.Must(b.store.Root(t.Context()))
+	newest, sealed := b.history.Current().StepsFrom(0), testworld.Must(b.store.RootRow(t.Context()))
 	db.Close()
 	exec(t, w.dsn, `DELETE FROM history WHERE step > 1`)
 	exec(t, w.dsn, `DELETE FROM proposals`)
@@ -189,7 +189,7 @@ func TestBehindKeepsTheRoot(t *testing.T) {
 	if err := c.history.Sync(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if row := testworld.Must(c.store.Root(t.Context())); string(row.Content) != string(sealed.Content) {
+	if row := testworld.Must(c.store.RootRow(t.Context())); string(row.Content) != string(sealed.Content) {
 		t.Error("the root was sealed anew, to the program of yesterday's policy")
 	}
 	testworld.Must(c.history.Push(t.Context(), newest))
@@ -202,7 +202,7 @@ func TestDamagedStep(t *testing.T) {
 	w := newWorld(t)
 	a, end := w.process()
 	w.change(a, tighter...)
-	newest := a.history.Current().Run(0)
+	newest := a.history.Current().StepsFrom(0)
 	end()
 	exec(t, w.dsn, `DELETE FROM proposals`)
 	exec(t, w.dsn, `UPDATE history SET mac = zeroblob(32) WHERE step = 2`)
@@ -238,7 +238,7 @@ func TestStoreOfYesterday(t *testing.T) {
 	old := copyStore(t, w.dsn)
 	w.change(a, tighter...)
 	testworld.Must(w.scoring().enrol(direct{a}))
-	newest := a.history.Current().Run(0)
+	newest := a.history.Current().StepsFrom(0)
 	w.dsn = old
 	b := w.open()
 	testworld.Must(w.scoring().enrol(direct{b}))
@@ -274,11 +274,11 @@ func forked(t *testing.T) (w *world, a, b *Authority, copied string) {
 func TestFork(t *testing.T) {
 	w, a, b, _ := forked(t)
 	w.wantNoDoubt(a)
-	_, err := a.history.Push(t.Context(), b.history.Current().Run(0))
+	_, err := a.history.Push(t.Context(), b.history.Current().StepsFrom(0))
 	testworld.Refused(t, err, wire.WrongSequence)
 	kept, other := a.inForce().approved.Heads()[1], b.inForce().approved.Heads()[1]
 	w.wantContradiction(a, kept, other)
-	_, err = a.history.Push(t.Context(), b.history.Current().Run(0))
+	_, err = a.history.Push(t.Context(), b.history.Current().StepsFrom(0))
 	testworld.Refused(t, err, wire.WrongSequence)
 	w.wantContradiction(a, kept, other)
 	if !strings.Contains(w.log.String(), other.String()) {
@@ -291,7 +291,7 @@ func TestFork(t *testing.T) {
 	}
 	w.wantContradiction(w.open(), kept, other)
 	// The other copy learns it the same way, from its side.
-	_, err = b.history.Push(t.Context(), a.history.Current().Run(0))
+	_, err = b.history.Push(t.Context(), a.history.Current().StepsFrom(0))
 	testworld.Refused(t, err, wire.WrongSequence)
 	w.wantContradiction(b, other, kept)
 }
@@ -301,12 +301,12 @@ func TestFork(t *testing.T) {
 func TestForkEndsTheWait(t *testing.T) {
 	w, a, b, copied := forked(t)
 	testworld.Must(w.scoring().enrol(direct{b}))
-	testworld.Must(a.store.Head(t.Context()))
+	testworld.Must(a.store.HistoryHead(t.Context()))
 	log := testworld.Must(b.store.ReadLog(t.Context(), store.Query{Limit: 1}))[0]
 	exec(t, w.dsn, `INSERT INTO log (id, kind, task, unit, serial, certificate, content, mac) SELECT $1, 'issued', 'scoring', 'x', 'y', $1, $2, $3`, log.Key, log.Content, log.MAC)
 	c := w.open()
 	w.wantBehind(c)
-	_, err := c.history.Push(t.Context(), b.history.Current().Run(0))
+	_, err := c.history.Push(t.Context(), b.history.Current().StepsFrom(0))
 	testworld.Refused(t, err, wire.WrongSequence)
 	kept, other := a.inForce().approved.Heads()[1], b.inForce().approved.Heads()[1]
 	w.wantContradiction(c, kept, other)

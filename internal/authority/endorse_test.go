@@ -114,9 +114,9 @@ func TestEndorser(t *testing.T) {
 		t.Error("not asked about the authority itself")
 	}
 	var own attest.Evidence
-	answer, err := a.trust(t.Context(), netip.Addr{}, url.Values{"task": {"scoring"}, "nonce": {strings.Repeat("0", 64)}})
+	response, err := a.trust(t.Context(), netip.Addr{}, url.Values{"task": {"scoring"}, "nonce": {strings.Repeat("0", 64)}})
 	if err == nil {
-		err = own.UnmarshalJSON(answer.Evidence)
+		err = own.UnmarshalJSON(response.Evidence)
 	}
 	if err != nil || string(own.Endorsed["note"]) != "of the vendor" {
 		t.Errorf("a client gets %q, %v, want what the vendor said", own.Endorsed["note"], err)
@@ -134,7 +134,7 @@ func TestEndorser(t *testing.T) {
 	}
 	desk.asked = nil
 	stranger := attest.Evidence{Platform: attest.SNP, Raw: []byte{1}, Devices: []attest.Evidence{{Platform: attest.NvidiaGPU, Raw: []byte{1}}}}
-	if got, err := a.endorse(t.Context(), stranger, a.inForce().approved, nil); err != nil || len(got) != 2 || got[0] != nil || got[1] != nil || desk.asked != nil {
+	if got, err := a.endorseEvidence(t.Context(), stranger, a.inForce().approved, nil); err != nil || len(got) != 2 || got[0] != nil || got[1] != nil || desk.asked != nil {
 		t.Errorf("evidence that policy does not name: got %v, %v, asked %v", got, err, desk.asked)
 	}
 }
@@ -144,10 +144,10 @@ func TestEndorser(t *testing.T) {
 // counts nowhere.
 func TestReportSaysWhenChecked(t *testing.T) {
 	w := newWorld(t)
-	said := attest.FrameChecked([]attest.Checked{{Role: "crl", Digest: wire.Sum(nil), At: time.Unix(1, 0), Until: time.Unix(2, 0)}})
+	signed := attest.FrameChecked([]attest.Checked{{Role: "crl", Digest: wire.Sum(nil), At: time.Unix(1, 0), Until: time.Unix(2, 0)}})
 	for name, row := range map[string]struct{ unit, endorser, want []byte }{
-		"the authority": {nil, said, said},
-		"both":          {[]byte("not even framed"), said, said},
+		"the authority": {nil, signed, signed},
+		"both":          {[]byte("not even framed"), signed, signed},
 		"the unit":      {[]byte("not even framed"), nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -70,7 +70,7 @@ func TestProposalFlood(t *testing.T) {
 		t.Fatalf("the step that takes the key out: state %q, %v", p.State, err)
 	}
 	w.wait(a, time.Hour)
-	if got := a.inForce().doc(); got.Sequence != 2 || len(got.Owners.Keys) != 2 {
+	if got := a.inForce().document(); got.Sequence != 2 || len(got.Owners.Keys) != 2 {
 		t.Errorf("got policy %d with %d owners, want 2 with 2", got.Sequence, len(got.Owners.Keys))
 	}
 }

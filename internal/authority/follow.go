@@ -47,4 +47,4 @@ func (s *snapshot) Unnamed() error { return s.unnamed }
 func (s *snapshot) Passing() bool { return s.groups.Passing() }
 
 // Ended implements [history.Derived].
-func (s *snapshot) Ended() []string { return s.ended() }
+func (s *snapshot) Ended() []string { return s.unservedGroups() }

@@ -63,7 +63,7 @@ func TestOwnersChangeAGroup(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := grouped(t, `delay = "1h"`, `delay = "0s"`)
 			a := w.agreed()
-			approvals := saidOf(a.inForce().approved.Pact("trial"))
+			approvals := signedStatements(a.inForce().approved.Pact("trial"))
 			former := a.inForce().approved.Pact("trial").ID()
 			for i := range edit {
 				edit[i] = strings.NewReplacer("SOUTH", w.Keys["south"].AuthorizedKey(), "ANA", w.Keys["ana"].AuthorizedKey()).Replace(edit[i])
@@ -75,8 +75,8 @@ func TestOwnersChangeAGroup(t *testing.T) {
 			}
 			_, err := w.holder().enrol(direct{a})
 			testworld.Refused(t, err, wire.NoQuorum)
-			for _, said := range approvals {
-				_, err := a.addStatement(t.Context(), "trial", said)
+			for _, signed := range approvals {
+				_, err := a.addStatement(t.Context(), "trial", signed)
 				testworld.Refused(t, err, wire.StaleRoster)
 			}
 		})

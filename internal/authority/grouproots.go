@@ -44,7 +44,7 @@ func (a *Authority) groupRoot(ctx context.Context, from netip.Addr, group string
 			return api.GroupRoot{}, wire.Refuse(wire.StaleRoster, "group "+group+": roster", r.Roster, "one in force")
 		}
 	}
-	keys, err := snap.groups.Keys(p)
+	keys, err := snap.groups.KeysOf(p)
 	if err != nil {
 		return api.GroupRoot{}, err
 	}
@@ -59,40 +59,40 @@ func (a *Authority) groupRoot(ctx context.Context, from netip.Addr, group string
 	return api.GroupRoot{Roster: p.ID(), Root: id.Root, Evidence: evidence}, nil
 }
 
-// reporter signs the reports for a grant: of a group, a leaf under the group's root,
+// reportSigner signs the reports for a grant: of a group, a leaf under the group's root,
 // and of a task the one that the authority serves with. The chain ends with the
 // authority root. The digest is the group's root,
 // zero outside groups.
-func (e *enrolment) reporter() (leaf identity.Leaf, chain [][]byte, root wire.Digest, err error) {
+func (e *enrolment) reportSigner() (leaf identity.Leaf, chain [][]byte, root wire.Digest, err error) {
 	if p := e.grant.Pact; p != nil {
 		leaf, err = e.snap.issuer.GroupAuthorityLeaf(p, e.at)
-		return leaf, [][]byte{leaf.DER, e.identity.Root, e.snap.issuer.AuthorityRoot()}, e.snap.groups.Root(p), err
+		return leaf, [][]byte{leaf.DER, e.identity.Root, e.snap.issuer.AuthorityRoot()}, e.snap.groups.RootDigest(p), err
 	}
 	leaf, err = e.snap.authorityLeaf(e.at)
 	return leaf, [][]byte{leaf.DER, e.snap.issuer.AuthorityRoot()}, root, err
 }
 
-// ended says of which groups this authority holds no root, and why: its own part in them
+// unservedGroups says of which groups this authority holds no root, and why: its own part in them
 // has ended, or never began.
-func (s *snapshot) ended() (all []string) {
+func (s *snapshot) unservedGroups() (all []string) {
 	if s.unnamed != nil {
 		return nil // it issues nothing at all
 	}
-	for _, name := range s.doc().GroupNames() {
+	for _, name := range s.document().GroupNames() {
 		p := s.approved.Pact(name)
-		if _, err := s.groups.Keys(p); err != nil {
+		if _, err := s.groups.KeysOf(p); err != nil {
 			all = append(all, fmt.Sprintf("no root of group %s, roster %s: %v", name, p.ID(), s.groups.Refusal(p)))
 		}
 	}
 	return all
 }
 
-// hasRoot refuses, with "group-authority", a request for a group of which this
+// checkHasRoot refuses, with "group-authority", a request for a group of which this
 // authority has the root of no roster in force.
-func (s *snapshot) hasRoot(group string) error {
+func (s *snapshot) checkHasRoot(group string) error {
 	var refusals []error
 	for p := s.approved.Pact(group); p != nil; p = p.Before {
-		_, err := s.groups.Keys(p)
+		_, err := s.groups.KeysOf(p)
 		if err == nil {
 			return nil
 		}

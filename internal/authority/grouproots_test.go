@@ -159,8 +159,8 @@ func TestRosterNamesNoOther(t *testing.T) {
 			if _, err := w.applicant("keys").enrol(direct{a}); err != nil {
 				t.Errorf("a task: %v", err)
 			}
-			if said := a.warnings(); len(said) != 1 || !strings.Contains(said[0], "no root of group trial") {
-				t.Errorf("got warnings %q, want one of the group", said)
+			if signed := a.warnings(); len(signed) != 1 || !strings.Contains(signed[0], "no root of group trial") {
+				t.Errorf("got warnings %q, want one of the group", signed)
 			}
 			if a.inForce().groups.Passing() {
 				t.Error("the refusal is tried again each second, want it to stay until another policy")
@@ -221,7 +221,7 @@ func TestGroupRootDamaged(t *testing.T) {
 	root := rootOf(t, a)
 	exec(t, w.dsn, `UPDATE groups SET mac = zeroblob(32)`)
 	b := w.open()
-	if named := b.damage.Of(records.TableGroups); len(named) != 1 {
+	if named := b.damage.RowsOf(records.TableGroups); len(named) != 1 {
 		t.Errorf("got damaged rows %q, want the one of the group", named)
 	}
 	if got := rootOf(t, b); got == root {
@@ -293,8 +293,8 @@ func TestGroupRootIsInNoBackup(t *testing.T) {
 	if got := rootOf(t, restored); got == root {
 		t.Error("the restored authority has the group's root")
 	}
-	if said := restored.warnings(); len(said) != 0 {
-		t.Errorf("got warnings %q, want none: it has a root, which the parties have not approved", said)
+	if signed := restored.warnings(); len(signed) != 0 {
+		t.Errorf("got warnings %q, want none: it has a root, which the parties have not approved", signed)
 	}
 	_, err := w.holder().enrol(direct{restored})
 	testworld.Refused(t, err, wire.NoQuorum)

@@ -15,20 +15,20 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// asked refuses a request that names neither a task nor a role in a group of the
+// validateTarget refuses a request that names neither a task nor a role in a group of the
 // policy, or both.
-func (s *snapshot) asked(r api.CertificateRequest) error {
+func (s *snapshot) validateTarget(r api.CertificateRequest) error {
 	switch p := s.approved.Pact(r.Group); {
 	case (r.Task == "") == (r.Group == "") || (r.Group == "") != (r.Role == ""):
 		return wire.Refuse(wire.BadRequest, "request: task, group, role", fmt.Sprintf("%q, %q, %q", r.Task, r.Group, r.Role), "a task, or a group and a role")
-	case r.Group == "" && s.doc().Tasks[r.Task] == nil:
+	case r.Group == "" && s.document().Tasks[r.Task] == nil:
 		return wire.Refuse(wire.NotFound, "request: task", r.Task, "a task of the policy in force")
 	case r.Group != "" && (p == nil || p.Group.Roles[r.Role] == nil):
 		return wire.Refuse(wire.NotFound, "request: role of group "+r.Group, r.Role, "a role of the policy in force")
 	case len(r.PartyKeys) > wire.MaxPartyKeys || r.Group == "" && len(r.PartyKeys) > 0 || r.Group == "" && !r.Roster.IsZero():
 		return wire.Refuse(wire.BadRequest, "request: party keys, roster", fmt.Sprintf("%d, %s", len(r.PartyKeys), r.Roster), fmt.Sprintf("with a group only, at most %d keys", wire.MaxPartyKeys))
 	case r.Group != "":
-		return s.hasRoot(r.Group)
+		return s.checkHasRoot(r.Group)
 	}
 	return nil
 }
@@ -36,9 +36,9 @@ func (s *snapshot) asked(r api.CertificateRequest) error {
 // keyMode is that of what a request asks for, which the policy has.
 func (s *snapshot) keyMode(r api.CertificateRequest) policyfile.KeyMode {
 	if r.Group != "" {
-		return s.doc().Groups[r.Group].KeyMode
+		return s.document().Groups[r.Group].KeyMode
 	}
-	return s.doc().Tasks[r.Task].KeyMode
+	return s.document().Tasks[r.Task].KeyMode
 }
 
 // identityFor is the identity that a grant is for.
@@ -56,7 +56,7 @@ func (s *snapshot) identitiesOfGroup(name string) ([]identity.Identity, error) {
 	if p == nil {
 		return nil, wire.Refuse(wire.NotFound, "trust: group", name, "a group of the policy in force")
 	}
-	if err := s.hasRoot(name); err != nil {
+	if err := s.checkHasRoot(name); err != nil {
 		return nil, err
 	}
 	var all []identity.Identity
@@ -73,11 +73,11 @@ func (s *snapshot) identitiesOfGroup(name string) ([]identity.Identity, error) {
 func (e *enrolment) addGroup() {
 	if p := e.grant.Pact; p != nil {
 		e.report.Group, e.report.Role = p.Group.Name, e.grant.Role
-		e.report.Roster, e.report.Approvals = p.Roster.Bytes(), saidOf(p)
+		e.report.Roster, e.report.Approvals = p.Roster.Bytes(), signedStatements(p)
 	}
 }
 
-func saidOf(p *policy.Pact) []api.SignedStatement {
+func signedStatements(p *policy.Pact) []api.SignedStatement {
 	all := []api.SignedStatement{}
 	for _, s := range p.Said() {
 		all = append(all, api.SignedStatement(s))
@@ -96,14 +96,14 @@ func (a *Authority) getGroup(_ http.ResponseWriter, r *http.Request) (any, error
 		return nil, wire.Refuse(wire.NotFound, "group", r.PathValue("group"), "a group of the policy in force")
 	}
 	show := func(p *policy.Pact) *api.Group {
-		own := snap.groups.Root(p)
+		own := snap.groups.RootDigest(p)
 		counted := own
 		if own.IsZero() {
 			counted = policy.ApprovedRoot(now)(p)
 		}
 		agreed := p.Agreement(counted, now)
 		g := &api.Group{
-			Name: p.Group.Name, Identity: p.ID(), Roster: p.Roster.Bytes(), GroupRoot: own, Statements: saidOf(p),
+			Name: p.Group.Name, Identity: p.ID(), Roster: p.Roster.Bytes(), GroupRoot: own, Statements: signedStatements(p),
 			Approved: agreed.Approved, Missing: agreed.Missing, Quorum: agreed.Quorum,
 		}
 		if !agreed.Ends.IsZero() {
@@ -111,27 +111,27 @@ func (a *Authority) getGroup(_ http.ResponseWriter, r *http.Request) (any, error
 		}
 		return g
 	}
-	answer := show(p)
+	response := show(p)
 	if p.Before != nil {
-		answer.Continues = show(p.Before)
+		response.Continues = show(p.Before)
 	}
-	return answer, nil
+	return response, nil
 }
 
 func (a *Authority) postApprovals(w http.ResponseWriter, r *http.Request) (any, error) {
-	var said api.SignedStatement
-	if err := api.ReadBody(w, r, 4*(wire.MaxStatement+wire.MaxSignature), &said); err != nil {
+	var signed api.SignedStatement
+	if err := api.ReadBody(w, r, 4*(wire.MaxStatement+wire.MaxSignature), &signed); err != nil {
 		return nil, err
 	}
-	return a.addStatement(r.Context(), r.PathValue("group"), said)
+	return a.addStatement(r.Context(), r.PathValue("group"), signed)
 }
 
 // addStatement adds a party's statement to the history, and acknowledges it.
-func (a *Authority) addStatement(ctx context.Context, group string, said api.SignedStatement) (api.StatementReceipt, error) {
-	if err := a.history.AddStatement(ctx, group, said); err != nil {
+func (a *Authority) addStatement(ctx context.Context, group string, signed api.SignedStatement) (api.StatementReceipt, error) {
+	if err := a.history.AddStatement(ctx, group, signed); err != nil {
 		return api.StatementReceipt{}, err
 	}
-	return a.acknowledge(wire.Sum(said.Statement))
+	return a.acknowledge(wire.Sum(signed.Statement))
 }
 
 // acknowledge signs that a statement is in the history up to its head.

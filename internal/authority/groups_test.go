@@ -54,7 +54,7 @@ scorer = { members = [ { party = "south", task = "scoring", release = "2026.11" 
 func (w *world) say(a *Authority, party string, change func(*policy.Statement)) (api.StatementReceipt, error) {
 	w.T.Helper()
 	p := a.inForce().approved.Pact("trial")
-	s, err := p.Statement(w.Keys[party].Digest(), a.inForce().groups.Root(p))
+	s, err := p.Statement(w.Keys[party].Digest(), a.inForce().groups.RootDigest(p))
 	if err != nil {
 		w.T.Fatal(err)
 	}
@@ -79,10 +79,10 @@ func TestGroupReport(t *testing.T) {
 	a := w.open()
 	_, err := w.holder().enrol(direct{a})
 	testworld.Refused(t, err, wire.NoQuorum)
-	if err := a.refused(t.Context(), api.CertificateRequest{Group: "trial", Role: "holder"}, err); err != nil {
+	if err := a.recordRefusal(t.Context(), api.CertificateRequest{Group: "trial", Role: "holder"}, err); err != nil {
 		t.Fatal(err)
 	}
-	page, err := a.page(t.Context(), store.Query{Limit: 1})
+	page, err := a.readLogPage(t.Context(), store.Query{Limit: 1})
 	if err != nil || len(page.Entries) != 1 || page.Entries[0].Group != "trial" || page.Entries[0].Role != "holder" {
 		t.Errorf("log: got %+v, %v, want the refusal of group trial, role holder", page.Entries, err)
 	}
@@ -133,11 +133,11 @@ func TestGroupRequestRefusals(t *testing.T) {
 	if _, err := w.say(a, "north", nil); err != nil {
 		t.Fatal(err)
 	}
-	said := a.inForce().approved.Pact("trial").Said()[0]
-	if _, err := a.addStatement(t.Context(), "trial", api.SignedStatement(said)); err != nil {
+	signed := a.inForce().approved.Pact("trial").Said()[0]
+	if _, err := a.addStatement(t.Context(), "trial", api.SignedStatement(signed)); err != nil {
 		t.Errorf("the same statement again, as after a lost answer: %v", err)
 	}
-	_, err = a.addStatement(t.Context(), "tribe", api.SignedStatement(said))
+	_, err = a.addStatement(t.Context(), "tribe", api.SignedStatement(signed))
 	testworld.Refused(t, err, wire.WrongGroup)
 }
 

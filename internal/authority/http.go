@@ -17,37 +17,37 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// answerer makes the answer to one request: a body to be written as JSON, or an
+// responder makes the answer to one request: a body to be written as JSON, or an
 // error to be told as a problem.
-type answerer func(w http.ResponseWriter, r *http.Request) (any, error)
+type responder func(w http.ResponseWriter, r *http.Request) (any, error)
 
 // route is one resource and what answers its methods.
 type route struct {
 	path    string // a pattern of http.ServeMux without method
-	methods map[string]answerer
+	methods map[string]responder
 }
 
 func (a *Authority) routes() []route {
 	get, post := http.MethodGet, http.MethodPost
 	return []route{
-		{api.PathChallenge, map[string]answerer{post: a.postChallenge}},
-		{api.PathCertificates, map[string]answerer{post: a.postCertificates}},
-		{api.PathLeave, map[string]answerer{post: a.postLeave}},
-		{api.PathTrust, map[string]answerer{get: a.getTrust}},
-		{api.PathPolicy, map[string]answerer{get: a.getPolicy}},
-		{api.PathHistory, map[string]answerer{get: a.getHistory, post: a.postHistory}},
-		{api.PathProposals, map[string]answerer{get: a.getProposals, post: a.postProposals}},
-		{api.PathProposals + "/{digest}", map[string]answerer{get: a.getProposal}},
-		{api.PathProposals + "/{digest}/signatures", map[string]answerer{post: a.postSignatures}},
-		{api.PathProposals + "/{digest}/cancel", map[string]answerer{post: a.postCancel}},
-		{api.PathBackup, map[string]answerer{get: a.getBackup, post: a.postBackup}},
-		{api.PathBackupKept, map[string]answerer{post: a.postBackupKept}},
-		{api.PathGroups + "/{group}", map[string]answerer{get: a.getGroup}},
-		{api.PathGroups + "/{group}/root", map[string]answerer{post: a.postGroupRoot}},
-		{api.PathGroups + "/{group}/approvals", map[string]answerer{post: a.postApprovals}},
-		{api.PathLog, map[string]answerer{get: a.getLog}},
-		{api.PathReady, map[string]answerer{get: a.getReady}},
-		{api.PathLive, map[string]answerer{get: func(http.ResponseWriter, *http.Request) (any, error) { return api.Health{Status: "live"}, nil }}},
+		{api.PathChallenge, map[string]responder{post: a.postChallenge}},
+		{api.PathCertificates, map[string]responder{post: a.postCertificates}},
+		{api.PathLeave, map[string]responder{post: a.postLeave}},
+		{api.PathTrust, map[string]responder{get: a.getTrust}},
+		{api.PathPolicy, map[string]responder{get: a.getPolicy}},
+		{api.PathHistory, map[string]responder{get: a.getHistory, post: a.postHistory}},
+		{api.PathProposals, map[string]responder{get: a.getProposals, post: a.postProposals}},
+		{api.PathProposals + "/{digest}", map[string]responder{get: a.getProposal}},
+		{api.PathProposals + "/{digest}/signatures", map[string]responder{post: a.postSignatures}},
+		{api.PathProposals + "/{digest}/cancel", map[string]responder{post: a.postCancel}},
+		{api.PathBackup, map[string]responder{get: a.getBackup, post: a.postBackup}},
+		{api.PathBackupKept, map[string]responder{post: a.postBackupKept}},
+		{api.PathGroups + "/{group}", map[string]responder{get: a.getGroup}},
+		{api.PathGroups + "/{group}/root", map[string]responder{post: a.postGroupRoot}},
+		{api.PathGroups + "/{group}/approvals", map[string]responder{post: a.postApprovals}},
+		{api.PathLog, map[string]responder{get: a.getLog}},
+		{api.PathReady, map[string]responder{get: a.getReady}},
+		{api.PathLive, map[string]responder{get: func(http.ResponseWriter, *http.Request) (any, error) { return api.Health{Status: "live"}, nil }}},
 		{"/", nil},
 	}
 }
@@ -60,12 +60,12 @@ func (a *Authority) Handler() http.Handler {
 		mux.Handle(r.path, a.serve(r))
 	}
 	mux.Handle("GET "+api.PathMetrics, api.Buffered(a.metrics.Handler()))
-	return pace().Handler(a.polled(a.shared(mux)))
+	return clientPace().Handler(a.servePolls(a.limitRequests(mux)))
 }
 
-// shared serves a request while there is room for it, and refuses it before it is
+// limitRequests serves a request while there is room for it, and refuses it before it is
 // read where there is none.
-func (a *Authority) shared(h http.Handler) http.Handler {
+func (a *Authority) limitRequests(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		from := limit.AddressOf(r.RemoteAddr)
 		if err := a.requests.Acquire(from, 1); err != nil {
@@ -80,18 +80,18 @@ func (a *Authority) shared(h http.Handler) http.Handler {
 
 // serve serves a route within the limits on requests.
 func (a *Authority) serve(route route) http.Handler {
-	return a.respond(route, func(w http.ResponseWriter, r *http.Request) (any, error) { return a.answer(route, w, r) })
+	return a.respond(route, func(w http.ResponseWriter, r *http.Request) (any, error) { return a.dispatch(route, w, r) })
 }
 
 // respond is the one place where answers are written, problems told, and requests
 // counted and logged.
-func (a *Authority) respond(route route, serve answerer) http.Handler {
+func (a *Authority) respond(route route, serve responder) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		answer, err := serve(w, r)
+		response, err := serve(w, r)
 		var body []byte
 		if err == nil {
-			if body, err = json.Marshal(answer); err != nil {
+			if body, err = json.Marshal(response); err != nil {
 				err = fmt.Errorf("encoding answer: %w", err)
 			}
 		}
@@ -113,18 +113,18 @@ func (a *Authority) respond(route route, serve answerer) http.Handler {
 	})
 }
 
-func (a *Authority) answer(route route, w http.ResponseWriter, r *http.Request) (any, error) {
+func (a *Authority) dispatch(route route, w http.ResponseWriter, r *http.Request) (any, error) {
 	if err := a.limiter.Allow(r.RemoteAddr, time.Now()); err != nil {
 		return nil, err
 	}
 	if route.methods == nil {
 		return nil, wire.Refuse(wire.NotFound, "request: path", r.URL.Path, "one of the API")
 	}
-	answer := route.methods[r.Method]
-	if answer == nil {
+	response := route.methods[r.Method]
+	if response == nil {
 		return nil, wire.Refuse(wire.BadRequest, "request: method", r.Method, allowed(route))
 	}
-	return answer(w, r)
+	return response(w, r)
 }
 
 // problemOf is the problem of an error, with the status that HTTP has for a
@@ -148,14 +148,14 @@ func (a *Authority) postChallenge(w http.ResponseWriter, r *http.Request) (any, 
 func (a *Authority) postCertificates(w http.ResponseWriter, r *http.Request) (any, error) {
 	var request api.CertificateRequest
 	err := api.ReadBody(w, r, wire.MaxRequest, &request)
-	var answer api.SealedReport
+	var response api.SealedReport
 	if err == nil {
-		answer, err = a.certify(r.Context(), request, r.RemoteAddr)
+		response, err = a.certify(r.Context(), request, r.RemoteAddr)
 	}
 	if err == nil {
 		a.metrics.Issued.WithLabelValues(request.Task + request.Group).Inc()
 		a.log.Info("issued", "task", request.Task, "group", request.Group, "role", request.Role, "unit", wire.UnitIDOf(request.SigningKey), "remote", r.RemoteAddr)
-		return answer, nil
+		return response, nil
 	}
 	if api.ProblemOf(err).Status >= http.StatusInternalServerError {
 		return nil, err // our own trouble is no refusal of the unit
@@ -164,7 +164,7 @@ func (a *Authority) postCertificates(w http.ResponseWriter, r *http.Request) (an
 	// peer that hangs up.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 5*time.Second)
 	defer cancel()
-	if failed := a.refused(ctx, request, err); failed != nil {
+	if failed := a.recordRefusal(ctx, request, err); failed != nil {
 		a.log.Warn("recording a refusal", "error", failed)
 	}
 	return nil, err

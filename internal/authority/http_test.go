@@ -30,9 +30,9 @@ func ask(h http.Handler, method, path, kind, body string) (*http.Response, strin
 	}
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
-	answer := w.Result()
-	text, _ := io.ReadAll(answer.Body)
-	return answer, string(text)
+	response := w.Result()
+	text, _ := io.ReadAll(response.Body)
+	return response, string(text)
 }
 
 // TestBadForm sends what breaks the API's form; each is a problem of RFC 9457.
@@ -75,21 +75,21 @@ func TestBadForm(t *testing.T) {
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
-			answer, body := ask(h, row.method, row.path, row.kind, row.body)
+			response, body := ask(h, row.method, row.path, row.kind, row.body)
 			var p api.Problem
 			if err := json.Unmarshal([]byte(body), &p); err != nil {
 				t.Fatalf("got body %q: %v", body, err)
 			}
-			if answer.StatusCode != row.status || p.Status != row.status || p.Reason != row.reason {
-				t.Errorf("got status %d, problem %+v, want %d %q", answer.StatusCode, p, row.status, row.reason)
+			if response.StatusCode != row.status || p.Status != row.status || p.Reason != row.reason {
+				t.Errorf("got status %d, problem %+v, want %d %q", response.StatusCode, p, row.status, row.reason)
 			}
-			if got, want := answer.Header.Get("Content-Type"), "application/problem+json"; got != want {
+			if got, want := response.Header.Get("Content-Type"), "application/problem+json"; got != want {
 				t.Errorf("got content type %q, want %q", got, want)
 			}
 		})
 	}
-	if answer, body := ask(h, post, api.PathChallenge, "application/json; charset=utf-8", `{}`); answer.StatusCode != 200 {
-		t.Errorf("a good challenge after all these: %d %s", answer.StatusCode, body)
+	if response, body := ask(h, post, api.PathChallenge, "application/json; charset=utf-8", `{}`); response.StatusCode != 200 {
+		t.Errorf("a good challenge after all these: %d %s", response.StatusCode, body)
 	}
 }
 
@@ -101,16 +101,16 @@ func TestHealth(t *testing.T) {
 	for path, want := range map[string]string{
 		api.PathLive: `"live"`, api.PathReady: `"ready"`, api.PathMetrics: "cohort_authority_policy_sequence 1",
 	} {
-		if answer, body := ask(h, http.MethodGet, path, "", ""); answer.StatusCode != 200 || !strings.Contains(body, want) {
-			t.Errorf("%s: got %d %q, want 200 with %q", path, answer.StatusCode, body, want)
+		if response, body := ask(h, http.MethodGet, path, "", ""); response.StatusCode != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: got %d %q, want 200 with %q", path, response.StatusCode, body, want)
 		}
 	}
 	w.clock.JumpWall(wire.MaxClockJump * 2)
-	if answer, _ := ask(h, http.MethodGet, api.PathReady, "", ""); answer.StatusCode != 503 {
-		t.Errorf("got ready %d after a jump of the clock, want 503", answer.StatusCode)
+	if response, _ := ask(h, http.MethodGet, api.PathReady, "", ""); response.StatusCode != 503 {
+		t.Errorf("got ready %d after a jump of the clock, want 503", response.StatusCode)
 	}
-	if answer, _ := ask(h, http.MethodGet, api.PathLive, "", ""); answer.StatusCode != 200 {
-		t.Errorf("got live %d after a jump of the clock, want 200", answer.StatusCode)
+	if response, _ := ask(h, http.MethodGet, api.PathLive, "", ""); response.StatusCode != 200 {
+		t.Errorf("got live %d after a jump of the clock, want 200", response.StatusCode)
 	}
 }
 
@@ -231,9 +231,9 @@ func TestTLS(t *testing.T) {
 	}
 	defer c.Close()
 	io.WriteString(c, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
-	if err != nil || answer.StatusCode != 200 {
-		t.Errorf("got %v, %v, want 200", answer, err)
+	response, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil || response.StatusCode != 200 {
+		t.Errorf("got %v, %v, want 200", response, err)
 	}
 	if n := len(c.ConnectionState().PeerCertificates); n != 2 {
 		t.Errorf("got %d certificates, want leaf and root", n)
@@ -251,12 +251,12 @@ func FuzzCertificates(f *testing.F) {
 	f.Add(good[:len(good)-1])
 	f.Add([]byte(`{"task":"scoring","evidence":["application/vnd.cohort.soft-evidence","AA"]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		answer, text := ask(h, http.MethodPost, api.PathCertificates, "application/json", string(body))
+		response, text := ask(h, http.MethodPost, api.PathCertificates, "application/json", string(body))
 		var r api.CertificateRequest
-		if answer.StatusCode == http.StatusOK && (api.Decode(body, &r) != nil || !slices.EqualFunc(r.Bound(), request.Bound(), bytes.Equal)) {
+		if response.StatusCode == http.StatusOK && (api.Decode(body, &r) != nil || !slices.EqualFunc(r.Bound(), request.Bound(), bytes.Equal)) {
 			t.Errorf("issued for %q", body)
 		}
-		if answer.StatusCode == http.StatusInternalServerError {
+		if response.StatusCode == http.StatusInternalServerError {
 			t.Errorf("got %s for %q", text, body)
 		}
 	})

@@ -131,7 +131,7 @@ func (w *world) lifeOf(n int, told *seen) *child {
 			told.reports = append(told.reports, report)
 		}
 	}
-	next := w.SignPolicy(w.NextText(before.inForce().approved, narrower(before.inForce().doc())...), "ana")
+	next := w.SignPolicy(w.NextText(before.inForce().approved, narrower(before.inForce().document())...), "ana")
 	if _, err := c.Propose(ctx, proposal(next)); err == nil {
 		told.proposals = append(told.proposals, wire.Sum(next.Policy))
 	}
@@ -159,13 +159,13 @@ func (w *world) check(told seen) {
 	if err != nil {
 		w.T.Fatalf("the next authority: %v", err)
 	}
-	if a.Root() != w.root {
+	if a.RootDigest() != w.root {
 		w.T.Error("another root")
 	}
 	serials := map[string][]byte{}
 	records := map[string]bool{}
 	for before := int64(0); ; {
-		page := testworld.Must(a.page(w.T.Context(), store.Query{Limit: logMaxLimit, Before: before}))
+		page := testworld.Must(a.readLogPage(w.T.Context(), store.Query{Limit: logMaxLimit, Before: before}))
 		for _, e := range page.Entries {
 			records[e.Serial] = true
 		}

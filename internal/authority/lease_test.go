@@ -50,7 +50,7 @@ func TestLease(t *testing.T) {
 		t.Errorf("got %d keys of the former holder from the next, want none", got)
 	}
 	elsewhere(a)
-	if strict, _ := a.rings.Keys(testworld.Must(identity.ReleaseID(a.inForce().approved, "scoring", "2026.11"))); strict.Current != nil {
+	if strict, _ := a.rings.KeysOf(testworld.Must(identity.ReleaseID(a.inForce().approved, "scoring", "2026.11"))); strict.Current != nil {
 		t.Error("the former holder kept its keys")
 	}
 	if err := b.rings.ReleaseLease(t.Context()); err != nil {

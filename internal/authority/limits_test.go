@@ -30,22 +30,22 @@ func TestFullAuthority(t *testing.T) {
 	}
 	reader, writer := io.Pipe() // a body that never comes
 	defer writer.Close()
-	answer, err := http.Post(server.URL+api.PathChallenge, "application/json", reader)
+	response, err := http.Post(server.URL+api.PathChallenge, "application/json", reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, _ := io.ReadAll(answer.Body)
-	answer.Body.Close()
-	if answer.StatusCode != http.StatusTooManyRequests || !strings.Contains(string(body), admission.QuotaRequests) {
-		t.Errorf("got %d %s", answer.StatusCode, body)
+	body, _ := io.ReadAll(response.Body)
+	response.Body.Close()
+	if response.StatusCode != http.StatusTooManyRequests || !strings.Contains(string(body), admission.QuotaRequests) {
+		t.Errorf("got %d %s", response.StatusCode, body)
 	}
 	a.requests.Release(here, 2)
-	answer, err = http.Get(server.URL + api.PathMetrics)
+	response, err = http.Get(server.URL + api.PathMetrics)
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, _ = io.ReadAll(answer.Body)
-	answer.Body.Close()
+	body, _ = io.ReadAll(response.Body)
+	response.Body.Close()
 	if want := fmt.Sprintf("cohort_authority_crowded_total{quota=%q} 1", admission.QuotaRequests); !strings.Contains(string(body), want) {
 		t.Errorf("metrics: want %s", want)
 	}

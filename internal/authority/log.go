@@ -21,10 +21,10 @@ const (
 	logMaxLimit = 1000
 )
 
-// refused puts a refused certificate request into the log. What the request
+// recordRefusal puts a refused certificate request into the log. What the request
 // claims of itself is written down only in its one form, and a flood only in
 // part: the metric counts all.
-func (a *Authority) refused(ctx context.Context, r api.CertificateRequest, cause error) error {
+func (a *Authority) recordRefusal(ctx context.Context, r api.CertificateRequest, cause error) error {
 	problem := api.ProblemOf(cause)
 	if !a.limiter.AllowRow() {
 		return nil
@@ -70,14 +70,14 @@ func (a *Authority) logPage(ctx context.Context, values url.Values) (api.Log, er
 			return api.Log{}, wire.Refuse(wire.BadRequest, "request: "+name, text, "UTF-8 without NUL")
 		}
 	}
-	return a.page(ctx, store.Query{
+	return a.readLogPage(ctx, store.Query{
 		Before: before, Limit: int(min(max(limit, 1), logMaxLimit)), Task: values.Get("task"), Unit: values.Get("unit"),
 	})
 }
 
-// page reads a page and checks each row. A damaged row is named and passed over, and so
+// readLogPage reads a page and checks each row. A damaged row is named and passed over, and so
 // is one whose content is not what it was found by.
-func (a *Authority) page(ctx context.Context, q store.Query) (api.Log, error) {
+func (a *Authority) readLogPage(ctx context.Context, q store.Query) (api.Log, error) {
 	rows, err := a.store.ReadLog(ctx, q)
 	if err != nil {
 		return api.Log{}, err

@@ -64,7 +64,7 @@ func (a *Authority) checkNonce(nonce []byte, now time.Time) error {
 	}
 	body := nonce[:admission.NonceBody]
 	if !hmac.Equal(nonce[admission.NonceBody:], a.root.Keys.NonceMAC(body)) {
-		return wire.Refuse(wire.NonceUsed, "challenge", fmt.Sprintf("a MAC of another root: %x", nonce[:8]), "a challenge of this authority")
+		return wire.Refuse(wire.NonceUsed, "challenge", fmt.Sprintf("MAC %x", nonce[admission.NonceBody:]), "a challenge of this authority")
 	}
 	expires := admission.NonceExpiry([admission.NonceBody]byte(body))
 	// One that was made by a clock far ahead would be good for as long, and for whom

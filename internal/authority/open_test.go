@@ -194,13 +194,13 @@ func TestChangedRows(t *testing.T) {
 			w.change(a, "lifetime = \"20m\"", "lifetime = \"15m\"")
 			testworld.Must(w.scoring().enrol(direct{a}))
 			testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.inForce().approved, "lifetime = \"15m\"", "lifetime = \"14m\""), "ana"))))
-			newest := a.history.Current().Run(0)
+			newest := a.history.Current().StepsFrom(0)
 			exec(t, w.dsn, row.statement)
 
 			b := w.open()
 			_ = b.rings.ReadLease(t.Context())
 			_, _ = b.history.ShowProposals(t.Context())
-			if named := b.damage.Of(row.table); len(named) == 0 || !strings.Contains(named[0], "of "+row.table) {
+			if named := b.damage.RowsOf(row.table); len(named) == 0 || !strings.Contains(named[0], "of "+row.table) {
 				t.Errorf("got damaged rows %q, want one of %s named", named, row.table)
 			}
 			_, err := w.scoring().enrol(direct{b})
@@ -234,7 +234,7 @@ func TestReopen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b.Root() != w.root || b.Genesis() != wire.Sum(w.genesis.Policy) {
+	if b.RootDigest() != w.root || b.Genesis() != wire.Sum(w.genesis.Policy) {
 		t.Error("another root or genesis after a restart")
 	}
 	two := testworld.Must(w.scoring().enrol(direct{b}))

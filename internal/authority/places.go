@@ -93,7 +93,7 @@ func (a *Authority) leaveOnce(ctx context.Context, l api.LeaveRequest, now time.
 	}
 	digest := sha256.Sum256(api.LeaveMessage(unit, l.Time, a.root.Digest))
 	if !ecdsa.VerifyASN1(key, digest[:], l.Signature) {
-		return wire.Refuse(wire.BadSignature, "leave: signature", "one that does not verify", "by the signing key of unit "+unit.String())
+		return wire.Refuse(wire.BadSignature, "leave: signature", "a signature that does not verify", "by the signing key of unit "+unit.String())
 	}
 	if !p.Left.IsZero() {
 		return nil

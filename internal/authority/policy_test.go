@@ -184,7 +184,7 @@ func TestCutHistory(t *testing.T) {
 	text := w.NextText(a.inForce().approved, looser...)
 	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "ana", "ben"))))
 	w.wait(a, time.Hour)
-	seen := a.history.Current().Run(0)
+	seen := a.history.Current().StepsFrom(0)
 	exec(t, w.dsn, `DELETE FROM history WHERE step = 2`)
 	exec(t, w.dsn, `DELETE FROM proposals`)
 
@@ -218,7 +218,7 @@ func TestPushRefusals(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	client, _ := w.serve(a)
-	mine := a.history.Current().Run(0)
+	mine := a.history.Current().StepsFrom(0)
 	other := w.SignPolicy(w.text(looser...), "ana", "ben")
 	fork := w.SignPolicy(strings.Replace(string(mine.Entries[0].Policy), "units", "units", 1)+"# fork\n", "ana", "ben")
 	rows := []struct {
@@ -252,7 +252,7 @@ func TestRolledBackBeneath(t *testing.T) {
 	if _, err := w.scoring().enrol(direct{a}); err != nil {
 		t.Error(err)
 	}
-	if got, want := testworld.Must(a.store.Head(t.Context())), a.inForce().approved.Head(); got != want {
+	if got, want := testworld.Must(a.store.HistoryHead(t.Context())), a.inForce().approved.Head(); got != want {
 		t.Errorf("got head %v in the store, want %v", got, want)
 	}
 }
@@ -267,7 +267,7 @@ func TestAdoptedMeanwhile(t *testing.T) {
 		if err := by.history.Adopt(t.Context(), api.HistoryEntry{Policy: next.Policy, Signatures: next.Signatures}); err != nil {
 			t.Error(err)
 		}
-		if got, want := by.inForce().doc().Digest(), wire.Sum(next.Policy); got != want {
+		if got, want := by.inForce().document().Digest(), wire.Sum(next.Policy); got != want {
 			t.Errorf("got policy %v in force, want %v", got, want)
 		}
 	}
@@ -301,7 +301,7 @@ func TestUpgrade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b.Root() != a.Root() {
+	if b.RootDigest() != a.RootDigest() {
 		t.Error("the root changed with the build")
 	}
 	// The old value out: the old build issues nothing more, and cannot start.
@@ -328,7 +328,7 @@ func TestPushMoves(t *testing.T) {
 	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.inForce().approved, tighter...), "ana", "ben"))))
 	w.dsn = copied
 	b := w.open()
-	if got := testworld.Must(b.history.Push(t.Context(), a.history.Current().Run(1))); got.Head != a.inForce().approved.Head() {
+	if got := testworld.Must(b.history.Push(t.Context(), a.history.Current().StepsFrom(1))); got.Head != a.inForce().approved.Head() {
 		t.Errorf("got head %v, want %v", got.Head, a.inForce().approved.Head())
 	}
 }

@@ -16,9 +16,9 @@ import (
 // server shuts down.
 type endKey struct{}
 
-// polled serves requests that wait for the next step, and leaves the others to h. One from
+// servePolls serves requests that wait for the next step, and leaves the others to h. One from
 // an older head waits for nothing and is a request like others.
-func (a *Authority) polled(h http.Handler) http.Handler {
+func (a *Authority) servePolls(h http.Handler) http.Handler {
 	wait := a.respond(route{path: api.PathHistory + "?wait"}, a.waitHistory)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet && r.URL.Path == api.PathHistory {
@@ -91,7 +91,7 @@ func (a *Authority) historyAfter(snap *history.Snapshot, head wire.Digest) (api.
 // proveHistory is the run of steps from an index on, with the proof of the head. An
 // authority that is behind, or whose clock is refused, gives no proof: what it has is a hint.
 func (a *Authority) proveHistory(snap *history.Snapshot, from int) api.History {
-	h := snap.Run(from)
+	h := snap.StepsFrom(from)
 	now, err := a.clock.Now()
 	if err == nil {
 		err = a.history.Behind()

@@ -85,8 +85,8 @@ func TestPoll(t *testing.T) {
 	_, err := client.PollHistory(t.Context(), wire.Digest{1}, api.MaxPoll)
 	testworld.Refused(t, err, wire.Behind)
 	for _, query := range []string{"from=1&wait=1s", "wait=1s", "from=" + genesis.Hex() + "&wait=31s", "from=" + genesis.Hex() + "&wait=-1s", "from=" + genesis.Hex() + "&wait=long"} {
-		if answer, body := ask(a.Handler(), http.MethodGet, api.PathHistory+"?"+query, "", ""); answer.StatusCode != http.StatusBadRequest {
-			t.Errorf("%s: got %d %s", query, answer.StatusCode, body)
+		if response, body := ask(a.Handler(), http.MethodGet, api.PathHistory+"?"+query, "", ""); response.StatusCode != http.StatusBadRequest {
+			t.Errorf("%s: got %d %s", query, response.StatusCode, body)
 		}
 	}
 	paged := testworld.Must(client.History(t.Context(), 0))
@@ -187,11 +187,11 @@ func TestPollRefused(t *testing.T) {
 		}
 	}()
 	testworld.Eventually(t, "a poll waits", func() bool { return pollsOfOthers(a) == 1 })
-	answer := testworld.Must(http.Get(server.URL + query))
-	body := testworld.Must(io.ReadAll(answer.Body))
-	answer.Body.Close()
-	if answer.StatusCode != http.StatusServiceUnavailable || answer.Header.Get("Retry-After") != "10" || !strings.Contains(string(body), admission.QuotaOthers) {
-		t.Errorf("got %d, Retry-After %q, %s", answer.StatusCode, answer.Header.Get("Retry-After"), body)
+	response := testworld.Must(http.Get(server.URL + query))
+	body := testworld.Must(io.ReadAll(response.Body))
+	response.Body.Close()
+	if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") != "10" || !strings.Contains(string(body), admission.QuotaOthers) {
+		t.Errorf("got %d, Retry-After %q, %s", response.StatusCode, response.Header.Get("Retry-After"), body)
 	}
 	metrics := testworld.Must(http.Get(server.URL + api.PathMetrics))
 	body = testworld.Must(io.ReadAll(metrics.Body))
@@ -269,11 +269,11 @@ func TestSpread(t *testing.T) {
 	left := w.scoring()
 	testworld.Must(left.enrol(direct{a}))
 	testworld.Must(a.leave(t.Context(), left.leaving()))
-	if n, err := a.live(t.Context()); n != 3 || err != nil {
+	if n, err := a.countLiveUnits(t.Context()); n != 3 || err != nil {
 		t.Errorf("got %d live units, %v, want 3", n, err)
 	}
 	w.clock.Advance(2 * time.Hour)
-	if n, err := a.live(t.Context()); n != 0 || err != nil {
+	if n, err := a.countLiveUnits(t.Context()); n != 0 || err != nil {
 		t.Errorf("after their lifetime: got %d live units, %v", n, err)
 	}
 }

@@ -51,7 +51,7 @@ func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
 	a.records = records.New(a.root.Keys)
 	a.history = a.newHistory(history.Metrics{})
 	if c.Endorser != nil { // whose rows are under the store key
-		a.endorser = c.Endorser(shelf{a})
+		a.endorser = c.Endorser(documentCache{a})
 	}
 	steps := make([]policy.Step, len(c.History))
 	for i, e := range c.History {
@@ -69,11 +69,11 @@ func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
 	if err := a.history.CheckAdopted(c.History, approved); err != nil {
 		return wire.Digest{}, err
 	}
-	own, err := a.examine(ctx, approved)
+	own, err := a.attestSelf(ctx, approved)
 	if err != nil {
 		return wire.Digest{}, err
 	}
-	if err := a.named(approved, own); err != nil {
+	if err := a.checkNamed(approved, own); err != nil {
 		return wire.Digest{}, err
 	}
 	return a.root.Digest, a.writeBack(ctx, c, approved)
@@ -82,10 +82,10 @@ func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
 // writeBack writes history, backup record and root, in this order. What an
 // earlier try wrote stays.
 func (a *Authority) writeBack(ctx context.Context, c RestoreConfig, approved policy.Approved) error {
-	if _, err := c.Store.Root(ctx); err == nil {
+	if _, err := c.Store.RootRow(ctx); err == nil {
 		return wire.Refuse(wire.StoreForeign, "store: root", "a root exists", "a new store")
 	}
-	stored, _, err := a.history.Load(ctx)
+	stored, _, err := a.history.LoadWhole(ctx)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (a *Authority) writeBack(ctx context.Context, c RestoreConfig, approved pol
 	if err := a.history.RecordBackup(ctx, c.Shares[0].Header); err != nil {
 		return err
 	}
-	row, err := a.root.Seal(ctx, a.sealer, approved.Document().Authority.References)
+	row, err := a.root.SealRow(ctx, a.sealer, approved.Document().Authority.References)
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ import (
 // key is good, where its certificate lives longer than that: as with a certificate, from
 // a third of the lifetime before the end on, over a twelfth.
 func (a *Authority) addRings(e *enrolment) error {
-	keys, end, err := a.rings.Add(ringkeys.Request{Approved: e.snap.approved, Grant: e.grant, At: e.at})
+	keys, end, err := a.rings.AddKeys(ringkeys.Request{Approved: e.snap.approved, Grant: e.grant, At: e.at})
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func (a *Authority) keepRings(ctx context.Context) {
 func (a *Authority) cutRings(p policy.Approved) {
 	now, err := a.clock.Now()
 	if err != nil {
-		now = a.clock.Last()
+		now = a.clock.LastNow()
 	}
 	a.rings.Apply(p, now)
 }

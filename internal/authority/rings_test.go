@@ -219,7 +219,7 @@ func TestRingsNobodyAsksFor(t *testing.T) {
 	next := w.SignPolicy(w.NextText(a.inForce().approved, "[task.scoring.release.\"2026.12\"]\ncontinues = \"2026.11\"\nreference = [ { platform = \"soft\", program = \""+
 		wire.Sum([]byte("newest")).String()+"\" } ]\n", ""), "ana", "ben")
 	keys := func(id wire.Digest) []*identity.RingKey {
-		strict, follow := a.rings.Keys(id)
+		strict, follow := a.rings.KeysOf(id)
 		return append(strict.Keys(), follow.Keys()...)
 	}
 	dropped := keys(removed)
@@ -248,12 +248,12 @@ func TestRingsRollAlone(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	id := testworld.Must(w.scoring().enrol(direct{a})).Identity
-	strict, _ := a.rings.Keys(id)
+	strict, _ := a.rings.KeysOf(id)
 	first := strict.Next.ID()
 	w.clock.Advance(time.Hour)
 	w.serve(a)
 	current := func() identity.RingID {
-		strict, _ := a.rings.Keys(id)
+		strict, _ := a.rings.KeysOf(id)
 		return strict.Current.ID()
 	}
 	testworld.Within(t, 10*tick, "the ring rolls", func() bool { return current() != first })

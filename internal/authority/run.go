@@ -9,8 +9,8 @@ import (
 // for what another authority of this store adopted.
 const tick = time.Second
 
-// run does the authority's own work until ctx ends.
-func (a *Authority) run(ctx context.Context) {
+// runPeriodically does the authority's own work until ctx ends.
+func (a *Authority) runPeriodically(ctx context.Context) {
 	every := time.NewTicker(tick)
 	defer every.Stop()
 	for {

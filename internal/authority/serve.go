@@ -17,16 +17,16 @@ import (
 
 // Times of one connection, and of the end.
 const (
-	headerWait = 5 * time.Second  // the TLS handshake and a request's header arrive within this
-	bodyWait   = 20 * time.Second // a whole request arrives within this
-	answerWait = 60 * time.Second // an answer is taken within this
-	restWait   = time.Second      // what is left of a request that was refused arrives within this
-	idleWait   = 90 * time.Second // a kept-alive connection waits this long for its next request
-	endWait    = 10 * time.Second // requests under way may finish within this at shutdown
+	headerWait   = 5 * time.Second  // the TLS handshake and a request's header arrive within this
+	bodyWait     = 20 * time.Second // a whole request arrives within this
+	responseWait = 60 * time.Second // an answer is taken within this
+	restWait     = time.Second      // what is left of a request that was refused arrives within this
+	idleWait     = 90 * time.Second // a kept-alive connection waits this long for its next request
+	endWait      = 10 * time.Second // requests under way may finish within this at shutdown
 )
 
-// pace is that of clients, within the limits on a whole request.
-func pace() limit.Pace { return limit.Pace{Read: bodyWait, Write: answerWait, Rest: restWait} }
+// clientPace is that of clients, within the limits on a whole request.
+func clientPace() limit.Pace { return limit.Pace{Read: bodyWait, Write: responseWait, Rest: restWait} }
 
 // Serve serves the API on a listener until ctx ends, speaking TLS 1.3 with the
 // authority's own certificate. It then lets requests under way finish, for at
@@ -40,7 +40,7 @@ func (a *Authority) Serve(ctx context.Context, listener net.Listener) error {
 	protocols.SetHTTP1(true)
 	server := &http.Server{
 		Handler: a.Handler(), TLSConfig: config, Protocols: &protocols,
-		ReadHeaderTimeout: headerWait, ReadTimeout: bodyWait, WriteTimeout: answerWait, IdleTimeout: idleWait,
+		ReadHeaderTimeout: headerWait, ReadTimeout: bodyWait, WriteTimeout: responseWait, IdleTimeout: idleWait,
 		MaxHeaderBytes: 16 << 10,
 		ConnState:      a.clients.Track,
 		ErrorLog:       slog.NewLogLogger(a.log.Handler(), slog.LevelDebug), // broken handshakes of strangers
@@ -50,7 +50,7 @@ func (a *Authority) Serve(ctx context.Context, listener net.Listener) error {
 		return context.WithValue(ctx, endKey{}, work.Done())
 	}
 	var running sync.WaitGroup
-	running.Go(func() { a.run(work) })
+	running.Go(func() { a.runPeriodically(work) })
 	running.Go(func() {
 		<-work.Done()
 		a.shutDown(server)

@@ -21,10 +21,10 @@ import (
 )
 
 // appraiseTrust judges a trust answer's evidence as a client does.
-func appraiseTrust(t *testing.T, w *world, answer api.TrustResponse, approved policy.Approved, nonce []byte) {
+func appraiseTrust(t *testing.T, w *world, response api.TrustResponse, approved policy.Approved, nonce []byte) {
 	t.Helper()
 	var evidence attest.Evidence
-	if err := json.Unmarshal(answer.Evidence, &evidence); err != nil {
+	if err := json.Unmarshal(response.Evidence, &evidence); err != nil {
 		t.Fatal(err)
 	}
 	head := approved.Head()

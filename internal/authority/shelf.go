@@ -8,13 +8,13 @@ import (
 	"github.com/cohort-tee/cohort/internal/collateral"
 )
 
-// shelf keeps documents of vendors in the store, as well as that can, and believes
+// documentCache keeps documents of vendors in the store, as well as that can, and believes
 // only the rows that it wrote: no vendor signs the time of fetching, which the
 // authority puts into its reports. What fails is fetched again.
-type shelf struct{ a *Authority }
+type documentCache struct{ a *Authority }
 
 // Load implements [collateral.Cache].
-func (s shelf) Load(ctx context.Context, name string) (d collateral.Document) {
+func (s documentCache) Load(ctx context.Context, name string) (d collateral.Document) {
 	row, err := s.a.store.Collateral(ctx, name)
 	if err == nil && len(row.Key) > 0 {
 		err = s.a.records.Open(records.TableCollateral, row, &d)
@@ -27,7 +27,7 @@ func (s shelf) Load(ctx context.Context, name string) (d collateral.Document) {
 }
 
 // Store implements [collateral.Cache].
-func (s shelf) Store(ctx context.Context, name string, d collateral.Document) {
+func (s documentCache) Store(ctx context.Context, name string, d collateral.Document) {
 	row, err := s.a.records.Seal(records.TableCollateral, []byte(name), d)
 	if err == nil {
 		err = s.a.store.PutCollateral(ctx, store.Collateral{Row: row, OfChip: d.OfChip, Kept: d.Fetched})

@@ -27,7 +27,7 @@ import (
 func TestDocumentsAreAuthenticated(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
-	kept := shelf{a}
+	kept := documentCache{a}
 	list := collateral.Document{Content: []byte("list"), Chain: []byte("chain"), Fetched: noon, Expires: noon.Add(time.Hour)}
 	want := list
 	want.Expires = time.Time{} // which stands in the document
@@ -43,7 +43,7 @@ func TestDocumentsAreAuthenticated(t *testing.T) {
 	if got := kept.Load(t.Context(), "snp/Milan/crl.der"); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	if got := (shelf{w.open()}).Load(t.Context(), "snp/Milan/crl.der"); !reflect.DeepEqual(got, want) {
+	if got := (documentCache{w.open()}).Load(t.Context(), "snp/Milan/crl.der"); !reflect.DeepEqual(got, want) {
 		t.Errorf("after a restart: got %+v, want %+v", got, want)
 	}
 	later := list
@@ -93,7 +93,7 @@ func TestForgedTimeFreezesNoRevocation(t *testing.T) {
 	t.Cleanup(service.Close)
 	at := noon
 	documents := func() *collateral.Collateral {
-		return collateral.New(collateral.Config{Documents: platforms.All().Documents, Sources: map[string]string{"amd": service.URL}, Cache: shelf{a}, Clock: func() time.Time { return at }})
+		return collateral.New(collateral.Config{Documents: platforms.All().Documents, Sources: map[string]string{"amd": service.URL}, Cache: documentCache{a}, Clock: func() time.Time { return at }})
 	}
 	evidence := testworld.Must(chip.Attester(attesttest.MeasureSNP("guest")).Attest(t.Context(), attest.ReportData{1}))
 	rules := vendor.Rules()

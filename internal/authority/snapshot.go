@@ -39,16 +39,16 @@ func (a *Authority) snapshot(ctx context.Context, approved policy.Approved) (*sn
 	if err := a.root.CheckDraft(approved); err != nil {
 		return nil, err
 	}
-	own, unnamed := a.examine(ctx, approved)
+	own, unnamed := a.attestSelf(ctx, approved)
 	if unnamed == nil {
-		unnamed = a.named(approved, own)
+		unnamed = a.checkNamed(approved, own)
 	}
-	groups := a.groups.Find(ctx, approved, own, unnamed)
+	groups := a.groups.FindRoots(ctx, approved, own, unnamed)
 	issuer, err := a.root.Keys.Issuer(approved, groups.All...)
 	if err != nil {
 		return nil, err
 	}
-	live, err := a.live(ctx)
+	live, err := a.countLiveUnits(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -73,18 +73,18 @@ func spreadOf(live int) time.Duration {
 	return max(leastSpread, time.Duration(live)*time.Second/renewalsASecond)
 }
 
-// live is the number of units that were issued to and have not left or ended.
-func (a *Authority) live(ctx context.Context) (int, error) {
+// countLiveUnits is the number of units that were issued to and have not left or ended.
+func (a *Authority) countLiveUnits(ctx context.Context) (int, error) {
 	now, err := a.clock.Now()
 	if err != nil {
-		now = a.clock.Last() // an estimate is enough
+		now = a.clock.LastNow() // an estimate is enough
 	}
 	return a.store.CountUnits(ctx, now)
 }
 
-// examine asks for our own evidence, with endorsements. What it gives is to be
+// attestSelf asks for our own evidence, with endorsements. What it gives is to be
 // appraised under rules.
-func (a *Authority) examine(ctx context.Context, approved policy.Approved) (attest.Question, error) {
+func (a *Authority) attestSelf(ctx context.Context, approved policy.Approved) (attest.Question, error) {
 	now, err := a.clock.Now()
 	if err != nil {
 		return attest.Question{}, err
@@ -96,16 +96,16 @@ func (a *Authority) examine(ctx context.Context, approved policy.Approved) (atte
 	if err != nil {
 		return attest.Question{}, fmt.Errorf("attesting ourselves: %w", err)
 	}
-	endorsed, err := a.endorse(ctx, evidence, approved, nil)
+	endorsed, err := a.endorseEvidence(ctx, evidence, approved, nil)
 	if err != nil {
 		return attest.Question{}, err
 	}
 	return attest.Question{Evidence: evidence.WithEach(endorsed), ReportData: data, At: now, Secret: hidden}, nil
 }
 
-// named appraises our own evidence under a policy's rules, and demands that the
+// checkNamed appraises our own evidence under a policy's rules, and demands that the
 // policy names our measurement.
-func (a *Authority) named(approved policy.Approved, own attest.Question) error {
+func (a *Authority) checkNamed(approved policy.Approved, own attest.Question) error {
 	own.Rules = approved.Rules()
 	result, err := a.verifier.Appraise(own)
 	if err != nil {
@@ -123,7 +123,7 @@ func (a *Authority) trustData(nonce []byte, approved policy.Approved) attest.Rep
 	return attest.Bind(wire.LabelTrust, nonce, a.root.Digest[:], head[:])
 }
 
-func (s *snapshot) doc() *policyfile.Document { return s.approved.Document() }
+func (s *snapshot) document() *policyfile.Document { return s.approved.Document() }
 
 // sharedLeaf gives the shared leaf of the window that holds at.
 func (s *snapshot) sharedLeaf(g policy.Grant, at time.Time) (identity.Leaf, error) {
@@ -163,7 +163,7 @@ func (a *Authority) certificate() (*tls.Certificate, error) {
 	snap := a.inForce()
 	now, err := a.clock.Now()
 	if err != nil {
-		now = a.clock.Last()
+		now = a.clock.LastNow()
 	}
 	leaf, err := snap.authorityLeaf(now)
 	if err != nil {

@@ -16,7 +16,7 @@ func (w *world) said(a *Authority, party string, change func(*policy.Statement))
 	w.T.Helper()
 	snap := a.inForce()
 	p := snap.approved.Pact("trial")
-	s, err := p.Statement(w.Keys[party].Digest(), snap.groups.Root(p))
+	s, err := p.Statement(w.Keys[party].Digest(), snap.groups.RootDigest(p))
 	if err != nil {
 		w.T.Fatal(err)
 	}

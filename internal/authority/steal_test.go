@@ -67,15 +67,15 @@ func TestStolenRoot(t *testing.T) {
 			w.dsn = w.emptied()
 			w.genesis = row.genesis(w)
 			c := w.config("authority")
-			before := testworld.Must(c.Store.Root(t.Context()))
+			before := testworld.Must(c.Store.RootRow(t.Context()))
 			if a, err := Open(t.Context(), c); wire.ReasonOf(err) != wire.WrongDraft {
 				t.Errorf("got %v, %v, want reason %q", a, err, wire.WrongDraft)
 			}
-			after := testworld.Must(c.Store.Root(t.Context()))
+			after := testworld.Must(c.Store.RootRow(t.Context()))
 			if !bytes.Equal(after.Content, before.Content) || !bytes.Equal(after.Key, before.Key) {
 				t.Error("the root was sealed anew")
 			}
-			if head := testworld.Must(c.Store.Head(t.Context())); !head.IsZero() {
+			if head := testworld.Must(c.Store.HistoryHead(t.Context())); !head.IsZero() {
 				t.Errorf("the history %v was adopted", head)
 			}
 			if _, err := w.Device("evil").Unseal(t.Context(), after.Content); err == nil {
@@ -140,7 +140,7 @@ func TestInitAgain(t *testing.T) {
 	w.open()
 	_, err = w.initAgain(corrected...)
 	testworld.Refused(t, err, wire.StoreForeign)
-	if w.open().Root() != root {
+	if w.open().RootDigest() != root {
 		t.Error("a refused init changed the root")
 	}
 }

@@ -66,18 +66,18 @@ func (a *Authority) trust(ctx context.Context, from netip.Addr, q url.Values) (a
 	if err != nil {
 		return api.TrustResponse{}, err
 	}
-	answer := api.TrustResponse{Authority: snap.issuer.AuthorityRoot(), History: a.proveHistory(current, 0), Evidence: evidence}
+	response := api.TrustResponse{Authority: snap.issuer.AuthorityRoot(), History: a.proveHistory(current, 0), Evidence: evidence}
 	for _, id := range found {
-		answer.Identities = append(answer.Identities, api.TrustIdentity{
+		response.Identities = append(response.Identities, api.TrustIdentity{
 			Task: id.Task, Release: id.Release, Group: id.Group, ID: id.ID, Root: id.Root, Cross: id.Cross,
 		})
 	}
-	return answer, nil
+	return response, nil
 }
 
 // identitiesOf are the identities of all releases of a task.
 func (s *snapshot) identitiesOf(task string) ([]identity.Identity, error) {
-	t := s.doc().Tasks[task]
+	t := s.document().Tasks[task]
 	if t == nil {
 		return nil, wire.Refuse(wire.NotFound, "trust: task", task, "a task of the policy in force")
 	}
@@ -98,7 +98,7 @@ func (s *snapshot) identityOf(text string) ([]identity.Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, task := range s.doc().TaskNames() {
+	for _, task := range s.document().TaskNames() {
 		all, err := s.identitiesOf(task)
 		if err != nil {
 			return nil, err
@@ -128,7 +128,7 @@ func (a *Authority) evidence(ctx context.Context, from netip.Addr, data attest.R
 	if err != nil {
 		return nil, fmt.Errorf("attesting ourselves: %w", err)
 	}
-	endorsed, err := a.endorse(ctx, evidence, a.inForce().approved, nil)
+	endorsed, err := a.endorseEvidence(ctx, evidence, a.inForce().approved, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -15,5 +15,5 @@ func (a *Authority) warnings() []string {
 	if tables := a.damage.Tables(); len(tables) > 0 {
 		all = append(all, "damaged rows were passed over in: "+strings.Join(tables, ", "))
 	}
-	return append(all, a.inForce().ended()...)
+	return append(all, a.inForce().unservedGroups()...)
 }

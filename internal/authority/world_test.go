@@ -244,16 +244,16 @@ func (d direct) Challenge(context.Context) (api.Challenge, error) {
 
 // Certify asks as soon as the lease of another authority has ended.
 func (d direct) Certify(ctx context.Context, r api.CertificateRequest) (api.SealedReport, error) {
-	answer, err := d.a.certify(ctx, r, "")
+	response, err := d.a.certify(ctx, r, "")
 	if errors.Is(err, wire.RingElsewhere) {
 		d.a.freeLease(ctx)
-		if answer, err = d.a.certifyOnce(ctx, r, ""); errors.Is(err, errMoved) { // its challenge is spent
+		if response, err = d.a.certifyOnce(ctx, r, ""); errors.Is(err, errPolicyChanged) { // its challenge is spent
 			if err = d.a.history.Refresh(ctx); err == nil {
-				answer, err = d.a.certifyOnce(ctx, r, "")
+				response, err = d.a.certifyOnce(ctx, r, "")
 			}
 		}
 	}
-	return answer, err
+	return response, err
 }
 
 // freeLease releases the ring lease in place of another authority that has it.
@@ -377,7 +377,7 @@ func issued(t testing.TB, a *Authority) int {
 	t.Helper()
 	n := 0
 	for before := int64(0); ; {
-		page, err := a.page(t.Context(), store.Query{Limit: logMaxLimit, Before: before})
+		page, err := a.readLogPage(t.Context(), store.Query{Limit: logMaxLimit, Before: before})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -147,7 +147,7 @@ func TestTPM(t *testing.T) {
 // unseal asks for the root secret as another start of a program.
 func (e *estate) unseal(program string) ([]byte, error) {
 	e.t.Helper()
-	row, err := e.db.Root(e.t.Context())
+	row, err := e.db.RootRow(e.t.Context())
 	if err != nil {
 		e.t.Fatal(err)
 	}

@@ -50,7 +50,7 @@ func AppendField(framing, field []byte) []byte {
 func Unframe(label Label, b []byte, n int) ([][]byte, error) {
 	head := 1 + len(label)
 	if len(b) < head || int(b[0]) != len(label) || string(b[1:head]) != string(label) {
-		return nil, Refuse(Malformed, "framing: label", "another label", string(label))
+		return nil, Refuse(Malformed, "framing: label", "bytes that do not begin with the label", string(label))
 	}
 	var fields [][]byte
 	for rest := b[head:]; len(rest) > 0; {
@@ -76,7 +76,7 @@ func Unframe(label Label, b []byte, n int) ([][]byte, error) {
 func UnframeInto(fields [][]byte, label Label, b []byte) error {
 	head := 1 + len(label)
 	if len(b) < head || int(b[0]) != len(label) || string(b[1:head]) != string(label) {
-		return Refuse(Malformed, "framing: label", "another label", string(label))
+		return Refuse(Malformed, "framing: label", "bytes that do not begin with the label", string(label))
 	}
 	rest := b[head:]
 	for i := range fields {

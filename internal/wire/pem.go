@@ -26,7 +26,7 @@ func ParseCertificates(of string, text []byte, most int) ([][]byte, error) {
 		body, begun := bytes.CutPrefix(rest, []byte(pemBegin))
 		body, after, ended := bytes.Cut(body, []byte(pemEnd))
 		if !begun || !ended {
-			return nil, Refuse(Malformed, of, "other text", "certificates in PEM and nothing else")
+			return nil, Refuse(Malformed, of, "text outside certificates", "certificates in PEM and nothing else")
 		}
 		if len(ders) == most {
 			return nil, Refuse(Malformed, of, "more certificates", most)

@@ -18,7 +18,7 @@ const adoptTries = 3
 // adoptGenesis adopts the first policy of an authority that has none.
 func (h *History) adoptGenesis(ctx context.Context, genesis *policy.Step) (stored, error) {
 	if genesis == nil {
-		return stored{}, wire.Refuse(wire.WrongGenesis, "authority: policy", "none", "a genesis policy on the first run")
+		return stored{}, wire.Refuse(wire.WrongGenesis, "authority: policy", "no policy in the store", "a genesis policy on the first run")
 	}
 	approved, err := policy.Genesis(wire.Sum(genesis.Policy), *genesis)
 	if err != nil {
@@ -31,11 +31,11 @@ func (h *History) adoptGenesis(ctx context.Context, genesis *policy.Step) (store
 	if err != nil {
 		return stored{}, err
 	}
-	_, err = h.keep(ctx, wire.Digest{}, approved, api.HistoryEntry{Policy: genesis.Policy, Signatures: genesis.Signatures})
+	_, err = h.storeStep(ctx, wire.Digest{}, approved, api.HistoryEntry{Policy: genesis.Policy, Signatures: genesis.Signatures})
 	if err != nil && !errors.Is(err, wire.Behind) { // another authority of this store was first
 		return stored{}, err
 	}
-	return h.read(ctx)
+	return h.readSteps(ctx)
 }
 
 // Adopt makes a step the policy in force: durable first, then the snapshot,
@@ -62,7 +62,7 @@ func (h *History) Adopt(ctx context.Context, entry api.HistoryEntry) error {
 		if err != nil {
 			return err
 		}
-		kept, err := h.keep(ctx, snap.Approved.Head(), next, api.HistoryEntry{Policy: entry.Policy, Signatures: entry.Signatures})
+		kept, err := h.storeStep(ctx, snap.Approved.Head(), next, api.HistoryEntry{Policy: entry.Policy, Signatures: entry.Signatures})
 		if err == nil {
 			fresh.Entries = append(slices.Clip(snap.Entries), kept)
 			return h.installStep(ctx, snap, fresh, entry.Adopted)
@@ -96,7 +96,7 @@ func (h *History) installStep(ctx context.Context, old, fresh *Snapshot, mark []
 // install swaps the snapshot. Whoever else swapped it meanwhile read the same
 // history from the store, or a longer one.
 func (h *History) install(ctx context.Context, old, fresh *Snapshot) error {
-	if !h.swap(old, fresh) {
+	if !h.swapSnapshot(old, fresh) {
 		return h.Refresh(ctx)
 	}
 	doc := fresh.Approved.Document()
@@ -124,7 +124,7 @@ func (h *History) install(ctx context.Context, old, fresh *Snapshot) error {
 // taken over, and steps that the store lost are written again.
 func (h *History) Refresh(ctx context.Context) error {
 	snap := h.Current()
-	st, err := h.read(ctx)
+	st, err := h.readSteps(ctx)
 	if err != nil {
 		return err
 	}
@@ -155,11 +155,11 @@ func (h *History) Rewrite(ctx context.Context, stored policy.Approved, lost []ap
 		if stored, err = follow(stored, StepOf(entry)); err != nil {
 			return err
 		}
-		if _, err := h.keep(ctx, from, stored, entry); err != nil {
+		if _, err := h.storeStep(ctx, from, stored, entry); err != nil {
 			return err
 		}
 		if len(h.doubt.restOf()) > 0 {
-			if _, err := h.read(ctx); err != nil { // what is left over changed
+			if _, err := h.readSteps(ctx); err != nil { // what is left over changed
 				return err
 			}
 		}
@@ -178,7 +178,7 @@ func (h *History) Sync(ctx context.Context) error {
 		return err
 	}
 	snap := h.Current()
-	head, err := h.store.Head(ctx)
+	head, err := h.store.HistoryHead(ctx)
 	if err != nil {
 		return err
 	}
@@ -192,7 +192,7 @@ func (h *History) Sync(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		h.swap(snap, fresh)
+		h.swapSnapshot(snap, fresh)
 	}
 	if err := h.keepForks(ctx); err != nil {
 		return err
@@ -211,7 +211,7 @@ func (h *History) Begin(ctx context.Context, genesis *policy.Step) error {
 	if err := h.lookBack(ctx, pastRows); err != nil {
 		return err
 	}
-	st, err := h.read(ctx)
+	st, err := h.readSteps(ctx)
 	if err != nil {
 		return err
 	}

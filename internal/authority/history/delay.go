@@ -38,7 +38,7 @@ type count struct {
 // countDelays gives the proposals, newest first, after it has added what has passed to those that
 // wait for their delay. A row that another authority counts is left to it until it has not written
 // for a while.
-func (h *History) countDelays(ctx context.Context, approved policy.Approved, at time.Time) ([]kept, error) {
+func (h *History) countDelays(ctx context.Context, approved policy.Approved, at time.Time) ([]storedProposal, error) {
 	h.counts.mu.Lock()
 	defer h.counts.mu.Unlock()
 	now := h.clock.SinceStart()
@@ -51,7 +51,7 @@ func (h *History) countDelays(ctx context.Context, approved policy.Approved, at 
 		if k.State(approved, at) != policy.Waiting {
 			continue
 		}
-		entry, due := h.counts.due(k, now)
+		entry, due := h.counts.timeToAdd(k, now)
 		if !due {
 			continue
 		}
@@ -67,14 +67,14 @@ func (h *History) countDelays(ctx context.Context, approved policy.Approved, at 
 			return nil, err
 		}
 		h.counts.rows[k.Digest()] = count{string(row.MAC), now, true}
-		all[i] = kept{next, row}
+		all[i] = storedProposal{next, row}
 	}
 	return all, nil
 }
 
-// due is how much to add to a row now, if it is to be written. Nothing is added where
+// timeToAdd is how much to add to a row now, if it is to be written. Nothing is added where
 // this authority takes a row over.
-func (c *counts) due(k kept, now time.Duration) (time.Duration, bool) {
+func (c *counts) timeToAdd(k storedProposal, now time.Duration) (time.Duration, bool) {
 	seen, known := c.rows[k.Digest()]
 	if !known || seen.mac != string(k.row.MAC) {
 		c.rows[k.Digest()] = count{mac: string(k.row.MAC), since: now}
@@ -89,12 +89,12 @@ func (c *counts) due(k kept, now time.Duration) (time.Duration, bool) {
 }
 
 // forget drops rows that are gone.
-func (c *counts) forget(all []kept) {
+func (c *counts) forget(all []storedProposal) {
 	if c.rows == nil {
 		c.rows = make(map[wire.Digest]count)
 	}
 	for digest := range c.rows {
-		if !slices.ContainsFunc(all, func(k kept) bool { return k.Digest() == digest }) {
+		if !slices.ContainsFunc(all, func(k storedProposal) bool { return k.Digest() == digest }) {
 			delete(c.rows, digest)
 		}
 	}

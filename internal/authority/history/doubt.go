@@ -45,8 +45,10 @@ type fork struct {
 	Heads []wire.Digest `json:"heads,omitempty"` // further ones of the other history
 }
 
-// has reports whether a head is one of the other history.
-func (f fork) has(head wire.Digest) bool { return f.Other == head || slices.Contains(f.Heads, head) }
+// hasHead reports whether a head is one of the other history.
+func (f fork) hasHead(head wire.Digest) bool {
+	return f.Other == head || slices.Contains(f.Heads, head)
+}
 
 // seenFrom is the contradiction as it looks from a history: a store that was put back may
 // have noted it from the other one.
@@ -100,7 +102,7 @@ func (h *History) Behind() error {
 	h.doubt.mu.Lock()
 	defer h.doubt.mu.Unlock()
 	for head := range h.doubt.lost {
-		if snap.Approved.Knows(head) || slices.ContainsFunc(h.doubt.forks, func(f fork) bool { return f.seenFrom(snap.Approved).has(head) }) {
+		if snap.Approved.Knows(head) || slices.ContainsFunc(h.doubt.forks, func(f fork) bool { return f.seenFrom(snap.Approved).hasHead(head) }) {
 			delete(h.doubt.lost, head)
 		}
 	}
@@ -111,7 +113,7 @@ func (h *History) Behind() error {
 	}
 	if len(h.doubt.rest) > 0 {
 		h.metrics.Behind.Set(1)
-		return wire.Refuse(wire.Behind, fmt.Sprintf("authority: row %x of the history", h.doubt.rest[0].Key), "one that does not follow, or is damaged", want)
+		return wire.Refuse(wire.Behind, fmt.Sprintf("authority: row %x of the history", h.doubt.rest[0].Key), "a row that does not follow, or is damaged", want)
 	}
 	h.metrics.Behind.Set(0)
 	return nil
@@ -122,7 +124,7 @@ func (h *History) Behind() error {
 func (h *History) mayFollow(head wire.Digest, mark []byte) error {
 	if len(mark) > 0 {
 		if !hmac.Equal(mark, h.records.AdoptionMAC(head)) {
-			return wire.Refuse(wire.BadSignature, "history: mark of adoption", "another", "one made under this root")
+			return wire.Refuse(wire.BadSignature, "history: mark of adoption", fmt.Sprintf("%x", mark), "a mark made under this root")
 		}
 		return nil
 	}
@@ -218,7 +220,7 @@ func (h *History) setAside(ctx context.Context, st stored) error {
 		var entry api.HistoryEntry
 		var head wire.Digest
 		copy(head[:], r.Key)
-		if h.records.Open(records.TableHistory, r, &entry) != nil || !grow(&others, st.approved.Heads(), head, entry.Policy) {
+		if h.records.Open(records.TableHistory, r, &entry) != nil || !extendBranch(&others, st.approved.Heads(), head, entry.Policy) {
 			kept = append(kept, r)
 		}
 	}
@@ -233,7 +235,7 @@ func (h *History) setAside(ctx context.Context, st stored) error {
 	if err := h.store.ReplaceSteps(ctx, st.approved.Head(), st.rest, kept); err != nil {
 		return err
 	}
-	_, err := h.read(ctx)
+	_, err := h.readSteps(ctx)
 	return err
 }
 
@@ -243,9 +245,9 @@ type branch struct {
 	heads []wire.Digest
 }
 
-// grow reports whether a step to head branches off a history, directly or behind others that
+// extendBranch reports whether a step to head branches off a history, directly or behind others that
 // did, and adds it there.
-func grow(others *[]branch, history []wire.Digest, head wire.Digest, step []byte) bool {
+func extendBranch(others *[]branch, history []wire.Digest, head wire.Digest, step []byte) bool {
 	for i, b := range *others {
 		if policy.NextHead(b.heads[len(b.heads)-1], step) == head {
 			(*others)[i].heads = append(b.heads, head)
@@ -269,8 +271,8 @@ func (h *History) contradicted(ctx context.Context, kept wire.Digest, others []w
 	if len(others) == 0 {
 		return nil
 	}
-	f := fork{api.Contradiction{Kept: kept, Other: others[0], Seen: h.clock.Last().UTC()}, slices.Clone(others[1:min(len(others), 1+maxForkHeads)])}
-	if !h.doubt.add(f) {
+	f := fork{api.Contradiction{Kept: kept, Other: others[0], Seen: h.clock.LastNow().UTC()}, slices.Clone(others[1:min(len(others), 1+maxForkHeads)])}
+	if !h.doubt.addFork(f) {
 		return nil
 	}
 	h.log.Error("two policies took effect under this root in one place of the history: the store was copied or put back, and both were served",
@@ -278,8 +280,8 @@ func (h *History) contradicted(ctx context.Context, kept wire.Digest, others []w
 	return h.keepForks(ctx)
 }
 
-// add reports whether anything of a contradiction is new.
-func (d *doubt) add(f fork) bool {
+// addFork reports whether anything of a contradiction is new.
+func (d *doubt) addFork(f fork) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	at := slices.IndexFunc(d.forks, func(known fork) bool { return known.Kept == f.Kept && known.Other == f.Other })
@@ -293,7 +295,7 @@ func (d *doubt) add(f fork) bool {
 	known := d.forks[at]
 	more := false
 	for _, head := range f.Heads {
-		if len(known.Heads) < maxForkHeads && !known.has(head) {
+		if len(known.Heads) < maxForkHeads && !known.hasHead(head) {
 			known.Heads, more = append(slices.Clip(known.Heads), head), true
 		}
 	}
@@ -320,7 +322,7 @@ func (h *History) keepForks(ctx context.Context) error {
 			continue
 		}
 		written[string(r.Key)] = r.Content
-		h.doubt.add(f)
+		h.doubt.addFork(f)
 	}
 	h.damage.Note(h.log, records.TableForks, damaged)
 	h.doubt.mu.Lock()

@@ -115,9 +115,9 @@ func (h *History) derive(ctx context.Context, approved policy.Approved, entries 
 	return &Snapshot{Approved: approved, Entries: entries, Derived: derived, Replaced: make(chan struct{})}, nil
 }
 
-// swap makes fresh the snapshot in force, if old still is, and ends the polls that wait for
+// swapSnapshot makes fresh the snapshot in force, if old still is, and ends the polls that wait for
 // what follows old.
-func (h *History) swap(old, fresh *Snapshot) bool {
+func (h *History) swapSnapshot(old, fresh *Snapshot) bool {
 	if !h.current.CompareAndSwap(old, fresh) {
 		return false
 	}

@@ -25,8 +25,8 @@ const (
 	maxSettled = 64 // of all owners that followed a policy which is no longer in force
 )
 
-// kept is a proposal and the row it was read from.
-type kept struct {
+// storedProposal is a proposal and the row it was read from.
+type storedProposal struct {
 	policy.Proposal
 	row store.Row
 }
@@ -35,20 +35,20 @@ type kept struct {
 // signatures are expensive, and strangers ask for the list.
 type opened struct {
 	mu   sync.Mutex
-	rows map[string]kept // guarded by mu; swapped whole
+	rows map[string]storedProposal // guarded by mu; swapped whole
 }
 
 // proposals reads and checks all proposals of the store, newest first. A damaged
 // row is named and passed over.
-func (h *History) proposals(ctx context.Context, approved policy.Approved) ([]kept, error) {
+func (h *History) proposals(ctx context.Context, approved policy.Approved) ([]storedProposal, error) {
 	rows, err := h.store.Proposals(ctx)
 	if err != nil {
 		return nil, err
 	}
 	h.opened.mu.Lock()
 	defer h.opened.mu.Unlock()
-	fresh := make(map[string]kept, len(rows))
-	var all []kept
+	fresh := make(map[string]storedProposal, len(rows))
+	var all []storedProposal
 	var damaged []error
 	for _, row := range rows {
 		k, known := h.opened.rows[string(row.MAC)+string(row.Content)]
@@ -63,34 +63,34 @@ func (h *History) proposals(ctx context.Context, approved policy.Approved) ([]ke
 	}
 	h.opened.rows = fresh
 	h.damage.Note(h.log, records.TableProposals, damaged)
-	slices.SortFunc(all, func(x, y kept) int { return y.Record().Created.Compare(x.Record().Created) })
+	slices.SortFunc(all, func(x, y storedProposal) int { return y.Record().Created.Compare(x.Record().Created) })
 	return all, nil
 }
 
-func (h *History) openProposal(row store.Row, approved policy.Approved) (kept, error) {
+func (h *History) openProposal(row store.Row, approved policy.Approved) (storedProposal, error) {
 	var r policy.Record
 	if err := h.records.Open(records.TableProposals, row, &r); err != nil {
-		return kept{}, err
+		return storedProposal{}, err
 	}
 	p, err := policy.Reopen(approved, r)
 	if err != nil {
-		return kept{}, fmt.Errorf("row %x of %s: %w", row.Key, records.TableProposals, err)
+		return storedProposal{}, fmt.Errorf("row %x of %s: %w", row.Key, records.TableProposals, err)
 	}
-	return kept{p, row}, nil
+	return storedProposal{p, row}, nil
 }
 
 // proposal finds one proposal, or refuses with "not-found".
-func (h *History) proposal(ctx context.Context, approved policy.Approved, digest wire.Digest) (kept, error) {
+func (h *History) proposal(ctx context.Context, approved policy.Approved, digest wire.Digest) (storedProposal, error) {
 	all, err := h.proposals(ctx, approved)
 	if err != nil {
-		return kept{}, err
+		return storedProposal{}, err
 	}
 	for _, k := range all {
 		if k.Digest() == digest {
 			return k, nil
 		}
 	}
-	return kept{}, wire.Refuse(wire.NotFound, "proposal", digest, "a proposal the authority keeps")
+	return storedProposal{}, wire.Refuse(wire.NotFound, "proposal", digest, "a proposal the authority keeps")
 }
 
 // Propose takes a proposal in and, if it is ready, adopts it. Proposing a file
@@ -101,7 +101,7 @@ func (h *History) Propose(ctx context.Context, r api.ProposeRequest) (api.Propos
 	_, err := h.proposal(ctx, h.Current().Approved, digest)
 	switch {
 	case err == nil:
-		return h.change(ctx, digest, func(now time.Time, k kept, approved policy.Approved) (policy.Proposal, error) {
+		return h.change(ctx, digest, func(now time.Time, k storedProposal, approved policy.Approved) (policy.Proposal, error) {
 			return addSignatures(now, k, approved, r.Signatures)
 		})
 	case !errors.Is(err, wire.NotFound):
@@ -119,7 +119,7 @@ func (h *History) Propose(ctx context.Context, r api.ProposeRequest) (api.Propos
 	if err := h.admitRoot(r.Policy); err != nil {
 		return api.Proposal{}, err
 	}
-	if err := h.room(ctx, approved, p, now); err != nil {
+	if err := h.makeRoom(ctx, approved, p, now); err != nil {
 		return api.Proposal{}, err
 	}
 	row, err := h.records.Seal(records.TableProposals, digest[:], p.Record())
@@ -145,9 +145,9 @@ func (h *History) admitRoot(raw []byte) error {
 	return nil
 }
 
-// room refuses one proposal too many of its proposer, and forgets those that were over
+// makeRoom refuses one proposal too many of its proposer, and forgets those that were over
 // long before others. A proposal with its quorum always has room.
-func (h *History) room(ctx context.Context, approved policy.Approved, p policy.Proposal, now time.Time) error {
+func (h *History) makeRoom(ctx context.Context, approved policy.Approved, p policy.Proposal, now time.Time) error {
 	all, err := h.proposals(ctx, approved) // newest first
 	if err != nil {
 		return err
@@ -180,7 +180,7 @@ func (h *History) room(ctx context.Context, approved policy.Approved, p policy.P
 
 // addSignatures adds those signatures that the proposal does not have yet, or
 // proposes anew what is over.
-func addSignatures(now time.Time, k kept, approved policy.Approved, signatures []string) (policy.Proposal, error) {
+func addSignatures(now time.Time, k storedProposal, approved policy.Approved, signatures []string) (policy.Proposal, error) {
 	p := k.Proposal
 	switch p.State(approved, now) {
 	case policy.Expired, policy.Cancelled, policy.Adopted:
@@ -201,21 +201,21 @@ func addSignatures(now time.Time, k kept, approved policy.Approved, signatures [
 // Sign adds an owner's signature and, if that makes the proposal ready, adopts
 // it.
 func (h *History) Sign(ctx context.Context, digest wire.Digest, r api.SignatureRequest) (api.Proposal, error) {
-	return h.change(ctx, digest, func(now time.Time, k kept, approved policy.Approved) (policy.Proposal, error) {
+	return h.change(ctx, digest, func(now time.Time, k storedProposal, approved policy.Approved) (policy.Proposal, error) {
 		return k.Sign(approved, r.Signature, now)
 	})
 }
 
 // Cancel ends a proposal at its proposer's word.
 func (h *History) Cancel(ctx context.Context, digest wire.Digest, r api.CancelRequest) (api.Proposal, error) {
-	return h.change(ctx, digest, func(now time.Time, k kept, approved policy.Approved) (policy.Proposal, error) {
+	return h.change(ctx, digest, func(now time.Time, k storedProposal, approved policy.Approved) (policy.Proposal, error) {
 		return k.Cancel(approved, r.Statement, r.Signature, now)
 	})
 }
 
 // change applies a change to a stored proposal. It starts again when another
 // change was faster, so that of two signatures at once none is lost.
-func (h *History) change(ctx context.Context, digest wire.Digest, apply func(time.Time, kept, policy.Approved) (policy.Proposal, error)) (api.Proposal, error) {
+func (h *History) change(ctx context.Context, digest wire.Digest, apply func(time.Time, storedProposal, policy.Approved) (policy.Proposal, error)) (api.Proposal, error) {
 	for {
 		now, err := h.clock.Now()
 		if err != nil {
@@ -271,8 +271,8 @@ func (h *History) adoptReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	all = slices.DeleteFunc(all, func(k kept) bool { return k.State(approved, now) != policy.Ready })
-	slices.SortFunc(all, func(x, y kept) int { return x.ripe().Compare(y.ripe()) })
+	all = slices.DeleteFunc(all, func(k storedProposal) bool { return k.State(approved, now) != policy.Ready })
+	slices.SortFunc(all, func(x, y storedProposal) int { return x.readySince().Compare(y.readySince()) })
 	var faults []error
 	for _, k := range all {
 		err := h.Adopt(ctx, api.HistoryEntry{Policy: k.Step().Policy, Signatures: k.Step().Signatures})
@@ -284,8 +284,8 @@ func (h *History) adoptReady(ctx context.Context) error {
 	return errors.Join(faults...)
 }
 
-// ripe orders proposals that are ready.
-func (k kept) ripe() time.Time { return k.Quorate().Add(k.Delay()) }
+// readySince orders proposals that are ready.
+func (k storedProposal) readySince() time.Time { return k.Quorate().Add(k.Delay()) }
 
 // ShowProposal is one proposal as the API shows it.
 func (h *History) ShowProposal(ctx context.Context, digest wire.Digest) (api.Proposal, error) {
@@ -298,7 +298,7 @@ func (h *History) ShowProposal(ctx context.Context, digest wire.Digest) (api.Pro
 	if err != nil {
 		return api.Proposal{}, err
 	}
-	return k.show(approved, now)
+	return k.toAPI(approved, now)
 }
 
 // ShowProposals are all proposals, newest first. Files and signatures are left
@@ -313,19 +313,19 @@ func (h *History) ShowProposals(ctx context.Context) (api.Proposals, error) {
 	if err != nil {
 		return api.Proposals{}, err
 	}
-	answer := api.Proposals{Proposals: make([]api.Proposal, len(all)), Damaged: h.damage.Of(records.TableProposals)}
+	response := api.Proposals{Proposals: make([]api.Proposal, len(all)), Damaged: h.damage.RowsOf(records.TableProposals)}
 	for i, k := range all {
-		p, err := k.show(approved, now)
+		p, err := k.toAPI(approved, now)
 		if err != nil {
 			return api.Proposals{}, err
 		}
 		p.Policy, p.Signatures = nil, nil
-		answer.Proposals[i] = p
+		response.Proposals[i] = p
 	}
-	return answer, nil
+	return response, nil
 }
 
-func (k kept) show(approved policy.Approved, now time.Time) (api.Proposal, error) {
+func (k storedProposal) toAPI(approved policy.Approved, now time.Time) (api.Proposal, error) {
 	doc, err := policyfile.Parse(k.Step().Policy)
 	if err != nil {
 		return api.Proposal{}, err

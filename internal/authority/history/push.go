@@ -14,7 +14,7 @@ import (
 const maxHistoryBytes = 8 << 20
 
 // history is the run of steps from an index on.
-func (s *Snapshot) Run(from int) api.History {
+func (s *Snapshot) StepsFrom(from int) api.History {
 	st := api.History{From: from, Head: s.Approved.Head(), Entries: []api.HistoryEntry{}}
 	size := 0
 	for _, entry := range s.Entries[min(from, len(s.Entries)):] {

@@ -17,8 +17,8 @@ import (
 // AddStatement adds a party's statement to the history. When it returns, the statement
 // is on disk and no certificate is issued against it. A statement that the history has
 // already is no fault.
-func (h *History) AddStatement(ctx context.Context, group string, said api.SignedStatement) error {
-	s, err := policy.ParseStatement(said.Statement)
+func (h *History) AddStatement(ctx context.Context, group string, signed api.SignedStatement) error {
+	s, err := policy.ParseStatement(signed.Statement)
 	if err != nil {
 		return err
 	}
@@ -30,18 +30,18 @@ func (h *History) AddStatement(ctx context.Context, group string, said api.Signe
 	switch {
 	case p != nil && p.Group.Name != group:
 		return wire.Refuse(wire.WrongGroup, "statement: group", p.Group.Name, group)
-	case p != nil && p.Knows(said.Statement):
+	case p != nil && p.Knows(signed.Statement):
 		return nil // the party asks again
 	}
 	if !s.Withdraws && !now.Before(s.NotAfter) {
 		return wire.Refuse(wire.Expired, "statement: not_after", s.NotAfter.UTC(), "after "+now.UTC().String())
 	}
 	if p != nil && !p.Ends(s) {
-		if err := h.statements.take(p, s, said.Signature, now); err != nil {
+		if err := h.statements.allowStatement(p, s, signed.Signature, now); err != nil {
 			return err
 		}
 	}
-	if err := h.Adopt(ctx, api.HistoryEntry{Policy: said.Statement, Signatures: []string{said.Signature}}); err != nil {
+	if err := h.Adopt(ctx, api.HistoryEntry{Policy: signed.Statement, Signatures: []string{signed.Signature}}); err != nil {
 		return err
 	}
 	h.log.Info("statement heard", "group", group, "party", s.Party, "withdraws", s.Withdraws, "number", s.Number)
@@ -62,10 +62,10 @@ type statementRates struct {
 	keys map[attest.Digest]*rate.Limiter // guarded by mu
 }
 
-// take counts a statement of a party's key. It refuses as the history would do what
+// allowStatement counts a statement of a party's key. It refuses as the history would do what
 // that key has not signed, so that nobody else uses its bucket up, and with "rate"
 // more statements than a key may make.
-func (r *statementRates) take(p *policy.Pact, s policy.Statement, signature string, at time.Time) error {
+func (r *statementRates) allowStatement(p *policy.Pact, s policy.Statement, signature string, at time.Time) error {
 	key, err := sshsig.Verify(signature, s.Namespace(), s.Bytes())
 	if err != nil {
 		return err
@@ -85,7 +85,7 @@ func (r *statementRates) take(p *policy.Pact, s policy.Statement, signature stri
 		r.keys[s.Key] = rate.NewLimiter(rate.Every(StatementEvery), StatementBurst)
 	}
 	if !r.keys[s.Key].AllowN(at, 1) {
-		return wire.Refuse(wire.TooMany, "statements of one key", "more", fmt.Sprint(StatementBurst, " at once, one each ", StatementEvery))
+		return wire.Refuse(wire.TooMany, "statements of one key", "more of key "+s.Key.String(), fmt.Sprint(StatementBurst, " at once, one each ", StatementEvery))
 	}
 	return nil
 }

@@ -22,10 +22,10 @@ type stored struct {
 	rest []store.Row
 }
 
-// read reads and checks the history of the store, from the genesis on: tags, and
+// readSteps reads and checks the history of the store, from the genesis on: tags, and
 // owners' signatures. What does not follow ends it, is named, and stands in the rest. An
 // empty history gives the zero Approved.
-func (h *History) read(ctx context.Context) (stored, error) {
+func (h *History) readSteps(ctx context.Context) (stored, error) {
 	rows, err := h.store.Steps(ctx)
 	if err != nil {
 		return stored{}, err
@@ -89,14 +89,14 @@ func follow(approved policy.Approved, step policy.Step) (policy.Approved, error)
 	return approved.Next(step)
 }
 
-// Load is read for a store that has to be whole.
-func (h *History) Load(ctx context.Context) (policy.Approved, []api.HistoryEntry, error) {
-	st, err := h.read(ctx)
+// LoadWhole is read for a store that has to be whole.
+func (h *History) LoadWhole(ctx context.Context) (policy.Approved, []api.HistoryEntry, error) {
+	st, err := h.readSteps(ctx)
 	if err != nil {
 		return policy.Approved{}, nil, err
 	}
 	if len(st.rest) > 0 {
-		return policy.Approved{}, nil, wire.Refuse(wire.StoreForeign, "store: rows of history", h.damage.Of(records.TableHistory), "as this authority wrote them")
+		return policy.Approved{}, nil, wire.Refuse(wire.StoreForeign, "store: rows of history", h.damage.RowsOf(records.TableHistory), "as this authority wrote them")
 	}
 	return st.approved, st.entries, nil
 }
@@ -106,10 +106,10 @@ func StepOf(e api.HistoryEntry) policy.Step {
 	return policy.Step{Policy: e.Policy, Signatures: e.Signatures}
 }
 
-// keep makes the step that leads to next durable; the head must still be
+// storeStep makes the step that leads to next durable; the head must still be
 // from. The entry that is returned carries the mark, and the time of its adoption
 // unless it had one.
-func (h *History) keep(ctx context.Context, from wire.Digest, next policy.Approved, entry api.HistoryEntry) (api.HistoryEntry, error) {
+func (h *History) storeStep(ctx context.Context, from wire.Digest, next policy.Approved, entry api.HistoryEntry) (api.HistoryEntry, error) {
 	head := next.Head()
 	entry.Adopted = h.records.AdoptionMAC(head)
 	if entry.AdoptedAt.IsZero() {
@@ -141,7 +141,7 @@ func (h *History) keep(ctx context.Context, from wire.Digest, next policy.Approv
 func (h *History) CheckAdopted(entries []api.HistoryEntry, approved policy.Approved) error {
 	for i, head := range approved.Heads() {
 		if !hmac.Equal(entries[i].Adopted, h.records.AdoptionMAC(head)) {
-			return wire.Refuse(wire.BadSignature, fmt.Sprint("history: mark of adoption of policy ", i+1), "another", "one made under this root")
+			return wire.Refuse(wire.BadSignature, fmt.Sprint("history: mark of adoption of policy ", i+1), fmt.Sprintf("%x", entries[i].Adopted), "a mark made under this root")
 		}
 	}
 	return nil

@@ -45,8 +45,8 @@ func (d *Damage) Note(log *slog.Logger, table string, faults []error) {
 	}
 }
 
-// Of returns the damaged rows of a table, each with its fault.
-func (d *Damage) Of(table string) []string {
+// RowsOf returns the damaged rows of a table, each with its fault.
+func (d *Damage) RowsOf(table string) []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Clone(d.found[table])

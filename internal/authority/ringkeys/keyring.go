@@ -8,7 +8,7 @@
 // would have to make, and erases every key that it drops.
 //
 // [Keyring.ReadLease] begins the term of another authority, [Keyring.EnsureLease] takes or
-// renews the lease, [Keyring.Add] returns the keys for a report, and [Keyring.Apply]
+// renews the lease, [Keyring.AddKeys] returns the keys for a report, and [Keyring.Apply]
 // applies a policy to all.
 package ringkeys
 

@@ -28,10 +28,10 @@ type Request struct {
 	At       time.Time
 }
 
-// Add returns the ring keys for a report, and when the current strict key ends: those of
+// AddKeys returns the ring keys for a report, and when the current strict key ends: those of
 // the unit's own identity, and of the release that its release continues the follow
 // keys. No unit gets keys of a successor. The lease is ensured before ([Keyring.EnsureLease]).
-func (k *Keyring) Add(r Request) (api.Rings, time.Time, error) {
+func (k *Keyring) AddKeys(r Request) (api.Rings, time.Time, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if p := r.Grant.Pact; p != nil {
@@ -148,8 +148,8 @@ func (k *Keyring) Apply(p policy.Approved, now time.Time) {
 	}
 }
 
-// Keys returns the keys of an identity, none where there is no ring of it.
-func (k *Keyring) Keys(id attest.Digest) (strict, follow identity.RingKeys) {
+// KeysOf returns the keys of an identity, none where there is no ring of it.
+func (k *Keyring) KeysOf(id attest.Digest) (strict, follow identity.RingKeys) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if ring := k.rings[id]; ring != nil {

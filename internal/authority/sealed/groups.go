@@ -24,8 +24,8 @@ type GroupRoots struct {
 	refused map[wire.Digest]error // by roster
 }
 
-// Keys returns the keys of a roster, or refuses with "group-authority".
-func (g GroupRoots) Keys(p *policy.Pact) (*identity.GroupKeys, error) {
+// KeysOf returns the keys of a roster, or refuses with "group-authority".
+func (g GroupRoots) KeysOf(p *policy.Pact) (*identity.GroupKeys, error) {
 	i := slices.IndexFunc(g.All, func(k *identity.GroupKeys) bool { return k.Roster() == p.ID() })
 	if i < 0 {
 		return nil, wire.Refuse(wire.GroupElsewhere, "authority: root of group "+p.Group.Name, g.refused[p.ID()], "an authority that the group's roster names")
@@ -33,10 +33,10 @@ func (g GroupRoots) Keys(p *policy.Pact) (*identity.GroupKeys, error) {
 	return g.All[i], nil
 }
 
-// Root returns the group root of a roster, the zero digest where this authority has no
+// RootDigest returns the group root of a roster, the zero digest where this authority has no
 // keys of it. Statements count for one root alone, so none count under the zero digest.
-func (g GroupRoots) Root(p *policy.Pact) attest.Digest {
-	if keys, err := g.Keys(p); err == nil {
+func (g GroupRoots) RootDigest(p *policy.Pact) attest.Digest {
+	if keys, err := g.KeysOf(p); err == nil {
 		return keys.RootDigest()
 	}
 	return attest.Digest{}
@@ -73,10 +73,10 @@ type Groups struct {
 	keys map[wire.Digest]*identity.GroupKeys // guarded by mu, by roster
 }
 
-// Find finds the keys of the rosters of a policy. Of a roster that names this
+// FindRoots finds the keys of the rosters of a policy. Of a roster that names this
 // authority and has no secret it draws one; unnamed is why the policy does not name this
 // authority, which then draws and opens nothing.
-func (g *Groups) Find(ctx context.Context, approved policy.Approved, own attest.Question, unnamed error) GroupRoots {
+func (g *Groups) FindRoots(ctx context.Context, approved policy.Approved, own attest.Question, unnamed error) GroupRoots {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	found := GroupRoots{refused: map[wire.Digest]error{}}

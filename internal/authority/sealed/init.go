@@ -42,11 +42,11 @@ func Init(ctx context.Context, c InitConfig) (founding.Root, error) {
 	if err != nil {
 		return founding.Root{}, err
 	}
-	made, err := founding.MakeRoot(ctx, c.Attester, c.Sealer, r.Digest, r.Draft, c.endorse)
+	made, err := founding.MakeRoot(ctx, c.Attester, c.Sealer, r.Digest, r.Draft, c.endorsePart)
 	if err != nil {
 		return founding.Root{}, err
 	}
-	row, err := r.Seal(ctx, c.Sealer, nil)
+	row, err := r.SealRow(ctx, c.Sealer, nil)
 	if err != nil {
 		return founding.Root{}, err
 	}
@@ -56,8 +56,8 @@ func Init(ctx context.Context, c InitConfig) (founding.Root, error) {
 	return made, c.Store.CreateRoot(ctx, row)
 }
 
-// endorse returns the vendor's endorsements of one part of the evidence.
-func (c InitConfig) endorse(ctx context.Context, part attest.Evidence) (attest.Endorsements, error) {
+// endorsePart returns the vendor's endorsements of one part of the evidence.
+func (c InitConfig) endorsePart(ctx context.Context, part attest.Evidence) (attest.Endorsements, error) {
 	if c.Endorser == nil {
 		return nil, nil
 	}

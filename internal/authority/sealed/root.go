@@ -6,7 +6,7 @@
 // the draft that it was made for ([Root.CheckDraft]), and a group's secret is sealed to no
 // other authorities than the roster names.
 //
-// [Init] makes a root, once; [Unseal] opens it, and [Restore] takes it out of shares that
+// [Init] makes a root, once; [UnsealRoot] opens it, and [Restore] takes it out of shares that
 // owners unlocked for the request of [AskRestore]. [Groups] opens the secrets of groups.
 package sealed
 
@@ -41,9 +41,9 @@ func newRoot(secret identity.Secret, draft wire.Digest) (Root, error) {
 	return Root{secret, draft, keys, keys.RootDigest()}, nil
 }
 
-// Unseal takes the root and its draft out of the store and derives the keys.
-func Unseal(ctx context.Context, db *store.Store, sealer attest.Sealer) (Root, error) {
-	row, err := db.Root(ctx)
+// UnsealRoot takes the root and its draft out of the store and derives the keys.
+func UnsealRoot(ctx context.Context, db *store.Store, sealer attest.Sealer) (Root, error) {
+	row, err := db.RootRow(ctx)
 	if err != nil {
 		return Root{}, err
 	}
@@ -95,9 +95,9 @@ func (r Root) CheckDraft(approved policy.Approved) error {
 	return nil
 }
 
-// Seal makes the row of the root, sealed to the reference values, or to our
+// SealRow makes the row of the root, sealed to the reference values, or to our
 // own measurement where there are none. Its key is the digest of that set.
-func (r Root) Seal(ctx context.Context, sealer attest.Sealer, to []attest.ReferenceValue) (store.Row, error) {
+func (r Root) SealRow(ctx context.Context, sealer attest.Sealer, to []attest.ReferenceValue) (store.Row, error) {
 	secret := r.Secret.Expose()
 	plain := wire.Frame(wire.LabelRoot, secret, r.Draft[:])
 	sealed, err := sealer.Seal(ctx, plain, to)
@@ -123,7 +123,7 @@ func setDigest(set []attest.ReferenceValue) wire.Digest {
 // Reseal seals the root to the authority reference values of a policy, unless it is so
 // already, which it reports. Another authority that was faster has done the same.
 func (r Root) Reseal(ctx context.Context, db *store.Store, sealer attest.Sealer, approved policy.Approved) (changed bool, err error) {
-	old, err := db.Root(ctx)
+	old, err := db.RootRow(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -131,7 +131,7 @@ func (r Root) Reseal(ctx context.Context, db *store.Store, sealer attest.Sealer,
 	if set := setDigest(references); string(old.Key) == string(set[:]) {
 		return false, nil
 	}
-	next, err := r.Seal(ctx, sealer, references)
+	next, err := r.SealRow(ctx, sealer, references)
 	if err != nil {
 		return false, err
 	}

@@ -23,12 +23,12 @@ func (s *Store) Group(ctx context.Context, roster wire.Digest) (Row, error) {
 }
 
 // CreateGroup adds the row of a roster's sealed secret. A row that is there and
-// believed stays; another is replaced. The row that stands there afterwards is
+// believed stays; another is replaced. The row that is there afterwards is
 // returned, so that all authorities of a store use one secret.
 func (s *Store) CreateGroup(ctx context.Context, r Row, believed func(Row) bool) (Row, error) {
-	stands := r
+	inPlace := r
 	err := s.write(ctx, func(ctx context.Context, c *session) error {
-		stands = r
+		inPlace = r
 		ok, err := c.execChanged(ctx, `INSERT INTO groups (roster, content, mac) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
 		if err != nil || ok {
 			return err
@@ -38,11 +38,11 @@ func (s *Store) CreateGroup(ctx context.Context, r Row, believed func(Row) bool)
 			return err
 		}
 		if believed(old) {
-			stands = old
+			inPlace = old
 			return nil
 		}
 		_, err = c.execChanged(ctx, `UPDATE groups SET content = $1, mac = $2 WHERE roster = $3`, r.Content, r.MAC, r.Key)
 		return err
 	})
-	return stands, err
+	return inPlace, err
 }

@@ -163,7 +163,7 @@ func testMend(t *testing.T, dsn string) {
 	if err := s.ReplaceSteps(t.Context(), wire.Digest{}, steps, []Row{step(1)}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := s.Head(t.Context()); err != nil || got != head(1) {
+	if got, err := s.HistoryHead(t.Context()); err != nil || got != head(1) {
 		t.Errorf("got head %v, %v, want %v", got, err, head(1))
 	}
 }

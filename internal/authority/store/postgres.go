@@ -66,7 +66,7 @@ const connectWait = 5 * time.Second
 func openServer(dsn string) (*Store, error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil { // it repeats the address, and that may hold a password
-		return nil, wire.Refuse(wire.BadRequest, "store: address", "another form", "postgres://USER@HOST/DATABASE")
+		return nil, wire.Refuse(wire.BadRequest, "store: address", "an address that does not parse", "postgres://USER@HOST/DATABASE")
 	}
 	if config.ConnectTimeout == 0 || config.ConnectTimeout > connectWait {
 		config.ConnectTimeout = connectWait
@@ -83,9 +83,9 @@ func openServer(dsn string) (*Store, error) {
 
 // sqlState returns the SQLSTATE of a PostgreSQL error, empty for other errors.
 func sqlState(err error) string {
-	var answer *pgconn.PgError
-	if errors.As(err, &answer) {
-		return answer.Code
+	var response *pgconn.PgError
+	if errors.As(err, &response) {
+		return response.Code
 	}
 	return ""
 }

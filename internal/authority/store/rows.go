@@ -9,13 +9,13 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Root is the row of the sealed root. A store without one is refused with
+// RootRow is the row of the sealed root. A store without one is refused with
 // reason "store-foreign".
-func (s *Store) Root(ctx context.Context) (Row, error) {
+func (s *Store) RootRow(ctx context.Context) (Row, error) {
 	var r Row
 	err := s.reader.QueryRowContext(ctx, `SELECT key, content, mac FROM root`).Scan(&r.Key, &r.Content, &r.MAC)
 	if errors.Is(err, sql.ErrNoRows) {
-		return Row{}, wire.Refuse(wire.StoreForeign, "store: root", "none", "a store made by `cohort authority init`")
+		return Row{}, wire.Refuse(wire.StoreForeign, "store: root", "no root", "a store made by `cohort authority init`")
 	}
 	if err != nil {
 		return Row{}, storeError("reading the root", err)
@@ -69,8 +69,8 @@ func (s *Store) Steps(ctx context.Context) ([]Row, error) {
 	return scanRows("reading the history", rows)
 }
 
-// Head is the key of the last step, or the zero digest in an empty history.
-func (s *Store) Head(ctx context.Context) (wire.Digest, error) {
+// HistoryHead is the key of the last step, or the zero digest in an empty history.
+func (s *Store) HistoryHead(ctx context.Context) (wire.Digest, error) {
 	var head []byte
 	err := s.reader.QueryRowContext(ctx, `SELECT head FROM history ORDER BY step DESC LIMIT 1`).Scan(&head)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {

@@ -132,9 +132,9 @@ func (s *Store) endLeases(ctx context.Context) error {
 
 // sqliteCode returns the result code of a SQLite error, 0 for other errors.
 func sqliteCode(err error) int {
-	var answer *sqlite.Error
-	if errors.As(err, &answer) {
-		return answer.Code() & 0xff // without the extension
+	var response *sqlite.Error
+	if errors.As(err, &response) {
+		return response.Code() & 0xff // without the extension
 	}
 	return 0
 }

@@ -95,7 +95,7 @@ func Open(ctx context.Context, dsn string) (*Store, error) {
 	}
 	err = s.migrateTables(ctx)
 	if err == nil {
-		_, err = s.Root(ctx)
+		_, err = s.RootRow(ctx)
 	}
 	if err == nil && s.users != nil {
 		err = s.endLeases(ctx)
@@ -161,7 +161,7 @@ func connect(dsn string) (*Store, error) {
 	case ok && file != "":
 		return openFile(file)
 	}
-	return nil, wire.Refuse(wire.BadRequest, "store: address", "another form", "sqlite:FILE or postgres://USER@HOST/DATABASE")
+	return nil, wire.Refuse(wire.BadRequest, "store: address", "an address of no known form", "sqlite:FILE or postgres://USER@HOST/DATABASE")
 }
 
 // newStore makes a store of two pools and starts its writer.

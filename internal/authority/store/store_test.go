@@ -98,7 +98,7 @@ func testRoundTrip(t *testing.T, dsn string) {
 		t.Fatal(err)
 	}
 	s = reopen(t, dsn)
-	root, err := s.Root(t.Context())
+	root, err := s.RootRow(t.Context())
 	check(t, "root", err, root, row("root"))
 	steps, err := s.Steps(t.Context())
 	check(t, "history", err, steps[0], step(1))
@@ -106,7 +106,7 @@ func testRoundTrip(t *testing.T, dsn string) {
 	check(t, "proposals", err, proposals[0], row("p"))
 	page, err := s.ReadLog(t.Context(), Query{Limit: 9})
 	check(t, "log", err, page[0].Row, issuance(1).Row)
-	if got, err := s.Head(t.Context()); err != nil || got != head(1) {
+	if got, err := s.HistoryHead(t.Context()); err != nil || got != head(1) {
 		t.Errorf("got head %v, %v, want %v", got, err, head(1))
 	}
 }

@@ -46,7 +46,7 @@ func testVersions(t *testing.T, dsn string) {
 	if _, err := now.Lease(t.Context(), "rings"); err != nil {
 		t.Errorf("after the migration: %v", err)
 	}
-	root, err := now.Root(t.Context())
+	root, err := now.RootRow(t.Context())
 	check(t, "root", err, root, row("root"))
 	if err := errors.Join(first.migrateTables(t.Context()), first.Record(t.Context(), issuance(2)), now.Record(t.Context(), issuance(3)),
 		older(t, dsn, 1).migrateTables(t.Context())); err != nil {
@@ -150,7 +150,7 @@ func newer(t *testing.T, dsn string, more ...string) *Store {
 func works(t *testing.T, s *Store, n int) {
 	t.Helper()
 	ctx, name := t.Context(), fmt.Sprint("row ", n)
-	root, err := s.Root(ctx)
+	root, err := s.RootRow(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

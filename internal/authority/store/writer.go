@@ -39,7 +39,7 @@ func (s *Store) write(ctx context.Context, a transactionFunc) error {
 	case <-ctx.Done():
 		return storeError("waiting to write", ctx.Err())
 	case <-s.quit:
-		return wire.Refuse(wire.Unavailable, "store", "closed", "open")
+		return wire.Refuse(wire.Unavailable, "store", "a closed store", "an open store")
 	}
 	select {
 	case err := <-w.done:

@@ -89,8 +89,8 @@ func (c *Clock) SinceStart() time.Duration {
 	return elapsed - c.elapsed
 }
 
-// Last returns the newest time that was believed.
-func (c *Clock) Last() time.Time {
+// LastNow returns the newest time that was believed.
+func (c *Clock) LastNow() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.floor

@@ -93,7 +93,7 @@ func runAuthority(ctx context.Context, a *frame.App, f authorityFlags) (err erro
 	if err != nil {
 		return err
 	}
-	a.Log.Info("serving", "address", listener.Addr(), "root", served.Root(), "genesis", served.Genesis().Hex(), "trust_domain", served.TrustDomain())
+	a.Log.Info("serving", "address", listener.Addr(), "root", served.RootDigest(), "genesis", served.Genesis().Hex(), "trust_domain", served.TrustDomain())
 	ctx, stop := context.WithCancel(ctx)
 	renewing := make(chan struct{})
 	go func() { defer close(renewing); found.Run(ctx) }()

@@ -82,7 +82,7 @@ func copyRoot(ctx context.Context, from, to string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, old.Close()) }()
-	row, err := old.Root(ctx)
+	row, err := old.RootRow(ctx)
 	if err != nil {
 		return err
 	}
