@@ -264,7 +264,7 @@ func TestPaths(t *testing.T) {
 }
 
 func ExampleProblemOf() {
-	p := ProblemOf(wire.Refuse(wire.NonceUsed, "issuance: nonce", "a challenge answered before", "a fresh one"))
+	p := ProblemOf(wire.Refuse(wire.NonceUsed, "issuance: nonce", "a challenge that was used before", "a fresh one"))
 	fmt.Println(p.Status, p.Type)
 	// Output: 409 urn:cohort:problem:nonce-used
 }

@@ -1,14 +1,14 @@
 // Package authority is the trusted certificate generator: it appraises the
-// evidence of units, matches it with policy, records what it issues, and answers
-// with sealed certificate reports. It also keeps the policy history and gives
-// clients what they need to trust it.
+// evidence of units, matches it with policy, records what it issues, and responds
+// with sealed certificate reports. It also keeps the policy history and shows clients
+// the evidence by which they trust it.
 //
 // It trusts its own TEE, the owners who signed the policy, and nothing else. The
 // store is checked row by row, the wall clock is watched, and of a request only
 // what the evidence is bound to counts. It refuses to start on a store whose
 // root it cannot unseal, under a policy that names another root, and under a
 // policy that does not name its own measurement. Every refusal has a reason of
-// the closed list, is counted, and is answered as a problem (RFC 9457).
+// the closed list, is counted, and is sent as a problem (RFC 9457).
 //
 // Package sealed makes the root, once. [Open] makes an [Authority], [Authority.Serve]
 // serves it until its context ends.
@@ -38,8 +38,8 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Config is what an authority runs on. All fields are required but those that
-// say otherwise.
+// Config has the parts that an authority runs on. All fields are required but those
+// marked as optional.
 type Config struct {
 	Store    *store.Store // stays the caller's to close, after the authority is done
 	Attester attest.Attester
@@ -58,9 +58,9 @@ type Config struct {
 	Endorser func(kept collateral.Cache) Endorser
 }
 
-// Endorser gives what vendors say beside evidence, as far as it knows it. The
-// evidence is unchecked, and what is given is checked by appraisal. It may ask
-// the vendor and so blocks until ctx ends at the latest; it is called
+// Endorser returns the vendors' endorsements of evidence, as far as it can get them. The
+// evidence is unchecked, and the endorsements are verified by appraisal. It may send a
+// request to the vendor and so blocks until ctx ends at the latest; it is called
 // concurrently.
 type Endorser interface {
 	// Endorse is for our own evidence.
@@ -170,7 +170,7 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 func (a *Authority) RootDigest() wire.Digest { return a.root.Digest }
 
 // Genesis is the digest of the first policy: the one value that units and
-// clients are given.
+// clients pin.
 func (a *Authority) Genesis() wire.Digest { return a.inForce().approved.Genesis() }
 
 // TrustDomain is the trust domain of the policy in force.

@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// backup makes shares for the owners of the policy in force, at the signed word
-// of one of them. Nothing is recorded: shares that nobody wrote down are none.
+// backup makes shares for the owners of the policy in force, on the signed request
+// of one of them. Nothing is recorded: shares that no owner kept are no backup.
 func (a *Authority) backup(r api.BackupRequest) (api.BackupShares, error) {
 	if err := a.history.Behind(); err != nil {
 		return api.BackupShares{}, err
@@ -40,7 +40,7 @@ func (a *Authority) backup(r api.BackupRequest) (api.BackupShares, error) {
 	return response, nil
 }
 
-// backupKept records a backup, one of whose shares is shown: its mark says that
+// backupKept records a backup, one of whose shares is shown: its mark shows that
 // it was made here. An older one than the record changes nothing.
 func (a *Authority) backupKept(ctx context.Context, k api.BackupKept) (api.Backup, error) {
 	share, err := backup.Parse(k.Share)
@@ -57,7 +57,7 @@ func (a *Authority) backupKept(ctx context.Context, k api.BackupKept) (api.Backu
 	return a.backupState(ctx)
 }
 
-// backupState is the record as the API shows it, held against today's owners.
+// backupState is the record as the API shows it, compared with today's owners.
 func (a *Authority) backupState(ctx context.Context) (api.Backup, error) {
 	_, known, err := a.history.BackupRecord(ctx)
 	if err != nil || known.ID == "" {

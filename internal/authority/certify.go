@@ -46,7 +46,7 @@ type enrolment struct {
 	report   api.Report
 }
 
-// certify answers a certificate request from an address. No report leaves before
+// certify responds to a certificate request from an address. No report leaves before
 // its record is on disk. The challenge is spent, whatever comes of the request. When
 // the policy changed between decision and record, the request is decided once more,
 // under the new policy.
@@ -64,7 +64,7 @@ func (a *Authority) certify(ctx context.Context, r api.CertificateRequest, from 
 	return response, err
 }
 
-// errPolicyChanged says that the store's policy is not the one a request was decided
+// errPolicyChanged reports that the store's policy is not the one a request was decided
 // under.
 var errPolicyChanged = errors.New("policy changed while issuing")
 
@@ -131,7 +131,7 @@ func (a *Authority) checkRequest(e *enrolment) error {
 	}
 	err := e.evidence.UnmarshalJSON(r.Evidence)
 	for _, part := range append([]attest.Evidence{e.evidence}, e.evidence.Devices...) {
-		delete(part.Endorsed, attest.RoleChecked) // nobody says that but us
+		delete(part.Endorsed, attest.RoleChecked) // no other party may set that
 	}
 	return err
 }
@@ -183,8 +183,8 @@ func parseSigningKey(spki []byte) (*ecdsa.PublicKey, error) {
 	return key, nil
 }
 
-// endorseEvidence is what vendors say beside evidence, the TEE's and then each device's. Of
-// platforms that policy does not name it is nothing. The stranger is who sent the
+// endorseEvidence returns the vendors' endorsements of evidence, the TEE's and then each
+// device's; none for platforms that policy does not name. The stranger is who sent the
 // evidence; there is none where it is our own.
 func (a *Authority) endorseEvidence(ctx context.Context, e attest.Evidence, approved policy.Approved, s *collateral.Stranger) ([]attest.Endorsements, error) {
 	if a.endorser == nil {
@@ -208,7 +208,7 @@ func (a *Authority) endorseEvidence(ctx context.Context, e attest.Evidence, appr
 	return all, nil
 }
 
-// question is what is asked of the evidence: that it holds, bound to every other
+// question makes the question to the evidence: that it is valid, bound to every other
 // field of the request.
 func (a *Authority) question(e *enrolment) attest.Question {
 	return attest.Question{
@@ -286,7 +286,7 @@ func (e *enrolment) issue() error {
 	return e.addCalls()
 }
 
-// addChecked adds when we had what vendors say, of each part.
+// addChecked adds when the vendors' documents were fetched, for each part.
 func (e *enrolment) addChecked() {
 	for i, endorsed := range e.endorsed {
 		if checked := endorsed[attest.RoleChecked]; i == 0 {

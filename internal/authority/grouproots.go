@@ -72,7 +72,7 @@ func (e *enrolment) reportSigner() (leaf identity.Leaf, chain [][]byte, root wir
 	return leaf, [][]byte{leaf.DER, e.snap.issuer.AuthorityRoot()}, root, err
 }
 
-// unservedGroups says of which groups this authority holds no root, and why: its own part in them
+// unservedGroups lists the groups of which this authority has no root, and why: its own part in them
 // has ended, or never began.
 func (s *snapshot) unservedGroups() (all []string) {
 	if s.unnamed != nil {

@@ -17,11 +17,11 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// responder makes the answer to one request: a body to be written as JSON, or an
-// error to be told as a problem.
+// responder makes the response to one request: a body to be written as JSON, or an
+// error to be sent as a problem.
 type responder func(w http.ResponseWriter, r *http.Request) (any, error)
 
-// route is one resource and what answers its methods.
+// route is one resource and the responders of its methods.
 type route struct {
 	path    string // a pattern of http.ServeMux without method
 	methods map[string]responder
@@ -83,7 +83,7 @@ func (a *Authority) serve(route route) http.Handler {
 	return a.respond(route, func(w http.ResponseWriter, r *http.Request) (any, error) { return a.dispatch(route, w, r) })
 }
 
-// respond is the one place where answers are written, problems told, and requests
+// respond is the one place where responses are written, problems sent, and requests
 // counted and logged.
 func (a *Authority) respond(route route, serve responder) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -92,7 +92,7 @@ func (a *Authority) respond(route route, serve responder) http.Handler {
 		var body []byte
 		if err == nil {
 			if body, err = json.Marshal(response); err != nil {
-				err = fmt.Errorf("encoding answer: %w", err)
+				err = fmt.Errorf("encoding response: %w", err)
 			}
 		}
 		w.Header().Set("Cache-Control", "no-store")
@@ -106,7 +106,7 @@ func (a *Authority) respond(route route, serve responder) http.Handler {
 			problem.Write(w)
 		} else {
 			w.Header().Set("Content-Type", "application/json")
-			// The peer may be gone, and there is nobody else to tell.
+			// The peer may be gone, and no other party gets the error.
 			_, _ = w.Write(body)
 		}
 		a.metrics.CountRequest(route.path, strconv.Itoa(status), reason, time.Since(start))
@@ -160,7 +160,7 @@ func (a *Authority) postCertificates(w http.ResponseWriter, r *http.Request) (an
 	if api.ProblemOf(err).Status >= http.StatusInternalServerError {
 		return nil, err // our own trouble is no refusal of the unit
 	}
-	// The refusal is told though it cannot be written down, and outlives a
+	// The refusal is sent though it cannot be recorded, and its record outlives a
 	// peer that hangs up.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 5*time.Second)
 	defer cancel()
@@ -275,7 +275,7 @@ func (a *Authority) getLog(_ http.ResponseWriter, r *http.Request) (any, error) 
 	return a.logPage(r.Context(), r.URL.Query())
 }
 
-// getReady says whether certificates can be issued now, and warns of what does not
+// getReady reports whether certificates can be issued now, and warns of what does not
 // keep the authority from it.
 func (a *Authority) getReady(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if _, err := a.clock.Now(); err != nil {
@@ -291,7 +291,7 @@ func (a *Authority) getReady(_ http.ResponseWriter, r *http.Request) (any, error
 }
 
 // levelOf is the level at which a refusal is logged: our own troubles louder
-// than those of strangers.
+// than those of clients.
 func levelOf(status int) slog.Level {
 	if status >= http.StatusInternalServerError {
 		return slog.LevelWarn

@@ -55,7 +55,7 @@ func (a *Authority) recordRefusal(ctx context.Context, r api.CertificateRequest,
 	return a.store.RecordRefusal(ctx, store.Entry{Row: row, Task: entry.Task, Unit: entry.Unit})
 }
 
-// logPage answers a page of the log.
+// logPage returns a page of the log.
 func (a *Authority) logPage(ctx context.Context, values url.Values) (api.Log, error) {
 	before, err := number(values, "before", 0)
 	if err != nil {

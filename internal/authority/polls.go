@@ -89,7 +89,7 @@ func (a *Authority) historyAfter(snap *history.Snapshot, head wire.Digest) (api.
 }
 
 // proveHistory is the run of steps from an index on, with the proof of the head. An
-// authority that is behind, or whose clock is refused, gives no proof: what it has is a hint.
+// authority that is behind, or whose clock is refused, adds no proof: its steps are a hint.
 func (a *Authority) proveHistory(snap *history.Snapshot, from int) api.History {
 	h := snap.StepsFrom(from)
 	now, err := a.clock.Now()
@@ -111,8 +111,8 @@ type proved struct {
 	head   []byte
 }
 
-// proveHead is the head of the snapshot under the authority's signature: one for all who
-// ask within a second, since it says the same.
+// proveHead is the head of the snapshot under the authority's signature: one for all
+// requests within a second, since it is the same.
 func (s *snapshot) proveHead(at time.Time) ([]byte, error) {
 	signer, err := s.authorityLeaf(at)
 	if err != nil {

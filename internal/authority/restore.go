@@ -21,7 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// RestoreConfig is what [Restore] needs.
+// RestoreConfig has the arguments of [Restore].
 type RestoreConfig struct {
 	Store    *store.Store // made by store.Create
 	Attester attest.Attester
@@ -30,17 +30,17 @@ type RestoreConfig struct {
 	Clock    trustedclock.Source
 	Endorser func(kept collateral.Cache) Endorser // optional, as in [Config]
 	Genesis  wire.Digest
-	History  []api.HistoryEntry // whole, as an authority of this root gave it
+	History  []api.HistoryEntry // whole, as an authority of this root returned it
 	Request  backup.Request
 	Shares   []backup.Share // unlocked for the request
 }
 
 // Restore brings the root back from a quorum of shares into a store without one,
-// with the policy history and the record of the backup, and gives the root. It
+// with the policy history and the record of the backup, and returns the root. It
 // first rebuilds what was sealed, the secret and its draft, and demands the root and
 // the mark of the shares; only then does it look at the history, which must start
 // from that draft ("draft"). The root is written last: until then the store is
-// refused by everybody but Restore, which may be run again.
+// refused by all but Restore, which may be run again.
 func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
 	a := &Authority{store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier,
 		clock: trustedclock.New(c.Clock), log: slog.New(slog.NewTextHandler(io.Discard, nil))}

@@ -19,7 +19,7 @@ import (
 const (
 	headerWait   = 5 * time.Second  // the TLS handshake and a request's header arrive within this
 	bodyWait     = 20 * time.Second // a whole request arrives within this
-	responseWait = 60 * time.Second // an answer is taken within this
+	responseWait = 60 * time.Second // a response is read within this
 	restWait     = time.Second      // what is left of a request that was refused arrives within this
 	idleWait     = 90 * time.Second // a kept-alive connection waits this long for its next request
 	endWait      = 10 * time.Second // requests under way may finish within this at shutdown
@@ -43,7 +43,7 @@ func (a *Authority) Serve(ctx context.Context, listener net.Listener) error {
 		ReadHeaderTimeout: headerWait, ReadTimeout: bodyWait, WriteTimeout: responseWait, IdleTimeout: idleWait,
 		MaxHeaderBytes: 16 << 10,
 		ConnState:      a.clients.Track,
-		ErrorLog:       slog.NewLogLogger(a.log.Handler(), slog.LevelDebug), // broken handshakes of strangers
+		ErrorLog:       slog.NewLogLogger(a.log.Handler(), slog.LevelDebug), // broken handshakes of any client
 	}
 	work, stop := context.WithCancel(ctx)
 	server.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {

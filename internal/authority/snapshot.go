@@ -60,7 +60,7 @@ func (a *Authority) snapshot(ctx context.Context, approved policy.Approved) (*sn
 }
 
 // Renewals that a step makes necessary are spread so that no more than so many a second
-// come, over a second at least. The longest spread is there because whoever writes to the
+// come, over a second at least. The longest spread is there because any party that writes to the
 // database can change the number of units.
 const (
 	renewalsASecond = 500
@@ -82,7 +82,7 @@ func (a *Authority) countLiveUnits(ctx context.Context) (int, error) {
 	return a.store.CountUnits(ctx, now)
 }
 
-// attestSelf asks for our own evidence, with endorsements. What it gives is to be
+// attestSelf makes our own evidence, with endorsements. The question is to be
 // appraised under rules.
 func (a *Authority) attestSelf(ctx context.Context, approved policy.Approved) (attest.Question, error) {
 	now, err := a.clock.Now()
@@ -125,7 +125,7 @@ func (a *Authority) trustData(nonce []byte, approved policy.Approved) attest.Rep
 
 func (s *snapshot) document() *policyfile.Document { return s.approved.Document() }
 
-// sharedLeaf gives the shared leaf of the window that holds at.
+// sharedLeaf returns the shared leaf of the window that at is in.
 func (s *snapshot) sharedLeaf(g policy.Grant, at time.Time) (identity.Leaf, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -143,7 +143,7 @@ func (s *snapshot) sharedLeaf(g policy.Grant, at time.Time) (identity.Leaf, erro
 	return leaf, err
 }
 
-// authorityLeaf gives the kind-authority leaf of the window that holds at.
+// authorityLeaf returns the kind-authority leaf of the window that at is in.
 func (s *snapshot) authorityLeaf(at time.Time) (identity.Leaf, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,8 +157,8 @@ func (s *snapshot) authorityLeaf(at time.Time) (identity.Leaf, error) {
 	return leaf, err
 }
 
-// certificate is what the authority serves TLS with. While the clock cannot be
-// believed it is the last leaf, so that whoever asks is told so.
+// certificate returns the certificate that the authority serves TLS with. While the clock
+// cannot be believed it is the last leaf, so that a client gets that refusal.
 func (a *Authority) certificate() (*tls.Certificate, error) {
 	snap := a.inForce()
 	now, err := a.clock.Now()

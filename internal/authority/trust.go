@@ -14,7 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Trust answers are made so many at once, whose evidence the TEE gives one after
+// Trust responses are made so many at once, whose evidence the TEE makes one after
 // the other anyway. As many more may wait; addresses come in turn.
 const (
 	maxTrusts     = 8
@@ -24,7 +24,7 @@ const (
 // trustNonce is the size of a client's nonce in bytes.
 const trustNonce = 32
 
-// trust answers what a client needs to trust a task or one identity, with fresh
+// trust returns what a client needs to trust a task or one identity, with fresh
 // evidence of our own bound to the client's nonce.
 func (a *Authority) trust(ctx context.Context, from netip.Addr, q url.Values) (api.TrustResponse, error) {
 	nonce, err := hex.DecodeString(q.Get("nonce"))

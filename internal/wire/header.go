@@ -16,7 +16,7 @@ const (
 	PathOneOff  = "/.well-known/cohort/oneoff"  // GET: key configuration; POST: a one-off request
 	PathHistory = "/.well-known/cohort/history" // GET: the policy history, as the authority responds
 
-	TypeSession = "application/cohort-session" // open request and its answer
+	TypeSession = "application/cohort-session" // open request and its response
 	TypeRequest = "application/cohort-request"
 	TypeAnswer  = "application/cohort-answer"
 
@@ -70,7 +70,7 @@ type Flags byte
 
 // The flags: at most one is set, all other bits are zero.
 const (
-	FlagReceipt Flags = 1 << iota // the answer ends in a receipt
+	FlagReceipt Flags = 1 << iota // the response ends in a receipt
 	FlagClose                     // ends the session; the request has no content
 )
 

@@ -38,8 +38,9 @@ func NewPolls(l Limits) *Polls {
 // InUse returns how many polls of units, and of others, have a place.
 func (p *Polls) InUse() (units, others int) { return p.units.InUse(), p.others.InUse() }
 
-// Acquire takes a place for a poll, which release gives back: one of those of units for a unit that presents its signing
-// certificate, else one of the others. The certificate guards availability only.
+// Acquire takes a place for a poll, which release gives back: one of those of units for a
+// unit that presents its signing certificate, else one of the others. The certificate guards
+// availability only.
 func (p *Polls) Acquire(r *http.Request, root []byte, at time.Time) (release func(), err error) {
 	if unit, ok := p.unitOf(r, root, at); ok {
 		return func() { p.units.Release(unit) }, p.units.Acquire(unit)

@@ -93,7 +93,7 @@ func (h *History) installStep(ctx context.Context, old, fresh *Snapshot, mark []
 	return nil
 }
 
-// install swaps the snapshot. Whoever else swapped it meanwhile read the same
+// install swaps the snapshot. A goroutine that swapped it meanwhile read the same
 // history from the store, or a longer one.
 func (h *History) install(ctx context.Context, old, fresh *Snapshot) error {
 	if !h.swapSnapshot(old, fresh) {
@@ -239,7 +239,7 @@ func (h *History) Begin(ctx context.Context, genesis *policy.Step) error {
 
 // raiseFloor keeps time from going below the policy in force and the newest
 // adoption. What was issued is looked at by [History.lookBack]; the time of a
-// refusal is no floor, since every stranger can cause one.
+// refusal is no floor, since any client can cause one.
 func (h *History) raiseFloor(st stored) {
 	h.clock.Raise(st.approved.Document().Created)
 	for _, entry := range st.entries {

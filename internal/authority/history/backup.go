@@ -10,7 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// BackupRecord is what the store keeps of the newest backup.
+// Backup is the record of the newest backup in the store.
 type Backup struct {
 	ID      string
 	Created time.Time
@@ -30,6 +30,7 @@ func (h *History) BackupRecord(ctx context.Context) (row store.Row, known Backup
 	return row, known, err
 }
 
+// RecordBackup records a backup, unless the record is of a newer one.
 func (h *History) RecordBackup(ctx context.Context, header backup.Header) error {
 	now, err := h.clock.Now()
 	if err != nil {

@@ -35,7 +35,7 @@ type count struct {
 	own   bool
 }
 
-// countDelays gives the proposals, newest first, after it has added what has passed to those that
+// countDelays returns the proposals, newest first, after it has added what has passed to those that
 // wait for their delay. A row that another authority counts is left to it until it has not written
 // for a while.
 func (h *History) countDelays(ctx context.Context, approved policy.Approved, at time.Time) ([]storedProposal, error) {
@@ -72,7 +72,7 @@ func (h *History) countDelays(ctx context.Context, approved policy.Approved, at 
 	return all, nil
 }
 
-// timeToAdd is how much to add to a row now, if it is to be written. Nothing is added where
+// timeToAdd returns how much to add to a row now, if it is to be written. Nothing is added where
 // this authority takes a row over.
 func (c *counts) timeToAdd(k storedProposal, now time.Duration) (time.Duration, bool) {
 	seen, known := c.rows[k.Digest()]

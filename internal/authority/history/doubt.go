@@ -28,7 +28,7 @@ const (
 	maxForkHeads = 64 // further heads of one other history
 )
 
-// doubt is what rows of this root hold against the history in force. Two things differ: a row that
+// doubt has the rows of this root that contradict the history in force. Two things differ: a row that
 // names a head which the history does not know (newer policy exists and is to be
 // shown), and a head that took effect in a history of which neither extends the
 // other (the store was forked, and nothing repairs that).
@@ -94,7 +94,7 @@ func (h *History) Contradictions() []api.Contradiction {
 }
 
 // Behind refuses, with "behind", while a row of this root names a policy head that
-// the history does not know, or the history in the store does not hold together. The authority
+// the history does not know, or the history in the store is not whole. The authority
 // then serves and issues nothing, until the signed files are shown. A head of a history
 // that is known to contradict this one is no reason to wait: it can never be reached.
 func (h *History) Behind() error {
@@ -176,8 +176,7 @@ func (h *History) lookBack(ctx context.Context, limit int) error {
 	return nil
 }
 
-// compare looks at entries that were shown for a place of the history where another step
-// stands. With the mark of this root they took effect: a contradiction. Without it
+// compare looks at entries that were shown for a place of the history that has another step. With the mark of this root they took effect: a contradiction. Without it
 // they are nothing but files that owners signed.
 func (h *History) compare(ctx context.Context, snap *Snapshot, index int, entries []api.HistoryEntry) error {
 	var from wire.Digest

@@ -32,7 +32,7 @@ type storedProposal struct {
 }
 
 // opened are the proposals of rows that were checked before, by tag and head:
-// signatures are expensive, and strangers ask for the list.
+// signatures are expensive, and any client may request the list.
 type opened struct {
 	mu   sync.Mutex
 	rows map[string]storedProposal // guarded by mu; swapped whole
@@ -302,7 +302,7 @@ func (h *History) ShowProposal(ctx context.Context, digest wire.Digest) (api.Pro
 }
 
 // ShowProposals are all proposals, newest first. Files and signatures are left
-// out, so that the answer has a bound whatever owners propose.
+// out, so that the response has a bound whatever owners propose.
 func (h *History) ShowProposals(ctx context.Context) (api.Proposals, error) {
 	approved := h.Current().Approved
 	all, err := h.proposals(ctx, approved)

@@ -9,11 +9,11 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// maxHistoryBytes bounds the policy files in one answer, so that it stays below
-// [wire.MaxResponse] in its JSON form. The rest is asked for from where it ends.
+// maxHistoryBytes bounds the policy files in one response, so that it stays below
+// [wire.MaxResponse] in its JSON form. A client requests the rest from there on.
 const maxHistoryBytes = 8 << 20
 
-// history is the run of steps from an index on.
+// StepsFrom returns the run of steps from an index on.
 func (s *Snapshot) StepsFrom(from int) api.History {
 	st := api.History{From: from, Head: s.Approved.Head(), Entries: []api.HistoryEntry{}}
 	size := 0
@@ -26,13 +26,13 @@ func (s *Snapshot) StepsFrom(from int) api.History {
 	return st
 }
 
-// policy is the policy in force.
+// Policy returns the policy in force.
 func (s *Snapshot) Policy() api.Policy {
 	doc := s.Approved.Document()
 	return api.Policy{Sequence: doc.Sequence, Digest: doc.Digest(), Head: s.Approved.Head(), Policy: doc.Raw()}
 }
 
-// Push takes a history that somebody shows us. Steps we have must be the same;
+// Push takes a history that a client shows. Steps we have must be the same;
 // newer ones that carry the mark of this root took effect once and do so again
 // at once; others become proposals and wait like any other.
 func (h *History) Push(ctx context.Context, st api.History) (api.Policy, error) {
@@ -47,7 +47,7 @@ func (h *History) Push(ctx context.Context, st api.History) (api.Policy, error) 
 	return h.Current().Policy(), nil
 }
 
-// pushOne takes the first of some entries, which stands at an index of the history.
+// pushOne takes the first of some entries, which is for an index of the history.
 func (h *History) pushOne(ctx context.Context, index int, entries []api.HistoryEntry) error {
 	snap, entry := h.Current(), entries[0]
 	if index > len(snap.Entries) {

@@ -44,7 +44,7 @@ func (h *History) AddStatement(ctx context.Context, group string, signed api.Sig
 	if err := h.Adopt(ctx, api.HistoryEntry{Policy: signed.Statement, Signatures: []string{signed.Signature}}); err != nil {
 		return err
 	}
-	h.log.Info("statement heard", "group", group, "party", s.Party, "withdraws", s.Withdraws, "number", s.Number)
+	h.log.Info("statement added", "group", group, "party", s.Party, "withdraws", s.Withdraws, "number", s.Number)
 	return nil
 }
 
@@ -63,7 +63,7 @@ type statementRates struct {
 }
 
 // allowStatement counts a statement of a party's key. It refuses as the history would do what
-// that key has not signed, so that nobody else uses its bucket up, and with "rate"
+// that key has not signed, so that no other key uses its bucket up, and with "rate"
 // more statements than a key may make.
 func (r *statementRates) allowStatement(p *policy.Pact, s policy.Statement, signature string, at time.Time) error {
 	key, err := sshsig.Verify(signature, s.Namespace(), s.Bytes())

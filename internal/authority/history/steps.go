@@ -23,8 +23,8 @@ type stored struct {
 }
 
 // readSteps reads and checks the history of the store, from the genesis on: tags, and
-// owners' signatures. What does not follow ends it, is named, and stands in the rest. An
-// empty history gives the zero Approved.
+// owners' signatures. What does not follow ends it, is named, and is in the rest. An
+// empty history returns the zero Approved.
 func (h *History) readSteps(ctx context.Context) (stored, error) {
 	rows, err := h.store.Steps(ctx)
 	if err != nil {
@@ -89,7 +89,7 @@ func follow(approved policy.Approved, step policy.Step) (policy.Approved, error)
 	return approved.Next(step)
 }
 
-// LoadWhole is read for a store that has to be whole.
+// LoadWhole reads and checks the history of a store that has to be whole.
 func (h *History) LoadWhole(ctx context.Context) (policy.Approved, []api.HistoryEntry, error) {
 	st, err := h.readSteps(ctx)
 	if err != nil {

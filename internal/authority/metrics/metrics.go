@@ -39,7 +39,7 @@ func New() *Metrics {
 	m := &Metrics{
 		Registry: prometheus.NewRegistry(),
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "cohort_authority_request_seconds", Help: "Time to answer a request.",
+			Name: "cohort_authority_request_seconds", Help: "Time to respond to a request.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 3, 9),
 		}, []string{"route", "status"}),
 		Issued: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -58,7 +58,7 @@ func New() *Metrics {
 			Name: "cohort_authority_policy_sequence", Help: "Sequence of the policy in force.",
 		}),
 		Lease: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "cohort_authority_ring_lease", Help: "1 while this authority gives ring keys, 0 while another of its store does.",
+			Name: "cohort_authority_ring_lease", Help: "1 while this authority makes ring keys, 0 while another of its store does.",
 		}),
 		Damaged: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "cohort_authority_damaged_rows", Help: "Rows of a table that were passed over when it was last read, because they are not as an authority of this root wrote them.",

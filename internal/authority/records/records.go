@@ -1,6 +1,6 @@
 // Package records makes and reads the rows of an authority's store. A row carries a
 // MAC under the root over its table, key and content; a row without it, or in another
-// place than its own, is refused. What is damaged is named and passed over.
+// place than its own, is refused. A damaged row is named in the log and skipped.
 package records
 
 import (
@@ -19,7 +19,7 @@ type Records struct{ keys *identity.Keys }
 // New returns the records of a root.
 func New(keys *identity.Keys) *Records { return &Records{keys} }
 
-// Tables, as they stand in the tags of their rows.
+// Tables, as the tags of their rows name them.
 const (
 	TableRoot       = "root"
 	TableHistory    = "history"
@@ -73,7 +73,7 @@ func (r *Records) Open(table string, row store.Row, v any) error {
 	return nil
 }
 
-// AdoptionMAC returns the MAC under the root that says that the step to head took
+// AdoptionMAC returns the MAC under the root that shows that the step to head took
 // effect.
 func (r *Records) AdoptionMAC(head wire.Digest) []byte {
 	return r.keys.RowMAC(wire.LabelAdopted, head[:])

@@ -82,7 +82,7 @@ func (r *ring) applyPolicy(p policy.Approved, now time.Time, lifetime time.Durat
 }
 
 // memberLeft reports whether the group of a ring has another roster than before, which
-// leaves out a member whose units hold the ring.
+// leaves out a member whose units have the ring.
 func (r *ring) memberLeft(before, now policy.Approved) bool {
 	if r.group.IsZero() {
 		return false

@@ -125,7 +125,7 @@ func (g *Groups) checkRoster(r policy.Roster, own attest.Question) error {
 }
 
 // openGroup opens the secret of a roster that names us, or draws it where there is
-// none. A row without our tag is named, and replaced: it holds no secret of an authority.
+// none. A row without our tag is named, and replaced: it has no secret of an authority.
 func (g *Groups) openGroup(ctx context.Context, p *policy.Pact) (keys *identity.GroupKeys, damaged, err error) {
 	row, err := g.Store.Group(ctx, p.ID())
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// InitConfig is what [Init] needs.
+// InitConfig has the arguments of [Init].
 type InitConfig struct {
 	Store    *store.Store // made by store.Create
 	Attester attest.Attester

@@ -6,7 +6,7 @@ import (
 	"errors"
 )
 
-// Lease is the row of a lease, or the zero Row where nobody ever took it.
+// Lease is the row of a lease, or the zero Row where it was never taken.
 func (s *Store) Lease(ctx context.Context, name string) (Row, error) {
 	r := Row{Key: []byte(name)}
 	err := s.reader.QueryRowContext(ctx, `SELECT content, mac FROM lease WHERE name = $1`, r.Key).Scan(&r.Content, &r.MAC)

@@ -84,7 +84,7 @@ func conflictError(ctx context.Context, c *session, i Issuance) error {
 	case err != nil:
 		return err
 	case used:
-		return wire.Refuse(wire.NonceUsed, "issuance: nonce", "a challenge answered before", "a fresh one")
+		return wire.Refuse(wire.NonceUsed, "issuance: nonce", "a challenge that was used before", "a fresh one")
 	case !current:
 		return errChanged("history")
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Place is what a unit holds among the units of its task, from an issuance until a
+// Place is the place of a unit among the units of its task, from an issuance until a
 // time, or until it leaves. Policy sets how many a task has.
 type Place struct {
 	Row   // its key is the unit id, as in [Entry]
@@ -61,8 +61,8 @@ func (p Place) checkFree(ctx context.Context, c *session) error {
 	return p.fullError(holders)
 }
 
-// others are the units that hold the places of the task, first the one whose place becomes
-// free first. Damaged rows hold none.
+// others are the units that have the places of the task, first the one whose place becomes
+// free first. Damaged rows have none.
 func (p Place) others(ctx context.Context, c *session) ([]placeHolder, error) {
 	rows, err := c.QueryContext(ctx, `SELECT unit, content, mac, until FROM places
 		WHERE task = $1 AND until > $2 AND "left" = 0 AND unit <> $3 ORDER BY until, unit`, p.Task, p.Now.UnixMilli(), string(p.Key))

@@ -56,16 +56,16 @@ CREATE INDEX places_task ON places (task, until, unit) WHERE "left" = 0;
 `},
 }
 
-// connectWait bounds the wait for a server, where the address says nothing of
+// connectWait bounds the wait for a server, where the address has no value for
 // it.
 const connectWait = 5 * time.Second
 
 // openServer opens a database of a server. What keeps our promises is asked for
 // on each connection, whatever the server's own settings: a commit waits for
-// the disk, and a process that died or hangs holds the lock for seconds only.
+// the disk, and a process that died or hangs has the lock for seconds only.
 func openServer(dsn string) (*Store, error) {
 	config, err := pgx.ParseConfig(dsn)
-	if err != nil { // it repeats the address, and that may hold a password
+	if err != nil { // it repeats the address, and that may have a password
 		return nil, wire.Refuse(wire.BadRequest, "store: address", "an address that does not parse", "postgres://USER@HOST/DATABASE")
 	}
 	if config.ConnectTimeout == 0 || config.ConnectTimeout > connectWait {

@@ -18,7 +18,7 @@ import (
 // The places of the log are one more than the greatest, which is that of a row
 // that stays: [Store.RecordRefusal] keeps the newest. Stores of earlier programs have
 // AUTOINCREMENT there, which counts the same and costs each commit a page more;
-// they are left so, because making the log anew would stop whoever writes for as
+// they are left so, because making the log anew would stop all writers for as
 // long as the log is.
 var inSQLite = engine{
 	name: "SQLite",
@@ -113,8 +113,8 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// endLeases drops the leases when no other process uses the database: whoever
-// held them has ended without giving them back, and need not be waited for. On a
+// endLeases drops the leases when no other process uses the database: the process that
+// had them has ended without releasing them, and need not be waited for. On a
 // disk that takes no writes they end by their term.
 func (s *Store) endLeases(ctx context.Context) error {
 	if flock(s.users, syscall.LOCK_EX|syscall.LOCK_NB) == nil {

@@ -84,7 +84,7 @@ func Create(ctx context.Context, dsn string) (*Store, error) {
 	return s, nil
 }
 
-// Open opens a store that [Create] made and `authority init` gave a root. An
+// Open opens a store that [Create] made and `authority init` wrote a root to. An
 // empty store, and one of something else, is refused with reason
 // "store-foreign": nothing but init makes a root. Tables of an older version are
 // brought to ours; those of the next are used as they are.
@@ -106,7 +106,7 @@ func Open(ctx context.Context, dsn string) (*Store, error) {
 	return s, nil
 }
 
-// Examine looks at a store for whoever operates it, and changes nothing: what it
+// Examine looks at a store for its operator, and changes nothing: what it
 // is, or why it cannot be used, or why what it acknowledges may be lost.
 func Examine(ctx context.Context, dsn string) (string, error) {
 	s, err := connect(dsn)
@@ -142,7 +142,7 @@ func (s *Store) Close() error {
 	return err
 }
 
-// Ping reports whether the database answers.
+// Ping reports whether the database responds.
 func (s *Store) Ping(ctx context.Context) error {
 	var one int
 	if err := s.reader.QueryRowContext(ctx, `SELECT 1 FROM cohort_schema`).Scan(&one); err != nil {

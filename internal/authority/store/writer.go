@@ -80,7 +80,7 @@ func (s *Store) gather(first pendingWrite) []pendingWrite {
 	return batch
 }
 
-// commit writes a batch in one transaction and tells each writer its outcome.
+// commit writes a batch in one transaction and reports its outcome to each writer.
 func (s *Store) commit(batch []pendingWrite) {
 	outcomes, err := s.transact(batch)
 	for i, w := range batch {
@@ -144,7 +144,7 @@ func (s *Store) rollBack(ctx context.Context) {
 
 // closeSession ends the session and closes its connection, statements first: the
 // driver touches the connection for each. Nothing is left to be lost by it, so
-// the errors say nothing.
+// the errors have no cause.
 func (s *Store) closeSession() {
 	if s.session == nil {
 		return

@@ -2,9 +2,9 @@
 // user, on a socket of its own directory, ended when the test binary ends in
 // whatever way.
 //
-// [Database] gives an empty database (a schema) on the one server of the test binary;
+// [Database] returns an empty database (a schema) on the one server of the test binary;
 // [NewServer] starts a server that a test may kill. Where PostgreSQL is not installed
-// the test is skipped, and says so.
+// the test is skipped, and logs so.
 //
 // It is for tests only: no package of the product imports it.
 package testdb
@@ -31,7 +31,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// startWait is how long a server may take to answer, recovery included.
+// startWait is how long a server may take to respond, recovery included.
 const startWait = 30 * time.Second
 
 // Server is one PostgreSQL with a directory of its own.
@@ -115,7 +115,7 @@ func (s *Server) makeDirectory() (err error) {
 
 func (s *Server) dataDir() string { return filepath.Join(s.dir, "data") }
 
-// Start starts the server and waits until it answers. A shell ends it, and takes
+// Start starts the server and waits until it responds. A shell ends it, and takes
 // its directory away, when our end of the pipe is closed, by us or by our death.
 func (s *Server) Start() error {
 	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -167,7 +167,7 @@ func (s *Server) Stop() {
 	<-s.ended
 }
 
-// Kill kills the postmaster, as a crash does: what it holds in memory only is
+// Kill kills the postmaster, as a crash does: what it has in memory only is
 // lost, and [Server.Start] recovers the rest. It may have ended by itself before.
 func (s *Server) Kill() error {
 	pid, err := s.postmasterPID()
