@@ -37,7 +37,7 @@ type lease struct {
 // holding is the content of the lease's row.
 type holding struct {
 	Holder string `json:"holder"` // empty: given back
-	Beat   uint64 `json:"beat"`   // makes each row another
+	Beat   uint64 `json:"renewal"`   // makes each row another
 }
 
 func newLease() lease {

@@ -320,6 +320,6 @@ func (a *ServerHandshake) Finish(evidence attest.Evidence, at time.Time) (answer
 		return nil, nil, err
 	}
 	st := a.credentials
-	return wire.Frame(wire.LabelSessionAnswer, a.enc, s.id[:], h.id[:], st.Identity[:], s.ring[:], s.head[:],
+	return wire.Frame(wire.LabelSessionResponse, a.enc, s.id[:], h.id[:], st.Identity[:], s.ring[:], s.head[:],
 		wire.Uint64(s.expiry), st.chain, signature, text, ticket, now), ticket, nil
 }

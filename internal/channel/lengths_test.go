@@ -50,7 +50,7 @@ func framesAtTheEnds(t *testing.T, lengths []uint32) {
 		take  func([]byte) error
 	}{
 		"open request":   {wire.LabelSessionOpen, o.Request(), func(b []byte) error { _, err := h.Accept(OpenRequest{Body: b}, noon); return err }},
-		"answer":         {wire.LabelSessionAnswer, answer, func(b []byte) error { _, err := o.Finish(b, w.trust(), noon); return err }},
+		"answer":         {wire.LabelSessionResponse, answer, func(b []byte) error { _, err := o.Finish(b, w.trust(), noon); return err }},
 		"sealed session": {wire.LabelSealedSession, sealed, func(b []byte) error { _, err := h.Join(b, noon); return err }},
 		"tombstone":      {wire.LabelTombstone, wire.Frame(wire.LabelTombstone, nil, nil, nil), func(b []byte) error { _, err := h.Terminate(b, noon); return err }},
 	} {

@@ -73,7 +73,7 @@ func unverifiedResponse(b []byte) (openResponse, error) {
 		return openResponse{}, wire.Refuse(wire.TooLarge, "session answer: size in bytes", len(b), MaxOpenResponse)
 	}
 	f := make([][]byte, 12)
-	if err := wire.UnframeInto(f, wire.LabelSessionAnswer, b); err != nil {
+	if err := wire.UnframeInto(f, wire.LabelSessionResponse, b); err != nil {
 		return openResponse{}, err
 	}
 	for i, size := range []int{encSize, 24, 16, 32, 16, 32, 8} {

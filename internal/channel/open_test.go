@@ -58,9 +58,9 @@ func (x *exchanged) finish() (*Session, error) { return x.opening.Finish(x.answe
 
 // edit changes one field of the answer and frames it anew.
 func (x *exchanged) edit(field int, change func([]byte) []byte) {
-	f := testworld.Must(wire.Unframe(wire.LabelSessionAnswer, x.answer, 12))
+	f := testworld.Must(wire.Unframe(wire.LabelSessionResponse, x.answer, 12))
 	f[field] = change(bytes.Clone(f[field]))
-	x.answer = wire.Frame(wire.LabelSessionAnswer, f...)
+	x.answer = wire.Frame(wire.LabelSessionResponse, f...)
 }
 
 func flip(b []byte) []byte { b[len(b)-1] ^= 1; return b }

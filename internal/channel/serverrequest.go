@@ -268,7 +268,7 @@ func (x *ServerRequest) Close() ([]byte, error) {
 func (x *ServerRequest) responseWriter() (prefix [responsePrefix]byte, s *chunk.Writer, err error) {
 	copy(prefix[:], x.host.id[:])
 	rand.Read(prefix[16:]) // never returns an error: it ends the program instead
-	aead, err := x.keys.message(wire.LabelAnswerKey, x.raw[:], prefix[:16], prefix[16:])
+	aead, err := x.keys.message(wire.LabelResponseKey, x.raw[:], prefix[:16], prefix[16:])
 	return prefix, chunk.NewWriter(aead), err
 }
 

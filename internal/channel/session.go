@@ -131,7 +131,7 @@ func (s *Session) take(target wire.UnitID, notAfter time.Time, flags wire.Flags)
 // confirmed with what a unit keeps of a closed session.
 func (s *Session) responseKey(header wire.Header, fields ...[]byte) (cipher.AEAD, error) {
 	if header.Flags&wire.FlagClose == 0 {
-		return s.key(wire.LabelAnswerKey, fields...)
+		return s.key(wire.LabelResponseKey, fields...)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,7 +139,7 @@ func (s *Session) responseKey(header wire.Header, fields ...[]byte) (cipher.AEAD
 		return nil, ErrClosed
 	}
 	closing := closeKey(&s.secret)
-	return newKeys(&closing).message(wire.LabelAnswerKey, fields...)
+	return newKeys(&closing).message(wire.LabelResponseKey, fields...)
 }
 
 // key is the key of one request or answer.

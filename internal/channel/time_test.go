@@ -127,7 +127,7 @@ func TestAnswersAtTheEnds(t *testing.T) {
 			a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
 			answer, _, err := a.Finish(noEvidence, noon)
 			testworld.Must(0, err)
-			f := testworld.Must(wire.Unframe(wire.LabelSessionAnswer, answer, 12))
+			f := testworld.Must(wire.Unframe(wire.LabelSessionResponse, answer, 12))
 			if field == "time" {
 				f[11] = wire.Uint64(end)
 				text, ticket := wire.Sum(f[9]), wire.Sum(f[10])
@@ -135,7 +135,7 @@ func TestAnswersAtTheEnds(t *testing.T) {
 			} else {
 				f[6] = wire.Uint64(end)
 			}
-			_, err = o.Finish(wire.Frame(wire.LabelSessionAnswer, f...), w.trust(), noon)
+			_, err = o.Finish(wire.Frame(wire.LabelSessionResponse, f...), w.trust(), noon)
 			if err == nil || !errors.Is(err, wire.ClockSkew) && !errors.Is(err, wire.Malformed) && !errors.Is(err, wire.Expired) {
 				t.Errorf("%s %d: got %v, want a refusal", field, end, err)
 			}

@@ -103,7 +103,7 @@ func openVector(t *testing.T, wants SessionOptions, evidence attest.Evidence) (v
 		Description: "a session opened by task name; certificates and evidence, where it is wanted, are placeholders; the client's key is DeriveKeyPair(client_seed)",
 		In: in("client_seed", fixed("client"), "unit_key", fixed("unit"), "follow_ring_key", fixed("follow"),
 			"identity", st.Identity[:], "genesis", st.Genesis[:], "authority_root", st.Root[:], "policy_head", st.Head[:],
-			"open_request", o.request, "answer", answer, "ek_certificate", fixed("ek"), "attestation_key", fixed("ak")),
+			"open_request", o.request, "response", answer, "ek_certificate", fixed("ek"), "attestation_key", fixed("ak")),
 		Out: in("pin", pin.Bytes(), "kem_secret", sharedHex, "unit_id", h.id[:], "ring_id", ringID[:], "session_id", s.id[:],
 			"transcript", a.transcript[:], "session_secret", secret[:], "evidence_report_data", data[:], "sealed_session", sealed,
 			"cookie_at_noon", cookie, "unit_time", unitauth.TimeBytes(noon), "introduction", unitauth.Introduction{Unit: h.id, Introduction: attest.Introduction{Device: fixed("ek"), Key: fixed("ak")}}.Encode()),
@@ -136,9 +136,9 @@ func requestVector(t *testing.T, h *Host, s *Session) vector {
 	answer = append(answer, seal.Seal(append(make([]byte, chunk.LengthSize), receipt...), chunk.Final)...)
 	return vector{
 		Description: "a request in one chunk, bound to the unit, with a receipt wanted, and its answer",
-		In:          in("session_secret", s.secret[:], "request", request, "answer", answer),
+		In:          in("session_secret", s.secret[:], "request", request, "response", answer),
 		Out: in("header", x.raw[:], "request_content", in1.first, "unit_id", prefix[:16], "response_nonce", prefix[16:],
-			"answer_content", plain[chunk.LengthSize:], "receipt", receipt),
+			"response_content", plain[chunk.LengthSize:], "receipt", receipt),
 	}
 }
 
@@ -164,9 +164,9 @@ func streamVector(t *testing.T, h *Host, s *Session) vector {
 	testworld.Must(0, r.End(http.Header{"Sum": {"4"}}))
 	return vector{
 		Description: "a request of unknown length in parts, bound to the unit, with a trailer and the field of its ticket, and an answer in parts with a trailer; contents are those of the chunks, one after the other",
-		In:          in("session_secret", s.secret[:], "request", request, "answer", answer.Bytes(), "ticket_field", []byte(base64.RawURLEncoding.EncodeToString(s.ticket))),
+		In:          in("session_secret", s.secret[:], "request", request, "response", answer.Bytes(), "ticket_field", []byte(base64.RawURLEncoding.EncodeToString(s.ticket))),
 		Out: in("header", x.raw[:], "sealed_session", s.ticket, "request_content", contentOf(t, s.secret, wire.LabelRequestKey, request[wire.HeaderSize:], request[:wire.HeaderSize]),
-			"answer_content", answerContent(t, s.secret, request, answer.Bytes())),
+			"response_content", answerContent(t, s.secret, request, answer.Bytes())),
 	}
 }
 
@@ -190,7 +190,7 @@ func contentOf(t *testing.T, secret [secretSize]byte, label wire.Label, message 
 // answerContent is the plaintext of all chunks of an answer.
 func answerContent(t *testing.T, secret [secretSize]byte, request, answer []byte) []byte {
 	t.Helper()
-	return contentOf(t, secret, wire.LabelAnswerKey, answer[responsePrefix:], request[:wire.HeaderSize], answer[:16], answer[16:responsePrefix])
+	return contentOf(t, secret, wire.LabelResponseKey, answer[responsePrefix:], request[:wire.HeaderSize], answer[:16], answer[16:responsePrefix])
 }
 
 // plainVector are the answers without content, and a tombstone.
@@ -274,9 +274,9 @@ func oneOffVector(t *testing.T, h *Host) vector {
 	return vector{
 		Description: "a signed key configuration of a follow ring; a one-off request in chunks under its first key, and its answer; certificates are placeholders",
 		In: in("follow_ring_key", follow.Expose(), "unit_key", testworld.Must(h.key.Bytes()), "identity", h.credentials.Identity[:], "genesis", h.credentials.Genesis[:],
-			"authority_root", h.credentials.Root[:], "policy_head", h.credentials.Head[:], "signed", signed, "request", request, "answer", answer.Bytes()),
+			"authority_root", h.credentials.Root[:], "policy_head", h.credentials.Head[:], "signed", signed, "request", request, "response", answer.Bytes()),
 		Out: in("pin", pin.Bytes(), "seed", seed, "key_configuration", plain, "request_content", content,
-			"answer_content", chunk.Pad(testworld.Must(hex.DecodeString("0140c8180c636f6e74656e742d747970650a746578742f706c61696e026974")), 0)),
+			"response_content", chunk.Pad(testworld.Must(hex.DecodeString("0140c8180c636f6e74656e742d747970650a746578742f706c61696e026974")), 0)),
 	}
 }
 
@@ -311,7 +311,7 @@ func checkOneOff(t *testing.T, v vector) {
 			t.Errorf("field %d is not %s", i+1, name)
 		}
 	}
-	request, answer := bytesOf("request"), bytesOf("answer")
+	request, answer := bytesOf("request"), bytesOf("response")
 	c, enc := ohttp.ParseHeader([7]byte(request)), request[7:7+ohttp.KEMs[0].EncSize]
 	if c != ohttp.ParseHeader([7]byte{r.key.ID()[0] &^ 1, 0x64, 0x7a, 0, 1, 0, 2}) {
 		t.Errorf("got header %v", c)
@@ -323,7 +323,7 @@ func checkOneOff(t *testing.T, v vector) {
 	}
 	key := testworld.Must(ohttp.Chunks.ResponseCipher(recipient.Export, c, enc, answer[:32]))
 	parts, err = readAll(&ohttp.Reader{Form: ohttp.Chunks, From: bytes.NewReader(answer[32:]), Open: key.Open})
-	if err != nil || len(parts) != 1 || !bytes.Equal(parts[0], bytesOf("answer_content")) {
+	if err != nil || len(parts) != 1 || !bytes.Equal(parts[0], bytesOf("response_content")) {
 		t.Errorf("answer: got %x, %v", parts, err)
 	}
 }
@@ -344,7 +344,7 @@ func checkOpen(t *testing.T, v vector) {
 		t.Fatal(err)
 	}
 	same("pin", o.pin)
-	a := testworld.Must(unverifiedResponse(bytesOf("answer")))
+	a := testworld.Must(unverifiedResponse(bytesOf("response")))
 	tr := &transcript{kemKey: o.kemKey, nonce: o.nonce, pin: o.pin, wants: o.wants, least: o.least, enc: a.enc, unit: wire.UnitID(a.unit), identity: attest.Digest(a.identity),
 		root: attest.Digest(bytesOf("authority_root")), chain: wire.Sum(a.chain), ring: identity.RingID(a.ring), head: attest.Digest(a.head), expiry: uint64(noon.Add(time.Hour).Unix())}
 	id := tr.sessionID(7)
@@ -375,7 +375,7 @@ func checkRequest(t *testing.T, v vector) {
 	t.Helper()
 	bytesOf := func(name string) []byte { return testworld.Must(hex.DecodeString(v.In[name] + v.Out[name])) }
 	secret := [secretSize]byte(bytesOf("session_secret"))
-	request, answer := bytesOf("request"), bytesOf("answer")
+	request, answer := bytesOf("request"), bytesOf("response")
 	if !bytes.Equal(request[:wire.HeaderSize], bytesOf("header")) {
 		t.Error("another header")
 	}
@@ -384,8 +384,8 @@ func checkRequest(t *testing.T, v vector) {
 	if err != nil || at != chunk.Final || !bytes.Equal(got, bytesOf("request_content")) {
 		t.Errorf("request: got %x, %v", got, err)
 	}
-	down := chunk.NewReader(bytes.NewReader(answer[responsePrefix:]), testworld.Must(newKeys(&secret).message(wire.LabelAnswerKey, request[:wire.HeaderSize], answer[:16], answer[16:responsePrefix])), nil)
-	for i, want := range [][]byte{bytesOf("answer_content"), bytesOf("receipt")} {
+	down := chunk.NewReader(bytes.NewReader(answer[responsePrefix:]), testworld.Must(newKeys(&secret).message(wire.LabelResponseKey, request[:wire.HeaderSize], answer[:16], answer[16:responsePrefix])), nil)
+	for i, want := range [][]byte{bytesOf("response_content"), bytesOf("receipt")} {
 		if got, _, err := down.Next(); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("answer, chunk %d: got %x, %v", i, got, err)
 		}
@@ -401,7 +401,7 @@ func checkStream(t *testing.T, v vector) {
 	for name, got := range map[string][]byte{
 		"header":          request[:wire.HeaderSize],
 		"request_content": contentOf(t, secret, wire.LabelRequestKey, request[wire.HeaderSize:], request[:wire.HeaderSize]),
-		"answer_content":  answerContent(t, secret, request, bytesOf("answer")),
+		"response_content":  answerContent(t, secret, request, bytesOf("response")),
 		"sealed_session":  testworld.Must(base64.RawURLEncoding.DecodeString(string(bytesOf("ticket_field")))),
 	} {
 		if want := bytesOf(name); !bytes.Equal(got, want) {
@@ -422,7 +422,7 @@ func checkClose(t *testing.T, v, opened vector) {
 	keys := map[string]*keys{"closed": newKeys(&closing), "not_executed": newKeys(&secret)}
 	for name, want := range map[string][]byte{"closed": bytesOf("closed_content"), "not_executed": bytesOf("not_executed_content")} {
 		answer := bytesOf(name)
-		o := chunk.NewReader(bytes.NewReader(answer[responsePrefix:]), testworld.Must(keys[name].message(wire.LabelAnswerKey, header, answer[:16], answer[16:responsePrefix])), nil)
+		o := chunk.NewReader(bytes.NewReader(answer[responsePrefix:]), testworld.Must(keys[name].message(wire.LabelResponseKey, header, answer[:16], answer[16:responsePrefix])), nil)
 		got, at, err := o.Next()
 		if err != nil || at != chunk.Final || !bytes.Equal(got, chunk.Pad(append(make([]byte, chunk.LengthSize), want...), chunk.LengthSize)[chunk.LengthSize:]) {
 			t.Errorf("%s: got %x, %v, want %x", name, got, err, want)

@@ -381,7 +381,7 @@ func (c *call) sendOuter(h *activeSession, o *outgoing, ticket string, f *failur
 	if !f.hint.Time.IsZero() {
 		c.t.times.note(o.target, f.hint.Time, c.t.config.Clock())
 	}
-	if answer.StatusCode == http.StatusOK && answer.Header.Get("Content-Type") == wire.TypeAnswer {
+	if answer.StatusCode == http.StatusOK && answer.Header.Get("Content-Type") == wire.TypeResponse {
 		return answer, nil
 	}
 	_, _ = io.CopyN(io.Discard, answer.Body, channel.MaxOpenRequest) // so that the connection is used again

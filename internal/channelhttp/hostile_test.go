@@ -335,7 +335,7 @@ func TestAnswersOfOthers(t *testing.T) {
 		c.tampers = func(r *http.Request) (*http.Response, error) {
 			io.Copy(io.Discard, r.Body)
 			answer := status(http.StatusOK)
-			answer.Header.Set("Content-Type", wire.TypeAnswer)
+			answer.Header.Set("Content-Type", wire.TypeResponse)
 			answer.Body = io.NopCloser(bytes.NewReader(kept[0]))
 			return answer, nil
 		}

@@ -542,9 +542,9 @@ func FuzzOneOff(f *testing.F) {
 	}
 	header := oneOffBody(keys, true, testworld.Must(http.NewRequest(http.MethodGet, base, nil)))[:ohttp.HeaderSize]
 	f.Fuzz(func(t *testing.T, whole bool, b []byte) {
-		kind, want := wire.TypeChunkedOneOff, wire.TypeChunkedOneOffAnswer
+		kind, want := wire.TypeChunkedOneOff, wire.TypeChunkedOneOffResponse
 		if whole {
-			kind, want = wire.TypeOneOff, wire.TypeOneOffAnswer
+			kind, want = wire.TypeOneOff, wire.TypeOneOffResponse
 		}
 		r := httptest.NewRequest(http.MethodPost, wire.PathOneOff, bytes.NewReader(append(bytes.Clone(header), b...)))
 		r.Header.Set("Content-Type", kind)

@@ -29,9 +29,9 @@ func TestOpenedByAnother(t *testing.T) {
 			}
 			left--
 			answer := testworld.Must(c.route(r))
-			f := testworld.Must(wire.Unframe(wire.LabelSessionAnswer, testworld.Must(io.ReadAll(answer.Body)), 12))
+			f := testworld.Must(wire.Unframe(wire.LabelSessionResponse, testworld.Must(io.ReadAll(answer.Body)), 12))
 			f[2] = flip(bytes.Clone(f[2]))
-			answer.Body = io.NopCloser(bytes.NewReader(wire.Frame(wire.LabelSessionAnswer, f...)))
+			answer.Body = io.NopCloser(bytes.NewReader(wire.Frame(wire.LabelSessionResponse, f...)))
 			return answer, nil
 		}
 		begin := time.Now()

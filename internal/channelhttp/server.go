@@ -349,7 +349,7 @@ func writeWhole(w http.ResponseWriter, b []byte, err error) error {
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Content-Type", wire.TypeAnswer)
+	w.Header().Set("Content-Type", wire.TypeResponse)
 	_, _ = w.Write(b) // the client may be gone
 	return nil
 }

@@ -33,7 +33,7 @@ func respond(w http.ResponseWriter, x *channel.ServerRequest) (*responseWriter, 
 	if err != nil {
 		return nil, err
 	}
-	return newWriter(w, wire.TypeAnswer, r), nil
+	return newWriter(w, wire.TypeResponse, r), nil
 }
 
 func newWriter(w http.ResponseWriter, kind string, r *channel.Responder) *responseWriter {

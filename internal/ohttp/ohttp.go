@@ -33,8 +33,8 @@ type Form struct {
 // The forms: a message in one piece (RFC 9458, section 4), and in chunks
 // (draft-ietf-ohai-chunked-ohttp).
 var (
-	Whole  = Form{wire.TypeOneOff, wire.TypeOneOffAnswer, "message/bhttp request", "message/bhttp response", false}
-	Chunks = Form{wire.TypeChunkedOneOff, wire.TypeChunkedOneOffAnswer, "message/bhttp chunked request", "message/bhttp chunked response", true}
+	Whole  = Form{wire.TypeOneOff, wire.TypeOneOffResponse, "message/bhttp request", "message/bhttp response", false}
+	Chunks = Form{wire.TypeChunkedOneOff, wire.TypeChunkedOneOffResponse, "message/bhttp chunked request", "message/bhttp chunked response", true}
 )
 
 // RequestForm returns the form of requests of a content type. It refuses, with "request",

@@ -16,7 +16,7 @@ import (
 // plaintext of request and answer as it was sealed, and the unit's receipt.
 type Record struct {
 	Request []byte `json:"request"`
-	Answer  []byte `json:"answer"`
+	Answer  []byte `json:"response"`
 	Receipt []byte `json:"receipt"`
 }
 

@@ -19,7 +19,7 @@ import (
 )
 
 func FuzzReadReceipt(f *testing.F) {
-	f.Add([]byte(`{"schema":"cohort/receipt/v1","at":"2026-11-22T09:00:00Z","request":"","answer":"","receipt":"","authority_root":"","policy_history":{}}`))
+	f.Add([]byte(`{"schema":"cohort/receipt/v1","at":"2026-11-22T09:00:00Z","request":"","response":"","receipt":"","authority_root":"","policy_history":{}}`))
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		_, trust, err := readReceipt(content)

@@ -24,7 +24,7 @@ type evidenceView struct {
 	Debug        bool              `json:"debug"`
 	Dynamic      bool              `json:"dynamic"`
 	Chip         string            `json:"chip,omitempty"`
-	Unjudged     []string          `json:"unjudged,omitempty"` // what nobody compares
+	Unjudged     []string          `json:"not_verified,omitempty"` // what nobody compares
 	Fields       map[string]any    `json:"fields"`
 	Devices      []evidenceView    `json:"devices,omitempty"`
 	// Verified says that all fields hold at a time, of the devices too, but for the
@@ -40,7 +40,7 @@ type verdictView struct {
 	Detail   string   `json:"detail,omitempty"`
 	At       string   `json:"at"`
 	Is       []string `json:"is,omitempty"`       // what the policy calls the program
-	Unjudged []string `json:"unjudged,omitempty"` // what nobody compared, with its part
+	Unjudged []string `json:"not_verified,omitempty"` // what nobody compared, with its part
 	Bound    bool     `json:"bound"`              // it was made for the use that the question names
 
 	unbound error // why it is not bound

@@ -43,7 +43,7 @@ type partyView struct {
 	Name        string    `json:"name"`
 	Key         string    `json:"key"`
 	Fingerprint string    `json:"fingerprint"` // of the key, as ssh-keygen prints it
-	Says        string    `json:"says"`        // "nothing", "approves", "withdrew", "approval ended", "group-root"
+	Says        string    `json:"state"`        // "nothing", "approves", "withdrew", "approval ended", "group-root"
 	Number      uint64    `json:"number,omitempty"`
 	NotAfter    time.Time `json:"not_after,omitzero"`
 	GroupRoot   string    `json:"group_root,omitempty"` // that it approved

@@ -59,7 +59,7 @@ type Outcome struct {
 // Run runs checks, prints one line for each, and refuses unless all pass.
 func (c Checker) Run(ctx context.Context, stories []Case) error {
 	var all struct {
-		Stories []Outcome `json:"stories"`
+		Stories []Outcome `json:"checks"`
 	}
 	failed := 0
 	for _, s := range stories {

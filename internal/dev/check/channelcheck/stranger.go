@@ -113,7 +113,7 @@ func (s *stranger) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f, err := wire.Unframe(wire.LabelSessionAnswer, b, 12)
+	f, err := wire.Unframe(wire.LabelSessionResponse, b, 12)
 	if err != nil {
 		return fmt.Errorf("opening a session: %w", err)
 	}
