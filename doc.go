@@ -6,8 +6,8 @@
 // A task is a program, known by its reference values (its code hash on each
 // platform). A unit is one running replica of a task inside a TEE. The authority
 // is the trusted certificate generator, itself in a TEE: it appraises a unit's
-// evidence, matches it with the policy that owners signed k-of-n, and answers
-// with a certificate report. A client pins one value, the genesis digest of the
+// evidence, matches it with the policy that owners signed k-of-n, and returns a
+// certificate report. A client pins one value, the genesis digest of the
 // policy history, and can check everything from there.
 //
 // # Trust boundary
@@ -17,7 +17,16 @@
 // the network, hosts, the authority's operator and database, and any proxy
 // between. The long form is docs/threat-model.md.
 //
-// # The flows
+// # Three flows
+//
+// A unit gets its certificate report, a client's request runs in a unit, and owners
+// change policy; ⇒ crosses the network. house_test.go finds each name in the code.
+//
+//	unit.Start → attest.Attester.Attest ⇒ authority.Authority.certify → attest.Verifier.Appraise → policy.Approved.Admit → identity.Issuer.UnitLeaf
+//	channelhttp.Transport.RoundTrip → channel.Session.NewRequest ⇒ manager.gateway.forward ⇒ channel.Host.Open → channelhttp.Server.ServeHTTP → channel.ServerRequest.Responder
+//	policyfile.Parse → sshsig.Sign ⇒ history.History.Propose → policy.Approved.Next → store.Store.Append → history.History.install
+//
+// # The flows in full
 //
 // A unit obtains its certificate report:
 //

@@ -1,6 +1,7 @@
 package cohort
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -308,6 +309,61 @@ func wordsOf(name string) []string {
 		}
 	}
 	return words
+}
+
+// TestFlows finds each name of doc.go's three flows in the code.
+func TestFlows(t *testing.T) {
+	text, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ = bytes.Cut(text, []byte("// # Three flows\n"))
+	section, _, _ := bytes.Cut(text, []byte("// # "))
+	flows := 0
+	for line := range strings.Lines(string(section)) {
+		line, ok := strings.CutPrefix(line, "//\t")
+		if !ok {
+			continue
+		}
+		flows++
+		names := strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune("→⇒ \n", r) })
+		if len(names) > 6 {
+			t.Errorf("a flow of %d names, want at most 6: %s", len(names), line)
+		}
+		for _, name := range names {
+			if !shipped(t).declares(name) {
+				t.Errorf("%s is not in the code", name)
+			}
+		}
+	}
+	if flows != 3 {
+		t.Errorf("got %d flows, want 3", flows)
+	}
+	if shipped(t).declares("unit.Begin") || shipped(t).declares("policy.Approved.Last") {
+		t.Error("names that nothing has are found")
+	}
+}
+
+// declares reports whether shipped code has a name: package.Function or
+// package.Type.Method, the package by the last part of its path.
+func (s *shippedCode) declares(name string) bool {
+	parts := strings.Split(name, ".")
+	for _, p := range s.packages {
+		if p.types.Name() != parts[0] {
+			continue
+		}
+		o := p.types.Scope().Lookup(parts[1])
+		if o == nil {
+			continue
+		}
+		if len(parts) == 2 {
+			return true
+		}
+		if m, _, _ := types.LookupFieldOrMethod(o.Type(), true, p.types, parts[2]); m != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // fileList finds the list of files in a package comment, which goes from the ground up.
