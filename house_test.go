@@ -366,6 +366,32 @@ func (s *shippedCode) declares(name string) bool {
 	return false
 }
 
+// mostDirect bounds the modules that go.mod requires itself.
+const mostDirect = 22
+
+func TestDependencies(t *testing.T) {
+	text, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(text), "require (\n")
+	block, rest, _ := strings.Cut(block, ")")
+	var direct []string
+	for line := range strings.Lines(block) {
+		direct = append(direct, strings.TrimSpace(line))
+		if strings.Contains(line, "// indirect") {
+			t.Errorf("an indirect module among the direct ones: %s", line)
+		}
+	}
+	wantCount(t, "direct dependencies", direct, mostDirect)
+	_, rest, _ = strings.Cut(rest, "require (\n")
+	for line := range strings.Lines(rest) {
+		if strings.Contains(line, " v") && !strings.Contains(line, "// indirect") {
+			t.Errorf("a direct module outside the first block: %s", line)
+		}
+	}
+}
+
 // fileList finds the list of files in a package comment, which goes from the ground up.
 var fileList = regexp.MustCompile(`\b[a-z0-9_]+\.go\b`)
 
