@@ -31,7 +31,7 @@
 // A unit obtains its certificate report:
 //
 //	unit.Start → (*Unit).renew → api.Authority.Challenge ⇒ authority.challenge
-//	  → attest.Bind → Attester.Attest → api.Authority.Certify ⇒ authority.certify
+//	  → attest.BindReportData → Attester.Attest → api.Authority.Certify ⇒ authority.certify
 //	      → collateral.Endorse → attest.Verifier.Appraise → policy.Approved.Admit → identity.Issuer
 //	      → store.Record → sign, seal
 //	  → identity.Check → serve

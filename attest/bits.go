@@ -122,8 +122,8 @@ func (f BitField) Default(name string) Demand {
 	return max(f.Bits[i].Default, DemandAny)
 }
 
-// Set names the bits of a value that are 1, one that is in no table by its number.
-func (f BitField) Set(value uint64) []string {
+// SetNames names the bits of a value that are 1, one that is in no table by its number.
+func (f BitField) SetNames(value uint64) []string {
 	names := []string{}
 	for position := range 64 {
 		if value>>position&1 == 0 {
@@ -158,7 +158,7 @@ func (f BitField) Permit(value uint64, demands Bits) error {
 		}
 	}
 	if unknown != 0 {
-		return f.refuse(f.Set(unknown)[0], true, ": no rule knows what it does")
+		return f.refuse(f.SetNames(unknown)[0], true, ": no rule knows what it does")
 	}
 	return nil
 }

@@ -2,7 +2,7 @@
 // RFC 9334.
 //
 // An [Attester] makes [Evidence] about the program it runs beside; evidence is
-// always bound to its use by [Bind]. A [Verifier] appraises evidence with the
+// always bound to its use by [BindReportData]. A [Verifier] appraises evidence with the
 // [Appraiser] of its platform, against the [Rules] that policy gives for that
 // platform, and is the only maker of a [Result]. The zero Result is accepted
 // nowhere. What code a result may stand for is not decided here but by package
@@ -83,9 +83,9 @@ type Evidence struct {
 	Devices []Evidence
 }
 
-// With is e with more endorsements, which stand in place of those of the same
+// WithEndorsements is e with more endorsements, which stand in place of those of the same
 // role that came along.
-func (e Evidence) With(more Endorsements) Evidence {
+func (e Evidence) WithEndorsements(more Endorsements) Evidence {
 	if len(more) > 0 {
 		all := Endorsements{}
 		maps.Copy(all, e.Endorsed)
@@ -101,10 +101,10 @@ func (e Evidence) WithEach(more []Endorsements) Evidence {
 	if len(more) == 0 {
 		return e
 	}
-	e = e.With(more[0])
+	e = e.WithEndorsements(more[0])
 	e.Devices = slices.Clone(e.Devices)
 	for i := range min(len(e.Devices), len(more)-1) {
-		e.Devices[i] = e.Devices[i].With(more[i+1])
+		e.Devices[i] = e.Devices[i].WithEndorsements(more[i+1])
 	}
 	return e
 }
@@ -125,11 +125,11 @@ func (e Evidence) record() ([]byte, error) {
 	if !ok {
 		return nil, wire.Refuse(wire.NoPlatform, "evidence: platform", e.Platform, "a known platform")
 	}
-	return wrap(mediaType, e.Raw)
+	return wrapRecord(mediaType, e.Raw)
 }
 
-// wrap makes a record in JSON.
-func wrap(mediaType string, value []byte) ([]byte, error) {
+// wrapRecord makes a record in JSON.
+func wrapRecord(mediaType string, value []byte) ([]byte, error) {
 	if len(value) == 0 {
 		return nil, wire.Refuse(wire.Malformed, "evidence: size in bytes", 0, "at least 1")
 	}
@@ -167,7 +167,7 @@ func readWrapper(b []byte) (Evidence, error) {
 }
 
 func readRecord(b []byte) (Evidence, error) {
-	mediaType, raw, err := unwrap(b)
+	mediaType, raw, err := unwrapRecord(b)
 	if err != nil {
 		return Evidence{}, err
 	}
@@ -178,9 +178,9 @@ func readRecord(b []byte) (Evidence, error) {
 	return e, nil
 }
 
-// unwrap takes a record apart. The caller makes sure that it is spelled as wrap
+// unwrapRecord takes a record apart. The caller makes sure that it is spelled as wrap
 // does.
-func unwrap(b []byte) (mediaType string, raw []byte, err error) {
+func unwrapRecord(b []byte) (mediaType string, raw []byte, err error) {
 	inside, began := bytes.CutPrefix(b, []byte(`["`))
 	inside, ended := bytes.CutSuffix(inside, []byte(`"]`))
 	name, value, both := bytes.Cut(inside, []byte(`","`))

@@ -76,8 +76,8 @@ const (
 // PCRPrefix begins the names of registers of [FormPCR].
 const PCRPrefix = "pcr"
 
-// PCRs are the registers of a TPM's PCRs.
-func PCRs(numbers ...int) []RegisterForm {
+// PCRRegisters are the registers of a TPM's PCRs.
+func PCRRegisters(numbers ...int) []RegisterForm {
 	var all []RegisterForm
 	for _, n := range numbers {
 		all = append(all, RegisterForm{Name: fmt.Sprint(PCRPrefix, n), Form: FormPCR})

@@ -20,17 +20,17 @@ func (v *Verifier) Screen(q Question) (unverified Measurement, err error) {
 	if err != nil {
 		return Measurement{}, err
 	}
-	all, err := q.each(parts, v.screen)
+	all, err := q.appraiseEach(parts, v.screen)
 	if err != nil {
 		return Measurement{}, err
 	}
-	if err := all[0].Activation.check(q.Secret); err != nil {
+	if err := all[0].Activation.verify(q.Secret); err != nil {
 		return Measurement{}, err
 	}
 	return all[0].Measurement, nil
 }
 
-func screening(a Appraiser) reader {
+func screening(a Appraiser) appraiseFunc {
 	if s, ok := a.(Screener); ok {
 		return s.Screen
 	}

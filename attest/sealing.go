@@ -26,7 +26,7 @@ func (k OwnKey) Seal(secret []byte, to []ReferenceValue) ([]byte, error) {
 	if len(secret) > wire.MaxSealed {
 		return nil, wire.Refuse(wire.TooLarge, "sealing: size in bytes", len(secret), wire.MaxSealed)
 	}
-	if !k.among(to) {
+	if !k.isAmong(to) {
 		return nil, wire.Refuse(wire.NotThisDevice, "sealing: programs to seal to", "none is the one that runs",
 			"the one that runs: "+string(k.Measurement.Platform)+" seals to nobody else")
 	}
@@ -55,7 +55,7 @@ func (k OwnKey) Unseal(sealed []byte) ([]byte, error) {
 	return secret, nil
 }
 
-func (k OwnKey) among(to []ReferenceValue) bool {
+func (k OwnKey) isAmong(to []ReferenceValue) bool {
 	for _, reference := range to {
 		if Match(reference, k.Measurement) == nil {
 			return true

@@ -16,15 +16,15 @@ import (
 // verifier's nonce and the keys that will carry secrets.
 type ReportData [64]byte
 
-// Bind is the report data of one use: SHA-512 over the framing of the fields
+// BindReportData is the report data of one use: SHA-512 over the framing of the fields
 // under the label of that use.
-func Bind(label wire.Label, fields ...[]byte) ReportData {
+func BindReportData(label wire.Label, fields ...[]byte) ReportData {
 	return ReportData(wire.Hash512(label, fields...))
 }
 
-// carried reports whether evidence carries the report data: all 64 bytes, or
+// isCarriedBy reports whether evidence carries the report data: all 64 bytes, or
 // their SHA-256 on platforms with room for 32.
-func (d ReportData) carried(in []byte) bool {
+func (d ReportData) isCarriedBy(in []byte) bool {
 	short := sha256.Sum256(d[:])
 	return subtle.ConstantTimeCompare(in, d[:]) == 1 || subtle.ConstantTimeCompare(in, short[:]) == 1
 }
@@ -66,7 +66,7 @@ type Claims struct {
 	Issued time.Time
 	// Unjudged is what the vendor would have compared and nobody did, a phrase
 	// each. It stands wherever a verdict on the evidence is shown.
-	Unjudged []string
+	NotVerified []string
 	// Details is everything else that was read, by the names of
 	// docs/spec/evidence-*.md, as JSON would hold it (byte strings in hex).
 	// It is for people: nothing decides on it.
@@ -128,7 +128,7 @@ type Question struct {
 	At           time.Time          // the time to judge for
 	// Secret is what the verifier hid in the credential for a device and
 	// key. Without it, evidence that needs one is refused.
-	Secret func(Introduction) []byte
+	Secret func(TPMKeys) []byte
 }
 
 // AppraiseFor judges evidence that answers no challenge, where the verifier gives
@@ -137,7 +137,7 @@ type Question struct {
 // caller encrypts whatever it gives under [Challenge.Secret]. On all others it is
 // Appraise, and the challenge is the zero one. It refuses as Appraise does.
 func (v *Verifier) AppraiseFor(q Question) (Result, Challenge, error) {
-	in, introduced, err := v.Introduced(q.Evidence)
+	in, introduced, err := v.UnverifiedKeys(q.Evidence)
 	if err != nil {
 		return Result{}, Challenge{}, err
 	}
@@ -170,7 +170,7 @@ func (v *Verifier) Appraise(q Question) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if err := r.claims.Activation.check(q.Secret); err != nil {
+	if err := r.claims.Activation.verify(q.Secret); err != nil {
 		return Result{}, err
 	}
 	return r, nil
@@ -182,12 +182,12 @@ func (v *Verifier) appraiseUnchallenged(q Question) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	all, err := q.each(parts, v.appraise)
+	all, err := q.appraiseEach(parts, v.appraise)
 	if err != nil {
 		return Result{}, err
 	}
 	tee := all[0]
-	result := Result{claims: tee.Claims, checked: tee.checked, devices: devicesOf(all[1:]), at: q.At, ok: true}
+	result := Result{claims: tee.Claims, fetched: tee.fetched, devices: devicesOf(all[1:]), at: q.At, ok: true}
 	for _, part := range all {
 		if part.Issued.After(result.issued) {
 			result.issued = part.Issued
@@ -207,7 +207,7 @@ func (v *Verifier) AppraiseDevices(q Question) ([]Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := q.each(parts, v.appraise)
+	all, err := q.appraiseEach(parts, v.appraise)
 	return devicesOf(all), err
 }
 
@@ -221,7 +221,7 @@ func (v *Verifier) Inspect(q Question) ([]Claims, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := q.each(parts, v.inspect)
+	all, err := q.appraiseEach(parts, v.inspect)
 	if err != nil {
 		return nil, err
 	}
@@ -235,10 +235,10 @@ func (v *Verifier) Inspect(q Question) ([]Claims, error) {
 // parts are the evidence as a list: the TEE's with the endorsements of the question,
 // then that of each device.
 func (q Question) parts() ([]Evidence, error) {
-	if err := q.Evidence.devicesOK(); err != nil {
+	if err := q.Evidence.checkDevices(); err != nil {
 		return nil, err
 	}
-	return append([]Evidence{q.Evidence.With(q.Endorsements)}, q.Evidence.Devices...), nil
+	return append([]Evidence{q.Evidence.WithEndorsements(q.Endorsements)}, q.Evidence.Devices...), nil
 }
 
 // partsBesideTEE are the parts of evidence that has a TEE's.
@@ -249,9 +249,9 @@ func (q Question) partsBesideTEE() ([]Evidence, error) {
 	return q.parts()
 }
 
-// each appraises parts one after the other by one function, and refuses two of one
+// appraiseEach appraises parts one after the other by one function, and refuses two of one
 // chip.
-func (q Question) each(parts []Evidence, by func(Question, Evidence) (appraised, error)) ([]appraised, error) {
+func (q Question) appraiseEach(parts []Evidence, by func(Question, Evidence) (appraised, error)) ([]appraised, error) {
 	var all []appraised
 	for i, e := range parts {
 		part, err := by(q, e)
@@ -271,7 +271,7 @@ func (q Question) each(parts []Evidence, by func(Question, Evidence) (appraised,
 
 // appraise appraises one part for the use of the question.
 func (v *Verifier) appraise(q Question, e Evidence) (appraised, error) {
-	claims, err := v.bound(q, e, appraising)
+	claims, err := v.appraiseBound(q, e, appraising)
 	if err != nil {
 		return appraised{}, err
 	}
@@ -280,7 +280,7 @@ func (v *Verifier) appraise(q Question, e Evidence) (appraised, error) {
 
 // inspect appraises one part for any use.
 func (v *Verifier) inspect(q Question, e Evidence) (appraised, error) {
-	claims, err := v.read(q, e, appraising)
+	claims, err := v.appraisePart(q, e, appraising)
 	if err != nil {
 		return appraised{}, err
 	}
@@ -289,20 +289,20 @@ func (v *Verifier) inspect(q Question, e Evidence) (appraised, error) {
 
 // screen is Screen of one part. A platform without documents is appraised.
 func (v *Verifier) screen(q Question, e Evidence) (appraised, error) {
-	claims, err := v.bound(q, e, screening)
+	claims, err := v.appraiseBound(q, e, screening)
 	if err != nil {
 		return appraised{}, err
 	}
 	return appraised{Claims: claims}, q.permitDebug(claims)
 }
 
-// reader is [Appraiser.Appraise], or [Screener.Screen].
-type reader func(raw []byte, endorsed Endorsements, rules Rules, at time.Time) (Claims, error)
+// appraiseFunc is [Appraiser.Appraise], or [Screener.Screen].
+type appraiseFunc func(raw []byte, endorsed Endorsements, rules Rules, at time.Time) (Claims, error)
 
-func appraising(a Appraiser) reader { return a.Appraise }
+func appraising(a Appraiser) appraiseFunc { return a.Appraise }
 
-// read asks the appraiser of a part's platform.
-func (v *Verifier) read(q Question, e Evidence, by func(Appraiser) reader) (Claims, error) {
+// appraisePart asks the appraiser of a part's platform.
+func (v *Verifier) appraisePart(q Question, e Evidence, by func(Appraiser) appraiseFunc) (Claims, error) {
 	appraiser, known := v.appraisers[e.Platform]
 	rules, ruled := q.Rules[e.Platform]
 	if !known || !ruled {
@@ -318,14 +318,14 @@ func (v *Verifier) read(q Question, e Evidence, by func(Appraiser) reader) (Clai
 	return claims, nil
 }
 
-// bound is read, and refuses evidence that was made for another use than the
+// appraiseBound is read, and refuses evidence that was made for another use than the
 // question's, and a question without one.
-func (v *Verifier) bound(q Question, e Evidence, by func(Appraiser) reader) (Claims, error) {
+func (v *Verifier) appraiseBound(q Question, e Evidence, by func(Appraiser) appraiseFunc) (Claims, error) {
 	if q.ReportData == (ReportData{}) {
 		return Claims{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "none", "what the evidence must be bound to")
 	}
-	claims, err := v.read(q, e, by)
-	if err == nil && !q.ReportData.carried(claims.ReportData) {
+	claims, err := v.appraisePart(q, e, by)
+	if err == nil && !q.ReportData.isCarriedBy(claims.ReportData) {
 		err = wire.Refuse(wire.BadNonce, "appraisal: report data", "evidence made for another use", "this request's")
 	}
 	return claims, err
@@ -336,11 +336,11 @@ func (q Question) permit(claims Claims, e Evidence) (appraised, error) {
 	if err := q.permitDebug(claims); err != nil {
 		return appraised{}, err
 	}
-	checked, err := e.Endorsed.Checked()
+	checked, err := e.Endorsed.Fetched()
 	if err != nil {
 		return appraised{}, err
 	}
-	return appraised{claims, checked}, q.Rules[e.Platform].recent(e.Endorsed, checked, q.At)
+	return appraised{claims, checked}, q.Rules[e.Platform].checkFetched(e.Endorsed, checked, q.At)
 }
 
 // permitDebug refuses a TEE whose memory its host can read, unless the rules let it pass.

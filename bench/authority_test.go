@@ -89,7 +89,7 @@ func (v *vendors) collateral(t testing.TB) *collateral.Collateral {
 	mux.Handle("/", v.intel.Service())
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
-	return collateral.New(collateral.Config{Documents: allPlatforms.All().Documents, Sources: map[string]string{"amd": server.URL, "intel": server.URL, "intel-root": server.URL}})
+	return collateral.New(collateral.Config{Documents: allPlatforms.Supported().Documents, Sources: map[string]string{"amd": server.URL, "intel": server.URL, "intel-root": server.URL}})
 }
 
 // reference is a measurement as policy writes it.

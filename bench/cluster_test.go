@@ -23,7 +23,7 @@ type stapled struct {
 
 func (s stapled) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	e, err := s.Attester.Attest(ctx, data)
-	return e.With(s.more), err
+	return e.WithEndorsements(s.more), err
 }
 
 // cluster enrols n units on SNP that share their sessions.

@@ -55,7 +55,7 @@ func (e estate) applicant(ctx context.Context, p attest.Platform, task string, n
 	if task == "own" {
 		a.CSR = newCSR()
 	}
-	data := attest.Bind(wire.LabelIssue, a.Bound()...)
+	data := attest.BindReportData(wire.LabelIssue, a.Bound()...)
 	a.Evidence = testworld.Must(json.Marshal(testworld.Must(e.attester(p, task).Attest(ctx, data))))
 	return a
 }

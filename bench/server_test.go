@@ -264,7 +264,7 @@ func (s *server) raTLS() (string, attest.Evidence) {
 		evidence = testworld.Must(s.vendors.device(attest.SNP, "scoring").Attest(s.t.Context(), attest.ReportData(sha512.Sum512(spki))))
 		return pkix.Extension{Id: evidenceID, Value: evidence.Raw}
 	})}
-	return s.listenCounted(http.HandlerFunc(echo), config), evidence.With(s.vendors.chip.Endorsements())
+	return s.listenCounted(http.HandlerFunc(echo), config), evidence.WithEndorsements(s.vendors.chip.Endorsements())
 }
 
 // unit serves a real unit, and beside it crypto/tls alone with the same chain.

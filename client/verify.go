@@ -35,7 +35,7 @@ type HardwareReport struct {
 	Units       []attest.Platform `json:"units"`
 	Development bool              `json:"development"` // protects nothing from the host
 	// Collateral has the times when the authority fetched vendor documents.
-	Collateral []attest.Checked `json:"authority_collateral,omitempty"`
+	Collateral []attest.Fetched `json:"authority_collateral,omitempty"`
 }
 
 // CodeReport names the program that holds the certificate.
@@ -154,8 +154,8 @@ func (c *Client) report(opened *conn, cluster ClusterReport) (*Report, error) {
 	r := &Report{
 		Schema: ReportSchema,
 		Hardware: HardwareReport{
-			Authority: trust.evidence.Measurement().Platform, Chip: trust.evidence.Chip(), Debug: trust.evidence.Debug(),
-			Development: doc.Development, Collateral: trust.evidence.Checked(),
+			Authority: trust.evidence.Measurement().Platform, Chip: trust.evidence.ChipID(), Debug: trust.evidence.Debug(),
+			Development: doc.Development, Collateral: trust.evidence.Fetched(),
 		},
 		Code: CodeReport{Task: held.Task, Release: held.Release, Identity: held.ID, Authority: trust.evidence.Measurement().String(), Dynamic: trust.Dynamic(held)},
 		Policy: PolicyReport{

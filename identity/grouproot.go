@@ -47,7 +47,7 @@ func (k GroupKeys) Format(f fmt.State, _ rune) { io.WriteString(f, "keys") }
 // GroupRootData returns the report data of an authority's own evidence when it presents the
 // root of a roster to a party that sent a nonce.
 func GroupRootData(nonce []byte, roster, root attest.Digest) attest.ReportData {
-	return attest.Bind(wire.LabelGroupRoot, nonce, roster[:], root[:])
+	return attest.BindReportData(wire.LabelGroupRoot, nonce, roster[:], root[:])
 }
 
 // SealedGroup returns the plaintext that a TEE seals for a roster, framed under "cohort group

@@ -254,7 +254,7 @@ type granted struct {
 // another policy, and with "retired" one of a release that receives no new certificates.
 func (i *Issuer) checkGrant(grant policy.Grant, at time.Time) (granted, error) {
 	refused := wire.Refuse(wire.NotAllowed, "issuing: grant", "of another policy", "a grant of the policy in force")
-	if !grant.Result.OK() || grant.Task == nil || grant.Release == nil ||
+	if !grant.Result.Appraised() || grant.Task == nil || grant.Release == nil ||
 		i.doc.Tasks[grant.Task.Name] != grant.Task || grant.Task.Releases[grant.Release.Name] != grant.Release {
 		return granted{}, refused
 	}
@@ -303,7 +303,7 @@ func (g granted) checkKeyMode(mode policyfile.KeyMode) error {
 // unitExtension returns the extension fields that the certificates of one unit share.
 func (g granted) unitExtension(id wire.UnitID) extension {
 	return extension{
-		kind: KindUnit, head: g.issuer.policy.Head(), unit: id, platform: g.result.Measurement().Platform, chip: g.result.Chip(), member: g.member,
+		kind: KindUnit, head: g.issuer.policy.Head(), unit: id, platform: g.result.Measurement().Platform, chip: g.result.ChipID(), member: g.member,
 	}
 }
 

@@ -103,7 +103,7 @@ func (w *world) grant(t testing.TB, task, release string) policy.Grant {
 	for i := range m.Registers {
 		m.Registers[i].Any = false
 	}
-	data := attest.Bind(wire.LabelIssue)
+	data := attest.BindReportData(wire.LabelIssue)
 	claims := attest.Claims{Measurement: m, ReportData: data[:], Chip: "chip-7"}
 	result, err := attest.NewVerifier(attesttest.Vouch(claims)).Appraise(attest.Question{
 		Evidence: attest.Evidence{Platform: attest.Soft}, ReportData: data,

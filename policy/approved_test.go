@@ -280,7 +280,7 @@ func result(t testing.TB, m attest.Measurement) attest.Result {
 
 func appraised(t testing.TB, c attest.Claims) attest.Result {
 	t.Helper()
-	data := attest.Bind(wire.LabelIssue)
+	data := attest.BindReportData(wire.LabelIssue)
 	c.ReportData = data[:]
 	r, err := attest.NewVerifier(attesttest.Vouch(c)).Appraise(attest.Question{
 		Evidence: attest.Evidence{Platform: attest.Soft}, ReportData: data, Rules: map[attest.Platform]attest.Rules{attest.Soft: {}}, At: policytest.Start,
@@ -349,7 +349,7 @@ func TestAdmit(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if grant.Task.Name != row.task || grant.Release.Name != row.release || !grant.Result.OK() {
+			if grant.Task.Name != row.task || grant.Release.Name != row.release || !grant.Result.Appraised() {
 				t.Errorf("got %s release %s, want %s release %s", grant.Task.Name, grant.Release.Name, row.task, row.release)
 			}
 		})

@@ -234,7 +234,7 @@ func (o oneAtATime) answer(ctx context.Context, data attest.ReportData, credenti
 	select {
 	case o.turn <- struct{}{}:
 		defer func() { <-o.turn }()
-		return attest.Answer(ctx, o.Attester, data, credential)
+		return attest.AttestWithCredential(ctx, o.Attester, data, credential)
 	case <-ctx.Done():
 		return attest.Evidence{}, errors.Join(wire.Refuse(wire.Unavailable, "unit: TEE", "busy", "free"), context.Cause(ctx))
 	}
@@ -243,7 +243,7 @@ func (o oneAtATime) answer(ctx context.Context, data attest.ReportData, credenti
 // forClients is the unit's attester for clients, which challenge it where its
 // platform is one that they can challenge.
 func (u *Unit) forClients() attest.Attester {
-	if tee, ok := u.tee.Attester.(attest.Challenged); ok {
+	if tee, ok := u.tee.Attester.(attest.CredentialAttester); ok {
 		return challenged{stapling{u}, tee}
 	}
 	return stapling{u}
@@ -269,10 +269,10 @@ func (s stapling) answer(ctx context.Context, data attest.ReportData, credential
 // challenged is a stapling attester that introduces itself.
 type challenged struct {
 	stapling
-	tee attest.Challenged
+	tee attest.CredentialAttester
 }
 
-func (c challenged) Introduce() attest.Introduction { return c.tee.Introduce() }
+func (c challenged) Keys() attest.TPMKeys { return c.tee.Keys() }
 
 func (c challenged) AttestFor(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
 	return c.answer(ctx, data, credential)

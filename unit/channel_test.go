@@ -46,8 +46,8 @@ func open(w *unittest.World, u *Unit) (*channel.Session, []byte) {
 // the authority had them, as the authority signed it. Of that nobody on the way
 // says anything.
 func TestStapled(t *testing.T) {
-	said := attest.FrameChecked([]attest.Checked{{Role: "crl", Digest: wire.Sum(nil), At: time.Unix(1, 0), Until: time.Unix(2, 0)}})
-	forged := attest.FrameChecked(nil)
+	said := attest.FrameFetched([]attest.Fetched{{Role: "crl", Digest: wire.Sum(nil), At: time.Unix(1, 0), Until: time.Unix(2, 0)}})
+	forged := attest.FrameFetched(nil)
 	for name, row := range map[string]struct{ report, beside, want []byte }{
 		"as signed":       {said, nil, said},
 		"another beside":  {said, forged, said},

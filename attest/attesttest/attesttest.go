@@ -30,7 +30,7 @@ type Vendor struct {
 // NewVendor draws a vendor with a root of its own.
 func NewVendor() *Vendor {
 	key := newKey()
-	root, err := soft.Root(&key.PublicKey)
+	root, err := soft.RootOf(&key.PublicKey)
 	if err != nil {
 		panic(err) // a P-256 key always has an encoding
 	}

@@ -29,4 +29,4 @@ func (v Voucher) Appraise(raw []byte, _ attest.Endorsements, _ attest.Rules, _ t
 }
 
 // Genuine implements [attest.Appraiser].
-func (v Voucher) Genuine() closed.Appraiser { return closed.Of(v) }
+func (v Voucher) Genuine() closed.Appraiser { return closed.VouchFor(v) }

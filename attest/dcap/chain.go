@@ -30,10 +30,10 @@ func parseChain(of string, text []byte) ([]*x509.Certificate, error) {
 	return certs, err
 }
 
-// hold checks that certificates are those of the names, leaf first, and sign
+// verifyChain checks that certificates are those of the names, leaf first, and sign
 // one another up to a root that signs itself, and returns the leaf's key. Each name is
 // a choice.
-func hold(of string, certs []*x509.Certificate, names ...[]string) (*ecdsa.PublicKey, error) {
+func verifyChain(of string, certs []*x509.Certificate, names ...[]string) (*ecdsa.PublicKey, error) {
 	if len(certs) != len(names) {
 		return nil, wire.Refuse(wire.BadChain, "dcap: certificates in "+of, len(certs), len(names))
 	}
@@ -45,5 +45,5 @@ func hold(of string, certs []*x509.Certificate, names ...[]string) (*ecdsa.Publi
 	if certs[0].IsCA {
 		return nil, wire.Refuse(wire.BadChain, "dcap: "+certs[0].Subject.CommonName, "a CA", "none")
 	}
-	return intel.ChainOn(elliptic.P256(), certs...)
+	return intel.VerifyChainOn(elliptic.P256(), certs...)
 }

@@ -35,26 +35,26 @@ func (b bundle) pckChain() []byte { return bytes.TrimRight(b.chain, "\x00") }
 // platform is what certificates and collateral vouch for, once they hold and
 // nothing is revoked. Their time is not judged yet. It is immutable.
 type platform struct {
-	root   attest.Digest // of the root's SubjectPublicKeyInfo
-	key    *ecdsa.PublicKey
-	pck    pck
-	tcb    *tcbInfo
-	qe     *qeIdentity
-	listed bool // both revocation lists were there
-	times  []pki.Validity
+	root     attest.Digest // of the root's SubjectPublicKeyInfo
+	key      *ecdsa.PublicKey
+	pck      pck
+	tcb      *tcbInfo
+	qe       *qeIdentity
+	hasLists bool // both revocation lists were there
+	times    []pki.Validity
 }
 
-// check checks everything about a bundle that does not depend on time or rules.
-func (b bundle) check() (*platform, error) {
+// verify checks everything about a bundle that does not depend on time or rules.
+func (b bundle) verify() (*platform, error) {
 	p, certs, err := b.certificates()
 	if err != nil {
 		return nil, err
 	}
-	signers, err := p.documents(b)
+	signers, err := p.verifyStatements(b)
 	if err != nil {
 		return nil, err
 	}
-	return p, p.lists(b, certs, signers)
+	return p, p.verifyLists(b, certs, signers)
 }
 
 // certificates checks the PCK certificate chain alone, which comes with the quote.
@@ -63,7 +63,7 @@ func (b bundle) certificates() (*platform, []*x509.Certificate, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	key, err := hold("the PCK certificate chain", certs, []string{namePCK}, []string{namePlatformCA, nameCPUCA}, []string{nameRoot})
+	key, err := verifyChain("the PCK certificate chain", certs, []string{namePCK}, []string{namePlatformCA, nameCPUCA}, []string{nameRoot})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -74,18 +74,18 @@ func (b bundle) certificates() (*platform, []*x509.Certificate, error) {
 	return p, certs, nil
 }
 
-// documents checks TCB info and QE identity, and gives the certificates of
+// verifyStatements checks TCB info and QE identity, and gives the certificates of
 // their signers.
-func (p *platform) documents(b bundle) (signers []*x509.Certificate, err error) {
+func (p *platform) verifyStatements(b bundle) (signers []*x509.Certificate, err error) {
 	tcbID, qeID := idSGX, idQE
 	if b.of == attest.TDX {
 		tcbID, qeID = idTDX, idTDQE
 	}
-	info, signer, err := p.signed(b, roleTCBInfo, roleTCBInfoChain, `{"tcbInfo":`)
+	info, signer, err := p.verifyDocument(b, roleTCBInfo, roleTCBInfoChain, `{"tcbInfo":`)
 	if err != nil {
 		return nil, err
 	}
-	identity, other, err := p.signed(b, roleQEIdentity, roleQEIdentityChain, `{"enclaveIdentity":`)
+	identity, other, err := p.verifyDocument(b, roleQEIdentity, roleQEIdentityChain, `{"enclaveIdentity":`)
 	if err != nil {
 		return nil, err
 	}
@@ -103,9 +103,9 @@ func (p *platform) documents(b bundle) (signers []*x509.Certificate, err error) 
 	return []*x509.Certificate{signer, other}, nil
 }
 
-// signed checks a document of Intel's and gives the bytes that are signed,
+// checkSigner checks a document of Intel's and gives the bytes that are signed,
 // exactly as they stand: {"tcbInfo":…,"signature":"…"}.
-func (p *platform) signed(b bundle, role, chainRole, before string) ([]byte, *x509.Certificate, error) {
+func (p *platform) verifyDocument(b bundle, role, chainRole, before string) ([]byte, *x509.Certificate, error) {
 	if len(b.endorsed[role]) == 0 {
 		return nil, nil, wire.Refuse(wire.BadTCB, "dcap: "+role, "none", "what Intel says of this platform")
 	}
@@ -116,7 +116,7 @@ func (p *platform) signed(b bundle, role, chainRole, before string) ([]byte, *x5
 	if err != nil {
 		return nil, nil, err
 	}
-	key, err := hold(chainRole, certs, []string{nameSigning}, []string{nameRoot})
+	key, err := verifyChain(chainRole, certs, []string{nameSigning}, []string{nameRoot})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -151,10 +151,10 @@ func splitSigned(document []byte, role, before string) (text, signature []byte, 
 	return nil, nil, wire.Refuse(wire.Malformed, "dcap: "+role, "another form", before+`…`+between+`…`+after)
 }
 
-// lists checks the revocation lists that are there: the root's over the
+// verifyLists checks the revocation lists that are there: the root's over the
 // authorities, the PCK authority's over the platform.
-func (p *platform) lists(b bundle, certs, signers []*x509.Certificate) error {
-	p.listed = true
+func (p *platform) verifyLists(b bundle, certs, signers []*x509.Certificate) error {
+	p.hasLists = true
 	for _, l := range []struct {
 		role   string
 		issuer *x509.Certificate
@@ -165,14 +165,14 @@ func (p *platform) lists(b bundle, certs, signers []*x509.Certificate) error {
 	} {
 		der := b.endorsed[l.role]
 		if len(der) == 0 {
-			p.listed = false
+			p.hasLists = false
 			continue
 		}
-		list, err := intel.ParseList(der, l.issuer, nil)
+		list, err := intel.ParseRevocationList(der, l.issuer, nil)
 		if err != nil {
 			return err
 		}
-		if err := list.Lacks(l.over...); err != nil {
+		if err := list.CheckNotRevoked(l.over...); err != nil {
 			return err
 		}
 		p.times = append(p.times, list.Validity)

@@ -49,11 +49,11 @@ func newSGX() *quoteAppraiser { return &quoteAppraiser{of: attest.SGX} }
 func (a *quoteAppraiser) Platform() attest.Platform { return a.of }
 
 // Genuine implements [attest.Appraiser].
-func (a *quoteAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a *quoteAppraiser) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
 // Appraise judges a quote; see the package comment for what it needs.
 func (a *quoteAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
-	q, err := parse(raw, a.of)
+	q, err := parseQuote(raw, a.of)
 	if err != nil {
 		return attest.Claims{}, err
 	}
@@ -61,20 +61,20 @@ func (a *quoteAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rule
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	if err := intel.InTime(at, p.times...); err != nil {
+	if err := intel.CheckValidity(at, p.times...); err != nil {
 		return attest.Claims{}, err
 	}
 	if err := q.signedBy(p.key); err != nil {
 		return attest.Claims{}, err
 	}
-	if err := p.qe.vouches(q.qe); err != nil {
+	if err := p.qe.checkEnclave(q.qe); err != nil {
 		return attest.Claims{}, err
 	}
 	v, err := p.assess(q)
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	if !p.listed && rules.CRL != attest.CRLIfPresent {
+	if !p.hasLists && rules.CRL != attest.CRLIfPresent {
 		return attest.Claims{}, wire.Refuse(wire.CRLMissing, "dcap: revocation lists", "not both", "of the root and of the PCK authority")
 	}
 	if err := permit(p, v, rules.DCAP); err != nil {
@@ -83,15 +83,15 @@ func (a *quoteAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rule
 	if err := permitBody(q, a.of, rules.DCAP); err != nil {
 		return attest.Claims{}, err
 	}
-	return claims(q, a.of, p, v), nil
+	return newClaims(q, a.of, p, v), nil
 }
 
 // UnverifiedClaims are what a quote says of itself. What its certificate and the
 // vendor's collateral say is not among them.
 func (a *quoteAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
-	q, err := parse(raw, a.of)
+	q, err := parseQuote(raw, a.of)
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	return q.claims(a.of), nil
+	return q.unverifiedClaims(a.of), nil
 }

@@ -56,7 +56,7 @@ type reader struct {
 	short bool
 }
 
-func (r *reader) take(n int) []byte {
+func (r *reader) next(n int) []byte {
 	if n > len(r.rest) {
 		r.short, r.rest = true, nil
 		return make([]byte, min(n, headerSize))
@@ -66,18 +66,18 @@ func (r *reader) take(n int) []byte {
 	return taken
 }
 
-func (r *reader) u16() uint16 { return binary.LittleEndian.Uint16(r.take(2)) }
+func (r *reader) uint16() uint16 { return binary.LittleEndian.Uint16(r.next(2)) }
 
-func (r *reader) u32() int { return int(binary.LittleEndian.Uint32(r.take(4))) }
+func (r *reader) uint32() int { return int(binary.LittleEndian.Uint32(r.next(4))) }
 
-// parse reads a quote of the platform. There is one encoding but for zeros at
+// parseQuote reads a quote of the platform. There is one encoding but for zeros at
 // its end, of which clouds add many.
-func parse(raw []byte, platform attest.Platform) (quote, error) {
+func parseQuote(raw []byte, platform attest.Platform) (quote, error) {
 	if len(raw) > wire.MaxEvidence {
 		return quote{}, wire.Refuse(wire.TooLarge, "dcap: size in bytes", len(raw), wire.MaxEvidence)
 	}
 	q, r := quote{}, &reader{rest: raw}
-	size, err := q.header(r.take(headerSize), platform)
+	size, err := q.header(r.next(headerSize), platform)
 	if err != nil {
 		return quote{}, err
 	}
@@ -86,9 +86,9 @@ func parse(raw []byte, platform attest.Platform) (quote, error) {
 			return quote{}, err
 		}
 	}
-	q.body = r.take(size)
+	q.body = r.next(size)
 	q.signed = raw[:len(raw)-len(r.rest)]
-	counted := r.take(r.u32())
+	counted := r.next(r.uint32())
 	if err := q.certification(&reader{rest: counted, short: r.short}); err != nil {
 		return quote{}, err
 	}
@@ -96,9 +96,9 @@ func parse(raw []byte, platform attest.Platform) (quote, error) {
 		return quote{}, wire.Refuse(wire.Malformed, "dcap: after the quote", "other bytes", "zeros")
 	}
 	if platform == attest.TDX {
-		return q, guest(q.body).form()
+		return q, guest(q.body).checkForm()
 	}
-	return q, enclave(q.body).form()
+	return q, enclave(q.body).checkForm()
 }
 
 // header reads the header and gives the size of a body that has no descriptor.
@@ -125,7 +125,7 @@ func (q *quote) header(h []byte, platform attest.Platform) (size int, err error)
 
 // bodySize reads the body descriptor of version 5.
 func bodySize(r *reader, platform attest.Platform) (int, error) {
-	kind, size := r.u16(), r.u32()
+	kind, size := r.uint16(), r.uint32()
 	want := map[uint16]int{2: guestSize, 3: guest15Size}
 	if platform == attest.SGX {
 		want = map[uint16]int{1: enclaveSize}
@@ -139,16 +139,16 @@ func bodySize(r *reader, platform attest.Platform) (int, error) {
 // certification reads everything after the body; each length must be that of
 // what it counts.
 func (q *quote) certification(r *reader) error {
-	q.signature, q.key = r.take(signatureSize), r.take(keySize)
+	q.signature, q.key = r.next(signatureSize), r.next(keySize)
 	if q.version > 3 {
-		kind, size := r.u16(), r.u32()
+		kind, size := r.uint16(), r.uint32()
 		if kind != certQEReport || size != len(r.rest) {
 			return wire.Refuse(wire.Malformed, "dcap: certification data", kind, "a QE report to the end")
 		}
 	}
-	q.qe, q.qeSigned = r.take(enclaveSize), r.take(signatureSize)
-	q.qeAuth = r.take(int(r.u16()))
-	kind, size := r.u16(), r.u32()
+	q.qe, q.qeSigned = r.next(enclaveSize), r.next(signatureSize)
+	q.qeAuth = r.next(int(r.uint16()))
+	kind, size := r.uint16(), r.uint32()
 	if kind != certPCKChain || size != len(r.rest) || r.short {
 		return wire.Refuse(wire.Malformed, "dcap: certification data of the QE", kind, "a PCK certificate chain to the end")
 	}

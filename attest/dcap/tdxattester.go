@@ -41,20 +41,20 @@ func (a *TDXAttester) Attest(ctx context.Context, data attest.ReportData) (attes
 	if err := ctx.Err(); err != nil {
 		return attest.Evidence{}, err
 	}
-	answer, err := tsm.Get(a.device, &tsm.Request{InBlob: data[:]})
+	response, err := tsm.Get(a.device, &tsm.Request{InBlob: data[:]})
 	if err != nil {
 		return attest.Evidence{}, noGuest(err)
 	}
-	if got := strings.TrimSpace(answer.Provider); got != provider {
+	if got := strings.TrimSpace(response.Provider); got != provider {
 		return attest.Evidence{}, noGuest(fmt.Errorf("the TSM is %q", got))
 	}
-	return evidence(attest.TDX, answer.OutBlob)
+	return evidence(attest.TDX, response.OutBlob)
 }
 
 // evidence refuses what is no quote of the platform, so that the fault is told
 // where it is.
 func evidence(of attest.Platform, raw []byte) (attest.Evidence, error) {
-	if _, err := parse(raw, of); err != nil {
+	if _, err := parseQuote(raw, of); err != nil {
 		return attest.Evidence{}, fmt.Errorf("reading the device's quote: %w", err)
 	}
 	return attest.Evidence{Platform: of, Raw: raw}, nil

@@ -86,11 +86,11 @@ func parse(raw []byte) (document, error) {
 	if err := mode.Unmarshal(d.message.Payload, &d.payload); err != nil {
 		return d, wire.Refuse(wire.Malformed, "nitro: payload", err, "a map of the known fields")
 	}
-	return d, d.payload.check()
+	return d, d.payload.validate()
 }
 
-// check checks the fields' own rules, as AWS states them.
-func (p payload) check() error {
+// validate checks the fields' own rules, as AWS states them.
+func (p payload) validate() error {
 	switch {
 	case p.ModuleID == "":
 		return wire.Refuse(wire.Malformed, "nitro: module_id", "empty", "a name")
@@ -114,8 +114,8 @@ func (p payload) check() error {
 	return nil
 }
 
-// made is the document's own time.
-func (p payload) made() time.Time { return time.UnixMilli(int64(p.Timestamp)).UTC() }
+// madeAt is the document's own time.
+func (p payload) madeAt() time.Time { return time.UnixMilli(int64(p.Timestamp)).UTC() }
 
 // debug reports whether the enclave runs in debug mode: the module then gives
 // zeros for the PCRs of the image. One of them is enough for the suspicion.

@@ -47,7 +47,7 @@ type documentAppraiser struct{}
 func (documentAppraiser) Platform() attest.Platform { return attest.Nitro }
 
 // Genuine implements [attest.Appraiser].
-func (a documentAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a documentAppraiser) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
 // Appraise judges a document. Its report data is the document's user_data.
 func (documentAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
@@ -59,7 +59,7 @@ func (documentAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rule
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	if err := d.fresh(rules.Nitro.MaxAge, at); err != nil {
+	if err := d.checkAge(rules.Nitro.MaxAge, at); err != nil {
 		return attest.Claims{}, err
 	}
 	claims := d.claims()
@@ -74,7 +74,7 @@ func (documentAppraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	return d.claims(), d.fresh(rules.Nitro.MaxAge, at)
+	return d.claims(), d.checkAge(rules.Nitro.MaxAge, at)
 }
 
 // genuine reads a document that AWS's certificates vouch for, and gives their
@@ -111,7 +111,7 @@ func (d document) chain(roots []attest.Digest, at time.Time) ([]*x509.Certificat
 	if got := wire.Sum(root.RawSubjectPublicKeyInfo); !slices.Contains(roots, got) {
 		return nil, wire.Refuse(wire.UnknownRoot, "nitro: root of the bundle", got, "a root that policy names")
 	}
-	return aws.Path(leaf, []*x509.Certificate{root}, between, at)
+	return aws.FindPath(leaf, []*x509.Certificate{root}, between, at)
 }
 
 // certificates parses the leaf and the bundle: leaf, root, intermediates.
@@ -132,7 +132,7 @@ func (d document) certificates() ([]*x509.Certificate, error) {
 
 // signedBy checks the COSE signature.
 func (d document) signedBy(leaf *x509.Certificate) error {
-	key, err := aws.Key(leaf, elliptic.P384())
+	key, err := aws.PublicKey(leaf, elliptic.P384())
 	if err != nil {
 		return err
 	}
@@ -146,9 +146,9 @@ func (d document) signedBy(leaf *x509.Certificate) error {
 	return nil
 }
 
-// fresh checks the document's own time.
-func (d document) fresh(maxAge time.Duration, at time.Time) error {
-	age := at.Sub(d.made())
+// checkAge checks the document's own time.
+func (d document) checkAge(maxAge time.Duration, at time.Time) error {
+	age := at.Sub(d.madeAt())
 	if age < -wire.MaxClockSkew || age > maxAge {
 		return wire.Refuse(wire.Expired, "nitro: age of the document", age, fmt.Sprintf("at most %v", maxAge))
 	}
@@ -164,7 +164,7 @@ func (d document) claims() attest.Claims {
 	details := map[string]any{
 		"module_id":  d.ModuleID,
 		"digest":     d.Digest,
-		"timestamp":  d.made().Format(time.RFC3339),
+		"timestamp":  d.madeAt().Format(time.RFC3339),
 		"user_data":  hex.EncodeToString(d.UserData),
 		"nonce":      hex.EncodeToString(d.Nonce),
 		"public_key": hex.EncodeToString(d.PublicKey),

@@ -32,7 +32,7 @@ type fwid struct {
 // identity reads the leaf's extension: one of the two, once.
 func (c chain) identity() (layer, error) {
 	var found []layer
-	for _, e := range c.leaf().Extensions {
+	for _, e := range c.leafCertificate().Extensions {
 		var l layer
 		var err error
 		switch {
@@ -65,7 +65,7 @@ func readDeviceID(der []byte) (layer, error) {
 		return layer{}, wire.Refuse(wire.Malformed, "nvidia: device id in the leaf", "another form", "version 1, key and firmware, DER")
 	}
 	l := layer{device: id.Device.FullBytes}
-	return l, l.add(id.FWID)
+	return l, l.addDigest(id.FWID)
 }
 
 // The fields of TCB information that count here, by their tags.
@@ -88,7 +88,7 @@ func readTCBInfo(der []byte) (layer, error) {
 		}
 		switch f.Tag {
 		case tagFWIDs:
-			if err := l.addAll(f.Bytes); err != nil {
+			if err := l.addDigests(f.Bytes); err != nil {
 				return l, err
 			}
 		case tagFlags:
@@ -101,22 +101,22 @@ func readTCBInfo(der []byte) (layer, error) {
 	return l, nil
 }
 
-// addAll adds digests that stand one after the other.
-func (l *layer) addAll(der []byte) error {
+// addDigests adds digests that stand one after the other.
+func (l *layer) addDigests(der []byte) error {
 	for len(der) > 0 {
 		var d fwid
 		var err error
 		if der, err = asn1.Unmarshal(der, &d); err != nil {
 			return wire.Refuse(wire.Malformed, "nvidia: firmware in the leaf", err, "DER")
 		}
-		if err := l.add(d); err != nil {
+		if err := l.addDigest(d); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (l *layer) add(d fwid) error {
+func (l *layer) addDigest(d fwid) error {
 	if !d.Algorithm.Equal(oidSHA384) || len(d.Digest) != sizeDigest {
 		return wire.Refuse(wire.Malformed, "nvidia: firmware in the leaf", d.Algorithm, "SHA-384, 48 bytes")
 	}
@@ -124,10 +124,10 @@ func (l *layer) add(d fwid) error {
 	return nil
 }
 
-// of checks that the key is that of the firmware which the report names, on the chip
+// checkReport checks that the key is that of the firmware which the report names, on the chip
 // whose certificate is beside it. Drivers up to 535 name no firmware: then the leaf
 // alone says it.
-func (l layer) of(r report, c chain) error {
+func (l layer) checkReport(r report, c chain) error {
 	if l.device != nil && !bytes.Equal(l.device, c.certs[atChip].RawSubjectPublicKeyInfo) {
 		return wire.Refuse(wire.WrongChip, "nvidia: device of the leaf", "another chip's key", "the key of "+c.certs[atChip].Subject.CommonName)
 	}
@@ -144,7 +144,7 @@ func (l layer) of(r report, c chain) error {
 func (l layer) flagNames() []string {
 	set := []string{}
 	for bit, name := range flagNames {
-		if l.flag(bit) {
+		if l.isFlagSet(bit) {
 			set = append(set, name)
 		}
 	}
@@ -157,8 +157,10 @@ var flagNames = []string{
 	"not_replay_protected", "not_integrity_protected", "not_runtime_measured", "not_immutable", "not_tcb",
 }
 
-func (l layer) flag(bit int) bool { return bit/8 < len(l.flags) && l.flags[bit/8]&(0x80>>(bit%8)) != 0 }
+func (l layer) isFlagSet(bit int) bool {
+	return bit/8 < len(l.flags) && l.flags[bit/8]&(0x80>>(bit%8)) != 0
+}
 
 // debug reports whether the firmware says that it is in a state in which its secrets
 // can be read: not secure, recovery or debug.
-func (l layer) debug() bool { return l.flag(1) || l.flag(2) || l.flag(3) }
+func (l layer) debug() bool { return l.isFlagSet(1) || l.isFlagSet(2) || l.isFlagSet(3) }

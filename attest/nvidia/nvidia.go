@@ -19,7 +19,7 @@
 // It does not compare the measurements with NVIDIA's reference values (RIM), so no
 // report excludes that the GPU is in development mode, in which its host can read
 // it. Rules must accept both by name, and the claims say it: see
-// [attest.Claims.Unjudged].
+// [attest.Claims.NotVerified].
 // docs/spec/evidence-nvidia.md has every field and check.
 package nvidia
 
@@ -53,11 +53,11 @@ const (
 )
 
 // Genuine implements [attest.Appraiser].
-func (a reportAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a reportAppraiser) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
 // Appraise judges a report. Its report data is the nonce of the request, 32 bytes.
 func (reportAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
-	r, err := parse(raw)
+	r, err := parseReport(raw)
 	if err != nil {
 		return attest.Claims{}, err
 	}
@@ -65,7 +65,7 @@ func (reportAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules 
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	c, err := unverified.hold(rules.Roots, at)
+	c, err := unverified.verify(rules.Roots, at)
 	if err != nil {
 		return attest.Claims{}, err
 	}
@@ -76,10 +76,10 @@ func (reportAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules 
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	if err := identity.of(r, c); err != nil {
+	if err := identity.checkReport(r, c); err != nil {
 		return attest.Claims{}, err
 	}
-	issued, err := c.notRevoked(endorsed, rules.CRL, at)
+	issued, err := c.checkRevocation(endorsed, rules.CRL, at)
 	if err != nil {
 		return attest.Claims{}, err
 	}
@@ -87,7 +87,7 @@ func (reportAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules 
 		return attest.Claims{}, err
 	}
 	claims := r.claims()
-	claims.Chip, claims.Debug, claims.Issued = c.chip().String(), identity.debug(), issued
+	claims.Chip, claims.Debug, claims.Issued = c.chipDigest().String(), identity.debug(), issued
 	claims.Details["model"], claims.Details["chain_length"] = c.model, len(c.certs)
 	claims.Details["flags"], claims.Details[nameOf(fieldFWID)] = identity.flagNames(), hex.EncodeToString(identity.fwids[0])
 	return claims, nil
@@ -96,7 +96,7 @@ func (reportAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules 
 // UnverifiedClaims are what a report says of itself. Who signed it, and so which
 // chip it is of, stands in the chain and not in the report.
 func (reportAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
-	r, err := parse(raw)
+	r, err := parseReport(raw)
 	if err != nil {
 		return attest.Claims{}, err
 	}
@@ -109,14 +109,14 @@ func (r report) signedBy(c chain) error {
 	half := len(r.signature) / 2
 	first, second := new(big.Int).SetBytes(r.signature[:half]), new(big.Int).SetBytes(r.signature[half:])
 	if !ecdsa.Verify(c.key, digest[:], first, second) {
-		return wire.Refuse(wire.BadSignature, "nvidia: signature of the report", "one that does not verify", "one by "+c.leaf().Subject.CommonName)
+		return wire.Refuse(wire.BadSignature, "nvidia: signature of the report", "one that does not verify", "one by "+c.leafCertificate().Subject.CommonName)
 	}
 	return nil
 }
 
 // permit asks the rules about a report that is genuine.
 func permit(r report, c chain, rules attest.NVIDIARules) error {
-	chip := c.chip()
+	chip := c.chipDigest()
 	cut := slices.ContainsFunc(rules.CutChips, func(cut []byte) bool { return bytes.Equal(cut, chip[:]) })
 	switch {
 	case !slices.Contains(rules.Models, c.model):

@@ -43,10 +43,10 @@ type report struct {
 	raw, signed, signature []byte
 }
 
-// parse reads a report to its last byte. Every length is bounded by the bytes that
+// parseReport reads a report to its last byte. Every length is bounded by the bytes that
 // are there. What stands before the signature says where the signature begins:
 // some drivers put a zero byte behind it.
-func parse(raw []byte) (report, error) {
+func parseReport(raw []byte) (report, error) {
 	r := report{raw: raw}
 	if len(raw) > maxReport {
 		return r, wire.Refuse(wire.TooLarge, "nvidia: size of the report", len(raw), maxReport)
@@ -63,7 +63,7 @@ func parse(raw []byte) (report, error) {
 	if err != nil {
 		return r, err
 	}
-	r.signed, r.signature = raw[:len(raw)-len(in.rest)], in.take("signature", sizeSignature)
+	r.signed, r.signature = raw[:len(raw)-len(in.rest)], in.next("signature", sizeSignature)
 	switch {
 	case in.err != nil:
 		return r, in.err
@@ -78,10 +78,10 @@ func parse(raw []byte) (report, error) {
 
 // readResponse reads a response up to its signature, and gives its parts.
 func (r *report) readResponse(in *reader) (record []byte, count int, opaque []byte, err error) {
-	head := in.take("head", len(responseHead))
+	head := in.next("head", len(responseHead))
 	count = in.number("number of measurements", 1)
 	record = in.sized("measurements", 3)
-	r.responder = in.take("nonce of the GPU", sizeNonce)
+	r.responder = in.next("nonce of the GPU", sizeNonce)
 	opaque = in.sized("opaque data", 2)
 	if in.err == nil && !bytes.Equal(head, responseHead) {
 		in.err = wire.Refuse(wire.Malformed, "nvidia: response", hex.EncodeToString(head), "SPDM 1.1 MEASUREMENTS, slot 0")
@@ -136,7 +136,7 @@ func (r report) claims() attest.Claims {
 	details[nameOf(fieldDriver)], details[nameOf(fieldVBIOS)] = r.driver, r.vbios
 	return attest.Claims{
 		Measurement: attest.Measurement{Platform: attest.NvidiaGPU}, ReportData: r.nonce, Details: details,
-		Unjudged: []string{"measurements: compared with no reference value (RIM)", "development mode: the report states it by its measurements alone"},
+		NotVerified: []string{"measurements: compared with no reference value (RIM)", "development mode: the report states it by its measurements alone"},
 	}
 }
 
@@ -155,7 +155,7 @@ type reader struct {
 	err  error
 }
 
-func (in *reader) take(what string, n int) []byte {
+func (in *reader) next(what string, n int) []byte {
 	if in.err == nil && n > len(in.rest) {
 		in.err = short(what, len(in.rest), n)
 	}
@@ -170,12 +170,12 @@ func (in *reader) take(what string, n int) []byte {
 // number is little-endian, as all of SPDM.
 func (in *reader) number(what string, size int) int {
 	var wide [4]byte
-	copy(wide[:], in.take(what, size))
+	copy(wide[:], in.next(what, size))
 	return int(binary.LittleEndian.Uint32(wide[:]))
 }
 
 // sized is bytes after their length of so many bytes.
-func (in *reader) sized(what string, size int) []byte { return in.take(what, in.number(what, size)) }
+func (in *reader) sized(what string, size int) []byte { return in.next(what, in.number(what, size)) }
 
 func short(what string, got, want int) error {
 	return wire.Refuse(wire.Malformed, "nvidia: bytes left for "+what, got, fmt.Sprint("at least ", want))

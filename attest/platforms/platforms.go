@@ -23,8 +23,8 @@ import (
 // Table is a list of platforms.
 type Table []attest.PlatformInfo
 
-// All is the table of this project's platforms.
-func All() Table {
+// Supported is the table of this project's platforms.
+func Supported() Table {
 	return Table{
 		snp.Platform(),
 		dcap.TDXPlatform(),

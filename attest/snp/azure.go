@@ -41,7 +41,7 @@ type azureAppraiser struct {
 func (*azureAppraiser) Platform() attest.Platform { return attest.AzureSNP }
 
 // Genuine implements [attest.Appraiser].
-func (a *azureAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a *azureAppraiser) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
 // Appraise judges evidence; it adds to the checks of a report those of the key,
 // its quote and the PCR values.
@@ -70,7 +70,7 @@ func (a *azureAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	r, err := parse(e.report)
+	r, err := parseReport(e.report)
 	if err != nil {
 		return attest.Claims{}, err
 	}

@@ -21,7 +21,7 @@ const mixed = 1<<0 | 1<<3
 
 // Seal seals to this guest on this chip.
 func (a *Attester) Seal(ctx context.Context, secret []byte, to []attest.ReferenceValue) ([]byte, error) {
-	key, err := a.key(ctx)
+	key, err := a.sealingKey(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +31,7 @@ func (a *Attester) Seal(ctx context.Context, secret []byte, to []attest.Referenc
 
 // Unseal gives back what this guest sealed on this chip.
 func (a *Attester) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
-	key, err := a.key(ctx)
+	key, err := a.sealingKey(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -39,15 +39,15 @@ func (a *Attester) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
 	return key.Unseal(sealed)
 }
 
-// key asks the firmware for the key of this guest, at its own privilege level.
+// sealingKey asks the firmware for the key of this guest, at its own privilege level.
 // Host data is not part of the key, so it is read from a report of the guest
 // itself.
-func (a *Attester) key(ctx context.Context) (attest.OwnKey, error) {
+func (a *Attester) sealingKey(ctx context.Context) (attest.OwnKey, error) {
 	own, err := a.Attest(ctx, attest.ReportData{})
 	if err != nil {
 		return attest.OwnKey{}, err
 	}
-	r, err := parse(own.Raw)
+	r, err := parseReport(own.Raw)
 	if err != nil {
 		return attest.OwnKey{}, err
 	}
@@ -65,13 +65,13 @@ func derive(asked labi.SnpDerivedKeyReqABI) ([]byte, error) {
 		return nil, err
 	}
 	defer syscall.Close(fd)
-	answer := new(labi.SnpDerivedKeyRespABI)
-	request := &labi.SnpUserGuestRequest{ReqData: &asked, RespData: answer}
+	response := new(labi.SnpDerivedKeyRespABI)
+	request := &labi.SnpUserGuestRequest{ReqData: &asked, RespData: response}
 	message := request.ABI()
 	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), uintptr(labi.IocSnpGetDerivedKey), uintptr(message.Pointer()))
 	runtime.KeepAlive(message)
 	if errno != 0 {
 		return nil, errno
 	}
-	return answer.Data[:], message.Finish(request)
+	return response.Data[:], message.Finish(request)
 }

@@ -47,7 +47,7 @@ type reportAppraiser struct {
 func (*reportAppraiser) Platform() attest.Platform { return attest.SNP }
 
 // Genuine implements [attest.Appraiser].
-func (a *reportAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a *reportAppraiser) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
 // Appraise judges a report; see the package comment for what it needs.
 func (a *reportAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
@@ -64,7 +64,7 @@ func (a *reportAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rul
 // genuine reads a report that a chip of AMD's signed. Rules are asked for roots
 // only.
 func (a *reportAppraiser) genuine(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (report, *chain, error) {
-	r, err := parse(raw)
+	r, err := parseReport(raw)
 	if err != nil {
 		return report{}, nil, err
 	}
@@ -72,7 +72,7 @@ func (a *reportAppraiser) genuine(raw []byte, endorsed attest.Endorsements, rule
 	if err != nil {
 		return report{}, nil, err
 	}
-	if err := amd.InTime(at, c.times...); err != nil {
+	if err := amd.CheckValidity(at, c.times...); err != nil {
 		return report{}, nil, err
 	}
 	return r, c, r.signedBy(c)
@@ -80,7 +80,7 @@ func (a *reportAppraiser) genuine(raw []byte, endorsed attest.Endorsements, rule
 
 // permitted asks the rules about a genuine report and its chain.
 func permitted(r report, c *chain, rules attest.Rules) error {
-	if !c.listed && rules.CRL != attest.CRLIfPresent {
+	if !c.hasList && rules.CRL != attest.CRLIfPresent {
 		return wire.Refuse(wire.CRLMissing, "snp: revocation list of "+c.product, "none", "one by its ARK")
 	}
 	return permit(r, c, rules.SNP)
@@ -89,7 +89,7 @@ func permitted(r report, c *chain, rules attest.Rules) error {
 // UnverifiedClaims are what a report says of itself. A report of version 2 does not
 // say its CPU generation.
 func (*reportAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
-	r, err := parse(raw)
+	r, err := parseReport(raw)
 	if err != nil {
 		return attest.Claims{}, err
 	}
@@ -107,7 +107,7 @@ func (r report) signedBy(c *chain) error {
 	if r.product != "" && r.product != c.product {
 		return wire.Refuse(wire.WrongChip, "snp: CPU generation of the certificate", c.product, r.product)
 	}
-	if !c.names(r.ChipID) {
+	if !c.vouchesFor(r.ChipID) {
 		return wire.Refuse(wire.WrongChip, "snp: chip id of the certificate", hex.EncodeToString(c.chip), hex.EncodeToString(r.ChipID))
 	}
 	if got := tcbOf(c.product, r.ReportedTCB); got != c.tcb {
@@ -130,7 +130,7 @@ func claims(r report, c *chain) attest.Claims {
 		Measurement: r.measurement(),
 		ReportData:  r.ReportData,
 		Debug:       r.policy.Debug,
-		Chip:        c.name(r),
+		Chip:        c.deviceName(r),
 		Issued:      pki.NewestIssue(c.times...),
 		Details:     details(r, c),
 	}

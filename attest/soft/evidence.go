@@ -82,9 +82,9 @@ func (s Statement) signed(spki []byte) []byte {
 		digestBytes(s.Agent), digestBytes(s.Program), digestBytes(s.Arguments), []byte{s.flags()}, s.ReportData[:])
 }
 
-// Root is the digest under which policy names a daemon: the SHA-256 of its
+// RootDigest is the digest under which policy names a daemon: the SHA-256 of its
 // public key (SubjectPublicKeyInfo, DER).
-func Root(key *ecdsa.PublicKey) (attest.Digest, error) {
+func RootOf(key *ecdsa.PublicKey) (attest.Digest, error) {
 	spki, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
 		return attest.Digest{}, fmt.Errorf("encoding the daemon's key: %w", err)
@@ -185,8 +185,8 @@ func parseDigest(d *attest.Digest, name string, b []byte) error {
 	return nil
 }
 
-// signatureHolds checks the signature over everything before it.
-func (e unverifiedEvidence) signatureHolds() bool {
+// isSignatureValid checks the signature over everything before it.
+func (e unverifiedEvidence) isSignatureValid() bool {
 	r := new(big.Int).SetBytes(e.signature[:scalarSize])
 	s := new(big.Int).SetBytes(e.signature[scalarSize:])
 	digest := sha256.Sum256(e.statement.signed(e.spki))

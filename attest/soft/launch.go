@@ -66,7 +66,7 @@ func Launch(ctx context.Context, socket string, r LaunchRequest) (*Process, erro
 
 func (p *Process) launch(r LaunchRequest) error {
 	m := launchMessage{Args: r.Args, Settings: r.Settings, Dir: r.Dir}
-	if err := m.check(); err != nil {
+	if err := m.validate(); err != nil {
 		return err
 	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -78,7 +78,7 @@ func (p *Process) launch(r LaunchRequest) error {
 	if r.Agent != nil {
 		files = append(files, r.Agent)
 	}
-	if err := send(p.conn, m, files...); err != nil {
+	if err := sendMessage(p.conn, m, files...); err != nil {
 		return err
 	}
 	reply, err := p.reply()
@@ -139,5 +139,5 @@ func (p *Process) Signal(s syscall.Signal) error {
 	if !slices.Contains(forwardedSignals, s) {
 		return refuseCall("signal", s, "SIGTERM, SIGINT, SIGHUP or SIGKILL")
 	}
-	return send(p.conn, signalMessage{Signal: s})
+	return sendMessage(p.conn, signalMessage{Signal: s})
 }

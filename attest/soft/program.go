@@ -142,10 +142,10 @@ func Measure(program, agent *os.File, args []string) (attest.Measurement, bool, 
 	return s.Measurement(), s.Dynamic || dynamic, nil
 }
 
-// Copy copies a program into a memory file that nobody can change any more, and
+// SealCopy copies a program into a memory file that nobody can change any more, and
 // measures the copy: for agents of other platforms that launch what they measure.
 // The caller closes the copy.
-func Copy(source *os.File) (sealed *os.File, digest attest.Digest, dynamic bool, err error) {
+func SealCopy(source *os.File) (sealed *os.File, digest attest.Digest, dynamic bool, err error) {
 	i, err := sealImage(source)
 	if err != nil {
 		return nil, attest.Digest{}, false, err

@@ -18,9 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// check refuses what would let the host choose more than settings, and text that
+// validate refuses what would let the host choose more than settings, and text that
 // a message cannot carry as it is.
-func (m launchMessage) check() error {
+func (m launchMessage) validate() error {
 	for name, value := range m.Settings {
 		if !settingOK(name) {
 			return refuseCall("setting", name, "a name of A-Z, 0-9 and _ that begins with COHORT_")
@@ -78,7 +78,7 @@ func (m launchMessage) execute(i *image, s Statement, argv []string, stdio []*os
 	c := &child{image: i, statement: s, device: device, cmd: m.command(i, argv)}
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = stdio[0], stdio[1], stdio[2]
 	c.cmd.ExtraFiles = []*os.File{far}
-	err = send(device, welcome{Args: m.Args}, given...)
+	err = sendMessage(device, welcome{Args: m.Args}, given...)
 	if err == nil {
 		err = c.start()
 	}

@@ -17,7 +17,7 @@ import (
 // endorsement key of the certificate gives it, and only while it holds the
 // attestation key. Whether the certificate is worth anything is judged with the
 // evidence. The credential is a TPM2B_ID_OBJECT and a TPM2B_ENCRYPTED_SECRET.
-func (*quoteAppraiser) Credential(in attest.Introduction, secret []byte) ([]byte, error) {
+func (*quoteAppraiser) Credential(in attest.TPMKeys, secret []byte) ([]byte, error) {
 	if len(in.Device) > maxCertificate {
 		return nil, wire.Refuse(wire.TooLarge, "tpm: certificate of the endorsement key: size in bytes", len(in.Device), maxCertificate)
 	}

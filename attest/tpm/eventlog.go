@@ -42,8 +42,8 @@ func replayEvents(log []byte, pcrs []register.MR) ([]tcg.Event, error) {
 // complete refuses a log that is silent on what firmware or loader extended.
 func complete(events []tcg.Event, pcrs []register.MR) error {
 	for _, pcr := range pcrs {
-		told := slices.ContainsFunc(events, func(e tcg.Event) bool { return e.Index == pcr.Idx() })
-		if !told && pcr.Idx() <= lastLogged && len(bytes.Trim(pcr.Dgst(), "\x00")) > 0 {
+		logged := slices.ContainsFunc(events, func(e tcg.Event) bool { return e.Index == pcr.Idx() })
+		if !logged && pcr.Idx() <= lastLogged && len(bytes.Trim(pcr.Dgst(), "\x00")) > 0 {
 			return wire.Refuse(wire.BadDigest, fmt.Sprint("tpm: event log, PCR ", pcr.Idx()), "no event", "those that extended it")
 		}
 	}

@@ -55,14 +55,14 @@ type Quote struct {
 // knows. It refuses with "signature" or "malformed".
 func VerifyQuote(key crypto.PublicKey, quote, signature []byte) (Quote, error) {
 	digest := sha256.Sum256(quote)
-	var holds bool
+	var valid bool
 	switch key := key.(type) {
 	case *ecdsa.PublicKey:
-		holds = ecdsa.VerifyASN1(key, digest[:], signature)
+		valid = ecdsa.VerifyASN1(key, digest[:], signature)
 	case *rsa.PublicKey:
-		holds = rsa.VerifyPKCS1v15(key, crypto.SHA256, digest[:], signature) == nil
+		valid = rsa.VerifyPKCS1v15(key, crypto.SHA256, digest[:], signature) == nil
 	}
-	if !holds {
+	if !valid {
 		return Quote{}, wire.Refuse(wire.BadSignature, "tpm: signature of the quote", "one that does not verify", "one by the attestation key")
 	}
 	return UnverifiedQuote(quote)

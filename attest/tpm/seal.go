@@ -89,7 +89,7 @@ func (d *Device) Seal(ctx context.Context, secret []byte, to []attest.ReferenceV
 		return nil, wire.Refuse(wire.TooLarge, "sealing: size in bytes", len(secret), wire.MaxSealed)
 	}
 	if len(to) == 0 {
-		own, err := d.own()
+		own, err := d.ownMeasurement()
 		if err != nil {
 			return nil, err
 		}
@@ -104,7 +104,7 @@ func (d *Device) Seal(ctx context.Context, secret []byte, to []attest.ReferenceV
 	rand.Read(key)
 	defer clear(key)
 	var private, public []byte
-	err = d.machine.use(func(t transport.TPM) (err error) {
+	err = d.machine.withTPM(func(t transport.TPM) (err error) {
 		private, public, err = d.sealKey(t, key, all)
 		return err
 	})
@@ -135,8 +135,10 @@ func sealingCipher(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// own is the measurement of this launch.
-func (d *Device) own() (attest.Measurement, error) { return d.machine.Boot(d.launch) }
+// ownMeasurement is the measurement of this launch.
+func (d *Device) ownMeasurement() (attest.Measurement, error) {
+	return d.machine.BootMeasurement(d.launch)
+}
 
 // sealKey makes a sealed object below the storage root key.
 func (d *Device) sealKey(t transport.TPM, key []byte, to tpm2.TPMLDigest) (private, public []byte, err error) {
@@ -153,7 +155,7 @@ func (d *Device) sealKey(t transport.TPM, key []byte, to tpm2.TPMLDigest) (priva
 		AuthPolicy:       tpm2.TPM2BDigest{Buffer: calculator.Hash().Digest},
 		Parameters:       tpm2.NewTPMUPublicParms(tpm2.TPMAlgKeyedHash, &tpm2.TPMSKeyedHashParms{Scheme: tpm2.TPMTKeyedHashScheme{Scheme: tpm2.TPMAlgNull}}),
 	}
-	err = d.below(t, func(parent tpm2.AuthHandle) error {
+	err = d.withStorageKey(t, func(parent tpm2.AuthHandle) error {
 		made, err := tpm2.Create{
 			ParentHandle: parent, InPublic: tpm2.New2B(template),
 			InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{
@@ -169,9 +171,9 @@ func (d *Device) sealKey(t transport.TPM, key []byte, to tpm2.TPMLDigest) (priva
 	return private, public, err
 }
 
-// below runs f with the storage root key.
-func (d *Device) below(t transport.TPM, f func(tpm2.AuthHandle) error) error {
-	return loaded(t, d.storage, func(h tpm2.TPMHandle) error {
+// withStorageKey runs f with the storage root key.
+func (d *Device) withStorageKey(t transport.TPM, f func(tpm2.AuthHandle) error) error {
+	return withLoaded(t, d.storage, func(h tpm2.TPMHandle) error {
 		read, err := tpm2.ReadPublic{ObjectHandle: h}.Execute(t)
 		if err != nil {
 			return absent(err)
@@ -192,7 +194,7 @@ func (d *Device) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	own, err := d.own()
+	own, err := d.ownMeasurement()
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +203,7 @@ func (d *Device) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
 		return nil, err
 	}
 	var key []byte
-	err = d.machine.use(func(t transport.TPM) (err error) {
+	err = d.machine.withTPM(func(t transport.TPM) (err error) {
 		key, err = d.unsealKey(t, f[0], f[1], to, at)
 		return err
 	})
@@ -260,7 +262,7 @@ func (d *Device) unsealKey(t transport.TPM, private, public []byte, to []attest.
 	foreign := func(err error) error {
 		return wire.Refuse(wire.BadSignature, "unsealing", err, "what this TPM sealed to these reference values")
 	}
-	err = d.below(t, func(parent tpm2.AuthHandle) error {
+	err = d.withStorageKey(t, func(parent tpm2.AuthHandle) error {
 		object, err := tpm2.Load{ParentHandle: parent, InPrivate: tpm2.TPM2BPrivate{Buffer: private}, InPublic: tpm2.BytesAs2B[tpm2.TPMTPublic](public)}.Execute(t)
 		if err != nil {
 			return foreign(err)

@@ -60,14 +60,14 @@ type quoteAppraiser struct {
 // Platform is [attest.TPM].
 func (*quoteAppraiser) Platform() attest.Platform { return attest.TPM }
 
-// Introduced reads whom evidence speaks of.
-func (*quoteAppraiser) Introduced(raw []byte) (attest.Introduction, error) {
+// UnverifiedKeys reads whom evidence speaks of.
+func (*quoteAppraiser) UnverifiedKeys(raw []byte) (attest.TPMKeys, error) {
 	e, err := parse(raw)
-	return e.Introduction, err
+	return e.TPMKeys, err
 }
 
 // Genuine implements [attest.Appraiser].
-func (a *quoteAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a *quoteAppraiser) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
 // Appraise judges evidence; see the package comment for what it needs.
 func (a *quoteAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
@@ -95,7 +95,7 @@ func (a *quoteAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rule
 
 // quote checks the signature by the key of the evidence, and what it covers.
 func (a *quoteAppraiser) quote(e evidence) (Quote, error) {
-	key, err := a.known.key(e.Key)
+	key, err := a.known.attestationKey(e.Key)
 	if err != nil {
 		return Quote{}, err
 	}
@@ -117,7 +117,7 @@ func permit(e evidence, device *device, rules attest.TPMRules) (Launch, error) {
 	if slices.ContainsFunc(rules.CutChips, func(chip []byte) bool { return string(chip) == string(device.chip[:]) }) {
 		return Launch{}, wire.Refuse(wire.NoPlatform, "tpm: device", device.chip, "one that policy accepts")
 	}
-	own, err := e.own()
+	own, err := e.ownLaunch()
 	if err != nil {
 		return Launch{}, err
 	}
@@ -132,8 +132,8 @@ func permit(e evidence, device *device, rules attest.TPMRules) (Launch, error) {
 	return e.log.Launches[own], nil
 }
 
-// own is the last launch of the key in the log.
-func (e evidence) own() (int, error) {
+// ownMeasurement is the last launch of the key in the log.
+func (e evidence) ownLaunch() (int, error) {
 	for i, l := range slices.Backward(e.log.Launches) {
 		if l.Key == nameOf(e.Key) {
 			return i, nil
@@ -148,7 +148,7 @@ func (*quoteAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	own, err := e.own()
+	own, err := e.ownLaunch()
 	if err != nil {
 		return attest.Claims{}, err
 	}
@@ -163,7 +163,7 @@ func claims(e evidence, q Quote, own Launch, device *device) attest.Claims {
 		ReportData:  q.ExtraData,
 		Dynamic:     own.Dynamic,
 		Chip:        device.name,
-		Activation:  &attest.Activation{Introduction: e.Introduction, Secret: e.secret},
+		Activation:  &attest.Activation{TPMKeys: e.TPMKeys, Secret: e.secret},
 		Details: map[string]any{
 			"launches": len(e.log.Launches), "events": e.events, "verified_events": e.verified, "firmware": q.Firmware,
 			"resets": q.Resets, "restarts": q.Restarts, "clock": q.Clock,

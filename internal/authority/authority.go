@@ -64,8 +64,8 @@ type Endorser interface {
 	// EndorseFor is for evidence that was sent to us: it is screened before a
 	// vendor is asked, and requests to vendors are bounded for each sender.
 	EndorseFor(ctx context.Context, e attest.Evidence, s collateral.Stranger) (attest.Endorsements, error)
-	// Proved notes that evidence from an address was accepted.
-	Proved(address string)
+	// RecordAccepted notes that evidence from an address was accepted.
+	RecordAccepted(address string)
 	// Stats is the state of each document at hand, for metrics.
 	Stats() []collateral.Status
 }

@@ -37,7 +37,7 @@ func (a *Authority) challenge(r api.ChallengeRequest) (api.Challenge, error) {
 	rand.Read(body[8:])
 	c := api.Challenge{Nonce: slices.Concat(body, a.keys.NonceMAC(body)), Expires: expires.UTC()}
 	if len(r.EK)+len(r.AK) > 0 {
-		in := attest.Introduction{Device: r.EK, Key: r.AK}
+		in := attest.TPMKeys{Device: r.EK, Key: r.AK}
 		c.Credential, err = a.verifier.Credential(attest.TPM, in, a.keys.CredentialSecret(c.Nonce, in))
 	}
 	return c, err

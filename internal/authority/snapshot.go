@@ -91,7 +91,7 @@ func (a *Authority) examine(ctx context.Context, approved policy.Approved) (atte
 	nonce := make([]byte, 32)
 	rand.Read(nonce)
 	data := a.trustData(nonce, approved)
-	evidence, hidden, err := a.verifier.Ask(ctx, a.attester, data)
+	evidence, hidden, err := a.verifier.RequestEvidence(ctx, a.attester, data)
 	if err != nil {
 		return attest.Question{}, fmt.Errorf("attesting ourselves: %w", err)
 	}
@@ -119,7 +119,7 @@ func (a *Authority) named(approved policy.Approved, own attest.Question) error {
 // trustData is what our own evidence is bound to.
 func (a *Authority) trustData(nonce []byte, approved policy.Approved) attest.ReportData {
 	head := approved.Head()
-	return attest.Bind(wire.LabelTrust, nonce, a.root[:], head[:])
+	return attest.BindReportData(wire.LabelTrust, nonce, a.root[:], head[:])
 }
 
 func (s *snapshot) doc() *policyfile.Document { return s.approved.Document() }

@@ -313,7 +313,7 @@ func (p *applicant) request(nonce []byte, before func(*api.CertificateRequest)) 
 	if before != nil {
 		before(&r)
 	}
-	r.Evidence = testworld.Must(json.Marshal(testworld.Must(p.device.Attest(p.w.T.Context(), attest.Bind(wire.LabelIssue, r.Bound()...)))))
+	r.Evidence = testworld.Must(json.Marshal(testworld.Must(p.device.Attest(p.w.T.Context(), attest.BindReportData(wire.LabelIssue, r.Bound()...)))))
 	return r
 }
 

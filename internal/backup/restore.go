@@ -34,7 +34,9 @@ type Request struct {
 }
 
 // ReportData returns the report data of a request's evidence.
-func (r Request) ReportData() attest.ReportData { return attest.Bind(wire.LabelRestore, r.Key) }
+func (r Request) ReportData() attest.ReportData {
+	return attest.BindReportData(wire.LabelRestore, r.Key)
+}
 
 // ParseRequest parses a request and verifies its form alone.
 func ParseRequest(b []byte) (Request, error) {

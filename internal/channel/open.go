@@ -24,7 +24,7 @@ type ClientHandshake struct {
 	least   []byte // policy head that the unit must have got to; empty: none
 	nonce   []byte
 	request []byte
-	hidden  func(attest.Introduction) []byte // from the unit that was challenged; nil: none was
+	hidden  func(attest.TPMKeys) []byte // from the unit that was challenged; nil: none was
 }
 
 // NewClientHandshake makes an open request with a KEM key of its own. It refuses, with
@@ -201,11 +201,11 @@ func (o *ClientHandshake) Challenge(introduction []byte, verifier *attest.Verifi
 	if err != nil {
 		return wire.UnitID{}, nil, err
 	}
-	challenge, err := verifier.Challenge(attest.TPM, in.Introduction)
+	challenge, err := verifier.Challenge(attest.TPM, in.TPMKeys)
 	if err != nil {
 		return wire.UnitID{}, nil, err
 	}
-	o.hidden = challenge.Hidden
+	o.hidden = challenge.SecretFor
 	return in.Unit, challenge.Credential, nil
 }
 

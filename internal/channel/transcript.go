@@ -130,7 +130,7 @@ func evidenceData(secret []byte, transcript attest.Digest) (data attest.ReportDa
 		var confirm []byte
 		confirm, err = hkdf.Key(sha256.New, secret, nil, string(wire.Frame(wire.LabelConfirm)), secretSize)
 		digest := wire.Sum(confirm)
-		data = attest.Bind(wire.LabelSessionEvidence, transcript[:], digest[:])
+		data = attest.BindReportData(wire.LabelSessionEvidence, transcript[:], digest[:])
 	})
 	return data, err
 }

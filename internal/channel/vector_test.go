@@ -106,7 +106,7 @@ func openVector(t *testing.T, wants SessionOptions, evidence attest.Evidence) (v
 			"open_request", o.request, "response", answer, "ek_certificate", fixed("ek"), "attestation_key", fixed("ak")),
 		Out: in("pin", pin.Bytes(), "kem_secret", sharedHex, "unit_id", h.id[:], "ring_id", ringID[:], "session_id", s.id[:],
 			"transcript", a.transcript[:], "session_secret", secret[:], "evidence_report_data", data[:], "sealed_session", sealed,
-			"cookie_at_noon", cookie, "unit_time", unitauth.TimeBytes(noon), "introduction", unitauth.Introduction{Unit: h.id, Introduction: attest.Introduction{Device: fixed("ek"), Key: fixed("ak")}}.Encode()),
+			"cookie_at_noon", cookie, "unit_time", unitauth.TimeBytes(noon), "introduction", unitauth.Introduction{Unit: h.id, TPMKeys: attest.TPMKeys{Device: fixed("ek"), Key: fixed("ak")}}.Encode()),
 	}
 	return v, h, s
 }

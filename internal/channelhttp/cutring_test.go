@@ -51,8 +51,8 @@ func TestCutBesideEvidence(t *testing.T) {
 		t.Fatalf("got status %d, %s, want 200", answer.StatusCode, body)
 	}
 	s := testworld.Must(o.Finish(body, c.world.Trust(), c.clock.Now()))
-	if left > 0 || !s.Evidence().OK() {
-		t.Errorf("got %d cuts left to do and evidence %v, want none and good evidence", left, s.Evidence().OK())
+	if left > 0 || !s.Evidence().Appraised() {
+		t.Errorf("got %d cuts left to do and evidence %v, want none and good evidence", left, s.Evidence().Appraised())
 	}
 }
 

@@ -294,7 +294,7 @@ func TestEvidenceOnRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !s.Evidence().OK() {
+	if !s.Evidence().Appraised() {
 		t.Error("no evidence")
 	}
 }

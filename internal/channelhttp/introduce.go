@@ -36,8 +36,8 @@ func (s *Server) wantAgain(w http.ResponseWriter, body []byte, at time.Time, cau
 	}
 	p := askAgain{problemFor(cause), nil}
 	if channel.WantsEvidence(body) {
-		if tee, ok := s.config.Attester.(attest.Challenged); ok {
-			p.Introduction = unitauth.Introduction{Unit: s.config.Host.ID(), Introduction: tee.Introduce()}.Encode()
+		if tee, ok := s.config.Attester.(attest.CredentialAttester); ok {
+			p.Introduction = unitauth.Introduction{Unit: s.config.Host.ID(), TPMKeys: tee.Keys()}.Encode()
 		}
 	}
 	w.Header().Set(wire.FieldCookie, base64.RawURLEncoding.EncodeToString(cookie))

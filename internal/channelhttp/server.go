@@ -41,7 +41,7 @@ type ServerConfig struct {
 	Relay Relay
 	// Attester gives fresh evidence; without one no session that wants any is
 	// opened. It is asked for evidence from one goroutine at a time. One that is
-	// [attest.Challenged] introduces itself to the client before.
+	// [attest.CredentialAttester] introduces itself to the client before.
 	Attester attest.Attester
 	// RingUnknown is called when a session comes under a ring key that the
 	// host does not hold: a reason to renew soon. It does not block.
@@ -214,7 +214,7 @@ func (s *Server) evidence(r *http.Request, a *channel.ServerHandshake) (attest.E
 		return attest.Evidence{}, err
 	}
 	defer done()
-	return attest.Answer(r.Context(), s.config.Attester, data, credential)
+	return attest.AttestWithCredential(r.Context(), s.config.Attester, data, credential)
 }
 
 // request answers a request of a session.

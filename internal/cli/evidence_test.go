@@ -89,7 +89,7 @@ const notCompared = "measurements: compared with no reference value (RIM)"
 // field and appraised, and both say what nobody compared.
 func TestEvidenceOfDevices(t *testing.T) {
 	l := newLaboratory(t)
-	data := attest.Bind(wire.LabelIssue, []byte("nonce"))
+	data := attest.BindReportData(wire.LabelIssue, []byte("nonce"))
 	report, chain, err := l.gpu.Report(t.Context(), sha256.Sum256(data[:]))
 	if err != nil {
 		t.Fatal(err)
@@ -181,7 +181,7 @@ func TestDevelopmentModeOfGPUs(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.gpu.Development = true
-	data := attest.Bind(wire.LabelIssue, []byte("nonce"))
+	data := attest.BindReportData(wire.LabelIssue, []byte("nonce"))
 	gpu := printed(t, data, l.gpu)
 	for _, row := range []struct {
 		mode, checked, judged string

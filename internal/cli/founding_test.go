@@ -33,7 +33,7 @@ func newFounders(t *testing.T) founders {
 	t.Helper()
 	vendor := attesttest.NewVendor()
 	d := clitest.Draft(t)
-	d.SoftRoots, d.Machines = []string{vendor.Root().String()}, []string{"chip:" + soft.Chip(vendor.Root())}
+	d.SoftRoots, d.Machines = []string{vendor.Root().String()}, []string{"chip:" + soft.ChipOf(vendor.Root())}
 	d.Authority = []string{localtee.Reference(attest.Soft, localtee.Measurement{Program: wire.Sum([]byte("authority")).String()}, nil)}
 	draft, err := policy.ParseDraft([]byte(d.Text()))
 	if err != nil {

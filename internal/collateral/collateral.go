@@ -19,7 +19,7 @@
 // what is at hand is given, past its end too, for the appraiser to refuse with
 // reason "expired". Evidence of platforms without collateral gets none.
 //
-//	c := collateral.New(collateral.Config{Documents: platforms.All().Documents, Sources: map[string]string{"amd": amd}})
+//	c := collateral.New(collateral.Config{Documents: platforms.Supported().Documents, Sources: map[string]string{"amd": amd}})
 //	go c.Run(ctx) // renews
 //	endorsed, err := c.EndorseFor(ctx, evidence, collateral.Stranger{Address: remote, Screen: screen})
 package collateral
@@ -107,14 +107,14 @@ type Collateral struct {
 	flights singleflight.Group
 
 	mu      sync.Mutex
-	entries map[string]*entry // guarded by mu, by name
-	vendors map[line]backoff  // guarded by mu
-	budget  budget            // guarded by mu
+	entries map[string]*entry      // guarded by mu, by name
+	vendors map[vendorLine]backoff // guarded by mu
+	budget  budget                 // guarded by mu
 }
 
-// line is what the back-off of a vendor counts for: a limit on requests for chips,
+// vendorLine is what the back-off of a vendor counts for: a limit on requests for chips,
 // which strangers name, does not end requests for lists.
-type line struct {
+type vendorLine struct {
 	host   string
 	ofChip bool
 }
@@ -127,7 +127,7 @@ func New(c Config) *Collateral {
 	if c.Clock == nil {
 		c.Clock = time.Now
 	}
-	return &Collateral{config: c, entries: map[string]*entry{}, vendors: map[line]backoff{}, budget: newBudget()}
+	return &Collateral{config: c, entries: map[string]*entry{}, vendors: map[vendorLine]backoff{}, budget: newBudget()}
 }
 
 // Endorse gives what belongs to evidence and did not come with it. It asks
@@ -151,22 +151,22 @@ func (c *Collateral) EndorseFor(ctx context.Context, e attest.Evidence, s Strang
 	return c.endorse(ctx, e, &s)
 }
 
-// Proved notes that evidence from an address was accepted: what was fetched for it
+// RecordAccepted notes that evidence from an address was accepted: what was fetched for it
 // was not fetched in vain, and its share is whole again.
-func (c *Collateral) Proved(address string) {
+func (c *Collateral) RecordAccepted(address string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.budget.proved(address, c.config.Clock())
+	c.budget.recordAccepted(address, c.config.Clock())
 }
 
 func (c *Collateral) endorse(ctx context.Context, e attest.Evidence, s *Stranger) (attest.Endorsements, error) {
-	endorsed, checked := attest.Endorsements{}, []attest.Checked(nil)
+	endorsed, checked := attest.Endorsements{}, []attest.Fetched(nil)
 	for _, it := range c.items(e) {
 		brought := e.Endorsed[it.Role] != nil
 		if it.Kind == attest.CertificateDocument && brought {
 			continue
 		}
-		d, current := c.held(ctx, it)
+		d, current := c.cached(ctx, it)
 		if !current {
 			if s != nil {
 				if err := s.Screen(); err != nil {
@@ -192,11 +192,11 @@ func (c *Collateral) endorse(ctx context.Context, e attest.Evidence, s *Stranger
 			endorsed[it.Role+"_chain"] = d.Chain
 		}
 		if it.Kind != attest.CertificateDocument && !d.Fetched.IsZero() {
-			checked = append(checked, attest.Checked{Role: it.Role, Digest: d.digest, At: d.Fetched, Until: d.Expires})
+			checked = append(checked, attest.Fetched{Role: it.Role, Digest: d.digest, At: d.Fetched, Until: d.Expires})
 		}
 	}
 	if len(checked) > 0 {
-		endorsed[attest.RoleChecked] = attest.FrameChecked(checked)
+		endorsed[attest.RoleChecked] = attest.FrameFetched(checked)
 	}
 	return endorsed, nil
 }
@@ -211,7 +211,7 @@ func (c *Collateral) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-every.C:
-			for _, it := range c.due() {
+			for _, it := range c.dueItems() {
 				_, _ = c.renew(ctx, it, nil) // Stats tells the fault
 			}
 		}

@@ -17,16 +17,16 @@ type entry struct {
 	used  time.Time
 }
 
-// held is the document at hand, in memory or in the cache, and whether it is
+// cached is the document at hand, in memory or in the cache, and whether it is
 // current: it has not ended, and was fetched in the past. A time of fetching in the
 // future is ignored.
-func (c *Collateral) held(ctx context.Context, it item) (d Document, current bool) {
+func (c *Collateral) cached(ctx context.Context, it item) (d Document, current bool) {
 	now := c.config.Clock()
 	c.mu.Lock()
 	e := c.entries[it.Name]
 	c.mu.Unlock()
 	if e == nil {
-		e = &entry{item: it, doc: c.load(ctx, it)}
+		e = &entry{item: it, doc: c.loadCached(ctx, it)}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -40,8 +40,8 @@ func (c *Collateral) held(ctx context.Context, it item) (d Document, current boo
 	return d, !d.Fetched.IsZero() && now.Before(d.Expires)
 }
 
-// load reads a document in the cache. Its end is read out of it, as of a new one.
-func (c *Collateral) load(ctx context.Context, it item) Document {
+// loadCached reads a document in the cache. Its end is read out of it, as of a new one.
+func (c *Collateral) loadCached(ctx context.Context, it item) Document {
 	if c.config.Cache == nil {
 		return Document{}
 	}
@@ -50,7 +50,7 @@ func (c *Collateral) load(ctx context.Context, it item) Document {
 		return Document{}
 	}
 	var err error
-	if d.Expires, err = it.end(d); err != nil {
+	if d.Expires, err = it.expiry(d); err != nil {
 		return Document{}
 	}
 	d.digest = wire.Sum(d.Content)
@@ -83,8 +83,8 @@ func (c *Collateral) remember(e *entry) *entry {
 	return e
 }
 
-// due lists what should be renewed now, and forgets what nobody uses.
-func (c *Collateral) due() []item {
+// dueItems lists what should be renewed now, and forgets what nobody uses.
+func (c *Collateral) dueItems() []item {
 	now := c.config.Clock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,15 +93,15 @@ func (c *Collateral) due() []item {
 		switch {
 		case now.Sub(e.used) > idle:
 			delete(c.entries, name)
-		case len(e.doc.Content) > 0 && (e.doc.Fetched.After(now) || !now.Before(e.due())):
+		case len(e.doc.Content) > 0 && (e.doc.Fetched.After(now) || !now.Before(e.renewAt())):
 			items = append(items, e.item)
 		}
 	}
 	return items
 }
 
-// due is when a document should be renewed: after two thirds of its life.
-func (e *entry) due() time.Time {
+// dueItems is when a document should be renewed: after two thirds of its life.
+func (e *entry) renewAt() time.Time {
 	at := e.doc.Fetched.Add(e.doc.Expires.Sub(e.doc.Fetched) / 3 * 2)
 	if day := e.doc.Fetched.Add(daily); e.item.Kind != attest.CertificateDocument && day.Before(at) {
 		return day
@@ -135,12 +135,12 @@ func (c *Collateral) renew(ctx context.Context, it item, s *Stranger) (Document,
 // that is newer.
 func (c *Collateral) replace(ctx context.Context, it item, s *Stranger) (Document, error) {
 	if s != nil { // another flight may have ended since it was looked for
-		if d, current := c.held(ctx, it); current {
+		if d, current := c.cached(ctx, it); current {
 			return d, nil
 		}
 	}
 	fresh, err := c.fetch(ctx, it, s)
-	if err = c.put(it, fresh, err); err != nil {
+	if err = c.record(it, fresh, err); err != nil {
 		return Document{}, err
 	}
 	if c.config.Cache != nil {
@@ -149,10 +149,10 @@ func (c *Collateral) replace(ctx context.Context, it item, s *Stranger) (Documen
 	return fresh, nil
 }
 
-// put notes what came of fetching a document. One that has ended already, or is
+// record notes what came of fetching a document. One that has ended already, or is
 // older than what is at hand, is all that its source has for now, so it is not
 // asked again for a while.
-func (c *Collateral) put(it item, fresh Document, err error) error {
+func (c *Collateral) record(it item, fresh Document, err error) error {
 	now := c.config.Clock()
 	c.mu.Lock()
 	defer c.mu.Unlock()

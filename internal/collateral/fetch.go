@@ -33,23 +33,23 @@ type backoff struct {
 
 // fetch gets a document from the directory, or else from the vendor.
 func (c *Collateral) fetch(ctx context.Context, it item, s *Stranger) (Document, error) {
-	d, err := c.read(it)
+	d, err := c.readMirror(it)
 	if errors.Is(err, fs.ErrNotExist) {
-		d, err = c.ask(ctx, it, s)
+		d, err = c.requestDocument(ctx, it, s)
 	}
 	if err != nil {
 		return Document{}, err
 	}
-	if d.Expires, err = it.end(d); err != nil {
-		c.lacks(it)
+	if d.Expires, err = it.expiry(d); err != nil {
+		c.recordMissing(it)
 	}
 	d.digest, d.OfChip = wire.Sum(d.Content), it.OfChip
 	return d, err
 }
 
-// read reads a document in the directory. The age of a file is the document's; a
+// readMirror reads a document in the directory. The age of a file is the document's; a
 // file of a time to come is refused, which is looked at once that time has come.
-func (c *Collateral) read(it item) (Document, error) {
+func (c *Collateral) readMirror(it item) (Document, error) {
 	if c.config.Mirror == nil {
 		return Document{}, fs.ErrNotExist
 	}
@@ -61,24 +61,24 @@ func (c *Collateral) read(it item) (Document, error) {
 	if now := c.config.Clock(); d.Fetched.After(now) {
 		return Document{}, wire.Refuse(wire.ClockSkew, "collateral: time of the file "+it.Name, d.Fetched.UTC().Format(time.RFC3339), "not after "+now.UTC().Format(time.RFC3339))
 	}
-	if d.Content, err = c.file(it.Name); err == nil && it.Chain != "" {
-		d.Chain, err = c.file(it.Name + ".chain")
+	if d.Content, err = c.readFile(it.Name); err == nil && it.Chain != "" {
+		d.Chain, err = c.readFile(it.Name + ".chain")
 	}
 	return d, err
 }
 
-// file reads a file of the directory.
-func (c *Collateral) file(name string) ([]byte, error) {
+// readFile reads a file of the directory.
+func (c *Collateral) readFile(name string) ([]byte, error) {
 	f, err := c.config.Mirror.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return bounded(f)
+	return readBounded(f)
 }
 
-// bounded reads at most what a document may have.
-func bounded(r io.Reader) ([]byte, error) {
+// readBounded reads at most what a document may have.
+func readBounded(r io.Reader) ([]byte, error) {
 	content, err := io.ReadAll(io.LimitReader(r, maxDocument+1))
 	if err == nil && len(content) > maxDocument {
 		err = wire.Refuse(wire.TooLarge, "collateral: size in bytes", len(content), maxDocument)
@@ -86,8 +86,8 @@ func bounded(r io.Reader) ([]byte, error) {
 	return content, err
 }
 
-// ask asks the vendor, unless he is to be left alone.
-func (c *Collateral) ask(ctx context.Context, it item, s *Stranger) (Document, error) {
+// requestDocument asks the vendor, unless he is to be left alone.
+func (c *Collateral) requestDocument(ctx context.Context, it item, s *Stranger) (Document, error) {
 	if it.url == "" {
 		return Document{}, errors.New("no such file, and nobody to ask")
 	}
@@ -95,7 +95,7 @@ func (c *Collateral) ask(ctx context.Context, it item, s *Stranger) (Document, e
 	if err != nil {
 		return Document{}, err
 	}
-	asked := line{request.URL.Host, it.OfChip}
+	asked := vendorLine{request.URL.Host, it.OfChip}
 	if err := c.mayAsk(it, asked, s); err != nil {
 		return Document{}, err
 	}
@@ -106,10 +106,10 @@ func (c *Collateral) ask(ctx context.Context, it item, s *Stranger) (Document, e
 		return Document{}, err
 	}
 	defer response.Body.Close()
-	if err := c.judge(it, asked, s, response); err != nil {
+	if err := c.checkStatus(it, asked, s, response); err != nil {
 		return Document{}, err
 	}
-	if d.Content, err = bounded(response.Body); err != nil {
+	if d.Content, err = readBounded(response.Body); err != nil {
 		c.failed(asked, s, 0)
 		return Document{}, fmt.Errorf("reading the answer: %w", err)
 	}
@@ -123,7 +123,7 @@ func (c *Collateral) ask(ctx context.Context, it item, s *Stranger) (Document, e
 
 // mayAsk refuses to ask a vendor who is to be left alone, or for what he did not
 // have a short while ago, or for more chips than strangers may name.
-func (c *Collateral) mayAsk(it item, asked line, s *Stranger) error {
+func (c *Collateral) mayAsk(it item, asked vendorLine, s *Stranger) error {
 	now := c.config.Clock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -138,13 +138,13 @@ func (c *Collateral) mayAsk(it item, asked line, s *Stranger) error {
 		return wire.Refuse(wire.TooMany, "collateral: asking "+asked.host, "too soon", "not before "+until.UTC().Format(time.RFC3339))
 	}
 	if s != nil && it.OfChip && !known {
-		return c.budget.take(s.Address, now)
+		return c.budget.charge(s.Address, now)
 	}
 	return nil
 }
 
-// judge reads the status of an answer, and notes what follows from it.
-func (c *Collateral) judge(it item, asked line, s *Stranger, r *http.Response) error {
+// checkStatus reads the status of an answer, and notes what follows from it.
+func (c *Collateral) checkStatus(it item, asked vendorLine, s *Stranger, r *http.Response) error {
 	switch status := r.StatusCode; {
 	case status == http.StatusOK:
 		c.mu.Lock()
@@ -154,13 +154,13 @@ func (c *Collateral) judge(it item, asked line, s *Stranger, r *http.Response) e
 	case status == http.StatusTooManyRequests, status >= http.StatusInternalServerError:
 		c.failed(asked, s, retryAfter(r.Header.Get("Retry-After"), c.config.Clock()))
 	default:
-		c.lacks(it)
+		c.recordMissing(it)
 	}
 	return fmt.Errorf("%s answered %s", asked.host, r.Status)
 }
 
-// lacks notes that a vendor answers, but not with this document.
-func (c *Collateral) lacks(it item) {
+// recordMissing notes that a vendor answers, but not with this document.
+func (c *Collateral) recordMissing(it item) {
 	now := c.config.Clock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -169,14 +169,14 @@ func (c *Collateral) lacks(it item) {
 
 // failed leaves a vendor alone: for twice as long each time, and for as long as
 // he asks.
-func (c *Collateral) failed(asked line, s *Stranger, wanted time.Duration) {
+func (c *Collateral) failed(asked vendorLine, s *Stranger, wanted time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	b := c.vendors[asked]
 	wait := max(wanted, vendorBackoff.Longest(b.failures+1))
 	c.vendors[asked] = backoff{failures: b.failures + 1, until: c.config.Clock().Add(wait)}
 	if s != nil && asked.ofChip {
-		c.budget.unanswered(s.Address)
+		c.budget.refund(s.Address)
 	}
 }
 

@@ -92,11 +92,11 @@ func (f Founder) verifyProof(r Root, e attest.Evidence, p Proof) error {
 
 // challengeSecret follows from the founder's key, the root, the draft, the device and its
 // key: no proof is valid for another of them, or for another founder.
-func (f Founder) challengeSecret(r Root, e attest.Evidence) (attest.Introduction, []byte, error) {
+func (f Founder) challengeSecret(r Root, e attest.Evidence) (attest.TPMKeys, []byte, error) {
 	if len(f.Key) != KeySize {
-		return attest.Introduction{}, nil, wire.Refuse(wire.BadRequest, "founder's key: size in bytes", len(f.Key), KeySize)
+		return attest.TPMKeys{}, nil, wire.Refuse(wire.BadRequest, "founder's key: size in bytes", len(f.Key), KeySize)
 	}
-	in, _, err := f.Verifier.Introduced(e)
+	in, _, err := f.Verifier.UnverifiedKeys(e)
 	if err != nil {
 		return in, nil, err
 	}

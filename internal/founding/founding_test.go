@@ -47,7 +47,7 @@ func newSite(t *testing.T) *site {
 	t.Helper()
 	s := &site{t: t, vendor: attesttest.NewVendor(), root: wire.Sum([]byte("root"))}
 	s.chip = s.vendor.Chip()
-	s.draft = s.softDraft(soft.Chip(s.vendor.Root()), "authority")
+	s.draft = s.softDraft(soft.ChipOf(s.vendor.Root()), "authority")
 	s.founder = Founder{Verifier: attesttest.Verifier(tpm.Platform().Appraiser()), Key: bytes.Repeat([]byte{7}, KeySize), At: time.Now()}
 	return s
 }
@@ -123,7 +123,7 @@ func TestCheckRefusals(t *testing.T) {
 		{"evidence of a restore request", func() (policy.Draft, Root) {
 			tee, r := s.chip.Attester(attesttest.Measure("authority")), s.good()
 			draft := s.draft.Digest()
-			r.Evidence = testworld.Must(testworld.Must(tee.Attest(t.Context(), attest.Bind(wire.LabelRestore, s.root[:], draft[:]))).MarshalJSON())
+			r.Evidence = testworld.Must(testworld.Must(tee.Attest(t.Context(), attest.BindReportData(wire.LabelRestore, s.root[:], draft[:]))).MarshalJSON())
 			return s.draft, r
 		}, wire.BadNonce},
 	}
@@ -158,7 +158,7 @@ func (m machine) launch() (*tpm.Device, attest.Measurement) {
 	m.t.Helper()
 	at := tpm.Machine{Path: m.tpm.Path, Log: m.tpm.Log}
 	l := tpm.Launch{Program: wire.Sum([]byte("authority")), Arguments: tpm.Arguments(nil)}
-	measured := testworld.Must(at.Boot(l))
+	measured := testworld.Must(at.BootMeasurement(l))
 	return testworld.Must(tpm.NewDevice(tpm.Config{Machine: at, CA: m.maker.CA(m.t), Launch: l})), measured
 }
 
@@ -231,7 +231,7 @@ func TestChallenged(t *testing.T) {
 		}
 	})
 	t.Run("named machine", func(t *testing.T) {
-		chip := wire.Sum(testworld.Must(x509.ParseCertificate(first.Introduce().Device)).RawSubjectPublicKeyInfo)
+		chip := wire.Sum(testworld.Must(x509.ParseCertificate(first.Keys().Device)).RawSubjectPublicKeyInfo)
 		for machines, want := range map[string]wire.Reason{fmt.Sprintf("[\"chip:%s\"]", chip.Hex()): "", fmt.Sprintf("[\"chip:%s\"]", strings.Repeat("0", 64)): wire.WrongChip} {
 			d := m.draft(measured, machines)
 			device, _ := m.launch()

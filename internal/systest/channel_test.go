@@ -178,7 +178,7 @@ func TestReceipt(t *testing.T) {
 	config := c.OpenConfig("scoring")
 	config.Receipts, config.FreshEvidence = true, true
 	ch := c.OpenChannel(config)
-	if s, err := ch.Session(t.Context()); err != nil || !s.Evidence.OK() {
+	if s, err := ch.Session(t.Context()); err != nil || !s.Evidence.Appraised() {
 		t.Errorf("fresh evidence: %v, %v", s.Evidence, err)
 	}
 	var record client.Record

@@ -77,7 +77,7 @@ func (e *estate) groupRoot(a *api.Authority) (api.GroupRoot, wire.Digest) {
 		return r, evidence
 	}
 	_, unverified := ask(nil)
-	in, introduced, err := verifier().Introduced(unverified)
+	in, introduced, err := verifier().UnverifiedKeys(unverified)
 	if err != nil || !introduced {
 		e.t.Fatalf("got introduced %v, %v", introduced, err)
 	}
@@ -92,7 +92,7 @@ func (e *estate) groupRoot(a *api.Authority) (api.GroupRoot, wire.Digest) {
 	}
 	digest := wire.Sum(root.RawSubjectPublicKeyInfo)
 	result, err := verifier().Appraise(attest.Question{
-		Evidence: evidence, ReportData: identity.GroupRootData(nonce, r.Roster, digest), Secret: challenge.Hidden, Rules: roster.AuthorityRules(), At: e.wall(),
+		Evidence: evidence, ReportData: identity.GroupRootData(nonce, r.Roster, digest), Secret: challenge.SecretFor, Rules: roster.AuthorityRules(), At: e.wall(),
 	})
 	if err == nil {
 		err = roster.AdmitAuthority(result)

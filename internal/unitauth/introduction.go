@@ -13,7 +13,7 @@ const maxIntroduction = 8 << 10
 // or key is refused.
 type Introduction struct {
 	Unit wire.UnitID
-	attest.Introduction
+	attest.TPMKeys
 }
 
 // Encode returns Frame("cohort introduction v1", unit id, device, key).
@@ -32,5 +32,5 @@ func UnverifiedIntroduction(b []byte) (Introduction, error) {
 	if len(f[0]) != len(wire.UnitID{}) {
 		return Introduction{}, wire.Refuse(wire.Malformed, "introduction: size of the unit id", len(f[0]), len(wire.UnitID{}))
 	}
-	return Introduction{wire.UnitID(f[0]), attest.Introduction{Device: f[1], Key: f[2]}}, nil
+	return Introduction{wire.UnitID(f[0]), attest.TPMKeys{Device: f[1], Key: f[2]}}, nil
 }

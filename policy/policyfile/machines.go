@@ -53,12 +53,12 @@ func (m Machines) admit(result attest.Result) error {
 	}
 	p, _ := known.lookup(result.Measurement().Platform)
 	if p.Chip != nil {
-		got := p.Chip(result.Chip())
+		got := p.Chip(result.ChipID())
 		if got != nil && slices.ContainsFunc(m.Chips, func(chip string) bool { return string(p.Chip(chip)) == string(got) }) {
 			return nil
 		}
 	}
-	return wire.Refuse(wire.WrongChip, "admission: machine of the authority", result.Chip(), "one of authority.machines: "+m.String())
+	return wire.Refuse(wire.WrongChip, "admission: machine of the authority", result.ChipID(), "one of authority.machines: "+m.String())
 }
 
 // String is "any", or the chips.

@@ -57,7 +57,7 @@ func TestNewPlatform(t *testing.T) {
 	before := known
 	known = newPlatforms(append(Platforms(), vax.PolicyRules)...)
 	defer func() { known = before }()
-	all := append(platforms.All(), vax)
+	all := append(platforms.Supported(), vax)
 
 	e, err := all.ReadEvidence([]byte("VAX 11/780"))
 	if err != nil || e.Platform != "vax" {
@@ -126,11 +126,11 @@ func TestNewPlatform(t *testing.T) {
 // rules.
 func TestTableOfPlatforms(t *testing.T) {
 	rules := Platforms()
-	if len(rules) != len(platforms.All()) {
-		t.Errorf("policy names %d platforms, the table has %d", len(rules), len(platforms.All()))
+	if len(rules) != len(platforms.Supported()) {
+		t.Errorf("policy names %d platforms, the table has %d", len(rules), len(platforms.Supported()))
 	}
 	for _, r := range rules {
-		p, ok := platforms.All().Lookup(r.Platform)
+		p, ok := platforms.Supported().Lookup(r.Platform)
 		if !ok || len(p.Keys) != len(r.Keys) || len(p.Registers) != len(r.Registers) {
 			t.Errorf("%s: the table has %d keys and %d registers, policy %d and %d", r.Platform, len(p.Keys), len(p.Registers), len(r.Keys), len(r.Registers))
 		}

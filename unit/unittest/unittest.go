@@ -313,7 +313,7 @@ func (f *Authority) report(request api.CertificateRequest) (api.Report, error) {
 		return api.Report{}, err
 	}
 	result, err := attesttest.Verifier().Appraise(attest.Question{
-		Evidence: evidence, ReportData: attest.Bind(wire.LabelIssue, request.Bound()...), Rules: p.Rules(), At: f.Clock(),
+		Evidence: evidence, ReportData: attest.BindReportData(wire.LabelIssue, request.Bound()...), Rules: p.Rules(), At: f.Clock(),
 	})
 	if err != nil {
 		return api.Report{}, err

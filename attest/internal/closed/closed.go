@@ -8,9 +8,9 @@ package closed
 // Appraiser is none.
 type Appraiser struct{ genuine any }
 
-// Of vouches for an appraiser. A type that wraps another calls it only where the
+// VouchFor vouches for an appraiser. A type that wraps another calls it only where the
 // wrapper itself is the appraiser.
-func Of(appraiser any) Appraiser { return Appraiser{appraiser} }
+func VouchFor(appraiser any) Appraiser { return Appraiser{appraiser} }
 
 // Genuine is what was vouched for, or nil.
 func (a Appraiser) Genuine() any { return a.genuine }

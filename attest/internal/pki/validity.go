@@ -26,8 +26,8 @@ func Validities(certs ...*x509.Certificate) []Validity {
 	return all
 }
 
-// InTime refuses, with reason "expired", what does not count at a time.
-func (v Vendor) InTime(at time.Time, all ...Validity) error {
+// CheckValidity refuses, with reason "expired", what does not count at a time.
+func (v Vendor) CheckValidity(at time.Time, all ...Validity) error {
 	for _, s := range all {
 		from := s.From
 		if s.Issued {

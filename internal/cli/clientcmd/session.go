@@ -52,10 +52,10 @@ type sessionView struct {
 
 func viewSession(s client.Session) sessionView {
 	v := sessionView{ID: s.ID.String(), Expires: frame.RFC3339(s.Expires), Unit: s.Unit.UnitID().String(), Identity: s.Unit.ID().String()}
-	if s.Evidence.OK() {
-		v.Evidence = fmt.Sprintf("%s, chip %s", s.Evidence.Measurement(), s.Evidence.Chip())
+	if s.Evidence.Appraised() {
+		v.Evidence = fmt.Sprintf("%s, chip %s", s.Evidence.Measurement(), s.Evidence.ChipID())
 		for _, d := range s.Evidence.Devices() {
-			v.Evidence += frame.WithDevice(string(d.Platform), d.Chip, d.Unjudged)
+			v.Evidence += frame.WithDevice(string(d.Platform), d.Chip, d.NotVerified)
 		}
 	}
 	return v

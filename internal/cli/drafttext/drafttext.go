@@ -128,7 +128,7 @@ func SoftMachines(roots []string) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("--soft-root: %w", err)
 		}
-		machines = append(machines, "chip:"+soft.Chip(root))
+		machines = append(machines, "chip:"+soft.ChipOf(root))
 	}
 	return machines, nil
 }

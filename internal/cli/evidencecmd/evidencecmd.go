@@ -144,7 +144,7 @@ func viewPart(e attest.Evidence) (evidenceView, error) {
 		v.Endorsements[role] = len(content)
 	}
 	v.fill(claims)
-	v.Checked, err = e.Endorsed.Checked()
+	v.Checked, err = e.Endorsed.Fetched()
 	return v, err
 }
 
@@ -164,7 +164,7 @@ func readEvidence(path string) (attest.Evidence, error) {
 	if err != nil {
 		return attest.Evidence{}, err
 	}
-	return platforms.All().ReadEvidence(content)
+	return platforms.Supported().ReadEvidence(content)
 }
 
 func (f evidenceFlags) endorse(e attest.Evidence) (attest.Evidence, error) {
@@ -180,7 +180,7 @@ func (f evidenceFlags) endorse(e attest.Evidence) (attest.Evidence, error) {
 		}
 		more[role] = content
 	}
-	return e.With(more), nil
+	return e.WithEndorsements(more), nil
 }
 
 // question is what the flags ask of evidence, and the policy that they name.
@@ -219,7 +219,7 @@ func appraise(q attest.Question, doc *policyfile.Document) (verdictView, error) 
 		if err != nil {
 			return verdictView{}, err
 		}
-		v.Unjudged = unjudged(devices[0].Unjudged, devices[1:])
+		v.Unjudged = unjudged(devices[0].NotVerified, devices[1:])
 		return v, nil
 	}
 	result, challenge, err := localtee.Verifier().AppraiseFor(q)
@@ -229,7 +229,7 @@ func appraise(q attest.Question, doc *policyfile.Document) (verdictView, error) 
 	if v.Is, err = programs(doc, result); err != nil {
 		return verdictView{}, err
 	}
-	v.Unjudged = unjudged(result.Unjudged(), result.Devices())
+	v.Unjudged = unjudged(result.NotVerified(), result.Devices())
 	if challenge.Credential != nil {
 		v.unbound = &frame.Fault{Code: frame.CodeUnbound, Cause: wire.Refuse(wire.BadNonce, "evidence: binding", "a credential",
 			"the secret in it, which only the authority that asked for the evidence knows: it shows that the key lives in that device")}
@@ -242,7 +242,7 @@ func appraise(q attest.Question, doc *policyfile.Document) (verdictView, error) 
 func unjudged(of []string, devices []attest.Device) []string {
 	all := slices.Clone(of)
 	for i, d := range devices {
-		for _, what := range d.Unjudged {
+		for _, what := range d.NotVerified {
 			all = append(all, fmt.Sprintf("device %d: %s", i, what))
 		}
 	}

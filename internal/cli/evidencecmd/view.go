@@ -18,7 +18,7 @@ type evidenceView struct {
 	Platform     attest.Platform   `json:"platform"`
 	Size         int               `json:"size"`
 	Endorsements map[string]int    `json:"endorsements"` // sizes by role
-	Checked      []attest.Checked  `json:"checked,omitempty"`
+	Checked      []attest.Fetched  `json:"checked,omitempty"`
 	Registers    map[string]string `json:"measurement"`
 	ReportData   string            `json:"report_data"`
 	Debug        bool              `json:"debug"`
@@ -51,7 +51,7 @@ func (v *evidenceView) fill(c attest.Claims) {
 	for _, r := range c.Measurement.Registers {
 		v.Registers[r.Name] = hex.EncodeToString(r.Value)
 	}
-	v.Unjudged = c.Unjudged
+	v.Unjudged = c.NotVerified
 	v.ReportData, v.Debug, v.Dynamic, v.Chip = hex.EncodeToString(c.ReportData), c.Debug, c.Dynamic, c.Chip
 }
 
@@ -94,7 +94,7 @@ func (v evidenceView) tree() string {
 
 // addTo adds one part of the evidence.
 func (v evidenceView) addTo(root *tree.Node, name string) {
-	platform, _ := platforms.All().Lookup(v.Platform)
+	platform, _ := platforms.Supported().Lookup(v.Platform)
 	part := root.Add("%-12s %s, %d bytes", name, platform.Title, v.Size)
 	for _, role := range slices.Sorted(maps.Keys(v.Endorsements)) {
 		part.Add("beside     %s, %d bytes", role, v.Endorsements[role])

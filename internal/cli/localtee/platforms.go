@@ -26,8 +26,8 @@ type Device interface {
 	attest.Sealer
 	// Program is the measured program that an agent runs.
 	Program() (*os.File, error)
-	// Args are the measured arguments.
-	Args() []string
+	// Arguments are the measured arguments.
+	Arguments() []string
 }
 
 // Attester is a TEE without a program of its own.
@@ -77,7 +77,7 @@ type unsealing struct {
 // Names are the TEEs of this build.
 func Names() []string {
 	var names []string
-	for _, p := range platforms.All() {
+	for _, p := range platforms.Supported() {
 		if !p.Platform.IsDevice() {
 			names = append(names, string(p.Platform))
 		}
@@ -111,7 +111,7 @@ func (t TEE) Inside() bool { return t.Device != nil }
 
 // Development reports whether it protects nothing from its host.
 func (t TEE) Development() bool {
-	p, known := platforms.All().Lookup(t.Platform)
+	p, known := platforms.Supported().Lookup(t.Platform)
 	return known && p.Development
 }
 
@@ -124,10 +124,10 @@ type Machine struct {
 
 func (m Machine) Program() (*os.File, error) { return os.Open(m.Command[0]) }
 
-func (m Machine) Args() []string { return m.Command[1:] }
+func (m Machine) Arguments() []string { return m.Command[1:] }
 
 // Verifier appraises the evidence of every platform.
-func Verifier() *attest.Verifier { return platforms.All().Verifier() }
+func Verifier() *attest.Verifier { return platforms.Supported().Verifier() }
 
 // Measurement is what the development TEE will say of a program, and the line
 // of policy that accepts it.

@@ -56,7 +56,7 @@ func Reference(p attest.Platform, m Measurement, args []string) string {
 // TPMReference is the reference value of a program beside this machine's TPM, as
 // policy files write it.
 func TPMReference(machine tpm.Machine, taken Measurement, args []string) (string, error) {
-	m, err := machine.Boot(tpm.Launch{})
+	m, err := machine.BootMeasurement(tpm.Launch{})
 	if err != nil {
 		return "", fmt.Errorf("reading the TPM: %w", err)
 	}

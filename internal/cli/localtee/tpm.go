@@ -17,7 +17,7 @@ type tpmDevice struct {
 	args    []string
 }
 
-func (d tpmDevice) Args() []string { return d.args }
+func (d tpmDevice) Arguments() []string { return d.args }
 
 func (d tpmDevice) Program() (*os.File, error) {
 	if d.program == nil {
@@ -63,7 +63,7 @@ func measureLaunch(program []string) (copied *os.File, l tpm.Launch, err error) 
 	}
 	defer file.Close()
 	l.Agent, l.Arguments = l.Program, tpm.Arguments(program[1:])
-	copied, l.Program, dynamic, err = soft.Copy(file)
+	copied, l.Program, dynamic, err = soft.SealCopy(file)
 	l.Dynamic = l.Dynamic || dynamic
 	return copied, l, err
 }

@@ -46,7 +46,7 @@ func lookPlatforms(wanted string, beside *tpm.Machine) []examination {
 		if p.Open == nil {
 			continue
 		}
-		platform, _ := platforms.All().Lookup(attest.Platform(name))
+		platform, _ := platforms.Supported().Lookup(attest.Platform(name))
 		all = append(all, examination{"tee", platform.Title, "see docs/how-to/" + name + ".md for what the machine needs", func(ctx context.Context) (string, error) {
 			detail, err := lookOpener(ctx, p, *beside)
 			if errors.Is(err, wire.NotThisDevice) && name != wanted {

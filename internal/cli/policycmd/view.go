@@ -107,7 +107,7 @@ func Describe(doc *policyfile.Document) PolicyView {
 		for _, root := range doc.Platforms[name].Roots {
 			row.Roots = append(row.Roots, root.String())
 		}
-		if p, _ := platforms.All().Lookup(name); p.Note != nil {
+		if p, _ := platforms.Supported().Lookup(name); p.Note != nil {
 			row.Notes = append(row.Notes, p.Note(doc.Platforms[name]))
 		}
 		v.Platforms = append(v.Platforms, row)
@@ -135,7 +135,7 @@ func Describe(doc *policyfile.Document) PolicyView {
 // without being told included.
 func demands(name attest.Platform, rules attest.Rules) []string {
 	words := map[attest.Demand]string{attest.DemandSet: "set", attest.DemandClear: "clear"}
-	p, _ := platforms.All().Lookup(name)
+	p, _ := platforms.Supported().Lookup(name)
 	var all []string
 	for _, k := range p.Keys {
 		if k.Kind != attest.KeyBits {
@@ -160,7 +160,7 @@ func demands(name attest.Platform, rules attest.Rules) []string {
 func upgrades(doc *policyfile.Document) []string {
 	found := map[string]bool{}
 	for _, ref := range doc.Authority.References {
-		if p, _ := platforms.All().Lookup(ref.Platform); p.SealsToOthers {
+		if p, _ := platforms.Supported().Lookup(ref.Platform); p.SealsToOthers {
 			found[fmt.Sprintf("on %s another build gets the root by policy: its value in, restart, the old value out", ref.Platform)] = true
 		} else {
 			found[fmt.Sprintf("on %s the root belongs to one build on one chip: another gets it from the owners' shares", ref.Platform)] = true

@@ -55,9 +55,9 @@ func runSoft(ctx context.Context, a *frame.App, socket, dir string) error {
 	if err != nil {
 		return errors.Join(err, daemon.Close())
 	}
-	a.Log.Warn("DEVELOPMENT: the soft TEE protects nothing from this machine", "socket", socket, "root", daemon.Root())
-	root := map[string]string{"root": daemon.Root().String(), "chip": soft.Chip(daemon.Root()), "socket": socket}
-	if err := a.Emit("soft", root, fmt.Sprintf("root %s\nchip %s\nsocket %s\n", daemon.Root(), soft.Chip(daemon.Root()), socket)); err != nil {
+	a.Log.Warn("DEVELOPMENT: the soft TEE protects nothing from this machine", "socket", socket, "root", daemon.RootDigest())
+	root := map[string]string{"root": daemon.RootDigest().String(), "chip": soft.ChipOf(daemon.RootDigest()), "socket": socket}
+	if err := a.Emit("soft", root, fmt.Sprintf("root %s\nchip %s\nsocket %s\n", daemon.RootDigest(), soft.ChipOf(daemon.RootDigest()), socket)); err != nil {
 		return errors.Join(err, listener.Close(), daemon.Close())
 	}
 	return errors.Join(daemon.Serve(ctx, listener), daemon.Close())

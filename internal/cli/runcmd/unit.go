@@ -168,7 +168,7 @@ func runUnit(ctx context.Context, a *frame.App, f unitFlags) error {
 	health.set(named(u.ID(), notStarted(u.Health())))
 	a.Log.Info("enrolled", "unit", u.ID(), "task", f.task, "group", f.group, "role", f.role, "identity", u.Identity().ID, "listen", f.listen)
 	return agentEnd(agent.Run(ctx, agent.Config{
-		Unit: u, Program: program, Args: a.TEE.Args(), Listen: listener, Forward: agent.Forward(f.forward), Peers: peers,
+		Unit: u, Program: program, Args: a.TEE.Arguments(), Listen: listener, Forward: agent.Forward(f.forward), Peers: peers,
 		Stdout: a.Stdout, Stderr: a.Stderr, Log: a.Log, CertDir: f.certDir, Disk: f.disk, Reload: reload,
 		Started: func() { health.set(named(u.ID(), u.Health())) },
 	}))

@@ -157,7 +157,7 @@ func (r *rogue) enrol(ctx context.Context, key *ecdsa.PrivateKey) (report api.Re
 		Task: r.pins.Task, Nonce: challenge.Nonce, HPKEKey: sealing.PublicKey().Bytes(), SigningKey: spki,
 		Root: authority.Approved.Document().Authority.Root, Head: authority.Approved.Head(),
 	}
-	evidence, err := r.app.TEE.Device.Attest(ctx, attest.Bind(wire.LabelIssue, request.Bound()...))
+	evidence, err := r.app.TEE.Device.Attest(ctx, attest.BindReportData(wire.LabelIssue, request.Bound()...))
 	if err != nil {
 		return report, err
 	}

@@ -12,14 +12,14 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// Present says who made the TPM.
-func (m Machine) Present() (who string, err error) {
-	err = m.use(func(t transport.TPM) error {
-		answer, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(tpm2.TPMPTManufacturer), PropertyCount: 1}.Execute(t)
+// Manufacturer says who made the TPM.
+func (m Machine) Manufacturer() (who string, err error) {
+	err = m.withTPM(func(t transport.TPM) error {
+		response, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(tpm2.TPMPTManufacturer), PropertyCount: 1}.Execute(t)
 		if err != nil {
 			return absent(err)
 		}
-		properties, err := answer.CapabilityData.Data.TPMProperties()
+		properties, err := response.CapabilityData.Data.TPMProperties()
 		if err != nil || len(properties.TPMProperty) == 0 {
 			return absent(errors.New("it does not say who made it"))
 		}
@@ -32,7 +32,7 @@ func (m Machine) Present() (who string, err error) {
 
 // Certificate names the endorsement key and who its certificate is under.
 func (m Machine) Certificate() (text string, err error) {
-	err = m.use(func(t transport.TPM) error {
+	err = m.withTPM(func(t transport.TPM) error {
 		d := &Device{machine: m}
 		if err := d.findEndorsement(t); err != nil {
 			return err
@@ -47,9 +47,9 @@ func (m Machine) Certificate() (text string, err error) {
 	return text, err
 }
 
-// Bank says that the SHA-256 bank holds every PCR that is quoted.
-func (m Machine) Bank() (string, error) {
-	return fmt.Sprintf("PCRs %v", quotedPCRs), m.use(func(t transport.TPM) error {
+// CheckBank says that the SHA-256 bank holds every PCR that is quoted.
+func (m Machine) CheckBank() (string, error) {
+	return fmt.Sprintf("PCRs %v", quotedPCRs), m.withTPM(func(t transport.TPM) error {
 		_, err := readPCRs(t, quotedPCRs)
 		return err
 	})
@@ -57,7 +57,7 @@ func (m Machine) Bank() (string, error) {
 
 // MakesKeys says that an attestation key can be made. It launches nothing.
 func (m Machine) MakesKeys() (string, error) {
-	return "made one", m.use(func(t transport.TPM) error {
+	return "made one", m.withTPM(func(t transport.TPM) error {
 		return new(Device).makeKey(t)
 	})
 }

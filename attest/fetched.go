@@ -14,25 +14,25 @@ import (
 // says: when whoever passes them on last had each from its vendor.
 const RoleChecked = "checked"
 
-// Checked says when a document of a vendor was last had from him, or from a
+// Fetched says when a document of a vendor was last had from him, or from a
 // mirror of his, and when it ends, in whole seconds. It is worth as much as
 // whoever says so.
-type Checked struct {
+type Fetched struct {
 	Role   string    `json:"role"`
 	Digest Digest    `json:"digest"` // of the document
 	At     time.Time `json:"checked"`
 	Until  time.Time `json:"until"`
 }
 
-// changing are the roles of what vendors withdraw or replace: lists and
+// changingRoles are the roles of what vendors withdraw or replace: lists and
 // statements. Certificates stay what they are until their end, or a list's word.
-var changing = []string{"crl", "model_crl", "pck_crl", "qe_identity", "region_crl", "root_crl", "tcb_info", "zone_crl"}
+var changingRoles = []string{"crl", "model_crl", "pck_crl", "qe_identity", "region_crl", "root_crl", "tcb_info", "zone_crl"}
 
-// FrameChecked writes what endorsements hold in role "checked", in the order of
+// FrameFetched writes what endorsements hold in role "checked", in the order of
 // the roles (docs/spec/evidence.md, section 2).
-func FrameChecked(all []Checked) []byte {
+func FrameFetched(all []Fetched) []byte {
 	var fields [][]byte
-	for _, c := range slices.SortedFunc(slices.Values(all), func(a, b Checked) int { return strings.Compare(a.Role, b.Role) }) {
+	for _, c := range slices.SortedFunc(slices.Values(all), func(a, b Fetched) int { return strings.Compare(a.Role, b.Role) }) {
 		fields = append(fields, []byte(c.Role), c.Digest[:], wire.Uint64(uint64(c.At.Unix())), wire.Uint64(uint64(c.Until.Unix())))
 	}
 	return wire.Frame(wire.LabelChecked, fields...)
@@ -42,9 +42,9 @@ func FrameChecked(all []Checked) []byte {
 // year 9999, after which no certificate lives.
 const maxSecond = 253402300799
 
-// Checked reads the role "checked", which may be missing. It refuses another
-// encoding than that of [FrameChecked] with reason "malformed".
-func (e Endorsements) Checked() ([]Checked, error) {
+// Fetched reads the role "checked", which may be missing. It refuses another
+// encoding than that of [FrameFetched] with reason "malformed".
+func (e Endorsements) Fetched() ([]Fetched, error) {
 	if e[RoleChecked] == nil {
 		return nil, nil
 	}
@@ -55,13 +55,13 @@ func (e Endorsements) Checked() ([]Checked, error) {
 	if len(fields)%4 != 0 {
 		return nil, wire.Refuse(wire.Malformed, "collateral: fields of role checked", len(fields), "four for each document")
 	}
-	var all []Checked
+	var all []Fetched
 	for before := ""; len(fields) > 0; fields = fields[4:] {
-		c, err := readChecked([4][]byte(fields))
+		c, err := readFetched([4][]byte(fields))
 		if err != nil {
 			return nil, err
 		}
-		if c.Role <= before || !roleOK(c.Role) {
+		if c.Role <= before || !isRole(c.Role) {
 			return nil, wire.Refuse(wire.Malformed, "collateral: role checked", c.Role, "each role once, in order")
 		}
 		before, all = c.Role, append(all, c)
@@ -69,8 +69,8 @@ func (e Endorsements) Checked() ([]Checked, error) {
 	return all, nil
 }
 
-func readChecked(fields [4][]byte) (Checked, error) {
-	c := Checked{Role: string(fields[0])}
+func readFetched(fields [4][]byte) (Fetched, error) {
+	c := Fetched{Role: string(fields[0])}
 	if len(fields[1]) != len(c.Digest) || len(fields[2]) != 8 || len(fields[3]) != 8 {
 		return c, wire.Refuse(wire.Malformed, "collateral: sizes in role checked", [3]int{len(fields[1]), len(fields[2]), len(fields[3])}, "32, 8 and 8 bytes")
 	}
@@ -82,10 +82,10 @@ func readChecked(fields [4][]byte) (Checked, error) {
 	return c, nil
 }
 
-// recent demands that what vendors withdraw or replace was had from them not
+// checkFetched demands that what vendors withdraw or replace was had from them not
 // longer ago than the rules say, and nothing in the future, but for clocks that
 // differ.
-func (r Rules) recent(endorsed Endorsements, checked []Checked, at time.Time) error {
+func (r Rules) checkFetched(endorsed Endorsements, checked []Fetched, at time.Time) error {
 	latest := at.Add(wire.MaxClockSkew)
 	for _, c := range checked {
 		if c.At.After(latest) {
@@ -96,12 +96,12 @@ func (r Rules) recent(endorsed Endorsements, checked []Checked, at time.Time) er
 		return nil
 	}
 	least := at.Add(-r.CheckedWithin)
-	for _, role := range changing {
+	for _, role := range changingRoles {
 		document, there := endorsed[role]
 		if !there {
 			continue // the platform's own rules say what that means
 		}
-		i := slices.IndexFunc(checked, func(c Checked) bool { return c.Role == role && c.Digest == wire.Sum(document) })
+		i := slices.IndexFunc(checked, func(c Fetched) bool { return c.Role == role && c.Digest == wire.Sum(document) })
 		if i < 0 {
 			return wire.Refuse(wire.Expired, "collateral: "+role+" checked", "nobody says when", fmt.Sprint("within ", r.CheckedWithin))
 		}

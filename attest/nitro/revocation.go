@@ -35,16 +35,16 @@ func revocations(chain []*x509.Certificate, endorsed attest.Endorsements, rule a
 			}
 			continue
 		}
-		list, err := aws.ParseList(der, issuer, func(e pkix.Extension) bool {
+		list, err := aws.ParseRevocationList(der, issuer, func(e pkix.Extension) bool {
 			return e.Id.Equal(oidDistribution) && wholeOf(e.Value, cert.CRLDistributionPoints)
 		})
 		if err != nil {
 			return time.Time{}, err
 		}
-		if err := aws.InTime(at, list.Validity); err != nil {
+		if err := aws.CheckValidity(at, list.Validity); err != nil {
 			return time.Time{}, err
 		}
-		if err := list.Lacks(cert); err != nil {
+		if err := list.CheckNotRevoked(cert); err != nil {
 			return time.Time{}, err
 		}
 		times = append(times, list.Validity)

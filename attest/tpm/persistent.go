@@ -14,7 +14,7 @@ import (
 // ReadNV reads an index of NV memory whole, as its own reader or the owner's. It
 // refuses with "not-this-device" where there is no such index.
 func (m Machine) ReadNV(index uint32) (content []byte, err error) {
-	err = m.use(func(t transport.TPM) error {
+	err = m.withTPM(func(t transport.TPM) error {
 		if content, err = readNV(t, tpm2.TPMHandle(index)); err == nil && content == nil {
 			err = absent(fmt.Errorf("it has no NV index %#x", index))
 		}
@@ -37,7 +37,7 @@ const quoteTries = 3
 // quote over PCRs, in ascending order, and extra data of at most 32 bytes. It
 // refuses with "not-this-device" where no such key quotes.
 func (m Machine) QuoteBy(handle uint32, pcrs []int, extra []byte) (got Quoted, err error) {
-	err = m.use(func(t transport.TPM) error {
+	err = m.withTPM(func(t transport.TPM) error {
 		key, err := tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(handle)}.Execute(t)
 		if err != nil {
 			return absent(fmt.Errorf("reading the key at %#x: %w", handle, err))

@@ -11,15 +11,15 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// Keep is the attestation key as this TPM alone loads it, with its authorization:
+// ExportKey is the attestation key as this TPM alone loads it, with its authorization:
 // Frame("cohort tpm kept key v1", private, public, authorization).
-func (d *Device) Keep() []byte {
+func (d *Device) ExportKey() []byte {
 	return wire.Frame(wire.LabelTPMKept, d.private, d.in.Key, d.auth)
 }
 
-// Open gives the secret of a credential that was made for this device and a key
+// ActivateCredential gives the secret of a credential that was made for this device and a key
 // that an earlier start kept.
-func (d *Device) Open(ctx context.Context, kept, credential []byte) (secret []byte, err error) {
+func (d *Device) ActivateCredential(ctx context.Context, kept, credential []byte) (secret []byte, err error) {
 	var f [3][]byte // private, public, authorization
 	if err := wire.UnframeInto(f[:], wire.LabelTPMKept, kept); err != nil {
 		return nil, err
@@ -31,13 +31,13 @@ func (d *Device) Open(ctx context.Context, kept, credential []byte) (secret []by
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	err = d.machine.use(func(t transport.TPM) error {
+	err = d.machine.withTPM(func(t transport.TPM) error {
 		h, err := loadKept(t, f[0], f[1])
 		if err != nil {
 			return err
 		}
 		defer flush(t, h)
-		secret, err = d.activate(t, keyOf(h, nameOf(f[1]), f[2]), object, encrypted)
+		secret, err = d.activate(t, keyHandle(h, nameOf(f[1]), f[2]), object, encrypted)
 		return err
 	})
 	return secret, err
