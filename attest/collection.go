@@ -3,6 +3,7 @@ package attest
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -115,7 +116,7 @@ func (e Evidence) checkDevices() error {
 func readCollection(b []byte) (Evidence, error) {
 	members, ok := splitMembers(b)
 	if !ok {
-		return Evidence{}, wire.Refuse(wire.Malformed, "evidence: collection", "another value", "a JSON collection of RFC 9999")
+		return Evidence{}, wire.Refuse(wire.Malformed, "evidence: collection", fmt.Sprintf("%d bytes that begin with %.16q", len(b), b), "a JSON collection of RFC 9999")
 	}
 	e, err := readPart(members, "")
 	if err != nil {

@@ -5,7 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
-
+	"fmt"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -133,7 +133,7 @@ func AttestWithCredential(ctx context.Context, a Attester, data ReportData, cred
 	if challenged, ok := a.(CredentialAttester); ok {
 		return challenged.AttestFor(ctx, data, credential)
 	}
-	return Evidence{}, wire.Refuse(wire.BadRequest, "credential", "one", "none: this platform's keys are bound otherwise")
+	return Evidence{}, wire.Refuse(wire.BadRequest, "credential", fmt.Sprintf("%d bytes", len(credential)), "no credential: this platform's keys are bound otherwise")
 }
 
 // Activation is what evidence shows of a credential.
@@ -148,9 +148,9 @@ func (a *Activation) verify(hidden func(TPMKeys) []byte) error {
 	case a == nil:
 		return nil
 	case hidden == nil:
-		return wire.Refuse(wire.WrongChip, "appraisal: credential", "none was asked for", "a key that is bound to its device")
+		return wire.Refuse(wire.WrongChip, "appraisal: credential", "evidence for which no credential was made", "a key that is bound to its device")
 	case len(a.Secret) != SecretSize || subtle.ConstantTimeCompare(a.Secret, hidden(a.TPMKeys)) != 1:
-		return wire.Refuse(wire.WrongChip, "appraisal: credential", "not opened", "a key that lives in the device of its certificate")
+		return wire.Refuse(wire.WrongChip, "appraisal: credential", "a credential that was not opened", "a key inside the device of its certificate")
 	}
 	return nil
 }

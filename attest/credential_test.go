@@ -18,7 +18,7 @@ type open struct{ in TPMKeys }
 func (o open) Genuine() closed.Appraiser                    { return closed.VouchFor(o) }
 func (open) Platform() Platform                             { return TPM }
 func (open) Credential(_ TPMKeys, s []byte) ([]byte, error) { return s, nil }
-func (o open) Introduced([]byte) (TPMKeys, error)           { return o.in, nil }
+func (o open) UnverifiedKeys([]byte) (TPMKeys, error)       { return o.in, nil }
 func (o open) Keys() TPMKeys                                { return o.in }
 func (open) Attest(context.Context, ReportData) (Evidence, error) {
 	return Evidence{Platform: TPM}, nil

@@ -20,6 +20,7 @@ package attest
 import (
 	"bytes"
 	"encoding/base64"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -151,7 +152,7 @@ func (e *Evidence) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	if again, err := read.MarshalJSON(); err != nil || !bytes.Equal(again, b) {
-		return wire.Refuse(wire.Malformed, "evidence: wrapper", "another encoding", "the one encoding")
+		return wire.Refuse(wire.Malformed, "evidence: wrapper", "text that is encoded in another way", "the one encoding")
 	}
 	*e = read
 	return nil
@@ -185,7 +186,7 @@ func unwrapRecord(b []byte) (mediaType string, raw []byte, err error) {
 	inside, ended := bytes.CutSuffix(inside, []byte(`"]`))
 	name, value, both := bytes.Cut(inside, []byte(`","`))
 	if !began || !ended || !both {
-		return "", nil, wire.Refuse(wire.Malformed, "evidence: wrapper", "another value", "a JSON record of RFC 9999")
+		return "", nil, wire.Refuse(wire.Malformed, "evidence: wrapper", fmt.Sprintf("%d bytes that begin with %.16q", len(b), b), "a JSON record of RFC 9999")
 	}
 	raw, err = base64.RawURLEncoding.Strict().AppendDecode(nil, value)
 	if err != nil {

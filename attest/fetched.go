@@ -103,7 +103,7 @@ func (r Rules) checkFetched(endorsed Endorsements, checked []Fetched, at time.Ti
 		}
 		i := slices.IndexFunc(checked, func(c Fetched) bool { return c.Role == role && c.Digest == wire.Sum(document) })
 		if i < 0 {
-			return wire.Refuse(wire.Expired, "collateral: "+role+" checked", "nobody says when", fmt.Sprint("within ", r.CheckedWithin))
+			return wire.Refuse(wire.Expired, "collateral: "+role+" checked", "no time of fetching for this document", fmt.Sprint("within ", r.CheckedWithin))
 		}
 		if got := checked[i].At; got.Before(least) {
 			return wire.Refuse(wire.Expired, "collateral: "+role+" checked", got.Format(time.RFC3339), "not before "+least.UTC().Format(time.RFC3339))

@@ -27,8 +27,8 @@ func (k OwnKey) Seal(secret []byte, to []ReferenceValue) ([]byte, error) {
 		return nil, wire.Refuse(wire.TooLarge, "sealing: size in bytes", len(secret), wire.MaxSealed)
 	}
 	if !k.isAmong(to) {
-		return nil, wire.Refuse(wire.NotThisDevice, "sealing: programs to seal to", "none is the one that runs",
-			"the one that runs: "+string(k.Measurement.Platform)+" seals to nobody else")
+		return nil, wire.Refuse(wire.NotThisDevice, "sealing: programs to seal to", fmt.Sprintf("%d programs without the running one", len(to)),
+			"the running one: "+string(k.Measurement.Platform)+" seals to no other")
 	}
 	aead, err := k.cipher()
 	if err != nil {

@@ -322,7 +322,7 @@ func (v *Verifier) appraisePart(q Question, e Evidence, by func(Appraiser) appra
 // question's, and a question without one.
 func (v *Verifier) appraiseBound(q Question, e Evidence, by func(Appraiser) appraiseFunc) (Claims, error) {
 	if q.ReportData == (ReportData{}) {
-		return Claims{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "none", "what the evidence must be bound to")
+		return Claims{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "64 zero bytes", "the data that the evidence must be bound to")
 	}
 	claims, err := v.appraisePart(q, e, by)
 	if err == nil && !q.ReportData.isCarriedBy(claims.ReportData) {

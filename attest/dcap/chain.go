@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
+	"fmt"
 	"slices"
 
 	"github.com/cohort-tee/cohort/attest/internal/pki"
@@ -25,7 +26,7 @@ var intel = pki.Vendor{Name: "dcap", Algorithm: x509.ECDSAWithSHA256, ListAlgori
 func parseChain(of string, text []byte) ([]*x509.Certificate, error) {
 	certs, err := intel.Certificates(of, text, 3)
 	if err == nil && len(certs) == 0 {
-		err = wire.Refuse(wire.Malformed, "dcap: "+of, "nothing", "certificates in PEM")
+		err = wire.Refuse(wire.Malformed, "dcap: "+of, fmt.Sprintf("%d bytes without a certificate", len(text)), "certificates in PEM")
 	}
 	return certs, err
 }
@@ -43,7 +44,7 @@ func verifyChain(of string, certs []*x509.Certificate, names ...[]string) (*ecds
 		}
 	}
 	if certs[0].IsCA {
-		return nil, wire.Refuse(wire.BadChain, "dcap: "+certs[0].Subject.CommonName, "a CA", "none")
+		return nil, wire.Refuse(wire.BadChain, "dcap: "+certs[0].Subject.CommonName, "a CA", "a certificate that is no CA")
 	}
 	return intel.VerifyChainOn(elliptic.P256(), certs...)
 }

@@ -5,7 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/hex"
-
+	"fmt"
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/internal/pki"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -107,10 +107,10 @@ func (p *platform) verifyStatements(b bundle) (signers []*x509.Certificate, err 
 // exactly as they stand: {"tcbInfo":…,"signature":"…"}.
 func (p *platform) verifyDocument(b bundle, role, chainRole, before string) ([]byte, *x509.Certificate, error) {
 	if len(b.endorsed[role]) == 0 {
-		return nil, nil, wire.Refuse(wire.BadTCB, "dcap: "+role, "none", "what Intel says of this platform")
+		return nil, nil, wire.Refuse(wire.BadTCB, "dcap: "+role, "evidence without this endorsement", "Intel's statement on this platform")
 	}
 	if len(b.endorsed[chainRole]) == 0 {
-		return nil, nil, wire.Refuse(wire.BadChain, "dcap: "+chainRole, "none", "the certificate of the signer")
+		return nil, nil, wire.Refuse(wire.BadChain, "dcap: "+chainRole, "evidence without this endorsement", "the certificate of the signer")
 	}
 	certs, err := parseChain(chainRole, b.endorsed[chainRole])
 	if err != nil {
@@ -129,7 +129,7 @@ func (p *platform) verifyDocument(b bundle, role, chainRole, before string) ([]b
 		return nil, nil, err
 	}
 	if !verify(key, text, signature) {
-		return nil, nil, wire.Refuse(wire.BadSignature, "dcap: signature of "+role, "one that does not verify", "one by "+nameSigning)
+		return nil, nil, wire.Refuse(wire.BadSignature, "dcap: signature of "+role, "a signature that does not verify", "one by "+nameSigning)
 	}
 	return text, certs[0], nil
 }
@@ -148,7 +148,7 @@ func splitSigned(document []byte, role, before string) (text, signature []byte, 
 			return text, signature, nil
 		}
 	}
-	return nil, nil, wire.Refuse(wire.Malformed, "dcap: "+role, "another form", before+`…`+between+`…`+after)
+	return nil, nil, wire.Refuse(wire.Malformed, "dcap: "+role, fmt.Sprintf("%d bytes that begin with %.16q", len(document), document), before+`…`+between+`…`+after)
 }
 
 // verifyLists checks the revocation lists that are there: the root's over the

@@ -75,7 +75,7 @@ func (a *quoteAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rule
 		return attest.Claims{}, err
 	}
 	if !p.hasLists && rules.CRL != attest.CRLIfPresent {
-		return attest.Claims{}, wire.Refuse(wire.CRLMissing, "dcap: revocation lists", "not both", "of the root and of the PCK authority")
+		return attest.Claims{}, wire.Refuse(wire.CRLMissing, "dcap: revocation lists", "fewer than two", "that of the root and that of the PCK authority")
 	}
 	if err := permit(p, v, rules.DCAP); err != nil {
 		return attest.Claims{}, err

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"math/big"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -93,7 +94,7 @@ func parseQuote(raw []byte, platform attest.Platform) (quote, error) {
 		return quote{}, err
 	}
 	if len(bytes.Trim(r.rest, "\x00")) > 0 {
-		return quote{}, wire.Refuse(wire.Malformed, "dcap: after the quote", "other bytes", "zeros")
+		return quote{}, wire.Refuse(wire.Malformed, "dcap: after the quote", fmt.Sprintf("%d bytes that are not all zero", len(r.rest)), "zeros")
 	}
 	if platform == attest.TDX {
 		return q, guest(q.body).checkForm()
@@ -160,7 +161,7 @@ func (q *quote) certification(r *reader) error {
 // key, and that for the quote.
 func (q quote) signedBy(pck *ecdsa.PublicKey) error {
 	if !verify(pck, q.qe, q.qeSigned) {
-		return wire.Refuse(wire.BadSignature, "dcap: signature of the QE report", "one that does not verify", "one by the PCK")
+		return wire.Refuse(wire.BadSignature, "dcap: signature of the QE report", "a signature that does not verify", "one by the PCK")
 	}
 	var want [64]byte // the digest, then zeros
 	digest := sha256.New()
@@ -168,14 +169,14 @@ func (q quote) signedBy(pck *ecdsa.PublicKey) error {
 	digest.Write(q.qeAuth)
 	digest.Sum(want[:0])
 	if !bytes.Equal(q.qe.reportData(), want[:]) {
-		return wire.Refuse(wire.BadDigest, "dcap: report data of the QE", "another", "the digest of the attestation key")
+		return wire.Refuse(wire.BadDigest, "dcap: report data of the QE", hex.EncodeToString(q.qe.reportData()), hex.EncodeToString(want[:])+", the digest of the attestation key")
 	}
 	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append([]byte{4}, q.key...))
 	if err != nil {
 		return wire.Refuse(wire.BadSignature, "dcap: attestation key", err, "a P-256 point")
 	}
 	if !verify(key, q.signed, q.signature) {
-		return wire.Refuse(wire.BadSignature, "dcap: signature of the quote", "one that does not verify", "one by the attestation key")
+		return wire.Refuse(wire.BadSignature, "dcap: signature of the quote", "a signature that does not verify", "one by the attestation key")
 	}
 	return nil
 }

@@ -3,7 +3,7 @@ package dcap
 import (
 	"bytes"
 	"encoding/binary"
-
+	"encoding/hex"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -32,7 +32,7 @@ func (e enclave) debug() bool { return e[48]&2 != 0 }
 // and the reserved bytes are zero.
 func (e enclave) checkForm() error {
 	if e[48]&1 == 0 {
-		return wire.Refuse(wire.Malformed, "dcap: enclave", "not initialised", "initialised")
+		return wire.Refuse(wire.Malformed, "dcap: enclave", "one that is not initialised", "an initialised one")
 	}
 	return checkZero("enclave", e[20:32], e[96:128], e[160:192], e[262:304])
 }
@@ -80,7 +80,7 @@ func (g guest) checkForm() error {
 func checkZero(of string, reserved ...[]byte) error {
 	for _, b := range reserved {
 		if len(bytes.Trim(b, "\x00")) > 0 {
-			return wire.Refuse(wire.Malformed, "dcap: reserved bytes of the "+of, "used", "zero")
+			return wire.Refuse(wire.Malformed, "dcap: reserved bytes of the "+of, hex.EncodeToString(b), "zeros")
 		}
 	}
 	return nil

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-
+	"fmt"
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -67,7 +67,7 @@ type sgxs struct {
 
 // nextRecord reads one record, with its content where it has any.
 func (s *sgxs) nextRecord() (tag string, record []byte, err error) {
-	refused := wire.Refuse(wire.Malformed, "sgxs: record", "another, or out of its order", "ECREATE, then pages by their offsets, each with its chunks")
+	refused := wire.Refuse(wire.Malformed, "sgxs: record", fmt.Sprintf("%.8q with %d bytes left, unknown or out of order", s.rest, len(s.rest)), "ECREATE, then pages by their offsets, each with its chunks")
 	if len(s.rest) < recordSize {
 		return "", nil, refused
 	}

@@ -122,7 +122,7 @@ func readTCBInfo(signed []byte, id string) (*tcbInfo, error) {
 	}
 	for _, l := range t.Levels {
 		if len(l.TCB.SGX) != 16 || len(l.TCB.TDX) != tdx || l.Status == 0 {
-			return nil, wire.Refuse(wire.Malformed, "dcap: level of TCB info", "incomplete", "16 components of each kind and a status")
+			return nil, wire.Refuse(wire.Malformed, "dcap: level of TCB info", fmt.Sprintf("%d and %d components, status %v", len(l.TCB.SGX), len(l.TCB.TDX), l.Status), "16 components of each kind and a status")
 		}
 	}
 	for _, m := range t.Modules {
@@ -152,7 +152,7 @@ func readQEIdentity(signed []byte, id string) (*qeIdentity, error) {
 func checkLevels(levels []tcbLevel) error {
 	for _, l := range levels {
 		if l.TCB.ISVSVN == nil || l.Status == 0 {
-			return wire.Refuse(wire.Malformed, "dcap: level of one version", "incomplete", "a version and a status")
+			return wire.Refuse(wire.Malformed, "dcap: level of one version", fmt.Sprintf("status %v, version there: %v", l.Status, l.TCB.ISVSVN != nil), "a version and a status")
 		}
 	}
 	return nil

@@ -74,10 +74,10 @@ func parse(raw []byte) (document, error) {
 		return d, wire.Refuse(wire.Malformed, "nitro: document", err, "an untagged COSE_Sign1")
 	}
 	if same, err := d.message.MarshalCBOR(); err != nil || !bytes.Equal(same, raw) {
-		return d, wire.Refuse(wire.Malformed, "nitro: document", "another encoding", "the shortest")
+		return d, wire.Refuse(wire.Malformed, "nitro: document", "bytes that are encoded in another way", "the shortest encoding")
 	}
 	if len(d.message.Headers.Unprotected) != 0 || len(raw) < 2+len(protected) || !bytes.Equal(raw[2:2+len(protected)], protected) {
-		return d, wire.Refuse(wire.Malformed, "nitro: COSE headers", "others", "algorithm ES384 alone")
+		return d, wire.Refuse(wire.Malformed, "nitro: COSE headers", fmt.Sprintf("protected %x, and %d unprotected", raw[2:min(len(raw), 2+len(protected))], len(d.message.Headers.Unprotected)), "algorithm ES384 alone")
 	}
 	mode, err := strict.DecMode()
 	if err != nil {
@@ -93,7 +93,7 @@ func parse(raw []byte) (document, error) {
 func (p payload) validate() error {
 	switch {
 	case p.ModuleID == "":
-		return wire.Refuse(wire.Malformed, "nitro: module_id", "empty", "a name")
+		return wire.Refuse(wire.Malformed, "nitro: module_id", "an empty name", "a name")
 	case p.Digest != "SHA384":
 		return wire.Refuse(wire.Malformed, "nitro: digest", p.Digest, "SHA384")
 	case p.Timestamp == 0 || p.Timestamp > 1<<62/uint64(time.Millisecond):
@@ -108,7 +108,7 @@ func (p payload) validate() error {
 	}
 	for _, i := range measured {
 		if p.PCRs[i] == nil {
-			return wire.Refuse(wire.Malformed, "nitro: "+pcrName(i), "missing", "its value")
+			return wire.Refuse(wire.Malformed, "nitro: "+pcrName(i), "a document without this PCR", "its value")
 		}
 	}
 	return nil

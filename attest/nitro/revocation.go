@@ -31,7 +31,7 @@ func revocations(chain []*x509.Certificate, endorsed attest.Endorsements, rule a
 		der := endorsed[role]
 		if len(der) == 0 {
 			if len(cert.CRLDistributionPoints) > 0 && rule == attest.CRLRequired {
-				return time.Time{}, wire.Refuse(wire.CRLMissing, "nitro: revocation list of "+issuer.Subject.CommonName, "none", cert.CRLDistributionPoints[0])
+				return time.Time{}, wire.Refuse(wire.CRLMissing, "nitro: revocation list of "+issuer.Subject.CommonName, "evidence without it", cert.CRLDistributionPoints[0])
 			}
 			continue
 		}

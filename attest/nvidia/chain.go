@@ -65,7 +65,7 @@ func (u unverifiedChain) verify(roots []attest.Digest, at time.Time) (chain, err
 		return chain{}, err
 	}
 	if u[atLeaf].IsCA {
-		return chain{}, wire.Refuse(wire.BadChain, "nvidia: leaf", "a CA", "none")
+		return chain{}, wire.Refuse(wire.BadChain, "nvidia: leaf", "a CA", "a certificate that is no CA")
 	}
 	model, err := u.model()
 	if err != nil {
@@ -114,7 +114,7 @@ func (c chain) checkRevocation(endorsed attest.Endorsements, rule attest.CRLRule
 			continue
 		}
 		if der == nil {
-			return time.Time{}, wire.Refuse(wire.CRLMissing, "nvidia: "+by.role, "none", "the list by "+c.certs[by.issuer].Subject.CommonName)
+			return time.Time{}, wire.Refuse(wire.CRLMissing, "nvidia: "+by.role, "evidence without this list", "the list by "+c.certs[by.issuer].Subject.CommonName)
 		}
 		list, err := vendor.ParseRevocationList(der, c.certs[by.issuer], nil)
 		if err != nil {

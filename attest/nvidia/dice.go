@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/asn1"
 	"encoding/hex"
-
+	"fmt"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -62,7 +62,7 @@ func readDeviceID(der []byte) (layer, error) {
 		FWID    fwid
 	}
 	if rest, err := asn1.Unmarshal(der, &id); err != nil || len(rest) > 0 || id.Version != 1 {
-		return layer{}, wire.Refuse(wire.Malformed, "nvidia: device id in the leaf", "another form", "version 1, key and firmware, DER")
+		return layer{}, wire.Refuse(wire.Malformed, "nvidia: device id in the leaf", fmt.Sprintf("version %d of %d bytes, error %v", id.Version, len(der), err), "version 1, key and firmware, DER")
 	}
 	l := layer{device: id.Device.FullBytes}
 	return l, l.addDigest(id.FWID)
@@ -78,7 +78,7 @@ const (
 func readTCBInfo(der []byte) (layer, error) {
 	var fields []asn1.RawValue
 	var l layer
-	refused := wire.Refuse(wire.Malformed, "nvidia: TCB information in the leaf", "another form", "that of TCG DICE, DER")
+	refused := wire.Refuse(wire.Malformed, "nvidia: TCB information in the leaf", fmt.Sprintf("%d bytes of another form", len(der)), "the form of TCG DICE, DER")
 	if rest, err := asn1.Unmarshal(der, &fields); err != nil || len(rest) > 0 {
 		return l, refused
 	}
@@ -129,10 +129,10 @@ func (l *layer) addDigest(d fwid) error {
 // alone says it.
 func (l layer) checkReport(r report, c chain) error {
 	if l.device != nil && !bytes.Equal(l.device, c.certs[atChip].RawSubjectPublicKeyInfo) {
-		return wire.Refuse(wire.WrongChip, "nvidia: device of the leaf", "another chip's key", "the key of "+c.certs[atChip].Subject.CommonName)
+		return wire.Refuse(wire.WrongChip, "nvidia: device of the leaf", wire.Sum(l.device), "the key of "+c.certs[atChip].Subject.CommonName)
 	}
 	if len(l.fwids) == 0 {
-		return wire.Refuse(wire.WrongChip, "nvidia: firmware of the leaf", "no digest", "that of the firmware which holds the key")
+		return wire.Refuse(wire.WrongChip, "nvidia: firmware of the leaf", "a leaf without a digest", "the digest of the firmware that has the key")
 	}
 	if named, ok := r.field(fieldFWID); ok && !bytes.Equal(l.fwids[0], named) {
 		return wire.Refuse(wire.WrongChip, "nvidia: firmware of the report", hex.EncodeToString(named), hex.EncodeToString(l.fwids[0])+", by the signing certificate")

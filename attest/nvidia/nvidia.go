@@ -109,7 +109,7 @@ func (r report) signedBy(c chain) error {
 	half := len(r.signature) / 2
 	first, second := new(big.Int).SetBytes(r.signature[:half]), new(big.Int).SetBytes(r.signature[half:])
 	if !ecdsa.Verify(c.key, digest[:], first, second) {
-		return wire.Refuse(wire.BadSignature, "nvidia: signature of the report", "one that does not verify", "one by "+c.leafCertificate().Subject.CommonName)
+		return wire.Refuse(wire.BadSignature, "nvidia: signature of the report", "a signature that does not verify", "one by "+c.leafCertificate().Subject.CommonName)
 	}
 	return nil
 }
@@ -130,7 +130,7 @@ func permit(r report, c chain, rules attest.NVIDIARules) error {
 	case !slices.Contains(rules.Modes, r.mode):
 		return wire.Refuse(wire.BadTCB, "nvidia: mode", r.mode, fmt.Sprintf("one of %q", strings.Join(rules.Modes, ", ")))
 	case !rules.AnyMeasurements:
-		return wire.Refuse(wire.NotMeasured, "nvidia: measurements", "compared with nothing", `reference values, or measurements = "any" in policy`)
+		return wire.Refuse(wire.NotMeasured, "nvidia: measurements", "measurements that are compared with nothing", `reference values, or measurements = "any" in policy`)
 	case !rules.Development:
 		return wire.Refuse(wire.Debug, "nvidia: development mode", "stated by the measurements alone, which were compared with nothing", `a report that excludes it, or mode = "development" in policy`)
 	}

@@ -94,7 +94,7 @@ func (r *report) readOpaque(data []byte) error {
 			return in.err
 		}
 		if _, twice := r.field(f.kind); twice {
-			return wire.Refuse(wire.Malformed, "nvidia: field "+nameOf(f.kind), "twice", "once")
+			return wire.Refuse(wire.Malformed, "nvidia: field "+nameOf(f.kind), "a second one", "one of each")
 		}
 		r.opaque = append(r.opaque, f)
 	}

@@ -107,7 +107,7 @@ func (r *report) readMeasurements(in *reader, count int) error {
 		case index <= last:
 			return wire.Refuse(wire.Malformed, "nvidia: index of a measurement", index, fmt.Sprint("more than ", last))
 		case spec != 1 || kind&0x80 != 0 || len(value) != sizeDigest || len(block.rest) > 0:
-			return wire.Refuse(wire.Malformed, fmt.Sprint("nvidia: measurement ", index), "another form", "a digest of 48 bytes in DMTF's form")
+			return wire.Refuse(wire.Malformed, fmt.Sprint("nvidia: measurement ", index), fmt.Sprintf("form %d, type %#x, %d bytes, %d after them", spec, kind, len(value), len(block.rest)), "a digest of 48 bytes in DMTF's form")
 		}
 		r.measurements[byte(index)], last = value, index
 	}
@@ -191,5 +191,5 @@ func decodeText(text []byte) (raw []byte, encoding string, err error) {
 	if raw, err := base64.StdEncoding.Strict().DecodeString(string(text)); err == nil && base64.StdEncoding.EncodeToString(raw) == string(text) {
 		return raw, "base64", nil
 	}
-	return nil, "", wire.Refuse(wire.Malformed, "nvidia: text of a report", "another encoding", "hexadecimal or base64")
+	return nil, "", wire.Refuse(wire.Malformed, "nvidia: text of a report", fmt.Sprintf("%d bytes that begin with %.16q", len(text), text), "hexadecimal or base64")
 }

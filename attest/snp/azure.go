@@ -157,7 +157,7 @@ func runtimeKey(runtime []byte) (*rsa.PublicKey, error) {
 			E    string `json:"e"`
 		} `json:"keys"`
 	}
-	refused := wire.Refuse(wire.Malformed, "snp on azure: runtime data", "another structure", "JSON with one RSA key "+azureKey)
+	refused := wire.Refuse(wire.Malformed, "snp on azure: runtime data", fmt.Sprintf("%d bytes without such a key", len(runtime)), "JSON with one RSA key "+azureKey)
 	if json.Unmarshal(runtime, &data) != nil {
 		return nil, refused
 	}

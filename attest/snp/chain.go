@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/hex"
+	"fmt"
 	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -76,7 +77,8 @@ func (b bundle) verify() (*chain, error) {
 
 func (b bundle) parse() (certificates, error) {
 	if len(b.leaf) == 0 || len(b.askARK) == 0 {
-		return certificates{}, wire.Refuse(wire.BadChain, "snp: certificates", "missing", "ask_ark and "+strings.ToLower(b.kind.String()))
+		got := fmt.Sprintf("%d bytes of ask_ark, %d of %s", len(b.askARK), len(b.leaf), strings.ToLower(b.kind.String()))
+		return certificates{}, wire.Refuse(wire.BadChain, "snp: certificates", got, "ask_ark and "+strings.ToLower(b.kind.String()))
 	}
 	above, err := amd.Certificates("ask_ark", b.askARK, 2)
 	if err != nil {

@@ -171,7 +171,7 @@ func (r *report) interpret() (err error) {
 		return wire.Refuse(wire.Malformed, "snp: privilege level", fmt.Sprintf("%#x: asked for by the host", r.VMPL), "0 to 3")
 	}
 	if r.Version < versionMitigations && r.LaunchMitVector|r.CurrentMitVector != 0 {
-		return wire.Refuse(wire.Malformed, "snp: mitigation vectors before version 5", "bits", "zeros")
+		return wire.Refuse(wire.Malformed, "snp: mitigation vectors before version 5", fmt.Sprintf("%#x and %#x", r.LaunchMitVector, r.CurrentMitVector), "zeros")
 	}
 	if r.Version < versionCPUID {
 		return nil

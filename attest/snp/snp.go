@@ -81,7 +81,7 @@ func (a *reportAppraiser) genuine(raw []byte, endorsed attest.Endorsements, rule
 // permitted asks the rules about a genuine report and its chain.
 func permitted(r report, c *chain, rules attest.Rules) error {
 	if !c.hasList && rules.CRL != attest.CRLIfPresent {
-		return wire.Refuse(wire.CRLMissing, "snp: revocation list of "+c.product, "none", "one by its ARK")
+		return wire.Refuse(wire.CRLMissing, "snp: revocation list of "+c.product, "evidence without it", "one by its ARK")
 	}
 	return permit(r, c, rules.SNP)
 }
@@ -119,7 +119,7 @@ func (r report) signedBy(c *chain) error {
 	}
 	digest := sha512.Sum384(r.raw[:signedSize])
 	if !ecdsa.VerifyASN1(c.key, digest[:], signature) {
-		return wire.Refuse(wire.BadSignature, "snp: signature of the report", "one that does not verify", "one by the "+c.kind.String())
+		return wire.Refuse(wire.BadSignature, "snp: signature of the report", "a signature that does not verify", "one by the "+c.kind.String())
 	}
 	return nil
 }

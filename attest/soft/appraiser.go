@@ -43,7 +43,7 @@ func (softAppraiser) Appraise(raw []byte, _ attest.Endorsements, rules attest.Ru
 		return attest.Claims{}, wire.Refuse(wire.UnknownRoot, "soft evidence: root", root, "a root that policy names")
 	}
 	if !e.isSignatureValid() {
-		return attest.Claims{}, wire.Refuse(wire.BadSignature, "soft evidence: signature", "one that does not verify", "the daemon's")
+		return attest.Claims{}, wire.Refuse(wire.BadSignature, "soft evidence: signature", "a signature that does not verify", "the daemon's")
 	}
 	if slices.ContainsFunc(rules.Soft.CutChips, func(chip []byte) bool { return hex.EncodeToString(chip) == ChipOf(root) }) {
 		return attest.Claims{}, wire.Refuse(wire.NoPlatform, "soft evidence: chip", ChipOf(root), "one that policy accepts")

@@ -48,7 +48,7 @@ type Daemon struct {
 // before their first instruction.
 func NewDaemon(config Config) (*Daemon, error) {
 	if config.Dir == "" {
-		return nil, wire.Refuse(wire.BadRequest, "soft daemon: directory", "none", "a directory for its keys")
+		return nil, wire.Refuse(wire.BadRequest, "soft daemon: directory", "an empty path", "a directory for its keys")
 	}
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: noCore, Max: noCore}); err != nil {
 		return nil, fmt.Errorf("turning core files off: %w", err)

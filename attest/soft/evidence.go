@@ -147,7 +147,7 @@ func parseKey(spki []byte) (*ecdsa.PublicKey, error) {
 	parsed, err := x509.ParsePKIXPublicKey(spki)
 	key, ok := parsed.(*ecdsa.PublicKey)
 	if err != nil || !ok || key.Curve != elliptic.P256() {
-		return nil, wire.Refuse(wire.Malformed, "soft evidence: key", "another encoding", "a P-256 SubjectPublicKeyInfo")
+		return nil, wire.Refuse(wire.Malformed, "soft evidence: key", fmt.Sprintf("%T in %d bytes, error %v", parsed, len(spki), err), "a P-256 SubjectPublicKeyInfo")
 	}
 	return key, nil
 }

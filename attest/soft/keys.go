@@ -142,7 +142,7 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, wire.Refuse(wire.Unavailable, "soft daemon: directory "+dir, "another daemon works there", "a directory of its own")
+		return nil, wire.Refuse(wire.Unavailable, "soft daemon: directory "+dir, "a directory that a running daemon uses", "a directory of its own")
 	}
 	return f, nil
 }

@@ -4,6 +4,7 @@ package soft
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -86,7 +87,7 @@ func (p *Process) launch(r LaunchRequest) error {
 		return err
 	}
 	if reply.PID <= 0 {
-		return wire.Refuse(wire.Malformed, "soft daemon: answer", "no process", "a process")
+		return wire.Refuse(wire.Malformed, "soft daemon: response", fmt.Sprintf("process id %d", reply.PID), "a process id")
 	}
 	p.PID = reply.PID
 	return nil
@@ -103,7 +104,7 @@ func orElse(f, other *os.File) *os.File {
 func (p *Process) reply() (launchReply, error) {
 	var reply launchReply
 	if err := receiveNoFiles(p.conn, &reply); err != nil {
-		return reply, wire.Refuse(wire.NotThisDevice, "soft daemon: answer", err, "an answer")
+		return reply, wire.Refuse(wire.NotThisDevice, "soft daemon: response", err, "a response")
 	}
 	if reply.Refusal != nil {
 		return reply, reply.Refusal
@@ -117,7 +118,7 @@ func (p *Process) watch() {
 	defer p.conn.Close()
 	reply, err := p.reply()
 	if err == nil && reply.Exit == nil {
-		err = wire.Refuse(wire.Malformed, "soft daemon: answer", "no exit", "an exit")
+		err = wire.Refuse(wire.Malformed, "soft daemon: response", "a message without an exit", "an exit")
 	}
 	if err != nil {
 		p.err = err

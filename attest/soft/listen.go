@@ -63,7 +63,7 @@ func removeDead(path string) error {
 	}
 	if conn, err := net.Dial(network, path); err == nil {
 		conn.Close()
-		return wire.Refuse(wire.Unavailable, "soft daemon: socket "+path, "another daemon answers there", "a path of its own")
+		return wire.Refuse(wire.Unavailable, "soft daemon: socket "+path, "a path where a running daemon listens", "a path of its own")
 	}
 	return os.Remove(path)
 }

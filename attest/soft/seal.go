@@ -57,7 +57,7 @@ func Unseal(key, sealed []byte, caller attest.Measurement) ([]byte, error) {
 	}
 	fields, err := wire.Unframe(wire.LabelSoftSecret, inner, -1)
 	if err != nil || len(fields) < 2 {
-		return nil, wire.Refuse(wire.Malformed, "unsealing: contents", "another framing", "a secret and its reference values")
+		return nil, wire.Refuse(wire.Malformed, "unsealing: contents", fmt.Sprintf("%d fields, error %v", len(fields), err), "a secret and its reference values")
 	}
 	if err := sealedTo(fields[1:], caller); err != nil {
 		return nil, err

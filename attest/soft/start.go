@@ -26,11 +26,11 @@ func (m launchMessage) validate() error {
 			return refuseCall("setting", name, "a name of A-Z, 0-9 and _ that begins with COHORT_")
 		}
 		if !textOK(value) {
-			return refuseCall("setting "+name, "other bytes", "UTF-8 without a zero byte")
+			return refuseCall("setting "+name, fmt.Sprintf("%d bytes that are not such text", len(value)), "UTF-8 without a zero byte")
 		}
 	}
 	if i := slices.IndexFunc(m.Args, func(arg string) bool { return !textOK(arg) }); i >= 0 {
-		return refuseCall("argument "+strconv.Itoa(i+1), "other bytes", "UTF-8 without a zero byte")
+		return refuseCall("argument "+strconv.Itoa(i+1), fmt.Sprintf("%d bytes that are not such text", len(m.Args[i])), "UTF-8 without a zero byte")
 	}
 	if m.Dir != "" && (!filepath.IsAbs(m.Dir) || !textOK(m.Dir)) {
 		return refuseCall("directory", m.Dir, "an absolute path")

@@ -44,7 +44,7 @@ func complete(events []tcg.Event, pcrs []register.MR) error {
 	for _, pcr := range pcrs {
 		logged := slices.ContainsFunc(events, func(e tcg.Event) bool { return e.Index == pcr.Idx() })
 		if !logged && pcr.Idx() <= lastLogged && len(bytes.Trim(pcr.Dgst(), "\x00")) > 0 {
-			return wire.Refuse(wire.BadDigest, fmt.Sprint("tpm: event log, PCR ", pcr.Idx()), "no event", "those that extended it")
+			return wire.Refuse(wire.BadDigest, fmt.Sprint("tpm: event log, PCR ", pcr.Idx()), "a log without an event of it", "the events that extended it")
 		}
 	}
 	return nil

@@ -59,7 +59,7 @@ func parseKey(public []byte) (crypto.PublicKey, error) {
 	return key, nil
 }
 
-var errKey = wire.Refuse(wire.Malformed, "tpm: attestation key", "another structure", "a TPMT_PUBLIC: ECDSA P-256 or RSASSA, with SHA-256")
+var errKey = wire.Refuse(wire.Malformed, "tpm: attestation key", "a key of another structure", "a TPMT_PUBLIC: ECDSA P-256 or RSASSA, with SHA-256")
 
 // readKey reads parameters and unique value; nil is no key that attests.
 func readKey(kind uint16, s *cryptobyte.String) crypto.PublicKey {

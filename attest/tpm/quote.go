@@ -63,7 +63,7 @@ func VerifyQuote(key crypto.PublicKey, quote, signature []byte) (Quote, error) {
 		valid = rsa.VerifyPKCS1v15(key, crypto.SHA256, digest[:], signature) == nil
 	}
 	if !valid {
-		return Quote{}, wire.Refuse(wire.BadSignature, "tpm: signature of the quote", "one that does not verify", "one by the attestation key")
+		return Quote{}, wire.Refuse(wire.BadSignature, "tpm: signature of the quote", "a signature that does not verify", "one by the attestation key")
 	}
 	return UnverifiedQuote(quote)
 }
@@ -87,7 +87,7 @@ func UnverifiedQuote(raw []byte) (Quote, error) {
 		q.selections = append(q.selections, selected)
 	}
 	if !ok || !s.ReadUint16LengthPrefixed(&digest) || !s.Empty() {
-		return Quote{}, wire.Refuse(wire.Malformed, "tpm: quote", "another structure", "a TPMS_ATTEST with TPMS_QUOTE_INFO")
+		return Quote{}, wire.Refuse(wire.Malformed, "tpm: quote", fmt.Sprintf("%d bytes of another structure", len(raw)), "a TPMS_ATTEST with TPMS_QUOTE_INFO")
 	}
 	q.ExtraData, q.Digest = extra, digest
 	return q, nil
@@ -143,7 +143,7 @@ func ParseSignature(raw []byte) ([]byte, error) {
 			}
 		}
 	}
-	return nil, wire.Refuse(wire.Malformed, "tpm: signature", "another structure", "a TPMT_SIGNATURE: ECDSA P-256 or RSASSA, with SHA-256")
+	return nil, wire.Refuse(wire.Malformed, "tpm: signature", fmt.Sprintf("%d bytes of another structure", len(raw)), "a TPMT_SIGNATURE: ECDSA P-256 or RSASSA, with SHA-256")
 }
 
 // scalarOK accepts the one length of a number below the order of P-256.

@@ -213,7 +213,7 @@ func (d *Device) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
 	defer clear(key)
 	aead, err := sealingCipher(key)
 	if err != nil {
-		return nil, wire.Refuse(wire.BadSignature, "unsealing", "another key", "32 bytes")
+		return nil, wire.Refuse(wire.BadSignature, "unsealing", fmt.Sprintf("a key of %d bytes", len(key)), "32 bytes")
 	}
 	secret, err := aead.Open(nil, nil, f[3], f[2])
 	if err != nil {

@@ -25,6 +25,7 @@
 package tpm
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -139,7 +140,7 @@ func (e evidence) ownLaunch() (int, error) {
 			return i, nil
 		}
 	}
-	return 0, wire.Refuse(wire.NotMeasured, "tpm: launch of this key", "none in the log", "the one that it was made for")
+	return 0, wire.Refuse(wire.NotMeasured, "tpm: launch of this key", fmt.Sprintf("%d launches of other keys", len(e.log.Launches)), "the launch that it was made for")
 }
 
 // UnverifiedClaims are what evidence says of itself.

@@ -130,7 +130,7 @@ func (s share) current(now time.Time) share {
 }
 
 func quotaRefusal(quota string, most int, every time.Duration) error {
-	return overBudget{wire.Refuse(wire.TooMany, "collateral: documents of "+quota, "spent", fmt.Sprintf("%d, and one more each %v", most, every))}
+	return overBudget{wire.Refuse(wire.TooMany, "collateral: documents of "+quota, fmt.Sprintf("more than %d", most), fmt.Sprintf("%d, and one more each %v", most, every))}
 }
 
 // network is what one stranger has for sure: an IPv4 address, or 64 bits of IPv6.

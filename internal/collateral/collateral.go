@@ -146,7 +146,7 @@ func (c *Collateral) Endorse(ctx context.Context, e attest.Evidence) (attest.End
 // allow; beyond it EndorseFor refuses with "rate".
 func (c *Collateral) EndorseFor(ctx context.Context, e attest.Evidence, s Stranger) (attest.Endorsements, error) {
 	if s.Screen == nil {
-		return nil, wire.Refuse(wire.BadRequest, "collateral: stranger", "no screen", "one")
+		return nil, wire.Refuse(wire.BadRequest, "collateral: stranger", "a stranger without Screen", "a Screen function")
 	}
 	return c.endorse(ctx, e, &s)
 }

@@ -89,7 +89,7 @@ func readBounded(r io.Reader) ([]byte, error) {
 // requestDocument asks the vendor, unless he is to be left alone.
 func (c *Collateral) requestDocument(ctx context.Context, it item, s *Stranger) (Document, error) {
 	if it.url == "" {
-		return Document{}, errors.New("no such file, and nobody to ask")
+		return Document{}, errors.New("no such file, and no source to ask")
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, it.url, nil)
 	if err != nil {
@@ -111,7 +111,7 @@ func (c *Collateral) requestDocument(ctx context.Context, it item, s *Stranger) 
 	}
 	if d.Content, err = readBounded(response.Body); err != nil {
 		c.failed(asked, s, 0)
-		return Document{}, fmt.Errorf("reading the answer: %w", err)
+		return Document{}, fmt.Errorf("reading the response: %w", err)
 	}
 	if it.Chain == "" {
 		return d, nil
@@ -135,7 +135,7 @@ func (c *Collateral) mayAsk(it item, asked vendorLine, s *Stranger) error {
 		}
 	}
 	if now.Before(until) {
-		return wire.Refuse(wire.TooMany, "collateral: asking "+asked.host, "too soon", "not before "+until.UTC().Format(time.RFC3339))
+		return wire.Refuse(wire.TooMany, "collateral: request to "+asked.host, now.UTC().Format(time.RFC3339), "not before "+until.UTC().Format(time.RFC3339))
 	}
 	if s != nil && it.OfChip && !known {
 		return c.budget.charge(s.Address, now)
@@ -156,7 +156,7 @@ func (c *Collateral) checkStatus(it item, asked vendorLine, s *Stranger, r *http
 	default:
 		c.recordMissing(it)
 	}
-	return fmt.Errorf("%s answered %s", asked.host, r.Status)
+	return fmt.Errorf("%s responded with %s", asked.host, r.Status)
 }
 
 // recordMissing notes that a vendor answers, but not with this document.
