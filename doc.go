@@ -45,7 +45,7 @@
 // A user opens a session with one unit, and talks to the whole cluster:
 //
 //	client.Open → channelhttp.Transport ⇒ manager's gateway ⇒ channel.Host.Accept (unit A)
-//	  → channelhttp.Relay.Push → bus ⇒ manager's relay ⇒ channel.Host.Join (unit B)
+//	  → channelhttp.Relay.Push → bus ⇒ manager's relay ⇒ channel.Host.ImportSession (unit B)
 //	(*client.Channel).RoundTrip → channel.Session.NewRequest ⇒ manager's gateway
 //	  ⇒ channel.Host.Open (unit B) → http.Handler → channel.Responder
 //

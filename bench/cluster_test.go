@@ -56,7 +56,7 @@ func (r *relay) Pull(context.Context, wire.SessionID) ([]byte, error) { return n
 
 func (r *relay) Push(kind envelope.Kind, sealed []byte) {
 	for _, u := range r.units {
-		take := u.Join
+		take := u.ImportSession
 		if kind == envelope.Tombstone {
 			take = u.Terminate
 		}

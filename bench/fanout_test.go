@@ -179,7 +179,7 @@ func BenchmarkColdOpen(b *testing.B) {
 	lookup, h := p.estate.host(b), p.estate.host(b)
 	var ids []wire.SessionID
 	for _, sealed := range p.sealed(b, known) {
-		id := testworld.Must(lookup.Join(sealed, time.Now()))
+		id := testworld.Must(lookup.ImportSession(sealed, time.Now()))
 		ids = append(ids, id)
 		if err := opener.PublishWithin(b.Context(), itemAround(unit.Identity, id, sealed)); err != nil {
 			b.Fatal(err)
@@ -194,7 +194,7 @@ func BenchmarkColdOpen(b *testing.B) {
 		took := make([]time.Duration, rounds)
 		for i := range took {
 			begin := time.Now()
-			testworld.Must(h.Join(insideOf(testworld.Must(puller.FetchCopy(b.Context(), ids[i]))), time.Now()))
+			testworld.Must(h.ImportSession(insideOf(testworld.Must(puller.FetchCopy(b.Context(), ids[i]))), time.Now()))
 			took[i] = time.Since(begin)
 		}
 		slices.Sort(took)

@@ -243,7 +243,7 @@ func (c *Channel) Session(ctx context.Context) (Session, error) {
 	if err != nil {
 		return Session{}, wrapChannelError(err)
 	}
-	return Session{ID: s.ID(), Unit: s.Peer(), Expires: s.Expires(), Evidence: s.Evidence()}, nil
+	return Session{ID: s.ID(), Unit: s.OpenedBy(), Expires: s.Expires(), Evidence: s.Evidence()}, nil
 }
 
 // Opens returns the number of sessions opened so far.

@@ -183,7 +183,7 @@ func (u *Unit) busTLS() *tls.Config {
 
 // pushed takes over what another unit sealed.
 func (u *Unit) pushed(i bus.Item) {
-	take := u.cluster.host.Join
+	take := u.cluster.host.ImportSession
 	if i.Kind == bus.Tombstone {
 		take = u.cluster.host.Terminate
 	}

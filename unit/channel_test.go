@@ -104,7 +104,7 @@ func TestOldRingKept(t *testing.T) {
 	})
 	for range 2 { // and through the renewal after that
 		testworld.NoError(t, u.Attempt(testworld.ShortContext(t)))
-		if _, err := u.cluster.host.Join(sealed, time.Now()); err != nil {
+		if _, err := u.cluster.host.ImportSession(sealed, time.Now()); err != nil {
 			t.Errorf("a session under the ring key before: %v", err)
 		}
 	}

@@ -57,12 +57,12 @@ func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	at = h.at(at)
+	at = h.advanceClock(at)
 	st, err := h.serving(at)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := st.sealing(o.pin, at); err != nil {
+	if _, err := st.sealingRing(o.pin, at); err != nil {
 		return nil, err
 	}
 	minute := uint64(at.Unix()) / 60
@@ -80,10 +80,10 @@ func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
 	return cookie, nil
 }
 
-// sealing is the ring key that sessions opened for the pin are sealed under. It
+// sealingRing is the ring key that sessions opened for the pin are sealed under. It
 // refuses, with "identity", a pin that is not this unit's, and with "unavailable" a
 // ring key that has ended: the unit waits for its next report.
-func (st *credentials) sealing(pin []byte, at time.Time) (*ring, error) {
+func (st *credentials) sealingRing(pin []byte, at time.Time) (*ring, error) {
 	var r *ring
 	switch string(pin) {
 	case string(st.strict.pin):
@@ -111,10 +111,10 @@ func cookieMAC(r *ring, kemKey []byte, minute uint64) ([]byte, error) {
 	return mac.Sum(nil)[:16], nil
 }
 
-// cookieHolds reports whether a cookie was given for the KEM key in this minute
+// cookieValid reports whether a cookie was given for the KEM key in this minute
 // or the one before: there is a MAC under a ring key that is held, and each of
 // those is right.
-func (st *credentials) cookieHolds(got, kemKey []byte, at time.Time) (holds bool) {
+func (st *credentials) cookieValid(got, kemKey []byte, at time.Time) (valid bool) {
 	if len(got) < 8 || len(got) > maxCookie || len(got)%32 != 8 {
 		return false
 	}
@@ -131,9 +131,9 @@ func (st *credentials) cookieHolds(got, kemKey []byte, at time.Time) (holds bool
 		if err != nil || !hmac.Equal(rest[16:32], want) {
 			return false
 		}
-		holds = true
+		valid = true
 	}
-	return holds
+	return valid
 }
 
 // parsedOpen is an open request taken apart.
@@ -165,11 +165,11 @@ func parseOpen(b []byte) (parsedOpen, error) {
 		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: sizes", "others", "1216, 32 and 1 byte")
 	}
 	wants := SessionOptions(f[4][0])
-	if wants&^(WantEvidence|WantReceipts|WantHead) != 0 {
+	if wants&^(WantEvidence|WantReceipts|wantHead) != 0 {
 		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: wants", wants, "known bits")
 	}
 	named := len(f[5]) == len(attest.Digest{}) && !attest.Digest(f[5]).IsZero()
-	if named != (wants&WantHead != 0) || !named && len(f[5]) > 0 {
+	if named != (wants&wantHead != 0) || !named && len(f[5]) > 0 {
 		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: least policy head", len(f[5]), "32 bytes with bit 2 of what is wanted, none without")
 	}
 	return parsedOpen{kemKey: f[1], nonce: f[2], pin: f[3], wants: wants, least: f[5]}, nil
@@ -192,10 +192,10 @@ func (h *Host) Accept(r OpenRequest, at time.Time) (*ServerHandshake, error) {
 		return nil, err
 	}
 	expensive := o.wants&WantEvidence != 0 || r.Pending > h.limits.Cookies
-	if expensive && !a.credentials.cookieHolds(r.Cookie, o.kemKey, at) {
+	if expensive && !a.credentials.cookieValid(r.Cookie, o.kemKey, at) {
 		return nil, wire.Refuse(wire.CookieWanted, "open request: cookie", "none that holds", "that of this answer")
 	}
-	if err := h.spend(o.kemKey, at); err != nil {
+	if err := h.spendKey(o.kemKey, at); err != nil {
 		return nil, err
 	}
 	return a, a.begin(at)
@@ -214,7 +214,7 @@ func (a *ServerHandshake) Again(at time.Time) error {
 
 // admit takes what the unit is now, and the ring key of the pin.
 func (a *ServerHandshake) admit(at time.Time) (_ time.Time, err error) {
-	a.footing, at, err = a.host.admit(a.opening, at)
+	a.footing, at, err = a.host.footingFor(a.opening, at)
 	return at, err
 }
 
@@ -237,12 +237,12 @@ func (a *ServerHandshake) begin(at time.Time) error {
 	return err
 }
 
-// admit gives what a session for the request may be opened on. It refuses, with
+// footingFor gives what a session for the request may be opened on. It refuses, with
 // "behind", a request that wants a policy head which the unit has not got to.
-func (h *Host) admit(o parsedOpen, at time.Time) (footing, time.Time, error) {
+func (h *Host) footingFor(o parsedOpen, at time.Time) (footing, time.Time, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	at = h.at(at)
+	at = h.advanceClock(at)
 	h.expire(at)
 	st, err := h.serving(at)
 	if err != nil {
@@ -251,24 +251,24 @@ func (h *Host) admit(o parsedOpen, at time.Time) (footing, time.Time, error) {
 	if _, ok := h.table.findRoom(true, at); !ok {
 		return footing{}, at, h.refuseFull()
 	}
-	r, err := st.sealing(o.pin, at)
+	r, err := st.sealingRing(o.pin, at)
 	if err != nil {
 		return footing{}, at, err
 	}
-	if o.wants&WantHead != 0 && !h.known.reached(attest.Digest(o.least)) {
+	if o.wants&wantHead != 0 && !h.known.hasReached(attest.Digest(o.least)) {
 		return footing{}, at, wire.Refuse(wire.Behind, "open request: least policy head", attest.Digest(o.least), "one that the unit has got to: "+h.known.head.String())
 	}
 	return footing{credentials: st, ring: r, head: h.known.head, alone: h.known.old[r.key.ID()]}, at, nil
 }
 
-// spend takes a client's KEM key, once.
-func (h *Host) spend(kemKey []byte, at time.Time) error {
+// spendKey takes a client's KEM key, once.
+func (h *Host) spendKey(kemKey []byte, at time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.spent.take(kemKey, h.at(at))
+	return h.spent.takeKey(kemKey, h.advanceClock(at))
 }
 
-// Expiry is when a session that is opened now ends: within an hour, the
+// expiry is when a session that is opened now ends: within an hour, the
 // certificate, and the ring key.
 func (st *credentials) expiry(sealing *ring, at time.Time) uint64 {
 	end := min(at.Unix()+unitauth.MaxSession, st.NotAfter.Unix(), sealing.key.End().Unix())
@@ -291,7 +291,7 @@ func (a *ServerHandshake) Evidence() (data attest.ReportData, wanted bool, err e
 // already, and with "ring" a session whose ring was replaced, or is older than a cut
 // that became known, since [Host.Accept]: see [ServerHandshake.Again].
 // At is the unit's time, which the response names: making evidence takes a while.
-func (a *ServerHandshake) Finish(evidence attest.Evidence, at time.Time) (answer, sealed []byte, err error) {
+func (a *ServerHandshake) Finish(evidence attest.Evidence, at time.Time) (response, sealed []byte, err error) {
 	var text []byte
 	if a.opening.wants&WantEvidence != 0 {
 		if text, err = evidence.MarshalJSON(); err != nil {
@@ -301,13 +301,13 @@ func (a *ServerHandshake) Finish(evidence attest.Evidence, at time.Time) (answer
 	h, s := a.host, a.session
 	var ticket []byte
 	if !s.alone {
-		if ticket, err = h.seal(a.ring, s); err != nil {
+		if ticket, err = h.sealSession(a.ring, s); err != nil {
 			return nil, nil, err
 		}
 	}
 	digest, ticketDigest := wire.Sum(text), wire.Sum(ticket)
 	now := unitauth.TimeBytes(at)
-	signature, err := unitauth.Sign(h.key, wire.LabelSessionSignature, a.transcript[:], digest[:], ticketDigest[:], now)
+	signature, err := unitauth.SignFields(h.key, wire.LabelSessionSignature, a.transcript[:], digest[:], ticketDigest[:], now)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -316,7 +316,7 @@ func (a *ServerHandshake) Finish(evidence attest.Evidence, at time.Time) (answer
 	if _, over := h.table.closed(s.id); over || h.table.byID[s.id] != nil {
 		return nil, nil, wire.Refuse(wire.Replayed, "session "+s.id.String(), "a known id", "a new one")
 	}
-	if err := h.add(s); err != nil {
+	if err := h.addSession(s); err != nil {
 		return nil, nil, err
 	}
 	st := a.credentials

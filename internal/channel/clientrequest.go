@@ -54,7 +54,7 @@ type ClientRequest struct {
 	session *Session
 	header  wire.Header
 	raw     [wire.HeaderSize]byte
-	stands  func() error     // refuses once policy has ended the session; nil: never
+	valid   func() error     // refuses once policy has ended the session; nil: never
 	record  *unitauth.Record // what a receipt is about; nil: none wanted
 	pool    *chunk.Pool      // for its chunks; nil: none
 }
@@ -62,11 +62,11 @@ type ClientRequest struct {
 // NewRequest takes the next request number of the session. It refuses, with
 // [ErrClosed], a session that was closed.
 func (s *Session) NewRequest(c RequestConfig) (*ClientRequest, error) {
-	x, err := s.begin(c.Target, c.NotAfter, c.Flags)
+	x, err := s.newRequest(c.Target, c.NotAfter, c.Flags)
 	if err != nil {
 		return nil, err
 	}
-	x.stands, x.pool = c.Valid, c.Pool
+	x.valid, x.pool = c.Valid, c.Pool
 	return x, nil
 }
 
@@ -80,9 +80,9 @@ func (x *ClientRequest) Number() uint64 { return x.header.Number }
 // sent and the response read to its end. It is nil where no receipt is wanted.
 func (x *ClientRequest) Record() *unitauth.Record { return x.record }
 
-// begin takes the next request number of the session.
-func (s *Session) begin(target wire.UnitID, notAfter time.Time, flags wire.Flags) (*ClientRequest, error) {
-	header, err := s.take(target, notAfter, flags)
+// newRequest takes the next request number of the session.
+func (s *Session) newRequest(target wire.UnitID, notAfter time.Time, flags wire.Flags) (*ClientRequest, error) {
+	header, err := s.nextHeader(target, notAfter, flags)
 	if err != nil {
 		return nil, err
 	}
@@ -94,11 +94,11 @@ func (s *Session) begin(target wire.UnitID, notAfter time.Time, flags wire.Flags
 }
 
 func (x *ClientRequest) sealer() (*chunk.Writer, error) {
-	aead, err := x.session.key(wire.LabelRequestKey, x.raw[:])
+	aead, err := x.session.messageKey(wire.LabelRequestKey, x.raw[:])
 	return chunk.NewWriter(aead), err
 }
 
-// digest keeps plaintext of the request for the receipt.
+// recordPlaintext keeps plaintext of the request for the receipt.
 func (x *ClientRequest) recordPlaintext(plaintext []byte) {
 	if x.record != nil {
 		x.record.Request = append(x.record.Request, plaintext...)
@@ -113,7 +113,7 @@ func (x *ClientRequest) Whole(h bhttp.Head, body io.Reader) ([]byte, error) {
 		return nil, err
 	}
 	const start = wire.HeaderSize + chunk.LengthSize
-	b := make([]byte, start, start+chunk.Bucket(int(h.Length)+headSize)+chunk.TagSize)
+	b := make([]byte, start, start+chunk.BucketSize(int(h.Length)+headSize)+chunk.TagSize)
 	copy(b, x.raw[:])
 	if h.Method != "" {
 		if b, err = bhttp.AppendRequest(b, h); err != nil {
@@ -123,13 +123,13 @@ func (x *ClientRequest) Whole(h bhttp.Head, body io.Reader) ([]byte, error) {
 		if _, err := io.ReadFull(body, b[len(b):len(b)+int(h.Length)]); err != nil {
 			return nil, fmt.Errorf("reading the request's body: %w", err)
 		}
-		b = chunk.Pad(b[:len(b)+int(h.Length)], start)
+		b = chunk.PadToBucket(b[:len(b)+int(h.Length)], start)
 	}
 	if len(b)-start > chunk.MaxPlaintext {
 		return nil, wire.Refuse(wire.TooLarge, "request: head: size in bytes", len(b)-start, chunk.MaxPlaintext)
 	}
 	x.recordPlaintext(b[start:])
-	return append(b[:wire.HeaderSize], s.Seal(b[wire.HeaderSize:], chunk.Final)...), nil
+	return append(b[:wire.HeaderSize], s.SealChunk(b[wire.HeaderSize:], chunk.Final)...), nil
 }
 
 // RequestStream is a request of many chunks, sealed as it is read: first the head alone,
@@ -153,8 +153,8 @@ type pending struct {
 	ended bool // nothing follows out
 }
 
-// ringOfKey gives the next bytes; fill seals more where there are none.
-func (o *pending) take(p []byte, fill func() error) (int, error) {
+// readPending gives the next bytes; fill seals more where there are none.
+func (o *pending) readPending(p []byte, fill func() error) (int, error) {
 	if err := o.ready(fill); err != nil {
 		return 0, err
 	}
@@ -186,7 +186,7 @@ func (x *ClientRequest) Stream(h bhttp.Head, body io.ReadCloser, trailer map[str
 // Read gives the request's bytes.
 func (s *RequestStream) Read(p []byte) (int, error) {
 	s.read.Store(true)
-	n, err := s.take(p, s.fill)
+	n, err := s.readPending(p, s.sealNext)
 	if err == io.EOF {
 		s.release()
 	}
@@ -198,7 +198,7 @@ func (s *RequestStream) Read(p []byte) (int, error) {
 func (s *RequestStream) WriteTo(w io.Writer) (written int64, err error) {
 	s.read.Store(true)
 	for {
-		if err := s.ready(s.fill); err == io.EOF {
+		if err := s.ready(s.sealNext); err == io.EOF {
 			s.release()
 			return written, nil
 		} else if err != nil {
@@ -212,7 +212,7 @@ func (s *RequestStream) WriteTo(w io.Writer) (written int64, err error) {
 	}
 }
 
-// Release gives the buffer back, all of which was sent. Only who has read the last
+// release gives the buffer back, all of which was sent. Only who has read the last
 // of it may: a body is closed by others, and while it is read.
 func (s *RequestStream) release() {
 	s.x.pool.Put(s.buf)
@@ -225,11 +225,11 @@ func (s *RequestStream) Started() bool { return s.read.Load() }
 // Close closes the request's body.
 func (s *RequestStream) Close() error { return s.body.Close() }
 
-// fill seals the next chunk.
-func (s *RequestStream) fill() error {
+// sealNext seals the next chunk.
+func (s *RequestStream) sealNext() error {
 	if !s.begun {
 		s.begun = true
-		return s.first()
+		return s.sealHead()
 	}
 	if s.buf == nil {
 		s.buf = s.x.pool.Get()
@@ -245,31 +245,31 @@ func (s *RequestStream) fill() error {
 	}
 	switch {
 	case s.head.Length == bhttp.Indeterminate && n > 0:
-		s.out = s.chunk(indeterminatePart(buf, n), chunk.More)
+		s.out = s.sealChunk(indeterminatePart(buf, n), chunk.More)
 	case s.head.Length == bhttp.Indeterminate && err == io.EOF:
-		return s.last([]byte{0})
+		return s.sealTrailers([]byte{0})
 	case n > 0 && int64(n) == s.left && len(s.trailer) == 0:
 		s.ended = true
-		s.out = s.chunk(buf[partRoom-chunk.LengthSize:partRoom+n], chunk.Final)
+		s.out = s.sealChunk(buf[partRoom-chunk.LengthSize:partRoom+n], chunk.Final)
 	case n > 0:
 		s.left -= int64(n)
-		s.out = s.chunk(buf[partRoom-chunk.LengthSize:partRoom+n], chunk.More)
+		s.out = s.sealChunk(buf[partRoom-chunk.LengthSize:partRoom+n], chunk.More)
 	case s.left == 0:
-		return s.last(nil)
+		return s.sealTrailers(nil)
 	case err == io.EOF:
 		return io.ErrUnexpectedEOF
 	}
 	return nil
 }
 
-// chunk seals a buffer that begins with room for the length.
-func (s *RequestStream) chunk(b []byte, at chunk.Flag) []byte {
+// sealChunk seals a buffer that begins with room for the length.
+func (s *RequestStream) sealChunk(b []byte, at chunk.Flag) []byte {
 	s.x.recordPlaintext(b[chunk.LengthSize:])
-	return s.sealer.Seal(b, at)
+	return s.sealer.SealChunk(b, at)
 }
 
-// First is header and head.
-func (s *RequestStream) first() error {
+// sealHead is header and head.
+func (s *RequestStream) sealHead() error {
 	b := make([]byte, wire.HeaderSize+chunk.LengthSize, 1024)
 	copy(b, s.x.raw[:])
 	b, err := bhttp.AppendRequest(b, s.head)
@@ -279,18 +279,18 @@ func (s *RequestStream) first() error {
 	if len(b) > wire.HeaderSize+chunk.LengthSize+chunk.MaxPlaintext {
 		return wire.Refuse(wire.TooLarge, "request: head: size in bytes", len(b), chunk.MaxPlaintext)
 	}
-	s.out = append(b[:wire.HeaderSize], s.chunk(b[wire.HeaderSize:], chunk.More)...)
+	s.out = append(b[:wire.HeaderSize], s.sealChunk(b[wire.HeaderSize:], chunk.More)...)
 	return nil
 }
 
-// last is the chunk of the trailers.
-func (s *RequestStream) last(terminator []byte) error {
+// sealTrailers is the chunk of the trailers.
+func (s *RequestStream) sealTrailers(terminator []byte) error {
 	b, err := bhttp.AppendTrailers(append(make([]byte, chunk.LengthSize), terminator...), s.trailer, s.head.Length)
 	if err != nil {
 		return err
 	}
 	s.ended = true
-	s.out = s.chunk(b, chunk.Final)
+	s.out = s.sealChunk(b, chunk.Final)
 	return nil
 }
 
@@ -334,7 +334,7 @@ func (a *Response) Receipt() []byte {
 func (x *ClientRequest) Open(r io.Reader) (Response, error) {
 	var prefix [responsePrefix]byte
 	if _, err := io.ReadFull(r, prefix[:]); err != nil {
-		return Response{}, chunk.CutOff(err)
+		return Response{}, chunk.TruncatedError(err)
 	}
 	a := Response{Unit: wire.UnitID(prefix[:16])}
 	if x.header.Target != (wire.UnitID{}) && a.Unit != x.header.Target {
@@ -345,7 +345,7 @@ func (x *ClientRequest) Open(r io.Reader) (Response, error) {
 		return Response{}, err
 	}
 	s := chunk.NewPlaintext(r, aead, x.pool)
-	s.Valid = x.stands
+	s.Valid = x.valid
 	if x.record != nil {
 		s.EndsInReceipt, s.Copy = true, (*responseRecorder)(x.record)
 	}
@@ -384,6 +384,6 @@ func (x *ClientRequest) Open(r io.Reader) (Response, error) {
 type responseRecorder unitauth.Record
 
 func (r *responseRecorder) Write(b []byte) (int, error) {
-	r.Answer = append(r.Answer, b...)
+	r.Response = append(r.Response, b...)
 	return len(b), nil
 }

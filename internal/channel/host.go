@@ -108,8 +108,8 @@ func NewHost(key *ecdsa.PrivateKey, limits Limits) (*Host, error) {
 // Limits returns what the host keeps at most, with the defaults filled in.
 func (h *Host) Limits() Limits { return h.limits }
 
-// Task is the task of the unit's credentials; empty before the first.
-func (h *Host) Task() string {
+// TaskName is the task of the unit's credentials; empty before the first.
+func (h *Host) TaskName() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.credentials == nil {
@@ -135,14 +135,14 @@ func (h *Host) Update(s UnitCredentials) error {
 	next := &credentials{UnitCredentials: s, chain: wire.Frame(wire.LabelChain, s.Unit, s.Cross), rings: map[identity.RingID]*ring{}}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var held map[identity.RingID]*ring
+	var known map[identity.RingID]*ring
 	if h.credentials != nil {
-		held = h.credentials.rings
+		known = h.credentials.rings
 	}
 	then, _ := h.known.policy.At(s.Head) // whose report this is; zero where the policy is not followed yet
 	own := func(keys identity.RingKeys, of attest.Digest, pin unitauth.Pin, holders identity.RingHolders) *ring {
 		for _, key := range keys.Keys() {
-			r := ringOfKey(held[key.ID()], key, of, pin.Bytes())
+			r := ringOfKey(known[key.ID()], key, of, pin.Encode())
 			r.holders = holders
 			if r.since.IsZero() {
 				r.since = s.Head
@@ -171,7 +171,7 @@ func (h *Host) Update(s UnitCredentials) error {
 	}
 	h.credentials, h.stale = next, true
 	h.known.consider(next)
-	h.forget(held)
+	h.forgetRings(known)
 	return nil
 }
 
@@ -189,20 +189,20 @@ func (h *Host) checkOwner(s UnitCredentials) error {
 
 // ringOfKey is the ring of a key, with what was derived from it, and since when it is
 // held, where it is held already.
-func ringOfKey(held *ring, key *identity.RingKey, of attest.Digest, pin []byte) *ring {
+func ringOfKey(known *ring, key *identity.RingKey, of attest.Digest, pin []byte) *ring {
 	r := &ring{key: key, identity: of, pin: pin}
-	if held != nil {
-		r.derived, r.since = held.derived, held.since
+	if known != nil {
+		r.derived, r.since = known.derived, known.since
 	} else {
 		r.derived = &derived{seals: map[wire.UnitID]*sealKey{}}
 	}
 	return r
 }
 
-// forget erases the rings that are no longer held and drops the secrets whose
+// forgetRings erases the rings that are no longer held and drops the secrets whose
 // newest sealed copy is under one. A session that was sealed under none stays.
-func (h *Host) forget(held map[identity.RingID]*ring) {
-	for id, r := range held {
+func (h *Host) forgetRings(known map[identity.RingID]*ring) {
+	for id, r := range known {
 		if h.credentials.rings[id] == nil {
 			r.erase()
 		} else if h.credentials.rings[id].key != r.key {
@@ -211,16 +211,16 @@ func (h *Host) forget(held map[identity.RingID]*ring) {
 	}
 	for _, s := range h.table.byID {
 		if h.credentials.rings[s.ring] == nil && s.state == open && !s.alone {
-			s.drop()
+			s.dropSecret()
 		}
 	}
 }
 
-// at puts the times that were read by several calls in order: it is the newest
+// advanceClock puts the times that were read by several calls in order: it is the newest
 // that was passed so far. A monotonic reading is taken off, because expiries are
 // compared by the wall clock of the time, and the two must not differ. The caller
 // holds the mutex.
-func (h *Host) at(t time.Time) time.Time {
+func (h *Host) advanceClock(t time.Time) time.Time {
 	if t = t.Round(0); t.After(h.newest) {
 		h.newest = t
 	}
@@ -248,7 +248,7 @@ func (h *Host) usableRing(id identity.RingID) (*ring, error) {
 		return nil, wire.Refuse(wire.UnknownRing, "session: ring id", id, "one that the unit holds")
 	}
 	if h.known.old[id] {
-		return nil, refuseOld(id)
+		return nil, oldRingError(id)
 	}
 	return r, nil
 }
@@ -258,7 +258,7 @@ func (h *Host) expire(at time.Time) {
 	h.table.expire(at)
 }
 
-// Join takes over a session that another unit sealed: pushed, pulled, or brought
+// ImportSession takes over a session that another unit sealed: pushed, pulled, or brought
 // by the client as its ticket. A session that is held already stays as it is,
 // with its window; one whose secret was dropped gets it back. It gives the id
 // of the session.
@@ -268,7 +268,7 @@ func (h *Host) expire(at time.Time) {
 // ring key is for, with "session-over" or "expired" what has ended or would
 // outlive its ring key, with "replayed" a second secret for a known session,
 // and with "overload" when the table is full.
-func (h *Host) Join(sealed []byte, at time.Time) (wire.SessionID, error) {
+func (h *Host) ImportSession(sealed []byte, at time.Time) (wire.SessionID, error) {
 	u, r, err := h.unverified(envelope.Session, sealed, at)
 	if err != nil {
 		return wire.SessionID{}, err
@@ -276,7 +276,7 @@ func (h *Host) Join(sealed []byte, at time.Time) (wire.SessionID, error) {
 	s := &session{id: u.Session, expiry: u.Expiry, ring: u.Ring}
 	body := h.bodies.Get().(*[]byte)
 	defer h.bodies.Put(body)
-	plaintext, err := r.open(u, (*body)[:0])
+	plaintext, err := r.openSealed(u, (*body)[:0])
 	if err == nil {
 		err = openBody(s, plaintext, r.pin)
 		clear(plaintext)
@@ -296,7 +296,7 @@ func (h *Host) unverified(kind envelope.Kind, sealed []byte, at time.Time) (enve
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	at = h.at(at)
+	at = h.advanceClock(at)
 	st, err := h.serving(at)
 	if err != nil {
 		return envelope.Sealed{}, nil, err
@@ -311,7 +311,7 @@ func (h *Host) unverified(kind envelope.Kind, sealed []byte, at time.Time) (enve
 	if u.For != r.identity {
 		return envelope.Sealed{}, nil, wire.Refuse(wire.WrongIdentity, "sealed session: identity", u.For, r.identity)
 	}
-	return u, r, r.alive(u.Header, at)
+	return u, r, r.checkExpiry(u.Header, at)
 }
 
 // install puts a session into the table, or refreshes the one that is there. The
@@ -320,33 +320,33 @@ func (h *Host) unverified(kind envelope.Kind, sealed []byte, at time.Time) (enve
 func (h *Host) install(s *session, at time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.expire(h.at(at))
+	h.expire(h.advanceClock(at))
 	if _, err := h.usableRing(s.ring); err != nil {
 		return err
 	}
 	known := h.table.byID[s.id]
 	_, over := h.table.closed(s.id)
 	if known == nil && !over {
-		return h.add(s)
+		return h.addSession(s)
 	}
 	defer clear(s.secret[:]) // a second copy of what is held, or refused
 	switch {
 	case over:
 		return wire.Refuse(wire.SessionOver, "session "+s.id.String(), "closed", "an open one")
-	case known.expiry != s.expiry || !known.has(s.secret):
+	case known.expiry != s.expiry || !known.hasSecret(s.secret):
 		return wire.Refuse(wire.Replayed, "session "+s.id.String(), "a second secret or expiry", "one")
 	}
 	known.secret, known.state = s.secret, open
-	if h.credentials.current(s.ring) || h.credentials.rings[known.ring] == nil {
+	if h.credentials.isCurrent(s.ring) || h.credentials.rings[known.ring] == nil {
 		known.ring = s.ring
 	}
-	h.stale = h.stale || !h.credentials.current(known.ring)
+	h.stale = h.stale || !h.credentials.isCurrent(known.ring)
 	return nil
 }
 
-// Add puts a new session into the table, in the place of one that yields when the
+// addSession puts a new session into the table, in the place of one that yields when the
 // table is full. The caller holds the mutex.
-func (h *Host) add(s *session) error {
+func (h *Host) addSession(s *session) error {
 	yields, ok := h.table.findRoom(s.opener == h.id, h.newest)
 	if !ok {
 		return h.refuseFull()
@@ -357,8 +357,8 @@ func (h *Host) add(s *session) error {
 	if yields != nil {
 		h.table.remove(yields)
 	}
-	h.table.add(s)
-	h.stale = h.stale || !h.credentials.current(s.ring) && !s.alone
+	h.table.insert(s)
+	h.stale = h.stale || !h.credentials.isCurrent(s.ring) && !s.alone
 	return nil
 }
 
@@ -368,24 +368,24 @@ func (h *Host) refuseFull() error {
 		fmt.Sprintf("below %d, of those opened here below %d", h.limits.Sessions, h.limits.Opened))
 }
 
-// current reports whether new sessions are sealed under a ring key.
-func (st *credentials) current(id identity.RingID) bool {
+// isCurrent reports whether new sessions are sealed under a ring key.
+func (st *credentials) isCurrent(id identity.RingID) bool {
 	return id == st.strict.key.ID() || id == st.follow.key.ID()
 }
 
 // Terminate ends a session by the tombstone that another unit sealed. A record of it
-// stays, so that no sealed copy opens it again. It refuses as [Host.Join] does.
+// stays, so that no sealed copy opens it again. It refuses as [Host.ImportSession] does.
 func (h *Host) Terminate(tombstone []byte, at time.Time) (wire.SessionID, error) {
 	u, r, err := h.unverified(envelope.Tombstone, tombstone, at)
 	if err != nil {
 		return wire.SessionID{}, err
 	}
-	if _, err := r.open(u, nil); err != nil {
+	if _, err := r.openSealed(u, nil); err != nil {
 		return wire.SessionID{}, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	at = h.at(at)
+	at = h.advanceClock(at)
 	h.expire(at)
 	if _, over := h.table.closed(u.Session); over {
 		return u.Session, nil
@@ -401,7 +401,7 @@ func (h *Host) Terminate(tombstone []byte, at time.Time) (wire.SessionID, error)
 // Reseal seals sessions anew whose newest sealed copy is under a ring key that
 // is no longer current, at most limit of them, and says how many are left. It
 // moves no expiry. A session that another unit has sealed anew, and that came
-// by [Host.Join], is not sealed again. Without any it costs nothing. Neither is one
+// by [Host.ImportSession], is not sealed again. Without any it costs nothing. Neither is one
 // that is sealed under no key, or under one that is older than a cut: whoever was cut
 // off may know its secret, and the client opens another.
 //
@@ -410,7 +410,7 @@ func (h *Host) Terminate(tombstone []byte, at time.Time) (wire.SessionID, error)
 func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	at = h.at(at)
+	at = h.advanceClock(at)
 	h.expire(at)
 	st, err := h.serving(at)
 	if err != nil || !h.stale {
@@ -418,14 +418,14 @@ func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err e
 	}
 	var faults []error
 	for _, s := range h.table.byID {
-		if s.state != open || s.alone || st.current(s.ring) || h.known.old[s.ring] {
+		if s.state != open || s.alone || st.isCurrent(s.ring) || h.known.old[s.ring] {
 			continue
 		}
 		if len(sealed) == limit {
 			left++
 			continue
 		}
-		b, err := h.reseal(s)
+		b, err := h.resealSession(s)
 		switch {
 		case err == nil:
 			sealed = append(sealed, b)
@@ -437,23 +437,23 @@ func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err e
 	return sealed, left, errors.Join(faults...)
 }
 
-// reseal seals a session of the table under the current ring key of its kind. The
+// resealSession seals a session of the table under the current ring key of its kind. The
 // caller holds the mutex.
-func (h *Host) reseal(s *session) ([]byte, error) {
-	r, err := h.credentials.newer(s.ring)
+func (h *Host) resealSession(s *session) ([]byte, error) {
+	r, err := h.credentials.newerRing(s.ring)
 	if err == nil {
 		r, err = h.usableRing(r.key.ID())
 	}
 	if err != nil {
 		return nil, err
 	}
-	return h.seal(r, s)
+	return h.sealSession(r, s)
 }
 
-// newer is the current ring for sessions under a ring that is not: strict stays
+// newerRing is the current ring for sessions under a ring that is not: strict stays
 // strict, and what follows a task by name, inherited or not, follows on. It refuses,
 // with "ring", one that is not held: of which kind its sessions are is not known.
-func (st *credentials) newer(id identity.RingID) (*ring, error) {
+func (st *credentials) newerRing(id identity.RingID) (*ring, error) {
 	switch r := st.rings[id]; {
 	case r == nil:
 		return nil, wire.Refuse(wire.UnknownRing, "session: ring id", id, "one that the unit holds")
@@ -463,15 +463,15 @@ func (st *credentials) newer(id identity.RingID) (*ring, error) {
 	return st.follow, nil
 }
 
-// Seal seals a session under a ring. The session is guarded by the mutex, or not
+// sealSession seals a session under a ring. The session is guarded by the mutex, or not
 // in the table yet.
-func (h *Host) seal(r *ring, s *session) ([]byte, error) {
+func (h *Host) sealSession(r *ring, s *session) ([]byte, error) {
 	if uint64(r.key.End().Unix()) < s.expiry {
 		return nil, wire.Refuse(wire.Expired, "session: expiry", s.expiry, fmt.Sprint("within the ring key's end ", r.key.End().Unix()))
 	}
 	body := sealedBody(s, r.pin)
 	defer clear(body)
-	sealed, err := r.seal(envelope.Session, r.header(s, h.id), body)
+	sealed, err := r.sealMessage(envelope.Session, r.header(s, h.id), body)
 	if err != nil {
 		return nil, fmt.Errorf("sealing session %s: %w", s.id, err)
 	}
@@ -491,7 +491,7 @@ type Stats struct {
 func (h *Host) Stats(at time.Time) Stats {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.expire(h.at(at))
+	h.expire(h.advanceClock(at))
 	s := Stats{Sessions: len(h.table.byID), Opened: h.table.own.Len(), Closed: len(h.table.records)}
 	if h.credentials != nil {
 		s.Rings = len(h.credentials.rings)

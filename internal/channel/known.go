@@ -64,7 +64,7 @@ func (h *Host) CutOff(at time.Time) error {
 	return h.known.cutOff(h.credentials, at)
 }
 
-// CutOff is [Host.CutOff]. It asks policy once for each standing and policy.
+// cutOff is [Host.CutOff]. It asks policy once for each standing and policy.
 func (k *knownPolicy) cutOff(st *credentials, at time.Time) error {
 	if !k.checked && k.policy.Knows(st.Head) {
 		k.checked, k.cut = true, nil
@@ -75,9 +75,9 @@ func (k *knownPolicy) cutOff(st *credentials, at time.Time) error {
 	return k.cut
 }
 
-// reached is the policy head that a unit has got to which signs under a standing, or
+// reachedHead is the policy head that a unit has got to which signs under a standing, or
 // has a newer one since. It refuses as [Host.CutOff] does.
-func (h *Host) reached(st *credentials, at time.Time) (attest.Digest, error) {
+func (h *Host) reachedHead(st *credentials, at time.Time) (attest.Digest, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.known.cutOff(h.credentials, at); err != nil {
@@ -89,8 +89,8 @@ func (h *Host) reached(st *credentials, at time.Time) (attest.Digest, error) {
 	return h.known.head, nil
 }
 
-// reached reports whether the unit has got to a policy head.
-func (k *knownPolicy) reached(head attest.Digest) bool {
+// hasReached reports whether the unit has got to a policy head.
+func (k *knownPolicy) hasReached(head attest.Digest) bool {
 	if head == k.head {
 		return true
 	}
@@ -105,8 +105,8 @@ func (r *ring) cutBy(p policy.Approved) bool {
 	return identity.RingCutSince(p, r.holders, r.since)
 }
 
-// refuseOld is the refusal of what is sealed, or would be, under a ring key that is
+// oldRingError is the refusal of what is sealed, or would be, under a ring key that is
 // older than a cut.
-func refuseOld(id identity.RingID) error {
+func oldRingError(id identity.RingID) error {
 	return wire.Refuse(wire.UnknownRing, "ring "+id.String(), "one that is older than a cut that the unit knows", "one of a certificate report after it")
 }

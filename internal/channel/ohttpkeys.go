@@ -61,7 +61,7 @@ func (h *Host) OHTTPKeys(pin unitauth.Pin, at time.Time) (signed, plain []byte, 
 		return nil, nil, err
 	}
 	pin.Genesis = st.Genesis
-	r, err := st.sealing(pin.Bytes(), at)
+	r, err := st.sealingRing(pin.Encode(), at)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -74,7 +74,7 @@ func (h *Host) OHTTPKeys(pin unitauth.Pin, at time.Time) (signed, plain []byte, 
 	}
 	fields := [][]byte{r.pin, st.Identity[:], id[:], k.head[:], wire.Uint64(st.expiry(r, at)), plain}
 	chain := wire.Sum(st.chain)
-	signature, err := unitauth.Sign(h.key, wire.LabelOneOffKeys, append(slices.Clone(fields), st.Root[:], chain[:])...)
+	signature, err := unitauth.SignFields(h.key, wire.LabelOneOffKeys, append(slices.Clone(fields), st.Root[:], chain[:])...)
 	if err != nil {
 		return nil, nil, err
 	}

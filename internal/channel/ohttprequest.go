@@ -39,7 +39,7 @@ func (h *Host) OpenOHTTP(f ohttp.Form, body io.Reader, at time.Time) (*OHTTPServ
 	if err != nil {
 		return nil, err
 	}
-	held, err := x.rings(i, k, at)
+	known, err := x.rings(i, k, at)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func (h *Host) OpenOHTTP(f ohttp.Form, body io.Reader, at time.Time) (*OHTTPServ
 		return nil, wire.Refuse(wire.Malformed, "one-off: encapsulated secret", "cut off", len(x.enc))
 	}
 	x.body = &ohttp.Reader{Form: f, From: body}
-	x.body.Open = func(ad, ciphertext []byte) ([]byte, error) { return x.first(f, held, ad, ciphertext) }
+	x.body.Open = func(ad, ciphertext []byte) ([]byte, error) { return x.openFirst(f, known, ad, ciphertext) }
 	return x, nil
 }
 
@@ -64,7 +64,7 @@ func (h *Host) ServesOHTTP(at time.Time) error {
 func (h *Host) forOHTTP(at time.Time) (*credentials, knownPolicy, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	st, err := h.serving(h.at(at))
+	st, err := h.serving(h.advanceClock(at))
 	if err != nil {
 		return nil, knownPolicy{}, err
 	}
@@ -76,25 +76,25 @@ func (h *Host) forOHTTP(at time.Time) (*credentials, knownPolicy, error) {
 
 // rings are the private keys that the key id may mean, but for those that a unit
 // which was cut off may hold.
-func (x *OHTTPServerRequest) rings(i int, k knownPolicy, at time.Time) (held []hpke.PrivateKey, err error) {
+func (x *OHTTPServerRequest) rings(i int, k knownPolicy, at time.Time) (known []hpke.PrivateKey, err error) {
 	for id, r := range x.credentials.rings {
 		if oneOffID(id, i) != x.header.Key || !at.Before(r.key.End()) || k.old[id] {
 			continue
 		}
 		if private, err := r.oneOffKey(i); err == nil { // else it was erased just now
-			held = append(held, private)
+			known = append(known, private)
 		}
 	}
-	if len(held) == 0 {
+	if len(known) == 0 {
 		return nil, wire.Refuse(wire.OneOffKey, "one-off: key id", x.header.Key, "that of a key that the unit holds")
 	}
-	return held, nil
+	return known, nil
 }
 
-// First opens the first chunk under the key that was meant; the next ones follow
+// openFirst opens the first chunk under the key that was meant; the next ones follow
 // in its context.
-func (x *OHTTPServerRequest) first(f ohttp.Form, held []hpke.PrivateKey, ad, ciphertext []byte) (plaintext []byte, err error) {
-	for _, private := range held {
+func (x *OHTTPServerRequest) openFirst(f ohttp.Form, known []hpke.PrivateKey, ad, ciphertext []byte) (plaintext []byte, err error) {
+	for _, private := range known {
 		var recipient *hpke.Recipient
 		if recipient, err = f.NewRecipient(x.header, x.enc, private); err != nil {
 			continue
@@ -107,9 +107,9 @@ func (x *OHTTPServerRequest) first(f ohttp.Form, held []hpke.PrivateKey, ad, cip
 	return nil, err
 }
 
-// Head reads and opens the first chunk, which takes a private key: admit refuses, just
+// OpenHead reads and opens the first chunk, which takes a private key: admit refuses, just
 // before, a request that the unit has no room for. It returns what follows the head too.
-func (x *OHTTPServerRequest) Head(admit func() error) (h bhttp.Head, rest []byte, err error) {
+func (x *OHTTPServerRequest) OpenHead(admit func() error) (h bhttp.Head, rest []byte, err error) {
 	open := x.body.Open
 	x.body.Open = func(ad, ciphertext []byte) ([]byte, error) {
 		if err := admit(); err != nil {
@@ -123,8 +123,8 @@ func (x *OHTTPServerRequest) Head(admit func() error) (h bhttp.Head, rest []byte
 // Opened reports whether the first chunk was opened: then there is a response.
 func (x *OHTTPServerRequest) Opened() bool { return x.opened != nil }
 
-// Form is the form of the request and its response.
-func (x *OHTTPServerRequest) Form() ohttp.Form { return x.body.Form }
+// MessageForm is the form of the request and its response.
+func (x *OHTTPServerRequest) MessageForm() ohttp.Form { return x.body.Form }
 
 // Whole reports whether the final chunk of the request was read.
 func (x *OHTTPServerRequest) Whole() bool { return x.body.Done() }
@@ -135,7 +135,7 @@ func (x *OHTTPServerRequest) Plaintext() bhttp.Chunks { return chunk.Decrypted(o
 // Allowed refuses, with "not-allowed", a request that might be replayed to every unit
 // and is not safe to be: at most those that are marked may follow, where policy says so.
 func (x *OHTTPServerRequest) Allowed(h bhttp.Head) error {
-	if !Safe(h.Method) && !(x.credentials.OneOff && Marked(h.Fields)) {
+	if !IsSafe(h.Method) && !(x.credentials.OneOff && HasIdempotencyKey(h.Fields)) {
 		return wire.Refuse(wire.NotAllowed, "one-off: method", h.Method, "a safe one")
 	}
 	if h.Fields.Get("Expect") != "" {
@@ -148,11 +148,11 @@ func (x *OHTTPServerRequest) Allowed(h bhttp.Head) error {
 func (x *OHTTPServerRequest) Responder(w io.Writer) (*Responder, error) {
 	nonce := make([]byte, x.header.NonceSize())
 	rand.Read(nonce) // never returns an error: it ends the program instead
-	answer, err := x.body.Form.ResponseCipher(x.opened.Export, x.header, x.enc, nonce)
+	response, err := x.body.Form.ResponseCipher(x.opened.Export, x.header, x.enc, nonce)
 	if err != nil {
 		return nil, err
 	}
-	return newResponder(w, x.host, ohttpSink{&ohttp.Writer{Form: x.body.Form, Seal: answer.Seal}}, nonce), nil
+	return newResponder(w, x.host, ohttpSink{&ohttp.Writer{Form: x.body.Form, Seal: response.Seal}}, nonce), nil
 }
 
 // ohttpChunks are the chunks of a message as [Plaintext] reads them.
@@ -172,7 +172,7 @@ func (c ohttpChunks) Release() {}
 // ohttpSink encrypts a response as [Responder] sends it.
 type ohttpSink struct{ *ohttp.Writer }
 
-func (o ohttpSink) put(b []byte, at chunk.Flag) ([]byte, error) {
+func (o ohttpSink) encrypt(b []byte, at chunk.Flag) ([]byte, error) {
 	if at == chunk.Final {
 		return o.Finish(b[chunk.LengthSize:])
 	}

@@ -39,12 +39,12 @@ func NewClientHandshakeSince(pin unitauth.Pin, wants SessionOptions, least attes
 	if err := pin.Check(); err != nil {
 		return nil, err
 	}
-	if wants&WantHead != 0 {
+	if wants&wantHead != 0 {
 		return nil, wire.Refuse(wire.BadRequest, "session: wants", wants, "evidence and receipts; the head beside them")
 	}
 	o := &ClientHandshake{pin: pin, wants: wants, nonce: make([]byte, nonceSize)}
 	if !least.IsZero() {
-		o.wants, o.least = wants|WantHead, least[:]
+		o.wants, o.least = wants|wantHead, least[:]
 	}
 	rand.Read(o.nonce) // never returns an error: it ends the program instead
 	var err error
@@ -52,7 +52,7 @@ func NewClientHandshakeSince(pin unitauth.Pin, wants SessionOptions, least attes
 	if err != nil {
 		return nil, fmt.Errorf("making a KEM key: %w", err)
 	}
-	o.request = wire.Frame(wire.LabelSessionOpen, []byte{envelope.Suite}, o.kemKey(), o.nonce, pin.Bytes(), []byte{byte(o.wants)}, o.least)
+	o.request = wire.Frame(wire.LabelSessionOpen, []byte{envelope.Suite}, o.kemKey(), o.nonce, pin.Encode(), []byte{byte(o.wants)}, o.least)
 	return o, nil
 }
 
@@ -115,12 +115,12 @@ func (o *ClientHandshake) Finish(b []byte, trust unitauth.Trust, at time.Time) (
 	if err != nil {
 		return nil, err
 	}
-	peer, err := o.peer(a, trust, at)
+	peer, err := o.verifyPeer(a, trust, at)
 	if err != nil {
 		return nil, err
 	}
 	alone := len(a.ticket) == 0
-	if err := o.caughtUp(attest.Digest(a.head), alone, trust.Policy, peer); err != nil {
+	if err := o.checkCaughtUp(attest.Digest(a.head), alone, trust.Policy, peer); err != nil {
 		return nil, err
 	}
 	t := o.transcript(a, trust, peer)
@@ -129,7 +129,7 @@ func (o *ClientHandshake) Finish(b []byte, trust unitauth.Trust, at time.Time) (
 		return nil, wire.Refuse(wire.BadDigest, "session answer: session id", id, want)
 	}
 	digest, evidence, ticket := t.digest(id), wire.Sum(a.evidence), wire.Sum(a.ticket)
-	if err := unitauth.Verify(peer.PublicKey(), a.signature, wire.LabelSessionSignature, digest[:], evidence[:], ticket[:], a.time); err != nil {
+	if err := unitauth.VerifyFields(peer.PublicKey(), a.signature, wire.LabelSessionSignature, digest[:], evidence[:], ticket[:], a.time); err != nil {
 		return nil, err
 	}
 	unitTime, err := unitauth.ParseTime(a.time)
@@ -163,11 +163,11 @@ func (o *ClientHandshake) Finish(b []byte, trust unitauth.Trust, at time.Time) (
 // off may hold: its unit has not heard of the cut.
 var ErrBeforeCut = wire.Refuse(wire.Behind, "session answer: policy head", "one before a cut, of a session that is sealed for other units", "one since the cut, or a session without a ticket")
 
-// caughtUp refuses, with "behind", what a unit that stands under a policy head opened
+// checkCaughtUp refuses, with "behind", what a unit that stands under a policy head opened
 // while it did not know enough: less than was wanted, or, unless the session stays
 // with that unit alone, a cut of units that hold the ring key.
-func (o *ClientHandshake) caughtUp(head attest.Digest, alone bool, p policy.Approved, peer identity.Peer) error {
-	if o.wants&WantHead != 0 {
+func (o *ClientHandshake) checkCaughtUp(head attest.Digest, alone bool, p policy.Approved, peer identity.Peer) error {
+	if o.wants&wantHead != 0 {
 		got, _ := p.Index(head) // signer saw to it that it is known
 		if least, known := p.Index(attest.Digest(o.least)); !known || got < least {
 			return wire.Refuse(wire.Behind, "session answer: policy head", head, "the one wanted, or a later one: "+attest.Digest(o.least).String())
@@ -179,8 +179,8 @@ func (o *ClientHandshake) caughtUp(head attest.Digest, alone bool, p policy.Appr
 	return nil
 }
 
-// peer is the unit that answered, as far as its certificates go.
-func (o *ClientHandshake) peer(a openResponse, trust unitauth.Trust, at time.Time) (identity.Peer, error) {
+// verifyPeer is the unit that answered, as far as its certificates go.
+func (o *ClientHandshake) verifyPeer(a openResponse, trust unitauth.Trust, at time.Time) (identity.Peer, error) {
 	return trust.Signer(a.chain, o.pin, unitauth.SignerClaims{Head: a.head, Unit: a.unit, Identity: a.identity, Expiry: a.expiry}, at)
 }
 
@@ -188,7 +188,7 @@ func (o *ClientHandshake) peer(a openResponse, trust unitauth.Trust, at time.Tim
 // from them, not from the answer beside them.
 func (o *ClientHandshake) transcript(a openResponse, trust unitauth.Trust, peer identity.Peer) *transcript {
 	return &transcript{
-		kemKey: o.kemKey(), nonce: o.nonce, pin: o.pin.Bytes(), wants: o.wants, least: o.least, enc: a.enc,
+		kemKey: o.kemKey(), nonce: o.nonce, pin: o.pin.Encode(), wants: o.wants, least: o.least, enc: a.enc,
 		unit: peer.UnitID(), identity: peer.ID(), root: trust.Policy.Document().Authority.Root, chain: wire.Sum(a.chain),
 		ring: identity.RingID(a.ring), head: attest.Digest(a.head), expiry: binary.BigEndian.Uint64(a.expiry),
 	}

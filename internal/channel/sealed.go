@@ -43,14 +43,14 @@ type sealKey struct {
 	nonce []byte // HMAC key of nonces
 }
 
-// use calls f with the seal key of a unit, which [ring.erase] does not clear
+// withSealKey calls f with the seal key of a unit, which [ring.erase] does not clear
 // meanwhile. The key is kept once f succeeded, so that made-up unit ids take no
 // memory.
-func (r *ring) use(unit wire.UnitID, f func(*sealKey) error) error {
-	if known, err := r.useKept(unit, f); known {
+func (r *ring) withSealKey(unit wire.UnitID, f func(*sealKey) error) error {
+	if known, err := r.withCachedKey(unit, f); known {
 		return err
 	}
-	k, err := r.derive(unit)
+	k, err := r.deriveSealKey(unit)
 	if err != nil {
 		return err
 	}
@@ -58,12 +58,12 @@ func (r *ring) use(unit wire.UnitID, f func(*sealKey) error) error {
 		clear(k.nonce)
 		return err
 	}
-	r.keepKey(unit, k)
+	r.cacheKey(unit, k)
 	return nil
 }
 
-// useKept calls f with the seal key of a unit, if that is kept.
-func (r *ring) useKept(unit wire.UnitID, f func(*sealKey) error) (known bool, err error) {
+// withCachedKey calls f with the seal key of a unit, if that is kept.
+func (r *ring) withCachedKey(unit wire.UnitID, f func(*sealKey) error) (known bool, err error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	k := r.seals[unit]
@@ -73,8 +73,8 @@ func (r *ring) useKept(unit wire.UnitID, f func(*sealKey) error) (known bool, er
 	return true, f(k)
 }
 
-// derive is the seal key of a unit.
-func (r *ring) derive(unit wire.UnitID) (*sealKey, error) {
+// deriveSealKey is the seal key of a unit.
+func (r *ring) deriveSealKey(unit wire.UnitID) (*sealKey, error) {
 	id := r.key.ID()
 	b, err := r.key.Derive(64, wire.LabelSealKey, id[:], unit[:])
 	if err != nil {
@@ -86,9 +86,9 @@ func (r *ring) derive(unit wire.UnitID) (*sealKey, error) {
 	return k, err
 }
 
-// keepRecord keeps a seal key, unless the ring was erased while the key was used, or
+// cacheKey keeps a seal key, unless the ring was erased while the key was used, or
 // another goroutine was first.
-func (r *ring) keepKey(unit wire.UnitID, k *sealKey) {
+func (r *ring) cacheKey(unit wire.UnitID, k *sealKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.erased || r.seals[unit] != nil {
@@ -114,11 +114,11 @@ func (r *ring) header(s *session, sealer wire.UnitID) envelope.Header {
 	return envelope.Header{For: r.identity, Ring: r.key.ID(), Session: s.id, Expiry: s.expiry, Sealer: sealer}
 }
 
-// Seal returns a sealed message. The nonce is a MAC of the header and the plaintext: equal
+// sealMessage returns a sealed message. The nonce is a MAC of the header and the plaintext: equal
 // plaintexts give equal bytes, and different ones never share a nonce.
-func (r *ring) seal(kind envelope.Kind, h envelope.Header, plaintext []byte) (sealed []byte, err error) {
+func (r *ring) sealMessage(kind envelope.Kind, h envelope.Header, plaintext []byte) (sealed []byte, err error) {
 	ad := h.Encode(kind)
-	err = r.use(h.Sealer, func(k *sealKey) error {
+	err = r.withSealKey(h.Sealer, func(k *sealKey) error {
 		mac := hmac.New(sha256.New, k.nonce)
 		mac.Write(ad)
 		mac.Write(plaintext)
@@ -129,9 +129,9 @@ func (r *ring) seal(kind envelope.Kind, h envelope.Header, plaintext []byte) (se
 	return sealed, err
 }
 
-// open decrypts what was sealed into dst.
-func (r *ring) open(u envelope.Sealed, dst []byte) (plaintext []byte, err error) {
-	err = r.use(u.Sealer, func(k *sealKey) error {
+// openSealed decrypts what was sealed into dst.
+func (r *ring) openSealed(u envelope.Sealed, dst []byte) (plaintext []byte, err error) {
+	err = r.withSealKey(u.Sealer, func(k *sealKey) error {
 		if plaintext, err = k.aead.Open(dst, u.Nonce, u.Ciphertext, u.AD); err != nil {
 			return wire.Refuse(wire.BadSignature, "sealed session", "bytes that were changed", "what a unit of the cluster sealed")
 		}
@@ -164,9 +164,9 @@ func openBody(s *session, plaintext, pin []byte) error {
 	return nil
 }
 
-// alive refuses a sealed message whose session has ended, or would outlive the ring key or
+// checkExpiry refuses a sealed message whose session has ended, or would outlive the ring key or
 // the longest session.
-func (r *ring) alive(u envelope.Header, at time.Time) error {
+func (r *ring) checkExpiry(u envelope.Header, at time.Time) error {
 	now, end := uint64(at.Unix()), uint64(r.key.End().Unix())
 	if u.Expiry <= now {
 		return wire.Refuse(wire.SessionOver, "sealed session: expiry", u.Expiry, fmt.Sprint("after ", now))

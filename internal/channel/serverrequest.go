@@ -35,7 +35,7 @@ type ServerRequest struct {
 	clock       func() (time.Time, error)
 	at          time.Time // the unit's, when the number was taken
 	closed      bool      // the session was, and that is all there is to say
-	news        []byte    // proved policy head that this session has not been sent; empty: none
+	headToSend  []byte    // proved policy head that this session has not been sent; empty: none
 	digest      hash.Hash // of the request's plaintext; nil when no receipt is wanted
 }
 
@@ -45,7 +45,7 @@ type ServerRequest struct {
 // hold, and with "rekey" one that was closed: only a request that closes it is opened,
 // and [ServerRequest.Closed] then.
 func (h *Host) Open(header [wire.HeaderSize]byte, body io.Reader, at time.Time) (*ServerRequest, error) {
-	x, err := h.begin(header, at)
+	x, err := h.findSession(header, at)
 	if err != nil {
 		return nil, err
 	}
@@ -53,15 +53,15 @@ func (h *Host) Open(header [wire.HeaderSize]byte, body io.Reader, at time.Time) 
 	return x, nil
 }
 
-// begin is [Host.Open] without a body.
-func (h *Host) begin(raw [wire.HeaderSize]byte, at time.Time) (*ServerRequest, error) {
+// findSession is [Host.Open] without a body.
+func (h *Host) findSession(raw [wire.HeaderSize]byte, at time.Time) (*ServerRequest, error) {
 	header, err := wire.ParseHeader(raw[:])
 	if err != nil {
 		return nil, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	at = h.at(at)
+	at = h.advanceClock(at)
 	h.expire(at)
 	st, err := h.serving(at)
 	if err != nil {
@@ -99,15 +99,15 @@ func (x *ServerRequest) checkClosed() (bool, error) {
 
 // Authenticate authenticates the request by its first chunk and takes its number. The
 // clock is the unit's. News is the newest proved policy head, which is sent with the
-// response if it was not sent in the session: see [ServerRequest.News].
+// response if it was not sent in the session: see [ServerRequest.HeadToSend].
 //
 // It refuses with "not-allowed" a request that is not safe and bound to no unit, with
 // "expired" one that is late or ends too far ahead, and with "replayed" a number seen
 // before, or too old to tell. No authenticated response is sent to any of these, since
 // another delivery of the same request may be executed.
-func (x *ServerRequest) Authenticate(news []byte, clock func() (time.Time, error)) error {
-	x.news = news
-	return x.open(x.body, clock)
+func (x *ServerRequest) Authenticate(newest []byte, clock func() (time.Time, error)) error {
+	x.headToSend = newest
+	return x.openFirst(x.body, clock)
 }
 
 // Closed reports whether the session is closed: then [ServerRequest.ConfirmClose] is the
@@ -117,8 +117,8 @@ func (x *ServerRequest) Closed() bool { return x.closed }
 // Closes reports whether the request asks to close its session.
 func (x *ServerRequest) Closes() bool { return x.header.Flags&wire.FlagClose != 0 }
 
-// News is the proved policy head to send with the response; empty: none.
-func (x *ServerRequest) News() []byte { return x.news }
+// HeadToSend is the proved policy head to send with the response; empty: none.
+func (x *ServerRequest) HeadToSend() []byte { return x.headToSend }
 
 // TakenAt is the unit's time when the number was taken, or refused.
 func (x *ServerRequest) TakenAt() time.Time { return x.at }
@@ -128,17 +128,17 @@ func (x *ServerRequest) Caller() Caller {
 	return Caller{Unit: x.host.id, session: x.header.Session}
 }
 
-// Head is the head of the request. It refuses, with "malformed", a request whose first
+// RequestHead is the head of the request. It refuses, with "malformed", a request whose first
 // chunk does not hold one.
-func (x *ServerRequest) Head() (bhttp.Head, error) { return x.head, x.fault }
+func (x *ServerRequest) RequestHead() (bhttp.Head, error) { return x.head, x.fault }
 
 // Plaintext is what follows the head: the rest of the first chunk, and the chunks after
 // it.
 func (x *ServerRequest) Plaintext() (rest []byte, next bhttp.Chunks) { return x.rest, x.source }
 
-// open authenticates the request by its first chunk and takes its number, as take
+// openFirst authenticates the request by its first chunk and takes its number, as take
 // says. The clock is the unit's.
-func (x *ServerRequest) open(r io.Reader, clock func() (time.Time, error)) error {
+func (x *ServerRequest) openFirst(r io.Reader, clock func() (time.Time, error)) error {
 	aead, err := x.keys.message(wire.LabelRequestKey, x.raw[:])
 	if err != nil {
 		return err
@@ -166,7 +166,7 @@ func (x *ServerRequest) open(r io.Reader, clock func() (time.Time, error)) error
 	return x.takeNumber()
 }
 
-// ringOfKey takes the request's number, and reads the time in the same step: between
+// takeNumber takes the request's number, and reads the time in the same step: between
 // the two the entry could yield, and the number be taken once more.
 //
 // It refuses with "not-allowed" what is not safe and bound to no unit, with
@@ -182,7 +182,7 @@ func (x *ServerRequest) takeNumber() error {
 	if err != nil {
 		return err
 	}
-	x.at = h.at(now)
+	x.at = h.advanceClock(now)
 	h.expire(x.at)
 	if err := h.known.cutOff(h.credentials, x.at); err != nil { // a policy came while the request was read
 		return err
@@ -194,21 +194,21 @@ func (x *ServerRequest) takeNumber() error {
 	if s == nil || s.state != open {
 		return wire.Refuse(wire.Rekey, "request: session", x.header.Session, "one that is open")
 	}
-	if x.header.Target == (wire.UnitID{}) && x.fault == nil && !Safe(x.head.Method) {
+	if x.header.Target == (wire.UnitID{}) && x.fault == nil && !IsSafe(x.head.Method) {
 		return wire.Refuse(wire.NotAllowed, "request: method, bound to no unit", x.head.Method, "a safe one, or a request that is bound to a unit")
 	}
 	notAfter := x.header.NotAfter.UnixMilli()
 	if err := inTime(notAfter, x.at, s.expiry); err != nil {
 		return err
 	}
-	if !s.window.take(x.header.Number) {
+	if !s.window.takeNumber(x.header.Number) {
 		return wire.Refuse(wire.Replayed, "request: number", x.header.Number, "one not seen before")
 	}
 	h.table.touch(s, notAfter)
-	if s.sentHead == first(x.news) {
-		x.news = nil
+	if s.sentHead == headStart(x.headToSend) {
+		x.headToSend = nil
 	} else {
-		s.sentHead = first(x.news)
+		s.sentHead = headStart(x.headToSend)
 	}
 	return nil
 }
@@ -249,7 +249,7 @@ func (x *ServerRequest) Close() ([]byte, error) {
 	var err error
 	sealed := !s.alone && !h.known.old[s.ring]
 	if sealed {
-		if r, err = h.credentials.newer(s.ring); err != nil {
+		if r, err = h.credentials.newerRing(s.ring); err != nil {
 			return nil, err
 		}
 		sealed = !h.known.old[r.key.ID()]
@@ -260,7 +260,7 @@ func (x *ServerRequest) Close() ([]byte, error) {
 	if !sealed {
 		return nil, nil
 	}
-	return r.seal(envelope.Tombstone, r.header(s, h.id), nil)
+	return r.sealMessage(envelope.Tombstone, r.header(s, h.id), nil)
 }
 
 // responseWriter gives what stands before the chunks of the answer, and what
@@ -272,14 +272,14 @@ func (x *ServerRequest) responseWriter() (prefix [responsePrefix]byte, s *chunk.
 	return prefix, chunk.NewWriter(aead), err
 }
 
-// begins is what the plaintext of an answer begins with: its kind and the unit's
+// responsePrefix is what the plaintext of an answer begins with: its kind and the unit's
 // time. While the clock is refused that is when the number was taken.
-func (x *ServerRequest) begins(kind ResponseKind) []byte {
-	return append([]byte{byte(kind)}, unitauth.TimeBytes(x.now())...)
+func (x *ServerRequest) responsePrefix(kind ResponseKind) []byte {
+	return append([]byte{byte(kind)}, unitauth.TimeBytes(x.unitTime())...)
 }
 
-// now is the unit's now, or when the number was taken.
-func (x *ServerRequest) now() time.Time {
+// unitTime is the unit's now, or when the number was taken.
+func (x *ServerRequest) unitTime() time.Time {
 	if x.clock != nil {
 		if now, err := x.clock(); err == nil {
 			return now
@@ -291,22 +291,24 @@ func (x *ServerRequest) now() time.Time {
 // NotExecuted returns a whole response: the unit has not executed the request, for this
 // reason, and will not.
 func (x *ServerRequest) NotExecuted(reason wire.Reason) ([]byte, error) {
-	return x.plain(KindNotExecuted, reason)
+	return x.responseWithoutContent(KindNotExecuted, reason)
 }
 
 // ConfirmClose returns a whole response: the session is closed at this unit.
-func (x *ServerRequest) ConfirmClose() ([]byte, error) { return x.plain(KindClosed, "") }
+func (x *ServerRequest) ConfirmClose() ([]byte, error) {
+	return x.responseWithoutContent(KindClosed, "")
+}
 
-// plain is a whole answer without content: not executed with a reason, or
+// responseWithoutContent is a whole answer without content: not executed with a reason, or
 // closed.
-func (x *ServerRequest) plain(kind ResponseKind, reason wire.Reason) ([]byte, error) {
+func (x *ServerRequest) responseWithoutContent(kind ResponseKind, reason wire.Reason) ([]byte, error) {
 	prefix, s, err := x.responseWriter()
 	if err != nil {
 		return nil, err
 	}
-	b := append(make([]byte, chunk.LengthSize), x.begins(kind)...)
-	b = chunk.Pad(append(b, reason...), chunk.LengthSize)
-	return append(prefix[:], s.Seal(b, chunk.Final)...), nil
+	b := append(make([]byte, chunk.LengthSize), x.responsePrefix(kind)...)
+	b = chunk.PadToBucket(append(b, reason...), chunk.LengthSize)
+	return append(prefix[:], s.SealChunk(b, chunk.Final)...), nil
 }
 
 // Caller is who sent a request through the channel, as the app may know it.
@@ -315,9 +317,9 @@ type Caller struct {
 	session wire.SessionID
 }
 
-// Tag is the same for all requests of one session, at every unit, and differs
+// SessionTag is the same for all requests of one session, at every unit, and differs
 // between sessions. It says nothing else, and anybody on the way can compute it.
-func (c Caller) Tag() string {
+func (c Caller) SessionTag() string {
 	digest := wire.Sum(c.session[:])
 	return hex.EncodeToString(digest[:16])
 }

@@ -43,15 +43,15 @@ type Session struct {
 // ID names the session.
 func (s *Session) ID() wire.SessionID { return s.id }
 
-// Peer is the unit that opened the session.
-func (s *Session) Peer() identity.Peer { return s.peer }
+// OpenedBy is the unit that opened the session.
+func (s *Session) OpenedBy() identity.Peer { return s.peer }
 
 // Evidence is the result of appraising fresh evidence; it is OK where that was
 // wanted.
 func (s *Session) Evidence() attest.Result { return s.evidence }
 
-// Head is the policy head that the unit stood under.
-func (s *Session) Head() attest.Digest { return s.head }
+// PolicyHead is the policy head that the unit stood under.
+func (s *Session) PolicyHead() attest.Digest { return s.head }
 
 // Alone reports whether the unit that opened the session holds it alone. It had heard
 // of a cut, and had no certificate report since.
@@ -86,15 +86,15 @@ func (s *Session) OpenedAt() time.Time { return s.unitTime }
 // Unsent reports whether a proved policy head is another than the one that the newest
 // request of the session carried, and notes that the next one carries it.
 func (s *Session) Unsent(head []byte) bool {
-	if s.sentHead.Load() == first(head) {
+	if s.sentHead.Load() == headStart(head) {
 		return false
 	}
-	s.sentHead.Store(first(head))
+	s.sentHead.Store(headStart(head))
 	return true
 }
 
-// First is what distinguishes one head from another: where it begins.
-func first(head []byte) *byte {
+// headStart is what distinguishes one head from another: where it begins.
+func headStart(head []byte) *byte {
 	if len(head) == 0 {
 		return nil
 	}
@@ -116,8 +116,8 @@ func (s *Session) Close() {
 	s.keys, s.closed = nil, true
 }
 
-// ringOfKey gives the header of the next request: its number is never given again.
-func (s *Session) take(target wire.UnitID, notAfter time.Time, flags wire.Flags) (wire.Header, error) {
+// nextHeader gives the header of the next request: its number is never given again.
+func (s *Session) nextHeader(target wire.UnitID, notAfter time.Time, flags wire.Flags) (wire.Header, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -131,7 +131,7 @@ func (s *Session) take(target wire.UnitID, notAfter time.Time, flags wire.Flags)
 // confirmed with what a unit keeps of a closed session.
 func (s *Session) responseKey(header wire.Header, fields ...[]byte) (cipher.AEAD, error) {
 	if header.Flags&wire.FlagClose == 0 {
-		return s.key(wire.LabelResponseKey, fields...)
+		return s.messageKey(wire.LabelResponseKey, fields...)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,8 +142,8 @@ func (s *Session) responseKey(header wire.Header, fields ...[]byte) (cipher.AEAD
 	return newKeys(&closing).message(wire.LabelResponseKey, fields...)
 }
 
-// key is the key of one request or answer.
-func (s *Session) key(label wire.Label, fields ...[]byte) (cipher.AEAD, error) {
+// messageKey is the key of one request or answer.
+func (s *Session) messageKey(label wire.Label, fields ...[]byte) (cipher.AEAD, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

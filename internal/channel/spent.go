@@ -28,9 +28,9 @@ type spentKey struct {
 	end time.Time
 }
 
-// ringOfKey takes a KEM key. It refuses, with "replayed", one that was taken in the
+// takeKey takes a KEM key. It refuses, with "replayed", one that was taken in the
 // last two minutes, and with "overload" more than there is room for.
-func (s *spent) take(kemKey []byte, at time.Time) error {
+func (s *spent) takeKey(kemKey []byte, at time.Time) error {
 	s.forget(at)
 	digest := wire.Sum(kemKey)
 	key := [spentSize]byte(digest[:])

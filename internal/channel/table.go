@@ -38,14 +38,14 @@ const (
 	closed        // closed by the client, while there is no room for a record of it
 )
 
-// drop erases the secret and keeps its digest, so that only this secret comes
+// dropSecret erases the secret and keeps its digest, so that only this secret comes
 // back.
-func (s *session) drop() {
+func (s *session) dropSecret() {
 	s.state, s.secret = dropped, wire.Sum(s.secret[:])
 }
 
-// close erases the secret for good. Of an open session it keeps the close key.
-func (s *session) close() {
+// markClosed erases the secret for good. Of an open session it keeps the close key.
+func (s *session) markClosed() {
 	switch s.state {
 	case open:
 		s.secret = closeKey(&s.secret)
@@ -55,8 +55,8 @@ func (s *session) close() {
 	s.state = closed
 }
 
-// has reports whether a secret is that of the session.
-func (s *session) has(secret [secretSize]byte) bool {
+// hasSecret reports whether a secret is that of the session.
+func (s *session) hasSecret(secret [secretSize]byte) bool {
 	if s.state == dropped {
 		secret = wire.Sum(secret[:])
 	}
@@ -140,8 +140,8 @@ func (t *table) findRoom(opened bool, at time.Time) (yields *session, ok bool) {
 	return yields, yields != nil && yields.yields(at)
 }
 
-// Add puts a session into the table, for which there is room.
-func (t *table) add(s *session) {
+// insert puts a session into the table, for which there is room.
+func (t *table) insert(s *session) {
 	t.turns++
 	s.turn = t.turns
 	t.byID[s.id] = s
@@ -149,7 +149,7 @@ func (t *table) add(s *session) {
 	t.queueOf(s).Add(s)
 }
 
-// Remove takes a session out of the table and erases its secret.
+// remove takes a session out of the table and erases its secret.
 func (t *table) remove(s *session) {
 	delete(t.byID, s.id)
 	t.byExpiry.Remove(s)
@@ -182,7 +182,7 @@ func (t *table) closed(id wire.SessionID) (key *[secretSize]byte, known bool) {
 // not before least, in Unix milliseconds. Where there is no room for one the
 // entry itself stays, without its secret.
 func (t *table) terminate(s *session, least int64, at time.Time) {
-	s.close()
+	s.markClosed()
 	t.touch(s, least)
 	r := &record{id: s.id, key: s.secret, expiry: s.expiry, until: s.latest}
 	if t.keepRecord(r, at) {

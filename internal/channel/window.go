@@ -22,9 +22,9 @@ type window struct {
 	seen   [windowSize / 64]uint64
 }
 
-// ringOfKey reports whether a number is new, and remembers it. A number that is too
+// takeNumber reports whether a number is new, and remembers it. A number that is too
 // old to tell is not new.
-func (w *window) take(number uint64) bool {
+func (w *window) takeNumber(number uint64) bool {
 	if number > w.newest {
 		w.advance(number)
 	} else if w.newest-number >= windowSize {

@@ -36,7 +36,7 @@ func copied(change func(sealed []byte) []byte) behaviour {
 	return behaviour{push: drop, pull: func(m *hostile, id wire.SessionID) []byte {
 		m.act()
 		sealed := change(bytes.Clone(m.copyOf(func(s wire.SessionID) bool { return s == id })))
-		if _, err := m.all()[2].Join(sealed, m.clock.Now()); err == nil {
+		if _, err := m.all()[2].ImportSession(sealed, m.clock.Now()); err == nil {
 			m.T.Errorf("%s: a unit took it", m.does.name)
 		}
 		return sealed

@@ -32,15 +32,15 @@ func WithRecord(ctx context.Context, r *unitauth.Record) context.Context {
 
 // call is one request on its way, through all its attempts.
 type call struct {
-	t       *Transport
-	request *http.Request
-	record  *unitauth.Record // nil: no receipt wanted
-	small   bool             // it goes into one chunk
-	content []byte           // where it was read whole
-	begun   bool             // the body was handed on, to whoever closes it
-	budget  retryBudget
-	tried   []wire.UnitID
-	yield   *time.Timer // ends the call's turn to look for somebody who answers; nil: it had none
+	t         *Transport
+	request   *http.Request
+	record    *unitauth.Record // nil: no receipt wanted
+	small     bool             // it goes into one chunk
+	content   []byte           // where it was read whole
+	bodyTaken bool             // the body was handed on, to whoever closes it
+	budget    retryBudget
+	tried     []wire.UnitID
+	turn      *time.Timer // ends the call's turn to look for somebody who answers; nil: it had none
 }
 
 // RoundTrip sends a request through the channel and gives its answer, which is
@@ -60,12 +60,12 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	defer c.releaseProbe()
 	for {
-		response, failed := c.attempt()
+		response, failed := c.attemptOnce()
 		if response != nil {
 			return response, nil
 		}
 		if err := c.nextAttempt(failed); err != nil {
-			if c.content == nil && !c.begun {
+			if c.content == nil && !c.bodyTaken {
 				r.Body.Close()
 			}
 			return nil, fmt.Errorf("calling %s %s: %w", r.Method, r.URL.Redacted(), err)
@@ -95,8 +95,8 @@ func (c *call) readSmall() error {
 // failure is an attempt that brought no answer.
 type failure struct {
 	err     error
-	hint    Hint
-	attempt Attempt
+	hint    hint
+	attempt attempt
 	session *activeSession // nil when there was none
 }
 
@@ -106,10 +106,10 @@ func (c *call) nextAttempt(f failure) error {
 		f.attempt.Whole = false
 		f.err = errors.Join(f.err, context.Cause(ctx))
 	}
-	switch Decide(f.attempt) {
-	case OutcomeUnknown:
+	switch decide(f.attempt) {
+	case outcomeUnknown:
 		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, f.err)
-	case GiveUp:
+	case giveUp:
 		return f.err
 	}
 	if f.session == nil || errors.Is(f.err, channel.ErrClosed) {
@@ -118,7 +118,7 @@ func (c *call) nextAttempt(f failure) error {
 	return c.prepareRetry(f)
 }
 
-// retryWith prepares another attempt as the hint says, while the call may.
+// prepareRetry prepares another attempt as the hint says, while the call may.
 func (c *call) prepareRetry(f failure) error {
 	reason := f.hint.Reason
 	switch {
@@ -129,20 +129,20 @@ func (c *call) prepareRetry(f failure) error {
 	case f.session.Alone() && (reason == wire.Misdirected || reason == wire.TicketWanted):
 		reason = wire.Rekey // no other unit will have it
 	}
-	allowed := c.budget.spend(reason)
+	allowed := c.budget.take(reason)
 	switch reason {
 	case wire.Misdirected:
 		if !allowed {
-			return fmt.Errorf("%w: %w", ErrMisdirected, f.err)
+			return fmt.Errorf("%w: %w", errMisdirected, f.err)
 		}
 	case wire.Rekey, wire.TicketWanted:
-		c.t.forget(f.session)
+		c.t.dropSession(f.session)
 		c.tried = nil // in the next session nobody was
 		if !allowed {
-			return fmt.Errorf("%w: %w", ErrRekey, f.err)
+			return fmt.Errorf("%w: %w", errRekey, f.err)
 		}
 	case wire.CutOff:
-		c.t.forget(f.session)
+		c.t.dropSession(f.session)
 		if !allowed {
 			return f.err
 		}
@@ -169,9 +169,9 @@ func (c *call) prepareRetry(f failure) error {
 // the others wait: there is no turn when that takes too long. A turn ends with the
 // call, or when its attempt is under way for so long that somebody seems to be there.
 func (c *call) acquireProbe() bool {
-	rest := againPause << (maxOthers - 1 - c.budget.others)
+	rest := retryPause << (maxOthers - 1 - c.budget.others)
 	begin := time.Now()
-	if c.yield == nil || !c.yield.Stop() {
+	if c.turn == nil || !c.turn.Stop() {
 		long := time.NewTimer(probeWait)
 		defer long.Stop()
 		select {
@@ -183,21 +183,21 @@ func (c *call) acquireProbe() bool {
 		}
 	}
 	_ = retry.Sleep(c.request.Context(), rest-time.Since(begin))
-	c.yield = time.AfterFunc(probeTime, func() { <-c.t.probeSlots })
+	c.turn = time.AfterFunc(probeTime, func() { <-c.t.probeSlots })
 	return true
 }
 
 // releaseProbe ends the call's turn, if it has one.
 func (c *call) releaseProbe() {
-	if c.yield != nil && c.yield.Stop() {
+	if c.turn != nil && c.turn.Stop() {
 		<-c.t.probeSlots
 	}
 }
 
-// attempt sends the request once; the same bytes once more with the ticket, if
+// attemptOnce sends the request once; the same bytes once more with the ticket, if
 // the unit says that it needs it.
-func (c *call) attempt() (*http.Response, failure) {
-	f := failure{attempt: c.knows()}
+func (c *call) attemptOnce() (*http.Response, failure) {
+	f := failure{attempt: c.knownAttempt()}
 	h, err := c.t.acquire(c.request.Context())
 	if err != nil {
 		f.err = err
@@ -215,16 +215,16 @@ func (c *call) attempt() (*http.Response, failure) {
 		ticket = encodeTicket(h.Session) // a stream cannot be sent again with it, and once wanted it is again
 	}
 	answer, err := c.sendOuter(h, out, ticket, &f)
-	if err == nil && f.hint.Reason == wire.TicketWanted && !h.Alone() && out.stream == nil && c.budget.spend(wire.TicketWanted) {
-		out.again.Store(true)
+	if err == nil && f.hint.Reason == wire.TicketWanted && !h.Alone() && out.stream == nil && c.budget.take(wire.TicketWanted) {
+		out.resent.Store(true)
 		answer, err = c.sendOuter(h, out, encodeTicket(h.Session), &f)
 	}
-	f.attempt.Left, f.attempt.Whole = out.mayHaveLeft(err), c.knows().Whole
+	f.attempt.Left, f.attempt.Whole = out.mayHaveLeft(err), c.knownAttempt().Whole
 	if err != nil || answer == nil {
 		f.err = errors.Join(f.err, err)
 		return nil, f
 	}
-	response, err := c.accept(x, answer, &f)
+	response, err := c.openResponse(x, answer, &f)
 	if err != nil {
 		answer.Body.Close()
 		f.err = err
@@ -232,12 +232,12 @@ func (c *call) attempt() (*http.Response, failure) {
 	return response, f
 }
 
-// knows is what is known of an attempt before it is made.
-func (c *call) knows() Attempt {
-	return Attempt{
-		Safe:   channel.Safe(c.request.Method),
-		Marked: channel.Marked(c.request.Header),
-		Whole:  c.content != nil || !c.begun || c.request.GetBody != nil,
+// knownAttempt is what is known of an attempt before it is made.
+func (c *call) knownAttempt() attempt {
+	return attempt{
+		Safe:   channel.IsSafe(c.request.Method),
+		Marked: channel.HasIdempotencyKey(c.request.Header),
+		Whole:  c.content != nil || !c.bodyTaken || c.request.GetBody != nil,
 	}
 }
 
@@ -257,7 +257,7 @@ func (c *call) prepare(h *activeSession) (*channel.ClientRequest, *outgoing, err
 		return nil, nil, err
 	}
 	request := c.innerHead()
-	body, err := c.body()
+	body, err := c.requestBody()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -272,27 +272,27 @@ func (c *call) prepare(h *activeSession) (*channel.ClientRequest, *outgoing, err
 
 // target is the unit that the next attempt is bound to, or zero for none.
 func (c *call) target(h *activeSession) wire.UnitID {
-	opener := h.Peer().UnitID()
+	opener := h.OpenedBy().UnitID()
 	switch {
 	case h.Alone():
 		return opener
 	case c.budget.rekey == 0 && !slices.Contains(c.tried, opener): // it surely holds the new session
 		return opener
-	case !channel.Safe(c.request.Method) || c.t.isWary():
-		return c.t.choose(h, c.tried)
+	case !channel.IsSafe(c.request.Method) || c.t.isWary():
+		return c.t.chooseUnit(h, c.tried)
 	}
 	return wire.UnitID{}
 }
 
-// body is the content to send.
-func (c *call) body() (io.ReadCloser, error) {
+// requestBody is the content to send.
+func (c *call) requestBody() (io.ReadCloser, error) {
 	switch {
 	case c.content != nil:
 		return io.NopCloser(bytes.NewReader(c.content)), nil
-	case c.begun:
+	case c.bodyTaken:
 		return c.request.GetBody()
 	}
-	c.begun = true
+	c.bodyTaken = true
 	return c.request.Body, nil
 }
 
@@ -325,7 +325,7 @@ type outgoing struct {
 	target wire.UnitID
 	raw    []byte // all of it, or nil where it is
 	stream *channel.RequestStream
-	again  atomic.Bool // raw was sent, or was to be, more than once
+	resent atomic.Bool // raw was sent, or was to be, more than once
 }
 
 // mayHaveLeft reports whether a part of the request may have left, when sending it
@@ -336,7 +336,7 @@ func (o *outgoing) mayHaveLeft(err error) bool {
 		return o.stream.Started()
 	}
 	e, ok := errors.AsType[*net.OpError](err)
-	return o.again.Load() || !ok || e.Op != "dial"
+	return o.resent.Load() || !ok || e.Op != "dial"
 }
 
 // outer makes a request one that carries a sealed one. The same sealed bytes may
@@ -352,7 +352,7 @@ func (t *Transport) outer(r *http.Request, h *activeSession, o *outgoing, ticket
 		// Of a reader of this type net/http knows that it does not block.
 		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(o.raw)), int64(len(o.raw))
 		r.GetBody = func() (io.ReadCloser, error) {
-			o.again.Store(true)
+			o.resent.Store(true)
 			return io.NopCloser(bytes.NewReader(o.raw)), nil
 		}
 		r.Header["X-Idempotency-Key"] = []string{} // says so to net/http and is not sent
@@ -370,23 +370,23 @@ func (t *Transport) outer(r *http.Request, h *activeSession, o *outgoing, ticket
 // one, or fills in what is hinted instead.
 func (c *call) sendOuter(h *activeSession, o *outgoing, ticket string, f *failure) (*http.Response, error) {
 	outer := *c.request // for its context
-	answer, err := c.t.config.Inner.RoundTrip(c.t.outer(&outer, h, o, ticket))
+	response, err := c.t.config.Inner.RoundTrip(c.t.outer(&outer, h, o, ticket))
 	if err != nil {
-		f.hint = Hint{Reason: wire.Unavailable}
+		f.hint = hint{Reason: wire.Unavailable}
 		return nil, err
 	}
-	f.hint = hintOf(answer)
+	f.hint = hintOf(response)
 	c.t.noteUnits(f.hint)
-	c.t.config.Heads.receive(answer.Header)
+	c.t.config.Heads.receive(response.Header)
 	if !f.hint.Time.IsZero() {
-		c.t.times.note(o.target, f.hint.Time, c.t.config.Clock())
+		c.t.times.noteTime(o.target, f.hint.Time, c.t.config.Clock())
 	}
-	if answer.StatusCode == http.StatusOK && answer.Header.Get("Content-Type") == wire.TypeResponse {
-		return answer, nil
+	if response.StatusCode == http.StatusOK && response.Header.Get("Content-Type") == wire.TypeResponse {
+		return response, nil
 	}
-	_, _ = io.CopyN(io.Discard, answer.Body, channel.MaxOpenRequest) // so that the connection is used again
-	answer.Body.Close()
-	f.err = wire.Refuse(f.hint.Reason, "outer answer: status", answer.StatusCode, http.StatusOK)
+	_, _ = io.CopyN(io.Discard, response.Body, channel.MaxOpenRequest) // so that the connection is used again
+	response.Body.Close()
+	f.err = wire.Refuse(f.hint.Reason, "outer answer: status", response.StatusCode, http.StatusOK)
 	if !f.hint.Time.IsZero() {
 		f.err = errors.Join(unitauth.CheckSkew(f.hint.Time, c.t.config.Clock()), f.err)
 	}
@@ -396,13 +396,13 @@ func (c *call) sendOuter(h *activeSession, o *outgoing, ticket string, f *failur
 // encodeTicket is the value of the ticket's header field.
 func encodeTicket(s *channel.Session) string { return base64.RawURLEncoding.EncodeToString(s.Ticket()) }
 
-// accept opens the inner answer.
-func (c *call) accept(x *channel.ClientRequest, outer *http.Response, f *failure) (*http.Response, error) {
+// openResponse opens the inner answer.
+func (c *call) openResponse(x *channel.ClientRequest, outer *http.Response, f *failure) (*http.Response, error) {
 	a, err := x.Open(outer.Body)
 	if err != nil {
 		return nil, err
 	}
-	c.t.times.note(a.Unit, a.Time, c.t.config.Clock())
+	c.t.times.noteTime(a.Unit, a.Time, c.t.config.Clock())
 	if a.Kind != channel.KindResponse {
 		// What is not safe is bound, and then open saw to it that the bound
 		// unit says so.
@@ -418,7 +418,7 @@ func (c *call) accept(x *channel.ClientRequest, outer *http.Response, f *failure
 		at := c.t.config.Clock()
 		a.Content.After = func(end error) error {
 			if end == io.EOF {
-				return c.prove(x, a, at)
+				return c.verifyReceipt(x, a, at)
 			}
 			return end
 		}
@@ -426,8 +426,8 @@ func (c *call) accept(x *channel.ClientRequest, outer *http.Response, f *failure
 	return r, nil
 }
 
-// prove judges the receipt at an answer's end, and is io.EOF if it holds.
-func (c *call) prove(x *channel.ClientRequest, a channel.Response, at time.Time) error {
+// verifyReceipt judges the receipt at an answer's end, and is io.EOF if it holds.
+func (c *call) verifyReceipt(x *channel.ClientRequest, a channel.Response, at time.Time) error {
 	record := x.Record()
 	record.Receipt = a.Receipt()
 	if record.Receipt == nil {

@@ -4,7 +4,7 @@
 // decided about sessions is in package channel; here are connections, attempts and quotas.
 //
 // A transport opens a session when it needs one, keeps it until its expiry, and sends a
-// request again as far as [Decide] allows. What an untrusted carrier claims is a [Hint]: it
+// request again as far as [decide] allows. What an untrusted carrier claims is a [hint]: it
 // selects how a request is sent again, and never whether it may be.
 //
 // A server refuses what its quotas do not allow, and sends the reason of each refusal as a

@@ -10,11 +10,11 @@ var (
 	// ErrNotExecuted says, authenticated, that the unit has not executed the
 	// request and will not.
 	ErrNotExecuted = wire.Refuse(wire.NotExecuted, "call", "refused by the unit", "an answer")
-	// ErrMisdirected says that requests came to other units than they were
+	// errMisdirected says that requests came to other units than they were
 	// bound to, however often they were tried.
-	ErrMisdirected = wire.Refuse(wire.Misdirected, "call", "another unit", "the unit it is bound to")
-	// ErrRekey says that the cluster opens no session of this client's.
-	ErrRekey = wire.Refuse(wire.Rekey, "call", "a session that no unit opens", "one that the cluster holds")
+	errMisdirected = wire.Refuse(wire.Misdirected, "call", "another unit", "the unit it is bound to")
+	// errRekey says that the cluster opens no session of this client's.
+	errRekey = wire.Refuse(wire.Rekey, "call", "a session that no unit opens", "one that the cluster holds")
 	// ErrUnreachable says that nobody takes the request.
 	ErrUnreachable = wire.Refuse(wire.Unavailable, "call", "nobody answers", "a unit that does")
 )

@@ -29,7 +29,7 @@ func (h Heads) newest() []byte {
 	return h.Newest()
 }
 
-// noteUnits hands on the head in a header. What is none is passed over, as a head that is
+// receive hands on the head in a header. What is none is passed over, as a head that is
 // lost.
 func (h Heads) receive(header http.Header) {
 	field := header.Get(wire.FieldHead)

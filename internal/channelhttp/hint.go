@@ -9,9 +9,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Hint is what whoever carries the bytes says: unauthenticated, and never an
+// hint is what whoever carries the bytes says: unauthenticated, and never an
 // argument of what decides. It selects how a call goes on that may go on.
-type Hint struct {
+type hint struct {
 	Reason wire.Reason   // empty: none
 	Units  []wire.UnitID // that are said to be there; nil: nothing said
 	Time   time.Time     // said to be the unit's, beside "expired"; zero: nothing said
@@ -21,12 +21,12 @@ type Hint struct {
 const maxUnits = 1024
 
 // hintOf reads the hint in an outer answer.
-func hintOf(answer *http.Response) Hint {
-	var h Hint
-	if list := answer.Header.Get(wire.FieldUnits); list != "" {
+func hintOf(response *http.Response) hint {
+	var h hint
+	if list := response.Header.Get(wire.FieldUnits); list != "" {
 		h.Units = unitsOf(list)
 	}
-	switch answer.StatusCode {
+	switch response.StatusCode {
 	case http.StatusMisdirectedRequest:
 		h.Reason = wire.Misdirected
 	case http.StatusGone:
@@ -37,7 +37,7 @@ func hintOf(answer *http.Response) Hint {
 		h.Reason = wire.Replayed
 	case http.StatusPreconditionFailed:
 		h.Reason = wire.Expired
-		h.Time, _ = timeHint(answer)
+		h.Time, _ = timeHint(response)
 	default:
 		h.Reason = wire.Unavailable
 	}
@@ -45,8 +45,8 @@ func hintOf(answer *http.Response) Hint {
 }
 
 // timeHint is the time in an outer answer, if there is one: a hint.
-func timeHint(answer *http.Response) (at time.Time, ok bool) {
-	ms, err := strconv.ParseInt(answer.Header.Get(wire.FieldTime), 10, 64)
+func timeHint(response *http.Response) (at time.Time, ok bool) {
+	ms, err := strconv.ParseInt(response.Header.Get(wire.FieldTime), 10, 64)
 	if err != nil || ms < 0 {
 		return time.Time{}, false
 	}
@@ -79,8 +79,8 @@ func newRetryBudget() retryBudget {
 	return retryBudget{misdirected: 3, rekey: 1, cut: 2, ticket: 1, notExecuted: 2, expired: 2, others: maxOthers}
 }
 
-// spend reports whether one more is allowed.
-func (t *retryBudget) spend(reason wire.Reason) bool {
+// take reports whether one more is allowed.
+func (t *retryBudget) take(reason wire.Reason) bool {
 	left := &t.others
 	switch reason {
 	case wire.Misdirected:

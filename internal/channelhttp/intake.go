@@ -65,7 +65,7 @@ func readWhole(w http.ResponseWriter, r *http.Request, limit int) ([]byte, error
 	return b, err
 }
 
-// acquireProbe waits for the one place at the TEE. Of a gateway's clients each comes in
+// waitForEvidence waits for the one place at the TEE. Of a gateway's clients each comes in
 // turn, as far as it distinguishes them.
 func (i *intake) waitForEvidence(r *http.Request) (done func(), err error) {
 	sender := r.Header.Get(wire.FieldSender)
@@ -103,8 +103,8 @@ func (t *reserved) giveBack() {
 	}
 }
 
-// oneOffReading is how many bytes may be kept of a one-off request.
-func oneOffReading(f ohttp.Form, r *http.Request) int {
+// ohttpReading is how many bytes may be kept of a one-off request.
+func ohttpReading(f ohttp.Form, r *http.Request) int {
 	most := ohttp.MaxWhole + chunk.MaxPlaintext/64 // with what stands before the ciphertext
 	if f.Chunked {
 		most = chunkReading

@@ -17,12 +17,12 @@ import (
 
 // Sizes in bytes of what comes before fresh evidence.
 const (
-	maxAgain      = 16 << 10 // a problem with an introduction in base64
-	maxCredential = 1 << 10
+	maxRetryProblem = 16 << 10 // a problem with an introduction in base64
+	maxCredential   = 1 << 10
 )
 
-// askAgain is the problem (RFC 9457) that wants an open request once more.
-type askAgain struct {
+// retryProblem is the problem (RFC 9457) that wants an open request once more.
+type retryProblem struct {
 	api.Problem
 	Introduction []byte `json:"introduction,omitempty"`
 }
@@ -34,7 +34,7 @@ func (s *Server) wantAgain(w http.ResponseWriter, body []byte, at time.Time, cau
 	if err != nil {
 		return errors.Join(cause, err)
 	}
-	p := askAgain{problemFor(cause), nil}
+	p := retryProblem{problemFor(cause), nil}
 	if channel.WantsEvidence(body) {
 		if tee, ok := s.config.Attester.(attest.CredentialAttester); ok {
 			p.Introduction = unitauth.Introduction{Unit: s.config.Host.ID(), TPMKeys: tee.Keys()}.Encode()
@@ -63,17 +63,17 @@ type retryWith struct {
 	credential []byte      // for it; nil: it did not introduce itself
 }
 
-// retryWith reads what a unit wants the request to come with. A unit that introduces
+// retryOf reads what a unit wants the request to come with. A unit that introduces
 // itself is challenged.
-func (t *Transport) again(o *channel.ClientHandshake, answer *http.Response) (next retryWith, err error) {
+func (t *Transport) retryOf(o *channel.ClientHandshake, response *http.Response) (next retryWith, err error) {
 	o.Unchallenge()
-	next.cookie = answer.Header.Get(wire.FieldCookie)
+	next.cookie = response.Header.Get(wire.FieldCookie)
 	verifier := t.config.Trust.Trust().Verifier
 	if next.cookie == "" || t.config.Options&channel.WantEvidence == 0 || verifier == nil {
 		return next, nil
 	}
-	var p askAgain
-	b, err := io.ReadAll(io.LimitReader(answer.Body, maxAgain))
+	var p retryProblem
+	b, err := io.ReadAll(io.LimitReader(response.Body, maxRetryProblem))
 	if err != nil || json.Unmarshal(b, &p) != nil || len(p.Introduction) == 0 {
 		return next, err
 	}

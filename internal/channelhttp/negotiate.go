@@ -44,9 +44,9 @@ func (t *Transport) negotiate(ctx context.Context) (*channel.Session, error) {
 		// gateway may choose another.
 		unreached, refused := errors.Is(err, ErrUnreachable), (*cutUnit)(nil)
 		left := !unreached && (errors.Is(err, wire.WrongRole) || errors.Is(err, wire.WrongIdentity))
-		unheard := errors.Is(err, channel.ErrBeforeCut) // by the next try the unit has the head that came with this one
+		beforeCut := errors.Is(err, channel.ErrBeforeCut) // by the next try the unit has the head that came with this one
 		isCut := errors.As(err, &refused)
-		repeat := unreached || unheard || isCut || errors.Is(err, wire.Expired) || left && try < openOthers
+		repeat := unreached || beforeCut || isCut || errors.Is(err, wire.Expired) || left && try < openWrongUnits
 		if !repeat || try == openTries || ctx.Err() != nil {
 			return nil, fmt.Errorf("opening a session: %w", err)
 		}
@@ -56,7 +56,7 @@ func (t *Transport) negotiate(ctx context.Context) (*channel.Session, error) {
 		case unreached && shared && errors.Is(err, wire.Behind) && !t.hasSession():
 			shared = false
 		case isCut:
-			if with.unit = t.besides(refused.unit); with.unit == (wire.UnitID{}) {
+			if with.unit = t.otherUnit(refused.unit); with.unit == (wire.UnitID{}) {
 				_ = retry.Sleep(ctx, time.Duration(try*try)*openPause)
 			}
 		default:
@@ -117,9 +117,9 @@ func (t *Transport) hasSession() bool {
 	return t.active != nil
 }
 
-// besides is any of the units that are said to be there, but for those that are cut
+// otherUnit is any of the units that are said to be there, but for those that are cut
 // off, as one more now is; zero: none.
-func (t *Transport) besides(one wire.UnitID) wire.UnitID {
+func (t *Transport) otherUnit(one wire.UnitID) wire.UnitID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.cut.refuse(one)
@@ -142,25 +142,25 @@ func (t *Transport) requestOpen(ctx context.Context, o *channel.ClientHandshake,
 	request.Header.Set("Content-Type", wire.TypeSession)
 	with.setHeader(request.Header)
 	setHead(request.Header, t.config.Heads.newest())
-	answer, err := t.config.Inner.RoundTrip(request)
+	response, err := t.config.Inner.RoundTrip(request)
 	if err != nil {
 		return nil, retryWith{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
-	defer answer.Body.Close()
-	t.noteUnits(hintOf(answer))
-	t.config.Heads.receive(answer.Header)
-	if answer.StatusCode != http.StatusOK {
-		err := wire.Refuse(wire.Unavailable, "open request: status", answer.StatusCode, http.StatusOK)
-		if answer.StatusCode == http.StatusPreconditionFailed {
-			err = wire.Refuse(wire.Behind, "open request: status", answer.StatusCode, http.StatusOK)
+	defer response.Body.Close()
+	t.noteUnits(hintOf(response))
+	t.config.Heads.receive(response.Header)
+	if response.StatusCode != http.StatusOK {
+		err := wire.Refuse(wire.Unavailable, "open request: status", response.StatusCode, http.StatusOK)
+		if response.StatusCode == http.StatusPreconditionFailed {
+			err = wire.Refuse(wire.Behind, "open request: status", response.StatusCode, http.StatusOK)
 		}
-		next, unread := t.again(o, answer)
+		next, unread := t.retryOf(o, response)
 		if next.unit == (wire.UnitID{}) {
 			next.unit = with.unit
 		}
 		return nil, next, fmt.Errorf("%w: %w", ErrUnreachable, errors.Join(err, unread))
 	}
-	body, err := io.ReadAll(io.LimitReader(answer.Body, channel.MaxOpenResponse+1))
+	body, err := io.ReadAll(io.LimitReader(response.Body, channel.MaxOpenResponse+1))
 	if err != nil {
 		return nil, retryWith{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
@@ -177,7 +177,7 @@ func (t *Transport) requestOpen(ctx context.Context, o *channel.ClientHandshake,
 	if err != nil {
 		return nil, retryWith{}, err
 	}
-	t.times.opened(s.Peer().UnitID(), s.OpenedAt(), now)
+	t.times.opened(s.OpenedBy().UnitID(), s.OpenedAt(), now)
 	return s, retryWith{}, nil
 }
 

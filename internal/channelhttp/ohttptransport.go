@@ -40,7 +40,7 @@ type OHTTPTransport struct {
 // NewOHTTPTransport makes one. It refuses, with "request", a configuration that leaves
 // something out.
 func NewOHTTPTransport(c OHTTPConfig) (*OHTTPTransport, error) {
-	if c.URL == nil || c.Inner == nil || !c.Keys.OK() {
+	if c.URL == nil || c.Inner == nil || !c.Keys.IsSet() {
 		return nil, wire.Refuse(wire.BadRequest, "one-off: configuration", "one with gaps", "URL, inner, keys")
 	}
 	o := &OHTTPTransport{config: c, form: ohttp.Chunks}
@@ -55,15 +55,15 @@ func NewOHTTPTransport(c OHTTPConfig) (*OHTTPTransport, error) {
 // "ohttp-key" when the gateway says that nobody does, with "rate" when it says
 // that they are too many, with "unavailable" any other answer of the gateway's own, and with "truncated" what ends early.
 func (o *OHTTPTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	answer, err := o.roundTrip(r)
+	response, err := o.roundTrip(r)
 	if err != nil {
 		return nil, fmt.Errorf("calling %s %s: %w", r.Method, r.URL.Redacted(), err)
 	}
-	return answer, nil
+	return response, nil
 }
 
 func (o *OHTTPTransport) roundTrip(r *http.Request) (*http.Response, error) {
-	sent, err := o.seal(r)
+	sent, err := o.sealRequest(r)
 	if err != nil {
 		if r.Body != nil {
 			r.Body.Close()
@@ -83,19 +83,19 @@ func (o *OHTTPTransport) roundTrip(r *http.Request) (*http.Response, error) {
 	if o.form.Chunked {
 		outer.Header["Incremental"] = []string{"?1"} // so that no relay waits for the end
 	}
-	answer, err := o.config.Inner.RoundTrip(outer)
+	response, err := o.config.Inner.RoundTrip(outer)
 	if err != nil {
 		return nil, err
 	}
-	opened, err := openOneOff(sent, r, answer)
+	opened, err := openOHTTP(sent, r, response)
 	if err != nil {
-		answer.Body.Close()
+		response.Body.Close()
 	}
 	return opened, err
 }
 
-// seal seals a request.
-func (o *OHTTPTransport) seal(r *http.Request) (*channel.OHTTPClientRequest, error) {
+// sealRequest seals a request.
+func (o *OHTTPTransport) sealRequest(r *http.Request) (*channel.OHTTPClientRequest, error) {
 	h, body := headOf(r), r.Body
 	if body == nil || body == http.NoBody {
 		h.Length, body = 0, http.NoBody
@@ -105,8 +105,8 @@ func (o *OHTTPTransport) seal(r *http.Request) (*channel.OHTTPClientRequest, err
 	return channel.SealOHTTP(o.config.Keys, h, channel.OHTTPRequestConfig{Form: o.form, Body: body, Trailer: r.Trailer, Valid: o.config.Valid})
 }
 
-// openOneOff opens the response in an outer one.
-func openOneOff(sent *channel.OHTTPClientRequest, r *http.Request, outer *http.Response) (*http.Response, error) {
+// openOHTTP opens the response in an outer one.
+func openOHTTP(sent *channel.OHTTPClientRequest, r *http.Request, outer *http.Response) (*http.Response, error) {
 	f, err := ohttp.ResponseForm(outer.Header.Get("Content-Type"))
 	if outer.StatusCode != http.StatusOK || err != nil {
 		return nil, gatewayRefusal(outer)
@@ -119,13 +119,13 @@ func openOneOff(sent *channel.OHTTPClientRequest, r *http.Request, outer *http.R
 	return h.Response(r, content)
 }
 
-// maxSaid bounds in bytes what is read of an answer of the gateway's own.
-const maxSaid = 16 << 10
+// maxGatewayResponse bounds in bytes what is read of an answer of the gateway's own.
+const maxGatewayResponse = 16 << 10
 
 // gatewayRefusal is the error of an outer answer that holds no inner one. Nobody
 // authenticates it.
 func gatewayRefusal(outer *http.Response) error {
-	b, _ := io.ReadAll(io.LimitReader(outer.Body, maxSaid))
+	b, _ := io.ReadAll(io.LimitReader(outer.Body, maxGatewayResponse))
 	var p struct{ Type string }
 	if json.Unmarshal(bytes.TrimSpace(b), &p) == nil && p.Type == typeOneOffKey {
 		return wire.Refuse(wire.OneOffKey, "one-off: key", "not known to the units", "one of a key configuration that is in force")

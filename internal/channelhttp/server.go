@@ -24,7 +24,7 @@ type Relay interface {
 	// Number is the next session number of the range that the manager gave
 	// this unit, or a random one without a manager. It does not block.
 	Number() uint64
-	// Push brings a sealed session, for Host.Join, or a tombstone, for Host.Bury, to
+	// Push brings a sealed session, for Host.ImportSession, or a tombstone, for Host.Terminate, to
 	// all other units. It does not block.
 	Push(kind envelope.Kind, sealed []byte)
 	// Pull asks for the stored copy of a session. Its error has the reason
@@ -80,10 +80,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case wire.PathSession:
 		s.servePost(w, r, wire.TypeSession, s.serveOpen)
 	case wire.PathRequest:
-		s.servePost(w, r, wire.TypeRequest, s.request)
+		s.servePost(w, r, wire.TypeRequest, s.serveRequest)
 	case wire.PathOneOff:
-		if err := s.oneOff(w, r); err != nil {
-			s.problem(w, err)
+		if err := s.serveOHTTP(w, r); err != nil {
+			s.writeProblem(w, err)
 		}
 	default:
 		s.config.App.ServeHTTP(w, r)
@@ -93,11 +93,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // servePost demands method and type, and tells what a handler refuses.
 func (s *Server) servePost(w http.ResponseWriter, r *http.Request, kind string, h func(http.ResponseWriter, *http.Request) error) {
 	if r.Method != http.MethodPost || r.Header.Get("Content-Type") != kind {
-		s.problem(w, wire.Refuse(wire.BadRequest, "channel: method and content type", r.Method, kind))
+		s.writeProblem(w, wire.Refuse(wire.BadRequest, "channel: method and content type", r.Method, kind))
 		return
 	}
 	if err := h(w, r); err != nil {
-		s.problem(w, err)
+		s.writeProblem(w, err)
 	}
 }
 
@@ -105,19 +105,19 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, kind string, 
 // section 5.3.
 const typeOneOffKey = "https://iana.org/assignments/http-problem-types#ohttp-key"
 
-// problem writes, and counts, a refusal.
-func (s *Server) problem(w http.ResponseWriter, err error) {
-	s.count(err)
-	problem(w, err)
+// writeProblem writes, and counts, a refusal.
+func (s *Server) writeProblem(w http.ResponseWriter, err error) {
+	s.countRefusal(err)
+	writeProblem(w, err)
 }
 
-func (s *Server) count(err error) {
+func (s *Server) countRefusal(err error) {
 	if s.config.Crowded != nil {
 		s.config.Crowded(err)
 	}
 }
 
-func problem(w http.ResponseWriter, err error) { problemFor(err).Write(w) }
+func writeProblem(w http.ResponseWriter, err error) { problemFor(err).Write(w) }
 
 func problemFor(err error) api.Problem {
 	p := api.UnitProblem(err)
@@ -127,9 +127,9 @@ func problemFor(err error) api.Problem {
 	return p
 }
 
-// openAgain is how often an open request is begun again because the ring was
+// maxReopens is how often an open request is begun again because the ring was
 // replaced while it was worked on. Rings are replaced seconds apart at the least.
-const openAgain = 2
+const maxReopens = 2
 
 // serveOpen answers an open request.
 func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) error {
@@ -153,13 +153,13 @@ func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer, sealed, err := s.finish(r, a)
-	for range openAgain {
+	response, sealed, err := s.finishOpen(r, a)
+	for range maxReopens {
 		if !errors.Is(err, wire.UnknownRing) {
 			break
 		}
-		if err = s.again(a); err == nil {
-			answer, sealed, err = s.finish(r, a)
+		if err = s.acceptAgain(a); err == nil {
+			response, sealed, err = s.finishOpen(r, a)
 		}
 	}
 	if err != nil {
@@ -169,13 +169,13 @@ func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) error {
 		s.config.Relay.Push(envelope.Session, sealed)
 	}
 	w.Header().Set("Content-Type", wire.TypeSession)
-	_, _ = w.Write(answer) // the client may be gone, and there is nobody else to tell
+	_, _ = w.Write(response) // the client may be gone, and there is nobody else to tell
 	return nil
 }
 
-// finish makes the fresh evidence of an open request, if any is wanted, and installs
+// finishOpen makes the fresh evidence of an open request, if any is wanted, and installs
 // the session.
-func (s *Server) finish(r *http.Request, a *channel.ServerHandshake) (answer, sealed []byte, err error) {
+func (s *Server) finishOpen(r *http.Request, a *channel.ServerHandshake) (response, sealed []byte, err error) {
 	evidence, err := s.evidence(r, a)
 	if err != nil {
 		return nil, nil, err
@@ -187,8 +187,8 @@ func (s *Server) finish(r *http.Request, a *channel.ServerHandshake) (answer, se
 	return a.Finish(evidence, at)
 }
 
-// retryWith is [channel.ServerHandshake.Again] at the unit's time.
-func (s *Server) again(a *channel.ServerHandshake) error {
+// acceptAgain is [channel.ServerHandshake.Again] at the unit's time.
+func (s *Server) acceptAgain(a *channel.ServerHandshake) error {
 	at, err := s.config.Clock()
 	if err != nil {
 		return err
@@ -217,8 +217,8 @@ func (s *Server) evidence(r *http.Request, a *channel.ServerHandshake) (attest.E
 	return attest.AttestWithCredential(r.Context(), s.config.Attester, data, credential)
 }
 
-// request answers a request of a session.
-func (s *Server) request(w http.ResponseWriter, r *http.Request) error {
+// serveRequest answers a request of a session.
+func (s *Server) serveRequest(w http.ResponseWriter, r *http.Request) error {
 	var raw [wire.HeaderSize]byte
 	if _, err := io.ReadFull(r.Body, raw[:]); err != nil {
 		return wire.Refuse(wire.Malformed, "request: header", "cut off", "58 bytes")
@@ -237,22 +237,22 @@ func (s *Server) request(w http.ResponseWriter, r *http.Request) error {
 		}
 		return err
 	}
-	setHead(w.Header(), x.News())
+	setHead(w.Header(), x.HeadToSend())
 	switch {
 	case x.Closed():
 		return confirmClose(w, x)
 	case x.Closes() && !x.Empty():
 		return notExecuted(w, x, wire.Malformed)
 	case x.Closes():
-		return s.close(w, x)
+		return s.closeSession(w, x)
 	}
-	return s.serve(w, r, x)
+	return s.serveApp(w, r, x)
 }
 
 // findSession finds the session of a request: in the table, in the ticket that came
 // along, in the manager's stored copy.
 func (s *Server) findSession(r *http.Request, raw [wire.HeaderSize]byte) (*channel.ServerRequest, error) {
-	x, err := s.begin(r, raw)
+	x, err := s.openRequest(r, raw)
 	if !errors.Is(err, wire.TicketWanted) {
 		return x, err
 	}
@@ -263,14 +263,14 @@ func (s *Server) findSession(r *http.Request, raw [wire.HeaderSize]byte) (*chann
 	ticket, _ := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldTicket))
 	byTicket := s.joinSealed(ticket, header.Session)
 	if byTicket == nil {
-		return s.begin(r, raw)
+		return s.openRequest(r, raw)
 	}
 	stored, byCopy := s.pullCopy(r, header.Session)
 	if byCopy == nil {
 		byCopy = s.joinSealed(stored, header.Session)
 	}
 	if byCopy == nil {
-		return s.begin(r, raw)
+		return s.openRequest(r, raw)
 	}
 	switch {
 	case len(ticket) > 0 && errors.Is(byCopy, wire.Unavailable): // there may be one
@@ -286,14 +286,14 @@ func (s *Server) findSession(r *http.Request, raw [wire.HeaderSize]byte) (*chann
 // any client can make up a session, and asking costs a round trip.
 func (s *Server) pullCopy(r *http.Request, session wire.SessionID) ([]byte, error) {
 	if !s.intake.pulls.TakeToken(r.RemoteAddr, s.intake.now()) {
-		s.count(wire.Refuse(wire.TooMany, quotaPulls, "more", "fewer from one address"))
+		s.countRefusal(wire.Refuse(wire.TooMany, quotaPulls, "more", "fewer from one address"))
 		return nil, wire.Refuse(wire.Unavailable, quotaPulls, "more", "fewer from one address")
 	}
 	return s.config.Relay.Pull(r.Context(), session)
 }
 
-// begin is [channel.Host.Open] at the unit's time.
-func (s *Server) begin(r *http.Request, raw [wire.HeaderSize]byte) (*channel.ServerRequest, error) {
+// openRequest is [channel.Host.Open] at the unit's time.
+func (s *Server) openRequest(r *http.Request, raw [wire.HeaderSize]byte) (*channel.ServerRequest, error) {
 	at, err := s.config.Clock()
 	if err != nil {
 		return nil, err
@@ -315,15 +315,15 @@ func (s *Server) joinSealed(sealed []byte, id wire.SessionID) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.config.Host.Join(sealed, at)
+	_, err = s.config.Host.ImportSession(sealed, at)
 	if errors.Is(err, wire.UnknownRing) {
 		s.config.RingUnknown()
 	}
 	return err
 }
 
-// close ends the session of a request and confirms it.
-func (s *Server) close(w http.ResponseWriter, x *channel.ServerRequest) error {
+// closeSession ends the session of a request and confirms it.
+func (s *Server) closeSession(w http.ResponseWriter, x *channel.ServerRequest) error {
 	tombstone, err := x.Close()
 	if err != nil {
 		return err
@@ -354,14 +354,14 @@ func writeWhole(w http.ResponseWriter, b []byte, err error) error {
 	return nil
 }
 
-// serve lets the app answer. From here on the request may have been executed,
+// serveApp lets the app answer. From here on the request may have been executed,
 // and every answer is authenticated or cut off.
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, x *channel.ServerRequest) error {
+func (s *Server) serveApp(w http.ResponseWriter, r *http.Request, x *channel.ServerRequest) error {
 	inner, err := innerRequest(r, x)
 	if err != nil {
 		return notExecuted(w, x, wire.ReasonOf(err))
 	}
-	a, err := respond(w, x)
+	a, err := newResponseWriter(w, x)
 	if err != nil {
 		return err
 	}
@@ -372,7 +372,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, x *channel.Server
 	a.noContent = inner.Method == http.MethodHead
 	s.config.App.ServeHTTP(a, inner)
 	if !x.Whole() {
-		lastOn(w, r)
+		closeConnection(w, r)
 	}
 	if err := a.finish(); err != nil {
 		panic(http.ErrAbortHandler) // cuts the answer off, which the client notices
@@ -398,10 +398,10 @@ func fullDuplex(w http.ResponseWriter, r *http.Request) (leave func()) {
 	}
 }
 
-// lastOn says of a request that nobody reads to its end that it is the last on its
+// closeConnection says of a request that nobody reads to its end that it is the last on its
 // connection, where that is of HTTP/1.1 and the answer has not begun. Else the client
 // might send the next one while the connection is closed, and not know its outcome.
-func lastOn(w http.ResponseWriter, r *http.Request) {
+func closeConnection(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")
 	}
@@ -409,7 +409,7 @@ func lastOn(w http.ResponseWriter, r *http.Request) {
 
 // innerRequest is the request in the session, for the app.
 func innerRequest(outer *http.Request, x *channel.ServerRequest) (*http.Request, error) {
-	head, err := x.Head()
+	head, err := x.RequestHead()
 	if err != nil {
 		return nil, err
 	}

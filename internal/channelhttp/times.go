@@ -35,9 +35,9 @@ func (t *times) opened(unit wire.UnitID, at, now time.Time) {
 	t.ahead = map[wire.UnitID]time.Duration{unit: t.opener}
 }
 
-// noteUnits notes a time that is said to be a unit's, by the unit itself or by a hint.
+// noteTime notes a time that is said to be a unit's, by the unit itself or by a hint.
 // One that is too far off is not used.
-func (t *times) note(unit wire.UnitID, at, now time.Time) {
+func (t *times) noteTime(unit wire.UnitID, at, now time.Time) {
 	if unitauth.CheckSkew(at, now) != nil {
 		return
 	}

@@ -18,14 +18,14 @@ import (
 
 // Times of a client.
 const (
-	openTime   = 30 * time.Second       // for opening one session
-	openPause  = 100 * time.Millisecond // after a failed try, growing
-	openTries  = 6
-	openOthers = 4                      // of these, that another than the pin's units answers
-	againPause = 20 * time.Millisecond  // before an attempt after one that found nobody, doubling
-	probeTime  = 100 * time.Millisecond // of such an attempt, in which no other call makes one in its place
-	probeWait  = 10 * time.Second       // for the turn to make one
-	renewPause = 5 * time.Second        // after opening ahead of expiry failed
+	openTime       = 30 * time.Second       // for opening one session
+	openPause      = 100 * time.Millisecond // after a failed try, growing
+	openTries      = 6
+	openWrongUnits = 4                      // of these, that another than the pin's units answers
+	retryPause     = 20 * time.Millisecond  // before an attempt after one that found nobody, doubling
+	probeTime      = 100 * time.Millisecond // of such an attempt, in which no other call makes one in its place
+	probeWait      = 10 * time.Second       // for the turn to make one
+	renewPause     = 5 * time.Second        // after opening ahead of expiry failed
 )
 
 // TrustSource gives what answers are judged by.
@@ -67,9 +67,9 @@ type Transport struct {
 	chunks     chunk.Pool    // of answers, and of requests in several
 	probeSlots chan struct{} // of calls that look for somebody who answers
 
-	life  context.Context // ends with Close
-	stop  context.CancelFunc
-	tasks sync.WaitGroup // every goroutine started
+	lifetime context.Context // ends with Close
+	stop     context.CancelFunc
+	tasks    sync.WaitGroup // every goroutine started
 
 	mu      sync.Mutex // guards all below
 	active  *activeSession
@@ -112,7 +112,7 @@ func NewTransport(c TransportConfig) (*Transport, error) {
 	}
 	gateway := c.Gateway.JoinPath("/") // JoinPath of an empty path is relative
 	t := &Transport{config: c, sessionURL: gateway.JoinPath(wire.PathSession), requestURL: gateway.JoinPath(wire.PathRequest), probeSlots: make(chan struct{}, maxProbes)}
-	t.life, t.stop = context.WithCancel(context.Background())
+	t.lifetime, t.stop = context.WithCancel(context.Background())
 	return t, nil
 }
 
@@ -167,7 +167,7 @@ func (t *Transport) current() (*activeSession, *flight, error) {
 	if t.opening == nil && (t.active == nil || !now.Before(t.active.renew)) {
 		f := &flight{done: make(chan struct{})}
 		t.opening = f
-		t.tasks.Go(func() { t.open(f) })
+		t.tasks.Go(func() { t.openSession(f) })
 	}
 	if t.active != nil {
 		t.active.users++
@@ -196,8 +196,8 @@ func (t *Transport) release(h *activeSession) {
 	}
 }
 
-// forget drops a session that the cluster does not open any more.
-func (t *Transport) forget(h *activeSession) {
+// dropSession drops a session that the cluster does not open any more.
+func (t *Transport) dropSession(h *activeSession) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.active == h {
@@ -205,9 +205,9 @@ func (t *Transport) forget(h *activeSession) {
 	}
 }
 
-// serveOpen is one flight.
-func (t *Transport) open(f *flight) {
-	ctx, cancel := context.WithTimeout(t.life, openTime)
+// openSession is one flight.
+func (t *Transport) openSession(f *flight) {
+	ctx, cancel := context.WithTimeout(t.lifetime, openTime)
 	defer cancel()
 	s, err := t.negotiate(ctx)
 	t.mu.Lock()
@@ -226,8 +226,8 @@ func (t *Transport) open(f *flight) {
 		}
 		return
 	}
-	life := s.Expires().Sub(s.OpenedAt())
-	h := &activeSession{Session: s, renew: now.Add(life * 3 / 4), last: s.Expires().Add(-min(life/10, 5*time.Second))}
+	lifetime := s.Expires().Sub(s.OpenedAt())
+	h := &activeSession{Session: s, renew: now.Add(lifetime * 3 / 4), last: s.Expires().Add(-min(lifetime/10, 5*time.Second))}
 	if s.Alone() { // until units have certificate reports since the cut
 		h.renew = now.Add(renewPause)
 	}
@@ -236,7 +236,7 @@ func (t *Transport) open(f *flight) {
 }
 
 // noteUnits keeps the units that a hint names.
-func (t *Transport) noteUnits(h Hint) {
+func (t *Transport) noteUnits(h hint) {
 	if h.Units == nil {
 		return
 	}
@@ -255,10 +255,10 @@ func (t *Transport) isWary() bool {
 	return t.wary
 }
 
-// choose picks the unit that a request is bound to: of those that are said to be
+// chooseUnit picks the unit that a request is bound to: of those that are said to be
 // there any that was not tried, then the one that opened the session, which surely
 // was there once, then the one whose turn was longest ago.
-func (t *Transport) choose(h *activeSession, tried []wire.UnitID) (unit wire.UnitID) {
+func (t *Transport) chooseUnit(h *activeSession, tried []wire.UnitID) (unit wire.UnitID) {
 	t.mu.Lock()
 	units := t.units
 	t.mu.Unlock()
@@ -271,7 +271,7 @@ func (t *Transport) choose(h *activeSession, tried []wire.UnitID) (unit wire.Uni
 	for _, i := range rand.Perm(len(units)) {
 		consider(units[i])
 	}
-	consider(h.Peer().UnitID())
+	consider(h.OpenedBy().UnitID())
 	return unit
 }
 
@@ -305,7 +305,7 @@ func (t *Transport) Close(ctx context.Context) Closed {
 		return Closed{}
 	}
 	defer h.Close()
-	if opener := h.Peer().UnitID(); !slices.Contains(units, opener) {
+	if opener := h.OpenedBy().UnitID(); !slices.Contains(units, opener) {
 		units = append(slices.Clone(units), opener)
 	}
 	confirmed := make([]error, len(units))
@@ -333,12 +333,12 @@ func (t *Transport) closeAt(ctx context.Context, h *activeSession, unit wire.Uni
 	if err != nil {
 		return err
 	}
-	answer, err := t.config.Inner.RoundTrip(t.outer(new(http.Request).WithContext(ctx), h, &outgoing{raw: body}, ""))
+	response, err := t.config.Inner.RoundTrip(t.outer(new(http.Request).WithContext(ctx), h, &outgoing{raw: body}, ""))
 	if err != nil {
 		return err
 	}
-	defer answer.Body.Close()
-	a, err := x.Open(answer.Body)
+	defer response.Body.Close()
+	a, err := x.Open(response.Body)
 	if err == nil && a.Kind != channel.KindClosed {
 		err = ErrNotExecuted
 	}

@@ -27,16 +27,16 @@ type responseWriter struct {
 	streaming bool
 }
 
-// respond makes the writer of the response to a request in a session.
-func respond(w http.ResponseWriter, x *channel.ServerRequest) (*responseWriter, error) {
+// newResponseWriter makes the writer of the response to a request in a session.
+func newResponseWriter(w http.ResponseWriter, x *channel.ServerRequest) (*responseWriter, error) {
 	r, err := x.Responder(w)
 	if err != nil {
 		return nil, err
 	}
-	return newWriter(w, wire.TypeResponse, r), nil
+	return newWriterOf(w, wire.TypeResponse, r), nil
 }
 
-func newWriter(w http.ResponseWriter, kind string, r *channel.Responder) *responseWriter {
+func newWriterOf(w http.ResponseWriter, kind string, r *channel.Responder) *responseWriter {
 	w.Header().Set("Content-Type", kind)
 	return &responseWriter{w: w, responder: r, header: make(http.Header, 4), length: bhttp.Indeterminate}
 }
@@ -75,8 +75,8 @@ func (a *responseWriter) Write(p []byte) (int, error) {
 	if a.length >= 0 && a.written > a.length {
 		return 0, http.ErrContentLength
 	}
-	if !a.streaming && len(a.responder.Kept())+len(p) <= channel.MaxSmall {
-		a.responder.Keep(p)
+	if !a.streaming && len(a.responder.BufferedContent())+len(p) <= channel.MaxSmall {
+		a.responder.BufferContent(p)
 		return len(p), nil
 	}
 	if err := a.stream(p); err != nil {
@@ -105,9 +105,9 @@ func (a *responseWriter) FlushError() error {
 	return http.NewResponseController(a.w).Flush()
 }
 
-// innerHead is the head of the response. Its content type, where the app has set none, is
+// responseHead is the head of the response. Its content type, where the app has set none, is
 // detected in a sample of the content.
-func (a *responseWriter) head(sample []byte) bhttp.Head {
+func (a *responseWriter) responseHead(sample []byte) bhttp.Head {
 	if _, ok := a.header["Content-Type"]; !ok && len(sample) > 0 && a.header.Get("Content-Encoding") == "" {
 		a.header.Set("Content-Type", http.DetectContentType(sample))
 	}
@@ -122,7 +122,7 @@ func (a *responseWriter) stream(next []byte) error {
 	}
 	a.w.Header().Set("X-Accel-Buffering", "no") // nginx holds streamed answers without it
 	a.streaming = true
-	sample := a.responder.Kept()
+	sample := a.responder.BufferedContent()
 	if len(sample) == 0 {
 		sample = next
 	}
@@ -131,7 +131,7 @@ func (a *responseWriter) stream(next []byte) error {
 	}
 	early := a.trailers()
 	defer maps.Copy(a.header, early)
-	return a.responder.Begin(a.head(sample))
+	return a.responder.Begin(a.responseHead(sample))
 }
 
 // trailers takes the trailers out of the header: those with net/http's prefix,
@@ -175,9 +175,9 @@ func (a *responseWriter) finish() error {
 	}
 	trailer := a.trailers()
 	if a.streaming {
-		return a.responder.End(trailer)
+		return a.responder.FinishStream(trailer)
 	}
-	size, err := a.responder.Whole(a.head(a.responder.Kept()), trailer)
+	size, err := a.responder.Whole(a.responseHead(a.responder.BufferedContent()), trailer)
 	if err != nil {
 		return err
 	}

@@ -43,8 +43,8 @@ const (
 // counter is the nonce of the next chunk.
 type counter struct{ nonce [12]byte }
 
-// step gives the nonce and moves on. A message of 2^64 chunks does not exist.
-func (c *counter) step() {
+// increment gives the nonce and moves on. A message of 2^64 chunks does not exist.
+func (c *counter) increment() {
 	binary.BigEndian.PutUint64(c.nonce[4:], binary.BigEndian.Uint64(c.nonce[4:])+1)
 }
 
@@ -95,12 +95,12 @@ type Writer struct {
 // NewWriter makes the writer of one message.
 func NewWriter(aead cipher.AEAD) *Writer { return &Writer{aead: aead} }
 
-// Seal encrypts b in place: its first 4 bytes are room for the length, the rest
+// SealChunk encrypts b in place: its first 4 bytes are room for the length, the rest
 // is the plaintext. It gives the whole chunk, for which b should have room.
-func (s *Writer) Seal(b []byte, at Flag) []byte {
+func (s *Writer) SealChunk(b []byte, at Flag) []byte {
 	binary.BigEndian.PutUint32(b, uint32(len(b)-LengthSize+TagSize)|uint32(at))
 	b = s.aead.Seal(b[:LengthSize], s.nonce[:], b[LengthSize:], b[:LengthSize])
-	s.step()
+	s.increment()
 	return b
 }
 
@@ -138,10 +138,10 @@ func (o *Reader) Release() {
 // that does not open; read errors are the reader's, with "truncated".
 func (o *Reader) Next() ([]byte, Flag, error) {
 	if o.ended {
-		return nil, Final, o.end()
+		return nil, Final, o.checkEnd()
 	}
 	if _, err := io.ReadFull(o.r, o.length[:]); err != nil {
-		return nil, More, CutOff(err)
+		return nil, More, TruncatedError(err)
 	}
 	length := binary.BigEndian.Uint32(o.length[:])
 	at, size := Flag(length&finalBit), int(length&^finalBit)
@@ -153,19 +153,19 @@ func (o *Reader) Next() ([]byte, Flag, error) {
 	}
 	b := o.buf.Grow(size)
 	if _, err := io.ReadFull(o.r, b); err != nil {
-		return nil, More, CutOff(err)
+		return nil, More, TruncatedError(err)
 	}
 	plaintext, err := o.aead.Open(b[:0], o.nonce[:], b, o.length[:])
 	if err != nil {
 		return nil, More, wire.Refuse(wire.BadSignature, "chunk", "bytes that were changed", "what the other side sent")
 	}
-	o.step()
+	o.increment()
 	o.ended = at == Final
 	return plaintext, at, nil
 }
 
-// end is io.EOF unless something follows the final chunk.
-func (o *Reader) end() error {
+// checkEnd is io.EOF unless something follows the final chunk.
+func (o *Reader) checkEnd() error {
 	if o.over {
 		return io.EOF
 	}
@@ -173,14 +173,14 @@ func (o *Reader) end() error {
 	case n > 0:
 		return wire.Refuse(wire.Malformed, "stream: after the final chunk", "more bytes", "its end")
 	case err != io.EOF:
-		return CutOff(err)
+		return TruncatedError(err)
 	}
 	o.over = true
 	return io.EOF
 }
 
-// CutOff is the error of a stream that ended too soon.
-func CutOff(err error) error {
+// TruncatedError is the error of a stream that ended too soon.
+func TruncatedError(err error) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return ErrTruncated
 	}

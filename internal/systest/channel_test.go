@@ -209,7 +209,7 @@ func TestReceipt(t *testing.T) {
 		want   wire.Reason
 	}{
 		{"request", func(r *client.Record) { r.Request = changed(r.Request, 3) }, wire.BadDigest},
-		{"answer", func(r *client.Record) { r.Answer = changed(r.Answer, 3) }, wire.BadDigest},
+		{"answer", func(r *client.Record) { r.Response = changed(r.Response, 3) }, wire.BadDigest},
 		{"signature", func(r *client.Record) { r.Receipt = changed(r.Receipt, -1) }, wire.BadSignature},
 	} {
 		r := record

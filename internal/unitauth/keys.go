@@ -26,8 +26,8 @@ type OHTTPKeys struct {
 	holders identity.RingHolders
 }
 
-// OK reports whether there are keys: the zero OHTTPKeys hold none.
-func (k OHTTPKeys) OK() bool { return k.Key.Public != nil }
+// IsSet reports whether there are keys: the zero OHTTPKeys hold none.
+func (k OHTTPKeys) IsSet() bool { return k.Key.Public != nil }
 
 // CutOff refuses, with "cut-off", keys that a policy lets nobody use any more: of a
 // signer that it cuts off, or that a unit which was cut off since may hold.
@@ -62,11 +62,11 @@ func VerifyOHTTPKeys(b []byte, pin Pin, trust Trust, at time.Time) (OHTTPKeys, e
 	if len(f[6]) > MaxChain {
 		return OHTTPKeys{}, wire.Refuse(wire.TooLarge, "one-off keys: size of the chain", len(f[6]), MaxChain)
 	}
-	if string(f[0]) != string(pin.Bytes()) {
+	if string(f[0]) != string(pin.Encode()) {
 		return OHTTPKeys{}, wire.Refuse(wire.WrongIdentity, "one-off keys: pin", "another", "the client's")
 	}
-	said := SignerClaims{Head: f[3], Identity: f[1], Expiry: f[4]}
-	peer, err := trust.Signer(f[6], pin, said, at)
+	claims := SignerClaims{Head: f[3], Identity: f[1], Expiry: f[4]}
+	peer, err := trust.Signer(f[6], pin, claims, at)
 	if err != nil {
 		return OHTTPKeys{}, err
 	}
@@ -75,7 +75,7 @@ func VerifyOHTTPKeys(b []byte, pin Pin, trust Trust, at time.Time) (OHTTPKeys, e
 		return OHTTPKeys{}, wire.Refuse(wire.Behind, "one-off keys: policy head", "one before a cut", "one since the cut")
 	}
 	root, chain := trust.Policy.Document().Authority.Root, wire.Sum(f[6])
-	if err := Verify(peer.PublicKey(), f[7], wire.LabelOneOffKeys, append(slices.Clone(f[:6]), root[:], chain[:])...); err != nil {
+	if err := VerifyFields(peer.PublicKey(), f[7], wire.LabelOneOffKeys, append(slices.Clone(f[:6]), root[:], chain[:])...); err != nil {
 		return OHTTPKeys{}, err
 	}
 	keys, err := UnverifiedOHTTPKeys(f[5])

@@ -36,7 +36,7 @@ func (p Pin) envelope() envelope.Pin {
 	return envelope.Pin{Kind: envelope.PinID, Name: string(p.ID[:]), Genesis: p.Genesis}
 }
 
-func (p Pin) Bytes() []byte { return p.envelope().Encode() }
+func (p Pin) Encode() []byte { return p.envelope().Encode() }
 
 // Check refuses, with "request", a pin that is not exactly one.
 func (p Pin) Check() error {

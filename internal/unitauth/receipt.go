@@ -15,9 +15,9 @@ import (
 // Record is what proves to anybody, offline, which unit gave an answer: the
 // plaintext of request and answer as it was sealed, and the unit's receipt.
 type Record struct {
-	Request []byte `json:"request"`
-	Answer  []byte `json:"response"`
-	Receipt []byte `json:"receipt"`
+	Request  []byte `json:"request"`
+	Response []byte `json:"response"`
+	Receipt  []byte `json:"receipt"`
 }
 
 // Receipt is what a receipt says. Only [VerifyReceipt] makes one.
@@ -57,7 +57,7 @@ type ReceiptClaims struct {
 // signature); the signature covers the framing of the first seven.
 func SignReceipt(key *ecdsa.PrivateKey, chain []byte, c ReceiptClaims) ([]byte, error) {
 	fields := [][]byte{c.Session[:], wire.Uint64(c.Number), c.Request[:], c.Response[:], c.Unit[:], TimeBytes(c.At), c.Head[:]}
-	signature, err := Sign(key, wire.LabelReceipt, fields...)
+	signature, err := SignFields(key, wire.LabelReceipt, fields...)
 	if err != nil {
 		return nil, err
 	}
@@ -105,18 +105,18 @@ func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
 	if !known {
 		return Receipt{}, wire.Refuse(wire.Behind, "receipt: policy head", head, "one of the history that is known")
 	}
-	peer, err := Trust{Policy: then, Root: trust.Root, Approvers: trust.Approvers}.unit(f[7], e.Pin, at)
+	peer, err := Trust{Policy: then, Root: trust.Root, Approvers: trust.Approvers}.verifyUnit(f[7], e.Pin, at)
 	if err != nil {
 		return Receipt{}, err
 	}
-	if err := Verify(peer.PublicKey(), f[8], wire.LabelReceipt, f[:7]...); err != nil {
+	if err := VerifyFields(peer.PublicKey(), f[8], wire.LabelReceipt, f[:7]...); err != nil {
 		return Receipt{}, err
 	}
 	if err := CheckSkew(at, e.At); err != nil {
 		return Receipt{}, err
 	}
-	request, answer, unit := wire.Sum(r.Request), wire.Sum(r.Answer), peer.UnitID()
-	if string(f[2]) != string(request[:]) || string(f[3]) != string(answer[:]) {
+	request, response, unit := wire.Sum(r.Request), wire.Sum(r.Response), peer.UnitID()
+	if string(f[2]) != string(request[:]) || string(f[3]) != string(response[:]) {
 		return Receipt{}, wire.Refuse(wire.BadDigest, "receipt: request and answer", "others", "those that the unit signed")
 	}
 	if string(f[4]) != string(unit[:]) {
@@ -140,12 +140,12 @@ func cutLater(p policy.Approved, head attest.Digest, unit identity.Peer, at time
 			continue
 		}
 		doc, steps := then.Document(), then.Steps()
-		said := policy.IsStatement(steps[len(steps)-1].Policy)
-		if !said && !at.Before(doc.Created) {
+		claims := policy.IsStatement(steps[len(steps)-1].Policy)
+		if !claims && !at.Before(doc.Created) {
 			return nil, fmt.Errorf("receipt of %s, not before policy %d of %s: %w", at.UTC().Format(time.RFC3339), doc.Sequence, doc.Created.UTC().Format(time.RFC3339), cause)
 		}
 		if first == nil {
-			first = &LaterCut{Head: then.Head(), Statement: said, Sequence: doc.Sequence, Created: doc.Created, Cause: cause}
+			first = &LaterCut{Head: then.Head(), Statement: claims, Sequence: doc.Sequence, Created: doc.Created, Cause: cause}
 		}
 	}
 	return first, nil

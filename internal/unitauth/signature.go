@@ -12,8 +12,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Sign is an ECDSA signature, ASN.1, over the framing of fields under label.
-func Sign(key *ecdsa.PrivateKey, label wire.Label, fields ...[]byte) ([]byte, error) {
+// SignFields is an ECDSA signature, ASN.1, over the framing of fields under label.
+func SignFields(key *ecdsa.PrivateKey, label wire.Label, fields ...[]byte) ([]byte, error) {
 	digest := wire.Hash(label, fields...)
 	signature, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
 	if err == nil {
@@ -39,8 +39,8 @@ func lowerS(signature []byte, curve *elliptic.CurveParams) ([]byte, error) {
 	return asn1.Marshal(pair)
 }
 
-// Verify refuses, with "signature", what sign did not make.
-func Verify(key *ecdsa.PublicKey, signature []byte, label wire.Label, fields ...[]byte) error {
+// VerifyFields refuses, with "signature", what sign did not make.
+func VerifyFields(key *ecdsa.PublicKey, signature []byte, label wire.Label, fields ...[]byte) error {
 	digest := wire.Hash(label, fields...)
 	if !ecdsa.VerifyASN1(key, digest[:], signature) { // first: it bounds what lowerS takes apart
 		return wire.Refuse(wire.BadSignature, string(label), "one that does not verify", "the unit's")

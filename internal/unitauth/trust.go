@@ -35,35 +35,35 @@ const (
 // SignerClaims is what a unit says of itself beside its chain; nothing is checked yet.
 type SignerClaims struct{ Head, Unit, Identity, Expiry []byte } // unit: nil where the message names none
 
-// SignerClaims is the unit of a pin, as far as its certificates go, whose chain stands
+// Signer is the unit of a pin, as far as its certificates go, whose chain stands
 // beside what it says.
-func (t Trust) Signer(chain []byte, pin Pin, said SignerClaims, at time.Time) (identity.Peer, error) {
-	head := attest.Digest(said.Head)
+func (t Trust) Signer(chain []byte, pin Pin, claims SignerClaims, at time.Time) (identity.Peer, error) {
+	head := attest.Digest(claims.Head)
 	if head.IsZero() {
 		return identity.Peer{}, wire.Refuse(wire.Malformed, "unit: policy head", "none", "a head")
 	}
 	if !t.Policy.Knows(head) {
 		return identity.Peer{}, wire.Refuse(wire.Behind, "unit: policy head", head, "one of the history that is known")
 	}
-	peer, err := t.unit(chain, pin, at)
+	peer, err := t.verifyUnit(chain, pin, at)
 	if err != nil {
 		return identity.Peer{}, err
 	}
-	if id := peer.UnitID(); said.Unit != nil && wire.UnitID(said.Unit) != id {
-		return identity.Peer{}, wire.Refuse(wire.WrongIdentity, "unit: id beside the chain", wire.UnitID(said.Unit), id)
+	if id := peer.UnitID(); claims.Unit != nil && wire.UnitID(claims.Unit) != id {
+		return identity.Peer{}, wire.Refuse(wire.WrongIdentity, "unit: id beside the chain", wire.UnitID(claims.Unit), id)
 	}
-	if attest.Digest(said.Identity) != peer.ID() {
+	if attest.Digest(claims.Identity) != peer.ID() {
 		return identity.Peer{}, wire.Refuse(wire.WrongIdentity, "unit: identity", "another", "that of the certificate of "+peer.UnitID().String())
 	}
-	expires, now := binary.BigEndian.Uint64(said.Expiry), uint64(at.Unix())
+	expires, now := binary.BigEndian.Uint64(claims.Expiry), uint64(at.Unix())
 	if expires <= now || expires > now+MaxSession+ClockMargin || expires > uint64(peer.NotAfter().Unix()) {
 		return identity.Peer{}, wire.Refuse(wire.Expired, "unit: expiry", expires, fmt.Sprint("after ", now, ", within an hour and the unit's certificate"))
 	}
 	return peer, nil
 }
 
-// Unit checks a unit's chain against a pin.
-func (t Trust) unit(b []byte, pin Pin, at time.Time) (identity.Peer, error) {
+// verifyUnit checks a unit's chain against a pin.
+func (t Trust) verifyUnit(b []byte, pin Pin, at time.Time) (identity.Peer, error) {
 	chain, err := parseChain(b)
 	if err != nil {
 		return identity.Peer{}, err

@@ -32,7 +32,7 @@ func Receipt(ctx context.Context, c check.Checker) (string, error) {
 		if issued, err := c.Issued(ctx); err != nil || !issued[unit.String()] {
 			return "", fmt.Errorf("the receipt names unit %s, which holds no certificate: %w", unit, err)
 		}
-		for name, part := range map[string][]byte{"request": r.Request, "answer": r.Answer, "receipt": r.Receipt} {
+		for name, part := range map[string][]byte{"request": r.Request, "answer": r.Response, "receipt": r.Receipt} {
 			part[len(part)-1] ^= 1
 			_, err := client.VerifyReceipt(r, s.Channel.Trust(), c.App.Now())
 			part[len(part)-1] ^= 1
