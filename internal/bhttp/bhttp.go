@@ -195,7 +195,7 @@ func (p *parser) refuse(rule string, got, want any) {
 
 func (p *parser) integer() uint64 {
 	if len(p.rest) == 0 || len(p.rest) < 1<<(p.rest[0]>>6) {
-		p.refuseTruncated("integer", "a cut one", "all its bytes")
+		p.refuseTruncated("bytes of an integer", len(p.rest), "all its bytes")
 		return 0
 	}
 	v, rest, err := parseVarint(p.rest)

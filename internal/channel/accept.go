@@ -91,7 +91,7 @@ func (st *credentials) sealingRing(pin []byte, at time.Time) (*ring, error) {
 	case string(st.follow.pin):
 		r = st.follow
 	default:
-		return nil, wire.Refuse(wire.WrongIdentity, "open request: pin", "another", "this unit's identity or task")
+		return nil, wire.Refuse(wire.WrongIdentity, "open request: pin", fmt.Sprintf("%x", pin), "this unit's identity or task")
 	}
 	if end := r.key.End(); !at.Before(end) {
 		return nil, wire.Refuse(wire.Unavailable, "unit: end of the ring key", end.UTC(), "after "+at.UTC().String())
@@ -162,15 +162,15 @@ func parseOpen(b []byte) (parsedOpen, error) {
 		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: suite", f[0], envelope.Suite)
 	}
 	if len(f[1]) != kemKeySize || len(f[2]) != nonceSize || len(f[4]) != 1 {
-		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: sizes", "others", "1216, 32 and 1 byte")
+		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: sizes", fmt.Sprintf("%d, %d and %d", len(f[1]), len(f[2]), len(f[4])), "1216, 32 and 1 byte")
 	}
 	wants := SessionOptions(f[4][0])
 	if wants&^(WantEvidence|WantReceipts|wantHead) != 0 {
-		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: wants", wants, "known bits")
+		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: options", wants, "known bits")
 	}
 	named := len(f[5]) == len(attest.Digest{}) && !attest.Digest(f[5]).IsZero()
 	if named != (wants&wantHead != 0) || !named && len(f[5]) > 0 {
-		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: least policy head", len(f[5]), "32 bytes with bit 2 of what is wanted, none without")
+		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: least policy head", len(f[5]), "32 bytes with option bit 2, 0 without")
 	}
 	return parsedOpen{kemKey: f[1], nonce: f[2], pin: f[3], wants: wants, least: f[5]}, nil
 }
@@ -193,7 +193,7 @@ func (h *Host) Accept(r OpenRequest, at time.Time) (*ServerHandshake, error) {
 	}
 	expensive := o.wants&WantEvidence != 0 || r.Pending > h.limits.Cookies
 	if expensive && !a.credentials.cookieValid(r.Cookie, o.kemKey, at) {
-		return nil, wire.Refuse(wire.CookieWanted, "open request: cookie", "none that holds", "that of this answer")
+		return nil, wire.Refuse(wire.CookieWanted, "open request: cookie", fmt.Sprint(len(r.Cookie), " bytes that do not verify"), "the cookie of this response")
 	}
 	if err := h.spendKey(o.kemKey, at); err != nil {
 		return nil, err
@@ -256,7 +256,7 @@ func (h *Host) footingFor(o parsedOpen, at time.Time) (footing, time.Time, error
 		return footing{}, at, err
 	}
 	if o.wants&wantHead != 0 && !h.known.hasReached(attest.Digest(o.least)) {
-		return footing{}, at, wire.Refuse(wire.Behind, "open request: least policy head", attest.Digest(o.least), "one that the unit has got to: "+h.known.head.String())
+		return footing{}, at, wire.Refuse(wire.Behind, "open request: least policy head", attest.Digest(o.least), "at most that of the unit: "+h.known.head.String())
 	}
 	return footing{credentials: st, ring: r, head: h.known.head, alone: h.known.old[r.key.ID()]}, at, nil
 }
@@ -314,7 +314,7 @@ func (a *ServerHandshake) Finish(evidence attest.Evidence, at time.Time) (respon
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if _, over := h.table.closed(s.id); over || h.table.byID[s.id] != nil {
-		return nil, nil, wire.Refuse(wire.Replayed, "session "+s.id.String(), "a known id", "a new one")
+		return nil, nil, wire.Refuse(wire.Replayed, "session "+s.id.String(), "a known id", "a new id")
 	}
 	if err := h.addSession(s); err != nil {
 		return nil, nil, err

@@ -338,7 +338,7 @@ func (x *ClientRequest) Open(r io.Reader) (Response, error) {
 	}
 	a := Response{Unit: wire.UnitID(prefix[:16])}
 	if x.header.Target != (wire.UnitID{}) && a.Unit != x.header.Target {
-		return Response{}, wire.Refuse(wire.WrongIdentity, "answer: unit", a.Unit, x.header.Target)
+		return Response{}, wire.Refuse(wire.WrongIdentity, "response: unit", a.Unit, x.header.Target)
 	}
 	aead, err := x.session.responseKey(x.header, x.raw[:], prefix[:16], prefix[16:])
 	if err != nil {
@@ -354,7 +354,7 @@ func (x *ClientRequest) Open(r io.Reader) (Response, error) {
 		return Response{}, err
 	}
 	if len(first) < responseStart {
-		return Response{}, wire.Refuse(wire.Malformed, "answer: size in bytes", len(first), "its kind and time")
+		return Response{}, wire.Refuse(wire.Malformed, "response: size in bytes", len(first), "its kind and time")
 	}
 	a.Kind = ResponseKind(first[0])
 	if a.Time, err = unitauth.ParseTime(first[1:responseStart]); err != nil {
@@ -369,13 +369,13 @@ func (x *ClientRequest) Open(r io.Reader) (Response, error) {
 	case KindNotExecuted, KindClosed:
 		a.Reason = wire.Reason(bytes.TrimRight(rest, "\x00"))
 		if a.Kind == KindClosed && a.Reason != "" {
-			return Response{}, wire.Refuse(wire.Malformed, "answer: content of closed", len(a.Reason), 0)
+			return Response{}, wire.Refuse(wire.Malformed, "response: content of closed", len(a.Reason), 0)
 		}
 		if _, err := s.Next(); err != io.EOF {
-			return Response{}, wire.Refuse(wire.Malformed, "answer: chunks", "more", "one")
+			return Response{}, wire.Refuse(wire.Malformed, "response: chunks", "a chunk after the final one of its kind", "1")
 		}
 	default:
-		return Response{}, wire.Refuse(wire.Malformed, "answer: kind", a.Kind, "0 to 2")
+		return Response{}, wire.Refuse(wire.Malformed, "response: kind", a.Kind, "0 to 2")
 	}
 	return a, nil
 }

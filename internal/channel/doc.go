@@ -32,4 +32,4 @@ import "github.com/cohort-tee/cohort/internal/wire"
 
 // ErrClosed is the error of requests in a session that was closed on this side. It is also
 // its reason: errors.Is(err, wire.SessionOver).
-var ErrClosed = wire.Refuse(wire.SessionOver, "session", "closed", "an open one")
+var ErrClosed = wire.Refuse(wire.SessionOver, "session", "closed on this side", "an open session")

@@ -167,7 +167,7 @@ func (h *Host) Update(s UnitCredentials) error {
 	next.strict = own(s.Ring.Strict, of, strict, identity.RingHolders{Identity: s.Identity, Role: s.Role})
 	next.follow = own(s.Ring.Follow, s.Identity, follow, identity.RingHolders{Identity: s.Identity, Follow: true})
 	if next.strict == nil || next.follow == nil {
-		return wire.Refuse(wire.UnknownRing, "unit: ring", "none", "a current key of each kind, no older than a cut that policy knows")
+		return wire.Refuse(wire.UnknownRing, "unit: ring", fmt.Sprintf("a current strict key: %t, a current follow key: %t", next.strict != nil, next.follow != nil), "both, since the last cut that policy knows")
 	}
 	h.credentials, h.stale = next, true
 	h.known.consider(next)
@@ -231,7 +231,7 @@ func (h *Host) advanceClock(t time.Time) time.Time {
 // caller holds the mutex.
 func (h *Host) serving(at time.Time) (*credentials, error) {
 	if h.credentials == nil {
-		return nil, wire.Refuse(wire.NotEnrolled, "unit: certificate", "none", "an enrolled unit")
+		return nil, wire.Refuse(wire.NotEnrolled, "unit: certificate", "no certificate report yet", "an enrolled unit")
 	}
 	if !at.Before(h.credentials.NotAfter) {
 		return nil, wire.Refuse(wire.CertExpired, "unit: time", at.UTC(), h.credentials.NotAfter.UTC())
@@ -332,9 +332,9 @@ func (h *Host) install(s *session, at time.Time) error {
 	defer clear(s.secret[:]) // a second copy of what is held, or refused
 	switch {
 	case over:
-		return wire.Refuse(wire.SessionOver, "session "+s.id.String(), "closed", "an open one")
+		return wire.Refuse(wire.SessionOver, "session "+s.id.String(), "closed at this unit", "an open session")
 	case known.expiry != s.expiry || !known.hasSecret(s.secret):
-		return wire.Refuse(wire.Replayed, "session "+s.id.String(), "a second secret or expiry", "one")
+		return wire.Refuse(wire.Replayed, "session "+s.id.String(), "a second secret or expiry", "those of the known session")
 	}
 	known.secret, known.state = s.secret, open
 	if h.credentials.isCurrent(s.ring) || h.credentials.rings[known.ring] == nil {

@@ -108,5 +108,5 @@ func (r *ring) cutBy(p policy.Approved) bool {
 // oldRingError is the refusal of what is sealed, or would be, under a ring key that is
 // older than a cut.
 func oldRingError(id identity.RingID) error {
-	return wire.Refuse(wire.UnknownRing, "ring "+id.String(), "one that is older than a cut that the unit knows", "one of a certificate report after it")
+	return wire.Refuse(wire.UnknownRing, "ring "+id.String(), "a key older than a cut that the unit knows", "a key of a certificate report after it")
 }

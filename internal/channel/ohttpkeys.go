@@ -67,7 +67,7 @@ func (h *Host) OHTTPKeys(pin unitauth.Pin, at time.Time) (signed, plain []byte, 
 	}
 	id := r.key.ID()
 	if k.old[id] {
-		return nil, nil, wire.Refuse(wire.Behind, "one-off: ring "+id.String(), "one that is older than a cut that the unit knows", "one of a certificate report after it")
+		return nil, nil, wire.Refuse(wire.Behind, "one-off: ring "+id.String(), "a key older than a cut that the unit knows", "a key of a certificate report after it")
 	}
 	if plain, err = r.oneOffKeys(); err != nil {
 		return nil, nil, err

@@ -69,7 +69,7 @@ func (h *Host) forOHTTP(at time.Time) (*credentials, knownPolicy, error) {
 		return nil, knownPolicy{}, err
 	}
 	if st.Group != "" {
-		return nil, knownPolicy{}, wire.Refuse(wire.NotFound, "one-off", "a unit of group "+st.Group, "one of a task")
+		return nil, knownPolicy{}, wire.Refuse(wire.NotFound, "one-off", "a unit of group "+st.Group, "a unit of a task")
 	}
 	return st, h.known, nil
 }

@@ -40,7 +40,7 @@ func NewClientHandshakeSince(pin unitauth.Pin, wants SessionOptions, least attes
 		return nil, err
 	}
 	if wants&wantHead != 0 {
-		return nil, wire.Refuse(wire.BadRequest, "session: wants", wants, "evidence and receipts; the head beside them")
+		return nil, wire.Refuse(wire.BadRequest, "session: options", wants, "evidence and receipts; the head is a parameter")
 	}
 	o := &ClientHandshake{pin: pin, wants: wants, nonce: make([]byte, nonceSize)}
 	if !least.IsZero() {
@@ -70,7 +70,7 @@ type openResponse struct {
 // unverifiedResponse takes an answer apart and demands the size of every field.
 func unverifiedResponse(b []byte) (openResponse, error) {
 	if len(b) > MaxOpenResponse {
-		return openResponse{}, wire.Refuse(wire.TooLarge, "session answer: size in bytes", len(b), MaxOpenResponse)
+		return openResponse{}, wire.Refuse(wire.TooLarge, "session response: size in bytes", len(b), MaxOpenResponse)
 	}
 	f := make([][]byte, 12)
 	if err := wire.UnframeInto(f, wire.LabelSessionResponse, b); err != nil {
@@ -78,14 +78,14 @@ func unverifiedResponse(b []byte) (openResponse, error) {
 	}
 	for i, size := range []int{encSize, 24, 16, 32, 16, 32, 8} {
 		if len(f[i]) != size {
-			return openResponse{}, wire.Refuse(wire.Malformed, fmt.Sprint("session answer: size of field ", i+1), len(f[i]), size)
+			return openResponse{}, wire.Refuse(wire.Malformed, fmt.Sprint("session response: size of field ", i+1), len(f[i]), size)
 		}
 	}
 	if len(f[11]) != 8 {
-		return openResponse{}, wire.Refuse(wire.Malformed, "session answer: size of field 12", len(f[11]), 8)
+		return openResponse{}, wire.Refuse(wire.Malformed, "session response: size of field 12", len(f[11]), 8)
 	}
 	if len(f[7]) > unitauth.MaxChain || len(f[10]) > envelope.MaxSealed {
-		return openResponse{}, wire.Refuse(wire.TooLarge, "session answer: size of chain and ticket", len(f[7])+len(f[10]), unitauth.MaxChain+envelope.MaxSealed)
+		return openResponse{}, wire.Refuse(wire.TooLarge, "session response: size of chain and ticket", len(f[7])+len(f[10]), unitauth.MaxChain+envelope.MaxSealed)
 	}
 	return openResponse{f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10], f[11]}, nil
 }
@@ -126,7 +126,7 @@ func (o *ClientHandshake) Finish(b []byte, trust unitauth.Trust, at time.Time) (
 	t := o.transcript(a, trust, peer)
 	id := wire.SessionID(a.session)
 	if want := t.sessionID(id.Range()); id != want {
-		return nil, wire.Refuse(wire.BadDigest, "session answer: session id", id, want)
+		return nil, wire.Refuse(wire.BadDigest, "session response: session id", id, want)
 	}
 	digest, evidence, ticket := t.digest(id), wire.Sum(a.evidence), wire.Sum(a.ticket)
 	if err := unitauth.VerifyFields(peer.PublicKey(), a.signature, wire.LabelSessionSignature, digest[:], evidence[:], ticket[:], a.time); err != nil {
@@ -153,7 +153,7 @@ func (o *ClientHandshake) Finish(b []byte, trust unitauth.Trust, at time.Time) (
 			s.evidence, err = trust.Appraise(a.evidence, attest.Question{ReportData: data, Secret: o.hidden, At: at}, peer)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("judging fresh evidence: %w", err)
+			return nil, fmt.Errorf("appraising fresh evidence: %w", err)
 		}
 	}
 	return s, nil
@@ -161,7 +161,7 @@ func (o *ClientHandshake) Finish(b []byte, trust unitauth.Trust, at time.Time) (
 
 // ErrBeforeCut says that a session is shared under ring keys that a unit which was cut
 // off may hold: its unit has not heard of the cut.
-var ErrBeforeCut = wire.Refuse(wire.Behind, "session answer: policy head", "one before a cut, of a session that is sealed for other units", "one since the cut, or a session without a ticket")
+var ErrBeforeCut = wire.Refuse(wire.Behind, "session response: policy head", "a head before a cut, of a session that is sealed for other units", "a head since the cut, or a session without a ticket")
 
 // checkCaughtUp refuses, with "behind", what a unit that stands under a policy head opened
 // while it did not know enough: less than was wanted, or, unless the session stays
@@ -170,7 +170,7 @@ func (o *ClientHandshake) checkCaughtUp(head attest.Digest, alone bool, p policy
 	if o.wants&wantHead != 0 {
 		got, _ := p.Index(head) // signer saw to it that it is known
 		if least, known := p.Index(attest.Digest(o.least)); !known || got < least {
-			return wire.Refuse(wire.Behind, "session answer: policy head", head, "the one wanted, or a later one: "+attest.Digest(o.least).String())
+			return wire.Refuse(wire.Behind, "session response: policy head", head, "the wanted head, or a later one: "+attest.Digest(o.least).String())
 		}
 	}
 	if !alone && identity.RingCutSince(p, o.pin.Holders(peer), head) {

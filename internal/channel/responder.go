@@ -95,7 +95,7 @@ func (r *Responder) Begin(h bhttp.Head) error {
 		return err
 	}
 	if len(b) > chunk.MaxPlaintext/2 {
-		return wire.Refuse(wire.TooLarge, "answer: head: size in bytes", len(b), chunk.MaxPlaintext/2)
+		return wire.Refuse(wire.TooLarge, "response: head: size in bytes", len(b), chunk.MaxPlaintext/2)
 	}
 	content := r.BufferedContent()
 	if h.Length == bhttp.Indeterminate && len(content) > 0 {

@@ -153,10 +153,10 @@ func openBody(s *session, plaintext, pin []byte) error {
 		return err
 	}
 	if len(f[0]) != secretSize || len(f[2]) != len(s.head) || len(f[3]) != len(s.opener) {
-		return wire.Refuse(wire.Malformed, "sealed session: sizes", "others", "32, 32 and 16 bytes")
+		return wire.Refuse(wire.Malformed, "sealed session: sizes", fmt.Sprintf("%d, %d and %d bytes", len(f[0]), len(f[2]), len(f[3])), "32, 32 and 16 bytes")
 	}
 	if !bytes.Equal(f[1], pin) {
-		return wire.Refuse(wire.WrongIdentity, "sealed session: pin", "another", "one of sessions under this ring key")
+		return wire.Refuse(wire.WrongIdentity, "sealed session: pin", fmt.Sprintf("%x", f[1]), fmt.Sprintf("%x, of sessions under this ring key", pin))
 	}
 	copy(s.secret[:], f[0])
 	copy(s.head[:], f[2])

@@ -1,6 +1,7 @@
 package channel
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -35,7 +36,7 @@ func (s *spent) takeKey(kemKey []byte, at time.Time) error {
 	digest := wire.Sum(kemKey)
 	key := [spentSize]byte(digest[:])
 	if _, taken := s.keys[key]; taken {
-		return wire.Refuse(wire.Replayed, "open request: KEM key", "one that was sent before", "a new one")
+		return wire.Refuse(wire.Replayed, "open request: KEM key", fmt.Sprintf("a key sent before, SHA-256 %x…", key), "a new key")
 	}
 	if len(s.keys) >= maxSpent {
 		return wire.Refuse(wire.Overload, "unit: sessions opened in 2 minutes", len(s.keys), maxSpent)

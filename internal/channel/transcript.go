@@ -106,7 +106,7 @@ func decapsulate(key hpke.PrivateKey, enc []byte) (shared []byte, err error) {
 		}
 	})
 	if err != nil {
-		return nil, wire.Refuse(wire.Malformed, "session answer: KEM ciphertext", err, "one for this client")
+		return nil, wire.Refuse(wire.Malformed, "session response: KEM ciphertext", err, "a ciphertext for this client")
 	}
 	return shared, nil
 }

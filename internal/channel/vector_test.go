@@ -399,10 +399,10 @@ func checkStream(t *testing.T, v vector) {
 	secret := [secretSize]byte(bytesOf("session_secret"))
 	request := bytesOf("request")
 	for name, got := range map[string][]byte{
-		"header":          request[:wire.HeaderSize],
-		"request_content": contentOf(t, secret, wire.LabelRequestKey, request[wire.HeaderSize:], request[:wire.HeaderSize]),
-		"response_content":  answerContent(t, secret, request, bytesOf("response")),
-		"sealed_session":  testworld.Must(base64.RawURLEncoding.DecodeString(string(bytesOf("ticket_field")))),
+		"header":           request[:wire.HeaderSize],
+		"request_content":  contentOf(t, secret, wire.LabelRequestKey, request[wire.HeaderSize:], request[:wire.HeaderSize]),
+		"response_content": answerContent(t, secret, request, bytesOf("response")),
+		"sealed_session":   testworld.Must(base64.RawURLEncoding.DecodeString(string(bytesOf("ticket_field")))),
 	} {
 		if want := bytesOf(name); !bytes.Equal(got, want) {
 			t.Errorf("%s: got %x, want %x", name, got, want)

@@ -386,7 +386,7 @@ func (c *call) sendOuter(h *activeSession, o *outgoing, ticket string, f *failur
 	}
 	_, _ = io.CopyN(io.Discard, response.Body, channel.MaxOpenRequest) // so that the connection is used again
 	response.Body.Close()
-	f.err = wire.Refuse(f.hint.Reason, "outer answer: status", response.StatusCode, http.StatusOK)
+	f.err = wire.Refuse(f.hint.Reason, "outer response: status", response.StatusCode, http.StatusOK)
 	if !f.hint.Time.IsZero() {
 		f.err = errors.Join(unitauth.CheckSkew(f.hint.Time, c.t.config.Clock()), f.err)
 	}
@@ -407,7 +407,7 @@ func (c *call) openResponse(x *channel.ClientRequest, outer *http.Response, f *f
 		// What is not safe is bound, and then open saw to it that the bound
 		// unit says so.
 		f.attempt.NotExecuted = a.Kind == channel.KindNotExecuted
-		return nil, wire.Refuse(wire.NotExecuted, "answer: reason", a.Reason, "a response")
+		return nil, wire.Refuse(wire.NotExecuted, "response: reason", a.Reason, "a response")
 	}
 	r, err := a.Head.Response(c.request, a.Content)
 	if err != nil {
@@ -431,7 +431,7 @@ func (c *call) verifyReceipt(x *channel.ClientRequest, a channel.Response, at ti
 	record := x.Record()
 	record.Receipt = a.Receipt()
 	if record.Receipt == nil {
-		return wire.Refuse(wire.EvidenceMissing, "answer: receipt", "none", "the unit's")
+		return wire.Refuse(wire.EvidenceMissing, "response: receipt", "no receipt after the content", "that of the unit")
 	}
 	expect := unitauth.ReceiptExpect{Pin: c.t.config.Pin, At: at}
 	receipt, err := unitauth.VerifyReceipt(*record, c.t.config.Trust.Trust(), expect)
@@ -442,10 +442,10 @@ func (c *call) verifyReceipt(x *channel.ClientRequest, a channel.Response, at ti
 		err = receipt.Later.Cause
 	}
 	if err != nil {
-		return fmt.Errorf("judging the receipt: %w", err)
+		return fmt.Errorf("verifying the receipt: %w", err)
 	}
 	if receipt.Session != x.Session().ID() || receipt.Number != x.Number() || receipt.Unit.UnitID() != a.Unit {
-		return wire.Refuse(wire.WrongIdentity, "receipt: session, number and unit", "others", "those of this answer")
+		return wire.Refuse(wire.WrongIdentity, "receipt: session, number and unit", fmt.Sprint(receipt.Session, ", ", receipt.Number, ", ", receipt.Unit.UnitID()), fmt.Sprint(x.Session().ID(), ", ", x.Number(), ", ", a.Unit))
 	}
 	*c.record = *record
 	return io.EOF

@@ -41,7 +41,7 @@ type OHTTPTransport struct {
 // something out.
 func NewOHTTPTransport(c OHTTPConfig) (*OHTTPTransport, error) {
 	if c.URL == nil || c.Inner == nil || !c.Keys.IsSet() {
-		return nil, wire.Refuse(wire.BadRequest, "one-off: configuration", "one with gaps", "URL, inner, keys")
+		return nil, wire.Refuse(wire.BadRequest, "one-off: configuration", "a required field is not set", "URL, inner, keys")
 	}
 	o := &OHTTPTransport{config: c, form: ohttp.Chunks}
 	if c.Whole {
@@ -128,10 +128,10 @@ func gatewayRefusal(outer *http.Response) error {
 	b, _ := io.ReadAll(io.LimitReader(outer.Body, maxGatewayResponse))
 	var p struct{ Type string }
 	if json.Unmarshal(bytes.TrimSpace(b), &p) == nil && p.Type == typeOneOffKey {
-		return wire.Refuse(wire.OneOffKey, "one-off: key", "not known to the units", "one of a key configuration that is in force")
+		return wire.Refuse(wire.OneOffKey, "one-off: key", "not known to the units", "a key of the current key configuration")
 	}
 	if outer.StatusCode == http.StatusTooManyRequests {
 		return wire.Refuse(wire.TooMany, "one-off: requests of this address", "more than its quota", "fewer")
 	}
-	return wire.Refuse(wire.Unavailable, "one-off: outer answer", outer.StatusCode, http.StatusOK)
+	return wire.Refuse(wire.Unavailable, "one-off: status of the outer response", outer.StatusCode, http.StatusOK)
 }

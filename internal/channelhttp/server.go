@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -69,7 +70,7 @@ type Server struct {
 // leaves something out.
 func NewServer(c ServerConfig) (*Server, error) {
 	if c.Host == nil || c.App == nil || c.Relay == nil || c.RingUnknown == nil || c.Clock == nil || c.Log == nil {
-		return nil, wire.Refuse(wire.BadRequest, "channel server: configuration", "one with gaps", "host, app, relay, ring unknown, clock, log")
+		return nil, wire.Refuse(wire.BadRequest, "channel server: configuration", "a required field is not set", "host, app, relay, ring unknown, clock, log")
 	}
 	return &Server{config: c, intake: newIntake(c.Host.Limits())}, nil
 }
@@ -137,7 +138,7 @@ func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) error {
 	setHead(w.Header(), s.config.Heads.newest())
 	body, err := readWhole(w, r, channel.MaxOpenRequest)
 	if err != nil {
-		return wire.Refuse(wire.Malformed, "open request: body", "cut off", "a whole one")
+		return wire.Refuse(wire.Malformed, "open request: body", fmt.Sprint(len(body), " bytes: ", err), "the whole body")
 	}
 	cookie, _ := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldCookie))
 	request := channel.OpenRequest{Body: body, Cookie: cookie, Number: s.config.Relay.Number(), Pending: int(s.pending.Add(1))}
@@ -203,7 +204,7 @@ func (s *Server) evidence(r *http.Request, a *channel.ServerHandshake) (attest.E
 		return attest.Evidence{}, err
 	}
 	if s.config.Attester == nil {
-		return attest.Evidence{}, wire.Refuse(wire.EvidenceMissing, "unit: TEE", "none", "one that gives evidence")
+		return attest.Evidence{}, wire.Refuse(wire.EvidenceMissing, "unit: TEE", "no TEE configured", "a TEE that makes evidence")
 	}
 	credential, err := credentialOf(r)
 	if err != nil {
@@ -274,9 +275,9 @@ func (s *Server) findSession(r *http.Request, raw [wire.HeaderSize]byte) (*chann
 	}
 	switch {
 	case len(ticket) > 0 && errors.Is(byCopy, wire.Unavailable): // there may be one
-		err = wire.Refuse(wire.Unavailable, "request: stored copy", "no answer", "one, or that there is none")
+		err = wire.Refuse(wire.Unavailable, "request: stored copy", "no response", "the copy, or that there is none")
 	case len(ticket) > 0:
-		err = wire.Refuse(wire.Rekey, "request: ticket", "one that does not open", "a session of this cluster")
+		err = wire.Refuse(wire.Rekey, "request: ticket", fmt.Sprint(len(ticket), " bytes that do not open"), "a session of this cluster")
 	}
 	s.config.Log.Debug("session does not open", "unit", s.config.Host.ID(), "session", header.Session, "answer", wire.ReasonOf(err), "ticket", byTicket, "copy", byCopy)
 	return nil, err
@@ -286,8 +287,9 @@ func (s *Server) findSession(r *http.Request, raw [wire.HeaderSize]byte) (*chann
 // any client can make up a session, and asking costs a round trip.
 func (s *Server) pullCopy(r *http.Request, session wire.SessionID) ([]byte, error) {
 	if !s.intake.pulls.TakeToken(r.RemoteAddr, s.intake.now()) {
-		s.countRefusal(wire.Refuse(wire.TooMany, quotaPulls, "more", "fewer from one address"))
-		return nil, wire.Refuse(wire.Unavailable, quotaPulls, "more", "fewer from one address")
+		more, want := fmt.Sprint("more than ", pullsEach), fmt.Sprint("at most ", pullsEach, " from one address")
+		s.countRefusal(wire.Refuse(wire.TooMany, quotaPulls, more, want))
+		return nil, wire.Refuse(wire.Unavailable, quotaPulls, more, want)
 	}
 	return s.config.Relay.Pull(r.Context(), session)
 }
@@ -306,7 +308,7 @@ func (s *Server) openRequest(r *http.Request, raw [wire.HeaderSize]byte) (*chann
 // none.
 func (s *Server) joinSealed(sealed []byte, id wire.SessionID) error {
 	if len(sealed) == 0 {
-		return wire.Refuse(wire.NotFound, "sealed session", "none", "one")
+		return wire.Refuse(wire.NotFound, "sealed session", "no bytes", "a sealed session")
 	}
 	if u, err := envelope.ParseSealed(envelope.Session, sealed); err == nil && u.Session != id {
 		return wire.Refuse(wire.NotFound, "sealed session: session", u.Session, id)

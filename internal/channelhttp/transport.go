@@ -99,7 +99,7 @@ type flight struct {
 // "request", a configuration that leaves something out.
 func NewTransport(c TransportConfig) (*Transport, error) {
 	if c.Gateway == nil || c.Inner == nil || c.Trust == nil || c.Clock == nil {
-		return nil, wire.Refuse(wire.BadRequest, "channel transport: configuration", "one with gaps", "gateway, inner, trust, clock")
+		return nil, wire.Refuse(wire.BadRequest, "channel transport: configuration", "a required field is not set", "gateway, inner, trust, clock")
 	}
 	if err := c.Pin.Check(); err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"crypto/cipher"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 
@@ -157,7 +158,7 @@ func (o *Reader) Next() ([]byte, Flag, error) {
 	}
 	plaintext, err := o.aead.Open(b[:0], o.nonce[:], b, o.length[:])
 	if err != nil {
-		return nil, More, wire.Refuse(wire.BadSignature, "chunk", "bytes that were changed", "what the other side sent")
+		return nil, More, wire.Refuse(wire.BadSignature, "chunk", fmt.Sprint(size, " bytes that do not decrypt"), "a chunk as the other side sent it")
 	}
 	o.increment()
 	o.ended = at == Final
@@ -171,7 +172,7 @@ func (o *Reader) checkEnd() error {
 	}
 	switch n, err := io.ReadFull(o.r, o.length[:1]); {
 	case n > 0:
-		return wire.Refuse(wire.Malformed, "stream: after the final chunk", "more bytes", "its end")
+		return wire.Refuse(wire.Malformed, "stream: after the final chunk", "more bytes", "the end of the stream")
 	case err != io.EOF:
 		return TruncatedError(err)
 	}

@@ -63,7 +63,7 @@ func VerifyOHTTPKeys(b []byte, pin Pin, trust Trust, at time.Time) (OHTTPKeys, e
 		return OHTTPKeys{}, wire.Refuse(wire.TooLarge, "one-off keys: size of the chain", len(f[6]), MaxChain)
 	}
 	if string(f[0]) != string(pin.Encode()) {
-		return OHTTPKeys{}, wire.Refuse(wire.WrongIdentity, "one-off keys: pin", "another", "the client's")
+		return OHTTPKeys{}, wire.Refuse(wire.WrongIdentity, "one-off keys: pin", fmt.Sprintf("%x", f[0]), fmt.Sprintf("%x, of the client", pin.Encode()))
 	}
 	claims := SignerClaims{Head: f[3], Identity: f[1], Expiry: f[4]}
 	peer, err := trust.Signer(f[6], pin, claims, at)
@@ -72,7 +72,7 @@ func VerifyOHTTPKeys(b []byte, pin Pin, trust Trust, at time.Time) (OHTTPKeys, e
 	}
 	head, holders := attest.Digest(f[3]), pin.Holders(peer)
 	if identity.RingCutSince(trust.Policy, holders, head) {
-		return OHTTPKeys{}, wire.Refuse(wire.Behind, "one-off keys: policy head", "one before a cut", "one since the cut")
+		return OHTTPKeys{}, wire.Refuse(wire.Behind, "one-off keys: policy head", head, "a head since the last cut of a unit that may have the keys")
 	}
 	root, chain := trust.Policy.Document().Authority.Root, wire.Sum(f[6])
 	if err := VerifyFields(peer.PublicKey(), f[7], wire.LabelOneOffKeys, append(slices.Clone(f[:6]), root[:], chain[:])...); err != nil {

@@ -94,7 +94,7 @@ func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
 		return Receipt{}, err
 	}
 	if len(f[0]) != 24 || len(f[1]) != 8 || len(f[5]) != 8 || len(f[6]) != len(attest.Digest{}) {
-		return Receipt{}, wire.Refuse(wire.Malformed, "receipt: sizes", "others", "24, 8, 8 and 32 bytes")
+		return Receipt{}, wire.Refuse(wire.Malformed, "receipt: sizes", fmt.Sprintf("%d, %d, %d and %d bytes", len(f[0]), len(f[1]), len(f[5]), len(f[6])), "24, 8, 8 and 32 bytes")
 	}
 	at, err := ParseTime(f[5])
 	if err != nil {
@@ -103,7 +103,7 @@ func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
 	head := attest.Digest(f[6])
 	then, known := trust.Policy.At(head)
 	if !known {
-		return Receipt{}, wire.Refuse(wire.Behind, "receipt: policy head", head, "one of the history that is known")
+		return Receipt{}, wire.Refuse(wire.Behind, "receipt: policy head", head, "a head of the known history")
 	}
 	peer, err := Trust{Policy: then, Root: trust.Root, Approvers: trust.Approvers}.verifyUnit(f[7], e.Pin, at)
 	if err != nil {
@@ -117,10 +117,10 @@ func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
 	}
 	request, response, unit := wire.Sum(r.Request), wire.Sum(r.Response), peer.UnitID()
 	if string(f[2]) != string(request[:]) || string(f[3]) != string(response[:]) {
-		return Receipt{}, wire.Refuse(wire.BadDigest, "receipt: request and answer", "others", "those that the unit signed")
+		return Receipt{}, wire.Refuse(wire.BadDigest, "receipt: SHA-256 of request and response", fmt.Sprintf("%x and %x", request, response), fmt.Sprintf("%x and %x, as the unit signed", f[2], f[3]))
 	}
 	if string(f[4]) != string(unit[:]) {
-		return Receipt{}, wire.Refuse(wire.WrongIdentity, "receipt: unit", "another", unit)
+		return Receipt{}, wire.Refuse(wire.WrongIdentity, "receipt: unit", fmt.Sprintf("%x", f[4]), unit)
 	}
 	later, err := cutLater(trust.Policy, head, peer, at)
 	if err != nil {

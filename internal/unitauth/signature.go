@@ -43,7 +43,7 @@ func lowerS(signature []byte, curve *elliptic.CurveParams) ([]byte, error) {
 func VerifyFields(key *ecdsa.PublicKey, signature []byte, label wire.Label, fields ...[]byte) error {
 	digest := wire.Hash(label, fields...)
 	if !ecdsa.VerifyASN1(key, digest[:], signature) { // first: it bounds what lowerS takes apart
-		return wire.Refuse(wire.BadSignature, string(label), "one that does not verify", "the unit's")
+		return wire.Refuse(wire.BadSignature, string(label), fmt.Sprint(len(signature), " bytes that do not verify"), "a signature of the unit")
 	}
 	if low, err := lowerS(signature, key.Params()); err != nil || !bytes.Equal(low, signature) {
 		return wire.Refuse(wire.BadSignature, string(label), "a high s", "the lower s of the two (r, s) and (r, n-s)")

@@ -40,10 +40,10 @@ type SignerClaims struct{ Head, Unit, Identity, Expiry []byte } // unit: nil whe
 func (t Trust) Signer(chain []byte, pin Pin, claims SignerClaims, at time.Time) (identity.Peer, error) {
 	head := attest.Digest(claims.Head)
 	if head.IsZero() {
-		return identity.Peer{}, wire.Refuse(wire.Malformed, "unit: policy head", "none", "a head")
+		return identity.Peer{}, wire.Refuse(wire.Malformed, "unit: policy head", head, "a head that is not zero")
 	}
 	if !t.Policy.Knows(head) {
-		return identity.Peer{}, wire.Refuse(wire.Behind, "unit: policy head", head, "one of the history that is known")
+		return identity.Peer{}, wire.Refuse(wire.Behind, "unit: policy head", head, "a head of the known history")
 	}
 	peer, err := t.verifyUnit(chain, pin, at)
 	if err != nil {
@@ -53,7 +53,7 @@ func (t Trust) Signer(chain []byte, pin Pin, claims SignerClaims, at time.Time) 
 		return identity.Peer{}, wire.Refuse(wire.WrongIdentity, "unit: id beside the chain", wire.UnitID(claims.Unit), id)
 	}
 	if attest.Digest(claims.Identity) != peer.ID() {
-		return identity.Peer{}, wire.Refuse(wire.WrongIdentity, "unit: identity", "another", "that of the certificate of "+peer.UnitID().String())
+		return identity.Peer{}, wire.Refuse(wire.WrongIdentity, "unit: identity", attest.Digest(claims.Identity), fmt.Sprint(peer.ID(), ", of the certificate of ", peer.UnitID()))
 	}
 	expires, now := binary.BigEndian.Uint64(claims.Expiry), uint64(at.Unix())
 	if expires <= now || expires > now+MaxSession+ClockMargin || expires > uint64(peer.NotAfter().Unix()) {
@@ -117,7 +117,7 @@ func parseChain(b []byte) ([]*x509.Certificate, error) {
 // of code that policy admits as the identity in the certificate.
 func (t Trust) Appraise(raw []byte, q attest.Question, peer identity.Peer) (attest.Result, error) {
 	if len(raw) == 0 || t.Verifier == nil {
-		return attest.Result{}, wire.Refuse(wire.EvidenceMissing, "session answer: evidence", "none that can be judged", "fresh evidence")
+		return attest.Result{}, wire.Refuse(wire.EvidenceMissing, "session response: evidence", fmt.Sprintf("%d bytes, with a verifier: %t", len(raw), t.Verifier != nil), "fresh evidence, and a verifier for it")
 	}
 	if err := q.Evidence.UnmarshalJSON(raw); err != nil { // directly: it scans what it reads itself
 		return attest.Result{}, err
