@@ -17,14 +17,14 @@ import (
 // MaxSmall is the largest content in bytes that is read whole before it is sent.
 const MaxSmall = 16 << 10
 
-// headSize is what the head of a small message takes mostly, in bytes.
+// headSize is the usual size of the head of a small message, in bytes.
 const headSize = 256
 
-// responseStart is the size in bytes of what the plaintext of an answer begins with:
-// its kind, and the unit's time.
+// responseStart is the size in bytes of the start of a response's plaintext: its kind,
+// and the unit's time.
 const responseStart = 1 + 8
 
-// ResponseKind says what a response is, by the first byte of its plaintext.
+// ResponseKind is the first byte of the plaintext of a response.
 type ResponseKind byte
 
 // The kinds.
@@ -34,17 +34,17 @@ const (
 	KindClosed                          // nothing follows
 )
 
-// responsePrefix is the size in bytes of what stands before the chunks of an
-// answer: unit id and response nonce.
+// responsePrefix is the size in bytes of unit id and response nonce, which precede the
+// chunks of a response.
 const responsePrefix = 16 + 16
 
-// RequestConfig says how a request of a session is sent. Only NotAfter is required.
+// RequestConfig configures a request in a session. Only NotAfter is required.
 type RequestConfig struct {
 	Target   wire.UnitID  // the unit that the request is bound to; zero: none
 	NotAfter time.Time    // when a unit may no longer begin to execute it
 	Flags    wire.Flags   // whether it closes the session, or wants a receipt
 	Valid    func() error // refuses once policy has ended the session; nil: never
-	Pool     *chunk.Pool  // lends buffers for its chunks; nil: they are made
+	Pool     *chunk.Pool  // of buffers for its chunks; nil: they are allocated
 }
 
 // ClientRequest seals one request of a client, and opens the response to it. It is used
@@ -55,7 +55,7 @@ type ClientRequest struct {
 	header  wire.Header
 	raw     [wire.HeaderSize]byte
 	valid   func() error     // refuses once policy has ended the session; nil: never
-	record  *unitauth.Record // what a receipt is about; nil: none wanted
+	record  *unitauth.Record // that a receipt proves; nil: none wanted
 	pool    *chunk.Pool      // for its chunks; nil: none
 }
 
@@ -70,14 +70,14 @@ func (s *Session) NewRequest(c RequestConfig) (*ClientRequest, error) {
 	return x, nil
 }
 
-// Session is the session of the request.
+// Session returns the session of the request.
 func (x *ClientRequest) Session() *Session { return x.session }
 
-// Number is the request's number in its session.
+// Number returns the request's number in its session.
 func (x *ClientRequest) Number() uint64 { return x.header.Number }
 
-// Record is what the receipt of the response is about: complete when the request was
-// sent and the response read to its end. It is nil where no receipt is wanted.
+// Record returns the record that the receipt of the response proves. It is complete when
+// the request was sent and the response read to its end, and nil if no receipt is wanted.
 func (x *ClientRequest) Record() *unitauth.Record { return x.record }
 
 // newRequest takes the next request number of the session.
@@ -98,7 +98,7 @@ func (x *ClientRequest) sealer() (*chunk.Writer, error) {
 	return chunk.NewWriter(aead), err
 }
 
-// recordPlaintext keeps plaintext of the request for the receipt.
+// recordPlaintext appends plaintext of the request to the record.
 func (x *ClientRequest) recordPlaintext(plaintext []byte) {
 	if x.record != nil {
 		x.record.Request = append(x.record.Request, plaintext...)
@@ -147,13 +147,13 @@ type RequestStream struct {
 	buf *chunk.Buffer // nil before the second chunk, and after the end
 }
 
-// pending is what is sealed of a request and not sent yet.
+// pending is the sealed part of a request that is not sent yet.
 type pending struct {
 	out   []byte
 	ended bool // nothing follows out
 }
 
-// readPending gives the next bytes; fill seals more where there are none.
+// readPending returns the next bytes; fill seals more if there are none.
 func (o *pending) readPending(p []byte, fill func() error) (int, error) {
 	if err := o.ready(fill); err != nil {
 		return 0, err
@@ -163,7 +163,7 @@ func (o *pending) readPending(p []byte, fill func() error) (int, error) {
 	return n, nil
 }
 
-// ready makes out at least one byte, or gives io.EOF.
+// ready makes out at least one byte, or returns io.EOF.
 func (o *pending) ready(fill func() error) error {
 	for len(o.out) == 0 {
 		if o.ended {
@@ -183,7 +183,7 @@ func (x *ClientRequest) Stream(h bhttp.Head, body io.ReadCloser, trailer map[str
 	return &RequestStream{x: x, sealer: s, head: h, body: body, trailer: trailer, left: h.Length}, err
 }
 
-// Read gives the request's bytes.
+// Read returns the request's bytes.
 func (s *RequestStream) Read(p []byte) (int, error) {
 	s.read.Store(true)
 	n, err := s.readPending(p, s.sealNext)
@@ -193,8 +193,8 @@ func (s *RequestStream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// WriteTo writes the request's bytes, each chunk at once. net/http asks for it, and
-// copies through a smaller buffer of its own what has only Read.
+// WriteTo writes the request's bytes, each chunk at once. net/http prefers it,
+// and copies a body that has only Read through a smaller buffer of its own.
 func (s *RequestStream) WriteTo(w io.Writer) (written int64, err error) {
 	s.read.Store(true)
 	for {
@@ -212,8 +212,8 @@ func (s *RequestStream) WriteTo(w io.Writer) (written int64, err error) {
 	}
 }
 
-// release gives the buffer back, all of which was sent. Only who has read the last
-// of it may: a body is closed by others, and while it is read.
+// release returns the buffer, all of which was sent. Only the goroutine that has read
+// the last of it calls release: others close a body, also while it is read.
 func (s *RequestStream) release() {
 	s.x.pool.Put(s.buf)
 	s.buf = nil
@@ -268,7 +268,7 @@ func (s *RequestStream) sealChunk(b []byte, at chunk.Flag) []byte {
 	return s.sealer.SealChunk(b, at)
 }
 
-// sealHead is header and head.
+// sealHead seals header and head.
 func (s *RequestStream) sealHead() error {
 	b := make([]byte, wire.HeaderSize+chunk.LengthSize, 1024)
 	copy(b, s.x.raw[:])
@@ -283,7 +283,7 @@ func (s *RequestStream) sealHead() error {
 	return nil
 }
 
-// sealTrailers is the chunk of the trailers.
+// sealTrailers seals the chunk of the trailers.
 func (s *RequestStream) sealTrailers(terminator []byte) error {
 	b, err := bhttp.AppendTrailers(append(make([]byte, chunk.LengthSize), terminator...), s.trailer, s.head.Length)
 	if err != nil {
@@ -294,22 +294,22 @@ func (s *RequestStream) sealTrailers(terminator []byte) error {
 	return nil
 }
 
-// A part of content is read behind room for the chunk's length and, where the
+// A part of content is read after room for the chunk's length and, where the
 // content is of indeterminate length, the part's.
 const (
 	partRoom = chunk.LengthSize + 4
 	maxPart  = chunk.MaxPlaintext - 4
 )
 
-// indeterminatePart puts the part's length before its n bytes at partRoom and
-// gives the buffer from the chunk's length on.
+// indeterminatePart puts the part's length before its n bytes at partRoom and returns
+// the buffer from the chunk's length on.
 func indeterminatePart(buf []byte, n int) []byte {
 	start := partRoom - chunk.LengthSize - bhttp.VarintSize(uint64(n))
 	bhttp.AppendVarint(buf[:start+chunk.LengthSize], uint64(n))
 	return buf[start : partRoom+n]
 }
 
-// Response is what a unit answered, authenticated.
+// Response is an authenticated response of a unit.
 type Response struct {
 	Unit    wire.UnitID
 	Time    time.Time // the unit's, when it began to respond
@@ -320,8 +320,7 @@ type Response struct {
 	source  *chunk.Plaintext // that Content reads
 }
 
-// Receipt is the unit's receipt, once the content was read to its end; nil: there is
-// none.
+// Receipt returns the unit's receipt, once the content was read to its end; nil: none.
 func (a *Response) Receipt() []byte {
 	if a.source == nil {
 		return nil
@@ -329,8 +328,8 @@ func (a *Response) Receipt() []byte {
 	return a.source.Receipt()
 }
 
-// Open reads a response up to the end of its head. It refuses with "identity" an
-// answer of another unit than the bound one, and as [Reader.next] does.
+// Open reads a response up to the end of its head. It refuses with "identity" a
+// response of another unit than the bound one, and as [chunk.Reader.Next] does.
 func (x *ClientRequest) Open(r io.Reader) (Response, error) {
 	var prefix [responsePrefix]byte
 	if _, err := io.ReadFull(r, prefix[:]); err != nil {
@@ -380,7 +379,7 @@ func (x *ClientRequest) Open(r io.Reader) (Response, error) {
 	return a, nil
 }
 
-// responseRecorder adds plaintext of the answer to a record.
+// responseRecorder adds plaintext of the response to a record.
 type responseRecorder unitauth.Record
 
 func (r *responseRecorder) Write(b []byte) (int, error) {

@@ -18,7 +18,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Limits bound what a host keeps. Zero fields take the defaults.
+// Limits bound the sessions and requests of a host. Zero fields take the defaults.
 type Limits struct {
 	Sessions int // in the table, of all units; 131,072
 	Opened   int // of those, opened by this unit; a quarter
@@ -27,8 +27,8 @@ type Limits struct {
 	OneOffs  int // one-off requests under way; 512
 }
 
-// UnitCredentials is what a unit is by its newest certificate report. The host owns
-// the ring keys in it: it erases those that a later standing does not hold.
+// UnitCredentials are the certificates and keys of a unit by its newest certificate
+// report. The host owns the ring keys: it erases those that later credentials lack.
 type UnitCredentials struct {
 	Task     string
 	Group    string // and Role, where the unit works in a group: then strict ring
@@ -41,28 +41,28 @@ type UnitCredentials struct {
 	Cross    []byte        // cross-certificate, in a group the group root, DER
 	NotAfter time.Time     // of the unit certificate
 	OneOff   bool          // policy lets one-off requests be marked instead of safe
-	Facts    policy.Facts  // that the unit certificate says of the unit
+	Facts    policy.Facts  // about the unit, in its certificate
 	Ring     identity.Ring
 }
 
 // Host is the unit's side of all its sessions. The zero Host serves nothing. It
 // is safe for concurrent use.
 //
-// The times that are passed to it are the unit's own, which never go back: a clock
-// that does would bring back sessions whose replay windows are gone. Of two that
-// come in another order than they were read the later one counts.
+// The times that are passed to it are the unit's own, which never go back: a clock that
+// went back would revive sessions whose replay windows are gone. If two times arrive in
+// another order than they were read, the later one counts.
 type Host struct {
 	id        wire.UnitID
 	key       *ecdsa.PrivateKey
 	limits    Limits
 	bodies    sync.Pool  // of *[]byte, for plaintext of sealed sessions
 	chunks    chunk.Pool // of requests
-	responses sync.Pool  // of *[]byte, for chunks of answers
+	responses sync.Pool  // of *[]byte, for chunks of responses
 
 	mu          watched // guards all below
 	newest      time.Time
 	credentials *credentials // nil before the first Update
-	known       knownPolicy  // of policy, beside the standing
+	known       knownPolicy  // of policy, beside the credentials
 	table       table
 	spent       spent // KEM keys of clients
 	stale       bool  // a session in the table may want to be sealed anew
@@ -77,8 +77,8 @@ type credentials struct {
 	rings  map[identity.RingID]*ring
 }
 
-// NewHost makes the host of a unit's signing key. It holds no session and no
-// ring until [Host.Update].
+// NewHost makes the host of a unit's signing key. It has no session and no ring until
+// [Host.Update].
 func NewHost(key *ecdsa.PrivateKey, limits Limits) (*Host, error) {
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
@@ -105,10 +105,10 @@ func NewHost(key *ecdsa.PrivateKey, limits Limits) (*Host, error) {
 	return h, nil
 }
 
-// Limits returns what the host keeps at most, with the defaults filled in.
+// Limits returns the limits, with the defaults filled in.
 func (h *Host) Limits() Limits { return h.limits }
 
-// TaskName is the task of the unit's credentials; empty before the first.
+// TaskName returns the task of the unit's credentials; empty before the first.
 func (h *Host) TaskName() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -118,16 +118,15 @@ func (h *Host) TaskName() string {
 	return h.credentials.Task
 }
 
-// ID is the unit's id.
+// ID returns the unit's id.
 func (h *Host) ID() wire.UnitID { return h.id }
 
-// Update makes s what the unit is from now on. Ring keys that s no longer holds
-// are erased, and with them the secrets of sessions that were not sealed again
-// under another; their replay windows stay. It refuses, with "identity", a
-// certificate of another key, and with "ring" a standing without current keys.
+// Update makes s the credentials of the unit. Ring keys that are not in s are erased, and
+// with them the secrets of sessions that were not sealed again under another key; their
+// replay windows stay. Update refuses, with "identity", a certificate of another key,
+// and with "ring" credentials without current keys.
 //
-// A ring key that is older than a cut which s.Head knows is not taken over, whoever
-// gives it.
+// A ring key that is older than a cut which s.Head knows is not used, whatever its source.
 func (h *Host) Update(s UnitCredentials) error {
 	if err := h.checkOwner(s); err != nil {
 		return err
@@ -139,7 +138,7 @@ func (h *Host) Update(s UnitCredentials) error {
 	if h.credentials != nil {
 		known = h.credentials.rings
 	}
-	then, _ := h.known.policy.At(s.Head) // whose report this is; zero where the policy is not followed yet
+	then, _ := h.known.policy.At(s.Head) // the policy of this report; zero if it is not followed yet
 	own := func(keys identity.RingKeys, of attest.Digest, pin unitauth.Pin, holders identity.RingHolders) *ring {
 		for _, key := range keys.Keys() {
 			r := ringOfKey(known[key.ID()], key, of, pin.Encode())
@@ -175,7 +174,7 @@ func (h *Host) Update(s UnitCredentials) error {
 	return nil
 }
 
-// checkOwner refuses a standing that is not this unit's.
+// checkOwner refuses credentials of another unit.
 func (h *Host) checkOwner(s UnitCredentials) error {
 	c, err := x509.ParseCertificate(s.Unit)
 	if err != nil {
@@ -187,8 +186,8 @@ func (h *Host) checkOwner(s UnitCredentials) error {
 	return nil
 }
 
-// ringOfKey is the ring of a key, with what was derived from it, and since when it is
-// held, where it is held already.
+// ringOfKey returns the ring of a key, with the derived keys and the age of the ring that
+// the unit already has of it.
 func ringOfKey(known *ring, key *identity.RingKey, of attest.Digest, pin []byte) *ring {
 	r := &ring{key: key, identity: of, pin: pin}
 	if known != nil {
@@ -199,14 +198,14 @@ func ringOfKey(known *ring, key *identity.RingKey, of attest.Digest, pin []byte)
 	return r
 }
 
-// forgetRings erases the rings that are no longer held and drops the secrets whose
-// newest sealed copy is under one. A session that was sealed under none stays.
+// forgetRings erases the rings that are no longer in the credentials and drops the
+// secrets whose newest sealed copy is under one. A session that was sealed under none stays.
 func (h *Host) forgetRings(known map[identity.RingID]*ring) {
 	for id, r := range known {
 		if h.credentials.rings[id] == nil {
 			r.erase()
 		} else if h.credentials.rings[id].key != r.key {
-			r.key.Erase() // the new standing has its own copy
+			r.key.Erase() // the new credentials have their own copy
 		}
 	}
 	for _, s := range h.table.byID {
@@ -216,10 +215,9 @@ func (h *Host) forgetRings(known map[identity.RingID]*ring) {
 	}
 }
 
-// advanceClock puts the times that were read by several calls in order: it is the newest
-// that was passed so far. A monotonic reading is taken off, because expiries are
-// compared by the wall clock of the time, and the two must not differ. The caller
-// holds the mutex.
+// advanceClock orders the times that several calls have read: it returns the newest that
+// was passed so far. It removes a monotonic reading, because expiries are compared by
+// the wall clock, and the two must not differ. The caller holds the mutex.
 func (h *Host) advanceClock(t time.Time) time.Time {
 	if t = t.Round(0); t.After(h.newest) {
 		h.newest = t
@@ -227,7 +225,7 @@ func (h *Host) advanceClock(t time.Time) time.Time {
 	return h.newest
 }
 
-// serving is the standing, if its certificate and policy let the unit serve. The
+// serving returns the credentials, if certificate and policy let the unit serve. The
 // caller holds the mutex.
 func (h *Host) serving(at time.Time) (*credentials, error) {
 	if h.credentials == nil {
@@ -239,13 +237,13 @@ func (h *Host) serving(at time.Time) (*credentials, error) {
 	return h.credentials, h.known.cutOff(h.credentials, at)
 }
 
-// usableRing is the ring of a key that sessions are sealed and opened under. It refuses,
-// with "ring", one that the unit does not hold, and one that is older than a cut. The
-// caller holds the mutex.
+// usableRing returns the ring of a key that sessions are sealed and opened under. It
+// refuses, with "ring", a key that the unit does not have or that is older than a cut.
+// The caller holds the mutex.
 func (h *Host) usableRing(id identity.RingID) (*ring, error) {
 	r := h.credentials.rings[id]
 	if r == nil {
-		return nil, wire.Refuse(wire.UnknownRing, "session: ring id", id, "one that the unit holds")
+		return nil, wire.Refuse(wire.UnknownRing, "session: ring id", id, "a ring key of the unit")
 	}
 	if h.known.old[id] {
 		return nil, oldRingError(id)
@@ -253,19 +251,13 @@ func (h *Host) usableRing(id identity.RingID) (*ring, error) {
 	return r, nil
 }
 
-// expire removes sessions that have ended. The caller holds the mutex.
-func (h *Host) expire(at time.Time) {
-	h.table.expire(at)
-}
-
-// ImportSession takes over a session that another unit sealed: pushed, pulled, or brought
-// by the client as its ticket. A session that is held already stays as it is,
-// with its window; one whose secret was dropped gets it back. It gives the id
-// of the session.
+// ImportSession adds a session that another unit sealed: pushed, pulled, or sent by the
+// client as its ticket. A session that the unit already has stays as it is, with its
+// window; one whose secret was dropped gets it back. It returns the id of the session.
 //
-// It refuses with "ring" a ring key that the unit does not hold, with
-// "signature" changed bytes, with "identity" another identity or pin than the
-// ring key is for, with "session-over" or "expired" what has ended or would
+// It refuses with "ring" a ring key that the unit does not have, with
+// "signature" changed bytes, with "identity" another identity or pin than that of
+// the ring key, with "session-over" or "expired" a session that has ended or would
 // outlive its ring key, with "replayed" a second secret for a known session,
 // and with "overload" when the table is full.
 func (h *Host) ImportSession(sealed []byte, at time.Time) (wire.SessionID, error) {
@@ -287,8 +279,8 @@ func (h *Host) ImportSession(sealed []byte, at time.Time) (wire.SessionID, error
 	return u.Session, h.install(s, at)
 }
 
-// unverified takes a sealed session or tombstone apart and finds its ring. What
-// it says is to be believed only once it was opened.
+// unverified parses a sealed session or tombstone and finds its ring. Its fields are
+// unverified until it is opened.
 func (h *Host) unverified(kind envelope.Kind, sealed []byte, at time.Time) (envelope.Sealed, *ring, error) {
 	u, err := envelope.ParseSealed(kind, sealed)
 	if err != nil {
@@ -314,13 +306,13 @@ func (h *Host) unverified(kind envelope.Kind, sealed []byte, at time.Time) (enve
 	return u, r, r.checkExpiry(u.Header, at)
 }
 
-// install puts a session into the table, or refreshes the one that is there. The
-// ring key under which it came may have been erased while it was opened, so that is
-// asked here, under the mutex.
+// install puts a session into the table, or refreshes the one that is there. Its ring
+// key may have been erased while the session was opened, so install checks it again,
+// under the mutex.
 func (h *Host) install(s *session, at time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.expire(h.advanceClock(at))
+	h.table.expire(h.advanceClock(at))
 	if _, err := h.usableRing(s.ring); err != nil {
 		return err
 	}
@@ -329,7 +321,7 @@ func (h *Host) install(s *session, at time.Time) error {
 	if known == nil && !over {
 		return h.addSession(s)
 	}
-	defer clear(s.secret[:]) // a second copy of what is held, or refused
+	defer clear(s.secret[:]) // a second copy, or a refused one
 	switch {
 	case over:
 		return wire.Refuse(wire.SessionOver, "session "+s.id.String(), "closed at this unit", "an open session")
@@ -362,7 +354,7 @@ func (h *Host) addSession(s *session) error {
 	return nil
 }
 
-// refuseFull is the refusal of another session.
+// refuseFull returns the refusal of one more session.
 func (h *Host) refuseFull() error {
 	return wire.Refuse(wire.Overload, "unit: sessions", fmt.Sprintf("%d, of those opened here %d, none of which may yield", len(h.table.byID), h.table.own.Len()),
 		fmt.Sprintf("below %d, of those opened here below %d", h.limits.Sessions, h.limits.Opened))
@@ -386,7 +378,7 @@ func (h *Host) Terminate(tombstone []byte, at time.Time) (wire.SessionID, error)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	at = h.advanceClock(at)
-	h.expire(at)
+	h.table.expire(at)
 	if _, over := h.table.closed(u.Session); over {
 		return u.Session, nil
 	}
@@ -411,7 +403,7 @@ func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err e
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	at = h.advanceClock(at)
-	h.expire(at)
+	h.table.expire(at)
 	st, err := h.serving(at)
 	if err != nil || !h.stale {
 		return nil, 0, err
@@ -450,13 +442,13 @@ func (h *Host) resealSession(s *session) ([]byte, error) {
 	return h.sealSession(r, s)
 }
 
-// newerRing is the current ring for sessions under a ring that is not: strict stays
-// strict, and what follows a task by name, inherited or not, follows on. It refuses,
-// with "ring", one that is not held: of which kind its sessions are is not known.
+// newerRing returns the current ring for sessions under a ring that is not current: strict
+// ones stay strict, and those that follow a task by name, inherited or not, follow on. It
+// refuses, with "ring", a ring that the unit does not have: the kind is unknown.
 func (st *credentials) newerRing(id identity.RingID) (*ring, error) {
 	switch r := st.rings[id]; {
 	case r == nil:
-		return nil, wire.Refuse(wire.UnknownRing, "session: ring id", id, "one that the unit holds")
+		return nil, wire.Refuse(wire.UnknownRing, "session: ring id", id, "a ring key of the unit")
 	case slices.Equal(r.pin, st.strict.pin):
 		return st.strict, nil
 	}
@@ -479,19 +471,19 @@ func (h *Host) sealSession(r *ring, s *session) ([]byte, error) {
 	return sealed, nil
 }
 
-// Stats are what a host holds.
+// Stats count the sessions and keys of a host.
 type Stats struct {
 	Sessions int `json:"sessions"` // in the table, dropped ones included
 	Opened   int `json:"opened"`   // of those, opened by this unit
 	Closed   int `json:"closed"`   // records of closed sessions
-	Rings    int `json:"rings"`    // ring keys held
+	Rings    int `json:"rings"`    // ring keys
 }
 
-// Stats counts what the host holds at a time.
+// Stats counts the sessions and keys of the host at a time.
 func (h *Host) Stats(at time.Time) Stats {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.expire(h.advanceClock(at))
+	h.table.expire(h.advanceClock(at))
 	s := Stats{Sessions: len(h.table.byID), Opened: h.table.own.Len(), Closed: len(h.table.records)}
 	if h.credentials != nil {
 		s.Rings = len(h.credentials.rings)

@@ -13,7 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// oneOffKey is the key pair of a KEM of the table, derived from the ring key. It
+// oneOffKey returns the key pair of a KEM of the table, derived from the ring key. It
 // refuses with "ring" once that is erased.
 func (r *ring) oneOffKey(i int) (hpke.PrivateKey, error) {
 	r.mu.Lock()
@@ -37,7 +37,7 @@ func (r *ring) oneOffKey(i int) (hpke.PrivateKey, error) {
 // oneOffID is the key id of a KEM of the table under a ring key.
 func oneOffID(ring identity.RingID, i int) byte { return ring[0]&^1 | byte(i) }
 
-// oneOffKeys is the key configuration of a ring key, as application/ohttp-keys.
+// oneOffKeys returns the key configuration of a ring key, as application/ohttp-keys.
 func (r *ring) oneOffKeys() ([]byte, error) {
 	var b []byte
 	for i, kem := range ohttp.KEMs {
@@ -50,11 +50,10 @@ func (r *ring) oneOffKeys() ([]byte, error) {
 	return b, nil
 }
 
-// OHTTPKeys is the key configuration for one-off requests of clients with a
-// pin: signed by this unit, and as plain clients take it. It refuses, with
-// "identity", a pin that is not this unit's, with "unavailable" while the ring key
-// has ended, with "behind" while it is older than a cut that the unit knows, and with
-// "not-found" in a group.
+// OHTTPKeys returns the key configuration for one-off requests of clients with a pin:
+// signed by this unit, and plain. It refuses, with "identity", a pin that is not this
+// unit's, with "unavailable" a ring key that has ended, with "behind" one that is older
+// than a cut that the unit knows, and with "not-found" a unit of a group.
 func (h *Host) OHTTPKeys(pin unitauth.Pin, at time.Time) (signed, plain []byte, err error) {
 	st, k, err := h.forOHTTP(at)
 	if err != nil {

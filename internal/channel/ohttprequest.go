@@ -23,7 +23,7 @@ type OHTTPServerRequest struct {
 	opened      *hpke.Recipient // once the first chunk was
 }
 
-// OpenOHTTP reads what stands before the chunks and finds the keys that it may
+// OpenOHTTP reads what precedes the chunks and finds the keys that it may
 // mean. It refuses with "ohttp-key" when the unit holds none.
 func (h *Host) OpenOHTTP(f ohttp.Form, body io.Reader, at time.Time) (*OHTTPServerRequest, error) {
 	var raw [ohttp.HeaderSize]byte
@@ -75,7 +75,7 @@ func (h *Host) forOHTTP(at time.Time) (*credentials, knownPolicy, error) {
 }
 
 // rings are the private keys that the key id may mean, but for those that a unit
-// which was cut off may hold.
+// which was cut off may have.
 func (x *OHTTPServerRequest) rings(i int, k knownPolicy, at time.Time) (known []hpke.PrivateKey, err error) {
 	for id, r := range x.credentials.rings {
 		if oneOffID(id, i) != x.header.Key || !at.Before(r.key.End()) || k.old[id] {

@@ -16,7 +16,7 @@ type OHTTPRequestConfig struct {
 	Form    ohttp.Form
 	Body    io.ReadCloser       // the content, of the head's length
 	Trailer map[string][]string // filled in by the time Body has ended
-	Valid   func() error        // refuses once policy has cut off a unit that may hold the keys; nil: never
+	Valid   func() error        // refuses once policy has cut off a unit that may have the keys; nil: never
 }
 
 // OHTTPClientRequest is a one-off request on its way: an [io.ReadCloser] of what is sent. It

@@ -15,7 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// ClientHandshake is one open request of a client, waiting for its answer. It is used by
+// ClientHandshake is one open request of a client, waiting for its response. It is used by
 // one goroutine at a time.
 type ClientHandshake struct {
 	key     hpke.PrivateKey
@@ -61,13 +61,13 @@ func (o *ClientHandshake) kemKey() []byte { return o.key.PublicKey().Bytes() }
 // Request is the body of the open request. The caller does not change it.
 func (o *ClientHandshake) Request() []byte { return o.request }
 
-// openResponse is an answer taken apart; nothing in it is checked yet.
+// openResponse is a response taken apart; nothing in it is checked yet.
 type openResponse struct {
 	enc, session, unit, identity, ring, head, expiry []byte
 	chain, signature, evidence, ticket, time         []byte
 }
 
-// unverifiedResponse takes an answer apart and demands the size of every field.
+// unverifiedResponse takes a response apart and demands the size of every field.
 func unverifiedResponse(b []byte) (openResponse, error) {
 	if len(b) > MaxOpenResponse {
 		return openResponse{}, wire.Refuse(wire.TooLarge, "session response: size in bytes", len(b), MaxOpenResponse)
@@ -90,8 +90,8 @@ func unverifiedResponse(b []byte) (openResponse, error) {
 	return openResponse{f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10], f[11]}, nil
 }
 
-// UnverifiedOpener is the unit that an answer to an open request names; zero where the
-// answer does not parse. Nothing of it is checked.
+// UnverifiedOpener is the unit that a response to an open request names; zero where the
+// response does not parse. Nothing of it is checked.
 func UnverifiedOpener(b []byte) (unit wire.UnitID) {
 	if a, err := unverifiedResponse(b); err == nil {
 		copy(unit[:], a.unit)
@@ -99,17 +99,17 @@ func UnverifiedOpener(b []byte) (unit wire.UnitID) {
 	return unit
 }
 
-// Finish judges the answer to the request and gives the session. It may be
-// called again with the same answer and newer trust.
+// Finish verifies the response to the request and gives the session. It may be
+// called again with the same response and newer trust.
 //
 // It refuses with "behind" a policy head that trust does not know, which newer
 // trust may, and a session that is shared under ring keys older than a cut which
 // trust knows, or of a unit that has not got to the head wanted; with the reasons of
 // [identity.Check] a unit that is not what the pin says, and with "cut-off" one that
-// trust cuts off; with "signature" an answer that the unit did not give to this
+// trust cuts off; with "signature" a response that the unit did not give to this
 // request; with "clock" a unit whose time is more than 5 minutes from at; with
 // "evidence-missing" wanted evidence that is not there, and with
-// the reasons of appraisal and admission evidence that does not hold.
+// the reasons of appraisal and admission evidence that does not have.
 func (o *ClientHandshake) Finish(b []byte, trust unitauth.Trust, at time.Time) (*Session, error) {
 	a, err := unverifiedResponse(b)
 	if err != nil {
@@ -160,10 +160,10 @@ func (o *ClientHandshake) Finish(b []byte, trust unitauth.Trust, at time.Time) (
 }
 
 // ErrBeforeCut says that a session is shared under ring keys that a unit which was cut
-// off may hold: its unit has not heard of the cut.
+// off may have: its unit has not heard of the cut.
 var ErrBeforeCut = wire.Refuse(wire.Behind, "session response: policy head", "a head before a cut, of a session that is sealed for other units", "a head since the cut, or a session without a ticket")
 
-// checkCaughtUp refuses, with "behind", what a unit that stands under a policy head opened
+// checkCaughtUp refuses, with "behind", what a unit that is under a policy head opened
 // while it did not know enough: less than was wanted, or, unless the session stays
 // with that unit alone, a cut of units that hold the ring key.
 func (o *ClientHandshake) checkCaughtUp(head attest.Digest, alone bool, p policy.Approved, peer identity.Peer) error {
@@ -179,13 +179,13 @@ func (o *ClientHandshake) checkCaughtUp(head attest.Digest, alone bool, p policy
 	return nil
 }
 
-// verifyPeer is the unit that answered, as far as its certificates go.
+// verifyPeer is the unit that responded, as far as its certificates go.
 func (o *ClientHandshake) verifyPeer(a openResponse, trust unitauth.Trust, at time.Time) (identity.Peer, error) {
 	return trust.Signer(a.chain, o.pin, unitauth.SignerClaims{Head: a.head, Unit: a.unit, Identity: a.identity, Expiry: a.expiry}, at)
 }
 
 // transcript puts together what was said. What the certificates say is taken
-// from them, not from the answer beside them.
+// from them, not from the response beside them.
 func (o *ClientHandshake) transcript(a openResponse, trust unitauth.Trust, peer identity.Peer) *transcript {
 	return &transcript{
 		kemKey: o.kemKey(), nonce: o.nonce, pin: o.pin.Encode(), wants: o.wants, least: o.least, enc: a.enc,

@@ -62,7 +62,7 @@ func (h *Host) findSession(raw [wire.HeaderSize]byte, at time.Time) (*ServerRequ
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	at = h.advanceClock(at)
-	h.expire(at)
+	h.table.expire(at)
 	st, err := h.serving(at)
 	if err != nil {
 		return nil, err
@@ -129,7 +129,7 @@ func (x *ServerRequest) Caller() Caller {
 }
 
 // RequestHead is the head of the request. It refuses, with "malformed", a request whose first
-// chunk does not hold one.
+// chunk does not have one.
 func (x *ServerRequest) RequestHead() (bhttp.Head, error) { return x.head, x.fault }
 
 // Plaintext is what follows the head: the rest of the first chunk, and the chunks after
@@ -153,7 +153,7 @@ func (x *ServerRequest) openFirst(r io.Reader, clock func() (time.Time, error)) 
 		return err
 	}
 	if x.Whole() {
-		// HTTP/1.1 closes a request's body when its answer begins, so what
+		// HTTP/1.1 closes a request's body when its response begins, so what
 		// follows the final chunk is looked for before the app can begin one.
 		if _, err := x.source.Next(); err != io.EOF {
 			return err
@@ -183,7 +183,7 @@ func (x *ServerRequest) takeNumber() error {
 		return err
 	}
 	x.at = h.advanceClock(now)
-	h.expire(x.at)
+	h.table.expire(x.at)
 	if err := h.known.cutOff(h.credentials, x.at); err != nil { // a policy came while the request was read
 		return err
 	}
@@ -263,7 +263,7 @@ func (x *ServerRequest) Close() ([]byte, error) {
 	return r.sealMessage(envelope.Tombstone, r.header(s, h.id), nil)
 }
 
-// responseWriter gives what stands before the chunks of the answer, and what
+// responseWriter gives what precedes the chunks of the response, and what
 // encrypts them.
 func (x *ServerRequest) responseWriter() (prefix [responsePrefix]byte, s *chunk.Writer, err error) {
 	copy(prefix[:], x.host.id[:])
@@ -272,7 +272,7 @@ func (x *ServerRequest) responseWriter() (prefix [responsePrefix]byte, s *chunk.
 	return prefix, chunk.NewWriter(aead), err
 }
 
-// responsePrefix is what the plaintext of an answer begins with: its kind and the unit's
+// responsePrefix is what the plaintext of a response begins with: its kind and the unit's
 // time. While the clock is refused that is when the number was taken.
 func (x *ServerRequest) responsePrefix(kind ResponseKind) []byte {
 	return append([]byte{byte(kind)}, unitauth.TimeBytes(x.unitTime())...)
@@ -299,7 +299,7 @@ func (x *ServerRequest) ConfirmClose() ([]byte, error) {
 	return x.responseWithoutContent(KindClosed, "")
 }
 
-// responseWithoutContent is a whole answer without content: not executed with a reason, or
+// responseWithoutContent is a whole response without content: not executed with a reason, or
 // closed.
 func (x *ServerRequest) responseWithoutContent(kind ResponseKind, reason wire.Reason) ([]byte, error) {
 	prefix, s, err := x.responseWriter()

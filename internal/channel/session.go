@@ -23,7 +23,7 @@ type Session struct {
 	id       wire.SessionID
 	peer     identity.Peer
 	alone    bool                 // no other unit holds it
-	holders  identity.RingHolders // who may hold it, where it is not alone
+	holders  identity.RingHolders // who may have it, where it is not alone
 	evidence attest.Result
 	head     attest.Digest
 	expires  time.Time
@@ -50,7 +50,7 @@ func (s *Session) OpenedBy() identity.Peer { return s.peer }
 // wanted.
 func (s *Session) Evidence() attest.Result { return s.evidence }
 
-// PolicyHead is the policy head that the unit stood under.
+// PolicyHead is the policy head that the unit was under.
 func (s *Session) PolicyHead() attest.Digest { return s.head }
 
 // Alone reports whether the unit that opened the session holds it alone. It had heard
@@ -108,7 +108,7 @@ func (s *Session) Expires() time.Time { return s.expires }
 // the chance to open it. Only they can read it. It is empty where [Session.Alone].
 func (s *Session) Ticket() []byte { return s.ticket }
 
-// Close erases the secret. Answers that have not begun fail with [ErrClosed].
+// Close erases the secret. Responses that have not begun fail with [ErrClosed].
 func (s *Session) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,7 +127,7 @@ func (s *Session) nextHeader(target wire.UnitID, notAfter time.Time, flags wire.
 	return wire.Header{Session: s.id, Number: s.number, Target: target, NotAfter: notAfter, Flags: flags}, nil
 }
 
-// responseKey is the key of an answer to a request with this header. Closing is
+// responseKey is the key of a response to a request with this header. Closing is
 // confirmed with what a unit keeps of a closed session.
 func (s *Session) responseKey(header wire.Header, fields ...[]byte) (cipher.AEAD, error) {
 	if header.Flags&wire.FlagClose == 0 {
@@ -142,7 +142,7 @@ func (s *Session) responseKey(header wire.Header, fields ...[]byte) (cipher.AEAD
 	return newKeys(&closing).message(wire.LabelResponseKey, fields...)
 }
 
-// messageKey is the key of one request or answer.
+// messageKey is the key of one request or response.
 func (s *Session) messageKey(label wire.Label, fields ...[]byte) (cipher.AEAD, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

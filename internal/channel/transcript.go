@@ -35,7 +35,7 @@ type SessionOptions byte
 const (
 	WantEvidence SessionOptions = 1 << iota // fresh evidence, bound to the session's secret
 	WantReceipts                            // receipts for requests of this session
-	wantHead                                // a unit that stands under a policy head which the request names, or a later one
+	wantHead                                // a unit that is under a policy head which the request names, or a later one
 )
 
 // transcript is everything that both sides said. Both compute its digest; the

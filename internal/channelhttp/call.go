@@ -24,8 +24,8 @@ import (
 type recordKey struct{}
 
 // WithRecord makes a request want a receipt. The record is filled in when the
-// answer's body was read to its end; a body without the receipt of the unit that
-// answered ends in an error.
+// response's body was read to its end; a body without the receipt of the unit that
+// responded ends in an error.
 func WithRecord(ctx context.Context, r *unitauth.Record) context.Context {
 	return context.WithValue(ctx, recordKey{}, r)
 }
@@ -37,20 +37,20 @@ type call struct {
 	record    *unitauth.Record // nil: no receipt wanted
 	small     bool             // it goes into one chunk
 	content   []byte           // where it was read whole
-	bodyTaken bool             // the body was handed on, to whoever closes it
+	bodyTaken bool             // the body was handed on, to any server that closes it
 	budget    retryBudget
 	tried     []wire.UnitID
-	turn      *time.Timer // ends the call's turn to look for somebody who answers; nil: it had none
+	turn      *time.Timer // ends the call's turn to look for a unit that responds; nil: it had none
 }
 
-// RoundTrip sends a request through the channel and gives its answer, which is
+// RoundTrip sends a request through the channel and gives its response, which is
 // a unit's of this cluster, unchanged and for this request. A request whose
 // method is not safe is bound to one unit, which executes it at most once.
 //
 // A request that is safe, or carries an Idempotency-Key, is sent again when an
-// attempt brings no answer; any other only when it surely was not executed, and
-// else the error is [ErrOutcomeUnknown]. An answer that ends early is an
-// [channel.ErrTruncated] of its body. RoundTrip blocks until there is an answer, nothing
+// attempt brings no response; any other only when it surely was not executed, and
+// else the error is [ErrOutcomeUnknown]. A response that ends early is an
+// [channel.ErrTruncated] of its body. RoundTrip blocks until there is a response, nothing
 // is left to try, or the request's context is done.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	c := &call{t: t, request: r, budget: newRetryBudget()}
@@ -92,7 +92,7 @@ func (c *call) readSmall() error {
 	return nil
 }
 
-// failure is an attempt that brought no answer.
+// failure is an attempt that brought no response.
 type failure struct {
 	err     error
 	hint    hint
@@ -162,7 +162,7 @@ func (c *call) prepareRetry(f failure) error {
 	return nil
 }
 
-// acquireProbe pauses before an attempt after one that found nobody, or somebody who has
+// acquireProbe pauses before an attempt after one that found no unit, or somebody who has
 // too much to do. While the gateway or all units are away for a moment all calls of
 // a transport come to this, and if all of them tried on, those who come back would
 // be asked for more than they can do, and for it again. So a few look at a time, and
@@ -366,7 +366,7 @@ func (t *Transport) outer(r *http.Request, h *activeSession, o *outgoing, ticket
 	return r
 }
 
-// sendOuter makes one outer request. It gives an outer answer that holds an inner
+// sendOuter makes one outer request. It gives an outer response that holds an inner
 // one, or fills in what is hinted instead.
 func (c *call) sendOuter(h *activeSession, o *outgoing, ticket string, f *failure) (*http.Response, error) {
 	outer := *c.request // for its context
@@ -396,7 +396,7 @@ func (c *call) sendOuter(h *activeSession, o *outgoing, ticket string, f *failur
 // encodeTicket is the value of the ticket's header field.
 func encodeTicket(s *channel.Session) string { return base64.RawURLEncoding.EncodeToString(s.Ticket()) }
 
-// openResponse opens the inner answer.
+// openResponse opens the inner response.
 func (c *call) openResponse(x *channel.ClientRequest, outer *http.Response, f *failure) (*http.Response, error) {
 	a, err := x.Open(outer.Body)
 	if err != nil {
@@ -426,7 +426,7 @@ func (c *call) openResponse(x *channel.ClientRequest, outer *http.Response, f *f
 	return r, nil
 }
 
-// verifyReceipt judges the receipt at an answer's end, and is io.EOF if it holds.
+// verifyReceipt verifies the receipt at a response's end, and is io.EOF if it holds.
 func (c *call) verifyReceipt(x *channel.ClientRequest, a channel.Response, at time.Time) error {
 	record := x.Record()
 	record.Receipt = a.Receipt()

@@ -1,6 +1,6 @@
 package channelhttp
 
-// attempt is what a client knows about an attempt that brought no answer: by
+// attempt is what a client knows about an attempt that brought no response: by
 // itself, or authenticated by a unit. What an untrusted carrier says has no place here.
 type attempt struct {
 	Safe        bool // its method is safe, RFC 9110, section 9.2.1
@@ -20,7 +20,7 @@ const (
 	giveUp                        // it could be repeated, had its content not been read
 )
 
-// decide says what may follow an attempt that brought no answer. An attempt that
+// decide says what may follow an attempt that brought no response. An attempt that
 // is neither safe nor marked is repeated only when it surely was not executed.
 // That its time is over does not say so, and is not asked.
 func decide(a attempt) verdict {

@@ -13,14 +13,14 @@ import (
 // argument of what decides. It selects how a call goes on that may go on.
 type hint struct {
 	Reason wire.Reason   // empty: none
-	Units  []wire.UnitID // that are said to be there; nil: nothing said
+	Units  []wire.UnitID // that a hint names; nil: nothing said
 	Time   time.Time     // said to be the unit's, beside "expired"; zero: nothing said
 }
 
 // maxUnits bounds the units of a hint.
 const maxUnits = 1024
 
-// hintOf reads the hint in an outer answer.
+// hintOf reads the hint in an outer response.
 func hintOf(response *http.Response) hint {
 	var h hint
 	if list := response.Header.Get(wire.FieldUnits); list != "" {
@@ -44,7 +44,7 @@ func hintOf(response *http.Response) hint {
 	return h
 }
 
-// timeHint is the time in an outer answer, if there is one: a hint.
+// timeHint is the time in an outer response, if there is one: a hint.
 func timeHint(response *http.Response) (at time.Time, ok bool) {
 	ms, err := strconv.ParseInt(response.Header.Get(wire.FieldTime), 10, 64)
 	if err != nil || ms < 0 {
@@ -67,7 +67,7 @@ func unitsOf(list string) (units []wire.UnitID) {
 // retryBudget bounds what a call does again, by the hint or fault that made it.
 type retryBudget struct{ misdirected, rekey, cut, ticket, notExecuted, expired, others int }
 
-// maxOthers is how often a call looks for somebody who answers, with pauses that
+// maxOthers is how often a call looks for a unit that responds, with pauses that
 // double: 5 seconds in all, within which a gateway starts again.
 const maxOthers = 8
 

@@ -105,7 +105,7 @@ func (t *reserved) giveBack() {
 
 // ohttpReading is how many bytes may be kept of a one-off request.
 func ohttpReading(f ohttp.Form, r *http.Request) int {
-	most := ohttp.MaxWhole + chunk.MaxPlaintext/64 // with what stands before the ciphertext
+	most := ohttp.MaxWhole + chunk.MaxPlaintext/64 // with what precedes the ciphertext
 	if f.Chunked {
 		most = chunkReading
 	}

@@ -27,7 +27,7 @@ type retryProblem struct {
 	Introduction []byte `json:"introduction,omitempty"`
 }
 
-// wantAgain answers an open request that must come again: with its cookie, and
+// wantAgain responds to an open request that must come again: with its cookie, and
 // where the client is to challenge the unit, with a credential for it.
 func (s *Server) wantAgain(w http.ResponseWriter, body []byte, at time.Time, cause error) error {
 	cookie, err := s.config.Host.Cookie(body, at)

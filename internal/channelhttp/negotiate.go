@@ -18,7 +18,7 @@ import (
 )
 
 // negotiate opens a session, with patience for what may pass. After a cut it asks for
-// one that all units may hold, and where units have no certificate report since, and
+// one that all units may have, and where units have no certificate report since, and
 // there is no session, takes one that its opener holds alone.
 func (t *Transport) negotiate(ctx context.Context) (*channel.Session, error) {
 	var o *channel.ClientHandshake
@@ -39,7 +39,7 @@ func (t *Transport) negotiate(ctx context.Context) (*channel.Session, error) {
 		if err == nil {
 			return s, nil
 		}
-		// A certificate that ended on the answer's way is renewed by now. A unit that
+		// A certificate that ended on the response's way is renewed by now. A unit that
 		// left its group, or whose release did, beats until its certificate's end: the
 		// gateway may choose another.
 		unreached, refused := errors.Is(err, ErrUnreachable), (*cutUnit)(nil)
@@ -117,7 +117,7 @@ func (t *Transport) hasSession() bool {
 	return t.active != nil
 }
 
-// otherUnit is any of the units that are said to be there, but for those that are cut
+// otherUnit is any of the units that a hint names, but for those that are cut
 // off, as one more now is; zero: none.
 func (t *Transport) otherUnit(one wire.UnitID) wire.UnitID {
 	t.mu.Lock()
@@ -132,7 +132,7 @@ func (t *Transport) otherUnit(one wire.UnitID) wire.UnitID {
 	return wire.UnitID{}
 }
 
-// requestOpen sends the open request once and judges the answer. With an error it may
+// requestOpen sends the open request once and verifies the response. With an error it may
 // give what to come again with.
 func (t *Transport) requestOpen(ctx context.Context, o *channel.ClientHandshake, with retryWith) (s *channel.Session, next retryWith, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, t.sessionURL.String(), bytes.NewReader(o.Request()))

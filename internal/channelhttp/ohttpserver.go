@@ -32,7 +32,7 @@ func (s *Server) serveOHTTP(w http.ResponseWriter, r *http.Request) error {
 	return wire.Refuse(wire.BadRequest, "one-off: method", r.Method, "GET or POST")
 }
 
-// serveOHTTPKeys answers with the key configuration for the pin of the query.
+// serveOHTTPKeys responses with the key configuration for the pin of the query.
 func (s *Server) serveOHTTPKeys(w http.ResponseWriter, r *http.Request, at time.Time) error {
 	pin, err := s.pinOf(r.URL.Query())
 	if err != nil {
@@ -55,7 +55,7 @@ func (s *Server) serveOHTTPKeys(w http.ResponseWriter, r *http.Request, at time.
 		w.Header().Set("Content-Type", wire.TypeSignedKeys)
 		_, err = w.Write(signed)
 	}
-	_ = err // the client may be gone, and there is nobody else to tell
+	_ = err // the client may be gone, and no one else takes the error
 	return nil
 }
 
@@ -76,9 +76,9 @@ func (s *Server) pinOf(query url.Values) (pin unitauth.Pin, err error) {
 	return unitauth.Pin{}, wire.Refuse(wire.BadRequest, "one-off: query", query.Encode(), "task=NAME or id=IDENTITY")
 }
 
-// serveOHTTPRequest answers a one-off request. Once it is opened, every answer is
+// serveOHTTPRequest responds to a one-off request. Once it is opened, every response is
 // encapsulated or cut off. It takes a place when its first chunk is there, which
-// takes a private key to open, and returns it when the answer is made; one in chunks
+// takes a private key to open, and returns it when the response is made; one in chunks
 // is from its head on as cheap as one in a session, and returns it then.
 func (s *Server) serveOHTTPRequest(w http.ResponseWriter, r *http.Request, at time.Time) error {
 	f, err := ohttp.RequestForm(r.Header.Get("Content-Type"))
@@ -156,7 +156,7 @@ func serveOHTTPApp(app http.Handler, a *responseWriter, outer *http.Request, x *
 	return nil
 }
 
-// finishOHTTP ends the answer. In place of one that is more than one piece may hold,
+// finishOHTTP ends the response. In place of one that is more than one piece may have,
 // of which nothing was sent, it says so.
 func finishOHTTP(w http.ResponseWriter, x *channel.OHTTPServerRequest, a *responseWriter) error {
 	err := a.finish()
@@ -164,7 +164,7 @@ func finishOHTTP(w http.ResponseWriter, x *channel.OHTTPServerRequest, a *respon
 		return nil
 	}
 	if a.responder.Begun() || !errors.Is(err, wire.TooLarge) {
-		panic(http.ErrAbortHandler) // cuts the answer off, which the client notices
+		panic(http.ErrAbortHandler) // cuts the response off, which the client notices
 	}
 	p := problemFor(err)
 	p.Status = http.StatusInternalServerError

@@ -18,19 +18,19 @@ import (
 // OHTTPConfig says where one-off requests go. Every field is required but
 // Valid and Whole.
 type OHTTPConfig struct {
-	URL   *url.URL          // of the gateway's resource, or of a relay's; trusted with nothing
+	URL   *url.URL          // of the gateway's resource, or of a relay's; untrusted
 	Inner http.RoundTripper // sends outer requests
 	Keys  unitauth.OHTTPKeys
-	// Valid refuses once policy has cut off a unit that may hold the keys: what comes
-	// of an answer from then on is not taken. Nil takes all.
+	// Valid refuses once policy has cut off a unit that may have the keys: what comes
+	// of a response from then on is not taken. Nil takes all.
 	Valid func() error
 	// Whole sends requests in one piece, to gateways that know RFC 9458 alone.
-	// Requests and answers are then held whole, at most 256 KiB each.
+	// Requests and responses are then held whole, at most 256 KiB each.
 	Whole bool
 }
 
 // OHTTPTransport is an [http.RoundTripper] that sends each request for itself, over
-// Oblivious HTTP, to whoever holds the private keys. Whatever carries a request
+// Oblivious HTTP, to any server that holds the private keys. Whatever carries a request
 // may deliver it many times. It is safe for concurrent use.
 type OHTTPTransport struct {
 	config OHTTPConfig
@@ -50,10 +50,10 @@ func NewOHTTPTransport(c OHTTPConfig) (*OHTTPTransport, error) {
 	return o, nil
 }
 
-// RoundTrip sends a request once and gives its answer, which is of somebody who
+// RoundTrip sends a request once and gives its response, which is of somebody who
 // holds the private key, unchanged and for this request. It refuses with
 // "ohttp-key" when the gateway says that nobody does, with "rate" when it says
-// that they are too many, with "unavailable" any other answer of the gateway's own, and with "truncated" what ends early.
+// that they are too many, with "unavailable" any other response of the gateway's own, and with "truncated" what ends early.
 func (o *OHTTPTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	response, err := o.roundTrip(r)
 	if err != nil {
@@ -119,10 +119,10 @@ func openOHTTP(sent *channel.OHTTPClientRequest, r *http.Request, outer *http.Re
 	return h.Response(r, content)
 }
 
-// maxGatewayResponse bounds in bytes what is read of an answer of the gateway's own.
+// maxGatewayResponse bounds in bytes what is read of a response of the gateway's own.
 const maxGatewayResponse = 16 << 10
 
-// gatewayRefusal is the error of an outer answer that holds no inner one. Nobody
+// gatewayRefusal is the error of an outer response that holds no inner one. Nobody
 // authenticates it.
 func gatewayRefusal(outer *http.Response) error {
 	b, _ := io.ReadAll(io.LimitReader(outer.Body, maxGatewayResponse))

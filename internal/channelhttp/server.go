@@ -19,8 +19,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Relay carries sealed bytes between the units of a cluster. It is trusted with
-// nothing: what it loses the client's ticket replaces.
+// Relay carries sealed bytes between the units of a cluster. It is untrusted: what it loses the client's ticket replaces.
 type Relay interface {
 	// Number is the next session number of the range that the manager gave
 	// this unit, or a random one without a manager. It does not block.
@@ -30,7 +29,7 @@ type Relay interface {
 	Push(kind envelope.Kind, sealed []byte)
 	// Pull asks for the stored copy of a session. Its error has the reason
 	// [wire.NotFound] where there is none, and [wire.Unavailable] where nobody
-	// answers in time.
+	// responses in time.
 	Pull(ctx context.Context, id wire.SessionID) ([]byte, error)
 }
 
@@ -38,14 +37,14 @@ type Relay interface {
 // Crowded and Heads.
 type ServerConfig struct {
 	Host  *channel.Host
-	App   http.Handler // answers the requests of sessions, and all other paths
+	App   http.Handler // responses the requests of sessions, and all other paths
 	Relay Relay
 	// Attester gives fresh evidence; without one no session that wants any is
 	// opened. It is asked for evidence from one goroutine at a time. One that is
 	// [attest.CredentialAttester] introduces itself to the client before.
 	Attester attest.Attester
 	// RingUnknown is called when a session comes under a ring key that the
-	// host does not hold: a reason to renew soon. It does not block.
+	// host does not have: a reason to renew soon. It does not block.
 	RingUnknown func()
 	// Crowded is called with each refusal, and counts those by a quota
 	// ([limit.QuotaOf]). It does not block; nil counts none.
@@ -132,7 +131,7 @@ func problemFor(err error) api.Problem {
 // replaced while it was worked on. Rings are replaced seconds apart at the least.
 const maxReopens = 2
 
-// serveOpen answers an open request.
+// serveOpen responds to an open request.
 func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) error {
 	s.config.Heads.receive(r.Header)
 	setHead(w.Header(), s.config.Heads.newest())
@@ -170,7 +169,7 @@ func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) error {
 		s.config.Relay.Push(envelope.Session, sealed)
 	}
 	w.Header().Set("Content-Type", wire.TypeSession)
-	_, _ = w.Write(response) // the client may be gone, and there is nobody else to tell
+	_, _ = w.Write(response) // the client may be gone, and no one else takes the error
 	return nil
 }
 
@@ -218,7 +217,7 @@ func (s *Server) evidence(r *http.Request, a *channel.ServerHandshake) (attest.E
 	return attest.AttestWithCredential(r.Context(), s.config.Attester, data, credential)
 }
 
-// serveRequest answers a request of a session.
+// serveRequest responds to a request of a session.
 func (s *Server) serveRequest(w http.ResponseWriter, r *http.Request) error {
 	var raw [wire.HeaderSize]byte
 	if _, err := io.ReadFull(r.Body, raw[:]); err != nil {
@@ -356,8 +355,8 @@ func writeWhole(w http.ResponseWriter, b []byte, err error) error {
 	return nil
 }
 
-// serveApp lets the app answer. From here on the request may have been executed,
-// and every answer is authenticated or cut off.
+// serveApp lets the app response. From here on the request may have been executed,
+// and every response is authenticated or cut off.
 func (s *Server) serveApp(w http.ResponseWriter, r *http.Request, x *channel.ServerRequest) error {
 	inner, err := innerRequest(r, x)
 	if err != nil {
@@ -377,7 +376,7 @@ func (s *Server) serveApp(w http.ResponseWriter, r *http.Request, x *channel.Ser
 		closeConnection(w, r)
 	}
 	if err := a.finish(); err != nil {
-		panic(http.ErrAbortHandler) // cuts the answer off, which the client notices
+		panic(http.ErrAbortHandler) // cuts the response off, which the client notices
 	}
 	leave()
 	return nil
@@ -386,7 +385,7 @@ func (s *Server) serveApp(w http.ResponseWriter, r *http.Request, x *channel.Ser
 // unreadWait is how long the rest of a request is waited for that the app has left.
 const unreadWait = time.Second
 
-// fullDuplex lets an answer begin before its request has ended, where a protocol has
+// fullDuplex lets a response begin before its request has ended, where a protocol has
 // to be told so. The handler ends with leave: what it wrote goes out, and some of
 // what it did not read is read and forgotten. The server of net/http does that too,
 // after the handler, but panics then at the next request (go.dev/issue/68560).
@@ -401,7 +400,7 @@ func fullDuplex(w http.ResponseWriter, r *http.Request) (leave func()) {
 }
 
 // closeConnection says of a request that nobody reads to its end that it is the last on its
-// connection, where that is of HTTP/1.1 and the answer has not begun. Else the client
+// connection, where that is of HTTP/1.1 and the response has not begun. Else the client
 // might send the next one while the connection is closed, and not know its outcome.
 func closeConnection(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 {

@@ -21,18 +21,18 @@ const (
 	openTime       = 30 * time.Second       // for opening one session
 	openPause      = 100 * time.Millisecond // after a failed try, growing
 	openTries      = 6
-	openWrongUnits = 4                      // of these, that another than the pin's units answers
-	retryPause     = 20 * time.Millisecond  // before an attempt after one that found nobody, doubling
+	openWrongUnits = 4                      // of these, that another than the pin's units responds
+	retryPause     = 20 * time.Millisecond  // before an attempt after one that found no unit, doubling
 	probeTime      = 100 * time.Millisecond // of such an attempt, in which no other call makes one in its place
 	probeWait      = 10 * time.Second       // for the turn to make one
 	renewPause     = 5 * time.Second        // after opening ahead of expiry failed
 )
 
-// TrustSource gives what answers are judged by.
+// TrustSource gives what responses are verified by.
 type TrustSource interface {
 	// Trust is the newest trust there is. It does not block.
 	Trust() unitauth.Trust
-	// Renew fetches trust anew, after an answer that the newest does not
+	// Renew fetches trust anew, after a response that the newest does not
 	// accept, and gives the newest there is then.
 	Renew(ctx context.Context) unitauth.Trust
 }
@@ -40,7 +40,7 @@ type TrustSource interface {
 // TransportConfig says which cluster a transport speaks to. Every field is
 // required but Wants, Heads and NotAfter.
 type TransportConfig struct {
-	Gateway *url.URL          // whatever reaches the units; trusted with nothing
+	Gateway *url.URL          // whatever reaches the units; untrusted
 	Inner   http.RoundTripper // sends outer requests to the gateway
 	Pin     unitauth.Pin
 	Options channel.SessionOptions
@@ -56,7 +56,7 @@ type TransportConfig struct {
 // Transport is an [http.RoundTripper] that sends requests through the trusted
 // channel. It opens a session when it needs one, and the next ahead of the
 // expiry. A session that a unit which was cut off may read ends as soon as trust has
-// the cut, with the answers under way in it. It is safe for concurrent use and is
+// the cut, with the responses under way in it. It is safe for concurrent use and is
 // closed by its owner.
 type Transport struct {
 	config     TransportConfig
@@ -64,8 +64,8 @@ type Transport struct {
 	requestURL *url.URL
 
 	times      times         // of units
-	chunks     chunk.Pool    // of answers, and of requests in several
-	probeSlots chan struct{} // of calls that look for somebody who answers
+	chunks     chunk.Pool    // of responses, and of requests in several
+	probeSlots chan struct{} // of calls that look for a unit that responds
 
 	lifetime context.Context // ends with Close
 	stop     context.CancelFunc
@@ -255,8 +255,8 @@ func (t *Transport) isWary() bool {
 	return t.wary
 }
 
-// chooseUnit picks the unit that a request is bound to: of those that are said to be
-// there any that was not tried, then the one that opened the session, which surely
+// chooseUnit picks the unit that a request is bound to: of those that a hint
+// names any that was not tried, then the one that opened the session, which surely
 // was there once, then the one whose turn was longest ago.
 func (t *Transport) chooseUnit(h *activeSession, tried []wire.UnitID) (unit wire.UnitID) {
 	t.mu.Lock()
@@ -288,11 +288,11 @@ func lastIndex(tried []wire.UnitID, unit wire.UnitID) int {
 // Closed says how far a session was closed.
 type Closed struct {
 	Confirmed []wire.UnitID // units that erased it, each authenticated
-	Others    time.Time     // until then, units that did not confirm may hold it
+	Others    time.Time     // until then, units that did not confirm may have it
 }
 
 // Close closes the session at the units that are known, as far as ctx lets it,
-// erases its secret, and waits for what the transport started. Answers under way
+// erases its secret, and waits for what the transport started. Responses under way
 // go on; later calls fail with [channel.ErrClosed].
 func (t *Transport) Close(ctx context.Context) Closed {
 	t.mu.Lock()

@@ -22,7 +22,7 @@ type OHTTPKeys struct {
 	Unit    identity.Peer // that signed it
 	Expires time.Time
 	Key     ohttp.PublicKey // that requests are sealed for
-	head    attest.Digest   // that the unit stood under
+	head    attest.Digest   // that the unit was under
 	holders identity.RingHolders
 }
 
@@ -30,7 +30,7 @@ type OHTTPKeys struct {
 func (k OHTTPKeys) IsSet() bool { return k.Key.Public != nil }
 
 // CutOff refuses, with "cut-off", keys that a policy lets nobody use any more: of a
-// signer that it cuts off, or that a unit which was cut off since may hold.
+// signer that it cuts off, or that a unit which was cut off since may have.
 func (k OHTTPKeys) CutOff(p policy.Approved, at time.Time) error {
 	if err := p.CutOff(k.Unit.Facts(), at); err != nil {
 		return err
@@ -41,7 +41,7 @@ func (k OHTTPKeys) CutOff(p policy.Approved, at time.Time) error {
 	return nil
 }
 
-// VerifyOHTTPKeys judges a signed key configuration for clients with a pin. It
+// VerifyOHTTPKeys verifies a signed key configuration for clients with a pin. It
 // refuses with "identity" one for another pin, with "behind" a policy head that
 // trust does not know, and one before a cut of units that hold the private keys, with
 // the reasons of [identity.Check] a signer that is no unit of the pin's, with "expired" one of another time, and with "signature"

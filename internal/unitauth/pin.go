@@ -65,7 +65,7 @@ func (p Pin) Holders(peer identity.Peer) identity.RingHolders {
 // follows reports whether sessions of the pin are sealed under follow keys.
 func (p Pin) follows() bool { return p.Task != "" || p.Group != "" && p.Role == "" }
 
-// LastCut is the policy head after the last step that cut off a unit which may hold
+// LastCut is the policy head after the last step that cut off a unit which may have
 // ring keys of the pin's sessions; zero before the first.
 func (p Pin) LastCut(approved policy.Approved) (last attest.Digest) {
 	ids := []attest.Digest{p.ID}

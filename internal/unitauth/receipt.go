@@ -12,8 +12,8 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Record is what proves to anybody, offline, which unit gave an answer: the
-// plaintext of request and answer as it was sealed, and the unit's receipt.
+// Record is what proves to anybody, offline, which unit gave a response: the
+// plaintext of request and response as it was sealed, and the unit's receipt.
 type Record struct {
 	Request  []byte `json:"request"`
 	Response []byte `json:"response"`
@@ -26,7 +26,7 @@ type Receipt struct {
 	Number  uint64
 	Unit    identity.Peer
 	At      time.Time     // by the unit's clock, when it ended the response
-	Head    attest.Digest // of the policy that the unit stood under, and that it was checked by
+	Head    attest.Digest // of the policy that the unit was under, and that it was checked by
 	Later   *LaterCut     // the first step since that cuts the unit off; nil: none that is known
 }
 
@@ -53,7 +53,7 @@ type ReceiptClaims struct {
 }
 
 // SignReceipt is Frame("cohort receipt v1", session id, request number, SHA-256
-// of the request, SHA-256 of the answer, unit id, time, policy head, chain,
+// of the request, SHA-256 of the response, unit id, time, policy head, chain,
 // signature); the signature covers the framing of the first seven.
 func SignReceipt(key *ecdsa.PrivateKey, chain []byte, c ReceiptClaims) ([]byte, error) {
 	fields := [][]byte{c.Session[:], wire.Uint64(c.Number), c.Request[:], c.Response[:], c.Unit[:], TimeBytes(c.At), c.Head[:]}
@@ -70,10 +70,10 @@ const MaxReceipt = MaxChain + 1<<10
 // ReceiptExpect is whose receipt is wanted, and for which time.
 type ReceiptExpect struct {
 	Pin Pin
-	At  time.Time // of the answer
+	At  time.Time // of the response
 }
 
-// VerifyReceipt judges a record: the unit's certificate must have held at the time
+// VerifyReceipt verifies a record: the unit's certificate must have held at the time
 // that the receipt names, by the policy that it names, which trust knows. Of the pin,
 // exactly one of ID, Task and Group is given. What owners and parties did later
 // refuses a receipt, with "cut-off", whose unit they cut off, unless the receipt is
@@ -81,9 +81,9 @@ type ReceiptExpect struct {
 // statement is, of which no one can say whether it is older. A unit that is cut off can
 // still sign any time that it likes: who asked it before the cut knows more.
 //
-// It refuses with "digest" when request or answer is another than the unit signed,
+// It refuses with "digest" when request or response is another than the unit signed,
 // with "signature" another signature, with "clock" a time more than 5 minutes from
-// the answer's, with "behind" a policy head that trust does not know, and as
+// the response's, with "behind" a policy head that trust does not know, and as
 // [identity.Check] does.
 func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
 	if len(r.Receipt) > MaxReceipt {

@@ -12,7 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Trust is what a client judges an answer by.
+// Trust is what a client verifies a response by.
 type Trust struct {
 	Policy policy.Approved
 	Root   *x509.Certificate // of the authority that Policy names
