@@ -34,6 +34,7 @@ var house = []room{
 	{path: "internal/limit", floor: 0, beside: []string{"internal/wire"}, third: []string{"golang.org/x/time"}},
 	{path: "internal/retry", floor: 0},
 	{path: "internal/queue", floor: 0},
+	{path: "internal/der", floor: 0},
 	{path: "internal/loopback", floor: 0, testsOnly: true},
 	{path: "attest/internal/closed", floor: 0},
 	{path: "internal/envelope", floor: 1},

@@ -50,8 +50,7 @@ func (e Expect) verifyGroupChain(chain []*x509.Certificate, authorityRoot *x509.
 			return extension{}, fmt.Errorf("checking group-bus certificate: %w", err)
 		}
 	}
-	digest := wire.Sum(chain[1].RawSubjectPublicKeyInfo)
-	p, err := e.findApprovedGroup(root, digest)
+	p, err := e.findApprovedGroup(root, wire.Sum(chain[1].RawSubjectPublicKeyInfo))
 	if err == nil && leaf.kind == KindGroup {
 		err = e.verifyParty(p, leaf)
 	}
@@ -166,7 +165,7 @@ func roleApprovalEnd(p *policy.Pact, root attest.Digest, role string, at time.Ti
 	return first
 }
 
-// partyKeys returns the keys of the parties that stand for a leaf of a role: the party named in
+// partyKeys returns the keys of the parties that a leaf of a role belongs to: the party named in
 // the leaf, or, if the leaf names none because all units of the role share it, the party of
 // each member. It is empty if the named party has no member in the role.
 func partyKeys(r policy.Roster, role string, party attest.Digest) []attest.Digest {

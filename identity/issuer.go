@@ -141,7 +141,7 @@ func (i *Issuer) Identity(task, release string) (Identity, error) {
 
 // deriveRelease derives the keys of a release's identity and makes its CA certificates.
 func (i *Issuer) deriveRelease(task string, r *policyfile.Release) (issuedIdentity, error) {
-	e := extension{kind: kindIdentityRoot, id: identityID(i.policy, task, r.References), task: task, measurements: sortedMeasurements(r.References)}
+	e := extension{kind: kindIdentityRoot, id: i.doc.ReleaseID(i.policy.Genesis(), task, r.References), task: task, measurements: policyfile.SortedMeasurements(r.References)}
 	key, err := i.keys.secret.deriveSigningKey(wire.LabelIdentityKey, e.id[:])
 	if err != nil {
 		return issuedIdentity{}, err
@@ -210,7 +210,7 @@ func (i *Issuer) UnitLeaf(grant policy.Grant, signing crypto.PublicKey, at time.
 	if err != nil {
 		return Leaf{}, err
 	}
-	key, err := p256(signing)
+	key, err := verifyP256(signing)
 	if err != nil {
 		return Leaf{}, err
 	}
@@ -228,7 +228,7 @@ func (i *Issuer) UnitTLSLeaf(grant policy.Grant, key crypto.PublicKey, unit wire
 	if err := g.checkKeyMode(policyfile.PerUnit); err != nil {
 		return Leaf{}, err
 	}
-	public, err := p256(key)
+	public, err := verifyP256(key)
 	if err != nil {
 		return Leaf{}, err
 	}

@@ -91,8 +91,8 @@ func (k *Keys) deriveMAC(use wire.Label) (macFunc, error) {
 	}, nil
 }
 
-// p256 refuses, with "request", public keys that are not on P-256.
-func p256(public crypto.PublicKey) (*ecdsa.PublicKey, error) {
+// verifyP256 refuses, with "request", public keys that are not on P-256.
+func verifyP256(public crypto.PublicKey) (*ecdsa.PublicKey, error) {
 	key, ok := public.(*ecdsa.PublicKey)
 	if ok && key != nil && key.Curve == elliptic.P256() {
 		if _, err := key.Bytes(); err == nil {

@@ -103,7 +103,7 @@ func (k *RingKey) Derive(size int, label wire.Label, fields ...[]byte) (key []by
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	if k.reveal == nil {
-		return nil, wire.Refuse(wire.UnknownRing, "ring key "+k.id.String(), "erased", "a key that is not erased")
+		return nil, wire.Refuse(wire.UnknownRing, "ring key "+k.id.String(), "an erased key", "a key that is not erased")
 	}
 	wire.Secretly(func() {
 		secret := k.reveal()
