@@ -116,6 +116,7 @@
 //	   internal/chunk            a message as encrypted chunks, in order and to its end
 //	   attest/internal/pki       how vendors vouch by certificates: chains, revocation
 //	                             lists, validity, and a memory of what was verified
+//	   internal/hostclock        a unit's time, of which the host sets the wall clock
 //	   internal/api              the authority's API: bodies, problems, client
 //	   policy/sshsig             SSH signatures of owners and parties
 //	   internal/authority/trustedclock  the authority's time, of which the host has one clock
@@ -153,7 +154,8 @@
 //	                             place for the tests of all packages; tests only
 //	   internal/bus/bustest      units' certificates for tests of bus and manager, beside
 //	                             testworld; tests only
-//	5  internal/channelhttp      the trusted channel over net/http: a RoundTripper and a Handler,
+//	5  internal/busrelay         a unit's sealed sessions over the bus
+//	   internal/channelhttp      the trusted channel over net/http: a RoundTripper and a Handler,
 //	                             which unit and client stand on
 //	   internal/manager          registry, gateway, links to units and managers; knows no key
 //	   unit                      SDK for units

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/busrelay"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/channelhttp"
 	"github.com/cohort-tee/cohort/internal/envelope"
@@ -38,7 +39,7 @@ const resealMost = 256
 // unit unready.
 type membership struct {
 	host     *channel.Host
-	relay    *relay
+	relay    *busrelay.Relay
 	soon     chan struct{} // a value in it asks for a renewal ahead of time
 	hastened atomic.Int64  // when that was last asked for, Unix nanoseconds
 	inFlight atomic.Int64  // requests being answered
@@ -107,41 +108,26 @@ func keep(before, next identity.RingKeys, now time.Time) identity.RingKeys {
 func (u *Unit) reseal(ctx context.Context) {
 	for ctx.Err() == nil {
 		e := u.held.Load()
-		for u.resealAll(ctx); !u.replacedWithin(ctx, e, resealLate/2+rand.N(resealLate)); {
+		for replaced := false; !replaced && ctx.Err() == nil; {
 			u.resealAll(ctx)
+			replaced, _ = pauseUntil(ctx, resealLate/2+rand.N(resealLate), e.replaced) // the loop sees ctx
 		}
 		wait := min(resealWait, e.renewBefore.Sub(e.renewAfter))
 		_ = retry.Sleep(ctx, rand.N(wait+1)) // the loop sees ctx
 	}
 }
 
-// replacedWithin waits for d, and reports whether e was replaced, or ctx ended,
-// before that.
-func (u *Unit) replacedWithin(ctx context.Context, e *enrolment, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return false
-	case <-e.replaced:
-	case <-ctx.Done():
-	}
-	return true
-}
-
-// resealAll seals again what is not under a current ring key, a part at a time.
+// resealAll seals and publishes again what is not under a current ring key, a part at a time.
 func (u *Unit) resealAll(ctx context.Context) {
-	for u.resealPart() > 0 && retry.Sleep(ctx, resealEach) == nil {
+	for {
+		sealed, left := u.resealSome()
+		for _, s := range sealed {
+			u.cluster.relay.Push(envelope.Session, s)
+		}
+		if left == 0 || retry.Sleep(ctx, resealEach) != nil {
+			return
+		}
 	}
-}
-
-// resealPart seals some sessions again, pushes them, and says how many are left.
-func (u *Unit) resealPart() (left int) {
-	sealed, left := u.resealSome()
-	for _, s := range sealed {
-		u.cluster.relay.Push(envelope.Session, s)
-	}
-	return left
 }
 
 // resealSome seals some sessions again, and says how many are left.
@@ -194,7 +180,7 @@ func (u *Unit) await(ctx context.Context, d time.Duration) (soon bool, err error
 func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	server, err := channelhttp.NewServer(channelhttp.ServerConfig{
 		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: u.forClients(),
-		RingUnknown: u.renewSoon, Heads: channelhttp.Heads{Newest: u.provedHead, Received: u.hinted}, Crowded: u.counters.quotas.count, Clock: u.clock.checked, Log: u.config.Log,
+		RingUnknown: u.renewSoon, Heads: channelhttp.Heads{Newest: u.provedHead, Received: u.hinted}, Crowded: u.counters.quotas.Count, Clock: u.clock.Check, Log: u.config.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("serving the channel: %w", err)

@@ -12,9 +12,8 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
-	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/channel"
-	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/hostclock"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -157,7 +156,7 @@ func TestKeep(t *testing.T) {
 // second one does for the next half minute.
 func TestRenewSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := idle(newClock(bubbleClock))
+		u := idle(hostclock.New(bubbleClock))
 		u.cluster.soon = make(chan struct{}, 1)
 		after := time.Now().Add(time.Hour)
 		u.held.Store(&enrolment{renewAfter: after, renewBefore: after.Add(5 * time.Minute)})
@@ -179,35 +178,6 @@ func TestRenewSoon(t *testing.T) {
 			t.Errorf("much later: renewed after %v, want within %v", got, soonSpread)
 		}
 	})
-}
-
-func TestNumbers(t *testing.T) {
-	r := newRelay(nil, time.Now)
-	if got := r.Number(); got < 1<<63 {
-		t.Errorf("without a range: got %d, want one above 2^63", got)
-	}
-	r.take(bus.Range{First: 7, Count: 2})
-	if a, b := r.Number(), r.Number(); a != 7 || b != 8 {
-		t.Errorf("got %d and %d, want 7 and 8", a, b)
-	}
-	if got := r.Number(); got < 1<<63 {
-		t.Errorf("after the range: got %d, want one above 2^63", got)
-	}
-}
-
-// TestItemOf reads session and expiry off what a host sealed.
-func TestItemOf(t *testing.T) {
-	w := unittest.New(t, "1h")
-	s, sealed := open(w, started(w, "scoring", w.Authority(w.AuthorityKeys)))
-	got, err := itemOf(envelope.Session, sealed)
-	testworld.NoError(t, err)
-	if got.Kind != bus.Sealed || got.Session != s.ID() || int64(got.Expiry) != s.Expires().Unix() {
-		t.Errorf("got %v %v %v, want that of %v until %v", got.Kind, got.Session, got.Expiry, s.ID(), s.Expires().Unix())
-	}
-	_, err = itemOf(envelope.Tombstone, sealed)
-	testworld.Refused(t, err, wire.Malformed)
-	_, err = itemOf(envelope.Session, sealed[1:])
-	testworld.Refused(t, err, wire.Malformed)
 }
 
 // TestManagerConfig: what does not name a manager, or an address, is refused.

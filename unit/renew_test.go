@@ -14,6 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/history"
+	"github.com/cohort-tee/cohort/internal/hostclock"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/unit/unittest"
@@ -80,7 +81,7 @@ func TestStartWaits(t *testing.T) {
 }
 
 // idle is a unit that has seen nothing, at a clock.
-func idle(c *clock) *Unit {
+func idle(c *hostclock.Clock) *Unit {
 	u := &Unit{clock: c}
 	u.seen.Store(&history.History{})
 	u.news.moved = make(chan struct{})
@@ -100,7 +101,7 @@ func TestAwaitRenewal(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				u := idle(newClock(bubbleClock))
+				u := idle(hostclock.New(bubbleClock))
 				after := time.Now().Add(row.due)
 				u.held.Store(&enrolment{renewAfter: after, renewBefore: after.Add(5 * time.Minute)})
 				begin := time.Now()
@@ -118,7 +119,7 @@ func TestAwaitRenewal(t *testing.T) {
 func TestAwaitRenewalAfterSleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var slept atomic.Int64
-		u := idle(newClock(func() (time.Time, time.Duration) {
+		u := idle(hostclock.New(func() (time.Time, time.Duration) {
 			wall, elapsed := bubbleClock()
 			return wall.Add(time.Duration(slept.Load())), elapsed + time.Duration(slept.Load())
 		}))

@@ -89,8 +89,8 @@ func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error 
 // once more for users to hear it: what they bind to a unit that is gone has an
 // unknown outcome.
 func (u *Unit) linger() {
-	if u.cluster.relay.connected() {
-		time.Sleep(2 * lookEvery)
+	if u.cluster.relay.Connected() {
+		time.Sleep(2 * reportInterval)
 	}
 }
 
@@ -110,7 +110,7 @@ func drain(server *http.Server) error {
 func (u *Unit) whileCertified(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		e := r.Context().Value(connKey{}).(*conn).enrolment()
-		if now, err := u.clock.checked(); err != nil || !now.Before(e.notAfter) || u.notSilent(e, now) != nil {
+		if now, err := u.clock.Check(); err != nil || !now.Before(e.notAfter) || u.notSilent(e, now) != nil {
 			panic(http.ErrAbortHandler)
 		}
 		if e != u.held.Load() && r.Header.Get("Upgrade") == "" {
@@ -138,7 +138,7 @@ func (u *Unit) shared(h http.Handler) http.Handler {
 func (u *Unit) Admit(address string) (release func(), err error) {
 	from := limit.AddressOf(address)
 	if err := u.requests.Acquire(from, 1); err != nil {
-		u.counters.quotas.count(err)
+		u.counters.quotas.Count(err)
 		return nil, err
 	}
 	return func() { u.requests.Release(from, 1) }, nil

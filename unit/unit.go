@@ -30,14 +30,17 @@ import (
 	"log/slog"
 	"maps"
 	"net/url"
-	"sync"
+	"os"
 	"sync/atomic"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/busrelay"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/history"
+	"github.com/cohort-tee/cohort/internal/hostclock"
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -108,7 +111,7 @@ type Unit struct {
 	tee      oneAtATime
 	id       wire.UnitID
 	signing  *ecdsa.PrivateKey
-	clock    *clock
+	clock    *hostclock.Clock
 	spki     []byte  // of signing
 	peers    []*peer // ordered by the goroutine that enrols
 	cluster  membership
@@ -148,6 +151,20 @@ func Start(ctx context.Context, c Config) (*Unit, error) {
 	return u, nil
 }
 
+// watch calls Fatal, until ctx is done, when only another start of the program helps.
+func (u *Unit) watch(ctx context.Context) {
+	for _, watch := range []func(context.Context) error{u.clock.Watch, u.cluster.host.Watch} {
+		u.cluster.tasks.Go(func() {
+			if err := watch(ctx); err != nil {
+				u.config.Fatal(fmt.Errorf("unit %s serves nothing any more and ends: %w", u.id, err))
+			}
+		})
+	}
+}
+
+// now returns the unit's time.
+func (u *Unit) now() time.Time { return u.clock.Now() }
+
 // prepare makes a unit that has not enrolled.
 func prepare(c Config) (*Unit, error) {
 	if err := c.check(); err != nil {
@@ -157,12 +174,15 @@ func prepare(c Config) (*Unit, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.Clock == nil {
-		c.Clock = systemClock
+		c.Clock = hostclock.System
 	}
 	if c.Fatal == nil {
-		c.Fatal = exit
+		c.Fatal = func(err error) {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
-	began := newClock(c.Clock)
+	began := hostclock.New(c.Clock)
 	signing, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("making the signing key: %w", err)
@@ -177,7 +197,7 @@ func prepare(c Config) (*Unit, error) {
 	}
 	u := &Unit{config: c, tee: oneAtATime{make(chan struct{}, 1), c.Attester}, id: wire.UnitIDOf(spki), signing: signing, clock: began, spki: spki, stop: func() {}, done: make(chan struct{})}
 	u.requests = limit.NewShares(quotaRequests, maxRequests)
-	u.cluster.host, u.cluster.relay, u.cluster.soon = host, newRelay(host, began.now), make(chan struct{}, 1)
+	u.cluster.host, u.cluster.relay, u.cluster.soon = host, busrelay.New(host, began.Now), make(chan struct{}, 1)
 	u.seen.Store(&history.History{})
 	u.news.moved = make(chan struct{})
 	u.watcher = history.Watcher{Pin: c.Genesis, Current: func() history.History { return *u.seen.Load() }, Adopt: u.adopt, Wait: u.pollTime}
@@ -216,7 +236,7 @@ func (c Config) check() error {
 		fault("group and role", c.Group+" "+c.Role, "both, and no task")
 	}
 	c.checkParties(fault)
-	if !c.Manager.check() {
+	if c.Manager.URL != "" && !bus.ValidURLs(c.Manager.URL) {
 		fault("manager", c.Manager.URL, "tls://host:port")
 	}
 	if !addressOK(c.Address) {
@@ -292,7 +312,7 @@ func (u *Unit) current() (*enrolment, error) {
 	if e == nil {
 		return nil, wire.Refuse(wire.NotEnrolled, "unit: certificate", "none", "an enrolled unit")
 	}
-	now, err := u.clock.checked()
+	now, err := u.clock.Check()
 	if err != nil {
 		return nil, err
 	}
@@ -319,7 +339,7 @@ type Stats struct {
 }
 
 type counters struct {
-	quotas                         quotas
+	quotas                         limit.Refusals
 	renewals, failures, handshakes atomic.Uint64
 	lastFailure                    atomic.Pointer[wire.Reason]
 }
@@ -331,33 +351,6 @@ func (c *counters) failed(err error) {
 	c.failures.Add(1)
 }
 
-// quotas count refusals.
-type quotas struct {
-	mu      sync.Mutex
-	refused map[string]uint64 // guarded by mu: by quota
-}
-
-// count counts a refusal by a quota, and no other error. The name of a quota is the
-// rule of the refusal. There are few of them, and no peer chooses one.
-func (q *quotas) count(err error) {
-	quota, ok := limit.QuotaOf(err)
-	if !ok {
-		return
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.refused == nil {
-		q.refused = make(map[string]uint64)
-	}
-	q.refused[quota]++
-}
-
-func (q *quotas) all() map[string]uint64 {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return maps.Clone(q.refused)
-}
-
 // Stats is a copy of the unit's counters.
 func (u *Unit) Stats() Stats {
 	s := Stats{
@@ -365,8 +358,8 @@ func (u *Unit) Stats() Stats {
 		Failures:   u.counters.failures.Load(),
 		Handshakes: u.counters.handshakes.Load(),
 		Sessions:   u.cluster.host.Stats(u.now()).Sessions,
-		Manager:    u.cluster.relay.connected(),
-		Refused:    u.counters.quotas.all(),
+		Manager:    u.cluster.relay.Connected(),
+		Refused:    u.counters.quotas.Counts(),
 	}
 	if reason := u.counters.lastFailure.Load(); reason != nil {
 		s.LastFailure = *reason
