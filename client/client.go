@@ -141,7 +141,7 @@ func (c *Config) complete() error {
 	return errors.Join(faults...)
 }
 
-func (c *Client) now() time.Time { return c.config.Trust.config.Clock() }
+func (c *Client) currentTime() time.Time { return c.config.Trust.config.Clock() }
 
 // Trust returns the newest trust. Store its [Trust.State] for [TrustConfig.State].
 func (c *Client) Trust() *Trust { return c.trust.Load() }
@@ -187,12 +187,12 @@ func (c *Client) maintain() {
 			continue
 		case <-ticker.C:
 		}
-		if held := c.trust.Load(); c.now().Sub(held.fetchedAt) >= c.config.Refresh {
-			c.renewTrust(c.lifetime, held)
+		if known := c.trust.Load(); c.currentTime().Sub(known.fetchedAt) >= c.config.Refresh {
+			c.renewTrust(c.lifetime, known)
 		}
 		// The known addresses stay when a lookup fails.
 		_ = c.resolve(c.lifetime)
-		c.pool.sweep(c.now())
+		c.pool.sweep(c.currentTime())
 	}
 }
 
@@ -212,20 +212,20 @@ func (c *Client) renewTrust(ctx context.Context, old *Trust) *Trust {
 // enforce checks every connection under trust. One that it refuses ends at once,
 // with the request on it; the others stay open.
 func (c *Client) enforce(t *Trust) {
-	c.pool.enforce(t.Policy().Head(), c.now(), func(opened *conn) error {
-		_, err := identity.Check(opened.peer.PeerCertificates, t.root, t.expect(c.now()))
+	c.pool.enforce(t.Policy().Head(), c.currentTime(), func(opened *conn) error {
+		_, err := identity.Check(opened.peer.PeerCertificates, t.root, t.expect(c.currentTime()))
 		return err
 	})
 }
 
 // ensureAddresses looks up the addresses unless some are known.
 func (c *Client) ensureAddresses(ctx context.Context) error {
-	if c.pool.size() > 0 {
+	if c.pool.replicaCount() > 0 {
 		return nil
 	}
 	c.locating.Lock()
 	defer c.locating.Unlock()
-	if c.pool.size() > 0 {
+	if c.pool.replicaCount() > 0 {
 		return nil
 	}
 	if err := c.resolve(ctx); err != nil {

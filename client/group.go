@@ -27,12 +27,12 @@ func OpenGroup(ctx context.Context, config OpenConfig) (*Channel, error) {
 	if config.Role != Whole && g.Roles[config.Role] == nil {
 		return nil, wire.Refuse(wire.WrongRole, "channel: role", config.Role, fmt.Sprint(g.RoleNames(), ", or * for the whole group"))
 	}
-	return open(ctx, config)
+	return openChannel(ctx, config)
 }
 
 // sessionPin returns the pin of sessions.
 func (o OpenConfig) sessionPin() unitauth.Pin {
-	p := o.Trust.pin()
+	p := o.Trust.basePin()
 	if o.Role != Whole {
 		p.Role = o.Role
 	}

@@ -22,7 +22,7 @@ const MaxRingLifetime = time.Hour
 
 // RingLifetime returns the lifetime of a ring key, for a lifetime of certificates. The key can
 // open sessions for the same time again.
-func RingLifetime(leafLife time.Duration) time.Duration { return min(MaxRingLifetime, 2*leafLife) }
+func RingLifetime(leaf time.Duration) time.Duration { return min(MaxRingLifetime, 2*leaf) }
 
 // RingID names a ring key: the first 16 bytes of H("cohort ring id v1", key).
 type RingID [16]byte

@@ -94,7 +94,7 @@ func (r *real) start(task string) *Unit {
 // each its own under one root, and a unit calls another task.
 func TestOneIdentity(t *testing.T) {
 	r := newReal(t, "1h")
-	leaf := func(u *Unit) string { return string(u.held.Load().leaf.Certificate[0]) }
+	leaf := func(u *Unit) string { return string(u.enrolled.Load().leaf.Certificate[0]) }
 	one, two := r.start("scoring"), r.start("scoring")
 	if leaf(one) != leaf(two) {
 		t.Error("two units in key mode shared hold two leaves")

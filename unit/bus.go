@@ -32,25 +32,25 @@ const (
 	handOverTimeout = 2 * time.Second        // for the sessions that are published at the end
 )
 
-// meet keeps the unit connected to its managers until ctx is done.
-func (u *Unit) meet(ctx context.Context) {
+// runBus keeps the unit connected to its managers until ctx is done.
+func (u *Unit) runBus(ctx context.Context) {
 	for ctx.Err() == nil {
-		if err := u.attend(ctx, u.held.Load()); err != nil {
+		if err := u.joinCluster(ctx, u.enrolled.Load()); err != nil {
 			u.config.Log.Warn("no manager", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
 			_ = retry.Sleep(ctx, authorityBackoff.Max) // the loop sees ctx
 		}
 	}
 }
 
-// attend takes part in the cluster of the identity in e, until the unit has
+// joinCluster takes part in the cluster of the identity in e, until the unit has
 // another identity or ctx is done.
-func (u *Unit) attend(ctx context.Context, e *enrolment) error {
+func (u *Unit) joinCluster(ctx context.Context, e *enrolment) error {
 	conn, err := bus.Connect(bus.Config{URL: u.config.Manager.URL, TLS: u.busTLS(), Ended: u.managerEnded})
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	conn.Subscribe(u.pushed)
+	conn.Subscribe(u.handlePushed)
 	u.cluster.relay.SetConn(conn)
 	defer u.cluster.relay.SetConn(nil)
 	u.report(ctx, conn, e)
@@ -73,7 +73,7 @@ func (u *Unit) busTLS() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, RootCAs: u.config.Manager.CA,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			e, err := u.current()
+			e, err := u.currentEnrolment()
 			if err != nil {
 				return nil, err
 			}
@@ -82,9 +82,9 @@ func (u *Unit) busTLS() *tls.Config {
 	}
 }
 
-// pushed takes over what another unit sealed.
-func (u *Unit) pushed(i bus.Item) {
-	take := u.cluster.host.ImportSession
+// handlePushed takes over what another unit sealed.
+func (u *Unit) handlePushed(i bus.Item) {
+	take := u.cluster.host.Join
 	if i.Kind == bus.Tombstone {
 		take = u.cluster.host.Terminate
 	}
@@ -110,12 +110,12 @@ func (u *Unit) report(ctx context.Context, conn *bus.Conn, e *enrolment) {
 			return
 		case <-ticker.C:
 		}
-		now := u.held.Load()
+		now := u.enrolled.Load()
 		if now.identity.ID != e.identity.ID {
 			return
 		}
 		quiet, asked = quiet+reportInterval, asked+reportInterval
-		if beat := u.beat(now); beat.Ready != sent.Ready || beat.Address != sent.Address || quiet >= bus.HeartbeatInterval {
+		if beat := u.heartbeat(now); beat.Ready != sent.Ready || beat.Address != sent.Address || quiet >= bus.HeartbeatInterval {
 			_ = conn.SendHeartbeat(beat) // the next one is the same
 			sent, quiet = beat, 0
 		}
@@ -142,8 +142,8 @@ func (u *Unit) handOver() {
 	}
 }
 
-// beat is how the unit is now.
-func (u *Unit) beat(e *enrolment) bus.Heartbeat {
+// heartbeat is how the unit is now.
+func (u *Unit) heartbeat(e *enrolment) bus.Heartbeat {
 	b := bus.Heartbeat{
 		Inherits: e.ring.Inherited.Identity,
 		InFlight: int(u.cluster.inFlight.Load()), Sessions: u.cluster.host.Stats(u.now()).Sessions,

@@ -65,7 +65,7 @@ func TestHandsOver(t *testing.T) {
 	u.config.Manager, items = manager(w, u)
 	ctx, end := context.WithCancel(t.Context())
 	attended := make(chan error)
-	go func() { attended <- u.attend(ctx, u.held.Load()) }()
+	go func() { attended <- u.joinCluster(ctx, u.enrolled.Load()) }()
 	testworld.Within(t, 10*time.Second, "the unit is connected", u.cluster.relay.Connected)
 	end()
 	testworld.NoError(t, <-attended)

@@ -24,52 +24,52 @@ import (
 
 // Times of a unit's part in its cluster.
 const (
-	soonEvery  = 30 * time.Second // renewals ahead of time, at most one
-	soonSpread = time.Second      // so that units do not all renew at once
-	resealWait = 5 * time.Second  // after a renewal, at most
-	resealEach = 20 * time.Millisecond
-	resealLate = 200 * time.Millisecond // sessions that came under older keys, about so often
+	hastenInterval     = 30 * time.Second // renewals ahead of time, at most one
+	hastenSpread       = time.Second      // so that units do not all renew at once
+	maxResealDelay     = 5 * time.Second  // after a renewal, at most
+	resealPause        = 20 * time.Millisecond
+	lateResealInterval = 200 * time.Millisecond // sessions that came under older keys, about so often
 )
 
-// resealMost bounds the sessions that are sealed again at a time.
-const resealMost = 256
+// maxReseal bounds the sessions that are sealed again at a time.
+const maxReseal = 256
 
-// membership is the unit's part in its cluster: the sessions it shares with the
+// clusterState is the unit's part in its cluster: the sessions it shares with the
 // other units, and what it says of itself to the manager. Nothing in it makes a
 // unit unready.
-type membership struct {
-	host     *channel.Host
-	relay    *busrelay.Relay
-	soon     chan struct{} // a value in it asks for a renewal ahead of time
-	hastened atomic.Int64  // when that was last asked for, Unix nanoseconds
-	inFlight atomic.Int64  // requests being answered
-	serving  atomic.Int64  // calls of Serve that do not end yet
-	address  atomic.Pointer[string]
-	tasks    sync.WaitGroup // the goroutines below
+type clusterState struct {
+	host         *channel.Host
+	relay        *busrelay.Relay
+	renewNow     chan struct{} // a value in it asks for a renewal ahead of time
+	lastHastened atomic.Int64  // when that was last asked for, Unix nanoseconds
+	inFlight     atomic.Int64  // requests being answered
+	serving      atomic.Int64  // calls of Serve that do not end yet
+	address      atomic.Pointer[string]
+	tasks        sync.WaitGroup // the goroutines below
 }
 
-// join begins the unit's part in its cluster, until ctx is done.
-func (u *Unit) join(ctx context.Context) {
+// startCluster begins the unit's part in its cluster, until ctx is done.
+func (u *Unit) startCluster(ctx context.Context) {
 	u.cluster.tasks.Go(func() { u.reseal(ctx) })
 	if u.config.Manager.URL != "" {
-		u.cluster.tasks.Go(func() { u.meet(ctx) })
+		u.cluster.tasks.Go(func() { u.runBus(ctx) })
 	}
 }
 
-// stand makes an enrolment what the channel stands on. It is called by the
+// applyCredentials makes an enrolment what the channel stands on. It is called by the
 // goroutine that enrols, before the enrolment is held.
-func (u *Unit) stand(e *enrolment) error {
+func (u *Unit) applyCredentials(e *enrolment) error {
 	unit, err := x509.ParseCertificate(e.unit)
 	if err != nil {
 		return fmt.Errorf("reading the unit certificate: %w", err)
 	}
-	if before := u.held.Load(); before != nil && before.identity.ID == e.identity.ID {
+	if before := u.enrolled.Load(); before != nil && before.identity.ID == e.identity.ID {
 		now := u.now()
 		again := func(of identity.RingHolders, was, is identity.RingKeys) identity.RingKeys {
 			if identity.RingCutSince(e.policy, of, before.policy.Head()) {
 				return is
 			}
-			return keep(was, is, now)
+			return withOldKeys(was, is, now)
 		}
 		id := e.identity.ID
 		e.ring.Strict = again(identity.RingHolders{Identity: id, Role: e.identity.Role}, before.ring.Strict, e.ring.Strict)
@@ -89,10 +89,10 @@ func (u *Unit) stand(e *enrolment) error {
 	})
 }
 
-// keep is next with the newest key of before, where an authority that started
+// withOldKeys is next with the newest key of before, where an authority that started
 // again knows nothing of it: sessions under that go on until its end. There must be no
 // cut between.
-func keep(before, next identity.RingKeys, now time.Time) identity.RingKeys {
+func withOldKeys(before, next identity.RingKeys, now time.Time) identity.RingKeys {
 	for _, old := range []*identity.RingKey{before.Current, before.Previous} {
 		if next.Previous == nil && old != nil && old.ID() != next.Current.ID() && now.Before(old.End()) {
 			next.Previous = old.Until(old.End()) // a copy, because the host erases what it held
@@ -107,12 +107,12 @@ func keep(before, next identity.RingKeys, now time.Time) identity.RingKeys {
 // release that this one continues: a successor opens only what is sealed here.
 func (u *Unit) reseal(ctx context.Context) {
 	for ctx.Err() == nil {
-		e := u.held.Load()
+		e := u.enrolled.Load()
 		for replaced := false; !replaced && ctx.Err() == nil; {
 			u.resealAll(ctx)
-			replaced, _ = pauseUntil(ctx, resealLate/2+rand.N(resealLate), e.replaced) // the loop sees ctx
+			replaced, _ = pauseUntil(ctx, lateResealInterval/2+rand.N(lateResealInterval), e.replaced) // the loop sees ctx
 		}
-		wait := min(resealWait, e.renewBefore.Sub(e.renewAfter))
+		wait := min(maxResealDelay, e.renewBefore.Sub(e.renewAfter))
 		_ = retry.Sleep(ctx, rand.N(wait+1)) // the loop sees ctx
 	}
 }
@@ -124,7 +124,7 @@ func (u *Unit) resealAll(ctx context.Context) {
 		for _, s := range sealed {
 			u.cluster.relay.Push(envelope.Session, s)
 		}
-		if left == 0 || retry.Sleep(ctx, resealEach) != nil {
+		if left == 0 || retry.Sleep(ctx, resealPause) != nil {
 			return
 		}
 	}
@@ -132,7 +132,7 @@ func (u *Unit) resealAll(ctx context.Context) {
 
 // resealSome seals some sessions again, and says how many are left.
 func (u *Unit) resealSome() (sealed [][]byte, left int) {
-	sealed, left, err := u.cluster.host.Reseal(resealMost, u.now())
+	sealed, left, err := u.cluster.host.Reseal(maxReseal, u.now())
 	if err != nil && !errors.Is(err, wire.CutOff) { // a unit that is cut off seals nothing
 		u.config.Log.Warn("sessions are not sealed again", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
 	}
@@ -143,30 +143,30 @@ func (u *Unit) resealSome() (sealed [][]byte, left int) {
 // key that the unit does not hold. Anybody can make up such a session, so it
 // does so only once in a while.
 func (u *Unit) renewSoon() {
-	now, last := u.now().UnixNano(), u.cluster.hastened.Load()
-	if now-last < int64(soonEvery) || !u.cluster.hastened.CompareAndSwap(last, now) {
+	now, last := u.now().UnixNano(), u.cluster.lastHastened.Load()
+	if now-last < int64(hastenInterval) || !u.cluster.lastHastened.CompareAndSwap(last, now) {
 		return
 	}
 	select {
-	case u.cluster.soon <- struct{}{}:
+	case u.cluster.renewNow <- struct{}{}:
 	default:
 	}
 }
 
-// await blocks for d, or until a renewal is asked for ahead of time or a step concerns
+// awaitStep blocks for d, or until a renewal is asked for ahead of time or a step concerns
 // the unit, and says whether one of these is.
-func (u *Unit) await(ctx context.Context, d time.Duration) (soon bool, err error) {
+func (u *Unit) awaitStep(ctx context.Context, d time.Duration) (soon bool, err error) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
-		moved := u.news.next()
-		if u.concerned(u.held.Load()) {
+		moved := u.steps.nextStep()
+		if u.mustRenew(u.enrolled.Load()) {
 			return true, retry.Sleep(ctx, rand.N(u.spread()+1))
 		}
 		select {
 		case <-moved:
-		case <-u.cluster.soon:
-			return true, retry.Sleep(ctx, rand.N(soonSpread))
+		case <-u.cluster.renewNow:
+			return true, retry.Sleep(ctx, rand.N(hastenSpread))
 		case <-ctx.Done():
 			return false, ctx.Err()
 		case <-timer.C:
@@ -180,7 +180,7 @@ func (u *Unit) await(ctx context.Context, d time.Duration) (soon bool, err error
 func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	server, err := channelhttp.NewServer(channelhttp.ServerConfig{
 		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: u.forClients(),
-		RingUnknown: u.renewSoon, Heads: channelhttp.Heads{Newest: u.provedHead, Received: u.hinted}, Crowded: u.counters.quotas.Count, Clock: u.clock.Check, Log: u.config.Log,
+		RingUnknown: u.renewSoon, Heads: channelhttp.Heads{Newest: u.provedHead, Received: u.hintHead}, Crowded: u.counters.quotas.Count, Clock: u.clock.Check, Log: u.config.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("serving the channel: %w", err)
@@ -192,8 +192,8 @@ func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	}), nil
 }
 
-// announce lets the manager know where the unit serves, until leave is called.
-func (u *Unit) announce(listening net.Addr) (leave func()) {
+// announceAddress lets the manager know where the unit serves, until leave is called.
+func (u *Unit) announceAddress(listening net.Addr) (leave func()) {
 	address := u.config.Address
 	if address == "" {
 		address = listening.String()
@@ -203,24 +203,24 @@ func (u *Unit) announce(listening net.Addr) (leave func()) {
 	return sync.OnceFunc(func() { u.cluster.serving.Add(-1) })
 }
 
-// oneAtATime is an attester that one goroutine at a time calls: a renewal and a
+// serialAttester is an attester that one goroutine at a time calls: a renewal and a
 // session may want evidence together.
-type oneAtATime struct {
+type serialAttester struct {
 	turn chan struct{} // holds a value during a call
 	attest.Attester
 }
 
 // Attest waits for its turn, but not for longer than ctx.
-func (o oneAtATime) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
-	return o.answer(ctx, data, nil)
+func (o serialAttester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
+	return o.attest(ctx, data, nil)
 }
 
-// answer is Attest, with the secret of a credential if there is one.
-func (o oneAtATime) answer(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
+// attest is Attest, with the secret of a credential if there is one.
+func (o serialAttester) attest(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
 	select {
 	case o.turn <- struct{}{}:
 		defer func() { <-o.turn }()
-		return attest.AttestWithCredential(ctx, o.Attester, data, credential)
+		return attest.Answer(ctx, o.Attester, data, credential)
 	case <-ctx.Done():
 		return attest.Evidence{}, errors.Join(wire.Refuse(wire.Unavailable, "unit: TEE", "busy", "free"), context.Cause(ctx))
 	}
@@ -229,39 +229,39 @@ func (o oneAtATime) answer(ctx context.Context, data attest.ReportData, credenti
 // forClients is the unit's attester for clients, which challenge it where its
 // platform is one that they can challenge.
 func (u *Unit) forClients() attest.Attester {
-	if tee, ok := u.tee.Attester.(attest.CredentialAttester); ok {
-		return challenged{stapling{u}, tee}
+	if tee, ok := u.tee.Attester.(attest.Challenged); ok {
+		return challengedAttester{staplingAttester{u}, tee}
 	}
-	return stapling{u}
+	return staplingAttester{u}
 }
 
-// stapling is the unit's attester that puts beside the evidence what the newest
+// staplingAttester is the unit's attester that puts beside the evidence what the newest
 // report says of it.
-type stapling struct{ u *Unit }
+type staplingAttester struct{ u *Unit }
 
 // Attest implements [attest.Attester].
-func (s stapling) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
-	return s.answer(ctx, data, nil)
+func (s staplingAttester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
+	return s.attest(ctx, data, nil)
 }
 
-func (s stapling) answer(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
-	evidence, err := s.u.tee.answer(ctx, data, credential)
-	if e := s.u.held.Load(); err == nil && e != nil {
+func (s staplingAttester) attest(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
+	evidence, err := s.u.tee.attest(ctx, data, credential)
+	if e := s.u.enrolled.Load(); err == nil && e != nil {
 		evidence = evidence.WithEach(e.endorsed)
 	}
 	return evidence, err
 }
 
-// challenged is a stapling attester that introduces itself.
-type challenged struct {
-	stapling
-	tee attest.CredentialAttester
+// challengedAttester is a stapling attester that introduces itself.
+type challengedAttester struct {
+	staplingAttester
+	tee attest.Challenged
 }
 
-func (c challenged) Keys() attest.TPMKeys { return c.tee.Keys() }
+func (c challengedAttester) Introduce() attest.Introduction { return c.tee.Introduce() }
 
-func (c challenged) AttestFor(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
-	return c.answer(ctx, data, credential)
+func (c challengedAttester) AttestFor(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
+	return c.attest(ctx, data, credential)
 }
 
 // Caller is who sent a request through the trusted channel, as a handler may

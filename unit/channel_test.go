@@ -65,7 +65,7 @@ func TestStapled(t *testing.T) {
 			}
 			u := started(w, "scoring", f)
 			u.tee.Attester = attest.WithDevices(u.tee.Attester, attesttest.NewNVIDIAVendor(time.Now()).GPU("GH100")) // which the fake knows no rules for
-			got, err := stapling{u}.Attest(t.Context(), attest.ReportData{1})
+			got, err := staplingAttester{u}.Attest(t.Context(), attest.ReportData{1})
 			testworld.NoError(t, err)
 			if !bytes.Equal(got.Endorsed[attest.RoleChecked], row.want) || string(got.Endorsed["crl"]) != "of the TEE's vendor" {
 				t.Errorf("got %q, want %q and the vendor's document", got.Endorsed, row.want)
@@ -119,11 +119,11 @@ func TestOldInheritedRingKept(t *testing.T) {
 	f := w.Authority(w.AuthorityKeys)
 	f.Faults.Report = func(r *api.Report) { r.Rings.Inherited = inherited }
 	u := started(w, "scoring", f)
-	old := u.held.Load().ring.Inherited.Keys.Current.ID()
+	old := u.enrolled.Load().ring.Inherited.Keys.Current.ID()
 	inherited.RingKeys = unittest.RingKeys(0x60, time.Now())
 	inherited.Previous = nil
 	testworld.NoError(t, u.Attempt(testworld.ShortContext(t)))
-	if got := u.held.Load().ring.Inherited.Keys.Previous; got == nil || got.ID() != old {
+	if got := u.enrolled.Load().ring.Inherited.Keys.Previous; got == nil || got.ID() != old {
 		t.Errorf("got %v as the former inherited key, want %v", got != nil, old)
 	}
 }
@@ -144,7 +144,7 @@ func TestKeep(t *testing.T) {
 		{"ended", identity.RingKeys{Current: ended, Previous: ended}, identity.RingKeys{Current: a}, nil},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			got := keep(row.before, row.next, now).Previous
+			got := withOldKeys(row.before, row.next, now).Previous
 			if (got == nil) != (row.want == nil) || got != nil && got.ID() != row.want.ID() {
 				t.Errorf("got %v, want %v", got != nil, row.want != nil)
 			}
@@ -157,25 +157,25 @@ func TestKeep(t *testing.T) {
 func TestRenewSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := idle(hostclock.New(bubbleClock))
-		u.cluster.soon = make(chan struct{}, 1)
+		u.cluster.renewNow = make(chan struct{}, 1)
 		after := time.Now().Add(time.Hour)
-		u.held.Store(&enrolment{renewAfter: after, renewBefore: after.Add(5 * time.Minute)})
+		u.enrolled.Store(&enrolment{renewAfter: after, renewBefore: after.Add(5 * time.Minute)})
 		waited := func() time.Duration {
 			begin := time.Now()
 			testworld.NoError(t, u.awaitRenewal(t.Context()))
 			return time.Since(begin)
 		}
 		u.renewSoon()
-		if got := waited(); got >= soonSpread {
-			t.Errorf("renewed after %v, want within %v", got, soonSpread)
+		if got := waited(); got >= hastenSpread {
+			t.Errorf("renewed after %v, want within %v", got, hastenSpread)
 		}
 		u.renewSoon()
 		if got := waited(); got < 10*time.Minute {
 			t.Errorf("renewed after %v, want at its time", got)
 		}
 		u.renewSoon()
-		if got := waited(); got >= soonSpread {
-			t.Errorf("much later: renewed after %v, want within %v", got, soonSpread)
+		if got := waited(); got >= hastenSpread {
+			t.Errorf("much later: renewed after %v, want within %v", got, hastenSpread)
 		}
 	})
 }

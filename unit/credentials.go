@@ -22,7 +22,7 @@ type Credentials struct {
 // Credentials returns the newest ones, whatever [Unit.Ready] reports. It refuses with
 // "not-enrolled" after Close.
 func (u *Unit) Credentials() (Credentials, error) {
-	e := u.held.Load()
+	e := u.enrolled.Load()
 	if e == nil {
 		return Credentials{}, wire.Refuse(wire.NotEnrolled, "unit: certificate", "none", "an enrolled unit")
 	}

@@ -26,7 +26,7 @@ import (
 // enrolment is what one certificate report gave: an immutable snapshot.
 type enrolment struct {
 	policy      policy.Approved
-	life        time.Duration     // of certificates, as policy has it
+	lifetime    time.Duration     // of certificates, as policy has it
 	root        *x509.Certificate // authority root
 	identity    identity.Identity
 	party       attest.Digest    // whose program the unit runs, in a group: key
@@ -67,9 +67,9 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 	}
 	sealed, err := p.Authority.Certify(ctx, request)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("asking for certificates: %w", err), u.teach(ctx, p, err))
+		return nil, errors.Join(fmt.Errorf("asking for certificates: %w", err), u.pushHistory(ctx, p, err))
 	}
-	signed, err := keys.open(request, sealed)
+	signed, err := keys.openReport(request, sealed)
 	if err != nil {
 		return nil, fmt.Errorf("opening the report: %w", err)
 	}
@@ -84,13 +84,13 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("checking the report: %w", err)
 	}
-	return e, e.staple(sealed)
+	return e, e.stapleEndorsements(sealed)
 }
 
 // introduction is what a TPM says of itself; all others need no credential.
 func (u *Unit) introduction() api.ChallengeRequest {
-	if tee, ok := u.tee.Attester.(attest.CredentialAttester); ok {
-		in := tee.Keys()
+	if tee, ok := u.tee.Attester.(attest.Challenged); ok {
+		in := tee.Introduce()
 		return api.ChallengeRequest{EK: in.Device, AK: in.Key}
 	}
 	return api.ChallengeRequest{}
@@ -104,7 +104,7 @@ func (u *Unit) request(ctx context.Context, challenge api.Challenge) (api.Certif
 		Nonce: challenge.Nonce, SigningKey: u.spki,
 		Root: approved.Document().Authority.Root, Head: approved.Head(),
 	}
-	terms, err := u.config.terms(approved)
+	terms, err := u.config.certificateTerms(approved)
 	if err != nil {
 		return request, secrets{}, err
 	}
@@ -112,7 +112,7 @@ func (u *Unit) request(ctx context.Context, challenge api.Challenge) (api.Certif
 	if err != nil {
 		return request, keys, err
 	}
-	evidence, err := u.tee.answer(ctx, attest.BindReportData(wire.LabelIssue, request.Bound()...), challenge.Credential)
+	evidence, err := u.tee.attest(ctx, attest.Bind(wire.LabelIssue, request.Bound()...), challenge.Credential)
 	if err != nil {
 		return request, keys, fmt.Errorf("asking the TEE for evidence: %w", err)
 	}
@@ -141,7 +141,7 @@ func newSecrets(mode policyfile.KeyMode, request *api.CertificateRequest) (keys 
 	return keys, nil
 }
 
-func taskOf(p policy.Approved, name string) (*policyfile.Task, error) {
+func findTask(p policy.Approved, name string) (*policyfile.Task, error) {
 	task, ok := p.Document().Tasks[name]
 	if !ok {
 		return nil, wire.Refuse(wire.NotFound, "policy: task", name, "a task of the policy")
@@ -149,9 +149,9 @@ func taskOf(p policy.Approved, name string) (*policyfile.Task, error) {
 	return task, nil
 }
 
-// open decrypts the answer. That it opens says that it was made for this
+// openReport decrypts the answer. That it opens says that it was made for this
 // request, not yet by whom.
-func (s secrets) open(request api.CertificateRequest, sealed api.SealedReport) (api.SignedReport, error) {
+func (s secrets) openReport(request api.CertificateRequest, sealed api.SealedReport) (api.SignedReport, error) {
 	var unverified api.SignedReport
 	recipient, err := hpke.NewRecipient(sealed.Encapsulated, s.hpke, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(request, sealed.GroupRoot))
 	if err != nil {
@@ -192,7 +192,7 @@ func (u *Unit) accept(request api.CertificateRequest, groupRoot wire.Digest, sig
 	if err := u.checkLeaf(e, report, keys); err != nil {
 		return nil, fmt.Errorf("leaf certificate: %w", err)
 	}
-	if err := e.takeRing(report.Rings); err != nil {
+	if err := e.setRing(report.Rings); err != nil {
 		return nil, fmt.Errorf("ring keys: %w", err)
 	}
 	return e, e.setTimes(report, u.now())
@@ -235,7 +235,7 @@ func (u *Unit) checkSignature(request api.CertificateRequest, groupRoot wire.Dig
 // against those of its signer.
 func (u *Unit) snapshot(report api.Report, signer []*x509.Certificate) (*enrolment, error) {
 	approved, root := u.seen.Load().Policy(), signer[len(signer)-1]
-	terms, err := u.config.terms(approved)
+	terms, err := u.config.certificateTerms(approved)
 	if err != nil {
 		return nil, err
 	}
@@ -260,7 +260,7 @@ func (u *Unit) snapshot(report api.Report, signer []*x509.Certificate) (*enrolme
 	}
 	var party attest.Digest
 	if u.config.Group != "" {
-		if party, err = u.config.party(approved, report); err != nil {
+		if party, err = u.config.ownParty(approved, report); err != nil {
 			return nil, err
 		}
 	}
@@ -269,18 +269,18 @@ func (u *Unit) snapshot(report api.Report, signer []*x509.Certificate) (*enrolme
 		return nil, fmt.Errorf("checking the head in the report: %w", err)
 	}
 	return &enrolment{
-		proved: proved, policy: approved, root: root, unit: report.Unit, env: report.Env, replaced: make(chan struct{}), life: terms.life,
+		proved: proved, policy: approved, root: root, unit: report.Unit, env: report.Env, replaced: make(chan struct{}), lifetime: terms.lifetime,
 		identity: identity.Identity{
 			ID: id, Task: report.Task, Release: report.Release, Group: report.Group, Role: report.Role,
 			Root: report.IdentityCA, Cross: report.Cross,
 		},
-		party: party, endorsed: whenChecked(report),
+		party: party, endorsed: fetchTimes(report),
 	}, nil
 }
 
-// whenChecked is the authority's word on when it had what vendors say of each part of
+// fetchTimes is the authority's word on when it had what vendors say of each part of
 // our evidence, where it says so.
-func whenChecked(report api.Report) (all []attest.Endorsements) {
+func fetchTimes(report api.Report) (all []attest.Endorsements) {
 	for _, checked := range append([][]byte{report.Checked}, report.DevicesChecked...) {
 		one := attest.Endorsements{}
 		if len(checked) > 0 {
@@ -291,9 +291,9 @@ func whenChecked(report api.Report) (all []attest.Endorsements) {
 	return all
 }
 
-// staple keeps what a client needs to judge our evidence without its vendors: their
+// stapleEndorsements keeps what a client needs to judge our evidence without its vendors: their
 // documents, unchecked, beside the authority's word on when it had them.
-func (e *enrolment) staple(sealed api.SealedReport) error {
+func (e *enrolment) stapleEndorsements(sealed api.SealedReport) error {
 	unverified := append([]map[string][]byte{sealed.Endorsements}, sealed.DeviceEndorsements...)
 	if len(unverified) != len(e.endorsed) {
 		return wire.Refuse(wire.Malformed, "report: devices with endorsements", len(unverified)-1, len(e.endorsed)-1)
@@ -304,7 +304,7 @@ func (e *enrolment) staple(sealed api.SealedReport) error {
 				one[role] = document
 			}
 		}
-		if _, err := one.Fetched(); err != nil {
+		if _, err := one.Checked(); err != nil {
 			return err
 		}
 	}
@@ -359,7 +359,7 @@ func (u *Unit) checkOwn(e *enrolment, raw [][]byte, key crypto.PublicKey, expect
 	if !key.(*ecdsa.PublicKey).Equal(chain[0].PublicKey) {
 		return identity.Peer{}, wire.Refuse(wire.BadChain, "certified key", "another key", "the unit's own")
 	}
-	if expect.At, err = judgedAt(chain[0], u.now()); err != nil {
+	if expect.At, err = verificationTime(chain[0], u.now()); err != nil {
 		return identity.Peer{}, err
 	}
 	expect.Policy, expect.IDs = e.policy, []attest.Digest{e.identity.ID}
@@ -381,7 +381,7 @@ func (e *enrolment) setTimes(report api.Report, now time.Time) error {
 		return wire.Refuse(wire.Malformed, "report: renewal", e.renewAfter, "before the certificate's end")
 	}
 	begin := e.leaf.Leaf.NotBefore.Add(wire.WindowLead)
-	next := begin.Add(e.life * 2 / 3)
+	next := begin.Add(e.lifetime * 2 / 3)
 	if latest := next.Add(wire.MaxClockSkew); now.After(latest) {
 		return wire.Refuse(wire.ClockSkew, "certificate window: time here", now.UTC().Format(time.RFC3339), "before "+latest.UTC().Format(time.RFC3339))
 	}

@@ -21,24 +21,24 @@ type readiness struct {
 func (u *Unit) Health() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, struct {
+		writeJSON(w, http.StatusOK, struct {
 			Live bool `json:"live"`
 		}{true})
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if err := u.Ready(); err != nil {
-			answer(w, http.StatusServiceUnavailable, readiness{Reason: wire.ReasonOf(err), Detail: err.Error()})
+			writeJSON(w, http.StatusServiceUnavailable, readiness{Reason: wire.ReasonOf(err), Detail: err.Error()})
 			return
 		}
-		answer(w, http.StatusOK, readiness{Ready: true})
+		writeJSON(w, http.StatusOK, readiness{Ready: true})
 	})
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, u.Stats())
+		writeJSON(w, http.StatusOK, u.Stats())
 	})
 	return mux
 }
 
-func answer(w http.ResponseWriter, status int, body any) {
+func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	// The caller may be gone, and there is nobody else to tell.

@@ -39,10 +39,10 @@ func keysOK(keys []attest.Digest) bool {
 	return len(keys) > 0
 }
 
-// party is the key of the unit's own party, where the roster of a report names exactly
+// ownParty is the key of the unit's own party, where the roster of a report names exactly
 // that party for the unit's program in its role. That it approves the roster was checked of
 // the report's signer: a quorum of others, and the authority's word, count for neither.
-func (c Config) party(p policy.Approved, report api.Report) (attest.Digest, error) {
+func (c Config) ownParty(p policy.Approved, report api.Report) (attest.Digest, error) {
 	id, err := identity.ReleaseID(p, report.Task, report.Release)
 	if err != nil {
 		return attest.Digest{}, err

@@ -34,16 +34,16 @@ func PeerOf(ctx context.Context) (p Peer, ok bool) {
 	return c.peer, c.peer.OK()
 }
 
-// terms are what policy says of a unit's certificates.
+// certificateTerms are what policy says of a unit's certificates.
 type terms struct {
-	keyMode policyfile.KeyMode
-	life    time.Duration
+	keyMode  policyfile.KeyMode
+	lifetime time.Duration
 }
 
-// terms finds them, or refuses with "not-found".
-func (c Config) terms(p policy.Approved) (terms, error) {
+// certificateTerms finds them, or refuses with "not-found".
+func (c Config) certificateTerms(p policy.Approved) (terms, error) {
 	if c.Group == "" {
-		task, err := taskOf(p, c.Task)
+		task, err := findTask(p, c.Task)
 		if err != nil {
 			return terms{}, err
 		}
@@ -91,7 +91,7 @@ func (c Config) identity(p policy.Approved, report api.Report) (attest.Digest, e
 // the group does not have, and with "not-allowed" one that may neither call nor
 // be called.
 func (u *Unit) PeerTLS(group, role string) (*tls.Config, error) {
-	if _, err := u.current(); err != nil {
+	if _, err := u.currentEnrolment(); err != nil {
 		return nil, err
 	}
 	if group == "" || group != u.config.Group {
@@ -128,8 +128,8 @@ func (u *Unit) admitPeers(config *tls.Config) func(*tls.ClientHelloInfo) (*tls.C
 			}
 			p, err := u.checkPeer(s, u.expectPeer(u.mayBeCalledBy, u.roles()...))
 			if c, ok := hello.Conn.(*conn); ok && err == nil {
-				c.meet(p, u.now())
-				return c.still() // a policy may have been adopted meanwhile
+				c.setPeer(p, u.now())
+				return c.checkStillAllowed() // a policy may have been adopted meanwhile
 			}
 			return err
 		}
@@ -147,9 +147,9 @@ func (u *Unit) checkPeer(s tls.ConnectionState, e identity.Expect) (Peer, error)
 	return p, err
 }
 
-// pact is the unit's group as the newest policy has it, and as its parties agree on it,
+// groupState is the unit's group as the newest policy has it, and as its parties agree on it,
 // the unit's own among them; nil when they do not.
-func (u *Unit) pact() *policy.Pact {
+func (u *Unit) groupState() *policy.Pact {
 	at := u.now()
 	for p := u.seen.Load().Policy().Pact(u.config.Group); p != nil; p = p.Before {
 		for _, root := range p.Roots(at) {
@@ -162,7 +162,7 @@ func (u *Unit) pact() *policy.Pact {
 }
 
 func (u *Unit) roles() []string {
-	if p := u.pact(); p != nil {
+	if p := u.groupState(); p != nil {
 		return p.Group.RoleNames()
 	}
 	return nil
@@ -181,7 +181,7 @@ func (u *Unit) expectPeer(may func(*policy.Pact, string) bool, roles ...string) 
 		Policy: u.seen.Load().Policy(), Kinds: []identity.Kind{identity.KindGroup}, Use: identity.UseTLS,
 		At: u.now(), Group: u.config.Group, Parties: u.config.PeerParties, Approvers: u.config.PartyKeys,
 	}
-	if p := u.pact(); p != nil {
+	if p := u.groupState(); p != nil {
 		e.Roles = slices.DeleteFunc(slices.Clone(roles), func(role string) bool { return !may(p, role) })
 	}
 	return e

@@ -33,7 +33,7 @@ func TestBackOff(t *testing.T) {
 		testworld.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		err = u.obtain(ctx, final)
+		err = u.obtain(ctx, isFinal)
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("got %v, want the deadline", err)
 		}
@@ -58,11 +58,11 @@ func TestFinal(t *testing.T) {
 		wire.Behind: false, wire.Unavailable: false, wire.TooMany: false, wire.StoreFailed: false, wire.Internal: false,
 		wire.NotMeasured: true, wire.WrongRoot: true, wire.WrongGenesis: true, wire.ClockSkew: true, wire.NotFound: true,
 	} {
-		if got := final(wire.Refuse(reason, "a rule", "", "")); got != want {
+		if got := isFinal(wire.Refuse(reason, "a rule", "", "")); got != want {
 			t.Errorf("%s: got final %v, want %v", reason, got, want)
 		}
 	}
-	if final(errors.New("connection refused")) {
+	if isFinal(errors.New("connection refused")) {
 		t.Error("an error of the network is final")
 	}
 }
@@ -84,7 +84,7 @@ func TestStartWaits(t *testing.T) {
 func idle(c *hostclock.Clock) *Unit {
 	u := &Unit{clock: c}
 	u.seen.Store(&history.History{})
-	u.news.moved = make(chan struct{})
+	u.steps.moved = make(chan struct{})
 	return u
 }
 
@@ -103,7 +103,7 @@ func TestAwaitRenewal(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				u := idle(hostclock.New(bubbleClock))
 				after := time.Now().Add(row.due)
-				u.held.Store(&enrolment{renewAfter: after, renewBefore: after.Add(5 * time.Minute)})
+				u.enrolled.Store(&enrolment{renewAfter: after, renewBefore: after.Add(5 * time.Minute)})
 				begin := time.Now()
 				testworld.NoError(t, u.awaitRenewal(t.Context()))
 				if got := time.Since(begin); got < row.min || got > row.max {
@@ -124,7 +124,7 @@ func TestAwaitRenewalAfterSleep(t *testing.T) {
 			return wall.Add(time.Duration(slept.Load())), elapsed + time.Duration(slept.Load())
 		}))
 		after := time.Now().Add(10 * time.Hour)
-		u.held.Store(&enrolment{renewAfter: after, renewBefore: after})
+		u.enrolled.Store(&enrolment{renewAfter: after, renewBefore: after})
 		time.AfterFunc(10*time.Minute, func() { slept.Store(int64(10 * time.Hour)) })
 		begin := time.Now()
 		testworld.NoError(t, u.awaitRenewal(t.Context()))

@@ -6,10 +6,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// takeRing takes over the ring keys of a report. It refuses, with "malformed",
+// setRing takes over the ring keys of a report. It refuses, with "malformed",
 // keys of another form and a kind of session without a current key, and with
 // "identity" keys that are inherited from another release than policy says.
-func (e *enrolment) takeRing(r api.Rings) (err error) {
+func (e *enrolment) setRing(r api.Rings) (err error) {
 	if e.ring.Strict, err = openRing(r.Strict); err != nil {
 		return err
 	}

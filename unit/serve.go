@@ -36,8 +36,8 @@ const (
 // quotaRequests names the latter in refusals and [Stats].
 const quotaRequests = "unit: requests under way"
 
-// pace is that of a server's clients.
-func pace() limit.Pace { return limit.Pace{Read: readTime, Write: writeTime, Rest: restTime} }
+// clientPace is that of a server's clients.
+func clientPace() limit.Pace { return limit.Pace{Read: readTime, Write: writeTime, Rest: restTime} }
 
 // Serve answers HTTP/1.1 and HTTP/2 over TLS on a listener, which it closes,
 // until ctx is done; it then lets requests in flight finish for at most 10
@@ -64,11 +64,11 @@ func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error 
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	leave := u.announce(l.Addr())
+	leave := u.announceAddress(l.Addr())
 	defer leave()
 	server := &http.Server{
-		Handler:           pace().Handler(u.shared(u.whileCertified(served))),
-		HTTP2:             pace().HTTP2(),
+		Handler:           clientPace().Handler(u.withQuota(u.whileCertified(served))),
+		HTTP2:             clientPace().HTTP2(),
 		TLSConfig:         u.serverTLS(tls.RequestClientCert),
 		ConnContext:       withConn,
 		ConnState:         limit.NewConnections(maxConns).Track,
@@ -77,7 +77,7 @@ func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error 
 		ErrorLog:          slog.NewLogLogger(u.config.Log.Handler(), slog.LevelDebug),
 	}
 	stopped := make(chan error, 1)
-	cancel := context.AfterFunc(ctx, func() { leave(); u.linger(); stopped <- drain(server) })
+	cancel := context.AfterFunc(ctx, func() { leave(); u.linger(); stopped <- shutDown(server) })
 	err = server.ServeTLS(listener{l, u}, "", "")
 	if cancel() {
 		return errors.Join(fmt.Errorf("serving: %w", err), server.Close())
@@ -94,8 +94,8 @@ func (u *Unit) linger() {
 	}
 }
 
-// drain lets requests in flight finish, and cuts those that do not.
-func drain(server *http.Server) error {
+// shutDown lets requests in flight finish, and cuts those that do not.
+func shutDown(server *http.Server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	if server.Shutdown(ctx) != nil {
@@ -110,18 +110,18 @@ func drain(server *http.Server) error {
 func (u *Unit) whileCertified(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		e := r.Context().Value(connKey{}).(*conn).enrolment()
-		if now, err := u.clock.Check(); err != nil || !now.Before(e.notAfter) || u.notSilent(e, now) != nil {
+		if now, err := u.clock.Check(); err != nil || !now.Before(e.notAfter) || u.checkSilence(e, now) != nil {
 			panic(http.ErrAbortHandler)
 		}
-		if e != u.held.Load() && r.Header.Get("Upgrade") == "" {
+		if e != u.enrolled.Load() && r.Header.Get("Upgrade") == "" {
 			w.Header().Set("Connection", "close")
 		}
 		h.ServeHTTP(w, r)
 	})
 }
 
-// shared serves a request while there is room for it.
-func (u *Unit) shared(h http.Handler) http.Handler {
+// withQuota serves a request while there is room for it.
+func (u *Unit) withQuota(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		release, err := u.Admit(r.RemoteAddr)
 		if err != nil {
@@ -161,7 +161,7 @@ func (l listener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	made := &conn{Conn: c, unit: l.unit}
-	l.unit.opened.add(made)
+	l.unit.conns.insert(made)
 	return made, nil
 }
 
@@ -171,33 +171,33 @@ type conn struct {
 	net.Conn
 	unit *Unit
 
-	mu   sync.Mutex  // guards the fields below
-	held *enrolment  // what the handshake was served from
-	end  *time.Timer // cuts the connection at the certificate's end
-	peer Peer        // who presented a certificate; OK only in a group
+	mu     sync.Mutex  // guards the fields below
+	served *enrolment  // what the handshake was served from
+	end    *time.Timer // cuts the connection at the certificate's end
+	peer   Peer        // who presented a certificate; OK only in a group
 }
 
-// bind says which enrolment the connection ends with, and how long that is away.
-func (c *conn) bind(e *enrolment, left time.Duration) {
+// setEnrolment says which enrolment the connection ends with, and how long that is away.
+func (c *conn) setEnrolment(e *enrolment, left time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.held, c.end = e, time.AfterFunc(left, func() { c.Conn.Close() })
+	c.served, c.end = e, time.AfterFunc(left, func() { c.Conn.Close() })
 }
 
-// meet says who is on the other side, now. The connection ends with the first of
+// setPeer records the verified peer of the connection. The connection ends with the first of
 // both certificates.
-func (c *conn) meet(p Peer, now time.Time) {
+func (c *conn) setPeer(p Peer, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.peer = p
 	if c.end != nil && c.end.Stop() {
-		left := min(p.NotAfter().Sub(now), c.held.notAfter.Sub(now))
+		left := min(p.NotAfter().Sub(now), c.served.notAfter.Sub(now))
 		c.end = time.AfterFunc(left, func() { c.Conn.Close() })
 	}
 }
 
-// still refuses a peer that the newest policy cuts off.
-func (c *conn) still() error {
+// checkStillAllowed refuses a peer that the newest policy cuts off.
+func (c *conn) checkStillAllowed() error {
 	c.mu.Lock()
 	peer := c.peer
 	c.mu.Unlock()
@@ -207,7 +207,7 @@ func (c *conn) still() error {
 	return c.unit.newest().CutOff(peer.Facts(), c.unit.now())
 }
 
-func (c *conn) cut() { c.Conn.Close() }
+func (c *conn) closeNow() { c.Conn.Close() }
 
 // SetLinger is that of the TCP connection: with 0, Close resets it.
 func (c *conn) SetLinger(sec int) error {
@@ -220,7 +220,7 @@ func (c *conn) SetLinger(sec int) error {
 func (c *conn) enrolment() *enrolment {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.held
+	return c.served
 }
 
 // errTruncated is the end of a connection that TLS did not announce.
@@ -238,7 +238,7 @@ func (c *conn) Read(b []byte) (int, error) {
 
 // Close ends the connection and its timer.
 func (c *conn) Close() error {
-	c.unit.opened.remove(c)
+	c.unit.conns.remove(c)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.end != nil {

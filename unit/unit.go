@@ -108,21 +108,21 @@ type Config struct {
 // live: it uses the newest certificate and the newest policy at each handshake.
 type Unit struct {
 	config   Config
-	tee      oneAtATime
+	tee      serialAttester
 	id       wire.UnitID
 	signing  *ecdsa.PrivateKey
 	clock    *hostclock.Clock
 	spki     []byte  // of signing
 	peers    []*peer // ordered by the goroutine that enrols
-	cluster  membership
+	cluster  clusterState
 	requests *limit.Shares // in flight, and connections that are forwarded as TCP
 
 	seen     atomic.Pointer[history.History] // the newest; written by adopt
-	news     news
+	steps    stepNotifier
 	watcher  history.Watcher
-	opened   opened
-	verdict  atomic.Pointer[verdict]   // of the newest policy on held; nil before the first
-	held     atomic.Pointer[enrolment] // nil before the first and after Close
+	conns    connSet
+	cutOff   atomic.Pointer[cutOffResult] // of the newest policy on held; nil before the first
+	enrolled atomic.Pointer[enrolment]    // nil before the first and after Close
 	counters counters
 
 	stop context.CancelFunc
@@ -141,13 +141,13 @@ func Start(ctx context.Context, c Config) (*Unit, error) {
 	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	u.stop = stop
 	u.cluster.tasks.Go(func() { u.watchHistory(renewing) })
-	if err := u.obtain(ctx, final); err != nil {
+	if err := u.obtain(ctx, isFinal); err != nil {
 		u.Close()
 		return nil, fmt.Errorf("enrolling: %w", err)
 	}
 	go u.renew(renewing)
 	u.watch(renewing)
-	u.join(renewing)
+	u.startCluster(renewing)
 	return u, nil
 }
 
@@ -167,7 +167,7 @@ func (u *Unit) now() time.Time { return u.clock.Now() }
 
 // prepare makes a unit that has not enrolled.
 func prepare(c Config) (*Unit, error) {
-	if err := c.check(); err != nil {
+	if err := c.validate(); err != nil {
 		return nil, err
 	}
 	if c.Log == nil {
@@ -195,14 +195,14 @@ func prepare(c Config) (*Unit, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &Unit{config: c, tee: oneAtATime{make(chan struct{}, 1), c.Attester}, id: wire.UnitIDOf(spki), signing: signing, clock: began, spki: spki, stop: func() {}, done: make(chan struct{})}
+	u := &Unit{config: c, tee: serialAttester{make(chan struct{}, 1), c.Attester}, id: wire.UnitIDOf(spki), signing: signing, clock: began, spki: spki, stop: func() {}, done: make(chan struct{})}
 	u.requests = limit.NewShares(quotaRequests, maxRequests)
-	u.cluster.host, u.cluster.relay, u.cluster.soon = host, busrelay.New(host, began.Now), make(chan struct{}, 1)
+	u.cluster.host, u.cluster.relay, u.cluster.renewNow = host, busrelay.New(host, began.Now), make(chan struct{}, 1)
 	u.seen.Store(&history.History{})
-	u.news.moved = make(chan struct{})
+	u.steps.moved = make(chan struct{})
 	u.watcher = history.Watcher{Pin: c.Genesis, Current: func() history.History { return *u.seen.Load() }, Adopt: u.adopt, Wait: u.pollTime}
 	for _, address := range c.Authorities {
-		p, err := u.dial(address)
+		p, err := u.newPeer(address)
 		if err != nil {
 			return nil, err
 		}
@@ -212,8 +212,8 @@ func prepare(c Config) (*Unit, error) {
 	return u, nil
 }
 
-// check tells every fault of a configuration.
-func (c Config) check() error {
+// validate tells every fault of a configuration.
+func (c Config) validate() error {
 	var faults []error
 	fault := func(rule string, got, want any) {
 		faults = append(faults, wire.Refuse(wire.BadRequest, "unit configuration: "+rule, got, want))
@@ -255,13 +255,13 @@ func (c Config) check() error {
 // fail from then on. It gives the unit's place among those of its task back, for which
 // it waits at most 2 seconds. Closing again does nothing.
 func (u *Unit) Close() {
-	started := u.held.Load() != nil
+	started := u.enrolled.Load() != nil
 	u.stop()
 	if started {
 		<-u.done
 	}
 	u.cluster.tasks.Wait()
-	u.held.Store(nil)
+	u.enrolled.Store(nil)
 	if started {
 		u.leave()
 	}
@@ -275,7 +275,7 @@ func (u *Unit) ID() wire.UnitID { return u.id }
 
 // Identity is the identity the unit holds, zero after Close.
 func (u *Unit) Identity() identity.Identity {
-	if e := u.held.Load(); e != nil {
+	if e := u.enrolled.Load(); e != nil {
 		return e.identity
 	}
 	return identity.Identity{}
@@ -284,14 +284,14 @@ func (u *Unit) Identity() identity.Identity {
 // Head is the head of the newest policy that the unit has adopted: by it peers are
 // checked, and connections that it refuses have ended.
 func (u *Unit) Head() attest.Digest {
-	u.news.mu.Lock()
-	defer u.news.mu.Unlock()
+	u.steps.mu.Lock()
+	defer u.steps.mu.Unlock()
 	return u.newest().Head()
 }
 
 // Env is the environment that policy gives the program.
 func (u *Unit) Env() map[string]string {
-	if e := u.held.Load(); e != nil {
+	if e := u.enrolled.Load(); e != nil {
 		return maps.Clone(e.env)
 	}
 	return nil
@@ -302,13 +302,13 @@ func (u *Unit) Env() map[string]string {
 // clock is more than 2 minutes from the unit's time, "cut-off" or "withdrawn" when the
 // newest policy cuts the unit off, or "not-enrolled" after Close.
 func (u *Unit) Ready() error {
-	_, err := u.current()
+	_, err := u.currentEnrolment()
 	return err
 }
 
-// current is the enrolment handshakes are served from.
-func (u *Unit) current() (*enrolment, error) {
-	e := u.held.Load()
+// currentEnrolment is the enrolment handshakes are served from.
+func (u *Unit) currentEnrolment() (*enrolment, error) {
+	e := u.enrolled.Load()
 	if e == nil {
 		return nil, wire.Refuse(wire.NotEnrolled, "unit: certificate", "none", "an enrolled unit")
 	}
@@ -319,7 +319,7 @@ func (u *Unit) current() (*enrolment, error) {
 	if !now.Before(e.notAfter) {
 		return nil, wire.Refuse(wire.CertExpired, "unit: time", now.UTC().Format(time.RFC3339), "before "+e.notAfter.UTC().Format(time.RFC3339))
 	}
-	if err := u.notCut(e, now); err != nil {
+	if err := u.checkNotCutOff(e, now); err != nil {
 		return nil, err
 	}
 	return e, nil
@@ -364,7 +364,7 @@ func (u *Unit) Stats() Stats {
 	if reason := u.counters.lastFailure.Load(); reason != nil {
 		s.LastFailure = *reason
 	}
-	if e := u.held.Load(); e != nil {
+	if e := u.enrolled.Load(); e != nil {
 		s.NotAfter = e.notAfter
 	}
 	return s

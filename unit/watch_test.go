@@ -95,7 +95,7 @@ func TestRenewalSpread(t *testing.T) {
 			u := idle(hostclock.New(bubbleClock))
 			u.seen.Store(&seen)
 			after := time.Now().Add(time.Hour)
-			u.held.Store(&enrolment{renewAfter: after, renewBefore: after}) // by facts that the history does not know
+			u.enrolled.Store(&enrolment{renewAfter: after, renewBefore: after}) // by facts that the history does not know
 			begin := time.Now()
 			testworld.NoError(t, u.awaitRenewal(t.Context()))
 			took := time.Since(begin)

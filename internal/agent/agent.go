@@ -99,11 +99,11 @@ func Run(ctx context.Context, c Config) (err error) {
 	if err != nil {
 		return fmt.Errorf("starting the program: %w", err)
 	}
-	defer p.stop()
+	defer p.terminate()
 	if err := p.accepts(ctx, acceptTime); err != nil {
 		return err
 	}
-	certsDone := certs.keep(ctx, p)
+	certsDone := certs.watchUpdates(ctx, p)
 	defer func() {
 		cancel(nil)
 		err = errors.Join(err, <-certsDone)

@@ -209,7 +209,7 @@ func (l *link) writeBytes(conn *tls.Conn, b []byte) bool {
 // readLoop handles the manager's frames until one is invalid or none arrives in time.
 func (l *link) readLoop(in *frames) error {
 	for {
-		k, body, err := in.read()
+		k, body, err := in.readFrame()
 		if err == nil {
 			err = l.handleFrame(k, body)
 		}

@@ -40,8 +40,8 @@ func readingCost(r *http.Request) int {
 	case r.URL.Path == wire.PathOneOff && r.Method == http.MethodPost && inOnePiece(r):
 		most = maxOneOff
 	}
-	if said := r.ContentLength; said >= 0 && said < int64(most) {
-		most = int(said)
+	if declared := r.ContentLength; declared >= 0 && declared < int64(most) {
+		most = int(declared)
 	}
 	return max(most, minCost)
 }
