@@ -84,7 +84,7 @@ func (u *Unit) busTLS() *tls.Config {
 
 // handlePushed takes over what another unit sealed.
 func (u *Unit) handlePushed(i bus.Item) {
-	take := u.cluster.host.Join
+	take := u.cluster.host.ImportSession
 	if i.Kind == bus.Tombstone {
 		take = u.cluster.host.Terminate
 	}

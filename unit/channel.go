@@ -220,7 +220,7 @@ func (o serialAttester) attest(ctx context.Context, data attest.ReportData, cred
 	select {
 	case o.turn <- struct{}{}:
 		defer func() { <-o.turn }()
-		return attest.Answer(ctx, o.Attester, data, credential)
+		return attest.AttestWithCredential(ctx, o.Attester, data, credential)
 	case <-ctx.Done():
 		return attest.Evidence{}, errors.Join(wire.Refuse(wire.Unavailable, "unit: TEE", "busy", "free"), context.Cause(ctx))
 	}
@@ -229,7 +229,7 @@ func (o serialAttester) attest(ctx context.Context, data attest.ReportData, cred
 // forClients is the unit's attester for clients, which challenge it where its
 // platform is one that they can challenge.
 func (u *Unit) forClients() attest.Attester {
-	if tee, ok := u.tee.Attester.(attest.Challenged); ok {
+	if tee, ok := u.tee.Attester.(attest.CredentialAttester); ok {
 		return challengedAttester{staplingAttester{u}, tee}
 	}
 	return staplingAttester{u}
@@ -255,10 +255,10 @@ func (s staplingAttester) attest(ctx context.Context, data attest.ReportData, cr
 // challengedAttester is a stapling attester that introduces itself.
 type challengedAttester struct {
 	staplingAttester
-	tee attest.Challenged
+	tee attest.CredentialAttester
 }
 
-func (c challengedAttester) Introduce() attest.Introduction { return c.tee.Introduce() }
+func (c challengedAttester) Keys() attest.TPMKeys { return c.tee.Keys() }
 
 func (c challengedAttester) AttestFor(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
 	return c.attest(ctx, data, credential)

@@ -89,8 +89,8 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 
 // introduction is what a TPM says of itself; all others need no credential.
 func (u *Unit) introduction() api.ChallengeRequest {
-	if tee, ok := u.tee.Attester.(attest.Challenged); ok {
-		in := tee.Introduce()
+	if tee, ok := u.tee.Attester.(attest.CredentialAttester); ok {
+		in := tee.Keys()
 		return api.ChallengeRequest{EK: in.Device, AK: in.Key}
 	}
 	return api.ChallengeRequest{}
@@ -112,7 +112,7 @@ func (u *Unit) request(ctx context.Context, challenge api.Challenge) (api.Certif
 	if err != nil {
 		return request, keys, err
 	}
-	evidence, err := u.tee.attest(ctx, attest.Bind(wire.LabelIssue, request.Bound()...), challenge.Credential)
+	evidence, err := u.tee.attest(ctx, attest.BindReportData(wire.LabelIssue, request.Bound()...), challenge.Credential)
 	if err != nil {
 		return request, keys, fmt.Errorf("asking the TEE for evidence: %w", err)
 	}
@@ -304,7 +304,7 @@ func (e *enrolment) stapleEndorsements(sealed api.SealedReport) error {
 				one[role] = document
 			}
 		}
-		if _, err := one.Checked(); err != nil {
+		if _, err := one.Fetched(); err != nil {
 			return err
 		}
 	}

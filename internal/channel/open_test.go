@@ -75,7 +75,7 @@ func TestOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.ID().Range() != 7 || s.OpenedBy().UnitID() != h.ID() || !s.Evidence().OK() || s.PolicyHead() != w.policy.Head() || !s.Expires().After(noon) {
+	if s.ID().Range() != 7 || s.OpenedBy().UnitID() != h.ID() || !s.Evidence().Appraised() || s.PolicyHead() != w.policy.Head() || !s.Expires().After(noon) {
 		t.Errorf("got %+v", s)
 	}
 	if got := h.Stats(noon); got.Sessions != 1 || got.Opened != 1 || got.Rings != 4 {
