@@ -391,14 +391,13 @@ func (h *Host) Terminate(tombstone []byte, at time.Time) (wire.SessionID, error)
 }
 
 // Reseal seals sessions anew whose newest sealed copy is under a ring key that
-// is no longer current, at most limit of them, and says how many are left. It
-// moves no expiry. A session that another unit has sealed anew, and that came
-// by [Host.ImportSession], is not sealed again. Without any it costs nothing. Neither is one
-// that is sealed under no key, or under one that is older than a cut: whoever was cut
-// off may know its secret, and the client opens another.
+// is no longer current, at most limit of them, and returns how many are left. It moves
+// no expiry. It skips a session that another unit has sealed anew and that came by
+// [Host.ImportSession], one that is sealed under no key, and one under a key older than
+// a cut: a unit that was cut off may know its secret, and the client opens another.
 //
-// A session that cannot be sealed holds up no other and is not among those
-// left: what is sealed is given beside the error, which joins at most limit.
+// A session that cannot be sealed does not delay others and is not counted as left: the
+// sealed ones are returned beside the error, which joins at most limit.
 func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

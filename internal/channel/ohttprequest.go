@@ -12,19 +12,19 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// OHTTPServerRequest is a one-off request, as a unit serves it. It is used by one goroutine at
-// a time.
+// OHTTPServerRequest is a one-off request at the unit that serves it. It is used by one
+// goroutine at a time.
 type OHTTPServerRequest struct {
 	host        *Host
 	credentials *credentials
 	header      ohttp.Header
 	enc         []byte
 	body        *ohttp.Reader
-	opened      *hpke.Recipient // once the first chunk was
+	opened      *hpke.Recipient // nil before the first chunk is opened
 }
 
-// OpenOHTTP reads what precedes the chunks and finds the keys that it may
-// mean. It refuses with "ohttp-key" when the unit holds none.
+// OpenOHTTP reads header and encapsulated secret, and finds the private keys that the key
+// id may mean. It refuses with "ohttp-key" if the unit has none.
 func (h *Host) OpenOHTTP(f ohttp.Form, body io.Reader, at time.Time) (*OHTTPServerRequest, error) {
 	var raw [ohttp.HeaderSize]byte
 	if _, err := io.ReadFull(body, raw[:]); err != nil {
@@ -59,8 +59,8 @@ func (h *Host) ServesOHTTP(at time.Time) error {
 	return err
 }
 
-// forOHTTP is what the unit is and knows, if it serves one-off requests at all. It
-// refuses, with "not-found", a unit of a group.
+// forOHTTP returns the state of a unit that serves one-off requests. It refuses, with
+// "not-found", a unit of a group.
 func (h *Host) forOHTTP(at time.Time) (*credentials, knownPolicy, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -74,25 +74,25 @@ func (h *Host) forOHTTP(at time.Time) (*credentials, knownPolicy, error) {
 	return st, h.known, nil
 }
 
-// rings are the private keys that the key id may mean, but for those that a unit
+// rings returns the private keys that the key id may mean, without those that a unit
 // which was cut off may have.
 func (x *OHTTPServerRequest) rings(i int, k knownPolicy, at time.Time) (known []hpke.PrivateKey, err error) {
 	for id, r := range x.credentials.rings {
 		if oneOffID(id, i) != x.header.Key || !at.Before(r.key.End()) || k.old[id] {
 			continue
 		}
-		if private, err := r.oneOffKey(i); err == nil { // else it was erased just now
+		if private, err := r.oneOffKey(i); err == nil { // otherwise it was erased just now
 			known = append(known, private)
 		}
 	}
 	if len(known) == 0 {
-		return nil, wire.Refuse(wire.OneOffKey, "one-off: key id", x.header.Key, "that of a key that the unit holds")
+		return nil, wire.Refuse(wire.OneOffKey, "one-off: key id", x.header.Key, "the id of a key of the unit")
 	}
 	return known, nil
 }
 
-// openFirst opens the first chunk under the key that was meant; the next ones follow
-// in its context.
+// openFirst opens the first chunk under the private key that opens it; the next chunks
+// are opened in its HPKE context.
 func (x *OHTTPServerRequest) openFirst(f ohttp.Form, known []hpke.PrivateKey, ad, ciphertext []byte) (plaintext []byte, err error) {
 	for _, private := range known {
 		var recipient *hpke.Recipient
@@ -107,8 +107,8 @@ func (x *OHTTPServerRequest) openFirst(f ohttp.Form, known []hpke.PrivateKey, ad
 	return nil, err
 }
 
-// OpenHead reads and opens the first chunk, which takes a private key: admit refuses, just
-// before, a request that the unit has no room for. It returns what follows the head too.
+// OpenHead reads and opens the first chunk, which takes a private key: just before,
+// admit refuses a request that the unit has no room for. Rest is the content after the head.
 func (x *OHTTPServerRequest) OpenHead(admit func() error) (h bhttp.Head, rest []byte, err error) {
 	open := x.body.Open
 	x.body.Open = func(ad, ciphertext []byte) ([]byte, error) {
@@ -123,28 +123,28 @@ func (x *OHTTPServerRequest) OpenHead(admit func() error) (h bhttp.Head, rest []
 // Opened reports whether the first chunk was opened: then there is a response.
 func (x *OHTTPServerRequest) Opened() bool { return x.opened != nil }
 
-// MessageForm is the form of the request and its response.
+// MessageForm returns the form of the request and its response.
 func (x *OHTTPServerRequest) MessageForm() ohttp.Form { return x.body.Form }
 
 // Whole reports whether the final chunk of the request was read.
 func (x *OHTTPServerRequest) Whole() bool { return x.body.Done() }
 
-// Plaintext is what follows the first chunk.
+// Plaintext returns the chunks after the first one.
 func (x *OHTTPServerRequest) Plaintext() bhttp.Chunks { return chunk.Decrypted(ohttpChunks{x.body}) }
 
-// Allowed refuses, with "not-allowed", a request that might be replayed to every unit
-// and is not safe to be: at most those that are marked may follow, where policy says so.
+// Allowed refuses, with "not-allowed", a request whose method is not safe, because it may
+// be replayed to every unit. Policy can allow those with an Idempotency-Key.
 func (x *OHTTPServerRequest) Allowed(h bhttp.Head) error {
 	if !IsSafe(h.Method) && !(x.credentials.OneOff && HasIdempotencyKey(h.Fields)) {
-		return wire.Refuse(wire.NotAllowed, "one-off: method", h.Method, "a safe one")
+		return wire.Refuse(wire.NotAllowed, "one-off: method", h.Method, "a safe method")
 	}
 	if h.Fields.Get("Expect") != "" {
-		return wire.Refuse(wire.BadRequest, "one-off: expectation", h.Fields.Get("Expect"), "none")
+		return wire.Refuse(wire.BadRequest, "one-off: expectation", h.Fields.Get("Expect"), "no expectation")
 	}
 	return nil
 }
 
-// Responder makes a responder, which writes to w under a response nonce of its own.
+// Responder makes a responder, which writes to w under a random response nonce.
 func (x *OHTTPServerRequest) Responder(w io.Writer) (*Responder, error) {
 	nonce := make([]byte, x.header.NonceSize())
 	rand.Read(nonce) // never returns an error: it ends the program instead
@@ -155,7 +155,7 @@ func (x *OHTTPServerRequest) Responder(w io.Writer) (*Responder, error) {
 	return newResponder(w, x.host, ohttpSink{&ohttp.Writer{Form: x.body.Form, Seal: response.Seal}}, nonce), nil
 }
 
-// ohttpChunks are the chunks of a message as [Plaintext] reads them.
+// ohttpChunks are the chunks of a message as [chunk.Plaintext] reads them.
 type ohttpChunks struct{ *ohttp.Reader }
 
 func (c ohttpChunks) Next() ([]byte, chunk.Flag, error) {
@@ -169,7 +169,7 @@ func (c ohttpChunks) Next() ([]byte, chunk.Flag, error) {
 // Release does nothing: the reader keeps its buffer.
 func (c ohttpChunks) Release() {}
 
-// ohttpSink encrypts a response as [Responder] sends it.
+// ohttpSink encrypts the chunks of the response to a one-off request.
 type ohttpSink struct{ *ohttp.Writer }
 
 func (o ohttpSink) encrypt(b []byte, at chunk.Flag) ([]byte, error) {

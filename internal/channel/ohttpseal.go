@@ -11,7 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/unitauth"
 )
 
-// OHTTPRequestConfig says how a one-off request is sealed.
+// OHTTPRequestConfig configures a one-off request.
 type OHTTPRequestConfig struct {
 	Form    ohttp.Form
 	Body    io.ReadCloser       // the content, of the head's length
@@ -19,8 +19,8 @@ type OHTTPRequestConfig struct {
 	Valid   func() error        // refuses once policy has cut off a unit that may have the keys; nil: never
 }
 
-// OHTTPClientRequest is a one-off request on its way: an [io.ReadCloser] of what is sent. It
-// opens the response too.
+// OHTTPClientRequest is a one-off request at its client: an [io.ReadCloser] of the sealed
+// bytes. It opens the response too.
 type OHTTPClientRequest struct {
 	header  ohttp.Header
 	enc     []byte
@@ -76,7 +76,7 @@ func (s *OHTTPClientRequest) sealFinal(plaintext []byte) error {
 	return err
 }
 
-// sealWhole is a request whose content is read before it is sent.
+// sealWhole seals a request whose content is read before it is sent.
 func (s *OHTTPClientRequest) sealWhole(h bhttp.Head) error {
 	content, err := io.ReadAll(io.LimitReader(s.body, ohttp.MaxWhole+1))
 	if err != nil {
@@ -96,7 +96,7 @@ func (s *OHTTPClientRequest) sealWhole(h bhttp.Head) error {
 	return s.sealFinal(chunk.PadToBucket(b, 0))
 }
 
-// Read gives the request's bytes.
+// Read returns the request's bytes.
 func (s *OHTTPClientRequest) Read(p []byte) (int, error) { return s.readPending(p, s.sealNext) }
 
 // Close closes the request's body.
@@ -121,8 +121,8 @@ func (s *OHTTPClientRequest) sealNext() error {
 	return err
 }
 
-// Open opens a response up to the end of its head. It may have the other form than the
-// request: gateways other than ours send that.
+// Open opens a response up to the end of its head. Its form may differ from that of
+// the request: gateways of other projects do that.
 func (s *OHTTPClientRequest) Open(f ohttp.Form, r io.Reader) (bhttp.Head, *bhttp.Content, error) {
 	nonce := make([]byte, s.header.NonceSize())
 	if _, err := io.ReadFull(r, nonce); err != nil {
@@ -140,8 +140,7 @@ func (s *OHTTPClientRequest) Open(f ohttp.Form, r io.Reader) (bhttp.Head, *bhttp
 	if err != nil {
 		return bhttp.Head{}, nil, err
 	}
-	// rest is of a buffer that is nobody else's.
-	p := chunk.Decrypted(ohttpChunks{u})
+	p := chunk.Decrypted(ohttpChunks{u}) // rest needs no copy: ReadHead allocates it
 	p.Valid = s.valid
 	return h, bhttp.NewContent(p, h, rest), nil
 }

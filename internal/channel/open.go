@@ -15,26 +15,26 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// ClientHandshake is one open request of a client, waiting for its response. It is used by
-// one goroutine at a time.
+// ClientHandshake is an open request of a client and opens its response. It is used by one
+// goroutine at a time.
 type ClientHandshake struct {
 	key     hpke.PrivateKey
 	pin     unitauth.Pin
 	wants   SessionOptions
-	least   []byte // policy head that the unit must have got to; empty: none
+	least   []byte // policy head that the unit must have reached; empty: none
 	nonce   []byte
 	request []byte
-	hidden  func(attest.TPMKeys) []byte // from the unit that was challenged; nil: none was
+	hidden  func(attest.TPMKeys) []byte // of the challenged unit; nil: none
 }
 
 // NewClientHandshake makes an open request with a KEM key of its own. It refuses, with
-// "request", a pin that is not exactly one.
+// "request", a pin that does not name exactly one identity, task or group.
 func NewClientHandshake(pin unitauth.Pin, wants SessionOptions) (*ClientHandshake, error) {
 	return NewClientHandshakeSince(pin, wants, attest.Digest{})
 }
 
-// NewClientHandshakeSince is [NewClientHandshake] for a unit that has got to a policy head: others
-// refuse with "behind". The zero head is none.
+// NewClientHandshakeSince is [NewClientHandshake] for units that have reached a policy
+// head: others refuse with "behind". The zero head requires none.
 func NewClientHandshakeSince(pin unitauth.Pin, wants SessionOptions, least attest.Digest) (*ClientHandshake, error) {
 	if err := pin.Check(); err != nil {
 		return nil, err
@@ -58,16 +58,16 @@ func NewClientHandshakeSince(pin unitauth.Pin, wants SessionOptions, least attes
 
 func (o *ClientHandshake) kemKey() []byte { return o.key.PublicKey().Bytes() }
 
-// Request is the body of the open request. The caller does not change it.
+// Request returns the body of the open request. The caller does not change it.
 func (o *ClientHandshake) Request() []byte { return o.request }
 
-// openResponse is a response taken apart; nothing in it is checked yet.
+// openResponse is a parsed response; nothing in it is checked yet.
 type openResponse struct {
 	enc, session, unit, identity, ring, head, expiry []byte
 	chain, signature, evidence, ticket, time         []byte
 }
 
-// unverifiedResponse takes a response apart and demands the size of every field.
+// unverifiedResponse parses a response and checks the size of every field.
 func unverifiedResponse(b []byte) (openResponse, error) {
 	if len(b) > MaxOpenResponse {
 		return openResponse{}, wire.Refuse(wire.TooLarge, "session response: size in bytes", len(b), MaxOpenResponse)
@@ -90,8 +90,8 @@ func unverifiedResponse(b []byte) (openResponse, error) {
 	return openResponse{f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10], f[11]}, nil
 }
 
-// UnverifiedOpener is the unit that a response to an open request names; zero where the
-// response does not parse. Nothing of it is checked.
+// UnverifiedOpener returns the unit that a response to an open request names, unchecked;
+// zero if the response does not parse.
 func UnverifiedOpener(b []byte) (unit wire.UnitID) {
 	if a, err := unverifiedResponse(b); err == nil {
 		copy(unit[:], a.unit)
@@ -99,23 +99,23 @@ func UnverifiedOpener(b []byte) (unit wire.UnitID) {
 	return unit
 }
 
-// Finish verifies the response to the request and gives the session. It may be
+// Finish verifies the response to the request and returns the session. It may be
 // called again with the same response and newer trust.
 //
-// It refuses with "behind" a policy head that trust does not know, which newer
-// trust may, and a session that is shared under ring keys older than a cut which
-// trust knows, or of a unit that has not got to the head wanted; with the reasons of
-// [identity.Check] a unit that is not what the pin says, and with "cut-off" one that
-// trust cuts off; with "signature" a response that the unit did not give to this
-// request; with "clock" a unit whose time is more than 5 minutes from at; with
-// "evidence-missing" wanted evidence that is not there, and with
-// the reasons of appraisal and admission evidence that does not have.
+// It refuses with "behind" a policy head that trust does not know (newer trust may), a
+// session that is shared under ring keys older than a cut which trust knows, and a unit
+// that has not reached the wanted head; with the reasons of [identity.Check] a unit of
+// another pin, and with "cut-off" a unit that trust cuts off; with "signature" a response
+// that the unit did not sign for this request; with "clock" a unit whose time is more
+// than 5 minutes from at; with "evidence-missing" wanted evidence that is missing; and
+// evidence that fails appraisal or admission, with their reasons.
 func (o *ClientHandshake) Finish(b []byte, trust unitauth.Trust, at time.Time) (*Session, error) {
 	a, err := unverifiedResponse(b)
 	if err != nil {
 		return nil, err
 	}
-	peer, err := o.verifyPeer(a, trust, at)
+	claims := unitauth.SignerClaims{Head: a.head, Unit: a.unit, Identity: a.identity, Expiry: a.expiry}
+	peer, err := trust.Signer(a.chain, o.pin, claims, at)
 	if err != nil {
 		return nil, err
 	}
@@ -159,16 +159,16 @@ func (o *ClientHandshake) Finish(b []byte, trust unitauth.Trust, at time.Time) (
 	return s, nil
 }
 
-// ErrBeforeCut says that a session is shared under ring keys that a unit which was cut
-// off may have: its unit has not heard of the cut.
+// ErrBeforeCut is the refusal of a session that is shared under ring keys which a unit
+// that was cut off may have: the unit that opened it does not know the cut yet.
 var ErrBeforeCut = wire.Refuse(wire.Behind, "session response: policy head", "a head before a cut, of a session that is sealed for other units", "a head since the cut, or a session without a ticket")
 
-// checkCaughtUp refuses, with "behind", what a unit that is under a policy head opened
-// while it did not know enough: less than was wanted, or, unless the session stays
-// with that unit alone, a cut of units that hold the ring key.
+// checkCaughtUp refuses, with "behind", a session whose unit is at an earlier policy head
+// than was wanted or, unless the session stays with that unit alone, at one before a cut
+// of units that have the ring key.
 func (o *ClientHandshake) checkCaughtUp(head attest.Digest, alone bool, p policy.Approved, peer identity.Peer) error {
 	if o.wants&wantHead != 0 {
-		got, _ := p.Index(head) // signer saw to it that it is known
+		got, _ := p.Index(head) // Trust.Signer has checked that it is known
 		if least, known := p.Index(attest.Digest(o.least)); !known || got < least {
 			return wire.Refuse(wire.Behind, "session response: policy head", head, "the wanted head, or a later one: "+attest.Digest(o.least).String())
 		}
@@ -179,13 +179,8 @@ func (o *ClientHandshake) checkCaughtUp(head attest.Digest, alone bool, p policy
 	return nil
 }
 
-// verifyPeer is the unit that responded, as far as its certificates go.
-func (o *ClientHandshake) verifyPeer(a openResponse, trust unitauth.Trust, at time.Time) (identity.Peer, error) {
-	return trust.Signer(a.chain, o.pin, unitauth.SignerClaims{Head: a.head, Unit: a.unit, Identity: a.identity, Expiry: a.expiry}, at)
-}
-
-// transcript puts together what was said. What the certificates say is taken
-// from them, not from the response beside them.
+// transcript returns the transcript of the handshake. Facts in the certificates are taken
+// from them, not from the response.
 func (o *ClientHandshake) transcript(a openResponse, trust unitauth.Trust, peer identity.Peer) *transcript {
 	return &transcript{
 		kemKey: o.kemKey(), nonce: o.nonce, pin: o.pin.Encode(), wants: o.wants, least: o.least, enc: a.enc,
@@ -194,8 +189,8 @@ func (o *ClientHandshake) transcript(a openResponse, trust unitauth.Trust, peer 
 	}
 }
 
-// Challenge challenges the unit that introduces itself: from then on only evidence of its
-// device and key is accepted. The credential is for that unit.
+// Challenge makes a challenge for the unit of an introduction: from then on only evidence
+// of its device and key is accepted. The credential is for that unit.
 func (o *ClientHandshake) Challenge(introduction []byte, verifier *attest.Verifier) (unit wire.UnitID, credential []byte, err error) {
 	in, err := unitauth.UnverifiedIntroduction(introduction)
 	if err != nil {
@@ -209,5 +204,5 @@ func (o *ClientHandshake) Challenge(introduction []byte, verifier *attest.Verifi
 	return in.Unit, challenge.Credential, nil
 }
 
-// Unchallenge forgets the unit that was challenged.
+// Unchallenge drops the challenge.
 func (o *ClientHandshake) Unchallenge() { o.hidden = nil }

@@ -14,8 +14,8 @@ import (
 
 // chunkSink encrypts the chunks of a response.
 type chunkSink interface {
-	// put encrypts b, whose first 4 bytes are room for a length, and returns what is to be
-	// sent of the message: nothing as long as it is kept back.
+	// encrypt encrypts b, whose first 4 bytes are room for a length, and returns the bytes
+	// to send now: none while the message is buffered.
 	encrypt(b []byte, at chunk.Flag) ([]byte, error)
 }
 
@@ -25,27 +25,27 @@ type sealedSink struct{ *chunk.Writer }
 func (s sealedSink) encrypt(b []byte, at chunk.Flag) ([]byte, error) { return s.SealChunk(b, at), nil }
 
 // Responder seals the response to one request, in a session or one-off. The content is
-// kept until the head is known: either [Responder.Whole] and [Responder.Finish] follow, or
+// buffered until the head is known: either [Responder.Whole] and [Responder.Finish] follow, or
 // [Responder.Begin], any number of [Responder.Write] and [Responder.Flush], and
-// [Responder.FinishStream]. At last comes [Responder.Release]. It is used by one goroutine at a time.
+// [Responder.FinishStream]. [Responder.Release] is last. It is used by one goroutine at a time.
 type Responder struct {
 	w       io.Writer
 	host    *Host
 	request *ServerRequest // in a session
 	prefix  []byte         // before the chunks
 	sink    chunkSink
-	begun   bool      // something was sent
+	begun   bool      // a part was sent
 	sum     hash.Hash // of the response's plaintext; nil when no receipt is wanted
 	length  int64     // of the content, once the head is known
 	start   int       // where in buf the chunk's length goes
-	lent    *[]byte   // for buf, when it is given back
+	lent    *[]byte   // the buffer to return
 	buf     []byte    // the chunk that is filled
 }
 
 // headRoom is kept free before the content, in bytes, until the head is known.
 const headRoom = 2 << 10
 
-// buffer takes a buffer for whole chunks.
+// buffer returns a buffer for whole chunks.
 func (h *Host) buffer() *[]byte {
 	if b, ok := h.responses.Get().(*[]byte); ok {
 		return b
@@ -73,17 +73,17 @@ func newResponder(w io.Writer, h *Host, sink chunkSink, prefix []byte) *Responde
 	return &Responder{w: w, host: h, sink: sink, prefix: prefix, start: headRoom, lent: b, buf: (*b)[:headRoom]}
 }
 
-// BufferContent adds content while the head is not known, at most [MaxSmall] bytes in all.
+// BufferContent appends content while the head is not known, at most [MaxSmall] bytes in all.
 func (r *Responder) BufferContent(p []byte) { r.buf = append(r.buf, p...) }
 
-// BufferedContent is the content that was kept.
+// BufferedContent returns the buffered content.
 func (r *Responder) BufferedContent() []byte { return r.buf[headRoom:] }
 
 // Begun reports whether a part of the response was sent.
 func (r *Responder) Begun() bool { return r.begun }
 
-// Begin puts kind, time and head before the content that was kept, and so begins the
-// first chunk. The response to a one-off request has neither kind nor time.
+// Begin puts kind, time and head before the buffered content, which begins the first
+// chunk. The response to a one-off request has neither kind nor time.
 func (r *Responder) Begin(h bhttp.Head) error {
 	r.length = h.Length
 	b := make([]byte, chunk.LengthSize, 256)
@@ -132,11 +132,10 @@ func (r *Responder) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Flush sends the chunk that is filled, if there is anything in it.
+// Flush sends the current chunk, unless it is empty.
 func (r *Responder) Flush() error { return r.sendChunk(chunk.More) }
 
-// sendChunk seals the chunk that was filled and sends it. Only a final chunk may be
-// empty.
+// sendChunk seals and sends the current chunk. Only a final chunk may be empty.
 func (r *Responder) sendChunk(at chunk.Flag) error {
 	plaintext := r.buf[r.start+chunk.LengthSize:]
 	if len(plaintext) == 0 && at == chunk.More {
@@ -158,8 +157,8 @@ func (r *Responder) sendChunk(at chunk.Flag) error {
 	return err
 }
 
-// FinishStream ends a response that was begun: with the trailers, and with a receipt where one is
-// wanted.
+// FinishStream ends a response after [Responder.Begin]: with the trailers, and with a
+// receipt if one is wanted.
 func (r *Responder) FinishStream(trailer map[string][]string) error {
 	if r.length == bhttp.Indeterminate {
 		r.buf = append(r.buf, 0)
@@ -176,8 +175,8 @@ func (r *Responder) FinishStream(trailer map[string][]string) error {
 	return r.Finish()
 }
 
-// Whole makes a small response of the content that was kept: one chunk, padded. It
-// returns the size of all that [Responder.Finish] sends; 0 where that is not known.
+// Whole makes a small response of the buffered content: one chunk, padded. It returns the
+// size of all that [Responder.Finish] sends; 0 if that is not known.
 func (r *Responder) Whole(h bhttp.Head, trailer map[string][]string) (size int, err error) {
 	h.Length = int64(len(r.BufferedContent()))
 	if err := r.Begin(h); err != nil {
@@ -193,8 +192,8 @@ func (r *Responder) Whole(h bhttp.Head, trailer map[string][]string) (size int, 
 	return size, nil
 }
 
-// Finish sends the final chunk: what is left, or after it the receipt. For that the
-// request is read to its end.
+// Finish sends the rest as the final chunk, or the rest and then the receipt, for which it
+// reads the request to its end.
 func (r *Responder) Finish() error {
 	if r.sum == nil {
 		return r.sendChunk(chunk.Final)
@@ -207,14 +206,14 @@ func (r *Responder) Finish() error {
 			return fmt.Errorf("reading the request for its receipt: %w", err)
 		}
 	}
-	signed, responded := wire.Digest(r.request.digest.Sum(nil)), wire.Digest(r.sum.Sum(nil))
+	request, response := wire.Digest(r.request.digest.Sum(nil)), wire.Digest(r.sum.Sum(nil))
 	at := r.request.unitTime()
 	head, err := r.host.reachedHead(r.request.credentials, at)
 	if err != nil {
 		return err
 	}
 	receipt, err := unitauth.SignReceipt(r.host.key, r.request.credentials.chain, unitauth.ReceiptClaims{
-		Session: r.request.header.Session, Number: r.request.header.Number, Request: signed, Response: responded, Unit: r.host.id, At: at, Head: head,
+		Session: r.request.header.Session, Number: r.request.header.Number, Request: request, Response: response, Unit: r.host.id, At: at, Head: head,
 	})
 	if err != nil {
 		return err
@@ -224,7 +223,7 @@ func (r *Responder) Finish() error {
 	return r.sendChunk(chunk.Final)
 }
 
-// SizeBuffered is how many bytes of a response in one piece wait for its end.
+// SizeBuffered returns how many bytes of a response in one piece wait for its end.
 func (r *Responder) SizeBuffered() int {
 	if c, ok := r.sink.(ohttpSink); ok {
 		return c.Buffered()
@@ -232,9 +231,9 @@ func (r *Responder) SizeBuffered() int {
 	return 0
 }
 
-// Release gives the buffer back. It holds ciphertext, and of plaintext no more
-// than the app's memory does.
+// Release returns the buffer to its pool. The buffer contains ciphertext, and no more
+// plaintext than the memory of the app.
 func (r *Responder) Release() {
-	*r.lent, r.buf = r.buf[:0], nil // not what buf was before a large head: that holds plaintext
+	*r.lent, r.buf = r.buf[:0], nil // not the former buf of a large head, which contains plaintext
 	r.host.responses.Put(r.lent)
 }

@@ -18,34 +18,33 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// ring is one ring key as a host holds it. It is immutable.
+// ring is a ring key of a host. It is immutable.
 type ring struct {
 	key      *identity.RingKey
-	identity attest.Digest // whose units seal under it
+	identity attest.Digest // of the units that seal under it
 	pin      []byte        // of the sessions under it
 	holders  identity.RingHolders
 	since    attest.Digest // policy head of the certificate report that first brought it
 	*derived
 }
 
-// derived is what was derived from a ring key. All standings that hold the key
-// share it, so that erasing waits for everything that uses it.
+// derived are the keys derived from a ring key. All credentials with the ring key share
+// them, so that erasing waits for every use.
 type derived struct {
 	mu      sync.RWMutex // guards all below
-	erased  bool         // nothing is kept from then on
+	erased  bool         // nothing is cached from then on
 	seals   map[wire.UnitID]*sealKey
 	oneOffs [len(ohttp.KEMs)]hpke.PrivateKey // of the table of KEMs; nil until needed
 }
 
-// sealKey is what one unit seals with under one ring key.
+// sealKey are the keys of one unit under one ring key.
 type sealKey struct {
 	aead  cipher.AEAD
 	nonce []byte // HMAC key of nonces
 }
 
 // withSealKey calls f with the seal key of a unit, which [ring.erase] does not clear
-// meanwhile. The key is kept once f succeeded, so that made-up unit ids take no
-// memory.
+// meanwhile. The key is cached once f succeeded, so that invented unit ids take no memory.
 func (r *ring) withSealKey(unit wire.UnitID, f func(*sealKey) error) error {
 	if known, err := r.withCachedKey(unit, f); known {
 		return err
@@ -62,7 +61,7 @@ func (r *ring) withSealKey(unit wire.UnitID, f func(*sealKey) error) error {
 	return nil
 }
 
-// withCachedKey calls f with the seal key of a unit, if that is kept.
+// withCachedKey calls f with the seal key of a unit, if it is cached.
 func (r *ring) withCachedKey(unit wire.UnitID, f func(*sealKey) error) (known bool, err error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -73,7 +72,7 @@ func (r *ring) withCachedKey(unit wire.UnitID, f func(*sealKey) error) (known bo
 	return true, f(k)
 }
 
-// deriveSealKey is the seal key of a unit.
+// deriveSealKey derives the seal key of a unit.
 func (r *ring) deriveSealKey(unit wire.UnitID) (*sealKey, error) {
 	id := r.key.ID()
 	b, err := r.key.Derive(64, wire.LabelSealKey, id[:], unit[:])
@@ -86,7 +85,7 @@ func (r *ring) deriveSealKey(unit wire.UnitID) (*sealKey, error) {
 	return k, err
 }
 
-// cacheKey keeps a seal key, unless the ring was erased while the key was used, or
+// cacheKey caches a seal key, unless the ring was erased while the key was used, or
 // another goroutine was first.
 func (r *ring) cacheKey(unit wire.UnitID, k *sealKey) {
 	r.mu.Lock()
@@ -109,7 +108,7 @@ func (r *ring) erase() {
 	r.seals, r.oneOffs, r.erased = nil, [len(ohttp.KEMs)]hpke.PrivateKey{}, true
 }
 
-// header is the header of what a unit seals of a session under the ring.
+// header returns the header of what a unit seals of a session under the ring.
 func (r *ring) header(s *session, sealer wire.UnitID) envelope.Header {
 	return envelope.Header{For: r.identity, Ring: r.key.ID(), Session: s.id, Expiry: s.expiry, Sealer: sealer}
 }
@@ -129,11 +128,11 @@ func (r *ring) sealMessage(kind envelope.Kind, h envelope.Header, plaintext []by
 	return sealed, err
 }
 
-// openSealed decrypts what was sealed into dst.
+// openSealed decrypts a sealed message into dst.
 func (r *ring) openSealed(u envelope.Sealed, dst []byte) (plaintext []byte, err error) {
 	err = r.withSealKey(u.Sealer, func(k *sealKey) error {
 		if plaintext, err = k.aead.Open(dst, u.Nonce, u.Ciphertext, u.AD); err != nil {
-			return wire.Refuse(wire.BadSignature, "sealed session", "bytes that were changed", "what a unit of the cluster sealed")
+			return wire.Refuse(wire.BadSignature, "sealed session", fmt.Sprint(len(u.Ciphertext), " bytes that do not decrypt"), "a message that a unit of the cluster sealed")
 		}
 		return nil
 	})
