@@ -30,17 +30,17 @@ func WithRecord(ctx context.Context, r *unitauth.Record) context.Context {
 	return context.WithValue(ctx, recordKey{}, r)
 }
 
-// call is one request on its way, through all its attempts.
+// call is one request with all its attempts.
 type call struct {
 	t         *Transport
 	request   *http.Request
 	record    *unitauth.Record // nil: no receipt wanted
-	small     bool             // it goes into one chunk
-	content   []byte           // where it was read whole
-	bodyTaken bool             // the body was handed on, to any server that closes it
+	small     bool             // it fits into one chunk
+	content   []byte           // if it was read whole
+	bodyTaken bool             // the body was passed on, and is closed there
 	budget    retryBudget
 	tried     []wire.UnitID
-	turn      *time.Timer // ends the call's turn to look for a unit that responds; nil: it had none
+	turn      *time.Timer // releases the probe slot; nil: the call has none
 }
 
 // RoundTrip sends a request through the channel and gives its response, which is
@@ -48,8 +48,8 @@ type call struct {
 // method is not safe is bound to one unit, which executes it at most once.
 //
 // A request that is safe, or carries an Idempotency-Key, is sent again when an
-// attempt brings no response; any other only when it surely was not executed, and
-// else the error is [ErrOutcomeUnknown]. A response that ends early is an
+// attempt brings no response; any other only when it certainly was not executed, and
+// otherwise the error is [ErrOutcomeUnknown]. A response that ends early is an
 // [channel.ErrTruncated] of its body. RoundTrip blocks until there is a response, nothing
 // is left to try, or the request's context is done.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -73,7 +73,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// readSmall takes the content of a small request that cannot be had again.
+// readSmall reads the content of a small request whose body cannot be read again.
 func (c *call) readSmall() error {
 	r := c.request
 	if r.Body == nil || r.Body == http.NoBody {
@@ -97,7 +97,7 @@ type failure struct {
 	err     error
 	hint    hint
 	attempt attempt
-	session *activeSession // nil when there was none
+	session *activeSession // nil: none
 }
 
 // nextAttempt decides how the call goes on: nil for another attempt.
@@ -127,7 +127,7 @@ func (c *call) prepareRetry(f failure) error {
 	case isCut(f.err):
 		reason = wire.CutOff
 	case f.session.Alone() && (reason == wire.Misdirected || reason == wire.TicketWanted):
-		reason = wire.Rekey // no other unit will have it
+		reason = wire.Rekey // no other unit has it
 	}
 	allowed := c.budget.take(reason)
 	switch reason {
@@ -137,7 +137,7 @@ func (c *call) prepareRetry(f failure) error {
 		}
 	case wire.Rekey, wire.TicketWanted:
 		c.t.dropSession(f.session)
-		c.tried = nil // in the next session nobody was
+		c.tried = nil // none in the next session
 		if !allowed {
 			return fmt.Errorf("%w: %w", errRekey, f.err)
 		}
@@ -162,12 +162,12 @@ func (c *call) prepareRetry(f failure) error {
 	return nil
 }
 
-// acquireProbe pauses before an attempt after one that found no unit, or somebody who has
-// too much to do. While the gateway or all units are away for a moment all calls of
-// a transport come to this, and if all of them tried on, those who come back would
-// be asked for more than they can do, and for it again. So a few look at a time, and
-// the others wait: there is no turn when that takes too long. A turn ends with the
-// call, or when its attempt is under way for so long that somebody seems to be there.
+// acquireProbe pauses before an attempt after one that reached no unit, or an overloaded
+// one, and takes a probe slot. While the gateway or all units are unavailable, every call
+// of a transport gets here: if all of them retried, units that return would be overloaded
+// at once. So a few calls probe at a time, and the others wait, at most probeWait. A slot
+// is released with its call, or when the attempt has run for probeTime, because then a
+// unit is probably there.
 func (c *call) acquireProbe() bool {
 	rest := retryPause << (maxOthers - 1 - c.budget.others)
 	begin := time.Now()
@@ -187,15 +187,15 @@ func (c *call) acquireProbe() bool {
 	return true
 }
 
-// releaseProbe ends the call's turn, if it has one.
+// releaseProbe releases the call's probe slot, if it has one.
 func (c *call) releaseProbe() {
 	if c.turn != nil && c.turn.Stop() {
 		<-c.t.probeSlots
 	}
 }
 
-// attemptOnce sends the request once; the same bytes once more with the ticket, if
-// the unit says that it needs it.
+// attemptOnce sends the request once, and the same bytes again with the ticket if the
+// unit asks for it.
 func (c *call) attemptOnce() (*http.Response, failure) {
 	f := failure{attempt: c.knownAttempt()}
 	h, err := c.t.acquire(c.request.Context())
@@ -207,12 +207,12 @@ func (c *call) attemptOnce() (*http.Response, failure) {
 	f.session = h
 	x, out, err := c.prepare(h)
 	if err != nil {
-		f.err, f.attempt.Whole = err, false // another attempt would end alike
+		f.err, f.attempt.Whole = err, false // another attempt would fail too
 		return nil, f
 	}
 	ticket := ""
 	if out.stream != nil || c.budget.ticket < 1 {
-		ticket = encodeTicket(h.Session) // a stream cannot be sent again with it, and once wanted it is again
+		ticket = encodeTicket(h.Session) // a stream cannot be sent again, and a ticket that was wanted is wanted again
 	}
 	answer, err := c.sendOuter(h, out, ticket, &f)
 	if err == nil && f.hint.Reason == wire.TicketWanted && !h.Alone() && out.stream == nil && c.budget.take(wire.TicketWanted) {
@@ -232,7 +232,7 @@ func (c *call) attemptOnce() (*http.Response, failure) {
 	return response, f
 }
 
-// knownAttempt is what is known of an attempt before it is made.
+// knownAttempt returns the facts of an attempt before it is made.
 func (c *call) knownAttempt() attempt {
 	return attempt{
 		Safe:   channel.IsSafe(c.request.Method),
@@ -270,13 +270,13 @@ func (c *call) prepare(h *activeSession) (*channel.ClientRequest, *outgoing, err
 	return x, &outgoing{stream: s, target: target}, err
 }
 
-// target is the unit that the next attempt is bound to, or zero for none.
+// target returns the unit that the next attempt is bound to; zero: none.
 func (c *call) target(h *activeSession) wire.UnitID {
 	opener := h.OpenedBy().UnitID()
 	switch {
 	case h.Alone():
 		return opener
-	case c.budget.rekey == 0 && !slices.Contains(c.tried, opener): // it surely holds the new session
+	case c.budget.rekey == 0 && !slices.Contains(c.tried, opener): // it certainly has the new session
 		return opener
 	case !channel.IsSafe(c.request.Method) || c.t.isWary():
 		return c.t.chooseUnit(h, c.tried)
@@ -284,7 +284,7 @@ func (c *call) target(h *activeSession) wire.UnitID {
 	return wire.UnitID{}
 }
 
-// requestBody is the content to send.
+// requestBody returns the content to send.
 func (c *call) requestBody() (io.ReadCloser, error) {
 	switch {
 	case c.content != nil:
@@ -296,7 +296,7 @@ func (c *call) requestBody() (io.ReadCloser, error) {
 	return c.request.Body, nil
 }
 
-// innerHead is the request as binary HTTP says it.
+// innerHead returns the head of the inner request.
 func (c *call) innerHead() bhttp.Head {
 	h := headOf(c.request)
 	if !c.small && c.request.ContentLength <= 0 {
@@ -313,7 +313,7 @@ func headOf(r *http.Request) bhttp.Head {
 	if h.Authority == "" {
 		h.Authority = r.URL.Host
 	}
-	if r.Header["Content-Length"] != nil { // the framing says it
+	if r.Header["Content-Length"] != nil { // the framing has the length
 		h.Fields = r.Header.Clone()
 		h.Fields.Del("Content-Length")
 	}
@@ -323,13 +323,13 @@ func headOf(r *http.Request) bhttp.Head {
 // outgoing is the sealed request of one attempt.
 type outgoing struct {
 	target wire.UnitID
-	raw    []byte // all of it, or nil where it is
+	raw    []byte // all of it; nil if it is
 	stream *channel.RequestStream
-	resent atomic.Bool // raw was sent, or was to be, more than once
+	resent atomic.Bool // raw may have been sent more than once
 }
 
-// mayHaveLeft reports whether a part of the request may have left, when sending it
-// ended in err: always, but for a stream that was not read and a first
+// mayHaveLeft reports whether a part of the request may have left this machine, when
+// sending it ended in err: always, except for a stream that was not read and a first
 // connection that could not be made.
 func (o *outgoing) mayHaveLeft(err error) bool {
 	if o.stream != nil {
@@ -339,7 +339,7 @@ func (o *outgoing) mayHaveLeft(err error) bool {
 	return o.resent.Load() || !ok || e.Op != "dial"
 }
 
-// outer makes a request one that carries a sealed one. The same sealed bytes may
+// outer changes r into the outer request of a sealed one, and returns it. The same sealed bytes may
 // be sent twice, since no unit executes them twice: the inner transport may do
 // so when a kept-alive connection turns out to be gone.
 func (t *Transport) outer(r *http.Request, h *activeSession, o *outgoing, ticket string) *http.Request {
@@ -349,13 +349,13 @@ func (t *Transport) outer(r *http.Request, h *activeSession, o *outgoing, ticket
 	r.Header = http.Header{"Content-Type": {wire.TypeRequest}, "User-Agent": nil}
 	r.Body, r.ContentLength, r.GetBody = o.stream, bhttp.Indeterminate, nil
 	if o.stream == nil {
-		// Of a reader of this type net/http knows that it does not block.
+		// net/http knows that a reader of this type does not block.
 		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(o.raw)), int64(len(o.raw))
 		r.GetBody = func() (io.ReadCloser, error) {
 			o.resent.Store(true)
 			return io.NopCloser(bytes.NewReader(o.raw)), nil
 		}
-		r.Header["X-Idempotency-Key"] = []string{} // says so to net/http and is not sent
+		r.Header["X-Idempotency-Key"] = []string{} // makes net/http retry; it is not sent
 	}
 	if ticket != "" {
 		r.Header[wire.FieldTicket] = []string{ticket}
@@ -366,10 +366,10 @@ func (t *Transport) outer(r *http.Request, h *activeSession, o *outgoing, ticket
 	return r
 }
 
-// sendOuter makes one outer request. It gives an outer response that holds an inner
-// one, or fills in what is hinted instead.
+// sendOuter makes one outer request. It returns an outer response that contains an
+// inner one, or fills in the hint.
 func (c *call) sendOuter(h *activeSession, o *outgoing, ticket string, f *failure) (*http.Response, error) {
-	outer := *c.request // for its context
+	outer := *c.request // a copy, with its context
 	response, err := c.t.config.Inner.RoundTrip(c.t.outer(&outer, h, o, ticket))
 	if err != nil {
 		f.hint = hint{Reason: wire.Unavailable}
@@ -404,8 +404,8 @@ func (c *call) openResponse(x *channel.ClientRequest, outer *http.Response, f *f
 	}
 	c.t.times.noteTime(a.Unit, a.Time, c.t.config.Clock())
 	if a.Kind != channel.KindResponse {
-		// What is not safe is bound, and then open saw to it that the bound
-		// unit says so.
+		// A request that is not safe is bound, and then Open has checked that the
+		// response is the bound unit's.
 		f.attempt.NotExecuted = a.Kind == channel.KindNotExecuted
 		return nil, wire.Refuse(wire.NotExecuted, "response: reason", a.Reason, "a response")
 	}
@@ -426,7 +426,7 @@ func (c *call) openResponse(x *channel.ClientRequest, outer *http.Response, f *f
 	return r, nil
 }
 
-// verifyReceipt verifies the receipt at a response's end, and is io.EOF if it holds.
+// verifyReceipt verifies the receipt at a response's end. It returns io.EOF for a valid one.
 func (c *call) verifyReceipt(x *channel.ClientRequest, a channel.Response, at time.Time) error {
 	record := x.Record()
 	record.Receipt = a.Receipt()
@@ -435,7 +435,7 @@ func (c *call) verifyReceipt(x *channel.ClientRequest, a channel.Response, at ti
 	}
 	expect := unitauth.ReceiptExpect{Pin: c.t.config.Pin, At: at}
 	receipt, err := unitauth.VerifyReceipt(*record, c.t.config.Trust.Trust(), expect)
-	if err != nil { // perhaps of a release that is newer than what is known
+	if err != nil { // perhaps of a release newer than the known policy
 		receipt, err = unitauth.VerifyReceipt(*record, c.t.config.Trust.Renew(c.request.Context()), expect)
 	}
 	if err == nil && receipt.Later != nil {

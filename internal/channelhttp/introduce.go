@@ -15,20 +15,20 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Sizes in bytes of what comes before fresh evidence.
+// Largest sizes in bytes, before fresh evidence.
 const (
 	maxRetryProblem = 16 << 10 // a problem with an introduction in base64
 	maxCredential   = 1 << 10
 )
 
-// retryProblem is the problem (RFC 9457) that wants an open request once more.
+// retryProblem is the problem (RFC 9457) that asks for an open request again.
 type retryProblem struct {
 	api.Problem
 	Introduction []byte `json:"introduction,omitempty"`
 }
 
-// wantAgain responds to an open request that must come again: with its cookie, and
-// where the client is to challenge the unit, with a credential for it.
+// wantAgain responds to an open request that must be sent again: with its cookie and, if
+// the client must challenge the unit, with the unit's introduction.
 func (s *Server) wantAgain(w http.ResponseWriter, body []byte, at time.Time, cause error) error {
 	cookie, err := s.config.Host.Cookie(body, at)
 	if err != nil {
@@ -47,7 +47,7 @@ func (s *Server) wantAgain(w http.ResponseWriter, body []byte, at time.Time, cau
 	return nil
 }
 
-// credentialOf is the credential that came along, nil where none did.
+// credentialOf returns the credential in a request; empty: none.
 func credentialOf(r *http.Request) ([]byte, error) {
 	credential, err := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldCredential))
 	if err != nil || len(credential) > maxCredential {
@@ -56,15 +56,15 @@ func credentialOf(r *http.Request) ([]byte, error) {
 	return credential, nil
 }
 
-// retryWith is what an open request comes with once more; zero: nothing.
+// retryWith are the fields of an open request that is sent again; zero: none.
 type retryWith struct {
 	cookie     string
-	unit       wire.UnitID // that is to get it: introduced itself, or is another than one that was refused; zero: any
-	credential []byte      // for it; nil: it did not introduce itself
+	unit       wire.UnitID // to send it to: it introduced itself, or another was refused; zero: any
+	credential []byte      // for that unit; nil: it did not introduce itself
 }
 
-// retryOf reads what a unit wants the request to come with. A unit that introduces
-// itself is challenged.
+// retryOf reads the fields that a unit wants in the next open request. It challenges a
+// unit that introduces itself.
 func (t *Transport) retryOf(o *channel.ClientHandshake, response *http.Response) (next retryWith, err error) {
 	o.Unchallenge()
 	next.cookie = response.Header.Get(wire.FieldCookie)
@@ -84,7 +84,7 @@ func (t *Transport) retryOf(o *channel.ClientHandshake, response *http.Response)
 	return next, nil
 }
 
-// setHeader puts it into the header of a request.
+// setHeader sets the fields in the header of a request.
 func (a retryWith) setHeader(h http.Header) {
 	if a.cookie != "" {
 		h.Set(wire.FieldCookie, a.cookie)

@@ -32,7 +32,7 @@ func (s *Server) serveOHTTP(w http.ResponseWriter, r *http.Request) error {
 	return wire.Refuse(wire.BadRequest, "one-off: method", r.Method, "GET or POST")
 }
 
-// serveOHTTPKeys responses with the key configuration for the pin of the query.
+// serveOHTTPKeys serves the key configuration for the pin of the query.
 func (s *Server) serveOHTTPKeys(w http.ResponseWriter, r *http.Request, at time.Time) error {
 	pin, err := s.pinOf(r.URL.Query())
 	if err != nil {
@@ -59,7 +59,7 @@ func (s *Server) serveOHTTPKeys(w http.ResponseWriter, r *http.Request, at time.
 	return nil
 }
 
-// pinOf is the pin of a query: a task, an identity, or the unit's own task.
+// pinOf returns the pin of a query: a task, an identity, or the unit's own task.
 func (s *Server) pinOf(query url.Values) (pin unitauth.Pin, err error) {
 	task, id := query["task"], query["id"]
 	switch {
@@ -93,7 +93,7 @@ func (s *Server) serveOHTTPRequest(w http.ResponseWriter, r *http.Request, at ti
 		return err
 	}
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyWait)) // a server that has none has its own limit
+	_ = control.SetReadDeadline(time.Now().Add(bodyWait)) // a server without deadlines has its own limit
 	x, err := s.config.Host.OpenOHTTP(f, r.Body, at)
 	if err != nil {
 		return err
@@ -117,12 +117,12 @@ func (s *Server) serveOHTTPRequest(w http.ResponseWriter, r *http.Request, at ti
 		err = serveOHTTPApp(s.config.App, writer, r, x, h, rest)
 	}
 	if err != nil {
-		writeProblem(writer, err) // the app was not asked
+		writeProblem(writer, err) // the app was not called
 	}
 	if !x.Whole() {
 		closeConnection(w, r)
 	}
-	place.giveBack() // the client may take its time, and what is kept for it counts
+	place.giveBack() // the client may be slow, and buffered bytes count
 	if err := kept.takeShare(writer.responder.SizeBuffered()); err != nil {
 		return err
 	}
@@ -156,8 +156,8 @@ func serveOHTTPApp(app http.Handler, a *responseWriter, outer *http.Request, x *
 	return nil
 }
 
-// finishOHTTP ends the response. In place of one that is more than one piece may have,
-// of which nothing was sent, it says so.
+// finishOHTTP ends the response. It replaces one that is too large for one piece, and of
+// which nothing was sent, by a problem.
 func finishOHTTP(w http.ResponseWriter, x *channel.OHTTPServerRequest, a *responseWriter) error {
 	err := a.finish()
 	if err == nil {

@@ -15,23 +15,23 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// OHTTPConfig says where one-off requests go. Every field is required but
+// OHTTPConfig configures an [OHTTPTransport]. Every field is required but
 // Valid and Whole.
 type OHTTPConfig struct {
-	URL   *url.URL          // of the gateway's resource, or of a relay's; untrusted
+	URL   *url.URL          // of the gateway's resource, or of a relay; untrusted
 	Inner http.RoundTripper // sends outer requests
 	Keys  unitauth.OHTTPKeys
-	// Valid refuses once policy has cut off a unit that may have the keys: what comes
-	// of a response from then on is not taken. Nil takes all.
+	// Valid refuses once policy has cut off a unit that may have the keys: the rest of a
+	// response is refused from then on. Nil never refuses.
 	Valid func() error
 	// Whole sends requests in one piece, to gateways that know RFC 9458 alone.
-	// Requests and responses are then held whole, at most 256 KiB each.
+	// Requests and responses are then buffered whole, at most 256 KiB each.
 	Whole bool
 }
 
-// OHTTPTransport is an [http.RoundTripper] that sends each request for itself, over
-// Oblivious HTTP, to any server that holds the private keys. Whatever carries a request
-// may deliver it many times. It is safe for concurrent use.
+// OHTTPTransport is an [http.RoundTripper] that sends each request independently, over
+// Oblivious HTTP, to any server that has the private keys. A carrier of a request can
+// deliver it many times. It is safe for concurrent use.
 type OHTTPTransport struct {
 	config OHTTPConfig
 	form   ohttp.Form
@@ -50,10 +50,11 @@ func NewOHTTPTransport(c OHTTPConfig) (*OHTTPTransport, error) {
 	return o, nil
 }
 
-// RoundTrip sends a request once and gives its response, which is of somebody who
-// holds the private key, unchanged and for this request. It refuses with
-// "ohttp-key" when the gateway says that nobody does, with "rate" when it says
-// that they are too many, with "unavailable" any other response of the gateway's own, and with "truncated" what ends early.
+// RoundTrip sends a request once and returns its response, unchanged and for this request,
+// from a server that has the private key. It refuses with "ohttp-key" when the gateway
+// reports that no unit has it, with "rate" when it reports too many requests, with
+// "unavailable" any other response of the gateway itself, and with "truncated" a response
+// that ends early.
 func (o *OHTTPTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	response, err := o.roundTrip(r)
 	if err != nil {
@@ -74,11 +75,11 @@ func (o *OHTTPTransport) roundTrip(r *http.Request) (*http.Response, error) {
 		Method: http.MethodPost, URL: o.config.URL, Host: o.config.URL.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: http.Header{"Content-Type": {o.form.RequestType}, "User-Agent": nil}, Body: sent, ContentLength: bhttp.Indeterminate,
 	}).WithContext(r.Context())
-	if whole := sent.Whole(); whole != nil { // and may be sent again, when a kept-alive connection is gone
+	if whole := sent.Whole(); whole != nil { // and can be sent again if a kept-alive connection is gone
 		defer sent.Close()
 		outer.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(whole)), nil }
 		outer.Body, outer.ContentLength = io.NopCloser(bytes.NewReader(whole)), int64(len(whole))
-		outer.Header["X-Idempotency-Key"] = []string{} // says so to net/http and is not sent
+		outer.Header["X-Idempotency-Key"] = []string{} // makes net/http retry; it is not sent
 	}
 	if o.form.Chunked {
 		outer.Header["Incremental"] = []string{"?1"} // so that no relay waits for the end
@@ -119,11 +120,11 @@ func openOHTTP(sent *channel.OHTTPClientRequest, r *http.Request, outer *http.Re
 	return h.Response(r, content)
 }
 
-// maxGatewayResponse bounds in bytes what is read of a response of the gateway's own.
+// maxGatewayResponse bounds the bytes read of a response of the gateway itself.
 const maxGatewayResponse = 16 << 10
 
-// gatewayRefusal is the error of an outer response that holds no inner one. Nobody
-// authenticates it.
+// gatewayRefusal returns the error of an outer response without an inner one. The response
+// is not authenticated.
 func gatewayRefusal(outer *http.Response) error {
 	b, _ := io.ReadAll(io.LimitReader(outer.Body, maxGatewayResponse))
 	var p struct{ Type string }
