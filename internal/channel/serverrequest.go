@@ -166,13 +166,8 @@ func (x *ServerRequest) openFirst(r io.Reader, clock func() (time.Time, error)) 
 }
 
 // takeNumber takes the request's number, and reads the time in the same step: between
-// the two the entry could yield, and the number be taken once more.
-//
-// It refuses with "not-allowed" what is not safe and bound to no unit, with
-// "expired" what is late, or ends too far ahead for the entry to yield in time,
-// and with "replayed" a number seen before, or too old to be known. Nothing
-// authenticated is answered to any of these, since another delivery of the same
-// request may be executed, or may come.
+// the two the entry could yield, and the number be taken again. It refuses as
+// [ServerRequest.Authenticate] does.
 func (x *ServerRequest) takeNumber() error {
 	h := x.host
 	h.mu.Lock()

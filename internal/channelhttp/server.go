@@ -19,32 +19,33 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Relay carries sealed bytes between the units of a cluster. It is untrusted: what it loses the client's ticket replaces.
+// Relay carries sealed bytes between the units of a cluster. It is untrusted: the client's
+// ticket replaces what it loses.
 type Relay interface {
-	// Number is the next session number of the range that the manager gave
+	// Number returns the next session number of the range that the manager allocated to
 	// this unit, or a random one without a manager. It does not block.
 	Number() uint64
-	// Push brings a sealed session, for Host.ImportSession, or a tombstone, for Host.Terminate, to
+	// Push sends a sealed session, for Host.ImportSession, or a tombstone, for Host.Terminate, to
 	// all other units. It does not block.
 	Push(kind envelope.Kind, sealed []byte)
-	// Pull asks for the stored copy of a session. Its error has the reason
-	// [wire.NotFound] where there is none, and [wire.Unavailable] where nobody
-	// responses in time.
+	// Pull fetches the stored copy of a session. Its error has the reason
+	// [wire.NotFound] if there is none, and [wire.Unavailable] if no response comes in
+	// time.
 	Pull(ctx context.Context, id wire.SessionID) ([]byte, error)
 }
 
-// ServerConfig says what a server serves. Every field is required but Attester,
+// ServerConfig configures a server. Every field is required but Attester,
 // Crowded and Heads.
 type ServerConfig struct {
 	Host  *channel.Host
-	App   http.Handler // responses the requests of sessions, and all other paths
+	App   http.Handler // serves the requests of sessions, and all other paths
 	Relay Relay
-	// Attester gives fresh evidence; without one no session that wants any is
-	// opened. It is asked for evidence from one goroutine at a time. One that is
-	// [attest.CredentialAttester] introduces itself to the client before.
+	// Attester makes fresh evidence; without one no session that wants any is opened.
+	// It is called from one goroutine at a time. One that is [attest.CredentialAttester]
+	// introduces itself to the client first.
 	Attester attest.Attester
-	// RingUnknown is called when a session comes under a ring key that the
-	// host does not have: a reason to renew soon. It does not block.
+	// RingUnknown is called when a session arrives under a ring key that the host does
+	// not have, which is a reason to renew soon. It does not block.
 	RingUnknown func()
 	// Crowded is called with each refusal, and counts those by a quota
 	// ([limit.QuotaOf]). It does not block; nil counts none.
@@ -90,7 +91,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// servePost demands method and type, and tells what a handler refuses.
+// servePost checks method and type, and writes the refusal of a handler.
 func (s *Server) servePost(w http.ResponseWriter, r *http.Request, kind string, h func(http.ResponseWriter, *http.Request) error) {
 	if r.Method != http.MethodPost || r.Header.Get("Content-Type") != kind {
 		s.writeProblem(w, wire.Refuse(wire.BadRequest, "channel: method and content type", r.Method, kind))
@@ -128,10 +129,10 @@ func problemFor(err error) api.Problem {
 }
 
 // maxReopens is how often an open request is begun again because the ring was
-// replaced while it was worked on. Rings are replaced seconds apart at the least.
+// replaced meanwhile. Rings are replaced at least seconds apart.
 const maxReopens = 2
 
-// serveOpen responds to an open request.
+// serveOpen serves an open request.
 func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) error {
 	s.config.Heads.receive(r.Header)
 	setHead(w.Header(), s.config.Heads.newest())
@@ -169,7 +170,7 @@ func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) error {
 		s.config.Relay.Push(envelope.Session, sealed)
 	}
 	w.Header().Set("Content-Type", wire.TypeSession)
-	_, _ = w.Write(response) // the client may be gone, and no one else takes the error
+	_, _ = w.Write(response) // the client may be gone, and no one else can use the error
 	return nil
 }
 
@@ -180,7 +181,7 @@ func (s *Server) finishOpen(r *http.Request, a *channel.ServerHandshake) (respon
 	if err != nil {
 		return nil, nil, err
 	}
-	at, err := s.config.Clock() // again: evidence takes its time
+	at, err := s.config.Clock() // again: evidence takes time
 	if err != nil {
 		return nil, nil, err
 	}
@@ -196,7 +197,7 @@ func (s *Server) acceptAgain(a *channel.ServerHandshake) error {
 	return a.Again(at)
 }
 
-// evidence is the fresh evidence that the client wants, if it wants any.
+// evidence makes the fresh evidence that the client wants, if it wants any.
 func (s *Server) evidence(r *http.Request, a *channel.ServerHandshake) (attest.Evidence, error) {
 	data, wanted, err := a.Evidence()
 	if err != nil || !wanted {
@@ -217,7 +218,7 @@ func (s *Server) evidence(r *http.Request, a *channel.ServerHandshake) (attest.E
 	return attest.AttestWithCredential(r.Context(), s.config.Attester, data, credential)
 }
 
-// serveRequest responds to a request of a session.
+// serveRequest serves a request of a session.
 func (s *Server) serveRequest(w http.ResponseWriter, r *http.Request) error {
 	var raw [wire.HeaderSize]byte
 	if _, err := io.ReadFull(r.Body, raw[:]); err != nil {
@@ -249,8 +250,8 @@ func (s *Server) serveRequest(w http.ResponseWriter, r *http.Request) error {
 	return s.serveApp(w, r, x)
 }
 
-// findSession finds the session of a request: in the table, in the ticket that came
-// along, in the manager's stored copy.
+// findSession finds the session of a request: in the table, in the request's ticket, or in
+// the manager's stored copy.
 func (s *Server) findSession(r *http.Request, raw [wire.HeaderSize]byte) (*channel.ServerRequest, error) {
 	x, err := s.openRequest(r, raw)
 	if !errors.Is(err, wire.TicketWanted) {
@@ -282,8 +283,8 @@ func (s *Server) findSession(r *http.Request, raw [wire.HeaderSize]byte) (*chann
 	return nil, err
 }
 
-// pullCopy asks for the stored copy of a session, at a bounded rate for each address:
-// any client can make up a session, and asking costs a round trip.
+// pullCopy fetches the stored copy of a session, at a bounded rate for each address: any
+// client can invent a session, and fetching costs a round trip.
 func (s *Server) pullCopy(r *http.Request, session wire.SessionID) ([]byte, error) {
 	if !s.intake.pulls.TakeToken(r.RemoteAddr, s.intake.now()) {
 		more, want := fmt.Sprint("more than ", pullsEach), fmt.Sprint("at most ", pullsEach, " from one address")
@@ -302,9 +303,8 @@ func (s *Server) openRequest(r *http.Request, raw [wire.HeaderSize]byte) (*chann
 	return s.config.Host.Open(raw, r.Body, at)
 }
 
-// joinSealed takes over the sealed session that a request needs, if there is one. It
-// refuses, with "not-found", one of another session: it helps the request no more than
-// none.
+// joinSealed imports the sealed session of a request, if there is one. It refuses, with
+// "not-found", another session, which does not help the request.
 func (s *Server) joinSealed(sealed []byte, id wire.SessionID) error {
 	if len(sealed) == 0 {
 		return wire.Refuse(wire.NotFound, "sealed session", "no bytes", "a sealed session")
@@ -355,8 +355,8 @@ func writeWhole(w http.ResponseWriter, b []byte, err error) error {
 	return nil
 }
 
-// serveApp lets the app response. From here on the request may have been executed,
-// and every response is authenticated or cut off.
+// serveApp calls the app. From here on the request may have been executed, and every
+// response is authenticated or cut off.
 func (s *Server) serveApp(w http.ResponseWriter, r *http.Request, x *channel.ServerRequest) error {
 	inner, err := innerRequest(r, x)
 	if err != nil {
@@ -382,13 +382,13 @@ func (s *Server) serveApp(w http.ResponseWriter, r *http.Request, x *channel.Ser
 	return nil
 }
 
-// unreadWait is how long the rest of a request is waited for that the app has left.
+// unreadWait is the time limit for reading the part of a request that the app left unread.
 const unreadWait = time.Second
 
-// fullDuplex lets a response begin before its request has ended, where a protocol has
-// to be told so. The handler ends with leave: what it wrote goes out, and some of
-// what it did not read is read and forgotten. The server of net/http does that too,
-// after the handler, but panics then at the next request (go.dev/issue/68560).
+// fullDuplex lets a response begin before its request has ended, which HTTP/1.1 must
+// enable. The handler ends with leave: it flushes the response, and discards some of the
+// unread request. The server of net/http does that too, after the handler, but then
+// panics at the next request (go.dev/issue/68560).
 func fullDuplex(w http.ResponseWriter, r *http.Request) (leave func()) {
 	control := http.NewResponseController(w)
 	_ = control.EnableFullDuplex()
@@ -399,16 +399,16 @@ func fullDuplex(w http.ResponseWriter, r *http.Request) (leave func()) {
 	}
 }
 
-// closeConnection says of a request that nobody reads to its end that it is the last on its
-// connection, where that is of HTTP/1.1 and the response has not begun. Else the client
-// might send the next one while the connection is closed, and not know its outcome.
+// closeConnection makes a request that is not read to its end the last one on its HTTP/1.1
+// connection, if the response has not begun. Otherwise the client might send the next
+// request while the connection is closed, and not know its outcome.
 func closeConnection(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")
 	}
 }
 
-// innerRequest is the request in the session, for the app.
+// innerRequest returns the request in the session, for the app.
 func innerRequest(outer *http.Request, x *channel.ServerRequest) (*http.Request, error) {
 	head, err := x.RequestHead()
 	if err != nil {

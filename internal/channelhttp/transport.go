@@ -21,26 +21,26 @@ const (
 	openTime       = 30 * time.Second       // for opening one session
 	openPause      = 100 * time.Millisecond // after a failed try, growing
 	openTries      = 6
-	openWrongUnits = 4                      // of these, that another than the pin's units responds
+	openWrongUnits = 4                      // of these, with responses of other units than the pin's
 	retryPause     = 20 * time.Millisecond  // before an attempt after one that found no unit, doubling
-	probeTime      = 100 * time.Millisecond // of such an attempt, in which no other call makes one in its place
-	probeWait      = 10 * time.Second       // for the turn to make one
+	probeTime      = 100 * time.Millisecond // how long such an attempt keeps its probe slot
+	probeWait      = 10 * time.Second       // for a probe slot
 	renewPause     = 5 * time.Second        // after opening ahead of expiry failed
 )
 
-// TrustSource gives what responses are verified by.
+// TrustSource provides the trust that responses are verified by.
 type TrustSource interface {
-	// Trust is the newest trust there is. It does not block.
+	// Trust returns the newest trust. It does not block.
 	Trust() unitauth.Trust
-	// Renew fetches trust anew, after a response that the newest does not
-	// accept, and gives the newest there is then.
+	// Renew fetches trust again, after a response that the newest does not accept, and
+	// returns the newest.
 	Renew(ctx context.Context) unitauth.Trust
 }
 
-// TransportConfig says which cluster a transport speaks to. Every field is
-// required but Wants, Heads and NotAfter.
+// TransportConfig configures a transport for a cluster. Every field is required but
+// Options, Heads and NotAfter.
 type TransportConfig struct {
-	Gateway *url.URL          // whatever reaches the units; untrusted
+	Gateway *url.URL          // any server that reaches the units; untrusted
 	Inner   http.RoundTripper // sends outer requests to the gateway
 	Pin     unitauth.Pin
 	Options channel.SessionOptions
@@ -55,8 +55,8 @@ type TransportConfig struct {
 
 // Transport is an [http.RoundTripper] that sends requests through the trusted
 // channel. It opens a session when it needs one, and the next ahead of the
-// expiry. A session that a unit which was cut off may read ends as soon as trust has
-// the cut, with the responses under way in it. It is safe for concurrent use and is
+// expiry. As soon as trust has a cut, sessions that the unit which was cut off may read
+// end, with their responses. It is safe for concurrent use and is
 // closed by its owner.
 type Transport struct {
 	config     TransportConfig
@@ -75,7 +75,7 @@ type Transport struct {
 	active  *activeSession
 	opening *flight       // under way; nil: none
 	units   []wire.UnitID // of the newest hint, without those that are cut off
-	wary    bool          // there were such: a request that is bound to none may come to one
+	wary    bool          // there were such: an unbound request may reach one
 	cut     cutUnits
 	opens   uint64
 	closed  bool
@@ -86,10 +86,10 @@ type activeSession struct {
 	*channel.Session
 	renew time.Time // when the next is opened
 	last  time.Time // when it takes no further request
-	users int       // calls that still derive keys of it
+	users int       // calls that still derive keys from it
 }
 
-// flight is one opening for all who wait for it.
+// flight is one opening, for all calls that wait for it.
 type flight struct {
 	done chan struct{} // closed when err is set
 	err  error
@@ -116,8 +116,8 @@ func NewTransport(c TransportConfig) (*Transport, error) {
 	return t, nil
 }
 
-// Session gives the open session, and opens one if there is none. It blocks
-// until then, or until ctx is done.
+// Session returns the open session, and opens one if there is none. It blocks until then,
+// or until ctx is done.
 func (t *Transport) Session(ctx context.Context) (*channel.Session, error) {
 	h, err := t.acquire(ctx)
 	if err != nil {
@@ -127,14 +127,14 @@ func (t *Transport) Session(ctx context.Context) (*channel.Session, error) {
 	return h.Session, nil
 }
 
-// Opens is the number of sessions opened so far.
+// Opens returns the number of sessions opened so far.
 func (t *Transport) Opens() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.opens
 }
 
-// acquire gives the session to use; the caller releases it.
+// acquire returns the session to use; the caller releases it.
 func (t *Transport) acquire(ctx context.Context) (*activeSession, error) {
 	for {
 		h, wait, err := t.current()
@@ -152,8 +152,8 @@ func (t *Transport) acquire(ctx context.Context) (*activeSession, error) {
 	}
 }
 
-// current is the session that may be used now, or the opening of one to wait
-// for. It begins an opening when it is time to.
+// current returns the session to use now, or the opening of one to wait for. It begins an
+// opening when that is due.
 func (t *Transport) current() (*activeSession, *flight, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -176,8 +176,8 @@ func (t *Transport) current() (*activeSession, *flight, error) {
 	return nil, t.opening, nil
 }
 
-// replace makes h the session for calls from now on, and erases the one before
-// as soon as no call uses it. The caller holds the mutex.
+// replace makes h the active session, and erases the previous one as soon as no call uses
+// it. The caller holds the mutex.
 func (t *Transport) replace(h *activeSession) {
 	old := t.active
 	t.active = h
@@ -196,7 +196,7 @@ func (t *Transport) release(h *activeSession) {
 	}
 }
 
-// dropSession drops a session that the cluster does not open any more.
+// dropSession drops a session that the cluster no longer opens.
 func (t *Transport) dropSession(h *activeSession) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -205,7 +205,7 @@ func (t *Transport) dropSession(h *activeSession) {
 	}
 }
 
-// openSession is one flight.
+// openSession opens a session for a flight.
 func (t *Transport) openSession(f *flight) {
 	ctx, cancel := context.WithTimeout(t.lifetime, openTime)
 	defer cancel()
@@ -247,17 +247,17 @@ func (t *Transport) noteUnits(h hint) {
 	t.wary = len(t.units) < len(h.Units)
 }
 
-// isWary reports whether safe requests are bound to units too: a unit that is cut off
-// is said to be there.
+// isWary reports whether safe requests are bound to units too, because the hint names a
+// unit that is cut off.
 func (t *Transport) isWary() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.wary
 }
 
-// chooseUnit picks the unit that a request is bound to: of those that a hint
-// names any that was not tried, then the one that opened the session, which surely
-// was there once, then the one whose turn was longest ago.
+// chooseUnit returns the unit to bind a request to: any unit of the hint that was not
+// tried, then the one that opened the session, which was there once, then the one that was
+// tried longest ago.
 func (t *Transport) chooseUnit(h *activeSession, tried []wire.UnitID) (unit wire.UnitID) {
 	t.mu.Lock()
 	units := t.units
@@ -275,7 +275,7 @@ func (t *Transport) chooseUnit(h *activeSession, tried []wire.UnitID) (unit wire
 	return unit
 }
 
-// lastIndex is where a unit was tried last, or -1.
+// lastIndex returns the index of the last attempt at a unit, or -1.
 func lastIndex(tried []wire.UnitID, unit wire.UnitID) int {
 	for i, id := range slices.Backward(tried) {
 		if id == unit {
@@ -285,15 +285,15 @@ func lastIndex(tried []wire.UnitID, unit wire.UnitID) int {
 	return -1
 }
 
-// Closed says how far a session was closed.
+// Closed is the result of closing a session.
 type Closed struct {
 	Confirmed []wire.UnitID // units that erased it, each authenticated
 	Others    time.Time     // until then, units that did not confirm may have it
 }
 
 // Close closes the session at the units that are known, as far as ctx lets it,
-// erases its secret, and waits for what the transport started. Responses under way
-// go on; later calls fail with [channel.ErrClosed].
+// erases its secret, and waits for what the transport started. Responses
+// that have begun continue; later calls fail with [channel.ErrClosed].
 func (t *Transport) Close(ctx context.Context) Closed {
 	t.mu.Lock()
 	h, units := t.active, t.units

@@ -14,11 +14,11 @@ import (
 )
 
 // responseWriter is the [http.ResponseWriter] of a request in a session, or of a
-// one-off. What an app writes is kept until it is more than 16 KiB, or flushed, or all: a
-// small response is one chunk of known length. It is used by one goroutine at a time.
+// one-off. It buffers what an app writes up to 16 KiB, a flush or the end: a small response is
+// one chunk of known length. It is used by one goroutine at a time.
 type responseWriter struct {
-	w         http.ResponseWriter // the response outside
-	responder *channel.Responder  // seals what is sent of it
+	w         http.ResponseWriter // the outer response
+	responder *channel.Responder  // seals the inner response
 	header    http.Header
 	status    int   // 0 before WriteHeader
 	length    int64 // of the content, if the app set it
@@ -91,7 +91,7 @@ func (a *responseWriter) WriteString(s string) (int, error) { return a.Write([]b
 // Flush sends what was written.
 func (a *responseWriter) Flush() { _ = a.FlushError() }
 
-// FlushError sends what was written, and returns what went wrong.
+// FlushError sends what was written, and returns the error.
 func (a *responseWriter) FlushError() error {
 	if a.status == 0 {
 		a.WriteHeader(http.StatusOK)
@@ -105,7 +105,7 @@ func (a *responseWriter) FlushError() error {
 	return http.NewResponseController(a.w).Flush()
 }
 
-// responseHead is the head of the response. Its content type, where the app has set none, is
+// responseHead returns the head of the response. Its content type, where the app has set none, is
 // detected in a sample of the content.
 func (a *responseWriter) responseHead(sample []byte) bhttp.Head {
 	if _, ok := a.header["Content-Type"]; !ok && len(sample) > 0 && a.header.Get("Content-Encoding") == "" {
@@ -114,13 +114,13 @@ func (a *responseWriter) responseHead(sample []byte) bhttp.Head {
 	return bhttp.Head{Status: a.status, Fields: a.header, Length: a.length}
 }
 
-// stream begins to stream: the head, and the content so far, are in the first
-// chunk. Next is what is written next.
+// stream begins to stream: the first chunk has the head and the content so far. Next is
+// the content that follows.
 func (a *responseWriter) stream(next []byte) error {
 	if a.streaming {
 		return nil
 	}
-	a.w.Header().Set("X-Accel-Buffering", "no") // nginx holds streamed answers without it
+	a.w.Header().Set("X-Accel-Buffering", "no") // without it nginx buffers streamed responses
 	a.streaming = true
 	sample := a.responder.BufferedContent()
 	if len(sample) == 0 {

@@ -22,15 +22,15 @@ type OHTTPKeys struct {
 	Unit    identity.Peer // that signed it
 	Expires time.Time
 	Key     ohttp.PublicKey // that requests are sealed for
-	head    attest.Digest   // that the unit was under
+	head    attest.Digest   // of the unit when it signed
 	holders identity.RingHolders
 }
 
-// IsSet reports whether there are keys: the zero OHTTPKeys hold none.
+// IsSet reports whether there are keys: the zero OHTTPKeys have none.
 func (k OHTTPKeys) IsSet() bool { return k.Key.Public != nil }
 
-// CutOff refuses, with "cut-off", keys that a policy lets nobody use any more: of a
-// signer that it cuts off, or that a unit which was cut off since may have.
+// CutOff refuses, with "cut-off", keys that must not be used under a policy: of a signer
+// that it cuts off, or that a unit which was cut off since may have.
 func (k OHTTPKeys) CutOff(p policy.Approved, at time.Time) error {
 	if err := p.CutOff(k.Unit.Facts(), at); err != nil {
 		return err
@@ -43,9 +43,9 @@ func (k OHTTPKeys) CutOff(p policy.Approved, at time.Time) error {
 
 // VerifyOHTTPKeys verifies a signed key configuration for clients with a pin. It
 // refuses with "identity" one for another pin, with "behind" a policy head that
-// trust does not know, and one before a cut of units that hold the private keys, with
-// the reasons of [identity.Check] a signer that is no unit of the pin's, with "expired" one of another time, and with "signature"
-// one that the unit did not sign.
+// trust does not know, and one before a cut of units that have the private keys, with the
+// reasons of [identity.Check] a signer that is no unit of the pin, with "expired" keys of
+// another time, and with "signature" keys that the unit did not sign.
 func VerifyOHTTPKeys(b []byte, pin Pin, trust Trust, at time.Time) (OHTTPKeys, error) {
 	if len(b) > MaxSignedKeys {
 		return OHTTPKeys{}, wire.Refuse(wire.TooLarge, "one-off keys: size in bytes", len(b), MaxSignedKeys)

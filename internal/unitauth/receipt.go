@@ -12,32 +12,32 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Record is what proves to anybody, offline, which unit gave a response: the
-// plaintext of request and response as it was sealed, and the unit's receipt.
+// Record proves to any verifier, offline, which unit made a response: it is the plaintext
+// of request and response as it was sealed, and the unit's receipt.
 type Record struct {
 	Request  []byte `json:"request"`
 	Response []byte `json:"response"`
 	Receipt  []byte `json:"receipt"`
 }
 
-// Receipt is what a receipt says. Only [VerifyReceipt] makes one.
+// Receipt is a verified receipt. Only [VerifyReceipt] makes one.
 type Receipt struct {
 	Session wire.SessionID
 	Number  uint64
 	Unit    identity.Peer
 	At      time.Time     // by the unit's clock, when it ended the response
-	Head    attest.Digest // of the policy that the unit was under, and that it was checked by
+	Head    attest.Digest // of the policy that the unit had reached, by which it was verified
 	Later   *LaterCut     // the first step since that cuts the unit off; nil: none that is known
 }
 
 // LaterCut is a step of the policy history that cuts off the unit of a receipt: a
 // policy that was created after the receipt was made, or a party's statement, which
-// says no time.
+// has no time.
 type LaterCut struct {
 	Head      attest.Digest // after the step
 	Statement bool          // the step is a party's
 	Sequence  uint64        // of the policy in force then
-	Created   time.Time     // as that policy says
+	Created   time.Time     // of that policy
 	Cause     error         // why the unit is refused since
 }
 
@@ -67,21 +67,21 @@ func SignReceipt(key *ecdsa.PrivateKey, chain []byte, c ReceiptClaims) ([]byte, 
 // MaxReceipt bounds a receipt in bytes.
 const MaxReceipt = MaxChain + 1<<10
 
-// ReceiptExpect is whose receipt is wanted, and for which time.
+// ReceiptExpect is the expected unit and time of a receipt.
 type ReceiptExpect struct {
 	Pin Pin
 	At  time.Time // of the response
 }
 
-// VerifyReceipt verifies a record: the unit's certificate must have held at the time
-// that the receipt names, by the policy that it names, which trust knows. Of the pin,
-// exactly one of ID, Task and Group is given. What owners and parties did later
-// refuses a receipt, with "cut-off", whose unit they cut off, unless the receipt is
-// older than the policy that does; then it is in [Receipt.Later], as a party's
-// statement is, of which no one can say whether it is older. A unit that is cut off can
-// still sign any time that it likes: who asked it before the cut knows more.
+// VerifyReceipt verifies a record: the unit's certificate must have been valid at the
+// receipt's time, by the policy of the receipt's head, which trust knows. Of the pin,
+// exactly one of ID, Task and Group is given. A later cut of the unit refuses the receipt,
+// with "cut-off", unless the receipt is older than the policy of the cut; then the cut is
+// in [Receipt.Later]. A party's statement has no time, so it is in [Receipt.Later] too. A
+// unit that is cut off can still sign any time: only the client that called it before the
+// cut knows that its receipt is older.
 //
-// It refuses with "digest" when request or response is another than the unit signed,
+// It refuses with "digest" a request or response that the unit did not sign,
 // with "signature" another signature, with "clock" a time more than 5 minutes from
 // the response's, with "behind" a policy head that trust does not know, and as
 // [identity.Check] does.

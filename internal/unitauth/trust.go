@@ -12,7 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Trust is what a client verifies a response by.
+// Trust is the trust of a client: policy, roots and the verifier of evidence.
 type Trust struct {
 	Policy policy.Approved
 	Root   *x509.Certificate // of the authority that Policy names
@@ -32,11 +32,11 @@ const (
 	ClockMargin = 300      // seconds by which the clocks of two honest machines may differ
 )
 
-// SignerClaims is what a unit says of itself beside its chain; nothing is checked yet.
+// SignerClaims are the unverified claims of a unit beside its chain.
 type SignerClaims struct{ Head, Unit, Identity, Expiry []byte } // unit: nil where the message names none
 
-// Signer is the unit of a pin, as far as its certificates go, whose chain stands
-// beside what it says.
+// Signer verifies the chain of a unit against a pin, and the claims beside the chain
+// against both.
 func (t Trust) Signer(chain []byte, pin Pin, claims SignerClaims, at time.Time) (identity.Peer, error) {
 	head := attest.Digest(claims.Head)
 	if head.IsZero() {
@@ -83,9 +83,8 @@ func (t Trust) verifyUnit(b []byte, pin Pin, at time.Time) (identity.Peer, error
 	return peer, nil
 }
 
-// checkedAt is the time at which a unit's certificate is checked: at, or its begin
-// while the client's clock is behind the authority's by no more than clocks may
-// differ. It refuses, with "clock", one that begins later.
+// checkedAt returns the time at which a unit's certificate is checked: at, or its begin if
+// the client's clock is behind the authority's by no more than clocks may differ. It refuses, with "clock", one that begins later.
 func checkedAt(c *x509.Certificate, at time.Time) (time.Time, error) {
 	if !at.Before(c.NotBefore) {
 		return at, nil
@@ -113,8 +112,8 @@ func parseChain(b []byte) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
-// Appraise appraises fresh evidence: it must be bound to this session's secret, and
-// of code that policy admits as the identity in the certificate.
+// Appraise appraises fresh evidence: it must be bound to this session's secret, and to
+// code that policy admits as the identity in the certificate.
 func (t Trust) Appraise(raw []byte, q attest.Question, peer identity.Peer) (attest.Result, error) {
 	if len(raw) == 0 || t.Verifier == nil {
 		return attest.Result{}, wire.Refuse(wire.EvidenceMissing, "session response: evidence", fmt.Sprintf("%d bytes, with a verifier: %t", len(raw), t.Verifier != nil), "fresh evidence, and a verifier for it")
