@@ -57,7 +57,7 @@
 // Founders make a domain:
 //
 //	cohort authority init --draft → authority.Init → founding.MakeRoot → store
-//	cohort policy sign --init → founding.Founder.Check → policy.Draft.Fill → sign
+//	cohort policy sign --init → founding.Founder.Check → policydraft.Draft.Fill → sign
 //	  (and before, where a key is bound by a credential: authority init --open → founding.OpenChallenge)
 //
 // Owners change policy:
@@ -125,7 +125,9 @@
 //	2  attest/soft …             one platform each, attest/nvidia a device beside one;
 //	                             attest/snp imports attest/tpm beside it, whose quotes
 //	                             Azure's reports vouch for
+//	   policy/policytoml         strict TOML: tables, faults, characters that are not seen
 //	   policy/policyfile         policy files: read, checked, compared
+//	   policy/policydraft        the first policy before its authority root exists
 //	   policy                    what owners and parties approve, and when it is approved
 //	   policy/policytest         policies, keys and vectors of their tests; tests only
 //	   internal/bus/cluster      managers and one another over NATS, which no unit reaches

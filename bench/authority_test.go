@@ -25,7 +25,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 )
 
 // platforms are those of the hardware that the benchmarks play.
@@ -129,7 +129,7 @@ func found(t testing.TB, v *vendors) founded {
 	tee := v.device(attest.SNP, "authority")
 	// It seals for the measurement; hardware's sealing is not played.
 	sealer := attesttest.NewVendor().Chip().Attester(attesttest.MeasureSNP("authority"))
-	draft := testworld.Must(policy.ParseDraft([]byte(w.PolicyText("", tasks, "development  = true\n", "",
+	draft := testworld.Must(policydraft.Parse([]byte(w.PolicyText("", tasks, "development  = true\n", "",
 		"[platform.soft]\nroots = [\"VENDOR\"]\n", platforms, `{ platform = "soft", program = "authority" }`, reference(attesttest.MeasureSNP("authority")),
 		"AMD", v.amd.Root().String(), "INTEL", v.intel.Root().String(), "NOKEY", strings.Repeat("0", 96),
 		"REFERENCE-OWN", references("own"), "REFERENCE-SCORING", references("scoring")))))

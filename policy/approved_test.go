@@ -10,6 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/policytest"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
@@ -366,7 +367,7 @@ func TestAdmit(t *testing.T) {
 func TestAdmitAuthority(t *testing.T) {
 	h := newHouse()
 	a := h.found(t)
-	draft, err := ParseDraft(h.Text(t))
+	draft, err := policydraft.Parse(h.Text(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -391,7 +392,7 @@ func TestAdmitAuthority(t *testing.T) {
 	if err := anywhere.Authority.Admit(on("fedcba9876543210", own)); err != nil {
 		t.Error(err)
 	}
-	policytest.Refused(t, Draft{}.AdmitAuthority(on(named, own)), wire.BadPolicy)
+	policytest.Refused(t, policydraft.Draft{}.AdmitAuthority(on(named, own)), wire.BadPolicy)
 	policytest.Refused(t, Approved{}.AdmitAuthority(on(named, own)), wire.BadPolicy)
 }
 

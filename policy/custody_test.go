@@ -8,6 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 // TestRosterNamesAuthorities: a roster appraises an authority by what stands in it,
@@ -95,7 +96,7 @@ func TestCustodyRefusals(t *testing.T) {
 				t.Fatalf("the trial has no %q", tt.old)
 			}
 			_, err := policyfile.Parse(h.Text(t, "oneoff = true\n", "oneoff = true\n"+strings.Replace(policytest.Trial, tt.old, tt.new, 1)))
-			faults, _ := err.(policyfile.Faults)
+			faults, _ := err.(policytoml.Faults)
 			found := false
 			for _, f := range faults {
 				found = found || strings.HasPrefix(f.Path, "group.trial.authority") && f.Rule == tt.rule

@@ -6,7 +6,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 // lineage is what a history holds of groups beside the policy in force. It stays
@@ -105,11 +105,11 @@ func (a Approved) room(p *Pact, h heard) error {
 
 // Filling warns of a history that holds more than four fifths of the steps, or of the
 // statements, that one can hold.
-func (a Approved) Filling() []policyfile.Warning {
-	var all []policyfile.Warning
+func (a Approved) Filling() []policytoml.Warning {
+	var all []policytoml.Warning
 	warn := func(what string, got, most int) {
 		if 5*got > 4*most {
-			all = append(all, policyfile.Warning{Path: "history", Text: fmt.Sprintf("%d of %d %s, with a withdrawal for each approval that stands", got, most, what)})
+			all = append(all, policytoml.Warning{Path: "history", Text: fmt.Sprintf("%d of %d %s, with a withdrawal for each approval that stands", got, most, what)})
 		}
 	}
 	warn("statements", a.lineage.made+a.lineage.live, wire.MaxStatements)

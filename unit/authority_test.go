@@ -19,7 +19,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
@@ -39,7 +39,7 @@ func newReal(t *testing.T, life string) *real {
 	r := &real{world: w, device: w.Vendor.Chip().Attester(attesttest.Measure("authority")), dir: t.TempDir(), address: "127.0.0.1:0"}
 	s, err := store.Create(t.Context(), r.dsn())
 	testworld.NoError(t, err)
-	draft, err := policy.ParseDraft(w.Steps[0].Policy) // another root, and so the same draft
+	draft, err := policydraft.Parse(w.Steps[0].Policy) // another root, and so the same draft
 	testworld.NoError(t, err)
 	made, err := authority.Init(t.Context(), authority.InitConfig{Store: s, Attester: r.device, Sealer: r.device, Draft: draft})
 	testworld.NoError(t, err)

@@ -10,7 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/founding"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 )
 
 // InitConfig is what [Init] needs.
@@ -18,8 +18,8 @@ type InitConfig struct {
 	Store    *store.Store // made by store.Create
 	Attester attest.Attester
 	Sealer   attest.Sealer
-	Draft    policy.Draft // what founders will sign, as soon as it names the root
-	Endorser Endorser     // optional, as in [Config]
+	Draft    policydraft.Draft // what founders will sign, as soon as it names the root
+	Endorser Endorser          // optional, as in [Config]
 	// Again replaces a root that no policy was adopted under: drafts have
 	// mistakes. A store with a history is refused whatever it says.
 	Again bool

@@ -31,6 +31,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
@@ -112,12 +113,12 @@ func (w *world) found(edits ...string) {
 }
 
 // draft is the genesis of these edits without a root.
-func (w *world) draft(edits ...string) policy.Draft {
+func (w *world) draft(edits ...string) policydraft.Draft {
 	w.T.Helper()
 	root := w.root
 	w.root = wire.Digest{}
 	defer func() { w.root = root }()
-	d, err := policy.ParseDraft([]byte(w.text(edits...)))
+	d, err := policydraft.Parse([]byte(w.text(edits...)))
 	if err != nil {
 		w.T.Fatal(err)
 	}

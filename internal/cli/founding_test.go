@@ -17,7 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/founding"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
@@ -25,7 +25,7 @@ import (
 type founders struct {
 	t                *testing.T
 	key, file, state string
-	draft            policy.Draft
+	draft            policydraft.Draft
 	chip             *attesttest.Chip
 }
 
@@ -35,7 +35,7 @@ func newFounders(t *testing.T) founders {
 	d := clitest.Draft(t)
 	d.SoftRoots, d.Machines = []string{vendor.Root().String()}, []string{"chip:" + soft.ChipOf(vendor.Root())}
 	d.Authority = []string{localtee.Reference(attest.Soft, localtee.Measurement{Program: wire.Sum([]byte("authority")).String()}, nil)}
-	draft, err := policy.ParseDraft([]byte(d.Text()))
+	draft, err := policydraft.Parse([]byte(d.Text()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestFirstPolicyIsSignedWithEvidenceAlone(t *testing.T) {
 func TestCheckDraft(t *testing.T) {
 	d := clitest.Draft(t)
 	r := run(t, nil, "policy", "check", clitest.Write(t, "genesis.toml", d.Text()))
-	draft, err := policy.ParseDraft([]byte(d.Text()))
+	draft, err := policydraft.Parse([]byte(d.Text()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/founding"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
@@ -125,7 +125,7 @@ func (d *Cluster) checkedGenesis() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	draft, err := policy.ParseDraft(raw)
+	draft, err := policydraft.Parse(raw)
 	if err != nil {
 		return nil, fmt.Errorf("checking the draft: %w", err)
 	}

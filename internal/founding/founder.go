@@ -9,7 +9,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 )
 
 // KeySize is the size of a founder's key in bytes.
@@ -31,8 +31,8 @@ type Founder struct {
 // machine must be challenged and there is no proof yet, it returns the challenge and no
 // genesis. It refuses with "draft" a root that was made for another draft, with
 // "authority-root" a file that names another root, with "wrong-chip" the proof of another
-// challenge, and as [attest.Verifier.Appraise] and [policy.Draft.AdmitAuthority] do.
-func (f Founder) Check(d policy.Draft, r Root, p *Proof) (genesis []byte, c *Challenge, err error) {
+// challenge, and as [attest.Verifier.Appraise] and [policydraft.Draft.AdmitAuthority] do.
+func (f Founder) Check(d policydraft.Draft, r Root, p *Proof) (genesis []byte, c *Challenge, err error) {
 	if got := d.Digest(); got != r.Draft {
 		return nil, nil, wire.Refuse(wire.WrongDraft, "init: draft", r.Draft, got.String()+", the draft to be signed")
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/tpm"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 )
 
 // noEndorsements is a vendor that says nothing beside evidence.
@@ -23,14 +23,14 @@ func noEndorsements(context.Context, attest.Evidence) (attest.Endorsements, erro
 
 // draftOf is a draft of one platform, with the rest of its table, and the machines
 // and the program of its authority.
-func draftOf(t *testing.T, platform, rules, machines, reference string) policy.Draft {
+func draftOf(t *testing.T, platform, rules, machines, reference string) policydraft.Draft {
 	t.Helper()
 	edits := []string{"[platform.soft]\nroots = [\"VENDOR\"]\n", fmt.Sprintf("[platform.%s]\n%s\n", platform, rules),
 		`machines = "any"`, "machines = " + machines, `{ platform = "soft", program = "authority" }`, reference}
 	if platform != string(attest.Soft) {
 		edits = append(edits, "development  = true\n", "")
 	}
-	return testworld.Must(policy.ParseDraft([]byte(testworld.New(t).PolicyText("", "", edits...))))
+	return testworld.Must(policydraft.Parse([]byte(testworld.New(t).PolicyText("", "", edits...))))
 }
 
 // site is a machine of the development TEE that made a root, and a founder.
@@ -38,7 +38,7 @@ type site struct {
 	t       *testing.T
 	vendor  *attesttest.Vendor
 	chip    *attesttest.Chip
-	draft   policy.Draft
+	draft   policydraft.Draft
 	root    wire.Digest
 	founder Founder
 }
@@ -52,7 +52,7 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-func (s *site) softDraft(chip, program string) policy.Draft {
+func (s *site) softDraft(chip, program string) policydraft.Draft {
 	s.t.Helper()
 	return draftOf(s.t, "soft", fmt.Sprintf("roots = [%q]", s.vendor.Root()), fmt.Sprintf("[\"chip:%s\"]", chip),
 		fmt.Sprintf("{ platform = \"soft\", program = %q }", wire.Sum([]byte(program))))
@@ -79,7 +79,7 @@ func TestCheck(t *testing.T) {
 	if err != nil || challenge != nil || !bytes.Equal(genesis, testworld.Must(s.draft.Fill(s.root))) {
 		t.Fatalf("got\n%s\nchallenge %v, %v", genesis, challenge, err)
 	}
-	again, _, err := s.founder.Check(testworld.Must(policy.ParseDraft(genesis)), r, nil)
+	again, _, err := s.founder.Check(testworld.Must(policydraft.Parse(genesis)), r, nil)
 	if err != nil || !bytes.Equal(again, genesis) {
 		t.Errorf("the genesis itself: %v", err)
 	}
@@ -91,36 +91,36 @@ func TestCheckRefusals(t *testing.T) {
 	other := wire.Sum([]byte("other"))
 	rows := []struct {
 		name string
-		made func() (policy.Draft, Root)
+		made func() (policydraft.Draft, Root)
 		want wire.Reason
 	}{
-		{"made for another draft", func() (policy.Draft, Root) {
+		{"made for another draft", func() (policydraft.Draft, Root) {
 			return s.draft, s.made("authority", s.root, other, attesttest.Faults{})
 		}, wire.WrongDraft},
-		{"another root put in", func() (policy.Draft, Root) { r := s.good(); r.Root = other; return s.draft, r }, wire.BadNonce},
-		{"evidence for another draft, and the draft's digest put in", func() (policy.Draft, Root) {
+		{"another root put in", func() (policydraft.Draft, Root) { r := s.good(); r.Root = other; return s.draft, r }, wire.BadNonce},
+		{"evidence for another draft, and the draft's digest put in", func() (policydraft.Draft, Root) {
 			r := s.made("authority", s.root, other, attesttest.Faults{})
 			r.Draft = s.draft.Digest()
 			return s.draft, r
 		}, wire.BadNonce},
-		{"a program that the draft does not name", func() (policy.Draft, Root) {
+		{"a program that the draft does not name", func() (policydraft.Draft, Root) {
 			return s.draft, s.made("evil", s.root, s.draft.Digest(), attesttest.Faults{})
 		}, wire.NotMeasured},
-		{"a machine that the draft does not name", func() (policy.Draft, Root) {
+		{"a machine that the draft does not name", func() (policydraft.Draft, Root) {
 			d := s.softDraft("0123456789abcdef", "authority")
 			return d, s.made("authority", s.root, d.Digest(), attesttest.Faults{})
 		}, wire.WrongChip},
-		{"a platform root that the draft does not name", func() (policy.Draft, Root) {
+		{"a platform root that the draft does not name", func() (policydraft.Draft, Root) {
 			return s.draft, s.made("authority", s.root, s.draft.Digest(), attesttest.Faults{OtherRoot: true})
 		}, wire.UnknownRoot},
-		{"a TEE that its host can read", func() (policy.Draft, Root) {
+		{"a TEE that its host can read", func() (policydraft.Draft, Root) {
 			return s.draft, s.made("authority", s.root, s.draft.Digest(), attesttest.Faults{Debug: true})
 		}, wire.Debug},
-		{"a file that names another root", func() (policy.Draft, Root) {
-			return testworld.Must(policy.ParseDraft(testworld.Must(s.draft.Fill(other)))), s.good()
+		{"a file that names another root", func() (policydraft.Draft, Root) {
+			return testworld.Must(policydraft.Parse(testworld.Must(s.draft.Fill(other)))), s.good()
 		}, wire.WrongRoot},
-		{"no draft", func() (policy.Draft, Root) { return policy.Draft{}, s.good() }, wire.WrongDraft},
-		{"evidence of a restore request", func() (policy.Draft, Root) {
+		{"no draft", func() (policydraft.Draft, Root) { return policydraft.Draft{}, s.good() }, wire.WrongDraft},
+		{"evidence of a restore request", func() (policydraft.Draft, Root) {
 			tee, r := s.chip.Attester(attesttest.Measure("authority")), s.good()
 			draft := s.draft.Digest()
 			r.Evidence = testworld.Must(testworld.Must(tee.Attest(t.Context(), attest.BindReportData(wire.LabelRestore, s.root[:], draft[:]))).MarshalJSON())
@@ -163,7 +163,7 @@ func (m machine) launch() (*tpm.Device, attest.Measurement) {
 }
 
 // draft names the program beside TPMs of a maker.
-func (m machine) draft(measured attest.Measurement, machines string) policy.Draft {
+func (m machine) draft(measured attest.Measurement, machines string) policydraft.Draft {
 	m.t.Helper()
 	var boot []string
 	for _, r := range measured.Registers {

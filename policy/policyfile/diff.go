@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 // Change is one difference between what two policy files say.
@@ -99,7 +100,7 @@ func diffTables(path, kind string, old, next map[string]any) []Change {
 	slices.Sort(keys)
 	var out []Change
 	for _, key := range slices.Compact(keys) {
-		path, kind := join(path, key), kindOf(kind, key)
+		path, kind := policytoml.JoinPath(path, key), kindOf(kind, key)
 		was, is := old[key], next[key]
 		if old != nil && next != nil {
 			was, is = meant(kind, was), meant(kind, is)
@@ -251,7 +252,7 @@ func literal(v any) string {
 	case map[string]any:
 		var fields []string
 		for _, key := range slices.Sorted(maps.Keys(v)) {
-			fields = append(fields, join("", key)+" = "+literal(v[key]))
+			fields = append(fields, policytoml.JoinPath("", key)+" = "+literal(v[key]))
 		}
 		return "{ " + strings.Join(fields, ", ") + " }"
 	}

@@ -11,8 +11,8 @@
 // encoding, and characters that a reader does not see. It reads no clock, no file and
 // no network.
 //
-// Files from the ground up: platforms.go, fault.go, table.go, document.go, hidden.go,
-// rootline.go, chip.go, releaseid.go, reference.go, env.go, groupnote.go, warn.go,
-// platform.go, machines.go, settings.go, diff.go, floors.go, match.go, tightened.go,
-// check.go, owners.go, parse.go, custody.go, group.go.
+// Files from the ground up: platforms.go, document.go, rootline.go, chip.go,
+// releaseid.go, reference.go, env.go, groupnote.go, warn.go, platform.go, machines.go,
+// settings.go, diff.go, floors.go, match.go, tightened.go, check.go, owners.go, parse.go,
+// custody.go, group.go.
 package policyfile

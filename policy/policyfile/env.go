@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 // maxEnvValue is the length of one environment value in bytes.
@@ -26,17 +28,17 @@ var (
 )
 
 // readEnv reads the environment that the agent gives a program.
-func readEnv(release table) map[string]string {
-	t, ok := release.table("env")
+func readEnv(release policytoml.Table) map[string]string {
+	t, ok := release.ReadTable("env")
 	if !ok {
 		return nil
 	}
 	env := map[string]string{}
-	for _, name := range slices.Sorted(maps.Keys(t.values)) {
+	for _, name := range slices.Sorted(maps.Keys(t.Values)) {
 		if !envNameOK(name) {
-			t.fault(name, "environment name", name, "A-Z, 0-9 and _, not a variable that chooses code")
+			t.AddFault(name, "environment name", name, "A-Z, 0-9 and _, not a variable that chooses code")
 		}
-		env[name] = t.text(name, "at most 4096 bytes without NUL", func(s string) bool { return len(s) <= maxEnvValue && noNUL(s) })
+		env[name] = t.ReadText(name, "at most 4096 bytes without NUL", func(s string) bool { return len(s) <= maxEnvValue && noNUL(s) })
 	}
 	return env
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -78,101 +79,101 @@ func (g *Group) party(name string) (Party, bool) {
 	return g.Parties[i], true
 }
 
-func (d *Document) readGroups(root table, measured measuredNames) {
+func (d *Document) readGroups(root policytoml.Table, measured measuredNames) {
 	d.Groups = map[string]*Group{}
-	for _, t := range root.named("group", wantName, wire.ValidName) {
-		d.Groups[t.name] = readGroup(t, d.Created)
-		d.Groups[t.name].Authority = readGroupCustody(t, measured, domainCustody(root.values, measured))
-		t.done()
+	for _, t := range root.ReadNamedTables("group", wantName, wire.ValidName) {
+		d.Groups[t.Name] = readGroup(t, d.Created)
+		d.Groups[t.Name].Authority = readGroupCustody(t, measured, domainCustody(root.Values, measured))
+		t.RejectUnknown()
 	}
 }
 
-func readGroup(t namedTable, created time.Time) *Group {
-	t.need("key_mode", "quorum", "until", "party", "role")
+func readGroup(t policytoml.NamedTable, created time.Time) *Group {
+	t.Require("key_mode", "quorum", "until", "party", "role")
 	g := &Group{
-		Name:    t.name,
-		KeyMode: KeyMode(t.text("key_mode", "shared or unit", oneOf([]string{string(Shared), string(PerUnit)}))),
-		Until:   t.moment("until"),
-		Names:   t.set("names", "a DNS name in lower case, without wildcard", dnsNameOK),
+		Name:    t.Name,
+		KeyMode: KeyMode(t.ReadText("key_mode", "shared or unit", policytoml.OneOf([]string{string(Shared), string(PerUnit)}))),
+		Until:   t.ReadTime("until"),
+		Names:   t.ReadSet("names", "a DNS name in lower case, without wildcard", dnsNameOK),
 		Life:    DefaultLife,
 		Roles:   map[string]*Role{},
 	}
-	if t.has("lifetime") {
-		g.Life = t.duration("lifetime", wire.MinLifetime, wire.MaxLifetime)
+	if t.Has("lifetime") {
+		g.Life = t.ReadDuration("lifetime", wire.MinLifetime, wire.MaxLifetime)
 	}
-	t.text("continues", wantDigest, func(s string) bool { return digestInto(&g.Continues, s) })
-	for _, p := range t.tables("party") {
+	t.ReadText("continues", policytoml.WantDigest, func(s string) bool { return policytoml.DecodeDigest(&g.Continues, s) })
+	for _, p := range t.ReadTables("party") {
 		g.Parties = append(g.Parties, readParty(p))
 	}
-	g.Quorum = int(t.number("quorum", 1, int64(len(g.Parties))))
-	for _, r := range t.named("role", wantName, wire.ValidName) {
-		g.Roles[r.name] = readRole(r)
+	g.Quorum = int(t.ReadNumber("quorum", 1, int64(len(g.Parties))))
+	for _, r := range t.ReadNamedTables("role", wantName, wire.ValidName) {
+		g.Roles[r.Name] = readRole(r)
 	}
 	g.checkTerm(t, created)
 	return g
 }
 
-func readParty(t table) Party {
-	t.need("name", "ssh")
-	p := Party{Name: t.text("name", wantName, wire.ValidName), Key: readKey(t)}
-	t.done()
+func readParty(t policytoml.Table) Party {
+	t.Require("name", "ssh")
+	p := Party{Name: t.ReadText("name", wantName, wire.ValidName), Key: readSSHKey(t)}
+	t.RejectUnknown()
 	return p
 }
 
 // checkTerm keeps the end within the term: parties that say nothing more let
 // the group end.
-func (g *Group) checkTerm(t namedTable, created time.Time) {
+func (g *Group) checkTerm(t policytoml.NamedTable, created time.Time) {
 	term := DefaultTerm
-	if t.has("term") {
-		term = t.duration("term", time.Hour, longestWait)
+	if t.Has("term") {
+		term = t.ReadDuration("term", time.Hour, longestWait)
 	}
 	if latest := created.Add(term); g.Until.After(latest) {
-		t.fault("until", "term", g.Until.Format(time.RFC3339), "not after "+latest.Format(time.RFC3339)+", or a longer term")
+		t.AddFault("until", "term", g.Until.Format(time.RFC3339), "not after "+latest.Format(time.RFC3339)+", or a longer term")
 	}
 }
 
-func readRole(t namedTable) *Role {
-	t.need("members")
-	r := &Role{Name: t.name, Calls: t.set("calls", "the name of a role", wire.ValidName)}
-	for _, m := range t.tables("members") {
-		m.need("party", "task", "release")
+func readRole(t policytoml.NamedTable) *Role {
+	t.Require("members")
+	r := &Role{Name: t.Name, Calls: t.ReadSet("calls", "the name of a role", wire.ValidName)}
+	for _, m := range t.ReadTables("members") {
+		m.Require("party", "task", "release")
 		r.Members = append(r.Members, Member{
-			Party:   m.text("party", wantName, wire.ValidName),
-			Task:    m.text("task", wantName, wire.ValidName),
-			Release: m.text("release", "the name of a release", wire.ValidReleaseName),
+			Party:   m.ReadText("party", wantName, wire.ValidName),
+			Task:    m.ReadText("task", wantName, wire.ValidName),
+			Release: m.ReadText("release", "the name of a release", wire.ValidReleaseName),
 		})
-		m.done()
+		m.RejectUnknown()
 	}
-	if t.has("members") && len(r.Members) == 0 {
-		t.fault("members", "number of members", 0, "at least 1")
+	if t.Has("members") && len(r.Members) == 0 {
+		t.AddFault("members", "number of members", 0, "at least 1")
 	}
 	if !slices.IsSorted(r.Calls) {
-		t.fault("calls", "order", strings.Join(r.Calls, ", "), "the order of the names")
+		t.AddFault("calls", "order", strings.Join(r.Calls, ", "), "the order of the names")
 	}
-	t.done()
+	t.RejectUnknown()
 	return r
 }
 
 // checkGroups judges what no single table of a group can tell.
-func (d *Document) checkGroups(faults *Faults) {
+func (d *Document) checkGroups(faults *policytoml.Faults) {
 	checkConfusable(faults, "group", d.GroupNames())
 	for _, name := range d.GroupNames() {
-		g, path := d.Groups[name], join("group", name)
+		g, path := d.Groups[name], policytoml.JoinPath("group", name)
 		d.checkCustody(faults, path+".authority", g.Authority)
 		g.checkParties(faults, path+".party")
 		checkConfusable(faults, path+".role", g.RoleNames())
 		if len(g.Roles) == 0 {
-			faults.add(path+".role", "number of roles", 0, "at least 1")
+			faults.Add(path+".role", "number of roles", 0, "at least 1")
 		}
 		for _, role := range g.RoleNames() {
-			d.checkRole(faults, join(path+".role", role), g, g.Roles[role])
+			d.checkRole(faults, policytoml.JoinPath(path+".role", role), g, g.Roles[role])
 		}
 	}
 }
 
 // checkParties refuses one name or one key twice, names that look alike, and
 // another order than that of the names: it would be another file for one group.
-func (g *Group) checkParties(faults *Faults, path string) {
+func (g *Group) checkParties(faults *policytoml.Faults, path string) {
 	var names []string
 	keys := map[string]string{}
 	for _, p := range g.Parties {
@@ -180,39 +181,39 @@ func (g *Group) checkParties(faults *Faults, path string) {
 			continue // already a fault
 		}
 		if slices.Contains(names, p.Name) {
-			faults.add(path, "party twice", p.Name, "each name once")
+			faults.Add(path, "party twice", p.Name, "each name once")
 		}
 		names = append(names, p.Name)
 		id := keyID(p.Key)
 		if other, taken := keys[id]; taken {
-			faults.add(path, "key twice", other+" and "+p.Name, "each key once")
+			faults.Add(path, "key twice", other+" and "+p.Name, "each key once")
 		}
 		keys[id] = p.Name
 	}
 	if !slices.IsSorted(names) {
-		faults.add(path, "order", strings.Join(names, ", "), "the order of the names")
+		faults.Add(path, "order", strings.Join(names, ", "), "the order of the names")
 	}
 	checkConfusable(faults, path, slices.Compact(names))
 }
 
 // checkRole refuses members and calls that are nobody's, twice, or out of order.
-func (d *Document) checkRole(faults *Faults, path string, g *Group, r *Role) {
+func (d *Document) checkRole(faults *policytoml.Faults, path string, g *Group, r *Role) {
 	for i, m := range r.Members {
 		task := d.Tasks[m.Task]
 		switch _, known := g.party(m.Party); {
 		case !known:
-			faults.add(path+".members", "party", m.Party, "a party of this group")
+			faults.Add(path+".members", "party", m.Party, "a party of this group")
 		case task == nil:
-			faults.add(path+".members", "task", m.Task, "a task of this policy, as "+nearest(m.Task, d.TaskNames()))
+			faults.Add(path+".members", "task", m.Task, "a task of this policy, as "+policytoml.Nearest(m.Task, d.TaskNames()))
 		case task.Releases[m.Release] == nil:
-			faults.add(path+".members", "release", m.Release, "a release of the task, as "+nearest(m.Release, task.ReleaseNames()))
+			faults.Add(path+".members", "release", m.Release, "a release of the task, as "+policytoml.Nearest(m.Release, task.ReleaseNames()))
 		case i > 0 && r.Members[i-1].Compare(m) >= 0:
-			faults.add(path+".members", "order", m, "each once, in the order of party, task, release")
+			faults.Add(path+".members", "order", m, "each once, in the order of party, task, release")
 		}
 	}
 	for _, call := range r.Calls {
 		if g.Roles[call] == nil {
-			faults.add(path+".calls", "role", call, "a role of this group, as "+nearest(call, g.RoleNames()))
+			faults.Add(path+".calls", "role", call, "a role of this group, as "+policytoml.Nearest(call, g.RoleNames()))
 		}
 	}
 }
@@ -223,12 +224,12 @@ func (m Member) Compare(other Member) int {
 }
 
 // checkConfusable refuses two names that people could take for one another.
-func checkConfusable(faults *Faults, path string, names []string) {
+func checkConfusable(faults *policytoml.Faults, path string, names []string) {
 	seen := map[string]string{}
 	for _, name := range names {
 		look := lookOf(name)
 		if other, taken := seen[look]; taken {
-			faults.add(path, "names alike", other+" and "+name, "names that nobody confuses")
+			faults.Add(path, "names alike", other+" and "+name, "names that nobody confuses")
 		}
 		seen[look] = name
 	}
@@ -236,7 +237,7 @@ func checkConfusable(faults *Faults, path string, names []string) {
 
 // Confusable reports whether people could take two of the names for one another.
 func Confusable(names []string) bool {
-	var faults Faults
+	var faults policytoml.Faults
 	checkConfusable(&faults, "", names)
 	return len(faults) > 0
 }

@@ -4,23 +4,24 @@ import (
 	"slices"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 // GroupsEnded names the groups of next that its [authority] ends: no authority that it
 // names may hold their roots, by what the groups themselves say; or next names no
 // program that old named, and on one machine of SNP, SGX, TDX or Nitro no other program opens
 // their roots. An old document of nil is none, and leaves the second out.
-func GroupsEnded(old, next *Document) []Warning {
-	var all []Warning
+func GroupsEnded(old, next *Document) []policytoml.Warning {
+	var all []policytoml.Warning
 	for _, name := range next.GroupNames() {
-		path, c := join("group", name)+".authority", next.Groups[name].Authority
+		path, c := policytoml.JoinPath("group", name)+".authority", next.Groups[name].Authority
 		switch {
 		case !meet(next.Authority.References, c.References):
-			all = append(all, Warning{path, "the group ends: no program of [authority] stands in its references, so none can hold its root"})
+			all = append(all, policytoml.Warning{Path: path, Text: "the group ends: no program of [authority] stands in its references, so none can hold its root"})
 		case !next.Authority.Machines.meet(c.Machines):
-			all = append(all, Warning{path, "the group ends: no machine of [authority] stands among its machines, so none can hold its root"})
+			all = append(all, policytoml.Warning{Path: path, Text: "the group ends: no machine of [authority] stands among its machines, so none can hold its root"})
 		case old != nil && old.Groups[name] != nil && !meet(old.Authority.References, next.Authority.References):
-			all = append(all, Warning{path, "the group ends on one SNP, SGX, TDX or Nitro machine: no program of [authority] stands in the former policy, no other opens the root, and no backup has it; the parties approve a group again under the root of the new program"})
+			all = append(all, policytoml.Warning{Path: path, Text: "the group ends on one SNP, SGX, TDX or Nitro machine: no program of [authority] stands in the former policy, no other opens the root, and no backup has it; the parties approve a group again under the root of the new program"})
 		}
 	}
 	return all

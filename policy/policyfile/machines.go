@@ -6,6 +6,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 // Machines are the machines that may hold the authority's root (key "machines" of
@@ -22,18 +23,18 @@ const chipPrefix = "chip:"
 
 // readMachines reads "any" or a list of machines. Each must be one that a platform
 // of the authority's reference values can name.
-func readMachines(t table, references []attest.ReferenceValue) Machines {
+func readMachines(t policytoml.Table, references []attest.ReferenceValue) Machines {
 	const key = "machines"
-	if _, word := t.values[key].(string); word {
-		return Machines{Any: t.text(key, `"any", or a list`, oneOf([]string{anyWord})) == anyWord}
+	if _, word := t.Values[key].(string); word {
+		return Machines{Any: t.ReadText(key, `"any", or a list`, policytoml.OneOf([]string{anyWord})) == anyWord}
 	}
 	var m Machines
 	want := `"chip:" and the id of a chip, as ` + "`cohort evidence inspect`" + ` prints it, of a platform of authority.reference`
-	for _, s := range t.set(key, want, func(s string) bool { return machineOK(s, references) }) {
+	for _, s := range t.ReadSet(key, want, func(s string) bool { return machineOK(s, references) }) {
 		m.Chips = append(m.Chips, strings.TrimPrefix(s, chipPrefix))
 	}
-	if t.has(key) && len(m.Chips) == 0 {
-		t.fault(key, "number of machines", 0, `at least 1, or "any"`)
+	if t.Has(key) && len(m.Chips) == 0 {
+		t.AddFault(key, "number of machines", 0, `at least 1, or "any"`)
 	}
 	return m
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 // vax is a platform that no other file knows.
@@ -109,7 +110,7 @@ func TestNewPlatform(t *testing.T) {
 		}
 	}
 	_, err = Parse(text("most = 10\ncut_chip = []"))
-	var faults Faults
+	var faults policytoml.Faults
 	if !errors.As(err, &faults) || len(faults) != 3 {
 		t.Errorf("got %v, want a missing key, a number too high and an unknown key", err)
 	}

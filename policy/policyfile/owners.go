@@ -10,6 +10,7 @@ import (
 	"filippo.io/age"
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/crypto/ssh"
 )
@@ -73,33 +74,33 @@ func (o Owners) Digest() attest.Digest {
 	return wire.Hash(wire.LabelOwners, fields...)
 }
 
-func (d *Document) readOwners(root table) {
-	t, ok := root.table("owners")
+func (d *Document) readOwners(root policytoml.Table) {
+	t, ok := root.ReadTable("owners")
 	if !ok {
 		return
 	}
-	t.need("quorum", "approve_within", "delay", "keys")
+	t.Require("quorum", "approve_within", "delay", "keys")
 	d.Owners = Owners{
-		ApproveWithin: t.duration("approve_within", time.Second, longestWait),
-		Delay:         t.duration("delay", 0, longestWait),
+		ApproveWithin: t.ReadDuration("approve_within", time.Second, longestWait),
+		Delay:         t.ReadDuration("delay", 0, longestWait),
 	}
-	for _, k := range t.tables("keys") {
+	for _, k := range t.ReadTables("keys") {
 		d.Owners.Keys = append(d.Owners.Keys, readOwner(k))
 	}
-	d.Owners.Quorum = int(t.number("quorum", 1, int64(len(d.Owners.Keys))))
-	t.done()
+	d.Owners.Quorum = int(t.ReadNumber("quorum", 1, int64(len(d.Owners.Keys))))
+	t.RejectUnknown()
 }
 
-func readOwner(t table) Owner {
-	t.need("name", "ssh")
-	o := Owner{Name: t.text("name", wantName, wire.ValidName), Key: readKey(t)}
-	o.Age = t.text("age", "an age recipient: age1 and 58 characters, as age-keygen prints it", ageOK)
-	t.done()
+func readOwner(t policytoml.Table) Owner {
+	t.Require("name", "ssh")
+	o := Owner{Name: t.ReadText("name", wantName, wire.ValidName), Key: readSSHKey(t)}
+	o.Age = t.ReadText("age", "an age recipient: age1 and 58 characters, as age-keygen prints it", ageOK)
+	t.RejectUnknown()
 	return o
 }
 
-func readKey(t table) (key ssh.PublicKey) {
-	t.text("ssh", "an ssh-ed25519, ecdsa-sha2-nistp256, -384, -521 key or its sk- form, as in a .pub file", func(s string) bool {
+func readSSHKey(t policytoml.Table) (key ssh.PublicKey) {
+	t.ReadText("ssh", "an ssh-ed25519, ecdsa-sha2-nistp256, -384, -521 key or its sk- form, as in a .pub file", func(s string) bool {
 		var err error
 		key, err = sshsig.ParseKeyLine(s)
 		return err == nil

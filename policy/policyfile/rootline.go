@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 // RootLine is a genesis file around the value of its authority root. What
@@ -65,14 +66,14 @@ func (r *RootLine) readRoot(value []byte) error {
 		}
 		return nil
 	}
-	if !digestInto(&r.root, string(value)) {
+	if !policytoml.DecodeDigest(&r.root, string(value)) {
 		return rootFault(string(value), wantRootLine)
 	}
 	return nil
 }
 
 func rootFault(got, want string) error {
-	return Faults{{Path: "authority.root", Rule: "line of the root", Got: got, Want: want}}
+	return policytoml.Faults{{Path: "authority.root", Rule: "line of the root", Got: got, Want: want}}
 }
 
 // Root is the root that the file names, the zero digest while it names none.
@@ -99,16 +100,16 @@ func (r RootLine) DraftDigest() wire.Digest { return wire.Hash(wire.LabelDraft, 
 
 // checkRootLine demands of a genesis the one line that its draft is found by, and
 // that TOML reads its root from that line and from nowhere else.
-func (d *Document) checkRootLine(faults *Faults) {
+func (d *Document) checkRootLine(faults *policytoml.Faults) {
 	if d.Sequence != 1 || d.Authority.Root.IsZero() {
 		return // not a genesis, or already a fault
 	}
 	found, err := SplitRoot(d.raw)
-	var bad Faults
+	var bad policytoml.Faults
 	switch {
 	case errors.As(err, &bad):
 		*faults = append(*faults, bad...)
 	case found.root != d.Authority.Root:
-		faults.add("authority.root", "line of the root", found.root, d.Authority.Root)
+		faults.Add("authority.root", "line of the root", found.root, d.Authority.Root)
 	}
 }

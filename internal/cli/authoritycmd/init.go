@@ -10,7 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/founding"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/spf13/cobra"
 )
 
@@ -62,7 +62,7 @@ func initAuthority(ctx context.Context, a *frame.App, f initFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	draft, err := policy.ParseDraft(raw)
+	draft, err := policydraft.Parse(raw)
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.draft, err)
 	}

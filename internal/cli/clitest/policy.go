@@ -10,6 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/crypto/ssh"
@@ -112,7 +113,7 @@ func ApprovedForks(t *testing.T) (first, second, fork policy.Approved) {
 		}
 		return policy.Step{Policy: raw, Signatures: []string{sig}}
 	}
-	draft, err := policy.ParseDraft([]byte(d.Text()))
+	draft, err := policydraft.Parse([]byte(d.Text()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/crypto/ssh"
 )
@@ -70,7 +71,7 @@ party = [ { name = "north", ssh = %q } ]
 [group.trial.role]
 holder = { members = [ { party = "north", task = "scoring", release = "1" } ] }
 `, d.Created.Add(20*24*time.Hour).Format(time.RFC3339), program("good"), vendor.Root(), partyLine)
-	parsed, err := policy.ParseDraft([]byte(text))
+	parsed, err := policydraft.Parse([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}

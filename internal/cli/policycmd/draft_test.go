@@ -11,13 +11,13 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 func TestDraftParsesAsWritten(t *testing.T) {
 	d := clitest.Draft(t)
-	draft, err := policy.ParseDraft([]byte(d.Text()))
+	draft, err := policydraft.Parse([]byte(d.Text()))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, d.Text())
 	}
@@ -33,7 +33,7 @@ func TestDraftParsesAsWritten(t *testing.T) {
 }
 
 func TestSuccessor(t *testing.T) {
-	draft, err := policy.ParseDraft([]byte(clitest.Draft(t).Text()))
+	draft, err := policydraft.Parse([]byte(clitest.Draft(t).Text()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestSuccessorCopiesAuthority(t *testing.T) {
 
 func TestSuccessorRefusesWhatItCannotEdit(t *testing.T) {
 	for _, change := range [][2]string{{"sequence     =", `"sequence"   =`}, {"previous     =", "  previous   ="}} {
-		draft, err := policy.ParseDraft([]byte(strings.Replace(clitest.Draft(t).Text(), change[0], change[1], 1)))
+		draft, err := policydraft.Parse([]byte(strings.Replace(clitest.Draft(t).Text(), change[0], change[1], 1)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,7 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 	"github.com/spf13/cobra"
@@ -52,7 +52,7 @@ func readView(path string) (PolicyView, error) {
 	if err != nil {
 		return PolicyView{}, err
 	}
-	draft, err := policy.ParseDraft(raw)
+	draft, err := policydraft.Parse(raw)
 	if err == nil {
 		v := Describe(draft.Document())
 		v.Draft = draft.Digest().String()
@@ -125,7 +125,7 @@ func policyInitCommand(a *frame.App) *cobra.Command {
 
 // writeDraft checks and writes the draft of a first policy.
 func writeDraft(a *frame.App, out string, text []byte) error {
-	draft, err := policy.ParseDraft(text)
+	draft, err := policydraft.Parse(text)
 	if err != nil {
 		return fmt.Errorf("checking the draft: %w", err)
 	}
@@ -250,7 +250,7 @@ func signPolicyFile(ctx context.Context, a *frame.App, f signFlags) error {
 	}
 	beside := f.policy + "." + strings.TrimSuffix(filepath.Base(f.key), ".pub")
 	f.out, f.challenge = cmp.Or(f.out, beside+".sig"), cmp.Or(f.challenge, beside+".challenge")
-	draft, err := policy.ParseDraft(raw)
+	draft, err := policydraft.Parse(raw)
 	if err == nil {
 		if f.founders, err = a.StateDir("founder"); err != nil {
 			return err

@@ -1,4 +1,10 @@
-package policy
+// Package policydraft reads the first policy before its authority root exists.
+//
+// Founders review a [Draft] and the authority makes its root for the digest of the draft;
+// [Draft.Fill] returns the first policy that founders sign. The package parses the policy
+// that the draft becomes, so a fault is reported before the root is made. It trusts nothing
+// in the file: that a draft parses does not mean that any founder has seen it.
+package policydraft
 
 import (
 	"fmt"
@@ -6,24 +12,25 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy/policyfile"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 // Draft is a genesis policy as founders write it before its authority root exists:
-// the whole file, with an empty `authority.root`. The authority seals its root
-// secret together with the digest of the draft, so that the secret serves no
-// other genesis. A Draft is made by [ParseDraft] alone, and is immutable.
+// the whole file, with an empty `authority.root`. The authority seals its root secret
+// together with the digest of the draft, so that the secret cannot serve another genesis.
+// Only [Parse] makes a Draft. It is immutable; the zero Draft admits nothing.
 type Draft struct {
 	line policyfile.RootLine
 	doc  *policyfile.Document // under a stand-in for an empty root
 }
 
-// ParseDraft reads a genesis with an empty root, or one whose root is filled in.
-// Its error is [Faults]: the file is refused for everything that [Parse] refuses in
-// the genesis that it becomes, so that no mistake is found only after its root is made.
-func ParseDraft(raw []byte) (Draft, error) {
+// Parse reads a genesis whose root is empty or filled in. Its error is
+// [policytoml.Faults]: it refuses everything that [policyfile.Parse] refuses in the genesis
+// that the draft becomes.
+func Parse(raw []byte) (Draft, error) {
 	line, err := policyfile.SplitRoot(raw)
 	if err != nil {
-		if malformed := policyfile.CheckForm(raw); malformed != nil {
+		if _, malformed := policytoml.Decode(raw); malformed != nil {
 			return Draft{}, malformed
 		}
 		return Draft{}, err
@@ -37,7 +44,7 @@ func ParseDraft(raw []byte) (Draft, error) {
 		return Draft{}, err
 	}
 	if d.doc.Sequence != 1 {
-		return Draft{}, policyfile.Faults{{Path: "sequence", Rule: "draft", Got: fmt.Sprint(d.doc.Sequence), Want: "1: only the first policy has a draft"}}
+		return Draft{}, policytoml.Faults{{Path: "sequence", Rule: "draft", Got: fmt.Sprint(d.doc.Sequence), Want: "1: only the first policy has a draft"}}
 	}
 	return d, nil
 }
@@ -45,7 +52,7 @@ func ParseDraft(raw []byte) (Draft, error) {
 // Digest returns H("cohort draft v1", the file without the root's value).
 func (d Draft) Digest() wire.Digest { return d.line.DraftDigest() }
 
-// Root is the root that the file names, the zero digest while it names none.
+// Root returns the root that the file names, or the zero digest if it names none.
 func (d Draft) Root() wire.Digest { return d.line.Root() }
 
 // Raw returns the file as it was read.
@@ -64,7 +71,7 @@ func (d Draft) Fill(root wire.Digest) ([]byte, error) {
 // the document names a stand-in that is the root of no secret.
 func (d Draft) Document() *policyfile.Document { return d.doc }
 
-// Rules are the draft's rules for each platform, for appraisal.
+// Rules returns the draft's rules for each platform, for appraisal.
 func (d Draft) Rules() map[attest.Platform]attest.Rules {
 	if d.doc == nil {
 		return nil
@@ -72,11 +79,11 @@ func (d Draft) Rules() map[attest.Platform]attest.Rules {
 	return d.doc.Platforms
 }
 
-// AdmitAuthority matches a result with the draft's demands on the authority, as
-// [Approved.AdmitAuthority] does. Founders call it before anything is signed.
+// AdmitAuthority matches a result with the draft's rules for the authority, as
+// policy.Approved.AdmitAuthority does. Founders call it before anything is signed.
 func (d Draft) AdmitAuthority(result attest.Result) error {
 	if d.doc == nil {
-		return errNothing
+		return wire.Refuse(wire.BadPolicy, "draft: policy", "the zero draft", "a draft that was parsed")
 	}
 	return d.doc.Authority.Admit(result)
 }

@@ -1,4 +1,4 @@
-package policyfile
+package policytoml
 
 import (
 	"fmt"
@@ -38,9 +38,12 @@ var hidden = &unicode.RangeTable{
 	LatinOffset: 4,
 }
 
+// IsHidden reports whether a reader does not see a character as what it is.
+func IsHidden(r rune) bool { return unicode.Is(hidden, r) }
+
 // visible refuses the first character of a text that is [hidden].
 func visible(text string) error {
-	at := strings.IndexFunc(text, func(r rune) bool { return unicode.Is(hidden, r) })
+	at := strings.IndexFunc(text, IsHidden)
 	if at < 0 {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package policyfile
+package policytoml
 
 import (
 	"fmt"
@@ -30,7 +30,7 @@ func (f Fault) Refusal() *attest.Refusal {
 // as a refusal.
 type Faults []Fault
 
-func (f *Faults) add(path, rule string, got, want any) {
+func (f *Faults) Add(path, rule string, got, want any) {
 	*f = append(*f, Fault{path, rule, fmt.Sprint(got), fmt.Sprint(want)})
 }
 
