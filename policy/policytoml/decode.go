@@ -10,7 +10,8 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// Decode checks the form of the file: size, character encoding, characters, TOML.
+// Decode decodes a file into TOML values. It refuses files that are too large, are not
+// UTF-8, have a byte order mark, a CR or a hidden character, or are not TOML.
 func Decode(raw []byte) (map[string]any, error) {
 	switch {
 	case len(raw) > wire.MaxPolicy:
@@ -27,12 +28,13 @@ func Decode(raw []byte) (map[string]any, error) {
 	}
 	var values map[string]any
 	if err := toml.Unmarshal(raw, &values); err != nil {
-		return nil, Faults{{Path: place(err), Rule: "TOML", Got: err.Error(), Want: "TOML 1.0"}}
+		return nil, Faults{{Path: position(err), Rule: "TOML", Got: err.Error(), Want: "TOML 1.0"}}
 	}
 	return values, nil
 }
 
-func place(err error) string {
+// position returns the line and the column of a TOML error.
+func position(err error) string {
 	var at *toml.DecodeError
 	if !errors.As(err, &at) {
 		return ""

@@ -16,7 +16,7 @@ type Fault struct {
 	Want string
 }
 
-// Refusal is the fault as a refusal with reason "policy".
+// Refusal returns the fault as a refusal with reason "policy".
 func (f Fault) Refusal() *attest.Refusal {
 	rule := f.Rule
 	if f.Path != "" {
@@ -25,16 +25,16 @@ func (f Fault) Refusal() *attest.Refusal {
 	return &attest.Refusal{Reason: wire.BadPolicy, Rule: rule, Got: f.Got, Want: f.Want}
 }
 
-// Faults is the error of [Parse]: every fault of the file, in the order of the
-// checks. It matches the reason "policy" and, with errors.As, its first fault
+// Faults are all faults of a file, in the order of the checks. It matches the reason "policy" and, with errors.As, its first fault
 // as a refusal.
 type Faults []Fault
 
+// Add adds a fault.
 func (f *Faults) Add(path, rule string, got, want any) {
 	*f = append(*f, Fault{path, rule, fmt.Sprint(got), fmt.Sprint(want)})
 }
 
-// Error is one line for each fault.
+// Error returns one line for each fault.
 func (f Faults) Error() string {
 	lines := make([]string, len(f))
 	for i, fault := range f {
@@ -43,7 +43,7 @@ func (f Faults) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Unwrap gives each fault as a refusal.
+// Unwrap returns each fault as a refusal.
 func (f Faults) Unwrap() []error {
 	errs := make([]error, len(f))
 	for i, fault := range f {
@@ -59,5 +59,5 @@ type Warning struct {
 	Text string
 }
 
-// String is one line for people.
+// String returns one line for people.
 func (w Warning) String() string { return w.Path + ": " + w.Text }

@@ -6,12 +6,12 @@ import (
 	"unicode"
 )
 
-// hidden are the characters that a reader does not see as what they are:
-// controls, marks of direction and of format, characters without a width, line
-// ends other than LF, private use, and code points that are no characters. Owners
-// sign what they read, so no policy text has one.
+// hidden are the characters that a reader cannot see or cannot recognise: controls,
+// marks of direction and of format, characters without a width, line ends other than LF,
+// private use, and code points that are no characters. Owners sign the text that they see,
+// so no policy text may have one.
 //
-// The list stands here and not in package unicode, whose tables grow with Unicode:
+// The list is here and not taken from package unicode, whose tables grow with Unicode:
 // a history is read the same by every version of this program. It is the general
 // categories Cf, Co, Zl, Zp and Cc without tab and LF, and the derived property
 // Default_Ignorable_Code_Point, of Unicode 15.0, and all above the third plane,
@@ -38,7 +38,7 @@ var hidden = &unicode.RangeTable{
 	LatinOffset: 4,
 }
 
-// IsHidden reports whether a reader does not see a character as what it is.
+// IsHidden reports whether a reader cannot see or recognise a character.
 func IsHidden(r rune) bool { return unicode.Is(hidden, r) }
 
 // visible refuses the first character of a text that is [hidden].
@@ -52,6 +52,6 @@ func visible(text string) error {
 	column := len([]rune(before[strings.LastIndexByte(before, '\n')+1:])) + 1
 	return Faults{{
 		Path: fmt.Sprintf("line %d, column %d", line, column), Rule: "character", Got: fmt.Sprintf("%U", []rune(text[at:])[0]),
-		Want: "characters that are seen: no controls, marks of direction or format, or private use",
+		Want: "visible characters: no controls, marks of direction or format, or private use",
 	}}
 }

@@ -11,10 +11,10 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 )
 
-// Table reads one TOML table. Each method reads one key, notes it as known, and
-// adds a fault where the value breaks its rule; an absent key reads as the zero
-// value, and need says which may not be absent. done refuses whatever nobody
-// read, so a key exists exactly when code asks for it.
+// Table reads one TOML table. Each method reads one key, notes it as known, and adds a
+// fault if the value breaks its rule; an absent key reads as the zero value, and
+// [Table.Require] adds a fault if a key is absent. [Table.RejectUnknown] adds a fault for
+// each key that was not read, so a key exists exactly if code reads it.
 type Table struct {
 	Path   string
 	Values map[string]any
@@ -22,11 +22,12 @@ type Table struct {
 	Faults *Faults
 }
 
+// NewTable returns a table at a path. Its faults are added to faults.
 func NewTable(path string, values map[string]any, faults *Faults) Table {
 	return Table{Path: path, Values: values, known: map[string]bool{}, Faults: faults}
 }
 
-// KeyPath is the path of a key of this table.
+// KeyPath returns the path of a key of this table.
 func (t Table) KeyPath(key string) string { return JoinPath(t.Path, key) }
 
 // JoinPath appends a key to a path, in quotes where TOML needs them.
@@ -42,40 +43,41 @@ func JoinPath(path, key string) string {
 
 const bareKey = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
 
-// ElementPath is the path of an element of a list of this table.
+// ElementPath returns the path of an element of a list of this table.
 func (t Table) ElementPath(key string, i int) string { return fmt.Sprintf("%s[%d]", t.KeyPath(key), i) }
 
+// AddFault adds a fault of a key of this table.
 func (t Table) AddFault(key, rule string, got, want any) {
 	t.Faults.Add(t.KeyPath(key), rule, got, want)
 }
 
-// Has reports whether the key is there.
+// Has reports whether the table has a key.
 func (t Table) Has(key string) bool {
 	_, ok := t.Values[key]
 	return ok
 }
 
-// Require refuses a table without one of the keys.
+// Require adds a fault for each key that the table does not have.
 func (t Table) Require(keys ...string) {
 	for _, key := range keys {
 		if !t.Has(key) {
-			t.AddFault(key, "required key", "none", "a value")
+			t.AddFault(key, "required key", "a table without it", "a value")
 		}
 	}
 }
 
-// Expect notes keys that something else reads.
+// Expect marks keys as known that other code reads.
 func (t Table) Expect(keys ...string) {
 	for _, key := range keys {
 		t.known[key] = true
 	}
 }
 
-// Forbid refuses a key that another one rules out.
+// Forbid adds a fault if the table has a key that must not occur with another.
 func (t Table) Forbid(key, other string) {
 	t.known[key] = true
 	if t.Has(key) {
-		t.AddFault(key, "key", Describe(t.Values[key]), "none beside "+other)
+		t.AddFault(key, "key", Describe(t.Values[key]), "no value beside "+other)
 	}
 }
 
@@ -95,12 +97,15 @@ func ReadValue[T any](t Table, key, want string, ok func(T) bool) T {
 	return typed
 }
 
+// AnyValue accepts every value of a type, for [ReadValue].
 func AnyValue[T any](T) bool { return true }
 
+// OneOf returns a function that accepts the words, for [Table.ReadText].
 func OneOf(words []string) func(string) bool {
 	return func(s string) bool { return slices.Contains(words, s) }
 }
 
+// Describe returns a value as faults print it.
 func Describe(v any) string {
 	switch v := v.(type) {
 	case string:
@@ -113,20 +118,23 @@ func Describe(v any) string {
 	return fmt.Sprint(v)
 }
 
+// ReadText reads a string that ok accepts.
 func (t Table) ReadText(key, want string, ok func(string) bool) string {
 	return ReadValue(t, key, want, ok)
 }
 
+// ReadNumber reads a whole number from least to most.
 func (t Table) ReadNumber(key string, least, most int64) int64 {
 	want := fmt.Sprintf("a whole number from %d to %d", least, most)
 	return ReadValue(t, key, want, func(n int64) bool { return least <= n && n <= most })
 }
 
+// ReadFlag reads true or false.
 func (t Table) ReadFlag(key string) bool {
 	return ReadValue(t, key, "true or false", AnyValue[bool])
 }
 
-// ReadTime reads a time in whole seconds of UTC: it goes into certificates.
+// ReadTime reads a time in whole seconds of UTC, because certificates carry no other.
 func (t Table) ReadTime(key string) time.Time {
 	at := ReadValue(t, key, "a time such as 2026-11-22T09:00:00Z", func(at time.Time) bool {
 		_, offset := at.Zone()
@@ -135,7 +143,7 @@ func (t Table) ReadTime(key string) time.Time {
 	return at.UTC()
 }
 
-// ReadOptionalTime is a moment that may be left out, and is then the zero time.
+// ReadOptionalTime is ReadTime for a key that may be absent; then the time is zero.
 func (t Table) ReadOptionalTime(key string) time.Time {
 	if !t.Has(key) {
 		t.known[key] = true
@@ -144,6 +152,7 @@ func (t Table) ReadOptionalTime(key string) time.Time {
 	return t.ReadTime(key)
 }
 
+// ReadDuration reads a duration from least to most.
 func (t Table) ReadDuration(key string, least, most time.Duration) time.Duration {
 	var d time.Duration
 	t.ReadText(key, fmt.Sprintf("a duration from %v to %v", least, most), func(s string) bool {
@@ -154,20 +163,22 @@ func (t Table) ReadDuration(key string, least, most time.Duration) time.Duration
 	return d
 }
 
-// Digest reads "sha256:" and 64 digits.
+// ReadDigest reads "sha256:" and 64 digits.
 func (t Table) ReadDigest(key string) attest.Digest {
 	var d attest.Digest
 	t.ReadText(key, WantDigest, func(s string) bool { return DecodeDigest(&d, s) })
 	return d
 }
 
+// WantDigest is the form of a digest, for faults.
 const WantDigest = `"sha256:" and 64 lower-case hexadecimal digits`
 
+// DecodeDigest decodes "sha256:" and 64 digits into d, and reports whether s has that form.
 func DecodeDigest(d *attest.Digest, s string) bool {
 	return s != "" && d.UnmarshalText([]byte(s)) == nil
 }
 
-// names reads a list of strings that ok accepts.
+// ReadList reads a list of strings that ok accepts.
 func (t Table) ReadList(key, want string, ok func(string) bool) []string {
 	var out []string
 	for i, v := range ReadValue(t, key, "a list", AnyValue[[]any]) {
@@ -181,7 +192,7 @@ func (t Table) ReadList(key, want string, ok func(string) bool) []string {
 	return out
 }
 
-// ReadSet is a list without an element twice.
+// ReadSet is ReadList for a list in which no element occurs twice.
 func (t Table) ReadSet(key, want string, ok func(string) bool) []string {
 	out := t.ReadList(key, want, ok)
 	for i, s := range out {
@@ -229,12 +240,13 @@ func (t Table) ReadNamedTables(key, want string, ok func(string) bool) []NamedTa
 	return out
 }
 
+// NamedTable is a table and its key in the table around it.
 type NamedTable struct {
 	Name string
 	Table
 }
 
-// RejectUnknown refuses keys that were not read.
+// RejectUnknown adds a fault for each key that was not read.
 func (t Table) RejectUnknown() {
 	for _, key := range slices.Sorted(maps.Keys(t.Values)) {
 		if !t.known[key] {
@@ -243,7 +255,7 @@ func (t Table) RejectUnknown() {
 	}
 }
 
-// Nearest is the word with the smallest edit distance to s.
+// Nearest returns the word with the smallest edit distance to s.
 func Nearest(s string, words []string) string {
 	best, least := "none", -1
 	for _, w := range words {
@@ -254,7 +266,7 @@ func Nearest(s string, words []string) string {
 	return best
 }
 
-// distance is the Levenshtein distance in bytes.
+// distance returns the Levenshtein distance in bytes.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
