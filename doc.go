@@ -69,7 +69,7 @@
 //
 //	(*Authority).snapshot → groupRoots → Roster.AdmitAuthority → store (first row stays)
 //	cohort group approve ⇒ authority.groupRoot → attest.Verifier.Appraise, Roster.AdmitAuthority
-//	  → sign ⇒ history.AddStatement → policy.Approved.Next → policy.Pact
+//	  → sign ⇒ history.AddStatement → policy.Approved.Next → policy.GroupState
 //	policy.Approved.AdmitMember → identity.Issuer → identity.Check
 //
 // Owners keep a backup of the root, and bring it back on another machine:

@@ -134,7 +134,7 @@ func found(t testing.TB, v *vendors) founded {
 		"AMD", v.amd.Root().String(), "INTEL", v.intel.Root().String(), "NOKEY", strings.Repeat("0", 96),
 		"REFERENCE-OWN", references("own"), "REFERENCE-SCORING", references("scoring")))))
 	f.root = testworld.Must(authority.Init(t.Context(), authority.InitConfig{Store: db, Attester: tee, Sealer: sealer, Draft: draft})).Root
-	genesis := w.SignPolicy(string(testworld.Must(draft.Fill(f.root))))
+	genesis := w.SignPolicy(string(testworld.Must(draft.WithRoot(f.root))))
 	f.genesis = wire.Sum(genesis.Policy)
 	f.config = authority.Config{
 		Attester: tee, Sealer: sealer, Verifier: verifier(), Clock: trustedclock.System(),

@@ -85,7 +85,7 @@ func groupSecret(roster attest.Digest) Secret {
 func issuerOf(keys *Keys, p policy.Approved) *Issuer {
 	var all []*GroupKeys
 	for _, name := range p.Document().GroupNames() {
-		for pact := p.Pact(name); pact != nil; pact = pact.Before {
+		for pact := p.GroupByName(name); pact != nil; pact = pact.Predecessor {
 			all = append(all, groupKeys(pact.ID()))
 		}
 	}

@@ -13,23 +13,23 @@ import (
 
 // Grant is what policy gives an attested unit.
 type Grant struct {
-	Task    *policyfile.Task
-	Release *policyfile.Release
-	Result  attest.Result
-	Pact    *Pact  // in a group; nil outside
-	Role    string // in a group
+	Task       *policyfile.Task
+	Release    *policyfile.Release
+	Result     attest.Result
+	GroupState *GroupState // in a group; nil outside
+	Role       string      // in a group
 
 	Member policyfile.Member // of the roster, in a group
 	Party  attest.Digest     // key of the member's party, in a group
 	Ends   time.Time         // of the approval of that party, or of the group, in a group
 }
 
-// Life is that of the unit's leaf certificates.
-func (g Grant) Life() time.Duration {
-	if g.Pact != nil {
-		return g.Pact.Group.Life
+// LeafLifetime is that of the unit's leaf certificates.
+func (g Grant) LeafLifetime() time.Duration {
+	if g.GroupState != nil {
+		return g.GroupState.Group.Lifetime
 	}
-	return g.Task.Life
+	return g.Task.Lifetime
 }
 
 // Admit matches an attestation result with the releases of a task. It refuses
@@ -79,11 +79,11 @@ type Pins struct {
 // "withdrawn" a group that its parties have not agreed on under the root that it has,
 // and one that the unit's own party does not approve. While the parties have not agreed,
 // a group that is continued admits those that are members of both.
-func (a Approved) AdmitMember(group, role string, result attest.Result, pins Pins, root func(*Pact) attest.Digest, at time.Time) (Grant, error) {
+func (a Approved) AdmitMember(group, role string, result attest.Result, pins Pins, root func(*GroupState) attest.Digest, at time.Time) (Grant, error) {
 	if err := a.admissible(result); err != nil {
 		return Grant{}, err
 	}
-	p := a.pacts[group]
+	p := a.groups[group]
 	if p == nil || p.Group.Roles[role] == nil {
 		return Grant{}, wire.Refuse(wire.NotFound, "admission: role of group "+group, role, "one of the policy")
 	}
@@ -101,8 +101,8 @@ func (a Approved) AdmitMember(group, role string, result attest.Result, pins Pin
 		return Grant{}, err
 	}
 	id := a.doc.ReleaseID(a.genesis, grant.Task.Name, grant.Release.References)
-	if !inForce.Roster.has(role, id) {
-		_, err = p.Agreed(root(p), at) // it waits for the parties
+	if !inForce.Roster.hasMember(role, id) {
+		_, err = p.ApprovedUntil(root(p), at) // it waits for the parties
 		return Grant{}, err
 	}
 	if grant.Member, grant.Party, err = inForce.Roster.Pinned(role, id, pins); err != nil {
@@ -112,10 +112,10 @@ func (a Approved) AdmitMember(group, role string, result attest.Result, pins Pin
 	if err != nil {
 		return Grant{}, err
 	}
-	if grant.Ends, err = inForce.Agreed(root(inForce), at); own.Before(grant.Ends) {
+	if grant.Ends, err = inForce.ApprovedUntil(root(inForce), at); own.Before(grant.Ends) {
 		grant.Ends = own
 	}
-	grant.Pact, grant.Role = inForce, role
+	grant.GroupState, grant.Role = inForce, role
 	return grant, err
 }
 

@@ -30,13 +30,13 @@ type Approved struct {
 	draft   attest.Digest // of the genesis
 	founded time.Time
 	steps   []Step
-	heads   []attest.Digest  // heads[i] is the head after step i
-	digests []attest.Digest  // of the policies, genesis first
-	pacts   map[string]*Pact // the groups of doc, by name
+	heads   []attest.Digest        // heads[i] is the head after step i
+	digests []attest.Digest        // of the policies, genesis first
+	groups  map[string]*GroupState // the groups of doc, by name
 	live    map[attest.Digest]program
 	cuts    cuts
-	lineage lineage
-	past    []then // what followed from each step
+	records groupRecords
+	states  []stepState // what followed from each step
 }
 
 // Genesis approves the first policy: its digest is the pin, and a quorum of its
@@ -65,7 +65,7 @@ func Genesis(pin attest.Digest, step Step) (Approved, error) {
 		return Approved{}, fmt.Errorf("reading the genesis policy: %w", err)
 	}
 	a := Approved{genesis: pin, draft: line.DraftDigest(), founded: doc.Created}
-	pacts, err := a.succeed(doc)
+	pacts, err := a.nextGroups(doc)
 	if err != nil {
 		return Approved{}, err
 	}
@@ -78,18 +78,18 @@ func Genesis(pin attest.Digest, step Step) (Approved, error) {
 // know. A party's statement is about a group of a, and newer than its last.
 func (a Approved) Next(step Step) (Approved, error) {
 	// Clipped, so that two successors of one policy never share memory.
-	a.steps, a.heads, a.digests, a.past = slices.Clip(a.steps), slices.Clip(a.heads), slices.Clip(a.digests), slices.Clip(a.past)
+	a.steps, a.heads, a.digests, a.states = slices.Clip(a.steps), slices.Clip(a.heads), slices.Clip(a.digests), slices.Clip(a.states)
 	a.cuts.kept = true
-	return a.next(step)
+	return a.nextInPlace(step)
 }
 
-// next is Next in the memory of a, which has no other successor.
-func (a Approved) next(step Step) (Approved, error) {
+// nextInPlace is Next in the memory of a, which has no other successor.
+func (a Approved) nextInPlace(step Step) (Approved, error) {
 	if !a.OK() {
 		return Approved{}, errNothing
 	}
 	if IsStatement(step.Policy) {
-		return a.hear(step)
+		return a.addStatement(step)
 	}
 	signed, err := signers(a.doc.Owners, step)
 	if err != nil {
@@ -102,14 +102,14 @@ func (a Approved) next(step Step) (Approved, error) {
 	if err != nil {
 		return Approved{}, err
 	}
-	if err := a.fits(1); err != nil {
+	if err := a.checkStepRoom(1); err != nil {
 		return Approved{}, err
 	}
-	pacts, err := a.succeed(doc)
+	pacts, err := a.nextGroups(doc)
 	if err != nil {
 		return Approved{}, err
 	}
-	a.lineage = a.lineage.settle(len(a.steps), slices.Collect(maps.Values(pacts))...)
+	a.records = a.records.assign(len(a.steps), slices.Collect(maps.Values(pacts))...)
 	return a.extended(doc, step, pacts), nil
 }
 
@@ -133,7 +133,7 @@ func (a Approved) NextAll(steps []Step) (Approved, error) {
 	}
 	next, err := a.Next(steps[0])
 	for i := 1; i < len(steps) && err == nil; i++ {
-		next, err = next.next(steps[i])
+		next, err = next.nextInPlace(steps[i])
 	}
 	if err != nil {
 		return Approved{}, fmt.Errorf("replaying step %d: %w", len(next.steps)+1, err)
@@ -146,21 +146,21 @@ var errNothing = wire.Refuse(wire.BadPolicy, "approved policy", "none", "a histo
 
 // extended is a with one more step, which was checked, and what is in force by
 // it.
-func (a Approved) extended(doc *policyfile.Document, step Step, pacts map[string]*Pact) Approved {
+func (a Approved) extended(doc *policyfile.Document, step Step, pacts map[string]*GroupState) Approved {
 	if a.doc == doc {
-		a.cuts = a.cuts.with(cutByStatement(a.pacts, pacts), len(a.heads))
+		a.cuts = a.cuts.withStep(cutByStatement(a.groups, pacts), len(a.heads))
 	} else {
 		live := programsOf(doc, a.genesis)
 		if a.doc != nil {
-			a.cuts = a.cuts.with(a.cutBy(doc, live, pacts), len(a.heads))
+			a.cuts = a.cuts.withStep(a.cutBy(doc, live, pacts), len(a.heads))
 		}
 		a.live, a.digests = live, append(a.digests, wire.Sum(step.Policy))
 	}
 	head := NextHead(a.Head(), step.Policy)
-	a.doc, a.pacts = doc, pacts
+	a.doc, a.groups = doc, pacts
 	a.steps = append(a.steps, Step{bytes.Clone(step.Policy), slices.Clone(step.Signatures)})
 	a.heads = append(a.heads, head)
-	a.past = append(a.past, then{pacts, a.lineage})
+	a.states = append(a.states, stepState{pacts, a.records})
 	return a
 }
 

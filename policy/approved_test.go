@@ -228,7 +228,7 @@ func TestThen(t *testing.T) {
 	}
 	for name, a := range map[string]Approved{"step by step": third, "replayed": replayed} {
 		for i, want := range []Approved{first, second, third} {
-			then, known := a.At(want.Head())
+			then, known := a.AtHead(want.Head())
 			if !known || then.Head() != want.Head() || then.Document().Sequence != want.Document().Sequence || len(then.Steps()) != i+1 {
 				t.Errorf("%s: step %d: got head %v of sequence %d, known %v", name, i+1, then.Head(), i+1, known)
 			}
@@ -239,14 +239,14 @@ func TestThen(t *testing.T) {
 		}
 	}
 	for _, head := range []attest.Digest{{}, policytest.Digest("a"), third.Head()} {
-		if then, known := second.At(head); known || then.OK() {
+		if then, known := second.AtHead(head); known || then.OK() {
 			t.Errorf("got what was in force at %v, want none", head)
 		}
 		if later, known := second.Since(head); known || len(later) > 0 {
 			t.Errorf("got steps since %v, want none", head)
 		}
 	}
-	if then, known := (Approved{}).At(attest.Digest{}); known || then.OK() {
+	if then, known := (Approved{}).AtHead(attest.Digest{}); known || then.OK() {
 		t.Error("the zero Approved looks back on something")
 	}
 }

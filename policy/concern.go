@@ -25,7 +25,7 @@ func (a Approved) Concerns(since attest.Digest, c Facts) bool {
 	if a.ringsCut(index, c) {
 		return true
 	}
-	if c.Group != "" && a.heardSince(index, c) {
+	if c.Group != "" && a.statementSince(index, c) {
 		return true
 	}
 	was := a.documentAt(index)
@@ -46,11 +46,11 @@ func (a Approved) ringsCut(index int, c Facts) bool {
 	})
 }
 
-// heardSince reports whether a party said something of the unit's group after the
+// statementSince reports whether a party said something of the unit's group after the
 // step of an index: of its own roster, or of one that follows it.
-func (a Approved) heardSince(index int, c Facts) bool {
+func (a Approved) statementSince(index int, c Facts) bool {
 	rosters := []attest.Digest{c.Identity}
-	for p := a.pacts[c.Group]; p != nil; p = p.Before {
+	for p := a.groups[c.Group]; p != nil; p = p.Predecessor {
 		rosters = append(rosters, p.id)
 	}
 	return slices.ContainsFunc(a.steps[index+1:], func(step Step) bool {

@@ -34,7 +34,7 @@ type Facts struct {
 // names a cut which this history does not have is refused with "behind".
 //
 // In a group it refuses with "withdrawn" a roster that is no longer in force, as
-// [Pact.Agreed] does one that the parties do not agree on, and as [Pact.Consents]
+// [GroupState.Agreed] does one that the parties do not agree on, and as [GroupState.Consents]
 // does a unit whose own party does not approve. A pair names no party: none holds the
 // newest one but units whose party approved after the cut that it names, and it ends
 // when the first of those approvals does.
@@ -47,11 +47,11 @@ func (a Approved) CutOff(f Facts, at time.Time) error {
 	}
 	id := f.Identity
 	if f.Group != "" {
-		p := a.PactOf(f.Identity)
+		p := a.GroupByID(f.Identity)
 		if p == nil || p.Group.Name != f.Group {
 			return wire.Refuse(wire.Withdrawn, "cut-off: identity of group "+f.Group, f.Identity, "that of a roster in force")
 		}
-		if err := p.stands(f, at); err != nil {
+		if err := p.checkApproval(f, at); err != nil {
 			return err
 		}
 		id = p.Roster.memberID(f)
@@ -62,10 +62,10 @@ func (a Approved) CutOff(f Facts, at time.Time) error {
 	return a.cutUnit(id, f)
 }
 
-// stands refuses what holds a leaf of the pact where its parties do not agree, or a
+// checkApproval refuses what holds a leaf of the pact where its parties do not agree, or a
 // unit's own party does not consent.
-func (p *Pact) stands(f Facts, at time.Time) error {
-	_, err := p.Agreed(f.Root, at)
+func (p *GroupState) checkApproval(f Facts, at time.Time) error {
+	_, err := p.ApprovedUntil(f.Root, at)
 	if err == nil && !f.Shared {
 		_, err = p.Consents(f.Root, f.Party, at)
 	}

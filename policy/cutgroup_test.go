@@ -49,7 +49,7 @@ func TestCutOfGroups(t *testing.T) {
 		{"a party approves another root", says("south", func(s *Statement) { s.GroupRoot = policytest.Digest("9") }), true, true, "", wire.NoQuorum},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			pact := before.Pact("trial")
+			pact := before.GroupByName("trial")
 			after := tt.step(t, before)
 			unit := func(role, task, release, party string) Facts {
 				return Facts{Task: task, Release: release, Identity: pact.ID(), Group: "trial", Role: role, Root: groupRoot,
@@ -90,7 +90,7 @@ func TestCutOfGroups(t *testing.T) {
 func TestCutOfMembers(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.began(t, h.Text(t, policytest.Grouped()...)), "north", "south", "east")
-	good := Facts{Task: "scoring", Release: "2026.11", Identity: a.Pact("trial").ID(), Group: "trial", Role: "scorer", Root: groupRoot,
+	good := Facts{Task: "scoring", Release: "2026.11", Identity: a.GroupByName("trial").ID(), Group: "trial", Role: "scorer", Root: groupRoot,
 		Party: sshsig.KeyDigest(h.Owners["south"].PublicKey()), Unit: wire.UnitID{1}, Platform: attest.Soft, Head: a.Head()}
 	if err := a.CutOff(good, policytest.Start); err != nil {
 		t.Fatal(err)
@@ -117,5 +117,5 @@ func TestCutOfMembers(t *testing.T) {
 			policytest.Refused(t, a.CutOff(f, policytest.Start), tt.want)
 		})
 	}
-	policytest.Refused(t, a.CutOff(good, a.Pact("trial").Group.Until), wire.Expired)
+	policytest.Refused(t, a.CutOff(good, a.GroupByName("trial").Group.Until), wire.Expired)
 }

@@ -57,16 +57,16 @@ func (a Approved) raised(id attest.Digest, r *policyfile.Release, p attest.Platf
 	return last
 }
 
-// found is what one step cuts off.
-type found struct {
+// stepCuts is what one step cuts off.
+type stepCuts struct {
 	holders []holder
 	heirs   []attest.Digest
 	whole   []attest.Digest
 	floors  []attest.Platform
 }
 
-// with is c after the step of an index.
-func (c cuts) with(f found, index int) cuts {
+// withStatement is c after the step of an index.
+func (c cuts) withStep(f stepCuts, index int) cuts {
 	if len(f.holders)+len(f.whole)+len(f.floors) == 0 {
 		return c
 	}
@@ -101,7 +101,7 @@ func copied[K comparable](m map[K]indexes) map[K]indexes {
 }
 
 // cutBy is what a policy that follows a cuts off.
-func (a Approved) cutBy(doc *policyfile.Document, live map[attest.Digest]program, pacts map[string]*Pact) (f found) {
+func (a Approved) cutBy(doc *policyfile.Document, live map[attest.Digest]program, pacts map[string]*GroupState) (f stepCuts) {
 	narrowed, raised := policyfile.Tightened(a.doc, doc)
 	f.floors = slices.Collect(maps.Keys(raised))
 	cut := map[attest.Digest]bool{}
@@ -118,8 +118,8 @@ func (a Approved) cutBy(doc *policyfile.Document, live map[attest.Digest]program
 			f.heirs = append(f.heirs, a.continuedBy(was)...)
 		}
 	}
-	for _, p := range chains(a.pacts) {
-		gone := !slices.ContainsFunc(chains(pacts), func(q *Pact) bool { return q.id == p.id })
+	for _, p := range chains(a.groups) {
+		gone := !slices.ContainsFunc(chains(pacts), func(q *GroupState) bool { return q.id == p.id })
 		for _, role := range p.Roster.Roles {
 			if gone || slices.ContainsFunc(role.Members, func(m RosterMember) bool { return cut[m.Identity] }) {
 				f.holders = append(f.holders, holder{p.id, role.Name})
@@ -139,12 +139,12 @@ func (a Approved) continuedBy(p program) (ids []attest.Digest) {
 
 // cutByStatement is what a party's statement cuts off: the pairs of the group where
 // the party approves less than before.
-func cutByStatement(before, after map[string]*Pact) (f found) {
+func cutByStatement(before, after map[string]*GroupState) (f stepCuts) {
 	now := chains(after)
 	for _, p := range chains(before) {
-		i := slices.IndexFunc(now, func(q *Pact) bool { return q.id == p.id })
+		i := slices.IndexFunc(now, func(q *GroupState) bool { return q.id == p.id })
 		if i < 0 || now[i] == p || !slices.ContainsFunc(p.Roster.Parties, func(party RosterParty) bool {
-			return p.said.of(party.Key).takenBack(now[i].said.of(party.Key))
+			return p.newest.latest(party.Key).takenBack(now[i].newest.latest(party.Key))
 		}) {
 			continue
 		}
@@ -157,14 +157,14 @@ func cutByStatement(before, after map[string]*Pact) (f found) {
 
 // takenBack reports whether a party that approved a group root no longer does, or not
 // for as long: a unit of its was admitted for that.
-func (h heard) takenBack(now heard) bool {
+func (h verifiedStatement) takenBack(now verifiedStatement) bool {
 	return h.approves(h.GroupRoot) && (!now.approves(h.GroupRoot) || now.NotAfter.Before(h.NotAfter))
 }
 
 // chains are the pacts of a policy, with those that they continue.
-func chains(pacts map[string]*Pact) (all []*Pact) {
+func chains(pacts map[string]*GroupState) (all []*GroupState) {
 	for _, p := range pacts {
-		for ; p != nil; p = p.Before {
+		for ; p != nil; p = p.Predecessor {
 			all = append(all, p)
 		}
 	}

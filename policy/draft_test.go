@@ -23,7 +23,7 @@ func TestDraftIsItsGenesisWithoutTheRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	root := wire.Sum([]byte("root"))
-	genesis, err := d.Fill(root)
+	genesis, err := d.WithRoot(root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,9 +49,9 @@ func TestDraftIsItsGenesisWithoutTheRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := filled.Fill(root); err != nil || !bytes.Equal(again, genesis) || filled.Digest() != d.Digest() {
+	if again, err := filled.WithRoot(root); err != nil || !bytes.Equal(again, genesis) || filled.Digest() != d.Digest() {
 		t.Errorf("filling a second time: %v", err)
 	}
-	_, err = filled.Fill(wire.Sum([]byte("another")))
+	_, err = filled.WithRoot(wire.Sum([]byte("another")))
 	policytest.Refused(t, err, wire.WrongRoot)
 }

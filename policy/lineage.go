@@ -9,29 +9,29 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// lineage is what a history holds of groups beside the policy in force. It stays
+// groupRecords is what a history holds of groups beside the policy in force. It stays
 // when a group leaves the policy, so that no statement counts twice, and so that a
 // name belongs for ever to the rosters agreed on under it. It is immutable.
-type lineage struct {
-	said  map[attest.Digest]words // by group identity
-	last  map[string]*settled     // by group name
-	past  map[attest.Digest]bool  // group identities that were agreed on, and that another succeeded
-	spent map[attest.Digest]int   // by key, the statements that count against its share
-	made  int                     // statements
-	live  int                     // keys, by group identity, whose newest statement approves
+type groupRecords struct {
+	statements map[attest.Digest]newestStatements // by group identity
+	last       map[string]*approvedRoster         // by group name
+	past       map[attest.Digest]bool             // group identities that were agreed on, and that another succeeded
+	spent      map[attest.Digest]int              // by key, the statements that count against its share
+	made       int                                // statements
+	live       int                                // keys, by group identity, whose newest statement approves
 }
 
-// settled is the roster that was agreed on last under a group's name. Time is not
+// approvedRoster is the roster that was agreed on last under a group's name. Time is not
 // asked, because a history has none: whoever approves a roster hands the name over,
 // unless they withdraw before enough others approve.
-type settled struct {
+type approvedRoster struct {
 	Roster
 	id    attest.Digest
 	since int // the step at which it was
 }
 
-// hear is a with what a party said.
-func (a Approved) hear(step Step) (Approved, error) {
+// record is a with what a party said.
+func (a Approved) addStatement(step Step) (Approved, error) {
 	s, err := ParseStatement(step.Policy)
 	if err != nil {
 		return Approved{}, err
@@ -45,46 +45,46 @@ func (a Approved) hear(step Step) (Approved, error) {
 	case s.Genesis != a.genesis:
 		return Approved{}, wire.Refuse(wire.WrongGenesis, "statement: genesis", s.Genesis, a.genesis)
 	}
-	p := a.PactOf(s.Group)
+	p := a.GroupByID(s.Group)
 	if p == nil {
 		return Approved{}, wire.Refuse(wire.StaleRoster, "statement: group identity", s.Group, "that of a group of the policy in force")
 	}
-	if voice, ok := p.voice(s.Key); !ok || voice.Name != s.Party {
+	if voice, ok := p.partyOfKey(s.Key); !ok || voice.Name != s.Party {
 		return Approved{}, wire.Refuse(wire.NotOwner, "statement: party and key", s.Party+" "+s.Key.String(), "those of a party of the group")
 	}
-	h, err := p.Roster.hear(p.id, Said{step.Policy, step.Signatures[0]})
+	h, err := p.Roster.verifyStatement(p.id, SignedStatement{step.Policy, step.Signatures[0]})
 	if err != nil {
 		return Approved{}, err
 	}
-	if err := p.said.may(h); err != nil {
+	if err := p.newest.checkFollows(h); err != nil {
 		return Approved{}, err
 	}
-	if err := a.room(p, h); err != nil {
+	if err := a.checkStatementRoom(p, h); err != nil {
 		return Approved{}, err
 	}
 	h.step = len(a.steps)
-	a.lineage = a.lineage.with(p, h)
-	heard := a.pacts[p.Group.Name].copied()
-	a.lineage = a.lineage.settle(h.step, heard)
-	return a.extended(a.doc, step, put(a.pacts, p.Group.Name, heard)), nil
+	a.records = a.records.withStatement(p, h)
+	heard := a.groups[p.Group.Name].copied()
+	a.records = a.records.assign(h.step, heard)
+	return a.extended(a.doc, step, withEntry(a.groups, p.Group.Name, heard)), nil
 }
 
 // copied is a copy of the pact and of the one it continues.
-func (p *Pact) copied() *Pact {
+func (p *GroupState) copied() *GroupState {
 	next := *p
-	if p.Before != nil {
-		before := *p.Before
-		next.Before = &before
+	if p.Predecessor != nil {
+		before := *p.Predecessor
+		next.Predecessor = &before
 	}
 	return &next
 }
 
-// room refuses, with "too-large", a statement for which the history has no room. Each
+// checkStatementRoom refuses, with "too-large", a statement for which the history has no room. Each
 // approval keeps the room of the withdrawal that may follow it. Of what is left a key
 // may have used as much as each of the keys that may speak now could still use.
-func (a Approved) room(p *Pact, h heard) error {
-	l, last := a.lineage, p.said.of(h.Key)
-	if p.Ends(h.Statement) {
+func (a Approved) checkStatementRoom(p *GroupState, h verifiedStatement) error {
+	l, last := a.records, p.newest.latest(h.Key)
+	if p.EndsApproval(h.Statement) {
 		return nil // its room was kept
 	}
 	need := 1
@@ -94,10 +94,10 @@ func (a Approved) room(p *Pact, h heard) error {
 	if got := l.made + l.live + need; got > wire.MaxStatements {
 		return wire.Refuse(wire.TooLarge, "history: statements, and withdrawals that may follow", got, fmt.Sprint("at most ", wire.MaxStatements))
 	}
-	if err := a.fits(need); err != nil {
+	if err := a.checkStepRoom(need); err != nil {
 		return err
 	}
-	if share := (wire.MaxStatements - l.made - l.live) / max(a.keys(), 1); l.spent[h.Key] > share {
+	if share := (wire.MaxStatements - l.made - l.live) / max(a.countKeys(), 1); l.spent[h.Key] > share {
 		return wire.Refuse(wire.TooLarge, "history: statements of one key", l.spent[h.Key]+1, fmt.Sprint("at most ", share+1, " while others share the rest"))
 	}
 	return nil
@@ -112,24 +112,24 @@ func (a Approved) Filling() []policytoml.Warning {
 			all = append(all, policytoml.Warning{Path: "history", Text: fmt.Sprintf("%d of %d %s, with a withdrawal for each approval that stands", got, most, what)})
 		}
 	}
-	warn("statements", a.lineage.made+a.lineage.live, wire.MaxStatements)
-	warn("steps", len(a.steps)+a.lineage.live, wire.MaxHistory)
+	warn("statements", a.records.made+a.records.live, wire.MaxStatements)
+	warn("steps", len(a.steps)+a.records.live, wire.MaxHistory)
 	return all
 }
 
-// fits refuses, with "too-large", steps that would take the room of withdrawals.
-func (a Approved) fits(steps int) error {
-	if got := len(a.steps) + a.lineage.live + steps; got > wire.MaxHistory {
+// checkStepRoom refuses, with "too-large", steps that would take the room of withdrawals.
+func (a Approved) checkStepRoom(steps int) error {
+	if got := len(a.steps) + a.records.live + steps; got > wire.MaxHistory {
 		return wire.Refuse(wire.TooLarge, "history: steps, and withdrawals that may follow", got, fmt.Sprint("at most ", wire.MaxHistory))
 	}
 	return nil
 }
 
-// keys is how many keys may speak of the groups of the policy in force.
-func (a Approved) keys() int {
+// countKeys is how many keys may speak of the groups of the policy in force.
+func (a Approved) countKeys() int {
 	keys := map[attest.Digest]bool{}
-	for _, p := range a.pacts {
-		for ; p != nil; p = p.Before {
+	for _, p := range a.groups {
+		for ; p != nil; p = p.Predecessor {
 			for _, party := range p.Roster.Parties {
 				keys[party.Key] = true
 			}
@@ -143,74 +143,74 @@ func (a Approved) keys() int {
 	return len(keys)
 }
 
-// with is the lineage with one more statement of a pact, which may follow.
-func (l lineage) with(p *Pact, h heard) lineage {
-	if !p.Ends(h.Statement) {
-		l.spent = put(l.spent, h.Key, l.spent[h.Key]+1)
+// withStatement is the lineage with one more statement of a pact, which may follow.
+func (l groupRecords) withStatement(p *GroupState, h verifiedStatement) groupRecords {
+	if !p.EndsApproval(h.Statement) {
+		l.spent = withEntry(l.spent, h.Key, l.spent[h.Key]+1)
 	}
-	was := l.said[h.Group].of(h.Key)
-	newest := put(l.said[h.Group], h.Key, &was)
-	newest.hear(h)
-	l.said = put(l.said, h.Group, newest)
+	was := l.statements[h.Group].latest(h.Key)
+	newest := withEntry(l.statements[h.Group], h.Key, &was)
+	newest.record(h)
+	l.statements = withEntry(l.statements, h.Group, newest)
 	l.made++
 	if was.approves(was.GroupRoot) {
 		l.live--
 	}
-	if now := newest.of(h.Key); now.approves(now.GroupRoot) {
+	if now := newest.latest(h.Key); now.approves(now.GroupRoot) {
 		l.live++
 	}
 	return l
 }
 
-// put is a copy of a map with a value at a key.
-func put[M ~map[K]V, K comparable, V any](m M, k K, v V) M {
+// withEntry is a copy of a map with a value at a key.
+func withEntry[M ~map[K]V, K comparable, V any](m M, k K, v V) M {
 	next := make(M, len(m)+1)
 	maps.Copy(next, m)
 	next[k] = v
 	return next
 }
 
-// settle gives the pacts of one group's name, or of several, what was said of them,
+// assign gives the pacts of one group's name, or of several, what was said of them,
 // and notes those that are agreed on since a step. Nobody else has the pacts yet.
-func (l lineage) settle(step int, pacts ...*Pact) lineage {
+func (l groupRecords) assign(step int, pacts ...*GroupState) groupRecords {
 	for _, p := range pacts {
-		for _, x := range []*Pact{p.Before, p} { // the older first
+		for _, x := range []*GroupState{p.Predecessor, p} { // the older first
 			if x == nil {
 				continue
 			}
-			l.place(x)
+			l.assignTo(x)
 			last := l.last[x.Roster.Group]
-			if last != nil && last.id == x.id || !x.settles() {
+			if last != nil && last.id == x.id || !x.becomesApproved() {
 				continue
 			}
-			l.last = put(l.last, x.Roster.Group, &settled{x.Roster, x.id, step})
-			l.past = put(l.past, x.id, false)
+			l.last = withEntry(l.last, x.Roster.Group, &approvedRoster{x.Roster, x.id, step})
+			l.past = withEntry(l.past, x.id, false)
 			if last != nil {
-				l.past = put(l.past, last.id, true)
+				l.past = withEntry(l.past, last.id, true)
 			}
-			l.place(x)
+			l.assignTo(x)
 		}
-		if p.Before != nil {
-			l.place(p.Before) // p may have succeeded it
+		if p.Predecessor != nil {
+			l.assignTo(p.Predecessor) // p may have succeeded it
 		}
 	}
 	return l
 }
 
-// place gives a pact what was said of it, and what it demands.
-func (l lineage) place(p *Pact) {
-	p.said, p.former, p.succeeded = l.said[p.id], l.last[p.Roster.Group], l.past[p.id]
+// assignTo gives a pact what was said of it, and what it demands.
+func (l groupRecords) assignTo(p *GroupState) {
+	p.newest, p.former, p.succeeded = l.statements[p.id], l.last[p.Roster.Group], l.past[p.id]
 	if p.former != nil && p.former.id == p.id {
 		p.former = nil
 	}
 }
 
-// settles reports whether the parties agree on the pact, and those of the roster
+// becomesApproved reports whether the parties agree on the pact, and those of the roster
 // agreed on last, under one root and whatever the time, so that it is the last now.
-func (p *Pact) settles() bool {
-	agreed := p.Roster.agreed(p.said, 0)
+func (p *GroupState) becomesApproved() bool {
+	agreed := p.Roster.approvedRoots(p.newest, 0)
 	if p.former != nil {
-		by := p.former.agreed(p.said, p.former.since)
+		by := p.former.approvedRoots(p.newest, p.former.since)
 		maps.DeleteFunc(agreed, func(root attest.Digest, _ bool) bool { return !by[root] })
 	}
 	return len(agreed) > 0

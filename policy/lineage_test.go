@@ -28,7 +28,7 @@ func TestTakeover(t *testing.T) {
 	h := newGroupHouse()
 	h.Owners["west"] = policytest.Fixed("west")
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
-	old := a.Pact("trial").ID()
+	old := a.GroupByName("trial").ID()
 	for name, then := range map[string]func() Approved{
 		"with continues": func() Approved {
 			return h.then(t, a, taken("[group.trial]\n", "[group.trial]\ncontinues = \""+old.String()+"\"\n")...)
@@ -43,38 +43,38 @@ func TestTakeover(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := h.says(t, then(), "west", nil)
-			p := b.Pact("trial")
-			_, err := p.Agreed(groupRoot, policytest.Start)
+			p := b.GroupByName("trial")
+			_, err := p.ApprovedUntil(groupRoot, policytest.Start)
 			policytest.Refused(t, err, wire.NoQuorum)
-			if got := p.Agreement(groupRoot, policytest.Start); got.Former == nil || got.Former.Quorum != 2 || !slices.Equal(got.Approved, []string{"west"}) || !got.Ends.IsZero() {
+			if got := p.ApprovalStatus(groupRoot, policytest.Start); got.Former == nil || got.Former.Quorum != 2 || !slices.Equal(got.Approved, []string{"west"}) || !got.Ends.IsZero() {
 				t.Errorf("got %+v, want the former quorum of 2 to be missing", got)
 			}
 			if len(p.Roots(policytest.Start)) != 0 {
 				t.Error("it has a root")
 			}
 			inForce, err := p.InForce(rooted, policytest.Start)
-			if p.Before != nil && (err != nil || inForce.ID() != old) {
+			if p.Predecessor != nil && (err != nil || inForce.ID() != old) {
 				t.Errorf("got %v, %v in force, want the group that goes on", inForce, err)
 			}
 			// One of the former parties is too few, both on two roots as well; both
 			// on one are what its parties demanded of a successor.
 			b = h.says(t, b, "south", nil)
-			_, err = b.Pact("trial").Agreed(groupRoot, policytest.Start)
+			_, err = b.GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start)
 			policytest.Refused(t, err, wire.NoQuorum)
 			split := h.says(t, b, "north", func(s *Statement) { s.GroupRoot = policytest.Digest("b") })
 			for _, root := range []attest.Digest{groupRoot, policytest.Digest("b")} {
-				_, err = split.Pact("trial").Agreed(root, policytest.Start)
+				_, err = split.GroupByName("trial").ApprovedUntil(root, policytest.Start)
 				policytest.Refused(t, err, wire.NoQuorum)
 			}
 			withdrawn := h.says(t, h.says(t, b, "south", withdraws), "north", nil)
-			_, err = withdrawn.Pact("trial").Agreed(groupRoot, policytest.Start)
+			_, err = withdrawn.GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start)
 			policytest.Refused(t, err, wire.NoQuorum)
 			b = h.says(t, b, "north", nil)
-			if _, err := b.Pact("trial").Agreed(groupRoot, policytest.Start); err != nil {
+			if _, err := b.GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start); err != nil {
 				t.Errorf("with the approvals of the former parties: %v", err)
 			}
-			if before := b.Pact("trial").Before; before != nil {
-				_, err := before.Agreed(groupRoot, policytest.Start)
+			if before := b.GroupByName("trial").Predecessor; before != nil {
+				_, err := before.ApprovedUntil(groupRoot, policytest.Start)
 				policytest.Refused(t, err, wire.Withdrawn) // it was succeeded
 			}
 		})
@@ -86,18 +86,18 @@ func TestFirstRoster(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north")
 	b := h.heard(t, h.then(t, a, policytest.Grouped(loose...)...), "east")
-	if _, err := b.Pact("trial").Agreed(groupRoot, policytest.Start); err != nil {
+	if _, err := b.GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start); err != nil {
 		t.Error(err)
 	}
 	// The statement that completes a quorum counts at whatever time it ends: the name
 	// is handed over when it is said, and the roster is agreed on while approvals last.
 	short := func(s *Statement) { s.NotAfter = policytest.Start.Add(time.Hour) }
 	c := h.says(t, h.says(t, h.then(t, b, policytest.Grouped()...), "south", short), "east", short)
-	p := c.Pact("trial")
+	p := c.GroupByName("trial")
 	if p.former != nil {
 		t.Errorf("got %v demanded of a roster that its parties and the former agreed on", p.former.id)
 	}
-	_, err := p.Agreed(groupRoot, policytest.Start.Add(time.Hour))
+	_, err := p.ApprovedUntil(groupRoot, policytest.Start.Add(time.Hour))
 	policytest.Refused(t, err, wire.NoQuorum)
 }
 
@@ -106,24 +106,24 @@ func TestFirstRoster(t *testing.T) {
 func TestSucceededComesBack(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
-	old := a.Pact("trial").ID()
+	old := a.GroupByName("trial").ID()
 	b := h.heard(t, h.then(t, a, policytest.Grouped("quorum = 2\nuntil", "quorum = 3\nuntil")...), "east", "north", "south")
-	if _, err := b.Pact("trial").Agreed(groupRoot, policytest.Start); err != nil {
+	if _, err := b.GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start); err != nil {
 		t.Fatal(err)
 	}
 	c := h.then(t, b, policytest.Grouped()...)
-	p := c.Pact("trial")
+	p := c.GroupByName("trial")
 	if p.ID() != old {
 		t.Fatal("the same text is another group")
 	}
-	if got := p.Agreement(groupRoot, policytest.Start); len(got.Approved) != 2 || len(got.Former.Approved) != 0 {
+	if got := p.ApprovalStatus(groupRoot, policytest.Start); len(got.Approved) != 2 || len(got.Former.Approved) != 0 {
 		t.Errorf("got %+v, want what parties said before to stand, and to be no word on the succession", got)
 	}
-	_, err := p.Agreed(groupRoot, policytest.Start)
+	_, err := p.ApprovedUntil(groupRoot, policytest.Start)
 	policytest.Refused(t, err, wire.Withdrawn)
-	_, err = h.heard(t, c, "north", "south").Pact("trial").Agreed(groupRoot, policytest.Start)
+	_, err = h.heard(t, c, "north", "south").GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start)
 	policytest.Refused(t, err, wire.Withdrawn) // east is one of the three
-	if _, err = h.heard(t, c, "north", "south", "east").Pact("trial").Agreed(groupRoot, policytest.Start); err != nil {
+	if _, err = h.heard(t, c, "north", "south", "east").GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start); err != nil {
 		t.Error(err)
 	}
 }
@@ -135,20 +135,20 @@ func TestPartyChangesKey(t *testing.T) {
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
 	b := h.then(t, a, policytest.Grouped(`"NORTH"`, `"HEIR"`)...)
 	b = h.heard(t, b, "heir", "south")
-	_, err := b.Pact("trial").Agreed(groupRoot, policytest.Start)
+	_, err := b.GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start)
 	policytest.Refused(t, err, wire.NoQuorum)
-	s, err := b.Pact("trial").Statement(h.keyed("north")[0], groupRoot)
+	s, err := b.GroupByName("trial").Statement(h.keyed("north")[0], groupRoot)
 	if err != nil || s.Party != "north" || s.Number != 1 {
 		t.Fatalf("got statement %+v, %v, want the first of the old key about this group", s, err)
 	}
 	b = h.heard(t, b, "north")
-	if _, err := b.Pact("trial").Agreed(groupRoot, policytest.Start); err != nil {
+	if _, err := b.GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start); err != nil {
 		t.Error(err)
 	}
-	if all := b.Pact("trial").Said(); len(all) != 2 {
+	if all := b.GroupByName("trial").SignedStatements(); len(all) != 2 {
 		t.Errorf("got %d statements beside the roster, want those of its own parties", len(all))
 	}
-	_, err = b.Pact("trial").Statement(h.keyed("north")[0], groupRoot)
+	_, err = b.GroupByName("trial").Statement(h.keyed("north")[0], groupRoot)
 	policytest.Refused(t, err, wire.NotOwner) // the old key has no say any more
 	_, err = b.Next(Step{Policy: a.Steps()[1].Policy, Signatures: a.Steps()[1].Signatures})
 	policytest.Refused(t, err, wire.StaleRoster)
@@ -166,7 +166,7 @@ func TestStatementsOutliveTheGroup(t *testing.T) {
 	approval := a.Steps()[1]
 	a = h.says(t, a, "north", withdraws)
 	gone := h.then(t, a)
-	if gone.Pact("trial") != nil {
+	if gone.GroupByName("trial") != nil {
 		t.Fatal("the group is still there")
 	}
 	_, err := gone.Next(approval)
@@ -174,14 +174,14 @@ func TestStatementsOutliveTheGroup(t *testing.T) {
 	back := h.then(t, gone, policytest.Grouped()...)
 	_, err = back.Next(approval)
 	policytest.Refused(t, err, wire.WrongSequence)
-	p := back.Pact("trial")
-	if p.ID() != a.Pact("trial").ID() || !slices.Equal(p.Agreement(groupRoot, policytest.Start).Approved, []string{"south"}) {
-		t.Errorf("got %+v", p.Agreement(groupRoot, policytest.Start))
+	p := back.GroupByName("trial")
+	if p.ID() != a.GroupByName("trial").ID() || !slices.Equal(p.ApprovalStatus(groupRoot, policytest.Start).Approved, []string{"south"}) {
+		t.Errorf("got %+v", p.ApprovalStatus(groupRoot, policytest.Start))
 	}
 	_, err = p.Consents(groupRoot, h.keyed("north")[0], policytest.Start)
 	policytest.Refused(t, err, wire.Withdrawn)
 	replayed, err := Replay(back.Genesis(), back.Steps())
-	if err != nil || !slices.Equal(replayed.Pact("trial").Agreement(groupRoot, policytest.Start).Approved, []string{"south"}) {
+	if err != nil || !slices.Equal(replayed.GroupByName("trial").ApprovalStatus(groupRoot, policytest.Start).Approved, []string{"south"}) {
 		t.Errorf("replaying: %v", err)
 	}
 }
@@ -191,7 +191,7 @@ func TestStatementsOutliveTheGroup(t *testing.T) {
 func TestStatementsAreShared(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "south")
-	a.lineage.made = wire.MaxStatements - 400 // as if others had made them
+	a.records.made = wire.MaxStatements - 400 // as if others had made them
 	flood := func(a Approved) (Approved, int, error) {
 		for n := 0; ; n++ {
 			next, err := a.Next(h.say(t, a, "north", nil))
@@ -209,7 +209,7 @@ func TestStatementsAreShared(t *testing.T) {
 	withdrawn := h.says(t, full, "north", withdraws)
 	_, err = withdrawn.Next(h.say(t, withdrawn, "north", nil))
 	policytest.Refused(t, err, wire.TooLarge)
-	if got := h.heard(t, withdrawn, "south", "east", "south", "east").Pact("trial").Agreement(groupRoot, policytest.Start).Approved; len(got) != 2 {
+	if got := h.heard(t, withdrawn, "south", "east", "south", "east").GroupByName("trial").ApprovalStatus(groupRoot, policytest.Start).Approved; len(got) != 2 {
 		t.Errorf("got approvals of %v after the flood", got)
 	}
 }
@@ -220,7 +220,7 @@ func TestStatementsAreShared(t *testing.T) {
 func TestStatementsEnd(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
-	a.lineage.made = wire.MaxStatements - 2
+	a.records.made = wire.MaxStatements - 2
 	_, err := a.Next(h.say(t, a, "east", nil))
 	policytest.Refused(t, err, wire.TooLarge)
 	_, err = a.Next(h.say(t, a, "east", withdraws))
@@ -228,14 +228,14 @@ func TestStatementsEnd(t *testing.T) {
 	_, err = a.Next(h.say(t, a, "north", nil))
 	policytest.Refused(t, err, wire.TooLarge)
 	b := h.says(t, h.says(t, a, "north", withdraws), "south", func(s *Statement) { s.Number, s.NotAfter = 1, policytest.Start }) // a second text
-	if b.lineage.made != wire.MaxStatements || b.lineage.live != 0 {
-		t.Errorf("got %d statements and %d approvals", b.lineage.made, b.lineage.live)
+	if b.records.made != wire.MaxStatements || b.records.live != 0 {
+		t.Errorf("got %d statements and %d approvals", b.records.made, b.records.live)
 	}
 
 	if got := a.Filling(); len(got) != 1 || !strings.Contains(got[0].Text, "8000 of 8000 statements") {
 		t.Errorf("got warnings %v of a history full of statements", got)
 	}
-	a.lineage.made-- // one more statement, but not an approval and its withdrawal
+	a.records.made-- // one more statement, but not an approval and its withdrawal
 	_, err = a.Next(h.say(t, a, "east", nil))
 	policytest.Refused(t, err, wire.TooLarge)
 	h.says(t, a, "east", withdraws)

@@ -12,30 +12,30 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// Pact is a group as the history stands: its roster and what its parties said.
-// Only [Approved.Pact] gives one. It is immutable.
-type Pact struct {
+// GroupState is a group as the history stands: its roster and what its parties said.
+// Only [Approved.GroupByName] gives one. It is immutable.
+type GroupState struct {
 	Group  *policyfile.Group // of the policy under which the roster came to be in force
 	Roster Roster
 	// Before is the pact whose units go on meanwhile, by the policy's word
 	// "continues"; nil is none.
-	Before *Pact
+	Predecessor *GroupState
 
 	id        attest.Digest
 	floors    policyfile.Floors
-	said      words    // the newest statement of each key
-	former    *settled // what was agreed on last under the name, nil where that is this roster, or none
-	succeeded bool     // it was agreed on before former
+	newest    newestStatements // the newest statement of each key
+	former    *approvedRoster  // what was agreed on last under the name, nil where that is this roster, or none
+	succeeded bool             // it was agreed on before former
 }
 
-// Pact is the group of a name in the policy in force; nil when there is none.
-func (a Approved) Pact(name string) *Pact { return a.pacts[name] }
+// GroupState is the group of a name in the policy in force; nil when there is none.
+func (a Approved) GroupByName(name string) *GroupState { return a.groups[name] }
 
-// PactOf is the pact with an identity, one that is continued included; nil when
+// GroupByID is the pact with an identity, one that is continued included; nil when
 // there is none.
-func (a Approved) PactOf(id attest.Digest) *Pact {
-	for _, p := range a.pacts {
-		for ; p != nil; p = p.Before {
+func (a Approved) GroupByID(id attest.Digest) *GroupState {
+	for _, p := range a.groups {
+		for ; p != nil; p = p.Predecessor {
 			if p.id == id {
 				return p
 			}
@@ -45,13 +45,13 @@ func (a Approved) PactOf(id attest.Digest) *Pact {
 }
 
 // ID is the group's identity.
-func (p *Pact) ID() attest.Digest { return p.id }
+func (p *GroupState) ID() attest.Digest { return p.id }
 
-// Agreement is what the parties' statements come to under a group root at a time.
-func (p *Pact) Agreement(root attest.Digest, at time.Time) Agreement {
-	a := p.Roster.agree(p.said, root, 0, at)
+// ApprovalStatus is what the parties' statements come to under a group root at a time.
+func (p *GroupState) ApprovalStatus(root attest.Digest, at time.Time) ApprovalStatus {
+	a := p.Roster.approvalStatus(p.newest, root, 0, at)
 	if p.former != nil {
-		former := p.former.agree(p.said, root, p.former.since, at)
+		former := p.former.approvalStatus(p.newest, root, p.former.since, at)
 		a.Former = &former
 		if former.Ends.Before(a.Ends) {
 			a.Ends = former.Ends
@@ -60,12 +60,12 @@ func (p *Pact) Agreement(root attest.Digest, at time.Time) Agreement {
 	return a
 }
 
-// Agreed is the end of the parties' approval of a group root. It refuses with
+// ApprovedUntil is the end of the parties' approval of a group root. It refuses with
 // "quorum" when too few approve at this time, with "withdrawn" a roster that another
 // succeeded, and with "expired" a group that has ended.
-func (p *Pact) Agreed(root attest.Digest, at time.Time) (ends time.Time, err error) {
-	a := p.Agreement(root, at)
-	if err = p.Roster.err(a, at); err != nil && p.succeeded && at.Before(p.Roster.Until) {
+func (p *GroupState) ApprovedUntil(root attest.Digest, at time.Time) (ends time.Time, err error) {
+	a := p.ApprovalStatus(root, at)
+	if err = p.Roster.checkApproved(a, at); err != nil && p.succeeded && at.Before(p.Roster.Until) {
 		err = wire.Refuse(wire.Withdrawn, "group "+p.Roster.Group+": identity", p.id, "that of the roster that succeeded it, "+p.former.ID().String())
 	}
 	return a.Ends, err
@@ -73,10 +73,10 @@ func (p *Pact) Agreed(root attest.Digest, at time.Time) (ends time.Time, err err
 
 // Roots are the group roots under which the parties agree at a time, in order: one,
 // unless the quorum is at most half of the parties.
-func (p *Pact) Roots(at time.Time) []attest.Digest {
+func (p *GroupState) Roots(at time.Time) []attest.Digest {
 	var roots []attest.Digest
-	for root := range p.Roster.agreed(p.said, 0) {
-		if _, err := p.Agreed(root, at); err == nil {
+	for root := range p.Roster.approvedRoots(p.newest, 0) {
+		if _, err := p.ApprovedUntil(root, at); err == nil {
 			roots = append(roots, root)
 		}
 	}
@@ -86,14 +86,14 @@ func (p *Pact) Roots(at time.Time) []attest.Digest {
 
 // ApprovedRoot finds the first of the roots under which a pact's parties agree at a
 // time. Where there is none it is the root of one approval, so that a refusal counts
-// those who approve it, or the zero digest; [Pact.Agreed] refuses both. It is for who
+// those who approve it, or the zero digest; [GroupState.Agreed] refuses both. It is for who
 // holds no group root, and takes it from the parties.
-func ApprovedRoot(at time.Time) func(*Pact) attest.Digest {
-	return func(p *Pact) (root attest.Digest) {
+func ApprovedRoot(at time.Time) func(*GroupState) attest.Digest {
+	return func(p *GroupState) (root attest.Digest) {
 		if roots := p.Roots(at); len(roots) > 0 {
 			return roots[0]
 		}
-		for _, s := range p.said {
+		for _, s := range p.newest {
 			if s.approves(s.GroupRoot) && (root.IsZero() || bytes.Compare(s.GroupRoot[:], root[:]) < 0) {
 				root = s.GroupRoot
 			}
@@ -106,12 +106,12 @@ func ApprovedRoot(at time.Time) func(*Pact) attest.Digest {
 // "party" a key that is no party's, with "withdrawn" a party that withdrew, with
 // "quorum" one that has not approved this root, and with "expired" an approval that
 // has ended. A quorum of others is no consent of that party.
-func (p *Pact) Consents(root, party attest.Digest, at time.Time) (ends time.Time, err error) {
+func (p *GroupState) Consents(root, party attest.Digest, at time.Time) (ends time.Time, err error) {
 	i := slices.IndexFunc(p.Roster.Parties, func(x RosterParty) bool { return x.Key == party })
 	if i < 0 {
 		return time.Time{}, wire.Refuse(wire.NoParty, "group "+p.Roster.Group+": key of the unit's party", party, "that of a party of the roster")
 	}
-	rule, s := "group "+p.Roster.Group+": approval of party "+p.Roster.Parties[i].Name, p.said.of(party)
+	rule, s := "group "+p.Roster.Group+": approval of party "+p.Roster.Parties[i].Name, p.newest.latest(party)
 	switch {
 	case s.Number == 0:
 		return time.Time{}, wire.Refuse(wire.NoQuorum, rule, "no statement", "of group root "+root.String())
@@ -128,14 +128,14 @@ func (p *Pact) Consents(root, party attest.Digest, at time.Time) (ends time.Time
 // InForce is p while its parties agree on it, and else the pact it continues
 // while they agree on that, each under the root that it has. It refuses as Agreed
 // does for p.
-func (p *Pact) InForce(root func(*Pact) attest.Digest, at time.Time) (*Pact, error) {
-	_, err := p.Agreed(root(p), at)
+func (p *GroupState) InForce(root func(*GroupState) attest.Digest, at time.Time) (*GroupState, error) {
+	_, err := p.ApprovedUntil(root(p), at)
 	if err == nil {
 		return p, nil
 	}
-	if p.Before != nil {
-		if _, gone := p.Before.Agreed(root(p.Before), at); gone == nil {
-			return p.Before, nil
+	if p.Predecessor != nil {
+		if _, gone := p.Predecessor.ApprovedUntil(root(p.Predecessor), at); gone == nil {
+			return p.Predecessor, nil
 		}
 	}
 	return nil, err
@@ -143,10 +143,10 @@ func (p *Pact) InForce(root func(*Pact) attest.Digest, at time.Time) (*Pact, err
 
 // Keeps reports whether all members of another roster of the group are members
 // of this one, in the same roles.
-func (p *Pact) Keeps(other *Pact) bool {
+func (p *GroupState) Keeps(other *GroupState) bool {
 	for _, role := range other.Roster.Roles {
 		for _, m := range role.Members {
-			if !p.Roster.has(role.Name, m.Identity) {
+			if !p.Roster.hasMember(role.Name, m.Identity) {
 				return false
 			}
 		}
@@ -154,13 +154,13 @@ func (p *Pact) Keeps(other *Pact) bool {
 	return true
 }
 
-// Said are the newest statements of the parties, in the order of the parties; two of
+// SignedStatement are the newest statements of the parties, in the order of the parties; two of
 // a party that signed two texts with one number.
-func (p *Pact) Said() []Said {
-	var all []Said
+func (p *GroupState) SignedStatements() []SignedStatement {
+	var all []SignedStatement
 	for _, party := range p.Roster.Parties {
-		if s := p.said.of(party.Key); s.Number > 0 {
-			all = append(all, s.said)
+		if s := p.newest.latest(party.Key); s.Number > 0 {
+			all = append(all, s.signed)
 			if s.other != nil {
 				all = append(all, *s.other)
 			}
@@ -171,9 +171,9 @@ func (p *Pact) Said() []Said {
 
 // Knows reports whether a statement is the newest of its key, or another text of
 // that number.
-func (p *Pact) Knows(statement []byte) bool {
-	for _, s := range p.said {
-		if bytes.Equal(s.said.Statement, statement) || s.other != nil && bytes.Equal(s.other.Statement, statement) {
+func (p *GroupState) Knows(statement []byte) bool {
+	for _, s := range p.newest {
+		if bytes.Equal(s.signed.Statement, statement) || s.other != nil && bytes.Equal(s.other.Statement, statement) {
 			return true
 		}
 	}
@@ -184,28 +184,28 @@ func (p *Pact) Knows(statement []byte) bool {
 // make next. Its caller may change what it says before it is signed. It refuses with
 // "not-owner" a key that is no party's, neither of the roster nor of the one that was
 // agreed on before it.
-func (p *Pact) Statement(key, root attest.Digest) (Statement, error) {
+func (p *GroupState) Statement(key, root attest.Digest) (Statement, error) {
 	s := Statement{
 		TrustDomain: p.Roster.TrustDomain, Genesis: p.Roster.Genesis, Group: p.id, GroupRoot: root, Key: key,
-		Number: p.said.of(key).Number + 1, NotAfter: p.Roster.Until,
+		Number: p.newest.latest(key).Number + 1, NotAfter: p.Roster.Until,
 	}
-	if party, ok := p.voice(key); ok {
+	if party, ok := p.partyOfKey(key); ok {
 		s.Party = party.Name
 		return s, nil
 	}
 	return s, wire.Refuse(wire.NotOwner, "group "+p.Roster.Group+": key", key, "that of a party")
 }
 
-// Ends reports whether a statement of the pact would end an approval. The history
+// EndsApproval reports whether a statement of the pact would end an approval. The history
 // keeps the room of such a step, so no limit holds it up.
-func (p *Pact) Ends(s Statement) bool {
-	last := p.said.of(s.Key)
+func (p *GroupState) EndsApproval(s Statement) bool {
+	last := p.newest.latest(s.Key)
 	return last.approves(last.GroupRoot) && (s.Withdraws && s.Number > last.Number || s.Number == last.Number)
 }
 
-// voice is the party that may speak of the pact with a key: one of its own, or else
+// partyOfKey is the party that may speak of the pact with a key: one of its own, or else
 // one of the roster that was agreed on last.
-func (p *Pact) voice(key attest.Digest) (RosterParty, bool) {
+func (p *GroupState) partyOfKey(key attest.Digest) (RosterParty, bool) {
 	has := func(x RosterParty) bool { return x.Key == key }
 	if i := slices.IndexFunc(p.Roster.Parties, has); i >= 0 {
 		return p.Roster.Parties[i], true
@@ -218,8 +218,8 @@ func (p *Pact) voice(key attest.Digest) (RosterParty, bool) {
 	return RosterParty{}, false
 }
 
-// pactOf is the group under a document, with the floors it came to be with.
-func pactOf(g *policyfile.Group, doc *policyfile.Document, genesis attest.Digest, floors policyfile.Floors) *Pact {
+// newGroupState is the group under a document, with the floors it came to be with.
+func newGroupState(g *policyfile.Group, doc *policyfile.Document, genesis attest.Digest, floors policyfile.Floors) *GroupState {
 	r := Roster{
 		TrustDomain: doc.TrustDomain, Root: doc.Authority.Root, Genesis: genesis, Group: g.Name,
 		Quorum: g.Quorum, KeyMode: g.KeyMode, Until: g.Until, Floors: floors.String(), Authority: g.Authority.String(),
@@ -235,25 +235,25 @@ func pactOf(g *policyfile.Group, doc *policyfile.Document, genesis attest.Digest
 		}
 		r.Roles = append(r.Roles, role)
 	}
-	return &Pact{Group: g, Roster: r, id: r.ID(), floors: floors}
+	return &GroupState{Group: g, Roster: r, id: r.ID(), floors: floors}
 }
 
-// succeed makes the pacts of the policy that follows a. A group keeps its
+// nextGroups makes the pacts of the policy that follows a. A group keeps its
 // identity, and with it what its parties said, as long as nothing in its roster
 // changes and no floor falls below those it came to be with.
-func (a Approved) succeed(doc *policyfile.Document) (map[string]*Pact, error) {
-	pacts := make(map[string]*Pact, len(doc.Groups))
+func (a Approved) nextGroups(doc *policyfile.Document) (map[string]*GroupState, error) {
+	pacts := make(map[string]*GroupState, len(doc.Groups))
 	for _, name := range doc.GroupNames() {
-		g, old := doc.Groups[name], a.pacts[name]
+		g, old := doc.Groups[name], a.groups[name]
 		floors := doc.FloorsOf(g)
-		next := pactOf(g, doc, a.genesis, floors)
+		next := newGroupState(g, doc, a.genesis, floors)
 		if old != nil && !old.floors.Loosened(floors) {
-			if kept := pactOf(g, doc, a.genesis, old.floors); kept.id == old.id {
+			if kept := newGroupState(g, doc, a.genesis, old.floors); kept.id == old.id {
 				next = kept
 			}
 		}
 		var err error
-		if next.Before, err = next.continued(old, doc); err != nil {
+		if next.Predecessor, err = next.predecessor(old, doc); err != nil {
 			return nil, err
 		}
 		pacts[name] = next
@@ -265,24 +265,24 @@ func (a Approved) succeed(doc *policyfile.Document) (map[string]*Pact, error) {
 // in force: the group's own then, and the one it continues; none when there is no
 // such group. Whether the parties agree on it is another question.
 func (a Approved) GroupsAfter(next *policyfile.Document, name string) (ids []attest.Digest) {
-	pacts, err := a.succeed(next)
+	pacts, err := a.nextGroups(next)
 	if err != nil {
 		return nil // no policy that can follow
 	}
-	for p := pacts[name]; p != nil; p = p.Before {
+	for p := pacts[name]; p != nil; p = p.Predecessor {
 		ids = append(ids, p.id)
 	}
 	return ids
 }
 
-// continued is the pact that one names with "continues": the one in force before
+// predecessor is the pact that one names with "continues": the one in force before
 // it, or the one that was continued already.
-func (p *Pact) continued(old *Pact, doc *policyfile.Document) (*Pact, error) {
+func (p *GroupState) predecessor(old *GroupState, doc *policyfile.Document) (*GroupState, error) {
 	want := p.Group.Continues
 	if want.IsZero() {
 		return nil, nil
 	}
-	for ; old != nil; old = old.Before {
+	for ; old != nil; old = old.Predecessor {
 		if old.id != want || want == p.id {
 			continue
 		}
@@ -293,7 +293,7 @@ func (p *Pact) continued(old *Pact, doc *policyfile.Document) (*Pact, error) {
 			return nil, wire.Refuse(wire.BadPolicy, "group "+p.Group.Name+": continues", want, "a group whose floors have not fallen")
 		}
 		before := *old
-		before.Before = nil
+		before.Predecessor = nil
 		return &before, nil // what its parties said is added by settle
 	}
 	return nil, wire.Refuse(wire.BadPolicy, "group "+p.Group.Name+": continues", want, "the identity that this group had until now")

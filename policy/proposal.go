@@ -54,16 +54,16 @@ type Proposal struct {
 // first signature is the proposer's. It refuses what [Approved.Next] refuses but
 // for a quorum, and with "clock" a policy created later than at.
 func Propose(a Approved, step Step, at time.Time) (Proposal, error) {
-	p, err := open(a, Record{Policy: step.Policy, Signatures: step.Signatures, Created: at})
+	p, err := newProposal(a, Record{Policy: step.Policy, Signatures: step.Signatures, Created: at})
 	if err != nil {
 		return Proposal{}, err
 	}
 	if doc, err := policyfile.Parse(step.Policy); err != nil {
 		return Proposal{}, err
-	} else if _, err := a.succeed(doc); err != nil {
+	} else if _, err := a.nextGroups(doc); err != nil {
 		return Proposal{}, err
 	}
-	return p.counted(at), nil
+	return p.withQuorumTime(at), nil
 }
 
 // Reopen checks a stored proposal again, against the policy that it was made
@@ -77,7 +77,7 @@ func Reopen(a Approved, r Record) (Proposal, error) {
 	if err != nil {
 		return Proposal{}, err
 	}
-	p, err := open(base, r)
+	p, err := newProposal(base, r)
 	if err != nil {
 		return Proposal{}, err
 	}
@@ -96,8 +96,8 @@ func Reopen(a Approved, r Record) (Proposal, error) {
 	return p, nil
 }
 
-// open checks a proposal but for its times and its cancellation.
-func open(a Approved, r Record) (Proposal, error) {
+// newProposal checks a proposal but for its times and its cancellation.
+func newProposal(a Approved, r Record) (Proposal, error) {
 	if !a.OK() {
 		return Proposal{}, errNothing
 	}
@@ -130,8 +130,8 @@ func (p Proposal) timely() bool {
 	return !at.Before(p.record.Created) && at.Before(p.Expires())
 }
 
-// counted is p with the time of its quorum, if it has one now and had none.
-func (p Proposal) counted(at time.Time) Proposal {
+// withQuorumTime is p with the time of its quorum, if it has one now and had none.
+func (p Proposal) withQuorumTime(at time.Time) Proposal {
 	if p.record.Quorate.IsZero() && p.owners.CheckQuorum(p.signed) == nil {
 		p.record.Quorate = at
 	}
@@ -141,7 +141,7 @@ func (p Proposal) counted(at time.Time) Proposal {
 // Sign adds an owner's signature. It refuses with "proposal-over" when the
 // proposal no longer waits, and a second signature of one owner with "quorum".
 func (p Proposal) Sign(a Approved, signature string, at time.Time) (Proposal, error) {
-	if err := p.alive(a, at); err != nil {
+	if err := p.checkPending(a, at); err != nil {
 		return Proposal{}, err
 	}
 	name, err := p.owners.Signer(signature, sshsig.ForPolicy, p.record.Policy)
@@ -153,13 +153,13 @@ func (p Proposal) Sign(a Approved, signature string, at time.Time) (Proposal, er
 	}
 	p.signed = slices.Concat(p.signed, []string{name})
 	p.record.Signatures = slices.Concat(p.record.Signatures, []string{signature})
-	return p.counted(at), nil
+	return p.withQuorumTime(at), nil
 }
 
 // Cancel ends a proposal. The statement is [CancelStatement] byte for byte,
 // signed by the proposer in the namespace "cohort-cancel".
 func (p Proposal) Cancel(a Approved, statement []byte, signature string, at time.Time) (Proposal, error) {
-	if err := p.alive(a, at); err != nil {
+	if err := p.checkPending(a, at); err != nil {
 		return Proposal{}, err
 	}
 	if want := CancelStatement(a, p.Digest()); !bytes.Equal(statement, want) {
@@ -194,8 +194,8 @@ func CancelStatement(a Approved, proposal attest.Digest) []byte {
 	return fmt.Appendf(nil, "schema = \"cohort/cancel/v1\"\ntrust_domain = %q\ngenesis = %q\nproposal = %q\n", domain, a.genesis, proposal)
 }
 
-// alive refuses a proposal that is over.
-func (p Proposal) alive(a Approved, at time.Time) error {
+// checkPending refuses a proposal that is over.
+func (p Proposal) checkPending(a Approved, at time.Time) error {
 	switch state := p.State(a, at); state {
 	case Pending, Waiting, Ready:
 		return nil
@@ -273,9 +273,9 @@ func (p Proposal) Counted(more time.Duration, counter string) Proposal {
 	return p
 }
 
-// Base is the digest of the policy it follows. Once another is in force the
+// PredecessorDigest is the digest of the policy it follows. Once another is in force the
 // proposal can never be adopted.
-func (p Proposal) Base() attest.Digest { return p.base }
+func (p Proposal) PredecessorDigest() attest.Digest { return p.base }
 
 // Quorate is when the quorum was reached, the zero time before.
 func (p Proposal) Quorate() time.Time { return p.record.Quorate }
@@ -285,7 +285,7 @@ func (p Proposal) Quorate() time.Time { return p.record.Quorate }
 // nothing back: it refuses with "proposal-over" unless a quorum of other owners
 // signs. A policy that was adopted is never renewed.
 func (p Proposal) Renew(a Approved, signatures []string, at time.Time) (Proposal, error) {
-	over := p.alive(a, at)
+	over := p.checkPending(a, at)
 	if over == nil {
 		return Proposal{}, wire.Refuse(wire.Internal, "renewed proposal: state", p.State(a, at), "over")
 	}

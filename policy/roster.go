@@ -52,8 +52,8 @@ type RosterMember struct {
 // ID is the group's identity.
 func (r Roster) ID() attest.Digest { return wire.Sum(r.Bytes()) }
 
-// has reports whether the code with an identity is a member of a role.
-func (r Roster) has(role string, id attest.Digest) bool {
+// hasMember reports whether the code with an identity is a member of a role.
+func (r Roster) hasMember(role string, id attest.Digest) bool {
 	return slices.ContainsFunc(r.members(role), func(m RosterMember) bool { return m.Identity == id && !id.IsZero() })
 }
 

@@ -30,7 +30,7 @@ func (a Approved) CouldAdmitMember(group, role string, unverified attest.Measure
 	if !a.OK() {
 		return errNothing
 	}
-	p := a.pacts[group]
+	p := a.groups[group]
 	if p == nil || p.Group.Roles[role] == nil {
 		return wire.Refuse(wire.NotFound, "admission: role of group "+group, role, "one of the policy")
 	}

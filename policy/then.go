@@ -7,16 +7,16 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// then is what a step of a history came to, beside the policy in force, which is read
+// stepState is what a step of a history came to, beside the policy in force, which is read
 // again when it is asked for: parsed, all of them take many times their size.
-type then struct {
-	pacts   map[string]*Pact
-	lineage lineage
+type stepState struct {
+	groups  map[string]*GroupState
+	records groupRecords
 }
 
-// At is what was in force after the step of a head of this history, and false for
+// AtHead is what was in force after the step of a head of this history, and false for
 // any other head.
-func (a Approved) At(head attest.Digest) (Approved, bool) {
+func (a Approved) AtHead(head attest.Digest) (Approved, bool) {
 	i, known := a.Index(head)
 	if !known || i < 0 {
 		return Approved{}, false
@@ -46,8 +46,8 @@ func (a Approved) after(index int, doc *policyfile.Document) Approved {
 	if doc != a.doc {
 		a.live = programsOf(doc, a.genesis)
 	}
-	a.doc, a.pacts, a.lineage = doc, a.past[index].pacts, a.past[index].lineage
-	a.steps, a.heads, a.past = a.steps[:index+1], a.heads[:index+1], a.past[:index+1]
+	a.doc, a.groups, a.records = doc, a.states[index].groups, a.states[index].records
+	a.steps, a.heads, a.states = a.steps[:index+1], a.heads[:index+1], a.states[:index+1]
 	a.digests = a.digests[:doc.Sequence]
 	return a
 }

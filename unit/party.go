@@ -47,6 +47,6 @@ func (c Config) ownParty(p policy.Approved, report api.Report) (attest.Digest, e
 	if err != nil {
 		return attest.Digest{}, err
 	}
-	_, key, err := p.PactOf(report.Identity).Roster.Pinned(c.Role, id, policy.Pins{Parties: c.PartyKeys, Roster: c.Roster})
+	_, key, err := p.GroupByID(report.Identity).Roster.Pinned(c.Role, id, policy.Pins{Parties: c.PartyKeys, Roster: c.Roster})
 	return key, err
 }

@@ -47,13 +47,13 @@ func (c Config) certificateTerms(p policy.Approved) (terms, error) {
 		if err != nil {
 			return terms{}, err
 		}
-		return terms{task.KeyMode, task.Life}, nil
+		return terms{task.KeyMode, task.Lifetime}, nil
 	}
-	pact := p.Pact(c.Group)
+	pact := p.GroupByName(c.Group)
 	if pact == nil || pact.Group.Roles[c.Role] == nil {
 		return terms{}, wire.Refuse(wire.NotFound, "policy: role of group "+c.Group, c.Role, "a role of the policy")
 	}
-	return terms{pact.Group.KeyMode, pact.Group.Life}, nil
+	return terms{pact.Group.KeyMode, pact.Group.Lifetime}, nil
 }
 
 // identity is what the report must be about: a release of the task, or the
@@ -67,9 +67,9 @@ func (c Config) identity(p policy.Approved, report api.Report) (attest.Digest, e
 	if c.Group == "" {
 		return identity.ReleaseID(p, report.Task, report.Release)
 	}
-	pact := p.PactOf(report.Identity)
+	pact := p.GroupByID(report.Identity)
 	if pact == nil || pact.Group.Name != c.Group || !bytes.Equal(report.Roster, pact.Roster.Bytes()) {
-		return attest.Digest{}, wire.Refuse(wire.StaleRoster, "report: roster", report.Identity, p.Pact(c.Group).ID())
+		return attest.Digest{}, wire.Refuse(wire.StaleRoster, "report: roster", report.Identity, p.GroupByName(c.Group).ID())
 	}
 	of := func(m policyfile.Member) bool { return m.Task == report.Task && m.Release == report.Release }
 	if role := pact.Group.Roles[c.Role]; role == nil || !slices.ContainsFunc(role.Members, of) {
@@ -149,9 +149,9 @@ func (u *Unit) checkPeer(s tls.ConnectionState, e identity.Expect) (Peer, error)
 
 // groupState is the unit's group as the newest policy has it, and as its parties agree on it,
 // the unit's own among them; nil when they do not.
-func (u *Unit) groupState() *policy.Pact {
+func (u *Unit) groupState() *policy.GroupState {
 	at := u.now()
-	for p := u.seen.Load().Policy().Pact(u.config.Group); p != nil; p = p.Before {
+	for p := u.seen.Load().Policy().GroupByName(u.config.Group); p != nil; p = p.Predecessor {
 		for _, root := range p.Roots(at) {
 			if identity.CheckApprovers(p, root, u.config.PartyKeys, at) == nil {
 				return p
@@ -168,15 +168,17 @@ func (u *Unit) roles() []string {
 	return nil
 }
 
-func (u *Unit) mayCall(p *policy.Pact, role string) bool { return p.Group.MayCall(u.config.Role, role) }
+func (u *Unit) mayCall(p *policy.GroupState, role string) bool {
+	return p.Group.MayCall(u.config.Role, role)
+}
 
-func (u *Unit) mayBeCalledBy(p *policy.Pact, role string) bool {
+func (u *Unit) mayBeCalledBy(p *policy.GroupState, role string) bool {
 	return p.Group.MayCall(role, u.config.Role)
 }
 
 // expectPeer is what a unit of one of the roles must be now. Roles that may not
 // meet this one are left out; without any it refuses everything.
-func (u *Unit) expectPeer(may func(*policy.Pact, string) bool, roles ...string) identity.Expect {
+func (u *Unit) expectPeer(may func(*policy.GroupState, string) bool, roles ...string) identity.Expect {
 	e := identity.Expect{
 		Policy: u.seen.Load().Policy(), Kinds: []identity.Kind{identity.KindGroup}, Use: identity.UseTLS,
 		At: u.now(), Group: u.config.Group, Parties: u.config.PeerParties, Approvers: u.config.PartyKeys,

@@ -68,7 +68,7 @@ func (u *Unit) provedHead() []byte { return u.seen.Load().Proved().Bytes() }
 // without a proved head, at most.
 func (u *Unit) pollTime() time.Duration {
 	p := u.newest()
-	if pact := p.Pact(u.config.Group); u.config.Group != "" && pact != nil {
+	if pact := p.GroupByName(u.config.Group); u.config.Group != "" && pact != nil {
 		return min(api.MaxPoll, p.Document().Silence(pact.Group)/3)
 	}
 	return api.MaxPoll
@@ -123,7 +123,7 @@ func (u *Unit) checkNotCutOff(e *enrolment, at time.Time) error {
 // when the report came.
 func (u *Unit) checkSilence(e *enrolment, at time.Time) error {
 	newest := u.seen.Load()
-	pact := newest.Policy().Pact(u.config.Group)
+	pact := newest.Policy().GroupByName(u.config.Group)
 	if u.config.Group == "" || pact == nil {
 		return nil
 	}

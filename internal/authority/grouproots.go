@@ -29,7 +29,7 @@ type groupRoots struct {
 }
 
 // of finds the keys of a roster, or refuses with "group-authority".
-func (g groupRoots) of(p *policy.Pact) (*identity.GroupKeys, error) {
+func (g groupRoots) of(p *policy.GroupState) (*identity.GroupKeys, error) {
 	i := slices.IndexFunc(g.keys, func(k *identity.GroupKeys) bool { return k.Roster() == p.ID() })
 	if i < 0 {
 		return nil, wire.Refuse(wire.GroupElsewhere, "authority: root of group "+p.Group.Name, g.refused[p.ID()], "an authority that the group's roster names")
@@ -39,7 +39,7 @@ func (g groupRoots) of(p *policy.Pact) (*identity.GroupKeys, error) {
 
 // root is the group root of a roster, the zero digest where this authority has no
 // keys of it. Statements count for one root alone, so none count under the zero digest.
-func (g groupRoots) root(p *policy.Pact) attest.Digest {
+func (g groupRoots) root(p *policy.GroupState) attest.Digest {
 	if keys, err := g.of(p); err == nil {
 		return keys.RootDigest()
 	}
@@ -75,7 +75,7 @@ func (a *Authority) groupRoots(ctx context.Context, approved policy.Approved, ow
 	kept := map[wire.Digest]*identity.GroupKeys{}
 	var damaged []error
 	for _, name := range approved.Document().GroupNames() {
-		for p := approved.Pact(name); p != nil; p = p.Before {
+		for p := approved.GroupByName(name); p != nil; p = p.Predecessor {
 			err := unnamed
 			if err == nil {
 				err = a.rosterNames(p.Roster, own)
@@ -118,7 +118,7 @@ func (a *Authority) rosterNames(r policy.Roster, own attest.Question) error {
 
 // openGroup opens the secret of a roster that names us, or draws it where there is
 // none. A row without our tag is named, and replaced: it holds no secret of an authority.
-func (a *Authority) openGroup(ctx context.Context, p *policy.Pact) (keys *identity.GroupKeys, damaged, err error) {
+func (a *Authority) openGroup(ctx context.Context, p *policy.GroupState) (keys *identity.GroupKeys, damaged, err error) {
 	row, err := a.store.Group(ctx, p.ID())
 	if err != nil {
 		return nil, nil, err
@@ -146,7 +146,7 @@ func (a *Authority) openGroup(ctx context.Context, p *policy.Pact) (keys *identi
 // drawGroup draws the secret of a roster, seals it to the authorities that the roster
 // names, and to no others, and adds its row. Another authority of this store may be
 // faster: the row that stands is returned.
-func (a *Authority) drawGroup(ctx context.Context, p *policy.Pact) (store.Row, error) {
+func (a *Authority) drawGroup(ctx context.Context, p *policy.GroupState) (store.Row, error) {
 	id := p.ID()
 	plain := identity.SealedGroup(identity.NewSecret(), id)
 	defer clear(plain)
@@ -185,12 +185,12 @@ func (a *Authority) groupRoot(ctx context.Context, from netip.Addr, group string
 		return api.GroupRoot{}, err
 	}
 	snap := a.inForce()
-	p := snap.approved.Pact(group)
+	p := snap.approved.GroupByName(group)
 	if p == nil {
 		return api.GroupRoot{}, wire.Refuse(wire.NotFound, "group", group, "a group of the policy in force")
 	}
 	if !r.Roster.IsZero() && r.Roster != p.ID() {
-		if p = p.Before; p == nil || r.Roster != p.ID() {
+		if p = p.Predecessor; p == nil || r.Roster != p.ID() {
 			return api.GroupRoot{}, wire.Refuse(wire.StaleRoster, "group "+group+": roster", r.Roster, "one in force")
 		}
 	}
@@ -214,7 +214,7 @@ func (a *Authority) groupRoot(ctx context.Context, from netip.Addr, group string
 // authority root. The digest is the group's root,
 // zero outside groups.
 func (e *enrolment) reporter() (leaf identity.Leaf, chain [][]byte, root wire.Digest, err error) {
-	if p := e.grant.Pact; p != nil {
+	if p := e.grant.GroupState; p != nil {
 		leaf, err = e.snap.issuer.GroupAuthorityLeaf(p, e.at)
 		return leaf, [][]byte{leaf.DER, e.identity.Root, e.snap.issuer.AuthorityRoot()}, e.snap.groups.root(p), err
 	}
@@ -229,7 +229,7 @@ func (s *snapshot) ended() (all []string) {
 		return nil // it issues nothing at all
 	}
 	for _, name := range s.doc().GroupNames() {
-		p := s.approved.Pact(name)
+		p := s.approved.GroupByName(name)
 		if _, err := s.groups.of(p); err != nil {
 			all = append(all, fmt.Sprintf("no root of group %s, roster %s: %v", name, p.ID(), s.groups.refused[p.ID()]))
 		}
@@ -241,7 +241,7 @@ func (s *snapshot) ended() (all []string) {
 // authority has the root of no roster in force.
 func (s *snapshot) hasRoot(group string) error {
 	var refusals []error
-	for p := s.approved.Pact(group); p != nil; p = p.Before {
+	for p := s.approved.GroupByName(group); p != nil; p = p.Predecessor {
 		_, err := s.groups.of(p)
 		if err == nil {
 			return nil

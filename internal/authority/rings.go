@@ -38,7 +38,7 @@ type ring struct {
 func (a *Authority) addRings(e *enrolment) error {
 	a.rings.mu.Lock()
 	defer a.rings.mu.Unlock()
-	if e.grant.Pact != nil {
+	if e.grant.GroupState != nil {
 		a.rings.addGroup(e)
 		return nil
 	}
@@ -63,7 +63,7 @@ func (a *Authority) addRings(e *enrolment) error {
 // certificate lives longer than that: as with a certificate, from a third of the
 // life before the end on, over a twelfth.
 func (e *enrolment) renewWithin(end time.Time) {
-	life := identity.RingLifetime(e.grant.Life())
+	life := identity.RingLifetime(e.grant.LeafLifetime())
 	due := end.Add(-life / 3)
 	if latest := due.Add(life / 12); e.report.RenewBefore.After(latest) {
 		e.report.RenewBefore = latest
@@ -105,7 +105,7 @@ func (r *ring) holdTo(p policy.Approved, now time.Time, life time.Duration) {
 	if r.head.IsZero() {
 		r.head = p.Head()
 	}
-	before, known := p.At(r.head)
+	before, known := p.AtHead(r.head)
 	if !known || r.head == p.Head() {
 		return
 	}
@@ -130,8 +130,8 @@ func (r *ring) left(before, now policy.Approved) bool {
 	if r.group.IsZero() {
 		return false
 	}
-	p := now.PactOf(r.group)
-	newest, old := now.Pact(p.Group.Name), before.Pact(p.Group.Name)
+	p := now.GroupByID(r.group)
+	newest, old := now.GroupByName(p.Group.Name), before.GroupByName(p.Group.Name)
 	return (old == nil || old.ID() != newest.ID()) && !newest.Keeps(p)
 }
 
@@ -154,7 +154,7 @@ func (r *rings) hold(is ring, e *enrolment) *ring {
 	if r.held[is.identity] == nil {
 		r.held[is.identity] = &is
 	}
-	ring, life := r.held[is.identity], identity.RingLifetime(e.grant.Life())
+	ring, life := r.held[is.identity], identity.RingLifetime(e.grant.LeafLifetime())
 	ring.holdTo(e.snap.approved, e.at, life)
 	ring.roll(e.at, life)
 	return ring
@@ -163,7 +163,7 @@ func (r *rings) hold(is ring, e *enrolment) *ring {
 // addGroup adds the keys of the unit's role, and those of the whole group. The
 // caller holds the mutex.
 func (r *rings) addGroup(e *enrolment) {
-	id := e.grant.Pact.ID()
+	id := e.grant.GroupState.ID()
 	role := r.hold(ring{identity: wire.RoleID(id, e.grant.Role), group: id, role: e.grant.Role}, e)
 	whole := r.hold(ring{identity: id, group: id}, e)
 	e.report.Rings = api.Rings{Strict: exposed(role.strict), Follow: exposed(whole.follow)}
@@ -174,17 +174,17 @@ func (r *rings) addGroup(e *enrolment) {
 // names them.
 func (r *ring) life(p policy.Approved) (time.Duration, bool) {
 	if !r.group.IsZero() {
-		pact := p.PactOf(r.group)
+		pact := p.GroupByID(r.group)
 		if pact == nil {
 			return 0, false
 		}
-		return pact.Group.Life, true
+		return pact.Group.Lifetime, true
 	}
 	id, err := identity.ReleaseID(p, r.task, r.release)
 	if err != nil || id != r.identity {
 		return 0, false
 	}
-	return p.Document().Tasks[r.task].Life, true
+	return p.Document().Tasks[r.task].Lifetime, true
 }
 
 // keep holds the rings of identities that policy names to it and rolls them, and

@@ -129,8 +129,8 @@ func (s *snapshot) sharedLeaf(g policy.Grant, at time.Time) (identity.Leaf, erro
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	name := g.Task.Name + "/" + g.Release.Name
-	if g.Pact != nil {
-		name = g.Pact.ID().Hex() + "/" + g.Role
+	if g.GroupState != nil {
+		name = g.GroupState.ID().Hex() + "/" + g.Role
 	}
 	if leaf, ok := s.shared[name]; ok && at.Before(leaf.RenewAfter) {
 		return leaf, nil

@@ -138,7 +138,7 @@ func (h *Host) Update(s UnitCredentials) error {
 	if h.credentials != nil {
 		known = h.credentials.rings
 	}
-	then, _ := h.known.policy.At(s.Head) // the policy of this report; zero if it is not followed yet
+	then, _ := h.known.policy.AtHead(s.Head) // the policy of this report; zero if it is not followed yet
 	own := func(keys identity.RingKeys, of attest.Digest, pin unitauth.Pin, holders identity.RingHolders) *ring {
 		for _, key := range keys.Keys() {
 			r := ringOfKey(known[key.ID()], key, of, pin.Encode())

@@ -35,7 +35,7 @@ func newFounders(t *testing.T) founders {
 	d := clitest.Draft(t)
 	d.SoftRoots, d.Machines = []string{vendor.Root().String()}, []string{"chip:" + soft.ChipOf(vendor.Root())}
 	d.Authority = []string{localtee.Reference(attest.Soft, localtee.Measurement{Program: wire.Sum([]byte("authority")).String()}, nil)}
-	draft, err := policydraft.Parse([]byte(d.Text()))
+	draft, err := policydraft.Parse([]byte(d.PolicyText()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func newFounders(t *testing.T) founders {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return founders{t, owners[0].Path, clitest.Write(t, "genesis.toml", d.Text()), t.TempDir(), draft, vendor.Chip()}
+	return founders{t, owners[0].Path, clitest.Write(t, "genesis.toml", d.PolicyText()), t.TempDir(), draft, vendor.Chip()}
 }
 
 // init is the file that a program of the machine printed for a root and a draft.
@@ -69,7 +69,7 @@ func TestFoundersSign(t *testing.T) {
 	f := newFounders(t)
 	root := wire.Sum([]byte("root"))
 	made := f.init("authority", root, f.draft.Digest())
-	want, err := f.draft.Fill(root)
+	want, err := f.draft.WithRoot(root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestFoundersSign(t *testing.T) {
 func TestFirstPolicyIsSignedWithEvidenceAlone(t *testing.T) {
 	f := newFounders(t)
 	root, other := wire.Sum([]byte("root")), wire.Sum([]byte("other"))
-	filled, err := f.draft.Fill(root)
+	filled, err := f.draft.WithRoot(root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,8 +139,8 @@ func TestFirstPolicyIsSignedWithEvidenceAlone(t *testing.T) {
 // TestCheckDraft: `policy check` prints a draft's digest, and what "any" machine means.
 func TestCheckDraft(t *testing.T) {
 	d := clitest.Draft(t)
-	r := run(t, nil, "policy", "check", clitest.Write(t, "genesis.toml", d.Text()))
-	draft, err := policydraft.Parse([]byte(d.Text()))
+	r := run(t, nil, "policy", "check", clitest.Write(t, "genesis.toml", d.PolicyText()))
+	draft, err := policydraft.Parse([]byte(d.PolicyText()))
 	if err != nil {
 		t.Fatal(err)
 	}

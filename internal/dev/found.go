@@ -57,7 +57,7 @@ func (d *Cluster) writeDraft() ([]byte, error) {
 	if d.Doc.Group != "" {
 		return d.withGroup(draft)
 	}
-	return []byte(draft.Text()), nil
+	return []byte(draft.PolicyText()), nil
 }
 
 func (d *Cluster) draft(owners []sshkey.Pair) (drafttext.Draft, error) {

@@ -40,7 +40,7 @@ func (d *Cluster) withGroup(first drafttext.Draft) ([]byte, error) {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	first.Task.Names = []string{first.Task.Name + "." + Domain}
-	b.WriteString(first.Text())
+	b.WriteString(first.PolicyText())
 	if err := d.writeTasks(line, first.Task); err != nil {
 		return nil, err
 	}
@@ -107,9 +107,9 @@ func (d *Cluster) Tell(ctx context.Context, party sshkey.Pair, ns sshsig.Namespa
 }
 
 // approves reports whether a party approves the group that the policy has in force.
-func (d *Cluster) approves(p *policy.Pact, party string) bool {
+func (d *Cluster) approves(p *policy.GroupState, party string) bool {
 	return slices.ContainsFunc(p.Roots(d.App.Now()), func(root attest.Digest) bool {
-		return slices.Contains(p.Agreement(root, d.App.Now()).Approved, party)
+		return slices.Contains(p.ApprovalStatus(root, d.App.Now()).Approved, party)
 	})
 }
 

@@ -36,7 +36,7 @@ func (f Founder) Check(d policydraft.Draft, r Root, p *Proof) (genesis []byte, c
 	if got := d.Digest(); got != r.Draft {
 		return nil, nil, wire.Refuse(wire.WrongDraft, "init: draft", r.Draft, got.String()+", the draft to be signed")
 	}
-	if genesis, err = d.Fill(r.Root); err != nil {
+	if genesis, err = d.WithRoot(r.Root); err != nil {
 		return nil, nil, err
 	}
 	var evidence attest.Evidence

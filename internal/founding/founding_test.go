@@ -76,7 +76,7 @@ func TestCheck(t *testing.T) {
 	s := newSite(t)
 	r := testworld.Must(ParseRoot(s.good().Bytes()))
 	genesis, challenge, err := s.founder.Check(s.draft, r, nil)
-	if err != nil || challenge != nil || !bytes.Equal(genesis, testworld.Must(s.draft.Fill(s.root))) {
+	if err != nil || challenge != nil || !bytes.Equal(genesis, testworld.Must(s.draft.WithRoot(s.root))) {
 		t.Fatalf("got\n%s\nchallenge %v, %v", genesis, challenge, err)
 	}
 	again, _, err := s.founder.Check(testworld.Must(policydraft.Parse(genesis)), r, nil)
@@ -117,7 +117,7 @@ func TestCheckRefusals(t *testing.T) {
 			return s.draft, s.made("authority", s.root, s.draft.Digest(), attesttest.Faults{Debug: true})
 		}, wire.Debug},
 		{"a file that names another root", func() (policydraft.Draft, Root) {
-			return testworld.Must(policydraft.Parse(testworld.Must(s.draft.Fill(other)))), s.good()
+			return testworld.Must(policydraft.Parse(testworld.Must(s.draft.WithRoot(other)))), s.good()
 		}, wire.WrongRoot},
 		{"no draft", func() (policydraft.Draft, Root) { return policydraft.Draft{}, s.good() }, wire.WrongDraft},
 		{"evidence of a restore request", func() (policydraft.Draft, Root) {
@@ -195,7 +195,7 @@ func TestChallenged(t *testing.T) {
 	later, _ := m.launch()
 	proof := testworld.Must(ParseProof(testworld.Must(OpenChallenge(t.Context(), later, later, asked)).Bytes()))
 	genesis, _, err = s.founder.Check(draft, r, &proof)
-	if err != nil || !bytes.Equal(genesis, testworld.Must(draft.Fill(s.root))) {
+	if err != nil || !bytes.Equal(genesis, testworld.Must(draft.WithRoot(s.root))) {
 		t.Fatalf("after the answer: %v", err)
 	}
 

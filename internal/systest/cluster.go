@@ -133,7 +133,7 @@ func draftOf(t testing.TB, text string) policydraft.Draft {
 // filled is the genesis that a draft becomes.
 func filled(t testing.TB, draft policydraft.Draft, root attest.Digest) string {
 	t.Helper()
-	text, err := draft.Fill(root)
+	text, err := draft.WithRoot(root)
 	if err != nil {
 		t.Fatal(err)
 	}

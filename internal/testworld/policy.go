@@ -155,7 +155,7 @@ func (w *World) Signature(name string, ns sshsig.Namespace, text string) string 
 // as a step of the history. A change, if not nil, edits it before the party signs.
 func (w *World) Statement(group, party string, root attest.Digest, change func(*policy.Statement)) policy.Step {
 	w.T.Helper()
-	s, err := w.Policy().Pact(group).Statement(w.Keys[party].Digest(), root)
+	s, err := w.Policy().GroupByName(group).Statement(w.Keys[party].Digest(), root)
 	NoError(w.T, err)
 	if change != nil {
 		change(&s)

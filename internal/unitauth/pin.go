@@ -77,7 +77,7 @@ func (p Pin) LastCut(approved policy.Approved) (last attest.Digest) {
 	}
 	if p.Group != "" {
 		ids = nil
-		for pact := approved.Pact(p.Group); pact != nil; pact = pact.Before {
+		for pact := approved.GroupByName(p.Group); pact != nil; pact = pact.Predecessor {
 			ids = append(ids, pact.ID())
 		}
 	}
@@ -97,7 +97,7 @@ func (p Pin) expect(approved policy.Approved, at time.Time) (identity.Expect, er
 	if !approved.OK() || approved.Genesis() != p.Genesis {
 		return e, wire.Refuse(wire.WrongGenesis, "session: policy", approved.Genesis(), p.Genesis)
 	}
-	switch pact := approved.Pact(p.Group); {
+	switch pact := approved.GroupByName(p.Group); {
 	case p.Group != "" && pact == nil:
 		return e, wire.Refuse(wire.NotFound, "session: group", p.Group, "a group of the policy")
 	case p.Group != "":

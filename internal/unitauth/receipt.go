@@ -101,7 +101,7 @@ func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
 		return Receipt{}, err
 	}
 	head := attest.Digest(f[6])
-	then, known := trust.Policy.At(head)
+	then, known := trust.Policy.AtHead(head)
 	if !known {
 		return Receipt{}, wire.Refuse(wire.Behind, "receipt: policy head", head, "a head of the known history")
 	}

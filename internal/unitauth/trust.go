@@ -128,8 +128,8 @@ func (t Trust) Appraise(raw []byte, q attest.Question, peer identity.Peer) (atte
 	}
 	if peer.Group() != "" {
 		grant, err := t.Policy.AdmitMember(peer.Group(), peer.Role(), result, policy.Pins{Parties: []attest.Digest{peer.Party()}}, policy.ApprovedRoot(q.At), q.At)
-		if err == nil && grant.Pact.ID() != peer.ID() {
-			err = wire.Refuse(wire.StaleRoster, "fresh evidence: group", peer.ID(), grant.Pact.ID())
+		if err == nil && grant.GroupState.ID() != peer.ID() {
+			err = wire.Refuse(wire.StaleRoster, "fresh evidence: group", peer.ID(), grant.GroupState.ID())
 		}
 		return result, err
 	}

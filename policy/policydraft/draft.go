@@ -1,7 +1,7 @@
 // Package policydraft reads the first policy before its authority root exists.
 //
 // Founders review a [Draft] and the authority makes its root for the digest of the draft;
-// [Draft.Fill] returns the first policy that founders sign. The package parses the policy
+// [Draft.WithRoot] returns the first policy that founders sign. The package parses the policy
 // that the draft becomes, so a fault is reported before the root is made. It trusts nothing
 // in the file: that a draft parses does not mean that any founder has seen it.
 package policydraft
@@ -40,7 +40,7 @@ func Parse(raw []byte) (Draft, error) {
 	if root.IsZero() {
 		root = wire.Hash(wire.LabelDraft) // of no field, so of no draft
 	}
-	if d.doc, err = policyfile.Parse(line.Fill(root)); err != nil {
+	if d.doc, err = policyfile.Parse(line.WithRoot(root)); err != nil {
 		return Draft{}, err
 	}
 	if d.doc.Sequence != 1 {
@@ -58,13 +58,13 @@ func (d Draft) Root() wire.Digest { return d.line.Root() }
 // Raw returns the file as it was read.
 func (d Draft) Raw() []byte { return d.line.Raw() }
 
-// Fill returns the genesis that the draft becomes with a root. It refuses, with
+// WithRoot returns the genesis that the draft becomes with a root. It refuses, with
 // "authority-root", a file that names another.
-func (d Draft) Fill(root wire.Digest) ([]byte, error) {
+func (d Draft) WithRoot(root wire.Digest) ([]byte, error) {
 	if named := d.line.Root(); !named.IsZero() && named != root {
 		return nil, wire.Refuse(wire.WrongRoot, "draft: authority root", named, root)
 	}
-	return d.line.Fill(root), nil
+	return d.line.WithRoot(root), nil
 }
 
 // Document returns the genesis, nil in the zero Draft. Where the draft names no root,

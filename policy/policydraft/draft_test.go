@@ -89,7 +89,7 @@ func FuzzDraft(f *testing.F) {
 		if !d.Root().IsZero() {
 			root = d.Root()
 		}
-		genesis, err := d.Fill(root)
+		genesis, err := d.WithRoot(root)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -46,7 +46,7 @@ func TestCopyAuthority(t *testing.T) {
 // has them, times included.
 func TestHardwareCustody(t *testing.T) {
 	d := mustParse(t, policytest.IronText(t))
-	tree := d.tree()
+	tree := d.tables()
 	references := under(tree, "authority")["reference"].([]any)
 	for _, task := range d.TaskNames() {
 		for _, release := range d.Tasks[task].ReleaseNames() {

@@ -50,7 +50,7 @@ func Loosens(old, next *Document) bool {
 // key can be forgotten: a change loosens unless a row of the tables below, or the
 // platform that declares the key, says that it tightens.
 func Diff(old, next *Document) []Change {
-	before, after := maps.Clone(old.tree()), maps.Clone(next.tree())
+	before, after := maps.Clone(old.tables()), maps.Clone(next.tables())
 	for _, key := range []string{"sequence", "previous", "created"} {
 		delete(before, key)
 		delete(after, key)
@@ -58,8 +58,8 @@ func Diff(old, next *Document) []Change {
 	return diffTables("", "", before, after)
 }
 
-// tree is the file as TOML tables, which the caller does not change.
-func (d *Document) tree() map[string]any {
+// tables is the file as TOML tables, which the caller does not change.
+func (d *Document) tables() map[string]any {
 	if d == nil {
 		return map[string]any{}
 	}
@@ -111,7 +111,7 @@ func diffTables(path, kind string, old, next map[string]any) []Change {
 		case oldIs && nextIs:
 			out = append(out, diffTables(path, kind, oldTable, nextTable)...)
 		case was == nil && len(nextTable) > 0:
-			out = append(out, came(kind, diffTables(path, kind, nil, nextTable))...)
+			out = append(out, allLoosen(kind, diffTables(path, kind, nil, nextTable))...)
 		default:
 			out = append(out, diffValues(path, kind, was, is)...)
 		}
@@ -130,9 +130,9 @@ func meant(kind string, v any) any {
 	return known.keys[kind].Implied
 }
 
-// came is what a table holds that was not there before. All of it loosens, the
+// allLoosen is what a table holds that was not there before. All of it loosens, the
 // limits of what came included, unless the table itself is a limit.
-func came(kind string, changes []Change) []Change {
+func allLoosen(kind string, changes []Change) []Change {
 	for i := range changes {
 		changes[i].Loosens = !cutsBy(kind)
 	}
@@ -180,7 +180,7 @@ func tightens(kind, was, is string) bool {
 	case kind == "task.*.release.*.retired":
 		return is == "true"
 	case kind == "max_silence": // left out, it follows from each group's lifetime
-		return was != "" && is != "" && span(is) < span(was)
+		return was != "" && is != "" && durationOf(is) < durationOf(was)
 	case kind == "task.*.units": // left out, it is unbounded
 		return is != "" && (was == "" || number(is) < number(was))
 	case kind == "task.*.release.*.devices.*":
@@ -192,7 +192,7 @@ func tightens(kind, was, is string) bool {
 	case kind == "authority.machines":
 		return was == strconv.Quote(anyWord)
 	case kind == "task.*.lifetime":
-		return span(is) < span(was)
+		return durationOf(is) < durationOf(was)
 	}
 	return false
 }
@@ -219,9 +219,9 @@ func narrower(key attest.Key, was, is string) bool {
 	case attest.Loosest:
 		return is != strconv.Quote(key.Loosest)
 	case attest.MaxAge:
-		return was != "" && is != "" && span(is) < span(was)
+		return was != "" && is != "" && durationOf(is) < durationOf(was)
 	case attest.OptionalAge:
-		return is != "" && (was == "" || span(is) < span(was))
+		return is != "" && (was == "" || durationOf(is) < durationOf(was))
 	}
 	return false
 }
@@ -232,8 +232,8 @@ func number(text string) int64 {
 	return n
 }
 
-// span is a duration as a policy file writes it, in quotes.
-func span(text string) time.Duration {
+// durationOf is a duration as a policy file writes it, in quotes.
+func durationOf(text string) time.Duration {
 	d, _ := time.ParseDuration(strings.Trim(text, `"`))
 	return d
 }

@@ -50,7 +50,7 @@ type Task struct {
 	Name     string
 	KeyMode  KeyMode
 	Names    []string      // DNS names its certificates carry
-	Life     time.Duration // of leaf certificates
+	Lifetime time.Duration // of leaf certificates
 	Units    int           // most units that hold a place at once; 0 is unbounded
 	Calls    []string      // tasks it may call
 	CutUnits []string      // ids of units that get no further certificate

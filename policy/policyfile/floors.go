@@ -23,7 +23,7 @@ func (f Floors) Loosened(next Floors) bool {
 // FloorsOf returns the floors of a group under a document. Members of releases that
 // the document does not have add none.
 func (d *Document) FloorsOf(g *Group) Floors {
-	tree := d.tree()
+	tree := d.tables()
 	platforms, tasks := map[string]any{}, map[string]any{}
 	for _, role := range g.Roles {
 		for _, m := range role.Members {

@@ -25,7 +25,7 @@ type Group struct {
 	Quorum    int       // of parties
 	Until     time.Time // no certificate outlives it
 	Names     []string  // DNS names its certificates carry
-	Life      time.Duration
+	Lifetime  time.Duration
 	Parties   []Party // in the order of their names
 	Roles     map[string]*Role
 	Continues attest.Digest // the group identity whose units go on meanwhile; zero is none
@@ -68,7 +68,7 @@ func (d *Document) Silence(g *Group) time.Duration {
 	if d.MaxSilence > 0 {
 		return d.MaxSilence
 	}
-	return g.Life / 2
+	return g.Lifetime / 2
 }
 
 func (g *Group) party(name string) (Party, bool) {
@@ -91,15 +91,15 @@ func (d *Document) readGroups(root policytoml.Table, measured measuredNames) {
 func readGroup(t policytoml.NamedTable, created time.Time) *Group {
 	t.Require("key_mode", "quorum", "until", "party", "role")
 	g := &Group{
-		Name:    t.Name,
-		KeyMode: KeyMode(t.ReadText("key_mode", "shared or unit", policytoml.OneOf([]string{string(Shared), string(PerUnit)}))),
-		Until:   t.ReadTime("until"),
-		Names:   t.ReadSet("names", "a DNS name in lower case, without wildcard", dnsNameOK),
-		Life:    DefaultLife,
-		Roles:   map[string]*Role{},
+		Name:     t.Name,
+		KeyMode:  KeyMode(t.ReadText("key_mode", "shared or unit", policytoml.OneOf([]string{string(Shared), string(PerUnit)}))),
+		Until:    t.ReadTime("until"),
+		Names:    t.ReadSet("names", "a DNS name in lower case, without wildcard", dnsNameOK),
+		Lifetime: DefaultLifetime,
+		Roles:    map[string]*Role{},
 	}
 	if t.Has("lifetime") {
-		g.Life = t.ReadDuration("lifetime", wire.MinLifetime, wire.MaxLifetime)
+		g.Lifetime = t.ReadDuration("lifetime", wire.MinLifetime, wire.MaxLifetime)
 	}
 	t.ReadText("continues", policytoml.WantDigest, func(s string) bool { return policytoml.DecodeDigest(&g.Continues, s) })
 	for _, p := range t.ReadTables("party") {

@@ -14,8 +14,8 @@ import (
 // Schema is the first key of every policy file.
 const Schema = "cohort/policy/v1"
 
-// DefaultLife is the life of leaf certificates where a task states none.
-const DefaultLife = time.Hour
+// DefaultLifetime is the life of leaf certificates where a task states none.
+const DefaultLifetime = time.Hour
 
 // longestWait bounds approve_within and delay: a policy that waits longer than
 // a year for its owners has lost them.
@@ -30,7 +30,7 @@ func Parse(raw []byte) (*Document, error) {
 	}
 	var faults policytoml.Faults
 	d := &Document{raw: bytes.Clone(raw), values: values}
-	d.read(policytoml.NewTable("", values, &faults))
+	d.readAll(policytoml.NewTable("", values, &faults))
 	d.check(&faults)
 	if len(faults) > 0 {
 		return nil, faults
@@ -38,8 +38,8 @@ func Parse(raw []byte) (*Document, error) {
 	return d, nil
 }
 
-// read reads the whole file, table by table.
-func (d *Document) read(t policytoml.Table) {
+// readAll reads the whole file, table by table.
+func (d *Document) readAll(t policytoml.Table) {
 	t.Require("schema", "trust_domain", "sequence", "previous", "created", "owners", "platform", "authority")
 	t.ReadText("schema", Schema, func(s string) bool { return s == Schema })
 	d.TrustDomain = t.ReadText("trust_domain", "a domain name in lower case, at most 243 bytes", TrustDomainOK)
@@ -100,14 +100,14 @@ func readTask(t policytoml.NamedTable, measured measuredNames) *Task {
 		Name:     t.Name,
 		KeyMode:  KeyMode(t.ReadText("key_mode", "shared or unit", policytoml.OneOf([]string{string(Shared), string(PerUnit)}))),
 		Names:    t.ReadSet("names", "a DNS name in lower case, without wildcard", dnsNameOK),
-		Life:     DefaultLife,
+		Lifetime: DefaultLifetime,
 		Units:    int(t.ReadNumber("units", 1, 1_000_000)),
 		Calls:    t.ReadSet("calls", "the name of a task", wire.ValidName),
 		CutUnits: t.ReadSet("cut_units", "the id of a unit, 32 lower-case hexadecimal digits", func(s string) bool { return attest.Digits(s, 16) != nil }),
 		Releases: map[string]*Release{},
 	}
 	if t.Has("lifetime") {
-		task.Life = t.ReadDuration("lifetime", wire.MinLifetime, wire.MaxLifetime)
+		task.Lifetime = t.ReadDuration("lifetime", wire.MinLifetime, wire.MaxLifetime)
 	}
 	for _, r := range t.ReadNamedTables("release", "1 to 63 of a-z, 0-9, - and .", wire.ValidReleaseName) {
 		task.Releases[r.Name] = readRelease(r, measured)

@@ -59,7 +59,7 @@ func TestParseReadsEverything(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got document %+v, want %+v", got, want)
 	}
-	wantKeys := &Task{Name: "keys", KeyMode: PerUnit, Life: time.Hour, Releases: map[string]*Release{
+	wantKeys := &Task{Name: "keys", KeyMode: PerUnit, Lifetime: time.Hour, Releases: map[string]*Release{
 		"1.4": {Name: "1.4", References: []attest.ReferenceValue{soft(open, is(policytest.Digest("4")), open)}},
 	}}
 	if !reflect.DeepEqual(keys, wantKeys) {
@@ -68,7 +68,7 @@ func TestParseReadsEverything(t *testing.T) {
 	agent := is(policytest.Digest("2"))
 	wantScoring := &Task{
 		Name: "scoring", KeyMode: Shared, Names: []string{"scoring.clinic.example", "score.clinic.example"},
-		Life: 30 * time.Minute, Units: 50, Calls: []string{"keys"},
+		Lifetime: 30 * time.Minute, Units: 50, Calls: []string{"keys"},
 		Releases: map[string]*Release{
 			"2026.10": {Name: "2026.10", References: []attest.ReferenceValue{soft(agent, is(policytest.Digest("5")), noArgs)}},
 			"2026.11": {

@@ -82,21 +82,21 @@ func (r RootLine) Root() wire.Digest { return r.root }
 // Raw returns the file as it was read.
 func (r RootLine) Raw() []byte {
 	if r.root.IsZero() {
-		return r.open()
+		return r.withoutRoot()
 	}
-	return r.Fill(r.root)
+	return r.WithRoot(r.root)
 }
 
-// Fill returns the file with a root as the value.
-func (r RootLine) Fill(root wire.Digest) []byte {
+// WithRoot returns the file with a root as the value.
+func (r RootLine) WithRoot(root wire.Digest) []byte {
 	return bytes.Join([][]byte{r.before, []byte(root.String()), r.after}, nil)
 }
 
-// open returns the file without the root's value.
-func (r RootLine) open() []byte { return bytes.Join([][]byte{r.before, r.after}, nil) }
+// withoutRoot returns the file without the root's value.
+func (r RootLine) withoutRoot() []byte { return bytes.Join([][]byte{r.before, r.after}, nil) }
 
 // DraftDigest returns H("cohort draft v1", the file without the root's value).
-func (r RootLine) DraftDigest() wire.Digest { return wire.Hash(wire.LabelDraft, r.open()) }
+func (r RootLine) DraftDigest() wire.Digest { return wire.Hash(wire.LabelDraft, r.withoutRoot()) }
 
 // checkRootLine demands of a genesis the one line that its draft is found by, and
 // that TOML reads its root from that line and from nowhere else.

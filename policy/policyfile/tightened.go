@@ -14,7 +14,7 @@ import (
 // narrower rule for all.
 func Tightened(old, next *Document) (narrowed, raised map[attest.Platform]bool) {
 	narrowed, raised = map[attest.Platform]bool{}, map[attest.Platform]bool{}
-	before, after := under(old.tree(), "platform"), under(next.tree(), "platform")
+	before, after := under(old.tables(), "platform"), under(next.tables(), "platform")
 	for _, name := range slices.Sorted(maps.Keys(before)) {
 		p := attest.Platform(name)
 		if _, kept := next.Platforms[p]; !kept {

@@ -101,7 +101,7 @@ func verifyReceipt(a *frame.App, p authorityclient.Pins, path string) error {
 	if err != nil {
 		return err
 	}
-	then, _ := trust.Policy.At(r.Head) // verifying found it
+	then, _ := trust.Policy.AtHead(r.Head) // verifying found it
 	v := receiptView{
 		Unit: r.Unit.UnitID().String(), Identity: r.Unit.ID().String(), Task: r.Unit.Task(), Session: r.Session.String(), Number: r.Number,
 		At: frame.RFC3339(r.At), Sequence: then.Document().Sequence,

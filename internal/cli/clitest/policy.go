@@ -113,7 +113,7 @@ func ApprovedForks(t *testing.T) (first, second, fork policy.Approved) {
 		}
 		return policy.Step{Policy: raw, Signatures: []string{sig}}
 	}
-	draft, err := policydraft.Parse([]byte(d.Text()))
+	draft, err := policydraft.Parse([]byte(d.PolicyText()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,8 +48,8 @@ type Task struct {
 	Units                  int // 0 writes none, so that nothing bounds them
 }
 
-// Text is the policy file.
-func (d Draft) Text() string {
+// PolicyText is the policy file.
+func (d Draft) PolicyText() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("# Signed as it stands: reformatting this file, comments included, voids its signatures.")

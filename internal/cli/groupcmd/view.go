@@ -43,7 +43,7 @@ type partyView struct {
 	Name        string    `json:"name"`
 	Key         string    `json:"key"`
 	Fingerprint string    `json:"fingerprint"` // of the key, as ssh-keygen prints it
-	Says        string    `json:"state"`        // "nothing", "approves", "withdrew", "approval ended", "group-root"
+	Says        string    `json:"state"`       // "nothing", "approves", "withdrew", "approval ended", "group-root"
 	Number      uint64    `json:"number,omitempty"`
 	NotAfter    time.Time `json:"not_after,omitzero"`
 	GroupRoot   string    `json:"group_root,omitempty"` // that it approved
@@ -73,12 +73,12 @@ type memberView struct {
 
 // viewGroup is a group under a root of it; the zero digest is one that its parties
 // approve.
-func viewGroup(a *frame.App, p *policy.Pact, root attest.Digest) *groupView {
+func viewGroup(a *frame.App, p *policy.GroupState, root attest.Digest) *groupView {
 	said := partystatement.Statements(p)
 	if root.IsZero() {
 		root = policy.ApprovedRoot(a.Now())(p)
 	}
-	r, agreed := p.Roster, p.Agreement(root, a.Now())
+	r, agreed := p.Roster, p.ApprovalStatus(root, a.Now())
 	v := &groupView{
 		Name: r.Group, TrustDomain: r.TrustDomain, Identity: p.ID().String(), Genesis: r.Genesis.Hex(), Root: r.Root.String(),
 		KeyMode: string(r.KeyMode), Until: r.Until, Quorum: r.Quorum, Floors: r.Floors, Authorities: r.Authority,
@@ -101,8 +101,8 @@ func viewGroup(a *frame.App, p *policy.Pact, root attest.Digest) *groupView {
 		}
 		v.Roles = append(v.Roles, row)
 	}
-	if p.Before != nil {
-		v.Continues = viewGroup(a, p.Before, attest.Digest{})
+	if p.Predecessor != nil {
+		v.Continues = viewGroup(a, p.Predecessor, attest.Digest{})
 	}
 	return v
 }

@@ -31,8 +31,8 @@ import (
 )
 
 // PactOf finds a group of the policy, with exactly the digest that was given.
-func PactOf(p policy.Approved, group, digest string) (*policy.Pact, error) {
-	pact := p.Pact(group)
+func PactOf(p policy.Approved, group, digest string) (*policy.GroupState, error) {
+	pact := p.GroupByName(group)
 	if pact == nil {
 		return nil, wire.Refuse(wire.NotFound, "group", group, strings.Join(p.Document().GroupNames(), ", "))
 	}
@@ -43,7 +43,7 @@ func PactOf(p policy.Approved, group, digest string) (*policy.Pact, error) {
 	if err != nil {
 		return nil, frame.Usage("--digest: %w", err)
 	}
-	of := p.PactOf(id)
+	of := p.GroupByID(id)
 	if of == nil || of.Group.Name != group {
 		return nil, wire.Refuse(wire.StaleRoster, "group "+group+": identity", pact.ID(), id)
 	}
@@ -84,7 +84,7 @@ const statementSchema = "cohort/statement/v1"
 // withdrawal.
 type statementFile struct {
 	Schema string `json:"schema"`
-	policy.Said
+	policy.SignedStatement
 }
 
 // maxStatementFile bounds the file, in bytes: a statement and its signature in JSON.
@@ -103,26 +103,26 @@ func statementPath(a *frame.App, dir string, group, key attest.Digest) (string, 
 
 // readStatement reads a kept statement; a file that does not exist is the zero
 // statement.
-func readStatement(path string) (policy.Said, policy.Statement, error) {
+func readStatement(path string) (policy.SignedStatement, policy.Statement, error) {
 	b, err := frame.ReadFile(path, maxStatementFile)
 	if errors.Is(err, os.ErrNotExist) {
-		return policy.Said{}, policy.Statement{}, nil
+		return policy.SignedStatement{}, policy.Statement{}, nil
 	}
 	if err != nil {
-		return policy.Said{}, policy.Statement{}, err
+		return policy.SignedStatement{}, policy.Statement{}, err
 	}
 	var f statementFile
 	if err := json.Unmarshal(b, &f); err != nil || f.Schema != statementSchema {
-		return f.Said, policy.Statement{}, wire.Refuse(wire.Malformed, "kept statement "+path, "another file", statementSchema)
+		return f.SignedStatement, policy.Statement{}, wire.Refuse(wire.Malformed, "kept statement "+path, "another file", statementSchema)
 	}
 	s, err := policy.ParseStatement(f.Statement)
 	if err != nil {
-		return f.Said, s, fmt.Errorf("reading %s: %w", path, err)
+		return f.SignedStatement, s, fmt.Errorf("reading %s: %w", path, err)
 	}
-	return f.Said, s, nil
+	return f.SignedStatement, s, nil
 }
 
-func writeStatement(path string, said policy.Said) error {
+func writeStatement(path string, said policy.SignedStatement) error {
 	b, err := json.Marshal(statementFile{statementSchema, said})
 	if err != nil {
 		return fmt.Errorf("keeping the signed statement: %w", err)
@@ -137,7 +137,7 @@ func writeStatement(path string, said policy.Said) error {
 // last here. again reports that the kept statement differs in its number alone and that
 // the history has no newer one: it may have been lost on its way, so its bytes are sent
 // again and no second text is signed.
-func numbered(want, kept policy.Statement, p *policy.Pact) (s policy.Statement, again bool) {
+func numbered(want, kept policy.Statement, p *policy.GroupState) (s policy.Statement, again bool) {
 	next := want.Number
 	want.Number = kept.Number
 	same := kept.Number > 0 && bytes.Equal(want.Bytes(), kept.Bytes())
@@ -217,7 +217,7 @@ func Say(ctx context.Context, a *frame.App, c authorityclient.Client, group stri
 }
 
 // statement is what the flags say, with the number that the history leaves to the key.
-func (f Flags) statement(p *policy.Pact, key, root attest.Digest, ns sshsig.Namespace) (policy.Statement, error) {
+func (f Flags) statement(p *policy.GroupState, key, root attest.Digest, ns sshsig.Namespace) (policy.Statement, error) {
 	s, err := p.Statement(key, root)
 	if err != nil {
 		return s, err
@@ -236,7 +236,7 @@ func (f Flags) statement(p *policy.Pact, key, root attest.Digest, ns sshsig.Name
 // statedRoot is the group root that a statement names: of an approval the one that the
 // authority proves just now, of a withdrawal one that the key approved, which ends the
 // approval under every root.
-func statedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, p *policy.Pact, key attest.Digest, kept policy.Statement, ns sshsig.Namespace) (attest.Digest, error) {
+func statedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, p *policy.GroupState, key attest.Digest, kept policy.Statement, ns sshsig.Namespace) (attest.Digest, error) {
 	if ns == sshsig.ForWithdraw {
 		for _, s := range Statements(p) {
 			if s.Key == key {
@@ -257,8 +257,8 @@ func statedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, p *
 }
 
 // Statements are the newest statements of a pact's parties, read.
-func Statements(p *policy.Pact) (all []policy.Statement) {
-	for _, said := range p.Said() {
+func Statements(p *policy.GroupState) (all []policy.Statement) {
+	for _, said := range p.SignedStatements() {
 		if s, err := policy.ParseStatement(said.Statement); err == nil {
 			all = append(all, s)
 		}

@@ -61,7 +61,7 @@ func trial(t *testing.T, vendor *attesttest.Vendor) (approved policy.Approved, p
 	}
 	d := clitest.Draft(t)
 	d.Owners, d.Quorum, d.SoftRoots, d.Authority = []drafttext.Owner{{Name: "ana", SSH: line}}, 1, []string{vendor.Root().String()}, []string{program("good"), program("owners")}
-	text := d.Text() + fmt.Sprintf(`
+	text := d.PolicyText() + fmt.Sprintf(`
 [group.trial]
 key_mode = "shared"
 quorum = 1
@@ -91,7 +91,7 @@ holder = { members = [ { party = "north", task = "scoring", release = "1" } ] }
 func TestGroupRootIsAppraised(t *testing.T) {
 	vendor := attesttest.NewVendor()
 	approved, _ := trial(t, vendor)
-	pact := approved.Pact("trial")
+	pact := approved.GroupByName("trial")
 	other := httptest.NewTLSServer(nil)
 	defer other.Close()
 	made := other.TLS.Certificates[0]
@@ -167,7 +167,7 @@ func TestStatementAgain(t *testing.T) {
 	key, root := sshsig.KeyDigest(party.PublicKey()), attest.Digest{1}
 	want := func(p policy.Approved, change func(*policy.Statement)) policy.Statement {
 		t.Helper()
-		s, err := p.Pact("trial").Statement(key, root)
+		s, err := p.GroupByName("trial").Statement(key, root)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -206,7 +206,7 @@ func TestStatementAgain(t *testing.T) {
 		"another root after a lost approval":    {approved, func(s *policy.Statement) { s.GroupRoot[0]++ }, first, 2, false},
 		"a history that was put back, the same": {approved, same, want(heard, same), 2, true},
 	} {
-		got, again := numbered(want(tt.history, tt.change), tt.kept, tt.history.Pact("trial"))
+		got, again := numbered(want(tt.history, tt.change), tt.kept, tt.history.GroupByName("trial"))
 		if got.Number != tt.number || again != tt.again || again && !bytes.Equal(got.Bytes(), tt.kept.Bytes()) {
 			t.Errorf("%s: got number %d, again %v, want %d, %v", name, got.Number, again, tt.number, tt.again)
 		}
@@ -216,7 +216,7 @@ func TestStatementAgain(t *testing.T) {
 	if _, s, err := readStatement(path); err != nil || s.Number != 0 {
 		t.Errorf("got %+v, %v of no file, want nothing", s, err)
 	}
-	kept := policy.Said{Statement: first.Bytes(), Signature: "signature"}
+	kept := policy.SignedStatement{Statement: first.Bytes(), Signature: "signature"}
 	if err := writeStatement(path, kept); err != nil {
 		t.Fatal(err)
 	}

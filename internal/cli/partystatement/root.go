@@ -32,7 +32,7 @@ func (g Root) String() string {
 // AppraisedRoot fetches the root of a group with evidence over (nonce, roster, root), and
 // appraises the evidence by the values of the roster, whatever the policy of the day says:
 // the owners of the policy choose those, the parties approve these.
-func AppraisedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, p *policy.Pact) (root Root, err error) {
+func AppraisedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, p *policy.GroupState) (root Root, err error) {
 	query := api.GroupRootRequest{Roster: p.ID()}
 	unverified, evidence, err := askGroupRoot(ctx, c, p.Group.Name, &query)
 	if err != nil {

@@ -61,7 +61,7 @@ func TestAffectedGroup(t *testing.T) {
 	}
 	doc := clitest.Parsed(t, keyed()...)
 	inForce := founded(t, owner, doc)
-	trial := inForce.Pact("trial").ID()
+	trial := inForce.GroupByName("trial").ID()
 	ids := []string{strings.Repeat("a", 32), strings.Repeat("b", 32)}
 	units := []api.LogEntry{
 		{Unit: ids[0], Task: "scoring", Release: "1", Platform: "tdx", Group: "trial", Role: "asker", Identity: trial},

@@ -17,9 +17,9 @@ import (
 
 func TestDraftParsesAsWritten(t *testing.T) {
 	d := clitest.Draft(t)
-	draft, err := policydraft.Parse([]byte(d.Text()))
+	draft, err := policydraft.Parse([]byte(d.PolicyText()))
 	if err != nil {
-		t.Fatalf("%v\n%s", err, d.Text())
+		t.Fatalf("%v\n%s", err, d.PolicyText())
 	}
 	doc := draft.Document()
 	release := doc.Tasks["scoring"].Releases["1"]
@@ -33,7 +33,7 @@ func TestDraftParsesAsWritten(t *testing.T) {
 }
 
 func TestSuccessor(t *testing.T) {
-	draft, err := policydraft.Parse([]byte(clitest.Draft(t).Text()))
+	draft, err := policydraft.Parse([]byte(clitest.Draft(t).PolicyText()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestSuccessorCopiesAuthority(t *testing.T) {
 
 func TestSuccessorRefusesWhatItCannotEdit(t *testing.T) {
 	for _, change := range [][2]string{{"sequence     =", `"sequence"   =`}, {"previous     =", "  previous   ="}} {
-		draft, err := policydraft.Parse([]byte(strings.Replace(clitest.Draft(t).Text(), change[0], change[1], 1)))
+		draft, err := policydraft.Parse([]byte(strings.Replace(clitest.Draft(t).PolicyText(), change[0], change[1], 1)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -97,7 +97,7 @@ func policyInitCommand(a *frame.App) *cobra.Command {
 			if len(d.Task.Names) == 0 {
 				d.Task.Names = []string{d.Task.Name + "." + d.TrustDomain}
 			}
-			text := []byte(d.Text())
+			text := []byte(d.PolicyText())
 			return writeDraft(a, out, text)
 		},
 	}

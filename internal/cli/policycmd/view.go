@@ -170,7 +170,7 @@ func upgrades(doc *policyfile.Document) []string {
 }
 
 func describeGroup(doc *policyfile.Document, g *policyfile.Group) groupRow {
-	v := groupRow{Name: g.Name, KeyMode: string(g.KeyMode), Names: g.Names, Life: g.Life.String(), Silence: doc.Silence(g).String(), Until: g.Until, Quorum: g.Quorum}
+	v := groupRow{Name: g.Name, KeyMode: string(g.KeyMode), Names: g.Names, Life: g.Lifetime.String(), Silence: doc.Silence(g).String(), Until: g.Until, Quorum: g.Quorum}
 	for _, p := range g.Parties {
 		v.Parties = append(v.Parties, ownerView{p.Name, ssh.FingerprintSHA256(p.Key)})
 	}
@@ -185,7 +185,7 @@ func describeGroup(doc *policyfile.Document, g *policyfile.Group) groupRow {
 }
 
 func describeTask(t *policyfile.Task) taskView {
-	v := taskView{Name: t.Name, KeyMode: string(t.KeyMode), Names: t.Names, Life: t.Life.String(), Units: t.Units, Calls: t.Calls}
+	v := taskView{Name: t.Name, KeyMode: string(t.KeyMode), Names: t.Names, Life: t.Lifetime.String(), Units: t.Units, Calls: t.Calls}
 	for _, name := range t.ReleaseNames() {
 		r := t.Releases[name]
 		view := releaseView{Name: name, Continues: r.Continues, Dynamic: r.Dynamic, Retired: r.Retired, Devices: r.Devices}
