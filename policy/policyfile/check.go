@@ -30,7 +30,7 @@ func (d *Document) Debug() bool {
 // ReleaseNames lists the releases of a task in the order of their names.
 func (t *Task) ReleaseNames() []string { return slices.Sorted(maps.Keys(t.Releases)) }
 
-// check judges what no single table can tell.
+// check adds the faults that no single table shows.
 func (d *Document) check(faults *policytoml.Faults) {
 	d.checkRootLine(faults)
 	d.checkOwners(faults)
@@ -43,7 +43,7 @@ func (d *Document) check(faults *policytoml.Faults) {
 	d.checkGroups(faults)
 }
 
-// checkOwners refuses one name or one key twice. A key and its sk- form are one
+// checkOwners refuses a name or a key that occurs twice. A key and its sk- form are one
 // key.
 func (d *Document) checkOwners(faults *policytoml.Faults) {
 	names, keys := map[string]bool{}, map[string]string{}
@@ -72,8 +72,8 @@ func keyID(key ssh.PublicKey) string {
 	return string(key.Marshal())
 }
 
-// checkDevelopment keeps the development TEE and hardware apart: a root that
-// lives in the one never vouches for the other.
+// checkDevelopment keeps the development TEE and hardware in separate policies: an
+// authority root that was in a development TEE must never vouch for hardware.
 func (d *Document) checkDevelopment(faults *policytoml.Faults) {
 	for _, p := range slices.Sorted(maps.Keys(d.Platforms)) {
 		path := policytoml.JoinPath("platform", string(p))
@@ -86,15 +86,16 @@ func (d *Document) checkDevelopment(faults *policytoml.Faults) {
 	}
 }
 
-// checkNames refuses a DNS name of two tasks or groups, and the authority's.
+// checkNames refuses a DNS name that two tasks or groups have, and the name of the
+// authority.
 func (d *Document) checkNames(faults *policytoml.Faults) {
-	holder := map[string]string{d.AuthorityName(): "the authority"}
+	owner := map[string]string{d.AuthorityName(): "the authority"}
 	check := func(kind, name string, names []string) {
 		for _, dns := range names {
-			if other, taken := holder[dns]; taken {
+			if other, taken := owner[dns]; taken {
 				faults.Add(policytoml.JoinPath(kind, name)+".names", "name twice", dns, "a name that is not "+other+"'s")
 			}
-			holder[dns] = kind + " " + name
+			owner[dns] = kind + " " + name
 		}
 	}
 	for _, name := range d.TaskNames() {
@@ -105,7 +106,7 @@ func (d *Document) checkNames(faults *policytoml.Faults) {
 	}
 }
 
-// AuthorityName is the DNS name of the authority's own certificate.
+// AuthorityName returns the DNS name of the authority's own certificate.
 func (d *Document) AuthorityName() string { return "authority." + d.TrustDomain }
 
 func (d *Document) checkCalls(faults *policytoml.Faults) {
@@ -118,7 +119,7 @@ func (d *Document) checkCalls(faults *policytoml.Faults) {
 	}
 }
 
-// checkContinues demands that continues leads to a release without it.
+// checkContinues demands that each chain of continues ends at a release without it.
 func (d *Document) checkContinues(faults *policytoml.Faults) {
 	for _, name := range d.TaskNames() {
 		task := d.Tasks[name]
@@ -135,7 +136,7 @@ func (d *Document) checkContinues(faults *policytoml.Faults) {
 	}
 }
 
-// circular reports whether following continues from a release comes back to it.
+// circular reports whether the chain of continues from a release leads back to it.
 func (t *Task) circular(release string) bool {
 	at := t.Releases[release]
 	for range t.Releases {
@@ -149,8 +150,8 @@ func (t *Task) circular(release string) bool {
 	return false
 }
 
-// checkReferences demands that policy says who may vouch for each reference
-// value, and that no measurement can match two.
+// checkReferences demands a table of the platform of each reference value, and that no
+// measurement matches two reference values.
 func (d *Document) checkReferences(faults *policytoml.Faults) {
 	refs := d.references()
 	for i, ref := range refs {
@@ -159,14 +160,13 @@ func (d *Document) checkReferences(faults *policytoml.Faults) {
 		}
 		for _, other := range refs[:i] {
 			if overlap(ref.ReferenceValue, other.ReferenceValue) {
-				faults.Add(ref.Path, "measurement twice", ref.String(), "code that "+other.Path+" does not hold too")
+				faults.Add(ref.Path, "measurement twice", ref.String(), "code that "+other.Path+" does not have too")
 			}
 		}
 	}
 }
 
-// checkDevices demands that policy says who may vouch for each device that a release
-// demands.
+// checkDevices demands a table of the platform of each device that a release requires.
 func (d *Document) checkDevices(faults *policytoml.Faults) {
 	for _, name := range d.TaskNames() {
 		for _, release := range d.Tasks[name].ReleaseNames() {

@@ -11,19 +11,19 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// Custody is which authorities may hold the root of a group and draw its rings: the
-// key "authority" of [group.G], which enters the roster. The parties approve it, so
-// that owners who name another authority program for the trust domain name none that
-// reads the group.
+// Custody names the authorities that may have the root of a group and derive its ring
+// keys: the key "authority" of [group.G], which is part of the roster. The parties approve
+// it. So if owners name another authority program for the trust domain, that program
+// cannot read the group.
 type Custody struct {
 	References []attest.ReferenceValue
 	Machines   Machines
-	Rules      map[attest.Platform]attest.Rules // who vouches for their platforms
+	Rules      map[attest.Platform]attest.Rules // rules of their platforms
 
 	line string // all of it
 }
 
-// String returns the table as one line of TOML with sorted keys, as a roster holds it.
+// String returns the table as one line of TOML with sorted keys, as in a roster.
 func (c Custody) String() string { return c.line }
 
 // custodyKeys are the keys of the table, each of which is given.
@@ -38,13 +38,13 @@ func readCustody(t policytoml.Table, measured measuredNames) Custody {
 	return c
 }
 
-// readGroupCustody reads the key of a group, whose line a roster can hold.
+// readGroupCustody reads the key "authority" of a group.
 func readGroupCustody(t policytoml.NamedTable, measured measuredNames, domain string) Custody {
 	const key = "authority"
 	inner, ok := t.Table.ReadTable(key)
 	if !ok {
 		if !t.Has(key) {
-			t.AddFault(key, "required key", "none", "a table; the trust domain's is "+domain)
+			t.AddFault(key, "required key", "a group without it", "a table; the trust domain's is "+domain)
 		}
 		return Custody{}
 	}
@@ -59,7 +59,7 @@ func readGroupCustody(t policytoml.NamedTable, measured measuredNames, domain st
 	return c
 }
 
-// ParseCustody reads the line of a roster. It refuses every other encoding.
+// ParseCustody parses the line of a roster. It refuses every encoding but one.
 func ParseCustody(line string) (Custody, error) {
 	values, err := policytoml.Decode([]byte("authority = " + line))
 	if err != nil {
@@ -83,7 +83,7 @@ func ParseCustody(line string) (Custody, error) {
 	return c, nil
 }
 
-// checkPlatforms demands that the table says who vouches for each reference value.
+// checkPlatforms demands a table of the platform of each reference value.
 func (c Custody) checkPlatforms(faults *policytoml.Faults, path string) {
 	for _, ref := range c.References {
 		if _, ok := c.Rules[ref.Platform]; !ok {
@@ -92,8 +92,8 @@ func (c Custody) checkPlatforms(faults *policytoml.Faults, path string) {
 	}
 }
 
-// checkCustody keeps development platforms out of other policies, and refuses code of
-// a task: it would be given the group's root.
+// checkCustody refuses development platforms in other policies, and the code of a task:
+// such a program would receive the group's root.
 func (d *Document) checkCustody(faults *policytoml.Faults, path string, c Custody) {
 	c.checkPlatforms(faults, path)
 	if soft := slices.ContainsFunc(slices.Collect(maps.Keys(c.Rules)), known.development); soft && !d.Development {
@@ -101,7 +101,7 @@ func (d *Document) checkCustody(faults *policytoml.Faults, path string, c Custod
 	}
 	for _, ref := range d.references() {
 		if !strings.HasPrefix(ref.Path, "authority.") && slices.ContainsFunc(c.References, func(r attest.ReferenceValue) bool { return overlap(r, ref.ReferenceValue) }) {
-			faults.Add(path+".reference", "measurement", ref.String(), "code that "+ref.Path+" does not hold too")
+			faults.Add(path+".reference", "measurement", ref.String(), "code that "+ref.Path+" does not have too")
 		}
 	}
 }
@@ -132,10 +132,10 @@ func (m measuredNames) resolved(values map[string]any) map[string]any {
 	return values
 }
 
-// CopyAuthority adds to each group of a policy file that says nothing of its
-// authority what the file says of the trust domain's: its reference values, its
-// machines, and the rules of their platforms. A group whose table has no line of its
-// own of the form [group.G] is left as it is.
+// CopyAuthority adds the key "authority" to each group of a policy file that does not have
+// it, with the values of the trust domain: its reference values, its machines, and the
+// rules of their platforms. It does not change a group whose table has no line of its own
+// of the form [group.G].
 func CopyAuthority(raw []byte) ([]byte, error) {
 	values, err := policytoml.Decode(raw)
 	if err != nil {
@@ -158,8 +158,7 @@ func CopyAuthority(raw []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// domainCustody is what a policy file says of the trust domain's authority, as a
-// group's.
+// domainCustody returns the trust domain's authority in the form of a group's key.
 func domainCustody(values map[string]any, measured measuredNames) string {
 	authority := under(values, "authority")
 	return literal(measured.resolved(map[string]any{
@@ -167,7 +166,7 @@ func domainCustody(values map[string]any, measured measuredNames) string {
 	}))
 }
 
-// platformsOf are the tables of the platforms of reference values.
+// platformsOf returns the tables of the platforms of reference values.
 func platformsOf(authority, platforms map[string]any) map[string]any {
 	used := map[string]any{}
 	list, _ := authority["reference"].([]any)

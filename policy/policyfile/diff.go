@@ -12,7 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// Change is one difference between what two policy files say.
+// Change is one difference between two policy files.
 type Change struct {
 	Path    string
 	Old     string // empty when it was added
@@ -20,7 +20,7 @@ type Change struct {
 	Loosens bool   // whether the policy waits for the delay because of it
 }
 
-// String is one line for people: "+" added, "-" removed, "~" changed.
+// String returns one line for people: "+" added, "-" removed, "~" changed.
 func (c Change) String() string {
 	effect := "tightens"
 	if c.Loosens {
@@ -35,8 +35,7 @@ func (c Change) String() string {
 	return fmt.Sprintf("~ %s = %s, was %s (%s)", c.Path, c.New, c.Old, effect)
 }
 
-// Loosens reports whether anything in next gives more than old did. Only what
-// is known to take away tightens: see [Diff].
+// Loosens reports whether next permits anything that old did not permit. See [Diff].
 func Loosens(old, next *Document) bool {
 	return slices.ContainsFunc(Diff(old, next), func(c Change) bool { return c.Loosens })
 }
@@ -58,7 +57,7 @@ func Diff(old, next *Document) []Change {
 	return diffTables("", "", before, after)
 }
 
-// tables is the file as TOML tables, which the caller does not change.
+// tables returns the file as TOML tables, which the caller does not change.
 func (d *Document) tables() map[string]any {
 	if d == nil {
 		return map[string]any{}
@@ -93,8 +92,8 @@ func kindOf(parent, key string) string {
 	return strings.TrimPrefix(parent+"."+key, ".")
 }
 
-// diffTables compares two tables. A table that went is one change, a table that
-// came is as many as it holds.
+// diffTables compares two tables. A removed table is one change, an added table is one
+// change for each of its values.
 func diffTables(path, kind string, old, next map[string]any) []Change {
 	keys := slices.AppendSeq(slices.Collect(maps.Keys(old)), maps.Keys(next))
 	slices.Sort(keys)
@@ -119,7 +118,7 @@ func diffTables(path, kind string, old, next map[string]any) []Change {
 	return out
 }
 
-// meant is a value, or what its absence means.
+// meant returns a value, or the value that its absence implies.
 func meant(kind string, v any) any {
 	switch {
 	case v != nil:
@@ -130,8 +129,8 @@ func meant(kind string, v any) any {
 	return known.keys[kind].Implied
 }
 
-// allLoosen is what a table holds that was not there before. All of it loosens, the
-// limits of what came included, unless the table itself is a limit.
+// allLoosen marks all changes inside an added table as loosening, limits included, unless
+// the table itself is a limit.
 func allLoosen(kind string, changes []Change) []Change {
 	for i := range changes {
 		changes[i].Loosens = !cutsBy(kind)
@@ -164,12 +163,12 @@ func diffValues(path, kind string, was, is any) []Change {
 	return out
 }
 
-// cutsBy reports whether values of a kind take something away by being there.
+// cutsBy reports whether values of a kind reduce permissions when they are added.
 func cutsBy(kind string) bool {
 	return slices.Contains(cutting, kind) || known.keys[kind].Direction == attest.Cuts
 }
 
-// tightens reports whether a value that came, went or changed takes away.
+// tightens reports whether an added, removed or changed value reduces permissions.
 func tightens(kind, was, is string) bool {
 	if key, ok := known.keys[kind]; ok {
 		return narrower(key, was, is)
@@ -226,19 +225,19 @@ func narrower(key attest.Key, was, is string) bool {
 	return false
 }
 
-// number is a number as a policy file writes it; an absent one is zero.
+// number parses a number of a policy file; an absent one is zero.
 func number(text string) int64 {
 	n, _ := strconv.ParseInt(text, 10, 64)
 	return n
 }
 
-// durationOf is a duration as a policy file writes it, in quotes.
+// durationOf parses a duration of a policy file, in quotes.
 func durationOf(text string) time.Duration {
 	d, _ := time.ParseDuration(strings.Trim(text, `"`))
 	return d
 }
 
-// literal is a value as TOML writes it, with sorted keys; nothing is empty.
+// literal returns a value as TOML, with sorted keys; nil is the empty string.
 func literal(v any) string {
 	switch v := v.(type) {
 	case nil:
@@ -259,7 +258,7 @@ func literal(v any) string {
 	return fmt.Sprint(v)
 }
 
-// elements are the literals of a list; an absent one has none.
+// elements returns the literals of a list; an absent list has none.
 func elements(v any) (out []string, ok bool) {
 	list, ok := v.([]any)
 	return literals(list), ok || v == nil

@@ -12,9 +12,9 @@ import (
 const maxEnvValue = 4096
 
 // The environment is not part of a measurement, so it may set a program up but
-// never choose its code. Refused is what loaders, C libraries and language
-// runtimes read to load code, search for programs, widen trust or write secrets
-// out, and what the agent and the daemon say themselves.
+// never choose its code. Refused are variables by which loaders, C libraries and language
+// runtimes load code, search for programs, extend trust or write secrets out, and those
+// that the agent and the daemon set.
 var (
 	refusedEnv = []string{
 		"BASH_ENV", "CLASSPATH", "ENV", "GCONV_PATH", "GETCONF_DIR", "GLIBC_TUNABLES", "GOCOVERDIR", "GODEBUG", "GOTRACEBACK",
@@ -27,7 +27,7 @@ var (
 	}
 )
 
-// readEnv reads the environment that the agent gives a program.
+// readEnv reads the environment of a program.
 func readEnv(release policytoml.Table) map[string]string {
 	t, ok := release.ReadTable("env")
 	if !ok {

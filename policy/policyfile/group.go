@@ -17,8 +17,8 @@ import (
 // states no term.
 const DefaultTerm = 30 * 24 * time.Hour
 
-// Group is several tasks of several parties that may work together, and in
-// which roles. What its parties approve is its [Roster].
+// Group permits tasks of several parties to work together, each in its roles. The parties
+// approve its roster (policy.Roster).
 type Group struct {
 	Name      string
 	KeyMode   KeyMode
@@ -28,8 +28,8 @@ type Group struct {
 	Lifetime  time.Duration
 	Parties   []Party // in the order of their names
 	Roles     map[string]*Role
-	Continues attest.Digest // the group identity whose units go on meanwhile; zero is none
-	Authority Custody       // which authorities may hold its root
+	Continues attest.Digest // identity of the group whose units continue meanwhile; zero is none
+	Authority Custody       // authorities that may have its root
 }
 
 // Party is one company of a group and its SSH key.
@@ -38,7 +38,7 @@ type Party struct {
 	Key  ssh.PublicKey
 }
 
-// Role is what units of some releases may be in a group.
+// Role lists the releases whose units may act in a role of a group.
 type Role struct {
 	Name    string
 	Members []Member // in the order of party, task, release
@@ -62,7 +62,7 @@ func (g *Group) MayCall(caller, callee string) bool {
 	return r != nil && slices.Contains(r.Calls, callee)
 }
 
-// Silence is how long units of the group go on without a proved head of the
+// Silence returns how long a unit of the group may continue without a proved head of the
 // history.
 func (d *Document) Silence(g *Group) time.Duration {
 	if d.MaxSilence > 0 {
@@ -120,8 +120,8 @@ func readParty(t policytoml.Table) Party {
 	return p
 }
 
-// checkTerm keeps the end within the term: parties that say nothing more let
-// the group end.
+// checkTerm refuses an end after the term, so that a group ends unless its parties approve
+// it again.
 func (g *Group) checkTerm(t policytoml.NamedTable, created time.Time) {
 	term := DefaultTerm
 	if t.Has("term") {
@@ -154,7 +154,7 @@ func readRole(t policytoml.NamedTable) *Role {
 	return r
 }
 
-// checkGroups judges what no single table of a group can tell.
+// checkGroups adds the faults of groups that no single table shows.
 func (d *Document) checkGroups(faults *policytoml.Faults) {
 	checkConfusable(faults, "group", d.GroupNames())
 	for _, name := range d.GroupNames() {
@@ -171,8 +171,8 @@ func (d *Document) checkGroups(faults *policytoml.Faults) {
 	}
 }
 
-// checkParties refuses one name or one key twice, names that look alike, and
-// another order than that of the names: it would be another file for one group.
+// checkParties refuses a name or a key that occurs twice, confusable names, and every
+// order but that of the names: another order would be another file for the same group.
 func (g *Group) checkParties(faults *policytoml.Faults, path string) {
 	var names []string
 	keys := map[string]string{}
@@ -196,7 +196,7 @@ func (g *Group) checkParties(faults *policytoml.Faults, path string) {
 	checkConfusable(faults, path, slices.Compact(names))
 }
 
-// checkRole refuses members and calls that are nobody's, twice, or out of order.
+// checkRole refuses members and calls that are unknown, repeated, or out of order.
 func (d *Document) checkRole(faults *policytoml.Faults, path string, g *Group, r *Role) {
 	for i, m := range r.Members {
 		task := d.Tasks[m.Task]
@@ -223,27 +223,27 @@ func (m Member) Compare(other Member) int {
 	return cmp.Or(strings.Compare(m.Party, other.Party), strings.Compare(m.Task, other.Task), strings.Compare(m.Release, other.Release))
 }
 
-// checkConfusable refuses two names that people could take for one another.
+// checkConfusable refuses two names that people could confuse.
 func checkConfusable(faults *policytoml.Faults, path string, names []string) {
 	seen := map[string]string{}
 	for _, name := range names {
 		look := lookOf(name)
 		if other, taken := seen[look]; taken {
-			faults.Add(path, "names alike", other+" and "+name, "names that nobody confuses")
+			faults.Add(path, "names alike", other+" and "+name, "names that people do not confuse")
 		}
 		seen[look] = name
 	}
 }
 
-// Confusable reports whether people could take two of the names for one another.
+// Confusable reports whether people could confuse two of the names.
 func Confusable(names []string) bool {
 	var faults policytoml.Faults
 	checkConfusable(&faults, "", names)
 	return len(faults) > 0
 }
 
-// lookalikes maps what looks alike in common fonts to one of it.
+// lookalikes maps characters that look alike in common fonts to one of them.
 var lookalikes = strings.NewReplacer("0", "o", "1", "l", "i", "l", "5", "s", "rn", "m", "vv", "w", "cl", "d", "-", "")
 
-// lookOf is how a name looks at a glance.
+// lookOf returns the name after lookalikes are mapped.
 func lookOf(name string) string { return lookalikes.Replace(name) }

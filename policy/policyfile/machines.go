@@ -9,11 +9,11 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// Machines are the machines that may hold the authority's root (key "machines" of
+// Machines are the machines that may have the authority's root (key "machines" of
 // [authority]). The zero Machines are none.
 type Machines struct {
-	// Any accepts every machine of the platforms: an attacker who can forge the evidence
-	// of one chip of them has the root.
+	// Any accepts every machine of the platforms: an attacker who can forge the evidence of
+	// one chip gets the root.
 	Any   bool
 	Chips []string // as `cohort evidence inspect` prints them
 }
@@ -21,8 +21,8 @@ type Machines struct {
 // chipPrefix begins a machine in a policy file.
 const chipPrefix = "chip:"
 
-// readMachines reads "any" or a list of machines. Each must be one that a platform
-// of the authority's reference values can name.
+// readMachines reads "any" or a list of machines. Each must have the form of a chip of a
+// platform of the authority's reference values.
 func readMachines(t policytoml.Table, references []attest.ReferenceValue) Machines {
 	const key = "machines"
 	if _, word := t.Values[key].(string); word {
@@ -47,7 +47,7 @@ func machineOK(s string, references []attest.ReferenceValue) bool {
 	})
 }
 
-// admit refuses, with "wrong-chip", a result of a machine that is not named.
+// admit refuses, with "wrong-chip", the result of a machine that is not in the list.
 func (m Machines) admit(result attest.Result) error {
 	if m.Any {
 		return nil
@@ -62,7 +62,7 @@ func (m Machines) admit(result attest.Result) error {
 	return wire.Refuse(wire.WrongChip, "admission: machine of the authority", result.ChipID(), "one of authority.machines: "+m.String())
 }
 
-// String is "any", or the chips.
+// String returns "any", or the chips.
 func (m Machines) String() string {
 	if m.Any {
 		return anyWord

@@ -30,7 +30,8 @@ type Owner struct {
 	Age  string // age recipient of the owner's backup shares; empty where the SSH key itself is one
 }
 
-// Signer returns the name of the owner whose signature over a message this is.
+// Signer verifies a signature over a message and returns the name of the owner who made
+// it.
 func (o Owners) Signer(armored string, ns sshsig.Namespace, message []byte) (string, error) {
 	key, err := sshsig.Verify(armored, ns, message)
 	if err != nil {
@@ -44,7 +45,7 @@ func (o Owners) Signer(armored string, ns sshsig.Namespace, message []byte) (str
 	return "", wire.Refuse(wire.NotOwner, "signature: key", key.Type(), "a key of "+strings.Join(o.Missing(nil), ", "))
 }
 
-// CheckQuorum refuses too few distinct owners and names those who are missing.
+// CheckQuorum refuses fewer distinct owners than the quorum and names the missing ones.
 func (o Owners) CheckQuorum(signed []string) error {
 	if o.Quorum > 0 && len(signed) >= o.Quorum {
 		return nil
@@ -54,7 +55,7 @@ func (o Owners) CheckQuorum(signed []string) error {
 	return wire.Refuse(wire.NoQuorum, "policy: owners who signed", got, want)
 }
 
-// Missing returns the owners who are not among signed, in the order of the file.
+// Missing returns the owners who are not in signed, in the order of the file.
 func (o Owners) Missing(signed []string) []string {
 	var names []string
 	for _, owner := range o.Keys {
@@ -65,7 +66,7 @@ func (o Owners) Missing(signed []string) []string {
 	return names
 }
 
-// Digest names the owners, their keys and their quorum: whom a backup is for.
+// Digest identifies the owners, their keys and their quorum, for backups.
 func (o Owners) Digest() attest.Digest {
 	fields := [][]byte{{byte(o.Quorum >> 8), byte(o.Quorum)}}
 	for _, owner := range o.Keys {
@@ -108,8 +109,8 @@ func readSSHKey(t policytoml.Table) (key ssh.PublicKey) {
 	return key
 }
 
-// ageOK reports whether something can be sealed to a recipient: to a point of
-// small order, whose sealed boxes anyone opens, age seals nothing.
+// ageOK reports whether age can encrypt to a recipient. It refuses points of small order,
+// because anyone can decrypt what is encrypted to them.
 func ageOK(s string) bool {
 	r, err := age.ParseX25519Recipient(s)
 	if err != nil {

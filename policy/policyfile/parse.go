@@ -14,15 +14,15 @@ import (
 // Schema is the first key of every policy file.
 const Schema = "cohort/policy/v1"
 
-// DefaultLifetime is the life of leaf certificates where a task states none.
+// DefaultLifetime is the lifetime of leaf certificates if a task states none.
 const DefaultLifetime = time.Hour
 
-// longestWait bounds approve_within and delay: a policy that waits longer than
-// a year for its owners has lost them.
+// longestWait bounds approve_within and delay: owners who do not sign within
+// a year are lost.
 const longestWait = 365 * 24 * time.Hour
 
-// Parse reads a policy file. Its error is [Faults], with every broken rule of
-// the file. Parsing checks no signature.
+// Parse parses a policy file. Its error is [policytoml.Faults], with every broken rule of
+// the file. It verifies no signature.
 func Parse(raw []byte) (*Document, error) {
 	values, err := policytoml.Decode(raw)
 	if err != nil {
@@ -61,8 +61,8 @@ func (d *Document) readAll(t policytoml.Table) {
 	t.RejectUnknown()
 }
 
-// readPlace reads where in its history the policy stands: the first has
-// sequence 1 and no previous, every other has both.
+// readPlace reads the place of the policy in its history: the first has sequence 1 and no
+// previous digest, every other has both.
 func (d *Document) readPlace(t policytoml.Table) {
 	d.Sequence = uint64(t.ReadNumber("sequence", 1, wire.MaxHistory))
 	t.ReadText("previous", policytoml.WantDigest+`, or "" in the genesis`, func(s string) bool {
@@ -135,7 +135,7 @@ func readRelease(t policytoml.NamedTable, measured measuredNames) *Release {
 	return r
 }
 
-// readDevices reads how many devices of each platform are demanded.
+// readDevices reads how many devices of each platform a release requires.
 func readDevices(t policytoml.Table) map[attest.Platform]int {
 	inner, ok := t.ReadTable("devices")
 	if !ok {

@@ -14,7 +14,7 @@ func platformOK(name string) bool {
 	return ok
 }
 
-// readRules reads the tables of platforms: who may vouch, and what is accepted.
+// readRules reads the tables of platforms.
 func readRules(root policytoml.Table) map[attest.Platform]attest.Rules {
 	platforms := map[attest.Platform]attest.Rules{}
 	for _, t := range root.ReadNamedTables("platform", known.names(func(attest.PolicyRules) bool { return true }), platformOK) {
@@ -42,8 +42,8 @@ func readRules(root policytoml.Table) map[attest.Platform]attest.Rules {
 	return platforms
 }
 
-// nameLaunches puts into the rules of each platform whose evidence is of all programs that
-// ran on a machine which those may be: all that reference values name.
+// nameLaunches adds all reference values to the rules of platforms whose evidence covers
+// every program that ran on the machine.
 func nameLaunches(platforms map[attest.Platform]attest.Rules, references []attest.ReferenceValue) {
 	for name, rules := range platforms {
 		p, _ := known.lookup(name)
@@ -61,7 +61,7 @@ func nameLaunches(platforms map[attest.Platform]attest.Rules, references []attes
 }
 
 // readKeys reads the keys of a platform, or of a table inside it, into rules. A key that
-// is left out, or has a fault, has the zero value of its kind.
+// is absent or has a fault has the zero value of its kind.
 func readKeys(t policytoml.Table, keys []attest.Key, rules *attest.Rules) {
 	for _, k := range keys {
 		if k.Required {
@@ -88,7 +88,7 @@ func readKeys(t policytoml.Table, keys []attest.Key, rules *attest.Rules) {
 	}
 }
 
-// readKey reads a key that is no table.
+// readKey reads a key that is not a table.
 func readKey(t policytoml.Table, k attest.Key) any {
 	switch k.Kind {
 	case attest.KeyFlag:

@@ -14,8 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// isTEE tells platforms that a program runs in from devices, which no reference
-// value is of.
+// isTEE reports whether programs run in a platform: devices have no registers.
 func isTEE(p attest.PolicyRules) bool { return len(p.Registers) > 0 }
 
 // measuredNames are the digests of [measured.X], by X.
@@ -35,8 +34,8 @@ func readMeasured(root policytoml.Table) measuredNames {
 	return names
 }
 
-// references reads the key "reference": at least one reference value. Those
-// with a fault are left out.
+// references reads the key "reference": at least one reference value. It leaves out values
+// with a fault.
 func (m measuredNames) references(t policytoml.Table) []attest.ReferenceValue {
 	var out []attest.ReferenceValue
 	inner := t.ReadTables("reference")
@@ -51,8 +50,8 @@ func (m measuredNames) references(t policytoml.Table) []attest.ReferenceValue {
 	return out
 }
 
-// reference reads one reference value: the platform, each of its registers, and
-// any, the registers that are left open.
+// reference reads one reference value: the platform, each of its registers, and any, the
+// list of registers that match every value.
 func (m measuredNames) reference(t policytoml.Table) (attest.ReferenceValue, bool) {
 	before := len(*t.Faults)
 	t.Require("platform")
@@ -105,13 +104,13 @@ func (m measuredNames) arguments(t policytoml.Table, key string) []byte {
 
 func noNUL(s string) bool { return !strings.ContainsRune(s, 0) }
 
-// needed reads a digest that may not be left out.
+// needed reads a digest that is required.
 func (m measuredNames) needed(t policytoml.Table, key string) []byte {
 	t.Require(key)
 	return m.digest(t, key)
 }
 
-// Digest reads a digest or "@" and the name of one; an absent key is empty.
+// digest reads a digest, or "@" and the name of one; it is nil if the key is absent.
 func (m measuredNames) digest(t policytoml.Table, key string) []byte {
 	var d attest.Digest
 	want := policytoml.WantDigest + ", or @ and one of: " + strings.Join(slices.Sorted(maps.Keys(m)), ", ")
@@ -129,8 +128,8 @@ func (m measuredNames) digest(t policytoml.Table, key string) []byte {
 	return d[:]
 }
 
-// register reads one register in its form. A soft agent and arguments may be left out and
-// are then none; every other register is given or stands in any.
+// register reads one register in its form. A soft agent and arguments may be absent; every
+// other register is required unless any lists it.
 func (m measuredNames) register(t policytoml.Table, key string, r attest.RegisterForm) []byte {
 	switch r.Form {
 	case attest.FormDigest:
@@ -160,13 +159,13 @@ func (m measuredNames) register(t policytoml.Table, key string, r attest.Registe
 	panic("policy: register " + r.Name + " of no known form") // a fault of the platform's package
 }
 
-// bytesOf reads a byte string that may not be left out.
+// bytesOf reads a byte string that is required.
 func bytesOf(t policytoml.Table, key, want string, read func(string) []byte) []byte {
 	t.Require(key)
 	return read(t.ReadText(key, want, func(s string) bool { return read(s) != nil }))
 }
 
-// references lists every reference value of the document, in a stable order.
+// references returns every reference value of the document, in a stable order.
 func (d *Document) references() []attest.PlacedReference {
 	var out []attest.PlacedReference
 	add := func(path string, refs []attest.ReferenceValue) {

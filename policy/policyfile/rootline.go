@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// RootLine is a genesis file around the value of its authority root. What
-// [SplitRoot] finds is not yet known to be what TOML reads; [Parse] compares.
+// RootLine is a genesis file, split at the value of its authority root. [SplitRoot] does
+// not read TOML: [Parse] compares the two.
 type RootLine struct {
 	before, after []byte
 	root          wire.Digest // zero while the value is empty
@@ -22,8 +22,8 @@ const (
 	rootPrefix    = `root = "`
 )
 
-// SplitRoot finds the value of the root: in the one line that begins `root = "`
-// between the line `[authority]` and the next line that begins with `[`.
+// SplitRoot finds the value of the root: in the one line that begins `root = "` between
+// the line `[authority]` and the next line that begins with `[`.
 func SplitRoot(raw []byte) (RootLine, error) {
 	var r RootLine
 	var sections, roots int
@@ -76,7 +76,7 @@ func rootFault(got, want string) error {
 	return policytoml.Faults{{Path: "authority.root", Rule: "line of the root", Got: got, Want: want}}
 }
 
-// Root is the root that the file names, the zero digest while it names none.
+// Root returns the root that the file names, or the zero digest.
 func (r RootLine) Root() wire.Digest { return r.root }
 
 // Raw returns the file as it was read.
@@ -98,8 +98,8 @@ func (r RootLine) withoutRoot() []byte { return bytes.Join([][]byte{r.before, r.
 // DraftDigest returns H("cohort draft v1", the file without the root's value).
 func (r RootLine) DraftDigest() wire.Digest { return wire.Hash(wire.LabelDraft, r.withoutRoot()) }
 
-// checkRootLine demands of a genesis the one line that its draft is found by, and
-// that TOML reads its root from that line and from nowhere else.
+// checkRootLine demands that the root of a genesis is in the one line that [SplitRoot]
+// finds, and that TOML reads it from that line.
 func (d *Document) checkRootLine(faults *policytoml.Faults) {
 	if d.Sequence != 1 || d.Authority.Root.IsZero() {
 		return // not a genesis, or already a fault

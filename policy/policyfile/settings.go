@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// readBits reads a table of demands: the name of a bit, and true, false or "any". What
-// other tables read of it is left to them.
+// readBits reads a table of bits: the name of a bit, and true, false or "any". It leaves
+// other keys of the table unread.
 func readBits(t policytoml.Table, field attest.BitField) attest.Bits {
 	var demands attest.Bits
 	for _, name := range field.Names() {
@@ -29,7 +29,7 @@ func readBits(t policytoml.Table, field attest.BitField) attest.Bits {
 	return demands
 }
 
-// demandOf is what a value says of a bit, zero where it says nothing known.
+// demandOf returns the demand of a value, or zero for an invalid one.
 func demandOf(v any) attest.Demand {
 	switch v {
 	case true:
@@ -42,7 +42,7 @@ func demandOf(v any) attest.Demand {
 	return 0
 }
 
-// readBitNumbers reads a list of the numbers of bits, each once.
+// readBitNumbers reads a list of bit numbers, each once.
 func readBitNumbers(t policytoml.Table, key string) uint64 {
 	var vector uint64
 	for i, v := range policytoml.ReadValue(t, key, "a list", policytoml.AnyValue[[]any]) {
@@ -59,8 +59,8 @@ func readBitNumbers(t policytoml.Table, key string) uint64 {
 	return vector
 }
 
-// narrows reports whether another demand on a bit accepts less: the same, or one
-// value where both were. Nothing is what the field's own table says.
+// narrows reports whether another demand on a bit accepts less: the same, or one value
+// instead of both. An absent value is the default of the field.
 func narrows(field attest.BitField, name, was, is string) bool {
 	demand := func(text string) attest.Demand {
 		switch text {
@@ -77,8 +77,8 @@ func narrows(field attest.BitField, name, was, is string) bool {
 	return before == attest.DemandAny || before == after
 }
 
-// versionNumber is a version of two numbers as a policy file writes it, in quotes; an
-// absent one is zero.
+// versionNumber parses a version of two numbers of a policy file, in quotes; an absent one
+// is zero.
 func versionNumber(text string) int {
 	major, minor, _ := strings.Cut(strings.Trim(text, `"`), ".")
 	high, _ := strconv.Atoi(major)

@@ -8,8 +8,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// Warnings lists the cut-offs and floors of a document that are void, and why, in
-// the order of the platforms, and then the tasks of which no unit can start.
+// Warnings returns the cut-offs and floors of a document that have no effect, with the
+// reason, in the order of the platforms; then the tasks of which no unit can start.
 func (d *Document) Warnings() []policytoml.Warning {
 	var all []policytoml.Warning
 	for _, p := range slices.Sorted(maps.Keys(d.Platforms)) {
@@ -19,7 +19,7 @@ func (d *Document) Warnings() []policytoml.Warning {
 			warn("debug", "the host can read and change such a TEE: no measurement, cut-off or floor restrains it")
 		}
 		if rules.CRL == attest.CRLIfPresent {
-			warn("crl", "what the vendor revokes is refused only while its list is at hand")
+			warn("crl", "a chip or key that the vendor revoked is refused only while the revocation list is available")
 		}
 		if own, _ := known.lookup(p); own.Warn != nil {
 			own.Warn(rules, d.references(), warn)

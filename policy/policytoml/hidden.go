@@ -52,6 +52,6 @@ func visible(text string) error {
 	column := len([]rune(before[strings.LastIndexByte(before, '\n')+1:])) + 1
 	return Faults{{
 		Path: fmt.Sprintf("line %d, column %d", line, column), Rule: "character", Got: fmt.Sprintf("%U", []rune(text[at:])[0]),
-		Want: "visible characters: no controls, marks of direction or format, or private use",
+		Want: "characters that are seen: no controls, marks of direction or format, or private use",
 	}}
 }

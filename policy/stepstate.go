@@ -7,15 +7,16 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// stepState is what a step of a history came to, beside the policy in force, which is read
-// again when it is asked for: parsed, all of them take many times their size.
+// stepState is the state after a step of a history, without the policy in force, which is
+// parsed again on demand: all parsed policies together take many times the memory of their
+// files.
 type stepState struct {
 	groups  map[string]*GroupState
 	records groupRecords
 }
 
-// AtHead is what was in force after the step of a head of this history, and false for
-// any other head.
+// AtHead returns the state after the step of a head of this history, and false for any
+// other head.
 func (a Approved) AtHead(head attest.Digest) (Approved, bool) {
 	i, known := a.Index(head)
 	if !known || i < 0 {
@@ -24,8 +25,8 @@ func (a Approved) AtHead(head attest.Digest) (Approved, bool) {
 	return a.after(i, a.documentAt(i)), true
 }
 
-// Since is what was in force after each step that follows a head, oldest first, and
-// false for a head that this history does not have.
+// Since returns the states after each step that follows a head, oldest first, and false
+// for a head that this history does not have.
 func (a Approved) Since(head attest.Digest) (later []Approved, known bool) {
 	index, known := a.Index(head)
 	if !known || index < 0 {
@@ -41,7 +42,7 @@ func (a Approved) Since(head attest.Digest) (later []Approved, known bool) {
 	return later, true
 }
 
-// after is a as it was after the step of an index, under the document of then.
+// after returns a as it was after the step of an index, under the document of then.
 func (a Approved) after(index int, doc *policyfile.Document) Approved {
 	if doc != a.doc {
 		a.live = programsOf(doc, a.genesis)
@@ -52,7 +53,7 @@ func (a Approved) after(index int, doc *policyfile.Document) Approved {
 	return a
 }
 
-// documentAt is the policy in force after the step of an index.
+// documentAt returns the policy in force after the step of an index.
 func (a Approved) documentAt(index int) *policyfile.Document {
 	isPolicy := func(s Step) bool { return !IsStatement(s.Policy) }
 	if !slices.ContainsFunc(a.steps[index+1:], isPolicy) {

@@ -12,27 +12,27 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// GroupState is a group as the history stands: its roster and what its parties said.
-// Only [Approved.GroupByName] gives one. It is immutable.
+// GroupState is the state of a group in a history: its roster and the statements of its
+// parties. Only [Approved.GroupByName] and [Approved.GroupByID] return one. It is
+// immutable.
 type GroupState struct {
-	Group  *policyfile.Group // of the policy under which the roster came to be in force
+	Group  *policyfile.Group // of the policy that introduced the roster
 	Roster Roster
-	// Before is the pact whose units go on meanwhile, by the policy's word
+	// Predecessor is the group whose units continue meanwhile, by the policy's key
 	// "continues"; nil is none.
 	Predecessor *GroupState
 
 	id        attest.Digest
 	floors    policyfile.Floors
 	newest    newestStatements // the newest statement of each key
-	former    *approvedRoster  // what was agreed on last under the name, nil where that is this roster, or none
-	succeeded bool             // it was agreed on before former
+	former    *approvedRoster  // the roster approved last under the name, nil if that is this one, or none
+	succeeded bool             // it was approved before former
 }
 
-// GroupState is the group of a name in the policy in force; nil when there is none.
+// GroupByName returns the group of a name in the policy in force, or nil.
 func (a Approved) GroupByName(name string) *GroupState { return a.groups[name] }
 
-// GroupByID is the pact with an identity, one that is continued included; nil when
-// there is none.
+// GroupByID returns the group with an identity, predecessors included, or nil.
 func (a Approved) GroupByID(id attest.Digest) *GroupState {
 	for _, p := range a.groups {
 		for ; p != nil; p = p.Predecessor {
@@ -44,10 +44,10 @@ func (a Approved) GroupByID(id attest.Digest) *GroupState {
 	return nil
 }
 
-// ID is the group's identity.
+// ID returns the group's identity.
 func (p *GroupState) ID() attest.Digest { return p.id }
 
-// ApprovalStatus is what the parties' statements come to under a group root at a time.
+// ApprovalStatus evaluates the parties' statements for a group root at a time.
 func (p *GroupState) ApprovalStatus(root attest.Digest, at time.Time) ApprovalStatus {
 	a := p.Roster.approvalStatus(p.newest, root, 0, at)
 	if p.former != nil {
@@ -60,8 +60,8 @@ func (p *GroupState) ApprovalStatus(root attest.Digest, at time.Time) ApprovalSt
 	return a
 }
 
-// ApprovedUntil is the end of the parties' approval of a group root. It refuses with
-// "quorum" when too few approve at this time, with "withdrawn" a roster that another
+// ApprovedUntil returns the end of the parties' approval of a group root. It refuses with
+// "quorum" if too few parties approve at this time, with "withdrawn" a roster that another
 // succeeded, and with "expired" a group that has ended.
 func (p *GroupState) ApprovedUntil(root attest.Digest, at time.Time) (ends time.Time, err error) {
 	a := p.ApprovalStatus(root, at)
@@ -71,8 +71,8 @@ func (p *GroupState) ApprovedUntil(root attest.Digest, at time.Time) (ends time.
 	return a.Ends, err
 }
 
-// Roots are the group roots under which the parties agree at a time, in order: one,
-// unless the quorum is at most half of the parties.
+// Roots returns the group roots that a quorum of the parties approves at a time, in order:
+// one, unless the quorum is at most half of the parties.
 func (p *GroupState) Roots(at time.Time) []attest.Digest {
 	var roots []attest.Digest
 	for root := range p.Roster.approvedRoots(p.newest, 0) {
@@ -84,10 +84,11 @@ func (p *GroupState) Roots(at time.Time) []attest.Digest {
 	return roots
 }
 
-// ApprovedRoot finds the first of the roots under which a pact's parties agree at a
-// time. Where there is none it is the root of one approval, so that a refusal counts
-// those who approve it, or the zero digest; [GroupState.Agreed] refuses both. It is for who
-// holds no group root, and takes it from the parties.
+// ApprovedRoot returns a function that finds the first root that the parties of a group
+// approve at a time. If there is none, it returns the root of one approval, so that a
+// refusal counts the parties that approve it, or the zero digest;
+// [GroupState.ApprovedUntil] refuses both. It is for callers that have no group root of
+// their own.
 func ApprovedRoot(at time.Time) func(*GroupState) attest.Digest {
 	return func(p *GroupState) (root attest.Digest) {
 		if roots := p.Roots(at); len(roots) > 0 {
@@ -102,10 +103,10 @@ func ApprovedRoot(at time.Time) func(*GroupState) attest.Digest {
 	}
 }
 
-// Consents is the end of one party's own approval of a group root. It refuses with
-// "party" a key that is no party's, with "withdrawn" a party that withdrew, with
-// "quorum" one that has not approved this root, and with "expired" an approval that
-// has ended. A quorum of others is no consent of that party.
+// Consents returns the end of one party's own approval of a group root. It refuses with
+// "party" a key that is not a party's, with "withdrawn" a party that withdrew, with
+// "quorum" one that has not approved this root, and with "expired" an approval that has
+// ended. A quorum of other parties does not replace it.
 func (p *GroupState) Consents(root, party attest.Digest, at time.Time) (ends time.Time, err error) {
 	i := slices.IndexFunc(p.Roster.Parties, func(x RosterParty) bool { return x.Key == party })
 	if i < 0 {
@@ -114,7 +115,7 @@ func (p *GroupState) Consents(root, party attest.Digest, at time.Time) (ends tim
 	rule, s := "group "+p.Roster.Group+": approval of party "+p.Roster.Parties[i].Name, p.newest.latest(party)
 	switch {
 	case s.Number == 0:
-		return time.Time{}, wire.Refuse(wire.NoQuorum, rule, "no statement", "of group root "+root.String())
+		return time.Time{}, wire.Refuse(wire.NoQuorum, rule, "no statement of the party", "of group root "+root.String())
 	case s.withdrawn():
 		return time.Time{}, wire.Refuse(wire.Withdrawn, rule, fmt.Sprint("withdrawn by statement ", s.Number), "an approval with a higher number")
 	case s.GroupRoot != root:
@@ -125,9 +126,8 @@ func (p *GroupState) Consents(root, party attest.Digest, at time.Time) (ends tim
 	return s.NotAfter, nil
 }
 
-// InForce is p while its parties agree on it, and else the pact it continues
-// while they agree on that, each under the root that it has. It refuses as Agreed
-// does for p.
+// InForce returns p if its parties approve it, and otherwise its predecessor if its
+// parties approve that, each under its own root. It refuses as ApprovedUntil does for p.
 func (p *GroupState) InForce(root func(*GroupState) attest.Digest, at time.Time) (*GroupState, error) {
 	_, err := p.ApprovedUntil(root(p), at)
 	if err == nil {
@@ -154,8 +154,8 @@ func (p *GroupState) Keeps(other *GroupState) bool {
 	return true
 }
 
-// SignedStatement are the newest statements of the parties, in the order of the parties; two of
-// a party that signed two texts with one number.
+// SignedStatements returns the newest statements of the parties, in the order of the
+// parties, and both of a party that signed two texts with one number.
 func (p *GroupState) SignedStatements() []SignedStatement {
 	var all []SignedStatement
 	for _, party := range p.Roster.Parties {
@@ -180,10 +180,9 @@ func (p *GroupState) Knows(statement []byte) bool {
 	return false
 }
 
-// Statement is the approval of a group root, until the group's end, that a key can
-// make next. Its caller may change what it says before it is signed. It refuses with
-// "not-owner" a key that is no party's, neither of the roster nor of the one that was
-// agreed on before it.
+// Statement returns the approval of a group root, until the group's end, that a key can
+// make next. The caller may change it before it is signed. It refuses with "not-owner" a
+// key that is not a party's, neither in the roster nor in the one approved before it.
 func (p *GroupState) Statement(key, root attest.Digest) (Statement, error) {
 	s := Statement{
 		TrustDomain: p.Roster.TrustDomain, Genesis: p.Roster.Genesis, Group: p.id, GroupRoot: root, Key: key,
@@ -196,15 +195,15 @@ func (p *GroupState) Statement(key, root attest.Digest) (Statement, error) {
 	return s, wire.Refuse(wire.NotOwner, "group "+p.Roster.Group+": key", key, "that of a party")
 }
 
-// EndsApproval reports whether a statement of the pact would end an approval. The history
-// keeps the room of such a step, so no limit holds it up.
+// EndsApproval reports whether a statement would end an approval. The history reserves the
+// room of such a step, so no limit delays it.
 func (p *GroupState) EndsApproval(s Statement) bool {
 	last := p.newest.latest(s.Key)
 	return last.approves(last.GroupRoot) && (s.Withdraws && s.Number > last.Number || s.Number == last.Number)
 }
 
-// partyOfKey is the party that may speak of the pact with a key: one of its own, or else
-// one of the roster that was agreed on last.
+// partyOfKey returns the party that may make statements with a key: one of the roster, or
+// else one of the roster approved last.
 func (p *GroupState) partyOfKey(key attest.Digest) (RosterParty, bool) {
 	has := func(x RosterParty) bool { return x.Key == key }
 	if i := slices.IndexFunc(p.Roster.Parties, has); i >= 0 {
@@ -218,7 +217,8 @@ func (p *GroupState) partyOfKey(key attest.Digest) (RosterParty, bool) {
 	return RosterParty{}, false
 }
 
-// newGroupState is the group under a document, with the floors it came to be with.
+// newGroupState returns the state of a group under a document, with the floors of the
+// document that introduced it.
 func newGroupState(g *policyfile.Group, doc *policyfile.Document, genesis attest.Digest, floors policyfile.Floors) *GroupState {
 	r := Roster{
 		TrustDomain: doc.TrustDomain, Root: doc.Authority.Root, Genesis: genesis, Group: g.Name,
@@ -238,11 +238,11 @@ func newGroupState(g *policyfile.Group, doc *policyfile.Document, genesis attest
 	return &GroupState{Group: g, Roster: r, id: r.ID(), floors: floors}
 }
 
-// nextGroups makes the pacts of the policy that follows a. A group keeps its
-// identity, and with it what its parties said, as long as nothing in its roster
-// changes and no floor falls below those it came to be with.
+// nextGroups returns the groups of the policy that follows a. A group keeps its identity,
+// and the statements of its parties, as long as its roster is unchanged and no floor is
+// below those with which it was introduced.
 func (a Approved) nextGroups(doc *policyfile.Document) (map[string]*GroupState, error) {
-	pacts := make(map[string]*GroupState, len(doc.Groups))
+	groups := make(map[string]*GroupState, len(doc.Groups))
 	for _, name := range doc.GroupNames() {
 		g, old := doc.Groups[name], a.groups[name]
 		floors := doc.FloorsOf(g)
@@ -256,27 +256,27 @@ func (a Approved) nextGroups(doc *policyfile.Document) (map[string]*GroupState, 
 		if next.Predecessor, err = next.predecessor(old, doc); err != nil {
 			return nil, err
 		}
-		pacts[name] = next
+		groups[name] = next
 	}
-	return pacts, nil
+	return groups, nil
 }
 
-// GroupsAfter are the identities whose units go on as units of a group once next is
-// in force: the group's own then, and the one it continues; none when there is no
-// such group. Whether the parties agree on it is another question.
+// GroupsAfter returns the identities whose units continue as units of a group once next is
+// in force: that of the group, and that of its predecessor; none if there is no such
+// group. It does not check approvals.
 func (a Approved) GroupsAfter(next *policyfile.Document, name string) (ids []attest.Digest) {
-	pacts, err := a.nextGroups(next)
+	groups, err := a.nextGroups(next)
 	if err != nil {
-		return nil // no policy that can follow
+		return nil // not a policy that can follow
 	}
-	for p := pacts[name]; p != nil; p = p.Predecessor {
+	for p := groups[name]; p != nil; p = p.Predecessor {
 		ids = append(ids, p.id)
 	}
 	return ids
 }
 
-// predecessor is the pact that one names with "continues": the one in force before
-// it, or the one that was continued already.
+// predecessor returns the group that p names with "continues": the one in force before it,
+// or the predecessor of that.
 func (p *GroupState) predecessor(old *GroupState, doc *policyfile.Document) (*GroupState, error) {
 	want := p.Group.Continues
 	if want.IsZero() {
@@ -294,7 +294,7 @@ func (p *GroupState) predecessor(old *GroupState, doc *policyfile.Document) (*Gr
 		}
 		before := *old
 		before.Predecessor = nil
-		return &before, nil // what its parties said is added by settle
+		return &before, nil // assign adds the statements of its parties
 	}
 	return nil, wire.Refuse(wire.BadPolicy, "group "+p.Group.Name+": continues", want, "the identity that this group had until now")
 }

@@ -9,9 +9,9 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// groupRecords is what a history holds of groups beside the policy in force. It stays
-// when a group leaves the policy, so that no statement counts twice, and so that a
-// name belongs for ever to the rosters agreed on under it. It is immutable.
+// groupRecords are the records of groups in a history, apart from the policy in force.
+// They remain when a group leaves the policy, so that no statement counts twice and a name
+// always belongs to the rosters that were approved under it. They are immutable.
 type groupRecords struct {
 	statements map[attest.Digest]newestStatements // by group identity
 	last       map[string]*approvedRoster         // by group name
@@ -21,23 +21,23 @@ type groupRecords struct {
 	live       int                                // keys, by group identity, whose newest statement approves
 }
 
-// approvedRoster is the roster that was agreed on last under a group's name. Time is not
-// asked, because a history has none: whoever approves a roster hands the name over,
-// unless they withdraw before enough others approve.
+// approvedRoster is the roster that was approved last under a group's name. It does not
+// depend on time, because a history has none: parties that approve a roster transfer the
+// name to it, unless they withdraw before enough others approve.
 type approvedRoster struct {
 	Roster
 	id    attest.Digest
 	since int // the step at which it was
 }
 
-// record is a with what a party said.
+// addStatement returns a with a party's statement.
 func (a Approved) addStatement(step Step) (Approved, error) {
 	s, err := ParseStatement(step.Policy)
 	if err != nil {
 		return Approved{}, err
 	}
 	if len(step.Signatures) != 1 {
-		return Approved{}, wire.Refuse(wire.NoQuorum, "statement: signatures", len(step.Signatures), "one, the party's")
+		return Approved{}, wire.Refuse(wire.NoQuorum, "statement: signatures", len(step.Signatures), "1, of the party")
 	}
 	switch {
 	case s.TrustDomain != a.doc.TrustDomain:
@@ -69,7 +69,7 @@ func (a Approved) addStatement(step Step) (Approved, error) {
 	return a.extended(a.doc, step, withEntry(a.groups, p.Group.Name, heard)), nil
 }
 
-// copied is a copy of the pact and of the one it continues.
+// copied returns a copy of the group and of its predecessor.
 func (p *GroupState) copied() *GroupState {
 	next := *p
 	if p.Predecessor != nil {
@@ -79,9 +79,9 @@ func (p *GroupState) copied() *GroupState {
 	return &next
 }
 
-// checkStatementRoom refuses, with "too-large", a statement for which the history has no room. Each
-// approval keeps the room of the withdrawal that may follow it. Of what is left a key
-// may have used as much as each of the keys that may speak now could still use.
+// checkStatementRoom refuses, with "too-large", a statement for which the history has no
+// room. Each approval reserves room for the withdrawal that may follow it. Of the rest
+// each key may use an equal share.
 func (a Approved) checkStatementRoom(p *GroupState, h verifiedStatement) error {
 	l, last := a.records, p.newest.latest(h.Key)
 	if p.EndsApproval(h.Statement) {
@@ -103,13 +103,13 @@ func (a Approved) checkStatementRoom(p *GroupState, h verifiedStatement) error {
 	return nil
 }
 
-// Filling warns of a history that holds more than four fifths of the steps, or of the
-// statements, that one can hold.
+// Filling warns if the history has more than four fifths of the steps, or of the
+// statements, that fit into one.
 func (a Approved) Filling() []policytoml.Warning {
 	var all []policytoml.Warning
 	warn := func(what string, got, most int) {
 		if 5*got > 4*most {
-			all = append(all, policytoml.Warning{Path: "history", Text: fmt.Sprintf("%d of %d %s, with a withdrawal for each approval that stands", got, most, what)})
+			all = append(all, policytoml.Warning{Path: "history", Text: fmt.Sprintf("%d of %d %s, with a withdrawal for each approval in force", got, most, what)})
 		}
 	}
 	warn("statements", a.records.made+a.records.live, wire.MaxStatements)
@@ -117,7 +117,8 @@ func (a Approved) Filling() []policytoml.Warning {
 	return all
 }
 
-// checkStepRoom refuses, with "too-large", steps that would take the room of withdrawals.
+// checkStepRoom refuses, with "too-large", steps that would use the room reserved for
+// withdrawals.
 func (a Approved) checkStepRoom(steps int) error {
 	if got := len(a.steps) + a.records.live + steps; got > wire.MaxHistory {
 		return wire.Refuse(wire.TooLarge, "history: steps, and withdrawals that may follow", got, fmt.Sprint("at most ", wire.MaxHistory))
@@ -125,7 +126,8 @@ func (a Approved) checkStepRoom(steps int) error {
 	return nil
 }
 
-// countKeys is how many keys may speak of the groups of the policy in force.
+// countKeys returns how many keys may make statements about the groups of the policy in
+// force.
 func (a Approved) countKeys() int {
 	keys := map[attest.Digest]bool{}
 	for _, p := range a.groups {
@@ -143,7 +145,7 @@ func (a Approved) countKeys() int {
 	return len(keys)
 }
 
-// withStatement is the lineage with one more statement of a pact, which may follow.
+// withStatement returns the records with one more statement, which was checked.
 func (l groupRecords) withStatement(p *GroupState, h verifiedStatement) groupRecords {
 	if !p.EndsApproval(h.Statement) {
 		l.spent = withEntry(l.spent, h.Key, l.spent[h.Key]+1)
@@ -162,7 +164,7 @@ func (l groupRecords) withStatement(p *GroupState, h verifiedStatement) groupRec
 	return l
 }
 
-// withEntry is a copy of a map with a value at a key.
+// withEntry returns a copy of a map with a value at a key.
 func withEntry[M ~map[K]V, K comparable, V any](m M, k K, v V) M {
 	next := make(M, len(m)+1)
 	maps.Copy(next, m)
@@ -170,10 +172,10 @@ func withEntry[M ~map[K]V, K comparable, V any](m M, k K, v V) M {
 	return next
 }
 
-// assign gives the pacts of one group's name, or of several, what was said of them,
-// and notes those that are agreed on since a step. Nobody else has the pacts yet.
-func (l groupRecords) assign(step int, pacts ...*GroupState) groupRecords {
-	for _, p := range pacts {
+// assign adds the statements of the records to groups, and records those that become
+// approved at a step. No other goroutine has the groups yet.
+func (l groupRecords) assign(step int, groups ...*GroupState) groupRecords {
+	for _, p := range groups {
 		for _, x := range []*GroupState{p.Predecessor, p} { // the older first
 			if x == nil {
 				continue
@@ -197,7 +199,7 @@ func (l groupRecords) assign(step int, pacts ...*GroupState) groupRecords {
 	return l
 }
 
-// assignTo gives a pact what was said of it, and what it demands.
+// assignTo sets the statements of a group, and the roster that was approved before it.
 func (l groupRecords) assignTo(p *GroupState) {
 	p.newest, p.former, p.succeeded = l.statements[p.id], l.last[p.Roster.Group], l.past[p.id]
 	if p.former != nil && p.former.id == p.id {
@@ -205,8 +207,8 @@ func (l groupRecords) assignTo(p *GroupState) {
 	}
 }
 
-// becomesApproved reports whether the parties agree on the pact, and those of the roster
-// agreed on last, under one root and whatever the time, so that it is the last now.
+// becomesApproved reports whether the parties of the group, and those of the roster that
+// was approved last, approve it under one root, whatever the time.
 func (p *GroupState) becomesApproved() bool {
 	agreed := p.Roster.approvedRoots(p.newest, 0)
 	if p.former != nil {
