@@ -61,7 +61,7 @@ func admitAuthority(references []attest.ReferenceValue, machines Machines, resul
 // CheckAppraised refuses the zero result.
 func CheckAppraised(result attest.Result) error {
 	if !result.Appraised() {
-		return wire.Refuse(wire.NotMeasured, "admission: attestation result", "none", "an appraised one")
+		return wire.Refuse(wire.NotMeasured, "admission: attestation result", "the zero result", "an appraised one")
 	}
 	return nil
 }
