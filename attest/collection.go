@@ -51,8 +51,8 @@ func (e Evidence) collect() ([]byte, error) {
 	return joinMembers(members), nil
 }
 
-// addDevices writes members in the order of their names, none of which needs an escape. It
-// is written by hand for what split says.
+// joinMembers writes members in the order of their names, none of which needs an escape.
+// It is written by hand for the reason that splitMembers states.
 func joinMembers(members map[string]json.RawMessage) []byte {
 	size := 2
 	for name, value := range members {

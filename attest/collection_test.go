@@ -245,7 +245,7 @@ func (a *asked) Attest(_ context.Context, data attest.ReportData) (attest.Eviden
 // challenged is one whose evidence shows a credential.
 type challenged struct{ asked }
 
-func (c *challenged) Keys() attest.TPMKeys {
+func (c *challenged) TPMKeys() attest.TPMKeys {
 	return attest.TPMKeys{Device: []byte("ek")}
 }
 
@@ -278,7 +278,7 @@ func TestWithDevices(t *testing.T) {
 		t.Fatal("a challenged TEE is no longer one")
 	}
 	got, err = c.AttestFor(context.Background(), someData, []byte("credential"))
-	if err != nil || !bytes.Equal(got.Raw, []byte("credential")) || len(got.Devices) != 1 || string(c.Keys().Device) != "ek" {
+	if err != nil || !bytes.Equal(got.Raw, []byte("credential")) || len(got.Devices) != 1 || string(c.TPMKeys().Device) != "ek" {
 		t.Errorf("got %v, %v, want evidence for the credential, with the device", got, err)
 	}
 }

@@ -52,8 +52,8 @@ type credentialComposite struct {
 
 var _ CredentialAttester = credentialComposite{}
 
-// Keys implements [CredentialAttester].
-func (c credentialComposite) Keys() TPMKeys { return c.challenged.Keys() }
+// TPMKeys implements [CredentialAttester].
+func (c credentialComposite) TPMKeys() TPMKeys { return c.challenged.TPMKeys() }
 
 // AttestFor implements [CredentialAttester].
 func (c credentialComposite) AttestFor(ctx context.Context, data ReportData, credential []byte) (Evidence, error) {

@@ -22,7 +22,7 @@ type TPMKeys struct {
 type CredentialAttester interface {
 	Attester
 	// Introduce says who the device is.
-	Keys() TPMKeys
+	TPMKeys() TPMKeys
 	// AttestFor is Attest, with the secret of the credential in the
 	// evidence. It refuses with reason "wrong-chip" a credential that was
 	// not made for this device and key.
@@ -116,7 +116,7 @@ func (v *Verifier) RequestEvidence(ctx context.Context, a Attester, data ReportD
 		e, err = a.Attest(ctx, data)
 		return e, nil, err
 	}
-	c, err := v.Challenge(TPM, challenged.Keys())
+	c, err := v.Challenge(TPM, challenged.TPMKeys())
 	if err != nil {
 		return e, nil, err
 	}

@@ -19,7 +19,7 @@ func (o open) Genuine() closed.Appraiser                    { return closed.Vouc
 func (open) Platform() Platform                             { return TPM }
 func (open) Credential(_ TPMKeys, s []byte) ([]byte, error) { return s, nil }
 func (o open) UnverifiedKeys([]byte) (TPMKeys, error)       { return o.in, nil }
-func (o open) Keys() TPMKeys                                { return o.in }
+func (o open) TPMKeys() TPMKeys                             { return o.in }
 func (open) Attest(context.Context, ReportData) (Evidence, error) {
 	return Evidence{Platform: TPM}, nil
 }

@@ -258,7 +258,7 @@ type challengedAttester struct {
 	tee attest.CredentialAttester
 }
 
-func (c challengedAttester) Keys() attest.TPMKeys { return c.tee.Keys() }
+func (c challengedAttester) TPMKeys() attest.TPMKeys { return c.tee.TPMKeys() }
 
 func (c challengedAttester) AttestFor(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
 	return c.attest(ctx, data, credential)

@@ -90,7 +90,7 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 // introduction is what a TPM says of itself; all others need no credential.
 func (u *Unit) introduction() api.ChallengeRequest {
 	if tee, ok := u.tee.Attester.(attest.CredentialAttester); ok {
-		in := tee.Keys()
+		in := tee.TPMKeys()
 		return api.ChallengeRequest{EK: in.Device, AK: in.Key}
 	}
 	return api.ChallengeRequest{}

@@ -20,7 +20,7 @@ func newClaims(q quote, of attest.Platform, p *platform, v verdict) attest.Claim
 	return c
 }
 
-// newClaims are what the quote alone says.
+// unverifiedClaims are the claims of the quote alone.
 func (q quote) unverifiedClaims(of attest.Platform) attest.Claims {
 	c := attest.Claims{Details: map[string]any{"quote_version": q.version, "qe_svn": q.qe.securityVersion()}}
 	c.Measurement.Platform = of

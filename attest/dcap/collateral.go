@@ -103,7 +103,7 @@ func (p *platform) verifyStatements(b bundle) (signers []*x509.Certificate, err 
 	return []*x509.Certificate{signer, other}, nil
 }
 
-// checkSigner checks a document of Intel's and gives the bytes that are signed,
+// verifyDocument verifies a document of Intel's and returns the bytes that are signed,
 // exactly as they stand: {"tcbInfo":…,"signature":"…"}.
 func (p *platform) verifyDocument(b bundle, role, chainRole, before string) ([]byte, *x509.Certificate, error) {
 	if len(b.endorsed[role]) == 0 {

@@ -63,7 +63,7 @@ func teeOf(quote []byte) attest.Platform {
 // maxCertificates bounds the certificates of one text.
 const maxCertificates = 8
 
-// verifyStatements reads the PCK certificate inside a quote: the first of those in PEM that are
+// documents reads the PCK certificate inside a quote: the first of those in PEM that are
 // its end, but for zeros.
 func documents(e attest.Evidence) []attest.Document {
 	start := bytes.Index(e.Raw, []byte("-----BEGIN CERTIFICATE-----"))

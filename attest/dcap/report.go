@@ -32,7 +32,7 @@ func (e enclave) debug() bool { return e[48]&2 != 0 }
 // and the reserved bytes are zero.
 func (e enclave) checkForm() error {
 	if e[48]&1 == 0 {
-		return wire.Refuse(wire.Malformed, "dcap: enclave", "one that is not initialised", "an initialised one")
+		return wire.Refuse(wire.Malformed, "dcap: enclave", "an enclave that is not initialised", "an initialised one")
 	}
 	return checkZero("enclave", e[20:32], e[96:128], e[160:192], e[262:304])
 }

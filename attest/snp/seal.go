@@ -15,7 +15,7 @@ import (
 // guestDevice is where Linux shows the SNP guest driver that derives keys.
 const guestDevice = "/dev/sev-guest"
 
-// What is mixed into the derived key (SEV-SNP firmware ABI, MSG_KEY_REQ): the
+// mixed selects the inputs of the derived key (SEV-SNP firmware ABI, MSG_KEY_REQ): the
 // guest policy, so that a debug guest has another key, and the launch digest.
 const mixed = 1<<0 | 1<<3
 

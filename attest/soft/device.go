@@ -108,7 +108,7 @@ func (d *Device) Program() (*os.File, error) {
 
 // Attest asks the daemon for evidence.
 func (d *Device) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
-	raw, err := d.request(ctx, call{Op: opAttest, Data: data[:]})
+	raw, err := d.callDaemon(ctx, call{Op: opAttest, Data: data[:]})
 	if err != nil {
 		return attest.Evidence{}, err
 	}
@@ -122,17 +122,17 @@ func (d *Device) Seal(ctx context.Context, secret []byte, to []attest.ReferenceV
 	for _, reference := range to {
 		asked.To = append(asked.To, reference.Bytes())
 	}
-	return d.request(ctx, asked)
+	return d.callDaemon(ctx, asked)
 }
 
 // Unseal asks the daemon for a secret that was sealed to this program.
 func (d *Device) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
-	return d.request(ctx, call{Op: opUnseal, Data: sealed})
+	return d.callDaemon(ctx, call{Op: opUnseal, Data: sealed})
 }
 
-// request asks one question and waits for its answer. Answers to questions that
+// callDaemon asks one question and waits for its answer. Answers to questions that
 // were given up are passed over.
-func (d *Device) request(ctx context.Context, asked call) ([]byte, error) {
+func (d *Device) callDaemon(ctx context.Context, asked call) ([]byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.conn.SetDeadline(time.Time{})

@@ -82,7 +82,7 @@ func (s Statement) signed(spki []byte) []byte {
 		digestBytes(s.Agent), digestBytes(s.Program), digestBytes(s.Arguments), []byte{s.flags()}, s.ReportData[:])
 }
 
-// RootDigest is the digest under which policy names a daemon: the SHA-256 of its
+// RootOf is the digest under which policy names a daemon: the SHA-256 of its
 // public key (SubjectPublicKeyInfo, DER).
 func RootOf(key *ecdsa.PublicKey) (attest.Digest, error) {
 	spki, err := x509.MarshalPKIXPublicKey(key)

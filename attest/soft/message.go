@@ -62,7 +62,7 @@ const (
 	opUnseal = "unseal"
 )
 
-// request is a child's question to its device. The answer carries the same number.
+// call is a child's request to its device. The response has the same number.
 type call struct {
 	Number uint64   `json:"number"`
 	Op     string   `json:"op"`

@@ -12,7 +12,7 @@ import (
 func TestKeep(t *testing.T) {
 	s := newScene(t)
 	first, other := s.launch("agent", "one"), newScene(t).launch("agent", "one")
-	in := first.Keys()
+	in := first.TPMKeys()
 	want := secret(in)
 	credential, err := new(quoteAppraiser).Credential(in, want)
 	if err != nil {

@@ -200,8 +200,8 @@ func keyHandle(h tpm2.TPMHandle, name attest.Digest, auth []byte) tpm2.AuthHandl
 	return tpm2.AuthHandle{Handle: h, Name: tpm2.TPM2BName{Buffer: whole}, Auth: tpm2.PasswordAuth(auth)}
 }
 
-// Keys says who the device is.
-func (d *Device) Keys() attest.TPMKeys { return d.in }
+// TPMKeys says who the device is.
+func (d *Device) TPMKeys() attest.TPMKeys { return d.in }
 
 // Attest makes evidence without a credential's secret. Only who was shown the key
 // before accepts it.

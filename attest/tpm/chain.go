@@ -117,7 +117,7 @@ func (m *memory) device(der, bundle []byte, roots []attest.Digest, at time.Time)
 	return d, nil
 }
 
-// akHandle reads an attestation key, or remembers it.
+// attestationKey reads an attestation key, or takes it from the cache.
 func (m *memory) attestationKey(public []byte) (crypto.PublicKey, error) {
 	name := nameOf(public)
 	if key, known := m.keys.Load(name); known {

@@ -73,7 +73,7 @@ func secret(in attest.TPMKeys) []byte {
 // evidence is a device's, with the secret of a credential for it.
 func (s *scene) evidence(d *Device) attest.Evidence {
 	s.t.Helper()
-	in := d.Keys()
+	in := d.TPMKeys()
 	credential, err := new(quoteAppraiser).Credential(in, secret(in))
 	if err != nil {
 		s.t.Fatal(err)

@@ -133,7 +133,7 @@ func permit(e evidence, device *device, rules attest.TPMRules) (Launch, error) {
 	return e.log.Launches[own], nil
 }
 
-// ownMeasurement is the last launch of the key in the log.
+// ownLaunch is the last launch of the key in the log.
 func (e evidence) ownLaunch() (int, error) {
 	for i, l := range slices.Backward(e.log.Launches) {
 		if l.Key == nameOf(e.Key) {

@@ -37,7 +37,7 @@ func (s *Server) wantAgain(w http.ResponseWriter, body []byte, at time.Time, cau
 	p := retryProblem{problemFor(cause), nil}
 	if channel.WantsEvidence(body) {
 		if tee, ok := s.config.Attester.(attest.CredentialAttester); ok {
-			p.Introduction = unitauth.Introduction{Unit: s.config.Host.ID(), TPMKeys: tee.Keys()}.Encode()
+			p.Introduction = unitauth.Introduction{Unit: s.config.Host.ID(), TPMKeys: tee.TPMKeys()}.Encode()
 		}
 	}
 	w.Header().Set(wire.FieldCookie, base64.RawURLEncoding.EncodeToString(cookie))

@@ -74,11 +74,11 @@ func (b *bucket) takeToken(now time.Time) bool {
 	return true
 }
 
-// takeToken counts one document for an address, or refuses it with "rate" and the quota
+// charge counts one document for an address, or refuses it with "rate" and the quota
 // that is spent.
 func (b *budget) charge(address string, now time.Time) error {
 	from := network(address)
-	mine := b.inVain[from].current(now)
+	mine := b.inVain[from].decayed(now)
 	if mine.asked+1 > maxInVain {
 		return quotaRefusal("chips that "+from+" named in vain", maxInVain, everyInVain)
 	}
@@ -87,7 +87,7 @@ func (b *budget) charge(address string, now time.Time) error {
 		return quotaRefusal("unknown chips, of all addresses", maxUnknown, everyUnknown)
 	}
 	for network, other := range b.inVain { // it grows by one for each token
-		if other.current(now).asked == 0 {
+		if other.decayed(now).asked == 0 {
 			delete(b.inVain, network)
 		}
 	}
@@ -122,8 +122,8 @@ func (b *budget) recordAccepted(address string, now time.Time) {
 	b.accepted[from] = now
 }
 
-// current is the share as it stands now.
-func (s share) current(now time.Time) share {
+// decayed is the share as it stands now.
+func (s share) decayed(now time.Time) share {
 	s.asked = max(0, s.asked-float64(max(0, now.Sub(s.at)))/float64(everyInVain))
 	s.at = now
 	return s

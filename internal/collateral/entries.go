@@ -100,7 +100,7 @@ func (c *Collateral) dueItems() []item {
 	return items
 }
 
-// dueItems is when a document should be renewed: after two thirds of its life.
+// renewAt is when a document should be renewed: after two thirds of its validity.
 func (e *entry) renewAt() time.Time {
 	at := e.doc.Fetched.Add(e.doc.Expires.Sub(e.doc.Fetched) / 3 * 2)
 	if day := e.doc.Fetched.Add(daily); e.item.Kind != attest.CertificateDocument && day.Before(at) {

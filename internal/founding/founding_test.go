@@ -231,7 +231,7 @@ func TestChallenged(t *testing.T) {
 		}
 	})
 	t.Run("named machine", func(t *testing.T) {
-		chip := wire.Sum(testworld.Must(x509.ParseCertificate(first.Keys().Device)).RawSubjectPublicKeyInfo)
+		chip := wire.Sum(testworld.Must(x509.ParseCertificate(first.TPMKeys().Device)).RawSubjectPublicKeyInfo)
 		for machines, want := range map[string]wire.Reason{fmt.Sprintf("[\"chip:%s\"]", chip.Hex()): "", fmt.Sprintf("[\"chip:%s\"]", strings.Repeat("0", 64)): wire.WrongChip} {
 			d := m.draft(measured, machines)
 			device, _ := m.launch()

@@ -81,7 +81,7 @@ func TestTPMCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	device, _ := v.launch("scoring 1")
-	endorsement, err := x509.ParseCertificate(device.Keys().Device)
+	endorsement, err := x509.ParseCertificate(device.TPMKeys().Device)
 	if err != nil {
 		t.Fatal(err)
 	}
