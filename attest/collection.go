@@ -86,7 +86,7 @@ func (e Evidence) addTo(members map[string]json.RawMessage, prefix string) (err 
 	return nil
 }
 
-// isRole tells a name that an endorsement may have from those that mean something
+// isRole reports whether a name may be the role of an endorsement, and does not mean something
 // else.
 func isRole(role string) bool {
 	if role == memberEvidence || role == memberType {

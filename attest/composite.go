@@ -8,7 +8,7 @@ import (
 // WithDevices is a TEE together with devices beside it: an [Attester] whose evidence
 // is the TEE's, with that of every device for the same report data. It is what the
 // TEE is besides that does not make evidence: a [CredentialAttester] one stays challenged. An
-// attester that asks several devices at once gives the others' evidence as the devices
+// attester that asks several devices at once returns the others' evidence as the devices
 // of the first one's.
 func WithDevices(tee Attester, devices ...Attester) Attester {
 	c := composite{tee, devices}

@@ -9,11 +9,11 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TPMKeys is what a device says of itself before it is challenged, on
-// platforms whose signing key nobody certifies: a credential made for both, which
+// TPMKeys is what a device states about itself before it is challenged, on
+// platforms whose signing key no authority certifies: a credential made for both, which
 // only the device opens, binds the key to the device.
 type TPMKeys struct {
-	Device []byte // what the maker says of the device (TPM: EK certificate, DER)
+	Device []byte // what the maker states about the device (TPM: EK certificate, DER)
 	Key    []byte // the key that signs evidence (TPM: TPMT_PUBLIC)
 }
 
@@ -21,7 +21,7 @@ type TPMKeys struct {
 // credential.
 type CredentialAttester interface {
 	Attester
-	// Introduce says who the device is.
+	// TPMKeys identifies the device and its key.
 	TPMKeys() TPMKeys
 	// AttestFor is Attest, with the secret of the credential in the
 	// evidence. It refuses with reason "wrong-chip" a credential that was
@@ -33,9 +33,9 @@ type CredentialAttester interface {
 // to open credentials that were made for it.
 type CredentialActivator interface {
 	CredentialAttester
-	// Keep is what [CredentialActivator.Open] needs of the key, and as secret as the key.
+	// ExportKey returns the key for [CredentialActivator.ActivateCredential]. It is as secret as the key.
 	ExportKey() []byte
-	// Open gives the secret of a credential for this device and a key that
+	// ActivateCredential returns the secret of a credential for this device and a key that
 	// was kept. It refuses with reason "wrong-chip" any other.
 	ActivateCredential(ctx context.Context, kept, credential []byte) ([]byte, error)
 }
@@ -100,7 +100,7 @@ func (v *Verifier) Challenge(p Platform, in TPMKeys) (Challenge, error) {
 // Secret is what only the device that was challenged learns; nil when none was.
 func (c Challenge) Secret() []byte { return c.secret }
 
-// SecretFor is [Question.Secret] of evidence that answers the challenge.
+// SecretFor is [Question.Secret] of evidence for the challenge.
 func (c Challenge) SecretFor(in TPMKeys) []byte {
 	if !bytes.Equal(in.Device, c.in.Device) || !bytes.Equal(in.Key, c.in.Key) {
 		return nil
@@ -109,7 +109,7 @@ func (c Challenge) SecretFor(in TPMKeys) []byte {
 }
 
 // RequestEvidence asks an attester for evidence, and challenges it where its platform needs
-// that. hidden is the [Question.Secret] of what it answers.
+// that. hidden is the [Question.Secret] for its evidence.
 func (v *Verifier) RequestEvidence(ctx context.Context, a Attester, data ReportData) (e Evidence, hidden func(TPMKeys) []byte, err error) {
 	challenged, ok := a.(CredentialAttester)
 	if !ok {

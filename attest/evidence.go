@@ -5,16 +5,16 @@
 // always bound to its use by [BindReportData]. A [Verifier] appraises evidence with the
 // [Appraiser] of its platform, against the [Rules] that policy gives for that
 // platform, and is the only maker of a [Result]. The zero Result is accepted
-// nowhere. What code a result may stand for is not decided here but by package
+// nowhere. What code a result may represent is not decided here but by package
 // policy, which compares the result's measurement with a task's reference
 // values.
 //
 // Appraisal is pure: evidence, endorsements, rules and time go in, a result or
 // a [Refusal] comes out. It reads no clock and no network and keeps nothing.
-// The package trusts the vendors whose roots the rules name, and nobody else;
+// The package trusts the vendors whose roots the rules name, and no other party;
 // an unknown platform, a missing rule and every malformed byte are refused.
 //
-// The platforms live in the packages below this one.
+// The platforms are in the packages below this one.
 package attest
 
 import (
@@ -54,7 +54,7 @@ const (
 )
 
 // IsDevice reports whether a platform is a device that a program uses and not a TEE
-// that it runs in. Its evidence says nothing of a program, so it counts beside a
+// that it runs in. Its evidence states nothing of a program, so it counts beside a
 // TEE's only.
 func (p Platform) IsDevice() bool { return p == NvidiaGPU }
 
@@ -71,7 +71,7 @@ var mediaTypes = map[Platform]string{
 	NvidiaGPU: "application/vnd.cohort.nvidia-gpu-evidence",
 }
 
-// Evidence is what a TEE says about the program inside it, in the encoding of
+// Evidence is what a TEE states about the program inside it, in the encoding of
 // its platform. Nothing in it is checked yet.
 type Evidence struct {
 	Platform Platform
@@ -84,7 +84,7 @@ type Evidence struct {
 	Devices []Evidence
 }
 
-// WithEndorsements is e with more endorsements, which stand in place of those of the same
+// WithEndorsements is e with more endorsements, which replaces those of the same
 // role that came along.
 func (e Evidence) WithEndorsements(more Endorsements) Evidence {
 	if len(more) > 0 {

@@ -11,12 +11,12 @@ import (
 )
 
 // RoleChecked is the role of the one thing among endorsements that no vendor
-// says: when whoever passes them on last had each from its vendor.
+// states: when the party that forwards them last had each from its vendor.
 const RoleChecked = "checked"
 
-// Fetched says when a document of a vendor was last had from him, or from a
+// Fetched states when a document of a vendor was last fetched from the vendor, or from a
 // mirror of his, and when it ends, in whole seconds. It is worth as much as
-// whoever says so.
+// any party that states so.
 type Fetched struct {
 	Role   string    `json:"role"`
 	Digest Digest    `json:"digest"` // of the document
@@ -39,7 +39,7 @@ func FrameFetched(all []Fetched) []byte {
 }
 
 // maxSecond is the last second that a time of Checked may name: the end of the
-// year 9999, after which no certificate lives.
+// year 9999, after which no certificate is valid.
 const maxSecond = 253402300799
 
 // Fetched reads the role "checked", which may be missing. It refuses another
@@ -83,7 +83,7 @@ func readFetched(fields [4][]byte) (Fetched, error) {
 }
 
 // checkFetched demands that what vendors withdraw or replace was had from them not
-// longer ago than the rules say, and nothing in the future, but for clocks that
+// longer ago than the rules state, and nothing in the future, but for clocks that
 // differ.
 func (r Rules) checkFetched(endorsed Endorsements, checked []Fetched, at time.Time) error {
 	latest := at.Add(wire.MaxClockSkew)
@@ -99,7 +99,7 @@ func (r Rules) checkFetched(endorsed Endorsements, checked []Fetched, at time.Ti
 	for _, role := range changingRoles {
 		document, there := endorsed[role]
 		if !there {
-			continue // the platform's own rules say what that means
+			continue // the platform's own rules state what that means
 		}
 		i := slices.IndexFunc(checked, func(c Fetched) bool { return c.Role == role && c.Digest == wire.Sum(document) })
 		if i < 0 {

@@ -11,7 +11,7 @@ import (
 )
 
 // Register is one register that names code or configuration. In a reference
-// value, Any says that every value is accepted; it is then part of the tuple
+// value, Any states that every value is accepted; it is then part of the tuple
 // and so of the identity.
 type Register struct {
 	Name  string

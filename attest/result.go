@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Result is an Attestation Result: claims that hold. Only [Verifier.Appraise]
+// Result is an Attestation Result: claims that are verified. Only [Verifier.Appraise]
 // makes one that is accepted anywhere.
 type Result struct {
 	claims  Claims
@@ -16,7 +16,7 @@ type Result struct {
 	ok      bool
 }
 
-// Device is a further device of the machine whose evidence holds.
+// Device is a further device of the machine whose evidence is accepted.
 type Device struct {
 	Platform    Platform
 	Chip        string    // names this one device
@@ -41,7 +41,7 @@ func (r Result) Debug() bool {
 // one chip.
 func (r Result) Devices() []Device { return slices.Clone(r.devices) }
 
-// NotVerified is what nobody compared of the TEE's own evidence.
+// NotVerified is what was not compared of the TEE's own evidence.
 func (r Result) NotVerified() []string { return r.claims.NotVerified }
 
 // Dynamic reports whether the program loads code outside its measurement.
@@ -50,18 +50,18 @@ func (r Result) Dynamic() bool { return r.claims.Dynamic }
 // ChipID names the device that vouched.
 func (r Result) ChipID() string { return r.claims.Chip }
 
-// Fetched says when the vendor's documents were had from him, as whoever passed
-// them on says it; the caller does not change it.
+// Fetched states when the vendor's documents were fetched from the vendor, as the party that passed
+// them on states it; the caller does not change it.
 func (r Result) Fetched() []Fetched { return r.fetched }
 
 // Issued is when the newest of the vendors' signed documents that were checked was
-// issued, as its signer says it: at most 2 minutes after At. Zero without any.
+// issued, as its signer states it: at most 2 minutes after At. Zero without any.
 func (r Result) Issued() time.Time { return r.issued }
 
 // AppraisedAt is the time the evidence was appraised for.
 func (r Result) AppraisedAt() time.Time { return r.at }
 
-// appraised is what one part of evidence says, once it holds.
+// appraised is what one part of evidence states, once it is verified.
 type appraised struct {
 	Claims
 	fetched []Fetched

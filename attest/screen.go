@@ -5,7 +5,7 @@ import "time"
 // Screener is an [Appraiser] of a platform whose vendor is asked for documents.
 // Screen refuses, without any of them, what Appraise would refuse with all of them:
 // form, what the evidence signs itself, the chip and floors of the rules. Its claims
-// are not verified: what a document alone can tell is left out. It is pure.
+// are not verified: what only a document can show is left out. It is pure.
 type Screener interface {
 	Screen(raw []byte, brought Endorsements, rules Rules, at time.Time) (unverified Claims, err error)
 }

@@ -13,7 +13,7 @@ import (
 
 // OwnKey is the key that a TEE derives on one chip for one program alone, as
 // SEV-SNP and SGX do. What it sealed, another program, chip or debug state
-// cannot unseal, so it seals to the caller and to nobody else.
+// cannot unseal, so it seals to the caller and to no other program.
 type OwnKey struct {
 	Key         []byte      // at least 16 bytes that only this program gets
 	Measurement Measurement // of this program, with what the TEE itself does not mix into the key
@@ -37,7 +37,7 @@ func (k OwnKey) Seal(secret []byte, to []ReferenceValue) ([]byte, error) {
 	return wire.Frame(wire.LabelOwnSeal, aead.Seal(nil, nil, secret, nil)), nil
 }
 
-// Unseal gives back what this program sealed on this chip. It refuses anything
+// Unseal returns what this program sealed on this chip. It refuses anything
 // else with "malformed" or "signature".
 func (k OwnKey) Unseal(sealed []byte) ([]byte, error) {
 	parts, err := wire.Unframe(wire.LabelOwnSeal, sealed, 1)

@@ -33,7 +33,7 @@ func (d ReportData) isCarriedBy(in []byte) bool {
 // the device of each platform.
 type Attester interface {
 	// Attest asks the TEE for evidence that carries the report data. It
-	// blocks until the TEE answers or ctx is done.
+	// blocks until the TEE responds or ctx is done.
 	Attest(ctx context.Context, data ReportData) (Evidence, error)
 }
 
@@ -44,14 +44,14 @@ type Sealer interface {
 	// match one of the reference values can unseal it. With none it is
 	// sealed to the caller's own measurement.
 	Seal(ctx context.Context, secret []byte, to []ReferenceValue) ([]byte, error)
-	// Unseal gives the secret back, or refuses with reason "measurement"
+	// Unseal returns the secret, or refuses with reason "measurement"
 	// when it was not sealed to the caller.
 	Unseal(ctx context.Context, sealed []byte) ([]byte, error)
 }
 
 // Claims are what an [Appraiser] read out of evidence whose signatures it
 // checked. They are not yet a [Result]: neither the binding nor the debug state
-// was judged.
+// was checked.
 type Claims struct {
 	Measurement Measurement
 	ReportData  []byte // 64 bytes, or 32 on platforms with room for no more
@@ -64,8 +64,8 @@ type Claims struct {
 	// Issued is when the newest of the vendor's signed documents that were checked, a
 	// revocation list or a statement of levels, was issued. Zero without any.
 	Issued time.Time
-	// Unjudged is what the vendor would have compared and nobody did, a phrase
-	// each. It stands wherever a verdict on the evidence is shown.
+	// NotVerified is what the vendor would have compared and nobody did, a phrase
+	// each. It is wherever a verdict on the evidence is shown.
 	NotVerified []string
 	// Details is everything else that was read, by the names of
 	// docs/spec/evidence-*.md, as JSON would hold it (byte strings in hex).
@@ -73,7 +73,7 @@ type Claims struct {
 	Details map[string]any
 }
 
-// Appraiser judges the evidence of one platform, as its vendor defines it:
+// Appraiser appraises the evidence of one platform, as its vendor defines it:
 // encoding, signatures, chains, revocation, versions. The set is closed: the packages
 // below this one have one each, and nothing else can be one.
 type Appraiser interface {
@@ -86,7 +86,7 @@ type Appraiser interface {
 	Genuine() closed.Appraiser
 }
 
-// UnverifiedClaims are what evidence says of itself, with no signature checked.
+// UnverifiedClaims are what evidence states about itself, with no signature checked.
 // They are for people who want to know why evidence is refused. It refuses what
 // cannot be read, and platforms that the verifier does not know or that have no
 // reader.
@@ -125,15 +125,15 @@ type Question struct {
 	Endorsements Endorsements       // beside those that came with the evidence
 	ReportData   ReportData         // what the evidence must be bound to
 	Rules        map[Platform]Rules // from policy; a platform without rules is refused
-	At           time.Time          // the time to judge for
+	At           time.Time          // the time to appraise for
 	// Secret is what the verifier hid in the credential for a device and
 	// key. Without it, evidence that needs one is refused.
 	Secret func(TPMKeys) []byte
 }
 
-// AppraiseFor judges evidence that answers no challenge, where the verifier gives
-// something to whoever made it. On platforms whose keys a credential binds, the
-// result holds for the device that opens the challenge and for nobody else: the
+// AppraiseFor appraises evidence that carries no response to a challenge, where the verifier gives
+// something to its sender. On platforms whose keys a credential binds, the
+// result holds for the device that opens the challenge and for no other party: the
 // caller encrypts whatever it gives under [Challenge.Secret]. On all others it is
 // Appraise, and the challenge is the zero one. It refuses as Appraise does.
 func (v *Verifier) AppraiseFor(q Question) (Result, Challenge, error) {
@@ -157,11 +157,11 @@ func (v *Verifier) AppraiseFor(q Question) (Result, Challenge, error) {
 }
 
 // Appraise appraises evidence, and that of every device beside it: each for the same
-// report data, each by the rules of its own platform. One part that does not hold
+// report data, each by the rules of its own platform. One part that is refused
 // refuses the whole. It refuses with reason "platform" when no appraiser or no rule
 // knows the platform, and a device alone, with "nonce" when the evidence was made
 // for another use, with "expired" when the vendor's documents were fetched longer ago
-// than the rules say, with "wrong-chip" when a credential does not bind its key to the
+// than the rules state, with "wrong-chip" when a credential does not bind its key to the
 // device it names and when one device vouches twice, with "debug" when the host can
 // read the TEE and the rules do not allow it, and with the appraiser's reason
 // otherwise.

@@ -11,7 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Names that Intel gives its certificates.
+// Names of Intel's certificates.
 const (
 	nameRoot       = "Intel SGX Root CA"
 	namePlatformCA = "Intel SGX PCK Platform CA"

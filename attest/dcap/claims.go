@@ -11,7 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/internal/pki"
 )
 
-// newClaims are what the quote, its certificate and the collateral say, once they are
+// newClaims are what the quote, its certificate and the collateral state, once they are
 // believed.
 func newClaims(q quote, of attest.Platform, p *platform, v verdict) attest.Claims {
 	c := q.unverifiedClaims(of)
@@ -79,7 +79,7 @@ func enclaveClaims(c *attest.Claims, e enclave) {
 	})
 }
 
-// details are what certificate and collateral say of the platform.
+// details are what certificate and collateral state about the platform.
 func details(p *platform, v verdict) map[string]any {
 	statuses := map[string]any{
 		"overall": v.overall.String(), "platform": v.platform.String(), "qe": v.qe.String(), "qe_id": p.qe.ID,

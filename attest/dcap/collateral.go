@@ -32,8 +32,8 @@ type bundle struct {
 // which is mostly there.
 func (b bundle) pckChain() []byte { return bytes.TrimRight(b.chain, "\x00") }
 
-// platform is what certificates and collateral vouch for, once they hold and
-// nothing is revoked. Their time is not judged yet. It is immutable.
+// platform is what certificates and collateral vouch for, once they verify and
+// nothing is revoked. Their time is not checked yet. It is immutable.
 type platform struct {
 	root     attest.Digest // of the root's SubjectPublicKeyInfo
 	key      *ecdsa.PublicKey
@@ -74,7 +74,7 @@ func (b bundle) certificates() (*platform, []*x509.Certificate, error) {
 	return p, certs, nil
 }
 
-// verifyStatements checks TCB info and QE identity, and gives the certificates of
+// verifyStatements checks TCB info and QE identity, and returns the certificates of
 // their signers.
 func (p *platform) verifyStatements(b bundle) (signers []*x509.Certificate, err error) {
 	tcbID, qeID := idSGX, idQE
@@ -104,7 +104,7 @@ func (p *platform) verifyStatements(b bundle) (signers []*x509.Certificate, err 
 }
 
 // verifyDocument verifies a document of Intel's and returns the bytes that are signed,
-// exactly as they stand: {"tcbInfo":…,"signature":"…"}.
+// byte for byte: {"tcbInfo":…,"signature":"…"}.
 func (p *platform) verifyDocument(b bundle, role, chainRole, before string) ([]byte, *x509.Certificate, error) {
 	if len(b.endorsed[role]) == 0 {
 		return nil, nil, wire.Refuse(wire.BadTCB, "dcap: "+role, "evidence without this endorsement", "Intel's statement on this platform")

@@ -10,7 +10,7 @@
 //	                                PCS serves it, with its signer's chain
 //	pck_crl, root_crl               the revocation lists, DER
 //
-// It refuses a chain that does not hold, is revoked or out of its time, a
+// It refuses a chain that does not verify, is revoked or out of its time, a
 // missing or outdated list or statement, statements on another platform, a
 // signature that does not verify, a quoting enclave or TDX module that is not
 // Intel's, and then whatever the rules do not accept: TCB statuses, advisories,
@@ -18,7 +18,7 @@
 // platform, TDX module and quoting enclave. docs/spec/evidence-dcap.md has every
 // byte and check.
 //
-// Forgery is told before policy: rules are asked about signed fields only.
+// Forgery is refused before policy is applied: rules check signed fields only.
 package dcap
 
 import (
@@ -29,11 +29,11 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// quoteAppraiser judges quotes of one platform. It is safe for concurrent use; the
+// quoteAppraiser appraises quotes of one platform. It is safe for concurrent use; the
 // zero Appraiser is of no platform and refuses everything. It remembers the
 // certificates and collateral it has checked, by their bytes, so that a platform
-// seen before costs two signatures; times and rules are judged anew each time,
-// so memory changes no answer.
+// seen before costs two signatures; times and rules are checked anew each time,
+// so the cache changes no result.
 type quoteAppraiser struct {
 	of    attest.Platform
 	known memory
@@ -51,7 +51,7 @@ func (a *quoteAppraiser) Platform() attest.Platform { return a.of }
 // Genuine implements [attest.Appraiser].
 func (a *quoteAppraiser) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
-// Appraise judges a quote; see the package comment for what it needs.
+// Appraise appraises a quote; see the package comment for what it needs.
 func (a *quoteAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	q, err := parseQuote(raw, a.of)
 	if err != nil {
@@ -86,8 +86,8 @@ func (a *quoteAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rule
 	return newClaims(q, a.of, p, v), nil
 }
 
-// UnverifiedClaims are what a quote says of itself. What its certificate and the
-// vendor's collateral say is not among them.
+// UnverifiedClaims are what a quote states about itself. What its certificate and the
+// vendor's collateral state is not among them.
 func (a *quoteAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	q, err := parseQuote(raw, a.of)
 	if err != nil {

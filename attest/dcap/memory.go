@@ -31,8 +31,8 @@ func (b bundle) known() known {
 	}
 }
 
-// sumPEM is one digest for all spellings of certificates, which are as many as
-// anybody likes.
+// sumPEM is one digest for all spellings of certificates, of which there are as many as
+// a sender likes.
 func sumPEM(text []byte) attest.Digest { return wire.Sum(wire.NormalizePEM(text)) }
 
 // platform checks a bundle, or remembers that it did.

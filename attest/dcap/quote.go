@@ -50,7 +50,7 @@ type quote struct {
 	chain     []byte // PCK certificate chain
 }
 
-// reader takes bytes apart; after the first that is missing it gives zeros and
+// reader takes bytes apart; after the first that is missing it returns zeros and
 // is short.
 type reader struct {
 	rest  []byte
@@ -102,7 +102,7 @@ func parseQuote(raw []byte, platform attest.Platform) (quote, error) {
 	return q, enclave(q.body).checkForm()
 }
 
-// header reads the header and gives the size of a body that has no descriptor.
+// header reads the header and returns the size of a body that has no descriptor.
 func (q *quote) header(h []byte, platform attest.Platform) (size int, err error) {
 	q.version = binary.LittleEndian.Uint16(h)
 	if q.version < 3 || q.version > 5 {

@@ -20,7 +20,7 @@ import (
 const gramine = "/dev/attestation"
 
 // SGXAttester asks Gramine for quotes through /dev/attestation, inside an
-// enclave whose manifest says sgx.remote_attestation = "dcap". It is safe for
+// enclave whose manifest states sgx.remote_attestation = "dcap". It is safe for
 // concurrent use; the pseudo-files hold one request at a time, so nothing else
 // in the process may use them.
 //
@@ -58,7 +58,7 @@ func (a *SGXAttester) checkDevice() error {
 	return nil
 }
 
-// Attest makes a quote. Gramine answers within seconds; ctx is looked at before
+// Attest makes a quote. Gramine responds within seconds; ctx is checked before
 // it is asked. It refuses with "not-this-device" when Gramine fails.
 func (a *SGXAttester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	if err := ctx.Err(); err != nil {
@@ -96,7 +96,7 @@ func (a *SGXAttester) Seal(ctx context.Context, secret []byte, to []attest.Refer
 	return key.Seal(secret, to)
 }
 
-// Unseal gives back what this enclave sealed on this CPU.
+// Unseal returns what this enclave sealed on this CPU.
 func (a *SGXAttester) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
 	key, err := a.sealingKey(ctx)
 	if err != nil {

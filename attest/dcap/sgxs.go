@@ -33,7 +33,7 @@ func isSGXS(b []byte) bool { return bytes.HasPrefix(b, []byte(tagCreate)) }
 // (Intel SDM, volume 3D, ECREATE, EADD, EEXTEND), the last with its 256 bytes of
 // content. Signer, product and configuration are none of it: they are open, and
 // zeros. It also counts the bytes that are loaded unmeasured, for the host to
-// change as he likes. It refuses with "malformed" what no enclave is built by.
+// change as it likes. It refuses with "malformed" what no enclave is built by.
 func measureSGXS(b []byte) (m attest.ReferenceValue, unmeasured int, err error) {
 	digest := sha256.New()
 	s := sgxs{rest: b}

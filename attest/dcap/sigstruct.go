@@ -24,14 +24,14 @@ var (
 	sigstructBody = []byte{1, 1, 0, 0, 0x60, 0, 0, 0, 0x60, 0, 0, 0, 1, 0, 0, 0}
 )
 
-// signedEnclave is what the signer of an enclave says of it.
+// signedEnclave is what the signer of an enclave states about it.
 type signedEnclave struct {
-	Measurement attest.Measurement // CONFIGID is zeros: nobody configured it yet
+	Measurement attest.Measurement // CONFIGID is zeros: it is not configured yet
 	SVN         uint16
 	Debug       bool // the signer allows that it is started for debugging
 }
 
-// readSigstruct reads a signature structure and checks its signature. It says what
+// readSigstruct reads a signature structure and checks its signature. It states what
 // the CPU will demand of the enclave's code, not that such code exists.
 func readSigstruct(b []byte) (signedEnclave, error) {
 	if len(b) != sigstructSize || !bytes.Equal(b[:16], sigstructHead) || !bytes.Equal(b[24:40], sigstructBody) {

@@ -8,12 +8,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// status is what Intel says of a TCB level, as a set of what is the matter. The
+// status is what Intel states about a TCB level, as a set of what is the matter. The
 // zero status is none and accepted nowhere.
 type status uint8
 
 const (
-	rated         status = 1 << iota // Intel says something; alone: all is well
+	rated         status = 1 << iota // Intel states something; alone: all is well
 	hardening                        // software must be hardened
 	configuration                    // the platform must be configured
 	outOfDate
@@ -32,7 +32,7 @@ var statuses = map[string]status{
 	"Revoked":                           rated | revoked,
 }
 
-// concluded are Intel's words that stand in no document: a verifier concludes them.
+// concluded are Intel's words that are in no document: a verifier concludes them.
 var concluded = map[string]status{
 	"TDRelaunchAdvised":                    rated | relaunch,
 	"TDRelaunchAdvisedConfigurationNeeded": rated | relaunch | configuration,
@@ -88,7 +88,7 @@ func relaunched(launch, current status) status {
 	return rated | relaunch | joined&configuration
 }
 
-// verdict is what Intel says of a platform: of each part, of all, and the
+// verdict is what Intel states about a platform: of each part, of all, and the
 // advisories of all levels that matched, sorted.
 type verdict struct {
 	platform, module, qe status // module is zero where Intel rates none

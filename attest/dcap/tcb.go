@@ -55,7 +55,7 @@ func (i issued) checkID(id string, version int) error {
 	return nil
 }
 
-// tcbInfo is what Intel says of the TCB levels of one family of platforms
+// tcbInfo is what Intel states about the TCB levels of one family of platforms
 // (Intel PCS API version 4).
 type tcbInfo struct {
 	issued
@@ -67,7 +67,7 @@ type tcbInfo struct {
 	Levels  []tcbLevel `json:"tcbLevels"`
 }
 
-// module says what a TDX module is known by, and its levels; the module of
+// module states what a TDX module is known by, and its levels; the module of
 // versions 0 is rated with the platform and has none.
 type module struct {
 	ID         string     `json:"id"`
@@ -77,7 +77,7 @@ type module struct {
 	Levels     []tcbLevel `json:"tcbLevels"`
 }
 
-// qeIdentity says what a quoting enclave is known by, and its levels.
+// qeIdentity states what a quoting enclave is known by, and its levels.
 type qeIdentity struct {
 	issued
 	MiscSelect octets     `json:"miscselect"`
@@ -89,8 +89,8 @@ type qeIdentity struct {
 	Levels     []tcbLevel `json:"tcbLevels"`
 }
 
-// tcbLevel is a set of least versions, and what Intel says of it. Levels stand
-// from high to low; the first that is met counts.
+// tcbLevel is a set of least versions, and what Intel states about it. Levels go
+// from high to low; the first that is reached counts.
 type tcbLevel struct {
 	TCB struct {
 		SGX    []component `json:"sgxtcbcomponents"`
@@ -188,7 +188,7 @@ func (l *tcbLevel) isReachedBy(p pck, teeSVN []byte, from int) bool {
 	return p.pceSVN >= l.TCB.PCESVN
 }
 
-// moduleLevel checks that the TDX module is Intel's and gives its level, nil for
+// moduleLevel checks that the TDX module is Intel's and returns its level, nil for
 // versions that are rated with the platform. The TEE TCB SVN is that of the launch
 // or the one now.
 func (t *tcbInfo) moduleLevel(g guest, teeSVN []byte) (*tcbLevel, error) {

@@ -49,9 +49,9 @@ type payload struct {
 	Nonce       []byte          `cbor:"nonce"`
 }
 
-// strict says how a payload is read: no key twice, none that is unknown, no
+// strict states how a payload is read: no key twice, none that is unknown, no
 // tags. Newer modules write maps of indefinite length; as the payload is signed
-// as it stands, that lets nobody write it another way.
+// unchanged, that lets nobody write it another way.
 var strict = cbor.DecOptions{
 	DupMapKey:         cbor.DupMapKeyEnforcedAPF,
 	IndefLength:       cbor.IndefLengthAllowed,

@@ -28,7 +28,7 @@ const (
 
 // measureEIF computes what the PCRs of an enclave will be that starts from an
 // image: 0 the whole image, 1 kernel, command line and first ramdisk, 2 the other
-// ramdisks, 8 the certificate of the image's signer, or zeros where nobody signed
+// ramdisks, 8 the certificate of the image's signer, or zeros where no key signed
 // it. Each is SHA-384 over 48 zeros and the SHA-384 of the contents. It checks the
 // image's own checksum, and of the signature nothing: AWS does when it starts.
 func measureEIF(image []byte) (attest.Measurement, error) {
@@ -54,7 +54,7 @@ func measureEIF(image []byte) (attest.Measurement, error) {
 			if signer, err = signerPCR(s.content); err != nil {
 				return attest.Measurement{}, err
 			}
-		case eifMetadata: // measured by nobody
+		case eifMetadata: // not measured
 		default:
 			return attest.Measurement{}, refuseEIF("a section of kind", s.kind)
 		}

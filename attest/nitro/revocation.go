@@ -56,8 +56,8 @@ func revocations(chain []*x509.Certificate, endorsed attest.Endorsements, rule a
 // 5.2.5).
 var oidDistribution = asn1.ObjectIdentifier{2, 5, 29, 28}
 
-// wholeOf reports whether an issuing distribution point says no more than where
-// the list is, and that this is where the certificate says. A list of some
+// wholeOf reports whether an issuing distribution point states no more than where
+// the list is, and that this is where the certificate states. A list of some
 // certificates or reasons only does not count for all.
 func wholeOf(value []byte, places []string) bool {
 	for _, in := range []struct{ class, tag int }{

@@ -29,7 +29,7 @@ const (
 // many, and nothing more is known.
 type unverifiedChain []*x509.Certificate
 
-// chain is a chain that holds. Only unverifiedChain.hold makes one.
+// chain is a verified chain. Only unverifiedChain.verify makes one.
 type chain struct {
 	certs []*x509.Certificate
 	key   *ecdsa.PublicKey // the leaf's
@@ -74,10 +74,10 @@ func (u unverifiedChain) verify(roots []attest.Digest, at time.Time) (chain, err
 	return chain{u, key, model}, vendor.CheckValidity(at, pki.Validities(u...)...)
 }
 
-// modelCA has room for models whose last digit is not said, such as GB20X.
+// modelCA has room for models whose last digit is not stated, such as GB20X.
 var modelCA = regexp.MustCompile(`^NVIDIA (G[A-Z][0-9]{2}[0-9X]) Identity$`)
 
-// model tells the model by its CA, which NVIDIA named, and checks that the others are
+// model returns the model by its CA, which NVIDIA named, and checks that the others are
 // of the same. The root vouches for switches and network cards too, whose
 // certificates have other names.
 func (u unverifiedChain) model() (string, error) {

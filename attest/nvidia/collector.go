@@ -45,7 +45,7 @@ func NewCollector(command ...string) (*Collector, error) {
 	return &Collector{command}, nil
 }
 
-// Attest asks for reports whose nonce is the SHA-256 of the report data. It gives the
+// Attest asks for reports whose nonce is the SHA-256 of the report data. It returns the
 // first GPU's evidence with the others' as its devices, which [attest.WithDevices] puts
 // side by side. It refuses with "not-this-device" when the program fails, finds no GPU,
 // or takes more than 30 seconds.
@@ -63,7 +63,7 @@ func (c *Collector) Attest(ctx context.Context, data attest.ReportData) (attest.
 
 // parseCollection reads what `nvattest collect-evidence` prints: the first GPU's
 // evidence, with the others' as its devices. It refuses with "not-this-device" what is
-// something else, says that it failed, or has no GPU.
+// something else, states that it failed, or has no GPU.
 func parseCollection(printed []byte) (attest.Evidence, error) {
 	var p struct {
 		Evidences []struct {
@@ -88,7 +88,7 @@ func parseCollection(printed []byte) (attest.Evidence, error) {
 	return first, nil
 }
 
-// output gives what the program prints.
+// output returns what the program prints.
 func (c *Collector) output(ctx context.Context, more ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, collectTime)
 	defer cancel()

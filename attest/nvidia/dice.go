@@ -8,7 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// The extensions of a leaf that say which firmware its key was made for (TCG DICE):
+// The extensions of a leaf that state which firmware its key was made for (TCG DICE):
 // a composite device id on GH100, TCB information on GB100.
 var (
 	oidDeviceID = asn1.ObjectIdentifier{2, 23, 133, 5, 4, 1}
@@ -16,11 +16,11 @@ var (
 	oidSHA384   = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 2}
 )
 
-// layer is what a leaf says of the firmware that holds its key.
+// layer is what a leaf states about the firmware that holds its key.
 type layer struct {
-	device []byte   // SubjectPublicKeyInfo of the chip's key; nil where it is not said
+	device []byte   // SubjectPublicKeyInfo of the chip's key; nil where it is not stated
 	fwids  [][]byte // SHA-384 digests of the firmware
-	flags  []byte   // operational flags, first bit first; nil where they are not said
+	flags  []byte   // operational flags, first bit first; nil where they are not stated
 }
 
 // fwid is a digest of firmware in DER.
@@ -126,7 +126,7 @@ func (l *layer) addDigest(d fwid) error {
 
 // checkReport checks that the key is that of the firmware which the report names, on the chip
 // whose certificate is beside it. Drivers up to 535 name no firmware: then the leaf
-// alone says it.
+// alone names it.
 func (l layer) checkReport(r report, c chain) error {
 	if l.device != nil && !bytes.Equal(l.device, c.certs[atChip].RawSubjectPublicKeyInfo) {
 		return wire.Refuse(wire.WrongChip, "nvidia: device of the leaf", wire.Sum(l.device), "the key of "+c.certs[atChip].Subject.CommonName)
@@ -161,6 +161,6 @@ func (l layer) isFlagSet(bit int) bool {
 	return bit/8 < len(l.flags) && l.flags[bit/8]&(0x80>>(bit%8)) != 0
 }
 
-// debug reports whether the firmware says that it is in a state in which its secrets
+// debug reports whether the firmware states that it is in a state in which its secrets
 // can be read: not secure, recovery or debug.
 func (l layer) debug() bool { return l.isFlagSet(1) || l.isFlagSet(2) || l.isFlagSet(3) }

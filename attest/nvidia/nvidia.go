@@ -1,7 +1,7 @@
 // Package nvidia appraises attestation reports of NVIDIA GPUs, and asks GPUs for them
-// through whatever reaches them.
+// through a program that reaches them.
 //
-// A GPU is a device beside a TEE: its report says which chip, firmware and driver
+// A GPU is a device beside a TEE: its report states which chip, firmware and driver
 // were asked, and nothing of the program that uses them. So [attest.Verifier] takes
 // it beside a TEE's evidence only.
 //
@@ -11,14 +11,14 @@
 // the endorsements are the GPU's certificate chain (role "cert_chain", PEM) and two
 // revocation lists (roles "root_crl" and "model_crl", DER).
 //
-// It refuses whatever is not in the one encoding, a chain that does not hold, is out
+// It refuses whatever is not in the one encoding, a chain that does not verify, is out
 // of its time or revoked, a signature that does not verify, firmware other than that
 // the signing key was made for, and a model, chip, driver, VBIOS or mode that the
 // rules do not accept.
 //
 // It does not compare the measurements with NVIDIA's reference values (RIM), so no
 // report excludes that the GPU is in development mode, in which its host can read
-// it. Rules must accept both by name, and the claims say it: see
+// it. Rules must accept both by name, and the claims state it: see
 // [attest.Claims.NotVerified].
 // docs/spec/evidence-nvidia.md has every field and check.
 package nvidia
@@ -39,7 +39,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// reportAppraiser judges reports of GPUs. It holds nothing.
+// reportAppraiser appraises reports of GPUs. It has no state.
 type reportAppraiser struct{}
 
 // Platform is [attest.NvidiaGPU].
@@ -55,7 +55,7 @@ const (
 // Genuine implements [attest.Appraiser].
 func (a reportAppraiser) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
-// Appraise judges a report. Its report data is the nonce of the request, 32 bytes.
+// Appraise appraises a report. Its report data is the nonce of the request, 32 bytes.
 func (reportAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	r, err := parseReport(raw)
 	if err != nil {
@@ -93,8 +93,8 @@ func (reportAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules 
 	return claims, nil
 }
 
-// UnverifiedClaims are what a report says of itself. Who signed it, and so which
-// chip it is of, stands in the chain and not in the report.
+// UnverifiedClaims are what a report states about itself. Who signed it, and so which
+// chip it is of, is in the chain and not in the report.
 func (reportAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	r, err := parseReport(raw)
 	if err != nil {

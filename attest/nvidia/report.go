@@ -21,7 +21,7 @@ const (
 	maxReport     = 16 << 10
 )
 
-// What stands around the nonce of a request and at the head of a response: SPDM
+// What is around the nonce of a request and at the head of a response: SPDM
 // 1.1, all measurements, signed, by the key of slot 0.
 var (
 	requestHead  = []byte{0x11, 0xe0, 0x01, 0xff}
@@ -44,7 +44,7 @@ type report struct {
 }
 
 // parseReport reads a report to its last byte. Every length is bounded by the bytes that
-// are there. What stands before the signature says where the signature begins:
+// are there. What is before the signature states where the signature begins:
 // some drivers put a zero byte behind it.
 func parseReport(raw []byte) (report, error) {
 	r := report{raw: raw}
@@ -76,7 +76,7 @@ func parseReport(raw []byte) (report, error) {
 	return r, r.readOpaque(opaque)
 }
 
-// readResponse reads a response up to its signature, and gives its parts.
+// readResponse reads a response up to its signature, and returns its parts.
 func (r *report) readResponse(in *reader) (record []byte, count int, opaque []byte, err error) {
 	head := in.next("head", len(responseHead))
 	count = in.number("number of measurements", 1)
@@ -117,7 +117,7 @@ func (r *report) readMeasurements(in *reader, count int) error {
 	return nil
 }
 
-// claims are what the report says, once it is believed. A GPU measures no program,
+// claims are what the report states, once it is verified. A GPU measures no program,
 // so there are no registers.
 func (r report) claims() attest.Claims {
 	details := map[string]any{
@@ -149,7 +149,7 @@ func (r report) types() string {
 	return strings.Join(all, " ")
 }
 
-// reader takes bytes from the front. After its first error it gives nothing.
+// reader takes bytes from the front. After its first error it returns nothing.
 type reader struct {
 	rest []byte
 	err  error
@@ -182,7 +182,7 @@ func short(what string, got, want int) error {
 }
 
 // decodeText reads a report as NVIDIA's tools print it, in lower-case hexadecimal or in
-// base64, and says which it was. Anything else is refused.
+// base64, and states which it was. Anything else is refused.
 func decodeText(text []byte) (raw []byte, encoding string, err error) {
 	if raw, err := hex.DecodeString(string(text)); err == nil && hex.EncodeToString(raw) == string(text) {
 		return raw, "hex", nil

@@ -47,8 +47,8 @@ func NewAttester() (*Attester, error) {
 }
 
 // Attest makes a report at the guest's own privilege level, with the
-// certificates that the host keeps for it; a VLEK can be had from nobody else.
-// The driver answers within seconds; ctx is looked at before it is asked. It
+// certificates that the host keeps for it; a VLEK is available from no other party.
+// The driver responds within seconds; ctx is checked before the request. It
 // refuses with "not-this-device" when the driver fails.
 func (a *Attester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	if err := ctx.Err(); err != nil {

@@ -29,8 +29,8 @@ func bundleOf(r report, endorsed attest.Endorsements) bundle {
 	return b
 }
 
-// chain is what a certificate chain vouches for, once it holds and nothing in
-// it is revoked. Its time is not judged yet. It is immutable.
+// chain is what a certificate chain vouches for, once it is verified and nothing in
+// it is revoked. Its time is not checked yet. It is immutable.
 type chain struct {
 	kind    signer
 	root    attest.Digest // of the ARK's SubjectPublicKeyInfo
@@ -139,7 +139,7 @@ func (c *chain) vouchesFor(chipID []byte) bool {
 	return bytes.Equal(padded, chipID)
 }
 
-// deviceName is what stands for the device of a report: its chip id, or where the host
+// deviceName is what represents the device of a report: its chip id, or where the host
 // hides that the provider that holds the VLEK.
 func (c *chain) deviceName(r report) string {
 	switch {

@@ -9,7 +9,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// firmware is what OVMF says of itself in the table before its reset vector.
+// firmware is what OVMF states about itself in the table before its reset vector.
 type firmware struct {
 	reset     uint32 // where CPUs but the first start
 	hashTable uint32 // where it looks for QEMU's table of hashes; 0 where it does not

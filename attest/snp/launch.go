@@ -21,7 +21,7 @@ type Launch struct {
 	VCPUs          int
 	CPU            uint32 // signature of the CPU model, CPUID leaf 1 EAX
 	Features       uint64 // SEV features of the virtual CPUs; 1 is SNP alone
-	// FPU says that the host sets the registers MXCSR and FCW before they are
+	// FPU states that the host sets the registers MXCSR and FCW before they are
 	// measured, as Linux 6.10 and later do.
 	FPU bool
 }
@@ -72,7 +72,7 @@ func (d *digest) addPages(address uint64, content []byte) {
 
 // Digest is the launch digest, 48 bytes: firmware, the sections that it asks
 // for, and the first state of each virtual CPU. It refuses with "malformed"
-// firmware that says nothing of SNP, and a kernel that the firmware would not
+// firmware that states nothing of SNP, and a kernel that the firmware would not
 // check.
 func (l Launch) Digest() ([]byte, error) {
 	if n := len(l.Firmware); n < page || n > maxFirmware || n%page != 0 {

@@ -60,7 +60,7 @@ func (s signer) String() string {
 // for, with report data of the host's choice, has all bits set.
 const maxVMPL = 3
 
-// fields are the fields of a report, as they stand in its bytes.
+// fields are the fields of a report, as they are in its bytes.
 type fields struct {
 	Version, GuestSVN, VMPL           uint32
 	Policy, PlatformInfo              uint64

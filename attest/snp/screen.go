@@ -44,7 +44,7 @@ func (a *azureAppraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.
 	return e.claims(r, c, quote), nil
 }
 
-// current is a chain whose generation is Milan where the report does not say one:
+// current is a chain whose generation is Milan where the report does not state one:
 // reports of version 2 do not, and Milan was the only generation when it was current.
 func (c chain) current() *chain {
 	if c.product == "" {

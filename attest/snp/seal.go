@@ -29,7 +29,7 @@ func (a *Attester) Seal(ctx context.Context, secret []byte, to []attest.Referenc
 	return key.Seal(secret, to)
 }
 
-// Unseal gives back what this guest sealed on this chip.
+// Unseal returns what this guest sealed on this chip.
 func (a *Attester) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
 	key, err := a.sealingKey(ctx)
 	if err != nil {
@@ -58,7 +58,7 @@ func (a *Attester) sealingKey(ctx context.Context) (attest.OwnKey, error) {
 	return attest.OwnKey{Key: key, Measurement: r.measurement()}, nil
 }
 
-// derive asks the driver. The request lives on the heap until it is answered.
+// derive asks the driver. The request stays on the heap until the driver has responded.
 func derive(asked labi.SnpDerivedKeyReqABI) ([]byte, error) {
 	fd, err := syscall.Open(guestDevice, syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 	if err != nil {

@@ -9,14 +9,14 @@
 //	ask_ark       the ASK or ASVK, then the ARK, PEM, as AMD's KDS serves them
 //	crl           the revocation list by the ARK, DER
 //
-// It refuses a chain that does not hold or is revoked or out of its time, a
+// It refuses a chain that does not verify or is revoked or out of its time, a
 // missing or outdated revocation list, a certificate of another chip, firmware
 // or CPU generation than the report's, a signature that does not verify, a byte
 // that is neither signed nor zero where it must be, and then whatever the rules
 // do not accept: firmware below its floor, chips, launch keys, guest policy
 // bits, privilege levels. docs/spec/evidence-snp.md has every byte and check.
 //
-// Forgery is told before policy: rules are asked about signed fields only.
+// Forgery is refused before policy is applied: rules check signed fields only.
 //
 // [AzurePlatform] appraises the form of Azure's confidential virtual machines, where the
 // report binds a TPM's key and that key quotes the PCRs; [AzureAttester] asks for it.
@@ -35,10 +35,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// reportAppraiser judges SEV-SNP reports. It is safe for concurrent use; the zero
+// reportAppraiser appraises SEV-SNP reports. It is safe for concurrent use; the zero
 // Appraiser is ready. It remembers the chains it has checked, by their bytes, so
-// that a chip seen before costs one signature; times and rules are judged anew
-// each time, so memory changes no answer.
+// that a chip seen before costs one signature; times and rules are checked anew
+// each time, so the cache changes no result.
 type reportAppraiser struct {
 	known memory
 }
@@ -49,7 +49,7 @@ func (*reportAppraiser) Platform() attest.Platform { return attest.SNP }
 // Genuine implements [attest.Appraiser].
 func (a *reportAppraiser) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
-// Appraise judges a report; see the package comment for what it needs.
+// Appraise appraises a report; see the package comment for what it needs.
 func (a *reportAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	r, c, err := a.genuine(raw, endorsed, rules, at)
 	if err != nil {
@@ -86,8 +86,8 @@ func permitted(r report, c *chain, rules attest.Rules) error {
 	return permit(r, c, rules.SNP)
 }
 
-// UnverifiedClaims are what a report says of itself. A report of version 2 does not
-// say its CPU generation.
+// UnverifiedClaims are what a report states about itself. A report of version 2 does not
+// state its CPU generation.
 func (*reportAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	r, err := parseReport(raw)
 	if err != nil {
@@ -96,7 +96,7 @@ func (*reportAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	return claims(r, unverifiedChain(r)), nil
 }
 
-// unverifiedChain is what a report says of its chain.
+// unverifiedChain is what a report states about its chain.
 func unverifiedChain(r report) *chain {
 	return &chain{kind: r.signer, product: r.product, chip: r.ChipID}
 }
@@ -124,7 +124,7 @@ func (r report) signedBy(c *chain) error {
 	return nil
 }
 
-// claims are what the report says, once it is believed.
+// claims are what the report states, once it is verified.
 func claims(r report, c *chain) attest.Claims {
 	return attest.Claims{
 		Measurement: r.measurement(),

@@ -51,7 +51,7 @@ func (softAppraiser) Appraise(raw []byte, _ attest.Endorsements, rules attest.Ru
 	return e.claims(), nil
 }
 
-// UnverifiedClaims are what evidence says of itself.
+// UnverifiedClaims are what evidence states about itself.
 func (softAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	e, err := parse(raw)
 	if err != nil {

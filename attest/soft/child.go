@@ -111,7 +111,7 @@ func (c *child) terminate() {
 	}
 }
 
-// exposed reports whether somebody beside the measured program can see into the
+// exposed reports whether a party other than the measured program can see into the
 // child: a tracer, a core file, or because it is no longer the program that was
 // started. What cannot be found out counts as exposed.
 func (c *child) exposed() bool {
@@ -151,7 +151,7 @@ func (c *child) executes(pid int) bool {
 	return err == nil && os.SameFile(running, started)
 }
 
-// serveDevice answers the child's calls until the device is closed.
+// serveDevice serves the child's calls until the device is closed.
 func (c *child) serveDevice(k keys) {
 	for {
 		var asked call

@@ -71,10 +71,10 @@ func NewDaemon(config Config) (*Daemon, error) {
 // RootDigest is the digest that names this daemon in policy, under [platform.soft].
 func (d *Daemon) RootDigest() attest.Digest { return d.root }
 
-// Close gives the directory free. It is called when Serve has returned.
+// Close releases the directory. It is called when Serve has returned.
 func (d *Daemon) Close() error { return d.lock.Close() }
 
-// Serve launches programs for whoever connects to ln, which [Listen] made, until
+// Serve launches programs for each client that connects to ln, which [Listen] made, until
 // ctx is done. Then it ends all children, with SIGKILL those that are still
 // there after five seconds, and returns nil.
 func (d *Daemon) Serve(ctx context.Context, ln net.Listener) error {
@@ -142,7 +142,7 @@ func (d *Daemon) serveLauncher(ctx context.Context, launcher *net.UnixConn) {
 }
 
 // forward sends the launcher's signals to the child until the launcher goes or
-// says something else.
+// states something else.
 func (c *child) forward(launcher *net.UnixConn) {
 	for {
 		var m signalMessage
@@ -154,7 +154,7 @@ func (c *child) forward(launcher *net.UnixConn) {
 }
 
 // admit reads a launcher's request, and starts what it asks for while there is a
-// place for one more child, which the caller gives back. A launcher that does not ask
+// place for one more child, which the caller returns. A launcher that does not ask
 // takes none.
 func (d *Daemon) admit(ctx context.Context, launcher *net.UnixConn) (c *child, err error) {
 	select {

@@ -130,8 +130,8 @@ func (d *Device) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
 	return d.callDaemon(ctx, call{Op: opUnseal, Data: sealed})
 }
 
-// callDaemon asks one question and waits for its answer. Answers to questions that
-// were given up are passed over.
+// callDaemon sends one request and waits for its response. Responses to requests that
+// were abandoned are skipped.
 func (d *Device) callDaemon(ctx context.Context, asked call) ([]byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -160,7 +160,7 @@ func (a deviceResponse) result() ([]byte, error) {
 	return a.Data, nil
 }
 
-// callError is the error of a call that got no answer: the caller's own
+// callError is the error of a call that got no response: the caller's own
 // deadline, the refusal to send it, or a device that is gone.
 func callError(ctx context.Context, err error) error {
 	var r *wire.Refusal

@@ -29,12 +29,12 @@ const (
 // (r, n-s) only the one with the smaller s is accepted.
 var halfOrder = new(big.Int).Rsh(elliptic.P256().Params().N, 1)
 
-// Statement is what a daemon says about one program it launched.
+// Statement is what a daemon states about one program it launched.
 type Statement struct {
 	Agent      attest.Digest // SHA-256 of the agent's file; zero when there is none
 	Program    attest.Digest // SHA-256 of the program's file
 	Arguments  attest.Digest // [Arguments] of the program
-	Debug      bool          // somebody traces the child, or it may write its memory to disk
+	Debug      bool          // a tracer attaches to the child, or it may write its memory to disk
 	Dynamic    bool          // agent or program loads shared libraries
 	ReportData attest.ReportData
 }
@@ -93,7 +93,7 @@ func RootOf(key *ecdsa.PublicKey) (attest.Digest, error) {
 }
 
 // Sign makes evidence of a statement with a daemon's P-256 key: the framing of
-// all fields, and as its last field the signature over what stands before it.
+// all fields, and as its last field the signature over what is before it.
 func Sign(key *ecdsa.PrivateKey, s Statement) ([]byte, error) {
 	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
 	if err != nil {

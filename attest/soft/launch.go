@@ -42,7 +42,7 @@ type Process struct {
 // Launch asks the daemon at socket to start a program. It blocks until the
 // daemon has measured and started it, or ctx is done; afterwards ctx has no
 // effect. Its error is the daemon's refusal, or has the reason
-// "not-this-device" when no daemon answers. The files stay the caller's.
+// "not-this-device" when no daemon responds. The files stay the caller's.
 func Launch(ctx context.Context, socket string, r LaunchRequest) (*Process, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, network, socket)
 	if err != nil && ctx.Err() != nil {
@@ -100,7 +100,7 @@ func orElse(f, other *os.File) *os.File {
 	return f
 }
 
-// reply reads the daemon's next word; a refusal is the error.
+// reply reads the daemon's next message; a refusal is the error.
 func (p *Process) reply() (launchReply, error) {
 	var reply launchReply
 	if err := receiveNoFiles(p.conn, &reply); err != nil {
@@ -127,7 +127,7 @@ func (p *Process) watch() {
 	p.exit = *reply.Exit
 }
 
-// Wait blocks until the process has ended and says how. Its error has the
+// Wait blocks until the process has ended and states how. Its error has the
 // reason "not-this-device" when the daemon went first, which ends the process
 // too. It may be called more than once.
 func (p *Process) Wait() (Exit, error) {

@@ -33,7 +33,7 @@ type launchMessage struct {
 	Dir      string            `json:"dir"`
 }
 
-// launchReply is what the daemon tells a launcher: first the process or a
+// launchReply is what the daemon reports a launcher: first the process or a
 // refusal, at the end the exit.
 type launchReply struct {
 	PID     int           `json:"pid,omitempty"`
@@ -70,7 +70,7 @@ type call struct {
 	To     [][]byte `json:"to,omitempty"` // reference values, framed
 }
 
-// deviceResponse is what the device says.
+// deviceResponse is the device's response.
 type deviceResponse struct {
 	Number  uint64        `json:"number"`
 	Data    []byte        `json:"data,omitempty"`

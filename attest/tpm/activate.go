@@ -17,7 +17,7 @@ func (d *Device) ExportKey() []byte {
 	return wire.Frame(wire.LabelTPMKept, d.private, d.in.Key, d.auth)
 }
 
-// ActivateCredential gives the secret of a credential that was made for this device and a key
+// ActivateCredential returns the secret of a credential that was made for this device and a key
 // that an earlier start kept.
 func (d *Device) ActivateCredential(ctx context.Context, kept, credential []byte) (secret []byte, err error) {
 	var f [3][]byte // private, public, authorization

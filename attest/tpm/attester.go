@@ -24,7 +24,7 @@ import (
 // left out: it is for people.
 const maxEventLog = 128 << 10
 
-// Config says what is launched, and on which machine.
+// Config states what is launched, and on which machine.
 type Config struct {
 	Machine Machine
 	// CA is the certificates above the endorsement key's, PEM.
@@ -38,7 +38,7 @@ type Config struct {
 
 // Device is a TPM as one launch uses it. It implements [attest.CredentialActivator] and
 // [attest.Sealer] and is safe for concurrent use. Its attestation key dies with it
-// where nobody keeps it: the TPM keeps none.
+// where it is not exported: the TPM keeps none.
 type Device struct {
 	machine  Machine
 	ca       []byte
@@ -46,7 +46,7 @@ type Device struct {
 	launch   Launch
 	in       attest.TPMKeys
 
-	ekHandle tpm2.TPMHandle   // where it stands ready, or 0
+	ekHandle tpm2.TPMHandle   // where it is persistent, or 0
 	ek       tpm2.TPMTPublic  // or its template
 	storage  tpm2.TPMSContext // of the storage root key
 	ak       tpm2.TPMSContext // of the attestation key
@@ -200,7 +200,7 @@ func keyHandle(h tpm2.TPMHandle, name attest.Digest, auth []byte) tpm2.AuthHandl
 	return tpm2.AuthHandle{Handle: h, Name: tpm2.TPM2BName{Buffer: whole}, Auth: tpm2.PasswordAuth(auth)}
 }
 
-// TPMKeys says who the device is.
+// TPMKeys states who the device is.
 func (d *Device) TPMKeys() attest.TPMKeys { return d.in }
 
 // Attest makes evidence without a credential's secret. Only who was shown the key
@@ -279,7 +279,7 @@ func (d *Device) activate(t transport.TPM, key tpm2.AuthHandle, object, encrypte
 }
 
 // withEndorsementKey runs f with the endorsement key, which is made anew where it does not
-// stand ready.
+// be persistent.
 func (d *Device) withEndorsementKey(t transport.TPM, f func(tpm2.AuthHandle) error) error {
 	handle := d.ekHandle
 	if handle == 0 {

@@ -103,7 +103,7 @@ type memory struct {
 }
 
 // device checks certificates, or remembers that it did; time and roots are
-// judged each time.
+// checked each time.
 func (m *memory) device(der, bundle []byte, roots []attest.Digest, at time.Time) (*device, error) {
 	id := [2]attest.Digest{wire.Sum(der), wire.Sum(wire.NormalizePEM(bundle))}
 	if d, known := m.devices.Load(id); known && slices.Contains(roots, d.root) && !at.Before(d.from) && !at.After(d.until) {

@@ -15,7 +15,7 @@ import (
 
 // Credential hides a secret (TPM2_MakeCredential): only the TPM that holds the
 // endorsement key of the certificate gives it, and only while it holds the
-// attestation key. Whether the certificate is worth anything is judged with the
+// attestation key. Whether the certificate is worth anything is checked with the
 // evidence. The credential is a TPM2B_ID_OBJECT and a TPM2B_ENCRYPTED_SECRET.
 func (*quoteAppraiser) Credential(in attest.TPMKeys, secret []byte) ([]byte, error) {
 	if len(in.Device) > maxCertificate {

@@ -19,8 +19,8 @@ const (
 )
 
 // replayEvents demands that the firmware's event log leads to the values of PCRs,
-// each in the bank of its digest. It gives the events that extended them. Only of
-// those whose DigestVerified holds are the data what was measured; the log is for
+// each in the bank of its digest. It returns the events that extended them. Only of
+// those whose DigestVerified is true are the data what was measured; the log is for
 // people, and nothing decides on it.
 func replayEvents(log []byte, pcrs []register.MR) ([]tcg.Event, error) {
 	parsed, err := tcg.ParseEventLog(log, tcg.ParseOpts{})

@@ -52,7 +52,7 @@ func (m Machine) withTPM(f func(transport.TPM) error) error {
 	return f(t)
 }
 
-// connect connects to the TPM. Nobody but us starts up a software TPM.
+// connect connects to the TPM. No other program starts a software TPM.
 func (m Machine) connect() (transport.TPMCloser, error) {
 	info, err := os.Stat(m.Path)
 	if err != nil {
@@ -119,7 +119,7 @@ func selectPCRs(pcrs []int) tpm2.TPMLPCRSelection {
 }
 
 // readLog is the log that leads to the TPM's PCR 14. A log of an earlier boot, or
-// one that anybody changed, is none: what was launched before is then the base of
+// one that was changed, is none: what was launched before is then the base of
 // a new one, which no policy names.
 func (m Machine) readLog(values []byte) launchLog {
 	pcr := attest.Digest(values[len(bootPCRs)*pcrSize:])
@@ -175,7 +175,7 @@ func (m Machine) addLaunch(t transport.TPM, l Launch) error {
 }
 
 // The certificates of endorsement keys in NV memory, and where their keys may
-// stand ready (TCG EK credential profile, section 2.2.1), the fastest kind first.
+// be persistent (TCG EK credential profile, section 2.2.1), the fastest kind first.
 var endorsements = []struct{ certificate, key tpm2.TPMHandle }{
 	{0x01c0000a, 0x8101000a}, // ECC P-256
 	{0x01c00016, 0x81010016}, // ECC P-384

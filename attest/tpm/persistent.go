@@ -23,7 +23,7 @@ func (m Machine) ReadNV(index uint32) (content []byte, err error) {
 	return content, err
 }
 
-// Quoted is what a key of a TPM says of PCRs of the SHA-256 bank.
+// Quoted is what a key of a TPM states about PCRs of the SHA-256 bank.
 type Quoted struct {
 	Quote     []byte // TPMS_ATTEST, for [VerifyQuote]
 	Signature []byte // TPMT_SIGNATURE, for [ParseSignature]
@@ -33,7 +33,7 @@ type Quoted struct {
 // quoteTries is how often a quote is asked for whose PCRs change meanwhile.
 const quoteTries = 3
 
-// QuoteBy asks the key that stands ready at a handle, without a password, for a
+// QuoteBy asks the key that is persistent at a handle, without a password, for a
 // quote over PCRs, in ascending order, and extra data of at most 32 bytes. It
 // refuses with "not-this-device" where no such key quotes.
 func (m Machine) QuoteBy(handle uint32, pcrs []int, extra []byte) (got Quoted, err error) {

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// Manufacturer says who made the TPM.
+// Manufacturer states who made the TPM.
 func (m Machine) Manufacturer() (who string, err error) {
 	err = m.withTPM(func(t transport.TPM) error {
 		response, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(tpm2.TPMPTManufacturer), PropertyCount: 1}.Execute(t)
@@ -47,7 +47,7 @@ func (m Machine) Certificate() (text string, err error) {
 	return text, err
 }
 
-// CheckBank says that the SHA-256 bank holds every PCR that is quoted.
+// CheckBank states that the SHA-256 bank holds every PCR that is quoted.
 func (m Machine) CheckBank() (string, error) {
 	return fmt.Sprintf("PCRs %v", quotedPCRs), m.withTPM(func(t transport.TPM) error {
 		_, err := readPCRs(t, quotedPCRs)
@@ -55,7 +55,7 @@ func (m Machine) CheckBank() (string, error) {
 	})
 }
 
-// MakesKeys says that an attestation key can be made. It launches nothing.
+// MakesKeys states that an attestation key can be made. It launches nothing.
 func (m Machine) MakesKeys() (string, error) {
 	return "made one", m.withTPM(func(t transport.TPM) error {
 		return new(Device).makeKey(t)

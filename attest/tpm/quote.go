@@ -68,7 +68,7 @@ func VerifyQuote(key crypto.PublicKey, quote, signature []byte) (Quote, error) {
 	return UnverifiedQuote(quote)
 }
 
-// UnverifiedQuote reads the one encoding of a quote, signed by nobody yet. It
+// UnverifiedQuote reads the one encoding of a quote, whose signature is not verified yet. It
 // refuses with "malformed".
 func UnverifiedQuote(raw []byte) (Quote, error) {
 	var q Quote
@@ -108,7 +108,7 @@ func readSelection(s *cryptobyte.String, to *selection) bool {
 }
 
 // Covers checks that the quote covers exactly these PCRs of one bank, and that
-// they had these values, which stand in the order of the PCRs. A quote over no
+// they had these values, which are in the order of the PCRs. A quote over no
 // PCR covers nothing and is refused, with reason "digest".
 func (q Quote) Covers(bank uint16, pcrs []int, values []byte) error {
 	want := selection{bank, pcrs}

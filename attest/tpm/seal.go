@@ -182,7 +182,7 @@ func (d *Device) withStorageKey(t transport.TPM, f func(tpm2.AuthHandle) error) 
 	})
 }
 
-// Unseal gives a secret back. It refuses with "measurement" a launch that is none
+// Unseal returns a secret. It refuses with "measurement" a launch that is none
 // of the reference values, and a machine that booted otherwise; with "malformed"
 // or "signature" what this TPM did not seal.
 func (d *Device) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
@@ -279,7 +279,7 @@ func (d *Device) unsealKey(t transport.TPM, private, public []byte, to []attest.
 	return key, err
 }
 
-// satisfy shows the TPM that the branch holds, and that it is one of all.
+// satisfy shows the TPM that the branch is satisfied, and that it is one of all.
 func (b branch) satisfy(all tpm2.TPMLDigest) tpm2.PolicyCallback {
 	return func(t transport.TPM, session tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
 		if _, err := (tpm2.PolicyPCR{PolicySession: session, Pcrs: selectPCRs(b.pcrs)}).Execute(t); err != nil {

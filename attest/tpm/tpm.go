@@ -1,14 +1,14 @@
-// Package tpm appraises what a TPM 2.0 says about the machine it is part of and
+// Package tpm appraises what a TPM 2.0 states about the machine it is part of and
 // the programs that were launched there, and asks a TPM for it.
 //
 // The appraiser trusts the manufacturers' certificate authorities whose digests
 // the rules name, and nothing else. Evidence is a framing of the endorsement key's
 // certificate, an attestation key, a quote over the boot PCRs and PCR 14 with
-// their values, the log of launches that PCR 14 stands for, the firmware's event
+// their values, the log of launches that PCR 14 represents, the firmware's event
 // log, and the secret of the credential that binds the attestation key to the
 // device. The endorsement, by role, is
 //
-//	ek_ca  the certificates that the endorsement key's stands under, PEM
+//	ek_ca  the certificates that the endorsement key's is issued under, PEM
 //
 // It refuses an endorsement key that no named authority vouches for, a key that
 // could sign anything but the TPM's own words, a signature that does not verify, a
@@ -17,10 +17,10 @@
 // not name. docs/spec/evidence-tpm.md has every byte and check.
 //
 // A TPM proves what was started. It keeps nothing from root: who rules the
-// machine after it booted reads the program's memory. Package tpm says so
-// wherever it says that evidence holds.
+// machine after it booted reads the program's memory. Package tpm states so
+// wherever it states that evidence is accepted.
 //
-// [VerifyQuote] and [ParseSignature] stand by themselves, for TEEs that have a TPM
+// [VerifyQuote] and [ParseSignature] are independent, for TEEs that have a TPM
 // inside.
 package tpm
 
@@ -50,10 +50,10 @@ var quotedPCRs = append(slices.Clone(bootPCRs), programPCR)
 // pcrSize is the size of a PCR of the SHA-256 bank.
 const pcrSize = 32
 
-// quoteAppraiser judges TPM evidence. It is safe for concurrent use; the zero
+// quoteAppraiser appraises TPM evidence. It is safe for concurrent use; the zero
 // Appraiser is ready. It remembers the devices and keys it has checked, by their
 // bytes, so that a key seen before costs one signature; times, rules and the
-// credential are judged anew each time, so memory changes no answer.
+// credential are checked anew each time, so the cache changes no result.
 type quoteAppraiser struct {
 	known memory
 }
@@ -70,7 +70,7 @@ func (*quoteAppraiser) UnverifiedKeys(raw []byte) (attest.TPMKeys, error) {
 // Genuine implements [attest.Appraiser].
 func (a *quoteAppraiser) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
-// Appraise judges evidence; see the package comment for what it needs.
+// Appraise appraises evidence; see the package comment for what it needs.
 func (a *quoteAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	e, err := parse(raw)
 	if err != nil {
@@ -113,7 +113,7 @@ func (a *quoteAppraiser) quote(e evidence) (Quote, error) {
 
 // permit asks the rules about evidence that is genuine: the device, and every
 // launch since boot but the last one of this key, which is the measurement. What
-// that may stand for is for policy to say, as on every platform.
+// that may represent is for policy to state, as on every platform.
 func permit(e evidence, device *device, rules attest.TPMRules) (Launch, error) {
 	if slices.ContainsFunc(rules.CutChips, func(chip []byte) bool { return string(chip) == string(device.chip[:]) }) {
 		return Launch{}, wire.Refuse(wire.NoPlatform, "tpm: device", device.chip, "one that policy accepts")
@@ -143,7 +143,7 @@ func (e evidence) ownLaunch() (int, error) {
 	return 0, wire.Refuse(wire.NotMeasured, "tpm: launch of this key", fmt.Sprintf("%d launches of other keys", len(e.log.Launches)), "the launch that it was made for")
 }
 
-// UnverifiedClaims are what evidence says of itself.
+// UnverifiedClaims are what evidence states about itself.
 func (*quoteAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	e, err := parse(raw)
 	if err != nil {
@@ -157,7 +157,7 @@ func (*quoteAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	return claims(e, quote, e.log.Launches[own], new(device)), err
 }
 
-// claims are what the evidence says, once it is believed.
+// claims are what the evidence states, once it is verified.
 func claims(e evidence, q Quote, own Launch, device *device) attest.Claims {
 	return attest.Claims{
 		Measurement: measurement(e.values, e.log.Base[:], own),

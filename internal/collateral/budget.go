@@ -95,7 +95,7 @@ func (b *budget) charge(address string, now time.Time) error {
 	return nil
 }
 
-// refund gives back a request that the vendor did not answer: the sender is not
+// refund returns a request that the vendor did not serve: the sender is not
 // to blame.
 func (b *budget) refund(address string) {
 	from := network(address)
@@ -122,7 +122,7 @@ func (b *budget) recordAccepted(address string, now time.Time) {
 	b.accepted[from] = now
 }
 
-// decayed is the share as it stands now.
+// decayed is the share as of now.
 func (s share) decayed(now time.Time) share {
 	s.asked = max(0, s.asked-float64(max(0, now.Sub(s.at)))/float64(everyInVain))
 	s.at = now

@@ -1,9 +1,9 @@
-// Package collateral finds what TEE vendors say beside evidence: certificates of
+// Package collateral finds what TEE vendors state beside evidence: certificates of
 // chips, revocation lists, statements on firmware. It keeps them, renews them
 // before they end, and never runs inside appraisal.
 //
-// It trusts nobody and is trusted with availability only. What to ask for is
-// read out of evidence that nobody has checked yet, and what comes back is
+// It trusts no source and is trusted with availability only. What to ask for is
+// read out of evidence that was not checked yet, and what comes back is
 // checked by the appraiser, each time it is used. Here a document need only have
 // its form, for its end is read out of it, and a list or statement that ends
 // before the one at hand is refused, so that a mirror cannot turn time back. The time
@@ -14,7 +14,7 @@
 // a share for each address, and what all chips need (lists, statements on the
 // vendor's own software, chains) is never evicted for them.
 //
-// Documents come from a directory, from the vendor or from a mirror of his. A
+// Documents come from a directory, from the vendor or from its mirror. A
 // vendor who is down or limits the rate is left alone for a while; meanwhile
 // what is at hand is given, past its end too, for the appraiser to refuse with
 // reason "expired". Evidence of platforms without collateral gets none.
@@ -39,7 +39,7 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Config says where documents come from. A source that is left out is not asked.
+// Config states where documents come from. A source that is left out is not asked.
 type Config struct {
 	// Documents lists the documents that belong to evidence: platforms.Table.Documents.
 	Documents func(unverified attest.Evidence) []attest.Document
@@ -48,13 +48,13 @@ type Config struct {
 	Mirror fs.FS
 	// Sources are the URLs of the vendors' services or of mirrors with the same paths,
 	// by the names of platforms.Table.Sources. A source whose value is its name has
-	// each document where the evidence says.
+	// each document where the evidence states.
 	Sources map[string]string
 	// Client asks them. Nil is http.DefaultClient.
 	Client *http.Client
 	// Cache keeps documents across restarts. Nil keeps them in memory only.
 	Cache Cache
-	// Clock tells the time. Nil is time.Now.
+	// Clock reports the time. Nil is time.Now.
 	Clock func() time.Time
 }
 
@@ -72,7 +72,7 @@ type Document struct {
 // returns only what was stored under the name: no vendor signs the time of fetching.
 // It is called concurrently.
 type Cache interface {
-	// Load gives the zero Document where there is none.
+	// Load returns the zero Document where there is none.
 	Load(ctx context.Context, name string) Document
 	Store(ctx context.Context, name string, d Document)
 }
@@ -96,12 +96,12 @@ const (
 const (
 	tick     = time.Minute
 	daily    = 24 * time.Hour     // lists and statements are renewed at least so often
-	idle     = 7 * 24 * time.Hour // what nobody asked for so long is forgotten
+	idle     = 7 * 24 * time.Hour // what was not requested for so long is forgotten
 	absence  = 10 * time.Minute   // what a vendor does not have is not asked for again before
 	patience = 15 * time.Second   // for one document
 )
 
-// Collateral gives endorsements. It is safe for concurrent use.
+// Collateral returns endorsements. It is safe for concurrent use.
 type Collateral struct {
 	config  Config
 	flights singleflight.Group
@@ -130,11 +130,11 @@ func New(c Config) *Collateral {
 	return &Collateral{config: c, entries: map[string]*entry{}, vendors: map[vendorLine]backoff{}, budget: newBudget()}
 }
 
-// Endorse gives what belongs to evidence and did not come with it. It asks
-// vendors only for what is not at hand. A revocation list that cannot be had is
-// left out, because policy says what that means, and so is a statement that came
+// Endorse returns what belongs to evidence and did not come with it. It asks
+// vendors only for what is not at hand. A revocation list that cannot be fetched is
+// left out, because policy states what that means, and so is a statement that came
 // with the evidence; without any other document it refuses with "unavailable". In
-// role [attest.RoleChecked] it says when it had the lists and statements. It is for
+// role [attest.RoleChecked] it states when it had the lists and statements. It is for
 // evidence of one's own: for that of others there is [Collateral.EndorseFor].
 func (c *Collateral) Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsements, error) {
 	return c.endorse(ctx, e, nil)
@@ -212,7 +212,7 @@ func (c *Collateral) Run(ctx context.Context) {
 			return
 		case <-every.C:
 			for _, it := range c.dueItems() {
-				_, _ = c.renew(ctx, it, nil) // Stats tells the fault
+				_, _ = c.renew(ctx, it, nil) // Stats reports the fault
 			}
 		}
 	}

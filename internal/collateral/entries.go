@@ -57,7 +57,7 @@ func (c *Collateral) loadCached(ctx context.Context, it item) Document {
 	return d
 }
 
-// remember adds an entry, unless somebody else just did. Where there is no room,
+// remember adds an entry, unless a concurrent call just did. Where there is no room,
 // the chip that was used least lately makes some for another; documents that all
 // chips need are then kept for this once only. The caller holds mu.
 func (c *Collateral) remember(e *entry) *entry {
@@ -83,7 +83,7 @@ func (c *Collateral) remember(e *entry) *entry {
 	return e
 }
 
-// dueItems lists what should be renewed now, and forgets what nobody uses.
+// dueItems lists what should be renewed now, and forgets what is not used.
 func (c *Collateral) dueItems() []item {
 	now := c.config.Clock()
 	c.mu.Lock()

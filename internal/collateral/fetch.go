@@ -25,7 +25,7 @@ var vendorBackoff = retry.Backoff{First: time.Second, Max: 10 * time.Minute}
 // mostWait is the longest wait that a vendor can ask for.
 const mostWait = time.Hour
 
-// backoff says until when a vendor is left alone.
+// backoff states until when a vendor is left alone.
 type backoff struct {
 	failures int
 	until    time.Time
@@ -86,7 +86,7 @@ func readBounded(r io.Reader) ([]byte, error) {
 	return content, err
 }
 
-// requestDocument asks the vendor, unless he is to be left alone.
+// requestDocument asks the vendor, unless it is to be left alone.
 func (c *Collateral) requestDocument(ctx context.Context, it item, s *Stranger) (Document, error) {
 	if it.url == "" {
 		return Document{}, errors.New("no such file, and no source to ask")
@@ -121,7 +121,7 @@ func (c *Collateral) requestDocument(ctx context.Context, it item, s *Stranger) 
 	return d, err
 }
 
-// mayAsk refuses to ask a vendor who is to be left alone, or for what he did not
+// mayAsk refuses to ask a vendor that is to be left alone, or for what it did not
 // have a short while ago, or for more chips than strangers may name.
 func (c *Collateral) mayAsk(it item, asked vendorLine, s *Stranger) error {
 	now := c.config.Clock()
@@ -143,7 +143,7 @@ func (c *Collateral) mayAsk(it item, asked vendorLine, s *Stranger) error {
 	return nil
 }
 
-// checkStatus reads the status of an answer, and notes what follows from it.
+// checkStatus reads the status of a response, and notes what follows from it.
 func (c *Collateral) checkStatus(it item, asked vendorLine, s *Stranger, r *http.Response) error {
 	switch status := r.StatusCode; {
 	case status == http.StatusOK:
@@ -159,7 +159,7 @@ func (c *Collateral) checkStatus(it item, asked vendorLine, s *Stranger, r *http
 	return fmt.Errorf("%s responded with %s", asked.host, r.Status)
 }
 
-// recordMissing notes that a vendor answers, but not with this document.
+// recordMissing notes that a vendor responds, but not with this document.
 func (c *Collateral) recordMissing(it item) {
 	now := c.config.Clock()
 	c.mu.Lock()
@@ -168,7 +168,7 @@ func (c *Collateral) recordMissing(it item) {
 }
 
 // failed leaves a vendor alone: for twice as long each time, and for as long as
-// he asks.
+// it asks.
 func (c *Collateral) failed(asked vendorLine, s *Stranger, wanted time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -28,7 +28,7 @@ func (c *Collateral) items(e attest.Evidence) []item {
 		it := item{Document: d}
 		switch base := c.config.Sources[d.Source]; {
 		case base == "" && d.URL != "":
-			continue // evidence alone says where it is, and no source is asked
+			continue // evidence alone states where it is, and no source is asked
 		case base == "":
 		case base == d.Source && d.URL != "":
 			it.url = d.URL

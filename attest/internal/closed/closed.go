@@ -1,6 +1,6 @@
 // Package closed closes the set of appraisers. An appraiser decides which evidence
 // an Attestation Result is made of, so only packages below attest are appraisers:
-// they alone can import this package, and without it nothing can say of itself that
+// they alone can import this package, and without it nothing can state about itself that
 // it is one.
 package closed
 

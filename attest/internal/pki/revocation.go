@@ -18,7 +18,7 @@ type RevocationList struct {
 }
 
 // ParseRevocationList reads a revocation list in DER and verifies that the issuer made and signed
-// it. A critical extension must be known: it may say that the list is not of all
+// it. A critical extension must be known: it may state that the list is not of all
 // certificates; a nil function knows none. It refuses with reason "malformed" or
 // "signature".
 func (v Vendor) ParseRevocationList(der []byte, issuer *x509.Certificate, known func(pkix.Extension) bool) (RevocationList, error) {

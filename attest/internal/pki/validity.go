@@ -12,7 +12,7 @@ import (
 type Validity struct {
 	Of          string // for people
 	From, Until time.Time
-	// Issued says that From is when a list or statement was issued. It counts from 2
+	// Issued states that From is when a list or statement was issued. It counts from 2
 	// minutes before that: so much the clocks of an honest vendor and reader differ.
 	Issued bool
 }

@@ -1,4 +1,4 @@
-// Package snprules is what a policy file may say about AMD SEV-SNP, on Azure too.
+// Package snprules has the keys and registers that a policy file may name of AMD SEV-SNP, on Azure too.
 package snprules
 
 import (
@@ -48,7 +48,7 @@ const (
 
 const wantChip = "128 lower-case hexadecimal digits, or the 16 of a Turin, not all zero"
 
-// parseChip reads a chip id. The 8 bytes of a Turin stand before zeros in reports.
+// parseChip reads a chip id. The 8 bytes of a Turin are before zeros in reports.
 // Zeros are no id: a host writes them to hide one.
 func parseChip(s string) []byte {
 	b := attest.Digits(s, 64)

@@ -1,4 +1,4 @@
-// Package tpmrules is what a policy file may say about TPMs.
+// Package tpmrules has the keys and registers that a policy file may name of TPMs.
 package tpmrules
 
 import (
