@@ -129,7 +129,7 @@ func (c *call) prepareRetry(f failure) error {
 	case f.session.Alone() && (reason == wire.Misdirected || reason == wire.TicketWanted):
 		reason = wire.Rekey // no other unit has it
 	}
-	allowed := c.budget.take(reason)
+	allowed := c.budget.allow(reason)
 	switch reason {
 	case wire.Misdirected:
 		if !allowed {
@@ -214,19 +214,19 @@ func (c *call) attemptOnce() (*http.Response, failure) {
 	if out.stream != nil || c.budget.ticket < 1 {
 		ticket = encodeTicket(h.Session) // a stream cannot be sent again, and a ticket that was wanted is wanted again
 	}
-	answer, err := c.sendOuter(h, out, ticket, &f)
-	if err == nil && f.hint.Reason == wire.TicketWanted && !h.Alone() && out.stream == nil && c.budget.take(wire.TicketWanted) {
+	outer, err := c.sendOuter(h, out, ticket, &f)
+	if err == nil && f.hint.Reason == wire.TicketWanted && !h.Alone() && out.stream == nil && c.budget.allow(wire.TicketWanted) {
 		out.resent.Store(true)
-		answer, err = c.sendOuter(h, out, encodeTicket(h.Session), &f)
+		outer, err = c.sendOuter(h, out, encodeTicket(h.Session), &f)
 	}
 	f.attempt.Left, f.attempt.Whole = out.mayHaveLeft(err), c.knownAttempt().Whole
-	if err != nil || answer == nil {
+	if err != nil || outer == nil {
 		f.err = errors.Join(f.err, err)
 		return nil, f
 	}
-	response, err := c.openResponse(x, answer, &f)
+	response, err := c.openResponse(x, outer, &f)
 	if err != nil {
-		answer.Body.Close()
+		outer.Body.Close()
 		f.err = err
 	}
 	return response, f

@@ -79,8 +79,8 @@ func newRetryBudget() retryBudget {
 	return retryBudget{misdirected: 3, rekey: 1, cut: 2, ticket: 1, notExecuted: 2, expired: 2, others: maxOthers}
 }
 
-// take reports whether one more attempt is allowed, and counts it.
-func (t *retryBudget) take(reason wire.Reason) bool {
+// allow reports whether one more attempt is allowed, and counts it.
+func (t *retryBudget) allow(reason wire.Reason) bool {
 	left := &t.others
 	switch reason {
 	case wire.Misdirected:

@@ -18,7 +18,7 @@ import (
 func TestTries(t *testing.T) {
 	for reason, want := range map[wire.Reason]int{wire.Misdirected: 3, wire.Rekey: 1, wire.Replayed: maxOthers, wire.NotExecuted: 2} {
 		n, tries := 0, newRetryBudget()
-		for tries.take(reason) {
+		for tries.allow(reason) {
 			n++
 		}
 		if n != want {

@@ -279,7 +279,7 @@ func (s *Server) findSession(r *http.Request, raw [wire.HeaderSize]byte) (*chann
 	case len(ticket) > 0:
 		err = wire.Refuse(wire.Rekey, "request: ticket", fmt.Sprint(len(ticket), " bytes that do not open"), "a session of this cluster")
 	}
-	s.config.Log.Debug("session does not open", "unit", s.config.Host.ID(), "session", header.Session, "answer", wire.ReasonOf(err), "ticket", byTicket, "copy", byCopy)
+	s.config.Log.Debug("session does not open", "unit", s.config.Host.ID(), "session", header.Session, "reason", wire.ReasonOf(err), "ticket", byTicket, "copy", byCopy)
 	return nil, err
 }
 

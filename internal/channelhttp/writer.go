@@ -171,7 +171,7 @@ func (a *responseWriter) finish() error {
 		a.WriteHeader(http.StatusOK)
 	}
 	if a.length >= 0 && !a.noContent && a.written != a.length {
-		return fmt.Errorf("answering: %w", io.ErrUnexpectedEOF)
+		return fmt.Errorf("writing the response: %w", io.ErrUnexpectedEOF)
 	}
 	trailer := a.trailers()
 	if a.streaming {
