@@ -64,9 +64,9 @@ func (a Approved) addStatement(step Step) (Approved, error) {
 	}
 	h.step = len(a.steps)
 	a.records = a.records.withStatement(p, h)
-	heard := a.groups[p.Group.Name].copied()
-	a.records = a.records.assign(h.step, heard)
-	return a.extended(a.doc, step, withEntry(a.groups, p.Group.Name, heard)), nil
+	next := a.groups[p.Group.Name].copied()
+	a.records = a.records.assign(h.step, next)
+	return a.extended(a.doc, step, withEntry(a.groups, p.Group.Name, next)), nil
 }
 
 // copied returns a copy of the group and of its predecessor.

@@ -39,7 +39,7 @@ const (
 )
 
 // The first lines of statements. No policy file begins with one, because a
-// history holds both.
+// history has both.
 const (
 	approveLine  = "schema = \"cohort/approve/v1\"\n"
 	withdrawLine = "schema = \"cohort/withdraw/v1\"\n"
@@ -170,8 +170,8 @@ func (w newestStatements) checkFollows(h verifiedStatement) error {
 // verifyStatement verifies one statement about a group: it is about this roster, whose
 // identity is id, is signed with the key that it names, and ends no later than the group.
 // It does not check that the key is a party's.
-func (r Roster) verifyStatement(id attest.Digest, said SignedStatement) (verifiedStatement, error) {
-	s, err := ParseStatement(said.Statement)
+func (r Roster) verifyStatement(id attest.Digest, signed SignedStatement) (verifiedStatement, error) {
+	s, err := ParseStatement(signed.Statement)
 	if err != nil {
 		return verifiedStatement{}, err
 	}
@@ -185,14 +185,14 @@ func (r Roster) verifyStatement(id attest.Digest, said SignedStatement) (verifie
 	case s.NotAfter.After(r.Until):
 		return verifiedStatement{}, wire.Refuse(wire.Expired, "statement: not_after", s.NotAfter.UTC(), "not after the group's end "+r.Until.UTC().Format(time.RFC3339))
 	}
-	key, err := sshsig.Verify(said.Signature, s.Namespace(), said.Statement)
+	key, err := sshsig.Verify(signed.Signature, s.Namespace(), signed.Statement)
 	if err != nil {
 		return verifiedStatement{}, err
 	}
 	if sshsig.KeyDigest(key) != s.Key {
 		return verifiedStatement{}, wire.Refuse(wire.NotOwner, "statement: key", sshsig.KeyDigest(key), s.Key)
 	}
-	return verifiedStatement{Statement: s, signed: said}, nil
+	return verifiedStatement{Statement: s, signed: signed}, nil
 }
 
 // checkParty refuses, with "not-owner", a statement whose name and key are not those of
@@ -283,8 +283,8 @@ func (a ApprovalStatus) count() string {
 // former rosters and later statements.
 func (r Roster) Check(root attest.Digest, all []SignedStatement, trusted []ssh.PublicKey, at time.Time) (ApprovalStatus, error) {
 	newest, id := newestStatements{}, r.ID()
-	for _, said := range all {
-		s, err := r.verifyStatement(id, said)
+	for _, signed := range all {
+		s, err := r.verifyStatement(id, signed)
 		if err == nil {
 			err = r.checkParty(s.Statement)
 		}

@@ -15,7 +15,7 @@ import (
 // KeySize is the size of a founder's key in bytes.
 const KeySize = 32
 
-// Founder holds what one founder uses to verify a root before signing the first policy.
+// Founder has the key, the verifier and the time that one founder uses to verify a root before signing the first policy.
 type Founder struct {
 	Verifier *attest.Verifier
 	// Key is this founder's own key, 32 random bytes that are never sent. The secrets of

@@ -66,7 +66,7 @@ func (d *Document) tables() map[string]any {
 }
 
 // removable are the kinds of values whose removal takes something away. In a
-// kind "*" stands for every name that the file chooses; the kinds of a platform's keys
+// kind "*" is every name that the file chooses; the kinds of a platform's keys
 // have its name, and what they mean is declared by the platform ([known]).
 var removable = []string{
 	"authority.reference", "authority.machines",
