@@ -126,7 +126,7 @@ func openChannel(ctx context.Context, config OpenConfig) (*Channel, error) {
 func (o OpenConfig) check() ([]*url.URL, error) {
 	var faults []error
 	if o.Trust == nil {
-		faults = append(faults, wire.Refuse(wire.BadRequest, "channel: trust", "", "that of FetchTrust"))
+		faults = append(faults, wire.Refuse(wire.BadRequest, "channel: trust", "no trust", "a Trust of FetchTrust"))
 	}
 	all, err := parseGateways(o.Gateway)
 	return all, errors.Join(append(faults, err)...)

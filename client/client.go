@@ -111,7 +111,7 @@ func New(config Config) (*Client, error) {
 // complete fills in defaults and returns every fault of the other fields.
 func (c *Config) complete() error {
 	if c.Trust == nil {
-		return wire.Refuse(wire.BadRequest, "client: trust", "", "that of FetchTrust")
+		return wire.Refuse(wire.BadRequest, "client: trust", "no trust", "a Trust of FetchTrust")
 	}
 	var faults []error
 	names := c.Trust.serverNames()

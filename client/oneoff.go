@@ -62,7 +62,7 @@ type OneOff struct {
 // a check fails, and [ErrUnreachable] when no unit responds.
 func NewOneOff(ctx context.Context, config OneOffConfig) (*OneOff, error) {
 	if config.Trust == nil {
-		return nil, wire.Refuse(wire.BadRequest, "one-off: trust", "", "that of FetchTrust")
+		return nil, wire.Refuse(wire.BadRequest, "one-off: trust", "no trust", "a Trust of FetchTrust")
 	}
 	if config.Trust.config.Group != "" {
 		return nil, wire.Refuse(wire.WrongGroup, "one-off: trust", "of a group", "of a task")

@@ -222,7 +222,7 @@ func (o serialAttester) attest(ctx context.Context, data attest.ReportData, cred
 		defer func() { <-o.turn }()
 		return attest.AttestWithCredential(ctx, o.Attester, data, credential)
 	case <-ctx.Done():
-		return attest.Evidence{}, errors.Join(wire.Refuse(wire.Unavailable, "unit: TEE", "busy", "free"), context.Cause(ctx))
+		return attest.Evidence{}, errors.Join(wire.Refuse(wire.Unavailable, "unit: TEE", "busy with other evidence until the deadline", "free"), context.Cause(ctx))
 	}
 }
 

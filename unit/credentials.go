@@ -24,7 +24,7 @@ type Credentials struct {
 func (u *Unit) Credentials() (Credentials, error) {
 	e := u.enrolled.Load()
 	if e == nil {
-		return Credentials{}, wire.Refuse(wire.NotEnrolled, "unit: certificate", "none", "an enrolled unit")
+		return Credentials{}, wire.Refuse(wire.NotEnrolled, "unit: certificate", "no certificate", "an enrolled unit")
 	}
 	key, err := x509.MarshalPKCS8PrivateKey(e.leaf.PrivateKey)
 	if err != nil {

@@ -155,15 +155,15 @@ func (s secrets) openReport(request api.CertificateRequest, sealed api.SealedRep
 	var unverified api.SignedReport
 	recipient, err := hpke.NewRecipient(sealed.Encapsulated, s.hpke, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(request, sealed.GroupRoot))
 	if err != nil {
-		return unverified, wire.Refuse(wire.BadSignature, "sealed report: encapsulated key", "one that does not open", "sealed to this request")
+		return unverified, wire.Refuse(wire.BadSignature, "sealed report: encapsulated key", err, "sealed to this request")
 	}
 	plain, err := recipient.Open(nil, sealed.Ciphertext)
 	if err != nil {
-		return unverified, wire.Refuse(wire.BadSignature, "sealed report: ciphertext", "one that does not open", "sealed to this request")
+		return unverified, wire.Refuse(wire.BadSignature, "sealed report: ciphertext", err, "sealed to this request")
 	}
 	defer clear(plain)
 	if err := json.Unmarshal(plain, &unverified); err != nil {
-		return unverified, wire.Refuse(wire.Malformed, "signed report", "", "JSON")
+		return unverified, wire.Refuse(wire.Malformed, "signed report", fmt.Sprint(len(plain), " bytes that do not parse"), "JSON")
 	}
 	return unverified, nil
 }
@@ -178,7 +178,7 @@ func (u *Unit) accept(request api.CertificateRequest, groupRoot wire.Digest, sig
 	}
 	var report api.Report
 	if err := json.Unmarshal(signed.Report, &report); err != nil {
-		return nil, wire.Refuse(wire.Malformed, "report", "", "JSON")
+		return nil, wire.Refuse(wire.Malformed, "report", fmt.Sprint(len(signed.Report), " bytes that do not parse"), "JSON")
 	}
 	defer clear(report.LeafKey)
 	defer report.Rings.Clear()
@@ -226,7 +226,7 @@ func (u *Unit) checkSignature(request api.CertificateRequest, groupRoot wire.Dig
 	message := api.ReportMessage(signed.Report, request.Digest())
 	defer clear(message)
 	if chain[0].CheckSignature(x509.ECDSAWithSHA256, message, signed.Signature) != nil {
-		return nil, wire.Refuse(wire.BadSignature, "report: signature", "one that does not verify", "the authority's, over this request")
+		return nil, wire.Refuse(wire.BadSignature, "report: signature", "a signature that does not verify", "the authority's, over this request")
 	}
 	return chain, nil
 }
@@ -247,9 +247,9 @@ func (u *Unit) snapshot(report api.Report, signer []*x509.Certificate) (*enrolme
 	case report.KeyMode != string(terms.keyMode):
 		return nil, wire.Refuse(wire.WrongKind, "report: key mode", report.KeyMode, terms.keyMode)
 	case !bytes.Equal(report.Authority, root.Raw):
-		return nil, wire.Refuse(wire.WrongRoot, "report: authority root", "another", "the signer's")
+		return nil, wire.Refuse(wire.WrongRoot, "report: authority root", wire.Sum(report.Authority), wire.Sum(root.Raw))
 	case u.config.Group != "" && !bytes.Equal(report.IdentityCA, signer[1].Raw):
-		return nil, wire.Refuse(wire.WrongRoot, "report: group root", "another", "the signer's")
+		return nil, wire.Refuse(wire.WrongRoot, "report: group root", wire.Sum(report.IdentityCA), wire.Sum(signer[1].Raw))
 	}
 	id, err := u.config.identity(approved, report)
 	if err != nil {
@@ -332,7 +332,7 @@ func (u *Unit) checkLeaf(e *enrolment, report api.Report, keys secrets) error {
 		parsed, err := x509.ParsePKCS8PrivateKey(report.LeafKey)
 		shared, ok := parsed.(*ecdsa.PrivateKey)
 		if err != nil || !ok {
-			return wire.Refuse(wire.Malformed, "shared key", "", "an ECDSA key, PKCS #8")
+			return wire.Refuse(wire.Malformed, "shared key", fmt.Sprintf("%d bytes of type %T", len(report.LeafKey), parsed), "an ECDSA key, PKCS #8")
 		}
 		kind, key = identity.KindShared, shared
 	}
@@ -357,7 +357,7 @@ func (u *Unit) checkOwn(e *enrolment, raw [][]byte, key crypto.PublicKey, expect
 		return identity.Peer{}, err
 	}
 	if !key.(*ecdsa.PublicKey).Equal(chain[0].PublicKey) {
-		return identity.Peer{}, wire.Refuse(wire.BadChain, "certified key", "another key", "the unit's own")
+		return identity.Peer{}, wire.Refuse(wire.BadChain, "certified key", wire.Sum(chain[0].RawSubjectPublicKeyInfo), "the unit's own key")
 	}
 	if expect.At, err = verificationTime(chain[0], u.now()); err != nil {
 		return identity.Peer{}, err
@@ -393,7 +393,7 @@ func parseAll(raw ...[]byte) ([]*x509.Certificate, error) {
 	for i, der := range raw {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return nil, wire.Refuse(wire.Malformed, "report: certificate", "", "X.509, DER")
+			return nil, wire.Refuse(wire.Malformed, "report: certificate", err, "X.509, DER")
 		}
 		chain[i] = c
 	}

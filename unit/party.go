@@ -15,7 +15,7 @@ import (
 func (c Config) checkParties(fault func(rule string, got, want any)) {
 	if c.Group == "" {
 		if len(c.PartyKeys)+len(c.PeerParties) > 0 || !c.Roster.IsZero() {
-			fault("party keys, roster, peer parties", "some", "none without a group")
+			fault("party keys, roster, peer parties", "set without a group", "no such pin, or a group")
 		}
 		return
 	}

@@ -73,7 +73,7 @@ func (c Config) identity(p policy.Approved, report api.Report) (attest.Digest, e
 	}
 	of := func(m policyfile.Member) bool { return m.Task == report.Task && m.Release == report.Release }
 	if role := pact.Group.Roles[c.Role]; role == nil || !slices.ContainsFunc(role.Members, of) {
-		return attest.Digest{}, wire.Refuse(wire.WrongRole, "report: member of role "+c.Role, report.Task+" "+report.Release, "one of the roster")
+		return attest.Digest{}, wire.Refuse(wire.WrongRole, "report: member of role "+c.Role, report.Task+" "+report.Release, "a member of the roster")
 	}
 	return pact.ID(), nil
 }
@@ -98,7 +98,7 @@ func (u *Unit) PeerTLS(group, role string) (*tls.Config, error) {
 		return nil, wire.Refuse(wire.WrongGroup, "peer: group", group, u.config.Group)
 	}
 	if len(u.expectPeer(u.mayCall, role).Roles)+len(u.expectPeer(u.mayBeCalledBy, role).Roles) == 0 {
-		return nil, wire.Refuse(wire.NotAllowed, "peer: role", role, "one that "+u.config.Role+" calls or is called by")
+		return nil, wire.Refuse(wire.NotAllowed, "peer: role", role, "a role that "+u.config.Role+" calls or is called by")
 	}
 	config := identity.ClientTLS("", u.authorityRoot, nil)
 	config.GetClientCertificate = u.clientCertificate

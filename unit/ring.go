@@ -17,7 +17,7 @@ func (e *enrolment) setRing(r api.Rings) (err error) {
 		return err
 	}
 	if e.identity.Group != "" {
-		return wire.Refuse(wire.WrongIdentity, "report: keys inherited in a group", r.Inherited.Identity, "none")
+		return wire.Refuse(wire.WrongIdentity, "report: keys inherited in a group", r.Inherited.Identity, "no inherited keys")
 	}
 	task, release := e.identity.Task, e.identity.Release
 	before, err := identity.ReleaseID(e.policy, task, e.policy.Document().Tasks[task].Releases[release].Continues)
@@ -32,7 +32,7 @@ func (e *enrolment) setRing(r api.Rings) (err error) {
 func openRing(from api.RingKeys) (identity.RingKeys, error) {
 	var keys identity.RingKeys
 	if from.Current == nil {
-		return keys, wire.Refuse(wire.Malformed, "report: current ring key", "none", "one for each kind of session")
+		return keys, wire.Refuse(wire.Malformed, "report: current ring key", "no current key", "a current key for each kind of session")
 	}
 	for _, k := range []struct {
 		from *api.RingKey

@@ -219,7 +219,7 @@ func (c Config) validate() error {
 		faults = append(faults, wire.Refuse(wire.BadRequest, "unit configuration: "+rule, got, want))
 	}
 	if len(c.Authorities) == 0 {
-		fault("authorities", "none", "at least one URL")
+		fault("authorities", "no URL", "at least one URL")
 	}
 	for _, address := range c.Authorities {
 		if u, err := url.Parse(address); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
@@ -227,7 +227,7 @@ func (c Config) validate() error {
 		}
 	}
 	if c.Genesis.IsZero() {
-		fault("genesis", "none", "the digest of the first policy")
+		fault("genesis", "no digest", "the digest of the first policy")
 	}
 	if c.Group == "" && c.Role == "" && !wire.ValidName(c.Task) {
 		fault("task", c.Task, "the name of a task")
@@ -246,7 +246,7 @@ func (c Config) validate() error {
 		fault("sessions", c.Sessions, "a number, or 0 for the default")
 	}
 	if c.Attester == nil {
-		fault("attester", "none", "the TEE the program runs in")
+		fault("attester", "no attester", "the TEE the program runs in")
 	}
 	return errors.Join(faults...)
 }
@@ -310,7 +310,7 @@ func (u *Unit) Ready() error {
 func (u *Unit) currentEnrolment() (*enrolment, error) {
 	e := u.enrolled.Load()
 	if e == nil {
-		return nil, wire.Refuse(wire.NotEnrolled, "unit: certificate", "none", "an enrolled unit")
+		return nil, wire.Refuse(wire.NotEnrolled, "unit: certificate", "no certificate", "an enrolled unit")
 	}
 	now, err := u.clock.Check()
 	if err != nil {

@@ -145,13 +145,13 @@ func (c Config) check() error {
 		faults = append(faults, wire.Refuse(wire.BadRequest, "agent configuration: "+rule, got, want))
 	}
 	if c.Unit == nil {
-		fault("unit", "none", "an enrolled unit")
+		fault("unit", "no unit", "an enrolled unit")
 	}
 	if c.Program == nil {
-		fault("program", "none", "an executable file")
+		fault("program", "no program", "an executable file")
 	}
 	if c.Listen == nil && c.CertDir == "" {
-		fault("listener", "none", "a listener, or a certificate directory")
+		fault("listener", "neither of them", "a listener, or a certificate directory")
 	}
 	if c.Listen != nil && c.Forward != ForwardHTTP && c.Forward != ForwardTCP {
 		fault("forward", c.Forward, "http or tcp")

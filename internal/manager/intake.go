@@ -58,7 +58,7 @@ func (x *forwardedRequest) readWhole(limit int) error {
 	case errors.As(err, &large):
 		return wire.Refuse(wire.TooLarge, "request: size in bytes", fmt.Sprint("more than ", limit), limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return wire.Refuse(wire.BadRequest, "request: body", "incomplete", "a complete body within "+wholeWait.String())
+		return wire.Refuse(wire.BadRequest, "request: body", "an incomplete body", "a complete body within "+wholeWait.String())
 	case err != nil:
 		return wire.Refuse(wire.BadRequest, "request: body", err, "a complete body")
 	}

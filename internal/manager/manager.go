@@ -134,7 +134,7 @@ func (c *Config) validate() error {
 		missing bool
 	}{{"data directory", c.DataDir == ""}, {"authority roots", len(c.Roots) == 0}, {"bus address", c.BusAddress == ""}} {
 		if field.missing {
-			faults = append(faults, wire.Refuse(wire.BadRequest, field.name, "empty", "a value"))
+			faults = append(faults, wire.Refuse(wire.BadRequest, field.name, "an empty value", "a value"))
 		}
 	}
 	return errors.Join(faults...)
