@@ -57,8 +57,8 @@ func (u *Unit) joinCluster(ctx context.Context, e *enrolment) error {
 	return nil
 }
 
-// managerEnded logs why a connection to a manager ended. One that sends what it
-// must not is worth a warning; others are away now and then.
+// managerEnded logs why a connection to a manager ended. A manager that sends
+// malformed messages causes a warning; other ends are routine.
 func (u *Unit) managerEnded(manager string, err error) {
 	level := slog.LevelDebug
 	if errors.Is(err, wire.Malformed) {
@@ -68,7 +68,7 @@ func (u *Unit) managerEnded(manager string, err error) {
 }
 
 // busTLS presents the newest certificate of the signing key. The name that the
-// manager's certificate must bear is that of the URL in use.
+// manager's certificate must contain is that of the URL in use.
 func (u *Unit) busTLS() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, RootCAs: u.config.Manager.CA,
@@ -82,7 +82,7 @@ func (u *Unit) busTLS() *tls.Config {
 	}
 }
 
-// handlePushed takes over what another unit sealed.
+// handlePushed installs a session or tombstone that another unit sealed.
 func (u *Unit) handlePushed(i bus.Item) {
 	take := u.cluster.host.ImportSession
 	if i.Kind == bus.Tombstone {
@@ -94,8 +94,8 @@ func (u *Unit) handlePushed(i bus.Item) {
 	}
 }
 
-// report sends, every second, how the unit is, and at once when it begins or
-// ceases to be ready, and asks for numbers.
+// report sends the unit's state every second, and at once when it begins or ceases to be
+// ready, and allocates numbers.
 func (u *Unit) report(ctx context.Context, conn *bus.Conn, e *enrolment) {
 	ticker := time.NewTicker(reportInterval)
 	defer ticker.Stop()
@@ -105,7 +105,7 @@ func (u *Unit) report(ctx context.Context, conn *bus.Conn, e *enrolment) {
 		select {
 		case <-ctx.Done():
 			sent.Ready = false
-			_ = conn.SendHeartbeat(sent) // else the gateway tries in vain, for a while
+			_ = conn.SendHeartbeat(sent) // otherwise the gateway sends requests to this unit for some time
 			u.handOver()
 			return
 		case <-ticker.C:
@@ -115,9 +115,9 @@ func (u *Unit) report(ctx context.Context, conn *bus.Conn, e *enrolment) {
 			return
 		}
 		quiet, asked = quiet+reportInterval, asked+reportInterval
-		if beat := u.heartbeat(now); beat.Ready != sent.Ready || beat.Address != sent.Address || quiet >= bus.HeartbeatInterval {
-			_ = conn.SendHeartbeat(beat) // the next one is the same
-			sent, quiet = beat, 0
+		if state := u.heartbeat(now); state.Ready != sent.Ready || state.Address != sent.Address || quiet >= bus.HeartbeatInterval {
+			_ = conn.SendHeartbeat(state) // the next one is the same
+			sent, quiet = state, 0
 		}
 		if conn.Connected() && asked >= bus.HeartbeatInterval {
 			asked = 0
@@ -126,10 +126,9 @@ func (u *Unit) report(ctx context.Context, conn *bus.Conn, e *enrolment) {
 	}
 }
 
-// handOver leaves to the others what this unit may be the last to hold: sessions
-// under the keys of the release before are sealed again, since the release after
-// opens none of those. What does not reach a manager in time is in the clients'
-// tickets.
+// handOver publishes sessions that only this unit may have: sessions under the keys of the
+// preceding release are sealed again, because the following release cannot open them.
+// Clients' tickets replace what does not reach a manager in time.
 func (u *Unit) handOver() {
 	ctx, cancel := context.WithTimeout(context.Background(), handOverTimeout)
 	defer cancel()
@@ -142,7 +141,7 @@ func (u *Unit) handOver() {
 	}
 }
 
-// heartbeat is how the unit is now.
+// heartbeat returns the unit's present state.
 func (u *Unit) heartbeat(e *enrolment) bus.Heartbeat {
 	b := bus.Heartbeat{
 		Inherits: e.ring.Inherited.Identity,
@@ -155,7 +154,7 @@ func (u *Unit) heartbeat(e *enrolment) bus.Heartbeat {
 	return b
 }
 
-// addressOK reports whether an advertised address is host:port, or none.
+// addressOK reports whether an advertised address is empty or host:port.
 func addressOK(address string) bool {
 	host, port, err := net.SplitHostPort(address)
 	return address == "" || err == nil && host != "" && port != ""

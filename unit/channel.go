@@ -35,14 +35,14 @@ const (
 const maxReseal = 256
 
 // clusterState is the unit's part in its cluster: the sessions it shares with the
-// other units, and what it says of itself to the manager. Nothing in it makes a
+// other units, and what it reports to the manager. No fault in it makes a
 // unit unready.
 type clusterState struct {
 	host         *channel.Host
 	relay        *busrelay.Relay
 	renewNow     chan struct{} // a value in it asks for a renewal ahead of time
 	lastHastened atomic.Int64  // when that was last asked for, Unix nanoseconds
-	inFlight     atomic.Int64  // requests being answered
+	inFlight     atomic.Int64  // requests being served
 	serving      atomic.Int64  // calls of Serve that do not end yet
 	address      atomic.Pointer[string]
 	tasks        sync.WaitGroup // the goroutines below
@@ -56,8 +56,8 @@ func (u *Unit) startCluster(ctx context.Context) {
 	}
 }
 
-// applyCredentials makes an enrolment what the channel stands on. It is called by the
-// goroutine that enrols, before the enrolment is held.
+// applyCredentials gives the channel the credentials of an enrolment. The goroutine that
+// enrols calls it before the enrolment is current.
 func (u *Unit) applyCredentials(e *enrolment) error {
 	unit, err := x509.ParseCertificate(e.unit)
 	if err != nil {
@@ -89,13 +89,13 @@ func (u *Unit) applyCredentials(e *enrolment) error {
 	})
 }
 
-// withOldKeys is next with the newest key of before, where an authority that started
-// again knows nothing of it: sessions under that go on until its end. There must be no
-// cut between.
+// withOldKeys returns next with the newest key of before, if an authority that restarted
+// does not know that key: sessions under it remain valid until its end. No unit may have
+// been cut off in between.
 func withOldKeys(before, next identity.RingKeys, now time.Time) identity.RingKeys {
 	for _, old := range []*identity.RingKey{before.Current, before.Previous} {
 		if next.Previous == nil && old != nil && old.ID() != next.Current.ID() && now.Before(old.End()) {
-			next.Previous = old.Until(old.End()) // a copy, because the host erases what it held
+			next.Previous = old.Until(old.End()) // a copy, because the host erases its former keys
 		}
 	}
 	return next
@@ -130,7 +130,7 @@ func (u *Unit) resealAll(ctx context.Context) {
 	}
 }
 
-// resealSome seals some sessions again, and says how many are left.
+// resealSome seals some sessions again, and returns how many are left.
 func (u *Unit) resealSome() (sealed [][]byte, left int) {
 	sealed, left, err := u.cluster.host.Reseal(maxReseal, u.now())
 	if err != nil && !errors.Is(err, wire.CutOff) { // a unit that is cut off seals nothing
@@ -140,8 +140,8 @@ func (u *Unit) resealSome() (sealed [][]byte, left int) {
 }
 
 // renewSoon asks for a renewal ahead of time, because a session came under a ring
-// key that the unit does not hold. Anybody can make up such a session, so it
-// does so only once in a while.
+// key that the unit does not have. Any client can invent such a session, so the
+// rate is limited to once in hastenInterval.
 func (u *Unit) renewSoon() {
 	now, last := u.now().UnixNano(), u.cluster.lastHastened.Load()
 	if now-last < int64(hastenInterval) || !u.cluster.lastHastened.CompareAndSwap(last, now) {
@@ -154,7 +154,7 @@ func (u *Unit) renewSoon() {
 }
 
 // awaitStep blocks for d, or until a renewal is asked for ahead of time or a step concerns
-// the unit, and says whether one of these is.
+// the unit, and reports whether it was one of these.
 func (u *Unit) awaitStep(ctx context.Context, d time.Duration) (soon bool, err error) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -175,7 +175,7 @@ func (u *Unit) awaitStep(ctx context.Context, d time.Duration) (soon bool, err e
 	}
 }
 
-// withChannel is h with the trusted channel before it: requests of sessions
+// withChannel returns h behind the trusted channel: requests of sessions
 // reach h like any others.
 func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	server, err := channelhttp.NewServer(channelhttp.ServerConfig{
@@ -192,7 +192,7 @@ func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	}), nil
 }
 
-// announceAddress lets the manager know where the unit serves, until leave is called.
+// announceAddress reports to the manager where the unit serves, until leave is called.
 func (u *Unit) announceAddress(listening net.Addr) (leave func()) {
 	address := u.config.Address
 	if address == "" {
@@ -206,7 +206,7 @@ func (u *Unit) announceAddress(listening net.Addr) (leave func()) {
 // serialAttester is an attester that one goroutine at a time calls: a renewal and a
 // session may want evidence together.
 type serialAttester struct {
-	turn chan struct{} // holds a value during a call
+	turn chan struct{} // contains a value during a call
 	attest.Attester
 }
 
@@ -215,7 +215,7 @@ func (o serialAttester) Attest(ctx context.Context, data attest.ReportData) (att
 	return o.attest(ctx, data, nil)
 }
 
-// attest is Attest, with the secret of a credential if there is one.
+// attest is Attest with the secret of a credential; nil is none.
 func (o serialAttester) attest(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
 	select {
 	case o.turn <- struct{}{}:
@@ -226,8 +226,8 @@ func (o serialAttester) attest(ctx context.Context, data attest.ReportData, cred
 	}
 }
 
-// forClients is the unit's attester for clients, which challenge it where its
-// platform is one that they can challenge.
+// forClients returns the unit's attester for clients, who can challenge it if its
+// platform supports challenges.
 func (u *Unit) forClients() attest.Attester {
 	if tee, ok := u.tee.Attester.(attest.CredentialAttester); ok {
 		return challengedAttester{staplingAttester{u}, tee}
@@ -235,8 +235,8 @@ func (u *Unit) forClients() attest.Attester {
 	return staplingAttester{u}
 }
 
-// staplingAttester is the unit's attester that puts beside the evidence what the newest
-// report says of it.
+// staplingAttester is the unit's attester that adds the endorsements of the newest report to
+// the evidence.
 type staplingAttester struct{ u *Unit }
 
 // Attest implements [attest.Attester].
@@ -268,6 +268,6 @@ func (c challengedAttester) AttestFor(ctx context.Context, data attest.ReportDat
 // know it: a tag that is the same for all requests of one session.
 type Caller = channel.Caller
 
-// CallerOf gives the caller of a request; ok is false when it did not come
+// CallerOf returns the caller of a request; ok is false when it did not come
 // through the trusted channel.
 func CallerOf(ctx context.Context) (c Caller, ok bool) { return channelhttp.CallerOf(ctx) }

@@ -15,7 +15,7 @@ type Credentials struct {
 	Key   []byte // its private key, PKCS #8
 	Root  []byte // the root that trusts this identity and no other
 
-	// Replaced is closed when the unit holds newer ones, and when it is closed.
+	// Replaced is closed when the unit has newer ones, and when it is closed.
 	Replaced <-chan struct{}
 }
 

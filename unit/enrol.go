@@ -23,7 +23,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// enrolment is what one certificate report gave: an immutable snapshot.
+// enrolment is the verified content of one certificate report. It is immutable.
 type enrolment struct {
 	policy      policy.Approved
 	lifetime    time.Duration     // of certificates, as policy has it
@@ -41,7 +41,7 @@ type enrolment struct {
 	renewAfter  time.Time
 	renewBefore time.Time
 	notAfter    time.Time
-	replaced    chan struct{} // closed when a newer enrolment is held
+	replaced    chan struct{} // closed when a newer enrolment is current
 }
 
 // secrets are the private keys of one request.
@@ -87,7 +87,7 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 	return e, e.stapleEndorsements(sealed)
 }
 
-// introduction is what a TPM says of itself; all others need no credential.
+// introduction returns the keys of a TPM; other TEEs need no credential.
 func (u *Unit) introduction() api.ChallengeRequest {
 	if tee, ok := u.tee.Attester.(attest.CredentialAttester); ok {
 		in := tee.TPMKeys()
@@ -149,8 +149,8 @@ func findTask(p policy.Approved, name string) (*policyfile.Task, error) {
 	return task, nil
 }
 
-// openReport decrypts the answer. That it opens says that it was made for this
-// request, not yet by whom.
+// openReport decrypts the response. Decryption proves that the report was made for this
+// request, but not who made it.
 func (s secrets) openReport(request api.CertificateRequest, sealed api.SealedReport) (api.SignedReport, error) {
 	var unverified api.SignedReport
 	recipient, err := hpke.NewRecipient(sealed.Encapsulated, s.hpke, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(request, sealed.GroupRoot))
@@ -231,7 +231,7 @@ func (u *Unit) checkSignature(request api.CertificateRequest, groupRoot wire.Dig
 	return chain, nil
 }
 
-// snapshot checks what the report says against what the unit knows, and the roots in it
+// snapshot checks the claims of the report against the unit's configuration and policy, and the roots in it
 // against those of its signer.
 func (u *Unit) snapshot(report api.Report, signer []*x509.Certificate) (*enrolment, error) {
 	approved, root := u.seen.Load().Policy(), signer[len(signer)-1]
@@ -242,7 +242,7 @@ func (u *Unit) snapshot(report api.Report, signer []*x509.Certificate) (*enrolme
 	switch {
 	case report.Schema != api.ReportSchema:
 		return nil, wire.Refuse(wire.Malformed, "report: schema", report.Schema, api.ReportSchema)
-	case !approved.Knows(report.Head): // an older one is of a step that came meanwhile
+	case !approved.Knows(report.Head): // an older head is of a step that was adopted in the meantime
 		return nil, wire.Refuse(wire.Behind, "report: policy head", report.Head, approved.Head())
 	case report.KeyMode != string(terms.keyMode):
 		return nil, wire.Refuse(wire.WrongKind, "report: key mode", report.KeyMode, terms.keyMode)
@@ -278,8 +278,8 @@ func (u *Unit) snapshot(report api.Report, signer []*x509.Certificate) (*enrolme
 	}, nil
 }
 
-// fetchTimes is the authority's word on when it had what vendors say of each part of
-// our evidence, where it says so.
+// fetchTimes returns the authority's statements of when it fetched the vendors' documents for
+// each part of the evidence.
 func fetchTimes(report api.Report) (all []attest.Endorsements) {
 	for _, checked := range append([][]byte{report.Checked}, report.DevicesChecked...) {
 		one := attest.Endorsements{}
@@ -291,8 +291,8 @@ func fetchTimes(report api.Report) (all []attest.Endorsements) {
 	return all
 }
 
-// stapleEndorsements keeps what a client needs to judge our evidence without its vendors: their
-// documents, unchecked, beside the authority's word on when it had them.
+// stapleEndorsements keeps what a client needs to appraise the unit's evidence without its
+// vendors: their documents, unverified, and the authority's statement of when it fetched them.
 func (e *enrolment) stapleEndorsements(sealed api.SealedReport) error {
 	unverified := append([]map[string][]byte{sealed.Endorsements}, sealed.DeviceEndorsements...)
 	if len(unverified) != len(e.endorsed) {

@@ -14,10 +14,10 @@ type readiness struct {
 	Detail string      `json:"detail,omitempty"`
 }
 
-// Health answers /livez with 200, /readyz with 200 or 503 and the reason of
-// [Unit.Ready], and /stats with [Stats], all JSON. Nothing in it is secret. It
-// belongs on a listener without the unit's certificate, which is just what a
-// unit that is not ready cannot serve with.
+// Health serves /livez with 200, /readyz with 200 or 503 and the reason of
+// [Unit.Ready], and /stats with [Stats], all JSON. Nothing in it is secret. Serve
+// it on a listener without the unit's certificate: a unit that is not ready cannot
+// serve with that.
 func (u *Unit) Health() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
@@ -41,6 +41,6 @@ func (u *Unit) Health() http.Handler {
 func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	// The caller may be gone, and there is nobody else to tell.
+	// The caller may be gone; no one else needs the error.
 	_ = json.NewEncoder(w).Encode(body)
 }

@@ -37,7 +37,7 @@ func (u *Unit) signingCertificate(*tls.CertificateRequestInfo) (*tls.Certificate
 	return &tls.Certificate{Certificate: [][]byte{e.unit, e.identity.Cross}, PrivateKey: u.signing}, nil
 }
 
-// leafPolicy says how the authority's leaf is checked in a handshake.
+// leafPolicy returns the policy and the time for checking the authority's leaf in a handshake.
 func (u *Unit) leafPolicy(leaf *x509.Certificate) (policy.Approved, time.Time, error) {
 	at, err := verificationTime(leaf, u.now())
 	return u.seen.Load().Policy(), at, err
@@ -85,8 +85,8 @@ func (u *Unit) refresh(ctx context.Context, p *peer) error {
 	return nil
 }
 
-// pushHistory gives an authority that is behind the history the unit holds. Other
-// causes are left alone.
+// pushHistory sends the unit's history to an authority that is behind. It ignores other
+// causes.
 func (u *Unit) pushHistory(ctx context.Context, p *peer, cause error) error {
 	if !errors.Is(cause, wire.Behind) {
 		return nil

@@ -12,11 +12,11 @@ import (
 )
 
 // leaveTime bounds how long the end of a unit waits for the authority: a place that is not
-// given back becomes free by itself.
+// released expires.
 const leaveTime = 2 * time.Second
 
-// leave gives the unit's place among the units of its task back. Nothing more is issued to
-// this unit. One authority that responds is enough.
+// leave releases the unit's place among the units of its task. No more certificates are
+// issued to this unit. One authority that responds is enough.
 func (u *Unit) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
 	defer cancel()
@@ -30,5 +30,5 @@ func (u *Unit) leave() {
 			}
 		}
 	}
-	u.config.Log.Info("no authority took the place of this unit back; it becomes free in time", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
+	u.config.Log.Info("no authority released the place of this unit; it expires", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
 }

@@ -21,7 +21,7 @@ import (
 // checked.
 type Peer = identity.Peer
 
-// PeerOf gives the unit of the group that sent a request to [Unit.Serve]; its
+// PeerOf returns the unit of the group that sent a request to [Unit.Serve]; its
 // [Peer.Role] is one that may call this unit's. ok is false for requests of
 // sessions.
 func PeerOf(ctx context.Context) (p Peer, ok bool) {
@@ -34,7 +34,7 @@ func PeerOf(ctx context.Context) (p Peer, ok bool) {
 	return c.peer, c.peer.OK()
 }
 
-// certificateTerms are what policy says of a unit's certificates.
+// terms are the policy's rules for a unit's certificates.
 type terms struct {
 	keyMode  policyfile.KeyMode
 	lifetime time.Duration
@@ -137,8 +137,8 @@ func (u *Unit) admitPeers(config *tls.Config) func(*tls.ClientHelloInfo) (*tls.C
 	}
 }
 
-// checkPeer judges what the other side presented. An identity that is not known
-// here may be of policy that the unit has not seen, so that it renews soon.
+// checkPeer verifies the chain that the peer presented. An unknown identity may be of a
+// policy that the unit has not seen yet, so the unit renews soon.
 func (u *Unit) checkPeer(s tls.ConnectionState, e identity.Expect) (Peer, error) {
 	p, err := identity.Check(s.PeerCertificates, u.authorityRoot(), e)
 	if errors.Is(err, wire.StaleRoster) || errors.Is(err, wire.NoQuorum) || errors.Is(err, wire.Withdrawn) {
@@ -177,8 +177,8 @@ func (u *Unit) mayBeCalledBy(p *policy.GroupState, role string) bool {
 }
 
 // expectPeer is what a unit of one of the roles must be now. Roles that may not
-// meet this one are left out; without any it refuses everything.
-func (u *Unit) expectPeer(may func(*policy.GroupState, string) bool, roles ...string) identity.Expect {
+// call, or be called, are left out; without any it refuses everything.
+func (u *Unit) expectPeer(may func(*policy.Pact, string) bool, roles ...string) identity.Expect {
 	e := identity.Expect{
 		Policy: u.seen.Load().Policy(), Kinds: []identity.Kind{identity.KindGroup}, Use: identity.UseTLS,
 		At: u.now(), Group: u.config.Group, Parties: u.config.PeerParties, Approvers: u.config.PartyKeys,
@@ -189,7 +189,7 @@ func (u *Unit) expectPeer(may func(*policy.GroupState, string) bool, roles ...st
 	return e
 }
 
-// membersOnly is h for units of the group and for sessions, and no one else.
+// membersOnly serves h to units of the group and to sessions only.
 func (u *Unit) membersOnly(h http.Handler) http.Handler {
 	if u.config.Group == "" {
 		return h

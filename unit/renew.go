@@ -18,12 +18,12 @@ const attemptTime = 5 * time.Second
 // asked within attemptTime and Most.
 var authorityBackoff = retry.Backoff{First: 50 * time.Millisecond, Max: 5 * time.Second}
 
-// longestPause is how long the clock is not looked at: timers stand still while
-// a machine sleeps, certificates do not.
+// longestPause is how long the clock is not looked at: timers stop while
+// a machine sleeps, but certificates expire.
 const longestPause = time.Minute
 
-// renew replaces the certificate when it is time, until ctx is done. The one
-// held is kept while no authority gives a newer one.
+// renew replaces the certificate when it is time, until ctx is done. The current
+// one is kept while no authority issues a newer one.
 func (u *Unit) renew(ctx context.Context) {
 	defer close(u.done)
 	for u.awaitRenewal(ctx) == nil {
@@ -32,7 +32,7 @@ func (u *Unit) renew(ctx context.Context) {
 	}
 }
 
-// awaitRenewal blocks until the certificate held is to be renewed, at a random
+// awaitRenewal blocks until the current certificate is to be renewed, at a random
 // point of the time for it, or ahead of that when a ring key is missed, or ctx is
 // done. However clocks differ it else lets half of that time pass, so that a unit
 // never asks in a tight loop.
@@ -54,7 +54,7 @@ func (u *Unit) awaitRenewal(ctx context.Context) error {
 	return nil
 }
 
-// obtain tries all authorities until one gives a certificate, with back-off and
+// obtain tries all authorities until one issues a certificate, with back-off and
 // one warning for each step of it. It ends early with an error for which ends
 // is true, or when ctx is done, with that of the last attempt that ctx did not cut
 // off.
@@ -83,8 +83,8 @@ func (u *Unit) obtain(ctx context.Context, ends func(error) bool) error {
 	}
 }
 
-// Attempt asks each authority once, beginning with the one that gave the last
-// certificate: of several, one gives ring keys. When none gives a certificate the
+// Attempt asks each authority once, beginning with the one that issued the last
+// certificate: of several, one issues ring keys. When none issues a certificate the
 // error is that of the first final refusal, or of the first address.
 func (u *Unit) Attempt(ctx context.Context) error {
 	var firstErr error

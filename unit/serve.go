@@ -24,7 +24,7 @@ const (
 	writeTime  = 30 * time.Second       // the client takes the next bytes of a response
 	restTime   = time.Second            // what a handler leaves of a request
 	drainTime  = 10 * time.Second       // requests in flight at shutdown
-	lingerTime = 100 * time.Millisecond // between the last beat and the end of the listener
+	lingerTime = 100 * time.Millisecond // between the last heartbeat and the end of the listener
 )
 
 // Bounds of a server.
@@ -39,26 +39,26 @@ const quotaRequests = "unit: requests under way"
 // clientPace is that of a server's clients.
 func clientPace() limit.Pace { return limit.Pace{Read: readTime, Write: writeTime, Rest: restTime} }
 
-// Serve answers HTTP/1.1 and HTTP/2 over TLS on a listener, which it closes,
+// Serve serves HTTP/1.1 and HTTP/2 over TLS on a listener, which it closes,
 // until ctx is done; it then lets requests in flight finish for at most 10
 // seconds and returns nil.
 //
 // A connection never outlives the certificate of its handshake. Once the unit
-// holds a newer one, answers on older connections ask the client to make
+// holds a newer one, responses on older connections ask the client to make
 // another (Connection: close, GOAWAY), and at the certificate's end whatever is
 // left is cut.
 //
 // A request whose body brings nothing for a minute is cut off, and a response of
 // which the client takes nothing for 30 seconds. A handler that calls SetReadDeadline
 // of [http.ResponseController] decides about the former itself. One address has at
-// most half of 10,000 requests in flight, or what others leave of them: the rest is
-// answered 429, or 503 when there are no more.
+// most half of 10,000 requests in flight, or what others leave of them: other requests
+// get status 429, or 503 when there are no more.
 //
 // It also serves the trusted channel: requests of sessions reach the handler
-// like any others, and [CallerOf] tells them apart.
+// like any others, and [CallerOf] distinguishes them.
 //
 // Of a unit in a group the handler gets requests of units whose role may call
-// this one, which [PeerOf] names, and of sessions. All others are answered 403.
+// this one, which [PeerOf] names, and of sessions. All others get status 403.
 func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	served, err := u.withChannel(u.membersOnly(h))
 	if err != nil {
@@ -85,9 +85,9 @@ func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error 
 	return <-stopped
 }
 
-// linger goes on serving for as long as it takes to say that the unit leaves, and
-// once more for users to hear it: what they bind to a unit that is gone has an
-// unknown outcome.
+// linger serves until managers know that the unit leaves, and then once more as long for
+// clients to know it: requests that are bound to a unit that has ended have an unknown
+// outcome.
 func (u *Unit) linger() {
 	if u.cluster.relay.Connected() {
 		time.Sleep(2 * reportInterval)
@@ -105,8 +105,8 @@ func shutDown(server *http.Server) error {
 }
 
 // whileCertified serves a request only before the end of its connection's
-// certificate, while the clock is right and, in a group, while the unit hears of the
-// authority, and tells the client to reconnect when there is a newer certificate.
+// certificate, while the clock is right and, in a group, while the unit has a recent head of the
+// authority, and asks the client to reconnect when there is a newer certificate.
 func (u *Unit) whileCertified(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		e := r.Context().Value(connKey{}).(*conn).enrolment()
@@ -177,7 +177,7 @@ type conn struct {
 	peer   Peer        // who presented a certificate; OK only in a group
 }
 
-// setEnrolment says which enrolment the connection ends with, and how long that is away.
+// setEnrolment ends the connection with an enrolment, after the time that is left.
 func (c *conn) setEnrolment(e *enrolment, left time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -227,7 +227,7 @@ func (c *conn) enrolment() *enrolment {
 var errTruncated = errors.New("connection ended without the closing alert of TLS")
 
 // Read makes an end that comes from below TLS an error. crypto/tls takes it for
-// a good end, so anybody on the way could cut a message short.
+// a regular end, so any host on the path could truncate a message.
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if err == io.EOF {

@@ -17,8 +17,8 @@ import (
 // a handshake only with a unit whose role may call this one.
 func (u *Unit) ServerTLS() *tls.Config { return u.serverTLS(tls.RequireAnyClientCert) }
 
-// serverTLS is ServerTLS with a client certificate demanded, or asked for, of
-// whoever calls a unit in a group.
+// serverTLS is ServerTLS with a client certificate demanded, or requested, of
+// any caller of a unit in a group.
 func (u *Unit) serverTLS(peers tls.ClientAuthType) *tls.Config {
 	config := identity.ServerTLS(nil)
 	config.GetCertificate = u.certificate

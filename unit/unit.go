@@ -1,17 +1,17 @@
 // Package unit is the SDK for computing units: programs that run inside a TEE
-// and hold their task's attested identity.
+// with their task's attested identity.
 //
-// [Start] proves the program to an authority and returns a [Unit] that holds a
-// certificate, serves TLS with it, and renews it by itself, with fresh evidence
+// [Start] proves the program to an authority and returns a [Unit] that has a
+// certificate, serves TLS with it, and renews it automatically, with fresh evidence
 // each time, until [Unit.Close]. There is no half-ready Unit.
 //
 // It trusts the TEE it runs in and one digest, that of the genesis policy. The
 // policy history authenticates itself by its owners' signatures back to that
-// digest; the authority must hold the root which the newest policy names; the
-// certificate report must be signed by that authority and be the answer to this
+// digest; the authority must have the root which the newest policy names; the
+// certificate report must be signed by that authority and respond to this
 // unit's own request. It refuses everything else, a history older than one it
-// has seen, and certificates of a time that is not its own. Nothing the host
-// gives it, addresses included, is trusted with more than availability.
+// has seen, and certificates that are not valid at its own time. The host, which
+// also provides addresses, is trusted for availability only.
 //
 // `cohort unit` does the same for a program that knows nothing of Cohort.
 //
@@ -45,11 +45,11 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Config says who the unit is and whom it believes.
+// Config is the identity of a unit, and what it trusts.
 type Config struct {
 	// Authorities are the https URLs of the authority's replicas. They are
-	// tried in order, the one that answered last first, and trusted with
-	// nothing.
+	// tried in order, the one that responded last first. They are
+	// untrusted.
 	Authorities []string
 	// Genesis is the digest of the first policy, the one value that all
 	// trust follows from.
@@ -85,8 +85,8 @@ type Config struct {
 	Address string
 	// Sessions is how many open sessions the unit keeps, those that others
 	// opened included, at up to 640 bytes each. It opens a quarter of them
-	// at most. Zero is 131,072. Of more, those yield that were not used yet,
-	// or not for 2 minutes; the client's ticket brings them back.
+	// at most. Zero is 131,072. Above that, sessions are evicted that were not used yet,
+	// or not for 2 minutes; the client's ticket restores them.
 	Sessions int
 	// Log receives one warning for each step of back-off. Nil discards them.
 	Log *slog.Logger
@@ -95,17 +95,17 @@ type Config struct {
 	// clock at its start plus what passed since. Nil is the machine's clocks, the
 	// latter CLOCK_BOOTTIME.
 	Clock func() (wall time.Time, elapsed time.Duration)
-	// Fatal ends the program. It is called with a fault that nothing but another
-	// start mends: the wall clock was set more than 2 minutes off and stayed so
-	// for 10 seconds ("clock"), or a call holds the unit's sessions and does not
+	// Fatal ends the program. It is called with a fault that only another
+	// start repairs: the wall clock was set more than 2 minutes off and stayed so
+	// for 10 seconds ("clock"), or a call locks the unit's sessions and does not
 	// end ("internal"). The unit serves nothing then, and Close would wait for
 	// Fatal. Nil prints the fault on the standard error and exits with status 1.
 	Fatal func(error)
 }
 
 // Unit is one start of one program with its certificate. It is safe for
-// concurrent use. Everything it hands out (TLS configurations, handlers) is
-// live: it uses the newest certificate and the newest policy at each handshake.
+// concurrent use. The TLS configurations and handlers that it returns are
+// live: they use the newest certificate and the newest policy at each handshake.
 type Unit struct {
 	config   Config
 	tee      serialAttester
@@ -130,7 +130,7 @@ type Unit struct {
 }
 
 // Start makes the unit's signing key, enrols, and begins to renew. It blocks
-// until the unit holds a certificate, retrying an authority that is unreachable,
+// until the unit has a certificate, retrying an authority that is unreachable,
 // busy or behind until ctx is done; any other refusal ends it, with an error
 // that wraps the refusal. The caller closes the unit.
 func Start(ctx context.Context, c Config) (*Unit, error) {
@@ -212,7 +212,7 @@ func prepare(c Config) (*Unit, error) {
 	return u, nil
 }
 
-// validate tells every fault of a configuration.
+// validate returns every fault of a configuration.
 func (c Config) validate() error {
 	var faults []error
 	fault := func(rule string, got, want any) {
@@ -252,8 +252,8 @@ func (c Config) validate() error {
 }
 
 // Close ends renewal, waits for it, and drops the unit's certificate: handshakes
-// fail from then on. It gives the unit's place among those of its task back, for which
-// it waits at most 2 seconds. Closing again does nothing.
+// fail from then on. It releases the unit's place among those of its task, and waits
+// at most 2 seconds for that. Closing again does nothing.
 func (u *Unit) Close() {
 	started := u.enrolled.Load() != nil
 	u.stop()
@@ -270,10 +270,10 @@ func (u *Unit) Close() {
 	}
 }
 
-// ID names this start of this unit.
+// ID returns the name of this start of this unit.
 func (u *Unit) ID() wire.UnitID { return u.id }
 
-// Identity is the identity the unit holds, zero after Close.
+// Identity returns the identity of the unit, zero after Close.
 func (u *Unit) Identity() identity.Identity {
 	if e := u.enrolled.Load(); e != nil {
 		return e.identity
@@ -281,15 +281,15 @@ func (u *Unit) Identity() identity.Identity {
 	return identity.Identity{}
 }
 
-// Head is the head of the newest policy that the unit has adopted: by it peers are
-// checked, and connections that it refuses have ended.
+// Head returns the head of the newest policy that the unit has adopted: peers are checked
+// against it, and connections that it refuses have ended.
 func (u *Unit) Head() attest.Digest {
 	u.steps.mu.Lock()
 	defer u.steps.mu.Unlock()
 	return u.newest().Head()
 }
 
-// Env is the environment that policy gives the program.
+// Env returns the environment variables that policy sets for the program.
 func (u *Unit) Env() map[string]string {
 	if e := u.enrolled.Load(); e != nil {
 		return maps.Clone(e.env)
@@ -297,7 +297,7 @@ func (u *Unit) Env() map[string]string {
 	return nil
 }
 
-// Ready says whether the unit can serve: nil, or a refusal with the reason
+// Ready reports whether the unit can serve: nil, or a refusal with the reason
 // "certificate-expired" when no authority renewed in time, "clock" while the wall
 // clock is more than 2 minutes from the unit's time, "cut-off" or "withdrawn" when the
 // newest policy cuts the unit off, or "not-enrolled" after Close.
@@ -306,7 +306,7 @@ func (u *Unit) Ready() error {
 	return err
 }
 
-// currentEnrolment is the enrolment handshakes are served from.
+// currentEnrolment returns the enrolment that handshakes are served from.
 func (u *Unit) currentEnrolment() (*enrolment, error) {
 	e := u.enrolled.Load()
 	if e == nil {
@@ -328,10 +328,10 @@ func (u *Unit) currentEnrolment() (*enrolment, error) {
 // Stats are counters since Start, and the state of the certificate.
 type Stats struct {
 	Renewals    uint64      `json:"renewals"`               // certificates obtained, the first included
-	Failures    uint64      `json:"failures"`               // attempts that brought none
+	Failures    uint64      `json:"failures"`               // attempts without a certificate
 	Handshakes  uint64      `json:"handshakes"`             // TLS handshakes a certificate was served to
 	LastFailure wire.Reason `json:"last_failure,omitempty"` // of the newest failed attempt
-	NotAfter    time.Time   `json:"not_after,omitzero"`     // end of the certificate held
+	NotAfter    time.Time   `json:"not_after,omitzero"`     // end of the current certificate
 	Sessions    int         `json:"sessions"`               // of the trusted channel, known here
 	Manager     bool        `json:"manager"`                // connected to it
 	// Refused are requests by the quota that refused them, which its refusal names.
@@ -344,14 +344,14 @@ type counters struct {
 	lastFailure                    atomic.Pointer[wire.Reason]
 }
 
-// failed counts an attempt that brought no certificate.
+// failed counts an attempt that obtained no certificate.
 func (c *counters) failed(err error) {
 	reason := wire.ReasonOf(err)
 	c.lastFailure.Store(&reason)
 	c.failures.Add(1)
 }
 
-// Stats is a copy of the unit's counters.
+// Stats returns a copy of the unit's counters.
 func (u *Unit) Stats() Stats {
 	s := Stats{
 		Renewals:   u.counters.renewals.Load(),

@@ -12,13 +12,13 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// stepNotifier tells of steps that a unit adopts.
+// stepNotifier announces steps that a unit adopts.
 type stepNotifier struct {
 	mu    sync.Mutex
 	moved chan struct{} // guarded by mu: closed when a step is adopted
 }
 
-// nextStep is closed when the next step is adopted.
+// nextStep returns a channel that is closed when the next step is adopted.
 func (s *stepNotifier) nextStep() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -56,7 +56,7 @@ func (u *Unit) watchHistory(ctx context.Context) {
 	u.watcher.Run(ctx)
 }
 
-// hintHead is told of a head that a client or a peer shows.
+// hintHead handles a head that a client or a peer presents.
 func (u *Unit) hintHead(unverified []byte) {
 	u.watcher.HintHead(unverified, u.authorityRoot(), u.now())
 }
@@ -103,7 +103,7 @@ type cutOffResult struct {
 }
 
 // checkNotCutOff refuses what the newest policy cuts off, with the reason that any peer has for it,
-// and a unit in a group that has heard nothing of the authority for too long.
+// and a unit in a group without a recent head of the authority.
 func (u *Unit) checkNotCutOff(e *enrolment, at time.Time) error {
 	newest := u.newest()
 	v := u.cutOff.Load()
