@@ -178,7 +178,7 @@ func (u *Unit) mayBeCalledBy(p *policy.GroupState, role string) bool {
 
 // expectPeer is what a unit of one of the roles must be now. Roles that may not
 // call, or be called, are left out; without any it refuses everything.
-func (u *Unit) expectPeer(may func(*policy.Pact, string) bool, roles ...string) identity.Expect {
+func (u *Unit) expectPeer(may func(*policy.GroupState, string) bool, roles ...string) identity.Expect {
 	e := identity.Expect{
 		Policy: u.seen.Load().Policy(), Kinds: []identity.Kind{identity.KindGroup}, Use: identity.UseTLS,
 		At: u.now(), Group: u.config.Group, Parties: u.config.PeerParties, Approvers: u.config.PartyKeys,
