@@ -77,8 +77,7 @@ func (u *Unit) pollTime() time.Duration {
 // watchedAt reports whether the history is kept current by a poll at an authority, so that
 // a renewal there need not ask for it.
 func (u *Unit) watchedAt(p *peer) bool {
-	proved := u.seen.Load().Proved()
-	e := u.enrolled.Load()
+	proved, e := u.seen.Load().Proved(), u.enrolled.Load()
 	return u.watcher.CurrentSource() == history.Source(p) && e != nil && u.now().Add(-e.offset).Sub(proved.SignedAt()) < u.pollTime()+attemptTime
 }
 
