@@ -1,3 +1,5 @@
+//go:build linux
+
 package frame
 
 import (
@@ -130,11 +132,6 @@ func (a *App) RunInside(ctx context.Context, socket string, l localtee.Launch) e
 	}
 	return nil
 }
-
-// exitStatus is the exit code of a program that has told its error itself.
-type exitStatus int
-
-func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 // maxCAFile bounds the file of --tpm-ca, in bytes.
 const maxCAFile = 64 << 10

@@ -1,8 +1,11 @@
+//go:build linux
+
 package localtee
 
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/soft"
@@ -66,4 +69,21 @@ func measureLaunch(program []string) (copied *os.File, l tpm.Launch, err error) 
 	copied, l.Program, dynamic, err = soft.SealCopy(file)
 	l.Dynamic = l.Dynamic || dynamic
 	return copied, l, err
+}
+
+// TPMReference is the reference value of a program beside this machine's TPM, as
+// policy files write it.
+func TPMReference(machine tpm.Machine, taken Measurement, args []string) (string, error) {
+	m, err := machine.BootMeasurement(tpm.Launch{})
+	if err != nil {
+		return "", fmt.Errorf("reading the TPM: %w", err)
+	}
+	var boot []string
+	for _, r := range m.Registers {
+		if number, is := strings.CutPrefix(r.Name, "pcr"); is {
+			boot = append(boot, fmt.Sprintf("%s = \"sha256:%x\"", number, r.Value))
+		}
+	}
+	tail := strings.TrimPrefix(Reference(attest.TPM, taken, args), `{ platform = "tpm", `)
+	return `{ platform = "tpm", boot = { ` + strings.Join(boot, ", ") + " }, " + tail, nil
 }

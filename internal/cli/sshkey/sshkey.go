@@ -17,7 +17,6 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
-	"golang.org/x/sys/unix"
 )
 
 // MaxKeyFile bounds an SSH key file in bytes.
@@ -96,26 +95,4 @@ func AskPassphrase(path string) ([]byte, error) {
 		return nil, fmt.Errorf("reading the passphrase: %w", err)
 	}
 	return passphrase, nil
-}
-
-// readSilently reads a line from a terminal that does not show it.
-func readSilently(tty *os.File) ([]byte, error) {
-	fd := int(tty.Fd())
-	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
-	if err != nil {
-		return nil, err
-	}
-	silent := *before
-	silent.Lflag &^= unix.ECHO
-	silent.Lflag |= unix.ICANON
-	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &silent); err != nil {
-		return nil, err
-	}
-	defer func() {
-		_ = unix.IoctlSetTermios(fd, unix.TCSETS, before)
-		fmt.Fprintln(tty)
-	}()
-	line := make([]byte, 1024) // the kernel hands over one line
-	n, err := tty.Read(line)
-	return bytes.TrimRight(line[:n], "\r\n"), err
 }
