@@ -63,8 +63,8 @@ func Dial(ctx context.Context, a *frame.App, p Pins) (Client, error) {
 // DialAt is Dial at one address, whatever this machine has seen before.
 func DialAt(ctx context.Context, a *frame.App, address string, genesis wire.Digest) (Client, error) {
 	var newest history.History
-	judge := func(*x509.Certificate) (policy.Approved, time.Time, error) { return newest.Policy(), a.Now(), nil }
-	peer, err := history.NewPeer(history.Config{Address: address, LeafPolicy: judge, Clock: a.Now})
+	leafPolicy := func(*x509.Certificate) (policy.Approved, time.Time, error) { return newest.Policy(), a.Now(), nil }
+	peer, err := history.NewPeer(history.Config{Address: address, LeafPolicy: leafPolicy, Clock: a.Now})
 	if err != nil {
 		return Client{}, err
 	}

@@ -54,17 +54,17 @@ func (g Gateway) readyOne(ctx context.Context) (units int, err error) {
 	if err != nil {
 		return 0, frame.Usage("--gateway: %w", err)
 	}
-	answer, err := (&http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}).Do(r)
+	response, err := (&http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}).Do(r)
 	if err != nil {
 		return 0, err
 	}
-	defer answer.Body.Close()
-	var said struct{ Units int }
-	if answer.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("manager at %s: %s", g.URL, answer.Status)
+	defer response.Body.Close()
+	var ready struct{ Units int }
+	if response.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("manager at %s: %s", g.URL, response.Status)
 	}
-	if err := json.NewDecoder(io.LimitReader(answer.Body, maxReady)).Decode(&said); err != nil {
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxReady)).Decode(&ready); err != nil {
 		return 0, fmt.Errorf("manager at %s: reading its answer: %w", g.URL, err)
 	}
-	return said.Units, nil
+	return ready.Units, nil
 }

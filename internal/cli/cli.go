@@ -67,10 +67,10 @@ func commands(a *frame.App) *cobra.Command {
 	flags.StringVar(&a.LogLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&a.LogFormat, "log-format", "text", "text or json")
 	root.AddCommand(
-		devcmd.Command(a), authoritycmd.Command(a), runcmd.Manager(a), runcmd.Soft(a), runcmd.Unit(a),
+		devcmd.Command(a), authoritycmd.Command(a), runcmd.ManagerCommand(a), runcmd.SoftCommand(a), runcmd.UnitCommand(a),
 		clientcmd.Trust(a), clientcmd.Verify(a), clientcmd.Request(a),
 		policycmd.Command(a), groupcmd.Command(a), evidencecmd.Measure(a), evidencecmd.Evidence(a), opscmd.Status(a), opscmd.Doctor(a),
-		explainCommand(a), opscmd.Log(a), versionCommand(a), configCommand(a, root),
+		explainCommand(a), opscmd.LogCommand(a), versionCommand(a), configCommand(a, root),
 		devcmd.Rogue(a),
 	)
 	root.InitDefaultCompletionCmd()

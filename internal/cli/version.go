@@ -49,7 +49,7 @@ func versionCommand(a *frame.App) *cobra.Command {
 			if b.Revision != "" {
 				text += fmt.Sprintf("revision %s\n", b.Revision)
 			}
-			return a.Emit("version", b, text+fmt.Sprintf("%s %s\n", b.Go, b.Platform))
+			return a.PrintResult("version", b, text+fmt.Sprintf("%s %s\n", b.Go, b.Platform))
 		},
 	}
 }

@@ -40,8 +40,8 @@ func Run(ctx context.Context, a *frame.App, f Flags, program []string) error {
 			return err
 		}
 	}
-	return With(ctx, a, f, program, func(d *Cluster) error {
-		if err := a.Emit("dev", d.Describe(), d.banner()); err != nil {
+	return WithCluster(ctx, a, f, program, func(d *Cluster) error {
+		if err := a.PrintResult("dev", d.Describe(), d.banner()); err != nil {
 			return err
 		}
 		select {
@@ -54,8 +54,8 @@ func Run(ctx context.Context, a *frame.App, f Flags, program []string) error {
 	})
 }
 
-// With starts a cluster in f.dir, runs use, and stops it.
-func With(ctx context.Context, a *frame.App, f Flags, program []string, use func(*Cluster) error) (err error) {
+// WithCluster starts a cluster in f.dir, runs use, and stops it.
+func WithCluster(ctx context.Context, a *frame.App, f Flags, program []string, use func(*Cluster) error) (err error) {
 	dir, err := filepath.Abs(f.Dir)
 	if err != nil {
 		return err

@@ -18,8 +18,8 @@ func TestExamples(t *testing.T) {
 	}
 	for _, file := range files {
 		e, err := ReadExample(file)
-		if name := filepath.Base(filepath.Dir(file)); err != nil || e.Name != name || e.Task() == "" {
-			t.Errorf("%s: got %q of task %q, %v", file, e.Name, e.Task(), err)
+		if name := filepath.Base(filepath.Dir(file)); err != nil || e.Name != name || e.MainTask() == "" {
+			t.Errorf("%s: got %q of task %q, %v", file, e.Name, e.MainTask(), err)
 		}
 	}
 }

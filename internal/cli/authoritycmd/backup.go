@@ -88,7 +88,7 @@ func makeBackup(ctx context.Context, a *frame.App, c authorityclient.Client, key
 		fmt.Fprintf(&b, "  %s\n", filepath.Join(out, shareFile(owner.Name)))
 	}
 	b.WriteString("give each owner his share and " + historyFile + ", and keep them apart\n")
-	return a.Emit("backup", v, b.String())
+	return a.PrintResult("backup", v, b.String())
 }
 
 func shareFile(owner string) string { return owner + ".share" }
@@ -164,8 +164,8 @@ func (f *restoreFlags) register(cmd *cobra.Command) {
 	f.collateral.Register(cmd)
 }
 
-// read reads request and history, and approves the history.
-func (f *restoreFlags) read() (request backup.Request, entries []api.HistoryEntry, genesis wire.Digest, err error) {
+// readRequest reads request and history, and approves the history.
+func (f *restoreFlags) readRequest() (request backup.Request, entries []api.HistoryEntry, genesis wire.Digest, err error) {
 	if genesis, err = wire.ParseDigest(f.genesis); err != nil {
 		return request, nil, genesis, frame.Usage("--genesis: %w", err)
 	}

@@ -57,7 +57,7 @@ func askRestore(ctx context.Context, a *frame.App) error {
 }
 
 func restoreAuthority(ctx context.Context, a *frame.App, f restoreFlags, paths []string) (err error) {
-	request, entries, genesis, err := f.read()
+	request, entries, genesis, err := f.readRequest()
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func restoreAuthority(ctx context.Context, a *frame.App, f restoreFlags, paths [
 		Backup string `json:"backup"`
 		Steps  int    `json:"policies"`
 	}{root.String(), shares[0].ID, len(entries)}
-	return a.Emit("authority-restore", v, fmt.Sprintf("root %s, as policy names it\n%d policies restored; start `cohort authority run`\n", root, len(entries)))
+	return a.PrintResult("authority-restore", v, fmt.Sprintf("root %s, as policy names it\n%d policies restored; start `cohort authority run`\n", root, len(entries)))
 }
 
 func authorityUnlockCommand(a *frame.App) *cobra.Command {
@@ -111,7 +111,7 @@ func authorityUnlockCommand(a *frame.App) *cobra.Command {
 }
 
 func unlockShare(ctx context.Context, a *frame.App, f restoreFlags, path string) error {
-	request, entries, genesis, err := f.read()
+	request, entries, genesis, err := f.readRequest()
 	if err != nil {
 		return err
 	}

@@ -75,7 +75,7 @@ func (l *laterView) String() string {
 // verifyReceipt judges a receipt by what its file brings, the pins, and the newest
 // policy that was seen here.
 func verifyReceipt(a *frame.App, p authorityclient.Pins, path string) error {
-	pin, err := p.Pin()
+	pin, err := p.ParsePin()
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func verifyReceipt(a *frame.App, p authorityclient.Pins, path string) error {
 	if l := r.Later; l != nil {
 		v.Later = &laterView{l.Sequence, frame.RFC3339(l.Created), l.Statement, string(wire.ReasonOf(l.Cause)), l.Cause.Error()}
 	}
-	return a.Emit("verify-receipt", v, fmt.Sprintf("answered by  unit %s of %s\nidentity     %s\nrequest      %d of session %s\nat           %s, under policy %d\n%s",
+	return a.PrintResult("verify-receipt", v, fmt.Sprintf("answered by  unit %s of %s\nidentity     %s\nrequest      %d of session %s\nat           %s, under policy %d\n%s",
 		v.Unit, v.Task, v.Identity, v.Number, v.Session, v.At, v.Sequence, v.Later))
 }
 

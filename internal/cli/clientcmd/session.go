@@ -25,8 +25,8 @@ func (s *sessionFlags) register(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&s.evidence, "fresh-evidence", false, "with --session: the unit that opens it proves itself by evidence of this moment")
 }
 
-// open opens a session for the trust that a client has.
-func (s sessionFlags) open(ctx context.Context, config client.OpenConfig) (*client.Channel, error) {
+// openSession opens a session for the trust that a client has.
+func (s sessionFlags) openSession(ctx context.Context, config client.OpenConfig) (*client.Channel, error) {
 	config.Gateway, config.FreshEvidence = s.gateway.URL, s.evidence
 	if s.gateway.CA != "" {
 		var err error

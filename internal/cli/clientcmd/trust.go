@@ -124,13 +124,13 @@ func Trust(a *frame.App) *cobra.Command {
 			}
 			if out == "-" || out == "" {
 				v.PEM = string(t.PEM())
-				return a.Emit("trust", v, v.PEM)
+				return a.PrintResult("trust", v, v.PEM)
 			}
 			if err := frame.ReplaceFile(out, t.PEM()); err != nil {
 				return err
 			}
 			v.File = out
-			return a.Emit("trust", v, v.String()+fmt.Sprintf("wrote         %s\n", out)+v.OneOff.String())
+			return a.PrintResult("trust", v, v.String()+fmt.Sprintf("wrote         %s\n", out)+v.OneOff.String())
 		},
 	}
 	p.Register(cmd)

@@ -65,7 +65,7 @@ func verifyAddress(ctx context.Context, a *frame.App, f verifyFlags, address str
 	if err != nil {
 		return err
 	}
-	return a.Emit("verify", r, reportTree(r))
+	return a.PrintResult("verify", r, reportTree(r))
 }
 
 // verifySession opens a session and closes it: each unit that confirms the end
@@ -75,7 +75,7 @@ func verifySession(ctx context.Context, a *frame.App, f verifyFlags) error {
 	if err != nil {
 		return err
 	}
-	c, err := f.session.open(ctx, client.OpenConfig{Trust: t})
+	c, err := f.session.openSession(ctx, client.OpenConfig{Trust: t})
 	if err != nil {
 		return err
 	}
@@ -91,5 +91,5 @@ func verifySession(ctx context.Context, a *frame.App, f verifyFlags) error {
 	for _, unit := range closed.Confirmed {
 		v.Session.Closed = append(v.Session.Closed, unit.String())
 	}
-	return a.Emit("verify-session", v, v.trustView.String()+v.Session.String())
+	return a.PrintResult("verify-session", v, v.trustView.String()+v.Session.String())
 }

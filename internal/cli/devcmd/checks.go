@@ -66,5 +66,5 @@ func checkStarted(ctx context.Context, d *dev.Cluster, upgrades int) error {
 	if d.Doc.Group != "" {
 		return groupcheck.Run(ctx, d)
 	}
-	return errors.Join(check.Of(d).Run(ctx, checks), channelcheck.Upgrades(ctx, d, upgrades))
+	return errors.Join(check.ForCluster(d).Run(ctx, checks), channelcheck.Upgrades(ctx, d, upgrades))
 }

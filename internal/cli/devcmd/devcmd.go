@@ -73,7 +73,7 @@ func describe(f *dev.Flags, name string, named bool, files, program []string) (e
 	}
 	f.Task = "app"
 	if err == nil && len(program) == 0 {
-		f.Task = f.Example.Task()
+		f.Task = f.Example.MainTask()
 	}
 	if err == nil && len(program) > 0 && f.Example.Grouped() {
 		err = frame.Usage("--example %s runs programs of its own", name)
@@ -105,7 +105,7 @@ func checkFresh(ctx context.Context, a *frame.App, f dev.Flags, program []string
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(f.Dir)) }()
 	f.BasePort = 0
-	return dev.With(ctx, a, f, program, func(d *dev.Cluster) error {
+	return dev.WithCluster(ctx, a, f, program, func(d *dev.Cluster) error {
 		return checkStarted(ctx, d, f.Upgrades)
 	})
 }

@@ -128,7 +128,7 @@ func (d runningDev) writesOneOffKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	m.Way.Store(&check.Change{Answer: check.Flip(1, 8)}) // in the public key of the first
+	m.Way.Store(&check.Change{Response: check.FlipBit(1, 8)}) // in the public key of the first
 	if r := trust(m.URL, "other"); r.exit != frame.ExitRefused || !strings.Contains(r.talk, "[signature]") {
 		t.Errorf("changed keys: got exit %d %s", r.exit, r.talk)
 	}

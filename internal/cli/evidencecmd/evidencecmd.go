@@ -52,7 +52,7 @@ func inspectCommand(a *frame.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.Emit("evidence", v, v.tree())
+			return a.PrintResult("evidence", v, v.drawTree())
 		},
 	}
 	f.register(cmd)
@@ -78,7 +78,7 @@ func appraiseCommand(a *frame.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := a.Emit("appraisal", v, v.text(e.Platform)); err != nil {
+			if err := a.PrintResult("appraisal", v, v.format(e.Platform)); err != nil {
 				return err
 			}
 			return v.unbound
@@ -143,7 +143,7 @@ func viewPart(e attest.Evidence) (evidenceView, error) {
 	for role, content := range e.Endorsed {
 		v.Endorsements[role] = len(content)
 	}
-	v.fill(claims)
+	v.setClaims(claims)
 	v.Checked, err = e.Endorsed.Fetched()
 	return v, err
 }
@@ -152,9 +152,9 @@ func viewPart(e attest.Evidence) (evidenceView, error) {
 // each device.
 func (v *evidenceView) verify(claims []attest.Claims, at time.Time) {
 	v.Verified, v.At = true, frame.RFC3339(at)
-	v.fill(claims[0])
+	v.setClaims(claims[0])
 	for i := range v.Devices {
-		v.Devices[i].fill(claims[1+i])
+		v.Devices[i].setClaims(claims[1+i])
 	}
 }
 

@@ -55,7 +55,7 @@ func Measure(a *frame.App) *cobra.Command {
 			}
 			text := m.Reference + "\n"
 			a.NoteUnmeasured(m)
-			return a.Emit("measure", m, text)
+			return a.PrintResult("measure", m, text)
 		},
 	}
 	cmd.Flags().StringVar(&agent, "agent", "", "file of the agent, or none (default this program)")

@@ -143,7 +143,7 @@ func measureImageCommand(a *frame.App, p attest.PlatformInfo) *cobra.Command {
 // emitReference prints a measurement as a line of policy.
 func emitReference(a *frame.App, m attest.Measurement) error {
 	line := referenceLine(m)
-	return a.Emit("measure", map[string]any{"platform": m.Platform, "reference": line}, line+"\n")
+	return a.PrintResult("measure", map[string]any{"platform": m.Platform, "reference": line}, line+"\n")
 }
 
 // referenceLine is a hardware platform's measurement as policy writes it.

@@ -46,7 +46,7 @@ type verdictView struct {
 	unbound error // why it is not bound
 }
 
-func (v *evidenceView) fill(c attest.Claims) {
+func (v *evidenceView) setClaims(c attest.Claims) {
 	v.Registers, v.Fields = map[string]string{}, c.Details
 	for _, r := range c.Measurement.Registers {
 		v.Registers[r.Name] = hex.EncodeToString(r.Value)
@@ -55,7 +55,7 @@ func (v *evidenceView) fill(c attest.Claims) {
 	v.ReportData, v.Debug, v.Dynamic, v.Chip = hex.EncodeToString(c.ReportData), c.Debug, c.Dynamic, c.Chip
 }
 
-func (v verdictView) text(of attest.Platform) string {
+func (v verdictView) format(of attest.Platform) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "verdict      %s at %s", v.Verdict, v.At)
 	if v.Detail != "" {
@@ -77,8 +77,8 @@ func (v verdictView) text(of attest.Platform) string {
 	return b.String()
 }
 
-// tree is the view as text, every field on a line of its own.
-func (v evidenceView) tree() string {
+// drawTree is the view as text, every field on a line of its own.
+func (v evidenceView) drawTree() string {
 	root := tree.New("")
 	v.addTo(root, "evidence")
 	for i, d := range v.Devices {

@@ -31,14 +31,14 @@ func (a *App) fillFlags(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	return fill(cmd, func(f *pflag.Flag) ([]string, string, bool) {
+	return setOpenFlags(cmd, func(f *pflag.Flag) ([]string, string, bool) {
 		value, ok := file[configKey(cmd, f)]
 		return value, a.Config + ": " + f.Name, ok
 	})
 }
 
 func (a *App) fillFromEnv(cmd *cobra.Command) error {
-	return fill(cmd, func(f *pflag.Flag) ([]string, string, bool) {
+	return setOpenFlags(cmd, func(f *pflag.Flag) ([]string, string, bool) {
 		text, ok := a.Env(variable(f.Name))
 		values := []string{text}
 		if _, many := f.Value.(pflag.SliceValue); many {
@@ -48,8 +48,8 @@ func (a *App) fillFromEnv(cmd *cobra.Command) error {
 	})
 }
 
-// fill sets the open flags of a command that from knows.
-func fill(cmd *cobra.Command, from func(*pflag.Flag) (values []string, where string, ok bool)) error {
+// setOpenFlags sets the open flags of a command that from knows.
+func setOpenFlags(cmd *cobra.Command, from func(*pflag.Flag) (values []string, where string, ok bool)) error {
 	var faults []error
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		values, where, ok := from(f)

@@ -120,9 +120,9 @@ type message struct {
 
 // ReportError writes an error to stderr and gives its exit code.
 func (a *App) ReportError(command string, err error) int {
-	var told exitStatus
-	if errors.As(err, &told) {
-		return int(told)
+	var reported exitStatus
+	if errors.As(err, &reported) {
+		return int(reported)
 	}
 	f := Classify(err)
 	known := Explain(f.Code)

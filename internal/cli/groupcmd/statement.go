@@ -42,9 +42,9 @@ func groupWithdrawCommand(a *frame.App) *cobra.Command {
 // stateOfGroup signs and sends what a party states of a group, and prints that it is in
 // the history.
 func stateOfGroup(ctx context.Context, a *frame.App, c authorityclient.Client, group string, s partystatement.Flags, ns sshsig.Namespace) error {
-	statement, heard, err := partystatement.Say(ctx, a, c, group, s, ns)
+	statement, receipt, err := partystatement.Submit(ctx, a, c, group, s, ns)
 	if err != nil {
 		return err
 	}
-	return a.Emit("group-statement", heard, fmt.Sprintf("heard: statement %d of party %s, in the history up to head %s\n", statement.Number, statement.Party, heard.Head))
+	return a.PrintResult("group-statement", receipt, fmt.Sprintf("heard: statement %d of party %s, in the history up to head %s\n", statement.Number, statement.Party, receipt.Head))
 }

@@ -70,4 +70,3 @@ type Measurement struct {
 	// Unmeasured is what no measurement covers, as far as can be seen.
 	Unmeasured []string `json:"unmeasured,omitempty"`
 }
-

@@ -154,7 +154,7 @@ func examine(ctx context.Context, a *frame.App, all []examination) error {
 			fmt.Fprintf(&b, "%-19s hint: %s\n", "", f.Hint)
 		}
 	}
-	if err := a.Emit("doctor", map[string]any{"findings": findings}, b.String()); err != nil {
+	if err := a.PrintResult("doctor", map[string]any{"findings": findings}, b.String()); err != nil {
 		return err
 	}
 	if failed > 0 {

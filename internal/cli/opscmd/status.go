@@ -81,7 +81,7 @@ func Status(a *frame.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			units, err := authorityclient.Live(ctx, a, c)
+			units, err := authorityclient.LiveUnits(ctx, a, c)
 			if err != nil {
 				return err
 			}
@@ -93,7 +93,7 @@ func Status(a *frame.App) *cobra.Command {
 			if v.Manager, err = lookGateway(ctx, g); err != nil && !errors.Is(err, errSkipped) {
 				v.Manager = "does not answer: " + frame.OneLine(err.Error())
 			}
-			return a.Emit("status", v, v.String())
+			return a.PrintResult("status", v, v.String())
 		})
 	g.Register(cmd, "URL of a manager's gateway, to show it too")
 	return cmd

@@ -52,9 +52,9 @@ func PactOf(p policy.Approved, group, digest string) (*policy.GroupState, error)
 
 // acknowledged demands the authority's signature that the statement is in the
 // history.
-func acknowledged(a *frame.App, p policy.Approved, said api.SignedStatement, h api.StatementReceipt) error {
-	if h.Statement != wire.Sum(said.Statement) || len(h.Chain) != 2 {
-		return wire.Refuse(wire.BadDigest, "acknowledgement: statement", h.Statement, wire.Sum(said.Statement))
+func acknowledged(a *frame.App, p policy.Approved, signed api.SignedStatement, h api.StatementReceipt) error {
+	if h.Statement != wire.Sum(signed.Statement) || len(h.Chain) != 2 {
+		return wire.Refuse(wire.BadDigest, "acknowledgement: statement", h.Statement, wire.Sum(signed.Statement))
 	}
 	var chain []*x509.Certificate
 	for _, der := range h.Chain {
@@ -122,8 +122,8 @@ func readStatement(path string) (policy.SignedStatement, policy.Statement, error
 	return f.SignedStatement, s, nil
 }
 
-func writeStatement(path string, said policy.SignedStatement) error {
-	b, err := json.Marshal(statementFile{statementSchema, said})
+func writeStatement(path string, signed policy.SignedStatement) error {
+	b, err := json.Marshal(statementFile{statementSchema, signed})
 	if err != nil {
 		return fmt.Errorf("keeping the signed statement: %w", err)
 	}
@@ -163,57 +163,57 @@ func (s *Flags) Register(cmd *cobra.Command) {
 	_ = cmd.MarkFlagRequired("ssh-key")
 }
 
-// Say signs what a party states of a group, keeps the text, and sends it to the
+// Submit signs what a party states of a group, keeps the text, and sends it to the
 // authority, whose acknowledgement it checks. The group with the digest is taken from
 // the history that the authority proved, and the group's root from evidence: the
 // authority's own word counts for neither.
-func Say(ctx context.Context, a *frame.App, c authorityclient.Client, group string, f Flags, ns sshsig.Namespace) (s policy.Statement, heard api.StatementReceipt, err error) {
+func Submit(ctx context.Context, a *frame.App, c authorityclient.Client, group string, f Flags, ns sshsig.Namespace) (s policy.Statement, receipt api.StatementReceipt, err error) {
 	pact, err := PactOf(c.Approved, group, f.Digest)
 	if err != nil {
-		return s, heard, err
+		return s, receipt, err
 	}
 	signer, closeAgent, err := sshkey.Signer(a, f.Key)
 	if err != nil {
-		return s, heard, err
+		return s, receipt, err
 	}
 	defer closeAgent()
 	key := sshsig.KeyDigest(signer.PublicKey())
 	path, err := statementPath(a, f.Kept, pact.ID(), key)
 	if err != nil {
-		return s, heard, err
+		return s, receipt, err
 	}
-	said, kept, err := readStatement(path)
+	signed, kept, err := readStatement(path)
 	if err != nil {
-		return s, heard, err
+		return s, receipt, err
 	}
 	root, err := statedRoot(ctx, a, c, pact, key, kept, ns)
 	if err != nil {
-		return s, heard, err
+		return s, receipt, err
 	}
 	want, err := f.statement(pact, key, root, ns)
 	if err != nil {
-		return s, heard, err
+		return s, receipt, err
 	}
 	s, again := numbered(want, kept, pact)
 	a.Notef("%s", s.Bytes())
 	if again {
 		a.Notef("statement %d was signed before: sending the same bytes again", s.Number)
 	} else {
-		said.Statement = s.Bytes()
-		if said.Signature, err = sshsig.Sign(signer, ns, said.Statement); err != nil {
-			return s, heard, err
+		signed.Statement = s.Bytes()
+		if signed.Signature, err = sshsig.Sign(signer, ns, signed.Statement); err != nil {
+			return s, receipt, err
 		}
-		if err := writeStatement(path, said); err != nil {
-			return s, heard, err
+		if err := writeStatement(path, signed); err != nil {
+			return s, receipt, err
 		}
 	}
-	if heard, err = c.SubmitStatement(ctx, group, api.SignedStatement(said)); err != nil {
-		return s, heard, err
+	if receipt, err = c.SubmitStatement(ctx, group, api.SignedStatement(signed)); err != nil {
+		return s, receipt, err
 	}
-	if err := acknowledged(a, c.Approved, api.SignedStatement(said), heard); err != nil {
-		return s, heard, fmt.Errorf("checking the acknowledgement: %w", err)
+	if err := acknowledged(a, c.Approved, api.SignedStatement(signed), receipt); err != nil {
+		return s, receipt, fmt.Errorf("checking the acknowledgement: %w", err)
 	}
-	return s, heard, nil
+	return s, receipt, nil
 }
 
 // statement is what the flags say, with the number that the history leaves to the key.
@@ -258,8 +258,8 @@ func statedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, p *
 
 // Statements are the newest statements of a pact's parties, read.
 func Statements(p *policy.GroupState) (all []policy.Statement) {
-	for _, said := range p.SignedStatements() {
-		if s, err := policy.ParseStatement(said.Statement); err == nil {
+	for _, signed := range p.SignedStatements() {
+		if s, err := policy.ParseStatement(signed.Statement); err == nil {
 			all = append(all, s)
 		}
 	}

@@ -187,8 +187,8 @@ func TestStatementAgain(t *testing.T) {
 		return p
 	}
 	first := want(approved, same)
-	heard := hear(approved, first)
-	gone := hear(heard, want(heard, withdraw))
+	receipt := hear(approved, first)
+	gone := hear(receipt, want(receipt, withdraw))
 	for name, tt := range map[string]struct {
 		history policy.Approved
 		change  func(*policy.Statement)
@@ -198,13 +198,13 @@ func TestStatementAgain(t *testing.T) {
 	}{
 		"the first":                             {approved, same, policy.Statement{}, 1, false},
 		"lost on its way":                       {approved, same, first, 1, true},
-		"its response lost":                     {heard, same, first, 1, true},
-		"kept nowhere, heard":                   {heard, same, policy.Statement{}, 2, false},
+		"its response lost":                     {receipt, same, first, 1, true},
+		"kept nowhere, heard":                   {receipt, same, policy.Statement{}, 2, false},
 		"another text after a lost one":         {approved, withdraw, first, 2, false},
-		"a withdrawal":                          {heard, withdraw, first, 2, false},
+		"a withdrawal":                          {receipt, withdraw, first, 2, false},
 		"approved again after a withdrawal":     {gone, same, first, 3, false},
 		"another root after a lost approval":    {approved, func(s *policy.Statement) { s.GroupRoot[0]++ }, first, 2, false},
-		"a history that was put back, the same": {approved, same, want(heard, same), 2, true},
+		"a history that was put back, the same": {approved, same, want(receipt, same), 2, true},
 	} {
 		got, again := numbered(want(tt.history, tt.change), tt.kept, tt.history.GroupByName("trial"))
 		if got.Number != tt.number || again != tt.again || again && !bytes.Equal(got.Bytes(), tt.kept.Bytes()) {
@@ -220,7 +220,7 @@ func TestStatementAgain(t *testing.T) {
 	if err := writeStatement(path, kept); err != nil {
 		t.Fatal(err)
 	}
-	if said, s, err := readStatement(path); err != nil || said.Signature != kept.Signature || !bytes.Equal(s.Bytes(), first.Bytes()) {
+	if signed, s, err := readStatement(path); err != nil || signed.Signature != kept.Signature || !bytes.Equal(s.Bytes(), first.Bytes()) {
 		t.Errorf("got %+v, %v, want what was written", s, err)
 	}
 	for _, text := range []string{"", "{}", `{"schema":"cohort/statement/v1","statement":"aGVsbG8=","signature":"x"}`, `{"schema":"cohort/other/v1"}`} {

@@ -155,7 +155,7 @@ func affectedText(units []affectedUnit) string {
 
 // foretell says whom a policy cuts off, before it is signed or proposed.
 func foretell(ctx context.Context, a *frame.App, c authorityclient.Client, next *policyfile.Document) ([]affectedUnit, error) {
-	units, err := authorityclient.Live(ctx, a, c)
+	units, err := authorityclient.LiveUnits(ctx, a, c)
 	if err != nil {
 		return nil, err
 	}

@@ -135,13 +135,13 @@ func writeDraft(a *frame.App, out string, text []byte) error {
 		Text  string `json:"text,omitempty"`
 	}{out, draft.Digest().String(), string(text)}
 	if out == "" {
-		return a.Emit("draft", w, w.Text)
+		return a.PrintResult("draft", w, w.Text)
 	}
 	w.Text = ""
 	if err := os.WriteFile(out, text, 0o644); err != nil {
 		return err
 	}
-	return a.Emit("draft", w, fmt.Sprintf("wrote %s\ndraft %s\n", out, w.Draft))
+	return a.PrintResult("draft", w, fmt.Sprintf("wrote %s\ndraft %s\n", out, w.Draft))
 }
 
 func policyNextCommand(a *frame.App) *cobra.Command {
@@ -177,7 +177,7 @@ func policyCheckCommand(a *frame.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.Emit("policy", v, v.String()+
+			return a.PrintResult("policy", v, v.String()+
 				"note: the file is signed as it stands; reformatting it, comments included, voids its signatures\n")
 		},
 	}
@@ -206,7 +206,7 @@ func policyDiffCommand(a *frame.App) *cobra.Command {
 				return err
 			}
 			defer c.Close()
-			units, err := authorityclient.Live(cmd.Context(), a, c)
+			units, err := authorityclient.LiveUnits(cmd.Context(), a, c)
 			if err != nil {
 				return err
 			}

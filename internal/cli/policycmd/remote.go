@@ -41,7 +41,7 @@ func policyProposeCommand(a *frame.App) *cobra.Command {
 				api.Proposal
 				Affected []affectedUnit `json:"affected"`
 			}{p, cut}
-			return a.Emit("proposal", v, ProposalText(p))
+			return a.PrintResult("proposal", v, ProposalText(p))
 		})
 	f.RegisterSigning(cmd)
 	return cmd
@@ -70,7 +70,7 @@ func policyApproveCommand(a *frame.App) *cobra.Command {
 					return err
 				}
 			}
-			return a.Emit("proposal", p, ProposalText(p))
+			return a.PrintResult("proposal", p, ProposalText(p))
 		})
 	f.RegisterSigning(cmd)
 	return cmd
@@ -109,7 +109,7 @@ func policyCancelCommand(a *frame.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.Emit("proposal", p, ProposalText(p))
+			return a.PrintResult("proposal", p, ProposalText(p))
 		})
 	cmd.Flags().StringVar(&f.Key, "ssh-key", "", "SSH key to sign with")
 	_ = cmd.MarkFlagRequired("ssh-key")
@@ -140,7 +140,7 @@ func policyStatusCommand(a *frame.App) *cobra.Command {
 			for _, row := range all.Damaged {
 				fmt.Fprintf(&b, "WARNING: a damaged row of the authority's store is passed over: %s\n", row)
 			}
-			return a.Emit("policy-status", v, b.String()+v.Filling.String())
+			return a.PrintResult("policy-status", v, b.String()+v.Filling.String())
 		})
 	return cmd
 }
@@ -237,5 +237,5 @@ func emitDiff(a *frame.App, before, after *policyfile.Document, cut []affectedUn
 	if cut != nil {
 		text += affectedText(cut)
 	}
-	return a.Emit("policy-diff", v, text)
+	return a.PrintResult("policy-diff", v, text)
 }

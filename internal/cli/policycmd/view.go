@@ -55,7 +55,7 @@ type taskView struct {
 	Name     string        `json:"name"`
 	KeyMode  string        `json:"key_mode"`
 	Names    []string      `json:"names"`
-	Life     string        `json:"lifetime"`
+	Lifetime string        `json:"lifetime"`
 	Units    int           `json:"units,omitempty"` // left out: any number
 	Calls    []string      `json:"calls,omitempty"`
 	Releases []releaseView `json:"releases"`
@@ -73,15 +73,15 @@ type releaseView struct {
 
 // groupRow is a group as the file has it, which says nothing of approvals.
 type groupRow struct {
-	Name    string      `json:"name"`
-	KeyMode string      `json:"key_mode"`
-	Names   []string    `json:"names"`
-	Life    string      `json:"lifetime"`
-	Silence string      `json:"max_silence"` // how long its units go on without a proved head
-	Until   time.Time   `json:"until"`
-	Quorum  int         `json:"quorum"`
-	Parties []ownerView `json:"parties"`
-	Roles   []roleRow   `json:"roles"`
+	Name     string      `json:"name"`
+	KeyMode  string      `json:"key_mode"`
+	Names    []string    `json:"names"`
+	Lifetime string      `json:"lifetime"`
+	Silence  string      `json:"max_silence"` // how long its units go on without a proved head
+	Until    time.Time   `json:"until"`
+	Quorum   int         `json:"quorum"`
+	Parties  []ownerView `json:"parties"`
+	Roles    []roleRow   `json:"roles"`
 }
 
 type roleRow struct {
@@ -170,7 +170,7 @@ func upgrades(doc *policyfile.Document) []string {
 }
 
 func describeGroup(doc *policyfile.Document, g *policyfile.Group) groupRow {
-	v := groupRow{Name: g.Name, KeyMode: string(g.KeyMode), Names: g.Names, Life: g.Lifetime.String(), Silence: doc.Silence(g).String(), Until: g.Until, Quorum: g.Quorum}
+	v := groupRow{Name: g.Name, KeyMode: string(g.KeyMode), Names: g.Names, Lifetime: g.Lifetime.String(), Silence: doc.Silence(g).String(), Until: g.Until, Quorum: g.Quorum}
 	for _, p := range g.Parties {
 		v.Parties = append(v.Parties, ownerView{p.Name, ssh.FingerprintSHA256(p.Key)})
 	}
@@ -185,7 +185,7 @@ func describeGroup(doc *policyfile.Document, g *policyfile.Group) groupRow {
 }
 
 func describeTask(t *policyfile.Task) taskView {
-	v := taskView{Name: t.Name, KeyMode: string(t.KeyMode), Names: t.Names, Life: t.Lifetime.String(), Units: t.Units, Calls: t.Calls}
+	v := taskView{Name: t.Name, KeyMode: string(t.KeyMode), Names: t.Names, Lifetime: t.Lifetime.String(), Units: t.Units, Calls: t.Calls}
 	for _, name := range t.ReleaseNames() {
 		r := t.Releases[name]
 		view := releaseView{Name: name, Continues: r.Continues, Dynamic: r.Dynamic, Retired: r.Retired, Devices: r.Devices}
@@ -250,7 +250,7 @@ func (v PolicyView) addAuthority(root *tree.Node) {
 }
 
 func (t taskView) addTo(root *tree.Node) {
-	task := root.Add("task %s: key mode %s, names %s, lifetime %s, %s", t.Name, t.KeyMode, strings.Join(t.Names, " "), t.Life, unitsText(t.Units))
+	task := root.Add("task %s: key mode %s, names %s, lifetime %s, %s", t.Name, t.KeyMode, strings.Join(t.Names, " "), t.Lifetime, unitsText(t.Units))
 	if len(t.Calls) > 0 {
 		task.Add("may call %s", strings.Join(t.Calls, ", "))
 	}
@@ -275,7 +275,7 @@ func unitsText(n int) string {
 }
 
 func (g groupRow) addTo(root *tree.Node) {
-	group := root.Add("group %s: key mode %s, names %s, lifetime %s, until %s", g.Name, g.KeyMode, strings.Join(g.Names, " "), g.Life, g.Until.Format(time.RFC3339))
+	group := root.Add("group %s: key mode %s, names %s, lifetime %s, until %s", g.Name, g.KeyMode, strings.Join(g.Names, " "), g.Lifetime, g.Until.Format(time.RFC3339))
 	group.Add("its units go on for %s without a proved head of the history", g.Silence)
 	parties := group.Add("%d of %d parties must approve", g.Quorum, len(g.Parties))
 	for _, p := range g.Parties {

@@ -30,8 +30,8 @@ type managerFlags struct {
 	copies      int // MiB
 }
 
-// Manager is `cohort manager`.
-func Manager(a *frame.App) *cobra.Command {
+// ManagerCommand is `cohort manager`.
+func ManagerCommand(a *frame.App) *cobra.Command {
 	var f managerFlags
 	cmd := &cobra.Command{
 		Use:   "manager --authority-root F",
@@ -102,7 +102,7 @@ func runManager(ctx context.Context, a *frame.App, f managerFlags) (err error) {
 		return errors.Join(err, listener.Close())
 	}
 	at := map[string]string{"gateway": scheme + "://" + listener.Addr().String(), "bus": "tls://" + f.bus, "ca": ca}
-	if err := a.Emit("manager", at, fmt.Sprintf("gateway %s\nbus     %s\nca      %s\n", at["gateway"], at["bus"], ca)); err != nil {
+	if err := a.PrintResult("manager", at, fmt.Sprintf("gateway %s\nbus     %s\nca      %s\n", at["gateway"], at["bus"], ca)); err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	return m.Serve(ctx, listener)

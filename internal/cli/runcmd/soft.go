@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Soft is `cohort soft`.
-func Soft(a *frame.App) *cobra.Command {
+// SoftCommand is `cohort soft`.
+func SoftCommand(a *frame.App) *cobra.Command {
 	var socket, dir string
 	cmd := &cobra.Command{
 		Use:   "soft [-- PROGRAM ARGS]",
@@ -57,7 +57,7 @@ func runSoft(ctx context.Context, a *frame.App, socket, dir string) error {
 	}
 	a.Log.Warn("DEVELOPMENT: the soft TEE protects nothing from this machine", "socket", socket, "root", daemon.RootDigest())
 	root := map[string]string{"root": daemon.RootDigest().String(), "chip": soft.ChipOf(daemon.RootDigest()), "socket": socket}
-	if err := a.Emit("soft", root, fmt.Sprintf("root %s\nchip %s\nsocket %s\n", daemon.RootDigest(), soft.ChipOf(daemon.RootDigest()), socket)); err != nil {
+	if err := a.PrintResult("soft", root, fmt.Sprintf("root %s\nchip %s\nsocket %s\n", daemon.RootDigest(), soft.ChipOf(daemon.RootDigest()), socket)); err != nil {
 		return errors.Join(err, listener.Close(), daemon.Close())
 	}
 	return errors.Join(daemon.Serve(ctx, listener), daemon.Close())

@@ -50,8 +50,8 @@ type unitFlags struct {
 	reload      string
 }
 
-// Unit is `cohort unit`.
-func Unit(a *frame.App) *cobra.Command {
+// UnitCommand is `cohort unit`.
+func UnitCommand(a *frame.App) *cobra.Command {
 	var f unitFlags
 	cmd := &cobra.Command{
 		Use:   "unit (--task T | --group G --role R --party-key K) --authority URL --genesis H --listen A -- PROGRAM ARGS",
@@ -133,7 +133,7 @@ func runUnit(ctx context.Context, a *frame.App, f unitFlags) error {
 	if err != nil {
 		return err
 	}
-	met, err := f.met()
+	unitManager, err := f.managerConfig()
 	if err != nil {
 		return err
 	}
@@ -158,19 +158,19 @@ func runUnit(ctx context.Context, a *frame.App, f unitFlags) error {
 	}
 	defer health.close()
 	config.Authorities, config.Genesis, config.Task, config.Group, config.Role = f.authorities, genesis, f.task, f.group, f.role
-	config.Attester, config.Log, config.Manager, config.Address, config.Sessions = attester, a.Log, met, f.advertise, f.sessions
+	config.Attester, config.Log, config.Manager, config.Address, config.Sessions = attester, a.Log, unitManager, f.advertise, f.sessions
 	config.Fatal = func(err error) { os.Exit(a.ReportError("cohort unit", err)) } // its program ends with the agent
 	u, err := unit.Start(ctx, config)
 	if err != nil {
 		return err
 	}
 	defer u.Close()
-	health.set(named(u.ID(), notStarted(u.Health())))
+	health.setHandler(named(u.ID(), notStarted(u.Health())))
 	a.Log.Info("enrolled", "unit", u.ID(), "task", f.task, "group", f.group, "role", f.role, "identity", u.Identity().ID, "listen", f.listen)
 	return agentEnd(agent.Run(ctx, agent.Config{
 		Unit: u, Program: program, Args: a.TEE.Arguments(), Listen: listener, Forward: agent.Forward(f.forward), Peers: peers,
 		Stdout: a.Stdout, Stderr: a.Stderr, Log: a.Log, CertDir: f.certDir, Disk: f.disk, Reload: reload,
-		Started: func() { health.set(named(u.ID(), u.Health())) },
+		Started: func() { health.setHandler(named(u.ID(), u.Health())) },
 	}))
 }
 
@@ -223,8 +223,8 @@ func (f unitFlags) called() (peers []agent.Peer, err error) {
 	return peers, nil
 }
 
-// met is the manager that the flags name.
-func (f unitFlags) met() (unit.Manager, error) {
+// managerConfig is the manager that the flags name.
+func (f unitFlags) managerConfig() (unit.Manager, error) {
 	m := unit.Manager{URL: f.manager}
 	switch {
 	case f.managerCA == "":
@@ -259,7 +259,7 @@ const maxHealthConns = 64
 // serveHealth listens on an address, or nowhere when it is empty.
 func serveHealth(address string) (*health, error) {
 	h := &health{done: make(chan struct{})}
-	h.set(http.HandlerFunc(notEnrolled))
+	h.setHandler(http.HandlerFunc(notEnrolled))
 	if address == "" {
 		close(h.done)
 		return h, nil
@@ -291,7 +291,7 @@ func named(id wire.UnitID, pages http.Handler) http.Handler {
 	})
 }
 
-func (h *health) set(handler http.Handler) { h.handler.Store(&handler) }
+func (h *health) setHandler(handler http.Handler) { h.handler.Store(&handler) }
 
 func (h *health) close() {
 	if h.server != nil {

@@ -29,8 +29,8 @@ func (n *Node) Add(format string, args ...any) *Node {
 // Append puts a tree below the node.
 func (n *Node) Append(root *Node) { n.below = append(n.below, root) }
 
-// More adds a line to the text of the node.
-func (n *Node) More(format string, args ...any) {
+// AddLine adds a line to the text of the node.
+func (n *Node) AddLine(format string, args ...any) {
 	n.more = append(n.more, fmt.Sprintf(format, args...))
 }
 

@@ -30,8 +30,8 @@ type Checker struct {
 	Live func() dev.Description
 }
 
-// Of checks a cluster that this process runs.
-func Of(d *dev.Cluster) Checker { return Checker{d.App, d.Describe(), d.Describe} }
+// ForCluster checks a cluster that this process runs.
+func ForCluster(d *dev.Cluster) Checker { return Checker{d.App, d.Describe(), d.Describe} }
 
 // PID is the process of a unit now.
 func (c Checker) PID(u dev.Unit) int {
@@ -57,12 +57,12 @@ type Outcome struct {
 }
 
 // Run runs checks, prints one line for each, and refuses unless all pass.
-func (c Checker) Run(ctx context.Context, stories []Case) error {
+func (c Checker) Run(ctx context.Context, cases []Case) error {
 	var all struct {
 		Stories []Outcome `json:"checks"`
 	}
 	failed := 0
-	for _, s := range stories {
+	for _, s := range cases {
 		o := Outcome{Name: s.Name, OK: true}
 		var err error
 		if o.Detail, err = s.Run(ctx, c); err != nil {
@@ -71,24 +71,24 @@ func (c Checker) Run(ctx context.Context, stories []Case) error {
 		}
 		all.Stories = append(all.Stories, o)
 		if c.App.Output == "text" {
-			if err := c.App.Emit("check", o, o.Line()); err != nil {
+			if err := c.App.PrintResult("check", o, o.FormatLine()); err != nil {
 				return err
 			}
 		}
 	}
 	if c.App.Output == "json" {
-		if err := c.App.Emit("check", all, ""); err != nil {
+		if err := c.App.PrintResult("check", all, ""); err != nil {
 			return err
 		}
 	}
 	if failed > 0 {
-		return &frame.Fault{Code: frame.CodeCheckFailed, Cause: fmt.Errorf("checking the cluster: %d of %d stories do not hold", failed, len(stories))}
+		return &frame.Fault{Code: frame.CodeCheckFailed, Cause: fmt.Errorf("checking the cluster: %d of %d stories do not hold", failed, len(cases))}
 	}
 	return nil
 }
 
-// Line is the outcome as one line of text.
-func (o Outcome) Line() string {
+// FormatLine is the outcome as one line of text.
+func (o Outcome) FormatLine() string {
 	word := "ok"
 	if !o.OK {
 		word = "FAIL"
@@ -107,7 +107,7 @@ func (c Checker) AnyReplica(ctx context.Context) (string, error) {
 	}
 	statuses := make([]string, len(c.Cluster.Units))
 	for i, u := range c.Cluster.Units {
-		status, err := Get(ctx, u.Address, config)
+		status, err := GetStatus(ctx, u.Address, config)
 		if err != nil {
 			return "", err
 		}
@@ -119,8 +119,8 @@ func (c Checker) AnyReplica(ctx context.Context) (string, error) {
 	return "GET / answered by each unit: " + strings.Join(statuses, " "), nil
 }
 
-// Get asks one unit for "/" over a connection of its own and gives the status.
-func Get(ctx context.Context, address string, config *tls.Config) (int, error) {
+// GetStatus asks one unit for "/" over a connection of its own and gives the status.
+func GetStatus(ctx context.Context, address string, config *tls.Config) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, StepTime)
 	defer cancel()
 	transport := &http.Transport{

@@ -163,11 +163,11 @@ func (h *hostile) attacked(ctx context.Context, u check.Newcomer, ended chan sof
 		select {
 		case exit := <-ended:
 			ended <- exit // for who waits for the unit
-			return fmt.Errorf("after %d attacks the unit ended, %v: %s", h.sent.Load(), exit, dev.Tail(u.Log.Name()))
+			return fmt.Errorf("after %d attacks the unit ended, %v: %s", h.sent.Load(), exit, dev.LogTail(u.Log.Name()))
 		default:
 		}
 		if !check.Pause(ctx, 20*time.Millisecond) {
-			return fmt.Errorf("got %d attacks on the unit, want %d: %s", h.sent.Load(), want, dev.Tail(u.Log.Name()))
+			return fmt.Errorf("got %d attacks on the unit, want %d: %s", h.sent.Load(), want, dev.LogTail(u.Log.Name()))
 		}
 	}
 	return nil
@@ -180,7 +180,7 @@ func unharmed(ctx context.Context, c check.Checker, u check.Newcomer, pid, befor
 	if err != nil {
 		return 0, err
 	}
-	status, err := check.Get(ctx, u.Listen, config)
+	status, err := check.GetStatus(ctx, u.Listen, config)
 	if err == nil && status >= http.StatusInternalServerError {
 		err = fmt.Errorf("got status %d, want an answer", status)
 	}

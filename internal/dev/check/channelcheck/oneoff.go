@@ -33,14 +33,14 @@ func OneOff(ctx context.Context, c check.Checker) (string, error) {
 		defer o.Close()
 		_, unit, _ := o.Keys()
 		signer = unit.UnitID().String()[:8]
-		if status, err := c.Once(ctx, o, http.MethodGet); err != nil || status == http.StatusForbidden {
+		if status, err := c.SendOneOff(ctx, o, http.MethodGet); err != nil || status == http.StatusForbidden {
 			return "", fmt.Errorf("GET: status %d, %w", status, err)
 		}
-		if status, err := c.Once(ctx, o, http.MethodDelete); err != nil || status != http.StatusForbidden {
+		if status, err := c.SendOneOff(ctx, o, http.MethodDelete); err != nil || status != http.StatusForbidden {
 			return "", fmt.Errorf("DELETE, marked: got status %d, %v, want %d", status, err, http.StatusForbidden)
 		}
-		m.Way.Store(&check.Change{Request: check.Flip(1, 2)})
-		_, err = c.Once(ctx, o, http.MethodGet)
+		m.Way.Store(&check.Change{Request: check.FlipBit(1, 2)})
+		_, err = c.SendOneOff(ctx, o, http.MethodGet)
 		m.Way.Store(&check.Change{})
 		if err == nil {
 			return "", errors.New("a changed request was answered")

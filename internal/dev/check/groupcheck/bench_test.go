@@ -63,19 +63,19 @@ func (d cluster) startPlain(b *testing.B) string {
 			}
 		}
 	}
-	return urls["{peer."+d.name(d.asked())+"}"]
+	return urls["{peer."+d.roleName(d.asked())+"}"]
 }
 
 // fetch reads a page, whatever it says but a fault of the server.
 func fetch(url string) error {
-	answer, err := http.Get(url)
+	response, err := http.Get(url)
 	if err != nil {
 		return err
 	}
-	defer answer.Body.Close()
-	_, err = io.Copy(io.Discard, answer.Body)
-	if err == nil && answer.StatusCode >= http.StatusInternalServerError {
-		err = fmt.Errorf("got %s", answer.Status)
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, response.Body)
+	if err == nil && response.StatusCode >= http.StatusInternalServerError {
+		err = fmt.Errorf("got %s", response.Status)
 	}
 	return err
 }

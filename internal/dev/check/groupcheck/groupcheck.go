@@ -45,7 +45,7 @@ func Run(ctx context.Context, started *dev.Cluster) error {
 	as := func(run func(cluster, context.Context) (string, error)) func(context.Context, check.Checker) (string, error) {
 		return func(ctx context.Context, _ check.Checker) (string, error) { return run(d, ctx) }
 	}
-	return check.Of(d.Cluster).Run(ctx, []check.Case{
+	return check.ForCluster(d.Cluster).Run(ctx, []check.Case{
 		{Name: "group/quorum", Run: as(cluster.quorum)},
 		{Name: "group/statistic", Run: as(cluster.sameStatistic)},
 		{Name: "group/stranger", Run: as(cluster.stranger)},
@@ -122,7 +122,7 @@ func (d cluster) waits(ctx context.Context, after int64, roles ...string) (int, 
 
 // groupLog is what the authority logged of the group after a place, newest first.
 func (d cluster) groupLog(ctx context.Context, after int64) (found []api.LogEntry, err error) {
-	a, err := authorityclient.Dial(ctx, d.App, d.Pins())
+	a, err := authorityclient.Dial(ctx, d.App, d.ClientPins())
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +166,7 @@ func (d cluster) statistic(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	ch, err := client.OpenGroup(ctx, client.OpenConfig{Trust: t, Role: d.name(d.asked()), Gateway: d.Doc.Gateway, FreshEvidence: true})
+	ch, err := client.OpenGroup(ctx, client.OpenConfig{Trust: t, Role: d.roleName(d.asked()), Gateway: d.Doc.Gateway, FreshEvidence: true})
 	if err != nil {
 		return nil, err
 	}
@@ -175,14 +175,14 @@ func (d cluster) statistic(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer, err := ch.RoundTrip(r)
+	response, err := ch.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
-	defer answer.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(answer.Body, dev.MaxDev))
-	if err == nil && answer.StatusCode != http.StatusOK {
-		err = fmt.Errorf("asking the %s: got %s: %s", d.name(d.asked()), answer.Status, b)
+	defer response.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(response.Body, dev.MaxDev))
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("asking the %s: got %s: %s", d.roleName(d.asked()), response.Status, b)
 	}
 	return b, err
 }
@@ -207,7 +207,7 @@ func (d cluster) stranger(ctx context.Context) (_ string, err error) {
 		return "", err
 	}
 	return fmt.Sprintf("not enrolled [%s]; the %s answers %d without a certificate and an alert to one made at home",
-		wire.NotMeasured, d.name(d.holder()), http.StatusForbidden), d.holderIsClosed(ctx)
+		wire.NotMeasured, d.roleName(d.holder()), http.StatusForbidden), d.holderIsClosed(ctx)
 }
 
 // holderIsClosed demands that the holder gives nothing to who is not in the group.
@@ -218,12 +218,12 @@ func (d cluster) holderIsClosed(ctx context.Context) error {
 		return err
 	}
 	config := &tls.Config{InsecureSkipVerify: true, ServerName: d.Doc.ServerName, MinVersion: tls.VersionTLS13}
-	if status, err := check.Get(ctx, holder, config); err != nil || status != http.StatusForbidden {
-		return fmt.Errorf("%s, asked without a certificate: got %d, %v, want %d", d.name(d.holder()), status, err, http.StatusForbidden)
+	if status, err := check.GetStatus(ctx, holder, config); err != nil || status != http.StatusForbidden {
+		return fmt.Errorf("%s, asked without a certificate: got %d, %v, want %d", d.roleName(d.holder()), status, err, http.StatusForbidden)
 	}
 	config.Certificates = []tls.Certificate{made}
 	if err := turnedAway(ctx, holder, config); !frame.IsAlert(err) {
-		return fmt.Errorf("%s, asked with a certificate made at home: got %v, want a TLS alert", d.name(d.holder()), err)
+		return fmt.Errorf("%s, asked with a certificate made at home: got %v, want a TLS alert", d.roleName(d.holder()), err)
 	}
 	return nil
 }
@@ -270,39 +270,39 @@ func (d cluster) wrongRole(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if err := other.MustBeRefused(ctx, d.Doc.TEE, wire.WrongRole); err != nil {
-		return "", fmt.Errorf("the %s's program as %s: %w", d.name(d.holder()), d.name(d.other()), err)
+		return "", fmt.Errorf("the %s's program as %s: %w", d.roleName(d.holder()), d.roleName(d.other()), err)
 	}
-	calling, err := d.newMember(dir, d.holder(), d.Bin.Members[d.holder()], "--peer", d.name(d.other())+"="+d.Doc.Units[d.other()].Address)
+	calling, err := d.newMember(dir, d.holder(), d.Bin.Members[d.holder()], "--peer", d.roleName(d.other())+"="+d.Doc.Units[d.other()].Address)
 	if err != nil {
 		return "", err
 	}
 	defer calling.Log.Close()
 	if err := check.MustEndRefused(ctx, d.Doc.TEE, calling.Launch, wire.NotAllowed); err != nil {
-		return "", fmt.Errorf("a %s that calls the %s: %w", d.name(d.holder()), d.name(d.other()), err)
+		return "", fmt.Errorf("a %s that calls the %s: %w", d.roleName(d.holder()), d.roleName(d.other()), err)
 	}
-	return fmt.Sprintf("the %[1]s's program as %[2]s is refused [%[3]s]; a %[1]s that would call the %[2]s [%[4]s]", d.name(d.holder()), d.name(d.other()), wire.WrongRole, wire.NotAllowed), nil
+	return fmt.Sprintf("the %[1]s's program as %[2]s is refused [%[3]s]; a %[1]s that would call the %[2]s [%[4]s]", d.roleName(d.holder()), d.roleName(d.other()), wire.WrongRole, wire.NotAllowed), nil
 }
 
 // listener: a holder's own listener refuses another holder, whose agent would
 // not have called it, and serves a role that may call it.
 func (d cluster) listener(ctx context.Context) (string, error) {
 	called, status := d.Doc.Units[d.other()].Address, 0
-	err := d.as(ctx, d.holder(), func(config *tls.Config) error {
+	err := d.asRole(ctx, d.holder(), func(config *tls.Config) error {
 		if err := turnedAway(ctx, called, config); !frame.IsAlert(err) {
-			return fmt.Errorf("%s, called by a %s: got %v, want a TLS alert", d.name(d.other()), d.name(d.holder()), err)
+			return fmt.Errorf("%s, called by a %s: got %v, want a TLS alert", d.roleName(d.other()), d.roleName(d.holder()), err)
 		}
 		return nil
 	})
 	if err != nil {
 		return "", err
 	}
-	err = d.as(ctx, d.asked(), func(config *tls.Config) (err error) { status, err = check.Get(ctx, called, config); return err })
-	return fmt.Sprintf("the %s ends the handshake of a %s by an alert, and answers a %s: %d", d.name(d.other()), d.name(d.holder()), d.name(d.asked()), status), err
+	err = d.asRole(ctx, d.asked(), func(config *tls.Config) (err error) { status, err = check.GetStatus(ctx, called, config); return err })
+	return fmt.Sprintf("the %s ends the handshake of a %s by an alert, and answers a %s: %d", d.roleName(d.other()), d.roleName(d.holder()), d.roleName(d.asked()), status), err
 }
 
-// as calls with the certificate and key of one more unit of a role, and checks
+// asRole calls with the certificate and key of one more unit of a role, and checks
 // nothing.
-func (d cluster) as(ctx context.Context, role int, call func(*tls.Config) error) (err error) {
+func (d cluster) asRole(ctx context.Context, role int, call func(*tls.Config) error) (err error) {
 	dir, err := os.MkdirTemp("", "cohort-caller-")
 	if err != nil {
 		return err
@@ -374,11 +374,11 @@ func (d cluster) withdrawAndApprove(ctx context.Context) (_ string, err error) {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, check.Ended(p)) }()
-	if _, err := d.waits(ctx, before, d.name(role)); err != nil {
+	if _, err := d.waits(ctx, before, d.roleName(role)); err != nil {
 		return "", err
 	}
 	began := d.App.Now()
-	if err := d.Tell(ctx, party, sshsig.ForApprove); err != nil {
+	if err := d.SubmitStatement(ctx, party, sshsig.ForApprove); err != nil {
 		return "", err
 	}
 	if err := check.ComesUp(ctx, late); err != nil {
@@ -400,7 +400,7 @@ func (d cluster) withdrawAndApprove(ctx context.Context) (_ string, err error) {
 
 // withdraw has a party withdraw, and gives the place of the log after that.
 func (d cluster) withdraw(ctx context.Context, party sshkey.Pair) (int64, error) {
-	if err := d.Tell(ctx, party, sshsig.ForWithdraw); err != nil {
+	if err := d.SubmitStatement(ctx, party, sshsig.ForWithdraw); err != nil {
 		return 0, err
 	}
 	before, err := d.groupLog(ctx, 0)

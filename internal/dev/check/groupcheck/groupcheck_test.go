@@ -88,7 +88,7 @@ func startJoint(t testing.TB, rows int) cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := dev.Flags{Example: example, Task: example.Task(), KeyMode: string(policyfile.Shared), Rows: rows}
+	f := dev.Flags{Example: example, Task: example.MainTask(), KeyMode: string(policyfile.Shared), Rows: rows}
 	b, err := f.FindPrograms(t.Context(), dev.Binaries{Cohort: cohort}, cohort, dir)
 	if err != nil {
 		t.Fatal(err)

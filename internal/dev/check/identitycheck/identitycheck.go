@@ -79,7 +79,7 @@ func NoTickets(ctx context.Context, c check.Checker) (string, error) {
 		}
 		tickets := &ticketCount{}
 		config.ClientSessionCache = tickets
-		if _, err := check.Get(ctx, u.Address, config); err != nil {
+		if _, err := check.GetStatus(ctx, u.Address, config); err != nil {
 			return "", err
 		}
 		if tickets.given > 0 {

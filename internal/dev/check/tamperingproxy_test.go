@@ -31,18 +31,18 @@ func TestMiddlemanChanges(t *testing.T) {
 		want       []byte
 	}{
 		{"nothing", wire.PathRequest, Change{}, sent},
-		{"a request's bit", wire.PathRequest, Change{Request: Flip(11, 12)}, last},
-		{"an answer's bit", wire.PathRequest, Change{Answer: Flip(11, 12)}, last},
-		{"half an answer", wire.PathRequest, Change{Answer: Half}, sent[:len(sent)/2]},
-		{"another path", wire.PathSession, Change{Request: Half, Answer: Half}, sent},
+		{"a request's bit", wire.PathRequest, Change{Request: FlipBit(11, 12)}, last},
+		{"an answer's bit", wire.PathRequest, Change{Response: FlipBit(11, 12)}, last},
+		{"half an answer", wire.PathRequest, Change{Response: CutHalf}, sent[:len(sent)/2]},
+		{"another path", wire.PathSession, Change{Request: CutHalf, Response: CutHalf}, sent},
 	} {
 		m.Way.Store(&tt.way)
-		answer, err := http.Post(m.URL+tt.path, "", bytes.NewReader(sent))
+		response, err := http.Post(m.URL+tt.path, "", bytes.NewReader(sent))
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := io.ReadAll(answer.Body)
-		answer.Body.Close()
+		got, err := io.ReadAll(response.Body)
+		response.Body.Close()
 		if err != nil || !bytes.Equal(got, tt.want) {
 			t.Errorf("%s: got %x, %v, want %x", tt.name, got, err, tt.want)
 		}

@@ -16,9 +16,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Middleman stands between a client and the gateway, as anybody can. It changes
+// TamperingProxy stands between a client and the gateway, as anybody can. It changes
 // the requests and answers of sessions and one-off requests, and reads of them what everybody can.
-type Middleman struct {
+type TamperingProxy struct {
 	URL    string
 	server *http.Server
 	served sync.WaitGroup
@@ -27,10 +27,10 @@ type Middleman struct {
 }
 
 // Change makes other bytes of a sealed request and of a sealed answer.
-type Change struct{ Request, Answer func([]byte) []byte }
+type Change struct{ Request, Response func([]byte) []byte }
 
 // NewMiddleman stands before the gateway at a URL, and changes nothing at first.
-func NewMiddleman(gateway string) (*Middleman, error) {
+func NewMiddleman(gateway string) (*TamperingProxy, error) {
 	to, err := url.Parse(gateway)
 	if err != nil {
 		return nil, err
@@ -39,11 +39,11 @@ func NewMiddleman(gateway string) (*Middleman, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Middleman{URL: "http://" + listener.Addr().String()}
+	m := &TamperingProxy{URL: "http://" + listener.Addr().String()}
 	m.Way.Store(&Change{})
 	m.server = &http.Server{ReadHeaderTimeout: StepTime, Handler: &httputil.ReverseProxy{
 		Rewrite:        func(r *httputil.ProxyRequest) { r.SetURL(to); m.request(r.Out) },
-		ModifyResponse: m.answer, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
+		ModifyResponse: m.changeResponse, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, // of a unit, where it brings all to one
 	}}
 	m.served.Go(func() { _ = m.server.Serve(listener) }) // ends by close
@@ -51,14 +51,14 @@ func NewMiddleman(gateway string) (*Middleman, error) {
 }
 
 // Close ends it.
-func (m *Middleman) Close() {
+func (m *TamperingProxy) Close() {
 	_ = m.server.Close()
 	m.served.Wait()
 }
 
 // request changes what the gateway gets. It reads all of it first: a server stops
 // reading a request that is answered, which would break one on its way.
-func (m *Middleman) request(r *http.Request) {
+func (m *TamperingProxy) request(r *http.Request) {
 	if r.Body == nil {
 		return
 	}
@@ -74,9 +74,9 @@ func (m *Middleman) request(r *http.Request) {
 	r.Body = io.NopCloser(bytes.NewReader(b))
 }
 
-// answer changes what the client gets.
-func (m *Middleman) answer(r *http.Response) error {
-	f := m.Way.Load().Answer
+// changeResponse changes what the client gets.
+func (m *TamperingProxy) changeResponse(r *http.Response) error {
+	f := m.Way.Load().Response
 	if path := r.Request.URL.Path; f == nil || path != wire.PathRequest && path != wire.PathOneOff {
 		return nil
 	}
@@ -88,8 +88,8 @@ func (m *Middleman) answer(r *http.Response) error {
 	return err
 }
 
-// Flip changes one bit: of the byte at i of n equal steps.
-func Flip(i, n int) func([]byte) []byte {
+// FlipBit changes one bit: of the byte at i of n equal steps.
+func FlipBit(i, n int) func([]byte) []byte {
 	return func(b []byte) []byte {
 		if len(b) > 0 {
 			b[len(b)*i/n] ^= 1
@@ -98,5 +98,5 @@ func Flip(i, n int) func([]byte) []byte {
 	}
 }
 
-// Half cuts the rest off.
-func Half(b []byte) []byte { return b[:len(b)/2] }
+// CutHalf cuts the rest off.
+func CutHalf(b []byte) []byte { return b[:len(b)/2] }
