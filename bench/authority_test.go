@@ -168,8 +168,8 @@ func (f founded) start(t testing.TB) (e estate, stop func()) {
 	}
 }
 
-// newAuthority is a client whose TLS checks nobody: what it costs the authority
-// is the same, and nothing that it is told is believed.
+// newAuthority is a client whose TLS verifies no certificate: what it costs the authority
+// is the same, and nothing that it receives is trusted.
 func newAuthority(url string) *api.Authority {
 	return testworld.Must(api.NewAuthority(url, &tls.Config{InsecureSkipVerify: true}))
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// stapled gives a chip's certificates along with its evidence.
+// stapled returns a chip's certificates along with its evidence.
 type stapled struct {
 	attest.Attester
 	more attest.Endorsements
@@ -31,7 +31,7 @@ func (s *server) cluster(n int) []http.Handler {
 	return s.clusterOn(stapled{s.vendors.device(attest.SNP, "scoring"), s.vendors.chip.Endorsements()}, n)
 }
 
-// clusterOn is a cluster that gives its clients evidence of a device.
+// clusterOn is a cluster that sends its clients evidence of a device.
 func (s *server) clusterOn(device attest.Attester, n int) []http.Handler {
 	r := &relay{units: make([]*channel.Host, n)}
 	var units []http.Handler

@@ -79,7 +79,7 @@ func (a applicant) report(ctx context.Context, e estate) (r api.Report) {
 	return r
 }
 
-// host enrols a unit of task scoring and gives its side of the channel.
+// host enrols a unit of task scoring and returns its side of the channel.
 func (e estate) host(t testing.TB) *channel.Host {
 	t.Helper()
 	a := e.applicant(t.Context(), attest.SNP, "scoring", e.challenges(t.Context(), 1)[0])

@@ -1,6 +1,6 @@
-// Package authorityclient is how commands talk to an authority: the flags that pin one
+// Package authorityclient connects commands to an authority: the flags that pin one
 // ([Pins]), trust in it ([Trust]), and a client of it whose policy history was checked
-// ([Dial]). [Command] makes a verb of that.
+// ([Dial]). [Command] makes a command of that.
 //
 // It trusts the pinned genesis digest and nothing at the addresses. It refuses an authority
 // that does not hold the root which the newest policy names, and one that is behind the newest
@@ -28,8 +28,8 @@ type Client struct {
 	Approved policy.Approved
 }
 
-// Dial follows the policy history of the first authority that answers,
-// and speaks with it as its policy says.
+// Dial follows the policy history of the first authority that responds,
+// and connects to it by that policy.
 func Dial(ctx context.Context, a *frame.App, p Pins) (Client, error) {
 	genesis, err := wire.ParseDigest(p.Genesis)
 	if err != nil {

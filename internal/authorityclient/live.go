@@ -26,7 +26,7 @@ func LiveUnits(ctx context.Context, a *frame.App, c Client) ([]api.LogEntry, err
 				continue
 			}
 			if e.Time.Before(now.Add(-wire.MaxLifetime)) {
-				return out, nil // no certificate lives longer
+				return out, nil // no certificate is valid for longer
 			}
 			if !seen[e.Unit] && now.Before(e.NotAfter) {
 				out = append(out, e)

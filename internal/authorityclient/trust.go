@@ -45,7 +45,7 @@ func (p Pins) ParsePin() (pin unitauth.Pin, err error) {
 }
 
 // beginsAtAuthority is why a gateway that serves the policy history is not enough to begin.
-const beginsAtAuthority = "trust begins with evidence of an authority, and no gateway stands in for one"
+const beginsAtAuthority = "trust begins with evidence of an authority, and no gateway replaces one"
 
 // Trust fetches trust for the pins, and remembers the newest policy seen.
 func Trust(ctx context.Context, a *frame.App, p Pins) (*client.Trust, error) {

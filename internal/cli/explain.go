@@ -14,7 +14,7 @@ import (
 func explainCommand(a *frame.App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "explain [CODE]",
-		Short: "Say what an error code, a reason or an exit code means",
+		Short: "Explain an error code, a reason or an exit code",
 		Args:  cobra.MaximumNArgs(1),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return slices.Sorted(maps.Keys(frame.Explanations)), cobra.ShellCompDirectiveNoFileComp

@@ -92,7 +92,7 @@ func TestFoundersSign(t *testing.T) {
 }
 
 // TestFirstPolicyIsSignedWithEvidenceAlone: no command signs a first policy whose
-// root nobody showed, and none changes the founder's file then.
+// root was not shown, and none changes the founder's file then.
 func TestFirstPolicyIsSignedWithEvidenceAlone(t *testing.T) {
 	f := newFounders(t)
 	root, other := wire.Sum([]byte("root")), wire.Sum([]byte("other"))

@@ -119,7 +119,7 @@ func (d *Daemon) Stop() error {
 	return err
 }
 
-// output runs a cohort command measured and gives what it printed. What it said
+// output runs a cohort command measured and returns what it printed. What it printed
 // beside that is passed on where it failed.
 func (d *Daemon) output(ctx context.Context, cohort string, args ...string) ([]byte, error) {
 	settings, err := localtee.CommandSettings(args)

@@ -83,7 +83,7 @@ func New(a *frame.App, f Flags, dir string, b Binaries) (*Cluster, error) {
 	return d, nil
 }
 
-// Describe is what dev.json says now.
+// Describe is the present content of dev.json.
 func (d *Cluster) Describe() Description {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -244,7 +244,7 @@ func (d *Cluster) UpdateDescription(change func(*Description)) {
 	}
 }
 
-// Stop ends everything and waits for it. dev.json goes, since what it says is
+// Stop ends everything and waits for it. dev.json goes, since its content is
 // no longer true.
 func (d *Cluster) Stop() error {
 	if d.Cancel != nil {

@@ -2,7 +2,7 @@
 // manager, and three units of a program, or one unit of each role of a group. All of them are
 // children of this process, which starts them again when they end.
 //
-// It protects nothing from the machine that it runs on, and says so. [File] describes the
+// It protects nothing from the machine that it runs on, and prints that. [File] describes the
 // running cluster to clients and to checks.
 package dev
 
@@ -84,7 +84,7 @@ func WithCluster(ctx context.Context, a *frame.App, f Flags, program []string, u
 	return use(d)
 }
 
-// banner says what runs and what to try.
+// banner lists what runs and commands to try.
 func (d *Cluster) banner() string {
 	c := d.Describe()
 	var b strings.Builder

@@ -23,7 +23,7 @@ const (
 )
 
 // Example describes what a development cluster runs: three units of one program, or one
-// unit of each role of a group. It is read from a TOML file that stands with the programs.
+// unit of each role of a group. It is read from a TOML file that is beside the programs.
 type Example struct {
 	Schema  string    `toml:"schema"`  // "cohort/dev-example/v1"
 	Name    string    `toml:"name"`    // of the task, or of the group

@@ -24,7 +24,7 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// TestExampleRefuses changes one thing of a good description, which then says what is wrong.
+// TestExampleRefuses changes one thing of a good description, which then reports what is wrong.
 func TestExampleRefuses(t *testing.T) {
 	b, err := os.ReadFile("../../examples/jointrisk/dev.toml")
 	if err != nil {

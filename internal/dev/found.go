@@ -24,7 +24,7 @@ func (d *Cluster) draftFile() string { return filepath.Join(d.State, "draft.toml
 func (d *Cluster) initFile() string { return filepath.Join(d.State, "authority-init.json") }
 
 // InitAuthority writes the draft of the first policy and makes the root for it, once
-// in the life of a state.
+// in the lifetime of a state.
 func (d *Cluster) InitAuthority(ctx context.Context) error {
 	if _, err := os.Stat(d.GenesisFile()); err == nil {
 		return nil

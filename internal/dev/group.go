@@ -25,7 +25,7 @@ import (
 )
 
 // Parties are the SSH keys of the parties, in the order of their names.
-// They stand beside the clusters' states, so that one can bring keys of his own,
+// They are beside the clusters' states, so that an owner can bring other keys,
 // or public keys only: then the party approves by itself.
 func (d *Cluster) Parties() ([]sshkey.Pair, error) {
 	return sshkey.Pairs(filepath.Join(d.Dir, "parties"), d.Bin.Example.Parties()...)
@@ -87,7 +87,7 @@ func (d *Cluster) roles(c Description) []service {
 	return all
 }
 
-// SubmitStatement lets a party say something of the group to the authority.
+// SubmitStatement signs a statement of a party and submits it to the authority.
 func (d *Cluster) SubmitStatement(ctx context.Context, party sshkey.Pair, ns sshsig.Namespace) error {
 	c, err := authorityclient.Dial(ctx, d.App, d.ClientPins())
 	if err != nil {
@@ -195,11 +195,11 @@ func (d *Cluster) await(ctx context.Context, is func(context.Context, Unit) erro
 	return nil
 }
 
-// Ready asks a unit's health pages, which must say so.
+// Ready asks a unit's health pages, which must be ready.
 func Ready(ctx context.Context, pages string) error {
 	status, err := healthStatus(ctx, pages)
 	if err == nil && status != http.StatusOK {
-		err = fmt.Errorf("its health pages say: %d", status)
+		err = fmt.Errorf("its health pages: %d", status)
 	}
 	return err
 }
@@ -238,7 +238,7 @@ func (d *Cluster) hasSeparateParty() bool {
 	return err == nil && slices.ContainsFunc(parties, func(p sshkey.Pair) bool { return !p.HasPrivateKey() })
 }
 
-// groupBanner says what runs of a group and what to try.
+// groupBanner lists the programs of a group and commands to try.
 func (d *Cluster) groupBanner(c Description) string {
 	e := d.Bin.Example
 	var b strings.Builder

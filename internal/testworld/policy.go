@@ -117,7 +117,7 @@ func replace(t testing.TB, text string, edits []string) string {
 	return text
 }
 
-// finish writes programs that stand by the names that [attesttest.Measure] takes as
+// finish writes programs that are known by the names that [attesttest.Measure] takes as
 // digests, and copies the authority's table into groups that name no other.
 func finish(text string) string {
 	text = regexp.MustCompile(`program = "[^":@]*"`).ReplaceAllStringFunc(text, func(s string) string {

@@ -60,7 +60,7 @@ func authorityRunCommand(a *frame.App) *cobra.Command {
 	return cmd
 }
 
-// runAuthority is an authority's life inside a TEE.
+// runAuthority runs an authority inside a TEE until it ends.
 func runAuthority(ctx context.Context, a *frame.App, f authorityFlags) (err error) {
 	genesis, err := readGenesis(f)
 	if err != nil {

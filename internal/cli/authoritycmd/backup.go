@@ -47,7 +47,7 @@ type backupView struct {
 }
 
 // makeBackup asks for shares, checks that they are what was asked for, writes
-// them, and only then tells the authority that there is a backup.
+// them, and only then reports the backup to the authority.
 func makeBackup(ctx context.Context, a *frame.App, c authorityclient.Client, key, out string) error {
 	if _, err := os.Lstat(out); err == nil {
 		return frame.Usage("--out %s: it exists", out)
@@ -74,7 +74,7 @@ func makeBackup(ctx context.Context, a *frame.App, c authorityclient.Client, key
 	if err := writeDir(out, files); err != nil {
 		return err
 	}
-	a.Notef("wrote %d shares to %s, telling the authority", len(made.Shares), out)
+	a.Notef("wrote %d shares to %s, reporting the backup to the authority", len(made.Shares), out)
 	kept, err := c.ConfirmBackup(ctx, api.BackupKept{Share: made.Shares[0]})
 	if err != nil {
 		return err
@@ -93,7 +93,7 @@ func makeBackup(ctx context.Context, a *frame.App, c authorityclient.Client, key
 
 func shareFile(owner string) string { return owner + ".share" }
 
-// backupFiles are the shares by name. An authority that gives others than one
+// backupFiles are the shares by name. An authority that returns others than one
 // for each owner under the policy that was checked is refused.
 func backupFiles(made api.BackupShares, approved policy.Approved) (map[string][]byte, error) {
 	owners := approved.Document().Owners

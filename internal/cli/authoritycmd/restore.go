@@ -22,7 +22,7 @@ func authorityRestoreCommand(a *frame.App) *cobra.Command {
 	var f restoreFlags
 	cmd := &cobra.Command{
 		Use:   "restore [SHARE…]",
-		Short: "Bring the root back inside the TEE: without shares, print the request that owners answer",
+		Short: "Bring the root back inside the TEE: without shares, print the request that owners respond to",
 		RunE: func(cmd *cobra.Command, shares []string) error {
 			if (len(shares) == 0) != (f.request == "") {
 				return frame.Usage("give no share to print a request, and --request with the shares that owners unlocked for it")
@@ -146,7 +146,7 @@ func unlockShare(ctx context.Context, a *frame.App, f restoreFlags, path string)
 	return a.Write("unlocked", f.out, unlocked.Bytes())
 }
 
-// endorse is what vendors say of the TEE that asks.
+// endorse fetches the vendors' endorsements of the TEE that asks.
 func (f restoreFlags) endorse(ctx context.Context, a *frame.App, r backup.Request) (attest.Endorsements, error) {
 	var evidence attest.Evidence
 	if err := evidence.UnmarshalJSON(r.Evidence); err != nil {

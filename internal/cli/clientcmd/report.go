@@ -76,7 +76,7 @@ func addCluster(part *tree.Node, r *client.Report) {
 	for _, a := range r.Cluster.Addresses {
 		found := "checked, serial " + a.Serial
 		if a.Error != "" {
-			found = "does not answer: " + a.Error
+			found = "does not respond: " + a.Error
 		}
 		addRow(part, a.Address, found)
 	}

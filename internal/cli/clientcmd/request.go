@@ -39,7 +39,7 @@ func Request(a *frame.App) *cobra.Command {
 	var f requestFlags
 	cmd := &cobra.Command{
 		Use:   "request URL",
-		Short: "Send one HTTP request to a checked unit and print the answer",
+		Short: "Send one HTTP request to a checked unit and print the response",
 		Long: "Send a request to any replica whose identity was checked. The URL's host is a\n" +
 			"name of the task; the addresses are --address, or the host's own. With --session\n" +
 			"it goes through a gateway (default the URL's host), which reads nothing of it,\n" +
@@ -60,12 +60,12 @@ func Request(a *frame.App) *cobra.Command {
 	flags.DurationVar(&f.timeout, "timeout", time.Minute, "how long all attempts together may take")
 	f.session.register(cmd)
 	f.session.gateway.Register(cmd, "with --session: URL of the gateway, or of several with commas between (default the URL's host)")
-	flags.BoolVar(&f.receipt, "receipt", false, "with --session: have the unit sign which request it answered how")
+	flags.BoolVar(&f.receipt, "receipt", false, "with --session: have the unit sign its response to the request")
 	flags.StringVar(&f.receiptOut, "receipt-out", "", "with --session: file for the receipt (see cohort verify --receipt)")
 	return cmd
 }
 
-// check tells the first flag that is wrong.
+// check returns the first fault of the flags.
 func (f *requestFlags) check() error {
 	f.receipt = f.receipt || f.receiptOut != ""
 	switch {
@@ -77,7 +77,7 @@ func (f *requestFlags) check() error {
 	return nil
 }
 
-// requestView is what a request says in JSON.
+// requestView is a response in JSON.
 type requestView struct {
 	Status int         `json:"status"`
 	Header http.Header `json:"header"`
@@ -143,14 +143,14 @@ func requestInSession(a *frame.App, r *http.Request, f requestFlags, t *client.T
 	if err != nil {
 		return errors.Join(err, requestErr)
 	}
-	a.Notef("answered by unit %s, as its receipt proves", receipt.Unit.UnitID())
+	a.Notef("response by unit %s, as its receipt proves", receipt.Unit.UnitID())
 	if f.receiptOut != "" {
 		return errors.Join(requestErr, writeReceipt(f.receiptOut, record, c.Trust(), at))
 	}
 	return requestErr
 }
 
-// roundTrip sends the request and prints the answer.
+// roundTrip sends the request and prints the response.
 func roundTrip(a *frame.App, through http.RoundTripper, r *http.Request, f requestFlags) error {
 	response, err := through.RoundTrip(r)
 	if err != nil {
@@ -226,7 +226,7 @@ func printResponse(a *frame.App, response *http.Response, f requestFlags) error 
 	if a.Output == "json" {
 		body, err := io.ReadAll(response.Body)
 		if err != nil {
-			return fmt.Errorf("reading the answer: %w", err)
+			return fmt.Errorf("reading the response: %w", err)
 		}
 		return a.PrintResult("request", requestView{response.StatusCode, response.Header, string(body)}, "")
 	}
@@ -238,7 +238,7 @@ func printResponse(a *frame.App, response *http.Response, f requestFlags) error 
 		fmt.Fprintln(a.Stdout)
 	}
 	if _, err := io.Copy(a.Stdout, response.Body); err != nil {
-		return fmt.Errorf("reading the answer: %w", err)
+		return fmt.Errorf("reading the response: %w", err)
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// sessionFlags say what is wanted of a session with a whole cluster.
+// sessionFlags are the options of a session with a whole cluster.
 type sessionFlags struct {
 	gateway  authorityclient.Gateway
 	wanted   bool
@@ -40,14 +40,14 @@ func (s sessionFlags) openSession(ctx context.Context, config client.OpenConfig)
 	return client.Open(ctx, config)
 }
 
-// sessionView tells of a session.
+// sessionView describes a session.
 type sessionView struct {
 	ID       string   `json:"id"`
 	Expires  string   `json:"expires"`
 	Unit     string   `json:"unit"`               // that opened it
 	Identity string   `json:"identity"`           // of that unit, and so of all
 	Evidence string   `json:"evidence,omitempty"` // fresh, as appraised
-	Closed   []string `json:"closed,omitempty"`   // units that held it, as each proved when it closed it
+	Closed   []string `json:"closed,omitempty"`   // units that had it, as each proved when it closed it
 }
 
 func viewSession(s client.Session) sessionView {

@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// trustView is what trust says.
+// trustView is trust as a command prints it.
 type trustView struct {
 	TrustDomain string         `json:"trust_domain"`
 	Development bool           `json:"development"`
@@ -29,7 +29,7 @@ type trustView struct {
 	OneOff      *oneOffView    `json:"ohttp,omitempty"`
 }
 
-// oneOffView tells of a key configuration for one-off requests.
+// oneOffView describes a key configuration for one-off requests.
 type oneOffView struct {
 	File    string `json:"file"`
 	URL     string `json:"url"` // where requests are posted
@@ -142,7 +142,7 @@ func Trust(a *frame.App) *cobra.Command {
 	return cmd
 }
 
-// oneOffFlags say where keys for one-off requests come from and go to.
+// oneOffFlags name the source and the file of keys for one-off requests.
 type oneOffFlags struct {
 	file    string
 	gateway authorityclient.Gateway

@@ -23,10 +23,10 @@ func Verify(a *frame.App) *cobra.Command {
 	var f verifyFlags
 	cmd := &cobra.Command{
 		Use:   "verify ADDRESS",
-		Short: "Check what stands at an address: hardware, code, policy, key, cluster",
-		Long: "Check what stands at an address: hardware, code, policy, key, cluster. With\n" +
+		Short: "Verify the service at an address: hardware, code, policy, key, cluster",
+		Long: "Verify the service at an address: hardware, code, policy, key, cluster. With\n" +
 			"--session, ADDRESS is the URL of a gateway, and what is checked is the cluster\n" +
-			"behind it. With --receipt, check offline which unit gave an answer.",
+			"behind it. With --receipt, verify offline which unit sent a response.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
@@ -69,7 +69,7 @@ func verifyAddress(ctx context.Context, a *frame.App, f verifyFlags, address str
 }
 
 // verifySession opens a session and closes it: each unit that confirms the end
-// has proved that it held it. It sends no request to the program.
+// has proved that it had it. It sends no request to the program.
 func verifySession(ctx context.Context, a *frame.App, f verifyFlags) error {
 	t, err := authorityclient.Trust(ctx, a, f.pins)
 	if err != nil {

@@ -133,7 +133,7 @@ func viewEvidence(a *frame.App, path string, f evidenceFlags) (evidenceView, err
 	return v, nil
 }
 
-// viewPart is what one part says of itself.
+// viewPart is the unverified claims of one part.
 func viewPart(e attest.Evidence) (evidenceView, error) {
 	claims, err := localtee.Verifier().UnverifiedClaims(e)
 	if err != nil {
@@ -148,7 +148,7 @@ func viewPart(e attest.Evidence) (evidenceView, error) {
 	return v, err
 }
 
-// verify puts claims that hold in place of what the parts say: the TEE's, and those of
+// verify replaces the unverified claims of the parts by verified ones: the TEE's, and those of
 // each device.
 func (v *evidenceView) verify(claims []attest.Claims, at time.Time) {
 	v.Verified, v.At = true, frame.RFC3339(at)
@@ -158,7 +158,7 @@ func (v *evidenceView) verify(claims []attest.Claims, at time.Time) {
 	}
 }
 
-// readEvidence reads a wrapper, or evidence as a device gives it.
+// readEvidence reads a wrapper, or evidence as a device returns it.
 func readEvidence(path string) (attest.Evidence, error) {
 	content, err := frame.ReadFile(path, 2*wire.MaxEvidence)
 	if err != nil {
@@ -238,7 +238,7 @@ func appraise(q attest.Question, doc *policyfile.Document) (verdictView, error) 
 	return v, nil
 }
 
-// unjudged is what nobody compares of any part, with the device where it is one's.
+// unjudged is what is not compared of any part, with the device where it is one's.
 func unjudged(of []string, devices []attest.Device) []string {
 	all := slices.Clone(of)
 	for i, d := range devices {

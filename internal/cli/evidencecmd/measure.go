@@ -78,7 +78,7 @@ func onPlatform(m *localtee.Measurement, platform string, machine tpm.Machine, a
 	return err
 }
 
-// measureSelf prints what the TEE that this machine is says of itself. Nobody has
+// measureSelf prints the report of the TEE that this machine is. No verifier has
 // checked it.
 func measureSelf(ctx context.Context, a *frame.App, open func(tpm.Machine) (localtee.Attester, error), beside tpm.Machine, program []string) error {
 	if len(program) > 0 {

@@ -24,10 +24,10 @@ type evidenceView struct {
 	Debug        bool              `json:"debug"`
 	Dynamic      bool              `json:"dynamic"`
 	Chip         string            `json:"chip,omitempty"`
-	Unjudged     []string          `json:"not_verified,omitempty"` // what nobody compares
+	Unjudged     []string          `json:"not_verified,omitempty"` // what is not compared
 	Fields       map[string]any    `json:"fields"`
 	Devices      []evidenceView    `json:"devices,omitempty"`
-	// Verified says that all fields hold at a time, of the devices too, but for the
+	// Verified reports that all fields are verified at a time, of the devices too, but for the
 	// report data: what the evidence was made for was not checked.
 	Verified bool   `json:"verified,omitempty"`
 	At       string `json:"at,omitempty"`
@@ -40,7 +40,7 @@ type verdictView struct {
 	Detail   string   `json:"detail,omitempty"`
 	At       string   `json:"at"`
 	Is       []string `json:"is,omitempty"`       // what the policy calls the program
-	Unjudged []string `json:"not_verified,omitempty"` // what nobody compared, with its part
+	Unjudged []string `json:"not_verified,omitempty"` // what was not compared, with its part
 	Bound    bool     `json:"bound"`              // it was made for the use that the question names
 
 	unbound error // why it is not bound
@@ -66,7 +66,7 @@ func (v verdictView) format(of attest.Platform) string {
 		fmt.Fprintf(&b, "  is         %s\n", name)
 	}
 	for _, what := range v.Unjudged {
-		fmt.Fprintf(&b, "  not judged %s\n", what)
+		fmt.Fprintf(&b, "  not verified %s\n", what)
 	}
 	if of.IsDevice() {
 		b.WriteString("  note       a device: it counts beside a TEE only\n")
@@ -116,7 +116,7 @@ func (v evidenceView) addTo(root *tree.Node, name string) {
 		state.Add("%-26s %s", "chip", v.Chip)
 	}
 	for _, what := range v.Unjudged {
-		state.Add("%-26s %s", "not judged", what)
+		state.Add("%-26s %s", "not verified", what)
 	}
 	if len(v.Fields) == 0 {
 		return

@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// CollateralFlags say where an authority, or the owner who judges one, finds what
-// vendors say beside evidence.
+// CollateralFlags name the sources where an authority, or the owner who checks one, finds what
+// vendors publish beside evidence.
 type CollateralFlags struct {
 	dir     string
 	sources map[string]*string // URL by source
@@ -22,7 +22,7 @@ func (f *CollateralFlags) Register(cmd *cobra.Command) {
 	flags.StringVar(&f.dir, "collateral-dir", "", "directory of vendors' documents, asked first; for closed networks")
 	f.sources = map[string]*string{}
 	for _, s := range platforms.Supported().Sources() {
-		f.sources[s.Name] = flags.String("collateral-"+s.Name, s.Base, s.Usage+"; empty asks nobody")
+		f.sources[s.Name] = flags.String("collateral-"+s.Name, s.Base, s.Usage+"; empty asks none")
 	}
 }
 

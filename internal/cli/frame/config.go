@@ -65,7 +65,7 @@ func setOpenFlags(cmd *cobra.Command, from func(*pflag.Flag) (values []string, w
 	return errors.Join(faults...)
 }
 
-// configKey is where a flag of a command stands in the file: global flags at
+// configKey is the place of a command's flag in the file: global flags at
 // the top, others in the table of their command, as in "policy.sign.ssh-key".
 func configKey(cmd *cobra.Command, f *pflag.Flag) string {
 	if cmd.Root().PersistentFlags().Lookup(f.Name) == f {
@@ -76,7 +76,7 @@ func configKey(cmd *cobra.Command, f *pflag.Flag) string {
 }
 
 // ReadConfig reads a configuration file strictly: every key is a flag of the
-// tree. It gives the values by key.
+// tree. It returns the values by key.
 func ReadConfig(path string, root *cobra.Command) (map[string][]string, error) {
 	b, err := ReadFile(path, maxConfig)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package frame is what all commands of cohort stand in: one run of the command with its
+// Package frame is the frame of all commands of cohort: one run of the command with its
 // streams and global flags ([App]), how results and errors are printed, the stable codes of
 // errors, where flags get their values, and in which TEE a command runs.
 //

@@ -55,7 +55,7 @@ func (a *App) Notef(format string, args ...any) {
 // OneLine puts an error of several lines on one.
 func OneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// written is a file that a command made: on stdout, or where --out says.
+// written is a file that a command made: on stdout, or at the path of --out.
 type written struct {
 	File   string `json:"file,omitempty"`
 	Digest string `json:"digest"`
@@ -76,11 +76,11 @@ func (a *App) Write(what, out string, content []byte) error {
 	return a.PrintResult(what, w, fmt.Sprintf("wrote %s\ndigest %s\n", out, w.Digest))
 }
 
-// WithDevice is one device beside a TEE for people, with what nobody compared of it.
+// WithDevice is one device beside a TEE for people, with what was not compared of it.
 func WithDevice(platform, chip string, unjudged []string) string {
 	text := " with " + platform + " " + chip
 	if len(unjudged) > 0 {
-		text += " (not judged: " + strings.Join(unjudged, "; ") + ")"
+		text += " (not verified: " + strings.Join(unjudged, "; ") + ")"
 	}
 	return text
 }

@@ -30,7 +30,7 @@ func groupStatusCommand(a *frame.App) *cobra.Command {
 				return err
 			}
 			appraised, err := partystatement.AppraisedRoot(ctx, a, c, pact)
-			if err != nil { // the group may have ended with the machines that held it
+			if err != nil { // the group may have ended with the machines that kept it
 				a.Notef("note: the root of group %s: %v", args[0], err)
 			}
 			v := struct {
@@ -39,8 +39,8 @@ func groupStatusCommand(a *frame.App) *cobra.Command {
 			}{viewGroup(a, pact, appraised.Digest), authorityclient.FillingOf(c.Approved)}
 			return a.PrintResult("group-status", v, v.status().Indented()+v.Filling.String())
 		})
-	cmd.Long = "Show who approves a group, who is missing, and until when. `group-root` stands at\n" +
-		"a party that approved another root of the group than the authority holds now."
+	cmd.Long = "Show who approves a group, who is missing, and until when. `group-root` is at\n" +
+		"a party that approved another root of the group than the authority has now."
 	return cmd
 }
 

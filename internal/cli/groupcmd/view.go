@@ -129,7 +129,7 @@ func viewParty(party policy.RosterParty, statements []policy.Statement, refused 
 	return v
 }
 
-// trusted adds what only trust tells: the authority, and the platforms of the
+// trusted adds what only trust proves: the authority, and the platforms of the
 // members.
 func (v *groupView) trusted(t *client.Trust) {
 	v.Authority = t.Evidence().Measurement().String()
@@ -203,7 +203,7 @@ func (v *groupView) drawTree() string {
 	}
 	roles := root.Add("roles")
 	for _, r := range v.Roles {
-		role := roles.Add("%s, calls %s", r.Name, cmp.Or(strings.Join(r.Calls, ", "), "nobody"))
+		role := roles.Add("%s, calls %s", r.Name, cmp.Or(strings.Join(r.Calls, ", "), "none"))
 		for _, m := range r.Members {
 			member := role.Add("%s: task %s release %s, identity %s", m.Party, m.Task, m.Release, m.Identity)
 			if m.Dynamic {

@@ -59,7 +59,7 @@ func (t TEE) Development() bool {
 // Verifier appraises the evidence of every platform.
 func Verifier() *attest.Verifier { return platforms.Supported().Verifier() }
 
-// Measurement is what the development TEE will say of a program, and the line
+// Measurement is what the development TEE will report of a program, and the line
 // of policy that accepts it.
 type Measurement struct {
 	Platform  string `json:"platform"`

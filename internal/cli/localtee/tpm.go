@@ -44,7 +44,7 @@ func NewTPMDevice(c tpm.Config, program []string) (d tpmDevice, err error) {
 	return d, nil
 }
 
-// measureLaunch measures this process, or copies a program where nobody can change
+// measureLaunch measures this process, or copies a program where no process can change
 // it and measures both.
 func measureLaunch(program []string) (copied *os.File, l tpm.Launch, err error) {
 	self, err := os.Open("/proc/self/exe")

@@ -187,7 +187,7 @@ func lookSocket(ctx context.Context, socket string) (string, error) {
 	return "listens on " + socket, conn.Close()
 }
 
-// lookGPUs asks for evidence that nobody appraises.
+// lookGPUs asks for evidence and does not appraise it.
 func lookGPUs(ctx context.Context, command string) (string, error) {
 	if command == "" {
 		return "", errSkipped

@@ -34,7 +34,7 @@ func LogCommand(a *frame.App) *cobra.Command {
 	return cmd
 }
 
-// logFlags say which entries are wanted.
+// logFlags select entries.
 type logFlags struct {
 	query api.LogQuery
 	since time.Duration // 0 is for ever

@@ -60,7 +60,7 @@ func acknowledged(a *frame.App, p policy.Approved, signed api.SignedStatement, h
 	for _, der := range h.Chain {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return wire.Refuse(wire.Malformed, "acknowledgement: certificate", "", "X.509, DER")
+			return wire.Refuse(wire.Malformed, "acknowledgement: certificate", err, "X.509, DER")
 		}
 		chain = append(chain, c)
 	}
@@ -71,7 +71,7 @@ func acknowledged(a *frame.App, p policy.Approved, signed api.SignedStatement, h
 		return err
 	}
 	if chain[0].CheckSignature(x509.ECDSAWithSHA256, api.StatementReceiptMessage(h), h.Signature) != nil {
-		return wire.Refuse(wire.BadSignature, "acknowledgement: signature", "one that does not verify", "the authority's")
+		return wire.Refuse(wire.BadSignature, "acknowledgement: signature", "a signature that its certificate does not verify", "the authority's")
 	}
 	return nil
 }
@@ -113,7 +113,7 @@ func readStatement(path string) (policy.SignedStatement, policy.Statement, error
 	}
 	var f statementFile
 	if err := json.Unmarshal(b, &f); err != nil || f.Schema != statementSchema {
-		return f.SignedStatement, policy.Statement{}, wire.Refuse(wire.Malformed, "kept statement "+path, "another file", statementSchema)
+		return f.SignedStatement, policy.Statement{}, wire.Refuse(wire.Malformed, "kept statement "+path, fmt.Sprintf("schema %q", f.Schema), statementSchema)
 	}
 	s, err := policy.ParseStatement(f.Statement)
 	if err != nil {
@@ -133,7 +133,7 @@ func writeStatement(path string, signed policy.SignedStatement) error {
 	return frame.ReplaceFile(path, append(b, '\n'))
 }
 
-// numbered gives a statement its number, above that of the statement that was signed
+// numbered sets the number of a statement, above that of the statement that was signed
 // last here. again reports that the kept statement differs in its number alone and that
 // the history has no newer one: it may have been lost on its way, so its bytes are sent
 // again and no second text is signed.
@@ -216,7 +216,7 @@ func Submit(ctx context.Context, a *frame.App, c authorityclient.Client, group s
 	return s, receipt, nil
 }
 
-// statement is what the flags say, with the number that the history leaves to the key.
+// statement is the statement of the flags, with the number that the history leaves to the key.
 func (f Flags) statement(p *policy.GroupState, key, root attest.Digest, ns sshsig.Namespace) (policy.Statement, error) {
 	s, err := p.Statement(key, root)
 	if err != nil {
@@ -244,7 +244,7 @@ func statedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, p *
 			}
 		}
 		if kept.Number == 0 {
-			return attest.Digest{}, wire.Refuse(wire.NotFound, "group "+p.Group.Name+": statement of this key", "none", "an approval to withdraw")
+			return attest.Digest{}, wire.Refuse(wire.NotFound, "group "+p.Group.Name+": statement of this key", "no approval signed by it", "an approval to withdraw")
 		}
 		return kept.GroupRoot, nil
 	}

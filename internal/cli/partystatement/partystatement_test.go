@@ -87,7 +87,7 @@ holder = { members = [ { party = "north", task = "scoring", release = "1" } ] }
 }
 
 // TestGroupRootIsAppraised: a party approves the root of a group only with fresh evidence
-// of an authority that the roster names, whatever the policy of its owners says.
+// of an authority that the roster names, whatever the policy of its owners contains.
 func TestGroupRootIsAppraised(t *testing.T) {
 	vendor := attesttest.NewVendor()
 	approved, _ := trial(t, vendor)

@@ -26,11 +26,11 @@ type Root struct {
 
 // String is what was appraised, for the party that approves it.
 func (g Root) String() string {
-	return fmt.Sprintf("group root %s\n  held by %s\n  on chip %s, appraised just now by the roster's own values", g.Digest, g.holder.Measurement(), g.holder.ChipID())
+	return fmt.Sprintf("group root %s\n  kept by %s\n  on chip %s, appraised just now by the roster's own values", g.Digest, g.holder.Measurement(), g.holder.ChipID())
 }
 
 // AppraisedRoot fetches the root of a group with evidence over (nonce, roster, root), and
-// appraises the evidence by the values of the roster, whatever the policy of the day says:
+// appraises the evidence by the values of the roster, whatever the policy in force contains:
 // the owners of the policy choose those, the parties approve these.
 func AppraisedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, p *policy.GroupState) (root Root, err error) {
 	query := api.GroupRootRequest{Roster: p.ID()}

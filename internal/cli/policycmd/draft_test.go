@@ -54,8 +54,8 @@ func TestSuccessor(t *testing.T) {
 	}
 }
 
-// TestSuccessorCopiesAuthority: the step after a file with a group that says nothing of
-// its authority gives it the trust domain's.
+// TestSuccessorCopiesAuthority: the step after a file with a group without a table for
+// its authority gets the trust domain's.
 func TestSuccessorCopiesAuthority(t *testing.T) {
 	raw := strings.Replace(clitest.Policy, clitest.PolicyOwner, testworld.NewKey().AuthorizedKey(), 1) + strings.Replace(clitest.Group, clitest.Custody, "", 1)
 	for letter, digit := range map[string]string{"A": "a", "B": "b", "C": "c"} {

@@ -52,8 +52,8 @@ func signFirst(ctx context.Context, a *frame.App, f signFlags, draft policydraft
 	return a.Write("signature", f.out, []byte(sig))
 }
 
-// checkInit gives the genesis to sign, or writes the challenge that the machine must
-// answer first.
+// checkInit returns the genesis to sign, or writes the challenge that the machine must
+// respond to first.
 func checkInit(ctx context.Context, a *frame.App, f signFlags, draft policydraft.Draft) ([]byte, error) {
 	b, err := frame.ReadFile(f.init, wire.MaxRequest)
 	if err != nil {
@@ -93,11 +93,11 @@ func checkInit(ctx context.Context, a *frame.App, f signFlags, draft policydraft
 		return nil, err
 	}
 	return nil, &frame.Fault{Code: string(wire.EvidenceMissing),
-		Cause: wire.Refuse(wire.EvidenceMissing, "sign: proof of init's machine", "none", "the answer to "+f.challenge),
+		Cause: wire.Refuse(wire.EvidenceMissing, "sign: proof of init's machine", "no proof given", "the response to "+f.challenge),
 		Hint:  "run `cohort authority init --open " + filepath.Base(f.challenge) + "` on that machine, and sign again with --proof and what it prints"}
 }
 
-// endorse is what vendors say of the TEE of init, beside what came along.
+// endorse fetches the vendors' endorsements of the TEE of init, beside what came along.
 func (f signFlags) endorse(ctx context.Context, a *frame.App, r founding.Root) (attest.Endorsements, error) {
 	var evidence attest.Evidence
 	if err := evidence.UnmarshalJSON(r.Evidence); err != nil {

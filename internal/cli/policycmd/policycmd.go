@@ -32,7 +32,7 @@ func Command(a *frame.App) *cobra.Command {
 	return cmd
 }
 
-// readPolicy reads and parses a policy file. That it parses says nothing about
+// readPolicy reads and parses a policy file. That it parses proves nothing about
 // who signed it.
 func readPolicy(path string) (*policyfile.Document, error) {
 	b, err := frame.ReadFile(path, wire.MaxPolicy)
@@ -92,7 +92,7 @@ func policyInitCommand(a *frame.App) *cobra.Command {
 				}
 			}
 			if len(d.Machines) == 0 {
-				return frame.Usage("--machine: say which machines may hold the root: chip:ID of each, as `cohort evidence inspect` prints it, or any")
+				return frame.Usage("--machine: name the machines that may keep the root: chip:ID of each, as `cohort evidence inspect` prints it, or any")
 			}
 			if len(d.Task.Names) == 0 {
 				d.Task.Names = []string{d.Task.Name + "." + d.TrustDomain}
@@ -178,7 +178,7 @@ func policyCheckCommand(a *frame.App) *cobra.Command {
 				return err
 			}
 			return a.PrintResult("policy", v, v.String()+
-				"note: the file is signed as it stands; reformatting it, comments included, voids its signatures\n")
+				"note: the file is signed as it is; reformatting it, comments included, voids its signatures\n")
 		},
 	}
 }
@@ -223,7 +223,7 @@ func policySignCommand(a *frame.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sign FILE --ssh-key KEY",
 		Short: "Sign a policy file with an SSH key",
-		Long: "Sign FILE as it stands, in the form of `ssh-keygen -Y sign -n cohort-policy`, and\n" +
+		Long: "Sign FILE as it is, in the form of `ssh-keygen -Y sign -n cohort-policy`, and\n" +
 			"write FILE.KEY.sig. KEY is a private key file, or a public one whose private\nhalf the SSH agent holds.\n\n" +
 			"The first policy needs --init: its evidence is appraised by FILE itself, your own\ncopy of the draft, and the root is written into FILE before it is signed.",
 		Args: cobra.ExactArgs(1),

@@ -24,7 +24,7 @@ func policyProposeCommand(a *frame.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cut, err := foretell(ctx, a, c, doc)
+			cut, err := previewImpact(ctx, a, c, doc)
 			if err != nil {
 				return err
 			}
@@ -55,7 +55,7 @@ func policyApproveCommand(a *frame.App) *cobra.Command {
 				return err
 			}
 			if doc, err := policyfile.Parse(p.Policy); err == nil {
-				cut, err := foretell(ctx, a, c, doc)
+				cut, err := previewImpact(ctx, a, c, doc)
 				if err != nil {
 					return err
 				}
@@ -117,7 +117,7 @@ func policyCancelCommand(a *frame.App) *cobra.Command {
 }
 
 func policyStatusCommand(a *frame.App) *cobra.Command {
-	cmd, _ := authorityclient.Command(a, "status", "Show the policy in force and what waits", cobra.NoArgs,
+	cmd, _ := authorityclient.Command(a, "status", "Show the policy in force and pending proposals", cobra.NoArgs,
 		func(ctx context.Context, c authorityclient.Client, _ *authorityclient.Flags, _ []string) error {
 			all, err := c.Proposals(ctx)
 			if err != nil {
@@ -165,7 +165,7 @@ func policyShowCommand(a *frame.App) *cobra.Command {
 }
 
 // inForce is the newest policy of the history, where the authority that it names
-// says that it is the one in force. The owners' signatures alone would not say that
+// confirms that it is the one in force. The owners' signatures alone do not prove that
 // there is nothing newer.
 func inForce(ctx context.Context, c authorityclient.Client) ([]byte, error) {
 	now, err := c.Policy(ctx)
@@ -224,7 +224,7 @@ func emitDiff(a *frame.App, before, after *policyfile.Document, cut []affectedUn
 		Delay   string   `json:"delay"`
 
 		Affected []affectedUnit `json:"affected,omitempty"`
-		Ended    []string       `json:"groups_ended,omitempty"` // by what [authority] says now
+		Ended    []string       `json:"groups_ended,omitempty"` // by the present table [authority]
 	}{Changes: []change{}, Loosens: policyfile.Loosens(before, after), Delay: before.Owners.Delay.String(), Affected: cut}
 	for _, c := range policyfile.Diff(before, after) {
 		v.Changes = append(v.Changes, change{Path: c.Path, Old: c.Old, New: c.New, Loosens: c.Loosens})

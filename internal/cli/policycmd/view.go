@@ -16,7 +16,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// PolicyView is what a policy file says, as people and programs read it.
+// PolicyView is the content of a policy file, as people and programs read it.
 type PolicyView struct {
 	Digest      string        `json:"digest,omitempty"` // none yet, in a draft
 	Draft       string        `json:"draft,omitempty"`  // of the first policy
@@ -48,7 +48,7 @@ type platformRow struct {
 	Roots    []string `json:"roots"`
 	Debug    bool     `json:"debug,omitempty"`
 	Bits     []string `json:"bits,omitempty"`  // demands on what hosts and launchers set
-	Notes    []string `json:"notes,omitempty"` // what the rules let in, or keep out, beyond what their words say
+	Notes    []string `json:"notes,omitempty"` // what the rules let in, or keep out, beyond their words
 }
 
 type taskView struct {
@@ -71,7 +71,7 @@ type releaseView struct {
 	Devices map[attest.Platform]int `json:"devices,omitempty"`
 }
 
-// groupRow is a group as the file has it, which says nothing of approvals.
+// groupRow is a group as the file has it, without approvals.
 type groupRow struct {
 	Name     string      `json:"name"`
 	KeyMode  string      `json:"key_mode"`
@@ -132,7 +132,7 @@ func Describe(doc *policyfile.Document) PolicyView {
 }
 
 // demands lists the bits that a platform's rules demand, those that they demand
-// without being told included.
+// without notice included.
 func demands(name attest.Platform, rules attest.Rules) []string {
 	words := map[attest.Demand]string{attest.DemandSet: "set", attest.DemandClear: "clear"}
 	p, _ := platforms.Supported().Lookup(name)
@@ -155,7 +155,7 @@ func demands(name attest.Platform, rules attest.Rules) []string {
 	return all
 }
 
-// upgrades say for each platform of the authority how another build of it gets the
+// upgrades list for each platform of the authority how another build of it gets the
 // root: by policy, where sealing is to a set of values, else from its owners.
 func upgrades(doc *policyfile.Document) []string {
 	found := map[string]bool{}

@@ -45,7 +45,7 @@ func SoftCommand(a *frame.App) *cobra.Command {
 	return cmd
 }
 
-// runSoft is the daemon's life. It prints its root once it listens.
+// runSoft runs the daemon until it ends. It prints its root once it listens.
 func runSoft(ctx context.Context, a *frame.App, socket, dir string) error {
 	daemon, err := soft.NewDaemon(soft.Config{Dir: dir})
 	if err != nil {

@@ -92,7 +92,7 @@ func UnitCommand(a *frame.App) *cobra.Command {
 	flags.StringVar(&f.listen, "listen", "", "address to serve TLS on; may be left out with --cert-dir")
 	flags.StringVar(&f.health, "health", "", "address of plain HTTP /livez, /readyz and /stats (default off)")
 	flags.StringVar(&f.manager, "manager", "", "tls://HOST:PORT of the cluster manager, or of several with commas between, each of which the unit connects to; sessions then move between units")
-	flags.StringVar(&f.managerCA, "manager-ca", "", "certificates that the manager's stands under (PEM; default the system's)")
+	flags.StringVar(&f.managerCA, "manager-ca", "", "certificates that the manager's chains to (PEM; default the system's)")
 	flags.StringVar(&f.advertise, "advertise", "", "HOST:PORT at which the gateway reaches this unit (default --listen)")
 	flags.IntVar(&f.sessions, "sessions", 1<<17, "open sessions that are kept, of all units of the task; up to 640 bytes each")
 	flags.StringVar(&f.gpus, "nvidia-gpus", "", "command that prints the evidence of this machine's GPUs, as \"nvattest collect-evidence --format json\" does; --nonce is added")
@@ -111,8 +111,8 @@ var reloadSignals = map[string]syscall.Signal{
 	"": 0, "HUP": syscall.SIGHUP, "USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2, "WINCH": syscall.SIGWINCH,
 }
 
-// runUnit is an agent's life inside a TEE. It takes its addresses first, so
-// that a taken port is told before anything else happens.
+// runUnit runs an agent inside a TEE until it ends. It takes its addresses first, so
+// that a taken port is reported before anything else happens.
 func runUnit(ctx context.Context, a *frame.App, f unitFlags) error {
 	genesis, err := wire.ParseDigest(f.genesis)
 	if err != nil {
@@ -187,7 +187,7 @@ func (f unitFlags) attester(tee attest.Attester) (attest.Attester, error) {
 	return attest.WithDevices(tee, gpus), nil
 }
 
-// parties is a configuration with what the flags say of parties.
+// parties is a configuration with the parties of the flags.
 func (f unitFlags) parties() (c unit.Config, err error) {
 	if f.group != "" && len(f.partyKeys) == 0 {
 		return c, frame.Usage("--group needs --party-key: the key of the party that brings this program")
@@ -300,7 +300,7 @@ func (h *health) close() {
 	<-h.done
 }
 
-// notEnrolled answers for a unit that has no certificate yet.
+// notEnrolled serves requests while a unit has no certificate.
 func notEnrolled(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	if r.URL.Path == "/livez" {

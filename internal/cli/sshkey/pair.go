@@ -14,11 +14,11 @@ import (
 )
 
 // Pair is one owner of a development policy: its name and the path of its
-// private SSH key; the public key stands beside it in ".pub".
+// private SSH key; the public key is beside it in ".pub".
 type Pair struct{ Name, Path string }
 
 // Pairs makes, or finds again, an SSH key pair for each name. Where there is
-// only a public key the other is somebody else's.
+// only a public key the other belongs to another person.
 func Pairs(dir string, names ...string) ([]Pair, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ func Signer(a *frame.App, path string) (signer ssh.Signer, closeAgent func(), er
 	if err == nil {
 		return signer, func() {}, nil
 	}
-	// Hardware keys have files without a secret in them: the agent talks to the key.
+	// Hardware keys have files without a secret in them: the agent uses the key.
 	if pub, readErr := frame.ReadFile(path+".pub", MaxKeyFile); readErr == nil {
 		if public, _, _, _, parseErr := ssh.ParseAuthorizedKey(pub); parseErr == nil && strings.HasPrefix(public.Type(), "sk-") {
 			return agentSigner(a, public)

@@ -9,7 +9,7 @@ import (
 )
 
 // Node is a fact, and the facts below it. The text of a root may be empty: then its facts
-// stand side by side.
+// are side by side.
 type Node struct {
 	text  string
 	more  []string // lines that go on with the text

@@ -21,7 +21,7 @@ import (
 // StepTime bounds one step of a check.
 const StepTime = 10 * time.Second
 
-// Checker judges a cluster from outside, as any client sees it. All it knows is
+// Checker checks a cluster from outside, as any client sees it. All it knows is
 // the cluster's description.
 type Checker struct {
 	App     *frame.App
@@ -82,7 +82,7 @@ func (c Checker) Run(ctx context.Context, cases []Case) error {
 		}
 	}
 	if failed > 0 {
-		return &frame.Fault{Code: frame.CodeCheckFailed, Cause: fmt.Errorf("checking the cluster: %d of %d stories do not hold", failed, len(cases))}
+		return &frame.Fault{Code: frame.CodeCheckFailed, Cause: fmt.Errorf("checking the cluster: %d of %d checks failed", failed, len(cases))}
 	}
 	return nil
 }
@@ -99,7 +99,7 @@ func (o Outcome) FormatLine() string {
 // Plain is what a Go program knows that was given one root file and one name.
 func (c Checker) Plain() (*tls.Config, error) { return c.Cluster.ClientTLS() }
 
-// AnyReplica: the root file and the name suffice to be answered by each unit.
+// AnyReplica: the root file and the name suffice to get a response of each unit.
 func (c Checker) AnyReplica(ctx context.Context) (string, error) {
 	config, err := c.Plain()
 	if err != nil {
@@ -112,14 +112,14 @@ func (c Checker) AnyReplica(ctx context.Context) (string, error) {
 			return "", err
 		}
 		if status >= http.StatusInternalServerError {
-			return "", fmt.Errorf("unit %s: got status %d, want an answer of the program", u.Address, status)
+			return "", fmt.Errorf("unit %s: got status %d, want a response of the program", u.Address, status)
 		}
 		statuses[i] = fmt.Sprint(status)
 	}
-	return "GET / answered by each unit: " + strings.Join(statuses, " "), nil
+	return "GET / served by each unit: " + strings.Join(statuses, " "), nil
 }
 
-// GetStatus asks one unit for "/" over a connection of its own and gives the status.
+// GetStatus asks one unit for "/" over a connection of its own and returns the status.
 func GetStatus(ctx context.Context, address string, config *tls.Config) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, StepTime)
 	defer cancel()

@@ -19,7 +19,7 @@ const (
 	SettleTime  = time.Second      // of load before the kill and after the restart
 )
 
-// KillUnit ends a unit; back waits until another one is at its address and gives its
+// KillUnit ends a unit; back waits until another one is at its address and returns its
 // id.
 func (c Checker) KillUnit(ctx context.Context, u dev.Unit) (back func() (string, error), err error) {
 	before, err := c.Issued(ctx)
@@ -38,7 +38,7 @@ func (c Checker) KillUnit(ctx context.Context, u dev.Unit) (back func() (string,
 }
 
 // comesBack waits until a unit that was not among before holds a certificate,
-// and the address answers again.
+// and the address responds again.
 func (c Checker) comesBack(ctx context.Context, address string, before map[string]bool) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, RestartTime)
 	defer cancel()
@@ -103,7 +103,7 @@ func Pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// RequestOnce is one request and its whole answer.
+// RequestOnce sends one request and reads the whole response.
 func RequestOnce(ctx context.Context, through http.RoundTripper, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, StepTime)
 	defer cancel()

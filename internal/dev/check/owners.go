@@ -20,7 +20,7 @@ import (
 // Edit changes the text of a policy.
 type Edit func(text string) (string, error)
 
-// Replaced replaces text that must stand in the policy.
+// Replaced replaces text that must be in the policy.
 func Replaced(old, with string) Edit {
 	return func(text string) (string, error) {
 		if strings.Count(text, old) != 1 {
@@ -30,7 +30,7 @@ func Replaced(old, with string) Edit {
 	}
 }
 
-// After puts more text behind text that must stand in the policy once.
+// After puts more text behind text that must be in the policy once.
 func After(text, more string) Edit { return Replaced(text, text+more) }
 
 // Appended puts text at the end of the policy.

@@ -13,7 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Asks is how many requests tell what a cluster does.
+// Asks is how many requests show what a cluster does.
 const Asks = 12
 
 // Session is a channel of a check, with the session that it began with.
@@ -49,7 +49,7 @@ func (c Checker) InSession(ctx context.Context, gateway string, use func(*Sessio
 
 // OverTamperingProxy is inSession through a middleman.
 func (c Checker) OverTamperingProxy(ctx context.Context, use func(*TamperingProxy, *Session) (string, error)) (string, error) {
-	m, err := NewMiddleman(c.Cluster.Gateway)
+	m, err := NewTamperingProxy(c.Cluster.Gateway)
 	if err != nil {
 		return "", err
 	}
@@ -57,7 +57,7 @@ func (c Checker) OverTamperingProxy(ctx context.Context, use func(*TamperingProx
 	return c.InSession(ctx, m.URL, func(s *Session) (string, error) { return use(m, s) })
 }
 
-// RequestWithReceipt asks for "/" with a receipt, and gives that and the unit it names.
+// RequestWithReceipt asks for "/" with a receipt, and returns that and the unit it names.
 func (s *Session) RequestWithReceipt(ctx context.Context) (r client.Record, unit wire.UnitID, err error) {
 	if err = RequestOnce(client.WithRecord(ctx, &r), s, s.URL); err != nil {
 		return r, unit, err
@@ -69,7 +69,7 @@ func (s *Session) RequestWithReceipt(ctx context.Context) (r client.Record, unit
 	return r, receipt.Unit.UnitID(), nil
 }
 
-// GoesOn asks several times and tells who answered. It refuses when another
+// GoesOn asks several times and returns which units responded. It refuses when another
 // session had to be opened for that.
 func (s *Session) GoesOn(ctx context.Context) (units []string, err error) {
 	for range Asks {
@@ -87,7 +87,7 @@ func (s *Session) GoesOn(ctx context.Context) (units []string, err error) {
 	return units, nil
 }
 
-// KillNamed kills the unit with an id, which its health pages tell.
+// KillNamed kills the unit with an id, which its health pages show.
 func (c Checker) KillNamed(ctx context.Context, id wire.UnitID) (back func() (string, error), err error) {
 	for _, u := range c.Cluster.Units {
 		response, err := http.Get(u.Health + "/livez")
@@ -102,7 +102,7 @@ func (c Checker) KillNamed(ctx context.Context, id wire.UnitID) (back func() (st
 	return nil, fmt.Errorf("unit %s is none of those described", id)
 }
 
-// SendOneOff sends a request that is marked, and gives the status of its answer.
+// SendOneOff sends a request that is marked, and returns the status of its response.
 func (c Checker) SendOneOff(ctx context.Context, o *client.OneOff, method string) (int, error) {
 	r, err := http.NewRequestWithContext(ctx, method, "https://"+c.Cluster.ServerName+"/", nil)
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TamperingProxy stands between a client and the gateway, as anybody can. It changes
-// the requests and answers of sessions and one-off requests, and reads of them what everybody can.
+// TamperingProxy is between a client and the gateway, as any host can be. It changes
+// the requests and responses of sessions and one-off requests, and reads of them what any host can.
 type TamperingProxy struct {
 	URL    string
 	server *http.Server
@@ -26,11 +26,11 @@ type TamperingProxy struct {
 	Target atomic.Pointer[wire.UnitID] // that the newest request is bound to
 }
 
-// Change makes other bytes of a sealed request and of a sealed answer.
+// Change makes other bytes of a sealed request and of a sealed response.
 type Change struct{ Request, Response func([]byte) []byte }
 
-// NewMiddleman stands before the gateway at a URL, and changes nothing at first.
-func NewMiddleman(gateway string) (*TamperingProxy, error) {
+// NewTamperingProxy is a proxy before the gateway at a URL, and changes nothing at first.
+func NewTamperingProxy(gateway string) (*TamperingProxy, error) {
 	to, err := url.Parse(gateway)
 	if err != nil {
 		return nil, err
@@ -57,12 +57,12 @@ func (m *TamperingProxy) Close() {
 }
 
 // request changes what the gateway gets. It reads all of it first: a server stops
-// reading a request that is answered, which would break one on its way.
+// reading a request whose response has begun, which would break one on its way.
 func (m *TamperingProxy) request(r *http.Request) {
 	if r.Body == nil {
 		return
 	}
-	b, _ := io.ReadAll(r.Body) // a client that is gone is nobody to tell
+	b, _ := io.ReadAll(r.Body) // a client that is gone reads no error
 	sealed := r.URL.Path == wire.PathOneOff
 	if h, err := wire.ParseHeader(b); err == nil && r.URL.Path == wire.PathRequest {
 		m.Target.Store(&h.Target)

@@ -16,7 +16,7 @@ import (
 func TestMiddlemanChanges(t *testing.T) {
 	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) }))
 	defer gateway.Close()
-	m, err := NewMiddleman(gateway.URL)
+	m, err := NewTamperingProxy(gateway.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func TestMiddlemanChanges(t *testing.T) {
 		{"nothing", wire.PathRequest, Change{}, sent},
 		{"a request's bit", wire.PathRequest, Change{Request: FlipBit(11, 12)}, last},
 		{"an answer's bit", wire.PathRequest, Change{Response: FlipBit(11, 12)}, last},
-		{"half an answer", wire.PathRequest, Change{Response: CutHalf}, sent[:len(sent)/2]},
+		{"half a response", wire.PathRequest, Change{Response: CutHalf}, sent[:len(sent)/2]},
 		{"another path", wire.PathSession, Change{Request: CutHalf, Response: CutHalf}, sent},
 	} {
 		m.Way.Store(&tt.way)

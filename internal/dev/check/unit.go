@@ -86,10 +86,10 @@ func UnitAt(ctx context.Context, u dev.Unit) (id wire.UnitID, err error) {
 }
 
 // RefusalTime is how long a unit or authority that must refuse to start may
-// take to say so.
+// take to show that.
 const RefusalTime = 20 * time.Second
 
-// ClientPins are what the description gives a client. What it has seen would lie
+// ClientPins are the description's pins for a client. What it has seen would lie
 // beside the root.
 func (c Checker) ClientPins() authorityclient.Pins {
 	return authorityclient.Pins{
@@ -186,7 +186,7 @@ func (n Newcomer) MustBeRefused(ctx context.Context, socket string, reason wire.
 	return nil
 }
 
-// watch says, once ctx is done, whether the health pages ever said ready.
+// watch reports, once ctx is done, whether the health pages were ever ready.
 func (n Newcomer) watch(ctx context.Context) <-chan bool {
 	was := make(chan bool, 1)
 	go func() {
@@ -220,7 +220,7 @@ func MustEndRefused(ctx context.Context, socket string, l localtee.Launch, reaso
 	}
 	logged := dev.LogTail(l.Stderr.Name())
 	if exit != (soft.Exit{Code: frame.ExitRefused}) || !strings.Contains(logged, "["+string(reason)+"]") {
-		return fmt.Errorf("got %v, want a refusal [%s]; it said: %s", exit, reason, logged)
+		return fmt.Errorf("got %v, want a refusal [%s]; it printed: %s", exit, reason, logged)
 	}
 	return nil
 }

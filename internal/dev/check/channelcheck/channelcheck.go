@@ -21,7 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Receipt: a receipt names the unit that answered, and nothing in it can be
+// Receipt: a receipt names the unit that responded, and nothing in it can be
 // changed.
 func Receipt(ctx context.Context, c check.Checker) (string, error) {
 	return c.InSession(ctx, c.Cluster.Gateway, func(s *check.Session) (string, error) {
@@ -32,7 +32,7 @@ func Receipt(ctx context.Context, c check.Checker) (string, error) {
 		if issued, err := c.Issued(ctx); err != nil || !issued[unit.String()] {
 			return "", fmt.Errorf("the receipt names unit %s, which holds no certificate: %w", unit, err)
 		}
-		for name, part := range map[string][]byte{"request": r.Request, "answer": r.Response, "receipt": r.Receipt} {
+		for name, part := range map[string][]byte{"request": r.Request, "response": r.Response, "receipt": r.Receipt} {
 			part[len(part)-1] ^= 1
 			_, err := client.VerifyReceipt(r, s.Channel.Trust(), c.App.Now())
 			part[len(part)-1] ^= 1
@@ -40,12 +40,12 @@ func Receipt(ctx context.Context, c check.Checker) (string, error) {
 				return "", fmt.Errorf("changed %s: got %v, want a refusal", name, err)
 			}
 		}
-		return fmt.Sprintf("unit %s signed; changed request, answer and receipt refused; session on fresh %s evidence",
+		return fmt.Sprintf("unit %s signed; changed request, response and receipt refused; session on fresh %s evidence",
 			unit.String()[:8], s.Evidence.Measurement().Platform), nil
 	})
 }
 
-// responseTime is far more than an answer takes. A call that nobody answers well
+// responseTime is far more than a response takes. A call that gets no valid response
 // looks for another unit for longer.
 const responseTime = 500 * time.Millisecond
 
@@ -55,7 +55,7 @@ func callWithin(ctx context.Context, s *check.Session, patience time.Duration) e
 	return check.RequestOnce(ctx, s, s.URL)
 }
 
-// AlteredBytes: one changed bit of an answer or of a request is refused,
+// AlteredBytes: one changed bit of a response or of a request is refused,
 // wherever it is.
 func AlteredBytes(ctx context.Context, c check.Checker) (string, error) {
 	return c.OverTamperingProxy(ctx, func(m *check.TamperingProxy, s *check.Session) (string, error) {
@@ -68,12 +68,12 @@ func AlteredBytes(ctx context.Context, c check.Checker) (string, error) {
 			}
 		}
 		m.Way.Store(&check.Change{})
-		return fmt.Sprintf("%d requests and answers with one changed bit refused; the next, unchanged, answered", 2*check.Asks), check.RequestOnce(ctx, s, s.URL)
+		return fmt.Sprintf("%d requests and responses with one changed bit refused; the next, unchanged, served", 2*check.Asks), check.RequestOnce(ctx, s, s.URL)
 	})
 }
 
-// StreamCut: an answer that is cut off is an error, never a short answer. A
-// chat's stream is cut by killing its unit; any other answer on its way.
+// StreamCut: a response that is cut off is an error, never a short response. A
+// chat's stream is cut by killing its unit; any other response on its way.
 func StreamCut(ctx context.Context, c check.Checker) (string, error) {
 	return c.OverTamperingProxy(ctx, func(m *check.TamperingProxy, s *check.Session) (string, error) {
 		if c.Cluster.Stream != nil {
@@ -81,11 +81,11 @@ func StreamCut(ctx context.Context, c check.Checker) (string, error) {
 		}
 		m.Way.Store(&check.Change{Response: check.CutHalf})
 		if err := check.RequestOnce(ctx, s, s.URL); !errors.Is(err, wire.Truncated) {
-			return "", fmt.Errorf("half an answer: got %v, want a refusal [%s]", err, wire.Truncated)
+			return "", fmt.Errorf("half a response: got %v, want a refusal [%s]", err, wire.Truncated)
 		}
 		m.Way.Store(&check.Change{})
 		_, err := s.GoesOn(ctx)
-		return fmt.Sprintf("half an answer is refused [%s]; the session goes on", wire.Truncated), err
+		return fmt.Sprintf("half a response is refused [%s]; the session goes on", wire.Truncated), err
 	})
 }
 
@@ -125,7 +125,7 @@ func cutStreaming(ctx context.Context, c check.Checker, m *check.TamperingProxy,
 }
 
 // OneSessionAnyUnit: a session is opened on one unit, which is killed; another
-// one answers the next request of that session.
+// one responds to the next request of that session.
 func OneSessionAnyUnit(ctx context.Context, c check.Checker) (string, error) {
 	return c.InSession(ctx, c.Cluster.Gateway, func(s *check.Session) (string, error) {
 		opener := s.Unit.UnitID()
@@ -140,12 +140,12 @@ func OneSessionAnyUnit(ctx context.Context, c check.Checker) (string, error) {
 		killed := c.App.Now()
 		_, next, err := s.RequestWithReceipt(ctx)
 		if err != nil || next == opener {
-			return "", fmt.Errorf("after unit %s was killed: answered by %s: %w", opener, next, err)
+			return "", fmt.Errorf("after unit %s was killed: served by %s: %w", opener, next, err)
 		}
 		responded := c.App.Now().Sub(killed).Round(time.Millisecond)
 		_, goesOn := s.GoesOn(ctx)
 		_, err = back()
-		return fmt.Sprintf("opened on %s, answered by %s; killed, after %v answered by %s; 1 session opened",
+		return fmt.Sprintf("opened on %s, served by %s; killed, after %v served by %s; 1 session opened",
 			opener.String()[:8], strings.Join(before, " "), responded, next.String()[:8]), errors.Join(goesOn, err)
 	})
 }
@@ -156,7 +156,7 @@ func ManagerRestart(ctx context.Context, c check.Checker) (string, error) {
 }
 
 // ManagerWiped: nor does one that loses what it stored. Its certificates stay,
-// which units were told to expect.
+// which units were configured to expect.
 func ManagerWiped(ctx context.Context, c check.Checker) (string, error) {
 	return managerDies(ctx, c, func() error {
 		files, err := filepath.Glob(filepath.Join(c.Cluster.Manager.Data, "*"))

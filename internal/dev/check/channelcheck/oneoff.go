@@ -10,12 +10,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/dev/check"
 )
 
-// OneOff: a request without a session, whole and in chunks, is answered; one
-// that is not safe is refused inside; whoever changes a bit of one gets nothing.
+// OneOff: a request without a session, whole and in chunks, gets a response; one
+// that is not safe is refused inside; one with a changed bit gets nothing.
 func OneOff(ctx context.Context, c check.Checker) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, check.StepTime)
 	defer cancel()
-	m, err := check.NewMiddleman(c.Cluster.Gateway)
+	m, err := check.NewTamperingProxy(c.Cluster.Gateway)
 	if err != nil {
 		return "", err
 	}
@@ -43,8 +43,8 @@ func OneOff(ctx context.Context, c check.Checker) (string, error) {
 		_, err = c.SendOneOff(ctx, o, http.MethodGet)
 		m.Way.Store(&check.Change{})
 		if err == nil {
-			return "", errors.New("a changed request was answered")
+			return "", errors.New("a changed request was served")
 		}
 	}
-	return fmt.Sprintf("keys signed by unit %s; GET answered, whole and in chunks; DELETE and changed requests refused", signer), nil
+	return fmt.Sprintf("keys signed by unit %s; GET served, whole and in chunks; DELETE and changed requests refused", signer), nil
 }

@@ -25,7 +25,7 @@ import (
 )
 
 // stranger is a client that obeys nothing. It speaks the channel by itself, as
-// docs/spec/channel.md has it, so that it can say what no client of ours would: any
+// docs/spec/channel.md has it, so that it can send what no client of ours would: any
 // number, any end, any target, and the same again. It checks nothing of a unit.
 type stranger struct {
 	c      check.Checker
@@ -75,7 +75,7 @@ func toAddress(ctx context.Context, network, _ string) (net.Conn, error) {
 // close lets its connections go.
 func (s *stranger) close() { s.client.CloseIdleConnections() }
 
-// postBytes sends bytes to one unit, and gives what comes back.
+// postBytes sends bytes to one unit, and returns the response.
 func (s *stranger) postBytes(ctx context.Context, address, path, kind string, body []byte) (*http.Response, []byte, error) {
 	ctx = context.WithValue(ctx, addressKey{}, address)
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+s.c.Cluster.ServerName+path, bytes.NewReader(body))
@@ -95,7 +95,7 @@ func (s *stranger) postBytes(ctx context.Context, address, path, kind string, bo
 	return response, b, err
 }
 
-// openSession opens a session by the task's name and believes what the unit says.
+// openSession opens a session by the task's name and verifies nothing of the unit.
 func (s *stranger) openSession(ctx context.Context) error {
 	genesis, err := wire.ParseDigest(s.c.Cluster.Genesis)
 	if err != nil {
@@ -170,7 +170,7 @@ func (s *stranger) sealed(q requestClaims) ([]byte, error) {
 	return append(header, aead.Seal(length, make([]byte, 12), plain, length)...), nil
 }
 
-// sendRequest sends a request to a unit, and gives the status and the unit's time beside
+// sendRequest sends a request to a unit, and returns the status and the unit's time beside
 // it, 0 where none is.
 func (s *stranger) sendRequest(ctx context.Context, u dev.Unit, q requestClaims) (status int, at int64, err error) {
 	b, err := s.sealed(q)

@@ -93,7 +93,7 @@ type rogueEnd struct {
 	err    error
 }
 
-// launchRogue launches the program as a rogue unit, and tells its end.
+// launchRogue launches the program as a rogue unit, and returns its end.
 func launchRogue(ctx context.Context, c check.Checker, dir, program string, args ...string) (<-chan rogueEnd, error) {
 	settings, err := localtee.CommandSettings(append([]string{
 		"rogue-unit", "-o", "json", "--authority", c.Cluster.Authority, "--genesis", c.Cluster.Genesis, "--state", filepath.Join(dir, "seen.json"),
@@ -135,7 +135,7 @@ func launchRogue(ctx context.Context, c check.Checker, dir, program string, args
 	return end, nil
 }
 
-// approveRogue has the owners approve a task of one program, and gives its name.
+// approveRogue has the owners approve a task of one program, and returns its name.
 func approveRogue(ctx context.Context, c check.Checker, program string) (task string, err error) {
 	m, err := localtee.Measure("", []string{program})
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 const stopTime = 6 * time.Second
 
 // EveryNumber: a stranger brings each unit the request numbers and ends at the
-// ends of their ranges, which are refused or answered at once; a unit whose process
-// stands still for a while, as on a host that migrates it, goes on as the same unit.
+// ends of their ranges, which are refused or served at once; a unit whose process
+// is stopped for a while, as on a host that migrates it, goes on as the same unit.
 func EveryNumber(ctx context.Context, c check.Checker) (string, error) {
 	s, err := newStranger(ctx, c)
 	if err != nil {
@@ -56,7 +56,7 @@ func EveryNumber(ctx context.Context, c check.Checker) (string, error) {
 		return "", err
 	}
 	_, err = c.AnyReplica(ctx)
-	return fmt.Sprintf("%d requests with numbers and ends up to 2^64-1 refused or answered by %d units; one stopped for %v is the same still", sent, len(s.at), stopTime), err
+	return fmt.Sprintf("%d requests with numbers and ends up to 2^64-1 refused or served by %d units; one stopped for %v is the same still", sent, len(s.at), stopTime), err
 }
 
 // checkServed stops a unit's process for a while, and wants it to be the same after.
@@ -83,7 +83,7 @@ func checkServed(ctx context.Context, c check.Checker, s *stranger) error {
 
 // OnceInTime: what is not safe is executed by the unit that it is bound to, once,
 // and by no unit when it is bound to none; what is late or ends too far ahead is
-// refused by the unit's clock, which the refusal tells.
+// refused by the unit's clock, which the refusal names.
 func OnceInTime(ctx context.Context, c check.Checker) (string, error) {
 	s, err := newStranger(ctx, c)
 	if err != nil {

@@ -41,7 +41,7 @@ func Upgrades(ctx context.Context, started *dev.Cluster, n int) error {
 	return err
 }
 
-// upgradeOnce upgrades to a release, and says how the session went on meanwhile.
+// upgradeOnce upgrades to a release, and reports how the session went on meanwhile.
 func (d cluster) upgradeOnce(ctx context.Context, s *check.Session, release int) error {
 	began := d.App.Now()
 	asked, err := whileAsking(ctx, s, func() error { return d.upgrade(ctx, release) })
@@ -56,8 +56,8 @@ func (d cluster) upgradeOnce(ctx context.Context, s *check.Session, release int)
 	return d.App.PrintResult("check", o, o.FormatLine())
 }
 
-// whileAsking sends one request after the other while something is done, and says
-// how many were answered; the first that fails is an error.
+// whileAsking sends one request after the other while something is done, and returns
+// how many got a response; the first that fails is an error.
 func whileAsking(ctx context.Context, s *check.Session, do func() error) (asked int, err error) {
 	done := make(chan struct{})
 	var asking sync.WaitGroup

@@ -62,7 +62,7 @@ func Run(ctx context.Context, started *dev.Cluster) error {
 }
 
 // quorum: while one of the parties has not approved, no unit gets a certificate and
-// nobody trusts the group; then all do.
+// no client trusts the group; then all do.
 func (d cluster) quorum(ctx context.Context) (string, error) {
 	parties, last := len(d.Bin.Example.Parties()), "last"
 	if ordinals := []string{"second", "third", "fourth", "fifth"}; parties-2 >= 0 && parties-2 < len(ordinals) {
@@ -91,7 +91,7 @@ func since(d cluster, began time.Time) time.Duration {
 
 // waits demands that a unit of each role is refused for want of a quorum and none
 // gets a certificate, all after a place of the log, and that no client trusts the
-// group. It says how many were refused.
+// group. It reports how many were refused.
 func (d cluster) waits(ctx context.Context, after int64, roles ...string) (int, error) {
 	if _, err := d.GroupTrust(ctx); !errors.Is(err, wire.NoQuorum) {
 		return 0, fmt.Errorf("client of the group: got %v, want a refusal [%s]", err, wire.NoQuorum)
@@ -136,7 +136,7 @@ func (d cluster) groupLog(ctx context.Context, after int64) (found []api.LogEntr
 	return found, err
 }
 
-// sameStatistic: what the role that users ask responds is what its program's data gives at once.
+// sameStatistic: what the role that users ask responds is what its program computes from the data directly.
 func (d cluster) sameStatistic(ctx context.Context) (string, error) {
 	began := d.App.Now()
 	if _, err := d.statistic(ctx); err != nil { // the programs may still read their tables
@@ -188,7 +188,7 @@ func (d cluster) statistic(ctx context.Context) ([]byte, error) {
 }
 
 // stranger: a program that no company brought gets no certificate, and the
-// holder gives nothing to a client that has none or has made one.
+// holder sends nothing to a client that has none or has made one.
 func (d cluster) stranger(ctx context.Context) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-stranger-")
 	if err != nil {
@@ -206,11 +206,11 @@ func (d cluster) stranger(ctx context.Context) (_ string, err error) {
 	if err := stranger.MustBeRefused(ctx, d.Doc.TEE, wire.NotMeasured); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("not enrolled [%s]; the %s answers %d without a certificate and an alert to one made at home",
+	return fmt.Sprintf("not enrolled [%s]; the %s responds %d without a certificate and an alert to one made at home",
 		wire.NotMeasured, d.roleName(d.holder()), http.StatusForbidden), d.holderIsClosed(ctx)
 }
 
-// holderIsClosed demands that the holder gives nothing to who is not in the group.
+// holderIsClosed demands that the holder sends nothing to clients outside the group.
 func (d cluster) holderIsClosed(ctx context.Context) error {
 	holder := d.Doc.Units[d.holder()].Address
 	made, err := selfMade()
@@ -228,7 +228,7 @@ func (d cluster) holderIsClosed(ctx context.Context) error {
 	return nil
 }
 
-// selfMade is a certificate that nobody vouches for.
+// selfMade is a certificate that no authority signed.
 func selfMade() (c tls.Certificate, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -297,7 +297,7 @@ func (d cluster) listener(ctx context.Context) (string, error) {
 		return "", err
 	}
 	err = d.asRole(ctx, d.asked(), func(config *tls.Config) (err error) { status, err = check.GetStatus(ctx, called, config); return err })
-	return fmt.Sprintf("the %s ends the handshake of a %s by an alert, and answers a %s: %d", d.roleName(d.other()), d.roleName(d.holder()), d.roleName(d.asked()), status), err
+	return fmt.Sprintf("the %s ends the handshake of a %s by an alert, and responds to a %s: %d", d.roleName(d.other()), d.roleName(d.holder()), d.roleName(d.asked()), status), err
 }
 
 // asRole calls with the certificate and key of one more unit of a role, and checks
@@ -346,8 +346,8 @@ func turnedAway(ctx context.Context, address string, config *tls.Config) error {
 	return err
 }
 
-// withdrawAndApprove: after a party's withdrawal was heard, no unit gets a certificate
-// and nobody opens a session; once it approves again, all goes on.
+// withdrawAndApprove: after a party's withdrawal is in the history, no unit gets a certificate
+// and no client opens a session; once it approves again, all goes on.
 func (d cluster) withdrawAndApprove(ctx context.Context) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-withdraw-")
 	if err != nil {
@@ -398,7 +398,7 @@ func (d cluster) withdrawAndApprove(ctx context.Context) (_ string, err error) {
 		party.Name, wire.NoQuorum, took), err
 }
 
-// withdraw has a party withdraw, and gives the place of the log after that.
+// withdraw has a party withdraw, and returns the place of the log after that.
 func (d cluster) withdraw(ctx context.Context, party sshkey.Pair) (int64, error) {
 	if err := d.SubmitStatement(ctx, party, sshsig.ForWithdraw); err != nil {
 		return 0, err

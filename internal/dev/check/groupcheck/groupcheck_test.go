@@ -16,7 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// TestGroupChecksFail: what judges a group fails where it does not hold.
+// TestGroupChecksFail: a check of a group fails where the group is broken.
 func TestGroupChecksFail(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs a cluster")

@@ -108,7 +108,7 @@ func (d cluster) useAsked(ctx context.Context, joins check.Newcomer) (check.Use,
 	if err != nil {
 		return check.Use{}, nil, err
 	}
-	m, err := check.NewMiddleman("https://" + joins.Listen)
+	m, err := check.NewTamperingProxy("https://" + joins.Listen)
 	if err != nil {
 		return check.Use{}, nil, err
 	}

@@ -59,7 +59,7 @@ func TLS13Only(ctx context.Context, c check.Checker) (string, error) {
 	return "TLS 1.2 refused by an alert on each unit", nil
 }
 
-// ticketCount counts the session tickets a server gives.
+// ticketCount counts the session tickets of a server.
 type ticketCount struct{ given int }
 
 func (t *ticketCount) Get(string) (*tls.ClientSessionState, bool) { return nil, false }

@@ -83,7 +83,7 @@ func startLoad(ctx context.Context, through http.RoundTripper, url string) *load
 	return l
 }
 
-// stop ends the load and tells what failed of it.
+// stop ends the load and returns what failed of it.
 func (l *load) stop() error {
 	l.end()
 	l.callers.Wait()

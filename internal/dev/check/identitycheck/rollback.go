@@ -63,7 +63,7 @@ func RolledBackStore(ctx context.Context, c check.Checker) (_ string, err error)
 	return "one table back: nothing issued [behind], healed by --history; a fork: ready with a warning, both heads kept", nil
 }
 
-// startAuthority starts the authority on the store as it is, and gives a client that was checked.
+// startAuthority starts the authority on the store as it is, and returns a client of it.
 func (r *rollback) startAuthority(ctx context.Context, more ...string) (authorityclient.Client, error) {
 	args := append([]string{"authority", "run", "--store", "sqlite:" + r.StoreFile(), "--listen", strings.TrimPrefix(r.Doc.Authority, "https://"),
 		"--genesis-policy", r.GenesisFile()}, more...)
@@ -141,7 +141,7 @@ func (r *rollback) awaitUnitLog(ctx context.Context, want string) error {
 }
 
 // yesterday keeps a copy of the store, and has owners adopt a policy and a unit enrol under
-// it. It gives the history as it then is, and leaves it in a file.
+// it. It returns the history as it then is, and leaves it in a file.
 func (r *rollback) yesterday(ctx context.Context) (api.History, error) {
 	if _, err := r.startAuthority(ctx); err != nil {
 		return api.History{}, err

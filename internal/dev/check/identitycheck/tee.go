@@ -71,7 +71,7 @@ func refusalLogged(ctx context.Context, c check.Checker, got string) error {
 	return nil
 }
 
-// OtherAuthorityRefused: the same code with another root secret serves nobody
+// OtherAuthorityRefused: the same code with another root secret serves no client
 // here. Under this cluster's own policy it refuses to start; under a policy of
 // its own, client and unit that were given this cluster's genesis refuse it.
 func OtherAuthorityRefused(ctx context.Context, c check.Checker) (_ string, err error) {

@@ -14,7 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// twin is a unit that goes on whatever policy says: once its cable to the authority is
+// twin is a unit that goes on under any policy: once its cable to the authority is
 // cut no later policy reaches it, and its certificates are good for an hour.
 type twin struct {
 	check.Newcomer
@@ -47,7 +47,7 @@ func newTwin(ctx context.Context, c check.Checker, dir, socket string, program [
 	if t.id, err = check.UnitAt(ctx, dev.Unit{Address: t.Listen, Health: t.Health}); err != nil {
 		return nil, err
 	}
-	t.gateway, err = check.NewMiddleman("https://" + t.Listen)
+	t.gateway, err = check.NewTamperingProxy("https://" + t.Listen)
 	return t, err
 }
 
