@@ -71,7 +71,7 @@ func withPrograms(m *testing.M) int {
 	return m.Run()
 }
 
-func TestStories(t *testing.T) {
+func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Condition: func(name string) (bool, error) {

@@ -39,9 +39,9 @@ type verdictView struct {
 	Reason   string   `json:"reason,omitempty"`
 	Detail   string   `json:"detail,omitempty"`
 	At       string   `json:"at"`
-	Is       []string `json:"is,omitempty"`       // what the policy calls the program
+	Is       []string `json:"is,omitempty"`           // what the policy calls the program
 	Unjudged []string `json:"not_verified,omitempty"` // what was not compared, with its part
-	Bound    bool     `json:"bound"`              // it was made for the use that the question names
+	Bound    bool     `json:"bound"`                  // it was made for the use that the question names
 
 	unbound error // why it is not bound
 }

@@ -59,7 +59,7 @@ type Outcome struct {
 // Run runs checks, prints one line for each, and refuses unless all pass.
 func (c Checker) Run(ctx context.Context, cases []Case) error {
 	var all struct {
-		Stories []Outcome `json:"checks"`
+		Outcomes []Outcome `json:"checks"`
 	}
 	failed := 0
 	for _, s := range cases {
@@ -69,7 +69,7 @@ func (c Checker) Run(ctx context.Context, cases []Case) error {
 			o.OK, o.Detail = false, frame.OneLine(err.Error())
 			failed++
 		}
-		all.Stories = append(all.Stories, o)
+		all.Outcomes = append(all.Outcomes, o)
 		if c.App.Output == "text" {
 			if err := c.App.PrintResult("check", o, o.FormatLine()); err != nil {
 				return err
