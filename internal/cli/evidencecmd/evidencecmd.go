@@ -219,7 +219,7 @@ func appraise(q attest.Question, doc *policyfile.Document) (verdictView, error) 
 		if err != nil {
 			return verdictView{}, err
 		}
-		v.Unjudged = unjudged(devices[0].NotVerified, devices[1:])
+		v.NotVerified = notVerified(devices[0].NotVerified, devices[1:])
 		return v, nil
 	}
 	result, challenge, err := localtee.Verifier().AppraiseFor(q)
@@ -229,7 +229,7 @@ func appraise(q attest.Question, doc *policyfile.Document) (verdictView, error) 
 	if v.Is, err = programs(doc, result); err != nil {
 		return verdictView{}, err
 	}
-	v.Unjudged = unjudged(result.NotVerified(), result.Devices())
+	v.NotVerified = notVerified(result.NotVerified(), result.Devices())
 	if challenge.Credential != nil {
 		v.unbound = &frame.Fault{Code: frame.CodeUnbound, Cause: wire.Refuse(wire.BadNonce, "evidence: binding", "a credential",
 			"the secret in it, which only the authority that asked for the evidence knows: it shows that the key lives in that device")}
@@ -238,8 +238,8 @@ func appraise(q attest.Question, doc *policyfile.Document) (verdictView, error) 
 	return v, nil
 }
 
-// unjudged is what is not compared of any part, with the device where it is one's.
-func unjudged(of []string, devices []attest.Device) []string {
+// notVerified is what is not compared of any part, with the device where it is one's.
+func notVerified(of []string, devices []attest.Device) []string {
 	all := slices.Clone(of)
 	for i, d := range devices {
 		for _, what := range d.NotVerified {

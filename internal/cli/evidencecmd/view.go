@@ -24,7 +24,7 @@ type evidenceView struct {
 	Debug        bool              `json:"debug"`
 	Dynamic      bool              `json:"dynamic"`
 	Chip         string            `json:"chip,omitempty"`
-	Unjudged     []string          `json:"not_verified,omitempty"` // what is not compared
+	NotVerified  []string          `json:"not_verified,omitempty"` // what is not compared
 	Fields       map[string]any    `json:"fields"`
 	Devices      []evidenceView    `json:"devices,omitempty"`
 	// Verified reports that all fields are verified at a time, of the devices too, but for the
@@ -35,13 +35,13 @@ type evidenceView struct {
 
 // verdictView is the verdict on evidence that is not refused.
 type verdictView struct {
-	Verdict  string   `json:"verdict"` // "holds" or "not bound"
-	Reason   string   `json:"reason,omitempty"`
-	Detail   string   `json:"detail,omitempty"`
-	At       string   `json:"at"`
-	Is       []string `json:"is,omitempty"`           // what the policy calls the program
-	Unjudged []string `json:"not_verified,omitempty"` // what was not compared, with its part
-	Bound    bool     `json:"bound"`                  // it was made for the use that the question names
+	Verdict     string   `json:"verdict"` // "holds" or "not bound"
+	Reason      string   `json:"reason,omitempty"`
+	Detail      string   `json:"detail,omitempty"`
+	At          string   `json:"at"`
+	Is          []string `json:"is,omitempty"`           // what the policy calls the program
+	NotVerified []string `json:"not_verified,omitempty"` // what was not compared, with its part
+	Bound       bool     `json:"bound"`                  // it was made for the use that the question names
 
 	unbound error // why it is not bound
 }
@@ -51,7 +51,7 @@ func (v *evidenceView) setClaims(c attest.Claims) {
 	for _, r := range c.Measurement.Registers {
 		v.Registers[r.Name] = hex.EncodeToString(r.Value)
 	}
-	v.Unjudged = c.NotVerified
+	v.NotVerified = c.NotVerified
 	v.ReportData, v.Debug, v.Dynamic, v.Chip = hex.EncodeToString(c.ReportData), c.Debug, c.Dynamic, c.Chip
 }
 
@@ -65,7 +65,7 @@ func (v verdictView) format(of attest.Platform) string {
 	for _, name := range v.Is {
 		fmt.Fprintf(&b, "  is         %s\n", name)
 	}
-	for _, what := range v.Unjudged {
+	for _, what := range v.NotVerified {
 		fmt.Fprintf(&b, "  not verified %s\n", what)
 	}
 	if of.IsDevice() {
@@ -115,7 +115,7 @@ func (v evidenceView) addTo(root *tree.Node, name string) {
 	if v.Chip != "" {
 		state.Add("%-26s %s", "chip", v.Chip)
 	}
-	for _, what := range v.Unjudged {
+	for _, what := range v.NotVerified {
 		state.Add("%-26s %s", "not verified", what)
 	}
 	if len(v.Fields) == 0 {

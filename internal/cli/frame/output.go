@@ -77,10 +77,10 @@ func (a *App) Write(what, out string, content []byte) error {
 }
 
 // WithDevice is one device beside a TEE for people, with what was not compared of it.
-func WithDevice(platform, chip string, unjudged []string) string {
+func WithDevice(platform, chip string, notVerified []string) string {
 	text := " with " + platform + " " + chip
-	if len(unjudged) > 0 {
-		text += " (not verified: " + strings.Join(unjudged, "; ") + ")"
+	if len(notVerified) > 0 {
+		text += " (not verified: " + strings.Join(notVerified, "; ") + ")"
 	}
 	return text
 }
