@@ -217,14 +217,14 @@ func (l *laboratory) inspect(t *testing.T, exit int, args []string) {
 	}
 	got := run(t, nil, append([]string{"evidence", "inspect", "-o", "json"}, args...)...)
 	var view struct {
-		Platform attest.Platform
-		Verified bool
-		Unjudged []string
-		Devices  []struct {
-			Platform attest.Platform
-			Chip     string
-			Unjudged []string
-			Fields   map[string]any
+		Platform    attest.Platform
+		Verified    bool
+		NotVerified []string `json:"not_verified"`
+		Devices     []struct {
+			Platform    attest.Platform
+			Chip        string
+			NotVerified []string `json:"not_verified"`
+			Fields      map[string]any
 		}
 		Verdict any
 	}
@@ -234,11 +234,11 @@ func (l *laboratory) inspect(t *testing.T, exit int, args []string) {
 	if !view.Verified || view.Verdict != nil {
 		t.Errorf("got verified %v, verdict %v, want verified and none", view.Verified, view.Verdict)
 	}
-	if view.Platform.IsDevice() && !slices.Contains(view.Unjudged, notCompared) {
-		t.Errorf("got unjudged %q of a GPU alone", view.Unjudged)
+	if view.Platform.IsDevice() && !slices.Contains(view.NotVerified, notCompared) {
+		t.Errorf("got not verified %q of a GPU alone", view.NotVerified)
 	}
 	for i, d := range view.Devices {
-		if d.Platform != attest.NvidiaGPU || d.Chip == "" || d.Fields["driver"] != attesttest.NVIDIADriver || !slices.Contains(d.Unjudged, notCompared) {
+		if d.Platform != attest.NvidiaGPU || d.Chip == "" || d.Fields["driver"] != attesttest.NVIDIADriver || !slices.Contains(d.NotVerified, notCompared) {
 			t.Errorf("device %d: got %+v", i, d)
 		}
 	}
