@@ -202,7 +202,7 @@ type Group struct {
 	Identity   wire.Digest       `json:"identity"`
 	Roster     []byte            `json:"roster"`
 	GroupRoot  wire.Digest       `json:"group_root,omitzero"` // group root of the roster; zero if the roster does not name this authority
-	Statements []SignedStatement `json:"statements"`                // newest statement of each party
+	Statements []SignedStatement `json:"statements"`          // newest statement of each party
 	Approved   []string          `json:"approved"`
 	Missing    []string          `json:"missing"`
 	Quorum     int               `json:"quorum"`

@@ -36,8 +36,8 @@ type lease struct {
 
 // holding is the content of the lease's row.
 type holding struct {
-	Holder string `json:"holder"` // empty: given back
-	Beat   uint64 `json:"renewal"`   // makes each row another
+	Holder string `json:"holder"`  // empty: given back
+	Beat   uint64 `json:"renewal"` // makes each row another
 }
 
 func newLease() lease {
