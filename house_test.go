@@ -2,6 +2,7 @@ package cohort
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -130,12 +131,12 @@ func wantCount(t *testing.T, what string, list []string, most int) {
 const mostLines = 2500
 
 var longer = map[string]string{
-	"policy/policyfile": "one file format: each key, its reader, its checks and the direction of its changes",
-	"internal/channel":  "one protocol: handshake, table of sessions, requests, responses",
+	"internal/channel": "one protocol: handshake, table of sessions, requests, responses",
+	"client":           "one client of a cluster: what it trusts, and how a request finds a replica",
 }
 
 // undivided are packages that wait to be divided.
-var undivided = map[string]bool{"policy": true, "identity": true, "client": true, "internal/authority": true, "unit": true, "internal/cli": true}
+var undivided = map[string]bool{"internal/authority": true}
 
 func TestPackageSize(t *testing.T) {
 	if len(longer) > 3 {
@@ -392,6 +393,12 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
+// tangled are packages whose files use one another more than they may, with their
+// arrows upward, which only become fewer.
+var tangled = map[string]int{
+	"attest": 2, "policy": 6, "internal/authority/history": 6, "internal/collateral": 2, "internal/authority": 23, "unit": 24,
+}
+
 // fileList finds the list of files in a package comment, which goes from the ground up.
 var fileList = regexp.MustCompile(`\b[a-z0-9_]+\.go\b`)
 
@@ -414,21 +421,20 @@ func TestFilesInOrder(t *testing.T) {
 		}
 		missing := slices.DeleteFunc(s.filesOf(p), func(name string) bool { return place[name] > 0 || strings.HasPrefix(name, "doc") })
 		if len(missing) > 0 {
-			if !unordered[p.path] {
-				t.Errorf("%s: the package comment does not list %s; a good order: %s", p.path, strings.Join(missing, ", "), strings.Join(bestOrder(s.filesOf(p), s.arrows(p)), ", "))
-			}
+			t.Errorf("%s: the package comment does not list %s; a good order: %s", p.path, strings.Join(missing, ", "), strings.Join(bestOrder(s.filesOf(p), s.arrows(p)), ", "))
 			continue
 		}
 		all, up := 0, []string{}
 		for from, tos := range s.arrows(p) {
-			for to := range tos {
+			for to, names := range tos {
 				all++
 				if place[to] > place[from] {
-					up = append(up, from+" → "+to)
+					slices.Sort(names)
+					up = append(up, fmt.Sprintf("%s → %s: %s", from, to, strings.Join(slices.Compact(names), ", ")))
 				}
 			}
 		}
-		wantCount(t, fmt.Sprintf("%s: arrows upward, of %d", p.path, all), up, all/5)
+		wantCount(t, fmt.Sprintf("%s: arrows upward, of %d", p.path, all), up, cmp.Or(tangled[p.path], max(1, all/5)))
 	}
 }
 
@@ -441,8 +447,8 @@ func (s *shippedCode) filesOf(p *checkedPackage) (names []string) {
 }
 
 // arrows are the uses of unexported names between the files of a package.
-func (s *shippedCode) arrows(p *checkedPackage) map[string]map[string]bool {
-	out := map[string]map[string]bool{}
+func (s *shippedCode) arrows(p *checkedPackage) map[string]map[string][]string {
+	out := map[string]map[string][]string{}
 	for id, o := range p.info.Uses {
 		if o.Pkg() != p.types || o.Exported() {
 			continue
@@ -452,9 +458,9 @@ func (s *shippedCode) arrows(p *checkedPackage) map[string]map[string]bool {
 			continue
 		}
 		if out[from] == nil {
-			out[from] = map[string]bool{}
+			out[from] = map[string][]string{}
 		}
-		out[from][to] = true
+		out[from][to] = append(out[from][to], o.Name())
 	}
 	return out
 }
@@ -462,16 +468,16 @@ func (s *shippedCode) arrows(p *checkedPackage) map[string]map[string]bool {
 // bestOrder orders files from the ground up: the next one is always the one that uses the
 // fewest of those left, and of these the one that most others use. Then files change places
 // while that makes fewer arrows go upward.
-func bestOrder(files []string, uses map[string]map[string]bool) (order []string) {
+func bestOrder(files []string, uses map[string]map[string][]string) (order []string) {
 	left := slices.Clone(files)
 	slices.Sort(left)
 	for len(left) > 0 {
 		cost := func(f string) (n int) {
 			for _, other := range left {
-				if uses[f][other] {
+				if len(uses[f][other]) > 0 {
 					n += len(left)
 				}
-				if uses[other][f] {
+				if len(uses[other][f]) > 0 {
 					n--
 				}
 			}
@@ -484,7 +490,7 @@ func bestOrder(files []string, uses map[string]map[string]bool) (order []string)
 	upward := func(order []string) (n int) {
 		for i, from := range order {
 			for _, to := range order[i+1:] {
-				if uses[from][to] {
+				if len(uses[from][to]) > 0 {
 					n++
 				}
 			}
@@ -507,39 +513,9 @@ func bestOrder(files []string, uses map[string]map[string]bool) (order []string)
 
 // Bounds of the counts, which go down only.
 const (
-	mostShort  = 667
-	mostShared = 28
-	mostUnused = 11 // percent
-	mostFixed  = 211
-	mostBanned = 176
+	mostShort  = 194
+	mostShared = 8
+	mostUnused = 10 // percent
+	mostFixed  = 22
+	mostBanned = 12
 )
-
-// unordered are packages whose comment does not list their files yet.
-var unordered = map[string]bool{
-	"attest":                     true,
-	"attest/dcap":                true,
-	"attest/internal/pki":        true,
-	"attest/nitro":               true,
-	"attest/nvidia":              true,
-	"attest/snp":                 true,
-	"attest/soft":                true,
-	"attest/tpm":                 true,
-	"client":                     true,
-	"identity":                   true,
-	"internal/api":               true,
-	"internal/authority":         true,
-	"internal/authority/history": true,
-	"internal/authority/store":   true,
-	"internal/backup":            true,
-	"internal/bhttp":             true,
-	"internal/bus":               true,
-	"internal/bus/natsd":         true,
-	"internal/cli":               true,
-	"internal/collateral":        true,
-	"internal/limit":             true,
-	"internal/manager":           true,
-	"internal/ohttp":             true,
-	"internal/wire":              true,
-	"policy":                     true,
-	"unit":                       true,
-}

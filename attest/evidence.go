@@ -15,6 +15,9 @@
 // an unknown platform, a missing rule and every malformed byte are refused.
 //
 // The platforms are in the packages below this one.
+//
+// Files, each using those before it: result.go, bits.go, measurement.go, platform.go, policyrules.go, rules.go,
+// sealing.go, collection.go, fetched.go, composite.go, evidence.go, credential.go, verifier.go.
 package attest
 
 import (

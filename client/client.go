@@ -16,6 +16,11 @@
 // authority's operator are untrusted. The package refuses code that policy does
 // not name, roots that policy does not name, and policy older than any it has
 // seen. No option turns a check off.
+//
+// Files, each using those before it: pace.go, gateways.go, body.go, state.go,
+// tls_other.go, gatewaydial.go, dynamic.go, tls.go, pool.go, refresh.go, trust.go,
+// group.go, client.go, channel.go, stats.go, call.go, fetch.go, conn.go, oneoff.go,
+// attempt.go, verify.go.
 package client
 
 import (

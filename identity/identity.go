@@ -25,6 +25,9 @@
 // The package trusts approved policy, and a certificate only after Check has accepted it. It
 // refuses unknown algorithms, unknown critical extensions and certificates without its own
 // extension. docs/spec/identity.md specifies every byte.
+//
+// Files, each using those before it: identity.go, extension.go, secret.go, keys.go, profile.go, peer.go, csr.go,
+// head.go, ring.go, tls.go, check.go, group.go, grouproot.go, issuer.go.
 package identity
 
 import (

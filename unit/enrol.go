@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/hpke"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -398,4 +399,69 @@ func parseAll(raw ...[]byte) ([]*x509.Certificate, error) {
 		chain[i] = c
 	}
 	return chain, nil
+}
+
+// setRing takes over the ring keys of a report. It refuses, with "malformed",
+// keys of another form and a kind of session without a current key, and with
+// "identity" keys that are inherited from another release than policy says.
+func (e *enrolment) setRing(r api.Rings) (err error) {
+	if e.ring.Strict, err = openRing(r.Strict); err != nil {
+		return err
+	}
+	if e.ring.Follow, err = openRing(r.Follow); err != nil || r.Inherited == nil {
+		return err
+	}
+	if e.identity.Group != "" {
+		return wire.Refuse(wire.WrongIdentity, "report: keys inherited in a group", r.Inherited.Identity, "no inherited keys")
+	}
+	task, release := e.identity.Task, e.identity.Release
+	before, err := identity.ReleaseID(e.policy, task, e.policy.Document().Tasks[task].Releases[release].Continues)
+	if err != nil || r.Inherited.Identity != before {
+		return wire.Refuse(wire.WrongIdentity, "report: keys inherited from", r.Inherited.Identity, before)
+	}
+	e.ring.Inherited.Identity = before
+	e.ring.Inherited.Keys, err = openRing(r.Inherited.RingKeys)
+	return err
+}
+
+func openRing(from api.RingKeys) (identity.RingKeys, error) {
+	var keys identity.RingKeys
+	if from.Current == nil {
+		return keys, wire.Refuse(wire.Malformed, "report: current ring key", "no current key", "a current key for each kind of session")
+	}
+	for _, k := range []struct {
+		from *api.RingKey
+		to   **identity.RingKey
+	}{{from.Previous, &keys.Previous}, {from.Current, &keys.Current}, {from.Next, &keys.Next}} {
+		if k.from == nil {
+			continue
+		}
+		var err error
+		if *k.to, err = identity.OpenRingKey(k.from.Key, k.from.End); err != nil {
+			return identity.RingKeys{}, err
+		}
+	}
+	return keys, nil
+}
+
+// leaveTime bounds how long the end of a unit waits for the authority: a place that is not
+// released expires.
+const leaveTime = 2 * time.Second
+
+// leave releases the unit's place among the units of its task. No more certificates are
+// issued to this unit. One authority that responds is enough.
+func (u *Unit) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
+	defer cancel()
+	l := api.LeaveRequest{Unit: u.id, Time: u.now().UTC().Truncate(time.Second)}
+	digest := sha256.Sum256(api.LeaveMessage(l.Unit, l.Time, u.seen.Load().Policy().Document().Authority.Root))
+	var err error
+	if l.Signature, err = ecdsa.SignASN1(rand.Reader, u.signing, digest[:]); err == nil {
+		for _, p := range u.peers {
+			if _, err = p.Authority.ReleasePlace(ctx, l); err == nil {
+				return
+			}
+		}
+	}
+	u.config.Log.Info("no authority released the place of this unit; it expires", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
 }

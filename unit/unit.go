@@ -17,6 +17,9 @@
 //
 // Private keys live in memory only. Go copies memory freely, so erasing them is
 // best effort unless the program is built with GOEXPERIMENT=runtimesecret.
+//
+// Files, each using those before it: health.go, history.go, enrol.go, renew.go, bus.go, channel.go, watch.go,
+// opened.go, unit.go, credentials.go, peer.go, serve.go, tls.go.
 package unit
 
 import (

@@ -19,6 +19,10 @@
 // byte and check.
 //
 // Forgery is refused before policy is applied: rules check signed fields only.
+//
+// Files, each using those before it: pck.go, chain.go, sgxs.go, sigstruct.go, quote.go,
+// report.go, tcb.go, tdxattester.go, collateral.go, memory.go, status.go, claims.go,
+// permit.go, dcap.go, platform.go, screen.go, sgxattester.go.
 package dcap
 
 import (

@@ -16,6 +16,9 @@
 // an outdated list, and where the rules state so a missing one.
 // A debug enclave, whose PCRs are zero and whose console its host can read, is
 // marked in the claims. docs/spec/evidence-nitro.md has every field and check.
+//
+// Files, each using those before it: eif.go, module.go, attester.go, nitro.go,
+// platform.go, revocation.go.
 package nitro
 
 import (

@@ -21,6 +21,9 @@
 // it. Rules must accept both by name, and the claims state it: see
 // [attest.Claims.NotVerified].
 // docs/spec/evidence-nvidia.md has every field and check.
+//
+// Files, each using those before it: report.go, opaque.go, chain.go, dice.go,
+// nvidia.go, collector.go, platform.go, screen.go.
 package nvidia
 
 import (

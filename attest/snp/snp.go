@@ -20,6 +20,10 @@
 //
 // [AzurePlatform] appraises the form of Azure's confidential virtual machines, where the
 // report binds a TPM's key and that key quotes the PCRs; [AzureAttester] asks for it.
+//
+// Files, each using those before it: report.go, chain.go, permit.go, memory.go, snp.go,
+// azure.go, screen.go, azureattester.go, platform.go, attester.go, seal.go,
+// firmware.go, launch.go.
 package snp
 
 import (

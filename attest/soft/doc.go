@@ -16,4 +16,8 @@
 // The appraiser of [Platform] appraises evidence. [NewDaemon] and [Daemon.Serve] are the daemon,
 // [Launch] starts a program under it, and [Inherited] is the [Device] as the
 // started program sees it.
+//
+// Files, each using those before it: message.go, program.go, keys.go, evidence.go,
+// appraiser.go, listen.go, platform.go, seal.go, child.go, start.go, daemon.go,
+// device.go, launch.go.
 package soft

@@ -22,6 +22,10 @@
 //
 // [VerifyQuote] and [ParseSignature] are independent, for TEEs that have a TPM
 // inside.
+//
+// Files, each using those before it: quote.go, key.go, chain.go, launch.go, tpm.go,
+// machine.go, eventlog.go, evidence.go, credential.go, attester.go, activate.go,
+// persistent.go, platform.go, probe.go, seal.go.
 package tpm
 
 import (

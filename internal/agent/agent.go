@@ -5,6 +5,9 @@
 // names, and nothing else of the agent's. Requests reach it once it accepts connections,
 // and it never outlives the agent. What the unit trusts and refuses, package unit says;
 // nothing that a client sends is passed to the program as the agent's own word.
+//
+// Files, each using those before it: proxy.go, splice.go, peers.go, program.go,
+// certdir.go, agent.go.
 package agent
 
 import (

@@ -3,6 +3,9 @@
 //
 // It checks form and size only. Callers decide whether to trust a response: reports are signed
 // and sealed, policy is signed by its owners, and a trust response contains evidence.
+//
+// Files, each using those before it: status.go, problem.go, client.go, api.go, body.go,
+// buffered.go, poll.go, rings.go.
 package api
 
 import (

@@ -12,6 +12,11 @@
 //
 // [Init] makes the root, once. [Open] makes an [Authority], [Authority.Serve]
 // serves it until its context ends.
+//
+// Files, each using those before it: limits.go, metrics.go, root.go, nonce.go,
+// shelf.go, lease.go, follow.go, polls.go, snapshot.go, rings.go, authority.go,
+// places.go, init.go, certify.go, log.go, run.go, grouproots.go, backup.go, groups.go,
+// serve.go, trust.go, warnings.go, http.go, restore.go.
 package authority
 
 import (

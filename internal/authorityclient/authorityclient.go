@@ -5,6 +5,9 @@
 // It trusts the pinned genesis digest and nothing at the addresses. It refuses an authority
 // that does not hold the root which the newest policy names, and one that is behind the newest
 // policy that this machine has seen, which it remembers in a file.
+//
+// Files, each using those before it: command.go, gateway.go, history.go, live.go,
+// pins.go, authorityclient.go, trust.go.
 package authorityclient
 
 import (

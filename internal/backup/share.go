@@ -6,6 +6,8 @@
 // seals it to the TEE that requests it, after appraising that TEE under the policy that the
 // owners signed. A share names its owner and its backup; a bad share is named whenever the
 // commitments or the other shares reveal it. docs/spec/backup.md specifies every byte.
+//
+// Files, each using those before it: share.go, restore.go, split.go.
 package backup
 
 import (

@@ -10,6 +10,8 @@
 // its own, before memory is taken. It refuses, as [wire.Malformed], integers in more bytes than
 // they need, names and values that HTTP/1.1 could not carry, fields of one connection, a
 // content-length that differs from the content, and padding that is not zero.
+//
+// Files, each using those before it: varint.go, bhttp.go, content.go, http.go.
 package bhttp
 
 import (

@@ -3,6 +3,8 @@
 // project: only they read the environment and the clock, write logs, and pick platforms. They
 // decide nothing about trust themselves; they hand what people pinned on the command line to
 // the packages that do.
+//
+// Files, each using those before it: explain.go, version.go, cli.go, config.go.
 package cli
 
 import (

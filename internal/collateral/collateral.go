@@ -22,6 +22,8 @@
 //	c := collateral.New(collateral.Config{Documents: platforms.Supported().Documents, Sources: map[string]string{"amd": amd}})
 //	go c.Run(ctx) // renews
 //	endorsed, err := c.EndorseFor(ctx, evidence, collateral.Stranger{Address: remote, Screen: screen})
+//
+// Files, each using those before it: budget.go, item.go, collateral.go, entries.go.
 package collateral
 
 import (

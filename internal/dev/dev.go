@@ -4,6 +4,9 @@
 //
 // It protects nothing from the machine that it runs on, and prints that. [File] describes the
 // running cluster to clients and to checks.
+//
+// Files, each using those before it: build.go, state.go, example.go, child.go,
+// group.go, cluster.go, dev.go, found.go.
 package dev
 
 import (

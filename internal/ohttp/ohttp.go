@@ -6,6 +6,8 @@
 // export from the request. The package trusts nothing that it reads: sizes and counts are
 // bounded, and a chunk that is changed, missing, moved or repeated does not open. It does not
 // know whose keys they are, and does not notice a request that is delivered again.
+//
+// Files, each using those before it: ohttp.go, keys.go, message.go.
 package ohttp
 
 import (

@@ -7,6 +7,8 @@
 // algorithm than the vendor's, that another issuer signed, that have a critical
 // extension which nothing reads, that are out of their validity, and certificates that
 // are revoked. Every platform has one [Vendor], whose name begins its refusals.
+//
+// Files, each using those before it: cache.go, pki.go, revocation.go, validity.go.
 package pki
 
 import (

@@ -1,5 +1,8 @@
 // Package authoritycmd is `cohort authority`: make a root, serve the API, make a backup of the
 // root, and restore it.
+//
+// Files, each using those before it: backup.go, history.go, init.go, restore.go,
+// authoritycmd.go.
 package authoritycmd
 
 import (

@@ -1,4 +1,6 @@
 // Package devcmd is `cohort dev`: run a development cluster, and check one from outside.
+//
+// Files, each using those before it: checks.go, devcmd.go, rogue.go.
 package devcmd
 
 import (

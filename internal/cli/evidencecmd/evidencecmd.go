@@ -1,5 +1,8 @@
 // Package evidencecmd is `cohort evidence` and `cohort measure`: read and appraise evidence in
 // a file, and print the reference values of programs and images.
+//
+// Files, each using those before it: measuretee.go, view.go, evidencecmd.go,
+// measure.go.
 package evidencecmd
 
 import (

@@ -6,6 +6,9 @@
 // is "cohort/WHAT/v1"; everything else goes to stderr. Errors are three lines,
 // `error:`, `cause:` and `hint:`, with a stable code that `cohort explain`
 // knows. No flag, file or variable turns a check off.
+//
+// Files, each using those before it: errors.go, config.go, collateral.go, explain.go,
+// files.go, frame.go, output.go, tee.go.
 package frame
 
 import (

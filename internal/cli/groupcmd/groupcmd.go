@@ -1,5 +1,7 @@
 // Package groupcmd is `cohort group`: show and verify the groups of a policy, approve them and
 // withdraw from them as a party.
+//
+// Files, each using those before it: statement.go, view.go, groupcmd.go.
 package groupcmd
 
 import (

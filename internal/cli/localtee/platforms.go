@@ -5,6 +5,9 @@
 // It opens devices only when a caller names their platform, and decides nothing about trust:
 // what [Measure] returns is what the TEE will report, and policy decides whether that is
 // accepted. TEEs are opened and programs measured on linux alone, where all TEEs are.
+//
+// Files, each using those before it: unmeasured.go, launch.go, measure.go, open.go,
+// platforms.go, reference.go, tpm.go.
 package localtee
 
 import (

@@ -1,5 +1,8 @@
 // Package policycmd is `cohort policy`: write, check, sign, propose and approve policy. A first
 // policy is signed only with evidence of the root that it names.
+//
+// Files, each using those before it: affected.go, first.go, view.go, policycmd.go,
+// remote.go.
 package policycmd
 
 import (

@@ -1,4 +1,6 @@
 // Package runcmd runs one part of a cluster: `cohort unit`, `cohort manager` and `cohort soft`.
+//
+// Files, each using those before it: manager.go, soft.go, unit.go.
 package runcmd
 
 import (

@@ -4,6 +4,9 @@
 //
 // A passphrase is read from the terminal alone. [SignPolicy] refuses a first policy, which is
 // signed only after the evidence of its root was checked.
+//
+// Files, each using those before it: terminal_linux.go, terminal.go, pair.go,
+// partykey.go, sign.go, sshkey.go.
 package sshkey
 
 import (

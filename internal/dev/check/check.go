@@ -3,6 +3,9 @@
 // that can be cut, units that must be refused, and owners who adopt a policy.
 //
 // A check knows the cluster's description and no more. Production code imports none of this.
+//
+// Files, each using those before it: cable.go, check.go, load.go, owners.go,
+// session.go, tamperingproxy.go, unit.go.
 package check
 
 import (

@@ -1,5 +1,8 @@
 // Package channelcheck checks the trusted channel of a development cluster: sessions that go on
 // while units and managers end, receipts, one-off requests, and peers that break the protocol.
+//
+// Files, each using those before it: cluster.go, rogue.go, stranger.go, bus.go,
+// channelcheck.go, oneoff.go, tenant.go, times.go, upgrade.go.
 package channelcheck
 
 import (

@@ -1,6 +1,9 @@
 // Package groupcheck checks a group in a development cluster: that nothing is issued before its
 // parties approve, that the owners of the policy cannot take it over, and that a withdrawal
 // ends it.
+//
+// Files, each using those before it: cluster.go, forge.go, takeover.go, ways.go,
+// withdraw.go, groupcheck.go.
 package groupcheck
 
 import (

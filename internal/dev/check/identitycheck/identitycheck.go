@@ -1,5 +1,8 @@
 // Package identitycheck checks the identity of a development cluster: its certificates, that
 // nothing else gets one, and that units which owners cut off are refused in time.
+//
+// Files, each using those before it: cluster.go, tee.go, twin.go, cut.go,
+// identitycheck.go, load.go, rollback.go, root.go.
 package identitycheck
 
 import (
